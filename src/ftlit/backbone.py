@@ -1,0 +1,139 @@
+"""A backbone is an ordered list of named layers. A cut is the place right after one; codes are what comes out there.
+
+Codes have one of three shapes, told apart by their number of dimensions: a map (N, C, H, W), tokens (N, T, C) or a
+vector (N, C). Layers that compute in another order (Swin: N, H, W, C) are wrapped so that every cut shows these.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ftlit.errors import UserError, unknown
+from ftlit.transform import InputSpec
+
+TokenPool = Literal["mean", "class_token"]
+
+
+def pool(codes: Tensor, token_pool: TokenPool = "mean") -> Tensor:
+    """Codes of any shape -> vectors (N, C), as the original network pools before its classifier.
+
+    A map is averaged over its places, tokens are averaged or give their first one (`class_token`), a vector stays as it is.
+    """
+    if codes.ndim == 4:
+        return codes.mean(dim=(2, 3))
+    if codes.ndim == 3:
+        return codes[:, 0] if token_pool == "class_token" else codes.mean(dim=1)
+    return codes
+
+
+class Layers(nn.Module):
+    """Named layers that run one after the other. `encoder.3` is child `3` of a container `encoder`, so that a layer's
+    name is the prefix of its parameters' names.
+
+    Args:
+        layers: name -> module, in forward order; names must be unique and none may lie inside another.
+    """
+
+    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.cuts: tuple[str, ...] = tuple(layers)
+        for name, layer in layers.items():
+            *path, leaf = name.split(".")
+            parent: nn.Module = self
+            for part in path:
+                if part not in parent._modules:
+                    parent.add_module(part, nn.Module())
+                parent = parent.get_submodule(part)
+            parent.add_module(leaf, layer)
+
+    def items(self) -> Iterator[tuple[str, nn.Module]]:
+        """(name, layer) in forward order."""
+        return ((name, self.get_submodule(name)) for name in self.cuts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run every layer."""
+        for name in self.cuts:
+            x = self.get_submodule(name)(x)
+        return x
+
+
+class Backbone(Layers):
+    """A pretrained network without its classifier: ordered named layers and the input they expect.
+
+    `backbone(x)` takes images (N, 3, size, size), normalised as `input_spec` says, and gives the codes at the last cut.
+    Law 1: `backbone.after(c)(backbone.upto(c)(x)) == backbone(x)` for every cut c.
+
+    Args:
+        layers: name -> module, in forward order.
+        input_spec: size and normalisation that the weights expect.
+        token_pool: how this network pools tokens, if it has any.
+        origin: where the weights come from, in words, for the plan.
+    """
+
+    def __init__(
+        self, layers: Mapping[str, nn.Module], input_spec: InputSpec, *, token_pool: TokenPool = "mean", origin: str = "random start"
+    ) -> None:
+        if not layers:
+            raise UserError("a backbone needs at least one layer")
+        super().__init__(layers)
+        self.input_spec = input_spec
+        self.token_pool: TokenPool = token_pool
+        self.origin = origin
+
+    def upto(self, cut: str | int) -> "Backbone":
+        """The layers up to and with `cut`, as a backbone of its own. The modules are shared, not copied.
+
+        Args:
+            cut: a layer's name, or its place: -1 is the last layer (the whole backbone), -2 the one before.
+        """
+        kept = self.cuts[: self.index(cut) + 1]
+        layers = {name: layer for name, layer in self.items() if name in kept}
+        return Backbone(layers, self.input_spec, token_pool=self.token_pool, origin=self.origin)
+
+    def after(self, cut: str | int) -> Layers:
+        """The layers above `cut` (none for the last cut). The modules are shared, not copied."""
+        kept = self.cuts[self.index(cut) + 1 :]
+        return Layers({name: layer for name, layer in self.items() if name in kept})
+
+    def index(self, cut: str | int) -> int:
+        """The place of a cut, counted from 0. Raises `UserError` with the nearest name where there is no such layer."""
+        if isinstance(cut, int) and -len(self.cuts) <= cut < len(self.cuts):
+            return cut % len(self.cuts)
+        if cut not in self.cuts:
+            raise unknown("layer", cut, self.cuts)
+        return self.cuts.index(str(cut))
+
+    def pool(self, codes: Tensor) -> Tensor:
+        """Codes at any cut -> vectors (N, C); see `ftlit.backbone.pool`."""
+        return pool(codes, self.token_pool)
+
+    @cached_property
+    def code_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Cut -> shape of one image's codes there, at the size that `input_spec` names. Nothing is computed: it runs on `meta`."""
+        shapes = {}
+        codes = torch.empty(1, 3, self.input_spec.size, self.input_spec.size, device="meta")
+        for name, layer in self.items():
+            codes = _run_on_meta(layer, codes)
+            shapes[name] = tuple(codes.shape[1:])
+        return shapes
+
+    @property
+    def num_features(self) -> int:
+        """Length of the pooled codes at the last cut."""
+        shape = self.code_shapes[self.cuts[-1]]
+        return shape[-1] if len(shape) == 2 else shape[0]
+
+
+def _run_on_meta(layer: nn.Module, codes: Tensor) -> Tensor:
+    """What `layer` would give for `codes`, shapes only; its parameters, buffers and mode are left alone."""
+    modes = {module: module.training for module in layer.modules()}
+    state = {name: torch.empty_like(t, device="meta") for name, t in [*layer.named_parameters(), *layer.named_buffers()]}
+    try:
+        with torch.no_grad():
+            return torch.func.functional_call(layer.eval(), state, (codes,))
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -1,0 +1,31 @@
+"""A person's mistake, said in one line: what was given, what would do, what was probably meant."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """Input that cannot be used. Its text is one line for a person; the command line prints it and exits with status 2."""
+
+
+def unknown(what: str, given: object, options: Iterable[str]) -> UserError:
+    """The error for a name that is none of `options`, with the nearest one in front.
+
+    >>> print(unknown("layer", "layr4", ["stem", "layer4"]))
+    no layer 'layr4': did you mean 'layer4'? There are: stem, layer4
+    """
+    names = list(options)
+    near = get_close_matches(str(given), names, n=1, cutoff=0.5)
+    meant = f"did you mean {near[0]!r}? There are" if near else "there are"
+    return UserError(f"no {what} {given!r}: {meant}: {shorten(names)}")
+
+
+def shorten(items: Iterable[object], most: int = 20) -> str:
+    """The first `most` items, comma separated, and how many there are in all where that is more.
+
+    >>> shorten("abcd", most=2)
+    'a, b, ... (4 in all)'
+    """
+    texts = [str(item) for item in items]
+    rest = f", ... ({len(texts)} in all)" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + rest

@@ -1,0 +1,77 @@
+"""Patterns speak of parameters by name. First match wins, every name is covered, every pattern is used.
+
+A pattern names a parameter (`head.weight`), a module above it (`backbone.layer4`), or is a glob over either
+(`*.bias`, `backbone.layer[34]`, `*`; a star crosses dots).
+"""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import TypeVar
+
+from ftlit.errors import UserError, shorten
+
+T = TypeVar("T")
+
+
+def covers(pattern: str, name: str) -> bool:
+    """Whether `pattern` covers the parameter called `name`.
+
+    >>> covers("backbone.layer4", "backbone.layer4.0.conv1.weight"), covers("*.bias", "head.bias")
+    (True, True)
+    >>> covers("backbone.layer1", "backbone.layer10.weight")
+    False
+    """
+    return name == pattern or name.startswith(f"{pattern}.") or fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
+
+
+def select(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
+    """The names that at least one pattern covers, in their own order.
+
+    Raises `UserError` where a pattern covers nothing: it is a typing error.
+    """
+    names = list(names)
+    for pattern in patterns:
+        if not any(covers(pattern, name) for name in names):
+            raise idle(pattern, names)
+    return [name for name in names if any(covers(pattern, name) for pattern in patterns)]
+
+
+def first_match(rules: Sequence[tuple[str, T]], names: Iterable[str]) -> dict[str, tuple[str, T]]:
+    """For each name the first rule (pattern, value) that covers it.
+
+    Raises `UserError` for a name that no rule covers, and for a rule that is the first for no name: it covers nothing,
+    or rules before it take all that it covers.
+    """
+    names = list(names)
+    matched: dict[str, tuple[str, T]] = {}
+    for name in names:
+        rule = next((rule for rule in rules if covers(rule[0], name)), None)
+        if rule is None:
+            raise UserError(f"no pattern covers parameter {name!r} (patterns: {shorten(p for p, _ in rules)}); end with '*' to cover the rest")
+        matched[name] = rule
+    used = {pattern for pattern, _ in matched.values()}
+    for pattern, _ in rules:
+        if pattern not in used:
+            if any(covers(pattern, name) for name in names):
+                raise UserError(f"pattern {pattern!r} is idle: the patterns before it cover all that it covers; put it earlier")
+            raise idle(pattern, names)
+    return matched
+
+
+def idle(pattern: str, names: Sequence[str]) -> UserError:
+    """The error for a pattern that covers none of `names`, with the module or parameter that was probably meant."""
+    modules = dict.fromkeys(part for name in names for part in _prefixes(name))
+    suffixes = {known.rsplit(".", 1)[-1]: known for known in reversed(modules)}
+    near = get_close_matches(pattern, modules, n=1, cutoff=0.6)
+    leaf = pattern.rsplit(".", 1)[-1]
+    last = [suffixes[leaf]] if leaf in suffixes else [suffixes[k] for k in get_close_matches(leaf, suffixes, n=1, cutoff=0.6)]
+    meant = next(iter(last if last and "." not in pattern else near or last), None)
+    tops = dict.fromkeys(known for known in modules if known.count(".") <= 1)
+    hint = f"did you mean {meant!r}? There are" if meant else "there are"
+    return UserError(f"pattern {pattern!r} covers no parameter: {hint}: {shorten(tops)}")
+
+
+def _prefixes(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
