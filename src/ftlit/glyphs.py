@@ -1,0 +1,186 @@
+"""Letters and signs, rendered and distorted without end: what the shipped `glyph` backbone was pretrained on.
+
+There is no digit among them, so that handwritten digits are a new task for it. Fonts are the ones that matplotlib ships.
+Shapes: N images, S side of a picture in pixels.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.ft2font import FT2Font
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+# One string a class: letters whose shapes differ only in size or script share one (C c, A А Α).
+LATIN = "A B Cc D E F G H I J Kk L M N Oo P Q R Ss T U Vv Ww Xx Yy Zz a b d e f g h i j l m n p q r t u"
+GREEK = "Γ Δ Θ Λ Ξ Π Σ Φ Ψ Ω α β γ δ ε ζ η θ λ μ ξ π σ τ φ χ ψ ω"
+CYRILLIC = "Б Вв Д Жж Зз Ии Йй Л Цц Чч Шш Щщ Ъъ Ыы Ьь Ээ Юю Яя б д л т ф Є Ћ Ђ Љ Њ"
+SIGNS = "! ? & @ # $ % + = < > / \\ ( ) [ ] { } ~ ^ * § ¶ € £ ¥ ∂ ∇ ∑ ∫ ∞ √ ± ÷ ≠ ≤ ≥ ∈ ∀ ∃ ∪ ∩ ← → ↑ ↓ ↔ ⊂ ⊥"
+SYMBOLS: tuple[str, ...] = tuple(f"{LATIN} {GREEK} {CYRILLIC} {SIGNS}".split())
+FONTS: tuple[str, ...] = (
+    *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique"),
+    *("DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic"),
+    *("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta"),
+    *("cmr10", "cmb10", "cmss10", "cmtt10", "cmti10"),
+)
+CANVAS = 64  # a rendered glyph's side; its ink fills INK of it, so that a distorted one stays inside
+INK = 44
+
+
+def render_glyphs() -> tuple[Tensor, Tensor]:
+    """Every symbol in every font that has it.
+
+    Returns:
+        ink uint8 (N, 64, 64), 255 where there is ink, each glyph centred with its longer side 44 pixels long; and its class, int64 (N,),
+        an index into `SYMBOLS`.
+    """
+    folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
+    pictures, labels = [], []
+    for font in FONTS:
+        path = str(folder / f"{font}.ttf")
+        # the Computer Modern fonts keep their signs at places of their own: only their letters are where Unicode has them
+        known = {code for code in FT2Font(path).get_charmap() if not font.startswith("cm") or chr(code).isascii() and chr(code).isalpha()}
+        drawn = ImageFont.truetype(path, size=INK)
+        for label, symbol in enumerate(SYMBOLS):
+            for letter in symbol:
+                if ord(letter) in known:
+                    pictures.append(_render(letter, drawn))
+                    labels.append(label)
+    return torch.from_numpy(np.stack(pictures)), torch.tensor(labels)
+
+
+def _render(letter: str, font: ImageFont.FreeTypeFont) -> np.ndarray:
+    page = Image.new("L", (3 * CANVAS, 3 * CANVAS))
+    ImageDraw.Draw(page).text((CANVAS, CANVAS // 2), letter, fill=255, font=font)
+    tight = page.crop(page.getbbox())
+    scale = INK / max(tight.size)
+    size = (max(1, round(tight.width * scale)), max(1, round(tight.height * scale)))
+    canvas = Image.new("L", (CANVAS, CANVAS))
+    canvas.paste(tight.resize(size, Image.Resampling.BILINEAR), ((CANVAS - size[0]) // 2, (CANVAS - size[1]) // 2))
+    return np.asarray(canvas)
+
+
+def distort(ink: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Rendered glyphs as if written, photographed and scanned badly: one random distortion each.
+
+    In turn: stroke thickness, affine and elastic warp, low resolution, blur, contrast (often inverted), noise.
+
+    Args:
+        ink: float32 (N, 1, 64, 64) in [0, 1].
+        size: side of the result in pixels.
+        generator: the only source of chance.
+
+    Returns:
+        float32 (N, 1, size, size) in [0, 1].
+    """
+    ink = _each(ink, THICKNESS, generator)
+    pictures = F.grid_sample(ink, _warp(len(ink), size, generator), align_corners=False)
+    pictures = _each(pictures, RESOLUTION, generator)
+    pictures = _each(pictures, BLUR, generator)
+    return _expose(pictures, generator)
+
+
+Distortion = Callable[[Tensor], Tensor]
+
+
+def _each(pictures: Tensor, choices: list[Distortion], generator: torch.Generator) -> Tensor:
+    """Every picture through one of `choices`, drawn evenly."""
+    drawn = torch.randint(len(choices), (len(pictures),), generator=generator)
+    changed = torch.empty_like(pictures)
+    for i, change in enumerate(choices):
+        changed[drawn == i] = change(pictures[drawn == i])
+    return changed
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def _dilate(width: int) -> Distortion:
+    return lambda x: F.max_pool2d(x, width, stride=1, padding=width // 2)
+
+
+def _erode(width: int) -> Distortion:
+    return lambda x: 1 - F.max_pool2d(1 - x, width, stride=1, padding=width // 2)
+
+
+def _coarse(side: int) -> Distortion:
+    return lambda x: F.interpolate(F.interpolate(x, size=side, mode="area"), size=x.shape[-1], mode="bilinear", align_corners=False)
+
+
+def _blur(width: int) -> Distortion:
+    return lambda x: F.avg_pool2d(x, width, stride=1, padding=width // 2, count_include_pad=False)
+
+
+THICKNESS: list[Distortion] = [_same, _same, _dilate(3), _dilate(5), _dilate(7), _erode(3)]
+RESOLUTION: list[Distortion] = [_same, _same, _coarse(16), _coarse(12), _coarse(10), _coarse(8), _coarse(8), _coarse(7)]
+BLUR: list[Distortion] = [_same, _same, _blur(3), _blur(5)]
+
+
+def _warp(count: int, size: int, generator: torch.Generator) -> Tensor:
+    """Sampling grids (N, size, size, 2): rotation, slant, width and height, shift, and a smooth random field on top."""
+
+    def draw(low: float, high: float) -> Tensor:
+        return torch.empty(count).uniform_(low, high, generator=generator)
+
+    angle, slant = draw(-0.3, 0.3), draw(-0.4, 0.4)
+    width, height = draw(0.7, 1.4), draw(0.8, 1.45)
+    shift = torch.stack([draw(-0.1, 0.1), draw(-0.1, 0.1)], dim=1)
+    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=1).view(-1, 2, 2)
+    shear = torch.stack([torch.ones(count), slant, torch.zeros(count), torch.ones(count)], dim=1).view(-1, 2, 2)
+    linear = (turn @ shear) / torch.stack([width, height], dim=1)[:, None, :]
+    grid = F.affine_grid(torch.cat([linear, shift[:, :, None]], dim=2), [count, 1, size, size], align_corners=False)
+    field = torch.randn(count, 2, 5, 5, generator=generator) * draw(0.0, 0.09).view(-1, 1, 1, 1)
+    return grid + F.interpolate(field, size=size, mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
+
+
+def _expose(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Ink and paper get grey values at least 0.4 apart, the paper a slope of light, and all a little noise."""
+
+    def draw(low: float, high: float) -> Tensor:
+        return torch.empty(len(pictures), 1, 1, 1).uniform_(low, high, generator=generator)
+
+    gamma, ink = draw(-0.5, 0.5).exp(), draw(0.4, 1.0)
+    paper = ink - draw(0.4, 1.0).minimum(ink)
+    places = torch.linspace(-1, 1, pictures.shape[-1])
+    light = draw(-0.1, 0.1) * places.view(1, 1, 1, -1) + draw(-0.1, 0.1) * places.view(1, 1, -1, 1)
+    grey = paper + light + (ink - paper) * pictures**gamma
+    noisy = grey + draw(0.0, 0.3) ** 2 * torch.randn(grey.shape, generator=generator)
+    negative = torch.rand(len(pictures), 1, 1, 1, generator=generator) < 0.5
+    return torch.where(negative, 1 - noisy, noisy).clamp(0, 1)
+
+
+class GlyphStream(IterableDataset[tuple[Tensor, Tensor]]):
+    """Batches of distorted glyphs, drawn anew in every epoch, the same for the same seed and epoch.
+
+    Yields (images float32 (batch_size, 3, size, size) in [0, 1], three equal channels; labels int64 (batch_size,)).
+
+    Args:
+        batches: how many batches an epoch has.
+        batch_size: images a batch.
+        size: side of an image in pixels.
+        seed: with `epoch`, the only source of chance.
+    """
+
+    def __init__(self, *, batches: int, batch_size: int, size: int = 32, seed: int = 0) -> None:
+        self.batches, self.batch_size, self.size, self.seed = batches, batch_size, size, seed
+        self.epoch = 0
+        self.ink, self.labels = render_glyphs()
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        self.epoch += 1
+        by_class = torch.ones(len(SYMBOLS)) / torch.bincount(self.labels, minlength=len(SYMBOLS))
+        weights = by_class[self.labels]
+        for _ in range(self.batches):
+            drawn = torch.multinomial(weights, self.batch_size, replacement=True, generator=generator)
+            pictures = distort(self.ink[drawn, None].float() / 255, self.size, generator)
+            yield pictures.expand(-1, 3, -1, -1), self.labels[drawn]
