@@ -74,7 +74,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _grey_8_bits(image: Image.Image) -> Image.Image:
-    """Integers are taken as 16 bits, floats as the narrowest of [0, 1], [0, 255], [0, 65535] that holds them; above that, the largest is white."""
+    """Integers count as 16 bits, floats as the narrowest of [0, 1], [0, 255], [0, 65535] that holds them; beyond, the largest is white."""
     values = np.nan_to_num(np.asarray(image, dtype=np.float64)).clip(0)
     tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
     white = next((top for top in tops if values.max() <= top), values.max())
@@ -194,6 +194,7 @@ class MixedCollate:
         self.steps = MIXES[mix](num_classes)
 
     def __call__(self, samples: list[Batch]) -> Batch:
+        """(image, target) pairs -> (images, targets)."""
         images, targets = default_collate(samples)
         for step in self.steps:
             images, targets = step(images, targets)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from matplotlib.ft2font import FT2Font
@@ -30,6 +31,7 @@ FONTS: tuple[str, ...] = (
 )
 CANVAS = 64  # a rendered glyph's side; its ink fills INK of it, so that a distorted one stays inside
 INK = 44
+Ink = npt.NDArray[np.uint8]
 
 
 def render_glyphs() -> tuple[Tensor, Tensor]:
@@ -54,7 +56,7 @@ def render_glyphs() -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.stack(pictures)), torch.tensor(labels)
 
 
-def _render(letter: str, font: ImageFont.FreeTypeFont) -> np.ndarray:
+def _render(letter: str, font: ImageFont.FreeTypeFont) -> Ink:
     page = Image.new("L", (3 * CANVAS, 3 * CANVAS))
     ImageDraw.Draw(page).text((CANVAS, CANVAS // 2), letter, fill=255, font=font)
     tight = page.crop(page.getbbox())
@@ -165,10 +167,11 @@ class GlyphStream(IterableDataset[tuple[Tensor, Tensor]]):
         batch_size: images a batch.
         size: side of an image in pixels.
         seed: with `epoch`, the only source of chance.
+        renew: whether each pass is a new epoch; otherwise all passes are alike.
     """
 
-    def __init__(self, *, batches: int, batch_size: int, size: int = 32, seed: int = 0) -> None:
-        self.batches, self.batch_size, self.size, self.seed = batches, batch_size, size, seed
+    def __init__(self, *, batches: int, batch_size: int, size: int = 32, seed: int = 0, renew: bool = True) -> None:
+        self.batches, self.batch_size, self.size, self.seed, self.renew = batches, batch_size, size, seed, renew
         self.epoch = 0
         self.ink, self.labels = render_glyphs()
 
@@ -177,7 +180,7 @@ class GlyphStream(IterableDataset[tuple[Tensor, Tensor]]):
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        self.epoch += 1
+        self.epoch += self.renew
         by_class = torch.ones(len(SYMBOLS)) / torch.bincount(self.labels, minlength=len(SYMBOLS))
         weights = by_class[self.labels]
         for _ in range(self.batches):

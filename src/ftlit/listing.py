@@ -70,13 +70,13 @@ def _checked(files: Sequence[Listed], on_bad_image: str) -> tuple[list[Listed], 
     faults = {file: fault for file in files if (fault := check(file.path)) is not None}
     names = shorten((one_line(file.path) + (fault and f" ({fault})") for file, fault in faults.items()), most=10)
     if faults and on_bad_image == "stop":
-        raise UserError(f"{len(faults)} of {len(files)} files are no image by their header (on_bad_image=skip leaves them out): {names}")
+        raise UserError(f"no image by its header: {len(faults)} of {len(files)} files (on_bad_image=skip leaves them out): {names}")
     kept = [file for file in files if file not in faults]
     emptied = {(f.split, label) for f in faults for label in f.labels} - {(f.split, label) for f in kept for label in f.labels}
     if emptied:
         gone = shorten(sorted(f"{label} ({split})" for split, label in emptied))
         raise UserError(f"no image is left of {gone}: the files that cannot be read are {names}")
-    return kept, [f"{len(faults)} of {len(files)} files left out, they cannot be read as images: {names}"] if faults else []
+    return kept, [f"left out, not readable as an image: {len(faults)} of {len(files)} files: {names}"] if faults else []
 
 
 def _header_fault(path: Path) -> str | None:
@@ -126,7 +126,7 @@ def list_folder(root: str | Path) -> list[Listed]:
 def _list_flat(root: Path) -> list[Listed]:
     """Class folders without splits. One that has the structure of a data set inside is a root given one level too high."""
     inside = [folder for folder in _folders(root) if any(name.name.lower() in SPLIT_NAMES for name in _folders(folder))]
-    if inside or len(_folders(root)) == 1 and len(_folders(_folders(root)[0])) > 1:
+    if inside or (len(_folders(root)) == 1 and len(_folders(_folders(root)[0])) > 1):
         deeper = one_line((inside or _folders(root))[0])
         raise UserError(f"{one_line(root)} does not hold class folders or train, val and test: did you mean data.root={deeper}?")
     return _list_classes(root, "train")
@@ -137,7 +137,7 @@ def _list_classes(root: Path, split: Split) -> list[Listed]:
     if not classes:
         raise UserError(f"{one_line(root)} has no class folders ({len(list(_files(root)))} files): give one folder for each class")
     if empty := [one_line(folder) for folder, files in classes.items() if not files]:
-        raise UserError(f"{len(empty)} class folders are empty: {shorten(empty, most=10)}")
+        raise UserError(f"empty class folders ({len(empty)}): {shorten(empty, most=10)}")
     return [Listed(path, (folder.name,), split) for folder, files in classes.items() for path in files]
 
 
@@ -229,9 +229,11 @@ def _check_listed(files: Sequence[Listed], path: Path, base: Path) -> None:
     if not files:
         raise UserError(f"{one_line(path)} lists no image")
     if twice := [one_line(file) for file, count in Counter(file.path for file in files).items() if count > 1]:
-        raise UserError(f"{one_line(path)} lists {len(twice)} files more than once (one row each, several labels: label_separator): {shorten(twice, 10)}")
+        hint = "give one row each; several labels go into one cell, with label_separator"
+        raise UserError(f"{one_line(path)} lists files more than once ({len(twice)}): {shorten(twice, 10)}; {hint}")
     if missing := [one_line(file.path) for file in files if not file.path.is_file()]:
-        raise UserError(f"{len(missing)} files listed in {one_line(path)} are not there (paths start from root={one_line(base)}): {shorten(missing, 10)}")
+        hint = f"paths start from root={one_line(base)}"
+        raise UserError(f"{one_line(path)} lists files that are not there ({len(missing)}): {shorten(missing, 10)}; {hint}")
     if "train" not in {file.split for file in files}:
         raise UserError(f"{one_line(path)} lists no image of the train split")
 

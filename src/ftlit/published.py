@@ -50,9 +50,8 @@ DATASETS: dict[str, dict[str, Arguments]] = {
     "OxfordIIITPet": _by_split(train="trainval", test="test"),
     "Places365": _by_split(train="train-standard", val="val"),
 }
-MIRRORED = {  # where a flipped image is another sign, or none
-    *("EMNIST", "FashionMNIST", "GTSRB", "KMNIST", "MNIST", "QMNIST", "RenderedSST2", "SEMEION", "SVHN", "USPS")
-}
+# where a mirrored image is another sign, or none
+NO_FLIP = frozenset({"EMNIST", "GTSRB", "KMNIST", "MNIST", "QMNIST", "RenderedSST2", "SEMEION", "SVHN", "USPS"})
 
 
 def torchvision_dataset(
@@ -96,8 +95,8 @@ def _build(name: str, root: Path, download: bool, options: Arguments) -> Any:
     except TypeError as error:
         raise UserError(f"{name} does not take these arguments: {reason(error)}; it takes {', '.join(takes)}") from error
     except Exception as error:  # each class has its own: not found, a damaged archive, no network, a package that it needs
-        hint = "" if download else f" (data.download=true downloads it to {root}, data.root says where else it is)"
-        raise UserError(f"{name} cannot be loaded from {root}: {reason(error)}{hint}") from error
+        hint = f"it is not in {root}; data.download=true downloads it there, data.root says where else it is"
+        raise UserError(f"{name} cannot be loaded: {hint if 'download=True' in str(error) else reason(error)}") from error
 
 
 def _labels(dataset: Any) -> list[tuple[int, ...]]:

@@ -48,10 +48,22 @@ def _drawn(train: Examples, missing: Mapping[Split, float], seed: int) -> dict[S
     if min(missing.values()) <= 0 or sum(missing.values()) >= 1:
         given = ", ".join(f"{split}_fraction={fraction}" for split, fraction in missing.items())
         raise UserError(f"{given}: each must be above 0 and all together below 1")
-    drawn = split_off(strata(train.labels), missing, seed)
+    drawn = _learnable(split_off(strata(train.labels), missing, seed), train.labels)
     if empty := [split for split in drawn if not drawn[split]]:
         raise UserError(f"{len(train)} images are too few to split off {' and '.join(missing)}: no image is left for {' and '.join(empty)}")
     return drawn
+
+
+def _learnable(drawn: dict[Split, list[int]], labels: Sequence[tuple[int, ...]]) -> dict[Split, list[int]]:
+    """The same, images with a label that train lacks moved there: among several labels, only the rarest is sure to be in train."""
+    known = {label for place in drawn["train"] for label in labels[place]}
+    moved: set[int] = set()
+    for place in sorted(place for split in drawn if split != "train" for place in drawn[split]):
+        if not known.issuperset(labels[place]):
+            known.update(labels[place])
+            moved.add(place)
+    kept = {split: [place for place in places if place not in moved] for split, places in drawn.items()}
+    return {**kept, "train": sorted([*drawn["train"], *moved])}
 
 
 def split_off(strata: Sequence[int], fractions: Mapping[Split, float], seed: int) -> dict[Split, list[int]]:
@@ -103,11 +115,11 @@ def _shuffled_by_stratum(strata: Sequence[int], seed: int) -> Iterator[list[int]
 
 
 def _draw_note(missing: Mapping[Split, float], train: Examples, class_names: list[str], seed: int) -> str:
-    parts = " and ".join(f"{split} ({fraction:.0%})" for split, fraction in missing.items())
+    parts = " and ".join(f"{split} ({fraction:.0%} of the images)" for split, fraction in missing.items())
     counts = Counter(strata(train.labels))
     single = [class_names[number] for number, count in sorted(counts.items()) if count == 1 and number >= 0]
     rest = f"; the only image of {shorten(single, most=5)} stays in train" if single else ""
-    return f"{parts} of the training images split off, stratified, by split_seed={seed}{rest}"
+    return f"split off train, stratified, by split_seed={seed}: {parts}{rest}"
 
 
 def _class_notes(collection: Collection) -> list[str]:
@@ -130,7 +142,7 @@ def _duplicate_notes(splits: Mapping[Split, Examples]) -> list[str]:
     if not groups:
         return []
     names = [" = ".join(map(_name, group)) for group in groups]
-    return [f"{len(groups)} images are in more than one split, byte for byte: {shorten(names, most=3)}"]
+    return [f"duplicates across splits, byte for byte ({len(groups)}): {shorten(names, most=3)}"]
 
 
 def _name(located: Located) -> str:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from ftlit.dataset import Batch, Collection, LabelledImages, MixedCollate, Split, image_reader
 from ftlit.errors import UserError
 from ftlit.listing import collect, list_csv, list_folder
-from ftlit.published import MIRRORED, digits, torchvision_dataset
+from ftlit.published import NO_FLIP, digits, torchvision_dataset
 from ftlit.splitting import draw_per_class
 from ftlit.transform import InputSpec, eval_transform, train_transform
 
@@ -72,7 +72,8 @@ class ImageData(LightningDataModule):
         """Shuffled, augmented, mixed batches."""
         images = LabelledImages(self.collection, "train", self._transforms["train"])
         # torch's sampler serves one process as well; Lightning calls its set_epoch and leaves it in place under ddp
-        sampler: DistributedSampler[Batch] = DistributedSampler(images, shuffle=True, seed=self.seed, **self._ranks())
+        replicas, rank = self._place()
+        sampler: DistributedSampler[Batch] = DistributedSampler(images, replicas, rank, shuffle=True, seed=self.seed)
         drop_last = len(sampler) > 1 and len(sampler) % self.batch_size == 1
         return self._loader("train", images, sampler=sampler, collate_fn=self._mix, drop_last=drop_last)
 
@@ -92,12 +93,14 @@ class ImageData(LightningDataModule):
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             # its own generator: seeds the workers, and loading takes nothing from the global random state
-            generator=self._generators.setdefault(split, torch.Generator().manual_seed(self.seed + self._ranks()["rank"])),
+            generator=self._generators.setdefault(split, torch.Generator().manual_seed(self.seed + self._place()[1])),
             **how,
         )
 
-    def _ranks(self) -> dict[str, int]:
-        return {"num_replicas": 1, "rank": 0, **(getattr(self.trainer, "distributed_sampler_kwargs", None) or {})}
+    def _place(self) -> tuple[int, int]:
+        """How many processes share the images, and which of them this is."""
+        place = getattr(self.trainer, "distributed_sampler_kwargs", None) or {"num_replicas": 1, "rank": 0}
+        return place["num_replicas"], place["rank"]
 
 
 def _with_few(collection: Collection, per_class: int, seed: int) -> Collection:
@@ -327,7 +330,7 @@ def torchvision_data(
     return ImageData(
         collection,
         input_spec,
-        augment=augment or ("none" if name in MIRRORED else "photo"),
+        augment=augment or ("none" if name in NO_FLIP else "photo"),
         mix=mix,
         batch_size=batch_size,
         num_workers=num_workers,

@@ -1,0 +1,3 @@
+"""Pretrained networks by name, taken apart into named layers."""
+
+from ftlit.zoo.load import load_backbone as load_backbone

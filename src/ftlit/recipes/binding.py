@@ -1,0 +1,87 @@
+"""Checks a config against the signatures of what it would build, before anything is built. The signature is the schema."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from hydra.utils import get_object
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from ftlit.errors import UserError, unknown
+
+
+def bind(cfg: DictConfig) -> None:
+    """Check every node of `cfg` that has a `_target_`: its names are arguments of the target, and plain values have the annotated type.
+
+    Annotations of other kinds than numbers, strings, paths, literals, lists and mappings are not checked.
+
+    Raises:
+        UserError: the full name of the value, what was given, and what would do.
+    """
+    for name, node in _targets(cfg):
+        target = get_object(node["_target_"])
+        signature = inspect.signature(target)
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+        for key in (key for key in node if not str(key).startswith("_")):
+            if key not in signature.parameters:
+                if open_ended:
+                    continue
+                raise unknown("option", f"{name}.{key}", [f"{name}.{p}" for p in signature.parameters])
+            if OmegaConf.is_missing(node, key):
+                raise UserError(f"{name}.{key} has no value: give {name}.{key}=...")
+            _check(f"{name}.{key}", node[key], _hints(target).get(str(key)))
+
+
+def _targets(node: Any, name: str = "") -> Iterator[tuple[str, DictConfig]]:
+    if isinstance(node, DictConfig) and not node._is_none():
+        if "_target_" in node:
+            yield name, node
+        for key in node:
+            if name or key != "hydra":
+                yield from _targets(node._get_node(key), f"{name}.{key}" if name else str(key))
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(target.__init__ if isinstance(target, type) else target)
+    except (NameError, TypeError):  # annotations that only a type checker can read
+        return {}
+
+
+def _check(name: str, value: Any, hint: Any) -> None:
+    kinds = _kinds(hint)
+    if kinds is None or any(_is(value, kind) for kind in kinds):
+        return
+    raise UserError(f"{name}={value!r}: give {' or '.join(_word(kind) for kind in kinds)}")
+
+
+def _kinds(hint: Any) -> list[Any] | None:
+    """The alternatives of an annotation; `None` where one of them is of no checkable kind."""
+    alternatives = list(get_args(hint)) if get_origin(hint) in (Union, UnionType) else [hint]
+    kinds = [kind for alternative in alternatives for kind in (get_args(alternative) if get_origin(alternative) is Literal else [get_origin(alternative) or alternative])]
+    return kinds if all(isinstance(kind, str) or kind in _TESTS for kind in kinds) else None
+
+
+_TESTS: dict[Any, tuple[str, Callable[[Any], bool]]] = {
+    NoneType: ("null", lambda v: v is None),
+    bool: ("true or false", lambda v: isinstance(v, bool)),
+    int: ("a whole number", lambda v: isinstance(v, int) and not isinstance(v, bool)),
+    float: ("a number", lambda v: isinstance(v, int | float) and not isinstance(v, bool)),
+    str: ("a word", lambda v: isinstance(v, str)),
+    Path: ("a path", lambda v: isinstance(v, str)),
+    list: ("a list, [a, b]", lambda v: isinstance(v, ListConfig)),
+    tuple: ("a list, [a, b]", lambda v: isinstance(v, ListConfig)),
+    Sequence: ("a list, [a, b]", lambda v: isinstance(v, ListConfig)),
+    dict: ("a mapping, {a: b}", lambda v: isinstance(v, DictConfig)),
+    Mapping: ("a mapping, {a: b}", lambda v: isinstance(v, DictConfig)),
+}
+
+
+def _is(value: Any, kind: Any) -> bool:
+    return bool(value == kind) if isinstance(kind, str) else _TESTS[kind][1](value)
+
+
+def _word(kind: Any) -> str:
+    return kind if isinstance(kind, str) else _TESTS[kind][0]

@@ -1,0 +1,79 @@
+"""Which errors of Hydra and of what it builds are a person's mistake, and how each is said in one line."""
+
+import re
+import sys
+from collections.abc import Iterator
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ftlit.errors import UserError, unknown
+
+
+def as_user_error(error: BaseException) -> UserError | None:
+    """The mistake behind an error, in one line; `None` where the error is not a person's doing."""
+    chain = list(_chain(error))
+    for cause in chain:
+        if isinstance(cause, UserError):
+            return cause
+    for cause in chain:
+        if isinstance(cause, MissingConfigException):
+            return _wrong_option(cause)
+        if isinstance(cause, ConfigCompositionException):
+            return _wrong_override(chain)
+        if isinstance(cause, OverrideParseException):
+            return UserError(f"cannot read {cause.override!r}: give group=option or name=value (quote what has spaces or commas)")
+        if isinstance(cause, InstantiationException | HydraException | OmegaConfBaseException):
+            return UserError(_one_line(cause))
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _wrong_option(error: MissingConfigException) -> UserError:
+    """`backbone=resnet51`: Hydra lists the options; the nearest goes in front."""
+    missing = re.search(r"Could not find '(.+)/(.+)'", str(error))
+    options = error.options or []
+    return unknown(f"option of {missing[1]}", missing[2], options) if missing and options else UserError(_one_line(error))
+
+
+def _wrong_override(chain: list[BaseException]) -> UserError:
+    """`trainer.max_epoch=3` or `backbones=resnet50`: the nearest name that the composed config has."""
+    text = " ".join(_one_line(error) for error in chain)
+    for pattern in (r"Could not override '([^']+)'", r"Could not find '([^']+)'", r"No match in the defaults list"):
+        if found := re.search(pattern, text):
+            name = found[1] if found.groups() else (re.search(r"override '([^']+)'", text) or [None, ""])[1]
+            name = str(name).split("@")[0]
+            names = [known for known in _names() if known.count(".") == name.count(".")]
+            return unknown("option", name, [known for known in names if known.rpartition(".")[0] == name.rpartition(".")[0]] or names)
+    return UserError(_one_line(chain[-1]))
+
+
+def _names() -> list[str]:
+    """Every name of the composed config, with the groups that were asked for but no values."""
+    GlobalHydra.instance().clear()
+    with initialize_config_module("ftlit.conf", version_base="1.3"):
+        for overrides in ([a for a in sys.argv[1:] if re.fullmatch(r"[a-z_]+=\w+", a)], []):
+            try:
+                return list(_keys(compose("train", overrides=overrides)))
+            except HydraException:
+                continue  # another of them is wrong too: the defaults then
+    return []
+
+
+def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in node:
+        yield f"{prefix}{key}"
+        if OmegaConf.is_dict(child := node._get_node(key)) and not child._is_none() and not child._is_missing():
+            yield from _keys(child, f"{prefix}{key}.")

@@ -1,0 +1,26 @@
+"""From config to a pretrained backbone: train as `finetune` does, then keep the layers."""
+
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from safetensors.torch import save_file
+
+from ftlit.backbone import Backbone
+from ftlit.recipes import finetune
+
+
+def run(cfg: DictConfig) -> float:
+    """Train, then write `backbone.safetensors` (float16) to the run's folder. Returns the best validation accuracy."""
+    run = finetune.build(cfg)
+    score = finetune.fit(cfg, run)
+    if run.trainer.is_global_zero:
+        print(f"wrote {save_backbone(run.model.backbone, Path(cfg.paths.run, 'backbone.safetensors'))}: a file that backbone.weights= takes")
+    return score
+
+
+def save_backbone(backbone: Backbone, path: Path) -> Path:
+    """Parameters and statistics under the backbone's own names, floating point ones as float16."""
+    state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in backbone.state_dict().items()}
+    save_file({name: tensor.to(memory_format=torch.contiguous_format).contiguous() for name, tensor in state.items()}, path)
+    return path

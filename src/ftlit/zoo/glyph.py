@@ -1,0 +1,44 @@
+"""The small network that ships with the package: a ResNet (He et al. 2016) for 32x32 pictures, pretrained on rendered letters and signs.
+
+`python train.py experiment=pretrain_glyph` makes its weights, `glyph.safetensors` beside this file (see the README).
+"""
+
+from pathlib import Path
+
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, conv1x1
+
+from ftlit.backbone import Layers
+from ftlit.transform import InputSpec
+from ftlit.zoo.parts import named
+
+FILE = Path(__file__).with_name("glyph.safetensors")
+INPUT_SPEC = InputSpec(size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+WIDTHS = {"layer1": 32, "layer2": 64, "layer3": 96, "layer4": 128}
+STRIDES = {"layer1": 2, "layer2": 2, "layer3": 2, "layer4": 1}
+
+
+def build() -> Layers:
+    """494,368 parameters at random: a stem and four layers of one basic block each; (N, 3, 32, 32) -> (N, 128, 4, 4)."""
+    layers: dict[str, nn.Module] = {
+        "stem": named(conv1=nn.Conv2d(3, 32, 3, padding=1, bias=False), bn1=nn.BatchNorm2d(32), relu=nn.ReLU(inplace=True))
+    }
+    width = 32
+    for name, wider in WIDTHS.items():
+        layers[name] = _block(width, wider, STRIDES[name])
+        width = wider
+    network = Layers(layers)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return network
+
+
+def _block(before: int, after: int, stride: int) -> BasicBlock:
+    return BasicBlock(before, after, stride, nn.Sequential(conv1x1(before, after, stride), nn.BatchNorm2d(after)))
+
+
+def load() -> dict[str, Tensor]:
+    """The shipped weights: float16 on disk, float32 here."""
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in load_file(FILE).items()}

@@ -1,0 +1,156 @@
+"""`load_backbone`: a network by its name, taken apart, with the weights and the input that belong to them."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torchvision import models
+
+from ftlit.backbone import Backbone
+from ftlit.errors import UserError, unknown
+from ftlit.transform import InputSpec
+from ftlit.zoo import glyph
+from ftlit.zoo.families import take_apart
+from ftlit.zoo.fitting import fill, original_names
+from ftlit.zoo.weights import Source, find, published
+
+
+@dataclass(frozen=True)
+class Net:
+    """A network that can be loaded.
+
+    Args:
+        build: keyword arguments -> the network, at random; `families.take_apart` knows its type (`Layers` for a network of our own).
+        published: name of weights -> where they are; `default` among them.
+        arguments: what `build` takes.
+    """
+
+    build: Callable[..., nn.Module]
+    published: Mapping[str, Source]
+    arguments: tuple[str, ...] = ()
+
+
+BUILDERS: dict[str, Net] = {}  # networks of this package; all other names are torchvision's
+
+IMPLIED: dict[str, Callable[[int], dict[str, Any]]] = {  # family -> input size -> what its published weights imply for the builder
+    "vit": lambda size: {"image_size": size},
+    "maxvit": lambda size: {"input_size": (size, size)},
+    "googlenet": lambda size: {"transform_input": True, "aux_logits": False, "init_weights": True},
+    "inception": lambda size: {"transform_input": True, "aux_logits": False, "init_weights": True},
+}
+SIGNATURES_HIDE = {models.MobileNetV3: ("width_mult", "reduced_tail", "dilated")}  # arguments that only the builder's inside tells
+
+
+def load_backbone(
+    name: str,
+    *,
+    weights: str | PathLike[str] | None = "default",
+    cut: str | int | None = None,
+    input_spec: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> Backbone:
+    """A pretrained network without its classifier, as named layers.
+
+    Args:
+        name: a classification builder of torchvision (`resnet50`), or a network of this package (`glyph`).
+        weights: `default`; a name that torchvision gives (`IMAGENET1K_V1`); a file (.pth, .pt, .th, .ckpt, .safetensors) with a
+            state dict of the original network, with or without classifier, or of the backbone; `None` for a random start.
+        cut: keep the layers up to and with this one; see `Backbone.upto`.
+        input_spec: fields of `InputSpec` that override what the weights say (a file says nothing: the `default` weights'
+            are taken). `None` values are ignored. A `size` without `resize` keeps their ratio.
+        kwargs: for the builder: `width_mult=0.35`. ViT's and MaxViT's image size is the input spec's, and the learned
+            positions are resized to it; GoogLeNet and Inception normalise their input again, as torchvision's published weights want it.
+
+    Raises:
+        UserError: an unknown name, argument, cut or field; weights that cannot be had (before anything is built) or do not fit.
+    """
+    net = _net(name)
+    for argument in kwargs:
+        if argument not in net.arguments:
+            raise unknown(f"argument of {name}", argument, net.arguments)
+    source = find(weights, net.published)
+    spec = _input_spec(source, net.published.get("default"), input_spec)
+    tensors = source.load() if source else None
+    model = _build(name, net, _implied(name, spec.size) | kwargs, empty=source is not None)
+    parts = take_apart(model)
+    whole = Backbone(parts.layers, spec, token_pool=parts.token_pool, origin=source.origin if source else "random start")
+    backbone = whole if cut is None else whole.upto(cut)
+    if tensors is not None:
+        names = original_names(model, whole)
+        fill(backbone, tensors, names, model.state_dict().keys() - names.keys())
+    _check_size(name, backbone)
+    return backbone
+
+
+def available() -> list[str]:
+    """All that `load_backbone` can load."""
+    return [*BUILDERS, *models.list_models(module=models)]
+
+
+def _net(name: str) -> Net:
+    if name in BUILDERS:
+        return BUILDERS[name]
+    if name not in available():
+        raise unknown("backbone", name, available())
+    family = inspect.signature(models.get_model_builder(name)).return_annotation
+    arguments = [*inspect.signature(family).parameters.keys() - {"kwargs"}, *SIGNATURES_HIDE.get(family, ())]
+    return Net(partial(models.get_model, name, weights=None), published(name), tuple(sorted(arguments)))
+
+
+def _input_spec(source: Source | None, default: Source | None, given: Mapping[str, Any] | None) -> InputSpec:
+    known = (source and source.input_spec) or (default and default.input_spec) or InputSpec()
+    overrides = {name: value for name, value in (given or {}).items() if value is not None}
+    for name in overrides:
+        if name not in (options := [field.name for field in fields(InputSpec)]):
+            raise unknown("field of input_spec", name, options)
+    try:
+        if "size" in overrides:
+            overrides.setdefault("resize", round((known.resize or known.size) * overrides["size"] / known.size))
+        return replace(known, **overrides)
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise UserError(f"input_spec {overrides}: {error}") from error
+
+
+def _implied(name: str, size: int) -> dict[str, Any]:
+    family = name.split("_")[0]
+    return IMPLIED[family](size) if family in IMPLIED else {}
+
+
+def _build(name: str, net: Net, settings: Mapping[str, Any], *, empty: bool) -> nn.Module:
+    try:
+        with EmptyWeights() if empty else nullcontext():
+            return net.build(**settings)
+    except (TypeError, ValueError, ArithmeticError, RuntimeError, AssertionError) as error:
+        raise UserError(f"{name} cannot be built with {dict(settings)}: {_one_line(error)}") from error
+
+
+def _check_size(name: str, backbone: Backbone) -> None:
+    try:
+        _ = backbone.code_shapes  # kept by the backbone: heads ask for it next
+    except RuntimeError as error:
+        raise UserError(f"{name} cannot take images of {backbone.input_spec.size} px: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+class EmptyWeights(TorchFunctionMode):
+    """Inside, `torch.empty` gives tensors on `meta`: most parameters cost neither memory nor random numbers until a file fills
+    them. Tables that a network computes while it is built stay real, as under `torch.device("meta")` they would not.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        settings = dict(kwargs or {})
+        if func is torch.empty:
+            settings["device"] = "meta"
+        return func(*args, **settings)

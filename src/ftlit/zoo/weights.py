@@ -1,0 +1,167 @@
+"""Where weights come from: published ones through torchvision's weights API and cache, or a file. Nothing in a file is ever run."""
+
+import hashlib
+import re
+import socket
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from http.client import HTTPException
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torchvision import models
+
+from ftlit.errors import UserError, unknown
+from ftlit.transform import InputSpec
+
+Tensors = dict[str, Tensor]
+
+SUFFIXES = (".pth", ".pt", ".th", ".ckpt", ".bin", ".safetensors")
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+PREFIXES = ("module.", "model.", "backbone.")
+HOW_TO_GO_ON = "name a file with backbone.weights=/path/to/file.pth, or start at random with backbone.weights=null"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights that can be had.
+
+    Args:
+        origin: where they come from, in words.
+        load: brings the tensors, by name; raises `UserError` where it cannot.
+        input_spec: the input that they expect, if it is known.
+    """
+
+    origin: str
+    load: Callable[[], Tensors]
+    input_spec: InputSpec | None = None
+
+
+def find(weights: str | PathLike[str] | None, published: Mapping[str, Source]) -> Source | None:
+    """What `weights` names: one of `published`, a file, or `None`, which means a random start.
+
+    Raises:
+        UserError: neither a published name nor a file.
+    """
+    if weights is None:
+        return None
+    text = str(weights)
+    name = text.rpartition(".")[2]  # torchvision's long form: ResNet50_Weights.IMAGENET1K_V2
+    if found := published.get("default" if name == "DEFAULT" else name):
+        return found
+    path = Path(text).expanduser()
+    if path.suffix in SUFFIXES or path.is_file():
+        return Source(f"file {path}", partial(read, path))
+    raise unknown("weights", text, [*published, "null", f"/path/to/file ({' '.join(SUFFIXES)})"])
+
+
+def published(builder: str) -> dict[str, Source]:
+    """The weights that torchvision publishes for a builder: `default` first, then by torchvision's names (IMAGENET1K_V1)."""
+    entries = models.get_model_weights(builder)
+    if not len(entries):
+        return {}
+    sources = {entry.name: Source(_origin(entry), partial(_fetch, entry), _input_spec(entry)) for entry in entries}
+    return {"default": sources[entries.DEFAULT.name], **sources}
+
+
+def _origin(entry: Any) -> str:
+    return f"torchvision {entry.name} ({_cached(entry).name})"
+
+
+def _input_spec(entry: Any) -> InputSpec:
+    view = entry.transforms()
+    mode = view.interpolation.value
+    return InputSpec(size=view.crop_size[0], resize=view.resize_size[0], mean=view.mean, std=view.std, interpolation=mode)
+
+
+def _cached(entry: Any) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
+
+
+def _fetch(entry: Any) -> Tensors:
+    """Published weights from torchvision's cache, where they are downloaded to if they are not there.
+
+    Warns of a cached file that is not the published one: torch checks the hash in its name only after a download.
+    Raises `UserError` where the download fails or the file cannot be read.
+    """
+    path = _cached(entry)
+    if path.exists():
+        _check_hash(path)
+        return read(path)
+    try:
+        with _network_timeout(seconds=30):
+            return _state_dict(entry.get_state_dict(progress=True, check_hash=True, weights_only=True), path)
+    except (OSError, HTTPException, RuntimeError) as error:  # no network; cut off; the hash is wrong
+        raise UserError(
+            f"cannot download {path.name} ({entry.url}): {_first_line(error)}; put that file into {path.parent}, or {HOW_TO_GO_ON}"
+        ) from error
+
+
+@contextmanager
+def _network_timeout(seconds: float) -> Iterator[None]:
+    """Torch sets none, and a firewall that swallows packets would hang the run for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _check_hash(path: Path) -> None:
+    published = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    with path.open("rb") as file:
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if published and not actual.startswith(published[1]):
+        warnings.warn(
+            f"{path} is not the published file (its sha256 begins with {actual[:8]}): it is used as it is; delete it to download it",
+            stacklevel=2,
+        )
+
+
+def read(path: Path) -> Tensors:
+    """A file's state dict, without wrappers (`{"state_dict": ...}`) and prefixes (`module.`, `model.`, `backbone.`).
+
+    Raises:
+        UserError: no such file, damaged, or it holds something else than tensors.
+    """
+    if not path.is_file():
+        raise UserError(f"no weights file {path}: {HOW_TO_GO_ON}")
+    try:
+        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged bytes raise nearly anything
+        raise UserError(
+            f"cannot read weights from {path}: it is damaged, or holds more than tensors and plain values, which is never run "
+            f"(torch.save(model.state_dict(), ...) writes a good one); delete or replace it, or {HOW_TO_GO_ON}"
+        ) from error
+    return _state_dict(content, path)
+
+
+def _state_dict(content: object, path: Path) -> Tensors:
+    if isinstance(content, Mapping):
+        for wrapper in WRAPPERS:
+            if isinstance(content.get(wrapper), Mapping):
+                return _state_dict(content[wrapper], path)
+        if tensors := {str(name): value for name, value in content.items() if isinstance(value, Tensor)}:
+            return _bare(tensors)
+    raise UserError(f"{path} holds no state dict (name -> tensor): {HOW_TO_GO_ON}")
+
+
+def _bare(tensors: Tensors) -> Tensors:
+    """Without the prefix that most names have. What lies outside of it is another part of the module that was saved: a head, a loss."""
+    for prefix in PREFIXES:
+        inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        if 2 * len(inside) > len(tensors):
+            return _bare(inside)
+    return tensors
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

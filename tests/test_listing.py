@@ -1,0 +1,198 @@
+"""Laws of listing image files: by folder, by csv, checked by header."""
+
+import os
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ftlit.dataset import Collection, read_image
+from ftlit.errors import UserError
+from ftlit.listing import collect, list_csv, list_folder
+
+number = count()
+
+
+def image(path: Path) -> Path:
+    """A file unlike all others."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (4, 4), (*divmod(next(number), 256), 0)).save(path)
+    return path
+
+
+def folder(root: Path, **counts: int) -> Path:
+    """`train__cat=3` makes three images in root/train/cat."""
+    for name, n in counts.items():
+        for i in range(n):
+            image(root.joinpath(*name.split("__")) / f"{i}.png")
+    return root
+
+
+def of_folder(root: Path, **how) -> Collection:
+    how = {"load": read_image, "on_bad_image": "stop", "fractions": {"val": 0.2, "test": 0.2}, "split_seed": 0, **how}
+    return collect(list_folder(root), **how)
+
+
+def of_csv(path: Path, **how) -> Collection:
+    files = list_csv(path, **how)
+    several = "label_separator" in how
+    return collect(files, load=read_image, on_bad_image="stop", fractions={"val": 0.2, "test": 0.2}, split_seed=0, multilabel=several)
+
+
+def said(call, *args, **how) -> str:
+    with pytest.raises(UserError) as caught:
+        call(*args, **how)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def write(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_class_folders_are_split_by_seed_and_partition_the_files(tmp_path):
+    data = of_folder(folder(tmp_path, cat=10, dog=20))
+    assert data.class_names == ["cat", "dog"]
+    assert data.counts == {"train": {"cat": 6, "dog": 12}, "val": {"cat": 2, "dog": 4}, "test": {"cat": 2, "dog": 4}}
+    paths = [path for split in data.splits.values() for path in split.sources]
+    assert sorted(paths) == sorted(tmp_path.glob("*/*.png"))
+    for examples in data.splits.values():
+        assert [data.class_names[label] for (label,) in examples.labels] == [path.parent.name for path in examples.sources]
+
+
+def test_the_order_is_sorted_whatever_the_order_of_creation(tmp_path):
+    for name in ("b/2.png", "a/9.png", "a/10.png", "b/1.png"):
+        image(tmp_path / name)
+    assert [str(file.path.relative_to(tmp_path)) for file in list_folder(tmp_path)] == ["a/10.png", "a/9.png", "b/1.png", "b/2.png"]
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "Val"])
+def test_split_folders_are_taken_as_they_are(tmp_path, val):
+    data = of_folder(folder(tmp_path, train__a=3, train__b=3, test__a=1, test__b=1, **{f"{val}__a": 2, f"{val}__b": 1}))
+    assert data.counts["val"] == {"a": 2, "b": 1} and data.counts["train"] == {"a": 3, "b": 3}
+    assert data.notes == []
+
+
+def test_a_missing_split_is_split_off_train_and_said(tmp_path):
+    data = of_folder(folder(tmp_path, train__a=10, train__b=10, test__a=3, test__b=3))
+    assert data.counts == {"train": {"a": 8, "b": 8}, "val": {"a": 2, "b": 2}, "test": {"a": 3, "b": 3}}
+    assert data.notes == ["split off train, stratified, by split_seed=0: val (20% of the images)"]
+
+
+def test_what_file_managers_leave_behind_is_ignored(tmp_path):
+    folder(tmp_path, a=5, b=5)
+    for name in (".DS_Store", "a/.hidden.txt", "a/Thumbs.db", "b/desktop.ini", ".git/config", "__MACOSX/a/._0.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert len(list_folder(tmp_path)) == 10
+
+
+def test_no_image_by_its_header_stops_with_the_first_ten_and_the_count(tmp_path):
+    folder(tmp_path, a=5, b=5)
+    for i in range(12):
+        (tmp_path / "a" / f"note{i:02}.jpg").write_text("a text that calls itself an image")
+    line = said(of_folder, tmp_path)
+    assert line.startswith("no image by its header: 12 of 22 files") and line.endswith("... (12 in all)")
+    assert "note09.jpg" in line and "note10.jpg" not in line
+
+
+def test_skip_leaves_out_what_is_no_image_and_what_breaks_off(tmp_path):
+    folder(tmp_path, a=5, b=5)
+    (tmp_path / "a" / "note.txt").write_text("x")
+    for suffix in ("png", "jpg"):
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "b" / f"short.{suffix}")
+        (tmp_path / "b" / f"short.{suffix}").write_bytes((tmp_path / "b" / f"short.{suffix}").read_bytes()[:-500])
+    assert "header: 1 of 13 files" in said(of_folder, tmp_path)  # the header of the other two is sound
+    data = of_folder(tmp_path, on_bad_image="skip")
+    assert data.notes[0].startswith("left out, not readable as an image: 3 of 13 files")
+    assert all(name in data.notes[0] for name in ("note.txt", "short.png", "short.jpg"))
+    assert sum(len(split) for split in data.splits.values()) == 10
+
+
+def test_skip_may_not_empty_a_class(tmp_path):
+    folder(tmp_path, a=5, b=5, c=0)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "x.png").write_text("x")
+    assert "no image is left of c (train)" in said(of_folder, tmp_path, on_bad_image="skip")
+
+
+@pytest.mark.parametrize(
+    ("counts", "empty", "says"),
+    [
+        ({"a": 3}, "b", "empty class folders .1.: .*b"),
+        ({"train__a": 3, "train__b": 3}, "val/a", "empty class folders .1.: .*val/a"),
+        ({"train__a": 3, "train__b": 3, "val__c": 1}, None, "val has classes that train lacks: c"),
+        ({"train__a": 3, "train__b": 3, "unlabelled": 1}, None, "has the folders train, unlabelled: give"),
+        ({"val__a": 3, "test__b": 3}, None, "has the folders test, val: give train"),
+        ({"train__a": 3, "val__a": 3, "valid__a": 3}, None, "has the folders train, val, valid"),
+        ({"pets__a": 3, "pets__b": 3}, None, "did you mean data.root=.*pets"),
+        ({"pets__train__a": 3, "cars__train__a": 3}, None, "did you mean data.root=.*cars"),
+        ({"a": 3}, None, "at least two are needed"),
+        ({"": 3}, None, "no class folders .3 files."),
+    ],
+)
+def test_a_structure_that_fits_nothing_is_one_line(tmp_path, counts, empty, says):
+    folder(tmp_path, **counts)
+    if empty:
+        (tmp_path / empty).mkdir(parents=True)
+    with pytest.raises(UserError, match=says):
+        of_folder(tmp_path)
+
+
+def test_a_root_that_is_not_there_names_the_nearest(tmp_path):
+    (tmp_path / "hymenoptera").mkdir()
+    assert "did you mean 'hymenoptera'" in said(list_folder, tmp_path / "hymenopter")
+    assert "either" in said(list_folder, tmp_path / "no" / "where")
+
+
+def test_an_unknown_on_bad_image_names_the_options(tmp_path):
+    assert "there are: stop, skip" in said(of_folder, folder(tmp_path, a=3, b=3), on_bad_image="raise")
+
+
+def test_a_csv_gives_paths_from_its_own_folder_and_labels(tmp_path):
+    rows = [f"{image(tmp_path / f'{label}{i}.png').name}, {label}" for i in range(10) for label in ("x", "y")]
+    data = of_csv(write(tmp_path / "list.csv", "path,label", *rows))
+    assert data.counts == {"train": {"x": 6, "y": 6}, "val": {"x": 2, "y": 2}, "test": {"x": 2, "y": 2}}
+
+
+def test_a_csv_takes_other_columns_a_root_and_splits(tmp_path):
+    names = [(split, label, f"{split}{label}.png") for split in ("train", "Valid", "test") for label in "ab"]
+    rows = [f"{split},{label},{image(tmp_path / 'img' / name).name}" for split, label, name in names]
+    path = write(tmp_path / "list.csv", "\ufeffset,kind,file", *rows)
+    data = of_csv(path, root=tmp_path / "img", path_column="file", label_column="kind", split_column="set")
+    assert data.counts == {split: {"a": 1, "b": 1} for split in ("train", "val", "test")}
+
+
+def test_several_labels_in_a_cell(tmp_path):
+    rows = [f"{image(tmp_path / f'{i}.png').name},{('red|round', 'round | small', '')[i % 3]}" for i in range(15)]
+    data = of_csv(write(tmp_path / "list.csv", "path,label", *rows), label_separator="|")
+    assert data.multilabel and data.class_names == ["red", "round", "small"]
+    assert {split: data.targets(split).shape[1] for split in data.splits} == {"train": 3, "val": 3, "test": 3}
+    assert sum(data.targets(split).sum() for split in data.splits) == 20
+
+
+def test_mistakes_in_a_csv_are_one_line_each(tmp_path):
+    a, b = (image(tmp_path / name).name for name in ("a.png", "b.png"))
+    path = tmp_path / "list.csv"
+    assert "did you mean 'list.csv'" in said(list_csv, write(path, "path,label").with_name("lst.csv"))
+    assert "lists no image" in said(list_csv, path)
+    assert "did you mean 'label'" in said(list_csv, write(path, "path,label", f"{a},x"), label_column="lable")
+    assert "no column" in said(list_csv, write(path, "path;label", f"{a};x"))
+    assert "line 3: 'tran': did you mean 'train'" in said(list_csv, write(path, "path,label,split", f"{a},x,train", f"{b},y,tran"))
+    assert "line 2: column 'label' is empty" in said(list_csv, write(path, "path,label", f"{a},"))
+    assert "line 2: column 'label' is empty" in said(list_csv, write(path, "path,label", f"{a}"))
+    assert "more than once" in said(list_csv, write(path, "path,label", f"{a},x", f"{a},y"))
+    line = said(list_csv, write(path, "path,label", *(f"none{i:02},x" for i in range(12))))
+    assert "not there (12)" in line and "none09" in line and "none10" not in line
+    assert "lists no image of the train split" in said(list_csv, write(path, "path,label,split", f"{a},x,test"))
+    path.write_bytes("path,label\nä.png,x".encode("latin-1"))
+    assert "UTF-8" in said(list_csv, path)
+
+
+@pytest.mark.skipif("FTLIT_TEST_DATA" not in os.environ, reason="needs FTLIT_TEST_DATA, a folder of real images")
+def test_real_photos_are_listed():
+    data = of_folder(Path(os.environ["FTLIT_TEST_DATA"], "images", "hymenoptera"))
+    assert data.class_names == ["ants", "bees"] and sum(data.counts["test"].values()) == 153

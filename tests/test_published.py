@@ -1,0 +1,110 @@
+"""Laws of the data sets that others published."""
+
+import json
+import struct
+from inspect import signature
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision import datasets
+
+from ftlit.dataset import Collection
+from ftlit.errors import UserError
+from ftlit.published import DATASETS, NO_FLIP, digits, torchvision_dataset
+
+FRACTIONS = {"val": 0.2, "test": 0.2}
+
+
+def load(name: str, root: Path, **options) -> Collection:
+    return torchvision_dataset(name, root=root, download=False, options=options, fractions=FRACTIONS, split_seed=0)
+
+
+def image(path: Path, grey: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (4, 4), (grey, grey, grey)).save(path)
+
+
+def test_digits_are_all_there():
+    data = digits(fractions=FRACTIONS, split_seed=0)
+    assert sum(len(split) for split in data.splits.values()) == 1797 and len(data.class_names) == 10
+    grey = data.splits["train"]
+    assert max(np.asarray(grey.load(source)).max() for source in grey.sources[:9]) == 255
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_split_binds_to_its_class(name):
+    for options in DATASETS[name].values():
+        takes = signature(getattr(datasets, name)).parameters
+        assert "kwargs" in takes or set(options) <= set(takes)
+
+
+def test_every_name_without_flips_is_a_data_set():
+    assert set(DATASETS) >= NO_FLIP
+
+
+def test_one_with_a_train_flag_gets_its_val_split_off_train(tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for stem, n in (("train", 100), ("t10k", 20)):
+        pixels = np.random.default_rng(n).integers(0, 255, (n, 28, 28), dtype=np.uint8)
+        (raw / f"{stem}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, n, 28, 28) + pixels.tobytes())
+        (raw / f"{stem}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, n) + bytes(i % 10 for i in range(n)))
+    data = load("MNIST", tmp_path)
+    assert {split: len(examples) for split, examples in data.splits.items()} == {"train": 80, "val": 20, "test": 20}
+    assert data.class_names[3] == "3 - three"
+    assert data.notes == ["split off train, stratified, by split_seed=0: val (20% of the images)"]
+    first = data.splits["val"]
+    assert first.load(first.sources[0]).mode == "RGB"
+
+
+def test_one_with_three_splits_is_taken_as_it_is_and_duplicates_are_found_by_file(tmp_path):
+    for i, split in enumerate(("train", "valid", "test"), start=1):
+        for k, country in enumerate(("AD", "BE")):
+            image(tmp_path / "country211" / split / country / "x.png", grey=i * 10 + k)
+    image(tmp_path / "country211" / "test" / "AD" / "y.png", grey=5)
+    image(tmp_path / "country211" / "train" / "AD" / "y.png", grey=5)
+    data = load("Country211", tmp_path)
+    assert data.counts == {"train": {"AD": 2, "BE": 1}, "val": {"AD": 1, "BE": 1}, "test": {"AD": 2, "BE": 1}}
+    (note,) = data.notes
+    assert note.startswith("duplicates across splits, byte for byte (1)") and "train/AD/y.png" in note
+
+
+def test_one_with_two_splits_reads_labels_without_decoding(tmp_path, monkeypatch):
+    home = tmp_path / "food-101"
+    (home / "meta").mkdir(parents=True)
+    for split in ("train", "test"):
+        names = {food: [f"{food}/{split}{i}" for i in range(10)] for food in ("cake", "soup")}
+        (home / "meta" / f"{split}.json").write_text(json.dumps(names))
+        for food in names.values():
+            for i, name in enumerate(food):
+                image(home / "images" / f"{name}.jpg", grey=i * 12 + len(name))
+    for name in ("classes.txt", "labels.txt"):
+        (home / "meta" / name).write_text("")
+    monkeypatch.setattr(Image, "open", lambda *a, **k: pytest.fail("decoded"))
+    assert load("Food101", tmp_path).counts["val"] == {"cake": 2, "soup": 2}
+
+
+def test_one_without_splits_or_attributes_is_split_by_seed():
+    data = load("FakeData", Path(), size=60, image_size=(3, 8, 8), num_classes=3)
+    assert sum(len(split) for split in data.splits.values()) == 60 and data.class_names == ["0", "1", "2"]
+    for examples in data.splits.values():
+        assert all(examples.load.args[0][i][1] == label for i, (label,) in zip(examples.sources, examples.labels, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("CIFAR1O", {}, "did you mean 'CIFAR10'"),
+        ("ImageFolder", {}, "no data set of torchvision 'ImageFolder'"),
+        ("CIFAR10", {}, "it is not in .*data.download=true"),
+        ("ImageNet", {}, "ImageNet cannot be loaded: The archive"),
+        ("FakeData", {"sise": 3}, "it takes size, image_size"),
+        ("EMNIST", {}, "missing 1 required positional argument: 'split'"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, name, options, says):
+    with pytest.raises(UserError, match=says) as caught:
+        load(name, tmp_path, **options)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,296 @@
+"""Weights come whole or not at all, from where they are said to come, and nothing in a file is ever run."""
+
+import hashlib
+import os
+import pickle
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+from torchvision import models
+
+from ftlit.backbone import Layers
+from ftlit.errors import UserError
+from ftlit.transform import InputSpec, eval_transform
+from ftlit.zoo import load_backbone
+from ftlit.zoo.families import take_apart
+from ftlit.zoo.load import BUILDERS, Net
+from ftlit.zoo.weights import Source, read
+
+NAME, FILE = "squeezenet1_1", "squeezenet1_1-b8a52dc0.pth"
+DATA = os.environ.get("FTLIT_TEST_DATA")
+needs_data = pytest.mark.skipif(not DATA, reason="FTLIT_TEST_DATA names no folder of test data")
+
+
+@pytest.fixture
+def original():
+    """A small network with BN, whose weights no default start has."""
+    return models.get_model("shufflenet_v2_x0_5", weights=None, num_classes=7)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """torchvision's cache in an empty folder, and no network."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.urlopen", no_network)
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def no_network(*args, **kwargs):
+    raise URLError("no network")
+
+
+def load(path, **settings):
+    return load_backbone("shufflenet_v2_x0_5", weights=path, **settings)
+
+
+def assert_same(backbone, model):
+    wanted = take_apart(model).layers
+    for name, layer in backbone.items():
+        assert layer.state_dict().keys() == wanted[name].state_dict().keys()
+        for key, tensor in layer.state_dict().items():
+            assert torch.equal(tensor, wanted[name].state_dict()[key]), (name, key)
+
+
+def without_classifier(state):
+    return {key: tensor for key, tensor in state.items() if not key.startswith("fc.")}
+
+
+WRITTEN = {
+    "as it is": lambda state: state,
+    "without classifier": without_classifier,
+    "another classifier": lambda state: without_classifier(state) | {"fc.0.weight": torch.ones(2, 2), "fc.2.bias": torch.ones(3)},
+    "DataParallel": lambda state: {f"module.{key}": tensor for key, tensor in state.items()},
+    "wrapped twice": lambda state: {"state_dict": {f"module.model.{key}": t for key, t in state.items()}, "best_prec1": 0.5},
+    "a Lightning module": lambda state: {"state_dict": {**{f"model.{key}": t for key, t in state.items()}, "loss.weight": torch.ones(2)}},
+    "torchvision's references": lambda state: {"model": state, "epoch": 3},
+    "another key": lambda state: {"model_state_dict": state},
+    "before num_batches_tracked": lambda state: {key: tensor for key, tensor in state.items() if not key.endswith("num_batches_tracked")},
+    "with auxiliary heads": lambda state: state | {"AuxLogits.fc.weight": torch.ones(2)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", WRITTEN)
+def test_a_state_dict_loads_however_it_was_written(how, original, tmp_path):
+    torch.save(WRITTEN[how](original.state_dict()), tmp_path / "w.pth")
+    backbone = load(tmp_path / "w.pth")
+    assert_same(backbone, original)
+    assert backbone.origin == f"file {tmp_path / 'w.pth'}"
+    assert all(p.requires_grad and p.dtype == torch.float32 and not p.is_meta for p in backbone.parameters())
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".th", ".ckpt", ".safetensors"])
+def test_every_kind_of_file(suffix, original, tmp_path):
+    path = tmp_path / f"w{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)(original.state_dict(), path)
+    assert_same(load(str(path)), original)
+
+
+def test_the_backbones_own_names_in_half_precision(original, tmp_path):
+    first = load_backbone("vgg11", weights=None, input_spec={"size": 32}, cut="conv5")
+    state = {f"backbone.{name}": tensor.half() for name, tensor in first.state_dict().items()} | {"head.weight": torch.ones(2)}
+    torch.save({"state_dict": state}, tmp_path / "w.pt")
+    again = load_backbone("vgg11", weights=tmp_path / "w.pt", cut="conv5")
+    assert again.state_dict().keys() == first.state_dict().keys()
+    for name, tensor in again.state_dict().items():
+        assert torch.equal(tensor, first.state_dict()[name].half().float())
+    with pytest.raises(UserError, match=r"4 missing \(fc6"):
+        load_backbone("vgg11", weights=tmp_path / "w.pt")
+
+
+def test_a_random_start_is_asked_for():
+    assert load_backbone("squeezenet1_1", weights=None).origin == "random start"
+
+
+def test_the_names_of_old_files(tmp_path):
+    densenet = models.get_model("densenet121", weights=None)
+    renamed = {key.replace(".norm1.", ".norm.1.").replace(".conv2.", ".conv.2."): t for key, t in densenet.state_dict().items()}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in renamed
+    torch.save(renamed, tmp_path / "densenet.pth")
+    assert_same(load_backbone("densenet121", weights=tmp_path / "densenet.pth"), densenet)
+    vit = models.get_model("vit_b_32", weights=None, image_size=64)
+    renamed = {key.replace("mlp.0", "mlp.linear_1").replace("mlp.3", "mlp.linear_2"): t for key, t in vit.state_dict().items()}
+    torch.save(renamed, tmp_path / "vit.pth")
+    assert_same(load_backbone("vit_b_32", weights=tmp_path / "vit.pth", input_spec={"size": 64}), vit)
+    positions = vit.encoder.pos_embedding
+    larger = load_backbone("vit_b_32", weights=tmp_path / "vit.pth", input_spec={"size": 96})
+    assert larger.origin.endswith("embeddings.position_embedding resized")
+    resized = larger.embeddings.position_embedding
+    wanted = models.vision_transformer.interpolate_embeddings(96, 32, {"encoder.pos_embedding": positions})["encoder.pos_embedding"]
+    torch.testing.assert_close(resized, wanted)
+
+
+def test_what_did_not_fit_is_named(original, tmp_path):
+    state = original.state_dict()
+    state["stage2.0.branch1.0.weightt"] = state.pop("stage2.0.branch1.0.weight")
+    state["conv5.0.weight"] = torch.ones(3, 4)
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(UserError) as error:
+        load(tmp_path / "w.pth")
+    told = str(error.value)
+    assert "1 missing (stage2.0.branch1.0.weight)" in told
+    assert "1 unexpected (stage2.0.branch1.0.weightt)" in told
+    assert "1 of another shape (conv5.0.weight 3x4 instead of 1024x192x1x1)" in told
+    assert "\n" not in told
+
+
+def test_a_lower_cut_needs_only_its_layers(original, tmp_path):
+    state = {key: tensor for key, tensor in original.state_dict().items() if not key.startswith(("stage4", "conv5", "fc"))}
+    torch.save(state, tmp_path / "w.pth")
+    assert_same(load(tmp_path / "w.pth", cut="stage3"), original)
+    with pytest.raises(UserError, match="missing"):
+        load(tmp_path / "w.pth")
+
+
+def test_numbers_that_are_none(original, tmp_path):
+    """torchvision's IMAGENET1K_FEATURES of VGG16 has NaN in fc6 and fc7."""
+    nn.init.constant_(original.conv5[0].weight, float("nan"))
+    torch.save(original.state_dict(), tmp_path / "w.pth")
+    with pytest.raises(UserError, match="no finite numbers in conv5: cut below"):
+        load(tmp_path / "w.pth")
+    assert_same(load(tmp_path / "w.pth", cut="stage4"), original)
+
+
+class Malicious:
+    def __reduce__(self):
+        return (Path.touch, (Path("touched"),))
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", pickle.dumps({"a": 1}, protocol=2), b"PK\x03\x04 damaged"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_file_that_holds_no_weights(content, suffix, tmp_path):
+    path = tmp_path / f"w{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        load(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_in_a_file_is_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": Malicious()}, "w.pth")
+    with pytest.raises(UserError, match="never run"):
+        load("w.pth")
+    Path("bare.pth").write_bytes(pickle.dumps(Malicious(), protocol=2))
+    with pytest.raises(UserError, match="never run"):
+        load("bare.pth")
+    assert not Path("touched").exists()
+    torch.save(models.get_model("shufflenet_v2_x0_5"), "whole.pth")
+    with pytest.raises(UserError, match="never run"):
+        load("whole.pth")
+
+
+def test_no_such_weights(original, tmp_path):
+    with pytest.raises(UserError, match=r"no weights file .*nowhere\.pth: name a file .* or start at random"):
+        load(tmp_path / "nowhere.pth")
+    with pytest.raises(UserError, match="did you mean 'IMAGENET1K_V1'"):
+        load("IMAGENET_V1")
+    torch.save({"epoch": 3}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="holds no state dict"):
+        load(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("weights", ["default", "DEFAULT", "IMAGENET1K_V1", "SqueezeNet1_1_Weights.IMAGENET1K_V1"])
+def test_a_download_that_fails_says_how_to_go_on(weights, cache):
+    with pytest.raises(UserError) as error:
+        load_backbone(NAME, weights=weights)
+    told = str(error.value)
+    assert "\n" not in told
+    url = f"https://download.pytorch.org/models/{FILE}"
+    for part in (FILE, url, "no network", str(cache), "backbone.weights=/path", "backbone.weights=null"):
+        assert part in told
+
+
+def test_a_failed_download_stops_before_anything_is_built(cache, monkeypatch):
+    monkeypatch.setattr("torchvision.models.get_model", lambda *args, **kwargs: pytest.fail("built"))
+    with pytest.raises(UserError, match="cannot download"):
+        load_backbone(NAME)
+
+
+@pytest.fixture
+def published(cache, monkeypatch):
+    """A file in the cache that is what its name says: the published name's hash is that of a network drawn here."""
+    model = models.get_model(NAME, weights=None)
+    torch.save(model.state_dict(), cache / "w")
+    digest = hashlib.sha256((cache / "w").read_bytes()).hexdigest()[:8]
+    entry = models.SqueezeNet1_1_Weights.IMAGENET1K_V1.value
+    monkeypatch.setattr(entry, "url", f"https://download.pytorch.org/models/squeezenet1_1-{digest}.pth")
+    return (cache / "w").rename(cache / f"squeezenet1_1-{digest}.pth"), model
+
+
+@pytest.mark.parametrize("weights", ["default", "IMAGENET1K_V1"])
+def test_the_cache_is_used(weights, published):
+    path, model = published
+    backbone = load_backbone(NAME, weights=weights)
+    assert_same(backbone, model)
+    assert backbone.origin == f"torchvision IMAGENET1K_V1 ({path.name})"
+
+
+def test_a_cached_file_that_is_not_the_published_one(published):
+    path, model = published
+    torch.save({"state_dict": model.state_dict()}, path)
+    with pytest.warns(UserWarning, match="is not the published file"):
+        assert_same(load_backbone(NAME), model)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.warns(UserWarning, match="is not the published file"), pytest.raises(UserError, match="it is damaged"):
+        load_backbone(NAME)
+
+
+def test_no_random_numbers_are_spent_on_weights_from_a_file(original, tmp_path):
+    torch.save(original.state_dict(), tmp_path / "w.pth")
+    torch.manual_seed(0)
+    load(tmp_path / "w.pth")
+    drawn = torch.rand(1)
+    torch.manual_seed(0)
+    assert torch.equal(torch.rand(1), drawn)
+
+
+def test_a_network_of_our_own_is_one_row(tmp_path, monkeypatch):
+    """As the shipped net: layers, a file in half precision in the backbone's own names, an input spec."""
+    first = Layers({"stem": nn.Conv2d(3, 4, 3), "encoder.0": nn.Sequential(nn.ReLU(), nn.Conv2d(4, 6, 3))})
+    save_file({name: tensor.half() for name, tensor in first.state_dict().items()}, tmp_path / "own.safetensors")
+    source = Source("shipped", lambda: read(tmp_path / "own.safetensors"), InputSpec(size=8))
+    layers = {"stem": nn.Conv2d(3, 4, 3), "encoder.0": nn.Sequential(nn.ReLU(), nn.Conv2d(4, 6, 3))}
+    monkeypatch.setitem(BUILDERS, "own", Net(lambda: Layers(layers), {"default": source}))
+    backbone = load_backbone("own", input_spec={"mean": 0.5})
+    assert (backbone.origin, backbone.input_spec.size, backbone.input_spec.mean) == ("shipped", 8, (0.5, 0.5, 0.5))
+    assert all(torch.equal(tensor, first.state_dict()[name].half().float()) for name, tensor in backbone.state_dict().items())
+    assert load_backbone("own", weights=None).origin == "random start"
+    with pytest.raises(UserError, match="no argument of own"):
+        load_backbone("own", width=3)
+
+
+@needs_data
+def test_real_squeezenet_recognises_imagenet():
+    """63.4 % of the whole sample are right, as with torchvision's own transforms; a normalisation that is off shows here first."""
+    backbone = load_backbone(NAME, weights=Path(DATA, "weights", "squeezenet1_1_imagenet_torchvision.pth")).eval()
+    model = models.get_model(NAME, weights=None)
+    model.load_state_dict(torch.load(Path(DATA, "weights", "squeezenet1_1_imagenet_torchvision.pth"), weights_only=True))
+    classifier = take_apart(model.eval()).classifier
+    files = sorted(Path(DATA, "images", "imagenet_sample").glob("*.jpg"))
+    labels = range(0, len(files), 10)
+    transform = eval_transform(backbone.input_spec)
+    images = torch.stack([transform(Image.open(files[label]).convert("RGB")) for label in labels])
+    with torch.inference_mode():
+        guesses = classifier(backbone(images)).argmax(dim=1)
+    assert len(labels) == 100
+    assert (guesses == torch.tensor(labels)).sum() > 50
+
+
+@needs_data
+def test_real_mobilenets():
+    wide = Path(DATA, "weights", "mobilenetv2_imagenet_torchvision.pth")
+    narrow = Path(DATA, "weights", "mobilenetv2_w035_imagenet_torchvision_nohead.pth")
+    assert load_backbone("mobilenet_v2", weights=wide, input_spec={"mean": 0.5, "std": 0.5}).num_features == 1280
+    assert load_backbone("mobilenet_v2", weights=narrow, width_mult=0.35, cut=-2).num_features == 112
+    with pytest.raises(UserError, match="256 of another shape"):
+        load_backbone("mobilenet_v2", weights=narrow)
+    with pytest.raises(UserError, match="unexpected"):
+        load_backbone("resnet18", weights=Path(DATA, "weights", "resnet20_cifar10_dataparallel.th"))
