@@ -4,11 +4,12 @@ The functions below are the options of the Hydra group `schedule`: they take the
 give a `Schedule` whose patterns name parameters of a module that holds the backbone and the head under the names `backbone` and `head`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ftlit.errors import UserError
+from ftlit.patterns import first_match, select
 
 LrScale = Sequence[tuple[str, float]]
 
@@ -142,3 +143,29 @@ def explicit(layers: Sequence[str], *, stages: Sequence[Mapping[str, Any]], lr_s
     made = [Stage([full(p) for p in ([s["train"]] if isinstance(s["train"], str) else s["train"])], s.get("epoch", 0), s.get("name", "")) for s in stages]
     scales = [(full(pattern), factor) for pattern, factor in (lr_scale or {"*": 1.0}).items()]
     return Schedule(made, scales)
+
+
+def plan(schedule: Schedule, sizes: Mapping[str, int], rates: Mapping[str, float]) -> list[str]:
+    """The schedule in words, a line a stage: from when, what, how many parameters, at what rates.
+
+    Args:
+        schedule: what to put in words.
+        sizes: parameter name -> number of values, of the whole module.
+        rates: parameter group name -> its base learning rate.
+    """
+    matched = first_match(schedule.lr_scale, sizes)
+    lines = []
+    for stage in schedule.stages:
+        chosen = select(stage.train, sizes)
+        groups = dict.fromkeys(matched[name][0] for name in chosen)
+        count = sum(sizes[name] for name in chosen)
+        lines.append(f"epoch {stage.epoch:<3} {stage.name}: {count:,} of {sum(sizes.values()):,} parameters train, {_rates(groups, rates)}")
+    return lines
+
+
+def _rates(groups: Iterable[str], rates: Mapping[str, float]) -> str:
+    """Groups of one rate together: `head 1e-02, backbone.layer4 .. backbone.stem 1e-03`."""
+    by_rate: dict[float, list[str]] = {}
+    for group in groups:
+        by_rate.setdefault(rates[group], []).append(group)
+    return ", ".join(f"{names[0]}{f' .. {names[-1]}' if len(names) > 1 else ''} at {rate:.1e}" for rate, names in by_rate.items())

@@ -3,20 +3,23 @@
 import logging
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+from torch.optim import Optimizer
 
+from ftlit.grouping import Group, build_optimizer
 from ftlit.lit.finetuner import FineTuner
 from ftlit.lit.staging import StagedFinetuning
 from ftlit.recipes import words
 from ftlit.recipes.binding import bind
-from ftlit.schedule import Schedule
+from ftlit.schedule import Schedule, plan
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,9 @@ class Run:
     """What a run is made of."""
 
     model: FineTuner
-    data: pl.LightningDataModule
+    data: Any
     schedule: Schedule
+    optimizer: Callable[[list[Group]], Optimizer]
     trainer: pl.Trainer
     resume_from: Path | None
 
@@ -44,11 +48,12 @@ def build(cfg: DictConfig) -> Run:
     data = instantiate(cfg.data, input_spec=backbone.input_spec)
     head = instantiate(cfg.head, in_features=backbone.num_features, num_classes=data.num_classes)
     schedule = instantiate(cfg.schedule, layers=backbone.cuts)
+    optimizer = instantiate(cfg.optimizer)
     model = FineTuner(
         backbone,
         head,
         num_classes=data.num_classes,
-        optimizer=instantiate(cfg.optimizer),
+        optimizer=optimizer,
         lr_scale=schedule.lr_scale,
         lr_scheduler=instantiate(cfg.lr_scheduler),
         loss=instantiate(cfg.loss, counts=list(data.counts["train"].values())),
@@ -57,23 +62,47 @@ def build(cfg: DictConfig) -> Run:
     callbacks = [StagedFinetuning(schedule), *(instantiate(callback) for callback in cfg.callbacks.values())]
     trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=[instantiate(logger) for logger in cfg.logger.values()])
     last = Path(cfg.paths.run, "checkpoints", "last.ckpt")
-    return Run(model, data, schedule, trainer, last if cfg.resume and last.is_file() else None)
+    return Run(model, data, schedule, optimizer, trainer, last if cfg.resume and last.is_file() else None)
 
 
 def fit(cfg: DictConfig, run: Run) -> float:
     """Print the plan, train, evaluate the best checkpoint on val and test, print the table. Returns val accuracy."""
-    schedule_plan = run.schedule.plan(run.model, run.model.configure_rates())
     if run.trainer.is_global_zero:
-        words.write_folder(cfg, run.data)
-        words.say_plan(cfg, run, schedule_plan)
+        words.write_folder(cfg, run.data.class_names)
+        words.say_plan(cfg, run.model.backbone, run.data, plan_of(run), run.resume_from)
     started = time.perf_counter()
-    run.trainer.fit(run.model, run.data, ckpt_path=run.resume_from, weights_only=True)
+    run.trainer.fit(run.model, run.data, ckpt_path=run.resume_from)
     seconds = time.perf_counter() - started
-    best = run.trainer.checkpoint_callback.best_model_path or None
+    best = getattr(run.trainer.checkpoint_callback, "best_model_path", None) or None
     results = {
-        **run.trainer.validate(run.model, run.data, ckpt_path=best, verbose=False, weights_only=True)[0],
-        **run.trainer.test(run.model, run.data, ckpt_path=best, verbose=False, weights_only=True)[0],
+        **run.trainer.validate(run.model, run.data, ckpt_path=best, verbose=False)[0],
+        **run.trainer.test(run.model, run.data, ckpt_path=best, verbose=False)[0],
     }
     if run.trainer.is_global_zero:
         words.say_results(cfg, results, seconds)
-    return results["val/accuracy"]
+    return float(results["val/accuracy"])
+
+
+def plan_of(run: Run) -> list[str]:
+    """The schedule in words, with the rates that the optimizer will have."""
+    optimizer = build_optimizer(run.model, run.optimizer, run.schedule.lr_scale)
+    sizes = {name: parameter.numel() for name, parameter in run.model.named_parameters()}
+    return plan(run.schedule, sizes, {group["name"]: group["lr"] for group in optimizer.param_groups})
+
+
+def _quiet() -> None:
+    """Lightning's advice on hardware and loaders is not what a person came for; errors and our own notes are."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    for advice in (
+        "does not have many workers",
+        "number of training batches",
+        "directory .* exists and is not empty",
+        "Checkpoint directory",
+        "use_distributed_sampler",
+        "GPU available but not used",
+        "Starting from v1.9.0, `tensorboardX`",
+        "resuming from a checkpoint that ended before",
+        "`lr_scheduler.step",
+    ):
+        warnings.filterwarnings("ignore", message=f".*{advice}.*")

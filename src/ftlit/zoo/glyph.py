@@ -5,8 +5,7 @@
 
 from pathlib import Path
 
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models.resnet import BasicBlock, conv1x1
 
 from ftlit.backbone import Layers
@@ -37,8 +36,3 @@ def build() -> Layers:
 
 def _block(before: int, after: int, stride: int) -> BasicBlock:
     return BasicBlock(before, after, stride, nn.Sequential(conv1x1(before, after, stride), nn.BatchNorm2d(after)))
-
-
-def load() -> dict[str, Tensor]:
-    """The shipped weights: float16 on disk, float32 here."""
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in load_file(FILE).items()}

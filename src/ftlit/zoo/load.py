@@ -17,9 +17,10 @@ from ftlit.backbone import Backbone
 from ftlit.errors import UserError, unknown
 from ftlit.transform import InputSpec
 from ftlit.zoo import glyph
+from ftlit.zoo import glyph
 from ftlit.zoo.families import take_apart
 from ftlit.zoo.fitting import fill, original_names
-from ftlit.zoo.weights import Source, find, published
+from ftlit.zoo.weights import Source, find, published, read
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,9 @@ class Net:
     arguments: tuple[str, ...] = ()
 
 
-BUILDERS: dict[str, Net] = {}  # networks of this package; all other names are torchvision's
+BUILDERS: dict[str, Net] = {
+    "glyph": Net(glyph.build, {"default": Source(f"shipped {glyph.FILE.name}", partial(read, glyph.FILE), glyph.INPUT_SPEC)})
+}  # networks of this package; all other names are torchvision's
 
 IMPLIED: dict[str, Callable[[int], dict[str, Any]]] = {  # family -> input size -> what its published weights imply for the builder
     "vit": lambda size: {"image_size": size},

@@ -1,0 +1,70 @@
+"""What a person reads: the plan before a run, the table after it; and the run's folder in plain files."""
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ftlit.backbone import Backbone
+from ftlit.errors import shorten
+
+
+def write_folder(cfg: DictConfig, class_names: list[str]) -> None:
+    """`config.yaml`, composed and resolved, and `class_names.json` into the run's folder."""
+    folder = Path(cfg.paths.run)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
+    (folder / "class_names.json").write_text(json.dumps(class_names, ensure_ascii=False, indent=1))
+
+
+def say_plan(cfg: DictConfig, backbone: Backbone, data: Any, stages: list[str], resume_from: Path | None) -> None:
+    """Print what is going to happen: weights, input, data, what trains from when at what rate, and how to resume."""
+    spec, shape = backbone.input_spec, "x".join(map(str, backbone.code_shapes[backbone.cuts[-1]]))
+    size = sum(parameter.numel() for parameter in backbone.parameters())
+    rows = [
+        ("backbone", f"{cfg.backbone.get('name', cfg.backbone._target_)}: {shorten(backbone.cuts)}; {size:,} parameters; weights: {backbone.origin}"),
+        ("input", f"{spec.size}x{spec.size}, mean {_numbers(spec.mean)}, std {_numbers(spec.std)}, {spec.interpolation}"),
+        ("codes", f"{shape} at cut {backbone.cuts[-1]}, {backbone.num_features} features for the head ({cfg.head._target_.rpartition('.')[2]})"),
+        ("data", "; ".join(f"{split} {sum(counts.values()):,}" for split, counts in data.counts.items()) + f" images of {data.num_classes} classes"),
+        ("classes", shorten((f"{name} {count:,}" for name, count in data.counts["train"].items()), most=12)),
+        *(("note", note) for note in data.notes),
+        *(("stage", line) for line in stages),
+        ("run", f"{cfg.trainer.max_epochs} epochs, seed {cfg.seed}, folder {cfg.paths.run}"),
+        *([("resume", f"goes on from {resume_from}")] if resume_from else [("resume", resume_command(cfg))]),
+    ]
+    table = Table.grid(padding=(0, 2))
+    for name, text in rows:
+        table.add_row(f"[bold]{name}[/bold]", escape(text))
+    console().print(table)
+
+
+def resume_command(cfg: DictConfig) -> str:
+    """The command that goes on with this run after it was interrupted."""
+    program = "ftlit train" if Path(sys.argv[0]).name == "main.py" else f"python {sys.argv[0]}"
+    arguments = [argument for argument in sys.argv[1:] if not argument.startswith(("hydra.run.dir=", "resume=", "-m", "--multirun"))]
+    return shlex.join([*program.split(), *arguments, f"hydra.run.dir={cfg.paths.run}", "resume=true"])
+
+
+def say_results(cfg: DictConfig, results: Mapping[str, float], seconds: float) -> None:
+    """Print the table of the best checkpoint on val and test, the time, and where everything is."""
+    table = Table("split", "accuracy", "macro F1", "loss")
+    for split in ("val", "test"):
+        table.add_row(split, *(f"{results[f'{split}/{metric}']:.4f}" for metric in ("accuracy", "f1", "loss")))
+    console().print(table)
+    console().print(f"trained in {seconds:.1f} s; best and last checkpoint, metrics.csv, config.yaml: {escape(str(cfg.paths.run))}", soft_wrap=True)
+
+
+def console() -> Console:
+    """Wide enough for the plan where no terminal says otherwise."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:g}" for value in dict.fromkeys(values))
