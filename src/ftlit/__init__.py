@@ -1,13 +1,41 @@
-"""Transfer learning with PyTorch Lightning: named layers, staged unfreezing, codes."""
+"""Transfer learning with PyTorch Lightning: named layers, staged unfreezing, codes.
 
-from ftlit.backbone import Backbone as Backbone
-from ftlit.errors import UserError as UserError
-from ftlit.grouping import build_optimizer as build_optimizer
-from ftlit.grouping import param_groups as param_groups
-from ftlit.lit.finetuner import FineTuner as FineTuner
-from ftlit.lit.staging import StagedFinetuning as StagedFinetuning
-from ftlit.schedule import Schedule as Schedule
-from ftlit.schedule import Stage as Stage
-from ftlit.trainable import set_trainable as set_trainable
-from ftlit.transform import InputSpec as InputSpec
-from ftlit.zoo import load_backbone as load_backbone
+Names are imported when they are first asked for, so that `import ftlit` costs nothing and `--help` answers at once.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ftlit.backbone import Backbone as Backbone
+    from ftlit.errors import UserError as UserError
+    from ftlit.grouping import build_optimizer as build_optimizer
+    from ftlit.grouping import param_groups as param_groups
+    from ftlit.lit.finetuner import FineTuner as FineTuner
+    from ftlit.lit.staging import StagedFinetuning as StagedFinetuning
+    from ftlit.schedule import Schedule as Schedule
+    from ftlit.schedule import Stage as Stage
+    from ftlit.trainable import set_trainable as set_trainable
+    from ftlit.transform import InputSpec as InputSpec
+    from ftlit.zoo import load_backbone as load_backbone
+
+_MODULES = {
+    "Backbone": "backbone",
+    "FineTuner": "lit.finetuner",
+    "InputSpec": "transform",
+    "Schedule": "schedule",
+    "Stage": "schedule",
+    "StagedFinetuning": "lit.staging",
+    "UserError": "errors",
+    "build_optimizer": "grouping",
+    "load_backbone": "zoo",
+    "param_groups": "grouping",
+    "set_trainable": "trainable",
+}
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'ftlit' has no attribute {name!r}")
+    return getattr(import_module(f"ftlit.{_MODULES[name]}"), name)

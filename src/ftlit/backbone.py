@@ -133,7 +133,7 @@ def _run_on_meta(layer: nn.Module, codes: Tensor) -> Tensor:
     state = {name: torch.empty_like(t, device="meta") for name, t in [*layer.named_parameters(), *layer.named_buffers()]}
     try:
         with torch.no_grad():
-            return torch.func.functional_call(layer.eval(), state, (codes,))
+            return torch.func.functional_call(layer.eval(), state, (codes,))  # type: ignore[no-any-return]
     finally:
         for module, mode in modes.items():
             module.training = mode

@@ -46,7 +46,7 @@ def render_glyphs() -> tuple[Tensor, Tensor]:
     for font in FONTS:
         path = str(folder / f"{font}.ttf")
         # the Computer Modern fonts keep their signs at places of their own: only their letters are where Unicode has them
-        known = {code for code in FT2Font(path).get_charmap() if not font.startswith("cm") or chr(code).isascii() and chr(code).isalpha()}
+        known = {code for code in FT2Font(path).get_charmap() if not font.startswith("cm") or (chr(code).isascii() and chr(code).isalpha())}
         drawn = ImageFont.truetype(path, size=INK)
         for label, symbol in enumerate(SYMBOLS):
             for letter in symbol:

@@ -59,5 +59,6 @@ class ConvHead(nn.Module):
     def forward(self, codes: Tensor) -> Tensor:
         """Logits. Raises `UserError` where the codes are no map."""
         if codes.ndim != 4:
-            raise UserError(f"head=conv needs a map at the cut, but the codes have shape {tuple(codes.shape[1:])}: cut lower, or take head=linear")
+            shape = tuple(codes.shape[1:])
+            raise UserError(f"head=conv needs a map at the cut, but the codes have shape {shape}: cut lower, or take head=linear")
         return self.linear(self.dropout(self.conv(codes).mean(dim=(2, 3))))  # type: ignore[no-any-return]

@@ -48,7 +48,8 @@ def first_match(rules: Sequence[tuple[str, T]], names: Iterable[str]) -> dict[st
     for name in names:
         rule = next((rule for rule in rules if covers(rule[0], name)), None)
         if rule is None:
-            raise UserError(f"no pattern covers parameter {name!r} (patterns: {shorten(p for p, _ in rules)}); end with '*' to cover the rest")
+            given = shorten(pattern for pattern, _ in rules)
+            raise UserError(f"no pattern covers parameter {name!r} (patterns: {given}); end with '*' to cover the rest")
         matched[name] = rule
     used = {pattern for pattern, _ in matched.values()}
     for pattern, _ in rules:

@@ -6,6 +6,8 @@ give a `Schedule` whose patterns name parameters of a module that holds the back
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import pairwise
 from typing import Any
 
 from ftlit.errors import UserError
@@ -60,7 +62,7 @@ class Schedule:
         object.__setattr__(self, "stages", tuple(self.stages))
         object.__setattr__(self, "lr_scale", tuple((pattern, float(factor)) for pattern, factor in self.lr_scale))
         epochs = [stage.epoch for stage in self.stages]
-        if not epochs or epochs[0] != 0 or any(b <= a for a, b in zip(epochs, epochs[1:], strict=False)):
+        if not epochs or epochs[0] != 0 or any(b <= a for a, b in pairwise(epochs)):
             raise UserError(f"the stages begin at epochs {epochs}: the first must begin at 0 and each later one after the one before")
         for pattern, factor in self.lr_scale:
             if not factor > 0:
@@ -78,7 +80,9 @@ class Schedule:
         """Raise `UserError` where training would end before the last stage begins. `None` and -1 mean no end."""
         last = self.stages[-1]
         if max_epochs is not None and 0 <= max_epochs <= last.epoch:
-            raise UserError(f"stage {last.name!r} begins at epoch {last.epoch}, but trainer.max_epochs={max_epochs} ends before: raise it or start earlier")
+            raise UserError(
+                f"stage {last.name!r} begins at epoch {last.epoch}, which max_epochs={max_epochs} never reaches: raise it, or begin earlier"
+            )
 
 
 def layer_scales(
@@ -138,9 +142,10 @@ def explicit(layers: Sequence[str], *, stages: Sequence[Mapping[str, Any]], lr_s
     """
 
     def full(pattern: str) -> str:
-        return f"backbone.{pattern}" if pattern.split("*")[0].split(".")[0] in {layer.split(".")[0] for layer in layers} else pattern
+        names_layer = any(pattern == layer or pattern.startswith(f"{layer}.") or fnmatchcase(layer, pattern) for layer in layers)
+        return f"backbone.{pattern}" if names_layer and pattern != "*" else pattern
 
-    made = [Stage([full(p) for p in ([s["train"]] if isinstance(s["train"], str) else s["train"])], s.get("epoch", 0), s.get("name", "")) for s in stages]
+    made = [Stage([full(pattern) for pattern in stage["train"]], stage.get("epoch", 0), stage.get("name", "")) for stage in stages]
     scales = [(full(pattern), factor) for pattern, factor in (lr_scale or {"*": 1.0}).items()]
     return Schedule(made, scales)
 
@@ -157,7 +162,8 @@ def plan(schedule: Schedule, sizes: Mapping[str, int], rates: Mapping[str, float
     lines = []
     for stage in schedule.stages:
         chosen = select(stage.train, sizes)
-        groups = dict.fromkeys(matched[name][0] for name in chosen)
+        used = {matched[name][0] for name in chosen}
+        groups = [pattern for pattern, _ in schedule.lr_scale if pattern in used]
         count = sum(sizes[name] for name in chosen)
         lines.append(f"epoch {stage.epoch:<3} {stage.name}: {count:,} of {sum(sizes.values()):,} parameters train, {_rates(groups, rates)}")
     return lines

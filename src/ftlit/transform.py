@@ -60,7 +60,7 @@ def _channels(what: str, values: object) -> tuple[float, float, float]:
 def eval_transform(spec: InputSpec) -> Transform:
     """PIL image (RGB) -> float32 (3, size, size): resize the shorter side, centre crop, normalise. Deterministic."""
     resize = v2.Resize(spec.resize or spec.size, interpolation=_mode(spec), antialias=True)
-    return v2.Compose([resize, v2.CenterCrop(spec.size), *_to_normalised(spec)])
+    return v2.Compose([resize, v2.CenterCrop(spec.size), *_to_normalised(spec)])  # type: ignore[no-any-return]
 
 
 def train_transform(spec: InputSpec, augment: str = "photo", *, min_scale: float = 0.35) -> Transform:
@@ -81,7 +81,7 @@ def train_transform(spec: InputSpec, augment: str = "photo", *, min_scale: float
     if augment == "none":
         return eval_transform(spec)
     crop = v2.RandomResizedCrop(spec.size, scale=(min_scale, 1.0), interpolation=_mode(spec), antialias=True)
-    return v2.Compose([crop, v2.RandomHorizontalFlip(), *AUGMENTS[augment](_mode(spec)), *_to_normalised(spec)])
+    return v2.Compose([crop, v2.RandomHorizontalFlip(), *AUGMENTS[augment](_mode(spec)), *_to_normalised(spec)])  # type: ignore[no-any-return]
 
 
 AUGMENTS: dict[str, Callable[[InterpolationMode], list[torch.nn.Module]]] = {

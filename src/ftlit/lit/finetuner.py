@@ -1,7 +1,7 @@
 """The LightningModule that joins a backbone and a head."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ class FineTuner(LightningModule):
         super().__init__()
         self.backbone = backbone
         self.head = head
-        self.loss = loss or nn.CrossEntropyLoss()
+        self.criterion = loss or nn.CrossEntropyLoss()
         self._optimizer, self._lr_scale, self._lr_scheduler = optimizer, lr_scale, lr_scheduler
         self._multilabel = multilabel
         metrics = _metrics(num_classes, multilabel)
@@ -78,8 +78,8 @@ class FineTuner(LightningModule):
     def _step(self, split: str, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, targets = batch
         logits = self(images)
-        loss: Tensor = self.loss(logits, targets)
-        metrics = self.metrics[f"{split}_metrics"]
+        loss: Tensor = self.criterion(logits, targets)
+        metrics = cast(MetricCollection, self.metrics[f"{split}_metrics"])
         metrics.update(logits.detach(), self._hard(targets))
         training = split == "train"
         self.log(f"{split}/loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(images), sync_dist=not training)
@@ -98,4 +98,6 @@ def _metrics(num_classes: int, multilabel: bool) -> MetricCollection:
         return MetricCollection(
             {"accuracy": MultilabelAccuracy(num_classes, average="micro"), "f1": MultilabelF1Score(num_classes, average="macro")}
         )
-    return MetricCollection({"accuracy": MulticlassAccuracy(num_classes, average="micro"), "f1": MulticlassF1Score(num_classes, average="macro")})
+    return MetricCollection(
+        {"accuracy": MulticlassAccuracy(num_classes, average="micro"), "f1": MulticlassF1Score(num_classes, average="macro")}
+    )

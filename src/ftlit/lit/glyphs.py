@@ -28,9 +28,8 @@ class GlyphData(LightningDataModule):
         self.class_names = list(SYMBOLS)
         self.num_classes = len(SYMBOLS)
         self.notes = ["images are rendered while training runs; there is no digit among them"]
-        self.counts = {
-            split: dict.fromkeys(SYMBOLS, count * batch_size // len(SYMBOLS)) for split, count in (("train", batches), ("val", 4), ("test", 16))
-        }
+        sizes = {"train": batches * batch_size, "val": 4 * batch_size, "test": 16 * batch_size}
+        self.counts = {split: dict.fromkeys(SYMBOLS, size // len(SYMBOLS)) for split, size in sizes.items()}
         self._spec = input_spec
         self._train = GlyphStream(batches=batches, batch_size=batch_size, size=input_spec.size, seed=seed)
         self._val = GlyphStream(batches=4, batch_size=batch_size, size=input_spec.size, seed=seed + 1, renew=False)
@@ -52,6 +51,6 @@ class GlyphData(LightningDataModule):
     def _loader(self, stream: IterableDataset[tuple[Tensor, Tensor]]) -> DataLoader[tuple[Tensor, Tensor]]:
         return DataLoader(stream, batch_size=None, collate_fn=self._normalise)
 
-    def _normalise(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def _normalise(self, batch: Any) -> tuple[Tensor, Tensor]:
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self._spec.mean, self._spec.std))
         return (batch[0] - mean) / std, batch[1]

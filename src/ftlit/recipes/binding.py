@@ -24,28 +24,28 @@ def bind(cfg: DictConfig) -> None:
         target = get_object(node["_target_"])
         signature = inspect.signature(target)
         open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-        for key in (key for key in node if not str(key).startswith("_")):
+        for key in (key for key in map(str, node) if not key.startswith("_")):
             if key not in signature.parameters:
                 if open_ended:
                     continue
                 raise unknown("option", f"{name}.{key}", [f"{name}.{p}" for p in signature.parameters])
             if OmegaConf.is_missing(node, key):
                 raise UserError(f"{name}.{key} has no value: give {name}.{key}=...")
-            _check(f"{name}.{key}", node[key], _hints(target).get(str(key)))
+            _check(f"{name}.{key}", node[key], _hints(target).get(key))
 
 
 def _targets(node: Any, name: str = "") -> Iterator[tuple[str, DictConfig]]:
     if isinstance(node, DictConfig) and not node._is_none():
         if "_target_" in node:
             yield name, node
-        for key in node:
+        for key in map(str, node):
             if name or key != "hydra":
-                yield from _targets(node._get_node(key), f"{name}.{key}" if name else str(key))
+                yield from _targets(node._get_node(key), f"{name}.{key}" if name else key)
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
     try:
-        return get_type_hints(target.__init__ if isinstance(target, type) else target)
+        return get_type_hints(inspect.getattr_static(target, "__init__") if isinstance(target, type) else target)
     except (NameError, TypeError):  # annotations that only a type checker can read
         return {}
 
@@ -60,7 +60,9 @@ def _check(name: str, value: Any, hint: Any) -> None:
 def _kinds(hint: Any) -> list[Any] | None:
     """The alternatives of an annotation; `None` where one of them is of no checkable kind."""
     alternatives = list(get_args(hint)) if get_origin(hint) in (Union, UnionType) else [hint]
-    kinds = [kind for alternative in alternatives for kind in (get_args(alternative) if get_origin(alternative) is Literal else [get_origin(alternative) or alternative])]
+    kinds: list[Any] = []
+    for kind in alternatives:
+        kinds += get_args(kind) if get_origin(kind) is Literal else [get_origin(kind) or kind]
     return kinds if all(isinstance(kind, str) or kind in _TESTS for kind in kinds) else None
 
 

@@ -104,5 +104,8 @@ def _quiet() -> None:
         "Starting from v1.9.0, `tensorboardX`",
         "resuming from a checkpoint that ended before",
         "`lr_scheduler.step",
+        "module\\(s\\) in eval mode at the start of training",  # that is what frozen means
+        "isinstance\\(treespec, LeafSpec\\)",
+        "`IterableDataset` has `__len__`",
     ):
         warnings.filterwarnings("ignore", message=f".*{advice}.*")

@@ -15,7 +15,7 @@ RECIPES = {"finetune": "ftlit.recipes.finetune", "pretrain": "ftlit.recipes.pret
 
 
 def main() -> None:
-    """Run what `sys.argv` asks for. A person's mistake is one line on stderr and exit status 2; `HYDRA_FULL_ERROR=1` shows the traceback."""
+    """Run what `sys.argv` asks for. A mistake is one line on stderr and exit status 2; `HYDRA_FULL_ERROR=1` shows its traceback."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra hand over its errors instead of printing them
     try:
         _train()

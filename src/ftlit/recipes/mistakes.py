@@ -3,11 +3,12 @@
 import re
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ftlit.errors import UserError, unknown
@@ -72,8 +73,9 @@ def _names() -> list[str]:
     return []
 
 
-def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    for key in node:
+def _keys(node: Any, prefix: str = "") -> Iterator[str]:
+    for key in map(str, node):
         yield f"{prefix}{key}"
-        if OmegaConf.is_dict(child := node._get_node(key)) and not child._is_none() and not child._is_missing():
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
             yield from _keys(child, f"{prefix}{key}.")

@@ -15,7 +15,8 @@ def run(cfg: DictConfig) -> float:
     run = finetune.build(cfg)
     score = finetune.fit(cfg, run)
     if run.trainer.is_global_zero:
-        print(f"wrote {save_backbone(run.model.backbone, Path(cfg.paths.run, 'backbone.safetensors'))}: a file that backbone.weights= takes")
+        path = save_backbone(run.model.backbone, Path(cfg.paths.run, "backbone.safetensors"))
+        print(f"wrote {path}: a file that backbone.weights= takes")
     return score
 
 

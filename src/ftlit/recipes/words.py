@@ -29,10 +29,20 @@ def say_plan(cfg: DictConfig, backbone: Backbone, data: Any, stages: list[str], 
     spec, shape = backbone.input_spec, "x".join(map(str, backbone.code_shapes[backbone.cuts[-1]]))
     size = sum(parameter.numel() for parameter in backbone.parameters())
     rows = [
-        ("backbone", f"{cfg.backbone.get('name', cfg.backbone._target_)}: {shorten(backbone.cuts)}; {size:,} parameters; weights: {backbone.origin}"),
+        (
+            "backbone",
+            f"{cfg.backbone.get('name', cfg.backbone._target_)}: {shorten(backbone.cuts)}; {size:,} parameters; weights: {backbone.origin}",
+        ),
         ("input", f"{spec.size}x{spec.size}, mean {_numbers(spec.mean)}, std {_numbers(spec.std)}, {spec.interpolation}"),
-        ("codes", f"{shape} at cut {backbone.cuts[-1]}, {backbone.num_features} features for the head ({cfg.head._target_.rpartition('.')[2]})"),
-        ("data", "; ".join(f"{split} {sum(counts.values()):,}" for split, counts in data.counts.items()) + f" images of {data.num_classes} classes"),
+        (
+            "codes",
+            f"{shape} at cut {backbone.cuts[-1]}, {backbone.num_features} features for the head ({cfg.head._target_.rpartition('.')[2]})",
+        ),
+        (
+            "data",
+            "; ".join(f"{split} {sum(counts.values()):,}" for split, counts in data.counts.items())
+            + f" images of {data.num_classes} classes",
+        ),
         ("classes", shorten((f"{name} {count:,}" for name, count in data.counts["train"].items()), most=12)),
         *(("note", note) for note in data.notes),
         *(("stage", line) for line in stages),
@@ -58,7 +68,9 @@ def say_results(cfg: DictConfig, results: Mapping[str, float], seconds: float) -
     for split in ("val", "test"):
         table.add_row(split, *(f"{results[f'{split}/{metric}']:.4f}" for metric in ("accuracy", "f1", "loss")))
     console().print(table)
-    console().print(f"trained in {seconds:.1f} s; best and last checkpoint, metrics.csv, config.yaml: {escape(str(cfg.paths.run))}", soft_wrap=True)
+    console().print(
+        f"trained in {seconds:.1f} s; best and last checkpoint, metrics.csv, config.yaml: {escape(str(cfg.paths.run))}", soft_wrap=True
+    )
 
 
 def console() -> Console:

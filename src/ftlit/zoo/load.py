@@ -17,7 +17,6 @@ from ftlit.backbone import Backbone
 from ftlit.errors import UserError, unknown
 from ftlit.transform import InputSpec
 from ftlit.zoo import glyph
-from ftlit.zoo import glyph
 from ftlit.zoo.families import take_apart
 from ftlit.zoo.fitting import fill, original_names
 from ftlit.zoo.weights import Source, find, published, read
