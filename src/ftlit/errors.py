@@ -15,12 +15,14 @@ def unknown(what: str, given: object, options: Iterable[str]) -> UserError:
     no layer 'layr4': did you mean 'layer4'? There are: stem, layer4
     """
     names = list(options)
+    if not names:
+        return UserError(f"no {what} {given!r}: there are none")
     near = get_close_matches(str(given), names, n=1, cutoff=0.5)
     meant = f"did you mean {near[0]!r}? There are" if near else "there are"
     return UserError(f"no {what} {given!r}: {meant}: {shorten(names)}")
 
 
-def shorten(items: Iterable[object], most: int = 20) -> str:
+def shorten(items: Iterable[object], most: int = 12) -> str:
     """The first `most` items, comma separated, and how many there are in all where that is more.
 
     >>> shorten("abcd", most=2)

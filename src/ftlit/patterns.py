@@ -44,20 +44,20 @@ def first_match(rules: Sequence[tuple[str, T]], names: Iterable[str]) -> dict[st
     or rules before it take all that it covers.
     """
     names = list(names)
-    matched: dict[str, tuple[str, T]] = {}
+    places: dict[str, int] = {}
     for name in names:
-        rule = next((rule for rule in rules if covers(rule[0], name)), None)
-        if rule is None:
+        place = next((i for i, (pattern, _) in enumerate(rules) if covers(pattern, name)), None)
+        if place is None:
             given = shorten(pattern for pattern, _ in rules)
             raise UserError(f"no pattern covers parameter {name!r} (patterns: {given}); end with '*' to cover the rest")
-        matched[name] = rule
-    used = {pattern for pattern, _ in matched.values()}
-    for pattern, _ in rules:
-        if pattern not in used:
+        places[name] = place
+    used = set(places.values())
+    for i, (pattern, _) in enumerate(rules):
+        if i not in used:  # by place: a pattern given twice is idle the second time
             if any(covers(pattern, name) for name in names):
                 raise UserError(f"pattern {pattern!r} is idle: the patterns before it cover all that it covers; put it earlier")
             raise idle(pattern, names)
-    return matched
+    return {name: rules[place] for name, place in places.items()}
 
 
 def idle(pattern: str, names: Sequence[str]) -> UserError:

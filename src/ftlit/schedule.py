@@ -108,12 +108,12 @@ def all_at_once(layers: Sequence[str], *, scale: float = 1.0, decay: float = 1.0
     return Schedule([Stage(["*"], name="all")], layer_scales(layers, scale, decay))
 
 
-def head_then_all(layers: Sequence[str], *, epoch: int = 1, scale: float = 0.1, decay: float = 1.0) -> Schedule:
+def head_then_all(layers: Sequence[str], *, epoch: int = 2, scale: float = 0.1, decay: float = 0.8) -> Schedule:
     """The head alone until `epoch`, so that its random start does not tear at the pretrained layers; then everything."""
     return Schedule([Stage(["head"], name="head"), Stage(["*"], epoch=epoch, name="all")], layer_scales(layers, scale, decay))
 
 
-def last_k(layers: Sequence[str], *, k: int = 1, epoch: int = 1, scale: float = 0.1, decay: float = 1.0) -> Schedule:
+def last_k(layers: Sequence[str], *, k: int = 1, epoch: int = 2, scale: float = 0.1, decay: float = 0.8) -> Schedule:
     """The head alone until `epoch`, then the head and the top `k` layers; the layers below stay frozen."""
     if not 1 <= k <= len(layers):
         raise UserError(f"last_k with k={k}: this backbone has {len(layers)} layers, give 1 to {len(layers)}")
@@ -123,7 +123,7 @@ def last_k(layers: Sequence[str], *, k: int = 1, epoch: int = 1, scale: float = 
     return Schedule(stages, layer_scales(layers, scale, decay))
 
 
-def top_down(layers: Sequence[str], *, every: int = 1, epoch: int = 1, scale: float = 0.1, decay: float = 1.0) -> Schedule:
+def top_down(layers: Sequence[str], *, every: int = 1, epoch: int = 1, scale: float = 0.1, decay: float = 0.8) -> Schedule:
     """Gradual unfreezing (Howard and Ruder 2018, section 3.3): the head alone until `epoch`, then one more layer every `every` epochs."""
     stages = [Stage(["head"], name="head")]
     for i, lowest in enumerate(reversed(layers)):

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -51,19 +52,20 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _check(name: str, value: Any, hint: Any) -> None:
-    kinds = _kinds(hint)
-    if kinds is None or any(_is(value, kind) for kind in kinds):
-        return
-    raise UserError(f"{name}={value!r}: give {' or '.join(_word(kind) for kind in kinds)}")
-
-
-def _kinds(hint: Any) -> list[Any] | None:
-    """The alternatives of an annotation; `None` where one of them is of no checkable kind."""
     alternatives = list(get_args(hint)) if get_origin(hint) in (Union, UnionType) else [hint]
     kinds: list[Any] = []
     for kind in alternatives:
         kinds += get_args(kind) if get_origin(kind) is Literal else [get_origin(kind) or kind]
-    return kinds if all(isinstance(kind, str) or kind in _TESTS for kind in kinds) else None
+    known = [kind for kind in kinds if isinstance(kind, str) or kind in _TESTS]
+    # what a file can hold is plain, so that a class (a tensor, a strategy) among the alternatives cannot be meant by a plain value
+    built = isinstance(value, DictConfig | ListConfig) and len(known) < len(kinds)
+    if not known or built or any(kind in (Any, object) or _is_enum(kind) for kind in kinds) or any(_is(value, kind) for kind in known):
+        return
+    raise UserError(f"{name}={value!r}: give {' or '.join(_word(kind) for kind in known)}")
+
+
+def _is_enum(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Enum)
 
 
 _TESTS: dict[Any, tuple[str, Callable[[Any], bool]]] = {

@@ -12,8 +12,10 @@ import lightning.pytorch as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from torch import nn
 from torch.optim import Optimizer
 
+from ftlit.errors import UserError
 from ftlit.grouping import Group, build_optimizer
 from ftlit.lit.finetuner import FineTuner
 from ftlit.lit.staging import StagedFinetuning
@@ -48,6 +50,11 @@ def build(cfg: DictConfig) -> Run:
     data = instantiate(cfg.data, input_spec=backbone.input_spec)
     head = instantiate(cfg.head, in_features=backbone.num_features, num_classes=data.num_classes)
     schedule = instantiate(cfg.schedule, layers=backbone.cuts)
+    loss = instantiate(cfg.loss, counts=list(data.counts["train"].values()))
+    if isinstance(loss, nn.CrossEntropyLoss if data.multilabel else nn.BCEWithLogitsLoss):
+        raise UserError(
+            f"an image of this data has {'several labels: take loss=bce' if data.multilabel else 'one label: take loss=cross_entropy'}"
+        )
     optimizer = instantiate(cfg.optimizer)
     model = FineTuner(
         backbone,
@@ -56,7 +63,7 @@ def build(cfg: DictConfig) -> Run:
         optimizer=optimizer,
         lr_scale=schedule.lr_scale,
         lr_scheduler=instantiate(cfg.lr_scheduler),
-        loss=instantiate(cfg.loss, counts=list(data.counts["train"].values())),
+        loss=loss,
         multilabel=data.multilabel,
     ).to(memory_format=torch.channels_last)  # convolutions run faster so, on CPU and GPU alike
     callbacks = [StagedFinetuning(schedule), *(instantiate(callback) for callback in cfg.callbacks.values())]

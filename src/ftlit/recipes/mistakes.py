@@ -45,7 +45,7 @@ def _one_line(error: BaseException) -> str:
 def _wrong_option(error: MissingConfigException) -> UserError:
     """`backbone=resnet51`: Hydra lists the options; the nearest goes in front."""
     missing = re.search(r"Could not find '(.+)/(.+)'", str(error))
-    options = error.options or []
+    options = [option for option in error.options or [] if not option.startswith("_")]
     return unknown(f"option of {missing[1]}", missing[2], options) if missing and options else UserError(_one_line(error))
 
 
@@ -56,8 +56,8 @@ def _wrong_override(chain: list[BaseException]) -> UserError:
         if found := re.search(pattern, text):
             name = found[1] if found.groups() else (re.search(r"override '([^']+)'", text) or [None, ""])[1]
             name = str(name).split("@")[0]
-            names = [known for known in _names() if known.count(".") == name.count(".")]
-            return unknown("option", name, [known for known in names if known.rpartition(".")[0] == name.rpartition(".")[0]] or names)
+            parent, known = name.rpartition(".")[0], list(_names())
+            return unknown("option", name, [other for other in known if other.rpartition(".")[0] == parent])
     return UserError(_one_line(chain[-1]))
 
 
@@ -74,7 +74,7 @@ def _names() -> list[str]:
 
 
 def _keys(node: Any, prefix: str = "") -> Iterator[str]:
-    for key in map(str, node):
+    for key in (key for key in map(str, node) if not key.startswith("_")):
         yield f"{prefix}{key}"
         child = node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
@@ -14,6 +15,8 @@ from rich.table import Table
 
 from ftlit.backbone import Backbone
 from ftlit.errors import shorten
+
+TOLD = ("scenario", "experiment", "backbone", "head", "loss", "data", "schedule", "optimizer", "lr_scheduler", "trainer")
 
 
 def write_folder(cfg: DictConfig, class_names: list[str]) -> None:
@@ -28,7 +31,9 @@ def say_plan(cfg: DictConfig, backbone: Backbone, data: Any, stages: list[str], 
     """Print what is going to happen: weights, input, data, what trains from when at what rate, and how to resume."""
     spec, shape = backbone.input_spec, "x".join(map(str, backbone.code_shapes[backbone.cuts[-1]]))
     size = sum(parameter.numel() for parameter in backbone.parameters())
+    choices = HydraConfig.get().runtime.choices
     rows = [
+        ("ftlit", ", ".join(f"{group}={choices[group]}" for group in TOLD if choices.get(group))),
         (
             "backbone",
             f"{cfg.backbone.get('name', cfg.backbone._target_)}: {shorten(backbone.cuts)}; {size:,} parameters; weights: {backbone.origin}",

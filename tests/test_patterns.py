@@ -1,0 +1,107 @@
+"""Laws of patterns: what covers what, first match wins, every name covered, every pattern used."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ftlit.errors import UserError
+from ftlit.patterns import covers, first_match, select
+
+NAMES = ["backbone.layer1.0.weight", "backbone.layer1.0.bias", "backbone.layer10.weight", "backbone.layer10.bias", "head.weight", "head.bias"]
+part = st.sampled_from(["a", "b", "aa", "0", "1", "10"])
+names = st.lists(st.lists(part, min_size=1, max_size=4).map(".".join), min_size=1, max_size=12, unique=True)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "covered"),
+    [
+        ("head.weight", [4]),
+        ("head", [4, 5]),
+        ("backbone.layer1", [0, 1]),
+        ("backbone.layer1.0", [0, 1]),
+        ("backbone", [0, 1, 2, 3]),
+        ("*.bias", [1, 3, 5]),
+        ("backbone.layer*", [0, 1, 2, 3]),
+        ("backbone.layer[12]", [0, 1]),
+        ("backbone.layer1?", [2, 3]),
+        ("*", [0, 1, 2, 3, 4, 5]),
+        ("layer1", []),
+        ("hea", []),
+        ("head.", []),
+        ("Head", []),
+    ],
+)
+def test_a_pattern_names_a_parameter_a_module_above_it_or_is_a_glob_over_either(pattern, covered):
+    assert [i for i, name in enumerate(NAMES) if covers(pattern, name)] == covered
+
+
+@given(names)
+def test_every_parameter_and_every_module_above_it_covers_exactly_what_lies_at_or_below_it(names):
+    for name in names:
+        parts = name.split(".")
+        for depth in range(1, len(parts) + 1):
+            below = [other for other in names if other.split(".")[:depth] == parts[:depth]]
+            assert [other for other in names if covers(".".join(parts[:depth]), other)] == below
+
+
+@given(names, st.data())
+def test_selected_names_keep_their_own_order_whatever_that_of_the_patterns(names, data):
+    patterns = data.draw(st.lists(st.sampled_from(names), min_size=1))
+    assert select(patterns, names) == [name for name in names if any(covers(pattern, name) for pattern in patterns)]
+
+
+def test_names_may_come_from_an_iterator():
+    assert select(["head", "*.bias"], iter(NAMES)) == [NAMES[i] for i in (1, 3, 4, 5)]
+    assert set(first_match([("*", 1)], iter(NAMES))) == set(NAMES)
+
+
+def test_the_first_rule_that_covers_a_name_wins():
+    rules = [("head.bias", "a"), ("*.bias", "b"), ("head", "c"), ("*", "d")]
+    assert [value for _, value in first_match(rules, NAMES).values()] == ["d", "b", "d", "b", "c", "a"]
+
+
+@given(names, st.data())
+def test_first_match_says_yes_only_where_every_name_is_covered_and_every_rule_is_the_first_for_some_name(names, data):
+    patterns = [*data.draw(st.lists(st.sampled_from([*names, "a", "*.0", "b*"]))), *data.draw(st.sampled_from([["*"], []]))]
+    rules = list(enumerate(patterns))
+    firsts = [next((i for i, pattern in rules if covers(pattern, name)), None) for name in names]
+    if None not in firsts and set(firsts) == set(range(len(patterns))):
+        matched = first_match([(pattern, i) for i, pattern in rules], names)
+        assert matched == {name: (patterns[i], i) for name, i in zip(names, firsts, strict=True)}
+    else:
+        with pytest.raises(UserError):
+            first_match([(pattern, i) for i, pattern in rules], names)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "meant"),
+    [
+        ("backbone.layr1", "backbone.layer1"),
+        ("hed", "head"),
+        ("layer10", "backbone.layer10"),
+        ("head.wieght", "head.weight"),
+    ],
+)
+def test_an_idle_pattern_is_a_typing_error_and_the_nearest_name_is_said(pattern, meant):
+    for use in (lambda: select(["head", pattern], NAMES), lambda: first_match([(pattern, 1), ("*", 1)], NAMES)):
+        with pytest.raises(UserError) as caught:
+            use()
+        assert str(caught.value).startswith(f"pattern {pattern!r} covers no parameter: did you mean {meant!r}?")
+
+
+def test_where_nothing_is_near_the_error_still_says_what_there_is():
+    with pytest.raises(UserError, match="'qqqqqq' covers no parameter: there are: backbone, backbone.layer1, backbone.layer10, head, "):
+        select(["qqqqqq"], NAMES)
+
+
+def test_an_orphan_is_named_with_the_patterns_given():
+    with pytest.raises(UserError, match=r"no pattern covers parameter 'backbone.layer1.0.weight' \(patterns: head, \*.bias\)"):
+        first_match([("head", 1), ("*.bias", 1)], NAMES)
+
+
+@pytest.mark.parametrize(
+    "rules", [["*", "head"], ["head", "*", "head.bias"], ["head.weight", "head.bias", "head", "*"], ["head", "head", "*"]]
+)
+def test_a_pattern_behind_others_that_take_all_of_its_names_is_idle(rules):
+    with pytest.raises(UserError, match="is idle: the patterns before it cover all that it covers"):
+        first_match([(pattern, i) for i, pattern in enumerate(rules)], NAMES)

@@ -1,0 +1,157 @@
+"""Law 3: frozen means frozen. Parameters, statistics and dropout stand still, whoever calls `.train()`."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from ftlit.errors import UserError
+from ftlit.trainable import set_modes, set_trainable
+
+
+def layer(width: int = 4) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width), nn.Dropout(0.5), nn.ReLU())
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(layer(), layer(), nn.Dropout(0.5), nn.Linear(4, 2))
+
+
+def modes(module: nn.Module) -> dict[str, bool]:
+    return {name: child.training for name, child in module.named_modules()}
+
+
+def train(module: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 3) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        module(torch.randn(8, 4)).square().sum().backward()
+        optimizer.step()
+
+
+subsets = st.sets(st.sampled_from(["0", "1", "3", "0.0", "1.1.bias", "3.weight"]), min_size=1).map(sorted)
+
+
+def test_exactly_what_the_patterns_cover_trains():
+    model = net()
+    set_trainable(model, ["1", "3.bias"])
+    assert [n for n, p in model.named_parameters() if p.requires_grad] == ["1.0.weight", "1.0.bias", "1.1.weight", "1.1.bias", "3.bias"]
+
+
+def test_frozen_parameters_and_statistics_and_the_outputs_of_a_frozen_prefix_do_not_change():
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    train(model, optimizer)  # so that momentum would move what is frozen later
+    set_trainable(model, ["3"])
+    frozen, x = deepcopy(model[:3].state_dict()), torch.randn(5, 4)
+    before, head = model[:2](x), model[3].weight.clone()
+    model.train()
+    set_modes(model)
+    train(model, optimizer)
+    assert all(torch.equal(tensor, frozen[name]) for name, tensor in model[:3].state_dict().items())
+    assert torch.equal(model[:2](x), before)
+    assert not torch.equal(model[3].weight, head)
+
+
+def test_what_trains_has_live_statistics_and_live_dropout():
+    model = net()
+    set_trainable(model, ["1", "3"])
+    before, x = deepcopy(model.state_dict()), torch.ones(8, 4)
+    assert not torch.equal(model[1](x), model[1](x))
+    assert model[1][1].num_batches_tracked == before["1.1.num_batches_tracked"] + 2
+    assert torch.equal(model[0](x), model[0](x))
+
+
+def test_dropout_inside_what_is_frozen_is_off_and_dropout_beside_it_goes_with_the_module_that_holds_both():
+    model = net()
+    set_trainable(model, ["3"])
+    assert [model[0][2].training, model[1][2].training, model[2].training] == [False, False, True]
+    nested = nn.Sequential(nn.Sequential(layer(), nn.Dropout(0.5)), nn.Linear(4, 2))
+    set_trainable(nested, ["1"])
+    assert not nested[0][1].training
+
+
+def test_a_module_of_which_a_part_trains_is_in_training_mode_and_its_frozen_children_are_not():
+    model = net()
+    set_trainable(model, ["1.0.bias", "3"])
+    assert modes(model) == {
+        **{"": True, "0": False, "0.0": False, "0.1": False, "0.2": False, "0.3": False},
+        **{"1": True, "1.0": True, "1.1": False, "1.2": True, "1.3": True, "2": True, "3": True},
+    }
+
+
+def test_what_is_frozen_has_no_gradient_and_what_trains_keeps_its_own():
+    model = net()
+    model(torch.randn(8, 4)).sum().backward()
+    kept = {name: parameter.grad for name, parameter in model.named_parameters()}
+    set_trainable(model, ["1", "3"])
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is (None if name.startswith("0") else kept[name])
+
+
+def test_no_module_without_parameters_keeps_a_wrong_mode_when_all_is_frozen_or_all_trains():
+    model = net()
+    set_trainable(model, ["*"])
+    assert all(modes(model).values())
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    set_modes(model)
+    assert not any(modes(model).values())
+
+
+@given(subsets, subsets)
+def test_it_returns_whether_any_parameter_changed_sides_and_the_last_call_alone_decides(first, second):
+    model, fresh = net(), net()
+    set_trainable(model, first)
+    before = [parameter.requires_grad for parameter in model.parameters()]
+    assert not set_trainable(model, first)
+    changed = set_trainable(model, second)
+    after = [parameter.requires_grad for parameter in model.parameters()]
+    assert changed == (before != after)
+    set_trainable(fresh, second)
+    assert modes(model) == modes(fresh)
+    assert after == [parameter.requires_grad for parameter in fresh.parameters()]
+
+
+@given(subsets, st.booleans())
+def test_set_modes_is_idempotent_and_undoes_train_and_eval(patterns, mode):
+    model = net()
+    set_trainable(model, patterns)
+    wanted = modes(model)
+    set_modes(model)
+    assert modes(model) == wanted
+    model.train(mode)
+    set_modes(model)
+    assert modes(model) == wanted
+
+
+class Tied(nn.Module):
+    """A decoder that shares the embedding's weight, under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.inner, self.decoder = nn.Embedding(5, 3), nn.Linear(3, 3), nn.Linear(3, 5, bias=False)
+        self.decoder.weight = self.embedding.weight
+
+
+@pytest.mark.parametrize("name", ["embedding", "decoder", "decoder.weight"])
+def test_a_parameter_with_two_names_trains_if_either_is_covered(name):
+    model = Tied()
+    assert set_trainable(model, [name])
+    assert model.embedding.weight.requires_grad and not model.inner.weight.requires_grad
+    assert model.embedding.training and model.decoder.training and not model.inner.training
+    assert not set_trainable(model, ["embedding"])
+    assert set_trainable(model, ["inner"])
+    assert not model.embedding.weight.requires_grad and not model.decoder.training
+
+
+def test_an_idle_pattern_is_an_error_and_nothing_is_changed():
+    model = net()
+    set_trainable(model, ["3"])
+    before = modes(model), [parameter.requires_grad for parameter in model.parameters()]
+    with pytest.raises(UserError, match="'layer9' covers no parameter"):
+        set_trainable(model, ["0", "layer9"])
+    assert before == (modes(model), [parameter.requires_grad for parameter in model.parameters()])
