@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import Any
 
-from ftlit.errors import UserError
+from ftlit.errors import UserError, unknown
 from ftlit.patterns import first_match, select
 
 LrScale = Sequence[tuple[str, float]]
@@ -139,15 +139,25 @@ def explicit(layers: Sequence[str], *, stages: Sequence[Mapping[str, Any]], lr_s
         layers: the backbone's layers.
         stages: mappings with the fields of `Stage`.
         lr_scale: pattern -> factor; the first that covers a parameter wins. 1 for everything by default.
+
+    Raises:
+        UserError: as `Stage` and `Schedule`, or a field that a stage has not.
     """
 
     def full(pattern: str) -> str:
         names_layer = any(pattern == layer or pattern.startswith(f"{layer}.") or fnmatchcase(layer, pattern) for layer in layers)
         return f"backbone.{pattern}" if names_layer and pattern != "*" else pattern
 
-    made = [Stage([full(pattern) for pattern in stage["train"]], stage.get("epoch", 0), stage.get("name", "")) for stage in stages]
+    def made(fields: Mapping[str, Any]) -> Stage:
+        for field in fields:
+            if field not in (known := ("train", "epoch", "name")):
+                raise unknown("field of a stage", field, known)
+        train = fields.get("train") or ()
+        patterns = [full(pattern) for pattern in ([train] if isinstance(train, str) else train)]
+        return Stage(patterns, fields.get("epoch", 0), fields.get("name", ""))
+
     scales = [(full(pattern), factor) for pattern, factor in (lr_scale or {"*": 1.0}).items()]
-    return Schedule(made, scales)
+    return Schedule([made(fields) for fields in stages], scales)
 
 
 def plan(schedule: Schedule, sizes: Mapping[str, int], rates: Mapping[str, float]) -> list[str]:

@@ -1,6 +1,7 @@
 """From config to metrics, one page: backbone, data, head, schedule, then the plan, training, and a table."""
 
 import logging
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from ftlit.lit.staging import StagedFinetuning
 from ftlit.recipes import words
 from ftlit.recipes.binding import bind
 from ftlit.schedule import Schedule, plan
+
+INTERRUPTED = 130  # the shells' status for a program that Ctrl-C ended
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,14 @@ def fit(cfg: DictConfig, run: Run) -> float:
     """Print the plan, train, evaluate the best checkpoint on val and test, print the table. Returns val accuracy."""
     if run.trainer.is_global_zero:
         words.write_folder(cfg, run.data.class_names)
+        words.keep_metrics(cfg)
         words.say_plan(cfg, run.model.backbone, run.data, plan_of(run), run.resume_from)
     started = time.perf_counter()
-    run.trainer.fit(run.model, run.data, ckpt_path=run.resume_from)
+    try:
+        run.trainer.fit(run.model, run.data, ckpt_path=run.resume_from)
+    except SystemExit:  # Lightning's answer to Ctrl-C, after the last checkpoint is saved
+        words.say_interrupted(cfg)
+        sys.exit(INTERRUPTED)
     seconds = time.perf_counter() - started
     best = getattr(run.trainer.checkpoint_callback, "best_model_path", None) or None
     results = {

@@ -4,10 +4,12 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
@@ -25,6 +27,20 @@ def write_folder(cfg: DictConfig, class_names: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
     (folder / "class_names.json").write_text(json.dumps(class_names, ensure_ascii=False, indent=1))
+
+
+def keep_metrics(cfg: DictConfig) -> None:
+    """Move the metrics of an interrupted run aside, to `metrics.1.csv` and so on: the logger begins a new file."""
+    old = Path(cfg.paths.run, "metrics.csv")
+    if old.exists():
+        free = next(path for i in count(1) if not (path := old.with_name(f"metrics.{i}.csv")).exists())
+        old.rename(free)
+
+
+def say_interrupted(cfg: DictConfig) -> None:
+    """Print how to go on after Ctrl-C."""
+    if rank_zero_only.rank == 0:
+        console().print(f"interrupted; the last checkpoint is saved. To go on: {escape(resume_command(cfg))}", soft_wrap=True)
 
 
 def say_plan(cfg: DictConfig, backbone: Backbone, data: Any, stages: list[str], resume_from: Path | None) -> None:
@@ -62,9 +78,10 @@ def say_plan(cfg: DictConfig, backbone: Backbone, data: Any, stages: list[str], 
 
 def resume_command(cfg: DictConfig) -> str:
     """The command that goes on with this run after it was interrupted."""
-    program = "ftlit train" if Path(sys.argv[0]).name == "main.py" else f"python {sys.argv[0]}"
-    arguments = [argument for argument in sys.argv[1:] if not argument.startswith(("hydra.run.dir=", "resume=", "-m", "--multirun"))]
-    return shlex.join([*program.split(), *arguments, f"hydra.run.dir={cfg.paths.run}", "resume=true"])
+    program = "ftlit train" if Path(sys.argv[0]).name == "main.py" else f"python {shlex.quote(sys.argv[0])}"
+    # of this job: under -m the command line names all of them
+    arguments = [argument for argument in HydraConfig.get().overrides.task if not argument.startswith("resume=")]
+    return f"{program} " + shlex.join([*arguments, f"hydra.run.dir={cfg.paths.run}", "resume=true"])
 
 
 def say_results(cfg: DictConfig, results: Mapping[str, float], seconds: float) -> None:

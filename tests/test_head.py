@@ -1,0 +1,66 @@
+"""Heads: what each computes, its shapes, and what it cannot take."""
+
+import pytest
+import torch
+from torch import nn
+
+from ftlit.errors import UserError
+from ftlit.head import ConvHead, LinearHead, MLPHead
+
+VECTORS, MAPS, TOKENS = torch.randn(5, 6), torch.randn(5, 6, 3, 4), torch.randn(5, 7, 6)
+
+
+def test_linear_is_one_linear_layer():
+    head = LinearHead(6, 3)
+    assert torch.equal(head(VECTORS), VECTORS @ head.weight.T + head.bias) or torch.allclose(head(VECTORS), VECTORS @ head.weight.T + head.bias)
+    assert {name: tuple(p.shape) for name, p in head.named_parameters()} == {"weight": (3, 6), "bias": (3,)}
+
+
+@pytest.mark.parametrize("hidden", [[], [4], [8, 4, 2]])
+def test_mlp_is_linear_relu_for_each_width_and_a_linear_layer_at_the_end(hidden):
+    head = MLPHead(6, 3, hidden=hidden).eval()
+    linears = [module for module in head.modules() if isinstance(module, nn.Linear)]
+    assert [(m.in_features, m.out_features) for m in linears] == list(zip([6, *hidden], [*hidden, 3], strict=True))
+    expected = VECTORS
+    for linear in linears[:-1]:
+        expected = linear(expected).relu()
+    assert torch.equal(head(VECTORS), linears[-1](expected))
+
+
+def test_mlp_drops_hidden_values_in_training_and_only_then():
+    head = MLPHead(6, 3, hidden=[64], dropout=0.5)
+    assert not torch.equal(head(VECTORS), head(VECTORS))
+    assert torch.equal(head.eval()(VECTORS), head(VECTORS))
+    never = MLPHead(6, 3, hidden=[64], dropout=0)
+    assert torch.equal(never(VECTORS), never(VECTORS))
+
+
+@pytest.mark.parametrize(("hidden", "dropout"), [([0], 0.2), ([4, -1], 0.2), ([4], 1.0), ([4], -0.1), ([], 2.0)])
+def test_mlp_says_what_widths_and_dropout_may_be(hidden, dropout):
+    with pytest.raises(UserError, match=r"widths are at least 1, dropout is in \[0, 1\)"):
+        MLPHead(6, 3, hidden=hidden, dropout=dropout)
+
+
+def test_conv_keeps_the_places_until_its_mean_over_them():
+    head = ConvHead(6, 3, channels=8).eval()
+    convolution, norm, _ = head.conv
+    expected = head.linear(norm(convolution(MAPS)).relu().mean((2, 3)))
+    assert torch.equal(head(MAPS), expected) and expected.shape == (5, 3)
+    assert (convolution.kernel_size, convolution.out_channels) == ((3, 3), 8)
+    assert head(MAPS[:, :, :1, :1]).shape == (5, 3)  # a map of one place is a map
+
+
+@pytest.mark.parametrize(("codes", "shape"), [(VECTORS, r"\(6,\)"), (TOKENS, r"\(7, 6\)")])
+def test_conv_says_what_to_do_where_the_codes_are_no_map(codes, shape):
+    with pytest.raises(UserError, match=f"needs a map at the cut, but the codes have shape {shape}: cut lower, or take head=linear"):
+        ConvHead(6, 3)(codes)
+
+
+@pytest.mark.parametrize(("channels", "dropout"), [(0, 0.0), (8, 1.0), (8, -0.1)])
+def test_conv_says_what_channels_and_dropout_may_be(channels, dropout):
+    with pytest.raises(UserError, match=r"channels is at least 1, dropout in \[0, 1\)"):
+        ConvHead(6, 3, channels=channels, dropout=dropout)
+
+
+def test_only_conv_takes_codes_as_they_come_out_at_the_cut():
+    assert [getattr(head(6, 3), "takes_map", False) for head in (LinearHead, MLPHead, ConvHead)] == [False, False, True]

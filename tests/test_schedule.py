@@ -1,0 +1,182 @@
+"""Law 4 and the factories: which parameters train from when, at which share of the base rate."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ftlit.errors import UserError
+from ftlit.schedule import Schedule, Stage, all_at_once, explicit, head_only, head_then_all, last_k, layer_scales, plan, top_down
+
+LAYERS = ["stem", "layer1", "layer2", "layer3", "encoder.4"]
+EVEN = [("head", 1.0), *((f"backbone.{layer}", 0.1) for layer in reversed(LAYERS))]
+HALVED = [("head", 1.0), *((f"backbone.{layer}", 0.4 * 0.5**depth) for depth, layer in enumerate(reversed(LAYERS)))]
+SIZES = {f"backbone.{layer}.weight": 10**i for i, layer in enumerate(LAYERS)} | {"head.weight": 200_000}
+
+
+def stages(schedule: Schedule) -> list[tuple[int, list[str]]]:
+    return [(stage.epoch, [pattern.removeprefix("backbone.") for pattern in stage.train]) for stage in schedule.stages]
+
+
+@given(st.lists(st.integers(1, 30), unique=True, max_size=6).map(sorted), st.integers(0, 40))
+def test_the_stage_in_force_is_the_last_one_begun_whatever_was_asked_before(later, epoch):
+    epochs = [0, *later]
+    schedule = Schedule([Stage(["*"], epoch=e) for e in epochs])
+    expected = sum(e <= epoch for e in epochs) - 1
+    asked = [schedule.stage_at(e) for e in (epoch, 40, 0, epoch)]
+    assert asked == [expected, len(later), 0, expected]
+
+
+def test_head_only():
+    schedule = head_only(LAYERS)
+    assert stages(schedule) == [(0, ["head"])]
+    assert list(schedule.lr_scale) == [("head", 1.0), *((f"backbone.{layer}", 1.0) for layer in reversed(LAYERS))]
+
+
+def test_all_at_once():
+    schedule = all_at_once(LAYERS, scale=0.4, decay=0.5)
+    assert stages(schedule) == [(0, ["*"])]
+    assert list(schedule.lr_scale) == HALVED
+
+
+def test_head_then_all():
+    schedule = head_then_all(LAYERS, epoch=3, scale=0.4, decay=0.5)
+    assert stages(schedule) == [(0, ["head"]), (3, ["*"])]
+    assert list(schedule.lr_scale) == HALVED
+
+
+def test_last_k():
+    schedule = last_k(LAYERS, k=2, epoch=4, scale=0.1, decay=1.0)
+    assert stages(schedule) == [(0, ["head"]), (4, ["head", "layer3", "encoder.4"])]
+    assert list(schedule.lr_scale) == EVEN
+
+
+@pytest.mark.parametrize("k", [-1, 0, 6])
+def test_last_k_takes_one_to_all_layers(k):
+    assert stages(last_k(LAYERS, k=5))[-1][1] == ["head", *LAYERS]
+    with pytest.raises(UserError, match=f"k={k}: this backbone has 5 layers, give 1 to 5"):
+        last_k(LAYERS, k=k)
+
+
+def test_top_down():
+    schedule = top_down(LAYERS, every=2, epoch=3, scale=0.4, decay=0.5)
+    assert stages(schedule) == [
+        (0, ["head"]),
+        (3, ["head", "encoder.4"]),
+        (5, ["head", "layer3", "encoder.4"]),
+        (7, ["head", "layer2", "layer3", "encoder.4"]),
+        (9, ["head", "layer1", "layer2", "layer3", "encoder.4"]),
+        (11, ["head", "stem", "layer1", "layer2", "layer3", "encoder.4"]),
+    ]
+    assert list(schedule.lr_scale) == HALVED
+
+
+def test_top_down_needs_time_between_its_stages():
+    with pytest.raises(UserError, match=r"\[0, 1, 1, 1, 1, 1\]"):
+        top_down(LAYERS, every=0)
+
+
+def test_scales_fall_from_the_head_to_the_lowest_layer_and_the_modules_may_have_other_names():
+    assert layer_scales(["a", "b", "c"], 0.5, 0.5, backbone="encoder", head="out") == [
+        *[("out", 1.0), ("encoder.c", 0.5), ("encoder.b", 0.25), ("encoder.a", 0.125)]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given_pattern", "meant"),
+    [
+        ("stem", "backbone.stem"),
+        ("encoder.4", "backbone.encoder.4"),
+        ("layer1.0.conv1", "backbone.layer1.0.conv1"),
+        ("layer[12]", "backbone.layer[12]"),
+        ("layer*", "backbone.layer*"),
+        ("head", "head"),
+        ("*", "*"),
+        ("*.bias", "*.bias"),
+        ("backbone.stem", "backbone.stem"),
+        ("layer", "layer"),
+    ],
+)
+def test_explicit_takes_a_layers_name_for_the_backbones_layer(given_pattern, meant):
+    schedule = explicit(LAYERS, stages=[{"train": [given_pattern]}], lr_scale={"head.bias": 1, given_pattern: 0.1})
+    assert schedule.stages == (Stage([meant]),)
+    assert dict(schedule.lr_scale)[meant] == 0.1
+
+
+def test_explicit_stages_have_the_fields_of_a_stage():
+    schedule = explicit(LAYERS, stages=[{"train": ["head"]}, {"train": ["*"], "epoch": 4, "name": "all"}])
+    assert schedule == Schedule([Stage(["head"]), Stage(["*"], epoch=4, name="all")], [("*", 1.0)])
+
+
+def test_explicit_takes_one_pattern_without_a_list_as_a_stage_does():
+    assert explicit(LAYERS, stages=[{"train": "layer1"}]).stages == (Stage("backbone.layer1"),)
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        ({"train": ["head"], "epochs": 2}, "no field of a stage 'epochs': did you mean 'epoch'?"),
+        ({"trian": ["head"]}, "no field of a stage 'trian': did you mean 'train'?"),
+        ({"name": "warm-up"}, "stage 'warm-up' trains nothing"),
+    ],
+)
+def test_a_misspelt_or_missing_field_of_an_explicit_stage_is_an_error(stage, said):
+    with pytest.raises(UserError) as caught:
+        explicit(LAYERS, stages=[stage])
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize("epochs", [[], [1], [0, 0], [0, 3, 2], [0, 2, 2]])
+def test_stages_out_of_order_are_an_error(epochs):
+    with pytest.raises(UserError, match="the first must begin at 0 and each later one after the one before"):
+        Schedule([Stage(["*"], epoch=epoch) for epoch in epochs])
+
+
+@pytest.mark.parametrize("factor", [0, -1, float("nan")])
+def test_a_factor_is_above_0(factor):
+    with pytest.raises(UserError, match="give a number above 0; to freeze, leave it out of `train`"):
+        Schedule([Stage(["*"])], [("head", factor), ("*", 1.0)])
+
+
+@pytest.mark.parametrize("epoch", [-1, 1.0, "1", None])
+def test_a_stage_begins_at_a_whole_number_from_0(epoch):
+    with pytest.raises(UserError, match="give a whole number from 0"):
+        Stage(["*"], epoch=epoch)
+
+
+def test_a_stage_trains_something_and_one_pattern_needs_no_list():
+    assert Stage("head") == Stage(["head"]) and Stage(["head", "*.bias"]).name == "head + *.bias"
+    with pytest.raises(UserError, match="trains nothing"):
+        Stage([])
+
+
+@pytest.mark.parametrize("max_epochs", [0, 1, 3])
+def test_a_last_stage_that_training_never_reaches_is_an_error(max_epochs):
+    with pytest.raises(UserError, match=f"stage 'all' begins at epoch 3, which max_epochs={max_epochs} never reaches"):
+        head_then_all(LAYERS, epoch=3).check_reached(max_epochs)
+
+
+@pytest.mark.parametrize("max_epochs", [4, 100, -1, None])
+def test_a_last_stage_of_one_epoch_is_reached_and_training_without_end_reaches_all(max_epochs):
+    head_then_all(LAYERS, epoch=3).check_reached(max_epochs)
+
+
+def test_the_plan_says_from_when_what_how_much_and_at_what_rate():
+    schedule = last_k(LAYERS, k=2, epoch=2, scale=0.5, decay=0.5)
+    rates = {pattern: 0.01 * factor for pattern, factor in schedule.lr_scale}
+    assert plan(schedule, SIZES, rates) == [
+        "epoch 0   head: 200,000 of 211,111 parameters train, head at 1.0e-02",
+        "epoch 2   head + layer3..encoder.4: 211,000 of 211,111 parameters train, "
+        "head at 1.0e-02, backbone.encoder.4 at 5.0e-03, backbone.layer3 at 2.5e-03",
+    ]
+
+
+def test_the_plan_puts_groups_of_one_rate_together():
+    schedule = all_at_once(LAYERS, scale=0.1)
+    (line,) = plan(schedule, SIZES, dict(schedule.lr_scale))
+    assert line.endswith(": 211,111 of 211,111 parameters train, head at 1.0e+00, backbone.encoder.4 .. backbone.stem at 1.0e-01")
+
+
+def test_the_plan_finds_an_idle_pattern_of_any_stage():
+    schedule = Schedule([Stage(["head"]), Stage(["head", "backbone.layr3"], epoch=1)])
+    with pytest.raises(UserError, match=r"did you mean 'backbone\.layer3'"):
+        plan(schedule, SIZES, {"*": 0.1})
