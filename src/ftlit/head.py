@@ -51,6 +51,8 @@ class ConvHead(nn.Module):
     takes_map = True
 
     def __init__(self, in_features: int, num_classes: int, *, channels: int = 128, dropout: float = 0.0) -> None:
+        if not 0 <= dropout < 1 or channels < 1:
+            raise UserError(f"conv head with channels {channels} and dropout {dropout}: channels is at least 1, dropout in [0, 1)")
         super().__init__()
         self.conv = nn.Sequential(nn.Conv2d(in_features, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
         self.dropout = nn.Dropout(dropout)

@@ -34,5 +34,6 @@ def _weights(counts: Sequence[int], how: str | None) -> torch.Tensor | None:
         return None
     if how != "balanced":
         raise unknown("class_weights", how, ["balanced", "null"])
-    images = torch.tensor(counts, dtype=torch.float32)
-    return images.sum() / (len(counts) * images)
+    # a class can be without training images (val or test have it): as if it had one, or its weight, and with it val/loss, were infinite
+    images = torch.tensor(counts, dtype=torch.float32).clamp(min=1)
+    return sum(counts) / (len(counts) * images)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
@@ -37,10 +37,10 @@ def keep_metrics(cfg: DictConfig) -> None:
         old.rename(free)
 
 
+@rank_zero_only
 def say_interrupted(cfg: DictConfig) -> None:
     """Print how to go on after Ctrl-C."""
-    if rank_zero_only.rank == 0:
-        console().print(f"interrupted; the last checkpoint is saved. To go on: {escape(resume_command(cfg))}", soft_wrap=True)
+    console().print(f"interrupted; the last checkpoint is saved. To go on: {escape(resume_command(cfg))}", soft_wrap=True)
 
 
 def say_plan(cfg: DictConfig, backbone: Backbone, data: Any, stages: list[str], resume_from: Path | None) -> None:
