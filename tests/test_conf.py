@@ -1,0 +1,220 @@
+"""Law 11: every option of every group composes and binds to its target's signature; and a person's mistake is one line."""
+
+import inspect
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import get_object, instantiate
+from lightning.pytorch import Trainer
+from omegaconf import DictConfig, OmegaConf
+
+import ftlit
+from ftlit.backbone import Backbone
+from ftlit.recipes.binding import bind
+from ftlit.recipes.main import RECIPES
+from ftlit.recipes.mistakes import as_user_error
+from ftlit.schedule import Schedule
+
+CONF = Path(ftlit.__file__).parents[2] / "conf"
+# recursive: hydra/job_logging/none.yaml is the option `none` of the group hydra/job_logging
+OPTIONS: dict[str, list[str]] = {}
+for path in sorted(CONF.rglob("*.yaml")):
+    if path.parent != CONF and not path.name.startswith("_"):
+        OPTIONS.setdefault(str(path.parent.relative_to(CONF)), []).append(path.stem)
+EVERY = [(group, option) for group, options in OPTIONS.items() for option in options]
+# what an option leaves to the person: the values without which it is refused
+NEEDED = {
+    ("data", "folder"): ["data.root=photos"],
+    ("data", "csv"): ["data.csv=photos.csv"],
+    ("data", "torchvision"): ["data.name=CIFAR10"],
+    ("schedule", "explicit"): ["schedule.stages=[{train: [head]}, {train: ['*'], epoch: 2}]"],
+}
+# what the recipe calls an option of a group with: the plug-in contract
+LAYERS = ("stem", "layer1")
+CALLED_WITH = {
+    "backbone": {},
+    "data": {"input_spec": ftlit.InputSpec()},
+    "head": {"in_features": 4, "num_classes": 3},
+    "loss": {"counts": [2, 1, 1]},
+    "schedule": {"layers": LAYERS},
+    "trainer": {"callbacks": [], "logger": []},
+}
+
+
+@pytest.fixture(autouse=True)
+def hydra():
+    """Hydra as the command line has it; forgotten after each test."""
+    GlobalHydra.instance().clear()
+    with initialize_config_module("ftlit.conf", version_base="1.3"):
+        yield
+    GlobalHydra.instance().clear()
+
+
+def composed(*overrides: str) -> DictConfig:
+    return compose("train", overrides=["paths.run=somewhere", *overrides])
+
+
+def option(group: str, name: str) -> DictConfig:
+    return composed(f"{group}={name}", *NEEDED.get((group, name), []))
+
+
+def said(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> str:
+    """What a person reads after `train.py <overrides>`."""
+    monkeypatch.setattr(sys, "argv", ["train.py", *overrides])
+    with pytest.raises(Exception) as caught:
+        bind(composed(*overrides))
+    mistake = as_user_error(caught.value)
+    assert mistake is not None and "\n" not in str(mistake)
+    return str(mistake)
+
+
+@pytest.mark.parametrize(("group", "name"), [pair for pair in EVERY if not pair[0].startswith("hydra")])
+def test_every_option_of_every_group_composes_and_binds(group, name):
+    cfg = option(group, name)
+    bind(cfg)
+    OmegaConf.to_container(cfg, resolve=True)  # every ${...} leads somewhere
+    assert cfg.recipe in RECIPES
+
+
+@pytest.mark.parametrize(("group", "name"), [pair for pair in EVERY if pair[0].startswith("hydra/")])
+def test_every_logging_option_composes(group, name):
+    assert OmegaConf.is_dict(compose("train", overrides=[f"{group}={name}"], return_hydra_config=True).hydra[group.split("/")[1]])
+
+
+@pytest.mark.parametrize(("group", "name"), [pair for pair in EVERY if pair[0] in CALLED_WITH])
+def test_every_option_can_be_called_as_the_recipe_calls_it(group, name):
+    node = option(group, name)[group]
+    arguments = {str(key): node[key] for key in node if not str(key).startswith("_")}
+    assert not set(arguments) & set(CALLED_WITH[group])
+    inspect.signature(get_object(node["_target_"])).bind(**arguments, **CALLED_WITH[group])
+
+
+@pytest.mark.parametrize("name", OPTIONS["head"])
+def test_a_head_makes_logits_of_codes(name):
+    head = instantiate(option("head", name).head, in_features=4, num_classes=3)
+    codes = torch.randn(2, 4, 3, 3) if getattr(head, "takes_map", False) else torch.randn(2, 4)
+    assert head(codes).shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", OPTIONS["loss"])
+def test_a_loss_makes_a_number_of_logits_and_targets(name):
+    loss = instantiate(option("loss", name).loss, counts=[2, 1, 1])
+    assert loss(torch.randn(4, 3), torch.eye(3)[[0, 0, 1, 2]]).ndim == 0
+
+
+@pytest.mark.parametrize("name", OPTIONS["schedule"])
+def test_a_schedule_is_made_of_layers(name):
+    made = instantiate(option("schedule", name).schedule, layers=LAYERS)
+    assert isinstance(made, Schedule) and made.stages[0].epoch == 0
+
+
+@pytest.mark.parametrize(("optimizer", "scheduler"), product(OPTIONS["optimizer"], OPTIONS["lr_scheduler"]))
+def test_an_optimizer_is_made_of_groups_and_a_scheduler_of_the_optimizer(optimizer, scheduler):
+    cfg = composed(f"optimizer={optimizer}", f"lr_scheduler={scheduler}")
+    made = instantiate(cfg.optimizer)([{"params": [torch.nn.Parameter(torch.ones(2))], "name": "a"}])
+    assert isinstance(made, torch.optim.Optimizer) and made.param_groups[0]["lr"] == cfg.optimizer.lr
+    assert isinstance(instantiate(cfg.lr_scheduler)(made), torch.optim.lr_scheduler.LRScheduler)
+
+
+@pytest.mark.parametrize("name", ["auto", "cpu", "ddp_cpu"])
+def test_a_trainer_that_needs_no_gpu_can_be_built(name):
+    trainer = instantiate(composed(f"trainer={name}", "trainer.accelerator=cpu").trainer, callbacks=[], logger=[])
+    assert isinstance(trainer, Trainer) and trainer.max_epochs == composed(f"trainer={name}").trainer.max_epochs
+
+
+def test_the_default_backbone_is_one_without_a_download():
+    assert isinstance(instantiate(composed("backbone.weights=null").backbone), Backbone)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "group", "name"),
+    [(s, g, n) for s in OPTIONS["scenario"] for g in ("head", "schedule", "optimizer", "lr_scheduler") for n in OPTIONS[g]],
+)
+def test_a_scenario_leaves_nothing_in_the_way_of_an_option_picked_instead_of_its_own(scenario, group, name):
+    cfg = composed(f"scenario={scenario}", f"{group}={name}", *NEEDED.get((group, name), []))
+    bind(cfg)
+    assert cfg[group]["_target_"] == option(group, name)[group]["_target_"]
+
+
+def test_every_group_is_one_that_train_yaml_knows_and_the_other_way_round():
+    entries = OmegaConf.load(CONF / "train.yaml").defaults
+    named = {str(key).removeprefix("override ") for entry in entries if OmegaConf.is_dict(entry) for key in entry}
+    assert named == set(OPTIONS)
+
+
+def test_no_option_is_called_as_yaml_calls_true_or_false():
+    assert [pair for pair in EVERY if pair[1].lower() in ("on", "off", "yes", "no", "true", "false", "null", "y", "n")] == []
+
+
+@pytest.mark.parametrize(("group", "name"), NEEDED)
+def test_a_value_that_only_the_person_knows_is_asked_for(group, name, monkeypatch):
+    wanted = NEEDED[group, name][0].partition("=")[0]
+    assert said(monkeypatch, f"{group}={name}") == f"{wanted} has no value: give {wanted}=..."
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["trainer.max_epoch=3"], "no option 'trainer.max_epoch': did you mean 'trainer.max_epochs'?"),
+        (["+trainer.max_epoch=3"], "no option 'trainer.max_epoch': did you mean 'trainer.max_epochs'?"),
+        (["backbone=resnet51"], "no option of backbone 'resnet51': did you mean 'resnet50'?"),
+        (["head=mlp", "head.hiden=[5]"], "no option 'head.hiden': did you mean 'head.hidden'?"),
+        (["head=mlp", "+head.hiden=[5]"], "no option 'head.hiden': did you mean 'head.hidden'?"),
+        (["backbones=resnet50"], "no option 'backbones': did you mean 'backbone'?"),
+        (["sede=1"], "no option 'sede': did you mean 'seed'?"),
+        (["scenario=small_simlar"], "no option of scenario 'small_simlar': did you mean 'small_similar'?"),
+        (["optimizer.lr=high"], "optimizer.lr='high': give a number"),
+        (["head=mlp", "head.hidden=5"], "head.hidden=5: give a list, [a, b]"),
+        (["head=mlp", "head.dropout=true"], "head.dropout=True: give a number"),
+        (["trainer.max_epochs=2.5"], "trainer.max_epochs=2.5: give a whole number or null"),
+        (["backbone.name=3"], "backbone.name=3: give a word"),
+        (["seed=[0"], "cannot read 'seed=[0': give group=option or name=value"),
+    ],
+)
+def test_a_wrong_name_or_type_is_one_line_with_what_would_do(overrides, line, monkeypatch):
+    assert said(monkeypatch, *overrides).startswith(line)
+
+
+def test_an_error_that_is_nobodys_mistake_stays_an_error():
+    assert as_user_error(ZeroDivisionError("ours")) is None
+
+
+def test_the_command_line_says_the_line_and_nothing_else_and_exits_with_2():
+    done = subprocess.run([sys.executable, "-m", "ftlit.recipes.main", "backbone=resnet51"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("ftlit: no option of backbone 'resnet51': did you mean 'resnet50'?")
+
+
+def test_the_command_line_beats_a_scenario_in_values_and_in_choices():
+    scenario = composed("scenario=small_similar")
+    cfg = composed("optimizer.lr=0.5", "head=mlp", "schedule=top_down", "scenario=small_similar", "trainer.max_epochs=3")
+    assert scenario.optimizer.lr != 0.5 and "head_only" in scenario.schedule["_target_"] and scenario.trainer.max_epochs != 3
+    assert (cfg.optimizer.lr, cfg.trainer.max_epochs) == (0.5, 3)
+    assert (cfg.head["_target_"], cfg.schedule["_target_"]) == ("ftlit.head.MLPHead", "ftlit.schedule.top_down")
+
+
+@pytest.mark.parametrize("scenario", OPTIONS["scenario"])
+def test_an_experiment_beats_every_scenario_and_the_command_line_beats_both(scenario):
+    cfg = composed(f"scenario={scenario}", "experiment=pretrain_glyph")
+    assert cfg.schedule == {"_target_": "ftlit.schedule.all_at_once", "scale": 1.0, "decay": 1.0}
+    assert (cfg.optimizer.lr, cfg.optimizer.weight_decay, cfg.trainer.max_epochs, cfg.recipe) == (4e-3, 0.05, 40, "pretrain")
+    assert composed(f"scenario={scenario}", "experiment=pretrain_glyph", "trainer.max_epochs=1").trainer.max_epochs == 1
+    assert composed(f"scenario={scenario}", "experiment=pretrain_glyph", "schedule=head_only").schedule == composed("schedule=head_only").schedule
+
+
+@pytest.mark.parametrize("overlay", [[], ["experiment=pretrain_glyph"], *([f"scenario={name}"] for name in OPTIONS["scenario"])])
+def test_debug_beats_every_other_overlay_and_leaves_the_rest(overlay):
+    cfg, fast = composed(*overlay), composed(*overlay, "debug=fast")
+    assert {fast.trainer[f"limit_{split}_batches"] for split in ("train", "val", "test")} == {1}
+    assert {key: value for key, value in fast.items() if key != "trainer"} == {key: value for key, value in cfg.items() if key != "trainer"}
+
+
+def test_a_scenario_beats_the_defaults_of_the_groups():
+    cfg, plain = composed("scenario=large_different"), composed("scenario=null")
+    assert plain.optimizer.lr == OmegaConf.load(CONF / "optimizer" / "adamw.yaml").lr != cfg.optimizer.lr

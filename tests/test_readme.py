@@ -1,0 +1,58 @@
+"""The README is true: its commands compose, its Python runs, its file tree is the tree."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from ftlit.recipes.binding import bind
+from hydra import compose, initialize_config_module
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from torch.utils.data import DataLoader
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+COMMANDS = [line for language, block in BLOCKS if not language for line in block.splitlines() if line.startswith("python train.py")]
+
+
+def test_the_first_two_commands_are_the_newcomers():
+    lines = [line for _, block in BLOCKS for line in block.splitlines()]
+    assert lines[:2] == ["pip install -e . && python train.py", 'pip install -e ".[dev]" && pytest']
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_composes_and_binds(command):
+    arguments = [argument for argument in shlex.split(command)[2:] if argument != "-m"]
+    jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(arguments), max_batch_size=None)
+    with initialize_config_module("ftlit.conf", version_base="1.3"):
+        for job in (job for batch in jobs for job in batch):
+            cfg = compose("train", overrides=[*job, "paths.run=/tmp/run"], return_hydra_config=True)
+            HydraConfig.instance().set_config(cfg)
+            bind(cfg)
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) > 10
+
+
+def test_the_python_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    space: dict = {}
+    exec(next(block for language, block in BLOCKS if language == "python"), space)
+    model, trainer = space["Mine"](), space["trainer"]
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    images = [(torch.randn(3, 32, 32), i % 10) for i in range(8)]
+    trainer.fit_loop.max_epochs = 5
+    trainer.fit(model, DataLoader(images, batch_size=4))
+    assert trainer.callbacks[0].stage.train == ("*",)
+    assert all(not torch.equal(before[name], parameter) for name, parameter in model.named_parameters() if parameter.ndim > 1)
+
+
+def test_the_file_tree_is_true():
+    told = set(re.findall(r"^ +(\w+\.py) ", README, flags=re.MULTILINE))
+    there = {path.name for path in (ROOT / "src").rglob("*.py") if path.name != "__init__.py"}
+    assert told == there
