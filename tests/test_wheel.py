@@ -1,0 +1,43 @@
+"""A wheel brings `ftlit train`, the conf groups and the shipped weights."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A folder with what the wheel holds, built from a copy so that nothing is left in the checkout."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("src", "conf", "pyproject.toml", "README.md", "LICENSE"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, source / name)
+    build = [sys.executable, "-c", f"from setuptools import build_meta; build_meta.build_wheel({str(out)!r})"]
+    subprocess.run(build, cwd=source, check=True, capture_output=True)
+    wheel = next(out.glob("*.whl"))
+    assert wheel.stat().st_size < 2.5e6
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(out / "site")
+    return out / "site"
+
+
+def test_everything_is_inside(site):
+    there = {path.relative_to(site).as_posix() for path in site.rglob("*")}
+    assert "ftlit/zoo/glyph.safetensors" in there
+    assert {f"ftlit/conf/{path.relative_to(ROOT / 'conf').as_posix()}" for path in (ROOT / "conf").rglob("*.yaml")} <= there
+    assert "ftlit = ftlit.cli:main" in next(site.glob("*.dist-info/entry_points.txt")).read_text()
+
+
+def test_ftlit_train_runs_from_it(site, tmp_path):
+    program = "import sys, ftlit; assert ftlit.__file__.startswith(sys.argv.pop(1)); from ftlit.cli import main; main()"
+    command = [sys.executable, "-c", program, str(site), "train", "debug=fast", "trainer.max_epochs=3", "paths.runs=runs"]
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(site)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("runs/*/*/checkpoints/best.ckpt"))) == 1
