@@ -32,13 +32,26 @@ def set_trainable(module: nn.Module, patterns: Sequence[str]) -> bool:
     return changed
 
 
-def set_modes(module: nn.Module, parent_trains: bool = True) -> None:
+def set_modes(module: nn.Module) -> None:
     """Training mode where a parameter below trains, evaluation mode where all are frozen. In place, cheap, idempotent.
 
     A module without parameters (dropout, drop-path, pooling) goes with the module that holds it.
     """
-    parameters = [parameter.requires_grad for parameter in module.parameters()]
-    trains = any(parameters) if parameters else parent_trains
-    module.training = trains
+    trains: dict[nn.Module, bool | None] = {}
+    _find(module, trains)
+    _set(module, trains, parent_trains=True)
+
+
+def _find(module: nn.Module, trains: dict[nn.Module, bool | None]) -> bool | None:
+    """Note whether a parameter of each module trains, `None` for a module without any. Each is looked at once: this runs at every step."""
+    below = [parameter.requires_grad for parameter in module._parameters.values() if parameter is not None]
+    below += [child for child in (_find(child, trains) for child in module.children()) if child is not None]
+    trains[module] = any(below) if below else None
+    return trains[module]
+
+
+def _set(module: nn.Module, trains: dict[nn.Module, bool | None], *, parent_trains: bool) -> None:
+    own = trains[module]
+    module.training = parent_trains if own is None else own
     for child in module.children():
-        set_modes(child, trains)
+        _set(child, trains, parent_trains=module.training)

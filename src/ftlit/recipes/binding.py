@@ -1,6 +1,7 @@
 """Checks a config against the signatures of what it would build, before anything is built. The signature is the schema."""
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -32,7 +33,7 @@ def bind(cfg: DictConfig) -> None:
                 raise unknown("option", f"{name}.{key}", [f"{name}.{p}" for p in signature.parameters])
             if OmegaConf.is_missing(node, key):
                 raise UserError(f"{name}.{key} has no value: give {name}.{key}=...")
-            _check(f"{name}.{key}", node[key], _hints(target).get(key))
+            _check(_source(node, key) or f"{name}.{key}", node[key], _hints(target).get(key))
 
 
 def _targets(node: Any, name: str = "") -> Iterator[tuple[str, DictConfig]]:
@@ -42,6 +43,12 @@ def _targets(node: Any, name: str = "") -> Iterator[tuple[str, DictConfig]]:
         for key in map(str, node):
             if name or key != "hydra":
                 yield from _targets(node._get_node(key), f"{name}.{key}" if name else key)
+
+
+def _source(node: DictConfig, key: str) -> str | None:
+    """`trainer.max_epochs` where the value is written `${trainer.max_epochs}`: that is what a person gave."""
+    found = re.fullmatch(r"\$\{([\w.]+)\}", str(node._get_node(key)._value()))  # type: ignore[union-attr]
+    return found[1] if found else None
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:

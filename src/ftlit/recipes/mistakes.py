@@ -25,6 +25,8 @@ def as_user_error(error: BaseException) -> UserError | None:
             return _wrong_option(cause)
         if isinstance(cause, ConfigCompositionException):
             return _wrong_override(chain)
+        if isinstance(cause, ValueError) and str(cause).startswith("Config group override must be"):  # `scenario=null`, `head=3`
+            return UserError("a group takes the name of one of its options, group=option; ~group leaves it out")
         if isinstance(cause, OverrideParseException):
             return UserError(f"cannot read {cause.override!r}: give group=option or name=value (quote what has spaces or commas)")
         if isinstance(cause, InstantiationException | HydraException | OmegaConfBaseException):
