@@ -69,8 +69,8 @@ def build(cfg: DictConfig) -> Run:
         loss=loss,
         multilabel=data.multilabel,
     ).to(memory_format=torch.channels_last)  # convolutions run faster so, on CPU and GPU alike
-    callbacks = [StagedFinetuning(schedule), *(instantiate(callback) for callback in cfg.callbacks.values())]
-    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=[instantiate(logger) for logger in cfg.logger.values()])
+    callbacks = [StagedFinetuning(schedule), *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
+    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=[instantiate(logger) for logger in cfg.logger.values() if logger])
     last = Path(cfg.paths.run, "checkpoints", "last.ckpt")
     return Run(model, data, schedule, optimizer, trainer, last if cfg.resume and last.is_file() else None)
 
