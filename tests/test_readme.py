@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from ftlit.recipes.binding import bind
 from hydra import compose, initialize_config_module
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from torch.utils.data import DataLoader
+
+from ftlit.recipes.binding import bind
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

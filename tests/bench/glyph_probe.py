@@ -7,14 +7,15 @@ import sys
 
 import numpy as np
 import torch
-from ftlit import load_backbone
-from ftlit.transform import eval_transform
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+from ftlit import load_backbone
+from ftlit.transform import eval_transform
 
 LABELLED, SEEDS, TEST = (20, 50, 100, 300, 1000), 10, 797
 
