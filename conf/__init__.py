@@ -1,0 +1,1 @@
+"""The Hydra groups; Hydra finds them here as pkg://ftlit.conf."""

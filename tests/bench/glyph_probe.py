@@ -31,7 +31,7 @@ def codes(weights: str | None) -> np.ndarray:
 
 
 def accuracies(codes: np.ndarray, labels: np.ndarray) -> list[float]:
-    """Mean test accuracy over SEEDS stratified draws of the labelled images, for each number of them; the 797 test images are the same throughout."""
+    """Mean test accuracy over SEEDS stratified draws of so many labelled images; the test images stay the same."""
     order = np.random.RandomState(0).permutation(len(labels))
     test, pool = order[:TEST], order[TEST:]
     means = []
