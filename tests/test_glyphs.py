@@ -57,7 +57,7 @@ def test_two_classes_are_drawn_alike_only_where_some_font_draws_two_letters_alik
     for picture, label in zip(*rendered, strict=True):
         of_picture.setdefault(picture.numpy().tobytes(), set()).add(SYMBOLS[label])
     alike = {tuple(sorted(classes)) for classes in of_picture.values() if len(classes) > 1}
-    assert alike <= {("B", "Вв"), ("m", "т"), ("u", "Ии")}
+    assert alike <= {("m", "т"), ("u", "Ии")}
 
 
 def test_batches_have_the_shapes_and_ranges_promised(stream):

@@ -17,10 +17,10 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-# One string a class: letters whose shapes differ only in size or script share one (C c, A А Α).
-LATIN = "A B Cc D E F G H I J Kk L M N Oo P Q R Ss T U Vv Ww Xx Yy Zz a b d e f g h i j l m n p q r t u"
+# One string a class: letters whose shapes differ only in size or script share one (C c, B В в).
+LATIN = "A BВв Cc D E F G H I J Kk L M N Oo P Q R Ss T U Vv Ww Xx Yy Zz a b d e f g h i j l m n p q r t u"
 GREEK = "Γ Δ Θ Λ Ξ Π Σ Φ Ψ Ω α β γ δ ε ζ η θ λ μ ξ π σ τ φ χ ψ ω"
-CYRILLIC = "Б Вв Д Жж Зз Ии Йй Л Цц Чч Шш Щщ Ъъ Ыы Ьь Ээ Юю Яя б д л т ф Є Ћ Ђ Љ Њ"
+CYRILLIC = "Б Д Жж Зз Ии Йй Л Цц Чч Шш Щщ Ъъ Ыы Ьь Ээ Юю Яя б д л т ф Є Ћ Ђ Љ Њ"
 SIGNS = "! ? & @ # $ % + = < > / \\ ( ) [ ] { } ~ ^ * § ¶ € £ ¥ ∂ ∇ ∑ ∫ ∞ √ ± ÷ ≠ ≤ ≥ ∈ ∀ ∃ ∪ ∩ ← → ↑ ↓ ↔ ⊂ ⊥"
 SYMBOLS: tuple[str, ...] = tuple(f"{LATIN} {GREEK} {CYRILLIC} {SIGNS}".split())
 FONTS: tuple[str, ...] = (
