@@ -5,9 +5,10 @@ from functools import partial
 import lightning.pytorch as pl
 import pytest
 import torch
-from ftlit import Schedule, Stage, StagedFinetuning, UserError, build_optimizer
 from torch import nn
 from torch.utils.data import DataLoader
+
+from ftlit import Schedule, Stage, StagedFinetuning, UserError, build_optimizer
 
 SCHEDULE = Schedule([Stage(["head"]), Stage(["head", "body.top"], epoch=2), Stage(["*"], epoch=3)])
 

@@ -1,0 +1,111 @@
+"""The command line as a person uses it: what it prints, what it leaves behind, how it fails, how it goes on."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+FAST = ("debug=fast", "trainer.max_epochs=3", "trainer=cpu")
+
+
+def train(folder, *arguments, **environment):
+    command = [sys.executable, str(ROOT / "train.py"), *arguments]
+    return subprocess.run(command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    result = train(folder, *FAST, f"hydra.run.dir={folder}")
+    assert result.returncode == 0, result.stderr
+    return folder, result.stdout
+
+
+def test_the_plan_comes_first_and_the_table_last(done):
+    _, said = done
+    order = [
+        said.index(word)
+        for word in ("backbone", "shipped glyph.safetensors", "1,078", "stage", "epoch 2", "resume", "macro F1", "trained in")
+    ]
+    assert order == sorted(order)
+
+
+def test_the_folder_holds_what_a_run_leaves(done):
+    folder, _ = done
+    for name in ("config.yaml", "metrics.csv", "class_names.json", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
+        assert (folder / name).stat().st_size > 0, name
+
+
+@pytest.mark.parametrize(
+    ("mistake", "meant"),
+    [
+        ("backbone=resnet51", "'resnet50'"),
+        ("backbone.cut=layr3", "'layer3'"),
+        ("optimizer.lr=high", "a number"),
+        ("data=folder", "data.root="),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(tmp_path, mistake, meant):
+    result = train(tmp_path, mistake)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1 and meant in result.stderr and "Traceback" not in result.stdout + result.stderr
+
+
+def test_the_traceback_is_there_for_who_asks(tmp_path):
+    assert "Traceback" in train(tmp_path, "backbone.cut=layr3", HYDRA_FULL_ERROR="1").stderr
+
+
+def test_ctrl_c_saves_a_checkpoint_from_which_the_printed_command_goes_on(tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), "trainer=cpu", "trainer.max_epochs=200", f"hydra.run.dir={tmp_path}/run"]
+    with (tmp_path / "out").open("w") as out:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=subprocess.STDOUT)
+        best, last = tmp_path / "run/checkpoints/best.ckpt", tmp_path / "run/checkpoints/last.ckpt"
+        deadline = time.monotonic() + 120
+        while not last.exists() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    said = (tmp_path / "out").read_text()
+    assert best.exists() and last.exists() and "Traceback" not in said
+    resume = shlex.split(re.search(r"To go on: (.*)", said)[1])
+    assert resume[:1] == ["python"]
+    result = subprocess.run([sys.executable, *resume[1:], *FAST[:1], "trainer.max_epochs=4"], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0 and "goes on from" in result.stdout, result.stderr
+    assert (tmp_path / "run/metrics.1.csv").exists()
+
+
+def test_a_sweep_runs_each_job_in_its_own_folder(tmp_path):
+    result = train(tmp_path, "-m", "scenario=small_similar,large_different", *FAST)
+    assert result.returncode == 0, result.stderr
+    assert len(list(tmp_path.glob("runs/sweeps/*/*/[01]/checkpoints/best.ckpt"))) == 2
+
+
+def test_help_names_the_groups(tmp_path):
+    said = train(tmp_path, "--help").stdout
+    assert "scenario: large_different, large_similar, small_different, small_similar" in said and "backbone: " in said
+
+
+def test_a_folder_of_odd_pictures_trains(tmp_path):
+    for name in ("ants", "bees"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i, mode in enumerate(["L", "RGBA", "P", "CMYK", "RGB", "1"] * 2):
+            noise = np.random.default_rng(i + 100 * (name == "ants")).integers(0, 255, (20 + i, 31, 3), dtype=np.uint8)
+            picture = Image.fromarray(noise).convert(mode)
+            picture.save(tmp_path / "photos" / name / f"{i}.{'jpg' if mode == 'CMYK' else 'png'}")
+    result = train(tmp_path, "data=folder", "data.root=photos", *FAST)
+    assert result.returncode == 0 and "ants" in result.stdout, result.stderr
+
+
+def test_two_processes_train_through_the_command(tmp_path):
+    result = train(tmp_path, "trainer=ddp_cpu", *FAST[:2], f"hydra.run.dir={tmp_path}/run")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("trained in") == 1 and result.stdout.count("shipped glyph.safetensors") == 1
