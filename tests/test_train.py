@@ -45,15 +45,15 @@ def test_the_folder_holds_what_a_run_leaves(done):
         assert (folder / name).stat().st_size > 0, name
 
 
-@pytest.mark.parametrize(
-    ("mistake", "meant"),
-    [
-        ("backbone=resnet51", "'resnet50'"),
-        ("backbone.cut=layr3", "'layer3'"),
-        ("optimizer.lr=high", "a number"),
-        ("data=folder", "data.root="),
-    ],
-)
+MISTAKES = {
+    "backbone=resnet51": "'resnet50'",
+    "backbone.cut=layr3": "'layer3'",
+    "optimizer.lr=high": "a number",
+    "data=folder": "data.root=",
+}
+
+
+@pytest.mark.parametrize(("mistake", "meant"), MISTAKES.items())
 def test_a_mistake_is_one_line_and_status_2(tmp_path, mistake, meant):
     result = train(tmp_path, mistake)
     assert result.returncode == 2
