@@ -4,43 +4,76 @@ The functions below are the options of the Hydra group `schedule`: they take the
 give a `Schedule` whose patterns name parameters of a module that holds the backbone and the head under the names `backbone` and `head`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from itertools import pairwise
+from math import isfinite
+from types import MappingProxyType
 from typing import Any
 
 from ftlit.errors import UserError, unknown
-from ftlit.patterns import first_match, select
+from ftlit.trainable import BatchNorm, check_batchnorm
+from ftlit.until import Until
 
 LrScale = Sequence[tuple[str, float]]
+NOTHING_DECIDED: Mapping[int, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Stage:
-    """From `epoch` on, exactly the parameters that `train` covers train; all others are frozen.
+    """From its beginning on, exactly the parameters that `train` covers train; all others are frozen.
+
+    A stage begins at an epoch, at an optimizer step, or at the first epoch after `until` is reached, `epoch` then being the latest.
 
     Args:
         train: patterns (see `ftlit.patterns`), at least one.
-        epoch: the first epoch of this stage, counted from 0.
+        epoch: the first epoch of this stage, counted from 0; with `until`, the latest. 0 where nothing is given.
+        step: the first optimizer step of this stage, counted from 0.
+        until: what ends the stage before.
         name: what the plan and the progress bar call it; the patterns by default.
+        batchnorm: `live`, `frozen` or `frozen_stats` for every batch norm, or a mapping from patterns to these; see `ftlit.trainable`.
+            `None` leaves it open and means `live`.
+        from_best: begin with the weights that were best by `until` in the stage before.
 
     Raises:
-        UserError: no pattern, or an epoch that is no whole number from 0.
+        UserError: no pattern, a beginning that is no whole number from 0, or arguments that contradict each other.
     """
 
     train: Sequence[str]
-    epoch: int = 0
+    epoch: int | None = None
+    step: int | None = None
+    until: Until | None = None
     name: str = ""
+    batchnorm: BatchNorm | None = None
+    from_best: bool = False
 
     def __post_init__(self) -> None:
         train = (self.train,) if isinstance(self.train, str) else tuple(self.train)
-        if not train:
-            raise UserError(f"stage {self.name or self.epoch!r} trains nothing: give at least one pattern, '*' for everything")
-        if not isinstance(self.epoch, int) or self.epoch < 0:
-            raise UserError(f"stage {self.name!r} begins at epoch {self.epoch!r}: give a whole number from 0")
         object.__setattr__(self, "train", train)
         object.__setattr__(self, "name", self.name or " + ".join(train))
+        if self.epoch is None and self.step is None and self.until is None:
+            object.__setattr__(self, "epoch", 0)
+        if not train:
+            raise UserError(f"stage {self.name or self.epoch!r} trains nothing: give at least one pattern, '*' for everything")
+        for unit, value in (("epoch", self.epoch), ("step", self.step)):
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+                raise UserError(f"stage {self.name!r} begins at {unit} {value!r}: give a whole number from 0")
+        if self.step is not None and (self.epoch is not None or self.until is not None):
+            raise UserError(f"stage {self.name!r} begins at step {self.step} and otherwise too: give epoch, step, or until with epoch")
+        if self.until is not None and self.epoch is None:
+            raise UserError(f"stage {self.name!r} waits until {self.until}, perhaps for ever: give epoch=, the latest it may begin")
+        if self.from_best and self.until is None:
+            raise UserError(f"stage {self.name!r} begins from the best weights: give until, whose metric says which are the best")
+        if self.batchnorm is not None:
+            check_batchnorm(self.batchnorm)
+
+    @property
+    def begins(self) -> str:
+        """When it begins, in words."""
+        if self.until is not None:
+            return f"when {self.until}, at epoch {self.epoch} at the latest"
+        return f"epoch {self.epoch}" if self.step is None else f"step {self.step}"
 
 
 @dataclass(frozen=True)
@@ -61,28 +94,67 @@ class Schedule:
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple(self.stages))
         object.__setattr__(self, "lr_scale", tuple((pattern, float(factor)) for pattern, factor in self.lr_scale))
-        epochs = [stage.epoch for stage in self.stages]
-        if not epochs or epochs[0] != 0 or any(b <= a for a, b in pairwise(epochs)):
-            raise UserError(f"the stages begin at epochs {epochs}: the first must begin at 0 and each later one after the one before")
+        if not self.stages or self.stages[0].until is not None or (self.stages[0].epoch or self.stages[0].step):
+            raise UserError(f"the first stage begins at {self.stages[0].begins if self.stages else 'no time'}: it must begin at epoch 0")
+        for unit in ("epoch", "step"):
+            times = [getattr(stage, unit) for stage in self.stages if getattr(stage, unit) is not None]
+            if any(b <= a for a, b in pairwise(times)):
+                raise UserError(f"the stages begin at {unit}s {times}: each must begin after the one before")
         for pattern, factor in self.lr_scale:
-            if not factor > 0:
+            if not (factor > 0 and isfinite(factor)):
                 raise UserError(f"learning-rate scale {factor} of {pattern!r}: give a number above 0; to freeze, leave it out of `train`")
 
-    def stage_at(self, epoch: int) -> int:
-        """Index of the stage that is in force in `epoch` (law 4: a pure function).
+    def stage_at(self, epoch: int, step: int = 0, decided: Mapping[int, int] = NOTHING_DECIDED) -> int:
+        """Index of the stage in force (law 4: a pure function of where training is and of what metrics have decided).
+
+        Args:
+            epoch: epochs completed.
+            step: optimizer steps completed.
+            decided: index of a stage whose `until` was reached -> the epoch that it begins at.
 
         >>> Schedule([Stage(["head"]), Stage(["*"], epoch=2)]).stage_at(1)
         0
         """
-        return max(i for i, stage in enumerate(self.stages) if stage.epoch <= epoch)
 
-    def check_reached(self, max_epochs: int | None) -> None:
-        """Raise `UserError` where training would end before the last stage begins. `None` and -1 mean no end."""
+        def begun(index: int, stage: Stage) -> bool:
+            if stage.step is not None:
+                return stage.step <= step
+            return min(stage.epoch or 0, decided.get(index, stage.epoch or 0)) <= epoch
+
+        return max(i for i, stage in enumerate(self.stages) if begun(i, stage))
+
+    def latest_steps(self, steps_per_epoch: int) -> list[int]:
+        """The optimizer step at which each stage begins, at the latest."""
+        return [(stage.epoch or 0) * steps_per_epoch if stage.step is None else stage.step for stage in self.stages]
+
+    def check_reached(self, max_epochs: int | None, max_steps: int = -1, steps_per_epoch: int | None = None) -> None:
+        """Raise `UserError` where training would end before the last stage begins, or where a stage would begin after a later one.
+
+        Args:
+            max_epochs: where training ends; `None` or -1 for no such end.
+            max_steps: the same in optimizer steps.
+            steps_per_epoch: optimizer steps in an epoch; what depends on it is not checked without.
+        """
         last = self.stages[-1]
-        if max_epochs is not None and 0 <= max_epochs <= last.epoch:
-            raise UserError(
-                f"stage {last.name!r} begins at epoch {last.epoch}, which max_epochs={max_epochs} never reaches: raise it, or begin earlier"
-            )
+        if max_epochs is not None and last.epoch is not None and 0 <= max_epochs <= last.epoch:
+            raise self._never(last, f"max_epochs={max_epochs}")
+        if last.step is not None and 0 <= max_steps <= last.step:
+            raise self._never(last, f"max_steps={max_steps}")
+        if steps_per_epoch is None:
+            return
+        steps = self.latest_steps(steps_per_epoch)
+        for (before, a), (stage, b) in pairwise(zip(self.stages, steps, strict=True)):
+            if b <= a:
+                raise UserError(
+                    f"stage {stage.name!r} begins at {stage.begins}, not after stage {before.name!r} ({before.begins}): "
+                    f"an epoch has {steps_per_epoch} steps here"
+                )
+        if 0 <= max_steps <= steps[-1] or (max_epochs is not None and 0 <= max_epochs * steps_per_epoch <= steps[-1]):
+            raise self._never(last, f"max_epochs={max_epochs} of {steps_per_epoch} steps (max_steps={max_steps})")
+
+    @staticmethod
+    def _never(last: Stage, limit: str) -> UserError:
+        return UserError(f"stage {last.name!r} begins at {last.begins}, which {limit} never reaches: raise it, or begin earlier")
 
 
 def layer_scales(
@@ -98,6 +170,11 @@ def layer_scales(
     return [(head, 1.0)] + [(f"{backbone}.{layer}", scale * decay**depth) for depth, layer in enumerate(reversed(layers))]
 
 
+def with_batchnorm(schedule: Schedule, batchnorm: BatchNorm) -> Schedule:
+    """The same schedule with this policy in every stage that has left it open."""
+    return replace(schedule, stages=[replace(s, batchnorm=batchnorm) if s.batchnorm is None else s for s in schedule.stages])
+
+
 def head_only(layers: Sequence[str]) -> Schedule:
     """The backbone stays frozen; only the head trains."""
     return Schedule([Stage(["head"], name="head")], layer_scales(layers))
@@ -108,27 +185,45 @@ def all_at_once(layers: Sequence[str], *, scale: float = 1.0, decay: float = 1.0
     return Schedule([Stage(["*"], name="all")], layer_scales(layers, scale, decay))
 
 
-def head_then_all(layers: Sequence[str], *, epoch: int = 2, scale: float = 0.1, decay: float = 0.8) -> Schedule:
-    """The head alone until `epoch`, so that its random start does not tear at the pretrained layers; then everything."""
-    return Schedule([Stage(["head"], name="head"), Stage(["*"], epoch=epoch, name="all")], layer_scales(layers, scale, decay))
+def head_then_all(
+    layers: Sequence[str], *, epoch: int = 2, until: Mapping[str, Any] | None = None, scale: float = 0.1, decay: float = 0.8
+) -> Schedule:
+    """The head alone until `epoch`, so that its random start does not tear at the pretrained layers; then everything.
+
+    Args:
+        layers: the backbone's layers.
+        epoch: when the backbone joins in; with `until`, the latest.
+        until: fields of `Until`: the head alone until a metric says so.
+        scale: the top layer's rate over the head's.
+        decay: a layer's rate over that of the layer above it.
+    """
+    return Schedule([Stage(["head"], name="head"), Stage(["*"], epoch, until=_until(until), name="all")], layer_scales(layers, scale, decay))
 
 
-def last_k(layers: Sequence[str], *, k: int = 1, epoch: int = 2, scale: float = 0.1, decay: float = 0.8) -> Schedule:
-    """The head alone until `epoch`, then the head and the top `k` layers; the layers below stay frozen."""
+def last_k(
+    layers: Sequence[str], *, k: int = 1, epoch: int = 2, until: Mapping[str, Any] | None = None, scale: float = 0.1, decay: float = 0.8
+) -> Schedule:
+    """The head alone until `epoch` (see `head_then_all`), then the head and the top `k` layers; the layers below stay frozen."""
     if not 1 <= k <= len(layers):
         raise UserError(f"last_k with k={k}: this backbone has {len(layers)} layers, give 1 to {len(layers)}")
     top = list(layers[-k:])
     name = f"head + {top[0]}" + (f"..{top[-1]}" if k > 1 else "")
-    stages = [Stage(["head"], name="head"), Stage(["head", *(f"backbone.{layer}" for layer in top)], epoch=epoch, name=name)]
-    return Schedule(stages, layer_scales(layers, scale, decay))
+    train = ["head", *(f"backbone.{layer}" for layer in top)]
+    return Schedule([Stage(["head"], name="head"), Stage(train, epoch, until=_until(until), name=name)], layer_scales(layers, scale, decay))
 
 
-def top_down(layers: Sequence[str], *, every: int = 1, epoch: int = 1, scale: float = 0.1, decay: float = 0.8) -> Schedule:
-    """Gradual unfreezing (Howard and Ruder 2018, section 3.3): the head alone until `epoch`, then one more layer every `every` epochs."""
+def top_down(
+    layers: Sequence[str], *, every: int = 1, epoch: int = 1, until: Mapping[str, Any] | None = None, scale: float = 0.1, decay: float = 0.8
+) -> Schedule:
+    """Gradual unfreezing (Howard and Ruder 2018, section 3.3): the head alone until `epoch`, then one more layer every `every` epochs.
+
+    With `until` (see `head_then_all`) each layer joins in as soon as the metric says so, and at these epochs at the latest.
+    """
     stages = [Stage(["head"], name="head")]
     for i, lowest in enumerate(reversed(layers)):
         train = ["head", *(f"backbone.{layer}" for layer in layers[len(layers) - i - 1 :])]
-        stages.append(Stage(train, epoch=epoch + i * every, name=f"head + {lowest} and above" if i + 1 < len(layers) else "all"))
+        name = f"head + {lowest} and above" if i + 1 < len(layers) else "all"
+        stages.append(Stage(train, epoch + i * every, until=_until(until), name=name))
     return Schedule(stages, layer_scales(layers, scale, decay))
 
 
@@ -137,7 +232,7 @@ def explicit(layers: Sequence[str], *, stages: Sequence[Mapping[str, Any]], lr_s
 
     Args:
         layers: the backbone's layers.
-        stages: mappings with the fields of `Stage`.
+        stages: mappings with the fields of `Stage`, `until` a mapping with the fields of `Until`.
         lr_scale: pattern -> factor; the first that covers a parameter wins. 1 for everything by default.
 
     Raises:
@@ -148,40 +243,28 @@ def explicit(layers: Sequence[str], *, stages: Sequence[Mapping[str, Any]], lr_s
         names_layer = any(pattern == layer or pattern.startswith(f"{layer}.") or fnmatchcase(layer, pattern) for layer in layers)
         return f"backbone.{pattern}" if names_layer and pattern != "*" else pattern
 
-    def made(fields: Mapping[str, Any]) -> Stage:
-        for field in fields:
-            if field not in (known := ("train", "epoch", "name")):
-                raise unknown("field of a stage", field, known)
-        train = fields.get("train") or ()
-        patterns = [full(pattern) for pattern in ([train] if isinstance(train, str) else train)]
-        return Stage(patterns, fields.get("epoch", 0), fields.get("name", ""))
+    def made(given: Mapping[str, Any]) -> Stage:
+        stage = _fields(Stage, given)
+        train = stage.get("train") or ()
+        stage["train"] = [full(pattern) for pattern in ([train] if isinstance(train, str) else train)]
+        return Stage(**{**stage, "until": _until(stage.get("until"))})
 
     scales = [(full(pattern), factor) for pattern, factor in (lr_scale or {"*": 1.0}).items()]
-    return Schedule([made(fields) for fields in stages], scales)
+    return Schedule([made(given) for given in stages], scales)
 
 
-def plan(schedule: Schedule, sizes: Mapping[str, int], rates: Mapping[str, float]) -> list[str]:
-    """The schedule in words, a line a stage: from when, what, how many parameters, at what rates.
-
-    Args:
-        schedule: what to put in words.
-        sizes: parameter name -> number of values, of the whole module.
-        rates: parameter group name -> its base learning rate.
-    """
-    matched = first_match(schedule.lr_scale, sizes)
-    lines = []
-    for stage in schedule.stages:
-        chosen = select(stage.train, sizes)
-        used = {matched[name][0] for name in chosen}
-        groups = [pattern for pattern, _ in schedule.lr_scale if pattern in used]
-        count = sum(sizes[name] for name in chosen)
-        lines.append(f"epoch {stage.epoch:<3} {stage.name}: {count:,} of {sum(sizes.values()):,} parameters train, {_rates(groups, rates)}")
-    return lines
+def _until(given: Mapping[str, Any] | None) -> Until | None:
+    if given is None:
+        return None
+    if "metric" not in given:
+        raise UserError(f"until {dict(given)}: name the metric, val/accuracy for instance")
+    return Until(**_fields(Until, given))
 
 
-def _rates(groups: Iterable[str], rates: Mapping[str, float]) -> str:
-    """Groups of one rate together: `head 1e-02, backbone.layer4 .. backbone.stem 1e-03`."""
-    by_rate: dict[float, list[str]] = {}
-    for group in groups:
-        by_rate.setdefault(rates[group], []).append(group)
-    return ", ".join(f"{names[0]}{f' .. {names[-1]}' if len(names) > 1 else ''} at {rate:.1e}" for rate, names in by_rate.items())
+def _fields(kind: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given, if `kind` has fields of these names."""
+    known = [field.name for field in fields(kind)]
+    for name in given:
+        if name not in known:
+            raise unknown(f"field of {kind.__name__}", name, known)
+    return dict(given)

@@ -1,45 +1,94 @@
-"""Frozen means frozen: no gradient, and evaluation mode, so that statistics and dropout stand still too (law 3)."""
+"""Frozen means frozen: no gradient, and evaluation mode, so that statistics and dropout stand still too (law 3).
 
-from collections.abc import Sequence
+A batch norm in a part that trains has one of three policies:
+
+- `live`: normalises with its batch, updates its statistics, weight and bias train.
+- `frozen_stats`: normalises with the statistics it came with, weight and bias train.
+- `frozen`: nothing of it changes.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal, get_args
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from ftlit.patterns import select
+from ftlit.errors import UserError, unknown
+from ftlit.patterns import covers, idle, select
+
+Policy = Literal["live", "frozen", "frozen_stats"]
+BatchNorm = Policy | Mapping[str, Policy]
 
 
-def set_trainable(module: nn.Module, patterns: Sequence[str]) -> bool:
+def check_batchnorm(batchnorm: BatchNorm) -> None:
+    """Raise `UserError` where `batchnorm` names a policy that there is not."""
+    for policy in [batchnorm] if isinstance(batchnorm, str) else batchnorm.values():
+        if policy not in get_args(Policy):
+            raise unknown("batchnorm policy", policy, get_args(Policy))
+
+
+def set_trainable(module: nn.Module, patterns: Sequence[str], batchnorm: BatchNorm = "live") -> bool:
     """Train exactly the parameters that `patterns` cover; freeze all others. `module` is changed in place.
 
     A frozen parameter has `requires_grad=False` and no gradient (an optimizer would go on moving it by momentum and decay
     otherwise). Modes follow, see `set_modes`. A parameter with two names trains if either is covered.
 
+    Args:
+        module: any module.
+        patterns: see `ftlit.patterns`.
+        batchnorm: a policy for every batch norm, or pattern -> policy (the first that covers it wins, `live` where none does).
+
     Returns:
         Whether any parameter changed sides.
 
     Raises:
-        UserError: a pattern that covers nothing.
+        UserError: a pattern that covers nothing, or a policy that there is not.
     """
     named = list(module.named_parameters(remove_duplicate=False))
+    policies = batchnorm_policies(module, batchnorm)
+    kept = {id(p) for norm, policy in policies.items() if policy == "frozen" for p in norm.parameters(recurse=False)}
     chosen = set(select(patterns, [name for name, _ in named]))
-    training = {id(parameter) for name, parameter in named if name in chosen}
+    training = {id(parameter) for name, parameter in named if name in chosen} - kept
     changed = False
     for _, parameter in named:
         changed |= parameter.requires_grad != (id(parameter) in training)
         parameter.requires_grad_(id(parameter) in training)
         if not parameter.requires_grad:
             parameter.grad = None
-    set_modes(module)
+    set_modes(module, [norm for norm, policy in policies.items() if policy != "live"])
     return changed
 
 
-def set_modes(module: nn.Module) -> None:
+def batchnorm_policies(module: nn.Module, batchnorm: BatchNorm) -> dict[nn.Module, Policy]:
+    """The policy of every batch norm of `module`, in order.
+
+    Raises:
+        UserError: a pattern that covers no module, or a policy that there is not.
+    """
+    check_batchnorm(batchnorm)
+    rules: Mapping[str, Policy] = {"*": batchnorm} if isinstance(batchnorm, str) else batchnorm
+    names = [name for name, _ in module.named_modules(remove_duplicate=False) if name]
+    for pattern in rules:
+        if pattern != "*" and not any(covers(pattern, name) for name in names):
+            raise idle(pattern, names)
+    norms = [(name, norm) for name, norm in module.named_modules() if isinstance(norm, _BatchNorm)]
+    return {norm: next((policy for pattern, policy in rules.items() if pattern == "*" or covers(pattern, name)), "live") for name, norm in norms}
+
+
+def set_modes(module: nn.Module, still: Collection[nn.Module] = ()) -> None:
     """Training mode where a parameter below trains, evaluation mode where all are frozen. In place, cheap, idempotent.
 
     A module without parameters (dropout, drop-path, pooling) goes with the module that holds it.
+
+    Args:
+        module: any module.
+        still: modules in evaluation mode in any case: batch norms whose statistics are frozen.
     """
     trains: dict[nn.Module, bool | None] = {}
     _find(module, trains)
     _set(module, trains, parent_trains=True)
+    for norm in still:
+        norm.training = False
 
 
 def _find(module: nn.Module, trains: dict[nn.Module, bool | None]) -> bool | None:

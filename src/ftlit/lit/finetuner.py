@@ -6,12 +6,16 @@ from typing import Any, cast
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MetricCollection
+from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MultilabelAccuracy, MultilabelF1Score
 
 from ftlit.backbone import Backbone
 from ftlit.grouping import EVERYTHING, Group, build_optimizer
+from ftlit.lit.clock import training_length
+from ftlit.rates import Rates
+
+
+SPLITS = ("train", "val", "test")
 
 
 class FineTuner(LightningModule):
@@ -23,7 +27,9 @@ class FineTuner(LightningModule):
         num_classes: number of classes, at least 2 (at least 1 if `multilabel`).
         optimizer: recipe for the optimizer, called with parameter groups, such as `partial(torch.optim.AdamW, lr=1e-3)`.
         lr_scale: (pattern, factor) on the optimizer's rate; the first pattern that covers a parameter wins.
-        lr_scheduler: recipe for a scheduler, called with the optimizer, stepped once an epoch; `None` for constant rates.
+        lr_scheduler: recipe for the rates, called with the optimizer and the length of training in `steps` and `epochs`, such as
+            `partial(Rates, curve=cosine)`; `None` for constant rates.
+        decay_all: `False`: no weight decay for biases and norms; see `ftlit.param_groups`.
         loss: of (logits, targets); cross-entropy by default.
         multilabel: targets are floats (N, num_classes), 0 or 1 each, and the metrics count each label by itself.
     """
@@ -36,18 +42,21 @@ class FineTuner(LightningModule):
         num_classes: int,
         optimizer: Callable[[list[Group]], Optimizer],
         lr_scale: Sequence[tuple[str, float]] = EVERYTHING,
-        lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        lr_scheduler: Callable[..., Rates] | None = None,
+        decay_all: bool = True,
         loss: nn.Module | None = None,
         multilabel: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
-        self.criterion = loss or nn.CrossEntropyLoss()
+        self.loss = loss or nn.CrossEntropyLoss()
         self._optimizer, self._lr_scale, self._lr_scheduler = optimizer, lr_scale, lr_scheduler
-        self._multilabel = multilabel
+        self._decay_all, self._multilabel = decay_all, multilabel
         metrics = _metrics(num_classes, multilabel)
-        self.metrics = nn.ModuleDict({f"{split}_metrics": metrics.clone(prefix=f"{split}/") for split in ("train", "val", "test")})
+        # the loss too is a metric: averaged over images, whatever the batches and the processes, and part of what a checkpoint keeps
+        self.metrics = nn.ModuleDict({f"{split}_metrics": metrics.clone(prefix=f"{split}/") for split in SPLITS})
+        self.losses = nn.ModuleDict({f"{split}_loss": MeanMetric() for split in SPLITS})
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, 3, S, S), normalised as the backbone's input spec says -> logits (N, num_classes)."""
@@ -72,18 +81,22 @@ class FineTuner(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """All parameters, frozen or not, in named groups; built once."""
-        optimizer = build_optimizer(self, self._optimizer, self._lr_scale)
-        return optimizer if self._lr_scheduler is None else ([optimizer], [self._lr_scheduler(optimizer)])
+        optimizer = build_optimizer(self, self._optimizer, self._lr_scale, decay_all=self._decay_all)
+        if self._lr_scheduler is None:
+            return optimizer
+        steps, epochs = training_length(self.trainer)
+        return {"optimizer": optimizer, "lr_scheduler": self._lr_scheduler(optimizer, steps=steps, epochs=epochs).config}
 
     def _step(self, split: str, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, targets = batch
         logits = self(images)
-        loss: Tensor = self.criterion(logits, targets)
+        loss: Tensor = self.loss(logits, targets)
         metrics = cast(MetricCollection, self.metrics[f"{split}_metrics"])
         metrics.update(logits.detach(), self._hard(targets))
-        training = split == "train"
-        self.log(f"{split}/loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(images), sync_dist=not training)
-        self.log_dict(metrics, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(images))
+        mean_loss = cast(MeanMetric, self.losses[f"{split}_loss"])
+        mean_loss.update(loss.detach(), weight=len(images))
+        self.log(f"{split}/loss", mean_loss, prog_bar=True, on_step=False, on_epoch=True)
+        self.log_dict(metrics, prog_bar=True, on_step=False, on_epoch=True)
         return loss
 
     def _hard(self, targets: Tensor) -> Tensor:
