@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import ftlit
 from ftlit.backbone import Backbone
+from ftlit.rates import Rates
 from ftlit.recipes.binding import bind
 from ftlit.recipes.main import RECIPES
 from ftlit.recipes.mistakes import as_user_error
@@ -117,7 +118,8 @@ def test_an_optimizer_is_made_of_groups_and_a_scheduler_of_the_optimizer(optimiz
     cfg = composed(f"optimizer={optimizer}", f"lr_scheduler={scheduler}")
     made = instantiate(cfg.optimizer)([{"params": [torch.nn.Parameter(torch.ones(2))], "name": "a"}])
     assert isinstance(made, torch.optim.Optimizer) and made.param_groups[0]["lr"] == cfg.optimizer.lr
-    assert isinstance(instantiate(cfg.lr_scheduler)(made), torch.optim.lr_scheduler.LRScheduler)
+    rates = instantiate(cfg.lr_scheduler)(made, steps=20, epochs=2)
+    assert isinstance(rates, Rates) and rates.config["interval"] == cfg.lr_scheduler.unit
 
 
 @pytest.mark.parametrize("name", ["auto", "cpu", "ddp_cpu"])

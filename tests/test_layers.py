@@ -13,13 +13,16 @@ import ftlit
 ROWS = """
 errors
 patterns transform
-backbone head loss schedule trainable grouping glyphs dataset
+backbone head loss until trainable grouping rates glyphs dataset
+schedule
+doctor
 splitting
 listing published zoo.parts
 zoo.transformers zoo.glyph zoo.weights
 zoo.families zoo.fitting
 zoo.load
 zoo
+lit.clock
 lit.staging lit.finetuner lit.datamodules lit.glyphs
 lit lit.progress
 cli

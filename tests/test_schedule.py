@@ -5,12 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftlit.errors import UserError
-from ftlit.schedule import Schedule, Stage, all_at_once, explicit, head_only, head_then_all, last_k, layer_scales, plan, top_down
+from ftlit.schedule import Schedule, Stage, all_at_once, explicit, head_only, head_then_all, last_k, layer_scales, top_down, with_batchnorm
+from ftlit.until import Until
 
 LAYERS = ["stem", "layer1", "layer2", "layer3", "encoder.4"]
 EVEN = [("head", 1.0), *((f"backbone.{layer}", 0.1) for layer in reversed(LAYERS))]
 HALVED = [("head", 1.0), *((f"backbone.{layer}", 0.4 * 0.5**depth) for depth, layer in enumerate(reversed(LAYERS)))]
-SIZES = {f"backbone.{layer}.weight": 10**i for i, layer in enumerate(LAYERS)} | {"head.weight": 200_000}
 
 
 def stages(schedule: Schedule) -> list[tuple[int, list[str]]]:
@@ -94,6 +94,7 @@ def test_scales_fall_from_the_head_to_the_lowest_layer_and_the_modules_may_have_
         ("*.bias", "*.bias"),
         ("backbone.stem", "backbone.stem"),
         ("layer", "layer"),
+        ("encoder", "backbone.encoder"),
     ],
 )
 def test_explicit_takes_a_layers_name_for_the_backbones_layer(given_pattern, meant):
@@ -114,8 +115,8 @@ def test_explicit_takes_one_pattern_without_a_list_as_a_stage_does():
 @pytest.mark.parametrize(
     ("stage", "said"),
     [
-        ({"train": ["head"], "epochs": 2}, "no field of a stage 'epochs': did you mean 'epoch'?"),
-        ({"trian": ["head"]}, "no field of a stage 'trian': did you mean 'train'?"),
+        ({"train": ["head"], "epochs": 2}, "no field of Stage 'epochs': did you mean 'epoch'?"),
+        ({"trian": ["head"]}, "no field of Stage 'trian': did you mean 'train'?"),
         ({"name": "warm-up"}, "stage 'warm-up' trains nothing"),
     ],
 )
@@ -127,7 +128,7 @@ def test_a_misspelt_or_missing_field_of_an_explicit_stage_is_an_error(stage, sai
 
 @pytest.mark.parametrize("epochs", [[], [1], [0, 0], [0, 3, 2], [0, 2, 2]])
 def test_stages_out_of_order_are_an_error(epochs):
-    with pytest.raises(UserError, match="the first must begin at 0 and each later one after the one before"):
+    with pytest.raises(UserError, match=r"must begin at epoch 0|each must begin after the one before"):
         Schedule([Stage(["*"], epoch=epoch) for epoch in epochs])
 
 
@@ -137,7 +138,7 @@ def test_a_factor_is_above_0(factor):
         Schedule([Stage(["*"])], [("head", factor), ("*", 1.0)])
 
 
-@pytest.mark.parametrize("epoch", [-1, 1.0, "1", None])
+@pytest.mark.parametrize("epoch", [-1, 1.0, "1"])
 def test_a_stage_begins_at_a_whole_number_from_0(epoch):
     with pytest.raises(UserError, match="give a whole number from 0"):
         Stage(["*"], epoch=epoch)
@@ -160,23 +161,54 @@ def test_a_last_stage_of_one_epoch_is_reached_and_training_without_end_reaches_a
     head_then_all(LAYERS, epoch=3).check_reached(max_epochs)
 
 
-def test_the_plan_says_from_when_what_how_much_and_at_what_rate():
-    schedule = last_k(LAYERS, k=2, epoch=2, scale=0.5, decay=0.5)
-    rates = {pattern: 0.01 * factor for pattern, factor in schedule.lr_scale}
-    assert plan(schedule, SIZES, rates) == [
-        "epoch 0   head: 200,000 of 211,111 parameters train, head at 1.0e-02",
-        "epoch 2   head + layer3..encoder.4: 211,000 of 211,111 parameters train, "
-        "head at 1.0e-02, backbone.encoder.4 at 5.0e-03, backbone.layer3 at 2.5e-03",
-    ]
+@given(st.integers(0, 40), st.integers(0, 400))
+def test_a_step_and_an_epoch_tell_the_stage_together(epoch, step):
+    schedule = Schedule([Stage(["head"]), Stage(["a"], step=100), Stage(["b"], epoch=20), Stage(["*"], step=300)])
+    assert schedule.stage_at(epoch, step) == (3 if step >= 300 else 2 if epoch >= 20 else 1 if step >= 100 else 0)
 
 
-def test_the_plan_puts_groups_of_one_rate_together():
-    schedule = all_at_once(LAYERS, scale=0.1)
-    (line,) = plan(schedule, SIZES, dict(schedule.lr_scale))
-    assert line.endswith(": 211,111 of 211,111 parameters train, head at 1.0e+00, backbone.encoder.4 .. backbone.stem at 1.0e-01")
+@given(st.integers(0, 12), st.none() | st.integers(1, 12))
+def test_a_metric_brings_a_stage_forward_and_never_puts_it_off(epoch, decided):
+    schedule = head_then_all(LAYERS, epoch=8, until={"metric": "val/accuracy", "threshold": 0.9})
+    begins = 8 if decided is None else min(8, decided)
+    assert schedule.stage_at(epoch, 0, {} if decided is None else {1: decided}) == int(epoch >= begins)
 
 
-def test_the_plan_finds_an_idle_pattern_of_any_stage():
-    schedule = Schedule([Stage(["head"]), Stage(["head", "backbone.layr3"], epoch=1)])
-    with pytest.raises(UserError, match=r"did you mean 'backbone\.layer3'"):
-        plan(schedule, SIZES, {"*": 0.1})
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"epoch": 1, "step": 5}, "begins at step 5 and otherwise too"),
+        ({"until": Until("val/loss", patience=2)}, "perhaps for ever: give epoch="),
+        ({"epoch": 1, "from_best": True}, "give until, whose metric says which are the best"),
+        ({"epoch": 1, "batchnorm": "frozn"}, "no batchnorm policy 'frozn': did you mean 'frozen'?"),
+        ({"step": -1}, "begins at step -1: give a whole number from 0"),
+    ],
+)
+def test_a_stage_that_contradicts_itself_is_an_error(fields, said):
+    with pytest.raises(UserError) as caught:
+        Stage(["*"], **fields)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("stages", "limits", "said"),
+    [
+        ([Stage(["a"]), Stage(["*"], step=40)], (4, -1, 10), "stage '*' begins at step 40, which max_epochs=4 of 10 steps"),
+        ([Stage(["a"]), Stage(["*"], step=40)], (-1, 40, 10), "stage '*' begins at step 40, which max_steps=40 never reaches"),
+        ([Stage(["a"]), Stage(["*"], epoch=3)], (None, 30, 10), "stage '*' begins at epoch 3, which max_epochs=None of 10 steps"),
+        (
+            [Stage(["a"]), Stage(["b"], step=40), Stage(["*"], epoch=3)],
+            (9, -1, 10),
+            "stage '*' begins at epoch 3, not after stage 'b'",
+        ),
+    ],
+)
+def test_what_depends_on_the_steps_of_an_epoch_is_checked_where_they_are_known(stages, limits, said):
+    with pytest.raises(UserError) as caught:
+        Schedule(stages).check_reached(*limits)
+    assert str(caught.value).startswith(said)
+
+
+def test_a_batchnorm_policy_for_all_leaves_what_a_stage_says():
+    schedule = Schedule([Stage(["head"]), Stage(["*"], epoch=1, batchnorm="live")])
+    assert [stage.batchnorm for stage in with_batchnorm(schedule, "frozen_stats").stages] == ["frozen_stats", "live"]

@@ -5,18 +5,21 @@ from functools import partial
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ftlit import Schedule, Stage, StagedFinetuning, UserError, build_optimizer
+from ftlit import Rates, Schedule, Stage, StagedFinetuning, Until, UserError, build_optimizer
+from ftlit.rates import linear
 
 SCHEDULE = Schedule([Stage(["head"]), Stage(["head", "body.top"], epoch=2), Stage(["*"], epoch=3)])
 
 
 class Net(pl.LightningModule):
-    def __init__(self):
+    def __init__(self, scores=()):
         super().__init__()
         torch.manual_seed(0)
+        self.scores = scores  # what validation finds, epoch by epoch
         low = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5))
         self.body = nn.ModuleDict({"low": low, "top": nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU())})
         self.head = nn.Linear(8, 3)
@@ -28,7 +31,7 @@ class Net(pl.LightningModule):
         return nn.functional.cross_entropy(self.head(self.body.top(self.body.low(batch[0]))), batch[1])
 
     def validation_step(self, batch, batch_idx):
-        pass
+        self.log("val/score", float(self.scores[self.current_epoch]) if self.scores else 0.0)
 
     def configure_optimizers(self):
         return build_optimizer(self, partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.1), [("head", 1.0), ("body", 0.1)])
@@ -38,7 +41,7 @@ class Snapshots(pl.Callback):
     """The state, the groups and the modes at the end of each epoch; `.train()` called on everything in between, as others might."""
 
     def __init__(self, folder=None):
-        self.folder, self.states, self.groups = folder, [], []
+        self.folder, self.states, self.groups, self.stages = folder, [], [], []
 
     def on_train_epoch_start(self, trainer, model):
         model.train()
@@ -47,18 +50,21 @@ class Snapshots(pl.Callback):
         model.train()
 
     def on_train_epoch_end(self, trainer, model):
+        self.stages.append(trainer.callbacks[0].index)
         self.states.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
         self.groups.append([(group["name"], group["lr"], len(group["params"])) for group in trainer.optimizers[0].param_groups])
         if self.folder:
             trainer.save_checkpoint(self.folder / f"{trainer.current_epoch}.ckpt")
 
 
-def fit(epochs, *, folder=None, ckpt_path=None, schedule=SCHEDULE, model=None):
+def fit(epochs, *, folder=None, ckpt_path=None, schedule=SCHEDULE, model=None, callbacks=(), **settings):
     generator = torch.Generator().manual_seed(1)
     data = [(torch.randn(4, generator=generator), i % 3) for i in range(16)]
     model, shots = model or Net(), Snapshots(folder)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=[StagedFinetuning(schedule), shots], **quiet)
+    trainer = pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", callbacks=[StagedFinetuning(schedule), *callbacks, shots], **quiet | settings
+    )
     trainer.fit(model, DataLoader(data, batch_size=4), DataLoader(data, batch_size=4), ckpt_path=ckpt_path)
     return model, shots
 
@@ -116,3 +122,87 @@ def test_a_mistake_stops_before_training(schedule):
     with pytest.raises(UserError) as error:
         fit(5, schedule=schedule, model=model)
     assert "\n" not in str(error.value) and model.seen == []
+
+
+def test_a_stage_may_begin_at_a_step_within_an_epoch():
+    model = Net()
+    fit(3, schedule=Schedule([Stage(["head"]), Stage(["*"], step=6)]), model=model)
+    assert [seen["body.low"] for seen in model.seen] == [False] * 6 + [True] * 6  # four steps an epoch
+
+
+def test_with_accumulation_steps_are_the_optimizers():
+    model = Net()
+    fit(3, schedule=Schedule([Stage(["head"]), Stage(["*"], step=3)]), model=model, accumulate_grad_batches=2)
+    assert [seen["body.low"] for seen in model.seen] == [False] * 6 + [True] * 6
+
+
+UNTIL = Schedule([Stage(["head"]), Stage(["*"], epoch=5, until=Until("val/score", threshold=0.9))])
+
+
+@pytest.mark.parametrize(
+    ("scores", "stages"),
+    [
+        ([0.1, 0.9, 0.1, 0.1, 0.1, 0.1, 0.1], [0, 0, 1, 1, 1, 1, 1]),  # decided once: what comes later does not take it back
+        ([0.1] * 7, [0, 0, 0, 0, 0, 1, 1]),  # the latest epoch
+        ([0.9] * 7, [0, 1, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_a_stage_waits_until_a_metric_says_so(scores, stages):
+    _, shots = fit(7, schedule=UNTIL, model=Net(scores))
+    assert shots.stages == stages
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 2, 3])
+def test_what_a_metric_decided_is_resumed(tmp_path, epoch):
+    schedule = Schedule([Stage(["head"]), Stage(["*"], epoch=6, until=Until("val/score", patience=2))])
+    scores = [0.5, 0.4, 0.4, 0.1, 0.1, 0.1, 0.9]
+    _, whole = fit(7, schedule=schedule, model=Net(scores), folder=tmp_path)
+    _, resumed = fit(7, schedule=schedule, model=Net(scores), ckpt_path=tmp_path / f"{epoch}.ckpt")
+    assert whole.stages == [0, 0, 0, 1, 1, 1, 1] and resumed.stages == whole.stages[epoch + 1 :]
+    assert moved(whole.states[-1], resumed.states[-1]) == set()
+
+
+def test_a_stage_may_begin_from_the_best_weights_of_the_one_before():
+    scores = [0.1, 0.8, 0.2, 0.2, 0.2]
+    until = Until("val/score", patience=2)
+    schedule = Schedule([Stage(["head"]), Stage(["body.top"], epoch=9, until=until, from_best=True)])
+    _, shots = fit(10, schedule=schedule, model=Net(scores + [0.0] * 5))
+    assert shots.stages[:5] == [0, 0, 0, 0, 1]
+    assert not moved(shots.states[1], shots.states[4]) & {"head.weight", "head.bias"}  # the head is that of epoch 1 again
+    assert moved(shots.states[3], shots.states[4]) >= {"head.weight", "head.bias"}
+
+
+def test_a_metric_that_is_not_logged_is_an_error_with_those_that_are():
+    with pytest.raises(UserError, match=r"no logged metric for stage .*'val/scoer': did you mean 'val/score'"):
+        fit(7, schedule=Schedule([Stage(["head"]), Stage(["*"], epoch=5, until=Until("val/scoer", threshold=1.0))]))
+
+
+def test_early_stopping_cannot_end_a_run_before_its_last_stage_and_counts_anew_in_each():
+    stopping = EarlyStopping("val/score", mode="max", patience=2)
+    _, shots = fit(20, schedule=Schedule([Stage(["head"]), Stage(["*"], epoch=6)]), model=Net([0.5] * 20), callbacks=[stopping])
+    assert shots.stages == [0] * 6 + [1] * 3  # the first validation of a stage is its best, then two without progress
+
+
+def test_a_checkpoint_of_another_schedule_is_refused_by_name(run):
+    _, _, folder = run
+    other = Schedule([Stage(["head"]), Stage(["head", "body.top"], epoch=1), Stage(["*"], epoch=3)])
+    with pytest.raises(UserError) as error:
+        fit(5, schedule=other, ckpt_path=folder / "1.ckpt")
+    assert "made with another schedule" in str(error.value) and "from epoch 2" in str(error.value) and "from epoch 1" in str(error.value)
+
+
+def test_restarting_rates_begin_anew_with_each_stage():
+    class Rated(Net):
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            return {"optimizer": optimizer, "lr_scheduler": Rates(optimizer, linear, steps=16, epochs=4, restart=True).config}
+
+        def on_train_batch_start(self, batch, batch_idx):
+            self.rates = [*getattr(self, "rates", []), [group["lr"] for group in self.optimizers().param_groups]]
+
+    model = Rated()
+    fit(4, model=model, schedule=Schedule([Stage(["head"]), Stage(["*"], epoch=1), Stage(["*"], step=10)]))
+    head = [lr for lr, _ in model.rates]
+    expected = [1 - i / 4 for i in range(4)] + [1 - i / 6 for i in range(6)] + [1 - i / 6 for i in range(6)]
+    assert head == pytest.approx([0.1 * factor for factor in expected])
+    assert [lr for _, lr in model.rates] == pytest.approx([lr / 10 for lr in head])

@@ -155,3 +155,53 @@ def test_an_idle_pattern_is_an_error_and_nothing_is_changed():
     with pytest.raises(UserError, match="'layer9' covers no parameter"):
         set_trainable(model, ["0", "layer9"])
     assert before == (modes(model), [parameter.requires_grad for parameter in model.parameters()])
+
+
+STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
+
+
+def moved(model: nn.Module, steps: int = 2) -> set[str]:
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    train(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1), steps)
+    return {name for name, tensor in model.state_dict().items() if not torch.equal(before[name], tensor)}
+
+
+@pytest.mark.parametrize(
+    ("policy", "norm_moves"),
+    [("live", {"weight", "bias"} | STATISTICS), ("frozen_stats", {"weight", "bias"}), ("frozen", set())],
+)
+def test_a_batchnorm_policy_says_what_of_a_batch_norm_moves_where_its_layer_trains(policy, norm_moves):
+    model = net()
+    set_trainable(model, ["*"], policy)
+    names = moved(model)
+    assert {name for name in names if ".1." in name} == {f"{layer}.1.{leaf}" for layer in "01" for leaf in norm_moves}
+    assert {"0.0.weight", "1.0.weight", "3.weight"} <= names
+
+
+@pytest.mark.parametrize("policy", ["live", "frozen_stats", "frozen"])
+def test_no_policy_wakes_a_frozen_layer(policy):
+    model = net()
+    set_trainable(model, ["1", "3"], policy)
+    assert not any(name.startswith("0.") for name in moved(model))
+
+
+def test_policies_may_differ_by_pattern_the_first_wins_and_the_rest_is_live():
+    model = net()
+    set_trainable(model, ["*"], {"0.1": "frozen", "0": "frozen_stats"})
+    assert {name.split(".")[-1] for name in moved(model) if name.startswith("0.1.")} == set()
+    assert STATISTICS <= {name.split(".")[-1] for name in moved(model) if name.startswith("1.1.")}
+
+
+def test_a_policy_may_change_from_stage_to_stage():
+    model = net()
+    for policy, norm_trains in (("frozen", False), ("live", True), ("frozen_stats", False)):
+        set_trainable(model, ["*"], policy)
+        assert model[0][1].training == norm_trains
+
+
+@pytest.mark.parametrize(("batchnorm", "said"), [("frozn", "did you mean 'frozen'"), ({"0.9": "frozen"}, "'0.9' covers no parameter")])
+def test_a_wrong_policy_or_pattern_of_one_is_an_error_and_changes_nothing(batchnorm, said):
+    model = net()
+    with pytest.raises(UserError, match=said):
+        set_trainable(model, ["3"], batchnorm)
+    assert all(parameter.requires_grad for parameter in model.parameters())

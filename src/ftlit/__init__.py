@@ -13,19 +13,23 @@ if TYPE_CHECKING:
     from ftlit.grouping import param_groups as param_groups
     from ftlit.lit.finetuner import FineTuner as FineTuner
     from ftlit.lit.staging import StagedFinetuning as StagedFinetuning
+    from ftlit.rates import Rates as Rates
     from ftlit.schedule import Schedule as Schedule
     from ftlit.schedule import Stage as Stage
     from ftlit.trainable import set_trainable as set_trainable
     from ftlit.transform import InputSpec as InputSpec
+    from ftlit.until import Until as Until
     from ftlit.zoo import load_backbone as load_backbone
 
 _MODULES = {
     "Backbone": "backbone",
     "FineTuner": "lit.finetuner",
     "InputSpec": "transform",
+    "Rates": "rates",
     "Schedule": "schedule",
     "Stage": "schedule",
     "StagedFinetuning": "lit.staging",
+    "Until": "until",
     "UserError": "errors",
     "build_optimizer": "grouping",
     "load_backbone": "zoo",

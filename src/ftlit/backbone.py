@@ -121,6 +121,11 @@ class Backbone(Layers):
         return shapes
 
     @property
+    def learned(self) -> tuple[str, ...]:
+        """The layers that hold parameters, lowest first: what a schedule can speak of."""
+        return tuple(name for name, layer in self.items() if any(True for _ in layer.parameters()))
+
+    @property
     def num_features(self) -> int:
         """Length of the pooled codes at the last cut."""
         shape = self.code_shapes[self.cuts[-1]]

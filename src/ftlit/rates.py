@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
@@ -58,7 +59,7 @@ class Rates(LRScheduler):
     @property
     def factor(self) -> float:
         """What every base rate is multiplied by."""
-        rising = min(1.0, (self._taken + 1) / (self._rising + 1))
+        rising: float = min(1.0, (self._taken + 1) / (self._rising + 1))
         return rising * float(self._stand_in.param_groups[0]["lr"])
 
     @property
@@ -77,10 +78,10 @@ class Rates(LRScheduler):
         if self._restart:
             self._begin(steps if self.unit == "step" else epochs)
 
-    def step(self, metrics: float | None = None) -> None:  # type: ignore[override]
+    def step(self, metrics: float | None = None) -> None:
         """Move on by one unit. `metrics`: value of the metric, for a curve that reduces on a plateau. At its end the curve stays."""
         self._taken += 1
-        if self._rising < self._taken <= self._length:
+        if self._rising < self._taken < self._length:
             self._stand_in.step()  # nothing moves; torch wants a step of the optimizer before one of its scheduler
             if isinstance(self._scheduler, ReduceLROnPlateau):
                 self._scheduler.step(0.0 if metrics is None else metrics)
@@ -88,7 +89,7 @@ class Rates(LRScheduler):
                 self._scheduler.step()
         self._set()
 
-    def get_last_lr(self) -> list[float]:
+    def get_last_lr(self) -> list[float | Tensor]:
         """The rate of each group."""
         return [float(group["lr"]) for group in self.optimizer.param_groups]
 
@@ -133,13 +134,15 @@ def linear(optimizer: Optimizer, length: int, *, least: float = 0.0) -> AnySched
 
 
 def one_cycle(optimizer: Optimizer, length: int, *, rise: float = 0.3, div: float = 25.0, final_div: float = 1e4) -> AnyScheduler:
-    """From 1 / `div` up to 1 in the first `rise` of the way, then down to 1 / (`div` x `final_div`) (Smith and Topin 2018). Momentum stays."""
+    """From 1 / `div` up to 1 in the first `rise` of the way, then down to 1 / (`div` x `final_div`) (Smith and Topin 2018)."""
     return OneCycleLR(
         optimizer, max_lr=1.0, total_steps=length, pct_start=rise, div_factor=div, final_div_factor=final_div, cycle_momentum=False
     )
 
 
-def plateau(optimizer: Optimizer, length: int, *, mode: Literal["min", "max"] = "min", factor: float = 0.1, patience: int = 2) -> AnyScheduler:
+def plateau(
+    optimizer: Optimizer, length: int, *, mode: Literal["min", "max"] = "min", factor: float = 0.1, patience: int = 2
+) -> AnyScheduler:
     """Times `factor` whenever the monitored metric has not got better for more than `patience` units. Moves on with each epoch."""
     return ReduceLROnPlateau(optimizer, mode=mode, factor=factor, patience=patience)
 

@@ -6,13 +6,13 @@ give a `Schedule` whose patterns name parameters of a module that holds the back
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from fnmatch import fnmatchcase
 from itertools import pairwise
 from math import isfinite
 from types import MappingProxyType
 from typing import Any
 
 from ftlit.errors import UserError, unknown
+from ftlit.patterns import covers
 from ftlit.trainable import BatchNorm, check_batchnorm
 from ftlit.until import Until
 
@@ -197,7 +197,9 @@ def head_then_all(
         scale: the top layer's rate over the head's.
         decay: a layer's rate over that of the layer above it.
     """
-    return Schedule([Stage(["head"], name="head"), Stage(["*"], epoch, until=_until(until), name="all")], layer_scales(layers, scale, decay))
+    return Schedule(
+        [Stage(["head"], name="head"), Stage(["*"], epoch, until=_until(until), name="all")], layer_scales(layers, scale, decay)
+    )
 
 
 def last_k(
@@ -240,7 +242,7 @@ def explicit(layers: Sequence[str], *, stages: Sequence[Mapping[str, Any]], lr_s
     """
 
     def full(pattern: str) -> str:
-        names_layer = any(pattern == layer or pattern.startswith(f"{layer}.") or fnmatchcase(layer, pattern) for layer in layers)
+        names_layer = any(covers(pattern, layer) or pattern.startswith(f"{layer}.") for layer in layers)
         return f"backbone.{pattern}" if names_layer and pattern != "*" else pattern
 
     def made(given: Mapping[str, Any]) -> Stage:

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ftlit.errors import UserError, unknown
+from ftlit.errors import unknown
 from ftlit.patterns import covers, idle, select
 
 Policy = Literal["live", "frozen", "frozen_stats"]
@@ -45,18 +45,31 @@ def set_trainable(module: nn.Module, patterns: Sequence[str], batchnorm: BatchNo
         UserError: a pattern that covers nothing, or a policy that there is not.
     """
     named = list(module.named_parameters(remove_duplicate=False))
-    policies = batchnorm_policies(module, batchnorm)
-    kept = {id(p) for norm, policy in policies.items() if policy == "frozen" for p in norm.parameters(recurse=False)}
-    chosen = set(select(patterns, [name for name, _ in named]))
-    training = {id(parameter) for name, parameter in named if name in chosen} - kept
+    chosen = trained(module, patterns, batchnorm)
+    training = {id(parameter) for name, parameter in named if name in chosen}
     changed = False
     for _, parameter in named:
         changed |= parameter.requires_grad != (id(parameter) in training)
         parameter.requires_grad_(id(parameter) in training)
         if not parameter.requires_grad:
             parameter.grad = None
-    set_modes(module, [norm for norm, policy in policies.items() if policy != "live"])
+    set_modes(module, still_norms(module, batchnorm))
     return changed
+
+
+def trained(module: nn.Module, patterns: Sequence[str], batchnorm: BatchNorm = "live") -> set[str]:
+    """Names of the parameters that `set_trainable` would train. Nothing is changed; raises as it does."""
+    named = list(module.named_parameters(remove_duplicate=False))
+    chosen = set(select(patterns, [name for name, _ in named]))
+    policies = batchnorm_policies(module, batchnorm)
+    kept = {id(p) for norm, policy in policies.items() if policy == "frozen" for p in norm.parameters(recurse=False)}
+    training = {id(parameter) for name, parameter in named if name in chosen} - kept
+    return {name for name, parameter in named if id(parameter) in training}
+
+
+def still_norms(module: nn.Module, batchnorm: BatchNorm) -> list[nn.Module]:
+    """The batch norms whose statistics stand still, whatever trains."""
+    return [norm for norm, policy in batchnorm_policies(module, batchnorm).items() if policy != "live"]
 
 
 def batchnorm_policies(module: nn.Module, batchnorm: BatchNorm) -> dict[nn.Module, Policy]:
@@ -71,8 +84,11 @@ def batchnorm_policies(module: nn.Module, batchnorm: BatchNorm) -> dict[nn.Modul
     for pattern in rules:
         if pattern != "*" and not any(covers(pattern, name) for name in names):
             raise idle(pattern, names)
-    norms = [(name, norm) for name, norm in module.named_modules() if isinstance(norm, _BatchNorm)]
-    return {norm: next((policy for pattern, policy in rules.items() if pattern == "*" or covers(pattern, name)), "live") for name, norm in norms}
+    policies: dict[nn.Module, Policy] = {}
+    for name, norm in module.named_modules():
+        if isinstance(norm, _BatchNorm):
+            policies[norm] = next((policy for pattern, policy in rules.items() if pattern == "*" or covers(pattern, name)), "live")
+    return policies
 
 
 def set_modes(module: nn.Module, still: Collection[nn.Module] = ()) -> None:

@@ -14,7 +14,6 @@ from ftlit.grouping import EVERYTHING, Group, build_optimizer
 from ftlit.lit.clock import training_length
 from ftlit.rates import Rates
 
-
 SPLITS = ("train", "val", "test")
 
 
@@ -79,9 +78,13 @@ class FineTuner(LightningModule):
         """Logits (N, num_classes)."""
         return self(batch[0])  # type: ignore[no-any-return]
 
+    def build_optimizer(self) -> Optimizer:
+        """A new optimizer over all parameters, frozen or not, in named groups."""
+        return build_optimizer(self, self._optimizer, self._lr_scale, decay_all=self._decay_all)
+
     def configure_optimizers(self) -> Any:
-        """All parameters, frozen or not, in named groups; built once."""
-        optimizer = build_optimizer(self, self._optimizer, self._lr_scale, decay_all=self._decay_all)
+        """The optimizer, built once, and its rates."""
+        optimizer = self.build_optimizer()
         if self._lr_scheduler is None:
             return optimizer
         steps, epochs = training_length(self.trainer)

@@ -14,7 +14,7 @@ from ftlit.errors import UserError, unknown
 from ftlit.lit.clock import steps_per_epoch, training_length
 from ftlit.rates import Rates
 from ftlit.schedule import Schedule, Stage
-from ftlit.trainable import batchnorm_policies, set_modes, set_trainable
+from ftlit.trainable import set_modes, set_trainable, still_norms
 
 
 class StagedFinetuning(Callback):
@@ -90,6 +90,8 @@ class StagedFinetuning(Callback):
         self.schedule.check_reached(trainer.max_epochs, trainer.max_steps, steps_per_epoch(trainer))
         self._least_epochs = trainer.fit_loop.min_epochs
         self._hold(trainer)
+        if trainer.global_step == 0:
+            self._restart(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Enter the stage of this epoch, if it is a new one."""
@@ -120,6 +122,7 @@ class StagedFinetuning(Callback):
         if until.metric not in trainer.callback_metrics:
             raise unknown(f"logged metric for stage {self.schedule.stages[upcoming].name!r}:", until.metric, trainer.callback_metrics)
         value = float(trainer.strategy.broadcast(float(trainer.callback_metrics[until.metric])))
+        value = float(f"{value:.7g}")  # as exact as float32 is: 0.9 must not fall short of a threshold of 0.9
         best = max(self._values, key=lambda v: v if until.mode == "max" else -v, default=None)
         self._values.append(value)
         if self.schedule.stages[upcoming].from_best and until.better(value, best):
@@ -144,7 +147,7 @@ class StagedFinetuning(Callback):
     def _apply(self, module: LightningModule, index: int) -> bool:
         self.index = index
         batchnorm = self.stage.batchnorm or "live"
-        self._still = [norm for norm, policy in batchnorm_policies(module, batchnorm).items() if policy != "live"]
+        self._still = still_norms(module, batchnorm)
         return set_trainable(module, self.stage.train, batchnorm)
 
     def _restart(self, trainer: Trainer) -> None:

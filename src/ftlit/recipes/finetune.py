@@ -4,25 +4,26 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import lightning.pytorch as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import nn
-from torch.optim import Optimizer
 
-from ftlit.errors import UserError
-from ftlit.grouping import Group, build_optimizer
+from ftlit.backbone import Backbone
+from ftlit.doctor import Plan, examine
+from ftlit.errors import UserError, one_line, unknown
 from ftlit.lit.finetuner import FineTuner
 from ftlit.lit.staging import StagedFinetuning
 from ftlit.recipes import words
 from ftlit.recipes.binding import bind
-from ftlit.schedule import Schedule, plan
+from ftlit.schedule import Schedule, with_batchnorm
+from ftlit.trainable import Policy
 
 INTERRUPTED = 130  # the shells' status for a program that Ctrl-C ended
 
@@ -34,7 +35,6 @@ class Run:
     model: FineTuner
     data: Any
     schedule: Schedule
-    optimizer: Callable[[list[Group]], Optimizer]
     trainer: pl.Trainer
     resume_from: Path | None
 
@@ -48,39 +48,45 @@ def build(cfg: DictConfig) -> Run:
     """Build every part. Mistakes are found here, before any training; raises `UserError`."""
     _quiet()
     bind(cfg)
+    _one_of("doctor", cfg.doctor, ("warn", "strict"))
+    _one_of("batchnorm", cfg.batchnorm, get_args(Policy))
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     backbone = instantiate(cfg.backbone)
     data = instantiate(cfg.data, input_spec=backbone.input_spec)
     head = instantiate(cfg.head, in_features=backbone.num_features, num_classes=data.num_classes)
-    schedule = instantiate(cfg.schedule, layers=backbone.cuts)
+    _check_head(backbone, head)
+    schedule = with_batchnorm(instantiate(cfg.schedule, layers=backbone.learned), {"backbone": cfg.batchnorm})
     loss = instantiate(cfg.loss, counts=list(data.counts["train"].values()))
     if isinstance(loss, nn.CrossEntropyLoss if data.multilabel else nn.BCEWithLogitsLoss):
         raise UserError(
             f"an image of this data has {'several labels: take loss=bce' if data.multilabel else 'one label: take loss=cross_entropy'}"
         )
-    optimizer = instantiate(cfg.optimizer)
     model = FineTuner(
         backbone,
         head,
         num_classes=data.num_classes,
-        optimizer=optimizer,
+        optimizer=instantiate(cfg.optimizer),
         lr_scale=schedule.lr_scale,
         lr_scheduler=instantiate(cfg.lr_scheduler),
+        decay_all=cfg.decay_all,
         loss=loss,
         multilabel=data.multilabel,
     ).to(memory_format=torch.channels_last)  # convolutions run faster so, on CPU and GPU alike
     callbacks = [StagedFinetuning(schedule), *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
     trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=[instantiate(logger) for logger in cfg.logger.values() if logger])
     last = Path(cfg.paths.run, "checkpoints", "last.ckpt")
-    return Run(model, data, schedule, optimizer, trainer, last if cfg.resume and last.is_file() else None)
+    return Run(model, data, schedule, trainer, last if cfg.resume and last.is_file() else None)
 
 
 def fit(cfg: DictConfig, run: Run) -> float:
     """Print the plan, train, evaluate the best checkpoint on val and test, print the table. Returns val accuracy."""
+    plan = plan_of(run)
     if run.trainer.is_global_zero:
         words.write_folder(cfg, run.data.class_names)
         words.keep_metrics(cfg)
-        words.say_plan(cfg, run.model.backbone, run.data, plan_of(run), run.resume_from)
+        words.say_plan(cfg, run.model.backbone, run.data, plan, run.resume_from)
+    if plan.warnings and cfg.doctor == "strict":
+        raise UserError(f"doctor=strict: {plan.warnings[0]}")
     started = time.perf_counter()
     try:
         run.trainer.fit(run.model, run.data, ckpt_path=run.resume_from)
@@ -98,11 +104,27 @@ def fit(cfg: DictConfig, run: Run) -> float:
     return float(results["val/accuracy"])
 
 
-def plan_of(run: Run) -> list[str]:
-    """The schedule in words, with the rates that the optimizer will have."""
-    optimizer = build_optimizer(run.model, run.optimizer, run.schedule.lr_scale)
-    sizes = {name: parameter.numel() for name, parameter in run.model.named_parameters()}
-    return plan(run.schedule, sizes, {group["name"]: group["lr"] for group in optimizer.param_groups})
+def _one_of(name: str, value: object, options: Sequence[str]) -> None:
+    if value not in options:
+        raise unknown(name, value, options)
+
+
+def plan_of(run: Run) -> Plan:
+    """What the schedule will do to the model, layer by layer."""
+    layers = [*(f"backbone.{layer}" for layer in run.model.backbone.cuts), "head"]
+    world = run.trainer.world_size
+    return examine(run.model, layers, run.schedule, run.model.build_optimizer(), batch_size=run.data.batch_size, processes=world)
+
+
+def _check_head(backbone: Backbone, head: nn.Module) -> None:
+    """A head of somebody's own is tried on codes of zeros before anything is written or trained."""
+    shape = backbone.code_shapes[backbone.cuts[-1]]
+    codes = torch.zeros(2, *shape)
+    try:
+        with torch.no_grad():
+            head.eval()(codes if getattr(head, "takes_map", False) else backbone.pool(codes))
+    except Exception as error:
+        raise UserError(f"{type(head).__name__} cannot take the codes {shape} of cut {backbone.cuts[-1]!r}: {one_line(error)}") from error
 
 
 def _quiet() -> None:

@@ -3,19 +3,21 @@
 import json
 import shlex
 import sys
-from collections.abc import Mapping
-from itertools import count
+from collections.abc import Mapping, Sequence
+from itertools import count, groupby
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ftlit.backbone import Backbone
+from ftlit.doctor import Plan
 from ftlit.errors import shorten
 
 TOLD = ("scenario", "experiment", "backbone", "head", "loss", "data", "schedule", "optimizer", "lr_scheduler", "trainer")
@@ -43,7 +45,7 @@ def say_interrupted(cfg: DictConfig) -> None:
     console().print(f"interrupted; the last checkpoint is saved. To go on: {escape(resume_command(cfg))}", soft_wrap=True)
 
 
-def say_plan(cfg: DictConfig, backbone: Backbone, data: Any, stages: list[str], resume_from: Path | None) -> None:
+def say_plan(cfg: DictConfig, backbone: Backbone, data: Any, plan: Plan, resume_from: Path | None) -> None:
     """Print what is going to happen: weights, input, data, what trains from when at what rate, and how to resume."""
     spec, shape = backbone.input_spec, "x".join(map(str, backbone.code_shapes[backbone.cuts[-1]]))
     size = sum(parameter.numel() for parameter in backbone.parameters())
@@ -66,7 +68,10 @@ def say_plan(cfg: DictConfig, backbone: Backbone, data: Any, stages: list[str], 
         ),
         ("classes", shorten((f"{name} {count:,}" for name, count in data.counts["train"].items()), most=12)),
         *(("note", note) for note in data.notes),
-        *(("stage", line) for line in stages),
+        *(
+            (f"stage {i}", f"{line}; ddp reduces {_bytes(size)} a step")
+            for i, (line, size) in enumerate(zip(plan.stages, plan.reduced, strict=True))
+        ),
         ("run", f"{cfg.trainer.max_epochs} epochs, seed {cfg.seed}, folder {cfg.paths.run}"),
         *([("resume", f"goes on from {resume_from}")] if resume_from else [("resume", resume_command(cfg))]),
     ]
@@ -74,6 +79,39 @@ def say_plan(cfg: DictConfig, backbone: Backbone, data: Any, stages: list[str], 
     for name, text in rows:
         table.add_row(f"[bold]{name}[/bold]", escape(text))
     console().print(table)
+    console().print(layers_table(plan))
+    for warning in plan.warnings:
+        console().print(f"[bold]doctor[/bold]  {escape(warning)}", soft_wrap=True)
+
+
+def layers_table(plan: Plan) -> Table:
+    """A row a layer, top first: from which stage it trains, in which mode, in which groups, at which base rate, with which batch norm."""
+    table = Table("layer", "parameters", "trains from", "mode by stage", "batch norm by stage", "group", "base rate", box=SIMPLE_HEAD)
+    for row in reversed(plan.rows):
+        table.add_row(
+            row.layer,
+            f"{row.size:,}",
+            "-" if row.first is None else f"stage {row.first}",
+            _by_stage(row.modes) if row.size else "-",
+            _by_stage(row.batchnorm) or "-",
+            shorten(row.groups, most=3),
+            " ".join(f"{rate:.1e}" for rate in row.rates),
+        )
+    return table
+
+
+def _by_stage(values: Sequence[str]) -> str:
+    """`eval 0-1, train 2`."""
+    runs = [(value, [i for i, _ in same]) for value, same in groupby(enumerate(values), key=lambda pair: pair[1])]
+    return ", ".join(f"{value} {places[0]}" + (f"-{places[-1]}" if len(places) > 1 else "") for value, places in runs)
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
 
 
 def resume_command(cfg: DictConfig) -> str:

@@ -1,0 +1,82 @@
+"""The plan says what will be, and what is silently wrong."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from ftlit import Schedule, Stage, UserError, build_optimizer
+from ftlit.doctor import Row, examine
+
+SGD = partial(torch.optim.SGD, lr=0.1)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.low = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        self.high = nn.Conv2d(4, 4, 1)
+        self.head = nn.Linear(4, 2)
+
+
+LAYERS = ["low", "high", "head"]
+SCHEDULE = Schedule([Stage(["head"]), Stage(["head", "high"], epoch=1), Stage(["*"], epoch=3)], [("head", 1.0), ("*", 0.5)])
+
+
+def plan(schedule=SCHEDULE, model=None, optimizer=None, **known):
+    model = model or Net()
+    return examine(model, LAYERS, schedule, optimizer or build_optimizer(model, SGD, schedule.lr_scale), **known)
+
+
+def test_a_row_says_when_a_layer_trains_in_which_mode_group_rate_and_policy():
+    assert plan().rows == (
+        Row("low", 24, 2, ("eval", "eval", "train"), ("*",), (0.05,), ("frozen", "frozen", "live")),
+        Row("high", 20, 1, ("eval", "train", "train"), ("*",), (0.05,), ()),
+        Row("head", 10, 0, ("train", "train", "train"), ("head",), (0.1,), ()),
+    )
+
+
+def test_ddp_reduces_four_bytes_for_each_value_that_trains():
+    assert plan().reduced == (4 * 10, 4 * 30, 4 * 54)
+
+
+def test_a_frozen_batch_norm_is_not_reduced():
+    schedule = Schedule([Stage(["*"], batchnorm="frozen")])
+    assert plan(schedule).reduced == (4 * (54 - 8),) and plan(schedule).rows[0].modes == ("part",)
+
+
+def test_nothing_is_changed():
+    model = Net()
+    plan(model=model)
+    assert all(p.requires_grad for p in model.parameters()) and all(m.training for m in model.modules())
+
+
+def test_a_usual_plan_has_no_warnings():
+    assert plan(batch_size=32).warnings == ()
+
+
+def test_a_parameter_in_no_group_and_one_in_two_are_found():
+    model = Net()
+    forgotten = torch.optim.SGD([*model.low.parameters(), *model.high.parameters()], lr=0.1)
+    twice = build_optimizer(model, SGD)
+    twice.param_groups.append({**twice.param_groups[0], "params": [model.head.bias]})
+    (missing,), (double,) = plan(model=model, optimizer=forgotten).warnings, plan(model=model, optimizer=twice).warnings
+    assert missing.startswith("in no parameter group, so it never trains: head.weight, head.bias")
+    assert double.startswith("in several parameter groups, so it is updated several times a step: head.bias")
+
+
+def test_a_hole_between_layers_that_train_is_found():
+    (warning,) = plan(Schedule([Stage(["head", "low"])])).warnings
+    assert warning.startswith("no stage trains high")
+
+
+@pytest.mark.parametrize(("policy", "warned"), [("live", 1), ("frozen_stats", 0), ("frozen", 0)])
+@pytest.mark.parametrize("known", [{"batch_size": 4}, {"processes": 2}])
+def test_live_statistics_of_small_or_separate_batches_are_found(policy, warned, known):
+    assert len(plan(Schedule([Stage(["*"], batchnorm=policy)]), **known).warnings) == warned
+
+
+def test_an_idle_pattern_of_any_stage_is_an_error():
+    with pytest.raises(UserError, match="did you mean 'high'"):
+        plan(Schedule([Stage(["head"]), Stage(["hihg"], epoch=1)]))

@@ -1,0 +1,119 @@
+"""One factor drives all groups: the ratios hold at every step, and the curve is torch's own."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    ExponentialLR,
+    LambdaLR,
+    LinearLR,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+    StepLR,
+)
+
+from ftlit import UserError
+from ftlit.rates import Rates, any_curve, constant, cosine, linear, one_cycle, plateau
+
+STEPS = 20
+LAMBDA = partial(LambdaLR, lr_lambda=lambda step: 1 / (step + 1))
+
+
+def sequential(optimizer):
+    return SequentialLR(optimizer, [LinearLR(optimizer, 0.1, total_iters=5), CosineAnnealingLR(optimizer, STEPS - 5)], milestones=[5])
+
+
+CURVES = {
+    "constant": (constant, lambda o: LambdaLR(o, lambda _: 1.0)),
+    "cosine": (cosine, lambda o: CosineAnnealingLR(o, STEPS)),
+    "linear": (linear, lambda o: LinearLR(o, 1.0, 0.0, STEPS)),
+    "one_cycle": (one_cycle, lambda o: OneCycleLR(o, [g["lr"] for g in o.param_groups], total_steps=STEPS, cycle_momentum=False)),
+    "step": (partial(any_curve, scheduler=partial(StepLR, step_size=7)), lambda o: StepLR(o, 7)),
+    "exponential": (partial(any_curve, scheduler=partial(ExponentialLR, gamma=0.9)), lambda o: ExponentialLR(o, 0.9)),
+    "lambda": (partial(any_curve, scheduler=LAMBDA), LAMBDA),
+    "sequential": (partial(any_curve, scheduler=sequential), sequential),
+    "plateau": (plateau, lambda o: ReduceLROnPlateau(o, patience=2)),
+}
+METRICS = [1.0, 0.9, 0.9, 0.9, 0.9, 0.8, 0.8, 0.8, 0.8, 0.8, *[0.8] * 10]
+
+
+def optimizer(*rates):
+    return SGD([{"params": [nn.Parameter(torch.zeros(1))], "name": str(rate), "lr": rate} for rate in rates], lr=1.0)
+
+
+def trace(rates, steps=STEPS, first=0):
+    seen = []
+    for i in range(first, first + steps):
+        seen.append(rates.get_last_lr())
+        rates.optimizer.step()
+        if isinstance(rates, ReduceLROnPlateau) or getattr(rates, "reduce_on_plateau", False):
+            rates.step(METRICS[i])
+        else:
+            rates.step()
+    return seen
+
+
+@pytest.mark.filterwarnings("ignore:The epoch parameter")  # SequentialLR of torch warns of itself
+@pytest.mark.parametrize("name", CURVES)
+def test_the_rates_are_those_of_torchs_scheduler_on_all_groups(name):
+    curve, torchs = CURVES[name]
+    ours, theirs = trace(Rates(optimizer(0.1, 0.002), curve, steps=STEPS, epochs=2)), trace(torchs(optimizer(0.1, 0.002)))
+    for a, b in zip(ours, theirs, strict=True):
+        assert a == pytest.approx(b, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:The epoch parameter")
+@pytest.mark.parametrize("warmup", [0.0, 0.25])
+@pytest.mark.parametrize("name", CURVES)
+def test_the_ratio_between_groups_holds_at_every_step(name, warmup):
+    for a, b in trace(Rates(optimizer(0.1, 0.002), CURVES[name][0], steps=STEPS, epochs=2, warmup=warmup)):
+        assert b == pytest.approx(a / 50, rel=1e-12, abs=1e-15)
+
+
+@pytest.mark.filterwarnings("ignore:The epoch parameter")
+@pytest.mark.parametrize("cut", [0, 3, 5, 6, 19])
+@pytest.mark.parametrize("warmup", [0.0, 0.25])
+@pytest.mark.parametrize("name", CURVES)
+def test_saved_and_loaded_at_any_step_the_trace_is_the_same_to_the_bit(name, warmup, cut):
+    make = partial(Rates, curve=CURVES[name][0], steps=STEPS, epochs=2, warmup=warmup)
+    whole = trace(make(optimizer(0.1, 0.002)))
+    stopped = make(optimizer(0.1, 0.002))
+    trace(stopped, cut)
+    resumed = make(optimizer(0.1, 0.002))
+    resumed.optimizer.load_state_dict(stopped.optimizer.state_dict())
+    resumed.load_state_dict(stopped.state_dict())
+    assert trace(resumed, STEPS - cut, first=cut) == whole[cut:]
+
+
+def test_golden_trace_with_warm_up_and_restart_in_each_stage():
+    """Ten steps: four in the first stage, six in the second; a quarter of each rises, then a straight line down."""
+    rates = Rates(optimizer(1.0, 0.1), linear, steps=4, epochs=1, warmup=0.25, restart=True)
+    first = trace(rates, 4)
+    rates.begin_stage(6, 1)
+    second = trace(rates, 6)
+    assert [a for a, _ in first] == pytest.approx([0.5, 1.0, 2 / 3, 1 / 3])
+    assert [a for a, _ in second] == pytest.approx([0.5, 1.0, 0.8, 0.6, 0.4, 0.2])
+    assert [b for _, b in first + second] == pytest.approx([a / 10 for a, _ in first + second])
+
+
+def test_without_restart_a_stage_changes_nothing():
+    whole, staged = Rates(optimizer(1.0), cosine, steps=10, epochs=1), Rates(optimizer(1.0), cosine, steps=10, epochs=1)
+    before = trace(staged, 4)
+    staged.begin_stage(6, 1)
+    assert before + trace(staged, 6) == trace(whole, 10)
+
+
+def test_the_rate_stays_at_the_end_of_the_curve():
+    rates = Rates(optimizer(1.0), one_cycle, steps=5, epochs=1)
+    assert trace(rates, 9)[6:] == [[pytest.approx(1 / 25e4)]] * 3
+
+
+@pytest.mark.parametrize("warmup", [-0.1, 1.0])
+def test_a_warm_up_is_a_part_of_the_run(warmup):
+    with pytest.raises(UserError, match="from 0 to less than 1"):
+        Rates(optimizer(1.0), cosine, steps=5, epochs=1, warmup=warmup)

@@ -1,0 +1,54 @@
+"""A metric ends a stage: good enough, or no longer getting better."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ftlit.errors import UserError
+from ftlit.until import Until
+
+VALUES = st.lists(st.floats(-1, 1), max_size=8)
+
+
+@given(VALUES, st.floats(-1, 1))
+def test_a_threshold_asks_the_last_value_alone(values, threshold):
+    assert Until("a", threshold=threshold).reached(values) == (bool(values) and values[-1] >= threshold)
+    assert Until("a", "min", threshold=threshold).reached(values) == (bool(values) and values[-1] <= threshold)
+
+
+@given(VALUES, st.integers(1, 4))
+def test_less_is_better_as_more_is_better_turned_round(values, patience):
+    more, less = Until("a", "max", patience=patience), Until("a", "min", patience=patience)
+    assert more.reached(values) == less.reached([-value for value in values])
+
+
+@pytest.mark.parametrize(
+    ("values", "reached"),
+    [
+        ([], False),
+        ([1.0], False),
+        ([1.0, 1.0], False),
+        ([1.0, 1.0, 1.0], True),  # as good is not better
+        ([1.0, 1.05, 1.09], True),  # nor is better by no more than min_delta
+        ([1.0, 0.5, 1.2, 1.1], False),
+        ([1.0, 0.5, 1.2, 1.1, 1.25], True),
+        ([float("nan"), float("nan")], True),
+        ([float("nan"), 0.1], False),
+    ],
+)
+def test_patience_counts_judgements_in_a_row_without_progress(values, reached):
+    assert Until("a", patience=2, min_delta=0.1).reached(values) == reached
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({}, "give a threshold, a patience"),
+        ({"patience": 0}, "give a whole number from 1"),
+        ({"patience": 1, "min_delta": -1}, "give 0 or more"),
+        ({"patience": 1, "mode": "mx"}, "did you mean 'max'"),
+    ],
+)
+def test_a_value_out_of_its_range_is_an_error(fields, said):
+    with pytest.raises(UserError, match=said):
+        Until("a", **fields)
