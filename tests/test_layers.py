@@ -13,16 +13,16 @@ import ftlit
 ROWS = """
 errors
 patterns transform
-backbone head loss until trainable grouping rates glyphs dataset
+backbone head loss until trainable grouping rates seeding glyphs dataset
 schedule
 doctor
-splitting
+splitting order
 listing published zoo.parts
 zoo.transformers zoo.glyph zoo.weights
 zoo.families zoo.fitting
 zoo.load
 zoo
-lit.clock
+lit.clock lit.images
 lit.staging lit.finetuner lit.datamodules lit.glyphs
 lit lit.progress
 cli

@@ -1,117 +1,14 @@
 """The options of the Hydra group `data`: callables `(input_spec) -> ImageData`."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, DistributedSampler
-
-from ftlit.dataset import Batch, Collection, LabelledImages, MixedCollate, Split, image_reader
-from ftlit.errors import UserError
+from ftlit.dataset import Split, image_reader
 from ftlit.listing import collect, list_csv, list_folder
+from ftlit.lit.images import ImageData
 from ftlit.published import NO_FLIP, digits, torchvision_dataset
-from ftlit.splitting import draw_per_class
-from ftlit.transform import InputSpec, eval_transform, train_transform
-
-
-class ImageData(LightningDataModule):
-    """Batches (images float32 (N, 3, S, S), targets) of a collection, as a network wants them.
-
-    Targets are class numbers, int64 (N,); with several labels, or mixed, float32 (N, num_classes).
-    The order of the training images is a function of (seed, epoch): one process with batches of 2 N sees in each step the images
-    that two processes with N see together. Where a last training batch of one image would remain it is left out: BatchNorm
-    cannot normalise a single value.
-
-    Args:
-        collection: the images, in three splits.
-        input_spec: what the network expects.
-        augment: see `transform.train_transform`.
-        mix: see `dataset.MixedCollate`.
-        batch_size: images in a batch of one process.
-        num_workers: processes that load; `None`: half of the cores, at most 8.
-        seed: of the order, of what workers draw, and of `per_class`.
-        per_class: train on so many images of each class, drawn by seed; `None` for all.
-
-    Raises:
-        UserError: an argument out of its range.
-    """
-
-    def __init__(
-        self,
-        collection: Collection,
-        input_spec: InputSpec,
-        *,
-        augment: str = "photo",
-        mix: str = "none",
-        batch_size: int = 32,
-        num_workers: int | None = None,
-        seed: int = 0,
-        per_class: int | None = None,
-    ) -> None:
-        super().__init__()
-        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0), ("per_class", per_class, 1)):
-            if value is not None and value < least:
-                raise UserError(f"data.{name}={value}: give a whole number, {least} or more")
-        self.collection = collection if per_class is None else _with_few(collection, per_class, seed)
-        self.class_names = collection.class_names
-        self.num_classes = len(collection.class_names)
-        self.multilabel = collection.multilabel
-        self.counts = self.collection.counts
-        self.notes = collection.notes
-        self.batch_size = batch_size
-        self.num_workers = _half_the_cores() if num_workers is None else num_workers
-        self.seed = seed
-        self._transforms = {"train": train_transform(input_spec, augment), "eval": eval_transform(input_spec)}
-        self._mix = MixedCollate(mix, self.num_classes)
-        self._generators: dict[Split, torch.Generator] = {}
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled, augmented, mixed batches."""
-        images = LabelledImages(self.collection, "train", self._transforms["train"])
-        # torch's sampler serves one process as well; Lightning calls its set_epoch and leaves it in place under ddp
-        replicas, rank = self._place()
-        sampler: DistributedSampler[Batch] = DistributedSampler(images, replicas, rank, shuffle=True, seed=self.seed)
-        drop_last = len(sampler) > 1 and len(sampler) % self.batch_size == 1
-        return self._loader("train", images, sampler=sampler, collate_fn=self._mix, drop_last=drop_last)
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the val split, in order, in the evaluation view."""
-        return self._loader("val", LabelledImages(self.collection, "val", self._transforms["eval"]))
-
-    def test_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the test split, in order, in the evaluation view."""
-        return self._loader("test", LabelledImages(self.collection, "test", self._transforms["eval"]))
-
-    def _loader(self, split: Split, images: LabelledImages, **how: Any) -> DataLoader[Batch]:
-        return DataLoader(
-            images,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            # its own generator: seeds the workers, and loading takes nothing from the global random state
-            generator=self._generators.setdefault(split, torch.Generator().manual_seed(self.seed + self._place()[1])),
-            **how,
-        )
-
-    def _place(self) -> tuple[int, int]:
-        """How many processes share the images, and which of them this is."""
-        place = getattr(self.trainer, "distributed_sampler_kwargs", None) or {"num_replicas": 1, "rank": 0}
-        return place["num_replicas"], place["rank"]
-
-
-def _with_few(collection: Collection, per_class: int, seed: int) -> Collection:
-    train = collection.splits["train"]
-    few = train.subset(draw_per_class(train.labels, per_class, seed))
-    return Collection({**collection.splits, "train": few}, collection.class_names, collection.multilabel, collection.notes)
-
-
-def _half_the_cores() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores // 2)
+from ftlit.transform import InputSpec
 
 
 def _fractions(val: float, test: float) -> dict[Split, float]:

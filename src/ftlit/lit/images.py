@@ -1,0 +1,122 @@
+"""The data module: images of a collection in three splits, batch by batch."""
+
+import os
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from ftlit.dataset import Batch, Collection, LabelledImages, MixedCollate, Split
+from ftlit.errors import UserError
+from ftlit.order import Batches, EvalOrder, TrainOrder
+from ftlit.splitting import draw_per_class
+from ftlit.transform import InputSpec, eval_transform, train_transform
+
+
+class ImageData(LightningDataModule):
+    """Batches (images float32 (N, 3, S, S), targets) of a collection, as a network wants them.
+
+    Targets are class numbers, int64 (N,); with several labels, or mixed, float32 (N, num_classes).
+    Order, augmentation and mixing are functions of (seed, epoch, image), see `ftlit.order`; a checkpoint keeps how far an epoch is, and
+    resumed training goes on from there.
+
+    Args:
+        collection: the images, in three splits.
+        input_spec: what the network expects.
+        augment: see `transform.train_transform`.
+        mix: see `dataset.MixedCollate`.
+        batch_size: images in a batch of one process.
+        num_workers: processes that load; `None`: half of the cores, at most 8.
+        seed: of the order, of what is drawn to augment and to mix, and of `per_class`.
+        per_class: train on so many images of each class, drawn by seed; `None` for all.
+
+    Raises:
+        UserError: an argument out of its range.
+    """
+
+    def __init__(
+        self,
+        collection: Collection,
+        input_spec: InputSpec,
+        *,
+        augment: str = "photo",
+        mix: str = "none",
+        batch_size: int = 32,
+        num_workers: int | None = None,
+        seed: int = 0,
+        per_class: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0), ("per_class", per_class, 1)):
+            if value is not None and value < least:
+                raise UserError(f"data.{name}={value}: give a whole number, {least} or more")
+        self.collection = collection if per_class is None else _with_few(collection, per_class, seed)
+        self.class_names = collection.class_names
+        self.num_classes = len(collection.class_names)
+        self.multilabel = collection.multilabel
+        self.counts = self.collection.counts
+        self.notes = collection.notes
+        self.batch_size = batch_size
+        self.num_workers = _half_the_cores() if num_workers is None else num_workers
+        self.seed = seed
+        self._transforms = {"train": train_transform(input_spec, augment), "eval": eval_transform(input_spec)}
+        self._collate = {"train": MixedCollate(mix, self.num_classes), "eval": MixedCollate("none", self.num_classes)}
+        self._begin = (0, 0)  # epoch and batch that training goes on from
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled, augmented, mixed batches."""
+        images = LabelledImages(self.collection, "train", self._transforms["train"])
+        order = TrainOrder(images, self.batch_size, seed=self.seed, **self._place())
+        order.begin_at(*self._begin)
+        return self._loader(images, "train", order)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the val split, in order, in the evaluation view."""
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the test split, in order, in the evaluation view."""
+        return self._eval_loader("test")
+
+    def state_dict(self) -> dict[str, int]:
+        """How far training is; Lightning keeps it in a checkpoint."""
+        if self.trainer is None:
+            return {}
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
+        return {"epoch": self.trainer.current_epoch, "batch": done}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on from there: the batches that the epoch has seen are left out."""
+        if state_dict:
+            self._begin = state_dict["epoch"], state_dict["batch"]
+
+    def _eval_loader(self, split: Split) -> DataLoader[Batch]:
+        images = LabelledImages(self.collection, split, self._transforms["eval"])
+        return self._loader(images, "eval", EvalOrder(images, self.batch_size, **self._place()))
+
+    def _loader(self, images: LabelledImages, view: str, order: TrainOrder | EvalOrder) -> DataLoader[Batch]:
+        return DataLoader(
+            Batches(images, self._collate[view], self.seed),
+            sampler=order,
+            batch_size=None,  # an item is a batch
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # workers are seeded from it: without, loading would draw from the global random state
+        )
+
+    def _place(self) -> dict[str, int]:
+        """How many processes share the images, and which of them this is."""
+        place = getattr(self.trainer, "distributed_sampler_kwargs", None) or {"num_replicas": 1, "rank": 0}
+        return {"processes": place["num_replicas"], "rank": place["rank"]}
+
+
+def _with_few(collection: Collection, per_class: int, seed: int) -> Collection:
+    train = collection.splits["train"]
+    few = train.subset(draw_per_class(train.labels, per_class, seed))
+    return Collection({**collection.splits, "train": few}, collection.class_names, collection.multilabel, collection.notes)
+
+
+def _half_the_cores() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores // 2)

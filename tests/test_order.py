@@ -1,0 +1,81 @@
+"""Batches are a function of (seed, epoch, place), in one process and in several, from any batch on."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from ftlit.dataset import Collection, Examples, LabelledImages, MixedCollate
+from ftlit.errors import UserError
+from ftlit.order import Batches, EvalOrder, TrainOrder
+from ftlit.transform import InputSpec, train_transform
+
+sizes, processes, batch_sizes = st.integers(1, 40), st.integers(1, 4), st.integers(1, 9)
+
+
+def images(n: int, augment: str = "photo") -> LabelledImages:
+    examples = Examples(range(n), [(i % 2,) for i in range(n)], lambda i: Image.linear_gradient("L").rotate(i).convert("RGB"))
+    collection = Collection(dict.fromkeys(("train", "val", "test"), examples), ["even", "odd"])
+    return LabelledImages(collection, "train", train_transform(InputSpec(size=8), augment))
+
+
+@given(n=sizes, world=processes, batch_size=batch_sizes)
+def test_evaluation_sees_each_image_once_and_all_processes_have_equally_many_batches(n, world, batch_size):
+    if n < world:
+        with pytest.raises(UserError, match=f"{n} images cannot be shared by {world} processes"):
+            EvalOrder(images(n), batch_size, processes=world)
+        return
+    orders = [EvalOrder(images(n), batch_size, processes=world, rank=rank) for rank in range(world)]
+    ranks = [list(order) for order in orders]
+    assert sorted(index for batches in ranks for batch in batches for _, index in batch) == list(range(n))
+    assert {len(batches) for batches in ranks} == {len(orders[0])}
+    assert all(1 <= len(batch) <= batch_size + (batch_size == 1) for batches in ranks for batch in batches)
+
+
+@given(n=sizes, batch_size=batch_sizes, epoch=st.integers(0, 5), seed=st.integers(0, 5))
+def test_training_sees_all_images_but_a_lonely_last_one(n, batch_size, epoch, seed):
+    order = TrainOrder(images(n), batch_size, seed=seed)
+    order.set_epoch(epoch)
+    batches = list(order)
+    seen = [index for batch in batches for _, index in batch]
+    lonely = n > 1 and batch_size > 1 and n % batch_size == 1
+    assert len(batches) == len(order) and len(seen) == len(set(seen)) == n - lonely
+    assert {e for batch in batches for e, _ in batch} == {epoch} and list(order) == batches
+
+
+@given(world=processes, per_rank=st.integers(2, 8), batch_size=st.integers(2, 5))
+def test_processes_see_together_what_one_sees_with_the_global_batch(world, per_rank, batch_size):
+    data = images(per_rank * world)
+    one = TrainOrder(data, batch_size * world)
+    ranks = [list(TrainOrder(data, batch_size, processes=world, rank=rank)) for rank in range(world)]
+    together = [set().union(*step) for step in zip(*ranks, strict=True)]
+    assert together == [set(batch) for batch in one][: len(together)]
+
+
+@given(begin=st.integers(0, 6), epoch=st.integers(0, 3))
+def test_training_goes_on_from_any_batch_of_one_epoch_and_later_epochs_are_whole(begin, epoch):
+    whole, resumed = TrainOrder(images(20), 4), TrainOrder(images(20), 4)
+    resumed.begin_at(epoch, begin)
+    whole.set_epoch(epoch)
+    assert list(resumed) == list(whole)[begin:] and len(resumed) == len(whole)
+    for order in (whole, resumed):
+        order.set_epoch(epoch + 1)
+    assert list(resumed) == list(whole)
+
+
+@pytest.mark.parametrize("mix", ["none", "both"])
+def test_a_batch_is_a_function_of_seed_and_place_and_leaves_the_global_random_state(mix):
+    batches = Batches(images(8), MixedCollate(mix, 2), seed=3)
+    torch.manual_seed(0)
+    first = batches[[(0, 1), (0, 2)]]
+    state = torch.get_rng_state()
+    again = batches[[(0, 1), (0, 2)]]
+    assert all(a.equal(b) for a, b in zip(first, again, strict=True)) and torch.get_rng_state().equal(state)
+    other_epoch, other_seed = batches[[(1, 1), (1, 2)]], Batches(images(8), MixedCollate(mix, 2), seed=4)[[(0, 1), (0, 2)]]
+    assert not first[0].equal(other_epoch[0]) and not first[0].equal(other_seed[0])
+
+
+def test_an_images_augmentation_does_not_depend_on_its_batch():
+    batches = Batches(images(8), MixedCollate("none", 2), seed=3)
+    assert batches[[(0, 5), (0, 2)]][0][1].equal(batches[[(0, 2)]][0][0])
