@@ -13,7 +13,7 @@ import ftlit
 ROWS = """
 errors
 patterns transform
-backbone head loss schedule trainable grouping glyphs dataset
+backbone head loss rewrite schedule trainable grouping glyphs dataset
 splitting
 listing published zoo.parts
 zoo.transformers zoo.glyph zoo.weights
