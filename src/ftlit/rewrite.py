@@ -54,8 +54,8 @@ class AffineNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Per channel a x + b, in the dtype of x."""
-        # The kernel of BatchNorm with mean 0, variance 1, eps 0, which is a x + b to the bit: one pass instead of two, less
-        # memory, and under autocast the half precision in, half precision out that a network with BatchNorm is used to.
+        # BatchNorm's kernel with mean 0, variance 1, eps 0: one pass over x where `a * x + b` takes two and keeps a copy, and
+        # under autocast half precision comes out where half precision comes in, as the network is used to.
         mean, var = torch.zeros_like(self.bias), torch.ones_like(self.weight)
         return F.batch_norm(x, mean, var, self.weight, self.bias, training=False, eps=0.0)
 
@@ -66,12 +66,10 @@ class AffineNorm(nn.Module):
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, local_metadata: Mapping[str, Any], *args: Any) -> None:
         """As in torch, which calls it from `load_state_dict`; a BatchNorm's state is folded first."""
         state = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
-        # A half state is left as it is, so that torch tells what is missing from it.
+        # An incomplete state is left as it is, so that torch tells what is missing from it.
         if {"running_mean", "running_var", *_but(self.implied)} <= set(state):
-            keeps_dtype_of_state = local_metadata.get("assign_to_params_buffers", False)
-            dtype = state["running_mean"].dtype if keeps_dtype_of_state else self.weight.dtype
-            folded = _fold(state, self.eps, dtype)
-            state_dict = {prefix + key: value for key, value in (state | folded).items() if key not in STATISTICS}
+            state |= _fold(state, self.eps, torch.promote_types(state["running_mean"].dtype, self.weight.dtype))
+            state_dict = {prefix + key: value for key, value in state.items() if key not in STATISTICS}
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
 
@@ -112,6 +110,7 @@ def load_either(module: nn.Module, state: Mapping[str, Any]) -> None:
 
     Into an `AffineNorm` torch's own `load_state_dict` does it. This adds the other direction: a BatchNorm for which `state` has a
     weight but no running statistics gets a mean of 0 and a variance of 1 - eps. A BatchNorm with `affine=False` cannot hold a and b.
+    `state` itself is left alone.
 
     Raises:
         RuntimeError: torch's, with the keys that are missing or left over.
@@ -119,9 +118,8 @@ def load_either(module: nn.Module, state: Mapping[str, Any]) -> None:
     whole: Any = copy(state)  # a copy that keeps `_metadata`, which tells torch the version of each module's state
     for name, norm in module.named_modules(remove_duplicate=False):
         prefix = f"{name}." if name else ""
-        if not isinstance(norm, _BatchNorm) or norm.running_var is None:
-            continue
-        if prefix + "weight" in state and not any(prefix + key in state for key in STATISTICS):
+        affine = prefix + "weight" in state and not any(prefix + key in state for key in STATISTICS)
+        if affine and isinstance(norm, _BatchNorm) and norm.running_var is not None:
             idle = {key: torch.zeros_like(norm.get_buffer(key)) for key in STATISTICS}
             idle["running_var"] += 1 - norm.eps
             whole |= {prefix + key: value for key, value in idle.items()}
