@@ -12,7 +12,6 @@ from ftlit.errors import UserError
 from ftlit.head import LinearHead
 from ftlit.rewrite import AffineNorm, affine_to_batchnorm, batchnorm_to_affine, load_either
 from ftlit.zoo import load_backbone
-from ftlit.zoo.families import take_apart
 from ftlit.zoo.load import available
 
 # one small network of each family with BatchNorm -> the smallest convenient input
@@ -21,7 +20,9 @@ SMALL = {
     "shufflenet_v2_x0_5": 64, "mobilenet_v2": 64, "mobilenet_v3_small": 64, "efficientnet_b0": 64, "efficientnet_v2_s": 64,
     "mnasnet0_5": 64, "regnet_y_400mf": 64, "maxvit_t": 224,
 }  # fmt: skip
-GIANTS = {"vit_h_14", "regnet_y_128gf", "efficientnet_b7", "efficientnet_v2_l", "vit_l_16", "vit_l_32", "convnext_large"}
+WITHOUT = ("alexnet", "convnext", "squeezenet", "swin", "vgg", "vit")
+OTHERS = {name for name in available() if name.endswith("_bn") or not name.startswith(WITHOUT)} - set(SMALL)
+GIANTS = {"regnet_y_128gf", "efficientnet_b7", "efficientnet_v2_l"}
 SETTINGS = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
@@ -69,13 +70,13 @@ def assert_state_equal(one, other):
 
 def check_law_7(model, size):
     model.eval()
+    assert norms(model)
     x, many = torch.randn(2, 3, size, size), len(norms(model))
     for dtype in (torch.float32, torch.float64):
         model.to(dtype)
         affine = batchnorm_to_affine(deepcopy(model))
         back = affine_to_batchnorm(deepcopy(affine))
         before = logits(model, x.to(dtype))
-        assert before.std() > 0
         assert_same(before, logits(affine, x.to(dtype)))
         assert_same(before, logits(back, x.to(dtype)))
         assert (len(norms(affine)), len(norms(affine, AffineNorm)), len(norms(back))) == (0, many, many)
@@ -85,16 +86,13 @@ def check_law_7(model, size):
 
 @pytest.mark.parametrize("name", [name if name != "maxvit_t" else pytest.param(name, marks=pytest.mark.slow) for name in SMALL])
 def test_the_function_stays(name):
-    model = network(name, SMALL[name])
-    assert norms(model)
-    check_law_7(model, SMALL[name])
+    check_law_7(network(name, SMALL[name]), SMALL[name])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(available()) - GIANTS - set(SMALL)))
+@pytest.mark.parametrize("name", sorted(OTHERS - GIANTS))
 def test_the_function_stays_in_any_builder(name):
-    size = 224 if name.startswith("vit") else 64
-    check_law_7(network(name, size), size)
+    check_law_7(network(name, 64), 64)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -158,12 +156,12 @@ class Loud(nn.BatchNorm2d):
 ])  # fmt: skip
 def test_what_is_not_known_to_be_affine_is_refused_and_nothing_is_changed(norm, told):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ModuleDict({"last": norm}))
-    before, state = list(model.modules()), deepcopy(model.state_dict())
+    before, names = list(model.modules()), list(model.state_dict())
     with pytest.raises(UserError, match=told) as error:
         batchnorm_to_affine(model)
     assert "\n" not in str(error.value)
     assert all(a is b for a, b in zip(before, model.modules(), strict=True))
-    assert list(state) == list(model.state_dict())
+    assert list(model.state_dict()) == names
     with pytest.raises(UserError, match="^" + type(norm).__name__):
         batchnorm_to_affine(norm)
 
@@ -274,7 +272,6 @@ def test_a_cut_of_the_backbone_is_rewritten_with_the_backbone():
     batchnorm_to_affine(backbone)
     assert norms(lower) == []
     assert backbone.num_features == 512
-    assert take_apart(backbone).layers.keys() == set(backbone.cuts)
 
 
 def test_gradients_are_those_of_a_x_plus_b():
