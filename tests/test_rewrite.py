@@ -222,8 +222,16 @@ def test_what_a_state_lacks_or_has_too_much_is_told():
                 del state["1.bias"]
             with pytest.raises(RuntimeError, match=f"(?s){told}"):
                 load_either(target, state)
+    with pytest.raises(RuntimeError, match=r"Missing key.*running_mean"):
+        load_either(nn.BatchNorm2d(4, affine=False), {})
     with pytest.raises(RuntimeError, match=r'Unexpected key.*"1\.weight"'):
         load_either(net(affine=False), batchnorm_to_affine(net()).state_dict())
+
+
+def test_a_batchnorm_without_statistics_loads_as_ever():
+    old, new = (randomise(nn.BatchNorm2d(4, track_running_stats=False)) for _ in range(2))
+    load_either(new, old.state_dict())
+    assert_state_equal(new.state_dict(), old.state_dict())
 
 
 # what stays, what is gone
@@ -256,13 +264,15 @@ def test_what_is_shared_stays_shared():
     norm = randomise(nn.BatchNorm1d(4))
     model = nn.Sequential(OrderedDict(a=norm, b=nn.Sequential(norm, nn.ReLU()), c=norm, d=nn.BatchNorm1d(4))).eval()
     x = torch.randn(3, 4)
-    expected, names = model(x), [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    old, expected, names = deepcopy(model), model(x), [name for name, _ in model.named_parameters(remove_duplicate=False)]
     for rewrite in (batchnorm_to_affine, affine_to_batchnorm):
         rewrite(model)
         assert model.a is model.b[0] is model.c
         assert model.a is not model.d
         assert [name for name, _ in model.named_parameters(remove_duplicate=False)] == names
         assert_same(expected, model(x))
+        load_either(old, model.state_dict())
+        assert_same(expected, old(x))
 
 
 def test_a_cut_of_the_backbone_is_rewritten_with_the_backbone():

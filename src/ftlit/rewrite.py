@@ -130,7 +130,7 @@ def _check(norm: _BatchNorm, what: str) -> None:
     if type(norm) not in KINDS:
         known = shorten(kind.__name__ for kind in KINDS)
         raise UserError(f"{what} cannot become affine: it is a class of its own, and only {known} are known to compute a x + b")
-    if norm.running_mean is None or norm.running_var is None:
+    if norm.running_mean is None:
         raise UserError(f"{what} cannot become affine: it has no running statistics; build it with track_running_stats=True")
 
 
