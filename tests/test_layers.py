@@ -13,7 +13,7 @@ import ftlit
 ROWS = """
 errors
 patterns transform
-backbone head loss until trainable grouping rates seeding glyphs dataset
+backbone head loss rewrite until trainable grouping rates seeding glyphs dataset
 schedule
 doctor
 splitting order

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ftlit.lit.finetuner import FineTuner as FineTuner
     from ftlit.lit.staging import StagedFinetuning as StagedFinetuning
     from ftlit.rates import Rates as Rates
+    from ftlit.rewrite import affine_to_batchnorm as affine_to_batchnorm
+    from ftlit.rewrite import batchnorm_to_affine as batchnorm_to_affine
     from ftlit.schedule import Schedule as Schedule
     from ftlit.schedule import Stage as Stage
     from ftlit.trainable import set_trainable as set_trainable
@@ -31,6 +33,8 @@ _MODULES = {
     "StagedFinetuning": "lit.staging",
     "Until": "until",
     "UserError": "errors",
+    "affine_to_batchnorm": "rewrite",
+    "batchnorm_to_affine": "rewrite",
     "build_optimizer": "grouping",
     "load_backbone": "zoo",
     "param_groups": "grouping",

@@ -22,9 +22,11 @@ from ftlit.lit.finetuner import FineTuner
 from ftlit.lit.staging import StagedFinetuning
 from ftlit.recipes import words
 from ftlit.recipes.binding import bind
+from ftlit.rewrite import batchnorm_to_affine
 from ftlit.schedule import Schedule, with_batchnorm
 from ftlit.trainable import Policy
 
+AFFINE = "affine"
 INTERRUPTED = 130  # the shells' status for a program that Ctrl-C ended
 
 
@@ -49,13 +51,15 @@ def build(cfg: DictConfig) -> Run:
     _quiet()
     bind(cfg)
     _one_of("doctor", cfg.doctor, ("warn", "strict"))
-    _one_of("batchnorm", cfg.batchnorm, get_args(Policy))
+    _one_of("batchnorm", cfg.batchnorm, (*get_args(Policy), AFFINE))
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     backbone = instantiate(cfg.backbone)
+    if cfg.batchnorm == AFFINE:  # before the groups are built
+        batchnorm_to_affine(backbone)
     data = instantiate(cfg.data, input_spec=backbone.input_spec)
     head = instantiate(cfg.head, in_features=backbone.num_features, num_classes=data.num_classes)
     _check_head(backbone, head)
-    schedule = with_batchnorm(instantiate(cfg.schedule, layers=backbone.learned), {"backbone": cfg.batchnorm})
+    schedule = with_batchnorm(instantiate(cfg.schedule, layers=backbone.learned), {"backbone": "live" if cfg.batchnorm == AFFINE else cfg.batchnorm})
     loss = instantiate(cfg.loss, counts=list(data.counts["train"].values()))
     if isinstance(loss, nn.CrossEntropyLoss if data.multilabel else nn.BCEWithLogitsLoss):
         raise UserError(

@@ -1,0 +1,321 @@
+"""Law 7: a rewrite keeps the function and may be applied twice."""
+
+from collections import OrderedDict
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ftlit.errors import UserError
+from ftlit.head import LinearHead
+from ftlit.rewrite import AffineNorm, affine_to_batchnorm, batchnorm_to_affine, load_either
+from ftlit.zoo import load_backbone
+from ftlit.zoo.load import available
+
+# one small network of each family with BatchNorm -> the smallest convenient input
+SMALL = {
+    "glyph": 32, "vgg11_bn": 32, "resnet18": 64, "resnext50_32x4d": 64, "densenet121": 64, "googlenet": 64, "inception_v3": 96,
+    "shufflenet_v2_x0_5": 64, "mobilenet_v2": 64, "mobilenet_v3_small": 64, "efficientnet_b0": 64, "efficientnet_v2_s": 64,
+    "mnasnet0_5": 64, "regnet_y_400mf": 64, "maxvit_t": 224,
+}  # fmt: skip
+WITHOUT = ("alexnet", "convnext", "squeezenet", "swin", "vgg", "vit")
+OTHERS = {name for name in available() if name.endswith("_bn") or not name.startswith(WITHOUT)} - set(SMALL)
+GIANTS = {"regnet_y_128gf", "efficientnet_b7", "efficientnet_v2_l"}
+SETTINGS = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+
+
+def randomise(module):
+    """As after training on something: fresh statistics, weights and biases would hide a missing factor."""
+    for norm in module.modules():
+        if isinstance(norm, _BatchNorm):
+            for name, tensor in norm.state_dict().items():
+                if tensor.is_floating_point():
+                    tensor.uniform_(0.5, 1.5) if name in ("weight", "running_var") else tensor.normal_(std=0.3)
+    return module
+
+
+def network(name, size):
+    torch.manual_seed(0)
+    backbone = load_backbone(name, weights=None, input_spec={"size": size}, **SETTINGS.get(name, {}))
+    return nn.Sequential(OrderedDict(backbone=randomise(backbone), head=LinearHead(backbone.num_features, 10)))
+
+
+def logits(model, x):
+    with torch.no_grad():
+        return model.head(model.backbone.pool(model.backbone(x)))
+
+
+def norms(module, kind=_BatchNorm):
+    return [m for m in module.modules() if isinstance(m, kind)]
+
+
+def net(dtype=torch.float32, **settings):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, **settings), nn.ReLU(), nn.Flatten(), nn.Linear(16, 4), nn.BatchNorm1d(4, **settings)]
+    return randomise(nn.Sequential(*layers)).to(dtype).eval()
+
+
+def assert_same(one, other):
+    """Within the tolerance of the dtype, relative to the largest value."""
+    assert (one - other).abs().max() <= TOLERANCE[one.dtype] * one.abs().max()
+
+
+def assert_state_equal(one, other):
+    assert list(one) == list(other)
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def check_law_7(model, size):
+    model.eval()
+    assert norms(model)
+    x, many = torch.randn(2, 3, size, size), len(norms(model))
+    for dtype in (torch.float32, torch.float64):
+        model.to(dtype)
+        affine = batchnorm_to_affine(deepcopy(model))
+        back = affine_to_batchnorm(deepcopy(affine))
+        before = logits(model, x.to(dtype))
+        assert_same(before, logits(affine, x.to(dtype)))
+        assert_same(before, logits(back, x.to(dtype)))
+        assert (len(norms(affine)), len(norms(affine, AffineNorm)), len(norms(back))) == (0, many, many)
+        assert [type(m) for m in back.modules()] == [type(m) for m in model.modules()]
+        assert_state_equal(affine.state_dict(), batchnorm_to_affine(back).state_dict())
+
+
+@pytest.mark.parametrize("name", [name if name != "maxvit_t" else pytest.param(name, marks=pytest.mark.slow) for name in SMALL])
+def test_the_function_stays(name):
+    check_law_7(network(name, SMALL[name]), SMALL[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(OTHERS - GIANTS))
+def test_the_function_stays_in_any_builder(name):
+    check_law_7(network(name, 64), 64)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("settings", [
+    {}, {"affine": False}, {"eps": 0.5}, {"momentum": None}, {"momentum": 0.01, "eps": 1e-3},
+])  # fmt: skip
+@pytest.mark.parametrize(("kind", "shape"), [
+    (nn.BatchNorm1d, ()), (nn.BatchNorm1d, (5,)), (nn.BatchNorm2d, (3, 5)), (nn.BatchNorm3d, (2, 3, 5)), (nn.SyncBatchNorm, (3, 5)),
+])  # fmt: skip
+def test_every_kind_with_every_setting(kind, shape, settings, dtype):
+    torch.manual_seed(0)
+    norm = randomise(kind(4, **settings)).to(dtype).eval()
+    x = torch.randn(6, 4, *shape, dtype=dtype)
+    affine = batchnorm_to_affine(norm)
+    back = affine_to_batchnorm(affine)
+    assert_same(norm(x), affine(x))
+    assert_same(norm(x), back(x))
+    assert (type(back), back.eps, back.momentum, back.affine, back.training) == (kind, norm.eps, norm.momentum, True, False)
+    assert_state_equal(affine.state_dict(), batchnorm_to_affine(back).state_dict())
+
+
+def test_what_comes_back_has_a_mean_of_0_and_a_variance_of_1_less_eps():
+    affine = batchnorm_to_affine(net(eps=1e-3))
+    a, b = affine[1].weight, affine[1].bias
+    back = affine_to_batchnorm(affine)[1]
+    assert torch.equal(back.running_mean, torch.zeros(4))
+    assert torch.equal(back.running_var, torch.full((4,), 1 - 1e-3))
+    assert back.num_batches_tracked == 0
+    assert torch.equal(back.weight, a) and torch.equal(back.bias, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("eps", [1e-5, 1e-3, 0.1, 0.9])
+def test_the_round_trip_gives_the_same_a_and_b_to_the_bit(dtype, eps):
+    torch.manual_seed(0)
+    affine = AffineNorm(10000, eps=eps).to(dtype)
+    nn.init.normal_(affine.weight)
+    nn.init.normal_(affine.bias)
+    assert_state_equal(affine.state_dict(), batchnorm_to_affine(affine_to_batchnorm(affine)).state_dict())
+
+
+def test_twice_is_once():
+    once = batchnorm_to_affine(net())
+    modules = list(once.modules())
+    assert batchnorm_to_affine(once) is once
+    assert all(a is b for a, b in zip(modules, once.modules(), strict=True))
+    back = affine_to_batchnorm(once)
+    modules = list(back.modules())
+    assert all(a is b for a, b in zip(modules, affine_to_batchnorm(back).modules(), strict=True))
+
+
+class Loud(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+@pytest.mark.parametrize(("norm", "told"), [
+    (nn.BatchNorm2d(4, track_running_stats=False), r"'2\.last' \(BatchNorm2d\) .* no running statistics"),
+    (Loud(4), r"'2\.last' \(Loud\) .* class of its own"),
+    (nn.LazyBatchNorm2d(), r"'2\.last' \(LazyBatchNorm2d\) .* class of its own"),
+])  # fmt: skip
+def test_what_is_not_known_to_be_affine_is_refused_and_nothing_is_changed(norm, told):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ModuleDict({"last": norm}))
+    before, names = list(model.modules()), list(model.state_dict())
+    with pytest.raises(UserError, match=told) as error:
+        batchnorm_to_affine(model)
+    assert "\n" not in str(error.value)
+    assert all(a is b for a, b in zip(before, model.modules(), strict=True))
+    assert list(model.state_dict()) == names
+    with pytest.raises(UserError, match="^" + type(norm).__name__):
+        batchnorm_to_affine(norm)
+
+
+# state dicts
+
+
+def test_a_checkpoint_of_either_form_loads_into_either():
+    """`whole[True]` is the affine form. Only the numbers of the file count, so the target starts from others."""
+    x = torch.randn(2, 3, 64, 64)
+    whole = [network("resnet18", 64).eval(), batchnorm_to_affine(network("resnet18", 64)).eval()]
+    expected = logits(whole[0], x)
+    for source in whole:
+        for target in map(deepcopy, whole):
+            for parameter in target.parameters():
+                nn.init.normal_(parameter)
+            state = deepcopy(source.state_dict())
+            load_either(target, state)
+            assert_same(expected, logits(target, x))
+            assert_state_equal(state, source.state_dict())
+
+
+@pytest.mark.parametrize("source", [torch.float16, torch.float32, torch.float64])
+def test_loading_folds_in_float64_and_keeps_the_dtype_of_the_module(source):
+    old = net(source)
+    for target in TOLERANCE:
+        affine = batchnorm_to_affine(net()).to(target)
+        affine.load_state_dict(old.state_dict())
+        expected = batchnorm_to_affine(deepcopy(old).double()).to(target)
+        assert_state_equal(affine.state_dict(), expected.state_dict())
+
+
+def test_a_state_is_taken_over_by_assignment_into_empty_modules():
+    old = net()
+    with torch.device("meta"):
+        affine = batchnorm_to_affine(net())
+    affine.load_state_dict(old.state_dict(), assign=True)
+    x = torch.randn(2, 3, 4, 4)
+    assert_same(old(x), affine(x))
+
+
+@pytest.mark.parametrize("settings", [{}, {"affine": False}])
+def test_torch_itself_loads_the_old_checkpoint_into_the_affine_form(settings):
+    old = net(**settings)
+    affine = batchnorm_to_affine(net(**settings))
+    for parameter in affine.parameters():
+        nn.init.normal_(parameter)
+    affine.load_state_dict(old.state_dict())
+    x = torch.randn(2, 3, 4, 4)
+    assert_same(old(x), affine(x))
+
+
+def test_what_a_state_lacks_or_has_too_much_is_told():
+    for source, target in ((net(), batchnorm_to_affine(net())), (batchnorm_to_affine(net()), net()), (net(), net())):
+        for change, told in (({}, r'Missing key.*"1\.bias"'), ({"1.foo": torch.zeros(1)}, r'Unexpected key.*"1\.foo"')):
+            state = {**source.state_dict(), **change}
+            if not change:
+                del state["1.bias"]
+            with pytest.raises(RuntimeError, match=f"(?s){told}"):
+                load_either(target, state)
+    with pytest.raises(RuntimeError, match=r"Missing key.*running_mean"):
+        load_either(nn.BatchNorm2d(4, affine=False), {})
+    with pytest.raises(RuntimeError, match=r'Unexpected key.*"1\.weight"'):
+        load_either(net(affine=False), batchnorm_to_affine(net()).state_dict())
+
+
+def test_a_batchnorm_without_statistics_loads_as_ever():
+    old, new = (randomise(nn.BatchNorm2d(4, track_running_stats=False)) for _ in range(2))
+    load_either(new, old.state_dict())
+    assert_state_equal(new.state_dict(), old.state_dict())
+
+
+# what stays, what is gone
+
+
+def test_there_are_no_buffers_that_processes_would_broadcast():
+    model = network("resnet18", 64)
+    assert list(model.buffers())
+    assert list(batchnorm_to_affine(model).buffers()) == []
+
+
+def test_names_dtype_mode_and_requires_grad_stay():
+    model = net(torch.float64).train()
+    model[1].weight.requires_grad_(False)
+    model[5].bias.requires_grad_(False)
+    model[5].eval()
+
+    def told(m):
+        return [(n, p.shape, p.dtype, p.requires_grad, p.is_leaf) for n, p in m.named_parameters()], [child.training for child in m]
+
+    before, others = told(model), [model[i] for i in (0, 2, 3, 4)]
+    assert batchnorm_to_affine(model) is model
+    assert told(model) == before
+    assert affine_to_batchnorm(model) is model
+    assert told(model) == before
+    assert all(a is b for a, b in zip(others, [model[i] for i in (0, 2, 3, 4)], strict=True))
+
+
+def test_what_is_shared_stays_shared():
+    norm = randomise(nn.BatchNorm1d(4))
+    model = nn.Sequential(OrderedDict(a=norm, b=nn.Sequential(norm, nn.ReLU()), c=norm, d=nn.BatchNorm1d(4))).eval()
+    x = torch.randn(3, 4)
+    old, expected, names = deepcopy(model), model(x), [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    for rewrite in (batchnorm_to_affine, affine_to_batchnorm):
+        rewrite(model)
+        assert model.a is model.b[0] is model.c
+        assert model.a is not model.d
+        assert [name for name, _ in model.named_parameters(remove_duplicate=False)] == names
+        assert_same(expected, model(x))
+        load_either(old, model.state_dict())
+        assert_same(expected, old(x))
+
+
+def test_a_cut_of_the_backbone_is_rewritten_with_the_backbone():
+    """`upto` shares its layers: what is inside them changes for both."""
+    backbone = network("resnet18", 64).backbone.eval()
+    lower = backbone.upto("layer2")
+    batchnorm_to_affine(backbone)
+    assert norms(lower) == []
+    assert backbone.num_features == 512
+
+
+def test_gradients_are_those_of_a_x_plus_b():
+    torch.manual_seed(0)
+    affine = AffineNorm(3).double()
+    nn.init.normal_(affine.weight)
+    nn.init.normal_(affine.bias)
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    found = torch.autograd.grad(affine(x).sin().sum(), [x, *affine.parameters()])
+    plain = x * affine.weight[:, None, None] + affine.bias[:, None, None]
+    torch.testing.assert_close(affine(x), plain)
+    torch.testing.assert_close(found, torch.autograd.grad(plain.sin().sum(), [x, *affine.parameters()]))
+
+
+def test_a_batch_of_one_trains():
+    """Where BatchNorm cannot: one value per channel has no variance. Evaluation mode is the same function."""
+    x = torch.randn(1, 3, 4, 4)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        net().train()(x)
+    model = batchnorm_to_affine(net()).train()
+    model(x).sum().backward()
+    assert all(norm.weight.grad.any() and norm.bias.grad.any() for norm in norms(model, AffineNorm))
+    assert torch.equal(model(x), model.eval()(x))
+
+
+def test_half_precision_in_is_half_precision_out():
+    """Under autocast the parameters stay in float32."""
+    affine = batchnorm_to_affine(net())[1]
+    x = torch.randn(2, 4, 3, 3, dtype=torch.bfloat16)
+    assert affine(x).dtype == torch.bfloat16
+    torch.testing.assert_close(affine(x).float(), affine(x.float()), rtol=1e-2, atol=1e-2)
+
+
+def test_it_starts_as_the_identity_and_says_what_it_was():
+    x = torch.randn(2, 4, 3)
+    assert torch.equal(AffineNorm(4)(x), x)
+    assert str(batchnorm_to_affine(nn.SyncBatchNorm(4))) == "AffineNorm(4, was SyncBatchNorm)"
