@@ -1,12 +1,13 @@
 """The LightningModule that joins a backbone and a head."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
+import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MultilabelAccuracy, MultilabelF1Score
 
 from ftlit.backbone import Backbone
@@ -90,6 +91,27 @@ class FineTuner(LightningModule):
         steps, epochs = training_length(self.trainer)
         return {"optimizer": optimizer, "lr_scheduler": self._lr_scheduler(optimizer, steps=steps, epochs=epochs).config}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what the training metrics of this epoch have seen, in each process."""
+        own = {name: {"seen": m._update_count, **_on_cpu(m.metric_state)} for name, m in self._train_metrics().items()}
+        checkpoint["train_metrics"] = [own]
+        if self.trainer.world_size > 1:
+            checkpoint["train_metrics"] = [own] * self.trainer.world_size
+            torch.distributed.all_gather_object(checkpoint["train_metrics"], own)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take that over, where training goes on in as many processes."""
+        kept = checkpoint.get("train_metrics", [])
+        if self._trainer is None or self.trainer.state.fn != "fit" or len(kept) != self.trainer.world_size:
+            return
+        for name, metric in self._train_metrics().items():
+            for state, value in kept[self.trainer.global_rank][name].items():
+                setattr(metric, "_update_count" if state == "seen" else state, value)
+
+    def _train_metrics(self) -> dict[str, Metric]:
+        metrics = cast(MetricCollection, self.metrics["train_metrics"])
+        return {**dict(metrics.items(keep_base=True, copy_state=True)), "loss": cast(Metric, self.losses["train_loss"])}
+
     def _step(self, split: str, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, targets = batch
         logits = self(images)
@@ -107,6 +129,10 @@ class FineTuner(LightningModule):
         if self._multilabel:
             return (targets >= 0.5).int()
         return targets.argmax(dim=1) if targets.ndim == 2 else targets
+
+
+def _on_cpu(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.cpu() if isinstance(value, Tensor) else value for name, value in state.items()}
 
 
 def _metrics(num_classes: int, multilabel: bool) -> MetricCollection:

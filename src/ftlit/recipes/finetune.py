@@ -59,7 +59,8 @@ def build(cfg: DictConfig) -> Run:
     data = instantiate(cfg.data, input_spec=backbone.input_spec)
     head = instantiate(cfg.head, in_features=backbone.num_features, num_classes=data.num_classes)
     _check_head(backbone, head)
-    schedule = with_batchnorm(instantiate(cfg.schedule, layers=backbone.learned), {"backbone": "live" if cfg.batchnorm == AFFINE else cfg.batchnorm})
+    policy: Policy = "live" if cfg.batchnorm == AFFINE else cfg.batchnorm
+    schedule = with_batchnorm(instantiate(cfg.schedule, layers=backbone.learned), {"backbone": policy})
     loss = instantiate(cfg.loss, counts=list(data.counts["train"].values()))
     if isinstance(loss, nn.CrossEntropyLoss if data.multilabel else nn.BCEWithLogitsLoss):
         raise UserError(
@@ -87,7 +88,6 @@ def fit(cfg: DictConfig, run: Run) -> float:
     plan = plan_of(run)
     if run.trainer.is_global_zero:
         words.write_folder(cfg, run.data.class_names)
-        words.keep_metrics(cfg)
         words.say_plan(cfg, run.model.backbone, run.data, plan, run.resume_from)
     if plan.warnings and cfg.doctor == "strict":
         raise UserError(f"doctor=strict: {plan.warnings[0]}")

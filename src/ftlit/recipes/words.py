@@ -4,7 +4,7 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from itertools import count, groupby
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,6 @@ def write_folder(cfg: DictConfig, class_names: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
     (folder / "class_names.json").write_text(json.dumps(class_names, ensure_ascii=False, indent=1))
-
-
-def keep_metrics(cfg: DictConfig) -> None:
-    """Move the metrics of an interrupted run aside, to `metrics.1.csv` and so on: the logger begins a new file."""
-    old = Path(cfg.paths.run, "metrics.csv")
-    if old.exists():
-        free = next(path for i in count(1) if not (path := old.with_name(f"metrics.{i}.csv")).exists())
-        old.rename(free)
 
 
 @rank_zero_only
