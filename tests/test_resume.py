@@ -21,10 +21,8 @@ from ftlit.lit.seeding import SeedEachStep
 from ftlit.rates import any_curve, constant, cosine, linear, one_cycle, plateau
 
 EPOCHS, STEPS = 5, 4  # steps an epoch
-SCHEDULE = Schedule(
-    [Stage(["head"]), Stage(["head", "backbone.high"], epoch=2, until=Until("val/loss", "min", patience=1)), Stage(["*"], step=14)],
-    [("head", 1.0), ("*", 0.3)],
-)
+SCALES = [("head", 1.0), ("*", 0.3)]
+UNTIL = Until("val/loss", "min", patience=1)
 RATES = {
     "constant": partial(Rates, curve=constant),
     "cosine": partial(Rates, curve=cosine, warmup=0.2),
@@ -52,7 +50,7 @@ def model(rates) -> FineTuner:
     backbone = Backbone({"low": low, "high": high}, InputSpec(size=8))
     head = MLPHead(4, 3, hidden=[8], dropout=0.3)
     optimizer = partial(torch.optim.AdamW, lr=0.02)
-    return FineTuner(backbone, head, num_classes=3, optimizer=optimizer, lr_scale=SCHEDULE.lr_scale, lr_scheduler=rates)
+    return FineTuner(backbone, head, num_classes=3, optimizer=optimizer, lr_scale=SCALES, lr_scheduler=rates)
 
 
 class Copies(pl.Callback):
@@ -65,10 +63,11 @@ class Copies(pl.Callback):
         shutil.copytree(self.folder, self.folder.with_name(f"killed{trainer.fit_loop.epoch_loop.total_batch_idx}"))
 
 
-def fit(folder: Path, rates, *, resume: bool = False, copies: bool = False, how=None, **settings):
+def fit(folder: Path, rates, *, resume: bool = False, copies: bool = False, last_stage: int = 14, how=None, **settings):
     """What a run ends with: weights, optimizer, rates, metrics and stages."""
     last = folder / "last.ckpt"
-    staging = StagedFinetuning(SCHEDULE)
+    stages = [Stage(["head"]), Stage(["head", "backbone.high"], epoch=2, until=UNTIL), Stage(["*"], step=last_stage)]
+    staging = StagedFinetuning(Schedule(stages, SCALES))
     best = ModelCheckpoint(folder, "best", monitor="val/accuracy", mode="max", enable_version_counter=False)
     callbacks = [
         staging,
@@ -133,10 +132,10 @@ def test_killed_in_any_step_and_resumed_it_ends_with_the_same_bits(whole, step):
 CASES = {
     "workers": {"how": {"num_workers": 1}},
     "mixing": {"how": {"mix": "both"}},
-    "accumulation and clipping": {"accumulate_grad_batches": 2, "gradient_clip_val": 0.1},
+    "accumulation and clipping": {"accumulate_grad_batches": 2, "gradient_clip_val": 0.1, "last_stage": 7},
     "validation within the epoch": {"val_check_interval": 0.5},
     "validation every other epoch": {"check_val_every_n_epoch": 2},
-    "one batch an epoch": {"limit_train_batches": 1},
+    "one batch an epoch": {"limit_train_batches": 1, "last_stage": 4},
     "bf16": {"precision": "bf16-mixed"},
 }
 

@@ -66,6 +66,12 @@ class LastCheckpoint(Callback):
             trainer.save_checkpoint(self.path, weights_only=False)
             self._between = False
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Step schedulers that look at a metric: Lightning leaves them out in the epoch in which it was resumed."""
+        for config in trainer.lr_scheduler_configs if trainer.fit_loop.restarting else ():
+            if config.reduce_on_plateau and config.interval == "epoch" and (trainer.current_epoch + 1) % config.frequency == 0:
+                config.scheduler.step(float(trainer.callback_metrics[str(config.monitor)]))  # type: ignore[arg-type]
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end, from which nothing goes on."""
         trainer.save_checkpoint(self.path, weights_only=False)
