@@ -31,3 +31,8 @@ def shorten(items: Iterable[object], most: int = 12) -> str:
     texts = [str(item) for item in items]
     rest = f", ... ({len(texts)} in all)" if len(texts) > most else ""
     return ", ".join(texts[:most]) + rest
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__

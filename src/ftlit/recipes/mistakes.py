@@ -11,7 +11,7 @@ from hydra.errors import ConfigCompositionException, HydraException, Instantiati
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ftlit.errors import UserError, unknown
+from ftlit.errors import UserError, one_line, unknown
 
 
 def as_user_error(error: BaseException) -> UserError | None:
@@ -30,7 +30,7 @@ def as_user_error(error: BaseException) -> UserError | None:
         if isinstance(cause, OverrideParseException):
             return UserError(f"cannot read {cause.override!r}: give group=option or name=value (quote what has spaces or commas)")
         if isinstance(cause, InstantiationException | HydraException | OmegaConfBaseException):
-            return UserError(_one_line(cause))
+            return UserError(one_line(cause))
     return None
 
 
@@ -40,27 +40,23 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
-
-
 def _wrong_option(error: MissingConfigException) -> UserError:
     """`backbone=resnet51`: Hydra lists the options; the nearest goes in front."""
     missing = re.search(r"Could not find '(.+)/(.+)'", str(error))
     options = [option for option in error.options or [] if not option.startswith("_")]
-    return unknown(f"option of {missing[1]}", missing[2], options) if missing and options else UserError(_one_line(error))
+    return unknown(f"option of {missing[1]}", missing[2], options) if missing and options else UserError(one_line(error))
 
 
 def _wrong_override(chain: list[BaseException]) -> UserError:
     """`trainer.max_epoch=3` or `backbones=resnet50`: the nearest name that the composed config has."""
-    text = " ".join(_one_line(error) for error in chain)
+    text = " ".join(one_line(error) for error in chain)
     for pattern in (r"Could not override '([^']+)'", r"Could not find '([^']+)'", r"No match in the defaults list"):
         if found := re.search(pattern, text):
             name = found[1] if found.groups() else (re.search(r"override '([^']+)'", text) or [None, ""])[1]
             name = str(name).split("@")[0]
             parent, known = name.rpartition(".")[0], list(_names())
             return unknown("option", name, [other for other in known if other.rpartition(".")[0] == parent])
-    return UserError(_one_line(chain[-1]))
+    return UserError(one_line(chain[-1]))
 
 
 def _names() -> list[str]:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ftlit.backbone import Backbone
 from ftlit.errors import UserError, shorten
+from ftlit.patterns import prefixes
 from ftlit.zoo.transformers import resize_positions
 
 Tensors = dict[str, Tensor]
@@ -42,7 +43,7 @@ def fill(backbone: Backbone, tensors: Mapping[str, Tensor], names: Mapping[str, 
     given = {_modern(name): tensor for name, tensor in tensors.items()}
     vocabulary = max(names, {own: own for own in names.values()}, key=lambda known: sum(name in known for name in given))
     ignored = {*_modules_beside(names, severed), *AUXILIARY}
-    unexpected = [name for name in given if name not in vocabulary and ignored.isdisjoint(_prefixes(name))]
+    unexpected = [name for name in given if name not in vocabulary and ignored.isdisjoint(prefixes(name))]
     wanted = backbone.state_dict()
     found = {vocabulary[name]: tensor for name, tensor in given.items() if vocabulary.get(name) in wanted}
     resized = [name for name in RESIZABLE if name in found and _can_resize(found[name], wanted[name])]
@@ -62,14 +63,9 @@ def _modern(name: str) -> str:
 
 def _modules_beside(kept: Iterable[str], severed: Iterable[str]) -> Iterator[str]:
     """For each severed tensor the highest module around it that holds nothing of the backbone: `fc`, `classifier.6`."""
-    holds = {prefix for name in kept for prefix in _prefixes(name)}
+    holds = {prefix for name in kept for prefix in prefixes(name)}
     for name in severed:
-        yield next(prefix for prefix in _prefixes(name) if prefix not in holds)
-
-
-def _prefixes(name: str) -> list[str]:
-    parts = name.split(".")
-    return [".".join(parts[: i + 1]) for i in range(len(parts))]
+        yield next(prefix for prefix in prefixes(name) if prefix not in holds)
 
 
 def _can_resize(given: Tensor, wanted: Tensor) -> bool:
