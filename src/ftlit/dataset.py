@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 from torchvision.transforms import v2
 
-from ftlit.errors import UserError, unknown
+from ftlit.errors import UserError, one_line, unknown
 from ftlit.transform import InputSpec, Transform
 
 Split = Literal["train", "val", "test"]

@@ -45,11 +45,8 @@ BUILDERS: dict[str, Net] = {
 
 def _renormalising(spec: InputSpec, published: bool) -> dict[str, Any]:
     """The published weights want images normalised with 0.5; torchvision brings them there from ImageNet's mean and std."""
-    return {
-        "transform_input": published and (*zip(spec.mean, spec.std, strict=True),) == IMAGENET,
-        "aux_logits": False,
-        "init_weights": True,
-    }
+    comes_as_imagenet = tuple(zip(spec.mean, spec.std, strict=True)) == IMAGENET
+    return {"transform_input": published and comes_as_imagenet, "aux_logits": False, "init_weights": True}
 
 
 # family -> input, whether the weights are torchvision's -> what that implies for the builder
@@ -93,9 +90,8 @@ def load_backbone(
     source = find(weights, net.sources)
     spec = _input_spec(source, net.sources.get("default"), input_spec)
     tensors = source.load() if source else None
-    model = _build(
-        name, net, _implied(name, spec, source is not None and source.published_as is not None) | kwargs, empty=source is not None
-    )
+    published = source is not None and source.published_as is not None
+    model = _build(name, net, _implied(name, spec, published) | kwargs, empty=source is not None)
     parts = take_apart(model)
     whole = Backbone(parts.layers, spec, token_pool=parts.token_pool, origin=source.origin if source else "random start")
     backbone = whole if cut is None else whole.upto(cut)
