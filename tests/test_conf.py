@@ -11,12 +11,16 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 import ftlit
 from ftlit.backbone import Backbone
+from ftlit.errors import UserError
+from ftlit.patterns import first_match
+from ftlit.recipes import limits
 from ftlit.recipes.binding import bind
 from ftlit.recipes.main import RECIPES
 from ftlit.recipes.mistakes import as_user_error
@@ -184,6 +188,50 @@ def test_a_wrong_name_or_type_is_one_line_with_what_would_do(overrides, line, mo
 
 def test_an_error_that_is_nobodys_mistake_stays_an_error():
     assert as_user_error(ZeroDivisionError("ours")) is None
+
+
+def raised(error, cause):
+    """What a person would see of `error`, raised from `cause`."""
+    try:
+        raise error from cause
+    except Exception as caught:
+        return as_user_error(caught)
+
+
+@pytest.mark.parametrize(("cause", "mistake"), [
+    (TypeError("f() got an unexpected argument"), True), (ValueError("too small"), True), (FileNotFoundError("gone"), True),
+    (ImportError("no module"), True), (UserError("typed wrong"), True),
+    (KeyError("a"), False), (AttributeError("a"), False), (RuntimeError("a"), False), (ZeroDivisionError("a"), False),
+])  # fmt: skip
+def test_an_argument_refused_is_a_mistake_and_a_fault_inside_is_none(cause, mistake):
+    said = raised(InstantiationException("Error in call to target 'f':\nE()\nfull_key: head"), cause)
+    assert (said is not None) == mistake
+    assert said is None or isinstance(cause, UserError) or str(said) == f"head: {' '.join(str(cause).split())}"
+
+
+def test_a_value_error_that_comes_through_our_own_code_is_a_fault():
+    try:
+        first_match([("*", 1)], 5)  # a TypeError inside ftlit.patterns
+    except TypeError as error:
+        assert raised(InstantiationException("Error in call\nfull_key: schedule"), error) is None
+
+
+def test_a_fault_while_a_mistake_is_handled_is_a_fault():
+    try:
+        try:
+            raise UserError("typed wrong")
+        except UserError:
+            {}["missing"]
+    except KeyError as error:
+        assert as_user_error(error) is None
+
+
+def test_a_callback_from_elsewhere_may_log_a_metric_that_we_do_not_know():
+    bind(composed("callbacks.best.monitor=val/top5", "+callbacks.own={_target_: collections.OrderedDict}"))
+
+
+def test_every_name_of_train_yaml_is_one_that_may_be_given():
+    assert set(limits._read()) == set(map(str, composed()))
 
 
 def test_the_command_line_says_the_line_and_nothing_else_and_exits_with_2():

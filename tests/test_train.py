@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +51,21 @@ MISTAKES = {
     "backbone.cut=layr3": "'layer3'",
     "optimizer.lr=high": "a number",
     "data=folder": "data.root=",
+    "head._target_=no_such.Module": "No module named 'no_such'",
+    "head._target_=torch.nn.Linaer": "did you mean 'Linear'",
+    "optimizer.lr=-1": "optimizer.lr=-1, optimizer.weight_decay=0.01: Invalid learning rate",
+    "optimizer.weight_decay=-1": "Invalid weight_decay",
+    "seed=-1": "give a whole number from 0 to 4294967295",
+    "callbacks.best.monitor=val/acc": "did you mean 'val/accuracy'?",
+    "trainer.limit_val_batches=0": "give 1 or more",
+    "trainer.precision=17": "give transformer-engine or",
+    "trainer.devices=0": "give a number of devices",
+    "data.val_fraction=1.5": "val_fraction=1.5",
+    "backbone.input_spec.size=32.0": "give a whole number of pixels",
+    "+x=1": "no option 'x': there are: backbone",
+    "+sede=1": "did you mean 'seed'",
+    "head.hiden=3": "did you mean head.hidden of head=mlp?",
+    "optimizer._target_=torch.optim.LBFGS": "optimizer.weight_decay",
 }
 
 
@@ -58,6 +74,28 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path, mistake, meant):
     result = train(tmp_path, mistake)
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1 and meant in result.stderr and "Traceback" not in result.stdout + result.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("how", ["trainer=gpu", "trainer.accelerator=cuda"])
+def test_a_gpu_that_is_not_there(tmp_path, how):
+    result = train(tmp_path, how)
+    assert (result.returncode, result.stderr) == (
+        2,
+        "ftlit: trainer: no GPU that torch can use is here: take trainer=auto or trainer=cpu\n",
+    )
+
+
+FAULTY = """
+def broken(in_features, num_classes):
+    return {}["missing"]
+"""
+
+
+def test_a_fault_shows_its_traceback(tmp_path):
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    result = train(tmp_path, "head._target_=faulty.broken", PYTHONPATH=str(tmp_path))
+    assert result.returncode == 1 and "KeyError: 'missing'" in result.stderr and "Traceback" in result.stderr
 
 
 def test_the_traceback_is_there_for_who_asks(tmp_path):
