@@ -242,4 +242,5 @@ def _no_path(what: str, path: Path) -> UserError:
     """The error for a path that is not there, with the nearest name beside it."""
     if not path.parent.is_dir():
         return UserError(f"no {what} {shown(path)}: there is no folder {shown(path.parent)} either")
-    return unknown(f"{what} {shown(path)}: in that place no", path.name, sorted(shown(other.name) for other in path.parent.iterdir()))
+    beside = sorted(shown(other.name) for other in path.parent.iterdir() if other.is_dir() == (what == "folder"))
+    return UserError(f"{unknown(what, shown(path.name), beside)} (in {shown(path.parent.absolute())})")

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ftlit.errors import UserError, one_line, unknown
@@ -42,13 +42,13 @@ def bind(cfg: DictConfig) -> None:
 
 def _found(name: str, path: str) -> Callable[..., Any]:
     try:
-        return get_object(path)  # type: ignore[no-any-return]
-    except (ImportError, ValueError) as error:  # an empty part of a dotted name is a ValueError
+        return resolve_name(path)  # type: ignore[no-any-return]  # Hydra's get_object logs what it raises
+    except (ImportError, AttributeError, ValueError) as error:  # no module, no such name in it, an empty part
         raise UserError(f"{name}._target_={path} cannot be imported: {_why(path, error)}") from error
 
 
 def _why(path: str, error: Exception) -> str:
-    """The nearest name of the module that is there; Hydra's own words where none is, or where it breaks while it is imported."""
+    """The nearest name of the module that is there; Python's own words where none is, or where it breaks while it is imported."""
     module, _, leaf = path.rpartition(".")
     try:
         return str(unknown(f"name in {module}", leaf, [other for other in dir(import_module(module)) if not other.startswith("_")]))

@@ -46,6 +46,7 @@ def _check_added(cfg: DictConfig) -> None:
 def _read() -> list[str]:
     """The names that train.yaml has, and with it every recipe; those of overlays stand after `_self_` and hold no values."""
     train = OmegaConf.load(str(files("ftlit.conf") / "train.yaml"))
+    assert isinstance(train, DictConfig)
     groups = takewhile(lambda entry: entry != "_self_", train.pop("defaults"))
     return [str(name) for entry in groups for name in entry if name != "hydra"] + [str(name) for name in train]
 
@@ -60,7 +61,7 @@ def _check_trainer(trainer: DictConfig) -> None:
 
 def _check_monitors(callbacks: DictConfig) -> None:
     """A metric that nothing logs would end the run after its first epoch. A callback from elsewhere may log more than we know of."""
-    known = {name: node for name, node in callbacks.items() if node}
+    known = {str(name): node for name, node in callbacks.items() if node}
     if not all(node["_target_"].startswith(OURS) for node in known.values()):
         return
     for name, node in known.items():

@@ -77,9 +77,17 @@ def _complain(origin: str, wanted: Tensors, found: Tensors, unexpected: list[str
     other = [name for name in found if found[name].shape != wanted[name].shape]
     shapes = [f"{name} {_shape(found[name])} instead of {_shape(wanted[name])}" for name in other]
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    if wanted and not found:
+        raise UserError(
+            f"the weights are of another network, {origin}: none of its tensors ({_first(unexpected)}) is called as one of this "
+            f"network's {len(wanted)} ({_first(missing)}); take the backbone that they were saved from, or other weights"
+        )
     told = [f"{len(names)} {fault} ({_first(names)})" for fault, names in faults.items() if names]
     if told:
-        raise UserError(f"the weights do not fit this network, {origin}: of {len(wanted)} tensors wanted, {'; '.join(told)}")
+        raise UserError(
+            f"the weights do not fit this network, {origin}: of {len(wanted)} tensors wanted, {'; '.join(told)}; "
+            "take the backbone that they were saved from, with its own arguments (backbone.width_mult=...), or other weights"
+        )
 
 
 def _first(names: list[str], most: int = 3) -> str:
