@@ -53,6 +53,7 @@ MISTAKES = {
     "data=folder": "data.root=",
     "head._target_=torch.nn.Linaer": "did you mean 'Linear'",
     "+sede=1": "did you mean 'seed'",
+    "++se=1": "no option 'se'",
     "optimizer.lr=-1": "Invalid learning rate",
 }
 

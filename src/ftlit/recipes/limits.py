@@ -1,5 +1,6 @@
 """What no signature tells of a config: ranges, metrics that exist, names that something reads. Said before anything is built."""
 
+import re
 from collections.abc import Iterator
 from importlib.resources import files
 from itertools import takewhile
@@ -39,7 +40,9 @@ def _check_added(cfg: DictConfig) -> None:
     hydra = HydraConfig.get()
     for override in OverridesParser.create().parse_overrides(list(hydra.overrides.task)):
         name = override.key_or_group.partition(".")[0]
-        if override.is_add() and name not in hydra.runtime.choices and name not in _read() and f"${{{name}" not in OmegaConf.to_yaml(cfg):
+        added = override.is_add() or override.is_force_add()
+        used = re.search(rf"\$\{{{re.escape(name)}\b", OmegaConf.to_yaml(cfg))
+        if added and not used and name not in hydra.runtime.choices and name not in _read():
             raise unknown("option", name, _read())
 
 
@@ -61,8 +64,8 @@ def _check_trainer(trainer: DictConfig) -> None:
 
 def _check_monitors(callbacks: DictConfig) -> None:
     """A metric that nothing logs would end the run after its first epoch. A callback from elsewhere may log more than we know of."""
-    known = {str(name): node for name, node in callbacks.items() if node}
-    if not all(node["_target_"].startswith(OURS) for node in known.values()):
+    known = {str(name): node for name, node in callbacks.items() if isinstance(node, DictConfig)}
+    if not all(str(node.get("_target_")).startswith(OURS) for node in known.values()):
         return
     for name, node in known.items():
         if (monitor := node.get("monitor")) is not None and monitor not in METRICS:
