@@ -164,3 +164,19 @@ def test_a_backbone_has_layers_and_what_lies_above_its_last_cut_is_nothing():
         Backbone({}, InputSpec())
     x = torch.randn(2, 6)
     assert toy().after(-1).cuts == () and Layers({})(x) is x
+
+
+@pytest.mark.parametrize(
+    "name", ["pool", "items", "forward", "train", "cuts", "origin", "input_spec", "num_features", "encoder.forward", "a..b", ""]
+)
+def test_a_name_that_an_attribute_has_is_no_layers_name(name):
+    with pytest.raises(UserError, match="no layer can be called") as caught:
+        Backbone({"stem": nn.Identity(), name: nn.Identity()}, InputSpec())
+    assert repr(name) in str(caught.value)
+
+
+@pytest.mark.parametrize("names", [("a", "a.0"), ("a.0", "a"), ("stem", "a.b.c", "a.b")])
+def test_no_layer_lies_inside_another(names):
+    with pytest.raises(UserError, match="lies inside layer"):
+        Backbone({name: nn.Identity() for name in names}, InputSpec())
+    assert Layers({"a": nn.Identity(), "ab": nn.Identity()}).cuts == ("a", "ab")

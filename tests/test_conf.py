@@ -11,14 +11,19 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 import ftlit
 from ftlit.backbone import Backbone
+from ftlit.errors import UserError
+from ftlit.patterns import first_match
 from ftlit.rates import Rates
+from ftlit.recipes import limits
 from ftlit.recipes.binding import bind
+from ftlit.recipes.finetune import build
 from ftlit.recipes.main import RECIPES
 from ftlit.recipes.mistakes import as_user_error
 from ftlit.schedule import Schedule
@@ -72,7 +77,7 @@ def said(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> str:
     """What a person reads after `train.py <overrides>`."""
     monkeypatch.setattr(sys, "argv", ["train.py", *overrides])
     with pytest.raises(Exception) as caught:
-        bind(composed(*overrides))
+        build(composed(*overrides))
     mistake = as_user_error(caught.value)
     assert mistake is not None and "\n" not in str(mistake)
     return str(mistake)
@@ -184,8 +189,74 @@ def test_a_wrong_name_or_type_is_one_line_with_what_would_do(overrides, line, mo
     assert said(monkeypatch, *overrides).startswith(line)
 
 
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("head._target_=no_such.Module", "head._target_=no_such.Module cannot be imported: No module named 'no_such'"),
+        ("head._target_=torch.nn.NoSuch", "no name in torch.nn 'NoSuch'"),
+        ("optimizer.lr=-1", "optimizer.lr=-1, optimizer.weight_decay=0.01: Invalid learning rate"),
+        ("optimizer.weight_decay=-1", "Invalid weight_decay"),
+        ("seed=-1", "seed=-1: give a whole number from 0 to 4294967295"),
+        ("callbacks.best.monitor=val/acc", "no metric for callbacks.best.monitor, 'val/acc': did you mean 'val/accuracy'?"),
+        ("trainer.limit_val_batches=0", "give 1 or more"),
+        ("trainer.limit_test_batches=0.0", "give 1 or more"),
+        ("trainer.precision=17", "trainer.precision=17: give "),
+        ("trainer.devices=0", "trainer.devices=0: give a number of devices"),
+        ("head.hiden=3", "no option 'head.hiden': the head picked takes none: did you mean head.hidden of head=mlp?"),
+        ("data.val_fraction=1.5", "val_fraction=1.5"),
+        ("backbone.input_spec.size=32.0", "give a whole number of pixels"),
+    ],
+)
+def test_a_value_that_cannot_be_is_one_line_before_training(override, meant, monkeypatch):
+    assert meant in said(monkeypatch, override)
+
+
 def test_an_error_that_is_nobodys_mistake_stays_an_error():
     assert as_user_error(ZeroDivisionError("ours")) is None
+
+
+def raised(error, cause):
+    """What a person would see of `error`, raised from `cause`."""
+    try:
+        raise error from cause
+    except Exception as caught:
+        return as_user_error(caught)
+
+
+@pytest.mark.parametrize(("cause", "mistake"), [
+    (TypeError("f() got an unexpected argument"), True), (ValueError("too small"), True), (FileNotFoundError("gone"), True),
+    (ImportError("no module"), True), (UserError("typed wrong"), True),
+    (KeyError("a"), False), (AttributeError("a"), False), (RuntimeError("a"), False), (ZeroDivisionError("a"), False),
+])  # fmt: skip
+def test_an_argument_refused_is_a_mistake_and_a_fault_inside_is_none(cause, mistake):
+    said = raised(InstantiationException("Error in call to target 'f':\nE()\nfull_key: head"), cause)
+    assert (said is not None) == mistake
+    assert said is None or isinstance(cause, UserError) or str(said) == f"head: {' '.join(str(cause).split())}"
+
+
+def test_a_value_error_that_comes_through_our_own_code_is_a_fault():
+    try:
+        first_match([("*", 1)], 5)  # a TypeError inside ftlit.patterns
+    except TypeError as error:
+        assert raised(InstantiationException("Error in call\nfull_key: schedule"), error) is None
+
+
+def test_a_fault_while_a_mistake_is_handled_is_a_fault():
+    try:
+        try:
+            raise UserError("typed wrong")
+        except UserError:
+            {}["missing"]
+    except KeyError as error:
+        assert as_user_error(error) is None
+
+
+def test_a_callback_from_elsewhere_may_log_a_metric_that_we_do_not_know():
+    bind(composed("callbacks.best.monitor=val/top5", "+callbacks.own={_target_: string.Formatter}"))
+
+
+def test_every_name_of_train_yaml_is_one_that_may_be_given():
+    assert set(limits._read()) == set(map(str, composed()))
 
 
 def test_the_command_line_says_the_line_and_nothing_else_and_exits_with_2():

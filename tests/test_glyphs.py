@@ -1,9 +1,13 @@
 """The pretraining data: no digit in it, chance only from seed and epoch, pictures as promised."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from ftlit.glyphs import CANVAS, INK, SYMBOLS, GlyphStream, distort, render_glyphs
+from ftlit.lit.glyphs import GlyphData
+from ftlit.transform import InputSpec
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +120,17 @@ def test_distort_takes_chance_from_its_generator_only_and_gives_any_size(rendere
     for size in (16, 33):
         pictures = distorted(0, size)
         assert pictures.shape == (6, 1, size, size) and 0 <= pictures.min() and pictures.max() <= 1
+
+
+def test_every_process_gets_pictures_of_its_own_and_one_process_the_same_as_ever():
+    def epoch(split, rank, processes):
+        data = GlyphData(InputSpec(size=8), batches=3, batch_size=4)
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=processes, current_epoch=0) if processes else None
+        return [images for images, _ in getattr(data, f"{split}_dataloader")()]
+
+    for split, batches in (("train", 3), ("val", 4), ("test", 16)):
+        alone, whole, first, second = epoch(split, 0, 0), epoch(split, 0, 1), epoch(split, 0, 2), epoch(split, 1, 2)
+        assert same(tuple(alone), tuple(whole)) and len(alone) == batches
+        assert len(first) == len(second) == -(-batches // 2)
+        assert not any(torch.equal(a, b) for a in first for b in second)
+        assert same(tuple(second), tuple(epoch(split, 1, 2)))

@@ -144,7 +144,9 @@ def test_a_structure_that_fits_nothing_is_one_line(tmp_path, counts, empty, says
 
 def test_a_root_that_is_not_there_names_the_nearest(tmp_path):
     (tmp_path / "hymenoptera").mkdir()
-    assert "did you mean 'hymenoptera'" in said(list_folder, tmp_path / "hymenopter")
+    (tmp_path / "hymenopter.txt").touch()
+    line = f"no folder 'hymenopter': did you mean 'hymenoptera'? There are: hymenoptera (in {tmp_path})"
+    assert said(list_folder, tmp_path / "hymenopter") == line
     assert "either" in said(list_folder, tmp_path / "no" / "where")
 
 

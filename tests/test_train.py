@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +51,10 @@ MISTAKES = {
     "backbone.cut=layr3": "'layer3'",
     "optimizer.lr=high": "a number",
     "data=folder": "data.root=",
+    "head._target_=torch.nn.Linaer": "did you mean 'Linear'",
+    "+sede=1": "did you mean 'seed'",
+    "++se=1": "no option 'se'",
+    "optimizer.lr=-1": "Invalid learning rate",
 }
 
 
@@ -58,6 +63,28 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path, mistake, meant):
     result = train(tmp_path, mistake)
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1 and meant in result.stderr and "Traceback" not in result.stdout + result.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("how", ["trainer=gpu", "trainer.accelerator=cuda"])
+def test_a_gpu_that_is_not_there(tmp_path, how):
+    result = train(tmp_path, how)
+    assert (result.returncode, result.stderr) == (
+        2,
+        "ftlit: trainer: no GPU that torch can use is here: take trainer=auto or trainer=cpu\n",
+    )
+
+
+FAULTY = """
+def broken(in_features, num_classes):
+    return {}["missing"]
+"""
+
+
+def test_a_fault_shows_its_traceback(tmp_path):
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    result = train(tmp_path, "head._target_=faulty.broken", PYTHONPATH=str(tmp_path))
+    assert result.returncode == 1 and "KeyError: 'missing'" in result.stderr and "Traceback" in result.stderr
 
 
 def test_the_traceback_is_there_for_who_asks(tmp_path):
@@ -91,7 +118,9 @@ def test_a_sweep_runs_each_job_in_its_own_folder(tmp_path):
 
 def test_help_names_the_groups(tmp_path):
     said = train(tmp_path, "--help").stdout
-    assert "scenario: large_different, large_similar, small_different, small_similar" in said and "backbone: " in said
+    assert (
+        "scenario: large_different, large_similar, small_different, small_similar" in said and "backbone: " in said and "_zoo" not in said
+    )
 
 
 def test_a_folder_of_odd_pictures_trains(tmp_path):

@@ -140,6 +140,21 @@ def test_what_did_not_fit_is_named(original, tmp_path):
     assert "\n" not in told
 
 
+def test_weights_of_another_network_are_said_to_be(original, tmp_path):
+    torch.save(original.state_dict(), tmp_path / "w.pth")
+    with pytest.raises(UserError) as error:
+        load_backbone("squeezenet1_1", weights=tmp_path / "w.pth")
+    told = str(error.value)
+    for part in (
+        "are of another network, file",
+        "(conv1.0.weight, ",
+        "this network's 50 (conv1.conv.weight",
+        "take the backbone that they were saved from",
+    ):
+        assert part in told
+    assert "\n" not in told
+
+
 def test_a_lower_cut_needs_only_its_layers(original, tmp_path):
     state = {key: tensor for key, tensor in original.state_dict().items() if not key.startswith(("stage4", "conv5", "fc"))}
     torch.save(state, tmp_path / "w.pth")

@@ -165,11 +165,22 @@ def test_a_vit_with_a_hidden_layer_before_its_classifier():
     check_law_1(build("vit_b_32", representation_size=16), 64)
 
 
-def test_transform_input_is_kept_in_the_stem():
-    for name in ("googlenet", "inception_v3"):
-        with EmptyWeights():
-            assert "renormalise" in dict(load_backbone(name, weights=None).stem.named_children())
-            assert "renormalise" not in dict(load_backbone(name, weights=None, transform_input=False).stem.named_children())
+@pytest.mark.parametrize(("weights", "settings", "kept"), [
+    ("published name", {}, True),
+    ("published name", {"input_spec": {"mean": 0.5, "std": 0.5}}, False),  # the images come as the weights want them already
+    ("published name", {"transform_input": False}, False),
+    ("own name", {}, False),
+    ("own name", {"transform_input": True}, True),
+    (None, {}, False),
+    (None, {"transform_input": True}, True),
+])  # fmt: skip
+def test_only_published_weights_imply_transform_input(weights, settings, kept, tmp_path):
+    name, published_as = "googlenet", Path(models.GoogLeNet_Weights.IMAGENET1K_V1.url).name
+    if weights:
+        path = tmp_path / (published_as if weights == "published name" else "mine.pth")
+        torch.save(models.get_model(name, weights=None, init_weights=False).state_dict(), path)
+    backbone = load_backbone(name, weights=path if weights else None, **{"init_weights": False, **settings})
+    assert ("renormalise" in dict(backbone.stem.named_children())) == kept
 
 
 def test_images_of_another_size():

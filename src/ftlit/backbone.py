@@ -4,7 +4,7 @@ Codes have one of three shapes, told apart by their number of dimensions: a map 
 vector (N, C). Layers that compute in another order (Swin: N, H, W, C) are wrapped so that every cut shows these.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -34,12 +34,18 @@ class Layers(nn.Module):
     name is the prefix of its parameters' names.
 
     Args:
-        layers: name -> module, in forward order; names must be unique and none may lie inside another.
+        layers: name -> module, in forward order; none may lie inside another, or be called as an attribute of the class (`pool`).
+
+    Raises:
+        UserError: such a name.
     """
+
+    _fields: tuple[str, ...] = ()  # attributes that a subclass gives its instances
 
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.cuts: tuple[str, ...] = tuple(layers)
+        _check_names(self.cuts, {*dir(self), *self._fields})
         for name, layer in layers.items():
             *path, leaf = name.split(".")
             parent: nn.Module = self
@@ -60,6 +66,15 @@ class Layers(nn.Module):
         return x
 
 
+def _check_names(names: Sequence[str], taken: set[str]) -> None:
+    for name in names:
+        first, *inner = name.split(".")
+        if not all((first, *inner)) or first in taken or any(part in dir(nn.Module) for part in inner):
+            raise UserError(f"no layer can be called {name!r}: every part of a name is a word that is no attribute of a module; add to it")
+        if inside := [other for other in names if other.startswith(f"{name}.")]:
+            raise UserError(f"layer {inside[0]!r} lies inside layer {name!r}: give layers apart, such as {name}.0 and {name}.1")
+
+
 class Backbone(Layers):
     """A pretrained network without its classifier: ordered named layers and the input they expect.
 
@@ -72,6 +87,8 @@ class Backbone(Layers):
         token_pool: how this network pools tokens, if it has any.
         origin: where the weights come from, in words, for the plan.
     """
+
+    _fields = ("input_spec", "token_pool", "origin")
 
     def __init__(
         self, layers: Mapping[str, nn.Module], input_spec: InputSpec, *, token_pool: TokenPool = "mean", origin: str = "random start"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 from torchvision.transforms import v2
 
-from ftlit.errors import UserError, unknown
+from ftlit.errors import UserError, one_line, unknown
 from ftlit.transform import InputSpec, Transform
 
 Split = Literal["train", "val", "test"]
@@ -50,7 +50,7 @@ def read_image(path: str | Path, at_least: int | None = None) -> Image.Image:
                 image.draft(None, (at_least, at_least))
             return to_rgb(image)
     except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error, ...
-        raise BadImage(f"{one_line(path)} cannot be read as an image: {reason(error)}") from error
+        raise BadImage(f"{shown(path)} cannot be read as an image: {one_line(error)}") from error
 
 
 def image_reader(spec: InputSpec) -> Callable[[str | Path], Image.Image]:
@@ -81,12 +81,7 @@ def _grey_8_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray((values * (255 / white)).round().astype(np.uint8))
 
 
-def reason(error: Exception) -> str:
-    """What an exception says, in one line; its type where it says nothing."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def one_line(path: str | Path) -> str:
+def shown(path: str | Path) -> str:
     """A path to show: as it is, or quoted and escaped where it holds a line break."""
     return str(path) if str(path).isprintable() else repr(str(path))
 

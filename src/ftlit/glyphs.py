@@ -168,22 +168,28 @@ class GlyphStream(IterableDataset[tuple[Tensor, Tensor]]):
         size: side of an image in pixels.
         seed: with `epoch`, the only source of chance.
         renew: whether each pass is a new epoch; otherwise all passes are alike.
+
+    `share(rank, processes)` makes it the part of one of several processes.
     """
 
     def __init__(self, *, batches: int, batch_size: int, size: int = 32, seed: int = 0, renew: bool = True) -> None:
         self.batches, self.batch_size, self.size, self.seed, self.renew = batches, batch_size, size, seed, renew
-        self.epoch = 0
+        self.epoch, self.rank, self.processes = 0, 0, 1
         self.ink, self.labels = render_glyphs()
 
+    def share(self, rank: int, processes: int) -> None:
+        """Become process `rank`'s part: pictures of its own, and as many batches as every other process has. Rank 0 of 1 is the whole."""
+        self.rank, self.processes = rank, processes
+
     def __len__(self) -> int:
-        return self.batches
+        return -(-self.batches // self.processes)  # rounded up
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        generator = torch.Generator().manual_seed(self.rank * 10**16 + self.seed * 1_000_003 + self.epoch)  # a seed is below 2**32
         self.epoch += self.renew
         by_class = torch.ones(len(SYMBOLS)) / torch.bincount(self.labels, minlength=len(SYMBOLS))
         weights = by_class[self.labels]
-        for _ in range(self.batches):
+        for _ in range(len(self)):
             drawn = torch.multinomial(weights, self.batch_size, replacement=True, generator=generator)
             pictures = distort(self.ink[drawn, None].float() / 255, self.size, generator)
             yield pictures.expand(-1, 3, -1, -1), self.labels[drawn]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from ftlit.dataset import SPLITS, Collection, Examples, Split, one_line, read_image, reason
-from ftlit.errors import UserError, shorten, unknown
+from ftlit.dataset import SPLITS, Collection, Examples, Split, read_image, shown
+from ftlit.errors import UserError, one_line, shorten, unknown
 from ftlit.splitting import assemble
 
 SPLIT_NAMES: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -68,7 +68,7 @@ def _checked(files: Sequence[Listed], on_bad_image: str) -> tuple[list[Listed], 
         raise unknown("on_bad_image", on_bad_image, options)
     check = _header_fault if on_bad_image == "stop" else _decoding_fault
     faults = {file: fault for file in files if (fault := check(file.path)) is not None}
-    names = shorten((one_line(file.path) + (fault and f" ({fault})") for file, fault in faults.items()), most=10)
+    names = shorten((shown(file.path) + (fault and f" ({fault})") for file, fault in faults.items()), most=10)
     if faults and on_bad_image == "stop":
         raise UserError(f"no image by its header: {len(faults)} of {len(files)} files (on_bad_image=skip leaves them out): {names}")
     kept = [file for file in files if file not in faults]
@@ -87,7 +87,7 @@ def _header_fault(path: Path) -> str | None:
     except UnidentifiedImageError:
         return ""
     except Exception as error:  # decoders raise anything
-        return reason(error)
+        return one_line(error)
 
 
 def _decoding_fault(path: Path) -> str | None:
@@ -118,8 +118,8 @@ def list_folder(root: str | Path) -> list[Listed]:
     splits = [split for split, _ in named]
     strange = [folder.name for folder in _folders(root) if folder.name.lower() not in SPLIT_NAMES]
     if strange or "train" not in splits or len(set(splits)) < len(splits):
-        has = shorten(one_line(folder.name) for folder in _folders(root))
-        raise UserError(f"{one_line(root)} has the folders {has}: give train, val and test (train at least), or one folder for each class")
+        has = shorten(shown(folder.name) for folder in _folders(root))
+        raise UserError(f"{shown(root)} has the folders {has}: give train, val and test (train at least), or one folder for each class")
     return [file for split, folder in sorted(named, key=lambda pair: SPLITS.index(pair[0])) for file in _list_classes(folder, split)]
 
 
@@ -127,16 +127,16 @@ def _list_flat(root: Path) -> list[Listed]:
     """Class folders without splits. One that has the structure of a data set inside is a root given one level too high."""
     inside = [folder for folder in _folders(root) if any(name.name.lower() in SPLIT_NAMES for name in _folders(folder))]
     if inside or (len(_folders(root)) == 1 and len(_folders(_folders(root)[0])) > 1):
-        deeper = one_line((inside or _folders(root))[0])
-        raise UserError(f"{one_line(root)} does not hold class folders or train, val and test: did you mean data.root={deeper}?")
+        deeper = shown((inside or _folders(root))[0])
+        raise UserError(f"{shown(root)} does not hold class folders or train, val and test: did you mean data.root={deeper}?")
     return _list_classes(root, "train")
 
 
 def _list_classes(root: Path, split: Split) -> list[Listed]:
     classes = {folder: list(_files(folder)) for folder in _folders(root)}
     if not classes:
-        raise UserError(f"{one_line(root)} has no class folders ({len(list(_files(root)))} files): give one folder for each class")
-    if empty := [one_line(folder) for folder, files in classes.items() if not files]:
+        raise UserError(f"{shown(root)} has no class folders ({len(list(_files(root)))} files): give one folder for each class")
+    if empty := [shown(folder) for folder, files in classes.items() if not files]:
         raise UserError(f"empty class folders ({len(empty)}): {shorten(empty, most=10)}")
     return [Listed(path, (folder.name,), split) for folder, files in classes.items() for path in files]
 
@@ -182,7 +182,7 @@ def list_csv(
     columns, rows = _read_csv(path)
     for column in (path_column, label_column):
         if column not in columns:
-            raise unknown(f"column in {one_line(path)}", column, columns)
+            raise unknown(f"column in {shown(path)}", column, columns)
     base = path.parent if root is None else Path(root).expanduser()
     files = [
         Listed(base / _cell(row, path_column, at), _labels(row, label_column, label_separator, at), _split(row, split_column, at))
@@ -199,9 +199,9 @@ def _read_csv(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheets write a byte order mark
             reader = csv.DictReader(file, restval="")
-            rows = [(f"{one_line(path)}, line {reader.line_num}", row) for row in reader]
+            rows = [(f"{shown(path)}, line {reader.line_num}", row) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{one_line(path)} cannot be read as csv in UTF-8: {reason(error)}") from error
+        raise UserError(f"{shown(path)} cannot be read as csv in UTF-8: {one_line(error)}") from error
     return list(reader.fieldnames or []), rows
 
 
@@ -227,19 +227,20 @@ def _split(row: Mapping[str, str], column: str, where: str) -> Split:
 
 def _check_listed(files: Sequence[Listed], path: Path, base: Path) -> None:
     if not files:
-        raise UserError(f"{one_line(path)} lists no image")
-    if twice := [one_line(file) for file, count in Counter(file.path for file in files).items() if count > 1]:
+        raise UserError(f"{shown(path)} lists no image")
+    if twice := [shown(file) for file, count in Counter(file.path for file in files).items() if count > 1]:
         hint = "give one row each; several labels go into one cell, with label_separator"
-        raise UserError(f"{one_line(path)} lists files more than once ({len(twice)}): {shorten(twice, 10)}; {hint}")
-    if missing := [one_line(file.path) for file in files if not file.path.is_file()]:
-        hint = f"paths start from root={one_line(base)}"
-        raise UserError(f"{one_line(path)} lists files that are not there ({len(missing)}): {shorten(missing, 10)}; {hint}")
+        raise UserError(f"{shown(path)} lists files more than once ({len(twice)}): {shorten(twice, 10)}; {hint}")
+    if missing := [shown(file.path) for file in files if not file.path.is_file()]:
+        hint = f"paths start from root={shown(base)}"
+        raise UserError(f"{shown(path)} lists files that are not there ({len(missing)}): {shorten(missing, 10)}; {hint}")
     if "train" not in {file.split for file in files}:
-        raise UserError(f"{one_line(path)} lists no image of the train split")
+        raise UserError(f"{shown(path)} lists no image of the train split")
 
 
 def _no_path(what: str, path: Path) -> UserError:
     """The error for a path that is not there, with the nearest name beside it."""
     if not path.parent.is_dir():
-        return UserError(f"no {what} {one_line(path)}: there is no folder {one_line(path.parent)} either")
-    return unknown(f"{what} {one_line(path)}: in that place no", path.name, sorted(one_line(other.name) for other in path.parent.iterdir()))
+        return UserError(f"no {what} {shown(path)}: there is no folder {shown(path.parent)} either")
+    beside = sorted(shown(other.name) for other in path.parent.iterdir() if other.is_dir() == (what == "folder"))
+    return UserError(f"{unknown(what, shown(path.name), beside)} (in {shown(path.parent.absolute())})")

@@ -62,7 +62,7 @@ def first_match(rules: Sequence[tuple[str, T]], names: Iterable[str]) -> dict[st
 
 def idle(pattern: str, names: Sequence[str]) -> UserError:
     """The error for a pattern that covers none of `names`, with the module or parameter that was probably meant."""
-    modules = dict.fromkeys(part for name in names for part in _prefixes(name))
+    modules = dict.fromkeys(part for name in names for part in prefixes(name))
     suffixes = {known.rsplit(".", 1)[-1]: known for known in reversed(modules)}
     near = get_close_matches(pattern, modules, n=1, cutoff=0.6)
     leaf = pattern.rsplit(".", 1)[-1]
@@ -73,6 +73,11 @@ def idle(pattern: str, names: Sequence[str]) -> UserError:
     return UserError(f"pattern {pattern!r} covers no parameter: {hint}: {shorten(tops)}")
 
 
-def _prefixes(name: str) -> list[str]:
+def prefixes(name: str) -> list[str]:
+    """A name and the modules around it, the outermost first.
+
+    >>> prefixes("encoder.3.weight")
+    ['encoder', 'encoder.3', 'encoder.3.weight']
+    """
     parts = name.split(".")
     return [".".join(parts[: i + 1]) for i in range(len(parts))]

@@ -11,8 +11,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision import datasets
 
-from ftlit.dataset import BadImage, Collection, Examples, Split, reason, to_rgb
-from ftlit.errors import UserError, unknown
+from ftlit.dataset import BadImage, Collection, Examples, Split, to_rgb
+from ftlit.errors import UserError, one_line, unknown
 from ftlit.splitting import Content, assemble
 
 Arguments = Mapping[str, Any]  # of a torchvision data set's constructor
@@ -93,10 +93,10 @@ def _build(name: str, root: Path, download: bool, options: Arguments) -> Any:
     try:
         return cls(**given)
     except TypeError as error:
-        raise UserError(f"{name} does not take these arguments: {reason(error)}; it takes {', '.join(takes)}") from error
+        raise UserError(f"{name} does not take these arguments: {one_line(error)}; it takes {', '.join(takes)}") from error
     except Exception as error:  # each class has its own: not found, a damaged archive, no network, a package that it needs
         hint = f"it is not in {root}; data.download=true downloads it there, data.root says where else it is"
-        raise UserError(f"{name} cannot be loaded: {hint if 'download=True' in str(error) else reason(error)}") from error
+        raise UserError(f"{name} cannot be loaded: {hint if 'download=True' in str(error) else one_line(error)}") from error
 
 
 def _labels(dataset: Any) -> list[tuple[int, ...]]:
@@ -131,4 +131,4 @@ def _load(dataset: Any, place: int) -> Image.Image:
     try:
         return to_rgb(dataset[place][0])
     except Exception as error:  # see read_image
-        raise BadImage(f"image {place} of {type(dataset).__name__} cannot be read: {reason(error)}") from error
+        raise BadImage(f"image {place} of {type(dataset).__name__} cannot be read: {one_line(error)}") from error

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ftlit.dataset import SPLITS, Collection, Examples, Split, one_line
+from ftlit.dataset import SPLITS, Collection, Examples, Split, shown
 from ftlit.errors import UserError, shorten
 
 T = TypeVar("T")
@@ -147,7 +147,7 @@ def _duplicate_notes(splits: Mapping[Split, Examples]) -> list[str]:
 
 def _name(located: Located) -> str:
     split, place, content = located
-    return one_line(content) if isinstance(content, Path) else f"{split}[{place}]"
+    return shown(content) if isinstance(content, Path) else f"{split}[{place}]"
 
 
 def find_duplicates(contents: Mapping[Split, Sequence[Content]]) -> list[list[Located]]:

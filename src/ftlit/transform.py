@@ -43,6 +43,9 @@ class InputSpec:
         object.__setattr__(self, "std", _channels("std", self.std))
         if self.interpolation not in (modes := [m.value for m in InterpolationMode]):
             raise unknown("interpolation", self.interpolation, modes)
+        for name in ("size", "resize"):
+            if not isinstance(getattr(self, name), int | None) or isinstance(getattr(self, name), bool):
+                raise UserError(f"input {name} {getattr(self, name)!r}: give a whole number of pixels")
         if self.size < 1 or (self.resize or self.size) < self.size:
             raise UserError(f"input size {self.size} with resize {self.resize}: size is at least 1 and resize at least size")
         if min(self.std) <= 0:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from ftlit.glyphs import SYMBOLS, GlyphStream
 from ftlit.transform import InputSpec
@@ -14,9 +14,11 @@ from ftlit.transform import InputSpec
 class GlyphData(LightningDataModule):
     """Letters and signs drawn without end, new ones in every epoch; val and test are streams of their own seeds.
 
+    Several processes share the batches, each with pictures of its own.
+
     Args:
         input_spec: what the network expects.
-        batches: batches in a training epoch.
+        batches: batches in a training epoch, of all processes together.
         batch_size: images in a batch.
         seed: of all three streams.
     """
@@ -48,7 +50,9 @@ class GlyphData(LightningDataModule):
         """The same images each time."""
         return self._loader(self._test)
 
-    def _loader(self, stream: IterableDataset[tuple[Tensor, Tensor]]) -> DataLoader[tuple[Tensor, Tensor]]:
+    def _loader(self, stream: GlyphStream) -> DataLoader[tuple[Tensor, Tensor]]:
+        if self.trainer:
+            stream.share(self.trainer.global_rank, self.trainer.world_size)
         return DataLoader(stream, batch_size=None, collate_fn=self._normalise)
 
     def _normalise(self, batch: Any) -> tuple[Tensor, Tensor]:

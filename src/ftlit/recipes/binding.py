@@ -4,18 +4,21 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
+from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from ftlit.errors import UserError, unknown
+from ftlit.errors import UserError, one_line, unknown
+from ftlit.recipes import limits
 
 
 def bind(cfg: DictConfig) -> None:
     """Check every node of `cfg` that has a `_target_`: its names are arguments of the target, and plain values have the annotated type.
+    Then its values as `limits.check` does.
 
     Annotations of other kinds than numbers, strings, paths, literals, lists and mappings are not checked.
 
@@ -23,7 +26,7 @@ def bind(cfg: DictConfig) -> None:
         UserError: the full name of the value, what was given, and what would do.
     """
     for name, node in _targets(cfg):
-        target = get_object(node["_target_"])
+        target = _found(name, node["_target_"])
         signature = inspect.signature(target)
         open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
         for key in (key for key in map(str, node) if not key.startswith("_")):
@@ -34,6 +37,23 @@ def bind(cfg: DictConfig) -> None:
             if OmegaConf.is_missing(node, key):
                 raise UserError(f"{name}.{key} has no value: give {name}.{key}=...")
             _check(_source(node, key) or f"{name}.{key}", node[key], _hints(target).get(key))
+    limits.check(cfg)
+
+
+def _found(name: str, path: str) -> Callable[..., Any]:
+    try:
+        return resolve_name(path)  # type: ignore[no-any-return]  # Hydra's get_object logs what it raises
+    except (ImportError, AttributeError, ValueError) as error:  # no module, no such name in it, an empty part
+        raise UserError(f"{name}._target_={path} cannot be imported: {_why(path, error)}") from error
+
+
+def _why(path: str, error: Exception) -> str:
+    """The nearest name of the module that is there; Python's own words where none is, or where it breaks while it is imported."""
+    module, _, leaf = path.rpartition(".")
+    try:
+        return str(unknown(f"name in {module}", leaf, [other for other in dir(import_module(module)) if not other.startswith("_")]))
+    except Exception as fault:  # a module can raise anything
+        return one_line(fault if module else error)
 
 
 def _targets(node: Any, name: str = "") -> Iterator[tuple[str, DictConfig]]:

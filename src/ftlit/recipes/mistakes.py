@@ -3,6 +3,8 @@
 import re
 import sys
 from collections.abc import Iterator
+from difflib import get_close_matches
+from traceback import walk_tb
 from typing import Any
 
 from hydra import compose, initialize_config_module
@@ -11,7 +13,7 @@ from hydra.errors import ConfigCompositionException, HydraException, Instantiati
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ftlit.errors import UserError, unknown
+from ftlit.errors import UserError, one_line, unknown
 
 
 def as_user_error(error: BaseException) -> UserError | None:
@@ -29,38 +31,83 @@ def as_user_error(error: BaseException) -> UserError | None:
             return UserError("a group takes the name of one of its options, group=option; ~group leaves it out")
         if isinstance(cause, OverrideParseException):
             return UserError(f"cannot read {cause.override!r}: give group=option or name=value (quote what has spaces or commas)")
-        if isinstance(cause, InstantiationException | HydraException | OmegaConfBaseException):
-            return UserError(_one_line(cause))
-    return None
+        if isinstance(cause, InstantiationException):
+            return _refused_arguments(cause)
+        if isinstance(cause, HydraException | OmegaConfBaseException):
+            return UserError(one_line(cause))
+    return _misconfigured(error)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__  # not the context: an error of ours that is raised while a mistake is handled is a fault
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+def _refused_arguments(error: InstantiationException) -> UserError | None:
+    """What the called thing says of its arguments. `None` where it broke inside: another kind of error, or one that passed through ftlit,
+    whose own refusals are `UserError`s.
+    """
+    cause = error.__cause__
+    part = re.search(r"full_key: (\S+)", str(error))
+    where = f"{part[1]}: " if part else ""
+    if cause is None:
+        return UserError(f"{where}{one_line(error)}")
+    if misconfigured := _misconfigured(cause):
+        return UserError(f"{where}{misconfigured}")
+    foreign = not any(frame.f_globals.get("__name__", "").startswith("ftlit.") for frame, _ in walk_tb(cause.__traceback__))
+    if isinstance(cause, OSError | ImportError) or (isinstance(cause, TypeError | ValueError) and foreign):
+        return UserError(f"{where}{one_line(cause)}")
+    return None
+
+
+def _misconfigured(error: BaseException) -> UserError | None:
+    """Lightning's word for a wrong choice, with what would do instead where we know it."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException  # here: no other mistake waits for Lightning
+
+    if not isinstance(error, MisconfigurationException):
+        return None
+    text = one_line(error)
+    return UserError(next((hint for words, hint in MISCONFIGURED.items() if words in text), text))
+
+
+MISCONFIGURED = {  # a piece of Lightning's text -> what a person can do
+    "No supported gpu backend": "no GPU that torch can use is here: take trainer=auto or trainer=cpu",
+    "CUDAAccelerator` can not run": "no GPU that torch can use is here: take trainer=auto or trainer=cpu",
+}
 
 
 def _wrong_option(error: MissingConfigException) -> UserError:
     """`backbone=resnet51`: Hydra lists the options; the nearest goes in front."""
     missing = re.search(r"Could not find '(.+)/(.+)'", str(error))
     options = [option for option in error.options or [] if not option.startswith("_")]
-    return unknown(f"option of {missing[1]}", missing[2], options) if missing and options else UserError(_one_line(error))
+    return unknown(f"option of {missing[1]}", missing[2], options) if missing and options else UserError(one_line(error))
 
 
 def _wrong_override(chain: list[BaseException]) -> UserError:
     """`trainer.max_epoch=3` or `backbones=resnet50`: the nearest name that the composed config has."""
-    text = " ".join(_one_line(error) for error in chain)
+    text = " ".join(one_line(error) for error in chain)
     for pattern in (r"Could not override '([^']+)'", r"Could not find '([^']+)'", r"No match in the defaults list"):
         if found := re.search(pattern, text):
             name = found[1] if found.groups() else (re.search(r"override '([^']+)'", text) or [None, ""])[1]
             name = str(name).split("@")[0]
             parent, known = name.rpartition(".")[0], list(_names())
-            return unknown("option", name, [other for other in known if other.rpartition(".")[0] == parent])
-    return UserError(_one_line(chain[-1]))
+            beside = [other for other in known if other.rpartition(".")[0] == parent]
+            return unknown("option", name, beside) if beside else _without_options(name, parent)
+    return UserError(one_line(chain[-1]))
+
+
+def _without_options(name: str, parent: str) -> UserError:
+    """`head.hiden=3` where the head picked takes nothing: another option of its group may."""
+    choice = next((a.partition("=")[2] for a in sys.argv[1:] if a.startswith(f"{parent}=")), None)
+    picked = f"{parent}={choice}" if choice else f"the {parent} picked"
+    GlobalHydra.instance().clear()
+    with initialize_config_module("ftlit.conf", version_base="1.3"):
+        options = GlobalHydra.instance().config_loader().get_group_options(parent)
+        takes = {key: option for option in options for key in _keys(compose(overrides=[f"+{parent}={option}"])) if "." in key}
+    near = get_close_matches(name, takes, n=1)
+    meant = f": did you mean {near[0]} of {parent}={takes[near[0]]}?" if near else ""
+    return UserError(f"no option {name!r}: {picked} takes none{meant}")
 
 
 def _names() -> list[str]:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ftlit.backbone import Backbone
 from ftlit.errors import UserError, shorten
+from ftlit.patterns import prefixes
 from ftlit.zoo.transformers import resize_positions
 
 Tensors = dict[str, Tensor]
@@ -42,7 +43,7 @@ def fill(backbone: Backbone, tensors: Mapping[str, Tensor], names: Mapping[str, 
     given = {_modern(name): tensor for name, tensor in tensors.items()}
     vocabulary = max(names, {own: own for own in names.values()}, key=lambda known: sum(name in known for name in given))
     ignored = {*_modules_beside(names, severed), *AUXILIARY}
-    unexpected = [name for name in given if name not in vocabulary and ignored.isdisjoint(_prefixes(name))]
+    unexpected = [name for name in given if name not in vocabulary and ignored.isdisjoint(prefixes(name))]
     wanted = backbone.state_dict()
     found = {vocabulary[name]: tensor for name, tensor in given.items() if vocabulary.get(name) in wanted}
     resized = [name for name in RESIZABLE if name in found and _can_resize(found[name], wanted[name])]
@@ -62,14 +63,9 @@ def _modern(name: str) -> str:
 
 def _modules_beside(kept: Iterable[str], severed: Iterable[str]) -> Iterator[str]:
     """For each severed tensor the highest module around it that holds nothing of the backbone: `fc`, `classifier.6`."""
-    holds = {prefix for name in kept for prefix in _prefixes(name)}
+    holds = {prefix for name in kept for prefix in prefixes(name)}
     for name in severed:
-        yield next(prefix for prefix in _prefixes(name) if prefix not in holds)
-
-
-def _prefixes(name: str) -> list[str]:
-    parts = name.split(".")
-    return [".".join(parts[: i + 1]) for i in range(len(parts))]
+        yield next(prefix for prefix in prefixes(name) if prefix not in holds)
 
 
 def _can_resize(given: Tensor, wanted: Tensor) -> bool:
@@ -81,9 +77,17 @@ def _complain(origin: str, wanted: Tensors, found: Tensors, unexpected: list[str
     other = [name for name in found if found[name].shape != wanted[name].shape]
     shapes = [f"{name} {_shape(found[name])} instead of {_shape(wanted[name])}" for name in other]
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    if wanted and not found:
+        raise UserError(
+            f"the weights are of another network, {origin}: none of its tensors ({_first(unexpected)}) is called as one of this "
+            f"network's {len(wanted)} ({_first(missing)}); take the backbone that they were saved from, or other weights"
+        )
     told = [f"{len(names)} {fault} ({_first(names)})" for fault, names in faults.items() if names]
     if told:
-        raise UserError(f"the weights do not fit this network, {origin}: of {len(wanted)} tensors wanted, {'; '.join(told)}")
+        raise UserError(
+            f"the weights do not fit this network, {origin}: of {len(wanted)} tensors wanted, {'; '.join(told)}; "
+            "take the backbone that they were saved from, with its own arguments (backbone.width_mult=...), or other weights"
+        )
 
 
 def _first(names: list[str], most: int = 3) -> str:

@@ -14,12 +14,13 @@ from torch.overrides import TorchFunctionMode
 from torchvision import models
 
 from ftlit.backbone import Backbone
-from ftlit.errors import UserError, unknown
+from ftlit.errors import UserError, one_line, unknown
 from ftlit.transform import InputSpec
 from ftlit.zoo import glyph
 from ftlit.zoo.families import take_apart
 from ftlit.zoo.fitting import fill, original_names
-from ftlit.zoo.weights import Source, find, published, read
+from ftlit.zoo.parts import IMAGENET
+from ftlit.zoo.weights import Source, find, read, sources
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,12 @@ class Net:
 
     Args:
         build: keyword arguments -> the network, at random; `families.take_apart` knows its type (`Layers` for a network of our own).
-        published: name of weights -> where they are; `default` among them.
+        sources: name of weights -> where they are; `default` among them.
         arguments: what `build` takes.
     """
 
     build: Callable[..., nn.Module]
-    published: Mapping[str, Source]
+    sources: Mapping[str, Source]
     arguments: tuple[str, ...] = ()
 
 
@@ -41,11 +42,19 @@ BUILDERS: dict[str, Net] = {
     "glyph": Net(glyph.build, {"default": Source(f"shipped {glyph.FILE.name}", partial(read, glyph.FILE), glyph.INPUT_SPEC)})
 }  # networks of this package; all other names are torchvision's
 
-IMPLIED: dict[str, Callable[[int], dict[str, Any]]] = {  # family -> input size -> what its published weights imply for the builder
-    "vit": lambda size: {"image_size": size},
-    "maxvit": lambda size: {"input_size": (size, size)},
-    "googlenet": lambda size: {"transform_input": True, "aux_logits": False, "init_weights": True},
-    "inception": lambda size: {"transform_input": True, "aux_logits": False, "init_weights": True},
+
+def _renormalising(spec: InputSpec, published: bool) -> dict[str, Any]:
+    """The published weights want images normalised with 0.5; torchvision brings them there from ImageNet's mean and std."""
+    comes_as_imagenet = tuple(zip(spec.mean, spec.std, strict=True)) == IMAGENET
+    return {"transform_input": published and comes_as_imagenet, "aux_logits": False, "init_weights": True}
+
+
+# family -> input, whether the weights are torchvision's -> what that implies for the builder
+IMPLIED: dict[str, Callable[[InputSpec, bool], dict[str, Any]]] = {
+    "vit": lambda spec, _: {"image_size": spec.size},
+    "maxvit": lambda spec, _: {"input_size": (spec.size, spec.size)},
+    "googlenet": _renormalising,
+    "inception": _renormalising,
 }
 SIGNATURES_HIDE = {models.MobileNetV3: ("width_mult", "reduced_tail", "dilated")}  # arguments that only the builder's inside tells
 
@@ -68,7 +77,8 @@ def load_backbone(
         input_spec: fields of `InputSpec` that override what the weights say (a file says nothing: the `default` weights'
             are taken). `None` values are ignored. A `size` without `resize` keeps their ratio.
         kwargs: for the builder: `width_mult=0.35`. ViT's and MaxViT's image size is the input spec's, and the learned
-            positions are resized to it; GoogLeNet and Inception normalise their input again, as torchvision's published weights want it.
+            positions are resized to it; GoogLeNet and Inception normalise their input again (`transform_input`) under torchvision's
+            published weights, also from a file of the published name, which want it; other weights are taken as they are.
 
     Raises:
         UserError: an unknown name, argument, cut or field; weights that cannot be had (before anything is built) or do not fit.
@@ -77,10 +87,11 @@ def load_backbone(
     for argument in kwargs:
         if argument not in net.arguments:
             raise unknown(f"argument of {name}", argument, net.arguments)
-    source = find(weights, net.published)
-    spec = _input_spec(source, net.published.get("default"), input_spec)
+    source = find(weights, net.sources)
+    spec = _input_spec(source, net.sources.get("default"), input_spec)
     tensors = source.load() if source else None
-    model = _build(name, net, _implied(name, spec.size) | kwargs, empty=source is not None)
+    published = source is not None and source.published_as is not None
+    model = _build(name, net, _implied(name, spec, published) | kwargs, empty=source is not None)
     parts = take_apart(model)
     whole = Backbone(parts.layers, spec, token_pool=parts.token_pool, origin=source.origin if source else "random start")
     backbone = whole if cut is None else whole.upto(cut)
@@ -103,7 +114,7 @@ def _net(name: str) -> Net:
         raise unknown("backbone", name, available())
     family = inspect.signature(models.get_model_builder(name)).return_annotation
     arguments = [*inspect.signature(family).parameters.keys() - {"kwargs"}, *SIGNATURES_HIDE.get(family, ())]
-    return Net(partial(models.get_model, name, weights=None), published(name), tuple(sorted(arguments)))
+    return Net(partial(models.get_model, name, weights=None), sources(name), tuple(sorted(arguments)))
 
 
 def _input_spec(source: Source | None, default: Source | None, given: Mapping[str, Any] | None) -> InputSpec:
@@ -122,9 +133,9 @@ def _input_spec(source: Source | None, default: Source | None, given: Mapping[st
         raise UserError(f"input_spec {overrides}: {error}") from error
 
 
-def _implied(name: str, size: int) -> dict[str, Any]:
+def _implied(name: str, spec: InputSpec, published: bool) -> dict[str, Any]:
     family = name.split("_")[0]
-    return IMPLIED[family](size) if family in IMPLIED else {}
+    return IMPLIED[family](spec, published) if family in IMPLIED else {}
 
 
 def _build(name: str, net: Net, settings: Mapping[str, Any], *, empty: bool) -> nn.Module:
@@ -132,18 +143,14 @@ def _build(name: str, net: Net, settings: Mapping[str, Any], *, empty: bool) -> 
         with EmptyWeights() if empty else nullcontext():
             return net.build(**settings)
     except (TypeError, ValueError, ArithmeticError, RuntimeError, AssertionError) as error:
-        raise UserError(f"{name} cannot be built with {dict(settings)}: {_one_line(error)}") from error
+        raise UserError(f"{name} cannot be built with {dict(settings)}: {one_line(error)}") from error
 
 
 def _check_size(name: str, backbone: Backbone) -> None:
     try:
         _ = backbone.code_shapes  # kept by the backbone: heads ask for it next
     except RuntimeError as error:
-        raise UserError(f"{name} cannot take images of {backbone.input_spec.size} px: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+        raise UserError(f"{name} cannot take images of {backbone.input_spec.size} px: {one_line(error)}") from error
 
 
 class EmptyWeights(TorchFunctionMode):

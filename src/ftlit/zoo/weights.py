@@ -6,7 +6,7 @@ import socket
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from http.client import HTTPException
 from os import PathLike
@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision import models
 
-from ftlit.errors import UserError, unknown
+from ftlit.errors import UserError, one_line, unknown
 from ftlit.transform import InputSpec
 
 Tensors = dict[str, Tensor]
@@ -37,15 +37,19 @@ class Source:
         origin: where they come from, in words.
         load: brings the tensors, by name; raises `UserError` where it cannot.
         input_spec: the input that they expect, if it is known.
+        published_as: the file's name where torchvision publishes them.
     """
 
     origin: str
     load: Callable[[], Tensors]
     input_spec: InputSpec | None = None
+    published_as: str | None = None
 
 
-def find(weights: str | PathLike[str] | None, published: Mapping[str, Source]) -> Source | None:
-    """What `weights` names: one of `published`, a file, or `None`, which means a random start.
+def find(weights: str | PathLike[str] | None, sources: Mapping[str, Source]) -> Source | None:
+    """What `weights` names: one of `sources`, a file, or `None`, which means a random start.
+
+    A file that is called as one of `sources` is published is taken for it.
 
     Raises:
         UserError: neither a published name nor a file.
@@ -54,21 +58,23 @@ def find(weights: str | PathLike[str] | None, published: Mapping[str, Source]) -
         return None
     text = str(weights)
     name = text.rpartition(".")[2]  # torchvision's long form: ResNet50_Weights.IMAGENET1K_V2
-    if found := published.get("default" if name == "DEFAULT" else name):
+    if found := sources.get("default" if name == "DEFAULT" else name):
         return found
     path = Path(text).expanduser()
     if path.suffix in SUFFIXES or path.is_file():
-        return Source(f"file {path}", partial(read, path))
-    raise unknown("weights", text, [*published, "null", f"/path/to/file ({' '.join(SUFFIXES)})"])
+        file = Source(f"file {path}", partial(read, path))
+        known = next((source for source in sources.values() if source.published_as == path.name), file)
+        return replace(known, origin=file.origin, load=file.load)
+    raise unknown("weights", text, [*sources, "null", f"/path/to/file ({' '.join(SUFFIXES)})"])
 
 
-def published(builder: str) -> dict[str, Source]:
+def sources(builder: str) -> dict[str, Source]:
     """The weights that torchvision publishes for a builder: `default` first, then by torchvision's names (IMAGENET1K_V1)."""
     entries = models.get_model_weights(builder)
     if not len(entries):
         return {}
-    sources = {entry.name: Source(_origin(entry), partial(_fetch, entry), _input_spec(entry)) for entry in entries}
-    return {"default": sources[entries.DEFAULT.name], **sources}
+    by_name = {entry.name: Source(_origin(entry), partial(_fetch, entry), _input_spec(entry), _cached(entry).name) for entry in entries}
+    return {"default": by_name[entries.DEFAULT.name], **by_name}
 
 
 def _origin(entry: Any) -> str:
@@ -100,7 +106,7 @@ def _fetch(entry: Any) -> Tensors:
             return _state_dict(entry.get_state_dict(progress=True, check_hash=True, weights_only=True), path)
     except (OSError, HTTPException, RuntimeError) as error:  # no network; cut off; the hash is wrong
         raise UserError(
-            f"cannot download {path.name} ({entry.url}): {_first_line(error)}; put that file into {path.parent}, or {HOW_TO_GO_ON}"
+            f"cannot download {path.name} ({entry.url}): {one_line(error)}; put that file into {path.parent}, or {HOW_TO_GO_ON}"
         ) from error
 
 
@@ -116,10 +122,10 @@ def _network_timeout(seconds: float) -> Iterator[None]:
 
 
 def _check_hash(path: Path) -> None:
-    published = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    wanted = re.search(r"-([0-9a-f]{8,})\.", path.name)
     with path.open("rb") as file:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
-    if published and not actual.startswith(published[1]):
+    if wanted and not actual.startswith(wanted[1]):
         warnings.warn(
             f"{path} is not the published file (its sha256 begins with {actual[:8]}): it is used as it is; delete it to download it",
             stacklevel=2,
@@ -161,7 +167,3 @@ def _bare(tensors: Tensors) -> Tensors:
         if 2 * len(inside) > len(tensors):
             return _bare(inside)
     return tensors
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
