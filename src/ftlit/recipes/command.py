@@ -1,13 +1,20 @@
 """The command line of one run, read from Hydra: it goes on with a run that was interrupted, and it starts a job of a sweep alone."""
 
 import re
+import sys
 from argparse import ArgumentParser
 
+import __main__
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-# what says how many runs there are and where they go
-OF_SWEEPS = re.compile(r"hydra\.(mode|run\.dir|job\.num)=|hydra[./](sweep|sweeper|launcher)\b")
+OF_ONE_RUN = re.compile(r"\+{0,2}hydra\.(mode|run\.dir|job\.num)=")  # what `arguments` and its callers say anew
+
+
+def program() -> list[str]:
+    """What comes after `python` to start this program again."""
+    spec = getattr(__main__, "__spec__", None)
+    return ["-m", spec.name] if spec else [sys.argv[0]]
 
 
 def arguments(folder: str) -> list[str]:
@@ -18,7 +25,7 @@ def arguments(folder: str) -> list[str]:
     given = vars(parser.parse_known_args()[0])
     flags = [word for flag, value in given.items() if value for word in (flag, value)]
     overrides = HydraConfig.get().overrides
-    own = [override for override in overrides.hydra if not OF_SWEEPS.match(override)]
+    own = [override for override in overrides.hydra if not OF_ONE_RUN.match(override)]
     return [*flags, *own, *overrides.task, f"hydra.run.dir={quote(folder)}"]
 
 
@@ -32,6 +39,8 @@ def quote(value: str) -> str:
 
 
 def which_job() -> str:
-    """`job 1 (seed=1): ` in a job of a sweep, else nothing."""
+    """`job 1 (seed=1)` in a job of a sweep, else nothing."""
+    if not HydraConfig.initialized() or OmegaConf.is_missing(HydraConfig.get().job, "num"):
+        return ""
     hydra = HydraConfig.get()
-    return "" if OmegaConf.is_missing(hydra.job, "num") else f"job {hydra.job.num} ({' '.join(hydra.overrides.task)}): "
+    return f"job {hydra.job.num} ({' '.join(hydra.overrides.task)})"

@@ -22,9 +22,8 @@ from ftlit.lit.finetuner import FineTuner
 from ftlit.lit.staging import StagedFinetuning
 from ftlit.recipes import words
 from ftlit.recipes.binding import bind
+from ftlit.recipes.isolation import INTERRUPTED
 from ftlit.schedule import Schedule, plan
-
-INTERRUPTED = 130  # the shells' status for a program that Ctrl-C ended
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,8 @@ def build(cfg: DictConfig) -> Run:
     """Build every part. Mistakes are found here, before any training; raises `UserError`."""
     _quiet()
     bind(cfg)
+    if cfg.resume and not (last := _last(cfg)).is_file():
+        raise UserError(f"resume=true, but there is no {last}: give hydra.run.dir=, the folder of the run to go on with")
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     backbone = instantiate(cfg.backbone)
     data = instantiate(cfg.data, input_spec=backbone.input_spec)
@@ -71,8 +72,7 @@ def build(cfg: DictConfig) -> Run:
     ).to(memory_format=torch.channels_last)  # convolutions run faster so, on CPU and GPU alike
     callbacks = [StagedFinetuning(schedule), *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
     trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=[instantiate(logger) for logger in cfg.logger.values() if logger])
-    last = Path(cfg.paths.run, "checkpoints", "last.ckpt")
-    return Run(model, data, schedule, optimizer, trainer, last if cfg.resume and last.is_file() else None)
+    return Run(model, data, schedule, optimizer, trainer, _last(cfg) if cfg.resume else None)
 
 
 def fit(cfg: DictConfig, run: Run) -> float:
@@ -94,6 +94,7 @@ def fit(cfg: DictConfig, run: Run) -> float:
         **run.trainer.test(run.model, run.data, ckpt_path=best, verbose=False)[0],
     }
     if run.trainer.is_global_zero:
+        words.write_results(cfg, results)
         words.say_results(cfg, results, seconds)
     return float(results["val/accuracy"])
 
@@ -103,6 +104,10 @@ def plan_of(run: Run) -> list[str]:
     optimizer = build_optimizer(run.model, run.optimizer, run.schedule.lr_scale)
     sizes = {name: parameter.numel() for name, parameter in run.model.named_parameters()}
     return plan(run.schedule, sizes, {group["name"]: group["lr"] for group in optimizer.param_groups})
+
+
+def _last(cfg: DictConfig) -> Path:
+    return Path(cfg.paths.run, "checkpoints", "last.ckpt")
 
 
 def _quiet() -> None:

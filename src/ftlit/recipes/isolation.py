@@ -8,67 +8,96 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import __main__
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 
-from ftlit.recipes.command import arguments
+from ftlit.recipes.command import arguments, program, which_job
 
+MISTAKE = 2
 INTERRUPTED = 130  # the shells' status for a program that Ctrl-C ended
 GRACE = 60  # seconds that an interrupted job has to save its checkpoint
-RANKS = ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in RANKS}  # as it was given, before a job adds to it
+ENVIRONMENT = dict(os.environ)  # as it was given, before a job adds to it
+ONE_PROCESS = {"devices": 1, "num_nodes": 1, "strategy": "auto"}  # of the trainer
+FAILED: dict[str, int] = {}  # the jobs that failed, in words, each with its status
 
 
-@dataclass(frozen=True)
-class Job:
-    """A job that ended, with the status of a program; the score is NaN where it failed."""
-
-    number: int
-    overrides: list[str]
-    folder: str
-    score: float
-    status: int
+def is_sweep() -> bool:
+    """Whether this run is a job of a sweep that this process goes through."""
+    return HydraConfig.get().mode is RunMode.MULTIRUN
 
 
-JOBS: list[Job] = []
+def job(run: Callable[[], float]) -> float:
+    """Run a job and undo what it sets in this process. Returns its score, NaN where it failed: that is noted, and the sweep goes on.
 
-
-def job(cfg: DictConfig, run: Callable[[DictConfig], float]) -> float:
-    """Run a job and note it in `JOBS`. One that fails does not end the sweep, an interrupted one does: raises `SystemExit`."""
-    hydra, score, status = HydraConfig.get(), float("nan"), 0
+    Raises:
+        SystemExit: with `INTERRUPTED`, which ends the sweep.
+    """
     try:
-        score = _apart(hydra) if several_processes(cfg) else run(cfg)
+        with undone():
+            return run()
     except SystemExit as end:
-        status = end.code if isinstance(end.code, int) and end.code else 1
+        status = end.code if isinstance(end.code, int) else 1
         if status == INTERRUPTED:
             raise
     except Exception:
         traceback.print_exc()
         status = 1
-    JOBS.append(Job(hydra.job.num, list(hydra.overrides.task), hydra.runtime.output_dir, score, status))
-    return score
+    FAILED[f"{which_job()} failed with status {status}, its folder: {HydraConfig.get().runtime.output_dir}"] = status
+    return float("nan")
+
+
+def say_failed() -> int:
+    """Name the failed jobs on stderr, one a line. Returns the sweep's status: `MISTAKE` where all are mistakes, 1 where not, 0 for none."""
+    for line in FAILED:
+        print(f"ftlit: {line}", file=sys.stderr)
+    statuses = set(FAILED.values())
+    return 0 if not statuses else MISTAKE if statuses == {MISTAKE} else 1
+
+
+@contextmanager
+def undone() -> Iterator[None]:
+    """What Lightning sets for a whole process (seed, determinism) is as before afterwards, so that each job starts as if alone."""
+    import torch  # here, so that --help stays fast
+
+    environment, benchmark = dict(os.environ), torch.backends.cudnn.benchmark
+    mode = torch.get_deterministic_debug_mode()
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        torch.backends.cudnn.benchmark = benchmark
+        torch.set_deterministic_debug_mode(mode)
 
 
 def several_processes(cfg: DictConfig) -> bool:
     """Whether the trainer may start processes, or leave a process group behind, as a strategy by name does."""
-    return any(cfg.trainer.get(name, one) != one for name, one in {"devices": 1, "num_nodes": 1, "strategy": "auto"}.items())
+    return any(OmegaConf.select(cfg, f"trainer.{name}", default=one) != one for name, one in ONE_PROCESS.items())
 
 
-def _apart(hydra: DictConfig) -> float:
-    """Run this job as a single run in processes of its own, all of which end with it. Raises `SystemExit` with its status."""
-    folder, program = hydra.runtime.output_dir, ["-m", __main__.__spec__.name] if __main__.__spec__ else [sys.argv[0]]
-    command = [sys.executable, *program, *arguments(folder), "hydra.mode=RUN", f"hydra.job.num={hydra.job.num}"]
+
+def run_apart() -> float:
+    """Run this job as a single run in processes of its own, none of which outlives it. Raises `SystemExit` with its status."""
+    hydra = HydraConfig.get()
+    folder = hydra.runtime.output_dir
+    command = [sys.executable, *program(), *arguments(folder), "hydra.mode=RUN", f"hydra.job.num={hydra.job.num}"]
+    sys.stdout.flush()
+    if status := _run_to_its_end(command, hydra.runtime.cwd):
+        sys.exit(status)
+    return float(json.loads(Path(folder, "result.json").read_text())["val/accuracy"])
+
+
+def _run_to_its_end(command: list[str], folder: str) -> int:
+    """Run a command in a process group of its own. An interruption is handed on; a second one, or `GRACE`, ends it at once."""
     stops: list[int] = []  # signals: noted, not raised, so that none falls between the child's start and its name
     before = {number: signal.signal(number, lambda number, _: stops.append(number)) for number in (signal.SIGINT, signal.SIGTERM)}
-    sys.stdout.flush()
     try:
-        child = subprocess.Popen(command, env=ENVIRONMENT, cwd=hydra.runtime.cwd, stdin=subprocess.DEVNULL, start_new_session=True)
+        child = subprocess.Popen(command, env=ENVIRONMENT, cwd=folder, stdin=subprocess.DEVNULL, start_new_session=True)
         deadline = float("inf")
         while child.poll() is None and len(stops) < 2 and time.monotonic() < deadline:
             if stops and deadline == float("inf"):
@@ -77,9 +106,7 @@ def _apart(hydra: DictConfig) -> float:
             time.sleep(0.1)
         with suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)  # what is left of them
-        if status := INTERRUPTED if stops else child.wait():
-            sys.exit(status)
+        return INTERRUPTED if stops else child.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return float(json.loads(Path(folder, "result.json").read_text())["val/accuracy"])
