@@ -4,9 +4,10 @@ import re
 import sys
 from argparse import ArgumentParser
 
-import __main__
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
+
+import __main__
 
 OF_ONE_RUN = re.compile(r"\+{0,2}hydra\.(mode|run\.dir|job\.num)=")  # what `arguments` and its callers say anew
 
@@ -30,10 +31,10 @@ def arguments(folder: str) -> list[str]:
 
 
 def quote(value: str) -> str:
-    """A value as Hydra's grammar reads it.
+    r"""A value as Hydra's grammar reads it.
 
     >>> print(quote("runs/a-1"), quote("it's, a=b"))
-    runs/a-1 'it\\'s, a=b'
+    runs/a-1 'it\'s, a=b'
     """
     return value if re.fullmatch(r"[\w./-]+", value, re.ASCII) else "'" + value.replace("'", "\\'") + "'"
 

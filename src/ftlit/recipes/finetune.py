@@ -47,8 +47,9 @@ def build(cfg: DictConfig) -> Run:
     """Build every part. Mistakes are found here, before any training; raises `UserError`."""
     _quiet()
     bind(cfg)
-    if cfg.resume and not (last := _last(cfg)).is_file():
-        raise UserError(f"resume=true, but there is no {last}: give hydra.run.dir=, the folder of the run to go on with")
+    resume_from = Path(cfg.paths.run, "checkpoints", "last.ckpt") if cfg.resume else None
+    if resume_from and not resume_from.is_file():
+        raise UserError(f"resume=true, but there is no {resume_from}: give hydra.run.dir=, the folder of the run to go on with")
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     backbone = instantiate(cfg.backbone)
     data = instantiate(cfg.data, input_spec=backbone.input_spec)
@@ -72,7 +73,8 @@ def build(cfg: DictConfig) -> Run:
     ).to(memory_format=torch.channels_last)  # convolutions run faster so, on CPU and GPU alike
     callbacks = [StagedFinetuning(schedule), *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
     trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=[instantiate(logger) for logger in cfg.logger.values() if logger])
-    return Run(model, data, schedule, optimizer, trainer, _last(cfg) if cfg.resume else None)
+    schedule.check_reached(trainer.max_epochs)
+    return Run(model, data, schedule, optimizer, trainer, resume_from)
 
 
 def fit(cfg: DictConfig, run: Run) -> float:
@@ -104,10 +106,6 @@ def plan_of(run: Run) -> list[str]:
     optimizer = build_optimizer(run.model, run.optimizer, run.schedule.lr_scale)
     sizes = {name: parameter.numel() for name, parameter in run.model.named_parameters()}
     return plan(run.schedule, sizes, {group["name"]: group["lr"] for group in optimizer.param_groups})
-
-
-def _last(cfg: DictConfig) -> Path:
-    return Path(cfg.paths.run, "checkpoints", "last.ckpt")
 
 
 def _quiet() -> None:

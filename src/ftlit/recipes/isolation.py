@@ -1,5 +1,8 @@
-"""The jobs of a sweep. One of several processes runs as a program of its own: Lightning starts the command line again for
-each further process, and the command line of a sweep is the whole sweep."""
+"""The jobs of a sweep, none of which disturbs another.
+
+One of several processes runs as a program of its own: Lightning starts the command line again for each further process, and the
+command line of a sweep is the whole sweep.
+"""
 
 import json
 import os
@@ -32,14 +35,13 @@ def is_sweep() -> bool:
 
 
 def job(run: Callable[[], float]) -> float:
-    """Run a job and undo what it sets in this process. Returns its score, NaN where it failed: that is noted, and the sweep goes on.
+    """Run a job. Returns its score, NaN where it failed: that is noted, and the sweep goes on.
 
     Raises:
         SystemExit: with `INTERRUPTED`, which ends the sweep.
     """
     try:
-        with undone():
-            return run()
+        return run()
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
         if status == INTERRUPTED:
@@ -78,7 +80,6 @@ def undone() -> Iterator[None]:
 def several_processes(cfg: DictConfig) -> bool:
     """Whether the trainer may start processes, or leave a process group behind, as a strategy by name does."""
     return any(OmegaConf.select(cfg, f"trainer.{name}", default=one) != one for name, one in ONE_PROCESS.items())
-
 
 
 def run_apart() -> float:

@@ -26,7 +26,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra hand over its errors instead of printing them
     try:
         _train()
-    except KeyboardInterrupt:  # before the training, after which Lightning answers it
+    except KeyboardInterrupt:  # outside of the training, in which Lightning answers it
         sys.exit(isolation.INTERRUPTED)
     except Exception as error:
         exit_if_mistake(error)
@@ -43,15 +43,20 @@ def _train(cfg: DictConfig) -> float:
 
 
 def _run(cfg: DictConfig) -> float:
+    if not WANTS_TRACEBACK:  # nor do the processes that this run starts
+        os.environ.pop("HYDRA_FULL_ERROR", None)
     try:
         if isolation.is_sweep() and isolation.several_processes(cfg):
             return isolation.run_apart()
         if cfg.recipe not in RECIPES:
             raise unknown("recipe", cfg.recipe, RECIPES)
-        return import_module(RECIPES[cfg.recipe]).run(cfg)  # type: ignore[no-any-return]
+        with isolation.undone():
+            return import_module(RECIPES[cfg.recipe]).run(cfg)  # type: ignore[no-any-return]
     except Exception as error:
         exit_if_mistake(error)
         raise
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = "1"
 
 
 def exit_if_mistake(error: Exception) -> None:
