@@ -8,8 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 from ftlit.recipes.command import quote
 from ftlit.recipes.isolation import undone
 
@@ -22,7 +20,9 @@ FAST = ("debug=fast", "trainer.max_epochs=1", "data.num_workers=0")
 
 def run(folder, program, *arguments, **environment):
     command = [sys.executable, *program, *arguments, "hydra.sweep.dir=sweep"]
-    return subprocess.run(command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, capture_output=True, text=True, timeout=300
+    )
 
 
 def assert_jobs(folder, result, good, bad=(), plans=None):
@@ -45,7 +45,7 @@ def failures(result):
 
 def test_two_processes_in_each_job(tmp_path):
     asked = ("scenario=small_similar,large_similar", "trainer=ddp_cpu", "trainer.devices=2")
-    result = run(tmp_path, TRAIN, "-m", *asked, "debug=fast", "trainer.max_epochs=3")
+    result = run(tmp_path, TRAIN, "-m", *asked, *FAST, "trainer.max_epochs=3")
     assert result.returncode == 0, result.stderr
     assert_jobs(tmp_path, result, good=(0, 1))
 
@@ -69,30 +69,27 @@ class Head(LinearHead):
 
 
 def test_a_lost_process_in_the_middle_ends_its_job_only(tmp_path):
+    (tmp_path / "mine/head").mkdir(parents=True)
+    (tmp_path / "mine/head/broken.yaml").write_text("_target_: broken.Head\n")
     (tmp_path / "broken.py").write_text(BROKEN)
-    asked = ("trainer=cpu", "trainer.devices=1,2,1", "head._target_=broken.Head", "scenario=small_similar", *FAST)
-    result = run(tmp_path, MODULE, "-m", *asked, PYTHONPATH=str(tmp_path))
+    asked = ("trainer=cpu", "trainer.devices=1,2,1", "head=broken", "scenario=small_similar", *FAST)
+    result = run(tmp_path, FTLIT, "--config-dir", "mine", "-m", *asked, PYTHONPATH=str(tmp_path))
     assert result.returncode == 1, result.stderr
     assert_jobs(tmp_path, result, good=(0, 2), bad=(1,), plans=3)
     assert len(failures(result)) == 1 and "job 1 (" in failures(result)[0] and f"{tmp_path}/sweep/1" in failures(result)[0]
     first, third = (json.loads((tmp_path / f"sweep/{number}/result.json").read_text()) for number in (0, 2))
     assert first == third  # what came before leaves nothing behind
+    assert " ".join(result.stdout.split()).count("resume ftlit train --config-dir mine hydra.sweep.dir=sweep trainer=cpu") == 3
 
 
-def test_a_mistake_is_one_line_with_its_job_and_the_rest_runs(tmp_path):
-    (tmp_path / "mine/head").mkdir(parents=True)
-    (tmp_path / "mine/head/own.yaml").write_text("_target_: ftlit.head.LinearHead\n")
-    asked = ("trainer=cpu,ddp_cpu", "trainer.devices=1", "backbone.cut=layr3,-1", "head=own", "scenario=small_similar", *FAST)
-    result = run(tmp_path, FTLIT, "--config-dir", "mine", "-m", *asked)
-    assert result.returncode == 2, result.stderr
-    assert_jobs(tmp_path, result, good=(1, 3), bad=(0, 2))
+def test_a_mistake_is_one_line_with_its_job(tmp_path):
+    result = run(tmp_path, MODULE, "-m", "trainer=cpu,ddp_cpu", "backbone.cut=layr3")
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert_jobs(tmp_path, result, good=(), bad=(0, 1))
     said = failures(result)
-    assert len(said) == 4 and "Traceback" not in result.stderr
-    for number, mistake, summary in zip((0, 2), said[:2], said[2:], strict=True):
+    for number, mistake, summary in zip((0, 1), said[:2], said[2:], strict=True):
         assert f"job {number} (" in mistake and "'layer3'" in mistake
         assert f"job {number} (" in summary and "failed with status 2" in summary
-    plain = " ".join(result.stdout.split())
-    assert plain.count("ftlit train --config-dir mine hydra.sweep.dir=sweep trainer=") == 2
 
 
 def test_ctrl_c_ends_the_sweep_and_every_process_of_its_job(tmp_path):
@@ -107,16 +104,14 @@ def test_ctrl_c_ends_the_sweep_and_every_process_of_its_job(tmp_path):
     assert last.exists() and not (tmp_path / "sweep/1").exists()
     said = (tmp_path / "out").read_text()
     assert "To go on: " in said and "Traceback" not in said
-    assert subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True).stdout == ""
+    running = (path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")) if Path("/proc").is_dir() else ()
+    assert not any(str(tmp_path).encode() in command for command in running)
 
 
-@pytest.mark.parametrize("where", ["", "hydra.run.dir=here"])
-def test_resume_without_a_checkpoint_is_a_mistake(tmp_path, where):
-    command = [sys.executable, *TRAIN, "resume=true", *filter(None, [where])]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+def test_resume_without_a_checkpoint_is_a_mistake(tmp_path):
+    result = subprocess.run([sys.executable, *TRAIN, "resume=true"], cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert result.returncode == 2 and result.stderr.count("\n") == 1
-    assert "checkpoints/last.ckpt" in result.stderr and "hydra.run.dir=" in result.stderr
-    assert f"{tmp_path}/{'here' if where else 'runs'}/" in result.stderr
+    assert f"{tmp_path}/runs/" in result.stderr and "/checkpoints/last.ckpt: give hydra.run.dir=" in result.stderr
 
 
 def test_what_a_job_sets_for_its_process_is_undone():
