@@ -27,7 +27,8 @@ lit.staging lit.finetuner lit.datamodules lit.glyphs
 lit lit.progress
 cli
 recipes.limits
-recipes.binding recipes.words recipes.mistakes
+recipes.binding recipes.mistakes recipes.command
+recipes.words recipes.isolation
 recipes.finetune
 recipes.pretrain
 recipes recipes.main

@@ -22,12 +22,12 @@ from ftlit.lit.finetuner import FineTuner
 from ftlit.lit.staging import StagedFinetuning
 from ftlit.recipes import words
 from ftlit.recipes.binding import bind
+from ftlit.recipes.isolation import INTERRUPTED
 from ftlit.rewrite import batchnorm_to_affine
 from ftlit.schedule import Schedule, with_batchnorm
 from ftlit.trainable import Policy
 
 AFFINE = "affine"
-INTERRUPTED = 130  # the shells' status for a program that Ctrl-C ended
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,9 @@ def build(cfg: DictConfig) -> Run:
     bind(cfg)
     _one_of("doctor", cfg.doctor, ("warn", "strict"))
     _one_of("batchnorm", cfg.batchnorm, (*get_args(Policy), AFFINE))
+    resume_from = Path(cfg.paths.run, "checkpoints", "last.ckpt") if cfg.resume else None
+    if resume_from and not resume_from.is_file():
+        raise UserError(f"resume=true, but there is no {resume_from}: give hydra.run.dir=, the folder of the run to go on with")
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     backbone = instantiate(cfg.backbone)
     if cfg.batchnorm == AFFINE:  # before the groups are built
@@ -79,8 +82,8 @@ def build(cfg: DictConfig) -> Run:
     ).to(memory_format=torch.channels_last)  # convolutions run faster so, on CPU and GPU alike
     callbacks = [StagedFinetuning(schedule), *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
     trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=[instantiate(logger) for logger in cfg.logger.values() if logger])
-    last = Path(cfg.paths.run, "checkpoints", "last.ckpt")
-    return Run(model, data, schedule, trainer, last if cfg.resume and last.is_file() else None)
+    schedule.check_reached(trainer.max_epochs, trainer.max_steps)
+    return Run(model, data, schedule, trainer, resume_from)
 
 
 def fit(cfg: DictConfig, run: Run) -> float:
@@ -104,6 +107,7 @@ def fit(cfg: DictConfig, run: Run) -> float:
         **run.trainer.test(run.model, run.data, ckpt_path=best, verbose=False)[0],
     }
     if run.trainer.is_global_zero:
+        words.write_results(cfg, results)
         words.say_results(cfg, results, seconds)
     return float(results["val/accuracy"])
 

@@ -2,12 +2,15 @@
 
 import os
 import sys
+from functools import partial
 from importlib import import_module
 
 import hydra
 from omegaconf import DictConfig
 
 from ftlit.errors import unknown
+from ftlit.recipes import isolation
+from ftlit.recipes.command import which_job
 
 WANTS_TRACEBACK = bool(os.environ.get("HYDRA_FULL_ERROR"))
 
@@ -15,24 +18,45 @@ RECIPES = {"finetune": "ftlit.recipes.finetune", "pretrain": "ftlit.recipes.pret
 
 
 def main() -> None:
-    """Run what `sys.argv` asks for. A mistake is one line on stderr and exit status 2; `HYDRA_FULL_ERROR=1` shows its traceback."""
+    """Run what `sys.argv` asks for. A mistake is one line on stderr and exit status 2; `HYDRA_FULL_ERROR=1` shows its traceback.
+
+    A job of a sweep that fails does not end the sweep: the failed ones are named at the end, and the status is 2 where all of them
+    are mistakes, else 1. An interruption is status 130.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra hand over its errors instead of printing them
     try:
         _train()
+    except KeyboardInterrupt:  # outside of the training, in which Lightning answers it
+        sys.exit(isolation.INTERRUPTED)
     except Exception as error:
         exit_if_mistake(error)
         raise
+    finally:
+        status = isolation.say_failed()
+    if status:
+        sys.exit(status)
 
 
 @hydra.main(config_path="pkg://ftlit.conf", config_name="train", version_base="1.3")
 def _train(cfg: DictConfig) -> float:
+    return isolation.job(partial(_run, cfg)) if isolation.is_sweep() else _run(cfg)
+
+
+def _run(cfg: DictConfig) -> float:
+    if not WANTS_TRACEBACK:  # nor do the processes that this run starts
+        os.environ.pop("HYDRA_FULL_ERROR", None)
     try:
+        if isolation.is_sweep() and isolation.several_processes(cfg):
+            return isolation.run_apart()
         if cfg.recipe not in RECIPES:
             raise unknown("recipe", cfg.recipe, RECIPES)
-        return import_module(RECIPES[cfg.recipe]).run(cfg)  # type: ignore[no-any-return]
+        with isolation.undone():
+            return import_module(RECIPES[cfg.recipe]).run(cfg)  # type: ignore[no-any-return]
     except Exception as error:
         exit_if_mistake(error)
         raise
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = "1"
 
 
 def exit_if_mistake(error: Exception) -> None:
@@ -40,8 +64,8 @@ def exit_if_mistake(error: Exception) -> None:
     from ftlit.recipes.mistakes import as_user_error  # here, so that --help stays fast
 
     if not WANTS_TRACEBACK and (mistake := as_user_error(error)):
-        print(f"ftlit: {mistake}", file=sys.stderr)
-        sys.exit(2)
+        print("ftlit", *filter(None, [which_job()]), mistake, sep=": ", file=sys.stderr)
+        sys.exit(isolation.MISTAKE)
 
 
 if __name__ == "__main__":

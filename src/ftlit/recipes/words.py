@@ -4,6 +4,7 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from rich.table import Table
 from ftlit.backbone import Backbone
 from ftlit.doctor import Plan
 from ftlit.errors import shorten
+from ftlit.recipes.command import arguments, program
 
 TOLD = ("scenario", "experiment", "backbone", "head", "loss", "data", "schedule", "optimizer", "lr_scheduler", "trainer")
 
@@ -29,6 +31,11 @@ def write_folder(cfg: DictConfig, class_names: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
     (folder / "class_names.json").write_text(json.dumps(class_names, ensure_ascii=False, indent=1))
+
+
+def write_results(cfg: DictConfig, results: Mapping[str, float]) -> None:
+    """`result.json`: the metrics of the best checkpoint on val and test, into the run's folder."""
+    Path(cfg.paths.run, "result.json").write_text(json.dumps(dict(results), indent=1))
 
 
 @rank_zero_only
@@ -108,10 +115,9 @@ def _bytes(size: float) -> str:
 
 def resume_command(cfg: DictConfig) -> str:
     """The command that goes on with this run after it was interrupted."""
-    program = "ftlit train" if Path(sys.argv[0]).name == "main.py" else f"python {shlex.quote(sys.argv[0])}"
-    # of this job: under -m the command line names all of them
-    arguments = [argument for argument in HydraConfig.get().overrides.task if not argument.startswith("resume=")]
-    return f"{program} " + shlex.join([*arguments, f"hydra.run.dir={cfg.paths.run}", "resume=true"])
+    spec = find_spec("ftlit.recipes.main")  # the file that `ftlit train` runs
+    words = ["ftlit", "train"] if spec and program() == [spec.origin] else ["python", *program()]
+    return shlex.join([*words, *(word for word in arguments(cfg.paths.run) if not word.startswith("resume=")), "resume=true"])
 
 
 def say_results(cfg: DictConfig, results: Mapping[str, float], seconds: float) -> None:

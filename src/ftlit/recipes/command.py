@@ -1,0 +1,47 @@
+"""The command line of one run, read from Hydra: it goes on with a run that was interrupted, and it starts a job of a sweep alone."""
+
+import re
+import sys
+from argparse import ArgumentParser
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+import __main__
+
+OF_ONE_RUN = re.compile(r"\+{0,2}hydra\.(mode|run\.dir|job\.num)=")  # what `arguments` and its callers say anew
+
+
+def program() -> list[str]:
+    """What comes after `python` to start this program again."""
+    spec = getattr(__main__, "__spec__", None)
+    return ["-m", spec.name] if spec else [sys.argv[0]]
+
+
+def arguments(folder: str) -> list[str]:
+    """What comes after the program's name to have this run, and only it, in `folder`."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    for short, flag in (("-cd", "--config-dir"), ("-cn", "--config-name"), ("-cp", "--config-path")):
+        parser.add_argument(short, flag, dest=flag)
+    given = vars(parser.parse_known_args()[0])
+    flags = [word for flag, value in given.items() if value for word in (flag, value)]
+    overrides = HydraConfig.get().overrides
+    own = [override for override in overrides.hydra if not OF_ONE_RUN.match(override)]
+    return [*flags, *own, *overrides.task, f"hydra.run.dir={quote(folder)}"]
+
+
+def quote(value: str) -> str:
+    r"""A value as Hydra's grammar reads it.
+
+    >>> print(quote("runs/a-1"), quote("it's, a=b"))
+    runs/a-1 'it\'s, a=b'
+    """
+    return value if re.fullmatch(r"[\w./-]+", value, re.ASCII) else "'" + value.replace("'", "\\'") + "'"
+
+
+def which_job() -> str:
+    """`job 1 (seed=1)` in a job of a sweep, else nothing."""
+    if not HydraConfig.initialized() or OmegaConf.is_missing(HydraConfig.get().job, "num"):
+        return ""
+    hydra = HydraConfig.get()
+    return f"job {hydra.job.num} ({' '.join(hydra.overrides.task)})"
