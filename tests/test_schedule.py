@@ -152,7 +152,7 @@ def test_a_stage_trains_something_and_one_pattern_needs_no_list():
 
 @pytest.mark.parametrize("max_epochs", [0, 1, 3])
 def test_a_last_stage_that_training_never_reaches_is_an_error(max_epochs):
-    with pytest.raises(UserError, match=f"stage 'all' begins at epoch 3, which max_epochs={max_epochs} never reaches"):
+    with pytest.raises(UserError, match=rf"the last stage 'all' \(epoch 3\) is never reached with max_epochs={max_epochs}"):
         head_then_all(LAYERS, epoch=3).check_reached(max_epochs)
 
 
@@ -193,13 +193,17 @@ def test_a_stage_that_contradicts_itself_is_an_error(fields, said):
 @pytest.mark.parametrize(
     ("stages", "limits", "said"),
     [
-        ([Stage(["a"]), Stage(["*"], step=40)], (4, -1, 10), "stage '*' begins at step 40, which max_epochs=4 of 10 steps"),
-        ([Stage(["a"]), Stage(["*"], step=40)], (-1, 40, 10), "stage '*' begins at step 40, which max_steps=40 never reaches"),
-        ([Stage(["a"]), Stage(["*"], epoch=3)], (None, 30, 10), "stage '*' begins at epoch 3, which max_epochs=None of 10 steps"),
+        ([Stage(["a"]), Stage(["*"], step=40)], (4, -1, 10), "the last stage '*' (step 40) is never reached with max_epochs=4 of 10 steps"),
+        ([Stage(["a"]), Stage(["*"], step=40)], (-1, 40, 10), "the last stage '*' (step 40) is never reached with max_steps=40"),
+        (
+            [Stage(["a"]), Stage(["*"], epoch=3)],
+            (None, 30, 10),
+            "the last stage '*' (epoch 3) is never reached with max_epochs=None of 10",
+        ),
         (
             [Stage(["a"]), Stage(["b"], step=40), Stage(["*"], epoch=3)],
             (9, -1, 10),
-            "stage '*' begins at epoch 3, not after stage 'b'",
+            "stage '*' (epoch 3) does not begin after stage 'b' (step 40)",
         ),
     ],
 )

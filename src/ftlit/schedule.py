@@ -95,7 +95,7 @@ class Schedule:
         object.__setattr__(self, "stages", tuple(self.stages))
         object.__setattr__(self, "lr_scale", tuple((pattern, float(factor)) for pattern, factor in self.lr_scale))
         if not self.stages or self.stages[0].until is not None or (self.stages[0].epoch or self.stages[0].step):
-            raise UserError(f"the first stage begins at {self.stages[0].begins if self.stages else 'no time'}: it must begin at epoch 0")
+            raise UserError(f"the first stage: {self.stages[0].begins if self.stages else 'there is none'}; it must begin at epoch 0")
         for unit in ("epoch", "step"):
             times = [getattr(stage, unit) for stage in self.stages if getattr(stage, unit) is not None]
             if any(b <= a for a, b in pairwise(times)):
@@ -146,7 +146,7 @@ class Schedule:
         for (before, a), (stage, b) in pairwise(zip(self.stages, steps, strict=True)):
             if b <= a:
                 raise UserError(
-                    f"stage {stage.name!r} begins at {stage.begins}, not after stage {before.name!r} ({before.begins}): "
+                    f"stage {stage.name!r} ({stage.begins}) does not begin after stage {before.name!r} ({before.begins}): "
                     f"an epoch has {steps_per_epoch} steps here"
                 )
         if 0 <= max_steps <= steps[-1] or (max_epochs is not None and 0 <= max_epochs * steps_per_epoch <= steps[-1]):
@@ -154,7 +154,7 @@ class Schedule:
 
     @staticmethod
     def _never(last: Stage, limit: str) -> UserError:
-        return UserError(f"stage {last.name!r} begins at {last.begins}, which {limit} never reaches: raise it, or begin earlier")
+        return UserError(f"the last stage {last.name!r} ({last.begins}) is never reached with {limit}: raise it, or begin earlier")
 
 
 def layer_scales(

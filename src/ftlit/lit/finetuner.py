@@ -63,6 +63,10 @@ class FineTuner(LightningModule):
         codes = self.backbone(images)
         return self.head(codes if getattr(self.head, "takes_map", False) else self.backbone.pool(codes))  # type: ignore[no-any-return]
 
+    def on_validation_epoch_start(self) -> None:
+        """A state that `trainer.validate` left behind was made in inference mode, and cannot be added to within `trainer.fit`."""
+        cast(Metric, self.losses["val_loss"]).reset()
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Loss of (images, targets); targets may be labels or class probabilities."""
         return self._step("train", batch)

@@ -23,7 +23,7 @@ class StagedFinetuning(Callback):
     The stage is derived from the epoch, the step and what metrics have decided (`Schedule.stage_at`); only the decisions are kept in a
     checkpoint. It changes `requires_grad`, modes and gradients only: build the optimizer over all parameters
     (`ftlit.build_optimizer`), nothing is added to it later. A stage that waits for a metric is decided after each validation (after
-    each epoch where there is none) by the first process for all, and begins at the next epoch.
+    each epoch where there is none, by metrics that its steps log) by the first process for all, and begins at the next epoch.
 
     `EarlyStopping` counts anew in each stage and cannot end training before the last stage has begun. A `ftlit.Rates` scheduler that
     restarts is started anew at each stage.

@@ -28,6 +28,7 @@ from ftlit.schedule import Schedule, with_batchnorm
 from ftlit.trainable import Policy
 
 AFFINE = "affine"
+LOST = ("closed by peer", "reset by peer", "remote process exited")  # what gloo and NCCL say where another process died
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,11 @@ def fit(cfg: DictConfig, run: Run) -> float:
     except SystemExit:  # Lightning's answer to Ctrl-C, after the last checkpoint is saved
         words.say_interrupted(cfg)
         sys.exit(INTERRUPTED)
+    except RuntimeError as error:
+        if run.trainer.world_size == 1 or not any(sign in str(error) for sign in LOST):
+            raise
+        words.say_lost(cfg, run.trainer.global_rank)
+        sys.exit(1)
     seconds = time.perf_counter() - started
     best = getattr(run.trainer.checkpoint_callback, "best_model_path", None) or None
     results = {

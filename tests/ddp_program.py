@@ -1,0 +1,126 @@
+"""What test_ddp starts in one process or in two: `ddp_program.py DEVICES FOLDER CASE...`. Each process notes what it saw of each case."""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import BackboneFinetuning
+from PIL import Image
+from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.utils.data import DataLoader, DistributedSampler
+
+from ftlit import Backbone, FineTuner, InputSpec, Schedule, Stage, StagedFinetuning, Until, batchnorm_to_affine, build_optimizer
+from ftlit.dataset import Collection, Examples
+from ftlit.lit.images import ImageData
+
+DEVICES, FOLDER = int(sys.argv[1]), Path(sys.argv[2])
+HEAD, TOP = ["head"], ["head", "backbone.top"]
+EPOCHS = Schedule([Stage(HEAD), Stage(TOP, epoch=1), Stage(["*"], epoch=2)])
+SCHEDULES = {
+    "step": Schedule([Stage(HEAD), Stage(TOP, step=4), Stage(["*"], step=8)]),
+    "metric": Schedule(
+        [
+            Stage(HEAD),
+            Stage(TOP, epoch=2, until=Until("score", threshold=1.0)),
+            Stage(["*"], epoch=3, until=Until("score", threshold=2.0)),
+        ]
+    ),
+    "frozen statistics": Schedule([Stage(stage.train, epoch=stage.epoch, batchnorm="frozen_stats") for stage in EPOCHS.stages]),
+}
+SETTINGS = {"accumulation and clipping": {"accumulate_grad_batches": 2, "gradient_clip_val": 0.05}}
+QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+
+
+class Net(pl.LightningModule):
+    """A stranger's module: it knows nothing of stages."""
+
+    def __init__(self, case: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        norm = {"frozen statistics": nn.BatchNorm1d(8), "affine": nn.BatchNorm1d(8)}.get(case, nn.Identity())
+        self.backbone = nn.ModuleDict(
+            {"low": nn.Sequential(nn.Linear(4, 8), norm, nn.Tanh()), "top": nn.Sequential(nn.Linear(8, 8), nn.Tanh())}
+        )
+        self.head = nn.Linear(8, 3)
+        if case == "affine":
+            batchnorm_to_affine(self)
+        self.double()
+        self.ours = case != "theirs"
+
+    def training_step(self, batch, batch_idx):
+        score = float(self.current_epoch + 1) - 10 * self.global_rank  # processes disagree: the first decides
+        self.log("score", score, on_step=False, on_epoch=True)
+        return nn.functional.cross_entropy(self.head(self.backbone.top(self.backbone.low(batch[0]))), batch[1])
+
+    def configure_optimizers(self):
+        factory = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
+        return build_optimizer(self, factory) if self.ours else factory([p for p in self.parameters() if p.requires_grad])
+
+
+class Notes(pl.Callback):
+    """Weights at the end of each epoch, the stage, what trains, and the bytes of gradients that a step sends."""
+
+    def __init__(self) -> None:
+        self.notes = {"weights": [], "stages": [], "trains": [], "bytes": []}
+        self.wrapped, self.sent = None, 0
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if DEVICES > 1 and trainer.strategy.model is not self.wrapped:
+            self.wrapped = trainer.strategy.model
+            self.wrapped.register_comm_hook(None, self.count)
+        self.sent = 0
+
+    def count(self, group, bucket):
+        self.sent += bucket.buffer().numel() * bucket.buffer().element_size()
+        return allreduce_hook(group, bucket)
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.notes["weights"].append({name: p.detach().clone() for name, p in pl_module.named_parameters()})
+        self.notes["stages"].append(getattr(trainer.callbacks[0], "index", -1))
+        self.notes["trains"].append([name for name, p in pl_module.named_parameters() if p.requires_grad])
+        self.notes["bytes"].append(self.sent)
+
+
+def trainer(*callbacks, **settings) -> pl.Trainer:
+    strategy = "ddp" if DEVICES > 1 else "auto"
+    return pl.Trainer(accelerator="cpu", devices=DEVICES, strategy=strategy, callbacks=list(callbacks), **QUIET | settings)
+
+
+def stages(case: str) -> dict:
+    staging = BackboneFinetuning(1, verbose=False) if case == "theirs" else StagedFinetuning(SCHEDULES.get(case, EPOCHS))
+    generator = torch.Generator().manual_seed(1)
+    data = [(torch.randn(4, generator=generator).double(), i % 3) for i in range(32)]
+    notes = Notes()
+    fitting = trainer(staging, notes, max_epochs=4, use_distributed_sampler=False, **SETTINGS.get(case, {}))
+    sampler = DistributedSampler(data, num_replicas=DEVICES, rank=fitting.global_rank, shuffle=False)
+    fitting.fit(Net(case), DataLoader(data, batch_size=8 // DEVICES, sampler=sampler))
+    return notes.notes
+
+
+def metrics(case: str) -> dict:
+    """Validation and test of a FineTuner on images that two processes cannot share evenly."""
+    splits = {s: Examples(range(n), [(i % 3,) for i in range(n)], grey) for s, n in (("train", 8), ("val", 37), ("test", 33))}
+    data = ImageData(Collection(splits, list("abc")), InputSpec(size=8), batch_size=16 // DEVICES, num_workers=0, augment="none")
+    torch.manual_seed(0)
+    backbone = Backbone({"low": nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())}, InputSpec(size=8))
+    model = FineTuner(backbone, nn.Linear(4, 3), num_classes=3, optimizer=partial(torch.optim.SGD, lr=0.0))
+    fitting = trainer(max_epochs=1, num_sanity_val_steps=0)
+    found = {**fitting.validate(model, data, verbose=False)[0], **fitting.test(model, data, verbose=False)[0]}
+    backbone.eval()  # its statistics: of no interest here
+    fitting.fit(model, data)  # the same within training, where forward passes of DDP wait for each other
+    return {
+        "metrics": found | {f"fit {name}": float(value) for name, value in fitting.callback_metrics.items() if name.startswith("val/a")}
+    }
+
+
+def grey(i: int) -> Image.Image:
+    return Image.linear_gradient("L").rotate(i * 11).resize((8, 8)).convert("RGB")
+
+
+for case in sys.argv[3:]:
+    noted = (metrics if case == "metrics" else stages)(case)
+    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    torch.save(noted, FOLDER / f"{case}.{rank}")
