@@ -39,6 +39,7 @@ NEEDED = {
     ("data", "folder"): ["data.root=photos"],
     ("data", "csv"): ["data.csv=photos.csv"],
     ("data", "torchvision"): ["data.name=CIFAR10"],
+    ("lr_scheduler", "any"): ["lr_scheduler.curve.scheduler._target_=torch.optim.lr_scheduler.ExponentialLR"],
     ("schedule", "explicit"): ["schedule.stages=[{train: [head]}, {train: ['*'], epoch: 2}]"],
 }
 # the groups that scenarios override

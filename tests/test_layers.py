@@ -22,7 +22,7 @@ zoo.transformers zoo.glyph zoo.weights
 zoo.families zoo.fitting
 zoo.load
 zoo
-lit.clock lit.images lit.seeding lit.lasting
+lit.clock lit.strategies lit.images lit.seeding lit.lasting
 lit.staging lit.finetuner lit.datamodules lit.glyphs
 lit lit.progress
 cli

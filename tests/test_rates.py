@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from ftlit import UserError
-from ftlit.rates import Rates, any_curve, constant, cosine, linear, one_cycle, plateau
+from ftlit.rates import Rates, any_curve, constant, cosine, linear, one_cycle, plateau, step
 
 STEPS = 20
 LAMBDA = partial(LambdaLR, lr_lambda=lambda step: 1 / (step + 1))
@@ -33,7 +33,7 @@ CURVES = {
     "cosine": (cosine, lambda o: CosineAnnealingLR(o, STEPS)),
     "linear": (linear, lambda o: LinearLR(o, 1.0, 0.0, STEPS)),
     "one_cycle": (one_cycle, lambda o: OneCycleLR(o, [g["lr"] for g in o.param_groups], total_steps=STEPS, cycle_momentum=False)),
-    "step": (partial(any_curve, scheduler=partial(StepLR, step_size=7)), lambda o: StepLR(o, 7)),
+    "step": (partial(step, step_size=7), lambda o: StepLR(o, 7)),
     "exponential": (partial(any_curve, scheduler=partial(ExponentialLR, gamma=0.9)), lambda o: ExponentialLR(o, 0.9)),
     "lambda": (partial(any_curve, scheduler=LAMBDA), LAMBDA),
     "sequential": (partial(any_curve, scheduler=sequential), sequential),
@@ -117,3 +117,8 @@ def test_the_rate_stays_at_the_end_of_the_curve():
 def test_a_warm_up_is_a_part_of_the_run(warmup):
     with pytest.raises(UserError, match="from 0 to less than 1"):
         Rates(optimizer(1.0), cosine, steps=5, epochs=1, warmup=warmup)
+
+
+def test_a_step_is_of_one_unit_at_least():
+    with pytest.raises(UserError, match=r"curve.step_size=0: give a whole number from 1"):
+        Rates(optimizer(1.0), partial(step, step_size=0), steps=5, epochs=1)

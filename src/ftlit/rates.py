@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, StepLR
 
 from ftlit.errors import UserError
 
@@ -145,6 +145,13 @@ def plateau(
 ) -> AnyScheduler:
     """Times `factor` whenever the monitored metric has not got better for more than `patience` units. Moves on with each epoch."""
     return ReduceLROnPlateau(optimizer, mode=mode, factor=factor, patience=patience)
+
+
+def step(optimizer: Optimizer, length: int, *, step_size: int = 10, gamma: float = 0.1) -> AnyScheduler:
+    """Times `gamma` every `step_size` units. Raises `UserError` for a size below 1."""
+    if step_size < 1:
+        raise UserError(f"lr_scheduler.curve.step_size={step_size}: give a whole number from 1")
+    return StepLR(optimizer, step_size, gamma)
 
 
 def any_curve(optimizer: Optimizer, length: int, *, scheduler: Callable[[Optimizer], AnyScheduler]) -> AnyScheduler:

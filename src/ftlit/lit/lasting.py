@@ -82,9 +82,10 @@ class LastCheckpoint(Callback):
         checkpoint["lasting"] = {"rows": rows, "stopped": trainer.should_stop}
         if self._between:
             loops = checkpoint["loops"]["fit_loop"]
-            for counts in loops["epoch_loop.batch_progress"].values():
-                if isinstance(counts, dict):
-                    counts["ready"] -= 1  # Lightning counts a batch as ready before its hooks: this one is not
+            progress = loops["epoch_loop.batch_progress"]
+            progress["is_last_batch"] = False  # Lightning counts a batch as ready before its hooks: this one is not
+            for counts in (progress["total"], progress["current"]):
+                counts["ready"] -= 1
             loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= _just_validated(trainer)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -6,15 +6,14 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ftlit.errors import UserError, unknown
 from ftlit.lit.clock import steps_per_epoch, training_length
+from ftlit.lit.strategies import check_strategy, compile_anew, rewrap
 from ftlit.rates import Rates
 from ftlit.schedule import Schedule, Stage
-from ftlit.trainable import set_modes, set_trainable, still_norms
+from ftlit.trainable import set_modes, set_trainable, still_norms, trained
 
 
 class StagedFinetuning(Callback):
@@ -71,6 +70,7 @@ class StagedFinetuning(Callback):
         if stage != "fit":
             return
         self._begin()
+        check_strategy(trainer)
         self.schedule.check_reached(trainer.max_epochs, trainer.max_steps)
         for index in reversed(range(len(self.schedule.stages))):  # every pattern is checked now; the first stage is applied last and stays
             self._apply(pl_module, index)
@@ -95,6 +95,7 @@ class StagedFinetuning(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Enter the stage of this epoch, if it is a new one."""
+        self._check_owner(pl_module)
         self._advance(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -139,6 +140,7 @@ class StagedFinetuning(Callback):
         self._values, self._best = [], {}
         if self._apply(module, index):
             rewrap(trainer)
+            compile_anew(module)
         for logger in trainer.loggers:
             logger.log_metrics({"stage": float(index)}, step=trainer.global_step)
         self._restart(trainer)
@@ -149,6 +151,14 @@ class StagedFinetuning(Callback):
         batchnorm = self.stage.batchnorm or "live"
         self._still = still_norms(module, batchnorm)
         return set_trainable(module, self.stage.train, batchnorm)
+
+    def _check_owner(self, module: LightningModule) -> None:
+        """What somebody else unfroze the reducer of DDP does not know: the processes would drift apart in it."""
+        meant = trained(module, self.stage.train, self.stage.batchnorm or "live")
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad != (name in meant):
+                done = "unfrozen" if parameter.requires_grad else "frozen"
+                raise UserError(f"{name!r} was {done} by something other than StagedFinetuning: let the schedule alone say what trains")
 
     def _restart(self, trainer: Trainer) -> None:
         """What counts from the beginning of a stage begins: restarting schedulers and the patience of `EarlyStopping`."""
@@ -169,16 +179,6 @@ class StagedFinetuning(Callback):
         if self.index + 1 < len(self.schedule.stages):
             least = max(least, self.schedule.latest_steps(per_epoch := steps_per_epoch(trainer))[-1] // per_epoch + 1)
         trainer.fit_loop.min_epochs = least
-
-
-def rewrap(trainer: Trainer) -> None:
-    """Wrap the module for DDP anew. Its reducer averages only what required a gradient when it was wrapped: without this,
-    parameters unfrozen later drift apart between the processes (Lightning#20340). A no-op under other strategies.
-    """
-    strategy = trainer.strategy
-    if isinstance(strategy, DDPStrategy) and isinstance(strategy.model, DistributedDataParallel):
-        strategy.model = strategy.lightning_module
-        strategy.configure_ddp()
 
 
 def described(schedule: Schedule) -> list[str]:

@@ -81,6 +81,9 @@ def build(cfg: DictConfig) -> Run:
         loss=loss,
         multilabel=data.multilabel,
     ).to(memory_format=torch.channels_last)  # convolutions run faster so, on CPU and GPU alike
+    if cfg.compile:
+        backbone.compile()
+        head.compile()
     callbacks = [StagedFinetuning(schedule), *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
     trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=[instantiate(logger) for logger in cfg.logger.values() if logger])
     schedule.check_reached(trainer.max_epochs, trainer.max_steps)

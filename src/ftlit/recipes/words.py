@@ -77,6 +77,7 @@ def say_plan(cfg: DictConfig, backbone: Backbone, data: Any, plan: Plan, resume_
             for i, (line, size) in enumerate(zip(plan.stages, plan.reduced, strict=True))
         ),
         ("run", f"{cfg.trainer.max_epochs} epochs, seed {cfg.seed}, folder {cfg.paths.run}"),
+        *([("compile", "backbone and head, anew for each stage: its first steps take longer")] if cfg.compile else []),
         *([("resume", f"goes on from {resume_from}")] if resume_from else [("resume", resume_command(cfg))]),
     ]
     table = Table.grid(padding=(0, 2))

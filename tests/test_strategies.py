@@ -1,0 +1,112 @@
+"""Compilers and strategies follow the stages, or are refused with the reason."""
+
+from functools import partial
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.strategies import FSDPStrategy, SingleDeviceXLAStrategy, Strategy
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ftlit import Schedule, Stage, StagedFinetuning, UserError, build_optimizer
+from ftlit.lit.strategies import check_strategy, is_compiled
+
+LAYERS = 10
+TOP_DOWN = Schedule(
+    [Stage(["head"])] + [Stage(["head", *(f"body.{i}" for i in range(LAYERS - n, LAYERS))], epoch=n) for n in range(1, LAYERS + 1)]
+)
+
+
+class Net(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Tanh()) for _ in range(LAYERS)))
+        self.head = nn.Linear(4, 3)
+        self.ends = []
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def on_train_epoch_end(self):
+        self.ends.append({name: tensor.clone() for name, tensor in self.state_dict().items()})
+
+    def configure_optimizers(self):
+        return build_optimizer(self, partial(torch.optim.SGD, lr=0.1))
+
+
+def fit(model, *callbacks, epochs=LAYERS + 1, schedule=TOP_DOWN, **settings):
+    generator = torch.Generator().manual_seed(1)
+    data = [(torch.randn(4, generator=generator), i % 3) for i in range(16)]
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(max_epochs=epochs, callbacks=[StagedFinetuning(schedule), *callbacks], **{"accelerator": "cpu"} | quiet | settings)
+    trainer.fit(model, DataLoader(data, batch_size=8))
+    return model
+
+
+def by_part(model):
+    model.body.compile(backend="aot_eager")
+    model.head.compile(backend="aot_eager")
+    return model
+
+
+def as_a_whole(model):
+    return torch.compile(model, backend="aot_eager")
+
+
+@pytest.mark.parametrize("compiled", [by_part, as_a_whole])
+def test_compiled_training_goes_through_more_stages_than_torch_compiles_a_function_and_ends_with_the_same_weights(compiled):
+    plain, model = fit(Net()), Net()
+    assert torch._dynamo.config.recompile_limit < len(TOP_DOWN.stages)
+    wrapped = compiled(model)
+    fit(wrapped)
+    assert is_compiled(model)
+    for epoch, (ours, theirs) in enumerate(zip(model.ends, plain.ends, strict=True)):
+        assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in ours), epoch
+    for before, after, layer in zip(model.ends, model.ends[1:], reversed(range(LAYERS)), strict=False):
+        assert not torch.equal(before[f"body.{layer}.0.weight"], after[f"body.{layer}.0.weight"])
+
+
+def test_what_is_not_compiled_is_told_apart():
+    assert not is_compiled(Net())
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_in_half_precision_each_stage_moves_exactly_its_layers(precision):
+    schedule = Schedule([Stage(["head"]), Stage(["head", "body.9"], epoch=1)])
+    model = fit(Net(), epochs=2, schedule=schedule, precision=precision)
+    start = Net().to(torch.bfloat16 if precision == "bf16-true" else torch.float32).state_dict()
+    moved = [{name.rsplit(".", 2)[0] for name in end if not torch.equal(end[name], start[name])} for end in model.ends]
+    assert moved == [{"head"}, {"head", "body.9"}] or moved == [{"head.weight", "head.bias"}, {"head.weight", "head.bias", "body.9"}]
+
+
+class Meddler(pl.Callback):
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        pl_module.body[0][0].weight.requires_grad_(True)
+
+
+def test_somebody_else_who_unfreezes_is_told():
+    with pytest.raises(UserError, match=r"'body.0.0.weight' was unfrozen by something other than StagedFinetuning"):
+        fit(Net(), Meddler())
+
+
+class Trainer:
+    """Stands for one that runs by this strategy, which may need a device that is not here."""
+
+    def __init__(self, strategy: Strategy) -> None:
+        self.strategy = strategy
+
+
+def test_fsdp_is_taken_with_use_orig_params_alone():
+    check_strategy(Trainer(FSDPStrategy(use_orig_params=True)))
+    with pytest.raises(UserError, match="give use_orig_params=true"):
+        check_strategy(Trainer(FSDPStrategy(use_orig_params=False)))
+
+
+def test_a_strategy_that_nobody_has_tried_is_refused_by_name():
+    with pytest.raises(UserError, match="does not know whether SingleDeviceXLAStrategy follows"):
+        check_strategy(Trainer(SingleDeviceXLAStrategy.__new__(SingleDeviceXLAStrategy)))
