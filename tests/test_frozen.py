@@ -1,0 +1,200 @@
+"""Law 3: frozen means frozen, in ten architectures under Lightning's own loops, while others call `.train()` in between."""
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import partial
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.data import DataLoader
+
+from ftlit import FineTuner, Schedule, Stage, StagedFinetuning, load_backbone
+from ftlit.head import MLPHead
+
+NETS = {  # what makes each hard to freeze is turned up: batch norms, dropout as a module and as a function, drop-path
+    "resnet18": {},
+    "densenet121": {"drop_rate": 0.5},
+    "mobilenet_v3_small": {},
+    "efficientnet_b0": {"stochastic_depth_prob": 0.5},
+    "convnext_tiny": {"stochastic_depth_prob": 0.3},
+    "vit_b_16": {"dropout": 0.1, "attention_dropout": 0.1},
+    "swin_t": {},
+    "shufflenet_v2_x0_5": {},
+    "squeezenet1_1": {},
+    "regnet_x_400mf": {},
+}
+EPOCHS, STEPS = 2, 2  # steps an epoch; the second stage begins with the second epoch
+
+
+def digest(module: nn.Module) -> str:
+    """sha256 over the names and bytes of all parameters and buffers, those too that no state dict holds."""
+    found = hashlib.sha256()
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        found.update(name.encode() + tensor.detach().numpy().tobytes())
+    return found.hexdigest()
+
+
+def digests(model: FineTuner) -> dict[str, str]:
+    return {"head": digest(model.head)} | {name: digest(layer) for name, layer in model.backbone.items()}
+
+
+class Nasty(pl.Callback):
+    """Calls `.train()` on everything at every moment at which somebody might, but not between the last step and the end."""
+
+    def _train(self, trainer, model, *_):
+        model.train()
+
+    def _train_but_in_the_last_step(self, trainer, model, *_):
+        if trainer.global_step < EPOCHS * STEPS - 1:
+            model.train()
+
+    on_fit_start = on_sanity_check_end = on_train_start = on_train_epoch_start = on_train_batch_start = on_validation_end = _train
+    on_before_zero_grad = on_after_backward = on_train_batch_end = on_train_epoch_end = _train_but_in_the_last_step
+
+
+@dataclass
+class Step:
+    """What was seen of one training step: of each layer, whether its codes need a gradient and how many tensors it kept for one."""
+
+    stage: int
+    digests: dict[str, str]
+    modes: dict[str, bool]
+    output: torch.Tensor  # of the frozen layers, for the images of the first step
+    needs_grad: dict[str, bool] = field(default_factory=dict)
+    saved: dict[str, int] = field(default_factory=dict)
+
+
+class Watch(pl.Callback):
+    """Looks at each step from within. Nothing here changes a mode or a gradient."""
+
+    def __init__(self, model: FineTuner) -> None:
+        self.steps, self.x = [], torch.randn(4, 3, 32, 32)
+        for name, layer in model.backbone.items():
+            layer.register_forward_pre_hook(partial(self._enter, name))
+            layer.register_forward_hook(partial(self._leave, name))
+
+    def _enter(self, name, layer, args):
+        if torch.is_grad_enabled():
+            self.steps[-1].saved[name] = 0
+            self._hooks = saved_tensors_hooks(partial(self._keep, name), lambda tensor: tensor)
+            self._hooks.__enter__()
+
+    def _keep(self, name, tensor):
+        self.steps[-1].saved[name] += 1
+        return tensor
+
+    def _leave(self, name, layer, args, codes):
+        if torch.is_grad_enabled():
+            self._hooks.__exit__(None, None, None)
+            self.steps[-1].needs_grad[name] = codes.requires_grad
+
+    def on_train_batch_start(self, trainer, model, batch, batch_idx):
+        stage = trainer.callbacks[1].index
+        modes = {name: module.training for name, module in model.backbone.named_modules()}
+        with torch.no_grad():
+            output = frozen(model.backbone, stage)(self.x).clone()
+        self.steps.append(Step(stage, digests(model), modes, output))
+
+
+def frozen(backbone, stage):
+    """The layers that are frozen in this stage."""
+    return backbone if stage == 0 else backbone.upto(-2)
+
+
+@dataclass
+class Run:
+    name: str
+    model: FineTuner
+    steps: list[Step]
+    end: dict[str, str]  # digests
+    moved: set[str]  # parameters that the second stage moved
+    x: torch.Tensor
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Maps of a few pixels: threads that wait for each other would take most of the time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", params=NETS)
+def run(request, one_thread) -> Run:
+    torch.manual_seed(0)
+    backbone = load_backbone(request.param, weights=None, input_spec={"size": 32}, **NETS[request.param])
+    top = f"backbone.{backbone.cuts[-1]}"
+    optimizer = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=0.1)
+    model = FineTuner(backbone, MLPHead(backbone.num_features, 3, hidden=[8]), num_classes=3, optimizer=optimizer)
+    data = DataLoader([(torch.randn(3, 32, 32), i % 3) for i in range(4 * STEPS)], batch_size=4)
+    before: dict[str, torch.Tensor] = {}
+    watch = Watch(model)
+
+    class Before(pl.Callback):
+        def on_train_epoch_start(self, trainer, model):
+            before.update({name: p.detach().clone() for name, p in model.named_parameters()})
+
+    trainer = pl.Trainer(
+        max_epochs=EPOCHS,
+        accelerator="cpu",
+        val_check_interval=1,  # after each step
+        limit_val_batches=1,
+        callbacks=[Nasty(), StagedFinetuning(Schedule([Stage(["head"]), Stage(["head", top], epoch=1)])), watch, Before()],
+        **{"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False},
+    )
+    trainer.fit(model, data, data)
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    return Run(request.param, model, watch.steps, digests(model), moved, watch.x)
+
+
+def test_the_hash_of_frozen_parameters_and_buffers_is_unchanged(run):
+    *below, top = run.model.backbone.cuts
+    first, second = run.steps[0].digests, run.steps[STEPS].digests
+    assert [step.stage for step in run.steps] == [0] * STEPS + [1] * STEPS
+    assert {name for name in first if first[name] != second[name]} == {"head"}
+    assert {name for name in first if second[name] != run.end[name]} == {"head", top}
+    assert below and all(step.digests[name] == run.end[name] for step in run.steps for name in below)
+
+
+def test_in_the_second_stage_exactly_the_head_and_the_top_layer_move(run):
+    top = f"backbone.{run.model.backbone.cuts[-1]}."
+    assert all(p.isfinite().all() for p in run.model.parameters())
+    assert run.moved == {name for name, _ in run.model.named_parameters() if name.startswith(("head.", top))}
+
+
+def test_the_outputs_of_the_frozen_layers_are_bit_equal_at_every_step_and_after_training(run):
+    for stage in (0, 1):
+        first, *later = [step.output for step in run.steps if step.stage == stage]
+        assert all(torch.equal(first, output) for output in later)
+    with torch.no_grad():
+        assert torch.equal(frozen(run.model.backbone, 1)(run.x), run.steps[-1].output)  # in the mode in which training left it
+
+
+def test_frozen_modules_are_in_evaluation_mode_at_every_step_and_after_training(run):
+    *below, top = run.model.backbone.cuts
+    left = {name: module.training for name, module in run.model.backbone.named_modules()}
+    for step in [*run.steps, Step(1, {}, left, run.x)]:
+        held = [*below, top] if step.stage == 0 else below
+        assert not any(mode for name, mode in step.modes.items() if any(name == layer or name.startswith(f"{layer}.") for layer in held))
+        assert step.modes[top] == (step.stage == 1)
+
+
+def test_frozen_layers_run_without_a_graph_and_keep_no_activations(run):
+    *below, top = run.model.backbone.cuts
+    for step in run.steps:
+        assert step.needs_grad == {**dict.fromkeys(below, False), top: step.stage == 1}
+        assert not any(step.saved[name] for name in below) and (step.saved[top] > 0) == (step.stage == 1)
+
+
+def test_without_freezing_it_would_not_hold(run):
+    """But for squeezenet, whose layers hold neither statistics nor chance."""
+    backbone = run.model.backbone.upto(-2).train()
+    before = digest(backbone)
+    with torch.no_grad():
+        outputs = [backbone(run.x), backbone(run.x)]
+    still = digest(backbone) == before and all(torch.equal(output, run.steps[-1].output) for output in outputs)
+    assert still == (run.name == "squeezenet1_1")
