@@ -2,9 +2,9 @@
 
 python tests/bench/peers.py [--fts-python PYTHON]
 
-PYTHON is an interpreter that has finetuning-scheduler, made by `pip install finetuning-scheduler` in an
-environment of its own; without it that column says "not installed". Each peer runs in processes of its own: one, then two for DDP. Every peer gets the same net,
-data, rates and epochs, and the settings that its documentation offers for the case. A probe that raises is a result; why is on stderr.
+PYTHON is an interpreter that has finetuning-scheduler (`pip install finetuning-scheduler` in an environment of its own); without it that
+column says "not installed". Each peer runs in processes of its own: one, then two for DDP. Every peer gets the same net, data, rates and
+epochs, and the settings that its documentation offers for the case. A probe that raises is a result; why is on stderr.
 """
 
 import argparse
@@ -65,8 +65,9 @@ ROWS = {  # probe -> what the table says of it
 }
 
 NOTES = """Yes and no are measured; "no such option" is read in the documentation. Rows of frozen parts: `train_bn=False` and
-`frozen_bn_track_running_stats=False`, net with batch norm and dropout. BackboneFinetuning's head stage leaves batch norms trainable in spite of
-the former. `LambdaLR` of finetuning-scheduler: with `apply_lambdas_new_pgs=True`, without which new groups do not follow it."""
+`frozen_bn_track_running_stats=False`, net with batch norm and dropout; BackboneFinetuning's head stage leaves batch norms trainable all the
+same. Equal values: it warns of what it skips. Schedulers: its own `lambda_func` (constant here) sets the backbone's rate at each epoch;
+finetuning-scheduler has `apply_lambdas_new_pgs=True`."""
 
 
 class Ours:
