@@ -39,7 +39,7 @@ NEEDED = {
     ("data", "folder"): ["data.root=photos"],
     ("data", "csv"): ["data.csv=photos.csv"],
     ("data", "torchvision"): ["data.name=CIFAR10"],
-    ("lr_scheduler", "any"): ["lr_scheduler.curve.scheduler._target_=torch.optim.lr_scheduler.ExponentialLR"],
+    ("lr_scheduler", "any"): ["lr_scheduler.curve.scheduler._target_=torch.optim.lr_scheduler.ConstantLR"],
     ("schedule", "explicit"): ["schedule.stages=[{train: [head]}, {train: ['*'], epoch: 2}]"],
 }
 # the groups that scenarios override
@@ -121,7 +121,7 @@ def test_a_schedule_is_made_of_layers(name):
 
 @pytest.mark.parametrize(("optimizer", "scheduler"), list(product(OPTIONS["optimizer"], OPTIONS["lr_scheduler"])))
 def test_an_optimizer_is_made_of_groups_and_a_scheduler_of_the_optimizer(optimizer, scheduler):
-    cfg = composed(f"optimizer={optimizer}", f"lr_scheduler={scheduler}")
+    cfg = composed(f"optimizer={optimizer}", f"lr_scheduler={scheduler}", *NEEDED.get(("lr_scheduler", scheduler), []))
     made = instantiate(cfg.optimizer)([{"params": [torch.nn.Parameter(torch.ones(2))], "name": "a"}])
     assert isinstance(made, torch.optim.Optimizer) and made.param_groups[0]["lr"] == cfg.optimizer.lr
     rates = instantiate(cfg.lr_scheduler)(made, steps=20, epochs=2)

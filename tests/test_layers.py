@@ -13,7 +13,8 @@ import ftlit
 ROWS = """
 errors
 patterns transform
-backbone head loss rewrite until trainable grouping rates seeding glyphs dataset
+backbone head loss rewrite until grouping rates seeding glyphs dataset
+trainable
 schedule
 doctor
 splitting order

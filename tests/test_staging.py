@@ -206,3 +206,12 @@ def test_restarting_rates_begin_anew_with_each_stage():
     expected = [1 - i / 4 for i in range(4)] + [1 - i / 6 for i in range(6)] + [1 - i / 6 for i in range(6)]
     assert head == pytest.approx([0.1 * factor for factor in expected])
     assert [lr for _, lr in model.rates] == pytest.approx([lr / 10 for lr in head])
+
+
+def test_an_optimizer_that_leaves_out_what_is_frozen_at_first_is_refused():
+    class Usual(Net):
+        def configure_optimizers(self):
+            return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=0.1)
+
+    with pytest.raises(UserError, match=r"stage 'head \+ body.top' trains what no optimizer holds: body.top.0.weight"):
+        fit(5, model=Usual())

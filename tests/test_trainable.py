@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from ftlit.backbone import Backbone
 from ftlit.errors import UserError
-from ftlit.trainable import set_modes, set_trainable
+from ftlit.trainable import modes_of, set_modes, set_trainable
+from ftlit.transform import InputSpec
 
 
 def layer(width: int = 4) -> nn.Sequential:
@@ -49,7 +51,7 @@ def test_frozen_parameters_and_statistics_and_the_outputs_of_a_frozen_prefix_do_
     frozen, x = deepcopy(model[:3].state_dict()), torch.randn(5, 4)
     before, head = model[:2](x), model[3].weight.clone()
     model.train()
-    set_modes(model)
+    set_modes(modes_of(model))
     train(model, optimizer)
     assert all(torch.equal(tensor, frozen[name]) for name, tensor in model[:3].state_dict().items())
     assert torch.equal(model[:2](x), before)
@@ -98,7 +100,7 @@ def test_no_module_without_parameters_keeps_a_wrong_mode_when_all_is_frozen_or_a
     assert all(modes(model).values())
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    set_modes(model)
+    set_modes(modes_of(model))
     assert not any(modes(model).values())
 
 
@@ -121,10 +123,10 @@ def test_set_modes_is_idempotent_and_undoes_train_and_eval(patterns, mode):
     model = net()
     set_trainable(model, patterns)
     wanted = modes(model)
-    set_modes(model)
+    set_modes(modes_of(model))
     assert modes(model) == wanted
     model.train(mode)
-    set_modes(model)
+    set_modes(modes_of(model))
     assert modes(model) == wanted
 
 
@@ -205,3 +207,12 @@ def test_a_wrong_policy_or_pattern_of_one_is_an_error_and_changes_nothing(batchn
     with pytest.raises(UserError, match=said):
         set_trainable(model, ["3"], batchnorm)
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("patterns", "wakes"), [(["top"], False), (["low", "top"], True), (["low"], True)])
+def test_a_layer_without_parameters_stays_frozen_as_long_as_those_below_it(patterns, wakes):
+    layers = {"low": nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), "drop": nn.Dropout(0.5), "top": nn.Linear(4, 4)}
+    backbone = Backbone(layers, InputSpec(size=2))
+    set_trainable(backbone, patterns)
+    codes = [backbone.upto("drop")(torch.ones(4, 3, 2, 2)) for _ in range(2)]
+    assert (not torch.equal(*codes)) == wakes

@@ -7,12 +7,13 @@ A batch norm in a part that trains has one of three policies:
 - `frozen`: nothing of it changes.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ftlit.backbone import Layers
 from ftlit.errors import unknown
 from ftlit.patterns import covers, idle, select
 
@@ -31,7 +32,7 @@ def set_trainable(module: nn.Module, patterns: Sequence[str], batchnorm: BatchNo
     """Train exactly the parameters that `patterns` cover; freeze all others. `module` is changed in place.
 
     A frozen parameter has `requires_grad=False` and no gradient (an optimizer would go on moving it by momentum and decay
-    otherwise). Modes follow, see `set_modes`. A parameter with two names trains if either is covered.
+    otherwise). Modes follow, see `modes_of`. A parameter with two names trains if either is covered.
 
     Args:
         module: any module.
@@ -53,7 +54,7 @@ def set_trainable(module: nn.Module, patterns: Sequence[str], batchnorm: BatchNo
         parameter.requires_grad_(id(parameter) in training)
         if not parameter.requires_grad:
             parameter.grad = None
-    set_modes(module, still_norms(module, batchnorm))
+    set_modes(modes_of(module, batchnorm))
     return changed
 
 
@@ -65,11 +66,6 @@ def trained(module: nn.Module, patterns: Sequence[str], batchnorm: BatchNorm = "
     kept = {id(p) for norm, policy in policies.items() if policy == "frozen" for p in norm.parameters(recurse=False)}
     training = {id(parameter) for name, parameter in named if name in chosen} - kept
     return {name for name, parameter in named if id(parameter) in training}
-
-
-def still_norms(module: nn.Module, batchnorm: BatchNorm) -> list[nn.Module]:
-    """The batch norms whose statistics stand still, whatever trains."""
-    return [norm for norm, policy in batchnorm_policies(module, batchnorm).items() if policy != "live"]
 
 
 def batchnorm_policies(module: nn.Module, batchnorm: BatchNorm) -> dict[nn.Module, Policy]:
@@ -91,32 +87,46 @@ def batchnorm_policies(module: nn.Module, batchnorm: BatchNorm) -> dict[nn.Modul
     return policies
 
 
-def set_modes(module: nn.Module, still: Collection[nn.Module] = ()) -> None:
-    """Training mode where a parameter below trains, evaluation mode where all are frozen. In place, cheap, idempotent.
+def set_modes(modes: Mapping[nn.Module, bool]) -> None:
+    """Give each module its mode. In place, idempotent, and cheap where nothing has changed: it runs before every step."""
+    for module, training in modes.items():
+        if module.training is not training:
+            module.training = training
 
-    A module without parameters (dropout, drop-path, pooling) goes with the module that holds it.
 
-    Args:
-        module: any module.
-        still: modules in evaluation mode in any case: batch norms whose statistics are frozen.
+def modes_of(module: nn.Module, batchnorm: BatchNorm = "live") -> dict[nn.Module, bool]:
+    """Training mode (`True`) where a parameter below trains, evaluation mode where all are frozen; batch norms as their policies say.
+
+    A module without parameters (dropout, drop-path, pooling) goes with the module that holds it; a layer without parameters of
+    a backbone trains where a layer below it does, since a frozen prefix gives the same codes each time.
     """
     trains: dict[nn.Module, bool | None] = {}
     _find(module, trains)
-    _set(module, trains, parent_trains=True)
-    for norm in still:
-        norm.training = False
+    modes: dict[nn.Module, bool] = {}
+    _fill(module, trains, modes, parent_trains=True)
+    for layers in (child for child in module.modules() if isinstance(child, Layers)):
+        _fill_layers(layers, trains, modes)
+    return modes | {norm: False for norm, policy in batchnorm_policies(module, batchnorm).items() if policy != "live"}
 
 
 def _find(module: nn.Module, trains: dict[nn.Module, bool | None]) -> bool | None:
-    """Note whether a parameter of each module trains, `None` for a module without any. Each is looked at once: this runs at every step."""
+    """Note whether a parameter of each module trains, `None` for a module without any."""
     below = [parameter.requires_grad for parameter in module._parameters.values() if parameter is not None]
     below += [child for child in (_find(child, trains) for child in module.children()) if child is not None]
     trains[module] = any(below) if below else None
     return trains[module]
 
 
-def _set(module: nn.Module, trains: dict[nn.Module, bool | None], *, parent_trains: bool) -> None:
+def _fill(module: nn.Module, trains: Mapping[nn.Module, bool | None], modes: dict[nn.Module, bool], *, parent_trains: bool) -> None:
     own = trains[module]
-    module.training = parent_trains if own is None else own
+    modes[module] = parent_trains if own is None else own
     for child in module.children():
-        _set(child, trains, parent_trains=module.training)
+        _fill(child, trains, modes, parent_trains=modes[module])
+
+
+def _fill_layers(layers: Layers, trains: Mapping[nn.Module, bool | None], modes: dict[nn.Module, bool]) -> None:
+    below = False
+    for _, layer in layers.items():
+        if trains[layer] is None:
+            modes.update(dict.fromkeys(layer.modules(), below))
+        below |= bool(trains[layer])

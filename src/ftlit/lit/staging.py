@@ -8,12 +8,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor, nn
 
-from ftlit.errors import UserError, unknown
+from ftlit.errors import UserError, shorten, unknown
 from ftlit.lit.clock import steps_per_epoch, training_length
 from ftlit.lit.strategies import check_strategy, compile_anew, rewrap
 from ftlit.rates import Rates
 from ftlit.schedule import Schedule, Stage
-from ftlit.trainable import set_modes, set_trainable, still_norms, trained
+from ftlit.trainable import modes_of, set_modes, set_trainable, trained
 
 
 class StagedFinetuning(Callback):
@@ -44,7 +44,7 @@ class StagedFinetuning(Callback):
         self.decided: dict[int, int] = {}
         self._values: list[float] = []  # of the metric that the next stage waits for, since this stage began
         self._best: dict[str, Tensor] = {}  # weights at the best of them, where the next stage wants them
-        self._still: list[nn.Module] = []
+        self._modes: dict[nn.Module, bool] = {}
         self._least_epochs: int | None = None
 
     @property
@@ -88,6 +88,7 @@ class StagedFinetuning(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check what depends on the number of steps in an epoch, and hold the end of training back until the last stage."""
         self.schedule.check_reached(trainer.max_epochs, trainer.max_steps, steps_per_epoch(trainer))
+        self._check_optimizers(trainer, pl_module)
         self._least_epochs = trainer.fit_loop.min_epochs
         self._hold(trainer)
         if trainer.global_step == 0:
@@ -102,7 +103,7 @@ class StagedFinetuning(Callback):
         """Enter the stage of this step, and keep frozen modules in evaluation mode, whoever called `.train()` in between."""
         if batch_idx % trainer.accumulate_grad_batches == 0:  # a stage never begins between the gradients of one step
             self._advance(trainer, pl_module)
-        set_modes(pl_module, self._still)
+        set_modes(self._modes)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decide whether the next stage begins."""
@@ -149,8 +150,20 @@ class StagedFinetuning(Callback):
     def _apply(self, module: LightningModule, index: int) -> bool:
         self.index = index
         batchnorm = self.stage.batchnorm or "live"
-        self._still = still_norms(module, batchnorm)
-        return set_trainable(module, self.stage.train, batchnorm)
+        changed = set_trainable(module, self.stage.train, batchnorm)
+        self._modes = modes_of(module, batchnorm)
+        return changed
+
+    def _check_optimizers(self, trainer: Trainer, module: LightningModule) -> None:
+        """An optimizer over what requires a gradient now would leave out, without a word, what is unfrozen later."""
+        held = {id(p) for optimizer in trainer.optimizers for group in optimizer.param_groups for p in group["params"]}
+        for stage in self.schedule.stages:
+            meant = trained(module, stage.train, stage.batchnorm or "live")
+            if missing := [name for name, p in module.named_parameters() if name in meant and id(p) not in held]:
+                raise UserError(
+                    f"stage {stage.name!r} trains what no optimizer holds: {shorten(missing, most=3)}; "
+                    "build the optimizer over all parameters, frozen ones too: ftlit.build_optimizer"
+                )
 
     def _check_owner(self, module: LightningModule) -> None:
         """What somebody else unfroze the reducer of DDP does not know: the processes would drift apart in it."""

@@ -58,6 +58,8 @@ def _why(path: str, error: Exception) -> str:
 
 def _targets(node: Any, name: str = "") -> Iterator[tuple[str, DictConfig]]:
     if isinstance(node, DictConfig) and not node._is_none():
+        if OmegaConf.is_missing(node, "_target_"):
+            raise UserError(f"{name}._target_ has no value: give {name}._target_=...")
         if "_target_" in node:
             yield name, node
         for key in map(str, node):

@@ -41,7 +41,7 @@ def write_results(cfg: DictConfig, results: Mapping[str, float]) -> None:
 @rank_zero_only
 def say_interrupted(cfg: DictConfig) -> None:
     """Print how to go on after Ctrl-C."""
-    console().print(f"interrupted. To go on from the last checkpoint: {escape(resume_command(cfg))}", soft_wrap=True)
+    console().print(f"interrupted; the last checkpoint is in place. To go on: {escape(resume_command(cfg))}", soft_wrap=True)
 
 
 def say_lost(cfg: DictConfig, rank: int) -> None:
