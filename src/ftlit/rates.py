@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LambdaLR, LinearLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from ftlit.errors import UserError
 
@@ -145,6 +145,11 @@ def plateau(
 ) -> AnyScheduler:
     """Times `factor` whenever the monitored metric has not got better for more than `patience` units. Moves on with each epoch."""
     return ReduceLROnPlateau(optimizer, mode=mode, factor=factor, patience=patience)
+
+
+def exponential(optimizer: Optimizer, length: int, *, least: float, most: float) -> AnyScheduler:
+    """From `least` to `most`, times the same at each of the `length` - 1 steps: the range test's."""
+    return LambdaLR(optimizer, lambda step: least * (most / least) ** (step / max(1, length - 1)))
 
 
 def any_curve(optimizer: Optimizer, length: int, *, scheduler: Callable[[Optimizer], AnyScheduler]) -> AnyScheduler:
