@@ -75,7 +75,9 @@ def test_a_loss_that_still_falls_at_the_last_rate_is_told():
 
 
 def test_a_loss_that_never_falls_has_no_answer():
-    with pytest.raises(UserError, match=r"falls nowhere from rate 1.0e-06 to 1.0e\+01: give a smaller lr_find.least"):
+    with pytest.raises(
+        UserError, match=r"falls nowhere from rate 1.0e-06 to 1.0e\+01: give a smaller lr_find.least, or more lr_find.steps"
+    ):
         suggest(grid(20), [1.0 + i for i in range(20)])
 
 
@@ -158,13 +160,19 @@ class Spy(SGD):
 def composed(folder, *overrides):
     GlobalHydra.instance().clear()
     with initialize_config_module("ftlit.conf", version_base="1.3"):
-        return compose("train", overrides=["recipe=lr_find", "trainer=cpu", "data.batch_size=8", f"paths.run={folder}", *overrides])
+        return compose("train", overrides=["recipe=lr_find", "trainer=cpu", f"paths.run={folder}", *overrides])
 
 
 def test_from_config_to_files_the_ratio_between_groups_holds_at_every_step(tmp_path, capsys):
     """Two batches an epoch, two a step: the loader is gone through again and again."""
     Spy.seen.clear()
-    short = ["trainer.limit_train_batches=2", "trainer.accumulate_grad_batches=2", "lr_find.steps=30", "lr_find.most=1.0"]
+    short = [
+        "data.batch_size=16",
+        "trainer.limit_train_batches=2",
+        "trainer.accumulate_grad_batches=2",
+        "lr_find.steps=30",
+        "lr_find.most=1.0",
+    ]
     spied = composed(tmp_path / "run", "optimizer=sgd", f"optimizer._target_={__name__}.Spy", *short)
     steep = lr_find.run(spied)
     scales = {"head": 1.0} | {f"backbone.{name}": 0.1 * 0.8**i for i, name in enumerate(("layer4", "layer3", "layer2", "layer1", "stem"))}

@@ -89,7 +89,9 @@ def suggest(rates: Sequence[float], losses: Sequence[float]) -> Suggestion:
     smoothed_N = smooth(rates, losses)
     least = int(smoothed_N.argmin())
     if least == 0:
-        raise UserError(f"the loss falls nowhere from rate {rates[0]:.1e} to {rates[-1]:.1e}: give a smaller lr_find.least")
+        raise UserError(
+            f"the loss falls nowhere from rate {rates[0]:.1e} to {rates[-1]:.1e}: give a smaller lr_find.least, or more lr_find.steps"
+        )
     logs_N = torch.tensor(rates, dtype=torch.float64).log()
     slopes = torch.gradient(smoothed_N[: least + 1], spacing=(logs_N[: least + 1],))[0]
     return Suggestion(rates[int(slopes.argmin())], rates[least] / 10, least == len(rates) - 1)
