@@ -13,7 +13,7 @@ import ftlit
 ROWS = """
 errors
 patterns transform
-backbone head loss rewrite until grouping rates seeding glyphs dataset
+backbone head loss rewrite until grouping rates lr_find seeding glyphs dataset
 trainable
 schedule
 doctor
@@ -23,7 +23,7 @@ zoo.transformers zoo.glyph zoo.weights
 zoo.families zoo.fitting
 zoo.load
 zoo
-lit.clock lit.strategies lit.images lit.seeding lit.lasting
+lit.clock lit.strategies lit.images lit.seeding lit.lasting lit.lr_find
 lit.staging lit.finetuner lit.datamodules lit.glyphs
 lit lit.progress
 cli
@@ -31,7 +31,7 @@ recipes.limits
 recipes.binding recipes.mistakes recipes.command
 recipes.words recipes.isolation
 recipes.finetune
-recipes.pretrain
+recipes.pretrain recipes.lr_find
 recipes recipes.main
 """
 ROW = {name: number for number, row in enumerate(ROWS.split("\n")) for name in row.split()}

@@ -10,7 +10,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, StepLR
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    LambdaLR,
+    LinearLR,
+    LRScheduler,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    StepLR,
+)
 
 from ftlit.errors import UserError
 
@@ -152,6 +161,11 @@ def step(optimizer: Optimizer, length: int, *, step_size: int = 10, gamma: float
     if step_size < 1:
         raise UserError(f"lr_scheduler.curve.step_size={step_size}: give a whole number from 1")
     return StepLR(optimizer, step_size, gamma)
+
+
+def exponential(optimizer: Optimizer, length: int, *, least: float, most: float) -> AnyScheduler:
+    """From `least` to `most`, times the same at each of the `length` - 1 steps: the range test's."""
+    return LambdaLR(optimizer, lambda step: least * (most / least) ** (step / max(1, length - 1)))
 
 
 def any_curve(optimizer: Optimizer, length: int, *, scheduler: Callable[[Optimizer], AnyScheduler]) -> AnyScheduler:

@@ -1,0 +1,94 @@
+"""From config to a learning rate: the run that `finetune` would train, at rates that rise step by step, all groups by one factor.
+
+Lightning's `Tuner.lr_find` sets all groups to one rate, which is another training than one with rates by layer.
+"""
+
+import sys
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import ProgressBar
+from omegaconf import DictConfig, OmegaConf
+from rich.markup import escape
+
+from ftlit.errors import UserError, shorten
+from ftlit.lit.lr_find import LossByRate
+from ftlit.lit.seeding import SeedEachStep
+from ftlit.lit.staging import StagedFinetuning
+from ftlit.lr_find import RangeTest, Suggestion, draw, suggest, write_csv
+from ftlit.recipes import finetune, words
+from ftlit.recipes.binding import bind
+from ftlit.recipes.isolation import INTERRUPTED
+from ftlit.schedule import Schedule
+
+RISING = {
+    "_target_": "ftlit.rates.Rates",
+    "_partial_": True,
+    "curve": {"_target_": "ftlit.rates.exponential", "_partial_": True, "least": "${lr_find.least}", "most": "${lr_find.most}"},
+}
+
+
+def run(cfg: DictConfig) -> float:
+    """Write `lr_find.csv` and `lr_find.png` to the run's folder, print the suggestion. Returns it; nothing else is left behind."""
+    if cfg.resume:
+        raise UserError("resume=true: a range test takes a minute and goes on from nothing; leave it out")
+    bind(cfg)
+    test: RangeTest = instantiate(cfg.lr_find)
+    run = finetune.build(rising(cfg))
+    seen = observe(cfg, run, test)
+    if run.trainer.is_global_zero:
+        folder = Path(cfg.paths.run)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_csv(folder / "lr_find.csv", seen.rates, seen.losses)
+        suggestion = suggest(seen.rates, seen.losses)
+        draw(folder / "lr_find.png", seen.rates, seen.losses, suggestion)
+        words.console().print(escape(told(suggestion, run.schedule, folder)), soft_wrap=True)
+    return suggest(seen.rates, seen.losses).steep
+
+
+def rising(cfg: DictConfig) -> DictConfig:
+    """The config of a run whose groups go from their scale times `least` to their scale times `most`."""
+    cfg = deepcopy(cfg)
+    OmegaConf.set_struct(cfg, False)
+    cfg.lr_scheduler, cfg.optimizer.lr = RISING, 1.0  # the base: the factor that drives all groups is then the rate
+    return cfg
+
+
+def observe(cfg: DictConfig, run: finetune.Run, test: RangeTest) -> LossByRate:
+    """Train one stage for the steps of the test, over as many epochs as they take, without validation, checkpoints or loggers."""
+    kept = [callback for callback in run.trainer.callbacks if isinstance(callback, SeedEachStep | ProgressBar)]  # type: ignore[attr-defined]
+    seen = LossByRate()
+    trainer = instantiate(
+        cfg.trainer,
+        callbacks=[StagedFinetuning(only(run.schedule, test.stage)), *kept, seen],
+        logger=False,
+        enable_checkpointing=False,
+        limit_val_batches=0,
+        min_epochs=None,
+        max_epochs=test.steps,  # an epoch has at least one
+        max_steps=test.steps,
+    )
+    try:
+        trainer.fit(run.model, run.data)
+    except SystemExit:  # Lightning's answer to Ctrl-C
+        sys.exit(INTERRUPTED)
+    return seen
+
+
+def only(schedule: Schedule, index: int) -> Schedule:
+    """One stage of a schedule, from the first step on, at the rates of the whole. Raises `UserError` where there is no such stage."""
+    stages = schedule.stages
+    if not -len(stages) <= index < len(stages):
+        raise UserError(f"lr_find.stage={index}: this schedule has {len(stages)} stages, give {-len(stages)} to {len(stages) - 1}")
+    return replace(schedule, stages=[replace(stages[index], epoch=0, step=None, until=None, from_best=False)])
+
+
+def told(suggestion: Suggestion, schedule: Schedule, folder: Path) -> str:
+    """The override, the rate of each group, and the other answer."""
+    rate = float(f"{suggestion.steep:.1e}")
+    groups = shorten(f"{pattern} at {rate * scale:.1e}" for pattern, scale in schedule.lr_scale)
+    more = "; the loss still falls at the last rate: lr_find.most may be higher" if suggestion.falls_on else ""
+    tenth = f"a tenth of the rate of the least loss is {suggestion.tenth:.1e}"
+    return f"optimizer.lr={rate:.1e} ({groups}); {tenth}{more}; lr_find.csv, lr_find.png: {folder}"
