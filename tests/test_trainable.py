@@ -61,7 +61,7 @@ def test_frozen_parameters_and_statistics_and_the_outputs_of_a_frozen_prefix_do_
 def test_what_trains_has_live_statistics_and_live_dropout():
     model = net()
     set_trainable(model, ["1", "3"])
-    before, x = deepcopy(model.state_dict()), torch.ones(8, 4)
+    before, x = deepcopy(model.state_dict()), torch.randn(8, 4)
     assert not torch.equal(model[1](x), model[1](x))
     assert model[1][1].num_batches_tracked == before["1.1.num_batches_tracked"] + 2
     assert torch.equal(model[0](x), model[0](x))
