@@ -1,5 +1,6 @@
-"""What test_ddp starts in one process or in two: `ddp_program.py DEVICES FOLDER CASE...`. Each process notes what it saw of each case."""
+"""What test_ddp starts in one process or in two: `DEVICES=2 python ddp_program.py FOLDER CASE...`. Each notes what it saw of each case."""
 
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from ftlit import Backbone, FineTuner, InputSpec, Schedule, Stage, StagedFinetun
 from ftlit.dataset import Collection, Examples
 from ftlit.lit.images import ImageData
 
-DEVICES, FOLDER = int(sys.argv[1]), Path(sys.argv[2])
+DEVICES = int(os.environ.get("DEVICES", "1"))
 HEAD, TOP = ["head"], ["head", "backbone.top"]
 EPOCHS = Schedule([Stage(HEAD), Stage(TOP, epoch=1), Stage(["*"], epoch=2)])
 SCHEDULES = {
@@ -120,7 +121,8 @@ def grey(i: int) -> Image.Image:
     return Image.linear_gradient("L").rotate(i * 11).resize((8, 8)).convert("RGB")
 
 
-for case in sys.argv[3:]:
-    noted = (metrics if case == "metrics" else stages)(case)
-    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-    torch.save(noted, FOLDER / f"{case}.{rank}")
+if __name__ == "__main__":
+    for case in sys.argv[2:]:
+        noted = (metrics if case == "metrics" else stages)(case)
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        torch.save(noted, Path(sys.argv[1], f"{case}.{rank}"))

@@ -19,8 +19,8 @@ def launch(folder: Path, devices: int, *cases: str) -> dict[str, list]:
     """Run tests/ddp_program.py; what each process noted, by case."""
     out = folder / f"{devices}"
     out.mkdir()
-    command = [sys.executable, str(FOLDER / "ddp_program.py"), str(devices), str(out), *cases]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    command = [sys.executable, str(FOLDER / "ddp_program.py"), str(out), *cases]
+    done = subprocess.run(command, env={**os.environ, "DEVICES": str(devices)}, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-2000:]
     return {case: [torch.load(out / f"{case}.{rank}", weights_only=True) for rank in range(devices)] for case in cases}
 

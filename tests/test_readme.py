@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from hydra import compose, initialize_config_module
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from ftlit.recipes.binding import bind
@@ -43,7 +46,7 @@ def test_there_are_commands():
 def test_the_python_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     space: dict = {}
-    exec(next(block for language, block in BLOCKS if language == "python"), space)
+    exec(next(block for language, block in BLOCKS if language == "python" and "class Mine" in block), space)
     model, trainer = space["Mine"](), space["trainer"]
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     images = [(torch.randn(3, 32, 32), i % 10) for i in range(8)]
@@ -53,7 +56,18 @@ def test_the_python_example_runs(tmp_path, monkeypatch):
     assert all(not torch.equal(before[name], parameter) for name, parameter in model.named_parameters() if parameter.ndim > 1)
 
 
+def test_the_example_that_uses_a_run_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (20, 30), 200).save("digit.png")
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", "hydra.run.dir=runs/example", "debug=fast", "trainer=cpu"], capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    exec(next(block for language, block in BLOCKS if language == "python" and "best.ckpt" in block), {})
+    assert capsys.readouterr().out.startswith("tensor([[")
+
+
 def test_the_file_tree_is_true():
-    told = set(re.findall(r"^ +(\w+\.py) ", README, flags=re.MULTILINE))
-    there = {path.name for path in (ROOT / "src").rglob("*.py") if path.name != "__init__.py"}
+    told = sorted(re.findall(r"^ +(\w+\.py) ", README, flags=re.MULTILINE))
+    there = sorted(path.name for path in (ROOT / "src").rglob("*.py") if path.name != "__init__.py")
     assert told == there
