@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ftlit import Schedule, Stage, UserError, build_optimizer
+from ftlit import Backbone, InputSpec, Schedule, Stage, UserError, build_optimizer
 from ftlit.doctor import Row, examine
 
 SGD = partial(torch.optim.SGD, lr=0.1)
@@ -80,3 +80,24 @@ def test_live_statistics_of_small_or_separate_batches_are_found(policy, warned, 
 def test_an_idle_pattern_of_any_stage_is_an_error():
     with pytest.raises(UserError, match="did you mean 'high'"):
         plan(Schedule([Stage(["head"]), Stage(["hihg"], epoch=1)]))
+
+
+@pytest.mark.parametrize(("trained_with", "warned"), [(None, 0), (InputSpec(size=4), 1), (InputSpec(size=8, mean=0.5), 0)])
+def test_a_normalisation_that_is_not_the_weights_is_found(trained_with, warned):
+    model = nn.Module()
+    model.backbone = Backbone({"low": nn.Conv2d(3, 4, 1)}, InputSpec(size=4, mean=0.5), origin="a file", trained_with=trained_with)
+    schedule = Schedule([Stage(["*"])])
+    warnings = examine(model, ["backbone.low"], schedule, build_optimizer(model, SGD)).warnings
+    assert len(warnings) == warned and all("normalised with mean (0.5, 0.5, 0.5)" in line for line in warnings)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "origin", "warned"), [(["head"], "random start", 1), (["*"], "random start", 0), (["head"], "a file", 0)]
+)
+def test_layers_that_were_never_trained_and_never_will_be_are_found(patterns, origin, warned):
+    model = nn.Module()
+    model.backbone, model.head = Backbone({"low": nn.Conv2d(3, 4, 1)}, InputSpec(size=4), origin=origin), nn.Linear(4, 2)
+    warnings = examine(model, ["backbone.low", "head"], Schedule([Stage(patterns)]), build_optimizer(model, SGD)).warnings
+    assert len(warnings) == warned and all(
+        line.startswith("no stage trains low, and the weights there are a random start") for line in warnings
+    )

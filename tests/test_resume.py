@@ -1,6 +1,11 @@
 """Law 5: stop anywhere, resume, get the bits of the run that never stopped."""
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +17,7 @@ from PIL import Image
 from torch import nn
 from torch.optim.lr_scheduler import ExponentialLR, StepLR
 
-from ftlit import Backbone, FineTuner, InputSpec, Rates, Schedule, Stage, StagedFinetuning, Until
+from ftlit import Backbone, FineTuner, InputSpec, Rates, Schedule, Stage, StagedFinetuning, Until, UserError
 from ftlit.dataset import Collection, Examples
 from ftlit.head import MLPHead
 from ftlit.lit.images import ImageData
@@ -165,3 +170,55 @@ def test_whatever_drives_the_rates(tmp_path, name):
 @pytest.mark.parametrize("case", CASES)
 def test_every_scheduler_in_every_case_from_every_step(tmp_path, rates, case):
     check(tmp_path / "run", RATES[rates], range(EPOCHS * STEPS), **CASES[case])
+
+
+TRAIN = [sys.executable, str(Path(__file__).parents[1] / "train.py"), "hydra.run.dir=run"]
+COMMAND = [
+    *(*TRAIN, "head=mlp", "head.dropout=0.3", "data.augment=photo", "data.per_class=30"),
+    *("trainer.max_epochs=4", "schedule.epoch=1", "callbacks.last.every_n_steps=1"),
+]
+SLOWLY = """
+import time
+from lightning.pytorch import Callback
+
+class Slowly(Callback):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        time.sleep(0.05)
+"""
+
+
+def ended(folder: Path) -> dict:
+    checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    kept = {name: checkpoint[name] for name in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")}
+    return kept | {name: (folder / name).read_text() for name in ("metrics.csv", "result.json")}
+
+
+@pytest.mark.parametrize("trainer", ["cpu", "ddp_cpu"])
+def test_the_command_killed_by_sigkill_and_given_again_ends_with_the_same_bits(tmp_path, trainer):
+    command = [*COMMAND, f"trainer={trainer}"]
+    folder = tmp_path / "run"
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    end = ended(folder)
+    shutil.rmtree(folder)
+    (tmp_path / "slowly.py").write_text(SLOWLY)
+    slow = [*command, "+callbacks.slowly._target_=slowly.Slowly"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+    process = subprocess.Popen(slow, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, **quiet)
+    while not (folder / "checkpoints/best.ckpt").exists() and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(0.3)  # somewhere in the second epoch
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (folder / "result.json").exists()
+    subprocess.run([*command, "resume=true"], cwd=tmp_path, check=True, capture_output=True)
+    assert differences(end, ended(folder)) == set()
+
+
+def test_a_checkpoint_of_another_network_is_refused_by_name(whole, tmp_path):
+    _, folder = whole
+    wide = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU())
+    backbone = Backbone({"low": wide, "high": nn.Conv2d(5, 4, 3)}, InputSpec(size=8))
+    other = FineTuner(backbone, MLPHead(4, 3, hidden=[8]), num_classes=3, optimizer=partial(torch.optim.AdamW, lr=0.02), lr_scale=SCALES)
+    trainer = pl.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    with pytest.raises(UserError, match=r"another network: it holds \(4, 3, 3, 3\) for 'backbone.low.0.weight', here it is \(5, 3, 3, 3\)"):
+        trainer.fit(other, data(), ckpt_path=killed(folder, 5) / "last.ckpt")

@@ -108,7 +108,7 @@ def test_after_ctrl_c_the_printed_command_goes_on(tmp_path):
     assert resume[:1] == ["python"]
     result = subprocess.run([sys.executable, *resume[1:], *FAST[:1], "trainer.max_epochs=4"], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0 and "goes on from" in result.stdout, result.stderr
-    steps = [int(row["step"]) for row in csv.DictReader((tmp_path / "run/metrics.csv").open()) if row["val/loss"]]
+    steps = [int(row["step"]) for row in csv.DictReader((tmp_path / "run/metrics.csv").open()) if row["train/loss"]]
     assert steps == sorted(set(steps)) and len(steps) == 4  # one file, no epoch twice
 
 

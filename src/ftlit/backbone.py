@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ftlit.errors import UserError, unknown
 from ftlit.transform import InputSpec
 
+RANDOM_START = "random start"
 TokenPool = Literal["mean", "class_token"]
 
 
@@ -86,12 +87,19 @@ class Backbone(Layers):
         input_spec: size and normalisation that the weights expect.
         token_pool: how this network pools tokens, if it has any.
         origin: where the weights come from, in words, for the plan.
+        trained_with: the input that the weights were trained with, where that is known.
     """
 
-    _fields = ("input_spec", "token_pool", "origin")
+    _fields = ("input_spec", "token_pool", "origin", "trained_with")
 
     def __init__(
-        self, layers: Mapping[str, nn.Module], input_spec: InputSpec, *, token_pool: TokenPool = "mean", origin: str = "random start"
+        self,
+        layers: Mapping[str, nn.Module],
+        input_spec: InputSpec,
+        *,
+        token_pool: TokenPool = "mean",
+        origin: str = RANDOM_START,
+        trained_with: InputSpec | None = None,
     ) -> None:
         if not layers:
             raise UserError("a backbone needs at least one layer")
@@ -99,6 +107,7 @@ class Backbone(Layers):
         self.input_spec = input_spec
         self.token_pool: TokenPool = token_pool
         self.origin = origin
+        self.trained_with = trained_with
 
     def upto(self, cut: str | int) -> "Backbone":
         """The layers up to and with `cut`, as a backbone of its own. The modules are shared, not copied.
@@ -108,7 +117,7 @@ class Backbone(Layers):
         """
         kept = self.cuts[: self.index(cut) + 1]
         layers = {name: layer for name, layer in self.items() if name in kept}
-        return Backbone(layers, self.input_spec, token_pool=self.token_pool, origin=self.origin)
+        return Backbone(layers, self.input_spec, token_pool=self.token_pool, origin=self.origin, trained_with=self.trained_with)
 
     def after(self, cut: str | int) -> Layers:
         """The layers above `cut` (none for the last cut). The modules are shared, not copied."""

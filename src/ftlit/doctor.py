@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 from torch.optim import Optimizer
 
+from ftlit.backbone import RANDOM_START, Backbone
 from ftlit.errors import shorten
 from ftlit.patterns import covers
 from ftlit.schedule import Schedule, Stage
@@ -80,7 +81,13 @@ def examine(
             )
     rows = tuple(_row(module, layer, schedule.stages, chosen, groups) for layer in layers)
     bytes_of = {name: p.numel() * p.element_size() for name, p in module.named_parameters()}
-    warnings = [*_ungrouped(groups), *_never(rows), *_small_batches(module, schedule.stages, chosen, batch_size, processes)]
+    warnings = [
+        *_ungrouped(groups),
+        *_never(rows),
+        *_small_batches(module, schedule.stages, chosen, batch_size, processes),
+        *_inputs(module),
+        *_random(module, chosen),
+    ]
     return Plan(
         tuple(_line(stage, names_in, sizes) for stage, names_in in zip(schedule.stages, chosen, strict=True)),
         rows,
@@ -136,6 +143,26 @@ def _never(rows: Sequence[Row]) -> Iterable[str]:
     ever = [row.first is not None or not row.size for row in rows]
     if holes := [row.layer for row, trains in list(zip(rows, ever, strict=True))[ever.index(True) if True in ever else 0 :] if not trains]:
         yield f"no stage trains {shorten(holes)}, though layers below train: is a pattern missing?"
+
+
+def _inputs(module: nn.Module) -> Iterable[str]:
+    """Images that are not normalised as the weights were trained cost accuracy and no error."""
+    for backbone in (part for part in module.modules() if isinstance(part, Backbone)):
+        spec, trained_with = backbone.input_spec, backbone.trained_with
+        if trained_with and (spec.mean, spec.std) != (trained_with.mean, trained_with.std):
+            given, meant = (f"mean {s.mean} std {s.std}" for s in (spec, trained_with))
+            yield f"images are normalised with {given}, the weights were trained with {meant}"
+
+
+def _random(module: nn.Module, chosen: Sequence[set[str]]) -> Iterable[str]:
+    """A layer that never trains and was never trained."""
+    ever = set().union(*chosen)
+    for name, backbone in module.named_modules():
+        if isinstance(backbone, Backbone) and backbone.origin == RANDOM_START:
+            prefix = f"{name}." if name else ""
+            layers = [layer for layer in backbone.learned if not any(covers(prefix + layer, parameter) for parameter in ever)]
+            if layers:
+                yield f"no stage trains {shorten(layers)}, and the weights there are a random start: give weights, or train all"
 
 
 def _small_batches(

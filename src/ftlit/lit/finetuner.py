@@ -11,6 +11,7 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MultilabelAccuracy, MultilabelF1Score
 
 from ftlit.backbone import Backbone
+from ftlit.errors import UserError
 from ftlit.grouping import EVERYTHING, Group, build_optimizer
 from ftlit.lit.clock import training_length
 from ftlit.rates import Rates
@@ -104,9 +105,12 @@ class FineTuner(LightningModule):
             torch.distributed.all_gather_object(checkpoint["train_metrics"], own)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take that over, where training goes on in as many processes."""
+        """Take that over, where training goes on in as many processes. Raises `UserError` for a checkpoint of another network."""
+        if self._trainer is None or self.trainer.state.fn != "fit":
+            return
+        _check_same_network(checkpoint["state_dict"], self.state_dict())
         kept = checkpoint.get("train_metrics", [])
-        if self._trainer is None or self.trainer.state.fn != "fit" or len(kept) != self.trainer.world_size:
+        if len(kept) != self.trainer.world_size:
             return
         for name, metric in self._train_metrics().items():
             for state, value in kept[self.trainer.global_rank][name].items():
@@ -133,6 +137,14 @@ class FineTuner(LightningModule):
         if self._multilabel:
             return (targets >= 0.5).int()
         return targets.argmax(dim=1) if targets.ndim == 2 else targets
+
+
+def _check_same_network(held: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    shapes = [{name: tuple(tensor.shape) for name, tensor in state.items()} for state in (held, own)]
+    for name in dict.fromkeys([*shapes[0], *shapes[1]]):
+        was, now = (f"{state[name]}" if name in state else "nothing" for state in shapes)
+        if was != now:
+            raise UserError(f"this checkpoint is of another network: it holds {was} for {name!r}, here it is {now}; give the same parts")
 
 
 def _on_cpu(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
+from zipfile import is_zipfile
 
 import lightning.pytorch as pl
 import torch
@@ -56,6 +57,8 @@ def build(cfg: DictConfig) -> Run:
     resume_from = Path(cfg.paths.run, "checkpoints", "last.ckpt") if cfg.resume else None
     if resume_from and not resume_from.is_file():
         raise UserError(f"resume=true, but there is no {resume_from}: give hydra.run.dir=, the folder of the run to go on with")
+    if resume_from and not is_zipfile(resume_from):  # what torch.save writes
+        raise UserError(f"{resume_from} is damaged, or no checkpoint: begin a new run")
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     backbone = instantiate(cfg.backbone)
     if cfg.batchnorm == AFFINE:  # before the groups are built
@@ -93,11 +96,11 @@ def build(cfg: DictConfig) -> Run:
 def fit(cfg: DictConfig, run: Run) -> float:
     """Print the plan, train, evaluate the best checkpoint on val and test, print the table. Returns val accuracy."""
     plan = plan_of(run)
+    if plan.warnings and cfg.doctor == "strict":
+        raise UserError(f"doctor=strict: {plan.warnings[0]}")
     if run.trainer.is_global_zero:
         words.write_folder(cfg, run.data.class_names)
         words.say_plan(cfg, run.model.backbone, run.data, plan, run.resume_from)
-    if plan.warnings and cfg.doctor == "strict":
-        raise UserError(f"doctor=strict: {plan.warnings[0]}")
     started = time.perf_counter()
     try:
         run.trainer.fit(run.model, run.data, ckpt_path=run.resume_from)

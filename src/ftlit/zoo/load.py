@@ -13,7 +13,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torchvision import models
 
-from ftlit.backbone import Backbone
+from ftlit.backbone import RANDOM_START, Backbone
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.transform import InputSpec
 from ftlit.zoo import glyph
@@ -93,7 +93,8 @@ def load_backbone(
     published = source is not None and source.published_as is not None
     model = _build(name, net, _implied(name, spec, published) | kwargs, empty=source is not None)
     parts = take_apart(model)
-    whole = Backbone(parts.layers, spec, token_pool=parts.token_pool, origin=source.origin if source else "random start")
+    origin, trained_with = (source.origin, source.input_spec) if source else (RANDOM_START, None)
+    whole = Backbone(parts.layers, spec, token_pool=parts.token_pool, origin=origin, trained_with=trained_with)
     backbone = whole if cut is None else whole.upto(cut)
     if tensors is not None:
         names = original_names(model, whole)
