@@ -8,9 +8,12 @@ from pathlib import Path
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import BackboneFinetuning
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from PIL import Image
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from ftlit import Backbone, FineTuner, InputSpec, Schedule, Stage, StagedFinetuning, Until, batchnorm_to_affine, build_optimizer
@@ -61,6 +64,15 @@ class Net(pl.LightningModule):
         return build_optimizer(self, factory) if self.ours else factory([p for p in self.parameters() if p.requires_grad])
 
 
+class Sharded(Net):
+    """Each layer a unit of FSDP2, and so frozen or not as a whole."""
+
+    def configure_model(self):
+        mesh = self.device_mesh["data_parallel"] if DEVICES > 1 else None
+        for unit in (self.backbone.low, self.backbone.top, self.head, self) if mesh else ():
+            fully_shard(unit, mesh=mesh)
+
+
 class Notes(pl.Callback):
     """Weights at the end of each epoch, the stage, what trains, and the bytes of gradients that a step sends."""
 
@@ -69,7 +81,7 @@ class Notes(pl.Callback):
         self.wrapped, self.sent = None, 0
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if DEVICES > 1 and trainer.strategy.model is not self.wrapped:
+        if isinstance(trainer.strategy, DDPStrategy) and trainer.strategy.model is not self.wrapped:
             self.wrapped = trainer.strategy.model
             self.wrapped.register_comm_hook(None, self.count)
         self.sent = 0
@@ -79,14 +91,18 @@ class Notes(pl.Callback):
         return allreduce_hook(group, bucket)
 
     def on_train_epoch_end(self, trainer, pl_module):
-        self.notes["weights"].append({name: p.detach().clone() for name, p in pl_module.named_parameters()})
+        self.notes["weights"].append({name: whole(p).detach().clone() for name, p in pl_module.named_parameters()})
         self.notes["stages"].append(getattr(trainer.callbacks[0], "index", -1))
         self.notes["trains"].append([name for name, p in pl_module.named_parameters() if p.requires_grad])
         self.notes["bytes"].append(self.sent)
 
 
-def trainer(*callbacks, **settings) -> pl.Trainer:
-    strategy = "ddp" if DEVICES > 1 else "auto"
+def whole(parameter: torch.Tensor) -> torch.Tensor:
+    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+
+
+def trainer(*callbacks, strategy="ddp", **settings) -> pl.Trainer:
+    strategy = strategy if DEVICES > 1 else "auto"
     return pl.Trainer(accelerator="cpu", devices=DEVICES, strategy=strategy, callbacks=list(callbacks), **QUIET | settings)
 
 
@@ -95,9 +111,11 @@ def stages(case: str) -> dict:
     generator = torch.Generator().manual_seed(1)
     data = [(torch.randn(4, generator=generator).double(), i % 3) for i in range(32)]
     notes = Notes()
-    fitting = trainer(staging, notes, max_epochs=4, use_distributed_sampler=False, **SETTINGS.get(case, {}))
+    strategy = ModelParallelStrategy(data_parallel_size=DEVICES, tensor_parallel_size=1) if case == "fsdp2" else "ddp"
+    fitting = trainer(staging, notes, strategy=strategy, max_epochs=4, use_distributed_sampler=False, **SETTINGS.get(case, {}))
     sampler = DistributedSampler(data, num_replicas=DEVICES, rank=fitting.global_rank, shuffle=False)
-    fitting.fit(Net(case), DataLoader(data, batch_size=8 // DEVICES, sampler=sampler))
+    module = Sharded(case) if case == "fsdp2" else Net(case)
+    fitting.fit(module, DataLoader(data, batch_size=8 // DEVICES, sampler=sampler))
     return notes.notes
 
 

@@ -32,12 +32,12 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    return launch(tmp_path_factory.mktemp("two"), 2, *CASES, "metrics", "theirs")
+    return launch(tmp_path_factory.mktemp("two"), 2, *CASES, "metrics", "theirs", "fsdp2")
 
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
-    return launch(tmp_path_factory.mktemp("one"), 1, *CASES, "metrics")
+    return launch(tmp_path_factory.mktemp("one"), 1, *CASES, "metrics", "fsdp2")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -47,14 +47,14 @@ def test_both_processes_hold_the_same_bits_after_every_epoch(two, case):
     assert all(distance(a, b) == 0 for a, b in zip(first["weights"], second["weights"], strict=True))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, "fsdp2"])
 def test_two_processes_equal_one_after_every_epoch(two, one, case):
     ours, alone = two[case][0], one[case][0]
     assert ours["stages"] == alone["stages"]
     assert all(distance(a, b) < 1e-10 for a, b in zip(ours["weights"], alone["weights"], strict=True))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, "fsdp2"])
 def test_every_case_goes_through_its_stages(two, case):
     assert two[case][0]["stages"] == [0, 1, 2, 2]
 

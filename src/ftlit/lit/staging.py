@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ftlit.errors import UserError, shorten, unknown
 from ftlit.lit.clock import steps_per_epoch, training_length
-from ftlit.lit.strategies import check_strategy, compile_anew, rewrap
+from ftlit.lit.strategies import check_strategy, compile_anew, reshard, rewrap
 from ftlit.rates import Rates
 from ftlit.schedule import Schedule, Stage
 from ftlit.trainable import modes_of, set_modes, set_trainable, trained
@@ -139,6 +139,7 @@ class StagedFinetuning(Callback):
         if self.schedule.stages[index].from_best and index == self.index + 1:
             _restore(module, self._best)
         self._values, self._best = [], {}
+        reshard(module)
         if self._apply(module, index):
             rewrap(trainer)
             compile_anew(module)

@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import (
 )
 from lightning.pytorch.strategies.single_xla import SingleDeviceXLAStrategy
 from lightning.pytorch.strategies.xla import XLAStrategy
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from ftlit.errors import UserError
@@ -21,7 +22,7 @@ UNTRIED = (DeepSpeedStrategy, XLAStrategy, SingleDeviceXLAStrategy)  # some of t
 def check_strategy(trainer: Trainer) -> None:
     """Refuse a strategy under which a stage that begins later would be silently wrong.
 
-    DDP is wrapped anew (`rewrap`). `ModelParallelStrategy` (FSDP2) shards each parameter by itself and needs nothing. FSDP flattens many
+    DDP is wrapped anew (`rewrap`). `ModelParallelStrategy` (FSDP2) shards each parameter by itself (`reshard`). FSDP flattens many
     into one, and only with `use_orig_params=True` may some of them be frozen (torch's FullyShardedDataParallel, `use_orig_params`).
 
     Raises:
@@ -45,6 +46,15 @@ def rewrap(trainer: Trainer) -> None:
     if isinstance(strategy, DDPStrategy) and isinstance(strategy.model, DistributedDataParallel):
         strategy.model = strategy.lightning_module
         strategy.configure_ddp()
+
+
+def reshard(module: LightningModule) -> None:
+    """Bring the parameters of FSDP2 back from their gathered copies, which would forget a new `requires_grad`: a unit that is frozen
+    has no backward pass that does so. A no-op without FSDP2.
+    """
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
 
 
 def is_compiled(module: LightningModule) -> bool:
