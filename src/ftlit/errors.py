@@ -8,13 +8,13 @@ class UserError(ValueError):
     """Input that cannot be used. Its text is one line for a person; the command line prints it and exits with status 2."""
 
 
-def unknown(what: str, given: object, options: Iterable[str]) -> UserError:
+def unknown(what: str, given: object, options: Iterable[object]) -> UserError:
     """The error for a name that is none of `options`, with the nearest one in front.
 
     >>> print(unknown("layer", "layr4", ["stem", "layer4"]))
     no layer 'layr4': did you mean 'layer4'? There are: stem, layer4
     """
-    names = list(options)
+    names = [str(option) for option in options]
     if not names:
         return UserError(f"no {what} {given!r}: there are none")
     near = get_close_matches(str(given), names, n=1, cutoff=0.5)

@@ -24,6 +24,7 @@ from ftlit.lit.staging import StagedFinetuning
 from ftlit.recipes import words
 from ftlit.recipes.binding import bind
 from ftlit.recipes.isolation import INTERRUPTED
+from ftlit.recipes.limits import METRICS
 from ftlit.rewrite import batchnorm_to_affine
 from ftlit.schedule import Schedule, with_batchnorm
 from ftlit.trainable import Policy
@@ -53,6 +54,8 @@ def build(cfg: DictConfig) -> Run:
     _quiet()
     bind(cfg)
     _one_of("doctor", cfg.doctor, ("warn", "strict"))
+    _one_of("compile", cfg.compile, (True, False))
+    _one_of("decay_all", cfg.decay_all, (True, False))
     _one_of("batchnorm", cfg.batchnorm, (*get_args(Policy), AFFINE))
     resume_from = Path(cfg.paths.run, "checkpoints", "last.ckpt") if cfg.resume else None
     if resume_from and not resume_from.is_file():
@@ -68,6 +71,9 @@ def build(cfg: DictConfig) -> Run:
     _check_head(backbone, head)
     policy: Policy = "live" if cfg.batchnorm == AFFINE else cfg.batchnorm
     schedule = with_batchnorm(instantiate(cfg.schedule, layers=backbone.learned), {"backbone": policy})
+    for stage in schedule.stages:
+        if stage.until is not None and stage.until.metric not in METRICS:
+            raise unknown(f"metric for stage {stage.name!r}:", stage.until.metric, METRICS)
     loss = instantiate(cfg.loss, counts=list(data.counts["train"].values()))
     if isinstance(loss, nn.CrossEntropyLoss if data.multilabel else nn.BCEWithLogitsLoss):
         raise UserError(
@@ -125,7 +131,7 @@ def fit(cfg: DictConfig, run: Run) -> float:
 
 
 def _one_of(name: str, value: object, options: Sequence[str]) -> None:
-    if value not in options:
+    if type(value) not in {type(option) for option in options} or value not in options:  # 1 is no true
         raise unknown(name, value, options)
 
 
