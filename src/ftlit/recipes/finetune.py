@@ -130,7 +130,7 @@ def fit(cfg: DictConfig, run: Run) -> float:
     return float(results["val/accuracy"])
 
 
-def _one_of(name: str, value: object, options: Sequence[str]) -> None:
+def _one_of(name: str, value: object, options: Sequence[object]) -> None:
     if type(value) not in {type(option) for option in options} or value not in options:  # 1 is no true
         raise unknown(name, value, options)
 
