@@ -61,7 +61,7 @@ def as_a_whole(model):
 @pytest.mark.parametrize("compiled", [by_part, as_a_whole])
 def test_compiled_training_goes_through_more_stages_than_torch_compiles_a_function_and_ends_with_the_same_weights(compiled):
     plain, model = fit(Net()), Net()
-    assert torch._dynamo.config.recompile_limit < len(TOP_DOWN.stages)
+    assert len(TOP_DOWN.stages) > 8  # torch compiles a function so many times by itself (recompile_limit, once cache_size_limit)
     wrapped = compiled(model)
     fit(wrapped)
     assert is_compiled(model)
