@@ -23,7 +23,7 @@ zoo.transformers zoo.glyph zoo.weights
 zoo.families zoo.fitting
 zoo.load
 zoo
-lit.clock lit.strategies lit.images lit.seeding lit.lasting lit.lr_find
+lit.clock lit.judging lit.strategies lit.images lit.seeding lit.lasting lit.lr_find
 lit.staging lit.finetuner lit.datamodules lit.glyphs
 lit lit.progress
 cli

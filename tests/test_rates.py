@@ -119,6 +119,17 @@ def test_a_warm_up_is_a_part_of_the_run(warmup):
         Rates(optimizer(1.0), cosine, steps=5, epochs=1, warmup=warmup)
 
 
+@pytest.mark.parametrize("length", range(1, 12))
+@pytest.mark.parametrize("rise", [0.25, 0.3, 0.5])
+def test_one_cycle_of_any_length(length, rise):
+    assert all(0 < rate <= 1 for (rate,) in trace(Rates(optimizer(1.0), partial(one_cycle, rise=rise), steps=length, epochs=1), length))
+
+
+def test_training_of_another_length_is_not_gone_on_with():
+    with pytest.raises(UserError, match="this checkpoint's training is 20 steps long, here it is 30"):
+        Rates(optimizer(1.0), cosine, steps=30, epochs=3).load_state_dict(Rates(optimizer(1.0), cosine, steps=20, epochs=2).state_dict())
+
+
 def test_a_step_is_of_one_unit_at_least():
     with pytest.raises(UserError, match=r"curve.step_size=0: give a whole number from 1"):
         Rates(optimizer(1.0), partial(step, step_size=0), steps=5, epochs=1)

@@ -5,7 +5,7 @@ from functools import partial
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -162,6 +162,14 @@ def test_what_a_metric_decided_is_resumed(tmp_path, epoch):
     assert moved(whole.states[-1], resumed.states[-1]) == set()
 
 
+@pytest.mark.parametrize(("scores", "best"), [([0.1, 0.2, 0.28, 0.28], 2), ([float("nan"), 0.5, 0.4, 0.3], 1)])
+def test_the_best_weights_are_the_best_whatever_counts_as_progress(scores, best):
+    until = Until("val/score", patience=3, min_delta=0.15)
+    schedule = Schedule([Stage(["head"]), Stage(["body.top"], epoch=4, until=until, from_best=True)])
+    _, shots = fit(5, schedule=schedule, model=Net([*scores, 0.0]))
+    assert not moved(shots.states[best], shots.states[4]) & {"head.weight", "head.bias"}
+
+
 def test_a_stage_may_begin_from_the_best_weights_of_the_one_before():
     scores = [0.1, 0.8, 0.2, 0.2, 0.2]
     until = Until("val/score", patience=2)
@@ -206,6 +214,83 @@ def test_restarting_rates_begin_anew_with_each_stage():
     expected = [1 - i / 4 for i in range(4)] + [1 - i / 6 for i in range(6)] + [1 - i / 6 for i in range(6)]
     assert head == pytest.approx([0.1 * factor for factor in expected])
     assert [lr for _, lr in model.rates] == pytest.approx([lr / 10 for lr in head])
+
+
+class Late(Net):
+    """Layers that are there only when `configure_model` has run, as FSDP2 wants it."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = self.head
+        del self.head
+
+    def configure_model(self):
+        self.head = self.kept
+        del self.kept
+
+
+def test_layers_that_are_built_late_are_staged_too(run):
+    _, whole, _ = run
+    _, late = fit(5, model=Late())
+    assert moved(whole.states[-1], late.states[-1]) == set()
+
+
+def test_a_metric_of_the_training_steps_is_judged_at_the_end_of_the_epoch():
+    class Training(Net):
+        def training_step(self, batch, batch_idx):
+            self.log("train/score", float(self.current_epoch), on_step=False, on_epoch=True)
+            return super().training_step(batch, batch_idx)
+
+    schedule = Schedule([Stage(["head"]), Stage(["*"], epoch=5, until=Until("train/score", threshold=2.0))])
+    assert fit(6, schedule=schedule, model=Training())[1].stages == [0, 0, 0, 1, 1, 1]
+
+
+def test_a_fit_that_goes_on_with_the_last_one_keeps_what_was_decided():
+    model, staging, shots = Net([0.9] * 8), StagedFinetuning(UNTIL), Snapshots()
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(max_epochs=6, accelerator="cpu", callbacks=[staging, shots], **quiet)
+    data = DataLoader([(torch.randn(4), i % 3) for i in range(8)], batch_size=4)
+    trainer.fit(model, data, data)
+    trainer.fit_loop.max_epochs = 8
+    trainer.fit(model, data, data)
+    assert shots.stages == [0] + [1] * 7
+
+
+def test_a_metric_that_is_not_finite_ends_a_run_before_its_last_stage():
+    stopping = EarlyStopping("val/score", mode="max", check_finite=True)
+    schedule = Schedule([Stage(["head"]), Stage(["*"], epoch=6)])
+    with pytest.warns(UserWarning, match="training ended in stage 'head', before the last one began"):
+        _, shots = fit(20, schedule=schedule, model=Net([0.5, float("nan")] * 10), callbacks=[stopping])
+    assert shots.stages == [0, 0] and (stopping.patience, stopping.stopping_threshold) == (3, None)
+
+
+def test_weight_averaging_that_counts_statistics_anew_is_refused():
+    with pytest.raises(UserError, match="StochasticWeightAveraging computes the statistics"):
+        fit(5, callbacks=[StochasticWeightAveraging(0.1)])
+
+
+def test_groups_that_are_not_the_schedules_are_refused():
+    schedule = Schedule([Stage(["*"])], [("head", 1.0), ("*", 0.3)])
+    with pytest.raises(UserError, match="the optimizer's groups are not those of the schedule"):
+        fit(1, schedule=schedule)
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_start", "training_step"])
+def test_who_calls_train_last_wakes_nothing_that_is_frozen(hook):
+    class Late(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            pl_module.train()
+
+    class Waking(Net):
+        def training_step(self, batch, batch_idx):
+            if hook == "training_step":
+                self.train()
+            return super().training_step(batch, batch_idx)
+
+    model = Waking()
+    callbacks = [Late()] if hook == "on_train_batch_start" else []
+    _, shots = fit(2, model=model, callbacks=callbacks, schedule=Schedule([Stage(["head"])]))
+    assert moved(Net().state_dict(), shots.states[-1]) == {"head.weight", "head.bias"}
 
 
 def test_an_optimizer_that_leaves_out_what_is_frozen_at_first_is_refused():

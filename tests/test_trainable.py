@@ -10,7 +10,7 @@ from torch import nn
 
 from ftlit.backbone import Backbone
 from ftlit.errors import UserError
-from ftlit.trainable import modes_of, set_modes, set_trainable
+from ftlit.trainable import hold_modes, modes_of, release_modes, set_modes, set_trainable
 from ftlit.transform import InputSpec
 
 
@@ -216,3 +216,19 @@ def test_a_layer_without_parameters_stays_frozen_as_long_as_those_below_it(patte
     set_trainable(backbone, patterns)
     codes = [backbone.upto("drop")(torch.ones(4, 3, 2, 2)) for _ in range(2)]
     assert (not torch.equal(*codes)) == wakes
+
+
+def test_what_is_held_sleeps_until_it_is_released():
+    model = net()
+    set_trainable(model, ["1", "3"])
+    held = modes_of(model)
+    hold_modes(held)
+    copy = deepcopy(model)
+    for one in (model, copy):
+        one.train()
+        one[0][1].train()
+        assert not any(module.training for module in one[0].modules()) and one[1].training
+        one.eval()
+        assert not any(module.training for module in one.modules())
+    release_modes(held)
+    assert all(module.training for module in model.train().modules())

@@ -63,13 +63,19 @@ class Rates(LRScheduler):
         self._curve, self._warmup, self._restart = curve, warmup, restart
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
-        self._begin(steps if unit == "step" else epochs)
+        self._total = steps if unit == "step" else epochs
+        self._begin(self._total)
 
     @property
     def factor(self) -> float:
         """What every base rate is multiplied by."""
         rising: float = min(1.0, (self._taken + 1) / (self._rising + 1))
         return rising * float(self._stand_in.param_groups[0]["lr"])
+
+    @property
+    def restarts(self) -> bool:
+        """Whether `begin_stage` begins anew."""
+        return self._restart
 
     @property
     def reduce_on_plateau(self) -> bool:
@@ -93,7 +99,9 @@ class Rates(LRScheduler):
         if self._rising < self._taken < self._length:
             self._stand_in.step()  # nothing moves; torch wants a step of the optimizer before one of its scheduler
             if isinstance(self._scheduler, ReduceLROnPlateau):
-                self._scheduler.step(0.0 if metrics is None else metrics)
+                if metrics is None:
+                    raise UserError(f"a curve that reduces on a plateau needs the value of {self.monitor!r} at each step")
+                self._scheduler.step(metrics)
             else:
                 self._scheduler.step()
         self._set()
@@ -105,10 +113,21 @@ class Rates(LRScheduler):
     def state_dict(self) -> dict[str, Any]:
         """Where on the curve it is."""
         stand_in = {name: value for name, value in self._stand_in.param_groups[0].items() if name != "params"}
-        return {"length": self._length, "taken": self._taken, "stand_in": stand_in, "scheduler": self._scheduler.state_dict()}
+        return {
+            "total": self._total,
+            "length": self._length,
+            "taken": self._taken,
+            "stand_in": stand_in,
+            "scheduler": self._scheduler.state_dict(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go to where on the curve `state_dict` is."""
+        """Go to where on the curve `state_dict` is. Raises `UserError` where training had another length."""
+        if state_dict["total"] != self._total:
+            raise UserError(
+                f"this checkpoint's training is {state_dict['total']} {self.unit}s long, here it is {self._total}: give the same length, "
+                "or begin a new run from its weights"
+            )
         self._begin(state_dict["length"])
         self._taken = state_dict["taken"]
         self._scheduler.load_state_dict(state_dict["scheduler"])
@@ -144,6 +163,8 @@ def linear(optimizer: Optimizer, length: int, *, least: float = 0.0) -> AnySched
 
 def one_cycle(optimizer: Optimizer, length: int, *, rise: float = 0.3, div: float = 25.0, final_div: float = 1e4) -> AnyScheduler:
     """From 1 / `div` up to 1 in the first `rise` of the way, then down to 1 / (`div` x `final_div`) (Smith and Topin 2018)."""
+    length = max(length, 2)
+    rise = max(rise, 1.5 / length)  # torch divides by the steps of the rise, less one
     return OneCycleLR(
         optimizer, max_lr=1.0, total_steps=length, pct_start=rise, div_factor=div, final_div_factor=final_div, cycle_momentum=False
     )

@@ -8,6 +8,7 @@ A batch norm in a part that trains has one of three policies:
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Literal, get_args
 
 from torch import nn
@@ -64,7 +65,7 @@ def trained(module: nn.Module, patterns: Sequence[str], batchnorm: BatchNorm = "
     chosen = set(select(patterns, [name for name, _ in named]))
     policies = batchnorm_policies(module, batchnorm)
     kept = {id(p) for norm, policy in policies.items() if policy == "frozen" for p in norm.parameters(recurse=False)}
-    training = {id(parameter) for name, parameter in named if name in chosen} - kept
+    training = {id(p) for name, p in named if name in chosen and (p.is_floating_point() or p.is_complex())} - kept
     return {name for name, parameter in named if id(parameter) in training}
 
 
@@ -92,6 +93,23 @@ def set_modes(modes: Mapping[nn.Module, bool]) -> None:
     for module, training in modes.items():
         if module.training is not training:
             module.training = training
+
+
+def hold_modes(modes: Mapping[nn.Module, bool]) -> None:
+    """From now on `.train()`, called on a frozen module or on what holds it, leaves it and all in it in evaluation mode."""
+    for module, training in modes.items():
+        if not training:
+            module.__dict__["train"] = partial(_stay, module)
+
+
+def release_modes(modes: Mapping[nn.Module, bool]) -> None:
+    """Undo `hold_modes`."""
+    for module in modes:
+        module.__dict__.pop("train", None)
+
+
+def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
+    return type(module).train(module, False)
 
 
 def modes_of(module: nn.Module, batchnorm: BatchNorm = "live") -> dict[nn.Module, bool]:

@@ -1,6 +1,8 @@
 """What a run needs to go on as if it had never stopped (law 5): a checkpoint between two steps, and its file of metrics."""
 
 import csv
+import os
+import shutil
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -63,7 +65,7 @@ class LastCheckpoint(Callback):
         accumulated = batch_idx % trainer.accumulate_grad_batches == 0
         if batch_idx == 0 or (accumulated and trainer.global_step % self.every_n_steps == 0):
             self._between = True
-            trainer.save_checkpoint(self.path, weights_only=False)
+            self._save(trainer)
             self._between = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -74,7 +76,7 @@ class LastCheckpoint(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end, from which nothing goes on."""
-        trainer.save_checkpoint(self.path, weights_only=False)
+        self._save(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the number of rows that were logged, and whether training was ended before its time."""
@@ -87,6 +89,18 @@ class LastCheckpoint(Callback):
             for counts in (progress["total"], progress["current"]):
                 counts["ready"] -= 1
             loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= _just_validated(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        """Beside the file, then in its place: Lightning's own write moves a temporary file, which between file systems is a copy."""
+        beside = self.path.with_name(f"{self.path.name}.part")
+        trainer.save_checkpoint(beside, weights_only=False)
+        if trainer.is_global_zero:
+            if beside.is_dir():  # sharded
+                shutil.rmtree(self.path, ignore_errors=True)
+            else:
+                with beside.open("rb") as file:
+                    os.fsync(file.fileno())
+            beside.replace(self.path)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Go on with the file of metrics."""

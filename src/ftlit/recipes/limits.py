@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from ftlit.errors import UserError, one_line, unknown
 
 LARGEST_SEED = 2**32 - 1  # numpy's
-METRICS = [f"{split}/{metric}" for split in ("val", "train", "test") for metric in ("accuracy", "f1", "loss")]  # what FineTuner logs
+METRICS = [f"val/{metric}" for metric in ("accuracy", "f1", "loss")]  # what FineTuner logs by the time they are looked at
 OURS = ("ftlit.", "lightning.")
 
 
