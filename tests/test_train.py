@@ -93,7 +93,7 @@ def test_the_traceback_is_there_for_who_asks(tmp_path):
 
 
 def test_after_ctrl_c_the_printed_command_goes_on(tmp_path):
-    command = [sys.executable, str(ROOT / "train.py"), "trainer=cpu", "trainer.max_epochs=200", f"hydra.run.dir={tmp_path}/run"]
+    command = [sys.executable, str(ROOT / "train.py"), "trainer=cpu", "trainer.max_epochs=8", f"hydra.run.dir={tmp_path}/run"]
     with (tmp_path / "out").open("w") as out:
         process = subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=subprocess.STDOUT)
         best, last = tmp_path / "run/checkpoints/best.ckpt", tmp_path / "run/checkpoints/last.ckpt"
@@ -106,10 +106,12 @@ def test_after_ctrl_c_the_printed_command_goes_on(tmp_path):
     assert best.exists() and last.exists() and "Traceback" not in said
     resume = shlex.split(re.search(r"To go on: (.*)", said)[1])
     assert resume[:1] == ["python"]
-    result = subprocess.run([sys.executable, *resume[1:], *FAST[:1], "trainer.max_epochs=4"], cwd=tmp_path, capture_output=True, text=True)
+    changed = subprocess.run([sys.executable, *resume[1:], "optimizer.lr=0.5"], cwd=tmp_path, capture_output=True, text=True)
+    assert changed.returncode == 2 and "goes on with the run as it was: optimizer.lr was 0.01, now 0.5" in changed.stderr
+    result = subprocess.run([sys.executable, *resume[1:]], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0 and "goes on from" in result.stdout, result.stderr
     steps = [int(row["step"]) for row in csv.DictReader((tmp_path / "run/metrics.csv").open()) if row["train/loss"]]
-    assert steps == sorted(set(steps)) and len(steps) == 4  # one file, no epoch twice
+    assert steps == sorted(set(steps)) and len(steps) == 8  # one file, no epoch twice
 
 
 def test_a_sweep_runs_each_job_in_its_own_folder(tmp_path):

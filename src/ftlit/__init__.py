@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from ftlit.grouping import build_optimizer as build_optimizer
     from ftlit.grouping import param_groups as param_groups
     from ftlit.lit.finetuner import FineTuner as FineTuner
+    from ftlit.lit.images import ImageData as ImageData
+    from ftlit.lit.lasting import LastCheckpoint as LastCheckpoint
+    from ftlit.lit.lasting import MetricsFile as MetricsFile
+    from ftlit.lit.seeding import SeedEachStep as SeedEachStep
     from ftlit.lit.staging import StagedFinetuning as StagedFinetuning
     from ftlit.rates import Rates as Rates
     from ftlit.rewrite import affine_to_batchnorm as affine_to_batchnorm
@@ -26,9 +30,13 @@ if TYPE_CHECKING:
 _MODULES = {
     "Backbone": "backbone",
     "FineTuner": "lit.finetuner",
+    "ImageData": "lit.images",
     "InputSpec": "transform",
+    "LastCheckpoint": "lit.lasting",
+    "MetricsFile": "lit.lasting",
     "Rates": "rates",
     "Schedule": "schedule",
+    "SeedEachStep": "lit.seeding",
     "Stage": "schedule",
     "StagedFinetuning": "lit.staging",
     "Until": "until",

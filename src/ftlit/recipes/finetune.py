@@ -62,6 +62,8 @@ def build(cfg: DictConfig) -> Run:
         raise UserError(f"resume=true, but there is no {resume_from}: give hydra.run.dir=, the folder of the run to go on with")
     if resume_from and not is_zipfile(resume_from):  # what torch.save writes
         raise UserError(f"{resume_from} is damaged, or no checkpoint: begin a new run")
+    if resume_from:
+        words.check_same_run(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     backbone = instantiate(cfg.backbone)
     if cfg.batchnorm == AFFINE:  # before the groups are built
