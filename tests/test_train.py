@@ -142,3 +142,11 @@ def test_two_processes_train_through_the_command(tmp_path):
     result = train(tmp_path, "trainer=ddp_cpu", *FAST[:2], f"hydra.run.dir={tmp_path}/run")
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("trained in") == 1 and result.stdout.count("shipped glyph.safetensors") == 1
+
+
+def test_a_run_is_not_overwritten(tmp_path):
+    assert train(tmp_path, "hydra.run.dir=run", *FAST).returncode == 0
+    kept = (tmp_path / "run/checkpoints/last.ckpt").read_bytes()
+    again = train(tmp_path, "hydra.run.dir=run", *FAST)
+    assert again.returncode == 2 and "run holds a run already: give resume=true" in again.stderr
+    assert (tmp_path / "run/checkpoints/last.ckpt").read_bytes() == kept

@@ -64,6 +64,8 @@ def build(cfg: DictConfig) -> Run:
         raise UserError(f"{resume_from} is damaged, or no checkpoint: begin a new run")
     if resume_from:
         words.check_same_run(cfg)
+    elif Path(cfg.paths.run, "checkpoints", "last.ckpt").exists():
+        raise UserError(f"{cfg.paths.run} holds a run already: give resume=true to go on with it, or another hydra.run.dir=")
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     backbone = instantiate(cfg.backbone)
     if cfg.batchnorm == AFFINE:  # before the groups are built

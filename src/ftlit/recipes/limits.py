@@ -30,7 +30,7 @@ def check(cfg: DictConfig) -> None:
         raise UserError(f"seed={cfg.seed}: give a whole number from 0 to {LARGEST_SEED}")
     _check_trainer(cfg.trainer)
     _check_monitors(cfg.callbacks)
-    _check_optimizer(cfg.optimizer)
+    _check_optimizer(cfg.optimizer, cfg.lr_scheduler)
 
 
 def _check_added(cfg: DictConfig) -> None:
@@ -72,13 +72,14 @@ def _check_monitors(callbacks: DictConfig) -> None:
             raise unknown(f"metric for callbacks.{name}.monitor,", monitor, METRICS)
 
 
-def _check_optimizer(optimizer: DictConfig) -> None:
-    """Only the optimizer knows the ranges of its values: make one of a single parameter."""
+def _check_optimizer(optimizer: DictConfig, lr_scheduler: DictConfig) -> None:
+    """Only the optimizer and its scheduler know the ranges of their values: make them for a single parameter."""
     try:
-        instantiate(optimizer)([{"params": [torch.nn.Parameter(torch.zeros(1))], "name": "trial"}])
+        trial = instantiate(optimizer)([{"params": [torch.nn.Parameter(torch.zeros(1))], "name": "trial"}])
     except ValueError as error:
         given = ", ".join(f"optimizer.{name}={value}" for name, value in _values(optimizer))
         raise UserError(f"{given}: {one_line(error)}") from error
+    instantiate(lr_scheduler)(trial, steps=100, epochs=10)
 
 
 def _values(node: DictConfig) -> Iterator[tuple[str, Any]]:

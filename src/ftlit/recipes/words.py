@@ -107,12 +107,13 @@ def say_plan(cfg: DictConfig, backbone: Backbone, data: Any, plan: Plan, resume_
         ),
         ("run", f"{cfg.trainer.max_epochs} epochs, seed {cfg.seed}, folder {cfg.paths.run}"),
         *([("compile", "backbone and head, anew for each stage: its first steps take longer")] if cfg.compile else []),
-        *([("resume", f"goes on from {resume_from}")] if resume_from else [("resume", resume_command(cfg))]),
     ]
     table = Table.grid(padding=(0, 2))
     for name, text in rows:
         table.add_row(f"[bold]{name}[/bold]", escape(text))
     console().print(table)
+    goes_on = f"goes on from {resume_from}" if resume_from else resume_command(cfg)
+    console().print(f"[bold]resume[/bold]    {escape(goes_on)}", soft_wrap=True)  # one line, to be copied
     console().print(layers_table(plan))
     for warning in plan.warnings:
         console().print(f"[bold]doctor[/bold]  {escape(warning)}", soft_wrap=True)
