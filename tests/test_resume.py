@@ -169,6 +169,8 @@ def test_whatever_drives_the_rates(tmp_path, name):
 @pytest.mark.parametrize("rates", RATES)
 @pytest.mark.parametrize("case", CASES)
 def test_every_scheduler_in_every_case_from_every_step(tmp_path, rates, case):
+    if (rates, case) == ("plateau", "validation every other epoch"):
+        pytest.skip("Lightning refuses a plateau scheduler in an epoch without its metric")
     check(tmp_path / "run", RATES[rates], range(EPOCHS * STEPS), **CASES[case])
 
 
