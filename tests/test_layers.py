@@ -23,12 +23,12 @@ zoo.transformers zoo.glyph zoo.weights
 zoo.families zoo.fitting
 zoo.load
 zoo
-lit.clock lit.judging lit.strategies lit.images lit.seeding lit.lasting lit.lr_find
+lit.clock lit.judging lit.strategies lit.images lit.seeding lit.resuming lit.lr_find
 lit.staging lit.finetuner lit.datamodules lit.glyphs
 lit lit.progress
 cli
 recipes.limits
-recipes.binding recipes.mistakes recipes.command
+recipes.binding recipes.mistakes recipes.command recipes.resuming
 recipes.words recipes.isolation
 recipes.finetune
 recipes.pretrain recipes.lr_find

@@ -21,7 +21,7 @@ from ftlit import Backbone, FineTuner, InputSpec, Rates, Schedule, Stage, Staged
 from ftlit.dataset import Collection, Examples
 from ftlit.head import MLPHead
 from ftlit.lit.images import ImageData
-from ftlit.lit.lasting import LastCheckpoint, MetricsFile
+from ftlit.lit.resuming import LastCheckpoint, MetricsFile
 from ftlit.lit.seeding import SeedEachStep
 from ftlit.rates import any_curve, constant, cosine, linear, one_cycle, plateau
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from ftlit.grouping import param_groups as param_groups
     from ftlit.lit.finetuner import FineTuner as FineTuner
     from ftlit.lit.images import ImageData as ImageData
-    from ftlit.lit.lasting import LastCheckpoint as LastCheckpoint
-    from ftlit.lit.lasting import MetricsFile as MetricsFile
+    from ftlit.lit.resuming import LastCheckpoint as LastCheckpoint
+    from ftlit.lit.resuming import MetricsFile as MetricsFile
     from ftlit.lit.seeding import SeedEachStep as SeedEachStep
     from ftlit.lit.staging import StagedFinetuning as StagedFinetuning
     from ftlit.rates import Rates as Rates
@@ -32,8 +32,8 @@ _MODULES = {
     "FineTuner": "lit.finetuner",
     "ImageData": "lit.images",
     "InputSpec": "transform",
-    "LastCheckpoint": "lit.lasting",
-    "MetricsFile": "lit.lasting",
+    "LastCheckpoint": "lit.resuming",
+    "MetricsFile": "lit.resuming",
     "Rates": "rates",
     "Schedule": "schedule",
     "SeedEachStep": "lit.seeding",

@@ -172,8 +172,7 @@ def _small_batches(
     norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
     if not norms:
         return
-    live = [i for i, (stage, names) in enumerate(zip(stages, chosen, strict=True)) if "live" in _policy(module, stage, names, norms)]
-    if not live:
+    if not any("live" in _policy(module, stage, names, norms) for stage, names in zip(stages, chosen, strict=True)):
         return
     if batch_size is not None and batch_size < 8:
         yield f"batch norms are live on batches of {batch_size}: their statistics are noise; batchnorm=frozen_stats or affine does without"

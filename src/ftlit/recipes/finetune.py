@@ -4,11 +4,9 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
-from zipfile import is_zipfile
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -18,18 +16,18 @@ from torch import nn
 
 from ftlit.backbone import Backbone
 from ftlit.doctor import Plan, examine
-from ftlit.errors import UserError, one_line, unknown
+from ftlit.errors import UserError, one_line
 from ftlit.lit.finetuner import FineTuner
 from ftlit.lit.staging import StagedFinetuning
 from ftlit.recipes import words
 from ftlit.recipes.binding import bind
 from ftlit.recipes.isolation import INTERRUPTED
-from ftlit.recipes.limits import METRICS
+from ftlit.recipes.limits import AFFINE, check_until
+from ftlit.recipes.resuming import checkpoint_of
 from ftlit.rewrite import batchnorm_to_affine
 from ftlit.schedule import Schedule, with_batchnorm
 from ftlit.trainable import Policy
 
-AFFINE = "affine"
 LOST = ("closed by peer", "reset by peer", "remote process exited")  # what gloo and NCCL say where another process died
 
 
@@ -53,19 +51,7 @@ def build(cfg: DictConfig) -> Run:
     """Build every part. Mistakes are found here, before any training; raises `UserError`."""
     _quiet()
     bind(cfg)
-    _one_of("doctor", cfg.doctor, ("warn", "strict"))
-    _one_of("compile", cfg.compile, (True, False))
-    _one_of("decay_all", cfg.decay_all, (True, False))
-    _one_of("batchnorm", cfg.batchnorm, (*get_args(Policy), AFFINE))
-    resume_from = Path(cfg.paths.run, "checkpoints", "last.ckpt") if cfg.resume else None
-    if resume_from and not resume_from.is_file():
-        raise UserError(f"resume=true, but there is no {resume_from}: give hydra.run.dir=, the folder of the run to go on with")
-    if resume_from and not is_zipfile(resume_from):  # what torch.save writes
-        raise UserError(f"{resume_from} is damaged, or no checkpoint: begin a new run")
-    if resume_from:
-        words.check_same_run(cfg)
-    elif Path(cfg.paths.run, "checkpoints", "last.ckpt").exists():
-        raise UserError(f"{cfg.paths.run} holds a run already: give resume=true to go on with it, or another hydra.run.dir=")
+    resume_from = checkpoint_of(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     backbone = instantiate(cfg.backbone)
     if cfg.batchnorm == AFFINE:  # before the groups are built
@@ -75,9 +61,7 @@ def build(cfg: DictConfig) -> Run:
     _check_head(backbone, head)
     policy: Policy = "live" if cfg.batchnorm == AFFINE else cfg.batchnorm
     schedule = with_batchnorm(instantiate(cfg.schedule, layers=backbone.learned), {"backbone": policy})
-    for stage in schedule.stages:
-        if stage.until is not None and stage.until.metric not in METRICS:
-            raise unknown(f"metric for stage {stage.name!r}:", stage.until.metric, METRICS)
+    check_until(schedule)
     loss = instantiate(cfg.loss, counts=list(data.counts["train"].values()))
     if isinstance(loss, nn.CrossEntropyLoss if data.multilabel else nn.BCEWithLogitsLoss):
         raise UserError(
@@ -114,7 +98,7 @@ def fit(cfg: DictConfig, run: Run) -> float:
     started = time.perf_counter()
     try:
         run.trainer.fit(run.model, run.data, ckpt_path=run.resume_from)
-    except SystemExit:  # Lightning's answer to Ctrl-C, after the last checkpoint is saved
+    except SystemExit:  # Lightning's answer to Ctrl-C
         words.say_interrupted(cfg)
         sys.exit(INTERRUPTED)
     except RuntimeError as error:
@@ -132,11 +116,6 @@ def fit(cfg: DictConfig, run: Run) -> float:
         words.write_results(cfg, results)
         words.say_results(cfg, results, seconds)
     return float(results["val/accuracy"])
-
-
-def _one_of(name: str, value: object, options: Sequence[object]) -> None:
-    if type(value) not in {type(option) for option in options} or value not in options:  # 1 is no true
-        raise unknown(name, value, options)
 
 
 def plan_of(run: Run) -> Plan:

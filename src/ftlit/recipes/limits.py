@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from importlib.resources import files
 from itertools import takewhile
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -13,9 +13,18 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from ftlit.errors import UserError, one_line, unknown
+from ftlit.schedule import Schedule
+from ftlit.trainable import Policy
 
 LARGEST_SEED = 2**32 - 1  # numpy's
 METRICS = [f"val/{metric}" for metric in ("accuracy", "f1", "loss")]  # what FineTuner logs by the time they are looked at
+AFFINE = "affine"
+CHOICES: dict[str, tuple[object, ...]] = {  # values of train.yaml itself
+    "doctor": ("warn", "strict"),
+    "compile": (True, False),
+    "decay_all": (True, False),
+    "batchnorm": (*get_args(Policy), AFFINE),
+}
 OURS = ("ftlit.", "lightning.")
 
 
@@ -26,11 +35,21 @@ def check(cfg: DictConfig) -> None:
         UserError: the full name of the value, what was given, and what would do.
     """
     _check_added(cfg)
+    for name, options in CHOICES.items():
+        if type(cfg[name]) not in {type(option) for option in options} or cfg[name] not in options:  # 1 is no true
+            raise unknown(name, cfg[name], options)
     if not 0 <= cfg.seed <= LARGEST_SEED:
         raise UserError(f"seed={cfg.seed}: give a whole number from 0 to {LARGEST_SEED}")
     _check_trainer(cfg.trainer)
     _check_monitors(cfg.callbacks)
     _check_optimizer(cfg.optimizer, cfg.lr_scheduler)
+
+
+def check_until(schedule: Schedule) -> None:
+    """Refuse a stage that waits for what nothing logs."""
+    for stage in schedule.stages:
+        if stage.until is not None and stage.until.metric not in METRICS:
+            raise unknown(f"metric for stage {stage.name!r}:", stage.until.metric, METRICS)
 
 
 def _check_added(cfg: DictConfig) -> None:

@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
@@ -19,39 +19,10 @@ from rich.table import Table
 
 from ftlit.backbone import Backbone
 from ftlit.doctor import Plan
-from ftlit.errors import UserError, shorten
+from ftlit.errors import shorten
 from ftlit.recipes.command import arguments, program
 
 TOLD = ("scenario", "experiment", "backbone", "head", "loss", "data", "schedule", "optimizer", "lr_scheduler", "trainer")
-
-
-MAY_CHANGE = ("resume", "doctor", "paths", "callbacks", "logger", "data.num_workers")  # nothing in the weights depends on these
-
-
-def check_same_run(cfg: DictConfig) -> None:
-    """Refuse to go on with a run under another config than its own, that of its folder's `config.yaml`.
-
-    Raises:
-        UserError: the first value that differs, what it was, and what it is.
-    """
-    before = dict(_values(OmegaConf.load(Path(cfg.paths.run, "config.yaml"))))
-    now = dict(_values(OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True))))
-    for name in dict.fromkeys([*before, *now]):
-        kept = any(name == known or name.startswith(f"{known}.") for known in MAY_CHANGE)
-        if not kept and before.get(name) != now.get(name):
-            raise UserError(
-                f"resume=true goes on with the run as it was: {name} was {before.get(name)}, now {now.get(name)}; give the old value, "
-                "or begin a new run"
-            )
-
-
-def _values(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Full name and value of every leaf."""
-    if not isinstance(node, DictConfig):
-        yield name, node
-        return
-    for key in map(str, node):
-        yield from _values(node[key], f"{name}.{key}" if name else key)
 
 
 def write_folder(cfg: DictConfig, class_names: list[str]) -> None:
@@ -69,8 +40,12 @@ def write_results(cfg: DictConfig, results: Mapping[str, float]) -> None:
 
 @rank_zero_only
 def say_interrupted(cfg: DictConfig) -> None:
-    """Print how to go on after Ctrl-C."""
-    console().print(f"interrupted; the last checkpoint is in place. To go on: {escape(resume_command(cfg))}", soft_wrap=True)
+    """Print how to go on after Ctrl-C, if the first step was reached."""
+    there = Path(cfg.paths.run, "checkpoints", "last.ckpt").exists()
+    text = (
+        f"interrupted; the last checkpoint is in place. To go on: {resume_command(cfg)}" if there else "interrupted before the first step"
+    )
+    console().print(escape(text), soft_wrap=True)
 
 
 def say_lost(cfg: DictConfig, rank: int) -> None:

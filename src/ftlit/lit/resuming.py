@@ -33,8 +33,8 @@ class MetricsFile(CSVLogger):
         self.save()
         if not path.is_file():
             return 0
-        with path.open(newline="") as file:
-            return sum(1 for _ in csv.DictReader(file))
+        with path.open() as file:
+            return sum(1 for _ in file) - 1  # less the header
 
     def go_on_after(self, rows: int) -> None:
         """Put the first `rows` rows of the file that was there before the rows to come."""
@@ -81,7 +81,7 @@ class LastCheckpoint(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the number of rows that were logged, and whether training was ended before its time."""
         rows = [logger.written() for logger in trainer.loggers if isinstance(logger, MetricsFile) and trainer.is_global_zero]
-        checkpoint["lasting"] = {"rows": rows, "stopped": trainer.should_stop}
+        checkpoint["resuming"] = {"rows": rows, "stopped": trainer.should_stop}
         if self._between:
             loops = checkpoint["loops"]["fit_loop"]
             progress = loops["epoch_loop.batch_progress"]
@@ -104,7 +104,7 @@ class LastCheckpoint(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Go on with the file of metrics."""
-        state = checkpoint.get("lasting")
+        state = checkpoint.get("resuming")
         if trainer.state.fn != "fit" or state is None:
             return
         for logger, rows in zip((logger for logger in trainer.loggers if isinstance(logger, MetricsFile)), state["rows"], strict=False):

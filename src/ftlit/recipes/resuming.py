@@ -1,0 +1,53 @@
+"""Which checkpoint a run goes on from, and whether it is the same run."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from zipfile import is_zipfile
+
+from omegaconf import DictConfig, OmegaConf
+
+from ftlit.errors import UserError
+
+# where and what is written, and who loads; the seed that callbacks take is compared where it stands
+MAY_CHANGE = ("resume", "doctor", "paths", "callbacks", "logger", "data.num_workers")
+
+
+def checkpoint_of(cfg: DictConfig) -> Path | None:
+    """The checkpoint that this run goes on from; `None` for a new one.
+
+    Raises:
+        UserError: there is none where `resume=true` wants one, or one where a new run would overwrite it; it is damaged; the config
+            is not the one that the run began with.
+    """
+    last = Path(cfg.paths.run, "checkpoints", "last.ckpt")
+    if not cfg.resume:
+        if last.exists():
+            raise UserError(f"{cfg.paths.run} holds a run already: give resume=true to go on with it, or another hydra.run.dir=")
+        return None
+    if not last.is_file():
+        raise UserError(f"resume=true, but there is no {last}: give hydra.run.dir=, the folder of the run to go on with")
+    if not is_zipfile(last):  # what torch.save writes
+        raise UserError(f"{last} is damaged, or no checkpoint: begin a new run")
+    _check_same(OmegaConf.load(last.parents[1] / "config.yaml"), OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True)))
+    return last
+
+
+def _check_same(began_with: Any, given: Any) -> None:
+    before, now = dict(_values(began_with)), dict(_values(given))
+    for name in dict.fromkeys([*before, *now]):
+        kept = any(name == known or name.startswith(f"{known}.") for known in MAY_CHANGE)
+        if not kept and before.get(name) != now.get(name):
+            raise UserError(
+                f"resume=true goes on with the run as it was: {name} was {before.get(name)}, now {now.get(name)}; give the old value, "
+                "or begin a new run"
+            )
+
+
+def _values(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Full name and value of every leaf."""
+    if not isinstance(node, DictConfig):
+        yield name, node
+        return
+    for key in map(str, node):
+        yield from _values(node[key], f"{name}.{key}" if name else key)
