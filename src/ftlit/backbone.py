@@ -6,16 +6,24 @@ vector (N, C). Layers that compute in another order (Swin: N, H, W, C) are wrapp
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from ftlit.errors import UserError, unknown
 from ftlit.transform import InputSpec
 
 RANDOM_START = "random start"
 TokenPool = Literal["mean", "class_token"]
+
+
+class CodesAt(NamedTuple):
+    """Codes `values` (N, ...) as they come out at `cut`: a backbone that is given these runs only the layers above."""
+
+    values: Tensor
+    cut: str
 
 
 def pool(codes: Tensor, token_pool: TokenPool = "mean") -> Tensor:
@@ -79,7 +87,8 @@ def _check_names(names: Sequence[str], taken: set[str]) -> None:
 class Backbone(Layers):
     """A pretrained network without its classifier: ordered named layers and the input they expect.
 
-    `backbone(x)` takes images (N, 3, size, size), normalised as `input_spec` says, and gives the codes at the last cut.
+    `backbone(x)` takes images (N, 3, size, size), normalised as `input_spec` says, and gives the codes at the last cut. It also takes
+    `CodesAt` and goes on from there; pooled codes are an end of it.
     Law 1: `backbone.after(c)(backbone.upto(c)(x)) == backbone(x)` for every cut c.
 
     Args:
@@ -108,6 +117,13 @@ class Backbone(Layers):
         self.token_pool: TokenPool = token_pool
         self.origin = origin
         self.trained_with = trained_with
+
+    def forward(self, x: Tensor | CodesAt) -> Tensor:
+        """Run every layer, or those above the cut that the codes are of."""
+        codes, begin = (x, 0) if isinstance(x, Tensor) else (x.values, self.index(x.cut) + 1)
+        for name in self.cuts[begin:]:
+            codes = self.get_submodule(name)(codes)
+        return codes
 
     def upto(self, cut: str | int) -> "Backbone":
         """The layers up to and with `cut`, as a backbone of its own. The modules are shared, not copied.
@@ -139,12 +155,17 @@ class Backbone(Layers):
     @cached_property
     def code_shapes(self) -> dict[str, tuple[int, ...]]:
         """Cut -> shape of one image's codes there, at the size that `input_spec` names. Nothing is computed: it runs on `meta`."""
-        shapes = {}
-        codes = torch.empty(1, 3, self.input_spec.size, self.input_spec.size, device="meta")
-        for name, layer in self.items():
-            codes = _run_on_meta(layer, codes)
-            shapes[name] = tuple(codes.shape[1:])
-        return shapes
+        return {cut: shape for cut, (shape, _) in self.on_meta(self.input_spec.size, self.input_spec.size).items()}
+
+    def on_meta(self, height: int, width: int) -> dict[str, tuple[tuple[int, ...], int]]:
+        """Cut -> shape of one image's codes there, and the floating-point operations of all layers up to it; nothing is computed."""
+        found = {}
+        codes = torch.empty(1, 3, height, width, device="meta")
+        with FlopCounterMode(display=False) as counter:
+            for name, layer in self.items():
+                codes = _run_on_meta(layer, codes)
+                found[name] = tuple(codes.shape[1:]), counter.get_total_flops()
+        return found
 
     @property
     def learned(self) -> tuple[str, ...]:

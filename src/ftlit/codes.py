@@ -1,0 +1,264 @@
+"""Codes once: a pass over images that writes what comes out at any number of cuts to a store, and reads it from there ever after."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from ftlit.backbone import Backbone
+from ftlit.caching import Form
+from ftlit.dataset import Examples
+from ftlit.errors import UserError, unknown
+from ftlit.fingerprint import fingerprint, of_tensor, prefixes, software
+from ftlit.seeding import derived_seed, kept_random_state
+from ftlit.store import CAST, DIGEST, Column, Digests, Rows, Store, Writer, no_room
+from ftlit.trainable import set_modes
+from ftlit.transform import Transform
+
+FORMAT = 1  # raised when stored codes of before can no longer be used
+
+
+@dataclass(frozen=True)
+class Codes:
+    """The codes of images at several cuts, on disk, in the order of the images.
+
+    Args:
+        rows: cut -> codes (N, C), or (N, *shape) where they are not pooled; `codes["layer4"].read([0, 1])` is a tensor.
+        targets: what the loader gave beside the images, (N, ...); `None` where it gave images only.
+    """
+
+    rows: Mapping[str, Rows]
+    targets: Tensor | None
+
+    @property
+    def cuts(self) -> tuple[str, ...]:
+        """The cuts, in the order asked for."""
+        return tuple(self.rows)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.rows.values())))
+
+    def __getitem__(self, cut: str) -> Rows:
+        if cut not in self.rows:
+            raise unknown("cut", cut, self.rows)
+        return self.rows[cut]
+
+
+def extract_codes(
+    backbone: Backbone,
+    loader: Iterable[Any],
+    cuts: str | int | Sequence[str | int] = -1,
+    *,
+    cache: str | Path | Store,
+    pooled: bool = True,
+    dtype: str | None = None,
+) -> Codes:
+    """The codes of every image that `loader` gives, at each cut, in evaluation mode, computed in one pass and only where the store lacks
+    them: an image is known by its values, the backbone by its weights, buffers and parameters. Runs where the backbone is, under the
+    autocast in force; modes and random state stay as they were.
+
+    Args:
+        backbone: named layers; those above the highest cut do not run.
+        loader: batches (images (N, 3, H, W), targets, ...) or images alone; all of one size. A loader that augments gives other images,
+            and so other codes, each time.
+        cuts: names of layers, or places counted from the top, -1 for the last.
+        cache: folder of the store.
+        pooled: vectors (N, C), pooled as the network pools; else all of the codes.
+        dtype: float32, float64, float16 or bfloat16, as stored and read; `None`: that of the weights.
+
+    Raises:
+        UserError: no such cut or dtype, no image, or a disk without room.
+    """
+    names = [cuts] if isinstance(cuts, str | int) else list(cuts)
+    forms = [Form(backbone.cuts[backbone.index(cut)], pooled) for cut in names]
+    store = cache if isinstance(cache, Store) else Store(cache)
+    batches = iter(loader)
+    first = next(batches, None)
+    if first is None:
+        raise UserError("there are no images: the loader is empty")
+    where = next(backbone.parameters())
+    size = _parts(first)[0].shape[-2:]
+    columns = columns_of(store, backbone, forms, view="values", size=tuple(size), dtype=stored_dtype(dtype, where.dtype))
+    digests: list[Digests] = []
+    targets: list[Tensor] = []
+
+    def named() -> Iterator[tuple[Digests, Tensor]]:
+        for batch in _chain(first, batches):
+            images, target = _parts(batch)
+            digests.append(np.array([of_tensor(image) for image in images], DIGEST))
+            if target is not None:
+                targets.append(target)
+            yield digests[-1], images.to(where.device, where.dtype, non_blocking=True)
+
+    with store.locked(list(columns.values())):
+        for column in columns.values():
+            column.look()
+        fill(backbone, columns, named())
+        for column in columns.values():
+            column.look(check=False)
+    images = np.concatenate(digests)
+    return Codes({form.cut: Rows(column, images) for form, column in columns.items()}, torch.cat(targets) if targets else None)
+
+
+def columns_of(
+    store: Store,
+    backbone: Backbone,
+    forms: Sequence[Form],
+    *,
+    view: str,
+    size: tuple[int, int],
+    dtype: torch.dtype,
+    about: Mapping[str, Any] | None = None,
+) -> dict[Form, Column]:
+    """The column of each form. Its key: all that decides what is stored but the image.
+
+    Args:
+        store: where they are.
+        backbone: its weights and buffers as they are now.
+        forms: what is wanted.
+        view: fingerprint of what makes an image's tensor from its content.
+        size: height and width of that tensor.
+        dtype: as stored.
+        about: what else a person may want to know of it.
+    """
+    digests = prefixes(dict(backbone.items()))
+    shapes = backbone.on_meta(*size)
+    computed = _computed_in(backbone)
+    found = {}
+    for form in forms:
+        shape = shapes[form.cut][0]
+        token_pool = backbone.token_pool if form.pooled else None
+        if form.pooled:
+            shape = (shape[-1] if len(shape) == 2 else shape[0],)
+        key = fingerprint(FORMAT, digests[form.cut], form.pooled, token_pool, view, list(shape), dtype, computed, software())
+        words = {"cut": form.cut, "pooled": form.pooled, "shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}
+        more = {"weights": backbone.origin, "computed in": computed, "software": software()}
+        found[form] = store.column(key, dtype, shape, {**words, **(about or {}), **more})
+    return found
+
+
+def stored_dtype(name: str | None, computed: torch.dtype) -> torch.dtype:
+    """The dtype with this name; `computed` for `None`. Raises `UserError` for an unknown one."""
+    if name is None:
+        return computed
+    if name not in CAST:
+        raise unknown("cache.dtype", name, CAST)
+    return CAST[name]
+
+
+def fill(
+    backbone: Backbone,
+    columns: Mapping[Form, Column],
+    batches: Iterable[tuple[Digests, Tensor]],
+    *,
+    context: Callable[[], Any] = nullcontext,
+) -> None:
+    """Compute and write what each column lacks of these images; a batch of which nothing is lacking is not run.
+
+    Args:
+        backbone: where it is, the images are.
+        columns: whose shards have been looked at.
+        batches: digests (N,) and images (N, 3, H, W).
+        context: what the backbone runs under besides `inference_mode`, autocast for instance.
+    """
+    there = {form: {bytes(name) for shard in column.shards for name in shard.images} for form, column in columns.items()}
+    writers = {form: Writer(column) for form, column in columns.items()}
+    with evaluating(backbone), torch.inference_mode():
+        for names, images in batches:
+            lacking = {form: _new(names.tolist(), known) for form, known in there.items()}
+            wanted = sorted(set().union(*lacking.values()))
+            if not wanted:
+                continue
+            with context():
+                codes = run(backbone, images if len(wanted) == len(images) else images[wanted], [form for form in columns if lacking[form]])
+            for form, values in codes.items():
+                own = [wanted.index(place) for place in lacking[form]] if len(lacking[form]) < len(wanted) else slice(None)
+                writers[form].add(names[lacking[form]], values[own])
+        for writer in writers.values():
+            writer.flush()
+
+
+def run(backbone: Backbone, images: Tensor, forms: Sequence[Form]) -> dict[Form, Tensor]:
+    """The codes of a batch in each form, from one pass up to the highest cut."""
+    highest = max(backbone.index(form.cut) for form in forms)
+    found = {}
+    codes = images
+    for name, layer in list(backbone.items())[: highest + 1]:
+        codes = layer(codes)
+        for form in forms:
+            if form.cut == name:
+                found[form] = backbone.pool(codes) if form.pooled else codes
+    return found
+
+
+class Views(Dataset[tuple[Digests, Tensor]]):
+    """Batches of images by their places: (digests (n,), tensors (n, 3, S, S)). What a view draws comes from (seed, view, content).
+
+    Args:
+        examples: the images.
+        digests: of their contents.
+        transform: content -> tensor.
+        drawn: seed and number of the view.
+    """
+
+    def __init__(self, examples: Examples, digests: Digests, transform: Transform, drawn: tuple[int, int] = (0, 0)) -> None:
+        self.examples, self.digests, self.transform, self.drawn = examples, digests, transform, drawn
+
+    def __getitem__(self, places: Sequence[int]) -> tuple[Digests, Tensor]:
+        with kept_random_state():
+            return self.digests[places], torch.stack([self._view(place) for place in places])
+
+    def _view(self, place: int) -> Tensor:
+        torch.default_generator.manual_seed(derived_seed(*self.drawn, int(self.digests[place], 16)))
+        return self.transform(self.examples.load(self.examples.sources[place]))
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """All of `module` in evaluation mode, and afterwards as it was."""
+    modes = {part: part.training for part in module.modules()}
+    set_modes(dict.fromkeys(modes, False))
+    try:
+        yield
+    finally:
+        set_modes(modes)
+
+
+def check_room(store: Store, needed: int, free: int) -> None:
+    """Raise `UserError` where the disk has less room than the codes need."""
+    if needed > free:
+        raise no_room(store.folder, needed)
+
+
+def _new(names: Sequence[bytes], known: set[bytes]) -> list[int]:
+    """Places of the names that are not known, each name once; they are known from now on."""
+    places = []
+    for place, name in enumerate(names):
+        if name not in known:
+            known.add(name)
+            places.append(place)
+    return places
+
+
+def _parts(batch: Any) -> tuple[Tensor, Tensor | None]:
+    if isinstance(batch, Tensor):
+        return batch, None
+    return batch[0], batch[1] if len(batch) > 1 else None
+
+
+def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
+    yield first
+    yield from rest
+
+
+def _computed_in(backbone: Backbone) -> str:
+    """The precision in force: what the same weights give in another differs."""
+    parameter = next(backbone.parameters())
+    kind = parameter.device.type
+    return str(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else parameter.dtype).removeprefix("torch.")

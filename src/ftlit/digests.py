@@ -1,0 +1,106 @@
+"""The digest of each image's content: what its codes are found by.
+
+The digests of files are remembered by path, size and times, so that a second run reads none of them.
+"""
+
+import os
+import sqlite3
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ftlit.dataset import Examples
+from ftlit.errors import one_line
+from ftlit.fingerprint import of_array, of_bytes
+from ftlit.store import DIGEST, Digests
+
+RACY = 2_000_000_000  # ns: a file changed so short a time ago may be changed again without another time
+
+
+class Memory:
+    """The digests of files, in one SQLite file. It may be removed at any time, and what cannot be read of it counts as nothing.
+
+    Args:
+        folder: where `images.sqlite` is.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "images.sqlite"
+
+    def recall(self, paths: Sequence[Path]) -> dict[Path, str]:
+        """The digests of those files that are as they were when they were remembered."""
+        held = {row[0]: row[1:] for row in self._do(lambda db: db.execute("SELECT path, state, digest FROM images").fetchall())}
+        found = {}
+        for path in paths:
+            state, digest = held.get(str(path), ("", ""))
+            if digest and state == _state(path):
+                found[path] = digest
+        return found
+
+    def remember(self, found: Mapping[Path, tuple[str, str]]) -> None:
+        """Take up state and digest of each file."""
+        rows = [(str(path), *pair) for path, pair in found.items()]
+        self._do(lambda db: db.executemany("INSERT OR REPLACE INTO images VALUES (?, ?, ?)", rows).fetchall())
+
+    def _do(self, work: Any) -> list[Any]:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(self.path, timeout=60)
+            try:
+                with connection:
+                    connection.execute("CREATE TABLE IF NOT EXISTS images (path TEXT PRIMARY KEY, state TEXT, digest TEXT)")
+                    return list(work(connection))
+            finally:
+                connection.close()
+        except sqlite3.Error as error:  # only a memory: without it every file is read
+            warnings.warn(f"{self.path} cannot be used, every image is read: {one_line(error)}", stacklevel=2)
+            if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+                self.path.unlink(missing_ok=True)  # damaged
+            return []
+
+
+def digests_of(examples: Examples, memory: Memory) -> Digests:
+    """The digest of each image: of its file's bytes or of its array's values; where neither can be told, of its pixels."""
+    if examples.contents is None:
+        pixels = (np.asarray(examples.load(source)) for source in examples.sources)
+        return np.array([of_array(array) for array in pixels], DIGEST)
+    files = [Path(content) for content in examples.contents if isinstance(content, str | Path)]
+    known = _of_files([path.absolute() for path in dict.fromkeys(files)], memory)
+    return np.array(
+        [known[Path(c).absolute()] if isinstance(c, str | Path) else of_array(c) for c in examples.contents],
+        DIGEST,
+    )
+
+
+def _of_files(paths: Sequence[Path], memory: Memory) -> dict[Path, str]:
+    known = memory.recall(paths) if paths else {}
+    unknown = [path for path in paths if path not in known]
+    if not unknown:
+        return known
+    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:  # reading and hashing let go of Python's lock
+        read = dict(zip(unknown, pool.map(_read, unknown), strict=True))
+    memory.remember({path: pair for path, pair in read.items() if pair[0]})
+    return known | {path: digest for path, (_, digest) in read.items()}
+
+
+def _read(path: Path) -> tuple[str, str]:
+    """(state, digest); the state is empty where a later change could go unnoticed."""
+    before = _state(path)
+    digest = of_bytes(path.read_bytes())
+    racy = time.time_ns() - path.stat().st_mtime_ns < RACY
+    return ("" if racy or _state(path) != before else before), digest
+
+
+def _state(path: Path) -> str:
+    """What changes with a file: size, time of its content, time of its inode (which `touch -d` cannot set)."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return ""
+    return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
+

@@ -1,0 +1,326 @@
+"""Codes on disk: columns of rows, in shards that are whole or not there.
+
+A column holds the codes of one kind (weights, cut, view, dtype: its key) of any number of images; a row is found by the digest of
+its image. A shard is a safetensors file with some rows, written beside, checksummed and renamed, and mapped into memory to be read.
+"""
+
+import errno
+import json
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from xxhash import xxh3_128
+
+from ftlit.errors import UserError, one_line
+
+Digests = np.ndarray[Any, np.dtype[np.bytes_]]  # (N,) of 32 hexadecimal digits
+DIGEST = "S32"
+SHARD_BYTES = 64 << 20
+SHARD_SECONDS = 120.0  # of computing that a kill may lose
+CAST = {"float32": torch.float32, "float64": torch.float64, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class Damaged(Exception):
+    """A shard that cannot be used, and why."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some rows of a column: `codes` (n, *shape), mapped, of the images whose digests are `images` (n,)."""
+
+    path: Path
+    codes: Tensor
+    images: Digests
+
+
+def read_shard(path: Path, *, check: bool = True) -> Shard:
+    """Map a shard into memory.
+
+    Args:
+        path: the file.
+        check: read all of it and compare the checksum.
+
+    Raises:
+        Damaged: cut off, a byte changed, or no shard.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            codes, images = file.get_tensor("codes"), file.get_tensor("images")
+            meant = (file.metadata() or {}).get("checksum")
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise Damaged(one_line(error)) from error
+    if images.dtype != torch.uint8 or images.shape != (len(codes), 32):
+        raise Damaged("no digests of its images")
+    if check and checksum(codes, images) != meant:
+        raise Damaged("its checksum is another")
+    return Shard(path, codes, np.frombuffer(images.numpy().tobytes(), DIGEST))
+
+
+def checksum(codes: Tensor, images: Tensor) -> str:
+    """Of values, dtype and shape."""
+    hasher = xxh3_128(f"{codes.dtype}{tuple(codes.shape)}".encode())
+    for tensor in (codes, images):
+        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return hasher.hexdigest()
+
+
+class Column:
+    """The codes of one kind.
+
+    Args:
+        folder: of its shards.
+        dtype: as stored.
+        shape: of one row.
+    """
+
+    def __init__(self, folder: Path, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+        self.folder, self.dtype, self.shape = folder, dtype, shape
+        self.shards: list[Shard] = []
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.dtype.itemsize * int(np.prod(self.shape))
+
+    def look(self, *, check: bool = True) -> None:
+        """Take up the shards that have come since the last look. A damaged one is removed, with a warning: its rows are missing again.
+
+        Args:
+            check: compare checksums; once is enough where several processes look.
+        """
+        known = {shard.path for shard in self.shards}
+        for path in sorted(self.folder.glob("*.safetensors")):
+            if path in known:
+                continue
+            try:
+                shard = read_shard(path, check=check)
+                if shard.codes.dtype != self.dtype or shard.codes.shape[1:] != self.shape:
+                    raise Damaged(f"its rows are {tuple(shard.codes.shape[1:])} of {shard.codes.dtype}")
+                self.shards.append(shard)
+            except Damaged as reason:
+                warnings.warn(f"stored codes are damaged and computed again: {path} ({reason})", stacklevel=2)
+                path.unlink(missing_ok=True)
+
+    def find(self, images: Digests) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Shard and row of each image, int64 (N,) each; -1 where it is missing."""
+        held = np.concatenate([shard.images for shard in self.shards]) if self.shards else np.empty(0, DIGEST)
+        sizes = [len(shard.images) for shard in self.shards]
+        shards = np.repeat(np.arange(len(sizes)), sizes)
+        rows = np.concatenate([np.arange(size) for size in sizes]) if sizes else np.empty(0, np.int64)
+        order = np.argsort(held, kind="stable")
+        at = np.searchsorted(held, images, sorter=order)
+        place = order[np.minimum(at, len(held) - 1)] if len(held) else np.zeros(len(images), np.int64)
+        found = held[place] == images if len(held) else np.zeros(len(images), bool)
+        return tuple(np.where(found, part[place] if len(held) else -1, -1) for part in (shards, rows))  # type: ignore[return-value]
+
+    def missing(self, images: Digests) -> np.ndarray[Any, Any]:
+        """Places of the images whose codes are not there, each image once."""
+        places = np.flatnonzero(self.find(images)[0] < 0)
+        return places[np.sort(np.unique(images[places], return_index=True)[1])]
+
+
+class Rows:
+    """The codes of certain images, in their order, read from disk as they are asked for.
+
+    Args:
+        column: where they are.
+        images: their digests (N,); none may be missing.
+    """
+
+    def __init__(self, column: Column, images: Digests) -> None:
+        self._codes = [shard.codes for shard in column.shards]
+        self._shard, self._row = column.find(images)
+        self.shape, self.dtype, self.row_bytes = column.shape, column.dtype, column.row_bytes
+        assert len(images) == 0 or self._shard.min() >= 0
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    def read(self, places: Sequence[int] | np.ndarray[Any, Any]) -> Tensor:
+        """The codes (n, *shape) at these places, copied."""
+        at = np.asarray(places, np.int64)
+        shards, rows = self._shard[at], torch.from_numpy(self._row[at])
+        used = np.unique(shards)
+        if len(used) == 1:
+            return self._codes[used[0]].index_select(0, rows)
+        out = torch.empty((len(at), *self.shape), dtype=self.dtype)
+        by_shard = torch.from_numpy(np.argsort(shards, kind="stable"))
+        ends = np.searchsorted(shards[by_shard.numpy()], used, side="right").tolist()
+        for shard, begin, end in zip(used.tolist(), [0, *ends[:-1]], ends, strict=True):
+            own = by_shard[begin:end]
+            out.index_copy_(0, own, self._codes[shard].index_select(0, rows[own]))
+        return out
+
+
+class Writer:
+    """Gathers rows and writes a shard whenever there is enough of them, and the rest at `flush`.
+
+    Raises:
+        UserError: the disk is full; what was written before stays.
+    """
+
+    def __init__(self, column: Column) -> None:
+        self._column = column
+        self._most = max(1, SHARD_BYTES // column.row_bytes)
+        self._codes = torch.empty(0)
+        self._images: list[bytes] = []
+        self._since = time.monotonic()
+
+    def add(self, images: Digests, codes: Tensor) -> None:
+        """Rows (n, *shape), of any device and dtype, of these images."""
+        if len(self._images) + len(codes) > len(self._codes) and self._images:
+            self.flush()
+        if not self._images:
+            self._codes = torch.empty((max(len(codes), self._most), *self._column.shape), dtype=self._column.dtype)
+        self._codes[len(self._images) : len(self._images) + len(codes)].copy_(codes)
+        self._images += images.tolist()
+        if time.monotonic() - self._since > SHARD_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what there is."""
+        self._since = time.monotonic()
+        if not self._images:
+            return
+        names = b"".join(self._images)
+        codes, images = self._codes[: len(self._images)], torch.frombuffer(bytearray(names), dtype=torch.uint8).view(-1, 32)
+        path = self._column.folder / f"{xxh3_128(names).hexdigest()}.safetensors"
+        beside = path.with_suffix(f".{os.getpid()}.part")
+        try:
+            save_file({"codes": codes, "images": images}, beside, metadata={"checksum": checksum(codes, images)})
+            os.replace(beside, path)
+        except (OSError, SafetensorError) as error:
+            beside.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC or "os error 28" in str(error):
+                raise no_room(self._column.folder, codes.nbytes) from error
+            raise
+        self._images = []
+
+
+def no_room(folder: Path, needed: int) -> UserError:
+    """The error for codes that the disk cannot hold."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    return UserError(
+        f"codes need {size_in_words(needed)} more in {folder}, where {size_in_words(free)} are free: "
+        "give a smaller cache.max_gb, cache.dir= on another disk, or cache=none"
+    )
+
+
+class Store:
+    """A folder of columns, shared by runs, jobs and processes.
+
+    Args:
+        folder: made when something is stored.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder).expanduser().absolute()
+
+    def column(self, key: str, dtype: torch.dtype, shape: tuple[int, ...], about: Mapping[str, Any]) -> Column:
+        """The column with this key; it is made where it is not there yet. `about` says in words what it is."""
+        folder = self.folder / key
+        folder.mkdir(parents=True, exist_ok=True)
+        note = folder / "about.json"
+        if not note.is_file():
+            beside = note.with_suffix(f".{os.getpid()}.part")
+            beside.write_text(json.dumps(dict(about), indent=1, ensure_ascii=False))
+            beside.replace(note)
+        os.utime(folder)  # when it was last used
+        return Column(folder, dtype, shape)
+
+    @contextmanager
+    def locked(self, columns: Sequence[Column]) -> Iterator[None]:
+        """While this lasts, no other process writes to these columns. Kernel locks: they end with the process that holds them."""
+        with ExitStack() as stack:
+            for folder in sorted({column.folder for column in columns}):  # in one order, so that two never wait for each other
+                lock = self._lock(folder.name)
+                try:
+                    stack.enter_context(lock.acquire(timeout=0))
+                except Timeout:
+                    print(f"ftlit: another process computes these codes: waiting for {folder}", flush=True)
+                    stack.enter_context(lock.acquire())
+                for part in folder.glob("*.part"):  # of a process that was killed
+                    part.unlink(missing_ok=True)
+            yield
+
+    def kept(self) -> list["Kept"]:
+        """What is stored, a line for each column, the last used first."""
+        folders = [path.parent for path in self.folder.glob("*/about.json")]
+        return sorted((Kept.of(folder) for folder in folders), key=lambda kept: -kept.used)
+
+    def remove(self, key: str) -> bool:
+        """Remove a column, unless a process is writing to it."""
+        try:
+            with self._lock(key).acquire(timeout=0):
+                shutil.rmtree(self.folder / key, ignore_errors=True)
+            return True
+        except Timeout:
+            return False
+
+    def _lock(self, key: str) -> FileLock:
+        (self.folder / "locks").mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder / "locks" / f"{key}.lock")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A column on disk: its key, what it is, shards, images (of whole headers), bytes, and when it was last used (seconds since 1970)."""
+
+    key: str
+    about: dict[str, Any]
+    shards: list[Path]
+    images: int
+    bytes: int
+    used: float
+
+    @classmethod
+    def of(cls, folder: Path) -> "Kept":
+        """Read names, sizes and headers; no codes."""
+        shards = sorted(folder.glob("*.safetensors"))
+        try:
+            about = json.loads((folder / "about.json").read_text())
+        except (OSError, ValueError):
+            about = {}
+        return cls(folder.name, about, shards, sum(map(_rows, shards)), sum(_size(path) for path in shards), folder.stat().st_mtime)
+
+
+def _rows(path: Path) -> int:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return int(file.get_slice("images").get_shape()[0])
+    except (SafetensorError, OSError):
+        return 0
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # removed by another process
+        return 0
+
+
+def size_in_words(size: float) -> str:
+    """Bytes for a person.
+
+    >>> size_in_words(12_300_000)
+    '12.3 MB'
+    """
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
