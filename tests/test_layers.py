@@ -19,12 +19,17 @@ schedule
 doctor
 splitting order
 listing published zoo.parts
+fingerprint
+store
+digests caching
+codes
 zoo.transformers zoo.glyph zoo.weights
 zoo.families zoo.fitting
 zoo.load
 zoo
 lit.clock lit.judging lit.strategies lit.images lit.seeding lit.resuming lit.lr_find
-lit.staging lit.finetuner lit.datamodules lit.glyphs
+lit.staging lit.finetuner lit.datamodules lit.glyphs lit.extracting
+lit.codes
 lit lit.progress
 cli
 recipes.limits

@@ -89,7 +89,9 @@ def plan_codes(
             if reading > computing:
                 chosen[form] = Source(None, 0, f"images: to read codes {told} takes longer than to compute them")
             elif row * images > left:
-                chosen[form] = Source(None, 0, f"images: codes {told} take {size_in_words(row * images)}, cache.max_gb leaves {size_in_words(left)}")
+                chosen[form] = Source(
+                    None, 0, f"images: codes {told} take {size_in_words(row * images)}, cache.max_gb leaves {size_in_words(left)}"
+                )
             else:
                 chosen[form] = Source(form, row * images, f"codes {told}")
         sources.append(chosen[form])

@@ -11,16 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ftlit.backbone import Backbone
+from ftlit.backbone import Backbone, CodesAt
 from ftlit.caching import Form
 from ftlit.dataset import Examples
 from ftlit.errors import UserError, unknown
 from ftlit.fingerprint import fingerprint, of_tensor, prefixes, software
 from ftlit.seeding import derived_seed, kept_random_state
-from ftlit.store import CAST, DIGEST, Column, Digests, Rows, Store, Writer, no_room
+from ftlit.store import CAST, DIGEST, Column, Digests, Kind, Rows, Store, Writer
 from ftlit.trainable import set_modes
 from ftlit.transform import Transform
 
+BLOCK_BYTES = 32 << 20  # read at once
 FORMAT = 1  # raised when stored codes of before can no longer be used
 
 
@@ -83,8 +84,9 @@ def extract_codes(
     if first is None:
         raise UserError("there are no images: the loader is empty")
     where = next(backbone.parameters())
-    size = _parts(first)[0].shape[-2:]
-    columns = columns_of(store, backbone, forms, view="values", size=tuple(size), dtype=stored_dtype(dtype, where.dtype))
+    height, width = _parts(first)[0].shape[-2:]
+    kinds = kinds_of(backbone, forms, view="values", size=(height, width), dtype=stored_dtype(dtype, where.dtype))
+    columns = {form: store.column(kind) for form, kind in kinds.items()}
     digests: list[Digests] = []
     targets: list[Tensor] = []
 
@@ -106,8 +108,7 @@ def extract_codes(
     return Codes({form.cut: Rows(column, images) for form, column in columns.items()}, torch.cat(targets) if targets else None)
 
 
-def columns_of(
-    store: Store,
+def kinds_of(
     backbone: Backbone,
     forms: Sequence[Form],
     *,
@@ -115,11 +116,10 @@ def columns_of(
     size: tuple[int, int],
     dtype: torch.dtype,
     about: Mapping[str, Any] | None = None,
-) -> dict[Form, Column]:
-    """The column of each form. Its key: all that decides what is stored but the image.
+) -> dict[Form, Kind]:
+    """What the store keeps for each form.
 
     Args:
-        store: where they are.
         backbone: its weights and buffers as they are now.
         forms: what is wanted.
         view: fingerprint of what makes an image's tensor from its content.
@@ -139,7 +139,7 @@ def columns_of(
         key = fingerprint(FORMAT, digests[form.cut], form.pooled, token_pool, view, list(shape), dtype, computed, software())
         words = {"cut": form.cut, "pooled": form.pooled, "shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}
         more = {"weights": backbone.origin, "computed in": computed, "software": software()}
-        found[form] = store.column(key, dtype, shape, {**words, **(about or {}), **more})
+        found[form] = Kind(key, dtype, shape, {**words, **(about or {}), **more})
     return found
 
 
@@ -219,6 +219,40 @@ class Views(Dataset[tuple[Digests, Tensor]]):
         return self.transform(self.examples.load(self.examples.sources[place]))
 
 
+def read_batches(
+    order: Iterable[Sequence[tuple[int, int]]], rows: Sequence[Rows], targets: Tensor, cut: str, dtype: torch.dtype
+) -> Iterator[tuple[CodesAt, Tensor]]:
+    """The batches of an order from stored codes, read some megabytes at a time: what lies together is then read together.
+
+    Args:
+        order: batches of (epoch, index); see `ftlit.order`.
+        rows: the codes of each view; an epoch takes the one that is its turn.
+        targets: of all images.
+        cut: that the codes are of.
+        dtype: that they are wanted in.
+    """
+    most = max(1, BLOCK_BYTES // max(1, rows[0].row_bytes))
+    block: list[Sequence[tuple[int, int]]] = []
+    for batch in order:
+        if block and sum(map(len, block)) + len(batch) > most:
+            yield from _read(block, rows, targets, cut, dtype)
+            block = []
+        block.append(batch)
+    if block:
+        yield from _read(block, rows, targets, cut, dtype)
+
+
+def _read(
+    block: Sequence[Sequence[tuple[int, int]]], rows: Sequence[Rows], targets: Tensor, cut: str, dtype: torch.dtype
+) -> Iterator[tuple[CodesAt, Tensor]]:
+    epoch = block[0][0][0]  # an order's batches are of one epoch
+    places = torch.tensor([index for batch in block for _, index in batch])
+    sizes = [len(batch) for batch in block]
+    values = rows[epoch % len(rows)].read(places.numpy()).to(dtype)
+    for codes, target in zip(torch.split(values, sizes), torch.split(targets[places], sizes), strict=True):
+        yield CodesAt(codes, cut), target
+
+
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """All of `module` in evaluation mode, and afterwards as it was."""
@@ -228,12 +262,6 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         set_modes(modes)
-
-
-def check_room(store: Store, needed: int, free: int) -> None:
-    """Raise `UserError` where the disk has less room than the codes need."""
-    if needed > free:
-        raise no_room(store.folder, needed)
 
 
 def _new(names: Sequence[bytes], known: set[bytes]) -> list[int]:

@@ -103,4 +103,3 @@ def _state(path: Path) -> str:
     except OSError:
         return ""
     return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
-

@@ -131,7 +131,9 @@ def _of_object(thing: Any) -> list[Any]:
     try:
         reduced = thing.__reduce_ex__(4)
     except TypeError as error:
-        raise UserError(f"codes cannot be kept: {type(thing).__name__} cannot be told from another one ({error}); take cache=none") from error
+        raise UserError(
+            f"codes cannot be kept: {type(thing).__name__} cannot be told from another one ({error}); take cache=none"
+        ) from error
     return [reduced] if isinstance(reduced, str) else [list(part) if hasattr(part, "__next__") else part for part in reduced[:5]]
 
 

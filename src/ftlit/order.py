@@ -4,7 +4,7 @@ Batches are made here rather than by the DataLoader, which then has `batch_size=
 a worker process too knows the epoch, and training may go on from any batch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from itertools import pairwise
 from typing import Any
 
@@ -33,8 +33,8 @@ class TrainOrder(DistributedSampler[Any]):
         rank: which of them this is.
     """
 
-    def __init__(self, images: LabelledImages, batch_size: int, *, seed: int = 0, processes: int = 1, rank: int = 0) -> None:
-        super().__init__(images, processes, rank, shuffle=True, seed=seed)
+    def __init__(self, images: Sized, batch_size: int, *, seed: int = 0, processes: int = 1, rank: int = 0) -> None:
+        super().__init__(images, processes, rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
         self.batch_size = batch_size
         self._begin = (0, 0)
 
@@ -69,8 +69,8 @@ class EvalOrder(DistributedSampler[Any]):
         UserError: fewer images than processes.
     """
 
-    def __init__(self, images: LabelledImages, batch_size: int, *, processes: int = 1, rank: int = 0) -> None:
-        super().__init__(images, processes, rank, shuffle=False)
+    def __init__(self, images: Sized, batch_size: int, *, processes: int = 1, rank: int = 0) -> None:
+        super().__init__(images, processes, rank, shuffle=False)  # type: ignore[arg-type]
         if len(images) < processes:
             raise UserError(f"{len(images)} images cannot be shared by {processes} processes: take trainer.devices={len(images)} or fewer")
         self.batch_size = batch_size

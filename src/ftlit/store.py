@@ -6,11 +6,12 @@ its image. A shard is a safetensors file with some rows, written beside, checksu
 
 import errno
 import json
+import math
 import os
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,28 @@ def checksum(codes: Tensor, images: Tensor) -> str:
     return hasher.hexdigest()
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What a column holds.
+
+    Args:
+        key: of all that decides its rows but the images.
+        dtype: as stored.
+        shape: of one row.
+        about: what it is, in words.
+    """
+
+    key: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    about: dict[str, Any]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.dtype.itemsize * math.prod(self.shape)
+
+
 class Column:
     """The codes of one kind.
 
@@ -93,7 +116,7 @@ class Column:
     @property
     def row_bytes(self) -> int:
         """Bytes of one row."""
-        return self.dtype.itemsize * int(np.prod(self.shape))
+        return self.dtype.itemsize * math.prod(self.shape)
 
     def look(self, *, check: bool = True) -> None:
         """Take up the shards that have come since the last look. A damaged one is removed, with a warning: its rows are missing again.
@@ -154,8 +177,6 @@ class Rows:
         at = np.asarray(places, np.int64)
         shards, rows = self._shard[at], torch.from_numpy(self._row[at])
         used = np.unique(shards)
-        if len(used) == 1:
-            return self._codes[used[0]].index_select(0, rows)
         out = torch.empty((len(at), *self.shape), dtype=self.dtype)
         by_shard = torch.from_numpy(np.argsort(shards, kind="stable"))
         ends = np.searchsorted(shards[by_shard.numpy()], used, side="right").tolist()
@@ -204,7 +225,7 @@ class Writer:
             os.replace(beside, path)
         except (OSError, SafetensorError) as error:
             beside.unlink(missing_ok=True)
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC or "os error 28" in str(error):
+            if getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error):
                 raise no_room(self._column.folder, codes.nbytes) from error
             raise
         self._images = []
@@ -216,7 +237,7 @@ def no_room(folder: Path, needed: int) -> UserError:
     free = shutil.disk_usage(there).free
     return UserError(
         f"codes need {size_in_words(needed)} more in {folder}, where {size_in_words(free)} are free: "
-        "give a smaller cache.max_gb, cache.dir= on another disk, or cache=none"
+        "give a smaller cache.max_gb, cache.folder= on another disk, or cache=none"
     )
 
 
@@ -230,17 +251,17 @@ class Store:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser().absolute()
 
-    def column(self, key: str, dtype: torch.dtype, shape: tuple[int, ...], about: Mapping[str, Any]) -> Column:
-        """The column with this key; it is made where it is not there yet. `about` says in words what it is."""
-        folder = self.folder / key
+    def column(self, kind: Kind) -> Column:
+        """The column of this kind; it is made where it is not there yet."""
+        folder = self.folder / kind.key
         folder.mkdir(parents=True, exist_ok=True)
         note = folder / "about.json"
         if not note.is_file():
             beside = note.with_suffix(f".{os.getpid()}.part")
-            beside.write_text(json.dumps(dict(about), indent=1, ensure_ascii=False))
+            beside.write_text(json.dumps(kind.about, indent=1, ensure_ascii=False))
             beside.replace(note)
         os.utime(folder)  # when it was last used
-        return Column(folder, dtype, shape)
+        return Column(folder, kind.dtype, kind.shape)
 
     @contextmanager
     def locked(self, columns: Sequence[Column]) -> Iterator[None]:

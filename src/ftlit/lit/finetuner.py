@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MultilabelAccuracy, MultilabelF1Score
 
-from ftlit.backbone import Backbone
+from ftlit.backbone import Backbone, CodesAt
 from ftlit.errors import UserError
 from ftlit.grouping import EVERYTHING, Group, build_optimizer
 from ftlit.lit.clock import training_length
@@ -59,8 +59,8 @@ class FineTuner(LightningModule):
         self.metrics = nn.ModuleDict({f"{split}_metrics": metrics.clone(prefix=f"{split}/") for split in SPLITS})
         self.losses = nn.ModuleDict({f"{split}_loss": MeanMetric() for split in SPLITS})
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (N, 3, S, S), normalised as the backbone's input spec says -> logits (N, num_classes)."""
+    def forward(self, images: Tensor | CodesAt) -> Tensor:
+        """Images (N, 3, S, S), normalised as the backbone's input spec says, or codes at a cut -> logits (N, num_classes)."""
         codes = self.backbone(images)
         return self.head(codes if getattr(self.head, "takes_map", False) else self.backbone.pool(codes))  # type: ignore[no-any-return]
 
@@ -68,19 +68,19 @@ class FineTuner(LightningModule):
         """A state that `trainer.validate` left behind was made in inference mode, and cannot be added to within `trainer.fit`."""
         cast(Metric, self.losses["val_loss"]).reset()
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor | CodesAt, Tensor], batch_idx: int) -> Tensor:
         """Loss of (images, targets); targets may be labels or class probabilities."""
         return self._step("train", batch)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: tuple[Tensor | CodesAt, Tensor], batch_idx: int) -> None:
         """Log loss and metrics of a validation batch."""
         self._step("val", batch)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: tuple[Tensor | CodesAt, Tensor], batch_idx: int) -> None:
         """Log loss and metrics of a test batch."""
         self._step("test", batch)
 
-    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def predict_step(self, batch: tuple[Tensor | CodesAt, Tensor], batch_idx: int) -> Tensor:
         """Logits (N, num_classes)."""
         return self(batch[0])  # type: ignore[no-any-return]
 
@@ -120,14 +120,14 @@ class FineTuner(LightningModule):
         metrics = cast(MetricCollection, self.metrics["train_metrics"])
         return {**dict(metrics.items(keep_base=True, copy_state=True)), "loss": cast(Metric, self.losses["train_loss"])}
 
-    def _step(self, split: str, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def _step(self, split: str, batch: tuple[Tensor | CodesAt, Tensor]) -> Tensor:
         images, targets = batch
         logits = self(images)
         loss: Tensor = self.loss(logits, targets)
         metrics = cast(MetricCollection, self.metrics[f"{split}_metrics"])
         metrics.update(logits.detach(), self._hard(targets))
         mean_loss = cast(MeanMetric, self.losses[f"{split}_loss"])
-        mean_loss.update(loss.detach(), weight=len(images))
+        mean_loss.update(loss.detach(), weight=len(targets))
         self.log(f"{split}/loss", mean_loss, prog_bar=True, on_step=False, on_epoch=True)
         self.log_dict(metrics, prog_bar=True, on_step=False, on_epoch=True)
         return loss

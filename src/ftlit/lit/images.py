@@ -6,11 +6,11 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from ftlit.dataset import Batch, Collection, LabelledImages, MixedCollate, Split
+from ftlit.dataset import SPLITS, Batch, Collection, LabelledImages, MixedCollate, Split
 from ftlit.errors import UserError
 from ftlit.order import Batches, EvalOrder, TrainOrder
 from ftlit.splitting import draw_per_class
-from ftlit.transform import InputSpec, eval_transform, train_transform
+from ftlit.transform import InputSpec, Transform, eval_transform, train_transform
 
 
 class ImageData(LightningDataModule):
@@ -59,24 +59,46 @@ class ImageData(LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = _half_the_cores() if num_workers is None else num_workers
         self.seed = seed
-        self._transforms = {"train": train_transform(input_spec, augment), "eval": eval_transform(input_spec)}
-        self._collate = {"train": MixedCollate(mix, self.num_classes), "eval": MixedCollate("none", self.num_classes)}
+        self.mix = mix
+        self.transforms: dict[Split, Transform] = {
+            "train": train_transform(input_spec, augment),
+            **dict.fromkeys(("val", "test"), eval_transform(input_spec)),
+        }
+        self._collate = {split: MixedCollate(mix if split == "train" else "none", self.num_classes) for split in SPLITS}
         self._begin = (0, 0)  # epoch and batch that training goes on from
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled, augmented, mixed batches."""
-        images = LabelledImages(self.collection, "train", self._transforms["train"])
-        order = TrainOrder(images, self.batch_size, seed=self.seed, **self._place())
-        order.begin_at(*self._begin)
-        return self._loader(images, "train", order)
+        return self.loader("train", self.order("train"))
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Batches of the val split, in order, in the evaluation view."""
-        return self._eval_loader("val")
+        return self.loader("val", self.order("val"))
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Batches of the test split, in order, in the evaluation view."""
-        return self._eval_loader("test")
+        return self.loader("test", self.order("test"))
+
+    def order(self, split: Split) -> TrainOrder | EvalOrder:
+        """Which images come in which batch of this process; that of train begins where training goes on."""
+        images = self.collection.splits[split]
+        if split != "train":
+            return EvalOrder(images, self.batch_size, **self._place())
+        order = TrainOrder(images, self.batch_size, seed=self.seed, **self._place())
+        order.begin_at(*self._begin)
+        return order
+
+    def loader(self, split: Split, order: TrainOrder | EvalOrder) -> DataLoader[Batch]:
+        """The batches of an order."""
+        return DataLoader(
+            Batches(LabelledImages(self.collection, split, self.transforms[split]), self._collate[split], self.seed),
+            sampler=order,
+            batch_size=None,  # an item is a batch
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # workers are seeded from it: without, loading would draw from the global random state
+        )
 
     def state_dict(self) -> dict[str, int]:
         """How far training is; Lightning keeps it in a checkpoint."""
@@ -89,21 +111,6 @@ class ImageData(LightningDataModule):
         """Go on from there: the batches that the epoch has seen are left out."""
         if state_dict:
             self._begin = state_dict["epoch"], state_dict["batch"]
-
-    def _eval_loader(self, split: Split) -> DataLoader[Batch]:
-        images = LabelledImages(self.collection, split, self._transforms["eval"])
-        return self._loader(images, "eval", EvalOrder(images, self.batch_size, **self._place()))
-
-    def _loader(self, images: LabelledImages, view: str, order: TrainOrder | EvalOrder) -> DataLoader[Batch]:
-        return DataLoader(
-            Batches(images, self._collate[view], self.seed),
-            sampler=order,
-            batch_size=None,  # an item is a batch
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # workers are seeded from it: without, loading would draw from the global random state
-        )
 
     def _place(self) -> dict[str, int]:
         """How many processes share the images, and which of them this is."""

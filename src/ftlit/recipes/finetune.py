@@ -59,6 +59,7 @@ def build(cfg: DictConfig) -> Run:
     data = instantiate(cfg.data, input_spec=backbone.input_spec)
     head = instantiate(cfg.head, in_features=backbone.num_features, num_classes=data.num_classes)
     _check_head(backbone, head)
+    data = instantiate(cfg.cache)(data, pooled=not getattr(head, "takes_map", False))
     policy: Policy = "live" if cfg.batchnorm == AFFINE else cfg.batchnorm
     schedule = with_batchnorm(instantiate(cfg.schedule, layers=backbone.learned), {"backbone": policy})
     check_until(schedule)

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from ftlit.errors import UserError
 
 # where and what is written, and who loads; the seed that callbacks take is compared where it stands
-MAY_CHANGE = ("resume", "doctor", "paths", "callbacks", "logger", "data.num_workers")
+MAY_CHANGE = ("resume", "doctor", "paths", "callbacks", "logger", "data.num_workers", "cache.folder")
 
 
 def checkpoint_of(cfg: DictConfig) -> Path | None:
