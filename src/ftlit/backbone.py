@@ -117,6 +117,7 @@ class Backbone(Layers):
         self.token_pool: TokenPool = token_pool
         self.origin = origin
         self.trained_with = trained_with
+        self._on_meta: dict[tuple[int, int], dict[str, tuple[tuple[int, ...], int]]] = {}
 
     def forward(self, x: Tensor | CodesAt) -> Tensor:
         """Run every layer, or those above the cut that the codes are of."""
@@ -159,7 +160,9 @@ class Backbone(Layers):
 
     def on_meta(self, height: int, width: int) -> dict[str, tuple[tuple[int, ...], int]]:
         """Cut -> shape of one image's codes there, and the floating-point operations of all layers up to it; nothing is computed."""
-        found = {}
+        if (height, width) in self._on_meta:
+            return self._on_meta[height, width]
+        found = self._on_meta[height, width] = {}
         codes = torch.empty(1, 3, height, width, device="meta")
         with FlopCounterMode(display=False) as counter:
             for name, layer in self.items():

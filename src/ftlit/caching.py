@@ -52,6 +52,7 @@ def plan_codes(
     backbone: Backbone,
     trained: Sequence[Collection[str]],
     images: int,
+    more_at_the_top: int = 0,
     *,
     pooled: bool,
     dtype: torch.dtype = torch.float32,
@@ -65,6 +66,7 @@ def plan_codes(
         backbone: whose layers are frozen and trained.
         trained: for each stage the layers of the backbone that train.
         images: rows to store for each cut, views counted.
+        more_at_the_top: further rows to store for the last cut: test images, which nothing but the head would run for.
         pooled: whether the head takes pooled vectors; then the codes at the last cut are stored as such.
         dtype: of the stored codes.
         max_bytes: for all cuts together.
@@ -83,16 +85,17 @@ def plan_codes(
             shape, flops = costs[cut]
             values = backbone.num_features if form.pooled else torch.Size(shape).numel()
             row = values * dtype.itemsize
+            size = row * (images + more_at_the_top * (cut == backbone.cuts[-1]))
             left = max_bytes - sum(source.bytes for source in chosen.values())
             reading, computing = row / READ_BYTES, LOAD_SECONDS + flops / FLOPS.get(device, FLOPS_ELSEWHERE)
             told = f"at {cut} ({'pooled, ' if form.pooled else ''}{size_in_words(row)} an image)"
             if reading > computing:
                 chosen[form] = Source(None, 0, f"images: to read codes {told} takes longer than to compute them")
-            elif row * images > left:
+            elif size > left:
                 chosen[form] = Source(
-                    None, 0, f"images: codes {told} take {size_in_words(row * images)}, cache.max_gb leaves {size_in_words(left)}"
+                    None, 0, f"images: codes {told} take {size_in_words(size)}, cache.max_gb leaves {size_in_words(left)}"
                 )
             else:
-                chosen[form] = Source(form, row * images, f"codes {told}")
+                chosen[form] = Source(form, size, f"codes {told}")
         sources.append(chosen[form])
     return sources

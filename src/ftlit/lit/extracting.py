@@ -1,4 +1,4 @@
-"""One pass over images, shared by the processes of a trainer: what the store lacks is computed, once."""
+"""Codes of a data module's images: from memory, from the store, or computed now, once, by all processes of a trainer together."""
 
 import shutil
 import sys
@@ -16,8 +16,108 @@ from torch.utils.data import DataLoader
 
 from ftlit.backbone import Backbone
 from ftlit.caching import Form
-from ftlit.codes import Views, fill
-from ftlit.store import Column, Digests, Store, no_room, size_in_words
+from ftlit.codes import Views, fill, kinds_of, stored_dtype
+from ftlit.dataset import Split
+from ftlit.digests import Memory, digests_of
+from ftlit.fingerprint import fingerprint
+from ftlit.lit.images import ImageData
+from ftlit.store import Column, Digests, Kind, Rows, Store, no_room, size_in_words
+from ftlit.transform import Transform
+
+EVALUATION = 0  # the number of the evaluation view; augmented ones count from 1
+
+
+class Extraction:
+    """The codes of `data`'s images by split, view and form. Rows are kept as long as the weights below them are the same.
+
+    Args:
+        data: the images.
+        store: where codes are.
+        dtype: as stored; `None`: that of the weights.
+        views: of each training image: 1 is the evaluation view, more are augmented.
+        seed: of what is drawn for these.
+    """
+
+    def __init__(self, data: ImageData, store: Store, *, dtype: str | None, views: int, seed: int) -> None:
+        self.data, self.store, self.dtype, self.seed = data, store, dtype, seed
+        self.views: dict[Split, list[int]] = {"train": list(range(1, views + 1)) if views > 1 else [EVALUATION]}
+        self._digests: dict[Split, Digests] = {}
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, with weights that may be others."""
+        self._kinds: dict[tuple[int | None, Split, int, Form], Kind] = {}  # by stage, split, view and form
+        self._rows: dict[tuple[Split, str], Rows] = {}  # by split and key
+        self._known: dict[Form, str] = {}  # key of the evaluation view
+
+    def rows(
+        self, trainer: Trainer, backbone: Backbone, splits: Sequence[Split], forms: Sequence[Form], stage: int | None
+    ) -> dict[Split, list[dict[Form, Rows]]]:
+        """The codes of each split, view by view.
+
+        Args:
+            trainer: whose processes share the work.
+            backbone: as it is now.
+            splits: whose images.
+            forms: of the codes.
+            stage: in which frozen weights do not change, so that they are looked at once; `None`: they may have.
+        """
+        jobs = [(split, view) for split in splits for view in self.views.get(split, [EVALUATION])]
+        for split, view in jobs:
+            if stage is None or any((stage, split, view, form) not in self._kinds for form in forms):
+                kinds = self._kinds_now(trainer, backbone, split, view, forms)
+                self._kinds |= {(stage, split, view, form): kind for form, kind in kinds.items()}
+        kinds_of_job = {(split, view): {form: self._kinds[stage, split, view, form] for form in forms} for split, view in jobs}
+        new = [job for job, kinds in kinds_of_job.items() if any((job[0], kind.key) not in self._rows for kind in kinds.values())]
+        if new:
+            self._look_at_files(trainer, splits)
+            wanted = [self._wanted(split, view, kinds_of_job[split, view]) for split, view in new]
+            _extract(self.store, backbone, wanted, trainer, batch_size=self.data.batch_size, num_workers=self.data.num_workers)
+            for job, one in zip(new, wanted, strict=True):
+                for form, column in one.columns.items():
+                    self._rows[job[0], kinds_of_job[job][form].key] = Rows(column, one.digests)
+        if stage is not None:
+            self._known |= {
+                form: kind.key for (_, view), kinds in kinds_of_job.items() if view == EVALUATION for form, kind in kinds.items()
+            }
+        found: dict[Split, list[dict[Form, Rows]]] = {split: [] for split in splits}
+        for (split, _), kinds in kinds_of_job.items():
+            found[split].append({form: self._rows[split, kind.key] for form, kind in kinds.items()})
+        return found
+
+    def is_known(self, trainer: Trainer, backbone: Backbone, form: Form) -> bool:
+        """Whether codes in the evaluation view that were asked for in a stage are still those of the weights."""
+        return form in self._known and self._kinds_now(trainer, backbone, "val", EVALUATION, [form])[form].key == self._known[form]
+
+    def _look_at_files(self, trainer: Trainer, splits: Sequence[Split]) -> None:
+        """Digests of all images; the first process reads the files, the others what it remembers of them."""
+        for first in (True, False):
+            if trainer.is_global_zero is first:
+                for split in splits:
+                    if split not in self._digests:
+                        self._digests[split] = digests_of(self.data.collection.splits[split], Memory(self.store.folder))
+            trainer.strategy.barrier("codes: digests")
+
+    def _wanted(self, split: Split, view: int, kinds: dict[Form, Kind]) -> "Wanted":
+        images = Views(self.data.collection.splits[split], self._digests[split], self._transform(view), (self.seed, view))
+        return Wanted(images, {form: self.store.column(kind) for form, kind in kinds.items()})
+
+    def _transform(self, view: int) -> Transform:
+        return self.data.transforms["val" if view == EVALUATION else "train"]
+
+    def _kinds_now(self, trainer: Trainer, backbone: Backbone, split: Split, view: int, forms: Sequence[Form]) -> dict[Form, Kind]:
+        """What the store keeps for a view, with the weights as they are."""
+        size = backbone.input_spec.size
+        drawn = None if view == EVALUATION else (self.seed, view)
+        with trainer.precision_plugin.forward_context():
+            return kinds_of(
+                backbone,
+                forms,
+                view=fingerprint(self._transform(view), self.data.collection.splits[split].load, drawn),
+                size=(size, size),
+                dtype=stored_dtype(self.dtype, next(backbone.parameters()).dtype),
+                about={"view": f"augmented {view}" if view else "evaluation", "input": f"{size}x{size}"},
+            )
 
 
 @dataclass(frozen=True)
@@ -43,7 +143,7 @@ class Wanted:
         return sum(len(column.missing(self.digests)) * column.row_bytes for column in self.columns.values())
 
 
-def extract(store: Store, backbone: Backbone, wanted: Sequence[Wanted], trainer: Trainer, *, batch_size: int, num_workers: int) -> None:
+def _extract(store: Store, backbone: Backbone, wanted: Sequence[Wanted], trainer: Trainer, *, batch_size: int, num_workers: int) -> None:
     """Compute and write what the columns lack. Batches are fixed ranges of what is lacking, and each process takes every W-th, so that
     one process and W compute the same. Afterwards all columns have been looked at and lack nothing.
 

@@ -15,8 +15,10 @@ from omegaconf import DictConfig
 from torch import nn
 
 from ftlit.backbone import Backbone
+from ftlit.caching import Source
 from ftlit.doctor import Plan, examine
 from ftlit.errors import UserError, one_line
+from ftlit.lit.codes import CodesData
 from ftlit.lit.finetuner import FineTuner
 from ftlit.lit.staging import StagedFinetuning
 from ftlit.recipes import words
@@ -40,6 +42,11 @@ class Run:
     schedule: Schedule
     trainer: pl.Trainer
     resume_from: Path | None
+
+    @property
+    def sources(self) -> list[Source]:
+        """What each stage trains from, where codes are stored at all."""
+        return self.data.plan(self.model, self.schedule, self.trainer) if isinstance(self.data, CodesData) else []
 
 
 def run(cfg: DictConfig) -> float:
@@ -95,7 +102,7 @@ def fit(cfg: DictConfig, run: Run) -> float:
         raise UserError(f"doctor=strict: {plan.warnings[0]}")
     if run.trainer.is_global_zero:
         words.write_folder(cfg, run.data.class_names)
-        words.say_plan(cfg, run.model.backbone, run.data, plan, run.resume_from)
+        words.say_plan(cfg, run.model.backbone, run.data, plan, run.sources, run.resume_from)
     started = time.perf_counter()
     try:
         run.trainer.fit(run.model, run.data, ckpt_path=run.resume_from)

@@ -18,11 +18,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from ftlit.backbone import Backbone
+from ftlit.caching import Source
 from ftlit.doctor import Plan
 from ftlit.errors import shorten
 from ftlit.recipes.command import arguments, program
+from ftlit.store import size_in_words
 
-TOLD = ("scenario", "experiment", "backbone", "head", "loss", "data", "schedule", "optimizer", "lr_scheduler", "trainer")
+TOLD = ("scenario", "experiment", "backbone", "head", "loss", "data", "schedule", "optimizer", "lr_scheduler", "cache", "trainer")
 
 
 def write_folder(cfg: DictConfig, class_names: list[str]) -> None:
@@ -53,7 +55,7 @@ def say_lost(cfg: DictConfig, rank: int) -> None:
     print(f"ftlit: process {rank} ends: another one died, its error stands above. To go on: {resume_command(cfg)}", file=sys.stderr)
 
 
-def say_plan(cfg: DictConfig, backbone: Backbone, data: Any, plan: Plan, resume_from: Path | None) -> None:
+def say_plan(cfg: DictConfig, backbone: Backbone, data: Any, plan: Plan, sources: Sequence[Source], resume_from: Path | None) -> None:
     """Print what is going to happen: weights, input, data, what trains from when at what rate, and how to resume."""
     spec, shape = backbone.input_spec, "x".join(map(str, backbone.code_shapes[backbone.cuts[-1]]))
     size = sum(parameter.numel() for parameter in backbone.parameters())
@@ -77,9 +79,10 @@ def say_plan(cfg: DictConfig, backbone: Backbone, data: Any, plan: Plan, resume_
         ("classes", shorten((f"{name} {count:,}" for name, count in data.counts["train"].items()), most=12)),
         *(("note", note) for note in data.notes),
         *(
-            (f"stage {i}", f"{line}; ddp reduces {_bytes(size)} a step")
+            (f"stage {i}", f"{line}; ddp reduces {size_in_words(size)} a step" + (f"; from {sources[i].why}" if sources else ""))
             for i, (line, size) in enumerate(zip(plan.stages, plan.reduced, strict=True))
         ),
+        *([("cache", _cache(data, sources))] if sources else []),
         ("run", f"{cfg.trainer.max_epochs} epochs, seed {cfg.seed}, folder {cfg.paths.run}"),
         *([("compile", "backbone and head, anew for each stage: its first steps take longer")] if cfg.compile else []),
     ]
@@ -116,12 +119,15 @@ def _by_stage(values: Sequence[str]) -> str:
     return ", ".join(f"{value} {places[0]}" + (f"-{places[-1]}" if len(places) > 1 else "") for value, places in runs)
 
 
-def _bytes(size: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} GB"
+def _cache(data: Any, sources: Sequence[Source]) -> str:
+    """Where codes are stored, how much at most, and what such stages see."""
+    size = sum({source.form: source.bytes for source in sources}.values())
+    if not size:
+        return "no stage trains from codes"
+    view = (
+        f"{data.views} augmented views of each image, in turn by epoch" if data.views > 1 else "the evaluation view, without augmentation"
+    )
+    return f"codes take up to {size_in_words(size)} in {data.store.folder}; stages that train from them see {view}"
 
 
 def resume_command(cfg: DictConfig) -> str:
