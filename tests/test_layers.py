@@ -22,7 +22,7 @@ listing published zoo.parts
 fingerprint
 store
 digests caching
-codes
+codes shelves
 zoo.transformers zoo.glyph zoo.weights
 zoo.families zoo.fitting
 zoo.load

@@ -1,25 +1,33 @@
-"""The command `ftlit`: what train.py does, from anywhere."""
+"""The command `ftlit`: what train.py does, from anywhere; and the store of codes."""
 
+import argparse
+import os
+import re
 import runpy
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 
-from ftlit.errors import unknown
+from ftlit.errors import UserError, unknown
 
-USAGE = """usage: ftlit train [GROUP=OPTION ...] [NAME=VALUE ...]
+USAGE = """usage: ftlit COMMAND ...
 
-  train   fine-tune a pretrained network; `ftlit train --help` lists groups and options"""
+  train [GROUP=OPTION ...] [NAME=VALUE ...]   fine-tune a pretrained network; `ftlit train --help` lists groups and options
+  cache list | verify | prune                 the stored codes: sizes, checks, removal; `ftlit cache --help`"""
 
 
 def main() -> None:
-    """Run the subcommand that `sys.argv` names. Exit status 2 where there is none such."""
+    """Run the subcommand that `sys.argv` names. Exit status 2 where there is none such, or for a mistake."""
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if command in ("-h", "--help"):
         print(USAGE)
-    elif command == "train":
-        train(sys.argv[2:])
-    else:
-        print(f"ftlit: {unknown('command', command, ['train'])}", file=sys.stderr)
+        return
+    try:
+        if command not in COMMANDS:
+            raise unknown("command", command, COMMANDS)
+        COMMANDS[command](sys.argv[2:])
+    except UserError as mistake:
+        print(f"ftlit: {mistake}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -29,3 +37,42 @@ def train(arguments: list[str]) -> None:
     assert spec is not None and spec.origin is not None
     sys.argv = [spec.origin, *arguments]
     runpy.run_path(spec.origin, run_name="__main__")
+
+
+def cache(arguments: list[str]) -> None:
+    """List, check or remove stored codes. Raises `SystemExit` with status 1 where a check found damage."""
+    parser = argparse.ArgumentParser("ftlit cache", description="The store of codes, a column for each network, cut and view.")
+    parser.add_argument("--folder", default=os.environ.get("FTLIT_CACHE", "~/.cache/ftlit"), help="the store; default: %(default)s")
+    actions = parser.add_subparsers(dest="action", required=True)
+    actions.add_parser("list", help="what is stored, the last used first")
+    actions.add_parser("verify", help="read all of it and compare checksums; damaged shards are removed")
+    prune = actions.add_parser("prune", help="remove columns, those first that were not used for longest")
+    prune.add_argument("--unused", type=_days, metavar="DAYS", help="all that were not used for so long: 30d")
+    prune.add_argument("--max-gb", type=float, metavar="GB", help="until no more than so much is left")
+    prune.add_argument("--all", action="store_true", help="everything")
+    given = parser.parse_args(arguments)
+    from ftlit import shelves  # here, so that --help stays fast
+
+    if given.action == "prune":
+        if not given.all and given.unused is None and given.max_gb is None:
+            parser.error("say what to remove: --unused 30d, --max-gb 10, or --all")
+        shelves.prune(given.folder, unused=0.0 if given.all else given.unused, max_gb=given.max_gb)
+    elif given.action == "verify":
+        sys.exit(shelves.verify(given.folder))
+    else:
+        shelves.show(given.folder)
+
+
+def _days(text: str) -> float:
+    """Days, as `30` or `30d`."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)d?", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r}: give days, 30d for instance")
+    return float(found[1])
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {"train": train, "cache": cache}
+
+
+if __name__ == "__main__":
+    main()
