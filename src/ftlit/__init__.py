@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ftlit.backbone import Backbone as Backbone
+    from ftlit.backbone import CodesAt as CodesAt
+    from ftlit.codes import Codes as Codes
+    from ftlit.codes import extract_codes as extract_codes
     from ftlit.errors import UserError as UserError
     from ftlit.grouping import build_optimizer as build_optimizer
     from ftlit.grouping import param_groups as param_groups
+    from ftlit.lit.codes import CodesData as CodesData
     from ftlit.lit.finetuner import FineTuner as FineTuner
     from ftlit.lit.images import ImageData as ImageData
     from ftlit.lit.resuming import LastCheckpoint as LastCheckpoint
@@ -29,6 +33,9 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "Backbone": "backbone",
+    "Codes": "codes",
+    "CodesAt": "backbone",
+    "CodesData": "lit.codes",
     "FineTuner": "lit.finetuner",
     "ImageData": "lit.images",
     "InputSpec": "transform",
@@ -44,6 +51,7 @@ _MODULES = {
     "affine_to_batchnorm": "rewrite",
     "batchnorm_to_affine": "rewrite",
     "build_optimizer": "grouping",
+    "extract_codes": "codes",
     "load_backbone": "zoo",
     "param_groups": "grouping",
     "set_trainable": "trainable",

@@ -163,7 +163,8 @@ class Backbone(Layers):
         if (height, width) in self._on_meta:
             return self._on_meta[height, width]
         found = self._on_meta[height, width] = {}
-        codes = torch.empty(1, 3, height, width, device="meta")
+        dtype = next((p.dtype for p in self.parameters() if p.is_floating_point()), None)
+        codes = torch.empty(1, 3, height, width, dtype=dtype, device="meta")
         with FlopCounterMode(display=False) as counter:
             for name, layer in self.items():
                 codes = _run_on_meta(layer, codes)

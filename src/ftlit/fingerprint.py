@@ -7,7 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from enum import Enum
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
@@ -122,8 +122,14 @@ def _taken_apart(thing: Any) -> tuple[str, list[Any]]:
 def _of_module(module: nn.Module) -> list[Any]:
     """Attributes, hooks, weights, buffers and children: what the output may depend on."""
     own = {name: value for name, value in vars(module).items() if name not in NOT_THE_MODULES_OWN}
-    hooks = [list(module._forward_pre_hooks.values()), list(module._forward_hooks.values())]
+    # who hooks in, not what they hold: an observer's counts do not change an output
+    hooks = [_hook(hook) for hooks in (module._forward_pre_hooks, module._forward_hooks) for hook in hooks.values()]
     return [own, hooks, dict(module._parameters), dict(module._buffers), dict(module._modules)]
+
+
+def _hook(hook: Any) -> str:
+    function = hook.func if isinstance(hook, partial) else hook
+    return _named(getattr(function, "__func__", function if hasattr(function, "__qualname__") else type(function)))
 
 
 def _of_object(thing: Any) -> list[Any]:

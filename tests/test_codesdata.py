@@ -1,0 +1,285 @@
+"""Laws 6 and 8: stages train from stored codes as they would have trained through the frozen layers; each image is computed once."""
+
+from functools import partial
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from ftlit import Backbone, CodesData, FineTuner, InputSpec, Rates, Schedule, Stage, StagedFinetuning, Until, UserError, build_optimizer
+from ftlit.dataset import Collection, Examples
+from ftlit.head import ConvHead, MLPHead
+from ftlit.lit.images import ImageData
+from ftlit.lit.seeding import SeedEachStep
+from ftlit.rates import cosine
+
+EPOCHS = 4
+HEAD, TOP, ALL = ["head"], ["head", "backbone.top"], ["*"]
+SCHEDULES = {
+    "head only": [Stage(HEAD)],
+    "last layer": [Stage(HEAD), Stage(TOP, epoch=1)],
+    "head, then all": [Stage(HEAD), Stage(ALL, epoch=2)],
+    "all": [Stage(ALL)],
+    "top down": [Stage(HEAD), Stage(TOP, epoch=1), Stage([*TOP, "backbone.middle"], epoch=2), Stage(ALL, epoch=3)],
+    "a step within an epoch": [Stage(HEAD), Stage(TOP, step=2), Stage([*TOP, "backbone.middle"], step=6), Stage(ALL, step=13)],
+    "a metric": [Stage(HEAD), Stage(TOP, epoch=3, until=Until("val/loss", "min", patience=1))],
+    "frozen again": [Stage([*HEAD, "backbone.low"]), Stage(HEAD, epoch=1), Stage(TOP, epoch=2), Stage(HEAD, epoch=3)],
+}
+
+
+def picture(i: int) -> Image.Image:
+    return Image.linear_gradient("L").rotate(i * 7).resize((12, 12)).convert("RGB")
+
+
+def data(train: int = 15, **how) -> ImageData:
+    sizes = {"train": range(train), "val": range(50, 57), "test": range(60, 65)}
+    splits = {split: Examples(places, [(i % 3,) for i in places], picture) for split, places in sizes.items()}
+    settings = {"batch_size": 4, "num_workers": 0, "augment": "none", **how}
+    return ImageData(Collection(splits, list("abc")), InputSpec(size=12), **settings)
+
+
+def layer(channels: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels, out, 3), nn.BatchNorm2d(out), nn.Tanh(), nn.Dropout(0.2))
+
+
+def model(*, takes_map: bool = False) -> FineTuner:
+    torch.manual_seed(0)
+    layers = {"low": layer(3, 4), "middle": layer(4, 5), "pooling": nn.AvgPool2d(2), "top": layer(5, 6)}
+    head = ConvHead(6, 3) if takes_map else MLPHead(6, 3, hidden=[8], dropout=0.3)
+    return FineTuner(
+        Backbone(layers, InputSpec(size=12)),
+        head,
+        num_classes=3,
+        optimizer=partial(torch.optim.AdamW, lr=0.02),
+        lr_scheduler=partial(Rates, curve=cosine),
+    )
+
+
+class Passes(pl.Callback):
+    """The number of images that each layer has run on, in evaluation and in training mode, and what each epoch trained from."""
+
+    def __init__(self) -> None:
+        self.images: dict[str, int] = {}
+        self.epochs: list[str] = []
+        self.totals: list[int] = []
+
+    def on_fit_start(self, trainer, pl_module):
+        for name, part in pl_module.backbone.items():
+            part.register_forward_pre_hook(partial(self._count, name))
+
+    def _count(self, name, module, args):
+        if args[0].device.type != "meta":
+            self.images[name] = self.images.get(name, 0) + len(args[0])
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx == 0:
+            self.epochs.append("images" if isinstance(batch[0], torch.Tensor) else batch[0].cut)
+            self.totals.append(trainer.num_training_batches)
+
+
+def fit(source, stages, *, module=None, **settings):
+    """A run's module, trainer and what ran."""
+    module, passes = module or model(), Passes()
+    callbacks = [StagedFinetuning(Schedule(stages)), SeedEachStep(3), passes]
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "enable_checkpointing": False}
+    trainer = pl.Trainer(max_epochs=EPOCHS, accelerator="cpu", callbacks=callbacks, **quiet | settings)
+    trainer.fit(module, source)
+    return module, trainer, passes
+
+
+def distance(a: nn.Module, b: nn.Module) -> float:
+    """The largest difference of a parameter or buffer, relative to the largest value of it."""
+    pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    return max(float((x - y).abs().max() / y.abs().max().clamp(min=1e-12)) for x, y in pairs if x.is_floating_point())
+
+
+@pytest.mark.parametrize(("precision", "most", "takes_map"), [("32-true", 1e-5, False), ("64-true", 1e-10, True)])
+@pytest.mark.parametrize("stages", SCHEDULES.values(), ids=SCHEDULES)
+def test_a_run_from_codes_ends_with_the_weights_of_a_run_from_images(tmp_path, stages, precision, most, takes_map):
+    module = partial(model, takes_map=takes_map)
+    images, _, _ = fit(data(), stages, module=module(), precision=precision)
+    codes, trainer, _ = fit(CodesData(data(), tmp_path, pooled=not takes_map), stages, module=module(), precision=precision)
+    assert distance(codes, images) < most
+    for name, value in trainer.callback_metrics.items():
+        assert value.isfinite(), name
+
+
+FROM = {
+    "head only": ["top"] * 4,
+    "last layer": ["top", "pooling", "pooling", "pooling"],
+    "head, then all": ["top", "top", "images", "images"],
+    "all": ["images"] * 4,
+    "top down": ["top", "pooling", "low", "images"],
+    "a step within an epoch": ["pooling", "low", "low", "images"],
+    "frozen again": ["images", "top", "pooling", "top"],
+}
+
+
+@pytest.mark.parametrize("name", FROM)
+def test_every_stage_with_a_frozen_prefix_trains_from_the_codes_at_its_top(tmp_path, name):
+    _, _, passes = fit(CodesData(data(), tmp_path, pooled=True), SCHEDULES[name])
+    assert passes.epochs == FROM[name]
+    assert passes.totals == [4] * 4  # what the bar counts to is the same in every stage
+
+
+def test_one_pass_over_the_images_stores_all_cuts_and_a_later_run_makes_none(tmp_path):
+    stages = [Stage(HEAD), Stage(TOP, epoch=1), Stage([*TOP, "backbone.middle"], epoch=2)]
+    _, _, cold = fit(CodesData(data(), tmp_path, pooled=True), stages)
+    assert cold.images["low"] == 15 + 7
+    _, _, warm = fit(CodesData(data(), tmp_path, pooled=True), stages)
+    assert "low" not in warm.images
+    _, _, other = fit(CodesData(data(), tmp_path, pooled=True), [Stage(HEAD)])  # of another schedule
+    assert other.images == {}
+
+
+def test_a_data_set_that_grew_costs_what_it_grew_by(tmp_path):
+    fit(CodesData(data(), tmp_path), [Stage(HEAD)])
+    _, _, passes = fit(CodesData(data(train=20), tmp_path), [Stage(HEAD)])
+    assert passes.images["low"] == 5
+
+
+def test_other_weights_another_transform_or_another_seed_of_views_is_another_column(tmp_path):
+    fit(CodesData(data(), tmp_path), [Stage(HEAD)])
+    changed = model()
+    with torch.no_grad():
+        changed.backbone.get_submodule("low.0").weight[0, 0, 0, 0] += 1e-6
+    assert fit(CodesData(data(), tmp_path), [Stage(HEAD)], module=changed)[2].images["low"] == 22
+    for options, computed in (({"views": 2}, 30), ({"views": 3}, 15), ({"views": 2, "seed": 1}, 30), ({"dtype": "float16"}, 22)):
+        how = data(augment="none" if "dtype" in options else "photo")
+        assert fit(CodesData(how, tmp_path, **options), [Stage(HEAD)])[2].images["low"] == computed, options
+
+
+def test_augmented_views_take_turns_by_epoch_and_validation_sees_the_evaluation_view(tmp_path):
+    source = CodesData(data(augment="photo"), tmp_path, views=2)
+    seen = []
+
+    class Keep(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            seen.append(batch[0].values.sort(dim=0).values if batch_idx == 0 else None)
+
+    settings = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "enable_checkpointing": False}
+    trainer = pl.Trainer(max_epochs=4, accelerator="cpu", callbacks=[StagedFinetuning(Schedule([Stage(HEAD)])), Keep()], **settings)
+    trainer.fit(model(), source)
+    views = source._extraction.rows(trainer, trainer.lightning_module.backbone, ["train", "val"], [source._sources[0].form], 0)
+    first, second = (next(iter(rows.values())).read(range(15)) for rows in views["train"])
+    assert not torch.equal(first, second)
+    held = [{row.numpy().tobytes() for row in view.flatten(1)} for view in (first, second)]
+    firsts = [batch for batch in seen if batch is not None]
+    source_order = source.images.order("train")
+    for epoch in range(4):
+        source_order.set_epoch(epoch)
+        indices = [index for _, index in next(iter(source_order))]
+        expected = (first, second)[epoch % 2][indices].sort(dim=0).values
+        assert torch.equal(firsts[epoch], expected)
+    assert len(held[0] & held[1]) == 0 and len(views["val"]) == 1
+
+
+def test_a_stage_under_mixing_trains_on_images_and_says_why(tmp_path):
+    source = CodesData(data(mix="mixup"), tmp_path)
+    module, trainer, passes = fit(source, [Stage(HEAD)])
+    assert passes.epochs == ["images"] * 4
+    assert "data.mix=mixup" in source.plan(module, Schedule([Stage(HEAD)]), trainer)[0].why
+
+
+def test_after_training_codes_serve_as_long_as_the_weights_below_are_theirs(tmp_path):
+    source = CodesData(data(), tmp_path, pooled=True)
+    module, trainer, passes = fit(source, [Stage(HEAD)])
+    passes.images.clear()
+    from_codes = trainer.validate(module, source, verbose=False)[0], trainer.test(module, source, verbose=False)[0]
+    assert passes.images == {"low": 5, "middle": 5, "pooling": 5, "top": 5}  # the test images, once
+    from_images = trainer.validate(module, data(), verbose=False)[0], trainer.test(module, data(), verbose=False)[0]
+    assert all(a == pytest.approx(b, rel=1e-5) for a, b in zip(from_codes, from_images, strict=True))
+    with torch.no_grad():
+        module.backbone.get_submodule("low.0").weight.mul_(2)
+    passes.images.clear()
+    trainer.validate(module, source, verbose=False)
+    assert passes.images["low"] == 7
+
+
+def test_without_a_schedule_what_is_frozen_when_training_begins_is_stored(tmp_path):
+    module = model()
+    for name in ("low", "middle"):
+        module.backbone.get_submodule(name).requires_grad_(False)
+        module.backbone.get_submodule(name).eval()
+    settings = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "enable_checkpointing": False}
+    passes = Passes()
+    pl.Trainer(max_epochs=2, accelerator="cpu", callbacks=[passes], **settings).fit(module, CodesData(data(), tmp_path))
+    assert passes.epochs == ["pooling"] * 2 and passes.images["low"] == 22
+
+
+class Strangers(pl.LightningModule):
+    """A module of somebody's own, which knows nothing of codes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.classifier = model().backbone, nn.Linear(6, 3)
+
+    @property
+    def backbone(self):
+        return self.features
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self.classifier(self.features.pool(self.features(batch[0]))), batch[1])
+
+    def configure_optimizers(self):
+        return build_optimizer(self, partial(torch.optim.SGD, lr=0.1))
+
+
+def test_a_strangers_module_trains_from_codes_without_a_change(tmp_path):
+    stages = [Stage(["classifier"]), Stage(["classifier", "features.top"], epoch=2)]
+    torch.manual_seed(1)
+    images, _, _ = fit(data(), stages, module=Strangers())
+    torch.manual_seed(1)
+    codes, _, passes = fit(CodesData(data(), tmp_path), stages, module=Strangers())
+    assert passes.epochs == ["top", "top", "pooling", "pooling"] and distance(codes, images) < 1e-5
+
+
+def test_a_module_without_a_backbone_is_refused_in_one_line(tmp_path):
+    class Plain(Strangers):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = nn.Sequential(nn.Flatten(), nn.Linear(432, 6))
+
+    with pytest.raises(UserError, match="Plain holds 0 backbones"):
+        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "enable_checkpointing": False}
+        pl.Trainer(max_epochs=1, accelerator="cpu", **quiet).fit(Plain(), CodesData(data(), tmp_path))
+
+
+def test_a_disk_without_room_ends_it_before_anything_is_computed(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 100})())
+    module, passes = model(), Passes()
+    with pytest.raises(UserError, match=r"codes need 2\.11 kB more in .*100 B are free.*cache=none"):
+        fit(CodesData(data(), tmp_path), [Stage(HEAD)], module=module)
+    assert passes.images == {}
+
+
+@pytest.mark.parametrize("how", [{"num_workers": 1}, {"batch_size": 5}, {"batch_size": 64}])
+def test_workers_and_batch_size_change_nothing(tmp_path, how):
+    images, _, _ = fit(data(**how), SCHEDULES["top down"])
+    codes, _, _ = fit(CodesData(data(**how), tmp_path), SCHEDULES["top down"])
+    assert distance(codes, images) < 1e-5
+
+
+@pytest.mark.parametrize("settings", [{"precision": "bf16-mixed"}, {"accumulate_grad_batches": 3}, {"limit_train_batches": 2}], ids=str)
+def test_under_other_settings_of_the_trainer_too(tmp_path, settings):
+    for stages in (SCHEDULES["top down"], SCHEDULES["a step within an epoch"][:3] if "precision" in settings else SCHEDULES["top down"]):
+        images, _, _ = fit(data(), stages, **settings)
+        codes, _, _ = fit(CodesData(data(), tmp_path), stages, **settings)
+        assert distance(codes, images) < (1e-2 if "precision" in settings else 1e-5)
+
+
+def test_half_precision_on_disk_is_half_the_size_and_nearly_the_same(tmp_path):
+    images, _, _ = fit(data(), [Stage(HEAD)])
+    half, _, _ = fit(CodesData(data(), tmp_path / "half", dtype="float16"), [Stage(HEAD)])
+    assert 0 < distance(half, images) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"views": 0}, "cache.views=0"), ({"max_gb": -1}, "cache.max_gb=-1"), ({"dtype": "int8"}, "cache.dtype")],
+)
+def test_options_out_of_their_range_are_refused(tmp_path, options, said):
+    with pytest.raises(UserError, match=said):
+        CodesData(data(), tmp_path, **options)
