@@ -65,8 +65,8 @@ class Passes(pl.Callback):
         self.epochs: list[str] = []
         self.totals: list[int] = []
 
-    def on_fit_start(self, trainer, pl_module):
-        for name, part in pl_module.backbone.items():
+    def setup(self, trainer, pl_module, stage):
+        for name, part in pl_module.backbone.items() if stage == "fit" else ():
             part.register_forward_pre_hook(partial(self._count, name))
 
     def _count(self, name, module, args):
