@@ -16,9 +16,10 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, DistributedSampler
 
-from ftlit import Backbone, FineTuner, InputSpec, Schedule, Stage, StagedFinetuning, Until, batchnorm_to_affine, build_optimizer
+from ftlit import Backbone, CodesData, FineTuner, InputSpec, Schedule, Stage, StagedFinetuning, Until, batchnorm_to_affine, build_optimizer
 from ftlit.dataset import Collection, Examples
 from ftlit.lit.images import ImageData
+from ftlit.store import read_shard
 
 DEVICES = int(os.environ.get("DEVICES", "1"))
 HEAD, TOP = ["head"], ["head", "backbone.top"]
@@ -135,12 +136,32 @@ def metrics(case: str) -> dict:
     }
 
 
+def codes(case: str) -> dict:
+    """Stages that train from codes, which both processes compute together; the stored codes too are noted."""
+    splits = {s: Examples(range(n), [(i % 3,) for i in range(n)], grey) for s, n in (("train", 160), ("val", 37), ("test", 33))}
+    images = ImageData(Collection(splits, list("abc")), InputSpec(size=8), batch_size=16 // DEVICES, num_workers=0, augment="none")
+    torch.manual_seed(0)
+    low, top = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh()), nn.Sequential(nn.Conv2d(4, 4, 3), nn.Tanh())
+    model = FineTuner(
+        Backbone({"low": low, "top": top}, InputSpec(size=8)), nn.Linear(4, 3), num_classes=3, optimizer=partial(torch.optim.SGD, lr=0.1)
+    )
+    data, notes = CodesData(images, Path(sys.argv[1], "store"), pooled=True), Notes()
+    fitting = trainer(StagedFinetuning(EPOCHS), notes, max_epochs=4, precision="64-true")
+    fitting.fit(model, data)
+    columns = {path.parent.name: [] for path in sorted(Path(sys.argv[1], "store").glob("*/*.safetensors"))}
+    for path in Path(sys.argv[1], "store").glob("*/*.safetensors"):
+        shard = read_shard(path)
+        columns[path.parent.name] += [(name.decode(), row.clone()) for name, row in zip(shard.images, shard.codes, strict=True)]
+    stored = {key: torch.stack([row for _, row in sorted(rows, key=lambda pair: pair[0])]) for key, rows in columns.items()}
+    return notes.notes | {"stored": stored}
+
+
 def grey(i: int) -> Image.Image:
     return Image.linear_gradient("L").rotate(i * 11).resize((8, 8)).convert("RGB")
 
 
 if __name__ == "__main__":
     for case in sys.argv[2:]:
-        noted = (metrics if case == "metrics" else stages)(case)
+        noted = {"metrics": metrics, "codes": codes}.get(case, stages)(case)
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         torch.save(noted, Path(sys.argv[1], f"{case}.{rank}"))

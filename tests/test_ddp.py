@@ -12,7 +12,7 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 FOLDER = Path(__file__).parent
-CASES = ["epoch", "step", "metric", "accumulation and clipping", "frozen statistics", "affine"]
+CASES = ["epoch", "step", "metric", "accumulation and clipping", "frozen statistics", "affine", "codes"]
 
 
 def launch(folder: Path, devices: int, *cases: str) -> dict[str, list]:
@@ -52,6 +52,12 @@ def test_two_processes_equal_one_after_every_epoch(two, one, case):
     ours, alone = two[case][0], one[case][0]
     assert ours["stages"] == alone["stages"]
     assert all(distance(a, b) < 1e-10 for a, b in zip(ours["weights"], alone["weights"], strict=True))
+
+
+def test_codes_that_two_processes_compute_together_are_to_the_bit_those_of_one(two, one):
+    together, alone = two["codes"][0]["stored"], one["codes"][0]["stored"]
+    assert len(together) == 2 and together.keys() == alone.keys()
+    assert all(len(rows) == 160 + 37 and torch.equal(rows, alone[key]) for key, rows in together.items())
 
 
 @pytest.mark.parametrize("case", [*CASES, "fsdp2"])

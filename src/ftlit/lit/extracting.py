@@ -24,6 +24,7 @@ from ftlit.lit.images import ImageData
 from ftlit.store import Column, Digests, Kind, Rows, Store, no_room, size_in_words
 from ftlit.transform import Transform
 
+BATCH = 64  # images that run together, whatever the batches of training: the same codes to the bit in any run
 EVALUATION = 0  # the number of the evaluation view; augmented ones count from 1
 
 
@@ -72,7 +73,7 @@ class Extraction:
         if new:
             self._look_at_files(trainer, splits)
             wanted = [self._wanted(split, view, kinds_of_job[split, view]) for split, view in new]
-            _extract(self.store, backbone, wanted, trainer, batch_size=self.data.batch_size, num_workers=self.data.num_workers)
+            _extract(self.store, backbone, wanted, trainer, self.data.num_workers)
             for job, one in zip(new, wanted, strict=True):
                 for form, column in one.columns.items():
                     self._rows[job[0], kinds_of_job[job][form].key] = Rows(column, one.digests)
@@ -143,7 +144,7 @@ class Wanted:
         return sum(len(column.missing(self.digests)) * column.row_bytes for column in self.columns.values())
 
 
-def _extract(store: Store, backbone: Backbone, wanted: Sequence[Wanted], trainer: Trainer, *, batch_size: int, num_workers: int) -> None:
+def _extract(store: Store, backbone: Backbone, wanted: Sequence[Wanted], trainer: Trainer, num_workers: int) -> None:
     """Compute and write what the columns lack. Batches are fixed ranges of what is lacking, and each process takes every W-th, so that
     one process and W compute the same. Afterwards all columns have been looked at and lack nothing.
 
@@ -166,13 +167,13 @@ def _extract(store: Store, backbone: Backbone, wanted: Sequence[Wanted], trainer
         share = (trainer.global_rank, trainer.world_size)
         with _bar(lacking // share[1], shown=first) as advance:
             for one in wanted:
-                _compute(backbone, one, trainer, batch_size, num_workers, share, advance)
+                _compute(backbone, one, trainer, num_workers, share, advance)
         barrier("codes: written")
         for one in wanted:
             for column in one.columns.values():
                 column.look(check=False)
             if one.lacking:  # another machine's, whose disk is not this one's
-                _compute(backbone, one, trainer, batch_size, num_workers, (0, 1), lambda images: None)
+                _compute(backbone, one, trainer, num_workers, (0, 1), lambda images: None)
                 for column in one.columns.values():
                     column.look(check=False)
     if first:
@@ -185,14 +186,13 @@ def _compute(
     backbone: Backbone,
     wanted: Wanted,
     trainer: Trainer,
-    batch_size: int,
     num_workers: int,
     share: tuple[int, int],
     advance: Callable[[int], None],
 ) -> None:
     """Compute what is lacking: the share (rank, processes) of one process."""
     lacking = wanted.lacking
-    own = [lacking[begin : begin + batch_size] for begin in range(0, len(lacking), batch_size)][share[0] :: share[1]]
+    own = [lacking[begin : begin + BATCH] for begin in range(0, len(lacking), BATCH)][share[0] :: share[1]]
     loader = DataLoader(
         wanted.images,
         sampler=own,
