@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 from torch.optim.lr_scheduler import ExponentialLR, StepLR
 
-from ftlit import Backbone, FineTuner, InputSpec, Rates, Schedule, Stage, StagedFinetuning, Until, UserError
+from ftlit import Backbone, CodesData, FineTuner, InputSpec, Rates, Schedule, Stage, StagedFinetuning, Until, UserError
 from ftlit.dataset import Collection, Examples
 from ftlit.head import MLPHead
 from ftlit.lit.images import ImageData
@@ -68,7 +68,7 @@ class Copies(pl.Callback):
         shutil.copytree(self.folder, self.folder.with_name(f"killed{trainer.fit_loop.epoch_loop.total_batch_idx}"))
 
 
-def fit(folder: Path, rates, *, resume: bool = False, copies: bool = False, last_stage: int = 14, how=None, **settings):
+def fit(folder: Path, rates, *, resume: bool = False, copies: bool = False, last_stage: int = 14, how=None, views: int = 0, **settings):
     """What a run ends with: weights, optimizer, rates, metrics and stages."""
     last = folder / "last.ckpt"
     stages = [Stage(["head"]), Stage(["head", "backbone.high"], epoch=2, until=UNTIL), Stage(["*"], step=last_stage)]
@@ -87,7 +87,12 @@ def fit(folder: Path, rates, *, resume: bool = False, copies: bool = False, last
         max_epochs=EPOCHS, accelerator="cpu", callbacks=callbacks, logger=MetricsFile(folder), log_every_n_steps=1, **quiet | settings
     )
     module = model(rates)
-    trainer.fit(module, data(**(how or {})), ckpt_path=last if resume else None)
+    source = data(**(how or {}))
+    if views:
+        if resume:
+            shutil.rmtree(folder / "store")  # codes that were pruned are computed again to the bit
+        source = CodesData(source, folder / "store", views=views)
+    trainer.fit(module, source, ckpt_path=last if resume else None)
     return {
         "weights": module.state_dict(),
         "optimizer": trainer.optimizers[0].state_dict(),
@@ -142,6 +147,8 @@ CASES = {
     "validation every other epoch": {"check_val_every_n_epoch": 2},
     "one batch an epoch": {"limit_train_batches": 1, "last_stage": 4},
     "bf16": {"precision": "bf16-mixed"},
+    "codes": {"views": 1},
+    "codes of augmented views": {"views": 3},
 }
 
 
