@@ -268,7 +268,7 @@ def test_functions_are_told_apart_by_code_constants_defaults_and_what_they_hold(
     with_other_default.__qualname__ = with_default.__qualname__
     functions = [lambda x: x + 1, lambda x: x + 2, lambda x: x - 1, lambda x: abs(x), lambda x: len(x), scaled(2), scaled(3)]
     functions += [with_default, with_other_default, double, Node("a").__init__, Node("b").__init__, abs, len, "a".upper, "b".upper]
-    functions += [lambda: (lambda: 1), lambda: (lambda: 2), torch.relu, torch.sigmoid, np.sin, np.cos]
+    functions += [lambda: lambda: 1, lambda: lambda: 2, torch.relu, torch.sigmoid, np.sin, np.cos]
     assert len({fingerprint(function) for function in functions}) == len(functions)
     assert fingerprint(scaled(2)) == fingerprint(scaled(2))
 
@@ -367,9 +367,53 @@ def test_a_set_has_no_order_and_a_mapping_has(items, random):
 
 
 def test_things_that_are_easily_taken_for_one_another_are_not():
-    things = [0, 0.0, -0.0, False, None, "", "0", b"", b"0", (), [], {}, set(), [0], (0,), [[]], [None], 1, True, 1.0, "None", Path(), Path("0")]
-    things += [torch.zeros(1), torch.zeros(1, 1), np.zeros(1), np.float32(0), np.float64(0), torch.float32, torch.float16, range(2), slice(2)]
-    things += [Colour.RED, Colour.BLUE, Marks(0), Marks.BOLD, Marks.BOLD | Marks.WIDE, Colour, Marks, re.compile("a"), re.compile("a", re.I)]
+    things = [
+        0,
+        0.0,
+        -0.0,
+        False,
+        None,
+        "",
+        "0",
+        b"",
+        b"0",
+        (),
+        [],
+        {},
+        set(),
+        [0],
+        (0,),
+        [[]],
+        [None],
+        1,
+        True,
+        1.0,
+        "None",
+        Path(),
+        Path("0"),
+    ]
+    things += [
+        torch.zeros(1),
+        torch.zeros(1, 1),
+        np.zeros(1),
+        np.float32(0),
+        np.float64(0),
+        torch.float32,
+        torch.float16,
+        range(2),
+        slice(2),
+    ]
+    things += [
+        Colour.RED,
+        Colour.BLUE,
+        Marks(0),
+        Marks.BOLD,
+        Marks.BOLD | Marks.WIDE,
+        Colour,
+        Marks,
+        re.compile("a"),
+        re.compile("a", re.I),
+    ]
     things += [Settings(), Settings("b"), Settings(sides=[1]), Slotted(), Slotted("b"), Node(), Node("b"), Settings, Node, Ellipsis, re, os]
     things += [partial(double), partial(double, 1), partial(double, x=1), partial(sorted, key=len), partial(sorted, key=abs)]
     things += [torch.channels_last, torch.contiguous_format, torch.device("cpu"), torch.device("meta"), float("nan"), float("inf")]

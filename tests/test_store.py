@@ -292,6 +292,22 @@ def test_without_a_check_of_the_sums_only_the_shape_is_looked_at(tmp_path):
 # --- processes
 
 
+class Signal:
+    """An event without a lock: one of multiprocessing waits for ever for a waiter that was killed."""
+
+    def __init__(self) -> None:
+        self._value = FORK.RawValue("b", 0)
+
+    def set(self) -> None:
+        self._value.value = 1
+
+    def wait(self, seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while not self._value.value and time.monotonic() < end:
+            time.sleep(0.002)
+        return bool(self._value.value)
+
+
 def in_process(work, *args):
     process = FORK.Process(target=work, args=args)
     process.start()
@@ -305,7 +321,7 @@ def write_all(folder, count, started):
     with store.locked([column]):
         started.set()
         column.look()
-        for number in column.missing(names(*range(count))):
+        for number in column.missing(names(*range(count))).tolist():
             writer = Writer(column)
             writer.add(names(number), table([number]))
             writer.flush()
@@ -315,7 +331,7 @@ def test_a_writer_that_is_killed_leaves_whole_shards_only_and_the_next_one_finis
     count, before, cut_short = 400, 0, 0
     draw = random.Random(0)
     for _ in range(8):
-        started = FORK.Event()
+        started = Signal()
         process = in_process(write_all, tmp_path, count, started)
         assert started.wait(20)
         time.sleep(draw.uniform(0, 0.06))
@@ -328,7 +344,7 @@ def test_a_writer_that_is_killed_leaves_whole_shards_only_and_the_next_one_finis
         assert len(held) >= before and Rows(column, names(*held)).read(range(len(held))).equal(table(held))
         before = len(held)
     assert cut_short > 0
-    process = in_process(write_all, tmp_path, count, FORK.Event())
+    process = in_process(write_all, tmp_path, count, Signal())
     process.join()
     assert process.exitcode == 0 and not list(tmp_path.glob("*/*.part"))
     column, said = look(tmp_path)
@@ -374,7 +390,7 @@ def test_two_processes_are_never_inside_at_once(tmp_path):
 
 @pytest.mark.parametrize("killed", [True, False])
 def test_who_waits_is_told_so_and_goes_on_when_the_other_ends_or_is_killed(tmp_path, killed, capfd):
-    held, go, mine = FORK.Event(), FORK.Event(), FORK.Event()
+    held, go, mine = Signal(), Signal(), Signal()
     first = in_process(hold, tmp_path, ["k"], held, go)
     assert held.wait(20)
     second = in_process(hold, tmp_path, ["k"], mine, go)
@@ -388,17 +404,17 @@ def test_who_waits_is_told_so_and_goes_on_when_the_other_ends_or_is_killed(tmp_p
 
 
 def test_several_columns_are_locked_in_one_order_so_that_none_waits_for_ever(tmp_path):
-    go = FORK.Event()
+    go = Signal()
     go.set()
     orders = [["a", "b", "c"], ["c", "b", "a"], ["b", "c", "a"], ["a", "a"]] * 2
-    processes = [in_process(hold, tmp_path, order, FORK.Event(), go) for order in orders]
+    processes = [in_process(hold, tmp_path, order, Signal(), go) for order in orders]
     for process in processes:
         process.join(30)
     assert [process.exitcode for process in processes] == [0] * len(orders)
 
 
 def test_other_columns_are_not_locked(tmp_path):
-    held, go, other = FORK.Event(), FORK.Event(), FORK.Event()
+    held, go, other = Signal(), Signal(), Signal()
     first = in_process(hold, tmp_path, ["k"], held, go)
     assert held.wait(20)
     second = in_process(hold, tmp_path, ["other"], other, go)
@@ -499,7 +515,7 @@ def test_remove_takes_a_column_and_no_other(tmp_path):
 
 
 def test_remove_refuses_while_a_process_writes_and_takes_what_a_killed_one_left(tmp_path):
-    store, held, go = Store(tmp_path), FORK.Event(), FORK.Event()
+    store, held, go = Store(tmp_path), Signal(), Signal()
     written(store.column(kind()), range(3))
     process = in_process(hold, tmp_path, ["k"], held, go)
     assert held.wait(20)
