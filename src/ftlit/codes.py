@@ -51,6 +51,7 @@ class Codes:
         return self.rows[cut]
 
 
+@kept_random_state()  # a DataLoader draws from it
 def extract_codes(
     backbone: Backbone,
     loader: Iterable[Any],
@@ -193,7 +194,8 @@ def run(backbone: Backbone, images: Tensor, forms: Sequence[Form]) -> dict[Form,
         codes = layer(codes)
         for form in forms:
             if form.cut == name:
-                found[form] = backbone.pool(codes) if form.pooled else codes
+                values = backbone.pool(codes) if form.pooled else codes
+                found[form] = values if name == backbone.cuts[highest] else values.clone()  # the layer above may work in place
     return found
 
 

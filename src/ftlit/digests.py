@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ftlit.dataset import Examples
+from ftlit.dataset import BadImage, Examples, shown
 from ftlit.errors import one_line
 from ftlit.fingerprint import of_array, of_bytes
 from ftlit.store import DIGEST, Digests
@@ -34,18 +34,18 @@ class Memory:
 
     def recall(self, paths: Sequence[Path]) -> dict[Path, str]:
         """The digests of those files that are as they were when they were remembered."""
-        held = {row[0]: row[1:] for row in self._do(lambda db: db.execute("SELECT path, state, digest FROM images").fetchall())}
+        held = {row[0]: row[1:] for row in self._do(lambda db: db.execute("SELECT path, seal, digest FROM digests").fetchall())}
         found = {}
         for path in paths:
-            state, digest = held.get(str(path), ("", ""))
-            if digest and state == _state(path):
+            seal, digest = held.get(os.fsencode(path), ("", ""))
+            if digest and seal == _seal(path, _state(path), digest):
                 found[path] = digest
         return found
 
     def remember(self, found: Mapping[Path, tuple[str, str]]) -> None:
         """Take up state and digest of each file."""
-        rows = [(str(path), *pair) for path, pair in found.items()]
-        self._do(lambda db: db.executemany("INSERT OR REPLACE INTO images VALUES (?, ?, ?)", rows).fetchall())
+        rows = [(os.fsencode(path), _seal(path, *pair), pair[1]) for path, pair in found.items()]
+        self._do(lambda db: db.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", rows).fetchall())
 
     def _do(self, work: Any) -> list[Any]:
         try:
@@ -53,7 +53,7 @@ class Memory:
             connection = sqlite3.connect(self.path, timeout=60)
             try:
                 with connection:
-                    connection.execute("CREATE TABLE IF NOT EXISTS images (path TEXT PRIMARY KEY, state TEXT, digest TEXT)")
+                    connection.execute("CREATE TABLE IF NOT EXISTS digests (path BLOB PRIMARY KEY, seal TEXT, digest TEXT)")
                     return list(work(connection))
             finally:
                 connection.close()
@@ -91,9 +91,17 @@ def _of_files(paths: Sequence[Path], memory: Memory) -> dict[Path, str]:
 def _read(path: Path) -> tuple[str, str]:
     """(state, digest); the state is empty where a later change could go unnoticed."""
     before = _state(path)
-    digest = of_bytes(path.read_bytes())
-    racy = time.time_ns() - path.stat().st_mtime_ns < RACY
+    try:
+        digest = of_bytes(path.read_bytes())
+        racy = time.time_ns() - path.stat().st_mtime_ns < RACY
+    except OSError as error:
+        raise BadImage(f"{shown(path)} cannot be read as an image: {one_line(error)}") from error
     return ("" if racy or _state(path) != before else before), digest
+
+
+def _seal(path: Path, state: str, digest: str) -> str:
+    """What tells a row of the memory that is true from one that is not: the file is another now, or the memory is damaged."""
+    return of_bytes(os.fsencode(path) + f" {state} {digest}".encode())
 
 
 def _state(path: Path) -> str:

@@ -3,19 +3,21 @@
 Bulk is hashed by XXH3 (128 bits): against accidents, not against an attacker.
 """
 
+import copyreg
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
+from weakref import ReferenceType
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils.data import Dataset
 from xxhash import xxh3_128
 
@@ -37,10 +39,7 @@ def fingerprint(*things: Any) -> str:
     Raises:
         UserError: something that holds what cannot be looked into, an open file for instance.
     """
-    hasher = xxh3_128()
-    for thing in things:
-        _feed(thing, hasher.update, ())
-    return hasher.hexdigest()
+    return _digest(things, ())
 
 
 def prefixes(layers: Mapping[str, nn.Module]) -> dict[str, str]:
@@ -70,33 +69,52 @@ def of_array(array: "np.ndarray[Any, Any]") -> str:
 
 def of_tensor(tensor: Tensor) -> str:
     """The same for a tensor on any device; its memory format does not matter."""
-    values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    values = plain.as_strided((plain.numel(),), (1,)).view(torch.uint8).numpy()  # one value has any stride
     hasher = xxh3_128(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
     hasher.update(values.data)
     return hasher.hexdigest()
 
 
+def _digest(things: Iterable[Any], within: tuple[int, ...]) -> str:
+    """32 hexadecimal digits for things; `within` are the ids of what they are inside of, the innermost last."""
+    hasher = xxh3_128()
+    for thing in things:
+        try:
+            _feed(thing, hasher.update, within)
+        except RecursionError as error:
+            raise _opaque(thing, "it is nested too deep") from error
+    return hasher.hexdigest()
+
+
 def _feed(thing: Any, update: Feed, within: tuple[int, ...]) -> None:
-    """Hash a thing; `within` are the ids of what it is inside of, the innermost last."""
+    """Hash a thing."""
     if id(thing) in within:
         update(f"<{len(within) - within.index(id(thing))} up>".encode())
+        return
+    within = (*within, id(thing))
+    if isinstance(thing, set | frozenset):
+        update(f"<set:{sorted(_digest([item], within) for item in thing)}>".encode())
         return
     head, parts = _taken_apart(thing)
     update(f"<{head}:{len(parts)}>".encode())
     for part in parts:
-        _feed(part, update, (*within, id(thing)))
+        _feed(part, update, within)
 
 
 def _taken_apart(thing: Any) -> tuple[str, list[Any]]:
     """What a thing is, as text, and the things that it is made of."""
     if isinstance(thing, Enum):
-        return _named(type(thing)) + "." + thing.name, []
+        return f"{_named(type(thing))}.{thing.name}", [thing.value]
     if isinstance(thing, PLAIN) and type(thing) in PLAIN:
         return f"{type(thing).__name__} {thing!r}", []
     if isinstance(thing, PurePath):
-        return f"path {thing}", []
+        return f"path {str(thing)!r}", []
     if isinstance(thing, Tensor):
-        return f"tensor {of_tensor(thing)}", []
+        try:
+            return f"tensor {of_tensor(thing)}", []
+        except RuntimeError as error:  # without values, or sparse
+            raise _opaque(thing, error) from error
     if isinstance(thing, np.ndarray) and not thing.dtype.hasobject:
         return f"array {of_array(thing)}", []
     if isinstance(thing, nn.Module):
@@ -105,17 +123,22 @@ def _taken_apart(thing: Any) -> tuple[str, list[Any]]:
         return _named(type(thing)), [getattr(thing, "transforms", None)]
     if type(thing) in (list, tuple):
         return type(thing).__name__, list(thing)
-    if isinstance(thing, set | frozenset):
-        return "set", sorted(fingerprint(item) for item in thing)
     if isinstance(thing, Mapping):
         return "mapping", [part for pair in thing.items() for part in pair]
-    if isinstance(thing, type | BuiltinFunctionType):
+    if isinstance(thing, type):
         return _named(thing), []
+    if isinstance(thing, ModuleType):
+        return f"module {thing.__name__} {_source(thing.__name__)}", []
+    if isinstance(thing, BuiltinFunctionType):
+        return _named(thing), [] if isinstance(thing.__self__, ModuleType) else [thing.__self__]
     if isinstance(thing, FunctionType):
-        cells = [cell.cell_contents for cell in thing.__closure__ or ()]
-        return _named(thing), [_code(thing.__code__), thing.__defaults__, thing.__kwdefaults__, cells]
+        return _named(thing), [_code(thing.__code__), thing.__defaults__, thing.__kwdefaults__, [*map(_held, thing.__closure__ or ())]]
     if isinstance(thing, MethodType):
         return "method", [thing.__func__, thing.__self__]
+    if isinstance(thing, ReferenceType):
+        return "reference", [thing()]
+    if isinstance(thing, fx.Graph):  # its nodes refer to one another in more ways than can be followed
+        return "graph", [thing.python_code("self").src]
     return _named(type(thing)), _of_object(thing)
 
 
@@ -134,13 +157,25 @@ def _hook(hook: Any) -> str:
 
 def _of_object(thing: Any) -> list[Any]:
     """What pickle would keep of it."""
+    own = copyreg.dispatch_table.get(type(thing))
     try:
-        reduced = thing.__reduce_ex__(4)
-    except TypeError as error:
-        raise UserError(
-            f"codes cannot be kept: {type(thing).__name__} cannot be told from another one ({error}); take cache=none"
-        ) from error
+        reduced = own(thing) if own else thing.__reduce_ex__(4)
+    except Exception as error:  # what pickle cannot keep raises anything: TypeError, ValueError, RuntimeError, ...
+        raise _opaque(thing, error) from error
     return [reduced] if isinstance(reduced, str) else [list(part) if hasattr(part, "__next__") else part for part in reduced[:5]]
+
+
+def _opaque(thing: Any, why: object) -> UserError:
+    text = " ".join(str(why).split())
+    return UserError(f"codes cannot be kept: {type(thing).__name__} cannot be told from another one ({text}); take cache=none")
+
+
+def _held(cell: CellType) -> list[Any]:
+    """What a function has from around it; nothing where that was never set."""
+    try:
+        return [cell.cell_contents]
+    except ValueError:
+        return []
 
 
 def _code(code: CodeType) -> list[Any]:
@@ -155,7 +190,13 @@ def _named(thing: Any) -> str:
     if module.partition(".")[0] in VERSIONED:
         return name
     bases = [base for base in getattr(thing, "__mro__", ())[1:] if base.__module__.partition(".")[0] not in VERSIONED]
-    return " ".join([name, _source(module), *(_named(base) for base in bases)])
+    return " ".join([name, _source(module) or _methods(thing), *(_named(base) for base in bases)])
+
+
+def _methods(thing: Any) -> str:
+    """A digest of what stands in for the source of a class that has no file: the code of its own methods and properties."""
+    found = {name: getattr(value, "__func__", getattr(value, "fget", value)) for name, value in getattr(thing, "__dict__", {}).items()}
+    return fingerprint({name: _code(value.__code__) for name, value in found.items() if isinstance(value, FunctionType)})
 
 
 @cache

@@ -31,6 +31,7 @@ Digests = np.ndarray[Any, np.dtype[np.bytes_]]  # (N,) of 32 hexadecimal digits
 DIGEST = "S32"
 SHARD_BYTES = 64 << 20
 SHARD_SECONDS = 120.0  # of computing that a kill may lose
+FULL = (errno.ENOSPC, errno.EDQUOT)  # no room on the disk, or none left for this person
 CAST = {"float32": torch.float32, "float64": torch.float64, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -63,7 +64,7 @@ def read_shard(path: Path, *, check: bool = True) -> Shard:
             meant = (file.metadata() or {}).get("checksum")
     except (SafetensorError, OSError, RuntimeError) as error:
         raise Damaged(one_line(error)) from error
-    if images.dtype != torch.uint8 or images.shape != (len(codes), 32):
+    if images.dtype != torch.uint8 or images.shape != (*codes.shape[:1], 32):
         raise Damaged("no digests of its images")
     if check and checksum(codes, images) != meant:
         raise Damaged("its checksum is another")
@@ -176,8 +177,10 @@ class Rows:
         """The codes (n, *shape) at these places, copied."""
         at = np.asarray(places, np.int64)
         shards, rows = self._shard[at], torch.from_numpy(self._row[at])
-        used = np.unique(shards)
         out = torch.empty((len(at), *self.shape), dtype=self.dtype)
+        if not len(at):
+            return out
+        used = np.unique(shards)
         by_shard = torch.from_numpy(np.argsort(shards, kind="stable"))
         ends = np.searchsorted(shards[by_shard.numpy()], used, side="right").tolist()
         for shard, begin, end in zip(used.tolist(), [0, *ends[:-1]], ends, strict=True):
@@ -225,7 +228,7 @@ class Writer:
             os.replace(beside, path)
         except (OSError, SafetensorError) as error:
             beside.unlink(missing_ok=True)
-            if getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error):
+            if getattr(error, "errno", None) in FULL or any(f"os error {number}" in str(error) for number in FULL):
                 raise no_room(self._column.folder, codes.nbytes) from error
             raise
         self._images = []
@@ -257,7 +260,7 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         note = folder / "about.json"
         if not note.is_file():
-            beside = note.with_suffix(f".{os.getpid()}.part")
+            beside = note.with_suffix(f".{os.getpid()}.new")  # not .part: no lock is held, and who holds it removes those
             beside.write_text(json.dumps(kind.about, indent=1, ensure_ascii=False))
             beside.replace(note)
         os.utime(folder)  # when it was last used

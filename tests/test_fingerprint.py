@@ -1,0 +1,525 @@
+"""Equal where weights, parameters and code are equal, in any process; other where one of them differs."""
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from collections import OrderedDict
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from enum import Enum, Flag, auto
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch import fx, nn
+from torchvision.transforms import v2
+
+from ftlit.dataset import image_reader, read_image
+from ftlit.errors import UserError
+from ftlit.fingerprint import _source, fingerprint, of_array, of_bytes, of_tensor, prefixes, software
+from ftlit.rewrite import batchnorm_to_affine
+from ftlit.trainable import hold_modes, modes_of, set_trainable
+from ftlit.transform import AUGMENTS, InputSpec, eval_transform, train_transform
+from ftlit.zoo import load_backbone
+
+
+class Scale(nn.Module):
+    def __init__(self, factor: float = 2.0) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return x * self.factor
+
+
+class Shift(Scale):
+    pass
+
+
+@dataclass
+class Settings:
+    name: str = "a"
+    sides: list = field(default_factory=lambda: [1, 2])
+
+
+@dataclass(frozen=True, slots=True)
+class Slotted:
+    name: str = "a"
+
+
+class Colour(Enum):
+    RED = 1
+    BLUE = 2
+
+
+class Marks(Flag):
+    BOLD = auto()
+    WIDE = auto()
+
+
+class Node:
+    def __init__(self, name: str = "a") -> None:
+        self.name = name
+
+
+def double(x):
+    return x * 2
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), Scale(), nn.Dropout(0.5))
+
+
+# --- the same
+
+
+THINGS = """
+import torch
+from functools import partial
+from ftlit.dataset import image_reader
+from ftlit.fingerprint import fingerprint
+from ftlit.transform import InputSpec, eval_transform, train_transform
+from ftlit.zoo import load_backbone
+torch.manual_seed(0)
+names = {"a", "b", "c", "layer1", "layer2"}
+things = [names, frozenset(names), {"b": 1, "a": {2.5, None}}, partial(sorted, key=len), InputSpec(), eval_transform(InputSpec())]
+things += [train_transform(InputSpec(), "trivial_augment"), image_reader(InputSpec()), load_backbone("glyph"), torch.nn.LSTM(2, 3)]
+"""
+
+
+def test_another_process_with_other_hashes_finds_the_same():
+    here: dict = {}
+    exec(THINGS, here)
+    program = THINGS + "print(*(fingerprint(thing) for thing in things))"
+    seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [fingerprint(thing) for thing in here["things"]]
+
+
+def test_it_is_32_hexadecimal_digits_whatever_the_thing():
+    for found in (fingerprint(), fingerprint(net()), of_bytes(b""), of_array(np.zeros(0)), of_tensor(torch.zeros(0))):
+        assert re.fullmatch("[0-9a-f]{32}", found)
+
+
+def whole(model: nn.Module) -> nn.Module:
+    set_trainable(model, ["0"], "frozen_stats")
+    return model
+
+
+def held(model: nn.Module) -> nn.Module:
+    set_trainable(model, ["1"])
+    hold_modes(modes_of(model))
+    return model
+
+
+def stepped(model: nn.Module) -> nn.Module:
+    model.eval()(torch.ones(2, 3, 4, 4)).sum().backward()
+    return model
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        deepcopy, nn.Module.eval, whole, held, stepped, lambda m: deepcopy(held(m)), lambda m: m.requires_grad_(False),
+        lambda m: m.to(memory_format=torch.channels_last), lambda m: m.to(torch.float64).to(torch.float32), lambda m: m.share_memory(),
+    ],
+)  # fmt: skip
+def test_neither_mode_nor_what_trains_nor_where_it_lies_matters(change):
+    assert fingerprint(change(net())) == fingerprint(net())
+
+
+def test_building_saving_and_calling_do_not_change_a_backbone(tmp_path):
+    backbone = load_backbone("glyph")
+    before = fingerprint(backbone)
+    backbone.eval()(torch.zeros(1, 3, 32, 32))
+    torch.save(backbone, tmp_path / "whole.pt")
+    assert before == fingerprint(backbone) == fingerprint(load_backbone("glyph"))
+    assert before == fingerprint(torch.load(tmp_path / "whole.pt", weights_only=False))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.bool, torch.complex64])
+def test_a_tensor_is_its_values_shape_and_dtype_however_it_lies(dtype):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 4, 5)
+    x = x > 0 if dtype == torch.bool else x.mul(3).to(dtype)
+    assert of_tensor(x) == of_tensor(x.to(memory_format=torch.channels_last)) == of_tensor(x.repeat(1, 1, 1, 2)[..., :5])
+    assert of_tensor(x[:, 1:2]) == of_tensor(x[:, 1:2].clone())
+    assert of_tensor(x[0, 0, :1, 0]) == of_tensor(x[0, 0, 0, 0].reshape(1).clone())
+    different = [x, x.reshape(3, 2, 4, 5), x.transpose(0, 1), x.flatten(), x.to(torch.complex128)]
+    assert len({of_tensor(t) for t in different}) == len(different)
+
+
+def test_a_lazily_conjugated_or_negated_tensor_is_its_values():
+    x = torch.tensor([1 + 2j, 3 - 1j])
+    assert of_tensor(x.conj()) == of_tensor(torch.tensor([1 - 2j, 3 + 1j]))
+    assert of_tensor(x.conj().imag) == of_tensor(torch.tensor([-2.0, 1.0]))
+
+
+def test_an_array_is_its_values_shape_and_dtype_however_it_lies():
+    a = np.arange(12, dtype=np.int32).reshape(3, 4)
+    assert of_array(a) == of_array(np.asfortranarray(a)) == of_array(np.repeat(a, 2, axis=1)[:, ::2])
+    assert len({of_array(b) for b in (a, a.T, a.reshape(4, 3), a.astype(np.int64), a.view(np.uint32), a.ravel())}) == 6
+
+
+# --- another
+
+
+def weight(m):
+    m[0].weight.data[0, 0, 0, 0] += 1e-6
+
+
+def statistic(m):
+    m[1].running_mean[3] += 1e-6
+
+
+def count(m):
+    m[1].num_batches_tracked += 1
+
+
+def hooked(m):
+    m[2].register_forward_hook(lambda module, args, out: out + 1)
+
+
+def hooked_before(m):
+    m[2].register_forward_pre_hook(lambda module, args: args[0] + 1)
+
+
+def replaced(m):
+    m[3].forward = double
+
+
+CHANGES = {
+    "weight": weight, "buffer": statistic, "count": count, "hook": hooked, "hook before": hooked_before, "forward": replaced,
+    "eps": lambda m: setattr(m[1], "eps", 1e-3),
+    "stride": lambda m: setattr(m[0], "stride", (2, 2)),
+    "own attribute": lambda m: setattr(m[3], "factor", 2.5),
+    "new attribute": lambda m: setattr(m[3], "other", 1),
+    "class": lambda m: m.__setitem__(3, Shift()),
+    "class of the same shape": lambda m: m.__setitem__(2, nn.ReLU6()),
+    "in place": lambda m: setattr(m[2], "inplace", True),
+    "dropout": lambda m: setattr(m[4], "p", 0.25),
+    "no bias": lambda m: setattr(m[0], "bias", None),
+    "buffer from parameter": lambda m: (m[1].__delattr__("bias"), m[1].register_buffer("bias", torch.zeros(4))),
+    "a layer less": lambda m: m.__delitem__(4),
+    "dtype": lambda m: m.to(torch.float64),
+    "folded": batchnorm_to_affine,
+}  # fmt: skip
+
+
+def test_each_change_of_a_module_changes_it_and_no_two_are_alike():
+    found = {"none": fingerprint(net())}
+    for name, change in CHANGES.items():
+        model = net()
+        change(model)
+        found[name] = fingerprint(model)
+    assert len(set(found.values())) == len(found)
+
+
+def test_the_order_and_the_names_of_layers_matter():
+    a, b = Scale(2.0), Scale(3.0)
+    nets = [nn.Sequential(a, b), nn.Sequential(b, a), nn.Sequential(OrderedDict(x=a, y=b)), nn.ModuleList([a, b])]
+    assert len({fingerprint(one) for one in nets}) == 4
+
+
+SPECS = [
+    {"size": 32}, {"resize": 256}, {"mean": (0.5, 0.456, 0.406)}, {"std": (0.229, 0.224, 0.5)}, {"interpolation": "bicubic"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("of", [lambda s: s, eval_transform, train_transform])
+def test_every_parameter_of_the_input_counts_wherever_it_ends_up(of):
+    kept = [fingerprint(of(InputSpec())), *(fingerprint(of(replace(InputSpec(), **spec))) for spec in SPECS)]
+    assert len(set(kept)) == len(kept) - (of is train_transform)  # it does not resize
+    assert fingerprint(of(InputSpec())) == kept[0]
+
+
+def test_every_augmentation_and_scale_is_another_and_none_is_the_evaluation_view():
+    found = {augment: fingerprint(train_transform(InputSpec(), augment)) for augment in AUGMENTS}
+    assert len(set(found.values())) == len(AUGMENTS) and found["none"] == fingerprint(eval_transform(InputSpec()))
+    assert fingerprint(train_transform(InputSpec(), min_scale=0.5)) != found["photo"]
+
+
+def test_how_an_image_is_read_counts():
+    readers = [read_image, image_reader(InputSpec()), image_reader(InputSpec(size=32)), partial(read_image, at_least=None)]
+    assert len({fingerprint(reader) for reader in readers}) == 4
+    assert fingerprint(image_reader(InputSpec())) == fingerprint(image_reader(InputSpec()))
+
+
+def test_functions_are_told_apart_by_code_constants_defaults_and_what_they_hold():
+    def scaled(factor):
+        return lambda x: x * factor
+
+    def with_default(x, y=1):
+        return x
+
+    def with_other_default(x, y=2):
+        return x
+
+    with_other_default.__qualname__ = with_default.__qualname__
+    functions = [lambda x: x + 1, lambda x: x + 2, lambda x: x - 1, lambda x: abs(x), lambda x: len(x), scaled(2), scaled(3)]
+    functions += [with_default, with_other_default, double, Node("a").__init__, Node("b").__init__, abs, len, "a".upper, "b".upper]
+    functions += [lambda: lambda: 1, lambda: lambda: 2, torch.relu, torch.sigmoid, np.sin, np.cos]
+    assert len({fingerprint(function) for function in functions}) == len(functions)
+    assert fingerprint(scaled(2)) == fingerprint(scaled(2))
+
+
+def test_a_function_may_hold_itself_or_what_was_never_set():
+    def count(n):
+        return n and count(n - 1)
+
+    def unset():
+        if not count:
+            never = 1
+        return lambda: never
+
+    assert fingerprint(count) == fingerprint(count) and fingerprint(unset()) == fingerprint(unset())
+
+
+def written(source: str, module: str):
+    """As a notebook's cell defines it: nowhere on disk."""
+    space = {"__name__": module, "nn": nn}
+    exec(source, space)
+    return space["Own"]()
+
+
+CELL = "class Own(nn.Module):\n    def forward(self, x):\n        return {}\n    @property\n    def two(self):\n        return {}\n"
+
+
+def test_a_class_without_a_file_is_told_by_the_code_of_its_methods():
+    cells = [CELL.format(*bodies) for bodies in (("x + 1", "2"), ("x + 2", "2"), ("abs(x)", "2"), ("x + 1", "3"))]
+    assert len({fingerprint(written(cell, "__nowhere__")) for cell in cells}) == 4
+    assert fingerprint(written(cells[0], "__nowhere__")) == fingerprint(written("\n\n" + cells[0], "__nowhere__"))
+
+
+def test_the_source_of_foreign_code_and_of_what_it_inherits_counts(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    found = []
+    for base, size in (("x", "1"), ("x", "2"), ("x * 2", "1"), ("x", "1")):
+        (tmp_path / "ftlit_base.py").write_text(f"from torch import nn\nclass Base(nn.Module):\n    def forward(self, x): return {base}\n")
+        (tmp_path / "ftlit_child.py").write_text(f"import ftlit_base\nSIZE = {size}\ndef work(): ...\nclass Net(ftlit_base.Base): pass\n")
+        for name in ("ftlit_base", "ftlit_child"):  # as a new process would find them
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        _source.cache_clear()
+        importlib.invalidate_caches()
+        child = importlib.import_module("ftlit_child")
+        found.append((fingerprint(child.Net()), fingerprint(child.work)))
+    assert found[0] == found[3] and len({net for net, _ in found}) == 3
+    assert [work == found[0][1] for _, work in found] == [True, False, True, True]
+
+
+# --- plain values
+
+
+leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary() | st.text().map(Path)
+hashable = st.integers() | st.text() | st.booleans() | st.tuples(st.integers(), st.text())
+values = st.recursive(
+    leaves | st.frozensets(hashable),
+    lambda inner: st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+def spelled(value) -> str:
+    """A text that two values share if they are equal, types and order included."""
+    if isinstance(value, frozenset):
+        return f"set{sorted(map(spelled, value))}"
+    if isinstance(value, dict):
+        return f"dict{[(spelled(key), spelled(item)) for key, item in value.items()]}"
+    if isinstance(value, list | tuple):
+        return f"{type(value).__name__}{[spelled(item) for item in value]}"
+    return f"{type(value).__name__}{value!r}"
+
+
+@given(values)
+def test_a_copy_is_equal(value):
+    assert fingerprint(value) == fingerprint(deepcopy(value))
+
+
+@given(values, values)
+def test_two_values_are_equal_exactly_where_their_fingerprints_are(one, other):
+    assert (fingerprint(one) == fingerprint(other)) == (spelled(one) == spelled(other))
+
+
+@given(st.lists(st.text("ab:<>0 '\"path"), max_size=3), st.lists(st.text("ab:<>0 '\"path"), max_size=3))
+def test_no_text_and_no_path_looks_like_what_is_around_it(one, other):
+    assert (fingerprint(*one) == fingerprint(*other)) == (one == other)
+    assert fingerprint(*map(Path, ["x", "y:0><path z"])) != fingerprint(*map(Path, ["x:0><path y", "z"]))
+    assert fingerprint(one, other) != fingerprint([*one, *other])
+
+
+@given(st.lists(hashable, unique=True), st.randoms())
+def test_a_set_has_no_order_and_a_mapping_has(items, random):
+    shuffled = random.sample(items, len(items))
+    assert fingerprint(set(items)) == fingerprint(frozenset(shuffled)) == fingerprint(set(shuffled))
+    one, other = (dict.fromkeys(map(repr, order)) for order in (items, shuffled))
+    assert (fingerprint(one) == fingerprint(other)) == (list(one) == list(other))
+
+
+def test_things_that_are_easily_taken_for_one_another_are_not():
+    things = [
+        0,
+        0.0,
+        -0.0,
+        False,
+        None,
+        "",
+        "0",
+        b"",
+        b"0",
+        (),
+        [],
+        {},
+        set(),
+        [0],
+        (0,),
+        [[]],
+        [None],
+        1,
+        True,
+        1.0,
+        "None",
+        Path(),
+        Path("0"),
+    ]
+    things += [
+        torch.zeros(1),
+        torch.zeros(1, 1),
+        np.zeros(1),
+        np.float32(0),
+        np.float64(0),
+        torch.float32,
+        torch.float16,
+        range(2),
+        slice(2),
+    ]
+    things += [
+        Colour.RED,
+        Colour.BLUE,
+        Marks(0),
+        Marks.BOLD,
+        Marks.BOLD | Marks.WIDE,
+        Colour,
+        Marks,
+        re.compile("a"),
+        re.compile("a", re.I),
+    ]
+    things += [Settings(), Settings("b"), Settings(sides=[1]), Slotted(), Slotted("b"), Node(), Node("b"), Settings, Node, Ellipsis, re, os]
+    things += [partial(double), partial(double, 1), partial(double, x=1), partial(sorted, key=len), partial(sorted, key=abs)]
+    things += [torch.channels_last, torch.contiguous_format, torch.device("cpu"), torch.device("meta"), float("nan"), float("inf")]
+    things += [np.array([1, "a"], object), np.array([1, "b"], object), nn.LSTM(1, 1), v2.functional.InterpolationMode.BICUBIC, 10**30]
+    assert len({fingerprint(thing) for thing in things}) == len(things)
+
+
+def test_equal_objects_are_equal_wherever_they_lie():
+    for make in (Settings, Slotted, Node, lambda: partial(double, 1), lambda: np.array([1, "a"], object), lambda: Marks.BOLD | Marks.WIDE):
+        assert fingerprint(make()) == fingerprint(make()) == fingerprint(deepcopy(make()))
+
+
+def ring(name: str) -> Node:
+    first, second = Node(name), Node()
+    first.next, second.next = second, first
+    return first
+
+
+def crowd(name: str) -> Node:
+    node = Node(name)
+    node.peers = {node, 1, "a"}
+    return node
+
+
+def nested(name: str) -> list:
+    inner: list = [name]
+    inner.append(inner)
+    return inner
+
+
+class Parental(nn.Module):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.child = Scale()
+        self.child.parents, self.name = [self], name
+
+
+@pytest.mark.parametrize("make", [ring, crowd, nested, Parental])
+def test_what_holds_itself_comes_to_an_end_and_still_counts(make):
+    assert fingerprint(make("a")) == fingerprint(make("a")) != fingerprint(make("b"))
+
+
+def test_a_traced_network_is_told_by_its_code_and_its_weights():
+    def traced(layer):
+        torch.manual_seed(0)
+        return fx.symbolic_trace(nn.Sequential(*[nn.Linear(2, 2) for _ in range(30)], layer))
+
+    assert fingerprint(traced(nn.ReLU())) == fingerprint(traced(nn.ReLU())) != fingerprint(traced(nn.Sigmoid()))
+    one, other = traced(nn.ReLU()), traced(nn.ReLU())
+    other.get_parameter("3.weight").data += 1
+    assert fingerprint(one) != fingerprint(other)
+
+
+def deep() -> list:
+    value: list = []
+    for _ in range(5000):
+        value = [value]
+    return value
+
+
+def scripted() -> nn.Module:
+    with pytest.warns(FutureWarning):
+        return torch.jit.script(nn.ReLU())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: sys.__stderr__, lambda: (i for i in range(3)), deep, lambda: torch.zeros(2, device="meta"), scripted,
+        lambda: torch.eye(2).to_sparse(), lambda: memoryview(b"a"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_looked_into_is_an_error_of_one_line_also_inside_of_something(make):
+    thing = make()
+    model = Scale()
+    model.__dict__["held"] = thing
+    for holder in (thing, [thing], {"a": thing}, model, lambda: thing):
+        with pytest.raises(UserError, match=r"^codes cannot be kept: \w+ cannot be told from another one .*; take cache=none$") as error:
+            fingerprint(holder)
+        assert len(str(error.value).splitlines()) == 1
+
+
+# --- prefixes
+
+
+@given(at=st.integers(0, 4))
+def test_a_change_in_a_layer_changes_the_cuts_from_there_on_and_none_below(at):
+    layers = {f"layer{i}": nn.Linear(2, 2) for i in range(5)}
+    before = prefixes(layers)
+    layers[f"layer{at}"].bias.data += 1
+    after = prefixes(layers)
+    assert [before[name] == after[name] for name in layers] == [i < at for i in range(5)]
+
+
+def test_prefixes_are_one_for_each_cut_all_others_and_the_same_for_a_part_of_the_layers():
+    backbone = load_backbone("glyph")
+    found = prefixes(dict(backbone.items()))
+    assert tuple(found) == backbone.cuts and len(set(found.values())) == len(found)
+    for cut in backbone.cuts:
+        assert prefixes(dict(backbone.upto(cut).items())) == {name: found[name] for name in backbone.upto(cut).cuts}
+
+
+def test_equal_layers_at_other_places_have_other_prefixes():
+    layer = nn.ReLU()
+    assert len(set(prefixes({"a": layer, "b": layer, "c": layer}).values())) == 3
+
+
+def test_software_names_what_computes():
+    assert f"torch {torch.__version__.partition('+')[0]}" in software() and f"pillow {Image.__version__}" in software()

@@ -1,0 +1,537 @@
+"""Rows come back to the bit, or are missing: whatever is killed, cut off, damaged or full."""
+
+import errno
+import multiprocessing
+import os
+import random
+import signal
+import time
+import warnings
+from contextlib import contextmanager
+from hashlib import blake2b
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+import ftlit.store
+from ftlit.errors import UserError
+from ftlit.store import CAST, DIGEST, Column, Damaged, Kind, Rows, Store, Writer, no_room, read_shard, size_in_words
+
+FORK = multiprocessing.get_context("fork")  # a process that starts in milliseconds
+SHAPES = {"vector": (5,), "map": (3, 2, 4), "tokens": (4, 3), "number": ()}
+
+
+def names(*numbers: int) -> np.ndarray:
+    return np.array([blake2b(str(n).encode(), digest_size=16).hexdigest() for n in numbers], DIGEST)
+
+
+def row(number: int, shape=(5,), dtype=torch.float32) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(number)).to(dtype)
+
+
+def table(numbers, shape=(5,), dtype=torch.float32) -> torch.Tensor:
+    return torch.stack([row(n, shape, dtype) for n in numbers]) if len(numbers) else torch.empty(0, *shape, dtype=dtype)
+
+
+def kind(key="k", shape=(5,), dtype=torch.float32) -> Kind:
+    return Kind(key, dtype, shape, {"cut": "layer4", "of": key})
+
+
+def written(column: Column, numbers, step: int = 4) -> Column:
+    writer = Writer(column)
+    for begin in range(0, len(numbers), step):
+        some = numbers[begin : begin + step]
+        writer.add(names(*some), table(some, column.shape, column.dtype))
+    writer.flush()
+    column.look()
+    return column
+
+
+def bits(tensor: torch.Tensor) -> bytes:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+@contextmanager
+def shards_of(rows: int):
+    before, ftlit.store.SHARD_BYTES = ftlit.store.SHARD_BYTES, 20 * rows
+    try:
+        yield
+    finally:
+        ftlit.store.SHARD_BYTES = before
+
+
+# --- rows
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("dtype", CAST.values(), ids=CAST)
+def test_rows_come_back_to_the_bit_in_this_process_and_the_next(tmp_path, dtype, shape):
+    codes = table(range(9), shape, dtype)
+    codes[0], codes[1], codes[2] = float("nan"), float("-inf"), -0.0
+    column = Store(tmp_path).column(kind("k", shape, dtype))
+    writer = Writer(column)
+    writer.add(names(*range(9)), codes)
+    writer.flush()
+    for one in (column, Store(tmp_path).column(kind("k", shape, dtype))):
+        one.look()
+        read = Rows(one, names(*range(9))).read(range(9))
+        assert (read.dtype, read.shape, bits(read)) == (dtype, codes.shape, bits(codes))
+
+
+def test_rows_are_cast_to_the_dtype_of_the_column_and_taken_from_any_memory(tmp_path):
+    column = Store(tmp_path).column(kind("k", (3, 2, 4), torch.float16))
+    codes = table(range(4), (3, 2, 4))
+    writer = Writer(column)
+    writer.add(names(*range(4)), codes.to(memory_format=torch.channels_last))
+    writer.flush()
+    column.look()
+    assert Rows(column, names(*range(4))).read(range(4)).equal(codes.half())
+
+
+@given(
+    per_shard=st.integers(1, 12), step=st.integers(1, 7), n=st.integers(1, 25), data=st.data(),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_rows_in_any_order_from_any_number_of_shards_equal_those_of_a_table(tmp_path_factory, per_shard, step, n, data):
+    order = data.draw(st.permutations(range(n)))
+    places = data.draw(st.lists(st.integers(0, n - 1), max_size=30))
+    with shards_of(per_shard):
+        column = written(Store(tmp_path_factory.mktemp("s")).column(kind()), order, step)
+    assert sum(len(shard.images) for shard in column.shards) == n
+    assert len(column.shards) >= -(-n // max(per_shard, step))
+    rows = Rows(column, names(*range(n)))
+    assert len(rows) == n and rows.row_bytes == 20
+    assert rows.read(places).equal(table(range(n))[places] if places else torch.empty(0, 5))
+    assert rows.read(np.array(places, int)).equal(rows.read(places))
+
+
+def test_rows_may_be_asked_for_several_times_and_there_may_be_none(tmp_path):
+    column = written(Store(tmp_path).column(kind()), range(6))
+    assert Rows(column, names(3, 3, 0, 3)).read([0, 1, 2, 3]).equal(table([3, 3, 0, 3]))
+    none = Rows(column, names())
+    assert len(none) == 0 and none.read([]).shape == (0, 5)
+
+
+def test_what_is_read_is_a_copy_and_outlives_the_files(tmp_path):
+    column = written(Store(tmp_path).column(kind()), range(6))
+    rows = Rows(column, names(*range(6)))
+    rows.read([0])[:] = 7
+    for shard in column.shards:
+        shard.path.unlink()
+    assert rows.read(range(6)).equal(table(range(6)))
+
+
+@given(held=st.sets(st.integers(0, 12)), asked=st.lists(st.integers(0, 12), max_size=20))
+@settings(max_examples=40, deadline=None)
+def test_missing_names_each_lacking_image_once_where_it_first_comes(tmp_path_factory, held, asked):
+    column = written(Store(tmp_path_factory.mktemp("s")).column(kind()), sorted(held))
+    first = [place for place, number in enumerate(asked) if number not in held and number not in asked[:place]]
+    assert column.missing(names(*asked)).tolist() == first
+    shards, places = column.find(names(*asked))
+    for number, shard, place in zip(asked, shards, places, strict=True):
+        assert (shard >= 0) == (place >= 0) == (number in held)
+        assert number not in held or column.shards[shard].codes[place].equal(row(number))
+
+
+def test_a_row_written_twice_is_there_once(tmp_path):
+    column = written(Store(tmp_path).column(kind()), range(4))
+    written(column, range(2, 6))
+    written(Store(tmp_path).column(kind()), range(4))
+    assert Rows(column, names(*range(6))).read(range(6)).equal(table(range(6)))
+    assert len(list(column.folder.glob("*.safetensors"))) == 2
+
+
+def test_what_another_process_wrote_is_found_by_looking_again(tmp_path):
+    mine, others = (Store(tmp_path).column(kind()) for _ in range(2))
+    written(mine, range(3))
+    written(others, range(3, 5))
+    assert mine.missing(names(*range(5))).tolist() == [3, 4]
+    mine.look()
+    assert not len(mine.missing(names(*range(5)))) and len(mine.shards) == 2
+
+
+def test_a_shard_is_written_when_there_is_enough_and_when_it_took_long(tmp_path, monkeypatch):
+    def files():
+        return len(list(tmp_path.glob("k/*.safetensors")))
+
+    column = Store(tmp_path).column(kind())
+    with shards_of(4):
+        writer = Writer(column)
+        seen = []
+        for number in range(9):
+            writer.add(names(number), table([number]))
+            seen.append(files())
+        assert seen == [0, 0, 0, 0, 1, 1, 1, 1, 2]
+        writer.flush()
+        writer.flush()
+        assert files() == 3
+    monkeypatch.setattr(ftlit.store, "SHARD_SECONDS", -1.0)
+    writer = Writer(column)
+    writer.add(names(20), table([20]))
+    assert files() == 4
+
+
+def test_a_batch_larger_than_a_shard_is_one_shard(tmp_path):
+    with shards_of(2):
+        column = written(Store(tmp_path).column(kind()), range(11), step=7)
+    assert sorted(len(shard.images) for shard in column.shards) == [4, 7]
+    assert Rows(column, names(*range(11))).read(range(11)).equal(table(range(11)))
+
+
+# --- damage
+
+
+def one_shard(tmp_path):
+    column = written(Store(tmp_path).column(kind()), range(4))
+    return column.shards[0].path
+
+
+def look(tmp_path):
+    """The column as a new process finds it, and what it warned of."""
+    column = Store(tmp_path).column(kind())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        column.look()
+    return column, [str(warning.message) for warning in caught]
+
+
+def check_noticed_or_equal(tmp_path, path):
+    column, said = look(tmp_path)
+    if not said:
+        assert Rows(column, names(*range(4))).read(range(4)).equal(table(range(4)))
+        return False
+    assert len(said) == 1 and said[0].startswith(f"stored codes are damaged and computed again: {path} (") and "\n" not in said[0]
+    assert not path.exists() and column.missing(names(*range(4))).tolist() == [0, 1, 2, 3]
+    written(column, range(4))
+    assert look(tmp_path)[1] == []
+    return True
+
+
+@pytest.mark.parametrize("mask", [0x01, 0x20, 0xFF])
+def test_a_changed_byte_anywhere_in_a_shard_is_noticed_or_changes_no_value(tmp_path, mask):
+    path = one_shard(tmp_path)
+    whole = path.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    noticed = 0
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ mask]) + whole[at + 1 :])
+        found = check_noticed_or_equal(tmp_path, path)
+        noticed += found
+        assert found or at < header, f"a value at byte {at} is another, unnoticed"
+        path.write_bytes(whole)
+    assert noticed > 0.9 * len(whole)
+
+
+def test_a_shard_cut_off_anywhere_is_noticed(tmp_path):
+    path = one_shard(tmp_path)
+    whole = path.read_bytes()
+    for length in [*range(0, len(whole), 7), len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        assert check_noticed_or_equal(tmp_path, path)
+
+
+def test_a_shard_with_something_behind_it_or_zeros_in_it_is_noticed(tmp_path):
+    path = one_shard(tmp_path)
+    whole = path.read_bytes()
+    for content in (whole + b"\0", whole + whole, bytes(len(whole)), whole[:-64] + bytes(64), b"\n" + whole):
+        path.write_bytes(content)
+        assert check_noticed_or_equal(tmp_path, path)
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((4,), torch.float32), ((5,), torch.float16), ((5, 1), torch.float32), ((), torch.float32)])
+def test_a_shard_of_another_shape_or_dtype_is_noticed(tmp_path, shape, dtype):
+    other = written(Store(tmp_path / "other").column(kind("k", shape, dtype)), range(4)).shards[0].path
+    folder = Store(tmp_path).column(kind()).folder
+    other.rename(path := folder / other.name)
+    assert check_noticed_or_equal(tmp_path, path)
+
+
+@pytest.mark.parametrize(
+    "tensors", [{"codes": torch.zeros(4, 5)}, {"images": torch.zeros(4, 32, dtype=torch.uint8)},
+                {"codes": torch.zeros(4, 5), "images": torch.zeros(3, 32, dtype=torch.uint8)},
+                {"codes": torch.tensor(1.0), "images": torch.zeros(1, 32, dtype=torch.uint8)},
+                {"codes": torch.zeros(4, 5), "images": torch.zeros(4, 32, dtype=torch.uint8)}],
+)  # fmt: skip
+def test_a_file_that_is_no_shard_is_noticed(tmp_path, tensors):
+    path = Store(tmp_path).column(kind()).folder / "a.safetensors"
+    save_file(tensors, path)
+    with pytest.raises(Damaged):
+        read_shard(path)
+    assert check_noticed_or_equal(tmp_path, path)
+
+
+def test_one_damaged_shard_costs_its_own_rows_only(tmp_path):
+    with shards_of(4):
+        column = written(Store(tmp_path).column(kind()), range(12))
+    path = column.shards[1].path
+    lost = [n for n in range(12) if names(n)[0] in column.shards[1].images]
+    path.write_bytes(path.read_bytes()[:-1])
+    again, said = look(tmp_path)
+    assert len(said) == 1 and str(path) in said[0]
+    assert again.missing(names(*range(12))).tolist() == lost and len(lost) == 4
+    assert Rows(written(again, lost), names(*range(12))).read(range(12)).equal(table(range(12)))
+
+
+def test_without_a_check_of_the_sums_only_the_shape_is_looked_at(tmp_path):
+    path = one_shard(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    column = Store(tmp_path).column(kind())
+    column.look(check=False)
+    assert len(column.shards) == 1
+    path.write_bytes(whole[:-1])
+    with pytest.warns(UserWarning, match="damaged"):
+        Store(tmp_path).column(kind()).look(check=False)
+
+
+# --- processes
+
+
+class Signal:
+    """An event without a lock: one of multiprocessing waits for ever for a waiter that was killed."""
+
+    def __init__(self) -> None:
+        self._value = FORK.RawValue("b", 0)
+
+    def set(self) -> None:
+        self._value.value = 1
+
+    def wait(self, seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while not self._value.value and time.monotonic() < end:
+            time.sleep(0.002)
+        return bool(self._value.value)
+
+
+def in_process(work, *args):
+    process = FORK.Process(target=work, args=args)
+    process.start()
+    return process
+
+
+def write_all(folder, count, started):
+    ftlit.store.SHARD_BYTES = 20 * 3
+    store = Store(folder)
+    column = store.column(kind())
+    with store.locked([column]):
+        started.set()
+        column.look()
+        for number in column.missing(names(*range(count))).tolist():
+            writer = Writer(column)
+            writer.add(names(number), table([number]))
+            writer.flush()
+
+
+def test_a_writer_that_is_killed_leaves_whole_shards_only_and_the_next_one_finishes(tmp_path):
+    count, before, cut_short = 400, 0, 0
+    draw = random.Random(0)
+    for _ in range(8):
+        started = Signal()
+        process = in_process(write_all, tmp_path, count, started)
+        assert started.wait(20)
+        time.sleep(draw.uniform(0, 0.06))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        cut_short += process.exitcode == -signal.SIGKILL
+        column, said = look(tmp_path)
+        assert said == []
+        held = [n for n in range(count) if n not in column.missing(names(*range(count)))]
+        assert len(held) >= before and Rows(column, names(*held)).read(range(len(held))).equal(table(held))
+        before = len(held)
+    assert cut_short > 0
+    process = in_process(write_all, tmp_path, count, Signal())
+    process.join()
+    assert process.exitcode == 0 and not list(tmp_path.glob("*/*.part"))
+    column, said = look(tmp_path)
+    assert said == [] and Rows(column, names(*range(count))).read(range(count)).equal(table(range(count)))
+
+
+def test_what_a_killed_process_left_beside_goes_away_and_nothing_else_does(tmp_path):
+    store = Store(tmp_path)
+    column, other = written(store.column(kind()), range(4)), store.column(kind("other"))
+    for one in (column, other):
+        (one.folder / "abc.123.part").write_bytes(b"half")
+    kept = sorted(column.folder.iterdir())
+    with store.locked([column]):
+        assert sorted(column.folder.iterdir()) == [path for path in kept if path.suffix != ".part"]
+    assert (other.folder / "abc.123.part").exists()
+
+
+def hold(folder, keys, held, go):
+    store = Store(folder)
+    with store.locked([store.column(kind(key)) for key in keys]):
+        held.set()
+        go.wait(30)
+
+
+def count_up(folder, times, inside, most):
+    store = Store(folder)
+    column = store.column(kind())
+    for _ in range(times):
+        with store.locked([column]):
+            inside.value += 1
+            most.value = max(most.value, inside.value)
+            time.sleep(0.005)
+            inside.value -= 1
+
+
+def test_two_processes_are_never_inside_at_once(tmp_path):
+    inside, most = FORK.RawValue("i", 0), FORK.RawValue("i", 0)
+    processes = [in_process(count_up, tmp_path, 10, inside, most) for _ in range(3)]
+    for process in processes:
+        process.join()
+    assert (most.value, inside.value, [process.exitcode for process in processes]) == (1, 0, [0, 0, 0])
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_who_waits_is_told_so_and_goes_on_when_the_other_ends_or_is_killed(tmp_path, killed, capfd):
+    held, go, mine = Signal(), Signal(), Signal()
+    first = in_process(hold, tmp_path, ["k"], held, go)
+    assert held.wait(20)
+    second = in_process(hold, tmp_path, ["k"], mine, go)
+    assert not mine.wait(0.3)
+    os.kill(first.pid, signal.SIGKILL) if killed else go.set()
+    assert mine.wait(20)
+    go.set()
+    first.join(), second.join()
+    assert second.exitcode == 0
+    assert capfd.readouterr().out == f"ftlit: another process computes these codes: waiting for {tmp_path / 'k'}\n"
+
+
+def test_several_columns_are_locked_in_one_order_so_that_none_waits_for_ever(tmp_path):
+    go = Signal()
+    go.set()
+    orders = [["a", "b", "c"], ["c", "b", "a"], ["b", "c", "a"], ["a", "a"]] * 2
+    processes = [in_process(hold, tmp_path, order, Signal(), go) for order in orders]
+    for process in processes:
+        process.join(30)
+    assert [process.exitcode for process in processes] == [0] * len(orders)
+
+
+def test_other_columns_are_not_locked(tmp_path):
+    held, go, other = Signal(), Signal(), Signal()
+    first = in_process(hold, tmp_path, ["k"], held, go)
+    assert held.wait(20)
+    second = in_process(hold, tmp_path, ["other"], other, go)
+    assert other.wait(20)
+    go.set()
+    first.join(), second.join()
+
+
+def test_a_lock_ends_with_an_exception(tmp_path):
+    store = Store(tmp_path)
+    column = store.column(kind())
+    with pytest.raises(KeyError), store.locked([column]):
+        raise KeyError
+    with store.locked([column]):
+        pass
+
+
+# --- the disk
+
+
+FULL = [
+    OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "Disk quota exceeded"),
+    SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", FULL, ids=str)
+def test_a_full_disk_is_one_line_that_says_what_to_do_and_leaves_what_was_written_before(tmp_path, monkeypatch, error):
+    column = written(Store(tmp_path).column(kind()), range(4))
+
+    def full(tensors, path, metadata=None):
+        path.write_bytes(b"half of it")
+        raise error
+
+    monkeypatch.setattr(ftlit.store, "save_file", full)
+    writer = Writer(column)
+    writer.add(names(7, 8), table([7, 8]))
+    with pytest.raises(UserError, match=r"^codes need 40 B more in .*/k, where .*B are free: give a smaller cache.max_gb, ") as raised:
+        writer.flush()
+    assert "\n" not in str(raised.value) and not list(tmp_path.glob("*/*.part"))
+    monkeypatch.undo()
+    again, said = look(tmp_path)
+    assert said == [] and again.missing(names(0, 1, 2, 3, 7)).tolist() == [4]
+    writer.flush()
+    again.look()
+    assert Rows(again, names(7, 8)).read([0, 1]).equal(table([7, 8]))
+
+
+def test_another_error_of_the_disk_stays_what_it_is_and_leaves_no_part(tmp_path, monkeypatch):
+    def broken(tensors, path, metadata=None):
+        path.write_bytes(b"half of it")
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(ftlit.store, "save_file", broken)
+    writer = Writer(Store(tmp_path).column(kind()))
+    writer.add(names(7), table([7]))
+    with pytest.raises(OSError, match="Input/output"):
+        writer.flush()
+    assert not list(tmp_path.glob("*/*.part"))
+
+
+def test_no_room_can_be_told_of_a_folder_that_is_not_there_yet(tmp_path):
+    assert "codes need 2 GB more in" in str(no_room(tmp_path / "a" / "b", 2_000_000_000))
+
+
+# --- what is kept
+
+
+def test_kept_tells_each_column_the_last_used_first(tmp_path):
+    store = Store(tmp_path)
+    assert store.kept() == []
+    written(store.column(kind("a")), range(3))
+    with shards_of(4):
+        written(store.column(kind("b", (3, 2, 4))), range(9))
+    os.utime(tmp_path / "a", (1000, 1000))
+    first, second = store.kept()
+    assert (first.key, first.images, first.about) == ("b", 9, {"cut": "layer4", "of": "b"})
+    assert (second.key, second.images, len(second.shards), second.used) == ("a", 3, 1, 1000.0)
+    assert first.bytes == sum(path.stat().st_size for path in first.shards) >= 9 * 24 * 4
+    store.column(kind("a"))
+    assert [kept.key for kept in store.kept()] == ["a", "b"]
+
+
+def test_kept_can_be_told_of_a_damaged_column(tmp_path):
+    path = one_shard(tmp_path)
+    path.write_bytes(b"")
+    (tmp_path / "k" / "about.json").write_text("{")
+    (kept,) = Store(tmp_path).kept()
+    assert (kept.about, kept.images, kept.bytes, kept.shards) == ({}, 0, 0, [path])
+
+
+def test_remove_takes_a_column_and_no_other(tmp_path):
+    store = Store(tmp_path)
+    for key in "ab":
+        written(store.column(kind(key)), range(3))
+    assert store.remove("a") and [kept.key for kept in store.kept()] == ["b"]
+    assert len(written(store.column(kind("a")), range(3)).shards) == 1
+
+
+def test_remove_refuses_while_a_process_writes_and_takes_what_a_killed_one_left(tmp_path):
+    store, held, go = Store(tmp_path), Signal(), Signal()
+    written(store.column(kind()), range(3))
+    process = in_process(hold, tmp_path, ["k"], held, go)
+    assert held.wait(20)
+    assert not store.remove("k") and store.kept()[0].images == 3
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert store.remove("k") and store.kept() == []
+
+
+def test_a_folder_may_be_given_from_home_or_from_here(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert Store("~/codes").folder == Store("codes").folder == tmp_path / "codes"
+    assert not (tmp_path / "codes").exists()
+
+
+@pytest.mark.parametrize(("size", "words"), [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (1_234_567, "1.23 MB"), (5e13, "5e+04 GB")])
+def test_sizes_in_words(size, words):
+    assert size_in_words(size) == words
