@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from ftlit import Backbone, CodesData, FineTuner, InputSpec, Schedule, Stage, StagedFinetuning, Until, batchnorm_to_affine, build_optimizer
 from ftlit.dataset import Collection, Examples
 from ftlit.lit.images import ImageData
-from ftlit.store import read_shard
+from ftlit.shard import read_shard
 
 DEVICES = int(os.environ.get("DEVICES", "1"))
 HEAD, TOP = ["head"], ["head", "backbone.top"]

@@ -19,17 +19,17 @@ schedule
 doctor
 splitting order
 listing published zoo.parts
-fingerprint
+fingerprint shard
 store
-digests caching
-codes shelves
+digests sources
+codes cache
 zoo.transformers zoo.glyph zoo.weights
 zoo.families zoo.fitting
 zoo.load
 zoo
 lit.clock lit.judging lit.strategies lit.images lit.seeding lit.resuming lit.lr_find
 lit.staging lit.finetuner lit.datamodules lit.glyphs lit.extracting
-lit.codes
+lit.caching
 lit lit.progress
 cli
 recipes.limits

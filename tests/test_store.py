@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+import ftlit.shard
 import ftlit.store
 from ftlit.errors import UserError
-from ftlit.store import CAST, DIGEST, Column, Damaged, Kind, Rows, Store, Writer, no_room, read_shard, size_in_words
+from ftlit.shard import DIGEST, Damaged, no_room, read_shard, size_in_words
+from ftlit.store import CAST, Column, Kind, Rows, Store, Writer
 
 FORK = multiprocessing.get_context("fork")  # a process that starts in milliseconds
 SHAPES = {"vector": (5,), "map": (3, 2, 4), "tokens": (4, 3), "number": ()}
@@ -449,7 +451,7 @@ def test_a_full_disk_is_one_line_that_says_what_to_do_and_leaves_what_was_writte
         path.write_bytes(b"half of it")
         raise error
 
-    monkeypatch.setattr(ftlit.store, "save_file", full)
+    monkeypatch.setattr(ftlit.shard, "save_file", full)
     writer = Writer(column)
     writer.add(names(7, 8), table([7, 8]))
     with pytest.raises(UserError, match=r"^codes need 40 B more in .*/k, where .*B are free: give a smaller cache.max_gb, ") as raised:
@@ -468,7 +470,7 @@ def test_another_error_of_the_disk_stays_what_it_is_and_leaves_no_part(tmp_path,
         path.write_bytes(b"half of it")
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(ftlit.store, "save_file", broken)
+    monkeypatch.setattr(ftlit.shard, "save_file", broken)
     writer = Writer(Store(tmp_path).column(kind()))
     writer.add(names(7), table([7]))
     with pytest.raises(OSError, match="Input/output"):

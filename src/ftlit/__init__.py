@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ftlit.errors import UserError as UserError
     from ftlit.grouping import build_optimizer as build_optimizer
     from ftlit.grouping import param_groups as param_groups
-    from ftlit.lit.codes import CodesData as CodesData
+    from ftlit.lit.caching import CodesData as CodesData
     from ftlit.lit.finetuner import FineTuner as FineTuner
     from ftlit.lit.images import ImageData as ImageData
     from ftlit.lit.resuming import LastCheckpoint as LastCheckpoint
@@ -35,7 +35,7 @@ _MODULES = {
     "Backbone": "backbone",
     "Codes": "codes",
     "CodesAt": "backbone",
-    "CodesData": "lit.codes",
+    "CodesData": "lit.caching",
     "FineTuner": "lit.finetuner",
     "ImageData": "lit.images",
     "InputSpec": "transform",

@@ -7,6 +7,7 @@ import runpy
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
+from typing import NoReturn
 
 from ftlit.errors import UserError, unknown
 
@@ -41,7 +42,7 @@ def train(arguments: list[str]) -> None:
 
 def cache(arguments: list[str]) -> None:
     """List, check or remove stored codes. Raises `SystemExit` with status 1 where a check found damage."""
-    parser = argparse.ArgumentParser("ftlit cache", description="The store of codes, a column for each network, cut and view.")
+    parser = _Parser("ftlit cache", description="The store of codes, a column for each network, cut and view.")
     parser.add_argument("--folder", default=os.environ.get("FTLIT_CACHE", "~/.cache/ftlit"), help="the store; default: %(default)s")
     actions = parser.add_subparsers(dest="action", required=True)
     actions.add_parser("list", help="what is stored, the last used first")
@@ -51,16 +52,24 @@ def cache(arguments: list[str]) -> None:
     prune.add_argument("--max-gb", type=float, metavar="GB", help="until no more than so much is left")
     prune.add_argument("--all", action="store_true", help="everything")
     given = parser.parse_args(arguments)
-    from ftlit import shelves  # here, so that --help stays fast
+    from ftlit import cache as stored  # here, so that --help stays fast
 
     if given.action == "prune":
         if not given.all and given.unused is None and given.max_gb is None:
             parser.error("say what to remove: --unused 30d, --max-gb 10, or --all")
-        shelves.prune(given.folder, unused=0.0 if given.all else given.unused, max_gb=given.max_gb)
+        stored.prune(given.folder, unused=0.0 if given.all else given.unused, max_gb=given.max_gb)
     elif given.action == "verify":
-        sys.exit(shelves.verify(given.folder))
+        sys.exit(stored.verify(given.folder))
     else:
-        shelves.show(given.folder)
+        stored.show(given.folder)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Mistakes in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `UserError`."""
+        raise UserError(f"cache: {message}")
 
 
 def _days(text: str) -> float:

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ftlit.backbone import Backbone, CodesAt
-from ftlit.caching import Form
 from ftlit.dataset import Examples
 from ftlit.errors import UserError, unknown
 from ftlit.fingerprint import fingerprint, of_tensor, prefixes, software
 from ftlit.seeding import derived_seed, kept_random_state
-from ftlit.store import CAST, DIGEST, Column, Digests, Kind, Rows, Store, Writer
+from ftlit.shard import DIGEST, Digests
+from ftlit.sources import Form
+from ftlit.store import CAST, Column, Kind, Rows, Store, Writer
 from ftlit.trainable import set_modes
 from ftlit.transform import Transform
 

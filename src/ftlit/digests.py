@@ -17,7 +17,7 @@ import numpy as np
 from ftlit.dataset import BadImage, Examples, shown
 from ftlit.errors import one_line
 from ftlit.fingerprint import of_array, of_bytes
-from ftlit.store import DIGEST, Digests
+from ftlit.shard import DIGEST, Digests
 
 RACY = 2_000_000_000  # ns: a file changed so short a time ago may be changed again without another time
 
@@ -93,7 +93,7 @@ def _read(path: Path) -> tuple[str, str]:
     before = _state(path)
     try:
         digest = of_bytes(path.read_bytes())
-        racy = time.time_ns() - path.stat().st_mtime_ns < RACY
+        racy = time.time_ns() - max(path.stat().st_mtime_ns, path.stat().st_ctime_ns) < RACY
     except OSError as error:
         raise BadImage(f"{shown(path)} cannot be read as an image: {one_line(error)}") from error
     return ("" if racy or _state(path) != before else before), digest

@@ -159,7 +159,7 @@ def _of_object(thing: Any) -> list[Any]:
     """What pickle would keep of it."""
     own = copyreg.dispatch_table.get(type(thing))
     try:
-        reduced = own(thing) if own else thing.__reduce_ex__(4)
+        reduced: Any = own(thing) if own else thing.__reduce_ex__(4)
     except Exception as error:  # what pickle cannot keep raises anything: TypeError, ValueError, RuntimeError, ...
         raise _opaque(thing, error) from error
     return [reduced] if isinstance(reduced, str) else [list(part) if hasattr(part, "__next__") else part for part in reduced[:5]]

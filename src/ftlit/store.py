@@ -4,7 +4,6 @@ A column holds the codes of one kind (weights, cut, view, dtype: its key) of any
 its image. A shard is a safetensors file with some rows, written beside, checksummed and renamed, and mapped into memory to be read.
 """
 
-import errno
 import json
 import math
 import os
@@ -20,63 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
-from xxhash import xxh3_128
 
-from ftlit.errors import UserError, one_line
+from ftlit.shard import DIGEST, Damaged, Digests, Shard, read_shard, rows_of, write_shard
 
-Digests = np.ndarray[Any, np.dtype[np.bytes_]]  # (N,) of 32 hexadecimal digits
-DIGEST = "S32"
 SHARD_BYTES = 64 << 20
 SHARD_SECONDS = 120.0  # of computing that a kill may lose
-FULL = (errno.ENOSPC, errno.EDQUOT)  # no room on the disk, or none left for this person
 CAST = {"float32": torch.float32, "float64": torch.float64, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-class Damaged(Exception):
-    """A shard that cannot be used, and why."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Some rows of a column: `codes` (n, *shape), mapped, of the images whose digests are `images` (n,)."""
-
-    path: Path
-    codes: Tensor
-    images: Digests
-
-
-def read_shard(path: Path, *, check: bool = True) -> Shard:
-    """Map a shard into memory.
-
-    Args:
-        path: the file.
-        check: read all of it and compare the checksum.
-
-    Raises:
-        Damaged: cut off, a byte changed, or no shard.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            codes, images = file.get_tensor("codes"), file.get_tensor("images")
-            meant = (file.metadata() or {}).get("checksum")
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise Damaged(one_line(error)) from error
-    if images.dtype != torch.uint8 or images.shape != (*codes.shape[:1], 32):
-        raise Damaged("no digests of its images")
-    if check and checksum(codes, images) != meant:
-        raise Damaged("its checksum is another")
-    return Shard(path, codes, np.frombuffer(images.numpy().tobytes(), DIGEST))
-
-
-def checksum(codes: Tensor, images: Tensor) -> str:
-    """Of values, dtype and shape."""
-    hasher = xxh3_128(f"{codes.dtype}{tuple(codes.shape)}".encode())
-    for tensor in (codes, images):
-        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return hasher.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -219,29 +168,8 @@ class Writer:
         self._since = time.monotonic()
         if not self._images:
             return
-        names = b"".join(self._images)
-        codes, images = self._codes[: len(self._images)], torch.frombuffer(bytearray(names), dtype=torch.uint8).view(-1, 32)
-        path = self._column.folder / f"{xxh3_128(names).hexdigest()}.safetensors"
-        beside = path.with_suffix(f".{os.getpid()}.part")
-        try:
-            save_file({"codes": codes, "images": images}, beside, metadata={"checksum": checksum(codes, images)})
-            os.replace(beside, path)
-        except (OSError, SafetensorError) as error:
-            beside.unlink(missing_ok=True)
-            if getattr(error, "errno", None) in FULL or any(f"os error {number}" in str(error) for number in FULL):
-                raise no_room(self._column.folder, codes.nbytes) from error
-            raise
+        write_shard(self._column.folder, np.array(self._images, DIGEST), self._codes[: len(self._images)])
         self._images = []
-
-
-def no_room(folder: Path, needed: int) -> UserError:
-    """The error for codes that the disk cannot hold."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(there).free
-    return UserError(
-        f"codes need {size_in_words(needed)} more in {folder}, where {size_in_words(free)} are free: "
-        "give a smaller cache.max_gb, cache.folder= on another disk, or cache=none"
-    )
 
 
 class Store:
@@ -277,6 +205,7 @@ class Store:
                 except Timeout:
                     print(f"ftlit: another process computes these codes: waiting for {folder}", flush=True)
                     stack.enter_context(lock.acquire())
+                folder.mkdir(parents=True, exist_ok=True)  # it may have been removed while this process waited
                 for part in folder.glob("*.part"):  # of a process that was killed
                     part.unlink(missing_ok=True)
             yield
@@ -319,15 +248,7 @@ class Kept:
             about = json.loads((folder / "about.json").read_text())
         except (OSError, ValueError):
             about = {}
-        return cls(folder.name, about, shards, sum(map(_rows, shards)), sum(_size(path) for path in shards), folder.stat().st_mtime)
-
-
-def _rows(path: Path) -> int:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return int(file.get_slice("images").get_shape()[0])
-    except (SafetensorError, OSError):
-        return 0
+        return cls(folder.name, about, shards, sum(map(rows_of, shards)), sum(_size(path) for path in shards), folder.stat().st_mtime)
 
 
 def _size(path: Path) -> int:
@@ -335,16 +256,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:  # removed by another process
         return 0
-
-
-def size_in_words(size: float) -> str:
-    """Bytes for a person.
-
-    >>> size_in_words(12_300_000)
-    '12.3 MB'
-    """
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} GB"

@@ -15,13 +15,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ftlit.backbone import Backbone
-from ftlit.caching import Form
 from ftlit.codes import Views, fill, kinds_of, stored_dtype
 from ftlit.dataset import Split
 from ftlit.digests import Memory, digests_of
 from ftlit.fingerprint import fingerprint
 from ftlit.lit.images import ImageData
-from ftlit.store import Column, Digests, Kind, Rows, Store, no_room, size_in_words
+from ftlit.shard import Digests, no_room, size_in_words
+from ftlit.sources import Form
+from ftlit.store import Column, Kind, Rows, Store
 from ftlit.transform import Transform
 
 BATCH = 64  # images that run together, whatever the batches of training: the same codes to the bit in any run

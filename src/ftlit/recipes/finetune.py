@@ -15,10 +15,9 @@ from omegaconf import DictConfig
 from torch import nn
 
 from ftlit.backbone import Backbone
-from ftlit.caching import Source
 from ftlit.doctor import Plan, examine
 from ftlit.errors import UserError, one_line
-from ftlit.lit.codes import CodesData
+from ftlit.lit.caching import CodesData
 from ftlit.lit.finetuner import FineTuner
 from ftlit.lit.staging import StagedFinetuning
 from ftlit.recipes import words
@@ -28,6 +27,7 @@ from ftlit.recipes.limits import AFFINE, check_until
 from ftlit.recipes.resuming import checkpoint_of
 from ftlit.rewrite import batchnorm_to_affine
 from ftlit.schedule import Schedule, with_batchnorm
+from ftlit.sources import Source
 from ftlit.trainable import Policy
 
 LOST = ("closed by peer", "reset by peer", "remote process exited")  # what gloo and NCCL say where another process died

@@ -18,11 +18,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from ftlit.backbone import Backbone
-from ftlit.caching import Source
 from ftlit.doctor import Plan
 from ftlit.errors import shorten
 from ftlit.recipes.command import arguments, program
-from ftlit.store import size_in_words
+from ftlit.shard import size_in_words
+from ftlit.sources import Source
 
 TOLD = ("scenario", "experiment", "backbone", "head", "loss", "data", "schedule", "optimizer", "lr_scheduler", "cache", "trainer")
 

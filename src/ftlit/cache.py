@@ -7,7 +7,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ftlit.store import Damaged, Kept, Store, read_shard, size_in_words
+from ftlit.shard import Damaged, read_shard, size_in_words
+from ftlit.store import Kept, Store
 
 DAY = 86400.0
 
@@ -24,7 +25,8 @@ def show(folder: str) -> None:
         row = (column.key[:8], about.get("cut", "?"), shape, about.get("view", "?"), about.get("weights", "?"))
         table.add_row(*row, f"{column.images:,}", size_in_words(column.bytes), used)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-    console.print(table)
+    if kept:
+        console.print(table)
     console.print(f"{len(kept)} columns, {size_in_words(sum(column.bytes for column in kept))}: {store.folder}", soft_wrap=True)
 
 

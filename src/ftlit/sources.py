@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from ftlit.backbone import Backbone
-from ftlit.store import size_in_words
+from ftlit.shard import size_in_words
 
 # Of a middling machine each, for "does reading beat computing": a disk, what an image costs before it is a tensor, a processor.
 READ_BYTES = 1e9  # a second

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ftlit.backbone import Backbone, CodesAt
-from ftlit.caching import Form, Source, plan_codes
 from ftlit.codes import read_batches, stored_dtype
 from ftlit.dataset import SPLITS, Batch, Split
 from ftlit.errors import UserError
@@ -22,6 +21,7 @@ from ftlit.lit.images import ImageData
 from ftlit.lit.staging import StagedFinetuning
 from ftlit.patterns import covers
 from ftlit.schedule import Schedule
+from ftlit.sources import Form, Source, plan_codes
 from ftlit.store import Rows, Store
 from ftlit.trainable import trained
 

@@ -1,0 +1,116 @@
+"""A shard: some rows of codes in one file, which is whole or not there, and notices when a byte of it changed."""
+
+import errno
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from xxhash import xxh3_128
+
+from ftlit.errors import UserError, one_line
+
+Digests = np.ndarray[Any, np.dtype[np.bytes_]]  # (N,) of 32 hexadecimal digits
+DIGEST = "S32"
+FULL = (errno.ENOSPC, errno.EDQUOT)  # no room on the disk, or none left for this person
+
+
+class Damaged(Exception):
+    """A shard that cannot be used, and why."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some rows of a column: `codes` (n, *shape), mapped, of the images whose digests are `images` (n,)."""
+
+    path: Path
+    codes: Tensor
+    images: Digests
+
+
+def read_shard(path: Path, *, check: bool = True) -> Shard:
+    """Map a shard into memory.
+
+    Args:
+        path: the file.
+        check: read all of it and compare the checksum.
+
+    Raises:
+        Damaged: cut off, a byte changed, or no shard.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            codes, images = file.get_tensor("codes"), file.get_tensor("images")
+            meant = (file.metadata() or {}).get("checksum")
+    except (SafetensorError, RuntimeError) as error:
+        raise Damaged(one_line(error)) from error
+    if images.dtype != torch.uint8 or images.shape != (*codes.shape[:1], 32):
+        raise Damaged("no digests of its images")
+    if check and checksum(codes, images) != meant:
+        raise Damaged("its checksum is another")
+    return Shard(path, codes, np.frombuffer(images.numpy().tobytes(), DIGEST))
+
+
+def checksum(codes: Tensor, images: Tensor) -> str:
+    """Of values, dtype and shape."""
+    hasher = xxh3_128(f"{codes.dtype}{tuple(codes.shape)}".encode())
+    for tensor in (codes, images):
+        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return hasher.hexdigest()
+
+
+def write_shard(folder: Path, images: Digests, codes: Tensor) -> None:
+    """Write rows (n, *shape) of the images with these digests: beside, then renamed.
+
+    Raises:
+        UserError: the disk is full; nothing is left of the shard.
+    """
+    digests = torch.frombuffer(bytearray(images.tobytes()), dtype=torch.uint8).view(-1, 32)
+    path = folder / f"{xxh3_128(images.tobytes()).hexdigest()}.safetensors"
+    beside = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        save_file({"codes": codes, "images": digests}, beside, metadata={"checksum": checksum(codes, digests)})
+        os.replace(beside, path)
+    except (OSError, SafetensorError) as error:
+        beside.unlink(missing_ok=True)
+        if getattr(error, "errno", None) in FULL or any(f"os error {number}" in str(error) for number in FULL):
+            raise no_room(folder, codes.nbytes) from error
+        raise
+
+
+def rows_of(path: Path) -> int:
+    """How many rows a shard has, by its header; 0 where that cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return int(file.get_slice("images").get_shape()[0])
+    except (SafetensorError, OSError):
+        return 0
+
+
+def no_room(folder: Path, needed: int) -> UserError:
+    """The error for codes that the disk cannot hold."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    return UserError(
+        f"codes need {size_in_words(needed)} more in {folder}, where {size_in_words(free)} are free: "
+        "give a smaller cache.max_gb, cache.folder= on another disk, or cache=none"
+    )
+
+
+def size_in_words(size: float) -> str:
+    """Bytes for a person.
+
+    >>> size_in_words(12_300_000)
+    '12.3 MB'
+    """
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
