@@ -256,11 +256,11 @@ def warm_up(given: argparse.Namespace, folder: Path) -> list[Row]:
 
 @contextlib.contextmanager
 def passes_through(backbone: Backbone) -> Iterator[list[int]]:
-    """Counts calls of the lowest layer. By a hook on all modules: one of its own would be part of the backbone's fingerprint."""
+    """Counts calls of the lowest layer but those on `meta`. By a hook on all modules: one of its own would count in the fingerprint."""
     lowest, counted = backbone.get_submodule(backbone.cuts[0]), [0]
 
-    def count(module: nn.Module, *_: Any) -> None:
-        counted[0] += module is lowest
+    def count(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        counted[0] += module is lowest and not output.is_meta
 
     handle = register_module_forward_hook(count)
     try:
