@@ -1,0 +1,92 @@
+"""Two sides measured in turn, in one process; what the machine is; one table."""
+
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("ftlit", "torch", "torchvision", "lightning", "numpy", "safetensors")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table. `ours` and `other` are medians; `samples` holds every single one."""
+
+    measure: str
+    ours: float
+    other: float | None
+    ratio: float | None
+    aim: str
+    unit: str = "s"
+    note: str = ""
+    samples: dict[str, list[float]] = field(default_factory=dict)
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Seconds that `work` takes."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def in_turn(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """What each side gives in each round: all sides in each, so that a slow minute of the machine meets all of them."""
+    samples: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(rounds):
+        for name, side in sides.items():
+            samples[name].append(side())
+        print(f"round {turn + 1}:", ", ".join(f"{name} {values[-1]:.4g}" for name, values in samples.items()), file=sys.stderr, flush=True)
+    return samples
+
+
+def compared(
+    measure: str, samples: dict[str, list[float]], ours: str, other: str, aim: str, *, turned: bool = False, unit: str = "s", note: str = ""
+) -> Row:
+    """Ours over the other side, or the other over ours where `turned`."""
+    a, b = (statistics.median(samples[name]) for name in (ours, other))
+    return Row(measure, a, b, b / a if turned else a / b, aim, unit, note, {name: samples[name] for name in (ours, other)})
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers hold for."""
+    cpus = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    memory = next((int(line.split()[1]) / 2**20 for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0.0)
+    return {
+        "date": str(date.today()),
+        "cpu": cpus[0] if cpus else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory": f"{memory:.0f} GiB",
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
+        **{package: version(package) for package in PACKAGES},
+    }
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows in markdown, and their notes."""
+    lines = ["| measure | ours | other side | ratio | aim |", "|---|---|---|---|---|"]
+    for row in rows:
+        ours, other = (f"{value:.4g} {row.unit}" if value is not None else "" for value in (row.ours, row.other))
+        lines.append(f"| {row.measure} | {ours} | {other} | {'' if row.ratio is None else f'{row.ratio:.3g}'} | {row.aim} |")
+    notes = dict.fromkeys(row.note for row in rows if row.note)
+    return "\n".join([*lines, *(f"\n{note}" for note in notes)])
+
+
+def written(path: Path, found: dict[str, Any], options: dict[str, Any], rows: Sequence[Row]) -> None:
+    """All of it as JSON."""
+    path.write_text(json.dumps({"machine": found, "options": options, "rows": [asdict(row) for row in rows]}, indent=1, default=str))
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
