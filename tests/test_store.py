@@ -15,7 +15,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 import ftlit.shard
@@ -437,21 +436,17 @@ def test_a_lock_ends_with_an_exception(tmp_path):
 # --- the disk
 
 
-FULL = [
-    OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "Disk quota exceeded"),
-    SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
-]  # fmt: skip
+FULL = [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "Disk quota exceeded")]
 
 
 @pytest.mark.parametrize("error", FULL, ids=str)
 def test_a_full_disk_is_one_line_that_says_what_to_do_and_leaves_what_was_written_before(tmp_path, monkeypatch, error):
     column = written(Store(tmp_path).column(kind()), range(4))
 
-    def full(tensors, path, metadata=None):
-        path.write_bytes(b"half of it")
+    def full(source, target):
         raise error
 
-    monkeypatch.setattr(ftlit.shard, "save_file", full)
+    monkeypatch.setattr(ftlit.shard.os, "replace", full)
     writer = Writer(column)
     writer.add(names(7, 8), table([7, 8]))
     with pytest.raises(UserError, match=r"^codes need 40 B more in .*/k, where .*B are free: give a smaller cache.max_gb, ") as raised:
@@ -466,11 +461,10 @@ def test_a_full_disk_is_one_line_that_says_what_to_do_and_leaves_what_was_writte
 
 
 def test_another_error_of_the_disk_stays_what_it_is_and_leaves_no_part(tmp_path, monkeypatch):
-    def broken(tensors, path, metadata=None):
-        path.write_bytes(b"half of it")
+    def broken(source, target):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(ftlit.shard, "save_file", broken)
+    monkeypatch.setattr(ftlit.shard.os, "replace", broken)
     writer = Writer(Store(tmp_path).column(kind()))
     writer.add(names(7), table([7]))
     with pytest.raises(OSError, match="Input/output"):
@@ -537,3 +531,44 @@ def test_a_folder_may_be_given_from_home_or_from_here(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("size", "words"), [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (1_234_567, "1.23 MB"), (5e13, "5e+04 GB")])
 def test_sizes_in_words(size, words):
     assert size_in_words(size) == words
+
+
+# --- many small shards
+
+
+def test_many_small_shards_become_one_with_the_same_rows_and_one_large_one_stays(tmp_path):
+    column = Store(tmp_path).column(kind())
+    writer = Writer(column)
+    for i in range(8):
+        writer.add(names(i), table([i]))
+        writer.flush()
+    column.look()
+    before = Rows(column, names(*range(8))).read(range(8))
+    column.merge()
+    assert len(column.shards) == len(list(tmp_path.glob("k/*.safetensors"))) == 1
+    assert Rows(column, names(*range(8))).read(range(8)).equal(before)
+    assert read_shard(column.shards[0].path, check=True).codes.shape == (8, *before.shape[1:])
+    large = column.shards[0].path
+    for i in range(8, 12):
+        writer.add(names(i), table([i]))
+        writer.flush()
+    column.look()
+    column.merge()
+    assert large.exists() and len(column.shards) == 2 and not len(column.missing(names(*range(12))))
+
+
+def test_rows_that_are_long_and_a_disk_without_room_for_both_leave_shards_apart(tmp_path, monkeypatch):
+    column = Store(tmp_path).column(kind())
+    writer = Writer(column)
+    for i in range(8):
+        writer.add(names(i), table([i]))
+        writer.flush()
+    column.look()
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
+        column.merge()
+    assert len(column.shards) == 8
+    with monkeypatch.context() as patch:
+        patch.setattr(ftlit.store, "MERGED_ROW", 1)
+        column.merge()
+    assert len(column.shards) == 8

@@ -38,6 +38,8 @@ def verify(folder: str) -> int:
             try:
                 read_shard(path)
                 sound += 1
+            except FileNotFoundError:  # merged or removed by another process
+                continue
             except Damaged as reason:
                 damaged += 1
                 print(f"damaged and removed: {path} ({reason})")

@@ -22,7 +22,7 @@ from ftlit.store import CAST, Column, Kind, Rows, Store, Writer
 from ftlit.trainable import set_modes
 from ftlit.transform import Transform
 
-BLOCK_BYTES = 32 << 20  # read at once
+BLOCK_BYTES = 8 << 20  # read at once; memory that is asked for in larger pieces comes from the kernel, page by page
 FORMAT = 1  # raised when stored codes of before can no longer be used
 
 
@@ -106,6 +106,7 @@ def extract_codes(
         fill(backbone, columns, named())
         for column in columns.values():
             column.look(check=False)
+            column.merge()
     images = np.concatenate(digests)
     return Codes({form.cut: Rows(column, images) for form, column in columns.items()}, torch.cat(targets) if targets else None)
 

@@ -1,8 +1,10 @@
 """A shard: some rows of codes in one file, which is whole or not there, and notices when a byte of it changed."""
 
 import errno
+import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from xxhash import xxh3_128
 
@@ -18,6 +19,8 @@ from ftlit.errors import UserError, one_line
 
 Digests = np.ndarray[Any, np.dtype[np.bytes_]]  # (N,) of 32 hexadecimal digits
 DIGEST = "S32"
+NAMES = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16"}
+UNKNOWN = "0" * 32  # stands for the checksum until the rows are written
 FULL = (errno.ENOSPC, errno.EDQUOT)  # no room on the disk, or none left for this person
 
 
@@ -59,28 +62,59 @@ def read_shard(path: Path, *, check: bool = True) -> Shard:
 
 def checksum(codes: Tensor, images: Tensor) -> str:
     """Of values, dtype and shape."""
-    hasher = xxh3_128(f"{codes.dtype}{tuple(codes.shape)}".encode())
-    for tensor in (codes, images):
-        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    hasher = _begun(codes.dtype, tuple(codes.shape))
+    hasher.update(_bytes(codes))
+    hasher.update(_bytes(images))
     return hasher.hexdigest()
 
 
-def write_shard(folder: Path, images: Digests, codes: Tensor) -> None:
-    """Write rows (n, *shape) of the images with these digests: beside, then renamed.
+def _begun(dtype: torch.dtype, shape: tuple[int, ...]) -> xxh3_128:
+    return xxh3_128(f"{dtype}{shape}".encode())
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.contiguous().view(-1).view(torch.uint8).numpy().data
+
+
+def write_shard(folder: Path, images: Digests, parts: Sequence[Tensor]) -> None:
+    """Write rows of the images with these digests: beside, then renamed. In the format of safetensors, whose own writer takes all of it
+    in memory, twice.
+
+    Args:
+        folder: where to.
+        images: (n,)
+        parts: the rows, (n, *shape) in all; may be mapped from other files.
 
     Raises:
         UserError: the disk is full; nothing is left of the shard.
     """
     digests = torch.frombuffer(bytearray(images.tobytes()), dtype=torch.uint8).view(-1, 32)
+    shape, dtype = (len(images), *parts[0].shape[1:]), parts[0].dtype
+    size = sum(part.nbytes for part in parts)
+    header = {
+        "__metadata__": {"checksum": UNKNOWN},
+        "codes": {"dtype": NAMES[dtype], "shape": shape, "data_offsets": [0, size]},
+        "images": {"dtype": "U8", "shape": list(digests.shape), "data_offsets": [size, size + digests.nbytes]},
+    }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # rows are aligned
+    hasher = _begun(dtype, shape)
     path = folder / f"{xxh3_128(images.tobytes()).hexdigest()}.safetensors"
     beside = path.with_suffix(f".{os.getpid()}.part")
     try:
-        save_file({"codes": codes, "images": digests}, beside, metadata={"checksum": checksum(codes, digests)})
+        with beside.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for part in (*parts, digests):
+                content = _bytes(part)
+                file.write(content)
+                hasher.update(content)
+            file.seek(8 + text.index(UNKNOWN.encode()))
+            file.write(hasher.hexdigest().encode())
         os.replace(beside, path)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         beside.unlink(missing_ok=True)
-        if getattr(error, "errno", None) in FULL or any(f"os error {number}" in str(error) for number in FULL):
-            raise no_room(folder, codes.nbytes) from error
+        if error.errno in FULL:
+            raise no_room(folder, size) from error
         raise
 
 

@@ -24,6 +24,8 @@ from torch import Tensor
 from ftlit.shard import DIGEST, Damaged, Digests, Shard, read_shard, rows_of, write_shard
 
 SHARD_BYTES = 64 << 20
+MERGED_ROW = 1 << 16  # bytes; of larger rows a read is long enough as it is
+MERGED_SHARDS = 4  # so many may stay apart
 SHARD_SECONDS = 120.0  # of computing that a kill may lose
 CAST = {"float32": torch.float32, "float64": torch.float64, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -69,23 +71,41 @@ class Column:
         return self.dtype.itemsize * math.prod(self.shape)
 
     def look(self, *, check: bool = True) -> None:
-        """Take up the shards that have come since the last look. A damaged one is removed, with a warning: its rows are missing again.
+        """Take up the shards that have come since the last look, and leave those that went. A damaged one is removed, with a warning: its
+        rows are missing again.
 
         Args:
             check: compare checksums; once is enough where several processes look.
         """
-        known = {shard.path for shard in self.shards}
+        known = {shard.path: shard for shard in self.shards}
+        self.shards = []
         for path in sorted(self.folder.glob("*.safetensors")):
             if path in known:
+                self.shards.append(known[path])
                 continue
             try:
                 shard = read_shard(path, check=check)
                 if shard.codes.dtype != self.dtype or shard.codes.shape[1:] != self.shape:
                     raise Damaged(f"its rows are {tuple(shard.codes.shape[1:])} of {shard.codes.dtype}")
                 self.shards.append(shard)
+            except FileNotFoundError:  # merged or removed by another process
+                continue
             except Damaged as reason:
                 warnings.warn(f"stored codes are damaged and computed again: {path} ({reason})", stacklevel=2)
                 path.unlink(missing_ok=True)
+
+    def merge(self) -> None:
+        """Make one shard of many small ones, since rows in one file are read as fast as memory gives them. Only under `Store.locked`."""
+        if self.row_bytes > MERGED_ROW or len(self.shards) <= MERGED_SHARDS:
+            return
+        total = sum(shard.codes.nbytes for shard in self.shards)
+        small = [shard for shard in self.shards if shard.codes.nbytes <= total / 2]
+        if shutil.disk_usage(self.folder).free < 2 * total:
+            return
+        write_shard(self.folder, np.concatenate([shard.images for shard in small]), [shard.codes for shard in small])
+        for shard in small:
+            shard.path.unlink(missing_ok=True)
+        self.look(check=False)
 
     def find(self, images: Digests) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Shard and row of each image, int64 (N,) each; -1 where it is missing."""
@@ -126,16 +146,15 @@ class Rows:
         """The codes (n, *shape) at these places, copied."""
         at = np.asarray(places, np.int64)
         shards, rows = self._shard[at], torch.from_numpy(self._row[at])
-        out = torch.empty((len(at), *self.shape), dtype=self.dtype)
-        if not len(at):
-            return out
-        used = np.unique(shards)
-        by_shard = torch.from_numpy(np.argsort(shards, kind="stable"))
-        ends = np.searchsorted(shards[by_shard.numpy()], used, side="right").tolist()
-        for shard, begin, end in zip(used.tolist(), [0, *ends[:-1]], ends, strict=True):
-            own = by_shard[begin:end]
-            out.index_copy_(0, own, self._codes[shard].index_select(0, rows[own]))
-        return out
+        used = np.unique(shards).tolist()
+        if len(used) == 1:
+            return torch.index_select(self._codes[used[0]], 0, rows)
+        by_shard = np.argsort(shards, kind="stable")
+        ends = np.searchsorted(shards, [*used, used[-1] + 1] if used else [], sorter=by_shard).tolist()
+        grouped, order = torch.empty((len(at), *self.shape), dtype=self.dtype), torch.from_numpy(by_shard)
+        for shard, begin, end in zip(used, ends, ends[1:], strict=False):
+            torch.index_select(self._codes[shard], 0, rows[order[begin:end]], out=grouped[begin:end])
+        return grouped.index_select(0, torch.argsort(order))
 
 
 class Writer:
@@ -168,7 +187,7 @@ class Writer:
         self._since = time.monotonic()
         if not self._images:
             return
-        write_shard(self._column.folder, np.array(self._images, DIGEST), self._codes[: len(self._images)])
+        write_shard(self._column.folder, np.array(self._images, DIGEST), [self._codes[: len(self._images)]])
         self._images = []
 
 

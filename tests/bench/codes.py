@@ -41,6 +41,7 @@ from _parts import (
     split_photos,
     tuner,
 )
+from ftlit.lit.codes import CodesData
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import BackboneFinetuning
 from torch import Tensor, nn
@@ -50,7 +51,6 @@ from ftlit import Backbone, ImageData, Schedule, Stage, StagedFinetuning
 from ftlit.codes import extract_codes
 from ftlit.dataset import SPLITS
 from ftlit.head import LinearHead, MLPHead
-from ftlit.lit.codes import CodesData
 from ftlit.order import EvalOrder
 from ftlit.schedule import head_only
 

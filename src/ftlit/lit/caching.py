@@ -154,7 +154,7 @@ class CodesData(LightningDataModule):
         return (self._staging.index if self._staging else 0) if self.running.state.fn == "fit" else None
 
     def _prepare(self) -> None:
-        """One pass over the images for all cuts that can be known now: no layer below them trains before their stage."""
+        """One pass over the images for all cuts that can be known now: no layer below trains before their stage."""
         now = self._stage
         if now is None or self._sources:
             return
@@ -167,7 +167,8 @@ class CodesData(LightningDataModule):
             if form and not set(self.backbone.upto(form.cut).cuts) & set().union(*layers[now:stage]):
                 forms.append(form)
         if forms:
-            self._extraction.rows(self.running, self.backbone, ["train", "val"], list(dict.fromkeys(forms)), now)
+            splits: list[Split] = ["train", "val"] if self.running.enable_validation else ["train"]
+            self._extraction.rows(self.running, self.backbone, splits, list(dict.fromkeys(forms)), now)
 
     def _form_in_fit(self, split: Split) -> Form | None:
         """What the stage in force reads; of the training batches, what all stages that begin within this epoch can go on from."""

@@ -156,10 +156,9 @@ def _extract(store: Store, backbone: Backbone, wanted: Sequence[Wanted], trainer
     first, barrier = trainer.is_global_zero, trainer.strategy.barrier
     started = time.perf_counter()
     with store.locked(columns) if first else nullcontext():
-        for turn in (True, False):  # the first process looks before the others, and removes what is damaged
-            if first is turn:
-                for column in columns:
-                    column.look(check=first)
+        for turn in (True, False):  # the first process before the others
+            for column in columns if first is turn else ():
+                column.look(check=first)  # what is damaged goes
             barrier("codes: looked")
         lacking = sum(len(one.lacking) for one in wanted)
         needed = sum(one.bytes_lacking for one in wanted)
@@ -170,9 +169,13 @@ def _extract(store: Store, backbone: Backbone, wanted: Sequence[Wanted], trainer
             for one in wanted:
                 _compute(backbone, one, trainer, num_workers, share, advance)
         barrier("codes: written")
-        for one in wanted:
-            for column in one.columns.values():
+        for turn in (True, False):
+            for column in columns if first is turn else ():
                 column.look(check=False)
+                if first:
+                    column.merge()
+            barrier("codes: merged")
+        for one in wanted:
             if one.lacking:  # another machine's, whose disk is not this one's
                 _compute(backbone, one, trainer, num_workers, (0, 1), lambda images: None)
                 for column in one.columns.values():

@@ -58,15 +58,25 @@ class FineTuner(LightningModule):
         # the loss too is a metric: averaged over images, whatever the batches and the processes, and part of what a checkpoint keeps
         self.metrics = nn.ModuleDict({f"{split}_metrics": metrics.clone(prefix=f"{split}/") for split in SPLITS})
         self.losses = nn.ModuleDict({f"{split}_loss": MeanMetric() for split in SPLITS})
+        self._logged: set[str] = set()  # splits, in this epoch
 
     def forward(self, images: Tensor | CodesAt) -> Tensor:
         """Images (N, 3, S, S), normalised as the backbone's input spec says, or codes at a cut -> logits (N, num_classes)."""
         codes = self.backbone(images)
         return self.head(codes if getattr(self.head, "takes_map", False) else self.backbone.pool(codes))  # type: ignore[no-any-return]
 
+    def on_train_epoch_start(self) -> None:
+        """Log anew."""
+        self._logged.discard("train")
+
     def on_validation_epoch_start(self) -> None:
-        """A state that `trainer.validate` left behind was made in inference mode, and cannot be added to within `trainer.fit`."""
+        """Log anew. A state that `trainer.validate` left behind was made in inference mode, and cannot be added to within `trainer.fit`."""
+        self._logged.discard("val")
         cast(Metric, self.losses["val_loss"]).reset()
+
+    def on_test_epoch_start(self) -> None:
+        """Log anew."""
+        self._logged.discard("test")
 
     def training_step(self, batch: tuple[Tensor | CodesAt, Tensor], batch_idx: int) -> Tensor:
         """Loss of (images, targets); targets may be labels or class probabilities."""
@@ -128,8 +138,10 @@ class FineTuner(LightningModule):
         metrics.update(logits.detach(), self._hard(targets))
         mean_loss = cast(MeanMetric, self.losses[f"{split}_loss"])
         mean_loss.update(loss.detach(), weight=len(targets))
-        self.log(f"{split}/loss", mean_loss, prog_bar=True, on_step=False, on_epoch=True)
-        self.log_dict(metrics, prog_bar=True, on_step=False, on_epoch=True)
+        if split not in self._logged:  # Lightning holds the metrics themselves, and asks them at the end of the epoch
+            self._logged.add(split)
+            self.log(f"{split}/loss", mean_loss, prog_bar=True, on_step=False, on_epoch=True)
+            self.log_dict(metrics, prog_bar=True, on_step=False, on_epoch=True)
         return loss
 
     def _hard(self, targets: Tensor) -> Tensor:
