@@ -464,8 +464,8 @@ def test_another_error_of_the_disk_stays_what_it_is_and_leaves_no_part(tmp_path,
     def broken(source, target):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(ftlit.shard.os, "replace", broken)
     writer = Writer(Store(tmp_path).column(kind()))
+    monkeypatch.setattr(ftlit.shard.os, "replace", broken)
     writer.add(names(7), table([7]))
     with pytest.raises(OSError, match="Input/output"):
         writer.flush()
