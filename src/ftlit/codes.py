@@ -178,8 +178,9 @@ def fill(
             wanted = sorted(set().union(*lacking.values()))
             if not wanted:
                 continue
+            chosen = images if len(wanted) == len(images) else images[wanted]
             with context():
-                codes = run(backbone, images if len(wanted) == len(images) else images[wanted], [form for form in columns if lacking[form]])
+                codes = run(backbone, chosen, [form for form in columns if lacking[form]])
             for form, values in codes.items():
                 own = [wanted.index(place) for place in lacking[form]] if len(lacking[form]) < len(wanted) else slice(None)
                 writers[form].add(names[lacking[form]], values[own])

@@ -21,7 +21,8 @@ from torch.optim import SGD
 
 from ftlit.codes import read_batches
 from ftlit.order import Drawn, TrainOrder
-from ftlit.store import DIGEST, Column, Digests, Kind, Rows, Store, Writer
+from ftlit.shard import DIGEST, Digests
+from ftlit.store import Column, Kind, Rows, Store, Writer
 
 WIDTH, CLASSES, BLOCK = 2048, 10, 8192
 
@@ -75,6 +76,9 @@ def write(folder: Path, plain: Path, count: int) -> None:
             writer.add(own, torch.from_numpy(values))
             file.write(values.data)
     writer.flush()
+    with Store(folder).locked([column]):
+        column.look(check=False)
+        column.merge()  # as every pass ends
 
 
 def opened(folder: Path, count: int) -> tuple[Rows, Tensor]:

@@ -41,13 +41,12 @@ from _parts import (
     split_photos,
     tuner,
 )
-from ftlit.lit.codes import CodesData
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import BackboneFinetuning
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from ftlit import Backbone, ImageData, Schedule, Stage, StagedFinetuning
+from ftlit import Backbone, CodesData, ImageData, Schedule, Stage, StagedFinetuning
 from ftlit.codes import extract_codes
 from ftlit.dataset import SPLITS
 from ftlit.head import LinearHead, MLPHead

@@ -22,6 +22,8 @@ SPLITS = ("train", "val", "test")
 class FineTuner(LightningModule):
     """Images -> backbone -> codes -> head -> logits. Logs loss, accuracy and macro F1 for each split, as `val/accuracy` and so on.
 
+    The weights of both are laid out in memory with channels last, in place.
+
     Args:
         backbone: gives codes for images (N, 3, S, S).
         head: gives logits (N, num_classes) for pooled codes, or for raw codes where it has `takes_map = True`.
@@ -59,6 +61,7 @@ class FineTuner(LightningModule):
         self.metrics = nn.ModuleDict({f"{split}_metrics": metrics.clone(prefix=f"{split}/") for split in SPLITS})
         self.losses = nn.ModuleDict({f"{split}_loss": MeanMetric() for split in SPLITS})
         self._logged: set[str] = set()  # splits, in this epoch
+        self.to(memory_format=torch.channels_last)  # convolutions run faster so, on CPU (up to three times) and GPU alike
 
     def forward(self, images: Tensor | CodesAt) -> Tensor:
         """Images (N, 3, S, S), normalised as the backbone's input spec says, or codes at a cut -> logits (N, num_classes)."""

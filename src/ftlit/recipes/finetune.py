@@ -85,7 +85,7 @@ def build(cfg: DictConfig) -> Run:
         decay_all=cfg.decay_all,
         loss=loss,
         multilabel=data.multilabel,
-    ).to(memory_format=torch.channels_last)  # convolutions run faster so, on CPU and GPU alike
+    )
     if cfg.compile:
         backbone.compile()
         head.compile()

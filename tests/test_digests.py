@@ -1,0 +1,126 @@
+"""An image is known by its content, and a file whose content is remembered is not read again, unless it changed."""
+
+import os
+import sqlite3
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ftlit import UserError
+from ftlit.dataset import Examples, read_image
+from ftlit.digests import Memory, digests_of
+
+
+def picture(path: Path, grey: int) -> Path:
+    Image.new("L", (8, 8), grey).save(path)
+    return path
+
+
+def aged(*paths: Path) -> None:
+    """Wait until no time of these files is so near that a change could go unnoticed."""
+    newest = max(max(path.stat().st_mtime_ns, path.stat().st_ctime_ns) for path in paths)
+    time.sleep(max(0.0, newest / 1e9 + 2.1 - time.time()))
+
+
+def files(*paths: Path) -> Examples:
+    return Examples(list(paths), [(0,)] * len(paths), read_image, list(paths))
+
+
+@pytest.fixture
+def three(tmp_path):
+    return [picture(tmp_path / f"{name}.png", grey) for name, grey in (("a", 10), ("b", 20), ("again", 10))]
+
+
+def test_the_same_content_has_the_same_digest_under_any_name(tmp_path, three):
+    a, b, again = digests_of(files(*three), Memory(tmp_path / "store")).tolist()
+    assert a == again != b and len(a) == 32
+
+
+def test_what_is_remembered_is_not_read_again_and_what_changed_is(tmp_path, three, monkeypatch):
+    memory = Memory(tmp_path / "store")
+    aged(*three)
+    before = digests_of(files(*three), memory).tolist()
+    read = []
+    whole = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or whole(path))
+    assert digests_of(files(*three), memory).tolist() == before and read == []
+    times = three[1].stat()
+    content = bytearray(three[1].read_bytes())
+    read.clear()
+    content[-1] ^= 1
+    three[1].write_bytes(content)
+    os.utime(three[1], ns=(times.st_atime_ns, times.st_mtime_ns))  # the same size and time as before
+    after = digests_of(files(*three), memory).tolist()
+    assert read == ["b.png"] and after[0] == before[0] and after[1] != before[1]
+
+
+def test_a_file_that_changed_just_now_is_not_remembered_since_it_may_change_again_unseen(tmp_path, three, monkeypatch):
+    memory = Memory(tmp_path / "store")
+    digests_of(files(*three), memory)
+    assert memory.recall([path.absolute() for path in three]) == {}
+
+
+def test_a_relative_path_is_the_file_that_it_names_from_here(tmp_path, three, monkeypatch):
+    memory = Memory(tmp_path / "store")
+    monkeypatch.chdir(tmp_path)
+    aged(*three)
+    relative = digests_of(files(Path("a.png")), memory).tolist()
+    assert relative == digests_of(files(three[0]), memory).tolist()
+    (tmp_path / "other").mkdir()
+    picture(tmp_path / "other" / "a.png", 77)
+    monkeypatch.chdir(tmp_path / "other")
+    assert digests_of(files(Path("a.png")), memory).tolist() != relative
+
+
+def test_a_name_that_is_no_text_is_a_name(tmp_path, three):
+    strange = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
+    three[0].rename(strange)
+    memory = Memory(tmp_path / "store")
+    aged(strange)
+    assert digests_of(files(strange), memory).tolist() == digests_of(files(three[2]), memory).tolist()
+    assert list(memory.recall([strange])) == [strange]
+
+
+@pytest.mark.parametrize("content", [b"", b"no database at all", b"SQLite format 3\0" + bytes(100)])
+def test_a_damaged_memory_costs_a_warning_at_most_and_no_wrong_digest(tmp_path, three, content):
+    memory = Memory(tmp_path / "store")
+    aged(*three)
+    before = digests_of(files(*three), memory).tolist()
+    memory.path.write_bytes(content)
+    import warnings
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert digests_of(files(*three), memory).tolist() == before
+    assert all("images.sqlite cannot be used" in str(warning.message) for warning in said)
+    assert digests_of(files(*three), memory).tolist() == before
+
+
+def test_a_digest_that_was_changed_in_the_memory_is_not_believed(tmp_path, three):
+    memory = Memory(tmp_path / "store")
+    aged(*three)
+    before = digests_of(files(*three), memory).tolist()
+    with sqlite3.connect(memory.path) as database:
+        database.execute("UPDATE digests SET digest = ?", ("0" * 32,))
+    assert digests_of(files(*three), memory).tolist() == before
+
+
+def test_a_file_that_is_gone_is_named_in_one_line(tmp_path, three):
+    three[1].unlink()
+    with pytest.raises(UserError, match=r"b\.png cannot be read as an image: .*No such file"):
+        digests_of(files(*three), Memory(tmp_path / "store"))
+
+
+def test_arrays_are_known_by_values_shape_and_dtype(tmp_path):
+    arrays = [np.zeros((2, 3), np.uint8), np.zeros((3, 2), np.uint8), np.zeros((2, 3), np.int8), np.zeros((2, 3), np.uint8)]
+    found = digests_of(Examples(arrays, [(0,)] * 4, Image.fromarray, arrays), Memory(tmp_path)).tolist()
+    assert len(set(found)) == 3 and found[0] == found[3]
+
+
+def test_where_no_content_is_known_the_pixels_count(tmp_path):
+    examples = Examples([1, 2, 1], [(0,)] * 3, lambda grey: Image.new("RGB", (4, 4), (grey,) * 3))
+    a, b, again = digests_of(examples, Memory(tmp_path)).tolist()
+    assert a == again != b

@@ -1,0 +1,82 @@
+"""Which stages train from stored codes, at which cut, and what the others are told."""
+
+import pytest
+import torch
+from torch import nn
+
+from ftlit import Backbone, InputSpec, load_backbone
+from ftlit.sources import Form, frozen_prefix, plan_codes
+
+CUTS = ("low", "middle", "pooling", "top")
+
+
+def backbone() -> Backbone:
+    layers = {"low": nn.Conv2d(3, 4, 3), "middle": nn.Conv2d(4, 8, 3), "pooling": nn.MaxPool2d(2), "top": nn.Conv2d(8, 16, 3)}
+    return Backbone(layers, InputSpec(size=16))
+
+
+def plan(*trained, **how):
+    settings = {"pooled": True, "max_bytes": 1e9, **how}
+    return plan_codes(backbone(), trained, 10, **settings)
+
+
+@pytest.mark.parametrize(
+    ("trained", "cut"),
+    [
+        ((), "top"),
+        (("top",), "pooling"),
+        (("middle", "top"), "low"),
+        (("middle",), "low"),  # a hole: what is frozen above a trained layer changes with it
+        (("low",), None),
+        (CUTS, None),
+    ],
+)
+def test_the_prefix_ends_below_the_lowest_layer_that_trains(trained, cut):
+    assert frozen_prefix(backbone(), trained) == cut
+
+
+def test_each_stage_gets_the_codes_at_its_own_cut_and_only_the_last_cut_is_pooled():
+    head, top, middle, everything = plan((), ("top",), ("top", "middle"), CUTS)
+    assert head.form == Form("top", True) and head.bytes == 10 * 16 * 4
+    assert top.form == Form("pooling", False) and top.bytes == 10 * 8 * 6 * 6 * 4
+    assert middle.form == Form("low", False) and everything.form is None
+    assert "the lowest layer trains" in everything.why and "pooled" in head.why and "pooled" not in top.why
+
+
+def test_a_head_that_takes_maps_gets_maps():
+    (head,) = plan((), pooled=False)
+    assert head.form == Form("top", False) and head.bytes == 10 * 16 * 4 * 4 * 4
+
+
+def test_stages_with_the_same_cut_share_its_codes():
+    assert len({id(source) for source in plan((), (), max_bytes=10 * 16 * 4)}) == 1
+
+
+def test_earlier_stages_are_served_first_and_what_does_not_fit_is_told_with_the_figures():
+    head, top, middle = plan((), ("top",), ("top", "middle"), max_bytes=10 * 16 * 4 + 11_520)
+    assert head.form and top.form and middle.form is None
+    assert "cache.max_gb leaves 0 B" in middle.why and "31.4 kB" in middle.why
+    assert plan((), max_bytes=0)[0].form is None
+
+
+def test_half_precision_takes_half():
+    assert plan((), dtype=torch.float16)[0].bytes * 2 == plan(())[0].bytes
+
+
+def test_test_images_are_counted_where_nothing_but_the_head_would_run_for_them():
+    head, top = plan_codes(backbone(), [(), ("top",)], 10, 5, pooled=True, max_bytes=1e9)
+    assert head.bytes == 15 * 16 * 4 and top.bytes == 10 * 8 * 6 * 6 * 4
+
+
+@pytest.mark.parametrize(("name", "trained_from", "device", "stored"), [
+    ("resnet50", "layer2", "cpu", True),    # 3.2 MB an image, 1.6 GFLOP
+    ("resnet50", "layer2", "cuda", False),
+    ("resnet50", "layer4", "cuda", True),
+    ("vgg11", "conv2", "cpu", False),  # 3.2 MB an image for one cheap convolution
+])  # fmt: skip
+def test_maps_are_stored_only_where_reading_beats_computing(name, trained_from, device, stored):
+    net = load_backbone(name, weights=None)
+    above = net.cuts[net.index(trained_from) :]
+    (source,) = plan_codes(net, [above], 100, pooled=True, max_bytes=1e12, device=device)
+    assert (source.form is not None) == stored
+    assert stored or "takes longer than to compute them" in source.why
