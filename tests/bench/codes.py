@@ -93,7 +93,7 @@ def one_pass(given: argparse.Namespace, folder: Path) -> list[Row]:
     """`extract_codes` against the least that it can cost, with photos to decode and with tensors in memory."""
     rows = []
     for name in given.networks.split(","):
-        backbone = backbone_of(given, name)
+        backbone = backbone_of(given, name).to(memory_format=torch.channels_last)  # on both sides
         data = photos(given, backbone)
         files = data.loader("train", EvalOrder(data.collection.splits["train"], BATCH))
         decoded = from_memory(*(torch.cat(parts) for parts in zip(*files, strict=True)), shuffle=False)
@@ -113,6 +113,8 @@ def warm_up(given: argparse.Namespace, folder: Path) -> list[Row]:
     rows = []
     for name in given.networks.split(","):
         backbone = backbone_of(given, name)
+        peer = Plain(backbone.num_features, deepcopy(backbone))  # in its usual form: weights as they are loaded
+        backbone.to(memory_format=torch.channels_last)  # as FineTuner lays them out; the limit shall have it too
         data, features, store = photos(given, backbone), backbone.num_features, folder / "A"
         images = plain_images(data, shuffle=False)
 
@@ -137,7 +139,6 @@ def warm_up(given: argparse.Namespace, folder: Path) -> list[Row]:
             ours(epochs=1)
         assert counted == [0], f"{counted[0]} passes through {backbone.cuts[0]} on a warm store"
 
-        peer = Plain(features, deepcopy(backbone))
         never, loader = BackboneFinetuning(unfreeze_backbone_at_epoch=10**6), plain_images(data, shuffle=True)
         run = min(given.peer_epochs, given.epochs)
         samples["peer"] = [scaled(lambda e, p=peer, x=loader, n=never, k=run: fit(p, x, k, n, e), run, given.epochs)]
