@@ -1,7 +1,12 @@
 """A pass over images writes what comes out at any cut; what is stored is never computed again; reading gives the order's batches."""
 
+import signal
+import subprocess
+import sys
+import time
 from copy import deepcopy
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,6 +136,7 @@ MISTAKES = {
     "no layer 'tpo': did you mean 'top'": {"cuts": ["tpo"]},
     "cache.dtype 'int8'": {"dtype": "int8"},
     "the loader is empty": {"loader": []},
+    "name at least one layer": {"cuts": []},
 }
 
 
@@ -182,3 +188,55 @@ def test_what_a_view_draws_depends_on_view_and_content_not_on_the_place(tmp_path
     forward, backward = views([0, 1, 2, 3, 4, 5], (0, 1)), views([5, 4, 3, 2, 1, 0], (0, 1))
     assert torch.equal(forward, backward.flip(0))
     assert not torch.equal(forward, views([0, 1, 2, 3, 4, 5], (0, 2))) and not torch.equal(forward, views([0, 1, 2, 3, 4, 5], (1, 1)))
+
+
+SLOWLY = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+import ftlit.store
+from test_codes import backbone, images, Passed
+from ftlit import extract_codes
+from torch.utils.data import DataLoader
+
+ftlit.store.SHARD_BYTES = 8 * 24  # 8 rows of the top codes
+net = backbone()
+passed = Passed(net)
+
+def loader():
+    for batch in DataLoader(images(64), batch_size=4):
+        time.sleep(float(sys.argv[3]))
+        yield batch
+
+extract_codes(net, loader(), cache=sys.argv[2])
+print(passed.images)
+"""
+
+
+def slowly(folder: Path, seconds: float) -> subprocess.Popen:
+    command = [sys.executable, "-c", SLOWLY, str(Path(__file__).parent), str(folder), str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_of_two_processes_that_want_the_same_codes_one_computes_them(tmp_path):
+    both = [slowly(tmp_path, 0.1) for _ in range(2)]
+    said = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sorted(text.split()[-1] for text in said) == ["0", "64"]
+    assert sum("another process computes these codes: waiting" in text for text in said) == 1
+
+
+def test_a_process_that_is_killed_leaves_whole_shards_and_the_next_goes_on_from_there(tmp_path):
+    first = slowly(tmp_path, 0.2)
+    while len(list(tmp_path.glob("*/*.safetensors"))) < 3:
+        assert first.poll() is None
+        time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    kept = len(list(tmp_path.glob("*/*.safetensors"))) * 8
+    second = slowly(tmp_path, 0.0)
+    assert int(second.communicate(timeout=120)[0]) == 64 - kept
+    net = backbone().eval()
+    codes = extract_codes(net, loader(images(64)), cache=tmp_path)
+    with torch.inference_mode():
+        expected = torch.cat([net.pool(net(batch)) for batch, _ in loader(images(64))])
+    assert torch.equal(codes["top"].read(range(64)), expected) and not list(tmp_path.glob("*/*.part"))

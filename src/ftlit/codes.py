@@ -80,6 +80,8 @@ def extract_codes(
     """
     names = [cuts] if isinstance(cuts, str | int) else list(cuts)
     forms = [Form(backbone.cuts[backbone.index(cut)], pooled) for cut in names]
+    if not forms:
+        raise UserError("cuts=[]: name at least one layer")
     store = cache if isinstance(cache, Store) else Store(cache)
     batches = iter(loader)
     first = next(batches, None)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ftlit.shard import DIGEST, Damaged, Digests, Shard, read_shard, rows_of, write_shard
 
+Places = np.ndarray[Any, np.dtype[np.int64]]  # (N,)
 SHARD_BYTES = 64 << 20
 MERGED_ROW = 1 << 16  # bytes; of larger rows a read is long enough as it is
 MERGED_SHARDS = 4  # so many may stay apart
@@ -64,6 +65,7 @@ class Column:
     def __init__(self, folder: Path, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
         self.folder, self.dtype, self.shape = folder, dtype, shape
         self.shards: list[Shard] = []
+        self._sorted: tuple[Digests, Places, Places, Places] | None = None
 
     @property
     def row_bytes(self) -> int:
@@ -78,7 +80,7 @@ class Column:
             check: compare checksums; once is enough where several processes look.
         """
         known = {shard.path: shard for shard in self.shards}
-        self.shards = []
+        self.shards, self._sorted = [], None
         for path in sorted(self.folder.glob("*.safetensors")):
             if path in known:
                 self.shards.append(known[path])
@@ -107,19 +109,27 @@ class Column:
             shard.path.unlink(missing_ok=True)
         self.look(check=False)
 
-    def find(self, images: Digests) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Shard and row of each image, int64 (N,) each; -1 where it is missing."""
-        held = np.concatenate([shard.images for shard in self.shards]) if self.shards else np.empty(0, DIGEST)
-        sizes = [len(shard.images) for shard in self.shards]
-        shards = np.repeat(np.arange(len(sizes)), sizes)
-        rows = np.concatenate([np.arange(size) for size in sizes]) if sizes else np.empty(0, np.int64)
-        order = np.argsort(held, kind="stable")
-        at = np.searchsorted(held, images, sorter=order)
-        place = order[np.minimum(at, len(held) - 1)] if len(held) else np.zeros(len(images), np.int64)
-        found = held[place] == images if len(held) else np.zeros(len(images), bool)
-        return tuple(np.where(found, part[place] if len(held) else -1, -1) for part in (shards, rows))  # type: ignore[return-value]
+    def find(self, images: Digests) -> tuple[Places, Places]:
+        """Shard and row of each image, (N,) each; -1 where it is missing."""
+        held, order, shards, rows = self._index
+        if not len(held):
+            nowhere = np.full(len(images), -1)
+            return nowhere, nowhere
+        place = order[np.minimum(np.searchsorted(held, images, sorter=order), len(held) - 1)]
+        found = held[place] == images
+        return np.where(found, shards[place], -1), np.where(found, rows[place], -1)
 
-    def missing(self, images: Digests) -> np.ndarray[Any, Any]:
+    @property
+    def _index(self) -> tuple[Digests, Places, Places, Places]:
+        """The digest of each row, the order that sorts them, and shard and row of each."""
+        if self._sorted is None:
+            sizes = [len(shard.images) for shard in self.shards]
+            held = np.concatenate([np.empty(0, DIGEST), *(shard.images for shard in self.shards)])
+            rows = np.concatenate([np.empty(0, np.int64), *map(np.arange, sizes)])
+            self._sorted = held, np.argsort(held, kind="stable"), np.repeat(np.arange(len(sizes)), sizes), rows
+        return self._sorted
+
+    def missing(self, images: Digests) -> Places:
         """Places of the images whose codes are not there, each image once."""
         places = np.flatnonzero(self.find(images)[0] < 0)
         return places[np.sort(np.unique(images[places], return_index=True)[1])]
