@@ -163,3 +163,4 @@ def _quiet() -> None:
         "`IterableDataset` has `__len__`",
     ):
         warnings.filterwarnings("ignore", message=f".*{advice}.*")
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # one line, without the source
