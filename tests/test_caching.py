@@ -278,8 +278,65 @@ def test_half_precision_on_disk_is_half_the_size_and_nearly_the_same(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"views": 0}, "cache.views=0"), ({"max_gb": -1}, "cache.max_gb=-1"), ({"dtype": "int8"}, "cache.dtype")],
+    [({"views": 0}, "cache.views=0"), ({"max_gb": -1}, "cache.max_gb=-1"), ({"dtype": "int8"}, "dtype of codes")],
 )
 def test_options_out_of_their_range_are_refused(tmp_path, options, said):
     with pytest.raises(UserError, match=said):
         CodesData(data(), tmp_path, **options)
+
+
+class Unfreezes(pl.Callback):
+    """Somebody else's way to unfreeze, which no schedule knows."""
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            pl_module.backbone.get_submodule("low").requires_grad_(True)
+
+
+def test_what_somebody_else_unfreezes_trains_on_images_from_then_on(tmp_path):
+    module, passes = model(), Passes()
+    module.backbone.requires_grad_(False)
+    module.backbone.eval()
+    before = module.backbone.get_submodule("low.0").weight.clone()
+    settings = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "enable_checkpointing": False}
+    trainer = pl.Trainer(max_epochs=3, accelerator="cpu", callbacks=[Unfreezes(), passes], **settings)
+    trainer.fit(module, CodesData(data(), tmp_path, pooled=True))
+    assert passes.epochs == ["top", "images", "images"]
+    assert not torch.equal(before, module.backbone.get_submodule("low.0").weight)
+
+
+def test_statistics_that_move_are_not_frozen(tmp_path):
+    module, passes = model(), Passes()
+    module.backbone.requires_grad_(False)  # in training mode: batch norms go on counting
+    settings = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "enable_checkpointing": False}
+    pl.Trainer(max_epochs=1, accelerator="cpu", callbacks=[passes], **settings).fit(module, CodesData(data(), tmp_path))
+    assert passes.epochs == ["images"]
+
+
+def test_after_a_fit_another_model_is_tested_on_images(tmp_path):
+    source = CodesData(data(), tmp_path, pooled=True)
+    _, trainer, _ = fit(source, [Stage(HEAD)])
+
+    class Other(pl.LightningModule):
+        def test_step(self, batch, batch_idx):
+            assert batch[0].shape[1:] == (3, 12, 12)
+
+    trainer.test(Other(), source, verbose=False)
+
+
+def test_vectors_for_a_head_that_takes_maps_are_refused_before_anything_is_computed(tmp_path):
+    with pytest.raises(UserError, match="pooled=True stores vectors, and this module has a head that takes maps"):
+        fit(CodesData(data(), tmp_path, pooled=True), [Stage(HEAD)], module=model(takes_map=True))
+    assert not list(tmp_path.glob("*/*.safetensors"))
+
+
+def test_a_layer_that_keeps_what_it_saw_can_be_stored(tmp_path):
+    class Keeps(nn.Conv2d):
+        def forward(self, x):
+            self.last = x.detach()
+            return super().forward(x)
+
+    module = model()
+    module.backbone.add_module("low", nn.Sequential(Keeps(3, 4, 3)))
+    _, _, passes = fit(CodesData(data(), tmp_path, pooled=True), [Stage(HEAD)], module=module)
+    assert passes.epochs == ["top"] * 4

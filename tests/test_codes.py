@@ -134,7 +134,7 @@ def test_codes_are_stored_in_the_dtype_asked_for(tmp_path, dtype):
 
 MISTAKES = {
     "no layer 'tpo': did you mean 'top'": {"cuts": ["tpo"]},
-    "cache.dtype 'int8'": {"dtype": "int8"},
+    "no dtype of codes 'int8'": {"dtype": "int8"},
     "the loader is empty": {"loader": []},
     "name at least one layer": {"cuts": []},
 }

@@ -523,3 +523,26 @@ def test_equal_layers_at_other_places_have_other_prefixes():
 
 def test_software_names_what_computes():
     assert f"torch {torch.__version__.partition('+')[0]}" in software() and f"pillow {Image.__version__}" in software()
+
+
+SIZE = 8
+
+
+def test_a_plain_global_that_a_function_names_counts(monkeypatch):
+    def crop(image):
+        return image[:SIZE]
+
+    before = fingerprint(crop)
+    monkeypatch.setitem(globals(), "SIZE", 16)
+    assert fingerprint(crop) != before
+
+
+def test_of_a_data_set_its_numbers_and_transforms_count_and_not_its_pictures():
+    class Data(torch.utils.data.Dataset):
+        def __init__(self, gain, pictures):
+            self.gain, self.pictures, self.root = gain, pictures, "somewhere"
+
+        def load(self, place):
+            return self.pictures[place] * self.gain
+
+    assert fingerprint(Data(1, [1, 2]).load) == fingerprint(Data(1, [1, 2, 3]).load) != fingerprint(Data(2, [1, 2]).load)

@@ -4,11 +4,13 @@ import errno
 import multiprocessing
 import os
 import random
+import re
 import signal
 import time
 import warnings
 from contextlib import contextmanager
 from hashlib import blake2b
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from safetensors.torch import save_file
 
 import ftlit.shard
 import ftlit.store
+from ftlit import cache
 from ftlit.errors import UserError
 from ftlit.shard import DIGEST, Damaged, no_room, read_shard, size_in_words
 from ftlit.store import CAST, Column, Kind, Rows, Store, Writer
@@ -37,6 +40,11 @@ def row(number: int, shape=(5,), dtype=torch.float32) -> torch.Tensor:
 
 def table(numbers, shape=(5,), dtype=torch.float32) -> torch.Tensor:
     return torch.stack([row(n, shape, dtype) for n in numbers]) if len(numbers) else torch.empty(0, *shape, dtype=dtype)
+
+
+@pytest.fixture(autouse=True)
+def short_keys(monkeypatch):
+    monkeypatch.setattr(ftlit.store, "KEY", re.compile("[a-z]|other"))
 
 
 def kind(key="k", shape=(5,), dtype=torch.float32) -> Kind:
@@ -401,7 +409,7 @@ def test_who_waits_is_told_so_and_goes_on_when_the_other_ends_or_is_killed(tmp_p
     go.set()
     first.join(), second.join()
     assert second.exitcode == 0
-    assert capfd.readouterr().out == f"ftlit: another process computes these codes: waiting for {tmp_path / 'k'}\n"
+    assert capfd.readouterr().out == f"ftlit: another process computes these codes: waiting for {tmp_path}\n"
 
 
 def test_several_columns_are_locked_in_one_order_so_that_none_waits_for_ever(tmp_path):
@@ -572,3 +580,40 @@ def test_rows_that_are_long_and_a_disk_without_room_for_both_leave_shards_apart(
         patch.setattr(ftlit.store, "MERGED_ROW", 1)
         column.merge()
     assert len(column.shards) == 8
+
+
+def test_a_folder_that_is_not_the_stores_is_neither_listed_nor_removed(tmp_path, monkeypatch):
+    monkeypatch.undo()  # the keys are those of the store
+    mine = tmp_path / "my_thesis"
+    mine.mkdir()
+    (mine / "about.json").write_text("{}")
+    key = "0123456789abcdef" * 2
+    written(Store(tmp_path).column(kind(key)), range(3))
+    assert [kept.key for kept in Store(tmp_path).kept()] == [key]
+    cache.prune(str(tmp_path), unused=0.0, max_gb=None)
+    assert mine.is_dir() and not (tmp_path / key).exists()
+
+
+def test_rows_that_a_killed_merge_left_twice_are_merged_to_one(tmp_path):
+    column = Store(tmp_path).column(kind())
+    writer = Writer(column)
+    for group in ([0, 1], [1, 2], [3], [4], [0, 4, 5]):
+        writer.add(names(*group), table(group))
+        writer.flush()
+    column.look()
+    column.merge()
+    assert sum(len(shard.images) for shard in column.shards) <= 8 and Rows(column, names(*range(6))).read(range(6)).equal(
+        table([*range(6)])
+    )
+
+
+def test_codes_that_half_precision_cannot_hold_are_refused(tmp_path):
+    column = Store(tmp_path).column(kind(shape=(2,), dtype=torch.float16))
+    with pytest.raises(UserError, match=r"codes up to 1e\+05 do not fit in torch.float16: take bfloat16"):
+        Writer(column).add(names(0), torch.tensor([[1.0, 1e5]]))
+
+
+@pytest.mark.skipif(not Path("/proc/version").exists(), reason="needs a folder that nobody can write to")
+def test_a_folder_that_cannot_be_written_to_is_named_in_one_line():
+    with pytest.raises(UserError, match=r"/proc/codes cannot hold codes \(.*\): give another cache.folder="):
+        Store("/proc/codes").column(kind())

@@ -184,12 +184,13 @@ class Backbone(Layers):
 
 
 def _run_on_meta(layer: nn.Module, codes: Tensor) -> Tensor:
-    """What `layer` would give for `codes`, shapes only; its parameters, buffers and mode are left alone."""
-    modes = {module: module.training for module in layer.modules()}
+    """What `layer` would give for `codes`, shapes only; it is left as it was, also what it keeps of a forward pass."""
+    before = {module: dict(vars(module)) for module in layer.modules()}
     state = {name: torch.empty_like(t, device="meta") for name, t in [*layer.named_parameters(), *layer.named_buffers()]}
     try:
         with torch.no_grad():
             return torch.func.functional_call(layer.eval(), state, (codes,))  # type: ignore[no-any-return]
     finally:
-        for module, mode in modes.items():
-            module.training = mode
+        for module, attributes in before.items():
+            vars(module).clear()
+            vars(module).update(attributes)

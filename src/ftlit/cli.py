@@ -43,7 +43,7 @@ def train(arguments: list[str]) -> None:
 def cache(arguments: list[str]) -> None:
     """List, check or remove stored codes. Raises `SystemExit` with status 1 where a check found damage."""
     parser = _Parser("ftlit cache", description="The store of codes, a column for each network, cut and view.")
-    parser.add_argument("--folder", default=os.environ.get("FTLIT_CACHE", "~/.cache/ftlit"), help="the store; default: %(default)s")
+    parser.add_argument("--folder", default=os.environ.get("FTLIT_CACHE") or "~/.cache/ftlit", help="the store; default: %(default)s")
     actions = parser.add_subparsers(dest="action", required=True)
     actions.add_parser("list", help="what is stored, the last used first")
     actions.add_parser("verify", help="read all of it and compare checksums; damaged shards are removed")

@@ -87,7 +87,7 @@ def extract_codes(
     first = next(batches, None)
     if first is None:
         raise UserError("there are no images: the loader is empty")
-    where = next(backbone.parameters())
+    where = next(backbone.parameters(), torch.empty(0))
     height, width = _parts(first)[0].shape[-2:]
     kinds = kinds_of(backbone, forms, view="values", size=(height, width), dtype=stored_dtype(dtype, where.dtype))
     columns = {form: store.column(kind) for form, kind in kinds.items()}
@@ -153,7 +153,7 @@ def stored_dtype(name: str | None, computed: torch.dtype) -> torch.dtype:
     if name is None:
         return computed
     if name not in CAST:
-        raise unknown("cache.dtype", name, CAST)
+        raise unknown("dtype of codes", name, CAST)
     return CAST[name]
 
 
@@ -282,9 +282,13 @@ def _new(names: Sequence[bytes], known: set[bytes]) -> list[int]:
 
 
 def _parts(batch: Any) -> tuple[Tensor, Tensor | None]:
-    if isinstance(batch, Tensor):
-        return batch, None
-    return batch[0], batch[1] if len(batch) > 1 else None
+    """Images and targets of a batch. Raises `UserError` for one of another form."""
+    images, target, *_ = (
+        [batch, None] if isinstance(batch, Tensor) else [*batch, None, None] if isinstance(batch, list | tuple) else [None] * 2
+    )
+    if not isinstance(images, Tensor) or not isinstance(target, Tensor | None):
+        raise UserError(f"a batch is images, or (images, targets, ...), tensors both: here it is {type(batch).__name__}")
+    return images, target
 
 
 def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
@@ -293,7 +297,9 @@ def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
 
 
 def _computed_in(backbone: Backbone) -> str:
-    """The precision in force: what the same weights give in another differs."""
-    parameter = next(backbone.parameters())
-    kind = parameter.device.type
-    return str(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else parameter.dtype).removeprefix("torch.")
+    """Device and precision in force: what the same weights give in another differs."""
+    where = next(backbone.parameters(), torch.empty(0))
+    kind = where.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else where.dtype
+    tf32 = torch.backends.cudnn.allow_tf32 and kind == "cuda"
+    return f"{str(dtype).removeprefix('torch.')}, {torch.get_float32_matmul_precision()}{', tf32' * tf32} on {kind}"

@@ -57,7 +57,7 @@ class Memory:
                     return list(work(connection))
             finally:
                 connection.close()
-        except sqlite3.Error as error:  # only a memory: without it every file is read
+        except (sqlite3.Error, OSError) as error:  # only a memory: without it every file is read
             warnings.warn(f"{self.path} cannot be used, every image is read: {one_line(error)}", stacklevel=2)
             if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
                 self.path.unlink(missing_ok=True)  # damaged

@@ -34,7 +34,8 @@ def fingerprint(*things: Any) -> str:
     """32 hexadecimal digits for `things`: numbers, texts, tensors, arrays, modules, transforms, functions, and objects made of these.
 
     Of a module its class, its plain attributes, weights and buffers count, not its mode and not what trains. Of code from elsewhere
-    than torch, torchvision, Pillow and numpy the whole source file counts; of those the version.
+    than torch, torchvision, Pillow, numpy and Python itself the whole source file counts, and the version of its package; of those
+    `software` tells the version. What such code calls in other files of its own does not count.
 
     Raises:
         UserError: something that holds what cannot be looked into, an open file for instance.
@@ -120,7 +121,8 @@ def _taken_apart(thing: Any) -> tuple[str, list[Any]]:
     if isinstance(thing, nn.Module):
         return _named(type(thing)), _of_module(thing)
     if isinstance(thing, Dataset):  # its pictures have digests of their own
-        return _named(type(thing)), [getattr(thing, "transforms", None)]
+        own = {name: value for name, value in vars(thing).items() if type(value) in (bool, int, float)}
+        return _named(type(thing)), [own, getattr(thing, "transforms", None)]
     if type(thing) in (list, tuple):
         return type(thing).__name__, list(thing)
     if isinstance(thing, Mapping):
@@ -132,7 +134,7 @@ def _taken_apart(thing: Any) -> tuple[str, list[Any]]:
     if isinstance(thing, BuiltinFunctionType):
         return _named(thing), [] if isinstance(thing.__self__, ModuleType) else [thing.__self__]
     if isinstance(thing, FunctionType):
-        return _named(thing), [_code(thing.__code__), thing.__defaults__, thing.__kwdefaults__, [*map(_held, thing.__closure__ or ())]]
+        return _named(thing), [_code(thing.__code__), *_around(thing)]
     if isinstance(thing, MethodType):
         return "method", [thing.__func__, thing.__self__]
     if isinstance(thing, ReferenceType):
@@ -170,6 +172,13 @@ def _opaque(thing: Any, why: object) -> UserError:
     return UserError(f"codes cannot be kept: {type(thing).__name__} cannot be told from another one ({text}); take cache=none")
 
 
+def _around(function: FunctionType) -> list[Any]:
+    """What a function uses besides its own code: defaults, what it closes over, and the plain values among the globals that it names."""
+    names = [name for name in function.__code__.co_names if type(function.__globals__.get(name, function)) in PLAIN]
+    values = {name: function.__globals__[name] for name in names}
+    return [function.__defaults__, function.__kwdefaults__, [*map(_held, function.__closure__ or ())], values]
+
+
 def _held(cell: CellType) -> list[Any]:
     """What a function has from around it; nothing where that was never set."""
     try:
@@ -190,7 +199,7 @@ def _named(thing: Any) -> str:
     if module.partition(".")[0] in VERSIONED:
         return name
     bases = [base for base in getattr(thing, "__mro__", ())[1:] if base.__module__.partition(".")[0] not in VERSIONED]
-    return " ".join([name, _source(module) or _methods(thing), *(_named(base) for base in bases)])
+    return " ".join([name, _version(module.partition(".")[0]), _source(module) or _methods(thing), *(_named(base) for base in bases)])
 
 
 def _methods(thing: Any) -> str:

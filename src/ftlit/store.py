@@ -7,11 +7,12 @@ its image. A shard is a safetensors file with some rows, written beside, checksu
 import json
 import math
 import os
+import re
 import shutil
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from ftlit.errors import UserError, one_line
 from ftlit.shard import DIGEST, Damaged, Digests, Shard, read_shard, rows_of, write_shard
 
+KEY = re.compile("[0-9a-f]{32}")
 Places = np.ndarray[Any, np.dtype[np.int64]]  # (N,)
 SHARD_BYTES = 64 << 20
 MERGED_ROW = 1 << 16  # bytes; of larger rows a read is long enough as it is
@@ -104,7 +107,15 @@ class Column:
         small = [shard for shard in self.shards if shard.codes.nbytes <= total / 2]
         if shutil.disk_usage(self.folder).free < 2 * total:
             return
-        write_shard(self.folder, np.concatenate([shard.images for shard in small]), [shard.codes for shard in small])
+        parts, seen = [], np.empty(0, DIGEST)
+        for shard in small:  # each row once: a merge that was killed may have left rows in two shards
+            new = np.flatnonzero(~np.isin(shard.images, seen))
+            parts.append((shard.images[new], shard.codes if len(new) == len(shard.images) else shard.codes[torch.from_numpy(new)]))
+            seen = np.concatenate([seen, shard.images])
+        try:
+            write_shard(self.folder, np.concatenate([images for images, _ in parts]), [codes for _, codes in parts])
+        except UserError:  # no room for both: they stay apart
+            return
         for shard in small:
             shard.path.unlink(missing_ok=True)
         self.look(check=False)
@@ -188,6 +199,8 @@ class Writer:
         if not self._images:
             self._codes = torch.empty((max(len(codes), self._most), *self._column.shape), dtype=self._column.dtype)
         self._codes[len(self._images) : len(self._images) + len(codes)].copy_(codes)
+        if not self._column.dtype == codes.dtype and torch.isinf(self._codes[len(self._images) : len(self._images) + len(codes)]).any():
+            raise UserError(f"codes up to {codes.abs().max():.3g} do not fit in {self._column.dtype}: take bfloat16 or float32")
         self._images += images.tolist()
         if time.monotonic() - self._since > SHARD_SECONDS:
             self.flush()
@@ -214,38 +227,49 @@ class Store:
     def column(self, kind: Kind) -> Column:
         """The column of this kind; it is made where it is not there yet."""
         folder = self.folder / kind.key
-        folder.mkdir(parents=True, exist_ok=True)
         note = folder / "about.json"
-        if not note.is_file():
-            beside = note.with_suffix(f".{os.getpid()}.new")  # not .part: no lock is held, and who holds it removes those
-            beside.write_text(json.dumps(kind.about, indent=1, ensure_ascii=False))
-            beside.replace(note)
-        os.utime(folder)  # when it was last used
+        with _usable(self.folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            if not note.is_file():
+                beside = note.with_suffix(f".{os.getpid()}.new")  # not .part: no lock is held, and who holds it removes those
+                beside.write_text(json.dumps(kind.about, indent=1, ensure_ascii=False))
+                beside.replace(note)
+        with suppress(OSError):  # somebody else's, to be read
+            os.utime(folder)  # when it was last used
         return Column(folder, kind.dtype, kind.shape)
 
     @contextmanager
     def locked(self, columns: Sequence[Column]) -> Iterator[None]:
         """While this lasts, no other process writes to these columns. Kernel locks: they end with the process that holds them."""
-        with ExitStack() as stack:
+        held = self.try_lock(columns, seconds=0)
+        if held is None:
+            print(f"ftlit: another process computes these codes: waiting for {self.folder}", flush=True)
+            held = self.try_lock(columns, seconds=-1)
+        assert held is not None
+        with held:
+            yield
+
+    def try_lock(self, columns: Sequence[Column], seconds: float) -> ExitStack | None:
+        """The locks of `locked`, to be closed; `None` where they are not to be had in so many seconds (-1: waits as long as it takes)."""
+        with ExitStack() as stack, _usable(self.folder):
             for folder in sorted({column.folder for column in columns}):  # in one order, so that two never wait for each other
-                lock = self._lock(folder.name)
                 try:
-                    stack.enter_context(lock.acquire(timeout=0))
+                    stack.enter_context(self._lock(folder.name).acquire(timeout=seconds))
                 except Timeout:
-                    print(f"ftlit: another process computes these codes: waiting for {folder}", flush=True)
-                    stack.enter_context(lock.acquire())
+                    return None
                 folder.mkdir(parents=True, exist_ok=True)  # it may have been removed while this process waited
                 for part in folder.glob("*.part"):  # of a process that was killed
                     part.unlink(missing_ok=True)
-            yield
+            return stack.pop_all()
 
     def kept(self) -> list["Kept"]:
         """What is stored, a line for each column, the last used first."""
-        folders = [path.parent for path in self.folder.glob("*/about.json")]
-        return sorted((Kept.of(folder) for folder in folders), key=lambda kept: -kept.used)
+        folders = self.folder.iterdir() if self.folder.is_dir() else ()
+        found = (Kept.of(folder) for folder in folders if KEY.fullmatch(folder.name))
+        return sorted(filter(None, found), key=lambda kept: -kept.used)
 
     def remove(self, key: str) -> bool:
-        """Remove a column, unless a process is writing to it."""
+        """Remove a column, unless a process is writing to it. What a process reads stays on the disk until it ends."""
         try:
             with self._lock(key).acquire(timeout=0):
                 shutil.rmtree(self.folder / key, ignore_errors=True)
@@ -270,14 +294,17 @@ class Kept:
     used: float
 
     @classmethod
-    def of(cls, folder: Path) -> "Kept":
-        """Read names, sizes and headers; no codes."""
+    def of(cls, folder: Path) -> "Kept | None":
+        """Read names, sizes and headers; no codes. `None` where another process has removed it."""
         shards = sorted(folder.glob("*.safetensors"))
         try:
             about = json.loads((folder / "about.json").read_text())
         except (OSError, ValueError):
             about = {}
-        return cls(folder.name, about, shards, sum(map(rows_of, shards)), sum(_size(path) for path in shards), folder.stat().st_mtime)
+        try:
+            return cls(folder.name, about, shards, sum(map(rows_of, shards)), sum(_size(path) for path in shards), folder.stat().st_mtime)
+        except FileNotFoundError:
+            return None
 
 
 def _size(path: Path) -> int:
@@ -285,3 +312,12 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:  # removed by another process
         return 0
+
+
+@contextmanager
+def _usable(folder: Path) -> Iterator[None]:
+    """An error of the file system in one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{folder} cannot hold codes ({one_line(error)}): give another cache.folder=, or cache=none") from error

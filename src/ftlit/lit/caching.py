@@ -8,6 +8,8 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.data import DataLoader
 
 from ftlit.backbone import Backbone, CodesAt
@@ -150,16 +152,18 @@ class CodesData(LightningDataModule):
 
     @property
     def _stage(self) -> int | None:
-        """The stage in force; `None` outside of a fit."""
-        return (self._staging.index if self._staging else 0) if self.running.state.fn == "fit" else None
+        """The stage in force; `None` where nobody says that what is frozen stays so."""
+        return self._staging.index if self._staging and self.running.state.fn == "fit" else None
 
     def _prepare(self) -> None:
         """One pass over the images for all cuts that can be known now: no layer below trains before their stage."""
-        now = self._stage
-        if now is None or self._sources:
+        now = self._stage or 0
+        if self.running.state.fn != "fit" or self._sources:
             return
         module, schedule = self.running.lightning_module, self._staging.schedule if self._staging else None
         self._sources = self.plan(module, schedule, self.running)
+        if self.pooled and any(getattr(part, "takes_map", False) for part in module.modules()):
+            raise UserError("pooled=True stores vectors, and this module has a head that takes maps: give pooled=False")
         layers = trained_layers(module, schedule)
         forms = []
         for stage in range(now, len(layers)):
@@ -168,12 +172,13 @@ class CodesData(LightningDataModule):
                 forms.append(form)
         if forms:
             splits: list[Split] = ["train", "val"] if self.running.enable_validation else ["train"]
-            self._extraction.rows(self.running, self.backbone, splits, list(dict.fromkeys(forms)), now)
+            self._extraction.rows(self.running, self.backbone, splits, list(dict.fromkeys(forms)), self._stage)
 
     def _form_in_fit(self, split: Split) -> Form | None:
         """What the stage in force reads; of the training batches, what all stages that begin within this epoch can go on from."""
         staging, trainer = self._staging, self.running
-        if staging is None:
+        if staging is None:  # somebody else may have unfrozen something since
+            self._sources = self.plan(trainer.lightning_module, None, trainer)
             return self._sources[0].form
         stages = {staging.index}
         if split == "train":
@@ -189,7 +194,13 @@ class CodesData(LightningDataModule):
         """The highest cut whose codes, as the last fit knew them, are still those of the weights. Codes of test images are read once:
         they are stored only where none but the head would run, for the jobs of a sweep.
         """
-        forms = sorted({source.form for source in self._sources if source.form}, key=lambda form: -self.backbone.index(form.cut))
+        backbones = [part for part in self.running.lightning_module.modules() if isinstance(part, Backbone)]
+        if len(backbones) != 1:  # another module than that of the fit
+            return None
+        forms = sorted(
+            {source.form for source in self._sources if source.form and source.form.cut in self.backbone.cuts},
+            key=lambda form: -self.backbone.index(form.cut),
+        )
         form = next((form for form in forms if self._extraction.is_known(self.running, self.backbone, form)), None)
         return form if form and (split != "test" or form.cut == self.backbone.cuts[-1]) else None
 
@@ -221,17 +232,36 @@ class ByStage:
         else:
             form, rows = served
             targets = self._data.images.collection.targets(self._split)
-            yield from read_batches(self.sampler, rows, targets, form.cut, next(self._data.backbone.parameters()).dtype)
+            yield from read_batches(self.sampler, rows, targets, form.cut, next(self._data.backbone.parameters(), torch.empty(0)).dtype)
 
 
-def cached(data: Any, **options: Any) -> Any:
-    """`CodesData` where `data` is `ImageData`; any other data module serves its images. An option of the group `cache`."""
-    return CodesData(data, **options) if isinstance(data, ImageData) else data
+def cached(
+    data: Any,
+    *,
+    folder: str | Path,
+    pooled: bool = False,
+    dtype: str | None = None,
+    max_gb: float = 20.0,
+    views: int = 1,
+    seed: int = 0,
+) -> Any:
+    """`CodesData` where `data` is `ImageData` itself; any other data module may load in ways of its own, and serves its images. An
+    option of the group `cache`.
+    """
+    if type(data) is not ImageData:
+        return data
+    return CodesData(data, folder, pooled=pooled, dtype=dtype, max_gb=max_gb, views=views, seed=seed)
 
 
 def images_only(data: Any, *, pooled: bool = False) -> Any:
     """Every stage trains on images. An option of the group `cache`."""
     return data
+
+
+def _moves(layer: nn.Module) -> bool:
+    """Whether it may give other codes each time: norms, dropout, or what is not known, in training mode."""
+    known = (_NormBase, _DropoutNd)
+    return any(part.training and (isinstance(part, known) or not type(part).__module__.startswith("torch.nn.")) for part in layer.modules())
 
 
 def the_backbone(module: nn.Module) -> tuple[str, Backbone]:
@@ -243,8 +273,9 @@ def the_backbone(module: nn.Module) -> tuple[str, Backbone]:
 
 
 def trained_layers(module: nn.Module, schedule: Schedule | None) -> list[set[str]]:
-    """For each stage the layers of the backbone that train; without a schedule those that do now."""
+    """For each stage the layers of the backbone that train; without a schedule those that do now, or are in training mode."""
     prefix, backbone = the_backbone(module)
-    now = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-    stages = [now] if schedule is None else [trained(module, stage.train, stage.batchnorm or "live") for stage in schedule.stages]
+    if schedule is None:
+        return [{name for name, layer in backbone.items() if any(p.requires_grad for p in layer.parameters()) or _moves(layer)}]
+    stages = [trained(module, stage.train, stage.batchnorm or "live") for stage in schedule.stages]
     return [{layer for layer in backbone.cuts if any(covers(prefix + layer, name) for name in names)} for names in stages]

@@ -30,6 +30,7 @@ from ftlit.transform import Transform
 PIXELS = {"cpu": 8 * 224**2}
 PIXELS_ELSEWHERE = 64 * 224**2
 MOST_IMAGES = 256
+WAIT = 20.0  # seconds that the first of several processes waits for a lock before it tells the others
 EVALUATION = 0  # the number of the evaluation view; augmented ones count from 1
 
 
@@ -48,6 +49,7 @@ class Extraction:
         self.data, self.store, self.dtype, self.seed = data, store, dtype, seed
         self.views: dict[Split, list[int]] = {"train": list(range(1, views + 1)) if views > 1 else [EVALUATION]}
         self._digests: dict[Split, Digests] = {}
+        self._columns: dict[str, Column] = {}  # by key: one for all splits, so that no shard is checked twice
         self.forget()
 
     def forget(self) -> None:
@@ -82,7 +84,7 @@ class Extraction:
             for job, one in zip(new, wanted, strict=True):
                 for form, column in one.columns.items():
                     self._rows[job[0], kinds_of_job[job][form].key] = Rows(column, one.digests)
-        if stage is not None:
+        if trainer.state.fn == "fit":
             self._known |= {
                 form: kind.key for (_, view), kinds in kinds_of_job.items() if view == EVALUATION for form, kind in kinds.items()
             }
@@ -106,7 +108,9 @@ class Extraction:
 
     def _wanted(self, split: Split, view: int, kinds: dict[Form, Kind]) -> "Wanted":
         images = Views(self.data.collection.splits[split], self._digests[split], self._transform(view), (self.seed, view))
-        return Wanted(images, {form: self.store.column(kind) for form, kind in kinds.items()})
+        for kind in kinds.values():
+            self._columns.setdefault(kind.key, self.store.column(kind))
+        return Wanted(images, {form: self._columns[kind.key] for form, kind in kinds.items()})
 
     def _transform(self, view: int) -> Transform:
         return self.data.transforms["val" if view == EVALUATION else "train"]
@@ -121,7 +125,7 @@ class Extraction:
                 forms,
                 view=fingerprint(self._transform(view), self.data.collection.splits[split].load, drawn),
                 size=(size, size),
-                dtype=stored_dtype(self.dtype, next(backbone.parameters()).dtype),
+                dtype=stored_dtype(self.dtype, next(backbone.parameters(), torch.empty(0)).dtype),
                 about={"view": f"augmented {view}" if view else "evaluation", "input": f"{size}x{size}"},
             )
 
@@ -159,7 +163,7 @@ def _extract(store: Store, backbone: Backbone, wanted: Sequence[Wanted], trainer
     columns = [column for one in wanted for column in one.columns.values()]
     first, barrier = trainer.is_global_zero, trainer.strategy.barrier
     started = time.perf_counter()
-    with store.locked(columns) if first else nullcontext():
+    with _locked(store, columns, trainer):
         for turn in (True, False):  # the first process before the others
             for column in columns if first is turn else ():
                 column.look(check=first)  # what is damaged goes
@@ -190,6 +194,24 @@ def _extract(store: Store, backbone: Backbone, wanted: Sequence[Wanted], trainer
         print(f"codes of {images:,} images at {', '.join(cuts)}: {done}", flush=True)
 
 
+@contextmanager
+def _locked(store: Store, columns: Sequence[Column], trainer: Trainer) -> Iterator[None]:
+    """The first process holds the locks for all. While it waits for them the others hear of it every now and then: they would give it up
+    for lost otherwise.
+    """
+    if trainer.world_size == 1:
+        with store.locked(columns):
+            yield
+        return
+    held = None
+    while True:
+        held = store.try_lock(columns, WAIT) if trainer.is_global_zero else None
+        if trainer.strategy.broadcast(held is not None):
+            break
+    with held or nullcontext():
+        yield
+
+
 def _compute(
     backbone: Backbone,
     wanted: Wanted,
@@ -199,7 +221,9 @@ def _compute(
     advance: Callable[[int], None],
 ) -> None:
     """Compute what is lacking: the share (rank, processes) of one process."""
-    device, precision = next(backbone.parameters()).device, trainer.precision_plugin
+    if not wanted.lacking:
+        return
+    device, precision = next(backbone.parameters(), torch.empty(0)).device, trainer.precision_plugin
     pixels = PIXELS.get(device.type, PIXELS_ELSEWHERE)
     lacking, size = wanted.lacking, min(max(1, pixels // backbone.input_spec.size**2), MOST_IMAGES)
     own = [lacking[begin : begin + size] for begin in range(0, len(lacking), size)][share[0] :: share[1]]
