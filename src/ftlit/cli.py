@@ -57,6 +57,8 @@ def cache(arguments: list[str]) -> None:
     if given.action == "prune":
         if not given.all and given.unused is None and given.max_gb is None:
             parser.error("say what to remove: --unused 30d, --max-gb 10, or --all")
+        if given.max_gb is not None and given.max_gb < 0:
+            parser.error(f"--max-gb {given.max_gb:g}: give a number from 0")
         stored.prune(given.folder, unused=0.0 if given.all else given.unused, max_gb=given.max_gb)
     elif given.action == "verify":
         sys.exit(stored.verify(given.folder))

@@ -30,7 +30,7 @@ Places = np.ndarray[Any, np.dtype[np.int64]]  # (N,)
 SHARD_BYTES = 64 << 20
 MERGED_ROW = 1 << 16  # bytes; of larger rows a read is long enough as it is
 MERGED_SHARDS = 4  # so many may stay apart
-SHARD_SECONDS = 120.0  # of computing that a kill may lose
+SHARD_SECONDS = 10.0  # of computing that a kill may lose
 CAST = {"float32": torch.float32, "float64": torch.float64, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
