@@ -20,9 +20,10 @@ from torch.utils.data import DataLoader, TensorDataset
 import ftlit.codes
 from ftlit import Backbone, InputSpec, UserError, batchnorm_to_affine, extract_codes
 from ftlit.codes import Views, read_batches
+from ftlit.column import Kind, Rows, Writer
 from ftlit.dataset import Examples
 from ftlit.shard import DIGEST
-from ftlit.store import Kind, Rows, Store, Writer
+from ftlit.store import Store
 from ftlit.transform import train_transform
 
 CUTS = ["low", "middle", "top"]
@@ -193,12 +194,12 @@ def test_what_a_view_draws_depends_on_view_and_content_not_on_the_place(tmp_path
 SLOWLY = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
-import ftlit.store
+import ftlit.column
 from test_codes import backbone, images, Passed
 from ftlit import extract_codes
 from torch.utils.data import DataLoader
 
-ftlit.store.SHARD_BYTES = 8 * 24  # 8 rows of the top codes
+ftlit.column.SHARD_BYTES = 8 * 24  # 8 rows of the top codes
 net = backbone()
 passed = Passed(net)
 

@@ -253,7 +253,11 @@ def test_a_fault_while_a_mistake_is_handled_is_a_fault():
 
 
 def test_a_callback_from_elsewhere_may_log_a_metric_that_we_do_not_know():
-    bind(composed("callbacks.best.monitor=val/top5", "+callbacks.own={_target_: string.Formatter}"))
+    cfg = composed("callbacks.best.monitor=val/top5", "+callbacks.own={_target_: string.Formatter}")
+    bind(cfg)
+    del cfg.callbacks.own
+    with pytest.raises(UserError, match="val/top5"):  # nobody is left who might
+        bind(cfg)
 
 
 def test_every_name_of_train_yaml_is_one_that_may_be_given():

@@ -20,8 +20,10 @@ doctor
 splitting order
 listing published zoo.parts
 fingerprint shard
+column
 store
 digests sources
+kinds
 codes cache
 zoo.transformers zoo.glyph zoo.weights
 zoo.families zoo.fitting

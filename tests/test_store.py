@@ -19,12 +19,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+import ftlit.column
 import ftlit.shard
 import ftlit.store
 from ftlit import cache
+from ftlit.column import Column, Kind, Rows, Writer
 from ftlit.errors import UserError
+from ftlit.kinds import CAST
 from ftlit.shard import DIGEST, Damaged, no_room, read_shard, size_in_words
-from ftlit.store import CAST, Column, Kind, Rows, Store, Writer
+from ftlit.store import Store
 
 FORK = multiprocessing.get_context("fork")  # a process that starts in milliseconds
 SHAPES = {"vector": (5,), "map": (3, 2, 4), "tokens": (4, 3), "number": ()}
@@ -67,11 +70,11 @@ def bits(tensor: torch.Tensor) -> bytes:
 
 @contextmanager
 def shards_of(rows: int):
-    before, ftlit.store.SHARD_BYTES = ftlit.store.SHARD_BYTES, 20 * rows
+    before, ftlit.column.SHARD_BYTES = ftlit.column.SHARD_BYTES, 20 * rows
     try:
         yield
     finally:
-        ftlit.store.SHARD_BYTES = before
+        ftlit.column.SHARD_BYTES = before
 
 
 # --- rows
@@ -179,7 +182,7 @@ def test_a_shard_is_written_when_there_is_enough_and_when_it_took_long(tmp_path,
         writer.flush()
         writer.flush()
         assert files() == 3
-    monkeypatch.setattr(ftlit.store, "SHARD_SECONDS", -1.0)
+    monkeypatch.setattr(ftlit.column, "SHARD_SECONDS", -1.0)
     writer = Writer(column)
     writer.add(names(20), table([20]))
     assert files() == 4
@@ -324,7 +327,7 @@ def in_process(work, *args):
 
 
 def write_all(folder, count, started):
-    ftlit.store.SHARD_BYTES = 20 * 3
+    ftlit.column.SHARD_BYTES = 20 * 3
     store = Store(folder)
     column = store.column(kind())
     with store.locked([column]):
@@ -544,40 +547,38 @@ def test_sizes_in_words(size, words):
 # --- many small shards
 
 
-def test_many_small_shards_become_one_with_the_same_rows_and_one_large_one_stays(tmp_path):
-    column = Store(tmp_path).column(kind())
+def in_shards(column, places) -> None:
+    """A shard for each row."""
     writer = Writer(column)
-    for i in range(8):
+    for i in places:
         writer.add(names(i), table([i]))
         writer.flush()
     column.look()
+
+
+def test_many_small_shards_become_one_with_the_same_rows_and_one_large_one_stays(tmp_path):
+    column = Store(tmp_path).column(kind())
+    in_shards(column, range(8))
     before = Rows(column, names(*range(8))).read(range(8))
     column.merge()
     assert len(column.shards) == len(list(tmp_path.glob("k/*.safetensors"))) == 1
     assert Rows(column, names(*range(8))).read(range(8)).equal(before)
     assert read_shard(column.shards[0].path, check=True).codes.shape == (8, *before.shape[1:])
     large = column.shards[0].path
-    for i in range(8, 12):
-        writer.add(names(i), table([i]))
-        writer.flush()
-    column.look()
+    in_shards(column, range(8, 12))
     column.merge()
     assert large.exists() and len(column.shards) == 2 and not len(column.missing(names(*range(12))))
 
 
 def test_rows_that_are_long_and_a_disk_without_room_for_both_leave_shards_apart(tmp_path, monkeypatch):
     column = Store(tmp_path).column(kind())
-    writer = Writer(column)
-    for i in range(8):
-        writer.add(names(i), table([i]))
-        writer.flush()
-    column.look()
+    in_shards(column, range(8))
     with monkeypatch.context() as patch:
         patch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
         column.merge()
     assert len(column.shards) == 8
     with monkeypatch.context() as patch:
-        patch.setattr(ftlit.store, "MERGED_ROW", 1)
+        patch.setattr(ftlit.column, "MERGED_ROW", 1)
         column.merge()
     assert len(column.shards) == 8
 

@@ -12,18 +12,19 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ftlit.backbone import Backbone, CodesAt
+from ftlit.column import Column, Rows, Writer
 from ftlit.dataset import Examples
 from ftlit.errors import UserError, unknown
-from ftlit.fingerprint import fingerprint, of_tensor, prefixes, software
+from ftlit.fingerprint import of_tensor
+from ftlit.kinds import kinds_of, stored_dtype
 from ftlit.seeding import derived_seed, kept_random_state
 from ftlit.shard import DIGEST, Digests
 from ftlit.sources import Form
-from ftlit.store import CAST, Column, Kind, Rows, Store, Writer
+from ftlit.store import Store
 from ftlit.trainable import set_modes
 from ftlit.transform import Transform
 
 BLOCK_BYTES = 8 << 20  # read at once; memory that is asked for in larger pieces comes from the kernel, page by page
-FORMAT = 1  # raised when stored codes of before can no longer be used
 
 
 @dataclass(frozen=True)
@@ -111,50 +112,6 @@ def extract_codes(
             column.merge()
     images = np.concatenate(digests)
     return Codes({form.cut: Rows(column, images) for form, column in columns.items()}, torch.cat(targets) if targets else None)
-
-
-def kinds_of(
-    backbone: Backbone,
-    forms: Sequence[Form],
-    *,
-    view: str,
-    size: tuple[int, int],
-    dtype: torch.dtype,
-    about: Mapping[str, Any] | None = None,
-) -> dict[Form, Kind]:
-    """What the store keeps for each form.
-
-    Args:
-        backbone: its weights and buffers as they are now.
-        forms: what is wanted.
-        view: fingerprint of what makes an image's tensor from its content.
-        size: height and width of that tensor.
-        dtype: as stored.
-        about: what else a person may want to know of it.
-    """
-    digests = prefixes(dict(backbone.items()))
-    shapes = backbone.on_meta(*size)
-    computed = _computed_in(backbone)
-    found = {}
-    for form in forms:
-        shape = shapes[form.cut][0]
-        token_pool = backbone.token_pool if form.pooled else None
-        if form.pooled:
-            shape = (shape[-1] if len(shape) == 2 else shape[0],)
-        key = fingerprint(FORMAT, digests[form.cut], form.pooled, token_pool, view, list(shape), dtype, computed, software())
-        words = {"cut": form.cut, "pooled": form.pooled, "shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}
-        more = {"weights": backbone.origin, "computed in": computed, "software": software()}
-        found[form] = Kind(key, dtype, shape, {**words, **(about or {}), **more})
-    return found
-
-
-def stored_dtype(name: str | None, computed: torch.dtype) -> torch.dtype:
-    """The dtype with this name; `computed` for `None`. Raises `UserError` for an unknown one."""
-    if name is None:
-        return computed
-    if name not in CAST:
-        raise unknown("dtype of codes", name, CAST)
-    return CAST[name]
 
 
 def fill(
@@ -294,12 +251,3 @@ def _parts(batch: Any) -> tuple[Tensor, Tensor | None]:
 def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
     yield first
     yield from rest
-
-
-def _computed_in(backbone: Backbone) -> str:
-    """Device and precision in force: what the same weights give in another differs."""
-    where = next(backbone.parameters(), torch.empty(0))
-    kind = where.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else where.dtype
-    tf32 = torch.backends.cudnn.allow_tf32 and kind == "cuda"
-    return f"{str(dtype).removeprefix('torch.')}, {torch.get_float32_matmul_precision()}{', tf32' * tf32} on {kind}"

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from ftlit.codes import read_batches
+from ftlit.column import Column, Kind, Rows, Writer
 from ftlit.order import Drawn, TrainOrder
 from ftlit.shard import DIGEST, Digests
-from ftlit.store import Column, Kind, Rows, Store, Writer
+from ftlit.store import Store
 
 WIDTH, CLASSES, BLOCK = 2048, 10, 8192
 

@@ -13,10 +13,12 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.data import DataLoader
 
 from ftlit.backbone import Backbone, CodesAt
-from ftlit.codes import read_batches, stored_dtype
+from ftlit.codes import read_batches
+from ftlit.column import Rows
 from ftlit.dataset import SPLITS, Batch, Split
 from ftlit.errors import UserError
 from ftlit.fingerprint import fingerprint
+from ftlit.kinds import stored_dtype
 from ftlit.lit.clock import steps_per_epoch
 from ftlit.lit.extracting import Extraction
 from ftlit.lit.images import ImageData
@@ -24,7 +26,7 @@ from ftlit.lit.staging import StagedFinetuning
 from ftlit.patterns import covers
 from ftlit.schedule import Schedule
 from ftlit.sources import Form, Source, plan_codes
-from ftlit.store import Rows, Store
+from ftlit.store import Store
 from ftlit.trainable import trained
 
 TRUE = {"64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.float16}  # precision -> dtype of the weights
@@ -233,24 +235,6 @@ class ByStage:
             form, rows = served
             targets = self._data.images.collection.targets(self._split)
             yield from read_batches(self.sampler, rows, targets, form.cut, next(self._data.backbone.parameters(), torch.empty(0)).dtype)
-
-
-def cached(
-    data: Any,
-    *,
-    folder: str | Path,
-    pooled: bool = False,
-    dtype: str | None = None,
-    max_gb: float = 20.0,
-    views: int = 1,
-    seed: int = 0,
-) -> Any:
-    """`CodesData` where `data` is `ImageData` itself; any other data module may load in ways of its own, and serves its images. An
-    option of the group `cache`.
-    """
-    if type(data) is not ImageData:
-        return data
-    return CodesData(data, folder, pooled=pooled, dtype=dtype, max_gb=max_gb, views=views, seed=seed)
 
 
 def images_only(data: Any, *, pooled: bool = False) -> Any:

@@ -15,14 +15,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ftlit.backbone import Backbone
-from ftlit.codes import Views, fill, kinds_of, stored_dtype
+from ftlit.codes import Views, fill
+from ftlit.column import Column, Kind, Rows
 from ftlit.dataset import Split
 from ftlit.digests import Memory, digests_of
 from ftlit.fingerprint import fingerprint
+from ftlit.kinds import kinds_of, stored_dtype
 from ftlit.lit.images import ImageData
 from ftlit.shard import Digests, no_room, size_in_words
 from ftlit.sources import Form
-from ftlit.store import Column, Kind, Rows, Store
+from ftlit.store import Store
 from ftlit.transform import Transform
 
 # Pixels that run together, whatever the batches of training: the same codes to the bit in any run. A CPU is fastest while a batch's

@@ -19,6 +19,7 @@ from ftlit.doctor import Plan, examine
 from ftlit.errors import UserError, one_line
 from ftlit.lit.caching import CodesData
 from ftlit.lit.finetuner import FineTuner
+from ftlit.lit.images import ImageData
 from ftlit.lit.staging import StagedFinetuning
 from ftlit.recipes import words
 from ftlit.recipes.binding import bind
@@ -66,7 +67,8 @@ def build(cfg: DictConfig) -> Run:
     data = instantiate(cfg.data, input_spec=backbone.input_spec)
     head = instantiate(cfg.head, in_features=backbone.num_features, num_classes=data.num_classes)
     _check_head(backbone, head)
-    data = instantiate(cfg.cache)(data, pooled=not getattr(head, "takes_map", False))
+    if type(data) is ImageData:  # another data module may load in ways of its own
+        data = instantiate(cfg.cache)(data, pooled=not getattr(head, "takes_map", False))
     policy: Policy = "live" if cfg.batchnorm == AFFINE else cfg.batchnorm
     schedule = with_batchnorm(instantiate(cfg.schedule, layers=backbone.learned), {"backbone": policy})
     check_until(schedule)
