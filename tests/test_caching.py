@@ -8,7 +8,20 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ftlit import Backbone, CodesData, FineTuner, InputSpec, Rates, Schedule, Stage, StagedFinetuning, Until, UserError, build_optimizer
+from ftlit import (
+    Backbone,
+    CodesAt,
+    CodesData,
+    FineTuner,
+    InputSpec,
+    Rates,
+    Schedule,
+    Stage,
+    StagedFinetuning,
+    Until,
+    UserError,
+    build_optimizer,
+)
 from ftlit.dataset import Collection, Examples
 from ftlit.head import ConvHead, MLPHead
 from ftlit.lit.images import ImageData
@@ -162,8 +175,9 @@ def test_augmented_views_take_turns_by_epoch_and_validation_sees_the_evaluation_
     settings = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "enable_checkpointing": False}
     trainer = pl.Trainer(max_epochs=4, accelerator="cpu", callbacks=[StagedFinetuning(Schedule([Stage(HEAD)])), Keep()], **settings)
     trainer.fit(model(), source)
-    views = source._extraction.rows(trainer, trainer.lightning_module.backbone, ["train", "val"], [source._sources[0].form], 0)
-    first, second = (next(iter(rows.values())).read(range(15)) for rows in views["train"])
+    form, views = source._sources[0].form, [("train", 1), ("train", 2)]
+    rows = source._extraction.rows(trainer, trainer.lightning_module.backbone, {view: [form] for view in views}, 0)
+    first, second = (rows[view][form].read(range(15)) for view in views)
     assert not torch.equal(first, second)
     held = [{row.numpy().tobytes() for row in view.flatten(1)} for view in (first, second)]
     firsts = [batch for batch in seen if batch is not None]
@@ -173,7 +187,37 @@ def test_augmented_views_take_turns_by_epoch_and_validation_sees_the_evaluation_
         indices = [index for _, index in next(iter(source_order))]
         expected = (first, second)[epoch % 2][indices].sort(dim=0).values
         assert torch.equal(firsts[epoch], expected)
-    assert len(held[0] & held[1]) == 0 and len(views["val"]) == 1
+    assert len(held[0] & held[1]) == 0
+
+
+@pytest.mark.parametrize(("begins", "shown"), [(1, 1), (3, 3), (None, 4)])
+def test_only_the_views_that_an_epoch_will_show_are_computed(tmp_path, begins, shown):
+    stages = [Stage(HEAD)] + ([Stage(ALL, epoch=begins)] if begins else [])
+    source = CodesData(data(augment="photo"), tmp_path, views=8, pooled=True)
+    module, trainer, _ = fit(source, stages)
+    held = {column.about["view"]: column.images for column in source.store.kept()}
+    assert held == {"evaluation": 7, **{f"augmented {1 + i}": 15 for i in range(shown)}}
+    plan, *_ = source.plan(module, Schedule(stages), trainer)
+    assert plan.bytes == (shown * 15 + 7 + 5) * 6 * 4  # with the test images
+
+
+def test_views_of_images_that_nothing_is_drawn_for_are_one_and_that_is_said(tmp_path):
+    source = CodesData(data(augment="none"), tmp_path, views=3)
+    assert source.views == 1 and "3 views of an image would be the same, one is stored" in source.notes[-1]
+    assert CodesData(data(augment="photo"), tmp_path, views=3).notes == []
+
+
+def test_a_folder_that_cannot_be_used_is_told_before_anything_else():
+    with pytest.raises(UserError, match=r"^/proc/codes cannot hold codes \(.*\): give a folder on another disk"):
+        CodesData(data(), "/proc/codes")
+
+
+def test_codes_in_a_batch_have_the_length_of_the_batch_and_no_arithmetic():
+    codes = CodesAt(torch.zeros(5, 3, 2, 2), "top")
+    assert len(codes) == 5 and codes.shape == (5, 3, 2, 2) and codes.to("meta").values.device.type == "meta"
+    for use in (lambda: codes * 0.5, lambda: codes[torch.randperm(len(codes))], lambda: torch.cat([codes, codes]), lambda: [*codes]):
+        with pytest.raises(TypeError):
+            use()
 
 
 def test_a_stage_under_mixing_trains_on_images_and_says_why(tmp_path):
@@ -278,7 +322,7 @@ def test_half_precision_on_disk_is_half_the_size_and_nearly_the_same(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"views": 0}, "cache.views=0"), ({"max_gb": -1}, "cache.max_gb=-1"), ({"dtype": "int8"}, "dtype of codes")],
+    [({"views": 0}, "cache.views=0"), ({"max_gb": -1}, "cache.max_gb=-1"), ({"dtype": "int8"}, "dtype of stored codes")],
 )
 def test_options_out_of_their_range_are_refused(tmp_path, options, said):
     with pytest.raises(UserError, match=said):

@@ -29,7 +29,7 @@ zoo.transformers zoo.glyph zoo.weights
 zoo.families zoo.fitting
 zoo.load
 zoo
-lit.clock lit.judging lit.strategies lit.images lit.seeding lit.resuming lit.lr_find
+lit.clock lit.judging lit.strategies lit.images lit.seeding lit.resuming lit.lr_find lit.telling
 lit.staging lit.finetuner lit.datamodules lit.glyphs lit.extracting
 lit.caching
 lit lit.progress

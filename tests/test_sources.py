@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ftlit import Backbone, InputSpec, load_backbone
-from ftlit.sources import Form, frozen_prefix, plan_codes
+from ftlit.sources import Form, form_of, frozen_prefix, plan_codes
 
 CUTS = ("low", "middle", "pooling", "top")
 
@@ -15,9 +15,10 @@ def backbone() -> Backbone:
     return Backbone(layers, InputSpec(size=16))
 
 
-def plan(*trained, **how):
-    settings = {"pooled": True, "max_bytes": 1e9, **how}
-    return plan_codes(backbone(), trained, 10, **settings)
+def plan(*trained, pooled=True, rows=10, net=None, **how):
+    net = net or backbone()
+    forms = [form_of(net, layers, pooled=pooled) for layers in trained]
+    return plan_codes(net, forms, dict.fromkeys(forms, rows), **{"max_bytes": 1e9, **how})
 
 
 @pytest.mark.parametrize(
@@ -63,8 +64,9 @@ def test_half_precision_takes_half():
     assert plan((), dtype=torch.float16)[0].bytes * 2 == plan(())[0].bytes
 
 
-def test_test_images_are_counted_where_nothing_but_the_head_would_run_for_them():
-    head, top = plan_codes(backbone(), [(), ("top",)], 10, 5, pooled=True, max_bytes=1e9)
+def test_each_form_has_as_many_rows_as_are_asked_for():
+    forms = [Form("top", True), Form("pooling", False)]
+    head, top = plan_codes(backbone(), forms, {forms[0]: 15, forms[1]: 10}, max_bytes=1e9)
     assert head.bytes == 15 * 16 * 4 and top.bytes == 10 * 8 * 6 * 6 * 4
 
 
@@ -77,6 +79,6 @@ def test_test_images_are_counted_where_nothing_but_the_head_would_run_for_them()
 def test_maps_are_stored_only_where_reading_beats_computing(name, trained_from, device, stored):
     net = load_backbone(name, weights=None)
     above = net.cuts[net.index(trained_from) :]
-    (source,) = plan_codes(net, [above], 100, pooled=True, max_bytes=1e12, device=device)
+    (source,) = plan(above, net=net, rows=100, max_bytes=1e12, device=device)
     assert (source.form is not None) == stored
     assert stored or "takes longer than to compute them" in source.why

@@ -217,7 +217,7 @@ def check_noticed_or_equal(tmp_path, path):
     if not said:
         assert Rows(column, names(*range(4))).read(range(4)).equal(table(range(4)))
         return False
-    assert len(said) == 1 and said[0].startswith(f"stored codes are damaged and computed again: {path} (") and "\n" not in said[0]
+    assert len(said) == 1 and said[0].startswith(f"stored codes are damaged and will be computed again: {path} (") and "\n" not in said[0]
     assert not path.exists() and column.missing(names(*range(4))).tolist() == [0, 1, 2, 3]
     written(column, range(4))
     assert look(tmp_path)[1] == []
@@ -460,7 +460,7 @@ def test_a_full_disk_is_one_line_that_says_what_to_do_and_leaves_what_was_writte
     monkeypatch.setattr(ftlit.shard.os, "replace", full)
     writer = Writer(column)
     writer.add(names(7, 8), table([7, 8]))
-    with pytest.raises(UserError, match=r"^codes need 40 B more in .*/k, where .*B are free: give a smaller cache.max_gb, ") as raised:
+    with pytest.raises(UserError, match=r"^codes need 40 B more in .*/k, where .*B are free: give a folder on another disk, ") as raised:
         writer.flush()
     assert "\n" not in str(raised.value) and not list(tmp_path.glob("*/*.part"))
     monkeypatch.undo()
@@ -616,5 +616,5 @@ def test_codes_that_half_precision_cannot_hold_are_refused(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/version").exists(), reason="needs a folder that nobody can write to")
 def test_a_folder_that_cannot_be_written_to_is_named_in_one_line():
-    with pytest.raises(UserError, match=r"/proc/codes cannot hold codes \(.*\): give another cache.folder="):
+    with pytest.raises(UserError, match=r"/proc/codes cannot hold codes \(.*\): give a folder on another disk"):
         Store("/proc/codes").column(kind())

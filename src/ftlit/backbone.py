@@ -6,7 +6,7 @@ vector (N, C). Layers that compute in another order (Swin: N, H, W, C) are wrapp
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,29 @@ RANDOM_START = "random start"
 TokenPool = Literal["mean", "class_token"]
 
 
-class CodesAt(NamedTuple):
-    """Codes `values` (N, ...) as they come out at `cut`: a backbone that is given these runs only the layers above."""
+class CodesAt:
+    """Codes as they come out at a cut: a backbone that is given these runs only the layers above. Like a tensor it has a length (of N
+    images), a shape, and a device to be moved to; it has no pixels, and arithmetic with it fails.
 
-    values: Tensor
-    cut: str
+    Args:
+        values: (N, ...)
+        cut: where they came out.
+    """
+
+    def __init__(self, values: Tensor, cut: str) -> None:
+        self.values, self.cut = values, cut
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def shape(self) -> torch.Size:
+        """That of the values."""
+        return self.values.shape
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "CodesAt":
+        """The same on a device; how Lightning moves a batch."""
+        return CodesAt(self.values.to(device, non_blocking=non_blocking), self.cut)
 
 
 def pool(codes: Tensor, token_pool: TokenPool = "mean") -> Tensor:

@@ -13,10 +13,10 @@ from ftlit.store import Kept, Store
 DAY = 86400.0
 
 
-def show(folder: str) -> None:
-    """Print a row for each column, the last used first, and the total."""
+def show(folder: str | None) -> None:
+    """Print a row for each column that holds something, the last used first, and the total."""
     store = Store(folder)
-    kept = store.kept()
+    kept = [column for column in store.kept() if column.shards]
     table = Table("key", "cut", "codes", "view", "weights", "images", "size", "last used", box=SIMPLE_HEAD)
     for column in kept:
         about = column.about
@@ -27,10 +27,11 @@ def show(folder: str) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     if kept:
         console.print(table)
-    console.print(f"{len(kept)} columns, {size_in_words(sum(column.bytes for column in kept))}: {store.folder}", soft_wrap=True)
+    size = size_in_words(sum(column.bytes for column in kept))
+    console.print(f"{_count(len(kept), 'column')}, {size}: {store.folder}", soft_wrap=True)
 
 
-def verify(folder: str) -> int:
+def verify(folder: str | None) -> int:
     """Read every shard and remove what is damaged, a line each. Returns 1 where something was, else 0."""
     store, damaged, sound = Store(folder), 0, 0
     for column in store.kept():
@@ -44,11 +45,11 @@ def verify(folder: str) -> int:
                 damaged += 1
                 print(f"damaged and removed: {path} ({reason})")
                 path.unlink(missing_ok=True)
-    print(f"{sound} shards are sound, {damaged} were damaged: {store.folder}")
+    print(f"{_count(sound, 'sound shard')}, {damaged} damaged: {store.folder}")
     return min(damaged, 1)
 
 
-def prune(folder: str, *, unused: float | None, max_gb: float | None) -> None:
+def prune(folder: str | None, *, unused: float | None, max_gb: float | None) -> None:
     """Remove columns, a line each; those in use by a process stay.
 
     Args:
@@ -64,9 +65,14 @@ def prune(folder: str, *, unused: float | None, max_gb: float | None) -> None:
             if not store.remove(column.key):
                 print(f"in use, kept: {_line(column)}")
                 continue
-            print(f"removed: {_line(column)}")
+            if column.shards:
+                print(f"removed: {_line(column)}")
             left, freed = left - column.bytes, freed + column.bytes
     print(f"{size_in_words(freed)} freed, {size_in_words(left)} left: {store.folder}")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _line(column: Kept) -> str:

@@ -1,7 +1,6 @@
 """The command `ftlit`: what train.py does, from anywhere; and the store of codes."""
 
 import argparse
-import os
 import re
 import runpy
 import sys
@@ -42,12 +41,14 @@ def train(arguments: list[str]) -> None:
 
 def cache(arguments: list[str]) -> None:
     """List, check or remove stored codes. Raises `SystemExit` with status 1 where a check found damage."""
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in ACTIONS:
+        raise unknown("action of ftlit cache,", arguments[0], ACTIONS)
     parser = _Parser("ftlit cache", description="The store of codes, a column for each network, cut and view.")
-    parser.add_argument("--folder", default=os.environ.get("FTLIT_CACHE") or "~/.cache/ftlit", help="the store; default: %(default)s")
     actions = parser.add_subparsers(dest="action", required=True)
-    actions.add_parser("list", help="what is stored, the last used first")
-    actions.add_parser("verify", help="read all of it and compare checksums; damaged shards are removed")
-    prune = actions.add_parser("prune", help="remove columns, those first that were not used for longest")
+    parsers = {name: actions.add_parser(name, help=text) for name, text in ACTIONS.items()}
+    for action in parsers.values():
+        action.add_argument("--folder", help="the store; by default what FTLIT_CACHE says, else ~/.cache/ftlit")
+    prune = parsers["prune"]
     prune.add_argument("--unused", type=_days, metavar="DAYS", help="all that were not used for so long: 30d")
     prune.add_argument("--max-gb", type=float, metavar="GB", help="until no more than so much is left")
     prune.add_argument("--all", action="store_true", help="everything")
@@ -82,6 +83,11 @@ def _days(text: str) -> float:
     return float(found[1])
 
 
+ACTIONS = {
+    "list": "what is stored, the last used first",
+    "verify": "read all of it and compare checksums; damaged shards are removed",
+    "prune": "remove columns, those first that were not used for longest",
+}
 COMMANDS: dict[str, Callable[[list[str]], None]] = {"train": train, "cache": cache}
 
 

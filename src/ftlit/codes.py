@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from ftlit.transform import Transform
 BLOCK_BYTES = 8 << 20  # read at once; memory that is asked for in larger pieces comes from the kernel, page by page
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Codes:
     """The codes of images at several cuts, on disk, in the order of the images.
 
@@ -47,6 +48,9 @@ class Codes:
     def __len__(self) -> int:
         return len(next(iter(self.rows.values())))
 
+    def __repr__(self) -> str:
+        return f"Codes({', '.join(f'{cut}: {rows}' for cut, rows in self.rows.items())})"
+
     def __getitem__(self, cut: str) -> Rows:
         if cut not in self.rows:
             raise unknown("cut", cut, self.rows)
@@ -59,20 +63,20 @@ def extract_codes(
     loader: Iterable[Any],
     cuts: str | int | Sequence[str | int] = -1,
     *,
-    cache: str | Path | Store,
+    cache: str | Path | Store | None = None,
     pooled: bool = True,
     dtype: str | None = None,
 ) -> Codes:
     """The codes of every image that `loader` gives, at each cut, in evaluation mode, computed in one pass and only where the store lacks
     them: an image is known by its values, the backbone by its weights, buffers and parameters. Runs where the backbone is, under the
-    autocast in force; modes and random state stay as they were.
+    autocast in force; modes and random state stay as they were. Rows and targets are in the order in which this pass met the images.
 
     Args:
         backbone: named layers; those above the highest cut do not run.
         loader: batches (images (N, 3, H, W), targets, ...) or images alone; all of one size. A loader that augments gives other images,
             and so other codes, each time.
         cuts: names of layers, or places counted from the top, -1 for the last.
-        cache: folder of the store.
+        cache: folder of the store; `None`: what the environment variable `FTLIT_CACHE` says, else `~/.cache/ftlit`.
         pooled: vectors (N, C), pooled as the network pools; else all of the codes.
         dtype: float32, float64, float16 or bfloat16, as stored and read; `None`: that of the weights.
 
@@ -92,26 +96,25 @@ def extract_codes(
     height, width = _parts(first)[0].shape[-2:]
     kinds = kinds_of(backbone, forms, view="values", size=(height, width), dtype=stored_dtype(dtype, where.dtype))
     columns = {form: store.column(kind) for form, kind in kinds.items()}
-    digests: list[Digests] = []
-    targets: list[Tensor] = []
-
-    def named() -> Iterator[tuple[Digests, Tensor]]:
-        for batch in _chain(first, batches):
-            images, target = _parts(batch)
-            digests.append(np.array([of_tensor(image) for image in images], DIGEST))
-            if target is not None:
-                targets.append(target)
-            yield digests[-1], images.to(where.device, where.dtype, non_blocking=True)
-
+    passed: list[tuple[Digests, Tensor | None]] = []
     with store.locked(list(columns.values())):
         for column in columns.values():
             column.look()
-        fill(backbone, columns, named())
+        fill(backbone, columns, _named(chain([first], batches), where, passed))
         for column in columns.values():
             column.look(check=False)
             column.merge()
-    images = np.concatenate(digests)
+    images = np.concatenate([digests for digests, _ in passed])
+    targets = [target for _, target in passed if target is not None]
     return Codes({form.cut: Rows(column, images) for form, column in columns.items()}, torch.cat(targets) if targets else None)
+
+
+def _named(batches: Iterable[Any], where: Tensor, passed: list[tuple[Digests, Tensor | None]]) -> Iterator[tuple[Digests, Tensor]]:
+    """Digests and images of each batch, these as `where` is; digests and targets are added to `passed`."""
+    for batch in batches:
+        images, target = _parts(batch)
+        passed.append((np.array([of_tensor(image) for image in images], DIGEST), target))
+        yield passed[-1][0], images.to(where.device, where.dtype, non_blocking=True)
 
 
 def fill(
@@ -129,11 +132,11 @@ def fill(
         batches: digests (N,) and images (N, 3, H, W).
         context: what the backbone runs under besides `inference_mode`, autocast for instance.
     """
-    there = {form: {bytes(name) for shard in column.shards for name in shard.images} for form, column in columns.items()}
+    new: dict[Form, set[bytes]] = {form: set() for form in columns}  # written since the columns were looked at
     writers = {form: Writer(column) for form, column in columns.items()}
     with evaluating(backbone), torch.inference_mode():
         for names, images in batches:
-            lacking = {form: _new(names.tolist(), known) for form, known in there.items()}
+            lacking = {form: _lacking(column, names, new[form]) for form, column in columns.items()}
             wanted = sorted(set().union(*lacking.values()))
             if not wanted:
                 continue
@@ -184,18 +187,18 @@ class Views(Dataset[tuple[Digests, Tensor]]):
 
 
 def read_batches(
-    order: Iterable[Sequence[tuple[int, int]]], rows: Sequence[Rows], targets: Tensor, cut: str, dtype: torch.dtype
+    order: Iterable[Sequence[tuple[int, int]]], rows: Rows, targets: Tensor, cut: str, dtype: torch.dtype
 ) -> Iterator[tuple[CodesAt, Tensor]]:
     """The batches of an order from stored codes, read some megabytes at a time: what lies together is then read together.
 
     Args:
         order: batches of (epoch, index); see `ftlit.order`.
-        rows: the codes of each view; an epoch takes the one that is its turn.
+        rows: the codes.
         targets: of all images.
         cut: that the codes are of.
         dtype: that they are wanted in.
     """
-    most = max(1, BLOCK_BYTES // max(1, rows[0].row_bytes))
+    most = max(1, BLOCK_BYTES // max(1, rows.row_bytes))
     block: list[Sequence[tuple[int, int]]] = []
     for batch in order:
         if block and sum(map(len, block)) + len(batch) > most:
@@ -207,12 +210,11 @@ def read_batches(
 
 
 def _read(
-    block: Sequence[Sequence[tuple[int, int]]], rows: Sequence[Rows], targets: Tensor, cut: str, dtype: torch.dtype
+    block: Sequence[Sequence[tuple[int, int]]], rows: Rows, targets: Tensor, cut: str, dtype: torch.dtype
 ) -> Iterator[tuple[CodesAt, Tensor]]:
-    epoch = block[0][0][0]  # an order's batches are of one epoch
     places = torch.tensor([index for batch in block for _, index in batch])
     sizes = [len(batch) for batch in block]
-    values = rows[epoch % len(rows)].read(places.numpy()).to(dtype)
+    values = rows.read(places.numpy()).to(dtype)
     for codes, target in zip(torch.split(values, sizes), torch.split(targets[places], sizes), strict=True):
         yield CodesAt(codes, cut), target
 
@@ -228,13 +230,10 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         set_modes(modes)
 
 
-def _new(names: Sequence[bytes], known: set[bytes]) -> list[int]:
-    """Places of the names that are not known, each name once; they are known from now on."""
-    places = []
-    for place, name in enumerate(names):
-        if name not in known:
-            known.add(name)
-            places.append(place)
+def _lacking(column: Column, names: Digests, new: set[bytes]) -> list[int]:
+    """Places of the images that are neither in the column nor among the new ones, each image once; they are new from now on."""
+    places = [int(place) for place in column.missing(names) if bytes(names[place]) not in new]
+    new.update(names[places].tolist())
     return places
 
 
@@ -246,8 +245,3 @@ def _parts(batch: Any) -> tuple[Tensor, Tensor | None]:
     if not isinstance(images, Tensor) or not isinstance(target, Tensor | None):
         raise UserError(f"a batch is images, or (images, targets, ...), tensors both: here it is {type(batch).__name__}")
     return images, target
-
-
-def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
-    yield first
-    yield from rest

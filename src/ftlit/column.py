@@ -45,12 +45,11 @@ class Column:
 
     Args:
         folder: of its shards.
-        dtype: as stored.
-        shape: of one row.
+        kind: what they are.
     """
 
-    def __init__(self, folder: Path, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-        self.folder, self.dtype, self.shape = folder, dtype, shape
+    def __init__(self, folder: Path, kind: Kind) -> None:
+        self.folder, self.dtype, self.shape, self.about = folder, kind.dtype, kind.shape, kind.about
         self.shards: list[Shard] = []
         self._sorted: tuple[Digests, Places, Places, Places] | None = None
 
@@ -80,7 +79,7 @@ class Column:
             except FileNotFoundError:  # merged or removed by another process
                 continue
             except Damaged as reason:
-                warnings.warn(f"stored codes are damaged and computed again: {path} ({reason})", stacklevel=2)
+                warnings.warn(f"stored codes are damaged and will be computed again: {path} ({reason})", stacklevel=2)
                 path.unlink(missing_ok=True)
 
     def merge(self) -> None:
@@ -146,6 +145,9 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self._row)
+
+    def __repr__(self) -> str:
+        return f"Rows({len(self)} x {self.shape} {str(self.dtype).removeprefix('torch.')})"
 
     def read(self, places: Sequence[int] | np.ndarray[Any, Any]) -> Tensor:
         """The codes (n, *shape) at these places, copied."""

@@ -19,6 +19,7 @@ from ftlit.errors import one_line
 from ftlit.fingerprint import of_array, of_bytes
 from ftlit.shard import DIGEST, Digests
 
+ASKED = 500  # paths at once: SQLite takes 999 in its older versions
 RACY = 2_000_000_000  # ns: a file changed so short a time ago may be changed again without another time
 
 
@@ -34,7 +35,9 @@ class Memory:
 
     def recall(self, paths: Sequence[Path]) -> dict[Path, str]:
         """The digests of those files that are as they were when they were remembered."""
-        held = {row[0]: row[1:] for row in self._do(lambda db: db.execute("SELECT path, seal, digest FROM digests").fetchall())}
+        names = [os.fsencode(path) for path in paths]
+        parts = [names[i : i + ASKED] for i in range(0, len(names), ASKED)]
+        held = {row[0]: row[1:] for row in self._do(lambda db: (row for part in parts for row in _rows(db, part)))}
         found = {}
         for path in paths:
             seal, digest = held.get(os.fsencode(path), ("", ""))
@@ -62,6 +65,11 @@ class Memory:
             if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
                 self.path.unlink(missing_ok=True)  # damaged
             return []
+
+
+def _rows(db: sqlite3.Connection, names: Sequence[bytes]) -> list[tuple[bytes, str, str]]:
+    places = ",".join("?" * len(names))
+    return db.execute(f"SELECT path, seal, digest FROM digests WHERE path IN ({places})", names).fetchall()
 
 
 def digests_of(examples: Examples, memory: Memory) -> Digests:

@@ -9,10 +9,11 @@ from ftlit.backbone import Backbone
 from ftlit.column import Kind
 from ftlit.errors import unknown
 from ftlit.fingerprint import fingerprint, prefixes, software
+from ftlit.shard import DTYPES
 from ftlit.sources import Form
 
 FORMAT = 1  # raised when stored codes of before can no longer be used
-CAST = {"float32": torch.float32, "float64": torch.float64, "float16": torch.float16, "bfloat16": torch.bfloat16}
+CAST = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
 
 
 def kinds_of(
@@ -55,7 +56,7 @@ def stored_dtype(name: str | None, computed: torch.dtype) -> torch.dtype:
     if name is None:
         return computed
     if name not in CAST:
-        raise unknown("dtype of codes", name, CAST)
+        raise unknown("dtype of stored codes:", name, CAST)
     return CAST[name]
 
 

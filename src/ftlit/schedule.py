@@ -123,6 +123,14 @@ class Schedule:
 
         return max(i for i, stage in enumerate(self.stages) if begun(i, stage))
 
+    def spans(self, end: int) -> list[range]:
+        """The epochs before `end` in which each stage may be in force: from its earliest beginning to the latest of the next one that
+        begins at an epoch.
+        """
+        ends = [next((later.epoch for later in self.stages[i + 1 :] if later.epoch is not None), end) for i in range(len(self.stages))]
+        begins = [(stage.epoch or 0) if stage.until is None else 0 for stage in self.stages]
+        return [range(begin, min(last, end)) for begin, last in zip(begins, ends, strict=True)]
+
     def latest_steps(self, steps_per_epoch: int) -> list[int]:
         """The optimizer step at which each stage begins, at the latest."""
         return [(stage.epoch or 0) * steps_per_epoch if stage.step is None else stage.step for stage in self.stages]

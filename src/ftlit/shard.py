@@ -19,8 +19,9 @@ from ftlit.errors import UserError, one_line
 
 Digests = np.ndarray[Any, np.dtype[np.bytes_]]  # (N,) of 32 hexadecimal digits
 DIGEST = "S32"
-NAMES = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16"}
+DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16"}  # as safetensors calls them
 UNKNOWN = "0" * 32  # stands for the checksum until the rows are written
+ELSEWHERE = "give a folder on another disk, or store less (on the command line cache.folder=, cache.max_gb=, or cache=none)"
 FULL = (errno.ENOSPC, errno.EDQUOT)  # no room on the disk, or none left for this person
 
 
@@ -91,14 +92,7 @@ def write_shard(folder: Path, images: Digests, parts: Sequence[Tensor]) -> None:
     digests = torch.frombuffer(bytearray(images.tobytes()), dtype=torch.uint8).view(-1, 32)
     shape, dtype = (len(images), *parts[0].shape[1:]), parts[0].dtype
     size = sum(part.nbytes for part in parts)
-    header = {
-        "__metadata__": {"checksum": UNKNOWN},
-        "codes": {"dtype": NAMES[dtype], "shape": shape, "data_offsets": [0, size]},
-        "images": {"dtype": "U8", "shape": list(digests.shape), "data_offsets": [size, size + digests.nbytes]},
-    }
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # rows are aligned
-    hasher = _begun(dtype, shape)
+    text, hasher = _header(dtype, shape, size), _begun(dtype, shape)
     path = folder / f"{xxh3_128(images.tobytes()).hexdigest()}.safetensors"
     beside = path.with_suffix(f".{os.getpid()}.part")
     try:
@@ -118,6 +112,17 @@ def write_shard(folder: Path, images: Digests, parts: Sequence[Tensor]) -> None:
         raise
 
 
+def _header(dtype: torch.dtype, shape: tuple[int, ...], size: int) -> bytes:
+    """What safetensors expects in front of the tensors; the rows behind it are aligned."""
+    header = {
+        "__metadata__": {"checksum": UNKNOWN},
+        "codes": {"dtype": DTYPES[dtype], "shape": shape, "data_offsets": [0, size]},
+        "images": {"dtype": "U8", "shape": [shape[0], 32], "data_offsets": [size, size + 32 * shape[0]]},
+    }
+    text = json.dumps(header).encode()
+    return text + b" " * (-len(text) % 8)
+
+
 def rows_of(path: Path) -> int:
     """How many rows a shard has, by its header; 0 where that cannot be read."""
     try:
@@ -131,10 +136,7 @@ def no_room(folder: Path, needed: int) -> UserError:
     """The error for codes that the disk cannot hold."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(there).free
-    return UserError(
-        f"codes need {size_in_words(needed)} more in {folder}, where {size_in_words(free)} are free: "
-        "give a smaller cache.max_gb, cache.folder= on another disk, or cache=none"
-    )
+    return UserError(f"codes need {size_in_words(needed)} more in {folder}, where {size_in_words(free)} are free: {ELSEWHERE}")
 
 
 def size_in_words(size: float) -> str:

@@ -1,6 +1,6 @@
 """Which stages of a schedule train from stored codes, at which cut, and why not the others."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,54 +48,52 @@ def frozen_prefix(backbone: Backbone, trained: Collection[str]) -> str | None:
     return below
 
 
+def form_of(backbone: Backbone, trained: Collection[str], *, pooled: bool) -> Form | None:
+    """The codes that a stage in which the layers `trained` train can go on from; `None` where the lowest layer trains.
+
+    Args:
+        backbone: whose layers they are.
+        trained: their names.
+        pooled: whether the head takes pooled vectors; then the codes at the last cut are stored as such.
+    """
+    cut = frozen_prefix(backbone, trained)
+    return None if cut is None else Form(cut, pooled and cut == backbone.cuts[-1])
+
+
 def plan_codes(
     backbone: Backbone,
-    trained: Sequence[Collection[str]],
-    images: int,
-    more_at_the_top: int = 0,
+    forms: Sequence[Form | None],
+    rows: Mapping[Form, int],
     *,
-    pooled: bool,
     dtype: torch.dtype = torch.float32,
     max_bytes: float,
     device: str = "cpu",
 ) -> list[Source]:
-    """What each stage of a schedule trains from: codes at the top of its frozen prefix, where reading them beats computing them and
-    they fit in `max_bytes`, which earlier stages are given first.
+    """What each stage of a schedule trains from: its codes, where reading them beats computing them and they fit in `max_bytes`, which
+    earlier stages are given first.
 
     Args:
-        backbone: whose layers are frozen and trained.
-        trained: for each stage the layers of the backbone that train.
-        images: rows to store for each cut, views counted.
-        more_at_the_top: further rows to store for the last cut: test images, which nothing but the head would run for.
-        pooled: whether the head takes pooled vectors; then the codes at the last cut are stored as such.
+        backbone: that computes them.
+        forms: of the codes that each stage can go on from; see `form_of`.
+        rows: how many to store of each form: images, views counted.
         dtype: of the stored codes.
         max_bytes: for all cuts together.
         device: kind of device that would compute them.
     """
     costs = backbone.on_meta(backbone.input_spec.size, backbone.input_spec.size)
-    chosen: dict[Form, Source] = {}
-    sources = []
-    for layers in trained:
-        cut = frozen_prefix(backbone, layers)
-        if cut is None:
-            sources.append(Source(None, 0, "images: the lowest layer trains"))
+    chosen: dict[Form | None, Source] = {None: Source(None, 0, "images: the lowest layer trains")}
+    for form in forms:
+        if form is None or form in chosen:
             continue
-        form = Form(cut, pooled and cut == backbone.cuts[-1])
-        if form not in chosen:
-            shape, flops = costs[cut]
-            values = backbone.num_features if form.pooled else torch.Size(shape).numel()
-            row = values * dtype.itemsize
-            size = row * (images + more_at_the_top * (cut == backbone.cuts[-1]))
-            left = max_bytes - sum(source.bytes for source in chosen.values())
-            reading, computing = row / READ_BYTES, LOAD_SECONDS + flops / FLOPS.get(device, FLOPS_ELSEWHERE)
-            told = f"at {cut} ({'pooled, ' if form.pooled else ''}{size_in_words(row)} an image)"
-            if reading > computing:
-                chosen[form] = Source(None, 0, f"images: to read codes {told} takes longer than to compute them")
-            elif size > left:
-                chosen[form] = Source(
-                    None, 0, f"images: codes {told} take {size_in_words(size)}, cache.max_gb leaves {size_in_words(left)}"
-                )
-            else:
-                chosen[form] = Source(form, size, f"codes {told}")
-        sources.append(chosen[form])
-    return sources
+        shape, flops = costs[form.cut]
+        row = dtype.itemsize * (backbone.num_features if form.pooled else torch.Size(shape).numel())
+        size, left = row * rows[form], max_bytes - sum(source.bytes for source in chosen.values())
+        computing = LOAD_SECONDS + flops / FLOPS.get(device, FLOPS_ELSEWHERE)
+        told = f"at {form.cut} ({'pooled, ' if form.pooled else ''}{size_in_words(row)} an image)"
+        if row / READ_BYTES > computing:
+            chosen[form] = Source(None, 0, f"images: to read codes {told} takes longer than to compute them")
+        elif size > left:
+            chosen[form] = Source(None, 0, f"images: codes {told} take {size_in_words(size)}, cache.max_gb leaves {size_in_words(left)}")
+        else:
+            chosen[form] = Source(form, size, f"codes {told}")
+    return [chosen[form] for form in forms]

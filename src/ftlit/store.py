@@ -12,13 +12,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from ftlit.column import Column, Kind
 from ftlit.errors import UserError, one_line
-from ftlit.shard import rows_of
+from ftlit.shard import ELSEWHERE, rows_of
 
 KEY = re.compile("[0-9a-f]{32}")
 
@@ -27,25 +28,25 @@ class Store:
     """A folder of columns, shared by runs, jobs and processes.
 
     Args:
-        folder: made when something is stored.
+        folder: made when something is stored. `None`: what the environment variable `FTLIT_CACHE` says, else `~/.cache/ftlit`.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder).expanduser().absolute()
+    def __init__(self, folder: str | Path | None = None) -> None:
+        self.folder = Path(folder or os.environ.get("FTLIT_CACHE") or "~/.cache/ftlit").expanduser().absolute()
+
+    def check(self) -> None:
+        """Raise `UserError` where nothing can be stored here. Makes the folder."""
+        with _usable(self.folder), TemporaryFile(dir=self._locks()):
+            pass
 
     def column(self, kind: Kind) -> Column:
         """The column of this kind; it is made where it is not there yet."""
-        folder = self.folder / kind.key
-        note = folder / "about.json"
+        column = Column(self.folder / kind.key, kind)
         with _usable(self.folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            if not note.is_file():
-                beside = note.with_suffix(f".{os.getpid()}.new")  # not .part: no lock is held, and who holds it removes those
-                beside.write_text(json.dumps(kind.about, indent=1, ensure_ascii=False))
-                beside.replace(note)
+            _make(column)
         with suppress(OSError):  # somebody else's, to be read
-            os.utime(folder)  # when it was last used
-        return Column(folder, kind.dtype, kind.shape)
+            os.utime(column.folder)  # when it was last used
+        return column
 
     @contextmanager
     def locked(self, columns: Sequence[Column]) -> Iterator[None]:
@@ -61,24 +62,25 @@ class Store:
     def try_lock(self, columns: Sequence[Column], seconds: float) -> ExitStack | None:
         """The locks of `locked`, to be closed; `None` where they are not to be had in so many seconds (-1: waits as long as it takes)."""
         with ExitStack() as stack, _usable(self.folder):
-            for folder in sorted({column.folder for column in columns}):  # in one order, so that two never wait for each other
+            once = {column.folder: column for column in columns}
+            for folder, column in sorted(once.items()):  # in one order, so that two never wait for each other
                 try:
                     stack.enter_context(self._lock(folder.name).acquire(timeout=seconds))
                 except Timeout:
                     return None
-                folder.mkdir(parents=True, exist_ok=True)  # it may have been removed while this process waited
+                _make(column)  # it may have been removed while this process waited
                 for part in folder.glob("*.part"):  # of a process that was killed
                     part.unlink(missing_ok=True)
             return stack.pop_all()
 
     def kept(self) -> list["Kept"]:
-        """What is stored, a line for each column, the last used first."""
+        """The columns there are, the last used first."""
         folders = self.folder.iterdir() if self.folder.is_dir() else ()
         found = (Kept.of(folder) for folder in folders if KEY.fullmatch(folder.name))
         return sorted(filter(None, found), key=lambda kept: -kept.used)
 
     def remove(self, key: str) -> bool:
-        """Remove a column, unless a process is writing to it. What a process reads stays on the disk until it ends."""
+        """Remove a column, unless a process is writing to it. A process that reads it goes on: what it has mapped stays until it ends."""
         try:
             with self._lock(key).acquire(timeout=0):
                 shutil.rmtree(self.folder / key, ignore_errors=True)
@@ -87,8 +89,12 @@ class Store:
             return False
 
     def _lock(self, key: str) -> FileLock:
-        (self.folder / "locks").mkdir(parents=True, exist_ok=True)
-        return FileLock(self.folder / "locks" / f"{key}.lock")
+        return FileLock(self._locks() / f"{key}.lock")  # the file stays: to remove it would open a gap between two that want it
+
+    def _locks(self) -> Path:
+        folder = self.folder / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
 
 @dataclass(frozen=True)
@@ -123,10 +129,20 @@ def _size(path: Path) -> int:
         return 0
 
 
+def _make(column: Column) -> None:
+    """The folder of a column, and what it is in words, where they are not there."""
+    note = column.folder / "about.json"
+    column.folder.mkdir(parents=True, exist_ok=True)
+    if not note.is_file():
+        beside = note.with_suffix(f".{os.getpid()}.new")  # not .part: who holds the lock removes those
+        beside.write_text(json.dumps(column.about, indent=1, ensure_ascii=False))
+        beside.replace(note)
+
+
 @contextmanager
 def _usable(folder: Path) -> Iterator[None]:
     """An error of the file system in one line."""
     try:
         yield
     except OSError as error:
-        raise UserError(f"{folder} cannot hold codes ({one_line(error)}): give another cache.folder=, or cache=none") from error
+        raise UserError(f"{folder} cannot hold codes ({one_line(error)}): {ELSEWHERE}") from error

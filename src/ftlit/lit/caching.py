@@ -1,6 +1,7 @@
 """Training from codes: the frozen layers run once, and each stage reads what came out of them."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ from ftlit.errors import UserError
 from ftlit.fingerprint import fingerprint
 from ftlit.kinds import stored_dtype
 from ftlit.lit.clock import steps_per_epoch
-from ftlit.lit.extracting import Extraction
+from ftlit.lit.extracting import EVALUATION, VALIDATION, Extraction, View
 from ftlit.lit.images import ImageData
 from ftlit.lit.staging import StagedFinetuning
 from ftlit.patterns import covers
 from ftlit.schedule import Schedule
-from ftlit.sources import Form, Source, plan_codes
+from ftlit.sources import Form, Source, form_of, plan_codes
 from ftlit.store import Store
 from ftlit.trainable import trained
 
@@ -39,11 +40,12 @@ class CodesData(LightningDataModule):
     Before training one pass over the images stores the codes of train and val at every cut that the schedule of the trainer's
     `StagedFinetuning` asks for; without that callback, at the top of what is frozen. What is stored already is not computed again.
     Each epoch takes the codes, or the images, of its stage; order and targets are those of the images (law 8). Validation and test
-    after training read codes too, where the weights below the cut are still those of the codes.
+    after training read codes too, where the weights below the cut are still those of the codes. All images of a split are stored, also
+    where the trainer limits the batches of an epoch.
 
     Args:
         data: the images.
-        folder: of the store.
+        folder: of the store, made where it is not there; `None`: what the environment variable `FTLIT_CACHE` says, else `~/.cache/ftlit`.
         pooled: store the codes at the last cut as vectors, pooled as the network pools: for heads that take these.
         dtype: float32, float64, float16 or bfloat16, as stored; `None`: that of the weights.
         max_gb: what the codes of a schedule may take, in 1e9 bytes.
@@ -51,14 +53,14 @@ class CodesData(LightningDataModule):
         seed: of what is drawn for the views.
 
     Raises:
-        UserError: an argument out of its range; when training begins, a module without a backbone or with several, or a disk
-            without room.
+        UserError: an argument out of its range, or a folder that cannot be used; when training begins, a module without a backbone or
+            with several, or a disk without room.
     """
 
     def __init__(
         self,
         data: ImageData,
-        folder: str | Path,
+        folder: str | Path | None = None,
         *,
         pooled: bool = False,
         dtype: str | None = None,
@@ -73,11 +75,13 @@ class CodesData(LightningDataModule):
         if max_gb < 0:
             raise UserError(f"cache.max_gb={max_gb}: give a number from 0")
         same = fingerprint(data.transforms["train"]) == fingerprint(data.transforms["val"])
+        alike = [f"data.augment=none draws nothing: {views} views of an image would be the same, one is stored"] * (same and views > 1)
         self.images, self.store = data, Store(folder)
+        self.store.check()
         self.pooled, self.dtype, self.max_gb, self.views = pooled, dtype, max_gb, 1 if same else views
         self.class_names, self.num_classes, self.multilabel = data.class_names, data.num_classes, data.multilabel
-        self.counts, self.notes, self.batch_size = data.counts, data.notes, data.batch_size
-        self._extraction = Extraction(data, self.store, dtype=dtype, views=self.views, seed=seed)
+        self.counts, self.notes, self.batch_size = data.counts, [*data.notes, *alike], data.batch_size
+        self._extraction = Extraction(data, self.store, dtype=dtype, seed=seed)
         self._sources: list[Source] = []
 
     def setup(self, stage: str) -> None:
@@ -116,25 +120,41 @@ class CodesData(LightningDataModule):
             return [Source(None, 0, f"images: data.mix={self.images.mix} mixes them")] * len(layers)
         if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
             return [Source(None, 0, "images: the strategy shards the weights")] * len(layers)
-        sizes = {split: len(self.images.collection.splits[split]) for split in SPLITS}
+        backbone, sizes = the_backbone(module)[1], {split: len(self.images.collection.splits[split]) for split in SPLITS}
+        forms = [form_of(backbone, names, pooled=self.pooled) for names in layers]
+        shown = self._views_by_form(forms, schedule, trainer)
         return plan_codes(
-            the_backbone(module)[1],
-            layers,
-            self.views * sizes["train"] + sizes["val"],
-            sizes["test"],
-            pooled=self.pooled,
+            backbone,
+            forms,
+            {
+                form: len(views) * sizes["train"] + sizes["val"] + sizes["test"] * (form.cut == backbone.cuts[-1])
+                for form, views in shown.items()
+            },
             dtype=stored_dtype(self.dtype, TRUE.get(str(trainer.precision), torch.float32)),
             max_bytes=self.max_gb * 1e9,
             device=trainer.strategy.root_device.type,
         )
 
-    def serve(self, split: Split) -> tuple[Form, list[Rows]] | None:
-        """The codes that the loader of this split reads now, those of each view; `None`: images."""
+    def _views_by_form(self, forms: Sequence[Form | None], schedule: Schedule | None, trainer: Trainer) -> dict[Form, set[int]]:
+        """The views of training images in which each form will be read, by the epochs that its stages may last."""
+        end = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs >= 0 else sys.maxsize
+        found: dict[Form, set[int]] = {}
+        for form, span in zip(forms, schedule.spans(end) if schedule else [range(end)] * len(forms), strict=True):
+            if form:
+                found.setdefault(form, set()).update(map(self._view_in, span[: self.views]))
+        return found
+
+    def _view_in(self, epoch: int) -> int:
+        """The number of the view of training images that is shown in an epoch."""
+        return EVALUATION if self.views == 1 else 1 + epoch % self.views
+
+    def serve(self, split: Split, epoch: int) -> tuple[Form, Rows] | None:
+        """The codes that the loader of this split reads in an epoch; `None`: images."""
         form = self._form_in_fit(split) if self.running.state.fn == "fit" else self._form_at_rest(split)
         if form is None:
             return None
-        rows = self._extraction.rows(self.running, self.backbone, [split], [form], self._stage)
-        return form, [of_view[form] for of_view in rows[split]]
+        view = (split, self._view_in(epoch) if split == "train" else EVALUATION)
+        return form, self._extraction.rows(self.running, self.backbone, {view: [form]}, self._stage)[view][form]
 
     @property
     def running(self) -> Trainer:
@@ -167,14 +187,17 @@ class CodesData(LightningDataModule):
         if self.pooled and any(getattr(part, "takes_map", False) for part in module.modules()):
             raise UserError("pooled=True stores vectors, and this module has a head that takes maps: give pooled=False")
         layers = trained_layers(module, schedule)
-        forms = []
-        for stage in range(now, len(layers)):
-            form = self._sources[stage].form
-            if form and not set(self.backbone.upto(form.cut).cuts) & set().union(*layers[now:stage]):
-                forms.append(form)
-        if forms:
-            splits: list[Split] = ["train", "val"] if self.running.enable_validation else ["train"]
-            self._extraction.rows(self.running, self.backbone, splits, list(dict.fromkeys(forms)), self._stage)
+        forms = [source.form if i >= now else None for i, source in enumerate(self._sources)]
+        for i, form in enumerate(forms):
+            if form and set(self.backbone.upto(form.cut).cuts) & set().union(*layers[now:i]):  # they train before
+                forms[i] = None
+        wanted: dict[View, list[Form]] = {}
+        for form, numbers in self._views_by_form(forms, schedule, self.running).items():
+            views: list[View] = [("train", number) for number in sorted(numbers)]
+            for view in [*views, *[VALIDATION] * self.running.enable_validation]:
+                wanted.setdefault(view, []).append(form)
+        if wanted:
+            self._extraction.rows(self.running, self.backbone, wanted, self._stage)
 
     def _form_in_fit(self, split: Split) -> Form | None:
         """What the stage in force reads; of the training batches, what all stages that begin within this epoch can go on from."""
@@ -226,7 +249,7 @@ class ByStage:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[tuple[Tensor | CodesAt, Tensor]]:
-        served = self._data.serve(self._split)  # runs when the first batch is asked for, after the stage has begun
+        served = self._data.serve(self._split, self.sampler.epoch)  # runs when the first batch is asked for, after the stage has begun
         images, self._images = self._images, None  # worker processes end where they are no longer needed
         if served is None:
             self._images = images or self._data.images.loader(self._split, self.sampler)

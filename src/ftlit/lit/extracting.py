@@ -1,16 +1,13 @@
 """Codes of a data module's images: from memory, from the store, or computed now, once, by all processes of a trainer together."""
 
 import shutil
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from lightning.pytorch import Trainer
-from rich.errors import LiveError
-from rich.progress import Progress
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -22,6 +19,7 @@ from ftlit.digests import Memory, digests_of
 from ftlit.fingerprint import fingerprint
 from ftlit.kinds import kinds_of, stored_dtype
 from ftlit.lit.images import ImageData
+from ftlit.lit.telling import progress_of_codes
 from ftlit.shard import Digests, no_room, size_in_words
 from ftlit.sources import Form
 from ftlit.store import Store
@@ -34,6 +32,8 @@ PIXELS_ELSEWHERE = 64 * 224**2
 MOST_IMAGES = 256
 WAIT = 20.0  # seconds that the first of several processes waits for a lock before it tells the others
 EVALUATION = 0  # the number of the evaluation view; augmented ones count from 1
+View = tuple[Split, int]  # the images of a split, and how they are shown
+VALIDATION: View = ("val", EVALUATION)
 
 
 class Extraction:
@@ -43,61 +43,49 @@ class Extraction:
         data: the images.
         store: where codes are.
         dtype: as stored; `None`: that of the weights.
-        views: of each training image: 1 is the evaluation view, more are augmented.
-        seed: of what is drawn for these.
+        seed: of what is drawn for augmented views.
     """
 
-    def __init__(self, data: ImageData, store: Store, *, dtype: str | None, views: int, seed: int) -> None:
+    def __init__(self, data: ImageData, store: Store, *, dtype: str | None, seed: int) -> None:
         self.data, self.store, self.dtype, self.seed = data, store, dtype, seed
-        self.views: dict[Split, list[int]] = {"train": list(range(1, views + 1)) if views > 1 else [EVALUATION]}
         self._digests: dict[Split, Digests] = {}
         self._columns: dict[str, Column] = {}  # by key: one for all splits, so that no shard is checked twice
         self.forget()
 
     def forget(self) -> None:
         """Begin anew, with weights that may be others."""
-        self._kinds: dict[tuple[int | None, Split, int, Form], Kind] = {}  # by stage, split, view and form
+        self._kinds: dict[tuple[int | None, View, Form], Kind] = {}  # by stage, view and form
         self._rows: dict[tuple[Split, str], Rows] = {}  # by split and key
         self._known: dict[Form, str] = {}  # key of the evaluation view
 
     def rows(
-        self, trainer: Trainer, backbone: Backbone, splits: Sequence[Split], forms: Sequence[Form], stage: int | None
-    ) -> dict[Split, list[dict[Form, Rows]]]:
-        """The codes of each split, view by view.
+        self, trainer: Trainer, backbone: Backbone, wanted: Mapping[View, Sequence[Form]], stage: int | None
+    ) -> dict[View, dict[Form, Rows]]:
+        """The codes of some views in some forms.
 
         Args:
             trainer: whose processes share the work.
             backbone: as it is now.
-            splits: whose images.
-            forms: of the codes.
+            wanted: the forms of each.
             stage: in which frozen weights do not change, so that they are looked at once; `None`: they may have.
         """
-        jobs = [(split, view) for split in splits for view in self.views.get(split, [EVALUATION])]
-        for split, view in jobs:
-            if stage is None or any((stage, split, view, form) not in self._kinds for form in forms):
-                kinds = self._kinds_now(trainer, backbone, split, view, forms)
-                self._kinds |= {(stage, split, view, form): kind for form, kind in kinds.items()}
-        kinds_of_job = {(split, view): {form: self._kinds[stage, split, view, form] for form in forms} for split, view in jobs}
-        new = [job for job, kinds in kinds_of_job.items() if any((job[0], kind.key) not in self._rows for kind in kinds.values())]
+        kinds = {view: self._kinds_in(trainer, backbone, view, forms, stage) for view, forms in wanted.items()}
+        new = {view: own for view, own in kinds.items() if any((view[0], kind.key) not in self._rows for kind in own.values())}
         if new:
-            self._look_at_files(trainer, splits)
-            wanted = [self._wanted(split, view, kinds_of_job[split, view]) for split, view in new]
-            _extract(self.store, backbone, wanted, trainer, self.data.num_workers)
-            for job, one in zip(new, wanted, strict=True):
-                for form, column in one.columns.items():
-                    self._rows[job[0], kinds_of_job[job][form].key] = Rows(column, one.digests)
+            self._look_at_files(trainer, list(dict.fromkeys(split for split, _ in new)))
+            parts = {view: self._wanted(view, own) for view, own in new.items()}
+            _extract(self.store, backbone, list(parts.values()), trainer, self.data.num_workers)
+            for view, part in parts.items():
+                for form, column in part.columns.items():
+                    self._rows[view[0], new[view][form].key] = Rows(column, part.images.digests)
         if trainer.state.fn == "fit":
-            self._known |= {
-                form: kind.key for (_, view), kinds in kinds_of_job.items() if view == EVALUATION for form, kind in kinds.items()
-            }
-        found: dict[Split, list[dict[Form, Rows]]] = {split: [] for split in splits}
-        for (split, _), kinds in kinds_of_job.items():
-            found[split].append({form: self._rows[split, kind.key] for form, kind in kinds.items()})
-        return found
+            evaluated = [own for (_, number), own in kinds.items() if number == EVALUATION]
+            self._known |= {form: kind.key for own in evaluated for form, kind in own.items()}
+        return {view: {form: self._rows[view[0], kind.key] for form, kind in own.items()} for view, own in kinds.items()}
 
     def is_known(self, trainer: Trainer, backbone: Backbone, form: Form) -> bool:
         """Whether codes in the evaluation view that were asked for in a stage are still those of the weights."""
-        return form in self._known and self._kinds_now(trainer, backbone, "val", EVALUATION, [form])[form].key == self._known[form]
+        return form in self._known and self._kinds_now(trainer, backbone, VALIDATION, [form])[form].key == self._known[form]
 
     def _look_at_files(self, trainer: Trainer, splits: Sequence[Split]) -> None:
         """Digests of all images; the first process reads the files, the others what it remembers of them."""
@@ -108,27 +96,34 @@ class Extraction:
                         self._digests[split] = digests_of(self.data.collection.splits[split], Memory(self.store.folder))
             trainer.strategy.barrier("codes: digests")
 
-    def _wanted(self, split: Split, view: int, kinds: dict[Form, Kind]) -> "Wanted":
-        images = Views(self.data.collection.splits[split], self._digests[split], self._transform(view), (self.seed, view))
+    def _wanted(self, view: View, kinds: dict[Form, Kind]) -> "Wanted":
+        split, number = view
+        images = Views(self.data.collection.splits[split], self._digests[split], self._transform(number), (self.seed, number))
         for kind in kinds.values():
             self._columns.setdefault(kind.key, self.store.column(kind))
-        return Wanted(images, {form: self._columns[kind.key] for form, kind in kinds.items()})
+        return Wanted(view, images, {form: self._columns[kind.key] for form, kind in kinds.items()})
 
-    def _transform(self, view: int) -> Transform:
-        return self.data.transforms["val" if view == EVALUATION else "train"]
+    def _transform(self, number: int) -> Transform:
+        return self.data.transforms["val" if number == EVALUATION else "train"]
 
-    def _kinds_now(self, trainer: Trainer, backbone: Backbone, split: Split, view: int, forms: Sequence[Form]) -> dict[Form, Kind]:
+    def _kinds_in(self, trainer: Trainer, backbone: Backbone, view: View, forms: Sequence[Form], stage: int | None) -> dict[Form, Kind]:
+        if stage is None or any((stage, view, form) not in self._kinds for form in forms):
+            now = self._kinds_now(trainer, backbone, view, forms)
+            self._kinds |= {(stage, view, form): kind for form, kind in now.items()}
+        return {form: self._kinds[stage, view, form] for form in forms}
+
+    def _kinds_now(self, trainer: Trainer, backbone: Backbone, view: View, forms: Sequence[Form]) -> dict[Form, Kind]:
         """What the store keeps for a view, with the weights as they are."""
-        size = backbone.input_spec.size
-        drawn = None if view == EVALUATION else (self.seed, view)
+        (split, number), size = view, backbone.input_spec.size
+        drawn = None if number == EVALUATION else (self.seed, number)
         with trainer.precision_plugin.forward_context():
             return kinds_of(
                 backbone,
                 forms,
-                view=fingerprint(self._transform(view), self.data.collection.splits[split].load, drawn),
+                view=fingerprint(self._transform(number), self.data.collection.splits[split].load, drawn),
                 size=(size, size),
                 dtype=stored_dtype(self.dtype, next(backbone.parameters(), torch.empty(0)).dtype),
-                about={"view": f"augmented {view}" if view else "evaluation", "input": f"{size}x{size}"},
+                about={"view": f"augmented {number}" if number else "evaluation", "input": f"{size}x{size}"},
             )
 
 
@@ -136,23 +131,15 @@ class Extraction:
 class Wanted:
     """Images in one view, and the columns that their codes belong in."""
 
+    view: View
     images: Views
     columns: dict[Form, Column]
 
-    @property
-    def digests(self) -> Digests:
-        """Of the images."""
-        return self.images.digests
-
-    @property
-    def lacking(self) -> list[int]:
-        """Places of the images that a column lacks, in order."""
-        return sorted({int(place) for column in self.columns.values() for place in column.missing(self.digests)})
-
-    @property
-    def bytes_lacking(self) -> int:
-        """Bytes that they will take."""
-        return sum(len(column.missing(self.digests)) * column.row_bytes for column in self.columns.values())
+    def lacking(self) -> tuple[list[int], int]:
+        """Places of the images that a column lacks, in order, and the bytes that what it lacks takes."""
+        missing = [(column.missing(self.images.digests), column.row_bytes) for column in self.columns.values()]
+        places = sorted({int(place) for places, _ in missing for place in places})
+        return places, sum(len(places) * size for places, size in missing)
 
 
 def _extract(store: Store, backbone: Backbone, wanted: Sequence[Wanted], trainer: Trainer, num_workers: int) -> None:
@@ -162,38 +149,42 @@ def _extract(store: Store, backbone: Backbone, wanted: Sequence[Wanted], trainer
     Raises:
         UserError: the disk has less room than the codes need, before anything is computed.
     """
-    columns = [column for one in wanted for column in one.columns.values()]
-    first, barrier = trainer.is_global_zero, trainer.strategy.barrier
-    started = time.perf_counter()
+    columns = list({column.folder: column for one in wanted for column in one.columns.values()}.values())
+    first, barrier, started = trainer.is_global_zero, trainer.strategy.barrier, time.perf_counter()
     with _locked(store, columns, trainer):
-        for turn in (True, False):  # the first process before the others
-            for column in columns if first is turn else ():
-                column.look(check=first)  # what is damaged goes
-            barrier("codes: looked")
-        lacking = sum(len(one.lacking) for one in wanted)
-        needed = sum(one.bytes_lacking for one in wanted)
+        _look(columns, trainer, check=True)
+        lacking = [one.lacking() for one in wanted]
+        images, needed = sum(len(places) for places, _ in lacking), sum(size for _, size in lacking)
         if needed > shutil.disk_usage(store.folder).free:
             raise no_room(store.folder, needed)
-        share = (trainer.global_rank, trainer.world_size)
-        with _bar(lacking // share[1], shown=first) as advance:
-            for one in wanted:
-                _compute(backbone, one, trainer, num_workers, share, advance)
+        with progress_of_codes(images, _cuts(wanted), shown=first, processes=trainer.world_size) as advance:
+            for one, (places, _) in zip(wanted, lacking, strict=True):
+                _compute(backbone, one, places, trainer, num_workers, advance)
         barrier("codes: written")
-        for turn in (True, False):
-            for column in columns if first is turn else ():
-                column.look(check=False)
-                if first:
-                    column.merge()
-            barrier("codes: merged")
+        _look(columns, trainer, check=False)
         for one in wanted:
-            if one.lacking:  # another machine's, whose disk is not this one's
-                _compute(backbone, one, trainer, num_workers, (0, 1), lambda images: None)
-                for column in one.columns.values():
-                    column.look(check=False)
+            places, _ = one.lacking()  # another machine's, whose disk is not this one's
+            _compute(backbone, one, places, trainer, num_workers, None)
+            for column in one.columns.values() if places else ():
+                column.look(check=False)
     if first:
-        images, cuts = sum(len(one.digests) for one in wanted), dict.fromkeys(form.cut for one in wanted for form in one.columns)
-        done = f"{lacking:,} computed in {time.perf_counter() - started:.1f} s, {size_in_words(needed)}" if lacking else "all stored"
-        print(f"codes of {images:,} images at {', '.join(cuts)}: {done}", flush=True)
+        sizes, views = {one.view[0]: len(one.images.digests) for one in wanted}, len({number for _, number in (one.view for one in wanted)})
+        done = f"{images:,} computed in {time.perf_counter() - started:.1f} s, {size_in_words(needed)}" if images else "all stored"
+        print(f"codes of {sum(sizes.values()):,} images{f' in {views} views' * (views > 1)} at {_cuts(wanted)}: {done}", flush=True)
+
+
+def _cuts(wanted: Sequence[Wanted]) -> str:
+    return ", ".join(dict.fromkeys(form.cut for one in wanted for form in one.columns))
+
+
+def _look(columns: Sequence[Column], trainer: Trainer, *, check: bool) -> None:
+    """All processes look at the columns, the first one before the others: it removes what is damaged, or merges what is small."""
+    for turn in (True, False):
+        for column in columns if trainer.is_global_zero is turn else ():
+            column.look(check=check and turn)
+            if turn and not check:
+                column.merge()
+        trainer.strategy.barrier("codes: looked")
 
 
 @contextmanager
@@ -215,20 +206,14 @@ def _locked(store: Store, columns: Sequence[Column], trainer: Trainer) -> Iterat
 
 
 def _compute(
-    backbone: Backbone,
-    wanted: Wanted,
-    trainer: Trainer,
-    num_workers: int,
-    share: tuple[int, int],
-    advance: Callable[[int], None],
+    backbone: Backbone, wanted: Wanted, lacking: Sequence[int], trainer: Trainer, num_workers: int, advance: Callable[[int], None] | None
 ) -> None:
-    """Compute what is lacking: the share (rank, processes) of one process."""
-    if not wanted.lacking:
-        return
+    """Compute what is lacking: this process's share of it; without `advance` all of it, unseen."""
     device, precision = next(backbone.parameters(), torch.empty(0)).device, trainer.precision_plugin
     pixels = PIXELS.get(device.type, PIXELS_ELSEWHERE)
-    lacking, size = wanted.lacking, min(max(1, pixels // backbone.input_spec.size**2), MOST_IMAGES)
-    own = [lacking[begin : begin + size] for begin in range(0, len(lacking), size)][share[0] :: share[1]]
+    size = min(max(1, pixels // backbone.input_spec.size**2), MOST_IMAGES)
+    batches = [lacking[begin : begin + size] for begin in range(0, len(lacking), size)]
+    own = batches[trainer.global_rank :: trainer.world_size] if advance else batches
     loader = DataLoader(
         wanted.images,
         sampler=own,
@@ -237,24 +222,11 @@ def _compute(
         generator=torch.Generator(),  # nothing is drawn from the global random state
     )
 
-    def batches() -> Iterator[tuple[Digests, Tensor]]:
+    def given() -> Iterator[tuple[Digests, Tensor]]:
         for digests, images in loader:
             yield digests, precision.convert_input(images.to(device))
-            advance(len(images))
+            if advance:
+                advance(len(images))
 
-    fill(backbone, wanted.columns, batches(), context=precision.forward_context)
-
-
-@contextmanager
-def _bar(images: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar on a terminal that shows none already; gives what moves it on by so many images."""
-    progress = Progress(transient=True, disable=not (shown and images and sys.stdout.isatty()))
-    try:
-        progress.start()
-    except LiveError:
-        progress.disable = True
-    task = progress.add_task("codes", total=images)
-    try:
-        yield lambda done: progress.advance(task, done)
-    finally:
-        progress.stop()
+    if own:
+        fill(backbone, wanted.columns, given(), context=precision.forward_context)

@@ -11,12 +11,11 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MultilabelAccuracy, MultilabelF1Score
 
 from ftlit.backbone import Backbone, CodesAt
+from ftlit.dataset import SPLITS
 from ftlit.errors import UserError
 from ftlit.grouping import EVERYTHING, Group, build_optimizer
 from ftlit.lit.clock import training_length
 from ftlit.rates import Rates
-
-SPLITS = ("train", "val", "test")
 
 
 class FineTuner(LightningModule):

@@ -79,11 +79,11 @@ def say_plan(cfg: DictConfig, backbone: Backbone, data: Any, plan: Plan, sources
         ("classes", shorten((f"{name} {count:,}" for name, count in data.counts["train"].items()), most=12)),
         *(("note", note) for note in data.notes),
         *(
-            (f"stage {i}", f"{line}; ddp reduces {size_in_words(size)} a step" + (f"; from {sources[i].why}" if sources else ""))
+            (f"stage {i}", f"{line}; ddp reduces {size_in_words(size)} a step" + f"; from {sources[i].why if sources else 'images'}")
             for i, (line, size) in enumerate(zip(plan.stages, plan.reduced, strict=True))
         ),
         *([("cache", _cache(data, sources))] if sources else []),
-        ("run", f"{cfg.trainer.max_epochs} epochs, seed {cfg.seed}, folder {cfg.paths.run}"),
+        ("run", f"{_epochs(cfg.trainer.max_epochs)}, seed {cfg.seed}, folder {cfg.paths.run}"),
         *([("compile", "backbone and head, anew for each stage: its first steps take longer")] if cfg.compile else []),
     ]
     table = Table.grid(padding=(0, 2))
@@ -113,6 +113,10 @@ def layers_table(plan: Plan) -> Table:
     return table
 
 
+def _epochs(number: int | None) -> str:
+    return "1 epoch" if number == 1 else f"{number} epochs"
+
+
 def _by_stage(values: Sequence[str]) -> str:
     """`eval 0-1, train 2`."""
     runs = [(value, [i for i, _ in same]) for value, same in groupby(enumerate(values), key=lambda pair: pair[1])]
@@ -127,7 +131,8 @@ def _cache(data: Any, sources: Sequence[Source]) -> str:
     view = (
         f"{data.views} augmented views of each image, in turn by epoch" if data.views > 1 else "the evaluation view, without augmentation"
     )
-    return f"codes take up to {size_in_words(size)} in {data.store.folder}; stages that train from them see {view}"
+    other = "cache=none: fresh augmentation" + (", cache=views: stored views of it" if data.views == 1 else "")
+    return f"codes take up to {size_in_words(size)} in {data.store.folder}; stages that train from them see {view} ({other})"
 
 
 def resume_command(cfg: DictConfig) -> str:
