@@ -150,3 +150,26 @@ def test_a_run_is_not_overwritten(tmp_path):
     again = train(tmp_path, "hydra.run.dir=run", *FAST)
     assert again.returncode == 2 and "run holds a run already: give resume=true" in again.stderr
     assert (tmp_path / "run/checkpoints/last.ckpt").read_bytes() == kept
+
+
+def test_a_run_that_is_still_going_on_is_not_resumed_beside_itself(tmp_path):
+    command = [
+        sys.executable,
+        str(ROOT / "train.py"),
+        "trainer=cpu",
+        "trainer.max_epochs=500",
+        "schedule=all_at_once",
+        f"hydra.run.dir={tmp_path}",
+    ]
+    going = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not (tmp_path / "checkpoints" / "last.ckpt").exists():
+            assert going.poll() is None
+            time.sleep(0.1)
+        before = (tmp_path / "config.yaml").stat().st_mtime_ns
+        second = train(tmp_path, *command[2:], "resume=true")
+        assert second.returncode == 2 and "a run is still going on in" in second.stderr and "Traceback" not in second.stderr
+        assert (tmp_path / "config.yaml").stat().st_mtime_ns == before
+    finally:
+        going.kill()
+        going.wait()

@@ -4,6 +4,7 @@ import logging
 import sys
 import time
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from ftlit.recipes import words
 from ftlit.recipes.binding import bind
 from ftlit.recipes.isolation import INTERRUPTED
 from ftlit.recipes.limits import AFFINE, check_until
-from ftlit.recipes.resuming import checkpoint_of
+from ftlit.recipes.resuming import alone_in, checkpoint_of
 from ftlit.rewrite import batchnorm_to_affine
 from ftlit.schedule import Schedule, with_batchnorm
 from ftlit.sources import Source
@@ -72,12 +73,23 @@ def build(cfg: DictConfig) -> Run:
     policy: Policy = "live" if cfg.batchnorm == AFFINE else cfg.batchnorm
     schedule = with_batchnorm(instantiate(cfg.schedule, layers=backbone.learned), {"backbone": policy})
     check_until(schedule)
+    model = _joined(cfg, backbone, head, data, schedule)
+    if cfg.compile:
+        backbone.compile()
+        head.compile()
+    callbacks = [StagedFinetuning(schedule), *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
+    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=[instantiate(logger) for logger in cfg.logger.values() if logger])
+    schedule.check_reached(trainer.max_epochs, trainer.max_steps)
+    return Run(model, data, schedule, trainer, resume_from)
+
+
+def _joined(cfg: DictConfig, backbone: Backbone, head: nn.Module, data: Any, schedule: Schedule) -> FineTuner:
     loss = instantiate(cfg.loss, counts=list(data.counts["train"].values()))
     if isinstance(loss, nn.CrossEntropyLoss if data.multilabel else nn.BCEWithLogitsLoss):
         raise UserError(
             f"an image of this data has {'several labels: take loss=bce' if data.multilabel else 'one label: take loss=cross_entropy'}"
         )
-    model = FineTuner(
+    return FineTuner(
         backbone,
         head,
         num_classes=data.num_classes,
@@ -88,13 +100,6 @@ def build(cfg: DictConfig) -> Run:
         loss=loss,
         multilabel=data.multilabel,
     )
-    if cfg.compile:
-        backbone.compile()
-        head.compile()
-    callbacks = [StagedFinetuning(schedule), *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
-    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=[instantiate(logger) for logger in cfg.logger.values() if logger])
-    schedule.check_reached(trainer.max_epochs, trainer.max_steps)
-    return Run(model, data, schedule, trainer, resume_from)
 
 
 def fit(cfg: DictConfig, run: Run) -> float:
@@ -102,10 +107,25 @@ def fit(cfg: DictConfig, run: Run) -> float:
     plan = plan_of(run)
     if plan.warnings and cfg.doctor == "strict":
         raise UserError(f"doctor=strict: {plan.warnings[0]}")
-    if run.trainer.is_global_zero:
-        words.write_folder(cfg, run.data.class_names)
-        words.say_plan(cfg, run.model.backbone, run.data, plan, run.sources, run.resume_from)
-    started = time.perf_counter()
+    with alone_in(cfg.paths.run) if run.trainer.is_global_zero else nullcontext():
+        if run.trainer.is_global_zero:
+            words.write_folder(cfg, run.data.class_names)
+            words.say_plan(cfg, run.model.backbone, run.data, plan, run.sources, run.resume_from)
+        started = time.perf_counter()
+        _train(cfg, run)
+        seconds = time.perf_counter() - started
+        best = getattr(run.trainer.checkpoint_callback, "best_model_path", None) or None
+        results = {
+            **run.trainer.validate(run.model, run.data, ckpt_path=best, verbose=False)[0],
+            **run.trainer.test(run.model, run.data, ckpt_path=best, verbose=False)[0],
+        }
+        if run.trainer.is_global_zero:
+            words.write_results(cfg, results)
+            words.say_results(cfg, results, seconds)
+    return float(results["val/accuracy"])
+
+
+def _train(cfg: DictConfig, run: Run) -> None:
     try:
         run.trainer.fit(run.model, run.data, ckpt_path=run.resume_from)
     except SystemExit:  # Lightning's answer to Ctrl-C
@@ -116,16 +136,6 @@ def fit(cfg: DictConfig, run: Run) -> float:
             raise
         words.say_lost(cfg, run.trainer.global_rank)
         sys.exit(1)
-    seconds = time.perf_counter() - started
-    best = getattr(run.trainer.checkpoint_callback, "best_model_path", None) or None
-    results = {
-        **run.trainer.validate(run.model, run.data, ckpt_path=best, verbose=False)[0],
-        **run.trainer.test(run.model, run.data, ckpt_path=best, verbose=False)[0],
-    }
-    if run.trainer.is_global_zero:
-        words.write_results(cfg, results)
-        words.say_results(cfg, results, seconds)
-    return float(results["val/accuracy"])
 
 
 def plan_of(run: Run) -> Plan:

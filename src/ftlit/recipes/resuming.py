@@ -1,16 +1,20 @@
 """Which checkpoint a run goes on from, and whether it is the same run."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
 
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from ftlit.errors import UserError
 
 # where and what is written, and who loads; the seed that callbacks take is compared where it stands
 MAY_CHANGE = ("resume", "doctor", "paths", "callbacks", "logger", "data.num_workers", "cache.folder")
+
+ENDING = 10.0  # seconds that the worker processes of a run that was killed live on, and its locks with them
 
 
 def checkpoint_of(cfg: DictConfig) -> Path | None:
@@ -31,6 +35,25 @@ def checkpoint_of(cfg: DictConfig) -> Path | None:
         raise UserError(f"{last} is damaged, or no checkpoint: begin a new run")
     _check_same(OmegaConf.load(last.parents[1] / "config.yaml"), OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True)))
     return last
+
+
+@contextmanager
+def alone_in(folder: str | Path) -> Iterator[None]:
+    """While this lasts no other run trains in this folder. A kernel lock: it ends with the process.
+
+    Raises:
+        UserError: another one does.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(Path(folder, ".lock"))
+    try:
+        lock.acquire(timeout=ENDING)
+    except Timeout:
+        raise UserError(f"a run is still going on in {folder}: wait for its end or stop it, or give another hydra.run.dir=") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _check_same(began_with: Any, given: Any) -> None:
