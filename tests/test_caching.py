@@ -220,6 +220,14 @@ def test_codes_in_a_batch_have_the_length_of_the_batch_and_no_arithmetic():
             use()
 
 
+def test_the_plan_says_what_the_epoch_reads_in_which_a_stage_begins_at_a_step(tmp_path):
+    source = CodesData(data(), tmp_path)
+    schedule = Schedule([Stage(HEAD), Stage(TOP, step=2), Stage([*TOP, "backbone.middle"], epoch=2)])
+    head, top, middle = source.plan(model(), schedule, pl.Trainer(max_epochs=4, accelerator="cpu", logger=False))
+    assert "the epoch in which stage 1 begins reads what that needs" in head.why
+    assert "begins" not in top.why + middle.why
+
+
 def test_a_stage_under_mixing_trains_on_images_and_says_why(tmp_path):
     source = CodesData(data(mix="mixup"), tmp_path)
     module, trainer, passes = fit(source, [Stage(HEAD)])

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ class CodesData(LightningDataModule):
         backbone, sizes = the_backbone(module)[1], {split: len(self.images.collection.splits[split]) for split in SPLITS}
         forms = [form_of(backbone, names, pooled=self.pooled) for names in layers]
         shown = self._views_by_form(forms, schedule, trainer)
-        return plan_codes(
+        sources = plan_codes(
             backbone,
             forms,
             {
@@ -134,6 +135,10 @@ class CodesData(LightningDataModule):
             max_bytes=self.max_gb * 1e9,
             device=trainer.strategy.root_device.type,
         )
+        for i, stage in enumerate(schedule.stages[1:] if schedule else ()):
+            if stage.step is not None and sources[i].form and sources[i].form != sources[i + 1].form:
+                sources[i] = replace(sources[i], why=f"{sources[i].why}; the epoch in which stage {i + 1} begins reads what that needs")
+        return sources
 
     def _views_by_form(self, forms: Sequence[Form | None], schedule: Schedule | None, trainer: Trainer) -> dict[Form, set[int]]:
         """The views of training images in which each form will be read, by the epochs that its stages may last."""
