@@ -208,7 +208,7 @@ def test_views_of_images_that_nothing_is_drawn_for_are_one_and_that_is_said(tmp_
 
 
 def test_a_folder_that_cannot_be_used_is_told_before_anything_else():
-    with pytest.raises(UserError, match=r"^/proc/codes cannot hold codes \(.*\): give a folder on another disk"):
+    with pytest.raises(UserError, match=r"^/proc/codes cannot hold codes \(.*\): give another folder"):
         CodesData(data(), "/proc/codes")
 
 
@@ -330,7 +330,7 @@ def test_half_precision_on_disk_is_half_the_size_and_nearly_the_same(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"views": 0}, "cache.views=0"), ({"max_gb": -1}, "cache.max_gb=-1"), ({"dtype": "int8"}, "dtype of stored codes")],
+    [({"views": 0}, "cache.views=0"), ({"max_gb": -1}, "cache.max_gb=-1"), ({"dtype": "int8"}, "no cache.dtype 'int8'")],
 )
 def test_options_out_of_their_range_are_refused(tmp_path, options, said):
     with pytest.raises(UserError, match=said):

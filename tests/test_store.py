@@ -217,7 +217,11 @@ def check_noticed_or_equal(tmp_path, path):
     if not said:
         assert Rows(column, names(*range(4))).read(range(4)).equal(table(range(4)))
         return False
-    assert len(said) == 1 and said[0].startswith(f"stored codes are damaged and will be computed again: {path} (") and "\n" not in said[0]
+    assert (
+        len(said) == 1
+        and said[0].startswith(f"stored codes are damaged and removed, to be computed when they are wanted: {path} (")
+        and "\n" not in said[0]
+    )
     assert not path.exists() and column.missing(names(*range(4))).tolist() == [0, 1, 2, 3]
     written(column, range(4))
     assert look(tmp_path)[1] == []
@@ -616,5 +620,5 @@ def test_codes_that_half_precision_cannot_hold_are_refused(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/version").exists(), reason="needs a folder that nobody can write to")
 def test_a_folder_that_cannot_be_written_to_is_named_in_one_line():
-    with pytest.raises(UserError, match=r"/proc/codes cannot hold codes \(.*\): give a folder on another disk"):
+    with pytest.raises(UserError, match=r"/proc/codes cannot hold codes \(.*\): give another folder"):
         Store("/proc/codes").column(kind())

@@ -6,6 +6,7 @@ import runpy
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 from typing import NoReturn
 
 from ftlit.errors import UserError, unknown
@@ -44,15 +45,19 @@ def cache(arguments: list[str]) -> None:
     if arguments and not arguments[0].startswith("-") and arguments[0] not in ACTIONS:
         raise unknown("action of ftlit cache,", arguments[0], ACTIONS)
     parser = _Parser("ftlit cache", description="The store of codes, a column for each network, cut and view.")
-    actions = parser.add_subparsers(dest="action", required=True)
+    actions = parser.add_subparsers(dest="action")
     parsers = {name: actions.add_parser(name, help=text) for name, text in ACTIONS.items()}
     for action in parsers.values():
         action.add_argument("--folder", help="the store; by default what FTLIT_CACHE says, else ~/.cache/ftlit")
     prune = parsers["prune"]
     prune.add_argument("--unused", type=_days, metavar="DAYS", help="all that were not used for so long: 30d")
     prune.add_argument("--max-gb", type=float, metavar="GB", help="until no more than so much is left")
-    prune.add_argument("--all", action="store_true", help="everything")
+    prune.add_argument("--all", action="store_true", help="all columns")
     given = parser.parse_args(arguments)
+    if given.action is None:
+        parser.error(f"give an action: {', '.join(ACTIONS)}")
+    if given.folder is not None and not Path(given.folder).expanduser().is_dir():
+        parser.error(f"there is no folder {given.folder}")
     from ftlit import cache as stored  # here, so that --help stays fast
 
     if given.action == "prune":

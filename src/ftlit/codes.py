@@ -81,8 +81,10 @@ def extract_codes(
         dtype: float32, float64, float16 or bfloat16, as stored and read; `None`: that of the weights.
 
     Raises:
-        UserError: no such cut or dtype, no image, or a disk without room.
+        UserError: no backbone, no such cut or dtype, no image, or a disk without room.
     """
+    if not isinstance(backbone, Backbone):
+        raise UserError(f"extract_codes takes a Backbone, and this is {type(backbone).__name__}: load_backbone gives one")
     names = [cuts] if isinstance(cuts, str | int) else list(cuts)
     forms = [Form(backbone.cuts[backbone.index(cut)], pooled) for cut in names]
     if not forms:

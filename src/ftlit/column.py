@@ -79,7 +79,7 @@ class Column:
             except FileNotFoundError:  # merged or removed by another process
                 continue
             except Damaged as reason:
-                warnings.warn(f"stored codes are damaged and will be computed again: {path} ({reason})", stacklevel=2)
+                warnings.warn(f"stored codes are damaged and removed, to be computed when they are wanted: {path} ({reason})", stacklevel=2)
                 path.unlink(missing_ok=True)
 
     def merge(self) -> None:

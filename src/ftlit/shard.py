@@ -21,7 +21,6 @@ Digests = np.ndarray[Any, np.dtype[np.bytes_]]  # (N,) of 32 hexadecimal digits
 DIGEST = "S32"
 DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16"}  # as safetensors calls them
 UNKNOWN = "0" * 32  # stands for the checksum until the rows are written
-ELSEWHERE = "give a folder on another disk, or store less (on the command line cache.folder=, cache.max_gb=, or cache=none)"
 FULL = (errno.ENOSPC, errno.EDQUOT)  # no room on the disk, or none left for this person
 
 
@@ -57,7 +56,7 @@ def read_shard(path: Path, *, check: bool = True) -> Shard:
     if images.dtype != torch.uint8 or images.shape != (*codes.shape[:1], 32):
         raise Damaged("no digests of its images")
     if check and checksum(codes, images) != meant:
-        raise Damaged("its checksum is another")
+        raise Damaged("its checksum differs")
     return Shard(path, codes, np.frombuffer(images.numpy().tobytes(), DIGEST))
 
 
@@ -136,7 +135,10 @@ def no_room(folder: Path, needed: int) -> UserError:
     """The error for codes that the disk cannot hold."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(there).free
-    return UserError(f"codes need {size_in_words(needed)} more in {folder}, where {size_in_words(free)} are free: {ELSEWHERE}")
+    return UserError(
+        f"codes need {size_in_words(needed)} more in {folder}, where {size_in_words(free)} are free: "
+        "give a folder on another disk, or store less (on the command line cache.folder=, cache.max_gb=, or cache=none)"
+    )
 
 
 def size_in_words(size: float) -> str:

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from ftlit.column import Column, Kind
 from ftlit.errors import UserError, one_line
-from ftlit.shard import ELSEWHERE, rows_of
+from ftlit.shard import rows_of
 
 KEY = re.compile("[0-9a-f]{32}")
 
@@ -36,8 +36,10 @@ class Store:
 
     def check(self) -> None:
         """Raise `UserError` where nothing can be stored here. Makes the folder."""
-        with _usable(self.folder), TemporaryFile(dir=self._locks()):
-            pass
+        with _usable(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=self._locks()):
+                pass
 
     def column(self, kind: Kind) -> Column:
         """The column of this kind; it is made where it is not there yet."""
@@ -145,4 +147,6 @@ def _usable(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{folder} cannot hold codes ({one_line(error)}): {ELSEWHERE}") from error
+        raise UserError(
+            f"{folder} cannot hold codes ({one_line(error)}): give another folder (on the command line cache.folder=, or cache=none)"
+        ) from error

@@ -18,9 +18,9 @@ from ftlit.backbone import Backbone, CodesAt
 from ftlit.codes import read_batches
 from ftlit.column import Rows
 from ftlit.dataset import SPLITS, Batch, Split
-from ftlit.errors import UserError
+from ftlit.errors import UserError, unknown
 from ftlit.fingerprint import fingerprint
-from ftlit.kinds import stored_dtype
+from ftlit.kinds import CAST, stored_dtype
 from ftlit.lit.clock import steps_per_epoch
 from ftlit.lit.extracting import EVALUATION, VALIDATION, Extraction, View
 from ftlit.lit.images import ImageData
@@ -70,18 +70,21 @@ class CodesData(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        stored_dtype(dtype, torch.float32)
+        if not isinstance(data, ImageData):
+            raise UserError(f"CodesData takes ImageData, and this is {type(data).__name__}: for a loader there is extract_codes")
+        if dtype is not None and dtype not in CAST:
+            raise unknown("cache.dtype", dtype, CAST)
         if views < 1:
             raise UserError(f"cache.views={views}: give a whole number, 1 or more")
         if max_gb < 0:
             raise UserError(f"cache.max_gb={max_gb}: give a number from 0")
-        same = fingerprint(data.transforms["train"]) == fingerprint(data.transforms["val"])
-        alike = [f"data.augment=none draws nothing: {views} views of an image would be the same, one is stored"] * (same and views > 1)
+        self.augments = fingerprint(data.transforms["train"]) != fingerprint(data.transforms["val"])
+        alike = f"data.augment=none draws nothing: {views} views of an image would be the same, one is stored"
         self.images, self.store = data, Store(folder)
         self.store.check()
-        self.pooled, self.dtype, self.max_gb, self.views = pooled, dtype, max_gb, 1 if same else views
+        self.pooled, self.dtype, self.max_gb, self.views = pooled, dtype, max_gb, views if self.augments else 1
         self.class_names, self.num_classes, self.multilabel = data.class_names, data.num_classes, data.multilabel
-        self.counts, self.notes, self.batch_size = data.counts, [*data.notes, *alike], data.batch_size
+        self.counts, self.notes, self.batch_size = data.counts, [*data.notes, *[alike] * (views > 1 and not self.augments)], data.batch_size
         self._extraction = Extraction(data, self.store, dtype=dtype, seed=seed)
         self._sources: list[Source] = []
 

@@ -168,9 +168,13 @@ def _extract(store: Store, backbone: Backbone, wanted: Sequence[Wanted], trainer
             for column in one.columns.values() if places else ():
                 column.look(check=False)
     if first:
-        sizes, views = {one.view[0]: len(one.images.digests) for one in wanted}, len({number for _, number in (one.view for one in wanted)})
+        sizes = {one.view[0]: len(one.images.digests) for one in wanted}
+        views = sum(number != EVALUATION for _, number in (one.view for one in wanted))
         done = f"{images:,} computed in {time.perf_counter() - started:.1f} s, {size_in_words(needed)}" if images else "all stored"
-        print(f"codes of {sum(sizes.values()):,} images{f' in {views} views' * (views > 1)} at {_cuts(wanted)}: {done}", flush=True)
+        print(
+            f"codes of {sum(sizes.values()):,} images{f', those of train in {views} views,' * (views > 0)} at {_cuts(wanted)}: {done}",
+            flush=True,
+        )
 
 
 def _cuts(wanted: Sequence[Wanted]) -> str:

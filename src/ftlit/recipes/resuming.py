@@ -18,10 +18,10 @@ ENDING = 10.0  # seconds that the worker processes of a run that was killed live
 
 
 def checkpoint_of(cfg: DictConfig) -> Path | None:
-    """The checkpoint that this run goes on from; `None` for a new one.
+    """The checkpoint that this run goes on from; `None` for a new one, and for one that ended before its first step.
 
     Raises:
-        UserError: there is none where `resume=true` wants one, or one where a new run would overwrite it; it is damaged; the config
+        UserError: there is no run where `resume=true` wants one, or one where a new run would overwrite it; it is damaged; the config
             is not the one that the run began with.
     """
     last = Path(cfg.paths.run, "checkpoints", "last.ckpt")
@@ -29,11 +29,14 @@ def checkpoint_of(cfg: DictConfig) -> Path | None:
         if last.exists():
             raise UserError(f"{cfg.paths.run} holds a run already: give resume=true to go on with it, or another hydra.run.dir=")
         return None
-    if not last.is_file():
-        raise UserError(f"resume=true, but there is no {last}: give hydra.run.dir=, the folder of the run to go on with")
+    began_with = last.parents[1] / "config.yaml"
+    if not began_with.is_file():
+        raise UserError(f"resume=true, but {cfg.paths.run} holds no run: give hydra.run.dir=, the folder of the run to go on with")
+    _check_same(OmegaConf.load(began_with), OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True)))
+    if not last.is_file():  # it ended before its first step
+        return None
     if not is_zipfile(last):  # what torch.save writes
         raise UserError(f"{last} is damaged, or no checkpoint: begin a new run")
-    _check_same(OmegaConf.load(last.parents[1] / "config.yaml"), OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True)))
     return last
 
 

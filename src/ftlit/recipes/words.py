@@ -42,12 +42,10 @@ def write_results(cfg: DictConfig, results: Mapping[str, float]) -> None:
 
 @rank_zero_only
 def say_interrupted(cfg: DictConfig) -> None:
-    """Print how to go on after Ctrl-C, if the first step was reached."""
+    """Print how to go on after Ctrl-C."""
     there = Path(cfg.paths.run, "checkpoints", "last.ckpt").exists()
-    text = (
-        f"interrupted; the last checkpoint is in place. To go on: {resume_command(cfg)}" if there else "interrupted before the first step"
-    )
-    console().print(escape(text), soft_wrap=True)
+    where = "interrupted; the last checkpoint is in place" if there else "interrupted before the first step"
+    console().print(escape(f"{where}. To go on: {resume_command(cfg)}"), soft_wrap=True)
 
 
 def say_lost(cfg: DictConfig, rank: int) -> None:
@@ -128,11 +126,12 @@ def _cache(data: Any, sources: Sequence[Source]) -> str:
     size = sum({source.form: source.bytes for source in sources}.values())
     if not size:
         return "no stage trains from codes"
-    view = (
-        f"{data.views} augmented views of each image, in turn by epoch" if data.views > 1 else "the evaluation view, without augmentation"
-    )
-    other = "cache=none: fresh augmentation" + (", cache=views: stored views of it" if data.views == 1 else "")
-    return f"codes take up to {size_in_words(size)} in {data.store.folder}; stages that train from them see {view} ({other})"
+    line = f"codes take up to {size_in_words(size)} in {data.store.folder}; stages that train from them see "
+    if not data.augments:
+        return line + "the evaluation view"
+    if data.views > 1:
+        return line + f"augmented views of each image, up to {data.views}, in turn by epoch (cache=none: fresh ones)"
+    return line + "the evaluation view, without augmentation (cache=none: fresh augmentation; cache=views: stored views of it)"
 
 
 def resume_command(cfg: DictConfig) -> str:
