@@ -1,6 +1,7 @@
 """What test_ddp starts in one process or in two: `DEVICES=2 python ddp_program.py FOLDER CASE...`. Each notes what it saw of each case."""
 
 import os
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from ftlit import Backbone, CodesData, FineTuner, InputSpec, Schedule, Stage, StagedFinetuning, Until, batchnorm_to_affine, build_optimizer
 from ftlit.dataset import Collection, Examples
+from ftlit.errors import UserError
 from ftlit.lit.images import ImageData
 from ftlit.shard import read_shard
 
@@ -156,12 +158,23 @@ def codes(case: str) -> dict:
     return notes.notes | {"stored": stored}
 
 
+def unlucky(case: str) -> dict:
+    """The disk of the second process has no room for codes; the first notes what it is told of that."""
+    if DEVICES > 1 and os.environ.get("LOCAL_RANK") == "1":
+        shutil.disk_usage = lambda path: type("Usage", (), {"free": 100})()
+    try:
+        codes(case)
+    except UserError as error:
+        return {"error": str(error)}
+    return {}
+
+
 def grey(i: int) -> Image.Image:
     return Image.linear_gradient("L").rotate(i * 11).resize((8, 8)).convert("RGB")
 
 
 if __name__ == "__main__":
     for case in sys.argv[2:]:
-        noted = {"metrics": metrics, "codes": codes}.get(case, stages)(case)
+        noted = {"metrics": metrics, "codes": codes, "no room": unlucky}.get(case, stages)(case)
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         torch.save(noted, Path(sys.argv[1], f"{case}.{rank}"))

@@ -1,5 +1,6 @@
 """Laws 6 and 8: stages train from stored codes as they would have trained through the frozen layers; each image is computed once."""
 
+from contextlib import nullcontext
 from functools import partial
 
 import lightning.pytorch as pl
@@ -22,11 +23,13 @@ from ftlit import (
     UserError,
     build_optimizer,
 )
-from ftlit.dataset import Collection, Examples
+from ftlit.dataset import Collection, Examples, read_image
 from ftlit.head import ConvHead, MLPHead
 from ftlit.lit.images import ImageData
+from ftlit.lit.resuming import LastCheckpoint
 from ftlit.lit.seeding import SeedEachStep
 from ftlit.rates import cosine
+from ftlit.sources import trained_layers
 
 EPOCHS = 4
 HEAD, TOP, ALL = ["head"], ["head", "backbone.top"], ["*"]
@@ -38,6 +41,7 @@ SCHEDULES = {
     "top down": [Stage(HEAD), Stage(TOP, epoch=1), Stage([*TOP, "backbone.middle"], epoch=2), Stage(ALL, epoch=3)],
     "a step within an epoch": [Stage(HEAD), Stage(TOP, step=2), Stage([*TOP, "backbone.middle"], step=6), Stage(ALL, step=13)],
     "a metric": [Stage(HEAD), Stage(TOP, epoch=3, until=Until("val/loss", "min", patience=1))],
+    "frozen again within an epoch": [Stage(ALL), Stage(HEAD, step=2), Stage(TOP, step=6), Stage(HEAD, epoch=3)],
     "frozen again": [Stage([*HEAD, "backbone.low"]), Stage(HEAD, epoch=1), Stage(TOP, epoch=2), Stage(HEAD, epoch=3)],
 }
 
@@ -97,7 +101,7 @@ def fit(source, stages, *, module=None, **settings):
     module, passes = module or model(), Passes()
     callbacks = [StagedFinetuning(Schedule(stages)), SeedEachStep(3), passes]
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "enable_checkpointing": False}
-    trainer = pl.Trainer(max_epochs=EPOCHS, accelerator="cpu", callbacks=callbacks, **quiet | settings)
+    trainer = pl.Trainer(accelerator="cpu", callbacks=callbacks, **{"max_epochs": EPOCHS} | quiet | settings)
     trainer.fit(module, source)
     return module, trainer, passes
 
@@ -126,6 +130,7 @@ FROM = {
     "all": ["images"] * 4,
     "top down": ["top", "pooling", "low", "images"],
     "a step within an epoch": ["pooling", "low", "low", "images"],
+    "frozen again within an epoch": ["images", "pooling", "pooling", "top"],
     "frozen again": ["images", "top", "pooling", "top"],
 }
 
@@ -380,6 +385,108 @@ def test_vectors_for_a_head_that_takes_maps_are_refused_before_anything_is_compu
     with pytest.raises(UserError, match="pooled=True stores vectors, and this module has a head that takes maps"):
         fit(CodesData(data(), tmp_path, pooled=True), [Stage(HEAD)], module=model(takes_map=True))
     assert not list(tmp_path.glob("*/*.safetensors"))
+
+
+class Stop(pl.Callback):
+    """What stands in for a kill before a step."""
+
+    def __init__(self, step: int | None) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            raise InterruptedError
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 5, 6, 7])
+def test_a_run_that_stops_within_an_epoch_goes_on_from_what_that_epoch_read(tmp_path, step):
+    settings = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "enable_checkpointing": False}
+
+    def run(path, stop=None, goes_on=None):
+        passes, module = Passes(), model()
+        stages = StagedFinetuning(Schedule([Stage(ALL), Stage(HEAD, step=2), Stage(TOP, step=6)]))
+        callbacks = [stages, LastCheckpoint(path, every_n_steps=1), SeedEachStep(3), passes, Stop(stop)]
+        trainer = pl.Trainer(max_epochs=2, accelerator="cpu", callbacks=callbacks, num_sanity_val_steps=0, **settings)
+        with nullcontext() if stop is None else pytest.raises(InterruptedError):
+            source = CodesData(data(augment="photo"), tmp_path / "store", pooled=True)
+            trainer.fit(module, source, ckpt_path=goes_on, weights_only=False)
+        return module, passes.epochs
+
+    whole, epochs = run(tmp_path / "whole.ckpt")
+    run(tmp_path / "last.ckpt", stop=step)
+    assert epochs == ["images", "pooling"] and distance(run(tmp_path / "last.ckpt", goes_on=tmp_path / "last.ckpt")[0], whole) == 0
+
+
+def test_a_fit_after_one_that_went_on_within_an_epoch_has_all_its_batches(tmp_path):
+    for source in (data(), CodesData(data(), tmp_path)):
+        source.load_state_dict({"epoch": 0, "batch": 3})
+        fit(source, [Stage(HEAD)])
+        assert fit(source, [Stage(HEAD)])[1].global_step == 16
+
+
+class Changes(pl.Callback):
+    """Weights that somebody sets in the midst of a stage."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == self.epoch:
+            with torch.no_grad():
+                pl_module.backbone.get_submodule("low.0").weight.mul_(3)
+
+
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_weights_that_somebody_sets_within_a_stage_are_those_of_the_codes(tmp_path, epoch):
+    ends = []
+    for source in (data(), CodesData(data(), tmp_path, pooled=True)):
+        settings = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "enable_checkpointing": False}
+        callbacks = [StagedFinetuning(Schedule([Stage(HEAD)])), SeedEachStep(3), Changes(epoch)]
+        ends.append(model())
+        pl.Trainer(max_epochs=4, accelerator="cpu", callbacks=callbacks, **settings).fit(ends[-1], source)
+    assert distance(*ends) < 1e-5
+
+
+def test_a_second_fit_sees_the_files_as_they_are_then(tmp_path):
+    paths = {i: tmp_path / f"{i}.png" for i in (*range(15), *range(50, 57), *range(60, 65))}
+    for i, path in paths.items():
+        picture(i).save(path)
+    made = data().collection
+    splits = {
+        split: Examples([paths[i] for i in one.sources], one.labels, read_image, [paths[i] for i in one.sources])
+        for split, one in made.splits.items()
+    }
+    images = ImageData(Collection(splits, made.class_names), InputSpec(size=12), batch_size=4, num_workers=0, augment="none")
+    source = CodesData(images, tmp_path / "store", pooled=True)
+    fit(source, [Stage(HEAD)])
+    picture(33).save(paths[3])
+    assert distance(fit(source, [Stage(HEAD)])[0], fit(images, [Stage(HEAD)])[0]) < 1e-5
+
+
+@pytest.mark.parametrize("moving", [nn.RReLU(0.1, 0.9), nn.FractionalMaxPool2d(2, output_size=8), nn.GRU(4, 4, 2, dropout=0.5)], ids=repr)
+def test_what_draws_in_training_mode_is_not_frozen(moving):
+    module = model()
+    module.backbone.requires_grad_(False)
+    module.backbone.eval()
+    assert trained_layers(module, None) == [set()]
+    module.backbone.add_module("middle", moving)
+    moving.requires_grad_(False).train()
+    assert trained_layers(module, None) == [{"middle"}]
+    moving.eval()
+    assert trained_layers(module, None) == [set()]
+
+
+def test_training_may_end_by_steps_alone(tmp_path):
+    _, trainer, passes = fit(CodesData(data(), tmp_path), [Stage(HEAD)], max_epochs=-1, max_steps=6)
+    assert trainer.global_step == 6 and passes.epochs == ["top", "top"]
+    with pytest.raises(UserError, match="overfit_batches puts an order of Lightning's own in place"):
+        fit(CodesData(data(), tmp_path), [Stage(HEAD)], overfit_batches=2)
+
+
+def test_the_size_of_a_batch_may_be_set_afterwards(tmp_path):
+    source = CodesData(data(), tmp_path)
+    source.batch_size = 15
+    assert fit(source, [Stage(HEAD)])[2].totals == [1] * 4
 
 
 def test_a_layer_that_keeps_what_it_saw_can_be_stored(tmp_path):

@@ -60,6 +60,14 @@ def test_codes_that_two_processes_compute_together_are_to_the_bit_those_of_one(t
     assert all(len(rows) == 160 + 37 and torch.equal(rows, alone[key]) for key, rows in together.items())
 
 
+def test_what_one_process_cannot_do_ends_both_with_its_line(tmp_path):
+    environment = {**os.environ, "DEVICES": "2"}
+    command = [sys.executable, str(FOLDER / "ddp_program.py"), str(tmp_path), "no room"]
+    subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    said = torch.load(tmp_path / "no room.0", weights_only=True)["error"]
+    assert said.startswith("process 1: codes need ") and "100 B are free" in said and "\n" not in said
+
+
 @pytest.mark.parametrize("case", [*CASES, "fsdp2"])
 def test_every_case_goes_through_its_stages(two, case):
     assert two[case][0]["stages"] == [0, 1, 2, 2]

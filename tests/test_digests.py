@@ -39,6 +39,20 @@ def test_the_same_content_has_the_same_digest_under_any_name(tmp_path, three):
     assert a == again != b and len(a) == 32
 
 
+@pytest.mark.parametrize("parts", [[("a", 0), ("a", 1), ("b", 0)], [(0, "left"), (0, "right"), (1, "left")], [0, 1, 2]], ids=str)
+def test_several_pictures_from_one_file_are_several(tmp_path, three, parts):
+    held = Examples(parts, [(0,)] * 3, read_image, [three[0], three[0], three[1]])
+    memory = Memory(tmp_path / "store")
+    assert len(set(digests_of(held, memory).tolist())) == 3
+    assert digests_of(held, memory).tolist() == digests_of(held, memory).tolist()
+
+
+def test_a_number_that_stands_for_a_file_of_its_own_does_not_count(tmp_path, three):
+    memory = Memory(tmp_path / "store")
+    numbered = Examples([4, 5, 6], [(0,)] * 3, read_image, three)
+    assert digests_of(numbered, memory).tolist() == digests_of(files(*three), memory).tolist()
+
+
 def test_what_is_remembered_is_not_read_again_and_what_changed_is(tmp_path, three, monkeypatch):
     memory = Memory(tmp_path / "store")
     aged(*three)

@@ -195,12 +195,24 @@ def hooked_before(m):
     m[2].register_forward_pre_hook(lambda module, args: args[0] + 1)
 
 
+def scaling(factor):
+    return lambda module, args, out: out * factor
+
+
+def times(factor, module, args, out):
+    return out * factor
+
+
 def replaced(m):
     m[3].forward = double
 
 
 CHANGES = {
     "weight": weight, "buffer": statistic, "count": count, "hook": hooked, "hook before": hooked_before, "forward": replaced,
+    "hook that closes over a number": lambda m: m[2].register_forward_hook(scaling(2.0)),
+    "over another": lambda m: m[2].register_forward_hook(scaling(5.0)),
+    "hook with a tensor": lambda m: m[2].register_forward_hook(partial(times, torch.ones(1))),
+    "with another": lambda m: m[2].register_forward_hook(partial(times, torch.zeros(1))),
     "eps": lambda m: setattr(m[1], "eps", 1e-3),
     "stride": lambda m: setattr(m[0], "stride", (2, 2)),
     "own attribute": lambda m: setattr(m[3], "factor", 2.5),
@@ -224,6 +236,17 @@ def test_each_change_of_a_module_changes_it_and_no_two_are_alike():
         change(model)
         found[name] = fingerprint(model)
     assert len(set(found.values())) == len(found)
+
+
+class Pictures(torch.utils.data.Dataset):
+    def __init__(self, root="here", kind="rgb", loader=abs, samples=(1, 2)):
+        self.root, self.kind, self.loader, self.samples = root, kind, loader, list(samples)
+
+
+def test_of_a_data_set_counts_how_it_loads_and_neither_what_nor_where():
+    plain = fingerprint(Pictures())
+    assert plain == fingerprint(Pictures(root="there")) == fingerprint(Pictures(samples=range(9)))
+    assert len({plain, fingerprint(Pictures(kind="thermal")), fingerprint(Pictures(loader=float))}) == 3
 
 
 def test_the_order_and_the_names_of_layers_matter():

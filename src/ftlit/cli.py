@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
-from ftlit.errors import UserError, unknown
+from ftlit.errors import UserError, one_line, unknown
 
 USAGE = """usage: ftlit COMMAND ...
 
@@ -65,11 +65,15 @@ def cache(arguments: list[str]) -> None:
             parser.error("say what to remove: --unused 30d, --max-gb 10, or --all")
         if given.max_gb is not None and given.max_gb < 0:
             parser.error(f"--max-gb {given.max_gb:g}: give a number from 0")
-        stored.prune(given.folder, unused=0.0 if given.all else given.unused, max_gb=given.max_gb)
-    elif given.action == "verify":
-        sys.exit(stored.verify(given.folder))
-    else:
-        stored.show(given.folder)
+    try:
+        if given.action == "prune":
+            stored.prune(given.folder, unused=0.0 if given.all else given.unused, max_gb=given.max_gb)
+        elif given.action == "verify":
+            sys.exit(stored.verify(given.folder))
+        else:
+            stored.show(given.folder)
+    except OSError as error:  # somebody else's files
+        parser.error(one_line(error))
 
 
 class _Parser(argparse.ArgumentParser):

@@ -96,11 +96,12 @@ class Column:
             parts.append((shard.images[new], shard.codes if len(new) == len(shard.images) else shard.codes[torch.from_numpy(new)]))
             seen = np.concatenate([seen, shard.images])
         try:
-            write_shard(self.folder, np.concatenate([images for images, _ in parts]), [codes for _, codes in parts])
+            merged = write_shard(self.folder, np.concatenate([images for images, _ in parts]), [codes for _, codes in parts])
         except UserError:  # no room for both: they stay apart
             return
         for shard in small:
-            shard.path.unlink(missing_ok=True)
+            if shard.path != merged:  # that of a merge that was killed before it removed the others
+                shard.path.unlink(missing_ok=True)
         self.look(check=False)
 
     def find(self, images: Digests) -> tuple[Places, Places]:

@@ -94,7 +94,8 @@ class Examples:
         sources: one for each image: what `load` takes.
         labels: the class numbers of each image: one, or any number of them where there are several labels.
         load: source -> PIL image (RGB). Must pickle, for worker processes.
-        contents: file or array behind each image, to find duplicates without decoding; `None` where it cannot be told.
+        contents: file or array behind each image, to tell images apart without decoding; `None` where it cannot be told. A source that is
+            neither this nor a number is taken for a part of it.
     """
 
     sources: Sequence[Any]

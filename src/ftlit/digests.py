@@ -7,6 +7,7 @@ import os
 import sqlite3
 import time
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from ftlit.dataset import BadImage, Examples, shown
 from ftlit.errors import one_line
-from ftlit.fingerprint import of_array, of_bytes
+from ftlit.fingerprint import fingerprint, of_array, of_bytes
 from ftlit.shard import DIGEST, Digests
 
 ASKED = 500  # paths at once: SQLite takes 999 in its older versions
@@ -77,12 +78,21 @@ def digests_of(examples: Examples, memory: Memory) -> Digests:
     if examples.contents is None:
         pixels = (np.asarray(examples.load(source)) for source in examples.sources)
         return np.array([of_array(array) for array in pixels], DIGEST)
-    files = [Path(content) for content in examples.contents if isinstance(content, str | Path)]
-    known = _of_files([path.absolute() for path in dict.fromkeys(files)], memory)
-    return np.array(
-        [known[Path(c).absolute()] if isinstance(c, str | Path) else of_array(c) for c in examples.contents],
-        DIGEST,
-    )
+    files = Counter(Path(content).absolute() for content in examples.contents if isinstance(content, str | Path))
+    known = _of_files(list(files), memory)
+    found = []
+    for source, content in zip(examples.sources, examples.contents, strict=True):
+        path = Path(content).absolute() if isinstance(content, str | Path) else None
+        digest = known[path] if path else of_array(content)  # type: ignore[arg-type]
+        found.append(digest if _says_no_more(source, path, files) else fingerprint(digest, source))
+    return np.array(found, DIGEST)
+
+
+def _says_no_more(source: Any, path: Path | None, files: Mapping[Path, int]) -> bool:
+    """Whether the content alone decides the picture; a source may be a part of a file as well: a page, a frame, a box."""
+    if path is None or isinstance(source, int):
+        return isinstance(source, int | np.ndarray) and (path is None or files[path] == 1)
+    return isinstance(source, str | Path) and Path(source).absolute() == path
 
 
 def _of_files(paths: Sequence[Path], memory: Memory) -> dict[Path, str]:

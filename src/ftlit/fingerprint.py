@@ -35,7 +35,8 @@ def fingerprint(*things: Any) -> str:
 
     Of a module its class, its plain attributes, weights and buffers count, not its mode and not what trains. Of code from elsewhere
     than torch, torchvision, Pillow, numpy and Python itself the whole source file counts, and the version of its package; of those
-    `software` tells the version. What such code calls in other files of its own does not count.
+    `software` tells the version. What such code calls in other files of its own does not count. Of a hook the function counts and the
+    plain values and tensors that it was given, not the object that it is a method of; of a data set not its pictures, nor where it lies.
 
     Raises:
         UserError: something that holds what cannot be looked into, an open file for instance.
@@ -121,7 +122,7 @@ def _taken_apart(thing: Any) -> tuple[str, list[Any]]:
     if isinstance(thing, nn.Module):
         return _named(type(thing)), _of_module(thing)
     if isinstance(thing, Dataset):  # its pictures have digests of their own
-        own = {name: value for name, value in vars(thing).items() if type(value) in (bool, int, float)}
+        own = {name: value for name, value in vars(thing).items() if name != "root" and _says_how(value)}
         return _named(type(thing)), [own, getattr(thing, "transforms", None)]
     if type(thing) in (list, tuple):
         return type(thing).__name__, list(thing)
@@ -147,14 +148,24 @@ def _taken_apart(thing: Any) -> tuple[str, list[Any]]:
 def _of_module(module: nn.Module) -> list[Any]:
     """Attributes, hooks, weights, buffers and children: what the output may depend on."""
     own = {name: value for name, value in vars(module).items() if name not in NOT_THE_MODULES_OWN}
-    # who hooks in, not what they hold: an observer's counts do not change an output
+    # who hooks in, with what values, not the object they belong to: an observer's counts do not change an output
     hooks = [_hook(hook) for hooks in (module._forward_pre_hooks, module._forward_hooks) for hook in hooks.values()]
     return [own, hooks, dict(module._parameters), dict(module._buffers), dict(module._modules)]
 
 
-def _hook(hook: Any) -> str:
-    function = hook.func if isinstance(hook, partial) else hook
-    return _named(getattr(function, "__func__", function if hasattr(function, "__qualname__") else type(function)))
+def _hook(hook: Any) -> list[Any]:
+    function, given = (hook.func, [*hook.args, *hook.keywords.values()]) if isinstance(hook, partial) else (hook, [])
+    function = getattr(function, "__func__", function)
+    if not isinstance(function, FunctionType):
+        return [_named(function if hasattr(function, "__qualname__") else type(function))]
+    around = [value for cell in function.__closure__ or () for value in _held(cell)]
+    values = [value for value in (*given, *around, *(function.__defaults__ or ())) if type(value) in PLAIN or isinstance(value, Tensor)]
+    return [_named(function), _code(function.__code__), values]
+
+
+def _says_how(value: Any) -> bool:
+    """Whether an attribute of a data set may say how its pictures are loaded, rather than which there are."""
+    return type(value) in (bool, int, float, str) or isinstance(value, Enum) or callable(value)
 
 
 def _of_object(thing: Any) -> list[Any]:

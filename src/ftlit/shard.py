@@ -76,9 +76,9 @@ def _bytes(tensor: Tensor) -> memoryview:
     return tensor.contiguous().view(-1).view(torch.uint8).numpy().data
 
 
-def write_shard(folder: Path, images: Digests, parts: Sequence[Tensor]) -> None:
+def write_shard(folder: Path, images: Digests, parts: Sequence[Tensor]) -> Path:
     """Write rows of the images with these digests: beside, then renamed. In the format of safetensors, whose own writer takes all of it
-    in memory, twice.
+    in memory, twice. Returns the file, which is named by the digests.
 
     Args:
         folder: where to.
@@ -104,6 +104,7 @@ def write_shard(folder: Path, images: Digests, parts: Sequence[Tensor]) -> None:
             file.seek(8 + text.index(UNKNOWN.encode()))
             file.write(hasher.hexdigest().encode())
         os.replace(beside, path)
+        return path
     except OSError as error:
         beside.unlink(missing_ok=True)
         if error.errno in FULL:

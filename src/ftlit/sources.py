@@ -4,15 +4,23 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 from ftlit.backbone import Backbone
+from ftlit.errors import UserError
+from ftlit.patterns import covers
+from ftlit.schedule import Schedule
 from ftlit.shard import size_in_words
+from ftlit.trainable import trained
 
 # Of a middling machine each, for "does reading beat computing": a disk, what an image costs before it is a tensor, a processor.
 READ_BYTES = 1e9  # a second
 LOAD_SECONDS = 5e-4  # an image, decoded and resized by several workers
 FLOPS = {"cpu": 1e11}  # a second
 FLOPS_ELSEWHERE = 2e13
+DRAWS = (_NormBase, _DropoutNd, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)  # or counts, in training mode
 
 
 @dataclass(frozen=True)
@@ -38,25 +46,25 @@ class Source:
     why: str
 
 
-def frozen_prefix(backbone: Backbone, trained: Collection[str]) -> str | None:
-    """The highest cut below which no layer is among `trained`; `None` where the lowest layer is."""
+def frozen_prefix(backbone: Backbone, layers: Collection[str]) -> str | None:
+    """The highest cut below which no layer is among `layers`, which train; `None` where the lowest layer is."""
     below = None
     for layer in backbone.cuts:
-        if layer in trained:
+        if layer in layers:
             break
         below = layer
     return below
 
 
-def form_of(backbone: Backbone, trained: Collection[str], *, pooled: bool) -> Form | None:
-    """The codes that a stage in which the layers `trained` train can go on from; `None` where the lowest layer trains.
+def form_of(backbone: Backbone, layers: Collection[str], *, pooled: bool) -> Form | None:
+    """The codes that a stage in which these layers train can go on from; `None` where the lowest layer trains.
 
     Args:
         backbone: whose layers they are.
-        trained: their names.
+        layers: their names.
         pooled: whether the head takes pooled vectors; then the codes at the last cut are stored as such.
     """
-    cut = frozen_prefix(backbone, trained)
+    cut = frozen_prefix(backbone, layers)
     return None if cut is None else Form(cut, pooled and cut == backbone.cuts[-1])
 
 
@@ -97,3 +105,29 @@ def plan_codes(
         else:
             chosen[form] = Source(form, size, f"codes {told}")
     return [chosen[form] for form in forms]
+
+
+def the_backbone(module: nn.Module) -> tuple[str, Backbone]:
+    """Prefix of its parameters' names, and the backbone. Raises `UserError` where there is none, or more than one."""
+    found = [(f"{name}." if name else "", part) for name, part in module.named_modules() if isinstance(part, Backbone)]
+    if len(found) != 1:
+        raise UserError(f"{type(module).__name__} holds {len(found)} backbones: codes are stored for one, give images instead")
+    return found[0]
+
+
+def trained_layers(module: nn.Module, schedule: Schedule | None) -> list[set[str]]:
+    """For each stage the layers of the backbone that train; without a schedule those that do now, or are in training mode."""
+    prefix, backbone = the_backbone(module)
+    if schedule is None:
+        return [{name for name, layer in backbone.items() if any(p.requires_grad for p in layer.parameters()) or _moves(layer)}]
+    stages = [trained(module, stage.train, stage.batchnorm or "live") for stage in schedule.stages]
+    return [{layer for layer in backbone.cuts if any(covers(prefix + layer, name) for name in names)} for names in stages]
+
+
+def _moves(layer: nn.Module) -> bool:
+    """Whether it may give other codes each time: norms, dropout, or what is not known, in training mode."""
+    return any(
+        part.training
+        and (isinstance(part, DRAWS) or bool(getattr(part, "dropout", 0)) or not type(part).__module__.startswith("torch.nn."))
+        for part in layer.modules()
+    )

@@ -85,7 +85,7 @@ class Store:
         """Remove a column, unless a process is writing to it. A process that reads it goes on: what it has mapped stays until it ends."""
         try:
             with self._lock(key).acquire(timeout=0):
-                shutil.rmtree(self.folder / key, ignore_errors=True)
+                shutil.rmtree(self.folder / key)
             return True
         except Timeout:
             return False

@@ -8,10 +8,8 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.data import DataLoader
 
 from ftlit.backbone import Backbone, CodesAt
@@ -25,12 +23,11 @@ from ftlit.lit.clock import steps_per_epoch
 from ftlit.lit.extracting import EVALUATION, VALIDATION, Extraction, View
 from ftlit.lit.images import ImageData
 from ftlit.lit.staging import StagedFinetuning
-from ftlit.patterns import covers
 from ftlit.schedule import Schedule
-from ftlit.sources import Form, Source, form_of, plan_codes
+from ftlit.sources import Form, Source, form_of, plan_codes, the_backbone, trained_layers
 from ftlit.store import Store
-from ftlit.trainable import trained
 
+SHARDED = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)  # no process holds the weights
 TRUE = {"64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.float16}  # precision -> dtype of the weights
 
 
@@ -84,7 +81,7 @@ class CodesData(LightningDataModule):
         self.store.check()
         self.pooled, self.dtype, self.max_gb, self.views = pooled, dtype, max_gb, views if self.augments else 1
         self.class_names, self.num_classes, self.multilabel = data.class_names, data.num_classes, data.multilabel
-        self.counts, self.notes, self.batch_size = data.counts, [*data.notes, *[alike] * (views > 1 and not self.augments)], data.batch_size
+        self.counts, self.notes = data.counts, [*data.notes, *[alike] * (views > 1 and not self.augments)]
         self._extraction = Extraction(data, self.store, dtype=dtype, seed=seed)
         self._sources: list[Source] = []
 
@@ -109,6 +106,19 @@ class CodesData(LightningDataModule):
         """The same of the test split."""
         return ByStage(self, "test")
 
+    @property
+    def batch_size(self) -> int:
+        """Images in a batch of one process."""
+        return self.images.batch_size
+
+    @batch_size.setter
+    def batch_size(self, size: int) -> None:
+        self.images.batch_size = size
+
+    def teardown(self, stage: str) -> None:
+        """Hand it on."""
+        self.images.teardown(stage)
+
     def state_dict(self) -> dict[str, int]:
         """How far training is; Lightning keeps it in a checkpoint."""
         return self.images.state_dict()
@@ -122,7 +132,7 @@ class CodesData(LightningDataModule):
         layers = trained_layers(module, schedule)
         if self.images.mix != "none":
             return [Source(None, 0, f"images: data.mix={self.images.mix} mixes them")] * len(layers)
-        if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
+        if isinstance(trainer.strategy, SHARDED):
             return [Source(None, 0, "images: the strategy shards the weights")] * len(layers)
         backbone, sizes = the_backbone(module)[1], {split: len(self.images.collection.splits[split]) for split in SPLITS}
         forms = [form_of(backbone, names, pooled=self.pooled) for names in layers]
@@ -208,7 +218,7 @@ class CodesData(LightningDataModule):
             self._extraction.rows(self.running, self.backbone, wanted, self._stage)
 
     def _form_in_fit(self, split: Split) -> Form | None:
-        """What the stage in force reads; of the training batches, what all stages that begin within this epoch can go on from."""
+        """What the stage in force reads; of the training batches, what all stages of this epoch can go on from."""
         staging, trainer = self._staging, self.running
         if staging is None:  # somebody else may have unfrozen something since
             self._sources = self.plan(trainer.lightning_module, None, trainer)
@@ -217,6 +227,8 @@ class CodesData(LightningDataModule):
         if split == "train":
             done = trainer.fit_loop.epoch_loop.batch_progress.current.completed // trainer.accumulate_grad_batches
             end = trainer.global_step - done + steps_per_epoch(trainer)
+            begin = end - steps_per_epoch(trainer)
+            stages |= {*range(staging.schedule.stage_at(trainer.current_epoch, begin, staging.judge.decided), staging.index)}
             later = list(enumerate(staging.schedule.stages))[staging.index + 1 :]
             stages |= {place for place, stage in later if stage.step is not None and stage.step < end}
         forms = [self._sources[place].form for place in stages]
@@ -271,26 +283,3 @@ class ByStage:
 def images_only(data: Any, *, pooled: bool = False) -> Any:
     """Every stage trains on images. An option of the group `cache`."""
     return data
-
-
-def _moves(layer: nn.Module) -> bool:
-    """Whether it may give other codes each time: norms, dropout, or what is not known, in training mode."""
-    known = (_NormBase, _DropoutNd)
-    return any(part.training and (isinstance(part, known) or not type(part).__module__.startswith("torch.nn.")) for part in layer.modules())
-
-
-def the_backbone(module: nn.Module) -> tuple[str, Backbone]:
-    """Prefix of its parameters' names, and the backbone. Raises `UserError` where there is none, or more than one."""
-    found = [(f"{name}." if name else "", part) for name, part in module.named_modules() if isinstance(part, Backbone)]
-    if len(found) != 1:
-        raise UserError(f"{type(module).__name__} holds {len(found)} backbones: codes are stored for one, give images instead")
-    return found[0]
-
-
-def trained_layers(module: nn.Module, schedule: Schedule | None) -> list[set[str]]:
-    """For each stage the layers of the backbone that train; without a schedule those that do now, or are in training mode."""
-    prefix, backbone = the_backbone(module)
-    if schedule is None:
-        return [{name for name, layer in backbone.items() if any(p.requires_grad for p in layer.parameters()) or _moves(layer)}]
-    stages = [trained(module, stage.train, stage.batchnorm or "live") for stage in schedule.stages]
-    return [{layer for layer in backbone.cuts if any(covers(prefix + layer, name) for name in names)} for names in stages]

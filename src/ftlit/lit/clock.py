@@ -9,6 +9,8 @@ from ftlit.errors import UserError
 
 def steps_per_epoch(trainer: Trainer) -> int:
     """Optimizer steps in an epoch. Raises `UserError` where the training loader has no length and no limit."""
+    if trainer.num_training_batches == inf:
+        trainer.fit_loop.setup_data()  # with max_steps alone nobody has asked for the loader yet
     batches = trainer.num_training_batches
     if batches == inf:
         raise UserError("the training loader has no length: set trainer.limit_train_batches to a whole number of batches")

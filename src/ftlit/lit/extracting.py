@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from lightning.pytorch import Trainer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ftlit.backbone import Backbone
@@ -16,6 +16,7 @@ from ftlit.codes import Views, fill
 from ftlit.column import Column, Kind, Rows
 from ftlit.dataset import Split
 from ftlit.digests import Memory, digests_of
+from ftlit.errors import UserError
 from ftlit.fingerprint import fingerprint
 from ftlit.kinds import kinds_of, stored_dtype
 from ftlit.lit.images import ImageData
@@ -48,13 +49,13 @@ class Extraction:
 
     def __init__(self, data: ImageData, store: Store, *, dtype: str | None, seed: int) -> None:
         self.data, self.store, self.dtype, self.seed = data, store, dtype, seed
-        self._digests: dict[Split, Digests] = {}
         self._columns: dict[str, Column] = {}  # by key: one for all splits, so that no shard is checked twice
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew, with weights that may be others."""
-        self._kinds: dict[tuple[int | None, View, Form], Kind] = {}  # by stage, view and form
+        """Begin anew, with weights and files that may be others."""
+        self._digests: dict[Split, Digests] = {}
+        self._kinds: dict[tuple[View, Form], tuple[object, Kind]] = {}  # with what they rest on
         self._rows: dict[tuple[Split, str], Rows] = {}  # by split and key
         self._known: dict[Form, str] = {}  # key of the evaluation view
 
@@ -67,7 +68,8 @@ class Extraction:
             trainer: whose processes share the work.
             backbone: as it is now.
             wanted: the forms of each.
-            stage: in which frozen weights do not change, so that they are looked at once; `None`: they may have.
+            stage: in force; in another one weights may be others. Within one they are hashed again only where a tensor was replaced or
+                changed in place (by `Tensor._version`). `None`: they are hashed each time.
         """
         kinds = {view: self._kinds_in(trainer, backbone, view, forms, stage) for view, forms in wanted.items()}
         new = {view: own for view, own in kinds.items() if any((view[0], kind.key) not in self._rows for kind in own.values())}
@@ -107,10 +109,11 @@ class Extraction:
         return self.data.transforms["val" if number == EVALUATION else "train"]
 
     def _kinds_in(self, trainer: Trainer, backbone: Backbone, view: View, forms: Sequence[Form], stage: int | None) -> dict[Form, Kind]:
-        if stage is None or any((stage, view, form) not in self._kinds for form in forms):
+        rests_on = {form: (stage, *_tensors(backbone.upto(form.cut))) for form in forms}
+        if stage is None or any((view, form) not in self._kinds or self._kinds[view, form][0] != rests_on[form] for form in forms):
             now = self._kinds_now(trainer, backbone, view, forms)
-            self._kinds |= {(stage, view, form): kind for form, kind in now.items()}
-        return {form: self._kinds[stage, view, form] for form in forms}
+            self._kinds |= {(view, form): (rests_on[form], kind) for form, kind in now.items()}
+        return {form: self._kinds[view, form][1] for form in forms}
 
     def _kinds_now(self, trainer: Trainer, backbone: Backbone, view: View, forms: Sequence[Form]) -> dict[Form, Kind]:
         """What the store keeps for a view, with the weights as they are."""
@@ -125,6 +128,12 @@ class Extraction:
                 dtype=stored_dtype(self.dtype, next(backbone.parameters(), torch.empty(0)).dtype),
                 about={"view": f"augmented {number}" if number else "evaluation", "input": f"{size}x{size}"},
             )
+
+
+def _tensors(module: nn.Module) -> Iterator[object]:
+    """What tells a tensor that nobody has touched since."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        yield tensor.data_ptr(), None if tensor.is_inference() else tensor._version
 
 
 @dataclass(frozen=True)
@@ -150,23 +159,23 @@ def _extract(store: Store, backbone: Backbone, wanted: Sequence[Wanted], trainer
         UserError: the disk has less room than the codes need, before anything is computed.
     """
     columns = list({column.folder: column for one in wanted for column in one.columns.values()}.values())
-    first, barrier, started = trainer.is_global_zero, trainer.strategy.barrier, time.perf_counter()
+    first, started = trainer.is_global_zero, time.perf_counter()
     with _locked(store, columns, trainer):
         _look(columns, trainer, check=True)
         lacking = [one.lacking() for one in wanted]
         images, needed = sum(len(places) for places, _ in lacking), sum(size for _, size in lacking)
-        if needed > shutil.disk_usage(store.folder).free:
-            raise no_room(store.folder, needed)
-        with progress_of_codes(images, _cuts(wanted), shown=first, processes=trainer.world_size) as advance:
+        with _together(trainer):
+            if needed > shutil.disk_usage(store.folder).free:
+                raise no_room(store.folder, needed)
+        with _together(trainer), progress_of_codes(images, _cuts(wanted), shown=first, processes=trainer.world_size) as advance:
             for one, (places, _) in zip(wanted, lacking, strict=True):
                 _compute(backbone, one, places, trainer, num_workers, advance)
-        barrier("codes: written")
         _look(columns, trainer, check=False)
-        for one in wanted:
-            places, _ = one.lacking()  # another machine's, whose disk is not this one's
-            _compute(backbone, one, places, trainer, num_workers, None)
-            for column in one.columns.values() if places else ():
-                column.look(check=False)
+        with _together(trainer):
+            for one in wanted if trainer.local_rank == 0 else ():  # what another machine computed, whose disk is not this one's
+                _compute(backbone, one, one.lacking()[0], trainer, num_workers, None)
+        for column in columns if trainer.num_nodes > 1 else ():
+            column.look(check=False)
     if first:
         sizes = {one.view[0]: len(one.images.digests) for one in wanted}
         views = sum(number != EVALUATION for _, number in (one.view for one in wanted))
@@ -189,6 +198,20 @@ def _look(columns: Sequence[Column], trainer: Trainer, *, check: bool) -> None:
             if turn and not check:
                 column.merge()
         trainer.strategy.barrier("codes: looked")
+
+
+@contextmanager
+def _together(trainer: Trainer) -> Iterator[None]:
+    """An error of one process ends all of them, where the others would wait for it; without one they go on when the last is done."""
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as raised:
+        error = raised
+    if not trainer.strategy.reduce_boolean_decision(error is None, all=True):
+        said = [trainer.strategy.broadcast(error and str(error), src=rank) for rank in range(trainer.world_size)]
+        rank, text = next((rank, text) for rank, text in enumerate(said) if text is not None)
+        raise error or UserError(f"process {rank}: {text}")
 
 
 @contextmanager

@@ -81,6 +81,8 @@ class ImageData(LightningDataModule):
 
     def order(self, split: Split) -> TrainOrder | EvalOrder:
         """Which images come in which batch of this process; that of train begins where training goes on."""
+        if getattr(self.trainer, "overfit_batches", 0):
+            raise UserError("overfit_batches puts an order of Lightning's own in place: take limit_train_batches and data.augment=none")
         images = self.collection.splits[split]
         if split != "train":
             return EvalOrder(images, self.batch_size, **self._place())
@@ -111,6 +113,11 @@ class ImageData(LightningDataModule):
         """Go on from there: the batches that the epoch has seen are left out."""
         if state_dict:
             self._begin = state_dict["epoch"], state_dict["batch"]
+
+    def teardown(self, stage: str) -> None:
+        """What a checkpoint said holds for one fit."""
+        if stage == "fit":
+            self._begin = (0, 0)
 
     def _place(self) -> dict[str, int]:
         """How many processes share the images, and which of them this is."""
