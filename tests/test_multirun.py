@@ -116,10 +116,10 @@ def running(word):
                 yield path
 
 
-def test_resume_without_a_checkpoint_is_a_mistake(tmp_path):
+def test_resume_where_no_run_began_is_a_mistake(tmp_path):
     result = subprocess.run([sys.executable, *TRAIN, "resume=true"], cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert result.returncode == 2 and result.stderr.count("\n") == 1
-    assert f"{tmp_path}/runs/" in result.stderr and "/checkpoints/last.ckpt: give hydra.run.dir=" in result.stderr
+    assert f"{tmp_path}/runs/" in result.stderr and "holds no run: give hydra.run.dir=" in result.stderr
 
 
 def test_what_a_job_sets_for_its_process_is_undone():

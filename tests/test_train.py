@@ -4,6 +4,7 @@ import csv
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -150,6 +151,15 @@ def test_a_run_is_not_overwritten(tmp_path):
     again = train(tmp_path, "hydra.run.dir=run", *FAST)
     assert again.returncode == 2 and "run holds a run already: give resume=true" in again.stderr
     assert (tmp_path / "run/checkpoints/last.ckpt").read_bytes() == kept
+
+
+def test_a_run_that_ended_before_its_first_step_begins_again_by_its_resume_line(tmp_path):
+    arguments = [*FAST, f"hydra.run.dir={tmp_path}"]
+    assert train(tmp_path, *arguments).returncode == 0
+    shutil.rmtree(tmp_path / "checkpoints")
+    other = train(tmp_path, *arguments, "resume=true", "seed=5")
+    assert other.returncode == 2 and "seed was 0, now 5" in other.stderr
+    assert train(tmp_path, *arguments, "resume=true").returncode == 0
 
 
 def test_a_run_that_is_still_going_on_is_not_resumed_beside_itself(tmp_path):
