@@ -18,13 +18,14 @@ trainable
 schedule
 doctor
 splitting order
-listing published zoo.parts
+listing published zoo.parts solve
 fingerprint shard
 column
 store
 digests sources
 kinds
 codes cache
+probe
 zoo.transformers zoo.glyph zoo.weights
 zoo.families zoo.fitting
 zoo.load

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ftlit.lit.resuming import MetricsFile as MetricsFile
     from ftlit.lit.seeding import SeedEachStep as SeedEachStep
     from ftlit.lit.staging import StagedFinetuning as StagedFinetuning
+    from ftlit.probe import Probe as Probe
+    from ftlit.probe import fit_probe as fit_probe
     from ftlit.rates import Rates as Rates
     from ftlit.rewrite import affine_to_batchnorm as affine_to_batchnorm
     from ftlit.rewrite import batchnorm_to_affine as batchnorm_to_affine
@@ -41,6 +43,7 @@ _MODULES = {
     "InputSpec": "transform",
     "LastCheckpoint": "lit.resuming",
     "MetricsFile": "lit.resuming",
+    "Probe": "probe",
     "Rates": "rates",
     "Schedule": "schedule",
     "SeedEachStep": "lit.seeding",
@@ -52,6 +55,7 @@ _MODULES = {
     "batchnorm_to_affine": "rewrite",
     "build_optimizer": "grouping",
     "extract_codes": "codes",
+    "fit_probe": "probe",
     "load_backbone": "zoo",
     "param_groups": "grouping",
     "set_trainable": "trainable",

@@ -1,0 +1,230 @@
+"""A linear probe: how well the codes at a cut tell the classes apart, by a classifier that is solved rather than trained."""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ftlit.codes import Codes
+from ftlit.errors import UserError, unknown
+from ftlit.head import LinearHead
+from ftlit.seeding import derived_seed
+from ftlit.shard import size_in_words
+from ftlit.solve import KINDS, Kind, Path, solve
+
+STRENGTHS = tuple(10 ** (-exponent / 4) for exponent in range(21))  # 1 to 1e-5
+FOLDS = 5
+COPIES = 4  # of the codes that solving holds at a time
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear classifier of codes (N, C); standardisation is folded in.
+
+    Args:
+        weight: (K, C), K classes.
+        bias: (K,)
+        kind: of the loss that it minimises, see `ftlit.solve.solve`.
+        strength: of the penalty, on standardised codes.
+        objective: mean loss and penalty at the solution.
+        left: what it may still fall by, relative to it; see `ftlit.solve.Path`.
+        converged: whether that is within the tolerance.
+        cut: that the codes are of, where that is known.
+        scores: strength -> mean accuracy on held-out codes, where the strength was chosen so.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    kind: Kind
+    strength: float
+    objective: float
+    left: float
+    converged: bool
+    cut: str | None
+    scores: dict[float, float]
+
+    def logits(self, codes: Tensor) -> Tensor:
+        """Codes (N, C) -> (N, K), as the head gives them."""
+        return codes.to(self.weight) @ self.weight.T + self.bias
+
+    def predict(self, codes: Tensor) -> Tensor:
+        """Codes (N, C) -> class numbers (N,)."""
+        return self.logits(codes).argmax(dim=1)
+
+    def accuracy(self, codes: Codes | Tensor, targets: Tensor | None = None) -> float:
+        """The share of codes whose class it tells; targets (N,) are those of the codes where nothing else is given."""
+        vectors, labels = _vectors(codes, targets, self.cut)
+        return float((self.predict(vectors).cpu() == labels.cpu()).double().mean())
+
+    def as_head(self) -> LinearHead:
+        """A head, float32, that gives the same logits inside a network."""
+        head = LinearHead(self.weight.shape[1], len(self.bias))
+        with torch.no_grad():
+            head.weight.copy_(self.weight)
+            head.bias.copy_(self.bias)
+        return head
+
+
+def fit_probe(
+    codes: Codes | Tensor,
+    targets: Tensor | None = None,
+    *,
+    cut: str | None = None,
+    kind: Kind = "softmax",
+    strength: float | Sequence[float] = STRENGTHS,
+    num_classes: int | None = None,
+    valid: tuple[Tensor, Tensor] | Codes | None = None,
+    seed: int = 0,
+) -> Probe:
+    """Solve a linear classifier of codes, standardised by their own mean and deviation (constant columns stay 0).
+
+    Of several strengths the one is taken whose accuracy on `valid` is best, the strongest of equals; without `valid`, whose mean accuracy
+    is best in stratified cross-validation of 5 folds. There the images of a class are spread over the folds; a class of fewer than 5
+    images is in as many folds as it has images, and a class of a single image is trained on in all of them and never held out. The
+    probe is then solved again on everything, `valid` too.
+
+    Args:
+        codes: vectors (N, C), or codes that are stored.
+        targets: class numbers (N,); those of the stored codes where nothing else is given.
+        cut: which of the stored codes.
+        kind: `softmax` (logistic regression), `svm` (squared hinge, one class against the rest), `ridge`.
+        strength: of the L2 penalty on the weights, above 0: mean loss + strength / 2 * |weight|^2; scikit-learn's C is 1 / (N strength).
+        num_classes: how many there are; `None`: one more than the largest number.
+        valid: codes and targets to choose by.
+        seed: of the folds.
+
+    Raises:
+        UserError: no such cut or kind, a strength that is not above 0, codes that are no vectors of numbers or do not fit into memory,
+            targets that are no class numbers or leave a class without an image, fewer than two classes.
+    """
+    if kind not in KINDS:
+        raise unknown("kind of probe", kind, KINDS)
+    strengths = [float(strength)] if isinstance(strength, int | float) else sorted(map(float, strength), reverse=True)
+    if not strengths or not all(0 < value < float("inf") for value in strengths):
+        raise UserError(f"probe with strength {strength}: give numbers above 0")
+    vectors, labels = _vectors(codes, targets, cut)
+    classes = _check(vectors, labels, num_classes)
+    scores: dict[float, float] = {}
+    if len(strengths) > 1:
+        held_out = None
+        if valid is not None:
+            held_out = _vectors(*valid, cut) if isinstance(valid, tuple) else _vectors(valid, None, cut)
+            _check(*held_out, classes, every_class=False)
+        found = _scores(vectors, labels, classes, strengths, kind, held_out, seed)
+        scores = dict(zip(strengths, found, strict=True))
+        if held_out is not None:
+            vectors, labels = torch.cat([vectors, held_out[0]]), torch.cat([labels, held_out[1]])
+    best = max(strengths, key=lambda value: scores.get(value, 0.0))  # the first, so the strongest, of equals
+    mean, scale = _scales(vectors)
+    path = solve((vectors - mean) / scale, labels, classes, [best], kind)
+    weight, bias = _folded(path, mean, scale)
+    where = cut if cut is not None or not isinstance(codes, Codes) else codes.cuts[0]
+    return Probe(weight[0], bias[0], kind, best, float(path.objective[0]), float(path.left[0]), bool(path.converged[0]), where, scores)
+
+
+def folds_of(labels: Tensor, folds: int, seed: int) -> Tensor:
+    """The fold (N,) in which each sample is held out, 0 .. folds - 1, each class spread evenly; -1: the only one of its class, in none."""
+    draw = torch.Generator().manual_seed(derived_seed(seed, folds))
+    found, begin = torch.full(labels.shape, -1), 0
+    for label in range(int(labels.max()) + 1):
+        places = torch.nonzero(labels.cpu() == label)[:, 0]
+        if len(places) > 1:
+            shuffled = places[torch.randperm(len(places), generator=draw)]
+            found[shuffled] = (begin + torch.arange(len(places))) % folds
+            begin += len(places)  # small classes do not all begin in the first fold
+    return found
+
+
+def _scores(
+    vectors: Tensor,
+    labels: Tensor,
+    classes: int,
+    strengths: Sequence[float],
+    kind: Kind,
+    held_out: tuple[Tensor, Tensor] | None,
+    seed: int,
+) -> list[float]:
+    """The accuracy of each strength on held-out codes."""
+    if held_out is not None:
+        return (_correct(vectors, labels, classes, strengths, kind, *held_out).double().mean(dim=1)).tolist()
+    fold = folds_of(labels, FOLDS, seed).to(labels.device)
+    used = [number for number in range(FOLDS) if bool((fold == number).any())]
+    if not used:
+        raise UserError("no class has two images: there is nothing to choose a strength by; give one strength")
+    right = torch.cat(
+        [_correct(vectors[fold != i], labels[fold != i], classes, strengths, kind, vectors[fold == i], labels[fold == i]) for i in used],
+        dim=1,
+    )
+    return right.double().mean(dim=1).tolist()
+
+
+def _correct(
+    vectors: Tensor, labels: Tensor, classes: int, strengths: Sequence[float], kind: Kind, others: Tensor, other_labels: Tensor
+) -> Tensor:
+    """(S, M) bool: whether each strength tells the class of each of M other samples."""
+    mean, scale = _scales(vectors)
+    weight, bias = _folded(solve((vectors - mean) / scale, labels, classes, strengths, kind), mean, scale)
+    return torch.stack([(others @ w.T + b).argmax(dim=1) == other_labels for w, b in zip(weight, bias, strict=True)])
+
+
+def _scales(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each column, (C,); 1 for a constant column."""
+    deviation, mean = torch.std_mean(vectors.double(), dim=0, correction=0)
+    constant = deviation <= 10 * torch.finfo(vectors.dtype).eps * mean.abs()
+    return mean.to(vectors.dtype), torch.where(constant, 1.0, deviation).to(vectors.dtype)
+
+
+def _folded(path: Path, mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights (S, K, C) and biases (S, K) for codes that are not standardised, one output for each class."""
+    weight, bias = path.weight / scale, path.bias - (path.weight / scale) @ mean
+    if bias.shape[1] == 1:  # one output z for two classes: logits -z/2 and z/2
+        weight, bias = torch.cat([-weight, weight], dim=1) / 2, torch.cat([-bias, bias], dim=1) / 2
+    return weight, bias
+
+
+def _vectors(codes: Codes | Tensor | None, targets: Tensor | None, cut: str | None) -> tuple[Tensor, Tensor]:
+    """Vectors (N, C), at least float32, and class numbers (N,) where they are."""
+    if isinstance(codes, Codes):
+        rows = codes[cut if cut is not None else codes.cuts[0]]
+        _check_memory(len(rows), max(4, rows.dtype.itemsize) * math.prod(rows.shape))
+        targets = codes.targets if targets is None else targets
+        codes = rows.read(range(len(rows)))
+    if not isinstance(codes, Tensor) or codes.ndim != 2 or not codes.is_floating_point():
+        shape = tuple(codes.shape) if isinstance(codes, Tensor) else type(codes).__name__
+        raise UserError(f"a probe takes vectors (N, C) of floats, and these codes are {shape}: pool them")
+    if not isinstance(targets, Tensor) or targets.shape != codes.shape[:1] or targets.is_floating_point():
+        given = tuple(targets.shape) if isinstance(targets, Tensor) else "missing"
+        raise UserError(f"a probe takes a class number for each of {len(codes)} codes, and the targets are {given}")
+    return codes if codes.dtype == torch.float64 else codes.float(), targets.to(codes.device, torch.int64)
+
+
+def _check(vectors: Tensor, labels: Tensor, num_classes: int | None, *, every_class: bool = True) -> int:
+    """The number of classes. Raises `UserError` for what cannot be solved."""
+    if not len(labels):
+        raise UserError("there are no codes: a probe needs some of each class")
+    if not bool(vectors.isfinite().all()):
+        bad = int((~vectors.isfinite()).any(dim=1).nonzero()[0])
+        raise UserError(f"codes hold NaN or infinity, first in row {bad}: look at that image, or at the dtype of the codes")
+    least, most = int(labels.min()), int(labels.max())
+    classes = most + 1 if num_classes is None else num_classes
+    if least < 0 or most >= classes:
+        raise UserError(f"targets from {least} to {most}: class numbers go from 0 to {classes - 1}")
+    if classes < 2:
+        raise UserError("all targets are 0: a probe tells at least two classes apart")
+    present = torch.bincount(labels, minlength=classes)
+    if every_class and not bool(present.all()):
+        lacking = present.eq(0).nonzero()[:, 0].tolist()
+        raise UserError(f"{len(labels)} codes of {classes} classes, and class {lacking[0]} has none: give each class one, or leave it out")
+    return classes
+
+
+def _check_memory(rows: int, row_bytes: int) -> None:
+    needed, held = COPIES * rows * row_bytes, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > held:
+        raise UserError(
+            f"solving on {rows:,} codes needs {size_in_words(needed)} of memory, this machine has {size_in_words(held)}: take fewer "
+            "images (data.per_class), a cut with shorter codes, or pooled ones"
+        )

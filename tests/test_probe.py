@@ -1,0 +1,120 @@
+"""Probes: standardised, chosen without looking at what is reported, the same in the network; bad input in one line."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from ftlit import UserError, extract_codes, fit_probe, load_backbone
+from ftlit.probe import FOLDS, folds_of
+from ftlit.solve import KINDS
+
+DIGITS = load_digits()
+CODES, LABELS = torch.from_numpy(DIGITS.data), torch.from_numpy(DIGITS.target)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("classes", [2, 10])
+def test_the_head_gives_the_probes_logits_and_they_are_those_of_the_raw_codes(kind, classes):
+    chosen = LABELS < classes
+    codes, labels = CODES[chosen][:200], LABELS[chosen][:200]
+    probe = fit_probe(codes, labels, kind=kind, strength=1e-2)
+    assert probe.converged and probe.weight.shape == (classes, 64)
+    head = probe.as_head()
+    assert torch.allclose(head(codes.float()).double(), probe.logits(codes), atol=1e-4)
+    assert head(codes.float()).argmax(dim=1).equal(probe.predict(codes)) and probe.accuracy(codes, labels) > 0.98
+    constant = codes.std(dim=0) == 0
+    assert constant.any() and float(probe.weight[:, constant].abs().max()) < 1e-9
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+def test_its_likelihoods_are_those_of_scikit_learn_on_standardised_codes(classes):
+    chosen = LABELS < classes
+    codes, labels = CODES[chosen][:300], LABELS[chosen][:300]
+    theirs = make_pipeline(StandardScaler(), LogisticRegression(C=1 / (len(labels) * 1e-2), tol=1e-10, max_iter=10_000)).fit(codes, labels)
+    ours = fit_probe(codes, labels, strength=1e-2).logits(codes).softmax(dim=1)
+    assert np.abs(theirs.predict_proba(codes) - ours.numpy()).max() < 1e-3
+
+
+def test_of_several_strengths_the_strongest_of_the_best_on_valid_is_taken_and_solved_on_everything():
+    train, valid = (CODES[:100], LABELS[:100]), (CODES[100:200], LABELS[100:200])
+    strengths = [10.0, 1e-1, 1e-2, 1e-3]
+    probe = fit_probe(*train, strength=strengths, valid=valid)
+    alone = {strength: fit_probe(*train, strength=strength).accuracy(*valid) for strength in strengths}
+    assert probe.scores == pytest.approx(alone) and probe.strength == max(strengths, key=lambda s: (alone[s], s))
+    both = fit_probe(torch.cat([train[0], valid[0]]), torch.cat([train[1], valid[1]]), strength=probe.strength)
+    assert torch.allclose(probe.weight, both.weight, atol=1e-5)
+
+
+def test_without_valid_cross_validation_chooses_and_the_seed_draws_its_folds():
+    first, again, other = (fit_probe(CODES[:150], LABELS[:150], strength=[1.0, 1e-2, 1e-4], seed=seed) for seed in (0, 0, 1))
+    assert first.scores == again.scores != other.scores and first.strength in first.scores
+    fold = folds_of(LABELS[:150], FOLDS, 0)
+    right = 0
+    for i in range(FOLDS):
+        kept = fold != i
+        probe = fit_probe(CODES[:150][kept], LABELS[:150][kept], strength=1e-2)
+        right += int((probe.predict(CODES[:150][~kept]) == LABELS[:150][~kept]).sum())
+    assert first.scores[1e-2] == pytest.approx(right / 150)
+
+
+@pytest.mark.parametrize("counts", [[20, 20], [7, 3, 1], [5, 1, 2, 12], [1, 1, 2]])
+def test_each_class_is_spread_over_the_folds_and_none_loses_all_its_images(counts):
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    fold = folds_of(labels, FOLDS, 3)
+    for label, count in enumerate(counts):
+        held = torch.bincount(fold[labels == label] + 1, minlength=FOLDS + 1)
+        if count == 1:
+            assert held.tolist() == [1] + [0] * FOLDS
+        else:
+            assert held[0] == 0 and held[1:].max() - held[1:].min() <= 1 and held[1:].max() < count
+    sizes = torch.bincount(fold[fold >= 0], minlength=FOLDS)
+    assert sizes.max() - sizes.min() <= 1
+
+
+def test_stored_codes_at_any_cut_are_probed(tmp_path):
+    backbone = load_backbone("glyph")
+    images = torch.rand(40, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(40) % 4
+    codes = extract_codes(backbone, [(images, labels)], ["layer2", "layer4"], cache=tmp_path)
+    for cut in ("layer2", "layer4"):
+        probe = fit_probe(codes, cut=cut, strength=1e-3)
+        assert probe.cut == cut and probe.accuracy(codes) == 1.0
+        assert torch.allclose(probe.weight, fit_probe(codes[cut].read(range(40)), labels, strength=1e-3).weight)
+    with pytest.raises(UserError, match="no cut 'layer5': did you mean"):
+        fit_probe(codes, cut="layer5")
+
+
+BAD = {
+    "all targets are 0": (CODES[:5], torch.zeros(5, dtype=torch.long), {}),
+    "3 codes of 10 classes, and class 3 has none": (CODES[:3], LABELS[:3], {"num_classes": 10}),
+    "and class 1 has none": (CODES[:4], torch.tensor([0, 2, 0, 2]), {}),
+    "NaN or infinity, first in row 1": (torch.tensor([[0.0], [float("nan")], [1.0]]), torch.tensor([0, 1, 1]), {}),
+    "targets from 0 to 9: class numbers go from 0 to 4": (CODES, LABELS, {"num_classes": 5}),
+    "targets from -1 to": (CODES[:10], LABELS[:10] - 1, {}),
+    r"vectors \(N, C\) of floats, and these codes are \(4, 3, 2, 2\)": (torch.zeros(4, 3, 2, 2), LABELS[:4], {}),
+    r"a class number for each of 4 codes, and the targets are \(3,\)": (CODES[:4], LABELS[:3], {}),
+    "the targets are missing": (CODES[:4], None, {}),
+    "no kind of probe 'svn': did you mean 'svm'": (CODES, LABELS, {"kind": "svn"}),
+    "probe with strength 0": (CODES, LABELS, {"strength": 0}),
+    "there are no codes": (CODES[:0], LABELS[:0], {}),
+    "no class has two images": (CODES[:3], LABELS[:3], {}),
+}
+
+
+@pytest.mark.parametrize("said", BAD)
+def test_bad_input_is_one_line(said):
+    codes, labels, options = BAD[said]
+    with pytest.raises(UserError, match=said) as raised:
+        fit_probe(codes, labels, **options)
+    assert "\n" not in str(raised.value)
+
+
+def test_codes_that_do_not_fit_into_memory_are_refused_with_the_figures(tmp_path, monkeypatch):
+    codes = extract_codes(load_backbone("glyph"), [(torch.rand(9, 3, 32, 32), torch.arange(9) % 3)], cache=tmp_path)
+    monkeypatch.setattr("os.sysconf", lambda name: 100)
+    with pytest.raises(UserError, match=r"solving on 9 codes needs 18\.4 kB of memory, this machine has 10 kB: take fewer images"):
+        fit_probe(codes)

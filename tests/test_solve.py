@@ -1,0 +1,126 @@
+"""Law 10: the probe reaches the optimum that scikit-learn reaches, and says so only where it did."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.svm import LinearSVC
+
+from ftlit.solve import KINDS, TOLERANCE, solve
+
+STRENGTHS = [1.0, 1e-2, 1e-4]
+NEAR = 1e-4  # of the objective
+
+
+def outputs(codes, weight, bias):
+    return codes.double() @ weight.double().T + bias.double()
+
+
+def objective(kind, codes, labels, classes, weight, bias, strength) -> float:
+    """What is minimised, written down once more."""
+    z, n = outputs(codes, weight, bias), len(labels)
+    signs = (2 * labels - 1)[:, None] if classes == 2 else 2 * torch.nn.functional.one_hot(labels, classes) - 1
+    if kind == "softmax":
+        z = torch.cat([torch.zeros_like(z), z], dim=1) if classes == 2 else z
+        loss = torch.nn.functional.cross_entropy(z, labels)
+    else:
+        loss = ((1 - signs * z).clamp(min=0) if kind == "svm" else (signs - z) / 2**0.5).square().sum() / n
+    return float(loss + strength / 2 * weight.double().square().sum())
+
+
+def theirs(kind, codes, labels, classes, strength):
+    """scikit-learn's weights and biases. liblinear's intercept is part of the penalised weights: as a large feature it hardly is."""
+    c, x = 1 / (len(labels) * strength), codes.double().numpy()
+    if kind == "softmax":
+        found = LogisticRegression(C=c, tol=1e-9, max_iter=20_000).fit(x, labels)
+    elif kind == "svm":
+        found = LinearSVC(C=c, loss="squared_hinge", dual=False, tol=1e-10, max_iter=200_000, intercept_scaling=1e3).fit(x, labels)
+    else:
+        signs = (2 * labels - 1)[:, None] if classes == 2 else 2 * torch.nn.functional.one_hot(labels, classes) - 1
+        found = Ridge(alpha=len(labels) * strength).fit(x, signs.double().numpy())
+    return torch.from_numpy(np.atleast_2d(found.coef_)), torch.from_numpy(np.atleast_1d(found.intercept_))
+
+
+def compared(kind, codes, labels, classes, near=NEAR, agree=1.0):
+    path = solve(codes, labels, classes, STRENGTHS, kind)
+    assert bool(path.converged.all()) and path.weight.dtype == codes.dtype
+    for i, strength in enumerate(STRENGTHS):
+        ours = objective(kind, codes, labels, classes, path.weight[i], path.bias[i], strength)
+        assert ours == pytest.approx(float(path.objective[i]), rel=1e-3 * near + (1e-4 if codes.dtype == torch.float32 else 1e-9), abs=1e-7)
+        weight, bias = theirs(kind, codes, labels, classes, strength)
+        their = objective(kind, codes, labels, classes, weight, bias, strength)
+        assert ours <= their * (1 + near) + 1e-9, (strength, ours, their)
+        if their <= ours * (1 + near):  # theirs is no worse: the same optimum, so the same predictions
+            mine, other = (outputs(codes, *pair) for pair in ((path.weight[i], path.bias[i]), (weight, bias)))
+            same = (mine > 0) == (other > 0) if classes == 2 else mine.argmax(1) == other.argmax(1)
+            assert float(same.double().mean()) >= agree
+
+
+def standard(codes):
+    deviation, mean = torch.std_mean(codes, dim=0, correction=0)
+    return (codes - mean) / torch.where(deviation > 0, deviation, 1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("classes", [2, 10])
+def test_on_digits_the_optimum_is_scikit_learns(kind, classes, dtype):
+    digits = load_digits(n_class=classes)
+    codes = standard(torch.from_numpy(digits.data)).to(dtype)[:600]
+    compared(kind, codes, torch.from_numpy(digits.target)[:600], classes, agree=0.995)
+
+
+@st.composite
+def problems(draw):
+    """Codes and labels: any number of classes, more features than samples and the reverse, lonely samples, constant and doubled columns."""
+    classes = draw(st.integers(2, 50))
+    samples = draw(st.integers(classes, classes + 60))
+    features = draw(st.integers(1, 80))
+    make = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
+    labels = torch.cat([torch.arange(classes), torch.randint(draw(st.integers(1, classes)), (samples - classes,), generator=make)])
+    centres = torch.randn(classes, features, generator=make, dtype=torch.float64)
+    codes = centres[labels] + draw(st.sampled_from([0.1, 1.0, 5.0])) * torch.randn(samples, features, generator=make, dtype=torch.float64)
+    if draw(st.booleans()):
+        codes[:, 0] = 3.0
+    if draw(st.booleans()):
+        codes = torch.cat([codes, codes[:, :1]], dim=1)
+    if draw(st.booleans()):
+        codes, labels = torch.cat([codes, codes]), torch.cat([labels, labels])
+    return standard(codes), labels, classes
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(problems())
+def test_on_any_problem_the_optimum_is_no_worse_than_scikit_learns(kind, problem):
+    codes, labels, classes = problem
+    compared(kind, codes, labels, classes, near=1e-5, agree=0.0)
+    compared(kind, codes.float(), labels, classes, agree=0.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_strengths_are_solved_in_any_order_and_each_as_if_alone(kind):
+    codes, labels = torch.randn(60, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 4
+    together = solve(codes, labels, 4, [1e-3, 1.0, 1e-1], kind)
+    for i, strength in enumerate([1e-3, 1.0, 1e-1]):
+        alone = solve(codes, labels, 4, [strength], kind)
+        assert float(alone.objective[0]) == pytest.approx(float(together.objective[i]), rel=1e-8)
+        assert torch.allclose(alone.weight[0], together.weight[i], atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "svm"])
+def test_what_is_left_bounds_the_distance_to_the_optimum(kind, monkeypatch):
+    codes, labels = torch.randn(80, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), torch.arange(80) % 5
+    best = float(solve(codes, labels, 5, [1e-3], kind).objective[0])
+    seen = []
+    for steps in (1, 3, 10, 30):
+        monkeypatch.setattr("ftlit.solve.MOST_STEPS", steps)
+        path = solve(codes, labels, 5, [1e-3], kind)
+        gap = float(path.objective[0]) - best
+        assert gap <= float(path.left[0] * path.objective[0]) + 1e-12
+        assert bool(path.converged[0]) == (float(path.left[0]) <= TOLERANCE[torch.float64])
+        seen.append(bool(path.converged[0]))
+    assert not seen[0]
