@@ -18,7 +18,7 @@ MEMORY = 10  # pairs that L-BFGS keeps
 MOST_STEPS = 1000
 NOTHING = 1e-12  # of the largest mean square along an axis: no more than rounding
 SMALLEST = 1e-3  # of the curvature's largest possible value: what its estimate is not allowed to fall below
-TOLERANCE = {torch.float32: 5e-5, torch.float64: 1e-8}  # of the objective: what may be left to gain
+TOLERANCE = {torch.float32: 5e-5, torch.float64: 1e-6}  # of the objective: what may be left to gain
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,106 @@
+"""The path of 20 strengths against scikit-learn fitting each strength, one table in markdown.
+
+python tests/bench/probe.py [--sizes 1000x512x10,4000x256x20,10000x512x100] [--kinds softmax,svm]
+
+Codes are made up: classes around random centres, features of very different spread, rotated, standardised; float32 on both sides, all
+cores. scikit-learn's tolerance is made finer for each strength, from its own 1e-4, until its objective is within 1e-4 of ours, and only
+the time of the last of these fits counts. The gap of a side is how far its objective lies above the better of the two, at most over the
+strengths. Each side runs once, after a warm-up: a path of scikit-learn takes minutes.
+"""
+
+import argparse
+import time
+import warnings
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.svm import LinearSVC
+from torch import Tensor
+
+from ftlit.solve import solve
+
+STRENGTHS = [10 ** (-i / 4) for i in range(20)]
+SAMPLES = 200  # of the warm-up
+NEAR = 1e-4
+TOLERANCES = [10.0**-e for e in range(4, 9)]
+
+
+def codes_of(samples: int, features: int, classes: int) -> tuple[Tensor, Tensor]:
+    """Standardised codes (N, C), float32, and labels (N,)."""
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.randint(classes, (samples,), generator=draw)
+    centres = 0.35 * torch.randn(classes, features, generator=draw)
+    spread, turned = torch.logspace(0, -2, features), torch.linalg.qr(torch.randn(features, features, generator=draw))[0]
+    codes = ((centres[labels] + torch.randn(samples, features, generator=draw)) * spread) @ turned
+    return (codes - codes.mean(dim=0)) / codes.std(dim=0), labels
+
+
+def theirs(codes: Tensor, labels: Tensor, kind: str, targets: Sequence[float]) -> tuple[float, list[float]]:
+    """Seconds that scikit-learn takes to come within NEAR of these objectives, and its own."""
+    total, reached = 0.0, []
+    for strength, target in zip(STRENGTHS, targets, strict=True):
+        for tolerance in TOLERANCES:
+            how = {"C": 1 / (len(labels) * strength), "tol": tolerance, "max_iter": 100_000}
+            model = LogisticRegression(**how) if kind == "softmax" else LinearSVC(dual=False, intercept_scaling=100.0, **how)
+            seconds, _ = timed(lambda: model.fit(codes.numpy(), labels.numpy()))  # noqa: B023
+            weight, bias = torch.from_numpy(model.coef_), torch.from_numpy(model.intercept_)
+            value = objective(codes, labels, kind, weight, bias, strength)
+            if value <= target * (1 + NEAR):
+                break
+        total += seconds
+        reached.append(value)
+    return total, reached
+
+
+def objective(codes: Tensor, labels: Tensor, kind: str, weight: Tensor, bias: Tensor, strength: float) -> float:
+    """What both minimise, in float64."""
+    outputs = codes.double() @ weight.double().T + bias.double()
+    if kind == "softmax":
+        loss = torch.nn.functional.cross_entropy(outputs, labels)
+    else:
+        signs = 2 * torch.nn.functional.one_hot(labels, len(bias)) - 1
+        loss = (1 - signs * outputs).clamp(min=0).square().sum() / len(labels)
+    return float(loss + strength / 2 * weight.double().square().sum())
+
+
+def timed(work: Callable[[], object]) -> tuple[float, object]:
+    """Seconds and result."""
+    begun = time.perf_counter()
+    result = work()
+    return time.perf_counter() - begun, result
+
+
+def main() -> None:
+    """Print a row for each size and kind."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default="1000x512x10,4000x256x20,10000x512x100")
+    parser.add_argument("--kinds", default="softmax,svm")
+    given = parser.parse_args()
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    rows = []
+    for kind in given.kinds.split(","):
+        for size in given.sizes.split(","):
+            samples, features, classes = map(int, size.split("x"))
+            codes, labels = codes_of(samples, features, classes)
+            solve(codes[:SAMPLES], labels[:SAMPLES], classes, STRENGTHS[:2], kind)
+            ours, path = timed(lambda: solve(codes, labels, classes, STRENGTHS, kind))  # noqa: B023
+            print(f"{kind} {size}: ours {ours:.2f} s, converged {bool(path.converged.all())}", flush=True)
+            mine = np.array([objective(codes, labels, kind, w, b, s) for w, b, s in zip(path.weight, path.bias, STRENGTHS, strict=True)])
+            their, found = theirs(codes, labels, kind, mine)
+            other = np.array(found)
+            best = np.minimum(mine, other)
+            gaps = f"{(mine / best - 1).max():.0e}", f"{(other / best - 1).max():.0e}"
+            rows.append(
+                (kind, f"{samples:,} x {features}, {classes} classes", f"{ours:.2f} s", f"{their:.1f} s", f"{their / ours:.1f}", *gaps)
+            )
+            print(rows[-1], flush=True)
+    print("| kind | codes | ftlit | scikit-learn | ratio | gap of ftlit | of scikit-learn |\n|---|---|---|---|---|---|---|")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+
+
+if __name__ == "__main__":
+    main()
