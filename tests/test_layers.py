@@ -26,6 +26,7 @@ digests sources
 kinds
 codes cache
 probe
+probing
 zoo.transformers zoo.glyph zoo.weights
 zoo.families zoo.fitting
 zoo.load
@@ -39,7 +40,7 @@ recipes.limits
 recipes.binding recipes.mistakes recipes.command recipes.resuming
 recipes.words recipes.isolation
 recipes.finetune
-recipes.pretrain recipes.lr_find
+recipes.pretrain recipes.lr_find recipes.probe
 recipes recipes.main
 """
 ROW = {name: number for number, row in enumerate(ROWS.split("\n")) for name in row.split()}

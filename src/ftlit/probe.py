@@ -2,6 +2,7 @@
 
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,6 +46,13 @@ class Probe:
     converged: bool
     cut: str | None
     scores: dict[float, float]
+
+    @property
+    def score(self) -> float:
+        """The accuracy on held-out codes of the strength that was chosen. Raises `UserError` where there was nothing to choose."""
+        if self.strength not in self.scores:
+            raise UserError("this probe had one strength and no held-out codes: there is no score; see accuracy")
+        return self.scores[self.strength]
 
     def logits(self, codes: Tensor) -> Tensor:
         """Codes (N, C) -> (N, K), as the head gives them."""
@@ -96,6 +104,8 @@ def fit_probe(
         valid: codes and targets to choose by.
         seed: of the folds.
 
+    Warns where the solution did not converge; `Probe.converged` and `Probe.left` say so too.
+
     Raises:
         UserError: no such cut or kind, a strength that is not above 0, codes that are no vectors of numbers or do not fit into memory,
             targets that are no class numbers or leave a class without an image, fewer than two classes.
@@ -108,7 +118,7 @@ def fit_probe(
     vectors, labels = _vectors(codes, targets, cut)
     classes = _check(vectors, labels, num_classes)
     scores: dict[float, float] = {}
-    if len(strengths) > 1:
+    if len(strengths) > 1 or valid is not None:
         held_out = None
         if valid is not None:
             held_out = _vectors(*valid, cut) if isinstance(valid, tuple) else _vectors(valid, None, cut)
@@ -122,6 +132,9 @@ def fit_probe(
     path = solve((vectors - mean) / scale, labels, classes, [best], kind)
     weight, bias = _folded(path, mean, scale)
     where = cut if cut is not None or not isinstance(codes, Codes) else codes.cuts[0]
+    if not bool(path.converged[0]):
+        left = float(path.left[0])
+        warnings.warn(f"the {kind} probe of strength {best:g} did not converge: its objective may be {left:.1%} too high", stacklevel=2)
     return Probe(weight[0], bias[0], kind, best, float(path.objective[0]), float(path.left[0]), bool(path.converged[0]), where, scores)
 
 

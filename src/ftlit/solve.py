@@ -61,14 +61,15 @@ def solve(codes_NC: Tensor, labels_N: Tensor, classes: int, strengths: Sequence[
         return _ridge(basis, signs, strengths)
     loss: _Loss = _Svm(signs) if kind == "svm" else _Logistic(signs) if classes == 2 else _Softmax(labels_N)
     tolerance, finer = TOLERANCE[codes_NC.dtype], None
-    point = codes_NC.new_zeros(basis.rank + 1, signs.shape[1])  # the last row is the bias
+    guess = point = codes_NC.new_zeros(basis.rank + 1, signs.shape[1])  # the last row is the bias
     found = {}
     for i in sorted(range(len(strengths)), key=lambda i: -strengths[i]):
-        found[i] = _minimised(loss, basis, point, float(strengths[i]), tolerance)
+        found[i] = _minimised(loss, basis, guess, float(strengths[i]), tolerance)
         if codes_NC.dtype == torch.float32 and float(found[i][2]) > tolerance:  # rounding hides the way down
             finer = finer or basis.double()
             found[i] = _minimised(loss.double(), finer, found[i][0].double(), float(strengths[i]), tolerance)
-        point = found[i][0].to(codes_NC.dtype)
+        before, point = point, found[i][0].to(codes_NC.dtype)
+        guess = 2 * point - before if kind == "softmax" and len(found) > 1 else point  # along the path; a hinge bends too sharply for it
     points, values, lefts = (torch.stack(each) for each in zip(*(found[i] for i in range(len(strengths))), strict=True))
     return Path(*basis.back(points.to(codes_NC.dtype)), values, lefts, lefts <= tolerance)
 

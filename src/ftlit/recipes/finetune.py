@@ -58,7 +58,7 @@ def run(cfg: DictConfig) -> float:
 
 def build(cfg: DictConfig) -> Run:
     """Build every part. Mistakes are found here, before any training; raises `UserError`."""
-    _quiet()
+    quiet()
     bind(cfg)
     resume_from = checkpoint_of(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -157,7 +157,7 @@ def _check_head(backbone: Backbone, head: nn.Module) -> None:
         raise UserError(f"{type(head).__name__} cannot take the codes {shape} of cut {backbone.cuts[-1]!r}: {one_line(error)}") from error
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Lightning's advice on hardware and loaders is not what a person came for; errors and our own notes are."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     logging.getLogger("lightning.fabric").setLevel(logging.ERROR)

@@ -14,7 +14,7 @@ from ftlit.recipes.command import which_job
 
 WANTS_TRACEBACK = bool(os.environ.get("HYDRA_FULL_ERROR"))
 
-RECIPES = {"finetune": "ftlit.recipes.finetune", "pretrain": "ftlit.recipes.pretrain", "lr_find": "ftlit.recipes.lr_find"}
+RECIPES = {name: f"ftlit.recipes.{name}" for name in ("finetune", "pretrain", "lr_find", "probe")}
 
 
 def main() -> None:

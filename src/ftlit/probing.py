@@ -1,0 +1,106 @@
+"""Probes at every layer: how well each cut tells the classes apart, chosen on held-out images and reported once on test."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ftlit.codes import Codes
+from ftlit.errors import UserError, unknown
+from ftlit.probe import STRENGTHS, Probe, fit_probe
+from ftlit.seeding import derived_seed
+from ftlit.solve import KINDS, Kind
+
+DRAWS = 10_000  # of the bootstrap
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Probing:
+    """What is tried. An option of the group `probe`.
+
+    Args:
+        kinds: of the loss, see `ftlit.solve.solve`.
+        strengths: of the penalty, see `ftlit.probe.fit_probe`; `None`: 21 from 1 to 1e-5.
+        cuts: names of layers; `None`: all.
+        seed: of the folds of cross-validation and of the bootstrap.
+
+    Raises:
+        UserError: no kind, an unknown one, or strengths that are not above 0.
+    """
+
+    kinds: Sequence[str] = ("softmax",)
+    strengths: Sequence[float] | None = None
+    cuts: Sequence[str] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for kind in self.kinds or ("",):
+            if kind not in KINDS:
+                raise unknown("kind of probe", kind, KINDS)
+        if self.strengths is not None and not (len(self.strengths) and all(strength > 0 for strength in self.strengths)):
+            raise UserError(f"probe.strengths={list(self.strengths)}: give numbers above 0")
+
+    def at(self, codes: Codes, valid: Codes | None = None) -> list[Probe]:
+        """A probe for each cut and kind, the highest cut first; see `fit_probe`."""
+        strengths = [float(strength) for strength in self.strengths or STRENGTHS]
+        kinds: list[Kind] = [kind for kind in KINDS if kind in self.kinds]
+        return [
+            fit_probe(codes, cut=cut, kind=kind, strength=strengths, valid=valid, seed=self.seed, num_classes=None)
+            for cut in reversed(codes.cuts)
+            for kind in kinds
+        ]
+
+
+def best_of(probes: Sequence[Probe]) -> Probe:
+    """That whose accuracy on held-out codes is best; of equals the first."""
+    return max(probes, key=lambda probe: probe.score)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A share of N and where it would lie in 95 of 100 draws of N with replacement (Efron 1979): the percentiles of a bootstrap."""
+
+    share: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.share:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+
+def bootstrap(right: Tensor, seed: int) -> Interval:
+    """The interval of the mean of N truth values."""
+    n, share = len(right), float(right.double().mean())
+    draw = torch.Generator().manual_seed(derived_seed(seed, n))
+    means = torch.binomial(torch.full((DRAWS,), float(n)), torch.full((DRAWS,), share), generator=draw) / n
+    low, high = torch.quantile(means, torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2])).tolist()
+    return Interval(share, low, high)
+
+
+def write_csv(path: Path, probes: Sequence[Probe]) -> None:
+    """A row for each cut, kind and strength that was tried: held-out accuracy."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["cut", "kind", "strength", "accuracy"])
+        writer.writerows((probe.cut, probe.kind, strength, score) for probe in probes for strength, score in probe.scores.items())
+
+
+def draw(path: Path, cuts: Sequence[str], probes: Sequence[Probe], best: Probe, tested: Interval) -> None:
+    """A picture of held-out accuracy by depth, a line for each kind, with the chosen one marked, as PNG."""
+    from matplotlib.figure import Figure  # here, so that settings are read without it; no pyplot: no screen is needed
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.add_subplot(xlabel="cut, from the input to the top", ylabel="accuracy")
+    for kind in dict.fromkeys(probe.kind for probe in probes):
+        scores = {str(probe.cut): probe.score for probe in probes if probe.kind == kind}
+        axes.plot([cut for cut in cuts if cut in scores], [scores[cut] for cut in cuts if cut in scores], "o-", label=f"{kind}, held out")
+    error = [[tested.share - tested.low], [tested.high - tested.share]]
+    axes.errorbar([str(best.cut)], [tested.share], error, fmt="s", color="C3", capsize=4, label=f"test of the chosen ({best.kind}), 95 %")
+    axes.tick_params(axis="x", rotation=45 if len(cuts) > 6 else 0)
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,90 @@
+"""Probes at every layer: chosen on val alone, reported once on test, the same table from stored codes."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ftlit import UserError, extract_codes, fit_probe, load_backbone
+from ftlit.probing import Interval, Probing, best_of, bootstrap
+
+ROOT = Path(__file__).parents[1]
+
+
+def split(count: int, seed: int, folder):
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 3
+    images = torch.rand(count, 3, 32, 32, generator=draw) + 0.3 * labels[:, None, None, None]
+    return extract_codes(load_backbone("glyph"), [(images, labels)], ["layer1", "layer4"], cache=folder)
+
+
+def test_there_is_a_probe_for_each_cut_and_kind_the_highest_first_and_each_is_that_of_fit_probe(tmp_path):
+    train, valid = split(30, 0, tmp_path), split(12, 1, tmp_path)
+    probes = Probing(kinds=["svm", "softmax"], strengths=[1.0, 1e-2]).at(train, valid)
+    assert [(probe.cut, probe.kind) for probe in probes] == [
+        ("layer4", "softmax"), ("layer4", "svm"), ("layer1", "softmax"), ("layer1", "svm"),
+    ]  # fmt: skip
+    for probe in probes:
+        alone = fit_probe(train, cut=probe.cut, kind=probe.kind, strength=[1.0, 1e-2], valid=valid)
+        assert alone.weight.equal(probe.weight) and alone.scores == probe.scores
+    best = best_of(probes)
+    assert best is next(probe for probe in probes if probe.score == max(other.score for other in probes))
+
+
+def test_the_interval_is_that_of_a_bootstrap():
+    right = torch.arange(200) % 10 != 0
+    found = bootstrap(right, 0)
+    draw = torch.Generator().manual_seed(1)
+    means = torch.stack([right[torch.randint(200, (200,), generator=draw)].double().mean() for _ in range(4000)])
+    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    assert found.share == 0.9 and found.low == pytest.approx(low, abs=0.006) and found.high == pytest.approx(high, abs=0.006)
+    assert bootstrap(right, 0) == found and str(Interval(0.5, 0.25, 0.75)) == "0.5000 [0.2500, 0.7500]"
+    assert bootstrap(torch.ones(9, dtype=torch.bool), 0) == Interval(1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"kinds": ["svn"]}, "did you mean 'svm'"), ({"kinds": []}, "no kind of probe"), ({"strengths": [0.0]}, "probe.strengths=")],
+)
+def test_settings_out_of_their_range_are_refused(options, said):
+    with pytest.raises(UserError, match=said):
+        Probing(**options)
+
+
+def probe(folder, *arguments, **environment):
+    command = [sys.executable, str(ROOT / "train.py"), "recipe=probe", "trainer=cpu", f"hydra.run.dir={folder}/run", *arguments]
+    return subprocess.run(command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300)
+
+
+def test_the_recipe_prints_a_row_a_layer_and_leaves_table_picture_and_result(tmp_path):
+    first, again = (probe(tmp_path, "probe.strengths=[1e-1,1e-3]", FTLIT_CACHE=str(tmp_path / "store")) for _ in range(2))
+    assert first.returncode == 0, first.stderr
+    assert "1,797 computed" in first.stdout and "all stored" in again.stdout
+    table = [line for line in first.stdout.splitlines() if line.startswith(("│", "*"))]
+    assert table == [line for line in again.stdout.splitlines() if line.startswith(("│", "*"))]
+    assert [row.split()[1] for row in table[:-1]] == ["layer4", "layer3", "layer2", "layer1", "stem"]
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    with (tmp_path / "run" / "probe.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 10 and max(float(row["accuracy"]) for row in rows) == pytest.approx(result["val/accuracy"])
+    assert result["low"] <= result["test/accuracy"] <= result["high"] and result["test/accuracy"] > 0.97
+    assert (tmp_path / "run" / "probe.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["probe.cuts=[layr4]"], "did you mean 'layer4'"),
+        (["probe=svn"], "svm"),
+        (["resume=true"], "resume=true: probes"),
+        (["trainer=ddp_cpu", "trainer.devices=2"], "recipe=probe runs in one process"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, arguments, said):
+    result = probe(tmp_path, *arguments)
+    assert result.returncode == 2 and said in result.stderr and result.stderr.count("\n") == 1, result.stderr
