@@ -17,7 +17,19 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, DistributedSampler
 
-from ftlit import Backbone, CodesData, FineTuner, InputSpec, Schedule, Stage, StagedFinetuning, Until, batchnorm_to_affine, build_optimizer
+from ftlit import (
+    Backbone,
+    CodesData,
+    FineTuner,
+    InputSpec,
+    Schedule,
+    SolvedHead,
+    Stage,
+    StagedFinetuning,
+    Until,
+    batchnorm_to_affine,
+    build_optimizer,
+)
 from ftlit.dataset import Collection, Examples
 from ftlit.errors import UserError
 from ftlit.lit.images import ImageData
@@ -148,7 +160,8 @@ def codes(case: str) -> dict:
         Backbone({"low": low, "top": top}, InputSpec(size=8)), nn.Linear(4, 3), num_classes=3, optimizer=partial(torch.optim.SGD, lr=0.1)
     )
     data, notes = CodesData(images, Path(sys.argv[1], "store"), pooled=True), Notes()
-    fitting = trainer(StagedFinetuning(EPOCHS), notes, max_epochs=4, precision="64-true")
+    solved = [SolvedHead()] if case == "solved" else []
+    fitting = trainer(StagedFinetuning(EPOCHS), *solved, notes, max_epochs=4, precision="64-true")
     fitting.fit(model, data)
     columns = {path.parent.name: [] for path in sorted(Path(sys.argv[1], "store").glob("*/*.safetensors"))}
     for path in Path(sys.argv[1], "store").glob("*/*.safetensors"):
@@ -175,6 +188,6 @@ def grey(i: int) -> Image.Image:
 
 if __name__ == "__main__":
     for case in sys.argv[2:]:
-        noted = {"metrics": metrics, "codes": codes, "no room": unlucky}.get(case, stages)(case)
+        noted = {"metrics": metrics, "codes": codes, "solved": codes, "no room": unlucky}.get(case, stages)(case)
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         torch.save(noted, Path(sys.argv[1], f"{case}.{rank}"))

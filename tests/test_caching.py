@@ -181,7 +181,7 @@ def test_augmented_views_take_turns_by_epoch_and_validation_sees_the_evaluation_
     trainer = pl.Trainer(max_epochs=4, accelerator="cpu", callbacks=[StagedFinetuning(Schedule([Stage(HEAD)])), Keep()], **settings)
     trainer.fit(model(), source)
     form, views = source._sources[0].form, [("train", 1), ("train", 2)]
-    rows = source._extraction.rows(trainer, trainer.lightning_module.backbone, {view: [form] for view in views}, 0)
+    rows = source.extraction.rows(trainer, trainer.lightning_module.backbone, {view: [form] for view in views}, 0)
     first, second = (rows[view][form].read(range(15)) for view in views)
     assert not torch.equal(first, second)
     held = [{row.numpy().tobytes() for row in view.flatten(1)} for view in (first, second)]

@@ -12,7 +12,7 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 FOLDER = Path(__file__).parent
-CASES = ["epoch", "step", "metric", "accumulation and clipping", "frozen statistics", "affine", "codes"]
+CASES = ["epoch", "step", "metric", "accumulation and clipping", "frozen statistics", "affine", "codes", "solved"]
 
 
 def launch(folder: Path, devices: int, *cases: str) -> dict[str, list]:

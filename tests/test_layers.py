@@ -34,6 +34,7 @@ zoo
 lit.clock lit.judging lit.strategies lit.images lit.seeding lit.resuming lit.lr_find lit.telling
 lit.staging lit.finetuner lit.datamodules lit.glyphs lit.extracting
 lit.caching
+lit.solving
 lit lit.progress
 cli
 recipes.limits

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ftlit.lit.resuming import LastCheckpoint as LastCheckpoint
     from ftlit.lit.resuming import MetricsFile as MetricsFile
     from ftlit.lit.seeding import SeedEachStep as SeedEachStep
+    from ftlit.lit.solving import SolvedHead as SolvedHead
     from ftlit.lit.staging import StagedFinetuning as StagedFinetuning
     from ftlit.probe import Probe as Probe
     from ftlit.probe import fit_probe as fit_probe
@@ -47,6 +48,7 @@ _MODULES = {
     "Rates": "rates",
     "Schedule": "schedule",
     "SeedEachStep": "lit.seeding",
+    "SolvedHead": "lit.solving",
     "Stage": "schedule",
     "StagedFinetuning": "lit.staging",
     "Until": "until",

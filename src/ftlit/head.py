@@ -6,6 +6,7 @@ given the codes as they come out at the cut.
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -13,10 +14,17 @@ from ftlit.errors import UserError
 
 
 class LinearHead(nn.Linear):
-    """Vectors (N, in_features) -> logits (N, num_classes) by one linear layer, drawn at random."""
+    """Vectors (N, in_features) -> logits (N, num_classes) by one linear layer.
 
-    def __init__(self, in_features: int, num_classes: int) -> None:
+    Args:
+        in_features: length of the codes.
+        num_classes: length of the logits.
+        init: how it begins: `random`, or as a `probe` that is solved before training, for whoever joins it to a backbone.
+    """
+
+    def __init__(self, in_features: int, num_classes: int, *, init: Literal["random", "probe"] = "random") -> None:
         super().__init__(in_features, num_classes)
+        self.init = init
 
 
 class MLPHead(nn.Sequential):

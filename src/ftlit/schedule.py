@@ -183,6 +183,20 @@ def with_batchnorm(schedule: Schedule, batchnorm: BatchNorm) -> Schedule:
     return replace(schedule, stages=[replace(s, batchnorm=batchnorm) if s.batchnorm is None else s for s in schedule.stages])
 
 
+def without_warm_up(schedule: Schedule, head: str = "head") -> Schedule:
+    """The same schedule without the stages at its beginning in which the head alone trains: the next one begins at once.
+
+    Raises:
+        UserError: no other stage.
+    """
+    warming = [all(pattern == head or pattern.startswith(f"{head}.") for pattern in stage.train) for stage in schedule.stages]
+    if all(warming):
+        raise UserError("head.init=probe solves the head, and this schedule trains nothing else: take recipe=probe, or head.init=random")
+    begin = warming.index(False)
+    first = replace(schedule.stages[begin], epoch=0, step=None, until=None, from_best=False)
+    return replace(schedule, stages=[first, *schedule.stages[begin + 1 :]])
+
+
 def head_only(layers: Sequence[str]) -> Schedule:
     """The backbone stays frozen; only the head trains."""
     return Schedule([Stage(["head"], name="head")], layer_scales(layers))

@@ -82,7 +82,7 @@ class CodesData(LightningDataModule):
         self.pooled, self.dtype, self.max_gb, self.views = pooled, dtype, max_gb, views if self.augments else 1
         self.class_names, self.num_classes, self.multilabel = data.class_names, data.num_classes, data.multilabel
         self.counts, self.notes = data.counts, [*data.notes, *[alike] * (views > 1 and not self.augments)]
-        self._extraction = Extraction(data, self.store, dtype=dtype, seed=seed)
+        self.extraction = Extraction(data, self.store, dtype=dtype, seed=seed)
         self._sources: list[Source] = []
 
     def setup(self, stage: str) -> None:
@@ -90,7 +90,7 @@ class CodesData(LightningDataModule):
         self.images.trainer = self.trainer
         if stage == "fit":
             self._sources = []
-            self._extraction.forget()
+            self.extraction.forget()
 
     def train_dataloader(self) -> "ByStage":
         """Batches of the stage in force when an epoch begins."""
@@ -172,7 +172,7 @@ class CodesData(LightningDataModule):
         if form is None:
             return None
         view = (split, self._view_in(epoch) if split == "train" else EVALUATION)
-        return form, self._extraction.rows(self.running, self.backbone, {view: [form]}, self._stage)[view][form]
+        return form, self.extraction.rows(self.running, self.backbone, {view: [form]}, self._stage)[view][form]
 
     @property
     def running(self) -> Trainer:
@@ -215,7 +215,7 @@ class CodesData(LightningDataModule):
             for view in [*views, *[VALIDATION] * self.running.enable_validation]:
                 wanted.setdefault(view, []).append(form)
         if wanted:
-            self._extraction.rows(self.running, self.backbone, wanted, self._stage)
+            self.extraction.rows(self.running, self.backbone, wanted, self._stage)
 
     def _form_in_fit(self, split: Split) -> Form | None:
         """What the stage in force reads; of the training batches, what all stages of this epoch can go on from."""
@@ -246,7 +246,7 @@ class CodesData(LightningDataModule):
             {source.form for source in self._sources if source.form and source.form.cut in self.backbone.cuts},
             key=lambda form: -self.backbone.index(form.cut),
         )
-        form = next((form for form in forms if self._extraction.is_known(self.running, self.backbone, form)), None)
+        form = next((form for form in forms if self.extraction.is_known(self.running, self.backbone, form)), None)
         return form if form and (split != "test" or form.cut == self.backbone.cuts[-1]) else None
 
 

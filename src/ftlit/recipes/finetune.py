@@ -21,6 +21,7 @@ from ftlit.errors import UserError, one_line
 from ftlit.lit.caching import CodesData
 from ftlit.lit.finetuner import FineTuner
 from ftlit.lit.images import ImageData
+from ftlit.lit.solving import SolvedHead
 from ftlit.lit.staging import StagedFinetuning
 from ftlit.recipes import words
 from ftlit.recipes.binding import bind
@@ -28,7 +29,7 @@ from ftlit.recipes.isolation import INTERRUPTED
 from ftlit.recipes.limits import AFFINE, check_until
 from ftlit.recipes.resuming import alone_in, checkpoint_of
 from ftlit.rewrite import batchnorm_to_affine
-from ftlit.schedule import Schedule, with_batchnorm
+from ftlit.schedule import Schedule, with_batchnorm, without_warm_up
 from ftlit.sources import Source
 from ftlit.trainable import Policy
 
@@ -72,12 +73,14 @@ def build(cfg: DictConfig) -> Run:
         data = instantiate(cfg.cache)(data, pooled=not getattr(head, "takes_map", False))
     policy: Policy = "live" if cfg.batchnorm == AFFINE else cfg.batchnorm
     schedule = with_batchnorm(instantiate(cfg.schedule, layers=backbone.learned), {"backbone": policy})
+    solved = [SolvedHead("head", instantiate(cfg.probe))] if getattr(head, "init", "random") == "probe" else []
+    schedule = without_warm_up(schedule) if solved else schedule
     check_until(schedule)
     model = _joined(cfg, backbone, head, data, schedule)
     if cfg.compile:
         backbone.compile()
         head.compile()
-    callbacks = [StagedFinetuning(schedule), *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
+    callbacks = [StagedFinetuning(schedule), *solved, *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
     trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=[instantiate(logger) for logger in cfg.logger.values() if logger])
     schedule.check_reached(trainer.max_epochs, trainer.max_steps)
     return Run(model, data, schedule, trainer, resume_from)

@@ -93,21 +93,23 @@ def _wrong_override(chain: list[BaseException]) -> UserError:
             name = str(name).split("@")[0]
             parent, known = name.rpartition(".")[0], list(_names())
             beside = [other for other in known if other.rpartition(".")[0] == parent]
-            return unknown("option", name, beside) if beside else _without_options(name, parent)
+            leaf, leaves = name.rpartition(".")[2], [other.rpartition(".")[2] for other in beside]
+            return unknown("option", name, beside) if get_close_matches(leaf, leaves) or not parent else _of_another(name, parent, leaves)
     return UserError(one_line(chain[-1]))
 
 
-def _without_options(name: str, parent: str) -> UserError:
-    """`head.hiden=3` where the head picked takes nothing: another option of its group may."""
+def _of_another(name: str, parent: str, leaves: list[str]) -> UserError:
+    """`head.hiden=3` where the head picked takes nothing of the kind: another option of its group may."""
     choice = next((a.partition("=")[2] for a in sys.argv[1:] if a.startswith(f"{parent}=")), None)
     picked = f"{parent}={choice}" if choice else f"the {parent} picked"
     GlobalHydra.instance().clear()
     with initialize_config_module("ftlit.conf", version_base="1.3"):
         options = GlobalHydra.instance().config_loader().get_group_options(parent)
         takes = {key: option for option in options for key in _keys(compose(overrides=[f"+{parent}={option}"])) if "." in key}
-    near = get_close_matches(name, takes, n=1)
-    meant = f": did you mean {near[0]} of {parent}={takes[near[0]]}?" if near else ""
-    return UserError(f"no option {name!r}: {picked} takes none{meant}")
+    other = {key.removeprefix(f"{parent}."): option for key, option in takes.items()}
+    near = get_close_matches(name.removeprefix(f"{parent}."), [key for key in other if key not in leaves], n=1)
+    meant = f": did you mean {parent}.{near[0]} of {parent}={other[near[0]]}?" if near else ""
+    return UserError(f"no option {name!r}: {picked} takes {', '.join(leaves) or 'none'}{meant}")
 
 
 def _names() -> list[str]:

@@ -1,0 +1,77 @@
+"""The head solved before training begins: fine-tuning starts from the optimum of a linear probe (LP-FT, Kumar et al. 2022)."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+from ftlit.codes import Codes
+from ftlit.errors import UserError
+from ftlit.lit.caching import CodesData
+from ftlit.lit.extracting import EVALUATION, Extraction, View
+from ftlit.lit.images import ImageData
+from ftlit.probe import Probe
+from ftlit.probing import Probing, best_of
+from ftlit.sources import Form, the_backbone
+from ftlit.store import Store
+
+
+class SolvedHead(Callback):
+    """Before the first step the weights of a linear head are solved on the codes of the training images, pooled at the last cut, in the
+    evaluation view; kind and strength are chosen by cross-validation among these images alone. The first process solves, the others
+    take its solution over. A run that goes on from a checkpoint takes its head from there.
+
+    Args:
+        head: name of the linear layer in the module.
+        probing: what is tried.
+
+    Raises:
+        UserError: when training begins: no such linear layer, or data other than `ImageData` and `CodesData`, with one label an image.
+    """
+
+    def __init__(self, head: str = "head", probing: Probing | None = None) -> None:
+        self.head, self.probing = head, probing or Probing()
+        self.probe: Probe | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Solve, in place."""
+        if trainer.ckpt_path is not None:
+            return
+        head = dict(pl_module.named_modules()).get(self.head)
+        if not isinstance(head, nn.Linear):
+            raise UserError(f"{self.head!r} is no linear layer of {type(pl_module).__name__}: a probe solves only such a head")
+        with _codes(trainer, pl_module) as codes:
+            if trainer.is_global_zero:
+                self.probe = best_of(self.probing.at(codes))
+        self.probe = trainer.strategy.broadcast(self.probe)
+        assert self.probe is not None
+        with torch.no_grad():
+            head.weight.copy_(self.probe.weight)
+            head.bias.copy_(self.probe.bias)
+        if trainer.is_global_zero:
+            chosen = f"{self.probe.kind}, strength {self.probe.strength:.1e}, accuracy {self.probe.score:.4f} in cross-validation"
+            print(f"head solved on {len(codes):,} training images: {chosen}", flush=True)
+
+
+@contextmanager
+def _codes(trainer: Trainer, module: LightningModule) -> Iterator[Codes]:
+    """The codes of the training images at the last cut; from the store, or from a folder of this run alone where there is none."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    images = data.images if isinstance(data, CodesData) else data
+    if type(images) is not ImageData or images.multilabel:
+        raise UserError(
+            f"a probe tells one class of an image from the others: give ImageData with one label an image, not {type(data).__name__}"
+        )
+    backbone = the_backbone(module)[1]
+    form = Form(backbone.cuts[-1], True)
+    view: View = ("train", EVALUATION)
+    with tempfile.TemporaryDirectory(prefix="ftlit-") as own:
+        store = Store(trainer.strategy.broadcast(own))
+        extraction = data.extraction if isinstance(data, CodesData) else Extraction(images, store, dtype=None, seed=0)
+        rows = extraction.rows(trainer, backbone, {view: [form]}, None)
+        yield Codes({form.cut: rows[view][form]}, images.collection.targets("train"))
+        trainer.strategy.barrier("codes: read")

@@ -1,0 +1,86 @@
+"""A head that is solved before training: the probe's weights, once, in every process, and never on resume."""
+
+from functools import partial
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from ftlit import Backbone, CodesData, FineTuner, ImageData, InputSpec, Schedule, SolvedHead, Stage, StagedFinetuning, UserError, fit_probe
+from ftlit.dataset import Collection, Examples
+from ftlit.head import LinearHead, MLPHead
+from ftlit.probing import Probing
+from ftlit.schedule import without_warm_up
+
+QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
+STRENGTHS = [1e-1, 1e-3]
+
+
+def picture(i: int) -> Image.Image:
+    return Image.linear_gradient("L").rotate(i * 11).resize((8, 8)).convert("RGB")
+
+
+def data(labels=lambda i: (i % 3,)) -> ImageData:
+    splits = {split: Examples(range(n), [labels(i) for i in range(n)], picture) for split, n in (("train", 30), ("val", 6), ("test", 6))}
+    multilabel = isinstance(labels(0), list)
+    return ImageData(Collection(splits, list("abc"), multilabel), InputSpec(size=8), batch_size=8, num_workers=0, augment="photo")
+
+
+def model(head: nn.Module | None = None) -> FineTuner:
+    torch.manual_seed(0)
+    backbone = Backbone({"low": nn.Conv2d(3, 4, 3), "top": nn.Sequential(nn.Conv2d(4, 5, 3), nn.Tanh())}, InputSpec(size=8))
+    return FineTuner(backbone, head or LinearHead(5, 3), num_classes=3, optimizer=partial(torch.optim.SGD, lr=0.01))
+
+
+class Begins(pl.Callback):
+    """The head that the first step begins with."""
+
+    def on_train_start(self, trainer, pl_module):
+        self.weight, self.bias = pl_module.head.weight.clone(), pl_module.head.bias.clone()
+
+
+def fit(source, module=None, *, solved=None, path=None):
+    begins, solved = Begins(), solved or SolvedHead(probing=Probing(strengths=STRENGTHS))
+    trainer = pl.Trainer(max_epochs=2, callbacks=[StagedFinetuning(Schedule([Stage(["*"])])), solved, begins], **QUIET)
+    trainer.fit(module or model(), source, ckpt_path=path)
+    return trainer, solved, begins
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_training_begins_with_the_probe_of_the_training_images_alone(tmp_path, stored):
+    module = model()
+    with torch.no_grad():
+        images = torch.stack([data().transforms["val"](picture(i)) for i in range(30)])
+        vectors = module.eval().backbone.pool(module.backbone(images))
+    expected = fit_probe(vectors, torch.arange(30) % 3, strength=STRENGTHS)
+    _, solved, begins = fit(CodesData(data(), tmp_path, pooled=True) if stored else data(), module.train())
+    assert solved.probe.scores == expected.scores
+    assert torch.allclose(begins.weight, expected.weight, atol=1e-4) and torch.allclose(begins.bias, expected.bias, atol=1e-4)
+
+
+def test_a_run_that_goes_on_keeps_the_head_of_its_checkpoint(tmp_path):
+    trainer, _, _ = fit(data())
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    held = torch.load(tmp_path / "a.ckpt", weights_only=False)["state_dict"]["head.weight"]
+    begins, solved = Begins(), SolvedHead()
+    going = pl.Trainer(max_epochs=3, callbacks=[StagedFinetuning(Schedule([Stage(["*"])])), solved, begins], **QUIET)
+    going.fit(model(), data(), ckpt_path=tmp_path / "a.ckpt", weights_only=False)
+    assert solved.probe is None and begins.weight.equal(held)
+
+
+def test_what_cannot_be_solved_is_one_line():
+    with pytest.raises(UserError, match="'head' is no linear layer of FineTuner"):
+        fit(data(), model(MLPHead(5, 3)))
+    with pytest.raises(UserError, match="'classifier' is no linear layer"):
+        fit(data(), solved=SolvedHead("classifier"))
+
+
+def test_the_warm_up_is_left_out_and_the_next_stage_begins_at_once():
+    stages = [Stage(["head"]), Stage(["head.*"], epoch=1), Stage(["head", "backbone.top"], step=9), Stage(["*"], epoch=4)]
+    found = without_warm_up(Schedule(stages, [("*", 0.5)]))
+    assert [(stage.train, stage.begins) for stage in found.stages] == [(("head", "backbone.top"), "epoch 0"), (("*",), "epoch 4")]
+    assert found.lr_scale == (("*", 0.5),) and without_warm_up(found) == found
+    with pytest.raises(UserError, match=r"head\.init=probe solves the head, and this schedule trains nothing else"):
+        without_warm_up(Schedule(stages[:2]))
