@@ -68,17 +68,31 @@ def test_the_recipe_prints_a_row_a_layer_and_leaves_table_picture_and_result(tmp
     table = [line for line in first.stdout.splitlines() if line.startswith(("│", "*"))]
     assert table == [line for line in again.stdout.splitlines() if line.startswith(("│", "*"))]
     assert [row.split()[1] for row in table[:-1]] == ["layer4", "layer3", "layer2", "layer1", "stem"]
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    (result,) = json.loads((tmp_path / "run" / "result.json").read_text())
     with (tmp_path / "run" / "probe.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 10 and max(float(row["accuracy"]) for row in rows) == pytest.approx(result["val/accuracy"])
+    assert len(rows) == 10 and max(float(row["accuracy"]) for row in rows) == pytest.approx(result["held_out/accuracy"])
     assert result["low"] <= result["test/accuracy"] <= result["high"] and result["test/accuracy"] > 0.97
     assert (tmp_path / "run" / "probe.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_few_images_are_drawn_several_times_and_val_is_not_trained_on(tmp_path):
+    said = probe(tmp_path, "data.per_class=5", "probe.repeats=3", "probe.strengths=[1e-1,1e-3]", "probe.cuts=[layer3,layer4]").stdout
+    results = json.loads((tmp_path / "run" / "result.json").read_text())
+    shares = [result["test/accuracy"] for result in results]
+    assert len(shares) == 3 and len(set(shares)) > 1 and all(0.7 < share < 0.97 for share in shares)
+    mean, spread = sum(shares) / 3, float(torch.tensor(shares, dtype=torch.float64).std())
+    assert f"test accuracy {mean:.4f} ± {spread:.4f} over 3 draws of 5 images a class" in said
+    assert [line.split()[1] for line in said.splitlines() if line.startswith("│")] == ["layer4", "layer3"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["probe.repeats=2"], "give data.per_class too"),
+        (["data.per_class=1"], "no class has two images"),
+        (["data.per_class=1", "probe.strengths=[1e-2]"], "nothing is held out to choose by: give one cut"),
+        (["probe.repeats=0"], "probe.repeats=0"),
         (["probe.cuts=[layr4]"], "did you mean 'layer4'"),
         (["probe=svn"], "svm"),
         (["resume=true"], "resume=true: probes"),

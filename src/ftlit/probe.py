@@ -48,11 +48,9 @@ class Probe:
     scores: dict[float, float]
 
     @property
-    def score(self) -> float:
-        """The accuracy on held-out codes of the strength that was chosen. Raises `UserError` where there was nothing to choose."""
-        if self.strength not in self.scores:
-            raise UserError("this probe had one strength and no held-out codes: there is no score; see accuracy")
-        return self.scores[self.strength]
+    def score(self) -> float | None:
+        """The accuracy on held-out codes of the strength that was chosen; `None` where nothing was held out."""
+        return self.scores.get(self.strength)
 
     def logits(self, codes: Tensor) -> Tensor:
         """Codes (N, C) -> (N, K), as the head gives them."""

@@ -27,15 +27,17 @@ class Probing:
         strengths: of the penalty, see `ftlit.probe.fit_probe`; `None`: 21 from 1 to 1e-5.
         cuts: names of layers; `None`: all.
         seed: of the folds of cross-validation and of the bootstrap.
+        repeats: how often the training images of each class are drawn anew, where there are few of them (`data.per_class`).
 
     Raises:
-        UserError: no kind, an unknown one, or strengths that are not above 0.
+        UserError: no kind, an unknown one, strengths that are not above 0, or no repeat.
     """
 
     kinds: Sequence[str] = ("softmax",)
     strengths: Sequence[float] | None = None
     cuts: Sequence[str] | None = None
     seed: int = 0
+    repeats: int = 1
 
     def __post_init__(self) -> None:
         for kind in self.kinds or ("",):
@@ -44,20 +46,25 @@ class Probing:
         if self.strengths is not None and not (len(self.strengths) and all(strength > 0 for strength in self.strengths)):
             raise UserError(f"probe.strengths={list(self.strengths)}: give numbers above 0")
 
+        if self.repeats < 1:
+            raise UserError(f"probe.repeats={self.repeats}: give a whole number, 1 or more")
+
     def at(self, codes: Codes, valid: Codes | None = None) -> list[Probe]:
         """A probe for each cut and kind, the highest cut first; see `fit_probe`."""
         strengths = [float(strength) for strength in self.strengths or STRENGTHS]
         kinds: list[Kind] = [kind for kind in KINDS if kind in self.kinds]
         return [
-            fit_probe(codes, cut=cut, kind=kind, strength=strengths, valid=valid, seed=self.seed, num_classes=None)
+            fit_probe(codes, cut=cut, kind=kind, strength=strengths, valid=valid, seed=self.seed)
             for cut in reversed(codes.cuts)
             for kind in kinds
         ]
 
 
 def best_of(probes: Sequence[Probe]) -> Probe:
-    """That whose accuracy on held-out codes is best; of equals the first."""
-    return max(probes, key=lambda probe: probe.score)
+    """That whose accuracy on held-out codes is best; of equals the first. Raises `UserError` for several of which nothing was held out."""
+    if len(probes) > 1 and any(probe.score is None for probe in probes):
+        raise UserError("nothing is held out to choose by: give one cut (probe.cuts=[...]), one kind, and one strength, or more images")
+    return max(probes, key=lambda probe: probe.score or 0.0)
 
 
 @dataclass(frozen=True)
@@ -81,12 +88,13 @@ def bootstrap(right: Tensor, seed: int) -> Interval:
     return Interval(share, low, high)
 
 
-def write_csv(path: Path, probes: Sequence[Probe]) -> None:
-    """A row for each cut, kind and strength that was tried: held-out accuracy."""
+def write_csv(path: Path, draws: Sequence[Sequence[Probe]]) -> None:
+    """A row for each draw, cut, kind and strength that was tried: held-out accuracy."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["cut", "kind", "strength", "accuracy"])
-        writer.writerows((probe.cut, probe.kind, strength, score) for probe in probes for strength, score in probe.scores.items())
+        writer.writerow(["draw", "cut", "kind", "strength", "accuracy"])
+        for number, probes in enumerate(draws):
+            writer.writerows((number, probe.cut, probe.kind, *pair) for probe in probes for pair in probe.scores.items())
 
 
 def draw(path: Path, cuts: Sequence[str], probes: Sequence[Probe], best: Probe, tested: Interval) -> None:
@@ -96,7 +104,7 @@ def draw(path: Path, cuts: Sequence[str], probes: Sequence[Probe], best: Probe, 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot(xlabel="cut, from the input to the top", ylabel="accuracy")
     for kind in dict.fromkeys(probe.kind for probe in probes):
-        scores = {str(probe.cut): probe.score for probe in probes if probe.kind == kind}
+        scores = {str(probe.cut): probe.score for probe in probes if probe.kind == kind and probe.score is not None}
         axes.plot([cut for cut in cuts if cut in scores], [scores[cut] for cut in cuts if cut in scores], "o-", label=f"{kind}, held out")
     error = [[tested.share - tested.low], [tested.high - tested.share]]
     axes.errorbar([str(best.cut)], [tested.share], error, fmt="s", color="C3", capsize=4, label=f"test of the chosen ({best.kind}), 95 %")

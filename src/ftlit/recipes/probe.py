@@ -1,13 +1,18 @@
 """From config to a table of accuracy by layer: codes of every cut from one pass, probes that are solved, one report on test."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
 
 import lightning.pytorch as pl
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 from rich.table import Table
+from torch import Tensor
 
 from ftlit.backbone import Backbone
 from ftlit.codes import Codes, evaluating
@@ -16,40 +21,64 @@ from ftlit.errors import UserError
 from ftlit.lit.extracting import EVALUATION, Extraction
 from ftlit.lit.images import ImageData
 from ftlit.probe import Probe
-from ftlit.probing import Interval, Probing, best_of, bootstrap, draw, write_csv
+from ftlit.probing import Probing, best_of, bootstrap, draw, write_csv
 from ftlit.recipes import finetune, words
 from ftlit.recipes.binding import bind
 from ftlit.sources import Form
 from ftlit.store import Store
 
 
+@dataclass(frozen=True)
+class Look:
+    """One draw of the training images: the probes at every cut, the chosen one, and whether it tells the class of each test image."""
+
+    probes: list[Probe]
+    best: Probe
+    right: Tensor
+    features: dict[str, int]
+
+
 def run(cfg: DictConfig) -> float:
-    """Print the table, write `probe.csv`, `probe.png` and `result.json` to the run's folder. Returns the held-out accuracy of the best."""
+    """Print the table, write `probe.csv`, `probe.png` and `result.json` to the run's folder. Returns test accuracy, that is its mean."""
     if cfg.resume:
         raise UserError("resume=true: probes take a minute and their codes are stored; leave it out")
     finetune.quiet()
     bind(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     probing: Probing = instantiate(cfg.probe)
+    few = cfg.data.get("per_class")
+    if probing.repeats > 1 and few is None:
+        raise UserError(f"probe.repeats={probing.repeats} draws training images anew, and all are taken: give data.per_class too")
     backbone = instantiate(cfg.backbone)
-    data = instantiate(cfg.data, input_spec=backbone.input_spec)
+    looks = [look(cfg, probing, backbone, cfg.data.seed + i) for i in range(probing.repeats)]
+    folder, first = Path(cfg.paths.run), looks[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
+    write_csv(folder / "probe.csv", [look.probes for look in looks])
+    draw(folder / "probe.png", list(first.features), first.probes, first.best, bootstrap(first.right, probing.seed))
+    (folder / "result.json").write_text(json.dumps([result_of(look, probing) for look in looks], indent=1))
+    words.console().print(table_of(looks))
+    words.console().print(escape(f"{told(looks, probing, few)}; probe.csv, probe.png: {folder}"), soft_wrap=True)
+    return mean(float(look.right.double().mean()) for look in looks)
+
+
+def look(cfg: DictConfig, probing: Probing, backbone: Backbone, seed: int) -> Look:
+    """Solve and choose: on val, or, where training images are few, by cross-validation among these, so that val adds none."""
+    data = instantiate(cfg.data, input_spec=backbone.input_spec, seed=seed)
     codes = codes_of(cfg, backbone, data, probing)
-    probes = probing.at(codes["train"], codes["val"])
+    train, test = codes["train"], codes["test"]
+    probes = probing.at(train, codes["val"] if cfg.data.get("per_class") is None else None)
     best = best_of(probes)
-    test = codes["test"]
     assert best.cut is not None and test.targets is not None
-    tested = bootstrap(best.predict(test[best.cut].read(range(len(test)))) == test.targets, probing.seed)
-    folder = Path(cfg.paths.run)
-    words.write_folder(cfg, data.class_names)
-    write_csv(folder / "probe.csv", probes)
-    draw(folder / "probe.png", codes["train"].cuts, probes, best, tested)
-    chosen = {"cut": best.cut, "kind": best.kind, "strength": best.strength, "val/accuracy": best.score}
-    (folder / "result.json").write_text(
-        json.dumps({**chosen, "test/accuracy": tested.share, "low": tested.low, "high": tested.high}, indent=1)
-    )
-    words.console().print(table_of(probes, best, codes["train"]))
-    words.console().print(escape(told(best, tested, folder)), soft_wrap=True)
-    return best.score
+    right = best.predict(test[best.cut].read(range(len(test)))) == test.targets
+    return Look(probes, best, right, {cut: train[cut].shape[0] for cut in train.cuts})
+
+
+def result_of(look: Look, probing: Probing) -> dict[str, Any]:
+    """What was chosen, and its look at test."""
+    best, tested = look.best, bootstrap(look.right, probing.seed)
+    chosen = {"cut": best.cut, "kind": best.kind, "strength": best.strength, "held_out/accuracy": best.score}
+    return {**chosen, "test/accuracy": tested.share, "low": tested.low, "high": tested.high}
 
 
 def codes_of(cfg: DictConfig, backbone: Backbone, data: ImageData, probing: Probing) -> dict[Split, Codes]:
@@ -73,20 +102,36 @@ def codes_of(cfg: DictConfig, backbone: Backbone, data: ImageData, probing: Prob
     }
 
 
-def table_of(probes: list[Probe], best: Probe, codes: Codes) -> Table:
-    """A row a layer, top first: length of its codes, held-out accuracy of each kind."""
-    kinds = list(dict.fromkeys(probe.kind for probe in probes))
-    table = Table("layer", "features", *(f"{kind}, val accuracy (strength)" for kind in kinds))
-    for cut in reversed(codes.cuts):
-        own = {probe.kind: probe for probe in probes if probe.cut == cut}
-        cells = (f"{own[kind].score:.4f} ({own[kind].strength:.0e})" + " *" * (own[kind] is best) for kind in kinds)
-        table.add_row(cut, f"{codes[cut].shape[0]:,}", *cells)
+def table_of(looks: Sequence[Look]) -> Table:
+    """A row a layer, top first: length of its codes, held-out accuracy of each kind; mean and deviation where there are several draws."""
+    kinds = list(dict.fromkeys(probe.kind for probe in looks[0].probes))
+    table = Table("layer", "features", *(f"{kind}, held-out accuracy{' (strength)' * (len(looks) == 1)}" for kind in kinds))
+    for cut, features in reversed(looks[0].features.items()):
+        cells = [[probe for look in looks for probe in look.probes if (probe.cut, probe.kind) == (cut, kind)] for kind in kinds]
+        table.add_row(cut, f"{features:,}", *(_cell(probes, looks) for probes in cells))
     return table
 
 
-def told(best: Probe, tested: Interval, folder: Path) -> str:
-    """The chosen probe and its one look at test."""
-    return (
-        f"* chosen on val, solved again on train and val: {best.kind} at {best.cut}, strength {best.strength:.1e}; "
-        f"test accuracy {tested} (95 % of bootstraps); probe.csv, probe.png: {folder}"
-    )
+def _cell(probes: Sequence[Probe], looks: Sequence[Look]) -> str:
+    chosen = sum(probe is look.best for probe, look in zip(probes, looks, strict=True))
+    scores = [probe.score for probe in probes if probe.score is not None]
+    text = spread(scores) if scores else "-"
+    if len(looks) == 1:
+        return f"{text} ({probes[0].strength:.0e}){' *' * chosen}"
+    return text + f" *{chosen}" * (chosen > 0)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean, and deviation where there are several."""
+    return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
+
+
+def told(looks: Sequence[Look], probing: Probing, few: int | None) -> str:
+    """What was chosen, how, and its one look at test."""
+    how = "val, solved again on train and val" if few is None else "cross-validation"
+    if len(looks) == 1:
+        best = looks[0].best
+        tested = bootstrap(looks[0].right, probing.seed)
+        return f"* chosen by {how}: {best.kind} at {best.cut}, strength {best.strength:.1e}; test accuracy {tested} (95 % of bootstraps)"
+    accuracies = [float(look.right.double().mean()) for look in looks]
+    return f"* how often chosen, by {how}; test accuracy {spread(accuracies)} over {len(looks)} draws of {few} images a class"
