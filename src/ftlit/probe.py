@@ -16,7 +16,7 @@ from ftlit.seeding import derived_seed
 from ftlit.shard import size_in_words
 from ftlit.solve import KINDS, Kind, Path, solve
 
-STRENGTHS = tuple(10 ** (-exponent / 4) for exponent in range(21))  # 1 to 1e-5
+STRENGTHS = tuple(10 ** (1 - i / 4) for i in range(25))  # 10 to 1e-5
 FOLDS = 5
 COPIES = 4  # of the codes that solving holds at a time
 

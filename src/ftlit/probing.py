@@ -24,7 +24,7 @@ class Probing:
 
     Args:
         kinds: of the loss, see `ftlit.solve.solve`.
-        strengths: of the penalty, see `ftlit.probe.fit_probe`; `None`: 21 from 1 to 1e-5.
+        strengths: of the penalty, see `ftlit.probe.fit_probe`; `None`: 25 from 10 to 1e-5.
         cuts: names of layers; `None`: all.
         seed: of the folds of cross-validation and of the bootstrap.
         repeats: how often the training images of each class are drawn anew, where there are few of them (`data.per_class`).

@@ -191,7 +191,7 @@ def without_warm_up(schedule: Schedule, head: str = "head") -> Schedule:
     """
     warming = [all(pattern == head or pattern.startswith(f"{head}.") for pattern in stage.train) for stage in schedule.stages]
     if all(warming):
-        raise UserError("head.init=probe solves the head, and this schedule trains nothing else: take recipe=probe, or head.init=random")
+        raise UserError("head=solved solves the head, and this schedule trains nothing else: take recipe=probe, or head=linear")
     begin = warming.index(False)
     first = replace(schedule.stages[begin], epoch=0, step=None, until=None, from_best=False)
     return replace(schedule, stages=[first, *schedule.stages[begin + 1 :]])
