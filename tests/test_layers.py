@@ -18,8 +18,8 @@ trainable
 schedule
 doctor
 splitting order
-listing published zoo.parts solve
-fingerprint shard
+listing published zoo.parts lbfgs
+fingerprint shard solve
 column
 store
 digests sources

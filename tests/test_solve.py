@@ -117,7 +117,7 @@ def test_what_is_left_bounds_the_distance_to_the_optimum(kind, monkeypatch):
     best = float(solve(codes, labels, 5, [1e-3], kind).objective[0])
     seen = []
     for steps in (1, 3, 10, 30):
-        monkeypatch.setattr("ftlit.solve.MOST_STEPS", steps)
+        monkeypatch.setattr("ftlit.lbfgs.MOST_STEPS", steps)
         path = solve(codes, labels, 5, [1e-3], kind)
         gap = float(path.objective[0]) - best
         assert gap <= float(path.left[0] * path.objective[0]) + 1e-12

@@ -241,9 +241,8 @@ def _lacking(column: Column, names: Digests, new: set[bytes]) -> list[int]:
 
 def _parts(batch: Any) -> tuple[Tensor, Tensor | None]:
     """Images and targets of a batch. Raises `UserError` for one of another form."""
-    images, target, *_ = (
-        [batch, None] if isinstance(batch, Tensor) else [*batch, None, None] if isinstance(batch, list | tuple) else [None] * 2
-    )
+    parts = [batch] if isinstance(batch, Tensor) else list(batch) if isinstance(batch, list | tuple) else []
+    images, target, *_ = [*parts, None, None]
     if not isinstance(images, Tensor) or not isinstance(target, Tensor | None):
         raise UserError(f"a batch is images, or (images, targets, ...), tensors both: here it is {type(batch).__name__}")
     return images, target

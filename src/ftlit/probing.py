@@ -45,7 +45,6 @@ class Probing:
                 raise unknown("kind of probe", kind, KINDS)
         if self.strengths is not None and not (len(self.strengths) and all(strength > 0 for strength in self.strengths)):
             raise UserError(f"probe.strengths={list(self.strengths)}: give numbers above 0")
-
         if self.repeats < 1:
             raise UserError(f"probe.repeats={self.repeats}: give a whole number, 1 or more")
 

@@ -226,8 +226,8 @@ class CodesData(LightningDataModule):
         stages = {staging.index}
         if split == "train":
             done = trainer.fit_loop.epoch_loop.batch_progress.current.completed // trainer.accumulate_grad_batches
-            end = trainer.global_step - done + steps_per_epoch(trainer)
-            begin = end - steps_per_epoch(trainer)
+            begin = trainer.global_step - done
+            end = begin + steps_per_epoch(trainer)
             stages |= {*range(staging.schedule.stage_at(trainer.current_epoch, begin, staging.judge.decided), staging.index)}
             later = list(enumerate(staging.schedule.stages))[staging.index + 1 :]
             stages |= {place for place, stage in later if stage.step is not None and stage.step < end}

@@ -171,11 +171,12 @@ def _extract(store: Store, backbone: Backbone, wanted: Sequence[Wanted], trainer
             for one, (places, _) in zip(wanted, lacking, strict=True):
                 _compute(backbone, one, places, trainer, num_workers, advance)
         _look(columns, trainer, check=False)
-        with _together(trainer):
-            for one in wanted if trainer.local_rank == 0 else ():  # what another machine computed, whose disk is not this one's
-                _compute(backbone, one, one.lacking()[0], trainer, num_workers, None)
-        for column in columns if trainer.num_nodes > 1 else ():
-            column.look(check=False)
+        if trainer.num_nodes > 1:  # what another machine computed, whose disk is not this one's
+            with _together(trainer):
+                for one in wanted if trainer.local_rank == 0 else ():
+                    _compute(backbone, one, one.lacking()[0], trainer, num_workers, None)
+            for column in columns:
+                column.look(check=False)
     if first:
         sizes = {one.view[0]: len(one.images.digests) for one in wanted}
         views = sum(number != EVALUATION for _, number in (one.view for one in wanted))

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -12,7 +13,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 from rich.table import Table
-from torch import Tensor
 
 from ftlit.backbone import Backbone
 from ftlit.codes import Codes, evaluating
@@ -21,7 +21,7 @@ from ftlit.errors import UserError
 from ftlit.lit.extracting import EVALUATION, Extraction
 from ftlit.lit.images import ImageData
 from ftlit.probe import Probe
-from ftlit.probing import Probing, best_of, bootstrap, draw, write_csv
+from ftlit.probing import Interval, Probing, best_of, bootstrap, draw, write_csv
 from ftlit.recipes import finetune, words
 from ftlit.recipes.binding import bind
 from ftlit.sources import Form
@@ -30,16 +30,18 @@ from ftlit.store import Store
 
 @dataclass(frozen=True)
 class Look:
-    """One draw of the training images: the probes at every cut, the chosen one, and whether it tells the class of each test image."""
+    """One draw of the training images: the probes at every cut, the chosen one, its accuracy on test, and the length of the codes."""
 
     probes: list[Probe]
     best: Probe
-    right: Tensor
+    tested: Interval
     features: dict[str, int]
 
 
 def run(cfg: DictConfig) -> float:
-    """Print the table, write `probe.csv`, `probe.png` and `result.json` to the run's folder. Returns test accuracy, that is its mean."""
+    """Print the table, write `probe.csv`, `probe.png` and `result.json` to the run's folder. Returns the held-out
+    accuracy of what was chosen, on average (never that of test, by which no sweep shall choose); NaN where nothing was held out.
+    """
     if cfg.resume:
         raise UserError("resume=true: probes take a minute and their codes are stored; leave it out")
     finetune.quiet()
@@ -55,11 +57,11 @@ def run(cfg: DictConfig) -> float:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
     write_csv(folder / "probe.csv", [look.probes for look in looks])
-    draw(folder / "probe.png", list(first.features), first.probes, first.best, bootstrap(first.right, probing.seed))
-    (folder / "result.json").write_text(json.dumps([result_of(look, probing) for look in looks], indent=1))
+    draw(folder / "probe.png", list(first.features), first.probes, first.best, first.tested)
+    (folder / "result.json").write_text(json.dumps([result_of(look) for look in looks], indent=1))
     words.console().print(table_of(looks))
-    words.console().print(escape(f"{told(looks, probing, few)}; probe.csv, probe.png: {folder}"), soft_wrap=True)
-    return mean(float(look.right.double().mean()) for look in looks)
+    words.console().print(escape(f"{told(looks, few)}; probe.csv, probe.png: {folder}"), soft_wrap=True)
+    return mean(nan if look.best.score is None else look.best.score for look in looks)
 
 
 def look(cfg: DictConfig, probing: Probing, backbone: Backbone, seed: int) -> Look:
@@ -71,12 +73,12 @@ def look(cfg: DictConfig, probing: Probing, backbone: Backbone, seed: int) -> Lo
     best = best_of(probes)
     assert best.cut is not None and test.targets is not None
     right = best.predict(test[best.cut].read(range(len(test)))) == test.targets
-    return Look(probes, best, right, {cut: train[cut].shape[0] for cut in train.cuts})
+    return Look(probes, best, bootstrap(right, probing.seed), {cut: train[cut].shape[0] for cut in train.cuts})
 
 
-def result_of(look: Look, probing: Probing) -> dict[str, Any]:
+def result_of(look: Look) -> dict[str, Any]:
     """What was chosen, and its look at test."""
-    best, tested = look.best, bootstrap(look.right, probing.seed)
+    best, tested = look.best, look.tested
     chosen = {"cut": best.cut, "kind": best.kind, "strength": best.strength, "held_out/accuracy": best.score}
     return {**chosen, "test/accuracy": tested.share, "low": tested.low, "high": tested.high}
 
@@ -126,12 +128,11 @@ def spread(values: Sequence[float]) -> str:
     return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
 
 
-def told(looks: Sequence[Look], probing: Probing, few: int | None) -> str:
+def told(looks: Sequence[Look], few: int | None) -> str:
     """What was chosen, how, and its one look at test."""
     how = "val, solved again on train and val" if few is None else "cross-validation"
     if len(looks) == 1:
-        best = looks[0].best
-        tested = bootstrap(looks[0].right, probing.seed)
+        best, tested = looks[0].best, looks[0].tested
         return f"* chosen by {how}: {best.kind} at {best.cut}, strength {best.strength:.1e}; test accuracy {tested} (95 % of bootstraps)"
-    accuracies = [float(look.right.double().mean()) for look in looks]
-    return f"* how often chosen, by {how}; test accuracy {spread(accuracies)} over {len(looks)} draws of {few} images a class"
+    accuracy = spread([look.tested.share for look in looks])
+    return f"* how often chosen, by {how}; test accuracy {accuracy} over {len(looks)} draws of {few} images a class"

@@ -77,7 +77,7 @@ def say_plan(cfg: DictConfig, backbone: Backbone, data: Any, plan: Plan, sources
         ("classes", shorten((f"{name} {count:,}" for name, count in data.counts["train"].items()), most=12)),
         *(("note", note) for note in data.notes),
         *(
-            (f"stage {i}", f"{line}; ddp reduces {size_in_words(size)} a step" + f"; from {sources[i].why if sources else 'images'}")
+            (f"stage {i}", f"{line}; ddp reduces {size_in_words(size)} a step; from {sources[i].why if sources else 'images'}")
             for i, (line, size) in enumerate(zip(plan.stages, plan.reduced, strict=True))
         ),
         *([("cache", _cache(data, sources))] if sources else []),
