@@ -16,9 +16,9 @@ Seen = tuple[Tensor, Tensor, Tensor]  # values (G,) float64, gradients (rows, co
 At = Callable[[Tensor, Tensor], Seen]
 
 
-def minimise(at: At, point: Tensor, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Minimise G functions side by side (Nocedal and Wright 2006, algorithms 7.4 and 7.5): points (rows, K), values (G,), what is left of
-    each (G,). Those that are done, or where rounding hides every way down, stay where they are, and are left out once they are half.
+def minimise(at: At, point: Tensor, tolerance: float) -> Tensor:
+    """Minimise G functions side by side (Nocedal and Wright 2006, algorithms 7.4 and 7.5): points (rows, K). Those that are done, or where
+    rounding hides every way down, stay where they are, and are left out once they are half.
 
     Args:
         at: points (rows, columns) and which of the K columns these are -> values float64, gradients (rows, columns), and what is left.
@@ -28,11 +28,11 @@ def minimise(at: At, point: Tensor, tolerance: float) -> tuple[Tensor, Tensor, T
     columns = torch.arange(point.shape[1], device=point.device)
     value, gradient, left = at(point, columns)
     problems, pairs, failures = len(value), list[_Pair](), torch.zeros_like(value)
-    points, values, lefts = point, value, torch.full_like(value, torch.inf)
+    points, values = point, value
     for _ in range(MOST_STEPS):
         direction = _direction(gradient, pairs)
         slope = by_problem(gradient * direction, len(value))
-        points, values, lefts = (_put(*each, columns) for each in ((points, point), (values, value), (lefts, left)))
+        points, values = _put(points, point, columns), _put(values, value, columns)
         live = (left > tolerance * values.sum() / problems) & (failures < 2)
         if not bool(live.any()):
             break
@@ -45,7 +45,7 @@ def minimise(at: At, point: Tensor, tolerance: float) -> tuple[Tensor, Tensor, T
         pair = _Pair.of(step, new_gradient - gradient, len(value))
         pairs = [one.unless(failures > 0) for one in (*pairs[1 - MEMORY :], pair)]  # a failure may be for a memory that misleads
         point, value, gradient = point + step, new_value, new_gradient
-    return points, values, lefts
+    return points
 
 
 def by_problem(values: Tensor, problems: int) -> Tensor:

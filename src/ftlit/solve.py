@@ -4,6 +4,7 @@ Shapes: N samples, C features, K outputs (one for each class; one alone for two 
 side: the K outputs where they are independent of each other (svm), else one.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from ftlit.lbfgs import Seen, by_problem, minimise
 
 Kind = Literal["softmax", "svm", "ridge"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-AGAIN = 2  # times that a minimum is looked at with the curvature there
+AGAIN = 3  # times that a minimisation is begun anew, with the curvature at its end, where its certificate does not hold
+BIAS_STEPS = 8
 NOTHING = 1e-12  # of the largest mean square along an axis: no more than rounding
 SMALLEST = 1e-3  # of the curvature's largest possible value: what its estimate is not allowed to fall below
 TOLERANCE = {torch.float32: 3e-5, torch.float64: 1e-6}  # of the objective: what may be left to gain
@@ -30,9 +32,9 @@ class Path:
         weight: (S, K, C)
         bias: (S, K)
         objective: (S,) float64, mean loss + strength / 2 * |weight|^2.
-        left: (S,) float64, what the objective can still fall by, relative to it. For the weights a bound, |gradient|^2 / (2 strength),
-            since it is strongly convex in them (Boyd and Vandenberghe 2004, section 9.1.2); for the bias, which nothing penalises, an
-            estimate by the mean curvature of each output.
+        left: (S,) float64, a bound on what the objective can still fall by, relative to it: |gradient|^2 / (2 strength) by the weights,
+            since at the best bias it is strongly convex in them (Boyd and Vandenberghe 2004, section 9.1.2), and half of Newton's squared
+            decrement by the bias, which nothing penalises (section 9.5.1).
         converged: (S,) bool, whether `left` is within the tolerance.
     """
 
@@ -148,8 +150,16 @@ class _Softmax:
         likely = outputs.softmax(dim=1)
         return (likely * (1 - likely)).mean(dim=0)
 
+    def newton(self, outputs: Tensor, slope: Tensor) -> Tensor:
+        """The bias, (K,), that Newton's method would take away, given the gradient by it; both float64."""
+        likely = outputs.softmax(dim=1)
+        hessian = (likely.mean(dim=0).diag() - likely.T @ likely / len(likely)).double()
+        level = hessian.diagonal().mean()  # a bias equal for all outputs changes nothing: any curvature will do along it
+        step: Tensor = torch.linalg.solve(hessian + level / len(hessian), slope)
+        return step
 
-class _Signed:
+
+class _Signed(ABC):
     """A loss of each output and its sign, (N, K)."""
 
     def __init__(self, signs: Tensor) -> None:
@@ -158,6 +168,15 @@ class _Signed:
     def double(self) -> Self:
         """The same in float64."""
         return type(self)(self.signs.double())
+
+    @abstractmethod
+    def curvature(self, outputs: Tensor) -> Tensor:
+        """See `_Softmax`."""
+
+    def newton(self, outputs: Tensor, slope: Tensor) -> Tensor:
+        """See `_Softmax`; the outputs do not depend on each other."""
+        curvature = self.curvature(outputs).double()
+        return torch.where(curvature > 0, slope / curvature, 0.0)
 
 
 class _Logistic(_Signed):
@@ -203,19 +222,39 @@ def _signs(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
 
 
 def _minimum(loss: _Loss, basis: _Basis, point: Tensor, strength: float, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
-    """See `_minimised`; begun anew with the curvature at the solution, on which the estimate for the bias rests: ends at once where it
-    holds.
-    """
-    found = _minimised(loss, basis, point, strength, tolerance)
-    for _ in range(AGAIN):
-        found = _minimised(loss, basis, found[0], strength, tolerance)
-    return found
+    """Point (rank + 1, K) of the minimum, from `point` on, its value and what is left, relative to it, both () float64."""
+    for _ in range(1 + AGAIN):
+        point, value, left = _certified(loss, basis, _minimised(loss, basis, point, strength, tolerance), strength, tolerance)
+        if float(left) <= tolerance:
+            break
+    return point, value, left
 
 
-def _minimised(loss: _Loss, basis: _Basis, point: Tensor, strength: float, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Point (rank + 1, K) of the minimum, its value and what is left, both () float64, from `point` on, in coordinates where the curvature
-    is near 1.
-    """
+def _certified(loss: _Loss, basis: _Basis, point: Tensor, strength: float, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
+    """See `_minimum`; the bias is taken to its best by Newton's method, which needs no further product with the codes."""
+    outputs, columns = basis.outputs(point), torch.arange(point.shape[1], device=point.device)
+    size = 0.5 * strength * point[:-1].square().sum(dtype=torch.float64)
+    bias = torch.zeros_like(point[-1])
+    value, slope = loss(outputs, columns)
+    for _ in range(BIAS_STEPS):
+        along = slope.sum(dim=0, dtype=torch.float64)
+        step = loss.newton(outputs + bias, along)
+        gain = 0.5 * (along * step).sum()
+        if float(gain) <= 0.01 * tolerance * float(value.sum() + size):
+            break
+        new_value, new_slope = loss(outputs + (bias - step.to(bias.dtype)), columns)
+        if float(new_value.sum()) >= float(value.sum()):
+            break
+        bias, value, slope = bias - step.to(bias.dtype), new_value, new_slope
+    gradient = basis.codes.T @ slope + strength * point[:-1]
+    total = value.sum() + size
+    left = gain + gradient.square().sum(dtype=torch.float64) / (2 * strength)
+    point = torch.cat([point[:-1], (point[-1] + bias)[None]])
+    return point, total, left / total.clamp(min=torch.finfo(torch.float64).tiny)
+
+
+def _minimised(loss: _Loss, basis: _Basis, point: Tensor, strength: float, tolerance: float) -> Tensor:
+    """See `_minimum`; in coordinates where the curvature is near 1."""
     curvature = loss.curvature(basis.outputs(point)).clamp(min=SMALLEST * loss.largest)
     scale = torch.cat([1 / torch.sqrt(basis.spread[:, None] * curvature + strength), 1 / torch.sqrt(curvature)[None]])
 
@@ -228,5 +267,4 @@ def _minimised(loss: _Loss, basis: _Basis, point: Tensor, strength: float, toler
         left = 0.5 * by_problem(torch.cat([gradient[:-1].square() / strength, (gradient[-1:] * own[-1:]).square()]), len(mean))
         return value, gradient.mul_(own), left
 
-    scaled, value, left = minimise(at, point / scale, tolerance)
-    return scale * scaled, value.sum(), left.sum() / value.sum().clamp(min=torch.finfo(torch.float64).tiny)
+    return scale * minimise(at, point / scale, tolerance)
