@@ -34,7 +34,7 @@ def assert_jobs(folder, result, good, bad=(), plans=None):
     assert set(done) == set(good), result.stderr
     assert all(0 <= metrics["test/accuracy"] <= 1 for metrics in done.values())
     assert result.stdout.count("shipped glyph.safetensors") == (plans or len(good))
-    assert result.stdout.count("trained in") == len(good)
+    assert result.stdout.count("best and last checkpoint") == len(good)
     assert not (folder / "runs").exists()  # the folder of a run that nobody asked for
     for number in good:
         assert result.stdout.count(f"config.yaml: {folder}/sweep/{number}\n") == 1

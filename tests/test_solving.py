@@ -70,6 +70,14 @@ def test_a_run_that_goes_on_keeps_the_head_of_its_checkpoint(tmp_path):
     assert solved.probe is None and begins.weight.equal(held)
 
 
+def test_where_nothing_else_trains_the_solution_is_the_end(tmp_path):
+    module, solved = model(), SolvedHead(probing=Probing(strengths=STRENGTHS), trains=False)
+    before = {name: value.clone() for name, value in module.backbone.state_dict().items()}
+    trainer, _, _ = fit(CodesData(data(), tmp_path, pooled=True), module, solved=solved)
+    assert trainer.global_step == 0 and torch.equal(module.head.weight.detach(), solved.probe.weight)
+    assert all(torch.equal(before[name], value) for name, value in module.backbone.state_dict().items())
+
+
 def test_what_cannot_be_solved_is_one_line():
     with pytest.raises(UserError, match="'head' is no linear layer of FineTuner"):
         fit(data(), model(MLPHead(5, 3)))
@@ -82,5 +90,5 @@ def test_the_warm_up_is_left_out_and_the_next_stage_begins_at_once():
     found = without_warm_up(Schedule(stages, [("*", 0.5)]))
     assert [(stage.train, stage.begins) for stage in found.stages] == [(("head", "backbone.top"), "epoch 0"), (("*",), "epoch 4")]
     assert found.lr_scale == (("*", 0.5),) and without_warm_up(found) == found
-    with pytest.raises(UserError, match="head=solved solves the head, and this schedule trains nothing else"):
+    with pytest.raises(UserError, match="trains nothing but the head"):
         without_warm_up(Schedule(stages[:2]))

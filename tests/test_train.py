@@ -1,6 +1,7 @@
 """The command line as a person uses it: what it prints, what it leaves behind, how it fails, how it goes on."""
 
 import csv
+import json
 import os
 import re
 import shlex
@@ -113,6 +114,22 @@ def test_after_ctrl_c_the_printed_command_goes_on(tmp_path):
     assert result.returncode == 0 and "goes on from" in result.stdout, result.stderr
     steps = [int(row["step"]) for row in csv.DictReader((tmp_path / "run/metrics.csv").open()) if row["train/loss"]]
     assert steps == sorted(set(steps)) and len(steps) == 8  # one file, no epoch twice
+
+
+@pytest.mark.parametrize("scenario", ["small_similar", "small_different"])
+def test_small_scenarios_solve_their_head_and_train_nothing(tmp_path, scenario):
+    asked = (f"scenario={scenario}", "data.num_workers=0", f"hydra.run.dir={tmp_path}/run")
+    result = train(tmp_path, *asked)
+    assert result.returncode == 0 and "nothing is trained" in result.stdout and "head solved on" in result.stdout, result.stderr
+    assert "stage 0" not in result.stdout and "solved in" in result.stdout
+    held = [torch.load(tmp_path / f"run/checkpoints/{name}.ckpt", weights_only=False) for name in ("best", "last")]
+    assert all(checkpoint["global_step"] == 0 for checkpoint in held)
+    assert torch.equal(*(checkpoint["state_dict"]["head.weight"] for checkpoint in held))
+    accuracy = json.loads((tmp_path / "run/result.json").read_text())
+    assert accuracy["test/accuracy"] > 0.97
+    again = train(tmp_path, *asked, "resume=true")
+    assert again.returncode == 0 and "head solved on" not in again.stdout
+    assert json.loads((tmp_path / "run/result.json").read_text()) == accuracy
 
 
 def test_a_sweep_runs_each_job_in_its_own_folder(tmp_path):

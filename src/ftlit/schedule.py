@@ -183,16 +183,20 @@ def with_batchnorm(schedule: Schedule, batchnorm: BatchNorm) -> Schedule:
     return replace(schedule, stages=[replace(s, batchnorm=batchnorm) if s.batchnorm is None else s for s in schedule.stages])
 
 
+def trains_head_alone(stage: Stage, head: str = "head") -> bool:
+    """Whether nothing but the head trains."""
+    return all(pattern == head or pattern.startswith(f"{head}.") for pattern in stage.train)
+
+
 def without_warm_up(schedule: Schedule, head: str = "head") -> Schedule:
     """The same schedule without the stages at its beginning in which the head alone trains: the next one begins at once.
 
     Raises:
         UserError: no other stage.
     """
-    warming = [all(pattern == head or pattern.startswith(f"{head}.") for pattern in stage.train) for stage in schedule.stages]
-    if all(warming):
-        raise UserError("head=solved solves the head, and this schedule trains nothing else: take recipe=probe, or head=linear")
-    begin = warming.index(False)
+    begin = next((i for i, stage in enumerate(schedule.stages) if not trains_head_alone(stage, head)), None)
+    if begin is None:
+        raise UserError("this schedule trains nothing but the head: without its warm-up no stage is left")
     first = replace(schedule.stages[begin], epoch=0, step=None, until=None, from_best=False)
     return replace(schedule, stages=[first, *schedule.stages[begin + 1 :]])
 

@@ -223,9 +223,12 @@ def _signs(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
 
 def _minimum(loss: _Loss, basis: _Basis, point: Tensor, strength: float, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
     """Point (rank + 1, K) of the minimum, from `point` on, its value and what is left, relative to it, both () float64."""
-    for _ in range(1 + AGAIN):
-        point, value, left = _certified(loss, basis, _minimised(loss, basis, point, strength, tolerance), strength, tolerance)
-        if float(left) <= tolerance:
+    left = torch.tensor(torch.inf)
+    for again in range(1 + AGAIN):
+        before = left
+        within = tolerance / 4**again  # with the bias at its best the certificate is another one
+        point, value, left = _certified(loss, basis, _minimised(loss, basis, point, strength, within), strength, tolerance)
+        if float(left) <= tolerance or float(left) >= float(before):
             break
     return point, value, left
 

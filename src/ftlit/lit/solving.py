@@ -28,17 +28,20 @@ class SolvedHead(Callback):
     Args:
         head: name of the linear layer in the module.
         probing: what is tried.
+        trains: whether training follows; where not, it ends before its first step.
 
     Raises:
         UserError: when training begins: no such linear layer, or data other than `ImageData` and `CodesData`, with one label an image.
     """
 
-    def __init__(self, head: str = "head", probing: Probing | None = None) -> None:
-        self.head, self.probing = head, probing or Probing()
+    def __init__(self, head: str = "head", probing: Probing | None = None, *, trains: bool = True) -> None:
+        self.head, self.probing, self.trains = head, probing or Probing(), trains
         self.probe: Probe | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Solve, in place."""
+        if not self.trains:
+            trainer.fit_loop.epoch_loop.max_steps = 0
         if trainer.ckpt_path is not None:
             return
         head = dict(pl_module.named_modules()).get(self.head)

@@ -29,7 +29,7 @@ from ftlit.recipes.isolation import INTERRUPTED
 from ftlit.recipes.limits import AFFINE, check_until
 from ftlit.recipes.resuming import alone_in, checkpoint_of
 from ftlit.rewrite import batchnorm_to_affine
-from ftlit.schedule import Schedule, with_batchnorm, without_warm_up
+from ftlit.schedule import Schedule, trains_head_alone, with_batchnorm, without_warm_up
 from ftlit.sources import Source
 from ftlit.trainable import Policy
 
@@ -45,6 +45,12 @@ class Run:
     schedule: Schedule
     trainer: pl.Trainer
     resume_from: Path | None
+    solved: SolvedHead | None
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is left to train once the head is solved."""
+        return self.solved is None or self.solved.trains
 
     @property
     def sources(self) -> list[Source]:
@@ -73,17 +79,27 @@ def build(cfg: DictConfig) -> Run:
         data = instantiate(cfg.cache)(data, pooled=not getattr(head, "takes_map", False))
     policy: Policy = "live" if cfg.batchnorm == AFFINE else cfg.batchnorm
     schedule = with_batchnorm(instantiate(cfg.schedule, layers=backbone.learned), {"backbone": policy})
-    solved = [SolvedHead("head", instantiate(cfg.probe))] if getattr(head, "init", "random") == "probe" else []
-    schedule = without_warm_up(schedule) if solved else schedule
+    solved = _solved(cfg, head, schedule)
+    schedule = without_warm_up(schedule) if solved and solved.trains else schedule
     check_until(schedule)
     model = _joined(cfg, backbone, head, data, schedule)
     if cfg.compile:
         backbone.compile()
         head.compile()
-    callbacks = [StagedFinetuning(schedule), *solved, *(instantiate(callback) for callback in cfg.callbacks.values() if callback)]
-    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=[instantiate(logger) for logger in cfg.logger.values() if logger])
+    others = (instantiate(callback) for callback in cfg.callbacks.values() if callback)
+    trainer = instantiate(
+        cfg.trainer,
+        callbacks=[StagedFinetuning(schedule), *([solved] if solved else []), *others],
+        logger=[instantiate(logger) for logger in cfg.logger.values() if logger],
+    )
     schedule.check_reached(trainer.max_epochs, trainer.max_steps)
-    return Run(model, data, schedule, trainer, resume_from)
+    return Run(model, data, schedule, trainer, resume_from, solved)
+
+
+def _solved(cfg: DictConfig, head: nn.Module, schedule: Schedule) -> SolvedHead | None:
+    if getattr(head, "init", "random") != "probe":
+        return None
+    return SolvedHead("head", instantiate(cfg.probe), trains=not all(trains_head_alone(stage) for stage in schedule.stages))
 
 
 def _joined(cfg: DictConfig, backbone: Backbone, head: nn.Module, data: Any, schedule: Schedule) -> FineTuner:
@@ -114,7 +130,8 @@ def fit(cfg: DictConfig, run: Run) -> float:
         if run.trainer.is_global_zero:
             checkpoint_of(cfg)  # another run may have begun or ended here since
             words.write_folder(cfg, run.data.class_names)
-            words.say_plan(cfg, run.model.backbone, run.data, plan, run.sources, run.resume_from)
+            how = {"solves": run.solved is not None, "trains": run.trains}
+            words.say_plan(cfg, run.model.backbone, run.data, plan, run.sources, run.resume_from, **how)
         started = time.perf_counter()
         _train(cfg, run)
         seconds = time.perf_counter() - started
@@ -125,13 +142,15 @@ def fit(cfg: DictConfig, run: Run) -> float:
         }
         if run.trainer.is_global_zero:
             words.write_results(cfg, results)
-            words.say_results(cfg, results, seconds)
+            words.say_results(cfg, results, f"{'trained' if run.trains else 'solved'} in {seconds:.1f} s")
     return float(results["val/accuracy"])
 
 
 def _train(cfg: DictConfig, run: Run) -> None:
     try:
         run.trainer.fit(run.model, run.data, ckpt_path=run.resume_from)
+        for name in () if run.trains else ("last", "best"):
+            run.trainer.save_checkpoint(Path(cfg.paths.run, "checkpoints", f"{name}.ckpt"))
     except SystemExit:  # Lightning's answer to Ctrl-C
         words.say_interrupted(cfg)
         sys.exit(INTERRUPTED)

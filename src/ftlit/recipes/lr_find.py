@@ -37,6 +37,8 @@ def run(cfg: DictConfig) -> float:
     bind(cfg)
     test: RangeTest = instantiate(cfg.lr_find)
     run = finetune.build(rising(cfg))
+    if not run.trains:
+        raise UserError("recipe=lr_find: this head is solved and nothing is trained, so that no rate matters; give head=linear")
     seen = observe(cfg, run, test)
     if run.trainer.is_global_zero:
         folder = Path(cfg.paths.run)

@@ -24,6 +24,8 @@ from ftlit.recipes.command import arguments, program
 from ftlit.shard import size_in_words
 from ftlit.sources import Source
 
+SOLVED = "solved on the codes of the training images, without augmentation; its strength is chosen by cross-validation among them"
+ALONE = "nothing is trained: optimizer, lr_scheduler, loss and epochs have no part in it (head=linear trains it by steps)"
 TOLD = ("scenario", "experiment", "backbone", "head", "loss", "data", "schedule", "optimizer", "lr_scheduler", "cache", "trainer")
 
 
@@ -53,8 +55,20 @@ def say_lost(cfg: DictConfig, rank: int) -> None:
     print(f"ftlit: process {rank} ends: another one died, its error stands above. To go on: {resume_command(cfg)}", file=sys.stderr)
 
 
-def say_plan(cfg: DictConfig, backbone: Backbone, data: Any, plan: Plan, sources: Sequence[Source], resume_from: Path | None) -> None:
-    """Print what is going to happen: weights, input, data, what trains from when at what rate, and how to resume."""
+def say_plan(
+    cfg: DictConfig,
+    backbone: Backbone,
+    data: Any,
+    plan: Plan,
+    sources: Sequence[Source],
+    resume_from: Path | None,
+    *,
+    solves: bool = False,
+    trains: bool = True,
+) -> None:
+    """Print what is going to happen: weights, input, data, whether the head is solved, what trains from when at what rate, and how to
+    resume.
+    """
     spec, shape = backbone.input_spec, "x".join(map(str, backbone.code_shapes[backbone.cuts[-1]]))
     size = sum(parameter.numel() for parameter in backbone.parameters())
     choices = HydraConfig.get().runtime.choices
@@ -76,12 +90,14 @@ def say_plan(cfg: DictConfig, backbone: Backbone, data: Any, plan: Plan, sources
         ),
         ("classes", shorten((f"{name} {count:,}" for name, count in data.counts["train"].items()), most=12)),
         *(("note", note) for note in data.notes),
+        *([("head", SOLVED + ("" if trains else f"; {ALONE}"))] if solves else []),
         *(
             (f"stage {i}", f"{line}; ddp reduces {size_in_words(size)} a step; from {sources[i].why if sources else 'images'}")
             for i, (line, size) in enumerate(zip(plan.stages, plan.reduced, strict=True))
+            if trains
         ),
-        *([("cache", _cache(data, sources))] if sources else []),
-        ("run", f"{_epochs(cfg.trainer.max_epochs)}, seed {cfg.seed}, folder {cfg.paths.run}"),
+        *([("cache", _cache(data, sources))] if sources and trains else []),
+        ("run", f"{_epochs(cfg.trainer.max_epochs) if trains else 'no epoch'}, seed {cfg.seed}, folder {cfg.paths.run}"),
         *([("compile", "backbone and head, anew for each stage: its first steps take longer")] if cfg.compile else []),
     ]
     table = Table.grid(padding=(0, 2))
@@ -90,7 +106,8 @@ def say_plan(cfg: DictConfig, backbone: Backbone, data: Any, plan: Plan, sources
     console().print(table)
     goes_on = f"goes on from {resume_from}" if resume_from else resume_command(cfg)
     console().print(f"[bold]resume[/bold]    {escape(goes_on)}", soft_wrap=True)  # one line, to be copied
-    console().print(layers_table(plan))
+    if trains:
+        console().print(layers_table(plan))
     for warning in plan.warnings:
         console().print(f"[bold]doctor[/bold]  {escape(warning)}", soft_wrap=True)
 
@@ -141,15 +158,13 @@ def resume_command(cfg: DictConfig) -> str:
     return shlex.join([*words, *(word for word in arguments(cfg.paths.run) if not word.startswith("resume=")), "resume=true"])
 
 
-def say_results(cfg: DictConfig, results: Mapping[str, float], seconds: float) -> None:
-    """Print the table of the best checkpoint on val and test, the time, and where everything is."""
+def say_results(cfg: DictConfig, results: Mapping[str, float], time: str) -> None:
+    """Print the table of the best checkpoint on val and test, the time in words, and where everything is."""
     table = Table("split", "accuracy", "macro F1", "loss")
     for split in ("val", "test"):
         table.add_row(split, *(f"{results[f'{split}/{metric}']:.4f}" for metric in ("accuracy", "f1", "loss")))
     console().print(table)
-    console().print(
-        f"trained in {seconds:.1f} s; best and last checkpoint, metrics.csv, config.yaml: {escape(str(cfg.paths.run))}", soft_wrap=True
-    )
+    console().print(f"{time}; best and last checkpoint, metrics.csv, config.yaml: {escape(str(cfg.paths.run))}", soft_wrap=True)
 
 
 def console() -> Console:
