@@ -12,7 +12,7 @@ import ftlit
 # Lowest first; the modules of one row do not import each other. A new module gets a place here.
 ROWS = """
 errors
-patterns transform
+patterns transform advice
 backbone head loss rewrite until grouping rates lr_find seeding glyphs dataset
 trainable
 schedule
@@ -39,9 +39,9 @@ lit lit.progress
 cli
 recipes.limits
 recipes.binding recipes.mistakes recipes.command recipes.resuming
-recipes.words recipes.isolation
+recipes.words recipes.isolation recipes.passing
 recipes.finetune
-recipes.pretrain recipes.lr_find recipes.probe
+recipes.pretrain recipes.lr_find recipes.probe recipes.advise
 recipes recipes.main
 """
 ROW = {name: number for number, row in enumerate(ROWS.split("\n")) for name in row.split()}

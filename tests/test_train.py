@@ -116,6 +116,44 @@ def test_after_ctrl_c_the_printed_command_goes_on(tmp_path):
     assert steps == sorted(set(steps)) and len(steps) == 8  # one file, no epoch twice
 
 
+def test_the_default_measures_which_scenario_once_and_what_is_given_wins(tmp_path):
+    asked = ("data.per_class=5", "data.num_workers=0", f"hydra.run.dir={tmp_path}/run", "head=mlp", "trainer.max_epochs=1")
+    result = train(tmp_path, *asked)
+    assert result.returncode == 0, result.stderr
+    assert "scenario=small_similar" in result.stdout and "5 training images a class are few" in result.stdout
+    assert "head=mlp" in result.stdout and "schedule=head_only" in result.stdout and "nothing is trained" not in result.stdout
+    written = (tmp_path / "run/advice.json").read_text()
+    assert [depth["cut"] for depth in json.loads(written)["measured"]["depths"]] == ["stem", "layer1", "layer2", "layer3", "layer4"]
+    (tmp_path / "run/advice.json").write_text(written.replace("are few", "are few indeed"))
+    again = train(tmp_path, *asked, "resume=true")
+    assert again.returncode == 0 and "are few indeed" in again.stdout, again.stderr
+
+
+def test_each_job_of_a_sweep_is_advised(tmp_path):
+    result = train(tmp_path, "-m", "data.per_class=5,60", "data.num_workers=0", "trainer.max_epochs=3", "hydra.sweep.dir=sweep")
+    assert result.returncode == 0, result.stderr
+    found = [json.loads((tmp_path / f"sweep/{job}/advice.json").read_text())["advice"]["scenario"] for job in (0, 1)]
+    assert found == ["small_similar", "large_similar"]
+
+
+def test_advice_without_training(tmp_path):
+    command = [sys.executable, "-c", "from ftlit.cli import main; main()", "advise", "data.per_class=5", "hydra.run.dir=run"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0 and not (tmp_path / "run/checkpoints").exists(), result.stderr
+    assert "LogME" in result.stdout and re.search(r"about, here: small_similar \d+ s, .* large_different \d+ s", result.stdout)
+    assert result.stdout.splitlines()[-1] == "python train.py scenario=small_similar data.per_class=5"
+    random = train(tmp_path, "recipe=advise", "backbone.weights=null", "hydra.run.dir=other")
+    assert random.returncode == 0 and "There is nothing to transfer" in random.stdout
+    assert json.loads((tmp_path / "other/advice.json").read_text())["advice"]["scenario"] == "large_different"
+
+
+def test_a_range_test_is_of_the_advised_scenario(tmp_path):
+    result = train(tmp_path, "recipe=lr_find", "data.per_class=40", "lr_find.steps=30", "hydra.run.dir=run")
+    assert result.returncode == 0 and (tmp_path / "run/lr_find.csv").is_file() and (tmp_path / "run/advice.json").is_file(), result.stderr
+    result = train(tmp_path, "recipe=lr_find", "data.per_class=5", "hydra.run.dir=other")
+    assert result.returncode == 2 and "this head is solved and nothing is trained" in result.stderr
+
+
 @pytest.mark.parametrize("scenario", ["small_similar", "small_different"])
 def test_small_scenarios_solve_their_head_and_train_nothing(tmp_path, scenario):
     asked = (f"scenario={scenario}", "data.num_workers=0", f"hydra.run.dir={tmp_path}/run")
@@ -141,7 +179,9 @@ def test_a_sweep_runs_each_job_in_its_own_folder(tmp_path):
 def test_help_names_the_groups(tmp_path):
     said = train(tmp_path, "--help").stdout
     assert (
-        "scenario: large_different, large_similar, small_different, small_similar" in said and "backbone: " in said and "_zoo" not in said
+        "scenario: auto, large_different, large_similar, small_different, small_similar" in said
+        and "backbone: " in said
+        and "_zoo" not in said
     )
 
 

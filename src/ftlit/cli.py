@@ -14,6 +14,7 @@ from ftlit.errors import UserError, one_line, unknown
 USAGE = """usage: ftlit COMMAND ...
 
   train [GROUP=OPTION ...] [NAME=VALUE ...]   fine-tune a pretrained network; `ftlit train --help` lists groups and options
+  advise [GROUP=OPTION ...] [NAME=VALUE ...]  measure which scenario suits these images, without training
   cache list | verify | prune                 the stored codes: sizes, checks, removal; `ftlit cache --help`"""
 
 
@@ -38,6 +39,11 @@ def train(arguments: list[str]) -> None:
     assert spec is not None and spec.origin is not None
     sys.argv = [spec.origin, *arguments]
     runpy.run_path(spec.origin, run_name="__main__")
+
+
+def advise(arguments: list[str]) -> None:
+    """The same with `recipe=advise`."""
+    train([*arguments, "recipe=advise"])
 
 
 def cache(arguments: list[str]) -> None:
@@ -97,7 +103,7 @@ ACTIONS = {
     "verify": "read all of it and compare checksums; damaged shards are removed",
     "prune": "remove columns, those first that were not used for longest",
 }
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"train": train, "cache": cache}
+COMMANDS: dict[str, Callable[[list[str]], None]] = {"train": train, "advise": advise, "cache": cache}
 
 
 if __name__ == "__main__":

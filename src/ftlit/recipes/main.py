@@ -14,7 +14,8 @@ from ftlit.recipes.command import which_job
 
 WANTS_TRACEBACK = bool(os.environ.get("HYDRA_FULL_ERROR"))
 
-RECIPES = {name: f"ftlit.recipes.{name}" for name in ("finetune", "pretrain", "lr_find", "probe")}
+RECIPES = {name: f"ftlit.recipes.{name}" for name in ("finetune", "pretrain", "lr_find", "probe", "advise")}
+ADVISED = ("finetune", "lr_find")  # recipes that scenario=auto measures for
 
 
 def main() -> None:
@@ -51,6 +52,8 @@ def _run(cfg: DictConfig) -> float:
         if cfg.recipe not in RECIPES:
             raise unknown("recipe", cfg.recipe, RECIPES)
         with isolation.undone():
+            if cfg.recipe in ADVISED:
+                cfg = import_module(RECIPES["advise"]).settled(cfg)
             return import_module(RECIPES[cfg.recipe]).run(cfg)  # type: ignore[no-any-return]
     except Exception as error:
         exit_if_mistake(error)

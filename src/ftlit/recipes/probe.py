@@ -15,17 +15,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from ftlit.backbone import Backbone
-from ftlit.codes import Codes, evaluating
-from ftlit.dataset import SPLITS, Split
 from ftlit.errors import UserError
-from ftlit.lit.extracting import EVALUATION, Extraction
 from ftlit.lit.images import ImageData
 from ftlit.probe import Probe
 from ftlit.probing import Interval, Probing, best_of, bootstrap, draw, write_csv
 from ftlit.recipes import finetune, words
 from ftlit.recipes.binding import bind
-from ftlit.sources import Form
-from ftlit.store import Store
+from ftlit.recipes.isolation import several_processes
+from ftlit.recipes.passing import codes_of
 
 
 @dataclass(frozen=True)
@@ -51,6 +48,8 @@ def run(cfg: DictConfig) -> float:
     few = cfg.data.get("per_class")
     if probing.repeats > 1 and few is None:
         raise UserError(f"probe.repeats={probing.repeats} draws training images anew, and all are taken: give data.per_class too")
+    if several_processes(cfg):
+        raise UserError("recipe=probe runs in one process: give trainer=auto, or trainer.devices=1")
     backbone = instantiate(cfg.backbone)
     looks = [look(cfg, probing, backbone, cfg.data.seed + i) for i in range(probing.repeats)]
     folder, first = Path(cfg.paths.run), looks[0]
@@ -67,7 +66,11 @@ def run(cfg: DictConfig) -> float:
 def look(cfg: DictConfig, probing: Probing, backbone: Backbone, seed: int) -> Look:
     """Solve and choose: on val, or, where training images are few, by cross-validation among these, so that val adds none."""
     data = instantiate(cfg.data, input_spec=backbone.input_spec, seed=seed)
-    codes = codes_of(cfg, backbone, data, probing)
+    if type(data) is not ImageData or data.multilabel:
+        raise UserError(
+            "recipe=probe tells one class of an image from the others: take data with one label an image, in ftlit's own options"
+        )
+    codes = codes_of(cfg, backbone, data, backbone.cuts if probing.cuts is None else probing.cuts)
     train, test = codes["train"], codes["test"]
     probes = probing.at(train, codes["val"] if cfg.data.get("per_class") is None else None)
     best = best_of(probes)
@@ -81,27 +84,6 @@ def result_of(look: Look) -> dict[str, Any]:
     best, tested = look.best, look.tested
     chosen = {"cut": best.cut, "kind": best.kind, "strength": best.strength, "held_out/accuracy": best.score}
     return {**chosen, "test/accuracy": tested.share, "low": tested.low, "high": tested.high}
-
-
-def codes_of(cfg: DictConfig, backbone: Backbone, data: ImageData, probing: Probing) -> dict[Split, Codes]:
-    """Vectors of every cut, pooled as the network pools, of the evaluation view of each split; from the store where they are."""
-    if type(data) is not ImageData or data.multilabel:
-        raise UserError(
-            "recipe=probe tells one class of an image from the others: take data with one label an image, in ftlit's own options"
-        )
-    trainer: pl.Trainer = instantiate(cfg.trainer, logger=False, enable_checkpointing=False)
-    if trainer.world_size > 1:
-        raise UserError("recipe=probe runs in one process: give trainer.devices=1")
-    names = probing.cuts if probing.cuts is not None else backbone.cuts
-    forms = [Form(backbone.cuts[backbone.index(name)], True) for name in names]
-    backbone.to(trainer.strategy.root_device)
-    trainer.precision_plugin.convert_module(backbone)
-    extraction = Extraction(data, Store(cfg.paths.cache), dtype=None, seed=0)
-    with evaluating(backbone):
-        rows = extraction.rows(trainer, backbone, {(split, EVALUATION): forms for split in SPLITS}, None)
-    return {
-        split: Codes({form.cut: own for form, own in rows[split, EVALUATION].items()}, data.collection.targets(split)) for split in SPLITS
-    }
 
 
 def table_of(looks: Sequence[Look]) -> Table:

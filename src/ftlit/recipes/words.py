@@ -26,6 +26,7 @@ from ftlit.sources import Source
 
 SOLVED = "solved on the codes of the training images, without augmentation; its strength is chosen by cross-validation among them"
 ALONE = "nothing is trained: optimizer, lr_scheduler, loss and epochs have no part in it (head=linear trains it by steps)"
+ADVICE = "advice.json"  # in the run's folder, where scenario=auto measured
 TOLD = ("scenario", "experiment", "backbone", "head", "loss", "data", "schedule", "optimizer", "lr_scheduler", "cache", "trainer")
 
 
@@ -71,7 +72,7 @@ def say_plan(
     """
     spec, shape = backbone.input_spec, "x".join(map(str, backbone.code_shapes[backbone.cuts[-1]]))
     size = sum(parameter.numel() for parameter in backbone.parameters())
-    choices = HydraConfig.get().runtime.choices
+    choices, advice = HydraConfig.get().runtime.choices, Path(cfg.paths.run, ADVICE)
     rows = [
         ("ftlit", ", ".join(f"{group}={choices[group]}" for group in TOLD if choices.get(group))),
         (
@@ -90,6 +91,7 @@ def say_plan(
         ),
         ("classes", shorten((f"{name} {count:,}" for name, count in data.counts["train"].items()), most=12)),
         *(("note", note) for note in data.notes),
+        *([("advice", json.loads(advice.read_text())["advice"]["reason"])] if advice.is_file() else []),
         *([("head", SOLVED + ("" if trains else f"; {ALONE}"))] if solves else []),
         *(
             (f"stage {i}", f"{line}; ddp reduces {size_in_words(size)} a step; from {sources[i].why if sources else 'images'}")

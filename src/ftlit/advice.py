@@ -1,0 +1,128 @@
+"""Size and similarity, measured on codes -> a scenario, with the reason."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+from ftlit.errors import UserError
+
+TURNS = 100  # of LogME's fixed point
+STILL = 1e-3  # relative change of alpha / beta at which it ends
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A number that a decision hangs on, what it counts, and where it comes from."""
+
+    value: float
+    of: str
+    source: str
+
+
+THRESHOLDS = {
+    "few": Threshold(30, "training images a class", "cells of tests/bench/advice.py"),
+    "below": Threshold(2.0, "standard errors by which the best lower cut beats the top", "the two-sided 5 % level of a normal deviate"),
+    "batch": Threshold(16, "images of a batch in one process", "Wu and He 2018 (Group Normalization), figure 1"),
+}
+
+
+@dataclass(frozen=True)
+class Depth:
+    """What the codes at a cut tell of the classes: accuracy of a linear probe on held-out training images, and LogME."""
+
+    cut: str
+    accuracy: float
+    logme: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a decision rests on.
+
+    Args:
+        images: that train.
+        classes: how many.
+        depths: of every cut, the lowest first; at least one.
+        measured: training images that the depths rest on.
+        batch_size: images of a batch in one process.
+        batchnorm: whether the backbone has batch norms.
+    """
+
+    images: int
+    classes: int
+    depths: Sequence[Depth]
+    measured: int
+    batch_size: int
+    batchnorm: bool
+
+    def __post_init__(self) -> None:
+        if not self.depths:
+            raise UserError("advice needs the accuracy of at least one cut")
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to do: option of the group `scenario`, name of the cut, policy of the batch norms; and why, in two sentences."""
+
+    scenario: str
+    cut: str
+    batchnorm: str
+    reason: str
+
+
+def advise(measured: Measured) -> Advice:
+    """The decision of Karpathy's CS231n notes on transfer learning (2016), with both of its questions measured.
+
+    Many images where a class has `THRESHOLDS["few"]` on average. Like those of the pretraining where the probe at the top is as good as
+    the best below it: the lower layers are general, the upper ones belong to the old task (Yosinski et al. 2014, section 4).
+    """
+    top, best = measured.depths[-1], max(reversed(measured.depths), key=lambda depth: depth.accuracy)
+    noise = sqrt(max(best.accuracy * (1 - best.accuracy), 1 / measured.measured) / measured.measured)
+    similar = best.accuracy - top.accuracy <= THRESHOLDS["below"].value * noise
+    average = measured.images / measured.classes
+    large = average >= THRESHOLDS["few"].value
+    scenario = f"{'large' if large else 'small'}_{'similar' if similar else 'different'}"
+    policy = "frozen_stats" if measured.batchnorm and large and measured.batch_size < THRESHOLDS["batch"].value else "live"
+    like = (
+        f"no lower cut tells the classes apart better than the top, {top.cut} ({top.accuracy:.3f} of held-out images): like the pretraining"
+        if similar
+        else f"{best.cut} tells the classes apart better than the top, {top.cut} ({best.accuracy:.3f} against {top.accuracy:.3f} of "
+        "held-out images): unlike the pretraining"
+    )
+    size = f"{average:.3g} training images a class are {'many' if large else 'few'}: {'train all' if large else 'solve a head alone'}"
+    return Advice(scenario, top.cut if similar or large else best.cut, policy, f"{size}. {like[0].upper()}{like[1:]}.")
+
+
+def logme(codes_NC: Tensor, labels_N: Tensor) -> float:
+    """Mean over the classes of the log evidence, for each image, of a Bayesian linear model of "is it this class?", its two precisions at
+    their best: You et al. 2021 (LogME), section 4, by its fixed point in the singular vectors of the codes. Higher is better.
+
+    Raises:
+        UserError: no class has an image.
+    """
+    if not len(labels_N):
+        raise UserError("LogME needs images")
+    codes = codes_NC.double()
+    left, singular, _ = torch.linalg.svd(codes, full_matrices=False)
+    squares, (n, width) = singular.square(), codes.shape
+    evidences = []
+    for label in sorted(set(labels_N.tolist())):
+        target = (labels_N == label).double()
+        along = (left.T @ target).square()
+        beyond = max(float(target.square().sum() - along.sum()), 0.0)
+        alpha, beta = 1.0, 1.0
+        for _ in range(TURNS):
+            ratio = alpha / beta
+            used = float((squares / (squares + ratio)).sum())
+            length = float((squares * along / (squares + ratio).square()).sum())
+            apart = float((along / (1 + squares / ratio).square()).sum()) + beyond
+            alpha, beta = used / max(length, 1e-12), (n - used) / max(apart, 1e-12)
+            if abs(alpha / beta - ratio) <= STILL * ratio:
+                break
+        spread = float(torch.log(alpha + beta * squares).sum()) + (width - len(squares)) * torch.log(torch.tensor(alpha)).item()
+        fit = width * torch.log(torch.tensor(alpha)).item() + n * torch.log(torch.tensor(beta / (2 * torch.pi))).item()
+        evidences.append((fit - spread - beta * apart - alpha * length) / (2 * n))
+    return sum(evidences) / len(evidences)

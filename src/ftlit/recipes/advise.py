@@ -1,0 +1,185 @@
+"""From config to a scenario: codes of every cut of some training images from one pass, measured, and the config composed again."""
+
+import json
+import shlex
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig, open_dict, read_write
+from rich.markup import escape
+from rich.table import Table
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ftlit.advice import Advice, Depth, Measured, advise, logme
+from ftlit.backbone import RANDOM_START, Backbone
+from ftlit.errors import UserError
+from ftlit.lit.images import ImageData
+from ftlit.probe import fit_probe
+from ftlit.recipes import finetune, words
+from ftlit.recipes.binding import bind
+from ftlit.recipes.passing import codes_of
+
+AUTO = "auto"
+SCENARIOS = ("small_similar", "small_different", "large_similar", "large_different")
+MOST_IMAGES = 2000  # that are measured
+PATIENCE = 3600.0  # seconds that other processes wait for the first one's advice
+TIMED = 8  # images of the step that is timed
+
+
+def run(cfg: DictConfig) -> float:
+    """Print what was measured, the advice, and what each scenario would cost in time here; write `advice.json` to the run's folder. Returns
+    the held-out accuracy at the advised cut.
+    """
+    if cfg.resume:
+        raise UserError("resume=true: advice takes a pass over some images and goes on from nothing; leave it out")
+    finetune.quiet()
+    measured, advice, backbone, data = look(cfg)
+    write(cfg, advice, measured)
+    if measured is None:
+        words.console().print(escape(advice.reason), soft_wrap=True)
+        return float("nan")
+    words.console().print(table_of(measured, advice))
+    words.console().print(escape(f"* {advice.reason}"), soft_wrap=True)
+    costs = ", ".join(f"{name} {seconds:,.0f} s" for name, seconds in costs_of(backbone, data))
+    words.console().print(f"about, here: {costs}", soft_wrap=True)
+    words.console().print(
+        escape(
+            f"{'python train.py ' + shlex.join([*overrides_of(advice), *(word for word in _given() if word != f'recipe={cfg.recipe}')])}"
+        ),
+        soft_wrap=True,
+    )
+    return next(depth.accuracy for depth in measured.depths if depth.cut == advice.cut)
+
+
+def settled(cfg: DictConfig) -> DictConfig:
+    """The config itself; where its scenario is `auto`, composed again with the advised one, below what a person gave. The first process
+    measures, the others read what it wrote, and so does a run that goes on.
+    """
+    if HydraConfig.get().runtime.choices.get("scenario") != AUTO:
+        return cfg
+    path = Path(cfg.paths.run, words.ADVICE)
+    first = getattr(rank_zero_only, "rank", 0) == 0
+    if first and not (cfg.resume and path.is_file()):
+        finetune.quiet()
+        measured, advice, _, _ = look(cfg)
+        write(cfg, advice, measured)
+    deadline = time.monotonic() + PATIENCE
+    while not path.is_file():
+        if time.monotonic() > deadline:
+            raise UserError(f"scenario=auto: no advice of the first process in {path}: give a scenario")
+        time.sleep(0.2)
+    return composed(Advice(**json.loads(path.read_text())["advice"]))
+
+
+def look(cfg: DictConfig) -> tuple[Measured | None, Advice, Backbone, Any]:
+    """What was measured (`None`: this data cannot be, or there is nothing to transfer), the advice, and what it is about."""
+    bind(cfg)
+    backbone = instantiate(cfg.backbone)
+    data = instantiate(cfg.data, input_spec=backbone.input_spec)
+    top, counts = backbone.cuts[-1], data.counts["train"]
+    if backbone.origin == RANDOM_START:
+        return (
+            None,
+            Advice("large_different", top, "live", "The weights are random. There is nothing to transfer: all trains."),
+            backbone,
+            data,
+        )
+    if type(data) is not ImageData or data.multilabel or min(counts.values()) < 2:
+        why = "This data cannot be measured, which takes one label an image and two training images of each class"
+        return None, Advice("large_similar", top, "live", f"{why}. It is taken as many images, similar ones."), backbone, data
+    few = max(2, MOST_IMAGES // data.num_classes)
+    sample = data if max(counts.values()) <= few else instantiate(cfg.data, input_spec=backbone.input_spec, per_class=few)
+    codes = codes_of(cfg, backbone, sample, backbone.cuts, ("train",))["train"]
+    depths = []
+    for cut in codes.cuts:
+        vectors, labels = codes[cut].read(range(len(codes))), codes.targets
+        assert labels is not None
+        depths.append(Depth(cut, fit_probe(vectors, labels, kind="ridge").score or 0.0, logme(vectors, labels)))
+    norms = any(isinstance(part, _BatchNorm) for part in backbone.modules())
+    measured = Measured(sum(counts.values()), data.num_classes, depths, len(codes), data.batch_size, norms)
+    return measured, advise(measured), backbone, data
+
+
+def write(cfg: DictConfig, advice: Advice, measured: Measured | None) -> None:
+    """`advice.json`, all at once."""
+    folder = Path(cfg.paths.run)
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = folder / f"{words.ADVICE}.part"
+    beside.write_text(json.dumps({"advice": asdict(advice), "measured": measured and asdict(measured)}, indent=1))
+    beside.replace(folder / words.ADVICE)
+
+
+def overrides_of(advice: Advice) -> list[str]:
+    """What the advice says on the command line."""
+    cut = [f"backbone.cut={advice.cut}"] if advice.scenario == "small_different" else []
+    return [f"scenario={advice.scenario}", *cut, *([f"batchnorm={advice.batchnorm}"] if advice.batchnorm != "live" else [])]
+
+
+def composed(advice: Advice) -> DictConfig:
+    """The config of this command line as advised; what Hydra knows of the choices is brought up to date."""
+    cfg = _compose(overrides_of(advice))
+    known: Any = HydraConfig.get()
+    with read_write(known):
+        known.runtime.choices = cfg.hydra.runtime.choices
+    with open_dict(cfg):
+        cfg.pop("hydra")
+    return cfg
+
+
+def _compose(instead: list[str]) -> DictConfig:
+    """With this in place of the scenario that was given, below all else that was."""
+    return compose(HydraConfig.get().job.config_name, [*instead, *_given()], return_hydra_config=True)
+
+
+def _given() -> list[str]:
+    return [word for word in HydraConfig.get().overrides.task if not word.startswith("scenario=")]
+
+
+def table_of(measured: Measured, advice: Advice) -> Table:
+    """A row a layer, top first: held-out accuracy of a linear probe, LogME."""
+    table = Table("layer", "held-out accuracy", "LogME")
+    for depth in reversed(measured.depths):
+        mark = " *" if depth.cut == advice.cut else ""
+        table.add_row(depth.cut, f"{depth.accuracy:.4f}{mark}", f"{depth.logme:.3f}")
+    return table
+
+
+def costs_of(backbone: Backbone, data: ImageData) -> Iterator[tuple[str, float]]:
+    """Seconds that each scenario would take here, for the steps and passes alone, by the time of one step on a few images."""
+    loading, forward, step = _times(backbone, data)
+    sizes = {split: sum(counts.values()) for split, counts in data.counts.items()}
+    for name in SCENARIOS:
+        cfg = _compose([f"scenario={name}"])
+        once = sum(sizes.values()) * max(loading, forward)  # codes, and the test images
+        epochs = 0 if name.startswith("small") else cfg.trainer.max_epochs - cfg.schedule.get("epoch", 0)
+        yield name, once + epochs * (sizes["train"] * max(loading, step) + sizes["val"] * max(loading, forward))
+
+
+def _times(backbone: Backbone, data: ImageData) -> tuple[float, float, float]:
+    """Seconds an image: to load it, to run it, to train with it."""
+    train, device = data.collection.splits["train"], next(backbone.parameters()).device
+    begun = time.perf_counter()
+    images = torch.stack([data.transforms["train"](train.load(train.sources[i % len(train)])) for i in range(TIMED)])
+    loading = (time.perf_counter() - begun) / TIMED / max(1, data.num_workers)
+    images = images.to(device, next(backbone.parameters()).dtype)
+
+    def timed(*, training: bool) -> float:
+        for _ in range(2):  # the first one warms up
+            begun = time.perf_counter()
+            with torch.set_grad_enabled(training):
+                codes = backbone.pool(backbone(images))
+            total = codes.float().sum()
+            if training:
+                torch.autograd.backward(total)
+            float(total.detach())  # waits for the device
+        return (time.perf_counter() - begun) / TIMED
+
+    return loading, timed(training=False), timed(training=True)

@@ -1,0 +1,86 @@
+"""Size and similarity decide; LogME is the evidence of a Bayesian linear model."""
+
+import math
+
+import pytest
+import torch
+
+from ftlit import UserError
+from ftlit.advice import THRESHOLDS, Depth, Measured, advise, logme
+
+
+def measured(top, below, *, images=1000, classes=10, batch_size=32, batchnorm=True) -> Measured:
+    depths = [Depth("layer1", 0.3, 0.0), Depth("layer2", below, 0.0), Depth("layer3", top, 0.0)]
+    return Measured(images, classes, depths, min(images, 2000), batch_size, batchnorm)
+
+
+@pytest.mark.parametrize(
+    ("top", "below", "images", "scenario", "cut"),
+    [
+        (0.9, 0.8, 1000, "large_similar", "layer3"),
+        (0.8, 0.9, 1000, "large_different", "layer3"),
+        (0.9, 0.8, 100, "small_similar", "layer3"),
+        (0.5, 0.9, 100, "small_different", "layer2"),
+        (0.90, 0.91, 100, "small_similar", "layer3"),  # within the noise of 100 images
+        (1.0, 1.0, 100, "small_similar", "layer3"),
+        (0.3, 0.3, 20, "small_similar", "layer3"),
+    ],
+)
+def test_both_questions_decide(top, below, images, scenario, cut):
+    advice = advise(measured(top, below, images=images))
+    assert (advice.scenario, advice.cut) == (scenario, cut)
+    assert advice.reason.count(". ") == 1 and f"{top:.3f}" in advice.reason and f"{images // 10} training images" in advice.reason
+
+
+def test_the_edge_of_few_is_many():
+    few = int(THRESHOLDS["few"].value)
+    assert advise(measured(0.9, 0.8, images=10 * few)).scenario.startswith("large")
+    assert advise(measured(0.9, 0.8, images=10 * few - 1)).scenario.startswith("small")
+
+
+def test_statistics_of_small_batches_are_frozen_where_they_would_move():
+    assert advise(measured(0.9, 0.8, batch_size=4)).batchnorm == "frozen_stats"
+    assert advise(measured(0.9, 0.8, batch_size=32)).batchnorm == "live"
+    assert advise(measured(0.9, 0.8, batch_size=4, batchnorm=False)).batchnorm == "live"
+    assert advise(measured(0.9, 0.8, batch_size=4, images=100)).batchnorm == "live"  # nothing of the backbone trains
+
+
+def test_advice_of_nothing_is_one_line():
+    with pytest.raises(UserError, match="at least one cut"):
+        Measured(10, 2, [], 10, 32, False)
+    with pytest.raises(UserError, match="LogME needs images"):
+        logme(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(("samples", "features"), [(40, 7), (12, 30)])
+def test_logme_is_the_best_evidence(samples, features):
+    torch.manual_seed(0)
+    labels = torch.arange(samples) % 3
+    codes = torch.randn(samples, features, dtype=torch.float64) + labels[:, None]
+
+    def evidence(target, alpha, beta):
+        """Of target ~ N(0, codes codes^T / alpha + 1 / beta), Bishop 2006, equation 3.77."""
+        covariance = codes @ codes.T / alpha + torch.eye(samples, dtype=torch.float64) / beta
+        return torch.distributions.MultivariateNormal(torch.zeros(samples, dtype=torch.float64), covariance).log_prob(target) / samples
+
+    best = []
+    for label in range(3):
+        target, logs = (labels == label).double(), torch.zeros(2, dtype=torch.float64, requires_grad=True)
+        search = torch.optim.LBFGS([logs], max_iter=200, line_search_fn="strong_wolfe")
+
+        def loss(target=target, logs=logs, search=search):
+            search.zero_grad()
+            value = -evidence(target, *logs.exp())
+            value.backward()
+            return value
+
+        search.step(loss)
+        best.append(-float(loss().detach()))
+    assert math.isclose(logme(codes, labels), sum(best) / 3, abs_tol=2e-2 if features > samples else 1e-3)
+
+
+def test_logme_is_higher_where_codes_tell_the_classes_apart():
+    torch.manual_seed(0)
+    labels = torch.arange(90) % 3
+    noise = torch.randn(90, 8)
+    assert logme(noise + 3 * torch.nn.functional.one_hot(labels, 8), labels) > logme(noise, labels) + 0.3
