@@ -1,13 +1,15 @@
 """Law 1 on a toy: a cut loses nothing; and looking at a backbone leaves it as it is."""
 
 from copy import deepcopy
+from itertools import product
 
 import pytest
 import torch
 from torch import nn
 
-from ftlit.backbone import Backbone, Layers, pool
+from ftlit.backbone import Backbone, Layers
 from ftlit.errors import UserError
+from ftlit.pooling import pool, pooled_size, poolings
 from ftlit.transform import InputSpec
 
 CUTS = ("stem", "encoder.0", "encoder.1", "neck.tokens", "top")
@@ -157,6 +159,21 @@ def test_pool():
     assert torch.equal(pool(tokens, "class_token"), tokens[:, 0])
     assert torch.equal(pool(vectors), vectors) and torch.equal(pool(vectors, "class_token"), vectors)
     assert torch.equal(toy().pool(tokens), tokens[:, 0])
+
+
+def test_pooling_by_hand():
+    codes = torch.arange(2 * 3 * 5 * 4, dtype=torch.float32).reshape(2, 3, 5, 4)
+    assert torch.equal(pool(codes, pooling="max"), codes[:, :, 4, 3])
+    halves = product((slice(0, 3), slice(2, 5)), (slice(0, 2), slice(2, 4)))
+    quarters = [codes[:, :, rows, columns].mean(dim=(2, 3)) for rows, columns in halves]
+    assert torch.equal(pool(codes, pooling="2x2"), torch.stack(quarters, dim=2).flatten(1))
+    assert torch.equal(pool(codes[:, :, 0], "class_token", "max"), codes[:, 2, 0])
+    for shape in ((3, 5, 4), (5, 3), (7,), (3, 1, 4)):
+        for way in poolings(shape):
+            assert pool(torch.randn(2, *shape), pooling=way).shape == (2, pooled_size(shape, way))
+    assert poolings((3, 1, 4)) == poolings((7,)) == ("average",) and poolings((5, 3)) == ("average", "max")
+    with pytest.raises(UserError, match=r"codes of shape \(7,\) are not pooled by 'max': average"):
+        pool(torch.randn(2, 7), pooling="max")
 
 
 def test_a_backbone_has_layers_and_what_lies_above_its_last_cut_is_nothing():

@@ -12,7 +12,7 @@ import ftlit
 # Lowest first; the modules of one row do not import each other. A new module gets a place here.
 ROWS = """
 errors
-patterns transform advice
+patterns transform advice pooling
 backbone head loss rewrite until grouping rates lr_find seeding glyphs dataset
 trainable
 schedule

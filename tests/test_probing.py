@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ftlit import UserError, extract_codes, fit_probe, load_backbone
+from ftlit import FineTuner, UserError, extract_codes, fit_probe, load_backbone
 from ftlit.probing import Interval, Probing, best_of, bootstrap
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +25,7 @@ def split(count: int, seed: int, folder):
 
 def test_there_is_a_probe_for_each_cut_and_kind_the_highest_first_and_each_is_that_of_fit_probe(tmp_path):
     train, valid = split(30, 0, tmp_path), split(12, 1, tmp_path)
-    probes = Probing(kinds=["svm", "softmax"], strengths=[1.0, 1e-2]).at(train, valid)
+    probes = Probing(kinds=["svm", "softmax"], strengths=[1.0, 1e-2]).at({"average": train}, {"average": valid})
     assert [(probe.cut, probe.kind) for probe in probes] == [
         ("layer4", "softmax"), ("layer4", "svm"), ("layer1", "softmax"), ("layer1", "svm"),
     ]  # fmt: skip
@@ -34,6 +34,18 @@ def test_there_is_a_probe_for_each_cut_and_kind_the_highest_first_and_each_is_th
         assert alone.weight.equal(probe.weight) and alone.scores == probe.scores
     best = best_of(probes)
     assert best is next(probe for probe in probes if probe.score == max(other.score for other in probes))
+
+
+@pytest.mark.parametrize("pooling", ["average", "max", "2x2"])
+def test_a_probe_of_each_pooling_gives_the_same_logits_inside_the_network(pooling):
+    backbone = load_backbone("glyph").eval()
+    images, labels = torch.rand(30, 3, 32, 32), torch.arange(30) % 3
+    with torch.no_grad():
+        maps = backbone(images)
+        vectors = backbone.pool(maps, pooling)
+        probe = fit_probe(vectors, labels, strength=1e-2, pooling=pooling)
+        model = FineTuner(backbone, probe.as_head(), num_classes=3, optimizer=torch.optim.SGD).eval()
+        assert torch.allclose(model(images), probe.logits(vectors), atol=1e-4)
 
 
 def test_the_interval_is_that_of_a_bootstrap():
@@ -49,7 +61,12 @@ def test_the_interval_is_that_of_a_bootstrap():
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"kinds": ["svn"]}, "did you mean 'svm'"), ({"kinds": []}, "no kind of probe"), ({"strengths": [0.0]}, "probe.strengths=")],
+    [
+        ({"poolings": ["mux"]}, "did you mean 'max'"),
+        ({"kinds": ["svn"]}, "did you mean 'svm'"),
+        ({"kinds": []}, "no kind of probe"),
+        ({"strengths": [0.0]}, "probe.strengths="),
+    ],
 )
 def test_settings_out_of_their_range_are_refused(options, said):
     with pytest.raises(UserError, match=said):
@@ -67,6 +84,7 @@ def test_the_recipe_prints_a_row_a_layer_and_leaves_table_picture_and_result(tmp
     assert "1,797 computed" in first.stdout and "all stored" in again.stdout
     table = [line for line in first.stdout.splitlines() if line.startswith(("│", "*"))]
     assert table == [line for line in again.stdout.splitlines() if line.startswith(("│", "*"))]
+    assert [row.split()[1:4] for row in table[:2]] == [["layer4", "│", "average,"], ["layer3", "│", "average,"]]
     assert [row.split()[1] for row in table[:-1]] == ["layer4", "layer3", "layer2", "layer1", "stem"]
     (result,) = json.loads((tmp_path / "run" / "result.json").read_text())
     with (tmp_path / "run" / "probe.csv").open() as file:
@@ -93,6 +111,7 @@ def test_few_images_are_drawn_several_times_and_val_is_not_trained_on(tmp_path):
         (["data.per_class=1"], "no class has two images"),
         (["data.per_class=1", "probe.strengths=[1e-2]"], "nothing is held out to choose by: give one cut"),
         (["probe.repeats=0"], "probe.repeats=0"),
+        (["probe.poolings=[mux]"], "did you mean 'max'"),
         (["probe.cuts=[layr4]"], "did you mean 'layer4'"),
         (["probe=svn"], "svm"),
         (["resume=true"], "resume=true: probes"),

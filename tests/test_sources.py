@@ -38,15 +38,15 @@ def test_the_prefix_ends_below_the_lowest_layer_that_trains(trained, cut):
 
 def test_each_stage_gets_the_codes_at_its_own_cut_and_only_the_last_cut_is_pooled():
     head, top, middle, everything = plan((), ("top",), ("top", "middle"), CUTS)
-    assert head.form == Form("top", True) and head.bytes == 10 * 16 * 4
-    assert top.form == Form("pooling", False) and top.bytes == 10 * 8 * 6 * 6 * 4
-    assert middle.form == Form("low", False) and everything.form is None
+    assert head.form == Form("top", "average") and head.bytes == 10 * 16 * 4
+    assert top.form == Form("pooling", None) and top.bytes == 10 * 8 * 6 * 6 * 4
+    assert middle.form == Form("low", None) and everything.form is None
     assert "the lowest layer trains" in everything.why and "pooled" in head.why and "pooled" not in top.why
 
 
 def test_a_head_that_takes_maps_gets_maps():
     (head,) = plan((), pooled=False)
-    assert head.form == Form("top", False) and head.bytes == 10 * 16 * 4 * 4 * 4
+    assert head.form == Form("top", None) and head.bytes == 10 * 16 * 4 * 4 * 4
 
 
 def test_stages_with_the_same_cut_share_its_codes():
@@ -65,7 +65,7 @@ def test_half_precision_takes_half():
 
 
 def test_each_form_has_as_many_rows_as_are_asked_for():
-    forms = [Form("top", True), Form("pooling", False)]
+    forms = [Form("top", "average"), Form("pooling", None)]
     head, top = plan_codes(backbone(), forms, {forms[0]: 15, forms[1]: 10}, max_bytes=1e9)
     assert head.bytes == 15 * 16 * 4 and top.bytes == 10 * 8 * 6 * 6 * 4
 

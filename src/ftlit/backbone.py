@@ -6,17 +6,16 @@ vector (N, C). Layers that compute in another order (Swin: N, H, W, C) are wrapp
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ftlit.errors import UserError, unknown
+from ftlit.pooling import Pooling, TokenPool, pool
 from ftlit.transform import InputSpec
 
 RANDOM_START = "random start"
-TokenPool = Literal["mean", "class_token"]
 
 
 class CodesAt:
@@ -42,18 +41,6 @@ class CodesAt:
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "CodesAt":
         """The same on a device; how Lightning moves a batch."""
         return CodesAt(self.values.to(device, non_blocking=non_blocking), self.cut)
-
-
-def pool(codes: Tensor, token_pool: TokenPool = "mean") -> Tensor:
-    """Codes of any shape -> vectors (N, C), as the original network pools before its classifier.
-
-    A map is averaged over its places, tokens are averaged or give their first one (`class_token`), a vector stays as it is.
-    """
-    if codes.ndim == 4:
-        return codes.mean(dim=(2, 3))
-    if codes.ndim == 3:
-        return codes[:, 0] if token_pool == "class_token" else codes.mean(dim=1)
-    return codes
 
 
 class Layers(nn.Module):
@@ -167,9 +154,9 @@ class Backbone(Layers):
             raise unknown("layer", cut, self.cuts)
         return self.cuts.index(str(cut))
 
-    def pool(self, codes: Tensor) -> Tensor:
-        """Codes at any cut -> vectors (N, C); see `ftlit.backbone.pool`."""
-        return pool(codes, self.token_pool)
+    def pool(self, codes: Tensor, pooling: Pooling = "average") -> Tensor:
+        """Codes at any cut -> vectors (N, C); see `ftlit.pooling.pool`."""
+        return pool(codes, self.token_pool, pooling)
 
     @cached_property
     def code_shapes(self) -> dict[str, tuple[int, ...]]:

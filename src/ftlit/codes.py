@@ -86,7 +86,7 @@ def extract_codes(
     if not isinstance(backbone, Backbone):
         raise UserError(f"extract_codes takes a Backbone, and this is {type(backbone).__name__}: load_backbone gives one")
     names = [cuts] if isinstance(cuts, str | int) else list(cuts)
-    forms = [Form(backbone.cuts[backbone.index(cut)], pooled) for cut in names]
+    forms = [Form(backbone.cuts[backbone.index(cut)], "average" if pooled else None) for cut in names]
     if not forms:
         raise UserError("cuts=[]: name at least one layer")
     store = cache if isinstance(cache, Store) else Store(cache)
@@ -161,7 +161,7 @@ def run(backbone: Backbone, images: Tensor, forms: Sequence[Form]) -> dict[Form,
         codes = layer(codes)
         for form in forms:
             if form.cut == name:
-                values = backbone.pool(codes) if form.pooled else codes
+                values = backbone.pool(codes, form.pooling) if form.pooling else codes
                 found[form] = values if name == backbone.cuts[highest] else values.clone()  # the layer above may work in place
     return found
 

@@ -11,6 +11,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ftlit.errors import UserError
+from ftlit.pooling import Pooling, pool
 
 
 class LinearHead(nn.Linear):
@@ -25,6 +26,26 @@ class LinearHead(nn.Linear):
     def __init__(self, in_features: int, num_classes: int, *, init: Literal["random", "probe"] = "random") -> None:
         super().__init__(in_features, num_classes)
         self.init = init
+
+
+class PooledHead(nn.Module):
+    """Maps (N, C, H, W), or tokens (N, T, C) -> logits (N, num_classes): pooled by their largest values or in quarters, then linear.
+
+    Args:
+        in_features: length of the pooled codes; see `ftlit.pooling.pooled_size`.
+        num_classes: length of the logits.
+        pooling: see `ftlit.pooling.pool`.
+    """
+
+    takes_map = True
+
+    def __init__(self, in_features: int, num_classes: int, pooling: Pooling) -> None:
+        super().__init__()
+        self.pooling, self.linear = pooling, nn.Linear(in_features, num_classes)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Logits."""
+        return self.linear(pool(codes, pooling=self.pooling))  # type: ignore[no-any-return]
 
 
 class MLPHead(nn.Sequential):

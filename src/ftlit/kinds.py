@@ -9,6 +9,7 @@ from ftlit.backbone import Backbone
 from ftlit.column import Kind
 from ftlit.errors import unknown
 from ftlit.fingerprint import fingerprint, prefixes, software
+from ftlit.pooling import pooled_size
 from ftlit.shard import DTYPES
 from ftlit.sources import Form
 
@@ -41,11 +42,11 @@ def kinds_of(
     found = {}
     for form in forms:
         shape = shapes[form.cut][0]
-        token_pool = backbone.token_pool if form.pooled else None
-        if form.pooled:
-            shape = (shape[-1] if len(shape) == 2 else shape[0],)
-        key = fingerprint(FORMAT, digests[form.cut], form.pooled, token_pool, view, list(shape), dtype, computed, software())
-        words = {"cut": form.cut, "pooled": form.pooled, "shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}
+        token_pool = backbone.token_pool if form.pooling else None
+        if form.pooling:
+            shape = (pooled_size(shape, form.pooling),)
+        key = fingerprint(FORMAT, digests[form.cut], form.pooling, token_pool, view, list(shape), dtype, computed, software())
+        words = {"cut": form.cut, "pooling": form.pooling, "shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}
         more = {"weights": backbone.origin, "computed in": computed, "software": software()}
         found[form] = Kind(key, dtype, shape, {**words, **(about or {}), **more})
     return found

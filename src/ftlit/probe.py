@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ftlit.codes import Codes
 from ftlit.errors import UserError, unknown
-from ftlit.head import LinearHead
+from ftlit.head import LinearHead, PooledHead
+from ftlit.pooling import Pooling
 from ftlit.seeding import derived_seed
 from ftlit.shard import size_in_words
 from ftlit.solve import KINDS, Kind, Path, solve
@@ -34,6 +35,7 @@ class Probe:
         left: what it may still fall by, relative to it; see `ftlit.solve.Path`.
         converged: whether that is within the tolerance.
         cut: that the codes are of, where that is known.
+        pooling: how they are pooled.
         scores: strength -> mean accuracy on held-out codes, where the strength was chosen so.
     """
 
@@ -45,12 +47,18 @@ class Probe:
     left: float
     converged: bool
     cut: str | None
+    pooling: Pooling
     scores: dict[float, float]
 
     @property
     def score(self) -> float | None:
         """The accuracy on held-out codes of the strength that was chosen; `None` where nothing was held out."""
         return self.scores.get(self.strength)
+
+    @property
+    def way(self) -> str:
+        """Kind and pooling in words."""
+        return self.kind if self.pooling == "average" else f"{self.kind} of {self.pooling}"
 
     def logits(self, codes: Tensor) -> Tensor:
         """Codes (N, C) -> (N, K), as the head gives them."""
@@ -65,12 +73,14 @@ class Probe:
         vectors, labels = _vectors(codes, targets, self.cut)
         return float((self.predict(vectors).cpu() == labels.cpu()).double().mean())
 
-    def as_head(self) -> LinearHead:
-        """A head, float32, that gives the same logits inside a network."""
-        head = LinearHead(self.weight.shape[1], len(self.bias))
+    def as_head(self) -> LinearHead | PooledHead:
+        """A head, float32, that gives the same logits inside a network; of another pooling than the average it takes maps."""
+        width, classes = self.weight.shape[1], len(self.bias)
+        head = LinearHead(width, classes) if self.pooling == "average" else PooledHead(width, classes, self.pooling)
+        linear = head if isinstance(head, LinearHead) else head.linear
         with torch.no_grad():
-            head.weight.copy_(self.weight)
-            head.bias.copy_(self.bias)
+            linear.weight.copy_(self.weight)
+            linear.bias.copy_(self.bias)
         return head
 
 
@@ -84,6 +94,7 @@ def fit_probe(
     num_classes: int | None = None,
     valid: tuple[Tensor, Tensor] | Codes | None = None,
     seed: int = 0,
+    pooling: Pooling = "average",
 ) -> Probe:
     """Solve a linear classifier of codes, standardised by their own mean and deviation (constant columns stay 0).
 
@@ -101,6 +112,7 @@ def fit_probe(
         num_classes: how many there are; `None`: one more than the largest number.
         valid: codes and targets to choose by.
         seed: of the folds.
+        pooling: how the vectors were pooled; noted in the probe, for its head.
 
     Warns where the solution did not converge; `Probe.converged` and `Probe.left` say so too.
 
@@ -130,10 +142,10 @@ def fit_probe(
     path = solve((vectors - mean) / scale, labels, classes, [best], kind)
     weight, bias = _folded(path, mean, scale)
     where = cut if cut is not None or not isinstance(codes, Codes) else codes.cuts[0]
-    if not bool(path.converged[0]):
-        left = float(path.left[0])
-        warnings.warn(f"the {kind} probe of strength {best:g} did not converge: its objective may be {left:.1%} too high", stacklevel=2)
-    return Probe(weight[0], bias[0], kind, best, float(path.objective[0]), float(path.left[0]), bool(path.converged[0]), where, scores)
+    objective, left, converged = float(path.objective[0]), float(path.left[0]), bool(path.converged[0])
+    if not converged:
+        warnings.warn(f"the {kind} probe of strength {best:g} did not converge: its objective may be {left:.3%} too high", stacklevel=2)
+    return Probe(weight[0], bias[0], kind, best, objective, left, converged, where, pooling, scores)
 
 
 def folds_of(labels: Tensor, folds: int, seed: int) -> Tensor:

@@ -1,15 +1,17 @@
 """Probes at every layer: how well each cut tells the classes apart, chosen on held-out images and reported once on test."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ftlit.codes import Codes
 from ftlit.errors import UserError, unknown
+from ftlit.pooling import POOLINGS, Pooling
 from ftlit.probe import STRENGTHS, Probe, fit_probe
 from ftlit.seeding import derived_seed
 from ftlit.solve import KINDS, Kind
@@ -26,16 +28,19 @@ class Probing:
         kinds: of the loss, see `ftlit.solve.solve`.
         strengths: of the penalty, see `ftlit.probe.fit_probe`; `None`: 25 from 10 to 1e-5.
         cuts: names of layers; `None`: all.
+        poolings: of the codes, see `ftlit.pooling.pool`; at each cut those that its codes can be pooled by. A head that is solved in
+            place takes the average.
         seed: of the folds of cross-validation and of the bootstrap.
         repeats: how often the training images of each class are drawn anew, where there are few of them (`data.per_class`).
 
     Raises:
-        UserError: no kind, an unknown one, strengths that are not above 0, or no repeat.
+        UserError: no kind or pooling, an unknown one, strengths that are not above 0, or no repeat.
     """
 
     kinds: Sequence[str] = ("softmax",)
     strengths: Sequence[float] | None = None
     cuts: Sequence[str] | None = None
+    poolings: Sequence[str] = ("average",)
     seed: int = 0
     repeats: int = 1
 
@@ -43,19 +48,25 @@ class Probing:
         for kind in self.kinds or ("",):
             if kind not in KINDS:
                 raise unknown("kind of probe", kind, KINDS)
+        for pooling in self.poolings or ("",):
+            if pooling not in POOLINGS:
+                raise unknown("pooling", pooling, POOLINGS)
         if self.strengths is not None and not (len(self.strengths) and all(strength > 0 for strength in self.strengths)):
             raise UserError(f"probe.strengths={list(self.strengths)}: give numbers above 0")
         if self.repeats < 1:
             raise UserError(f"probe.repeats={self.repeats}: give a whole number, 1 or more")
 
-    def at(self, codes: Codes, valid: Codes | None = None) -> list[Probe]:
-        """A probe for each cut and kind, the highest cut first; see `fit_probe`."""
+    def at(self, codes: Mapping[Pooling, Codes], valid: Mapping[Pooling, Codes] | None = None) -> list[Probe]:
+        """A probe for each cut, kind and pooling, the highest cut first; see `fit_probe`."""
         strengths = [float(strength) for strength in self.strengths or STRENGTHS]
         kinds: list[Kind] = [kind for kind in KINDS if kind in self.kinds]
+        how: dict[str, Any] = {"strength": strengths, "seed": self.seed}
         return [
-            fit_probe(codes, cut=cut, kind=kind, strength=strengths, valid=valid, seed=self.seed)
-            for cut in reversed(codes.cuts)
+            fit_probe(own, cut=cut, kind=kind, pooling=pooling, valid=None if valid is None else valid[pooling], **how)
+            for cut in reversed(next(iter(codes.values())).cuts)
             for kind in kinds
+            for pooling, own in codes.items()
+            if cut in own.cuts
         ]
 
 
@@ -91,9 +102,9 @@ def write_csv(path: Path, draws: Sequence[Sequence[Probe]]) -> None:
     """A row for each draw, cut, kind and strength that was tried: held-out accuracy."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["draw", "cut", "kind", "strength", "accuracy"])
+        writer.writerow(["draw", "cut", "kind", "pooling", "strength", "accuracy"])
         for number, probes in enumerate(draws):
-            writer.writerows((number, probe.cut, probe.kind, *pair) for probe in probes for pair in probe.scores.items())
+            writer.writerows((number, probe.cut, probe.kind, probe.pooling, *pair) for probe in probes for pair in probe.scores.items())
 
 
 def draw(path: Path, cuts: Sequence[str], probes: Sequence[Probe], best: Probe, tested: Interval) -> None:
@@ -102,11 +113,11 @@ def draw(path: Path, cuts: Sequence[str], probes: Sequence[Probe], best: Probe, 
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot(xlabel="cut, from the input to the top", ylabel="accuracy")
-    for kind in dict.fromkeys(probe.kind for probe in probes):
-        scores = {str(probe.cut): probe.score for probe in probes if probe.kind == kind and probe.score is not None}
-        axes.plot([cut for cut in cuts if cut in scores], [scores[cut] for cut in cuts if cut in scores], "o-", label=f"{kind}, held out")
+    for way in dict.fromkeys(probe.way for probe in probes):
+        scores = {str(probe.cut): probe.score for probe in probes if probe.way == way and probe.score is not None}
+        axes.plot([cut for cut in cuts if cut in scores], [scores[cut] for cut in cuts if cut in scores], "o-", label=f"{way}, held out")
     error = [[tested.share - tested.low], [tested.high - tested.share]]
-    axes.errorbar([str(best.cut)], [tested.share], error, fmt="s", color="C3", capsize=4, label=f"test of the chosen ({best.kind}), 95 %")
+    axes.errorbar([str(best.cut)], [tested.share], error, fmt="s", color="C3", capsize=4, label=f"test of the chosen ({best.way}), 95 %")
     axes.tick_params(axis="x", rotation=45 if len(cuts) > 6 else 0)
     axes.grid(axis="y", alpha=0.3)
     axes.legend()

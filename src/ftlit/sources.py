@@ -11,6 +11,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from ftlit.backbone import Backbone
 from ftlit.errors import UserError
 from ftlit.patterns import covers
+from ftlit.pooling import Pooling
 from ftlit.schedule import Schedule
 from ftlit.shard import size_in_words
 from ftlit.trainable import trained
@@ -25,10 +26,10 @@ DRAWS = (_NormBase, _DropoutNd, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalM
 
 @dataclass(frozen=True)
 class Form:
-    """What is kept of the codes at a cut: vectors, pooled as the network pools, or all of them."""
+    """What is kept of the codes at a cut: vectors, pooled as `ftlit.pooling.pool` says, or, without pooling, all of them."""
 
     cut: str
-    pooled: bool
+    pooling: Pooling | None
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def form_of(backbone: Backbone, layers: Collection[str], *, pooled: bool) -> For
         pooled: whether the head takes pooled vectors; then the codes at the last cut are stored as such.
     """
     cut = frozen_prefix(backbone, layers)
-    return None if cut is None else Form(cut, pooled and cut == backbone.cuts[-1])
+    return None if cut is None else Form(cut, "average" if pooled and cut == backbone.cuts[-1] else None)
 
 
 def plan_codes(
@@ -94,10 +95,10 @@ def plan_codes(
         if form is None or form in chosen:
             continue
         shape, flops = costs[form.cut]
-        row = dtype.itemsize * (backbone.num_features if form.pooled else torch.Size(shape).numel())
+        row = dtype.itemsize * (backbone.num_features if form.pooling else torch.Size(shape).numel())
         size, left = row * rows[form], max_bytes - sum(source.bytes for source in chosen.values())
         computing = LOAD_SECONDS + flops / FLOPS.get(device, FLOPS_ELSEWHERE)
-        told = f"at {form.cut} ({'pooled, ' if form.pooled else ''}{size_in_words(row)} an image)"
+        told = f"at {form.cut} ({'pooled, ' if form.pooling else ''}{size_in_words(row)} an image)"
         if row / READ_BYTES > computing:
             chosen[form] = Source(None, 0, f"images: to read codes {told} takes longer than to compute them")
         elif size > left:

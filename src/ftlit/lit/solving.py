@@ -49,7 +49,7 @@ class SolvedHead(Callback):
             raise UserError(f"{self.head!r} is no linear layer of {type(pl_module).__name__}: a probe solves only such a head")
         with _codes(trainer, pl_module) as codes:
             if trainer.is_global_zero:
-                self.probe = best_of(self.probing.at(codes))
+                self.probe = best_of(self.probing.at({"average": codes}))
         self.probe = trainer.strategy.broadcast(self.probe)
         assert self.probe is not None
         with torch.no_grad():
@@ -70,7 +70,7 @@ def _codes(trainer: Trainer, module: LightningModule) -> Iterator[Codes]:
             f"a probe tells one class of an image from the others: give ImageData with one label an image, not {type(data).__name__}"
         )
     backbone = the_backbone(module)[1]
-    form = Form(backbone.cuts[-1], True)
+    form = Form(backbone.cuts[-1], "average")
     view: View = ("train", EVALUATION)
     with tempfile.TemporaryDirectory(prefix="ftlit-") as own:
         store = Store(trainer.strategy.broadcast(own))

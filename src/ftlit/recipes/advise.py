@@ -97,7 +97,7 @@ def look(cfg: DictConfig) -> tuple[Measured | None, Advice, Backbone, Any]:
         return None, Advice("large_similar", top, "live", f"{why}. It is taken as many images, similar ones."), backbone, data
     few = max(2, MOST_IMAGES // data.num_classes)
     sample = data if max(counts.values()) <= few else instantiate(cfg.data, input_spec=backbone.input_spec, per_class=few)
-    codes = codes_of(cfg, backbone, sample, backbone.cuts, ("train",))["train"]
+    codes = codes_of(cfg, backbone, sample, backbone.cuts, ("train",))["train"]["average"]
     depths = []
     for cut in codes.cuts:
         vectors, labels = codes[cut].read(range(len(codes))), codes.targets

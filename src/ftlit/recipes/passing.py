@@ -11,23 +11,33 @@ from ftlit.codes import Codes, evaluating
 from ftlit.dataset import SPLITS, Split
 from ftlit.lit.extracting import EVALUATION, Extraction
 from ftlit.lit.images import ImageData
+from ftlit.pooling import POOLINGS, Pooling, poolings
 from ftlit.sources import Form
 from ftlit.store import Store
 
 
 def codes_of(
-    cfg: DictConfig, backbone: Backbone, data: ImageData, cuts: Sequence[str], splits: Sequence[Split] = SPLITS
-) -> dict[Split, Codes]:
-    """Vectors of these cuts, pooled as the network pools, of the evaluation view of each split; from the store where they are. The
-    backbone is moved to the trainer's device, in its precision.
+    cfg: DictConfig,
+    backbone: Backbone,
+    data: ImageData,
+    cuts: Sequence[str],
+    splits: Sequence[Split] = SPLITS,
+    ways: Sequence[Pooling] = POOLINGS[:1],
+) -> dict[Split, dict[Pooling, Codes]]:
+    """Vectors of these cuts, pooled in these ways where their shape allows it, of the evaluation view of each split; from the store where
+    they are. The backbone is moved to the trainer's device, in its precision.
     """
     trainer: pl.Trainer = instantiate(cfg.trainer, devices=1, num_nodes=1, strategy="auto", logger=False, enable_checkpointing=False)
-    forms = [Form(backbone.cuts[backbone.index(name)], True) for name in cuts]
+    names = [backbone.cuts[backbone.index(name)] for name in cuts]
+    forms = [Form(name, way) for name in names for way in ways if way in poolings(backbone.code_shapes[name])]
     backbone.to(trainer.strategy.root_device)
     trainer.precision_plugin.convert_module(backbone)
     extraction = Extraction(data, Store(cfg.paths.cache), dtype=None, seed=0)
     with evaluating(backbone):
         rows = extraction.rows(trainer, backbone, {(split, EVALUATION): forms for split in splits}, None)
-    return {
-        split: Codes({form.cut: own for form, own in rows[split, EVALUATION].items()}, data.collection.targets(split)) for split in splits
-    }
+    found: dict[Split, dict[Pooling, Codes]] = {}
+    for split in splits:
+        own, targets = rows[split, EVALUATION], data.collection.targets(split)
+        used = [way for way in ways if any(form.pooling == way for form in own)]
+        found[split] = {way: Codes({form.cut: part for form, part in own.items() if form.pooling == way}, targets) for way in used}
+    return found

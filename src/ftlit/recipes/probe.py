@@ -17,6 +17,7 @@ from rich.table import Table
 from ftlit.backbone import Backbone
 from ftlit.errors import UserError
 from ftlit.lit.images import ImageData
+from ftlit.pooling import POOLINGS
 from ftlit.probe import Probe
 from ftlit.probing import Interval, Probing, best_of, bootstrap, draw, write_csv
 from ftlit.recipes import finetune, words
@@ -27,12 +28,16 @@ from ftlit.recipes.passing import codes_of
 
 @dataclass(frozen=True)
 class Look:
-    """One draw of the training images: the probes at every cut, the chosen one, its accuracy on test, and the length of the codes."""
+    """One draw of the training images: the probes at every cut, the chosen one, its accuracy on test."""
 
     probes: list[Probe]
     best: Probe
     tested: Interval
-    features: dict[str, int]
+
+    @property
+    def cuts(self) -> list[str]:
+        """The highest first."""
+        return list(dict.fromkeys(str(probe.cut) for probe in self.probes))
 
 
 def run(cfg: DictConfig) -> float:
@@ -56,7 +61,7 @@ def run(cfg: DictConfig) -> float:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
     write_csv(folder / "probe.csv", [look.probes for look in looks])
-    draw(folder / "probe.png", list(first.features), first.probes, first.best, first.tested)
+    draw(folder / "probe.png", first.cuts[::-1], first.probes, first.best, first.tested)
     (folder / "result.json").write_text(json.dumps([result_of(look) for look in looks], indent=1))
     words.console().print(table_of(looks))
     words.console().print(escape(f"{told(looks, few)}; probe.csv, probe.png: {folder}"), soft_wrap=True)
@@ -70,29 +75,38 @@ def look(cfg: DictConfig, probing: Probing, backbone: Backbone, seed: int) -> Lo
         raise UserError(
             "recipe=probe tells one class of an image from the others: take data with one label an image, in ftlit's own options"
         )
-    codes = codes_of(cfg, backbone, data, backbone.cuts if probing.cuts is None else probing.cuts)
+    cuts = backbone.cuts if probing.cuts is None else probing.cuts
+    codes = codes_of(cfg, backbone, data, cuts, ways=[way for way in POOLINGS if way in probing.poolings])
     train, test = codes["train"], codes["test"]
+    if not train:
+        raise UserError(f"probe.poolings={list(probing.poolings)}: codes of {', '.join(cuts)} cannot be pooled so; give average")
     probes = probing.at(train, codes["val"] if cfg.data.get("per_class") is None else None)
     best = best_of(probes)
-    assert best.cut is not None and test.targets is not None
-    right = best.predict(test[best.cut].read(range(len(test)))) == test.targets
-    return Look(probes, best, bootstrap(right, probing.seed), {cut: train[cut].shape[0] for cut in train.cuts})
+    targets = test[best.pooling].targets
+    assert best.cut is not None and targets is not None
+    right = best.predict(test[best.pooling][best.cut].read(range(len(targets)))) == targets
+    return Look(probes, best, bootstrap(right, probing.seed))
 
 
 def result_of(look: Look) -> dict[str, Any]:
     """What was chosen, and its look at test."""
     best, tested = look.best, look.tested
-    chosen = {"cut": best.cut, "kind": best.kind, "strength": best.strength, "held_out/accuracy": best.score}
+    chosen = {"cut": best.cut, "kind": best.kind, "pooling": best.pooling, "strength": best.strength, "held_out/accuracy": best.score}
     return {**chosen, "test/accuracy": tested.share, "low": tested.low, "high": tested.high}
 
 
 def table_of(looks: Sequence[Look]) -> Table:
-    """A row a layer, top first: length of its codes, held-out accuracy of each kind; mean and deviation where there are several draws."""
+    """A row a layer and pooling, top first: length of its codes, held-out accuracy of each kind; mean and deviation where there are
+    several draws.
+    """
     kinds = list(dict.fromkeys(probe.kind for probe in looks[0].probes))
-    table = Table("layer", "features", *(f"{kind}, held-out accuracy{' (strength)' * (len(looks) == 1)}" for kind in kinds))
-    for cut, features in reversed(looks[0].features.items()):
-        cells = [[probe for look in looks for probe in look.probes if (probe.cut, probe.kind) == (cut, kind)] for kind in kinds]
-        table.add_row(cut, f"{features:,}", *(_cell(probes, looks) for probes in cells))
+    table = Table("layer", "codes", *(f"{kind}, held-out accuracy{' (strength)' * (len(looks) == 1)}" for kind in kinds))
+    for cut in looks[0].cuts:
+        here = [probe for probe in looks[0].probes if probe.cut == cut]
+        for pooling, features in dict.fromkeys((probe.pooling, probe.weight.shape[1]) for probe in here):
+            row = (cut, pooling)
+            cells = [[p for look in looks for p in look.probes if (p.cut, p.pooling, p.kind) == (*row, kind)] for kind in kinds]
+            table.add_row(cut, f"{pooling}, {features:,}", *(_cell(probes, looks) for probes in cells))
     return table
 
 
@@ -115,6 +129,6 @@ def told(looks: Sequence[Look], few: int | None) -> str:
     how = "val, solved again on train and val" if few is None else "cross-validation"
     if len(looks) == 1:
         best, tested = looks[0].best, looks[0].tested
-        return f"* chosen by {how}: {best.kind} at {best.cut}, strength {best.strength:.1e}; test accuracy {tested} (95 % of bootstraps)"
+        return f"* chosen by {how}: {best.way} at {best.cut}, strength {best.strength:.1e}; test accuracy {tested} (95 % of bootstraps)"
     accuracy = spread([look.tested.share for look in looks])
     return f"* how often chosen, by {how}; test accuracy {accuracy} over {len(looks)} draws of {few} images a class"

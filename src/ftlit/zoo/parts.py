@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ftlit.backbone import TokenPool
+from ftlit.pooling import TokenPool
 
 IMAGENET = ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))
 
