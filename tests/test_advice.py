@@ -9,9 +9,9 @@ from ftlit import UserError
 from ftlit.advice import THRESHOLDS, Depth, Measured, advise, logme
 
 
-def measured(top, below, *, images=1000, classes=10, batch_size=32, batchnorm=True) -> Measured:
+def measured(top, below, *, images=1000, classes=10, batch_size=32, steps=1000.0, batchnorm=True) -> Measured:
     depths = [Depth("layer1", 0.3, 0.0), Depth("layer2", below, 0.0), Depth("layer3", top, 0.0)]
-    return Measured(images, classes, depths, min(images, 2000), batch_size, batchnorm)
+    return Measured(images, classes, depths, min(images, 2000), steps, batch_size, batchnorm)
 
 
 @pytest.mark.parametrize(
@@ -33,9 +33,11 @@ def test_both_questions_decide(top, below, images, scenario, cut):
 
 
 def test_the_edge_of_few_is_many():
-    few = int(THRESHOLDS["few"].value)
+    few, steps = (int(THRESHOLDS[name].value) for name in ("few", "steps"))
     assert advise(measured(0.9, 0.8, images=10 * few)).scenario.startswith("large")
     assert advise(measured(0.9, 0.8, images=10 * few - 1)).scenario.startswith("small")
+    assert advise(measured(0.9, 0.8, steps=steps)).scenario.startswith("large")
+    assert advise(measured(0.9, 0.8, steps=steps - 1)).scenario.startswith("small")
 
 
 def test_statistics_of_small_batches_are_frozen_where_they_would_move():
@@ -47,7 +49,7 @@ def test_statistics_of_small_batches_are_frozen_where_they_would_move():
 
 def test_advice_of_nothing_is_one_line():
     with pytest.raises(UserError, match="at least one cut"):
-        Measured(10, 2, [], 10, 32, False)
+        Measured(10, 2, [], 10, 100.0, 32, False)
     with pytest.raises(UserError, match="LogME needs images"):
         logme(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
 

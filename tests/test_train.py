@@ -120,7 +120,10 @@ def test_the_default_measures_which_scenario_once_and_what_is_given_wins(tmp_pat
     asked = ("data.per_class=5", "data.num_workers=0", f"hydra.run.dir={tmp_path}/run", "head=mlp", "trainer.max_epochs=1")
     result = train(tmp_path, *asked)
     assert result.returncode == 0, result.stderr
-    assert "scenario=small_similar" in result.stdout and "5 training images a class are few" in result.stdout
+    assert (
+        "scenario=small_similar" in result.stdout
+        and "5 training images a class, which make 16 steps of full training, are few" in result.stdout
+    )
     assert "head=mlp" in result.stdout and "schedule=head_only" in result.stdout and "nothing is trained" not in result.stdout
     written = (tmp_path / "run/advice.json").read_text()
     assert [depth["cut"] for depth in json.loads(written)["measured"]["depths"]] == ["stem", "layer1", "layer2", "layer3", "layer4"]
@@ -130,7 +133,9 @@ def test_the_default_measures_which_scenario_once_and_what_is_given_wins(tmp_pat
 
 
 def test_each_job_of_a_sweep_is_advised(tmp_path):
-    result = train(tmp_path, "-m", "data.per_class=5,60", "data.num_workers=0", "trainer.max_epochs=3", "hydra.sweep.dir=sweep")
+    result = train(
+        tmp_path, "-m", "data.per_class=5,60", "data.num_workers=0", "data.batch_size=8", "trainer.max_epochs=3", "hydra.sweep.dir=sweep"
+    )
     assert result.returncode == 0, result.stderr
     found = [json.loads((tmp_path / f"sweep/{job}/advice.json").read_text())["advice"]["scenario"] for job in (0, 1)]
     assert found == ["small_similar", "large_similar"]
@@ -148,7 +153,7 @@ def test_advice_without_training(tmp_path):
 
 
 def test_a_range_test_is_of_the_advised_scenario(tmp_path):
-    result = train(tmp_path, "recipe=lr_find", "data.per_class=40", "lr_find.steps=30", "hydra.run.dir=run")
+    result = train(tmp_path, "recipe=lr_find", "lr_find.steps=30", "hydra.run.dir=run")
     assert result.returncode == 0 and (tmp_path / "run/lr_find.csv").is_file() and (tmp_path / "run/advice.json").is_file(), result.stderr
     result = train(tmp_path, "recipe=lr_find", "data.per_class=5", "hydra.run.dir=other")
     assert result.returncode == 2 and "this head is solved and nothing is trained" in result.stderr

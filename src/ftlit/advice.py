@@ -23,7 +23,8 @@ class Threshold:
 
 
 THRESHOLDS = {
-    "few": Threshold(30, "training images a class", "cells of tests/bench/advice.py"),
+    "few": Threshold(30, "training images a class", "below, training all lost in each cell of tests/bench/advice.py"),
+    "steps": Threshold(250, "optimizer steps that training all would take", "below, it lost in each cell of tests/bench/advice.py"),
     "below": Threshold(2.0, "standard errors by which the best lower cut beats the top", "the two-sided 5 % level of a normal deviate"),
     "batch": Threshold(16, "images of a batch in one process", "Wu and He 2018 (Group Normalization), figure 1"),
 }
@@ -47,6 +48,7 @@ class Measured:
         classes: how many.
         depths: of every cut, the lowest first; at least one.
         measured: training images that the depths rest on.
+        steps: optimizer steps that the epochs of `scenario=large_similar` would make of them.
         batch_size: images of a batch in one process.
         batchnorm: whether the backbone has batch norms.
     """
@@ -55,6 +57,7 @@ class Measured:
     classes: int
     depths: Sequence[Depth]
     measured: int
+    steps: float
     batch_size: int
     batchnorm: bool
 
@@ -76,14 +79,15 @@ class Advice:
 def advise(measured: Measured) -> Advice:
     """The decision of Karpathy's CS231n notes on transfer learning (2016), with both of its questions measured.
 
-    Many images where a class has `THRESHOLDS["few"]` on average. Like those of the pretraining where the probe at the top is as good as
-    the best below it: the lower layers are general, the upper ones belong to the old task (Yosinski et al. 2014, section 4).
+    Many images where a class has `THRESHOLDS["few"]` on average, and where they make `THRESHOLDS["steps"]` steps. Like those of the
+    pretraining where the probe at the top is as good as the best below it: the lower layers are general, the upper ones belong to the
+    old task (Yosinski et al. 2014, section 4).
     """
     top, best = measured.depths[-1], max(reversed(measured.depths), key=lambda depth: depth.accuracy)
     noise = sqrt(max(best.accuracy * (1 - best.accuracy), 1 / measured.measured) / measured.measured)
     similar = best.accuracy - top.accuracy <= THRESHOLDS["below"].value * noise
     average = measured.images / measured.classes
-    large = average >= THRESHOLDS["few"].value
+    large = average >= THRESHOLDS["few"].value and measured.steps >= THRESHOLDS["steps"].value
     scenario = f"{'large' if large else 'small'}_{'similar' if similar else 'different'}"
     policy = "frozen_stats" if measured.batchnorm and large and measured.batch_size < THRESHOLDS["batch"].value else "live"
     like = (
@@ -92,7 +96,10 @@ def advise(measured: Measured) -> Advice:
         else f"{best.cut} tells the classes apart better than the top, {top.cut} ({best.accuracy:.3f} against {top.accuracy:.3f} of "
         "held-out images): unlike the pretraining"
     )
-    size = f"{average:.3g} training images a class are {'many' if large else 'few'}: {'train all' if large else 'solve a head alone'}"
+    size = (
+        f"{average:.3g} training images a class, which make {measured.steps:,.0f} steps of full training, are {'many' if large else 'few'}: "
+        f"{'train all' if large else 'solve a head alone'}"
+    )
     return Advice(scenario, top.cut if similar or large else best.cut, policy, f"{size}. {like[0].upper()}{like[1:]}.")
 
 

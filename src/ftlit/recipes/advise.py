@@ -5,6 +5,7 @@ import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +104,23 @@ def look(cfg: DictConfig) -> tuple[Measured | None, Advice, Backbone, Any]:
         vectors, labels = codes[cut].read(range(len(codes))), codes.targets
         assert labels is not None
         depths.append(Depth(cut, fit_probe(vectors, labels, kind="ridge").score or 0.0, logme(vectors, labels)))
-    norms = any(isinstance(part, _BatchNorm) for part in backbone.modules())
-    measured = Measured(sum(counts.values()), data.num_classes, depths, len(codes), data.batch_size, norms)
+    measured = Measured(
+        sum(counts.values()),
+        data.num_classes,
+        depths,
+        measured=len(codes),
+        steps=_steps(compose(HydraConfig.get().job.config_name, ["scenario=large_similar"]), sum(counts.values()) / data.batch_size),
+        batch_size=data.batch_size,
+        batchnorm=any(isinstance(part, _BatchNorm) for part in backbone.modules()),
+    )
     return measured, advise(measured), backbone, data
+
+
+def _steps(cfg: DictConfig, batches: float) -> float:
+    """Optimizer steps of a run over so many batches an epoch."""
+    trainer = cfg.trainer
+    epochs = inf if trainer.max_epochs in (None, -1) else trainer.max_epochs * batches / trainer.get("accumulate_grad_batches", 1)
+    return min(epochs, inf if trainer.get("max_steps", -1) in (None, -1) else trainer.max_steps)
 
 
 def write(cfg: DictConfig, advice: Advice, measured: Measured | None) -> None:
@@ -159,7 +174,11 @@ def costs_of(backbone: Backbone, data: ImageData) -> Iterator[tuple[str, float]]
     for name in SCENARIOS:
         cfg = _compose([f"scenario={name}"])
         once = sum(sizes.values()) * max(loading, forward)  # codes, and the test images
-        epochs = 0 if name.startswith("small") else cfg.trainer.max_epochs - cfg.schedule.get("epoch", 0)
+        steps = _steps(cfg, sizes["train"] / data.batch_size)
+        trained = (
+            0.0 if name.startswith("small") else steps * cfg.trainer.get("accumulate_grad_batches", 1) * data.batch_size / sizes["train"]
+        )
+        epochs = max(0.0, trained - (cfg.schedule.get("epoch") or 0))
         yield name, once + epochs * (sizes["train"] * max(loading, step) + sizes["val"] * max(loading, forward))
 
 
