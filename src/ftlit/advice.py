@@ -97,8 +97,8 @@ def advise(measured: Measured) -> Advice:
         "held-out images): unlike the pretraining"
     )
     size = (
-        f"{average:.3g} training images a class, which make {measured.steps:,.0f} steps of full training, are {'many' if large else 'few'}: "
-        f"{'train all' if large else 'solve a head alone'}"
+        f"{average:.3g} training images a class, which make {measured.steps:,.0f} steps of full training, are "
+        f"{'many: train all' if large else 'few: solve a head alone'}"
     )
     return Advice(scenario, top.cut if similar or large else best.cut, policy, f"{size}. {like[0].upper()}{like[1:]}.")
 
