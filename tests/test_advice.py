@@ -32,6 +32,16 @@ def test_both_questions_decide(top, below, images, scenario, cut):
     assert advice.reason.count(". ") == 1 and f"{top:.3f}" in advice.reason and f"{images // 10} training images" in advice.reason
 
 
+def test_logme_decides_where_accuracy_cannot():
+    def depths(*pairs):
+        return Measured(100, 2, [Depth(f"layer{i}", *pair) for i, pair in enumerate(pairs)], 100, 30.0, 32, False)
+
+    assert advise(depths((0.8, -0.7), (0.9, -0.4), (0.9, -0.5))).cut == "layer1"
+    assert advise(depths((0.8, -0.7), (0.9, -0.5), (0.9, -0.4))).cut == "layer2"
+    assert advise(depths((0.8, -0.3), (0.9, -0.5), (0.9, -0.4))).cut == "layer2"  # less accurate
+    assert advise(depths((0.8, -0.7), (0.9, -0.5), (0.7, -0.4))).cut == "layer1"  # accuracy can tell
+
+
 def test_the_edge_of_few_is_many():
     few, steps = (int(THRESHOLDS[name].value) for name in ("few", "steps"))
     assert advise(measured(0.9, 0.8, images=10 * few)).scenario.startswith("large")

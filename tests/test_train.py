@@ -132,6 +132,13 @@ def test_the_default_measures_which_scenario_once_and_what_is_given_wins(tmp_pat
     assert again.returncode == 0 and "are few indeed" in again.stdout, again.stderr
 
 
+def test_one_of_two_processes_measures(tmp_path):
+    result = train(tmp_path, "data.per_class=5", "trainer=ddp_cpu", "trainer.devices=2", "hydra.run.dir=run", OMP_NUM_THREADS="1")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("computing codes of 50 images") <= 1 and result.stdout.count("training images a class, which") == 1
+    assert "scenario=small_similar" in result.stdout and result.stdout.count("head solved on 50 training images") == 1
+
+
 def test_each_job_of_a_sweep_is_advised(tmp_path):
     result = train(
         tmp_path, "-m", "data.per_class=5,60", "data.num_workers=0", "data.batch_size=8", "trainer.max_epochs=3", "hydra.sweep.dir=sweep"

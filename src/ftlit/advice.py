@@ -79,28 +79,35 @@ class Advice:
 def advise(measured: Measured) -> Advice:
     """The decision of Karpathy's CS231n notes on transfer learning (2016), with both of its questions measured.
 
-    Many images where a class has `THRESHOLDS["few"]` on average, and where they make `THRESHOLDS["steps"]` steps. Like those of the
-    pretraining where the probe at the top is as good as the best below it: the lower layers are general, the upper ones belong to the
-    old task (Yosinski et al. 2014, section 4).
+    Many images where a class has `THRESHOLDS["few"]` on average, and where they make `THRESHOLDS["steps"]` steps. Unlike those of the
+    pretraining where a cut below the top tells the classes apart better: the upper layers belong to the old task (Yosinski et al. 2014,
+    section 4). Better is more accurate by `THRESHOLDS["below"]`; or, where accuracy cannot tell, as accurate and best by LogME.
     """
-    top, best = measured.depths[-1], max(reversed(measured.depths), key=lambda depth: depth.accuracy)
+    top, depths = measured.depths[-1], list(reversed(measured.depths))
+    best = max(depths, key=lambda depth: depth.accuracy)
     noise = sqrt(max(best.accuracy * (1 - best.accuracy), 1 / measured.measured) / measured.measured)
-    similar = best.accuracy - top.accuracy <= THRESHOLDS["below"].value * noise
+    if best.accuracy - top.accuracy <= THRESHOLDS["below"].value * noise:
+        evident = max(depths, key=lambda depth: depth.logme)
+        best = evident if evident.accuracy >= top.accuracy else top
+    similar = best is top
     average = measured.images / measured.classes
     large = average >= THRESHOLDS["few"].value and measured.steps >= THRESHOLDS["steps"].value
     scenario = f"{'large' if large else 'small'}_{'similar' if similar else 'different'}"
     policy = "frozen_stats" if measured.batchnorm and large and measured.batch_size < THRESHOLDS["batch"].value else "live"
-    like = (
-        f"no lower cut tells the classes apart better than the top, {top.cut} ({top.accuracy:.3f} of held-out images): like the pretraining"
-        if similar
-        else f"{best.cut} tells the classes apart better than the top, {top.cut} ({best.accuracy:.3f} against {top.accuracy:.3f} of "
-        "held-out images): unlike the pretraining"
-    )
     size = (
         f"{average:.3g} training images a class, which make {measured.steps:,.0f} steps of full training, are "
         f"{'many: train all' if large else 'few: solve a head alone'}"
     )
-    return Advice(scenario, top.cut if similar or large else best.cut, policy, f"{size}. {like[0].upper()}{like[1:]}.")
+    like = (
+        f"No lower cut tells the classes apart better than the top, {_told(top)}: like the pretraining"
+        if similar
+        else f"{_told(best)} tells the classes apart better than the top, {_told(top)}: unlike the pretraining"
+    )
+    return Advice(scenario, top.cut if similar or large else best.cut, policy, f"{size}. {like}.")
+
+
+def _told(depth: Depth) -> str:
+    return f"{depth.cut} ({depth.accuracy:.3f} of held-out images, LogME {depth.logme:.2f})"
 
 
 def logme(codes_NC: Tensor, labels_N: Tensor) -> float:
