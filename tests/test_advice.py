@@ -29,7 +29,7 @@ def measured(top, below, *, images=1000, classes=10, batch_size=32, steps=1000.0
 def test_both_questions_decide(top, below, images, scenario, cut):
     advice = advise(measured(top, below, images=images))
     assert (advice.scenario, advice.cut) == (scenario, cut)
-    assert advice.reason.count(". ") == 1 and f"{top:.3f}" in advice.reason and f"{images // 10} training images" in advice.reason
+    assert f"{top:.3f}" in advice.reason and f"{images // 10} training images" in advice.reason
 
 
 def test_logme_decides_where_accuracy_cannot():
@@ -89,6 +89,17 @@ def test_logme_is_the_best_evidence(samples, features):
         search.step(loss)
         best.append(-float(loss().detach()))
     assert math.isclose(logme(codes, labels), sum(best) / 3, abs_tol=2e-2 if features > samples else 1e-3)
+
+
+@pytest.mark.parametrize("codes", [torch.zeros(40, 8), 1e8 * torch.randn(40, 90), torch.ones(6, 1)])
+def test_logme_of_odd_codes_is_a_number(codes):
+    assert math.isfinite(logme(codes, torch.arange(len(codes)) % 2))
+
+
+def test_logme_does_not_depend_on_the_size_of_the_codes():
+    torch.manual_seed(0)
+    codes = torch.randn(40, 90)
+    assert math.isclose(logme(codes, torch.arange(40) % 2), logme(1e6 * codes, torch.arange(40) % 2), rel_tol=1e-6)
 
 
 def test_logme_is_higher_where_codes_tell_the_classes_apart():

@@ -121,21 +121,23 @@ def test_the_default_measures_which_scenario_once_and_what_is_given_wins(tmp_pat
     result = train(tmp_path, *asked)
     assert result.returncode == 0, result.stderr
     assert (
-        "scenario=small_similar" in result.stdout
-        and "5 training images a class, which make 16 steps of full training, are few" in result.stdout
+        "scenario=small_similar" in result.stdout and "5 training images a class, for 16 steps of full training, are few" in result.stdout
     )
     assert "head=mlp" in result.stdout and "schedule=head_only" in result.stdout and "nothing is trained" not in result.stdout
     written = (tmp_path / "run/advice.json").read_text()
     assert [depth["cut"] for depth in json.loads(written)["measured"]["depths"]] == ["stem", "layer1", "layer2", "layer3", "layer4"]
     (tmp_path / "run/advice.json").write_text(written.replace("are few", "are few indeed"))
+    other = train(tmp_path, "data.per_class=60", f"hydra.run.dir={tmp_path}/run")
+    assert other.returncode == 2 and "holds a run already" in other.stderr
     again = train(tmp_path, *asked, "resume=true")
-    assert again.returncode == 0 and "are few indeed" in again.stdout, again.stderr
+    assert again.returncode == 0 and "scenario=small_similar" in again.stdout and "scenario=auto" not in again.stdout, again.stderr
+    assert "are few indeed" in (tmp_path / "run/advice.json").read_text()
 
 
 def test_one_of_two_processes_measures(tmp_path):
     result = train(tmp_path, "data.per_class=5", "trainer=ddp_cpu", "trainer.devices=2", "hydra.run.dir=run", OMP_NUM_THREADS="1")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("computing codes of 50 images") <= 1 and result.stdout.count("training images a class, which") == 1
+    assert result.stdout.count("computing codes of 50 images") <= 1 and result.stdout.count("training images a class, for") == 1
     assert "scenario=small_similar" in result.stdout and result.stdout.count("head solved on 50 training images") == 1
 
 
@@ -146,6 +148,13 @@ def test_each_job_of_a_sweep_is_advised(tmp_path):
     assert result.returncode == 0, result.stderr
     found = [json.loads((tmp_path / f"sweep/{job}/advice.json").read_text())["advice"]["scenario"] for job in (0, 1)]
     assert found == ["small_similar", "large_similar"]
+
+
+def test_several_processes_started_side_by_side_are_told_to_give_a_scenario(tmp_path):
+    elastic = {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
+    result = train(tmp_path, "trainer=ddp_cpu", "trainer.devices=2", **elastic)
+    assert result.returncode == 2 and "give the scenario that `ftlit advise` names" in result.stderr
+    assert train(tmp_path, **(elastic | {"RANK": "1"})).returncode == 2
 
 
 def test_advice_without_training(tmp_path):

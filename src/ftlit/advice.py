@@ -10,6 +10,7 @@ from torch import Tensor
 from ftlit.errors import UserError
 
 TURNS = 100  # of LogME's fixed point
+TINY = 1e-12
 STILL = 1e-3  # relative change of alpha / beta at which it ends
 
 
@@ -25,7 +26,7 @@ class Threshold:
 THRESHOLDS = {
     "few": Threshold(30, "training images a class", "below, training all lost in each cell of tests/bench/advice.py"),
     "steps": Threshold(250, "optimizer steps that training all would take", "below, it lost in each cell of tests/bench/advice.py"),
-    "below": Threshold(2.0, "standard errors by which the best lower cut beats the top", "the two-sided 5 % level of a normal deviate"),
+    "below": Threshold(2.0, "standard errors by which the best lower cut beats the top", "a rule of thumb (5 % level)"),
     "batch": Threshold(16, "images of a batch in one process", "Wu and He 2018 (Group Normalization), figure 1"),
 }
 
@@ -95,11 +96,12 @@ def advise(measured: Measured) -> Advice:
     scenario = f"{'large' if large else 'small'}_{'similar' if similar else 'different'}"
     policy = "frozen_stats" if measured.batchnorm and large and measured.batch_size < THRESHOLDS["batch"].value else "live"
     size = (
-        f"{average:.3g} training images a class, which make {measured.steps:,.0f} steps of full training, are "
-        f"{'many: train all' if large else 'few: solve a head alone'}"
+        f"{average:.3g} training images a class, for {measured.steps:,.0f} steps of full training, are "
+        f"{'many: all layers train' if large else 'few: the head alone'} (many: from {THRESHOLDS['few'].value:g} and "
+        f"{THRESHOLDS['steps'].value:g} on)"
     )
     like = (
-        f"No lower cut tells the classes apart better than the top, {_told(top)}: like the pretraining"
+        f"No lower cut tells the classes apart clearly better than the top, {_told(top)}: like the pretraining"
         if similar
         else f"{_told(best)} tells the classes apart better than the top, {_told(top)}: unlike the pretraining"
     )
@@ -120,6 +122,7 @@ def logme(codes_NC: Tensor, labels_N: Tensor) -> float:
     if not len(labels_N):
         raise UserError("LogME needs images")
     codes = codes_NC.double()
+    codes = codes / codes.abs().max().clamp(min=TINY)  # the evidence does not depend on their size
     left, singular, _ = torch.linalg.svd(codes, full_matrices=False)
     squares, (n, width) = singular.square(), codes.shape
     evidences = []
@@ -130,10 +133,10 @@ def logme(codes_NC: Tensor, labels_N: Tensor) -> float:
         alpha, beta = 1.0, 1.0
         for _ in range(TURNS):
             ratio = alpha / beta
-            used = float((squares / (squares + ratio)).sum())
+            used = min(max(float((squares / (squares + ratio)).sum()), TINY), n - 1e-6)
             length = float((squares * along / (squares + ratio).square()).sum())
             apart = float((along / (1 + squares / ratio).square()).sum()) + beyond
-            alpha, beta = used / max(length, 1e-12), (n - used) / max(apart, 1e-12)
+            alpha, beta = used / max(length, TINY), (n - used) / max(apart, TINY)
             if abs(alpha / beta - ratio) <= STILL * ratio:
                 break
         spread = float(torch.log(alpha + beta * squares).sum()) + (width - len(squares)) * torch.log(torch.tensor(alpha)).item()

@@ -4,7 +4,7 @@ import math
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from ftlit.solve import KINDS, Kind, Path, solve
 
 STRENGTHS = tuple(10 ** (1 - i / 4) for i in range(25))  # 10 to 1e-5
 FOLDS = 5
-COPIES = 4  # of the codes that solving holds at a time
+COPIES = 8  # of the codes that solving holds at a time
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Probe:
         scores: strength -> mean accuracy on held-out codes, where the strength was chosen so.
     """
 
-    weight: Tensor
-    bias: Tensor
+    weight: Tensor = field(repr=False)
+    bias: Tensor = field(repr=False)
     kind: Kind
     strength: float
     objective: float
@@ -48,7 +48,7 @@ class Probe:
     converged: bool
     cut: str | None
     pooling: Pooling
-    scores: dict[float, float]
+    scores: dict[float, float] = field(repr=False)
 
     @property
     def score(self) -> float | None:
@@ -132,6 +132,9 @@ def fit_probe(
         held_out = None
         if valid is not None:
             held_out = _vectors(*valid, cut) if isinstance(valid, tuple) else _vectors(valid, None, cut)
+            if held_out[0].shape[1] != vectors.shape[1]:
+                raise UserError(f"valid has codes of length {held_out[0].shape[1]}, and the others {vectors.shape[1]}: give the same cut")
+            held_out = held_out[0].to(vectors), held_out[1].to(labels)
             _check(*held_out, classes, every_class=False)
         found = _scores(vectors, labels, classes, strengths, kind, held_out, seed)
         scores = dict(zip(strengths, found, strict=True))

@@ -107,17 +107,17 @@ def write_csv(path: Path, draws: Sequence[Sequence[Probe]]) -> None:
             writer.writerows((number, probe.cut, probe.kind, probe.pooling, *pair) for probe in probes for pair in probe.scores.items())
 
 
-def draw(path: Path, cuts: Sequence[str], probes: Sequence[Probe], best: Probe, tested: Interval) -> None:
+def draw(path: Path, cuts: Sequence[str], probes: Sequence[Probe], best: Probe, tested: Interval, title: str = "") -> None:
     """A picture of held-out accuracy by depth, a line for each kind, with the chosen one marked, as PNG."""
     from matplotlib.figure import Figure  # here, so that settings are read without it; no pyplot: no screen is needed
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.add_subplot(xlabel="cut, from the input to the top", ylabel="accuracy")
+    axes = figure.add_subplot(title=title, xlabel="cut, from the input to the top", ylabel="accuracy")
     for way in dict.fromkeys(probe.way for probe in probes):
         scores = {str(probe.cut): probe.score for probe in probes if probe.way == way and probe.score is not None}
         axes.plot([cut for cut in cuts if cut in scores], [scores[cut] for cut in cuts if cut in scores], "o-", label=f"{way}, held out")
     error = [[tested.share - tested.low], [tested.high - tested.share]]
-    axes.errorbar([str(best.cut)], [tested.share], error, fmt="s", color="C3", capsize=4, label=f"test of the chosen ({best.way}), 95 %")
+    axes.errorbar([str(best.cut)], [tested.share], error, fmt="s", color="black", capsize=4, label=f"test of the chosen ({best.way}), 95 %")
     axes.tick_params(axis="x", rotation=45 if len(cuts) > 6 else 0)
     axes.grid(axis="y", alpha=0.3)
     axes.legend()

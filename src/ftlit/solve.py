@@ -7,7 +7,7 @@ side: the K outputs where they are independent of each other (svm), else one.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self, get_args
 
 import torch
@@ -59,23 +59,25 @@ def solve(codes_NC: Tensor, labels_N: Tensor, classes: int, strengths: Sequence[
         strengths: each above 0.
         kind: of the loss.
     """
-    basis = _Basis(codes_NC)
-    signs = _signs(labels_N, classes, codes_NC.dtype)
+    basis = _Basis(codes_NC) if kind == "softmax" else _Basis(codes_NC).double()  # where a hinge bends float32 loses its way
+    signs = _signs(labels_N, classes, basis.codes.dtype)
     if kind == "ridge":
-        return _ridge(basis, signs, strengths)
+        path = _ridge(basis, signs, strengths)
+        return replace(path, weight=path.weight.to(codes_NC), bias=path.bias.to(codes_NC))
     loss: _Loss = _Svm(signs) if kind == "svm" else _Logistic(signs) if classes == 2 else _Softmax(labels_N)
     tolerance, finer = TOLERANCE[codes_NC.dtype], None
-    guess = point = codes_NC.new_zeros(basis.rank + 1, signs.shape[1])  # the last row is the bias
+    guess = point = basis.codes.new_zeros(basis.rank + 1, signs.shape[1])  # the last row is the bias
     found = {}
     for i in sorted(range(len(strengths)), key=lambda i: -strengths[i]):
         found[i] = _minimum(loss, basis, guess, float(strengths[i]), tolerance)
-        if codes_NC.dtype == torch.float32 and float(found[i][2]) > tolerance:  # rounding hides the way down
+        if basis.codes.dtype == torch.float32 and float(found[i][2]) > tolerance:  # rounding hides the way down
             finer = finer or basis.double()
             found[i] = _minimum(loss.double(), finer, found[i][0].double(), float(strengths[i]), tolerance)
-        before, point = point, found[i][0].to(codes_NC.dtype)
+        before, point = point, found[i][0].to(basis.codes.dtype)
         guess = 2 * point - before if kind == "softmax" and len(found) > 1 else point  # along the path; a hinge bends too sharply for it
     points, values, lefts = (torch.stack(each) for each in zip(*(found[i] for i in range(len(strengths))), strict=True))
-    return Path(*basis.back(points.to(codes_NC.dtype)), values, lefts, lefts <= tolerance)
+    weight, bias = basis.back(points.to(basis.codes.dtype))
+    return Path(weight.to(codes_NC), bias.to(codes_NC), values, lefts, lefts <= tolerance)
 
 
 class _Basis:
@@ -102,6 +104,7 @@ class _Basis:
         """The same in float64."""
         finer = copy(self)
         finer.codes, finer.spread = self.codes.double(), self.spread.double()
+        finer.axes, finer.mean = self.axes.double(), self.mean.double()
         return finer
 
     def outputs(self, point: Tensor) -> Tensor:

@@ -164,15 +164,15 @@ def _extract(store: Store, backbone: Backbone, wanted: Sequence[Wanted], trainer
         _look(columns, trainer, check=True)
         lacking = [one.lacking() for one in wanted]
         images, needed = sum(len(places) for places, _ in lacking), sum(size for _, size in lacking)
-        with _together(trainer):
+        with together(trainer):
             if needed > shutil.disk_usage(store.folder).free:
                 raise no_room(store.folder, needed)
-        with _together(trainer), progress_of_codes(images, _cuts(wanted), shown=first, processes=trainer.world_size) as advance:
+        with together(trainer), progress_of_codes(images, _cuts(wanted), shown=first, processes=trainer.world_size) as advance:
             for one, (places, _) in zip(wanted, lacking, strict=True):
                 _compute(backbone, one, places, trainer, num_workers, advance)
         _look(columns, trainer, check=False)
         if trainer.num_nodes > 1:  # what another machine computed, whose disk is not this one's
-            with _together(trainer):
+            with together(trainer):
                 for one in wanted if trainer.local_rank == 0 else ():
                     _compute(backbone, one, one.lacking()[0], trainer, num_workers, None)
             for column in columns:
@@ -202,7 +202,7 @@ def _look(columns: Sequence[Column], trainer: Trainer, *, check: bool) -> None:
 
 
 @contextmanager
-def _together(trainer: Trainer) -> Iterator[None]:
+def together(trainer: Trainer) -> Iterator[None]:
     """An error of one process ends all of them, where the others would wait for it; without one they go on when the last is done."""
     error: Exception | None = None
     try:

@@ -1,6 +1,7 @@
 """The data module: images of a collection in three splits, batch by batch."""
 
 import os
+from copy import copy
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -101,6 +102,12 @@ class ImageData(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # workers are seeded from it: without, loading would draw from the global random state
         )
+
+    def with_few(self, per_class: int) -> "ImageData":
+        """The same with at most so many training images of each class."""
+        few = copy(self)
+        few.collection = _with_few(self.collection, per_class, self.seed)
+        return few
 
     def state_dict(self) -> dict[str, int]:
         """How far training is; Lightning keeps it in a checkpoint."""

@@ -11,8 +11,8 @@ from torch import nn
 
 from ftlit.codes import Codes
 from ftlit.errors import UserError
-from ftlit.lit.caching import CodesData
-from ftlit.lit.extracting import EVALUATION, Extraction, View
+from ftlit.lit.caching import SHARDED, CodesData
+from ftlit.lit.extracting import EVALUATION, Extraction, View, together
 from ftlit.lit.images import ImageData
 from ftlit.probe import Probe
 from ftlit.probing import Probing, best_of
@@ -47,9 +47,12 @@ class SolvedHead(Callback):
         head = dict(pl_module.named_modules()).get(self.head)
         if not isinstance(head, nn.Linear):
             raise UserError(f"{self.head!r} is no linear layer of {type(pl_module).__name__}: a probe solves only such a head")
+        if head.bias is None or isinstance(trainer.strategy, SHARDED):
+            raise UserError("a head is solved where it has a bias and each process holds all of it: give head=linear for this strategy")
         with _codes(trainer, pl_module) as codes:
-            if trainer.is_global_zero:
-                self.probe = best_of(self.probing.at({"average": codes}))
+            with together(trainer):
+                if trainer.is_global_zero:
+                    self.probe = best_of(self.probing.at({"average": codes}))
         self.probe = trainer.strategy.broadcast(self.probe)
         assert self.probe is not None
         with torch.no_grad():

@@ -1,10 +1,11 @@
 """From config to a scenario: codes of every cut of some training images from one pass, measured, and the config composed again."""
 
 import json
+import os
 import shlex
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import torch
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, ListConfig, open_dict, read_write
 from rich.markup import escape
 from rich.table import Table
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -27,11 +29,11 @@ from ftlit.probe import fit_probe
 from ftlit.recipes import finetune, words
 from ftlit.recipes.binding import bind
 from ftlit.recipes.passing import codes_of
+from ftlit.recipes.resuming import checkpoint_of
 
 AUTO = "auto"
 SCENARIOS = ("small_similar", "small_different", "large_similar", "large_different")
 MOST_IMAGES = 2000  # that are measured
-PATIENCE = 3600.0  # seconds that other processes wait for the first one's advice
 TIMED = 8  # images of the step that is timed
 
 
@@ -42,6 +44,8 @@ def run(cfg: DictConfig) -> float:
     if cfg.resume:
         raise UserError("resume=true: advice takes a pass over some images and goes on from nothing; leave it out")
     finetune.quiet()
+    checkpoint_of(cfg)  # whose advice this would replace
+    cfg = composed(cfg, None)
     measured, advice, backbone, data = look(cfg)
     write(cfg, advice, measured)
     if measured is None:
@@ -51,33 +55,34 @@ def run(cfg: DictConfig) -> float:
     words.console().print(escape(f"* {advice.reason}"), soft_wrap=True)
     costs = ", ".join(f"{name} {seconds:,.0f} s" for name, seconds in costs_of(backbone, data))
     words.console().print(f"about, here: {costs}", soft_wrap=True)
-    words.console().print(
-        escape(
-            f"{'python train.py ' + shlex.join([*overrides_of(advice), *(word for word in _given() if word != f'recipe={cfg.recipe}')])}"
-        ),
-        soft_wrap=True,
-    )
+    command = shlex.join([*overrides_of(cfg, advice), *(word for word in _given() if not word.startswith("recipe="))])
+    words.console().print(escape(f"python train.py {command}"), soft_wrap=True)
     return next(depth.accuracy for depth in measured.depths if depth.cut == advice.cut)
 
 
 def settled(cfg: DictConfig) -> DictConfig:
     """The config itself; where its scenario is `auto`, composed again with the advised one, below what a person gave. The first process
-    measures, the others read what it wrote, and so does a run that goes on.
+    measures, those that it starts read what it wrote, and so does a run that goes on.
+
+    Raises:
+        UserError: the folder holds a run already; several processes that were started side by side.
     """
     if HydraConfig.get().runtime.choices.get("scenario") != AUTO:
         return cfg
     path = Path(cfg.paths.run, words.ADVICE)
-    first = getattr(rank_zero_only, "rank", 0) == 0
-    if first and not (cfg.resume and path.is_file()):
+    if cfg.resume and not path.is_file():
+        return cfg  # it began with another scenario, or there is no run: whoever goes on with it says so
+    if not cfg.resume and getattr(rank_zero_only, "rank", 0) == 0:
+        checkpoint_of(cfg)
+        if TorchElasticEnvironment.detect() and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise UserError("scenario=auto measures before there are several processes: give the scenario that `ftlit advise` names")
         finetune.quiet()
         measured, advice, _, _ = look(cfg)
         write(cfg, advice, measured)
-    deadline = time.monotonic() + PATIENCE
-    while not path.is_file():
-        if time.monotonic() > deadline:
-            raise UserError(f"scenario=auto: no advice of the first process in {path}: give a scenario")
-        time.sleep(0.2)
-    return composed(Advice(**json.loads(path.read_text())["advice"]))
+        words.console().print(escape(f"scenario=auto: {advice.scenario}. {advice.reason}"), soft_wrap=True)
+    if not path.is_file():
+        raise UserError("scenario=auto: the first process left no advice here: give the scenario that `ftlit advise` names")
+    return composed(cfg, Advice(**json.loads(path.read_text())["advice"]))
 
 
 def look(cfg: DictConfig) -> tuple[Measured | None, Advice, Backbone, Any]:
@@ -93,27 +98,36 @@ def look(cfg: DictConfig) -> tuple[Measured | None, Advice, Backbone, Any]:
             backbone,
             data,
         )
-    if type(data) is not ImageData or data.multilabel or min(counts.values()) < 2:
-        why = "This data cannot be measured, which takes one label an image and two training images of each class"
-        return None, Advice("large_similar", top, "live", f"{why}. It is taken as many images, similar ones."), backbone, data
-    few = max(2, MOST_IMAGES // data.num_classes)
-    sample = data if max(counts.values()) <= few else instantiate(cfg.data, input_spec=backbone.input_spec, per_class=few)
-    codes = codes_of(cfg, backbone, sample, backbone.cuts, ("train",))["train"]["average"]
+    if type(data) is not ImageData or data.multilabel or max(counts.values()) < 2 or not min(counts.values()):
+        why = "This data cannot be measured, which takes one label an image, and images of each class, of one of them two"
+        return None, Advice("large_similar", top, "live", f"{why}. No head can be solved on it either: all trains."), backbone, data
+    codes = codes_of(cfg, backbone, data.with_few(max(2, MOST_IMAGES // data.num_classes)), backbone.cuts, ("train",))["train"]["average"]
     depths = []
     for cut in codes.cuts:
         vectors, labels = codes[cut].read(range(len(codes))), codes.targets
         assert labels is not None
         depths.append(Depth(cut, fit_probe(vectors, labels, kind="ridge").score or 0.0, logme(vectors, labels)))
+    plain = compose(HydraConfig.get().job.config_name, ["scenario=large_similar"])
     measured = Measured(
         sum(counts.values()),
         data.num_classes,
         depths,
         measured=len(codes),
-        steps=_steps(compose(HydraConfig.get().job.config_name, ["scenario=large_similar"]), sum(counts.values()) / data.batch_size),
+        steps=_steps(plain, sum(counts.values()) / data.batch_size / _processes(cfg)),
         batch_size=data.batch_size,
         batchnorm=any(isinstance(part, _BatchNorm) for part in backbone.modules()),
     )
-    return measured, advise(measured), backbone, data
+    advice = advise(measured)
+    if advice.scenario == "small_different" and "cut" not in cfg.backbone:  # a backbone of somebody's own
+        advice = replace(advice, scenario="small_similar", cut=top)
+    return measured, advice, backbone, data
+
+
+def _processes(cfg: DictConfig) -> int:
+    """As far as the config tells."""
+    devices = cfg.trainer.get("devices", 1)
+    number = devices if isinstance(devices, int) else len(devices) if isinstance(devices, ListConfig) else 1
+    return max(1, number) * int(cfg.trainer.get("num_nodes", 1))
 
 
 def _steps(cfg: DictConfig, batches: float) -> float:
@@ -132,15 +146,16 @@ def write(cfg: DictConfig, advice: Advice, measured: Measured | None) -> None:
     beside.replace(folder / words.ADVICE)
 
 
-def overrides_of(advice: Advice) -> list[str]:
-    """What the advice says on the command line."""
-    cut = [f"backbone.cut={advice.cut}"] if advice.scenario == "small_different" else []
-    return [f"scenario={advice.scenario}", *cut, *([f"batchnorm={advice.batchnorm}"] if advice.batchnorm != "live" else [])]
+def overrides_of(cfg: DictConfig, advice: Advice) -> list[str]:
+    """What the advice says on the command line, as far as `cfg` has left it open."""
+    cut = [f"backbone.cut={advice.cut}"] if advice.scenario == "small_different" and cfg.backbone.get("cut") is None else []
+    norms = [f"batchnorm={advice.batchnorm}"] if advice.batchnorm != "live" and cfg.batchnorm == "live" else []
+    return [f"scenario={advice.scenario}", *cut, *norms]
 
 
-def composed(advice: Advice) -> DictConfig:
-    """The config of this command line as advised; what Hydra knows of the choices is brought up to date."""
-    cfg = _compose(overrides_of(advice))
+def composed(cfg: DictConfig, advice: Advice | None) -> DictConfig:
+    """The config of this command line as advised, or with `scenario=auto`; what Hydra knows of the choices is brought up to date."""
+    cfg = _compose(overrides_of(cfg, advice) if advice else [f"scenario={AUTO}"])
     known: Any = HydraConfig.get()
     with read_write(known):
         known.runtime.choices = cfg.hydra.runtime.choices

@@ -99,7 +99,10 @@ def build(cfg: DictConfig) -> Run:
 def _solved(cfg: DictConfig, head: nn.Module, schedule: Schedule) -> SolvedHead | None:
     if getattr(head, "init", "random") != "probe":
         return None
-    return SolvedHead("head", instantiate(cfg.probe), trains=not all(trains_head_alone(stage) for stage in schedule.stages))
+    probing = instantiate(cfg.probe)
+    if probing.cuts is not None or probing.repeats > 1:
+        raise UserError("head=solved is solved once, at the cut of the backbone: probe.cuts and probe.repeats are of recipe=probe")
+    return SolvedHead("head", probing, trains=not all(trains_head_alone(stage) for stage in schedule.stages))
 
 
 def _joined(cfg: DictConfig, backbone: Backbone, head: nn.Module, data: Any, schedule: Schedule) -> FineTuner:

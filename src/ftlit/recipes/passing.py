@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import lightning.pytorch as pl
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from ftlit.backbone import Backbone
 from ftlit.codes import Codes, evaluating
@@ -27,12 +27,14 @@ def codes_of(
     """Vectors of these cuts, pooled in these ways where their shape allows it, of the evaluation view of each split; from the store where
     they are. The backbone is moved to the trainer's device, in its precision.
     """
-    trainer: pl.Trainer = instantiate(cfg.trainer, devices=1, num_nodes=1, strategy="auto", logger=False, enable_checkpointing=False)
+    trainer: pl.Trainer = instantiate(
+        cfg.trainer, devices=_first(cfg), num_nodes=1, strategy="auto", logger=False, enable_checkpointing=False
+    )
     names = [backbone.cuts[backbone.index(name)] for name in cuts]
     forms = [Form(name, way) for name in names for way in ways if way in poolings(backbone.code_shapes[name])]
     backbone.to(trainer.strategy.root_device)
     trainer.precision_plugin.convert_module(backbone)
-    extraction = Extraction(data, Store(cfg.paths.cache), dtype=None, seed=0)
+    extraction = Extraction(data, Store(cfg.cache.get("folder") or cfg.paths.cache), dtype=None, seed=0)
     with evaluating(backbone):
         rows = extraction.rows(trainer, backbone, {(split, EVALUATION): forms for split in splits}, None)
     found: dict[Split, dict[Pooling, Codes]] = {}
@@ -41,3 +43,9 @@ def codes_of(
         used = [way for way in ways if any(form.pooling == way for form in own)]
         found[split] = {way: Codes({form.cut: part for form, part in own.items() if form.pooling == way}, targets) for way in used}
     return found
+
+
+def _first(cfg: DictConfig) -> int | list[int]:
+    """The first of the devices that were named, else one."""
+    devices = cfg.trainer.get("devices")
+    return [devices[0]] if isinstance(devices, ListConfig) and len(devices) else 1

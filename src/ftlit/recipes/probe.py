@@ -61,7 +61,8 @@ def run(cfg: DictConfig) -> float:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
     write_csv(folder / "probe.csv", [look.probes for look in looks])
-    draw(folder / "probe.png", first.cuts[::-1], first.probes, first.best, first.tested)
+    title = f"draw 1 of {len(looks)}" if len(looks) > 1 else ""
+    draw(folder / "probe.png", first.cuts[::-1], first.probes, first.best, first.tested, title)
     (folder / "result.json").write_text(json.dumps([result_of(look) for look in looks], indent=1))
     words.console().print(table_of(looks))
     words.console().print(escape(f"{told(looks, few)}; probe.csv, probe.png: {folder}"), soft_wrap=True)

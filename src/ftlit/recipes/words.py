@@ -72,7 +72,7 @@ def say_plan(
     """
     spec, shape = backbone.input_spec, "x".join(map(str, backbone.code_shapes[backbone.cuts[-1]]))
     size = sum(parameter.numel() for parameter in backbone.parameters())
-    choices, advice = HydraConfig.get().runtime.choices, Path(cfg.paths.run, ADVICE)
+    choices = HydraConfig.get().runtime.choices
     rows = [
         ("ftlit", ", ".join(f"{group}={choices[group]}" for group in TOLD if choices.get(group))),
         (
@@ -91,7 +91,6 @@ def say_plan(
         ),
         ("classes", shorten((f"{name} {count:,}" for name, count in data.counts["train"].items()), most=12)),
         *(("note", note) for note in data.notes),
-        *([("advice", json.loads(advice.read_text())["advice"]["reason"])] if advice.is_file() else []),
         *([("head", SOLVED + ("" if trains else f"; {ALONE}"))] if solves else []),
         *(
             (f"stage {i}", f"{line}; ddp reduces {size_in_words(size)} a step; from {sources[i].why if sources else 'images'}")
