@@ -116,5 +116,5 @@ def test_bad_input_is_one_line(said):
 def test_codes_that_do_not_fit_into_memory_are_refused_with_the_figures(tmp_path, monkeypatch):
     codes = extract_codes(load_backbone("glyph"), [(torch.rand(9, 3, 32, 32), torch.arange(9) % 3)], cache=tmp_path)
     monkeypatch.setattr("os.sysconf", lambda name: 100)
-    with pytest.raises(UserError, match=r"solving on 9 codes needs 18\.4 kB of memory, this machine has 10 kB: take fewer images"):
+    with pytest.raises(UserError, match=r"solving on 9 codes needs 36\.9 kB of memory, this machine has 10 kB: take fewer images"):
         fit_probe(codes)
