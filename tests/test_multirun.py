@@ -95,7 +95,15 @@ def test_a_mistake_is_one_line_with_its_job(tmp_path):
 
 
 def test_ctrl_c_ends_the_sweep_and_every_process_of_its_job(tmp_path):
-    asked = ("-m", "trainer=ddp_cpu", "trainer.devices=2", "seed=0,1", "trainer.max_epochs=500", "hydra.sweep.dir=sweep")
+    asked = (
+        "-m",
+        "trainer=ddp_cpu",
+        "trainer.devices=2",
+        "scenario=large_similar",
+        "seed=0,1",
+        "trainer.max_epochs=500",
+        "hydra.sweep.dir=sweep",
+    )
     with (tmp_path / "out").open("w") as out:
         process = subprocess.Popen([sys.executable, *TRAIN, *asked], cwd=tmp_path, stdout=out, stderr=subprocess.STDOUT)
         last, deadline = tmp_path / "sweep/0/checkpoints/last.ckpt", time.monotonic() + 120

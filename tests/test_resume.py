@@ -184,7 +184,7 @@ def test_every_scheduler_in_every_case_from_every_step(tmp_path, rates, case):
 TRAIN = [sys.executable, str(Path(__file__).parents[1] / "train.py"), "hydra.run.dir=run"]
 COMMAND = [
     *(*TRAIN, "head=mlp", "head.dropout=0.3", "data.augment=photo", "data.per_class=30"),
-    *("trainer.max_epochs=4", "schedule.epoch=1", "callbacks.last.every_n_steps=1"),
+    *("scenario=large_similar", "trainer.max_epochs=4", "schedule.epoch=1", "callbacks.last.every_n_steps=1"),
 ]
 SLOWLY = """
 import time

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.utils import instantiate
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, ListConfig, open_dict, read_write
+from omegaconf import DictConfig, open_dict, read_write
 from rich.markup import escape
 from rich.table import Table
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -113,7 +114,7 @@ def look(cfg: DictConfig) -> tuple[Measured | None, Advice, Backbone, Any]:
         data.num_classes,
         depths,
         measured=len(codes),
-        steps=_steps(plain, sum(counts.values()) / data.batch_size / _processes(cfg)),
+        steps=_steps(plain, sum(counts.values()) / data.batch_size),
         batch_size=data.batch_size,
         batchnorm=any(isinstance(part, _BatchNorm) for part in backbone.modules()),
     )
@@ -121,13 +122,6 @@ def look(cfg: DictConfig) -> tuple[Measured | None, Advice, Backbone, Any]:
     if advice.scenario == "small_different" and "cut" not in cfg.backbone:  # a backbone of somebody's own
         advice = replace(advice, scenario="small_similar", cut=top)
     return measured, advice, backbone, data
-
-
-def _processes(cfg: DictConfig) -> int:
-    """As far as the config tells."""
-    devices = cfg.trainer.get("devices", 1)
-    number = devices if isinstance(devices, int) else len(devices) if isinstance(devices, ListConfig) else 1
-    return max(1, number) * int(cfg.trainer.get("num_nodes", 1))
 
 
 def _steps(cfg: DictConfig, batches: float) -> float:
@@ -155,7 +149,11 @@ def overrides_of(cfg: DictConfig, advice: Advice) -> list[str]:
 
 def composed(cfg: DictConfig, advice: Advice | None) -> DictConfig:
     """The config of this command line as advised, or with `scenario=auto`; what Hydra knows of the choices is brought up to date."""
-    cfg = _compose(overrides_of(cfg, advice) if advice else [f"scenario={AUTO}"])
+    try:
+        cfg = _compose(overrides_of(cfg, advice) if advice else [f"scenario={AUTO}"])
+    except HydraException:  # a value was given that the advised scenario does not have, schedule.epoch for instance
+        cfg = _compose(["scenario=large_similar"])
+        words.console().print("what was given does not fit that scenario: it is large_similar", soft_wrap=True)
     known: Any = HydraConfig.get()
     with read_write(known):
         known.runtime.choices = cfg.hydra.runtime.choices
