@@ -9,7 +9,7 @@ from torch import nn
 
 from ftlit.backbone import Backbone, Layers
 from ftlit.errors import UserError
-from ftlit.pooling import pool, pooled_size, poolings
+from ftlit.pooling import pool, pooled_size, poolings_of
 from ftlit.transform import InputSpec
 
 CUTS = ("stem", "encoder.0", "encoder.1", "neck.tokens", "top")
@@ -169,9 +169,9 @@ def test_pooling_by_hand():
     assert torch.equal(pool(codes, pooling="2x2"), torch.stack(quarters, dim=2).flatten(1))
     assert torch.equal(pool(codes[:, :, 0], "class_token", "max"), codes[:, 2, 0])
     for shape in ((3, 5, 4), (5, 3), (7,), (3, 1, 4)):
-        for way in poolings(shape):
+        for way in poolings_of(shape):
             assert pool(torch.randn(2, *shape), pooling=way).shape == (2, pooled_size(shape, way))
-    assert poolings((3, 1, 4)) == poolings((7,)) == ("average",) and poolings((5, 3)) == ("average", "max")
+    assert poolings_of((3, 1, 4)) == poolings_of((7,)) == ("average",) and poolings_of((5, 3)) == ("average", "max")
     with pytest.raises(UserError, match=r"codes of shape \(7,\) are not pooled by 'max': average"):
         pool(torch.randn(2, 7), pooling="max")
 

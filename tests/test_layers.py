@@ -39,7 +39,7 @@ lit lit.progress
 cli
 recipes.limits
 recipes.binding recipes.mistakes recipes.command recipes.resuming
-recipes.words recipes.isolation recipes.passing
+recipes.words recipes.isolation recipes.extracting
 recipes.finetune
 recipes.pretrain recipes.lr_find recipes.probe recipes.advise
 recipes recipes.main

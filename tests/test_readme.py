@@ -16,6 +16,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from ftlit.recipes.binding import bind
+from ftlit.recipes.main import RECIPES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -31,12 +32,15 @@ def test_the_first_two_commands_are_the_newcomers():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_composes_and_binds(command):
     arguments = [argument for argument in shlex.split(command)[2:] if argument != "-m"]
-    jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(arguments), max_batch_size=None)
+    batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(arguments), max_batch_size=None)
+    jobs = [job for batch in batches for job in batch]
+    assert jobs
     with initialize_config_module("ftlit.conf", version_base="1.3"):
-        for job in (job for batch in jobs for job in batch):
+        for job in jobs:
             cfg = compose("train", overrides=[*job, "paths.run=/tmp/run"], return_hydra_config=True)
             HydraConfig.instance().set_config(cfg)
-            bind(cfg)
+            bind(cfg)  # raises UserError for a name or a value that nothing takes
+            assert cfg.recipe in RECIPES
 
 
 def test_there_are_commands():

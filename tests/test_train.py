@@ -136,7 +136,11 @@ def test_the_default_measures_which_scenario_once_and_what_is_given_wins(tmp_pat
 
 def test_a_value_that_the_advised_scenario_has_not_is_one_of_full_training(tmp_path):
     result = train(tmp_path, "data.per_class=5", "schedule.epoch=1", "trainer.max_epochs=2", "hydra.run.dir=run")
-    assert result.returncode == 0 and "it is large_similar" in result.stdout and "scenario=large_similar" in result.stdout, result.stderr
+    assert (
+        result.returncode == 0
+        and "does not fit small_similar: it is large_similar" in result.stdout
+        and "scenario=large_similar" in result.stdout
+    ), result.stderr
 
 
 def test_one_of_two_processes_measures(tmp_path):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import log, pi, sqrt
 
 import torch
 from torch import Tensor
@@ -139,7 +139,7 @@ def logme(codes_NC: Tensor, labels_N: Tensor) -> float:
             alpha, beta = used / max(length, TINY), (n - used) / max(apart, TINY)
             if abs(alpha / beta - ratio) <= STILL * ratio:
                 break
-        spread = float(torch.log(alpha + beta * squares).sum()) + (width - len(squares)) * torch.log(torch.tensor(alpha)).item()
-        fit = width * torch.log(torch.tensor(alpha)).item() + n * torch.log(torch.tensor(beta / (2 * torch.pi))).item()
+        spread = float(torch.log(alpha + beta * squares).sum()) + (width - len(squares)) * log(alpha)
+        fit = width * log(alpha) + n * log(beta / (2 * pi))
         evidences.append((fit - spread - beta * apart - alpha * length) / (2 * n))
     return sum(evidences) / len(evidences)

@@ -20,10 +20,10 @@ def pool(codes: Tensor, token_pool: TokenPool = "mean", pooling: Pooling = "aver
     the largest value over places, or tokens; `2x2` the average of each quarter of a map, (N, 4 C).
 
     Raises:
-        UserError: codes that have nothing to pool so; see `poolings`.
+        UserError: codes that have nothing to pool so; see `poolings_of`.
     """
-    if pooling not in poolings(codes.shape[1:]):
-        raise UserError(f"codes of shape {tuple(codes.shape[1:])} are not pooled by {pooling!r}: {', '.join(poolings(codes.shape[1:]))}")
+    if pooling not in poolings_of(codes.shape[1:]):
+        raise UserError(f"codes of shape {tuple(codes.shape[1:])} are not pooled by {pooling!r}: {', '.join(poolings_of(codes.shape[1:]))}")
     if pooling == "max":
         return codes.flatten(2).amax(dim=2) if codes.ndim == 4 else codes.amax(dim=1)
     if pooling == "2x2":
@@ -35,7 +35,7 @@ def pool(codes: Tensor, token_pool: TokenPool = "mean", pooling: Pooling = "aver
     return codes
 
 
-def poolings(shape: Sequence[int]) -> tuple[Pooling, ...]:
+def poolings_of(shape: Sequence[int]) -> tuple[Pooling, ...]:
     """What gives different vectors for codes of this shape (of one image): a map of 2 x 2 places or more, tokens, vectors."""
     if len(shape) == 3:
         return POOLINGS if min(shape[1:]) > 1 else POOLINGS[:1]

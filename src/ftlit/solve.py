@@ -7,7 +7,7 @@ side: the K outputs where they are independent of each other (svm), else one.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Self, get_args
 
 import torch
@@ -59,11 +59,10 @@ def solve(codes_NC: Tensor, labels_N: Tensor, classes: int, strengths: Sequence[
         strengths: each above 0.
         kind: of the loss.
     """
-    basis = _Basis(codes_NC) if kind == "softmax" else _Basis(codes_NC).double()  # where a hinge bends float32 loses its way
+    basis = _Basis(codes_NC if kind == "softmax" else codes_NC.double())  # where a hinge bends float32 loses its way; ridge is cheap
     signs = _signs(labels_N, classes, basis.codes.dtype)
     if kind == "ridge":
-        path = _ridge(basis, signs, strengths)
-        return replace(path, weight=path.weight.to(codes_NC), bias=path.bias.to(codes_NC))
+        return _ridge(basis, signs, strengths, codes_NC)
     loss: _Loss = _Svm(signs) if kind == "svm" else _Logistic(signs) if classes == 2 else _Softmax(labels_N)
     tolerance, finer = TOLERANCE[codes_NC.dtype], None
     guess = point = basis.codes.new_zeros(basis.rank + 1, signs.shape[1])  # the last row is the bias
@@ -104,7 +103,6 @@ class _Basis:
         """The same in float64."""
         finer = copy(self)
         finer.codes, finer.spread = self.codes.double(), self.spread.double()
-        finer.axes, finer.mean = self.axes.double(), self.mean.double()
         return finer
 
     def outputs(self, point: Tensor) -> Tensor:
@@ -117,15 +115,21 @@ class _Basis:
         return weights, points[:, -1] - weights @ self.mean
 
 
-def _ridge(basis: _Basis, signs: Tensor, strengths: Sequence[float]) -> Path:
+def _ridge(basis: _Basis, signs: Tensor, strengths: Sequence[float], like: Tensor) -> Path:
     """One eigendecomposition for all strengths."""
     n = len(signs)
     mean, along = signs.mean(dim=0), basis.codes.T @ signs / n
-    points = torch.stack([torch.cat([along / (basis.spread + strength)[:, None], mean[None]]) for strength in strengths])
-    apart = [(basis.outputs(point) - signs).square().sum(dtype=torch.float64) / n for point in points]
-    sizes = points[:, :-1].square().sum(dim=(1, 2), dtype=torch.float64)
-    values = 0.5 * (torch.stack(apart) + torch.tensor(strengths, dtype=torch.float64, device=sizes.device) * sizes)
-    return Path(*basis.back(points), values, torch.zeros_like(values), torch.ones_like(values, dtype=torch.bool))
+    points, values, lefts = [], [], []
+    for strength in strengths:
+        weight = along / (basis.spread + strength)[:, None]
+        points.append(torch.cat([weight, mean[None]]))
+        apart = basis.outputs(points[-1]) - signs
+        values.append(0.5 * (apart.square().sum() / n + strength * weight.square().sum()))
+        gradient = basis.codes.T @ apart / n + strength * weight
+        lefts.append(gradient.square().sum() / (2 * strength) / values[-1].clamp(min=torch.finfo(values[-1].dtype).tiny))
+    weights, bias = basis.back(torch.stack(points))
+    left = torch.stack(lefts)
+    return Path(weights.to(like), bias.to(like), torch.stack(values), left, left <= TOLERANCE[like.dtype])
 
 
 class _Softmax:

@@ -31,7 +31,8 @@ class SolvedHead(Callback):
         trains: whether training follows; where not, it ends before its first step.
 
     Raises:
-        UserError: when training begins: no such linear layer, or data other than `ImageData` and `CodesData`, with one label an image.
+        UserError: when training begins: no such linear layer, one without a bias, a strategy that shards it, or data other than `ImageData`
+            and `CodesData`, with one label an image.
     """
 
     def __init__(self, head: str = "head", probing: Probing | None = None, *, trains: bool = True) -> None:
@@ -41,7 +42,7 @@ class SolvedHead(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Solve, in place."""
         if not self.trains:
-            trainer.fit_loop.epoch_loop.max_steps = 0
+            trainer.fit_loop.epoch_loop.max_steps = 0  # now that all is set up for the steps there would be: fit ends before the first
         if trainer.ckpt_path is not None:
             return
         head = dict(pl_module.named_modules()).get(self.head)
@@ -49,10 +50,9 @@ class SolvedHead(Callback):
             raise UserError(f"{self.head!r} is no linear layer of {type(pl_module).__name__}: a probe solves only such a head")
         if head.bias is None or isinstance(trainer.strategy, SHARDED):
             raise UserError("a head is solved where it has a bias and each process holds all of it: give head=linear for this strategy")
-        with _codes(trainer, pl_module) as codes:
-            with together(trainer):
-                if trainer.is_global_zero:
-                    self.probe = best_of(self.probing.at({"average": codes}))
+        with _codes(trainer, pl_module) as codes, together(trainer):
+            if trainer.is_global_zero:
+                self.probe = best_of(self.probing.at({"average": codes}))
         self.probe = trainer.strategy.broadcast(self.probe)
         assert self.probe is not None
         with torch.no_grad():

@@ -29,10 +29,11 @@ from ftlit.lit.images import ImageData
 from ftlit.probe import fit_probe
 from ftlit.recipes import finetune, words
 from ftlit.recipes.binding import bind
-from ftlit.recipes.passing import codes_of
+from ftlit.recipes.extracting import codes_of
 from ftlit.recipes.resuming import checkpoint_of
 
 AUTO = "auto"
+FILE = "advice.json"
 SCENARIOS = ("small_similar", "small_different", "large_similar", "large_different")
 MOST_IMAGES = 2000  # that are measured
 TIMED = 8  # images of the step that is timed
@@ -47,7 +48,8 @@ def run(cfg: DictConfig) -> float:
     finetune.quiet()
     checkpoint_of(cfg)  # whose advice this would replace
     cfg = composed(cfg, None)
-    measured, advice, backbone, data = look(cfg)
+    backbone, data = parts_of(cfg)
+    measured, advice = look(cfg, backbone, data)
     write(cfg, advice, measured)
     if measured is None:
         words.console().print(escape(advice.reason), soft_wrap=True)
@@ -70,7 +72,7 @@ def settled(cfg: DictConfig) -> DictConfig:
     """
     if HydraConfig.get().runtime.choices.get("scenario") != AUTO:
         return cfg
-    path = Path(cfg.paths.run, words.ADVICE)
+    path = Path(cfg.paths.run, FILE)
     if cfg.resume and not path.is_file():
         return cfg  # it began with another scenario, or there is no run: whoever goes on with it says so
     if not cfg.resume and getattr(rank_zero_only, "rank", 0) == 0:
@@ -78,7 +80,7 @@ def settled(cfg: DictConfig) -> DictConfig:
         if TorchElasticEnvironment.detect() and int(os.environ.get("WORLD_SIZE", 1)) > 1:
             raise UserError("scenario=auto measures before there are several processes: give the scenario that `ftlit advise` names")
         finetune.quiet()
-        measured, advice, _, _ = look(cfg)
+        measured, advice = look(cfg, *parts_of(cfg))
         write(cfg, advice, measured)
         words.console().print(escape(f"scenario=auto: {advice.scenario}. {advice.reason}"), soft_wrap=True)
     if not path.is_file():
@@ -86,58 +88,71 @@ def settled(cfg: DictConfig) -> DictConfig:
     return composed(cfg, Advice(**json.loads(path.read_text())["advice"]))
 
 
-def look(cfg: DictConfig) -> tuple[Measured | None, Advice, Backbone, Any]:
-    """What was measured (`None`: this data cannot be, or there is nothing to transfer), the advice, and what it is about."""
+def parts_of(cfg: DictConfig) -> tuple[Backbone, Any]:
+    """What the advice is about: backbone and data."""
     bind(cfg)
     backbone = instantiate(cfg.backbone)
-    data = instantiate(cfg.data, input_spec=backbone.input_spec)
+    return backbone, instantiate(cfg.data, input_spec=backbone.input_spec)
+
+
+def look(cfg: DictConfig, backbone: Backbone, data: Any) -> tuple[Measured | None, Advice]:
+    """What was measured (`None`: this data cannot be, or there is nothing to transfer), and the advice."""
     top, counts = backbone.cuts[-1], data.counts["train"]
     if backbone.origin == RANDOM_START:
-        return (
-            None,
-            Advice("large_different", top, "live", "The weights are random. There is nothing to transfer: all trains."),
-            backbone,
-            data,
-        )
+        return None, Advice("large_different", top, "live", "The weights are random. There is nothing to transfer: all trains.")
     if type(data) is not ImageData or data.multilabel or max(counts.values()) < 2 or not min(counts.values()):
         why = "This data cannot be measured, which takes one label an image, and images of each class, of one of them two"
-        return None, Advice("large_similar", top, "live", f"{why}. No head can be solved on it either: all trains."), backbone, data
-    codes = codes_of(cfg, backbone, data.with_few(max(2, MOST_IMAGES // data.num_classes)), backbone.cuts, ("train",))["train"]["average"]
+        return None, Advice("large_similar", top, "live", f"{why}. No head can be solved on it either: all trains.")
+    measured = measure(cfg, backbone, data)
+    advice = advise(measured)
+    if advice.scenario == "small_different" and "cut" not in cfg.backbone:  # a backbone of somebody's own
+        advice = replace(advice, scenario="small_similar", cut=top)
+    try:
+        _compose(overrides_of(cfg, advice))
+    except HydraException:  # a value was given that the advised scenario does not have, schedule.epoch for instance
+        why = f"What was given does not fit {advice.scenario}: it is large_similar"
+        advice = replace(advice, scenario="large_similar", cut=top, reason=f"{advice.reason} {why}.")
+    return measured, advice
+
+
+def measure(cfg: DictConfig, backbone: Backbone, data: ImageData) -> Measured:
+    """From one pass over some training images."""
+    images = sum(data.counts["train"].values())
+    few = data.with_few(max(2, MOST_IMAGES // data.num_classes))
+    codes = codes_of(cfg, backbone, few, backbone.cuts, ("train",))["train"]["average"]
     depths = []
     for cut in codes.cuts:
         vectors, labels = codes[cut].read(range(len(codes))), codes.targets
         assert labels is not None
         depths.append(Depth(cut, fit_probe(vectors, labels, kind="ridge").score or 0.0, logme(vectors, labels)))
     plain = compose(HydraConfig.get().job.config_name, ["scenario=large_similar"])
-    measured = Measured(
-        sum(counts.values()),
+    batches = images / data.batch_size
+    return Measured(
+        images,
         data.num_classes,
         depths,
         measured=len(codes),
-        steps=_steps(plain, sum(counts.values()) / data.batch_size),
+        steps=_epochs(plain, batches) * batches / plain.trainer.get("accumulate_grad_batches", 1),
         batch_size=data.batch_size,
         batchnorm=any(isinstance(part, _BatchNorm) for part in backbone.modules()),
     )
-    advice = advise(measured)
-    if advice.scenario == "small_different" and "cut" not in cfg.backbone:  # a backbone of somebody's own
-        advice = replace(advice, scenario="small_similar", cut=top)
-    return measured, advice, backbone, data
 
 
-def _steps(cfg: DictConfig, batches: float) -> float:
-    """Optimizer steps of a run over so many batches an epoch."""
+def _epochs(cfg: DictConfig, batches: float) -> float:
+    """How many a run over so many batches an epoch lasts."""
     trainer = cfg.trainer
-    epochs = inf if trainer.max_epochs in (None, -1) else trainer.max_epochs * batches / trainer.get("accumulate_grad_batches", 1)
-    return min(epochs, inf if trainer.get("max_steps", -1) in (None, -1) else trainer.max_steps)
+    epochs = inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
+    steps = inf if trainer.get("max_steps", -1) in (None, -1) else trainer.max_steps
+    return float(min(epochs, steps * trainer.get("accumulate_grad_batches", 1) / batches))
 
 
 def write(cfg: DictConfig, advice: Advice, measured: Measured | None) -> None:
     """`advice.json`, all at once."""
     folder = Path(cfg.paths.run)
     folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / f"{words.ADVICE}.part"
+    beside = folder / f"{FILE}.part"
     beside.write_text(json.dumps({"advice": asdict(advice), "measured": measured and asdict(measured)}, indent=1))
-    beside.replace(folder / words.ADVICE)
+    beside.replace(folder / FILE)
 
 
 def overrides_of(cfg: DictConfig, advice: Advice) -> list[str]:
@@ -149,11 +164,7 @@ def overrides_of(cfg: DictConfig, advice: Advice) -> list[str]:
 
 def composed(cfg: DictConfig, advice: Advice | None) -> DictConfig:
     """The config of this command line as advised, or with `scenario=auto`; what Hydra knows of the choices is brought up to date."""
-    try:
-        cfg = _compose(overrides_of(cfg, advice) if advice else [f"scenario={AUTO}"])
-    except HydraException:  # a value was given that the advised scenario does not have, schedule.epoch for instance
-        cfg = _compose(["scenario=large_similar"])
-        words.console().print("what was given does not fit that scenario: it is large_similar", soft_wrap=True)
+    cfg = _compose(overrides_of(cfg, advice) if advice else [f"scenario={AUTO}"])
     known: Any = HydraConfig.get()
     with read_write(known):
         known.runtime.choices = cfg.hydra.runtime.choices
@@ -185,12 +196,12 @@ def costs_of(backbone: Backbone, data: ImageData) -> Iterator[tuple[str, float]]
     loading, forward, step = _times(backbone, data)
     sizes = {split: sum(counts.values()) for split, counts in data.counts.items()}
     for name in SCENARIOS:
-        cfg = _compose([f"scenario={name}"])
+        try:
+            cfg = _compose([f"scenario={name}"])
+        except HydraException:  # what was given does not fit it
+            continue
         once = sum(sizes.values()) * max(loading, forward)  # codes, and the test images
-        steps = _steps(cfg, sizes["train"] / data.batch_size)
-        trained = (
-            0.0 if name.startswith("small") else steps * cfg.trainer.get("accumulate_grad_batches", 1) * data.batch_size / sizes["train"]
-        )
+        trained = 0.0 if name.startswith("small") else _epochs(cfg, sizes["train"] / data.batch_size)
         epochs = max(0.0, trained - (cfg.schedule.get("epoch") or 0))
         yield name, once + epochs * (sizes["train"] * max(loading, step) + sizes["val"] * max(loading, forward))
 

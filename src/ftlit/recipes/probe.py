@@ -22,8 +22,8 @@ from ftlit.probe import Probe
 from ftlit.probing import Interval, Probing, best_of, bootstrap, draw, write_csv
 from ftlit.recipes import finetune, words
 from ftlit.recipes.binding import bind
+from ftlit.recipes.extracting import codes_of
 from ftlit.recipes.isolation import several_processes
-from ftlit.recipes.passing import codes_of
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def look(cfg: DictConfig, probing: Probing, backbone: Backbone, seed: int) -> Lo
             "recipe=probe tells one class of an image from the others: take data with one label an image, in ftlit's own options"
         )
     cuts = backbone.cuts if probing.cuts is None else probing.cuts
-    codes = codes_of(cfg, backbone, data, cuts, ways=[way for way in POOLINGS if way in probing.poolings])
+    codes = codes_of(cfg, backbone, data, cuts, poolings=[way for way in POOLINGS if way in probing.poolings])
     train, test = codes["train"], codes["test"]
     if not train:
         raise UserError(f"probe.poolings={list(probing.poolings)}: codes of {', '.join(cuts)} cannot be pooled so; give average")

@@ -26,7 +26,6 @@ from ftlit.sources import Source
 
 SOLVED = "solved on the codes of the training images, without augmentation; its strength is chosen by cross-validation among them"
 ALONE = "nothing is trained: optimizer, lr_scheduler, loss and epochs have no part in it (head=linear trains it by steps)"
-ADVICE = "advice.json"  # in the run's folder, where scenario=auto measured
 TOLD = ("scenario", "experiment", "backbone", "head", "loss", "data", "schedule", "optimizer", "lr_scheduler", "cache", "trainer")
 
 

@@ -11,7 +11,7 @@ from ftlit.codes import Codes, evaluating
 from ftlit.dataset import SPLITS, Split
 from ftlit.lit.extracting import EVALUATION, Extraction
 from ftlit.lit.images import ImageData
-from ftlit.pooling import POOLINGS, Pooling, poolings
+from ftlit.pooling import POOLINGS, Pooling, poolings_of
 from ftlit.sources import Form
 from ftlit.store import Store
 
@@ -22,7 +22,7 @@ def codes_of(
     data: ImageData,
     cuts: Sequence[str],
     splits: Sequence[Split] = SPLITS,
-    ways: Sequence[Pooling] = POOLINGS[:1],
+    poolings: Sequence[Pooling] = POOLINGS[:1],
 ) -> dict[Split, dict[Pooling, Codes]]:
     """Vectors of these cuts, pooled in these ways where their shape allows it, of the evaluation view of each split; from the store where
     they are. The backbone is moved to the trainer's device, in its precision.
@@ -31,7 +31,7 @@ def codes_of(
         cfg.trainer, devices=_first(cfg), num_nodes=1, strategy="auto", logger=False, enable_checkpointing=False
     )
     names = [backbone.cuts[backbone.index(name)] for name in cuts]
-    forms = [Form(name, way) for name in names for way in ways if way in poolings(backbone.code_shapes[name])]
+    forms = [Form(name, way) for name in names for way in poolings if way in poolings_of(backbone.code_shapes[name])]
     backbone.to(trainer.strategy.root_device)
     trainer.precision_plugin.convert_module(backbone)
     extraction = Extraction(data, Store(cfg.cache.get("folder") or cfg.paths.cache), dtype=None, seed=0)
@@ -40,7 +40,7 @@ def codes_of(
     found: dict[Split, dict[Pooling, Codes]] = {}
     for split in splits:
         own, targets = rows[split, EVALUATION], data.collection.targets(split)
-        used = [way for way in ways if any(form.pooling == way for form in own)]
+        used = [way for way in poolings if any(form.pooling == way for form in own)]
         found[split] = {way: Codes({form.cut: part for form, part in own.items() if form.pooling == way}, targets) for way in used}
     return found
 
