@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -39,14 +40,47 @@ def test_its_likelihoods_are_those_of_scikit_learn_on_standardised_codes(classes
     assert np.abs(theirs.predict_proba(codes) - ours.numpy()).max() < 1e-3
 
 
-def test_of_several_strengths_the_strongest_of_the_best_on_valid_is_taken_and_solved_on_everything():
+def hinge(probe, codes, labels):
+    signs = 2 * torch.nn.functional.one_hot(labels, 10) - 1
+    return float((1 - signs * probe.logits(codes)).clamp(min=0).square().sum(dim=1).mean())
+
+
+def square(probe, codes, labels):
+    signs = 2 * torch.nn.functional.one_hot(labels, 10) - 1
+    return float((probe.logits(codes) - signs).square().sum(dim=1).mean() / 2)
+
+
+def entropy(probe, codes, labels):
+    return log_loss(labels, probe.logits(codes).softmax(dim=1), labels=range(10))
+
+
+@pytest.mark.parametrize(("kind", "loss"), [("softmax", entropy), ("svm", hinge), ("ridge", square)])
+def test_of_several_strengths_that_of_the_least_loss_on_valid_is_taken_and_solved_on_everything(kind, loss):
     train, valid = (CODES[:100], LABELS[:100]), (CODES[100:200], LABELS[100:200])
-    strengths = [10.0, 1e-1, 1e-2, 1e-3]
-    probe = fit_probe(*train, strength=strengths, valid=valid)
-    alone = {strength: fit_probe(*train, strength=strength).accuracy(*valid) for strength in strengths}
-    assert probe.scores == pytest.approx(alone) and probe.strength == max(strengths, key=lambda s: (alone[s], s))
-    both = fit_probe(torch.cat([train[0], valid[0]]), torch.cat([train[1], valid[1]]), strength=probe.strength)
+    strengths = [10.0, 1e-1, 1e-2, 1e-3, 1e-5]
+    probe = fit_probe(*train, strength=strengths, valid=valid, kind=kind)
+    alone = {strength: fit_probe(*train, strength=strength, kind=kind) for strength in strengths}
+    assert probe.scores == pytest.approx({strength: alone[strength].accuracy(*valid) for strength in strengths})
+    assert probe.losses == pytest.approx({strength: loss(alone[strength], *valid) for strength in strengths}, rel=1e-4)
+    assert probe.strength == min(strengths, key=probe.losses.get) and probe.strength not in (strengths[0], strengths[-1])
+    both = fit_probe(torch.cat([train[0], valid[0]]), torch.cat([train[1], valid[1]]), strength=probe.strength, kind=kind)
     assert torch.allclose(probe.weight, both.weight, atol=1e-5)
+
+
+def test_losses_of_two_classes_are_those_of_the_head():
+    chosen = LABELS < 2
+    codes, labels = CODES[chosen], LABELS[chosen]
+    for kind in KINDS:
+        probe = fit_probe(codes[:80], labels[:80], strength=1e-2, valid=(codes[80:], labels[80:]), kind=kind)
+        alone = fit_probe(codes[:80], labels[:80], strength=1e-2, kind=kind)
+        logits, (found,) = alone.logits(codes[80:]), probe.losses.values()
+        margin = (2 * labels[80:] - 1) * (logits[:, 1] - logits[:, 0])
+        expected = {
+            "softmax": torch.nn.functional.cross_entropy(logits, labels[80:]),
+            "svm": (1 - margin).clamp(min=0).square().mean(),
+            "ridge": (1 - margin).square().mean() / 2,
+        }
+        assert found == pytest.approx(float(expected[kind]), rel=1e-6)
 
 
 def test_without_valid_cross_validation_chooses_and_the_seed_draws_its_folds():
@@ -116,5 +150,5 @@ def test_bad_input_is_one_line(said):
 def test_codes_that_do_not_fit_into_memory_are_refused_with_the_figures(tmp_path, monkeypatch):
     codes = extract_codes(load_backbone("glyph"), [(torch.rand(9, 3, 32, 32), torch.arange(9) % 3)], cache=tmp_path)
     monkeypatch.setattr("os.sysconf", lambda name: 100)
-    with pytest.raises(UserError, match=r"solving on 9 codes needs 36\.9 kB of memory, this machine has 10 kB: take fewer images"):
+    with pytest.raises(UserError, match=r"solving on 9 codes needs 37\.7 kB of memory, this machine has 10 kB: take fewer images"):
         fit_probe(codes)

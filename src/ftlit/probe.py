@@ -15,11 +15,11 @@ from ftlit.head import LinearHead, PooledHead
 from ftlit.pooling import Pooling
 from ftlit.seeding import derived_seed
 from ftlit.shard import size_in_words
-from ftlit.solve import KINDS, Kind, Path, solve
+from ftlit.solve import KINDS, Kind, Path, losses_of, solve
 
 STRENGTHS = tuple(10 ** (1 - i / 4) for i in range(25))  # 10 to 1e-5
 FOLDS = 5
-COPIES = 8  # of the codes that solving holds at a time
+COPIES = 8  # of the codes, and of the outputs, that solving holds at a time
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Probe:
         converged: whether that is within the tolerance.
         cut: that the codes are of, where that is known.
         pooling: how they are pooled.
-        scores: strength -> mean accuracy on held-out codes, where the strength was chosen so.
+        scores: strength -> mean accuracy on held-out codes, where something was held out.
+        losses: strength -> mean loss on held-out codes, by which the strength is chosen.
     """
 
     weight: Tensor = field(repr=False)
@@ -49,6 +50,7 @@ class Probe:
     cut: str | None
     pooling: Pooling
     scores: dict[float, float] = field(repr=False)
+    losses: dict[float, float] = field(repr=False)
 
     @property
     def score(self) -> float | None:
@@ -56,9 +58,11 @@ class Probe:
         return self.scores.get(self.strength)
 
     @property
-    def way(self) -> str:
-        """Kind and pooling in words."""
-        return self.kind if self.pooling == "average" else f"{self.kind} of {self.pooling}"
+    def told(self) -> str:
+        """Kind, codes and strength in words, and whether the strengths that were tried end there."""
+        ends = {max(self.losses): ", the strongest tried", min(self.losses): ", the weakest tried"} if len(self.losses) > 1 else {}
+        where = f" at {self.cut}" if self.cut is not None else ""
+        return f"{self.kind} of {self.pooling} codes{where}, strength {self.strength:.1e}{ends.get(self.strength, '')}"
 
     def logits(self, codes: Tensor) -> Tensor:
         """Codes (N, C) -> (N, K), as the head gives them."""
@@ -98,10 +102,10 @@ def fit_probe(
 ) -> Probe:
     """Solve a linear classifier of codes, standardised by their own mean and deviation (constant columns stay 0).
 
-    Of several strengths the one is taken whose accuracy on `valid` is best, the strongest of equals; without `valid`, whose mean accuracy
-    is best in stratified cross-validation of 5 folds. There the images of a class are spread over the folds; a class of fewer than 5
-    images is in as many folds as it has images, and a class of a single image is trained on in all of them and never held out. The
-    probe is then solved again on everything, `valid` too.
+    Of several strengths the one is taken whose loss on `valid` is least: on few images many are equally accurate, and few of these know
+    how sure they may be. Without `valid` it is the loss in stratified cross-validation of 5 folds: the images of a class are spread over
+    them; a class of fewer than 5 images is in as many folds as it has images, and a class of a single image is trained on in all of them
+    and never held out. The probe is then solved again on everything, `valid` too.
 
     Args:
         codes: vectors (N, C), or codes that are stored.
@@ -127,7 +131,7 @@ def fit_probe(
         raise UserError(f"probe with strength {strength}: give numbers above 0")
     vectors, labels = _vectors(codes, targets, cut)
     classes = _check(vectors, labels, num_classes)
-    scores: dict[float, float] = {}
+    scores, losses = dict[float, float](), dict[float, float]()
     if len(strengths) > 1 or valid is not None:
         held_out = None
         if valid is not None:
@@ -136,11 +140,11 @@ def fit_probe(
                 raise UserError(f"valid has codes of length {held_out[0].shape[1]}, and the others {vectors.shape[1]}: give the same cut")
             held_out = held_out[0].to(vectors), held_out[1].to(labels)
             _check(*held_out, classes, every_class=False)
-        found = _scores(vectors, labels, classes, strengths, kind, held_out, seed)
-        scores = dict(zip(strengths, found, strict=True))
+        right, loss = (found.mean(dim=1).tolist() for found in _held_out(vectors, labels, classes, strengths, kind, held_out, seed))
+        scores, losses = dict(zip(strengths, right, strict=True)), dict(zip(strengths, loss, strict=True))
         if held_out is not None:
             vectors, labels = torch.cat([vectors, held_out[0]]), torch.cat([labels, held_out[1]])
-    best = max(strengths, key=lambda value: scores.get(value, 0.0))  # the first, so the strongest, of equals
+    best = min(strengths, key=lambda value: losses.get(value, 0.0))
     mean, scale = _scales(vectors)
     path = solve((vectors - mean) / scale, labels, classes, [best], kind)
     weight, bias = _folded(path, mean, scale)
@@ -148,7 +152,7 @@ def fit_probe(
     objective, left, converged = float(path.objective[0]), float(path.left[0]), bool(path.converged[0])
     if not converged:
         warnings.warn(f"the {kind} probe of strength {best:g} did not converge: its objective may be {left:.3%} too high", stacklevel=2)
-    return Probe(weight[0], bias[0], kind, best, objective, left, converged, where, pooling, scores)
+    return Probe(weight[0], bias[0], kind, best, objective, left, converged, where, pooling, scores, losses)
 
 
 def folds_of(labels: Tensor, folds: int, seed: int) -> Tensor:
@@ -164,7 +168,7 @@ def folds_of(labels: Tensor, folds: int, seed: int) -> Tensor:
     return found
 
 
-def _scores(
+def _held_out(
     vectors: Tensor,
     labels: Tensor,
     classes: int,
@@ -172,28 +176,35 @@ def _scores(
     kind: Kind,
     held_out: tuple[Tensor, Tensor] | None,
     seed: int,
-) -> list[float]:
-    """The accuracy of each strength on held-out codes."""
+) -> tuple[Tensor, Tensor]:
+    """Whether each strength tells the class of each of M held-out samples, and its loss there: both (S, M) float64."""
     if held_out is not None:
-        return (_correct(vectors, labels, classes, strengths, kind, *held_out).double().mean(dim=1)).tolist()
+        return _looked_at(vectors, labels, classes, strengths, kind, *held_out)
     fold = folds_of(labels, FOLDS, seed).to(labels.device)
     used = [number for number in range(FOLDS) if bool((fold == number).any())]
     if not used:
         raise UserError("no class has two images: there is nothing to choose a strength by; give one strength")
-    right = torch.cat(
-        [_correct(vectors[fold != i], labels[fold != i], classes, strengths, kind, vectors[fold == i], labels[fold == i]) for i in used],
-        dim=1,
-    )
-    return right.double().mean(dim=1).tolist()
+    looks = [
+        _looked_at(vectors[fold != i], labels[fold != i], classes, strengths, kind, vectors[fold == i], labels[fold == i]) for i in used
+    ]
+    right, losses = (torch.cat(each, dim=1) for each in zip(*looks, strict=True))
+    return right, losses
 
 
-def _correct(
+def _looked_at(
     vectors: Tensor, labels: Tensor, classes: int, strengths: Sequence[float], kind: Kind, others: Tensor, other_labels: Tensor
-) -> Tensor:
-    """(S, M) bool: whether each strength tells the class of each of M other samples."""
+) -> tuple[Tensor, Tensor]:
+    """See `_held_out`; solved on some, looked at on others."""
     mean, scale = _scales(vectors)
-    weight, bias = _folded(solve((vectors - mean) / scale, labels, classes, strengths, kind), mean, scale)
-    return torch.stack([(others @ w.T + b).argmax(dim=1) == other_labels for w, b in zip(weight, bias, strict=True)])
+    path = solve((vectors - mean) / scale, labels, classes, strengths, kind)
+    standard = (others - mean) / scale
+    right, losses = [], []
+    for weight, bias in zip(path.weight, path.bias, strict=True):
+        outputs = standard @ weight.T + bias
+        numbers = outputs.argmax(dim=1) if classes > 2 else (outputs[:, 0] > 0).long()
+        right.append((numbers == other_labels).double())
+        losses.append(losses_of(outputs, other_labels, kind).double())
+    return torch.stack(right), torch.stack(losses)
 
 
 def _scales(vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -215,8 +226,9 @@ def _vectors(codes: Codes | Tensor | None, targets: Tensor | None, cut: str | No
     """Vectors (N, C), at least float32, and class numbers (N,) where they are."""
     if isinstance(codes, Codes):
         rows = codes[cut if cut is not None else codes.cuts[0]]
-        _check_memory(len(rows), max(4, rows.dtype.itemsize) * math.prod(rows.shape))
         targets = codes.targets if targets is None else targets
+        outputs = int(targets.max()) + 1 if isinstance(targets, Tensor) and len(targets) else 0
+        _check_memory(len(rows), max(4, rows.dtype.itemsize) * (math.prod(rows.shape) + outputs))
         codes = rows.read(range(len(rows)))
     if not isinstance(codes, Tensor) or codes.ndim != 2 or not codes.is_floating_point():
         shape = tuple(codes.shape) if isinstance(codes, Tensor) else type(codes).__name__

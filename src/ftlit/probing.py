@@ -18,6 +18,7 @@ from ftlit.solve import KINDS, Kind
 
 DRAWS = 10_000  # of the bootstrap
 LEVEL = 0.95
+LINES = ("o-", "^--", "s:")  # of each pooling
 
 
 @dataclass(frozen=True)
@@ -99,26 +100,40 @@ def bootstrap(right: Tensor, seed: int) -> Interval:
 
 
 def write_csv(path: Path, draws: Sequence[Sequence[Probe]]) -> None:
-    """A row for each draw, cut, kind and strength that was tried: held-out accuracy."""
+    """A row for each draw, cut, kind, pooling and strength that was tried: held-out accuracy and loss."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["draw", "cut", "kind", "pooling", "strength", "accuracy"])
+        writer.writerow(["draw", "cut", "kind", "pooling", "strength", "accuracy", "loss"])
         for number, probes in enumerate(draws):
-            writer.writerows((number, probe.cut, probe.kind, probe.pooling, *pair) for probe in probes for pair in probe.scores.items())
+            for probe in probes:
+                row = (number, probe.cut, probe.kind, probe.pooling)
+                writer.writerows((*row, strength, share, probe.losses[strength]) for strength, share in probe.scores.items())
 
 
 def draw(path: Path, cuts: Sequence[str], probes: Sequence[Probe], best: Probe, tested: Interval, title: str = "") -> None:
-    """A picture of held-out accuracy by depth, a line for each kind, with the chosen one marked, as PNG."""
+    """A picture of held-out accuracy by depth, a line for each kind (colour) and pooling (marker), and the chosen one's test, as PNG."""
     from matplotlib.figure import Figure  # here, so that settings are read without it; no pyplot: no screen is needed
 
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = Figure(figsize=(8.5, 4.2), layout="constrained")
     axes = figure.add_subplot(title=title, xlabel="cut, from the input to the top", ylabel="accuracy")
-    for way in dict.fromkeys(probe.way for probe in probes):
-        scores = {str(probe.cut): probe.score for probe in probes if probe.way == way and probe.score is not None}
-        axes.plot([cut for cut in cuts if cut in scores], [scores[cut] for cut in cuts if cut in scores], "o-", label=f"{way}, held out")
+    for kind, pooling in dict.fromkeys((probe.kind, probe.pooling) for probe in probes):
+        own = [probe for probe in probes if (probe.kind, probe.pooling) == (kind, pooling) and probe.score is not None]
+        scores = {str(probe.cut): probe.score for probe in own}
+        shown = [cut for cut in cuts if cut in scores]
+        style: dict[str, Any] = {"color": f"C{KINDS.index(kind)}", "alpha": 0.8, "markersize": 5}
+        axes.plot(shown, [scores[cut] for cut in shown], LINES[POOLINGS.index(pooling)], label=f"{kind}, {pooling}", **style)
+    told = f"test of the chosen\n({best.kind}, {best.pooling})"
     error = [[tested.share - tested.low], [tested.high - tested.share]]
-    axes.errorbar([str(best.cut)], [tested.share], error, fmt="s", color="black", capsize=4, label=f"test of the chosen ({best.way}), 95 %")
+    axes.errorbar(
+        [str(best.cut)],
+        [tested.share],
+        error,
+        fmt="s",
+        color="black",
+        capsize=4,
+        label=f"test of the chosen\n({best.kind}, {best.pooling}), 95 %",
+    )
     axes.tick_params(axis="x", rotation=45 if len(cuts) > 6 else 0)
     axes.grid(axis="y", alpha=0.3)
-    axes.legend()
+    axes.legend(title="held-out accuracy", loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
     figure.savefig(path, dpi=120)

@@ -79,6 +79,18 @@ def solve(codes_NC: Tensor, labels_N: Tensor, classes: int, strengths: Sequence[
     return Path(weight.to(codes_NC), bias.to(codes_NC), values, lefts, lefts <= tolerance)
 
 
+def losses_of(outputs_NK: Tensor, labels_N: Tensor, kind: Kind) -> Tensor:
+    """The loss of each sample, (N,), whose mean `solve` minimises; outputs as a `Path` gives them, one column for two classes."""
+    classes = max(2, outputs_NK.shape[1])
+    if kind == "softmax" and classes > 2:
+        return torch.nn.functional.cross_entropy(outputs_NK, labels_N, reduction="none")
+    signs = _signs(labels_N, classes, outputs_NK.dtype)
+    if kind == "ridge":
+        return 0.5 * (outputs_NK - signs).square().sum(dim=1)
+    margins = signs * outputs_NK
+    return (torch.relu(1 - margins).square() if kind == "svm" else torch.nn.functional.softplus(-margins)).sum(dim=1)
+
+
 class _Basis:
     """Codes, less their mean, in the directions of their principal axes, in which a quadratic loss is diagonal; only those that the
     samples span, since a solution has no part outside of them.

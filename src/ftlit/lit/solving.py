@@ -59,8 +59,8 @@ class SolvedHead(Callback):
             head.weight.copy_(self.probe.weight)
             head.bias.copy_(self.probe.bias)
         if trainer.is_global_zero:
-            chosen = f"{self.probe.kind}, strength {self.probe.strength:.1e}, accuracy {self.probe.score:.4f} in cross-validation"
-            print(f"head solved on {len(codes):,} training images: {chosen}", flush=True)
+            score = "" if self.probe.score is None else f", accuracy {self.probe.score:.4f} in cross-validation"
+            print(f"head solved on {len(codes):,} training images: {self.probe.told}{score}", flush=True)
 
 
 @contextmanager

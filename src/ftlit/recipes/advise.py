@@ -119,12 +119,13 @@ def measure(cfg: DictConfig, backbone: Backbone, data: ImageData) -> Measured:
     """From one pass over some training images."""
     images = sum(data.counts["train"].values())
     few = data.with_few(max(2, MOST_IMAGES // data.num_classes))
-    codes = codes_of(cfg, backbone, few, backbone.cuts, ("train",))["train"]["average"]
-    depths = []
-    for cut in codes.cuts:
-        vectors, labels = codes[cut].read(range(len(codes))), codes.targets
-        assert labels is not None
-        depths.append(Depth(cut, fit_probe(vectors, labels, kind="ridge").score or 0.0, logme(vectors, labels)))
+    with codes_of(cfg, backbone, few, backbone.cuts, ("train",)) as found:
+        codes = found["train"]["average"]
+        depths = []
+        for cut in codes.cuts:
+            vectors, labels = codes[cut].read(range(len(codes))), codes.targets
+            assert labels is not None
+            depths.append(Depth(cut, fit_probe(vectors, labels, kind="ridge").score or 0.0, logme(vectors, labels)))
     plain = compose(HydraConfig.get().job.config_name, ["scenario=large_similar"])
     batches = images / data.batch_size
     return Measured(

@@ -1,6 +1,8 @@
 """From config to codes of several cuts in one pass, in one process."""
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import lightning.pytorch as pl
 from hydra.utils import instantiate
@@ -16,6 +18,7 @@ from ftlit.sources import Form
 from ftlit.store import Store
 
 
+@contextmanager
 def codes_of(
     cfg: DictConfig,
     backbone: Backbone,
@@ -23,9 +26,9 @@ def codes_of(
     cuts: Sequence[str],
     splits: Sequence[Split] = SPLITS,
     poolings: Sequence[Pooling] = POOLINGS[:1],
-) -> dict[Split, dict[Pooling, Codes]]:
+) -> Iterator[dict[Split, dict[Pooling, Codes]]]:
     """Vectors of these cuts, pooled in these ways where their shape allows it, of the evaluation view of each split; from the store where
-    they are. The backbone is moved to the trainer's device, in its precision.
+    they are, or with `cache=none` from a folder that is gone afterwards. The backbone is moved to the trainer's device, in its precision.
     """
     trainer: pl.Trainer = instantiate(
         cfg.trainer, devices=_first(cfg), num_nodes=1, strategy="auto", logger=False, enable_checkpointing=False
@@ -34,15 +37,16 @@ def codes_of(
     forms = [Form(name, way) for name in names for way in poolings if way in poolings_of(backbone.code_shapes[name])]
     backbone.to(trainer.strategy.root_device)
     trainer.precision_plugin.convert_module(backbone)
-    extraction = Extraction(data, Store(cfg.cache.get("folder") or cfg.paths.cache), dtype=None, seed=0)
-    with evaluating(backbone):
-        rows = extraction.rows(trainer, backbone, {(split, EVALUATION): forms for split in splits}, None)
-    found: dict[Split, dict[Pooling, Codes]] = {}
-    for split in splits:
-        own, targets = rows[split, EVALUATION], data.collection.targets(split)
-        used = [way for way in poolings if any(form.pooling == way for form in own)]
-        found[split] = {way: Codes({form.cut: part for form, part in own.items() if form.pooling == way}, targets) for way in used}
-    return found
+    with tempfile.TemporaryDirectory(prefix="ftlit-") as own_folder:
+        extraction = Extraction(data, Store(cfg.cache.get("folder", own_folder) or cfg.paths.cache), dtype=None, seed=0)
+        with evaluating(backbone):
+            rows = extraction.rows(trainer, backbone, {(split, EVALUATION): forms for split in splits}, None)
+        found: dict[Split, dict[Pooling, Codes]] = {}
+        for split in splits:
+            own, targets = rows[split, EVALUATION], data.collection.targets(split)
+            used = [way for way in poolings if any(form.pooling == way for form in own)]
+            found[split] = {way: Codes({form.cut: part for form, part in own.items() if form.pooling == way}, targets) for way in used}
+        yield found
 
 
 def _first(cfg: DictConfig) -> int | list[int]:

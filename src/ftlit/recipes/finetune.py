@@ -92,7 +92,11 @@ def build(cfg: DictConfig) -> Run:
         callbacks=[StagedFinetuning(schedule), *([solved] if solved else []), *others],
         logger=[instantiate(logger) for logger in cfg.logger.values() if logger],
     )
-    schedule.check_reached(trainer.max_epochs, trainer.max_steps)
+    try:
+        schedule.check_reached(trainer.max_epochs, trainer.max_steps)
+    except UserError as error:
+        given = next((name for name in ("epoch", "every", "stages") if name in cfg.schedule), None)
+        raise UserError(f"{error} (schedule.{given})" if given else str(error)) from None
     return Run(model, data, schedule, trainer, resume_from, solved)
 
 

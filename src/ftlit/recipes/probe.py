@@ -18,7 +18,7 @@ from ftlit.backbone import Backbone
 from ftlit.errors import UserError
 from ftlit.lit.images import ImageData
 from ftlit.pooling import POOLINGS
-from ftlit.probe import Probe
+from ftlit.probe import STRENGTHS, Probe
 from ftlit.probing import Interval, Probing, best_of, bootstrap, draw, write_csv
 from ftlit.recipes import finetune, words
 from ftlit.recipes.binding import bind
@@ -77,23 +77,26 @@ def look(cfg: DictConfig, probing: Probing, backbone: Backbone, seed: int) -> Lo
             "recipe=probe tells one class of an image from the others: take data with one label an image, in ftlit's own options"
         )
     cuts = backbone.cuts if probing.cuts is None else probing.cuts
-    codes = codes_of(cfg, backbone, data, cuts, poolings=[way for way in POOLINGS if way in probing.poolings])
-    train, test = codes["train"], codes["test"]
-    if not train:
-        raise UserError(f"probe.poolings={list(probing.poolings)}: codes of {', '.join(cuts)} cannot be pooled so; give average")
-    probes = probing.at(train, codes["val"] if cfg.data.get("per_class") is None else None)
-    best = best_of(probes)
-    targets = test[best.pooling].targets
-    assert best.cut is not None and targets is not None
-    right = best.predict(test[best.pooling][best.cut].read(range(len(targets)))) == targets
-    return Look(probes, best, bootstrap(right, probing.seed))
+    with codes_of(cfg, backbone, data, cuts, poolings=[way for way in POOLINGS if way in probing.poolings]) as codes:
+        train, test = codes["train"], codes["test"]
+        if not train:
+            raise UserError(f"probe.poolings={list(probing.poolings)}: codes of {', '.join(cuts)} cannot be pooled so; give average")
+        tried = f"{', '.join(probing.kinds)} on codes pooled by {', '.join(train)}, {len(probing.strengths or STRENGTHS)} strengths"
+        words.console().print(f"solving at {len(cuts)} cuts: {tried}", soft_wrap=True)
+        probes = probing.at(train, codes["val"] if cfg.data.get("per_class") is None else None)
+        best = best_of(probes)
+        targets = test[best.pooling].targets
+        assert best.cut is not None and targets is not None
+        right = best.predict(test[best.pooling][best.cut].read(range(len(targets)))) == targets
+        return Look(probes, best, bootstrap(right, probing.seed))
 
 
 def result_of(look: Look) -> dict[str, Any]:
     """What was chosen, and its look at test."""
     best, tested = look.best, look.tested
-    chosen = {"cut": best.cut, "kind": best.kind, "pooling": best.pooling, "strength": best.strength, "held_out/accuracy": best.score}
-    return {**chosen, "test/accuracy": tested.share, "low": tested.low, "high": tested.high}
+    chosen = {"cut": best.cut, "kind": best.kind, "pooling": best.pooling, "strength": best.strength}
+    held_out = {"held_out/accuracy": best.score, "held_out/loss": best.losses.get(best.strength)}
+    return {**chosen, **held_out, "test/accuracy": tested.share, "low": tested.low, "high": tested.high}
 
 
 def table_of(looks: Sequence[Look]) -> Table:
@@ -130,6 +133,6 @@ def told(looks: Sequence[Look], few: int | None) -> str:
     how = "val, solved again on train and val" if few is None else "cross-validation"
     if len(looks) == 1:
         best, tested = looks[0].best, looks[0].tested
-        return f"* chosen by {how}: {best.way} at {best.cut}, strength {best.strength:.1e}; test accuracy {tested} (95 % of bootstraps)"
+        return f"* chosen by {how}: {best.told}; test accuracy {tested} (95 % of bootstraps)"
     accuracy = spread([look.tested.share for look in looks])
     return f"* how often chosen, by {how}; test accuracy {accuracy} over {len(looks)} draws of {few} images a class"
