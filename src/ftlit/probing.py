@@ -118,21 +118,13 @@ def draw(path: Path, cuts: Sequence[str], probes: Sequence[Probe], best: Probe, 
     axes = figure.add_subplot(title=title, xlabel="cut, from the input to the top", ylabel="accuracy")
     for kind, pooling in dict.fromkeys((probe.kind, probe.pooling) for probe in probes):
         own = [probe for probe in probes if (probe.kind, probe.pooling) == (kind, pooling) and probe.score is not None]
-        scores = {str(probe.cut): probe.score for probe in own}
+        scores = {str(probe.cut): probe.score or 0.0 for probe in own}
         shown = [cut for cut in cuts if cut in scores]
         style: dict[str, Any] = {"color": f"C{KINDS.index(kind)}", "alpha": 0.8, "markersize": 5}
         axes.plot(shown, [scores[cut] for cut in shown], LINES[POOLINGS.index(pooling)], label=f"{kind}, {pooling}", **style)
     told = f"test of the chosen\n({best.kind}, {best.pooling})"
     error = [[tested.share - tested.low], [tested.high - tested.share]]
-    axes.errorbar(
-        [str(best.cut)],
-        [tested.share],
-        error,
-        fmt="s",
-        color="black",
-        capsize=4,
-        label=f"test of the chosen\n({best.kind}, {best.pooling}), 95 %",
-    )
+    axes.errorbar([str(best.cut)], [tested.share], error, fmt="s", color="black", capsize=4, label=f"{told}, 95 %")
     axes.tick_params(axis="x", rotation=45 if len(cuts) > 6 else 0)
     axes.grid(axis="y", alpha=0.3)
     axes.legend(title="held-out accuracy", loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
