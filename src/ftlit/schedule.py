@@ -162,7 +162,7 @@ class Schedule:
 
     @staticmethod
     def _never(last: Stage, limit: str) -> UserError:
-        return UserError(f"the last stage {last.name!r} ({last.begins}) is never reached with {limit}: raise it, or begin it earlier")
+        return UserError(f"the last stage {last.name!r} ({last.begins}) is never reached with {limit}: raise it, or begin earlier")
 
 
 def layer_scales(
