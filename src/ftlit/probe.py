@@ -12,10 +12,11 @@ from torch import Tensor
 from ftlit.codes import Codes
 from ftlit.errors import UserError, unknown
 from ftlit.head import LinearHead, PooledHead
+from ftlit.linear_loss import KINDS, Kind, losses_of
 from ftlit.pooling import Pooling
 from ftlit.seeding import derived_seed
 from ftlit.shard import size_in_words
-from ftlit.solve import KINDS, Kind, Path, losses_of, solve
+from ftlit.solve import Path, solve
 
 STRENGTHS = tuple(10 ** (1 - i / 4) for i in range(25))  # 10 to 1e-5
 FOLDS = 5

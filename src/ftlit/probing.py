@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ftlit.codes import Codes
 from ftlit.errors import UserError, unknown
+from ftlit.linear_loss import KINDS, Kind
 from ftlit.pooling import POOLINGS, Pooling
 from ftlit.probe import STRENGTHS, Probe, fit_probe
 from ftlit.seeding import derived_seed
-from ftlit.solve import KINDS, Kind
 
 DRAWS = 10_000  # of the bootstrap
 LEVEL = 0.95

@@ -4,22 +4,23 @@ Shapes: N samples, C features, K outputs (one for each class; one alone for two 
 side: the K outputs where they are independent of each other (svm), else one.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from math import inf, log
 
 import torch
 from torch import Tensor
 
 from ftlit.lbfgs import Seen, by_problem, minimise
+from ftlit.linear_loss import Kind, LinearLoss, Logistic, Softmax, Svm, signs_of
 
-Kind = Literal["softmax", "svm", "ridge"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 AGAIN = 3  # times that a minimisation is begun anew, with the curvature at its end, where its certificate does not hold
 BIAS_STEPS = 8
 NOTHING = 1e-12  # of the largest mean square along an axis: no more than rounding
+NEWTON_STEPS = 50
+START = 1.0  # strength at which 0 is near the solution
+STEP = 10.0  # from a strength to the next, at most
 SMALLEST = 1e-3  # of the curvature's largest possible value: what its estimate is not allowed to fall below
 TOLERANCE = {torch.float32: 3e-5, torch.float64: 1e-6}  # of the objective: what may be left to gain
 
@@ -60,35 +61,38 @@ def solve(codes_NC: Tensor, labels_N: Tensor, classes: int, strengths: Sequence[
         kind: of the loss.
     """
     basis = _Basis(codes_NC if kind == "softmax" else codes_NC.double())  # where a hinge bends float32 loses its way; ridge is cheap
-    signs = _signs(labels_N, classes, basis.codes.dtype)
+    signs = signs_of(labels_N, classes, basis.codes.dtype)
     if kind == "ridge":
         return _ridge(basis, signs, strengths, codes_NC)
-    loss: _Loss = _Svm(signs) if kind == "svm" else _Logistic(signs) if classes == 2 else _Softmax(labels_N)
+    loss: LinearLoss = Svm(signs) if kind == "svm" else Logistic(signs) if classes == 2 else Softmax(labels_N)
     tolerance, finer = TOLERANCE[codes_NC.dtype], None
-    guess = point = basis.codes.new_zeros(basis.rank + 1, signs.shape[1])  # the last row is the bias
-    found = {}
-    for i in sorted(range(len(strengths)), key=lambda i: -strengths[i]):
-        found[i] = _minimum(loss, basis, guess, float(strengths[i]), tolerance)
-        if basis.codes.dtype == torch.float32 and float(found[i][2]) > tolerance:  # rounding hides the way down
+    point = before = basis.codes.new_zeros(basis.rank + 1, signs.shape[1])  # the last row is the bias
+    found, last, way = {}, inf, 0.0
+    for strength, place in _descent(strengths):
+        along, way = way, log(last / strength) if last < inf else 0.0
+        ahead = way / along if along and kind == "softmax" else 0.0  # along the path; a hinge bends too sharply for it
+        solved = _minimum(loss, basis, point + ahead * (point - before), strength, tolerance)
+        if basis.codes.dtype == torch.float32 and float(solved[2]) > tolerance:  # rounding hides the way down
             finer = finer or basis.double()
-            found[i] = _minimum(loss.double(), finer, found[i][0].double(), float(strengths[i]), tolerance)
-        before, point = point, found[i][0].to(basis.codes.dtype)
-        guess = 2 * point - before if kind == "softmax" and len(found) > 1 else point  # along the path; a hinge bends too sharply for it
+            solved = _minimum(loss.double(), finer, solved[0].double(), strength, tolerance)
+        before, point, last = point, solved[0].to(basis.codes.dtype), strength
+        if place is not None:
+            found[place] = solved
     points, values, lefts = (torch.stack(each) for each in zip(*(found[i] for i in range(len(strengths))), strict=True))
     weight, bias = basis.back(points.to(basis.codes.dtype))
     return Path(weight.to(codes_NC), bias.to(codes_NC), values, lefts, lefts <= tolerance)
 
 
-def losses_of(outputs_NK: Tensor, labels_N: Tensor, kind: Kind) -> Tensor:
-    """The loss of each sample, (N,), whose mean `solve` minimises; outputs as a `Path` gives them, one column for two classes."""
-    classes = max(2, outputs_NK.shape[1])
-    if kind == "softmax" and classes > 2:
-        return torch.nn.functional.cross_entropy(outputs_NK, labels_N, reduction="none")
-    signs = _signs(labels_N, classes, outputs_NK.dtype)
-    if kind == "ridge":
-        return 0.5 * (outputs_NK - signs).square().sum(dim=1)
-    margins = signs * outputs_NK
-    return (torch.relu(1 - margins).square() if kind == "svm" else torch.nn.functional.softplus(-margins)).sum(dim=1)
+def _descent(strengths: Sequence[float]) -> Iterator[tuple[float, int | None]]:
+    """Each strength with its place, from the strongest to the weakest, and others on the way (`None`), so that no step is a long one."""
+    last = START
+    for place in sorted(range(len(strengths)), key=lambda i: -strengths[i]):
+        strength = float(strengths[place])
+        while last > 1.01 * STEP * strength:
+            last /= STEP
+            yield last, None
+        last = strength
+        yield strength, place
 
 
 class _Basis:
@@ -144,103 +148,7 @@ def _ridge(basis: _Basis, signs: Tensor, strengths: Sequence[float], like: Tenso
     return Path(weights.to(like), bias.to(like), torch.stack(values), left, left <= TOLERANCE[like.dtype])
 
 
-class _Softmax:
-    """Cross-entropy of three classes or more: one problem."""
-
-    largest = 0.25  # second derivative
-
-    def __init__(self, labels: Tensor) -> None:
-        self.places = labels[:, None]
-
-    def double(self) -> "_Softmax":
-        """The same in float64."""
-        return self
-
-    def __call__(self, outputs: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs (N, columns) -> mean losses (G,) in float64, and their gradients (N, columns); here the columns are all."""
-        total = torch.logsumexp(outputs, dim=1, keepdim=True)
-        mean = (total - outputs.gather(1, self.places)).mean(dtype=torch.float64)
-        slope = torch.exp(outputs - total)
-        slope.scatter_add_(1, self.places, slope.new_full(self.places.shape, -1.0))
-        return mean[None], slope.div_(len(outputs))
-
-    def curvature(self, outputs: Tensor) -> Tensor:
-        """Mean second derivative by each output, (K,)."""
-        likely = outputs.softmax(dim=1)
-        return (likely * (1 - likely)).mean(dim=0)
-
-    def newton(self, outputs: Tensor, slope: Tensor) -> Tensor:
-        """The bias, (K,), that Newton's method would take away, given the gradient by it; both float64."""
-        likely = outputs.softmax(dim=1)
-        hessian = (likely.mean(dim=0).diag() - likely.T @ likely / len(likely)).double()
-        level = hessian.diagonal().mean()  # a bias equal for all outputs changes nothing: any curvature will do along it
-        step: Tensor = torch.linalg.solve(hessian + level / len(hessian), slope)
-        return step
-
-
-class _Signed(ABC):
-    """A loss of each output and its sign, (N, K)."""
-
-    def __init__(self, signs: Tensor) -> None:
-        self.signs = signs
-
-    def double(self) -> Self:
-        """The same in float64."""
-        return type(self)(self.signs.double())
-
-    @abstractmethod
-    def curvature(self, outputs: Tensor) -> Tensor:
-        """See `_Softmax`."""
-
-    def newton(self, outputs: Tensor, slope: Tensor) -> Tensor:
-        """See `_Softmax`; the outputs do not depend on each other."""
-        curvature = self.curvature(outputs).double()
-        return torch.where(curvature > 0, slope / curvature, 0.0)
-
-
-class _Logistic(_Signed):
-    """Cross-entropy of two classes, by one output."""
-
-    largest = 0.25
-
-    def __call__(self, outputs: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """See `_Softmax`."""
-        margin = self.signs * outputs
-        mean = torch.nn.functional.softplus(-margin).mean(dim=0, dtype=torch.float64)
-        return mean, self.signs * torch.sigmoid(-margin) / -len(outputs)
-
-    def curvature(self, outputs: Tensor) -> Tensor:
-        """See `_Softmax`."""
-        return (torch.sigmoid(outputs) * torch.sigmoid(-outputs)).mean(dim=0)
-
-
-class _Svm(_Signed):
-    """Squared hinge of each output: K problems."""
-
-    largest = 2.0
-
-    def __call__(self, outputs: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """See `_Softmax`; here for some of the columns."""
-        signs = self.signs if outputs.shape == self.signs.shape else self.signs[:, columns]
-        short = torch.relu(1 - signs * outputs)
-        return short.square().mean(dim=0, dtype=torch.float64), signs * short * (-2 / len(outputs))
-
-    def curvature(self, outputs: Tensor) -> Tensor:
-        """See `_Softmax`."""
-        return 2 * (self.signs * outputs < 1).to(outputs.dtype).mean(dim=0)
-
-
-_Loss = _Softmax | _Logistic | _Svm
-
-
-def _signs(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
-    """+1 for the class of an output, else -1, (N, K); for two classes +1 is the second."""
-    if classes == 2:
-        return (2 * labels - 1).to(dtype)[:, None]
-    return torch.nn.functional.one_hot(labels, classes).to(dtype) * 2 - 1
-
-
-def _minimum(loss: _Loss, basis: _Basis, point: Tensor, strength: float, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
+def _minimum(loss: LinearLoss, basis: _Basis, point: Tensor, strength: float, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
     """Point (rank + 1, K) of the minimum, from `point` on, its value and what is left, relative to it, both () float64."""
     left = torch.tensor(torch.inf)
     for again in range(1 + AGAIN):
@@ -249,10 +157,43 @@ def _minimum(loss: _Loss, basis: _Basis, point: Tensor, strength: float, toleran
         point, value, left = _certified(loss, basis, _minimised(loss, basis, point, strength, within), strength, tolerance)
         if float(left) <= tolerance or float(left) >= float(before):
             break
+    if float(left) > tolerance and isinstance(loss, Svm):
+        point, value, left = _certified(loss, basis, _hinged(loss, basis, point, strength, tolerance), strength, tolerance)
     return point, value, left
 
 
-def _certified(loss: _Loss, basis: _Basis, point: Tensor, strength: float, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
+def _hinged(loss: Svm, basis: _Basis, point: Tensor, strength: float, tolerance: float) -> Tensor:
+    """See `_minimum`; by Newton's method, one output after the other: between its bends a squared hinge is quadratic, so that a few
+    steps end in the minimum (Chapelle 2007, section 2.2). Dear, and so only where L-BFGS did not get there.
+    """
+    n, columns = len(basis.codes), []
+    rows = torch.cat([basis.codes, basis.codes.new_ones(n, 1)], dim=1)
+    penalty = rows.new_full(rows.shape[1:], strength)
+    penalty[-1] = 0
+
+    def seen(own: Tensor, signs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        short = torch.relu(1 - signs * (rows @ own))
+        value = short.square().sum() / n + 0.5 * (penalty * own.square()).sum()
+        return value, penalty * own - 2 / n * (signs * short) @ rows, short > 0
+
+    for own, signs in zip(point.T, loss.signs.T, strict=True):
+        value, gradient, active = seen(own, signs)
+        for _ in range(NEWTON_STEPS):
+            if float(gradient.square().sum()) / (2 * strength) <= 0.1 * tolerance * float(value):
+                break
+            hessian = 2 / n * rows[active].T @ rows[active] + penalty.clamp(min=NOTHING).diag()
+            step, size = torch.linalg.solve(hessian, gradient), 1.0
+            decrement = float(gradient @ step)
+            new = seen(own - step, signs)
+            while float(new[0]) > float(value) - 1e-4 * size * decrement and size > SMALLEST:
+                size /= 2
+                new = seen(own - size * step, signs)
+            own, (value, gradient, active) = own - size * step, new
+        columns.append(own)
+    return torch.stack(columns, dim=1)
+
+
+def _certified(loss: LinearLoss, basis: _Basis, point: Tensor, strength: float, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
     """See `_minimum`; the bias is taken to its best by Newton's method, which needs no further product with the codes."""
     outputs, columns = basis.outputs(point), torch.arange(point.shape[1], device=point.device)
     size = 0.5 * strength * point[:-1].square().sum(dtype=torch.float64)
@@ -275,7 +216,7 @@ def _certified(loss: _Loss, basis: _Basis, point: Tensor, strength: float, toler
     return point, total, left / total.clamp(min=torch.finfo(torch.float64).tiny)
 
 
-def _minimised(loss: _Loss, basis: _Basis, point: Tensor, strength: float, tolerance: float) -> Tensor:
+def _minimised(loss: LinearLoss, basis: _Basis, point: Tensor, strength: float, tolerance: float) -> Tensor:
     """See `_minimum`; in coordinates where the curvature is near 1."""
     curvature = loss.curvature(basis.outputs(point)).clamp(min=SMALLEST * loss.largest)
     scale = torch.cat([1 / torch.sqrt(basis.spread[:, None] * curvature + strength), 1 / torch.sqrt(curvature)[None]])
