@@ -9,7 +9,8 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.svm import LinearSVC
 
-from ftlit.solve import KINDS, TOLERANCE, solve
+from ftlit.linear_loss import KINDS
+from ftlit.solve import TOLERANCE, solve
 
 STRENGTHS = [1.0, 1e-2, 1e-4]
 NEAR = 1e-4  # of the objective
@@ -114,11 +115,34 @@ def test_strengths_are_solved_in_any_order_and_each_as_if_alone(kind):
         assert torch.allclose(alone.weight[0], together.weight[i], atol=1e-2)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_weakest_strengths_are_solved_from_nothing_and_along_any_path(kind, dtype):
+    digits = load_digits()
+    codes, labels = standard(torch.from_numpy(digits.data))[:120].to(dtype), torch.from_numpy(digits.target)[:120]
+    for strengths in ([1e-6], [10 ** (-i / 2) for i in range(13)]):  # all is told apart here, and the objective is near 0
+        path = solve(codes, labels, 10, strengths, kind)
+        assert bool(path.converged.all())
+        value = objective(kind, codes, labels, 10, path.weight[-1], path.bias[-1], strengths[-1])
+        assert value == pytest.approx(float(solve(codes.double(), labels, 10, [1e-5, 1e-6], kind).objective[1]), rel=1e-4)
+
+
+def test_where_l_bfgs_does_not_get_there_newtons_method_finds_the_hinges_optimum(monkeypatch):
+    digits = load_digits()
+    codes, labels = standard(torch.from_numpy(digits.data))[:300], torch.from_numpy(digits.target)[:300]
+    expected = solve(codes, labels, 10, [1e-2], "svm")
+    monkeypatch.setattr("ftlit.lbfgs.MOST_STEPS", 1)
+    found = solve(codes, labels, 10, [1e-2], "svm")
+    assert bool(found.converged[0]) and float(found.objective[0]) == pytest.approx(float(expected.objective[0]), rel=1e-6)
+    assert not bool(solve(codes, labels, 10, [1e-2], "softmax").converged[0])
+
+
 @pytest.mark.parametrize("kind", ["softmax", "svm"])
 def test_what_is_left_bounds_the_distance_to_the_optimum(kind, monkeypatch):
     codes, labels = torch.randn(80, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), torch.arange(80) % 5
     best = float(solve(codes, labels, 5, [1e-3], kind).objective[0])
     seen = []
+    monkeypatch.setattr("ftlit.solve.NEWTON_STEPS", 0)
     for steps in (1, 3, 10, 30):
         monkeypatch.setattr("ftlit.lbfgs.MOST_STEPS", steps)
         path = solve(codes, labels, 5, [1e-3], kind)
