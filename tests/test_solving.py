@@ -60,6 +60,16 @@ def test_training_begins_with_the_probe_of_the_training_images_alone(tmp_path, s
     assert torch.allclose(begins.weight, expected.weight, atol=1e-4) and torch.allclose(begins.bias, expected.bias, atol=1e-4)
 
 
+@pytest.mark.parametrize("stored", [True, False])
+def test_of_many_images_some_of_each_class_are_solved_on_where_training_follows(tmp_path, monkeypatch, capsys, stored):
+    monkeypatch.setattr("ftlit.lit.solving.MOST_IMAGES", 12)
+    source = CodesData(data(), tmp_path, pooled=True) if stored else data()
+    fit(source)
+    assert "head solved on 12 training images" in capsys.readouterr().out
+    fit(source, solved=SolvedHead(probing=Probing(strengths=STRENGTHS), trains=False))
+    assert "head solved on 30 training images" in capsys.readouterr().out
+
+
 def test_a_run_that_goes_on_keeps_the_head_of_its_checkpoint(tmp_path):
     trainer, _, _ = fit(data())
     trainer.save_checkpoint(tmp_path / "a.ckpt")

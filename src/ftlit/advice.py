@@ -69,12 +69,15 @@ class Measured:
 
 @dataclass(frozen=True)
 class Advice:
-    """What to do: option of the group `scenario`, name of the cut, policy of the batch norms; and why, in two sentences."""
+    """What to do: option of the group `scenario`, name of the cut, policy of the batch norms; why, in two sentences; whether a head can be
+    solved here.
+    """
 
     scenario: str
     cut: str
     batchnorm: str
     reason: str
+    solvable: bool = True
 
 
 def advise(measured: Measured) -> Advice:

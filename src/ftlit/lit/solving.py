@@ -19,11 +19,15 @@ from ftlit.probing import Probing, best_of
 from ftlit.sources import Form, the_backbone
 from ftlit.store import Store
 
+PLAIN: dict[str, Any] = {"dtype": None, "seed": 0}
+MOST_IMAGES = 20_000  # that a head is solved on where training follows; two of each class at least
+
 
 class SolvedHead(Callback):
-    """Before the first step the weights of a linear head are solved on the codes of the training images, pooled at the last cut, in the
-    evaluation view; kind and strength are chosen by cross-validation among these images alone. The first process solves, the others
-    take its solution over. A run that goes on from a checkpoint takes its head from there.
+    """Before the first step the weights of a linear head are solved on the codes of the training images (where training follows, of some
+    of each class if they are many), pooled at the last cut, in the evaluation view; kind and strength are chosen by cross-validation among
+    these images alone. The first process solves, the others take its solution over. A run that goes on from a checkpoint takes its head
+    from there.
 
     Args:
         head: name of the linear layer in the module.
@@ -50,7 +54,7 @@ class SolvedHead(Callback):
             raise UserError(f"{self.head!r} is no linear layer of {type(pl_module).__name__}: a probe solves only such a head")
         if head.bias is None or isinstance(trainer.strategy, SHARDED):
             raise UserError("a head is solved where it has a bias and each process holds all of it: give head=linear for this strategy")
-        with _codes(trainer, pl_module) as codes, together(trainer):
+        with _codes(trainer, pl_module, most=MOST_IMAGES if self.trains else None) as codes, together(trainer):
             if trainer.is_global_zero:
                 self.probe = best_of(self.probing.at({"average": codes}))
         self.probe = trainer.strategy.broadcast(self.probe)
@@ -64,20 +68,25 @@ class SolvedHead(Callback):
 
 
 @contextmanager
-def _codes(trainer: Trainer, module: LightningModule) -> Iterator[Codes]:
-    """The codes of the training images at the last cut; from the store, or from a folder of this run alone where there is none."""
+def _codes(trainer: Trainer, module: LightningModule, most: int | None) -> Iterator[Codes]:
+    """The codes of the training images, of some of each class where they are many, at the last cut; from the store, or from a folder of
+    this run alone where there is none.
+    """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     images = data.images if isinstance(data, CodesData) else data
     if type(images) is not ImageData or images.multilabel:
         raise UserError(
-            f"a probe tells one class of an image from the others: give ImageData with one label an image, not {type(data).__name__}"
+            f"a solved head tells one class of an image from the others: give head=linear, or ImageData with one label an image, "
+            f"not {type(data).__name__}"
         )
     backbone = the_backbone(module)[1]
     form = Form(backbone.cuts[-1], "average")
     view: View = ("train", EVALUATION)
     with tempfile.TemporaryDirectory(prefix="ftlit-") as own:
-        store = Store(trainer.strategy.broadcast(own))
-        extraction = data.extraction if isinstance(data, CodesData) else Extraction(images, store, dtype=None, seed=0)
+        extraction = data.extraction if isinstance(data, CodesData) else Extraction(images, Store(trainer.strategy.broadcast(own)), **PLAIN)
+        if most is not None and sum(images.counts["train"].values()) > most:
+            images = images.with_few(max(2, most // images.num_classes))
+            extraction = Extraction(images, extraction.store, **PLAIN)
         rows = extraction.rows(trainer, backbone, {view: [form]}, None)
         yield Codes({form.cut: rows[view][form]}, images.collection.targets("train"))
         trainer.strategy.barrier("codes: read")

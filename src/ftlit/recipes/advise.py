@@ -37,6 +37,7 @@ FILE = "advice.json"
 SCENARIOS = ("small_similar", "small_different", "large_similar", "large_different")
 MOST_IMAGES = 2000  # that are measured
 TIMED = 8  # images of the step that is timed
+SHARDED = ("fsdp", "FSDP", "ModelParallel", "model_parallel")  # in the name of a strategy in which no process holds all of the head
 
 
 def run(cfg: DictConfig) -> float:
@@ -99,12 +100,14 @@ def look(cfg: DictConfig, backbone: Backbone, data: Any) -> tuple[Measured | Non
     """What was measured (`None`: this data cannot be, or there is nothing to transfer), and the advice."""
     top, counts = backbone.cuts[-1], data.counts["train"]
     if backbone.origin == RANDOM_START:
-        return None, Advice("large_different", top, "live", "The weights are random. There is nothing to transfer: all trains.")
+        return None, Advice(
+            "large_different", top, "live", "The weights are random. There is nothing to transfer: all trains.", solvable=False
+        )
     if type(data) is not ImageData or data.multilabel or max(counts.values()) < 2 or not min(counts.values()):
         why = "This data cannot be measured, which takes one label an image, and images of each class, of one of them two"
-        return None, Advice("large_similar", top, "live", f"{why}. No head can be solved on it either: all trains.")
+        return None, Advice("large_similar", top, "live", f"{why}. No head can be solved on it either: all trains.", solvable=False)
     measured = measure(cfg, backbone, data)
-    advice = advise(measured)
+    advice = replace(advise(measured), solvable=not any(name in str(cfg.trainer.get("strategy")) for name in SHARDED))
     if advice.scenario == "small_different" and "cut" not in cfg.backbone:  # a backbone of somebody's own
         advice = replace(advice, scenario="small_similar", cut=top)
     try:
@@ -160,7 +163,8 @@ def overrides_of(cfg: DictConfig, advice: Advice) -> list[str]:
     """What the advice says on the command line, as far as `cfg` has left it open."""
     cut = [f"backbone.cut={advice.cut}"] if advice.scenario == "small_different" and cfg.backbone.get("cut") is None else []
     norms = [f"batchnorm={advice.batchnorm}"] if advice.batchnorm != "live" and cfg.batchnorm == "live" else []
-    return [f"scenario={advice.scenario}", *cut, *norms]
+    head = ["head=linear"] if not advice.solvable and not any(word.startswith("head=") for word in _given()) else []
+    return [f"scenario={advice.scenario}", *cut, *norms, *head]
 
 
 def composed(cfg: DictConfig, advice: Advice | None) -> DictConfig:
@@ -202,8 +206,8 @@ def costs_of(backbone: Backbone, data: ImageData) -> Iterator[tuple[str, float]]
         except HydraException:  # what was given does not fit it
             continue
         once = sum(sizes.values()) * max(loading, forward)  # codes, and the test images
-        trained = 0.0 if name.startswith("small") else _epochs(cfg, sizes["train"] / data.batch_size)
-        epochs = max(0.0, trained - (cfg.schedule.get("epoch") or 0))
+        warm_up = 0 if cfg.head.get("init") == "probe" else cfg.schedule.get("epoch") or 0  # of the head alone, from codes
+        epochs = 0.0 if name.startswith("small") else max(0.0, _epochs(cfg, sizes["train"] / data.batch_size) - warm_up)
         yield name, once + epochs * (sizes["train"] * max(loading, step) + sizes["val"] * max(loading, forward))
 
 
