@@ -203,7 +203,7 @@ def test_a_wrong_name_or_type_is_one_line_with_what_would_do(overrides, line, mo
         ("trainer.limit_test_batches=0.0", "give 1 or more"),
         ("trainer.precision=17", "trainer.precision=17: give "),
         ("trainer.devices=0", "trainer.devices=0: give a number of devices"),
-        ("head.hiden=3", "no option 'head.hiden': the head picked takes none: did you mean head.hidden of head=mlp?"),
+        ("head.hiden=3", "no option 'head.hiden': the head picked takes init: did you mean head.hidden of head=mlp?"),
         ("data.val_fraction=1.5", "val_fraction=1.5"),
         ("backbone.input_spec.size=32.0", "give a whole number of pixels"),
     ],
@@ -294,11 +294,12 @@ def test_an_experiment_beats_every_scenario_and_the_command_line_beats_both(scen
 def test_debug_beats_every_other_overlay_and_leaves_the_rest(overlay):
     cfg, fast = composed(*overlay), composed(*overlay, "debug=fast")
     assert {fast.trainer[f"limit_{split}_batches"] for split in ("train", "val", "test")} == {1}
-    assert fast.cache == composed("cache=none").cache  # a pass over all images is not one batch
-    rest = [{key: value for key, value in c.items() if key not in ("trainer", "cache")} for c in (fast, cfg)]
+    assert fast.cache == composed("cache=none").cache  # a pass over all images is not one batch, nor is a head solved on them
+    assert fast.head == composed("head=linear").head
+    rest = [{key: value for key, value in c.items() if key not in ("trainer", "cache", "head")} for c in (fast, cfg)]
     assert rest[0] == rest[1]
 
 
 def test_a_scenario_beats_the_defaults_of_the_groups():
-    cfg, plain = composed("scenario=large_different"), composed("~scenario")
+    cfg, plain = composed("scenario=small_similar"), composed("~scenario")
     assert plain.optimizer.lr == OmegaConf.load(CONF / "optimizer" / "adamw.yaml").lr != cfg.optimizer.lr

@@ -18,7 +18,7 @@ trainable
 schedule
 doctor
 splitting order
-listing published zoo.parts lbfgs
+listing published zoo.parts lbfgs linear_loss
 fingerprint shard solve
 column
 store
