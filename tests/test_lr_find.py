@@ -208,7 +208,7 @@ def test_a_stage_that_is_named_is_what_trains_and_the_seed_decides_everything(tm
 
 @pytest.mark.parametrize(
     ("override", "line"),
-    [("resume=true", "leave it out"), ("lr_find.steps=many", "a whole number"), ("lr_find.stage=2", "has 1 stage, give -1 to 0")],
+    [("resume=true", "leave it out"), ("lr_find.steps=many", "a whole number"), ("lr_find.stage=2", "has 1 stage, give -1")],
 )
 def test_a_mistake_is_told_before_anything_is_trained(tmp_path, override, line):
     with pytest.raises(UserError, match=line):

@@ -83,9 +83,8 @@ def only(schedule: Schedule, index: int) -> Schedule:
     """One stage of a schedule, from the first step on, at the rates of the whole. Raises `UserError` where there is no such stage."""
     stages = schedule.stages
     if not -len(stages) <= index < len(stages):
-        raise UserError(
-            f"lr_find.stage={index}: this schedule has {len(stages)} stage{'s' * (len(stages) > 1)}, give {-len(stages)} to {len(stages) - 1}"
-        )
+        has = f"{len(stages)} stage{'s' * (len(stages) > 1)}"
+        raise UserError(f"lr_find.stage={index}: this schedule has {has}, give {-len(stages)} to {len(stages) - 1}")
     return replace(schedule, stages=[replace(stages[index], epoch=0, step=None, until=None, from_best=False)])
 
 
