@@ -46,8 +46,8 @@ def run(cfg: DictConfig) -> float:
         write_csv(folder / "lr_find.csv", seen.rates, seen.losses)
         suggestion = suggest(seen.rates, seen.losses)
         draw(folder / "lr_find.png", seen.rates, seen.losses, suggestion)
-        words.console().print(escape(told(suggestion, run.schedule, folder)), soft_wrap=True)
-    return suggest(seen.rates, seen.losses).steep
+        words.console().print(escape(told(suggestion, run, folder)), soft_wrap=True)
+    return chosen(suggest(seen.rates, seen.losses), run)
 
 
 def rising(cfg: DictConfig) -> DictConfig:
@@ -64,7 +64,7 @@ def observe(cfg: DictConfig, run: finetune.Run, test: RangeTest) -> LossByRate:
     seen = LossByRate()
     trainer = instantiate(
         cfg.trainer,
-        callbacks=[StagedFinetuning(only(run.schedule, test.stage)), *kept, seen],
+        callbacks=[StagedFinetuning(only(run.schedule, test.stage)), *([run.solved] if run.solved else []), *kept, seen],
         logger=False,
         enable_checkpointing=False,
         limit_val_batches=0,
@@ -88,10 +88,16 @@ def only(schedule: Schedule, index: int) -> Schedule:
     return replace(schedule, stages=[replace(stages[index], epoch=0, step=None, until=None, from_best=False)])
 
 
-def told(suggestion: Suggestion, schedule: Schedule, folder: Path) -> str:
+def chosen(suggestion: Suggestion, run: finetune.Run) -> float:
+    """Where the loss falls fastest; from a solved head it hardly falls, and a tenth of the rate of the least loss tells more."""
+    return suggestion.tenth if run.solved else suggestion.steep
+
+
+def told(suggestion: Suggestion, run: finetune.Run, folder: Path) -> str:
     """The override, the rate of each group, and the other answer."""
-    rate = float(f"{suggestion.steep:.1e}")
-    groups = shorten(f"{pattern} at {rate * scale:.1e}" for pattern, scale in schedule.lr_scale)
+    rate = float(f"{chosen(suggestion, run):.1e}")
+    groups = shorten(f"{pattern} at {rate * scale:.1e}" for pattern, scale in run.schedule.lr_scale)
     more = "; the loss still falls at the last rate: lr_find.most may be higher" if suggestion.falls_on else ""
-    tenth = f"a tenth of the rate of the least loss is {suggestion.tenth:.1e}"
-    return f"optimizer.lr={rate:.1e} ({groups}); {tenth}{more}; lr_find.csv, lr_find.png: {folder}"
+    tenth, steep = "a tenth of the rate of the least loss", "the loss falls fastest at"
+    other = f"{tenth}; {steep} {suggestion.steep:.1e}" if run.solved else f"{tenth} is {suggestion.tenth:.1e}"
+    return f"optimizer.lr={rate:.1e} ({groups}); {other}{more}; lr_find.csv, lr_find.png: {folder}"
