@@ -203,7 +203,7 @@ def test_a_wrong_name_or_type_is_one_line_with_what_would_do(overrides, line, mo
         ("trainer.limit_test_batches=0.0", "give 1 or more"),
         ("trainer.precision=17", "trainer.precision=17: give "),
         ("trainer.devices=0", "trainer.devices=0: give a number of devices"),
-        ("head.hiden=3", "no option 'head.hiden': the head picked takes init: did you mean head.hidden of head=mlp?"),
+        ("head.hiden=3", "no option 'head.hiden': the head picked takes none: did you mean head.hidden of head=mlp?"),
         ("data.val_fraction=1.5", "val_fraction=1.5"),
         ("backbone.input_spec.size=32.0", "give a whole number of pixels"),
     ],

@@ -6,7 +6,6 @@ given the codes as they come out at the cut.
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
 
 from torch import Tensor, nn
 
@@ -20,12 +19,14 @@ class LinearHead(nn.Linear):
     Args:
         in_features: length of the codes.
         num_classes: length of the logits.
-        init: how it begins: `random`, or as a `probe` that is solved before training, for whoever joins it to a backbone.
     """
 
-    def __init__(self, in_features: int, num_classes: int, *, init: Literal["random", "probe"] = "random") -> None:
+    def __init__(self, in_features: int, num_classes: int) -> None:
         super().__init__(in_features, num_classes)
-        self.init = init
+
+
+class SolvedLinearHead(LinearHead):
+    """The same, for whoever joins it to a backbone to solve as a probe before training; see `ftlit.lit.solving.SolvedHead`."""
 
 
 class PooledHead(nn.Module):

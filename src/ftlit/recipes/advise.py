@@ -25,6 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ftlit.advice import Advice, Depth, Measured, advise, logme
 from ftlit.backbone import RANDOM_START, Backbone
 from ftlit.errors import UserError
+from ftlit.head import SolvedLinearHead
 from ftlit.lit.images import ImageData
 from ftlit.probe import fit_probe
 from ftlit.recipes import finetune, words
@@ -206,7 +207,8 @@ def costs_of(backbone: Backbone, data: ImageData) -> Iterator[tuple[str, float]]
         except HydraException:  # what was given does not fit it
             continue
         once = sum(sizes.values()) * max(loading, forward)  # codes, and the test images
-        warm_up = 0 if cfg.head.get("init") == "probe" else cfg.schedule.get("epoch") or 0  # of the head alone, from codes
+        solved = cfg.head._target_.endswith(SolvedLinearHead.__name__)
+        warm_up = 0 if solved else cfg.schedule.get("epoch") or 0  # of the head alone, from codes
         epochs = 0.0 if name.startswith("small") else max(0.0, _epochs(cfg, sizes["train"] / data.batch_size) - warm_up)
         yield name, once + epochs * (sizes["train"] * max(loading, step) + sizes["val"] * max(loading, forward))
 

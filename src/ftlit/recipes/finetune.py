@@ -18,6 +18,7 @@ from torch import nn
 from ftlit.backbone import Backbone
 from ftlit.doctor import Plan, examine
 from ftlit.errors import UserError, one_line
+from ftlit.head import SolvedLinearHead
 from ftlit.lit.caching import CodesData
 from ftlit.lit.finetuner import FineTuner
 from ftlit.lit.images import ImageData
@@ -79,7 +80,7 @@ def build(cfg: DictConfig) -> Run:
         data = instantiate(cfg.cache)(data, pooled=not getattr(head, "takes_map", False))
     policy: Policy = "live" if cfg.batchnorm == AFFINE else cfg.batchnorm
     schedule = with_batchnorm(instantiate(cfg.schedule, layers=backbone.learned), {"backbone": policy})
-    solved = _solved(cfg, head, schedule)
+    solved = _solved(cfg, head, data, schedule)
     schedule = without_warm_up(schedule) if solved and solved.trains else schedule
     check_until(schedule)
     model = _joined(cfg, backbone, head, data, schedule)
@@ -100,9 +101,11 @@ def build(cfg: DictConfig) -> Run:
     return Run(model, data, schedule, trainer, resume_from, solved)
 
 
-def _solved(cfg: DictConfig, head: nn.Module, schedule: Schedule) -> SolvedHead | None:
-    if getattr(head, "init", "random") != "probe":
+def _solved(cfg: DictConfig, head: nn.Module, data: Any, schedule: Schedule) -> SolvedHead | None:
+    if not isinstance(head, SolvedLinearHead):
         return None
+    if data.multilabel:
+        raise UserError("an image of this data has several labels, and a solved head tells one class from the others: give head=linear")
     probing = instantiate(cfg.probe)
     if probing.cuts is not None or probing.repeats > 1:
         raise UserError("head=solved is solved once, at the cut of the backbone: probe.cuts and probe.repeats are of recipe=probe")
