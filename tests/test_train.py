@@ -109,7 +109,7 @@ def test_after_ctrl_c_the_printed_command_goes_on(tmp_path):
     resume = shlex.split(re.search(r"To go on: (.*)", said)[1])
     assert resume[:1] == ["python"]
     changed = subprocess.run([sys.executable, *resume[1:], "optimizer.lr=0.5"], cwd=tmp_path, capture_output=True, text=True)
-    assert changed.returncode == 2 and "goes on with the run as it was: optimizer.lr was 0.01, now 0.5" in changed.stderr
+    assert changed.returncode == 2 and "goes on with the run as it was: optimizer.lr was 0.001, now 0.5" in changed.stderr
     result = subprocess.run([sys.executable, *resume[1:]], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0 and "goes on from" in result.stdout, result.stderr
     steps = [int(row["step"]) for row in csv.DictReader((tmp_path / "run/metrics.csv").open()) if row["train/loss"]]

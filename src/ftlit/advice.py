@@ -24,8 +24,8 @@ class Threshold:
 
 
 THRESHOLDS = {
-    "few": Threshold(30, "training images a class", "below, training all lost in each cell of tests/bench/advice.py"),
-    "steps": Threshold(250, "optimizer steps that training all would take", "below, it lost in each cell of tests/bench/advice.py"),
+    "few": Threshold(30, "training images a class", "below, training all gained .010 at most in tests/bench/advice.py"),
+    "steps": Threshold(100, "optimizer steps that training all would take", "below, it gained .010 at most in tests/bench/advice.py"),
     "below": Threshold(2.0, "standard errors by which the best lower cut beats the top", "a rule of thumb (5 % level)"),
     "batch": Threshold(16, "images of a batch in one process", "Wu and He 2018 (Group Normalization), figure 1"),
 }
