@@ -69,14 +69,15 @@ class Measured:
 
 @dataclass(frozen=True)
 class Advice:
-    """What to do: option of the group `scenario`, name of the cut, policy of the batch norms; why, in two sentences; whether a head can be
-    solved here.
+    """What to do: option of the group `scenario`, name of the cut, policy of the batch norms; why, in two sentences; whether there is
+    anything to transfer, and whether a head can be solved here.
     """
 
     scenario: str
     cut: str
     batchnorm: str
     reason: str
+    pretrained: bool = True
     solvable: bool = True
 
 

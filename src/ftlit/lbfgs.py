@@ -45,7 +45,7 @@ def minimise(at: At, point: Tensor, tolerance: float) -> Tensor:
         pair = _Pair.of(step, new_gradient - gradient, len(value))
         pairs = [one.unless(failures > 0) for one in (*pairs[1 - MEMORY :], pair)]  # a failure may be for a memory that misleads
         point, value, gradient = point + step, new_value, new_gradient
-    return points
+    return _put(points, point, columns)
 
 
 def by_problem(values: Tensor, problems: int) -> Tensor:

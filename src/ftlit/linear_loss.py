@@ -55,7 +55,9 @@ class Softmax:
         """The bias, (K,), that Newton's method would take away, given the gradient by it; both float64."""
         likely = outputs.softmax(dim=1)
         hessian = (likely.mean(dim=0).diag() - likely.T @ likely / len(likely)).double()
-        level = hessian.diagonal().mean()  # a bias equal for all outputs changes nothing: any curvature will do along it
+        level = (
+            hessian.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
+        )  # a bias equal for all outputs changes nothing: any curvature will do along it
         step: Tensor = torch.linalg.solve(hessian + level / len(hessian), slope)
         return step
 

@@ -19,6 +19,8 @@ AGAIN = 3  # times that a minimisation is begun anew, with the curvature at its 
 BIAS_STEPS = 8
 NOTHING = 1e-12  # of the largest mean square along an axis: no more than rounding
 NEWTON_STEPS = 50
+LEAST_STEP = 1e-3  # of a full one of Newton's
+STEADY = 1e-12  # curvature by the bias where no sample is short of its margin
 START = 1.0  # strength at which 0 is near the solution
 STEP = 10.0  # from a strength to the next, at most
 SMALLEST = 1e-3  # of the curvature's largest possible value: what its estimate is not allowed to fall below
@@ -70,7 +72,7 @@ def solve(codes_NC: Tensor, labels_N: Tensor, classes: int, strengths: Sequence[
     found, last, way = {}, inf, 0.0
     for strength, place in _descent(strengths):
         along, way = way, log(last / strength) if last < inf else 0.0
-        ahead = way / along if along and kind == "softmax" else 0.0  # along the path; a hinge bends too sharply for it
+        ahead = min(way / along, 2.0) if along and kind == "softmax" else 0.0  # along the path; a hinge bends too sharply for it
         solved = _minimum(loss, basis, point + ahead * (point - before), strength, tolerance)
         if basis.codes.dtype == torch.float32 and float(solved[2]) > tolerance:  # rounding hides the way down
             finer = finer or basis.double()
@@ -158,7 +160,8 @@ def _minimum(loss: LinearLoss, basis: _Basis, point: Tensor, strength: float, to
         if float(left) <= tolerance or float(left) >= float(before):
             break
     if float(left) > tolerance and isinstance(loss, Svm):
-        point, value, left = _certified(loss, basis, _hinged(loss, basis, point, strength, tolerance), strength, tolerance)
+        other = _certified(loss, basis, _hinged(loss, basis, point, strength, tolerance), strength, tolerance)
+        point, value, left = other if float(other[2]) < float(left) else (point, value, left)
     return point, value, left
 
 
@@ -181,13 +184,16 @@ def _hinged(loss: Svm, basis: _Basis, point: Tensor, strength: float, tolerance:
         for _ in range(NEWTON_STEPS):
             if float(gradient.square().sum()) / (2 * strength) <= 0.1 * tolerance * float(value):
                 break
-            hessian = 2 / n * rows[active].T @ rows[active] + penalty.clamp(min=NOTHING).diag()
+            short = rows[active]
+            hessian = 2 / n * short.T @ short + penalty.clamp(min=STEADY).diag()
             step, size = torch.linalg.solve(hessian, gradient), 1.0
             decrement = float(gradient @ step)
             new = seen(own - step, signs)
-            while float(new[0]) > float(value) - 1e-4 * size * decrement and size > SMALLEST:
+            while float(new[0]) > float(value) - 1e-4 * size * decrement and size > LEAST_STEP:
                 size /= 2
                 new = seen(own - size * step, signs)
+            if float(new[0]) >= float(value):  # rounding hides the way down
+                break
             own, (value, gradient, active) = own - size * step, new
         columns.append(own)
     return torch.stack(columns, dim=1)

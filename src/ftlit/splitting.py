@@ -101,6 +101,12 @@ def draw_per_class(labels: Sequence[tuple[int, ...]], k: int, seed: int) -> list
     return sorted(place for members in _shuffled_by_stratum(strata(labels), seed) for place in members[:k])
 
 
+def draw_share(labels: Sequence[tuple[int, ...]], share: float, seed: int) -> list[int]:
+    """Places of this share of the images of each class, of two at least (all where it has fewer), in rising order."""
+    groups = _shuffled_by_stratum(strata(labels), seed)
+    return sorted(place for members in groups for place in members[: max(2, round(share * len(members)))])
+
+
 def strata(labels: Sequence[tuple[int, ...]]) -> list[int]:
     """The class by which an image is stratified: its label, the rarest of several, -1 for none."""
     counts = Counter(label for several in labels for label in several)

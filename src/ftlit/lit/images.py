@@ -1,6 +1,7 @@
 """The data module: images of a collection in three splits, batch by batch."""
 
 import os
+from collections.abc import Sequence
 from copy import copy
 
 import torch
@@ -10,7 +11,7 @@ from torch.utils.data import DataLoader
 from ftlit.dataset import SPLITS, Batch, Collection, LabelledImages, MixedCollate, Split
 from ftlit.errors import UserError
 from ftlit.order import Batches, EvalOrder, TrainOrder
-from ftlit.splitting import draw_per_class
+from ftlit.splitting import draw_per_class, draw_share
 from ftlit.transform import InputSpec, Transform, eval_transform, train_transform
 
 
@@ -51,15 +52,16 @@ class ImageData(LightningDataModule):
         for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0), ("per_class", per_class, 1)):
             if value is not None and value < least:
                 raise UserError(f"data.{name}={value}: give a whole number, {least} or more")
-        self.collection = collection if per_class is None else _with_few(collection, per_class, seed)
+        self.seed = seed
+        self.collection = collection
+        if per_class is not None:
+            self.collection = self.with_few(per_class).collection
         self.class_names = collection.class_names
         self.num_classes = len(collection.class_names)
         self.multilabel = collection.multilabel
-        self.counts = self.collection.counts
         self.notes = collection.notes
         self.batch_size = batch_size
         self.num_workers = _half_the_cores() if num_workers is None else num_workers
-        self.seed = seed
         self.mix = mix
         self.transforms: dict[Split, Transform] = {
             "train": train_transform(input_spec, augment),
@@ -103,11 +105,24 @@ class ImageData(LightningDataModule):
             generator=torch.Generator(),  # workers are seeded from it: without, loading would draw from the global random state
         )
 
+    @property
+    def counts(self) -> dict[Split, dict[str, int]]:
+        """Images of each class by split."""
+        return self.collection.counts
+
     def with_few(self, per_class: int) -> "ImageData":
         """The same with at most so many training images of each class."""
-        few = copy(self)
-        few.collection = _with_few(self.collection, per_class, self.seed)
-        return few
+        return self._with(draw_per_class(self.collection.splits["train"].labels, per_class, self.seed))
+
+    def with_share(self, share: float) -> "ImageData":
+        """The same with this share of the training images of each class, of two at least."""
+        return self._with(draw_share(self.collection.splits["train"].labels, share, self.seed))
+
+    def _with(self, places: Sequence[int]) -> "ImageData":
+        other, all_of = copy(self), self.collection
+        splits = {**all_of.splits, "train": all_of.splits["train"].subset(places)}
+        other.collection = Collection(splits, all_of.class_names, all_of.multilabel, all_of.notes)
+        return other
 
     def state_dict(self) -> dict[str, int]:
         """How far training is; Lightning keeps it in a checkpoint."""
@@ -130,12 +145,6 @@ class ImageData(LightningDataModule):
         """How many processes share the images, and which of them this is."""
         place = getattr(self.trainer, "distributed_sampler_kwargs", None) or {"num_replicas": 1, "rank": 0}
         return {"processes": place["num_replicas"], "rank": place["rank"]}
-
-
-def _with_few(collection: Collection, per_class: int, seed: int) -> Collection:
-    train = collection.splits["train"]
-    few = train.subset(draw_per_class(train.labels, per_class, seed))
-    return Collection({**collection.splits, "train": few}, collection.class_names, collection.multilabel, collection.notes)
 
 
 def _half_the_cores() -> int:

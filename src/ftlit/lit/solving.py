@@ -19,15 +19,14 @@ from ftlit.probing import Probing, best_of
 from ftlit.sources import Form, the_backbone
 from ftlit.store import Store
 
-PLAIN: dict[str, Any] = {"dtype": None, "seed": 0}
 MOST_IMAGES = 20_000  # that a head is solved on where training follows; two of each class at least
 
 
 class SolvedHead(Callback):
-    """Before the first step the weights of a linear head are solved on the codes of the training images (where training follows, of some
-    of each class if they are many), pooled at the last cut, in the evaluation view; kind and strength are chosen by cross-validation among
-    these images alone. The first process solves, the others take its solution over. A run that goes on from a checkpoint takes its head
-    from there.
+    """Before the first step the weights of a linear head are solved on the codes of the training images (of a share of each class, where
+    training follows and they are many, or where `limit_train_batches` leaves less to an epoch), pooled at the last cut, in the evaluation
+    view; kind and strength are chosen by cross-validation among these images alone. The first process solves, the others take its
+    solution over. A run that goes on from a checkpoint takes its head from there.
 
     Args:
         head: name of the linear layer in the module.
@@ -35,8 +34,7 @@ class SolvedHead(Callback):
         trains: whether training follows; where not, it ends before its first step.
 
     Raises:
-        UserError: when training begins: no such linear layer, one without a bias, a strategy that shards it, or data other than `ImageData`
-            and `CodesData`, with one label an image.
+        UserError: when training begins: no such linear layer, one without a bias; and see `check_solvable`.
     """
 
     def __init__(self, head: str = "head", probing: Probing | None = None, *, trains: bool = True) -> None:
@@ -52,8 +50,9 @@ class SolvedHead(Callback):
         head = dict(pl_module.named_modules()).get(self.head)
         if not isinstance(head, nn.Linear):
             raise UserError(f"{self.head!r} is no linear layer of {type(pl_module).__name__}: a probe solves only such a head")
-        if head.bias is None or isinstance(trainer.strategy, SHARDED):
-            raise UserError("a head is solved where it has a bias and each process holds all of it: give head=linear for this strategy")
+        if head.bias is None:
+            raise UserError(f"{self.head!r} has no bias, and a probe has one: give the layer a bias")
+        check_solvable(trainer)
         with _codes(trainer, pl_module, most=MOST_IMAGES if self.trains else None) as codes, together(trainer):
             if trainer.is_global_zero:
                 self.probe = best_of(self.probing.at({"average": codes}))
@@ -67,26 +66,39 @@ class SolvedHead(Callback):
             print(f"head solved on {len(codes):,} training images: {self.probe.told}{score}", flush=True)
 
 
+def check_solvable(trainer: Trainer, data: Any = None) -> None:
+    """Raise `UserError` where no head can be solved: a strategy that shards it, data that is no `ImageData` or `CodesData` with one label
+    an image (`None`: that of the trainer).
+    """
+    data = trainer.datamodule if data is None else data  # type: ignore[attr-defined]
+    images = data.images if isinstance(data, CodesData) else data
+    if isinstance(trainer.strategy, SHARDED):
+        raise UserError("a head is solved where each process holds all of it: give head=linear for this strategy")
+    if type(images) is not ImageData or images.multilabel:
+        raise UserError(
+            f"a solved head tells one class of an image from the others: give head=linear, or ImageData with one label an image, not "
+            f"{type(data).__name__}{' with several' if type(images) is ImageData else ''}"
+        )
+
+
 @contextmanager
 def _codes(trainer: Trainer, module: LightningModule, most: int | None) -> Iterator[Codes]:
-    """The codes of the training images, of some of each class where they are many, at the last cut; from the store, or from a folder of
-    this run alone where there is none.
+    """The codes of the training images, of a share of each class where they are more than `most` or than an epoch of this trainer has, at
+    the last cut; from the store, or from a folder of this run alone where there is none.
     """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     images = data.images if isinstance(data, CodesData) else data
-    if type(images) is not ImageData or images.multilabel:
-        raise UserError(
-            f"a solved head tells one class of an image from the others: give head=linear, or ImageData with one label an image, "
-            f"not {type(data).__name__}"
-        )
+    count, limit = sum(images.counts["train"].values()), trainer.limit_train_batches
+    share = min(1.0, (most or count) / count, limit * images.batch_size / count if isinstance(limit, int) else limit)
     backbone = the_backbone(module)[1]
     form = Form(backbone.cuts[-1], "average")
     view: View = ("train", EVALUATION)
     with tempfile.TemporaryDirectory(prefix="ftlit-") as own:
-        extraction = data.extraction if isinstance(data, CodesData) else Extraction(images, Store(trainer.strategy.broadcast(own)), **PLAIN)
-        if most is not None and sum(images.counts["train"].values()) > most:
-            images = images.with_few(max(2, most // images.num_classes))
-            extraction = Extraction(images, extraction.store, **PLAIN)
+        extraction = data.extraction if isinstance(data, CodesData) else None
+        extraction = extraction or Extraction(images, Store(trainer.strategy.broadcast(own)), dtype=None, seed=0)
+        if share < 1:
+            images = images.with_share(share)
+            extraction = Extraction(images, extraction.store, dtype=extraction.dtype, seed=extraction.seed)
         rows = extraction.rows(trainer, backbone, {view: [form]}, None)
         yield Codes({form.cut: rows[view][form]}, images.collection.targets("train"))
         trainer.strategy.barrier("codes: read")

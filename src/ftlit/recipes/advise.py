@@ -101,9 +101,8 @@ def look(cfg: DictConfig, backbone: Backbone, data: Any) -> tuple[Measured | Non
     """What was measured (`None`: this data cannot be, or there is nothing to transfer), and the advice."""
     top, counts = backbone.cuts[-1], data.counts["train"]
     if backbone.origin == RANDOM_START:
-        return None, Advice(
-            "large_different", top, "live", "The weights are random. There is nothing to transfer: all trains.", solvable=False
-        )
+        why = "The weights are random. There is nothing to transfer: all trains."
+        return None, Advice("large_different", top, "live", why, pretrained=False, solvable=False)
     if type(data) is not ImageData or data.multilabel or max(counts.values()) < 2 or not min(counts.values()):
         why = "This data cannot be measured, which takes one label an image, and images of each class, of one of them two"
         return None, Advice("large_similar", top, "live", f"{why}. No head can be solved on it either: all trains.", solvable=False)
@@ -115,7 +114,8 @@ def look(cfg: DictConfig, backbone: Backbone, data: Any) -> tuple[Measured | Non
         _compose(overrides_of(cfg, advice))
     except HydraException:  # a value was given that the advised scenario does not have, schedule.epoch for instance
         why = f"What was given does not fit {advice.scenario}: it is large_similar"
-        advice = replace(advice, scenario="large_similar", cut=top, reason=f"{advice.reason} {why}.")
+        solvable = advice.solvable and not _gives("schedule")  # whose first stage may be the head's own
+        advice = replace(advice, scenario="large_similar", cut=top, reason=f"{advice.reason} {why}.", solvable=solvable)
     return measured, advice
 
 
@@ -164,8 +164,9 @@ def overrides_of(cfg: DictConfig, advice: Advice) -> list[str]:
     """What the advice says on the command line, as far as `cfg` has left it open."""
     cut = [f"backbone.cut={advice.cut}"] if advice.scenario == "small_different" and cfg.backbone.get("cut") is None else []
     norms = [f"batchnorm={advice.batchnorm}"] if advice.batchnorm != "live" and cfg.batchnorm == "live" else []
-    head = ["head=linear"] if not advice.solvable and not any(word.startswith("head=") for word in _given()) else []
-    return [f"scenario={advice.scenario}", *cut, *norms, *head]
+    head = ["head=linear"] if not advice.solvable and solves(cfg) and not _gives("head") else []
+    at_once = ["schedule=all_at_once"] if not advice.pretrained and not _gives("schedule") else []
+    return [f"scenario={advice.scenario}", *cut, *norms, *head, *at_once]
 
 
 def composed(cfg: DictConfig, advice: Advice | None) -> DictConfig:
@@ -182,6 +183,15 @@ def composed(cfg: DictConfig, advice: Advice | None) -> DictConfig:
 def _compose(instead: list[str]) -> DictConfig:
     """With this in place of the scenario that was given, below all else that was."""
     return compose(HydraConfig.get().job.config_name, [*instead, *_given()], return_hydra_config=True)
+
+
+def solves(cfg: DictConfig) -> bool:
+    """Whether the head is one that is solved."""
+    return str(cfg.head._target_).endswith(SolvedLinearHead.__name__)
+
+
+def _gives(group: str) -> bool:
+    return any(word.split("=")[0].split(".")[0] == group for word in _given())
 
 
 def _given() -> list[str]:
@@ -207,8 +217,7 @@ def costs_of(backbone: Backbone, data: ImageData) -> Iterator[tuple[str, float]]
         except HydraException:  # what was given does not fit it
             continue
         once = sum(sizes.values()) * max(loading, forward)  # codes, and the test images
-        solved = cfg.head._target_.endswith(SolvedLinearHead.__name__)
-        warm_up = 0 if solved else cfg.schedule.get("epoch") or 0  # of the head alone, from codes
+        warm_up = 0 if solves(cfg) else cfg.schedule.get("epoch") or 0  # of the head alone, from codes
         epochs = 0.0 if name.startswith("small") else max(0.0, _epochs(cfg, sizes["train"] / data.batch_size) - warm_up)
         yield name, once + epochs * (sizes["train"] * max(loading, step) + sizes["val"] * max(loading, forward))
 

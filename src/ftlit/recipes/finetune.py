@@ -22,7 +22,7 @@ from ftlit.head import SolvedLinearHead
 from ftlit.lit.caching import CodesData
 from ftlit.lit.finetuner import FineTuner
 from ftlit.lit.images import ImageData
-from ftlit.lit.solving import SolvedHead
+from ftlit.lit.solving import SolvedHead, check_solvable
 from ftlit.lit.staging import StagedFinetuning
 from ftlit.recipes import words
 from ftlit.recipes.binding import bind
@@ -80,7 +80,7 @@ def build(cfg: DictConfig) -> Run:
         data = instantiate(cfg.cache)(data, pooled=not getattr(head, "takes_map", False))
     policy: Policy = "live" if cfg.batchnorm == AFFINE else cfg.batchnorm
     schedule = with_batchnorm(instantiate(cfg.schedule, layers=backbone.learned), {"backbone": policy})
-    solved = _solved(cfg, head, data, schedule)
+    solved = _solved(cfg, head, schedule)
     schedule = without_warm_up(schedule) if solved and solved.trains else schedule
     check_until(schedule)
     model = _joined(cfg, backbone, head, data, schedule)
@@ -93,22 +93,24 @@ def build(cfg: DictConfig) -> Run:
         callbacks=[StagedFinetuning(schedule), *([solved] if solved else []), *others],
         logger=[instantiate(logger) for logger in cfg.logger.values() if logger],
     )
+    if solved:
+        check_solvable(trainer, data)
     try:
         schedule.check_reached(trainer.max_epochs, trainer.max_steps)
     except UserError as error:
-        given = next((name for name in ("epoch", "every", "stages") if name in cfg.schedule), None)
-        raise UserError(f"{error} (schedule.{given})" if given else str(error)) from None
+        given = ", ".join(f"schedule.{name}" for name in ("epoch", "every", "stages") if name in cfg.schedule)
+        raise UserError(f"{error} ({given})" if given else str(error)) from None
     return Run(model, data, schedule, trainer, resume_from, solved)
 
 
-def _solved(cfg: DictConfig, head: nn.Module, data: Any, schedule: Schedule) -> SolvedHead | None:
+def _solved(cfg: DictConfig, head: nn.Module, schedule: Schedule) -> SolvedHead | None:
     if not isinstance(head, SolvedLinearHead):
         return None
-    if data.multilabel:
-        raise UserError("an image of this data has several labels, and a solved head tells one class from the others: give head=linear")
     probing = instantiate(cfg.probe)
     if probing.cuts is not None or probing.repeats > 1:
         raise UserError("head=solved is solved once, at the cut of the backbone: probe.cuts and probe.repeats are of recipe=probe")
+    if "average" not in probing.poolings:
+        raise UserError(f"probe.poolings={list(probing.poolings)}: a solved head takes the average; others are of recipe=probe")
     return SolvedHead("head", probing, trains=not all(trains_head_alone(stage) for stage in schedule.stages))
 
 

@@ -45,6 +45,11 @@ def run(cfg: DictConfig) -> float:
         folder.mkdir(parents=True, exist_ok=True)
         write_csv(folder / "lr_find.csv", seen.rates, seen.losses)
         suggestion = suggest(seen.rates, seen.losses)
+        if run.solved and suggestion.tenth < seen.rates[0]:
+            raise UserError(
+                f"from this solved head the loss falls at no rate, and is least at {10 * suggestion.tenth:.1e}: keep the rate that the "
+                "scenario gives, or look with head=linear"
+            )
         draw(folder / "lr_find.png", seen.rates, seen.losses, suggestion)
         words.console().print(escape(told(suggestion, run, folder)), soft_wrap=True)
     return chosen(suggest(seen.rates, seen.losses), run)

@@ -24,7 +24,7 @@ from ftlit.recipes.command import arguments, program
 from ftlit.shard import size_in_words
 from ftlit.sources import Source
 
-SOLVED = "solved on the codes of the training images, without augmentation; its strength is chosen by cross-validation among them"
+SOLVED = "solved on codes of training images, without augmentation; its strength is chosen by cross-validation among them"
 BEFORE = "stages that train it alone are left out (head=linear keeps them)"
 ALONE = "nothing is trained: optimizer, lr_scheduler, loss and epochs have no part in it (head=linear trains it by steps)"
 TOLD = ("scenario", "experiment", "backbone", "head", "loss", "data", "schedule", "optimizer", "lr_scheduler", "cache", "trainer")
