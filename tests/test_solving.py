@@ -61,11 +61,21 @@ def test_training_begins_with_the_probe_of_the_training_images_alone(tmp_path, s
 
 
 @pytest.mark.parametrize("stored", [True, False])
-def test_of_many_images_some_of_each_class_are_solved_on_where_training_follows(tmp_path, monkeypatch, capsys, stored):
-    monkeypatch.setattr("ftlit.lit.solving.MOST_IMAGES", 12)
-    source = CodesData(data(), tmp_path, pooled=True) if stored else data()
-    fit(source)
-    assert "head solved on 12 training images" in capsys.readouterr().out
+def test_of_many_images_a_share_of_each_class_is_solved_on_where_training_follows(tmp_path, monkeypatch, capsys, stored):
+    def labels(i):
+        return (0 if i < 20 else 1 if i < 26 else 2,)
+
+    monkeypatch.setattr("ftlit.lit.solving.MOST_IMAGES", 15)
+    source, module = CodesData(data(labels), tmp_path, pooled=True) if stored else data(labels), model()
+    few = data(labels).with_share(0.5).collection.splits["train"]
+    assert [few.labels.count((label,)) for label in range(3)] == [10, 3, 2]
+    with torch.no_grad():
+        images = torch.stack([data().transforms["val"](picture(i)) for i in few.sources])
+        vectors = module.eval().backbone.pool(module.backbone(images))
+    expected = fit_probe(vectors, torch.tensor(few.labels)[:, 0], strength=STRENGTHS)
+    _, solved, _ = fit(source, module.train())
+    assert "head solved on 15 training images" in capsys.readouterr().out
+    assert torch.allclose(solved.probe.weight, expected.weight, atol=1e-4)
     fit(source, solved=SolvedHead(probing=Probing(strengths=STRENGTHS), trains=False))
     assert "head solved on 30 training images" in capsys.readouterr().out
 

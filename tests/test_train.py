@@ -140,6 +140,7 @@ def test_a_value_that_the_advised_scenario_has_not_is_one_of_full_training(tmp_p
         result.returncode == 0
         and "does not fit small_similar: it is large_similar" in result.stdout
         and "scenario=large_similar" in result.stdout
+        and "head=linear" in result.stdout  # whose stage of its own that value is about
     ), result.stderr
 
 
@@ -175,6 +176,14 @@ def test_advice_without_training(tmp_path):
     random = train(tmp_path, "recipe=advise", "backbone.weights=null", "hydra.run.dir=other")
     assert random.returncode == 0 and "There is nothing to transfer" in random.stdout
     assert json.loads((tmp_path / "other/advice.json").read_text())["advice"]["scenario"] == "large_different"
+
+
+def test_random_weights_train_at_once_and_no_head_is_solved_on_what_they_give(tmp_path):
+    short = ["backbone.weights=null", "trainer.max_epochs=1", "trainer.limit_train_batches=2"]
+    for own, head, stages in ((), "linear", 1), (("head=mlp", "schedule=head_then_all_fast", "trainer.max_epochs=2"), "mlp", 2):
+        result = train(tmp_path, *short, *own, f"hydra.run.dir={head}")
+        assert result.returncode == 0 and f"head={head}" in result.stdout and "head solved" not in result.stdout, result.stderr
+        assert f"stage {stages - 1}" in result.stdout and f"stage {stages}" not in result.stdout
 
 
 def test_a_range_test_is_of_the_advised_scenario(tmp_path):
