@@ -19,6 +19,8 @@ def measured(top, below, *, images=1000, classes=10, batch_size=32, steps=1000.0
     [
         (0.9, 0.8, 1000, "large_similar", "layer3"),
         (0.8, 0.9, 1000, "large_different", "layer3"),
+        (0.900, 0.901, 1000, "large_different", "layer3"),
+        (0.9, 0.9, 1000, "large_similar", "layer3"),
         (0.9, 0.8, 100, "small_similar", "layer3"),
         (0.5, 0.9, 100, "small_different", "layer2"),
         (0.90, 0.91, 100, "small_similar", "layer3"),  # within the noise of 100 images

@@ -25,8 +25,8 @@ class Threshold:
 
 THRESHOLDS = {
     "few": Threshold(30, "training images a class", "below, training all gained .010 at most in tests/bench/advice.py"),
-    "steps": Threshold(100, "optimizer steps that training all would take", "below, it gained .010 at most in tests/bench/advice.py"),
-    "below": Threshold(2.0, "standard errors by which the best lower cut beats the top", "a rule of thumb (5 % level)"),
+    "steps": Threshold(50, "optimizer steps that training all would take", "below, it gained .010 at most in tests/bench/advice.py"),
+    "below": Threshold(2.0, "standard errors by which the best lower cut beats the top, of few images", "a rule of thumb (5 % level)"),
     "batch": Threshold(16, "images of a batch in one process", "Wu and He 2018 (Group Normalization), figure 1"),
 }
 
@@ -86,17 +86,18 @@ def advise(measured: Measured) -> Advice:
 
     Many images where a class has `THRESHOLDS["few"]` on average, and where they make `THRESHOLDS["steps"]` steps. Unlike those of the
     pretraining where a cut below the top tells the classes apart better: the upper layers belong to the old task (Yosinski et al. 2014,
-    section 4). Better is more accurate by `THRESHOLDS["below"]`; or, where accuracy cannot tell, as accurate and best by LogME.
+    section 4). Of many images better is more accurate: only rates hang on it. Of few, whose upper layers would be dropped, it is more
+    accurate by `THRESHOLDS["below"]`; or, where accuracy cannot tell, as accurate and best by LogME.
     """
     top, depths = measured.depths[-1], list(reversed(measured.depths))
+    average = measured.images / measured.classes
+    large = average >= THRESHOLDS["few"].value and measured.steps >= THRESHOLDS["steps"].value
     best = max(depths, key=lambda depth: depth.accuracy)
     noise = sqrt(max(best.accuracy * (1 - best.accuracy), 1 / measured.measured) / measured.measured)
-    if best.accuracy - top.accuracy <= THRESHOLDS["below"].value * noise:
+    if not large and best.accuracy - top.accuracy <= THRESHOLDS["below"].value * noise:
         evident = max(depths, key=lambda depth: depth.logme)
         best = evident if evident.accuracy >= top.accuracy else top
     similar = best is top
-    average = measured.images / measured.classes
-    large = average >= THRESHOLDS["few"].value and measured.steps >= THRESHOLDS["steps"].value
     scenario = f"{'large' if large else 'small'}_{'similar' if similar else 'different'}"
     policy = "frozen_stats" if measured.batchnorm and large and measured.batch_size < THRESHOLDS["batch"].value else "live"
     size = (
@@ -105,7 +106,7 @@ def advise(measured: Measured) -> Advice:
         f"{THRESHOLDS['steps'].value:g} on)"
     )
     like = (
-        f"No lower cut tells the classes apart clearly better than the top, {_told(top)}: like the pretraining"
+        f"No lower cut tells the classes apart {'' if large else 'clearly '}better than the top, {_told(top)}: like the pretraining"
         if similar
         else f"{_told(best)} tells the classes apart better than the top, {_told(top)}: unlike the pretraining"
     )

@@ -19,10 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SCENARIOS = ("small_similar", "small_different", "large_similar", "large_different")
-CELLS = (
-    "hymenoptera:20,cats_dogs:20,malaria:20,sign_digits:10,digits:5,digits:80,hymenoptera:90,cats_dogs:100,sign_digits:50,malaria:200,"
-    "cats_dogs:300,cats_dogs:450"
-)
+CELLS = "hymenoptera:20,cats_dogs:20,malaria:20,sign_digits:10,digits:5,digits:80,hymenoptera:90,cats_dogs:100,sign_digits:50,malaria:200"
 FEW = 30  # images a class: below, the rule that knows the size alone trains the head only
 TESTED = 300
 
