@@ -196,6 +196,7 @@ def test_a_stage_that_is_named_is_what_trains_and_the_seed_decides_everything(tm
         "lr_find.steps=12",
         "lr_find.least=1e-3",
         "lr_find.stage=0",
+        "head=linear",
         "optimizer=sgd",
         f"optimizer._target_={__name__}.Spy",
     ]
