@@ -174,13 +174,13 @@ def _hinged(loss: Svm, basis: _Basis, point: Tensor, strength: float, tolerance:
     penalty = rows.new_full(rows.shape[1:], strength)
     penalty[-1] = 0
 
-    def seen(own: Tensor, signs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        short = torch.relu(1 - signs * (rows @ own))
-        value = short.square().sum() / n + 0.5 * (penalty * own.square()).sum()
-        return value, penalty * own - 2 / n * (signs * short) @ rows, short > 0
+    def seen(own: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mean, slope = loss((rows @ own)[:, None], column)
+        value = mean[0] + 0.5 * (penalty * own.square()).sum()
+        return value, penalty * own + slope[:, 0] @ rows, slope[:, 0] != 0
 
-    for own, signs in zip(point.T, loss.signs.T, strict=True):
-        value, gradient, active = seen(own, signs)
+    for own, column in zip(point.T, torch.arange(point.shape[1], device=point.device)[:, None], strict=True):
+        value, gradient, active = seen(own, column)
         for _ in range(NEWTON_STEPS):
             if float(gradient.square().sum()) / (2 * strength) <= 0.1 * tolerance * float(value):
                 break
@@ -188,10 +188,10 @@ def _hinged(loss: Svm, basis: _Basis, point: Tensor, strength: float, tolerance:
             hessian = 2 / n * short.T @ short + penalty.clamp(min=STEADY).diag()
             step, size = torch.linalg.solve(hessian, gradient), 1.0
             decrement = float(gradient @ step)
-            new = seen(own - step, signs)
+            new = seen(own - step, column)
             while float(new[0]) > float(value) - 1e-4 * size * decrement and size > LEAST_STEP:
                 size /= 2
-                new = seen(own - size * step, signs)
+                new = seen(own - size * step, column)
             if float(new[0]) >= float(value):  # rounding hides the way down
                 break
             own, (value, gradient, active) = own - size * step, new

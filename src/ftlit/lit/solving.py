@@ -52,7 +52,6 @@ class SolvedHead(Callback):
             raise UserError(f"{self.head!r} is no linear layer of {type(pl_module).__name__}: a probe solves only such a head")
         if head.bias is None:
             raise UserError(f"{self.head!r} has no bias, and a probe has one: give the layer a bias")
-        check_solvable(trainer)
         with _codes(trainer, pl_module, most=MOST_IMAGES if self.trains else None) as codes, together(trainer):
             if trainer.is_global_zero:
                 self.probe = best_of(self.probing.at({"average": codes}))
@@ -66,11 +65,10 @@ class SolvedHead(Callback):
             print(f"head solved on {len(codes):,} training images: {self.probe.told}{score}", flush=True)
 
 
-def check_solvable(trainer: Trainer, data: Any = None) -> None:
-    """Raise `UserError` where no head can be solved: a strategy that shards it, data that is no `ImageData` or `CodesData` with one label
-    an image (`None`: that of the trainer).
+def check_solvable(trainer: Trainer, data: Any) -> ImageData:
+    """The images of `data`, on which a head can be solved. Raises `UserError` where none can: a strategy that shards it, data that is no
+    `ImageData` or `CodesData` with one label an image.
     """
-    data = trainer.datamodule if data is None else data  # type: ignore[attr-defined]
     images = data.images if isinstance(data, CodesData) else data
     if isinstance(trainer.strategy, SHARDED):
         raise UserError("a head is solved where each process holds all of it: give head=linear for this strategy")
@@ -79,6 +77,7 @@ def check_solvable(trainer: Trainer, data: Any = None) -> None:
             f"a solved head tells one class of an image from the others: give head=linear, or ImageData with one label an image, not "
             f"{type(data).__name__}{' with several' if type(images) is ImageData else ''}"
         )
+    return images
 
 
 @contextmanager
@@ -87,8 +86,8 @@ def _codes(trainer: Trainer, module: LightningModule, most: int | None) -> Itera
     the last cut; from the store, or from a folder of this run alone where there is none.
     """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    images = data.images if isinstance(data, CodesData) else data
-    count, limit = sum(images.counts["train"].values()), trainer.limit_train_batches
+    images = check_solvable(trainer, data)
+    count, limit = len(images.collection.splits["train"]), trainer.limit_train_batches
     share = min(1.0, (most or count) / count, limit * images.batch_size / count if isinstance(limit, int) else limit)
     backbone = the_backbone(module)[1]
     form = Form(backbone.cuts[-1], "average")

@@ -38,7 +38,7 @@ FILE = "advice.json"
 SCENARIOS = ("small_similar", "small_different", "large_similar", "large_different")
 MOST_IMAGES = 2000  # that are measured
 TIMED = 8  # images of the step that is timed
-SHARDED = ("fsdp", "FSDP", "ModelParallel", "model_parallel")  # in the name of a strategy in which no process holds all of the head
+SHARDING = ("fsdp", "FSDP", "ModelParallel", "model_parallel")  # in the name of a strategy that `ftlit.lit.caching.SHARDED` has
 
 
 def run(cfg: DictConfig) -> float:
@@ -107,7 +107,7 @@ def look(cfg: DictConfig, backbone: Backbone, data: Any) -> tuple[Measured | Non
         why = "This data cannot be measured, which takes one label an image, and images of each class, of one of them two"
         return None, Advice("large_similar", top, "live", f"{why}. No head can be solved on it either: all trains.", solvable=False)
     measured = measure(cfg, backbone, data)
-    advice = replace(advise(measured), solvable=not any(name in str(cfg.trainer.get("strategy")) for name in SHARDED))
+    advice = replace(advise(measured), solvable=not any(name in str(cfg.trainer.get("strategy")) for name in SHARDING))
     if advice.scenario == "small_different" and "cut" not in cfg.backbone:  # a backbone of somebody's own
         advice = replace(advice, scenario="small_similar", cut=top)
     try:

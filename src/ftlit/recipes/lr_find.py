@@ -40,19 +40,16 @@ def run(cfg: DictConfig) -> float:
     if not run.trains:
         raise UserError("recipe=lr_find: this head is solved and nothing is trained, so that no rate matters; give head=linear")
     seen = observe(cfg, run, test)
+    folder = Path(cfg.paths.run)
     if run.trainer.is_global_zero:
-        folder = Path(cfg.paths.run)
         folder.mkdir(parents=True, exist_ok=True)
         write_csv(folder / "lr_find.csv", seen.rates, seen.losses)
-        suggestion = suggest(seen.rates, seen.losses)
-        if run.solved and suggestion.tenth < seen.rates[0]:
-            raise UserError(
-                f"from this solved head the loss falls at no rate, and is least at {10 * suggestion.tenth:.1e}: keep the rate that the "
-                "scenario gives, or look with head=linear"
-            )
+    suggestion = suggest(seen.rates, seen.losses)
+    rate = chosen(suggestion, run, seen.rates[0])
+    if run.trainer.is_global_zero:
         draw(folder / "lr_find.png", seen.rates, seen.losses, suggestion)
-        words.console().print(escape(told(suggestion, run, folder)), soft_wrap=True)
-    return chosen(suggest(seen.rates, seen.losses), run)
+        words.console().print(escape(told(rate, suggestion, run, folder)), soft_wrap=True)
+    return rate
 
 
 def rising(cfg: DictConfig) -> DictConfig:
@@ -93,14 +90,22 @@ def only(schedule: Schedule, index: int) -> Schedule:
     return replace(schedule, stages=[replace(stages[index], epoch=0, step=None, until=None, from_best=False)])
 
 
-def chosen(suggestion: Suggestion, run: finetune.Run) -> float:
-    """Where the loss falls fastest; from a solved head it hardly falls, and a tenth of the rate of the least loss tells more."""
+def chosen(suggestion: Suggestion, run: finetune.Run, least: float) -> float:
+    """Where the loss falls fastest; from a solved head it hardly falls, and a tenth of the rate of the least loss tells more.
+
+    Raises `UserError` where that lies below the least rate that was tried.
+    """
+    if run.solved and suggestion.tenth < least:
+        raise UserError(
+            f"from this solved head the loss falls at no rate, and is least at {10 * suggestion.tenth:.1e}: keep the rate that the "
+            "scenario gives, or look with head=linear"
+        )
     return suggestion.tenth if run.solved else suggestion.steep
 
 
-def told(suggestion: Suggestion, run: finetune.Run, folder: Path) -> str:
+def told(rate: float, suggestion: Suggestion, run: finetune.Run, folder: Path) -> str:
     """The override, the rate of each group, and the other answer."""
-    rate = float(f"{chosen(suggestion, run):.1e}")
+    rate = float(f"{rate:.1e}")
     groups = shorten(f"{pattern} at {rate * scale:.1e}" for pattern, scale in run.schedule.lr_scale)
     more = "; the loss still falls at the last rate: lr_find.most may be higher" if suggestion.falls_on else ""
     tenth, steep = "a tenth of the rate of the least loss", "the loss falls fastest at"

@@ -25,7 +25,7 @@ from ftlit.shard import size_in_words
 from ftlit.sources import Source
 
 SOLVED = "solved on codes of training images, without augmentation; its strength is chosen by cross-validation among them"
-BEFORE = "stages that train it alone are left out (head=linear keeps them)"
+LEFT_OUT = "stages that train it alone are left out (head=linear keeps them)"
 ALONE = "nothing is trained: optimizer, lr_scheduler, loss and epochs have no part in it (head=linear trains it by steps)"
 TOLD = ("scenario", "experiment", "backbone", "head", "loss", "data", "schedule", "optimizer", "lr_scheduler", "cache", "trainer")
 
@@ -91,7 +91,7 @@ def say_plan(
         ),
         ("classes", shorten((f"{name} {count:,}" for name, count in data.counts["train"].items()), most=12)),
         *(("note", note) for note in data.notes),
-        *([("head", f"{SOLVED}; {BEFORE if trains else ALONE}")] if solves else []),
+        *([("head", f"{SOLVED}; {LEFT_OUT if trains else ALONE}")] if solves else []),
         *(
             (f"stage {i}", f"{line}; ddp reduces {size_in_words(size)} a step; from {sources[i].why if sources else 'images'}")
             for i, (line, size) in enumerate(zip(plan.stages, plan.reduced, strict=True))
