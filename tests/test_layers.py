@@ -15,6 +15,7 @@ errors
 patterns transform advice pooling
 backbone head loss rewrite until grouping rates lr_find seeding glyphs dataset
 trainable
+stage
 schedule
 doctor
 splitting order

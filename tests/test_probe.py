@@ -120,6 +120,10 @@ def test_stored_codes_at_any_cut_are_probed(tmp_path):
         assert torch.allclose(probe.weight, fit_probe(codes[cut].read(range(40)), labels, strength=1e-3).weight)
     with pytest.raises(UserError, match="no cut 'layer5': did you mean"):
         fit_probe(codes, cut="layer5")
+    with pytest.raises(UserError, match="codes are of several cuts: give cut=, one of layer2, layer4"):
+        fit_probe(codes)
+    with pytest.raises(UserError, match="this probe is of codes of length 128, and these have 64"):
+        fit_probe(codes, cut="layer4", strength=1e-3).accuracy(codes["layer2"].read(range(40)), labels)
 
 
 BAD = {
@@ -128,9 +132,12 @@ BAD = {
     "and class 1 has none": (CODES[:4], torch.tensor([0, 2, 0, 2]), {}),
     "NaN or infinity, first in row 1": (torch.tensor([[0.0], [float("nan")], [1.0]]), torch.tensor([0, 1, 1]), {}),
     "targets from 0 to 9: class numbers go from 0 to 4": (CODES, LABELS, {"num_classes": 5}),
-    "targets from -1 to": (CODES[:10], LABELS[:10] - 1, {}),
+    "targets from -1 to 8: class numbers begin at 0": (CODES[:10], LABELS[:10] - 1, {}),
+    r"an integer tensor \(4,\), and the targets are torch.float32 \(4,\)": (CODES[:4], LABELS[:4].float(), {}),
+    "and the targets are list": (CODES[:2], ["a", "b"], {}),
+    "no pooling 'maxx': did you mean 'max'": (CODES, LABELS, {"pooling": "maxx"}),
     r"vectors \(N, C\) of floats, and these codes are \(4, 3, 2, 2\)": (torch.zeros(4, 3, 2, 2), LABELS[:4], {}),
-    r"a class number for each of 4 codes, and the targets are \(3,\)": (CODES[:4], LABELS[:3], {}),
+    r"a class number for each of 4 codes, .*, and the targets are torch.int64 \(3,\)": (CODES[:4], LABELS[:3], {}),
     "the targets are missing": (CODES[:4], None, {}),
     "no kind of probe 'svn': did you mean 'svm'": (CODES, LABELS, {"kind": "svn"}),
     "probe with strength 0": (CODES, LABELS, {"strength": 0}),

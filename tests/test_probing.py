@@ -64,7 +64,8 @@ def test_the_interval_is_that_of_a_bootstrap():
     [
         ({"poolings": ["mux"]}, "did you mean 'max'"),
         ({"kinds": ["svn"]}, "did you mean 'svm'"),
-        ({"kinds": []}, "no kind of probe"),
+        ({"kinds": []}, r"probe.kinds=\[\]: give at least one of softmax, svm, ridge"),
+        ({"cuts": []}, r"probe.cuts=\[\]: give at least one cut"),
         ({"strengths": [0.0]}, "probe.strengths="),
     ],
 )
@@ -112,6 +113,8 @@ def test_few_images_are_drawn_several_times_and_val_is_not_trained_on(tmp_path):
         (["data.per_class=1", "probe.strengths=[1e-2]"], "nothing is held out to choose by: give one cut"),
         (["probe.repeats=0"], "probe.repeats=0"),
         (["probe.poolings=[mux]"], "did you mean 'max'"),
+        (["probe.strengths=[high]"], "probe.strengths[0]='high': give a number"),
+        (["probe.cuts=layer4"], "give a list, [layer4]"),
         (["probe.cuts=[layr4]"], "did you mean 'layer4'"),
         (["probe=svn"], "svm"),
         (["resume=true"], "resume=true: probes"),

@@ -5,7 +5,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftlit.errors import UserError
-from ftlit.schedule import Schedule, Stage, all_at_once, explicit, head_only, head_then_all, last_k, layer_scales, top_down, with_batchnorm
+from ftlit.schedule import (
+    Schedule,
+    all_at_once,
+    explicit,
+    head_only,
+    head_then_all,
+    last_k,
+    layer_scales,
+    top_down,
+    with_batchnorm,
+    with_reinit,
+)
+from ftlit.stage import Stage
 from ftlit.until import Until
 
 LAYERS = ["stem", "layer1", "layer2", "layer3", "encoder.4"]
@@ -216,3 +228,21 @@ def test_what_depends_on_the_steps_of_an_epoch_is_checked_where_they_are_known(s
 def test_a_batchnorm_policy_for_all_leaves_what_a_stage_says():
     schedule = Schedule([Stage(["head"]), Stage(["*"], epoch=1, batchnorm="live")])
     assert [stage.batchnorm for stage in with_batchnorm(schedule, "frozen_stats").stages] == ["frozen_stats", "live"]
+
+
+def test_layers_drawn_anew_train_with_the_head_at_its_rate():
+    layers = ["stem", "layer1", "layer2"]
+    schedule = with_reinit(head_then_all(layers), ["layer2"])
+    assert [stage.train for stage in schedule.stages] == [("head", "backbone.layer2"), ("*",)]
+    assert schedule.lr_scale == (
+        ("head", 1.0),
+        ("backbone.layer2", 1.0),
+        ("backbone.layer1", pytest.approx(0.08)),
+        ("backbone.stem", pytest.approx(0.064)),
+    )
+    assert with_reinit(head_then_all(layers), []) == head_then_all(layers)
+
+
+def test_a_schedule_as_written_is_left_as_it_is():
+    schedule = explicit(["stem", "layer1"], stages=[{"train": ["head"]}], lr_scale={"head": 1, "backbone": 0.1})
+    assert with_reinit(schedule, ["layer1"]) is schedule

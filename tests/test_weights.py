@@ -282,6 +282,29 @@ def test_a_network_of_our_own_is_one_row(tmp_path, monkeypatch):
         load_backbone("own", width=3)
 
 
+def test_layers_are_drawn_anew_and_all_others_come_from_the_file(tmp_path):
+    torch.manual_seed(3)
+    fresh = {name: layer.state_dict() for name, layer in load_backbone("glyph", weights=None).items()}
+    torch.manual_seed(3)
+    backbone, shipped = load_backbone("glyph", reinit=["layer4", -3]), load_backbone("glyph")
+    assert backbone.reinit == ("layer2", "layer4") and backbone.upto("layer3").reinit == ("layer2",) and shipped.reinit == ()
+    for name, layer in backbone.items():
+        wanted = fresh[name] if name in backbone.reinit else shipped.get_submodule(name).state_dict()
+        assert all(torch.equal(tensor, wanted[key]) for key, tensor in layer.state_dict().items()), name
+    assert not any(parameter.is_meta for parameter in backbone.parameters())
+    with pytest.raises(UserError, match="no layer 'layer5': did you mean 'layer4'"):
+        load_backbone("glyph", reinit=["layer5"])
+
+
+def test_a_file_need_not_have_layers_that_are_drawn_anew(tmp_path):
+    state = {name: tensor for name, tensor in load_backbone("glyph").state_dict().items() if not name.startswith("layer4")}
+    state["layer3.conv1.weight"] = state["layer3.conv1.weight"] * float("nan")
+    torch.save(state, tmp_path / "lower.pth")
+    assert load_backbone("glyph", weights=tmp_path / "lower.pth", reinit=["layer3", "layer4"]).reinit == ("layer3", "layer4")
+    with pytest.raises(UserError, match="missing"):
+        load_backbone("glyph", weights=tmp_path / "lower.pth")
+
+
 @needs_data
 def test_real_squeezenet_recognises_imagenet():
     """63.4 % of the whole sample are right, as with torchvision's own transforms; a normalisation that is off shows here first."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ftlit.rewrite import affine_to_batchnorm as affine_to_batchnorm
     from ftlit.rewrite import batchnorm_to_affine as batchnorm_to_affine
     from ftlit.schedule import Schedule as Schedule
-    from ftlit.schedule import Stage as Stage
+    from ftlit.stage import Stage as Stage
     from ftlit.trainable import set_trainable as set_trainable
     from ftlit.transform import InputSpec as InputSpec
     from ftlit.until import Until as Until
@@ -49,7 +49,7 @@ _MODULES = {
     "Schedule": "schedule",
     "SeedEachStep": "lit.seeding",
     "SolvedHead": "lit.solving",
-    "Stage": "schedule",
+    "Stage": "stage",
     "StagedFinetuning": "lit.staging",
     "Until": "until",
     "UserError": "errors",

@@ -102,9 +102,10 @@ class Backbone(Layers):
         token_pool: how this network pools tokens, if it has any.
         origin: where the weights come from, in words, for the plan.
         trained_with: the input that the weights were trained with, where that is known.
+        reinit: the layers whose weights were drawn anew, in forward order.
     """
 
-    _fields = ("input_spec", "token_pool", "origin", "trained_with")
+    _fields = ("input_spec", "token_pool", "origin", "trained_with", "reinit")
 
     def __init__(
         self,
@@ -114,6 +115,7 @@ class Backbone(Layers):
         token_pool: TokenPool = "mean",
         origin: str = RANDOM_START,
         trained_with: InputSpec | None = None,
+        reinit: Sequence[str] = (),
     ) -> None:
         if not layers:
             raise UserError("a backbone needs at least one layer")
@@ -122,6 +124,7 @@ class Backbone(Layers):
         self.token_pool: TokenPool = token_pool
         self.origin = origin
         self.trained_with = trained_with
+        self.reinit = tuple(reinit)
         self._on_meta: dict[tuple[int, int], dict[str, tuple[tuple[int, ...], int]]] = {}
 
     def forward(self, x: Tensor | CodesAt) -> Tensor:
@@ -139,7 +142,14 @@ class Backbone(Layers):
         """
         kept = self.cuts[: self.index(cut) + 1]
         layers = {name: layer for name, layer in self.items() if name in kept}
-        return Backbone(layers, self.input_spec, token_pool=self.token_pool, origin=self.origin, trained_with=self.trained_with)
+        return Backbone(
+            layers,
+            self.input_spec,
+            token_pool=self.token_pool,
+            origin=self.origin,
+            trained_with=self.trained_with,
+            reinit=[name for name in self.reinit if name in kept],
+        )
 
     def after(self, cut: str | int) -> Layers:
         """The layers above `cut` (none for the last cut). The modules are shared, not copied."""

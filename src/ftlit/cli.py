@@ -43,6 +43,8 @@ def train(arguments: list[str]) -> None:
 
 def advise(arguments: list[str]) -> None:
     """The same with `recipe=advise`."""
+    for other in (word for word in arguments if word.startswith("recipe=")):
+        raise UserError(f"ftlit advise is recipe=advise: leave {other} out, or give it to ftlit train")
     train([*arguments, "recipe=advise"])
 
 

@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 from ftlit.backbone import RANDOM_START, Backbone
 from ftlit.errors import shorten
 from ftlit.patterns import covers
-from ftlit.schedule import Schedule, Stage
+from ftlit.schedule import Schedule
+from ftlit.stage import Stage
 from ftlit.trainable import batchnorm_policies, trained
 
 
@@ -158,9 +159,10 @@ def _random(module: nn.Module, chosen: Sequence[set[str]]) -> Iterable[str]:
     """A layer that never trains and was never trained."""
     ever = set().union(*chosen)
     for name, backbone in module.named_modules():
-        if isinstance(backbone, Backbone) and backbone.origin == RANDOM_START:
+        if isinstance(backbone, Backbone):
             prefix = f"{name}." if name else ""
-            layers = [layer for layer in backbone.learned if not any(covers(prefix + layer, parameter) for parameter in ever)]
+            drawn = backbone.learned if backbone.origin == RANDOM_START else backbone.reinit
+            layers = [layer for layer in drawn if not any(covers(prefix + layer, parameter) for parameter in ever)]
             if layers:
                 yield f"no stage trains {shorten(layers)}, and the weights there are a random start: give weights, or train all"
 

@@ -13,7 +13,7 @@ from ftlit.codes import Codes
 from ftlit.errors import UserError, unknown
 from ftlit.head import LinearHead, PooledHead
 from ftlit.linear_loss import KINDS, Kind, losses_of
-from ftlit.pooling import Pooling
+from ftlit.pooling import POOLINGS, Pooling
 from ftlit.seeding import derived_seed
 from ftlit.shard import size_in_words
 from ftlit.solve import Path, solve
@@ -59,11 +59,16 @@ class Probe:
         return self.scores.get(self.strength)
 
     @property
+    def at_end(self) -> str:
+        """`≥` where no stronger one of several strengths was tried, `≤` where no weaker one."""
+        return {max(self.losses): "≥", min(self.losses): "≤"}.get(self.strength, "") if len(self.losses) > 1 else ""
+
+    @property
     def told(self) -> str:
         """Kind, codes and strength in words, and whether the strengths that were tried end there."""
-        ends = {max(self.losses): ", the strongest tried", min(self.losses): ", the weakest tried"} if len(self.losses) > 1 else {}
+        ends = {"": "", "≥": ", the strongest tried", "≤": ", the weakest tried"}
         where = f" at {self.cut}" if self.cut is not None else ""
-        return f"{self.kind} of {self.pooling} codes{where}, strength {self.strength:.1e}{ends.get(self.strength, '')}"
+        return f"{self.kind} of {self.pooling} codes{where}, strength {self.strength:.1e}{ends[self.at_end]}"
 
     def logits(self, codes: Tensor) -> Tensor:
         """Codes (N, C) -> (N, K), as the head gives them."""
@@ -76,6 +81,10 @@ class Probe:
     def accuracy(self, codes: Codes | Tensor, targets: Tensor | None = None) -> float:
         """The share of codes whose class it tells; targets (N,) are those of the codes where nothing else is given."""
         vectors, labels = _vectors(codes, targets, self.cut)
+        if vectors.shape[1] != self.weight.shape[1]:
+            raise UserError(
+                f"this probe is of codes of length {self.weight.shape[1]}, and these have {vectors.shape[1]}: give the same cut"
+            )
         return float((self.predict(vectors).cpu() == labels.cpu()).double().mean())
 
     def as_head(self) -> LinearHead | PooledHead:
@@ -111,7 +120,7 @@ def fit_probe(
     Args:
         codes: vectors (N, C), or codes that are stored.
         targets: class numbers (N,); those of the stored codes where nothing else is given.
-        cut: which of the stored codes.
+        cut: which of the stored codes; it may be left out where they are of one cut.
         kind: `softmax` (logistic regression), `svm` (squared hinge, one class against the rest), `ridge`.
         strength: of the L2 penalty on the weights, above 0: mean loss + strength / 2 * |weight|^2; scikit-learn's C is 1 / (N strength).
         num_classes: how many there are; `None`: one more than the largest number.
@@ -125,8 +134,13 @@ def fit_probe(
         UserError: no such cut or kind, a strength that is not above 0, codes that are no vectors of numbers or do not fit into memory,
             targets that are no class numbers or leave a class without an image, fewer than two classes.
     """
-    if kind not in KINDS:
-        raise unknown("kind of probe", kind, KINDS)
+    for what, given, options in (("kind of probe", kind, KINDS), ("pooling", pooling, POOLINGS)):
+        if given not in options:
+            raise unknown(what, given, options)
+    if isinstance(codes, Codes):
+        if cut is None and len(codes.cuts) > 1:
+            raise UserError(f"these codes are of several cuts: give cut=, one of {', '.join(codes.cuts)}")
+        cut = codes.cuts[0] if cut is None else cut
     strengths = [float(strength)] if isinstance(strength, int | float) else sorted(map(float, strength), reverse=True)
     if not strengths or not all(0 < value < float("inf") for value in strengths):
         raise UserError(f"probe with strength {strength}: give numbers above 0")
@@ -149,11 +163,10 @@ def fit_probe(
     mean, scale = _scales(vectors)
     path = solve((vectors - mean) / scale, labels, classes, [best], kind)
     weight, bias = _folded(path, mean, scale)
-    where = cut if cut is not None or not isinstance(codes, Codes) else codes.cuts[0]
     objective, left, converged = float(path.objective[0]), float(path.left[0]), bool(path.converged[0])
     if not converged:
         warnings.warn(f"the {kind} probe of strength {best:g} did not converge: its objective may be {left:.3%} too high", stacklevel=2)
-    return Probe(weight[0], bias[0], kind, best, objective, left, converged, where, pooling, scores, losses)
+    return Probe(weight[0], bias[0], kind, best, objective, left, converged, cut, pooling, scores, losses)
 
 
 def folds_of(labels: Tensor, folds: int, seed: int) -> Tensor:
@@ -184,7 +197,7 @@ def _held_out(
     fold = folds_of(labels, FOLDS, seed).to(labels.device)
     used = [number for number in range(FOLDS) if bool((fold == number).any())]
     if not used:
-        raise UserError("no class has two images: there is nothing to choose a strength by; give one strength")
+        raise UserError("no class has two images, so that none can be held out: give one strength (probe.strengths=[0.1]), or more images")
     looks = [
         _looked_at(vectors[fold != i], labels[fold != i], classes, strengths, kind, vectors[fold == i], labels[fold == i]) for i in used
     ]
@@ -226,7 +239,7 @@ def _folded(path: Path, mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
 def _vectors(codes: Codes | Tensor | None, targets: Tensor | None, cut: str | None) -> tuple[Tensor, Tensor]:
     """Vectors (N, C), at least float32, and class numbers (N,) where they are."""
     if isinstance(codes, Codes):
-        rows = codes[cut if cut is not None else codes.cuts[0]]
+        rows = codes[codes.cuts[0] if cut is None else cut]
         targets = codes.targets if targets is None else targets
         outputs = int(targets.max()) + 1 if isinstance(targets, Tensor) and len(targets) else 0
         _check_memory(len(rows), max(4, rows.dtype.itemsize) * (math.prod(rows.shape) + outputs))
@@ -235,8 +248,11 @@ def _vectors(codes: Codes | Tensor | None, targets: Tensor | None, cut: str | No
         shape = tuple(codes.shape) if isinstance(codes, Tensor) else type(codes).__name__
         raise UserError(f"a probe takes vectors (N, C) of floats, and these codes are {shape}: pool them")
     if not isinstance(targets, Tensor) or targets.shape != codes.shape[:1] or targets.is_floating_point():
-        given = tuple(targets.shape) if isinstance(targets, Tensor) else "missing"
-        raise UserError(f"a probe takes a class number for each of {len(codes)} codes, and the targets are {given}")
+        given = f"{targets.dtype} {tuple(targets.shape)}" if isinstance(targets, Tensor) else type(targets).__name__
+        raise UserError(
+            f"a probe takes a class number for each of {len(codes)} codes, an integer tensor ({len(codes)},), and the targets are "
+            f"{'missing' if targets is None else given}"
+        )
     return codes if codes.dtype == torch.float64 else codes.float(), targets.to(codes.device, torch.int64)
 
 
@@ -250,7 +266,8 @@ def _check(vectors: Tensor, labels: Tensor, num_classes: int | None, *, every_cl
     least, most = int(labels.min()), int(labels.max())
     classes = most + 1 if num_classes is None else num_classes
     if least < 0 or most >= classes:
-        raise UserError(f"targets from {least} to {most}: class numbers go from 0 to {classes - 1}")
+        allowed = "class numbers begin at 0" if num_classes is None else f"class numbers go from 0 to {classes - 1}"
+        raise UserError(f"targets from {least} to {most}: {allowed}")
     if classes < 2:
         raise UserError("all targets are 0: a probe tells at least two classes apart")
     present = torch.bincount(labels, minlength=classes)

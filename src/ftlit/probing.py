@@ -4,6 +4,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from ftlit.seeding import derived_seed
 
 DRAWS = 10_000  # of the bootstrap
 LEVEL = 0.95
-LINES = ("o-", "^--", "s:")  # of each pooling
+MARKS = ("o-", "^--", "d:")  # of each kind
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,14 @@ class Probing:
     repeats: int = 1
 
     def __post_init__(self) -> None:
-        for kind in self.kinds or ("",):
-            if kind not in KINDS:
-                raise unknown("kind of probe", kind, KINDS)
-        for pooling in self.poolings or ("",):
-            if pooling not in POOLINGS:
-                raise unknown("pooling", pooling, POOLINGS)
+        for name, given, options in (("kinds", self.kinds, KINDS), ("poolings", self.poolings, POOLINGS)):
+            if not given:
+                raise UserError(f"probe.{name}=[]: give at least one of {', '.join(options)}")
+            for one in given:
+                if one not in options:
+                    raise unknown(f"probe.{name}", one, options)
+        if self.cuts is not None and not self.cuts:
+            raise UserError("probe.cuts=[]: give at least one cut, or null for all")
         if self.strengths is not None and not (len(self.strengths) and all(strength > 0 for strength in self.strengths)):
             raise UserError(f"probe.strengths={list(self.strengths)}: give numbers above 0")
         if self.repeats < 1:
@@ -94,8 +97,8 @@ def bootstrap(right: Tensor, seed: int) -> Interval:
     """The interval of the mean of N truth values."""
     n, share = len(right), float(right.double().mean())
     draw = torch.Generator().manual_seed(derived_seed(seed, n))
-    means = torch.binomial(torch.full((DRAWS,), float(n)), torch.full((DRAWS,), share), generator=draw) / n
-    low, high = torch.quantile(means, torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2])).tolist()
+    means = torch.binomial(torch.full((DRAWS,), float(n)).double(), torch.full((DRAWS,), share).double(), generator=draw) / n
+    low, high = torch.quantile(means, torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=means.dtype)).tolist()
     return Interval(share, low, high)
 
 
@@ -110,22 +113,34 @@ def write_csv(path: Path, draws: Sequence[Sequence[Probe]]) -> None:
                 writer.writerows((*row, strength, share, probe.losses[strength]) for strength, share in probe.scores.items())
 
 
-def draw(path: Path, cuts: Sequence[str], probes: Sequence[Probe], best: Probe, tested: Interval, title: str = "") -> None:
-    """A picture of held-out accuracy by depth, a line for each kind (colour) and pooling (marker), and the chosen one's test, as PNG."""
+def draw(path: Path, cuts: Sequence[str], draws: Sequence[Sequence[Probe]], chosen: Sequence[tuple[Probe, Interval]], title: str) -> None:
+    """A picture of held-out accuracy by depth as PNG: a panel for each pooling, a line for each kind, mean and deviation of the draws;
+    and what was chosen in each draw with its accuracy on test.
+    """
     from matplotlib.figure import Figure  # here, so that settings are read without it; no pyplot: no screen is needed
 
-    figure = Figure(figsize=(8.5, 4.2), layout="constrained")
-    axes = figure.add_subplot(title=title, xlabel="cut, from the input to the top", ylabel="accuracy")
-    for kind, pooling in dict.fromkeys((probe.kind, probe.pooling) for probe in probes):
-        own = [probe for probe in probes if (probe.kind, probe.pooling) == (kind, pooling) and probe.score is not None]
-        scores = {str(probe.cut): probe.score or 0.0 for probe in own}
-        shown = [cut for cut in cuts if cut in scores]
-        style: dict[str, Any] = {"color": f"C{KINDS.index(kind)}", "alpha": 0.8, "markersize": 5}
-        axes.plot(shown, [scores[cut] for cut in shown], LINES[POOLINGS.index(pooling)], label=f"{kind}, {pooling}", **style)
-    told = f"test of the chosen\n({best.kind}, {best.pooling})"
-    error = [[tested.share - tested.low], [tested.high - tested.share]]
-    axes.errorbar([str(best.cut)], [tested.share], error, fmt="s", color="black", capsize=4, label=f"{told}, 95 %")
-    axes.tick_params(axis="x", rotation=45 if len(cuts) > 6 else 0)
-    axes.grid(axis="y", alpha=0.3)
-    axes.legend(title="held-out accuracy", loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
+    kinds, poolings = (list(dict.fromkeys(getattr(probe, name) for probe in draws[0])) for name in ("kind", "pooling"))
+    figure = Figure(figsize=(2.4 + 3.6 * len(poolings), 4.2), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    panels = figure.subplots(1, len(poolings), sharey=True, squeeze=False)[0]
+    for pooling, axes in zip(poolings, panels, strict=True):
+        axes.set(title=f"{pooling} codes" if len(poolings) > 1 else "", xlabel="cut, from the input to the top")
+        axes.set_xticks(range(len(cuts)), cuts, rotation=45 if len(cuts) > 6 else 0)
+        axes.grid(axis="y", alpha=0.3)
+        for kind in kinds:
+            own = {cut: [p.score for ps in draws for p in ps if (p.cut, p.kind, p.pooling) == (cut, kind, pooling)] for cut in cuts}
+            shown = [(i, [score for score in own[cut] if score is not None]) for i, cut in enumerate(cuts) if any(own[cut])]
+            spread = [stdev(scores) for _, scores in shown] if len(draws) > 1 else None
+            places, means = [i for i, _ in shown], [mean(scores) for _, scores in shown]
+            style: dict[str, Any] = {"color": f"C{KINDS.index(kind)}", "alpha": 0.8, "markersize": 5, "capsize": 3}
+            axes.errorbar(places, means, spread, fmt=MARKS[KINDS.index(kind)], label=f"{kind}, held out", **style)
+        for best, tested in chosen:
+            if best.pooling == pooling:
+                error = [[tested.share - tested.low], [tested.high - tested.share]]
+                axes.errorbar(
+                    [cuts.index(str(best.cut))], [tested.share], error, fmt="s", color="black", capsize=4, label="chosen, test, 95 %"
+                )
+    panels[0].set_ylabel("accuracy")
+    labelled = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    panels[-1].legend(labelled.values(), labelled.keys(), loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
     figure.savefig(path, dpi=120)

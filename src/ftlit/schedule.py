@@ -13,67 +13,12 @@ from typing import Any
 
 from ftlit.errors import UserError, unknown
 from ftlit.patterns import covers
-from ftlit.trainable import BatchNorm, check_batchnorm
+from ftlit.stage import Stage
+from ftlit.trainable import BatchNorm
 from ftlit.until import Until
 
 LrScale = Sequence[tuple[str, float]]
 NOTHING_DECIDED: Mapping[int, int] = MappingProxyType({})
-
-
-@dataclass(frozen=True)
-class Stage:
-    """From its beginning on, exactly the parameters that `train` covers train; all others are frozen.
-
-    A stage begins at an epoch, at an optimizer step, or at the first epoch after `until` is reached, `epoch` then being the latest.
-
-    Args:
-        train: patterns (see `ftlit.patterns`), at least one.
-        epoch: the first epoch of this stage, counted from 0; with `until`, the latest. 0 where nothing is given.
-        step: the first optimizer step of this stage, counted from 0.
-        until: what ends the stage before.
-        name: what the plan and the progress bar call it; the patterns by default.
-        batchnorm: `live`, `frozen` or `frozen_stats` for every batch norm, or a mapping from patterns to these; see `ftlit.trainable`.
-            `None` leaves it open and means `live`.
-        from_best: begin with the weights that were best by `until` in the stage before.
-
-    Raises:
-        UserError: no pattern, a beginning that is no whole number from 0, or arguments that contradict each other.
-    """
-
-    train: Sequence[str]
-    epoch: int | None = None
-    step: int | None = None
-    until: Until | None = None
-    name: str = ""
-    batchnorm: BatchNorm | None = None
-    from_best: bool = False
-
-    def __post_init__(self) -> None:
-        train = (self.train,) if isinstance(self.train, str) else tuple(self.train)
-        object.__setattr__(self, "train", train)
-        object.__setattr__(self, "name", self.name or " + ".join(train))
-        if self.epoch is None and self.step is None and self.until is None:
-            object.__setattr__(self, "epoch", 0)
-        if not train:
-            raise UserError(f"stage {self.name or self.epoch!r} trains nothing: give at least one pattern, '*' for everything")
-        for unit, value in (("epoch", self.epoch), ("step", self.step)):
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-                raise UserError(f"stage {self.name!r} begins at {unit} {value!r}: give a whole number from 0")
-        if self.step is not None and (self.epoch is not None or self.until is not None):
-            raise UserError(f"stage {self.name!r} begins at step {self.step} and otherwise too: give epoch, step, or until with epoch")
-        if self.until is not None and self.epoch is None:
-            raise UserError(f"stage {self.name!r} waits until {self.until}, perhaps for ever: give epoch=, the latest it may begin")
-        if self.from_best and self.until is None:
-            raise UserError(f"stage {self.name!r} begins from the best weights: give until, whose metric says which are the best")
-        if self.batchnorm is not None:
-            check_batchnorm(self.batchnorm)
-
-    @property
-    def begins(self) -> str:
-        """When it begins, in words."""
-        if self.until is not None:
-            return f"when {self.until}, at epoch {self.epoch} at the latest"
-        return f"epoch {self.epoch}" if self.step is None else f"step {self.step}"
 
 
 @dataclass(frozen=True)
@@ -181,6 +126,22 @@ def layer_scales(
 def with_batchnorm(schedule: Schedule, batchnorm: BatchNorm) -> Schedule:
     """The same schedule with this policy in every stage that has left it open."""
     return replace(schedule, stages=[replace(s, batchnorm=batchnorm) if s.batchnorm is None else s for s in schedule.stages])
+
+
+def with_reinit(schedule: Schedule, layers: Sequence[str], *, backbone: str = "backbone", head: str = "head") -> Schedule:
+    """The same schedule where these layers of the backbone begin at random, as the head does: they train in every stage in which the head
+    does, at its rate. One whose scales do not name each layer (`explicit`) is left as it is written.
+    """
+    new, rates = [f"{backbone}.{layer}" for layer in layers], dict(schedule.lr_scale)
+    if not set(new) <= rates.keys() or head not in rates:
+        return schedule
+
+    def also(stage: Stage) -> Stage:
+        lacking = [name for name in new if head in stage.train and not any(covers(pattern, name) for pattern in stage.train)]
+        return replace(stage, train=[*stage.train, *lacking], name=" + ".join([stage.name, *(name.split(".", 1)[1] for name in lacking)]))
+
+    scales = [(pattern, rates[head] if pattern in new else factor) for pattern, factor in schedule.lr_scale]
+    return replace(schedule, stages=[also(stage) for stage in schedule.stages], lr_scale=scales)
 
 
 def trains_head_alone(stage: Stage, head: str = "head") -> bool:

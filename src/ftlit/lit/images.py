@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from ftlit.dataset import SPLITS, Batch, Collection, LabelledImages, MixedCollate, Split
-from ftlit.errors import UserError
+from ftlit.errors import UserError, shorten
 from ftlit.order import Batches, EvalOrder, TrainOrder
 from ftlit.splitting import draw_per_class, draw_share
 from ftlit.transform import InputSpec, Transform, eval_transform, train_transform
@@ -59,7 +59,9 @@ class ImageData(LightningDataModule):
         self.class_names = collection.class_names
         self.num_classes = len(collection.class_names)
         self.multilabel = collection.multilabel
-        self.notes = collection.notes
+        self.notes = list(collection.notes)
+        if per_class is not None and (short := [name for name, count in self.counts["train"].items() if count < per_class]):
+            self.notes.append(f"classes with fewer than per_class={per_class} training images, all of which are taken: {shorten(short)}")
         self.batch_size = batch_size
         self.num_workers = _half_the_cores() if num_workers is None else num_workers
         self.mix = mix

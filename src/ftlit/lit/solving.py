@@ -73,10 +73,8 @@ def check_solvable(trainer: Trainer, data: Any) -> ImageData:
     if isinstance(trainer.strategy, SHARDED):
         raise UserError("a head is solved where each process holds all of it: give head=linear for this strategy")
     if type(images) is not ImageData or images.multilabel:
-        raise UserError(
-            f"a solved head tells one class of an image from the others: give head=linear, or ImageData with one label an image, not "
-            f"{type(data).__name__}{' with several' if type(images) is ImageData else ''}"
-        )
+        given = "these have several labels" if isinstance(images, ImageData) else f"this is {type(data).__name__}, not ImageData"
+        raise UserError(f"a solved head tells one class of an image from the others, and {given}: give head=linear")
     return images
 
 

@@ -16,7 +16,8 @@ from ftlit.lit.clock import steps_per_epoch, training_length
 from ftlit.lit.judging import Judge
 from ftlit.lit.strategies import check_strategy, compile_anew, reshard, rewrap
 from ftlit.rates import Rates
-from ftlit.schedule import Schedule, Stage
+from ftlit.schedule import Schedule
+from ftlit.stage import Stage
 from ftlit.trainable import hold_modes, modes_of, release_modes, set_modes, set_trainable, trained
 
 

@@ -99,16 +99,20 @@ def parts_of(cfg: DictConfig) -> tuple[Backbone, Any]:
 
 def look(cfg: DictConfig, backbone: Backbone, data: Any) -> tuple[Measured | None, Advice]:
     """What was measured (`None`: this data cannot be, or there is nothing to transfer), and the advice."""
-    top, counts = backbone.cuts[-1], data.counts["train"]
-    if backbone.origin == RANDOM_START:
+    counts = data.counts["train"]
+    lowest = backbone.index(backbone.reinit[0]) if backbone.reinit else len(backbone.cuts)  # that is drawn anew
+    if backbone.origin == RANDOM_START or not lowest:
+        top = backbone.cuts[-1]
         why = "The weights are random. There is nothing to transfer: all trains."
         return None, Advice("large_different", top, "live", why, pretrained=False, solvable=False)
+    pretrained = backbone.upto(lowest - 1)
+    top = pretrained.cuts[-1]
     if type(data) is not ImageData or data.multilabel or max(counts.values()) < 2 or not min(counts.values()):
         why = "This data cannot be measured, which takes one label an image, and images of each class, of one of them two"
         return None, Advice("large_similar", top, "live", f"{why}. No head can be solved on it either: all trains.", solvable=False)
-    measured = measure(cfg, backbone, data)
+    measured = measure(cfg, pretrained, data)
     advice = replace(advise(measured), solvable=not any(name in str(cfg.trainer.get("strategy")) for name in SHARDING))
-    if advice.scenario == "small_different" and "cut" not in cfg.backbone:  # a backbone of somebody's own
+    if advice.scenario == "small_different" and ("cut" not in cfg.backbone or backbone.reinit):  # somebody's own; none of these is dropped
         advice = replace(advice, scenario="small_similar", cut=top)
     try:
         _compose(overrides_of(cfg, advice))

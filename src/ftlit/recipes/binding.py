@@ -89,8 +89,17 @@ def _check(name: str, value: Any, hint: Any) -> None:
     # what a file can hold is plain, so that a class (a tensor, a strategy) among the alternatives cannot be meant by a plain value
     built = isinstance(value, DictConfig | ListConfig) and len(known) < len(kinds)
     if not known or built or any(kind in (Any, object) or _is_enum(kind) for kind in kinds) or any(_is(value, kind) for kind in known):
+        for inner in _inside(alternatives) if isinstance(value, ListConfig) else ():
+            for i, part in enumerate(value):
+                _check(f"{name}[{i}]", part, inner)
         return
-    raise UserError(f"{name}={value!r}: give {' or '.join(_word(kind) for kind in known)}")
+    words = [f"a list, [{value}]" if isinstance(value, str) and _word(kind).startswith("a list") else _word(kind) for kind in known]
+    raise UserError(f"{name}={value!r}: give {' or '.join(words)}")
+
+
+def _inside(alternatives: Sequence[Any]) -> Iterator[Any]:
+    """What the parts of a list are said to be."""
+    return (get_args(kind)[0] for kind in alternatives if get_origin(kind) in (list, Sequence) and len(get_args(kind)) == 1)
 
 
 def _is_enum(kind: Any) -> bool:

@@ -30,7 +30,7 @@ from ftlit.recipes.isolation import INTERRUPTED
 from ftlit.recipes.limits import AFFINE, check_until
 from ftlit.recipes.resuming import alone_in, checkpoint_of
 from ftlit.rewrite import batchnorm_to_affine
-from ftlit.schedule import Schedule, trains_head_alone, with_batchnorm, without_warm_up
+from ftlit.schedule import Schedule, trains_head_alone, with_batchnorm, with_reinit, without_warm_up
 from ftlit.sources import Source
 from ftlit.trainable import Policy
 
@@ -80,6 +80,7 @@ def build(cfg: DictConfig) -> Run:
         data = instantiate(cfg.cache)(data, pooled=not getattr(head, "takes_map", False))
     policy: Policy = "live" if cfg.batchnorm == AFFINE else cfg.batchnorm
     schedule = with_batchnorm(instantiate(cfg.schedule, layers=backbone.learned), {"backbone": policy})
+    schedule = with_reinit(schedule, [layer for layer in backbone.reinit if layer in backbone.learned])
     solved = _solved(cfg, head, schedule)
     schedule = without_warm_up(schedule) if solved and solved.trains else schedule
     check_until(schedule)

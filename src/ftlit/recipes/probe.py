@@ -33,6 +33,7 @@ class Look:
     probes: list[Probe]
     best: Probe
     tested: Interval
+    held_out: str  # in words
 
     @property
     def cuts(self) -> list[str]:
@@ -56,13 +57,17 @@ def run(cfg: DictConfig) -> float:
     if several_processes(cfg):
         raise UserError("recipe=probe runs in one process: give trainer=auto, or trainer.devices=1")
     backbone = instantiate(cfg.backbone)
-    looks = [look(cfg, probing, backbone, cfg.data.seed + i) for i in range(probing.repeats)]
+    looks = []
+    for i in range(probing.repeats):
+        if probing.repeats > 1:
+            words.console().print(f"draw {i + 1} of {probing.repeats}:")
+        looks.append(look(cfg, probing, backbone, cfg.data.seed + i))
     folder, first = Path(cfg.paths.run), looks[0]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
     write_csv(folder / "probe.csv", [look.probes for look in looks])
-    title = f"draw 1 of {len(looks)}" if len(looks) > 1 else ""
-    draw(folder / "probe.png", first.cuts[::-1], first.probes, first.best, first.tested, title)
+    chosen = [(look.best, look.tested) for look in looks]
+    draw(folder / "probe.png", first.cuts[::-1], [look.probes for look in looks], chosen, f"held out: {first.held_out}{among(looks)}")
     (folder / "result.json").write_text(json.dumps([result_of(look) for look in looks], indent=1))
     words.console().print(table_of(looks))
     words.console().print(escape(f"{told(looks, few)}; probe.csv, probe.png: {folder}"), soft_wrap=True)
@@ -72,23 +77,27 @@ def run(cfg: DictConfig) -> float:
 def look(cfg: DictConfig, probing: Probing, backbone: Backbone, seed: int) -> Look:
     """Solve and choose: on val, or, where training images are few, by cross-validation among these, so that val adds none."""
     data = instantiate(cfg.data, input_spec=backbone.input_spec, seed=seed)
-    if type(data) is not ImageData or data.multilabel:
-        raise UserError(
-            "recipe=probe tells one class of an image from the others: take data with one label an image, in ftlit's own options"
-        )
+    if type(data) is not ImageData:
+        raise UserError(f"recipe=probe reads images in its own way: take one of ftlit's options of data, not {type(data).__name__}")
+    if data.multilabel:
+        raise UserError("recipe=probe tells one class of an image from the others, and these have several labels: take data with one")
     cuts = backbone.cuts if probing.cuts is None else probing.cuts
     with codes_of(cfg, backbone, data, cuts, poolings=[way for way in POOLINGS if way in probing.poolings]) as codes:
         train, test = codes["train"], codes["test"]
         if not train:
             raise UserError(f"probe.poolings={list(probing.poolings)}: codes of {', '.join(cuts)} cannot be pooled so; give average")
         tried = f"{', '.join(probing.kinds)} on codes pooled by {', '.join(train)}, {len(probing.strengths or STRENGTHS)} strengths"
-        words.console().print(f"solving at {len(cuts)} cuts: {tried}", soft_wrap=True)
-        probes = probing.at(train, codes["val"] if cfg.data.get("per_class") is None else None)
+        words.console().print(f"solving at {', '.join(cuts) if len(cuts) < 4 else f'{len(cuts)} cuts'}: {tried}", soft_wrap=True)
+        valid = codes["val"] if cfg.data.get("per_class") is None else None
+        probes = probing.at(train, valid)
         best = best_of(probes)
         targets = test[best.pooling].targets
         assert best.cut is not None and targets is not None
         right = best.predict(test[best.pooling][best.cut].read(range(len(targets)))) == targets
-        return Look(probes, best, bootstrap(right, probing.seed))
+        held_out = (
+            f"{len(data.collection.splits['val'])} images of val" if valid else f"a fifth of {len(train[best.pooling])} images at a time"
+        )
+        return Look(probes, best, bootstrap(right, probing.seed), held_out)
 
 
 def result_of(look: Look) -> dict[str, Any]:
@@ -114,12 +123,17 @@ def table_of(looks: Sequence[Look]) -> Table:
     return table
 
 
+def among(looks: Sequence[Look]) -> str:
+    """Of how many draws the figures are."""
+    return f"; mean and deviation of {len(looks)} draws" if len(looks) > 1 else ""
+
+
 def _cell(probes: Sequence[Probe], looks: Sequence[Look]) -> str:
     chosen = sum(probe is look.best for probe, look in zip(probes, looks, strict=True))
     scores = [probe.score for probe in probes if probe.score is not None]
     text = spread(scores) if scores else "-"
     if len(looks) == 1:
-        return f"{text} ({probes[0].strength:.0e}){' *' * chosen}"
+        return f"{text} ({probes[0].at_end}{probes[0].strength:.0e}){' *' * chosen}"
     return text + f" *{chosen}" * (chosen > 0)
 
 
@@ -130,9 +144,9 @@ def spread(values: Sequence[float]) -> str:
 
 def told(looks: Sequence[Look], few: int | None) -> str:
     """What was chosen, how, and its one look at test."""
-    how = "val, solved again on train and val" if few is None else "cross-validation"
+    how = f"{looks[0].held_out}, {'solved again on train and val' if few is None else 'by cross-validation'}"
     if len(looks) == 1:
         best, tested = looks[0].best, looks[0].tested
-        return f"* chosen by {how}: {best.told}; test accuracy {tested} (95 % of bootstraps)"
+        return f"* chosen on {how}: {best.told}; test accuracy {tested} (95 % of bootstraps)"
     accuracy = spread([look.tested.share for look in looks])
-    return f"* how often chosen, by {how}; test accuracy {accuracy} over {len(looks)} draws of {few} images a class"
+    return f"* chosen in so many draws, on {how}; test accuracy {accuracy} over {len(looks)} draws of {few} images a class"

@@ -77,7 +77,8 @@ def say_plan(
         ("ftlit", ", ".join(f"{group}={choices[group]}" for group in TOLD if choices.get(group))),
         (
             "backbone",
-            f"{cfg.backbone.get('name', cfg.backbone._target_)}: {shorten(backbone.cuts)}; {size:,} parameters; weights: {backbone.origin}",
+            f"{cfg.backbone.get('name', cfg.backbone._target_)}: {shorten(backbone.cuts)}; {size:,} parameters; weights: {backbone.origin}"
+            + (f"; drawn anew: {shorten(backbone.reinit)}" if backbone.reinit else ""),
         ),
         ("input", f"{spec.size}x{spec.size}, mean {_numbers(spec.mean)}, std {_numbers(spec.std)}, {spec.interpolation}"),
         (

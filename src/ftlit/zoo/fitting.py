@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ftlit.backbone import Backbone
 from ftlit.errors import UserError, shorten
-from ftlit.patterns import prefixes
+from ftlit.patterns import covers, prefixes
 from ftlit.zoo.transformers import resize_positions
 
 Tensors = dict[str, Tensor]
@@ -32,7 +32,7 @@ def fill(backbone: Backbone, tensors: Mapping[str, Tensor], names: Mapping[str, 
     """Put `tensors` into `backbone`, in place, and note in its `origin` what had to be resized.
 
     Args:
-        backbone: perhaps cut; tensors of layers above its cut are left alone.
+        backbone: perhaps cut; tensors of layers above its cut are left alone, and its layers that are drawn anew stay as they are.
         tensors: by the original network's names or by the uncut backbone's own.
         names: see `original_names`, of the uncut backbone.
         severed: names of the original's other tensors: the old classifier may be there, in any shape, or not.
@@ -44,7 +44,7 @@ def fill(backbone: Backbone, tensors: Mapping[str, Tensor], names: Mapping[str, 
     vocabulary = max(names, {own: own for own in names.values()}, key=lambda known: sum(name in known for name in given))
     ignored = {*_modules_beside(names, severed), *AUXILIARY}
     unexpected = [name for name in given if name not in vocabulary and ignored.isdisjoint(prefixes(name))]
-    wanted = backbone.state_dict()
+    wanted = {name: tensor for name, tensor in backbone.state_dict().items() if not any(covers(layer, name) for layer in backbone.reinit)}
     found = {vocabulary[name]: tensor for name, tensor in given.items() if vocabulary.get(name) in wanted}
     resized = [name for name in RESIZABLE if name in found and _can_resize(found[name], wanted[name])]
     found |= {name: RESIZABLE[name](found[name].float(), wanted[name].shape[1]) for name in resized}
@@ -100,6 +100,7 @@ def _shape(tensor: Tensor) -> str:
 
 def _check_finite(backbone: Backbone) -> None:
     """VGG16's published IMAGENET1K_FEATURES, for one, has NaN in place of `fc6` and `fc7`."""
-    bad = [name for name, layer in backbone.items() if not all(tensor.isfinite().all() for tensor in layer.state_dict().values())]
+    filled = [(name, layer) for name, layer in backbone.items() if name not in backbone.reinit]
+    bad = [name for name, layer in filled if not all(tensor.isfinite().all() for tensor in layer.state_dict().values())]
     if bad:
         raise UserError(f"{backbone.origin} holds no finite numbers in {shorten(bad)}: cut below (backbone.cut=...), or take other weights")

@@ -1,7 +1,7 @@
 """`load_backbone`: a network by its name, taken apart, with the weights and the input that belong to them."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -64,6 +64,7 @@ def load_backbone(
     *,
     weights: str | PathLike[str] | None = "default",
     cut: str | int | None = None,
+    reinit: Sequence[str | int] = (),
     input_spec: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> Backbone:
@@ -74,6 +75,8 @@ def load_backbone(
         weights: `default`; a name that torchvision gives (`IMAGENET1K_V1`); a file (.pth, .pt, .th, .ckpt, .safetensors) with a
             state dict of the original network, with or without classifier, or of the backbone; `None` for a random start.
         cut: keep the layers up to and with this one; see `Backbone.upto`.
+        reinit: draw these layers anew, by torch's global random state, as the network draws them at a random start; counted as cuts are.
+            The weights need not have them.
         input_spec: fields of `InputSpec` that override what the weights say (a file says nothing: the `default` weights'
             are taken). `None` values are ignored. A `size` without `resize` keeps their ratio.
         kwargs: for the builder: `width_mult=0.35`. ViT's and MaxViT's image size is the input spec's, and the learned
@@ -91,14 +94,21 @@ def load_backbone(
     spec = _input_spec(source, net.sources.get("default"), input_spec)
     tensors = source.load() if source else None
     published = source is not None and source.published_as is not None
-    model = _build(name, net, _implied(name, spec, published) | kwargs, empty=source is not None)
+    settings = _implied(name, spec, published) | kwargs
+    model = _build(name, net, settings, empty=source is not None)
     parts = take_apart(model)
     origin, trained_with = (source.origin, source.input_spec) if source else (RANDOM_START, None)
     whole = Backbone(parts.layers, spec, token_pool=parts.token_pool, origin=origin, trained_with=trained_with)
     backbone = whole if cut is None else whole.upto(cut)
+    places = sorted({backbone.index(layer) for layer in reinit})
+    backbone.reinit = tuple(backbone.cuts[place] for place in places)
     if tensors is not None:
         names = original_names(model, whole)
         fill(backbone, tensors, names, model.state_dict().keys() - names.keys())
+        if backbone.reinit:
+            fresh = take_apart(_build(name, net, settings, empty=False)).layers
+            for layer in backbone.reinit:
+                backbone.get_submodule(layer).load_state_dict(fresh[layer].state_dict(), assign=True)
     _check_size(name, backbone)
     return backbone
 
