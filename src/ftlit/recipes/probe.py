@@ -95,7 +95,7 @@ def look(cfg: DictConfig, probing: Probing, backbone: Backbone, seed: int) -> Lo
         assert best.cut is not None and targets is not None
         right = best.predict(test[best.pooling][best.cut].read(range(len(targets)))) == targets
         held_out = (
-            f"{len(data.collection.splits['val'])} images of val" if valid else f"a fifth of {len(train[best.pooling])} images at a time"
+            f"{len(data.collection.splits['val'])} images of val" if valid else f"cross-validation among {len(train[best.pooling])} images"
         )
         return Look(probes, best, bootstrap(right, probing.seed), held_out)
 
@@ -144,9 +144,9 @@ def spread(values: Sequence[float]) -> str:
 
 def told(looks: Sequence[Look], few: int | None) -> str:
     """What was chosen, how, and its one look at test."""
-    how = f"{looks[0].held_out}, {'solved again on train and val' if few is None else 'by cross-validation'}"
+    how = f"on {looks[0].held_out}, solved again on train and val" if few is None else f"by {looks[0].held_out}"
     if len(looks) == 1:
         best, tested = looks[0].best, looks[0].tested
-        return f"* chosen on {how}: {best.told}; test accuracy {tested} (95 % of bootstraps)"
+        return f"* chosen {how}: {best.told}; test accuracy {tested} (95 % of bootstraps)"
     accuracy = spread([look.tested.share for look in looks])
-    return f"* chosen in so many draws, on {how}; test accuracy {accuracy} over {len(looks)} draws of {few} images a class"
+    return f"*N: chosen in N draws, {how}; test accuracy {accuracy} over {len(looks)} draws of {few} images a class"
