@@ -14,7 +14,7 @@ ROWS = """
 errors
 patterns transform advice pooling
 backbone head loss rewrite until grouping rates lr_find seeding glyphs dataset
-trainable
+trainable dense
 stage
 schedule
 doctor

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from ftlit.backbone import CodesAt as CodesAt
     from ftlit.codes import Codes as Codes
     from ftlit.codes import extract_codes as extract_codes
+    from ftlit.dense import fully_convolutional as fully_convolutional
+    from ftlit.dense import linear_to_conv as linear_to_conv
     from ftlit.errors import UserError as UserError
     from ftlit.grouping import build_optimizer as build_optimizer
     from ftlit.grouping import param_groups as param_groups
@@ -58,6 +60,8 @@ _MODULES = {
     "build_optimizer": "grouping",
     "extract_codes": "codes",
     "fit_probe": "probe",
+    "fully_convolutional": "dense",
+    "linear_to_conv": "dense",
     "load_backbone": "zoo",
     "param_groups": "grouping",
     "set_trainable": "trainable",

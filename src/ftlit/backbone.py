@@ -182,7 +182,7 @@ class Backbone(Layers):
         codes = torch.empty(1, 3, height, width, dtype=dtype, device="meta")
         with FlopCounterMode(display=False) as counter:
             for name, layer in self.items():
-                codes = _run_on_meta(layer, codes)
+                codes = run_on_meta(layer, codes)
                 found[name] = tuple(codes.shape[1:]), counter.get_total_flops()
         return found
 
@@ -198,7 +198,7 @@ class Backbone(Layers):
         return shape[-1] if len(shape) == 2 else shape[0]
 
 
-def _run_on_meta(layer: nn.Module, codes: Tensor) -> Tensor:
+def run_on_meta(layer: nn.Module, codes: Tensor) -> Tensor:
     """What `layer` would give for `codes`, shapes only; it is left as it was, also what it keeps of a forward pass."""
     before = {module: dict(vars(module)) for module in layer.modules()}
     state = {name: torch.empty_like(t, device="meta") for name, t in [*layer.named_parameters(), *layer.named_buffers()]}

@@ -1,0 +1,127 @@
+"""Law 7 for fully connected layers: as convolutions they compute the same, window by window."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from ftlit import InputSpec, UserError, fully_convolutional, linear_to_conv, load_backbone
+from ftlit.backbone import Backbone
+from ftlit.head import ConvHead, LinearHead, MLPHead, PooledHead
+
+SIZE, STRIDE = 17, 4
+
+
+def unpadded(*, classifier=True, pool=None) -> Backbone:
+    """Two convolutions and a pooling without padding, stride 4 in all: maps of 3x3 at 17 px; perhaps with hidden linear layers."""
+    layers = {
+        "conv1": nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU()),
+        "conv2": nn.Sequential(nn.Conv2d(4, 6, 3), nn.ReLU(), nn.MaxPool2d(2)),
+    }
+    places = 9 if pool is None else pool**2
+    hidden = [nn.Flatten(1), nn.Dropout(), nn.Linear(6 * places, 8), nn.ReLU()]
+    if classifier:
+        layers["fc3"] = nn.Sequential(*([] if pool is None else [nn.AdaptiveAvgPool2d(pool)]), *hidden)
+        layers["fc4"] = nn.Sequential(nn.Linear(8, 7), nn.Tanh())
+    return Backbone(layers, InputSpec(size=SIZE))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.booleans())
+def test_a_linear_layer_of_a_map_is_a_convolution(channels, height, width, bias):
+    linear = nn.Linear(channels * height * width, 5, bias=bias).double()
+    linear.weight.requires_grad_(False)
+    maps = torch.randn(2, channels, height, width, dtype=torch.float64)
+    conv = linear_to_conv(linear, (height, width))
+    assert torch.allclose(conv(maps)[:, :, 0, 0], linear(maps.flatten(1)), atol=1e-12)
+    assert not conv.weight.requires_grad and conv.weight.data_ptr() != linear.weight.data_ptr()
+
+
+@pytest.mark.parametrize("pool", [None, 1, 2, 3, 4])
+@pytest.mark.parametrize("make", [LinearHead, MLPHead])
+def test_without_padding_each_position_is_the_network_on_its_window(pool, make):
+    torch.manual_seed(0)
+    backbone = unpadded(pool=pool).double().eval()
+    head = make(7, 3).double().eval()
+    dense = fully_convolutional(backbone, head)
+    images = torch.randn(2, 3, SIZE + 3 * STRIDE, SIZE + 2 * STRIDE, dtype=torch.float64)
+    found = dense(images)
+    assert found.shape == (2, 3, 4, 3)
+    for row in range(4):
+        for column in range(3):
+            window = images[:, :, row * STRIDE :, column * STRIDE :][:, :, :SIZE, :SIZE]
+            assert torch.allclose(found[:, :, row, column], head(backbone(window)), atol=1e-12)
+
+
+@pytest.mark.parametrize("make", [LinearHead, lambda n, k: PooledHead(n, k, "max"), lambda n, k: PooledHead(4 * n, k, "2x2")])
+def test_pooled_codes_are_pooled_window_by_window(make):
+    backbone = unpadded(classifier=False).double().eval()
+    head = make(6, 3).double().eval()
+    dense = fully_convolutional(backbone, head)
+    images = torch.randn(2, 3, SIZE + STRIDE, SIZE, dtype=torch.float64)
+    for row in range(2):
+        codes = backbone(images[:, :, row * STRIDE :][:, :, :SIZE])
+        wanted = head(codes if getattr(head, "takes_map", False) else backbone.pool(codes))
+        assert torch.allclose(dense(images)[:, :, row, 0], wanted, atol=1e-12)
+
+
+FAMILIES = (
+    "alexnet",
+    "vgg11",
+    "resnet18",
+    "squeezenet1_1",
+    "googlenet",
+    "shufflenet_v2_x0_5",
+    "mobilenet_v3_small",
+    "convnext_tiny",
+    "glyph",
+)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_at_the_training_size_the_map_is_one_place_with_the_same_logits(name):
+    torch.manual_seed(0)
+    backbone = load_backbone(name, weights=None).eval()
+    head = MLPHead(backbone.num_features, 5).eval()
+    size = backbone.input_spec.size
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        wanted, dense = head(backbone.pool(backbone(images))), fully_convolutional(backbone, head)
+        found = dense(images)
+        assert found.shape == (2, 5, 1, 1) and torch.allclose(found[:, :, 0, 0], wanted, rtol=1e-5, atol=1e-5)
+        assert min(dense(torch.randn(1, 3, size + 32, size + 64)).shape[2:]) > 1
+
+
+def test_a_conv_head_and_a_cut_below_the_top_have_their_maps_too():
+    backbone = load_backbone("glyph", cut="layer3").eval()
+    head = ConvHead(96, 10).eval()
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.allclose(fully_convolutional(backbone, head)(images)[:, :, 0, 0], head(backbone(images)), atol=1e-5)
+
+
+def test_what_computes_maps_is_shared_and_keeps_its_mode():
+    backbone = load_backbone("glyph").train()
+    dense = fully_convolutional(backbone, LinearHead(128, 10))
+    assert dense.get_submodule("backbone.layer4") is backbone.get_submodule("layer4") and dense.training
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "said"),
+    [
+        ("vit_b_32", LinearHead, "codes of this backbone are tokens"),
+        ("maxvit_t", LinearHead, "takes images of 224 px only"),
+        ("glyph", nn.Bilinear, "no convolution in disguise"),
+    ],
+)
+def test_what_cannot_be_a_map_is_one_line(name, head, said):
+    backbone = load_backbone(name, weights=None)
+    module = nn.Bilinear(2, 2, 2) if head is nn.Bilinear else head(backbone.num_features, 2)
+    with pytest.raises(UserError, match=said) as caught:
+        fully_convolutional(backbone, module)
+    assert "\n" not in str(caught.value)
+
+
+def test_features_that_are_no_map_of_that_size_are_one_line():
+    with pytest.raises(UserError, match="10 features is no convolution of 3x3"):
+        linear_to_conv(nn.Linear(10, 2), 3)
