@@ -32,6 +32,8 @@ zoo.transformers zoo.glyph zoo.weights
 zoo.families zoo.fitting
 zoo.load
 zoo
+prediction
+predict
 lit.clock lit.judging lit.strategies lit.images lit.seeding lit.resuming lit.lr_find lit.telling
 lit.staging lit.finetuner lit.datamodules lit.glyphs lit.extracting
 lit.caching

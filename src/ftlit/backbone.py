@@ -6,6 +6,7 @@ vector (N, C). Layers that compute in another order (Swin: N, H, W, C) are wrapp
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -103,9 +104,10 @@ class Backbone(Layers):
         origin: where the weights come from, in words, for the plan.
         trained_with: the input that the weights were trained with, where that is known.
         reinit: the layers whose weights were drawn anew, in forward order.
+        record: the loader's name and its arguments, plain values, that build it again without weights; `None` for one of somebody's own.
     """
 
-    _fields = ("input_spec", "token_pool", "origin", "trained_with", "reinit")
+    _fields = ("input_spec", "token_pool", "origin", "trained_with", "reinit", "record")
 
     def __init__(
         self,
@@ -116,6 +118,7 @@ class Backbone(Layers):
         origin: str = RANDOM_START,
         trained_with: InputSpec | None = None,
         reinit: Sequence[str] = (),
+        record: Mapping[str, Any] | None = None,
     ) -> None:
         if not layers:
             raise UserError("a backbone needs at least one layer")
@@ -125,6 +128,7 @@ class Backbone(Layers):
         self.origin = origin
         self.trained_with = trained_with
         self.reinit = tuple(reinit)
+        self.record = record
         self._on_meta: dict[tuple[int, int], dict[str, tuple[tuple[int, ...], int]]] = {}
 
     def forward(self, x: Tensor | CodesAt) -> Tensor:
@@ -149,6 +153,7 @@ class Backbone(Layers):
             origin=self.origin,
             trained_with=self.trained_with,
             reinit=[name for name in self.reinit if name in kept],
+            record=self.record and {**self.record, "cut": kept[-1]},
         )
 
     def after(self, cut: str | int) -> Layers:

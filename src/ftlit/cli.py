@@ -15,6 +15,7 @@ USAGE = """usage: ftlit COMMAND ...
 
   train [GROUP=OPTION ...] [NAME=VALUE ...]   fine-tune a pretrained network; `ftlit train --help` lists groups and options
   advise [GROUP=OPTION ...] [NAME=VALUE ...]  measure which scenario suits these images, without training
+  predict RUN IMAGE ... [--dense]             what a run's network says of images, or where in them; `ftlit predict --help`
   cache list | verify | prune                 the stored codes: sizes, checks, removal; `ftlit cache --help`"""
 
 
@@ -46,6 +47,26 @@ def advise(arguments: list[str]) -> None:
     for other in (word for word in arguments if word.startswith("recipe=")):
         raise UserError(f"ftlit advise is recipe=advise: leave {other} out, or give it to ftlit train")
     train([*arguments, "recipe=advise"])
+
+
+def predict(arguments: list[str]) -> None:
+    """Print a line for each image, or draw a map over it."""
+    parser = _Parser("ftlit predict", description="What the network of a run says of images: csv, or with --dense a picture of each.")
+    parser.add_argument("run", metavar="RUN", help="folder of a run")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+    parser.add_argument("--dense", action="store_true", help="draw where in the image a class is, window by window")
+    parser.add_argument("--label", metavar="CLASS", help="the class that is drawn; by default the likeliest")
+    parser.add_argument("--size", type=int, metavar="PX", help="of the shorter side; by default twice that of the training")
+    parser.add_argument("--out", metavar="FOLDER", default=".", help="of the pictures; by default the current one")
+    given = parser.parse_args(arguments)
+    from ftlit import predict as predicting  # here, so that --help stays fast
+
+    if given.dense:
+        predicting.predict_dense(given.run, given.images, label=given.label, size=given.size, out=given.out)
+        return
+    if given.label is not None or given.size is not None:
+        parser.error("--label and --size are of --dense: give it too")
+    predicting.predict(given.run, given.images)
 
 
 def cache(arguments: list[str]) -> None:
@@ -89,7 +110,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise `UserError`."""
-        raise UserError(f"cache: {message}")
+        raise UserError(f"{self.prog.removeprefix('ftlit ')}: {message}")
 
 
 def _days(text: str) -> float:
@@ -105,7 +126,7 @@ ACTIONS = {
     "verify": "read all of it and compare checksums; damaged shards are removed",
     "prune": "remove columns, those first that were not used for longest",
 }
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"train": train, "advise": advise, "cache": cache}
+COMMANDS: dict[str, Callable[[list[str]], None]] = {"train": train, "advise": advise, "predict": predict, "cache": cache}
 
 
 if __name__ == "__main__":

@@ -66,6 +66,11 @@ def eval_transform(spec: InputSpec) -> Transform:
     return v2.Compose([resize, v2.CenterCrop(spec.size), *_to_normalised(spec)])  # type: ignore[no-any-return]
 
 
+def dense_transform(spec: InputSpec, size: int) -> Transform:
+    """PIL image (RGB) -> float32 (3, H, W), all of it: the shorter side brought to `size` pixels, normalised."""
+    return v2.Compose([v2.Resize(size, interpolation=_mode(spec), antialias=True), *_to_normalised(spec)])  # type: ignore[no-any-return]
+
+
 def train_transform(spec: InputSpec, augment: str = "photo", *, min_scale: float = 0.35) -> Transform:
     """PIL image (RGB) -> float32 (3, size, size), augmented with torch's global random state.
 

@@ -142,7 +142,7 @@ def fit(cfg: DictConfig, run: Run) -> float:
     with alone_in(cfg.paths.run) if run.trainer.is_global_zero else nullcontext():
         if run.trainer.is_global_zero:
             checkpoint_of(cfg)  # another run may have begun or ended here since
-            words.write_folder(cfg, run.data.class_names)
+            words.write_folder(cfg, run.model.backbone, run.data)
             how = {"solves": run.solved is not None, "trains": run.trains}
             words.say_plan(cfg, run.model.backbone, run.data, plan, run.sources, run.resume_from, **how)
         started = time.perf_counter()

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -98,7 +98,8 @@ def load_backbone(
     model = _build(name, net, settings, empty=source is not None)
     parts = take_apart(model)
     origin, trained_with = (source.origin, source.input_spec) if source else (RANDOM_START, None)
-    whole = Backbone(parts.layers, spec, token_pool=parts.token_pool, origin=origin, trained_with=trained_with)
+    record = {"loader": load_backbone.__name__, "name": name, "cut": None, "input_spec": asdict(spec), **settings}
+    whole = Backbone(parts.layers, spec, token_pool=parts.token_pool, origin=origin, trained_with=trained_with, record=record)
     backbone = whole if cut is None else whole.upto(cut)
     places = sorted({backbone.index(layer) for layer in reinit})
     backbone.reinit = tuple(backbone.cuts[place] for place in places)
