@@ -188,10 +188,29 @@ def test_images_of_another_size():
     assert backbone.code_shapes["encoder.11"] == (1 + 3 * 3, 768)
     with pytest.raises(UserError, match="built for images of 96 px"):
         backbone(torch.zeros(1, 3, 64, 64))
-    with pytest.raises(UserError, match="alexnet cannot take images of 16 px"):
-        load_backbone("alexnet", weights=None, input_spec={"size": 16})
-    with pytest.raises(UserError, match="maxvit_t cannot be built"):
-        load_backbone("maxvit_t", weights=None, input_spec={"size": 100})
+
+
+@pytest.mark.parametrize(("name", "size", "told"), [
+    ("alexnet", 16, "the smallest that its strides leave something of are 63 px"),
+    ("inception_v3", 50, "the smallest that its strides leave something of are 75 px"),
+    ("convnext_tiny", 20, "the smallest that its strides leave something of are 32 px"),
+    ("vit_b_16", 100, "a multiple of 16 px, and not 100: give input_spec.size=96 or 112"),
+    ("vit_b_32", 20, "a multiple of 32 px, and not 20: give input_spec.size=32"),
+    ("maxvit_t", 100, "a multiple of 224 px, and not 100: give input_spec.size=224"),
+])  # fmt: skip
+def test_a_size_that_does_not_fit_is_one_line_with_one_that_does(name, size, told):
+    with EmptyWeights():
+        with pytest.raises(UserError, match=told) as error:
+            load_backbone(name, weights=None, input_spec={"size": size})
+        assert "\n" not in str(error.value)
+        if "smallest" in told:
+            assert load_backbone(name, weights=None, input_spec={"size": int(told.split()[-2])})
+
+
+@pytest.mark.parametrize("name", sorted(set(SMALL) - {"vit_b_32", "maxvit_t"}))
+def test_a_network_takes_odd_sizes_as_they_are(name):
+    """Strides that leave a rest, Swin's windows that are padded: law 1 there too."""
+    check_law_1(build(name), 107)
 
 
 def test_input_as_the_weights_want_it():

@@ -182,13 +182,14 @@ class Backbone(Layers):
         """Cut -> shape of one image's codes there, and the floating-point operations of all layers up to it; nothing is computed."""
         if (height, width) in self._on_meta:
             return self._on_meta[height, width]
-        found = self._on_meta[height, width] = {}
+        found = {}
         dtype = next((p.dtype for p in self.parameters() if p.is_floating_point()), None)
         codes = torch.empty(1, 3, height, width, dtype=dtype, device="meta")
         with FlopCounterMode(display=False) as counter:
             for name, layer in self.items():
                 codes = run_on_meta(layer, codes)
                 found[name] = tuple(codes.shape[1:]), counter.get_total_flops()
+        self._on_meta[height, width] = found
         return found
 
     @property

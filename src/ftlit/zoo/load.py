@@ -1,6 +1,7 @@
 """`load_backbone`: a network by its name, taken apart, with the weights and the input that belong to them."""
 
 import inspect
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
@@ -56,6 +57,9 @@ IMPLIED: dict[str, Callable[[InputSpec, bool], dict[str, Any]]] = {
     "googlenet": _renormalising,
     "inception": _renormalising,
 }
+# family -> builder's name -> what the size of its images is a multiple of: patches, windows at every depth
+STEPS: dict[str, Callable[[str], int]] = {"vit": lambda name: int(name.rpartition("_")[2]), "maxvit": lambda name: 224}
+LARGEST = 1024  # px, among which the smallest size that fits is looked for
 SIGNATURES_HIDE = {models.MobileNetV3: ("width_mult", "reduced_tail", "dilated")}  # arguments that only the builder's inside tells
 
 
@@ -92,6 +96,7 @@ def load_backbone(
             raise unknown(f"argument of {name}", argument, net.arguments)
     source = find(weights, net.sources)
     spec = _input_spec(source, net.sources.get("default"), input_spec)
+    _check_step(name, spec.size)
     tensors = source.load() if source else None
     published = source is not None and source.published_as is not None
     settings = _implied(name, spec, published) | kwargs
@@ -158,11 +163,30 @@ def _build(name: str, net: Net, settings: Mapping[str, Any], *, empty: bool) -> 
         raise UserError(f"{name} cannot be built with {dict(settings)}: {one_line(error)}") from error
 
 
+def _check_step(name: str, size: int) -> None:
+    family = name.split("_")[0]
+    step = STEPS[family](name) if family in STEPS else 1
+    if size % step:
+        below, above = size // step * step, -(-size // step) * step
+        near = f"{below} or {above}" if below else str(above)
+        raise UserError(f"{name} takes images whose size is a multiple of {step} px, and not {size}: give input_spec.size={near}")
+
+
 def _check_size(name: str, backbone: Backbone) -> None:
     try:
         _ = backbone.code_shapes  # kept by the backbone: heads ask for it next
     except RuntimeError as error:
-        raise UserError(f"{name} cannot take images of {backbone.input_spec.size} px: {one_line(error)}") from error
+        size = backbone.input_spec.size
+        least = bisect_left(range(LARGEST), 1, lo=size, key=lambda larger: int(_fits(backbone, larger)))
+        hint = f"the smallest that its strides leave something of are {least} px" if least < LARGEST else one_line(error)
+        raise UserError(f"{name} cannot take images of {size} px: {hint} (input_spec.size)") from error
+
+
+def _fits(backbone: Backbone, size: int) -> bool:
+    try:
+        return bool(backbone.on_meta(size, size))
+    except RuntimeError:
+        return False
 
 
 class EmptyWeights(TorchFunctionMode):
