@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 import __main__
 
 OF_ONE_RUN = re.compile(r"\+{0,2}hydra\.(mode|run\.dir|job\.num)=")  # what `arguments` and its callers say anew
+SEARCH = "hparams_search"
 
 
 def program() -> list[str]:
@@ -27,7 +28,8 @@ def arguments(folder: str) -> list[str]:
     flags = [word for flag, value in given.items() if value for word in (flag, value)]
     overrides = HydraConfig.get().overrides
     own = [override for override in overrides.hydra if not OF_ONE_RUN.match(override)]
-    return [*flags, *own, *overrides.task, f"hydra.run.dir={quote(folder)}"]
+    alone = ["hydra.mode=RUN"] if HydraConfig.get().runtime.choices.get(SEARCH) else []  # whose config makes it a sweep
+    return [*flags, *own, *overrides.task, f"hydra.run.dir={quote(folder)}", *alone]
 
 
 def quote(value: str) -> str:
