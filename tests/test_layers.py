@@ -14,7 +14,7 @@ ROWS = """
 errors
 patterns transform advice pooling
 backbone head loss rewrite until grouping rates lr_find seeding glyphs dataset
-trainable dense
+trainable dense layerwise
 stage
 schedule
 doctor
@@ -28,14 +28,14 @@ kinds
 codes cache
 probe
 probing
-zoo.transformers zoo.glyph zoo.weights
+zoo.transformers zoo.glyph zoo.mlp zoo.weights
 zoo.families zoo.fitting
 zoo.load
 zoo
 prediction
 predict
 lit.clock lit.judging lit.strategies lit.images lit.seeding lit.resuming lit.lr_find lit.telling
-lit.staging lit.finetuner lit.datamodules lit.glyphs lit.extracting
+lit.staging lit.finetuner lit.datamodules lit.glyphs lit.extracting lit.pretrainer
 lit.caching
 lit.solving
 lit lit.progress
@@ -44,7 +44,8 @@ recipes.limits
 recipes.binding recipes.mistakes recipes.command recipes.resuming
 recipes.words recipes.isolation recipes.extracting
 recipes.finetune
-recipes.pretrain recipes.lr_find recipes.probe recipes.advise
+recipes.lr_find recipes.probe recipes.advise recipes.layerwise
+recipes.pretrain
 recipes recipes.main
 """
 ROW = {name: number for number, row in enumerate(ROWS.split("\n")) for name in row.split()}

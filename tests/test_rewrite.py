@@ -21,7 +21,7 @@ SMALL = {
     "mnasnet0_5": 64, "regnet_y_400mf": 64, "maxvit_t": 224,
 }  # fmt: skip
 WITHOUT = ("alexnet", "convnext", "squeezenet", "swin", "vgg", "vit")
-OTHERS = {name for name in available() if name.endswith("_bn") or not name.startswith(WITHOUT)} - set(SMALL)
+OTHERS = {name for name in available() if name.endswith("_bn") or not name.startswith(WITHOUT)} - set(SMALL) - {"mlp"}
 GIANTS = {"regnet_y_128gf", "efficientnet_b7", "efficientnet_v2_l"}
 SETTINGS = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}

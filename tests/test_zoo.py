@@ -16,7 +16,7 @@ from ftlit.errors import UserError
 from ftlit.transform import InputSpec
 from ftlit.zoo import load_backbone
 from ftlit.zoo.families import FAMILIES, take_apart
-from ftlit.zoo.load import EmptyWeights, available
+from ftlit.zoo.load import BUILDERS, EmptyWeights, available
 
 # one small network of each family -> the smallest convenient input
 SMALL = {
@@ -25,6 +25,7 @@ SMALL = {
     "efficientnet_b0": 64, "efficientnet_v2_s": 64, "mnasnet0_5": 64, "regnet_y_400mf": 64, "convnext_tiny": 64, "vit_b_32": 64,
     "swin_t": 64, "swin_v2_t": 64, "maxvit_t": 224,
 }  # fmt: skip
+OWN = set(BUILDERS)
 GIANTS = {"vit_h_14", "regnet_y_128gf", "efficientnet_b7", "efficientnet_v2_l", "vit_l_16", "vit_l_32", "convnext_large"}
 SETTINGS = {
     "googlenet": {"init_weights": False, "transform_input": True},
@@ -88,7 +89,7 @@ def test_a_cut_loses_nothing(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(available()) - GIANTS - {"glyph"}))
+@pytest.mark.parametrize("name", sorted(set(available()) - GIANTS - OWN))
 def test_a_cut_loses_nothing_in_any_builder(name):
     model = build(name)
     check_law_1(model, 224 if name == "maxvit_t" else 96 if name == "inception_v3" else 64)
@@ -96,7 +97,7 @@ def test_a_cut_loses_nothing_in_any_builder(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(available()) - {"glyph"}))
+@pytest.mark.parametrize("name", sorted(set(available()) - OWN))
 def test_every_builder_comes_apart_without_its_weights(name):
     with EmptyWeights():
         backbone = load_backbone(name, weights=None)
@@ -105,7 +106,7 @@ def test_every_builder_comes_apart_without_its_weights(name):
 
 
 def test_every_family_of_torchvision_is_in_the_table():
-    built = {signature(models.get_model_builder(name)).return_annotation for name in set(available()) - {"glyph"}}
+    built = {signature(models.get_model_builder(name)).return_annotation for name in set(available()) - OWN}
     assert built <= set(FAMILIES)
 
 
@@ -247,12 +248,12 @@ def test_arguments_reach_the_builder_and_a_cut_counts_from_the_top():
 
 def test_conf_has_one_option_for_each_backbone():
     options = {path.stem for path in Path(ftlit.conf.__path__[0], "backbone").glob("[!_]*.yaml")}
-    assert options == {*available(), "glyph"}
+    assert options == set(available())
 
 
 def test_every_option_composes_and_binds():
     with initialize_config_module("ftlit.conf", version_base="1.3"):
-        for name in (*available(), "glyph"):
+        for name in available():
             overrides = [f"+backbone={name}", "backbone.weights=null", "backbone.input_spec.mean=0.5", "backbone.cut=-2"]
             option = dict(compose(overrides=overrides).backbone)
             assert option.pop("_target_") == "ftlit.load_backbone"

@@ -1,4 +1,4 @@
-"""From config to a pretrained backbone: train as `finetune` does, then keep the layers."""
+"""From config to a pretrained backbone: by labels, as `finetune` trains, or layer by layer without them; then keep the layers."""
 
 from pathlib import Path
 
@@ -7,15 +7,21 @@ from omegaconf import DictConfig
 from safetensors.torch import save_file
 
 from ftlit.backbone import Backbone
-from ftlit.recipes import finetune
+from ftlit.recipes import finetune, layerwise
 
 
 def run(cfg: DictConfig) -> float:
-    """Train, then write `backbone.safetensors` (float16) to the run's folder. Returns the best validation accuracy."""
-    run = finetune.build(cfg)
-    score = finetune.fit(cfg, run)
-    if run.trainer.is_global_zero:
-        path = save_backbone(run.model.backbone, Path(cfg.paths.run, "backbone.safetensors"))
+    """Train, then write `backbone.safetensors` (float16) to the run's folder. Returns the best validation accuracy; layer by layer minus
+    the last layer's error.
+    """
+    if cfg.get("pretrain"):
+        backbone, score = layerwise.pretrain(cfg)
+        first = True
+    else:
+        run = finetune.build(cfg)
+        score, backbone, first = finetune.fit(cfg, run), run.model.backbone, run.trainer.is_global_zero
+    if first:
+        path = save_backbone(backbone, Path(cfg.paths.run, "backbone.safetensors"))
         print(f"wrote {path}: a file that backbone.weights= takes")
     return score
 

@@ -4,7 +4,7 @@ import inspect
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -17,7 +17,7 @@ from torchvision import models
 from ftlit.backbone import RANDOM_START, Backbone
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.transform import InputSpec
-from ftlit.zoo import glyph
+from ftlit.zoo import glyph, mlp
 from ftlit.zoo.families import take_apart
 from ftlit.zoo.fitting import fill, original_names
 from ftlit.zoo.parts import IMAGENET
@@ -32,15 +32,18 @@ class Net:
         build: keyword arguments -> the network, at random; `families.take_apart` knows its type (`Layers` for a network of our own).
         sources: name of weights -> where they are; `default` among them.
         arguments: what `build` takes.
+        input_spec: where no weights say what they expect.
     """
 
     build: Callable[..., nn.Module]
     sources: Mapping[str, Source]
     arguments: tuple[str, ...] = ()
+    input_spec: InputSpec = field(default_factory=InputSpec)
 
 
 BUILDERS: dict[str, Net] = {
-    "glyph": Net(glyph.build, {"default": Source(f"shipped {glyph.FILE.name}", partial(read, glyph.FILE), glyph.INPUT_SPEC)})
+    "glyph": Net(glyph.build, {"default": Source(f"shipped {glyph.FILE.name}", partial(read, glyph.FILE), glyph.INPUT_SPEC)}),
+    "mlp": Net(mlp.build, {}, ("hidden", "activation"), mlp.INPUT_SPEC),
 }  # networks of this package; all other names are torchvision's
 
 
@@ -52,6 +55,7 @@ def _renormalising(spec: InputSpec, published: bool) -> dict[str, Any]:
 
 # family -> input, whether the weights are torchvision's -> what that implies for the builder
 IMPLIED: dict[str, Callable[[InputSpec, bool], dict[str, Any]]] = {
+    "mlp": lambda spec, _: {"size": spec.size},
     "vit": lambda spec, _: {"image_size": spec.size},
     "maxvit": lambda spec, _: {"input_size": (spec.size, spec.size)},
     "googlenet": _renormalising,
@@ -95,7 +99,7 @@ def load_backbone(
         if argument not in net.arguments:
             raise unknown(f"argument of {name}", argument, net.arguments)
     source = find(weights, net.sources)
-    spec = _input_spec(source, net.sources.get("default"), input_spec)
+    spec = _input_spec((source and source.input_spec) or _default_spec(net), input_spec)
     _check_step(name, spec.size)
     tensors = source.load() if source else None
     published = source is not None and source.published_as is not None
@@ -103,7 +107,8 @@ def load_backbone(
     model = _build(name, net, settings, empty=source is not None)
     parts = take_apart(model)
     origin, trained_with = (source.origin, source.input_spec) if source else (RANDOM_START, None)
-    record = {"loader": load_backbone.__name__, "name": name, "cut": None, "input_spec": asdict(spec), **settings}
+    given = {argument: value for argument, value in settings.items() if argument in net.arguments}
+    record = {"loader": load_backbone.__name__, "name": name, "cut": None, "input_spec": asdict(spec), **given}
     whole = Backbone(parts.layers, spec, token_pool=parts.token_pool, origin=origin, trained_with=trained_with, record=record)
     backbone = whole if cut is None else whole.upto(cut)
     places = sorted({backbone.index(layer) for layer in reinit})
@@ -134,11 +139,15 @@ def _net(name: str) -> Net:
     return Net(partial(models.get_model, name, weights=None), sources(name), tuple(sorted(arguments)))
 
 
-def _input_spec(source: Source | None, default: Source | None, given: Mapping[str, Any] | None) -> InputSpec:
-    known = (source and source.input_spec) or (default and default.input_spec) or InputSpec()
+def _default_spec(net: Net) -> InputSpec:
+    default = net.sources.get("default")
+    return (default and default.input_spec) or net.input_spec
+
+
+def _input_spec(known: InputSpec, given: Mapping[str, Any] | None) -> InputSpec:
     overrides = {name: value for name, value in (given or {}).items() if value is not None}
     for name in overrides:
-        if name not in (options := [field.name for field in fields(InputSpec)]):
+        if name not in (options := [each.name for each in fields(InputSpec)]):
             raise unknown("field of input_spec", name, options)
     try:
         if "size" in overrides:
