@@ -28,9 +28,10 @@ kinds
 codes cache
 probe
 probing
-zoo.transformers zoo.glyph zoo.weights
-zoo.families zoo.fitting
-zoo.load
+zoo.transformers zoo.glyph zoo.weights zoo.tracing zoo.twins
+zoo.families zoo.fitting zoo.chain
+zoo.assembling
+zoo.load zoo.timm_nets
 zoo
 lit.clock lit.judging lit.strategies lit.images lit.seeding lit.resuming lit.lr_find lit.telling
 lit.staging lit.finetuner lit.datamodules lit.glyphs lit.extracting

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ftlit.transform import InputSpec as InputSpec
     from ftlit.until import Until as Until
     from ftlit.zoo import load_backbone as load_backbone
+    from ftlit.zoo import load_timm as load_timm
 
 _MODULES = {
     "Backbone": "backbone",
@@ -59,6 +60,7 @@ _MODULES = {
     "extract_codes": "codes",
     "fit_probe": "probe",
     "load_backbone": "zoo",
+    "load_timm": "zoo",
     "param_groups": "grouping",
     "set_trainable": "trainable",
 }

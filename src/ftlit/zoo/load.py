@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -13,13 +13,13 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torchvision import models
 
-from ftlit.backbone import RANDOM_START, Backbone
-from ftlit.errors import UserError, one_line, unknown
+from ftlit.backbone import Backbone
+from ftlit.errors import unknown
 from ftlit.transform import InputSpec
 from ftlit.zoo import glyph
+from ftlit.zoo.assembling import assembled, built, overridden
 from ftlit.zoo.families import take_apart
-from ftlit.zoo.fitting import fill, original_names
-from ftlit.zoo.parts import IMAGENET
+from ftlit.zoo.parts import IMAGENET, Parts
 from ftlit.zoo.weights import Source, find, read, sources
 
 
@@ -91,26 +91,18 @@ def load_backbone(
         if argument not in net.arguments:
             raise unknown(f"argument of {name}", argument, net.arguments)
     source = find(weights, net.sources)
-    spec = _input_spec(source, net.sources.get("default"), input_spec)
+    default = net.sources.get("default")
+    spec = overridden((source and source.input_spec) or (default and default.input_spec) or InputSpec(), input_spec)
     tensors = source.load() if source else None
     published = source is not None and source.published_as is not None
     settings = _implied(name, spec, published) | kwargs
-    model = _build(name, net, settings, empty=source is not None)
-    parts = take_apart(model)
-    origin, trained_with = (source.origin, source.input_spec) if source else (RANDOM_START, None)
-    whole = Backbone(parts.layers, spec, token_pool=parts.token_pool, origin=origin, trained_with=trained_with)
-    backbone = whole if cut is None else whole.upto(cut)
-    places = sorted({backbone.index(layer) for layer in reinit})
-    backbone.reinit = tuple(backbone.cuts[place] for place in places)
-    if tensors is not None:
-        names = original_names(model, whole)
-        fill(backbone, tensors, names, model.state_dict().keys() - names.keys())
-        if backbone.reinit:
-            fresh = take_apart(_build(name, net, settings, empty=False)).layers
-            for layer in backbone.reinit:
-                backbone.get_submodule(layer).load_state_dict(fresh[layer].state_dict(), assign=True)
-    _check_size(name, backbone)
-    return backbone
+    with EmptyWeights() if source else nullcontext():
+        model = built(name, net.build, settings)
+
+    def fresh() -> Parts:
+        return take_apart(built(name, net.build, settings))
+
+    return assembled(name, model, take_apart(model), spec, source=source, tensors=tensors, cut=cut, reinit=reinit, fresh=fresh)
 
 
 def available() -> list[str]:
@@ -128,40 +120,9 @@ def _net(name: str) -> Net:
     return Net(partial(models.get_model, name, weights=None), sources(name), tuple(sorted(arguments)))
 
 
-def _input_spec(source: Source | None, default: Source | None, given: Mapping[str, Any] | None) -> InputSpec:
-    known = (source and source.input_spec) or (default and default.input_spec) or InputSpec()
-    overrides = {name: value for name, value in (given or {}).items() if value is not None}
-    for name in overrides:
-        if name not in (options := [field.name for field in fields(InputSpec)]):
-            raise unknown("field of input_spec", name, options)
-    try:
-        if "size" in overrides:
-            overrides.setdefault("resize", round((known.resize or known.size) * overrides["size"] / known.size))
-        return replace(known, **overrides)
-    except UserError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise UserError(f"input_spec {overrides}: {error}") from error
-
-
 def _implied(name: str, spec: InputSpec, published: bool) -> dict[str, Any]:
     family = name.split("_")[0]
     return IMPLIED[family](spec, published) if family in IMPLIED else {}
-
-
-def _build(name: str, net: Net, settings: Mapping[str, Any], *, empty: bool) -> nn.Module:
-    try:
-        with EmptyWeights() if empty else nullcontext():
-            return net.build(**settings)
-    except (TypeError, ValueError, ArithmeticError, RuntimeError, AssertionError) as error:
-        raise UserError(f"{name} cannot be built with {dict(settings)}: {one_line(error)}") from error
-
-
-def _check_size(name: str, backbone: Backbone) -> None:
-    try:
-        _ = backbone.code_shapes  # kept by the backbone: heads ask for it next
-    except RuntimeError as error:
-        raise UserError(f"{name} cannot take images of {backbone.input_spec.size} px: {one_line(error)}") from error
 
 
 class EmptyWeights(TorchFunctionMode):
