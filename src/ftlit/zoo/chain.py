@@ -18,7 +18,7 @@ from ftlit.errors import UserError, one_line
 from ftlit.pooling import TokenPool, pool
 from ftlit.zoo.parts import Parts, named
 from ftlit.zoo.tracing import Call, Trace, chains, inner, trace, untouched
-from ftlit.zoo.twins import Copy, Part, without
+from ftlit.zoo.twins import Average, Copy, Part, without
 
 Layers = dict[str, nn.Module]
 
@@ -32,7 +32,7 @@ def take_apart(model: Any, size: int) -> tuple[Parts, str]:
     """The named layers and the classifier of a timm network, and a note for its origin if it stays whole.
 
     Law 1 is checked by running two random images. The network, its mode and torch's random state stay as they are; modules are shared,
-    not copied. A network of several classifiers, or of none, has the identity in its place.
+    not copied. Where the classifiers are several, on different vectors, or none, the identity stands in their place.
 
     Args:
         model: a network of timm.
@@ -83,21 +83,18 @@ def _exact(way: Callable[[Trace], Layers], seen: Trace) -> Parts | None:
 
 def _ended(layers: Layers, codes: Tensor, seen: Trace) -> Parts:
     """With the pooling of ours that the network has too, or with a neck. Raises `ValueError` where neither does what the network did."""
-    paths = _classifiers(seen.model)
-    classifier = _on_vectors(seen.model.get_submodule(paths[0])) if len(paths) == 1 else nn.Identity()
     vector = seen.model.forward_head(seen.features, pre_logits=True)
     if vector.ndim != 2:
         raise ValueError("no vector")
-    logits = seen.logits if len(paths) == 1 else vector
+    classifier = next(one for one in _severed(seen.model) if isinstance(one, nn.Identity) or _same(one(vector), seen.logits))
     for token_pool in get_args(TokenPool):
-        pooled = pool(codes, token_pool)
-        if _same(pooled, vector) and _same(classifier(pooled), logits):
+        if _same(pool(codes, token_pool), vector):
             return Parts(layers, classifier, token_pool)
     beside = {name for name, _ in seen.model.named_children()} - {call.name.split(".")[0] for call in seen.later}
     direct = [name for name, _ in seen.model.named_parameters(recurse=False)]
-    neck = Part(without(seen.model, [*beside, *paths], direct), "forward_head")
+    neck = Part(without(seen.model, [*beside, *_classifiers(seen.model)], direct), "forward_head")
     layers = {**layers, "neck": _ordered([neck], seen.features, vector)}
-    if not _same(classifier(layers["neck"](codes)), logits):
+    if not _same(layers["neck"](codes), vector):
         raise ValueError("no neck")
     return Parts(layers, classifier)
 
@@ -113,10 +110,14 @@ def _classifiers(model: Any) -> list[str]:
     return [name for name, module in model.named_modules() if any(module is one for one in held) and not isinstance(module, nn.Identity)]
 
 
-def _on_vectors(classifier: nn.Module) -> nn.Module:
-    if not isinstance(classifier, nn.Conv2d):
-        return classifier
-    return named(unflatten=nn.Unflatten(1, (-1, 1, 1)), conv=classifier, flatten=nn.Flatten(1))
+def _severed(model: Any) -> list[nn.Module]:
+    """What may give the logits of a vector, likeliest first; the identity stands for none."""
+    held = [model.get_submodule(path) for path in _classifiers(model)]
+    if len(held) != 1:
+        return [*[Average(held)] * bool(held), nn.Identity()]
+    if isinstance(held[0], nn.Conv2d):
+        return [named(unflatten=nn.Unflatten(1, (-1, 1, 1)), conv=held[0], flatten=nn.Flatten(1))]
+    return held
 
 
 def _whole(seen: Trace) -> Layers:

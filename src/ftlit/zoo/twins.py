@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from copy import copy
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -33,6 +34,14 @@ class Copy(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The same, elsewhere."""
         return x.clone()
+
+
+class Average(nn.ModuleList):
+    """Classifiers side by side, as distilled networks have them: one was trained on labels, one on a teacher's answers."""
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """The mean of their logits."""
+        return torch.stack([classifier(vectors) for classifier in self]).mean(dim=0)
 
 
 def without(model: nn.Module, names: Iterable[str], parameters: Iterable[str] = ()) -> nn.Module:
