@@ -25,6 +25,7 @@ Layers = dict[str, nn.Module]
 WHOLE = "taken as a whole: its layers cannot be told apart exactly"
 SMALL = 96  # pixels; enough for five halvings
 TOLERANCE = 1e-5  # of the largest number: an average may be summed in another order
+BESIDE = (nn.BatchNorm1d, nn.Dropout, nn.Identity, nn.Linear)
 TAILS = (("forward_features",), ("forward_cls", "norm"))  # the lines behind the units, class attention for one
 
 
@@ -32,7 +33,8 @@ def take_apart(model: Any, size: int) -> tuple[Parts, str]:
     """The named layers and the classifier of a timm network, and a note for its origin if it stays whole.
 
     Law 1 is checked by running two random images. The network, its mode and torch's random state stay as they are; modules are shared,
-    not copied. Where the classifiers are several, on different vectors, or none, the identity stands in their place.
+    not copied. Where the logits are of more than one vector, or there are none, the identity stands for
+    the classifier.
 
     Args:
         model: a network of timm.
@@ -107,7 +109,17 @@ def _classifiers(model: Any) -> list[str]:
     """Where the classifiers are; more than one in networks that were distilled."""
     found = model.get_classifier()
     held = list(found) if isinstance(found, tuple | list | nn.ModuleList) else [found]
-    return [name for name, module in model.named_modules() if any(module is one for one in held) and not isinstance(module, nn.Identity)]
+    paths = [name for name, module in model.named_modules() if any(module is one for one in held) and not isinstance(module, nn.Identity)]
+    return [_last(model, path) for path in paths]
+
+
+def _last(model: nn.Module, path: str) -> str:
+    """The linear layer of a head that is told as a whole; a batch norm right before it goes with it."""
+    if isinstance(getattr(model.get_submodule(path), "fc", None), nn.Module):
+        return f"{path}.fc"
+    around = model.get_submodule(path.rpartition(".")[0])
+    with_norm = isinstance(around, nn.Sequential) and all(isinstance(one, BESIDE) for one in around)
+    return path.rpartition(".")[0] if with_norm else path
 
 
 def _severed(model: Any) -> list[nn.Module]:
@@ -116,8 +128,8 @@ def _severed(model: Any) -> list[nn.Module]:
     if len(held) != 1:
         return [*[Average(held)] * bool(held), nn.Identity()]
     if isinstance(held[0], nn.Conv2d):
-        return [named(unflatten=nn.Unflatten(1, (-1, 1, 1)), conv=held[0], flatten=nn.Flatten(1))]
-    return held
+        held = [named(unflatten=nn.Unflatten(1, (-1, 1, 1)), conv=held[0], flatten=nn.Flatten(1))]
+    return [*held, nn.Identity()]
 
 
 def _whole(seen: Trace) -> Layers:
