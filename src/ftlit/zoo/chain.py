@@ -88,7 +88,7 @@ def _ended(layers: Layers, codes: Tensor, seen: Trace) -> Parts:
     vector = seen.model.forward_head(seen.features, pre_logits=True)
     if vector.ndim != 2:
         raise ValueError("no vector")
-    classifier = next(one for one in _severed(seen.model) if isinstance(one, nn.Identity) or _same(one(vector), seen.logits))
+    classifier = next(one for one in _severed(seen.model) if isinstance(one, nn.Identity) or _gives(one, vector, seen.logits))
     for token_pool in get_args(TokenPool):
         if _same(pool(codes, token_pool), vector):
             return Parts(layers, classifier, token_pool)
@@ -99,6 +99,13 @@ def _ended(layers: Layers, codes: Tensor, seen: Trace) -> Parts:
     if not _same(layers["neck"](codes), vector):
         raise ValueError("no neck")
     return Parts(layers, classifier)
+
+
+def _gives(classifier: nn.Module, vector: Tensor, logits: Tensor) -> bool:
+    try:
+        return _same(classifier(vector), logits)
+    except RuntimeError:  # classifiers of parts of the vector
+        return False
 
 
 def _same(codes: Tensor, wanted: Tensor) -> bool:
