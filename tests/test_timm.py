@@ -191,7 +191,6 @@ def no_network(*args, **kwargs):
 @pytest.mark.parametrize(("settings", "told"), [
     ({"name": "resnt18"}, "did you mean 'resnet18'"),
     ({"name": "resnet18.a2"}, "did you mean 'resnet18.a2_in1k'"),
-    ({"name": "samvit_base_patch16", "input_spec": {"size": 64}}, "no image classifier"),
     ({"name": "mnasnet_050", "weights": "default"}, "no weights 'default'"),
     ({"name": "resnet10t", "weights": "default"}, r"cannot download the weights of resnet10t \(timm \(timm/resnet10t.c3_in1k\)\): "
      r".*no network.*; name a file with backbone.weights=/path/to/file.pth, or start at random with backbone.weights=null"),
