@@ -36,6 +36,7 @@ for path in sorted(CONF.glob("*/*.yaml")):
 EVERY = [(group, option) for group, options in OPTIONS.items() for option in options]
 # what an option leaves to the person: the values without which it is refused
 NEEDED = {
+    ("backbone", "timm"): ["backbone.name=resnet10t"],
     ("data", "folder"): ["data.root=photos"],
     ("data", "csv"): ["data.csv=photos.csv"],
     ("data", "torchvision"): ["data.name=CIFAR10"],

@@ -28,9 +28,10 @@ kinds
 codes cache
 probe
 probing
-zoo.transformers zoo.glyph zoo.mlp zoo.weights
-zoo.families zoo.fitting
-zoo.load
+zoo.transformers zoo.glyph zoo.mlp zoo.weights zoo.tracing zoo.twins
+zoo.families zoo.fitting zoo.chain
+zoo.assembling
+zoo.load zoo.timm_nets
 zoo
 prediction
 predict

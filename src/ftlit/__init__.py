@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ftlit.transform import InputSpec as InputSpec
     from ftlit.until import Until as Until
     from ftlit.zoo import load_backbone as load_backbone
+    from ftlit.zoo import load_timm as load_timm
 
 _MODULES = {
     "Backbone": "backbone",
@@ -63,6 +64,7 @@ _MODULES = {
     "fully_convolutional": "dense",
     "linear_to_conv": "dense",
     "load_backbone": "zoo",
+    "load_timm": "zoo",
     "param_groups": "grouping",
     "set_trainable": "trainable",
 }

@@ -101,7 +101,7 @@ class Backbone(Layers):
         layers: name -> module, in forward order.
         input_spec: size and normalisation that the weights expect.
         token_pool: how this network pools tokens, if it has any.
-        origin: where the weights come from, in words, for the plan.
+        origin: where the weights come from, in words, for the plan; begins with `RANDOM_START` where from nowhere.
         trained_with: the input that the weights were trained with, where that is known.
         reinit: the layers whose weights were drawn anew, in forward order.
         record: the loader's name and its arguments, plain values, that build it again without weights; `None` for one of somebody's own.

@@ -161,7 +161,7 @@ def _random(module: nn.Module, chosen: Sequence[set[str]]) -> Iterable[str]:
     for name, backbone in module.named_modules():
         if isinstance(backbone, Backbone):
             prefix = f"{name}." if name else ""
-            drawn = backbone.learned if backbone.origin == RANDOM_START else backbone.reinit
+            drawn = backbone.learned if backbone.origin.startswith(RANDOM_START) else backbone.reinit
             layers = [layer for layer in drawn if not any(covers(prefix + layer, parameter) for parameter in ever)]
             if layers:
                 yield f"no stage trains {shorten(layers)}, and the weights there are a random start: give weights, or train all"

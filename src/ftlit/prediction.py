@@ -16,10 +16,10 @@ from ftlit.dense import fully_convolutional
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.rewrite import batchnorm_to_affine
 from ftlit.transform import dense_transform, eval_transform
-from ftlit.zoo import load_backbone
+from ftlit.zoo import load_backbone, load_timm
 
 FILE, NAMES = "model.json", "class_names.json"
-LOADERS: dict[str, Callable[..., Backbone]] = {"load_backbone": load_backbone}
+LOADERS: dict[str, Callable[..., Backbone]] = {loader.__name__: loader for loader in (load_backbone, load_timm)}
 HEADS: dict[str, Callable[..., nn.Module]] = {
     f"{kind.__module__}.{kind.__name__}": kind
     for kind in (heads.LinearHead, heads.SolvedLinearHead, heads.PooledHead, heads.MLPHead, heads.ConvHead)

@@ -101,7 +101,7 @@ def look(cfg: DictConfig, backbone: Backbone, data: Any) -> tuple[Measured | Non
     """What was measured (`None`: this data cannot be, or there is nothing to transfer), and the advice."""
     counts = data.counts["train"]
     lowest = backbone.index(backbone.reinit[0]) if backbone.reinit else len(backbone.cuts)  # that is drawn anew
-    if backbone.origin == RANDOM_START or not lowest:
+    if backbone.origin.startswith(RANDOM_START) or not lowest:
         top = backbone.cuts[-1]
         why = "The weights are random. There is nothing to transfer: all trains."
         return None, Advice("large_different", top, "live", why, pretrained=False, solvable=False)

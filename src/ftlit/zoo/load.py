@@ -1,10 +1,9 @@
 """`load_backbone`: a network by its name, taken apart, with the weights and the input that belong to them."""
 
 import inspect
-from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -14,13 +13,13 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torchvision import models
 
-from ftlit.backbone import RANDOM_START, Backbone
-from ftlit.errors import UserError, one_line, unknown
+from ftlit.backbone import Backbone
+from ftlit.errors import UserError, unknown
 from ftlit.transform import InputSpec
 from ftlit.zoo import glyph, mlp
+from ftlit.zoo.assembling import assembled, built, overridden
 from ftlit.zoo.families import take_apart
-from ftlit.zoo.fitting import fill, original_names
-from ftlit.zoo.parts import IMAGENET
+from ftlit.zoo.parts import IMAGENET, Parts
 from ftlit.zoo.weights import Source, find, read, sources
 
 
@@ -63,7 +62,6 @@ IMPLIED: dict[str, Callable[[InputSpec, bool], dict[str, Any]]] = {
 }
 # family -> builder's name -> what the size of its images is a multiple of: patches, windows at every depth
 STEPS: dict[str, Callable[[str], int]] = {"vit": lambda name: int(name.rpartition("_")[2]), "maxvit": lambda name: 224}
-LARGEST = 1024  # px, among which the smallest size that fits is looked for
 SIGNATURES_HIDE = {models.MobileNetV3: ("width_mult", "reduced_tail", "dilated")}  # arguments that only the builder's inside tells
 
 
@@ -99,29 +97,21 @@ def load_backbone(
         if argument not in net.arguments:
             raise unknown(f"argument of {name}", argument, net.arguments)
     source = find(weights, net.sources)
-    spec = _input_spec((source and source.input_spec) or _default_spec(net), input_spec)
+    spec = overridden((source and source.input_spec) or _default_spec(net), input_spec)
     _check_step(name, spec.size)
     tensors = source.load() if source else None
     published = source is not None and source.published_as is not None
     settings = _implied(name, spec, published) | kwargs
-    model = _build(name, net, settings, empty=source is not None)
-    parts = take_apart(model)
-    origin, trained_with = (source.origin, source.input_spec) if source else (RANDOM_START, None)
+    with EmptyWeights() if source else nullcontext():
+        model = built(name, net.build, settings)
+
+    def fresh() -> Parts:
+        return take_apart(built(name, net.build, settings))
+
     given = {argument: value for argument, value in settings.items() if argument in net.arguments}
-    record = {"loader": load_backbone.__name__, "name": name, "cut": None, "input_spec": asdict(spec), **given}
-    whole = Backbone(parts.layers, spec, token_pool=parts.token_pool, origin=origin, trained_with=trained_with, record=record)
-    backbone = whole if cut is None else whole.upto(cut)
-    places = sorted({backbone.index(layer) for layer in reinit})
-    backbone.reinit = tuple(backbone.cuts[place] for place in places)
-    if tensors is not None:
-        names = original_names(model, whole)
-        fill(backbone, tensors, names, model.state_dict().keys() - names.keys())
-        if backbone.reinit:
-            fresh = take_apart(_build(name, net, settings, empty=False)).layers
-            for layer in backbone.reinit:
-                backbone.get_submodule(layer).load_state_dict(fresh[layer].state_dict(), assign=True)
-    _check_size(name, backbone)
-    return backbone
+    record = {"loader": load_backbone.__name__, "name": name, **given}
+    parts = take_apart(model)
+    return assembled(name, model, parts, spec, source=source, tensors=tensors, cut=cut, reinit=reinit, fresh=fresh, record=record)
 
 
 def available() -> list[str]:
@@ -144,32 +134,9 @@ def _default_spec(net: Net) -> InputSpec:
     return (default and default.input_spec) or net.input_spec
 
 
-def _input_spec(known: InputSpec, given: Mapping[str, Any] | None) -> InputSpec:
-    overrides = {name: value for name, value in (given or {}).items() if value is not None}
-    for name in overrides:
-        if name not in (options := [each.name for each in fields(InputSpec)]):
-            raise unknown("field of input_spec", name, options)
-    try:
-        if "size" in overrides:
-            overrides.setdefault("resize", round((known.resize or known.size) * overrides["size"] / known.size))
-        return replace(known, **overrides)
-    except UserError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise UserError(f"input_spec {overrides}: {error}") from error
-
-
 def _implied(name: str, spec: InputSpec, published: bool) -> dict[str, Any]:
     family = name.split("_")[0]
     return IMPLIED[family](spec, published) if family in IMPLIED else {}
-
-
-def _build(name: str, net: Net, settings: Mapping[str, Any], *, empty: bool) -> nn.Module:
-    try:
-        with EmptyWeights() if empty else nullcontext():
-            return net.build(**settings)
-    except (TypeError, ValueError, ArithmeticError, RuntimeError, AssertionError) as error:
-        raise UserError(f"{name} cannot be built with {dict(settings)}: {one_line(error)}") from error
 
 
 def _check_step(name: str, size: int) -> None:
@@ -179,23 +146,6 @@ def _check_step(name: str, size: int) -> None:
         below, above = size // step * step, -(-size // step) * step
         near = f"{below} or {above}" if below else str(above)
         raise UserError(f"{name} takes images whose size is a multiple of {step} px, and not {size}: give input_spec.size={near}")
-
-
-def _check_size(name: str, backbone: Backbone) -> None:
-    try:
-        _ = backbone.code_shapes  # kept by the backbone: heads ask for it next
-    except RuntimeError as error:
-        size = backbone.input_spec.size
-        least = bisect_left(range(LARGEST), 1, lo=size, key=lambda larger: int(_fits(backbone, larger)))
-        hint = f"the smallest that its strides leave something of are {least} px" if least < LARGEST else one_line(error)
-        raise UserError(f"{name} cannot take images of {size} px: {hint} (input_spec.size)") from error
-
-
-def _fits(backbone: Backbone, size: int) -> bool:
-    try:
-        return bool(backbone.on_meta(size, size))
-    except RuntimeError:
-        return False
 
 
 class EmptyWeights(TorchFunctionMode):

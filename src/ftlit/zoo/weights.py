@@ -102,7 +102,7 @@ def _fetch(entry: Any) -> Tensors:
         _check_hash(path)
         return read(path)
     try:
-        with _network_timeout(seconds=30):
+        with network_timeout(seconds=30):
             return _state_dict(entry.get_state_dict(progress=True, check_hash=True, weights_only=True), path)
     except (OSError, HTTPException, RuntimeError) as error:  # no network; cut off; the hash is wrong
         raise UserError(
@@ -111,7 +111,7 @@ def _fetch(entry: Any) -> Tensors:
 
 
 @contextmanager
-def _network_timeout(seconds: float) -> Iterator[None]:
+def network_timeout(seconds: float) -> Iterator[None]:
     """Torch sets none, and a firewall that swallows packets would hang the run for ever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)

@@ -1,0 +1,149 @@
+"""`load_timm`: an image classifier of the package timm by its name, taken apart, with the weights and the input that belong to them."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
+from http.client import HTTPException
+from os import PathLike
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import torch
+from torch import Tensor, nn
+
+from ftlit.backbone import Backbone
+from ftlit.errors import UserError, one_line, unknown
+from ftlit.transform import InputSpec
+from ftlit.zoo.assembling import assembled, built, overridden
+from ftlit.zoo.chain import take_apart
+from ftlit.zoo.parts import Parts
+from ftlit.zoo.weights import HOW_TO_GO_ON, Source, find, network_timeout
+
+Config = dict[str, Any]
+
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+NOT_GIVEN = {  # what timm's builders take and a backbone does not
+    "num_classes": "a backbone has no classifier: the head has it",
+    "in_chans": "images have three channels",
+    "img_size": "give input_spec.size",
+    "pretrained": "give weights",
+    "pretrained_cfg": "give weights and input_spec",
+    "checkpoint_path": "give weights",
+    "features_only": "give cut",
+}
+
+
+def load_timm(
+    name: str,
+    *,
+    weights: str | PathLike[str] | None = "default",
+    cut: str | int | None = None,
+    reinit: Sequence[str | int] = (),
+    input_spec: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> Backbone:
+    """A pretrained network of timm without its classifier, as named layers: the twin of `load_backbone`.
+
+    Its layers are those that a forward pass runs one after the other; that they do what the network does is checked on two random
+    images while it loads. A network that does not come apart exactly is one layer, `whole`, and its `origin` says so.
+
+    Args:
+        name: as timm has it: an architecture (`convnextv2_atto`), perhaps with the tag of its weights (`resnet18.a1_in1k`).
+        weights: `default`: those that timm has under this name, through its cache; a file (.pth, .safetensors, ...) with a state dict of
+            the original network, with or without classifier, or of the backbone; `None` for a random start.
+        cut: keep the layers up to and with this one; see `Backbone.upto`.
+        reinit: draw these layers anew; see `load_backbone`.
+        input_spec: fields of `InputSpec` that override timm's data config. `None` values are ignored.
+        kwargs: for timm's builder: `drop_path_rate=0.1`. The image size, where the network is made for one, is the input spec's.
+
+    Raises:
+        UserError: no timm; an unknown name, argument, cut or field; a network of other than square RGB images, or that gives no vector for
+            an image; weights that cannot be had or do not fit.
+    """
+    create = partial(_timm().create_model, name)
+    config = _config(name)
+    for argument in kwargs:
+        if argument in NOT_GIVEN:
+            raise UserError(f"backbone.{argument} of {name}: {NOT_GIVEN[argument]}")
+    known = _input_spec(name, config)
+    spec = overridden(known, input_spec)
+    settings = ({"img_size": spec.size} if config.get("fixed_input_size") and spec.size != known.size else {}) | kwargs
+    published = Source(_origin(config), partial(_fetch, name, config, settings), known)
+    source = find(weights, {"default": published} if _has_weights(config) else {})
+    tensors = source.load() if source else None
+    with torch.random.fork_rng(devices=[]) if source else nullcontext():
+        model = built(name, create, settings)
+    parts, note = take_apart(model, spec.size)
+
+    def fresh() -> Parts:
+        return take_apart(built(name, create, settings), spec.size)[0]
+
+    record = {"loader": load_timm.__name__, "name": name, **kwargs}
+    backbone = assembled(name, model, parts, spec, source=source, tensors=tensors, cut=cut, reinit=reinit, fresh=fresh, record=record)
+    backbone.origin += f"; {note}" if note else ""
+    return backbone
+
+
+def _timm() -> Any:
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError('backbone=timm needs the package timm: pip install "ftlit[timm]"') from error
+    return timm
+
+
+def _config(name: str) -> Config:
+    """What timm knows of a network and its weights. Raises `UserError` for a name that it does not have."""
+    timm = _timm()
+    if not timm.is_model(name.partition(".")[0]):
+        raise unknown("network of timm", name, timm.list_models())
+    try:
+        found = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    except RuntimeError as error:
+        tagged = [other for other in timm.list_pretrained() if other.startswith(f"{name.partition('.')[0]}.")]
+        raise unknown("network of timm", name, tagged) from error
+    return found.to_dict() if found else {}
+
+
+def _input_spec(name: str, config: Config) -> InputSpec:
+    data = _timm().data.resolve_data_config(pretrained_cfg=config)
+    channels, height, width = data["input_size"]
+    if channels != 3 or height != width:
+        raise UserError(
+            f"{name} wants images of {channels} channels, {height}x{width}: only square RGB images can be had; take another network"
+        )
+    resize = max(height, round(height / data["crop_pct"]))
+    return InputSpec(height, resize, data["mean"], data["std"], data["interpolation"])
+
+
+def _has_weights(config: Config) -> bool:
+    return any(config.get(key) for key in ("hf_hub_id", "url", "file"))
+
+
+def _origin(config: Config) -> str:
+    return f"timm ({config.get('hf_hub_id') or config.get('url') or config.get('file')})"
+
+
+def _fetch(name: str, config: Config, settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Pretrained weights from timm's cache, where they are downloaded to if they are not there. Raises `UserError` where that fails."""
+    try:
+        with network_timeout(seconds=30):
+            _check_hub(config)
+            model: nn.Module = _timm().create_model(name, pretrained=True, **settings)
+    except (OSError, HTTPException, RuntimeError, ValueError) as error:
+        raise UserError(f"cannot download the weights of {name} ({_origin(config)}): {one_line(error)}; {HOW_TO_GO_ON}") from error
+    return dict(model.state_dict())
+
+
+def _check_hub(config: Config) -> None:
+    """Ask once whether the hub can be reached, for what is not in the cache: it would be asked twelve times, for a minute."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    hub = config.get("hf_hub_id")
+    if not hub or any(isinstance(try_to_load_from_cache(hub, file), str) for file in (config.get("hf_hub_filename") or "", *HUB_FILES)):
+        return
+    try:
+        urlopen(Request(constants.ENDPOINT, method="HEAD")).close()
+    except HTTPError:
+        pass  # it answers
