@@ -38,6 +38,7 @@ EVERY = [(group, option) for group, options in OPTIONS.items() for option in opt
 NEEDED = {
     ("backbone", "timm"): ["backbone.name=resnet10t"],
     ("data", "folder"): ["data.root=photos"],
+    ("data", "unlabelled"): ["data.root=photos"],
     ("data", "csv"): ["data.csv=photos.csv"],
     ("data", "torchvision"): ["data.name=CIFAR10"],
     ("lr_scheduler", "any"): ["lr_scheduler.curve.scheduler._target_=torch.optim.lr_scheduler.ConstantLR"],

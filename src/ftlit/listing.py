@@ -123,6 +123,18 @@ def list_folder(root: str | Path) -> list[Listed]:
     return [file for split, folder in sorted(named, key=lambda pair: SPLITS.index(pair[0])) for file in _list_classes(folder, split)]
 
 
+def list_unlabelled(root: str | Path) -> list[Listed]:
+    """All image files below a folder, sorted, by their suffix, without labels, all in train. Raises `UserError` where there are none."""
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise _no_path("folder", root)
+    suffixes = Image.registered_extensions()
+    files = [Listed(path, (), "train") for path in _files(root) if path.suffix.lower() in suffixes]
+    if not files:
+        raise UserError(f"{shown(root)} holds no image file ({len(list(_files(root)))} others)")
+    return files
+
+
 def _list_flat(root: Path) -> list[Listed]:
     """Class folders without splits. One that has the structure of a data set inside is a root given one level too high."""
     inside = [folder for folder in _folders(root) if any(name.name.lower() in SPLIT_NAMES for name in _folders(folder))]

@@ -86,7 +86,7 @@ def write_record(folder: Path, backbone: Backbone, head: Mapping[str, Any], *, m
         "head": {"in_features": backbone.num_features, **{name: value for name, value in head.items() if name != "_convert_"}},
         "multilabel": multilabel,
     }
-    (folder / FILE).write_text(json.dumps(record, ensure_ascii=False, indent=1))
+    (folder / FILE).write_text(json.dumps(record, ensure_ascii=False, indent=1, default=list))  # a list of a config is one too
 
 
 def load_run(run: str | Path) -> Network:

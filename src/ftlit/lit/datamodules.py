@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ftlit.dataset import Split, image_reader
-from ftlit.listing import collect, list_csv, list_folder
+from ftlit.listing import collect, list_csv, list_folder, list_unlabelled
 from ftlit.lit.images import ImageData
 from ftlit.published import NO_FLIP, digits, torchvision_dataset
 from ftlit.transform import InputSpec
@@ -109,6 +109,47 @@ def folder_data(
         seed=seed,
         per_class=per_class,
     )
+
+
+def unlabelled_data(
+    input_spec: InputSpec,
+    *,
+    root: str | Path,
+    val_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    split_seed: int = 0,
+    on_bad_image: str = "stop",
+    augment: str = "none",
+    batch_size: int = 32,
+    num_workers: int | None = None,
+    seed: int = 0,
+) -> ImageData:
+    """All image files below a folder, without labels: for `recipe=pretrain`.
+
+    Args:
+        input_spec: what the network expects.
+        root: the folder; see `listing.list_unlabelled`.
+        val_fraction: part of the images that val gets.
+        test_fraction: part that test gets, which no pretraining sees.
+        split_seed: draws them.
+        on_bad_image: stop or skip; see `listing.collect`.
+        augment: see `ImageData`; of the lowest layer's images.
+        batch_size: images in a batch.
+        num_workers: processes that load.
+        seed: of the order.
+
+    Raises:
+        UserError: files or arguments that cannot be used.
+    """
+    collection = collect(
+        list_unlabelled(root),
+        load=image_reader(input_spec),
+        on_bad_image=on_bad_image,
+        fractions=_fractions(val_fraction, test_fraction),
+        split_seed=split_seed,
+        multilabel=True,  # of no label at all
+    )
+    return ImageData(collection, input_spec, augment=augment, batch_size=batch_size, num_workers=num_workers, seed=seed)
 
 
 def csv_data(

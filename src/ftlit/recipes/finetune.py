@@ -74,6 +74,8 @@ def build(cfg: DictConfig) -> Run:
     if cfg.batchnorm == AFFINE:  # before the groups are built
         batchnorm_to_affine(backbone)
     data = instantiate(cfg.data, input_spec=backbone.input_spec)
+    if not data.num_classes:
+        raise UserError("these images have no labels to learn: data=unlabelled is for recipe=pretrain with pretrain=autoencoder")
     head = instantiate(cfg.head, in_features=backbone.num_features, num_classes=data.num_classes)
     _check_head(backbone, head)
     if type(data) is ImageData:  # another data module may load in ways of its own

@@ -1,7 +1,7 @@
 """From config to a backbone pretrained without labels: layer by layer, the lowest first, each from the stored codes of those below."""
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,10 +52,12 @@ def pretrain(cfg: DictConfig) -> tuple[Backbone, float]:
     folder.mkdir(parents=True, exist_ok=True)
     Path(cfg.paths.run, "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
     layers = backbone.learned
-    images = ", ".join(f"{split} {sum(counts.values()):,}" for split, counts in data.counts.items() if split != "test")
+    images = ", ".join(f"{split} {len(data.collection.splits[split]):,}" for split in ("train", "val"))
     words.console().print(
         f"pretrain  {', '.join(layers)}, {cfg.pretrain.epochs} epochs each, without labels; images: {images}", soft_wrap=True
     )
+    table = Path(cfg.paths.run, "pretrain.csv")
+    curves = _read(table) if cfg.resume and table.is_file() else {}
     for number, name in enumerate(layers):
         file = folder / f"{name}.safetensors"
         if file.is_file():
@@ -63,10 +65,9 @@ def pretrain(cfg: DictConfig) -> tuple[Backbone, float]:
             print(f"{name}: done before", flush=True)
             continue
         torch.manual_seed(derived_seed(cfg.seed, number))  # whatever was trained, or resumed, before
-        errors = _train(cfg, backbone, data, name)
-        _append(Path(cfg.paths.run, "pretrain.csv"), name, errors)
+        curves[name] = _train(cfg, backbone, data, name)
+        _write(table, curves)
         save_file({key: tensor.contiguous() for key, tensor in backbone.get_submodule(name).state_dict().items()}, file)
-    curves = _read(Path(cfg.paths.run, "pretrain.csv"))
     _draw(Path(cfg.paths.run, "pretrain.png"), curves)
     return backbone, -curves[layers[-1]][-1][1]
 
@@ -125,14 +126,12 @@ def _loader(rows: Rows, batch_size: int, draw: torch.Generator | None = None) ->
     return DataLoader(range(len(rows)), batch_size, shuffle=draw is not None, generator=draw, collate_fn=read, drop_last=one_left)  # type: ignore[arg-type]
 
 
-def _append(path: Path, layer: str, errors: Sequence[tuple[float, float]]) -> None:
+def _write(path: Path, curves: Mapping[str, Sequence[tuple[float, float]]]) -> None:
     """A row an epoch: layer, epoch, error on train and on val."""
-    new = not path.is_file()
-    with path.open("a", newline="") as file:
+    with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        if new:
-            writer.writerow(["layer", "epoch", "train/error", "val/error"])
-        writer.writerows((layer, epoch, *pair) for epoch, pair in enumerate(errors))
+        writer.writerow(["layer", "epoch", "train/error", "val/error"])
+        writer.writerows((layer, epoch, *pair) for layer, errors in curves.items() for epoch, pair in enumerate(errors))
 
 
 def _read(path: Path) -> dict[str, list[tuple[float, float]]]:
