@@ -30,9 +30,11 @@ if TYPE_CHECKING:
     from ftlit.schedule import Schedule as Schedule
     from ftlit.stage import Stage as Stage
     from ftlit.trainable import set_trainable as set_trainable
+    from ftlit.text import TextSpec as TextSpec
     from ftlit.transform import InputSpec as InputSpec
     from ftlit.until import Until as Until
     from ftlit.zoo import load_backbone as load_backbone
+    from ftlit.zoo import load_bert as load_bert
 
 _MODULES = {
     "Backbone": "backbone",
@@ -51,6 +53,7 @@ _MODULES = {
     "SolvedHead": "lit.solving",
     "Stage": "stage",
     "StagedFinetuning": "lit.staging",
+    "TextSpec": "text",
     "Until": "until",
     "UserError": "errors",
     "affine_to_batchnorm": "rewrite",
@@ -59,6 +62,7 @@ _MODULES = {
     "extract_codes": "codes",
     "fit_probe": "probe",
     "load_backbone": "zoo",
+    "load_bert": "zoo",
     "param_groups": "grouping",
     "set_trainable": "trainable",
 }

@@ -232,7 +232,7 @@ def _times(backbone: Backbone, data: ImageData) -> tuple[float, float, float]:
     begun = time.perf_counter()
     images = torch.stack([data.transforms["train"](train.load(train.sources[i % len(train)])) for i in range(TIMED)])
     loading = (time.perf_counter() - begun) / TIMED / max(1, data.num_workers)
-    images = images.to(device, next(backbone.parameters()).dtype)
+    images = images.to(device, next(backbone.parameters()).dtype if images.is_floating_point() else None)
 
     def timed(*, training: bool) -> float:
         for _ in range(2):  # the first one warms up

@@ -15,11 +15,12 @@ from torchvision import models
 
 from ftlit.backbone import RANDOM_START, Backbone
 from ftlit.errors import UserError, one_line, unknown
+from ftlit.text import TextSpec
 from ftlit.transform import InputSpec
 from ftlit.zoo import glyph
 from ftlit.zoo.families import take_apart
 from ftlit.zoo.fitting import fill, original_names
-from ftlit.zoo.parts import IMAGENET
+from ftlit.zoo.parts import IMAGENET, Parts
 from ftlit.zoo.weights import Source, find, read, sources
 
 
@@ -92,11 +93,38 @@ def load_backbone(
             raise unknown(f"argument of {name}", argument, net.arguments)
     source = find(weights, net.sources)
     spec = _input_spec(source, net.sources.get("default"), input_spec)
-    tensors = source.load() if source else None
     published = source is not None and source.published_as is not None
-    settings = _implied(name, spec, published) | kwargs
-    model = _build(name, net, settings, empty=source is not None)
-    parts = take_apart(model)
+    build = partial(net.build, **(_implied(name, spec, published) | kwargs))
+    return assembled(name, build, take_apart, spec, source, cut=cut, reinit=reinit)
+
+
+def assembled(
+    name: str,
+    build: partial[nn.Module],
+    apart: Callable[[nn.Module], Parts],
+    spec: InputSpec | TextSpec,
+    source: Source | None,
+    *,
+    cut: str | int | None = None,
+    reinit: Sequence[str | int] = (),
+) -> Backbone:
+    """A network built, taken apart, cut and filled.
+
+    Args:
+        name: for errors.
+        build: makes the network, at random.
+        apart: takes it apart; modules are shared.
+        spec: its input.
+        source: of its weights; `None` for a random start.
+        cut: see `load_backbone`.
+        reinit: see `load_backbone`.
+
+    Raises:
+        UserError: as `load_backbone`.
+    """
+    tensors = source.load() if source else None  # before anything is built
+    model = _build(name, build, empty=source is not None)
+    parts = apart(model)
     origin, trained_with = (source.origin, source.input_spec) if source else (RANDOM_START, None)
     whole = Backbone(parts.layers, spec, token_pool=parts.token_pool, origin=origin, trained_with=trained_with)
     backbone = whole if cut is None else whole.upto(cut)
@@ -106,7 +134,7 @@ def load_backbone(
         names = original_names(model, whole)
         fill(backbone, tensors, names, model.state_dict().keys() - names.keys())
         if backbone.reinit:
-            fresh = take_apart(_build(name, net, settings, empty=False)).layers
+            fresh = apart(_build(name, build, empty=False)).layers
             for layer in backbone.reinit:
                 backbone.get_submodule(layer).load_state_dict(fresh[layer].state_dict(), assign=True)
     _check_size(name, backbone)
@@ -149,19 +177,19 @@ def _implied(name: str, spec: InputSpec, published: bool) -> dict[str, Any]:
     return IMPLIED[family](spec, published) if family in IMPLIED else {}
 
 
-def _build(name: str, net: Net, settings: Mapping[str, Any], *, empty: bool) -> nn.Module:
+def _build(name: str, build: partial[nn.Module], *, empty: bool) -> nn.Module:
     try:
         with EmptyWeights() if empty else nullcontext():
-            return net.build(**settings)
+            return build()
     except (TypeError, ValueError, ArithmeticError, RuntimeError, AssertionError) as error:
-        raise UserError(f"{name} cannot be built with {dict(settings)}: {one_line(error)}") from error
+        raise UserError(f"{name} cannot be built with {build.keywords}: {one_line(error)}") from error
 
 
 def _check_size(name: str, backbone: Backbone) -> None:
     try:
         _ = backbone.code_shapes  # kept by the backbone: heads ask for it next
     except RuntimeError as error:
-        raise UserError(f"{name} cannot take images of {backbone.input_spec.size} px: {one_line(error)}") from error
+        raise UserError(f"{name} cannot take {backbone.input_spec.inputs}: {one_line(error)}") from error
 
 
 class EmptyWeights(TorchFunctionMode):
