@@ -13,14 +13,15 @@ import ftlit
 ROWS = """
 errors
 patterns transform advice pooling
-backbone head loss rewrite until grouping rates lr_find seeding glyphs dataset
+text
+backbone head loss rewrite until grouping rates lr_find seeding glyphs dataset freezing
 trainable
 stage
 schedule
 doctor
 splitting order
 listing published zoo.parts lbfgs linear_loss
-fingerprint shard solve
+fingerprint shard solve texts
 column
 store
 digests sources
@@ -31,9 +32,10 @@ probing
 zoo.transformers zoo.glyph zoo.weights
 zoo.families zoo.fitting
 zoo.load
+zoo.bert
 zoo
 lit.clock lit.judging lit.strategies lit.images lit.seeding lit.resuming lit.lr_find lit.telling
-lit.staging lit.finetuner lit.datamodules lit.glyphs lit.extracting
+lit.staging lit.finetuner lit.datamodules lit.texts lit.glyphs lit.extracting
 lit.caching
 lit.solving
 lit lit.progress

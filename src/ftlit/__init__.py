@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from ftlit.rewrite import batchnorm_to_affine as batchnorm_to_affine
     from ftlit.schedule import Schedule as Schedule
     from ftlit.stage import Stage as Stage
-    from ftlit.trainable import set_trainable as set_trainable
     from ftlit.text import TextSpec as TextSpec
+    from ftlit.trainable import set_trainable as set_trainable
     from ftlit.transform import InputSpec as InputSpec
     from ftlit.until import Until as Until
     from ftlit.zoo import load_backbone as load_backbone

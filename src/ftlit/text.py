@@ -34,7 +34,9 @@ class TextSpec:
 
     def __post_init__(self) -> None:
         if not isinstance(self.max_length, int) or isinstance(self.max_length, bool) or self.max_length < 3:
-            raise UserError(f"max_length={self.max_length!r}: give a whole number of tokens, 3 or more (two of them are the tokenizer's own)")
+            raise UserError(
+                f"max_length={self.max_length!r}: give a whole number of tokens, 3 or more (two of them are the tokenizer's own)"
+            )
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -147,7 +147,7 @@ class CodesData(LightningDataModule):
             dtype=stored_dtype(self.dtype, TRUE.get(str(trainer.precision), torch.float32)),
             max_bytes=self.max_gb * 1e9,
             device=trainer.strategy.root_device.type,
-            size=self.images.input_spec.shape,
+            input_shape=self.images.input_spec.shape,
         )
         for i, stage in enumerate(schedule.stages[1:] if schedule else ()):
             if stage.step is not None and sources[i].form and sources[i].form != sources[i + 1].form:

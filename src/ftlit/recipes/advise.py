@@ -29,7 +29,7 @@ from ftlit.head import SolvedLinearHead
 from ftlit.lit.images import ImageData
 from ftlit.probe import fit_probe
 from ftlit.recipes import finetune, words
-from ftlit.recipes.binding import bind
+from ftlit.recipes.binding import bind, check_input
 from ftlit.recipes.extracting import codes_of
 from ftlit.recipes.resuming import checkpoint_of
 
@@ -94,6 +94,7 @@ def parts_of(cfg: DictConfig) -> tuple[Backbone, Any]:
     """What the advice is about: backbone and data."""
     bind(cfg)
     backbone = instantiate(cfg.backbone)
+    check_input(cfg, backbone.input_spec)
     return backbone, instantiate(cfg.data, input_spec=backbone.input_spec)
 
 

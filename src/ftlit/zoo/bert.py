@@ -112,7 +112,9 @@ class Embeddings(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """See the class. Raises `UserError` for anything but ids."""
         if ids.ndim != 2 or ids.is_floating_point():
-            raise UserError(f"this network takes token ids (N, T), and this is {tuple(ids.shape)} of {ids.dtype}: give texts, data=text_csv")
+            raise UserError(
+                f"this network takes token ids (N, T), and this is {tuple(ids.shape)} of {ids.dtype}: give texts, data=text_csv"
+            )
         codes: Tensor = self.project(self.block(ids)).masked_fill((ids == self.pad_id)[..., None], 0.0)
         return codes
 
@@ -151,7 +153,9 @@ def _folder_of(name: str, *, with_weights: bool) -> Path:
     if path.is_dir():
         return path
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
-        raise UserError(f"backbone.name={name}: no folder {path}; give one that holds config.json, weights and tokenizer, or a name on the hub")
+        raise UserError(
+            f"backbone.name={name}: no folder {path}; give one that holds config.json, weights and tokenizer, or a name on the hub"
+        )
     transformers()
     from huggingface_hub import snapshot_download  # comes with transformers
 
@@ -177,7 +181,9 @@ def _weights_in(folder: Path) -> list[Path]:
 def _read_all(folder: Path) -> Tensors:
     files = _weights_in(folder)
     if not files:
-        raise UserError(f"no weights in {folder} ({' or '.join(WEIGHTS)}): name a file with backbone.weights=..., or null for a random start")
+        raise UserError(
+            f"no weights in {folder} ({' or '.join(WEIGHTS)}): name a file with backbone.weights=..., or null for a random start"
+        )
     return {name: tensor for file in files for name, tensor in read(file).items()}
 
 
@@ -210,7 +216,9 @@ def _check_length(config: Any, tokenizer: Any, spec: TextSpec) -> None:
     if spec.max_length > (most := config.max_position_embeddings - first):
         raise UserError(f"backbone.max_length={spec.max_length}: this encoder knows {most} positions, give {most} or less")
     if len(tokenizer) > config.vocab_size:
-        raise UserError(f"the tokenizer of {spec.tokenizer} has {len(tokenizer)} tokens, and the encoder knows {config.vocab_size}: take its own")
+        raise UserError(
+            f"the tokenizer of {spec.tokenizer} has {len(tokenizer)} tokens, and the encoder knows {config.vocab_size}: take its own"
+        )
 
 
 def _without_heads(tensors: Tensors) -> Tensors:
