@@ -3,23 +3,32 @@
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
-from texts_of import SMALL, WORDS, minilm, save_model, save_tokenizer, trec, words, write_csv
+from texts_of import SMALL, minilm, save_model, save_tokenizer, trec, words, write_csv
 
+from ftlit import CodesData, FineTuner, InputSpec, LastCheckpoint, SeedEachStep, StagedFinetuning, TextSpec
 from ftlit.errors import UserError
 from ftlit.fingerprint import fingerprint, prefixes
+from ftlit.head import LinearHead
+from ftlit.lit.texts import text_csv_data
 from ftlit.pooling import pool
+from ftlit.recipes.binding import check_input
+from ftlit.schedule import all_at_once, head_only, head_then_all, top_down
 from ftlit.zoo.bert import ENCODERS, Embeddings, load_bert, take_apart
 
 pytest.importorskip("transformers")
 ROOT = Path(__file__).parents[1]
 DISTIL = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "max_position_embeddings": 24}
 ELECTRA = {**SMALL, "embedding_size": 8}
-PAD = {"roberta": 0, "xlm-roberta": 0, "camembert": 0}
+LAYERS = ("embeddings", "encoder.0", "encoder.1", "pooler")
 
 
 @pytest.fixture(scope="module")
@@ -184,88 +193,132 @@ def test_images_are_refused(folder):
     assert isinstance(load_bert(str(folder), max_length=8).embeddings, Embeddings)
 
 
+SCHEDULES = {
+    "head only": partial(head_only),
+    "frozen, then the rest": partial(head_then_all, epoch=1, freeze_embeddings=True, freeze_layers="0"),
+    "top down": partial(top_down),
+}
+
+
+def fit(data, schedule, layers, folder, epochs=5, goes_on=None, stop=None, last=None, **settings):
+    """A run's module; dropout is drawn by step."""
+    torch.manual_seed(0)
+    backbone = load_bert(str(folder), max_length=12)
+    module = FineTuner(
+        backbone, LinearHead(16, 2), num_classes=2, optimizer=partial(torch.optim.AdamW, lr=0.01), lr_scale=schedule(layers).lr_scale
+    )
+    callbacks = [
+        StagedFinetuning(schedule(layers)),
+        SeedEachStep(3),
+        *([LastCheckpoint(last, every_n_steps=1)] if last else []),
+        Stop(stop),
+    ]
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "enable_checkpointing": False}
+    trainer = pl.Trainer(accelerator="cpu", callbacks=callbacks, max_epochs=epochs, num_sanity_val_steps=0, **quiet, **settings)
+    with nullcontext() if stop is None else pytest.raises(InterruptedError):
+        trainer.fit(module, data, ckpt_path=goes_on, weights_only=False)
+    return module
+
+
+class Stop(pl.Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            raise InterruptedError
+
+
+def distance(a: torch.nn.Module, b: torch.nn.Module) -> float:
+    pairs = zip(a.parameters(), b.parameters(), strict=True)
+    return max(float((x - y).detach().abs().max()) for x, y in pairs)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+def test_law_8_a_run_from_codes_ends_with_the_weights_of_a_run_from_texts(folder, texts, tmp_path, schedule):
+    spec, layers = load_bert(str(folder), max_length=12).input_spec, LAYERS
+    from_texts = fit(text_csv_data(spec, csv=texts), schedule, layers, folder, precision="64-true")
+    codes = CodesData(text_csv_data(spec, csv=texts), tmp_path, pooled=True)
+    from_codes = fit(codes, schedule, layers, folder, precision="64-true")
+    assert distance(from_texts, from_codes) < 1e-9
+    stages = schedule(layers).stages
+    assert [source.form and source.form.cut for source in codes.plan(from_codes, schedule(layers), from_codes.trainer)] == {
+        1: ["pooler"], 2: ["pooler", "encoder.0"], 5: ["pooler", "encoder.1", "encoder.0", "embeddings", None]
+    }[len(stages)]  # fmt: skip
+
+
+def test_what_is_frozen_has_the_weights_it_came_with_and_the_rest_moves(folder, texts):
+    spec = load_bert(str(folder), max_length=12).input_spec
+    schedule = partial(all_at_once, freeze_embeddings=True, freeze_layers=[1], decay=0.5)
+    module = fit(text_csv_data(spec, csv=texts), schedule, LAYERS, folder, epochs=1)
+    start = load_bert(str(folder), max_length=12)
+    moved = {layer for layer in LAYERS if distance(module.backbone.get_submodule(layer), start.get_submodule(layer)) > 0}
+    assert moved == {"encoder.0", "pooler"}
+    rates = {group["name"]: group["lr"] for group in module.optimizers().optimizer.param_groups}
+    assert rates["backbone.embeddings"] == 0.5 * rates["backbone.encoder.0"] == 0.125 * rates["backbone.pooler"]
+
+
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_law_5_a_run_that_stops_goes_on_to_the_same_bits(folder, texts, tmp_path, step):
+    spec = load_bert(str(folder), max_length=12).input_spec
+
+    def run(last, **how):
+        return fit(
+            CodesData(text_csv_data(spec, csv=texts), tmp_path / "codes", pooled=True), partial(top_down), LAYERS, folder, last=last, **how
+        )
+
+    whole = run(tmp_path / "whole.ckpt")
+    run(tmp_path / "last.ckpt", stop=step)
+    assert distance(run(tmp_path / "last.ckpt", goes_on=tmp_path / "last.ckpt"), whole) == 0
+
+
 def train(run: Path, folder: Path, texts: Path, *words: str) -> str:
-    """`train.py` on one thread; what it printed."""
-    command = ["backbone=bert", f"backbone.name={folder}", "backbone.max_length=12", "data=text_csv", f"data.csv={texts}"]
-    given = [*command, "trainer=cpu", f"cache.folder={run.parent / 'codes'}", *words, f"hydra.run.dir={run}"]
-    done = subprocess.run([sys.executable, ROOT / "train.py", *given], capture_output=True, text=True, check=False)
+    """`train.py`; what it printed."""
+    command = [
+        f"backbone.name={folder}",
+        "backbone=bert",
+        "data=text_csv",
+        f"data.csv={texts}",
+        "trainer=cpu",
+        *words,
+        f"hydra.run.dir={run}",
+    ]
+    done = subprocess.run([sys.executable, ROOT / "train.py", *command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def weights(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
-    return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], part: str) -> bool:
-    return all(torch.equal(tensor, b[name]) for name, tensor in a.items() if part in name)
-
-
-def test_what_is_frozen_stays_through_a_run_and_the_rest_moves(folder, texts, tmp_path):
-    words = ["scenario=large_similar", "trainer.max_epochs=2", "schedule.freeze_embeddings=true", "schedule.freeze_layers=0,1"]
-    said = train(tmp_path / "run", folder, texts, *words, "backbone.cut=pooler", "doctor=strict", "schedule=all_at_once")
-    start = {f"backbone.{name}": tensor for name, tensor in load_bert(str(folder), max_length=12).state_dict().items()}
-    end = weights(tmp_path / "run")
-    assert "all but embeddings, encoder.0, encoder.1" in said and "8 tokens at most" in said
-    for part, stays in (("backbone.embeddings", True), ("backbone.encoder.0", True), ("backbone.encoder.1", True), ("backbone.pooler", False)):
-        assert same({name: tensor for name, tensor in start.items() if name.startswith(part)}, end, part) == stays
-
-
-def test_law_8_a_head_trained_from_codes_is_the_head_trained_through_the_frozen_encoder(folder, texts, tmp_path):
-    words = ["scenario=small_similar", "head=linear", "trainer.max_epochs=2", "backbone.cut=encoder.1", "trainer.precision=64-true"]
-    assert "computed in" in train(tmp_path / "codes", folder, texts, *words)
-    train(tmp_path / "texts", folder, texts, *words, "cache=none", f"paths.cache={tmp_path}")
-    mine, theirs = weights(tmp_path / "codes"), weights(tmp_path / "texts")
-    torch.testing.assert_close(mine["head.linear.weight" if "head.linear.weight" in mine else "head.weight"],
-                               theirs["head.linear.weight" if "head.linear.weight" in theirs else "head.weight"], rtol=1e-9, atol=1e-9)  # fmt: skip
-
-
-def test_layers_join_in_from_the_top_each_stage_from_its_codes_and_a_run_goes_on(folder, texts, tmp_path):
-    words = ["scenario=large_similar", "schedule=top_down", "head=linear", "trainer.max_epochs=5", "cache.max_gb=1"]
-    said = train(tmp_path / "whole", folder, texts, *words)
-    assert "head + encoder.1 and above" in said and "stage 4" in said
-    assert "decay" not in said and said.count("backbone.encoder.0") >= 1
-    broken = subprocess.run(
-        [sys.executable, "-c", STOPPED.format(root=ROOT), "backbone=bert", f"backbone.name={folder}", "backbone.max_length=12", "data=text_csv",
-         f"data.csv={texts}", "trainer=cpu", f"cache.folder={tmp_path / 'codes'}", *words, f"hydra.run.dir={tmp_path / 'broken'}"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert broken.returncode == 9, broken.stderr
-    train(tmp_path / "broken", folder, texts, *words, "resume=true")
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "broken"), "")
-
-
-STOPPED = """
-import os, sys
-from ftlit.lit.finetuner import FineTuner
-step, seen = FineTuner.training_step, []
-def dying(self, batch, batch_idx):
-    if self.current_epoch == 3 and batch_idx == 1:
-        os._exit(9)
-    return step(self, batch, batch_idx)
-FineTuner.training_step = dying
-sys.argv[0] = "{root}/train.py"
-from ftlit.recipes.main import main
-main()
-"""
+def test_the_command_line_freezes_what_is_named_as_the_shell_hands_it_over(folder, texts, tmp_path):
+    words = [
+        "scenario=large_similar",
+        "trainer.max_epochs=1",
+        "schedule.freeze_embeddings=true",
+        "schedule.freeze_layers=0,1",
+        "doctor=strict",
+    ]
+    said = train(tmp_path / "run", folder, texts, "backbone.max_length=12", *words)
+    assert "all but embeddings, encoder.0, encoder.1" in said and "8 tokens at most" in said and "from codes at encoder.1" in said
 
 
 def test_probes_tell_each_cut_apart(folder, texts, tmp_path):
-    said = train(tmp_path / "run", folder, texts, "recipe=probe", "probe.poolings=[average,max]")
+    said = train(tmp_path / "run", folder, texts, "backbone.max_length=12", "recipe=probe", "probe.poolings=[average,max]")
     assert all(word in said for word in ("embeddings", "encoder.1", "pooler", "max, 16"))
     (result,) = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["test/accuracy"] > 0.8  # the class is a word
 
 
-def test_texts_and_images_are_not_mixed_up(folder, texts, tmp_path):
-    for words, line in (
-        (["backbone=bert", f"backbone.name={folder}", "backbone.max_length=12"], "this network takes texts, and these data are images"),
-        (["data=text_csv", f"data.csv={texts}"], "this network takes images, and these data are texts"),
-        (["backbone=bert", f"backbone.name={folder}", "data=text_csv", f"data.csv={texts}", "data.mix=mixup"], "no option 'data.mix'"),
+def test_texts_and_images_are_not_mixed_up(folder):
+    texts, images = TextSpec(str(folder)), InputSpec()
+    for option, spec, line in (
+        ("digits_data", texts, "this network takes texts, and these data are images: give data=text_csv"),
+        ("csv_data", texts, "these data are images"),
+        ("text_csv_data", images, "this network takes images, and these data are texts: give backbone=bert"),
     ):
-        given = [*words, "trainer=cpu", f"hydra.run.dir={tmp_path}"]
-        done = subprocess.run([sys.executable, ROOT / "train.py", *given], capture_output=True, text=True, check=False)
-        assert done.returncode == 2 and line in done.stderr and done.stderr.count("\n") == 1
+        module = "texts" if option == "text_csv_data" else "datamodules"
+        cfg = OmegaConf.create({"data": {"_target_": f"ftlit.lit.{module}.{option}"}})
+        check_input(cfg, images if spec is texts else texts)
+        with pytest.raises(UserError, match=line):
+            check_input(cfg, spec)
 
 
 @torch.no_grad()
@@ -291,10 +344,6 @@ def test_a_real_encoder_gives_what_transformers_gives():
 def test_a_real_encoder_learns_real_questions(tmp_path):
     folder = minilm()
     texts, test = write_csv(tmp_path / "train.csv", trec("train", 400)), write_csv(tmp_path / "test.csv", trec("test", 100))
-    words = [f"data.test_csv={test}", "backbone.max_length=32", "backbone.cut=encoder.5"]
-    train(tmp_path / "small", folder, texts, "scenario=small_similar", *words)
-    frozen = ["scenario=large_similar", "trainer.max_epochs=1", "schedule.freeze_embeddings=true", "schedule.freeze_layers=0-3"]
-    train(tmp_path / "large", folder, texts, *frozen, *words)
-    for run in ("small", "large"):
-        assert json.loads((tmp_path / run / "result.json").read_text())["test/accuracy"] > 0.6
-    assert len(WORDS) == 20
+    words = [f"data.test_csv={test}", "backbone.max_length=32", "backbone.cut=encoder.5", "scenario=large_similar", "trainer.max_epochs=1"]
+    train(tmp_path, folder, texts, *words, "schedule.freeze_embeddings=true", "schedule.freeze_layers=0-3")
+    assert json.loads((tmp_path / "result.json").read_text())["test/accuracy"] > 0.8

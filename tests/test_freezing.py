@@ -88,5 +88,11 @@ def test_the_shell_takes_the_quotes_and_they_are_put_back_but_for_a_sweep():
     for word in ("schedule.freeze_layers=1,2,3", "schedule.freeze_layers=0-1,3"):
         name, _, value = word.partition("=")
         assert with_text(["a=b", word]) == ["a=b", f"{name}='{value}'"] and with_text(["-m", word]) == ["-m", word]
-    same = ["schedule.freeze_layers=1", "schedule.freeze_layers='1,2'", "schedule.freeze_layers=[1,2]", "schedule.freeze_layers=", "seed=1,2"]
+    same = [
+        "schedule.freeze_layers=1",
+        "schedule.freeze_layers='1,2'",
+        "schedule.freeze_layers=[1,2]",
+        "schedule.freeze_layers=",
+        "seed=1,2",
+    ]
     assert with_text(same) == same
