@@ -40,6 +40,8 @@ NEEDED = {
     ("data", "folder"): ["data.root=photos"],
     ("data", "unlabelled"): ["data.root=photos"],
     ("data", "csv"): ["data.csv=photos.csv"],
+    ("data", "text_csv"): ["data.csv=texts.csv"],
+    ("backbone", "bert"): ["backbone.name=model"],
     ("data", "torchvision"): ["data.name=CIFAR10"],
     ("lr_scheduler", "any"): ["lr_scheduler.curve.scheduler._target_=torch.optim.lr_scheduler.ConstantLR"],
     ("schedule", "explicit"): ["schedule.stages=[{train: [head]}, {train: ['*'], epoch: 2}]"],
@@ -283,7 +285,13 @@ def test_the_command_line_beats_a_scenario_in_values_and_in_choices():
 @pytest.mark.parametrize("scenario", OPTIONS["scenario"])
 def test_an_experiment_beats_every_scenario_and_the_command_line_beats_both(scenario):
     cfg = composed(f"scenario={scenario}", "experiment=pretrain_glyph")
-    assert cfg.schedule == {"_target_": "ftlit.schedule.all_at_once", "scale": 1.0, "decay": 1.0}
+    assert cfg.schedule == {
+        "_target_": "ftlit.schedule.all_at_once",
+        "scale": 1.0,
+        "decay": 1.0,
+        "freeze_embeddings": False,
+        "freeze_layers": "",
+    }
     alone = OmegaConf.load(CONF / "experiment/pretrain_glyph.yaml")
     assert {**cfg.optimizer, **alone.optimizer} == cfg.optimizer and {**cfg.trainer, **alone.trainer} == cfg.trainer
     assert cfg.recipe == "pretrain"

@@ -13,14 +13,15 @@ import ftlit
 ROWS = """
 errors
 patterns transform advice pooling
-backbone head loss rewrite until grouping rates lr_find seeding glyphs dataset
+text
+backbone head loss rewrite until grouping rates lr_find seeding glyphs dataset freezing
 trainable dense layerwise
 stage
 schedule
 doctor
 splitting order
 listing published zoo.parts lbfgs linear_loss
-fingerprint shard solve
+fingerprint shard solve texts
 column
 store
 digests sources
@@ -32,11 +33,12 @@ zoo.transformers zoo.glyph zoo.mlp zoo.weights zoo.tracing zoo.twins
 zoo.families zoo.fitting zoo.chain
 zoo.assembling
 zoo.load zoo.timm_nets
+zoo.bert
 zoo
 prediction
 predict
 lit.clock lit.judging lit.strategies lit.images lit.seeding lit.resuming lit.lr_find lit.telling
-lit.staging lit.finetuner lit.datamodules lit.glyphs lit.extracting lit.pretrainer
+lit.staging lit.finetuner lit.datamodules lit.texts lit.glyphs lit.extracting lit.pretrainer
 lit.caching
 lit.solving
 lit lit.progress

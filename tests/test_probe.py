@@ -31,6 +31,14 @@ def test_the_head_gives_the_probes_logits_and_they_are_those_of_the_raw_codes(ki
     assert constant.any() and float(probe.weight[:, constant].abs().max()) < 1e-9
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_column_that_hardly_varies_beside_the_others_gets_no_weight_of_millions(kind):
+    dead = torch.rand(200, 2, generator=torch.Generator().manual_seed(0), dtype=CODES.dtype) * 1e-30
+    probe = fit_probe(torch.cat([CODES[:200], dead], dim=1), LABELS[:200], kind=kind, strength=1e-2)
+    alone = fit_probe(CODES[:200], LABELS[:200], kind=kind, strength=1e-2)
+    assert torch.allclose(probe.weight[:, :-2], alone.weight, atol=1e-3) and float(probe.weight[:, -2:].abs().max()) < 1e-3
+
+
 @pytest.mark.parametrize("classes", [2, 10])
 def test_its_likelihoods_are_those_of_scikit_learn_on_standardised_codes(classes):
     chosen = LABELS < classes

@@ -31,10 +31,12 @@ if TYPE_CHECKING:
     from ftlit.rewrite import batchnorm_to_affine as batchnorm_to_affine
     from ftlit.schedule import Schedule as Schedule
     from ftlit.stage import Stage as Stage
+    from ftlit.text import TextSpec as TextSpec
     from ftlit.trainable import set_trainable as set_trainable
     from ftlit.transform import InputSpec as InputSpec
     from ftlit.until import Until as Until
     from ftlit.zoo import load_backbone as load_backbone
+    from ftlit.zoo import load_bert as load_bert
     from ftlit.zoo import load_timm as load_timm
 
 _MODULES = {
@@ -54,6 +56,7 @@ _MODULES = {
     "SolvedHead": "lit.solving",
     "Stage": "stage",
     "StagedFinetuning": "lit.staging",
+    "TextSpec": "text",
     "Until": "until",
     "UserError": "errors",
     "affine_to_batchnorm": "rewrite",
@@ -64,6 +67,7 @@ _MODULES = {
     "fully_convolutional": "dense",
     "linear_to_conv": "dense",
     "load_backbone": "zoo",
+    "load_bert": "zoo",
     "load_timm": "zoo",
     "param_groups": "grouping",
     "set_trainable": "trainable",

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ftlit.errors import UserError, unknown
 from ftlit.pooling import Pooling, TokenPool, pool
+from ftlit.text import TextSpec
 from ftlit.transform import InputSpec
 
 RANDOM_START = "random start"
@@ -93,13 +94,13 @@ def _check_names(names: Sequence[str], taken: set[str]) -> None:
 class Backbone(Layers):
     """A pretrained network without its classifier: ordered named layers and the input they expect.
 
-    `backbone(x)` takes images (N, 3, size, size), normalised as `input_spec` says, and gives the codes at the last cut. It also takes
-    `CodesAt` and goes on from there; pooled codes are an end of it.
+    `backbone(x)` takes images (N, 3, size, size), normalised as `input_spec` says, or token ids (N, T) where that is a `TextSpec`, and
+    gives the codes at the last cut. It also takes `CodesAt` and goes on from there; pooled codes are an end of it.
     Law 1: `backbone.after(c)(backbone.upto(c)(x)) == backbone(x)` for every cut c.
 
     Args:
         layers: name -> module, in forward order.
-        input_spec: size and normalisation that the weights expect.
+        input_spec: what the weights expect: size and normalisation of images, or tokenizer and length of texts.
         token_pool: how this network pools tokens, if it has any.
         origin: where the weights come from, in words, for the plan; begins with `RANDOM_START` where from nowhere.
         trained_with: the input that the weights were trained with, where that is known.
@@ -112,7 +113,7 @@ class Backbone(Layers):
     def __init__(
         self,
         layers: Mapping[str, nn.Module],
-        input_spec: InputSpec,
+        input_spec: InputSpec | TextSpec,
         *,
         token_pool: TokenPool = "mean",
         origin: str = RANDOM_START,
@@ -129,7 +130,7 @@ class Backbone(Layers):
         self.trained_with = trained_with
         self.reinit = tuple(reinit)
         self.record = record
-        self._on_meta: dict[tuple[int, int], dict[str, tuple[tuple[int, ...], int]]] = {}
+        self._on_meta: dict[tuple[int, ...], dict[str, tuple[tuple[int, ...], int]]] = {}
 
     def forward(self, x: Tensor | CodesAt) -> Tensor:
         """Run every layer, or those above the cut that the codes are of."""
@@ -176,20 +177,24 @@ class Backbone(Layers):
     @cached_property
     def code_shapes(self) -> dict[str, tuple[int, ...]]:
         """Cut -> shape of one image's codes there, at the size that `input_spec` names. Nothing is computed: it runs on `meta`."""
-        return {cut: shape for cut, (shape, _) in self.on_meta(self.input_spec.size, self.input_spec.size).items()}
+        return {cut: shape for cut, (shape, _) in self.on_meta(self.input_spec.shape).items()}
 
-    def on_meta(self, height: int, width: int) -> dict[str, tuple[tuple[int, ...], int]]:
-        """Cut -> shape of one image's codes there, and the floating-point operations of all layers up to it; nothing is computed."""
-        if (height, width) in self._on_meta:
-            return self._on_meta[height, width]
+    def on_meta(self, shape: Sequence[int]) -> dict[str, tuple[tuple[int, ...], int]]:
+        """Cut -> shape of one input's codes there, and the floating-point operations of all layers up to it; nothing is computed.
+
+        Args:
+            shape: of one input: (3, H, W) of an image, (T,) of a text's token ids.
+        """
+        if tuple(shape) in self._on_meta:
+            return self._on_meta[tuple(shape)]
         found = {}
         dtype = next((p.dtype for p in self.parameters() if p.is_floating_point()), None)
-        codes = torch.empty(1, 3, height, width, dtype=dtype, device="meta")
+        codes = torch.empty(1, *shape, dtype=torch.int64 if len(shape) == 1 else dtype, device="meta")
         with FlopCounterMode(display=False) as counter:
             for name, layer in self.items():
                 codes = run_on_meta(layer, codes)
                 found[name] = tuple(codes.shape[1:]), counter.get_total_flops()
-        self._on_meta[height, width] = found
+        self._on_meta[tuple(shape)] = found
         return found
 
     @property

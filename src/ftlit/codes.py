@@ -73,8 +73,8 @@ def extract_codes(
 
     Args:
         backbone: named layers; those above the highest cut do not run.
-        loader: batches (images (N, 3, H, W), targets, ...) or images alone; all of one size. A loader that augments gives other images,
-            and so other codes, each time.
+        loader: batches (images (N, 3, H, W), or token ids (N, T), targets, ...) or images alone; all of one size. A loader that augments
+            gives other images, and so other codes, each time.
         cuts: names of layers, or places counted from the top, -1 for the last.
         cache: folder of the store; `None`: what the environment variable `FTLIT_CACHE` says, else `~/.cache/ftlit`.
         pooled: vectors (N, C), pooled as the network pools; else all of the codes.
@@ -95,8 +95,7 @@ def extract_codes(
     if first is None:
         raise UserError("there are no images: the loader is empty")
     where = next(backbone.parameters(), torch.empty(0))
-    height, width = _parts(first)[0].shape[-2:]
-    kinds = kinds_of(backbone, forms, view="values", size=(height, width), dtype=stored_dtype(dtype, where.dtype))
+    kinds = kinds_of(backbone, forms, view="values", size=_parts(first)[0].shape[1:], dtype=stored_dtype(dtype, where.dtype))
     columns = {form: store.column(kind) for form, kind in kinds.items()}
     passed: list[tuple[Digests, Tensor | None]] = []
     with store.locked(list(columns.values())):
@@ -116,7 +115,7 @@ def _named(batches: Iterable[Any], where: Tensor, passed: list[tuple[Digests, Te
     for batch in batches:
         images, target = _parts(batch)
         passed.append((np.array([of_tensor(image) for image in images], DIGEST), target))
-        yield passed[-1][0], images.to(where.device, where.dtype, non_blocking=True)
+        yield passed[-1][0], images.to(where.device, where.dtype if images.is_floating_point() else None, non_blocking=True)
 
 
 def fill(

@@ -88,19 +88,19 @@ def shown(path: str | Path) -> str:
 
 @dataclass(frozen=True)
 class Examples:
-    """Images of one split, not yet read, with their labels.
+    """Images, or texts, of one split, not yet read, with their labels.
 
     Args:
         sources: one for each image: what `load` takes.
         labels: the class numbers of each image: one, or any number of them where there are several labels.
-        load: source -> PIL image (RGB). Must pickle, for worker processes.
+        load: source -> PIL image (RGB), or text. Must pickle, for worker processes.
         contents: file or array behind each image, to tell images apart without decoding; `None` where it cannot be told. A source that is
             neither this nor a number is taken for a part of it.
     """
 
     sources: Sequence[Any]
     labels: Sequence[tuple[int, ...]]
-    load: Callable[[Any], Image.Image]
+    load: Callable[[Any], Any]
     contents: Sequence[Path | np.ndarray[Any, Any]] | None = None
 
     def __len__(self) -> int:
@@ -146,7 +146,7 @@ class Collection:
 
 
 class LabelledImages(Dataset[Batch]):
-    """One split of a collection as (image float32 (3, S, S), target) pairs.
+    """One split of a collection as (image float32 (3, S, S), or token ids int64 (T,), target) pairs.
 
     Raises:
         BadImage: while reading, an image that cannot be decoded.

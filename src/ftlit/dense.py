@@ -14,6 +14,7 @@ from ftlit.backbone import Backbone, Layers, run_on_meta
 from ftlit.errors import UserError, one_line
 from ftlit.head import ConvHead, PooledHead
 from ftlit.rewrite import AffineNorm
+from ftlit.transform import InputSpec
 
 Size = tuple[int, int]
 ELEMENTWISE = (nn.ReLU, nn.GELU, nn.Hardswish, nn.SiLU, nn.Tanh, nn.Dropout, nn.Identity)
@@ -55,7 +56,7 @@ def fully_convolutional(backbone: Backbone, head: nn.Module) -> Layers:
         UserError: codes that are tokens, a network of one size of images, or a module after the last map that is no convolution in
             disguise.
     """
-    if any(len(shape) == 2 for shape in backbone.code_shapes.values()):
+    if not isinstance(backbone.input_spec, InputSpec) or any(len(shape) == 2 for shape in backbone.code_shapes.values()):
         raise UserError("a fully convolutional network is made of maps, and codes of this backbone are tokens: take a convolutional one")
     layers, shape, above = _below_pooling(backbone)
     takes_map = getattr(head, "takes_map", False)
@@ -70,11 +71,11 @@ def fully_convolutional(backbone: Backbone, head: nn.Module) -> Layers:
 
 def _below_pooling(backbone: Backbone) -> tuple[dict[str, nn.Module], tuple[int, ...], list[tuple[str, nn.Module]]]:
     """What computes maps, by name; the shape of the last map of one image at the training size; and the modules above."""
-    shapes, size = backbone.code_shapes, backbone.input_spec.size
+    shapes, (_, size, _) = backbone.code_shapes, backbone.input_spec.shape
     maps = [name for name in backbone.cuts if len(shapes[name]) == 3]
     layers = {f"backbone.{name}": backbone.get_submodule(name) for name in maps}
     try:
-        backbone.upto(len(maps) - 1).on_meta(2 * size, 2 * size)
+        backbone.upto(len(maps) - 1).on_meta((3, 2 * size, 2 * size))
     except Exception as error:
         raise UserError(f"this backbone takes images of {size} px only, and no larger ones: {one_line(error)}") from error
     above = [(f"backbone.{name}", layer) for name, layer in backbone.items() if name not in maps]

@@ -13,6 +13,7 @@ from ftlit.patterns import covers
 from ftlit.schedule import Schedule
 from ftlit.stage import Stage
 from ftlit.trainable import batchnorm_policies, trained
+from ftlit.transform import InputSpec
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def examine(
     bytes_of = {name: p.numel() * p.element_size() for name, p in module.named_parameters()}
     warnings = [
         *_ungrouped(groups),
-        *_never(rows),
+        *_never([row for row in rows if row.layer not in schedule.frozen]),
         *_small_batches(module, schedule.stages, chosen, batch_size, processes),
         *_inputs(module),
         *_random(module, chosen),
@@ -150,7 +151,7 @@ def _inputs(module: nn.Module) -> Iterable[str]:
     """Images that are not normalised as the weights were trained cost accuracy and no error."""
     for backbone in (part for part in module.modules() if isinstance(part, Backbone)):
         spec, trained_with = backbone.input_spec, backbone.trained_with
-        if trained_with and (spec.mean, spec.std) != (trained_with.mean, trained_with.std):
+        if trained_with and isinstance(spec, InputSpec) and (spec.mean, spec.std) != (trained_with.mean, trained_with.std):
             given, meant = (f"mean {s.mean} std {s.std}" for s in (spec, trained_with))
             yield f"images are normalised with {given}, the weights were trained with {meant}"
 

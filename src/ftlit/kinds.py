@@ -22,7 +22,7 @@ def kinds_of(
     forms: Sequence[Form],
     *,
     view: str,
-    size: tuple[int, int],
+    size: Sequence[int],
     dtype: torch.dtype,
     about: Mapping[str, Any] | None = None,
 ) -> dict[Form, Kind]:
@@ -32,12 +32,12 @@ def kinds_of(
         backbone: its weights and buffers as they are now.
         forms: what is wanted.
         view: fingerprint of what makes an image's tensor from its content.
-        size: height and width of that tensor.
+        size: shape of that tensor.
         dtype: as stored.
         about: what else a person may want to know of it.
     """
     digests = prefixes(dict(backbone.items()))
-    shapes = backbone.on_meta(*size)
+    shapes = backbone.on_meta(size)
     computed = _computed_in(backbone)
     found = {}
     for form in forms:

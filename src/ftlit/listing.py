@@ -191,21 +191,21 @@ def list_csv(
         UserError: a missing column or file, an unknown split, a missing label, a path listed twice.
     """
     path = Path(path).expanduser()
-    columns, rows = _read_csv(path)
+    columns, rows = read_csv(path)
     for column in (path_column, label_column):
         if column not in columns:
             raise unknown(f"column in {shown(path)}", column, columns)
     base = path.parent if root is None else Path(root).expanduser()
     files = [
-        Listed(base / _cell(row, path_column, at), _labels(row, label_column, label_separator, at), _split(row, split_column, at))
+        Listed(base / cell_of(row, path_column, at), labels_of(row, label_column, label_separator, at), split_of(row, split_column, at))
         for at, row in rows
     ]
     _check_listed(files, path, base)
     return files
 
 
-def _read_csv(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
-    """Column names, and (file and line, row) for each row."""
+def read_csv(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
+    """Column names, and (file and line, row) for each row, of a csv with a header line. Raises `UserError` where it cannot be read."""
     if not path.is_file():
         raise _no_path("csv file", path)
     try:
@@ -217,19 +217,22 @@ def _read_csv(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
     return list(reader.fieldnames or []), rows
 
 
-def _cell(row: Mapping[str, str], column: str, where: str) -> str:
+def cell_of(row: Mapping[str, str], column: str, where: str) -> str:
+    """What stands in a column, without spaces around it. Raises `UserError` where nothing does."""
     if not (text := (row[column] or "").strip()):
         raise UserError(f"{where}: column {column!r} is empty")
     return text
 
 
-def _labels(row: Mapping[str, str], column: str, separator: str | None, where: str) -> tuple[str, ...]:
+def labels_of(row: Mapping[str, str], column: str, separator: str | None, where: str) -> tuple[str, ...]:
+    """The labels in a column: one, or, with a separator, any number."""
     if separator is None:
-        return (_cell(row, column, where),)
+        return (cell_of(row, column, where),)
     return tuple(dict.fromkeys(text.strip() for text in row[column].split(separator) if text.strip()))
 
 
-def _split(row: Mapping[str, str], column: str, where: str) -> Split:
+def split_of(row: Mapping[str, str], column: str, where: str) -> Split:
+    """The split that a row names; train where there is no such column. Raises `UserError` for another word."""
     if column not in row:
         return "train"
     if (given := row[column].strip()).lower() not in SPLIT_NAMES:

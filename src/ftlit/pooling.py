@@ -1,6 +1,6 @@
 """How codes of any shape become vectors."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ftlit.errors import UserError
 
-TokenPool = Literal["mean", "class_token"]
+TokenPool = Literal["mean", "class_token", "masked_mean"]
 Pooling = Literal["average", "max", "2x2"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
@@ -17,7 +17,8 @@ def pool(codes: Tensor, token_pool: TokenPool = "mean", pooling: Pooling = "aver
     """Codes of any shape -> vectors (N, C): `average` as the original network pools before its classifier, else as `pooling` says.
 
     A map is averaged over its places, tokens are averaged or give their first one (`class_token`), a vector stays as it is. `max` takes
-    the largest value over places, or tokens; `2x2` the average of each quarter of a map, (N, 4 C).
+    the largest value over places, or tokens; `2x2` the average of each quarter of a map, (N, 4 C). `masked_mean` is of texts: tokens
+    whose codes are all zero are padding, and count for neither average nor maximum.
 
     Raises:
         UserError: codes that have nothing to pool so; see `poolings_of`.
@@ -25,14 +26,28 @@ def pool(codes: Tensor, token_pool: TokenPool = "mean", pooling: Pooling = "aver
     if pooling not in poolings_of(codes.shape[1:]):
         raise UserError(f"codes of shape {tuple(codes.shape[1:])} are not pooled by {pooling!r}: {', '.join(poolings_of(codes.shape[1:]))}")
     if pooling == "max":
+        if token_pool == "masked_mean" and codes.ndim == 3:
+            codes = codes.masked_fill(~real_tokens(codes)[..., None], torch.finfo(codes.dtype).min)
         return codes.flatten(2).amax(dim=2) if codes.ndim == 4 else codes.amax(dim=1)
     if pooling == "2x2":
         return torch.nn.functional.adaptive_avg_pool2d(codes, 2).flatten(1)
     if codes.ndim == 4:
         return codes.mean(dim=(2, 3))
     if codes.ndim == 3:
-        return codes[:, 0] if token_pool == "class_token" else codes.mean(dim=1)
+        return TOKEN_POOLS[token_pool](codes)
     return codes
+
+
+def real_tokens(codes: Tensor) -> Tensor:
+    """Codes (N, T, C) of texts -> which of the tokens are no padding, bool (N, T): those of padding are all zero."""
+    return codes.ne(0).any(dim=-1)
+
+
+TOKEN_POOLS: dict[TokenPool, Callable[[Tensor], Tensor]] = {
+    "mean": lambda codes: codes.mean(dim=1),
+    "class_token": lambda codes: codes[:, 0],
+    "masked_mean": lambda codes: codes.sum(dim=1) / real_tokens(codes).sum(dim=1, keepdim=True).clamp(min=1),
+}
 
 
 def poolings_of(shape: Sequence[int]) -> tuple[Pooling, ...]:

@@ -54,7 +54,7 @@ def _draw(target: Path, picture: Tensor, map_hw: Tensor, network: Network, title
     """The picture (H, W, 3), and over it the probability of each window, drawn where the middle of the window is."""
     from matplotlib.figure import Figure  # here, so that --help is fast; no pyplot: no screen is needed
 
-    (height, width), (rows, columns), size = picture.shape[:2], map_hw.shape, network.backbone.input_spec.size
+    (height, width), (rows, columns), size = picture.shape[:2], map_hw.shape, network.input_spec.size
     figure = Figure(figsize=(6.4 * width / height + 1.2, 6.4), layout="constrained")
     axes = figure.add_subplot(title=title, xticks=[], yticks=[])
     axes.imshow(picture.numpy(), extent=(0, width, height, 0))

@@ -15,11 +15,11 @@ from ftlit.dataset import image_reader
 from ftlit.dense import fully_convolutional
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.rewrite import batchnorm_to_affine
-from ftlit.transform import dense_transform, eval_transform
-from ftlit.zoo import load_backbone, load_timm
+from ftlit.transform import InputSpec, dense_transform, eval_transform
+from ftlit.zoo import load_backbone, load_bert, load_timm
 
 FILE, NAMES = "model.json", "class_names.json"
-LOADERS: dict[str, Callable[..., Backbone]] = {loader.__name__: loader for loader in (load_backbone, load_timm)}
+LOADERS: dict[str, Callable[..., Backbone]] = {loader.__name__: loader for loader in (load_backbone, load_timm, load_bert)}
 HEADS: dict[str, Callable[..., nn.Module]] = {
     f"{kind.__module__}.{kind.__name__}": kind
     for kind in (heads.LinearHead, heads.SolvedLinearHead, heads.PooledHead, heads.MLPHead, heads.ConvHead)
@@ -42,9 +42,16 @@ class Network:
     class_names: Sequence[str]
     multilabel: bool
 
+    @property
+    def input_spec(self) -> InputSpec:
+        """Of images. Raises `UserError` for a network of texts."""
+        if not isinstance(self.backbone.input_spec, InputSpec):
+            raise UserError("this run's network takes texts, and images are what can be predicted: give a run on images")
+        return self.backbone.input_spec
+
     def probabilities(self, path: str | Path) -> Tensor:
         """(K,) of an image file, seen as in evaluation. Raises `UserError` for a file that cannot be read."""
-        spec = self.backbone.input_spec
+        spec = self.input_spec
         image = eval_transform(spec)(image_reader(spec)(path))[None]
         with torch.inference_mode():
             codes = self.backbone(image)
@@ -56,7 +63,7 @@ class Network:
         probabilities (K, h, w) of each window of the training size in it; see `fully_convolutional`. Raises `UserError` for a network
         that has no such map, or a size below that of the training.
         """
-        spec = self.backbone.input_spec
+        spec = self.input_spec
         size = 2 * spec.size if size is None else size
         if size < spec.size:
             raise UserError(f"size {size}: the network was trained on images of {spec.size} px, give as many or more")

@@ -20,6 +20,7 @@ from ftlit.solve import Path, solve
 
 STRENGTHS = tuple(10 ** (1 - i / 4) for i in range(25))  # 10 to 1e-5
 FOLDS = 5
+NEGLIGIBLE = 1e-6  # a deviation, beside the largest
 COPIES = 8  # of the codes, and of the outputs, that solving holds at a time
 
 
@@ -222,9 +223,11 @@ def _looked_at(
 
 
 def _scales(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each column, (C,); 1 for a constant column."""
+    """Mean and deviation of each column, (C,); 1 for a constant one, and for one that hardly counts beside the others: at its own scale it
+    would get a weight of millions, which any change of the codes below turns into nonsense (all-MiniLM-L6-v2 has two of 1e-33).
+    """
     deviation, mean = torch.std_mean(vectors.double(), dim=0, correction=0)
-    constant = deviation <= 10 * torch.finfo(vectors.dtype).eps * mean.abs()
+    constant = (deviation <= 10 * torch.finfo(vectors.dtype).eps * mean.abs()) | (deviation <= NEGLIGIBLE * deviation.max())
     return mean.to(vectors.dtype), torch.where(constant, 1.0, deviation).to(vectors.dtype)
 
 

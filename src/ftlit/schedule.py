@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ftlit.errors import UserError, unknown
+from ftlit.freezing import Numbers, all_but, frozen_layers, in_backbone
 from ftlit.patterns import covers
 from ftlit.stage import Stage
 from ftlit.trainable import BatchNorm
@@ -28,6 +29,7 @@ class Schedule:
     Args:
         stages: the first begins at epoch 0, each later one after the one before.
         lr_scale: (pattern, factor above 0), covering every parameter. Each pattern becomes one named parameter group.
+        frozen: modules that no stage trains because a person wants it so.
 
     Raises:
         UserError: stages out of order, or a factor not above 0.
@@ -35,6 +37,7 @@ class Schedule:
 
     stages: Sequence[Stage]
     lr_scale: LrScale = (("*", 1.0),)
+    frozen: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple(self.stages))
@@ -130,9 +133,10 @@ def with_batchnorm(schedule: Schedule, batchnorm: BatchNorm) -> Schedule:
 
 def with_reinit(schedule: Schedule, layers: Sequence[str], *, backbone: str = "backbone", head: str = "head") -> Schedule:
     """The same schedule where these layers of the backbone begin at random, as the head does: they train in every stage in which the head
-    does, at its rate. One whose scales do not name each layer (`explicit`) is left as it is written.
+    does, at its rate; but for those that are frozen by wish. One whose scales do not name each layer (`explicit`) is left as it is written.
     """
-    new, rates = [f"{backbone}.{layer}" for layer in layers], dict(schedule.lr_scale)
+    rates = dict(schedule.lr_scale)
+    new = [name for name in (f"{backbone}.{layer}" for layer in layers) if name not in schedule.frozen]
     if not set(new) <= rates.keys() or head not in rates:
         return schedule
 
@@ -167,13 +171,25 @@ def head_only(layers: Sequence[str]) -> Schedule:
     return Schedule([Stage(["head"], name="head")], layer_scales(layers))
 
 
-def all_at_once(layers: Sequence[str], *, scale: float = 1.0, decay: float = 1.0) -> Schedule:
-    """Everything trains from the first epoch, the backbone at `scale` times the head's rate, less by `decay` a layer downwards."""
-    return Schedule([Stage(["*"], name="all")], layer_scales(layers, scale, decay))
+def all_at_once(
+    layers: Sequence[str], *, scale: float = 1.0, decay: float = 1.0, freeze_embeddings: bool = False, freeze_layers: Numbers = ""
+) -> Schedule:
+    """Everything trains from the first epoch, the backbone at `scale` times the head's rate, less by `decay` a layer downwards; but for
+    what is frozen, see `ftlit.freezing`.
+    """
+    frozen = frozen_layers(layers, freeze_embeddings, freeze_layers)
+    return Schedule([Stage(**all_but(layers, frozen))], layer_scales(layers, scale, decay), in_backbone(frozen))
 
 
 def head_then_all(
-    layers: Sequence[str], *, epoch: int = 2, until: Mapping[str, Any] | None = None, scale: float = 0.1, decay: float = 0.8
+    layers: Sequence[str],
+    *,
+    epoch: int = 2,
+    until: Mapping[str, Any] | None = None,
+    scale: float = 0.1,
+    decay: float = 0.8,
+    freeze_embeddings: bool = False,
+    freeze_layers: Numbers = "",
 ) -> Schedule:
     """The head alone until `epoch`, so that its random start does not tear at the pretrained layers; then everything.
 
@@ -183,10 +199,12 @@ def head_then_all(
         until: fields of `Until`: the head alone until a metric says so.
         scale: the top layer's rate over the head's.
         decay: a layer's rate over that of the layer above it.
+        freeze_embeddings: the layer `embeddings` stays frozen in every stage.
+        freeze_layers: the same of layers called `encoder.<number>`, by their numbers; see `ftlit.freezing`.
     """
-    return Schedule(
-        [Stage(["head"], name="head"), Stage(["*"], epoch, until=_until(until), name="all")], layer_scales(layers, scale, decay)
-    )
+    frozen = frozen_layers(layers, freeze_embeddings, freeze_layers)
+    stages = [Stage(["head"], name="head"), Stage(epoch=epoch, until=_until(until), **all_but(layers, frozen))]
+    return Schedule(stages, layer_scales(layers, scale, decay), in_backbone(frozen))
 
 
 def last_k(
@@ -202,18 +220,28 @@ def last_k(
 
 
 def top_down(
-    layers: Sequence[str], *, every: int = 1, epoch: int = 1, until: Mapping[str, Any] | None = None, scale: float = 0.1, decay: float = 0.8
+    layers: Sequence[str],
+    *,
+    every: int = 1,
+    epoch: int = 1,
+    until: Mapping[str, Any] | None = None,
+    scale: float = 0.1,
+    decay: float = 0.8,
+    freeze_embeddings: bool = False,
+    freeze_layers: Numbers = "",
 ) -> Schedule:
-    """Gradual unfreezing (Howard and Ruder 2018, section 3.3): the head alone until `epoch`, then one more layer every `every` epochs.
+    """Gradual unfreezing (Howard and Ruder 2018, section 3.3): the head alone until `epoch`, then one more layer every `every` epochs;
+    what is frozen (see `head_then_all`) is passed over.
 
     With `until` (see `head_then_all`) each layer joins in as soon as the metric says so, and at these epochs at the latest.
     """
-    stages = [Stage(["head"], name="head")]
-    for i, lowest in enumerate(reversed(layers)):
-        train = ["head", *(f"backbone.{layer}" for layer in layers[len(layers) - i - 1 :])]
-        name = f"head + {lowest} and above" if i + 1 < len(layers) else "all"
+    frozen = frozen_layers(layers, freeze_embeddings, freeze_layers)
+    stages, joining = [Stage(["head"], name="head")], [layer for layer in layers if layer not in frozen]
+    for i, lowest in enumerate(reversed(joining)):
+        last, train = i + 1 == len(joining), ["head", *in_backbone(joining[len(joining) - i - 1 :])]
+        name = all_but(layers, frozen)["name"] if last else f"head + {lowest} and above"
         stages.append(Stage(train, epoch + i * every, until=_until(until), name=name))
-    return Schedule(stages, layer_scales(layers, scale, decay))
+    return Schedule(stages, layer_scales(layers, scale, decay), in_backbone(frozen))
 
 
 def explicit(layers: Sequence[str], *, stages: Sequence[Mapping[str, Any]], lr_scale: Mapping[str, float] | None = None) -> Schedule:

@@ -77,6 +77,7 @@ def plan_codes(
     dtype: torch.dtype = torch.float32,
     max_bytes: float,
     device: str = "cpu",
+    input_shape: Sequence[int] | None = None,
 ) -> list[Source]:
     """What each stage of a schedule trains from: its codes, where reading them beats computing them and they fit in `max_bytes`, which
     earlier stages are given first.
@@ -88,8 +89,9 @@ def plan_codes(
         dtype: of the stored codes.
         max_bytes: for all cuts together.
         device: kind of device that would compute them.
+        input_shape: of one input; `None`: what the backbone's input spec says.
     """
-    costs = backbone.on_meta(backbone.input_spec.size, backbone.input_spec.size)
+    costs = backbone.on_meta(input_shape or backbone.input_spec.shape)
     chosen: dict[Form | None, Source] = {None: Source(None, 0, "images: the lowest layer trains")}
     for form in forms:
         if form is None or form in chosen:

@@ -5,16 +5,16 @@ An `InputSpec` travels with the weights; nothing here is typed a second time.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.functional import InterpolationMode
 
 from ftlit.errors import UserError, unknown
 
-Transform = Callable[[Image.Image], Tensor]
+Transform = Callable[[Any], Tensor]  # of a PIL image (RGB), or of a text
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,34 @@ class InputSpec:
             raise UserError(f"input size {self.size} with resize {self.resize}: size is at least 1 and resize at least size")
         if min(self.std) <= 0:
             raise UserError(f"input std {self.std}: every value must be above 0")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image's tensor."""
+        return 3, self.size, self.size
+
+    @property
+    def pixels(self) -> int:
+        """What an image counts as where it is decided how many run together."""
+        return self.size**2
+
+    @property
+    def inputs(self) -> str:
+        """What it is, in a few words."""
+        return f"images of {self.size} px"
+
+    @property
+    def told(self) -> str:
+        """The input in words, for the plan."""
+        return f"{self.size}x{self.size}, mean {_numbers(self.mean)}, std {_numbers(self.std)}, {self.interpolation}"
+
+    def views(self, augment: str = "none") -> tuple[Transform, Transform]:
+        """The transforms of training, see `train_transform`, and of evaluation."""
+        return train_transform(self, augment), eval_transform(self)
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:g}" for value in dict.fromkeys(values))
 
 
 def _channels(what: str, values: object) -> tuple[float, float, float]:

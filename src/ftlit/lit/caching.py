@@ -77,7 +77,7 @@ class CodesData(LightningDataModule):
             raise UserError(f"cache.max_gb={max_gb}: give a number from 0")
         self.augments = fingerprint(data.transforms["train"]) != fingerprint(data.transforms["val"])
         alike = f"data.augment=none draws nothing: {views} views of an image would be the same, one is stored"
-        self.images, self.store = data, Store(folder)
+        self.images, self.input_spec, self.store = data, data.input_spec, Store(folder)
         self.store.check()
         self.pooled, self.dtype, self.max_gb, self.views = pooled, dtype, max_gb, views if self.augments else 1
         self.class_names, self.num_classes, self.multilabel = data.class_names, data.num_classes, data.multilabel
@@ -147,6 +147,7 @@ class CodesData(LightningDataModule):
             dtype=stored_dtype(self.dtype, TRUE.get(str(trainer.precision), torch.float32)),
             max_bytes=self.max_gb * 1e9,
             device=trainer.strategy.root_device.type,
+            input_shape=self.images.input_spec.shape,
         )
         for i, stage in enumerate(schedule.stages[1:] if schedule else ()):
             if stage.step is not None and sources[i].form and sources[i].form != sources[i + 1].form:

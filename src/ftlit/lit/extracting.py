@@ -103,7 +103,7 @@ class Extraction:
         images = Views(self.data.collection.splits[split], self._digests[split], self._transform(number), (self.seed, number))
         for kind in kinds.values():
             self._columns.setdefault(kind.key, self.store.column(kind))
-        return Wanted(view, images, {form: self._columns[kind.key] for form, kind in kinds.items()})
+        return Wanted(view, images, self.data.input_spec.pixels, {form: self._columns[kind.key] for form, kind in kinds.items()})
 
     def _transform(self, number: int) -> Transform:
         return self.data.transforms["val" if number == EVALUATION else "train"]
@@ -117,16 +117,16 @@ class Extraction:
 
     def _kinds_now(self, trainer: Trainer, backbone: Backbone, view: View, forms: Sequence[Form]) -> dict[Form, Kind]:
         """What the store keeps for a view, with the weights as they are."""
-        (split, number), size = view, backbone.input_spec.size
+        (split, number), size = view, self.data.input_spec.shape
         drawn = None if number == EVALUATION else (self.seed, number)
         with trainer.precision_plugin.forward_context():
             return kinds_of(
                 backbone,
                 forms,
                 view=fingerprint(self._transform(number), self.data.collection.splits[split].load, drawn),
-                size=(size, size),
+                size=size,
                 dtype=stored_dtype(self.dtype, next(backbone.parameters(), torch.empty(0)).dtype),
-                about={"view": f"augmented {number}" if number else "evaluation", "input": f"{size}x{size}"},
+                about={"view": f"augmented {number}" if number else "evaluation", "input": "x".join(map(str, size[-2:]))},
             )
 
 
@@ -138,10 +138,11 @@ def _tensors(module: nn.Module) -> Iterator[object]:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Images in one view, and the columns that their codes belong in."""
+    """Images in one view, what each counts as in pixels, and the columns that their codes belong in."""
 
     view: View
     images: Views
+    pixels: int
     columns: dict[Form, Column]
 
     def lacking(self) -> tuple[list[int], int]:
@@ -239,7 +240,7 @@ def _compute(
     """Compute what is lacking: this process's share of it; without `advance` all of it, unseen."""
     device, precision = next(backbone.parameters(), torch.empty(0)).device, trainer.precision_plugin
     pixels = PIXELS.get(device.type, PIXELS_ELSEWHERE)
-    size = min(max(1, pixels // backbone.input_spec.size**2), MOST_IMAGES)
+    size = min(max(1, pixels // wanted.pixels), MOST_IMAGES)
     batches = [lacking[begin : begin + size] for begin in range(0, len(lacking), size)]
     own = batches[trainer.global_rank :: trainer.world_size] if advance else batches
     loader = DataLoader(

@@ -12,11 +12,12 @@ from ftlit.dataset import SPLITS, Batch, Collection, LabelledImages, MixedCollat
 from ftlit.errors import UserError, shorten
 from ftlit.order import Batches, EvalOrder, TrainOrder
 from ftlit.splitting import draw_per_class, draw_share
-from ftlit.transform import InputSpec, Transform, eval_transform, train_transform
+from ftlit.text import TextSpec
+from ftlit.transform import InputSpec, Transform
 
 
 class ImageData(LightningDataModule):
-    """Batches (images float32 (N, 3, S, S), targets) of a collection, as a network wants them.
+    """Batches (images float32 (N, 3, S, S), or token ids int64 (N, T) of texts, targets) of a collection, as a network wants them.
 
     Targets are class numbers, int64 (N,); with several labels, or mixed, float32 (N, num_classes).
     Order, augmentation and mixing are functions of (seed, epoch, image), see `ftlit.order`; a checkpoint keeps how far an epoch is, and
@@ -25,7 +26,7 @@ class ImageData(LightningDataModule):
     Args:
         collection: the images, in three splits.
         input_spec: what the network expects.
-        augment: see `transform.train_transform`.
+        augment: see `transform.train_transform`; texts know `none` only.
         mix: see `dataset.MixedCollate`.
         batch_size: images in a batch of one process.
         num_workers: processes that load; `None`: half of the cores, at most 8.
@@ -39,7 +40,7 @@ class ImageData(LightningDataModule):
     def __init__(
         self,
         collection: Collection,
-        input_spec: InputSpec,
+        input_spec: InputSpec | TextSpec,
         *,
         augment: str = "photo",
         mix: str = "none",
@@ -65,10 +66,9 @@ class ImageData(LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = _half_the_cores() if num_workers is None else num_workers
         self.mix = mix
-        self.transforms: dict[Split, Transform] = {
-            "train": train_transform(input_spec, augment),
-            **dict.fromkeys(("val", "test"), eval_transform(input_spec)),
-        }
+        self.input_spec = input_spec
+        train, evaluation = input_spec.views(augment)
+        self.transforms: dict[Split, Transform] = {"train": train, "val": evaluation, "test": evaluation}
         self._collate = {split: MixedCollate(mix if split == "train" else "none", self.num_classes) for split in SPLITS}
         self._begin = (0, 0)  # epoch and batch that training goes on from
 

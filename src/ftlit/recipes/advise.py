@@ -29,7 +29,7 @@ from ftlit.head import SolvedLinearHead
 from ftlit.lit.images import ImageData
 from ftlit.probe import fit_probe
 from ftlit.recipes import finetune, words
-from ftlit.recipes.binding import bind
+from ftlit.recipes.binding import bind, check_input
 from ftlit.recipes.extracting import codes_of
 from ftlit.recipes.resuming import checkpoint_of
 
@@ -94,6 +94,7 @@ def parts_of(cfg: DictConfig) -> tuple[Backbone, Any]:
     """What the advice is about: backbone and data."""
     bind(cfg)
     backbone = instantiate(cfg.backbone)
+    check_input(cfg, backbone.input_spec)
     return backbone, instantiate(cfg.data, input_spec=backbone.input_spec)
 
 
@@ -234,7 +235,7 @@ def _times(backbone: Backbone, data: ImageData) -> tuple[float, float, float]:
     begun = time.perf_counter()
     images = torch.stack([data.transforms["train"](train.load(train.sources[i % len(train)])) for i in range(TIMED)])
     loading = (time.perf_counter() - begun) / TIMED / max(1, data.num_workers)
-    images = images.to(device, next(backbone.parameters()).dtype)
+    images = images.to(device, next(backbone.parameters()).dtype if images.is_floating_point() else None)
 
     def timed(*, training: bool) -> float:
         for _ in range(2):  # the first one warms up

@@ -14,6 +14,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.recipes import limits
+from ftlit.text import TextSpec
+from ftlit.transform import InputSpec
 
 
 def bind(cfg: DictConfig) -> None:
@@ -38,6 +40,19 @@ def bind(cfg: DictConfig) -> None:
                 raise UserError(f"{name}.{key} has no value: give {name}.{key}=...")
             _check(_source(node, key) or f"{name}.{key}", node[key], _hints(target).get(key))
     limits.check(cfg)
+
+
+def check_input(cfg: DictConfig, input_spec: object) -> None:
+    """Refuse data of images for a network of texts, and the other way round, as the data's signature says.
+
+    Raises:
+        UserError: what both are, and what would do.
+    """
+    wanted = _hints(_found("data", cfg.data._target_)).get("input_spec")
+    if wanted is InputSpec and isinstance(input_spec, TextSpec):
+        raise UserError("this network takes texts, and these data are images: give data=text_csv data.csv=..., or a backbone for images")
+    if wanted is TextSpec and isinstance(input_spec, InputSpec):
+        raise UserError("this network takes images, and these data are texts: give backbone=bert backbone.name=..., or data of images")
 
 
 def _found(name: str, path: str) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 import re
 import sys
 from argparse import ArgumentParser
+from collections.abc import Sequence
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
@@ -39,6 +40,18 @@ def quote(value: str) -> str:
     runs/a-1 'it\'s, a=b'
     """
     return value if re.fullmatch(r"[\w./-]+", value, re.ASCII) else "'" + value.replace("'", "\\'") + "'"
+
+
+def with_text(words: Sequence[str]) -> list[str]:
+    """The words of a command line with the quotes back around numbers that are one value, and that a shell has taken: Hydra would take them
+    for a sweep. Where a sweep is asked for, they stay as they are.
+
+    >>> print(*with_text(["seed=1", "schedule.freeze_layers=1,2,3"]))
+    seed=1 schedule.freeze_layers='1,2,3'
+    """
+    if {"-m", "--multirun"} & set(words):
+        return list(words)
+    return [re.sub(r"^(\+{0,2}schedule\.freeze_layers)=([\d\s-]+,[\d\s,-]*)$", r"\1='\2'", word) for word in words]
 
 
 def which_job() -> str:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from ftlit.errors import unknown
 from ftlit.recipes import isolation
-from ftlit.recipes.command import which_job
+from ftlit.recipes.command import which_job, with_text
 
 WANTS_TRACEBACK = bool(os.environ.get("HYDRA_FULL_ERROR"))
 
@@ -24,6 +24,7 @@ def main() -> None:
     A job of a sweep that fails does not end the sweep: the failed ones are named at the end, and the status is 2 where all of them
     are mistakes, else 1. An interruption is status 130.
     """
+    sys.argv[1:] = with_text(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra hand over its errors instead of printing them
     try:
         _train()

@@ -21,7 +21,7 @@ from ftlit.pooling import POOLINGS
 from ftlit.probe import STRENGTHS, Probe
 from ftlit.probing import Interval, Probing, best_of, bootstrap, draw, write_csv
 from ftlit.recipes import finetune, words
-from ftlit.recipes.binding import bind
+from ftlit.recipes.binding import bind, check_input
 from ftlit.recipes.extracting import codes_of
 from ftlit.recipes.isolation import several_processes
 
@@ -57,6 +57,7 @@ def run(cfg: DictConfig) -> float:
     if several_processes(cfg):
         raise UserError("recipe=probe runs in one process: give trainer=auto, or trainer.devices=1")
     backbone = instantiate(cfg.backbone)
+    check_input(cfg, backbone.input_spec)
     looks = []
     for i in range(probing.repeats):
         if probing.repeats > 1:

@@ -20,6 +20,8 @@ from rich.table import Table
 from ftlit.backbone import Backbone
 from ftlit.doctor import Plan
 from ftlit.errors import shorten
+from ftlit.lit.caching import CodesData
+from ftlit.lit.images import ImageData
 from ftlit.prediction import NAMES, write_record
 from ftlit.recipes.command import arguments, program
 from ftlit.recipes.limits import AFFINE
@@ -74,7 +76,8 @@ def say_plan(
     """Print what is going to happen: weights, input, data, whether the head is solved, what trains from when at what rate, and how to
     resume.
     """
-    spec, shape = backbone.input_spec, "x".join(map(str, backbone.code_shapes[backbone.cuts[-1]]))
+    spec = data.input_spec if isinstance(data, ImageData | CodesData) else backbone.input_spec
+    shape = "x".join(map(str, backbone.on_meta(spec.shape)[backbone.cuts[-1]][0]))
     size = sum(parameter.numel() for parameter in backbone.parameters())
     choices = HydraConfig.get().runtime.choices
     rows = [
@@ -84,7 +87,7 @@ def say_plan(
             f"{cfg.backbone.get('name', cfg.backbone._target_)}: {shorten(backbone.cuts)}; {size:,} parameters; weights: {backbone.origin}"
             + (f"; drawn anew: {shorten(backbone.reinit)}" if backbone.reinit else ""),
         ),
-        ("input", f"{spec.size}x{spec.size}, mean {_numbers(spec.mean)}, std {_numbers(spec.std)}, {spec.interpolation}"),
+        ("input", spec.told),
         (
             "codes",
             f"{shape} at cut {backbone.cuts[-1]}, {backbone.num_features} features for the head ({cfg.head._target_.rpartition('.')[2]})",
@@ -176,7 +179,3 @@ def say_results(cfg: DictConfig, results: Mapping[str, float], time: str) -> Non
 def console() -> Console:
     """Wide enough for the plan where no terminal says otherwise."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-
-
-def _numbers(values: tuple[float, ...]) -> str:
-    return " ".join(f"{value:g}" for value in dict.fromkeys(values))

@@ -2,13 +2,14 @@
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from ftlit.backbone import RANDOM_START, Backbone
 from ftlit.errors import UserError, one_line, unknown
+from ftlit.text import TextSpec
 from ftlit.transform import InputSpec
 from ftlit.zoo.fitting import fill, original_names
 from ftlit.zoo.parts import Parts
@@ -50,7 +51,7 @@ def assembled(
     name: str,
     model: nn.Module,
     parts: Parts,
-    spec: InputSpec,
+    spec: InputSpec | TextSpec,
     *,
     source: Source | None,
     tensors: Mapping[str, Tensor] | None,
@@ -71,13 +72,13 @@ def assembled(
         cut: keep the layers up to and with this one.
         reinit: layers that are not filled from `tensors`.
         fresh: the parts of the same network drawn at random, for these.
-        record: name of the loader and its arguments, but cut and input; see `Backbone`.
+        record: name of the loader and its arguments, but the cut; see `Backbone`.
 
     Raises:
         UserError: an unknown cut or layer, weights that do not fit, or a size of image that the network cannot take.
     """
     origin, trained_with = (source.origin, source.input_spec) if source else (RANDOM_START, None)
-    record = {**record, "cut": None, "input_spec": asdict(spec)}
+    record = {**record, "cut": [*parts.layers][-1]}
     whole = Backbone(parts.layers, spec, token_pool=parts.token_pool, origin=origin, trained_with=trained_with, record=record)
     backbone = whole if cut is None else whole.upto(cut)
     places = sorted({backbone.index(layer) for layer in reinit})
@@ -97,14 +98,16 @@ def _check_size(name: str, backbone: Backbone) -> None:
     try:
         _ = backbone.code_shapes  # kept by the backbone: heads ask for it next
     except (RuntimeError, AssertionError) as error:
-        size = backbone.input_spec.size
-        least = bisect_left(range(LARGEST), 1, lo=size, key=lambda larger: int(_fits(backbone, larger)))
+        spec = backbone.input_spec
+        if isinstance(spec, TextSpec):
+            raise UserError(f"{name} cannot take {spec.inputs}: {one_line(error)}") from error
+        least = bisect_left(range(LARGEST), 1, lo=spec.size, key=lambda larger: int(_fits(backbone, larger)))
         hint = f"the smallest that its strides leave something of are {least} px" if least < LARGEST else one_line(error)
-        raise UserError(f"{name} cannot take images of {size} px: {hint} (input_spec.size)") from error
+        raise UserError(f"{name} cannot take {spec.inputs}: {hint} (input_spec.size)") from error
 
 
 def _fits(backbone: Backbone, size: int) -> bool:
     try:
-        return bool(backbone.on_meta(size, size))
+        return bool(backbone.on_meta((3, size, size)))
     except (RuntimeError, AssertionError):
         return False

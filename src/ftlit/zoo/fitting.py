@@ -14,6 +14,8 @@ Tensors = dict[str, Tensor]
 
 LEGACY = (
     (re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\."), r"\1\2."),  # densenet*-*.pth, written before torch 0.4
+    (re.compile(r"\bLayerNorm\.gamma$"), "LayerNorm.weight"),  # BERT's first weights, named as TensorFlow names them
+    (re.compile(r"\bLayerNorm\.beta$"), "LayerNorm.bias"),
     (re.compile(r"\bmlp\.linear_1\."), "mlp.0."),  # vit_*-*.pth, written before torchvision 0.13
     (re.compile(r"\bmlp\.linear_2\."), "mlp.3."),
 )

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -109,7 +109,7 @@ def load_backbone(
         return take_apart(built(name, net.build, settings))
 
     given = {argument: value for argument, value in settings.items() if argument in net.arguments}
-    record = {"loader": load_backbone.__name__, "name": name, **given}
+    record = {"loader": load_backbone.__name__, "name": name, "input_spec": asdict(spec), **given}
     parts = take_apart(model)
     return assembled(name, model, parts, spec, source=source, tensors=tensors, cut=cut, reinit=reinit, fresh=fresh, record=record)
 

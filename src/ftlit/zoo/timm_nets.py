@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from functools import partial
 from http.client import HTTPException
 from os import PathLike
@@ -79,7 +80,7 @@ def load_timm(
     def fresh() -> Parts:
         return take_apart(built(name, create, settings), spec.size)[0]
 
-    record = {"loader": load_timm.__name__, "name": name, **kwargs}
+    record = {"loader": load_timm.__name__, "name": name, "input_spec": asdict(spec), **kwargs}
     backbone = assembled(name, model, parts, spec, source=source, tensors=tensors, cut=cut, reinit=reinit, fresh=fresh, record=record)
     backbone.origin += f"; {note}" if note else ""
     return backbone

@@ -1,0 +1,98 @@
+"""Layers frozen by wish: whichever schedule, they never train, and the rest does."""
+
+import pytest
+import torch
+from torch import nn
+
+from ftlit.backbone import Backbone
+from ftlit.doctor import examine
+from ftlit.errors import UserError
+from ftlit.freezing import frozen_layers
+from ftlit.grouping import build_optimizer
+from ftlit.recipes.command import with_text
+from ftlit.schedule import all_at_once, head_then_all, top_down, with_reinit
+from ftlit.trainable import set_trainable
+from ftlit.transform import InputSpec
+
+LAYERS = ["embeddings", *(f"encoder.{i}" for i in range(5)), "pooler"]
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = Backbone({name: nn.Sequential(nn.Conv2d(3, 3, 1), nn.Dropout()) for name in LAYERS}, InputSpec(size=2))
+        self.head = nn.Linear(3, 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "numbers"),
+    [("1,2,3", [1, 2, 3]), ([1, 2], [1, 2]), ("0-3", [0, 1, 2, 3]), ("", []), ([], []), (4, [4]), (0, [0]), ("0, 2 - 3", [0, 2, 3])],
+)
+def test_numbers_may_be_given_as_a_text_a_list_a_range_or_not_at_all(given, numbers):
+    assert frozen_layers(LAYERS, False, given) == [f"encoder.{i}" for i in numbers]
+    assert frozen_layers(LAYERS, True, given)[0] == "embeddings"
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [("5", "no encoder.5, give numbers from 0 to 4"), ("3-9", "no encoder.5"), ([7], "no encoder.7"), (-1, "'-1' is no number"),
+     ("3-1", "'3-1' is no number"), ("first", "'first' is no number"), ("1;2", "'1;2' is no number")],
+)  # fmt: skip
+def test_a_number_that_is_not_there_is_an_error(given, line):
+    with pytest.raises(UserError) as caught:
+        frozen_layers(LAYERS, False, given)
+    assert line in str(caught.value)
+
+
+def test_a_backbone_without_such_layers_is_told():
+    with pytest.raises(UserError, match="no layer 'embeddings': it has stem"):
+        frozen_layers(["stem"], True)
+    with pytest.raises(UserError, match=r"no layers encoder.0, encoder.1, ...: it has stem"):
+        frozen_layers(["stem"], False, "1")
+
+
+@pytest.mark.parametrize("made", [all_at_once, head_then_all, top_down])
+def test_what_is_frozen_trains_in_no_stage_and_the_rest_in_the_last(made):
+    model, schedule = Model(), made(LAYERS, freeze_embeddings=True, freeze_layers="1,2")
+    frozen = [f"backbone.{layer}" for layer in ("embeddings", "encoder.1", "encoder.2")]
+    for stage in schedule.stages:
+        set_trainable(model, stage.train)
+        for name in frozen:
+            layer = model.get_submodule(name)
+            assert not any(p.requires_grad for p in layer.parameters()) and not any(part.training for part in layer.modules())
+    training = {name.rsplit(".", 2)[0] for name, p in model.named_parameters() if p.requires_grad and "backbone" in name}
+    assert training == {f"backbone.{layer}" for layer in LAYERS} - set(frozen)
+    optimizer = build_optimizer(model, torch.optim.SGD, schedule.lr_scale)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
+    assert examine(model, [*(f"backbone.{layer}" for layer in LAYERS), "head"], schedule, optimizer).warnings[1:] == ()  # random weights
+
+
+@pytest.mark.parametrize("made", [all_at_once, head_then_all, top_down])
+def test_nothing_frozen_is_the_schedule_as_it_was(made):
+    assert made(LAYERS) == made(LAYERS, freeze_embeddings=False, freeze_layers="") and made(LAYERS).stages[-1].name == "all"
+
+
+def test_with_all_frozen_the_head_trains_alone():
+    for made in (all_at_once, head_then_all, top_down):
+        stages = made(LAYERS[:-1], freeze_embeddings=True, freeze_layers="0-4").stages
+        assert {stage.train for stage in stages} == {("head",)}
+
+
+def test_a_frozen_layer_stays_so_where_it_is_drawn_anew():
+    schedule = with_reinit(head_then_all(LAYERS, freeze_layers="4"), ["encoder.4", "pooler"])
+    assert schedule.stages[0].train == ("head", "backbone.pooler")
+    assert not any("backbone.encoder.4" in stage.train for stage in schedule.stages)
+
+
+def test_the_shell_takes_the_quotes_and_they_are_put_back_but_for_a_sweep():
+    for word in ("schedule.freeze_layers=1,2,3", "schedule.freeze_layers=0-1,3"):
+        name, _, value = word.partition("=")
+        assert with_text(["a=b", word]) == ["a=b", f"{name}='{value}'"] and with_text(["-m", word]) == ["-m", word]
+    same = [
+        "schedule.freeze_layers=1",
+        "schedule.freeze_layers='1,2'",
+        "schedule.freeze_layers=[1,2]",
+        "schedule.freeze_layers=",
+        "seed=1,2",
+    ]
+    assert with_text(same) == same
