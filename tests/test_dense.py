@@ -112,11 +112,13 @@ def test_what_computes_maps_is_shared_and_keeps_its_mode():
         ("vit_b_32", LinearHead, "codes of this backbone are tokens"),
         ("maxvit_t", LinearHead, "takes images of 224 px only"),
         ("glyph", nn.Bilinear, "no convolution in disguise"),
+        ("glyph", nn.MaxPool2d, "no convolution in disguise"),
     ],
 )
 def test_what_cannot_be_a_map_is_one_line(name, head, said):
     backbone = load_backbone(name, weights=None)
-    module = nn.Bilinear(2, 2, 2) if head is nn.Bilinear else head(backbone.num_features, 2)
+    own = {nn.Bilinear: lambda: nn.Bilinear(2, 2, 2), nn.MaxPool2d: lambda: nn.Sequential(nn.MaxPool2d(2))}
+    module = own[head]() if head in own else head(backbone.num_features, 2)
     with pytest.raises(UserError, match=said) as caught:
         fully_convolutional(backbone, module)
     assert "\n" not in str(caught.value)
@@ -125,3 +127,12 @@ def test_what_cannot_be_a_map_is_one_line(name, head, said):
 def test_features_that_are_no_map_of_that_size_are_one_line():
     with pytest.raises(UserError, match="10 features is no convolution of 3x3"):
         linear_to_conv(nn.Linear(10, 2), 3)
+
+
+def test_a_network_of_linear_layers_alone_is_one_of_convolutions():
+    backbone = load_backbone("mlp", weights=None, hidden=[12, 8], input_spec={"size": 8}).eval()
+    head = LinearHead(8, 3)
+    images = torch.randn(2, 3, 10, 9)
+    found = fully_convolutional(backbone, head)(images)
+    assert found.shape == (2, 3, 3, 2)
+    assert torch.allclose(found[:, :, 2, 1], head(backbone(images[:, :, 2:, 1:])), atol=1e-5)

@@ -58,6 +58,16 @@ def test_a_linear_autoencoder_gets_to_what_principal_components_lose():
     assert float(objective.error(data).detach()) == pytest.approx(float(variances[3:].sum() / variances.sum()), rel=0.02)
 
 
+def test_a_decoder_begins_at_the_mean():
+    for layer, shape in ((flattened(), (12,)), (nn.Conv2d(3, 4, 3, padding=1), (3, 6, 6)), (nn.Conv2d(3, 4, 2, stride=2), (3, 6, 6))):
+        torch.manual_seed(0)
+        data = 100 + torch.randn(200, *shape)
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter.zero_()
+        assert float(Reconstruction(layer, None, data).error(data).detach()) == pytest.approx(1.0, abs=0.05)
+
+
 def test_denoising_hides_values_in_training_only():
     torch.manual_seed(0)
     data = torch.rand(50, 12) + 1
@@ -169,6 +179,7 @@ def test_a_pretraining_that_stopped_between_layers_goes_on_to_the_same_bits(whol
     (folder / "stopped/layers/layer1.safetensors").write_bytes((folder / "run/layers/layer1.safetensors").read_bytes())
     rows = (folder / "run/pretrain.csv").read_bytes().splitlines(keepends=True)
     (folder / "stopped/pretrain.csv").write_bytes(b"".join(rows[:3]))
+    (folder / "stopped/config.yaml").write_bytes((folder / "run/config.yaml").read_bytes())
     refused = train(folder, *MLP, "pretrain=autoencoder", "hydra.run.dir=stopped")
     assert refused.returncode == 2 and "resume=true goes on with it" in refused.stderr
     done = train(folder, *MLP, "pretrain=autoencoder", "hydra.run.dir=stopped", "resume=true")
@@ -198,3 +209,34 @@ def test_a_network_of_maps_and_one_of_machines_are_pretrained_on_images_without_
     ):
         mistake = train(tmp_path, *arguments)
         assert mistake.returncode == 2 and said in mistake.stderr and mistake.stderr.count("\n") == 1, mistake.stderr
+
+
+def test_layers_that_were_trained_otherwise_are_not_gone_on_with(whole):
+    folder, _ = whole
+    for other, name in (("pretrain=denoising", "pretrain"), ("seed=1", "data"), ("backbone.hidden=[24,13]", "backbone")):
+        arguments = [*MLP, "pretrain=autoencoder", other, "hydra.run.dir=run", "resume=true"]
+        mistake = train(folder, *arguments)
+        assert mistake.returncode == 2 and f"trained with another {name}" in mistake.stderr and mistake.stderr.count("\n") == 1, (
+            mistake.stderr
+        )
+
+
+def test_a_batch_norm_of_the_layer_counts_each_batch_once():
+    import lightning.pytorch as pl
+
+    from ftlit.lit.pretrainer import LayerPretrainer
+
+    layer = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+    images = torch.randn(12, 3, 6, 6)
+    module = LayerPretrainer(Reconstruction(layer, None, images), torch.optim.Adam)
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    pl.Trainer(max_epochs=2, **options).fit(module, torch.utils.data.DataLoader(images, 4))
+    assert int(layer[1].num_batches_tracked) == 6
+
+
+def test_the_error_of_one_image_is_measured_by_the_spread_of_all():
+    torch.manual_seed(0)
+    data = torch.randn(64, 12)
+    for objective in (RestrictedBoltzmann(flattened(), None, data), Reconstruction(flattened(), None, data)):
+        alone = torch.stack([objective.error(row[None]) for row in data]).mean()
+        assert torch.allclose(alone, objective.error(data), rtol=1e-4)

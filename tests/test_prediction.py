@@ -79,7 +79,7 @@ def test_a_map_is_drawn_over_an_image(run):
         (("run", "photos/dark/dark1.png", "--dense", "--label", "drak"), "no class 'drak': did you mean 'dark'"),
         (("run", "photos/dark/dark1.png", "--dense", "--size", "8"), "size 8: the network was trained on images of 32 px"),
         (("run", "photos/dark/dark1.png", "photos/dark/dark1.png", "--dense"), "two images would be drawn as dark1_dense.png"),
-        (("run", "photos/dark/dark1.png", "--label", "dark"), "--label and --size are of --dense"),
+        (("run", "photos/dark/dark1.png", "--label", "dark"), "--label, --size and --out are of --dense"),
         (("run",), "the following arguments are required: IMAGE"),
     ],
 )
@@ -96,6 +96,10 @@ def test_what_is_not_ours_is_refused_and_never_called(run, tmp_path):
     for changed in ({"head": {"_target_": "os.system", "command": "touch ran"}}, {"backbone": {"loader": "os.system"}}, {"backbone": None}):
         (tmp_path / "model.json").write_text(json.dumps({**record, **changed}))
         with pytest.raises(UserError, match="of ftlit"):
+            load_run(tmp_path)
+    for changed in ({"head": {}}, {"head": {"_target_": "ftlit.head.LinearHead", "in_features": 5}}, {"affine": False}):
+        (tmp_path / "model.json").write_text(json.dumps({**record, **changed}))
+        with pytest.raises(UserError, match="do not fit each other"):
             load_run(tmp_path)
     assert not Path("ran").exists()
 

@@ -64,8 +64,8 @@ def predict(arguments: list[str]) -> None:
     if given.dense:
         predicting.predict_dense(given.run, given.images, label=given.label, size=given.size, out=given.out)
         return
-    if given.label is not None or given.size is not None:
-        parser.error("--label and --size are of --dense: give it too")
+    if given.label is not None or given.size is not None or given.out != ".":
+        parser.error("--label, --size and --out are of --dense: give it too")
     predicting.predict(given.run, given.images)
 
 

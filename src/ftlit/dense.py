@@ -75,7 +75,7 @@ def _below_pooling(backbone: Backbone) -> tuple[dict[str, nn.Module], tuple[int,
     maps = [name for name in backbone.cuts if len(shapes[name]) == 3]
     layers = {f"backbone.{name}": backbone.get_submodule(name) for name in maps}
     try:
-        backbone.upto(len(maps) - 1).on_meta((3, 2 * size, 2 * size))
+        _ = backbone.upto(len(maps) - 1).on_meta((3, 2 * size, 2 * size)) if maps else None
     except Exception as error:
         raise UserError(f"this backbone takes images of {size} px only, and no larger ones: {one_line(error)}") from error
     above = [(f"backbone.{name}", layer) for name, layer in backbone.items() if name not in maps]
@@ -118,22 +118,30 @@ class _Rewrite:
             return []
         if isinstance(module, ELEMENTWISE):
             return [module]
-        if isinstance(module, nn.Conv2d | nn.MaxPool2d) or type(module) in NORMS:
-            return [module] if self.size != (1, 1) or self._is_pointwise(module) else None
+        if type(module) in NORMS:
+            return [module]
+        if isinstance(module, nn.Conv2d | nn.MaxPool2d):
+            return [module] if self._keeps_places(module) else None
         if isinstance(module, nn.LayerNorm):
             return [_ChannelNorm(module)]
         if isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
             return self._adaptive(module)
         return self._linear(module) if isinstance(module, nn.Linear) else None
 
-    @staticmethod
-    def _is_pointwise(module: nn.Module) -> bool:
-        return not isinstance(module, nn.Conv2d | nn.MaxPool2d) or module.kernel_size in (1, (1, 1))
+    def _keeps_places(self, module: nn.Conv2d | nn.MaxPool2d) -> bool:
+        """Whether a map has as many places as before: windows keep their size."""
+        channels = module.in_channels if isinstance(module, nn.Conv2d) else 1
+        try:
+            return run_on_meta(module, torch.empty(1, channels, *self.size, device="meta")).shape[2:] == self.size
+        except RuntimeError:  # a window larger than the map
+            return False
 
-    def _adaptive(self, pool: nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d) -> list[nn.Module]:
+    def _adaptive(self, pool: nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d) -> list[nn.Module] | None:
         out: Any = pool.output_size
         wanted = (out, out) if isinstance(out, int) else tuple(out)
-        if isinstance(pool, nn.AdaptiveMaxPool2d) or wanted == (1, 1):
+        if isinstance(pool, nn.AdaptiveMaxPool2d) and wanted != (1, 1):
+            return None
+        if wanted == (1, 1):
             size, self.size = self.size, (1, 1)
             return [nn.MaxPool2d(size, 1) if isinstance(pool, nn.AdaptiveMaxPool2d) else nn.AvgPool2d(size, 1)]
         self.pooled = wanted  # the next linear layer takes it in

@@ -5,7 +5,7 @@ An option of the group `pretrain` is called with the layer, the layer below, and
 with `loss`, which trains the layer, `error`, which tells how well, and `finish`.
 """
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,7 @@ class Reconstruction(nn.Module):
             gives = layer.eval()(sample[:1]).shape[1:]
         layer.train(was)
         self.decoder = mirror(tuple(gives), tuple(sample.shape[1:]))
+        _begin_at_mean(self.decoder, sample)
 
     def loss(self, codes: Tensor) -> Tensor:
         """Of codes (N, *shape), as a share of their variance."""
@@ -70,6 +71,15 @@ def mirror(given: tuple[int, ...], gives: tuple[int, ...]) -> nn.Module:
     if len(given) == len(gives) == 2 and given[0] == gives[0]:
         return nn.Linear(given[1], gives[1])
     raise UserError(f"no mirror image leads from codes of shape {given} back to {gives}: pretrain a network of maps or vectors")
+
+
+def _begin_at_mean(decoder: nn.Module, sample: Tensor) -> None:
+    """Set the bias of the last linear layer, or convolution, to what it gives on average."""
+    last = [part for part in decoder.modules() if isinstance(part, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)][-1]
+    mean = sample.mean(dim=0)
+    whole = isinstance(last, nn.Linear) and mean.numel() == last.out_features
+    with torch.no_grad():
+        cast(Tensor, last.bias).copy_(mean.flatten() if whole else mean.mean(dim=0) if mean.ndim == 2 else mean.mean(dim=(1, 2)))
 
 
 def _mirror_of_maps(given: tuple[int, ...], gives: tuple[int, ...]) -> nn.Module:
@@ -113,6 +123,7 @@ class RestrictedBoltzmann(nn.Module):
         if self.visible == "gaussian":
             mean, deviation = codes.mean(dim=0), codes.std(dim=0, correction=0)
             scale = torch.where(deviation > TINY, deviation, 1.0)
+        self.spread = float(((codes - mean) / scale).var(dim=0, correction=0).mean().clamp(min=TINY))
         self.register_buffer("mean", mean)
         self.register_buffer("scale", scale)
         self.mean: Tensor
@@ -135,8 +146,7 @@ class RestrictedBoltzmann(nn.Module):
     def error(self, codes: Tensor) -> Tensor:
         """The share of the visible units' variance that is lost from them to the hidden units and back."""
         data = (codes.flatten(1) - self.mean) / self.scale
-        error: Tensor = F.mse_loss(self._seen(self._expected(data)), data) / data.var(dim=0, correction=0).mean().clamp(min=TINY)
-        return error
+        return F.mse_loss(self._seen(self._expected(data)), data) / self.spread
 
     def finish(self) -> None:
         """Fold the standardisation into the layer: it takes raw codes from now on."""

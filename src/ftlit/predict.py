@@ -58,7 +58,7 @@ def _draw(target: Path, picture: Tensor, map_hw: Tensor, network: Network, title
     figure = Figure(figsize=(6.4 * width / height + 1.2, 6.4), layout="constrained")
     axes = figure.add_subplot(title=title, xticks=[], yticks=[])
     axes.imshow(picture.numpy(), extent=(0, width, height, 0))
-    stride = [(length - size) / max(1, places - 1) or size for length, places in ((height, rows), (width, columns))]
+    stride = [(length - size) / (places - 1) if places > 1 else size for length, places in ((height, rows), (width, columns))]
     top, left = (size / 2 - step / 2 for step in stride)
     extent = (left, left + columns * stride[1], top + rows * stride[0], top)
     shown = axes.imshow(map_hw.numpy(), cmap="inferno", vmin=0, vmax=1, alpha=0.5, extent=extent, interpolation="bilinear")

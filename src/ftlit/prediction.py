@@ -19,7 +19,7 @@ from ftlit.transform import InputSpec, dense_transform, eval_transform
 from ftlit.zoo import load_backbone, load_bert, load_timm
 
 FILE, NAMES = "model.json", "class_names.json"
-LOADERS: dict[str, Callable[..., Backbone]] = {loader.__name__: loader for loader in (load_backbone, load_timm, load_bert)}
+LOADERS: dict[str, Callable[..., Backbone]] = {loader.__name__: loader for loader in (load_backbone, load_timm)}
 HEADS: dict[str, Callable[..., nn.Module]] = {
     f"{kind.__module__}.{kind.__name__}": kind
     for kind in (heads.LinearHead, heads.SolvedLinearHead, heads.PooledHead, heads.MLPHead, heads.ConvHead)
@@ -93,7 +93,11 @@ def write_record(folder: Path, backbone: Backbone, head: Mapping[str, Any], *, m
         "head": {"in_features": backbone.num_features, **{name: value for name, value in head.items() if name != "_convert_"}},
         "multilabel": multilabel,
     }
-    (folder / FILE).write_text(json.dumps(record, ensure_ascii=False, indent=1, default=list))  # a list of a config is one too
+    try:
+        text = json.dumps(record, ensure_ascii=False, indent=1, default=list)  # a list of a config is one too
+    except TypeError:  # an argument that is no plain value
+        text = json.dumps({**record, "backbone": None}, ensure_ascii=False, indent=1, default=str)
+    (folder / FILE).write_text(text)
 
 
 def load_run(run: str | Path) -> Network:
@@ -110,19 +114,24 @@ def load_run(run: str | Path) -> Network:
         raise UserError(
             f"{folder} is no folder of a run that has ended (with {FILE} and checkpoints/best.ckpt): {one_line(error)}"
         ) from error
-    backbone, head = _backbone(record["backbone"]), _head(record["head"], len(class_names))
-    if record["affine"]:
-        batchnorm_to_affine(backbone)
-    for part, module in (("backbone", backbone), ("head", head)):
-        module.load_state_dict({name.removeprefix(f"{part}."): value for name, value in state.items() if name.startswith(f"{part}.")})
-        module.eval()
-    return Network(backbone, head, class_names, record["multilabel"])
+    try:
+        backbone, head = _backbone(record["backbone"]), _head(record["head"], len(class_names))
+        if record["affine"]:
+            batchnorm_to_affine(backbone)
+        for part, module in (("backbone", backbone), ("head", head)):
+            module.load_state_dict({name.removeprefix(f"{part}."): value for name, value in state.items() if name.startswith(f"{part}.")})
+            module.eval()
+        return Network(backbone, head, class_names, record["multilabel"])
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{folder / FILE} and the checkpoint do not fit each other: {one_line(error)}") from error
 
 
 def _backbone(record: Mapping[str, Any] | None) -> Backbone:
     if record is None:
         raise UserError("this run's backbone is none of ftlit's: build it yourself and load the checkpoint's weights into it")
     arguments = dict(record)
+    if arguments["loader"] == load_bert.__name__:  # what it reads lies elsewhere, and would perhaps be downloaded
+        raise UserError("this run is of texts, and images are what can be predicted: build its network with load_bert")
     backbone: Backbone = _known("loader of backbones", arguments.pop("loader"), LOADERS)(weights=None, **arguments)
     return backbone
 

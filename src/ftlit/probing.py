@@ -129,9 +129,13 @@ def draw(path: Path, cuts: Sequence[str], draws: Sequence[Sequence[Probe]], chos
         axes.grid(axis="y", alpha=0.3)
         for kind in kinds:
             own = {cut: [p.score for ps in draws for p in ps if (p.cut, p.kind, p.pooling) == (cut, kind, pooling)] for cut in cuts}
-            shown = [(i, [score for score in own[cut] if score is not None]) for i, cut in enumerate(cuts) if any(own[cut])]
-            spread = [stdev(scores) for _, scores in shown] if len(draws) > 1 else None
-            places, means = [i for i, _ in shown], [mean(scores) for _, scores in shown]
+            shown = [
+                (i, [score for score in own[cut] if score is not None])
+                for i, cut in enumerate(cuts)
+                if any(score is not None for score in own[cut])
+            ]
+            spread = [stdev(values) for _, values in shown] if len(draws) > 1 else None
+            places, means = [i for i, _ in shown], [mean(values) for _, values in shown]
             style: dict[str, Any] = {"color": f"C{KINDS.index(kind)}", "alpha": 0.8, "markersize": 5, "capsize": 3}
             axes.errorbar(places, means, spread, fmt=MARKS[KINDS.index(kind)], label=f"{kind}, held out", **style)
         for best, tested in chosen:

@@ -47,7 +47,7 @@ def collect_texts(
             continue
         if any(row[2] == split for row in rows):
             raise UserError(f"{shown(csv)} has rows of the split {split}, and data.{split}_csv={shown(path)} gives another: leave one out")
-        rows += [(text, labels, split) for text, labels, _ in _rows(Path(path).expanduser(), (*columns[:2], ""), label_separator)]
+        rows += [(text, labels, split) for text, labels, _ in _rows(Path(path).expanduser(), (*columns[:2], None), label_separator)]
     if "train" not in {split for *_, split in rows}:
         raise UserError(f"{shown(csv)} lists no text of the train split")
     class_names = sorted({label for _, labels, _ in rows for label in labels})
@@ -59,7 +59,7 @@ def collect_texts(
     return assemble(found, class_names, fractions=fractions, split_seed=split_seed, multilabel=label_separator is not None)
 
 
-def _rows(path: Path, columns: tuple[str, str, str], separator: str | None) -> list[Row]:
+def _rows(path: Path, columns: tuple[str, str, str | None], separator: str | None) -> list[Row]:
     known, rows = read_csv(path)
     text, label, split = columns
     for column in (text, label):
@@ -67,7 +67,10 @@ def _rows(path: Path, columns: tuple[str, str, str], separator: str | None) -> l
             raise unknown(f"column in {shown(path)}", column, known)
     if not rows:
         raise UserError(f"{shown(path)} lists no text")
-    return [(cell_of(row, text, at), labels_of(row, label, separator, at), split_of(row, split, at)) for at, row in rows]
+    return [
+        (cell_of(row, text, at), labels_of(row, label, separator, at), split_of(row, split, at) if split is not None else "train")
+        for at, row in rows
+    ]
 
 
 def _examples(texts: list[str], labels: list[tuple[int, ...]]) -> Examples:

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ftlit.codes import evaluating
 from ftlit.errors import UserError
 from ftlit.layerwise import Reconstruction, RestrictedBoltzmann
 
@@ -62,7 +64,8 @@ class LayerPretrainer(LightningModule):
         """The loss of a batch of codes, or of images with targets, which are ignored."""
         codes = batch if isinstance(batch, Tensor) else batch[0]
         loss: Tensor = self.objective.loss(codes)
-        self.log("train/error", self.objective.error(codes).detach(), on_step=False, on_epoch=True, batch_size=len(codes))
+        with torch.no_grad(), evaluating(self.objective):  # statistics of batches are not counted twice
+            self.log("train/error", self.objective.error(codes), on_step=False, on_epoch=True, batch_size=len(codes))
         return loss
 
     def validation_step(self, batch: Tensor | list[Tensor], batch_idx: int) -> None:

@@ -26,6 +26,7 @@ from ftlit.recipes.isolation import several_processes
 from ftlit.seeding import derived_seed
 
 SAMPLE = 1000  # codes that an objective is made with
+SAME = ("backbone", "data", "pretrain", "seed")  # of a pretraining that goes on
 Batches = tuple[Any, Any, Tensor]  # of train and of val, and a sample
 
 
@@ -47,29 +48,45 @@ def pretrain(cfg: DictConfig) -> tuple[Backbone, float]:
     if type(data) is not ImageData:
         raise UserError(f"recipe=pretrain reads images in its own way: take one of ftlit's options of data, not {type(data).__name__}")
     folder = Path(cfg.paths.run, "layers")
-    if folder.is_dir() and not cfg.resume:
-        raise UserError(f"{cfg.paths.run} holds a pretraining already: resume=true goes on with it, or give another hydra.run.dir=")
+    _check_begun(cfg, folder)
     folder.mkdir(parents=True, exist_ok=True)
     Path(cfg.paths.run, "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
     layers = backbone.learned
     images = ", ".join(f"{split} {len(data.collection.splits[split]):,}" for split in ("train", "val"))
-    words.console().print(
-        f"pretrain  {', '.join(layers)}, {cfg.pretrain.epochs} epochs each, without labels; images: {images}", soft_wrap=True
-    )
+    epochs = f"{cfg.pretrain.epochs} epoch{'s' * (cfg.pretrain.epochs > 1)} each"
+    words.console().print(f"pretrain  {', '.join(layers)}, {epochs}, without labels; images: {images}", soft_wrap=True)
+    words.console().print(f"resume    {words.resume_command(cfg)}", soft_wrap=True, markup=False)
     table = Path(cfg.paths.run, "pretrain.csv")
     curves = _read(table) if cfg.resume and table.is_file() else {}
     for number, name in enumerate(layers):
-        file = folder / f"{name}.safetensors"
+        file, beside = folder / f"{name}.safetensors", folder / f"{name}.part"
         if file.is_file():
             backbone.get_submodule(name).load_state_dict(load_file(file))
             print(f"{name}: done before", flush=True)
             continue
         torch.manual_seed(derived_seed(cfg.seed, number))  # whatever was trained, or resumed, before
         curves[name] = _train(cfg, backbone, data, name)
+        if not curves[name][-1][1] < 1:
+            print(f"{name} gives back no more than the mean does: more pretrain.epochs, or another pretrain.optimizer.lr", flush=True)
         _write(table, curves)
-        save_file({key: tensor.contiguous() for key, tensor in backbone.get_submodule(name).state_dict().items()}, file)
+        save_file({key: tensor.contiguous() for key, tensor in backbone.get_submodule(name).state_dict().items()}, beside)
+        beside.replace(file)  # all of it, or none
     _draw(Path(cfg.paths.run, "pretrain.png"), curves)
-    return backbone, -curves[layers[-1]][-1][1]
+    return backbone, -curves[layers[-1]][-1][1] if layers[-1] in curves else float("nan")
+
+
+def _check_begun(cfg: DictConfig, folder: Path) -> None:
+    """Refuse a folder with layers that are not gone on with, or that were trained in another way."""
+    if not any(folder.glob("*.safetensors")):
+        return
+    if not cfg.resume:
+        raise UserError(f"{cfg.paths.run} holds a pretraining already: resume=true goes on with it, or give another hydra.run.dir=")
+    before = Path(cfg.paths.run, "config.yaml")
+    told: Any = OmegaConf.load(before) if before.is_file() else {}
+    now: Any = OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True))
+    for name in SAME:
+        if told.get(name) != now.get(name):
+            raise UserError(f"{cfg.paths.run} holds layers that were trained with another {name}: give the same, or another hydra.run.dir=")
 
 
 def _train(cfg: DictConfig, backbone: Backbone, data: ImageData, name: str) -> list[tuple[float, float]]:
@@ -106,14 +123,19 @@ def _batches(cfg: DictConfig, backbone: Backbone, data: ImageData, place: int) -
     """What a layer is given, of train and val, and a sample of it: images for the lowest, else stored codes of the layers below."""
     if not place:
         images = data.collection.splits["train"]
-        seen = [data.transforms["val"](images.load(source)) for source in images.sources[:SAMPLE]]
+        seen = [data.transforms["val"](images.load(images.sources[i])) for i in _sample(len(images), cfg.seed)]
         yield data.train_dataloader(), data.val_dataloader(), torch.stack(seen)
         return
     with whole_codes_of(cfg, backbone, data, backbone.cuts[place - 1], ("train", "val")) as found:
         train, val = found["train"], found["val"]
         backbone.to("cpu")  # where the next objective is made; the trainer moves it
         draw = torch.Generator().manual_seed(derived_seed(cfg.data.seed, place))
-        yield _loader(train, data.batch_size, draw), _loader(val, data.batch_size), train.read(range(min(SAMPLE, len(train)))).float()
+        yield _loader(train, data.batch_size, draw), _loader(val, data.batch_size), train.read(_sample(len(train), cfg.seed)).float()
+
+
+def _sample(count: int, seed: int) -> list[int]:
+    """Places of at most SAMPLE of so many, drawn: what is listed first is of one class."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(derived_seed(seed, count)))[:SAMPLE].tolist()
 
 
 def _loader(rows: Rows, batch_size: int, draw: torch.Generator | None = None) -> DataLoader[Tensor]:

@@ -35,7 +35,7 @@ ENCODERS = {
     "xlm-roberta": "encoder.layer",
 }
 COUNT_FROM_PADDING = ("camembert", "roberta", "xlm-roberta")  # their first position is the one after the padding's
-WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # the first that there are
+WEIGHTS = ["model.safetensors", "model-*-of-*.safetensors", "pytorch_model.bin", "pytorch_model-*-of-*.bin"]  # the first that there are
 FILES = ("config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.model")
 OF_OLD = re.compile(r"embeddings\.(position|token_type)_ids$")  # tables of numbers that files held once
 
@@ -138,6 +138,8 @@ class EncoderLayer(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """See the class. Padding at the end that all texts of a batch share is not computed, where to know that costs no waiting."""
+        if not len(tokens):
+            return tokens
         real = real_tokens(tokens)
         length = _longest(real)
         own = real[:, :length]
@@ -168,9 +170,9 @@ def _folder_of(name: str, *, with_weights: bool) -> Path:
     why: Exception | None = None
     for local in (True, False):
         try:
-            folder = Path(snapshot_download(name, allow_patterns=[*FILES, WEIGHTS[0]], local_files_only=local))
+            folder = Path(snapshot_download(name, allow_patterns=[*FILES, *WEIGHTS[:2]], local_files_only=local))
             if not local and with_weights and not _weights_in(folder):
-                folder = Path(snapshot_download(name, allow_patterns=WEIGHTS[1]))
+                folder = Path(snapshot_download(name, allow_patterns=WEIGHTS[2:]))
             if _weights_in(folder) or not with_weights:
                 return folder
         except Exception as error:  # the hub's own errors, and the network's

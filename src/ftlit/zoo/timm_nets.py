@@ -72,8 +72,8 @@ def load_timm(
     settings = ({"img_size": spec.size} if config.get("fixed_input_size") and spec.size != known.size else {}) | kwargs
     published = Source(_origin(config), partial(_fetch, name, config, settings), known)
     source = find(weights, {"default": published} if _has_weights(config) else {})
-    tensors = source.load() if source else None
     with torch.random.fork_rng(devices=[]) if source else nullcontext():
+        tensors = source.load() if source else None
         model = built(name, create, settings)
     parts, note = take_apart(model, spec.size)
 
