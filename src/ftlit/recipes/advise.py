@@ -29,7 +29,7 @@ from ftlit.head import SolvedLinearHead
 from ftlit.lit.images import ImageData
 from ftlit.probe import fit_probe
 from ftlit.recipes import finetune, words
-from ftlit.recipes.binding import bind, check_input
+from ftlit.recipes.binding import bind, check_input, check_labelled
 from ftlit.recipes.extracting import codes_of
 from ftlit.recipes.resuming import checkpoint_of
 
@@ -108,8 +108,7 @@ def look(cfg: DictConfig, backbone: Backbone, data: Any) -> tuple[Measured | Non
         return None, Advice("large_different", top, "live", why, pretrained=False, solvable=False)
     pretrained = backbone.upto(lowest - 1)
     top = pretrained.cuts[-1]
-    if not counts:
-        raise UserError("these images have no labels to learn: data=unlabelled is for recipe=pretrain with pretrain=autoencoder")
+    check_labelled(data)
     if type(data) is not ImageData or data.multilabel or max(counts.values()) < 2 or not min(counts.values()):
         why = "This data cannot be measured, which takes one label an image, and images of each class, of one of them two"
         return None, Advice("large_similar", top, "live", f"{why}. No head can be solved on it either: all trains.", solvable=False)

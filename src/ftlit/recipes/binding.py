@@ -42,6 +42,12 @@ def bind(cfg: DictConfig) -> None:
     limits.check(cfg)
 
 
+def check_labelled(data: Any) -> None:
+    """Raise `UserError` for data without labels, from which nothing but pretraining learns."""
+    if not data.num_classes:
+        raise UserError("these images have no labels to learn: data=unlabelled is for recipe=pretrain with pretrain=autoencoder")
+
+
 def check_input(cfg: DictConfig, input_spec: object) -> None:
     """Refuse data of images for a network of texts, and the other way round, as the data's signature says.
 

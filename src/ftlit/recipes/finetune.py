@@ -25,7 +25,7 @@ from ftlit.lit.images import ImageData
 from ftlit.lit.solving import SolvedHead, check_solvable
 from ftlit.lit.staging import StagedFinetuning
 from ftlit.recipes import words
-from ftlit.recipes.binding import bind, check_input
+from ftlit.recipes.binding import bind, check_input, check_labelled
 from ftlit.recipes.isolation import INTERRUPTED
 from ftlit.recipes.limits import AFFINE, check_until
 from ftlit.recipes.resuming import alone_in, checkpoint_of
@@ -75,8 +75,7 @@ def build(cfg: DictConfig) -> Run:
         batchnorm_to_affine(backbone)
     check_input(cfg, backbone.input_spec)
     data = instantiate(cfg.data, input_spec=backbone.input_spec)
-    if not data.num_classes:
-        raise UserError("these images have no labels to learn: data=unlabelled is for recipe=pretrain with pretrain=autoencoder")
+    check_labelled(data)
     head = instantiate(cfg.head, in_features=backbone.num_features, num_classes=data.num_classes)
     _check_head(backbone, head)
     if type(data) is ImageData:  # another data module may load in ways of its own

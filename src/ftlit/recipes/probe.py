@@ -21,7 +21,7 @@ from ftlit.pooling import POOLINGS
 from ftlit.probe import STRENGTHS, Probe
 from ftlit.probing import Interval, Probing, best_of, bootstrap, draw, write_csv
 from ftlit.recipes import finetune, words
-from ftlit.recipes.binding import bind, check_input
+from ftlit.recipes.binding import bind, check_input, check_labelled
 from ftlit.recipes.extracting import codes_of
 from ftlit.recipes.isolation import several_processes
 
@@ -80,6 +80,7 @@ def look(cfg: DictConfig, probing: Probing, backbone: Backbone, seed: int) -> Lo
     data = instantiate(cfg.data, input_spec=backbone.input_spec, seed=seed)
     if type(data) is not ImageData:
         raise UserError(f"recipe=probe reads images in its own way: take one of ftlit's options of data, not {type(data).__name__}")
+    check_labelled(data)
     if data.multilabel:
         raise UserError("recipe=probe tells one class of an image from the others, and these have several labels: take data with one")
     cuts = backbone.cuts if probing.cuts is None else probing.cuts
