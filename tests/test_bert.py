@@ -132,8 +132,8 @@ def test_weights_of_a_network_with_a_head_by_old_names_in_parts_and_without_pool
            for name, tensor in tensors.items() if "pooler" not in name}  # fmt: skip
     old |= {"cls.predictions.bias": torch.ones(20), "bert.embeddings.position_ids": torch.arange(24)[None]}
     half = list(old)[::2]
-    torch.save({name: old[name] for name in half}, tmp_path / "pytorch_model-1.bin")
-    torch.save({name: tensor for name, tensor in old.items() if name not in half}, tmp_path / "pytorch_model-2.bin")
+    torch.save({name: old[name] for name in half}, tmp_path / "pytorch_model-00001-of-00002.bin")
+    torch.save({name: tensor for name, tensor in old.items() if name not in half}, tmp_path / "pytorch_model-00002-of-00002.bin")
     backbone = load_bert(str(tmp_path), max_length=12).eval()
     assert backbone.cuts == ("embeddings", "encoder.0", "encoder.1")
     ids = batch(12, 3, 9)
