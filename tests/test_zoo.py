@@ -8,6 +8,7 @@ import ftlit.conf
 import pytest
 import torch
 from hydra import compose, initialize_config_module
+from law_1 import check_cuts
 from torch import nn
 from torchvision import models
 
@@ -15,8 +16,9 @@ from ftlit.backbone import Backbone
 from ftlit.errors import UserError
 from ftlit.transform import InputSpec
 from ftlit.zoo import load_backbone
+from ftlit.zoo.assembling import EmptyWeights
 from ftlit.zoo.families import FAMILIES, take_apart
-from ftlit.zoo.load import BUILDERS, EmptyWeights, available
+from ftlit.zoo.load import BUILDERS, available
 
 # one small network of each family -> the smallest convenient input
 SMALL = {
@@ -60,14 +62,7 @@ def check_law_1(model, size):
     x = torch.randn(1, 3, size, size)
     with torch.no_grad():
         torch.testing.assert_close(parts.classifier(backbone(x)), model(x), rtol=1e-5, atol=1e-5)
-        whole = backbone(x)
-        for cut in backbone.cuts:
-            codes = backbone.upto(cut)(x)
-            before = codes.clone()
-            assert codes.shape[1:] == backbone.code_shapes[cut]
-            assert torch.equal(backbone.after(cut)(codes), whole), cut
-            assert torch.equal(codes, before), f"the layers after {cut} write into the codes that they are given"
-    assert backbone.pool(whole).shape == (1, backbone.num_features)
+        check_cuts(backbone, x)
 
 
 def check_partition(model):

@@ -100,6 +100,7 @@ def parts_of(cfg: DictConfig) -> tuple[Backbone, Any]:
 
 def look(cfg: DictConfig, backbone: Backbone, data: Any) -> tuple[Measured | None, Advice]:
     """What was measured (`None`: this data cannot be, or there is nothing to transfer), and the advice."""
+    check_labelled(data)
     counts = data.counts["train"]
     lowest = backbone.index(backbone.reinit[0]) if backbone.reinit else len(backbone.cuts)  # that is drawn anew
     if backbone.origin.startswith(RANDOM_START) or not lowest:
@@ -108,7 +109,6 @@ def look(cfg: DictConfig, backbone: Backbone, data: Any) -> tuple[Measured | Non
         return None, Advice("large_different", top, "live", why, pretrained=False, solvable=False)
     pretrained = backbone.upto(lowest - 1)
     top = pretrained.cuts[-1]
-    check_labelled(data)
     if type(data) is not ImageData or data.multilabel or max(counts.values()) < 2 or not min(counts.values()):
         why = "This data cannot be measured, which takes one label an image, and images of each class, of one of them two"
         return None, Advice("large_similar", top, "live", f"{why}. No head can be solved on it either: all trains.", solvable=False)

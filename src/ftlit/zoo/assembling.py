@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ftlit.backbone import RANDOM_START, Backbone
 from ftlit.errors import UserError, one_line, unknown
@@ -111,3 +113,15 @@ def _fits(backbone: Backbone, size: int) -> bool:
         return bool(backbone.on_meta((3, size, size)))
     except (RuntimeError, AssertionError):
         return False
+
+
+class EmptyWeights(TorchFunctionMode):
+    """Inside, `torch.empty` gives tensors on `meta`: most parameters cost neither memory nor random numbers until a file fills
+    them. Tables that a network computes while it is built stay real, as under `torch.device("meta")` they would not.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        settings = dict(kwargs or {})
+        if func is torch.empty:
+            settings["device"] = "meta"
+        return func(*args, **settings)

@@ -19,8 +19,7 @@ from ftlit.backbone import Backbone
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.pooling import real_tokens
 from ftlit.text import TextSpec, load_tokenizer, transformers
-from ftlit.zoo.assembling import assembled, built
-from ftlit.zoo.load import EmptyWeights
+from ftlit.zoo.assembling import EmptyWeights, assembled, built
 from ftlit.zoo.parts import Parts
 from ftlit.zoo.weights import Source, Tensors, find, read
 

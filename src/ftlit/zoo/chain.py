@@ -20,7 +20,7 @@ from ftlit.zoo.parts import Parts, named
 from ftlit.zoo.tracing import Call, Trace, chains, inner, trace, untouched
 from ftlit.zoo.twins import Average, Copy, Part, without
 
-Layers = dict[str, nn.Module]
+Modules = dict[str, nn.Module]
 
 WHOLE = "taken as a whole: its layers cannot be told apart exactly"
 SMALL = 96  # pixels; enough for five halvings
@@ -66,7 +66,7 @@ def _trace(model: Any, size: int) -> Trace:
     raise UserError(f"{type(model).__name__} cannot take images of {size} px: {one_line(reason)}") from reason
 
 
-def _exact(way: Callable[[Trace], Layers], seen: Trace) -> Parts | None:
+def _exact(way: Callable[[Trace], Modules], seen: Trace) -> Parts | None:
     """The parts that `way` makes, if they do what the network did."""
     try:
         layers = way(seen)
@@ -83,7 +83,7 @@ def _exact(way: Callable[[Trace], Layers], seen: Trace) -> Parts | None:
     return parts if len(places) == len(set(places)) else None
 
 
-def _ended(layers: Layers, codes: Tensor, seen: Trace) -> Parts:
+def _ended(layers: Modules, codes: Tensor, seen: Trace) -> Parts:
     """With the pooling of ours that the network has too, or with a neck. Raises `ValueError` where neither does what the network did."""
     vector = seen.model.forward_head(seen.features, pre_logits=True)
     if vector.ndim != 2:
@@ -139,11 +139,11 @@ def _severed(model: Any) -> list[nn.Module]:
     return [*held, nn.Identity()]
 
 
-def _whole(seen: Trace) -> Layers:
+def _whole(seen: Trace) -> Modules:
     return {"whole": Part(without(seen.model, _classifiers(seen.model)), "forward_features", "forward_head")}
 
 
-def _pieces(seen: Trace, tail: Sequence[str]) -> Layers:
+def _pieces(seen: Trace, tail: Sequence[str]) -> Modules:
     """Twins and units; see the head of this file. Raises `ValueError` where the units are less than half of the network."""
     run = max(chains(seen.calls), key=lambda calls: sum(_size(call.module) for call in calls))
     glue, rest = not run[0].takes(seen.images, 0), run[-1].result is not seen.features
@@ -214,9 +214,9 @@ def _gathered(units: Sequence[Call], groups: Mapping[str, int]) -> list[list[Cal
     return layers
 
 
-def _layers(gathered: Sequence[Sequence[Call]]) -> Layers:
+def _layers(gathered: Sequence[Sequence[Call]]) -> Modules:
     """A layer is called as its first module with weights; the first one, where it holds several, `stem`."""
-    layers: Layers = {}
+    layers: Modules = {}
     for units in gathered:
         own = [unit for unit in units if not isinstance(unit.module, nn.Identity)] or units[:1]
         name = next((unit.name for unit in own if _weighted(unit)), own[0].name)

@@ -8,16 +8,14 @@ from functools import partial
 from os import PathLike
 from typing import Any
 
-import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 from torchvision import models
 
 from ftlit.backbone import Backbone
 from ftlit.errors import UserError, unknown
 from ftlit.transform import InputSpec
 from ftlit.zoo import glyph, mlp
-from ftlit.zoo.assembling import assembled, built, overridden
+from ftlit.zoo.assembling import EmptyWeights, assembled, built, overridden
 from ftlit.zoo.families import take_apart
 from ftlit.zoo.parts import IMAGENET, Parts
 from ftlit.zoo.weights import Source, find, read, sources
@@ -146,15 +144,3 @@ def _check_step(name: str, size: int) -> None:
         below, above = size // step * step, -(-size // step) * step
         near = f"{below} or {above}" if below else str(above)
         raise UserError(f"{name} takes images whose size is a multiple of {step} px, and not {size}: give input_spec.size={near}")
-
-
-class EmptyWeights(TorchFunctionMode):
-    """Inside, `torch.empty` gives tensors on `meta`: most parameters cost neither memory nor random numbers until a file fills
-    them. Tables that a network computes while it is built stay real, as under `torch.device("meta")` they would not.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        settings = dict(kwargs or {})
-        if func is torch.empty:
-            settings["device"] = "meta"
-        return func(*args, **settings)
