@@ -52,7 +52,7 @@ def test_a_linear_autoencoder_gets_to_what_principal_components_lose():
     optimizer = torch.optim.Adam(objective.parameters(), lr=1e-2)
     for _ in range(1500):
         optimizer.zero_grad()
-        objective.loss(data).backward()
+        objective.loss(data)[0].backward()
         optimizer.step()
     variances = torch.linalg.eigvalsh(torch.cov(data.T)).flip(0)
     assert float(objective.error(data).detach()) == pytest.approx(float(variances[3:].sum() / variances.sum()), rel=0.02)
@@ -72,7 +72,7 @@ def test_denoising_hides_values_in_training_only():
     torch.manual_seed(0)
     data = torch.rand(50, 12) + 1
     objective = Reconstruction(flattened(), None, data, noise=0.5)
-    assert float(objective.loss(data)) != float(objective.loss(data)) and float(objective.error(data).detach()) == float(
+    assert float(objective.loss(data)[1]) != float(objective.loss(data)[1]) and float(objective.error(data).detach()) == float(
         objective.error(data).detach()
     )
 
@@ -84,7 +84,7 @@ def test_the_gradient_is_that_of_contrastive_divergence(monkeypatch):
     machine = RestrictedBoltzmann(flattened(nn.Sigmoid()), below, data, k=2)
     assert machine.visible == "binary" and not machine.rectified
     monkeypatch.setattr(torch, "bernoulli", lambda share: (share > 0.5).float())  # a chain that can be written down
-    machine.loss(data).backward()
+    machine.loss(data)[0].backward()
     with torch.no_grad():
         weight, hidden_bias, visible_bias = machine.linear.weight, machine.linear.bias, machine.bias
         up = lambda v: (torch.sigmoid(v @ weight.T + hidden_bias) > 0.5).float()  # noqa: E731
@@ -109,7 +109,7 @@ def test_a_machine_learns_to_give_back_what_it_sees_and_the_standardisation_is_f
     optimizer = torch.optim.SGD(machine.parameters(), lr=1e-2, momentum=0.9)
     for _ in range(300):
         optimizer.zero_grad()
-        machine.loss(data).backward()
+        machine.loss(data)[0].backward()
         optimizer.step()
     assert float(machine.error(data).detach()) < 0.3 < before
     hidden = machine._expected((data - machine.mean) / machine.scale)
@@ -198,7 +198,7 @@ def test_a_network_of_maps_and_one_of_machines_are_pretrained_on_images_without_
         Image.fromarray(pixels.numpy()).save(tmp_path / "photos" / ("deeper" if i % 2 else ".") / f"{i}.png")
     data = ("recipe=pretrain", "data=unlabelled", "data.root=photos", "pretrain.epochs=1")
     maps = train(tmp_path, *data, "backbone=glyph", "backbone.weights=null", "pretrain=denoising", "hydra.run.dir=maps")
-    assert maps.returncode == 0 and "images: train 24, val 3" in maps.stdout and "layer4, epoch 0" in maps.stdout, maps.stderr
+    assert maps.returncode == 0 and "train 24, val 3, test 3 images" in maps.stdout and "layer4, epoch 0" in maps.stdout, maps.stderr
     machines = train(tmp_path, *data, "backbone=mlp", "backbone.activation=sigmoid", "pretrain=rbm", "hydra.run.dir=machines")
     assert machines.returncode == 0 and "layer3, epoch 0" in machines.stdout, machines.stderr
     for arguments, said in (
@@ -240,3 +240,26 @@ def test_the_error_of_one_image_is_measured_by_the_spread_of_all():
     for objective in (RestrictedBoltzmann(flattened(), None, data), Reconstruction(flattened(), None, data)):
         alone = torch.stack([objective.error(row[None]) for row in data]).mean()
         assert torch.allclose(alone, objective.error(data), rtol=1e-4)
+
+
+def test_without_hydra_the_same_class_trains_and_freezes_every_layer(tmp_path):
+    from functools import partial
+
+    import lightning.pytorch as pl
+
+    from ftlit import LayerwisePretrainer
+    from ftlit.lit.datamodules import digits_data
+    from ftlit.lit.pretrainer import autoencoder
+
+    backbone = load_backbone("mlp", weights=None, hidden=[24, 12], input_spec={"size": 8})
+    data = digits_data(backbone.input_spec, num_workers=0)
+    trainer = partial(pl.Trainer, accelerator="cpu", devices=1)
+    pretrainer = LayerwisePretrainer(autoencoder(torch.optim.Adam, epochs=2), tmp_path, trainer=trainer)
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    curves = pretrainer.fit(backbone, data)
+    assert list(curves) == ["layer1", "layer2"] and all(errors[-1][1] < errors[0][1] < 1.1 for errors in curves.values())
+    assert all(not torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    with pytest.raises(UserError, match="holds a pretraining already"):
+        pretrainer.fit(backbone, data)
+    assert pretrainer.fit(backbone, data, resume=True) == curves

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ftlit.lit.caching import CodesData as CodesData
     from ftlit.lit.finetuner import FineTuner as FineTuner
     from ftlit.lit.images import ImageData as ImageData
+    from ftlit.lit.layerwise import LayerwisePretrainer as LayerwisePretrainer
     from ftlit.lit.resuming import LastCheckpoint as LastCheckpoint
     from ftlit.lit.resuming import MetricsFile as MetricsFile
     from ftlit.lit.seeding import SeedEachStep as SeedEachStep
@@ -48,6 +49,7 @@ _MODULES = {
     "ImageData": "lit.images",
     "InputSpec": "transform",
     "LastCheckpoint": "lit.resuming",
+    "LayerwisePretrainer": "lit.layerwise",
     "MetricsFile": "lit.resuming",
     "Probe": "probe",
     "Rates": "rates",

@@ -2,7 +2,7 @@
 
 Bengio et al. 2007 (Greedy layer-wise training of deep networks); Hinton, Osindero and Teh 2006 for the machines of the last class.
 An option of the group `pretrain` is called with the layer, the layer below, and some codes that the layer is given; it is a module
-with `loss`, which trains the layer, `error`, which tells how well, and `finish`.
+with `loss`, which trains the layer and tells how well it did, `error` of codes as they are, and `finish`.
 """
 
 from typing import Literal, cast
@@ -45,10 +45,11 @@ class Reconstruction(nn.Module):
         self.decoder = mirror(tuple(gives), tuple(sample.shape[1:]))
         _begin_at_mean(self.decoder, sample)
 
-    def loss(self, codes: Tensor) -> Tensor:
-        """Of codes (N, *shape), as a share of their variance."""
+    def loss(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Of codes (N, *shape), of which a part is hidden: the share of their variance that is lost, twice, once without its graph."""
         given = codes * (torch.rand_like(codes) >= self.noise) if self.noise else codes
-        return F.mse_loss(self.decoder(self.layer(given)), codes) / self.spread
+        lost = F.mse_loss(self.decoder(self.layer(given)), codes) / self.spread
+        return lost, lost.detach()
 
     def error(self, codes: Tensor) -> Tensor:
         """The share of the variance of whole codes that is lost."""
@@ -133,15 +134,20 @@ class RestrictedBoltzmann(nn.Module):
             self.linear.weight.normal_(std=0.01)
             self.linear.bias.zero_()
 
-    def loss(self, codes: Tensor) -> Tensor:
-        """A number of codes (N, *shape) whose gradient is that of CD-k; it is no likelihood, and may rise while the machine learns."""
+    def loss(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """A number of codes (N, *shape) whose gradient is that of CD-k, which is no likelihood and may rise while the machine learns; and
+        the share of the variance that the chain's first step loses.
+        """
         data = (codes.flatten(1) - self.mean) / self.scale
         with torch.no_grad():
-            hidden = first = self._sampled(data)
-            for _ in range(self.k):
+            first = self._sampled(data)
+            chain = self._seen(first)
+            lost = F.mse_loss(chain, data) / self.spread
+            hidden = self._sampled(chain)
+            for _ in range(self.k - 1):
                 chain = self._seen(hidden)
                 hidden = self._sampled(chain)
-        return self._energy(data, first) - self._energy(chain, hidden)
+        return self._energy(data, first) - self._energy(chain, hidden), lost
 
     def error(self, codes: Tensor) -> Tensor:
         """The share of the visible units' variance that is lost from them to the hidden units and back."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ftlit.backbone import Backbone
-from ftlit.codes import Views, fill
+from ftlit.codes import Views, evaluating, fill
 from ftlit.column import Column, Kind, Rows
 from ftlit.dataset import Split
 from ftlit.digests import Memory, digests_of
@@ -128,6 +128,18 @@ class Extraction:
                 dtype=stored_dtype(self.dtype, next(backbone.parameters(), torch.empty(0)).dtype),
                 about={"view": f"augmented {number}" if number else "evaluation", "input": "x".join(map(str, size[-2:]))},
             )
+
+
+def evaluation_codes(
+    trainer: Trainer, store: Store, backbone: Backbone, data: ImageData, forms: Sequence[Form], splits: Sequence[Split]
+) -> dict[Split, dict[Form, Rows]]:
+    """The codes of the evaluation view of each split outside of training. The backbone moves to the trainer's device, in its precision."""
+    backbone.to(trainer.strategy.root_device)
+    trainer.precision_plugin.convert_module(backbone)
+    with evaluating(backbone):
+        wanted = {(split, EVALUATION): forms for split in splits}
+        rows = Extraction(data, store, dtype=None, seed=0).rows(trainer, backbone, wanted, None)
+    return {split: rows[split, EVALUATION] for split in splits}
 
 
 def _tensors(module: nn.Module) -> Iterator[object]:

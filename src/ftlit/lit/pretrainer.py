@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ftlit.codes import evaluating
 from ftlit.errors import UserError
 from ftlit.layerwise import Reconstruction, RestrictedBoltzmann
 
@@ -48,7 +46,8 @@ def rbm(optimizer: Recipe, *, k: int = 1, epochs: int = 20) -> Pretraining:
 
 
 class LayerPretrainer(LightningModule):
-    """Batches of codes (N, *shape) below a layer, or images -> the objective's loss. Logs `train/error` and `val/error`.
+    """Batches of codes (N, *shape) below a layer, or images -> the objective's loss. Logs `val/error`, and as `train/error` that
+    of what it was trained on, noise and all.
 
     Args:
         objective: with `loss`, `error` and `finish`, such as `ftlit.layerwise.Reconstruction`; it holds the layer.
@@ -63,9 +62,9 @@ class LayerPretrainer(LightningModule):
     def training_step(self, batch: Tensor | list[Tensor], batch_idx: int) -> Tensor:
         """The loss of a batch of codes, or of images with targets, which are ignored."""
         codes = batch if isinstance(batch, Tensor) else batch[0]
-        loss: Tensor = self.objective.loss(codes)
-        with torch.no_grad(), evaluating(self.objective):  # statistics of batches are not counted twice
-            self.log("train/error", self.objective.error(codes), on_step=False, on_epoch=True, batch_size=len(codes))
+        loss: Tensor
+        loss, error = self.objective.loss(codes)
+        self.log("train/error", error, on_step=False, on_epoch=True, batch_size=len(codes))
         return loss
 
     def validation_step(self, batch: Tensor | list[Tensor], batch_idx: int) -> None:

@@ -1,18 +1,18 @@
 """From config to codes of several cuts in one pass, in one process."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import lightning.pytorch as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig
 
 from ftlit.backbone import Backbone
-from ftlit.codes import Codes, evaluating
-from ftlit.column import Rows
+from ftlit.codes import Codes
 from ftlit.dataset import SPLITS, Split
-from ftlit.lit.extracting import EVALUATION, Extraction
+from ftlit.lit.extracting import evaluation_codes
 from ftlit.lit.images import ImageData
 from ftlit.pooling import POOLINGS, Pooling, poolings_of
 from ftlit.sources import Form
@@ -33,7 +33,9 @@ def codes_of(
     """
     names = [backbone.cuts[backbone.index(name)] for name in cuts]
     forms = [Form(name, way) for name in names for way in poolings if way in poolings_of(backbone.code_shapes[name])]
-    with _extracted(cfg, backbone, data, forms, splits) as rows:
+    with tempfile.TemporaryDirectory(prefix="ftlit-") as own_folder:
+        store = Store(cfg.cache.get("folder", own_folder) or cfg.paths.cache)
+        rows = evaluation_codes(one_device(cfg)(logger=False, enable_checkpointing=False), store, backbone, data, forms, splits)
         found: dict[Split, dict[Pooling, Codes]] = {}
         for split in splits:
             own, targets = rows[split], data.collection.targets(split)
@@ -42,33 +44,8 @@ def codes_of(
         yield found
 
 
-@contextmanager
-def whole_codes_of(
-    cfg: DictConfig, backbone: Backbone, data: ImageData, cut: str, splits: Sequence[Split] = SPLITS
-) -> Iterator[dict[Split, Rows]]:
-    """All of the codes at a cut, not pooled; else as `codes_of`."""
-    form = Form(cut, None)
-    with _extracted(cfg, backbone, data, [form], splits) as rows:
-        yield {split: rows[split][form] for split in splits}
-
-
-@contextmanager
-def _extracted(
-    cfg: DictConfig, backbone: Backbone, data: ImageData, forms: Sequence[Form], splits: Sequence[Split]
-) -> Iterator[dict[Split, dict[Form, Rows]]]:
-    trainer: pl.Trainer = instantiate(
-        cfg.trainer, devices=_first(cfg), num_nodes=1, strategy="auto", logger=False, enable_checkpointing=False
-    )
-    backbone.to(trainer.strategy.root_device)
-    trainer.precision_plugin.convert_module(backbone)
-    with tempfile.TemporaryDirectory(prefix="ftlit-") as own_folder:
-        extraction = Extraction(data, Store(cfg.cache.get("folder", own_folder) or cfg.paths.cache), dtype=None, seed=0)
-        with evaluating(backbone):
-            rows = extraction.rows(trainer, backbone, {(split, EVALUATION): forms for split in splits}, None)
-        yield {split: rows[split, EVALUATION] for split in splits}
-
-
-def _first(cfg: DictConfig) -> int | list[int]:
-    """The first of the devices that were named, else one."""
+def one_device(cfg: DictConfig) -> Callable[..., pl.Trainer]:
+    """The config's trainer with one device: the first of those that were named, else any."""
     devices = cfg.trainer.get("devices")
-    return [devices[0]] if isinstance(devices, ListConfig) and len(devices) else 1
+    first = [devices[0]] if isinstance(devices, ListConfig) and len(devices) else 1
+    return partial(instantiate, cfg.trainer, devices=first, num_nodes=1, strategy="auto")
