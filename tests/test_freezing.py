@@ -10,7 +10,7 @@ from ftlit.errors import UserError
 from ftlit.freezing import frozen_layers
 from ftlit.grouping import build_optimizer
 from ftlit.recipes.command import with_text
-from ftlit.schedule import all_at_once, head_then_all, top_down, with_reinit
+from ftlit.schedule import all_at_once, head_only, head_then_all, top_down, with_reinit
 from ftlit.trainable import set_trainable
 from ftlit.transform import InputSpec
 
@@ -64,7 +64,8 @@ def test_what_is_frozen_trains_in_no_stage_and_the_rest_in_the_last(made):
     assert training == {f"backbone.{layer}" for layer in LAYERS} - set(frozen)
     optimizer = build_optimizer(model, torch.optim.SGD, schedule.lr_scale)
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
-    assert examine(model, [*(f"backbone.{layer}" for layer in LAYERS), "head"], schedule, optimizer).warnings[1:] == ()  # random weights
+    said = examine(model, [*(f"backbone.{layer}" for layer in LAYERS), "head"], schedule, optimizer).warnings[:-1]  # the last: random weights
+    assert said == ("backbone.encoder.0 below the frozen layers train: the pass back still runs through all of these",)
 
 
 @pytest.mark.parametrize("made", [all_at_once, head_then_all, top_down])
@@ -96,3 +97,14 @@ def test_the_shell_takes_the_quotes_and_they_are_put_back_but_for_a_sweep():
         "seed=1,2",
     ]
     assert with_text(same) == same
+
+
+def test_the_doctor_names_embeddings_that_train_below_frozen_layers_and_a_pooler_that_never_trains():
+    model = Model()
+    for schedule, line in (
+        (all_at_once(LAYERS, freeze_layers="0-1"), "backbone.embeddings below the frozen layers train"),
+        (head_only(LAYERS), "backbone.pooler stays as the pretraining left it"),
+    ):
+        optimizer = build_optimizer(model, torch.optim.SGD, schedule.lr_scale)
+        said = examine(model, [*(f"backbone.{layer}" for layer in LAYERS), "head"], schedule, optimizer).warnings
+        assert [warning for warning in said if warning.startswith("backbone.")] == [w for w in said if line in w] != []

@@ -52,6 +52,7 @@ class Measured:
         steps: optimizer steps that the epochs of `scenario=large_similar` would make of them.
         batch_size: images of a batch in one process.
         batchnorm: whether the backbone has batch norms.
+        noun: what the images are called.
     """
 
     images: int
@@ -61,6 +62,7 @@ class Measured:
     steps: float
     batch_size: int
     batchnorm: bool
+    noun: str = "images"
 
     def __post_init__(self) -> None:
         if not self.depths:
@@ -98,23 +100,23 @@ def advise(measured: Measured) -> Advice:
         evident = max(depths, key=lambda depth: depth.logme)
         best = evident if evident.accuracy >= top.accuracy else top
     similar = best is top
+    best_told, top_told = (
+        f"{depth.cut} ({depth.accuracy:.3f} of held-out {measured.noun}, LogME {depth.logme:.2f})" for depth in (best, top)
+    )
     scenario = f"{'large' if large else 'small'}_{'similar' if similar else 'different'}"
     policy = "frozen_stats" if measured.batchnorm and large and measured.batch_size < THRESHOLDS["batch"].value else "live"
     size = (
-        f"{average:.3g} training images a class, for {measured.steps:,.0f} steps of full training, are "
+        f"{average:.3g} training {measured.noun} a class, for {measured.steps:,.0f} steps of full training, are "
         f"{'many: all layers train' if large else 'few: the head alone'} (many: from {THRESHOLDS['few'].value:g} and "
         f"{THRESHOLDS['steps'].value:g} on)"
     )
+    better = "better than" if best.accuracy > top.accuracy else "as well as, and by LogME better than,"
     like = (
-        f"No lower cut tells the classes apart {'' if large else 'clearly '}better than the top, {_told(top)}: like the pretraining"
+        f"No lower cut tells the classes apart {'' if large else 'clearly '}better than the top, {top_told}: like the pretraining"
         if similar
-        else f"{_told(best)} tells the classes apart better than the top, {_told(top)}: unlike the pretraining"
+        else f"{best_told} tells the classes apart {better} the top, {top_told}: unlike the pretraining"
     )
     return Advice(scenario, top.cut if similar or large else best.cut, policy, f"{size}. {like}.")
-
-
-def _told(depth: Depth) -> str:
-    return f"{depth.cut} ({depth.accuracy:.3f} of held-out images, LogME {depth.logme:.2f})"
 
 
 def logme(codes_NC: Tensor, labels_N: Tensor) -> float:

@@ -1,6 +1,6 @@
 """The plan of a run, examined before its first step: what trains when, in which group, at what rate; and what is silently wrong."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from ftlit.backbone import RANDOM_START, Backbone
 from ftlit.errors import shorten
+from ftlit.freezing import EMBEDDINGS
 from ftlit.patterns import covers
 from ftlit.schedule import Schedule
 from ftlit.stage import Stage
@@ -86,6 +87,8 @@ def examine(
     warnings = [
         *_ungrouped(groups),
         *_never([row for row in rows if row.layer not in schedule.frozen]),
+        *_under_frozen(rows, schedule.frozen),
+        *_pooler(rows),
         *_small_batches(module, schedule.stages, chosen, batch_size, processes),
         *_inputs(module),
         *_random(module, chosen),
@@ -145,6 +148,21 @@ def _never(rows: Sequence[Row]) -> Iterable[str]:
     ever = [row.first is not None or not row.size for row in rows]
     if holes := [row.layer for row, trains in list(zip(rows, ever, strict=True))[ever.index(True) if True in ever else 0 :] if not trains]:
         yield f"no stage trains {shorten(holes)}, though layers below train: is a pattern missing?"
+
+
+def _under_frozen(rows: Sequence[Row], frozen: Collection[str]) -> Iterable[str]:
+    """Freezing on request saves the pass back only where nothing below trains."""
+    highest = max((place for place, row in enumerate(rows) if row.layer in frozen), default=0)
+    if low := [row.layer for row in rows[:highest] if row.first is not None]:
+        hint = "; schedule.freeze_embeddings=true freezes these too" if low[0].endswith(EMBEDDINGS) else ""
+        yield f"{shorten(low)} below the frozen layers train: the pass back still runs through all of these{hint}"
+
+
+def _pooler(rows: Sequence[Row]) -> Iterable[str]:
+    """A pooler serves the task of the pretraining, next sentences for one; encoders of sentences leave it untrained."""
+    for row in rows:
+        if row.layer.rpartition(".")[2] == "pooler" and row.size and row.first is None:
+            yield f"{row.layer} stays as the pretraining left it: the mean of the tokens below is mostly worth more (backbone.cut=-2)"
 
 
 def _inputs(module: nn.Module) -> Iterable[str]:

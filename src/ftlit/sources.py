@@ -92,7 +92,8 @@ def plan_codes(
         input_shape: of one input; `None`: what the backbone's input spec says.
     """
     costs = backbone.on_meta(input_shape or backbone.input_spec.shape)
-    chosen: dict[Form | None, Source] = {None: Source(None, 0, "images: the lowest layer trains")}
+    noun = backbone.input_spec.noun
+    chosen: dict[Form | None, Source] = {None: Source(None, 0, f"{noun}: the lowest layer trains")}
     for form in forms:
         if form is None or form in chosen:
             continue
@@ -100,11 +101,11 @@ def plan_codes(
         row = dtype.itemsize * (backbone.num_features if form.pooling else torch.Size(shape).numel())
         size, left = row * rows[form], max_bytes - sum(source.bytes for source in chosen.values())
         computing = LOAD_SECONDS + flops / FLOPS.get(device, FLOPS_ELSEWHERE)
-        told = f"at {form.cut} ({'pooled, ' if form.pooling else ''}{size_in_words(row)} an image)"
+        told = f"at {form.cut} ({'pooled, ' if form.pooling else ''}{size_in_words(row)} each)"
         if row / READ_BYTES > computing:
-            chosen[form] = Source(None, 0, f"images: to read codes {told} takes longer than to compute them")
+            chosen[form] = Source(None, 0, f"{noun}: to read codes {told} takes longer than to compute them")
         elif size > left:
-            chosen[form] = Source(None, 0, f"images: codes {told} take {size_in_words(size)}, cache.max_gb leaves {size_in_words(left)}")
+            chosen[form] = Source(None, 0, f"{noun}: codes {told} take {size_in_words(size)}, cache.max_gb leaves {size_in_words(left)}")
         else:
             chosen[form] = Source(form, size, f"codes {told}")
     return [chosen[form] for form in forms]

@@ -43,6 +43,8 @@ class TextSpec:
         """Of one text's tensor."""
         return (self.max_length,)
 
+    noun = "texts"  # what a data set has of it
+
     @property
     def pixels(self) -> int:
         """What a text counts as where it is decided how many run together."""

@@ -56,6 +56,8 @@ class InputSpec:
         """Of one image's tensor."""
         return 3, self.size, self.size
 
+    noun = "images"  # what a data set has of it
+
     @property
     def pixels(self) -> int:
         """What an image counts as where it is decided how many run together."""

@@ -133,7 +133,7 @@ class CodesData(LightningDataModule):
         if self.images.mix != "none":
             return [Source(None, 0, f"images: data.mix={self.images.mix} mixes them")] * len(layers)
         if isinstance(trainer.strategy, SHARDED):
-            return [Source(None, 0, "images: the strategy shards the weights")] * len(layers)
+            return [Source(None, 0, f"{self.images.input_spec.noun}: the strategy shards the weights")] * len(layers)
         backbone, sizes = the_backbone(module)[1], {split: len(self.images.collection.splits[split]) for split in SPLITS}
         forms = [form_of(backbone, names, pooled=self.pooled) for names in layers]
         shown = self._views_by_form(forms, schedule, trainer)

@@ -173,6 +173,7 @@ def _extract(store: Store, backbone: Backbone, wanted: Sequence[Wanted], trainer
     """
     columns = list({column.folder: column for one in wanted for column in one.columns.values()}.values())
     first, started = trainer.is_global_zero, time.perf_counter()
+    noun = backbone.input_spec.noun
     with _locked(store, columns, trainer):
         _look(columns, trainer, check=True)
         lacking = [one.lacking() for one in wanted]
@@ -180,7 +181,7 @@ def _extract(store: Store, backbone: Backbone, wanted: Sequence[Wanted], trainer
         with together(trainer):
             if needed > shutil.disk_usage(store.folder).free:
                 raise no_room(store.folder, needed)
-        with together(trainer), progress_of_codes(images, _cuts(wanted), shown=first, processes=trainer.world_size) as advance:
+        with together(trainer), progress_of_codes(images, noun, _cuts(wanted), shown=first, processes=trainer.world_size) as advance:
             for one, (places, _) in zip(wanted, lacking, strict=True):
                 _compute(backbone, one, places, trainer, num_workers, advance)
         _look(columns, trainer, check=False)
@@ -195,7 +196,7 @@ def _extract(store: Store, backbone: Backbone, wanted: Sequence[Wanted], trainer
         views = sum(number != EVALUATION for _, number in (one.view for one in wanted))
         done = f"{images:,} computed in {time.perf_counter() - started:.1f} s, {size_in_words(needed)}" if images else "all stored"
         print(
-            f"codes of {sum(sizes.values()):,} images{f', those of train in {views} views,' * (views > 0)} at {_cuts(wanted)}: {done}",
+            f"codes of {sum(sizes.values()):,} {noun}{f', those of train in {views} views,' * (views > 0)} at {_cuts(wanted)}: {done}",
             flush=True,
         )
 

@@ -62,7 +62,9 @@ class ImageData(LightningDataModule):
         self.multilabel = collection.multilabel
         self.notes = list(collection.notes)
         if per_class is not None and (short := [name for name, count in self.counts["train"].items() if count < per_class]):
-            self.notes.append(f"classes with fewer than per_class={per_class} training images, all of which are taken: {shorten(short)}")
+            self.notes.append(
+                f"classes with fewer than per_class={per_class} training {input_spec.noun}, all of which are taken: {shorten(short)}"
+            )
         self.batch_size = batch_size
         self.num_workers = _half_the_cores() if num_workers is None else num_workers
         self.mix = mix

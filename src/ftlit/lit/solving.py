@@ -62,7 +62,8 @@ class SolvedHead(Callback):
             head.bias.copy_(self.probe.bias)
         if trainer.is_global_zero:
             score = "" if self.probe.score is None else f", accuracy {self.probe.score:.4f} in cross-validation"
-            print(f"head solved on {len(codes):,} training images: {self.probe.told}{score}", flush=True)
+            noun = the_backbone(pl_module)[1].input_spec.noun
+            print(f"head solved on {len(codes):,} training {noun}: {self.probe.told}{score}", flush=True)
 
 
 def check_solvable(trainer: Trainer, data: Any) -> ImageData:

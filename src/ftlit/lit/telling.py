@@ -12,11 +12,12 @@ EVERY = 30.0  # seconds between two lines
 
 
 @contextmanager
-def progress_of_codes(images: int, cuts: str, *, shown: bool, processes: int) -> Iterator[Callable[[int], None]]:
+def progress_of_codes(images: int, noun: str, cuts: str, *, shown: bool, processes: int) -> Iterator[Callable[[int], None]]:
     """Tell of the computing of codes; gives what counts so many images of this process on.
 
     Args:
         images: to be computed, by all processes.
+        noun: what they are called.
         cuts: where, in words.
         shown: whether this process tells.
         processes: that compute at the same pace.
@@ -27,15 +28,15 @@ def progress_of_codes(images: int, cuts: str, *, shown: bool, processes: int) ->
         with _bar(-(-images // processes)) as advance:
             yield advance
     else:
-        print(f"computing codes of {images:,} images at {cuts}", flush=True)
-        yield _Lines(images, processes)
+        print(f"computing codes of {images:,} {noun} at {cuts}", flush=True)
+        yield _Lines(images, noun, processes)
 
 
 class _Lines:
     """A line every now and then: how many are done, and how long the rest will take."""
 
-    def __init__(self, images: int, processes: int) -> None:
-        self._images, self._processes, self._done = images, processes, 0
+    def __init__(self, images: int, noun: str, processes: int) -> None:
+        self._images, self._noun, self._processes, self._done = images, noun, processes, 0
         self._started = self._said = time.monotonic()
 
     def __call__(self, done: int) -> None:
@@ -43,7 +44,7 @@ class _Lines:
         self._done = min(self._images, self._done + done * self._processes)
         if now - self._said > EVERY:
             left = (now - self._started) * (self._images / self._done - 1)
-            print(f"codes: {self._done:,} of {self._images:,} images, about {left / 60:.0f} min left", flush=True)
+            print(f"codes: {self._done:,} of {self._images:,} {self._noun}, about {left / 60:.0f} min left", flush=True)
             self._said = now
 
 

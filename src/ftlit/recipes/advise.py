@@ -146,6 +146,7 @@ def measure(cfg: DictConfig, backbone: Backbone, data: ImageData) -> Measured:
         steps=_epochs(plain, batches) * batches / plain.trainer.get("accumulate_grad_batches", 1),
         batch_size=data.batch_size,
         batchnorm=any(isinstance(part, _BatchNorm) for part in backbone.modules()),
+        noun=data.input_spec.noun,
     )
 
 

@@ -96,8 +96,9 @@ def look(cfg: DictConfig, probing: Probing, backbone: Backbone, seed: int) -> Lo
         targets = test[best.pooling].targets
         assert best.cut is not None and targets is not None
         right = best.predict(test[best.pooling][best.cut].read(range(len(targets)))) == targets
+        noun = data.input_spec.noun
         held_out = (
-            f"{len(data.collection.splits['val'])} images of val" if valid else f"cross-validation among {len(train[best.pooling])} images"
+            f"{len(data.collection.splits['val'])} {noun} of val" if valid else f"cross-validation among {len(train[best.pooling])} {noun}"
         )
         return Look(probes, best, bootstrap(right, probing.seed), held_out)
 
@@ -151,4 +152,4 @@ def told(looks: Sequence[Look], few: int | None) -> str:
         best, tested = looks[0].best, looks[0].tested
         return f"* chosen {how}: {best.told}; test accuracy {tested} (95 % of bootstraps)"
     accuracy = spread([look.tested.share for look in looks])
-    return f"*N: chosen in N draws, {how}; test accuracy {accuracy} over {len(looks)} draws of {few} images a class"
+    return f"*N: chosen in N draws, {how}; test accuracy {accuracy} over {len(looks)} draws of {few} a class"

@@ -28,7 +28,7 @@ from ftlit.recipes.limits import AFFINE
 from ftlit.shard import size_in_words
 from ftlit.sources import Source
 
-SOLVED = "solved on codes of training images, without augmentation; its strength is chosen by cross-validation among them"
+SOLVED = "solved on codes of training {noun}, without augmentation; its strength is chosen by cross-validation among them"
 LEFT_OUT = "stages that train it alone are left out (head=linear keeps them)"
 ALONE = "nothing is trained: optimizer, lr_scheduler, loss and epochs have no part in it (head=linear trains it by steps)"
 TOLD = ("scenario", "experiment", "backbone", "head", "loss", "data", "schedule", "optimizer", "lr_scheduler", "cache", "trainer")
@@ -95,13 +95,13 @@ def say_plan(
         (
             "data",
             "; ".join(f"{split} {sum(counts.values()):,}" for split, counts in data.counts.items())
-            + f" images of {data.num_classes} classes",
+            + f" {spec.noun} of {data.num_classes} classes",
         ),
         ("classes", shorten((f"{name} {count:,}" for name, count in data.counts["train"].items()), most=12)),
         *(("note", note) for note in data.notes),
-        *([("head", f"{SOLVED}; {LEFT_OUT if trains else ALONE}")] if solves else []),
+        *([("head", f"{SOLVED.format(noun=spec.noun)}; {LEFT_OUT if trains else ALONE}")] if solves else []),
         *(
-            (f"stage {i}", f"{line}; ddp reduces {size_in_words(size)} a step; from {sources[i].why if sources else 'images'}")
+            (f"stage {i}", f"{line}; ddp reduces {size_in_words(size)} a step; from {sources[i].why if sources else spec.noun}")
             for i, (line, size) in enumerate(zip(plan.stages, plan.reduced, strict=True))
             if trains
         ),
@@ -156,7 +156,7 @@ def _cache(data: Any, sources: Sequence[Source]) -> str:
     if not data.augments:
         return line + "the evaluation view"
     if data.views > 1:
-        return line + f"augmented views of each image, up to {data.views}, in turn by epoch (cache=none: fresh ones)"
+        return line + f"augmented views of each, up to {data.views}, in turn by epoch (cache=none: fresh ones)"
     return line + "the evaluation view, without augmentation (cache=none: fresh augmentation; cache=views: stored views of it)"
 
 
