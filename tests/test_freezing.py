@@ -64,7 +64,8 @@ def test_what_is_frozen_trains_in_no_stage_and_the_rest_in_the_last(made):
     assert training == {f"backbone.{layer}" for layer in LAYERS} - set(frozen)
     optimizer = build_optimizer(model, torch.optim.SGD, schedule.lr_scale)
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
-    said = examine(model, [*(f"backbone.{layer}" for layer in LAYERS), "head"], schedule, optimizer).warnings[:-1]  # the last: random weights
+    rows = [*(f"backbone.{layer}" for layer in LAYERS), "head"]
+    said = examine(model, rows, schedule, optimizer).warnings[:-1]  # the last: random weights
     assert said == ("backbone.encoder.0 below the frozen layers train: the pass back still runs through all of these",)
 
 

@@ -27,7 +27,9 @@ def pool(codes: Tensor, token_pool: TokenPool = "mean", pooling: Pooling = "aver
         raise UserError(f"codes of shape {tuple(codes.shape[1:])} are not pooled by {pooling!r}: {', '.join(poolings_of(codes.shape[1:]))}")
     if pooling == "max":
         if token_pool == "masked_mean" and codes.ndim == 3:
-            codes = codes.masked_fill(~real_tokens(codes)[..., None], torch.finfo(codes.dtype).min)
+            real = real_tokens(codes)
+            largest = codes.masked_fill(~real[..., None], torch.finfo(codes.dtype).min).amax(dim=1)
+            return largest.masked_fill(~real.any(dim=1, keepdim=True), 0.0)  # a text without a token
         return codes.flatten(2).amax(dim=2) if codes.ndim == 4 else codes.amax(dim=1)
     if pooling == "2x2":
         return torch.nn.functional.adaptive_avg_pool2d(codes, 2).flatten(1)

@@ -22,7 +22,7 @@ from ftlit.zoo.twins import Average, Copy, Part, without
 
 Modules = dict[str, nn.Module]
 
-WHOLE = "taken as a whole: its layers cannot be told apart exactly"
+WHOLE = "taken as a whole: its layers cannot be told apart exactly"  # and why
 SMALL = 96  # pixels; enough for five halvings
 TOLERANCE = 1e-5  # of the largest number: an average may be summed in another order
 BESIDE = (nn.BatchNorm1d, nn.Dropout, nn.Identity, nn.Linear)
@@ -45,13 +45,20 @@ def take_apart(model: Any, size: int) -> tuple[Parts, str]:
     """
     with untouched(model):
         seen = _trace(model, size)
-        exact = (parts for tail in TAILS if (parts := _exact(partial(_pieces, tail=tail), seen)))
-        parts = next(exact, None) or _exact(_whole, seen)
-    if parts is None:
-        raise UserError(f"{type(model).__name__} is no image classifier that can be cut: it gives no single vector for an image")
+        reasons: list[str] = []
+        ways: list[Callable[[Trace], Modules]] = [*(partial(_pieces, tail=tail) for tail in TAILS), _whole]
+        for way in ways:
+            parts = _exact(way, seen)
+            if not isinstance(parts, str):
+                break
+            reasons.append(parts)
+        else:
+            raise UserError(
+                f"{type(model).__name__} is no image classifier that can be cut: it gives no single vector for an image ({reasons[-1]})"
+            )
     for layer in parts.layers.values():
         layer.train(model.training)
-    return parts, WHOLE if "whole" in parts.layers else ""
+    return parts, f"{WHOLE} ({reasons[0]})" if "whole" in parts.layers else ""
 
 
 def _trace(model: Any, size: int) -> Trace:
@@ -66,8 +73,8 @@ def _trace(model: Any, size: int) -> Trace:
     raise UserError(f"{type(model).__name__} cannot take images of {size} px: {one_line(reason)}") from reason
 
 
-def _exact(way: Callable[[Trace], Modules], seen: Trace) -> Parts | None:
-    """The parts that `way` makes, if they do what the network did."""
+def _exact(way: Callable[[Trace], Modules], seen: Trace) -> Parts | str:
+    """The parts that `way` makes, if they do what the network did; else why they do not."""
     try:
         layers = way(seen)
         codes = seen.images
@@ -75,19 +82,19 @@ def _exact(way: Callable[[Trace], Modules], seen: Trace) -> Parts | None:
             given, written = codes, codes._version
             codes = layer(given)
             if given._version != written:
-                return None
+                return "a layer writes over what it is given"
         parts = _ended(layers, codes, seen)
-    except Exception:  # a twin that lacks what its lines need fails in any way
-        return None
+    except Exception as error:  # a twin that lacks what its lines need fails in any way
+        return one_line(error)
     places = [id(parameter) for layer in parts.layers.values() for parameter in layer.parameters()]
-    return parts if len(places) == len(set(places)) else None
+    return parts if len(places) == len(set(places)) else "layers share parameters"
 
 
 def _ended(layers: Modules, codes: Tensor, seen: Trace) -> Parts:
     """With the pooling of ours that the network has too, or with a neck. Raises `ValueError` where neither does what the network did."""
     vector = seen.model.forward_head(seen.features, pre_logits=True)
     if vector.ndim != 2:
-        raise ValueError("no vector")
+        raise ValueError("forward_head gives no vector")
     classifier = next(one for one in _severed(seen.model) if isinstance(one, nn.Identity) or _gives(one, vector, seen.logits))
     for token_pool in get_args(TokenPool):
         if _same(pool(codes, token_pool), vector):
@@ -97,7 +104,7 @@ def _ended(layers: Modules, codes: Tensor, seen: Trace) -> Parts:
     neck = Part(without(seen.model, [*beside, *_classifiers(seen.model)], direct), "forward_head")
     layers = {**layers, "neck": _ordered([neck], seen.features, vector)}
     if not _same(layers["neck"](codes), vector):
-        raise ValueError("no neck")
+        raise ValueError("its layers do not give what the network gives")
     return Parts(layers, classifier)
 
 
@@ -153,7 +160,7 @@ def _pieces(seen: Trace, tail: Sequence[str]) -> Modules:
     units = [unit for call in run for unit in _expanded(call, seen, groups)]
     below = {call.name.split(".")[0] for call in seen.calls}
     if sum(_size(unit.module) for unit in units) < sum(_size(seen.model.get_submodule(name)) for name in below) / 2:
-        raise ValueError("no units")
+        raise ValueError("less than half of it is a chain of modules")
     layers = _layers(_gathered(units, groups))
     begin, end = seen.calls.index(run[0]), seen.calls.index(run[-1])
     direct = [name for name, _ in seen.model.named_parameters(recurse=False)]

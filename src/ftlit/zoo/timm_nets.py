@@ -1,8 +1,10 @@
 """`load_timm`: an image classifier of the package timm by its name, taken apart, with the weights and the input that belong to them."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from difflib import get_close_matches
 from functools import partial
 from http.client import HTTPException
 from os import PathLike
@@ -75,6 +77,7 @@ def load_timm(
     with torch.random.fork_rng(devices=[]) if source else nullcontext():
         tensors = source.load() if source else None
         model = built(name, create, settings)
+    resized = tensors is not None and source is not published and _resize(tensors, model)
     parts, note = take_apart(model, spec.size)
 
     def fresh() -> Parts:
@@ -82,7 +85,7 @@ def load_timm(
 
     record = {"loader": load_timm.__name__, "name": name, "input_spec": asdict(spec), **kwargs}
     backbone = assembled(name, model, parts, spec, source=source, tensors=tensors, cut=cut, reinit=reinit, fresh=fresh, record=record)
-    backbone.origin += f"; {note}" if note else ""
+    backbone.origin += ", positions resized" * resized + (f"; {note}" if note else "")
     return backbone
 
 
@@ -98,7 +101,9 @@ def _config(name: str) -> Config:
     """What timm knows of a network and its weights. Raises `UserError` for a name that it does not have."""
     timm = _timm()
     if not timm.is_model(name.partition(".")[0]):
-        raise unknown("network of timm", name, timm.list_models())
+        names = timm.list_models()
+        nearest = get_close_matches(name, names, n=4, cutoff=0.0)
+        raise UserError(f"no network of timm {name!r}: did you mean {' or '.join(nearest)}? timm.list_models() names all {len(names):,}")
     try:
         found = timm.get_pretrained_cfg(name, allow_unregistered=False)
     except RuntimeError as error:
@@ -135,6 +140,22 @@ def _fetch(name: str, config: Config, settings: Mapping[str, Any]) -> dict[str, 
     except (OSError, HTTPException, RuntimeError, ValueError) as error:
         raise UserError(f"cannot download the weights of {name} ({_origin(config)}): {one_line(error)}; {HOW_TO_GO_ON}") from error
     return dict(model.state_dict())
+
+
+def _resize(tensors: dict[str, Tensor], model: nn.Module) -> bool:
+    """Bring what a file holds for images of another size, positions for one, to this network's, in place, by what timm does to its own
+    weights. Returns whether that changed a shape.
+    """
+    own, adapt = model.state_dict(), getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    other = [name for name, tensor in tensors.items() if name in own and tensor.shape != own[name].shape and "pos" in name]
+    if not other or adapt is None:
+        return False
+    try:
+        found = adapt({name: tensors[name] for name in tensors}, model)
+    except Exception:  # tensors that are none of this network's; what does not fit is told later
+        return False
+    tensors.update({name: found[name] for name in other if name in found})
+    return True
 
 
 def _check_hub(config: Config) -> None:
