@@ -88,9 +88,14 @@ class FineTuner(LightningModule):
         """Log loss and metrics of a validation batch."""
         self._step("val", batch)
 
-    def test_step(self, batch: tuple[Tensor | CodesAt, Tensor], batch_idx: int) -> None:
-        """Log loss and metrics of a test batch."""
-        self._step("test", batch)
+    def test_step(self, batch: tuple[Tensor | CodesAt, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Log loss and metrics of a test batch. Returns `logits` (N, num_classes), pooled `codes` (N, C) and `targets`, for callbacks."""
+        images, targets = batch
+        codes = self.backbone(images)
+        pooled = self.backbone.pool(codes)
+        logits = self.head(codes if getattr(self.head, "takes_map", False) else pooled)
+        self._score("test", logits, targets)
+        return {"logits": logits, "codes": pooled, "targets": targets}
 
     def predict_step(self, batch: tuple[Tensor | CodesAt, Tensor], batch_idx: int) -> Tensor:
         """Logits (N, num_classes)."""
@@ -134,7 +139,9 @@ class FineTuner(LightningModule):
 
     def _step(self, split: str, batch: tuple[Tensor | CodesAt, Tensor]) -> Tensor:
         images, targets = batch
-        logits = self(images)
+        return self._score(split, self(images), targets)
+
+    def _score(self, split: str, logits: Tensor, targets: Tensor) -> Tensor:
         loss: Tensor = self.loss(logits, targets)
         metrics = cast(MetricCollection, self.metrics[f"{split}_metrics"])
         metrics.update(logits.detach(), self._hard(targets))

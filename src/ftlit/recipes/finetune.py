@@ -22,9 +22,10 @@ from ftlit.head import SolvedLinearHead
 from ftlit.lit.caching import CodesData
 from ftlit.lit.finetuner import FineTuner
 from ftlit.lit.images import ImageData
+from ftlit.lit.recording import Recorder
 from ftlit.lit.solving import SolvedHead, check_solvable
 from ftlit.lit.staging import StagedFinetuning
-from ftlit.recipes import words
+from ftlit.recipes import reporting, words
 from ftlit.recipes.binding import bind, check_input, check_labelled
 from ftlit.recipes.isolation import INTERRUPTED
 from ftlit.recipes.limits import AFFINE, check_until
@@ -47,6 +48,7 @@ class Run:
     trainer: pl.Trainer
     resume_from: Path | None
     solved: SolvedHead | None
+    recorder: Recorder | None
 
     @property
     def trains(self) -> bool:
@@ -91,9 +93,10 @@ def build(cfg: DictConfig) -> Run:
         backbone.compile()
         head.compile()
     others = (instantiate(callback) for callback in cfg.callbacks.values() if callback)
+    recorder = Recorder(cfg.paths.run) if cfg.report else None
     trainer = instantiate(
         cfg.trainer,
-        callbacks=[StagedFinetuning(schedule), *([solved] if solved else []), *others],
+        callbacks=[StagedFinetuning(schedule), *([solved] if solved else []), *([recorder] if recorder else []), *others],
         logger=[instantiate(logger) for logger in cfg.logger.values() if logger],
     )
     if solved:
@@ -103,7 +106,7 @@ def build(cfg: DictConfig) -> Run:
     except UserError as error:
         given = ", ".join(f"schedule.{name}" for name in ("epoch", "every", "stages") if name in cfg.schedule)
         raise UserError(f"{error} ({given})" if given else str(error)) from None
-    return Run(model, data, schedule, trainer, resume_from, solved)
+    return Run(model, data, schedule, trainer, resume_from, solved, recorder)
 
 
 def _solved(cfg: DictConfig, head: nn.Module, schedule: Schedule) -> SolvedHead | None:
@@ -145,8 +148,10 @@ def fit(cfg: DictConfig, run: Run) -> float:
         if run.trainer.is_global_zero:
             checkpoint_of(cfg)  # another run may have begun or ended here since
             words.write_folder(cfg, run.model.backbone, run.data)
-            how = {"solves": run.solved is not None, "trains": run.trains}
-            words.say_plan(cfg, run.model.backbone, run.data, plan, run.sources, run.resume_from, **how)
+            rows = words.plan_rows(cfg, run.model.backbone, run.data, plan, run.sources, solves=run.solved is not None, trains=run.trains)
+            words.say_plan(cfg, rows, plan, run.resume_from, trains=run.trains)
+            if run.recorder:
+                reporting.write_run(cfg, run.data, rows, plan)
         started = time.perf_counter()
         _train(cfg, run)
         seconds = time.perf_counter() - started
@@ -158,6 +163,9 @@ def fit(cfg: DictConfig, run: Run) -> float:
         if run.trainer.is_global_zero:
             words.write_results(cfg, results)
             words.say_results(cfg, results, f"{'trained' if run.trains else 'solved'} in {seconds:.1f} s")
+            if run.recorder:
+                reporting.write_tested(cfg, run.data, run.recorder)
+                reporting.say_report(cfg)
     return float(results["val/accuracy"])
 
 

@@ -62,25 +62,15 @@ def say_lost(cfg: DictConfig, rank: int) -> None:
     print(f"ftlit: process {rank} ends: another one died, its error stands above. To go on: {resume_command(cfg)}", file=sys.stderr)
 
 
-def say_plan(
-    cfg: DictConfig,
-    backbone: Backbone,
-    data: Any,
-    plan: Plan,
-    sources: Sequence[Source],
-    resume_from: Path | None,
-    *,
-    solves: bool = False,
-    trains: bool = True,
-) -> None:
-    """Print what is going to happen: weights, input, data, whether the head is solved, what trains from when at what rate, and how to
-    resume.
-    """
+def plan_rows(
+    cfg: DictConfig, backbone: Backbone, data: Any, plan: Plan, sources: Sequence[Source], *, solves: bool = False, trains: bool = True
+) -> list[tuple[str, str]]:
+    """What is going to happen: weights, input, data, whether the head is solved, what trains from when on."""
     spec = data.input_spec if isinstance(data, ImageData | CodesData) else backbone.input_spec
     shape = "x".join(map(str, backbone.on_meta(spec.shape)[backbone.cuts[-1]][0]))
     size = sum(parameter.numel() for parameter in backbone.parameters())
     choices = HydraConfig.get().runtime.choices
-    rows = [
+    return [
         ("ftlit", ", ".join(f"{group}={choices[group]}" for group in TOLD if choices.get(group))),
         (
             "backbone",
@@ -92,13 +82,7 @@ def say_plan(
             "codes",
             f"{shape} at cut {backbone.cuts[-1]}, {backbone.num_features} features for the head ({cfg.head._target_.rpartition('.')[2]})",
         ),
-        (
-            "data",
-            "; ".join(f"{split} {sum(counts.values()):,}" for split, counts in data.counts.items())
-            + f" {spec.noun} of {data.num_classes} classes",
-        ),
-        ("classes", shorten((f"{name} {count:,}" for name, count in data.counts["train"].items()), most=12)),
-        *(("note", note) for note in data.notes),
+        *data_rows(data, spec.noun),
         *([("head", f"{SOLVED.format(noun=spec.noun)}; {LEFT_OUT if trains else ALONE}")] if solves else []),
         *(
             (f"stage {i}", f"{line}; ddp reduces {size_in_words(size)} a step; from {sources[i].why if sources else spec.noun}")
@@ -109,6 +93,20 @@ def say_plan(
         ("run", f"{_epochs(cfg.trainer.max_epochs) if trains else 'no epoch'}, seed {cfg.seed}, folder {cfg.paths.run}"),
         *([("compile", "backbone and head, anew for each stage: its first steps take longer")] if cfg.compile else []),
     ]
+
+
+def data_rows(data: Any, noun: str) -> list[tuple[str, str]]:
+    """How many there are of each split and class, and what is to be known of them."""
+    splits = "; ".join(f"{split} {sum(counts.values()):,}" for split, counts in data.counts.items())
+    return [
+        ("data", f"{splits} {noun} of {data.num_classes} classes"),
+        ("classes", shorten((f"{name} {count:,}" for name, count in data.counts["train"].items()), most=12)),
+        *(("note", note) for note in data.notes),
+    ]
+
+
+def say_plan(cfg: DictConfig, rows: Sequence[tuple[str, str]], plan: Plan, resume_from: Path | None, *, trains: bool = True) -> None:
+    """Print these rows, how to resume, what trains from when at what rate, and what the doctor found."""
     table = Table.grid(padding=(0, 2))
     for name, text in rows:
         table.add_row(f"[bold]{name}[/bold]", escape(text))

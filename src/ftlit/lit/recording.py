@@ -1,0 +1,141 @@
+"""What a report needs to know that only a run sees: its stages as they pass, and what the network says of each test image."""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from ftlit.lit.staging import StagedFinetuning
+from ftlit.report.evidence import StageRecord, Tested, read_stages, write_stages
+
+MOST_CODES = 1000  # test images whose codes are kept
+
+
+class Recorder(Callback):
+    """Writes `report/stages.json` while training runs, and keeps what `FineTuner.test_step` gives, in the order of the images.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.tested: Tested | None = None
+        self.codes: dict[str, Tensor] = {}  # codes float16 (n, C) and labels int64 (n,) of some test images
+        self._stages: list[StageRecord] = []
+        self._since = 0.0
+        self._seen: list[dict[str, Any]] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to count, or go on with what a run that stopped has written."""
+        self._stages = [stage for stage in read_stages(self.folder) if stage.step <= trainer.global_step] if trainer.global_step else []
+        self._since = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Note a stage that has begun."""
+        staging = next((callback for callback in _callbacks(trainer) if isinstance(callback, StagedFinetuning)), None)
+        if staging is None or staging.index < len(self._stages):
+            return
+        self._count()
+        for stage in staging.schedule.stages[len(self._stages) : staging.index + 1]:
+            self._stages.append(StageRecord(stage.name, trainer.current_epoch, trainer.global_step))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what has passed."""
+        self._count(bytes_in_use(pl_module.device))
+        if trainer.is_global_zero:
+            write_stages(self.folder, self._stages)
+
+    def _count(self, memory: int = 0) -> None:
+        now = time.perf_counter()
+        if self._stages:
+            self._stages[-1].seconds += now - self._since
+            self._stages[-1].bytes = max(self._stages[-1].bytes, memory)
+        self._since = now
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin anew."""
+        self._seen = []
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep little of a batch: classes, how sure, and the codes of some images."""
+        if not isinstance(outputs, Mapping):  # another module's
+            return
+        logits, codes, targets = outputs["logits"].float(), outputs["codes"], outputs["targets"]
+        done, world = sum(len(part["predicted"]) for part in self._seen), trainer.world_size
+        places = [trainer.global_rank + world * (done + i) for i in range(len(logits))]  # as `EvalOrder` shares them
+        every = -(-_number_of(trainer) // MOST_CODES)
+        some = [i for i, place in enumerate(places) if place % every == 0]
+        several = targets.ndim == 2
+        shares = logits.sigmoid() if several else logits.softmax(dim=1)
+        self._seen.append(
+            {
+                "places": places,
+                "predicted": [_hot(row >= 0.5) for row in shares] if several else [(i,) for i in shares.argmax(dim=1).tolist()],
+                "labels": [_hot(row >= 0.5) for row in targets] if several else [(i,) for i in targets.tolist()],
+                "probability": shares.amax(dim=1).tolist(),
+                "codes": codes[some].half().cpu(),
+                "of": [places[i] for i in some],
+            }
+        )
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the parts of all batches and processes together."""
+        parts = self._seen
+        if trainer.world_size > 1:
+            everyone: list[list[dict[str, Any]]] = [[]] * trainer.world_size
+            torch.distributed.all_gather_object(everyone, parts)
+            parts = [part for own in everyone for part in own]
+        if not parts:
+            return
+        rows = sorted(row for part in parts for row in zip(*(part[name] for name in ("places", *_COLUMNS)), strict=True))
+        places, labels, predicted, probability = zip(*rows, strict=True)
+        self.tested = Tested(_items(trainer, places), labels, predicted, torch.tensor(probability).numpy())
+        label_of = {place: label[0] if label else -1 for place, label in zip(places, labels, strict=True)}
+        numbers = [label_of[place] for part in parts for place in part["of"]]
+        self.codes = {"codes": torch.cat([part["codes"] for part in parts]), "labels": torch.tensor(numbers)}
+
+
+_COLUMNS = ("labels", "predicted", "probability")
+
+
+def bytes_in_use(device: torch.device) -> int:
+    """The most that was allocated on a GPU, or that this process has held so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _callbacks(trainer: Trainer) -> list[Any]:
+    return trainer.callbacks  # type: ignore[attr-defined, no-any-return]
+
+
+def _hot(row: Tensor) -> tuple[int, ...]:
+    return tuple(row.nonzero().flatten().tolist())
+
+
+def _number_of(trainer: Trainer) -> int:
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    collection = getattr(getattr(data, "images", data), "collection", None)
+    return len(collection.splits["test"]) if collection else MOST_CODES
+
+
+def _items(trainer: Trainer, places: Sequence[int]) -> list[str]:
+    """Path, number or text of each test image."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    collection = getattr(getattr(data, "images", data), "collection", None)
+    if collection is None:
+        return [str(place) for place in places]
+    sources = collection.splits["test"].sources
+    return [str(sources[place]) if isinstance(sources[place], str | Path) else str(place) for place in places]

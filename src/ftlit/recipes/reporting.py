@@ -1,0 +1,109 @@
+"""What a recipe leaves for the report of its run, and the report itself."""
+
+import shlex
+from collections.abc import Sequence
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from torch import Tensor
+
+from ftlit.dataset import Examples
+from ftlit.doctor import Plan
+from ftlit.errors import UserError
+from ftlit.lit.caching import CodesData
+from ftlit.lit.images import ImageData
+from ftlit.lit.recording import Recorder
+from ftlit.recipes import words
+from ftlit.recipes.command import arguments
+from ftlit.report import evidence
+from ftlit.report.evidence import Tested
+from ftlit.report.scores import surest_mistakes
+from ftlit.seeding import derived_seed, kept_random_state
+from ftlit.transform import InputSpec, Transform
+
+PICTURES = 12
+PACKAGES = ("ftlit", "torch", "torchvision", "lightning", "hydra-core")
+
+
+def write_run(cfg: DictConfig, data: Any, plan_rows: Sequence[tuple[str, str]], plan: Plan | None = None) -> None:
+    """What is known before training: plan, counts, samples."""
+    folder, choices = Path(cfg.paths.run), HydraConfig.get().runtime.choices
+    name = cfg.backbone.get("name", choices.get("backbone"))
+    versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
+    about = [("command", shlex.join(["python", "train.py", *arguments(cfg.paths.run)])), ("versions", versions)]
+    evidence.write_json(
+        folder,
+        evidence.RUN,
+        {
+            "title": f"{name} on {choices.get('data')}, {datetime.now():%Y-%m-%d %H:%M}",
+            "plan": [*plan_rows, *about],
+            "warnings": list(plan.warnings) if plan else [],
+            "layers": [{"layer": row.layer, "size": row.size, "modes": row.modes} for row in plan.rows] if plan else [],
+            "class_names": list(data.class_names),
+            "counts": {split: dict(counts) for split, counts in data.counts.items()},
+            "multilabel": bool(data.multilabel),
+        },
+    )
+    images = images_of(data)
+    if images is not None and isinstance(images.input_spec, InputSpec):
+        train = images.collection.splits["train"]
+        places = torch.randperm(len(train), generator=torch.Generator().manual_seed(cfg.seed))[:PICTURES].tolist()
+        captions = [" ".join(data.class_names[label] for label in train.labels[place]) for place in places]
+        _write_pictures(folder, "samples", images.input_spec, _seen(train, places, images.transforms["train"], cfg.seed), captions)
+
+
+def write_tested(cfg: DictConfig, data: Any, recorder: Recorder) -> None:
+    """What was seen of the test images, and pictures of the surest mistakes."""
+    folder, tested = Path(cfg.paths.run), recorder.tested
+    if tested is None:
+        return
+    evidence.write_tested(folder, tested, data.class_names)
+    if len(recorder.codes["codes"]):
+        evidence.write_tensors(folder, "codes", recorder.codes)
+    images = images_of(data)
+    if images is None or not isinstance(images.input_spec, InputSpec):
+        return
+    places = surest_mistakes(tested)[:PICTURES]
+    if places:
+        captions = [_caption(tested, place, data.class_names) for place in places]
+        seen = _seen(images.collection.splits["test"], places, images.transforms["test"], cfg.seed)
+        _write_pictures(folder, "mistakes", images.input_spec, seen, captions)
+
+
+def _caption(tested: Tested, place: int, class_names: Sequence[str]) -> str:
+    said, label = (" ".join(class_names[number] for number in labels[place]) for labels in (tested.predicted, tested.labels))
+    return f"{said} {tested.probability[place]:.2f}\nis {label}"
+
+
+def images_of(data: Any) -> ImageData | None:
+    """The images behind a data module of ours."""
+    found = data.images if isinstance(data, CodesData) else data
+    return found if isinstance(found, ImageData) else None
+
+
+def say_report(cfg: DictConfig) -> None:
+    """Write `report.html`, and say where it is. What goes wrong there does not end a run that has ended well."""
+    from ftlit.report.page import write_report  # here: matplotlib takes a second
+
+    try:
+        words.console().print(f"report: {write_report(cfg.paths.run)}", soft_wrap=True, markup=False)
+    except (UserError, OSError) as error:
+        words.console().print(f"no report: {error}", soft_wrap=True, markup=False)
+
+
+def _seen(examples: Examples, places: Sequence[int], transform: Transform, seed: int) -> Tensor:
+    """(n, 3, S, S), as a network sees these images; what is drawn for them comes from the seed."""
+    with kept_random_state():
+        torch.manual_seed(derived_seed(seed, PICTURES))
+        return torch.stack([transform(examples.load(examples.sources[place])) for place in places])
+
+
+def _write_pictures(folder: Path, name: str, spec: InputSpec, images: Tensor, captions: Sequence[str]) -> None:
+    mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
+    shown = ((images * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
+    evidence.write_tensors(folder, name, {"images": shown}, captions)

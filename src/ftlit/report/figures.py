@@ -1,0 +1,221 @@
+"""The pictures of a report, each a pure function: evidence in, figure out; `None` where the run left nothing to draw."""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from ftlit.report.evidence import Evidence, Pictures
+from ftlit.report.scores import confusion as confused
+from ftlit.report.scores import reliability
+
+STAGE_COLOURS = ("#eef2f7", "#dfe7f1")
+MODES = {"train": "#2f6db5", "part": "#8fb4dc", "eval": "#d9dce1", "none": "#ffffff"}
+TOLD = {"train": "trains", "part": "a part of it trains", "eval": "frozen", "none": "has nothing to train"}
+NAMED = 40  # classes whose names are written along a matrix
+COLOURED = 20  # classes that a legend names
+
+
+def samples(evidence: Evidence) -> Figure | None:
+    """Training images as the network sees them."""
+    return _grid(evidence.samples)
+
+
+def mistakes(evidence: Evidence) -> Figure | None:
+    """The test images that the network is most sure of, wrongly."""
+    return _grid(evidence.mistakes)
+
+
+def curves(evidence: Evidence) -> Figure | None:
+    """Loss and accuracy over steps, the stages shaded, and beneath the rate of each group."""
+    trained = [place for place, row in enumerate(evidence.metrics) if "train/loss" in row]
+    if not trained:
+        return None
+    rows = evidence.metrics[: trained[-1] + 1]  # what follows is the look at the best checkpoint
+    figure = Figure(figsize=(9, 8), layout="constrained")
+    loss, accuracy, rate = figure.subplots(3, 1, sharex=True)
+    for axes, metric in ((loss, "loss"), (accuracy, "accuracy")):
+        for split, style in (("train", "--"), ("val", "-")):
+            axes.plot(*_series(rows, f"{split}/{metric}"), style, marker="o", markersize=3, label=split)
+        axes.set_ylabel(metric)
+    loss.legend(loc="upper right")
+    rates = {name.partition("/")[2]: name for row in rows for name in row if name.startswith("lr-")}
+    order = [row["layer"] for row in evidence.run.get("layers", [])]
+    for place, group in enumerate(sorted(rates, key=lambda group: -next((i for i, layer in enumerate(order) if layer in group), 0))):
+        colour = colormaps["viridis"](place / max(len(rates) - 1, 1) * 0.9)
+        rate.plot(*_series(rows, rates[group]), color=colour, label=group)
+    rate.set(ylabel="learning rate", yscale="log", xlabel="step")
+    rate.legend(fontsize=7, ncols=max(1, -(-len(rates) // 8)), loc="lower left")
+    for axes in (loss, accuracy, rate):
+        _shade(axes, evidence, named=axes is loss)
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def layers(evidence: Evidence) -> Figure | None:
+    """A row a layer, the top first, and when it trains: frozen or not by stage."""
+    rows = evidence.run.get("layers") or []
+    spans = _spans(evidence)
+    if not rows or not spans:
+        return None
+    figure = Figure(figsize=(9, 0.28 * len(rows) + 1.4), layout="constrained")
+    axes = figure.add_subplot()
+    for place, row in enumerate(rows):
+        for stage, (begin, end) in enumerate(spans):
+            mode = row["modes"][stage] if row["size"] else "none"
+            axes.barh(place, end - begin, left=begin, height=0.82, color=MODES[mode], edgecolor="white")
+    axes.set(yticks=range(len(rows)), yticklabels=[row["layer"] for row in rows], xlabel="step", xlim=(spans[0][0], spans[-1][1]))
+    axes.tick_params(axis="y", labelsize=8)
+    for begin, _ in spans[1:]:
+        axes.axvline(begin, color="black", linewidth=0.8)
+    used = {mode for row in rows for mode in row["modes"] if row["size"]}
+    handles = [Patch(color=MODES[mode], label=TOLD[mode]) for mode in MODES if mode in used]
+    figure.legend(handles=handles, loc="outside upper right", ncols=3, fontsize=8)
+    return figure
+
+
+def confusion(evidence: Evidence) -> Figure | None:
+    """Test images by class (rows) and by what they were taken for (columns), as shares of the row."""
+    if evidence.tested is None or evidence.run.get("multilabel"):
+        return None
+    counts = confused(evidence.tested, len(evidence.class_names))
+    number = len(counts)
+    size = min(12.0, 2.5 + 0.42 * number) if number <= NAMED else 9.0
+    figure = Figure(figsize=(size + 0.8, size), layout="constrained")
+    axes = figure.add_subplot(xlabel="taken for", ylabel="class")
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    shown = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(shown, ax=axes, shrink=0.7, label="share of the class")
+    if number <= NAMED:
+        axes.set_xticks(range(number), evidence.class_names, rotation=90)
+        axes.set_yticks(range(number), evidence.class_names)
+        for (row, column), count in np.ndenumerate(counts):
+            if count and number <= 25:
+                dark = shares[row, column] > 0.5
+                axes.text(column, row, f"{count:,}", ha="center", va="center", fontsize=7, color="white" if dark else "black")
+    return figure
+
+
+def calibration(evidence: Evidence) -> Figure | None:
+    """The reliability diagram: how often it is right, by how sure it is; and how many images are in each bin."""
+    if evidence.tested is None or evidence.run.get("multilabel"):
+        return None
+    sure, accuracy, counts, error = reliability(evidence.tested)
+    figure = Figure(figsize=(5.2, 5.6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    width = 1 / len(counts)
+    begins = np.arange(len(counts)) * width
+    upper.plot([0, 1], [0, 1], "--", color="grey", linewidth=1, label="as often right as it is sure")
+    upper.bar(begins, np.nan_to_num(accuracy), width, align="edge", color="#8fb4dc", edgecolor="white", label="test images")
+    upper.plot(sure, accuracy, "o", color="#1d4370", markersize=4)
+    upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), title=f"expected calibration error {error:.3f}")
+    upper.legend(loc="upper left", fontsize=8)
+    lower.bar(begins, counts, width, align="edge", color="#d9dce1", edgecolor="white")
+    lower.set(xlabel="probability of the predicted class", ylabel="images")
+    return figure
+
+
+def codes(evidence: Evidence) -> Figure | None:
+    """Codes of test images in two dimensions, coloured by class: t-SNE (van der Maaten and Hinton 2008) from principal components."""
+    if evidence.codes is None or len(evidence.codes[0]) < 10:
+        return None
+    from sklearn.manifold import TSNE  # here: it takes a second
+
+    values, labels = evidence.codes
+    perplexity = min(30, (len(values) - 1) / 3)
+    flat = TSNE(init="pca", perplexity=perplexity, random_state=0, max_iter=500).fit_transform(values)
+    figure = Figure(figsize=(7.5, 6), layout="constrained")
+    axes = figure.add_subplot(xticks=[], yticks=[])
+    number = len(evidence.class_names)
+    colour = colormaps["tab10" if number <= 10 else "tab20" if number <= 20 else "hsv"]
+    for label in range(number):
+        own = labels == label
+        shade = colour(label if number <= COLOURED else label / number)
+        axes.scatter(flat[own, 0], flat[own, 1], s=9, color=shade, label=evidence.class_names[label])
+    if number <= COLOURED:
+        figure.legend(loc="outside right upper", fontsize=8)
+    return figure
+
+
+def depth(evidence: Evidence) -> Figure | None:
+    """Accuracy of a probe at each cut, on held-out images."""
+    if not evidence.depths:
+        return None
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot(ylabel="accuracy of a probe on held-out images", xlabel="cut")
+    for kind, cuts in evidence.depths.items():
+        axes.plot(list(cuts), list(cuts.values()), "o-", label=kind)
+    axes.tick_params(axis="x", rotation=60)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def stages(evidence: Evidence) -> Figure | None:
+    """Seconds and memory of each stage."""
+    if not evidence.stages:
+        return None
+    figure = Figure(figsize=(9, 0.4 * len(evidence.stages) + 1.2), layout="constrained")
+    time, memory = figure.subplots(1, 2, sharey=True)
+    names = [f"{place} {stage.name}" for place, stage in enumerate(evidence.stages)]
+    for axes, values, label in (
+        (time, [stage.seconds for stage in evidence.stages], "seconds"),
+        (memory, [stage.bytes / 2**30 for stage in evidence.stages], "GiB in use"),
+    ):
+        axes.bar_label(axes.barh(names, values, color="#8fb4dc"), fmt="%.3g", padding=3)
+        axes.set_xlabel(label)
+        axes.margins(x=0.2)
+    time.invert_yaxis()
+    return figure
+
+
+FIGURES: Mapping[str, tuple[str, Callable[[Evidence], Figure | None]]] = {
+    "samples": ("Training images, as the network sees them", samples),
+    "curves": ("Loss, accuracy, rates", curves),
+    "layers": ("What trains when", layers),
+    "stages": ("Time and memory by stage", stages),
+    "confusion": ("What is taken for what", confusion),
+    "mistakes": ("The surest mistakes", mistakes),
+    "calibration": ("Is it as often right as it is sure?", calibration),
+    "codes": ("Codes of test images in two dimensions", codes),
+    "depth": ("Accuracy by depth", depth),
+}
+
+
+def _grid(pictures: Pictures | None) -> Figure | None:
+    if pictures is None or not len(pictures.images):
+        return None
+    columns = min(6, len(pictures.images))
+    rows = -(-len(pictures.images) // columns)
+    figure = Figure(figsize=(1.6 * columns, 1.95 * rows), layout="constrained")
+    for place, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        axes.set_axis_off()
+        if place < len(pictures.images):
+            axes.imshow(pictures.images[place], interpolation="nearest")
+            axes.set_title(pictures.captions[place], fontsize=7, parse_math=False)
+    return figure
+
+
+def _series(rows: Sequence[Mapping[str, float]], name: str) -> tuple[list[float], list[float]]:
+    held = [(row["step"], row[name]) for row in rows if name in row and "step" in row]
+    return [step for step, _ in held], [value for _, value in held]
+
+
+def _spans(evidence: Evidence) -> list[tuple[float, float]]:
+    """First step of each stage and of the next."""
+    last = max((row["step"] for row in evidence.metrics if "step" in row), default=0) + 1
+    begins = [stage.step for stage in evidence.stages]
+    return list(pairwise([*begins, max(last, begins[-1] + 1)])) if begins else []
+
+
+def _shade(axes: Axes, evidence: Evidence, *, named: bool) -> None:
+    for place, (begin, end) in enumerate(_spans(evidence)):
+        axes.axvspan(begin, end, color=STAGE_COLOURS[place % 2], zorder=0)
+        if named:
+            where: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "xytext": (3, -10), "textcoords": "offset points"}
+            axes.annotate(f"stage {place}" if place == 0 else f"{place}", (begin, 1), fontsize=7, **where)

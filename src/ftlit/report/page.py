@@ -1,0 +1,154 @@
+"""One self-contained HTML page from a run's evidence: pictures inline, no request to anywhere."""
+
+import base64
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ftlit.errors import shorten
+from ftlit.report.evidence import FOLDER, Evidence, read
+from ftlit.report.figures import FIGURES
+from ftlit.report.scores import class_scores, confusion, reliability, surest_mistakes
+
+PAGE = "report.html"
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"  # nothing is ever asked for
+MOST_MISTAKES = 20
+MOST_ROWS = 500  # of the table of classes that are written out; the rest is in test.csv
+
+
+def write_report(folder: str | Path) -> Path:
+    """`report.html` in a run's folder, and its pictures as PNG files in `report/`, from what the run left there. Returns the page's path.
+
+    Raises:
+        UserError: no folder of a run that left evidence, or a damaged one.
+    """
+    evidence = read(folder)
+    pictures = dict(_pictures(evidence))
+    for name, png in pictures.items():
+        (evidence.folder / FOLDER / f"{name}.png").write_bytes(png)
+    beside = evidence.folder / f"{PAGE}.part"
+    beside.write_text(page(evidence, pictures), encoding="utf-8")
+    return beside.replace(evidence.folder / PAGE)
+
+
+def page(evidence: Evidence, pictures: dict[str, bytes]) -> str:
+    """The page as text. All that comes from outside is escaped.
+
+    Args:
+        evidence: of the run.
+        pictures: PNG files by the names of `FIGURES`, those that there are.
+    """
+    sections = [("plan", "The plan", _plan(evidence)), ("data", "The data", _data(evidence))]
+    for name, (title, _) in FIGURES.items():
+        body = _image(title, pictures[name]) if name in pictures else ""
+        body += _mistakes(evidence) if name == "mistakes" else ""
+        body = _matrix(evidence) + "".join(_pairs(evidence)) if name == "confusion" and evidence.tested and body else body
+        if body:
+            sections.append((name, title, body))
+        if name == "confusion" and evidence.tested:
+            sections.append(("classes", "Class by class", _classes(evidence)))
+    links = "".join(f'<a href="#{key}">{escape(title)}</a>' for key, title, _ in sections)
+    bodies = "".join(f'<section id="{key}"><h2>{escape(title)}</h2>{body}</section>' for key, title, body in sections)
+    title = escape(str(evidence.run.get("title", evidence.folder.name)))
+    style, script = (files("ftlit.report").joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f"<title>ftlit: {title}</title><style>{style}</style></head>\n"
+        f"<body><header><h1>{title}</h1>{_result(evidence)}<nav>{links}</nav></header>\n<main>{bodies}</main>"
+        f"<script>{script}</script></body></html>\n"
+    )
+
+
+def _pictures(evidence: Evidence) -> Iterator[tuple[str, bytes]]:
+    for name, (_, draw) in FIGURES.items():
+        if figure := draw(evidence):
+            figure.savefig(stream := io.BytesIO(), dpi=110, format="png")
+            yield name, stream.getvalue()
+
+
+def _image(title: str, png: bytes) -> str:
+    return f'<img alt="{escape(title)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+
+
+def _result(evidence: Evidence) -> str:
+    metrics = ("accuracy", "f1", "loss")
+    rows = [
+        [split, *(f"{evidence.result[f'{split}/{metric}']:.4f}" for metric in metrics)]
+        for split in ("val", "test")
+        if all(f"{split}/{metric}" in evidence.result for metric in metrics)
+    ]
+    return _table(["split", "accuracy", "macro F1", "loss"], rows) if rows else ""
+
+
+def _plan(evidence: Evidence) -> str:
+    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in evidence.run.get("plan", []))
+    warnings = "".join(f'<p class="warning">{escape(warning)}</p>' for warning in evidence.run.get("warnings", []))
+    return f'<table class="plan">{rows}</table>{warnings}'
+
+
+def _data(evidence: Evidence) -> str:
+    counts = evidence.run.get("counts", {})
+    names = list(counts)
+    rows = [[name, *(f"{counts[split].get(name, 0):,}" for split in names)] for name in evidence.class_names[:MOST_ROWS]]
+    return _table(["class", *names], rows, sortable=True) + _rest(evidence)
+
+
+def _classes(evidence: Evidence) -> str:
+    assert evidence.tested is not None
+    scores = class_scores(evidence.tested, evidence.class_names)
+    rows = [[s.name, f"{s.images:,}", f"{s.precision:.3f}", f"{s.recall:.3f}", f"{s.f1:.3f}"] for s in scores[:MOST_ROWS]]
+    error = "" if evidence.run.get("multilabel") else f"<p>Expected calibration error: {reliability(evidence.tested)[3]:.4f}.</p>"
+    return _table(["class", "test images", "precision", "recall", "F1"], rows, sortable=True) + _rest(evidence) + error
+
+
+def _rest(evidence: Evidence) -> str:
+    more = len(evidence.class_names) - MOST_ROWS
+    return f"<p>and {more:,} more classes</p>" if more > 0 else ""
+
+
+def _matrix(evidence: Evidence) -> str:
+    """Where the script draws; what it draws is plain numbers and names."""
+    assert evidence.tested is not None
+    counts = confusion(evidence.tested, len(evidence.class_names))
+    cells = [[int(row), int(column), int(counts[row, column])] for row, column in zip(*counts.nonzero(), strict=True)]
+    data = json.dumps({"names": list(evidence.class_names), "cells": cells}).replace("<", "\\u003c")
+    return (
+        '<p>Order of the classes: <select id="order"><option value="name">by name</option><option value="recall">worst found first</option>'
+        '<option value="images">largest first</option></select> <span id="cell"></span></p>'
+        f'<canvas id="matrix"></canvas><script type="application/json" id="confused">{data}</script>'
+    )
+
+
+def _pairs(evidence: Evidence) -> Iterator[str]:
+    """The pairs that are confused most."""
+    assert evidence.tested is not None
+    counts = confusion(evidence.tested, len(evidence.class_names))
+    wrong = [(int(counts[i, j]), int(i), int(j)) for i, j in zip(*counts.nonzero(), strict=True) if i != j]
+    names = evidence.class_names
+    if wrong:
+        rows = [[names[i], names[j], f"{n:,}", f"{n / counts[i].sum():.3f}"] for n, i, j in sorted(wrong, reverse=True)[:20]]
+        yield _table(["class", "taken for", "times", "share of the class"], rows, sortable=True)
+    else:
+        yield f"<p>No test image of {escape(shorten(names))} was mistaken.</p>"
+
+
+def _mistakes(evidence: Evidence) -> str:
+    """The surest ones in words: path, number or text."""
+    tested, names = evidence.tested, evidence.class_names
+    if tested is None or not (places := surest_mistakes(tested)[:MOST_MISTAKES]):
+        return ""
+    labels = [[" ".join(names[i] for i in held[place]) for held in (tested.labels, tested.predicted)] for place in places]
+    rows = [[tested.items[place], *label, f"{tested.probability[place]:.4f}"] for place, label in zip(places, labels, strict=True)]
+    return _table(["item", "class", "taken for", "probability"], rows, sortable=True)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]], *, sortable: bool = False) -> str:
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    kind = ' class="sortable"' if sortable else ""
+    return f"<table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -1,0 +1,71 @@
+"""Figures of merit of a network's answers on test images, class by class and by how sure it was."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ftlit.report.evidence import Tested
+
+BINS = 15
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """Of one class: how many of its images there are, and the shares in [0, 1]; 0 where there is nothing to divide by.
+
+    Args:
+        name: of the class.
+        images: of the test split that have it.
+        precision: of those said to have it, the share that does.
+        recall: of those that have it, the share that was found.
+        f1: the harmonic mean of both.
+    """
+
+    name: str
+    images: int
+    precision: float
+    recall: float
+    f1: float
+
+
+def class_scores(tested: Tested, class_names: Sequence[str]) -> list[ClassScore]:
+    """By class, in the order of the class numbers."""
+    said, true = (_counts(labels, len(class_names)) for labels in (tested.predicted, tested.labels))
+    right = _counts([set(a) & set(b) for a, b in zip(tested.labels, tested.predicted, strict=True)], len(class_names))
+    return [
+        ClassScore(name, int(t), r / max(s, 1), r / max(t, 1), 2 * r / max(s + t, 1))
+        for name, s, t, r in zip(class_names, said, true, right, strict=True)
+    ]
+
+
+def confusion(tested: Tested, number: int) -> Array:
+    """Images by (class, class that it was taken for), int (number, number). Of images with one label."""
+    found = np.zeros((number, number), int)
+    for (label,), (predicted,) in zip(tested.labels, tested.predicted, strict=True):
+        found[label, predicted] += 1
+    return found
+
+
+def reliability(tested: Tested) -> tuple[Array, Array, Array, float]:
+    """Mean probability, accuracy and number of images in each of `BINS` bins of equal width, and the expected calibration error: the mean
+    distance of the first two, weighted by the third (Guo et al. 2017, section 2). Empty bins are nan.
+    """
+    right = np.array([set(a) == set(b) for a, b in zip(tested.labels, tested.predicted, strict=True)], float)
+    places = np.minimum((tested.probability * BINS).astype(int), BINS - 1)
+    counts = np.bincount(places, minlength=BINS)
+    with np.errstate(invalid="ignore"):
+        sure, accuracy = (np.bincount(places, values, BINS) / counts for values in (tested.probability, right))
+    return sure, accuracy, counts, float(np.nansum(np.abs(sure - accuracy) * counts) / max(counts.sum(), 1))
+
+
+def surest_mistakes(tested: Tested) -> list[int]:
+    """Places of all that was taken for something else, the surest first."""
+    pairs = enumerate(zip(tested.labels, tested.predicted, strict=True))
+    return sorted((place for place, (label, said) in pairs if label != said), key=lambda place: -tested.probability[place])
+
+
+def _counts(labels: Sequence[Any], number: int) -> Array:
+    return np.bincount([label for held in labels for label in held], minlength=number).astype(float)
