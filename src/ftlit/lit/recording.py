@@ -2,16 +2,18 @@
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from ftlit.dataset import Collection, Examples
 from ftlit.lit.staging import StagedFinetuning
-from ftlit.report.evidence import StageRecord, Tested, read_stages, write_stages
+from ftlit.report.evidence import Answers, StageRecord, read_stages, write_stages
 
 MOST_CODES = 1000  # test images whose codes are kept
 
@@ -25,7 +27,7 @@ class Recorder(Callback):
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.tested: Tested | None = None
+        self.tested: Answers | None = None
         self.codes: dict[str, Tensor] = {}  # codes float16 (n, C) and labels int64 (n,) of some test images
         self._stages: list[StageRecord] = []
         self._since = 0.0
@@ -69,22 +71,13 @@ class Recorder(Callback):
         if not isinstance(outputs, Mapping):  # another module's
             return
         logits, codes, targets = outputs["logits"].float(), outputs["codes"], outputs["targets"]
-        done, world = sum(len(part["predicted"]) for part in self._seen), trainer.world_size
+        done, world = sum(len(part["places"]) for part in self._seen), trainer.world_size
         places = [trainer.global_rank + world * (done + i) for i in range(len(logits))]  # as `EvalOrder` shares them
-        every = -(-_number_of(trainer) // MOST_CODES)
+        every = -(-len(collection.splits["test"]) // MOST_CODES) if (collection := _collection_of(trainer)) else 1
         some = [i for i, place in enumerate(places) if place % every == 0]
-        several = targets.ndim == 2
-        shares = logits.sigmoid() if several else logits.softmax(dim=1)
-        self._seen.append(
-            {
-                "places": places,
-                "predicted": [_hot(row >= 0.5) for row in shares] if several else [(i,) for i in shares.argmax(dim=1).tolist()],
-                "labels": [_hot(row >= 0.5) for row in targets] if several else [(i,) for i in targets.tolist()],
-                "probability": shares.amax(dim=1).tolist(),
-                "codes": codes[some].half().cpu(),
-                "of": [places[i] for i in some],
-            }
-        )
+        items = items_of(collection.splits["test"], places) if collection else [str(place) for place in places]
+        part = {"places": places, "codes": codes[some].half().cpu(), "of": [places[i] for i in some]}
+        self._seen.append({**part, **vars(tested_by(logits, targets, items))})
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the parts of all batches and processes together."""
@@ -96,14 +89,14 @@ class Recorder(Callback):
         if not parts:
             return
         rows = sorted(row for part in parts for row in zip(*(part[name] for name in ("places", *_COLUMNS)), strict=True))
-        places, labels, predicted, probability = zip(*rows, strict=True)
-        self.tested = Tested(_items(trainer, places), labels, predicted, torch.tensor(probability).numpy())
+        places, items, labels, predicted, probability = zip(*rows, strict=True)
+        self.tested = Answers(items, labels, predicted, np.array(probability))
         label_of = {place: label[0] if label else -1 for place, label in zip(places, labels, strict=True)}
         numbers = [label_of[place] for part in parts for place in part["of"]]
         self.codes = {"codes": torch.cat([part["codes"] for part in parts]), "labels": torch.tensor(numbers)}
 
 
-_COLUMNS = ("labels", "predicted", "probability")
+_COLUMNS = ("items", "labels", "predicted", "probability")
 
 
 def bytes_in_use(device: torch.device) -> int:
@@ -125,17 +118,23 @@ def _hot(row: Tensor) -> tuple[int, ...]:
     return tuple(row.nonzero().flatten().tolist())
 
 
-def _number_of(trainer: Trainer) -> int:
+def _collection_of(trainer: Trainer) -> Collection | None:
+    """What our own data modules serve."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    collection = getattr(getattr(data, "images", data), "collection", None)
-    return len(collection.splits["test"]) if collection else MOST_CODES
+    found = getattr(getattr(data, "images", data), "collection", None)
+    return found if isinstance(found, Collection) else None
 
 
-def _items(trainer: Trainer, places: Sequence[int]) -> list[str]:
-    """Path, number or text of each test image."""
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    collection = getattr(getattr(data, "images", data), "collection", None)
-    if collection is None:
-        return [str(place) for place in places]
-    sources = collection.splits["test"].sources
+def items_of(examples: Examples, places: Iterable[int]) -> list[str]:
+    """Path, number or text of these images."""
+    sources = examples.sources
     return [str(sources[place]) if isinstance(sources[place], str | Path) else str(place) for place in places]
+
+
+def tested_by(logits: Tensor, targets: Tensor, items: Sequence[str]) -> Answers:
+    """What logits (N, K) say of images with these targets: class numbers (N,), or (N, K) where there are several labels."""
+    several = targets.ndim == 2
+    shares = logits.sigmoid() if several else logits.softmax(dim=1)
+    predicted = [_hot(row) for row in shares >= 0.5] if several else [(i,) for i in shares.argmax(dim=1).tolist()]
+    labels = [_hot(row) for row in targets >= 0.5] if several else [(i,) for i in targets.tolist()]
+    return Answers(items, labels, predicted, shares.amax(dim=1).cpu().numpy())

@@ -163,8 +163,8 @@ def fit(cfg: DictConfig, run: Run) -> float:
         if run.trainer.is_global_zero:
             words.write_results(cfg, results)
             words.say_results(cfg, results, f"{'trained' if run.trains else 'solved'} in {seconds:.1f} s")
-            if run.recorder:
-                reporting.write_tested(cfg, run.data, run.recorder)
+            if run.recorder and run.recorder.tested:
+                reporting.write_tested(cfg, run.data, run.recorder.tested, run.recorder.codes)
                 reporting.say_report(cfg)
     return float(results["val/accuracy"])
 

@@ -13,17 +13,20 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 from rich.table import Table
+from torch import Tensor
 
 from ftlit.backbone import Backbone
 from ftlit.errors import UserError
 from ftlit.lit.images import ImageData
+from ftlit.lit.recording import MOST_CODES, items_of, tested_by
 from ftlit.pooling import POOLINGS
 from ftlit.probe import STRENGTHS, Probe
 from ftlit.probing import Interval, Probing, best_of, bootstrap, draw, write_csv
-from ftlit.recipes import finetune, words
+from ftlit.recipes import finetune, reporting, words
 from ftlit.recipes.binding import bind, check_input, check_labelled
 from ftlit.recipes.extracting import codes_of
 from ftlit.recipes.isolation import several_processes
+from ftlit.report.evidence import Answers
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,9 @@ class Look:
     best: Probe
     tested: Interval
     held_out: str  # in words
+    data: ImageData
+    said: Answers
+    codes: dict[str, Tensor]  # of some test images, and their labels
 
     @property
     def cuts(self) -> list[str]:
@@ -72,6 +78,10 @@ def run(cfg: DictConfig) -> float:
     (folder / "result.json").write_text(json.dumps([result_of(look) for look in looks], indent=1))
     words.console().print(table_of(looks))
     words.console().print(escape(f"{told(looks, few)}; probe.csv, probe.png: {folder}"), soft_wrap=True)
+    if cfg.report:
+        reporting.write_run(cfg, first.data, [("probe", told(looks, few)), *words.data_rows(first.data, first.data.input_spec.noun)])
+        reporting.write_tested(cfg, first.data, first.said, first.codes)
+        reporting.say_report(cfg)
     return mean(nan if look.best.score is None else look.best.score for look in looks)
 
 
@@ -95,12 +105,17 @@ def look(cfg: DictConfig, probing: Probing, backbone: Backbone, seed: int) -> Lo
         best = best_of(probes)
         targets = test[best.pooling].targets
         assert best.cut is not None and targets is not None
-        right = best.predict(test[best.pooling][best.cut].read(range(len(targets)))) == targets
+        vectors = test[best.pooling][best.cut].read(range(len(targets)))
+        logits = best.logits(vectors).float()
+        said = tested_by(logits, targets, items_of(data.collection.splits["test"], range(len(targets))))
+        kept = slice(None, None, -(-len(targets) // MOST_CODES))
+        right = logits.argmax(dim=1) == targets
         noun = data.input_spec.noun
         held_out = (
             f"{len(data.collection.splits['val'])} {noun} of val" if valid else f"cross-validation among {len(train[best.pooling])} {noun}"
         )
-        return Look(probes, best, bootstrap(right, probing.seed), held_out)
+        codes_kept = {"codes": vectors[kept].half().contiguous(), "labels": targets[kept].clone()}
+        return Look(probes, best, bootstrap(right, probing.seed), held_out, data, said, codes_kept)
 
 
 def result_of(look: Look) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What a recipe leaves for the report of its run, and the report itself."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,11 +17,10 @@ from ftlit.doctor import Plan
 from ftlit.errors import UserError
 from ftlit.lit.caching import CodesData
 from ftlit.lit.images import ImageData
-from ftlit.lit.recording import Recorder
 from ftlit.recipes import words
 from ftlit.recipes.command import arguments
 from ftlit.report import evidence
-from ftlit.report.evidence import Tested
+from ftlit.report.evidence import Answers
 from ftlit.report.scores import surest_mistakes
 from ftlit.seeding import derived_seed, kept_random_state
 from ftlit.transform import InputSpec, Transform
@@ -57,14 +56,12 @@ def write_run(cfg: DictConfig, data: Any, plan_rows: Sequence[tuple[str, str]], 
         _write_pictures(folder, "samples", images.input_spec, _seen(train, places, images.transforms["train"], cfg.seed), captions)
 
 
-def write_tested(cfg: DictConfig, data: Any, recorder: Recorder) -> None:
-    """What was seen of the test images, and pictures of the surest mistakes."""
-    folder, tested = Path(cfg.paths.run), recorder.tested
-    if tested is None:
-        return
+def write_tested(cfg: DictConfig, data: Any, tested: Answers, codes: Mapping[str, Tensor]) -> None:
+    """What was seen of the test images, their codes, and pictures of the surest mistakes; see `Recorder`."""
+    folder = Path(cfg.paths.run)
     evidence.write_tested(folder, tested, data.class_names)
-    if len(recorder.codes["codes"]):
-        evidence.write_tensors(folder, "codes", recorder.codes)
+    if len(codes["codes"]):
+        evidence.write_tensors(folder, "codes", codes)
     images = images_of(data)
     if images is None or not isinstance(images.input_spec, InputSpec):
         return
@@ -75,7 +72,7 @@ def write_tested(cfg: DictConfig, data: Any, recorder: Recorder) -> None:
         _write_pictures(folder, "mistakes", images.input_spec, seen, captions)
 
 
-def _caption(tested: Tested, place: int, class_names: Sequence[str]) -> str:
+def _caption(tested: Answers, place: int, class_names: Sequence[str]) -> str:
     said, label = (" ".join(class_names[number] for number in labels[place]) for labels in (tested.predicted, tested.labels))
     return f"{said} {tested.probability[place]:.2f}\nis {label}"
 

@@ -46,7 +46,7 @@ class StageRecord:
 
 
 @dataclass(frozen=True)
-class Tested:
+class Answers:
     """What the network says of the test images.
 
     Args:
@@ -98,7 +98,7 @@ class Evidence:
     class_names: Sequence[str]
     metrics: Sequence[Mapping[str, float]]
     stages: Sequence[StageRecord]
-    tested: Tested | None
+    tested: Answers | None
     codes: tuple[Array, Array] | None
     samples: Pictures | None
     mistakes: Pictures | None
@@ -123,7 +123,7 @@ def read_stages(folder: Path) -> list[StageRecord]:
     return [StageRecord(**stage) for stage in json.loads(path.read_text())] if path.is_file() else []
 
 
-def write_tested(folder: Path, tested: Tested, class_names: Sequence[str]) -> None:
+def write_tested(folder: Path, tested: Answers, class_names: Sequence[str]) -> None:
     """`test.csv`."""
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     names = [list(map(_joined(class_names), labels)) for labels in (tested.labels, tested.predicted)]
@@ -179,7 +179,7 @@ def _metrics(path: Path) -> list[dict[str, float]]:
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
-def _tested(path: Path, class_names: Sequence[str]) -> Tested | None:
+def _tested(path: Path, class_names: Sequence[str]) -> Answers | None:
     if not path.is_file():
         return None
     numbers = {_joined(class_names)([number]): number for number in range(len(class_names))}
@@ -188,7 +188,7 @@ def _tested(path: Path, class_names: Sequence[str]) -> Tested | None:
     labels, predicted = (
         [tuple(numbers[name] for name in row[column].split(BETWEEN) if name) for row in rows] for column in ("label", "predicted")
     )
-    return Tested([row["item"] for row in rows], labels, predicted, np.array([float(row["probability"]) for row in rows]))
+    return Answers([row["item"] for row in rows], labels, predicted, np.array([float(row["probability"]) for row in rows]))
 
 
 def _codes(folder: Path) -> tuple[Array, Array] | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ftlit.report.evidence import Tested
+from ftlit.report.evidence import Answers
 
 BINS = 15
 Array = np.ndarray[Any, Any]
@@ -31,7 +31,7 @@ class ClassScore:
     f1: float
 
 
-def class_scores(tested: Tested, class_names: Sequence[str]) -> list[ClassScore]:
+def class_scores(tested: Answers, class_names: Sequence[str]) -> list[ClassScore]:
     """By class, in the order of the class numbers."""
     said, true = (_counts(labels, len(class_names)) for labels in (tested.predicted, tested.labels))
     right = _counts([set(a) & set(b) for a, b in zip(tested.labels, tested.predicted, strict=True)], len(class_names))
@@ -41,7 +41,7 @@ def class_scores(tested: Tested, class_names: Sequence[str]) -> list[ClassScore]
     ]
 
 
-def confusion(tested: Tested, number: int) -> Array:
+def confusion(tested: Answers, number: int) -> Array:
     """Images by (class, class that it was taken for), int (number, number). Of images with one label."""
     found = np.zeros((number, number), int)
     for (label,), (predicted,) in zip(tested.labels, tested.predicted, strict=True):
@@ -49,7 +49,7 @@ def confusion(tested: Tested, number: int) -> Array:
     return found
 
 
-def reliability(tested: Tested) -> tuple[Array, Array, Array, float]:
+def reliability(tested: Answers) -> tuple[Array, Array, Array, float]:
     """Mean probability, accuracy and number of images in each of `BINS` bins of equal width, and the expected calibration error: the mean
     distance of the first two, weighted by the third (Guo et al. 2017, section 2). Empty bins are nan.
     """
@@ -61,7 +61,7 @@ def reliability(tested: Tested) -> tuple[Array, Array, Array, float]:
     return sure, accuracy, counts, float(np.nansum(np.abs(sure - accuracy) * counts) / max(counts.sum(), 1))
 
 
-def surest_mistakes(tested: Tested) -> list[int]:
+def surest_mistakes(tested: Answers) -> list[int]:
     """Places of all that was taken for something else, the surest first."""
     pairs = enumerate(zip(tested.labels, tested.predicted, strict=True))
     return sorted((place for place, (label, said) in pairs if label != said), key=lambda place: -tested.probability[place])

@@ -1,0 +1,184 @@
+"""The report of a run: what it shows is what happened, in one page that asks for nothing."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from ftlit import UserError
+from ftlit.report.evidence import Answers, Evidence, Pictures, StageRecord, read
+from ftlit.report.figures import FIGURES
+from ftlit.report.page import page, write_report
+from ftlit.report.scores import class_scores, confusion, reliability
+
+ROOT = Path(__file__).parents[1]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+STAGED = (
+    "data.per_class=5", "scenario=large_similar", "head=linear", "schedule=top_down", "trainer.max_epochs=6", "trainer.log_every_n_steps=1",
+)  # fmt: skip
+
+
+def train(folder, *arguments):
+    command = [sys.executable, str(ROOT / "train.py"), "trainer=cpu", *arguments]
+    environment = {**os.environ, "FTLIT_CACHE": str(folder / "store")}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    done = train(folder, *STAGED, "hydra.run.dir=run")
+    assert done.returncode == 0 and "report: run/report.html" in done.stdout.replace(f"{folder}/", ""), done.stderr + done.stdout
+    return folder / "run"
+
+
+def evidence_of(number: int, images: int = 400) -> Evidence:
+    """Of a run with so many classes, some of whose names want to be more than names."""
+    draw = np.random.default_rng(0)
+    names = [f"class {i}" for i in range(number - 1)] + [HOSTILE]
+    labels = draw.integers(number, size=images)
+    predicted = np.where(draw.random(images) < 0.7, labels, draw.integers(number, size=images))
+    tested = Answers(
+        [f"{HOSTILE}/{i}.png" for i in range(images)], [(int(i),) for i in labels], [(int(i),) for i in predicted], draw.random(images)
+    )
+    shown = Pictures(draw.integers(256, size=(7, 8, 8, 3), dtype=np.uint8), [HOSTILE] * 7)
+    stages = [StageRecord("head", 0, 0, 1.5, 2**30), StageRecord(HOSTILE, 1, 10, 2.5, 2**31)]
+    layers = [{"layer": layer, "size": 10, "modes": ["eval", "train"]} for layer in ("stem", "head")]
+    counts = {split: {name: 3 for name in names} for split in ("train", "val", "test")}
+    about = {"title": HOSTILE, "plan": [["ftlit", HOSTILE]], "warnings": [HOSTILE], "layers": layers, "counts": counts}
+    metrics = [{"step": float(i), "train/loss": 1 / (i + 1), "val/loss": 1.0, "lr-AdamW/head": 1e-3} for i in range(20)]
+    codes = draw.normal(size=(60, 5)).astype(np.float32), labels[:60]
+    return Evidence(Path("run"), about, names, metrics, stages, tested, codes, shown, shown, {"ridge": {"stem": 0.5, "top": 0.7}}, {})
+
+
+def test_the_page_shows_what_happened(run):
+    text, result = (run / "report.html").read_text(), json.loads((run / "result.json").read_text())
+    sections = re.findall(r'<section id="(\w+)"', text)
+    assert sections == ["plan", "data", "samples", "curves", "layers", "stages", "confusion", "classes", "mistakes", "calibration", "codes"]
+    assert f"{result['test/accuracy']:.4f}" in text and "scenario=large_similar" in text and "python train.py" in text
+    assert {path.stem for path in (run / "report").glob("*.png")} == set(sections) - {"plan", "data", "classes"}
+
+
+def test_every_test_image_is_there_in_order_and_the_accuracy_is_that_of_the_run(run):
+    with (run / "report/test.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["item"] for row in rows] == [str(i) for i in range(len(rows))] or len({row["item"] for row in rows}) == len(rows)
+    right = np.mean([row["label"] == row["predicted"] for row in rows])
+    assert right == pytest.approx(json.loads((run / "result.json").read_text())["test/accuracy"], abs=1e-6)
+
+
+def test_stages_are_those_of_the_plan_and_take_the_time_of_the_run(run):
+    evidence = read(run)
+    assert [stage.epoch for stage in evidence.stages] == list(range(6)) and evidence.stages[0].name == "head"
+    assert all(stage.seconds > 0 and stage.bytes > 2**26 for stage in evidence.stages)
+    assert [row["modes"][-1] for row in evidence.run["layers"]] == ["train"] * 6
+
+
+def test_two_processes_leave_the_same_answers_in_the_same_order(run):
+    folder = run.parent
+    done = train(folder, *STAGED, "trainer.max_epochs=6", "trainer=ddp_cpu", "trainer.devices=2", "batchnorm=frozen", "hydra.run.dir=two")
+    one = train(folder, *STAGED, "data.batch_size=64", "batchnorm=frozen", "hydra.run.dir=one")
+    assert done.returncode == one.returncode == 0, done.stderr + one.stderr
+    two, alone = (read(folder / name).tested for name in ("two", "one"))
+    assert list(two.items) == list(alone.items) and list(two.labels) == list(alone.labels)
+    assert np.abs(two.probability - alone.probability).max() < 5e-3
+    codes = [read(folder / name).codes for name in ("two", "one")]
+    assert sorted(codes[0][1].tolist()) == sorted(codes[1][1].tolist())
+
+
+@pytest.mark.parametrize("number", [2, 10])
+def test_scores_are_those_of_scikit_learn_and_torchmetrics(number):
+    tested = evidence_of(number).tested
+    labels, predicted = ([numbers[0] for numbers in held] for held in (tested.labels, tested.predicted))
+    wanted = precision_recall_fscore_support(labels, predicted, labels=range(number), zero_division=0)
+    found = [(s.precision, s.recall, s.f1, s.images) for s in class_scores(tested, [str(i) for i in range(number)])]
+    np.testing.assert_allclose(np.array(found).T, wanted, atol=1e-12)
+    assert (confusion(tested, number) == confusion_matrix(labels, predicted, labels=range(number))).all()
+    sure, right = torch.tensor(tested.probability), torch.tensor(labels) == torch.tensor(predicted)
+    sure = 0.5 + sure / 2  # two classes: the likeliest has half at least
+    shares = torch.stack([torch.where(right, sure, 1 - sure), torch.where(right, 1 - sure, sure)], dim=1)
+    wanted = multiclass_calibration_error(shares, torch.zeros(len(sure), dtype=torch.long), num_classes=2, n_bins=15)
+    assert reliability(replace(tested, probability=sure.numpy()))[3] == pytest.approx(float(wanted), abs=1e-6)
+
+
+def test_several_labels_are_scored_each_by_itself():
+    tested = Answers(["a", "b", "c"], [(0, 1), (), (1,)], [(0,), (1,), (1,)], np.array([0.9, 0.6, 0.8]))
+    first, second = class_scores(tested, ["x", "y"])
+    assert (first.precision, first.recall, second.precision, second.recall) == (1.0, 1.0, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("number", [2, 200])
+def test_every_picture_is_drawn_with_two_classes_and_with_two_hundred(number):
+    for name, (_, draw) in FIGURES.items():
+        figure = draw(evidence_of(number))
+        assert figure is not None, name
+        figure.savefig(os.devnull, format="png", dpi=30)
+
+
+def test_a_run_that_left_little_has_a_short_page():
+    bare = replace(evidence_of(3), run={}, metrics=[], stages=[], tested=None, codes=None, samples=None, mistakes=None, depths={})
+    assert all(draw(bare) is None for _, draw in FIGURES.values())
+    assert re.findall(r'<section id="(\w+)"', page(bare, {})) == ["plan", "data"]
+
+
+def test_names_from_outside_are_text_and_the_page_asks_for_nothing():
+    text = page(evidence_of(3), {"confusion": b"", "mistakes": b""})
+    assert HOSTILE not in text and "<img src=x" not in text
+    assert not re.search(r"(src|href)=\"?(https?:|//|file:)", text) and "default-src 'none'" in text
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+@pytest.mark.parametrize("number", [3, 200])
+def test_in_a_browser_pictures_load_the_table_sorts_and_no_request_leaves(tmp_path, number):
+    evidence = evidence_of(number)
+    pictures = {}
+    for name, (_, draw) in FIGURES.items():
+        figure = draw(evidence)
+        figure.savefig(tmp_path / f"{name}.png", dpi=30)
+        pictures[name] = (tmp_path / f"{name}.png").read_bytes()
+    script = """<script>addEventListener("load", () => {
+        const table = document.querySelector("#classes table"), head = table.querySelectorAll("th")[3];
+        const column = () => [...table.tBodies[0].rows].map(row => Number(row.cells[3].textContent));
+        const before = column(); head.click(); const down = column(); head.click();
+        const order = document.getElementById("order"), pixels = () => document.getElementById("matrix").toDataURL().length;
+        const first = pixels(); order.value = "recall"; order.dispatchEvent(new Event("change"));
+        const pictures = [...document.images].map(image => image.naturalWidth);  // the matrix is no picture
+        const told = {pictures, before, down, up: column(), matrix: [first, pixels()],
+          requests: performance.getEntriesByType("resource").map(entry => entry.name).filter(name => !name.startsWith("data:"))};
+        document.body.innerHTML = ""; document.body.append(JSON.stringify(told)); });</script>"""
+    (tmp_path / "page.html").write_text(page(evidence, pictures).replace("</body>", script + "</body>"))
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", (tmp_path / "page.html").as_uri()]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    told = json.loads(re.search(r"<body>(\{.*?\})</body>", shown, re.DOTALL)[1])
+    assert len(told["pictures"]) == len(FIGURES) - 1 and all(width > 50 for width in told["pictures"])
+    assert told["down"] == sorted(told["before"]) and told["up"] == sorted(told["before"], reverse=True) and told["down"] != told["up"]
+    assert told["matrix"][0] > 1000 and told["matrix"][0] != told["matrix"][1] and told["requests"] == []
+
+
+def test_a_probe_has_a_report_too_with_accuracy_by_depth(run):
+    done = train(run.parent, "recipe=probe", "data.per_class=5", "hydra.run.dir=probe")
+    assert done.returncode == 0, done.stderr
+    sections = re.findall(r'<section id="(\w+)"', (run.parent / "probe/report.html").read_text())
+    assert {"depth", "confusion", "mistakes", "codes"} <= set(sections) and "curves" not in sections
+    evidence = read(run.parent / "probe")
+    assert list(evidence.depths["softmax, average"]) == ["stem", "layer1", "layer2", "layer3", "layer4"]
+
+
+def test_report_false_leaves_none_and_a_folder_without_one_is_one_line(run):
+    done = train(run.parent, "data.per_class=2", "scenario=small_similar", "report=false", "hydra.run.dir=none")
+    assert done.returncode == 0 and not (run.parent / "none/report.html").exists() and not (run.parent / "none/report").exists()
+    with pytest.raises(UserError, match="no folder of a run that left a report") as caught:
+        write_report(run.parent / "none")
+    assert "\n" not in str(caught.value)
