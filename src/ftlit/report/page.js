@@ -2,11 +2,11 @@
 // tables: a click on a head sorts by that column, another one the other way round
 for (const table of document.querySelectorAll("table.sortable")) {
   table.querySelectorAll("th").forEach((head, column) => head.addEventListener("click", () => {
-    const body = table.tBodies[0], down = head.dataset.down !== "true";
+    const body = table.tBodies[0], rising = head.dataset.rising !== "true";
     const value = row => { const text = row.cells[column].textContent, number = Number(text.replaceAll(",", "")); return Number.isNaN(number) ? text : number; };
     const order = (a, b) => typeof a === typeof b ? (a < b ? -1 : a > b ? 1 : 0) : typeof a < typeof b ? -1 : 1;
-    body.append(...[...body.rows].sort((a, b) => (down ? -1 : 1) * order(value(a), value(b))));
-    head.dataset.down = down;
+    body.append(...[...body.rows].sort((a, b) => (rising ? 1 : -1) * order(value(a), value(b))));
+    head.dataset.rising = rising;
   }));
 }
 // the matrix: rows are classes, columns what they were taken for, shades shares of the row
