@@ -35,17 +35,22 @@ zoo.assembling
 zoo.load zoo.timm_nets
 zoo.bert
 zoo
-prediction
-predict
+slim
+network
+predict report report.evidence
+report.scores
+report.figures
+report.page
 lit.clock lit.judging lit.strategies lit.images lit.seeding lit.resuming lit.lr_find lit.telling
 lit.staging lit.finetuner lit.datamodules lit.texts lit.glyphs lit.extracting lit.pretrainer
-lit.caching
-lit.solving
+lit.caching lit.layerwise lit.predicting
+lit.solving lit.recording
 lit lit.progress
 cli
 recipes.limits
 recipes.binding recipes.mistakes recipes.command recipes.resuming
 recipes.words recipes.isolation recipes.extracting
+recipes.reporting
 recipes.finetune
 recipes.lr_find recipes.probe recipes.advise recipes.layerwise
 recipes.pretrain

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from ftlit.lit.seeding import SeedEachStep as SeedEachStep
     from ftlit.lit.solving import SolvedHead as SolvedHead
     from ftlit.lit.staging import StagedFinetuning as StagedFinetuning
+    from ftlit.network import Network as Network
+    from ftlit.network import Prediction as Prediction
+    from ftlit.network import load as load
     from ftlit.probe import Probe as Probe
     from ftlit.probe import fit_probe as fit_probe
     from ftlit.rates import Rates as Rates
@@ -51,6 +54,8 @@ _MODULES = {
     "LastCheckpoint": "lit.resuming",
     "LayerwisePretrainer": "lit.layerwise",
     "MetricsFile": "lit.resuming",
+    "Network": "network",
+    "Prediction": "network",
     "Probe": "probe",
     "Rates": "rates",
     "Schedule": "schedule",
@@ -68,6 +73,7 @@ _MODULES = {
     "fit_probe": "probe",
     "fully_convolutional": "dense",
     "linear_to_conv": "dense",
+    "load": "network",
     "load_backbone": "zoo",
     "load_bert": "zoo",
     "load_timm": "zoo",

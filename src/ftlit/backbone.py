@@ -105,7 +105,7 @@ class Backbone(Layers):
         origin: where the weights come from, in words, for the plan; begins with `RANDOM_START` where from nowhere.
         trained_with: the input that the weights were trained with, where that is known.
         reinit: the layers whose weights were drawn anew, in forward order.
-        record: the loader's name and its arguments, plain values, that build it again without weights; `None` for one of somebody's own.
+        record: the loader's name and its arguments, plain values, that build it again; `None` for one of somebody's own.
     """
 
     _fields = ("input_spec", "token_pool", "origin", "trained_with", "reinit", "record")

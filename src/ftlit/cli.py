@@ -15,7 +15,8 @@ USAGE = """usage: ftlit COMMAND ...
 
   train [GROUP=OPTION ...] [NAME=VALUE ...]   fine-tune a pretrained network; `ftlit train --help` lists groups and options
   advise [GROUP=OPTION ...] [NAME=VALUE ...]  measure which scenario suits these images, without training
-  predict RUN IMAGE ... [--dense]             what a run's network says of images, or where in them; `ftlit predict --help`
+  predict RUN PATH ... [--dense]              what a run's network says of images, or where in them; `ftlit predict --help`
+  report RUN                                  its page again, and its pictures as PNG
   cache list | verify | prune                 the stored codes: sizes, checks, removal; `ftlit cache --help`"""
 
 
@@ -50,23 +51,41 @@ def advise(arguments: list[str]) -> None:
 
 
 def predict(arguments: list[str]) -> None:
-    """Print a line for each image, or draw a map over it."""
-    parser = _Parser("ftlit predict", description="What the network of a run says of images: csv, or with --dense a picture of each.")
-    parser.add_argument("run", metavar="RUN", help="folder of a run")
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+    """Print a row for each image, or draw a map over it. Raises `SystemExit` with status 1 where some could not be read."""
+    parser = _Parser("ftlit predict", description="What the network of a run says of images: rows, or with --dense a picture of each.")
+    parser.add_argument("run", metavar="RUN", help="folder of a run, or a checkpoint")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="images, folders of them, csv files with a column path (of texts: text)")
+    parser.add_argument("--top", type=int, default=1, metavar="K", help="name the K likeliest classes")
+    parser.add_argument("--format", default="csv", help="csv, or jsonl: an object a line")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images that run together")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read images")
+    parser.add_argument("--devices", type=int, default=1, metavar="N", help="processes that predict, each on a device of its own")
+    parser.add_argument("--trust", action="store_true", help="call classes that are none of ftlit's, where the checkpoint names them")
     parser.add_argument("--dense", action="store_true", help="draw where in the image a class is, window by window")
-    parser.add_argument("--label", metavar="CLASS", help="the class that is drawn; by default the likeliest")
-    parser.add_argument("--size", type=int, metavar="PX", help="of the shorter side; by default twice that of the training")
-    parser.add_argument("--out", metavar="FOLDER", default=".", help="of the pictures; by default the current one")
+    parser.add_argument("--label", metavar="CLASS", help="--dense: the class that is drawn; by default the likeliest")
+    parser.add_argument("--size", type=int, metavar="PX", help="--dense: of the shorter side; by default twice that of the training")
+    parser.add_argument("--out", metavar="FOLDER", default=".", help="--dense: of the pictures; by default the current one")
     given = parser.parse_args(arguments)
     from ftlit import predict as predicting  # here, so that --help stays fast
 
     if given.dense:
-        predicting.predict_dense(given.run, given.images, label=given.label, size=given.size, out=given.out)
+        predicting.predict_dense(given.run, given.paths, label=given.label, size=given.size, out=given.out, trust=given.trust)
         return
     if given.label is not None or given.size is not None or given.out != ".":
         parser.error("--label, --size and --out are of --dense: give it too")
-    predicting.predict(given.run, given.images)
+    asked = predicting.Asked(given.format, given.top, given.batch_size, given.workers, given.devices, given.trust)
+    if predicting.predict(given.run, given.paths, asked):
+        sys.exit(1)
+
+
+def report(arguments: list[str]) -> None:
+    """Write the page of a run again, and print its path."""
+    parser = _Parser("ftlit report", description="report.html in the folder of a run, and its pictures as PNG, again.")
+    parser.add_argument("run", metavar="RUN", help="folder of a run")
+    given = parser.parse_args(arguments)
+    from ftlit.report.page import write_report  # here, so that --help stays fast
+
+    print(write_report(given.run))
 
 
 def cache(arguments: list[str]) -> None:
@@ -126,7 +145,7 @@ ACTIONS = {
     "verify": "read all of it and compare checksums; damaged shards are removed",
     "prune": "remove columns, those first that were not used for longest",
 }
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"train": train, "advise": advise, "predict": predict, "cache": cache}
+COMMANDS: dict[str, Callable[[list[str]], None]] = {"train": train, "advise": advise, "predict": predict, "report": report, "cache": cache}
 
 
 if __name__ == "__main__":

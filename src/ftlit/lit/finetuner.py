@@ -15,7 +15,9 @@ from ftlit.dataset import SPLITS
 from ftlit.errors import UserError
 from ftlit.grouping import EVERYTHING, Group, build_optimizer
 from ftlit.lit.clock import training_length
+from ftlit.network import KEY, base_of
 from ftlit.rates import Rates
+from ftlit.slim import digests, filled, slimmed
 
 
 class FineTuner(LightningModule):
@@ -34,6 +36,9 @@ class FineTuner(LightningModule):
         decay_all: `False`: no weight decay for biases and norms; see `ftlit.param_groups`.
         loss: of (logits, targets); cross-entropy by default.
         multilabel: targets are floats (N, num_classes), 0 or 1 each, and the metrics count each label by itself.
+        record: plain values that `ftlit.load` builds the network from, kept in checkpoints; see `ftlit.network.record_of`.
+        slim: checkpoints keep what differs from the backbone's weights as they are now, and loading brings the rest from where `record`
+            says; see `ftlit.slim`.
     """
 
     def __init__(
@@ -48,6 +53,8 @@ class FineTuner(LightningModule):
         decay_all: bool = True,
         loss: nn.Module | None = None,
         multilabel: bool = False,
+        record: Mapping[str, Any] | None = None,
+        slim: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -60,6 +67,7 @@ class FineTuner(LightningModule):
         self.metrics = nn.ModuleDict({f"{split}_metrics": metrics.clone(prefix=f"{split}/") for split in SPLITS})
         self.losses = nn.ModuleDict({f"{split}_loss": MeanMetric() for split in SPLITS})
         self._logged: set[str] = set()  # splits, in this epoch
+        self._record, self._base = record, digests(backbone) if slim else None
         self.to(memory_format=torch.channels_last)  # convolutions run faster so, on CPU (up to three times) and GPU alike
 
     def forward(self, images: Tensor | CodesAt) -> Tensor:
@@ -114,7 +122,11 @@ class FineTuner(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": self._lr_scheduler(optimizer, steps=steps, epochs=epochs).config}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what the training metrics of this epoch have seen, in each process."""
+        """Keep what builds the network again, and what the training metrics of this epoch have seen, in each process."""
+        if self._record is not None:
+            checkpoint[KEY] = dict(self._record)
+        if self._base is not None:
+            checkpoint["state_dict"] = slimmed(checkpoint["state_dict"], self._base)
         own = {name: {"seen": m._update_count, **_on_cpu(m.metric_state)} for name, m in self._train_metrics().items()}
         checkpoint["train_metrics"] = [own]
         if self.trainer.world_size > 1:
@@ -122,7 +134,12 @@ class FineTuner(LightningModule):
             torch.distributed.all_gather_object(checkpoint["train_metrics"], own)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take that over, where training goes on in as many processes. Raises `UserError` for a checkpoint of another network."""
+        """Take that over, where training goes on in as many processes. Raises `UserError` for a checkpoint of another network, and for a
+        slim one without its base weights.
+        """
+        record = checkpoint.get(KEY) or {}
+        if record.get("base"):
+            checkpoint["state_dict"] = filled(checkpoint["state_dict"], base_of(record))
         if self._trainer is None or self.trainer.state.fn != "fit":
             return
         _check_same_network(checkpoint["state_dict"], self.state_dict())

@@ -12,12 +12,12 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ftlit.backbone import Backbone
 from ftlit.doctor import Plan, examine
-from ftlit.errors import UserError, one_line
+from ftlit.errors import UserError, one_line, unknown
 from ftlit.head import SolvedLinearHead
 from ftlit.lit.caching import CodesData
 from ftlit.lit.finetuner import FineTuner
@@ -25,6 +25,7 @@ from ftlit.lit.images import ImageData
 from ftlit.lit.recording import Recorder
 from ftlit.lit.solving import SolvedHead, check_solvable
 from ftlit.lit.staging import StagedFinetuning
+from ftlit.network import record_of
 from ftlit.recipes import reporting, words
 from ftlit.recipes.binding import bind, check_input, check_labelled
 from ftlit.recipes.isolation import INTERRUPTED
@@ -32,9 +33,11 @@ from ftlit.recipes.limits import AFFINE, check_until
 from ftlit.recipes.resuming import alone_in, checkpoint_of
 from ftlit.rewrite import batchnorm_to_affine
 from ftlit.schedule import Schedule, trains_head_alone, with_batchnorm, with_reinit, without_warm_up
+from ftlit.slim import base_record
 from ftlit.sources import Source
 from ftlit.trainable import Policy
 
+CHECKPOINTS = ("full", "slim")
 LOST = ("closed by peer", "reset by peer", "remote process exited")  # what gloo and NCCL say where another process died
 
 
@@ -73,6 +76,7 @@ def build(cfg: DictConfig) -> Run:
     resume_from = checkpoint_of(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     backbone = instantiate(cfg.backbone)
+    base = _base(cfg, backbone)
     if cfg.batchnorm == AFFINE:  # before the groups are built
         batchnorm_to_affine(backbone)
     check_input(cfg, backbone.input_spec)
@@ -88,7 +92,7 @@ def build(cfg: DictConfig) -> Run:
     solved = _solved(cfg, head, schedule)
     schedule = without_warm_up(schedule) if solved and solved.trains else schedule
     check_until(schedule)
-    model = _joined(cfg, backbone, head, data, schedule)
+    model = _joined(cfg, backbone, head, data, schedule, base)
     if cfg.compile:
         backbone.compile()
         head.compile()
@@ -120,12 +124,22 @@ def _solved(cfg: DictConfig, head: nn.Module, schedule: Schedule) -> SolvedHead 
     return SolvedHead("head", probing, trains=not all(trains_head_alone(stage) for stage in schedule.stages))
 
 
-def _joined(cfg: DictConfig, backbone: Backbone, head: nn.Module, data: Any, schedule: Schedule) -> FineTuner:
+def _base(cfg: DictConfig, backbone: Backbone) -> dict[str, str] | None:
+    """What a slim checkpoint leaves out, told before anything is rewritten."""
+    if cfg.checkpoint not in CHECKPOINTS:
+        raise unknown("checkpoint", cfg.checkpoint, CHECKPOINTS)
+    return base_record(backbone) if cfg.checkpoint == "slim" else None
+
+
+def _joined(cfg: DictConfig, backbone: Backbone, head: nn.Module, data: Any, schedule: Schedule, base: dict[str, str] | None) -> FineTuner:
     loss = instantiate(cfg.loss, counts=list(data.counts["train"].values()))
     if isinstance(loss, nn.CrossEntropyLoss if data.multilabel else nn.BCEWithLogitsLoss):
         raise UserError(
             f"an image of this data has {'several labels: take loss=bce' if data.multilabel else 'one label: take loss=cross_entropy'}"
         )
+    own: Any = OmegaConf.to_container(cfg.backbone, resolve=True)
+    made: Any = OmegaConf.to_container(cfg.head, resolve=True)
+    record = record_of(backbone, own, made, class_names=data.class_names, multilabel=data.multilabel, affine=cfg.batchnorm == AFFINE)
     return FineTuner(
         backbone,
         head,
@@ -136,6 +150,8 @@ def _joined(cfg: DictConfig, backbone: Backbone, head: nn.Module, data: Any, sch
         decay_all=cfg.decay_all,
         loss=loss,
         multilabel=data.multilabel,
+        record={**record, "base": base},
+        slim=base is not None,
     )
 
 
@@ -147,7 +163,7 @@ def fit(cfg: DictConfig, run: Run) -> float:
     with alone_in(cfg.paths.run) if run.trainer.is_global_zero else nullcontext():
         if run.trainer.is_global_zero:
             checkpoint_of(cfg)  # another run may have begun or ended here since
-            words.write_folder(cfg, run.model.backbone, run.data)
+            words.write_folder(cfg, run.data)
             rows = words.plan_rows(cfg, run.model.backbone, run.data, plan, run.sources, solves=run.solved is not None, trains=run.trains)
             words.say_plan(cfg, rows, plan, run.resume_from, trains=run.trains)
             if run.recorder:

@@ -22,9 +22,7 @@ from ftlit.doctor import Plan
 from ftlit.errors import shorten
 from ftlit.lit.caching import CodesData
 from ftlit.lit.images import ImageData
-from ftlit.prediction import NAMES, write_record
 from ftlit.recipes.command import arguments, program
-from ftlit.recipes.limits import AFFINE
 from ftlit.shard import size_in_words
 from ftlit.sources import Source
 
@@ -34,14 +32,12 @@ ALONE = "nothing is trained: optimizer, lr_scheduler, loss and epochs have no pa
 TOLD = ("scenario", "experiment", "backbone", "head", "loss", "data", "schedule", "optimizer", "lr_scheduler", "cache", "trainer")
 
 
-def write_folder(cfg: DictConfig, backbone: Backbone, data: Any) -> None:
-    """`config.yaml`, composed and resolved, `class_names.json`, and what builds the network again into the run's folder."""
+def write_folder(cfg: DictConfig, data: Any) -> None:
+    """`config.yaml`, composed and resolved, and `class_names.json` into the run's folder."""
     folder = Path(cfg.paths.run)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
-    (folder / NAMES).write_text(json.dumps(data.class_names, ensure_ascii=False, indent=1))
-    head: Any = OmegaConf.to_container(cfg.head, resolve=True)
-    write_record(folder, backbone, head, multilabel=data.multilabel, affine=cfg.batchnorm == AFFINE)
+    (folder / "class_names.json").write_text(json.dumps(data.class_names, ensure_ascii=False, indent=1))
 
 
 def write_results(cfg: DictConfig, results: Mapping[str, float]) -> None:

@@ -80,7 +80,7 @@ def assembled(
         UserError: an unknown cut or layer, weights that do not fit, or a size of image that the network cannot take.
     """
     origin, trained_with = (source.origin, source.input_spec) if source else (RANDOM_START, None)
-    record = {**record, "cut": [*parts.layers][-1]}
+    record = {**record, "cut": [*parts.layers][-1], "reinit": [layer if isinstance(layer, str) else int(layer) for layer in reinit]}
     whole = Backbone(parts.layers, spec, token_pool=parts.token_pool, origin=origin, trained_with=trained_with, record=record)
     backbone = whole if cut is None else whole.upto(cut)
     places = sorted({backbone.index(layer) for layer in reinit})

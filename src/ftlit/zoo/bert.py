@@ -21,7 +21,7 @@ from ftlit.pooling import real_tokens
 from ftlit.text import TextSpec, load_tokenizer, transformers
 from ftlit.zoo.assembling import EmptyWeights, assembled, built
 from ftlit.zoo.parts import Parts
-from ftlit.zoo.weights import Source, Tensors, find, read
+from ftlit.zoo.weights import Source, Tensors, as_record, find, read
 
 # type of model -> where its encoder layers are. Their layers take tokens and an attention mask, and nothing else
 ENCODERS = {
@@ -79,7 +79,7 @@ def load_bert(
     def fresh() -> Parts:
         return apart(built(str(name), partial(_made, config), kwargs))
 
-    record = {"loader": load_bert.__name__, "name": str(name), "max_length": max_length, **kwargs}
+    record = {"loader": load_bert.__name__, "name": as_record(name), "weights": as_record(weights), "max_length": max_length, **kwargs}
     parts = apart(model)
     return assembled(str(name), model, parts, spec, source=source, tensors=tensors, cut=cut, reinit=reinit, fresh=fresh, record=record)
 

@@ -18,7 +18,7 @@ from ftlit.zoo import glyph, mlp
 from ftlit.zoo.assembling import EmptyWeights, assembled, built, overridden
 from ftlit.zoo.families import take_apart
 from ftlit.zoo.parts import IMAGENET, Parts
-from ftlit.zoo.weights import Source, find, read, sources
+from ftlit.zoo.weights import Source, as_record, find, read, sources
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def load_backbone(
         return take_apart(built(name, net.build, settings))
 
     given = {argument: value for argument, value in settings.items() if argument in net.arguments}
-    record = {"loader": load_backbone.__name__, "name": name, "input_spec": asdict(spec), **given}
+    record = {"loader": load_backbone.__name__, "name": name, "weights": as_record(weights), "input_spec": asdict(spec), **given}
     parts = take_apart(model)
     return assembled(name, model, parts, spec, source=source, tensors=tensors, cut=cut, reinit=reinit, fresh=fresh, record=record)
 

@@ -21,7 +21,7 @@ from ftlit.transform import InputSpec
 from ftlit.zoo.assembling import assembled, built, overridden
 from ftlit.zoo.chain import take_apart
 from ftlit.zoo.parts import Parts
-from ftlit.zoo.weights import HOW_TO_GO_ON, Source, find, network_timeout
+from ftlit.zoo.weights import HOW_TO_GO_ON, Source, as_record, find, network_timeout
 
 Config = dict[str, Any]
 
@@ -83,7 +83,7 @@ def load_timm(
     def fresh() -> Parts:
         return take_apart(built(name, create, settings), spec.size)[0]
 
-    record = {"loader": load_timm.__name__, "name": name, "input_spec": asdict(spec), **kwargs}
+    record = {"loader": load_timm.__name__, "name": name, "weights": as_record(weights), "input_spec": asdict(spec), **kwargs}
     backbone = assembled(name, model, parts, spec, source=source, tensors=tensors, cut=cut, reinit=reinit, fresh=fresh, record=record)
     backbone.origin += ", positions resized" * resized + (f"; {note}" if note else "")
     return backbone

@@ -68,6 +68,14 @@ def find(weights: str | PathLike[str] | None, sources: Mapping[str, Source]) -> 
     raise unknown("weights", text, [*sources, "null", f"/path/to/file ({' '.join(SUFFIXES)})"])
 
 
+def as_record(weights: str | PathLike[str] | None) -> str | None:
+    """What finds the same weights again, from any folder."""
+    if weights is None:
+        return None
+    path = Path(weights).expanduser()
+    return str(path.resolve()) if path.exists() else str(weights)
+
+
 def sources(builder: str) -> dict[str, Source]:
     """The weights that torchvision publishes for a builder: `default` first, then by torchvision's names (IMAGENET1K_V1)."""
     entries = models.get_model_weights(builder)
