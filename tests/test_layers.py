@@ -36,7 +36,8 @@ zoo.load zoo.timm_nets
 zoo.bert
 zoo
 prediction
-predict
+predict original
+export
 lit.clock lit.judging lit.strategies lit.images lit.seeding lit.resuming lit.lr_find lit.telling
 lit.staging lit.finetuner lit.datamodules lit.texts lit.glyphs lit.extracting lit.pretrainer
 lit.caching

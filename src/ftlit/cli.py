@@ -16,6 +16,7 @@ USAGE = """usage: ftlit COMMAND ...
   train [GROUP=OPTION ...] [NAME=VALUE ...]   fine-tune a pretrained network; `ftlit train --help` lists groups and options
   advise [GROUP=OPTION ...] [NAME=VALUE ...]  measure which scenario suits these images, without training
   predict RUN IMAGE ... [--dense]             what a run's network says of images, or where in them; `ftlit predict --help`
+  export RUN --to torchvision|torch|onnx      a run's network for programs without ftlit; `ftlit export --help`
   cache list | verify | prune                 the stored codes: sizes, checks, removal; `ftlit cache --help`"""
 
 
@@ -67,6 +68,20 @@ def predict(arguments: list[str]) -> None:
     if given.label is not None or given.size is not None or given.out != ".":
         parser.error("--label, --size and --out are of --dense: give it too")
     predicting.predict(given.run, given.images)
+
+
+def export(arguments: list[str]) -> None:
+    """Write a run's network to a file that needs no ftlit, print the file and how to load it."""
+    parser = _Parser(
+        "ftlit export", description="A run's network, with what it takes as input and its class names, in a file without ftlit."
+    )
+    parser.add_argument("run", metavar="RUN", help="folder of a run, or a checkpoint in it")
+    parser.add_argument("--to", required=True, metavar="FORM", help="torchvision (a state dict by its names), torch (torch.export) or onnx")
+    parser.add_argument("--out", metavar="FILE", help="by default in the run's folder, export/<network>.safetensors, .pt2 or .onnx")
+    given = parser.parse_args(arguments)
+    from ftlit.export import export_run  # here, so that --help stays fast
+
+    print(*export_run(given.run, given.to, given.out), sep="\n")
 
 
 def cache(arguments: list[str]) -> None:
@@ -126,7 +141,13 @@ ACTIONS = {
     "verify": "read all of it and compare checksums; damaged shards are removed",
     "prune": "remove columns, those first that were not used for longest",
 }
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"train": train, "advise": advise, "predict": predict, "cache": cache}
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "train": train,
+    "advise": advise,
+    "predict": predict,
+    "export": export,
+    "cache": cache,
+}
 
 
 if __name__ == "__main__":

@@ -101,15 +101,16 @@ def write_record(folder: Path, backbone: Backbone, head: Mapping[str, Any], *, m
 
 
 def load_run(run: str | Path) -> Network:
-    """The network of a run's folder, with the weights of its best epoch. Nothing in the folder is executed.
+    """The network of a run's folder, with the weights of its best epoch, or of a checkpoint in it. Nothing in the folder is executed.
 
     Raises:
         UserError: no folder of a run, a damaged one, or one with parts that are not ours.
     """
-    folder = Path(run).expanduser()
+    given = Path(run).expanduser()
+    folder, checkpoint = (given.absolute().parents[1], given) if given.is_file() else (given, given / "checkpoints" / "best.ckpt")
     try:
         record, class_names = (json.loads((folder / name).read_text()) for name in (FILE, NAMES))
-        state = torch.load(folder / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)["state_dict"]
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     except Exception as error:  # damaged bytes raise nearly anything
         raise UserError(
             f"{folder} is no folder of a run that has ended (with {FILE} and checkpoints/best.ckpt): {one_line(error)}"
