@@ -61,12 +61,14 @@ class Form:
         write: puts the network, and facts about it, into a file.
         read: a file -> what it says of images in [0, 1].
         usage: how a program loads a file, in a line.
+        normalised: where images are.
     """
 
     suffixes: tuple[str, ...]
     write: Callable[[Network, Facts, Path], None]
     read: Callable[[Network, Path], Logits]
     usage: Callable[[Network, Path], str]
+    normalised: str
 
 
 def export_run(run: str | Path, to: str, out: str | Path | None = None) -> tuple[Path, str]:
@@ -78,7 +80,7 @@ def export_run(run: str | Path, to: str, out: str | Path | None = None) -> tuple
         out: the file; by default `export/<name of the network>` in the run's folder.
 
     Returns:
-        The file, and how a program loads it.
+        The file, and in two lines how a program loads it and what images it takes.
 
     Raises:
         UserError: no run of images, or see `export`.
@@ -89,7 +91,8 @@ def export_run(run: str | Path, to: str, out: str | Path | None = None) -> tuple
     folder = given.absolute().parents[1] if given.is_file() else given
     name = re.sub(r"[^\w.-]", "_", str((network.backbone.record or {}).get("name", "network")))
     path = folder / "export" / f"{name}{form.suffixes[0]}" if out is None else Path(out).expanduser()
-    return export(network, to, path), form.usage(network, path)
+    export(network, to, path)
+    return path, f"{form.usage(network, path)}\nimages: {_facts(network, form)['images']}"
 
 
 def export(network: Network, to: str, path: str | Path) -> Path:
@@ -117,10 +120,9 @@ def export(network: Network, to: str, path: str | Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=target.parent, prefix=".export") as beside:
             written = Path(beside, target.name)
-            form.write(network, _facts(network), written)
+            form.write(network, _facts(network, form), written)
             _check(network, form.read(network, written), to)
-            for file in sorted(Path(beside).iterdir(), key=lambda file: file == written):  # the named one last
-                file.replace(target.parent / file.name)
+            _move(written, target)
     except OSError as error:
         raise UserError(f"{target} cannot be written: {one_line(error)}") from error
     return target
@@ -137,9 +139,10 @@ def _form(to: str, path: str | Path | None) -> Form:
     return FORMS[to]
 
 
-def _facts(network: Network) -> Facts:
-    spec = asdict(network.input_spec)
-    return {"input_spec": spec, "class_names": list(network.class_names), "multilabel": network.multilabel}
+def _facts(network: Network, form: Form) -> Facts:
+    spec = network.input_spec
+    images = f"float32 RGB ({', '.join(map(str, ('N', *spec.shape)))}) in [0, 1], normalised {form.normalised}"
+    return {"input_spec": asdict(spec), "class_names": list(network.class_names), "multilabel": network.multilabel, "images": images}
 
 
 def _json(facts: Facts) -> dict[str, str]:
@@ -159,6 +162,15 @@ def _check(network: Network, logits: Logits, to: str) -> None:
         if not apart <= TOLERANCE * wanted.abs().max():  # nor NaN
             others = " or ".join(f"--to {other}" for other in FORMS if other != to)
             raise UserError(f"--to {to} does not give the logits of the run (apart by {apart:.1e}): try {others}")
+
+
+def _move(written: Path, target: Path) -> None:
+    """With what was written beside it; the named file comes last."""
+    others = [file for file in written.parent.iterdir() if file != written]
+    if taken := [file.name for file in others if (target.parent / file.name).exists() and not target.exists()]:
+        raise UserError(f"{target} comes with {taken[0]}, and there is one of something else: give another --out")
+    for file in [*others, written]:
+        file.replace(target.parent / file.name)
 
 
 def _write_torchvision(network: Network, facts: Facts, path: Path) -> None:
@@ -184,9 +196,16 @@ def _use_torchvision(network: Network, path: Path) -> str:
 
 
 def _program(network: Network) -> torch.export.ExportedProgram:
-    batch = torch.export.Dim("batch")
-    with torch.no_grad():
-        return torch.export.export(ImagesToLogits(network), (_images(network, 2),), dynamic_shapes=({0: batch},), strict=False)
+    shapes = ({0: torch.export.Dim("batch")},)
+    try:
+        with torch.no_grad():
+            return torch.export.export(ImagesToLogits(network), (_images(network, 2),), dynamic_shapes=shapes, strict=False)
+    except Exception as error:  # code that cannot be traced raises nearly anything
+        raise UserError(f"torch.export cannot follow this network: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _write_torch(network: Network, facts: Facts, path: Path) -> None:
@@ -202,8 +221,11 @@ def _use_torch(network: Network, path: Path) -> str:
 
 
 def _write_onnx(network: Network, facts: Facts, path: Path) -> None:
-    onnx = torch.onnx.export(_program(network), dynamo=True, input_names=["images"], output_names=["logits"], verbose=False)
-    assert onnx is not None
+    program = _program(network)
+    try:
+        onnx: Any = torch.onnx.export(program, dynamo=True, input_names=["images"], output_names=["logits"], verbose=False)
+    except Exception as error:  # likewise
+        raise UserError(f"ONNX cannot hold this network: {_first_line(error)}; --to torch can") from error
     onnx.model.metadata_props.update(_json(facts))
     onnx.save(path)
 
@@ -220,7 +242,7 @@ def _use_onnx(network: Network, path: Path) -> str:
 
 
 FORMS = {
-    "torchvision": Form((".safetensors", ".pth"), _write_torchvision, _read_torchvision, _use_torchvision),
-    "torch": Form((".pt2",), _write_torch, _read_torch, _use_torch),
-    "onnx": Form((".onnx",), _write_onnx, _read_onnx, _use_onnx),
+    "torchvision": Form((".safetensors", ".pth"), _write_torchvision, _read_torchvision, _use_torchvision, "outside, by input_spec"),
+    "torch": Form((".pt2",), _write_torch, _read_torch, _use_torch, "inside"),
+    "onnx": Form((".onnx",), _write_onnx, _read_onnx, _use_onnx, "inside"),
 }
