@@ -95,7 +95,7 @@ def runs(tmp_path_factory):
         "linear": run_of(folder / "linear", "mobilenet_v3_small", {"input_spec": MINE}, multilabel=True),
         "conv": run_of(folder / "conv", *RESNET, ConvHead, affine=True, channels=8),
         "cut": run_of(folder / "cut", "resnet18", {"input_spec": MINE, "cut": "layer2"}, MLPHead, hidden=[8]),
-        "tokens": run_of(folder / "tokens", "swin_t", {"input_spec": {**MINE, "size": 32}}, PooledHead, pooling="max"),
+        "tokens": run_of(folder / "tokens", "swin_t", {"input_spec": MINE}, PooledHead, pooling="max"),
         "glyph": run_of(folder / "glyph", "glyph", {}),
     }
 
@@ -166,7 +166,7 @@ def test_a_checkpoint_of_the_run_can_be_named(runs, tmp_path):
         ("resnet18", {}, MLPHead, {"hidden": [8]}, "its head is MLPHead"),
         ("resnet18", {}, ConvHead, {"channels": 8}, "its head is ConvHead"),
         ("resnet18", {}, PooledHead, {"pooling": "max"}, "its head is PooledHead"),
-        ("squeezenet1_1", {}, LinearHead, {}, "squeezenet1_1 ends with something else than a linear layer"),
+        ("squeezenet1_1", {}, LinearHead, {}, "squeezenet1_1 ends with something else than a linear layer with a bias"),
         ("glyph", {}, LinearHead, {}, "glyph is no network of torchvision"),
     ],
 )

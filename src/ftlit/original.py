@@ -42,8 +42,8 @@ def original_state(network: Network) -> dict[str, Tensor]:
     if network.backbone.cuts != tuple(parts.layers):
         raise _no_original(f"it ends at {network.backbone.cuts[-1]}, and torchvision's {name} at {[*parts.layers][-1]}")
     theirs, ours = _only_linear(parts.classifier), _only_linear(network.head)
-    if theirs is None:
-        raise _no_original(f"torchvision's {name} ends with something else than a linear layer")
+    if theirs is None or theirs.bias is None:  # MaxViT's has none
+        raise _no_original(f"torchvision's {name} ends with something else than a linear layer with a bias")
     if ours is None:
         raise _no_original(f"its head is {type(network.head).__name__}, where torchvision's {name} has one linear layer of pooled codes")
     backbone: Any = affine_to_batchnorm(deepcopy(network.backbone))
