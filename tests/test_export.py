@@ -138,7 +138,7 @@ def test_class_names_and_input_travel_with_torchvisions_weights(runs, tmp_path):
     export_run(runs["linear"], "torchvision", tmp_path / "b.pth")
     assert json.loads((tmp_path / "b.json").read_text()) == inside
     assert inside["class_names"] == CLASSES and inside["multilabel"] is True
-    assert inside["input_spec"] == {"size": 64, "resize": 64, "mean": [0.4] * 3, "std": [0.2] * 3, "interpolation": "bilinear"}
+    assert inside["input_spec"] == {"size": 64, "resize": 73, "mean": [0.4] * 3, "std": [0.2] * 3, "interpolation": "bilinear"}
     weights, again = load_file(path), torch.load(tmp_path / "b.pth", weights_only=True)
     assert weights.keys() == again.keys() and all(torch.equal(weights[name], again[name]) for name in weights)
 
