@@ -37,8 +37,8 @@ zoo.bert
 zoo
 slim
 network
-predict report report.evidence
-report.scores
+predict report report.evidence original
+report.scores export
 report.figures
 report.page
 lit.clock lit.judging lit.strategies lit.images lit.seeding lit.resuming lit.lr_find lit.telling

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ftlit.dense import fully_convolutional as fully_convolutional
     from ftlit.dense import linear_to_conv as linear_to_conv
     from ftlit.errors import UserError as UserError
+    from ftlit.export import export_run as export_run
     from ftlit.grouping import build_optimizer as build_optimizer
     from ftlit.grouping import param_groups as param_groups
     from ftlit.lit.caching import CodesData as CodesData
@@ -69,6 +70,7 @@ _MODULES = {
     "affine_to_batchnorm": "rewrite",
     "batchnorm_to_affine": "rewrite",
     "build_optimizer": "grouping",
+    "export_run": "export",
     "extract_codes": "codes",
     "fit_probe": "probe",
     "fully_convolutional": "dense",

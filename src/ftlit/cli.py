@@ -17,6 +17,7 @@ USAGE = """usage: ftlit COMMAND ...
   advise [GROUP=OPTION ...] [NAME=VALUE ...]  measure which scenario suits these images, without training
   predict RUN PATH ... [--dense]              what a run's network says of images, or where in them; `ftlit predict --help`
   report RUN                                  its page again, and its pictures as PNG
+  export RUN --to torchvision|torch|onnx      a run's network for programs without ftlit; `ftlit export --help`
   cache list | verify | prune                 the stored codes: sizes, checks, removal; `ftlit cache --help`"""
 
 
@@ -88,6 +89,20 @@ def report(arguments: list[str]) -> None:
     print(write_report(given.run))
 
 
+def export(arguments: list[str]) -> None:
+    """Write a run's network to a file that needs no ftlit, print the file and how to load it."""
+    parser = _Parser(
+        "ftlit export", description="A run's network, with what it takes as input and its class names, in a file without ftlit."
+    )
+    parser.add_argument("run", metavar="RUN", help="folder of a run, or a checkpoint in it")
+    parser.add_argument("--to", required=True, metavar="FORM", help="torchvision (a state dict by its names), torch (torch.export) or onnx")
+    parser.add_argument("--out", metavar="FILE", help="by default in the run's folder, export/<network>.safetensors, .pt2 or .onnx")
+    given = parser.parse_args(arguments)
+    from ftlit.export import export_run  # here, so that --help stays fast
+
+    print(*export_run(given.run, given.to, given.out), sep="\n")
+
+
 def cache(arguments: list[str]) -> None:
     """List, check or remove stored codes. Raises `SystemExit` with status 1 where a check found damage."""
     if arguments and not arguments[0].startswith("-") and arguments[0] not in ACTIONS:
@@ -145,7 +160,14 @@ ACTIONS = {
     "verify": "read all of it and compare checksums; damaged shards are removed",
     "prune": "remove columns, those first that were not used for longest",
 }
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"train": train, "advise": advise, "predict": predict, "report": report, "cache": cache}
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "train": train,
+    "advise": advise,
+    "predict": predict,
+    "report": report,
+    "export": export,
+    "cache": cache,
+}
 
 
 if __name__ == "__main__":

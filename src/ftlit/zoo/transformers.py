@@ -33,7 +33,7 @@ class Embeddings(nn.Module):
         if x.shape[-2:] != (self.size, self.size):
             raise UserError(f"this network was built for images of {self.size} px and got {tuple(x.shape[-2:])}: set input_spec.size")
         places = self.patch_conv(x).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.class_token.expand(len(x), -1, -1), places], dim=1)
+        tokens = torch.cat([self.class_token.expand(x.shape[0], -1, -1), places], dim=1)
         codes: Tensor = self.dropout(tokens + self.position_embedding)
         return codes
 

@@ -1,0 +1,262 @@
+"""What is exported gives the logits of the run, for programs that know nothing of ftlit; what cannot is refused, and leaves no file."""
+
+import json
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import nn
+from torchvision import models
+from torchvision.transforms.v2.functional import normalize
+
+from ftlit import UserError, batchnorm_to_affine, export_run, load_backbone, load_timm
+from ftlit.cli import main
+from ftlit.export import export
+from ftlit.head import ConvHead, LinearHead, MLPHead, PooledHead
+from ftlit.network import Network, record_of
+from ftlit.network import load as load_run
+
+CLASSES = ["ants", "bees", "wasps"]
+TOLERANCE = 1e-4
+MINE = {"size": 64, "mean": 0.4, "std": 0.2}
+RESNET = ("resnet18", {"input_spec": MINE})
+
+
+def run_of(folder, name, options, head=LinearHead, *, affine=False, multilabel=False, load=load_backbone, **head_options):
+    """The folder of a run whose weights are random, and statistics of batches too."""
+    torch.manual_seed(0)
+    backbone = load(name, weights=None, **options)
+    for norm in backbone.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.running_mean.normal_(0, 0.1)
+            norm.running_var.uniform_(0.7, 1.3)
+    if affine:
+        batchnorm_to_affine(backbone)
+    made = head(backbone.num_features, len(CLASSES), **head_options)
+    (folder / "checkpoints").mkdir(parents=True)
+    target = f"{head.__module__}.{head.__name__}"
+    told = {"class_names": CLASSES, "multilabel": multilabel, "affine": affine}
+    record = record_of(backbone, {}, {"_target_": target, **head_options}, **told)
+    state = nn.ModuleDict({"backbone": backbone, "head": made}).state_dict()
+    torch.save({"state_dict": state, "ftlit": record}, folder / "checkpoints" / "best.ckpt")
+    return folder
+
+
+def logits_of(network, images):
+    """Of images in [0, 1], by hand."""
+    spec = network.input_spec
+    codes = network.backbone(normalize(images, list(spec.mean), list(spec.std)))
+    return network.head(codes if hasattr(network.head, "takes_map") else network.backbone.pool(codes))
+
+
+def same(given, wanted):
+    return given.shape == wanted.shape and bool((given - wanted).abs().max() <= TOLERANCE * wanted.abs().max())
+
+
+def images_of(network, count):
+    return torch.rand(count, *network.input_spec.shape)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "affine", "arguments"),
+    [
+        (*RESNET, False, {}),
+        (*RESNET, True, {}),
+        ("alexnet", {"input_spec": MINE}, False, {}),
+        ("mobilenet_v3_small", {"input_spec": MINE, "width_mult": 0.5}, True, {"width_mult": 0.5}),
+        ("swin_t", {"input_spec": MINE}, False, {}),
+        ("vit_b_32", {"input_spec": MINE}, False, {"image_size": 64}),
+        ("convnext_tiny", {"input_spec": MINE}, False, {}),
+        ("googlenet", {"input_spec": MINE, "transform_input": True}, False, {"transform_input": True, "aux_logits": False}),
+    ],
+)
+@torch.inference_mode()
+def test_torchvision_loads_its_own_names_and_says_the_same(tmp_path, name, options, affine, arguments):
+    run = run_of(tmp_path, name, options, affine=affine)
+    network = load_run(run)
+    path, usage = export_run(run, "torchvision")
+    assert path == run / "export" / f"{name}.safetensors" and [file.name for file in path.parent.iterdir()] == [path.name]
+    model = models.get_model(name, num_classes=3, **arguments).eval()
+    model.load_state_dict(load_file(path), strict=True)
+    images = images_of(network, 2)
+    assert same(model(normalize(images, [0.4] * 3, [0.2] * 3)), logits_of(network, images))
+    space = {}
+    exec(f"import safetensors.torch, torchvision; {usage}".splitlines()[0], space)
+    assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in space["model"].state_dict().items())
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Runs that the other two forms export."""
+    folder = tmp_path_factory.mktemp("runs")
+    return {
+        "linear": run_of(folder / "linear", "mobilenet_v3_small", {"input_spec": MINE}, multilabel=True),
+        "conv": run_of(folder / "conv", *RESNET, ConvHead, affine=True, channels=8),
+        "cut": run_of(folder / "cut", "resnet18", {"input_spec": MINE, "cut": "layer2"}, MLPHead, hidden=[8]),
+        "tokens": run_of(folder / "tokens", "swin_t", {"input_spec": MINE}, PooledHead, pooling="max"),
+        "glyph": run_of(folder / "glyph", "glyph", {}),
+    }
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv", "cut", "tokens", "glyph"])
+@torch.inference_mode()
+def test_torch_takes_images_of_any_number_and_normalises_inside(runs, kind, tmp_path):
+    network = load_run(runs[kind])
+    path, _ = export_run(runs[kind], "torch", tmp_path / "new" / "net.pt2")
+    facts = {"input_spec": "", "class_names": "", "multilabel": ""}
+    program = torch.export.load(path, extra_files=facts).module()
+    for count in (1, 5):
+        images = images_of(network, count)
+        assert same(program(images), logits_of(network, images))
+    told = {name: json.loads(text) for name, text in facts.items()}
+    assert told["class_names"] == CLASSES and told["multilabel"] == (kind == "linear")
+    assert told["input_spec"]["size"] == network.input_spec.size
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+@torch.inference_mode()
+def test_onnx_takes_images_of_any_number_and_normalises_inside(runs, kind, tmp_path):
+    from onnxruntime import InferenceSession
+
+    network = load_run(runs[kind])
+    path, _ = export_run(runs[kind], "onnx", tmp_path / "net.onnx")
+    session = InferenceSession(path, providers=["CPUExecutionProvider"])
+    for count in (1, 5):
+        images = images_of(network, count)
+        assert same(torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0]), logits_of(network, images))
+    told = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
+    assert told["class_names"] == CLASSES and told["multilabel"] == (kind == "linear")
+    assert told["input_spec"]["mean"] == [0.4, 0.4, 0.4]
+
+
+def test_class_names_and_input_travel_with_torchvisions_weights(runs, tmp_path):
+    path, _ = export_run(runs["linear"], "torchvision", tmp_path / "a.safetensors")
+    with safe_open(path, "pt") as file:
+        inside = {name: json.loads(text) for name, text in file.metadata().items()}
+    export_run(runs["linear"], "torchvision", tmp_path / "b.pth")
+    assert json.loads((tmp_path / "b.json").read_text()) == inside
+    assert inside["class_names"] == CLASSES and inside["multilabel"] is True
+    assert inside["input_spec"] == {"size": 64, "resize": 73, "mean": [0.4] * 3, "std": [0.2] * 3, "interpolation": "bilinear"}
+    weights, again = load_file(path), torch.load(tmp_path / "b.pth", weights_only=True)
+    assert weights.keys() == again.keys() and all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def test_what_was_exported_is_a_file_of_weights_for_the_next_run(runs, tmp_path):
+    path, _ = export_run(runs["linear"], "torchvision", tmp_path / "a.safetensors")
+    again, own = load_backbone("mobilenet_v3_small", weights=path), load_run(runs["linear"]).backbone
+    assert all(torch.equal(tensor, own.state_dict()[name]) for name, tensor in again.state_dict().items())
+
+
+def test_a_checkpoint_of_the_run_can_be_named(runs, tmp_path):
+    checkpoints = runs["glyph"] / "checkpoints"
+    other = torch.load(checkpoints / "best.ckpt", weights_only=True)
+    other["state_dict"]["head.bias"] += 1
+    torch.save(other, checkpoints / "epoch.ckpt")
+    best, moved = (load_run(runs["glyph"] / part).head.bias for part in ("", "checkpoints/epoch.ckpt"))
+    assert torch.equal(moved, best + 1)
+    assert export_run(checkpoints / "epoch.ckpt", "torch")[0] == runs["glyph"] / "export" / "glyph.pt2"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "head", "head_options", "why"),
+    [
+        ("resnet18", {"cut": "layer2"}, LinearHead, {}, "it ends at layer2, and torchvision's resnet18 at layer4"),
+        ("resnet18", {}, MLPHead, {"hidden": [8]}, "its head is MLPHead"),
+        ("resnet18", {}, ConvHead, {"channels": 8}, "its head is ConvHead"),
+        ("resnet18", {}, PooledHead, {"pooling": "max"}, "its head is PooledHead"),
+        ("squeezenet1_1", {}, LinearHead, {}, "squeezenet1_1 ends with something else than a linear layer with a bias"),
+        ("glyph", {}, LinearHead, {}, "glyph is no network of torchvision"),
+    ],
+)
+def test_what_torchvision_has_no_names_for_is_refused(tmp_path, name, options, head, head_options, why):
+    run = run_of(tmp_path, name, {"input_spec": {"size": 64}, **options}, head, **head_options)
+    with pytest.raises(UserError, match=why) as mistake:
+        export_run(run, "torchvision")
+    assert "--to torch or --to onnx" in str(mistake.value) and not [*(run / "export").iterdir()]
+
+
+def test_timm_is_not_torchvision(tmp_path):
+    run = run_of(tmp_path, "resnet18", {"input_spec": {"size": 64}}, load=load_timm)
+    with pytest.raises(UserError, match="resnet18 is no network of torchvision"):
+        export_run(run, "torchvision")
+    assert export_run(run, "torch")[0].exists()
+
+
+def test_an_mlp_head_without_hidden_layers_is_linear(tmp_path):
+    assert export_run(run_of(tmp_path, *RESNET, MLPHead, hidden=[]), "torchvision")[0].exists()
+
+
+def test_other_logits_are_noticed_and_leave_what_was_there(runs, tmp_path):
+    network = load_run(runs["linear"])
+    network.backbone.register_forward_hook(lambda module, given, codes: 2 * codes)
+    path = tmp_path / "net.safetensors"
+    path.write_text("before")
+    with pytest.raises(UserError, match="does not give the logits of the run"):
+        export(network, "torchvision", path)
+    assert path.read_text() == "before" and [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_network_that_cannot_be_traced_is_a_line(runs, tmp_path):
+    class Odd(LinearHead):
+        def forward(self, codes):
+            return super().forward(codes) if codes.sum() > 0 else super().forward(-codes)
+
+    network = replace(load_run(runs["glyph"]), head=Odd(128, 3))
+    with pytest.raises(UserError, match=r"torch\.export cannot follow this network") as mistake:
+        export(network, "torch", tmp_path / "net.pt2")
+    assert "\n" not in str(mistake.value) and not [*tmp_path.iterdir()]
+
+
+def test_texts_are_refused(runs, tmp_path):
+    from ftlit import Backbone, TextSpec
+
+    texts = Backbone({"embeddings": nn.Embedding(9, 4)}, TextSpec("none"))
+    with pytest.raises(UserError, match="takes texts"):
+        export(Network(texts, LinearHead(4, 3), CLASSES, False), "torch", tmp_path / "net.pt2")
+
+
+def command(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["ftlit", "export", *map(str, arguments)])
+    try:
+        main()
+        return 0, capsys.readouterr().out
+    except SystemExit as end:
+        return end.code, capsys.readouterr().err
+
+
+def test_the_command_prints_the_file_and_how_it_is_loaded(runs, tmp_path, monkeypatch, capsys):
+    code, said = command(monkeypatch, capsys, runs["linear"], "--to", "torchvision", "--out", tmp_path / "ants.pth")
+    path, usage, images = said.splitlines()
+    assert code == 0 and path == str(tmp_path / "ants.pth") and "get_model('mobilenet_v3_small', num_classes=3)" in usage
+    assert images == "images: float32 RGB (N, 3, 64, 64) in [0, 1], normalised outside, by input_spec"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("RUN",), "the following arguments are required: --to"),
+        (("RUN", "--to", "torchvison"), "'torchvison': did you mean 'torchvision'?"),
+        (("RUN", "--to", "onnx", "--out", "net.pt"), "net.pt: a file of --to onnx is called *.onnx"),
+        (("RUN", "--to", "torchvision", "--out", "net"), "net: a file of --to torchvision is called *.safetensors or *.pth"),
+        (("nothing", "--to", "torch"), "nothing is no folder of a run"),
+        (("RUN", "--to", "torch", "--out", "RUN/model.json/net.pt2"), "net.pt2 cannot be written"),
+        (("LINEAR", "--to", "torchvision", "--out", "LINEAR/model.pth"), "comes with model.json, and there is one of something else"),
+        (("RUN/model.json", "--to", "torch"), "is no folder of a run"),
+    ],
+)
+def test_mistakes_are_one_line(runs, monkeypatch, capsys, arguments, said):
+    places = {"RUN": runs["glyph"], "LINEAR": runs["linear"]}
+    known = [argument.replace("LINEAR", str(places["LINEAR"])).replace("RUN", str(places["RUN"])) for argument in arguments]
+    before = (runs["linear"] / "model.json").read_text()
+    code, line = command(monkeypatch, capsys, *known)
+    assert code == 2 and said in line and line.count("\n") == 1, line
+    assert (runs["linear"] / "model.json").read_text() == before
+
+
+def test_a_missing_package_is_a_line_with_what_to_install(runs, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    code, line = command(monkeypatch, capsys, runs["glyph"], "--to", "onnx")
+    assert code == 2 and line == 'ftlit: --to onnx needs onnxscript: pip install "ftlit[onnx]"\n'
