@@ -16,6 +16,7 @@ USAGE = """usage: ftlit COMMAND ...
   train [GROUP=OPTION ...] [NAME=VALUE ...]   fine-tune a pretrained network; `ftlit train --help` lists groups and options
   advise [GROUP=OPTION ...] [NAME=VALUE ...]  measure which scenario suits these images, without training
   predict RUN IMAGE ... [--dense]             what a run's network says of images, or where in them; `ftlit predict --help`
+  report FOLDER                               what the jobs of a sweep came to: table, sweep.csv, sweep.md, sweep.png
   cache list | verify | prune                 the stored codes: sizes, checks, removal; `ftlit cache --help`"""
 
 
@@ -67,6 +68,18 @@ def predict(arguments: list[str]) -> None:
     if given.label is not None or given.size is not None or given.out != ".":
         parser.error("--label, --size and --out are of --dense: give it too")
     predicting.predict(given.run, given.images)
+
+
+def report(arguments: list[str]) -> None:
+    """Print the table of a sweep again, and write its files."""
+    parser = _Parser(
+        "ftlit report", description="What the jobs of a sweep came to, by setting: a table; csv, markdown and a picture of it."
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="of a sweep")
+    given = parser.parse_args(arguments)
+    from ftlit import sweep  # here, so that --help stays fast
+
+    sweep.report(given.folder)
 
 
 def cache(arguments: list[str]) -> None:
@@ -126,7 +139,13 @@ ACTIONS = {
     "verify": "read all of it and compare checksums; damaged shards are removed",
     "prune": "remove columns, those first that were not used for longest",
 }
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"train": train, "advise": advise, "predict": predict, "cache": cache}
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "train": train,
+    "advise": advise,
+    "predict": predict,
+    "report": report,
+    "cache": cache,
+}
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from ftlit.lit.staging import StagedFinetuning
 from ftlit.recipes import words
 from ftlit.recipes.binding import bind, check_input, check_labelled
 from ftlit.recipes.isolation import INTERRUPTED
-from ftlit.recipes.limits import AFFINE, check_until
+from ftlit.recipes.limits import AFFINE, check_installed, check_until
 from ftlit.recipes.resuming import alone_in, checkpoint_of
 from ftlit.rewrite import batchnorm_to_affine
 from ftlit.schedule import Schedule, trains_head_alone, with_batchnorm, with_reinit, without_warm_up
@@ -68,6 +68,7 @@ def build(cfg: DictConfig) -> Run:
     """Build every part. Mistakes are found here, before any training; raises `UserError`."""
     quiet()
     bind(cfg)
+    check_installed(cfg.logger)
     resume_from = checkpoint_of(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     backbone = instantiate(cfg.backbone)
