@@ -59,7 +59,7 @@ def check_installed(loggers: DictConfig) -> None:
     for name, node in loggers.items():
         package = LOGGERS.get(str(node.get("_target_")).rpartition(".")[2]) if isinstance(node, DictConfig) else None
         if package and find_spec(package) is None:
-            raise UserError(f'logger.{name} needs the package {package}: pip install "ftlit[{package}]"')
+            raise UserError(f'logger.{name!s} needs the package {package}: pip install "ftlit[{package}]"')
 
 
 def _check_added(cfg: DictConfig) -> None:
