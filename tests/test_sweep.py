@@ -27,7 +27,7 @@ def made(folder, *jobs):
     for number, (overrides, result, reason) in enumerate(jobs):
         own = folder / str(number)
         own.mkdir(parents=True)
-        score = result["val/accuracy"] if isinstance(result, dict) else None
+        score = result.get("val/accuracy") if isinstance(result, dict) else None
         Job(number, tuple(overrides.split()), "", 1 if reason else 0, reason, score, 2.0).write(own)
         if result:
             (own / "result.json").write_text(json.dumps(result))
