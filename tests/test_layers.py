@@ -12,7 +12,7 @@ import ftlit
 # Lowest first; the modules of one row do not import each other. A new module gets a place here.
 ROWS = """
 errors
-patterns transform advice pooling
+patterns transform advice pooling sweep
 text
 backbone head loss rewrite until grouping rates lr_find seeding glyphs dataset freezing
 trainable dense layerwise
@@ -53,7 +53,7 @@ recipes.words recipes.isolation recipes.extracting
 recipes.reporting
 recipes.finetune
 recipes.lr_find recipes.probe recipes.advise recipes.layerwise
-recipes.pretrain
+recipes.pretrain recipes.sweeping
 recipes recipes.main
 """
 ROW = {name: number for number, row in enumerate(ROWS.split("\n")) for name in row.split()}

@@ -16,7 +16,7 @@ USAGE = """usage: ftlit COMMAND ...
   train [GROUP=OPTION ...] [NAME=VALUE ...]   fine-tune a pretrained network; `ftlit train --help` lists groups and options
   advise [GROUP=OPTION ...] [NAME=VALUE ...]  measure which scenario suits these images, without training
   predict RUN PATH ... [--dense]              what a run's network says of images, or where in them; `ftlit predict --help`
-  report RUN                                  its page again, and its pictures as PNG
+  report FOLDER                               the page of a run, or the table of a sweep, again
   export RUN --to torchvision|torch|onnx      a run's network for programs without ftlit; `ftlit export --help`
   cache list | verify | prune                 the stored codes: sizes, checks, removal; `ftlit cache --help`"""
 
@@ -79,16 +79,6 @@ def predict(arguments: list[str]) -> None:
         sys.exit(1)
 
 
-def report(arguments: list[str]) -> None:
-    """Write the page of a run again, and print its path."""
-    parser = _Parser("ftlit report", description="report.html in the folder of a run, and its pictures as PNG, again.")
-    parser.add_argument("run", metavar="RUN", help="folder of a run")
-    given = parser.parse_args(arguments)
-    from ftlit.report.page import write_report  # here, so that --help stays fast
-
-    print(write_report(given.run))
-
-
 def export(arguments: list[str]) -> None:
     """Write a run's network to a file that needs no ftlit, print the file and how to load it."""
     parser = _Parser(
@@ -101,6 +91,21 @@ def export(arguments: list[str]) -> None:
     from ftlit.export import export_run  # here, so that --help stays fast
 
     print(*export_run(given.run, given.to, given.out), sep="\n")
+
+
+def report(arguments: list[str]) -> None:
+    """Write the page of a run again and print its path, or the table of a sweep."""
+    parser = _Parser("ftlit report", description="What a run, or a sweep, came to: report.html, or a table and its files, again.")
+    parser.add_argument("folder", metavar="FOLDER", help="of a run, or of a sweep")
+    folder = Path(parser.parse_args(arguments).folder).expanduser()
+    from ftlit.report import evidence, page  # here, so that --help stays fast
+
+    if (folder / evidence.FOLDER / evidence.RUN).is_file():
+        print(page.write_report(folder))
+        return
+    from ftlit import sweep
+
+    sweep.report(folder)
 
 
 def cache(arguments: list[str]) -> None:

@@ -30,7 +30,8 @@ def arguments(folder: str) -> list[str]:
     overrides = HydraConfig.get().overrides
     own = [override for override in overrides.hydra if not OF_ONE_RUN.match(override)]
     alone = ["hydra.mode=RUN"] if HydraConfig.get().runtime.choices.get(SEARCH) else []  # whose config makes it a sweep
-    return [*flags, *own, *overrides.task, f"hydra.run.dir={quote(folder)}", *alone]
+    task = [override for override in overrides.task if not override.startswith("sweep.")]
+    return [*flags, *own, *task, f"hydra.run.dir={quote(folder)}", *alone]
 
 
 def quote(value: str) -> str:

@@ -7,6 +7,7 @@ import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import lightning.pytorch as pl
@@ -29,7 +30,7 @@ from ftlit.network import record_of
 from ftlit.recipes import reporting, words
 from ftlit.recipes.binding import bind, check_input, check_labelled
 from ftlit.recipes.isolation import INTERRUPTED
-from ftlit.recipes.limits import AFFINE, check_until
+from ftlit.recipes.limits import AFFINE, check_installed, check_until
 from ftlit.recipes.resuming import alone_in, checkpoint_of
 from ftlit.rewrite import batchnorm_to_affine
 from ftlit.schedule import Schedule, trains_head_alone, with_batchnorm, with_reinit, without_warm_up
@@ -73,6 +74,7 @@ def build(cfg: DictConfig) -> Run:
     """Build every part. Mistakes are found here, before any training; raises `UserError`."""
     quiet()
     bind(cfg)
+    check_installed(cfg.logger)
     resume_from = checkpoint_of(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     backbone = instantiate(cfg.backbone)
@@ -190,6 +192,8 @@ def _train(cfg: DictConfig, run: Run) -> None:
         run.trainer.fit(run.model, run.data, ckpt_path=run.resume_from)
         for name in () if run.trains else ("last", "best"):
             run.trainer.save_checkpoint(Path(cfg.paths.run, "checkpoints", f"{name}.ckpt"))
+    except UnpicklingError as error:  # what it would run was not run
+        raise UserError(f"{run.resume_from} holds more than tensors and plain values, and is not loaded: begin a new run") from error
     except SystemExit:  # Lightning's answer to Ctrl-C
         words.say_interrupted(cfg)
         sys.exit(INTERRUPTED)

@@ -10,8 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,14 +18,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from ftlit.recipes.command import arguments, program, which_job
+from ftlit.recipes.command import arguments, program
 
 MISTAKE = 2
 INTERRUPTED = 130  # the shells' status for a program that Ctrl-C ended
 GRACE = 60  # seconds that an interrupted job has to save its checkpoint
 ENVIRONMENT = dict(os.environ)  # as it was given, before a job adds to it
 ONE_PROCESS = {"devices": 1, "num_nodes": 1, "strategy": "auto"}  # of the trainer
-FAILED: dict[str, int] = {}  # the jobs that failed, in words, each with its status
+REASON = "FTLIT_REASON"  # in the environment of a job that runs apart: the file for why it failed
 
 
 def is_sweep() -> bool:
@@ -34,31 +33,19 @@ def is_sweep() -> bool:
     return HydraConfig.get().mode is RunMode.MULTIRUN
 
 
-def job(run: Callable[[], float]) -> float:
-    """Run a job. Returns its score, NaN where it failed: that is noted, and the sweep goes on.
+class Ended(SystemExit):
+    """The end of a job with a status, and why, in one line."""
 
-    Raises:
-        SystemExit: with `INTERRUPTED`, which ends the sweep.
-    """
-    try:
-        return run()
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else 1
-        if status == INTERRUPTED:
-            raise
-    except Exception:
-        traceback.print_exc()
-        status = 1
-    FAILED[f"{which_job()} failed with status {status}, its folder: {HydraConfig.get().runtime.output_dir}"] = status
-    return float("nan")
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(status)
+        self.reason = reason
 
 
-def say_failed() -> int:
-    """Name the failed jobs on stderr, one a line. Returns the sweep's status: `MISTAKE` where all are mistakes, 1 where not, 0 for none."""
-    for line in FAILED:
-        print(f"ftlit: {line}", file=sys.stderr)
-    statuses = set(FAILED.values())
-    return 0 if not statuses else MISTAKE if statuses == {MISTAKE} else 1
+def leave_reason(reason: str) -> None:
+    """For the process that started this job apart, if one did. The first of the job's processes that fails knows why."""
+    if path := os.environ.get(REASON):
+        with suppress(OSError), Path(path).open("x") as file:
+            file.write(reason)
 
 
 @contextmanager
@@ -71,6 +58,8 @@ def undone() -> Iterator[None]:
     try:
         yield
     finally:
+        if wandb := sys.modules.get("wandb"):
+            wandb.finish()  # its run is the process's, and the next job would log to it
         os.environ.clear()
         os.environ.update(environment)
         torch.backends.cudnn.benchmark = benchmark
@@ -83,23 +72,26 @@ def several_processes(cfg: DictConfig) -> bool:
 
 
 def run_apart() -> float:
-    """Run this job as a single run in processes of its own, none of which outlives it. Raises `SystemExit` with its status."""
+    """Run this job as a single run in processes of its own, none of which outlives it. Raises `Ended` with its status."""
     hydra = HydraConfig.get()
     folder = hydra.runtime.output_dir
     command = [sys.executable, *program(), *arguments(folder), "hydra.mode=RUN", f"hydra.job.num={hydra.job.num}"]
     sys.stdout.flush()
-    if status := _run_to_its_end(command, hydra.runtime.cwd):
-        sys.exit(status)
+    reason = Path(folder, "reason.txt")
+    reason.unlink(missing_ok=True)
+    if status := _run_to_its_end(command, hydra.runtime.cwd, {**ENVIRONMENT, REASON: str(reason)}):
+        why = "interrupted" if status == INTERRUPTED else "its process was killed" if status < 0 else "its process ended"
+        raise Ended(status, reason.read_text() if reason.is_file() else why)
     result = Path(folder, "result.json")  # a range test trains nothing that could be judged, and leaves none
     return float(json.loads(result.read_text())["val/accuracy"]) if result.is_file() else float("nan")
 
 
-def _run_to_its_end(command: list[str], folder: str) -> int:
+def _run_to_its_end(command: list[str], folder: str, environment: dict[str, str]) -> int:
     """Run a command in a process group of its own. An interruption is handed on; a second one, or `GRACE`, ends it at once."""
     stops: list[int] = []  # signals: noted, not raised, so that none falls between the child's start and its name
     before = {number: signal.signal(number, lambda number, _: stops.append(number)) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        child = subprocess.Popen(command, env=ENVIRONMENT, cwd=folder, stdin=subprocess.DEVNULL, start_new_session=True)
+        child = subprocess.Popen(command, env=environment, cwd=folder, stdin=subprocess.DEVNULL, start_new_session=True)
         deadline = float("inf")
         while child.poll() is None and len(stops) < 2 and time.monotonic() < deadline:
             if stops and deadline == float("inf"):

@@ -8,11 +8,12 @@ from importlib import import_module
 import hydra
 from omegaconf import DictConfig
 
-from ftlit.errors import unknown
-from ftlit.recipes import isolation
+from ftlit.errors import one_line, unknown
+from ftlit.recipes import isolation, sweeping
 from ftlit.recipes.command import which_job, with_text
 
-WANTS_TRACEBACK = bool(os.environ.get("HYDRA_FULL_ERROR"))
+TRACEBACK = "FTLIT_TRACEBACK"  # what HYDRA_FULL_ERROR was before `main` set it, for the processes that a launcher starts
+WANTS_TRACEBACK = bool(os.environ.get(TRACEBACK, os.environ.get("HYDRA_FULL_ERROR")))
 
 RECIPES = {name: f"ftlit.recipes.{name}" for name in ("finetune", "pretrain", "lr_find", "probe", "advise")}
 ADVISED = ("finetune", "lr_find")  # recipes that scenario=auto measures for
@@ -21,10 +22,11 @@ ADVISED = ("finetune", "lr_find")  # recipes that scenario=auto measures for
 def main() -> None:
     """Run what `sys.argv` asks for. A mistake is one line on stderr and exit status 2; `HYDRA_FULL_ERROR=1` shows its traceback.
 
-    A job of a sweep that fails does not end the sweep: the failed ones are named at the end, and the status is 2 where all of them
-    are mistakes, else 1. An interruption is status 130.
+    A job of a sweep that fails does not end the sweep: a table of all ends it, the failed ones are named, and the status is 2 where all
+    of them are mistakes, else 1. An interruption is status 130.
     """
     sys.argv[1:] = with_text(sys.argv[1:])
+    os.environ[TRACEBACK] = os.environ.get("HYDRA_FULL_ERROR", "") if WANTS_TRACEBACK else ""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra hand over its errors instead of printing them
     try:
         _train()
@@ -32,16 +34,17 @@ def main() -> None:
         sys.exit(isolation.INTERRUPTED)
     except Exception as error:
         exit_if_mistake(error)
+        isolation.leave_reason(f"{type(error).__name__}: {one_line(error)}")
         raise
     finally:
-        status = isolation.say_failed()
+        status = sweeping.end()
     if status:
         sys.exit(status)
 
 
 @hydra.main(config_path="pkg://ftlit.conf", config_name="train", version_base="1.3")
 def _train(cfg: DictConfig) -> float:
-    return isolation.job(partial(_run, cfg)) if isolation.is_sweep() else _run(cfg)
+    return sweeping.job(cfg, partial(_run, cfg)) if isolation.is_sweep() else _run(cfg)
 
 
 def _run(cfg: DictConfig) -> float:
@@ -64,12 +67,13 @@ def _run(cfg: DictConfig) -> float:
 
 
 def exit_if_mistake(error: Exception) -> None:
-    """Say a person's mistake on stderr and exit with status 2; return where the error is none."""
+    """Say a person's mistake on stderr and end with status 2; return where the error is none."""
     from ftlit.recipes.mistakes import as_user_error  # here, so that --help stays fast
 
     if not WANTS_TRACEBACK and (mistake := as_user_error(error)):
         print("ftlit", *filter(None, [which_job()]), mistake, sep=": ", file=sys.stderr)
-        sys.exit(isolation.MISTAKE)
+        isolation.leave_reason(str(mistake))
+        raise isolation.Ended(isolation.MISTAKE, str(mistake))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ def as_user_error(error: BaseException) -> UserError | None:
     for cause in chain:
         if isinstance(cause, MissingConfigException):
             return _wrong_option(cause)
+        if isinstance(cause, ValueError) and str(cause).startswith("No trials are completed"):  # Optuna's
+            return UserError("no trial of this search ended well: what each failed with stands above")
         if isinstance(cause, ConfigCompositionException):
             return _wrong_override(chain)
         if isinstance(cause, ValueError) and str(cause).startswith("Config group override must be"):  # `scenario=null`, `head=3`
@@ -77,10 +79,21 @@ MISCONFIGURED = {  # a piece of Lightning's text -> what a person can do
 }
 
 
+PLUGINS = {  # options that a package brings -> its extra
+    "hydra/sweeper=optuna": "sweep",
+    "hydra/launcher=joblib": "sweep",
+    "hydra/launcher=submitit_slurm": "slurm",
+    "hydra/launcher=submitit_local": "slurm",
+    "hydra/launcher=ray": "ray",
+}
+
+
 def _wrong_option(error: MissingConfigException) -> UserError:
     """`backbone=resnet51`: Hydra lists the options; the nearest goes in front."""
     missing = re.search(r"Could not find '(.+)/(.+)'", str(error))
     options = [option for option in error.options or [] if not option.startswith("_")]
+    if missing and (extra := PLUGINS.get(f"{missing[1]}={missing[2]}")):
+        return UserError(f'{missing[1]}={missing[2]} needs another package: pip install "ftlit[{extra}]"')
     return unknown(f"option of {missing[1]}", missing[2], options) if missing and options else UserError(one_line(error))
 
 

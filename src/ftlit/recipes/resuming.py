@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from ftlit.errors import UserError
 
 # where and what is written, and who loads; the seed that callbacks take is compared where it stands
-MAY_CHANGE = ("resume", "doctor", "paths", "callbacks", "logger", "data.num_workers", "cache.folder")
+MAY_CHANGE = ("resume", "sweep", "doctor", "paths", "callbacks", "logger", "data.num_workers", "cache.folder")
 
 ENDING = 10.0  # seconds that the worker processes of a run that was killed live on, and its locks with them
 

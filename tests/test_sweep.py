@@ -1,0 +1,169 @@
+"""A sweep ends in a table over seeds that its folder alone gives again, whatever launched its jobs, and goes on where it stopped."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from ftlit import cli
+from ftlit.errors import UserError
+from ftlit.sweep import Job, half_interval, jobs_of, markdown_of, settings_of, table_of
+
+ROOT = Path(__file__).parents[1]
+TINY = ("data=digits", "data.per_class=5", "scenario=small_similar", "head=linear", "trainer=cpu", "trainer.max_epochs=1")
+
+
+def needs(package):
+    return pytest.mark.skipif(find_spec(f"hydra_plugins.{package}") is None, reason=f"{package} is not installed")
+
+
+def made(folder, *jobs):
+    """A sweep's folder of (overrides, result, reason)."""
+    for number, (overrides, result, reason) in enumerate(jobs):
+        own = folder / str(number)
+        own.mkdir(parents=True)
+        score = result.get("val/accuracy") if isinstance(result, dict) else None
+        Job(number, tuple(overrides.split()), "", 1 if reason else 0, reason, score, 2.0).write(own)
+        if result:
+            (own / "result.json").write_text(json.dumps(result))
+    return folder
+
+
+def accuracies(val, test):
+    return {"val/accuracy": val, "test/accuracy": test}
+
+
+def jobs_in(folder):
+    return [job for _, job in jobs_of(folder)]
+
+
+def sweep(folder, *arguments):
+    command = [sys.executable, ROOT / "train.py", *arguments, "hydra.sweep.dir=sweep"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
+
+
+def test_a_row_is_a_setting_over_its_seeds_and_val_alone_ranks_them(tmp_path):
+    low, high = [accuracies(0.5, test) for test in (0.7, 0.8, 0.9)], [accuracies(0.6, 0.1)] * 3
+    jobs = [(f"head=a seed={seed}", low[seed], "") for seed in range(3)] + [(f"head=b seed={seed}", high[seed], "") for seed in range(3)]
+    header, rows = table_of(jobs_in(made(tmp_path, *jobs)))
+    assert header == ["head", "seeds", "test accuracy", "deviation", "95 % interval", "val accuracy", "seconds"]
+    assert rows == [
+        ["b", "3", "0.1000", "0.0000", "0.1000 to 0.1000", "0.6000", "2.0"],
+        ["a", "3", "0.8000", "0.1000", "0.5516 to 1.0484", "0.5000", "2.0"],
+    ]
+    assert half_interval([0.7, 0.8, 0.9]) == pytest.approx(4.302653 * 0.1 / 3**0.5)
+
+
+def test_the_same_seed_counts_once_and_what_does_not_vary_is_no_column(tmp_path):
+    same = [("seed=1 lr=2", accuracies(0.5, 0.5), "")] * 3
+    header, rows = table_of(jobs_in(made(tmp_path, *same)))
+    assert header[0] == "seeds" and rows == [["1", "0.5000", "-", "-", "0.5000", "2.0"]]
+
+
+def test_a_failed_job_stands_in_the_table_with_its_reason(tmp_path):
+    jobs = jobs_in(
+        made(tmp_path, ("x=1 seed=1", accuracies(0.5, 0.4), ""), ("x=1 seed=2", {}, "out of | memory"), ("x=2 seed=1", {}, "no"))
+    )
+    header, rows = table_of(jobs)
+    assert header[-1] == "failed" and [row[-1] for row in rows] == ["job 1 (seed=2): out of | memory", "job 2 (seed=1): no"]
+    assert rows[0][:3] == ["1", "1", "0.4000"] and rows[1][:3] == ["2", "0", "-"]
+    assert "out of \\| memory" in markdown_of(jobs) and "never by test" in markdown_of(jobs)
+
+
+def test_a_probe_gives_its_mean_and_a_recipe_without_results_its_score(tmp_path):
+    draws = [{"held_out/accuracy": 0.5, "test/accuracy": share, "cut": "stem"} for share in (0.2, 0.4)]
+    probe = jobs_in(made(tmp_path / "probe", ("seed=1", draws, "")))
+    assert probe[0].metrics == pytest.approx({"val/accuracy": 0.5, "test/accuracy": 0.3})
+    made(tmp_path / "rates", ("x=1", None, ""), ("x=2", None, ""))
+    for number, score in enumerate((0.1, 0.3)):
+        Job(number, (f"x={number}",), status=0, reason="", score=score).write(tmp_path / "rates" / str(number))
+    header, rows = table_of(jobs_in(tmp_path / "rates"))
+    assert header[:3] == ["x", "seeds", "score"] and [row[0] for row in rows] == ["1", "0"]
+
+
+def test_report_makes_table_and_files_from_the_folder_alone(tmp_path, capsys):
+    made(tmp_path, ("head=a seed=1", accuracies(0.5, 0.4), ""), ("head=b seed=1", {}, "it broke"))
+    cli.report([str(tmp_path)])
+    said = capsys.readouterr().out
+    assert "it broke" in said and "0.4000" in said
+    with (tmp_path / "sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["job"], row["status"], row["reason"], row["test/accuracy"]) for row in rows] == [
+        ("0", "0", "", "0.4"),
+        ("1", "1", "it broke", ""),
+    ]
+    assert (tmp_path / "sweep.md").read_text() == markdown_of(jobs_in(tmp_path))
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_no_sweep_or_an_empty_or_damaged_one_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="there is no folder"):
+        cli.report([str(tmp_path / "none")])
+    with pytest.raises(UserError, match="is no folder of a sweep"):
+        cli.report([str(tmp_path)])
+    (tmp_path / "multirun.yaml").touch()
+    with pytest.raises(UserError, match="is empty: none of its jobs began"):
+        cli.report([str(tmp_path)])
+    made(tmp_path, ("seed=1", {}, "x"))
+    (tmp_path / "0/job.json").write_text("{")
+    with pytest.raises(UserError, match=r"job\.json is damaged"):
+        cli.report([str(tmp_path)])
+
+
+def test_a_sweep_goes_on_with_what_has_not_ended_well_and_only_when_asked(tmp_path):
+    asked = ("-m", "seed=1,2", *TINY)
+    first = sweep(tmp_path, *asked)
+    assert first.returncode == 0 and "test accuracy" in first.stdout, first.stderr
+    ended = {number: (tmp_path / f"sweep/{number}/result.json").stat().st_mtime_ns for number in (0, 1)}
+    told = json.loads((tmp_path / "sweep/1/job.json").read_text())
+    (tmp_path / "sweep/1/job.json").write_text(json.dumps({**told, "status": None, "score": None}))
+    refused = sweep(tmp_path, *asked)
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "give sweep.resume=true" in refused.stderr
+    again = sweep(tmp_path, *asked, "sweep.resume=true")
+    assert again.returncode == 0 and "goes on from" in again.stdout, again.stderr
+    now = {number: (tmp_path / f"sweep/{number}/result.json").stat().st_mtime_ns for number in (0, 1)}
+    assert now[0] == ended[0] and now[1] > ended[1]
+    assert [job.status for job in jobs_in(tmp_path / "sweep")] == [0, 0]
+    other = sweep(tmp_path, "-m", "seed=3,2", *TINY, "sweep.resume=true")
+    assert other.returncode == 2 and "holds job 0 of another sweep" in other.stderr and "Traceback" not in other.stderr
+    assert jobs_in(tmp_path / "sweep")[0].values["seed"] == "1"
+
+
+@needs("hydra_joblib_launcher")
+def test_jobs_side_by_side_end_in_the_same_table(tmp_path):
+    done = sweep(tmp_path, "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "backbone.cut=layer4,nope", *TINY)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    good, bad = jobs_in(tmp_path / "sweep")
+    assert (good.status, bad.status) == (0, 2) and bad.reason.startswith("no layer 'nope'")
+    assert "test accuracy" in done.stdout and "ftlit: job 1 (backbone.cut=nope" in done.stderr
+
+
+@needs("hydra_optuna_sweeper")
+def test_a_search_by_optuna_ends_in_the_table(tmp_path):
+    schedule = ("schedule=all_at_once", "hydra.sweeper.n_trials=2", "scenario=large_similar")
+    done = sweep(tmp_path, "hparams_search=optuna", *(word for word in TINY if not word.startswith("scenario=")), *schedule)
+    assert done.returncode == 0 and "optimizer.lr" in done.stdout, done.stderr
+    best = settings_of(jobs_in(tmp_path / "sweep"))[0]
+    assert f"best_value: {best.done[0].score}" in (tmp_path / "sweep/optimization_results.yaml").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("package", "arguments"),
+    [
+        ("hydra_submitit_launcher", ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=10")),
+        ("hydra_ray_launcher", ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2")),
+    ],
+)
+def test_jobs_of_a_cluster_end_in_the_same_table(tmp_path, package, arguments):
+    if find_spec(f"hydra_plugins.{package}") is None:
+        pytest.skip(f"{package} is not installed")
+    done = sweep(tmp_path, "-m", *arguments, "seed=1,2", *TINY)
+    assert done.returncode == 0 and "test accuracy" in done.stdout, done.stderr
+    assert [job.status for job in jobs_in(tmp_path / "sweep")] == [0, 0]
