@@ -179,7 +179,7 @@ def test_a_head_of_somebodys_own_needs_trust(run, tmp_path, monkeypatch):
         "        super().__init__(in_features, num_classes)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    arguments = [*ARGUMENTS[6:], "head._target_=mine.Head", "scenario=large_similar", "trainer.max_epochs=1", "hydra.run.dir=own"]
+    arguments = [*ARGUMENTS[6:], "head._target_=mine.Head", "scenario=large_similar", "trainer.max_epochs=3", "hydra.run.dir=own"]
     made = [sys.executable, str(ROOT / "train.py"), *arguments]
     done = subprocess.run(made, cwd=run, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -5,9 +5,10 @@ import re
 import runpy
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ftlit.errors import UserError, one_line, unknown
 
@@ -74,8 +75,8 @@ def predict(arguments: list[str]) -> None:
         return
     if given.label is not None or given.size is not None or given.out != ".":
         parser.error("--label, --size and --out are of --dense: give it too")
-    asked = predicting.Asked(given.format, given.top, given.batch_size, given.workers, given.devices, given.trust)
-    if predicting.predict(given.run, given.paths, asked):
+    asked = predicting.Asked(given.format, given.top, given.batch_size, given.workers, given.trust)
+    if predicting.predict(given.run, given.paths, asked, _rows_by(given.devices)):
         sys.exit(1)
 
 
@@ -91,6 +92,19 @@ def export(arguments: list[str]) -> None:
     from ftlit.export import export_run  # here, so that --help stays fast
 
     print(*export_run(given.run, given.to, given.out), sep="\n")
+
+
+def _rows_by(devices: int) -> Callable[..., Any]:
+    """What predicts: this process, or several by Lightning."""
+    if devices < 1:
+        raise UserError(f"--devices {devices}: give a whole number, 1 or more")
+    if devices == 1:
+        from ftlit.predict import rows_of
+
+        return rows_of
+    from ftlit.lit.predicting import rows_of_all  # here, so that one process needs no Lightning
+
+    return partial(rows_of_all, devices=devices)
 
 
 def report(arguments: list[str]) -> None:

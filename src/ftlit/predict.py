@@ -3,7 +3,7 @@
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,6 @@ class Asked:
         top: how many classes to name.
         batch_size: that run together.
         workers: processes that read images.
-        devices: processes that predict, by Lightning, each on a device of its own.
         trust: see `ftlit.load`.
     """
 
@@ -40,36 +39,32 @@ class Asked:
     top: int = 1
     batch_size: int = 64
     workers: int = 0
-    devices: int = 1
     trust: bool = False
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise unknown("format", self.format, FORMATS)
-        for name, least in (("top", 1), ("batch_size", 1), ("workers", 0), ("devices", 1)):
+        for name, least in (("top", 1), ("batch_size", 1), ("workers", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give a whole number, {least} or more")
 
 
-def predict(run: str, paths: Sequence[str], asked: Asked) -> int:
+def predict(run: str, paths: Sequence[str], asked: Asked, rows: Callable[..., Iterable[Row] | None]) -> int:
     """Print a row for each image in the order given. Returns how many could not be read.
 
     Args:
         run: folder of a run, or a checkpoint.
         paths: image files, folders of them, csv files with a column `path` (of texts `text`).
         asked: how.
+        rows: `rows_of`, or another that takes the same; `None` from it: another process prints them.
 
     Raises:
         UserError: a run that cannot be loaded, a path that is not there.
     """
     network = load(run, trust=asked.trust)
     examples = list(examples_of(paths, texts=isinstance(network.backbone.input_spec, TextSpec)))
-    if asked.devices > 1:
-        from ftlit.lit.predicting import rows_of_all  # here, so that one process needs no Lightning
-
-        rows = rows_of_all(network, examples, asked.batch_size, asked.workers, asked.devices)
-        return 0 if rows is None else write_rows(sys.stdout, rows, asked)  # None: another process prints them
-    return write_rows(sys.stdout, rows_of(network, examples, asked.batch_size, asked.workers), asked)
+    found = rows(network, examples, asked.batch_size, asked.workers)
+    return 0 if found is None else write_rows(sys.stdout, found, asked)
 
 
 def examples_of(paths: Sequence[str], *, texts: bool = False) -> Iterator[str]:
