@@ -41,6 +41,7 @@ def run_of(folder, name, options, head=LinearHead, *, affine=False, multilabel=F
     told = {"class_names": CLASSES, "multilabel": multilabel, "affine": affine}
     record = record_of(backbone, {}, {"_target_": target, **head_options}, **told)
     state = nn.ModuleDict({"backbone": backbone, "head": made}).state_dict()
+    (folder / "other.json").write_text("{}")
     torch.save({"state_dict": state, "ftlit": record}, folder / "checkpoints" / "best.ckpt")
     return folder
 
@@ -241,19 +242,19 @@ def test_the_command_prints_the_file_and_how_it_is_loaded(runs, tmp_path, monkey
         (("RUN", "--to", "torchvison"), "'torchvison': did you mean 'torchvision'?"),
         (("RUN", "--to", "onnx", "--out", "net.pt"), "net.pt: a file of --to onnx is called *.onnx"),
         (("RUN", "--to", "torchvision", "--out", "net"), "net: a file of --to torchvision is called *.safetensors or *.pth"),
-        (("nothing", "--to", "torch"), "nothing is no folder of a run"),
-        (("RUN", "--to", "torch", "--out", "RUN/model.json/net.pt2"), "net.pt2 cannot be written"),
-        (("LINEAR", "--to", "torchvision", "--out", "LINEAR/model.pth"), "comes with model.json, and there is one of something else"),
-        (("RUN/model.json", "--to", "torch"), "is no folder of a run"),
+        (("nothing", "--to", "torch"), "nothing is neither the folder of a run"),
+        (("RUN", "--to", "torch", "--out", "RUN/other.json/net.pt2"), "net.pt2 cannot be written"),
+        (("LINEAR", "--to", "torchvision", "--out", "LINEAR/other.pth"), "comes with other.json, and there is one of something else"),
+        (("RUN/other.json", "--to", "torch"), "is neither the folder of a run"),
     ],
 )
 def test_mistakes_are_one_line(runs, monkeypatch, capsys, arguments, said):
     places = {"RUN": runs["glyph"], "LINEAR": runs["linear"]}
     known = [argument.replace("LINEAR", str(places["LINEAR"])).replace("RUN", str(places["RUN"])) for argument in arguments]
-    before = (runs["linear"] / "model.json").read_text()
+    before = (runs["linear"] / "other.json").read_text()
     code, line = command(monkeypatch, capsys, *known)
     assert code == 2 and said in line and line.count("\n") == 1, line
-    assert (runs["linear"] / "model.json").read_text() == before
+    assert (runs["linear"] / "other.json").read_text() == before
 
 
 def test_a_missing_package_is_a_line_with_what_to_install(runs, monkeypatch, capsys):
