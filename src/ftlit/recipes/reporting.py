@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ftlit.dataset import Examples
 from ftlit.doctor import Plan
-from ftlit.errors import UserError
+from ftlit.errors import one_line
 from ftlit.lit.caching import CodesData
 from ftlit.lit.images import ImageData
 from ftlit.recipes import words
@@ -89,8 +89,8 @@ def say_report(cfg: DictConfig) -> None:
 
     try:
         words.console().print(f"report: {write_report(cfg.paths.run)}", soft_wrap=True, markup=False)
-    except (UserError, OSError) as error:
-        words.console().print(f"no report: {error}", soft_wrap=True, markup=False)
+    except Exception as error:  # a full disk, a fault of ours: the run's results are there, and stand
+        words.console().print(f"no report: {one_line(error)}", soft_wrap=True, markup=False)
 
 
 def _seen(examples: Examples, places: Sequence[int], transform: Transform, seed: int) -> Tensor:

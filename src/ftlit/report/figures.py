@@ -17,6 +17,7 @@ from ftlit.report.scores import reliability
 STAGE_COLOURS = ("#eef2f7", "#dfe7f1")
 MODES = {"train": "#2f6db5", "part": "#8fb4dc", "eval": "#d9dce1", "none": "#ffffff"}
 TOLD = {"train": "trains", "part": "a part of it trains", "eval": "frozen", "none": "has nothing to train"}
+LONGEST = 24  # letters of a name along an axis
 NAMED = 40  # classes whose names are written along a matrix
 COLOURED = 20  # classes that a legend names
 
@@ -85,15 +86,15 @@ def confusion(evidence: Evidence) -> Figure | None:
         return None
     counts = confused(evidence.tested, len(evidence.class_names))
     number = len(counts)
-    size = min(12.0, 2.5 + 0.42 * number) if number <= NAMED else 9.0
+    size = min(12.0, 4.0 + 0.35 * number) if number <= NAMED else 9.0
     figure = Figure(figsize=(size + 0.8, size), layout="constrained")
     axes = figure.add_subplot(xlabel="taken for", ylabel="class")
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     shown = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(shown, ax=axes, shrink=0.7, label="share of the class")
     if number <= NAMED:
-        axes.set_xticks(range(number), evidence.class_names, rotation=90)
-        axes.set_yticks(range(number), evidence.class_names)
+        axes.set_xticks(range(number), _short(evidence), rotation=90)
+        axes.set_yticks(range(number), _short(evidence))
         for (row, column), count in np.ndenumerate(counts):
             if count and number <= 25:
                 dark = shares[row, column] > 0.5
@@ -136,7 +137,7 @@ def codes(evidence: Evidence) -> Figure | None:
     for label in range(number):
         own = labels == label
         shade = colour(label if number <= COLOURED else label / number)
-        axes.scatter(flat[own, 0], flat[own, 1], s=9, color=shade, label=evidence.class_names[label])
+        axes.scatter(flat[own, 0], flat[own, 1], s=9, color=shade, label=_short(evidence)[label])
     if number <= COLOURED:
         figure.legend(loc="outside right upper", fontsize=8)
     return figure
@@ -187,6 +188,11 @@ FIGURES: Mapping[str, tuple[str, Callable[[Evidence], Figure | None]]] = {
 }
 
 
+def _short(evidence: Evidence) -> list[str]:
+    """Names of the classes that leave room for the picture."""
+    return [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in evidence.class_names]
+
+
 def _grid(pictures: Pictures | None) -> Figure | None:
     if pictures is None or not len(pictures.images):
         return None
@@ -197,7 +203,7 @@ def _grid(pictures: Pictures | None) -> Figure | None:
         axes.set_axis_off()
         if place < len(pictures.images):
             axes.imshow(pictures.images[place], interpolation="nearest")
-            axes.set_title(pictures.captions[place], fontsize=7, parse_math=False)
+            axes.set_title(pictures.captions[place], fontsize=7)
     return figure
 
 

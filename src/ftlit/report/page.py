@@ -3,11 +3,14 @@
 import base64
 import io
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+from matplotlib import rc_context
 
 from ftlit.errors import shorten
 from ftlit.report.evidence import FOLDER, Evidence, read
@@ -27,7 +30,7 @@ def write_report(folder: str | Path) -> Path:
         UserError: no folder of a run that left evidence, or a damaged one.
     """
     evidence = read(folder)
-    pictures = dict(_pictures(evidence))
+    pictures = dict(pictures_of(evidence))
     for name, png in pictures.items():
         (evidence.folder / FOLDER / f"{name}.png").write_bytes(png)
     beside = evidence.folder / f"{PAGE}.part"
@@ -64,11 +67,14 @@ def page(evidence: Evidence, pictures: dict[str, bytes]) -> str:
     )
 
 
-def _pictures(evidence: Evidence) -> Iterator[tuple[str, bytes]]:
-    for name, (_, draw) in FIGURES.items():
-        if figure := draw(evidence):
-            figure.savefig(stream := io.BytesIO(), dpi=110, format="png")
-            yield name, stream.getvalue()
+def pictures_of(evidence: Evidence) -> Iterator[tuple[str, bytes]]:
+    """Name and PNG file of each picture that there is."""
+    with rc_context({"text.parse_math": False}), warnings.catch_warnings():  # a class may be called $x^$
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # of letters that the font lacks; the page's tables have them
+        for name, (_, draw) in FIGURES.items():
+            if figure := draw(evidence):
+                figure.savefig(stream := io.BytesIO(), dpi=110, format="png")
+                yield name, stream.getvalue()
 
 
 def _image(title: str, png: bytes) -> str:
