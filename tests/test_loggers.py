@@ -1,17 +1,25 @@
 """Loggers stand beside metrics.csv, several at once; one whose package is missing is one line with the extra that brings it."""
 
+import csv
 import inspect
+import os
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
-from hydra.utils import get_object, instantiate
+from hydra.utils import get_object
+from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
 
 from ftlit.errors import UserError
-from ftlit.recipes.limits import LOGGERS, check_installed
+from ftlit.recipes.loggers import PACKAGES, begin, build_loggers
+
+ROOT = Path(__file__).parents[1]
+STAGED = ("scenario=large_similar", "schedule=top_down", "trainer.max_epochs=6", "trainer.log_every_n_steps=1", "report=false")
 
 
 @pytest.fixture(autouse=True)
@@ -38,23 +46,54 @@ def test_csv_is_always_there_and_each_takes_what_conf_gives_it(choice, tmp_path)
 def test_tensorboard_holds_what_is_logged_in_the_folder_of_the_run(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    logger = instantiate(loggers("tensorboard", tmp_path).tensorboard)
-    for step in range(3):
-        logger.log_metrics({"val/accuracy": step / 2, "lr-AdamW/head": 0.1}, step)
-    logger.finalize("success")
-    curves = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert [point.value for point in curves.Scalars("val/accuracy")] == [0.0, 0.5, 1.0]
-    assert {"val/accuracy", "lr-AdamW/head"} <= set(curves.Tags()["scalars"])
+    command = [sys.executable, str(ROOT / "train.py"), "trainer=cpu", "logger=tensorboard", "data.per_class=5", "head=linear", *STAGED]
+    environment = {**os.environ, "FTLIT_CACHE": str(tmp_path / "store")}
+    done = subprocess.run([*command, "hydra.run.dir=run"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    held = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    for curve in ("val/accuracy", "train/loss", "lr-AdamW/head", "lr-AdamW/backbone.layer4"):
+        told = {int(row["step"]): float(row[curve]) for row in rows if row.get(curve)}
+        assert len(told) > 1
+        assert {point.step: point.value for point in held.Scalars(curve)} == pytest.approx(told)
 
 
 def test_a_missing_package_is_one_line_with_its_extra(tmp_path, monkeypatch):
-    monkeypatch.setitem(LOGGERS, "TensorBoardLogger", "no_such_package")
+    monkeypatch.setitem(PACKAGES, "TensorBoardLogger", "no_such_package")
     with pytest.raises(UserError, match=r'^logger\.tensorboard needs the package no_such_package: pip install "ftlit\[no_such_package\]"$'):
-        check_installed(loggers("tensorboard", tmp_path))
-    check_installed(loggers("csv", tmp_path))
+        build_loggers(loggers("tensorboard", tmp_path))
+    assert len(build_loggers(loggers("csv", tmp_path))) == 1
+
+
+class Unreachable(Logger):
+    """One whose server does not answer."""
+
+    def __init__(self, port: int = 0) -> None:
+        if port < 0:
+            raise RuntimeError(f"no port {port}")
+
+    name = version = "unreachable"
+
+    @property
+    def experiment(self):
+        raise ConnectionError("no answer\nfrom the server")
+
+    def log_metrics(self, metrics, step=None): ...
+
+    def log_hyperparams(self, params): ...
+
+
+def test_a_logger_that_cannot_begin_is_one_line_before_anything_is_trained():
+    node = {"own": {"_target_": f"{__name__}.Unreachable"}}
+    with pytest.raises(UserError, match=r"^Unreachable cannot begin: no answer"):
+        begin(build_loggers(OmegaConf.create(node)))
+    node["own"]["port"] = -1
+    with pytest.raises(UserError, match=r"^logger\.own: no port -1$"):
+        build_loggers(OmegaConf.create(node))
 
 
 def test_every_extra_of_a_logger_is_one_of_the_project():
-    told = (Path(__file__).parents[1] / "pyproject.toml").read_text()
-    assert all(f"\n{extra} = [" in told for extra in LOGGERS.values())
+    told = (ROOT / "pyproject.toml").read_text()
+    assert all(f"\n{extra} = [" in told for extra in PACKAGES.values())
     assert OmegaConf.is_config(compose("train").logger.csv)

@@ -30,7 +30,8 @@ from ftlit.network import record_of
 from ftlit.recipes import reporting, words
 from ftlit.recipes.binding import bind, check_input, check_labelled
 from ftlit.recipes.isolation import INTERRUPTED
-from ftlit.recipes.limits import AFFINE, check_installed, check_until
+from ftlit.recipes.limits import AFFINE, check_until
+from ftlit.recipes.loggers import begin, build_loggers
 from ftlit.recipes.resuming import alone_in, checkpoint_of
 from ftlit.rewrite import batchnorm_to_affine
 from ftlit.schedule import Schedule, trains_head_alone, with_batchnorm, with_reinit, without_warm_up
@@ -74,7 +75,7 @@ def build(cfg: DictConfig) -> Run:
     """Build every part. Mistakes are found here, before any training; raises `UserError`."""
     quiet()
     bind(cfg)
-    check_installed(cfg.logger)
+    loggers = build_loggers(cfg.logger)
     resume_from = checkpoint_of(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     backbone = instantiate(cfg.backbone)
@@ -103,7 +104,7 @@ def build(cfg: DictConfig) -> Run:
     trainer = instantiate(
         cfg.trainer,
         callbacks=[StagedFinetuning(schedule), *([solved] if solved else []), *([recorder] if recorder else []), *others],
-        logger=[instantiate(logger) for logger in cfg.logger.values() if logger],
+        logger=loggers,
     )
     if solved:
         check_solvable(trainer, data)
@@ -165,6 +166,7 @@ def fit(cfg: DictConfig, run: Run) -> float:
     with alone_in(cfg.paths.run) if run.trainer.is_global_zero else nullcontext():
         if run.trainer.is_global_zero:
             checkpoint_of(cfg)  # another run may have begun or ended here since
+            begin(run.trainer.loggers)
             words.write_folder(cfg, run.data)
             rows = words.plan_rows(cfg, run.model.backbone, run.data, plan, run.sources, solves=run.solved is not None, trains=run.trains)
             words.say_plan(cfg, rows, plan, run.resume_from, trains=run.trains)

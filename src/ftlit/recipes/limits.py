@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 from importlib.resources import files
-from importlib.util import find_spec
 from itertools import takewhile
 from typing import Any, get_args
 
@@ -27,7 +26,6 @@ CHOICES: dict[str, tuple[object, ...]] = {  # values of train.yaml itself
     "batchnorm": (*get_args(Policy), AFFINE),
 }
 OURS = ("ftlit.", "lightning.")
-LOGGERS = {"TensorBoardLogger": "tensorboard", "WandbLogger": "wandb", "MLFlowLogger": "mlflow"}  # -> the package, and the extra
 
 
 def check(cfg: DictConfig) -> None:
@@ -52,14 +50,6 @@ def check_until(schedule: Schedule) -> None:
     for stage in schedule.stages:
         if stage.until is not None and stage.until.metric not in METRICS:
             raise unknown(f"metric for stage {stage.name!r}:", stage.until.metric, METRICS)
-
-
-def check_installed(loggers: DictConfig) -> None:
-    """Raise `UserError` for a logger of Lightning whose package is missing, with the extra that brings it."""
-    for name, node in loggers.items():
-        package = LOGGERS.get(str(node.get("_target_")).rpartition(".")[2]) if isinstance(node, DictConfig) else None
-        if package and find_spec(package) is None:
-            raise UserError(f'logger.{name!s} needs the package {package}: pip install "ftlit[{package}]"')
 
 
 def _check_added(cfg: DictConfig) -> None:

@@ -167,4 +167,6 @@ def told(looks: Sequence[Look], few: int | None) -> str:
         best, tested = looks[0].best, looks[0].tested
         return f"* chosen {how}: {best.told}; test accuracy {tested} (95 % of bootstraps)"
     accuracy = spread([look.tested.share for look in looks])
-    return f"*N: chosen in N draws, {how}; test accuracy {accuracy} over {len(looks)} draws of {few} {looks[0].data.input_spec.noun} a class"
+    return (
+        f"*N: chosen in N draws, {how}; test accuracy {accuracy} over {len(looks)} draws of {few} {looks[0].data.input_spec.noun} a class"
+    )
