@@ -17,10 +17,13 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from ftlit import UserError
-from ftlit.report.evidence import Answers, Evidence, Pictures, StageRecord, read
+from ftlit.lit.recording import Recorder, answers_of
+from ftlit.report.evidence import Answers, Evidence, Pictures, StageRecord
 from ftlit.report.figures import FIGURES
+from ftlit.report.files import FOLDER, STAGES, read_stages, read_tested, write_stages, write_tested
 from ftlit.report.page import page, pictures_of, write_report
-from ftlit.report.scores import class_scores, confusion, reliability
+from ftlit.report.reading import read
+from ftlit.report.scores import class_scores, confusion, reliability, surest_mistakes
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -105,7 +108,9 @@ def test_scores_are_those_of_scikit_learn_and_torchmetrics(number):
     wanted = precision_recall_fscore_support(labels, predicted, labels=range(number), zero_division=0)
     found = [(s.precision, s.recall, s.f1, s.images) for s in class_scores(tested, [str(i) for i in range(number)])]
     np.testing.assert_allclose(np.array(found).T, wanted, atol=1e-12)
-    assert (confusion(tested, number) == confusion_matrix(labels, predicted, labels=range(number))).all()
+    pairs, times = confusion(tested)
+    matrix = confusion_matrix(labels, predicted, labels=range(number))
+    assert (matrix[*pairs.T] == times).all() and times.sum() == matrix.sum()
     sure, right = torch.tensor(tested.probability), torch.tensor(labels) == torch.tensor(predicted)
     sure = 0.5 + sure / 2  # two classes: the likeliest has half at least
     shares = torch.stack([torch.where(right, sure, 1 - sure), torch.where(right, 1 - sure, sure)], dim=1)
@@ -117,6 +122,76 @@ def test_several_labels_are_scored_each_by_itself():
     tested = Answers(["a", "b", "c"], [(0, 1), (), (1,)], [(0,), (1,), (1,)], np.array([0.9, 0.6, 0.8]))
     first, second = class_scores(tested, ["x", "y"])
     assert (first.precision, first.recall, second.precision, second.recall) == (1.0, 1.0, 0.5, 0.5)
+
+
+def test_of_several_labels_the_surest_mistake_is_the_label_that_is_most_wrong():
+    logits = torch.tensor([[7.0, -0.1], [1.0, 4.0], [9.0, 9.0]])  # x right, y barely missed; y wrongly and surely; both right
+    tested = answers_of(logits, torch.tensor([[1, 1], [1, 0], [1, 1]]), ["a", "b", "c"])
+    assert surest_mistakes(tested) == [1, 0] and tested.predicted == [(0,), (0, 1), (0, 1)]
+    sure = logits.sigmoid()
+    np.testing.assert_allclose(tested.probability, [1 - sure[0, 1], sure[1, 1], sure[2, 0]], rtol=1e-6)
+
+
+def test_answers_are_read_as_they_were_written_whatever_the_names(tmp_path):
+    names = ["a|b", "a/b", "", "a | b", 'quo"te\nd', "caf\udce9"]
+    labels = [(i,) for i in range(6)]
+    tested = Answers(["x" * 200_000, "caf\udce9.png", "c", "d", "e", "f"], labels, [*labels[1:], ()], np.linspace(0, 1, 6))
+    write_tested(tmp_path, tested, names)
+    again = read_tested(tmp_path)
+    assert again.labels == labels and again.predicted == tested.predicted and again.items[1:] == tested.items[1:]
+    assert len(again.items[0]) < 1000 and np.abs(again.probability - tested.probability).max() < 1e-4
+
+
+def test_a_write_that_is_cut_leaves_the_file_before_it(tmp_path, monkeypatch):
+    write_stages(tmp_path, [StageRecord("head", 0, 0)])
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", lambda path, what: (path.open("wb").write(what[:10]), 1 / 0))
+        with pytest.raises(ZeroDivisionError):
+            write_stages(tmp_path, [StageRecord("head", 0, 0), StageRecord("all", 1, 5)])
+    assert [stage.name for stage in read_stages(tmp_path)] == ["head"]
+    (tmp_path / FOLDER / "run.json").write_text("{}")
+    (tmp_path / FOLDER / STAGES).write_text("[{")
+    with pytest.raises(UserError, match="cannot be read"):
+        read(tmp_path)
+
+
+def test_stages_travel_with_the_checkpoint(tmp_path):
+    before, after = Recorder(tmp_path), Recorder(tmp_path)
+    before._stages = [StageRecord("head", 0, 0, 1.5, 7), StageRecord("all", 1, 100, 0.5, 9)]
+    after.load_state_dict(before.state_dict())
+    assert [(stage.name, stage.step) for stage in after._stages] == [("head", 0), ("all", 100)]
+
+
+def test_a_run_that_diverged_has_its_page():
+    evidence = evidence_of(3)
+    sure = evidence.tested.probability.copy()
+    sure[::2] = np.nan
+    codes = np.full_like(evidence.codes[0], np.inf), evidence.codes[1]
+    evidence = replace(evidence, tested=replace(evidence.tested, probability=sure), codes=codes)
+    pictures = dict(pictures_of(evidence))
+    assert [name for name, picture in pictures.items() if isinstance(picture, str)] == ["codes"]
+    text = page(evidence, pictures)
+    assert "not drawn: " in text and "200 test images have no finite probability" in text
+
+
+def test_the_rates_are_drawn_with_plain_ticks_and_without_rates_nothing_warns(recwarn):
+    from matplotlib import rc_context
+
+    evidence = evidence_of(3)
+    with rc_context({"text.parse_math": False}):
+        figure = FIGURES["curves"][1](evidence)
+        figure.canvas.draw()
+        ticks = [label.get_text() for axes in figure.axes for label in axes.get_yticklabels()]
+    assert "1e−03" in ticks and not any("$" in tick for tick in ticks)
+    metrics = [{name: value for name, value in row.items() if not name.startswith("lr-")} for row in evidence.metrics]
+    assert FIGURES["curves"][1](replace(evidence, metrics=metrics)) and not recwarn.list
+
+
+def test_twenty_thousand_classes_cost_no_more_than_their_images():
+    evidence = evidence_of(20_000, images=3_000)
+    assert FIGURES["confusion"][1](evidence) is None
+    text = page(evidence, {})
+    assert len(text) < 2**20 and 'id="matrix"' not in text and "19,500 more" in text
 
 
 @pytest.mark.parametrize("number", [2, 200])

@@ -112,9 +112,9 @@ def report(arguments: list[str]) -> None:
     parser = _Parser("ftlit report", description="What a run, or a sweep, came to: report.html, or a table and its files, again.")
     parser.add_argument("folder", metavar="FOLDER", help="of a run, or of a sweep")
     folder = Path(parser.parse_args(arguments).folder).expanduser()
-    from ftlit.report import evidence, page  # here, so that --help stays fast
+    from ftlit.report import files, page  # here, so that --help stays fast
 
-    if (folder / evidence.FOLDER / evidence.RUN).is_file():
+    if (folder / files.FOLDER / files.RUN).is_file():
         print(page.write_report(folder))
         return
     from ftlit import sweep

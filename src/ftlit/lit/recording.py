@@ -1,21 +1,26 @@
 """What a report needs to know that only a run sees: its stages as they pass, and what the network says of each test image."""
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor
 from torch import Tensor
 
 from ftlit.dataset import Collection, Examples
 from ftlit.lit.staging import StagedFinetuning
-from ftlit.report.evidence import Answers, StageRecord, read_stages, write_stages
+from ftlit.report.evidence import Answers, StageRecord
+from ftlit.report.files import write_stages
 
 MOST_CODES = 1000  # test images whose codes are kept
+HALF = torch.finfo(torch.float16).max
 
 
 class Recorder(Callback):
@@ -34,16 +39,27 @@ class Recorder(Callback):
         self._seen: list[dict[str, Any]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count, or go on with what a run that stopped has written."""
-        self._stages = [stage for stage in read_stages(self.folder) if stage.step <= trainer.global_step] if trainer.global_step else []
+        """Begin to count, or go on with what the checkpoint of a run that stopped holds."""
+        self._stages = self._stages if trainer.global_step else []
         self._since = time.perf_counter()
+        reset_peak(pl_module.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The stages so far, as plain values."""
+        self._count()
+        return {"stages": [asdict(stage) for stage in self._stages]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        self._stages = [StageRecord(**stage) for stage in state_dict["stages"]]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Note a stage that has begun."""
         staging = next((callback for callback in _callbacks(trainer) if isinstance(callback, StagedFinetuning)), None)
         if staging is None or staging.index < len(self._stages):
             return
-        self._count()
+        self._count(bytes_in_use(pl_module.device))
+        reset_peak(pl_module.device)
         for stage in staging.schedule.stages[len(self._stages) : staging.index + 1]:
             self._stages.append(StageRecord(stage.name, trainer.current_epoch, trainer.global_step))
 
@@ -72,20 +88,24 @@ class Recorder(Callback):
             return
         logits, codes, targets = outputs["logits"].float(), outputs["codes"], outputs["targets"]
         done, world = sum(len(part["places"]) for part in self._seen), trainer.world_size
-        places = [trainer.global_rank + world * (done + i) for i in range(len(logits))]  # as `EvalOrder` shares them
-        every = -(-len(collection.splits["test"]) // MOST_CODES) if (collection := _collection_of(trainer)) else 1
+        collection = _collection_of(trainer)
+        number = len(collection.splits["test"]) if collection else _number_of(trainer)
+        places = [trainer.global_rank + world * (done + i) for i in range(len(logits))]  # as `EvalOrder` and Lightning's sampler share them
+        own = [i for i, place in enumerate(places) if place < number]  # that sampler repeats some, so that each process has as many
+        places, logits, codes, targets = [places[i] for i in own], logits[own], codes[own], targets[own]
+        every = -(-number // MOST_CODES)
         some = [i for i, place in enumerate(places) if place % every == 0]
         items = items_of(collection.splits["test"], places) if collection else [str(place) for place in places]
-        part = {"places": places, "codes": codes[some].half().cpu(), "of": [places[i] for i in some]}
-        self._seen.append({**part, **vars(tested_by(logits, targets, items))})
+        kept = codes[some].clamp(-HALF, HALF).half().cpu()
+        self._seen.append({"places": places, "codes": kept, "of": [places[i] for i in some], **vars(answers_of(logits, targets, items))})
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the parts of all batches and processes together."""
         parts = self._seen
         if trainer.world_size > 1:
-            everyone: list[list[dict[str, Any]]] = [[]] * trainer.world_size
-            torch.distributed.all_gather_object(everyone, parts)
-            parts = [part for own in everyone for part in own]
+            everyone: list[list[dict[str, Any]]] | None = [[]] * trainer.world_size if trainer.is_global_zero else None
+            torch.distributed.gather_object(parts, everyone)
+            parts = [part for own in everyone or [] for part in own]
         if not parts:
             return
         rows = sorted(row for part in parts for row in zip(*(part[name] for name in ("places", *_COLUMNS)), strict=True))
@@ -99,23 +119,38 @@ class Recorder(Callback):
 _COLUMNS = ("items", "labels", "predicted", "probability")
 
 
+class RateMonitor(LearningRateMonitor):
+    """Lightning's, with a row for each epoch at least: that asks for a row in `log_every_n_steps` steps, and an epoch may have fewer."""
+
+    def on_train_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Lower `trainer.log_every_n_steps` to the steps of an epoch."""
+        super().on_train_start(trainer, *args, **kwargs)
+        steps: Any = trainer.num_training_batches
+        trainer.log_every_n_steps = max(1, min(trainer.log_every_n_steps, steps)) if trainer.log_every_n_steps else 0  # type: ignore[attr-defined]
+
+
 def bytes_in_use(device: torch.device) -> int:
-    """The most that was allocated on a GPU, or that this process has held so far."""
+    """The most that was allocated on a GPU since `reset_peak`, or what this process holds."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    statm = Path("/proc/self/statm")
+    if statm.is_file():
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     if sys.platform == "win32":
         return 0
-    import resource
+    import resource  # which knows the most so far only
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def reset_peak(device: torch.device) -> None:
+    """Count a GPU's memory anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def _callbacks(trainer: Trainer) -> list[Any]:
     return trainer.callbacks  # type: ignore[attr-defined, no-any-return]
-
-
-def _hot(row: Tensor) -> tuple[int, ...]:
-    return tuple(row.nonzero().flatten().tolist())
 
 
 def _collection_of(trainer: Trainer) -> Collection | None:
@@ -125,16 +160,28 @@ def _collection_of(trainer: Trainer) -> Collection | None:
     return found if isinstance(found, Collection) else None
 
 
+def _number_of(trainer: Trainer) -> int:
+    """Test images; far more than there can be, where their loader does not know."""
+    loader: Any = trainer.test_dataloaders
+    dataset: Any = getattr(loader, "dataset", None)
+    return len(dataset) if hasattr(dataset, "__len__") else sys.maxsize
+
+
 def items_of(examples: Examples, places: Iterable[int]) -> list[str]:
     """Path, number or text of these images."""
     sources = examples.sources
     return [str(sources[place]) if isinstance(sources[place], str | Path) else str(place) for place in places]
 
 
-def tested_by(logits: Tensor, targets: Tensor, items: Sequence[str]) -> Answers:
+def answers_of(logits: Tensor, targets: Tensor, items: Sequence[str]) -> Answers:
     """What logits (N, K) say of images with these targets: class numbers (N,), or (N, K) where there are several labels."""
-    several = targets.ndim == 2
-    shares = logits.sigmoid() if several else logits.softmax(dim=1)
-    predicted = [_hot(row) for row in shares >= 0.5] if several else [(i,) for i in shares.argmax(dim=1).tolist()]
-    labels = [_hot(row) for row in targets >= 0.5] if several else [(i,) for i in targets.tolist()]
-    return Answers(items, labels, predicted, shares.amax(dim=1).cpu().numpy())
+    logits, targets = logits.detach().cpu(), targets.cpu()
+    if targets.ndim == 1:
+        one, other = ([(number,) for number in numbers.tolist()] for numbers in (targets, logits.argmax(dim=1)))
+        return Answers(items, one, other, logits.softmax(dim=1).amax(dim=1).numpy())
+    shares, true = logits.sigmoid(), targets >= 0.5
+    said, sure = shares >= 0.5, torch.maximum(shares, 1 - shares)
+    wrong = said != true
+    surest = torch.where(wrong.any(dim=1), (sure * wrong).amax(dim=1), sure.amax(dim=1))
+    labels, predicted = ([tuple(np.flatnonzero(row).tolist()) for row in rows.numpy()] for rows in (true, said))
+    return Answers(items, labels, predicted, surest.numpy())

@@ -184,8 +184,7 @@ def fit(cfg: DictConfig, run: Run) -> float:
             words.write_results(cfg, results)
             words.say_results(cfg, results, f"{'trained' if run.trains else 'solved'} in {seconds:.1f} s")
             if run.recorder and run.recorder.tested:
-                reporting.write_tested(cfg, run.data, run.recorder.tested, run.recorder.codes)
-                reporting.say_report(cfg)
+                reporting.say_report(cfg, run.data, run.recorder.tested, run.recorder.codes)
     return float(results["val/accuracy"])
 
 

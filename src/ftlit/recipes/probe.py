@@ -18,7 +18,7 @@ from torch import Tensor
 from ftlit.backbone import Backbone
 from ftlit.errors import UserError
 from ftlit.lit.images import ImageData
-from ftlit.lit.recording import MOST_CODES, items_of, tested_by
+from ftlit.lit.recording import MOST_CODES, answers_of, items_of
 from ftlit.pooling import POOLINGS
 from ftlit.probe import STRENGTHS, Probe
 from ftlit.probing import Interval, Probing, best_of, bootstrap, draw, write_csv
@@ -80,8 +80,7 @@ def run(cfg: DictConfig) -> float:
     words.console().print(escape(f"{told(looks, few)}; probe.csv, probe.png: {folder}"), soft_wrap=True)
     if cfg.report:
         reporting.write_run(cfg, first.data, [("probe", told(looks, few)), *words.data_rows(first.data, first.data.input_spec.noun)])
-        reporting.write_tested(cfg, first.data, first.said, first.codes)
-        reporting.say_report(cfg)
+        reporting.say_report(cfg, first.data, first.said, first.codes)
     return mean(nan if look.best.score is None else look.best.score for look in looks)
 
 
@@ -107,7 +106,7 @@ def look(cfg: DictConfig, probing: Probing, backbone: Backbone, seed: int) -> Lo
         assert best.cut is not None and targets is not None
         vectors = test[best.pooling][best.cut].read(range(len(targets)))
         logits = best.logits(vectors).float()
-        said = tested_by(logits, targets, items_of(data.collection.splits["test"], range(len(targets))))
+        said = answers_of(logits, targets, items_of(data.collection.splits["test"], range(len(targets))))
         kept = slice(None, None, -(-len(targets) // MOST_CODES))
         right = logits.argmax(dim=1) == targets
         noun = data.input_spec.noun

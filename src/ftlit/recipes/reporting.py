@@ -19,7 +19,7 @@ from ftlit.lit.caching import CodesData
 from ftlit.lit.images import ImageData
 from ftlit.recipes import words
 from ftlit.recipes.command import arguments
-from ftlit.report import evidence
+from ftlit.report import files
 from ftlit.report.evidence import Answers
 from ftlit.report.scores import surest_mistakes
 from ftlit.seeding import derived_seed, kept_random_state
@@ -34,10 +34,11 @@ def write_run(cfg: DictConfig, data: Any, plan_rows: Sequence[tuple[str, str]], 
     folder, choices = Path(cfg.paths.run), HydraConfig.get().runtime.choices
     name = cfg.backbone.get("name", choices.get("backbone"))
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
+    files.clear(folder)
     about = [("command", shlex.join(["python", "train.py", *arguments(cfg.paths.run)])), ("versions", versions)]
-    evidence.write_json(
+    files.write_json(
         folder,
-        evidence.RUN,
+        files.RUN,
         {
             "title": f"{name} on {choices.get('data')}, {datetime.now():%Y-%m-%d %H:%M}",
             "plan": [*plan_rows, *about],
@@ -56,12 +57,25 @@ def write_run(cfg: DictConfig, data: Any, plan_rows: Sequence[tuple[str, str]], 
         _write_pictures(folder, "samples", images.input_spec, _seen(train, places, images.transforms["train"], cfg.seed), captions)
 
 
-def write_tested(cfg: DictConfig, data: Any, tested: Answers, codes: Mapping[str, Tensor]) -> None:
-    """What was seen of the test images, their codes, and pictures of the surest mistakes; see `Recorder`."""
+def say_report(cfg: DictConfig, data: Any, tested: Answers, codes: Mapping[str, Tensor]) -> None:
+    """Write what was seen of the test images (see `Recorder`) and `report.html`, and say where that is. What goes wrong there does not end
+    a run that has ended well.
+    """
+    from ftlit.report.page import write_report  # here: matplotlib takes a second
+
+    try:
+        _write_tested(cfg, data, tested, codes)
+        words.console().print(f"report: {write_report(cfg.paths.run)}", soft_wrap=True, markup=False)
+    except Exception as error:  # a full disk, a picture that is gone, a fault of ours: the run's results are there, and stand
+        words.console().print(f"no report: {one_line(error)}", soft_wrap=True, markup=False)
+
+
+def _write_tested(cfg: DictConfig, data: Any, tested: Answers, codes: Mapping[str, Tensor]) -> None:
+    """Answers, codes, and pictures of the surest mistakes."""
     folder = Path(cfg.paths.run)
-    evidence.write_tested(folder, tested, data.class_names)
+    files.write_tested(folder, tested, data.class_names)
     if len(codes["codes"]):
-        evidence.write_tensors(folder, "codes", codes)
+        files.write_tensors(folder, "codes", codes)
     images = images_of(data)
     if images is None or not isinstance(images.input_spec, InputSpec):
         return
@@ -74,23 +88,13 @@ def write_tested(cfg: DictConfig, data: Any, tested: Answers, codes: Mapping[str
 
 def _caption(tested: Answers, place: int, class_names: Sequence[str]) -> str:
     said, label = (" ".join(class_names[number] for number in labels[place]) for labels in (tested.predicted, tested.labels))
-    return f"{said} {tested.probability[place]:.2f}\nis {label}"
+    return f"taken for {said} ({tested.probability[place]:.2f})\nis {label}"
 
 
 def images_of(data: Any) -> ImageData | None:
     """The images behind a data module of ours."""
     found = data.images if isinstance(data, CodesData) else data
     return found if isinstance(found, ImageData) else None
-
-
-def say_report(cfg: DictConfig) -> None:
-    """Write `report.html`, and say where it is. What goes wrong there does not end a run that has ended well."""
-    from ftlit.report.page import write_report  # here: matplotlib takes a second
-
-    try:
-        words.console().print(f"report: {write_report(cfg.paths.run)}", soft_wrap=True, markup=False)
-    except Exception as error:  # a full disk, a fault of ours: the run's results are there, and stand
-        words.console().print(f"no report: {one_line(error)}", soft_wrap=True, markup=False)
 
 
 def _seen(examples: Examples, places: Sequence[int], transform: Transform, seed: int) -> Tensor:
@@ -103,4 +107,4 @@ def _seen(examples: Examples, places: Sequence[int], transform: Transform, seed:
 def _write_pictures(folder: Path, name: str, spec: InputSpec, images: Tensor, captions: Sequence[str]) -> None:
     mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
     shown = ((images * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
-    evidence.write_tensors(folder, name, {"images": shown}, captions)
+    files.write_tensors(folder, name, {"images": shown}, captions)

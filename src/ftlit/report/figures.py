@@ -9,6 +9,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogFormatter, NullFormatter
 
 from ftlit.report.evidence import Evidence, Pictures
 from ftlit.report.scores import confusion as confused
@@ -20,6 +21,7 @@ TOLD = {"train": "trains", "part": "a part of it trains", "eval": "frozen", "non
 LONGEST = 24  # letters of a name along an axis
 NAMED = 40  # classes whose names are written along a matrix
 COLOURED = 20  # classes that a legend names
+MOST = 500  # classes of a matrix that can be looked at
 
 
 def samples(evidence: Evidence) -> Figure | None:
@@ -34,10 +36,10 @@ def mistakes(evidence: Evidence) -> Figure | None:
 
 def curves(evidence: Evidence) -> Figure | None:
     """Loss and accuracy over steps, the stages shaded, and beneath the rate of each group."""
-    trained = [place for place, row in enumerate(evidence.metrics) if "train/loss" in row]
-    if not trained:
+    rows = _trained(evidence)
+    if not rows:
         return None
-    rows = evidence.metrics[: trained[-1] + 1]  # what follows is the look at the best checkpoint
+    rates = {name.partition("/")[2]: name for row in rows for name in row if name.startswith("lr-")}
     figure = Figure(figsize=(9, 8), layout="constrained")
     loss, accuracy, rate = figure.subplots(3, 1, sharex=True)
     for axes, metric in ((loss, "loss"), (accuracy, "accuracy")):
@@ -45,13 +47,15 @@ def curves(evidence: Evidence) -> Figure | None:
             axes.plot(*_series(rows, f"{split}/{metric}"), style, marker="o", markersize=3, label=split)
         axes.set_ylabel(metric)
     loss.legend(loc="upper right")
-    rates = {name.partition("/")[2]: name for row in rows for name in row if name.startswith("lr-")}
     order = [row["layer"] for row in evidence.run.get("layers", [])]
     for place, group in enumerate(sorted(rates, key=lambda group: -next((i for i, layer in enumerate(order) if layer in group), 0))):
         colour = colormaps["viridis"](place / max(len(rates) - 1, 1) * 0.9)
         rate.plot(*_series(rows, rates[group]), color=colour, label=group)
     rate.set(ylabel="learning rate", yscale="log", xlabel="step")
-    rate.legend(fontsize=7, ncols=max(1, -(-len(rates) // 8)), loc="lower left")
+    rate.yaxis.set_major_formatter(LogFormatter(labelOnlyBase=True))  # plain numbers: names are never read as formulas, nor are ticks
+    rate.yaxis.set_minor_formatter(NullFormatter())
+    if rates:
+        rate.legend(fontsize=7, ncols=max(1, -(-len(rates) // 8)), loc="lower left")
     for axes in (loss, accuracy, rate):
         _shade(axes, evidence, named=axes is loss)
         axes.grid(alpha=0.3)
@@ -82,10 +86,12 @@ def layers(evidence: Evidence) -> Figure | None:
 
 def confusion(evidence: Evidence) -> Figure | None:
     """Test images by class (rows) and by what they were taken for (columns), as shares of the row."""
-    if evidence.tested is None or evidence.run.get("multilabel"):
+    number = len(evidence.class_names)
+    if evidence.tested is None or evidence.run.get("multilabel") or number > MOST:
         return None
-    counts = confused(evidence.tested, len(evidence.class_names))
-    number = len(counts)
+    counts = np.zeros((number, number), int)
+    pairs, times = confused(evidence.tested)
+    counts[*pairs.T] = times
     size = min(12.0, 4.0 + 0.35 * number) if number <= NAMED else 9.0
     figure = Figure(figsize=(size + 0.8, size), layout="constrained")
     axes = figure.add_subplot(xlabel="taken for", ylabel="class")
@@ -123,23 +129,24 @@ def calibration(evidence: Evidence) -> Figure | None:
 
 def codes(evidence: Evidence) -> Figure | None:
     """Codes of test images in two dimensions, coloured by class: t-SNE (van der Maaten and Hinton 2008) from principal components."""
-    if evidence.codes is None or len(evidence.codes[0]) < 10:
+    if evidence.codes is None or (evidence.codes[1] >= 0).sum() < 10:
         return None
     from sklearn.manifold import TSNE  # here: it takes a second
 
-    values, labels = evidence.codes
+    values, labels = (held[evidence.codes[1] >= 0] for held in evidence.codes)  # of several labels the first; without any: not shown
     perplexity = min(30, (len(values) - 1) / 3)
     flat = TSNE(init="pca", perplexity=perplexity, random_state=0, max_iter=500).fit_transform(values)
     figure = Figure(figsize=(7.5, 6), layout="constrained")
     axes = figure.add_subplot(xticks=[], yticks=[])
     number = len(evidence.class_names)
-    colour = colormaps["tab10" if number <= 10 else "tab20" if number <= 20 else "hsv"]
-    for label in range(number):
+    if number > COLOURED:
+        axes.scatter(flat[:, 0], flat[:, 1], s=9, c=labels, cmap="hsv", vmin=0, vmax=number)
+        return figure
+    colour, names = colormaps["tab10" if number <= 10 else "tab20"], _short(evidence)
+    for label in np.unique(labels):
         own = labels == label
-        shade = colour(label if number <= COLOURED else label / number)
-        axes.scatter(flat[own, 0], flat[own, 1], s=9, color=shade, label=_short(evidence)[label])
-    if number <= COLOURED:
-        figure.legend(loc="outside right upper", fontsize=8)
+        axes.scatter(flat[own, 0], flat[own, 1], s=9, color=colour(label), label=names[label])
+    figure.legend(loc="outside right upper", fontsize=8)
     return figure
 
 
@@ -207,6 +214,12 @@ def _grid(pictures: Pictures | None) -> Figure | None:
     return figure
 
 
+def _trained(evidence: Evidence) -> Sequence[Mapping[str, float]]:
+    """Rows of the metrics but for those of the look at the best checkpoint, which follow."""
+    last = max((place for place, row in enumerate(evidence.metrics) if "train/loss" in row), default=-1)
+    return evidence.metrics[: last + 1]
+
+
 def _series(rows: Sequence[Mapping[str, float]], name: str) -> tuple[list[float], list[float]]:
     held = [(row["step"], row[name]) for row in rows if name in row and "step" in row]
     return [step for step, _ in held], [value for _, value in held]
@@ -214,7 +227,7 @@ def _series(rows: Sequence[Mapping[str, float]], name: str) -> tuple[list[float]
 
 def _spans(evidence: Evidence) -> list[tuple[float, float]]:
     """First step of each stage and of the next."""
-    last = max((row["step"] for row in evidence.metrics if "step" in row), default=0) + 1
+    last = max((row["step"] for row in _trained(evidence) if "step" in row), default=0) + 1
     begins = [stage.step for stage in evidence.stages]
     return list(pairwise([*begins, max(last, begins[-1] + 1)])) if begins else []
 

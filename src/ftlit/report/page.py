@@ -4,17 +4,20 @@ import base64
 import io
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib import rc_context
 
-from ftlit.errors import shorten
-from ftlit.report.evidence import FOLDER, Evidence, read
-from ftlit.report.figures import FIGURES
+from ftlit.errors import one_line, shorten
+from ftlit.report.evidence import Evidence
+from ftlit.report.figures import FIGURES, MOST
+from ftlit.report.files import FOLDER, RUN, TEST, write_whole
+from ftlit.report.reading import read
 from ftlit.report.scores import class_scores, confusion, reliability, surest_mistakes
 
 PAGE = "report.html"
@@ -31,26 +34,29 @@ def write_report(folder: str | Path) -> Path:
     """
     evidence = read(folder)
     pictures = dict(pictures_of(evidence))
-    for name, png in pictures.items():
-        (evidence.folder / FOLDER / f"{name}.png").write_bytes(png)
-    beside = evidence.folder / f"{PAGE}.part"
-    beside.write_text(page(evidence, pictures), encoding="utf-8")
-    return beside.replace(evidence.folder / PAGE)
+    for name in FIGURES:
+        path, picture = evidence.folder / FOLDER / f"{name}.png", pictures.get(name)
+        if isinstance(picture, bytes):
+            write_whole(path, picture)
+        else:
+            path.unlink(missing_ok=True)  # of an earlier report
+    write_whole(target := evidence.folder / PAGE, page(evidence, pictures).encode("utf-8", "replace"))
+    return target
 
 
-def page(evidence: Evidence, pictures: dict[str, bytes]) -> str:
+def page(evidence: Evidence, pictures: Mapping[str, bytes | str]) -> str:
     """The page as text. All that comes from outside is escaped.
 
     Args:
         evidence: of the run.
-        pictures: PNG files by the names of `FIGURES`, those that there are.
+        pictures: PNG files by the names of `FIGURES`, those that there are; a text for one that could not be drawn says why.
     """
     sections = [("plan", "The plan", _plan(evidence)), ("data", "The data", _data(evidence))]
+    beside = {"mistakes": _mistakes, "calibration": _calibration, "confusion": _confusion}
     for name, (title, _) in FIGURES.items():
-        body = _image(title, pictures[name]) if name in pictures else ""
-        body += _mistakes(evidence) if name == "mistakes" else ""
-        body = _matrix(evidence) + "".join(_pairs(evidence)) if name == "confusion" and evidence.tested and body else body
-        if body:
+        drawn = name in pictures and name != "confusion"  # which the page's script draws, so that it can be sorted
+        body = _image(title, pictures[name]) if drawn else ""
+        if body := body + (beside[name](evidence) if name in beside else ""):
             sections.append((name, title, body))
         if name == "confusion" and evidence.tested:
             sections.append(("classes", "Class by class", _classes(evidence)))
@@ -67,17 +73,22 @@ def page(evidence: Evidence, pictures: dict[str, bytes]) -> str:
     )
 
 
-def pictures_of(evidence: Evidence) -> Iterator[tuple[str, bytes]]:
-    """Name and PNG file of each picture that there is."""
+def pictures_of(evidence: Evidence) -> Iterator[tuple[str, bytes | str]]:
+    """Name and PNG file of each picture that there is, or why it could not be drawn: one fault must not cost the others."""
     with rc_context({"text.parse_math": False}), warnings.catch_warnings():  # a class may be called $x^$
         warnings.filterwarnings("ignore", "Glyph .* missing")  # of letters that the font lacks; the page's tables have them
         for name, (_, draw) in FIGURES.items():
-            if figure := draw(evidence):
-                figure.savefig(stream := io.BytesIO(), dpi=110, format="png")
-                yield name, stream.getvalue()
+            try:
+                if figure := draw(evidence):
+                    figure.savefig(stream := io.BytesIO(), dpi=110, format="png")
+                    yield name, stream.getvalue()
+            except Exception as error:
+                yield name, one_line(error)
 
 
-def _image(title: str, png: bytes) -> str:
+def _image(title: str, png: bytes | str) -> str:
+    if isinstance(png, str):
+        return f'<p class="warning">not drawn: {escape(png)}</p>'
     return f'<img alt="{escape(title)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 
@@ -101,27 +112,41 @@ def _data(evidence: Evidence) -> str:
     counts = evidence.run.get("counts", {})
     names = list(counts)
     rows = [[name, *(f"{counts[split].get(name, 0):,}" for split in names)] for name in evidence.class_names[:MOST_ROWS]]
-    return _table(["class", *names], rows, sortable=True) + _rest(evidence)
+    more = len(evidence.class_names) - MOST_ROWS
+    return _table(["class", *names], rows, sortable=True) + (f"<p>and {more:,} more in {FOLDER}/{RUN}</p>" if more > 0 else "")
 
 
 def _classes(evidence: Evidence) -> str:
     assert evidence.tested is not None
     scores = class_scores(evidence.tested, evidence.class_names)
-    rows = [[s.name, f"{s.images:,}", f"{s.precision:.3f}", f"{s.recall:.3f}", f"{s.f1:.3f}"] for s in scores[:MOST_ROWS]]
-    error = "" if evidence.run.get("multilabel") else f"<p>Expected calibration error: {reliability(evidence.tested)[3]:.4f}.</p>"
-    return _table(["class", "test images", "precision", "recall", "F1"], rows, sortable=True) + _rest(evidence) + error
+    more, note = len(scores) - MOST_ROWS, ""
+    if more > 0:
+        scores = sorted(scores, key=lambda score: score.f1)[:MOST_ROWS]
+        note = f"<p>The {MOST_ROWS} classes with the lowest F1; {more:,} more in {FOLDER}/{TEST}.</p>"
+    rows = [[s.name, f"{s.images:,}", f"{s.precision:.3f}", f"{s.recall:.3f}", f"{s.f1:.3f}"] for s in scores]
+    return _table(["class", "test images", "precision", "recall", "F1"], rows, sortable=True) + note
 
 
-def _rest(evidence: Evidence) -> str:
-    more = len(evidence.class_names) - MOST_ROWS
-    return f"<p>and {more:,} more classes</p>" if more > 0 else ""
+def _calibration(evidence: Evidence) -> str:
+    if evidence.tested is None or evidence.run.get("multilabel"):
+        return ""
+    without = int((~np.isfinite(evidence.tested.probability)).sum())
+    lost = f" {without:,} test images have no finite probability." if without else ""
+    return f"<p>Expected calibration error: {reliability(evidence.tested)[3]:.4f}.{lost}</p>"
+
+
+def _confusion(evidence: Evidence) -> str:
+    """The matrix, which can be sorted, and the pairs that are confused most."""
+    if evidence.tested is None or evidence.run.get("multilabel"):
+        return ""
+    return (_matrix(evidence) if len(evidence.class_names) <= MOST else "") + "".join(_pairs(evidence))
 
 
 def _matrix(evidence: Evidence) -> str:
     """Where the script draws; what it draws is plain numbers and names."""
     assert evidence.tested is not None
-    counts = confusion(evidence.tested, len(evidence.class_names))
-    cells = [[int(row), int(column), int(counts[row, column])] for row, column in zip(*counts.nonzero(), strict=True)]
+    pairs, times = confusion(evidence.tested)
+    cells = np.column_stack([pairs, times]).tolist()
     data = json.dumps({"names": list(evidence.class_names), "cells": cells}).replace("<", "\\u003c")
     return (
         '<p>Order of the classes: <select id="order"><option value="name">by name</option><option value="recall">worst found first</option>'
@@ -133,11 +158,12 @@ def _matrix(evidence: Evidence) -> str:
 def _pairs(evidence: Evidence) -> Iterator[str]:
     """The pairs that are confused most."""
     assert evidence.tested is not None
-    counts = confusion(evidence.tested, len(evidence.class_names))
-    wrong = [(int(counts[i, j]), int(i), int(j)) for i, j in zip(*counts.nonzero(), strict=True) if i != j]
+    pairs, times = confusion(evidence.tested)
+    images = np.bincount(pairs[:, 0], times, minlength=len(evidence.class_names))
+    wrong = [(n, i, j) for (i, j), n in zip(pairs.tolist(), times.tolist(), strict=True) if i != j]
     names = evidence.class_names
     if wrong:
-        rows = [[names[i], names[j], f"{n:,}", f"{n / counts[i].sum():.3f}"] for n, i, j in sorted(wrong, reverse=True)[:20]]
+        rows = [[names[i], names[j], f"{n:,}", f"{n / images[i]:.3f}"] for n, i, j in sorted(wrong, reverse=True)[:20]]
         yield _table(["class", "taken for", "times", "share of the class"], rows, sortable=True)
     else:
         yield f"<p>No test image of {escape(shorten(names))} was mistaken.</p>"

@@ -41,30 +41,32 @@ def class_scores(tested: Answers, class_names: Sequence[str]) -> list[ClassScore
     ]
 
 
-def confusion(tested: Answers, number: int) -> Array:
-    """Images by (class, class that it was taken for), int (number, number). Of images with one label."""
-    found = np.zeros((number, number), int)
-    for (label,), (predicted,) in zip(tested.labels, tested.predicted, strict=True):
-        found[label, predicted] += 1
-    return found
+def confusion(tested: Answers) -> tuple[Array, Array]:
+    """Pairs int (n, 2) of a class and what it was taken for, those that there are, and how often (n,). Of images with one label."""
+    both = np.hstack([np.array(numbers, dtype=int).reshape(-1, 1) for numbers in (tested.labels, tested.predicted)])
+    pairs, counts = np.unique(both, axis=0, return_counts=True)
+    return pairs, counts
 
 
 def reliability(tested: Answers) -> tuple[Array, Array, Array, float]:
     """Mean probability, accuracy and number of images in each of `BINS` bins of equal width, and the expected calibration error: the mean
-    distance of the first two, weighted by the third (Guo et al. 2017, section 2). Empty bins are nan.
+    distance of the first two, weighted by the third (Guo et al. 2017, section 2). Empty bins are nan; images without a finite probability
+    are in none.
     """
-    right = np.array([set(a) == set(b) for a, b in zip(tested.labels, tested.predicted, strict=True)], float)
-    places = np.minimum((tested.probability * BINS).astype(int), BINS - 1)
+    finite = np.isfinite(tested.probability)
+    right = np.array([set(a) == set(b) for a, b in zip(tested.labels, tested.predicted, strict=True)], float)[finite]
+    probability = tested.probability[finite]
+    places = np.minimum((probability * BINS).astype(int), BINS - 1)
     counts = np.bincount(places, minlength=BINS)
     with np.errstate(invalid="ignore"):
-        sure, accuracy = (np.bincount(places, values, BINS) / counts for values in (tested.probability, right))
+        sure, accuracy = (np.bincount(places, values, BINS) / counts for values in (probability, right))
     return sure, accuracy, counts, float(np.nansum(np.abs(sure - accuracy) * counts) / max(counts.sum(), 1))
 
 
 def surest_mistakes(tested: Answers) -> list[int]:
     """Places of all that was taken for something else, the surest first."""
     pairs = enumerate(zip(tested.labels, tested.predicted, strict=True))
-    return sorted((place for place, (label, said) in pairs if label != said), key=lambda place: -tested.probability[place])
+    return sorted((place for place, (label, said) in pairs if label != said), key=lambda place: -np.nan_to_num(tested.probability[place]))
 
 
 def _counts(labels: Sequence[Any], number: int) -> Array:
