@@ -139,7 +139,8 @@ def _confusion(evidence: Evidence) -> str:
     """The matrix, which can be sorted, and the pairs that are confused most."""
     if evidence.tested is None or evidence.run.get("multilabel"):
         return ""
-    return (_matrix(evidence) if len(evidence.class_names) <= MOST else "") + "".join(_pairs(evidence))
+    matrix = f"<div>{_matrix(evidence)}</div>" if len(evidence.class_names) <= MOST else ""
+    return f'<div class="beside">{matrix}<div>{"".join(_pairs(evidence))}</div></div>'
 
 
 def _matrix(evidence: Evidence) -> str:
@@ -151,6 +152,7 @@ def _matrix(evidence: Evidence) -> str:
     return (
         '<p>Order of the classes: <select id="order"><option value="name">by name</option><option value="recall">worst found first</option>'
         '<option value="images">largest first</option></select> <span id="cell"></span></p>'
+        "<p>A row a class, a column what it was taken for; blue is right, red is wrong, the darker the more of the row.</p>"
         f'<canvas id="matrix"></canvas><script type="application/json" id="confused">{data}</script>'
     )
 
