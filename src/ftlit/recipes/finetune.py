@@ -18,7 +18,7 @@ from torch import nn
 
 from ftlit.backbone import Backbone
 from ftlit.doctor import Plan, examine
-from ftlit.errors import UserError, one_line, unknown
+from ftlit.errors import UserError, one_line
 from ftlit.head import SolvedLinearHead
 from ftlit.lit.caching import CodesData
 from ftlit.lit.finetuner import FineTuner
@@ -39,7 +39,6 @@ from ftlit.slim import base_record
 from ftlit.sources import Source
 from ftlit.trainable import Policy
 
-CHECKPOINTS = ("full", "slim")
 LOST = ("closed by peer", "reset by peer", "remote process exited")  # what gloo and NCCL say where another process died
 
 
@@ -129,8 +128,6 @@ def _solved(cfg: DictConfig, head: nn.Module, schedule: Schedule) -> SolvedHead 
 
 def _base(cfg: DictConfig, backbone: Backbone) -> dict[str, str] | None:
     """What a slim checkpoint leaves out, told before anything is rewritten."""
-    if cfg.checkpoint not in CHECKPOINTS:
-        raise unknown("checkpoint", cfg.checkpoint, CHECKPOINTS)
     return base_record(backbone) if cfg.checkpoint == "slim" else None
 
 
