@@ -48,7 +48,7 @@ lit.solving lit.recording
 lit lit.progress
 cli
 recipes.limits
-recipes.binding recipes.mistakes recipes.command recipes.resuming
+recipes.binding recipes.mistakes recipes.command recipes.resuming recipes.overlays
 recipes.words recipes.isolation recipes.extracting recipes.loggers
 recipes.reporting
 recipes.finetune
