@@ -35,8 +35,9 @@ def _wanted(overlay: str) -> Iterator[tuple[str, tuple[str, str, dict[str, Any]]
     loader: Any = GlobalHydra.instance().config_loader()  # whose repository knows the folders of --config-dir too
     loaded = loader.repository.load_config(overlay)
     for entry in loaded.defaults_list if loaded else ():
-        if isinstance(entry, ConfigDefault) and entry.path != "_self_":  # it begins as another one
-            yield from _wanted(entry.path.removeprefix("/") if entry.path.startswith("/") else f"{overlay.partition('/')[0]}/{entry.path}")
+        if isinstance(entry, ConfigDefault) and entry.path not in (None, "_self_"):  # it begins as another one
+            path = str(entry.path)
+            yield from _wanted(path.removeprefix("/") if path.startswith("/") else f"{overlay.partition('/')[0]}/{path}")
         if isinstance(entry, GroupDefault) and entry.override and isinstance(entry.value, str):
             group = str(entry.group).removeprefix("/")
             option = loader.repository.load_config(f"{group}/{entry.value}")
