@@ -12,8 +12,8 @@ import ftlit
 # Lowest first; the modules of one row do not import each other. A new module gets a place here.
 ROWS = """
 errors
-patterns transform advice pooling sweep
-text
+patterns transform advice pooling jobs
+text sweep
 backbone head loss rewrite until grouping rates lr_find seeding glyphs dataset freezing
 trainable dense layerwise
 stage
@@ -48,8 +48,8 @@ lit.solving lit.recording
 lit lit.progress
 cli
 recipes.limits
-recipes.binding recipes.mistakes recipes.command recipes.resuming
-recipes.words recipes.isolation recipes.extracting
+recipes.binding recipes.mistakes recipes.command recipes.resuming recipes.overlays
+recipes.words recipes.isolation recipes.extracting recipes.loggers
 recipes.reporting
 recipes.finetune
 recipes.lr_find recipes.probe recipes.advise recipes.layerwise

@@ -5,14 +5,21 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_module
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict
 
 from ftlit import cli
 from ftlit.errors import UserError
-from ftlit.sweep import Job, half_interval, jobs_of, markdown_of, settings_of, table_of
+from ftlit.jobs import Job, jobs_of, read_job, settings_of
+from ftlit.recipes import sweeping
+from ftlit.sweep import DRAWN, draw, half_interval, interval, markdown_of, table_of
 
 ROOT = Path(__file__).parents[1]
 TINY = ("data=digits", "data.per_class=5", "scenario=small_similar", "head=linear", "trainer=cpu", "trainer.max_epochs=1")
@@ -52,10 +59,10 @@ def test_a_row_is_a_setting_over_its_seeds_and_val_alone_ranks_them(tmp_path):
     low, high = [accuracies(0.5, test) for test in (0.7, 0.8, 0.9)], [accuracies(0.6, 0.1)] * 3
     jobs = [(f"head=a seed={seed}", low[seed], "") for seed in range(3)] + [(f"head=b seed={seed}", high[seed], "") for seed in range(3)]
     header, rows = table_of(jobs_in(made(tmp_path, *jobs)))
-    assert header == ["head", "seeds", "test accuracy", "deviation", "95 % interval", "val accuracy", "seconds"]
+    assert header == ["head", "seeds", "test accuracy", "deviation", "95 % interval", "val accuracy", "job seconds"]
     assert rows == [
         ["b", "3", "0.1000", "0.0000", "0.1000 to 0.1000", "0.6000", "2.0"],
-        ["a", "3", "0.8000", "0.1000", "0.5516 to 1.0484", "0.5000", "2.0"],
+        ["a", "3", "0.8000", "0.1000", "0.5516 to 1.0000", "0.5000", "2.0"],
     ]
     assert half_interval([0.7, 0.8, 0.9]) == pytest.approx(4.302653 * 0.1 / 3**0.5)
 
@@ -85,6 +92,73 @@ def test_a_probe_gives_its_mean_and_a_recipe_without_results_its_score(tmp_path)
         Job(number, (f"x={number}",), status=0, reason="", score=score).write(tmp_path / "rates" / str(number))
     header, rows = table_of(jobs_in(tmp_path / "rates"))
     assert header[:3] == ["x", "seeds", "score"] and [row[0] for row in rows] == ["1", "0"]
+
+
+def test_the_interval_of_an_accuracy_lies_within_0_and_1_and_that_of_a_score_need_not():
+    assert interval([0.9, 1.0], "test/accuracy")[1] == 1.0 and interval([0.0, 0.1], "val/f1")[0] == 0.0
+    low, high = interval([0.9, 1.0], "score")
+    assert high - 0.95 == pytest.approx(0.95 - low) == pytest.approx(half_interval([0.9, 1.0])) and high > 1
+
+
+def test_a_reason_that_jobs_of_a_setting_share_is_said_once(tmp_path):
+    failed = [(f"seed={seed}", {}, "no" if seed < 3 else "other") for seed in (1, 2, 3)]
+    _, rows = table_of(jobs_in(made(tmp_path, *failed)))
+    assert rows[0][-1] == "jobs 0, 1: no\njob 2 (seed=3): other"
+
+
+def test_a_picture_shows_the_best_of_many_settings_and_says_how_many_more_there_are(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    titles = []
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *_, **__: titles.append((figure.axes[0].get_title(), len(figure.axes[0].get_yticks())))
+    )
+    for number in (DRAWN, DRAWN + 7):
+        draw(tmp_path / "sweep.png", [Job(i, (f"x={i}",), status=0, score=i / 100) for i in range(number)])
+    assert titles == [("", DRAWN), (f"the best {DRAWN} settings; 7 more are left out", DRAWN)]
+
+
+def test_what_cannot_be_written_is_a_line_and_the_table_is_printed_all_the_same(tmp_path, capsys):
+    made(tmp_path, ("head=a seed=1", accuracies(0.5, 0.4), ""))
+    (tmp_path / "sweep.png").mkdir()
+    (tmp_path / "sweep.csv").mkdir()
+    cli.report([str(tmp_path)])
+    said = capsys.readouterr()
+    assert "0.4000" in said.out and "\nsweep.md: " in said.out
+    assert [line.partition(": ")[2][:13] for line in said.err.splitlines()] == ["no sweep.csv:", "no sweep.png:"]
+
+
+@pytest.fixture
+def hydra(tmp_path, monkeypatch):
+    """As in job 0 of a sweep, whose folder is here."""
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    with initialize_config_module("ftlit.conf", version_base="1.3"):
+        cfg = compose("train", ["seed=1", "hydra.job.num=0", f"hydra.runtime.output_dir={tmp_path}"], return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
+
+
+@pytest.mark.parametrize(("code", "status", "reason"), [(None, 0, ""), (0, 0, ""), (3, 3, "3"), ("full disk", 1, "full disk")])
+def test_a_job_that_exits_has_the_status_that_its_process_would(hydra, tmp_path, code, status, reason):
+    sweeping.job(hydra, partial(sys.exit, code))
+    ended = read_job(tmp_path)
+    assert (ended.status, ended.reason) == (status, reason)
+
+
+def test_an_interruption_ends_the_sweep_and_the_seconds_of_a_job_that_goes_on_are_of_all_its_parts(hydra, tmp_path):
+    with pytest.raises(SystemExit):
+        sweeping.job(hydra, partial(sys.exit, 130))
+    before = read_job(tmp_path)
+    assert (before.status, before.reason) == (130, "interrupted")
+    replace(before, seconds=100.0).write(tmp_path)
+    sweeping.job(hydra, lambda: 0.5)
+    assert read_job(tmp_path).seconds < 100  # it left nothing to go on from
+    replace(before, seconds=100.0).write(tmp_path)
+    (tmp_path / "config.yaml").touch()
+    sweeping.job(hydra, lambda: 0.5)
+    assert 100 <= read_job(tmp_path).seconds < 200
 
 
 def test_report_makes_table_and_files_from_the_folder_alone(tmp_path, capsys):
@@ -126,7 +200,9 @@ def test_a_sweep_goes_on_with_what_has_not_ended_well_and_only_when_asked(tmp_pa
     refused = sweep(tmp_path, *asked)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "give sweep.resume=true" in refused.stderr
     again = sweep(tmp_path, *asked, "sweep.resume=true")
-    assert again.returncode == 0 and "goes on from" in again.stdout, again.stderr
+    assert again.returncode == 0 and "goes on from" in again.stdout and "1 of the jobs in sweep ended well before" in again.stdout, (
+        again.stderr
+    )
     now = {number: (tmp_path / f"sweep/{number}/result.json").stat().st_mtime_ns for number in (0, 1)}
     assert now[0] == ended[0] and now[1] > ended[1]
     assert [job.status for job in jobs_in(tmp_path / "sweep")] == [0, 0]

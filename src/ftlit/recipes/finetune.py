@@ -18,9 +18,9 @@ from torch import nn
 
 from ftlit.backbone import Backbone
 from ftlit.doctor import Plan, examine
-from ftlit.errors import UserError, one_line, unknown
+from ftlit.errors import UserError, one_line
 from ftlit.head import SolvedLinearHead
-from ftlit.lit.caching import CodesData
+from ftlit.lit.caching import SHARDED, CodesData
 from ftlit.lit.finetuner import FineTuner
 from ftlit.lit.images import ImageData
 from ftlit.lit.recording import Recorder
@@ -39,7 +39,6 @@ from ftlit.slim import base_record
 from ftlit.sources import Source
 from ftlit.trainable import Policy
 
-CHECKPOINTS = ("full", "slim")
 LOST = ("closed by peer", "reset by peer", "remote process exited")  # what gloo and NCCL say where another process died
 
 
@@ -106,6 +105,8 @@ def build(cfg: DictConfig) -> Run:
         callbacks=[StagedFinetuning(schedule), *([solved] if solved else []), *([recorder] if recorder else []), *others],
         logger=loggers,
     )
+    if base is not None:
+        check_slim(trainer.strategy)
     if solved:
         check_solvable(trainer, data)
     try:
@@ -114,6 +115,12 @@ def build(cfg: DictConfig) -> Run:
         given = ", ".join(f"schedule.{name}" for name in ("epoch", "every", "stages") if name in cfg.schedule)
         raise UserError(f"{error} ({given})" if given else str(error)) from None
     return Run(model, data, schedule, trainer, resume_from, solved, recorder)
+
+
+def check_slim(strategy: object) -> None:
+    """Refuse slim checkpoints where Lightning loads by itself, strictly, what the shards hold: it would miss what they leave out."""
+    if isinstance(strategy, SHARDED):
+        raise UserError(f"checkpoint=slim cannot be loaded under {type(strategy).__name__}: give checkpoint=full, or one device or ddp")
 
 
 def _solved(cfg: DictConfig, head: nn.Module, schedule: Schedule) -> SolvedHead | None:
@@ -129,8 +136,6 @@ def _solved(cfg: DictConfig, head: nn.Module, schedule: Schedule) -> SolvedHead 
 
 def _base(cfg: DictConfig, backbone: Backbone) -> dict[str, str] | None:
     """What a slim checkpoint leaves out, told before anything is rewritten."""
-    if cfg.checkpoint not in CHECKPOINTS:
-        raise unknown("checkpoint", cfg.checkpoint, CHECKPOINTS)
     return base_record(backbone) if cfg.checkpoint == "slim" else None
 
 
@@ -168,7 +173,7 @@ def fit(cfg: DictConfig, run: Run) -> float:
             checkpoint_of(cfg)  # another run may have begun or ended here since
             begin(run.trainer.loggers)
             words.write_folder(cfg, run.data)
-            rows = words.plan_rows(cfg, run.model.backbone, run.data, plan, run.sources, solves=run.solved is not None, trains=run.trains)
+            rows = _rows(cfg, run, plan)
             words.say_plan(cfg, rows, plan, run.resume_from, trains=run.trains)
             if run.recorder:
                 reporting.write_run(cfg, run.data, rows, plan)
@@ -186,6 +191,11 @@ def fit(cfg: DictConfig, run: Run) -> float:
             if run.recorder and run.recorder.tested:
                 reporting.say_report(cfg, run.data, run.recorder.tested, run.recorder.codes)
     return float(results["val/accuracy"])
+
+
+def _rows(cfg: DictConfig, run: Run, plan: Plan) -> list[tuple[str, str]]:
+    parts = run.model.backbone, run.data, plan, run.sources
+    return words.plan_rows(cfg, *parts, solves=run.solved is not None, trains=run.trains, processes=run.trainer.world_size)
 
 
 def _train(cfg: DictConfig, run: Run) -> None:

@@ -6,6 +6,7 @@ command line of a sweep is the whole sweep.
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,6 +47,16 @@ def leave_reason(reason: str) -> None:
     if path := os.environ.get(REASON):
         with suppress(OSError), Path(path).open("x") as file:
             file.write(reason)
+
+
+def remove_empty() -> None:
+    """Remove the folder of a single run that was refused where it holds nothing but the config that Hydra wrote."""
+    hydra = HydraConfig.get() if HydraConfig.initialized() else None
+    if hydra is None or hydra.mode is not RunMode.RUN or OmegaConf.is_missing(hydra.runtime, "output_dir"):
+        return
+    folder = Path(hydra.runtime.output_dir).resolve()
+    if folder.is_dir() and {path.name for path in folder.iterdir()} == {".hydra"} and folder != Path.cwd():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

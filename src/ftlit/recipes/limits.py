@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from importlib.resources import files
-from itertools import takewhile
+from itertools import dropwhile, takewhile
 from typing import Any, get_args
 
 import torch
@@ -21,7 +21,11 @@ METRICS = [f"val/{metric}" for metric in ("accuracy", "f1", "loss")]  # what Fin
 AFFINE = "affine"
 CHOICES: dict[str, tuple[object, ...]] = {  # values of train.yaml itself
     "doctor": ("warn", "strict"),
+    "checkpoint": ("full", "slim"),
+    "report": (True, False),
     "compile": (True, False),
+    "resume": (True, False),
+    "sweep.resume": (True, False),
     "decay_all": (True, False),
     "batchnorm": (*get_args(Policy), AFFINE),
 }
@@ -36,8 +40,9 @@ def check(cfg: DictConfig) -> None:
     """
     _check_added(cfg)
     for name, options in CHOICES.items():
-        if type(cfg[name]) not in {type(option) for option in options} or cfg[name] not in options:  # 1 is no true
-            raise unknown(name, cfg[name], options)
+        given = OmegaConf.select(cfg, name)
+        if type(given) not in {type(option) for option in options} or given not in options:  # 1 is no true
+            raise unknown(name, given, options)
     if not 0 <= cfg.seed <= LARGEST_SEED:
         raise UserError(f"seed={cfg.seed}: give a whole number from 0 to {LARGEST_SEED}")
     _check_trainer(cfg.trainer)
@@ -62,15 +67,26 @@ def _check_added(cfg: DictConfig) -> None:
         added = override.is_add() or override.is_force_add()
         used = re.search(rf"\$\{{{re.escape(name)}\b", OmegaConf.to_yaml(cfg))
         if added and not used and name not in hydra.runtime.choices and name not in _read():
-            raise unknown("option", name, _read())
+            raise unknown("option", name, [*_read(), *overlays()])
 
 
 def _read() -> list[str]:
     """The names that train.yaml has, and with it every recipe; those of overlays stand after `_self_` and hold no values."""
-    train = OmegaConf.load(str(files("ftlit.conf") / "train.yaml"))
-    assert isinstance(train, DictConfig)
+    train = _train()
     groups = takewhile(lambda entry: entry != "_self_", train.pop("defaults"))
     return [str(name) for entry in groups for name in entry if name != "hydra"] + [str(name) for name in train]
+
+
+def overlays() -> list[str]:
+    """The groups of train.yaml whose options set values of others: `scenario`, `experiment`, ..."""
+    groups = dropwhile(lambda entry: entry != "_self_", _train().defaults)
+    return [str(name) for entry in groups if isinstance(entry, DictConfig) for name in entry if not str(name).startswith("override ")]
+
+
+def _train() -> DictConfig:
+    train = OmegaConf.load(str(files("ftlit.conf") / "train.yaml"))
+    assert isinstance(train, DictConfig)
+    return train
 
 
 def _check_trainer(trainer: DictConfig) -> None:
@@ -96,7 +112,9 @@ def _check_optimizer(optimizer: DictConfig, lr_scheduler: DictConfig) -> None:
     try:
         trial = instantiate(optimizer)([{"params": [torch.nn.Parameter(torch.zeros(1))], "name": "trial"}])
     except ValueError as error:
-        given = ", ".join(f"optimizer.{name}={value}" for name, value in _values(optimizer))
+        values = dict(_values(optimizer))
+        meant = {name: value for name, value in values.items() if one_line(error).endswith(f": {value}")}  # as torch ends such lines
+        given = ", ".join(f"optimizer.{name}={value}" for name, value in (meant or values).items())
         raise UserError(f"{given}: {one_line(error)}") from error
     instantiate(lr_scheduler)(trial, steps=100, epochs=10)
 

@@ -73,6 +73,7 @@ def exit_if_mistake(error: Exception) -> None:
     if not WANTS_TRACEBACK and (mistake := as_user_error(error)):
         print("ftlit", *filter(None, [which_job()]), mistake, sep=": ", file=sys.stderr)
         isolation.leave_reason(str(mistake))
+        isolation.remove_empty()
         raise isolation.Ended(isolation.MISTAKE, str(mistake))
 
 

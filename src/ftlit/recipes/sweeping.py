@@ -15,12 +15,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from ftlit import sweep
+from ftlit import jobs, sweep
 from ftlit.errors import UserError, one_line
+from ftlit.jobs import Job
 from ftlit.recipes.command import which_job
 from ftlit.recipes.isolation import INTERRUPTED, MISTAKE, Ended
 from ftlit.recipes.resuming import MAY_CHANGE
-from ftlit.sweep import Job
 
 GO_ON = ("finetune", "pretrain")  # recipes that leave what a later run goes on from
 BEGUN: list[Path] = []  # the folder of the sweep that this process goes through
@@ -36,11 +36,17 @@ class Watch(Callback):
         mistake = None
         if goes_on not in (None, True, False):
             mistake = f"sweep.resume={goes_on}: give true or false"
-        elif sweep.is_sweep(folder) and not goes_on:
+        elif jobs.is_sweep(folder) and not goes_on:
             mistake = f"{folder} holds a sweep already: give sweep.resume=true to go on with it, or another hydra.sweep.dir="
+        try:
+            done = sum(job.status == 0 for _, job in jobs.jobs_of(folder)) if goes_on and jobs.is_sweep(folder) else 0
+        except UserError as error:
+            mistake = str(error)
         if mistake:
             print(f"ftlit: {mistake}", file=sys.stderr)
             sys.exit(MISTAKE)
+        if done:
+            print(f"{done} of the jobs in {folder} ended well before, and are not run again")
         BEGUN.append(folder)
 
 
@@ -53,7 +59,7 @@ def job(cfg: DictConfig, run: Callable[[], float]) -> float:
         SystemExit: with `INTERRUPTED`, which ends the sweep.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
-    before, this = sweep.read_job(folder), _begun(cfg)
+    before, this = jobs.read_job(folder), _begun(cfg)
     if before and before.config != this.config:
         raise UserError(
             f"{folder} holds job {before.number} of another sweep ({' '.join(before.overrides)}): give the settings that it was begun with "
@@ -64,6 +70,7 @@ def job(cfg: DictConfig, run: Callable[[], float]) -> float:
         return nan if before.score is None else before.score
     if before and cfg.recipe in GO_ON and (folder / "config.yaml").is_file():
         _go_on(cfg)
+        this = replace(this, seconds=before.seconds)
     this.write(folder)
     started, ended = time.perf_counter(), replace(this, status=1)
     try:
@@ -71,15 +78,15 @@ def job(cfg: DictConfig, run: Callable[[], float]) -> float:
         ended = replace(this, status=0, reason="", score=None if isnan(score) else score)
         return score
     except (KeyboardInterrupt, SystemExit) as end:
-        code = getattr(end, "code", INTERRUPTED)
-        ended = replace(this, status=code if isinstance(code, int) else 1, reason=_reason(end))
+        status = _status(end)
+        ended = replace(this, status=status, reason=_reason(end) if status else "")
         if ended.status == INTERRUPTED:
             raise
     except Exception as error:
         traceback.print_exc()
         ended = replace(this, status=1, reason=f"{type(error).__name__}: {one_line(error)}")
     finally:
-        replace(ended, seconds=round(time.perf_counter() - started, 2)).write(folder)
+        replace(ended, seconds=round((this.seconds or 0) + time.perf_counter() - started, 2)).write(folder)
     return nan
 
 
@@ -88,12 +95,12 @@ def end() -> int:
     sweep's status: `MISTAKE` where all failures are mistakes, 1 where not, 0 for none.
     """
     statuses = set()
-    for folder in filter(sweep.is_sweep, BEGUN):
+    for folder in filter(jobs.is_sweep, BEGUN):
         with suppress(BrokenPipeError):
             sweep.report(folder)
-        for path, job in sweep.failed(folder):
+        for path, job in jobs.failed(folder):
             about = f"job {job.number} ({' '.join(job.overrides)})"
-            how = sweep.RUNNING if job.status is None else f"failed with status {job.status}"
+            how = jobs.RUNNING if job.status is None else f"failed with status {job.status}"
             print(f"ftlit: {about} {how}, its folder: {path.absolute()}", file=sys.stderr)
             statuses.add(job.status)
     return 0 if not statuses else MISTAKE if statuses == {MISTAKE} else 1
@@ -124,7 +131,13 @@ def _go_on(cfg: DictConfig) -> None:
         known.overrides.task.append("resume=true")
 
 
+def _status(end: BaseException) -> int:
+    """Python's: no code is success, a text is 1."""
+    code = getattr(end, "code", INTERRUPTED)
+    return code if isinstance(code, int) else int(code is not None)
+
+
 def _reason(end: BaseException) -> str:
     if isinstance(end, Ended):
         return end.reason
-    return "interrupted" if getattr(end, "code", INTERRUPTED) == INTERRUPTED else one_line(end.__context__ or end)
+    return "interrupted" if _status(end) == INTERRUPTED else one_line(end.__context__ or end)

@@ -23,6 +23,7 @@ from ftlit.errors import shorten
 from ftlit.lit.caching import CodesData
 from ftlit.lit.images import ImageData
 from ftlit.recipes.command import arguments, program
+from ftlit.recipes.overlays import replaced
 from ftlit.shard import size_in_words
 from ftlit.sources import Source
 
@@ -59,15 +60,24 @@ def say_lost(cfg: DictConfig, rank: int) -> None:
 
 
 def plan_rows(
-    cfg: DictConfig, backbone: Backbone, data: Any, plan: Plan, sources: Sequence[Source], *, solves: bool = False, trains: bool = True
+    cfg: DictConfig,
+    backbone: Backbone,
+    data: Any,
+    plan: Plan,
+    sources: Sequence[Source],
+    *,
+    solves: bool = False,
+    trains: bool = True,
+    processes: int = 1,
 ) -> list[tuple[str, str]]:
-    """What is going to happen: weights, input, data, whether the head is solved, what trains from when on."""
+    """What is going to happen: weights, input, data, whether the head is solved, what trains from when on, what processes exchange."""
     spec = data.input_spec if isinstance(data, ImageData | CodesData) else backbone.input_spec
     shape = "x".join(map(str, backbone.on_meta(spec.shape)[backbone.cuts[-1]][0]))
     size = sum(parameter.numel() for parameter in backbone.parameters())
     choices = HydraConfig.get().runtime.choices
     return [
         ("ftlit", ", ".join(f"{group}={choices[group]}" for group in TOLD if choices.get(group))),
+        *(("note", line) for line in replaced(cfg)),
         (
             "backbone",
             f"{cfg.backbone.get('name', cfg.backbone._target_)}: {shorten(backbone.cuts)}; {size:,} parameters; weights: {backbone.origin}"
@@ -81,7 +91,7 @@ def plan_rows(
         *data_rows(data, spec.noun),
         *([("head", f"{SOLVED.format(noun=spec.noun)}; {LEFT_OUT if trains else ALONE}")] if solves else []),
         *(
-            (f"stage {i}", f"{line}; ddp reduces {size_in_words(size)} a step; from {sources[i].why if sources else spec.noun}")
+            (f"stage {i}", f"{line}; {_reduces(size) if processes > 1 else ''}from {sources[i].why if sources else spec.noun}")
             for i, (line, size) in enumerate(zip(plan.stages, plan.reduced, strict=True))
             if trains
         ),
@@ -129,6 +139,10 @@ def layers_table(plan: Plan) -> Table:
             " ".join(f"{rate:.1e}" for rate in row.rates),
         )
     return table
+
+
+def _reduces(size: int) -> str:
+    return f"ddp reduces {size_in_words(size)} a step; "
 
 
 def _epochs(number: int | None) -> str:

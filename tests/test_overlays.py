@@ -1,0 +1,38 @@
+"""The plan says what of a scenario or an experiment the command line has replaced."""
+
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.core.hydra_config import HydraConfig
+
+from ftlit.recipes.overlays import replaced
+
+AT_ONCE = "schedule=all_at_once takes the place of scenario=large_similar's schedule=head_then_all and of its values"
+
+
+@pytest.mark.parametrize(
+    ("words", "lines"),
+    [
+        (["scenario=large_similar"], []),
+        (["scenario=large_similar", "schedule=head_then_all", "head=solved", "backbone=mlp"], []),
+        (["schedule=all_at_once"], [f"{AT_ONCE} (schedule.epoch=2, schedule.scale=0.1, schedule.decay=0.8)"]),
+        (["scenario=large_similar", "head=linear"], ["head=linear takes the place of scenario=large_similar's head=solved"]),
+        (["schedule=all_at_once", "schedule.scale=0.5", "schedule.decay=0.8"], [f"{AT_ONCE} (schedule.epoch=2)"]),
+        (["scenario=small_similar", "experiment=pretrain_glyph"], []),
+        (["~scenario", "schedule=all_at_once"], []),
+    ],
+)
+def test_an_option_given_instead_of_an_overlays_own_is_said_with_the_values_that_are_lost(words, lines, monkeypatch):
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    with initialize_config_module("ftlit.conf", version_base="1.3"):
+        cfg = compose("train", words, return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        assert replaced(cfg) == lines
+
+
+def test_a_rate_that_the_scenario_sets_is_not_lost_with_its_optimizer(monkeypatch):
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    with initialize_config_module("ftlit.conf", version_base="1.3"):
+        cfg = compose("train", ["scenario=small_similar", "optimizer=sgd"], return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        (line,) = replaced(cfg)
+    assert line.startswith("optimizer=sgd takes the place of scenario=small_similar's optimizer=adamw") and "optimizer.lr" not in line
