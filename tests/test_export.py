@@ -161,6 +161,14 @@ def test_a_checkpoint_of_the_run_can_be_named(runs, tmp_path):
     assert export_run(checkpoints / "epoch.ckpt", "torch")[0] == runs["glyph"] / "export" / "glyph.pt2"
 
 
+def test_a_checkpoint_that_lies_in_no_run_is_exported_beside_itself(runs, tmp_path):
+    alone = tmp_path / "some" / "best.ckpt"
+    alone.parent.mkdir()
+    alone.write_bytes((runs["glyph"] / "checkpoints" / "best.ckpt").read_bytes())
+    assert export_run(alone, "torch")[0] == tmp_path / "some" / "export" / "glyph.pt2"
+    assert [path.name for path in tmp_path.iterdir()] == ["some"]
+
+
 @pytest.mark.parametrize(
     ("name", "options", "head", "head_options", "why"),
     [

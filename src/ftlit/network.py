@@ -108,8 +108,7 @@ class Network:
     def logits(self, inputs: Tensor) -> Tensor:
         """(N, K) of a batch; see `as_input`."""
         with torch.inference_mode():
-            codes = self.backbone(inputs)
-            return self.head(codes if getattr(self.head, "takes_map", False) else self.backbone.pool(codes))  # type: ignore[no-any-return]
+            return heads.logits_of(self.head, self.backbone(inputs), self.backbone.pool)
 
     def probabilities(self, inputs: Tensor) -> Tensor:
         """(N, K) of a batch; see `as_input`."""
