@@ -250,7 +250,7 @@ def test_the_command_prints_the_file_and_how_it_is_loaded(runs, tmp_path, monkey
         (("RUN", "--to", "torchvison"), "'torchvison': did you mean 'torchvision'?"),
         (("RUN", "--to", "onnx", "--out", "net.pt"), "net.pt: a file of --to onnx is called *.onnx"),
         (("RUN", "--to", "torchvision", "--out", "net"), "net: a file of --to torchvision is called *.safetensors or *.pth"),
-        (("nothing", "--to", "torch"), "nothing is neither the folder of a run"),
+        (("nothing", "--to", "torch"), "there is no file or folder nothing"),
         (("RUN", "--to", "torch", "--out", "RUN/other.json/net.pt2"), "net.pt2 cannot be written"),
         (("LINEAR", "--to", "torchvision", "--out", "LINEAR/other.pth"), "comes with other.json, and there is one of something else"),
         (("RUN/other.json", "--to", "torch"), "is neither the folder of a run"),
