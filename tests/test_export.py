@@ -161,6 +161,14 @@ def test_a_checkpoint_of_the_run_can_be_named(runs, tmp_path):
     assert export_run(checkpoints / "epoch.ckpt", "torch")[0] == runs["glyph"] / "export" / "glyph.pt2"
 
 
+def test_a_checkpoint_that_lies_in_no_run_is_exported_beside_itself(runs, tmp_path):
+    alone = tmp_path / "some" / "best.ckpt"
+    alone.parent.mkdir()
+    alone.write_bytes((runs["glyph"] / "checkpoints" / "best.ckpt").read_bytes())
+    assert export_run(alone, "torch")[0] == tmp_path / "some" / "export" / "glyph.pt2"
+    assert [path.name for path in tmp_path.iterdir()] == ["some"]
+
+
 @pytest.mark.parametrize(
     ("name", "options", "head", "head_options", "why"),
     [
@@ -242,7 +250,7 @@ def test_the_command_prints_the_file_and_how_it_is_loaded(runs, tmp_path, monkey
         (("RUN", "--to", "torchvison"), "'torchvison': did you mean 'torchvision'?"),
         (("RUN", "--to", "onnx", "--out", "net.pt"), "net.pt: a file of --to onnx is called *.onnx"),
         (("RUN", "--to", "torchvision", "--out", "net"), "net: a file of --to torchvision is called *.safetensors or *.pth"),
-        (("nothing", "--to", "torch"), "nothing is neither the folder of a run"),
+        (("nothing", "--to", "torch"), "there is no file or folder nothing"),
         (("RUN", "--to", "torch", "--out", "RUN/other.json/net.pt2"), "net.pt2 cannot be written"),
         (("LINEAR", "--to", "torchvision", "--out", "LINEAR/other.pth"), "comes with other.json, and there is one of something else"),
         (("RUN/other.json", "--to", "torch"), "is neither the folder of a run"),

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ftlit.errors import UserError
-from ftlit.head import ConvHead, LinearHead, MLPHead
+from ftlit.head import ConvHead, LinearHead, MLPHead, logits_of
 
 VECTORS, MAPS, TOKENS = torch.randn(5, 6), torch.randn(5, 6, 3, 4), torch.randn(5, 7, 6)
 
@@ -64,3 +64,10 @@ def test_conv_says_what_channels_and_dropout_may_be(channels, dropout):
 
 def test_only_conv_takes_codes_as_they_come_out_at_the_cut():
     assert [getattr(head(6, 3), "takes_map", False) for head in (LinearHead, MLPHead, ConvHead)] == [False, False, True]
+
+
+def test_a_head_is_given_pooled_codes_unless_it_takes_the_map():
+    linear, conv = LinearHead(6, 3), ConvHead(6, 3).eval()
+    pooled = MAPS.mean(dim=(2, 3))
+    assert torch.equal(logits_of(linear, MAPS, lambda codes: codes.mean(dim=(2, 3))), linear(pooled))
+    assert torch.equal(logits_of(conv, MAPS, lambda codes: codes.mean(dim=(2, 3))), conv(MAPS))

@@ -38,8 +38,8 @@ zoo
 slim
 network
 predict report report.evidence original
-report.scores export
-report.figures
+report.scores report.files export
+report.figures report.reading
 report.page
 lit.clock lit.judging lit.strategies lit.images lit.seeding lit.resuming lit.lr_find lit.telling
 lit.staging lit.finetuner lit.datamodules lit.texts lit.glyphs lit.extracting lit.pretrainer

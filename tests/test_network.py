@@ -81,12 +81,12 @@ def test_folders_and_csv_files_are_gone_through_and_what_cannot_be_read_is_a_row
     (run / "some.csv").write_text("path,more\nphotos/light/light2.png,x\nphotos/nothing.png,y\n")
     said = predict(run, "run", "photos/dark", "some.csv", "--top", "2", "--format", "jsonl", "--batch-size", "7")
     rows = [json.loads(line) for line in said.stdout.splitlines()]
-    assert said.returncode == 1 and said.stderr == "" and len(rows) == 22
+    assert said.returncode == 1 and said.stderr == "ftlit: 1 of 22 images could not be read\n" and len(rows) == 22
     assert [row["path"] for row in rows[:20]] == [str(path.relative_to(run)) for path in sorted((run / "photos/dark").iterdir())]
-    assert [two["label"] for two in rows[20]["predictions"]] == ["light", "dark"] and "cannot be read" in rows[21]["error"]
+    assert [two["label"] for two in rows[20]["predictions"]] == ["light", "dark"] and rows[21]["error"] == "no such file or folder"
     table = list(csv.DictReader(io.StringIO(predict(run, "run", "some.csv", "--top", "3").stdout)))
-    assert list(table[0]) == ["path", "label", "probability", "label_2", "probability_2", "label_3", "probability_3", "error"]
-    assert table[0]["label"] == "light" and table[0]["label_3"] == "" and table[1]["label"] == "" and table[1]["error"]
+    assert list(table[0]) == ["path", "label", "probability", "label_2", "probability_2", "error"]
+    assert table[0]["label"] == "light" and table[0]["label_2"] == "dark" and table[1]["label"] == "" and table[1]["error"]
 
 
 def test_two_processes_say_the_same(run):
@@ -105,7 +105,7 @@ def test_a_map_is_drawn_over_an_image(run):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("nothing", "a.png"), "nothing is neither the folder of a run"),
+        (("nothing", "a.png"), "there is no file or folder nothing"),
         (("run", "photos/dark/dark1.png", "--format", "jsn"), "no format 'jsn': did you mean 'jsonl'"),
         (("run", "photos/dark/dark1.png", "--top", "0"), "--top 0: give a whole number, 1 or more"),
         (("run", "nothing.csv"), "nothing.csv"),

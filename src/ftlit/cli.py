@@ -87,7 +87,7 @@ def export(arguments: list[str]) -> None:
     )
     parser.add_argument("run", metavar="RUN", help="folder of a run, or a checkpoint in it")
     parser.add_argument("--to", required=True, metavar="FORM", help="torchvision (a state dict by its names), torch (torch.export) or onnx")
-    parser.add_argument("--out", metavar="FILE", help="by default in the run's folder, export/<network>.safetensors, .pt2 or .onnx")
+    parser.add_argument("--out", metavar="FILE", help="by default export/<network>.safetensors, .pt2 or .onnx in the run's folder")
     given = parser.parse_args(arguments)
     from ftlit.export import export_run  # here, so that --help stays fast
 
@@ -112,14 +112,14 @@ def report(arguments: list[str]) -> None:
     parser = _Parser("ftlit report", description="What a run, or a sweep, came to: report.html, or a table and its files, again.")
     parser.add_argument("folder", metavar="FOLDER", help="of a run, or of a sweep")
     folder = Path(parser.parse_args(arguments).folder).expanduser()
-    from ftlit.report import files, page  # here, so that --help stays fast
+    from ftlit import jobs, sweep  # here, so that --help stays fast
 
-    if (folder / files.FOLDER / files.RUN).is_file():
-        print(page.write_report(folder))
+    if jobs.is_sweep(folder) or (folder / "multirun.yaml").is_file():
+        sweep.report(folder)
         return
-    from ftlit import sweep
+    from ftlit.report import page
 
-    sweep.report(folder)
+    print(page.write_report(folder))
 
 
 def cache(arguments: list[str]) -> None:

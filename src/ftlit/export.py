@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import normalize
 
 from ftlit.errors import UserError, one_line, unknown
+from ftlit.head import logits_of
 from ftlit.network import Network, load
 from ftlit.original import builder, built, original_state
 from ftlit.transform import InputSpec
@@ -47,9 +48,7 @@ class ImagesToLogits(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits."""
-        codes = self.backbone((images - self.mean) / self.std)
-        logits: Tensor = self.head(codes if getattr(self.head, "takes_map", False) else self.backbone.pool(codes))
-        return logits
+        return logits_of(self.head, self.backbone((images - self.mean) / self.std), self.backbone.pool)
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def export_run(run: str | Path, to: str, out: str | Path | None = None) -> tuple
     Args:
         run: its folder, or a checkpoint in it.
         to: `torchvision`, `torch` or `onnx`; see `export`.
-        out: the file; by default `export/<name of the network>` in the run's folder.
+        out: the file; by default `export/<name of the network>` in the run's folder, or beside a checkpoint that lies elsewhere.
 
     Returns:
         The file, and in two lines how a program loads it and what images it takes.
@@ -87,10 +86,8 @@ def export_run(run: str | Path, to: str, out: str | Path | None = None) -> tuple
     """
     form = _form(to, out)
     network = load(run)
-    given = Path(run).expanduser()
-    folder = given.absolute().parents[1] if given.is_file() else given
     name = re.sub(r"[^\w.-]", "_", str((network.backbone.record or {}).get("name", "network")))
-    path = folder / "export" / f"{name}{form.suffixes[0]}" if out is None else Path(out).expanduser()
+    path = _folder_of(run) / "export" / f"{name}{form.suffixes[0]}" if out is None else Path(out).expanduser()
     export(network, to, path)
     return path, f"{form.usage(network, path)}\nimages: {_facts(network, form)['images']}"
 
@@ -137,6 +134,15 @@ def _form(to: str, path: str | Path | None) -> Form:
     if to == "onnx" and (missing := [package for package in RUNTIME if find_spec(package) is None]):
         raise UserError(f'--to onnx needs {" and ".join(missing)}: pip install "ftlit[onnx]"')
     return FORMS[to]
+
+
+def _folder_of(run: str | Path) -> Path:
+    """Of the run, or of a checkpoint that lies in no run."""
+    given = Path(run).expanduser()
+    if not given.is_file():
+        return given
+    folder = given.absolute().parent
+    return folder.parent if folder.name == "checkpoints" else folder
 
 
 def _facts(network: Network, form: Form) -> Facts:

@@ -4,13 +4,18 @@ It is given vectors (N, in_features), pooled as the backbone pools, unless it ha
 given the codes as they come out at the cut.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
 
 from ftlit.errors import UserError
 from ftlit.pooling import Pooling, pool
+
+
+def logits_of(head: nn.Module, codes: Tensor, pool: Callable[[Tensor], Tensor]) -> Tensor:
+    """What a head says of codes as they come out at the cut, given to it as it takes them; `pool` is the backbone's."""
+    return head(codes if getattr(head, "takes_map", False) else pool(codes))  # type: ignore[no-any-return]
 
 
 class LinearHead(nn.Linear):

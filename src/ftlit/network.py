@@ -14,7 +14,7 @@ from ftlit import head as heads
 from ftlit.backbone import Backbone
 from ftlit.dataset import image_reader, to_rgb
 from ftlit.dense import fully_convolutional
-from ftlit.errors import UserError, one_line
+from ftlit.errors import UserError, one_line, shorten
 from ftlit.rewrite import batchnorm_to_affine
 from ftlit.slim import check_base, filled
 from ftlit.text import TextSpec
@@ -39,6 +39,9 @@ class Prediction:
     """
 
     probabilities: Mapping[str, float]
+
+    def __repr__(self) -> str:
+        return f"Prediction({shorten((f'{label} {value:.4f}' for label, value in self.probabilities.items()), most=3)})"
 
     @property
     def label(self) -> str:
@@ -71,6 +74,11 @@ class Network:
     class_names: Sequence[str]
     multilabel: bool
 
+    def __repr__(self) -> str:
+        name = (self.backbone.record or {}).get("name", type(self.backbone).__name__)
+        classes = f"{len(self.class_names)} {'labels' if self.multilabel else 'classes'}: {shorten(self.class_names, most=5)}"
+        return f"Network({name} up to {self.backbone.cuts[-1]}, {type(self.head).__name__}, {classes})"
+
     def __call__(self, examples: Example | Iterable[Example]) -> Any:
         """A `Prediction` of one image, or a list of them, in order, all at once: give as many as fit in memory.
 
@@ -78,10 +86,12 @@ class Network:
             examples: path, PIL image, or RGB tensor (3, H, W), uint8 or float in [0, 1]; or several of these. Texts for a network of texts.
 
         Raises:
-            UserError: a file that cannot be read, or something else.
+            UserError: a file that cannot be read, also one of several, or something that is no image, or text.
         """
-        if isinstance(examples, str | Path | Image.Image) or (isinstance(examples, Tensor) and examples.ndim == 3):
+        if isinstance(examples, str | Path | Image.Image) or (isinstance(examples, Tensor) and examples.ndim <= 3):
             return self([examples])[0]
+        if not isinstance(examples, Iterable):
+            raise self._cannot_take(examples)
         inputs = [self.as_input(example) for example in examples]
         return self.predictions(self.probabilities(torch.stack(inputs))) if inputs else []
 
@@ -97,19 +107,21 @@ class Network:
         spec = self.backbone.input_spec
         if isinstance(spec, TextSpec):
             if not isinstance(example, str):
-                raise UserError(f"this run's network takes texts, and this is {type(example).__name__}")
+                raise self._cannot_take(example)
             return spec.views()[1](example)
-        if isinstance(example, Tensor) and (example.ndim != 3 or len(example) != 3):
-            raise UserError(f"an image as a tensor is (3, H, W), red, green, blue: here it is {tuple(example.shape)}")
         if isinstance(example, str | Path):
             return spec.views()[1](image_reader(spec)(example))
-        return spec.views()[1](to_rgb(example) if isinstance(example, Image.Image) else example)
+        if isinstance(example, Image.Image):
+            return spec.views()[1](to_rgb(example))
+        if not isinstance(example, Tensor):
+            raise self._cannot_take(example)
+        _check_pixels(example)
+        return spec.views()[1](example)
 
     def logits(self, inputs: Tensor) -> Tensor:
         """(N, K) of a batch; see `as_input`."""
         with torch.inference_mode():
-            codes = self.backbone(inputs)
-            return self.head(codes if getattr(self.head, "takes_map", False) else self.backbone.pool(codes))  # type: ignore[no-any-return]
+            return heads.logits_of(self.head, self.backbone(inputs), self.backbone.pool)
 
     def probabilities(self, inputs: Tensor) -> Tensor:
         """(N, K) of a batch; see `as_input`."""
@@ -138,6 +150,23 @@ class Network:
 
     def _likely(self, logits: Tensor) -> Tensor:
         return logits.sigmoid() if self.multilabel else logits.softmax(dim=1)
+
+    def _cannot_take(self, given: object) -> UserError:
+        noun = self.backbone.input_spec.noun
+        kinds = "strings" if noun == "texts" else "paths, PIL images or RGB tensors (3, H, W)"
+        return UserError(f"this run's network takes {noun}, one or a list of them, as {kinds}: this is {type(given).__name__}")
+
+
+def _check_pixels(image: Tensor) -> None:
+    if image.ndim != 3 or len(image) != 3 or not image.numel():
+        raise UserError(f"an image as a tensor is (3, H, W), red, green, blue: here it is {tuple(image.shape)}")
+    if image.dtype == torch.uint8:
+        return
+    if not image.is_floating_point():
+        raise UserError(f"an image as a tensor has floats in [0, 1], or uint8: here it has {image.dtype}")
+    least, most = image.min().item(), image.max().item()
+    if not (least >= 0 and most <= 1):  # nor NaN
+        raise UserError(f"an image as a tensor has floats in [0, 1], or uint8: here they are from {least:.4g} to {most:.4g}")
 
 
 def record_of(
@@ -174,13 +203,18 @@ def load(run: str | Path, *, trust: bool = False) -> Network:
 
     Args:
         run: folder of a run, or a checkpoint file.
-        trust: call classes that are none of ftlit's, where the checkpoint names them.
+        trust: call classes that are none of ftlit's, where the checkpoint names them, and fetch an encoder's config and tokenizer from the
+            hub, where they are neither in a folder nor in its cache.
 
     Raises:
         UserError: no run, a damaged file, one with parts that are not ours, base weights other than those it was made with.
     """
     path = Path(run).expanduser()
     file = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
+    if not path.exists():
+        raise UserError(f"there is no file or folder {path}")
+    if not file.is_file():
+        raise UserError(f"{path} holds no checkpoints/best.ckpt: give the folder of a run that has trained for an epoch, or a checkpoint")
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
         record, state = checkpoint[KEY], checkpoint["state_dict"]
@@ -216,6 +250,8 @@ def _backbone(record: Mapping[str, Any], trust: bool) -> Backbone:
     if name not in LOADERS:
         raise UserError(f"this run's backbone is by {name}, which is none of ftlit's: {', '.join(LOADERS)}")
     weights = arguments.pop("weights", None)
+    if name == load_bert.__name__:
+        arguments["download"] = trust or bool(record.get("base"))
     backbone = LOADERS[name](weights=weights if record.get("base") else None, **arguments)
     check_base(backbone, record.get("base"))
     return backbone

@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,6 +20,7 @@ from ftlit.network import Network, Prediction, load
 from ftlit.text import TextSpec
 
 FORMATS = ("csv", "jsonl")
+Example = tuple[str, str]  # as it was given, which is how its row is called, and the path, or text, that it stands for
 Row = tuple[str, Prediction | str]  # what was given, and what the network says of it, or why it says nothing
 
 
@@ -29,7 +30,7 @@ class Asked:
 
     Args:
         format: `csv`, or `jsonl`: an object a line.
-        top: how many classes to name.
+        top: how many classes to name; all, where there are fewer.
         batch_size: that run together.
         workers: processes that read images.
         trust: see `ftlit.load`.
@@ -50,7 +51,7 @@ class Asked:
 
 
 def predict(run: str, paths: Sequence[str], asked: Asked, rows: Callable[..., Iterable[Row] | None]) -> int:
-    """Print a row for each image in the order given. Returns how many could not be read.
+    """Print a row for each image in the order given, and at the end, on stderr, how many could not be read, which it returns.
 
     Args:
         run: folder of a run, or a checkpoint.
@@ -64,10 +65,15 @@ def predict(run: str, paths: Sequence[str], asked: Asked, rows: Callable[..., It
     network = load(run, trust=asked.trust)
     examples = list(examples_of(paths, texts=isinstance(network.backbone.input_spec, TextSpec)))
     found = rows(network, examples, asked.batch_size, asked.workers)
-    return 0 if found is None else write_rows(sys.stdout, found, asked)
+    if found is None:
+        return 0
+    failed = write_rows(sys.stdout, found, replace(asked, top=min(asked.top, len(network.class_names))))
+    if failed:
+        print(f"ftlit: {failed} of {len(examples)} {network.backbone.input_spec.noun} could not be read", file=sys.stderr)
+    return failed
 
 
-def examples_of(paths: Sequence[str], *, texts: bool = False) -> Iterator[str]:
+def examples_of(paths: Sequence[str], *, texts: bool = False) -> Iterator[Example]:
     """The images, or texts, that these paths stand for, in order; a folder's by name, all the way down."""
     for path in map(Path, paths):
         if path.suffix.lower() == ".csv":
@@ -75,12 +81,12 @@ def examples_of(paths: Sequence[str], *, texts: bool = False) -> Iterator[str]:
         elif texts:
             raise UserError(f"{path}: this run's network takes texts, give csv files with a column text")
         elif path.is_dir():
-            yield from (str(listed.path) for listed in list_unlabelled(path))
+            yield from ((str(listed.path), str(listed.path)) for listed in list_unlabelled(path))
         else:
-            yield str(path)  # one that is missing is a row with the reason
+            yield str(path), str(path)  # one that is missing is a row with the reason
 
 
-def rows_of(network: Network, examples: Sequence[str], batch_size: int, workers: int) -> Iterator[Row]:
+def rows_of(network: Network, examples: Sequence[Example], batch_size: int, workers: int) -> Iterator[Row]:
     """A row for each, in order; on a GPU, where there is one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.backbone.to(device)
@@ -99,17 +105,19 @@ class Inputs(Dataset[tuple[str, Tensor | str]]):
         examples: paths, or texts.
     """
 
-    def __init__(self, network: Network, examples: Sequence[str]) -> None:
+    def __init__(self, network: Network, examples: Sequence[Example]) -> None:
         self.network, self.examples = network, examples
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, i: int) -> tuple[str, Tensor | str]:
+        told, example = self.examples[i]
         try:
-            return self.examples[i], self.network.as_input(self.examples[i])
+            return told, self.network.as_input(example)
         except BadImage as error:
-            return self.examples[i], str(error)
+            missing = isinstance(error.__cause__, FileNotFoundError | NotADirectoryError)
+            return told, "no such file or folder" if missing else str(error)
 
 
 def answers(network: Network, batch: Sequence[tuple[str, Tensor | str]], device: torch.device) -> list[Row]:
@@ -155,7 +163,7 @@ def predict_dense(run: str, paths: Sequence[str], *, label: str | None, size: in
     network = load(run, trust=trust)
     if label is not None and label not in network.class_names:
         raise unknown("class", label, network.class_names)
-    images = list(examples_of(paths))
+    images = [path for _, path in examples_of(paths)]
     folder = Path(out).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     targets = [folder / f"{Path(path).stem}_dense.png" for path in images]
@@ -168,12 +176,12 @@ def predict_dense(run: str, paths: Sequence[str], *, label: str | None, size: in
         print(target)
 
 
-def _column(path: Path, name: str) -> Iterator[str]:
+def _column(path: Path, name: str) -> Iterator[Example]:
     known, rows = read_csv(path)
     if name not in known:
         raise unknown(f"column in {path}", name, known)
     for _, row in rows:
-        yield str(path.parent / row[name]) if name == "path" else row[name]
+        yield row[name], str(path.parent / row[name]) if name == "path" else row[name]
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from ftlit.backbone import Backbone, CodesAt
 from ftlit.dataset import SPLITS
 from ftlit.errors import UserError
 from ftlit.grouping import EVERYTHING, Group, build_optimizer
+from ftlit.head import logits_of
 from ftlit.lit.clock import training_length
 from ftlit.network import KEY, base_of
 from ftlit.rates import Rates
@@ -72,8 +73,7 @@ class FineTuner(LightningModule):
 
     def forward(self, images: Tensor | CodesAt) -> Tensor:
         """Images (N, 3, S, S), normalised as the backbone's input spec says, or codes at a cut -> logits (N, num_classes)."""
-        codes = self.backbone(images)
-        return self.head(codes if getattr(self.head, "takes_map", False) else self.backbone.pool(codes))  # type: ignore[no-any-return]
+        return logits_of(self.head, self.backbone(images), self.backbone.pool)
 
     def on_train_epoch_start(self) -> None:
         """Log anew."""
@@ -100,10 +100,9 @@ class FineTuner(LightningModule):
         """Log loss and metrics of a test batch. Returns `logits` (N, num_classes), pooled `codes` (N, C) and `targets`, for callbacks."""
         images, targets = batch
         codes = self.backbone(images)
-        pooled = self.backbone.pool(codes)
-        logits = self.head(codes if getattr(self.head, "takes_map", False) else pooled)
+        logits = logits_of(self.head, codes, self.backbone.pool)
         self._score("test", logits, targets)
-        return {"logits": logits, "codes": pooled, "targets": targets}
+        return {"logits": logits, "codes": self.backbone.pool(codes), "targets": targets}
 
     def predict_step(self, batch: tuple[Tensor | CodesAt, Tensor], batch_idx: int) -> Tensor:
         """Logits (N, num_classes)."""

@@ -19,7 +19,7 @@ from torch import nn
 from ftlit.backbone import Backbone
 from ftlit.doctor import Plan, examine
 from ftlit.errors import UserError, one_line
-from ftlit.head import SolvedLinearHead
+from ftlit.head import SolvedLinearHead, logits_of
 from ftlit.lit.caching import SHARDED, CodesData
 from ftlit.lit.finetuner import FineTuner
 from ftlit.lit.images import ImageData
@@ -228,7 +228,7 @@ def _check_head(backbone: Backbone, head: nn.Module) -> None:
     codes = torch.zeros(2, *shape)
     try:
         with torch.no_grad():
-            head.eval()(codes if getattr(head, "takes_map", False) else backbone.pool(codes))
+            logits_of(head.eval(), codes, backbone.pool)
     except Exception as error:
         raise UserError(f"{type(head).__name__} cannot take the codes {shape} of cut {backbone.cuts[-1]!r}: {one_line(error)}") from error
 

@@ -46,6 +46,7 @@ def load_bert(
     cut: str | int | None = None,
     reinit: Sequence[str | int] = (),
     max_length: int = 128,
+    download: bool = True,
     **kwargs: Any,
 ) -> Backbone:
     """An encoder of texts without its head: `embeddings`, `encoder.0` ... and, where the weights have one, `pooler`, a vector of the first
@@ -58,13 +59,14 @@ def load_bert(
         cut: see `load_backbone`.
         reinit: see `load_backbone`.
         max_length: tokens of a text, the rest is cut off.
+        download: `False`: nothing is, and what is not here is a mistake.
         kwargs: fields of the config, such as `hidden_dropout_prob=0.0`.
 
     Raises:
         UserError: no transformers, no such folder, a network of another kind, an unknown field or cut, a length beyond what the encoder
             knows, weights that cannot be had or do not fit.
     """
-    folder = _folder_of(str(name), with_weights=weights == "default")
+    folder = _folder_of(str(name), with_weights=weights == "default", download=download)
     config = _config(str(name), folder, kwargs)
     tokenizer = load_tokenizer(str(folder))
     spec = TextSpec(str(folder), tokenizer.pad_token_id, max_length)
@@ -154,7 +156,7 @@ def _longest(real: Tensor) -> int:
     return int(used[-1]) + 1 if len(used) else real.shape[1]
 
 
-def _folder_of(name: str, *, with_weights: bool) -> Path:
+def _folder_of(name: str, *, with_weights: bool, download: bool) -> Path:
     """The folder of a network: `name` itself, or where the hub's cache has it; downloaded where it is not there."""
     path = Path(name).expanduser()
     if path.is_dir():
@@ -167,7 +169,7 @@ def _folder_of(name: str, *, with_weights: bool) -> Path:
     from huggingface_hub import snapshot_download  # comes with transformers
 
     why: Exception | None = None
-    for local in (True, False):
+    for local in (True, False)[: 1 + download]:
         try:
             folder = Path(snapshot_download(name, allow_patterns=[*FILES, *WEIGHTS[:2]], local_files_only=local))
             if not local and with_weights and not _weights_in(folder):
@@ -176,6 +178,8 @@ def _folder_of(name: str, *, with_weights: bool) -> Path:
                 return folder
         except Exception as error:  # the hub's own errors, and the network's
             why = error
+    if not download:
+        raise UserError(f"{name} is not in the hub's cache, and would be fetched from the hub: --trust (trust=True) allows it") from why
     reason = f": {one_line(why)}" if why else ""
     raise UserError(f"backbone.name={name} is neither a folder here nor in the hub's cache, and cannot be downloaded{reason}") from why
 
