@@ -1,7 +1,6 @@
 """Encoders of texts: taken apart without loss, padding that changes nothing, and all that images can do, from the command line."""
 
 import json
-import subprocess
 import sys
 from contextlib import nullcontext
 from functools import partial
@@ -10,6 +9,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
+import warm
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from texts_of import SMALL, minilm, save_model, save_tokenizer, trec, words, write_csv
@@ -283,7 +283,7 @@ def train(run: Path, folder: Path, texts: Path, *words: str) -> str:
         *words,
         f"hydra.run.dir={run}",
     ]
-    done = subprocess.run([sys.executable, ROOT / "train.py", *command], capture_output=True, text=True, check=False)
+    done = warm.run([sys.executable, ROOT / "train.py", *command])
     assert done.returncode == 0, done.stderr
     return done.stdout
 

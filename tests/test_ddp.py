@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 
 ROOT = Path(__file__).parents[1]
 FOLDER = Path(__file__).parent
@@ -20,7 +21,7 @@ def launch(folder: Path, devices: int, *cases: str) -> dict[str, list]:
     out = folder / f"{devices}"
     out.mkdir()
     command = [sys.executable, str(FOLDER / "ddp_program.py"), str(out), *cases]
-    done = subprocess.run(command, env={**os.environ, "DEVICES": str(devices)}, capture_output=True, text=True, timeout=400)
+    done = warm.run(command, env={**os.environ, "DEVICES": str(devices)}, timeout=400)
     assert done.returncode == 0, done.stderr[-2000:]
     return {case: [torch.load(out / f"{case}.{rank}", weights_only=True) for rank in range(devices)] for case in cases}
 
@@ -63,7 +64,7 @@ def test_codes_that_two_processes_compute_together_are_to_the_bit_those_of_one(t
 def test_what_one_process_cannot_do_ends_both_with_its_line(tmp_path):
     environment = {**os.environ, "DEVICES": "2"}
     command = [sys.executable, str(FOLDER / "ddp_program.py"), str(tmp_path), "no room"]
-    subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    warm.run(command, env=environment, timeout=200)
     said = torch.load(tmp_path / "no room.0", weights_only=True)["error"]
     assert said.startswith("process 1: codes need ") and "100 B are free" in said and "\n" not in said
 
@@ -139,5 +140,5 @@ def test_ctrl_c_ends_both_processes_and_the_run_goes_on(tmp_path):
     os.killpg(run.pid, signal.SIGINT)  # as a terminal does
     said, _ = run.communicate(timeout=240)
     assert run.returncode == 130 and "resume=true" in said and "Traceback" not in said
-    done = subprocess.run([*command, "resume=true"], cwd=tmp_path, capture_output=True, text=True, timeout=400)
+    done = warm.run([*command, "resume=true"], cwd=tmp_path, timeout=400)
     assert done.returncode == 0 and "goes on from" in done.stdout and "trained in" in done.stdout

@@ -2,12 +2,12 @@
 
 import csv
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 from safetensors.torch import load_file
 from torch import nn
 
@@ -146,7 +146,7 @@ def test_what_cannot_be_trained_so_is_one_line(make, said):
 def train(folder, *arguments):
     command = [sys.executable, str(ROOT / "train.py"), "trainer=cpu", *arguments]
     environment = {**os.environ, "FTLIT_CACHE": str(folder / "store")}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return warm.run(command, cwd=folder, env=environment, timeout=300)
 
 
 @pytest.fixture(scope="module")

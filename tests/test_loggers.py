@@ -3,12 +3,12 @@
 import csv
 import inspect
 import os
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import warm
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object
@@ -48,7 +48,7 @@ def test_tensorboard_holds_what_is_logged_in_the_folder_of_the_run(tmp_path):
 
     command = [sys.executable, str(ROOT / "train.py"), "trainer=cpu", "logger=tensorboard", "data.per_class=5", "head=linear", *STAGED]
     environment = {**os.environ, "FTLIT_CACHE": str(tmp_path / "store")}
-    done = subprocess.run([*command, "hydra.run.dir=run"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    done = warm.run([*command, "hydra.run.dir=run"], cwd=tmp_path, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
     with (tmp_path / "run" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -9,6 +9,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import warm
+
 from ftlit.recipes.command import quote
 from ftlit.recipes.isolation import undone
 
@@ -21,9 +23,7 @@ FAST = ("debug=fast", "trainer.max_epochs=1", "data.num_workers=0")
 
 def run(folder, program, *arguments, **environment):
     command = [sys.executable, *program, *arguments, "hydra.sweep.dir=sweep"]
-    return subprocess.run(
-        command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, capture_output=True, text=True, timeout=300
-    )
+    return warm.run(command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, timeout=300)
 
 
 def assert_jobs(folder, result, good, bad=(), plans=None):
@@ -125,7 +125,7 @@ def running(word):
 
 
 def test_resume_where_no_run_began_is_a_mistake(tmp_path):
-    result = subprocess.run([sys.executable, *TRAIN, "resume=true"], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    result = warm.run([sys.executable, *TRAIN, "resume=true"], cwd=tmp_path, timeout=100)
     assert result.returncode == 2 and result.stderr.count("\n") == 1
     assert f"{tmp_path}/runs/" in result.stderr and "holds no run: give hydra.run.dir=" in result.stderr
 

@@ -5,13 +5,13 @@ import io
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import warm
 from PIL import Image
 
 from ftlit import UserError, load_backbone
@@ -27,7 +27,7 @@ ARGUMENTS = (
 
 
 def command(folder, *arguments):
-    return subprocess.run([sys.executable, *arguments], cwd=folder, env=dict(os.environ), capture_output=True, text=True, timeout=300)
+    return warm.run([sys.executable, *arguments], cwd=folder, env=dict(os.environ), timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ def test_a_head_of_somebodys_own_needs_trust(run, tmp_path, monkeypatch):
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     arguments = [*ARGUMENTS[6:], "head._target_=mine.Head", "scenario=large_similar", "trainer.max_epochs=3", "hydra.run.dir=own"]
     made = [sys.executable, str(ROOT / "train.py"), *arguments]
-    done = subprocess.run(made, cwd=run, env=environment, capture_output=True, text=True, timeout=300)
+    done = warm.run(made, cwd=run, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
     with pytest.raises(UserError, match=r"head is mine.Head, which is none of ftlit's: --trust"):
         load(run / "own")

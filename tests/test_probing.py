@@ -3,12 +3,12 @@
 import csv
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 
 from ftlit import FineTuner, UserError, extract_codes, fit_probe, load_backbone
 from ftlit.probing import Interval, Probing, best_of, bootstrap
@@ -76,7 +76,7 @@ def test_settings_out_of_their_range_are_refused(options, said):
 
 def probe(folder, *arguments, **environment):
     command = [sys.executable, str(ROOT / "train.py"), "recipe=probe", "trainer=cpu", f"hydra.run.dir={folder}/run", *arguments]
-    return subprocess.run(command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300)
+    return warm.run(command, cwd=folder, env={**os.environ, **environment}, timeout=300)
 
 
 def test_the_recipe_prints_a_row_a_layer_and_leaves_table_picture_and_result(tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import warm
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torchmetrics.functional.classification import multiclass_calibration_error
 
@@ -36,7 +37,7 @@ STAGED = (
 def train(folder, *arguments):
     command = [sys.executable, str(ROOT / "train.py"), "trainer=cpu", *arguments]
     environment = {**os.environ, "FTLIT_CACHE": str(folder / "store")}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return warm.run(command, cwd=folder, env=environment, timeout=300)
 
 
 @pytest.fixture(scope="module")

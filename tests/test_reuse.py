@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import subprocess
 import sys
 from csv import DictReader
 from functools import partial
@@ -13,6 +12,7 @@ from typing import ClassVar
 import lightning.pytorch as pl
 import pytest
 import torch
+import warm
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
@@ -72,7 +72,7 @@ def stranger(tmp_path):
 
 def run(folder, *command):
     env = {**os.environ, "PYTHONPATH": str(folder)}
-    done = subprocess.run([sys.executable, *map(str, command)], cwd=folder, env=env, capture_output=True, text=True, timeout=240)
+    done = warm.run([sys.executable, *map(str, command)], cwd=folder, env=env, timeout=240)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

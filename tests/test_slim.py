@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import sys
 from contextlib import nullcontext
 from functools import partial
@@ -11,6 +10,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
+import warm
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -33,7 +33,7 @@ STAGED = (
 
 def train(folder, *arguments):
     command = [sys.executable, str(ROOT / "train.py"), *STAGED, *arguments]
-    return subprocess.run(command, cwd=folder, env=dict(os.environ), capture_output=True, text=True, timeout=300)
+    return warm.run(command, cwd=folder, env=dict(os.environ), timeout=300)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
@@ -11,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import warm
 from hydra import compose, initialize_config_module
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
@@ -52,7 +52,7 @@ def jobs_in(folder):
 def sweep(folder, *arguments):
     command = [sys.executable, ROOT / "train.py", *arguments, "hydra.sweep.dir=sweep"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
+    return warm.run(command, cwd=folder, env=environment, timeout=500)
 
 
 def test_a_row_is_a_setting_over_its_seeds_and_val_alone_ranks_them(tmp_path):

@@ -3,10 +3,10 @@
 import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
+import warm
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -22,7 +22,7 @@ def test_the_ten_commands_run(tmp_path):
     for command in commands:
         first, *rest = shlex.split(command)
         words = [str(ROOT / word) if word == "train.py" else word for word in rest]
-        done = subprocess.run([*starts[first], *words], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+        done = warm.run([*starts[first], *words], cwd=tmp_path, env=environment, timeout=600)
         assert done.returncode == 0 and not done.stderr.count("Traceback"), f"{command}\n{done.stderr}"
     for made in ("mine/report.html", "mine/export/glyph.pt2", "sweeps/few/sweep.md"):
         assert (tmp_path / "runs" / made).is_file()

@@ -7,6 +7,7 @@ from urllib.error import URLError
 
 import pytest
 import torch
+import warm
 from law_1 import check_cuts
 
 import ftlit
@@ -219,7 +220,7 @@ def test_stages_train_from_the_command_line(tmp_path):
         "backbone=timm backbone.name=test_vit backbone.weights=null data=digits debug=fast trainer=cpu head=linear schedule=head_then_all"
     )
     given = [*command.split(), "backbone.input_spec.size=64", "schedule.epoch=1", "trainer.max_epochs=2", f"hydra.run.dir={tmp_path}"]
-    done = subprocess.run([sys.executable, ROOT / "train.py", *given], capture_output=True, text=True, check=False)
+    done = warm.run([sys.executable, ROOT / "train.py", *given])
     assert done.returncode == 0, done.stderr
     assert "test_vit: embeddings, blocks.0" in done.stdout and "stage 1" in done.stdout
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import warm
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +24,7 @@ FAST = ("debug=fast", "trainer.max_epochs=3", "trainer=cpu")
 
 def train(folder, *arguments, **environment):
     command = [sys.executable, str(ROOT / "train.py"), *arguments]
-    return subprocess.run(command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300)
+    return warm.run(command, cwd=folder, env={**os.environ, **environment}, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +107,9 @@ def test_after_ctrl_c_the_printed_command_goes_on(tmp_path):
     assert best.exists() and last.exists() and "Traceback" not in said
     resume = shlex.split(re.search(r"To go on: (.*)", said)[1])
     assert resume[:1] == ["python"]
-    changed = subprocess.run([sys.executable, *resume[1:], "optimizer.lr=0.5"], cwd=tmp_path, capture_output=True, text=True)
+    changed = warm.run([sys.executable, *resume[1:], "optimizer.lr=0.5"], cwd=tmp_path)
     assert changed.returncode == 2 and "goes on with the run as it was: optimizer.lr was 0.001, now 0.5" in changed.stderr
-    result = subprocess.run([sys.executable, *resume[1:]], cwd=tmp_path, capture_output=True, text=True)
+    result = warm.run([sys.executable, *resume[1:]], cwd=tmp_path)
     assert result.returncode == 0 and "goes on from" in result.stdout, result.stderr
     steps = [int(row["step"]) for row in csv.DictReader((tmp_path / "run/metrics.csv").open()) if row["train/loss"]]
     assert steps == sorted(set(steps)) and len(steps) == 8  # one file, no epoch twice

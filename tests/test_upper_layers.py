@@ -2,12 +2,12 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 from PIL import Image
 
 from ftlit import extract_codes, fit_probe, load_backbone
@@ -25,7 +25,7 @@ ALEXNET = (
 
 def train(folder, *arguments):
     command = [sys.executable, str(ROOT / "train.py"), "trainer=cpu", *arguments]
-    return subprocess.run(command, cwd=folder, env=dict(os.environ), capture_output=True, text=True, timeout=600)
+    return warm.run(command, cwd=folder, env=dict(os.environ), timeout=600)
 
 
 @pytest.fixture(scope="module")

@@ -61,11 +61,11 @@ def _check_added(cfg: DictConfig) -> None:
     """`+sede=1`: Hydra adds any name that is not there yet, and nothing would read it."""
     if not HydraConfig.initialized():
         return
-    hydra = HydraConfig.get()
+    hydra, told = HydraConfig.get(), OmegaConf.to_yaml(cfg)
     for override in OverridesParser.create().parse_overrides(list(hydra.overrides.task)):
         name = override.key_or_group.partition(".")[0]
         added = override.is_add() or override.is_force_add()
-        used = re.search(rf"\$\{{{re.escape(name)}\b", OmegaConf.to_yaml(cfg))
+        used = re.search(rf"\$\{{{re.escape(name)}\b", told)
         if added and not used and name not in hydra.runtime.choices and name not in _read():
             raise unknown("option", name, [*_read(), *overlays()])
 
