@@ -11,12 +11,15 @@ import argparse
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
+import time
+import traceback
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NoReturn
 
 from _measure import machine, written
 from planted import FAULTS, PEERS
@@ -37,22 +40,49 @@ class Row:
 
 
 def measure(fault: Fault, peer: str) -> Verdict:
-    """What a process of its own finds."""
+    """What a process of its own finds: a fork, since importing takes longer than most faults."""
     if peer in fault.without:
         return Verdict(NO_OPTION)
     if installed(peer) is None:
         return Verdict("not installed")
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, __file__, "--plant", fault.name, "--peer", peer, "--folder", folder]
-        environment = {**os.environ, WORLD: str(fault.processes), "OMP_NUM_THREADS": "1", "FTLIT_CACHE": f"{folder}/cache"}
-        child = subprocess.Popen(command, env=environment, stdout=sys.stderr, start_new_session=True)
-        try:
-            child.wait(LIMIT)
-        except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)
-            return Verdict("crashes", f"no end after {LIMIT} s")
+        child = os.fork()
+        if child == 0:
+            apart(fault, peer, folder)
+        ended = wait(child)
+        with suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)  # what is left of its processes
         told = Path(folder, "verdict.json")
-        return Verdict(**json.loads(told.read_text())) if told.exists() else Verdict("crashes", f"exit status {child.returncode}")
+        return Verdict(**json.loads(told.read_text())) if told.exists() else Verdict("crashes", ended)
+
+
+def apart(fault: Fault, peer: str, folder: str) -> NoReturn:
+    """Plant a fault in a session of its own; further processes start by the command line that this one seems to have."""
+    os.setsid()
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    sys.argv = [__file__, "--plant", fault.name, "--peer", peer, "--folder", folder]
+    os.environ |= {WORLD: str(fault.processes), "OMP_NUM_THREADS": "1", "FTLIT_CACHE": f"{folder}/cache"}
+    status = 1
+    try:
+        plant(fault.name, peer, Path(folder))
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def wait(child: int) -> str:
+    """Until it ends, or the limit; how it ended."""
+    deadline = time.monotonic() + LIMIT
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return f"exit status {os.waitstatus_to_exitcode(status)}"
+        time.sleep(0.05)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return f"no end after {LIMIT} s"
 
 
 def installed(peer: str) -> str | None:
