@@ -25,7 +25,7 @@ def run(peer: Any, folder: Path, *asked: str) -> None:
     environment = {**os.environ, "FTLIT_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*command, FOLDER], cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"exit status {done.returncode}: {done.stderr[-500:]}")
+        raise RuntimeError(f"exit status {done.returncode}: {done.stderr[-1500:]}")
 
 
 @fault("a sweep of two-process jobs is started again by the second process", names="multirun|sweep")
