@@ -1,0 +1,106 @@
+"""Images and their codes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from .fault import Found, fault
+from .nets import Net, linear_head, loader, plain, trainer_for
+from .peers import Ours
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def pooled(backbone: nn.Module) -> nn.Module:
+    return nn.Sequential(backbone, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def normalised(images: Tensor, mean: Any, std: Any) -> Tensor:
+    return (images - torch.tensor(mean).reshape(3, 1, 1)) / torch.tensor(std).reshape(3, 1, 1)
+
+
+@fault("images are not normalised as the weights were trained", names="weights were trained with")
+def normalisation(peer: Any, folder: Path) -> Found:
+    """Weights trained with mean and std 0.5 get images of ImageNet's mean and std (FOA#2, fastai#3716). For ftlit a user overrides what
+    the weights say, and the plan of the run is read; without the override the spec comes from the weights. Harm: other codes."""
+    from ftlit import load_backbone
+
+    backbone = load_backbone("glyph").eval()
+    spec = backbone.input_spec
+    images = torch.rand(24, 3, spec.size, spec.size, generator=torch.Generator().manual_seed(0))
+    wrong = normalised(images, *IMAGENET)
+    with torch.no_grad():
+        right_codes, codes = (pooled(backbone)(x) for x in (normalised(images, spec.mean, spec.std), wrong))
+    number = f"codes off by {float((codes - right_codes).norm() / right_codes.norm()):.0%}"
+    if isinstance(peer, Ours):
+        return Found(True, number, plan_of(load_backbone("glyph", input_spec={"mean": IMAGENET[0], "std": IMAGENET[1]})))
+    net = Net(pooled(backbone), nn.Linear(codes.shape[1], 3), peer.optimizer)
+    batches = DataLoader(TensorDataset(wrong, torch.arange(24) % 3), batch_size=8)
+    trainer_for(peer.callbacks(net), folder, epochs=2).fit(net, batches, batches)
+    return Found(True, number)
+
+
+def plan_of(backbone: nn.Module) -> list[str]:
+    """What the plan of a run warns of."""
+    from ftlit import Schedule, Stage
+    from ftlit.doctor import examine
+
+    module = nn.ModuleDict({"backbone": backbone, "head": nn.Linear(128, 3)})
+    optimizer = Ours().optimizer(module)
+    return list(examine(module, ["head"], Schedule([Stage(["head"]), Stage(["*"], 1)]), optimizer).warnings)
+
+
+@fault("the best epoch is chosen on the images that are then reported", names="duplicates across splits|val.*test")
+def chosen_on_test(peer: Any, folder: Path) -> Found:
+    """Val and test hold the same images (dinov2's `linear.py`). Harm: the run goes through, as it does for all three; ftlit's data say so
+    before it, image by image."""
+    if isinstance(peer, Ours):
+        return Found(True, "", notes_of_same_images())
+    net = Net(plain(), linear_head(), peer.optimizer)
+    keep = peer.checkpoint(dirpath=folder / "kept", monitor="val_loss", save_top_k=1)
+    same = loader()
+    trainer = trainer_for([*peer.callbacks(net), keep], folder)
+    trainer.fit(net, loader(), same)
+    trainer.test(net, same, ckpt_path=keep.best_model_path, weights_only=False, verbose=False)
+    return Found(True)
+
+
+def notes_of_same_images() -> list[str]:
+    """What ftlit says of a data set whose val and test are the same."""
+    from ftlit.dataset import Examples
+    from ftlit.splitting import assemble
+
+    def examples(first: int) -> Examples:
+        arrays = [np.full((8, 8, 3), first + i, dtype=np.uint8) for i in range(12)]
+        return Examples(arrays, [(i % 3,) for i in range(12)], Image.fromarray, arrays)
+
+    splits = {"train": examples(0), "val": examples(100), "test": examples(100)}
+    return assemble(splits, list("abc"), fractions={}, split_seed=0).notes
+
+
+@fault("stored codes outlive a change of weights, transform or image", names="stale", without=("Lightning", "finetuning-scheduler"))
+def stale_codes(peer: Any, folder: Path) -> Found:
+    """Codes are stored; then one weight, one transform, one image changes (kaiko-eva: the key is "the directory exists"). Harm: what is
+    read differs from what the network gives now."""
+    from ftlit import extract_codes, load_backbone
+
+    backbone = load_backbone("glyph").eval()
+    images = torch.rand(12, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    def off(shown: Tensor) -> float:
+        codes = extract_codes(backbone, [shown], cache=folder / "codes")["layer4"].read(range(len(shown)))
+        with torch.no_grad():
+            return float((codes - pooled(backbone)(shown)).abs().max())
+
+    found = [off(images)]
+    with torch.no_grad():
+        next(backbone.parameters()).view(-1)[0] += 1
+    found += [off(images), off(images.flip(-1))]
+    images[3] = 1 - images[3]
+    found += [off(images)]
+    return Found(max(found) > 1e-4, f"{sum(value > 1e-4 for value in found)} of 3 changes missed")

@@ -1,0 +1,85 @@
+"""The peers, each with the settings that its documentation offers. Every one gets the same net, data, rates and epochs."""
+
+from functools import partial
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from torch.optim import SGD
+
+RATE, RATIO = 0.1, 0.1  # of the head; of the backbone over the head
+EPOCHS = 4
+
+
+class Ours:
+    """ftlit."""
+
+    distribution = "ftlit"
+    early_stopping = staticmethod(EarlyStopping)
+    checkpoint = staticmethod(ModelCheckpoint)
+
+    def optimizer(self, module: LightningModule) -> SGD:
+        from ftlit import build_optimizer
+
+        return build_optimizer(module, partial(SGD, lr=RATE, momentum=0.9), [("head", 1.0), ("*", RATIO)])
+
+    def callbacks(self, module: LightningModule, *, epoch: int = 1, metric: bool = False) -> list[Callback]:
+        from ftlit import Schedule, Stage, StagedFinetuning, Until
+
+        until = Until("val_loss", mode="min", patience=1) if metric else None
+        return [StagedFinetuning(Schedule([Stage(["head"]), Stage(["*"], epoch, until=until)]))]
+
+
+class Lightning:
+    """Lightning's own callback."""
+
+    distribution = "lightning"
+    early_stopping = staticmethod(EarlyStopping)
+    checkpoint = staticmethod(ModelCheckpoint)
+
+    def optimizer(self, module: LightningModule) -> SGD:
+        return trainable_only(module)
+
+    def callbacks(self, module: LightningModule, *, epoch: int = 1, metric: bool = False) -> list[Callback]:
+        from lightning.pytorch.callbacks import BackboneFinetuning
+
+        return [BackboneFinetuning(epoch, lambda_func=lambda _: 1.0, initial_denom_lr=1 / RATIO, train_bn=False)]
+
+
+class Scheduler:
+    """finetuning-scheduler. By epochs alone unless a metric is asked for; phases are lists of parameter names."""
+
+    distribution = "finetuning-scheduler"
+    early_stopping = None  # its own takes the place of Lightning's
+
+    def optimizer(self, module: LightningModule) -> SGD:
+        return trainable_only(module)
+
+    def callbacks(self, module: LightningModule, *, epoch: int = 1, metric: bool = False) -> list[Callback]:
+        from finetuning_scheduler import FinetuningScheduler, FTSEarlyStopping
+
+        names = [name for name, _ in module.named_parameters()]
+        head = [name for name in names if name.startswith("head")]
+        last = {"params": [name for name in names if name not in head], "lr": RATE * RATIO}
+        if not metric:
+            last["max_transition_epoch"] = EPOCHS  # asked for; the run goes on as far as Trainer says
+        scheduler = FinetuningScheduler(
+            ft_schedule={0: {"params": head, "max_transition_epoch": epoch}, 1: last},
+            restore_best=False,
+            epoch_transitions_only=not metric,
+            apply_lambdas_new_pgs=True,
+            frozen_bn_track_running_stats=False,
+        )
+        return [scheduler, *([FTSEarlyStopping("val_loss", patience=1)] if metric else [])]
+
+    def checkpoint(self, *args: Any, **kwargs: Any) -> Callback:
+        from finetuning_scheduler import FTSCheckpoint
+
+        return FTSCheckpoint(*args, **kwargs)
+
+
+PEERS = {"Lightning": Lightning, "finetuning-scheduler": Scheduler, "ftlit": Ours}
+
+
+def trainable_only(module: LightningModule) -> SGD:
+    return SGD([p for p in module.parameters() if p.requires_grad], lr=RATE, momentum=0.9)

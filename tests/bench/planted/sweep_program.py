@@ -1,0 +1,44 @@
+"""What a user of Lightning and Hydra writes: a main that trains."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from lightning.pytorch import Trainer
+from omegaconf import DictConfig
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from planted.nets import Net, linear_head, loader, plain
+from planted.peers import PEERS
+
+ConfigStore.instance().store("program", {"devices": 1, "seed": 0, "peer": "Lightning"})
+
+
+@hydra.main(version_base="1.3", config_path=None, config_name="program")
+def main(cfg: DictConfig) -> None:
+    """Train, and leave a note of each process that did."""
+    peer = PEERS[cfg.peer]()
+    net = Net(plain(), linear_head(), peer.optimizer)
+    trainer = Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        strategy="ddp",
+        devices=cfg.devices,
+        callbacks=peer.callbacks(net),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(net, loader(), loader())
+    ran = Path(hydra.utils.get_original_cwd(), "ran")
+    ran.mkdir(exist_ok=True)
+    note = {"world": trainer.world_size, "rank": trainer.global_rank}
+    (ran / f"{cfg.devices}-{cfg.seed}-{os.getpid()}.json").write_text(json.dumps(note))
+
+
+if __name__ == "__main__":
+    main()
