@@ -57,8 +57,8 @@ def compared(
     return Row(measure, a, b, b / a if turned else a / b, aim, unit, note, {name: samples[name] for name in (ours, other)})
 
 
-def machine() -> dict[str, Any]:
-    """What the numbers hold for."""
+def machine(packages: Sequence[str] = ()) -> dict[str, Any]:
+    """What the numbers hold for; `packages` are named besides ours."""
     cpus = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     memory = next((int(line.split()[1]) / 2**20 for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0.0)
     return {
@@ -69,7 +69,7 @@ def machine() -> dict[str, Any]:
         "memory": f"{memory:.0f} GiB",
         "load": os.getloadavg()[0],
         "python": platform.python_version(),
-        **{package: version(package) for package in PACKAGES},
+        **{package: version(package) for package in (*PACKAGES, *packages)},
     }
 
 

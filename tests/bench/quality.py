@@ -1,0 +1,209 @@
+"""Test accuracy for the time it takes: ftlit beside what a user would pick instead, on the same images, splits, weights and cores.
+
+python tests/bench/quality.py --data DATA --work FOLDER [--quick] [--out results/quality.json]
+
+DATA holds `images/NAME` (folders `train` and `test`, each with a folder a class; or folders of classes, of which a fifth is the test) and
+`weights/`. A cell is a data set at so many labelled images a class, a fifth of which (one a class at least) validates; which ones, the seed
+draws, the same for all systems. Photos train squeezenet1_1 from ImageNet's weights, digits the shipped glyph. The clock runs from the
+files to the test accuracy, in a process that has imported everything. One system works at a time, in an order that moves on by one each
+time. Runs that FOLDER/quality.jsonl holds are not run again. `pip install -e ".[bench]"` brings the peers.
+"""
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+from _measure import machine
+from scipy.stats import t
+from sklearn.datasets import load_digits
+from systems.task import Task
+from systems.worker import SYSTEMS
+
+WEIGHTS = {"squeezenet1_1": "weights/squeezenet1_1_imagenet_torchvision.pth"}
+OURS, PEERS = "ftlit scenario=auto", ("BackboneFinetuning", "finetuning-scheduler", "fastai", "loop by hand", "scikit-learn on codes")
+WITHOUT_EPOCHS = ("ftlit recipe=probe", "scikit-learn on codes")
+EQUAL = 5  # epochs, where all have as many
+SIZES = (5, 20, None)  # images a class; None: all
+Key = tuple[str, int | None, int | None, int, str]  # data, images a class, epochs, seed, system
+
+
+class Worker:
+    """A system's process, which waits while others work.
+
+    Args:
+        name: of `SYSTEMS`.
+        log: file for all that it prints.
+    """
+
+    def __init__(self, name: str, log: Path) -> None:
+        here = Path(__file__).parent
+        environment = {**os.environ, "PYTHONPATH": str(here)}
+        command = [sys.executable, "-m", "systems.worker", name]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log.open("a"), text=True, env=environment
+        )
+        self._answer()
+
+    def __call__(self, task: Task) -> dict[str, Any]:
+        """`accuracy` and `seconds`, or `error`."""
+        assert self.process.stdin
+        self.process.stdin.write(json.dumps(asdict(task)) + "\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        return json.loads(line) if line else {"error": f"ended with {self.process.wait()}"}
+
+
+def split(source: Path, target: Path, per_class: int | None, seed: int) -> Path:
+    """Links to the images of a cell in folders `train`, `val` and `test`."""
+    given = {folder.name: folder for folder in source.iterdir() if folder.is_dir()}
+    for label in sorted(folder.name for folder in given.get("train", source).iterdir() if folder.is_dir()):
+        files = sorted((given.get("train", source) / label).iterdir())
+        random.Random(0).shuffle(files)
+        number = 0 if "test" in given else len(files) // 5
+        test, known = (sorted((given["test"] / label).iterdir()) if "test" in given else files[:number]), files[number:]
+        random.Random(seed).shuffle(known)
+        known = known[:per_class]
+        valid = max(1, len(known) // 5)
+        for name, chosen in {"val": known[:valid], "train": known[valid:], "test": test}.items():
+            (target / name / label).mkdir(parents=True, exist_ok=True)
+            for file in chosen:
+                (target / name / label / file.name).symlink_to(file.resolve())
+    return target
+
+
+def digits(target: Path) -> Path:
+    """scikit-learn's digits as PNG files, 8 pixels a side."""
+    from PIL import Image
+
+    if not target.exists():
+        held = load_digits()
+        for place, (image, label) in enumerate(zip(held.images, held.target, strict=True)):
+            (target / str(label)).mkdir(parents=True, exist_ok=True)
+            Image.fromarray((image / 16 * 255).round().astype("uint8")).save(target / str(label) / f"{place:04d}.png")
+    return target
+
+
+def keys(names: Sequence[str], seeds: int, systems: Sequence[str], sizes: Sequence[int | None]) -> Iterator[Key]:
+    """Every run that is wanted, the systems in turn."""
+    turn = 0
+    for seed in range(seeds):
+        for name in names:
+            for size in sizes:
+                for epochs in (None, EQUAL):
+                    for place in range(len(systems)):
+                        system = systems[(place + turn) % len(systems)]
+                        if epochs is None or system not in WITHOUT_EPOCHS:
+                            yield name, size, epochs, seed, system
+                    turn += 1
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half the 95 % interval (Student's t); 0 for one value."""
+    half = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / sqrt(len(values)) if len(values) > 1 else 0.0
+    return statistics.mean(values), float(half)
+
+
+def rows_of(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row a cell and system, over seeds."""
+    cells = dict.fromkeys((run["data"], run["per_class"], run["epochs"], run["system"]) for run in runs)
+    rows = []
+    for cell in cells:
+        own = [run for run in runs if (run["data"], run["per_class"], run["epochs"], run["system"]) == cell]
+        done = [run for run in own if "accuracy" in run]
+        row = dict(zip(("data", "per_class", "epochs", "system"), cell, strict=True))
+        if done:
+            mean, half = interval([run["accuracy"] for run in done])
+            row |= {"accuracy": mean, "half": half, "seconds": statistics.median(run["seconds"] for run in done), "seeds": len(done)}
+        rows.append(row | ({"error": next(run["error"] for run in own if "error" in run)} if len(done) < len(own) else {}))
+    return rows
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """A line a cell, a column a system: accuracy, and seconds."""
+    systems = [name for name in SYSTEMS if any(row["system"] == name for row in rows)]
+    lines = ["| data, images a class, epochs | " + " | ".join(systems) + " |", "|---" * (len(systems) + 1) + "|"]
+    for cell in dict.fromkeys((row["data"], row["per_class"], row["epochs"]) for row in rows):
+        found = {row["system"]: row for row in rows if (row["data"], row["per_class"], row["epochs"]) == cell}
+        best = max((row.get("accuracy", 0) for row in found.values()), default=0)
+        lines.append(f"| {told(*cell)} | {' | '.join(_cell(found.get(name), best) for name in systems)} |")
+    return "\n".join(lines)
+
+
+def told(data: str, per_class: int | None, epochs: int | None) -> str:
+    """A cell in words."""
+    return f"{data}, {per_class or 'all'}, {epochs or 'own'}"
+
+
+def _cell(row: dict[str, Any] | None, best: float) -> str:
+    if row is None:
+        return ""
+    if "accuracy" not in row:
+        return "fails"
+    accuracy = f"{row['accuracy']:.3f}"
+    return f"{f'**{accuracy}**' if row['accuracy'] == best else accuracy} ± {row['half']:.3f}, {row['seconds']:.1f} s"
+
+
+def main() -> None:
+    """Run what is lacking, then write and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=os.environ.get("FTLIT_TEST_DATA"))
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--names", default="digits,hymenoptera,cats_dogs,sign_digits,malaria", help="digits, or folders of DATA/images")
+    parser.add_argument("--systems", default=",".join(SYSTEMS))
+    parser.add_argument("--sizes", default="5,20,all")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="3 seeds of digits and hymenoptera")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/quality.json")
+    given = parser.parse_args()
+    names, seeds = (["digits", "hymenoptera"], 3) if given.quick else (given.names.split(","), given.seeds)
+    given.work.mkdir(parents=True, exist_ok=True)
+    sizes = [None if size == "all" else int(size) for size in given.sizes.split(",")]
+    runs = run(list(keys(names, seeds, given.systems.split(","), sizes)), given.data, given.work)
+    rows = rows_of(runs)
+    given.out.parent.mkdir(exist_ok=True)
+    given.out.write_text(json.dumps({"machine": machine(("fastai", "finetuning-scheduler", "scikit-learn")), "rows": rows}, indent=1))
+    print(table(rows))
+
+
+def run(wanted: Sequence[Key], data: Path, work: Path) -> list[dict[str, Any]]:
+    """What came of these, from the file or from a run now."""
+    names = ("data", "per_class", "epochs", "seed", "system")
+    path = work / "quality.jsonl"
+    held = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    done = {tuple(entry[name] for name in names): entry for entry in held}
+    workers: dict[str, Worker] = {}
+    for place, key in enumerate(wanted):
+        if key in done:
+            continue
+        name, per_class, epochs, seed, system = key
+        source = digits(work / "digits") if name == "digits" else data / "images" / name
+        with tempfile.TemporaryDirectory(dir=work) as folder:
+            split(source, Path(folder), per_class, seed)
+            backbone = "glyph" if name == "digits" else "squeezenet1_1"
+            weights = str(data / WEIGHTS[backbone]) if backbone in WEIGHTS else None
+            if system not in workers or workers[system].process.poll() is not None:
+                workers[system] = Worker(system, work / "log.txt")
+            said = workers[system](Task(folder, backbone, weights, epochs, seed, flips=name not in ("digits", "sign_digits")))
+        done[key] = {**dict(zip(names, key, strict=True)), **said}
+        with path.open("a") as file:
+            file.write(json.dumps(done[key]) + "\n")
+        print(f"{place + 1}/{len(wanted)} {key}: {said}", file=sys.stderr, flush=True)
+    return [done[key] for key in wanted]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""A loop written by hand, and scikit-learn on codes."""
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from systems.task import Task, features, folders
+
+EPOCHS = 25
+
+
+def loop(task: Task, *, pretrained: bool = True) -> float:
+    """The loop of PyTorch's tutorial: everything trains, SGD, the rate a tenth after each 7 epochs, the epoch that is best on val is kept."""
+    data = folders(task)
+    body, width = features(task, pretrained=pretrained)
+    network = nn.Sequential(body, nn.Linear(width, len(data["train"].classes)))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.001 if pretrained else 0.01, momentum=0.9)
+    epochs = task.epochs or EPOCHS
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=7, gamma=0.1)
+    best, kept = -1.0, network.state_dict()
+    train = DataLoader(data["train"], batch_size=4, shuffle=True, num_workers=2)
+    for _ in range(epochs):
+        network.train()
+        for images, labels in train:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(images), labels).backward()
+            optimizer.step()
+        scheduler.step()
+        if (accuracy := accuracy_of(network, data["val"])) > best:
+            best, kept = accuracy, copy.deepcopy(network.state_dict())
+    network.load_state_dict(kept)
+    return accuracy_of(network, data["test"])
+
+
+def scratch(task: Task) -> float:
+    """The same from random weights, at ten times the rate."""
+    return loop(task, pretrained=False)
+
+
+def codes(task: Task) -> float:
+    """Logistic regression on the codes of the frozen network, at scikit-learn's defaults, of train and val."""
+    data = folders(task)
+    body = features(task)[0].eval()
+    data["train"].transform = data["val"].transform
+    parts = {split: [torch.cat(column) for column in zip(*codes_of(body, data[split]), strict=True)] for split in data}
+    known, labels = (torch.cat([parts["train"][i], parts["val"][i]]).numpy() for i in (0, 1))
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, random_state=task.seed)).fit(known, labels)
+    return float(model.score(*(part.numpy() for part in parts["test"])))
+
+
+def codes_of(body: nn.Module, data: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
+    """Codes and labels, batch by batch."""
+    with torch.inference_mode():
+        for images, labels in DataLoader(data, batch_size=64, num_workers=2):
+            yield body(images), labels
+
+
+def accuracy_of(network: nn.Module, data: Dataset) -> float:
+    """Share of the images that it tells rightly."""
+    network.eval()
+    with torch.inference_mode():
+        right = sum(int((network(images).argmax(1) == labels).sum()) for images, labels in DataLoader(data, batch_size=64, num_workers=2))
+    return right / len(data)  # type: ignore[arg-type]

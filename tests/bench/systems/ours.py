@@ -1,0 +1,43 @@
+"""ftlit: `python train.py scenario=auto`, in this process."""
+
+import json
+import tempfile
+from pathlib import Path
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+
+from ftlit.recipes import advise, finetune
+from ftlit.recipes import probe as probes
+from systems.task import Task
+
+
+def auto(task: Task) -> float:
+    """What the command gives, with nothing stored from before. Without the page of pictures, as no other system draws one."""
+    return _run(task, "scenario=auto")
+
+
+def probe(task: Task) -> float:
+    """`recipe=probe`: the best of all cuts."""
+    return _run(task, "recipe=probe")
+
+
+def _run(task: Task, *more: str) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        words = [f"backbone={task.backbone}", "data=folder", f"data.root={task.root}", "trainer=cpu", "report=false", f"seed={task.seed}"]
+        words += [f"backbone.weights={task.weights}"] if task.weights else []
+        words += [f"trainer.max_epochs={task.epochs}"] if task.epochs else []
+        words += [] if task.flips else ["data.augment=none"]
+        words += [f"paths.run={folder}/run", f"cache.folder={folder}/store", *more]
+        GlobalHydra.instance().clear()
+        with initialize_config_module("ftlit.conf", version_base="1.3"):
+            cfg = compose("train", overrides=words, return_hydra_config=True)
+            cfg.hydra.job.num, cfg.hydra.runtime.output_dir = 0, f"{folder}/run"
+            HydraConfig.instance().set_config(cfg)
+            if cfg.recipe == "probe":
+                probes.run(cfg)
+            else:
+                finetune.run(advise.settled(cfg))
+        found = json.loads(Path(folder, "run/result.json").read_text())
+        return float((found[0] if isinstance(found, list) else found)["test/accuracy"])

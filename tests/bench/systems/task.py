@@ -1,0 +1,81 @@
+"""A task that every system is given, and what those without parts of their own build from torchvision."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision import models
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+
+@dataclass(frozen=True)
+class Task:
+    """Images and a pretrained network.
+
+    Args:
+        root: folder of the splits `train`, `val` and `test`, each with a folder a class.
+        backbone: `squeezenet1_1`, `resnet18` and so on, or ftlit's `glyph`.
+        weights: a file of torchvision's; `None` for glyph, which brings its own.
+        epochs: `None` for the system's own number.
+        seed: of all that is drawn in training.
+        flips: whether an image may be mirrored (a digit may not).
+    """
+
+    root: str
+    backbone: str
+    weights: str | None
+    epochs: int | None
+    seed: int
+    flips: bool
+
+    def images(self, split: str) -> list[Path]:
+        """Files of a split."""
+        return [path for path in sorted(Path(self.root, split).glob("*/*")) if path.is_file()]
+
+    @property
+    def few(self) -> bool:
+        """At most 20 images a class: the usual number of passes over them is too few for anything."""
+        return len(self.images("train")) <= 20 * len(list(Path(self.root, "train").iterdir()))
+
+
+def features(task: Task, *, pretrained: bool = True) -> tuple[nn.Module, int]:
+    """The network without its head, images -> (N, C), and C."""
+    if task.backbone == "glyph":
+        from ftlit import load_backbone
+
+        backbone = load_backbone("glyph", weights="default" if pretrained else None)
+        return nn.Sequential(backbone, nn.AdaptiveAvgPool2d(1), nn.Flatten()), backbone.num_features
+    network = models.get_model(task.backbone, weights=None)
+    if pretrained:
+        network.load_state_dict(torch.load(task.weights, weights_only=True))
+    body = network.features if hasattr(network, "features") else nn.Sequential(*list(network.children())[:-2])
+    with torch.no_grad():
+        width = body.eval()(torch.zeros(1, 3, 64, 64)).shape[1]
+    return nn.Sequential(body.train(), nn.AdaptiveAvgPool2d(1), nn.Flatten()), width
+
+
+def sizes(task: Task) -> tuple[int, int]:
+    """Pixels that the network takes, and those that the shorter side is brought to before the crop."""
+    return (32, 32) if task.backbone == "glyph" else (224, 256)
+
+
+def normalization(task: Task) -> tuple[list[float], list[float]]:
+    """Mean and deviation of the channels in pretraining."""
+    return ([0.5] * 3, [0.5] * 3) if task.backbone == "glyph" else ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+def folders(task: Task) -> dict[str, ImageFolder]:
+    """The splits as PyTorch's tutorial reads them: random crops and mirror images of train, the middle of the others.
+
+    Source: "Transfer Learning for Computer Vision Tutorial", docs.pytorch.org.
+    """
+    size, resized = sizes(task)
+    end: list[Any] = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*normalization(task))]
+    flips = [v2.RandomHorizontalFlip()] if task.flips else []
+    crop = [v2.RandomResizedCrop(size)] if task.flips else [v2.Resize((size, size))]
+    plain = v2.Compose([v2.Resize(resized), v2.CenterCrop(size), *end])
+    views = {"train": v2.Compose([*crop, *flips, *end]), "val": plain, "test": plain}
+    return {split: ImageFolder(str(Path(task.root, split)), view) for split, view in views.items()}

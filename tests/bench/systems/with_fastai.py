@@ -1,0 +1,56 @@
+"""fastai's `vision_learner(...).fine_tune`, as in its quick start."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from fastai.vision.all import ImageDataLoaders, Normalize, Resize, accuracy, default_split, model_meta, set_seed, vision_learner
+from torchvision import models
+from torchvision.models import get_model_weights
+
+from ftlit import load_backbone
+from systems.task import Task, normalization, sizes
+
+EPOCHS, OF_FEW = 5, 15  # after the one with a frozen body
+
+
+def fine_tune(task: Task) -> float:
+    """One epoch of the head, then `fine_tune`'s epochs of everything; rates and groups are its own."""
+    set_seed(task.seed)
+    size, root = sizes(task)[0], Path(task.root)
+    number = len(task.images("train"))
+    batches = [Normalize.from_stats(*normalization(task))]
+    loaders = ImageDataLoaders.from_folder(
+        root, train="train", valid="val", bs=min(64, number), item_tfms=Resize(size), batch_tfms=batches, seed=task.seed
+    )
+    with tempfile.TemporaryDirectory() as home:
+        learner = vision_learner(loaders, _architecture(task, Path(home)), metrics=accuracy, normalize=False)
+        with learner.no_bar(), learner.no_logging():
+            learner.fine_tune(task.epochs or (OF_FEW if task.few else EPOCHS))
+    test = loaders.test_dl(task.images("test"), with_labels=True)
+    predictions, labels = learner.get_preds(dl=test)
+    return float((predictions.argmax(1) == labels).float().mean())
+
+
+def glyph(pretrained: bool = True) -> torch.nn.Module:
+    """ftlit's, as an architecture of fastai's."""
+    return load_backbone("glyph", weights="default" if pretrained else None)
+
+
+# fastai 2.8.12 takes `vision_learner(cut=)` and passes it on to nothing: what it knows of an architecture it reads here
+model_meta[glyph] = {"cut": lambda body: torch.nn.Sequential(*body.children()), "split": default_split}
+
+
+def _architecture(task: Task, home: Path) -> Any:
+    """torchvision's function, which finds the weights where it would have downloaded them."""
+    if task.backbone == "glyph":
+        return glyph
+    assert task.weights is not None
+    name = Path(get_model_weights(task.backbone).DEFAULT.url).name  # type: ignore[attr-defined]
+    os.environ["TORCH_HOME"] = str(home)
+    (home / "hub/checkpoints").mkdir(parents=True)
+    (home / "hub/checkpoints" / name).symlink_to(Path(task.weights).resolve())
+    return getattr(models, task.backbone)
+
