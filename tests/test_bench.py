@@ -21,3 +21,10 @@ def test_the_stored_run_answers_for_all_peers_and_ftlit_is_never_silent():
 def test_parameters_of_equal_values_train(tmp_path):
     verdict = FAULTS["equal_values"].run(PEERS["ftlit"](), tmp_path)
     assert (verdict.word, verdict.number) == ("prevented", "4 of 4 tensors train"), verdict.line
+
+
+def test_the_readme_says_what_the_stored_runs_say(monkeypatch):
+    monkeypatch.syspath_prepend(RESULTS.parents[1])
+    from readme import README, rendered
+
+    assert rendered(README.read_text()) == README.read_text()

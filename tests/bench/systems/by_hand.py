@@ -16,7 +16,7 @@ EPOCHS = 25
 
 
 def loop(task: Task, *, pretrained: bool = True) -> float:
-    """The loop of PyTorch's tutorial: everything trains, SGD, the rate a tenth after each 7 epochs, the epoch that is best on val is kept."""
+    """The loop of PyTorch's tutorial: everything trains, SGD, a tenth of the rate after each 7 epochs, the best epoch on val is kept."""
     data = folders(task)
     body, width = features(task, pretrained=pretrained)
     network = nn.Sequential(body, nn.Linear(width, len(data["train"].classes)))

@@ -53,4 +53,3 @@ def _architecture(task: Task, home: Path) -> Any:
     (home / "hub/checkpoints").mkdir(parents=True)
     (home / "hub/checkpoints" / name).symlink_to(Path(task.weights).resolve())
     return getattr(models, task.backbone)
-

@@ -41,9 +41,7 @@ class Classifier(pl.LightningModule):
 
 
 def backbone_finetuning(task: Task) -> float:
-    """The callback at its defaults: the backbone unfreezes at epoch 10, at a tenth of the rate, which then rises; or halfway, where there are
-    fewer epochs.
-    """
+    """The callback at its defaults: the backbone unfreezes at epoch 10, at a tenth of the rate, which then rises; halfway through fewer."""
     epochs = task.epochs or EPOCHS
     callback = BackboneFinetuning() if epochs > 10 else BackboneFinetuning(unfreeze_backbone_at_epoch=epochs // 2)
     return _trained(task, epochs, callback, ModelCheckpoint(monitor="val_accuracy", mode="max"))
