@@ -179,7 +179,7 @@ def test_report_makes_table_and_files_from_the_folder_alone(tmp_path, capsys):
 def test_what_is_no_sweep_or_an_empty_or_damaged_one_is_one_line(tmp_path):
     with pytest.raises(UserError, match="there is no folder"):
         cli.report([str(tmp_path / "none")])
-    with pytest.raises(UserError, match="is no folder of a sweep"):
+    with pytest.raises(UserError, match="is no folder of a run that left a report"):
         cli.report([str(tmp_path)])
     (tmp_path / "multirun.yaml").touch()
     with pytest.raises(UserError, match="is empty: none of its jobs began"):

@@ -20,6 +20,8 @@ def read(folder: str | Path) -> Evidence:
         UserError: no folder of a run, or a damaged one.
     """
     folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}")
     if not (folder / FOLDER / RUN).is_file():
         raise UserError(f"{folder} is no folder of a run that left a report ({FOLDER}/{RUN}): give one, or run with report=true")
     try:
