@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -113,6 +114,7 @@ def _be(asked: dict[str, Any]) -> None:
         traceback.print_exc()
         status = 1
     with suppress(BaseException):
+        threading._shutdown()  # as Python ends: pools of processes are told before what waits for them
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
