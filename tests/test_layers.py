@@ -11,7 +11,7 @@ import ftlit
 
 # Lowest first; the modules of one row do not import each other. A new module gets a place here.
 ROWS = """
-errors
+errors atomic
 patterns transform advice pooling jobs
 text sweep
 backbone head loss rewrite until grouping rates lr_find seeding glyphs dataset freezing
@@ -41,7 +41,7 @@ predict report report.evidence original
 report.scores report.files export
 report.figures report.reading
 report.page
-lit.clock lit.judging lit.strategies lit.images lit.seeding lit.resuming lit.lr_find lit.telling
+lit.clock lit.judging lit.strategies lit.images lit.seeding lit.resuming lit.lr_find lit.telling lit.rate_monitor
 lit.staging lit.finetuner lit.datamodules lit.texts lit.glyphs lit.extracting lit.pretrainer
 lit.caching lit.layerwise lit.predicting
 lit.solving lit.recording

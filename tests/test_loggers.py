@@ -16,10 +16,10 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
 
 from ftlit.errors import UserError
-from ftlit.recipes.loggers import PACKAGES, begin, build_loggers
+from ftlit.recipes.loggers import PACKAGES, begin_loggers, build_loggers
 
 ROOT = Path(__file__).parents[1]
-STAGED = ("scenario=large_similar", "schedule=top_down", "trainer.max_epochs=6", "trainer.log_every_n_steps=1", "report=false")
+STAGED = ("scenario=large_similar", "schedule=top_down", "trainer.max_epochs=6", "report=false")
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +87,7 @@ class Unreachable(Logger):
 def test_a_logger_that_cannot_begin_is_one_line_before_anything_is_trained():
     node = {"own": {"_target_": f"{__name__}.Unreachable"}}
     with pytest.raises(UserError, match=r"^Unreachable cannot begin: no answer"):
-        begin(build_loggers(OmegaConf.create(node)))
+        begin_loggers(build_loggers(OmegaConf.create(node)))
     node["own"]["port"] = -1
     with pytest.raises(UserError, match=r"^logger\.own: no port -1$"):
         build_loggers(OmegaConf.create(node))

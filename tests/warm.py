@@ -62,7 +62,7 @@ def serve() -> None:
         asked = json.loads(line)
         child = os.fork()
         if child == 0:
-            _be(asked)
+            _become(asked)
         print(json.dumps(_waited(child, asked["timeout"])), flush=True)
 
 
@@ -83,7 +83,7 @@ def _waited(child: int, timeout: float) -> int | None:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _be(asked: dict[str, Any]) -> None:
+def _become(asked: dict[str, Any]) -> None:
     """Become that run; does not return."""
     os.setsid()  # whatever it starts ends with it
     signal.signal(signal.SIGALRM, signal.SIG_DFL)

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from ftlit.atomic import write_atomically
 from ftlit.errors import UserError
 
 FILE = "job.json"  # what a job says of itself, in its folder
@@ -49,9 +50,8 @@ class Job:
 
     def write(self, folder: Path) -> None:
         """All at once into the job's folder, without metrics."""
-        beside = folder / f"{FILE}.part"
-        beside.write_text(json.dumps({name: value for name, value in asdict(self).items() if name != "metrics"}, indent=1))
-        beside.replace(folder / FILE)
+        told = {name: value for name, value in asdict(self).items() if name != "metrics"}
+        write_atomically(folder / FILE, json.dumps(told, indent=1))
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 Optimizer = partial(torch.optim.AdamW, lr=1e-4)
 
 
-def by_hand(loader: DataLoader, device: torch.device, steps: int) -> list[float]:
+def by_hand(loader: DataLoader, device: torch.device) -> list[float]:
     """Full fine-tuning, as most write it."""
     network = resnet18(num_classes=CLASSES).to(device)
     optimizer, seconds = Optimizer(network.parameters()), []
@@ -41,7 +41,7 @@ def by_hand(loader: DataLoader, device: torch.device, steps: int) -> list[float]
     return seconds
 
 
-def ours(loader: DataLoader, device: torch.device, steps: int, *, stage: str = "*") -> list[float]:
+def ours(loader: DataLoader, device: torch.device, *, stage: str = "*") -> list[float]:
     """FineTuner with StagedFinetuning: everything, or the head alone, trains."""
     from ftlit import FineTuner, LinearHead, Schedule, Stage, StagedFinetuning, load_backbone
 
@@ -50,12 +50,12 @@ def ours(loader: DataLoader, device: torch.device, steps: int, *, stage: str = "
     return _fitted(model, loader, device, StagedFinetuning(Schedule([Stage([stage])])))
 
 
-def backbone_finetuning(loader: DataLoader, device: torch.device, steps: int) -> list[float]:
+def backbone_finetuning(loader: DataLoader, device: torch.device) -> list[float]:
     """Lightning's callback at its defaults, before it unfreezes."""
     import lightning.pytorch as pl
     from lightning.pytorch.callbacks import BackboneFinetuning
 
-    class Classifier(pl.LightningModule):
+    class Network(pl.LightningModule):
         def __init__(self) -> None:
             super().__init__()
             self.backbone = resnet18(num_classes=CLASSES)
@@ -68,7 +68,7 @@ def backbone_finetuning(loader: DataLoader, device: torch.device, steps: int) ->
         def configure_optimizers(self) -> Any:
             return Optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
 
-    return _fitted(Classifier(), loader, device, BackboneFinetuning())
+    return _fitted(Network(), loader, device, BackboneFinetuning())
 
 
 def _fitted(model: Any, loader: DataLoader, device: torch.device, callback: Any) -> list[float]:
@@ -113,7 +113,7 @@ def side(name: str, steps: int, accelerator: str) -> None:
     torch.manual_seed(0)
     data = TensorDataset(torch.randn((WARM + steps) * BATCH, 3, 224, 224), torch.arange((WARM + steps) * BATCH) % CLASSES)
     before = _peak(device)
-    seconds = SIDES[name](DataLoader(data, BATCH), device, steps)[WARM:]
+    seconds = SIDES[name](DataLoader(data, BATCH), device)[WARM:]
     print(json.dumps({"seconds": sum(seconds) / len(seconds), "peak": _peak(device), "before": before}))
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor
 from torch import Tensor
 
 from ftlit.dataset import Collection, Examples
@@ -96,8 +95,9 @@ class Recorder(Callback):
         every = -(-number // MOST_CODES)
         some = [i for i, place in enumerate(places) if place % every == 0]
         items = items_of(collection.splits["test"], places) if collection else [str(place) for place in places]
-        kept = codes[some].clamp(-HALF, HALF).half().cpu()
-        self._seen.append({"places": places, "codes": kept, "of": [places[i] for i in some], **vars(answers_of(logits, targets, items))})
+        self._seen.append(
+            {"places": places, "codes": as_kept(codes[some]), "of": [places[i] for i in some], **vars(answers_of(logits, targets, items))}
+        )
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the parts of all batches and processes together."""
@@ -117,16 +117,6 @@ class Recorder(Callback):
 
 
 _COLUMNS = ("items", "labels", "predicted", "probability")
-
-
-class RateMonitor(LearningRateMonitor):
-    """Lightning's, with a row for each epoch at least: that asks for a row in `log_every_n_steps` steps, and an epoch may have fewer."""
-
-    def on_train_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Lower `trainer.log_every_n_steps` to the steps of an epoch."""
-        super().on_train_start(trainer, *args, **kwargs)
-        steps: Any = trainer.num_training_batches
-        trainer.log_every_n_steps = max(1, min(trainer.log_every_n_steps, steps)) if trainer.log_every_n_steps else 0  # type: ignore[attr-defined]
 
 
 def bytes_in_use(device: torch.device) -> int:
@@ -158,6 +148,11 @@ def _collection_of(trainer: Trainer) -> Collection | None:
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     found = getattr(getattr(data, "images", data), "collection", None)
     return found if isinstance(found, Collection) else None
+
+
+def as_kept(codes: Tensor) -> Tensor:
+    """Codes in half the bytes, within what these can hold."""
+    return codes.clamp(-HALF, HALF).half().cpu().contiguous()
 
 
 def _number_of(trainer: Trainer) -> int:

@@ -23,6 +23,7 @@ from rich.table import Table
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ftlit.advice import Advice, Depth, Measured, advise, logme
+from ftlit.atomic import write_atomically
 from ftlit.backbone import RANDOM_START, Backbone
 from ftlit.errors import UserError
 from ftlit.head import SolvedLinearHead
@@ -160,11 +161,8 @@ def _epochs(cfg: DictConfig, batches: float) -> float:
 
 def write(cfg: DictConfig, advice: Advice, measured: Measured | None) -> None:
     """`advice.json`, all at once."""
-    folder = Path(cfg.paths.run)
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / f"{FILE}.part"
-    beside.write_text(json.dumps({"advice": asdict(advice), "measured": measured and asdict(measured)}, indent=1))
-    beside.replace(folder / FILE)
+    told = {"advice": asdict(advice), "measured": measured and asdict(measured)}
+    write_atomically(Path(cfg.paths.run, FILE), json.dumps(told, indent=1))
 
 
 def overrides_of(cfg: DictConfig, advice: Advice) -> list[str]:

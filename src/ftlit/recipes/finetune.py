@@ -31,7 +31,7 @@ from ftlit.recipes import reporting, words
 from ftlit.recipes.binding import bind, check_input, check_labelled
 from ftlit.recipes.isolation import INTERRUPTED
 from ftlit.recipes.limits import AFFINE, check_until
-from ftlit.recipes.loggers import begin, build_loggers
+from ftlit.recipes.loggers import begin_loggers, build_loggers
 from ftlit.recipes.resuming import alone_in, checkpoint_of
 from ftlit.rewrite import batchnorm_to_affine
 from ftlit.schedule import Schedule, trains_head_alone, with_batchnorm, with_reinit, without_warm_up
@@ -171,7 +171,7 @@ def fit(cfg: DictConfig, run: Run) -> float:
     with alone_in(cfg.paths.run) if run.trainer.is_global_zero else nullcontext():
         if run.trainer.is_global_zero:
             checkpoint_of(cfg)  # another run may have begun or ended here since
-            begin(run.trainer.loggers)
+            begin_loggers(run.trainer.loggers)
             words.write_folder(cfg, run.data)
             rows = _rows(cfg, run, plan)
             words.say_plan(cfg, rows, plan, run.resume_from, trains=run.trains)

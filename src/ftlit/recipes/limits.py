@@ -67,7 +67,7 @@ def _check_added(cfg: DictConfig) -> None:
         added = override.is_add() or override.is_force_add()
         used = re.search(rf"\$\{{{re.escape(name)}\b", told)
         if added and not used and name not in hydra.runtime.choices and name not in _read():
-            raise unknown("option", name, [*_read(), *overlays()])
+            raise unknown("option", name, [*_read(), *overlay_groups()])
 
 
 def _read() -> list[str]:
@@ -77,7 +77,7 @@ def _read() -> list[str]:
     return [str(name) for entry in groups for name in entry if name != "hydra"] + [str(name) for name in train]
 
 
-def overlays() -> list[str]:
+def overlay_groups() -> list[str]:
     """The groups of train.yaml whose options set values of others: `scenario`, `experiment`, ..."""
     groups = dropwhile(lambda entry: entry != "_self_", _train().defaults)
     return [str(name) for entry in groups if isinstance(entry, DictConfig) for name in entry if not str(name).startswith("override ")]

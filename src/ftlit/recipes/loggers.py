@@ -33,7 +33,7 @@ def build_loggers(loggers: DictConfig) -> list[Logger]:
     return built
 
 
-def begin(loggers: Iterable[Logger]) -> None:
+def begin_loggers(loggers: Iterable[Logger]) -> None:
     """Reach for what each writes to: a server that does not answer, a login that is missing. `metrics.csv` waits for its first row.
 
     Raises:

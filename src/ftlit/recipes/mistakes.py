@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ftlit.errors import UserError, one_line, unknown
-from ftlit.recipes.limits import overlays
+from ftlit.recipes.limits import overlay_groups
 
 
 def as_user_error(error: BaseException) -> UserError | None:
@@ -105,7 +105,7 @@ def _wrong_override(chain: list[BaseException]) -> UserError:
         if found := re.search(pattern, text):
             name = found[1] if found.groups() else (re.search(r"override '([^']+)'", text) or [None, ""])[1]
             name = str(name).split("@")[0]
-            parent, known = name.rpartition(".")[0], [*_names(), *overlays()]
+            parent, known = name.rpartition(".")[0], [*_names(), *overlay_groups()]
             beside = [other for other in known if other.rpartition(".")[0] == parent]
             leaf, leaves = name.rpartition(".")[2], [other.rpartition(".")[2] for other in beside]
             return unknown("option", name, beside) if get_close_matches(leaf, leaves) or not parent else _of_another(name, parent, leaves)

@@ -18,7 +18,7 @@ from torch import Tensor
 from ftlit.backbone import Backbone
 from ftlit.errors import UserError
 from ftlit.lit.images import ImageData
-from ftlit.lit.recording import MOST_CODES, answers_of, items_of
+from ftlit.lit.recording import MOST_CODES, answers_of, as_kept, items_of
 from ftlit.pooling import POOLINGS
 from ftlit.probe import STRENGTHS, Probe
 from ftlit.probing import Interval, Probing, best_of, bootstrap, draw, write_csv
@@ -113,7 +113,7 @@ def look(cfg: DictConfig, probing: Probing, backbone: Backbone, seed: int) -> Lo
         held_out = (
             f"{len(data.collection.splits['val'])} {noun} of val" if valid else f"cross-validation among {len(train[best.pooling])} {noun}"
         )
-        codes_kept = {"codes": vectors[kept].half().contiguous(), "labels": targets[kept].clone()}
+        codes_kept = {"codes": as_kept(vectors[kept]), "labels": targets[kept].clone()}
         return Look(probes, best, bootstrap(right, probing.seed), held_out, data, said, codes_kept)
 
 

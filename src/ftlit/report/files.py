@@ -20,20 +20,13 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ftlit.atomic import write_atomically
 from ftlit.report.evidence import Answers, Array, Pictures, StageRecord
 
 FOLDER, RUN, STAGES, TEST = "report", "run.json", "stages.json", "test.csv"
 BETWEEN = " | "  # several labels of one image, for a reader
 LONGEST = 500  # letters of a text that are kept
 BYTES = {"encoding": "utf-8", "errors": "surrogateescape"}  # file names may be any bytes
-
-
-def write_whole(path: Path, what: bytes) -> None:
-    """All of it at once under its name, in a folder that is made where it is not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.part")
-    beside.write_bytes(what)
-    beside.replace(path)
 
 
 def clear(folder: Path) -> None:
@@ -45,7 +38,7 @@ def clear(folder: Path) -> None:
 
 def write_json(folder: Path, name: str, what: Any) -> None:
     """A file in the report's folder."""
-    write_whole(folder / FOLDER / name, json.dumps(what, ensure_ascii=False, indent=1).encode(**BYTES))
+    write_atomically(folder / FOLDER / name, json.dumps(what, ensure_ascii=False, indent=1).encode(**BYTES))
 
 
 def read_json(path: Path) -> Any:
@@ -72,7 +65,7 @@ def write_tested(folder: Path, tested: Answers, class_names: Sequence[str]) -> N
         names = [BETWEEN.join(class_names[number] for number in numbers) for numbers in (label, said)]
         numbers = [" ".join(map(str, numbers)) for numbers in (label, said)]
         writer.writerow([item[:LONGEST], *names, f"{probability:.4f}", *numbers])
-    write_whole(folder / FOLDER / TEST, stream.getvalue().encode(**BYTES))
+    write_atomically(folder / FOLDER / TEST, stream.getvalue().encode(**BYTES))
 
 
 def read_tested(folder: Path) -> Answers | None:
@@ -89,7 +82,7 @@ def read_tested(folder: Path) -> Answers | None:
 def write_tensors(folder: Path, name: str, tensors: Mapping[str, Tensor], captions: Sequence[str] = ()) -> None:
     """`name.safetensors`, with captions inside."""
     told = json.dumps([caption.encode(**BYTES).decode("utf-8", "replace") for caption in captions])
-    write_whole(folder / FOLDER / f"{name}.safetensors", save(dict(tensors), {"captions": told}))
+    write_atomically(folder / FOLDER / f"{name}.safetensors", save(dict(tensors), {"captions": told}))
 
 
 def read_codes(folder: Path) -> tuple[Array, Array] | None:

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 
+from ftlit.atomic import write_atomically
 from ftlit.errors import one_line, shorten
 from ftlit.report.evidence import Evidence
 from ftlit.report.figures import FIGURES, MOST
-from ftlit.report.files import FOLDER, RUN, TEST, write_whole
+from ftlit.report.files import FOLDER, RUN, TEST
 from ftlit.report.reading import read
 from ftlit.report.scores import class_scores, confusion, reliability, surest_mistakes
 
@@ -37,10 +38,10 @@ def write_report(folder: str | Path) -> Path:
     for name in FIGURES:
         path, picture = evidence.folder / FOLDER / f"{name}.png", pictures.get(name)
         if isinstance(picture, bytes):
-            write_whole(path, picture)
+            write_atomically(path, picture)
         else:
             path.unlink(missing_ok=True)  # of an earlier report
-    write_whole(target := evidence.folder / PAGE, page(evidence, pictures).encode("utf-8", "replace"))
+    write_atomically(target := evidence.folder / PAGE, page(evidence, pictures).encode("utf-8", "replace"))
     return target
 
 

@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from systems.task import Task, features, folders
+from systems.task import Task, backbone_of, folders
 
 EPOCHS = 25
 
@@ -18,8 +18,8 @@ EPOCHS = 25
 def loop(task: Task, *, pretrained: bool = True) -> float:
     """The loop of PyTorch's tutorial: everything trains, SGD, a tenth of the rate after each 7 epochs, the best epoch on val is kept."""
     data = folders(task)
-    body, width = features(task, pretrained=pretrained)
-    network = nn.Sequential(body, nn.Linear(width, len(data["train"].classes)))
+    backbone, width = backbone_of(task, pretrained=pretrained)
+    network = nn.Sequential(backbone, nn.Linear(width, len(data["train"].classes)))
     optimizer = torch.optim.SGD(network.parameters(), lr=0.001 if pretrained else 0.01, momentum=0.9)
     epochs = task.epochs or EPOCHS
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=7, gamma=0.1)
@@ -46,19 +46,19 @@ def scratch(task: Task) -> float:
 def codes(task: Task) -> float:
     """Logistic regression on the codes of the frozen network, at scikit-learn's defaults, of train and val."""
     data = folders(task)
-    body = features(task)[0].eval()
+    backbone = backbone_of(task)[0].eval()
     data["train"].transform = data["val"].transform
-    parts = {split: [torch.cat(column) for column in zip(*codes_of(body, data[split]), strict=True)] for split in data}
+    parts = {split: [torch.cat(column) for column in zip(*codes_of(backbone, data[split]), strict=True)] for split in data}
     known, labels = (torch.cat([parts["train"][i], parts["val"][i]]).numpy() for i in (0, 1))
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, random_state=task.seed)).fit(known, labels)
     return float(model.score(*(part.numpy() for part in parts["test"])))
 
 
-def codes_of(body: nn.Module, data: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
+def codes_of(backbone: nn.Module, data: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
     """Codes and labels, batch by batch."""
     with torch.inference_mode():
         for images, labels in DataLoader(data, batch_size=64, num_workers=2):
-            yield body(images), labels
+            yield backbone(images), labels
 
 
 def accuracy_of(network: nn.Module, data: Dataset) -> float:

@@ -41,7 +41,7 @@ class Task:
         return len(self.images("train")) <= 20 * len(list(Path(self.root, "train").iterdir()))
 
 
-def features(task: Task, *, pretrained: bool = True) -> tuple[nn.Module, int]:
+def backbone_of(task: Task, *, pretrained: bool = True) -> tuple[nn.Module, int]:
     """The network without its head, images -> (N, C), and C."""
     if task.backbone == "glyph":
         from ftlit import load_backbone
@@ -51,10 +51,10 @@ def features(task: Task, *, pretrained: bool = True) -> tuple[nn.Module, int]:
     network = models.get_model(task.backbone, weights=None)
     if pretrained:
         network.load_state_dict(torch.load(task.weights, weights_only=True))
-    body = network.features if hasattr(network, "features") else nn.Sequential(*list(network.children())[:-2])
+    layers = network.features if hasattr(network, "features") else nn.Sequential(*list(network.children())[:-2])
     with torch.no_grad():
-        width = body.eval()(torch.zeros(1, 3, 64, 64)).shape[1]
-    return nn.Sequential(body.train(), nn.AdaptiveAvgPool2d(1), nn.Flatten()), width
+        width = layers.eval()(torch.zeros(1, 3, 64, 64)).shape[1]
+    return nn.Sequential(layers.train(), nn.AdaptiveAvgPool2d(1), nn.Flatten()), width
 
 
 def sizes(task: Task) -> tuple[int, int]:

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from systems.by_hand import accuracy_of
-from systems.task import Task, features, folders
+from systems.task import Task, backbone_of, folders
 
 EPOCHS = 15  # BackboneFinetuning unfreezes at its tenth by default
 RATE = 1e-3
 
 
-class Classifier(pl.LightningModule):
+class Network(pl.LightningModule):
     """A backbone and a head, Adam over what trains."""
 
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
@@ -59,8 +59,8 @@ def _trained(task: Task, epochs: int, *callbacks: Callback) -> float:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     data = folders(task)
-    body, width = features(task)
-    model = Classifier(body, nn.Linear(width, len(data["train"].classes)))
+    backbone, width = backbone_of(task)
+    model = Network(backbone, nn.Linear(width, len(data["train"].classes)))
     train = DataLoader(data["train"], batch_size=32, shuffle=True)
     with tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(
