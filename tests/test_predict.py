@@ -58,9 +58,9 @@ def command(monkeypatch, capsys, *arguments):
 
 
 def test_report_speaks_of_a_sweep_only_where_there_is_one(tmp_path, monkeypatch, capsys):
-    for folder in (tmp_path, tmp_path / "nope"):
-        code, _, said = command(monkeypatch, capsys, "report", folder)
-        assert code == 2 and said.count("\n") == 1 and "no folder of a run that left a report" in said and "report=true" in said
+    code, _, said = command(monkeypatch, capsys, "report", tmp_path)
+    assert code == 2 and said.count("\n") == 1 and "no folder of a run that left a report" in said and "report=true" in said
+    assert command(monkeypatch, capsys, "report", tmp_path / "nope")[2] == f"ftlit: there is no folder {tmp_path / 'nope'}\n"
     (tmp_path / "multirun.yaml").write_text("")
     code, _, said = command(monkeypatch, capsys, "report", tmp_path)
     assert code == 2 and "none of its jobs began" in said
