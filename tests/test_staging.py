@@ -1,5 +1,6 @@
 """StagedFinetuning in a LightningModule that knows nothing of it: frozen means frozen, groups never change, resuming finds the stage."""
 
+from contextlib import nullcontext
 from functools import partial
 
 import lightning.pytorch as pl
@@ -273,6 +274,23 @@ def test_groups_that_are_not_the_schedules_are_refused():
     schedule = Schedule([Stage(["*"])], [("head", 1.0), ("*", 0.3)])
     with pytest.raises(UserError, match="the optimizer's groups are not those of the schedule"):
         fit(1, schedule=schedule)
+
+
+@pytest.mark.parametrize("scheduled", ["one rate", "a list", "no scheduler"])
+def test_a_scheduler_that_gives_all_groups_one_rate_is_refused(scheduled):
+    schedule = Schedule([Stage(["*"])], [("head*", 1.0), ("*", 0.1)])
+
+    class Scheduled(Net):
+        def configure_optimizers(self):
+            optimizer = build_optimizer(self, partial(torch.optim.SGD, lr=0.1), schedule.lr_scale)
+            rates = {"one rate": 0.1, "a list": [0.1, 0.01]}
+            if scheduled not in rates:
+                return optimizer
+            return [optimizer], [torch.optim.lr_scheduler.OneCycleLR(optimizer, rates[scheduled], total_steps=100)]
+
+    refused = pytest.raises(UserError, match=r"not in the ratio asked for: head\* 0.004 \(x 1\), \* 0.004 \(x 0.1\); use ftlit.Rates")
+    with refused if scheduled == "one rate" else nullcontext():
+        fit(1, schedule=schedule, model=Scheduled())
 
 
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "training_step"])

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from ftlit.errors import UserError, shorten
 from ftlit.patterns import first_match
 
 Group = dict[str, Any]
@@ -62,3 +63,18 @@ def build_optimizer(
     for group in optimizer.param_groups:
         group["lr"] = group["lr"] * group["lr_scale"]
     return optimizer
+
+
+def check_ratios(optimizer: Optimizer) -> None:
+    """Raise `UserError` where the groups of `build_optimizer` no longer have rates in the ratio of their scales.
+
+    torch's `OneCycleLR(optimizer, max_lr=0.1)` gives one rate to all groups, for instance.
+    """
+    rates = {group["name"]: (float(group["lr"]), group["lr_scale"]) for group in optimizer.param_groups if group.get("lr_scale")}
+    bases = {name: rate / scale for name, (rate, scale) in rates.items()}
+    if bases and max(bases.values()) - min(bases.values()) > 1e-6 * max(bases.values()):
+        given = shorten(f"{name} {rate:.2g} (x {scale:.2g})" for name, (rate, scale) in rates.items())
+        raise UserError(
+            f"a scheduler has set rates that are not in the ratio asked for: {given}; "
+            "use ftlit.Rates, or give torch's a list with a rate for each group"
+        )

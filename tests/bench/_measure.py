@@ -83,6 +83,12 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join([*lines, *(f"\n{note}" for note in notes)])
 
 
+def stored(path: Path, found: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
+    """Rows over seeds, as JSON."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"machine": found, "rows": rows}, indent=1))
+
+
 def written(path: Path, found: dict[str, Any], options: dict[str, Any], rows: Sequence[Row]) -> None:
     """All of it as JSON."""
     path.write_text(json.dumps({"machine": found, "options": options, "rows": [asdict(row) for row in rows]}, indent=1, default=str))

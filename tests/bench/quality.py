@@ -13,18 +13,16 @@ import argparse
 import json
 import os
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
-from _measure import machine
-from scipy.stats import t
+from _ledger import Ledger, summary
+from _measure import machine, stored
 from sklearn.datasets import load_digits
 from systems.task import Task
 from systems.worker import SYSTEMS
@@ -32,9 +30,12 @@ from systems.worker import SYSTEMS
 WEIGHTS = {"squeezenet1_1": "weights/squeezenet1_1_imagenet_torchvision.pth"}
 OURS, PEERS = "ftlit scenario=auto", ("BackboneFinetuning", "finetuning-scheduler", "fastai", "loop by hand", "scikit-learn on codes")
 WITHOUT_EPOCHS = ("ftlit recipe=probe", "scikit-learn on codes")
+PACKAGES = ("fastai", "finetuning-scheduler", "scikit-learn")
 EQUAL = 5  # epochs, where all have as many
 SIZES = (5, 20, None)  # images a class; None: all
-Key = tuple[str, int | None, int | None, int, str]  # data, images a class, epochs, seed, system
+CELL = ("data", "per_class", "epochs", "system")
+KEY = ("data", "per_class", "epochs", "seed", "system")
+Key = tuple[str, int | None, int | None, int, str]
 
 
 class Worker:
@@ -111,27 +112,6 @@ def keys(names: Sequence[str], seeds: int, systems: Sequence[str], sizes: Sequen
                     turn += 1
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half the 95 % interval (Student's t); 0 for one value."""
-    half = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / sqrt(len(values)) if len(values) > 1 else 0.0
-    return statistics.mean(values), float(half)
-
-
-def rows_of(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row a cell and system, over seeds."""
-    cells = dict.fromkeys((run["data"], run["per_class"], run["epochs"], run["system"]) for run in runs)
-    rows = []
-    for cell in cells:
-        own = [run for run in runs if (run["data"], run["per_class"], run["epochs"], run["system"]) == cell]
-        done = [run for run in own if "accuracy" in run]
-        row = dict(zip(("data", "per_class", "epochs", "system"), cell, strict=True))
-        if done:
-            mean, half = interval([run["accuracy"] for run in done])
-            row |= {"accuracy": mean, "half": half, "seconds": statistics.median(run["seconds"] for run in done), "seeds": len(done)}
-        rows.append(row | ({"error": next(run["error"] for run in own if "error" in run)} if len(done) < len(own) else {}))
-    return rows
-
-
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """A line a cell, a column a system: accuracy, and seconds."""
     systems = [name for name in SYSTEMS if any(row["system"] == name for row in rows)]
@@ -173,21 +153,17 @@ def main() -> None:
     given.work.mkdir(parents=True, exist_ok=True)
     sizes = [None if size == "all" else int(size) for size in given.sizes.split(",")]
     runs = run(list(keys(names, seeds, given.systems.split(","), sizes)), given.data, given.work)
-    rows = rows_of(runs)
-    given.out.parent.mkdir(exist_ok=True)
-    given.out.write_text(json.dumps({"machine": machine(("fastai", "finetuning-scheduler", "scikit-learn")), "rows": rows}, indent=1))
+    rows = summary(runs, CELL)
+    stored(given.out, machine(PACKAGES), rows)
     print(table(rows))
 
 
 def run(wanted: Sequence[Key], data: Path, work: Path) -> list[dict[str, Any]]:
     """What came of these, from the file or from a run now."""
-    names = ("data", "per_class", "epochs", "seed", "system")
-    path = work / "quality.jsonl"
-    held = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    done = {tuple(entry[name] for name in names): entry for entry in held}
+    ledger = Ledger(work / "quality.jsonl", KEY)
     workers: dict[str, Worker] = {}
     for place, key in enumerate(wanted):
-        if key in done:
+        if key in ledger.runs:
             continue
         name, per_class, epochs, seed, system = key
         source = digits(work / "digits") if name == "digits" else data / "images" / name
@@ -198,11 +174,9 @@ def run(wanted: Sequence[Key], data: Path, work: Path) -> list[dict[str, Any]]:
             if system not in workers or workers[system].process.poll() is not None:
                 workers[system] = Worker(system, work / "log.txt")
             said = workers[system](Task(folder, backbone, weights, epochs, seed, flips=name not in ("digits", "sign_digits")))
-        done[key] = {**dict(zip(names, key, strict=True)), **said}
-        with path.open("a") as file:
-            file.write(json.dumps(done[key]) + "\n")
+        ledger.add(key, said)
         print(f"{place + 1}/{len(wanted)} {key}: {said}", file=sys.stderr, flush=True)
-    return [done[key] for key in wanted]
+    return [ledger.runs[key] for key in wanted]
 
 
 if __name__ == "__main__":

@@ -8,7 +8,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import batchnorm
 import faults
+import quality
+from _measure import Row, table
 from planted.fault import Verdict
 
 RESULTS = Path(__file__).parent / "results"
@@ -21,23 +24,41 @@ def of_faults(found: dict[str, Any]) -> str:
         faults.Row(row["fault"], row["title"], row["planted"], {peer: Verdict(**said) for peer, said in row["verdicts"].items()})
         for row in found["rows"]
     ]
-    versions = ", ".join(f"{name} {version}" for name, version in found["options"]["versions"].items())
-    return f"{faults.table(rows)}\n\n{measured(found['machine'])} {versions}."
+    versions = found["options"]["versions"]
+    return f"{faults.table(rows)}\n\n{measured(found['machine'], {name: version for name, version in versions.items() if version})}"
 
 
-def measured(machine: dict[str, Any]) -> str:
-    """When and where."""
-    return (
-        f"Measured {machine['date']} on {machine['cores']} cores ({machine['cpu']}), Python {machine['python']}, torch {machine['torch']};"
-    )
+def of_quality(found: dict[str, Any]) -> str:
+    """The table of accuracy and time."""
+    peers = {name: found["machine"][name] for name in quality.PACKAGES}
+    return f"{quality.table(found['rows'])}\n\n{measured(found['machine'], peers)}"
 
 
-SECTIONS = {"faults": of_faults}
+def of_batchnorm(found: dict[str, Any]) -> str:
+    """The table of policies of batch norm."""
+    return f"{batchnorm.table(found['rows'])}\n\n{measured(found['machine'])}"
+
+
+def of_overhead(found: dict[str, Any]) -> str:
+    """The table of steps, memory and start-up."""
+    return f"{table([Row(**row) for row in found['rows']])}\n\n{measured(found['machine'])}"
+
+
+def measured(machine: dict[str, Any], others: dict[str, str] | None = None) -> str:
+    """When, where, and of which versions."""
+    versions = {name: machine[name] for name in ("ftlit", "torch", "lightning")} | (others or {})
+    told = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "Lightning")
+    return f"Measured {machine['date']} on {machine['cores']} cores ({machine['cpu']}), Python {machine['python']}; {told}."
+
+
+SECTIONS = {"faults": of_faults, "quality": of_quality, "batchnorm": of_batchnorm, "overhead": of_overhead}
 
 
 def rendered(text: str) -> str:
     """The README with each section as its file has it."""
     for name, render in SECTIONS.items():
+        if not (RESULTS / f"{name}.json").exists():
+            continue
         body = render(json.loads((RESULTS / f"{name}.json").read_text()))
         pattern = rf"(<!-- {name}\.json -->\n).*?(<!-- end -->)"
         text, number = re.subn(pattern, lambda found, body=body: f"{found[1]}{body}\n{found[2]}", text, flags=re.DOTALL)

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
 from ftlit.errors import UserError, shorten
-from ftlit.grouping import EVERYTHING
+from ftlit.grouping import EVERYTHING, check_ratios
 from ftlit.lit.clock import steps_per_epoch, training_length
 from ftlit.lit.judging import Judge
 from ftlit.lit.strategies import check_strategy, compile_anew, reshard, rewrap
@@ -37,7 +37,7 @@ class StagedFinetuning(Callback):
 
     Raises:
         UserError: when training begins: a pattern that covers nothing, a last stage that training never reaches, an optimizer that lacks
-            what a stage trains, a strategy or callback that cannot follow; later: a metric that is not logged, a parameter that
+            what a stage trains, rates in another ratio than asked for, a strategy or callback that cannot follow; later: a metric that is not logged, a parameter that
             somebody else froze or unfroze; on resuming: a checkpoint of another schedule.
     """
 
@@ -109,6 +109,8 @@ class StagedFinetuning(Callback):
                 raise UserError("a stage that begins at a step needs automatic optimization: give it an epoch")
             self.schedule.check_reached(trainer.max_epochs, trainer.max_steps, steps_per_epoch(trainer))
         if trainer.global_step == 0:
+            for optimizer in trainer.optimizers:
+                check_ratios(optimizer)
             self._restart(trainer)
         self._hold()
 

@@ -22,17 +22,6 @@ def two_groups(module: LightningModule) -> SGD:
     return SGD(groups, lr=RATE, momentum=0.9)
 
 
-def torchs_one_cycle(optimizer: SGD) -> dict[str, Any]:
-    return {"scheduler": OneCycleLR(optimizer, max_lr=RATE, total_steps=STEPS_IN_ALL + 1), "interval": "step"}
-
-
-def ours_one_cycle(optimizer: SGD) -> dict[str, Any]:
-    from ftlit import Rates
-    from ftlit.rates import one_cycle
-
-    return Rates(optimizer, one_cycle, steps=STEPS_IN_ALL, epochs=EPOCHS).config
-
-
 def watched(peer: Any, folder: Path, optimizer: Callable[[Any], SGD], curve: Callable[[SGD], Any]) -> Watch:
     net, watch = Net(plain(), linear_head(), optimizer, curve=curve, stalled=True), Watch()
     fit(net, [*peer.callbacks(net), watch], folder)
@@ -43,19 +32,13 @@ def flattened(ratios: list[float]) -> bool:
     return max(abs(ratio - RATIO) for ratio in ratios) > 1e-6
 
 
-@fault("a scheduler flattens the rates by layer", names="allow_untested|max_lr|rates? by layer")
+@fault("a scheduler flattens the rates by layer", names="allow_untested|max_lr|not in the ratio")
 def layer_decay(peer: Any, folder: Path) -> Found:
-    """Rates by layer (0.1 asked for), then one cycle: the peers' user writes torch's `OneCycleLR(optimizer, max_lr=rate)`, ftlit's takes
-    its `Rates` (timm#2532 is the same loss of ratios). Harm: another ratio. What ftlit does under torch's scheduler is told beside it."""
-    if not isinstance(peer, Ours):
-        watch = watched(peer, folder, two_groups, torchs_one_cycle)
-        return Found(flattened(watch.ratios), f"ratio {watch.told}")
-    watch = watched(peer, folder, peer.optimizer, ours_one_cycle)
-    try:
-        beside = f"ratio {watched(peer, folder, peer.optimizer, torchs_one_cycle).told}"
-    except Exception as error:
-        beside = type(error).__name__
-    return Found(flattened(watch.ratios), f"ratio {watch.told} by `Rates`; torch's scheduler in its place: {beside}")
+    """Rates by layer (0.1 asked for), then torch's `OneCycleLR(optimizer, max_lr=rate)` (timm#2532 is the same loss of ratios). Harm:
+    another ratio."""
+    optimizer = peer.optimizer if isinstance(peer, Ours) else two_groups
+    watch = watched(peer, folder, optimizer, lambda o: {"scheduler": OneCycleLR(o, RATE, total_steps=STEPS_IN_ALL + 1), "interval": "step"})
+    return Found(flattened(watch.ratios), f"ratio {watch.told}")
 
 
 @fault("a scheduler crashes on the group that unfreezing adds", names="allow_untested|schedulers? that")

@@ -15,15 +15,16 @@ from systems.task import Task
 
 def auto(task: Task) -> float:
     """What the command gives, with nothing stored from before. Without the page of pictures, as no other system draws one."""
-    return _run(task, "scenario=auto")
+    return run(task, "scenario=auto")
 
 
 def probe(task: Task) -> float:
     """`recipe=probe`: the best of all cuts."""
-    return _run(task, "recipe=probe")
+    return run(task, "recipe=probe")
 
 
-def _run(task: Task, *more: str) -> float:
+def run(task: Task, *more: str) -> float:
+    """Test accuracy of the command with these words more."""
     with tempfile.TemporaryDirectory() as folder:
         words = [f"backbone={task.backbone}", "data=folder", f"data.root={task.root}", "trainer=cpu", "report=false", f"seed={task.seed}"]
         words += [f"backbone.weights={task.weights}"] if task.weights else []

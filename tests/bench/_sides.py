@@ -1,0 +1,201 @@
+"""The sides of `overhead.py`: each works in a process of its own and tells its seconds a step."""
+
+import resource
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchvision.models import get_model
+
+CLASSES, WARM = 10, 3
+Optimizer = partial(torch.optim.AdamW, lr=1e-4)
+QUIET = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all sides are given.
+
+    Args:
+        accelerator: `cpu` or `gpu`.
+        steps: that are counted; `WARM` go before.
+        batch: images a step.
+        size: pixels a side.
+    """
+
+    accelerator: str
+    steps: int
+    batch: int
+    size: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where a single process works."""
+        return torch.device("cuda" if self.accelerator == "gpu" else "cpu")
+
+    def loader(self, times: int = 1) -> DataLoader:
+        """`times` the steps, of random images."""
+        number = times * (WARM + self.steps) * self.batch
+        torch.manual_seed(0)
+        data = TensorDataset(torch.randn(number, 3, self.size, self.size), torch.arange(number) % CLASSES)
+        return DataLoader(data, self.batch, pin_memory=self.accelerator == "gpu")
+
+    def now(self) -> float:
+        """The time, when all that was asked of the device is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def autocast(self) -> Any:
+        """bfloat16 on a GPU."""
+        return torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext()
+
+    def peak(self) -> int:
+        """The most bytes that the process has held, on a GPU that were allocated there."""
+        return (
+            torch.cuda.max_memory_allocated() if self.device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        )
+
+
+def by_hand(work: Work) -> list[float]:
+    """Full fine-tuning of resnet18, as most write it."""
+    network = get_model("resnet18", num_classes=CLASSES).to(work.device)
+    optimizer, seconds = Optimizer(network.parameters()), []
+    for images, labels in work.loader():
+        begun = work.now()
+        loss = nn.functional.cross_entropy(network(images.to(work.device)), labels.to(work.device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        seconds.append(work.now() - begun)
+    return seconds[WARM:]
+
+
+def ours(work: Work, *, stages: Sequence[str] = ("*",), name: str = "resnet18", compiled: bool = False, **settings: Any) -> list[float]:
+    """FineTuner with StagedFinetuning; the steps of the last stage. Raises where that stage does not move the lowest weights."""
+    from ftlit import FineTuner, Schedule, Stage, StagedFinetuning, load_backbone
+    from ftlit.head import LinearHead
+
+    backbone = load_backbone(name, weights=None)
+    head = LinearHead(backbone.num_features, CLASSES)
+    if compiled:
+        backbone.compile()
+        head.compile()
+    model = FineTuner(backbone, head, num_classes=CLASSES, optimizer=Optimizer)
+    each = WARM + work.steps
+    schedule = Schedule([Stage([pattern], step=place * each or None) for place, pattern in enumerate(stages)])
+    seconds, moved = _fitted(model, work, StagedFinetuning(schedule), times=len(stages), **settings)
+    if moved is not (stages[-1] == "*"):
+        raise RuntimeError("the backbone moved" if moved else "the backbone did not move after it was unfrozen")
+    return seconds[-work.steps :]
+
+
+def backbone_finetuning(work: Work) -> list[float]:
+    """Lightning's callback at its defaults, before it unfreezes."""
+    import lightning.pytorch as pl
+    from lightning.pytorch.callbacks import BackboneFinetuning
+
+    class Network(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = get_model("resnet18", num_classes=CLASSES)
+            self.backbone.fc = nn.Identity()
+            self.head = nn.Linear(512, CLASSES)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return nn.functional.cross_entropy(self.head(self.backbone(batch[0])), batch[1])
+
+        def configure_optimizers(self) -> Any:
+            return Optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
+
+    return _fitted(Network(), work, BackboneFinetuning())[0][WARM:]
+
+
+def _fitted(model: Any, work: Work, callback: Any, *, times: int = 1, devices: int = 1, **settings: Any) -> tuple[list[float], bool]:
+    """Seconds of all steps, and whether the backbone moved in the last `work.steps` of them."""
+    import lightning.pytorch as pl
+
+    def told() -> float:  # under FSDP of this process's part
+        return float(sum(parameter.detach().double().sum() for parameter in model.backbone.parameters()))
+
+    class Clock(pl.Callback):
+        def __init__(self) -> None:
+            self.seconds: list[float] = []
+
+        def on_train_batch_start(self, *_: Any) -> None:
+            if len(self.seconds) == times * (WARM + work.steps) - work.steps:
+                self.before = told()
+            self.begun = work.now()
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            self.seconds.append(work.now() - self.begun)
+
+        def on_train_end(self, *_: Any) -> None:
+            self.moved = told() != self.before
+
+    clock = Clock()
+    loader = work.loader(times * (devices if devices > 0 else max(1, torch.cuda.device_count())))  # each process takes its part
+    callbacks = [clock, callback]  # the clock starts before the hooks of the other
+    trainer = pl.Trainer(max_epochs=1, accelerator=work.accelerator, devices=devices, callbacks=callbacks, **QUIET, **settings)
+    trainer.fit(model, loader)
+    return clock.seconds, clock.moved
+
+
+def bare_extraction(work: Work) -> list[float]:
+    """Codes of resnet50 in a loop: inference mode, channels_last, bfloat16 on a GPU. Seconds a batch over the whole pass."""
+    network = get_model("resnet50")
+    network.fc = nn.Identity()
+    network = network.to(work.device, memory_format=torch.channels_last).eval()
+    return _passes(work, lambda loader: _codes(network, loader, work))
+
+
+def _codes(network: nn.Module, loader: DataLoader, work: Work) -> Tensor:
+    with torch.inference_mode(), work.autocast():
+        batches = (images.to(work.device, non_blocking=True, memory_format=torch.channels_last) for images, _ in loader)
+        return torch.cat([network(images).float().cpu() for images in batches])
+
+
+def extraction(work: Work) -> list[float]:
+    """The same by `extract_codes`, into a store that is empty each time."""
+    import tempfile
+
+    from ftlit import extract_codes, load_backbone
+
+    backbone = load_backbone("resnet50", weights=None).to(work.device, memory_format=torch.channels_last)
+
+    def work_once(loader: DataLoader) -> None:
+        with tempfile.TemporaryDirectory() as folder, work.autocast():
+            extract_codes(backbone, loader, cache=folder)
+
+    return _passes(work, work_once)
+
+
+def _passes(work: Work, once: Callable[[DataLoader], Any]) -> list[float]:
+    loader = work.loader()
+    once(loader)
+    begun = work.now()
+    once(loader)
+    return [(work.now() - begun) / len(loader)]
+
+
+MIXED = {"precision": "bf16-mixed"}
+SIDES: dict[str, Callable[[Work], list[float]]] = {
+    "by hand": by_hand,
+    "ftlit": ours,
+    "ftlit, head stage": partial(ours, stages=["head"]),
+    "BackboneFinetuning, head stage": backbone_finetuning,
+}
+ACCELERATED: dict[str, Callable[[Work], list[float]]] = {
+    "bare extraction": bare_extraction,
+    "extract_codes": extraction,
+    "head, then all": partial(ours, stages=["head", "*"], name="resnet50", **MIXED),
+    "head, then all, compiled": partial(ours, stages=["head", "*"], name="resnet50", compiled=True, **MIXED),
+    "head, then all, ddp": partial(ours, stages=["head", "*"], name="resnet50", devices=-1, strategy="ddp", **MIXED),
+    "head, then all, fsdp": partial(ours, stages=["head", "*"], name="resnet50", devices=-1, strategy="fsdp", **MIXED),
+}

@@ -1,0 +1,120 @@
+"""Which policy of batch norm to take: test accuracy against the size of the batch, and on images that look unlike the pretraining's.
+
+python tests/bench/batchnorm.py --data DATA --work FOLDER [--quick] [--out results/batchnorm.json]
+
+`scenario=large_similar` (a solved head, then everything trains for 10 epochs) with `batchnorm=live|frozen_stats|frozen|affine` at the same
+rate, on 20 images a class: digits with the glyph, photos of DATA/images/hymenoptera with ImageNet's mobilenet_v2. Shifted images are so in
+train, val and test. Runs that FOLDER/batchnorm.jsonl holds are not run again.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from _ledger import Ledger, summary
+from _measure import machine, stored
+from PIL import Image, ImageFilter, ImageOps
+from quality import digits, split
+from systems.ours import run
+from systems.task import Task
+
+POLICIES = ("live", "frozen_stats", "frozen", "affine")
+BATCHES = (2, 4, 8, 32)
+SHIFTS = {
+    "as they are": lambda image: image,
+    "inverted": ImageOps.invert,
+    "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(max(image.size) / 16)),
+    "grey": lambda image: ImageOps.grayscale(image).convert("RGB"),
+}
+SETS = {"digits": ("as they are", "inverted", "blurred"), "hymenoptera": ("as they are", "grey")}
+NAMES = ("data", "shift", "batch", "batchnorm", "seed")
+PER_CLASS = 20
+PHOTOS = {"backbone": "mobilenet_v2", "weights": "weights/mobilenetv2_imagenet_torchvision.pth"}
+# these weights were trained on images from -1 to 1, unlike torchvision's own
+HALVES = ("backbone.input_spec.mean=[0.5,0.5,0.5]", "backbone.input_spec.std=[0.5,0.5,0.5]")
+Key = tuple[str, str, int, str, int]
+
+
+def keys(names: Sequence[str], batches: Sequence[int], seeds: int) -> Iterator[Key]:
+    """Every run that is wanted, the policies in turn."""
+    for seed in range(seeds):
+        for name in names:
+            for shift in SETS[name]:
+                for batch in batches:
+                    for policy in POLICIES:
+                        yield name, shift, batch, policy, seed
+
+
+def shifted(source: Path, target: Path, shift: str) -> None:
+    """Copies of all images below `source`, changed."""
+    for file in source.rglob("*.*"):
+        place = (target / file.relative_to(source)).with_suffix(".png")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        SHIFTS[shift](Image.open(file).convert("RGB")).save(place)
+
+
+def measured(key: Key, data: Path, work: Path) -> dict[str, Any]:
+    """One run: accuracy and seconds."""
+    name, shift, batch, policy, seed = key
+    source = digits(work / "digits") if name == "digits" else data / "images" / name
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        shifted(split(source, Path(folder, "plain"), PER_CLASS, seed), Path(folder, "shifted"), shift)
+        backbone = "glyph" if name == "digits" else PHOTOS["backbone"]
+        weights = None if name == "digits" else str(data / PHOTOS["weights"])
+        task = Task(f"{folder}/shifted", backbone, weights, None, seed, flips=name != "digits")
+        words = ["scenario=large_similar", f"batchnorm={policy}", f"data.batch_size={batch}", *(HALVES if weights else ())]
+        torch.manual_seed(seed)
+        begun = time.perf_counter()
+        return {"accuracy": run(task, *words), "seconds": time.perf_counter() - begun}
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """A line a set and policy, a column a size of the batch; the best of each column of a set in bold."""
+    batches = sorted({row["batch"] for row in rows})
+    lines = [f"| data | batchnorm | {' | '.join(f'batches of {batch}' for batch in batches)} |", "|---" * (len(batches) + 2) + "|"]
+    found = {(row["data"], row["shift"], row["batchnorm"], row["batch"]): row for row in rows}
+    for name, shift in dict.fromkeys((row["data"], row["shift"]) for row in rows):
+        best = {batch: max(round(found[name, shift, policy, batch]["accuracy"], 3) for policy in POLICIES) for batch in batches}
+        for policy in POLICIES:
+            cells = [_cell(found[name, shift, policy, batch], best[batch]) for batch in batches]
+            lines.append(f"| {name}, {shift} | `{policy}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(row: dict[str, Any], best: float) -> str:
+    accuracy = f"{row['accuracy']:.3f}"
+    return f"{f'**{accuracy}**' if float(accuracy) == best else accuracy} ± {row['half']:.3f}"
+
+
+def main() -> None:
+    """Run what is lacking, then write and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=os.environ.get("FTLIT_TEST_DATA"))
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--names", default=",".join(SETS))
+    parser.add_argument("--batches", default=",".join(map(str, BATCHES)))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="2 seeds of digits")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/batchnorm.json")
+    given = parser.parse_args()
+    names, seeds = (["digits"], 2) if given.quick else (given.names.split(","), given.seeds)
+    given.work.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(given.work / "batchnorm.jsonl", NAMES)
+    wanted = list(keys(names, [int(batch) for batch in given.batches.split(",")], seeds))
+    for place, key in enumerate(wanted):
+        if key not in ledger.runs:
+            ledger.add(key, measured(key, given.data, given.work))
+            print(f"{place + 1}/{len(wanted)} {ledger.runs[key]}", file=sys.stderr, flush=True)
+    rows = summary([ledger.runs[key] for key in wanted], NAMES[:-1])
+    stored(given.out, machine(), rows)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
