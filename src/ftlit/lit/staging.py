@@ -37,8 +37,8 @@ class StagedFinetuning(Callback):
 
     Raises:
         UserError: when training begins: a pattern that covers nothing, a last stage that training never reaches, an optimizer that lacks
-            what a stage trains, rates in another ratio than asked for, a strategy or callback that cannot follow; later: a metric that is not logged, a parameter that
-            somebody else froze or unfroze; on resuming: a checkpoint of another schedule.
+            what a stage trains, rates in another ratio than asked for, a strategy or callback that cannot follow; later: a metric that is
+            not logged, a parameter that somebody else froze or unfroze; on resuming: a checkpoint of another schedule.
     """
 
     def __init__(self, schedule: Schedule) -> None:
