@@ -18,6 +18,7 @@ AGAIN = 3  # times that a minimisation is begun anew, with the curvature at its 
 BIAS_STEPS = 8
 NOTHING = 1e-12  # of the largest mean square along an axis: no more than rounding
 NEWTON_STEPS = 50
+FEW_AXES = 512  # up to which Newton's method is quicker than L-BFGS (2 to 26 times, on 64 and 512)
 LEAST_STEP = 1e-3  # of a full one of Newton's
 STEADY = 1e-12  # curvature by the bias where no sample is short of its margin
 START = 1.0  # strength at which 0 is near the solution
@@ -141,6 +142,18 @@ def _ridge(basis: _Basis, signs: Tensor, strengths: Sequence[float], like: Tenso
 
 def _minimum(loss: LinearLoss, basis: _Basis, point: Tensor, strength: float, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
     """Point (rank + 1, K) of the minimum, from `point` on, its value and what is left, relative to it, both () float64."""
+    solved = point, torch.tensor(torch.inf), torch.tensor(torch.inf)
+    ways = [_hinged, _descended] if basis.rank <= FEW_AXES else [_descended, _hinged]
+    for way in ways if isinstance(loss, Svm) else [_descended]:
+        other = way(loss, basis, solved[0], strength, tolerance)
+        solved = min(solved, other, key=lambda found: float(found[2]))
+        if float(solved[2]) <= tolerance:
+            break
+    return solved
+
+
+def _descended(loss: LinearLoss, basis: _Basis, point: Tensor, strength: float, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
+    """See `_minimum`; by L-BFGS."""
     left = torch.tensor(torch.inf)
     for again in range(1 + AGAIN):
         before = left
@@ -148,15 +161,12 @@ def _minimum(loss: LinearLoss, basis: _Basis, point: Tensor, strength: float, to
         point, value, left = _certified(loss, basis, _minimised(loss, basis, point, strength, within), strength, tolerance)
         if float(left) <= tolerance or float(left) >= float(before):
             break
-    if float(left) > tolerance and isinstance(loss, Svm):
-        other = _certified(loss, basis, _hinged(loss, basis, point, strength, tolerance), strength, tolerance)
-        point, value, left = other if float(other[2]) < float(left) else (point, value, left)
     return point, value, left
 
 
-def _hinged(loss: Svm, basis: _Basis, point: Tensor, strength: float, tolerance: float) -> Tensor:
+def _hinged(loss: LinearLoss, basis: _Basis, point: Tensor, strength: float, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
     """See `_minimum`; by Newton's method, one output after the other: between its bends a squared hinge is quadratic, so that a few
-    steps end in the minimum (Chapelle 2007, section 2.2). Dear, and so only where L-BFGS did not get there.
+    steps end in the minimum (Chapelle 2007, section 2.2). Their price grows with the cube of the axes.
     """
     n, columns = len(basis.codes), []
     rows = torch.cat([basis.codes, basis.codes.new_ones(n, 1)], dim=1)
@@ -185,7 +195,7 @@ def _hinged(loss: Svm, basis: _Basis, point: Tensor, strength: float, tolerance:
                 break
             own, (value, gradient, active) = own - size * step, new
         columns.append(own)
-    return torch.stack(columns, dim=1)
+    return _certified(loss, basis, torch.stack(columns, dim=1), strength, tolerance)
 
 
 def _certified(loss: LinearLoss, basis: _Basis, point: Tensor, strength: float, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
