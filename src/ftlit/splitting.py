@@ -87,9 +87,11 @@ def _seats(n: int, parts: Mapping[Split, float], owed: dict[Split, float]) -> di
     if n == 1:
         return {"train": 1}
     seats = {split: int(n * part + 1e-9) for split, part in parts.items()}
-    for split, part in parts.items():
-        owed[split] += n * part - seats[split]
-    first = sorted(parts, key=lambda split: (split == "train" and seats[split] == 0, owed[split]), reverse=True)
+    left = {split: n * part - seats[split] for split, part in parts.items()}
+    for split in parts:
+        owed[split] += left[split]
+    rounded = [split for split in parts if left[split] > 1e-9]  # what comes out even is owed no more by this class
+    first = sorted(rounded, key=lambda split: (split == "train" and seats[split] == 0, owed[split]), reverse=True)
     for split in first[: n - sum(seats.values())]:
         seats[split] += 1
         owed[split] -= 1

@@ -50,9 +50,10 @@ def run(cfg: DictConfig) -> float:
         raise UserError("resume=true: advice takes a pass over some images and goes on from nothing; leave it out")
     finetune.quiet()
     checkpoint_of(cfg)  # whose advice this would replace
-    cfg = composed(cfg, None)
+    cfg = settled_on(_compose([f"scenario={AUTO}"]))
     backbone, data = parts_of(cfg)
     measured, advice = look(cfg, backbone, data)
+    advice, _ = suited(cfg, measured, advice)
     write(cfg, advice, measured)
     if measured is None:
         words.console().print(escape(advice.reason), soft_wrap=True)
@@ -84,11 +85,13 @@ def settled(cfg: DictConfig) -> DictConfig:
             raise UserError("scenario=auto measures before there are several processes: give the scenario that `ftlit advise` names")
         finetune.quiet()
         measured, advice = look(cfg, *parts_of(cfg))
+        advice, advised = suited(cfg, measured, advice)
         write(cfg, advice, measured)
         words.console().print(escape(f"scenario=auto: {advice.scenario}. {advice.reason}"), soft_wrap=True)
+        return settled_on(advised)
     if not path.is_file():
         raise UserError("scenario=auto: the first process left no advice here: give the scenario that `ftlit advise` names")
-    return composed(cfg, Advice(**json.loads(path.read_text())["advice"]))
+    return settled_on(_compose(overrides_of(cfg, Advice(**json.loads(path.read_text())["advice"]))))
 
 
 def parts_of(cfg: DictConfig) -> tuple[Backbone, Any]:
@@ -117,13 +120,19 @@ def look(cfg: DictConfig, backbone: Backbone, data: Any) -> tuple[Measured | Non
     advice = replace(advise(measured), solvable=not any(name in str(cfg.trainer.get("strategy")) for name in SHARDING))
     if advice.scenario == "small_different" and ("cut" not in cfg.backbone or backbone.reinit):  # somebody's own; none of these is dropped
         advice = replace(advice, scenario="small_similar", cut=top)
+    return measured, advice
+
+
+def suited(cfg: DictConfig, measured: Measured | None, advice: Advice) -> tuple[Advice, DictConfig]:
+    """The advice that fits what was given, and the config as it says."""
     try:
-        _compose(overrides_of(cfg, advice))
+        return advice, _compose(overrides_of(cfg, advice))
     except HydraException:  # a value was given that the advised scenario does not have, schedule.epoch for instance
         why = f"What was given does not fit {advice.scenario}: it is large_similar"
         solvable = advice.solvable and not _gives("schedule")  # whose first stage may be the head's own
+        top = measured.depths[-1].cut if measured else advice.cut
         advice = replace(advice, scenario="large_similar", cut=top, reason=f"{advice.reason} {why}.", solvable=solvable)
-    return measured, advice
+        return advice, _compose(overrides_of(cfg, advice))
 
 
 def measure(cfg: DictConfig, backbone: Backbone, data: ImageData) -> Measured:
@@ -174,9 +183,8 @@ def overrides_of(cfg: DictConfig, advice: Advice) -> list[str]:
     return [f"scenario={advice.scenario}", *cut, *norms, *head, *at_once]
 
 
-def composed(cfg: DictConfig, advice: Advice | None) -> DictConfig:
-    """The config of this command line as advised, or with `scenario=auto`; what Hydra knows of the choices is brought up to date."""
-    cfg = _compose(overrides_of(cfg, advice) if advice else [f"scenario={AUTO}"])
+def settled_on(cfg: DictConfig) -> DictConfig:
+    """The config without Hydra's part; what Hydra knows of the choices is brought up to date by that."""
     known: Any = HydraConfig.get()
     with read_write(known):
         known.runtime.choices = cfg.hydra.runtime.choices
