@@ -38,6 +38,7 @@ AUTO = "auto"
 FILE = "advice.json"
 SCENARIOS = ("small_similar", "small_different", "large_similar", "large_different")
 MOST_IMAGES = 2000  # that are measured
+OF_LENGTH = ("trainer", "experiment", "hparams_search", "debug")  # what the command line changes the trainer by
 TIMED = 8  # images of the step that is timed
 SHARDING = ("fsdp", "FSDP", "ModelParallel", "model_parallel")  # in the name of a strategy that `ftlit.lit.caching.SHARDED` has
 
@@ -146,7 +147,8 @@ def measure(cfg: DictConfig, backbone: Backbone, data: ImageData) -> Measured:
             vectors, labels = codes[cut].read(range(len(codes))), codes.targets
             assert labels is not None
             depths.append(Depth(cut, fit_probe(vectors, labels, kind="ridge").score or 0.0, logme(vectors, labels)))
-    plain = compose(HydraConfig.get().job.config_name, ["scenario=large_similar"])
+    # as scenario=auto is composed already, unless somebody gave another length; composing takes half a second
+    plain = compose(HydraConfig.get().job.config_name, ["scenario=large_similar"]) if any(map(_gives, OF_LENGTH)) else cfg
     batches = images / data.batch_size
     return Measured(
         images,
