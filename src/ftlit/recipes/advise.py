@@ -206,7 +206,7 @@ def solves(cfg: DictConfig) -> bool:
 
 
 def _gives(group: str) -> bool:
-    return any(word.split("=")[0].split(".")[0] == group for word in _given())
+    return any(word.lstrip("+~").split("=")[0].split(".")[0] == group for word in _given())
 
 
 def _given() -> list[str]:
