@@ -110,11 +110,14 @@ class Die(Callback):
 """
 
 
+SHORT = ("trainer=ddp_cpu", "scenario=large_similar", "trainer.max_epochs=3", "data.per_class=60", "report=false")
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_dies_ends_the_other_with_a_line(tmp_path, rank):
     (tmp_path / "dying.py").write_text(DYING)
     own = ["+callbacks.die._target_=dying.Die", f"+callbacks.die.rank={rank}"]
-    command = [sys.executable, str(ROOT / "train.py"), "trainer=ddp_cpu", "scenario=large_similar", "trainer.max_epochs=3", *own]
+    command = [sys.executable, str(ROOT / "train.py"), *SHORT, *own]
     run = subprocess.Popen(
         command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
@@ -125,14 +128,7 @@ def test_a_process_that_dies_ends_the_other_with_a_line(tmp_path, rank):
 
 
 def test_ctrl_c_ends_both_processes_and_the_run_goes_on(tmp_path):
-    command = [
-        sys.executable,
-        str(ROOT / "train.py"),
-        "trainer=ddp_cpu",
-        "scenario=large_similar",
-        "trainer.max_epochs=3",
-        "hydra.run.dir=run",
-    ]
+    command = [sys.executable, str(ROOT / "train.py"), *SHORT, "hydra.run.dir=run"]
     run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
     last = tmp_path / "run/checkpoints/last.ckpt"
     while not last.exists() and run.poll() is None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
+import warm
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from PIL import Image
 from torch import nn
@@ -184,7 +185,7 @@ def test_every_scheduler_in_every_case_from_every_step(tmp_path, rates, case):
 TRAIN = [sys.executable, str(Path(__file__).parents[1] / "train.py"), "hydra.run.dir=run"]
 COMMAND = [
     *(*TRAIN, "head=mlp", "head.dropout=0.3", "data.augment=photo", "data.per_class=30"),
-    *("scenario=large_similar", "trainer.max_epochs=4", "schedule.epoch=1", "callbacks.last.every_n_steps=1"),
+    *("scenario=large_similar", "trainer.max_epochs=4", "schedule.epoch=1", "callbacks.last.every_n_steps=1", "report=false"),
 ]
 SLOWLY = """
 import time
@@ -206,7 +207,7 @@ def ended(folder: Path) -> dict:
 def test_the_command_killed_by_sigkill_and_given_again_ends_with_the_same_bits(tmp_path, trainer):
     command = [*COMMAND, f"trainer={trainer}"]
     folder = tmp_path / "run"
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    warm.run(command, cwd=tmp_path).check_returncode()
     end = ended(folder)
     shutil.rmtree(folder)
     (tmp_path / "slowly.py").write_text(SLOWLY)
@@ -219,7 +220,7 @@ def test_the_command_killed_by_sigkill_and_given_again_ends_with_the_same_bits(t
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (folder / "result.json").exists()
-    subprocess.run([*command, "resume=true"], cwd=tmp_path, check=True, capture_output=True)
+    warm.run([*command, "resume=true"], cwd=tmp_path).check_returncode()
     assert differences(end, ended(folder)) == set()
 
 

@@ -94,7 +94,8 @@ def test_the_traceback_is_there_for_who_asks(tmp_path):
 
 
 def test_after_ctrl_c_the_printed_command_goes_on(tmp_path):
-    command = [sys.executable, str(ROOT / "train.py"), "trainer=cpu", "trainer.max_epochs=8", f"hydra.run.dir={tmp_path}/run"]
+    asked = ("trainer=cpu", "trainer.max_epochs=8", "scenario=large_similar", "data.per_class=60", "report=false")
+    command = [sys.executable, str(ROOT / "train.py"), *asked, f"hydra.run.dir={tmp_path}/run"]
     with (tmp_path / "out").open("w") as out:
         process = subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=subprocess.STDOUT)
         best, last = tmp_path / "run/checkpoints/best.ckpt", tmp_path / "run/checkpoints/last.ckpt"

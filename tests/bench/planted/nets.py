@@ -89,9 +89,13 @@ def linear_head() -> nn.Module:
     return nn.Linear(8, 3)
 
 
-def loader() -> DataLoader:
+def images() -> list[tuple[Tensor, int]]:
     generator = torch.Generator().manual_seed(2)
-    data = [(torch.randn(4, generator=generator), i % 3) for i in range(IMAGES)]
+    return [(torch.randn(4, generator=generator), i % 3) for i in range(IMAGES)]
+
+
+def loader() -> DataLoader:
+    data = images()
     sampler = DistributedSampler(data, num_replicas=world_size(), rank=int(os.environ.get("LOCAL_RANK", 0)), shuffle=False)
     return DataLoader(data, batch_size=BATCH // world_size(), sampler=sampler)
 

@@ -9,9 +9,10 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig
+from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from planted.nets import Net, linear_head, loader, plain
+from planted.nets import BATCH, Net, images, linear_head, plain
 from planted.peers import PEERS
 
 ConfigStore.instance().store("program", {"devices": 1, "seed": 0, "peer": "Lightning"})
@@ -33,7 +34,8 @@ def main(cfg: DictConfig) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(net, loader(), loader())
+    data = DataLoader(images(), batch_size=BATCH // cfg.devices)  # Lightning shares it out
+    trainer.fit(net, data, data)
     ran = Path(hydra.utils.get_original_cwd(), "ran")
     ran.mkdir(exist_ok=True)
     note = {"world": trainer.world_size, "rank": trainer.global_rank}

@@ -28,7 +28,7 @@ def run(peer: Any, folder: Path, *asked: str) -> None:
         raise RuntimeError(f"exit status {done.returncode}: {done.stderr[-1500:]}")
 
 
-@fault("a sweep of two-process jobs is started again by the second process", names="multirun|sweep")
+@fault("a sweep of two-process jobs is started again by the second process", names="multirun mode|started again")
 def swept_twice(peer: Any, folder: Path) -> Found:
     """`-m seed=1,2` with two processes a job (Lightning#15737, PR#18175). Harm: more than one sweep, each with a folder of its own."""
     run(peer, folder, "seed=1,2", "devices=2")
@@ -37,7 +37,7 @@ def swept_twice(peer: Any, folder: Path) -> Found:
     return Found(len(sweeps) > 1, f"{len(sweeps)} sweep{'s' * (len(sweeps) > 1)} of {len(jobs)} job folders in all, 1 of 2 asked for")
 
 
-@fault("a sweep over 1 and 2 processes trains on half of the images", names="processes|world|multirun")
+@fault("a sweep over 1 and 2 processes trains on half of the images", names="multirun mode|number of processes")
 def half_the_images(peer: Any, folder: Path) -> Found:
     """`-m devices=1,2` (Lightning#15737). Harm: the second job's processes are fewer than it divides the images by."""
     run(peer, folder, "devices=1,2", "seed=1")
