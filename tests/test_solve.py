@@ -126,6 +126,17 @@ def test_the_weakest_strengths_are_solved_from_nothing_and_along_any_path(kind, 
         assert value == pytest.approx(float(solve(codes.double(), labels, 10, [1e-5, 1e-6], kind).objective[1]), rel=1e-4)
 
 
+@pytest.mark.parametrize("classes", [2, 10])
+def test_where_rounding_hides_the_way_down_float64_takes_over(classes, monkeypatch):
+    digits = load_digits(n_class=classes)
+    codes, labels = standard(torch.from_numpy(digits.data))[:120].float(), torch.from_numpy(digits.target)[:120]
+    strengths = [1.0, 1e-2, 1e-4, 1e-6]
+    at_once = solve(codes, labels, classes, strengths, "softmax")
+    monkeypatch.setattr("ftlit.solve.MANY", 0)  # float32 is tried
+    found = solve(codes, labels, classes, strengths, "softmax")
+    assert bool(found.converged.all()) and found.objective.tolist() == pytest.approx(at_once.objective.tolist(), rel=1e-4)
+
+
 @pytest.mark.parametrize("few_axes", [0, 64])
 def test_l_bfgs_and_newtons_method_stand_in_for_each_other_on_hinges(few_axes, monkeypatch):
     digits = load_digits()

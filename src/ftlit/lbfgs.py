@@ -1,4 +1,4 @@
-"""L-BFGS for several functions side by side, in float64.
+"""L-BFGS for several functions side by side, on any device.
 
 Shapes: G functions of (rows, K) numbers in all: each of a column of its own (G = K), or one of all columns (G = 1).
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 MEMORY = 10  # pairs of steps and changes that are kept
 MOST_STEPS = 1000
 
-Seen = tuple[Tensor, Tensor, Tensor]  # values (G,), gradients (rows, columns), what is left (G,)
+Seen = tuple[Tensor, Tensor, Tensor]  # values (G,) float64, gradients (rows, columns), what is left (G,)
 At = Callable[[Tensor, Tensor], Seen]
 
 
@@ -21,7 +21,7 @@ def minimise(at: At, point: Tensor, tolerance: float) -> Tensor:
     rounding hides every way down, stay where they are, and are left out once they are half.
 
     Args:
-        at: points (rows, columns) and which of the K columns these are -> values, gradients (rows, columns), and what is left.
+        at: points (rows, columns) and which of the K columns these are -> values float64, gradients (rows, columns), and what is left.
         point: to begin at.
         tolerance: of the sum of the values: what may be left.
     """
@@ -49,8 +49,8 @@ def minimise(at: At, point: Tensor, tolerance: float) -> Tensor:
 
 
 def by_problem(values: Tensor, problems: int) -> Tensor:
-    """(rows, K) -> sums (G,)."""
-    sums = values.sum(dim=0)
+    """(rows, K) -> sums (G,) in float64."""
+    sums = values.sum(dim=0, dtype=torch.float64)
     return sums if problems == len(sums) else sums.sum(dim=0, keepdim=True)
 
 
@@ -96,12 +96,12 @@ def _direction(gradient: Tensor, pairs: Sequence[_Pair]) -> Tensor:
     direction, factors = -gradient, []
     for pair in reversed(pairs):
         factors.append(pair.inverse * by_problem(pair.step * direction, len(pair.inverse)))
-        direction = direction - factors[-1] * pair.change
+        direction = direction - factors[-1].to(gradient.dtype) * pair.change
     if pairs:
-        direction = direction * pairs[-1].size
+        direction = direction * pairs[-1].size.to(gradient.dtype)
     for pair, factor in zip(pairs, reversed(factors), strict=True):
         again = pair.inverse * by_problem(pair.change * direction, len(pair.inverse))
-        direction = direction + (factor - again) * pair.step
+        direction = direction + (factor - again).to(gradient.dtype) * pair.step
     return direction
 
 
@@ -111,7 +111,7 @@ def _step(at: At, columns: Tensor, point: Tensor, value: Tensor, direction: Tens
     """
     size = (slope < 0).to(value)
     while True:
-        step = size * direction
+        step = size.to(point.dtype) * direction
         seen = at(point + step, columns)
         short = (seen[0] > value + 1e-4 * size * slope) & (size > 0)
         if not bool(short.any()):

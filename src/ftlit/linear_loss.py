@@ -5,7 +5,7 @@ other (svm), else one.
 """
 
 from abc import ABC, abstractmethod
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -34,10 +34,14 @@ class Softmax:
     def __init__(self, labels: Tensor) -> None:
         self.places = labels[:, None]
 
+    def double(self) -> "Softmax":
+        """The same in float64."""
+        return self
+
     def __call__(self, outputs: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs (N, columns) -> mean losses (G,), and their gradients (N, columns); here the columns are all."""
+        """Outputs (N, columns) -> mean losses (G,) in float64, and their gradients (N, columns); here the columns are all."""
         total = torch.logsumexp(outputs, dim=1, keepdim=True)
-        mean = (total - outputs.gather(1, self.places)).mean()
+        mean = (total - outputs.gather(1, self.places)).mean(dtype=torch.float64)
         slope = torch.exp(outputs - total)
         slope.scatter_add_(1, self.places, slope.new_full(self.places.shape, -1.0))
         return mean[None], slope.div_(len(outputs))
@@ -48,9 +52,9 @@ class Softmax:
         return (likely * (1 - likely)).mean(dim=0)
 
     def newton(self, outputs: Tensor, slope: Tensor) -> Tensor:
-        """The bias, (K,), that Newton's method would take away, given the gradient by it."""
+        """The bias, (K,), that Newton's method would take away, given the gradient by it; both float64."""
         likely = outputs.softmax(dim=1)
-        hessian = likely.mean(dim=0).diag() - likely.T @ likely / len(likely)
+        hessian = (likely.mean(dim=0).diag() - likely.T @ likely / len(likely)).double()
         level = (
             hessian.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
         )  # a bias equal for all outputs changes nothing: any curvature will do along it
@@ -64,13 +68,17 @@ class Signed(ABC):
     def __init__(self, signs: Tensor) -> None:
         self.signs = signs
 
+    def double(self) -> Self:
+        """The same in float64."""
+        return type(self)(self.signs.double())
+
     @abstractmethod
     def curvature(self, outputs: Tensor) -> Tensor:
         """See `Softmax`."""
 
     def newton(self, outputs: Tensor, slope: Tensor) -> Tensor:
         """See `Softmax`; the outputs do not depend on each other."""
-        curvature = self.curvature(outputs)
+        curvature = self.curvature(outputs).double()
         return torch.where(curvature > 0, slope / curvature, 0.0)
 
 
@@ -82,7 +90,7 @@ class Logistic(Signed):
     def __call__(self, outputs: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """See `Softmax`."""
         margin = self.signs * outputs
-        mean = torch.nn.functional.softplus(-margin).mean(dim=0)
+        mean = torch.nn.functional.softplus(-margin).mean(dim=0, dtype=torch.float64)
         return mean, self.signs * torch.sigmoid(-margin) / -len(outputs)
 
     def curvature(self, outputs: Tensor) -> Tensor:
@@ -99,7 +107,7 @@ class Svm(Signed):
         """See `Softmax`; here for some of the columns."""
         signs = self.signs if outputs.shape == self.signs.shape else self.signs[:, columns]
         short = torch.relu(1 - signs * outputs)
-        return short.square().mean(dim=0), signs * short * (-2 / len(outputs))
+        return short.square().mean(dim=0, dtype=torch.float64), signs * short * (-2 / len(outputs))
 
     def curvature(self, outputs: Tensor) -> Tensor:
         """See `Softmax`."""

@@ -5,6 +5,7 @@ side: the K outputs where they are independent of each other (svm), else one.
 """
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from math import inf, log
 
@@ -18,6 +19,7 @@ AGAIN = 3  # times that a minimisation is begun anew, with the curvature at its 
 BIAS_STEPS = 8
 NOTHING = 1e-12  # of the largest mean square along an axis: no more than rounding
 NEWTON_STEPS = 50
+MANY = 500_000  # numbers of the codes, from which float32 is worth trying
 FEW_AXES = 512  # up to which Newton's method is quicker than L-BFGS (2 to 26 times, on 64 and 512)
 LEAST_STEP = 1e-3  # of a full one of Newton's
 STEADY = 1e-12  # curvature by the bias where no sample is short of its margin
@@ -56,13 +58,14 @@ def solve(codes_NC: Tensor, labels_N: Tensor, classes: int, strengths: Sequence[
     `ridge`: half the squared distance to +1 and -1, one class against the rest: alpha = N strength.
 
     Args:
-        codes_NC: float32 or float64, best standardised; on a device that has float64, in which all is computed.
+        codes_NC: float32 or float64, best standardised; on a device that has float64.
         labels_N: int64, 0 .. classes - 1.
         classes: how many there are, 2 or more.
         strengths: each above 0.
         kind: of the loss.
     """
-    basis = _Basis(codes_NC.double())  # in float32 rounding hides the way down: several times as many steps, each half as dear
+    # float32 halves the price of a step, and rounding may hide the way down: of few codes steps are cheap, and where a hinge bends it does
+    basis = _Basis(codes_NC if kind == "softmax" and codes_NC.numel() >= MANY else codes_NC.double())
     signs = signs_of(labels_N, classes, basis.codes.dtype)
     if kind == "ridge":
         return _ridge(basis, signs, strengths, codes_NC)
@@ -74,12 +77,20 @@ def solve(codes_NC: Tensor, labels_N: Tensor, classes: int, strengths: Sequence[
         along, way = way, log(last / strength) if last < inf else 0.0
         ahead = min(way / along, 2.0) if along and kind == "softmax" else 0.0  # along the path; a hinge bends too sharply for it
         solved = _minimum(loss, basis, point + ahead * (point - before), strength, tolerance)
+        if basis.codes.dtype == torch.float32 and float(solved[2]) > tolerance:  # so it will for all weaker penalties
+            basis, loss, point = basis.double(), loss.double(), point.double()
+            solved = _minimum(loss, basis, solved[0].double(), strength, tolerance)
         before, point, last = point, solved[0], strength
         if place is not None:
             found[place] = solved
-    points, values, lefts = (torch.stack(each) for each in zip(*(found[i] for i in range(len(strengths))), strict=True))
-    weight, bias = basis.back(points)
+    points, values, lefts = (torch.stack(each) for each in zip(*(_doubled(found[i]) for i in range(len(strengths))), strict=True))
+    weight, bias = basis.back(points.to(basis.axes.dtype))
     return Path(weight.to(codes_NC), bias.to(codes_NC), values, lefts, lefts <= tolerance)
+
+
+def _doubled(solved: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    point, value, left = solved
+    return point.double(), value, left
 
 
 def _descent(strengths: Sequence[float]) -> Iterator[tuple[float, int | None]]:
@@ -103,15 +114,22 @@ class _Basis:
         n, c = codes.shape
         self.mean = codes.mean(dim=0)
         centred = codes - self.mean
-        spread, axes = torch.linalg.eigh((centred.T @ centred if c <= n else centred @ centred.T) / n)
+        double = centred.double()
+        spread, axes = torch.linalg.eigh((double.T @ double if c <= n else double @ double.T) / n)
         kept = spread > NOTHING * spread[-1]
         spread, axes = spread[kept], axes[:, kept]
         if c > n:
-            axes = centred.T @ (axes / (spread * n).sqrt())
-        self.axes = axes
-        self.codes = centred @ axes
-        self.spread = spread  # mean square along each axis
+            axes = double.T @ (axes / (spread * n).sqrt())
+        self.axes = axes.to(codes.dtype)
+        self.codes = centred @ self.axes
+        self.spread = spread.to(codes.dtype)  # mean square along each axis
         self.rank = len(spread)
+
+    def double(self) -> "_Basis":
+        """The same in float64."""
+        finer = copy(self)
+        finer.codes, finer.spread = self.codes.double(), self.spread.double()
+        return finer
 
     def outputs(self, point: Tensor) -> Tensor:
         """Point (rank + 1, K) -> (N, K)."""
@@ -201,22 +219,22 @@ def _hinged(loss: LinearLoss, basis: _Basis, point: Tensor, strength: float, tol
 def _certified(loss: LinearLoss, basis: _Basis, point: Tensor, strength: float, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
     """See `_minimum`; the bias is taken to its best by Newton's method, which needs no further product with the codes."""
     outputs, columns = basis.outputs(point), torch.arange(point.shape[1], device=point.device)
-    size = 0.5 * strength * point[:-1].square().sum()
+    size = 0.5 * strength * point[:-1].square().sum(dtype=torch.float64)
     bias = torch.zeros_like(point[-1])
     value, slope = loss(outputs, columns)
     for _ in range(BIAS_STEPS):
-        along = slope.sum(dim=0)
+        along = slope.sum(dim=0, dtype=torch.float64)
         step = loss.newton(outputs + bias, along)
         gain = 0.5 * (along * step).sum()
         if float(gain) <= 0.01 * tolerance * float(value.sum() + size):
             break
-        new_value, new_slope = loss(outputs + (bias - step), columns)
+        new_value, new_slope = loss(outputs + (bias - step.to(bias.dtype)), columns)
         if float(new_value.sum()) >= float(value.sum()):
             break
-        bias, value, slope = bias - step, new_value, new_slope
+        bias, value, slope = bias - step.to(bias.dtype), new_value, new_slope
     gradient = basis.codes.T @ slope + strength * point[:-1]
     total = value.sum() + size
-    left = gain + gradient.square().sum() / (2 * strength)
+    left = gain + gradient.square().sum(dtype=torch.float64) / (2 * strength)
     point = torch.cat([point[:-1], (point[-1] + bias)[None]])
     return point, total, left / total.clamp(min=torch.finfo(torch.float64).tiny)
 
