@@ -117,7 +117,7 @@ def backbone_finetuning(work: Work) -> list[float]:
     return _fitted(Network(), work, BackboneFinetuning())[0][WARM:]
 
 
-def _fitted(model: Any, work: Work, callback: Any, *, times: int = 1, devices: int = 1, **settings: Any) -> tuple[list[float], bool]:
+def _fitted(model: Any, work: Work, callback: Any, *, times: int = 1, devices: int | str = 1, **settings: Any) -> tuple[list[float], bool]:
     """Seconds of all steps, and whether the backbone moved in the last `work.steps` of them."""
     import lightning.pytorch as pl
 
@@ -140,7 +140,8 @@ def _fitted(model: Any, work: Work, callback: Any, *, times: int = 1, devices: i
             self.moved = told() != self.before
 
     clock = Clock()
-    loader = work.loader(times * (devices if devices > 0 else max(1, torch.cuda.device_count())))  # each process takes its part
+    processes = max(1, torch.cuda.device_count()) if devices == "auto" else 1
+    loader = work.loader(times * processes)  # each process takes its part
     callbacks = [clock, callback]  # the clock starts before the hooks of the other
     trainer = pl.Trainer(max_epochs=1, accelerator=work.accelerator, devices=devices, callbacks=callbacks, **QUIET, **settings)
     trainer.fit(model, loader)
@@ -196,6 +197,6 @@ ACCELERATED: dict[str, Callable[[Work], list[float]]] = {
     "extract_codes": extraction,
     "head, then all": partial(ours, stages=["head", "*"], name="resnet50", **MIXED),
     "head, then all, compiled": partial(ours, stages=["head", "*"], name="resnet50", compiled=True, **MIXED),
-    "head, then all, ddp": partial(ours, stages=["head", "*"], name="resnet50", devices=-1, strategy="ddp", **MIXED),
-    "head, then all, fsdp": partial(ours, stages=["head", "*"], name="resnet50", devices=-1, strategy="fsdp", **MIXED),
+    "head, then all, ddp": partial(ours, stages=["head", "*"], name="resnet50", devices="auto", strategy="ddp", **MIXED),
+    "head, then all, fsdp": partial(ours, stages=["head", "*"], name="resnet50", devices="auto", strategy="fsdp", **MIXED),
 }
