@@ -53,7 +53,7 @@ class Snapshots(pl.Callback):
     def on_train_epoch_end(self, trainer, model):
         self.stages.append(trainer.callbacks[0].index)
         self.states.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
-        self.groups.append([(group["name"], group["lr"], len(group["params"])) for group in trainer.optimizers[0].param_groups])
+        self.groups.append([(group.get("name"), group["lr"], len(group["params"])) for group in trainer.optimizers[0].param_groups])
         if self.folder:
             trainer.save_checkpoint(self.folder / f"{trainer.current_epoch}.ckpt")
 
@@ -291,6 +291,16 @@ def test_a_scheduler_that_gives_all_groups_one_rate_is_refused(scheduled):
     refused = pytest.raises(UserError, match=r"not in the ratio asked for: head\* 0.004 \(x 1\), \* 0.004 \(x 0.1\); use ftlit.Rates")
     with refused if scheduled == "one rate" else nullcontext():
         fit(1, schedule=schedule, model=Scheduled())
+
+
+def test_groups_of_others_keep_the_rates_that_they_have():
+    class Timms(Net):  # a scale that its scheduler applies later, and no name
+        def configure_optimizers(self):
+            parts = ((self.head, 1.0), (self.body, 0.5))
+            return torch.optim.SGD([{"params": part.parameters(), "lr_scale": scale} for part, scale in parts], lr=0.1)
+
+    _, shots = fit(1, schedule=Schedule([Stage(["*"])]), model=Timms())
+    assert shots.stages == [0]
 
 
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "training_step"])

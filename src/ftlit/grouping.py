@@ -70,7 +70,8 @@ def check_ratios(optimizer: Optimizer) -> None:
 
     torch's `OneCycleLR(optimizer, max_lr=0.1)` gives one rate to all groups, for instance.
     """
-    rates = {group["name"]: (float(group["lr"]), group["lr_scale"]) for group in optimizer.param_groups if group.get("lr_scale")}
+    own = [group for group in optimizer.param_groups if "name" in group and group.get("lr_scale")]  # timm's have a scale and no name
+    rates = {group["name"]: (float(group["lr"]), group["lr_scale"]) for group in own}
     bases = {name: rate / scale for name, (rate, scale) in rates.items()}
     if bases and max(bases.values()) - min(bases.values()) > 1e-6 * max(bases.values()):
         given = shorten(f"{name} {rate:.2g} (x {scale:.2g})" for name, (rate, scale) in rates.items())

@@ -64,7 +64,7 @@ def solve(codes_NC: Tensor, labels_N: Tensor, classes: int, strengths: Sequence[
         strengths: each above 0.
         kind: of the loss.
     """
-    # float32 halves the price of a step, and rounding may hide the way down: of few codes steps are cheap, and where a hinge bends it does
+    # float32 halves the price of a step, but its rounding may hide the way down: not worth it for few codes, and fatal where a hinge bends
     basis = _Basis(codes_NC if kind == "softmax" and codes_NC.numel() >= MANY else codes_NC.double())
     signs = signs_of(labels_N, classes, basis.codes.dtype)
     if kind == "ridge":
@@ -82,15 +82,10 @@ def solve(codes_NC: Tensor, labels_N: Tensor, classes: int, strengths: Sequence[
             solved = _minimum(loss, basis, solved[0].double(), strength, tolerance)
         before, point, last = point, solved[0], strength
         if place is not None:
-            found[place] = solved
-    points, values, lefts = (torch.stack(each) for each in zip(*(_doubled(found[i]) for i in range(len(strengths))), strict=True))
+            found[place] = solved[0].double(), *solved[1:]
+    points, values, lefts = (torch.stack(each) for each in zip(*(found[i] for i in range(len(strengths))), strict=True))
     weight, bias = basis.back(points.to(basis.axes.dtype))
     return Path(weight.to(codes_NC), bias.to(codes_NC), values, lefts, lefts <= tolerance)
-
-
-def _doubled(solved: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    point, value, left = solved
-    return point.double(), value, left
 
 
 def _descent(strengths: Sequence[float]) -> Iterator[tuple[float, int | None]]:

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from _ledger import Ledger, summary
 from _measure import machine, stored
 from PIL import Image, ImageFilter, ImageOps
@@ -69,7 +68,6 @@ def measured(key: Key, data: Path, work: Path) -> dict[str, Any]:
         weights = None if name == "digits" else str(data / PHOTOS["weights"])
         task = Task(f"{folder}/shifted", backbone, weights, None, seed, flips=name != "digits")
         words = ["scenario=large_similar", f"batchnorm={policy}", f"data.batch_size={batch}", *(HALVES if weights else ())]
-        torch.manual_seed(seed)
         begun = time.perf_counter()
         return {"accuracy": run(task, *words), "seconds": time.perf_counter() - begun}
 

@@ -51,7 +51,7 @@ def run(cfg: DictConfig) -> float:
         raise UserError("resume=true: advice takes a pass over some images and goes on from nothing; leave it out")
     finetune.quiet()
     checkpoint_of(cfg)  # whose advice this would replace
-    cfg = settled_on(_compose([f"scenario={AUTO}"]))
+    cfg = adopted(_compose([f"scenario={AUTO}"]))
     backbone, data = parts_of(cfg)
     measured, advice = look(cfg, backbone, data)
     advice, _ = suited(cfg, measured, advice)
@@ -89,10 +89,10 @@ def settled(cfg: DictConfig) -> DictConfig:
         advice, advised = suited(cfg, measured, advice)
         write(cfg, advice, measured)
         words.console().print(escape(f"scenario=auto: {advice.scenario}. {advice.reason}"), soft_wrap=True)
-        return settled_on(advised)
+        return adopted(advised)
     if not path.is_file():
         raise UserError("scenario=auto: the first process left no advice here: give the scenario that `ftlit advise` names")
-    return settled_on(_compose(overrides_of(cfg, Advice(**json.loads(path.read_text())["advice"]))))
+    return adopted(_compose(overrides_of(cfg, Advice(**json.loads(path.read_text())["advice"]))))
 
 
 def parts_of(cfg: DictConfig) -> tuple[Backbone, Any]:
@@ -185,8 +185,8 @@ def overrides_of(cfg: DictConfig, advice: Advice) -> list[str]:
     return [f"scenario={advice.scenario}", *cut, *norms, *head, *at_once]
 
 
-def settled_on(cfg: DictConfig) -> DictConfig:
-    """The config without Hydra's part; what Hydra knows of the choices is brought up to date by that."""
+def adopted(cfg: DictConfig) -> DictConfig:
+    """The config to go on with, without Hydra's part; what Hydra knows of the choices is brought up to date by that."""
     known: Any = HydraConfig.get()
     with read_write(known):
         known.runtime.choices = cfg.hydra.runtime.choices
