@@ -55,14 +55,14 @@ SECTIONS = {"faults": of_faults, "quality": of_quality, "batchnorm": of_batchnor
 
 
 def rendered(text: str) -> str:
-    """The README with each section as its file has it."""
-    for name, render in SECTIONS.items():
-        if not (RESULTS / f"{name}.json").exists():
-            continue
-        body = render(json.loads((RESULTS / f"{name}.json").read_text()))
+    """The README with a section for each file that is stored, as that has it."""
+    for name in sorted(path.stem for path in RESULTS.glob("*.json")):
+        body = SECTIONS[name](json.loads((RESULTS / f"{name}.json").read_text()))
         pattern = rf"(<!-- {name}\.json -->\n).*?(<!-- end -->)"
         text, number = re.subn(pattern, lambda found, body=body: f"{found[1]}{body}\n{found[2]}", text, flags=re.DOTALL)
         assert number == 1, f"the README has {number} sections for {name}.json"
+    without = {name for name in re.findall(r"<!-- (\w+)\.json -->", text) if not (RESULTS / f"{name}.json").exists()}
+    assert not without, f"the README has sections without a run: {without}"
     return text
 
 
