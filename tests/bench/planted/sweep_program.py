@@ -1,7 +1,5 @@
 """What a user of Lightning and Hydra writes: a main that trains."""
 
-import json
-import os
 import sys
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from planted.nets import BATCH, Net, images, linear_head, plain
+from planted.note import Note
 from planted.peers import PEERS
 
 ConfigStore.instance().store("program", {"devices": 1, "seed": 0, "peer": "Lightning"})
@@ -20,7 +19,7 @@ ConfigStore.instance().store("program", {"devices": 1, "seed": 0, "peer": "Light
 
 @hydra.main(version_base="1.3", config_path=None, config_name="program")
 def main(cfg: DictConfig) -> None:
-    """Train, and leave a note of each process that did."""
+    """Train."""
     peer = PEERS[cfg.peer]()
     net = Net(plain(), linear_head(), peer.optimizer)
     trainer = Trainer(
@@ -28,7 +27,7 @@ def main(cfg: DictConfig) -> None:
         accelerator="cpu",
         strategy="ddp",
         devices=cfg.devices,
-        callbacks=peer.callbacks(net),
+        callbacks=[*peer.callbacks(net), Note()],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -36,10 +35,6 @@ def main(cfg: DictConfig) -> None:
     )
     data = DataLoader(images(), batch_size=BATCH // cfg.devices)  # Lightning shares it out
     trainer.fit(net, data, data)
-    ran = Path(hydra.utils.get_original_cwd(), "ran")
-    ran.mkdir(exist_ok=True)
-    note = {"world": trainer.world_size, "rank": trainer.global_rank}
-    (ran / f"{cfg.devices}-{cfg.seed}-{os.getpid()}.json").write_text(json.dumps(note))
 
 
 if __name__ == "__main__":
