@@ -11,17 +11,29 @@ from scipy.stats import t
 
 
 class Ledger:
-    """A line of JSON a run.
+    """A line of JSON a run, after a first one that says what all of them hold for.
 
     Args:
-        path: the file; what it holds already is done.
+        path: the file; a run that it holds, and that did not fail, is done.
         names: of what makes a run's key, in the order of the keys.
+        stamp: what the runs hold for: versions, code, data.
     """
 
-    def __init__(self, path: Path, names: Sequence[str]) -> None:
+    def __init__(self, path: Path, names: Sequence[str], stamp: dict[str, Any]) -> None:
         self.path, self.names = path, tuple(names)
         lines = path.read_text().splitlines() if path.exists() else []
-        self.runs = {tuple(run[name] for name in names): run for run in map(json.loads, lines)}
+        if not lines:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(stamp) + "\n")
+        elif (held := json.loads(lines[0])) != stamp:
+            other = [name for name in {**held, **stamp} if held.get(name) != stamp.get(name)]
+            raise SystemExit(f"{path} holds runs of another {', '.join(other)}: give another folder")
+        runs = [json.loads(line) for line in lines[1:] if line.endswith("}")]  # the last may be cut off
+        self.runs = {tuple(run[name] for name in names): run for run in runs}
+
+    def lacks(self, key: tuple[Any, ...]) -> bool:
+        """Whether a run is still to be done."""
+        return "accuracy" not in self.runs.get(key, {})
 
     def add(self, key: tuple[Any, ...], said: dict[str, Any]) -> None:
         """What came of a run."""
@@ -30,14 +42,17 @@ class Ledger:
             file.write(json.dumps(self.runs[key]) + "\n")
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half the 95 % interval (Student's t); 0 for one value."""
-    half = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / sqrt(len(values)) if len(values) > 1 else 0.0
-    return statistics.mean(values), float(half)
+def interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and half the 95 % interval (Student's t); `None` for one value."""
+    if len(values) < 2:
+        return values[0], None
+    return statistics.mean(values), float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / sqrt(len(values))
 
 
 def summary(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
-    """A row for each combination of `names`, over the seeds: accuracy, half its interval, median of the seconds; `error` if one failed."""
+    """A row for each combination of `names`, over the seeds: accuracy, half its interval, median of the seconds, how many; where runs
+    failed how many, and an `error`.
+    """
     rows = []
     for cell in dict.fromkeys(tuple(run[name] for name in names) for run in runs):
         own = [run for run in runs if tuple(run[name] for name in names) == cell]
@@ -45,5 +60,24 @@ def summary(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[s
         if done:
             mean, half = interval([run["accuracy"] for run in done])
             row |= {"accuracy": mean, "half": half, "seconds": statistics.median(run["seconds"] for run in done), "seeds": len(done)}
-        rows.append(row | ({"error": next(run["error"] for run in own if "error" in run)} if len(done) < len(own) else {}))
+        if failed := [run["error"] for run in own if "accuracy" not in run]:
+            row |= {"failed": len(failed), "error": failed[0]}
+        rows.append(row)
     return rows
+
+
+def cell(row: dict[str, Any] | None, best: float | None) -> str:
+    """A row's accuracy with its interval, in bold if it is the `best`, and how many runs failed; empty for no row."""
+    if row is None:
+        return ""
+    if "accuracy" not in row:
+        return "fails"
+    accuracy = f"{row['accuracy']:.3f}"
+    half = "" if row["half"] is None else f" ± {row['half']:.3f}"
+    return f"{f'**{accuracy}**' if best == float(accuracy) else accuracy}{half}" + (f" ({row['failed']} failed)" if "failed" in row else "")
+
+
+def best_of(rows: Sequence[dict[str, Any]]) -> float | None:
+    """The best accuracy as a table shows it, where there are several to compare."""
+    shown = [round(row["accuracy"], 3) for row in rows if "accuracy" in row]
+    return max(shown) if len(shown) > 1 else None

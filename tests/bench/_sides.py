@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 from torchvision.models import get_model
 
 CLASSES, WARM = 10, 3
@@ -40,11 +41,11 @@ class Work:
         return torch.device("cuda" if self.accelerator == "gpu" else "cpu")
 
     def loader(self, times: int = 1) -> DataLoader:
-        """`times` the steps, of random images."""
-        number = times * (WARM + self.steps) * self.batch
+        """`times` the steps, and one more, of one batch of random images."""
         torch.manual_seed(0)
-        data = TensorDataset(torch.randn(number, 3, self.size, self.size), torch.arange(number) % CLASSES)
-        return DataLoader(data, self.batch, pin_memory=self.accelerator == "gpu")
+        images = torch.randn(self.batch, 3, self.size, self.size)
+        data = [(image, place % CLASSES) for place, image in enumerate(images)] * (times * (WARM + self.steps) + 1)
+        return DataLoader(data, self.batch, pin_memory=self.accelerator == "gpu")  # type: ignore[arg-type]
 
     def now(self) -> float:
         """The time, when all that was asked of the device is done."""
@@ -66,15 +67,19 @@ class Work:
 def by_hand(work: Work) -> list[float]:
     """Full fine-tuning of resnet18, as most write it."""
     network = get_model("resnet18", num_classes=CLASSES).to(work.device)
-    optimizer, seconds = Optimizer(network.parameters()), []
+    optimizer, begun = Optimizer(network.parameters()), []
     for images, labels in work.loader():
-        begun = work.now()
+        begun.append(work.now())
         loss = nn.functional.cross_entropy(network(images.to(work.device)), labels.to(work.device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        seconds.append(work.now() - begun)
-    return seconds[WARM:]
+    return between(begun)[WARM:]
+
+
+def between(moments: Sequence[float]) -> list[float]:
+    """From one moment to the next: a step with all that belongs to it."""
+    return [later - earlier for earlier, later in pairwise(moments)]
 
 
 def ours(work: Work, *, stages: Sequence[str] = ("*",), name: str = "resnet18", compiled: bool = False, **settings: Any) -> list[float]:
@@ -121,31 +126,27 @@ def _fitted(model: Any, work: Work, callback: Any, *, times: int = 1, devices: i
     """Seconds of all steps, and whether the backbone moved in the last `work.steps` of them."""
     import lightning.pytorch as pl
 
-    def told() -> float:  # under FSDP of this process's part
+    def sum_of_weights() -> float:  # under FSDP of this process's part
         return float(sum(parameter.detach().double().sum() for parameter in model.backbone.parameters()))
 
     class Clock(pl.Callback):
         def __init__(self) -> None:
-            self.seconds: list[float] = []
+            self.begun: list[float] = []
 
         def on_train_batch_start(self, *_: Any) -> None:
-            if len(self.seconds) == times * (WARM + work.steps) - work.steps:
-                self.before = told()
-            self.begun = work.now()
+            if len(self.begun) == times * (WARM + work.steps) - work.steps:
+                self.before = sum_of_weights()
+            self.begun.append(work.now())
 
-        def on_train_batch_end(self, *_: Any) -> None:
-            self.seconds.append(work.now() - self.begun)
-
-        def on_train_end(self, *_: Any) -> None:
-            self.moved = told() != self.before
+        def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            self.moved = trainer.strategy.reduce_boolean_decision(sum_of_weights() != self.before, all=False)
 
     clock = Clock()
-    processes = max(1, torch.cuda.device_count()) if devices == "auto" else 1
+    processes = max(1, torch.cuda.device_count()) if devices == "auto" and work.accelerator == "gpu" else 1
     loader = work.loader(times * processes)  # each process takes its part
-    callbacks = [clock, callback]  # the clock starts before the hooks of the other
-    trainer = pl.Trainer(max_epochs=1, accelerator=work.accelerator, devices=devices, callbacks=callbacks, **QUIET, **settings)
+    trainer = pl.Trainer(max_epochs=1, accelerator=work.accelerator, devices=devices, callbacks=[clock, callback], **QUIET, **settings)
     trainer.fit(model, loader)
-    return clock.seconds, clock.moved
+    return between(clock.begun), clock.moved
 
 
 def bare_extraction(work: Work) -> list[float]:

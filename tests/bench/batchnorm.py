@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from _ledger import Ledger, summary
-from _measure import machine, stored
+from _ledger import Ledger, best_of, cell, summary
+from _measure import machine, stamp, stored
 from PIL import Image, ImageFilter, ImageOps
 from quality import digits, split
 from systems.ours import run
@@ -41,7 +41,7 @@ Key = tuple[str, str, int, str, int]
 
 
 def keys(names: Sequence[str], batches: Sequence[int], seeds: int) -> Iterator[Key]:
-    """Every run that is wanted, the policies in turn."""
+    """Every run that is wanted."""
     for seed in range(seeds):
         for name in names:
             for shift in SETS[name]:
@@ -52,8 +52,8 @@ def keys(names: Sequence[str], batches: Sequence[int], seeds: int) -> Iterator[K
 
 def shifted(source: Path, target: Path, shift: str) -> None:
     """Copies of all images below `source`, changed."""
-    for file in source.rglob("*.*"):
-        place = (target / file.relative_to(source)).with_suffix(".png")
+    for file in (path for path in source.rglob("*") if path.is_file()):
+        place = target / f"{file.relative_to(source)}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
         SHIFTS[shift](Image.open(file).convert("RGB")).save(place)
 
@@ -69,7 +69,10 @@ def measured(key: Key, data: Path, work: Path) -> dict[str, Any]:
         task = Task(f"{folder}/shifted", backbone, weights, None, seed, flips=name != "digits")
         words = ["scenario=large_similar", f"batchnorm={policy}", f"data.batch_size={batch}", *(HALVES if weights else ())]
         begun = time.perf_counter()
-        return {"accuracy": run(task, *words), "seconds": time.perf_counter() - begun}
+        try:
+            return {"accuracy": run(task, *words), "seconds": time.perf_counter() - begun}
+        except (Exception, SystemExit) as error:
+            return {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -78,16 +81,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     lines = [f"| data | batchnorm | {' | '.join(f'batches of {batch}' for batch in batches)} |", "|---" * (len(batches) + 2) + "|"]
     found = {(row["data"], row["shift"], row["batchnorm"], row["batch"]): row for row in rows}
     for name, shift in dict.fromkeys((row["data"], row["shift"]) for row in rows):
-        best = {batch: max(round(found[name, shift, policy, batch]["accuracy"], 3) for policy in POLICIES) for batch in batches}
+        best = {batch: best_of([found[name, shift, policy, batch] for policy in POLICIES]) for batch in batches}
         for policy in POLICIES:
-            cells = [_cell(found[name, shift, policy, batch], best[batch]) for batch in batches]
+            cells = [cell(found[name, shift, policy, batch], best[batch]) for batch in batches]
             lines.append(f"| {name}, {shift} | `{policy}` | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _cell(row: dict[str, Any], best: float) -> str:
-    accuracy = f"{row['accuracy']:.3f}"
-    return f"{f'**{accuracy}**' if float(accuracy) == best else accuracy} ± {row['half']:.3f}"
 
 
 def main() -> None:
@@ -103,14 +101,14 @@ def main() -> None:
     given = parser.parse_args()
     names, seeds = (["digits"], 2) if given.quick else (given.names.split(","), given.seeds)
     given.work.mkdir(parents=True, exist_ok=True)
-    ledger = Ledger(given.work / "batchnorm.jsonl", NAMES)
+    ledger = Ledger(given.work / "batchnorm.jsonl", NAMES, stamp(data=given.data.resolve()))
     wanted = list(keys(names, [int(batch) for batch in given.batches.split(",")], seeds))
     for place, key in enumerate(wanted):
-        if key not in ledger.runs:
+        if ledger.lacks(key):
             ledger.add(key, measured(key, given.data, given.work))
             print(f"{place + 1}/{len(wanted)} {ledger.runs[key]}", file=sys.stderr, flush=True)
     rows = summary([ledger.runs[key] for key in wanted], NAMES[:-1])
-    stored(given.out, machine(), rows)
+    stored(given.out, machine(), {"seeds": seeds, "quick": given.quick}, rows)
     print(table(rows))
 
 

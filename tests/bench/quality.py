@@ -21,17 +21,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from _ledger import Ledger, summary
-from _measure import machine, stored
+from _ledger import Ledger, best_of, cell, summary
+from _measure import machine, stamp, stored
+from PIL import Image
 from sklearn.datasets import load_digits
 from systems.task import Task
 from systems.worker import SYSTEMS
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 WEIGHTS = {"squeezenet1_1": "weights/squeezenet1_1_imagenet_torchvision.pth"}
-OURS, PEERS = "ftlit scenario=auto", ("BackboneFinetuning", "finetuning-scheduler", "fastai", "loop by hand", "scikit-learn on codes")
 WITHOUT_EPOCHS = ("ftlit recipe=probe", "scikit-learn on codes")
 PACKAGES = ("fastai", "finetuning-scheduler", "scikit-learn")
-EQUAL = 5  # epochs, where all have as many
+EQUAL = 5  # epochs at most, where all have as many
 SIZES = (5, 20, None)  # images a class; None: all
 CELL = ("data", "per_class", "epochs", "system")
 KEY = ("data", "per_class", "epochs", "seed", "system")
@@ -48,15 +49,17 @@ class Worker:
 
     def __init__(self, name: str, log: Path) -> None:
         here = Path(__file__).parent
-        environment = {**os.environ, "PYTHONPATH": str(here)}
+        environment = {**os.environ, "PYTHONPATH": str(here), "CUDA_VISIBLE_DEVICES": ""}  # fastai would take a GPU, the others not
         command = [sys.executable, "-m", "systems.worker", name]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log.open("a"), text=True, env=environment
         )
-        self._answer()
+        self.begun = self._answer()
 
     def __call__(self, task: Task) -> dict[str, Any]:
         """`accuracy` and `seconds`, or `error`."""
+        if "error" in self.begun:
+            return self.begun
         assert self.process.stdin
         self.process.stdin.write(json.dumps(asdict(task)) + "\n")
         self.process.stdin.flush()
@@ -71,11 +74,12 @@ class Worker:
 def split(source: Path, target: Path, per_class: int | None, seed: int) -> Path:
     """Links to the images of a cell in folders `train`, `val` and `test`."""
     given = {folder.name: folder for folder in source.iterdir() if folder.is_dir()}
-    for label in sorted(folder.name for folder in given.get("train", source).iterdir() if folder.is_dir()):
-        files = sorted((given.get("train", source) / label).iterdir())
+    own = [given[name] for name in ("train", "val") if name in given] if "train" in given else [source]
+    for label in sorted(folder.name for folder in own[0].iterdir() if folder.is_dir()):
+        files = [file for folder in own for file in images(folder / label)]
         random.Random(0).shuffle(files)
         number = 0 if "test" in given else len(files) // 5
-        test, known = (sorted((given["test"] / label).iterdir()) if "test" in given else files[:number]), files[number:]
+        test, known = images(given["test"] / label) if "test" in given else files[:number], files[number:]
         random.Random(seed).shuffle(known)
         known = known[:per_class]
         valid = max(1, len(known) // 5)
@@ -86,15 +90,19 @@ def split(source: Path, target: Path, per_class: int | None, seed: int) -> Path:
     return target
 
 
+def images(folder: Path) -> list[Path]:
+    """Image files in a folder, in order."""
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in IMG_EXTENSIONS)
+
+
 def digits(target: Path) -> Path:
     """scikit-learn's digits as PNG files, 8 pixels a side."""
-    from PIL import Image
-
     if not target.exists():
-        held = load_digits()
+        held, begun = load_digits(), Path(tempfile.mkdtemp(dir=target.parent))
         for place, (image, label) in enumerate(zip(held.images, held.target, strict=True)):
-            (target / str(label)).mkdir(parents=True, exist_ok=True)
-            Image.fromarray((image / 16 * 255).round().astype("uint8")).save(target / str(label) / f"{place:04d}.png")
+            (begun / str(label)).mkdir(exist_ok=True)
+            Image.fromarray((image / 16 * 255).round().astype("uint8")).save(begun / str(label) / f"{place:04d}.png")
+        begun.rename(target)
     return target
 
 
@@ -116,10 +124,10 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """A line a cell, a column a system: accuracy, and seconds."""
     systems = [name for name in SYSTEMS if any(row["system"] == name for row in rows)]
     lines = ["| data, images a class, epochs | " + " | ".join(systems) + " |", "|---" * (len(systems) + 1) + "|"]
-    for cell in dict.fromkeys((row["data"], row["per_class"], row["epochs"]) for row in rows):
-        found = {row["system"]: row for row in rows if (row["data"], row["per_class"], row["epochs"]) == cell}
-        best = max((row.get("accuracy", 0) for row in found.values()), default=0)
-        lines.append(f"| {told(*cell)} | {' | '.join(_cell(found.get(name), best) for name in systems)} |")
+    for group in dict.fromkeys((row["data"], row["per_class"], row["epochs"]) for row in rows):
+        found = {row["system"]: row for row in rows if (row["data"], row["per_class"], row["epochs"]) == group}
+        best = best_of(list(found.values()))
+        lines.append(f"| {in_words(*group)} | {' | '.join(timed(found.get(name), best) for name in systems)} |")
     return "\n".join(lines)
 
 
@@ -129,18 +137,14 @@ def quick(key: Key) -> bool:
     return system != "from scratch" and (epochs is not None) is (system == "loop by hand")
 
 
-def told(data: str, per_class: int | None, epochs: int | None) -> str:
+def in_words(data: str, per_class: int | None, epochs: int | None) -> str:
     """A cell in words."""
     return f"{data}, {per_class or 'all'}, {epochs or 'own'}"
 
 
-def _cell(row: dict[str, Any] | None, best: float) -> str:
-    if row is None:
-        return ""
-    if "accuracy" not in row:
-        return "fails"
-    accuracy = f"{row['accuracy']:.3f}"
-    return f"{f'**{accuracy}**' if row['accuracy'] == best else accuracy} ± {row['half']:.3f}, {row['seconds']:.1f} s"
+def timed(row: dict[str, Any] | None, best: float | None) -> str:
+    """See `cell`; with the seconds."""
+    return cell(row, best) + (f", {row['seconds']:.1f} s" if row and "seconds" in row else "")
 
 
 def main() -> None:
@@ -148,7 +152,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("FTLIT_TEST_DATA"))
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--names", default="digits,hymenoptera,cats_dogs,sign_digits,malaria", help="digits, or folders of DATA/images")
+    parser.add_argument(
+        "--names",
+        default="digits,hymenoptera,cats_dogs,sign_digits,malaria",
+        help="digits, folders of DATA/images, or whole paths",
+    )
     parser.add_argument("--systems", default=",".join(SYSTEMS))
     parser.add_argument("--sizes", default="5,20,all")
     parser.add_argument("--seeds", type=int, default=5)
@@ -158,21 +166,23 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/quality.json")
     given = parser.parse_args()
     names, seeds = (["digits", "hymenoptera"], 3) if given.quick else (given.names.split(","), given.seeds)
+    if given.data is None:
+        parser.error("--data DATA, or FTLIT_TEST_DATA, is needed")
     given.work.mkdir(parents=True, exist_ok=True)
     sizes = [None if size == "all" else int(size) for size in given.sizes.split(",")]
     wanted = keys(names, seeds, given.systems.split(","), sizes)
     runs = run([key for key in wanted if not given.quick or quick(key)], given.data, given.work)
     rows = summary(runs, CELL)
-    stored(given.out, machine(PACKAGES), rows)
+    stored(given.out, machine(PACKAGES), {"seeds": seeds, "quick": given.quick}, rows)
     print(table(rows))
 
 
 def run(wanted: Sequence[Key], data: Path, work: Path) -> list[dict[str, Any]]:
     """What came of these, from the file or from a run now."""
-    ledger = Ledger(work / "quality.jsonl", KEY)
+    ledger = Ledger(work / "quality.jsonl", KEY, stamp(PACKAGES, data=data.resolve()))
     workers: dict[str, Worker] = {}
     for place, key in enumerate(wanted):
-        if key in ledger.runs:
+        if not ledger.lacks(key):
             continue
         name, per_class, epochs, seed, system = key
         source = digits(work / "digits") if name == "digits" else data / "images" / name
@@ -182,6 +192,8 @@ def run(wanted: Sequence[Key], data: Path, work: Path) -> list[dict[str, Any]]:
             weights = str(data / WEIGHTS[backbone]) if backbone in WEIGHTS else None
             if system not in workers or workers[system].process.poll() is not None:
                 workers[system] = Worker(system, work / "log.txt")
+                with tempfile.TemporaryDirectory(dir=work) as few:  # what is done once in a process
+                    workers[system](Task(str(split(digits(work / "digits"), Path(few), 5, 0)), "glyph", None, 1, 0, flips=False))
             said = workers[system](Task(folder, backbone, weights, epochs, seed, flips=name not in ("digits", "sign_digits")))
         ledger.add(key, said)
         print(f"{place + 1}/{len(wanted)} {key}: {said}", file=sys.stderr, flush=True)

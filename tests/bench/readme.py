@@ -31,12 +31,12 @@ def of_faults(found: dict[str, Any]) -> str:
 def of_quality(found: dict[str, Any]) -> str:
     """The table of accuracy and time."""
     peers = {name: found["machine"][name] for name in quality.PACKAGES}
-    return f"{quality.table(found['rows'])}\n\n{measured(found['machine'], peers)}"
+    return f"{quality.table(found['rows'])}\n\n{measured(found['machine'], peers, found['options']['seeds'])}"
 
 
 def of_batchnorm(found: dict[str, Any]) -> str:
     """The table of policies of batch norm."""
-    return f"{batchnorm.table(found['rows'])}\n\n{measured(found['machine'])}"
+    return f"{batchnorm.table(found['rows'])}\n\n{measured(found['machine'], seeds=found['options']['seeds'])}"
 
 
 def of_overhead(found: dict[str, Any]) -> str:
@@ -44,14 +44,16 @@ def of_overhead(found: dict[str, Any]) -> str:
     return f"{table([Row(**row) for row in found['rows']])}\n\n{measured(found['machine'])}"
 
 
-def measured(machine: dict[str, Any], others: dict[str, str] | None = None) -> str:
-    """When, where, and of which versions."""
+def measured(machine: dict[str, Any], others: dict[str, str] | None = None, seeds: int | None = None) -> str:
+    """When, where, of which versions, and with how many seeds."""
     versions = {name: machine[name] for name in ("ftlit", "torch", "lightning")} | (others or {})
     told = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "Lightning")
-    return f"Measured {machine['date']} on {machine['cores']} cores ({machine['cpu']}), Python {machine['python']}; {told}."
+    gpus = f" and {machine['gpus']} {machine['gpu']} (CUDA {machine['cuda']})" if "gpu" in machine else ""
+    drawn = f"{seeds} seeds. " if seeds else ""
+    return f"{drawn}Measured {machine['date']} on {machine['cores']} cores ({machine['cpu']}){gpus}, Python {machine['python']}; {told}."
 
 
-SECTIONS = {"faults": of_faults, "quality": of_quality, "batchnorm": of_batchnorm, "overhead": of_overhead}
+SECTIONS = {"faults": of_faults, "quality": of_quality, "batchnorm": of_batchnorm, "overhead": of_overhead, "overhead_gpu": of_overhead}
 
 
 def rendered(text: str) -> str:

@@ -8,9 +8,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
 
-from systems.task import Task, backbone_of, folders
+from systems.task import Task, backbone_of, folders, loader
 
 EPOCHS = 25
 
@@ -24,7 +25,7 @@ def loop(task: Task, *, pretrained: bool = True) -> float:
     epochs = task.epochs or EPOCHS
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=7, gamma=0.1)
     best, kept = -1.0, network.state_dict()
-    train = DataLoader(data["train"], batch_size=4, shuffle=True, num_workers=2)
+    train, val = loader(data["train"], 4, shuffle=True), loader(data["val"], 64)
     for _ in range(epochs):
         network.train()
         for images, labels in train:
@@ -32,10 +33,10 @@ def loop(task: Task, *, pretrained: bool = True) -> float:
             nn.functional.cross_entropy(network(images), labels).backward()
             optimizer.step()
         scheduler.step()
-        if (accuracy := accuracy_of(network, data["val"])) > best:
+        if (accuracy := accuracy_of(network, val)) > best:
             best, kept = accuracy, copy.deepcopy(network.state_dict())
     network.load_state_dict(kept)
-    return accuracy_of(network, data["test"])
+    return accuracy_of(network, loader(data["test"], 64))
 
 
 def scratch(task: Task) -> float:
@@ -44,7 +45,7 @@ def scratch(task: Task) -> float:
 
 
 def codes(task: Task) -> float:
-    """Logistic regression on the codes of the frozen network, at scikit-learn's defaults, of train and val."""
+    """Logistic regression on the standardised codes of the frozen network, of train and val; scikit-learn's strength."""
     data = folders(task)
     backbone = backbone_of(task)[0].eval()
     data["train"].transform = data["val"].transform
@@ -54,16 +55,16 @@ def codes(task: Task) -> float:
     return float(model.score(*(part.numpy() for part in parts["test"])))
 
 
-def codes_of(backbone: nn.Module, data: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
+def codes_of(backbone: nn.Module, data: ImageFolder) -> Iterator[tuple[Tensor, Tensor]]:
     """Codes and labels, batch by batch."""
     with torch.inference_mode():
-        for images, labels in DataLoader(data, batch_size=64, num_workers=2):
+        for images, labels in loader(data, 64):
             yield backbone(images), labels
 
 
-def accuracy_of(network: nn.Module, data: Dataset) -> float:
+def accuracy_of(network: nn.Module, batches: DataLoader) -> float:
     """Share of the images that it tells rightly."""
     network.eval()
     with torch.inference_mode():
-        right = sum(int((network(images).argmax(1) == labels).sum()) for images, labels in DataLoader(data, batch_size=64, num_workers=2))
-    return right / len(data)  # type: ignore[arg-type]
+        right = sum(int((network(images).argmax(1) == labels).sum()) for images, labels in batches)
+    return right / len(batches.dataset)  # type: ignore[arg-type]

@@ -1,14 +1,18 @@
 """A task that every system is given, and what those without parts of their own build from torchvision."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 from torchvision import models
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
+
+WORKERS = max(1, len(os.sched_getaffinity(0)) // 2)  # processes that load, of each system
 
 
 @dataclass(frozen=True)
@@ -68,14 +72,19 @@ def normalization(task: Task) -> tuple[list[float], list[float]]:
 
 
 def folders(task: Task) -> dict[str, ImageFolder]:
-    """The splits as PyTorch's tutorial reads them: random crops and mirror images of train, the middle of the others.
+    """The splits as PyTorch's tutorial reads them: random crops and mirror images of train, the middle of the others, and of train where
+    an image may not be mirrored.
 
     Source: "Transfer Learning for Computer Vision Tutorial", docs.pytorch.org.
     """
     size, resized = sizes(task)
     end: list[Any] = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*normalization(task))]
-    flips = [v2.RandomHorizontalFlip()] if task.flips else []
-    crop = [v2.RandomResizedCrop(size)] if task.flips else [v2.Resize((size, size))]
     plain = v2.Compose([v2.Resize(resized), v2.CenterCrop(size), *end])
-    views = {"train": v2.Compose([*crop, *flips, *end]), "val": plain, "test": plain}
+    drawn = v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), *end]) if task.flips else plain
+    views = {"train": drawn, "val": plain, "test": plain}
     return {split: ImageFolder(str(Path(task.root, split)), view) for split, view in views.items()}
+
+
+def loader(data: ImageFolder, batch_size: int, *, shuffle: bool = False) -> DataLoader:
+    """Batches, loaded beside the training."""
+    return DataLoader(data, batch_size, shuffle=shuffle, num_workers=WORKERS, persistent_workers=True)

@@ -11,24 +11,31 @@ from torchvision import models
 from torchvision.models import get_model_weights
 
 from ftlit import load_backbone
-from systems.task import Task, normalization, sizes
+from systems.task import WORKERS, Task, normalization, sizes
 
 EPOCHS, OF_FEW = 5, 15  # after the one with a frozen body
 
 
 def fine_tune(task: Task) -> float:
-    """One epoch of the head, then `fine_tune`'s epochs of everything; rates and groups are its own."""
+    """`fine_tune`: one epoch of the head, then all; rates and groups are its own. `task.epochs` counts both."""
     set_seed(task.seed)
     size, root = sizes(task)[0], Path(task.root)
     number = len(task.images("train"))
     batches = [Normalize.from_stats(*normalization(task))]
     loaders = ImageDataLoaders.from_folder(
-        root, train="train", valid="val", bs=min(64, number), item_tfms=Resize(size), batch_tfms=batches, seed=task.seed
+        root,
+        train="train",
+        valid="val",
+        bs=min(64, number),
+        item_tfms=Resize(size),
+        batch_tfms=batches,
+        seed=task.seed,
+        num_workers=WORKERS,
     )
     with tempfile.TemporaryDirectory() as home:
         learner = vision_learner(loaders, _architecture(task, Path(home)), metrics=accuracy, normalize=False)
         with learner.no_bar(), learner.no_logging():
-            learner.fine_tune(task.epochs or (OF_FEW if task.few else EPOCHS))
+            learner.fine_tune(task.epochs - 1 if task.epochs else OF_FEW if task.few else EPOCHS)
     test = loaders.test_dl(task.images("test"), with_labels=True)
     predictions, labels = learner.get_preds(dl=test)
     return float((predictions.argmax(1) == labels).float().mean())
