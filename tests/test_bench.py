@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
 from bench.planted import FAULTS, PEERS
 from bench.planted.fault import CAUGHT
 
 RESULTS = Path(__file__).parent / "bench/results/faults.json"
+SPLITS = ("train", "val", "test")
 
 
 def test_the_stored_run_answers_for_all_peers_and_ftlit_is_never_silent():
@@ -23,8 +25,61 @@ def test_parameters_of_equal_values_train(tmp_path):
     assert (verdict.word, verdict.number) == ("prevented", "4 of 4 tensors train"), verdict.line
 
 
-def test_the_readme_says_what_the_stored_runs_say(monkeypatch):
-    monkeypatch.syspath_prepend(RESULTS.parents[1])
+def test_the_readme_says_what_the_stored_runs_say(bench):
     from readme import README, rendered
 
     assert rendered(README.read_text()) == README.read_text()
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """The benchmarks import each other as scripts do."""
+    monkeypatch.syspath_prepend(RESULTS.parents[1])
+
+
+def test_all_systems_get_the_same_disjoint_splits(bench, tmp_path):
+    from quality import split
+
+    for label in ("a", "b"):
+        (tmp_path / "given" / label).mkdir(parents=True)
+        for name in [f"{i}.png" for i in range(20)] + [".DS_Store"]:
+            (tmp_path / "given" / label / name).touch()
+    found = []
+    for target, seed in (("one", 0), ("again", 0), ("other", 1)):
+        split(tmp_path / "given", tmp_path / target, 10, seed)
+        parts = {part: {str(p.relative_to(tmp_path / target / part)) for p in (tmp_path / target / part).rglob("*.*")} for part in SPLITS}
+        assert [len(parts[part]) for part in SPLITS] == [16, 4, 8] and len(set.union(*parts.values())) == 28
+        found.append(parts)
+    assert found[0] == found[1] and found[0]["train"] != found[2]["train"] and found[0]["test"] == found[2]["test"]
+
+
+def test_a_table_tells_failures_and_gives_no_interval_to_one_seed(bench):
+    from _ledger import summary
+    from quality import CELL, table
+
+    cell = {"data": "digits", "per_class": 5, "epochs": None}
+    runs = [
+        {**cell, "system": "fastai", "seed": 0, "accuracy": 0.9, "seconds": 3.0},
+        {**cell, "system": "fastai", "seed": 1, "error": "boom"},
+        {**cell, "system": "loop by hand", "seed": 0, "error": "boom"},
+        *({**cell, "system": "ftlit scenario=auto", "seed": seed, "accuracy": 0.8 + seed / 10, "seconds": 2.0} for seed in (0, 1)),
+    ]
+    assert table(summary(runs, CELL)).splitlines()[2:] == [
+        "| digits, 5, own | 0.850 ± 0.635, 2.0 s | **0.900** (1 failed), 3.0 s | fails |"
+    ]
+
+
+def test_a_ledger_does_again_what_failed_and_refuses_runs_of_another_code(bench, tmp_path):
+    from _ledger import Ledger
+
+    path = tmp_path / "runs.jsonl"
+    ledger = Ledger(path, ("seed",), {"code": "a"})
+    ledger.add((0,), {"accuracy": 0.5})
+    ledger.add((1,), {"error": "boom"})
+    path.write_text(path.read_text() + '{"seed": 2, "accu')
+    again = Ledger(path, ("seed",), {"code": "a"})
+    assert [again.lacks((seed,)) for seed in range(3)] == [False, True, True]
+    again.add((2,), {"accuracy": 0.7})
+    assert not Ledger(path, ("seed",), {"code": "a"}).lacks((2,))
+    with pytest.raises(SystemExit, match="another code"):
+        Ledger(path, ("seed",), {"code": "b"})

@@ -28,7 +28,9 @@ class Ledger:
         elif (held := json.loads(lines[0])) != stamp:
             other = [name for name in {**held, **stamp} if held.get(name) != stamp.get(name)]
             raise SystemExit(f"{path} holds runs of another {', '.join(other)}: give another folder")
-        runs = [json.loads(line) for line in lines[1:] if line.endswith("}")]  # the last may be cut off
+        elif not lines[-1].endswith("}"):  # cut off
+            path.write_text("".join(f"{line}\n" for line in lines[:-1]))
+        runs = [json.loads(line) for line in path.read_text().splitlines()[1:]]
         self.runs = {tuple(run[name] for name in names): run for run in runs}
 
     def lacks(self, key: tuple[Any, ...]) -> bool:

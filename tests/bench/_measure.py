@@ -87,9 +87,10 @@ def machine(packages: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def stamp(packages: Sequence[str] = (), **others: object) -> dict[str, str]:
-    """What runs that are kept hold for: machine, versions, our code, and `others`."""
+    """What runs that are kept hold for: machine, versions, code of ours and of the systems, and `others`."""
     found = machine(packages)
-    code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(ftlit.__file__).parent.rglob("*.py")))).hexdigest()[:12]
+    files = [path for folder in (Path(ftlit.__file__).parent, Path(__file__).parent / "systems") for path in sorted(folder.rglob("*.py"))]
+    code = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
     kept = ("cpu", "cores", "python", *PACKAGES, *packages)
     return {**{name: str(found[name]) for name in kept}, "code": code, **{name: str(value) for name, value in others.items()}}
 

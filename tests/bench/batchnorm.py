@@ -2,7 +2,7 @@
 
 python tests/bench/batchnorm.py --data DATA --work FOLDER [--quick] [--out results/batchnorm.json]
 
-`scenario=large_similar` (a solved head, then everything trains for 10 epochs) with `batchnorm=live|frozen_stats|frozen|affine` at the same
+`scenario=large_similar` (a solved head, then everything trains for 5 epochs) with `batchnorm=live|frozen_stats|frozen|affine` at the same
 rate, on 20 images a class: digits with the glyph, photos of DATA/images/hymenoptera with ImageNet's mobilenet_v2. Shifted images are so in
 train, val and test. Runs that FOLDER/batchnorm.jsonl holds are not run again.
 """
@@ -33,7 +33,7 @@ SHIFTS = {
 }
 SETS = {"digits": ("as they are", "inverted", "blurred"), "hymenoptera": ("as they are", "grey")}
 NAMES = ("data", "shift", "batch", "batchnorm", "seed")
-PER_CLASS = 20
+PER_CLASS, EPOCHS = 20, 5
 PHOTOS = {"backbone": "mobilenet_v2", "weights": "weights/mobilenetv2_imagenet_torchvision.pth"}
 # these weights were trained on images from -1 to 1, unlike torchvision's own
 HALVES = ("backbone.input_spec.mean=[0.5,0.5,0.5]", "backbone.input_spec.std=[0.5,0.5,0.5]")
@@ -66,7 +66,7 @@ def measured(key: Key, data: Path, work: Path) -> dict[str, Any]:
         shifted(split(source, Path(folder, "plain"), PER_CLASS, seed), Path(folder, "shifted"), shift)
         backbone = "glyph" if name == "digits" else PHOTOS["backbone"]
         weights = None if name == "digits" else str(data / PHOTOS["weights"])
-        task = Task(f"{folder}/shifted", backbone, weights, None, seed, flips=name != "digits")
+        task = Task(f"{folder}/shifted", backbone, weights, EPOCHS, seed, flips=name != "digits")
         words = ["scenario=large_similar", f"batchnorm={policy}", f"data.batch_size={batch}", *(HALVES if weights else ())]
         begun = time.perf_counter()
         try:

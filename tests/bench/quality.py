@@ -32,6 +32,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 WEIGHTS = {"squeezenet1_1": "weights/squeezenet1_1_imagenet_torchvision.pth"}
 WITHOUT_EPOCHS = ("ftlit recipe=probe", "scikit-learn on codes")
 PACKAGES = ("fastai", "finetuning-scheduler", "scikit-learn")
+NAMES = ("digits", "hymenoptera", "cats_dogs", "sign_digits", "malaria")
 EQUAL = 5  # epochs at most, where all have as many
 SIZES = (5, 20, None)  # images a class; None: all
 CELL = ("data", "per_class", "epochs", "system")
@@ -152,20 +153,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("FTLIT_TEST_DATA"))
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument(
-        "--names",
-        default="digits,hymenoptera,cats_dogs,sign_digits,malaria",
-        help="digits, folders of DATA/images, or whole paths",
-    )
+    parser.add_argument("--names", help=f"digits, folders of DATA/images, or whole paths; {','.join(NAMES)} unless said")
     parser.add_argument("--systems", default=",".join(SYSTEMS))
     parser.add_argument("--sizes", default="5,20,all")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument(
-        "--quick", action="store_true", help="3 seeds of digits and hymenoptera; loops by hand for 5 epochs, all else its own"
-    )
+    parser.add_argument("--seeds", type=int, help="5 unless said; --quick: 3")
+    parser.add_argument("--quick", action="store_true", help="digits and hymenoptera; the loop for 5 epochs, all else for its own")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/quality.json")
     given = parser.parse_args()
-    names, seeds = (["digits", "hymenoptera"], 3) if given.quick else (given.names.split(","), given.seeds)
+    names = given.names.split(",") if given.names else NAMES[:2] if given.quick else NAMES
+    seeds = given.seeds or (3 if given.quick else 5)
     if given.data is None:
         parser.error("--data DATA, or FTLIT_TEST_DATA, is needed")
     given.work.mkdir(parents=True, exist_ok=True)
