@@ -25,7 +25,7 @@ class Threshold:
 
 THRESHOLDS = {
     "few": Threshold(30, "training images a class", "below, training all gained .010 at most in tests/bench/advice.py"),
-    "steps": Threshold(100, "optimizer steps that training all would take", "below, it gained .013 at most there, in ten times the time"),
+    "steps": Threshold(100, "optimizer steps that training all would take", "below, it gained .013 at most in tests/bench/advice.py"),
     "below": Threshold(2.0, "standard errors by which the best lower cut beats the top, of few images", "a rule of thumb (5 % level)"),
     "batch": Threshold(16, "images of a batch in one process", "Wu and He 2018 (Group Normalization), figure 1"),
 }

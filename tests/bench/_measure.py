@@ -34,8 +34,8 @@ class Row:
     aim: str
     unit: str = "s"
     note: str = ""
-    ratios: Sequence[float] = ()
     samples: dict[str, list[float]] = field(default_factory=dict)
+    ratios: Sequence[float] = ()
 
 
 def timed(work: Callable[[], Any]) -> float:
@@ -62,7 +62,7 @@ def compared(
     a, b = (statistics.median(samples[name]) for name in (ours, other))
     each = [y / x if turned else x / y for x, y in zip(samples[ours], samples[other], strict=True)]
     kept = {name: samples[name] for name in (ours, other)}
-    return Row(measure, a, b, b / a if turned else a / b, aim, unit, note, (min(each), max(each)), kept)
+    return Row(measure, a, b, b / a if turned else a / b, aim, unit, note, kept, (min(each), max(each)))
 
 
 def machine(packages: Sequence[str] = ()) -> dict[str, Any]:

@@ -29,6 +29,8 @@ from systems.task import Task
 from systems.worker import SYSTEMS
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from ftlit.errors import unknown
+
 WEIGHTS = {"squeezenet1_1": "weights/squeezenet1_1_imagenet_torchvision.pth"}
 WITHOUT_EPOCHS = ("ftlit recipe=probe", "scikit-learn on codes")
 PACKAGES = ("fastai", "finetuning-scheduler", "scikit-learn")
@@ -164,6 +166,10 @@ def main() -> None:
     seeds = given.seeds or (3 if given.quick else 5)
     if given.data is None:
         parser.error("--data DATA, or FTLIT_TEST_DATA, is needed")
+    there = sorted(folder.name for folder in (given.data / "images").iterdir()) if (given.data / "images").is_dir() else []
+    for name in names:
+        if name != "digits" and not (given.data / "images" / name).is_dir():
+            parser.error(str(unknown("data set", name, ["digits", *there])))
     given.work.mkdir(parents=True, exist_ok=True)
     sizes = [None if size == "all" else int(size) for size in given.sizes.split(",")]
     wanted = keys(names, seeds, given.systems.split(","), sizes)
