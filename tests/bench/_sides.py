@@ -1,12 +1,13 @@
-"""The sides of `overhead.py`: each works in a process of its own and tells its seconds a step."""
+"""The sides of `overhead.py`: each works in a process of its own, or step by step beside another, and tells its seconds a step."""
 
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ Optimizer = partial(torch.optim.AdamW, lr=1e-4)
 QUIET = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Work:
     """What all sides are given.
 
@@ -28,12 +29,14 @@ class Work:
         steps: that are counted; `WARM` go before.
         batch: images a step.
         size: pixels a side.
+        standing: bytes that the process held when training began, where it says so (`begins`).
     """
 
     accelerator: str
     steps: int
     batch: int
     size: int
+    standing: int = 0
 
     @property
     def device(self) -> torch.device:
@@ -57,6 +60,11 @@ class Work:
         """bfloat16 on a GPU."""
         return torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext()
 
+    def begins(self) -> None:
+        """Training begins now: what the process holds is modules, the network and the data."""
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        self.standing = torch.cuda.memory_allocated() if self.device.type == "cuda" else resident
+
     def peak(self) -> int:
         """The most bytes that the process has held, on a GPU that were allocated there."""
         return (
@@ -64,22 +72,40 @@ class Work:
         )
 
 
-def by_hand(work: Work) -> list[float]:
-    """Full fine-tuning of resnet18, as most write it."""
+def steps_by_hand(work: Work) -> Iterator[None]:
+    """Full fine-tuning of resnet18, as most write it, a step at a time."""
     network = get_model("resnet18", num_classes=CLASSES).to(work.device)
-    optimizer, begun = Optimizer(network.parameters()), []
+    optimizer = Optimizer(network.parameters())
     for images, labels in work.loader():
-        begun.append(work.now())
         loss = nn.functional.cross_entropy(network(images.to(work.device)), labels.to(work.device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return between(begun)[WARM:]
+        yield
+
+
+def by_hand(work: Work) -> list[float]:
+    """The loop in a process of its own."""
+    work.begins()
+    return between([work.now() for _ in steps_by_hand(work)])[WARM:]
 
 
 def between(moments: Sequence[float]) -> list[float]:
     """From one moment to the next: a step with all that belongs to it."""
     return [later - earlier for earlier, later in pairwise(moments)]
+
+
+def both(work: Work) -> dict[str, list[float]]:
+    """A step by hand, one of ftlit, and so on: what slows the machine for a while meets both."""
+    other, seconds = steps_by_hand(work), []
+
+    def step() -> None:
+        begun = work.now()
+        next(other)
+        seconds.append(work.now() - begun)
+
+    found = ours(work, before_each=step)
+    return {"ftlit": found, "by hand": seconds[WARM : WARM + work.steps]}
 
 
 def ours(work: Work, *, stages: Sequence[str] = ("*",), name: str = "resnet18", compiled: bool = False, **settings: Any) -> list[float]:
@@ -122,8 +148,17 @@ def backbone_finetuning(work: Work) -> list[float]:
     return _fitted(Network(), work, BackboneFinetuning())[0][WARM:]
 
 
-def _fitted(model: Any, work: Work, callback: Any, *, times: int = 1, devices: int | str = 1, **settings: Any) -> tuple[list[float], bool]:
-    """Seconds of all steps, and whether the backbone moved in the last `work.steps` of them."""
+def _fitted(
+    model: Any,
+    work: Work,
+    callback: Any,
+    *,
+    times: int = 1,
+    devices: int | str = 1,
+    before_each: Callable[[], None] = lambda: None,
+    **settings: Any,
+) -> tuple[list[float], bool]:
+    """Seconds of all steps, and whether the backbone moved in the last `work.steps` of them. What `before_each` takes is not counted."""
     import lightning.pytorch as pl
 
     def sum_of_weights() -> float:  # under FSDP of this process's part
@@ -132,10 +167,17 @@ def _fitted(model: Any, work: Work, callback: Any, *, times: int = 1, devices: i
     class Clock(pl.Callback):
         def __init__(self) -> None:
             self.begun: list[float] = []
+            self.seconds: list[float] = []
+
+        def on_train_start(self, *_: Any) -> None:
+            work.begins()
 
         def on_train_batch_start(self, *_: Any) -> None:
+            if self.begun:
+                self.seconds.append(work.now() - self.begun[-1])
             if len(self.begun) == times * (WARM + work.steps) - work.steps:
                 self.before = sum_of_weights()
+            before_each()
             self.begun.append(work.now())
 
         def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -146,7 +188,7 @@ def _fitted(model: Any, work: Work, callback: Any, *, times: int = 1, devices: i
     loader = work.loader(times * processes)  # each process takes its part
     trainer = pl.Trainer(max_epochs=1, accelerator=work.accelerator, devices=devices, callbacks=[clock, callback], **QUIET, **settings)
     trainer.fit(model, loader)
-    return between(clock.begun), clock.moved
+    return clock.seconds, clock.moved
 
 
 def bare_extraction(work: Work) -> list[float]:
@@ -186,6 +228,7 @@ def _passes(work: Work, once: Callable[[DataLoader], Any]) -> list[float]:
     return [(work.now() - begun) / len(loader)]
 
 
+PAIRS = {"ftlit and by hand": both}
 MIXED = {"precision": "bf16-mixed"}
 SIDES: dict[str, Callable[[Work], list[float]]] = {
     "by hand": by_hand,

@@ -2,9 +2,10 @@
 
 python tests/bench/overhead.py [--rounds 5] [--steps 8] [--accelerator cpu|gpu] [--out results/overhead.json]
 
-resnet18 with random weights, batches of 32 random images of 224 pixels, AdamW. Each side runs in a process of its own, all sides in turn;
-the first steps are not counted. A step lasts until the next one begins. Memory is the most that the process has held, on a GPU the most
-that was allocated there.
+resnet18 with random weights, batches of 32 random images of 224 pixels, AdamW. Steps by hand and steps of ftlit alternate in one process;
+else each side runs in a process of its own, all sides in turn. The first steps are not counted. A step lasts until the next one begins.
+Memory is the most that the process has held, on a GPU the most that was allocated there; without what it held when training began, it is
+that without the modules, the network and the data.
 
 With `--accelerator gpu` (or `--accelerated`, which shows on a CPU that all of it runs) also resnet50 in bfloat16: `extract_codes` beside a
 bare loop; a stage that trains all after one of the head, plain and compiled, by DDP and by FSDP on all devices. A side in which the
@@ -17,21 +18,25 @@ import os
 import statistics
 import subprocess
 import sys
+from collections import defaultdict
 from functools import partial
 from math import nan
 from pathlib import Path
+from typing import Any
 
 from _measure import Row, compared, in_turn, machine, table, timed, written
-from _sides import ACCELERATED, SIDES, Work
+from _sides import ACCELERATED, PAIRS, SIDES, Work
 
 ROOT = Path(__file__).parents[2]
 
 
 def side(name: str, work: Work) -> None:
     """One side in this process: seconds a step and bytes at the peak, as JSON."""
-    seconds = (SIDES | ACCELERATED)[name](work)
+    found = (SIDES | ACCELERATED | PAIRS)[name](work)
+    seconds = found if isinstance(found, dict) else {name: found}
     if int(os.environ.get("LOCAL_RANK", 0)) == 0:
-        print(json.dumps({"seconds": statistics.median(seconds), "peak": work.peak()}))
+        medians = {side: statistics.median(values) for side, values in seconds.items()}
+        print(json.dumps({"seconds": medians, "peak": work.peak(), "standing": work.standing}))
 
 
 def start_up(rounds: int) -> list[Row]:
@@ -58,7 +63,7 @@ def main() -> None:
     parser.add_argument("--accelerator", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--accelerated", action="store_true", help="the rows of a GPU on a CPU, but for fsdp, which needs one")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/overhead.json")
-    parser.add_argument("--side", choices=[*SIDES, *ACCELERATED], help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=[*SIDES, *ACCELERATED, *PAIRS], help=argparse.SUPPRESS)
     given = parser.parse_args()
     work = Work(given.accelerator, given.steps, given.batch, given.size)
     if given.side:
@@ -75,13 +80,19 @@ def main() -> None:
 
 def plain(work: Work, rounds: int) -> list[Row]:
     """Full fine-tuning, and a stage of the head, of resnet18."""
-    seconds, peaks = measured(list(SIDES), work, rounds)
-    rows = []
+    pairs = [said(name, work) for _ in range(rounds) for name in PAIRS]
+    together = {side: [pair["seconds"][side] for pair in pairs] for side in ("ftlit", "by hand")}
+    found = measured(list(SIDES), work, rounds)
+    peaks = {name: [one["peak"] / 1e9 for one in every] for name, every in found.items()}
+    added = {name: [(one["peak"] - one["standing"]) / 1e9 for one in every] for name, every in found.items()}
+    seconds = {name: [one["seconds"][name] for one in every] for name, every in found.items()}
+    rows = [compared("all trains: a step, ftlit over by hand", together, "ftlit", "by hand", "<= 1.03")]
+    head = ("ftlit, head stage", "BackboneFinetuning, head stage")
+    for what, samples in (("at its peak", peaks), ("at its peak without what it held when training began", added)):
+        rows.append(compared(f"all trains: memory {what}, ftlit over by hand", samples, "ftlit", "by hand", "<= 1.03", unit="GB"))
     for what, samples, unit in (("a step", seconds, "s"), ("memory at its peak", peaks, "GB")):
-        rows.append(compared(f"all trains: {what}, ftlit over by hand", samples, "ftlit", "by hand", "<= 1.03", unit=unit))
-        pair = ("ftlit, head stage", "BackboneFinetuning, head stage")
         rows.append(
-            compared(f"the head trains: {what}, ftlit over BackboneFinetuning, whose batch norms train", samples, *pair, "", unit=unit)
+            compared(f"the head trains: {what}, ftlit over BackboneFinetuning, whose batch norms train", samples, *head, "", unit=unit)
         )
     return rows
 
@@ -89,7 +100,7 @@ def plain(work: Work, rounds: int) -> list[Row]:
 def accelerated(work: Work, rounds: int) -> list[Row]:
     """Extraction, compiling, and several devices, with resnet50."""
     names = [name for name in ACCELERATED if work.accelerator == "gpu" or "fsdp" not in name]
-    seconds, _ = measured(names, work, rounds)
+    seconds = {name: [one["seconds"][name] for one in every] for name, every in measured(names, work, rounds).items()}
     rows = [compared("a batch of codes, extract_codes over a bare loop", seconds, "extract_codes", "bare extraction", "")]
     whole = "head, then all"
     for name in (name for name in names if name.startswith(f"{whole}, ")):
@@ -97,22 +108,27 @@ def accelerated(work: Work, rounds: int) -> list[Row]:
     return rows
 
 
-def measured(names: list[str], work: Work, rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Seconds a step and gigabytes at the peak of each side in each round."""
-    peaks: dict[str, list[float]] = {name: [] for name in names}
-    words = [f"--{name}={getattr(work, name)}" for name in ("accelerator", "steps", "batch", "size")]
+def measured(names: list[str], work: Work, rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """What each side told in each round."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
 
     def run(name: str) -> float:
-        done = subprocess.run([sys.executable, __file__, "--side", name, *words], capture_output=True, text=True)
-        if done.returncode:
-            print(f"{name}: {done.stderr[-2000:]}", file=sys.stderr)
-            peaks[name].append(nan)
-            return nan
-        said = json.loads(done.stdout.splitlines()[-1])
-        peaks[name].append(said["peak"] / 1e9)
-        return float(said["seconds"])
+        found[name].append(said(name, work))
+        return float(found[name][-1]["seconds"][name])
 
-    return in_turn({name: partial(run, name) for name in names}, rounds), peaks
+    in_turn({name: partial(run, name) for name in names}, rounds)
+    return found
+
+
+def said(name: str, work: Work) -> dict[str, Any]:
+    """What a side tells, run in a process of its own; nan where it fails."""
+    words = [f"--{option}={getattr(work, option)}" for option in ("accelerator", "steps", "batch", "size")]
+    done = subprocess.run([sys.executable, __file__, "--side", name, *words], capture_output=True, text=True)
+    if done.returncode:
+        print(f"{name}: {done.stderr[-2000:]}", file=sys.stderr)
+        return {"seconds": defaultdict(lambda: nan), "peak": nan, "standing": nan}
+    print(f"{name}: {done.stdout.splitlines()[-1]}", file=sys.stderr, flush=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 if __name__ == "__main__":
