@@ -43,11 +43,12 @@ class Work:
         """Where a single process works."""
         return torch.device("cuda" if self.accelerator == "gpu" else "cpu")
 
-    def loader(self, times: int = 1) -> DataLoader:
-        """`times` the steps, and one more, of one batch of random images."""
+    def loader(self, times: int = 1, *, distinct: bool = False) -> DataLoader:
+        """`times` the steps, and one more, of one batch of random images, or of `distinct` ones."""
         torch.manual_seed(0)
-        images = torch.randn(self.batch, 3, self.size, self.size)
-        data = [(image, place % CLASSES) for place, image in enumerate(images)] * (times * (WARM + self.steps) + 1)
+        batches = times * (WARM + self.steps) + 1
+        images = torch.randn(self.batch * (batches if distinct else 1), 3, self.size, self.size)
+        data = [(image, place % CLASSES) for place, image in enumerate(images)] * (1 if distinct else batches)
         return DataLoader(data, self.batch, pin_memory=self.accelerator == "gpu")  # type: ignore[arg-type]
 
     def now(self) -> float:
@@ -72,9 +73,9 @@ class Work:
         )
 
 
-def steps_by_hand(work: Work) -> Iterator[None]:
-    """Full fine-tuning of resnet18, as most write it, a step at a time."""
-    network = get_model("resnet18", num_classes=CLASSES).to(work.device)
+def steps_by_hand(work: Work, name: str = "resnet18") -> Iterator[None]:
+    """Full fine-tuning, as most write it, a step at a time."""
+    network = get_model(name, num_classes=CLASSES).to(work.device)
     optimizer = Optimizer(network.parameters())
     for images, labels in work.loader():
         loss = nn.functional.cross_entropy(network(images.to(work.device)), labels.to(work.device))
@@ -95,16 +96,16 @@ def between(moments: Sequence[float]) -> list[float]:
     return [later - earlier for earlier, later in pairwise(moments)]
 
 
-def both(work: Work) -> dict[str, list[float]]:
+def both(work: Work, name: str) -> dict[str, list[float]]:
     """A step by hand, one of ftlit, and so on: what slows the machine for a while meets both."""
-    other, seconds = steps_by_hand(work), []
+    other, seconds = steps_by_hand(work, name), []
 
     def step() -> None:
         begun = work.now()
         next(other)
         seconds.append(work.now() - begun)
 
-    found = ours(work, before_each=step)
+    found = ours(work, name=name, before_each=step)
     return {"ftlit": found, "by hand": seconds[WARM : WARM + work.steps]}
 
 
@@ -221,14 +222,14 @@ def extraction(work: Work) -> list[float]:
 
 
 def _passes(work: Work, once: Callable[[DataLoader], Any]) -> list[float]:
-    loader = work.loader()
+    loader = work.loader(distinct=True)  # equal images would share their codes
     once(loader)
     begun = work.now()
     once(loader)
     return [(work.now() - begun) / len(loader)]
 
 
-PAIRS = {"ftlit and by hand": both}
+PAIRS = {name: partial(both, name=name) for name in ("resnet18", "efficientnet_b0")}
 MIXED = {"precision": "bf16-mixed"}
 SIDES: dict[str, Callable[[Work], list[float]]] = {
     "by hand": by_hand,
