@@ -69,6 +69,22 @@ def test_a_table_tells_failures_and_gives_no_interval_to_one_seed(bench):
     ]
 
 
+def test_ours_stands_beside_the_best_peer_that_trains_over_the_same_seeds(bench):
+    from _ledger import summary
+    from quality import CELL, beside
+
+    def runs(system, seconds, *accuracies, epochs=None):
+        cell = {"data": "digits", "per_class": None, "epochs": epochs, "system": system, "seconds": seconds}
+        return [{**cell, "seed": seed, "accuracy": accuracy} for seed, accuracy in enumerate(accuracies)]
+
+    ours = runs("ftlit scenario=auto", 2.0, 0.8, 0.9)
+    peers = [*runs("fastai", 8.0, 0.5, 0.6), *runs("loop by hand", 10.0, 0.7, 0.8, 0.1, epochs=5), *runs("loop by hand", 9.0, 0.2)]
+    codes = runs("scikit-learn on codes", 1.0, 0.9, 0.8)
+    assert beside(summary([*ours, *peers, *codes], CELL)).splitlines()[2:] == [
+        "| digits, all | +0.300 ± 0.000 (fastai) | 0.25 | +0.000 ± 1.271 | 2.00 |"
+    ]
+
+
 def test_a_ledger_does_again_what_failed_and_refuses_runs_of_another_code(bench, tmp_path):
     from _ledger import Ledger
 

@@ -52,8 +52,8 @@ def interval(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def summary(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
-    """A row for each combination of `names`, over the seeds: accuracy, half its interval, median of the seconds, how many; where runs
-    failed how many, and an `error`.
+    """A row for each combination of `names`, over the seeds: accuracy, half its interval, median of the seconds, each accuracy; where
+    runs failed how many, and an `error`.
     """
     rows = []
     for cell in dict.fromkeys(tuple(run[name] for name in names) for run in runs):
@@ -61,11 +61,23 @@ def summary(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[s
         done, row = [run for run in own if "accuracy" in run], dict(zip(names, cell, strict=True))
         if done:
             mean, half = interval([run["accuracy"] for run in done])
-            row |= {"accuracy": mean, "half": half, "seconds": statistics.median(run["seconds"] for run in done), "seeds": len(done)}
+            row |= {
+                "accuracy": mean,
+                "half": half,
+                "seconds": statistics.median(run["seconds"] for run in done),
+            }
+            row["accuracies"] = {str(run["seed"]): run["accuracy"] for run in done}
         if failed := [run["error"] for run in own if "accuracy" not in run]:
             row |= {"failed": len(failed), "error": failed[0]}
         rows.append(row)
     return rows
+
+
+def less(ours: dict[str, Any], other: dict[str, Any]) -> str:
+    """Accuracy of one row less another's: the mean over the seeds that both have, and its interval."""
+    common = ours["accuracies"].keys() & other["accuracies"].keys()
+    mean, half = interval([ours["accuracies"][seed] - other["accuracies"][seed] for seed in sorted(common)])
+    return f"{mean:+.3f}" + ("" if half is None else f" ± {half:.3f}")
 
 
 def cell(row: dict[str, Any] | None, best: float | None) -> str:

@@ -3,9 +3,9 @@
 python tests/bench/overhead.py [--rounds 5] [--steps 8] [--accelerator cpu|gpu] [--out results/overhead.json]
 
 resnet18 (a step also of efficientnet_b0) with random weights, batches of 32 random images of 224 pixels, AdamW. Steps by hand and steps of
-ftlit alternate in one process; else each side runs in a process of its own, all sides in turn. The first steps are not counted. A step lasts
-until the next one begins. Memory is the most that the process has held, on a GPU the most that was allocated there; without what it held
-when training began, it is that without the modules, the network and the data.
+ftlit alternate in one process; else each side runs in a process of its own, all sides in turn. The first steps are not counted. A step
+lasts until the next one begins. Memory is the most that the process has held, on a GPU the most that was allocated there; without what it
+held when training began, it is that without the modules, the network and the data.
 
 With `--accelerator gpu` (or `--accelerated`, which shows on a CPU that all of it runs) also resnet50 in bfloat16: `extract_codes` beside a
 bare loop; a stage that trains all after one of the head, plain and compiled, by DDP and by FSDP on all devices. A side in which the

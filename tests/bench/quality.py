@@ -21,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from _ledger import Ledger, best_of, cell, summary
+from _ledger import Ledger, best_of, cell, less, summary
 from _measure import machine, stamp, stored
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -32,6 +32,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from ftlit.errors import unknown
 
 WEIGHTS = {"squeezenet1_1": "weights/squeezenet1_1_imagenet_torchvision.pth"}
+TRAINED = ("BackboneFinetuning", "finetuning-scheduler", "fastai", "loop by hand")
 WITHOUT_EPOCHS = ("ftlit recipe=probe", "scikit-learn on codes")
 PACKAGES = ("fastai", "finetuning-scheduler", "scikit-learn")
 NAMES = ("digits", "hymenoptera", "cats_dogs", "sign_digits", "malaria")
@@ -134,6 +135,27 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def beside(rows: Sequence[dict[str, Any]], ours: str = "ftlit scenario=auto") -> str:
+    """A line a data set and size: ours at its own epochs less the best of the peers that train, at any, and less scikit-learn's; over the
+    same seeds, and how much of their time it takes.
+    """
+    done = [row for row in rows if "accuracy" in row]
+    lines = [f"| {ours}, data, images a class | less the best peer that trains | of its time | less scikit-learn on codes | of its time |"]
+    lines.append("|---|---|---|---|---|")
+    for own in (row for row in done if row["system"] == ours and row["epochs"] is None):
+        cell = [row for row in done if (row["data"], row["per_class"]) == (own["data"], own["per_class"])]
+        words = [f"{own['data']}, {own['per_class'] or 'all'}"]
+        for systems in (TRAINED, ("scikit-learn on codes",)):
+            if peers := [row for row in cell if row["system"] in systems]:
+                best = max(peers, key=lambda row: row["accuracy"])
+                name = f" ({best['system']})" if len(systems) > 1 else ""
+                words += [less(own, best) + name, f"{own['seconds'] / best['seconds']:.2f}"]
+            else:
+                words += ["", ""]
+        lines.append(f"| {' | '.join(words)} |")
+    return "\n".join(lines)
+
+
 def quick(key: Key) -> bool:
     """Whether a run is one of `--quick`: the loops' own 25 epochs take longer than all else."""
     _, _, epochs, _, system = key
@@ -176,7 +198,7 @@ def main() -> None:
     runs = run([key for key in wanted if not given.quick or quick(key)], given.data, given.work)
     rows = summary(runs, CELL)
     stored(given.out, machine(PACKAGES), {"seeds": seeds, "quick": given.quick}, rows)
-    print(table(rows))
+    print(table(rows), beside(rows), sep="\n\n")
 
 
 def run(wanted: Sequence[Key], data: Path, work: Path) -> list[dict[str, Any]]:

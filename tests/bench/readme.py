@@ -31,7 +31,8 @@ def of_faults(found: dict[str, Any]) -> str:
 def of_quality(found: dict[str, Any]) -> str:
     """The table of accuracy and time."""
     peers = {name: found["machine"][name] for name in quality.PACKAGES}
-    return f"{quality.table(found['rows'])}\n\n{measured(found['machine'], peers, found['options']['seeds'])}"
+    said = measured(found["machine"], peers, found["options"]["seeds"])
+    return f"{quality.table(found['rows'])}\n\n{quality.beside(found['rows'])}\n\n{said}"
 
 
 def of_batchnorm(found: dict[str, Any]) -> str:
