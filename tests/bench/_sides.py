@@ -73,12 +73,12 @@ class Work:
         )
 
 
-def steps_by_hand(work: Work, name: str = "resnet18") -> Iterator[None]:
+def steps_by_hand(work: Work, name: str = "resnet18", layout: torch.memory_format = torch.contiguous_format) -> Iterator[None]:
     """Full fine-tuning, as most write it, a step at a time."""
-    network = get_model(name, num_classes=CLASSES).to(work.device)
+    network = get_model(name, num_classes=CLASSES).to(work.device, memory_format=layout)
     optimizer = Optimizer(network.parameters())
     for images, labels in work.loader():
-        loss = nn.functional.cross_entropy(network(images.to(work.device)), labels.to(work.device))
+        loss = nn.functional.cross_entropy(network(images.to(work.device, memory_format=layout)), labels.to(work.device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -96,9 +96,9 @@ def between(moments: Sequence[float]) -> list[float]:
     return [later - earlier for earlier, later in pairwise(moments)]
 
 
-def both(work: Work, name: str) -> dict[str, list[float]]:
+def both(work: Work, name: str, **by_hand: Any) -> dict[str, list[float]]:
     """A step by hand, one of ftlit, and so on: what slows the machine for a while meets both."""
-    other, seconds = steps_by_hand(work, name), []
+    other, seconds = steps_by_hand(work, name, **by_hand), []
 
     def step() -> None:
         begun = work.now()
@@ -128,8 +128,8 @@ def ours(work: Work, *, stages: Sequence[str] = ("*",), name: str = "resnet18", 
     return seconds[-work.steps :]
 
 
-def backbone_finetuning(work: Work) -> list[float]:
-    """Lightning's callback at its defaults, before it unfreezes."""
+def backbone_finetuning(work: Work, **settings: Any) -> list[float]:
+    """Lightning's callback before it unfreezes."""
     import lightning.pytorch as pl
     from lightning.pytorch.callbacks import BackboneFinetuning
 
@@ -146,7 +146,7 @@ def backbone_finetuning(work: Work) -> list[float]:
         def configure_optimizers(self) -> Any:
             return Optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
 
-    return _fitted(Network(), work, BackboneFinetuning())[0][WARM:]
+    return _fitted(Network(), work, BackboneFinetuning(**settings))[0][WARM:]
 
 
 def _fitted(
@@ -229,13 +229,18 @@ def _passes(work: Work, once: Callable[[DataLoader], Any]) -> list[float]:
     return [(work.now() - begun) / len(loader)]
 
 
-PAIRS = {name: partial(both, name=name) for name in ("resnet18", "efficientnet_b0")}
+PAIRS = {
+    f"{name}{words}": partial(both, name=name, **layout)
+    for name in ("resnet18", "efficientnet_b0")
+    for words, layout in {"": {}, " that lies channels last": {"layout": torch.channels_last}}.items()
+}
 MIXED = {"precision": "bf16-mixed"}
 SIDES: dict[str, Callable[[Work], list[float]]] = {
     "by hand": by_hand,
     "ftlit": ours,
     "ftlit, head stage": partial(ours, stages=["head"]),
     "BackboneFinetuning, head stage": backbone_finetuning,
+    "BackboneFinetuning(train_bn=False), head stage": partial(backbone_finetuning, train_bn=False),
 }
 ACCELERATED: dict[str, Callable[[Work], list[float]]] = {
     "bare extraction": bare_extraction,

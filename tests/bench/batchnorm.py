@@ -1,6 +1,6 @@
 """Which policy of batch norm to take: test accuracy against the size of the batch, and on images that look unlike the pretraining's.
 
-python tests/bench/batchnorm.py --data DATA --work FOLDER [--quick] [--out results/batchnorm.json]
+python tests/bench/batchnorm.py --data DATA --work FOLDER [--quick] [--out tests/bench/results/batchnorm.json]
 
 `scenario=large_similar` (a solved head, then everything trains for 5 epochs) with `batchnorm=live|frozen_stats|frozen|affine` at the same
 rate, on 20 images a class: digits with the glyph, photos of DATA/images/hymenoptera with ImageNet's mobilenet_v2. Shifted images are so in
@@ -13,11 +13,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from _ledger import Ledger, best_of, cell, summary
 from _measure import machine, stamp, stored
+from _options import count, ended, existing, several, stoppable
 from PIL import Image, ImageFilter, ImageOps
 from quality import digits, split
 from systems.ours import run
@@ -62,15 +64,16 @@ def measured(key: Key, data: Path, work: Path) -> dict[str, Any]:
     """One run: accuracy and seconds."""
     name, shift, batch, policy, seed = key
     source = digits(work / "digits") if name == "digits" else data / "images" / name
-    with tempfile.TemporaryDirectory(dir=work) as folder:
-        shifted(split(source, Path(folder, "plain"), PER_CLASS, seed), Path(folder, "shifted"), shift)
+    with tempfile.TemporaryDirectory(dir=work) as place, Path(work, "log.txt").open("a") as log:
+        shifted(split(source, Path(place, "plain"), PER_CLASS, seed), Path(place, "shifted"), shift)
         backbone = "glyph" if name == "digits" else PHOTOS["backbone"]
         weights = None if name == "digits" else str(data / PHOTOS["weights"])
-        task = Task(f"{folder}/shifted", backbone, weights, EPOCHS, seed, flips=name != "digits")
+        task = Task(f"{place}/shifted", backbone, weights, EPOCHS, seed, flips=name != "digits")
         words = ["scenario=large_similar", f"batchnorm={policy}", f"data.batch_size={batch}", *(HALVES if weights else ())]
         begun = time.perf_counter()
         try:
-            return {"accuracy": run(task, *words), "seconds": time.perf_counter() - begun}
+            with redirect_stdout(log), redirect_stderr(log):
+                return {"accuracy": run(task, *words), "seconds": time.perf_counter() - begun}
         except (Exception, SystemExit) as error:
             return {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
 
@@ -91,25 +94,31 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def main() -> None:
     """Run what is lacking, then write and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("FTLIT_TEST_DATA"))
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--names", default=",".join(SETS))
-    parser.add_argument("--batches", default=",".join(map(str, BATCHES)))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--data", type=existing, default=os.environ.get("FTLIT_TEST_DATA"), help="FTLIT_TEST_DATA unless said")
+    parser.add_argument("--work", type=Path, required=True, help="folder of the runs that have ended; the same command goes on from them")
+    parser.add_argument("--names", type=several("data set", SETS), help=f"{','.join(SETS)} unless said; --quick: digits")
+    parser.add_argument("--batches", type=several("size of a batch", range(2, 129)), default=[str(batch) for batch in BATCHES])
+    parser.add_argument("--seeds", type=count, help="how many, from 0 on; 5 unless said, --quick: 2")
     parser.add_argument("--quick", action="store_true", help="2 seeds of digits")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/batchnorm.json")
+    parser.add_argument("--out", type=Path, help="JSON file")
     given = parser.parse_args()
-    names, seeds = (["digits"], 2) if given.quick else (given.names.split(","), given.seeds)
+    names, seeds = given.names or list(SETS)[: 1 if given.quick else None], given.seeds or (2 if given.quick else 5)
+    if given.data is None and names != ["digits"]:
+        parser.error("--data DATA, or FTLIT_TEST_DATA, is needed")
     given.work.mkdir(parents=True, exist_ok=True)
-    ledger = Ledger(given.work / "batchnorm.jsonl", NAMES, stamp(data=given.data.resolve()))
-    wanted = list(keys(names, [int(batch) for batch in given.batches.split(",")], seeds))
-    for place, key in enumerate(wanted):
-        if ledger.lacks(key):
-            ledger.add(key, measured(key, given.data, given.work))
-            print(f"{place + 1}/{len(wanted)} {ledger.runs[key]}", file=sys.stderr, flush=True)
-    rows = summary([ledger.runs[key] for key in wanted], NAMES[:-1])
-    stored(given.out, machine(), {"seeds": seeds, "quick": given.quick}, rows)
+    ledger = Ledger(given.work / "batchnorm.jsonl", NAMES, stamp(data=given.data))
+    wanted = list(keys(names, [int(batch) for batch in given.batches], seeds))
+    with stoppable():
+        for place, key in enumerate(wanted):
+            if ledger.lacks(key):
+                ledger.add(key, measured(key, given.data, given.work))
+                print(f"{place + 1}/{len(wanted)} {ledger.runs[key]}", file=sys.stderr, flush=True)
+    runs = [ledger.runs[key] for key in wanted]
+    rows = summary(runs, NAMES[:-1])
+    if given.out:
+        stored(given.out, machine(), {"seeds": seeds, "quick": given.quick}, rows)
     print(table(rows))
+    ended(runs, given.work / "log.txt")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Test accuracy for the time it takes: ftlit beside what a user would pick instead, on the same images, splits, weights and cores.
 
-python tests/bench/quality.py --data DATA --work FOLDER [--quick] [--out results/quality.json]
+python tests/bench/quality.py --data DATA --work FOLDER [--quick] [--out tests/bench/results/quality.json]
 
 DATA holds `images/NAME` (folders `train` and `test`, each with a folder a class; or folders of classes, of which a fifth is the test) and
 `weights/`. A cell is a data set at so many labelled images a class, a fifth of which (one a class at least) validates; which ones, the seed
@@ -23,13 +23,12 @@ from typing import Any
 
 from _ledger import Ledger, best_of, cell, less, summary
 from _measure import machine, stamp, stored
+from _options import count, ended, existing, several, sources, stoppable
 from PIL import Image
 from sklearn.datasets import load_digits
 from systems.task import Task
 from systems.worker import SYSTEMS
 from torchvision.datasets.folder import IMG_EXTENSIONS
-
-from ftlit.errors import unknown
 
 WEIGHTS = {"squeezenet1_1": "weights/squeezenet1_1_imagenet_torchvision.pth"}
 TRAINED = ("BackboneFinetuning", "finetuning-scheduler", "fastai", "loop by hand")
@@ -54,7 +53,8 @@ class Worker:
 
     def __init__(self, name: str, log: Path) -> None:
         here = Path(__file__).parent
-        environment = {**os.environ, "PYTHONPATH": str(here), "CUDA_VISIBLE_DEVICES": ""}  # fastai would take a GPU, the others not
+        path = os.pathsep.join([str(here), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}  # fastai would take a GPU, the others not
         command = [sys.executable, "-m", "systems.worker", name]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log.open("a"), text=True, env=environment
@@ -141,11 +141,11 @@ def beside(rows: Sequence[dict[str, Any]], ours: str = "ftlit scenario=auto") ->
     same seeds, and how much of their time it takes.
     """
     done = [row for row in rows if "accuracy" in row]
-    lines = [f"| {ours}, data, images a class | less the best peer that trains | of its time | less scikit-learn on codes | of its time |"]
+    lines = [f"| {ours} | minus the best peer that trains | time / its time | minus scikit-learn on codes | time / its time |"]
     lines.append("|---|---|---|---|---|")
     for own in (row for row in done if row["system"] == ours and row["epochs"] is None):
         cell = [row for row in done if (row["data"], row["per_class"]) == (own["data"], own["per_class"])]
-        words = [f"{own['data']}, {own['per_class'] or 'all'}"]
+        words = [f"{Path(own['data']).name}, {own['per_class'] or 'all'}"]
         for systems in (TRAINED, ("scikit-learn on codes",)):
             if peers := [row for row in cell if row["system"] in systems]:
                 best = max(peers, key=lambda row: row["accuracy"])
@@ -165,7 +165,7 @@ def quick(key: Key) -> bool:
 
 def in_words(data: str, per_class: int | None, epochs: int | None) -> str:
     """A cell in words."""
-    return f"{data}, {per_class or 'all'}, {epochs or 'own'}"
+    return f"{Path(data).name}, {per_class or 'all'}, {epochs or 'own'}"
 
 
 def timed(row: dict[str, Any] | None, best: float | None) -> str:
@@ -176,53 +176,58 @@ def timed(row: dict[str, Any] | None, best: float | None) -> str:
 def main() -> None:
     """Run what is lacking, then write and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("FTLIT_TEST_DATA"))
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--names", help=f"digits, folders of DATA/images, or whole paths; {','.join(NAMES)} unless said")
-    parser.add_argument("--systems", default=",".join(SYSTEMS))
-    parser.add_argument("--sizes", default="5,20,all")
-    parser.add_argument("--seeds", type=int, help="5 unless said; --quick: 3")
+    parser.add_argument("--data", type=existing, default=os.environ.get("FTLIT_TEST_DATA"), help="FTLIT_TEST_DATA unless said")
+    parser.add_argument("--work", type=Path, required=True, help="folder of the runs that have ended; the same command goes on from them")
+    parser.add_argument("--names", help=f"digits, folders of DATA/images, or folders of your own; {','.join(NAMES)} unless said")
+    parser.add_argument("--systems", type=several("system", SYSTEMS), default=list(SYSTEMS), help=f"of: {','.join(SYSTEMS)}")
+    sizes = several("size", ("all", *range(2, 1001)))
+    parser.add_argument("--sizes", type=sizes, default=["5", "20", "all"], help="images a class; 5,20,all unless said")
+    parser.add_argument("--seeds", type=count, help="how many, from 0 on; 5 unless said, --quick: 3")
     parser.add_argument("--quick", action="store_true", help="digits and hymenoptera; not from scratch, nor at equal epochs but the loop")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/quality.json")
+    parser.add_argument("--out", type=Path, help="JSON file")
     given = parser.parse_args()
     names = given.names.split(",") if given.names else NAMES[:2] if given.quick else NAMES
     seeds = given.seeds or (3 if given.quick else 5)
-    if given.data is None:
-        parser.error("--data DATA, or FTLIT_TEST_DATA, is needed")
-    there = sorted(folder.name for folder in (given.data / "images").iterdir()) if (given.data / "images").is_dir() else []
-    for name in names:
-        if name != "digits" and not (given.data / "images" / name).is_dir():
-            parser.error(str(unknown("data set", name, ["digits", *there])))
+    names = sources(parser, names, given.data)
     given.work.mkdir(parents=True, exist_ok=True)
-    sizes = [None if size == "all" else int(size) for size in given.sizes.split(",")]
-    wanted = keys(names, seeds, given.systems.split(","), sizes)
-    runs = run([key for key in wanted if not given.quick or quick(key)], given.data, given.work)
+    wanted = keys(names, seeds, given.systems, [None if size == "all" else int(size) for size in given.sizes])
+    with stoppable():
+        runs = run([key for key in wanted if not given.quick or quick(key)], given.data, given.work)
     rows = summary(runs, CELL)
-    stored(given.out, machine(PACKAGES), {"seeds": seeds, "quick": given.quick}, rows)
+    if given.out:
+        stored(given.out, machine(PACKAGES), {"seeds": seeds, "quick": given.quick}, rows)
     print(table(rows), beside(rows), sep="\n\n")
+    ended(runs, given.work / "log.txt")
 
 
 def run(wanted: Sequence[Key], data: Path, work: Path) -> list[dict[str, Any]]:
     """What came of these, from the file or from a run now."""
     ledger = Ledger(work / "quality.jsonl", KEY, stamp(PACKAGES, data=data.resolve()))
     workers: dict[str, Worker] = {}
-    for place, key in enumerate(wanted):
-        if not ledger.lacks(key):
-            continue
-        name, per_class, epochs, seed, system = key
-        source = digits(work / "digits") if name == "digits" else data / "images" / name
-        with tempfile.TemporaryDirectory(dir=work) as folder:
-            split(source, Path(folder), per_class, seed)
-            backbone = "glyph" if name == "digits" else "squeezenet1_1"
-            weights = str(data / WEIGHTS[backbone]) if backbone in WEIGHTS else None
-            if system not in workers or workers[system].process.poll() is not None:
-                workers[system] = Worker(system, work / "log.txt")
-                with tempfile.TemporaryDirectory(dir=work) as few:  # what is done once in a process
-                    workers[system](Task(str(split(digits(work / "digits"), Path(few), 5, 0)), "glyph", None, 1, 0, flips=False))
-            said = workers[system](Task(folder, backbone, weights, epochs, seed, flips=name not in ("digits", "sign_digits")))
-        ledger.add(key, said)
-        print(f"{place + 1}/{len(wanted)} {key}: {said}", file=sys.stderr, flush=True)
+    try:
+        for place, key in enumerate(wanted):
+            if ledger.lacks(key):
+                ledger.add(key, measured(key, data, work, workers))
+                print(f"{place + 1}/{len(wanted)} {key}: {ledger.runs[key]}", file=sys.stderr, flush=True)
+    finally:
+        for worker in workers.values():
+            worker.process.kill()
     return [ledger.runs[key] for key in wanted]
+
+
+def measured(key: Key, data: Path, work: Path, workers: dict[str, Worker]) -> dict[str, Any]:
+    """One run, by the worker of its system; by a new one, which is added to `workers`, where that is lacking or has died."""
+    name, per_class, epochs, seed, system = key
+    source = digits(work / "digits") if name == "digits" else data / "images" / name
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        split(source, Path(folder), per_class, seed)
+        backbone = "glyph" if name == "digits" else "squeezenet1_1"
+        weights = str(data / WEIGHTS[backbone]) if backbone in WEIGHTS else None
+        if system not in workers or workers[system].process.poll() is not None:
+            workers[system] = Worker(system, work / "log.txt")
+            with tempfile.TemporaryDirectory(dir=work) as few:  # what is done once in a process
+                workers[system](Task(str(split(digits(work / "digits"), Path(few), 5, 0)), "glyph", None, 1, 0, flips=False))
+        return workers[system](Task(folder, backbone, weights, epochs, seed, flips=name not in ("digits", "sign_digits")))
 
 
 if __name__ == "__main__":
