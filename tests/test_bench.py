@@ -99,3 +99,21 @@ def test_a_ledger_does_again_what_failed_and_refuses_runs_of_another_code(bench,
     assert not Ledger(path, ("seed",), {"code": "a"}).lacks((2,))
     with pytest.raises(SystemExit, match="another code"):
         Ledger(path, ("seed",), {"code": "b"})
+
+
+def test_options_are_refused_in_one_line(bench, tmp_path):
+    from argparse import ArgumentTypeError
+
+    from _options import count, ended, existing, several
+
+    for option, given, says in (
+        (several("system", ["fastai", "loop by hand"]), "fastai,loop by hnd", "no system 'loop by hnd': did you mean 'loop by hand'?"),
+        (count, "0", "'0' is no number from 1 on"),
+        (existing, str(tmp_path / "none"), "is no folder"),
+    ):
+        with pytest.raises(ArgumentTypeError) as said:
+            option(given)
+        assert says in str(said.value) and "\n" not in str(said.value)
+    ended([{"accuracy": 1.0}], tmp_path / "log.txt")
+    with pytest.raises(SystemExit, match=r"1 of 2 runs failed, the first: boom; see .*log\.txt"):
+        ended([{"accuracy": 1.0}, {"error": "boom"}], tmp_path / "log.txt")
