@@ -3,8 +3,8 @@
 python tests/bench/batchnorm.py --data DATA --work FOLDER [--quick] [--out tests/bench/results/batchnorm.json]
 
 `scenario=large_similar` (a solved head, then everything trains for 5 epochs) with `batchnorm=live|frozen_stats|frozen|affine` at the same
-rate, on 20 images a class: digits with the glyph, photos of DATA/images/hymenoptera with ImageNet's mobilenet_v2. Shifted images are so in
-train, val and test. Runs that FOLDER/batchnorm.jsonl holds are not run again.
+rate: digits with the glyph, photos of DATA/images with ImageNet's mobilenet_v2. Shifted images are so in train, val and test. Runs that
+FOLDER/batchnorm.jsonl holds are not run again.
 """
 
 import argparse
@@ -14,40 +14,57 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from _ledger import Ledger, best_of, cell, summary
 from _measure import machine, stamp, stored
-from _options import count, ended, existing, several, stoppable
+from _options import count, ended, existing, stoppable
 from PIL import Image, ImageFilter, ImageOps
 from quality import digits, split
 from systems.ours import run
 from systems.task import Task
 
 POLICIES = ("live", "frozen_stats", "frozen", "affine")
-BATCHES = (2, 4, 8, 32)
 SHIFTS = {
     "as they are": lambda image: image,
     "inverted": ImageOps.invert,
     "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(max(image.size) / 16)),
     "grey": lambda image: ImageOps.grayscale(image).convert("RGB"),
 }
-SETS = {"digits": ("as they are", "inverted", "blurred"), "hymenoptera": ("as they are", "grey")}
+
+
+@dataclass(frozen=True)
+class Set:
+    """Images: of which folder, how many a class, changed how, and in batches of how many."""
+
+    source: str
+    per_class: int
+    shifts: Sequence[str] = ("as they are",)
+    batches: Sequence[int] = (8, 32)
+
+
+SETS = {
+    "digits, 20 a class": Set("digits", 20, ("as they are", "inverted", "blurred"), (2, 4, 8, 32)),
+    "hymenoptera, 20 a class": Set("hymenoptera", 20, ("as they are", "grey"), (2, 4, 8, 32)),
+    "digits, 100 a class": Set("digits", 100),
+    "malaria, 100 a class": Set("malaria", 100),
+}
 NAMES = ("data", "shift", "batch", "batchnorm", "seed")
-PER_CLASS, EPOCHS = 20, 5
+EPOCHS = 5
 PHOTOS = {"backbone": "mobilenet_v2", "weights": "weights/mobilenetv2_imagenet_torchvision.pth"}
 # these weights were trained on images from -1 to 1, unlike torchvision's own
 HALVES = ("backbone.input_spec.mean=[0.5,0.5,0.5]", "backbone.input_spec.std=[0.5,0.5,0.5]")
 Key = tuple[str, str, int, str, int]
 
 
-def keys(names: Sequence[str], batches: Sequence[int], seeds: int) -> Iterator[Key]:
+def keys(names: Sequence[str], seeds: int) -> Iterator[Key]:
     """Every run that is wanted."""
     for seed in range(seeds):
         for name in names:
-            for shift in SETS[name]:
-                for batch in batches:
+            for shift in SETS[name].shifts:
+                for batch in SETS[name].batches:
                     for policy in POLICIES:
                         yield name, shift, batch, policy, seed
 
@@ -63,12 +80,13 @@ def shifted(source: Path, target: Path, shift: str) -> None:
 def measured(key: Key, data: Path, work: Path) -> dict[str, Any]:
     """One run: accuracy and seconds."""
     name, shift, batch, policy, seed = key
-    source = digits(work / "digits") if name == "digits" else data / "images" / name
+    photos = SETS[name].source != "digits"
+    source = data / "images" / SETS[name].source if photos else digits(work / "digits")
     with tempfile.TemporaryDirectory(dir=work) as place, Path(work, "log.txt").open("a") as log:
-        shifted(split(source, Path(place, "plain"), PER_CLASS, seed), Path(place, "shifted"), shift)
-        backbone = "glyph" if name == "digits" else PHOTOS["backbone"]
-        weights = None if name == "digits" else str(data / PHOTOS["weights"])
-        task = Task(f"{place}/shifted", backbone, weights, EPOCHS, seed, flips=name != "digits")
+        shifted(split(source, Path(place, "plain"), SETS[name].per_class, seed), Path(place, "shifted"), shift)
+        backbone = PHOTOS["backbone"] if photos else "glyph"
+        weights = str(data / PHOTOS["weights"]) if photos else None
+        task = Task(f"{place}/shifted", backbone, weights, EPOCHS, seed, flips=photos)
         words = ["scenario=large_similar", f"batchnorm={policy}", f"data.batch_size={batch}", *(HALVES if weights else ())]
         begun = time.perf_counter()
         try:
@@ -84,9 +102,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     lines = [f"| data | batchnorm | {' | '.join(f'batches of {batch}' for batch in batches)} |", "|---" * (len(batches) + 2) + "|"]
     found = {(row["data"], row["shift"], row["batchnorm"], row["batch"]): row for row in rows}
     for name, shift in dict.fromkeys((row["data"], row["shift"]) for row in rows):
-        best = {batch: best_of([found[name, shift, policy, batch] for policy in POLICIES]) for batch in batches}
+        best = {
+            batch: best_of([row for row in rows if (row["data"], row["shift"], row["batch"]) == (name, shift, batch)]) for batch in batches
+        }
         for policy in POLICIES:
-            cells = [cell(found[name, shift, policy, batch], best[batch]) for batch in batches]
+            cells = [cell(found.get((name, shift, policy, batch)), best[batch]) for batch in batches]
             lines.append(f"| {name}, {shift} | `{policy}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -96,18 +116,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=existing, default=os.environ.get("FTLIT_TEST_DATA"), help="FTLIT_TEST_DATA unless said")
     parser.add_argument("--work", type=Path, required=True, help="folder of the runs that have ended; the same command goes on from them")
-    parser.add_argument("--names", type=several("data set", SETS), help=f"{','.join(SETS)} unless said; --quick: digits")
-    parser.add_argument("--batches", type=several("size of a batch", range(2, 129)), default=[str(batch) for batch in BATCHES])
+    parser.add_argument("--only", choices=SETS, action="append", help="may be given several times")
     parser.add_argument("--seeds", type=count, help="how many, from 0 on; 5 unless said, --quick: 2")
-    parser.add_argument("--quick", action="store_true", help="2 seeds of digits")
+    parser.add_argument("--quick", action="store_true", help="2 seeds of the first set")
     parser.add_argument("--out", type=Path, help="JSON file")
     given = parser.parse_args()
-    names, seeds = given.names or list(SETS)[: 1 if given.quick else None], given.seeds or (2 if given.quick else 5)
-    if given.data is None and names != ["digits"]:
+    names, seeds = given.only or list(SETS)[: 1 if given.quick else None], given.seeds or (2 if given.quick else 5)
+    if given.data is None and any(SETS[name].source != "digits" for name in names):
         parser.error("--data DATA, or FTLIT_TEST_DATA, is needed")
     given.work.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(given.work / "batchnorm.jsonl", NAMES, stamp(data=given.data))
-    wanted = list(keys(names, [int(batch) for batch in given.batches], seeds))
+    wanted = list(keys(names, seeds))
     with stoppable():
         for place, key in enumerate(wanted):
             if ledger.lacks(key):
