@@ -78,7 +78,7 @@ def test_ours_stands_beside_the_best_peer_that_trains_over_the_same_seeds(bench)
         return [{**cell, "seed": seed, "accuracy": accuracy} for seed, accuracy in enumerate(accuracies)]
 
     ours = runs("ftlit scenario=auto", 2.0, 0.8, 0.9)
-    peers = [*runs("fastai", 8.0, 0.5, 0.6), *runs("loop by hand", 10.0, 0.7, 0.8, 0.1, epochs=5), *runs("loop by hand", 9.0, 0.2)]
+    peers = [*runs("fastai", 8.0, 0.5, 0.6), *runs("BackboneFinetuning", 10.0, 0.2, 0.7), *runs("loop by hand", 9.0, 0.9, epochs=5)]
     codes = runs("scikit-learn on codes", 1.0, 0.9, 0.8)
     assert beside(summary([*ours, *peers, *codes], CELL)).splitlines()[2:] == [
         "| digits, all | +0.300 ± 0.000 (fastai) | 0.25 | +0.000 ± 1.271 | 2.00 |"
@@ -99,6 +99,32 @@ def test_a_ledger_does_again_what_failed_and_refuses_runs_of_another_code(bench,
     assert not Ledger(path, ("seed",), {"code": "a"}).lacks((2,))
     with pytest.raises(SystemExit, match="another code"):
         Ledger(path, ("seed",), {"code": "b"})
+
+
+def test_steps_alternate_and_the_baseline_of_memory_is_taken_when_all_is_built(bench, monkeypatch):
+    import _sides
+
+    events, optimizer = [], _sides.Optimizer
+    monkeypatch.setattr(_sides, "Optimizer", lambda *given, **more: events.append("optimizer") or optimizer(*given, **more))
+    monkeypatch.setattr(_sides.Work, "mark_baseline", lambda _: events.append("baseline"))
+    found = _sides.PAIRS["resnet18"](_sides.Work("cpu", 2, 2, 32))
+    assert {name: len(seconds) for name, seconds in found.items()} == {"ftlit": 2, "by hand": 2}
+    events.clear()
+    for name in ("by hand", "ftlit"):
+        assert len(_sides.SIDES[name](_sides.Work("cpu", 1, 2, 32))) == 1
+    assert events == ["optimizer", "baseline"] * 2
+
+
+def test_a_round_that_failed_leaves_no_number(bench):
+    from math import isnan, nan
+
+    from _measure import compared
+    from overhead import in_pairs
+
+    row = compared("", {"a": [1.0, nan, 3.0], "b": [1.0, 2.0, 3.0]}, "a", "b", "")
+    assert isnan(row.ratio) and isnan(row.ours) and row.other == 2
+    done, failed = {"ftlit": [1.0, 4.0, 3.0], "by hand": [1.0, 2.0, 4.0]}, {"ftlit": [nan], "by hand": [nan]}
+    assert isnan(in_pairs("", [done, failed], "").ratio) and in_pairs("", [done], "").ratio == 1.0
 
 
 def test_options_are_refused_in_one_line(bench, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import statistics
 from collections.abc import Sequence
+from datetime import date
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class Ledger:
 
     def add(self, key: tuple[Any, ...], said: dict[str, Any]) -> None:
         """What came of a run."""
-        self.runs[key] = {**dict(zip(self.names, key, strict=True)), **said}
+        self.runs[key] = {**dict(zip(self.names, key, strict=True)), **said, "date": str(date.today())}
         with self.path.open("a") as file:
             file.write(json.dumps(self.runs[key]) + "\n")
 
@@ -65,19 +66,24 @@ def summary(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[s
                 "accuracy": mean,
                 "half": half,
                 "seconds": statistics.median(run["seconds"] for run in done),
+                "accuracies": {str(run["seed"]): run["accuracy"] for run in done},
             }
-            row["accuracies"] = {str(run["seed"]): run["accuracy"] for run in done}
         if failed := [run["error"] for run in own if "accuracy" not in run]:
             row |= {"failed": len(failed), "error": failed[0]}
         rows.append(row)
     return rows
 
 
-def less(ours: dict[str, Any], other: dict[str, Any]) -> str:
-    """Accuracy of one row less another's: the mean over the seeds that both have, and its interval."""
-    common = ours["accuracies"].keys() & other["accuracies"].keys()
-    mean, half = interval([ours["accuracies"][seed] - other["accuracies"][seed] for seed in sorted(common)])
+def difference(ours: dict[str, Any], other: dict[str, Any]) -> str:
+    """Accuracy of one row minus another's of the same seeds: the mean, and its interval."""
+    mean, half = interval([ours["accuracies"][seed] - other["accuracies"][seed] for seed in ours["accuracies"]])
     return f"{mean:+.3f}" + ("" if half is None else f" ± {half:.3f}")
+
+
+def days(runs: Sequence[dict[str, Any]]) -> str:
+    """From when to when they ran."""
+    known = sorted({run["date"] for run in runs})
+    return " to ".join(dict.fromkeys((known[0], known[-1])))
 
 
 def cell(row: dict[str, Any] | None, best: float | None) -> str:

@@ -8,12 +8,14 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from datetime import date
 from importlib.metadata import version
+from math import nan
 from pathlib import Path
 from typing import Any
 
+import ftlit.conf
 import torch
 
 import ftlit
@@ -38,6 +40,11 @@ class Row:
     ratios: Sequence[float] = ()
 
 
+def median(values: Sequence[float]) -> float:
+    """nan where one of them is: a side that failed in a round has no median."""
+    return nan if any(value != value for value in values) else statistics.median(values)
+
+
 def timed(work: Callable[[], Any]) -> float:
     """Seconds that `work` takes."""
     begin = time.perf_counter()
@@ -59,7 +66,7 @@ def compared(
     measure: str, samples: dict[str, list[float]], ours: str, other: str, aim: str, *, turned: bool = False, unit: str = "s", note: str = ""
 ) -> Row:
     """Ours over the other side, or the other over ours where `turned`."""
-    a, b = (statistics.median(samples[name]) for name in (ours, other))
+    a, b = (median(samples[name]) for name in (ours, other))
     each = [y / x if turned else x / y for x, y in zip(samples[ours], samples[other], strict=True)]
     kept = {name: samples[name] for name in (ours, other)}
     return Row(measure, a, b, b / a if turned else a / b, aim, unit, note, kept, (min(each), max(each)))
@@ -86,11 +93,14 @@ def machine(packages: Sequence[str] = ()) -> dict[str, Any]:
     }
 
 
-def stamp(packages: Sequence[str] = (), **others: object) -> dict[str, str]:
-    """What runs that are kept hold for: machine, versions, code of ours and of the systems, and `others`."""
-    found = machine(packages)
-    files = [path for folder in (Path(ftlit.__file__).parent, Path(__file__).parent / "systems") for path in sorted(folder.rglob("*.py"))]
-    code = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+def stamp(script: Path, packages: Sequence[str] = (), **others: object) -> dict[str, str]:
+    """What runs that are kept hold for: machine, versions, `others`, and the code, configs and weights of ours, of the systems, of how
+    images are split, and of the script itself.
+    """
+    found, here = machine(packages), Path(__file__).parent
+    folders = (Path(ftlit.__file__).parent, Path(ftlit.conf.__file__).parent, here / "systems")
+    files = [path for folder in folders for end in ("*.py", "*.yaml", "*.safetensors") for path in sorted(folder.rglob(end))]
+    code = hashlib.sha256(b"".join(path.read_bytes() for path in [*files, here / "quality.py", script])).hexdigest()[:12]
     kept = ("cpu", "cores", "python", *PACKAGES, *packages)
     return {**{name: str(found[name]) for name in kept}, "code": code, **{name: str(value) for name, value in others.items()}}
 
@@ -107,15 +117,14 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join([*lines, *(f"\n{note}" for note in notes)])
 
 
-def stored(path: Path, found: dict[str, Any], options: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
-    """Rows over seeds, as JSON."""
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"machine": found, "options": options, "rows": rows}, indent=1))
+def written(path: Path, found: dict[str, Any], options: dict[str, Any], rows: Sequence[Any]) -> None:
+    """Rows, which are dicts or dataclasses, as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"machine": found, "options": options, "rows": rows}, indent=1, default=_plain))
 
 
-def written(path: Path, found: dict[str, Any], options: dict[str, Any], rows: Sequence[Row]) -> None:
-    """All of it as JSON."""
-    path.write_text(json.dumps({"machine": found, "options": options, "rows": [asdict(row) for row in rows]}, indent=1, default=str))
+def _plain(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
 
 
 def _lines(path: str) -> list[str]:

@@ -1,12 +1,10 @@
 """The sides of `overhead.py`: each works in a process of its own, or step by step beside another, and tells its seconds a step."""
 
-import resource
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +27,14 @@ class Work:
         steps: that are counted; `WARM` go before.
         batch: images a step.
         size: pixels a side.
-        standing: bytes that the process held when training began, where it says so (`begins`).
+        baseline: bytes that the process held when training began, once `mark_baseline` was called.
     """
 
     accelerator: str
     steps: int
     batch: int
     size: int
-    standing: int = 0
+    baseline: int = 0
 
     @property
     def device(self) -> torch.device:
@@ -61,51 +59,49 @@ class Work:
         """bfloat16 on a GPU."""
         return torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext()
 
-    def begins(self) -> None:
-        """Training begins now: what the process holds is modules, the network and the data."""
-        resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-        self.standing = torch.cuda.memory_allocated() if self.device.type == "cuda" else resident
+    def mark_baseline(self) -> None:
+        """Training begins now: what is held is modules, the network, its optimizer and the data."""
+        self.baseline = torch.cuda.memory_allocated() if self.device.type == "cuda" else _status("VmRSS")
 
     def peak(self) -> int:
         """The most bytes that the process has held, on a GPU that were allocated there."""
-        return (
-            torch.cuda.max_memory_allocated() if self.device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        )
+        return torch.cuda.max_memory_allocated() if self.device.type == "cuda" else _status("VmHWM")
 
 
-def steps_by_hand(work: Work, name: str = "resnet18", layout: torch.memory_format = torch.contiguous_format) -> Iterator[None]:
-    """Full fine-tuning, as most write it, a step at a time."""
+def _status(name: str) -> int:
+    """Bytes, as Linux tells them of this process alone."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024
+
+
+def by_hand(work: Work, name: str = "resnet18", layout: torch.memory_format = torch.contiguous_format) -> Callable[[], float]:
+    """Full fine-tuning, as most write it: what works one step, and says its seconds."""
     network = get_model(name, num_classes=CLASSES).to(work.device, memory_format=layout)
-    optimizer = Optimizer(network.parameters())
-    for images, labels in work.loader():
+    optimizer, batches = Optimizer(network.parameters()), iter(work.loader())
+
+    def step() -> float:
+        begun = work.now()
+        images, labels = next(batches)
         loss = nn.functional.cross_entropy(network(images.to(work.device, memory_format=layout)), labels.to(work.device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        yield
+        return work.now() - begun
+
+    return step
 
 
-def by_hand(work: Work) -> list[float]:
+def alone_by_hand(work: Work) -> list[float]:
     """The loop in a process of its own."""
-    work.begins()
-    return between([work.now() for _ in steps_by_hand(work)])[WARM:]
+    step = by_hand(work)
+    work.mark_baseline()
+    return [step() for _ in range(WARM + work.steps)][WARM:]
 
 
-def between(moments: Sequence[float]) -> list[float]:
-    """From one moment to the next: a step with all that belongs to it."""
-    return [later - earlier for earlier, later in pairwise(moments)]
-
-
-def both(work: Work, name: str, **by_hand: Any) -> dict[str, list[float]]:
+def paired(work: Work, name: str, layout: torch.memory_format = torch.contiguous_format) -> dict[str, list[float]]:
     """A step by hand, one of ftlit, and so on: what slows the machine for a while meets both."""
-    other, seconds = steps_by_hand(work, name, **by_hand), []
-
-    def step() -> None:
-        begun = work.now()
-        next(other)
-        seconds.append(work.now() - begun)
-
-    found = ours(work, name=name, before_each=step)
+    step, seconds = by_hand(work, name, layout), list[float]()
+    found = ours(work, name=name, before_each=lambda: seconds.append(step()))
     return {"ftlit": found, "by hand": seconds[WARM : WARM + work.steps]}
 
 
@@ -156,7 +152,7 @@ def _fitted(
     *,
     times: int = 1,
     devices: int | str = 1,
-    before_each: Callable[[], None] = lambda: None,
+    before_each: Callable[[], object] = lambda: None,
     **settings: Any,
 ) -> tuple[list[float], bool]:
     """Seconds of all steps, and whether the backbone moved in the last `work.steps` of them. What `before_each` takes is not counted."""
@@ -171,7 +167,7 @@ def _fitted(
             self.seconds: list[float] = []
 
         def on_train_start(self, *_: Any) -> None:
-            work.begins()
+            work.mark_baseline()
 
         def on_train_batch_start(self, *_: Any) -> None:
             if self.begun:
@@ -230,13 +226,14 @@ def _passes(work: Work, once: Callable[[DataLoader], Any]) -> list[float]:
 
 
 PAIRS = {
-    f"{name}{words}": partial(both, name=name, **layout)
-    for name in ("resnet18", "efficientnet_b0")
-    for words, layout in {"": {}, " that lies channels last": {"layout": torch.channels_last}}.items()
+    "resnet18": partial(paired, name="resnet18"),
+    "resnet18, both channels last": partial(paired, name="resnet18", layout=torch.channels_last),
+    "efficientnet_b0": partial(paired, name="efficientnet_b0"),
+    "efficientnet_b0, both channels last": partial(paired, name="efficientnet_b0", layout=torch.channels_last),
 }
 MIXED = {"precision": "bf16-mixed"}
 SIDES: dict[str, Callable[[Work], list[float]]] = {
-    "by hand": by_hand,
+    "by hand": alone_by_hand,
     "ftlit": ours,
     "ftlit, head stage": partial(ours, stages=["head"]),
     "BackboneFinetuning, head stage": backbone_finetuning,

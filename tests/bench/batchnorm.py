@@ -12,14 +12,15 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from _ledger import Ledger, best_of, cell, summary
-from _measure import machine, stamp, stored
+from _ledger import Ledger, best_of, cell, days, summary
+from _measure import machine, stamp, written
 from _options import count, ended, existing, stoppable
 from PIL import Image, ImageFilter, ImageOps
 from quality import digits, split
@@ -27,8 +28,8 @@ from systems.ours import run
 from systems.task import Task
 
 POLICIES = ("live", "frozen_stats", "frozen", "affine")
+PLAIN = "as they are"
 SHIFTS = {
-    "as they are": lambda image: image,
     "inverted": ImageOps.invert,
     "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(max(image.size) / 16)),
     "grey": lambda image: ImageOps.grayscale(image).convert("RGB"),
@@ -41,18 +42,18 @@ class Set:
 
     source: str
     per_class: int
-    shifts: Sequence[str] = ("as they are",)
+    shifts: Sequence[str] = (PLAIN,)
     batches: Sequence[int] = (8, 32)
 
 
 SETS = {
-    "digits, 20 a class": Set("digits", 20, ("as they are", "inverted", "blurred"), (2, 4, 8, 32)),
-    "hymenoptera, 20 a class": Set("hymenoptera", 20, ("as they are", "grey"), (2, 4, 8, 32)),
+    "digits, 20 a class": Set("digits", 20, (PLAIN, "inverted", "blurred"), (2, 4, 8, 32)),
+    "hymenoptera, 20 a class": Set("hymenoptera", 20, (PLAIN, "grey"), (2, 4, 8, 32)),
     "digits, 100 a class": Set("digits", 100),
     "malaria, 100 a class": Set("malaria", 100),
 }
 NAMES = ("data", "shift", "batch", "batchnorm", "seed")
-EPOCHS = 5
+EPOCHS, LOG = 5, "log.txt"
 PHOTOS = {"backbone": "mobilenet_v2", "weights": "weights/mobilenetv2_imagenet_torchvision.pth"}
 # these weights were trained on images from -1 to 1, unlike torchvision's own
 HALVES = ("backbone.input_spec.mean=[0.5,0.5,0.5]", "backbone.input_spec.std=[0.5,0.5,0.5]")
@@ -69,12 +70,13 @@ def keys(names: Sequence[str], seeds: int) -> Iterator[Key]:
                         yield name, shift, batch, policy, seed
 
 
-def shifted(source: Path, target: Path, shift: str) -> None:
+def shifted(source: Path, target: Path, shift: str) -> Path:
     """Copies of all images below `source`, changed."""
     for file in (path for path in source.rglob("*") if path.is_file()):
         place = target / f"{file.relative_to(source)}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
         SHIFTS[shift](Image.open(file).convert("RGB")).save(place)
+    return target
 
 
 def measured(key: Key, data: Path, work: Path) -> dict[str, Any]:
@@ -82,17 +84,20 @@ def measured(key: Key, data: Path, work: Path) -> dict[str, Any]:
     name, shift, batch, policy, seed = key
     photos = SETS[name].source != "digits"
     source = data / "images" / SETS[name].source if photos else digits(work / "digits")
-    with tempfile.TemporaryDirectory(dir=work) as place, Path(work, "log.txt").open("a") as log:
-        shifted(split(source, Path(place, "plain"), SETS[name].per_class, seed), Path(place, "shifted"), shift)
+    with tempfile.TemporaryDirectory(dir=work) as place, (work / LOG).open("a") as log:
+        root = split(source, Path(place, "plain"), SETS[name].per_class, seed)
+        if shift != PLAIN:
+            root = shifted(root, Path(place, "shifted"), shift)
         backbone = PHOTOS["backbone"] if photos else "glyph"
         weights = str(data / PHOTOS["weights"]) if photos else None
-        task = Task(f"{place}/shifted", backbone, weights, EPOCHS, seed, flips=photos)
+        task = Task(str(root), backbone, weights, EPOCHS, seed, flips=photos)
         words = ["scenario=large_similar", f"batchnorm={policy}", f"data.batch_size={batch}", *(HALVES if weights else ())]
         begun = time.perf_counter()
         try:
             with redirect_stdout(log), redirect_stderr(log):
                 return {"accuracy": run(task, *words), "seconds": time.perf_counter() - begun}
         except (Exception, SystemExit) as error:
+            traceback.print_exc(file=log)
             return {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
 
 
@@ -122,11 +127,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file")
     given = parser.parse_args()
     names, seeds = given.only or list(SETS)[: 1 if given.quick else None], given.seeds or (2 if given.quick else 5)
-    if given.data is None and any(SETS[name].source != "digits" for name in names):
+    if given.data is None:
         parser.error("--data DATA, or FTLIT_TEST_DATA, is needed")
     given.work.mkdir(parents=True, exist_ok=True)
-    ledger = Ledger(given.work / "batchnorm.jsonl", NAMES, stamp(data=given.data))
-    wanted = list(keys(names, seeds))
+    ledger = Ledger(given.work / "batchnorm.jsonl", NAMES, stamp(Path(__file__), data=given.data))
+    wanted = list(dict.fromkeys(keys(names, seeds)))
     with stoppable():
         for place, key in enumerate(wanted):
             if ledger.lacks(key):
@@ -135,9 +140,9 @@ def main() -> None:
     runs = [ledger.runs[key] for key in wanted]
     rows = summary(runs, NAMES[:-1])
     if given.out:
-        stored(given.out, machine(), {"seeds": seeds, "quick": given.quick}, rows)
+        written(given.out, machine(), {"seeds": seeds, "days": days(runs)}, rows)
     print(table(rows))
-    ended(runs, given.work / "log.txt")
+    ended(runs, given.work / LOG)
 
 
 if __name__ == "__main__":

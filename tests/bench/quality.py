@@ -21,8 +21,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from _ledger import Ledger, best_of, cell, less, summary
-from _measure import machine, stamp, stored
+from _ledger import Ledger, best_of, cell, days, difference, summary
+from _measure import machine, stamp, written
 from _options import count, ended, existing, several, sources, stoppable
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -32,8 +32,8 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 WEIGHTS = {"squeezenet1_1": "weights/squeezenet1_1_imagenet_torchvision.pth"}
 TRAINED = ("BackboneFinetuning", "finetuning-scheduler", "fastai", "loop by hand")
-OWN_EPOCHS = ("ftlit recipe=probe", "scikit-learn on codes", "from scratch")  # or none
-GIVEN_EPOCHS = ("loop by hand",)  # it has none of its own
+OWN_EPOCHS = ("ftlit recipe=probe", "scikit-learn on codes", "from scratch")  # the last learns nothing in 5, the others have none
+GIVEN_EPOCHS = ("loop by hand",)  # how many is the writer's choice
 PACKAGES = ("fastai", "finetuning-scheduler", "scikit-learn")
 NAMES = ("digits", "hymenoptera", "cats_dogs", "sign_digits", "malaria")
 EQUAL = 5  # epochs at most, where all have as many
@@ -91,13 +91,14 @@ def split(source: Path, target: Path, per_class: int | None, seed: int) -> Path:
         for name, chosen in {"val": known[:valid], "train": known[valid:], "test": test}.items():
             (target / name / label).mkdir(parents=True, exist_ok=True)
             for file in chosen:
-                (target / name / label / file.name).symlink_to(file.resolve())
+                place = target / name / label / (f"{file.parts[-3]}_{file.name}" if len(own) > 1 else file.name)  # of train and val
+                place.symlink_to(file.resolve())
     return target
 
 
 def images(folder: Path) -> list[Path]:
-    """Image files in a folder, in order."""
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in IMG_EXTENSIONS)
+    """Image files in a folder, in order; none where there is no folder."""
+    return [] if not folder.is_dir() else sorted(file for file in folder.iterdir() if file.suffix.lower() in IMG_EXTENSIONS)
 
 
 def digits(target: Path) -> Path:
@@ -137,20 +138,20 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def beside(rows: Sequence[dict[str, Any]], ours: str = "ftlit scenario=auto") -> str:
-    """A line a data set and size: ours at its own epochs less the best of the peers that train, at any, and less scikit-learn's; over the
-    same seeds, and how much of their time it takes.
+    """A line a data set and size: ours at its own epochs minus the best of the peers that train, at any, and minus scikit-learn's, seed by
+    seed, and how much of their time it takes. A peer that failed with a seed has no part in it.
     """
     done = [row for row in rows if "accuracy" in row]
     lines = [f"| {ours} | minus the best peer that trains | time / its time | minus scikit-learn on codes | time / its time |"]
     lines.append("|---|---|---|---|---|")
     for own in (row for row in done if row["system"] == ours and row["epochs"] is None):
-        cell = [row for row in done if (row["data"], row["per_class"]) == (own["data"], own["per_class"])]
+        group = [row for row in done if (row["data"], row["per_class"]) == (own["data"], own["per_class"])]
         words = [f"{Path(own['data']).name}, {own['per_class'] or 'all'}"]
         for systems in (TRAINED, ("scikit-learn on codes",)):
-            if peers := [row for row in cell if row["system"] in systems]:
+            if peers := [row for row in group if row["system"] in systems and row["accuracies"].keys() == own["accuracies"].keys()]:
                 best = max(peers, key=lambda row: row["accuracy"])
                 name = f" ({best['system']})" if len(systems) > 1 else ""
-                words += [less(own, best) + name, f"{own['seconds'] / best['seconds']:.2f}"]
+                words += [difference(own, best) + name, f"{own['seconds'] / best['seconds']:.2f}"]
             else:
                 words += ["", ""]
         lines.append(f"| {' | '.join(words)} |")
@@ -178,10 +179,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=existing, default=os.environ.get("FTLIT_TEST_DATA"), help="FTLIT_TEST_DATA unless said")
     parser.add_argument("--work", type=Path, required=True, help="folder of the runs that have ended; the same command goes on from them")
-    parser.add_argument("--names", help=f"digits, folders of DATA/images, or folders of your own; {','.join(NAMES)} unless said")
+    parser.add_argument("--names", help=f"digits, folders of DATA/images, or photos of your own; {','.join(NAMES)} unless said")
     parser.add_argument("--systems", type=several("system", SYSTEMS), default=list(SYSTEMS), help=f"of: {','.join(SYSTEMS)}")
     sizes = several("size", ("all", *range(2, 1001)))
-    parser.add_argument("--sizes", type=sizes, default=["5", "20", "all"], help="images a class; 5,20,all unless said")
+    parser.add_argument("--sizes", type=sizes, default=["5", "20", "all"], help="images a class, at most; 5,20,all unless said")
     parser.add_argument("--seeds", type=count, help="how many, from 0 on; 5 unless said, --quick: 3")
     parser.add_argument("--quick", action="store_true", help="digits and hymenoptera; not from scratch, nor at equal epochs but the loop")
     parser.add_argument("--out", type=Path, help="JSON file")
@@ -192,17 +193,17 @@ def main() -> None:
     given.work.mkdir(parents=True, exist_ok=True)
     wanted = keys(names, seeds, given.systems, [None if size == "all" else int(size) for size in given.sizes])
     with stoppable():
-        runs = run([key for key in wanted if not given.quick or quick(key)], given.data, given.work)
+        runs = run(list(dict.fromkeys(key for key in wanted if not given.quick or quick(key))), given.data, given.work)
     rows = summary(runs, CELL)
     if given.out:
-        stored(given.out, machine(PACKAGES), {"seeds": seeds, "quick": given.quick}, rows)
+        written(given.out, machine(PACKAGES), {"seeds": seeds, "days": days(runs)}, rows)
     print(table(rows), beside(rows), sep="\n\n")
     ended(runs, given.work / "log.txt")
 
 
 def run(wanted: Sequence[Key], data: Path, work: Path) -> list[dict[str, Any]]:
     """What came of these, from the file or from a run now."""
-    ledger = Ledger(work / "quality.jsonl", KEY, stamp(PACKAGES, data=data.resolve()))
+    ledger = Ledger(work / "quality.jsonl", KEY, stamp(Path(__file__), PACKAGES, data=data))
     workers: dict[str, Worker] = {}
     try:
         for place, key in enumerate(wanted):

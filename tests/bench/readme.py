@@ -29,29 +29,34 @@ def of_faults(found: dict[str, Any]) -> str:
 
 
 def of_quality(found: dict[str, Any]) -> str:
-    """The table of accuracy and time."""
+    """The tables of accuracy and time, and of differences."""
     peers = {name: found["machine"][name] for name in quality.PACKAGES}
-    said = measured(found["machine"], peers, found["options"]["seeds"])
-    return f"{quality.table(found['rows'])}\n\n{quality.beside(found['rows'])}\n\n{said}"
+    return f"{quality.table(found['rows'])}\n\n{quality.beside(found['rows'])}\n\n{over_seeds(found, peers)}"
 
 
 def of_batchnorm(found: dict[str, Any]) -> str:
     """The table of policies of batch norm."""
-    return f"{batchnorm.table(found['rows'])}\n\n{measured(found['machine'], seeds=found['options']['seeds'])}"
+    return f"{batchnorm.table(found['rows'])}\n\n{over_seeds(found)}"
+
+
+def over_seeds(found: dict[str, Any], peers: dict[str, str] | None = None) -> str:
+    """How many seeds, and `measured`."""
+    options = found["options"]
+    return f"{options['seeds']} seeds. {measured(found['machine'] | {'date': options['days']}, peers)}"
 
 
 def of_overhead(found: dict[str, Any]) -> str:
     """The table of steps, memory and start-up."""
-    return f"{table([Row(**row) for row in found['rows']])}\n\n{measured(found['machine'])}"
+    done = "{rounds} rounds of {steps} steps, batches of {batch} images of {size} pixels".format(**found["options"])
+    return f"{table([Row(**row) for row in found['rows']])}\n\n{done}. {measured(found['machine'])}"
 
 
-def measured(machine: dict[str, Any], others: dict[str, str] | None = None, seeds: int | None = None) -> str:
-    """When, where, of which versions, and with how many seeds."""
+def measured(machine: dict[str, Any], others: dict[str, str] | None = None) -> str:
+    """When, where and of which versions."""
     versions = {name: machine[name] for name in ("ftlit", "torch", "lightning")} | (others or {})
     told = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "Lightning")
     gpus = f" and {machine['gpus']} {machine['gpu']} (CUDA {machine['cuda']})" if "gpu" in machine else ""
-    drawn = f"{seeds} seeds. " if seeds else ""
-    return f"{drawn}Measured {machine['date']} on {machine['cores']} cores ({machine['cpu']}){gpus}, Python {machine['python']}; {told}."
+    return f"Measured {machine['date']} on {machine['cores']} cores ({machine['cpu']}){gpus}, Python {machine['python']}; {told}."
 
 
 SECTIONS = {"faults": of_faults, "quality": of_quality, "batchnorm": of_batchnorm, "overhead": of_overhead, "overhead_gpu": of_overhead}
