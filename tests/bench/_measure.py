@@ -18,8 +18,6 @@ from typing import Any
 import ftlit.conf
 import torch
 
-import ftlit
-
 PACKAGES = ("ftlit", "torch", "torchvision", "lightning", "numpy", "safetensors")
 
 
