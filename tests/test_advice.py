@@ -9,9 +9,9 @@ from ftlit import UserError
 from ftlit.advice import THRESHOLDS, Depth, Measured, advise, logme
 
 
-def measured(top, below, *, images=1000, classes=10, batch_size=32, steps=1000.0, batchnorm=True) -> Measured:
+def measured(top, below, *, images=1000, classes=10, steps=1000.0) -> Measured:
     depths = [Depth("layer1", 0.3, 0.0), Depth("layer2", below, 0.0), Depth("layer3", top, 0.0)]
-    return Measured(images, classes, depths, min(images, 2000), steps, batch_size, batchnorm)
+    return Measured(images, classes, depths, min(images, 2000), steps)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_both_questions_decide(top, below, images, scenario, cut):
 
 def test_logme_decides_where_accuracy_cannot():
     def depths(*pairs):
-        return Measured(100, 2, [Depth(f"layer{i}", *pair) for i, pair in enumerate(pairs)], 100, 30.0, 32, False)
+        return Measured(100, 2, [Depth(f"layer{i}", *pair) for i, pair in enumerate(pairs)], 100, 30.0)
 
     assert advise(depths((0.8, -0.7), (0.9, -0.4), (0.9, -0.5))).cut == "layer1"
     assert advise(depths((0.8, -0.7), (0.9, -0.5), (0.9, -0.4))).cut == "layer2"
@@ -52,16 +52,9 @@ def test_the_edge_of_few_is_many():
     assert advise(measured(0.9, 0.8, steps=steps - 1)).scenario.startswith("small")
 
 
-def test_statistics_of_small_batches_are_frozen_where_they_would_move():
-    assert advise(measured(0.9, 0.8, batch_size=4)).batchnorm == "frozen_stats"
-    assert advise(measured(0.9, 0.8, batch_size=32)).batchnorm == "live"
-    assert advise(measured(0.9, 0.8, batch_size=4, batchnorm=False)).batchnorm == "live"
-    assert advise(measured(0.9, 0.8, batch_size=4, images=100)).batchnorm == "live"  # nothing of the backbone trains
-
-
 def test_advice_of_nothing_is_one_line():
     with pytest.raises(UserError, match="at least one cut"):
-        Measured(10, 2, [], 10, 100.0, 32, False)
+        Measured(10, 2, [], 10, 100.0)
     with pytest.raises(UserError, match="LogME needs images"):
         logme(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
 

@@ -187,7 +187,28 @@ def test_no_policy_wakes_a_frozen_layer(policy):
     assert not any(name.startswith("0.") for name in moved(model))
 
 
-def test_policies_may_differ_by_pattern_the_first_wins_and_the_rest_is_live():
+@pytest.mark.parametrize(
+    ("origin", "reinit", "batchnorm", "live"),
+    [
+        ("a file", [], "auto", {"head"}),
+        ("a file", [], {"backbone": "auto"}, {"head"}),
+        ("a file", [], {"backbone.low": "live"}, {"low", "head"}),
+        ("a file", ["high"], "auto", {"high", "head"}),
+        ("random start (seed 0)", [], "auto", {"low", "high", "head"}),
+    ],
+)
+def test_auto_keeps_the_statistics_of_pretrained_layers_alone(origin, reinit, batchnorm, live):
+    model = nn.Module()
+    layers = {name: nn.BatchNorm2d(3) for name in ("low", "high")}
+    model.backbone = Backbone(layers, InputSpec(size=2), origin=origin, reinit=reinit)
+    model.head = nn.BatchNorm2d(3)
+    set_trainable(model, ["*"], batchnorm)
+    norms = {"low": model.backbone.low, "high": model.backbone.high, "head": model.head}
+    assert {name for name, norm in norms.items() if norm.training} == live
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_policies_may_differ_by_pattern_and_the_first_wins():
     model = net()
     set_trainable(model, ["*"], {"0.1": "frozen", "0": "frozen_stats"})
     assert {name.split(".")[-1] for name in moved(model) if name.startswith("0.1.")} == set()

@@ -27,7 +27,6 @@ THRESHOLDS = {
     "few": Threshold(30, "training images a class", "below, training all gained .010 at most in tests/bench/advice.py"),
     "steps": Threshold(100, "optimizer steps that training all would take", "below, it gained .013 at most in tests/bench/advice.py"),
     "below": Threshold(2.0, "standard errors by which the best lower cut beats the top, of few images", "a rule of thumb (5 % level)"),
-    "batch": Threshold(16, "images of a batch in one process", "Wu and He 2018 (Group Normalization), figure 1"),
 }
 
 
@@ -50,8 +49,6 @@ class Measured:
         depths: of every cut, the lowest first; at least one.
         measured: training images that the depths rest on.
         steps: optimizer steps that the epochs of `scenario=large_similar` would make of them.
-        batch_size: images of a batch in one process.
-        batchnorm: whether the backbone has batch norms.
         noun: what the images are called.
     """
 
@@ -60,8 +57,6 @@ class Measured:
     depths: Sequence[Depth]
     measured: int
     steps: float
-    batch_size: int
-    batchnorm: bool
     noun: str = "images"
 
     def __post_init__(self) -> None:
@@ -71,13 +66,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class Advice:
-    """What to do: option of the group `scenario`, name of the cut, policy of the batch norms; why, in two sentences; whether there is
+    """What to do: option of the group `scenario`, name of the cut; why, in two sentences; whether there is
     anything to transfer, and whether a head can be solved here.
     """
 
     scenario: str
     cut: str
-    batchnorm: str
     reason: str
     pretrained: bool = True
     solvable: bool = True
@@ -104,7 +98,6 @@ def advise(measured: Measured) -> Advice:
         f"{depth.cut} ({depth.accuracy:.3f} of held-out {measured.noun}, LogME {depth.logme:.2f})" for depth in (best, top)
     )
     scenario = f"{'large' if large else 'small'}_{'similar' if similar else 'different'}"
-    policy = "frozen_stats" if measured.batchnorm and large and measured.batch_size < THRESHOLDS["batch"].value else "live"
     size = (
         f"{average:.3g} training {measured.noun} a class, for {measured.steps:,.0f} steps of full training, are "
         f"{'many: all layers train' if large else 'few: the head alone'} (many: from {THRESHOLDS['few'].value:g} and "
@@ -116,7 +109,7 @@ def advise(measured: Measured) -> Advice:
         if similar
         else f"{best_told} tells the classes apart {better} the top, {top_told}: unlike the pretraining"
     )
-    return Advice(scenario, top.cut if similar or large else best.cut, policy, f"{size}. {like}.")
+    return Advice(scenario, top.cut if similar or large else best.cut, f"{size}. {like}.")
 
 
 def logme(codes_NC: Tensor, labels_N: Tensor) -> float:

@@ -203,6 +203,11 @@ class Backbone(Layers):
         return tuple(name for name, layer in self.items() if any(True for _ in layer.parameters()))
 
     @property
+    def drawn(self) -> tuple[str, ...]:
+        """The layers that begin at random, lowest first: all, none, or those whose weights were drawn anew."""
+        return self.cuts if self.origin.startswith(RANDOM_START) else self.reinit
+
+    @property
     def num_features(self) -> int:
         """Length of the pooled codes at the last cut."""
         shape = self.code_shapes[self.cuts[-1]]

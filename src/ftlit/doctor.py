@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 from torch.optim import Optimizer
 
-from ftlit.backbone import RANDOM_START, Backbone
+from ftlit.backbone import Backbone
 from ftlit.errors import shorten
 from ftlit.freezing import EMBEDDINGS
 from ftlit.patterns import covers
@@ -74,7 +74,7 @@ def examine(
         UserError: a pattern that covers nothing.
     """
     sizes = {name: p.numel() for name, p in module.named_parameters()}
-    chosen = [trained(module, stage.train, stage.batchnorm or "live") & sizes.keys() for stage in schedule.stages]
+    chosen = [trained(module, stage.train, stage.batchnorm or "auto") & sizes.keys() for stage in schedule.stages]
     names = {id(p): name for name, p in module.named_parameters()}
     groups: dict[str, list[tuple[str, float]]] = {name: [] for name in sizes}
     for group in optimizer.param_groups:
@@ -127,7 +127,7 @@ def _row(
 
 def _policy(module: nn.Module, stage: Stage, chosen: set[str], norms: Sequence[nn.Module]) -> str:
     """What holds for these batch norms in a stage: `live`, `frozen_stats`, `frozen`, or several of them."""
-    policies = batchnorm_policies(module, stage.batchnorm or "live")
+    policies = batchnorm_policies(module, stage.batchnorm or "auto")
     parameters = dict(module.named_parameters())
     training = {id(parameters[name]) for name in chosen}
     # one without weight and bias goes with the module that holds it: told by its policy alone
@@ -180,7 +180,7 @@ def _random(module: nn.Module, chosen: Sequence[set[str]]) -> Iterable[str]:
     for name, backbone in module.named_modules():
         if isinstance(backbone, Backbone):
             prefix = f"{name}." if name else ""
-            drawn = backbone.learned if backbone.origin.startswith(RANDOM_START) else backbone.reinit
+            drawn = [layer for layer in backbone.learned if layer in backbone.drawn]
             layers = [layer for layer in drawn if not any(covers(prefix + layer, parameter) for parameter in ever)]
             if layers:
                 yield f"no stage trains {shorten(layers)}, and the weights there are a random start: give weights, or train all"

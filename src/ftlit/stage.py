@@ -20,8 +20,8 @@ class Stage:
         step: the first optimizer step of this stage, counted from 0.
         until: what ends the stage before.
         name: what the plan and the progress bar call it; the patterns by default.
-        batchnorm: `live`, `frozen` or `frozen_stats` for every batch norm, or a mapping from patterns to these; see `ftlit.trainable`.
-            `None` leaves it open and means `live`.
+        batchnorm: `auto`, `live`, `frozen` or `frozen_stats` for every batch norm, or a mapping from patterns to these; see
+            `ftlit.trainable`. `None` leaves it open and means `auto`.
         from_best: begin with the weights that were best by `until` in the stage before.
 
     Raises:

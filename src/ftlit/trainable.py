@@ -5,6 +5,9 @@ A batch norm in a part that trains has one of three policies:
 - `live`: normalises with its batch, updates its statistics, weight and bias train.
 - `frozen_stats`: normalises with the statistics it came with, weight and bias train.
 - `frozen`: nothing of it changes.
+
+`auto` is `frozen_stats` in the layers of a `Backbone` that come pretrained, `live` everywhere else: the statistics of many images are worth
+more than those of a few steps (tests/bench/batchnorm.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,22 +17,24 @@ from typing import Literal, get_args
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ftlit.backbone import Layers
+from ftlit.backbone import Backbone, Layers
 from ftlit.errors import unknown
 from ftlit.patterns import covers, idle, select
 
 Policy = Literal["live", "frozen", "frozen_stats"]
-BatchNorm = Policy | Mapping[str, Policy]
+Choice = Policy | Literal["auto"]
+BatchNorm = Choice | Mapping[str, Choice]
+POLICIES: tuple[Choice, ...] = ("auto", *get_args(Policy))
 
 
 def check_batchnorm(batchnorm: BatchNorm) -> None:
     """Raise `UserError` where `batchnorm` names a policy that there is not."""
     for policy in [batchnorm] if isinstance(batchnorm, str) else batchnorm.values():
-        if policy not in get_args(Policy):
-            raise unknown("batchnorm policy", policy, get_args(Policy))
+        if policy not in POLICIES:
+            raise unknown("batchnorm policy", policy, POLICIES)
 
 
-def set_trainable(module: nn.Module, patterns: Sequence[str], batchnorm: BatchNorm = "live") -> bool:
+def set_trainable(module: nn.Module, patterns: Sequence[str], batchnorm: BatchNorm = "auto") -> bool:
     """Train exactly the parameters that `patterns` cover; freeze all others. `module` is changed in place.
 
     A frozen parameter has `requires_grad=False` and no gradient (an optimizer would go on moving it by momentum and decay
@@ -38,7 +43,7 @@ def set_trainable(module: nn.Module, patterns: Sequence[str], batchnorm: BatchNo
     Args:
         module: any module.
         patterns: see `ftlit.patterns`.
-        batchnorm: a policy for every batch norm, or pattern -> policy (the first that covers it wins, `live` where none does).
+        batchnorm: a policy for every batch norm, or pattern -> policy (the first that covers it wins, `auto` where none does).
 
     Returns:
         Whether any parameter changed sides.
@@ -59,7 +64,7 @@ def set_trainable(module: nn.Module, patterns: Sequence[str], batchnorm: BatchNo
     return changed
 
 
-def trained(module: nn.Module, patterns: Sequence[str], batchnorm: BatchNorm = "live") -> set[str]:
+def trained(module: nn.Module, patterns: Sequence[str], batchnorm: BatchNorm = "auto") -> set[str]:
     """Names of the parameters that `set_trainable` would train. Nothing is changed; raises as it does."""
     named = list(module.named_parameters(remove_duplicate=False))
     chosen = set(select(patterns, [name for name, _ in named]))
@@ -70,22 +75,32 @@ def trained(module: nn.Module, patterns: Sequence[str], batchnorm: BatchNorm = "
 
 
 def batchnorm_policies(module: nn.Module, batchnorm: BatchNorm) -> dict[nn.Module, Policy]:
-    """The policy of every batch norm of `module`, in order.
+    """The policy of every batch norm of `module`, in order; `auto` is decided.
 
     Raises:
         UserError: a pattern that covers no module, or a policy that there is not.
     """
     check_batchnorm(batchnorm)
-    rules: Mapping[str, Policy] = {"*": batchnorm} if isinstance(batchnorm, str) else batchnorm
+    rules: Mapping[str, Choice] = {"*": batchnorm} if isinstance(batchnorm, str) else batchnorm
     names = [name for name, _ in module.named_modules(remove_duplicate=False) if name]
     for pattern in rules:
         if pattern != "*" and not any(covers(pattern, name) for name in names):
             raise idle(pattern, names)
+    pretrained = _pretrained(module)
     policies: dict[nn.Module, Policy] = {}
     for name, norm in module.named_modules():
         if isinstance(norm, _BatchNorm):
-            policies[norm] = next((policy for pattern, policy in rules.items() if pattern == "*" or covers(pattern, name)), "live")
+            choice: Choice = next((choice for pattern, choice in rules.items() if pattern == "*" or covers(pattern, name)), "auto")
+            unsaid: Policy = "frozen_stats" if norm in pretrained else "live"
+            policies[norm] = unsaid if choice == "auto" else choice
     return policies
+
+
+def _pretrained(module: nn.Module) -> set[nn.Module]:
+    """All that lies in a layer, of a backbone in `module`, that does not begin at random."""
+    backbones = [part for part in module.modules() if isinstance(part, Backbone)]
+    layers = [layer for backbone in backbones for name, layer in backbone.items() if name not in backbone.drawn]
+    return {part for layer in layers for part in layer.modules()}
 
 
 def set_modes(modes: Mapping[nn.Module, bool]) -> None:
@@ -112,7 +127,7 @@ def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
     return type(module).train(module, False)
 
 
-def modes_of(module: nn.Module, batchnorm: BatchNorm = "live") -> dict[nn.Module, bool]:
+def modes_of(module: nn.Module, batchnorm: BatchNorm = "auto") -> dict[nn.Module, bool]:
     """Training mode (`True`) where a parameter below trains, evaluation mode where all are frozen; batch norms as their policies say.
 
     A module without parameters (dropout, drop-path, pooling) goes with the module that holds it; a layer without parameters of

@@ -20,7 +20,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, open_dict, read_write
 from rich.markup import escape
 from rich.table import Table
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ftlit.advice import Advice, Depth, Measured, advise, logme
 from ftlit.atomic import write_atomically
@@ -111,12 +110,12 @@ def look(cfg: DictConfig, backbone: Backbone, data: Any) -> tuple[Measured | Non
     if backbone.origin.startswith(RANDOM_START) or not lowest:
         top = backbone.cuts[-1]
         why = "The weights are random. There is nothing to transfer: all trains."
-        return None, Advice("large_different", top, "live", why, pretrained=False, solvable=False)
+        return None, Advice("large_different", top, why, pretrained=False, solvable=False)
     pretrained = backbone.upto(lowest - 1)
     top = pretrained.cuts[-1]
     if type(data) is not ImageData or data.multilabel or max(counts.values()) < 2 or not min(counts.values()):
         why = "This data cannot be measured, which takes one label an image, and images of each class, of one of them two"
-        return None, Advice("large_similar", top, "live", f"{why}. No head can be solved on it either: all trains.", solvable=False)
+        return None, Advice("large_similar", top, f"{why}. No head can be solved on it either: all trains.", solvable=False)
     measured = measure(cfg, pretrained, data)
     advice = replace(advise(measured), solvable=not any(name in str(cfg.trainer.get("strategy")) for name in SHARDING))
     if advice.scenario == "small_different" and ("cut" not in cfg.backbone or backbone.reinit):  # somebody's own; none of these is dropped
@@ -156,8 +155,6 @@ def measure(cfg: DictConfig, backbone: Backbone, data: ImageData) -> Measured:
         depths,
         measured=len(codes),
         steps=_epochs(plain, batches) * batches / plain.trainer.get("accumulate_grad_batches", 1),
-        batch_size=data.batch_size,
-        batchnorm=any(isinstance(part, _BatchNorm) for part in backbone.modules()),
         noun=data.input_spec.noun,
     )
 
@@ -179,10 +176,9 @@ def write(cfg: DictConfig, advice: Advice, measured: Measured | None) -> None:
 def overrides_of(cfg: DictConfig, advice: Advice) -> list[str]:
     """What the advice says on the command line, as far as `cfg` has left it open."""
     cut = [f"backbone.cut={advice.cut}"] if advice.scenario == "small_different" and cfg.backbone.get("cut") is None else []
-    norms = [f"batchnorm={advice.batchnorm}"] if advice.batchnorm != "live" and cfg.batchnorm == "live" else []
     head = ["head=linear"] if not advice.solvable and solves(cfg) and not _gives("head") else []
     at_once = ["schedule=all_at_once"] if not advice.pretrained and not _gives("schedule") else []
-    return [f"scenario={advice.scenario}", *cut, *norms, *head, *at_once]
+    return [f"scenario={advice.scenario}", *cut, *head, *at_once]
 
 
 def adopted(cfg: DictConfig) -> DictConfig:

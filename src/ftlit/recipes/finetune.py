@@ -37,7 +37,7 @@ from ftlit.rewrite import batchnorm_to_affine
 from ftlit.schedule import Schedule, trains_head_alone, with_batchnorm, with_reinit, without_warm_up
 from ftlit.slim import base_record
 from ftlit.sources import Source
-from ftlit.trainable import Policy
+from ftlit.trainable import Choice
 
 LOST = ("closed by peer", "reset by peer", "remote process exited")  # what gloo and NCCL say where another process died
 
@@ -88,7 +88,7 @@ def build(cfg: DictConfig) -> Run:
     _check_head(backbone, head)
     if type(data) is ImageData:  # another data module may load in ways of its own
         data = instantiate(cfg.cache)(data, pooled=not getattr(head, "takes_map", False))
-    policy: Policy = "live" if cfg.batchnorm == AFFINE else cfg.batchnorm
+    policy: Choice = "auto" if cfg.batchnorm == AFFINE else cfg.batchnorm
     schedule = with_batchnorm(instantiate(cfg.schedule, layers=backbone.learned), {"backbone": policy})
     schedule = with_reinit(schedule, [layer for layer in backbone.reinit if layer in backbone.learned])
     solved = _solved(cfg, head, schedule)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from importlib.resources import files
 from itertools import dropwhile, takewhile
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.schedule import Schedule
-from ftlit.trainable import Policy
+from ftlit.trainable import POLICIES
 
 LARGEST_SEED = 2**32 - 1  # numpy's
 METRICS = [f"val/{metric}" for metric in ("accuracy", "f1", "loss")]  # what FineTuner logs by the time they are looked at
@@ -27,7 +27,7 @@ CHOICES: dict[str, tuple[object, ...]] = {  # values of train.yaml itself
     "resume": (True, False),
     "sweep.resume": (True, False),
     "decay_all": (True, False),
-    "batchnorm": (*get_args(Policy), AFFINE),
+    "batchnorm": (*POLICIES, AFFINE),
 }
 OURS = ("ftlit.", "lightning.")
 
