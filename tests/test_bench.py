@@ -143,3 +143,20 @@ def test_options_are_refused_in_one_line(bench, tmp_path):
     ended([{"accuracy": 1.0}], tmp_path / "log.txt")
     with pytest.raises(SystemExit, match=r"1 of 2 runs failed, the first: boom; see .*log\.txt"):
         ended([{"accuracy": 1.0}, {"error": "boom"}], tmp_path / "log.txt")
+
+
+def test_policies_of_batch_norm_stand_beside_live_over_the_same_seeds(bench):
+    from _ledger import summary
+    from batchnorm import NAMES, table
+
+    def runs(policy, *accuracies):
+        cell = {"data": "digits", "shift": "grey", "batch": 2, "batchnorm": policy, "seconds": 1.0}
+        return [{**cell, "seed": seed, "accuracy": accuracy} for seed, accuracy in enumerate(accuracies)]
+
+    rows = summary([*runs("live", 0.5, 0.7), *runs("frozen", 0.6, 0.8), *runs("affine", 0.9)], NAMES[:-1])
+    assert table(rows).splitlines()[2:] == [
+        "| digits, grey | `live` | 0.600 ± 1.271 |",
+        "| digits, grey | `frozen_stats` |  |",
+        "| digits, grey | `frozen` | 0.700 (+0.100 ± 0.000) |",
+        "| digits, grey | `affine` | **0.900** |",
+    ]

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from _ledger import Ledger, best_of, cell, days, summary
+from _ledger import Ledger, best_of, cell, days, difference, summary
 from _measure import machine, stamp, written
 from _options import count, ended, existing, stoppable
 from PIL import Image, ImageFilter, ImageOps
@@ -102,18 +102,25 @@ def measured(key: Key, data: Path, work: Path) -> dict[str, Any]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """A line a set and policy, a column a size of the batch; the best of each column of a set in bold."""
+    """A line a set and policy, a column a size of the batch: the mean, the best of a set in bold, and for `live` its interval; for the
+    others the mean difference to it, over the same seeds, with its interval.
+    """
     batches = sorted({row["batch"] for row in rows})
     lines = [f"| data | batchnorm | {' | '.join(f'batches of {batch}' for batch in batches)} |", "|---" * (len(batches) + 2) + "|"]
-    found = {(row["data"], row["shift"], row["batchnorm"], row["batch"]): row for row in rows}
     for name, shift in dict.fromkeys((row["data"], row["shift"]) for row in rows):
-        best = {
-            batch: best_of([row for row in rows if (row["data"], row["shift"], row["batch"]) == (name, shift, batch)]) for batch in batches
-        }
+        group = [row for row in rows if (row["data"], row["shift"]) == (name, shift)]
+        columns = [{row["batchnorm"]: row for row in group if row["batch"] == batch} for batch in batches]
         for policy in POLICIES:
-            cells = [cell(found.get((name, shift, policy, batch)), best[batch]) for batch in batches]
-            lines.append(f"| {name}, {shift} | `{policy}` | {' | '.join(cells)} |")
+            lines.append(f"| {name}, {shift} | `{policy}` | {' | '.join(beside_live(column, policy) for column in columns)} |")
     return "\n".join(lines)
+
+
+def beside_live(column: dict[str, dict[str, Any]], policy: str) -> str:
+    """A cell: see `table`."""
+    row, live, best = column.get(policy), column.get("live"), best_of(list(column.values()))
+    if policy == "live" or not (row and live) or "failed" in row or row["accuracies"].keys() != live.get("accuracies", {}).keys():
+        return cell(row, best)
+    return f"{cell({**row, 'half': None}, best)} ({difference(row, live)})"
 
 
 def main() -> None:
