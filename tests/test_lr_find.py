@@ -40,7 +40,7 @@ def test_it_finds_a_tenth_of_the_rate_at_the_minimum():
     rates = grid(200)
     losses = [1 + (torch.tensor(r).log10() + 2).item() ** 2 for r in rates]
     suggestion = suggest(rates, losses)
-    assert suggestion.tenth == pytest.approx(1e-3, rel=0.1) and not suggestion.falls_on
+    assert suggestion.tenth == pytest.approx(1e-3, rel=0.1) and not suggestion.open_ended(solved=False)
 
 
 def test_the_unit_of_the_rate_and_the_scale_and_level_of_the_loss_do_not_matter():
@@ -71,14 +71,25 @@ def test_a_loss_of_four_times_the_best_is_the_end():
 
 def test_a_loss_that_still_falls_at_the_last_rate_is_told():
     rates = grid(50, most=1e-2)
-    assert suggest(rates, valley(rates)).falls_on
+    assert suggest(rates, valley(rates)).open_ended(solved=False)
 
 
 def test_a_loss_that_never_falls_has_no_answer():
+    rates = grid(20)
+    suggestion = suggest(rates, [1.0 + i for i in range(20)])
     with pytest.raises(
         UserError, match=r"falls nowhere from rate 1.0e-06 to 1.0e\+01: give a smaller lr_find.least, or more lr_find.steps"
     ):
-        suggest(grid(20), [1.0 + i for i in range(20)])
+        lr_find.chosen(suggestion, rates, solved=False)
+
+
+def test_from_a_solved_head_a_tenth_of_the_rate_from_which_on_the_loss_climbs_is_taken():
+    rates = grid(100, most=0.3)
+    flat = [0.01 * (1 + (rate / 0.1) ** 2) for rate in rates]
+    assert 0.003 < lr_find.chosen(suggest(rates, flat), rates, solved=True) < 0.03
+    rates = grid(100, least=1e-2)
+    with pytest.raises(UserError, match=r"the loss climbs from the first rates on: give a smaller lr_find\.least"):
+        lr_find.chosen(suggest(rates, [100.0**i for i in range(100)]), rates, solved=True)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from torch import Tensor
 from ftlit.errors import UserError
 
 WIDTH = 0.3 * log(10)  # of the smoothing: in 0.3 decades of the rate a loss counts for 1 / e
+TWICE = 2.0  # a smoothed loss of so many times the best has begun to climb
 WORSE = 4.0  # a smoothed loss of so many times the best ends the test, as in Lightning and fastai
 
 
@@ -44,17 +45,23 @@ class RangeTest:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Two answers of a range test.
+    """Three answers of a range test.
 
     Args:
-        steep: the rate at which the smoothed loss falls fastest over the logarithm of the rate.
+        steep: the rate at which the smoothed loss falls fastest over the logarithm of the rate; `None` where it is least at the first.
         tenth: a tenth of the rate at which it is least.
-        falls_on: it is least at the last rate, so that higher rates may do.
+        climbs: a tenth of the last rate at which it is at most `TWICE` its least, for a head that is solved: it has nowhere to fall.
+        last: the last rate.
     """
 
-    steep: float
+    steep: float | None
     tenth: float
-    falls_on: bool
+    climbs: float
+    last: float
+
+    def open_ended(self, *, solved: bool) -> bool:
+        """Whether what decides is met at the last rate alone, so that higher ones may do."""
+        return (self.climbs if solved else self.tenth) == self.last / 10
 
 
 def smooth(rates: Sequence[float], losses: Sequence[float]) -> Tensor:
@@ -75,26 +82,22 @@ def diverged(rates: Sequence[float], losses: Sequence[float]) -> bool:
 
 
 def suggest(rates: Sequence[float], losses: Sequence[float]) -> Suggestion:
-    """Where the smoothed loss falls fastest before its minimum, and a tenth of the rate there.
+    """Where the smoothed loss falls fastest before its minimum, a tenth of the rate there, and a tenth of that from which on it climbs.
 
-    Times any rate, plus or times any loss (above 0), it stays where it is.
+    Times any rate or loss, and but for the last plus any loss (above 0), it stays where it is.
 
     Args:
         rates: rising.
         losses: finite, one at each rate.
-
-    Raises:
-        UserError: the smoothed loss is least at the first rate.
     """
     smoothed_N = smooth(rates, losses)
     least = int(smoothed_N.argmin())
+    climbs = rates[int((smoothed_N <= TWICE * smoothed_N.min()).nonzero().max())] / 10
     if least == 0:
-        raise UserError(
-            f"the loss falls nowhere from rate {rates[0]:.1e} to {rates[-1]:.1e}: give a smaller lr_find.least, or more lr_find.steps"
-        )
+        return Suggestion(None, rates[0] / 10, climbs, rates[-1])
     logs_N = torch.tensor(rates, dtype=torch.float64).log()
     slopes = torch.gradient(smoothed_N[: least + 1], spacing=(logs_N[: least + 1],))[0]
-    return Suggestion(rates[int(slopes.argmin())], rates[least] / 10, least == len(rates) - 1)
+    return Suggestion(rates[int(slopes.argmin())], rates[least] / 10, climbs, rates[-1])
 
 
 def write_csv(path: Path, rates: Sequence[float], losses: Sequence[float]) -> None:
@@ -105,8 +108,8 @@ def write_csv(path: Path, rates: Sequence[float], losses: Sequence[float]) -> No
         writer.writerows(zip(rates, losses, smooth(rates, losses).tolist(), strict=True))
 
 
-def draw(path: Path, rates: Sequence[float], losses: Sequence[float], suggestion: Suggestion) -> None:
-    """A picture of the losses over the rates, with both answers marked, as PNG."""
+def draw(path: Path, rates: Sequence[float], losses: Sequence[float], suggestion: Suggestion, *, solved: bool) -> None:
+    """A picture of the losses over the rates, with the answers marked that count for a head that is solved or not, as PNG."""
     from matplotlib.figure import Figure  # here: the range test's settings are read by every run. No pyplot: no screen is needed
 
     smoothed = smooth(rates, losses).tolist()
@@ -114,10 +117,11 @@ def draw(path: Path, rates: Sequence[float], losses: Sequence[float], suggestion
     axes = figure.add_subplot(xscale="log", xlabel="optimizer.lr", ylabel="training loss")
     axes.plot(rates, losses, color="0.75", linewidth=1, label="loss of a step")
     axes.plot(rates, smoothed, color="C0", linewidth=2, label="smoothed")
-    steep = suggestion.steep
-    axes.plot(steep, smoothed[rates.index(steep)], "o", color="C3", markersize=9, label=f"falls fastest: {steep:.1e}")
-    axes.axvline(suggestion.tenth, color="C2", linestyle="--", label=f"a tenth of the minimum's: {suggestion.tenth:.1e}")
-    until = smoothed.index(min(smoothed)) + 1
+    if (steep := suggestion.steep) and not solved:
+        axes.plot(steep, smoothed[rates.index(steep)], "o", color="C3", markersize=9, label=f"falls fastest: {steep:.1e}")
+    tenth, of = (suggestion.climbs, "where it has doubled") if solved else (suggestion.tenth, "the minimum's")
+    axes.axvline(tenth, color="C2", linestyle="--", label=f"a tenth of {of}: {tenth:.1e}")
+    until = sum(rate <= 10 * tenth for rate in rates)
     axes.set_ylim(0, 1.15 * max(losses[:until]))  # what comes after may rise out of all bounds
     axes.legend()
     figure.savefig(path, dpi=120)

@@ -260,7 +260,7 @@ def _compute(
         wanted.images,
         sampler=own,
         batch_size=None,
-        num_workers=min(num_workers, len(own)),
+        num_workers=min(num_workers, len(own)) if len(own) > 1 else 0,  # one batch: to start a process takes longer than it saves
         generator=torch.Generator(),  # nothing is drawn from the global random state
     )
 

@@ -37,7 +37,7 @@ AUTO = "auto"
 FILE = "advice.json"
 SCENARIOS = ("small_similar", "small_different", "large_similar", "large_different")
 MOST_IMAGES = 2000  # that are measured
-OF_LENGTH = ("trainer", "experiment", "hparams_search", "debug")  # what the command line changes the trainer by
+OF_LENGTH = ("experiment", "hparams_search", "debug")  # overlays that may change the trainer; an option of its group is as long as any
 TIMED = 8  # images of the step that is timed
 SHARDING = ("fsdp", "FSDP", "ModelParallel", "model_parallel")  # in the name of a strategy that `ftlit.lit.caching.SHARDED` has
 
@@ -147,7 +147,7 @@ def measure(cfg: DictConfig, backbone: Backbone, data: ImageData) -> Measured:
             assert labels is not None
             depths.append(Depth(cut, fit_probe(vectors, labels, kind="ridge").score or 0.0, logme(vectors, labels)))
     # as scenario=auto is composed already, unless somebody gave another length; composing takes half a second
-    plain = compose(HydraConfig.get().job.config_name, ["scenario=large_similar"]) if any(map(_gives, OF_LENGTH)) else cfg
+    plain = compose(HydraConfig.get().job.config_name, ["scenario=large_similar"]) if _changes_length() else cfg
     batches = images / data.batch_size
     return Measured(
         images,
@@ -203,6 +203,10 @@ def solves(cfg: DictConfig) -> bool:
 
 def _gives(group: str) -> bool:
     return any(word.lstrip("+~").split("=")[0].split(".")[0] == group for word in _given())
+
+
+def _changes_length() -> bool:
+    return any(map(_gives, OF_LENGTH)) or any(word.lstrip("+~").startswith("trainer.") for word in _given())
 
 
 def _given() -> list[str]:

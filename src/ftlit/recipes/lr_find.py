@@ -4,6 +4,7 @@ Lightning's `Tuner.lr_find` sets all groups to one rate, which is another traini
 """
 
 import sys
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -45,9 +46,9 @@ def run(cfg: DictConfig) -> float:
         folder.mkdir(parents=True, exist_ok=True)
         write_csv(folder / "lr_find.csv", seen.rates, seen.losses)
     suggestion = suggest(seen.rates, seen.losses)
-    rate = chosen(suggestion, run, seen.rates[0])
+    rate = chosen(suggestion, seen.rates, solved=bool(run.solved))
     if run.trainer.is_global_zero:
-        draw(folder / "lr_find.png", seen.rates, seen.losses, suggestion)
+        draw(folder / "lr_find.png", seen.rates, seen.losses, suggestion, solved=bool(run.solved))
         words.console().print(escape(told(rate, suggestion, run, folder)), soft_wrap=True)
     return rate
 
@@ -90,24 +91,25 @@ def only(schedule: Schedule, index: int) -> Schedule:
     return replace(schedule, stages=[replace(stages[index], epoch=0, step=None, until=None, from_best=False)])
 
 
-def chosen(suggestion: Suggestion, run: finetune.Run, least: float) -> float:
-    """Where the loss falls fastest; from a solved head it hardly falls, and a tenth of the rate of the least loss tells more.
+def chosen(suggestion: Suggestion, rates: Sequence[float], *, solved: bool) -> float:
+    """Where the loss falls fastest; a solved head leaves it nowhere to fall, and a tenth of the rate from which on it climbs tells more.
 
-    Raises `UserError` where that lies below the least rate that was tried.
+    Raises `UserError` where there is no such rate among those that were tried.
     """
-    if run.solved and suggestion.tenth < least:
-        raise UserError(
-            f"from this solved head the loss falls at no rate, and is least at {10 * suggestion.tenth:.1e}: keep the rate that the "
-            "scenario gives, or look with head=linear"
-        )
-    return suggestion.tenth if run.solved else suggestion.steep
+    rate = suggestion.climbs if solved else suggestion.steep
+    if rate is None or rate < rates[0]:
+        does = "climbs from the first rates on" if solved else f"falls nowhere from rate {rates[0]:.1e} to {rates[-1]:.1e}"
+        raise UserError(f"the loss {does}: give a smaller lr_find.least, or more lr_find.steps")
+    return rate
 
 
 def told(rate: float, suggestion: Suggestion, run: finetune.Run, folder: Path) -> str:
     """The override, the rate of each group, and the other answer."""
     rate = float(f"{rate:.1e}")
     groups = shorten(f"{pattern} at {rate * scale:.1e}" for pattern, scale in run.schedule.lr_scale)
-    more = "; the loss still falls at the last rate: lr_find.most may be higher" if suggestion.falls_on else ""
-    tenth, steep = "a tenth of the rate of the least loss", "the loss falls fastest at"
-    other = f"{tenth}; {steep} {suggestion.steep:.1e}" if run.solved else f"{tenth} is {suggestion.tenth:.1e}"
+    if run.solved:
+        other, more = "a tenth of the rate from which on the loss is twice its least", "which it is not by the last"
+    else:
+        other, more = f"a tenth of the rate of the least loss is {suggestion.tenth:.1e}", "the loss still falls at the last rate"
+    more = f"; {more}: lr_find.most may be higher" if suggestion.open_ended(solved=bool(run.solved)) else ""
     return f"optimizer.lr={rate:.1e} ({groups}); {other}{more}; lr_find.csv, lr_find.png: {folder}"
