@@ -1,5 +1,6 @@
 """The faults planted in ftlit and its peers: what a real run found, and one of them planted anew."""
 
+import importlib
 import json
 from pathlib import Path
 
@@ -160,3 +161,16 @@ def test_policies_of_batch_norm_stand_beside_live_over_the_same_seeds(bench):
         "| digits, grey | `frozen` | 0.700 (+0.100 ± 0.000) |",
         "| digits, grey | `affine` | **0.900** |",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "says"),
+    [
+        ("probe", "--sizes 100x6x3 --kinds softmax", "| softmax | 100 x 6, 3 classes |"),
+        ("codes", "--only memory --rows 2000 --batches 4 --rounds 1", "| memory: 4 shuffled batches of 256, "),
+    ],
+)
+def test_the_other_benchmarks_run(bench, monkeypatch, capsys, name, words, says):
+    monkeypatch.setattr("sys.argv", [name, *words.split()])
+    importlib.import_module(name).main()
+    assert any(line.startswith(says) for line in capsys.readouterr().out.splitlines())
