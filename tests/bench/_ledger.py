@@ -53,8 +53,8 @@ def interval(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def summary(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
-    """A row for each combination of `names`, over the seeds: accuracy, half its interval, median of the seconds, each accuracy; where
-    runs failed how many, and an `error`.
+    """A row for each combination of `names`, over the seeds: accuracy, half its interval, median of the seconds, the accuracy and the
+    seconds of each; where runs failed how many, and an `error`.
     """
     rows = []
     for cell in dict.fromkeys(tuple(run[name] for name in names) for run in runs):
@@ -67,6 +67,7 @@ def summary(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[s
                 "half": half,
                 "seconds": statistics.median(run["seconds"] for run in done),
                 "accuracies": {str(run["seed"]): run["accuracy"] for run in done},
+                "times": {str(run["seed"]): run["seconds"] for run in done},
             }
         if failed := [run["error"] for run in own if "accuracy" not in run]:
             row |= {"failed": len(failed), "error": failed[0]}

@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from _ledger import Ledger, best_of, cell, days, difference, summary
@@ -139,7 +140,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def beside(rows: Sequence[dict[str, Any]], ours: str = "ftlit scenario=auto") -> str:
     """A line a data set and size: ours at its own epochs minus the best of the peers that train, at any, and minus scikit-learn's, seed by
-    seed, and how much of their time it takes. A peer that failed with a seed has no part in it.
+    seed, and the median over these of its part of their time: a machine may be slower from one hour to the next. A peer that failed with a
+    seed has no part in it.
     """
     done = [row for row in rows if "accuracy" in row]
     lines = [f"| {ours} | minus the best peer that trains | time / its time | minus scikit-learn on codes | time / its time |"]
@@ -151,7 +153,8 @@ def beside(rows: Sequence[dict[str, Any]], ours: str = "ftlit scenario=auto") ->
             if peers := [row for row in group if row["system"] in systems and row["accuracies"].keys() == own["accuracies"].keys()]:
                 best = max(peers, key=lambda row: row["accuracy"])
                 name = f" ({best['system']})" if len(systems) > 1 else ""
-                words += [difference(own, best) + name, f"{own['seconds'] / best['seconds']:.2f}"]
+                part = median(own["times"][seed] / best["times"][seed] for seed in own["times"])
+                words += [difference(own, best) + name, f"{part:.2f}"]
             else:
                 words += ["", ""]
         lines.append(f"| {' | '.join(words)} |")
