@@ -9,9 +9,9 @@ from ftlit import UserError
 from ftlit.advice import THRESHOLDS, Depth, Measured, advise, logme
 
 
-def measured(top, below, *, images=1000, classes=10, steps=1000.0) -> Measured:
+def measured(top, below, *, images=1000, classes=10, steps=1000.0, commonest=0.1) -> Measured:
     depths = [Depth("layer1", 0.3, 0.0), Depth("layer2", below, 0.0), Depth("layer3", top, 0.0)]
-    return Measured(images, classes, depths, min(images, 2000), steps)
+    return Measured(images, classes, depths, min(images, 2000), commonest, steps)
 
 
 @pytest.mark.parametrize(
@@ -34,9 +34,15 @@ def test_both_questions_decide(top, below, images, scenario, cut):
     assert f"{top:.3f}" in advice.reason and f"{images // 10} training images" in advice.reason
 
 
+def test_layers_that_cannot_be_dropped_stay():
+    advice = advise(measured(0.5, 0.9, images=100), droppable=False)
+    assert (advice.scenario, advice.cut) == ("small_similar", "layer3") and "No layer can be dropped here" in advice.reason
+    assert advise(measured(0.5, 0.999), droppable=False).scenario == "large_different"  # the head alone errs by what the top does
+
+
 def test_logme_decides_where_accuracy_cannot():
     def depths(*pairs):
-        return Measured(100, 2, [Depth(f"layer{i}", *pair) for i, pair in enumerate(pairs)], 100, 30.0)
+        return Measured(100, 2, [Depth(f"layer{i}", *pair) for i, pair in enumerate(pairs)], 100, 0.5, 30.0)
 
     assert advise(depths((0.8, -0.7), (0.9, -0.4), (0.9, -0.5))).cut == "layer1"
     assert advise(depths((0.8, -0.7), (0.9, -0.5), (0.9, -0.4))).cut == "layer2"
@@ -52,9 +58,20 @@ def test_the_edge_of_few_is_many():
     assert advise(measured(0.9, 0.8, steps=steps - 1)).scenario.startswith("small")
 
 
+def test_many_images_train_the_head_alone_where_it_leaves_little_to_gain():
+    part = THRESHOLDS["errors"].value
+    little, more = 1 - 0.9 * part + 1e-6, 1 - 0.9 * part - 1e-6  # of ten classes as common as each other
+    advice = advise(measured(little, 0.8))
+    assert (advice.scenario, advice.cut) == ("small_similar", "layer3")
+    assert "many, but the head alone errs on 0.018 of them" in advice.reason and "scenario=large_similar would" in advice.reason
+    assert advise(measured(more, 0.8)).scenario == advise(measured(little, 0.8), asked=True).scenario == "large_similar"
+    assert advise(measured(0.5, little)).scenario == "small_different"
+    assert advise(measured(0.99, 0.98, classes=2, commonest=0.98)).scenario == "large_similar"  # half of the rare class is wrong
+
+
 def test_advice_of_nothing_is_one_line():
     with pytest.raises(UserError, match="at least one cut"):
-        Measured(10, 2, [], 10, 100.0)
+        Measured(10, 2, [], 10, 0.5, 100.0)
     with pytest.raises(UserError, match="LogME needs images"):
         logme(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
 

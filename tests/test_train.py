@@ -160,6 +160,23 @@ def test_each_job_of_a_sweep_is_advised(tmp_path):
     assert found == ["small_similar", "large_similar"]
 
 
+@pytest.mark.parametrize(
+    ("given", "scenario"),
+    [
+        ("seed=1", "small_similar"),  # digits, whose head alone errs on one in a hundred
+        ("optimizer.lr=2e-3", "large_similar"),
+        ("lr_scheduler=constant", "large_similar"),
+        ("trainer.max_epochs=5", "large_similar"),
+        ("backbone.reinit=[-1]", "large_similar"),
+        ("trainer.num_sanity_val_steps=0", "small_similar"),
+    ],
+)
+def test_what_only_training_reads_asks_for_it(tmp_path, given, scenario):
+    result = train(tmp_path, "recipe=advise", given, "hydra.run.dir=run")
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "run/advice.json").read_text())["advice"]["scenario"] == scenario
+
+
 def test_several_processes_started_side_by_side_are_told_to_give_a_scenario(tmp_path):
     elastic = {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
     result = train(tmp_path, "trainer=ddp_cpu", "trainer.devices=2", **elastic)

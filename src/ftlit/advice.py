@@ -26,6 +26,11 @@ class Threshold:
 THRESHOLDS = {
     "few": Threshold(30, "training images a class", "below, training all gained .010 at most in tests/bench/advice.py"),
     "steps": Threshold(100, "optimizer steps that training all would take", "below, it gained .013 at most in tests/bench/advice.py"),
+    "errors": Threshold(
+        0.02,
+        "errors of the head alone, as a part of those of the commonest class for all",
+        "training all took away half of them at most in tests/bench/advice.py: .01 are left to gain",
+    ),
     "below": Threshold(2.0, "standard errors by which the best lower cut beats the top, of few images", "a rule of thumb (5 % level)"),
 }
 
@@ -48,6 +53,7 @@ class Measured:
         classes: how many.
         depths: of every cut, the lowest first; at least one.
         measured: training images that the depths rest on.
+        commonest: part of these that is of the commonest class.
         steps: optimizer steps that the epochs of `scenario=large_similar` would make of them.
         noun: what the images are called.
     """
@@ -56,6 +62,7 @@ class Measured:
     classes: int
     depths: Sequence[Depth]
     measured: int
+    commonest: float
     steps: float
     noun: str = "images"
 
@@ -66,8 +73,8 @@ class Measured:
 
 @dataclass(frozen=True)
 class Advice:
-    """What to do: option of the group `scenario`, name of the cut; why, in two sentences; whether there is
-    anything to transfer, and whether a head can be solved here.
+    """What to do: option of the group `scenario`, name of the cut; why, in two sentences; whether there is anything to
+    transfer, and whether a head can be solved here.
     """
 
     scenario: str
@@ -77,39 +84,56 @@ class Advice:
     solvable: bool = True
 
 
-def advise(measured: Measured) -> Advice:
+def advise(measured: Measured, *, droppable: bool = True, asked: bool = False) -> Advice:
     """The decision of Karpathy's CS231n notes on transfer learning (2016), with both of its questions measured.
 
-    Many images where a class has `THRESHOLDS["few"]` on average, and where they make `THRESHOLDS["steps"]` steps. Unlike those of the
+    Many images where a class has `THRESHOLDS["few"]` on average, and where they make `THRESHOLDS["steps"]` steps; all layers train on them
+    unless the head alone leaves no more than `THRESHOLDS["errors"]` to gain, and training is not `asked` for. Unlike those of the
     pretraining where a cut below the top tells the classes apart better: the upper layers belong to the old task (Yosinski et al. 2014,
-    section 4). Of many images better is more accurate: only rates hang on it. Of few, whose upper layers would be dropped, it is more
-    accurate by `THRESHOLDS["below"]`; or, where accuracy cannot tell, as accurate and best by LogME.
+    section 4). Where all train better is more accurate: only rates hang on it. Where the head alone does, whose upper layers would be
+    dropped, it is more accurate by `THRESHOLDS["below"]`; or, where accuracy cannot tell, as accurate and best by LogME. Not `droppable`:
+    these have to stay.
     """
-    top, depths = measured.depths[-1], list(reversed(measured.depths))
-    average = measured.images / measured.classes
-    large = average >= THRESHOLDS["few"].value and measured.steps >= THRESHOLDS["steps"].value
-    best = max(depths, key=lambda depth: depth.accuracy)
-    noise = sqrt(max(best.accuracy * (1 - best.accuracy), 1 / measured.measured) / measured.measured)
-    if not large and best.accuracy - top.accuracy <= THRESHOLDS["below"].value * noise:
-        evident = max(depths, key=lambda depth: depth.logme)
-        best = evident if evident.accuracy >= top.accuracy else top
-    similar = best is top
+    top, average = measured.depths[-1], measured.images / measured.classes
+    many = average >= THRESHOLDS["few"].value and measured.steps >= THRESHOLDS["steps"].value
+    alone = _under_a_head(measured) if droppable else top
+    errors = 1 - alone.accuracy
+    large = many and (asked or errors > THRESHOLDS["errors"].value * (1 - measured.commonest))
+    best = _most_accurate(measured) if large else alone
+    scenario = f"{'large' if large else 'small'}_{'similar' if best is top else 'different'}"
+    trains = "many: all layers train" if large else "few: the head alone"
+    if many and not large:
+        whole = "large_similar" if _most_accurate(measured) is top else "large_different"
+        trains = f"many, but the head alone errs on {errors:.3f} of them: little to gain, scenario={whole} would train all layers"
+    size = (
+        f"{average:.3g} training {measured.noun} a class, for {measured.steps:,.0f} steps of full training, are {trains} "
+        f"(many: from {THRESHOLDS['few'].value:g} and {THRESHOLDS['steps'].value:g} on)"
+    )
     best_told, top_told = (
         f"{depth.cut} ({depth.accuracy:.3f} of held-out {measured.noun}, LogME {depth.logme:.2f})" for depth in (best, top)
     )
-    scenario = f"{'large' if large else 'small'}_{'similar' if similar else 'different'}"
-    size = (
-        f"{average:.3g} training {measured.noun} a class, for {measured.steps:,.0f} steps of full training, are "
-        f"{'many: all layers train' if large else 'few: the head alone'} (many: from {THRESHOLDS['few'].value:g} and "
-        f"{THRESHOLDS['steps'].value:g} on)"
-    )
     better = "better than" if best.accuracy > top.accuracy else "as well as, and by LogME better than,"
-    like = (
-        f"No lower cut tells the classes apart {'' if large else 'clearly '}better than the top, {top_told}: like the pretraining"
-        if similar
-        else f"{best_told} tells the classes apart {better} the top, {top_told}: unlike the pretraining"
-    )
-    return Advice(scenario, top.cut if similar or large else best.cut, f"{size}. {like}.")
+    if best is not top:
+        like = f"{best_told} tells the classes apart {better} the top, {top_told}: unlike the pretraining"
+    elif large or droppable:
+        like = f"No lower cut tells the classes apart {'' if large else 'clearly '}better than the top, {top_told}: like the pretraining"
+    else:
+        like = f"No layer can be dropped here: the head stands on the top, {top_told}"
+    return Advice(scenario, top.cut if large else best.cut, f"{size}. {like}.")
+
+
+def _most_accurate(measured: Measured) -> Depth:
+    return max(reversed(measured.depths), key=lambda depth: depth.accuracy)
+
+
+def _under_a_head(measured: Measured) -> Depth:
+    """The cut for a head that alone trains."""
+    top, best = measured.depths[-1], _most_accurate(measured)
+    noise = sqrt(max(best.accuracy * (1 - best.accuracy), 1 / measured.measured) / measured.measured)
+    if best.accuracy - top.accuracy > THRESHOLDS["below"].value * noise:
+        return best
+    evident = max(reversed(measured.depths), key=lambda depth: depth.logme)
+    return evident if evident.accuracy >= top.accuracy else top
 
 
 def logme(codes_NC: Tensor, labels_N: Tensor) -> float:

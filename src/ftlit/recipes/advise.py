@@ -38,6 +38,10 @@ FILE = "advice.json"
 SCENARIOS = ("small_similar", "small_different", "large_similar", "large_different")
 MOST_IMAGES = 2000  # that are measured
 OF_LENGTH = ("experiment", "hparams_search", "debug")  # overlays that may change the trainer; an option of its group is as long as any
+OF_TRAINING = (  # what only training reads
+    *("optimizer", "lr_scheduler", "schedule", "loss", "batchnorm", "compile", "trainer.max_epochs", "trainer.max_steps"),
+    *("backbone.reinit", "hparams_search"),
+)
 TIMED = 8  # images of the step that is timed
 SHARDING = ("fsdp", "FSDP", "ModelParallel", "model_parallel")  # in the name of a strategy that `ftlit.lit.caching.SHARDED` has
 
@@ -117,10 +121,9 @@ def look(cfg: DictConfig, backbone: Backbone, data: Any) -> tuple[Measured | Non
         why = "This data cannot be measured, which takes one label an image, and images of each class, of one of them two"
         return None, Advice("large_similar", top, f"{why}. No head can be solved on it either: all trains.", solvable=False)
     measured = measure(cfg, pretrained, data)
-    advice = replace(advise(measured), solvable=not any(name in str(cfg.trainer.get("strategy")) for name in SHARDING))
-    if advice.scenario == "small_different" and ("cut" not in cfg.backbone or backbone.reinit):  # somebody's own; none of these is dropped
-        advice = replace(advice, scenario="small_similar", cut=top)
-    return measured, advice
+    droppable = "cut" in cfg.backbone and not backbone.reinit  # no cut: somebody's own
+    advice = advise(measured, droppable=droppable, asked=cfg.recipe == "lr_find" or any(map(_gives, OF_TRAINING)))
+    return measured, replace(advice, solvable=not any(name in str(cfg.trainer.get("strategy")) for name in SHARDING))
 
 
 def suited(cfg: DictConfig, measured: Measured | None, advice: Advice) -> tuple[Advice, DictConfig]:
@@ -141,10 +144,10 @@ def measure(cfg: DictConfig, backbone: Backbone, data: ImageData) -> Measured:
     few = data.with_few(max(2, MOST_IMAGES // data.num_classes))
     with codes_of(cfg, backbone, few, backbone.cuts, ("train",)) as found:
         codes = found["train"]["average"]
-        depths = []
+        labels, depths = codes.targets, []
+        assert labels is not None
         for cut in codes.cuts:
-            vectors, labels = codes[cut].read(range(len(codes))), codes.targets
-            assert labels is not None
+            vectors = codes[cut].read(range(len(codes)))
             depths.append(Depth(cut, fit_probe(vectors, labels, kind="ridge").score or 0.0, logme(vectors, labels)))
     # as scenario=auto is composed already, unless somebody gave another length; composing takes half a second
     plain = compose(HydraConfig.get().job.config_name, ["scenario=large_similar"]) if _changes_length() else cfg
@@ -154,6 +157,7 @@ def measure(cfg: DictConfig, backbone: Backbone, data: ImageData) -> Measured:
         data.num_classes,
         depths,
         measured=len(codes),
+        commonest=float(labels.bincount().max()) / len(codes),
         steps=_epochs(plain, batches) * batches / plain.trainer.get("accumulate_grad_batches", 1),
         noun=data.input_spec.noun,
     )
@@ -201,8 +205,10 @@ def solves(cfg: DictConfig) -> bool:
     return str(cfg.head._target_).endswith(SolvedLinearHead.__name__)
 
 
-def _gives(group: str) -> bool:
-    return any(word.lstrip("+~").split("=")[0].split(".")[0] == group for word in _given())
+def _gives(name: str) -> bool:
+    """Whether a group, or a value, was given on the command line."""
+    names = [word.lstrip("+~").split("=")[0] for word in _given()]
+    return any(given == name or given.startswith((f"{name}.", f"{name}@")) for given in names)
 
 
 def _changes_length() -> bool:
