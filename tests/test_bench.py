@@ -89,6 +89,13 @@ def test_ours_stands_beside_the_best_peer_that_trains_over_the_same_seeds(bench)
     assert beside(summary([*ours, *peers, *codes], CELL)).splitlines()[2:] == [
         "| digits, all | +0.300 ± 0.000 (fastai) | 0.15 | +0.000 ± 1.271 | 2.00 |"
     ]
+    equal = [*runs("ftlit scenario=auto", (2.0, 2.0), 0.8, 0.9, epochs=5), *runs("fastai", (4.0, 4.0), 0.7, 0.8, epochs=5)]
+    assert beside(summary(equal, CELL)).splitlines() == [
+        "| ftlit scenario=auto | minus the best peer that trains | time / its time |",
+        "|---|---|---|",
+        "| digits, all | +0.100 ± 0.000 (fastai) | 0.50 |",
+    ]
+    assert beside(summary([*ours, *equal], CELL)).splitlines()[2:] == ["| digits, all | +0.100 ± 0.000 (fastai) | 0.75 |"]
 
 
 def test_a_ledger_does_again_what_failed_and_refuses_runs_of_another_code(bench, tmp_path):

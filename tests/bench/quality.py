@@ -1,6 +1,6 @@
 """Test accuracy for the time it takes: ftlit beside what a user would pick instead, on the same images, splits, weights and cores.
 
-python tests/bench/quality.py --data DATA --work FOLDER [--quick] [--out tests/bench/results/quality.json]
+python tests/bench/quality.py --data DATA --work FOLDER [--quick | --equal] [--out tests/bench/results/quality.json]
 
 DATA holds `images/NAME` (folders `train` and `test`, each with a folder a class; or folders of classes, of which a fifth is the test) and
 `weights/`. A cell is a data set at so many labelled images a class, a fifth of which (one a class at least) validates; which ones, the seed
@@ -139,22 +139,24 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def beside(rows: Sequence[dict[str, Any]], ours: str = "ftlit scenario=auto") -> str:
-    """A line a data set and size: ours at its own epochs minus the best of the peers that train, at any, and minus scikit-learn's, seed by
-    seed, and the median over these of its part of their time: a machine may be slower from one hour to the next. A peer that failed with a
-    seed has no part in it.
+    """A line a data set and size: ours at its own epochs, or at equal ones if there are no others, minus the best of the peers that train,
+    at any, and minus scikit-learn's, seed by seed, and the median over these of its part of their time: a machine may be slower from one
+    hour to the next. A peer that failed with a seed has no part in it.
     """
     done = [row for row in rows if "accuracy" in row]
-    lines = [f"| {ours} | minus the best peer that trains | time / its time | minus scikit-learn on codes | time / its time |"]
-    lines.append("|---|---|---|---|---|")
-    for own in (row for row in done if row["system"] == ours and row["epochs"] is None):
-        group = [row for row in done if (row["data"], row["per_class"]) == (own["data"], own["per_class"])]
-        words = [f"{Path(own['data']).name}, {own['per_class'] or 'all'}"]
-        for systems in (TRAINED, ("scikit-learn on codes",)):
-            if peers := [row for row in group if row["system"] in systems and row["accuracies"].keys() == own["accuracies"].keys()]:
-                best = max(peers, key=lambda row: row["accuracy"])
+    others = {"the best peer that trains": TRAINED, "scikit-learn on codes": ("scikit-learn on codes",)}
+    others = {words: systems for words, systems in others.items() if any(row["system"] in systems for row in done)}
+    lines = [f"| {ours} |" + "".join(f" minus {words} | time / its time |" for words in others), "|---|" + "---|---|" * len(others)]
+    found = [row for row in done if row["system"] == ours]
+    for row in [row for row in found if row["epochs"] is None] or found:
+        group = [other for other in done if (other["data"], other["per_class"]) == (row["data"], row["per_class"])]
+        words = [f"{Path(row['data']).name}, {row['per_class'] or 'all'}"]
+        for systems in others.values():
+            if peers := [other for other in group if other["system"] in systems and other["accuracies"].keys() == row["accuracies"].keys()]:
+                best = max(peers, key=lambda other: other["accuracy"])
                 name = f" ({best['system']})" if len(systems) > 1 else ""
-                part = median(own["times"][seed] / best["times"][seed] for seed in own["times"])
-                words += [difference(own, best) + name, f"{part:.2f}"]
+                part = median(row["times"][seed] / best["times"][seed] for seed in row["times"])
+                words += [difference(row, best) + name, f"{part:.2f}"]
             else:
                 words += ["", ""]
         lines.append(f"| {' | '.join(words)} |")
@@ -165,6 +167,11 @@ def quick(key: Key) -> bool:
     """Whether a run is one of `--quick`: the 25 epochs from scratch take as long as most of the others together."""
     _, _, epochs, _, system = key
     return system != "from scratch" and (epochs is None or system in GIVEN_EPOCHS)
+
+
+def equal(key: Key) -> bool:
+    """Whether a run is one of `--equal`."""
+    return key[2] is not None or key[4] == "from scratch"
 
 
 def in_words(data: str, per_class: int | None, epochs: int | None) -> str:
@@ -187,7 +194,9 @@ def main() -> None:
     sizes = several("size", ("all", *range(2, 1001)))
     parser.add_argument("--sizes", type=sizes, default=["5", "20", "all"], help="images a class, at most; 5,20,all unless said")
     parser.add_argument("--seeds", type=count, help="how many, from 0 on; 5 unless said, --quick: 3")
-    parser.add_argument("--quick", action="store_true", help="digits and hymenoptera; not from scratch, nor at equal epochs but the loop")
+    parts = parser.add_mutually_exclusive_group()
+    parts.add_argument("--quick", action="store_true", help="digits and hymenoptera; not from scratch, nor at equal epochs but the loop")
+    parts.add_argument("--equal", action="store_true", help="only at equal epochs, and from scratch")
     parser.add_argument("--out", type=Path, help="JSON file")
     given = parser.parse_args()
     names = given.names.split(",") if given.names else NAMES[:2] if given.quick else NAMES
@@ -195,8 +204,9 @@ def main() -> None:
     names = sources(parser, names, given.data)
     given.work.mkdir(parents=True, exist_ok=True)
     wanted = keys(names, seeds, given.systems, [None if size == "all" else int(size) for size in given.sizes])
+    chosen = [key for key in wanted if (not given.quick or quick(key)) and (not given.equal or equal(key))]
     with stoppable():
-        runs = run(list(dict.fromkeys(key for key in wanted if not given.quick or quick(key))), given.data, given.work)
+        runs = run(list(dict.fromkeys(chosen)), given.data, given.work)
     rows = summary(runs, CELL)
     if given.out:
         written(given.out, machine(PACKAGES), {"seeds": seeds, "days": days(runs)}, rows)

@@ -59,7 +59,14 @@ def measured(machine: dict[str, Any], others: dict[str, str] | None = None) -> s
     return f"Measured {machine['date']} on {machine['cores']} cores ({machine['cpu']}){gpus}, Python {machine['python']}; {told}."
 
 
-SECTIONS = {"faults": of_faults, "quality": of_quality, "batchnorm": of_batchnorm, "overhead": of_overhead, "overhead_gpu": of_overhead}
+SECTIONS = {
+    "faults": of_faults,
+    "quality": of_quality,
+    "quality_equal": of_quality,
+    "batchnorm": of_batchnorm,
+    "overhead": of_overhead,
+    "overhead_gpu": of_overhead,
+}
 
 
 def rendered(text: str) -> str:
