@@ -165,14 +165,19 @@ def test_each_job_of_a_sweep_is_advised(tmp_path):
     [
         ("seed=1", "small_similar"),  # digits, whose head alone errs on one in a hundred
         ("optimizer.lr=2e-3", "large_similar"),
-        ("lr_scheduler=constant", "large_similar"),
+        ("trainer.accumulate_grad_batches=2", "large_similar"),
+        ("experiment=seeded", "small_similar"),
+        ("experiment=quick", "large_similar"),
         ("trainer.max_epochs=5", "large_similar"),
         ("backbone.reinit=[-1]", "large_similar"),
         ("trainer.num_sanity_val_steps=0", "small_similar"),
     ],
 )
 def test_what_only_training_reads_asks_for_it(tmp_path, given, scenario):
-    result = train(tmp_path, "recipe=advise", given, "hydra.run.dir=run")
+    (tmp_path / "own/experiment").mkdir(parents=True)
+    (tmp_path / "own/experiment/seeded.yaml").write_text("# @package _global_\nseed: 1\n")
+    (tmp_path / "own/experiment/quick.yaml").write_text("# @package _global_\noptimizer: {lr: 2e-3}\n")
+    result = train(tmp_path, "--config-dir", "own", "recipe=advise", given, "hydra.run.dir=run")
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "run/advice.json").read_text())["advice"]["scenario"] == scenario
 

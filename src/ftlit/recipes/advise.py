@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from rich.markup import escape
 from rich.table import Table
 
@@ -39,8 +39,8 @@ SCENARIOS = ("small_similar", "small_different", "large_similar", "large_differe
 MOST_IMAGES = 2000  # that are measured
 OF_LENGTH = ("experiment", "hparams_search", "debug")  # overlays that may change the trainer; an option of its group is as long as any
 OF_TRAINING = (  # what only training reads
-    *("optimizer", "lr_scheduler", "schedule", "loss", "batchnorm", "compile", "trainer.max_epochs", "trainer.max_steps"),
-    *("backbone.reinit", "hparams_search"),
+    *("optimizer", "lr_scheduler", "schedule", "loss", "batchnorm", "decay_all", "compile", "backbone.reinit", "hparams_search"),
+    *(f"trainer.{name}" for name in ("max_epochs", "max_steps", "accumulate_grad_batches", "gradient_clip_val")),
 )
 TIMED = 8  # images of the step that is timed
 SHARDING = ("fsdp", "FSDP", "ModelParallel", "model_parallel")  # in the name of a strategy that `ftlit.lit.caching.SHARDED` has
@@ -122,7 +122,7 @@ def look(cfg: DictConfig, backbone: Backbone, data: Any) -> tuple[Measured | Non
         return None, Advice("large_similar", top, f"{why}. No head can be solved on it either: all trains.", solvable=False)
     measured = measure(cfg, pretrained, data)
     droppable = "cut" in cfg.backbone and not backbone.reinit  # no cut: somebody's own
-    advice = advise(measured, droppable=droppable, asked=cfg.recipe == "lr_find" or any(map(_gives, OF_TRAINING)))
+    advice = advise(measured, droppable=droppable, asked=_asks_for_training(cfg))
     return measured, replace(advice, solvable=not any(name in str(cfg.trainer.get("strategy")) for name in SHARDING))
 
 
@@ -203,6 +203,14 @@ def _compose(instead: list[str]) -> DictConfig:
 def solves(cfg: DictConfig) -> bool:
     """Whether the head is one that is solved."""
     return str(cfg.head._target_).endswith(SolvedLinearHead.__name__)
+
+
+def _asks_for_training(cfg: DictConfig) -> bool:
+    """Whether what only training reads was given, on the command line or by an experiment."""
+    if cfg.recipe == "lr_find" or any(map(_gives, OF_TRAINING)):
+        return True
+    plain = compose(HydraConfig.get().job.config_name, [f"scenario={AUTO}"]) if _gives("experiment") else cfg
+    return any(OmegaConf.select(cfg, name) != OmegaConf.select(plain, name) for name in OF_TRAINING)
 
 
 def _gives(name: str) -> bool:
