@@ -63,8 +63,10 @@ def test_many_images_train_the_head_alone_where_it_leaves_little_to_gain():
     little, more = 1 - 0.9 * part + 1e-6, 1 - 0.9 * part - 1e-6  # of ten classes as common as each other
     advice = advise(measured(little, 0.8))
     assert (advice.scenario, advice.cut) == ("small_similar", "layer3")
-    assert "many, but the head alone errs on 0.018 of them" in advice.reason and "scenario=large_similar would" in advice.reason
-    assert advise(measured(more, 0.8)).scenario == advise(measured(little, 0.8), asked=True).scenario == "large_similar"
+    assert "many, but the head alone errs on 1.8%: little to gain (scenario=large_similar trains all layers)" in advice.reason
+    asked = advise(measured(little, 0.8), asked="trainer.max_epochs=3")
+    assert asked.scenario == "large_similar" and "all layers train, as trainer.max_epochs=3 was given" in asked.reason
+    assert advise(measured(more, 0.8)).reason == advise(measured(more, 0.8), asked="trainer.max_epochs=3").reason
     assert advise(measured(0.5, little)).scenario == "small_different"
     assert advise(measured(0.99, 0.98, classes=2, commonest=0.98)).scenario == "large_similar"  # half of the rare class is wrong
 

@@ -120,9 +120,7 @@ def test_the_default_measures_which_scenario_once_and_what_is_given_wins(tmp_pat
     asked = ("data.per_class=5", "data.num_workers=0", f"hydra.run.dir={tmp_path}/run", "head=mlp", "trainer.max_epochs=1")
     result = train(tmp_path, *asked)
     assert result.returncode == 0, result.stderr
-    assert (
-        "scenario=small_similar" in result.stdout and "5 training images a class, for 16 steps of full training, are few" in result.stdout
-    )
+    assert "scenario=small_similar" in result.stdout and "5 training images a class are few (many: from 30 on)" in result.stdout
     assert "head=mlp" in result.stdout and "schedule=head_only" in result.stdout and "nothing is trained" not in result.stdout
     written = (tmp_path / "run/advice.json").read_text()
     assert [depth["cut"] for depth in json.loads(written)["measured"]["depths"]] == ["stem", "layer1", "layer2", "layer3", "layer4"]
@@ -132,6 +130,14 @@ def test_the_default_measures_which_scenario_once_and_what_is_given_wins(tmp_pat
     again = train(tmp_path, *asked, "resume=true")
     assert again.returncode == 0 and "scenario=small_similar" in again.stdout and "scenario=auto" not in again.stdout, again.stderr
     assert "are few indeed" in (tmp_path / "run/advice.json").read_text()
+
+
+def test_one_image_a_class_solves_a_head_of_a_given_strength(tmp_path):
+    result = train(tmp_path, "data.per_class=1", "optimizer.lr=2e-3", "hydra.run.dir=run")
+    assert result.returncode == 0 and "scenario=auto: small_similar. One training image a class is few" in result.stdout, result.stderr
+    told = " ".join(result.stdout.split())
+    assert "its strength is 0.1;" in told and "nothing is trained: without effect are optimizer.lr=2e-3 " in told
+    assert json.loads((tmp_path / "run/result.json").read_text())["test/accuracy"] > 0.7
 
 
 def test_a_value_that_the_advised_scenario_has_not_is_one_of_full_training(tmp_path):
@@ -147,7 +153,7 @@ def test_a_value_that_the_advised_scenario_has_not_is_one_of_full_training(tmp_p
 def test_one_of_two_processes_measures(tmp_path):
     result = train(tmp_path, "data.per_class=5", "trainer=ddp_cpu", "trainer.devices=2", "hydra.run.dir=run", OMP_NUM_THREADS="1")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("computing codes of 50 images") <= 1 and result.stdout.count("training images a class, for") == 1
+    assert result.stdout.count("computing codes of 50 images") <= 1 and result.stdout.count("training images a class are few") == 1
     assert "scenario=small_similar" in result.stdout and result.stdout.count("head solved on 50 training images") == 1
 
 
@@ -195,6 +201,11 @@ def test_advice_without_training(tmp_path):
     assert result.returncode == 0 and not (tmp_path / "run/checkpoints").exists(), result.stderr
     assert "LogME" in result.stdout and re.search(r"about, here: small_similar \d+ s, .* large_different \d+ s", result.stdout)
     assert result.stdout.splitlines()[-1] == "python train.py scenario=small_similar data.per_class=5"
+    chosen = train(tmp_path, "recipe=advise", "scenario=large_similar")
+    assert (chosen.returncode, chosen.stderr) == (
+        2,
+        "ftlit: scenario=large_similar: advice is about which scenario to take; leave it out\n",
+    )
     random = train(tmp_path, "recipe=advise", "backbone.weights=null", "hydra.run.dir=other")
     assert random.returncode == 0 and "There is nothing to transfer" in random.stdout
     assert json.loads((tmp_path / "other/advice.json").read_text())["advice"]["scenario"] == "large_different"

@@ -73,8 +73,8 @@ class Measured:
 
 @dataclass(frozen=True)
 class Advice:
-    """What to do: option of the group `scenario`, name of the cut; why, in two sentences; whether there is anything to
-    transfer, and whether a head can be solved here.
+    """What to do: option of the group `scenario`, name of the cut; why, in two sentences; whether there is anything to transfer, whether a
+    head can be solved here, and whether images can be held out, which choose its strength.
     """
 
     scenario: str
@@ -82,41 +82,48 @@ class Advice:
     reason: str
     pretrained: bool = True
     solvable: bool = True
+    holds_out: bool = True
 
 
-def advise(measured: Measured, *, droppable: bool = True, asked: bool = False) -> Advice:
+def advise(measured: Measured, *, droppable: bool = True, asked: str = "") -> Advice:
     """The decision of Karpathy's CS231n notes on transfer learning (2016), with both of its questions measured.
 
     Many images where a class has `THRESHOLDS["few"]` on average, and where they make `THRESHOLDS["steps"]` steps; all layers train on them
-    unless the head alone leaves no more than `THRESHOLDS["errors"]` to gain, and training is not `asked` for. Unlike those of the
+    unless the head alone leaves no more than `THRESHOLDS["errors"]` to gain and nothing was given that asked for it. Unlike those of the
     pretraining where a cut below the top tells the classes apart better: the upper layers belong to the old task (Yosinski et al. 2014,
     section 4). Where all train better is more accurate: only rates hang on it. Where the head alone does, whose upper layers would be
     dropped, it is more accurate by `THRESHOLDS["below"]`; or, where accuracy cannot tell, as accurate and best by LogME. Not `droppable`:
     these have to stay.
     """
     top, average = measured.depths[-1], measured.images / measured.classes
-    many = average >= THRESHOLDS["few"].value and measured.steps >= THRESHOLDS["steps"].value
+    few, steps = THRESHOLDS["few"].value, THRESHOLDS["steps"].value
     alone = _under_a_head(measured) if droppable else top
     errors = 1 - alone.accuracy
-    large = many and (asked or errors > THRESHOLDS["errors"].value * (1 - measured.commonest))
+    gains = errors > THRESHOLDS["errors"].value * (1 - measured.commonest)
+    large = average >= few and measured.steps >= steps and (gains or bool(asked))
     best = _most_accurate(measured) if large else alone
     scenario = f"{'large' if large else 'small'}_{'similar' if best is top else 'different'}"
-    trains = "many: all layers train" if large else "few: the head alone"
-    if many and not large:
+    known, given = f"{average:.3g} training {measured.noun} a class", f"{measured.steps:,.0f} steps of full training by default"
+    if average < few:
+        size = f"{known} are few (many: from {few:g} on): the head alone"
+    elif measured.steps < steps:
+        size = f"{known} are many, but their {given} are few (many: from {steps:g} on): the head alone"
+    elif not large:
         whole = "large_similar" if _most_accurate(measured) is top else "large_different"
-        trains = f"many, but the head alone errs on {errors:.3f} of them: little to gain, scenario={whole} would train all layers"
-    size = (
-        f"{average:.3g} training {measured.noun} a class, for {measured.steps:,.0f} steps of full training, are {trains} "
-        f"(many: from {THRESHOLDS['few'].value:g} and {THRESHOLDS['steps'].value:g} on)"
-    )
+        size = f"{known} and {given} are many, but the head alone errs on {errors:.1%}: little to gain (scenario={whole} trains all layers)"
+    else:
+        size = f"{known} and {given} are many: all layers train" + ("" if gains else f", as {asked} was given")
     best_told, top_told = (
         f"{depth.cut} ({depth.accuracy:.3f} of held-out {measured.noun}, LogME {depth.logme:.2f})" for depth in (best, top)
     )
     better = "better than" if best.accuracy > top.accuracy else "as well as, and by LogME better than,"
     if best is not top:
-        like = f"{best_told} tells the classes apart {better} the top, {top_told}: unlike the pretraining"
+        like = f"{best_told} tells the classes apart {better} the top, {top_told}: {measured.noun} unlike those of the pretraining"
     elif large or droppable:
-        like = f"No lower cut tells the classes apart {'' if large else 'clearly '}better than the top, {top_told}: like the pretraining"
+        like = (
+            f"No lower cut tells the classes apart {'' if large else 'clearly '}better than the top, {top_told}: "
+            f"{measured.noun} like those of the pretraining"
+        )
     else:
         like = f"No layer can be dropped here: the head stands on the top, {top_told}"
     return Advice(scenario, top.cut if large else best.cut, f"{size}. {like}.")

@@ -13,6 +13,7 @@ from ftlit.atomic import write_atomically
 from ftlit.errors import UserError
 
 FILE = "job.json"  # what a job says of itself, in its folder
+ADVICE = "advice.json"
 RUNNING = "did not end"
 SEED = "seed"
 VAL, TEST, SCORE = "val/accuracy", "test/accuracy", "score"
@@ -31,6 +32,7 @@ class Job:
         score: what the recipe returned.
         seconds: that it took in all, from its begin to its end; one that went on from a checkpoint, with what it had taken before.
         metrics: of `result.json`, means where that has several entries; empty where there is none.
+        advised: the scenario that `scenario=auto` came to; empty where there was none of it.
     """
 
     number: int
@@ -41,6 +43,7 @@ class Job:
     score: float | None = None
     seconds: float | None = None
     metrics: dict[str, float] = field(default_factory=dict, compare=False)
+    advised: str = field(default="", compare=False)
 
     @property
     def values(self) -> dict[str, str]:
@@ -49,8 +52,8 @@ class Job:
         return {name: value for name, _, value in pairs}
 
     def write(self, folder: Path) -> None:
-        """All at once into the job's folder, without metrics."""
-        told = {name: value for name, value in asdict(self).items() if name != "metrics"}
+        """All at once into the job's folder, without what other files there say."""
+        told = {name: value for name, value in asdict(self).items() if name not in ("metrics", "advised")}
         write_atomically(folder / FILE, json.dumps(told, indent=1))
 
 
@@ -88,16 +91,20 @@ def is_sweep(folder: Path) -> bool:
 
 
 def read_job(folder: Path) -> Job | None:
-    """The job of a folder, with its metrics where it ended well. Raises `UserError` for a damaged file."""
+    """The job of a folder, with its metrics and what it was advised where it ended well. Raises `UserError` for a damaged file."""
     path = folder / FILE
     if not path.is_file():
         return None
     try:
         told = json.loads(path.read_text())
         job = Job(**{**told, "overrides": tuple(told["overrides"])})
-        return replace(job, metrics=_metrics(folder / "result.json")) if job.status == 0 else job
+        return replace(job, metrics=_metrics(folder / "result.json"), advised=_advised(folder / ADVICE)) if job.status == 0 else job
     except (ValueError, TypeError, KeyError):
         raise UserError(f"{path} is damaged, or was not written by a sweep: remove this folder, or run the sweep again") from None
+
+
+def _advised(path: Path) -> str:
+    return str(json.loads(path.read_text())["advice"]["scenario"]) if path.is_file() else ""
 
 
 def _metrics(path: Path) -> dict[str, float]:

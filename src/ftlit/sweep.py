@@ -53,13 +53,24 @@ def table_of(jobs: Sequence[Job]) -> tuple[list[str], list[list[str]]]:
     failures = any(job.status != 0 for job in jobs)
     shown = TEST if by == VAL else SCORE
     what = "test accuracy" if by == VAL else SCORE
-    header = [*names, "seeds", what, "deviation", "95 % interval", *(["val accuracy"] if by == VAL else []), SECONDS]
+    advised = any(job.advised for job in jobs)
+    header = [
+        *names,
+        *(["scenario"] if advised else []),
+        "seeds",
+        what,
+        "deviation",
+        "95 % interval",
+        *(["val accuracy"] if by == VAL else []),
+        SECONDS,
+    ]
     rows = []
     for setting in settings_of(jobs):
         seconds = [job.seconds for job in setting.done if job.seconds is not None]
         val = [_mean(setting.of(VAL))] if by == VAL else []
         time = f"{mean(seconds):.1f}" if seconds else "-"
-        row = [*setting.values, str(len(setting.done)), *_spread(setting.of(shown), shown), *val, time]
+        came_to = [", ".join(dict.fromkeys(job.advised or "-" for job in setting.done)) or "-"] if advised else []
+        row = [*setting.values, *came_to, str(len(setting.done)), *_spread(setting.of(shown), shown), *val, time]
         rows.append([*row, why(setting.failed)] if failures else row)
     return [*header, "failed"] if failures else header, rows
 
@@ -110,10 +121,12 @@ def write_csv(path: Path, jobs: Sequence[tuple[Path, Job]]) -> None:
     names = list(dict.fromkeys(name for _, job in jobs for name in job.metrics))
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(("job", "overrides", "status", "reason", *names, SCORE, SECONDS, "folder"))
+        writer.writerow(("job", "overrides", "advised", "status", "reason", *names, SCORE, SECONDS, "folder"))
         for folder, job in jobs:
             metrics = (job.metrics.get(name) for name in names)
-            writer.writerow((job.number, " ".join(job.overrides), job.status, job.reason, *metrics, job.score, job.seconds, folder.name))
+            writer.writerow(
+                (job.number, " ".join(job.overrides), job.advised, job.status, job.reason, *metrics, job.score, job.seconds, folder.name)
+            )
 
 
 def draw(path: Path, jobs: Sequence[Job]) -> None:

@@ -26,22 +26,20 @@ from ftlit.atomic import write_atomically
 from ftlit.backbone import RANDOM_START, Backbone
 from ftlit.errors import UserError
 from ftlit.head import SolvedLinearHead
+from ftlit.jobs import ADVICE
 from ftlit.lit.images import ImageData
 from ftlit.probe import fit_probe
 from ftlit.recipes import finetune, words
 from ftlit.recipes.binding import bind, check_input, check_labelled
+from ftlit.recipes.command import OF_TRAINING, SEARCH, given
 from ftlit.recipes.extracting import codes_of
 from ftlit.recipes.resuming import checkpoint_of
 
 AUTO = "auto"
-FILE = "advice.json"
 SCENARIOS = ("small_similar", "small_different", "large_similar", "large_different")
+STRENGTH = 0.1  # of a head where no image can be held out
 MOST_IMAGES = 2000  # that are measured
 OF_LENGTH = ("experiment", "hparams_search", "debug")  # overlays that may change the trainer; an option of its group is as long as any
-OF_TRAINING = (  # what only training reads
-    *("optimizer", "lr_scheduler", "schedule", "loss", "batchnorm", "decay_all", "compile", "backbone.reinit", "hparams_search"),
-    *(f"trainer.{name}" for name in ("max_epochs", "max_steps", "accumulate_grad_batches", "gradient_clip_val")),
-)
 TIMED = 8  # images of the step that is timed
 SHARDING = ("fsdp", "FSDP", "ModelParallel", "model_parallel")  # in the name of a strategy that `ftlit.lit.caching.SHARDED` has
 
@@ -50,6 +48,9 @@ def run(cfg: DictConfig) -> float:
     """Print what was measured, the advice, and what each scenario would cost in time here; write `advice.json` to the run's folder. Returns
     the held-out accuracy at the advised cut.
     """
+    choice = HydraConfig.get().runtime.choices.get("scenario")
+    if choice != AUTO:
+        raise UserError(f"scenario={choice}: advice is about which scenario to take; leave it out")
     if cfg.resume:
         raise UserError("resume=true: advice takes a pass over some images and goes on from nothing; leave it out")
     finetune.quiet()
@@ -60,7 +61,7 @@ def run(cfg: DictConfig) -> float:
     advice, _ = suited(cfg, measured, advice)
     write(cfg, advice, measured)
     if measured is None:
-        words.console().print(escape(advice.reason), soft_wrap=True)
+        words.console().print(escape(f"scenario={advice.scenario}: {advice.reason}"), soft_wrap=True)
         return float("nan")
     words.console().print(table_of(measured, advice))
     words.console().print(escape(f"* {advice.reason}"), soft_wrap=True)
@@ -80,7 +81,7 @@ def settled(cfg: DictConfig) -> DictConfig:
     """
     if HydraConfig.get().runtime.choices.get("scenario") != AUTO:
         return cfg
-    path = Path(cfg.paths.run, FILE)
+    path = Path(cfg.paths.run, ADVICE)
     if cfg.resume and not path.is_file():
         return cfg  # it began with another scenario, or there is no run: whoever goes on with it says so
     if not cfg.resume and getattr(rank_zero_only, "rank", 0) == 0:
@@ -117,13 +118,16 @@ def look(cfg: DictConfig, backbone: Backbone, data: Any) -> tuple[Measured | Non
         return None, Advice("large_different", top, why, pretrained=False, solvable=False)
     pretrained = backbone.upto(lowest - 1)
     top = pretrained.cuts[-1]
-    if type(data) is not ImageData or data.multilabel or max(counts.values()) < 2 or not min(counts.values()):
-        why = "This data cannot be measured, which takes one label an image, and images of each class, of one of them two"
+    if type(data) is not ImageData or data.multilabel or not min(counts.values()):
+        why = "This data cannot be measured, which takes one label an image, and images of each class"
         return None, Advice("large_similar", top, f"{why}. No head can be solved on it either: all trains.", solvable=False)
+    solvable = not any(name in str(cfg.trainer.get("strategy")) for name in SHARDING)
+    if max(counts.values()) < 2:
+        why = f"One training {data.input_spec.noun.removesuffix('s')} a class is few: the head alone. None can be held out to measure a cut"
+        return None, Advice("small_similar", top, f"{why}, or to choose the head's strength.", solvable=solvable, holds_out=False)
     measured = measure(cfg, pretrained, data)
     droppable = "cut" in cfg.backbone and not backbone.reinit  # no cut: somebody's own
-    advice = advise(measured, droppable=droppable, asked=_asks_for_training(cfg))
-    return measured, replace(advice, solvable=not any(name in str(cfg.trainer.get("strategy")) for name in SHARDING))
+    return measured, replace(advise(measured, droppable=droppable, asked=_asked(cfg)), solvable=solvable)
 
 
 def suited(cfg: DictConfig, measured: Measured | None, advice: Advice) -> tuple[Advice, DictConfig]:
@@ -174,7 +178,7 @@ def _epochs(cfg: DictConfig, batches: float) -> float:
 def write(cfg: DictConfig, advice: Advice, measured: Measured | None) -> None:
     """`advice.json`, all at once."""
     told = {"advice": asdict(advice), "measured": measured and asdict(measured)}
-    write_atomically(Path(cfg.paths.run, FILE), json.dumps(told, indent=1))
+    write_atomically(Path(cfg.paths.run, ADVICE), json.dumps(told, indent=1))
 
 
 def overrides_of(cfg: DictConfig, advice: Advice) -> list[str]:
@@ -182,7 +186,8 @@ def overrides_of(cfg: DictConfig, advice: Advice) -> list[str]:
     cut = [f"backbone.cut={advice.cut}"] if advice.scenario == "small_different" and cfg.backbone.get("cut") is None else []
     head = ["head=linear"] if not advice.solvable and solves(cfg) and not _gives("head") else []
     at_once = ["schedule=all_at_once"] if not advice.pretrained and not _gives("schedule") else []
-    return [f"scenario={advice.scenario}", *cut, *head, *at_once]
+    strength = [f"probe.strengths=[{STRENGTH:g}]"] if not advice.holds_out and solves(cfg) and not head and not _gives("probe") else []
+    return [f"scenario={advice.scenario}", *cut, *head, *at_once, *strength]
 
 
 def adopted(cfg: DictConfig) -> DictConfig:
@@ -205,18 +210,19 @@ def solves(cfg: DictConfig) -> bool:
     return str(cfg.head._target_).endswith(SolvedLinearHead.__name__)
 
 
-def _asks_for_training(cfg: DictConfig) -> bool:
-    """Whether what only training reads was given, on the command line or by an experiment."""
-    if cfg.recipe == "lr_find" or any(map(_gives, OF_TRAINING)):
-        return True
+def _asked(cfg: DictConfig) -> str:
+    """What was given that only training reads, on the command line or by an experiment."""
+    if cfg.recipe == "lr_find":
+        return "recipe=lr_find"
+    if asking := given(*OF_TRAINING, "backbone.reinit", SEARCH):
+        return ", ".join(asking)
     plain = compose(HydraConfig.get().job.config_name, [f"scenario={AUTO}"]) if _gives("experiment") else cfg
-    return any(OmegaConf.select(cfg, name) != OmegaConf.select(plain, name) for name in OF_TRAINING)
+    changed = any(OmegaConf.select(cfg, name) != OmegaConf.select(plain, name) for name in OF_TRAINING)
+    return ", ".join(given("experiment")) if changed else ""
 
 
-def _gives(name: str) -> bool:
-    """Whether a group, or a value, was given on the command line."""
-    names = [word.lstrip("+~").split("=")[0] for word in _given()]
-    return any(given == name or given.startswith((f"{name}.", f"{name}@")) for given in names)
+def _gives(group: str) -> bool:
+    return bool(given(group))
 
 
 def _changes_length() -> bool:

@@ -12,6 +12,10 @@ import __main__
 
 OF_ONE_RUN = re.compile(r"\+{0,2}hydra\.(mode|run\.dir|job\.num)=")  # what `arguments` and its callers say anew
 SEARCH = "hparams_search"
+OF_TRAINING = (  # what only training reads
+    *("optimizer", "lr_scheduler", "schedule", "loss", "batchnorm", "decay_all", "compile"),
+    *(f"trainer.{name}" for name in ("max_epochs", "max_steps", "accumulate_grad_batches", "gradient_clip_val")),
+)
 
 
 def program() -> list[str]:
@@ -32,6 +36,16 @@ def arguments(folder: str) -> list[str]:
     alone = ["hydra.mode=RUN"] if HydraConfig.get().runtime.choices.get(SEARCH) else []  # whose config makes it a sweep
     task = [override for override in overrides.task if not override.startswith("sweep.")]
     return [*flags, *own, *task, f"hydra.run.dir={quote(folder)}", *alone]
+
+
+def given(*names: str) -> list[str]:
+    """The words of the command line that pick an option of one of these groups, or give one of these values."""
+
+    def is_one(word: str) -> bool:
+        own = word.lstrip("+~").split("=")[0]
+        return any(own == name or own.startswith((f"{name}.", f"{name}@")) for name in names)
+
+    return list(filter(is_one, HydraConfig.get().overrides.task))
 
 
 def quote(value: str) -> str:

@@ -106,6 +106,8 @@ def _wrong_override(chain: list[BaseException]) -> UserError:
             name = found[1] if found.groups() else (re.search(r"override '([^']+)'", text) or [None, ""])[1]
             name = str(name).split("@")[0]
             parent, known = name.rpartition(".")[0], [*_names(), *overlay_groups()]
+            if not parent and (deeper := [other for other in known if other.endswith(f".{name}")]):  # `lr=1e-3`
+                return UserError(f"no option {name!r}: did you mean {' or '.join(deeper[:3])}?")
             beside = [other for other in known if other.rpartition(".")[0] == parent]
             leaf, leaves = name.rpartition(".")[2], [other.rpartition(".")[2] for other in beside]
             return unknown("option", name, beside) if get_close_matches(leaf, leaves) or not parent else _of_another(name, parent, leaves)

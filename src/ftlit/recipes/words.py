@@ -22,14 +22,14 @@ from ftlit.doctor import Plan
 from ftlit.errors import shorten
 from ftlit.lit.caching import CodesData
 from ftlit.lit.images import ImageData
-from ftlit.recipes.command import arguments, program
+from ftlit.recipes.command import OF_TRAINING, arguments, given, program
 from ftlit.recipes.overlays import replaced
 from ftlit.shard import size_in_words
 from ftlit.sources import Source
 
-SOLVED = "solved on codes of training {noun}, without augmentation; its strength is chosen by cross-validation among them"
+SOLVED = "solved on codes of training {noun}, without augmentation; its strength is {strength}"
 LEFT_OUT = "stages that train it alone are left out (head=linear keeps them)"
-ALONE = "nothing is trained: optimizer, lr_scheduler, loss and epochs have no part in it (head=linear trains it by steps)"
+ALONE = "nothing is trained: without effect are {} (head=linear trains it by steps, scenario=large_similar all layers)"
 TOLD = ("scenario", "experiment", "backbone", "head", "loss", "data", "schedule", "optimizer", "lr_scheduler", "cache", "trainer")
 
 
@@ -75,6 +75,9 @@ def plan_rows(
     shape = "x".join(map(str, backbone.on_meta(spec.shape)[backbone.cuts[-1]][0]))
     size = sum(parameter.numel() for parameter in backbone.parameters())
     choices = HydraConfig.get().runtime.choices
+    strengths: Sequence[float] = OmegaConf.select(cfg, "probe.strengths") or []
+    strength = f"{strengths[0]:g}" if len(strengths) == 1 else "chosen by cross-validation among them"
+    alone = ALONE.format(", ".join(given(*OF_TRAINING)) or "optimizer, lr_scheduler, loss and epochs")
     return [
         ("ftlit", ", ".join(f"{group}={choices[group]}" for group in TOLD if choices.get(group))),
         *(("note", line) for line in replaced(cfg)),
@@ -89,7 +92,7 @@ def plan_rows(
             f"{shape} at cut {backbone.cuts[-1]}, {backbone.num_features} features for the head ({cfg.head._target_.rpartition('.')[2]})",
         ),
         *data_rows(data, spec.noun),
-        *([("head", f"{SOLVED.format(noun=spec.noun)}; {LEFT_OUT if trains else ALONE}")] if solves else []),
+        *([("head", f"{SOLVED.format(noun=spec.noun, strength=strength)}; {LEFT_OUT if trains else alone}")] if solves else []),
         *(
             (f"stage {i}", f"{line}; {_reduces(size) if processes > 1 else ''}from {sources[i].why if sources else spec.noun}")
             for i, (line, size) in enumerate(zip(plan.stages, plan.reduced, strict=True))
