@@ -178,11 +178,11 @@ def test_report_makes_table_and_files_from_the_folder_alone(tmp_path, capsys):
 
 def test_the_table_tells_what_each_setting_was_advised(tmp_path):
     made(tmp_path, *((f"data.per_class={number} seed={seed}", accuracies(0.5, 0.4), "") for number in (5, 40) for seed in (0, 1)))
-    assert "scenario" not in table_of(jobs_in(tmp_path))[0]
+    assert "advised" not in table_of(jobs_in(tmp_path))[0]
     for job, scenario in enumerate(("small_similar", "small_similar", "large_similar", "small_similar")):
         (tmp_path / f"{job}/advice.json").write_text(json.dumps({"advice": {"scenario": scenario}}))
     header, rows = table_of(jobs_in(tmp_path))
-    assert header[:2] == ["data.per_class", "scenario"]
+    assert header[:2] == ["data.per_class", "advised"]
     assert {tuple(row[:2]) for row in rows} == {("5", "small_similar"), ("40", "large_similar, small_similar")}
 
 

@@ -74,7 +74,7 @@ def examine(
         UserError: a pattern that covers nothing.
     """
     sizes = {name: p.numel() for name, p in module.named_parameters()}
-    chosen = [trained(module, stage.train, stage.batchnorm or "auto") & sizes.keys() for stage in schedule.stages]
+    chosen = [trained(module, stage.train, stage.policy) & sizes.keys() for stage in schedule.stages]
     names = {id(p): name for name, p in module.named_parameters()}
     groups: dict[str, list[tuple[str, float]]] = {name: [] for name in sizes}
     for group in optimizer.param_groups:
@@ -127,7 +127,7 @@ def _row(
 
 def _policy(module: nn.Module, stage: Stage, chosen: set[str], norms: Sequence[nn.Module]) -> str:
     """What holds for these batch norms in a stage: `live`, `frozen_stats`, `frozen`, or several of them."""
-    policies = batchnorm_policies(module, stage.batchnorm or "auto")
+    policies = batchnorm_policies(module, stage.policy)
     parameters = dict(module.named_parameters())
     training = {id(parameters[name]) for name in chosen}
     # one without weight and bias goes with the module that holds it: told by its policy alone

@@ -124,7 +124,7 @@ def trained_layers(module: nn.Module, schedule: Schedule | None) -> list[set[str
     prefix, backbone = the_backbone(module)
     if schedule is None:
         return [{name for name, layer in backbone.items() if any(p.requires_grad for p in layer.parameters()) or _moves(layer)}]
-    stages = [trained(module, stage.train, stage.batchnorm or "auto") for stage in schedule.stages]
+    stages = [trained(module, stage.train, stage.policy) for stage in schedule.stages]
     return [{layer for layer in backbone.cuts if any(covers(prefix + layer, name) for name in names)} for names in stages]
 
 

@@ -57,6 +57,11 @@ class Stage:
             check_batchnorm(self.batchnorm)
 
     @property
+    def policy(self) -> BatchNorm:
+        """`batchnorm`, or what it means where it is left open."""
+        return self.batchnorm or "auto"
+
+    @property
     def begins(self) -> str:
         """When it begins, in words."""
         if self.until is not None:

@@ -56,7 +56,7 @@ def table_of(jobs: Sequence[Job]) -> tuple[list[str], list[list[str]]]:
     advised = any(job.advised for job in jobs)
     header = [
         *names,
-        *(["scenario"] if advised else []),
+        *(["advised"] if advised else []),
         "seeds",
         what,
         "deviation",

@@ -159,7 +159,7 @@ class StagedFinetuning(Callback):
 
     def _apply(self, module: LightningModule, index: int) -> bool:
         self.index, self._applied = index, True
-        batchnorm = self.stage.batchnorm or "auto"
+        batchnorm = self.stage.policy
         release_modes(self._modes)
         changed = set_trainable(module, self.stage.train, batchnorm)
         self._modes = modes_of(module, batchnorm)
@@ -195,7 +195,7 @@ class StagedFinetuning(Callback):
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
         held = {id(parameter) for group in groups for parameter in group["params"]}
         for stage in self.schedule.stages:
-            meant = trained(module, stage.train, stage.batchnorm or "auto")
+            meant = trained(module, stage.train, stage.policy)
             if missing := [name for name, p in module.named_parameters() if name in meant and id(p) not in held]:
                 raise UserError(
                     f"stage {stage.name!r} trains what no optimizer holds: {shorten(missing, most=3)}; "
@@ -228,7 +228,7 @@ class StagedFinetuning(Callback):
 def described(schedule: Schedule) -> list[str]:
     """A schedule in lines of text that are equal where schedules are."""
     lines = [
-        f"stage {stage.name!r}: {', '.join(stage.train)} from {stage.begins}; batchnorm {stage.batchnorm or 'auto'}"
+        f"stage {stage.name!r}: {', '.join(stage.train)} from {stage.begins}; batchnorm {stage.policy}"
         + (f" ({stage.until!r})" if stage.until else "")
         + (", from the best weights" if stage.from_best else "")
         for stage in schedule.stages
