@@ -9,8 +9,8 @@ from ftlit import UserError
 from ftlit.advice import THRESHOLDS, Depth, Measured, advise, logme
 
 
-def measured(top, below, *, images=1000, classes=10, steps=1000.0, commonest=0.1) -> Measured:
-    depths = [Depth("layer1", 0.3, 0.0), Depth("layer2", below, 0.0), Depth("layer3", top, 0.0)]
+def measured(top, below, *, images=1000, classes=10, steps=1000.0, commonest=0.1, below_logme=0.0) -> Measured:
+    depths = [Depth("layer1", 0.3, 0.0), Depth("layer2", below, below_logme), Depth("layer3", top, 0.0)]
     return Measured(images, classes, depths, min(images, 2000), commonest, steps)
 
 
@@ -22,8 +22,7 @@ def measured(top, below, *, images=1000, classes=10, steps=1000.0, commonest=0.1
         (0.900, 0.901, 1000, "large_different", "layer3"),
         (0.9, 0.9, 1000, "large_similar", "layer3"),
         (0.9, 0.8, 100, "small_similar", "layer3"),
-        (0.5, 0.9, 100, "small_different", "layer2"),
-        (0.90, 0.91, 100, "small_similar", "layer3"),  # within the noise of 100 images
+        (0.5, 0.9, 100, "small_similar", "layer3"),  # LogME does not say so
         (1.0, 1.0, 100, "small_similar", "layer3"),
         (0.3, 0.3, 20, "small_similar", "layer3"),
     ],
@@ -35,19 +34,30 @@ def test_both_questions_decide(top, below, images, scenario, cut):
 
 
 def test_layers_that_cannot_be_dropped_stay():
-    advice = advise(measured(0.5, 0.9, images=100), droppable=False)
+    advice = advise(measured(0.5, 0.9, images=100, below_logme=0.1), droppable=False)
     assert (advice.scenario, advice.cut) == ("small_similar", "layer3") and "No layer can be dropped here" in advice.reason
     assert advise(measured(0.5, 0.999), droppable=False).scenario == "large_different"  # the head alone errs by what the top does
 
 
-def test_logme_decides_where_accuracy_cannot():
+def test_layers_are_dropped_where_accuracy_and_logme_agree():
     def depths(*pairs):
         return Measured(100, 2, [Depth(f"layer{i}", *pair) for i, pair in enumerate(pairs)], 100, 0.5, 30.0)
 
     assert advise(depths((0.8, -0.7), (0.9, -0.4), (0.9, -0.5))).cut == "layer1"
     assert advise(depths((0.8, -0.7), (0.9, -0.5), (0.9, -0.4))).cut == "layer2"
     assert advise(depths((0.8, -0.3), (0.9, -0.5), (0.9, -0.4))).cut == "layer2"  # less accurate
-    assert advise(depths((0.8, -0.7), (0.9, -0.5), (0.7, -0.4))).cut == "layer1"  # accuracy can tell
+    assert advise(depths((0.8, -0.3), (0.9, -0.4), (0.9, -0.5))).cut == "layer1"  # the best by LogME is less accurate
+    assert advise(depths((0.8, -0.7), (0.9, -0.5), (0.7, -0.4))).cut == "layer2"
+
+
+def test_few_images_drop_no_layer():
+    def advice(images):
+        return advise(measured(0.7, 0.9, images=images, classes=2, below_logme=0.2))
+
+    enough = int(THRESHOLDS["cut"].value)
+    assert (advice(enough).scenario, advice(enough).cut) == ("small_different", "layer2")
+    assert (advice(enough - 1).scenario, advice(enough - 1).cut) == ("small_similar", "layer3")
+    assert f"{enough - 1} images cannot choose a lower cut (from {enough} on they can)" in advice(enough - 1).reason
 
 
 def test_the_edge_of_few_is_many():
@@ -67,7 +77,7 @@ def test_many_images_train_the_head_alone_where_it_leaves_little_to_gain():
     asked = advise(measured(little, 0.8), asked="trainer.max_epochs=3")
     assert asked.scenario == "large_similar" and "all layers train, as trainer.max_epochs=3 was given" in asked.reason
     assert advise(measured(more, 0.8)).reason == advise(measured(more, 0.8), asked="trainer.max_epochs=3").reason
-    assert advise(measured(0.5, little)).scenario == "small_different"
+    assert advise(measured(0.5, little, below_logme=0.1)).scenario == "small_different"
     assert advise(measured(0.99, 0.98, classes=2, commonest=0.98)).scenario == "large_similar"  # half of the rare class is wrong
 
 

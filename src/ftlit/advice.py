@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log, pi, sqrt
+from math import log, pi
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ THRESHOLDS = {
         "errors of the head alone, as a part of those of the commonest class for all",
         "training all took away half of them at most in tests/bench/advice.py: .01 are left to gain",
     ),
-    "below": Threshold(2.0, "standard errors by which the best lower cut beats the top, of few images", "a rule of thumb (5 % level)"),
+    "cut": Threshold(40, "measured images that choose the cut under a head", "below, lower ones lost by tests/bench/cuts.py"),
 }
 
 
@@ -92,8 +92,8 @@ def advise(measured: Measured, *, droppable: bool = True, asked: str = "") -> Ad
     unless the head alone leaves no more than `THRESHOLDS["errors"]` to gain and nothing was given that asked for it. Unlike those of the
     pretraining where a cut below the top tells the classes apart better: the upper layers belong to the old task (Yosinski et al. 2014,
     section 4). Where all train better is more accurate: only rates hang on it. Where the head alone does, whose upper layers would be
-    dropped, it is more accurate by `THRESHOLDS["below"]`; or, where accuracy cannot tell, as accurate and best by LogME. Not `droppable`:
-    these have to stay.
+    dropped, it is as accurate and best by LogME, on `THRESHOLDS["cut"]` images: accuracy alone, the best of many cuts by a few images, is
+    luck. Not `droppable`: these have to stay.
     """
     top, average = measured.depths[-1], measured.images / measured.classes
     few, steps = THRESHOLDS["few"].value, THRESHOLDS["steps"].value
@@ -119,11 +119,13 @@ def advise(measured: Measured, *, droppable: bool = True, asked: str = "") -> Ad
     better = "better than" if best.accuracy > top.accuracy else "as well as, and by LogME better than,"
     if best is not top:
         like = f"{best_told} tells the classes apart {better} the top, {top_told}: {measured.noun} unlike those of the pretraining"
-    elif large or droppable:
-        like = (
-            f"No lower cut tells the classes apart {'' if large else 'clearly '}better than the top, {top_told}: "
-            f"{measured.noun} like those of the pretraining"
-        )
+    elif large:
+        like = f"No lower cut tells the classes apart better than the top, {top_told}: {measured.noun} like those of the pretraining"
+    elif droppable and measured.measured < THRESHOLDS["cut"].value:
+        enough = f"{measured.measured} {measured.noun} cannot choose a lower cut (from {THRESHOLDS['cut'].value:g} on they can)"
+        like = f"{enough}: the head stands on the top, {top_told}"
+    elif droppable:
+        like = f"No lower cut is better than the top by accuracy and LogME, {top_told}: {measured.noun} like those of the pretraining"
     else:
         like = f"No layer can be dropped here: the head stands on the top, {top_told}"
     return Advice(scenario, top.cut if large else best.cut, f"{size}. {like}.")
@@ -135,12 +137,11 @@ def _most_accurate(measured: Measured) -> Depth:
 
 def _under_a_head(measured: Measured) -> Depth:
     """The cut for a head that alone trains."""
-    top, best = measured.depths[-1], _most_accurate(measured)
-    noise = sqrt(max(best.accuracy * (1 - best.accuracy), 1 / measured.measured) / measured.measured)
-    if best.accuracy - top.accuracy > THRESHOLDS["below"].value * noise:
-        return best
-    evident = max(reversed(measured.depths), key=lambda depth: depth.logme)
-    return evident if evident.accuracy >= top.accuracy else top
+    top = measured.depths[-1]
+    if measured.measured < THRESHOLDS["cut"].value:
+        return top
+    as_accurate = [depth for depth in measured.depths if depth.accuracy >= top.accuracy]
+    return max(reversed(as_accurate), key=lambda depth: depth.logme)
 
 
 def logme(codes_NC: Tensor, labels_N: Tensor) -> float:
