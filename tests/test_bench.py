@@ -180,6 +180,7 @@ def test_policies_of_batch_norm_stand_beside_live_over_the_same_seeds(bench):
     [
         ("probe", "--sizes 100x6x3 --kinds softmax", "| softmax | 100 x 6, 3 classes |"),
         ("codes", "--only memory --rows 2000 --batches 4 --rounds 1", "| memory: 4 shuffled batches of 256, "),
+        ("cuts", f"--data {RESULTS.parent} --names digits --draws 1", "| digits, 4 | 0."),
     ],
 )
 def test_the_other_benchmarks_run(bench, monkeypatch, capsys, name, words, says):

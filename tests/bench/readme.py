@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import batchnorm
+import cuts
 import faults
 import quality
 from _measure import Row, table
@@ -32,6 +33,11 @@ def of_quality(found: dict[str, Any]) -> str:
     """The tables of accuracy and time, and of differences."""
     peers = {name: found["machine"][name] for name in quality.PACKAGES}
     return f"{quality.table(found['rows'])}\n\n{quality.beside(found['rows'])}\n\n{over_seeds(found, peers)}"
+
+
+def of_cuts(found: dict[str, Any]) -> str:
+    """The table of where a head stands."""
+    return f"{cuts.table(found['rows'])}\n\n{found['options']['draws']} draws. {measured(found['machine'])}"
 
 
 def of_batchnorm(found: dict[str, Any]) -> str:
@@ -61,8 +67,10 @@ def measured(machine: dict[str, Any], others: dict[str, str] | None = None) -> s
 
 SECTIONS = {
     "faults": of_faults,
+    "cuts": of_cuts,
     "quality": of_quality,
     "quality_equal": of_quality,
+    "quality_photos": of_quality,
     "batchnorm": of_batchnorm,
     "overhead": of_overhead,
     "overhead_gpu": of_overhead,
