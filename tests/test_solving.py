@@ -22,10 +22,10 @@ def picture(i: int) -> Image.Image:
     return Image.linear_gradient("L").rotate(i * 11).resize((8, 8)).convert("RGB")
 
 
-def data(labels=lambda i: (i % 3,)) -> ImageData:
+def data(labels=lambda i: (i % 3,), **how) -> ImageData:
     splits = {split: Examples(range(n), [labels(i) for i in range(n)], picture) for split, n in (("train", 30), ("val", 6), ("test", 6))}
     multilabel = isinstance(labels(0), list)
-    return ImageData(Collection(splits, list("abc"), multilabel), InputSpec(size=8), batch_size=8, num_workers=0, augment="photo")
+    return ImageData(Collection(splits, list("abc"), multilabel), InputSpec(size=8), batch_size=8, num_workers=0, augment="photo", **how)
 
 
 def model(head: nn.Module | None = None) -> FineTuner:
@@ -96,6 +96,32 @@ def test_where_nothing_else_trains_the_solution_is_the_end(tmp_path):
     trainer, _, _ = fit(CodesData(data(), tmp_path, pooled=True), module, solved=solved)
     assert trainer.global_step == 0 and torch.equal(module.head.weight.detach(), solved.probe.weight)
     assert all(torch.equal(before[name], value) for name, value in module.backbone.state_dict().items())
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_val_goes_into_a_head_that_alone_is_solved_once_it_has_judged_it(tmp_path, stored):
+    module, solved = model(), SolvedHead(probing=Probing(strengths=STRENGTHS), trains=False)
+    fit(CodesData(data(), tmp_path, pooled=True) if stored else data(), module, solved=solved)
+    with torch.no_grad():
+        vectors = module.eval().backbone.pool(module.backbone(torch.stack([data().transforms["val"](picture(i)) for i in range(30)])))
+    both = torch.cat([vectors, vectors[:6]]), torch.cat([torch.arange(30), torch.arange(6)]) % 3
+    expected = fit_probe(*both, strength=solved.probe.strength)
+    assert torch.equal(module.head.weight.detach(), solved.probe.weight) and not torch.allclose(expected.weight, solved.probe.weight)
+    solved.take_whole(module)
+    assert torch.allclose(module.head.weight, expected.weight, atol=1e-4) and torch.allclose(module.head.bias, expected.bias, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("limits", "few", "trains"),
+    [({"limit_train_batches": 2}, None, False), ({"limit_val_batches": 0}, None, False), ({}, 3, False), ({}, None, True)],
+)
+def test_val_adds_nothing_where_images_are_few_on_purpose_or_training_follows(limits, few, trains):
+    module, solved = model(), SolvedHead(probing=Probing(strengths=STRENGTHS), trains=trains)
+    trainer = pl.Trainer(max_epochs=1, callbacks=[StagedFinetuning(Schedule([Stage(["*"])])), solved], **QUIET, **limits)
+    trainer.fit(module, data(per_class=few))
+    held = module.head.weight.clone()
+    solved.take_whole(module)
+    assert solved.whole is None and module.head.weight.equal(held)
 
 
 def test_what_cannot_be_solved_is_one_line():

@@ -53,7 +53,7 @@ class ImageData(LightningDataModule):
         for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0), ("per_class", per_class, 1)):
             if value is not None and value < least:
                 raise UserError(f"data.{name}={value}: give a whole number, {least} or more")
-        self.seed = seed
+        self.seed, self.per_class = seed, per_class
         self.collection = collection
         if per_class is not None:
             self.collection = self.with_few(per_class).collection

@@ -12,9 +12,9 @@ from torch import nn
 from ftlit.codes import Codes
 from ftlit.errors import UserError
 from ftlit.lit.caching import SHARDED, CodesData
-from ftlit.lit.extracting import EVALUATION, Extraction, View, together
+from ftlit.lit.extracting import EVALUATION, VALIDATION, Extraction, View, together
 from ftlit.lit.images import ImageData
-from ftlit.probe import Probe
+from ftlit.probe import Probe, fit_probe
 from ftlit.probing import Probing, best_of
 from ftlit.sources import Form, the_backbone
 from ftlit.store import Store
@@ -26,12 +26,20 @@ class SolvedHead(Callback):
     """Before the first step the weights of a linear head are solved on the codes of the training images (of a share of each class, where
     training follows and they are many, or where `limit_train_batches` leaves less to an epoch), pooled at the last cut, in the evaluation
     view; kind and strength are chosen by cross-validation among these images alone. The first process solves, the others take its
-    solution over. A run that goes on from a checkpoint takes its head from there.
+    solution over. Where training follows, a run that goes on from a checkpoint takes its head from there.
+
+    Where none follows, nothing is left that val has to choose, and few labels are worth more in the head: once val has judged it, `whole`
+    is the head of train and val, of the same kind and strength. It is `None` where the training images were limited on purpose
+    (`per_class`, `limit_train_batches`), or those of val.
 
     Args:
         head: name of the linear layer in the module.
         probing: what is tried.
         trains: whether training follows; where not, it ends before its first step.
+
+    Attributes:
+        probe: of the training images; the head, once `fit` begins.
+        whole: of train and val; see `take_whole`.
 
     Raises:
         UserError: when training begins: no such linear layer, one without a bias; and see `check_solvable`.
@@ -40,30 +48,54 @@ class SolvedHead(Callback):
     def __init__(self, head: str = "head", probing: Probing | None = None, *, trains: bool = True) -> None:
         self.head, self.probing, self.trains = head, probing or Probing(), trains
         self.probe: Probe | None = None
+        self.whole: Probe | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Solve, in place."""
         if not self.trains:
             trainer.fit_loop.epoch_loop.max_steps = 0  # now that all is set up for the steps there would be: fit ends before the first
-        if trainer.ckpt_path is not None:
+        if trainer.ckpt_path is not None and self.trains:
             return
-        head = dict(pl_module.named_modules()).get(self.head)
-        if not isinstance(head, nn.Linear):
-            raise UserError(f"{self.head!r} is no linear layer of {type(pl_module).__name__}: a probe solves only such a head")
-        if head.bias is None:
-            raise UserError(f"{self.head!r} has no bias, and a probe has one: give the layer a bias")
-        with _codes(trainer, pl_module, most=MOST_IMAGES if self.trains else None) as codes, together(trainer):
+        head = self._head(pl_module)
+        with _codes(trainer, pl_module, trains=self.trains) as (codes, valid), together(trainer):
             if trainer.is_global_zero:
                 self.probe = best_of(self.probing.at({"average": codes}))
-        self.probe = trainer.strategy.broadcast(self.probe)
+                self.whole = None if valid is None else _with(self.probe, codes, valid)
+        self.probe, self.whole = trainer.strategy.broadcast((self.probe, self.whole))
         assert self.probe is not None
-        with torch.no_grad():
-            head.weight.copy_(self.probe.weight)
-            head.bias.copy_(self.probe.bias)
+        _copy(self.probe, head)
         if trainer.is_global_zero:
             score = "" if self.probe.score is None else f", accuracy {self.probe.score:.4f} in cross-validation"
             noun = the_backbone(pl_module)[1].input_spec.noun
-            print(f"head solved on {len(codes):,} training {noun}: {self.probe.told}{score}", flush=True)
+            then = "; val judges it, and is then solved on too" if self.whole else ""
+            print(f"head solved on {len(codes):,} training {noun}: {self.probe.told}{score}{then}", flush=True)
+
+    def take_whole(self, pl_module: LightningModule) -> None:
+        """Make the probe of train and val the head, in place, where there is one: after this, val tells nothing of it."""
+        if self.whole is not None:
+            _copy(self.whole, self._head(pl_module))
+
+    def _head(self, module: LightningModule) -> nn.Linear:
+        head = dict(module.named_modules()).get(self.head)
+        if not isinstance(head, nn.Linear):
+            raise UserError(f"{self.head!r} is no linear layer of {type(module).__name__}: a probe solves only such a head")
+        if head.bias is None:
+            raise UserError(f"{self.head!r} has no bias, and a probe has one: give the layer a bias")
+        return head
+
+
+def _copy(probe: Probe, head: nn.Linear) -> None:
+    with torch.no_grad():
+        head.weight.copy_(probe.weight)
+        head.bias.copy_(probe.bias)
+
+
+def _with(probe: Probe, codes: Codes, valid: Codes) -> Probe:
+    """The same probe, solved on these codes together."""
+    cut = codes.cuts[0]
+    vectors = torch.cat([own[cut].read(range(len(own))) for own in (codes, valid)])
+    labels = torch.cat([own.targets for own in (codes, valid) if own.targets is not None])
+    return fit_probe(vectors, labels, cut=cut, kind=probe.kind, strength=probe.strength, pooling=probe.pooling)
 
 
 def check_solvable(trainer: Trainer, data: Any) -> ImageData:
@@ -80,23 +112,27 @@ def check_solvable(trainer: Trainer, data: Any) -> ImageData:
 
 
 @contextmanager
-def _codes(trainer: Trainer, module: LightningModule, most: int | None) -> Iterator[Codes]:
-    """The codes of the training images, of a share of each class where they are more than `most` or than an epoch of this trainer has, at
-    the last cut; from the store, or from a folder of this run alone where there is none.
+def _codes(trainer: Trainer, module: LightningModule, *, trains: bool) -> Iterator[tuple[Codes, Codes | None]]:
+    """The codes, at the last cut, of the training images, of a share of each class where they are more than an epoch of this trainer has,
+    or than `MOST_IMAGES` where training follows; and those of val for `SolvedHead.whole`. From the store, or from a folder of this run
+    alone where there is none.
     """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     images = check_solvable(trainer, data)
     count, limit = len(images.collection.splits["train"]), trainer.limit_train_batches
-    share = min(1.0, (most or count) / count, limit * images.batch_size / count if isinstance(limit, int) else limit)
+    most = MOST_IMAGES if trains else count
+    share = min(1.0, most / count, limit * images.batch_size / count if isinstance(limit, int) else limit)
     backbone = the_backbone(module)[1]
     form = Form(backbone.cuts[-1], "average")
-    view: View = ("train", EVALUATION)
     with tempfile.TemporaryDirectory(prefix="ftlit-") as own:
         extraction = data.extraction if isinstance(data, CodesData) else None
         extraction = extraction or Extraction(images, Store(trainer.strategy.broadcast(own)), dtype=None, seed=0)
         if share < 1:
             images = images.with_share(share)
             extraction = Extraction(images, extraction.store, dtype=extraction.dtype, seed=extraction.seed)
-        rows = extraction.rows(trainer, backbone, {view: [form]}, None)
-        yield Codes({form.cut: rows[view][form]}, images.collection.targets("train"))
+        whole = not trains and share == 1 and images.per_class is None and trainer.limit_val_batches == 1.0
+        views: list[View] = [("train", EVALUATION), *([VALIDATION] if whole else [])]
+        rows = extraction.rows(trainer, backbone, {view: [form] for view in views}, None)
+        codes = [Codes({form.cut: rows[view][form]}, images.collection.targets(view[0])) for view in views]
+        yield codes[0], codes[1] if whole else None
         trainer.strategy.barrier("codes: read")

@@ -164,7 +164,9 @@ def _joined(cfg: DictConfig, backbone: Backbone, head: nn.Module, data: Any, sch
 
 
 def fit(cfg: DictConfig, run: Run) -> float:
-    """Print the plan, train, evaluate the best checkpoint on val and test, print the table. Returns val accuracy."""
+    """Print the plan, train, evaluate the best checkpoint on val and test, print the table; a head that alone is solved takes val in
+    between. Returns val accuracy.
+    """
     plan = plan_of(run)
     if plan.warnings and cfg.doctor == "strict":
         raise UserError(f"doctor=strict: {plan.warnings[0]}")
@@ -181,10 +183,12 @@ def fit(cfg: DictConfig, run: Run) -> float:
         _train(cfg, run)
         seconds = time.perf_counter() - started
         best = getattr(run.trainer.checkpoint_callback, "best_model_path", None) or None
-        results = {
-            **run.trainer.validate(run.model, run.data, ckpt_path=best, verbose=False)[0],
-            **run.trainer.test(run.model, run.data, ckpt_path=best, verbose=False)[0],
-        }
+        judged = run.trainer.validate(run.model, run.data, ckpt_path=best, verbose=False)[0]
+        if run.solved and not run.trains:
+            run.solved.take_whole(run.model)
+            for name in ("last", "best"):
+                run.trainer.save_checkpoint(Path(cfg.paths.run, "checkpoints", f"{name}.ckpt"))
+        results = {**judged, **run.trainer.test(run.model, run.data, ckpt_path=best, verbose=False)[0]}
         if run.trainer.is_global_zero:
             words.write_results(cfg, results)
             words.say_results(cfg, results, f"{'trained' if run.trains else 'solved'} in {seconds:.1f} s")
@@ -201,8 +205,6 @@ def _rows(cfg: DictConfig, run: Run, plan: Plan) -> list[tuple[str, str]]:
 def _train(cfg: DictConfig, run: Run) -> None:
     try:
         run.trainer.fit(run.model, run.data, ckpt_path=run.resume_from)
-        for name in () if run.trains else ("last", "best"):
-            run.trainer.save_checkpoint(Path(cfg.paths.run, "checkpoints", f"{name}.ckpt"))
     except UnpicklingError as error:  # what it would run was not run
         raise UserError(f"{run.resume_from} holds more than tensors and plain values, and is not loaded: begin a new run") from error
     except SystemExit:  # Lightning's answer to Ctrl-C
