@@ -113,7 +113,13 @@ def test_val_goes_into_a_head_that_alone_is_solved_once_it_has_judged_it(tmp_pat
 
 @pytest.mark.parametrize(
     ("limits", "few", "trains"),
-    [({"limit_train_batches": 2}, None, False), ({"limit_val_batches": 0}, None, False), ({}, 3, False), ({}, None, True)],
+    [
+        ({"limit_train_batches": 2}, None, False),
+        ({"limit_val_batches": 0}, None, False),
+        ({"limit_val_batches": 1}, None, False),
+        ({}, 3, False),
+        ({}, None, True),
+    ],
 )
 def test_val_adds_nothing_where_images_are_few_on_purpose_or_training_follows(limits, few, trains):
     module, solved = model(), SolvedHead(probing=Probing(strengths=STRENGTHS), trains=trains)

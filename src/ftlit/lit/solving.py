@@ -130,7 +130,8 @@ def _codes(trainer: Trainer, module: LightningModule, *, trains: bool) -> Iterat
         if share < 1:
             images = images.with_share(share)
             extraction = Extraction(images, extraction.store, dtype=extraction.dtype, seed=extraction.seed)
-        whole = not trains and share == 1 and images.per_class is None and trainer.limit_val_batches == 1.0
+        all_of_val = isinstance(trainer.limit_val_batches, float) and trainer.limit_val_batches == 1  # the number 1 is one batch
+        whole = not trains and share == 1 and images.per_class is None and all_of_val
         views: list[View] = [("train", EVALUATION), *([VALIDATION] if whole else [])]
         rows = extraction.rows(trainer, backbone, {view: [form] for view in views}, None)
         codes = [Codes({form.cut: rows[view][form]}, images.collection.targets(view[0])) for view in views]
