@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from datetime import date
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -87,8 +87,15 @@ def machine(packages: Sequence[str] = ()) -> dict[str, Any]:
             if torch.cuda.is_available()
             else {}
         ),
-        **{package: version(package) for package in (*PACKAGES, *packages)},
+        **{package: _version(package) for package in (*PACKAGES, *packages)},
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        sys.exit(f"{package} is not installed, and this compares with it: pip install -e '.[bench]'")
 
 
 def stamp(script: Path, packages: Sequence[str] = (), **others: object) -> dict[str, str]:
