@@ -67,7 +67,7 @@ class SolvedHead(Callback):
         if trainer.is_global_zero:
             score = "" if self.probe.score is None else f", accuracy {self.probe.score:.4f} in cross-validation"
             noun = the_backbone(pl_module)[1].input_spec.noun
-            then = "; val judges it, and is then solved on too" if self.whole else ""
+            then = "; val judges it, then it is solved on val too" if self.whole else ""
             print(f"head solved on {len(codes):,} training {noun}: {self.probe.told}{score}{then}", flush=True)
 
     def take_whole(self, pl_module: LightningModule) -> None:
