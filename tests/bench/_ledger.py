@@ -78,7 +78,7 @@ def summary(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[s
 def difference(ours: dict[str, Any], other: dict[str, Any]) -> str:
     """Accuracy of one row minus another's of the same seeds: the mean, and its interval."""
     mean, half = interval([ours["accuracies"][seed] - other["accuracies"][seed] for seed in ours["accuracies"]])
-    return f"{mean:+.3f}" + ("" if half is None else f" ± {half:.3f}")
+    return f"{mean:+z.3f}" + ("" if half is None else f" ± {half:.3f}")  # z: not -0.000
 
 
 def days(runs: Sequence[dict[str, Any]]) -> str:

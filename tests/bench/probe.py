@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from _options import count, several
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
@@ -75,21 +76,28 @@ def timed(work: Callable[[], object]) -> tuple[float, object]:
     return time.perf_counter() - begun, result
 
 
+def shapes(text: str) -> list[list[int]]:
+    """Three numbers each, with commas between."""
+    found = [[count(number) for number in size.split("x")] for size in text.split(",")]
+    if any(len(size) != 3 for size in found):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of sizes as 1000x512x10")
+    return found
+
+
 def main() -> None:
     """Print a row for each size and kind."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default="1000x512x10,4000x256x20,10000x512x100")
-    parser.add_argument("--kinds", default="softmax,svm")
+    parser.add_argument("--sizes", type=shapes, default="1000x512x10,4000x256x20,10000x512x100", help="images x features x classes")
+    parser.add_argument("--kinds", type=several("kind", ("softmax", "svm")), default=["softmax", "svm"])
     given = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
     rows = []
-    for kind in given.kinds.split(","):
-        for size in given.sizes.split(","):
-            samples, features, classes = map(int, size.split("x"))
+    for kind in given.kinds:
+        for samples, features, classes in given.sizes:
             codes, labels = codes_of(samples, features, classes)
             solve(codes[:SAMPLES], labels[:SAMPLES], classes, STRENGTHS[:2], kind)
             ours, path = timed(lambda: solve(codes, labels, classes, STRENGTHS, kind))  # noqa: B023
-            print(f"{kind} {size}: ours {ours:.2f} s, converged {bool(path.converged.all())}", flush=True)
+            print(f"{kind} {samples}x{features}x{classes}: ours {ours:.2f} s, converged {bool(path.converged.all())}", flush=True)
             mine = np.array([objective(codes, labels, kind, w, b, s) for w, b, s in zip(path.weight, path.bias, STRENGTHS, strict=True)])
             sides, other = list[str](), np.zeros_like(mine)
             for cores in (None, 1):
