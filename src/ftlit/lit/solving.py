@@ -57,7 +57,8 @@ class SolvedHead(Callback):
         if trainer.ckpt_path is not None and self.trains:
             return
         head = self._head(pl_module)
-        with _codes(trainer, pl_module, trains=self.trains) as (codes, valid), together(trainer):
+        takes_val = self.takes_val(trainer, trainer.datamodule)  # type: ignore[attr-defined]
+        with _codes(trainer, pl_module, trains=self.trains, takes_val=takes_val) as (codes, valid), together(trainer):
             if trainer.is_global_zero:
                 self.probe = best_of(self.probing.at({"average": codes}))
                 self.whole = None if valid is None else _with(self.probe, codes, valid)
@@ -67,8 +68,14 @@ class SolvedHead(Callback):
         if trainer.is_global_zero:
             score = "" if self.probe.score is None else f", accuracy {self.probe.score:.4f} in cross-validation"
             noun = the_backbone(pl_module)[1].input_spec.noun
-            then = "; val judges it, then it is solved on val too" if self.whole else ""
-            print(f"head solved on {len(codes):,} training {noun}: {self.probe.told}{score}{then}", flush=True)
+            print(f"head solved on {len(codes):,} training {noun}: {self.probe.told}{score}", flush=True)
+
+    def takes_val(self, trainer: Trainer, data: Any) -> bool:
+        """Whether there will be a `whole`, from this data. Raises `UserError`, see `check_solvable`."""
+        images = check_solvable(trainer, data)
+        limit = trainer.limit_val_batches
+        all_of_val = isinstance(limit, float) and limit == 1  # the number 1 is one batch
+        return not self.trains and all_of_val and images.per_class is None and _share(trainer, images, trains=False) == 1
 
     def take_whole(self, pl_module: LightningModule) -> None:
         """Make the probe of train and val the head, in place, where there is one: after this, val tells nothing of it."""
@@ -112,16 +119,13 @@ def check_solvable(trainer: Trainer, data: Any) -> ImageData:
 
 
 @contextmanager
-def _codes(trainer: Trainer, module: LightningModule, *, trains: bool) -> Iterator[tuple[Codes, Codes | None]]:
-    """The codes, at the last cut, of the training images, of a share of each class where they are more than an epoch of this trainer has,
-    or than `MOST_IMAGES` where training follows; and those of val for `SolvedHead.whole`. From the store, or from a folder of this run
+def _codes(trainer: Trainer, module: LightningModule, *, trains: bool, takes_val: bool) -> Iterator[tuple[Codes, Codes | None]]:
+    """The codes, at the last cut, of the training images (see `_share`), and those of val; from the store, or from a folder of this run
     alone where there is none.
     """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     images = check_solvable(trainer, data)
-    count, limit = len(images.collection.splits["train"]), trainer.limit_train_batches
-    most = MOST_IMAGES if trains else count
-    share = min(1.0, most / count, limit * images.batch_size / count if isinstance(limit, int) else limit)
+    share = _share(trainer, images, trains=trains)
     backbone = the_backbone(module)[1]
     form = Form(backbone.cuts[-1], "average")
     with tempfile.TemporaryDirectory(prefix="ftlit-") as own:
@@ -130,10 +134,17 @@ def _codes(trainer: Trainer, module: LightningModule, *, trains: bool) -> Iterat
         if share < 1:
             images = images.with_share(share)
             extraction = Extraction(images, extraction.store, dtype=extraction.dtype, seed=extraction.seed)
-        all_of_val = isinstance(trainer.limit_val_batches, float) and trainer.limit_val_batches == 1  # the number 1 is one batch
-        whole = not trains and share == 1 and images.per_class is None and all_of_val
-        views: list[View] = [("train", EVALUATION), *([VALIDATION] if whole else [])]
+        views: list[View] = [("train", EVALUATION), *([VALIDATION] if takes_val else [])]
         rows = extraction.rows(trainer, backbone, {view: [form] for view in views}, None)
         codes = [Codes({form.cut: rows[view][form]}, images.collection.targets(view[0])) for view in views]
-        yield codes[0], codes[1] if whole else None
+        yield codes[0], codes[1] if takes_val else None
         trainer.strategy.barrier("codes: read")
+
+
+def _share(trainer: Trainer, images: ImageData, *, trains: bool) -> float:
+    """Of each class, of which a head is solved: less than 1 where training images are more than an epoch of this trainer has, or than
+    `MOST_IMAGES` where training follows.
+    """
+    count, limit = len(images.collection.splits["train"]), trainer.limit_train_batches
+    most = MOST_IMAGES if trains else count
+    return min(1.0, most / count, limit * images.batch_size / count if isinstance(limit, int) else limit)

@@ -199,7 +199,9 @@ def fit(cfg: DictConfig, run: Run) -> float:
 
 def _rows(cfg: DictConfig, run: Run, plan: Plan) -> list[tuple[str, str]]:
     parts = run.model.backbone, run.data, plan, run.sources
-    return words.plan_rows(cfg, *parts, solves=run.solved is not None, trains=run.trains, processes=run.trainer.world_size)
+    takes_val = run.solved is not None and run.solved.takes_val(run.trainer, run.data)
+    processes = run.trainer.world_size
+    return words.plan_rows(cfg, *parts, solves=run.solved is not None, takes_val=takes_val, trains=run.trains, processes=processes)
 
 
 def _train(cfg: DictConfig, run: Run) -> None:

@@ -28,6 +28,7 @@ from ftlit.shard import size_in_words
 from ftlit.sources import Source
 
 SOLVED = "solved on codes of training {noun}, without augmentation; its strength is {strength}"
+TAKES_VAL = "once val has judged it, it is solved on val too; "
 LEFT_OUT = "stages that train it alone are left out (head=linear keeps them)"
 ALONE = "nothing is trained: without effect are {} (head=linear trains it by steps, scenario=large_similar all layers)"
 TOLD = ("scenario", "experiment", "backbone", "head", "loss", "data", "schedule", "optimizer", "lr_scheduler", "cache", "trainer")
@@ -67,6 +68,7 @@ def plan_rows(
     sources: Sequence[Source],
     *,
     solves: bool = False,
+    takes_val: bool = False,
     trains: bool = True,
     processes: int = 1,
 ) -> list[tuple[str, str]]:
@@ -77,7 +79,7 @@ def plan_rows(
     choices = HydraConfig.get().runtime.choices
     strengths: Sequence[float] = OmegaConf.select(cfg, "probe.strengths") or []
     strength = f"{strengths[0]:g}" if len(strengths) == 1 else "chosen by cross-validation among them"
-    alone = ALONE.format(", ".join(given(*OF_TRAINING)) or "optimizer, lr_scheduler, loss and epochs")
+    alone = TAKES_VAL * takes_val + ALONE.format(", ".join(given(*OF_TRAINING)) or "optimizer, lr_scheduler, loss and epochs")
     return [
         ("ftlit", ", ".join(f"{group}={choices[group]}" for group in TOLD if choices.get(group))),
         *(("note", line) for line in replaced(cfg)),
