@@ -30,10 +30,10 @@ from ftlit import (
     batchnorm_to_affine,
     build_optimizer,
 )
-from ftlit.dataset import Collection, Examples
+from ftlit.data.dataset import Collection, Examples
 from ftlit.errors import UserError
-from ftlit.lit.images import ImageData
-from ftlit.shard import read_shard
+from ftlit.features.shard import read_shard
+from ftlit.lit.datamodules.image_data import ImageData
 
 DEVICES = int(os.environ.get("DEVICES", "1"))
 HEAD, TOP = ["head"], ["head", "backbone.top"]

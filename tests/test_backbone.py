@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from ftlit.backbone import Backbone, Layers
+from ftlit.data.transforms import InputSpec
 from ftlit.errors import UserError
-from ftlit.pooling import pool, pooled_size, poolings_of
-from ftlit.transform import InputSpec
+from ftlit.models.backbone import Backbone, Layers
+from ftlit.models.pooling import pool, pooled_size, poolings_of
 
 CUTS = ("stem", "encoder.0", "encoder.1", "neck.tokens", "top")
 SHAPES = {"stem": (4, 4, 4), "encoder.0": (6, 2, 2), "encoder.1": (6, 2, 2), "neck.tokens": (4, 6), "top": (6,)}

@@ -16,13 +16,13 @@ from texts_of import SMALL, minilm, save_model, save_tokenizer, trec, words, wri
 
 from ftlit import CodesData, FineTuner, InputSpec, LastCheckpoint, SeedEachStep, StagedFinetuning, TextSpec
 from ftlit.errors import UserError
+from ftlit.finetuning.schedule import all_at_once, head_only, head_then_all, top_down
 from ftlit.fingerprint import fingerprint, prefixes
-from ftlit.head import LinearHead
-from ftlit.lit.texts import text_csv_data
-from ftlit.pooling import pool
-from ftlit.recipes.binding import check_input
-from ftlit.schedule import all_at_once, head_only, head_then_all, top_down
-from ftlit.zoo.bert import ENCODERS, Embeddings, load_bert, take_apart
+from ftlit.lit.datamodules.text_sources import text_csv_data
+from ftlit.models.heads import LinearHead
+from ftlit.models.pooling import pool
+from ftlit.recipes.config.validate import check_input
+from ftlit.zoo.text_encoders import ENCODERS, Embeddings, load_bert, take_apart
 
 pytest.importorskip("transformers")
 ROOT = Path(__file__).parents[1]
@@ -91,7 +91,7 @@ def test_codes_of_texts_are_pooled_without_their_padding():
 def test_all_places_are_computed_where_the_longest_text_is_not_asked_for(folder, monkeypatch):
     backbone, ids = load_bert(str(folder), max_length=10).eval(), batch(10, 3, 5)
     shorter = backbone(ids)
-    monkeypatch.setattr("ftlit.zoo.bert._longest", lambda real: real.shape[1])
+    monkeypatch.setattr("ftlit.zoo.text_encoders._longest", lambda real: real.shape[1])
     torch.testing.assert_close(backbone(ids), shorter)
 
 

@@ -23,13 +23,13 @@ from ftlit import (
     UserError,
     build_optimizer,
 )
-from ftlit.dataset import Collection, Examples, read_image
-from ftlit.head import ConvHead, MLPHead
-from ftlit.lit.images import ImageData
-from ftlit.lit.resuming import LastCheckpoint
-from ftlit.lit.seeding import SeedEachStep
-from ftlit.rates import cosine
-from ftlit.sources import trained_layers
+from ftlit.data.dataset import Collection, Examples, read_image
+from ftlit.features.stage_input import trained_layers
+from ftlit.finetuning.lr_schedule import cosine
+from ftlit.lit.callbacks.exact_resume import LastCheckpoint
+from ftlit.lit.callbacks.seed_each_step import SeedEachStep
+from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.models.heads import ConvHead, MLPHead
 
 EPOCHS = 4
 HEAD, TOP, ALL = ["head"], ["head", "backbone.top"], ["*"]

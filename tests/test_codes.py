@@ -17,14 +17,14 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-import ftlit.codes
+import ftlit.features.extract
 from ftlit import Backbone, InputSpec, UserError, batchnorm_to_affine, extract_codes
-from ftlit.codes import Views, read_batches
-from ftlit.column import Kind, Rows, Writer
-from ftlit.dataset import Examples
-from ftlit.shard import DIGEST
-from ftlit.store import Store
-from ftlit.transform import train_transform
+from ftlit.data.dataset import Examples
+from ftlit.data.transforms import train_transform
+from ftlit.features.extract import Views, read_batches
+from ftlit.features.shard import DIGEST
+from ftlit.features.store import Store
+from ftlit.features.table import Kind, Rows, Writer
 
 CUTS = ["low", "middle", "top"]
 
@@ -166,11 +166,11 @@ def test_batches_are_those_of_the_order_whatever_is_read_at_once(tmp_path_factor
     folder = tmp_path_factory.getbasetemp() / "views"
     rows = table(folder, 20)
     order = [[(epoch, index) for index in batch] for batch in drawn]
-    before, ftlit.codes.BLOCK_BYTES = ftlit.codes.BLOCK_BYTES, block
+    before, ftlit.features.extract.BLOCK_BYTES = ftlit.features.extract.BLOCK_BYTES, block
     try:
         read = list(read_batches(order, rows, torch.arange(20), "top", torch.float64))
     finally:
-        ftlit.codes.BLOCK_BYTES = before
+        ftlit.features.extract.BLOCK_BYTES = before
     assert len(read) == len(drawn)
     for (codes, targets), batch in zip(read, drawn, strict=True):
         expected = torch.tensor(batch)[:, None] * 3.0 + torch.arange(3.0)
@@ -194,12 +194,12 @@ def test_what_a_view_draws_depends_on_view_and_content_not_on_the_place(tmp_path
 SLOWLY = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
-import ftlit.column
+import ftlit.features.table
 from test_codes import backbone, images, Passed
 from ftlit import extract_codes
 from torch.utils.data import DataLoader
 
-ftlit.column.SHARD_BYTES = 8 * 24  # 8 rows of the top codes
+ftlit.features.table.SHARD_BYTES = 8 * 24  # 8 rows of the top codes
 net = backbone()
 passed = Passed(net)
 

@@ -17,16 +17,16 @@ from lightning.pytorch import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 import ftlit
-from ftlit.backbone import Backbone
+from ftlit.cli.train import RECIPES
 from ftlit.errors import UserError
+from ftlit.finetuning.lr_schedule import Rates
+from ftlit.finetuning.schedule import Schedule
+from ftlit.models.backbone import Backbone
 from ftlit.patterns import first_match
-from ftlit.rates import Rates
-from ftlit.recipes import limits
-from ftlit.recipes.binding import bind
+from ftlit.recipes.config import limits
+from ftlit.recipes.config.error_messages import as_user_error
+from ftlit.recipes.config.validate import bind
 from ftlit.recipes.finetune import build
-from ftlit.recipes.main import RECIPES
-from ftlit.recipes.mistakes import as_user_error
-from ftlit.schedule import Schedule
 
 CONF = Path(ftlit.__file__).parents[2] / "conf"
 OPTIONS: dict[str, list[str]] = {}
@@ -275,7 +275,7 @@ def test_every_name_of_train_yaml_is_one_that_may_be_given():
 
 
 def test_the_command_line_says_the_line_and_nothing_else_and_exits_with_2():
-    done = subprocess.run([sys.executable, "-m", "ftlit.recipes.main", "backbone=resnet51"], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "ftlit.cli.train", "backbone=resnet51"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith("ftlit: no option of backbone 'resnet51': did you mean 'resnet50'?")
 
@@ -285,14 +285,14 @@ def test_the_command_line_beats_a_scenario_in_values_and_in_choices():
     cfg = composed("optimizer.lr=0.5", "head=mlp", "schedule=top_down", "scenario=small_similar", "trainer.max_epochs=3")
     assert scenario.optimizer.lr != 0.5 and "head_only" in scenario.schedule["_target_"] and scenario.trainer.max_epochs != 3
     assert (cfg.optimizer.lr, cfg.trainer.max_epochs) == (0.5, 3)
-    assert (cfg.head["_target_"], cfg.schedule["_target_"]) == ("ftlit.head.MLPHead", "ftlit.schedule.top_down")
+    assert (cfg.head["_target_"], cfg.schedule["_target_"]) == ("ftlit.models.heads.MLPHead", "ftlit.finetuning.schedule.top_down")
 
 
 @pytest.mark.parametrize("scenario", OPTIONS["scenario"])
 def test_an_experiment_beats_every_scenario_and_the_command_line_beats_both(scenario):
     cfg = composed(f"scenario={scenario}", "experiment=pretrain_glyph")
     assert cfg.schedule == {
-        "_target_": "ftlit.schedule.all_at_once",
+        "_target_": "ftlit.finetuning.schedule.all_at_once",
         "scale": 1.0,
         "decay": 1.0,
         "freeze_embeddings": False,

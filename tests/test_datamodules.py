@@ -12,10 +12,10 @@ from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 from torch import nn
 
-from ftlit.dataset import Collection, Examples
+from ftlit.data.dataset import Collection, Examples
+from ftlit.data.transforms import InputSpec
 from ftlit.errors import UserError
-from ftlit.lit.datamodules import ImageData, csv_data, digits_data, folder_data, torchvision_data
-from ftlit.transform import InputSpec
+from ftlit.lit.datamodules.image_sources import ImageData, csv_data, digits_data, folder_data, torchvision_data
 
 SPEC = InputSpec(size=8)
 CONF = Path(__file__).parent.parent / "conf" / "data"
@@ -215,7 +215,7 @@ def test_arguments_out_of_range_are_one_line(how, says):
 @pytest.mark.parametrize("target", [digits_data, folder_data, csv_data, torchvision_data], ids=lambda f: f.__name__)
 def test_each_option_of_the_group_gives_every_argument_its_default(target):
     option = yaml.safe_load((CONF / f"{target.__name__.removesuffix('_data')}.yaml").read_text())
-    assert option.pop("_target_") == f"ftlit.lit.datamodules.{target.__name__}"
+    assert option.pop("_target_") == f"ftlit.lit.datamodules.image_sources.{target.__name__}"
     assert option.pop("_convert_") == "object"
     defaults = {name: "???" if p.default is Parameter.empty else p.default for name, p in signature(target).parameters.items()}
     del defaults["input_spec"]

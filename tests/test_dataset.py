@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from ftlit.dataset import BadImage, Collection, Examples, LabelledImages, MixedCollate, image_reader, read_image, to_rgb
+from ftlit.data.dataset import BadImage, Collection, Examples, LabelledImages, MixedCollate, image_reader, read_image, to_rgb
+from ftlit.data.transforms import InputSpec, eval_transform
 from ftlit.errors import UserError
-from ftlit.transform import InputSpec, eval_transform
 
 MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "I", "F", "I;16", "I;16B"]
 SUFFIXES = {"1": "png", "LA": "png", "RGBA": "webp", "CMYK": "jpg", "I;16": "png", "I": "tiff", "F": "tiff", "P": "gif", "L": "bmp"}

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ftlit import InputSpec, UserError, fully_convolutional, linear_to_conv, load_backbone
-from ftlit.backbone import Backbone
-from ftlit.head import ConvHead, LinearHead, MLPHead, PooledHead
+from ftlit.models.backbone import Backbone
+from ftlit.models.heads import ConvHead, LinearHead, MLPHead, PooledHead
 
 SIZE, STRIDE = 17, 4
 

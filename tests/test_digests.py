@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from ftlit import UserError
-from ftlit.dataset import Examples, read_image
-from ftlit.digests import Memory, digests_of
+from ftlit.data.dataset import Examples, read_image
+from ftlit.features.image_hashes import Memory, digests_of
 
 
 def picture(path: Path, grey: int) -> Path:

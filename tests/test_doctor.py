@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ftlit import Backbone, InputSpec, Schedule, Stage, UserError, build_optimizer
-from ftlit.doctor import Row, examine
+from ftlit.finetuning.plan import Row, examine
 
 SGD = partial(torch.optim.SGD, lr=0.1)
 

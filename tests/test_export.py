@@ -13,11 +13,11 @@ from torchvision import models
 from torchvision.transforms.v2.functional import normalize
 
 from ftlit import UserError, batchnorm_to_affine, export_run, load_backbone, load_timm
-from ftlit.cli import main
-from ftlit.export import export
-from ftlit.head import ConvHead, LinearHead, MLPHead, PooledHead
-from ftlit.network import Network, record_of
-from ftlit.network import load as load_run
+from ftlit.cli.main import main
+from ftlit.inference.export import export
+from ftlit.inference.network import Network, record_of
+from ftlit.inference.network import load as load_run
+from ftlit.models.heads import ConvHead, LinearHead, MLPHead, PooledHead
 
 CLASSES = ["ants", "bees", "wasps"]
 TOLERANCE = 1e-4

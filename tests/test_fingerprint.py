@@ -22,12 +22,12 @@ from PIL import Image
 from torch import fx, nn
 from torchvision.transforms import v2
 
-from ftlit.dataset import image_reader, read_image
+from ftlit.data.dataset import image_reader, read_image
+from ftlit.data.transforms import AUGMENTS, InputSpec, eval_transform, train_transform
 from ftlit.errors import UserError
+from ftlit.finetuning.freeze import hold_modes, modes_of, set_trainable
 from ftlit.fingerprint import _source, fingerprint, of_array, of_bytes, of_tensor, prefixes, software
-from ftlit.rewrite import batchnorm_to_affine
-from ftlit.trainable import hold_modes, modes_of, set_trainable
-from ftlit.transform import AUGMENTS, InputSpec, eval_transform, train_transform
+from ftlit.models.batchnorm_fold import batchnorm_to_affine
 from ftlit.zoo import load_backbone
 
 
@@ -85,9 +85,9 @@ def net() -> nn.Sequential:
 THINGS = """
 import torch
 from functools import partial
-from ftlit.dataset import image_reader
+from ftlit.data.dataset import image_reader
 from ftlit.fingerprint import fingerprint
-from ftlit.transform import InputSpec, eval_transform, train_transform
+from ftlit.data.transforms import InputSpec, eval_transform, train_transform
 from ftlit.zoo import load_backbone
 torch.manual_seed(0)
 names = {"a", "b", "c", "layer1", "layer2"}

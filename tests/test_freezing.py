@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from ftlit.backbone import Backbone
-from ftlit.doctor import examine
+from ftlit.data.transforms import InputSpec
 from ftlit.errors import UserError
-from ftlit.freezing import frozen_layers
-from ftlit.grouping import build_optimizer
-from ftlit.recipes.command import with_text
-from ftlit.schedule import all_at_once, head_only, head_then_all, top_down, with_reinit
-from ftlit.trainable import set_trainable
-from ftlit.transform import InputSpec
+from ftlit.finetuning.freeze import set_trainable
+from ftlit.finetuning.freeze_options import frozen_layers
+from ftlit.finetuning.param_groups import build_optimizer
+from ftlit.finetuning.plan import examine
+from ftlit.finetuning.schedule import all_at_once, head_only, head_then_all, top_down, with_reinit
+from ftlit.models.backbone import Backbone
+from ftlit.recipes.config.overrides import with_text
 
 LAYERS = ["embeddings", *(f"encoder.{i}" for i in range(5)), "pooler"]
 

@@ -12,7 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.data import DataLoader
 
 from ftlit import FineTuner, Schedule, Stage, StagedFinetuning, load_backbone
-from ftlit.head import MLPHead
+from ftlit.models.heads import MLPHead
 
 NETS = {  # what makes each hard to freeze is turned up: batch norms, dropout as a module and as a function, drop-path
     "resnet18": {},

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ftlit.glyphs import CANVAS, INK, SYMBOLS, GlyphStream, distort, render_glyphs
-from ftlit.lit.glyphs import GlyphData
-from ftlit.transform import InputSpec
+from ftlit.data.glyph_images import CANVAS, INK, SYMBOLS, GlyphStream, distort, render_glyphs
+from ftlit.data.transforms import InputSpec
+from ftlit.lit.datamodules.glyph_source import GlyphData
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ftlit.errors import UserError
-from ftlit.grouping import build_optimizer, param_groups
-from ftlit.trainable import set_trainable
+from ftlit.finetuning.freeze import set_trainable
+from ftlit.finetuning.param_groups import build_optimizer, param_groups
 
 factors = st.floats(1e-4, 10)
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ftlit.errors import UserError
-from ftlit.head import ConvHead, LinearHead, MLPHead, logits_of
+from ftlit.models.heads import ConvHead, LinearHead, MLPHead, logits_of
 
 VECTORS, MAPS, TOKENS = torch.randn(5, 6), torch.randn(5, 6, 3, 4), torch.randn(5, 7, 6)
 

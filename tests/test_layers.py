@@ -130,6 +130,6 @@ def test_a_public_name_is_the_same_to_a_type_checker_and_at_run_time():
 
 def test_importing_ftlit_loads_none_of_the_big_packages_and_its_command_line_no_torch():
     code = "import sys, {0}; print(*sorted({{'hydra', 'omegaconf', 'lightning', 'torch'}} & set(sys.modules)))"
-    for module, loaded in (("ftlit", ""), ("ftlit.cli", ""), ("ftlit.recipes.main", "hydra omegaconf")):
+    for module, loaded in (("ftlit", ""), ("ftlit.cli.main", ""), ("ftlit.cli.train", "hydra omegaconf")):
         done = subprocess.run([sys.executable, "-c", code.format(module)], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == loaded

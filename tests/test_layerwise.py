@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ftlit import UserError, load_backbone
-from ftlit.layerwise import Reconstruction, RestrictedBoltzmann, mirror
+from ftlit.finetuning.layerwise_objectives import Reconstruction, RestrictedBoltzmann, mirror
 
 ROOT = Path(__file__).parents[1]
 MLP = ("recipe=pretrain", "backbone=mlp", "backbone.hidden=[24,12]", "backbone.input_spec.size=8", "data=digits", "pretrain.epochs=2")
@@ -224,7 +224,7 @@ def test_layers_that_were_trained_otherwise_are_not_gone_on_with(whole):
 def test_a_batch_norm_of_the_layer_counts_each_batch_once():
     import lightning.pytorch as pl
 
-    from ftlit.lit.pretrainer import LayerPretrainer
+    from ftlit.lit.tasks.layer_pretrainer import LayerPretrainer
 
     layer = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
     images = torch.randn(12, 3, 6, 6)
@@ -248,8 +248,8 @@ def test_without_hydra_the_same_class_trains_and_freezes_every_layer(tmp_path):
     import lightning.pytorch as pl
 
     from ftlit import LayerwisePretrainer
-    from ftlit.lit.datamodules import digits_data
-    from ftlit.lit.pretrainer import autoencoder
+    from ftlit.lit.datamodules.image_sources import digits_data
+    from ftlit.lit.tasks.layer_pretrainer import autoencoder
 
     backbone = load_backbone("mlp", weights=None, hidden=[24, 12], input_spec={"size": 8})
     data = digits_data(backbone.input_spec, num_workers=0)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ftlit.dataset import Collection, read_image
+from ftlit.data.dataset import Collection, read_image
+from ftlit.data.image_files import collect, list_csv, list_folder
 from ftlit.errors import UserError
-from ftlit.listing import collect, list_csv, list_folder
 
 number = count()
 

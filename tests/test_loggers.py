@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
 
 from ftlit.errors import UserError
-from ftlit.recipes.loggers import PACKAGES, begin_loggers, build_loggers
+from ftlit.recipes.run.loggers import PACKAGES, begin_loggers, build_loggers
 
 ROOT = Path(__file__).parents[1]
 STAGED = ("scenario=large_similar", "schedule=top_down", "trainer.max_epochs=6", "report=false")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
 from ftlit.errors import UserError
-from ftlit.loss import bce, cross_entropy
+from ftlit.finetuning.losses import bce, cross_entropy
 
 LOGITS, LABELS = torch.randn(6, 3), torch.tensor([0, 1, 2, 2, 1, 0])
 

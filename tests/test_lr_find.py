@@ -14,9 +14,9 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader
 
 from ftlit import Rates, Schedule, Stage, Until, UserError
-from ftlit.lit.lr_find import LossByRate
-from ftlit.lr_find import RangeTest, diverged, smooth, suggest
-from ftlit.rates import constant
+from ftlit.finetuning.lr_range_test import RangeTest, diverged, smooth, suggest
+from ftlit.finetuning.lr_schedule import constant
+from ftlit.lit.callbacks.loss_by_lr import LossByRate
 from ftlit.recipes import lr_find
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import warm
 
-from ftlit.recipes.command import quote
-from ftlit.recipes.isolation import undone
+from ftlit.recipes.config.overrides import quote
+from ftlit.recipes.run.processes import undone
 
 ROOT = Path(__file__).parents[1]
 TRAIN = (str(ROOT / "train.py"),)
-MODULE = ("-m", "ftlit.recipes.main")
-FTLIT = ("-c", "from ftlit.cli import main; main()", "train")
+MODULE = ("-m", "ftlit.cli.train")
+FTLIT = ("-c", "from ftlit.cli.main import main; main()", "train")
 FAST = ("debug=fast", "trainer.max_epochs=1", "data.num_workers=0")
 
 
@@ -59,7 +59,7 @@ def test_one_process_then_two(tmp_path):
 
 BROKEN = """
 import os
-from ftlit.head import LinearHead
+from ftlit.models.heads import LinearHead
 
 class Head(LinearHead):
     def forward(self, codes):

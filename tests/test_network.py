@@ -15,9 +15,9 @@ import warm
 from PIL import Image
 
 from ftlit import UserError, load_backbone
-from ftlit.dataset import read_image
-from ftlit.network import load
-from ftlit.transform import eval_transform
+from ftlit.data.dataset import read_image
+from ftlit.data.transforms import eval_transform
+from ftlit.inference.network import load
 
 ROOT = Path(__file__).parents[1]
 ARGUMENTS = (
@@ -46,7 +46,7 @@ def run(tmp_path_factory):
 
 
 def predict(folder, *arguments):
-    return command(folder, "-m", "ftlit.cli", "predict", *arguments)
+    return command(folder, "-m", "ftlit.cli.main", "predict", *arguments)
 
 
 def test_the_network_of_a_run_says_what_the_run_has_trained(run):
@@ -140,7 +140,7 @@ def test_what_is_not_ours_is_refused_and_never_called(run, tmp_path):
             load(changed(run, file, **fields))
         said = predict(tmp_path, str(file), "a.png")
         assert said.returncode == 2 and "os.system" in said.stderr and said.stderr.count("\n") == 1
-    for fields in ({"head": {}}, {"head": {"_target_": "ftlit.head.LinearHead", "in_features": 5}}, {"affine": False}):
+    for fields in ({"head": {}}, {"head": {"_target_": "ftlit.models.heads.LinearHead", "in_features": 5}}, {"affine": False}):
         with pytest.raises(UserError, match="do not fit each other"):
             load(changed(run, file, **fields))
     assert not (tmp_path / "ran").exists()

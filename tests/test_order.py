@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ftlit.dataset import Collection, Examples, LabelledImages, MixedCollate
+from ftlit.data.dataset import Collection, Examples, LabelledImages, MixedCollate
+from ftlit.data.samplers import Batches, EvalOrder, TrainOrder
+from ftlit.data.transforms import InputSpec, train_transform
 from ftlit.errors import UserError
-from ftlit.order import Batches, EvalOrder, TrainOrder
-from ftlit.transform import InputSpec, train_transform
 
 sizes, processes, batch_sizes = st.integers(1, 40), st.integers(1, 4), st.integers(1, 9)
 

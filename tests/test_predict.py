@@ -11,9 +11,9 @@ from PIL import Image
 from torch import nn
 
 from ftlit import UserError, load, load_backbone
-from ftlit.cli import main
-from ftlit.head import LinearHead
-from ftlit.network import Network, Prediction, record_of
+from ftlit.cli.main import main
+from ftlit.inference.network import Network, Prediction, record_of
+from ftlit.models.heads import LinearHead
 
 CLASSES = [f"class {i}" for i in range(7)]
 
@@ -21,7 +21,7 @@ CLASSES = [f"class {i}" for i in range(7)]
 def save_run(folder, backbone, **fields):
     """A run's folder, at random."""
     head = LinearHead(backbone.num_features, len(CLASSES))
-    record = record_of(backbone, {}, {"_target_": "ftlit.head.LinearHead"}, class_names=CLASSES, multilabel=False, affine=False)
+    record = record_of(backbone, {}, {"_target_": "ftlit.models.heads.LinearHead"}, class_names=CLASSES, multilabel=False, affine=False)
     record["backbone"].update(fields)
     (folder / "checkpoints").mkdir(parents=True)
     state = nn.ModuleDict({"backbone": backbone, "head": head}).state_dict()

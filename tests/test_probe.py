@@ -10,8 +10,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ftlit import UserError, extract_codes, fit_probe, load_backbone
-from ftlit.linear_loss import KINDS
-from ftlit.probe import FOLDS, folds_of
+from ftlit.probes.linear_probe import FOLDS, folds_of
+from ftlit.probes.objectives import KINDS
 
 DIGITS = load_digits()
 CODES, LABELS = torch.from_numpy(DIGITS.data), torch.from_numpy(DIGITS.target)

@@ -11,7 +11,7 @@ import torch
 import warm
 
 from ftlit import FineTuner, UserError, extract_codes, fit_probe, load_backbone
-from ftlit.probing import Interval, Probing, best_of, bootstrap
+from ftlit.probes.layer_probes import Interval, Probing, best_of, bootstrap
 
 ROOT = Path(__file__).parents[1]
 

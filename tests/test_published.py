@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
-from ftlit.dataset import Collection
+from ftlit.data.builtin import DATASETS, NO_FLIP, digits, torchvision_dataset
+from ftlit.data.dataset import Collection
 from ftlit.errors import UserError
-from ftlit.published import DATASETS, NO_FLIP, digits, torchvision_dataset
 
 FRACTIONS = {"val": 0.2, "test": 0.2}
 

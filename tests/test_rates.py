@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from ftlit import UserError
-from ftlit.rates import Rates, any_curve, constant, cosine, linear, one_cycle, plateau, step
+from ftlit.finetuning.lr_schedule import Rates, any_curve, constant, cosine, linear, one_cycle, plateau, step
 
 STEPS = 20
 LAMBDA = partial(LambdaLR, lr_lambda=lambda step: 1 / (step + 1))

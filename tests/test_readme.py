@@ -15,8 +15,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from ftlit.recipes.binding import bind
-from ftlit.recipes.main import RECIPES
+from ftlit.cli.train import RECIPES
+from ftlit.recipes.config.validate import bind
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

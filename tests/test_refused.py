@@ -7,7 +7,7 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParalle
 
 from ftlit.errors import UserError
 from ftlit.recipes.finetune import check_slim
-from ftlit.recipes.isolation import remove_empty
+from ftlit.recipes.run.processes import remove_empty
 
 
 @pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy])

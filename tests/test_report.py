@@ -18,12 +18,12 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from ftlit import UserError
-from ftlit.lit.recording import Recorder, answers_of
-from ftlit.report.evidence import Answers, Evidence, Pictures, StageRecord
+from ftlit.lit.callbacks.recorder import Recorder, answers_of
+from ftlit.report.contents import Answers, Evidence, Pictures, StageRecord
 from ftlit.report.figures import FIGURES
-from ftlit.report.files import FOLDER, STAGES, read_stages, read_tested, write_stages, write_tested
-from ftlit.report.page import page, pictures_of, write_report
-from ftlit.report.reading import read
+from ftlit.report.html import page, pictures_of, write_report
+from ftlit.report.load import read
+from ftlit.report.run_files import FOLDER, STAGES, read_stages, read_tested, write_stages, write_tested
 from ftlit.report.scores import class_scores, confusion, reliability, surest_mistakes
 
 ROOT = Path(__file__).parents[1]

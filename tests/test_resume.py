@@ -19,12 +19,12 @@ from torch import nn
 from torch.optim.lr_scheduler import ExponentialLR, StepLR
 
 from ftlit import Backbone, CodesData, FineTuner, InputSpec, Rates, Schedule, Stage, StagedFinetuning, Until, UserError
-from ftlit.dataset import Collection, Examples
-from ftlit.head import MLPHead
-from ftlit.lit.images import ImageData
-from ftlit.lit.resuming import LastCheckpoint, MetricsFile
-from ftlit.lit.seeding import SeedEachStep
-from ftlit.rates import any_curve, constant, cosine, linear, one_cycle, plateau
+from ftlit.data.dataset import Collection, Examples
+from ftlit.finetuning.lr_schedule import any_curve, constant, cosine, linear, one_cycle, plateau
+from ftlit.lit.callbacks.exact_resume import LastCheckpoint, MetricsFile
+from ftlit.lit.callbacks.seed_each_step import SeedEachStep
+from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.models.heads import MLPHead
 
 EPOCHS, STEPS = 5, 4  # steps an epoch
 SCALES = [("head", 1.0), ("*", 0.3)]

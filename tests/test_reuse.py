@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from torchvision.models import resnet18
 
 from ftlit import Rates, Schedule, Stage, StagedFinetuning, Until, build_optimizer
-from ftlit.rates import cosine
+from ftlit.finetuning.lr_schedule import cosine
 
 ROOT = Path(__file__).parents[1]
 

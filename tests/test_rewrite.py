@@ -9,10 +9,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ftlit.errors import UserError
-from ftlit.head import LinearHead
-from ftlit.rewrite import AffineNorm, affine_to_batchnorm, batchnorm_to_affine, load_either
+from ftlit.models.batchnorm_fold import AffineNorm, affine_to_batchnorm, batchnorm_to_affine, load_either
+from ftlit.models.heads import LinearHead
 from ftlit.zoo import load_backbone
-from ftlit.zoo.load import available
+from ftlit.zoo.torchvision_nets import available
 
 # one small network of each family with BatchNorm -> the smallest convenient input
 SMALL = {

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftlit.errors import UserError
-from ftlit.schedule import (
+from ftlit.finetuning.schedule import (
     Schedule,
     all_at_once,
     explicit,
@@ -17,8 +17,8 @@ from ftlit.schedule import (
     with_batchnorm,
     with_reinit,
 )
-from ftlit.stage import Stage
-from ftlit.until import Until
+from ftlit.finetuning.stage import Stage
+from ftlit.finetuning.until import Until
 
 LAYERS = ["stem", "layer1", "layer2", "layer3", "encoder.4"]
 EVEN = [("head", 1.0), *((f"backbone.{layer}", 0.1) for layer in reversed(LAYERS))]

@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import ftlit
 from ftlit import FineTuner, LastCheckpoint, StagedFinetuning, UserError, load, load_backbone
-from ftlit.head import LinearHead
-from ftlit.network import record_of
-from ftlit.schedule import head_only, top_down
-from ftlit.slim import base_record, digests, filled, slimmed
+from ftlit.finetuning.schedule import head_only, top_down
+from ftlit.inference.network import record_of
+from ftlit.inference.slim import base_record, digests, filled, slimmed
+from ftlit.models.heads import LinearHead
 
 ROOT = Path(__file__).parents[1]
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -78,7 +78,10 @@ def test_law_5_holds_for_slim_checkpoints(tmp_path, step):
         torch.manual_seed(0)
         backbone = load_backbone("glyph")
         told = {"class_names": list("abc"), "multilabel": False, "affine": False}
-        record = {**record_of(backbone, {}, {"_target_": "ftlit.head.LinearHead"}, **told), "base": base_record(backbone) if slim else None}
+        record = {
+            **record_of(backbone, {}, {"_target_": "ftlit.models.heads.LinearHead"}, **told),
+            "base": base_record(backbone) if slim else None,
+        }
         schedule = top_down(backbone.learned, every=2)
         rates = {"lr_scale": schedule.lr_scale, "optimizer": partial(torch.optim.AdamW, lr=1e-3)}
         model = FineTuner(backbone, LinearHead(128, 3), num_classes=3, record=record, slim=slim, **rates)
@@ -142,7 +145,7 @@ def test_a_resnet_with_a_head_of_100_classes_is_small(tmp_path):
     torch.save({name: tensor for name, tensor in load_backbone("resnet50", weights=None).state_dict().items()}, tmp_path / "resnet50.pth")
     backbone = load_backbone("resnet50", weights=tmp_path / "resnet50.pth", input_spec={"size": 32})
     told = {"class_names": [str(i) for i in range(100)], "multilabel": False, "affine": False}
-    record = {**record_of(backbone, {}, {"_target_": "ftlit.head.LinearHead"}, **told), "base": base_record(backbone)}
+    record = {**record_of(backbone, {}, {"_target_": "ftlit.models.heads.LinearHead"}, **told), "base": base_record(backbone)}
     model = FineTuner(
         backbone,
         LinearHead(2048, 100),

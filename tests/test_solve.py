@@ -9,8 +9,8 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.svm import LinearSVC
 
-from ftlit.linear_loss import KINDS
-from ftlit.solve import TOLERANCE, solve
+from ftlit.probes.objectives import KINDS
+from ftlit.probes.solver import TOLERANCE, solve
 
 STRENGTHS = [1.0, 1e-2, 1e-4]
 NEAR = 1e-4  # of the objective
@@ -132,7 +132,7 @@ def test_where_rounding_hides_the_way_down_float64_takes_over(classes, monkeypat
     codes, labels = standard(torch.from_numpy(digits.data))[:120].float(), torch.from_numpy(digits.target)[:120]
     strengths = [1.0, 1e-2, 1e-4, 1e-6]
     at_once = solve(codes, labels, classes, strengths, "softmax")
-    monkeypatch.setattr("ftlit.solve.MANY", 0)  # float32 is tried
+    monkeypatch.setattr("ftlit.probes.solver.MANY", 0)  # float32 is tried
     found = solve(codes, labels, classes, strengths, "softmax")
     assert bool(found.converged.all()) and found.objective.tolist() == pytest.approx(at_once.objective.tolist(), rel=1e-4)
 
@@ -142,15 +142,15 @@ def test_l_bfgs_and_newtons_method_stand_in_for_each_other_on_hinges(few_axes, m
     digits = load_digits()
     codes, labels = standard(torch.from_numpy(digits.data))[:300], torch.from_numpy(digits.target)[:300]
     expected = solve(codes, labels, 10, [1e-2], "svm")
-    monkeypatch.setattr("ftlit.solve.FEW_AXES", few_axes)
-    monkeypatch.setattr("ftlit.solve.NEWTON_STEPS" if few_axes else "ftlit.lbfgs.MOST_STEPS", 1)
+    monkeypatch.setattr("ftlit.probes.solver.FEW_AXES", few_axes)
+    monkeypatch.setattr("ftlit.probes.solver.NEWTON_STEPS" if few_axes else "ftlit.probes.lbfgs.MOST_STEPS", 1)
     found = solve(codes, labels, 10, [1e-2], "svm")
     assert bool(found.converged[0]) and float(found.objective[0]) == pytest.approx(float(expected.objective[0]), rel=1e-6)
 
 
 def test_what_did_not_get_there_says_so(monkeypatch):
     digits = load_digits()
-    monkeypatch.setattr("ftlit.lbfgs.MOST_STEPS", 1)
+    monkeypatch.setattr("ftlit.probes.lbfgs.MOST_STEPS", 1)
     codes, labels = standard(torch.from_numpy(digits.data))[:300], torch.from_numpy(digits.target)[:300]
     assert not bool(solve(codes, labels, 10, [1e-2], "softmax").converged[0])
 
@@ -160,9 +160,9 @@ def test_what_is_left_bounds_the_distance_to_the_optimum(kind, monkeypatch):
     codes, labels = torch.randn(80, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), torch.arange(80) % 5
     best = float(solve(codes, labels, 5, [1e-3], kind).objective[0])
     seen = []
-    monkeypatch.setattr("ftlit.solve.NEWTON_STEPS", 0)
+    monkeypatch.setattr("ftlit.probes.solver.NEWTON_STEPS", 0)
     for steps in (1, 3, 10, 30):
-        monkeypatch.setattr("ftlit.lbfgs.MOST_STEPS", steps)
+        monkeypatch.setattr("ftlit.probes.lbfgs.MOST_STEPS", steps)
         path = solve(codes, labels, 5, [1e-3], kind)
         gap = float(path.objective[0]) - best
         assert gap <= float(path.left[0] * path.objective[0]) + 1e-12

@@ -9,10 +9,10 @@ from PIL import Image
 from torch import nn
 
 from ftlit import Backbone, CodesData, FineTuner, ImageData, InputSpec, Schedule, SolvedHead, Stage, StagedFinetuning, UserError, fit_probe
-from ftlit.dataset import Collection, Examples
-from ftlit.head import LinearHead, MLPHead
-from ftlit.probing import Probing
-from ftlit.schedule import without_warm_up
+from ftlit.data.dataset import Collection, Examples
+from ftlit.finetuning.schedule import without_warm_up
+from ftlit.models.heads import LinearHead, MLPHead
+from ftlit.probes.layer_probes import Probing
 
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
 STRENGTHS = [1e-1, 1e-3]
@@ -65,7 +65,7 @@ def test_of_many_images_a_share_of_each_class_is_solved_on_where_training_follow
     def labels(i):
         return (0 if i < 20 else 1 if i < 26 else 2,)
 
-    monkeypatch.setattr("ftlit.lit.solving.MOST_IMAGES", 15)
+    monkeypatch.setattr("ftlit.lit.callbacks.probe_head.MOST_IMAGES", 15)
     source, module = CodesData(data(labels), tmp_path, pooled=True) if stored else data(labels), model()
     few = data(labels).with_share(0.5).collection.splits["train"]
     assert [few.labels.count((label,)) for label in range(3)] == [10, 3, 2]

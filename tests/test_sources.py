@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ftlit import Backbone, InputSpec, load_backbone
-from ftlit.sources import Form, form_of, frozen_prefix, plan_codes
+from ftlit.features.stage_input import Form, form_of, frozen_prefix, plan_codes
 
 CUTS = ("low", "middle", "pooling", "top")
 

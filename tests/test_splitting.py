@@ -7,9 +7,9 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from ftlit.dataset import Examples, to_rgb
+from ftlit.data.dataset import Examples, to_rgb
+from ftlit.data.splits import assemble, draw_per_class, find_duplicates, split_off
 from ftlit.errors import UserError
-from ftlit.splitting import assemble, draw_per_class, find_duplicates, split_off
 
 strata = st.lists(st.integers(0, 6), min_size=1, max_size=120)
 fraction = st.floats(0.01, 0.45)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ftlit import Rates, Schedule, Stage, StagedFinetuning, Until, UserError, build_optimizer
-from ftlit.rates import linear
+from ftlit.finetuning.lr_schedule import linear
 
 SCHEDULE = Schedule([Stage(["head"]), Stage(["head", "body.top"], epoch=2), Stage(["*"], epoch=3)])
 

@@ -19,15 +19,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-import ftlit.column
-import ftlit.shard
-import ftlit.store
-from ftlit import cache
-from ftlit.column import Column, Kind, Rows, Writer
+import ftlit.features.shard
+import ftlit.features.store
+import ftlit.features.table
+from ftlit.cli import cache
 from ftlit.errors import UserError
-from ftlit.kinds import CAST
-from ftlit.shard import DIGEST, Damaged, no_room, read_shard, size_in_words
-from ftlit.store import Store
+from ftlit.features.keys import CAST
+from ftlit.features.shard import DIGEST, Damaged, no_room, read_shard, size_in_words
+from ftlit.features.store import Store
+from ftlit.features.table import Column, Kind, Rows, Writer
 
 FORK = multiprocessing.get_context("fork")  # a process that starts in milliseconds
 SHAPES = {"vector": (5,), "map": (3, 2, 4), "tokens": (4, 3), "number": ()}
@@ -47,7 +47,7 @@ def table(numbers, shape=(5,), dtype=torch.float32) -> torch.Tensor:
 
 @pytest.fixture(autouse=True)
 def short_keys(monkeypatch):
-    monkeypatch.setattr(ftlit.store, "KEY", re.compile("[a-z]|other"))
+    monkeypatch.setattr(ftlit.features.store, "KEY", re.compile("[a-z]|other"))
 
 
 def kind(key="k", shape=(5,), dtype=torch.float32) -> Kind:
@@ -70,11 +70,11 @@ def bits(tensor: torch.Tensor) -> bytes:
 
 @contextmanager
 def shards_of(rows: int):
-    before, ftlit.column.SHARD_BYTES = ftlit.column.SHARD_BYTES, 20 * rows
+    before, ftlit.features.table.SHARD_BYTES = ftlit.features.table.SHARD_BYTES, 20 * rows
     try:
         yield
     finally:
-        ftlit.column.SHARD_BYTES = before
+        ftlit.features.table.SHARD_BYTES = before
 
 
 # --- rows
@@ -182,7 +182,7 @@ def test_a_shard_is_written_when_there_is_enough_and_when_it_took_long(tmp_path,
         writer.flush()
         writer.flush()
         assert files() == 3
-    monkeypatch.setattr(ftlit.column, "SHARD_SECONDS", -1.0)
+    monkeypatch.setattr(ftlit.features.table, "SHARD_SECONDS", -1.0)
     writer = Writer(column)
     writer.add(names(20), table([20]))
     assert files() == 4
@@ -331,7 +331,7 @@ def in_process(work, *args):
 
 
 def write_all(folder, count, started):
-    ftlit.column.SHARD_BYTES = 20 * 3
+    ftlit.features.table.SHARD_BYTES = 20 * 3
     store = Store(folder)
     column = store.column(kind())
     with store.locked([column]):
@@ -461,7 +461,7 @@ def test_a_full_disk_is_one_line_that_says_what_to_do_and_leaves_what_was_writte
     def full(source, target):
         raise error
 
-    monkeypatch.setattr(ftlit.shard.os, "replace", full)
+    monkeypatch.setattr(ftlit.features.shard.os, "replace", full)
     writer = Writer(column)
     writer.add(names(7, 8), table([7, 8]))
     with pytest.raises(UserError, match=r"^codes need 40 B more in .*/k, where .*B are free: give a folder on another disk, ") as raised:
@@ -480,7 +480,7 @@ def test_another_error_of_the_disk_stays_what_it_is_and_leaves_no_part(tmp_path,
         raise OSError(errno.EIO, "Input/output error")
 
     writer = Writer(Store(tmp_path).column(kind()))
-    monkeypatch.setattr(ftlit.shard.os, "replace", broken)
+    monkeypatch.setattr(ftlit.features.shard.os, "replace", broken)
     writer.add(names(7), table([7]))
     with pytest.raises(OSError, match="Input/output"):
         writer.flush()
@@ -582,7 +582,7 @@ def test_rows_that_are_long_and_a_disk_without_room_for_both_leave_shards_apart(
         column.merge()
     assert len(column.shards) == 8
     with monkeypatch.context() as patch:
-        patch.setattr(ftlit.column, "MERGED_ROW", 1)
+        patch.setattr(ftlit.features.table, "MERGED_ROW", 1)
         column.merge()
     assert len(column.shards) == 8
 

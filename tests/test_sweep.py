@@ -15,11 +15,11 @@ from hydra import compose, initialize_config_module
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
-from ftlit import cli
+from ftlit.cli import main as cli
+from ftlit.cli import sweep_jobs as sweeping
 from ftlit.errors import UserError
-from ftlit.jobs import Job, jobs_of, read_job, settings_of
-from ftlit.recipes import sweeping
-from ftlit.sweep import DRAWN, draw, half_interval, interval, markdown_of, table_of
+from ftlit.sweeps.jobs import Job, jobs_of, read_job, settings_of
+from ftlit.sweeps.summary import DRAWN, draw, half_interval, interval, markdown_of, table_of
 
 ROOT = Path(__file__).parents[1]
 TINY = ("data=digits", "data.per_class=5", "scenario=small_similar", "head=linear", "trainer=cpu", "trainer.max_epochs=1")

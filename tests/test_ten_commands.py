@@ -18,7 +18,7 @@ def test_the_ten_commands_run(tmp_path):
     assert len(commands) == 10
     Image.new("L", (20, 30), 200).save(tmp_path / "digit.png")
     environment = {**os.environ, "FTLIT_CACHE": str(tmp_path / "store")}
-    starts = {"python": [sys.executable], "ftlit": [sys.executable, "-m", "ftlit.cli"]}
+    starts = {"python": [sys.executable], "ftlit": [sys.executable, "-m", "ftlit.cli.main"]}
     for command in commands:
         first, *rest = shlex.split(command)
         words = [str(ROOT / word) if word == "train.py" else word for word in rest]

@@ -6,12 +6,12 @@ import pytest
 import torch
 from texts_of import WORDS, save_tokenizer, words, write_csv
 
-from ftlit.dataset import SPLITS
-from ftlit.digests import Memory, digests_of
+from ftlit.data.dataset import SPLITS
+from ftlit.data.tokens import TextSpec, TokenIds
 from ftlit.errors import UserError
+from ftlit.features.image_hashes import Memory, digests_of
 from ftlit.fingerprint import fingerprint
-from ftlit.lit.texts import text_csv_data
-from ftlit.text import TextSpec, TokenIds
+from ftlit.lit.datamodules.text_sources import text_csv_data
 
 pytest.importorskip("transformers")
 

@@ -12,9 +12,9 @@ from law_1 import check_cuts
 
 import ftlit
 from ftlit import UserError, load_timm
-from ftlit.backbone import Backbone
-from ftlit.transform import InputSpec
-from ftlit.zoo.chain import WHOLE, take_apart
+from ftlit.data.transforms import InputSpec
+from ftlit.models.backbone import Backbone
+from ftlit.zoo.timm_layers import WHOLE, take_apart
 
 timm = pytest.importorskip("timm")
 ROOT = Path(__file__).parents[1]

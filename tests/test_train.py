@@ -196,7 +196,7 @@ def test_several_processes_started_side_by_side_are_told_to_give_a_scenario(tmp_
 
 
 def test_advice_without_training(tmp_path):
-    command = [sys.executable, "-c", "from ftlit.cli import main; main()", "advise", "data.per_class=5", "hydra.run.dir=run"]
+    command = [sys.executable, "-c", "from ftlit.cli.main import main; main()", "advise", "data.per_class=5", "hydra.run.dir=run"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0 and not (tmp_path / "run/checkpoints").exists(), result.stderr
     assert "LogME" in result.stdout and re.search(r"about, here: small_similar \d+ s, .* large_different \d+ s", result.stdout)

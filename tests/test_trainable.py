@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from ftlit.backbone import Backbone
+from ftlit.data.transforms import InputSpec
 from ftlit.errors import UserError
-from ftlit.trainable import hold_modes, modes_of, release_modes, set_modes, set_trainable
-from ftlit.transform import InputSpec
+from ftlit.finetuning.freeze import hold_modes, modes_of, release_modes, set_modes, set_trainable
+from ftlit.models.backbone import Backbone
 
 
 def layer(width: int = 4) -> nn.Sequential:

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from ftlit.data.transforms import AUGMENTS, InputSpec, eval_transform, train_transform
 from ftlit.errors import UserError
-from ftlit.transform import AUGMENTS, InputSpec, eval_transform, train_transform
 
 side = st.integers(1, 60)
 INTERPOLATIONS = ["nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos"]

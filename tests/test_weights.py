@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
-from ftlit.backbone import Layers
+from ftlit.data.transforms import InputSpec, eval_transform
 from ftlit.errors import UserError
-from ftlit.transform import InputSpec, eval_transform
+from ftlit.models.backbone import Layers
 from ftlit.zoo import load_backbone
-from ftlit.zoo.families import take_apart
-from ftlit.zoo.load import BUILDERS, Net
+from ftlit.zoo.torchvision_layers import take_apart
+from ftlit.zoo.torchvision_nets import BUILDERS, Net
 from ftlit.zoo.weights import Source, read
 
 NAME, FILE = "squeezenet1_1", "squeezenet1_1-b8a52dc0.pth"

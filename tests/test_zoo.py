@@ -12,13 +12,13 @@ from law_1 import check_cuts
 from torch import nn
 from torchvision import models
 
-from ftlit.backbone import Backbone
+from ftlit.data.transforms import InputSpec
 from ftlit.errors import UserError
-from ftlit.transform import InputSpec
+from ftlit.models.backbone import Backbone
 from ftlit.zoo import load_backbone
-from ftlit.zoo.assembling import EmptyWeights
-from ftlit.zoo.families import FAMILIES, take_apart
-from ftlit.zoo.load import BUILDERS, available
+from ftlit.zoo.build import EmptyWeights
+from ftlit.zoo.torchvision_layers import FAMILIES, take_apart
+from ftlit.zoo.torchvision_nets import BUILDERS, available
 
 # one small network of each family -> the smallest convenient input
 SMALL = {

@@ -7,80 +7,80 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ftlit.backbone import Backbone as Backbone
-    from ftlit.backbone import CodesAt as CodesAt
-    from ftlit.codes import Codes as Codes
-    from ftlit.codes import extract_codes as extract_codes
-    from ftlit.dense import fully_convolutional as fully_convolutional
-    from ftlit.dense import linear_to_conv as linear_to_conv
+    from ftlit.data.tokens import TextSpec as TextSpec
+    from ftlit.data.transforms import InputSpec as InputSpec
     from ftlit.errors import UserError as UserError
-    from ftlit.export import export_run as export_run
-    from ftlit.grouping import build_optimizer as build_optimizer
-    from ftlit.grouping import param_groups as param_groups
-    from ftlit.lit.caching import CodesData as CodesData
-    from ftlit.lit.finetuner import FineTuner as FineTuner
-    from ftlit.lit.images import ImageData as ImageData
-    from ftlit.lit.layerwise import LayerwisePretrainer as LayerwisePretrainer
-    from ftlit.lit.resuming import LastCheckpoint as LastCheckpoint
-    from ftlit.lit.resuming import MetricsFile as MetricsFile
-    from ftlit.lit.seeding import SeedEachStep as SeedEachStep
-    from ftlit.lit.solving import SolvedHead as SolvedHead
-    from ftlit.lit.staging import StagedFinetuning as StagedFinetuning
-    from ftlit.network import Network as Network
-    from ftlit.network import Prediction as Prediction
-    from ftlit.network import load as load
-    from ftlit.probe import Probe as Probe
-    from ftlit.probe import fit_probe as fit_probe
-    from ftlit.rates import Rates as Rates
-    from ftlit.rewrite import affine_to_batchnorm as affine_to_batchnorm
-    from ftlit.rewrite import batchnorm_to_affine as batchnorm_to_affine
-    from ftlit.schedule import Schedule as Schedule
-    from ftlit.stage import Stage as Stage
-    from ftlit.text import TextSpec as TextSpec
-    from ftlit.trainable import set_trainable as set_trainable
-    from ftlit.transform import InputSpec as InputSpec
-    from ftlit.until import Until as Until
+    from ftlit.features.extract import Codes as Codes
+    from ftlit.features.extract import extract_codes as extract_codes
+    from ftlit.finetuning.freeze import set_trainable as set_trainable
+    from ftlit.finetuning.lr_schedule import Rates as Rates
+    from ftlit.finetuning.param_groups import build_optimizer as build_optimizer
+    from ftlit.finetuning.param_groups import param_groups as param_groups
+    from ftlit.finetuning.schedule import Schedule as Schedule
+    from ftlit.finetuning.stage import Stage as Stage
+    from ftlit.finetuning.until import Until as Until
+    from ftlit.inference.export import export_run as export_run
+    from ftlit.inference.network import Network as Network
+    from ftlit.inference.network import Prediction as Prediction
+    from ftlit.inference.network import load as load
+    from ftlit.lit.callbacks.exact_resume import LastCheckpoint as LastCheckpoint
+    from ftlit.lit.callbacks.exact_resume import MetricsFile as MetricsFile
+    from ftlit.lit.callbacks.probe_head import SolvedHead as SolvedHead
+    from ftlit.lit.callbacks.seed_each_step import SeedEachStep as SeedEachStep
+    from ftlit.lit.datamodules.feature_data import CodesData as CodesData
+    from ftlit.lit.datamodules.image_data import ImageData as ImageData
+    from ftlit.lit.module import FineTuner as FineTuner
+    from ftlit.lit.staged_finetuning import StagedFinetuning as StagedFinetuning
+    from ftlit.lit.tasks.layerwise_pretraining import LayerwisePretrainer as LayerwisePretrainer
+    from ftlit.models.backbone import Backbone as Backbone
+    from ftlit.models.backbone import CodesAt as CodesAt
+    from ftlit.models.batchnorm_fold import affine_to_batchnorm as affine_to_batchnorm
+    from ftlit.models.batchnorm_fold import batchnorm_to_affine as batchnorm_to_affine
+    from ftlit.models.fully_convolutional import fully_convolutional as fully_convolutional
+    from ftlit.models.fully_convolutional import linear_to_conv as linear_to_conv
+    from ftlit.probes.linear_probe import Probe as Probe
+    from ftlit.probes.linear_probe import fit_probe as fit_probe
     from ftlit.zoo import load_backbone as load_backbone
     from ftlit.zoo import load_bert as load_bert
     from ftlit.zoo import load_timm as load_timm
 
 _MODULES = {
-    "Backbone": "backbone",
-    "Codes": "codes",
-    "CodesAt": "backbone",
-    "CodesData": "lit.caching",
-    "FineTuner": "lit.finetuner",
-    "ImageData": "lit.images",
-    "InputSpec": "transform",
-    "LastCheckpoint": "lit.resuming",
-    "LayerwisePretrainer": "lit.layerwise",
-    "MetricsFile": "lit.resuming",
-    "Network": "network",
-    "Prediction": "network",
-    "Probe": "probe",
-    "Rates": "rates",
-    "Schedule": "schedule",
-    "SeedEachStep": "lit.seeding",
-    "SolvedHead": "lit.solving",
-    "Stage": "stage",
-    "StagedFinetuning": "lit.staging",
-    "TextSpec": "text",
-    "Until": "until",
+    "Backbone": "models.backbone",
+    "Codes": "features.extract",
+    "CodesAt": "models.backbone",
+    "CodesData": "lit.datamodules.feature_data",
+    "FineTuner": "lit.module",
+    "ImageData": "lit.datamodules.image_data",
+    "InputSpec": "data.transforms",
+    "LastCheckpoint": "lit.callbacks.exact_resume",
+    "LayerwisePretrainer": "lit.tasks.layerwise_pretraining",
+    "MetricsFile": "lit.callbacks.exact_resume",
+    "Network": "inference.network",
+    "Prediction": "inference.network",
+    "Probe": "probes.linear_probe",
+    "Rates": "finetuning.lr_schedule",
+    "Schedule": "finetuning.schedule",
+    "SeedEachStep": "lit.callbacks.seed_each_step",
+    "SolvedHead": "lit.callbacks.probe_head",
+    "Stage": "finetuning.stage",
+    "StagedFinetuning": "lit.staged_finetuning",
+    "TextSpec": "data.tokens",
+    "Until": "finetuning.until",
     "UserError": "errors",
-    "affine_to_batchnorm": "rewrite",
-    "batchnorm_to_affine": "rewrite",
-    "build_optimizer": "grouping",
-    "export_run": "export",
-    "extract_codes": "codes",
-    "fit_probe": "probe",
-    "fully_convolutional": "dense",
-    "linear_to_conv": "dense",
-    "load": "network",
+    "affine_to_batchnorm": "models.batchnorm_fold",
+    "batchnorm_to_affine": "models.batchnorm_fold",
+    "build_optimizer": "finetuning.param_groups",
+    "export_run": "inference.export",
+    "extract_codes": "features.extract",
+    "fit_probe": "probes.linear_probe",
+    "fully_convolutional": "models.fully_convolutional",
+    "linear_to_conv": "models.fully_convolutional",
+    "load": "inference.network",
     "load_backbone": "zoo",
     "load_bert": "zoo",
     "load_timm": "zoo",
-    "param_groups": "grouping",
-    "set_trainable": "trainable",
+    "param_groups": "finetuning.param_groups",
+    "set_trainable": "finetuning.freeze",
 }
 __all__ = list(_MODULES)
 

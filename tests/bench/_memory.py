@@ -19,11 +19,11 @@ from _measure import Row, compared, in_turn
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from ftlit.codes import read_batches
-from ftlit.column import Column, Kind, Rows, Writer
-from ftlit.order import Drawn, TrainOrder
-from ftlit.shard import DIGEST, Digests
-from ftlit.store import Store
+from ftlit.data.samplers import Drawn, TrainOrder
+from ftlit.features.extract import read_batches
+from ftlit.features.shard import DIGEST, Digests
+from ftlit.features.store import Store
+from ftlit.features.table import Column, Kind, Rows, Writer
 
 WIDTH, CLASSES, BLOCK = 2048, 10, 8192
 

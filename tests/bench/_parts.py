@@ -16,10 +16,10 @@ from torch.optim import AdamW
 from torch.utils.data import DataLoader, TensorDataset
 
 from ftlit import Backbone, FineTuner, ImageData, load_backbone
-from ftlit.backbone import CodesAt
-from ftlit.codes import evaluating
-from ftlit.dataset import SPLITS, Collection, Examples, LabelledImages
-from ftlit.lit.datamodules import folder_data
+from ftlit.data.dataset import SPLITS, Collection, Examples, LabelledImages
+from ftlit.features.extract import evaluating
+from ftlit.lit.datamodules.image_sources import folder_data
+from ftlit.models.backbone import CodesAt
 
 BATCH, CLASSES, RATE = 32, 2, 1e-3
 NETWORKS = {"squeezenet1_1": "squeezenet1_1_imagenet_torchvision.pth", "resnet18": None}  # the second starts at random

@@ -108,7 +108,7 @@ def paired(work: Work, name: str, layout: torch.memory_format = torch.contiguous
 def ours(work: Work, *, stages: Sequence[str] = ("*",), name: str = "resnet18", compiled: bool = False, **settings: Any) -> list[float]:
     """FineTuner with StagedFinetuning; the steps of the last stage. Raises where that stage does not move the lowest weights."""
     from ftlit import FineTuner, Schedule, Stage, StagedFinetuning, load_backbone
-    from ftlit.head import LinearHead
+    from ftlit.models.heads import LinearHead
 
     backbone = load_backbone(name, weights=None)
     head = LinearHead(backbone.num_features, CLASSES)

@@ -47,11 +47,11 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from ftlit import Backbone, CodesData, ImageData, Schedule, Stage, StagedFinetuning
-from ftlit.codes import extract_codes
-from ftlit.dataset import SPLITS
-from ftlit.head import LinearHead, MLPHead
-from ftlit.order import EvalOrder
-from ftlit.schedule import head_only
+from ftlit.data.dataset import SPLITS
+from ftlit.data.samplers import EvalOrder
+from ftlit.features.extract import extract_codes
+from ftlit.finetuning.schedule import head_only
+from ftlit.models.heads import LinearHead, MLPHead
 
 
 def main() -> None:

@@ -24,10 +24,10 @@ from quality import NAMES, WEIGHTS, digits, images, split
 from torch import Tensor
 
 from ftlit import Backbone, extract_codes, fit_probe, load_backbone
-from ftlit.advice import Depth, Measured, advise, logme
-from ftlit.transform import eval_transform
+from ftlit.data.transforms import eval_transform
+from ftlit.probes.advice import Depth, Measured, advise, logme
 
-SIZES = (4, 8, 16, 24)  # images a class: few, in the words of `ftlit.advice`
+SIZES = (4, 8, 16, 24)  # images a class: few, in the words of `ftlit.probes.advice`
 POOL, TESTED, BATCH = 100, 300, 32  # of the pool a fifth is val, which has no part in this
 CHOICES = ("top", "accuracy", "LogME", "scenario=auto")
 Vectors = dict[str, Tensor]  # cut -> (N, C)

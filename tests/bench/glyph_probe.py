@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ftlit import load_backbone
-from ftlit.transform import eval_transform
+from ftlit.data.transforms import eval_transform
 
 LABELLED, SEEDS, TEST = (20, 50, 100, 300, 1000), 10, 797
 

@@ -23,7 +23,7 @@ from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from ftlit.solve import solve
+from ftlit.probes.solver import solve
 
 STRENGTHS = [10 ** (-i / 4) for i in range(20)]
 SAMPLES = 200  # of the warm-up

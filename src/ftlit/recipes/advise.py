@@ -21,19 +21,20 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from rich.markup import escape
 from rich.table import Table
 
-from ftlit.advice import Advice, Depth, Measured, advise, logme
-from ftlit.atomic import write_atomically
-from ftlit.backbone import RANDOM_START, Backbone
 from ftlit.errors import UserError
-from ftlit.head import SolvedLinearHead
-from ftlit.jobs import ADVICE
-from ftlit.lit.images import ImageData
-from ftlit.probe import fit_probe
-from ftlit.recipes import finetune, words
-from ftlit.recipes.binding import bind, check_input, check_labelled
-from ftlit.recipes.command import OF_TRAINING, SEARCH, given
-from ftlit.recipes.extracting import codes_of
-from ftlit.recipes.resuming import checkpoint_of
+from ftlit.files import write_atomically
+from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.models.backbone import RANDOM_START, Backbone
+from ftlit.models.heads import SolvedLinearHead
+from ftlit.probes.advice import Advice, Depth, Measured, advise, logme
+from ftlit.probes.linear_probe import fit_probe
+from ftlit.recipes import finetune
+from ftlit.recipes.config.overrides import OF_TRAINING, SEARCH, given
+from ftlit.recipes.config.validate import bind, check_input, check_labelled
+from ftlit.recipes.run import console as words
+from ftlit.recipes.run.feature_setup import codes_of
+from ftlit.recipes.run.resume import checkpoint_of
+from ftlit.sweeps.jobs import ADVICE
 
 AUTO = "auto"
 SCENARIOS = ("small_similar", "small_different", "large_similar", "large_different")
@@ -41,7 +42,12 @@ STRENGTH = 0.1  # of a head where no image can be held out: one digit a class is
 MOST_IMAGES = 2000  # that are measured
 OF_LENGTH = ("experiment", "hparams_search", "debug")  # overlays that may change the trainer; an option of its group is as long as any
 TIMED = 8  # images of the step that is timed
-SHARDING = ("fsdp", "FSDP", "ModelParallel", "model_parallel")  # in the name of a strategy that `ftlit.lit.caching.SHARDED` has
+SHARDING = (
+    "fsdp",
+    "FSDP",
+    "ModelParallel",
+    "model_parallel",
+)  # in the name of a strategy that `ftlit.lit.datamodules.feature_data.SHARDED` has
 
 
 def run(cfg: DictConfig) -> float:

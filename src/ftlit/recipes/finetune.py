@@ -16,28 +16,29 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from ftlit.backbone import Backbone
-from ftlit.doctor import Plan, examine
 from ftlit.errors import UserError, one_line
-from ftlit.head import SolvedLinearHead, logits_of
-from ftlit.lit.caching import SHARDED, CodesData
-from ftlit.lit.finetuner import FineTuner
-from ftlit.lit.images import ImageData
-from ftlit.lit.recording import Recorder
-from ftlit.lit.solving import SolvedHead, check_solvable
-from ftlit.lit.staging import StagedFinetuning
-from ftlit.network import record_of
-from ftlit.recipes import reporting, words
-from ftlit.recipes.binding import bind, check_input, check_labelled
-from ftlit.recipes.isolation import INTERRUPTED
-from ftlit.recipes.limits import AFFINE, check_until
-from ftlit.recipes.loggers import begin_loggers, build_loggers
-from ftlit.recipes.resuming import alone_in, checkpoint_of
-from ftlit.rewrite import batchnorm_to_affine
-from ftlit.schedule import Schedule, trains_head_alone, with_batchnorm, with_reinit, without_warm_up
-from ftlit.slim import base_record
-from ftlit.sources import Source
-from ftlit.trainable import Choice
+from ftlit.features.stage_input import Source
+from ftlit.finetuning.freeze import Choice
+from ftlit.finetuning.plan import Plan, examine
+from ftlit.finetuning.schedule import Schedule, trains_head_alone, with_batchnorm, with_reinit, without_warm_up
+from ftlit.inference.network import record_of
+from ftlit.inference.slim import base_record
+from ftlit.lit.callbacks.probe_head import SolvedHead, check_solvable
+from ftlit.lit.callbacks.recorder import Recorder
+from ftlit.lit.datamodules.feature_data import SHARDED, CodesData
+from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.lit.module import FineTuner
+from ftlit.lit.staged_finetuning import StagedFinetuning
+from ftlit.models.backbone import Backbone
+from ftlit.models.batchnorm_fold import batchnorm_to_affine
+from ftlit.models.heads import SolvedLinearHead, logits_of
+from ftlit.recipes.config.limits import AFFINE, check_until
+from ftlit.recipes.config.validate import bind, check_input, check_labelled
+from ftlit.recipes.run import artifacts as reporting
+from ftlit.recipes.run import console as words
+from ftlit.recipes.run.loggers import begin_loggers, build_loggers
+from ftlit.recipes.run.processes import INTERRUPTED
+from ftlit.recipes.run.resume import alone_in, checkpoint_of
 
 LOST = ("closed by peer", "reset by peer", "remote process exited")  # what gloo and NCCL say where another process died
 

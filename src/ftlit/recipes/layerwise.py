@@ -1,4 +1,4 @@
-"""From config to a backbone pretrained without labels: layer by layer, see `ftlit.lit.layerwise`."""
+"""From config to a backbone pretrained without labels: layer by layer, see `ftlit.lit.tasks.layerwise_pretraining`."""
 
 import tempfile
 from pathlib import Path
@@ -8,16 +8,17 @@ import lightning.pytorch as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from ftlit.backbone import Backbone
+from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError
-from ftlit.lit.images import ImageData
-from ftlit.lit.layerwise import Curves, LayerwisePretrainer
-from ftlit.recipes import finetune, words
-from ftlit.recipes.binding import bind
-from ftlit.recipes.extracting import one_device
-from ftlit.recipes.isolation import several_processes
-from ftlit.store import Store
-from ftlit.text import TextSpec
+from ftlit.features.store import Store
+from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.lit.tasks.layerwise_pretraining import Curves, LayerwisePretrainer
+from ftlit.models.backbone import Backbone
+from ftlit.recipes import finetune
+from ftlit.recipes.config.validate import bind
+from ftlit.recipes.run import console as words
+from ftlit.recipes.run.feature_setup import one_device
+from ftlit.recipes.run.processes import several_processes
 
 SAME = ("backbone", "data", "pretrain", "seed")  # of a pretraining that goes on
 

@@ -15,19 +15,25 @@ from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 
 from ftlit.errors import UserError, shorten
-from ftlit.lit.lr_find import LossByRate
-from ftlit.lit.seeding import SeedEachStep
-from ftlit.lit.staging import StagedFinetuning
-from ftlit.lr_find import RangeTest, Suggestion, draw, suggest, write_csv
-from ftlit.recipes import finetune, words
-from ftlit.recipes.binding import bind
-from ftlit.recipes.isolation import INTERRUPTED
-from ftlit.schedule import Schedule
+from ftlit.finetuning.lr_range_test import RangeTest, Suggestion, draw, suggest, write_csv
+from ftlit.finetuning.schedule import Schedule
+from ftlit.lit.callbacks.loss_by_lr import LossByRate
+from ftlit.lit.callbacks.seed_each_step import SeedEachStep
+from ftlit.lit.staged_finetuning import StagedFinetuning
+from ftlit.recipes import finetune
+from ftlit.recipes.config.validate import bind
+from ftlit.recipes.run import console as words
+from ftlit.recipes.run.processes import INTERRUPTED
 
 RISING = {
-    "_target_": "ftlit.rates.Rates",
+    "_target_": "ftlit.finetuning.lr_schedule.Rates",
     "_partial_": True,
-    "curve": {"_target_": "ftlit.rates.exponential", "_partial_": True, "least": "${lr_find.least}", "most": "${lr_find.most}"},
+    "curve": {
+        "_target_": "ftlit.finetuning.lr_schedule.exponential",
+        "_partial_": True,
+        "least": "${lr_find.least}",
+        "most": "${lr_find.most}",
+    },
 }
 
 

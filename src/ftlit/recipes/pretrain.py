@@ -6,7 +6,7 @@ import torch
 from omegaconf import DictConfig
 from safetensors.torch import save_file
 
-from ftlit.backbone import Backbone
+from ftlit.models.backbone import Backbone
 from ftlit.recipes import finetune, layerwise
 
 

@@ -15,18 +15,20 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from ftlit.backbone import Backbone
 from ftlit.errors import UserError
-from ftlit.lit.images import ImageData
-from ftlit.lit.recording import MOST_CODES, answers_of, as_kept, items_of
-from ftlit.pooling import POOLINGS
-from ftlit.probe import STRENGTHS, Probe
-from ftlit.probing import Interval, Probing, best_of, bootstrap, draw, write_csv
-from ftlit.recipes import finetune, reporting, words
-from ftlit.recipes.binding import bind, check_input, check_labelled
-from ftlit.recipes.extracting import codes_of
-from ftlit.recipes.isolation import several_processes
-from ftlit.report.evidence import Answers
+from ftlit.lit.callbacks.recorder import MOST_CODES, answers_of, as_kept, items_of
+from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.models.backbone import Backbone
+from ftlit.models.pooling import POOLINGS
+from ftlit.probes.layer_probes import Interval, Probing, best_of, bootstrap, draw, write_csv
+from ftlit.probes.linear_probe import STRENGTHS, Probe
+from ftlit.recipes import finetune
+from ftlit.recipes.config.validate import bind, check_input, check_labelled
+from ftlit.recipes.run import artifacts as reporting
+from ftlit.recipes.run import console as words
+from ftlit.recipes.run.feature_setup import codes_of
+from ftlit.recipes.run.processes import several_processes
+from ftlit.report.contents import Answers
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogFormatter, NullFormatter
 
-from ftlit.report.evidence import Evidence, Pictures
+from ftlit.report.contents import Evidence, Pictures
 from ftlit.report.scores import confusion as confused
 from ftlit.report.scores import reliability
 

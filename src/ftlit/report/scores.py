@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ftlit.report.evidence import Answers
+from ftlit.report.contents import Answers
 
 BINS = 15
 Array = np.ndarray[Any, Any]

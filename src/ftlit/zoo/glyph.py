@@ -8,9 +8,9 @@ from pathlib import Path
 from torch import nn
 from torchvision.models.resnet import BasicBlock, conv1x1
 
-from ftlit.backbone import Layers
-from ftlit.transform import InputSpec
-from ftlit.zoo.parts import named
+from ftlit.data.transforms import InputSpec
+from ftlit.models.backbone import Layers
+from ftlit.zoo.blocks import named
 
 FILE = Path(__file__).with_name("glyph.safetensors")
 INPUT_SPEC = InputSpec(size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

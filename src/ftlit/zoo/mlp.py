@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ftlit.backbone import Layers
+from ftlit.data.transforms import InputSpec
 from ftlit.errors import UserError
-from ftlit.transform import InputSpec
-from ftlit.zoo.parts import named
+from ftlit.models.backbone import Layers
+from ftlit.zoo.blocks import named
 
 INPUT_SPEC = InputSpec(size=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}

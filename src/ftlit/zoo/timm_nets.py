@@ -15,12 +15,12 @@ from urllib.request import Request, urlopen
 import torch
 from torch import Tensor, nn
 
-from ftlit.backbone import Backbone
+from ftlit.data.transforms import InputSpec
 from ftlit.errors import UserError, one_line, unknown
-from ftlit.transform import InputSpec
-from ftlit.zoo.assembling import assembled, built, overridden
-from ftlit.zoo.chain import take_apart
-from ftlit.zoo.parts import Parts
+from ftlit.models.backbone import Backbone
+from ftlit.zoo.blocks import Parts
+from ftlit.zoo.build import assembled, built, overridden
+from ftlit.zoo.timm_layers import take_apart
 from ftlit.zoo.weights import HOW_TO_GO_ON, Source, as_record, find, network_timeout
 
 Config = dict[str, Any]

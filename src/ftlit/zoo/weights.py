@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision import models
 
+from ftlit.data.transforms import InputSpec
 from ftlit.errors import UserError, one_line, unknown
-from ftlit.transform import InputSpec
 
 Tensors = dict[str, Tensor]
 

@@ -48,7 +48,7 @@ def normalisation(peer: Any, folder: Path) -> Found:
 def plan_of(backbone: nn.Module) -> list[str]:
     """What the plan of a run warns of."""
     from ftlit import Schedule, Stage
-    from ftlit.doctor import examine
+    from ftlit.finetuning.plan import examine
 
     module = nn.ModuleDict({"backbone": backbone, "head": nn.Linear(128, 3)})
     optimizer = Ours().optimizer(module)
@@ -72,8 +72,8 @@ def chosen_on_test(peer: Any, folder: Path) -> Found:
 
 def notes_of_same_images() -> list[str]:
     """What ftlit says of a data set whose val and test are the same."""
-    from ftlit.dataset import Examples
-    from ftlit.splitting import assemble
+    from ftlit.data.dataset import Examples
+    from ftlit.data.splits import assemble
 
     def examples(first: int) -> Examples:
         arrays = [np.full((8, 8, 3), first + i, dtype=np.uint8) for i in range(12)]

@@ -67,8 +67,8 @@ def range_test(peer: Any, folder: Path) -> Found:
         from functools import partial
 
         from ftlit import Rates
-        from ftlit.lit.lr_find import LossByRate
-        from ftlit.rates import exponential
+        from ftlit.finetuning.lr_schedule import exponential
+        from ftlit.lit.callbacks.loss_by_lr import LossByRate
 
         rising = partial(Rates, curve=partial(exponential, least=1e-6, most=1.0), steps=10, epochs=3)
         net = Tuned(optimizer=peer.optimizer, curve=lambda optimizer: rising(optimizer).config)

@@ -76,7 +76,7 @@ def picture(shade: int) -> Image.Image:
 def shades() -> Any:
     """ftlit's own data module: each image is a shade, which tells it from the others."""
     from ftlit import ImageData, InputSpec
-    from ftlit.dataset import Collection, Examples
+    from ftlit.data.dataset import Collection, Examples
 
     splits = {split: Examples(range(16), [(i % 3,) for i in range(16)], picture) for split in ("train", "val", "test")}
     spec = InputSpec(size=8, mean=(0, 0, 0), std=(1, 1, 1))

@@ -1,0 +1,1 @@
+"""Images and texts on disk -> examples in three splits; no Lightning."""

@@ -1,0 +1,134 @@
+"""Data sets that others published: scikit-learn's handwritten digits, and torchvision's classification data sets by class name."""
+
+from collections.abc import Mapping
+from functools import partial
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+from torchvision import datasets
+
+from ftlit.data.dataset import BadImage, Collection, Examples, Split, to_rgb
+from ftlit.data.splits import Content, assemble
+from ftlit.errors import UserError, one_line, unknown
+
+Arguments = Mapping[str, Any]  # of a torchvision data set's constructor
+
+
+def digits(*, fractions: Mapping[Split, float], split_seed: int) -> Collection:
+    """scikit-learn's 1,797 handwritten digits, 8x8 grey; see `splitting.assemble`."""
+    bunch = load_digits()
+    images = list((bunch.images * (255 / 16)).round().astype(np.uint8))  # the set counts its greys from 0 to 16
+    found = Examples(images, [(int(label),) for label in bunch.target], _array_to_rgb, images)
+    return assemble({"train": found}, [str(digit) for digit in range(10)], fractions=fractions, split_seed=split_seed)
+
+
+def _array_to_rgb(array: "np.ndarray[Any, Any]") -> Image.Image:
+    return Image.fromarray(array).convert("RGB")
+
+
+def _by_split(**splits: str) -> dict[str, Arguments]:
+    return {split: {"split": value} for split, value in splits.items()}
+
+
+_FLAG: dict[str, Arguments] = {"train": {"train": True}, "test": {"train": False}}
+_TWO = _by_split(train="train", test="test")
+_THREE = _by_split(train="train", val="val", test="test")
+_ONE: dict[str, Arguments] = {"train": {}}
+
+# data set -> split that it has -> the arguments that give it
+DATASETS: dict[str, dict[str, Arguments]] = {
+    **dict.fromkeys(("CIFAR10", "CIFAR100", "EMNIST", "FashionMNIST", "KMNIST", "MNIST", "QMNIST", "USPS"), _FLAG),
+    **dict.fromkeys(("FER2013", "Food101", "GTSRB", "STL10", "SVHN", "StanfordCars"), _TWO),
+    **dict.fromkeys(("DTD", "FGVCAircraft", "Flowers102", "PCAM", "RenderedSST2"), _THREE),
+    **dict.fromkeys(("Caltech101", "Caltech256", "EuroSAT", "FakeData", "SEMEION", "SUN397"), _ONE),
+    **dict.fromkeys(("CLEVRClassification", "ImageNet", "Imagenette"), _by_split(train="train", val="val")),
+    "Country211": _by_split(train="train", val="valid", test="test"),
+    "OxfordIIITPet": _by_split(train="trainval", test="test"),
+    "Places365": _by_split(train="train-standard", val="val"),
+}
+# where a mirrored image is another sign, or none
+NO_FLIP = frozenset({"EMNIST", "GTSRB", "KMNIST", "MNIST", "QMNIST", "RenderedSST2", "SEMEION", "SVHN", "USPS"})
+
+
+def torchvision_dataset(
+    name: str, *, root: str | Path, download: bool, options: Arguments, fractions: Mapping[Split, float], split_seed: int
+) -> Collection:
+    """A classification data set of torchvision; see `splitting.assemble`.
+
+    Args:
+        name: its class's name in `torchvision.datasets`.
+        root: folder that it is in, or is downloaded to.
+        download: whether to download what is not there.
+        options: more arguments of its constructor, such as EMNIST's `split`.
+        fractions: see `assemble`.
+        split_seed: see `assemble`.
+
+    Raises:
+        UserError: an unknown name, a data set that is not in `root`, arguments that its class does not take.
+    """
+    if name not in DATASETS:
+        raise unknown("data set of torchvision", name, sorted(DATASETS))
+    parts = {split: _build(name, Path(root).expanduser(), download, {**options, **how}) for split, how in DATASETS[name].items()}
+    labels = {split: _labels(part) for split, part in parts.items()}
+    found: dict[Split, Examples] = {
+        split: Examples(range(len(part)), labels[split], partial(_load, part), _contents(part))  # type: ignore[misc]
+        for split, part in parts.items()
+    }
+    class_names = _class_names(parts["train"], 1 + max(label for several in labels.values() for (label,) in several))
+    return assemble(found, class_names, fractions=fractions, split_seed=split_seed)
+
+
+def _build(name: str, root: Path, download: bool, options: Arguments) -> Any:
+    cls = getattr(datasets, name)
+    takes = signature(cls).parameters
+    given = dict(options)
+    if "root" in takes:
+        given["root"] = str(root)
+    if "download" in takes or download:  # SEMEION downloads unless told not to; some pass it on in **kwargs
+        given["download"] = download
+    try:
+        return cls(**given)
+    except TypeError as error:
+        raise UserError(f"{name} does not take these arguments: {one_line(error)}; it takes {', '.join(takes)}") from error
+    except Exception as error:  # each class has its own: not found, a damaged archive, no network, a package that it needs
+        hint = f"it is not in {root}; data.download=true downloads it there, data.root says where else it is"
+        raise UserError(f"{name} cannot be loaded: {hint if 'download=True' in str(error) else one_line(error)}") from error
+
+
+def _labels(dataset: Any) -> list[tuple[int, ...]]:
+    """Class numbers from the attribute that holds them; where there is none, by reading every image once."""
+    for attribute in ("targets", "_labels", "labels", "y"):
+        values = getattr(dataset, attribute, None)
+        if values is not None and np.ndim(values) == 1 and len(values) == len(dataset):
+            return [(int(value),) for value in values]
+    pairs = next((values for name in ("_samples", "samples") if (values := getattr(dataset, name, None)) is not None), dataset)
+    return [(int(pairs[i][1]),) for i in range(len(dataset))]
+
+
+def _contents(dataset: Any) -> list[Content] | None:
+    """File or array behind each image, from the attributes that torchvision's classes keep them in."""
+    for attribute in ("_image_files", "_images", "data", "_samples", "samples"):
+        values = getattr(dataset, attribute, None)
+        if values is not None and len(values) == len(dataset):
+            first = [value[0] if attribute.endswith("samples") else value for value in values]
+            return [Path(value) if isinstance(value, str | Path) else np.asarray(value) for value in first]
+    return None
+
+
+def _class_names(dataset: Any, at_least: int) -> list[str]:
+    """The names that the data set knows, else numbers. Several names of one class (ImageNet) are joined."""
+    for attribute in ("classes", "categories"):
+        if len(names := getattr(dataset, attribute, None) or []) >= at_least:
+            return [", ".join(name) if isinstance(name, tuple) else str(name) for name in names]
+    return [str(number) for number in range(at_least)]
+
+
+def _load(dataset: Any, place: int) -> Image.Image:
+    try:
+        return to_rgb(dataset[place][0])
+    except Exception as error:  # see read_image
+        raise BadImage(f"image {place} of {type(dataset).__name__} cannot be read: {one_line(error)}") from error

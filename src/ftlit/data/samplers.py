@@ -1,0 +1,110 @@
+"""Which images come in which batch, and what is drawn for each: functions of (seed, epoch, place), in one process and in several.
+
+Batches are made here rather than by the DataLoader, which then has `batch_size=None`: a batch is a list of (epoch, index) pairs, so that
+a worker process too knows the epoch, and training may go on from any batch.
+"""
+
+from collections.abc import Iterator, Sequence, Sized
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, DistributedSampler
+
+from ftlit.data.dataset import Batch, LabelledImages, MixedCollate
+from ftlit.errors import UserError
+from ftlit.seeding import derived_seed, kept_random_state
+
+Drawn = list[tuple[int, int]]  # (epoch, index) of each image of a batch
+
+
+class TrainOrder(DistributedSampler[Any]):
+    """All images in an order drawn from (seed, epoch), in batches. Lightning calls `set_epoch`, and leaves it in place under `ddp`.
+
+    Of W processes each takes every W-th image: one process with batches of W N sees in each step what W see together. Where the images
+    cannot be divided evenly the first come twice, so that all take equally many. Where a last batch of one image would remain it
+    is left out: BatchNorm cannot normalise a single value.
+
+    Args:
+        images: the data set.
+        batch_size: images in a batch of one process.
+        seed: of the order.
+        processes: W.
+        rank: which of them this is.
+    """
+
+    def __init__(self, images: Sized, batch_size: int, *, seed: int = 0, processes: int = 1, rank: int = 0) -> None:
+        super().__init__(images, processes, rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
+        self.batch_size = batch_size
+        self._begin = (0, 0)
+
+    def begin_at(self, epoch: int, batch: int) -> None:
+        """Leave out the first `batch` batches of this epoch, and of no other; `epoch` is the one that is set now."""
+        self._begin = (epoch, batch)
+        self.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        """Batches in a whole epoch."""
+        full, rest = divmod(self.num_samples, self.batch_size)
+        return full + (rest > 1 or (rest == 1 and full == 0))
+
+    def __iter__(self) -> Iterator[Any]:
+        epoch = self.epoch
+        indices = list(super().__iter__())
+        for i in range(self._begin[1] if self._begin[0] == epoch else 0, len(self)):
+            yield [(epoch, index) for index in indices[i * self.batch_size : (i + 1) * self.batch_size]]
+
+
+class EvalOrder(DistributedSampler[Any]):
+    """Each image once over all processes, none twice, in batches. All processes have equally many batches, since forward passes of
+    DDP wait for each other; so a last batch may be of one image more, or of one that the batch before lacks.
+
+    Args:
+        images: the data set.
+        batch_size: images in a batch of one process.
+        processes: how many share the images.
+        rank: which of them this is.
+
+    Raises:
+        UserError: fewer images than processes.
+    """
+
+    def __init__(self, images: Sized, batch_size: int, *, processes: int = 1, rank: int = 0) -> None:
+        super().__init__(images, processes, rank, shuffle=False)  # type: ignore[arg-type]
+        if len(images) < processes:
+            raise UserError(f"{len(images)} images cannot be shared by {processes} processes: take trainer.devices={len(images)} or fewer")
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        """Batches of each process."""
+        return min(-(-self.num_samples // self.batch_size), len(self.dataset) // self.num_replicas)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Any]:
+        own = range(self.rank, len(self.dataset), self.num_replicas)  # type: ignore[arg-type]
+        ends = [min(i * self.batch_size, len(own) - (len(self) - i)) for i in range(len(self))]  # each later batch gets an image
+        for begin, end in pairwise([*ends, len(own)]):
+            yield [(0, index) for index in own[begin:end]]
+
+
+class Batches(Dataset[Batch]):
+    """Whole batches by their (epoch, index) pairs. What is drawn for an image comes from (seed, epoch, index), what is drawn to mix
+    a batch from its first image: neither the process nor the worker that loads it matters, and the global random state stays.
+
+    Args:
+        images: single images.
+        collate: makes a batch of them.
+        seed: of everything that is drawn with torch's random numbers.
+    """
+
+    def __init__(self, images: LabelledImages, collate: MixedCollate, seed: int) -> None:
+        self.images, self.collate, self.seed = images, collate, seed
+
+    def __getitem__(self, drawn: Sequence[tuple[int, int]]) -> Batch:
+        with kept_random_state():
+            samples = [self._sample(*pair) for pair in drawn]
+            torch.default_generator.manual_seed(derived_seed(self.seed, *drawn[0], -1))
+            return self.collate(samples)
+
+    def _sample(self, epoch: int, index: int) -> Batch:
+        torch.default_generator.manual_seed(derived_seed(self.seed, epoch, index))
+        return self.images[index]

@@ -1,0 +1,130 @@
+"""What a network of texts wants as input: token ids, by the tokenizer that its weights were trained with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ftlit.data.transforms import Transform
+from ftlit.errors import UserError, one_line
+
+PATCH = 16**2  # pixels that a token counts as: what a token of a ViT is made of
+
+
+@dataclass(frozen=True)
+class TextSpec:
+    """The input that pretrained weights of texts expect: token ids, cut at `max_length` and filled up to it with `pad_id`. Which tokens are
+    padding is told by their id; nothing travels beside.
+
+    Args:
+        tokenizer: folder of its files.
+        pad_id: the token that fills up. A text that spells it out has no token there.
+        max_length: tokens, with those that the tokenizer puts around a text.
+
+    Raises:
+        UserError: a length that leaves no room for the text.
+    """
+
+    tokenizer: str
+    pad_id: int = 0
+    max_length: int = 128
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.max_length, int) or isinstance(self.max_length, bool) or self.max_length < 3:
+            raise UserError(
+                f"max_length={self.max_length!r}: give a whole number of tokens, 3 or more (two of them are the tokenizer's own)"
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one text's tensor."""
+        return (self.max_length,)
+
+    noun = "texts"  # what a data set has of it
+
+    @property
+    def pixels(self) -> int:
+        """What a text counts as where it is decided how many run together."""
+        return self.max_length * PATCH
+
+    @property
+    def inputs(self) -> str:
+        """What it is, in a few words."""
+        return f"texts of {self.max_length} tokens"
+
+    @property
+    def told(self) -> str:
+        """The input in words, for the plan."""
+        return f"{self.max_length} tokens at most, tokenizer {self.tokenizer}"
+
+    def views(self, augment: str = "none") -> tuple[Transform, Transform]:
+        """The transforms of training and of evaluation, which are the same. Raises `UserError` for an `augment` other than `none`."""
+        if augment != "none":
+            raise UserError(f"augment={augment}: texts are shown as they are, give none")
+        ids = TokenIds(self)
+        return ids, ids
+
+    def fitted(self, texts: Sequence[str]) -> tuple["TextSpec", int]:
+        """The same with no more tokens than the longest of these texts has, and how many of them are longer than `max_length`."""
+        count = tokenizer_of(self.tokenizer)
+        lengths = [len(count.encode(text).ids) for text in texts]
+        return replace(self, max_length=max(3, min(self.max_length, max(lengths, default=3)))), sum(n > self.max_length for n in lengths)
+
+
+class TokenIds:
+    """Text -> token ids, int64 (max_length,). Deterministic; it pickles with all of the tokenizer, and is told from others by that.
+
+    Args:
+        spec: which tokenizer, how long.
+    """
+
+    def __init__(self, spec: TextSpec) -> None:
+        self.tokenizer = tokenizer_of(spec.tokenizer)
+        self.tokenizer.enable_truncation(spec.max_length)
+        self.pad_id, self.max_length = spec.pad_id, spec.max_length
+
+    def __call__(self, text: str) -> Tensor:
+        """See the class."""
+        ids = self.tokenizer.encode(text).ids
+        return torch.tensor(ids + [self.pad_id] * (self.max_length - len(ids)))
+
+
+def tokenizer_of(folder: str) -> Any:
+    """A new `tokenizers.Tokenizer` that neither cuts nor fills up. Raises as `load_tokenizer`."""
+    known = load_tokenizer(folder).backend_tokenizer
+    tokenizer = type(known).from_str(known.to_str())
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+@cache
+def load_tokenizer(folder: str) -> Any:
+    """The tokenizer of a folder, as transformers reads it.
+
+    Raises:
+        UserError: no tokenizer there, one without a padding token, or one that only Python runs.
+    """
+    try:
+        tokenizer = transformers().AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except UserError:
+        raise
+    except Exception as error:  # files that are missing, damaged, or of another version raise anything
+        raise UserError(f"no tokenizer can be read from {folder}: {one_line(error)}") from error
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise UserError(f"{folder} has no fast tokenizer: save one there with tokenizers (tokenizer.json)")
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"the tokenizer of {folder} has no padding token: name one in its tokenizer_config.json (pad_token)")
+    return tokenizer
+
+
+def transformers() -> Any:
+    """The package of that name, imported when it is first needed. Raises `UserError` where it is missing."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise UserError('backbone=bert needs the package transformers: pip install "ftlit[text]"') from error
+    return transformers

@@ -1,0 +1,204 @@
+"""The plan of a run, examined before its first step: what trains when, in which group, at what rate; and what is silently wrong."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
+from torch.optim import Optimizer
+
+from ftlit.data.transforms import InputSpec
+from ftlit.errors import shorten
+from ftlit.finetuning.freeze import batchnorm_policies, trained
+from ftlit.finetuning.freeze_options import EMBEDDINGS
+from ftlit.finetuning.schedule import Schedule
+from ftlit.finetuning.stage import Stage
+from ftlit.models.backbone import Backbone
+from ftlit.patterns import covers
+
+
+@dataclass(frozen=True)
+class Row:
+    """What becomes of a layer; one entry a stage in `modes` and `batchnorm`.
+
+    Args:
+        layer: its name.
+        size: number of values in its parameters.
+        first: index of the first stage in which it trains; `None`: never.
+        modes: `train`, `eval`, or `part` where some of it trains.
+        groups: names of the parameter groups that hold it.
+        rates: their base rates.
+        batchnorm: policies of its batch norms, `frozen` where the layer is; empty where it has none.
+    """
+
+    layer: str
+    size: int
+    first: int | None
+    modes: tuple[str, ...]
+    groups: tuple[str, ...]
+    rates: tuple[float, ...]
+    batchnorm: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A schedule applied to a module, in words.
+
+    Args:
+        stages: a line for each.
+        rows: one for each layer.
+        reduced: bytes of gradients that each step of a stage sends between processes (`ddp`), a number a stage.
+        warnings: what is allowed and hardly ever meant, a line each.
+    """
+
+    stages: tuple[str, ...]
+    rows: tuple[Row, ...]
+    reduced: tuple[int, ...]
+    warnings: tuple[str, ...]
+
+
+def examine(
+    module: nn.Module, layers: Sequence[str], schedule: Schedule, optimizer: Optimizer, *, batch_size: int | None = None, processes: int = 1
+) -> Plan:
+    """What `schedule` will do to `module`. Nothing is changed.
+
+    Args:
+        module: what trains.
+        layers: names of modules in it, a row each.
+        schedule: its patterns name parameters of `module`.
+        optimizer: as it stands before the first step; see `ftlit.build_optimizer`.
+        batch_size: images of one process in a batch, if known.
+        processes: how many train together.
+
+    Raises:
+        UserError: a pattern that covers nothing.
+    """
+    sizes = {name: p.numel() for name, p in module.named_parameters()}
+    chosen = [trained(module, stage.train, stage.policy) & sizes.keys() for stage in schedule.stages]
+    names = {id(p): name for name, p in module.named_parameters()}
+    groups: dict[str, list[tuple[str, float]]] = {name: [] for name in sizes}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            groups.setdefault(names.get(id(parameter), "a parameter of another module"), []).append(
+                (group.get("name", "?"), float(group["lr"]))
+            )
+    rows = tuple(_row(module, layer, schedule.stages, chosen, groups) for layer in layers)
+    bytes_of = {name: p.numel() * p.element_size() for name, p in module.named_parameters()}
+    warnings = [
+        *_ungrouped(groups),
+        *_never([row for row in rows if row.layer not in schedule.frozen]),
+        *_under_frozen(rows, schedule.frozen),
+        *_pooler(rows),
+        *_small_batches(module, schedule.stages, chosen, batch_size, processes),
+        *_inputs(module),
+        *_random(module, chosen),
+    ]
+    return Plan(
+        tuple(_line(stage, names_in, sizes) for stage, names_in in zip(schedule.stages, chosen, strict=True)),
+        rows,
+        tuple(sum(bytes_of[name] for name in names_in) for names_in in chosen),
+        tuple(warnings),
+    )
+
+
+def _line(stage: Stage, chosen: set[str], sizes: Mapping[str, int]) -> str:
+    best = ", from the best weights of the stage before" if stage.from_best else ""
+    return f"{stage.begins}: {stage.name}{best}; {sum(sizes[name] for name in chosen):,} of {sum(sizes.values()):,} parameters train"
+
+
+def _row(
+    module: nn.Module, layer: str, stages: Sequence[Stage], chosen: Sequence[set[str]], groups: Mapping[str, list[tuple[str, float]]]
+) -> Row:
+    own = {name: p.numel() for name, p in module.named_parameters() if covers(layer, name)}
+    shares = [len(own.keys() & names) for names in chosen]
+    modes = tuple("eval" if not share else "train" if share == len(own) else "part" for share in shares)
+    held = dict.fromkeys(pair for name in own for pair in groups[name])
+    norms = [norm for norm in module.get_submodule(layer).modules() if isinstance(norm, _BatchNorm)]
+    return Row(
+        layer,
+        sum(own.values()),
+        next((i for i, share in enumerate(shares) if share), None),
+        modes,
+        tuple(name for name, _ in held),
+        tuple(dict.fromkeys(rate for _, rate in held)),
+        tuple(_policy(module, stage, names, norms) for stage, names in zip(stages, chosen, strict=True)) if norms else (),
+    )
+
+
+def _policy(module: nn.Module, stage: Stage, chosen: set[str], norms: Sequence[nn.Module]) -> str:
+    """What holds for these batch norms in a stage: `live`, `frozen_stats`, `frozen`, or several of them."""
+    policies = batchnorm_policies(module, stage.policy)
+    parameters = dict(module.named_parameters())
+    training = {id(parameters[name]) for name in chosen}
+    # one without weight and bias goes with the module that holds it: told by its policy alone
+    still = [any(True for _ in norm.parameters()) and not any(id(p) in training for p in norm.parameters()) for norm in norms]
+    return " + ".join(dict.fromkeys("frozen" if stays else policies[norm] for norm, stays in zip(norms, still, strict=True)))
+
+
+def _ungrouped(groups: Mapping[str, Sequence[object]]) -> Iterable[str]:
+    """Law 2: every parameter in exactly one group."""
+    if missing := [name for name, held in groups.items() if not held]:
+        yield f"in no parameter group, so it never trains: {shorten(missing, most=3)}; build the optimizer with ftlit.build_optimizer"
+    if twice := [name for name, held in groups.items() if len(held) > 1]:
+        yield f"in several parameter groups, so it is updated several times a step: {shorten(twice, most=3)}"
+
+
+def _never(rows: Sequence[Row]) -> Iterable[str]:
+    """A layer that no stage trains between layers that train: a hole is seldom meant."""
+    ever = [row.first is not None or not row.size for row in rows]
+    if holes := [row.layer for row, trains in list(zip(rows, ever, strict=True))[ever.index(True) if True in ever else 0 :] if not trains]:
+        yield f"no stage trains {shorten(holes)}, though layers below train: is a pattern missing?"
+
+
+def _under_frozen(rows: Sequence[Row], frozen: Collection[str]) -> Iterable[str]:
+    """Freezing on request saves the pass back only where nothing below trains."""
+    highest = max((place for place, row in enumerate(rows) if row.layer in frozen), default=0)
+    if low := [row.layer for row in rows[:highest] if row.first is not None]:
+        hint = "; schedule.freeze_embeddings=true freezes these too" if low[0].endswith(EMBEDDINGS) else ""
+        yield f"{shorten(low)} below the frozen layers train: the pass back still runs through all of these{hint}"
+
+
+def _pooler(rows: Sequence[Row]) -> Iterable[str]:
+    """A pooler serves the task of the pretraining, next sentences for one; encoders of sentences leave it untrained."""
+    for row in rows:
+        if row.layer.rpartition(".")[2] == "pooler" and row.size and row.first is None:
+            yield f"{row.layer} stays as the pretraining left it: the mean of the tokens below is mostly worth more (backbone.cut=-2)"
+
+
+def _inputs(module: nn.Module) -> Iterable[str]:
+    """Images that are not normalised as the weights were trained cost accuracy and no error."""
+    for backbone in (part for part in module.modules() if isinstance(part, Backbone)):
+        spec, trained_with = backbone.input_spec, backbone.trained_with
+        if trained_with and isinstance(spec, InputSpec) and (spec.mean, spec.std) != (trained_with.mean, trained_with.std):
+            given, meant = (f"mean {s.mean} std {s.std}" for s in (spec, trained_with))
+            yield f"images are normalised with {given}, the weights were trained with {meant}"
+
+
+def _random(module: nn.Module, chosen: Sequence[set[str]]) -> Iterable[str]:
+    """A layer that never trains and was never trained."""
+    ever = set().union(*chosen)
+    for name, backbone in module.named_modules():
+        if isinstance(backbone, Backbone):
+            prefix = f"{name}." if name else ""
+            drawn = [layer for layer in backbone.learned if layer in backbone.drawn]
+            layers = [layer for layer in drawn if not any(covers(prefix + layer, parameter) for parameter in ever)]
+            if layers:
+                yield f"no stage trains {shorten(layers)}, and the weights there are a random start: give weights, or train all"
+
+
+def _small_batches(
+    module: nn.Module, stages: Sequence[Stage], chosen: Sequence[set[str]], batch_size: int | None, processes: int
+) -> Iterable[str]:
+    """Statistics of a small batch are noise, and each process has its own."""
+    norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
+    if not norms:
+        return
+    if not any("live" in _policy(module, stage, names, norms) for stage, names in zip(stages, chosen, strict=True)):
+        return
+    if batch_size is not None and batch_size < 8:
+        yield f"batch norms are live on batches of {batch_size}: their statistics are noise; batchnorm=frozen_stats or affine does without"
+    if processes > 1 and not all(isinstance(norm, SyncBatchNorm) for norm in norms):
+        yield (
+            f"batch norms are live and each of the {processes} processes has its own statistics (the first's are kept): "
+            "trainer.sync_batchnorm=true joins them on GPUs, batchnorm=frozen_stats or affine does without"
+        )

@@ -1,0 +1,1 @@
+"""A checkpoint -> a network that predicts and is exported."""

@@ -1,0 +1,286 @@
+"""A run's network again, from its checkpoint alone: that holds plain values and tensors, and a table of ours says what they build."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ftlit.data.dataset import image_reader, to_rgb
+from ftlit.data.tokens import TextSpec
+from ftlit.data.transforms import InputSpec, dense_transform
+from ftlit.errors import UserError, one_line, shorten
+from ftlit.inference.slim import check_base, filled
+from ftlit.models import heads
+from ftlit.models.backbone import Backbone
+from ftlit.models.batchnorm_fold import batchnorm_to_affine
+from ftlit.models.fully_convolutional import fully_convolutional
+from ftlit.zoo import load_backbone, load_bert, load_timm
+
+KEY = "ftlit"  # of the record, in a checkpoint
+LOADERS: dict[str, Callable[..., Backbone]] = {loader.__name__: loader for loader in (load_backbone, load_timm, load_bert)}
+HEADS: dict[str, Callable[..., nn.Module]] = {
+    f"{kind.__module__}.{kind.__name__}": kind
+    for kind in (heads.LinearHead, heads.SolvedLinearHead, heads.PooledHead, heads.MLPHead, heads.ConvHead)
+}
+Example = str | Path | Image.Image | Tensor
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says of one image, or text.
+
+    Args:
+        probabilities: class name -> in [0, 1], the likeliest first. They sum to 1, but for images with several labels.
+    """
+
+    probabilities: Mapping[str, float]
+
+    def __repr__(self) -> str:
+        return f"Prediction({shorten((f'{label} {value:.4f}' for label, value in self.probabilities.items()), most=3)})"
+
+    @property
+    def label(self) -> str:
+        """The likeliest."""
+        return next(iter(self.probabilities))
+
+    @property
+    def probability(self) -> float:
+        """Of the likeliest."""
+        return self.probabilities[self.label]
+
+    def top(self, k: int) -> list[tuple[str, float]]:
+        """The k likeliest and their probabilities; all, where there are fewer."""
+        return list(self.probabilities.items())[:k]
+
+
+@dataclass(frozen=True)
+class Network:
+    """What a run has trained, in evaluation mode, and the names of its classes. `network(images)` predicts.
+
+    Args:
+        backbone: with the weights of the run's best epoch.
+        head: the same.
+        class_names: class number -> name.
+        multilabel: whether an image has any number of labels.
+    """
+
+    backbone: Backbone
+    head: nn.Module
+    class_names: Sequence[str]
+    multilabel: bool
+
+    def __repr__(self) -> str:
+        name = (self.backbone.record or {}).get("name", type(self.backbone).__name__)
+        classes = f"{len(self.class_names)} {'labels' if self.multilabel else 'classes'}: {shorten(self.class_names, most=5)}"
+        return f"Network({name} up to {self.backbone.cuts[-1]}, {type(self.head).__name__}, {classes})"
+
+    def __call__(self, examples: Example | Iterable[Example]) -> Any:
+        """A `Prediction` of one image, or a list of them, in order, all at once: give as many as fit in memory.
+
+        Args:
+            examples: path, PIL image, or RGB tensor (3, H, W), uint8 or float in [0, 1]; or several of these. Texts for a network of texts.
+
+        Raises:
+            UserError: a file that cannot be read, also one of several, or something that is no image, or text.
+        """
+        if isinstance(examples, str | Path | Image.Image) or (isinstance(examples, Tensor) and examples.ndim <= 3):
+            return self([examples])[0]
+        if not isinstance(examples, Iterable):
+            raise self._cannot_take(examples)
+        inputs = [self.as_input(example) for example in examples]
+        return self.predictions(self.probabilities(torch.stack(inputs))) if inputs else []
+
+    @property
+    def input_spec(self) -> InputSpec:
+        """Of images. Raises `UserError` for a network of texts."""
+        if not isinstance(self.backbone.input_spec, InputSpec):
+            raise UserError("this run's network takes texts, and this is done with images only")
+        return self.backbone.input_spec
+
+    def as_input(self, example: Example) -> Tensor:
+        """What the network takes for one image (3, S, S), as in evaluation, or text (T,). Raises `UserError` for what it cannot take."""
+        spec = self.backbone.input_spec
+        if isinstance(spec, TextSpec):
+            if not isinstance(example, str):
+                raise self._cannot_take(example)
+            return spec.views()[1](example)
+        if isinstance(example, str | Path):
+            return spec.views()[1](image_reader(spec)(example))
+        if isinstance(example, Image.Image):
+            return spec.views()[1](to_rgb(example))
+        if not isinstance(example, Tensor):
+            raise self._cannot_take(example)
+        _check_pixels(example)
+        return spec.views()[1](example)
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """(N, K) of a batch; see `as_input`."""
+        with torch.inference_mode():
+            return heads.logits_of(self.head, self.backbone(inputs), self.backbone.pool)
+
+    def probabilities(self, inputs: Tensor) -> Tensor:
+        """(N, K) of a batch; see `as_input`."""
+        return self._likely(self.logits(inputs))
+
+    def predictions(self, probabilities_NK: Tensor) -> list[Prediction]:
+        """The same by name."""
+        ranked = probabilities_NK.float().sort(dim=1, descending=True, stable=True)
+        rows = zip(ranked.values.tolist(), ranked.indices.tolist(), strict=True)
+        return [Prediction({self.class_names[i]: value for value, i in zip(*row, strict=True)}) for row in rows]
+
+    def map_of(self, path: str | Path, size: int | None = None) -> tuple[Tensor, Tensor]:
+        """The picture (H, W, 3) in [0, 1] of an image file whose shorter side has `size` pixels (twice the training size), and the
+        probabilities (K, h, w) of each window of the training size in it; see `fully_convolutional`. Raises `UserError` for a network
+        that has no such map, or a size below that of the training.
+        """
+        spec = self.input_spec
+        size = 2 * spec.size if size is None else size
+        if size < spec.size:
+            raise UserError(f"size {size}: the network was trained on images of {spec.size} px, give as many or more")
+        image = dense_transform(spec, size)(image_reader(spec)(path))
+        with torch.inference_mode():
+            logits = fully_convolutional(self.backbone, self.head)(image[None])
+        picture = image * torch.tensor(spec.std)[:, None, None] + torch.tensor(spec.mean)[:, None, None]
+        return picture.clamp(0, 1).permute(1, 2, 0), self._likely(logits)[0]
+
+    def _likely(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid() if self.multilabel else logits.softmax(dim=1)
+
+    def _cannot_take(self, given: object) -> UserError:
+        noun = self.backbone.input_spec.noun
+        kinds = "strings" if noun == "texts" else "paths, PIL images or RGB tensors (3, H, W)"
+        return UserError(f"this run's network takes {noun}, one or a list of them, as {kinds}: this is {type(given).__name__}")
+
+
+def _check_pixels(image: Tensor) -> None:
+    if image.ndim != 3 or len(image) != 3 or not image.numel():
+        raise UserError(f"an image as a tensor is (3, H, W), red, green, blue: here it is {tuple(image.shape)}")
+    if image.dtype == torch.uint8:
+        return
+    if not image.is_floating_point():
+        raise UserError(f"an image as a tensor has floats in [0, 1], or uint8: here it has {image.dtype}")
+    least, most = image.min().item(), image.max().item()
+    if not (least >= 0 and most <= 1):  # nor NaN
+        raise UserError(f"an image as a tensor has floats in [0, 1], or uint8: here they are from {least:.4g} to {most:.4g}")
+
+
+def record_of(
+    backbone: Backbone,
+    own: Mapping[str, Any],
+    head: Mapping[str, Any],
+    *,
+    class_names: Sequence[str],
+    multilabel: bool,
+    affine: bool,
+) -> dict[str, Any]:
+    """Plain values that `load` builds the network from.
+
+    Args:
+        backbone: as it was loaded.
+        own: `_target_` and arguments of a backbone that is none of ftlit's.
+        head: `_target_` and arguments.
+        class_names: class number -> name.
+        multilabel: whether an image has several labels.
+        affine: whether the batch norms were rewritten.
+    """
+    return {
+        "backbone": _plain(own if backbone.record is None else backbone.record),
+        "affine": affine,
+        "head": {"in_features": backbone.num_features, **_plain(head)},
+        "class_names": list(class_names),
+        "multilabel": multilabel,
+    }
+
+
+def load(run: str | Path, *, trust: bool = False) -> Network:
+    """The network of a run, with the weights of its best epoch. Nothing in the file is executed, and nothing is downloaded but the base
+    weights of a slim checkpoint, where they are not in their cache.
+
+    Args:
+        run: folder of a run, or a checkpoint file.
+        trust: call classes that are none of ftlit's, where the checkpoint names them, and fetch an encoder's config and tokenizer from the
+            hub, where they are neither in a folder nor in its cache.
+
+    Raises:
+        UserError: no run, a damaged file, one with parts that are not ours, base weights other than those it was made with.
+    """
+    path = Path(run).expanduser()
+    file = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
+    if not path.exists():
+        raise UserError(f"there is no file or folder {path}")
+    if not file.is_file():
+        raise UserError(f"{path} holds no checkpoints/best.ckpt: give the folder of a run that has trained for an epoch, or a checkpoint")
+    try:
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        record, state = checkpoint[KEY], checkpoint["state_dict"]
+    except Exception as error:  # damaged bytes raise nearly anything
+        raise UserError(f"{path} is neither the folder of a run that has ended nor its checkpoint: {one_line(error)}") from error
+    try:
+        backbone, head = _backbone(record, trust), _head(record, trust)
+        if record["affine"]:
+            batchnorm_to_affine(backbone)
+        state = filled(state, backbone) if record.get("base") else state
+        for part, module in (("backbone", backbone), ("head", head)):
+            module.load_state_dict({name.removeprefix(f"{part}."): value for name, value in state.items() if name.startswith(f"{part}.")})
+            module.eval()
+        return Network(backbone, head, record["class_names"], record["multilabel"])
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise UserError(f"the record in {file} and its weights do not fit each other: {one_line(error)}") from error
+
+
+def base_of(record: Mapping[str, Any], *, trust: bool = False) -> Backbone:
+    """The backbone of a slim checkpoint as training began with it. Raises as `load`."""
+    backbone = _backbone(record, trust)
+    if record["affine"]:
+        batchnorm_to_affine(backbone)
+    return backbone
+
+
+def _backbone(record: Mapping[str, Any], trust: bool) -> Backbone:
+    arguments = dict(record["backbone"])
+    if "loader" not in arguments:
+        own: Backbone = _trusted("backbone", arguments.pop("_target_"), trust)(**arguments)
+        return own
+    name = arguments.pop("loader")
+    if name not in LOADERS:
+        raise UserError(f"this run's backbone is by {name}, which is none of ftlit's: {', '.join(LOADERS)}")
+    weights = arguments.pop("weights", None)
+    if name == load_bert.__name__:
+        arguments["download"] = trust or bool(record.get("base"))
+    backbone = LOADERS[name](weights=weights if record.get("base") else None, **arguments)
+    check_base(backbone, record.get("base"))
+    return backbone
+
+
+def _head(record: Mapping[str, Any], trust: bool) -> nn.Module:
+    arguments = {"num_classes": len(record["class_names"]), **record["head"]}
+    name = arguments.pop("_target_")
+    head: nn.Module = (HEADS[name] if name in HEADS else _trusted("head", name, trust))(**arguments)
+    return head
+
+
+def _trusted(what: str, name: str, trust: bool) -> Callable[..., Any]:
+    if not trust:
+        raise UserError(f"this run's {what} is {name}, which is none of ftlit's: --trust (trust=True) calls it, if you know what it does")
+    try:
+        return resolve_name(name)  # type: ignore[no-any-return]
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"this run's {what} is {name}, which cannot be imported here: {one_line(error)}") from error
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without Hydra's own words, and with lists for tuples, as `weights_only` loading takes them."""
+    return {name: _listed(value) for name, value in values.items() if name not in ("_convert_", "_partial_", "_recursive_")}
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _listed(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_listed(inner) for inner in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

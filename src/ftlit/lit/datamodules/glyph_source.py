@@ -1,0 +1,60 @@
+"""The data that the shipped backbone is pretrained on: an option of the Hydra group `data`."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ftlit.data.glyph_images import SYMBOLS, GlyphStream
+from ftlit.data.transforms import InputSpec
+
+
+class GlyphData(LightningDataModule):
+    """Letters and signs drawn without end, new ones in every epoch; val and test are streams of their own seeds.
+
+    Several processes share the batches, each with pictures of its own.
+
+    Args:
+        input_spec: what the network expects.
+        batches: batches in a training epoch, of all processes together.
+        batch_size: images in a batch.
+        seed: of all three streams.
+    """
+
+    multilabel = False
+
+    def __init__(self, input_spec: InputSpec, *, batches: int = 125, batch_size: int = 256, seed: int = 0) -> None:
+        super().__init__()
+        self.class_names = list(SYMBOLS)
+        self.num_classes = len(SYMBOLS)
+        self.notes = ["images are rendered while training runs; there is no digit among them"]
+        sizes = {"train": batches * batch_size, "val": 4 * batch_size, "test": 16 * batch_size}
+        self.counts = {split: dict.fromkeys(SYMBOLS, size // len(SYMBOLS)) for split, size in sizes.items()}
+        self._spec = input_spec
+        self._train = GlyphStream(batches=batches, batch_size=batch_size, size=input_spec.size, seed=seed)
+        self._val = GlyphStream(batches=4, batch_size=batch_size, size=input_spec.size, seed=seed + 1, renew=False)
+        self._test = GlyphStream(batches=16, batch_size=batch_size, size=input_spec.size, seed=seed + 2, renew=False)
+
+    def train_dataloader(self) -> Any:
+        """The stream of this epoch."""
+        self._train.epoch = self.trainer.current_epoch if self.trainer else 0
+        return self._loader(self._train)
+
+    def val_dataloader(self) -> Any:
+        """The same images each time."""
+        return self._loader(self._val)
+
+    def test_dataloader(self) -> Any:
+        """The same images each time."""
+        return self._loader(self._test)
+
+    def _loader(self, stream: GlyphStream) -> DataLoader[tuple[Tensor, Tensor]]:
+        if self.trainer:
+            stream.share(self.trainer.global_rank, self.trainer.world_size)
+        return DataLoader(stream, batch_size=None, collate_fn=self._normalise)
+
+    def _normalise(self, batch: Any) -> tuple[Tensor, Tensor]:
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self._spec.mean, self._spec.std))
+        return (batch[0] - mean) / std, batch[1]

@@ -1,0 +1,198 @@
+"""The LightningModule that joins a backbone and a head."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MultilabelAccuracy, MultilabelF1Score
+
+from ftlit.data.dataset import SPLITS
+from ftlit.errors import UserError
+from ftlit.finetuning.lr_schedule import Rates
+from ftlit.finetuning.param_groups import EVERYTHING, Group, build_optimizer
+from ftlit.inference.network import KEY, base_of
+from ftlit.inference.slim import digests, filled, slimmed
+from ftlit.lit.trainer_internals import training_length
+from ftlit.models.backbone import Backbone, CodesAt
+from ftlit.models.heads import logits_of
+
+
+class FineTuner(LightningModule):
+    """Images -> backbone -> codes -> head -> logits. Logs loss, accuracy and macro F1 for each split, as `val/accuracy` and so on.
+
+    The weights of both are laid out in memory with channels last, in place.
+
+    Args:
+        backbone: gives codes for images (N, 3, S, S).
+        head: gives logits (N, num_classes) for pooled codes, or for raw codes where it has `takes_map = True`.
+        num_classes: number of classes, at least 2 (at least 1 if `multilabel`).
+        optimizer: recipe for the optimizer, called with parameter groups, such as `partial(torch.optim.AdamW, lr=1e-3)`.
+        lr_scale: (pattern, factor) on the optimizer's rate; the first pattern that covers a parameter wins.
+        lr_scheduler: recipe for the rates, called with the optimizer and the length of training in `steps` and `epochs`, such as
+            `partial(Rates, curve=cosine)`; `None` for constant rates.
+        decay_all: `False`: no weight decay for biases and norms; see `ftlit.param_groups`.
+        loss: of (logits, targets); cross-entropy by default.
+        multilabel: targets are floats (N, num_classes), 0 or 1 each, and the metrics count each label by itself.
+        record: plain values that `ftlit.load` builds the network from, kept in checkpoints; see `ftlit.inference.network.record_of`.
+        slim: checkpoints keep what differs from the backbone's weights as they are now, and loading brings the rest from where `record`
+            says; see `ftlit.inference.slim`.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: nn.Module,
+        *,
+        num_classes: int,
+        optimizer: Callable[[list[Group]], Optimizer],
+        lr_scale: Sequence[tuple[str, float]] = EVERYTHING,
+        lr_scheduler: Callable[..., Rates] | None = None,
+        decay_all: bool = True,
+        loss: nn.Module | None = None,
+        multilabel: bool = False,
+        record: Mapping[str, Any] | None = None,
+        slim: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.loss = loss or nn.CrossEntropyLoss()
+        self._optimizer, self._lr_scale, self._lr_scheduler = optimizer, lr_scale, lr_scheduler
+        self._decay_all, self._multilabel = decay_all, multilabel
+        metrics = _metrics(num_classes, multilabel)
+        # the loss too is a metric: averaged over images, whatever the batches and the processes, and part of what a checkpoint keeps
+        self.metrics = nn.ModuleDict({f"{split}_metrics": metrics.clone(prefix=f"{split}/") for split in SPLITS})
+        self.losses = nn.ModuleDict({f"{split}_loss": MeanMetric() for split in SPLITS})
+        self._logged: set[str] = set()  # splits, in this epoch
+        self._record, self._base = record, digests(backbone) if slim else None
+        self.to(memory_format=torch.channels_last)  # convolutions run faster so, on CPU (up to three times) and GPU alike
+
+    def forward(self, images: Tensor | CodesAt) -> Tensor:
+        """Images (N, 3, S, S), normalised as the backbone's input spec says, or codes at a cut -> logits (N, num_classes)."""
+        return logits_of(self.head, self.backbone(images), self.backbone.pool)
+
+    def on_train_epoch_start(self) -> None:
+        """Log anew."""
+        self._logged.discard("train")
+
+    def on_validation_epoch_start(self) -> None:
+        """Log anew. A state that `trainer.validate` left behind was made in inference mode, and cannot be added to within `trainer.fit`."""
+        self._logged.discard("val")
+        cast(Metric, self.losses["val_loss"]).reset()
+
+    def on_test_epoch_start(self) -> None:
+        """Log anew."""
+        self._logged.discard("test")
+
+    def training_step(self, batch: tuple[Tensor | CodesAt, Tensor], batch_idx: int) -> Tensor:
+        """Loss of (images, targets); targets may be labels or class probabilities."""
+        return self._step("train", batch)
+
+    def validation_step(self, batch: tuple[Tensor | CodesAt, Tensor], batch_idx: int) -> None:
+        """Log loss and metrics of a validation batch."""
+        self._step("val", batch)
+
+    def test_step(self, batch: tuple[Tensor | CodesAt, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Log loss and metrics of a test batch. Returns `logits` (N, num_classes), pooled `codes` (N, C) and `targets`, for callbacks."""
+        images, targets = batch
+        codes = self.backbone(images)
+        logits = logits_of(self.head, codes, self.backbone.pool)
+        self._score("test", logits, targets)
+        return {"logits": logits, "codes": self.backbone.pool(codes), "targets": targets}
+
+    def predict_step(self, batch: tuple[Tensor | CodesAt, Tensor], batch_idx: int) -> Tensor:
+        """Logits (N, num_classes)."""
+        return self(batch[0])  # type: ignore[no-any-return]
+
+    def build_optimizer(self) -> Optimizer:
+        """A new optimizer over all parameters, frozen or not, in named groups."""
+        return build_optimizer(self, self._optimizer, self._lr_scale, decay_all=self._decay_all)
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer, built once, and its rates."""
+        optimizer = self.build_optimizer()
+        if self._lr_scheduler is None:
+            return optimizer
+        steps, epochs = training_length(self.trainer)
+        return {"optimizer": optimizer, "lr_scheduler": self._lr_scheduler(optimizer, steps=steps, epochs=epochs).config}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what builds the network again, and what the training metrics of this epoch have seen, in each process."""
+        if self._record is not None:
+            checkpoint[KEY] = dict(self._record)
+        if self._base is not None:
+            checkpoint["state_dict"] = slimmed(checkpoint["state_dict"], self._base)
+        own = {name: {"seen": m._update_count, **_on_cpu(m.metric_state)} for name, m in self._train_metrics().items()}
+        checkpoint["train_metrics"] = [own]
+        if self.trainer.world_size > 1:
+            checkpoint["train_metrics"] = [own] * self.trainer.world_size
+            torch.distributed.all_gather_object(checkpoint["train_metrics"], own)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take that over, where training goes on in as many processes. Raises `UserError` for a checkpoint of another network, and for a
+        slim one without its base weights.
+        """
+        record = checkpoint.get(KEY) or {}
+        if record.get("base"):
+            checkpoint["state_dict"] = filled(checkpoint["state_dict"], base_of(record))
+        if self._trainer is None or self.trainer.state.fn != "fit":
+            return
+        _check_same_network(checkpoint["state_dict"], self.state_dict())
+        kept = checkpoint.get("train_metrics", [])
+        if len(kept) != self.trainer.world_size:
+            return
+        for name, metric in self._train_metrics().items():
+            for state, value in kept[self.trainer.global_rank][name].items():
+                setattr(metric, "_update_count" if state == "seen" else state, value)
+
+    def _train_metrics(self) -> dict[str, Metric]:
+        metrics = cast(MetricCollection, self.metrics["train_metrics"])
+        return {**dict(metrics.items(keep_base=True, copy_state=True)), "loss": cast(Metric, self.losses["train_loss"])}
+
+    def _step(self, split: str, batch: tuple[Tensor | CodesAt, Tensor]) -> Tensor:
+        images, targets = batch
+        return self._score(split, self(images), targets)
+
+    def _score(self, split: str, logits: Tensor, targets: Tensor) -> Tensor:
+        loss: Tensor = self.loss(logits, targets)
+        metrics = cast(MetricCollection, self.metrics[f"{split}_metrics"])
+        metrics.update(logits.detach(), self._hard(targets))
+        mean_loss = cast(MeanMetric, self.losses[f"{split}_loss"])
+        mean_loss.update(loss.detach(), weight=len(targets))
+        if split not in self._logged:  # Lightning holds the metrics themselves, and asks them at the end of the epoch
+            self._logged.add(split)
+            self.log(f"{split}/loss", mean_loss, prog_bar=True, on_step=False, on_epoch=True)
+            self.log_dict(metrics, prog_bar=True, on_step=False, on_epoch=True)
+        return loss
+
+    def _hard(self, targets: Tensor) -> Tensor:
+        """Targets as the metrics want them: mixup and cutmix give class probabilities, of which the likeliest counts."""
+        if self._multilabel:
+            return (targets >= 0.5).int()
+        return targets.argmax(dim=1) if targets.ndim == 2 else targets
+
+
+def _check_same_network(held: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    shapes = [{name: tuple(tensor.shape) for name, tensor in state.items()} for state in (held, own)]
+    for name in dict.fromkeys([*shapes[0], *shapes[1]]):
+        was, now = (f"{state[name]}" if name in state else "nothing" for state in shapes)
+        if was != now:
+            raise UserError(f"this checkpoint is of another network: it holds {was} for {name!r}, here it is {now}; give the same parts")
+
+
+def _on_cpu(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.cpu() if isinstance(value, Tensor) else value for name, value in state.items()}
+
+
+def _metrics(num_classes: int, multilabel: bool) -> MetricCollection:
+    if multilabel:
+        return MetricCollection(
+            {"accuracy": MultilabelAccuracy(num_classes, average="micro"), "f1": MultilabelF1Score(num_classes, average="macro")}
+        )
+    return MetricCollection(
+        {"accuracy": MulticlassAccuracy(num_classes, average="micro"), "f1": MulticlassF1Score(num_classes, average="macro")}
+    )

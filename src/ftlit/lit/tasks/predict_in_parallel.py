@@ -1,0 +1,53 @@
+"""Predictions by several processes, each on a device of its own."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch.utils.data import DataLoader
+
+from ftlit.errors import UserError, one_line
+from ftlit.inference.network import Network
+from ftlit.inference.predict import Example, Inputs, Row, answers, rows_of
+
+
+class _Predictor(pl.LightningModule):
+    """Keeps the rows of batches of `Inputs`."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.backbone, self.head, self.network = network.backbone, network.head, network
+        self.rows: list[Row] = []
+
+    def predict_step(self, batch: Any, batch_idx: int) -> None:
+        """See `ftlit.inference.predict.answers`."""
+        self.rows += answers(self.network, batch, self.device)
+
+
+def rows_of_all(network: Network, examples: Sequence[Example], batch_size: int, workers: int, devices: int) -> Iterable[Row] | None:
+    """A row for each, in order, in the first process; `None` in the others. On a CPU the processes share its cores. There are no more
+    processes than examples. Raises `UserError` where there are not so many devices.
+    """
+    if (devices := min(devices, len(examples))) <= 1:
+        return rows_of(network, examples, batch_size, workers)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    trainer = _trainer(devices)
+    loader = DataLoader(Inputs(network, examples), batch_size, num_workers=workers, collate_fn=list)
+    trainer.predict(predictor := _Predictor(network), loader, return_predictions=False)
+    everyone: list[list[Row]] = [[]] * trainer.world_size
+    torch.distributed.all_gather_object(everyone, predictor.rows)
+    if not trainer.is_global_zero:
+        return None
+    return [everyone[place % len(everyone)][place // len(everyone)] for place in range(len(examples))]
+
+
+def _trainer(devices: int) -> pl.Trainer:
+    silent = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    try:
+        return pl.Trainer(devices=devices, strategy="ddp", **silent)  # type: ignore[arg-type]
+    except MisconfigurationException as error:
+        raise UserError(f"--devices {devices}: {one_line(error)}") from error

@@ -1,0 +1,1 @@
+"""Backbones, heads, pooling, and exact rewrites of both."""

@@ -1,0 +1,227 @@
+"""A backbone is an ordered list of named layers. A cut is the place right after one; codes are what comes out there.
+
+Codes have one of three shapes, told apart by their number of dimensions: a map (N, C, H, W), tokens (N, T, C) or a
+vector (N, C). Layers that compute in another order (Swin: N, H, W, C) are wrapped so that every cut shows these.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ftlit.data.tokens import TextSpec
+from ftlit.data.transforms import InputSpec
+from ftlit.errors import UserError, unknown
+from ftlit.models.pooling import Pooling, TokenPool, pool
+
+RANDOM_START = "random start"
+
+
+class CodesAt:
+    """Codes as they come out at a cut: a backbone that is given these runs only the layers above. Like a tensor it has a length (of N
+    images), a shape, and a device to be moved to; it has no pixels, and arithmetic with it fails.
+
+    Args:
+        values: (N, ...)
+        cut: where they came out.
+    """
+
+    def __init__(self, values: Tensor, cut: str) -> None:
+        self.values, self.cut = values, cut
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def shape(self) -> torch.Size:
+        """That of the values."""
+        return self.values.shape
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "CodesAt":
+        """The same on a device; how Lightning moves a batch."""
+        return CodesAt(self.values.to(device, non_blocking=non_blocking), self.cut)
+
+
+class Layers(nn.Module):
+    """Named layers that run one after the other. `encoder.3` is child `3` of a container `encoder`, so that a layer's
+    name is the prefix of its parameters' names.
+
+    Args:
+        layers: name -> module, in forward order; none may lie inside another, or be called as an attribute of the class (`pool`).
+
+    Raises:
+        UserError: such a name.
+    """
+
+    _fields: tuple[str, ...] = ()  # attributes that a subclass gives its instances
+
+    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.cuts: tuple[str, ...] = tuple(layers)
+        _check_names(self.cuts, {*dir(self), *self._fields})
+        for name, layer in layers.items():
+            *path, leaf = name.split(".")
+            parent: nn.Module = self
+            for part in path:
+                if part not in parent._modules:
+                    parent.add_module(part, nn.Module())
+                parent = parent.get_submodule(part)
+            parent.add_module(leaf, layer)
+
+    def items(self) -> Iterator[tuple[str, nn.Module]]:
+        """(name, layer) in forward order."""
+        return ((name, self.get_submodule(name)) for name in self.cuts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run every layer."""
+        for name in self.cuts:
+            x = self.get_submodule(name)(x)
+        return x
+
+
+def _check_names(names: Sequence[str], taken: set[str]) -> None:
+    for name in names:
+        first, *inner = name.split(".")
+        if not all((first, *inner)) or first in taken or any(part in dir(nn.Module) for part in inner):
+            raise UserError(f"no layer can be called {name!r}: every part of a name is a word that is no attribute of a module; add to it")
+        if inside := [other for other in names if other.startswith(f"{name}.")]:
+            raise UserError(f"layer {inside[0]!r} lies inside layer {name!r}: give layers apart, such as {name}.0 and {name}.1")
+
+
+class Backbone(Layers):
+    """A pretrained network without its classifier: ordered named layers and the input they expect.
+
+    `backbone(x)` takes images (N, 3, size, size), normalised as `input_spec` says, or token ids (N, T) where that is a `TextSpec`, and
+    gives the codes at the last cut. It also takes `CodesAt` and goes on from there; pooled codes are an end of it.
+    Law 1: `backbone.after(c)(backbone.upto(c)(x)) == backbone(x)` for every cut c.
+
+    Args:
+        layers: name -> module, in forward order.
+        input_spec: what the weights expect: size and normalisation of images, or tokenizer and length of texts.
+        token_pool: how this network pools tokens, if it has any.
+        origin: where the weights come from, in words, for the plan; begins with `RANDOM_START` where from nowhere.
+        trained_with: the input that the weights were trained with, where that is known.
+        reinit: the layers whose weights were drawn anew, in forward order.
+        record: the loader's name and its arguments, plain values, that build it again; `None` for one of somebody's own.
+    """
+
+    _fields = ("input_spec", "token_pool", "origin", "trained_with", "reinit", "record")
+
+    def __init__(
+        self,
+        layers: Mapping[str, nn.Module],
+        input_spec: InputSpec | TextSpec,
+        *,
+        token_pool: TokenPool = "mean",
+        origin: str = RANDOM_START,
+        trained_with: InputSpec | None = None,
+        reinit: Sequence[str] = (),
+        record: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not layers:
+            raise UserError("a backbone needs at least one layer")
+        super().__init__(layers)
+        self.input_spec = input_spec
+        self.token_pool: TokenPool = token_pool
+        self.origin = origin
+        self.trained_with = trained_with
+        self.reinit = tuple(reinit)
+        self.record = record
+        self._on_meta: dict[tuple[int, ...], dict[str, tuple[tuple[int, ...], int]]] = {}
+
+    def forward(self, x: Tensor | CodesAt) -> Tensor:
+        """Run every layer, or those above the cut that the codes are of."""
+        codes, begin = (x, 0) if isinstance(x, Tensor) else (x.values, self.index(x.cut) + 1)
+        for name in self.cuts[begin:]:
+            codes = self.get_submodule(name)(codes)
+        return codes
+
+    def upto(self, cut: str | int) -> "Backbone":
+        """The layers up to and with `cut`, as a backbone of its own. The modules are shared, not copied.
+
+        Args:
+            cut: a layer's name, or its place: -1 is the last layer (the whole backbone), -2 the one before.
+        """
+        kept = self.cuts[: self.index(cut) + 1]
+        layers = {name: layer for name, layer in self.items() if name in kept}
+        return Backbone(
+            layers,
+            self.input_spec,
+            token_pool=self.token_pool,
+            origin=self.origin,
+            trained_with=self.trained_with,
+            reinit=[name for name in self.reinit if name in kept],
+            record=self.record and {**self.record, "cut": kept[-1]},
+        )
+
+    def after(self, cut: str | int) -> Layers:
+        """The layers above `cut` (none for the last cut). The modules are shared, not copied."""
+        kept = self.cuts[self.index(cut) + 1 :]
+        return Layers({name: layer for name, layer in self.items() if name in kept})
+
+    def index(self, cut: str | int) -> int:
+        """The place of a cut, counted from 0. Raises `UserError` with the nearest name where there is no such layer."""
+        if isinstance(cut, int) and -len(self.cuts) <= cut < len(self.cuts):
+            return cut % len(self.cuts)
+        if cut not in self.cuts:
+            raise unknown("layer", cut, self.cuts)
+        return self.cuts.index(str(cut))
+
+    def pool(self, codes: Tensor, pooling: Pooling = "average") -> Tensor:
+        """Codes at any cut -> vectors (N, C); see `ftlit.models.pooling.pool`."""
+        return pool(codes, self.token_pool, pooling)
+
+    @cached_property
+    def code_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Cut -> shape of one image's codes there, at the size that `input_spec` names. Nothing is computed: it runs on `meta`."""
+        return {cut: shape for cut, (shape, _) in self.on_meta(self.input_spec.shape).items()}
+
+    def on_meta(self, shape: Sequence[int]) -> dict[str, tuple[tuple[int, ...], int]]:
+        """Cut -> shape of one input's codes there, and the floating-point operations of all layers up to it; nothing is computed.
+
+        Args:
+            shape: of one input: (3, H, W) of an image, (T,) of a text's token ids.
+        """
+        if tuple(shape) in self._on_meta:
+            return self._on_meta[tuple(shape)]
+        found = {}
+        dtype = next((p.dtype for p in self.parameters() if p.is_floating_point()), None)
+        codes = torch.empty(1, *shape, dtype=torch.int64 if len(shape) == 1 else dtype, device="meta")
+        with FlopCounterMode(display=False) as counter:
+            for name, layer in self.items():
+                codes = run_on_meta(layer, codes)
+                found[name] = tuple(codes.shape[1:]), counter.get_total_flops()
+        self._on_meta[tuple(shape)] = found
+        return found
+
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """The layers that hold parameters, lowest first: what a schedule can speak of."""
+        return tuple(name for name, layer in self.items() if any(True for _ in layer.parameters()))
+
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """The layers that begin at random, lowest first: all, none, or those whose weights were drawn anew."""
+        return self.cuts if self.origin.startswith(RANDOM_START) else self.reinit
+
+    @property
+    def num_features(self) -> int:
+        """Length of the pooled codes at the last cut."""
+        shape = self.code_shapes[self.cuts[-1]]
+        return shape[-1] if len(shape) == 2 else shape[0]
+
+
+def run_on_meta(layer: nn.Module, codes: Tensor) -> Tensor:
+    """What `layer` would give for `codes`, shapes only; it is left as it was, also what it keeps of a forward pass."""
+    before = {module: dict(vars(module)) for module in layer.modules()}
+    state = {name: torch.empty_like(t, device="meta") for name, t in [*layer.named_parameters(), *layer.named_buffers()]}
+    try:
+        with torch.no_grad():
+            return torch.func.functional_call(layer.eval(), state, (codes,))  # type: ignore[no-any-return]
+    finally:
+        for module, attributes in before.items():
+            vars(module).clear()
+            vars(module).update(attributes)

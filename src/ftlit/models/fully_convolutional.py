@@ -1,0 +1,201 @@
+"""Fully connected layers as convolutions: a network that was trained on images of one size takes larger ones and gives a map of logits.
+
+Sermanet et al. 2014 (OverFeat), section 3.5; Long et al. 2015 (Fully convolutional networks), section 3.1.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.convnext import LayerNorm2d
+
+from ftlit.data.transforms import InputSpec
+from ftlit.errors import UserError, one_line
+from ftlit.models.backbone import Backbone, Layers, run_on_meta
+from ftlit.models.batchnorm_fold import AffineNorm
+from ftlit.models.heads import ConvHead, PooledHead
+
+Size = tuple[int, int]
+ELEMENTWISE = (nn.ReLU, nn.GELU, nn.Hardswish, nn.SiLU, nn.Tanh, nn.Dropout, nn.Identity)
+ENDS_MAPS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.Linear)
+NORMS = (nn.BatchNorm2d, AffineNorm, LayerNorm2d)  # on maps as they are
+
+
+def linear_to_conv(linear: nn.Linear, size: int | Size = 1) -> nn.Conv2d:
+    """A linear layer of a flattened map (C, h, w) as the convolution with a kernel of that size; on that map the same function (law 7).
+
+    Args:
+        linear: of C * h * w features. It stays as it is; the convolution's parameters are new ones of the same values, device, dtype
+            and `requires_grad`.
+        size: (h, w), or one number for both; 1: of vectors.
+
+    Raises:
+        UserError: the features cannot be divided so.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    channels, rest = divmod(linear.in_features, height * width)
+    if rest:
+        raise UserError(f"a linear layer of {linear.in_features} features is no convolution of {height}x{width}: give the size of its map")
+    return _conv(linear, linear.weight.detach().view(-1, channels, height, width))
+
+
+def fully_convolutional(backbone: Backbone, head: nn.Module) -> Layers:
+    """Images (N, 3, H, W) of the training size or larger -> logits (N, K, h, w), a map of what `head` says of each window of that size.
+
+    At the training size the map is 1x1 and holds the same logits. Averages over the map become averages over windows of the training
+    map's size, at stride 1; adaptive pooling to several places, flattening and the linear layer after it become one convolution. At
+    larger sizes a position equals the original network on its window wherever neither padding nor a look at the whole image
+    (squeeze-and-excitation, attention) is involved; see the README.
+
+    Args:
+        backbone: of images, with maps. What computes maps is shared, not copied.
+        head: linear, a stack of linear layers and activations, or another head of ftlit.
+
+    Raises:
+        UserError: codes that are tokens, a network of one size of images, or a module after the last map that is no convolution in
+            disguise.
+    """
+    if not isinstance(backbone.input_spec, InputSpec) or any(len(shape) == 2 for shape in backbone.code_shapes.values()):
+        raise UserError("a fully convolutional network is made of maps, and codes of this backbone are tokens: take a convolutional one")
+    layers, shape, above = _below_pooling(backbone)
+    takes_map = getattr(head, "takes_map", False)
+    pool = [] if above or takes_map else [("pool", nn.AdaptiveAvgPool2d(1))]
+    rewrite = _Rewrite((shape[1], shape[2]))
+    for name, module in [*above, *pool, ("head", head)]:
+        layers.update(rewrite.parts(name, module))
+    net = Layers(layers)
+    net.training = backbone.training  # each part keeps its own mode
+    return net
+
+
+def _below_pooling(backbone: Backbone) -> tuple[dict[str, nn.Module], tuple[int, ...], list[tuple[str, nn.Module]]]:
+    """What computes maps, by name; the shape of the last map of one image at the training size; and the modules above."""
+    shapes, (_, size, _) = backbone.code_shapes, backbone.input_spec.shape
+    maps = [name for name in backbone.cuts if len(shapes[name]) == 3]
+    layers = {f"backbone.{name}": backbone.get_submodule(name) for name in maps}
+    try:
+        _ = backbone.upto(len(maps) - 1).on_meta((3, 2 * size, 2 * size)) if maps else None
+    except Exception as error:
+        raise UserError(f"this backbone takes images of {size} px only, and no larger ones: {one_line(error)}") from error
+    above = [(f"backbone.{name}", layer) for name, layer in backbone.items() if name not in maps]
+    shape: tuple[int, ...] = shapes[maps[-1]] if maps else (3, size, size)
+    if above and isinstance(above[0][1], nn.Sequential):  # a layer that ends with the pooling
+        (name, layer), *above = above
+        inner = [(f"{name}.{part}", module) for part, module in layer.named_children()]
+        place = next((i for i, (_, module) in enumerate(inner) if isinstance(module, ENDS_MAPS)), 0)
+        for part, module in inner[:place]:
+            layers[part] = module
+            shape = tuple(run_on_meta(module, torch.empty(1, *shape, device="meta")).shape[1:])
+        above = [*inner[place:], *above]
+    return layers, shape, above
+
+
+class _Rewrite:
+    """What stands above the last map, module by module.
+
+    Args:
+        size: of the map at the training size.
+    """
+
+    def __init__(self, size: Size) -> None:
+        self.size = size  # that a window of the map still has
+        self.pooled: Size | None = None  # places that an adaptive pooling before the next linear layer leaves
+
+    def parts(self, name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+        """(name, module of maps) for a module of vectors."""
+        if (rewritten := self._rewritten(module)) is not None:
+            yield from ((f"{name}.{i}" if i else name, part) for i, part in enumerate(rewritten))
+        elif type(module) in INSIDE or isinstance(module, nn.Sequential):
+            for inner, part in INSIDE.get(type(module), nn.Module.named_children)(module):
+                yield from self.parts(f"{name}.{inner}", part)
+        else:
+            raise UserError(f"{name} ({type(module).__name__}) is no convolution in disguise: take head=linear, mlp or conv")
+
+    def _rewritten(self, module: nn.Module) -> list[nn.Module] | None:
+        """The modules of maps that do the same; `None`: look inside."""
+        if isinstance(module, nn.Flatten):
+            return []
+        if isinstance(module, ELEMENTWISE):
+            return [module]
+        if type(module) in NORMS:
+            return [module]
+        if isinstance(module, nn.Conv2d | nn.MaxPool2d):
+            return [module] if self._keeps_places(module) else None
+        if isinstance(module, nn.LayerNorm):
+            return [_ChannelNorm(module)]
+        if isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
+            return self._adaptive(module)
+        return self._linear(module) if isinstance(module, nn.Linear) else None
+
+    def _keeps_places(self, module: nn.Conv2d | nn.MaxPool2d) -> bool:
+        """Whether a map has as many places as before: windows keep their size."""
+        channels = module.in_channels if isinstance(module, nn.Conv2d) else 1
+        try:
+            return run_on_meta(module, torch.empty(1, channels, *self.size, device="meta")).shape[2:] == self.size
+        except RuntimeError:  # a window larger than the map
+            return False
+
+    def _adaptive(self, pool: nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d) -> list[nn.Module] | None:
+        out: Any = pool.output_size
+        wanted = (out, out) if isinstance(out, int) else tuple(out)
+        if isinstance(pool, nn.AdaptiveMaxPool2d) and wanted != (1, 1):
+            return None
+        if wanted == (1, 1):
+            size, self.size = self.size, (1, 1)
+            return [nn.MaxPool2d(size, 1) if isinstance(pool, nn.AdaptiveMaxPool2d) else nn.AvgPool2d(size, 1)]
+        self.pooled = wanted  # the next linear layer takes it in
+        return []
+
+    def _linear(self, linear: nn.Linear) -> list[nn.Module]:
+        size, pooled, self.size, self.pooled = self.size, self.pooled or self.size, (1, 1), None
+        conv = linear_to_conv(linear, pooled)
+        if pooled == size:
+            return [conv]
+        rows, columns = (_averages(n, m).to(conv.weight) for n, m in zip(size, pooled, strict=True))
+        return [_conv(linear, torch.einsum("kcop,oh,pw->kchw", conv.weight.detach(), rows, columns))]
+
+
+class _ChannelNorm(nn.Module):
+    """A layer norm of vectors (N, C) at each place of a map (N, C, H, W)."""
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        normed: Tensor = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return normed
+
+
+def _inside_pooled(head: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    assert isinstance(head, PooledHead)
+    yield "pool", nn.AdaptiveMaxPool2d(1) if head.pooling == "max" else nn.AdaptiveAvgPool2d(2 if head.pooling == "2x2" else 1)
+    yield "linear", head.linear
+
+
+def _inside_conv(head: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    assert isinstance(head, ConvHead)
+    yield from head.conv.named_children()
+    yield from (("pool", nn.AdaptiveAvgPool2d(1)), ("dropout", head.dropout), ("linear", head.linear))
+
+
+INSIDE: dict[type[nn.Module], Callable[[nn.Module], Iterator[tuple[str, nn.Module]]]] = {PooledHead: _inside_pooled, ConvHead: _inside_conv}
+
+
+def _averages(length: int, places: int) -> Tensor:
+    """The matrix (places, length) by which adaptive average pooling brings `length` values to `places`."""
+    return nn.functional.adaptive_avg_pool1d(torch.eye(length)[:, None], places)[:, 0].T
+
+
+def _conv(linear: nn.Linear, weight: Tensor) -> nn.Conv2d:
+    out, channels, *size = weight.shape
+    conv = nn.Conv2d(channels, out, (size[0], size[1]), bias=linear.bias is not None, device=weight.device, dtype=weight.dtype)
+    with torch.no_grad():
+        conv.weight.copy_(weight)
+        conv.weight.requires_grad_(linear.weight.requires_grad)
+        if conv.bias is not None:
+            conv.bias.copy_(linear.bias)
+            conv.bias.requires_grad_(linear.bias.requires_grad)
+    return conv.train(linear.training)

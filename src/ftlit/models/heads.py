@@ -1,0 +1,101 @@
+"""Heads: codes -> logits. A head is any module made by `(in_features, num_classes)`.
+
+It is given vectors (N, in_features), pooled as the backbone pools, unless it has an attribute `takes_map = True`: then it is
+given the codes as they come out at the cut.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from ftlit.errors import UserError
+from ftlit.models.pooling import Pooling, pool
+
+
+def logits_of(head: nn.Module, codes: Tensor, pool: Callable[[Tensor], Tensor]) -> Tensor:
+    """What a head says of codes as they come out at the cut, given to it as it takes them; `pool` is the backbone's."""
+    return head(codes if getattr(head, "takes_map", False) else pool(codes))  # type: ignore[no-any-return]
+
+
+class LinearHead(nn.Linear):
+    """Vectors (N, in_features) -> logits (N, num_classes) by one linear layer.
+
+    Args:
+        in_features: length of the codes.
+        num_classes: length of the logits.
+    """
+
+    def __init__(self, in_features: int, num_classes: int) -> None:
+        super().__init__(in_features, num_classes)
+
+
+class SolvedLinearHead(LinearHead):
+    """The same, for whoever joins it to a backbone to solve as a probe before training; see `ftlit.lit.callbacks.probe_head.SolvedHead`."""
+
+
+class PooledHead(nn.Module):
+    """Maps (N, C, H, W), or tokens (N, T, C) -> logits (N, num_classes): pooled by their largest values or in quarters, then linear.
+
+    Args:
+        in_features: length of the pooled codes; see `ftlit.models.pooling.pooled_size`.
+        num_classes: length of the logits.
+        pooling: see `ftlit.models.pooling.pool`.
+    """
+
+    takes_map = True
+
+    def __init__(self, in_features: int, num_classes: int, pooling: Pooling) -> None:
+        super().__init__()
+        self.pooling, self.linear = pooling, nn.Linear(in_features, num_classes)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Logits."""
+        return self.linear(pool(codes, pooling=self.pooling))  # type: ignore[no-any-return]
+
+
+class MLPHead(nn.Sequential):
+    """Vectors (N, in_features) -> logits (N, num_classes) through hidden layers, each linear, ReLU, dropout.
+
+    Args:
+        in_features: length of the codes.
+        num_classes: length of the logits.
+        hidden: widths of the hidden layers; any number of them.
+        dropout: chance that a hidden value is dropped, in [0, 1).
+    """
+
+    def __init__(self, in_features: int, num_classes: int, *, hidden: Sequence[int] = (256,), dropout: float = 0.2) -> None:
+        if not 0 <= dropout < 1 or any(width < 1 for width in hidden):
+            raise UserError(f"mlp head with hidden {list(hidden)} and dropout {dropout}: widths are at least 1, dropout is in [0, 1)")
+        layers: list[nn.Module] = []
+        for before, width in pairwise([in_features, *hidden]):
+            layers += [nn.Linear(before, width), nn.ReLU(), nn.Dropout(dropout)]
+        super().__init__(*layers, nn.Linear([in_features, *hidden][-1], num_classes))
+
+
+class ConvHead(nn.Module):
+    """Maps (N, in_features, H, W) -> logits (N, num_classes): 3x3 convolution, batch norm, ReLU, mean over places, linear.
+
+    Args:
+        in_features: channels of the map.
+        num_classes: length of the logits.
+        channels: width of the convolution.
+        dropout: chance that a pooled value is dropped, in [0, 1).
+    """
+
+    takes_map = True
+
+    def __init__(self, in_features: int, num_classes: int, *, channels: int = 128, dropout: float = 0.0) -> None:
+        if not 0 <= dropout < 1 or channels < 1:
+            raise UserError(f"conv head with channels {channels} and dropout {dropout}: channels is at least 1, dropout in [0, 1)")
+        super().__init__()
+        self.conv = nn.Sequential(nn.Conv2d(in_features, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(channels, num_classes)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Logits. Raises `UserError` where the codes are no map."""
+        if codes.ndim != 4:
+            shape = tuple(codes.shape[1:])
+            raise UserError(f"head=conv needs a map at the cut, but the codes have shape {shape}: cut lower, or take head=linear")
+        return self.linear(self.dropout(self.conv(codes).mean(dim=(2, 3))))  # type: ignore[no-any-return]

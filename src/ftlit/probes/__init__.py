@@ -1,0 +1,1 @@
+"""Linear probes, solved; transferability; which scenario."""

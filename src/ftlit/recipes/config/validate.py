@@ -1,0 +1,150 @@
+"""Checks a config against the signatures of what it would build, before anything is built. The signature is the schema."""
+
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import Enum
+from importlib import import_module
+from pathlib import Path
+from pkgutil import resolve_name
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from ftlit.data.tokens import TextSpec
+from ftlit.data.transforms import InputSpec
+from ftlit.errors import UserError, one_line, unknown
+from ftlit.recipes.config import limits
+
+
+def bind(cfg: DictConfig) -> None:
+    """Check every node of `cfg` that has a `_target_`: its names are arguments of the target, and plain values have the annotated type.
+    Then its values as `limits.check` does.
+
+    Annotations of other kinds than numbers, strings, paths, literals, lists and mappings are not checked.
+
+    Raises:
+        UserError: the full name of the value, what was given, and what would do.
+    """
+    for name, node in _targets(cfg):
+        target = _found(name, node["_target_"])
+        signature = inspect.signature(target)
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+        for key in (key for key in map(str, node) if not key.startswith("_")):
+            if key not in signature.parameters:
+                if open_ended:
+                    continue
+                raise unknown("option", f"{name}.{key}", [f"{name}.{p}" for p in signature.parameters])
+            if OmegaConf.is_missing(node, key):
+                raise UserError(f"{name}.{key} has no value: give {name}.{key}=...")
+            _check(_source(node, key) or f"{name}.{key}", node[key], _hints(target).get(key))
+    limits.check(cfg)
+
+
+def check_labelled(data: Any) -> None:
+    """Raise `UserError` for data without labels, from which nothing but pretraining learns."""
+    if not data.num_classes:
+        raise UserError("these images have no labels to learn: data=unlabelled is for recipe=pretrain with pretrain=autoencoder")
+
+
+def check_input(cfg: DictConfig, input_spec: object) -> None:
+    """Refuse data of images for a network of texts, and the other way round, as the data's signature says.
+
+    Raises:
+        UserError: what both are, and what would do.
+    """
+    wanted = _hints(_found("data", cfg.data._target_)).get("input_spec")
+    if wanted is InputSpec and isinstance(input_spec, TextSpec):
+        raise UserError("this network takes texts, and these data are images: give data=text_csv data.csv=..., or a backbone for images")
+    if wanted is TextSpec and isinstance(input_spec, InputSpec):
+        raise UserError("this network takes images, and these data are texts: give backbone=bert backbone.name=..., or data of images")
+
+
+def _found(name: str, path: str) -> Callable[..., Any]:
+    try:
+        return resolve_name(path)  # type: ignore[no-any-return]  # Hydra's get_object logs what it raises
+    except (ImportError, AttributeError, ValueError) as error:  # no module, no such name in it, an empty part
+        raise UserError(f"{name}._target_={path} cannot be imported: {_why(path, error)}") from error
+
+
+def _why(path: str, error: Exception) -> str:
+    """The nearest name of the module that is there; Python's own words where none is, or where it breaks while it is imported."""
+    module, _, leaf = path.rpartition(".")
+    try:
+        return str(unknown(f"name in {module}", leaf, [other for other in dir(import_module(module)) if not other.startswith("_")]))
+    except Exception as fault:  # a module can raise anything
+        return one_line(fault if module else error)
+
+
+def _targets(node: Any, name: str = "") -> Iterator[tuple[str, DictConfig]]:
+    if isinstance(node, DictConfig) and not node._is_none():
+        if OmegaConf.is_missing(node, "_target_"):
+            raise UserError(f"{name}._target_ has no value: give {name}._target_=...")
+        if "_target_" in node:
+            yield name, node
+        for key in map(str, node):
+            if name or key != "hydra":
+                yield from _targets(node._get_node(key), f"{name}.{key}" if name else key)
+
+
+def _source(node: DictConfig, key: str) -> str | None:
+    """`trainer.max_epochs` where the value is written `${trainer.max_epochs}`: that is what a person gave."""
+    found = re.fullmatch(r"\$\{([\w.]+)\}", str(node._get_node(key)._value()))  # type: ignore[union-attr]
+    return found[1] if found else None
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(inspect.getattr_static(target, "__init__") if isinstance(target, type) else target)
+    except (NameError, TypeError):  # annotations that only a type checker can read
+        return {}
+
+
+def _check(name: str, value: Any, hint: Any) -> None:
+    alternatives = list(get_args(hint)) if get_origin(hint) in (Union, UnionType) else [hint]
+    kinds: list[Any] = []
+    for kind in alternatives:
+        kinds += get_args(kind) if get_origin(kind) is Literal else [get_origin(kind) or kind]
+    known = [kind for kind in kinds if isinstance(kind, str) or kind in _TESTS]
+    # what a file can hold is plain, so that a class (a tensor, a strategy) among the alternatives cannot be meant by a plain value
+    built = isinstance(value, DictConfig | ListConfig) and len(known) < len(kinds)
+    if not known or built or any(kind in (Any, object) or _is_enum(kind) for kind in kinds) or any(_is(value, kind) for kind in known):
+        for inner in _inside(alternatives) if isinstance(value, ListConfig) else ():
+            for i, part in enumerate(value):
+                _check(f"{name}[{i}]", part, inner)
+        return
+    words = [f"a list, [{value}]" if isinstance(value, str) and _word(kind).startswith("a list") else _word(kind) for kind in known]
+    raise UserError(f"{name}={value!r}: give {' or '.join(words)}")
+
+
+def _inside(alternatives: Sequence[Any]) -> Iterator[Any]:
+    """What the parts of a list are said to be."""
+    return (get_args(kind)[0] for kind in alternatives if get_origin(kind) in (list, Sequence) and len(get_args(kind)) == 1)
+
+
+def _is_enum(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Enum)
+
+
+_TESTS: dict[Any, tuple[str, Callable[[Any], bool]]] = {
+    NoneType: ("null", lambda v: v is None),
+    bool: ("true or false", lambda v: isinstance(v, bool)),
+    int: ("a whole number", lambda v: isinstance(v, int) and not isinstance(v, bool)),
+    float: ("a number", lambda v: isinstance(v, int | float) and not isinstance(v, bool)),
+    str: ("a word", lambda v: isinstance(v, str)),
+    Path: ("a path", lambda v: isinstance(v, str)),
+    list: ("a list, [a, b]", lambda v: isinstance(v, ListConfig)),
+    tuple: ("a list, [a, b]", lambda v: isinstance(v, ListConfig)),
+    Sequence: ("a list, [a, b]", lambda v: isinstance(v, ListConfig)),
+    dict: ("a mapping, {a: b}", lambda v: isinstance(v, DictConfig)),
+    Mapping: ("a mapping, {a: b}", lambda v: isinstance(v, DictConfig)),
+}
+
+
+def _is(value: Any, kind: Any) -> bool:
+    return bool(value == kind) if isinstance(kind, str) else _TESTS[kind][1](value)
+
+
+def _word(kind: Any) -> str:
+    return kind if isinstance(kind, str) else _TESTS[kind][0]

@@ -1,0 +1,1 @@
+"""What every recipe needs: console, artifacts, resuming, processes."""

@@ -1,0 +1,191 @@
+"""What the jobs of a sweep came to: a table of the settings over their seeds, printed and in files."""
+
+import csv
+import sys
+from collections.abc import Callable, Sequence
+from math import sqrt
+from pathlib import Path
+from statistics import mean, stdev
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ftlit.errors import one_line, shorten
+from ftlit.sweeps.jobs import SCORE, SEED, TEST, VAL, Job, jobs_of, judged_by, settings_of, varying
+
+SHARES = ("accuracy", "f1")  # from 0 to 1, and so are their intervals
+SECONDS = "job seconds"
+DRAWN = 40  # settings in the picture
+CAPTION = (
+    "Best first by {by}, never by test: what is chosen on test looks better there than it is. "
+    "Mean, standard deviation and 95 % interval (Student's t) are over seeds."
+)
+SCORED = "score: what the recipe returns (recipe=lr_find: a rate, which is no better for being high)."
+TIMED = "Job seconds: a whole job, from building to the test, mean over seeds."
+
+
+def half_interval(values: Sequence[float]) -> float:
+    """Half the 95 % interval of the mean by Student's t. Needs two values.
+
+    >>> round(half_interval([1.0, 2.0, 3.0]), 3)  # 4.303 / sqrt(3)
+    2.484
+    """
+    from scipy.stats import t  # here, so that the command line stays fast
+
+    return float(t.ppf(0.975, len(values) - 1) * stdev(values) / sqrt(len(values)))
+
+
+def interval(values: Sequence[float], metric: str) -> tuple[float, float]:
+    """The 95 % interval of the mean, `half_interval` to both sides; of an accuracy or F1 only what lies within 0 and 1. Needs two values.
+
+    >>> interval([0.9, 1.0], "test/accuracy")[1]
+    1.0
+    """
+    middle, half = mean(values), half_interval(values)
+    low, high = middle - half, middle + half
+    return (max(0.0, low), min(1.0, high)) if metric.endswith(SHARES) else (low, high)
+
+
+def table_of(jobs: Sequence[Job]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells, a row a setting."""
+    names, by = varying(jobs), judged_by(jobs)
+    failures = any(job.status != 0 for job in jobs)
+    shown = TEST if by == VAL else SCORE
+    what = "test accuracy" if by == VAL else SCORE
+    advised = any(job.advised for job in jobs)
+    header = [
+        *names,
+        *(["advised"] if advised else []),
+        "seeds",
+        what,
+        "deviation",
+        "95 % interval",
+        *(["val accuracy"] if by == VAL else []),
+        SECONDS,
+    ]
+    rows = []
+    for setting in settings_of(jobs):
+        seconds = [job.seconds for job in setting.done if job.seconds is not None]
+        val = [_mean(setting.of(VAL))] if by == VAL else []
+        time = f"{mean(seconds):.1f}" if seconds else "-"
+        came_to = [", ".join(dict.fromkeys(job.advised or "-" for job in setting.done)) or "-"] if advised else []
+        row = [*setting.values, *came_to, str(len(setting.done)), *_spread(setting.of(shown), shown), *val, time]
+        rows.append([*row, why(setting.failed)] if failures else row)
+    return [*header, "failed"] if failures else header, rows
+
+
+def why(failed: Sequence[Job]) -> str:
+    """A line for each reason: `job 3 (seed=1): cuda out of memory`, or `jobs 3, 4: ...`."""
+    reasons: dict[str, list[Job]] = {}
+    for job in failed:
+        reasons.setdefault(job.reason, []).append(job)
+    return "\n".join(f"{_named(jobs)}: {reason}" for reason, jobs in reasons.items())
+
+
+def _named(jobs: Sequence[Job]) -> str:
+    if len(jobs) > 1:
+        return f"jobs {shorten(job.number for job in jobs)}"
+    seed = jobs[0].values.get(SEED)
+    return f"job {jobs[0].number}{f' (seed={seed})' if seed else ''}"
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{mean(values):.4f}" if values else "-"
+
+
+def _spread(values: Sequence[float], metric: str) -> list[str]:
+    """Mean, deviation, interval, as far as there are values for them."""
+    if len(values) < 2:
+        return [_mean(values), "-", "-"]
+    low, high = interval(values, metric)
+    return [f"{mean(values):.4f}", f"{stdev(values):.4f}", f"{low:.4f} to {high:.4f}"]
+
+
+def caption_of(jobs: Sequence[Job]) -> str:
+    """How the table is to be read."""
+    ranked = CAPTION.format(by="val accuracy") if judged_by(jobs) == VAL else f"Highest first by {SCORED}"
+    return f"{ranked} {TIMED}"
+
+
+def markdown_of(jobs: Sequence[Job]) -> str:
+    """The table as markdown."""
+    header, rows = table_of(jobs)
+    lines = [header, ["---"] * len(header), *rows]
+    cells = (" | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in line) for line in lines)
+    return "\n".join(f"| {line} |" for line in cells) + f"\n\n{caption_of(jobs)}\n"
+
+
+def write_csv(path: Path, jobs: Sequence[tuple[Path, Job]]) -> None:
+    """A row a job."""
+    names = list(dict.fromkeys(name for _, job in jobs for name in job.metrics))
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("job", "overrides", "advised", "status", "reason", *names, SCORE, SECONDS, "folder"))
+        for folder, job in jobs:
+            metrics = (job.metrics.get(name) for name in names)
+            writer.writerow(
+                (job.number, " ".join(job.overrides), job.advised, job.status, job.reason, *metrics, job.score, job.seconds, folder.name)
+            )
+
+
+def draw(path: Path, jobs: Sequence[Job]) -> None:
+    """A row a setting, best on top, `DRAWN` of them at most: a point a seed, the mean and its interval, as PNG."""
+    from matplotlib.figure import Figure  # here, so that the command line is read without it; no pyplot: no screen is needed
+
+    names, metric = varying(jobs), TEST if judged_by(jobs) == VAL else SCORE
+    known = [setting for setting in settings_of(jobs) if setting.of(metric)]
+    shown = known[:DRAWN]
+    labels = ["\n".join(map("=".join, zip(names, setting.values, strict=True))) or "all jobs" for setting in shown]
+    lines = max(1, len(names))
+    figure = Figure(figsize=(7.0, 1.2 + (0.3 + 0.2 * lines) * max(1, len(shown))), layout="constrained")
+    axes = figure.subplots()
+    for place, setting in enumerate(shown):
+        values = setting.of(metric)
+        middle = mean(values)
+        low, high = interval(values, metric) if len(values) > 1 else (middle, middle)
+        error = [[middle - low], [high - middle]] if len(values) > 1 else None
+        axes.plot(values, [place] * len(values), "o", color="C0", alpha=0.4, label="a seed")
+        axes.errorbar([middle], [place], xerr=error, fmt="D", color="black", capsize=4, markersize=5, label="mean, 95 %")
+    axes.set_yticks(range(len(shown)), labels, fontsize=8)
+    axes.set(xlabel=metric, ylim=(len(shown) - 0.5, -0.5) if shown else None)
+    axes.grid(axis="x", alpha=0.3)
+    if left_out := len(known) - len(shown):
+        axes.set_title(f"the best {len(shown)} settings; {left_out} more are left out", fontsize=9)
+    labelled = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(labelled.values(), labelled.keys(), loc="outside upper right", ncols=2, fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def report(folder: str | Path) -> None:
+    """Print the table of a sweep, then write `sweep.csv`, `sweep.md` and `sweep.png` to its folder; one that cannot be is a line on stderr.
+    Raises `UserError` as `jobs_of` does.
+    """
+    folder = Path(folder)
+    found = jobs_of(folder)
+    jobs = [job for _, job in found]
+    header, rows = table_of(jobs)
+    table = Table(*map(escape, header), caption=escape(caption_of(jobs)), caption_justify="left")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    try:
+        console.print(table)
+    finally:  # its reader may have gone
+        writers: dict[str, Callable[[Path], object]] = {
+            "sweep.csv": lambda path: write_csv(path, found),
+            "sweep.md": lambda path: path.write_text(markdown_of(jobs)),
+            "sweep.png": lambda path: draw(path, jobs),
+        }
+        written = [name for name, write in writers.items() if _wrote(folder / name, write)]
+    if written:
+        console.print(f"{', '.join(written)}: {escape(str(folder))}", soft_wrap=True)
+
+
+def _wrote(path: Path, write: Callable[[Path], object]) -> bool:
+    try:
+        write(path)
+    except Exception as error:  # matplotlib raises anything; the table is what counts
+        print(f"ftlit: no {path.name}: {one_line(error)}", file=sys.stderr)
+        return False
+    return True

@@ -1,0 +1,146 @@
+"""`load_backbone`: a network by its name, taken apart, with the weights and the input that belong to them."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from os import PathLike
+from typing import Any
+
+from torch import nn
+from torchvision import models
+
+from ftlit.data.transforms import InputSpec
+from ftlit.errors import UserError, unknown
+from ftlit.models.backbone import Backbone
+from ftlit.zoo import glyph, mlp
+from ftlit.zoo.blocks import IMAGENET, Parts
+from ftlit.zoo.build import EmptyWeights, assembled, built, overridden
+from ftlit.zoo.torchvision_layers import take_apart
+from ftlit.zoo.weights import Source, as_record, find, read, sources
+
+
+@dataclass(frozen=True)
+class Net:
+    """A network that can be loaded.
+
+    Args:
+        build: keyword arguments -> the network, at random; `families.take_apart` knows its type (`Layers` for a network of our own).
+        sources: name of weights -> where they are; `default` among them.
+        arguments: what `build` takes.
+        input_spec: where no weights say what they expect.
+    """
+
+    build: Callable[..., nn.Module]
+    sources: Mapping[str, Source]
+    arguments: tuple[str, ...] = ()
+    input_spec: InputSpec = field(default_factory=InputSpec)
+
+
+BUILDERS: dict[str, Net] = {
+    "glyph": Net(glyph.build, {"default": Source(f"shipped {glyph.FILE.name}", partial(read, glyph.FILE), glyph.INPUT_SPEC)}),
+    "mlp": Net(mlp.build, {}, ("hidden", "activation"), mlp.INPUT_SPEC),
+}  # networks of this package; all other names are torchvision's
+
+
+def _renormalising(spec: InputSpec, published: bool) -> dict[str, Any]:
+    """The published weights want images normalised with 0.5; torchvision brings them there from ImageNet's mean and std."""
+    comes_as_imagenet = tuple(zip(spec.mean, spec.std, strict=True)) == IMAGENET
+    return {"transform_input": published and comes_as_imagenet, "aux_logits": False, "init_weights": True}
+
+
+# family -> input, whether the weights are torchvision's -> what that implies for the builder
+IMPLIED: dict[str, Callable[[InputSpec, bool], dict[str, Any]]] = {
+    "mlp": lambda spec, _: {"size": spec.size},
+    "vit": lambda spec, _: {"image_size": spec.size},
+    "maxvit": lambda spec, _: {"input_size": (spec.size, spec.size)},
+    "googlenet": _renormalising,
+    "inception": _renormalising,
+}
+# family -> builder's name -> what the size of its images is a multiple of: patches, windows at every depth
+STEPS: dict[str, Callable[[str], int]] = {"vit": lambda name: int(name.rpartition("_")[2]), "maxvit": lambda name: 224}
+SIGNATURES_HIDE = {models.MobileNetV3: ("width_mult", "reduced_tail", "dilated")}  # arguments that only the builder's inside tells
+
+
+def load_backbone(
+    name: str,
+    *,
+    weights: str | PathLike[str] | None = "default",
+    cut: str | int | None = None,
+    reinit: Sequence[str | int] = (),
+    input_spec: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> Backbone:
+    """A pretrained network without its classifier, as named layers.
+
+    Args:
+        name: a classification builder of torchvision (`resnet50`), or a network of this package (`glyph`).
+        weights: `default`; a name that torchvision gives (`IMAGENET1K_V1`); a file (.pth, .pt, .th, .ckpt, .safetensors) with a
+            state dict of the original network, with or without classifier, or of the backbone; `None` for a random start.
+        cut: keep the layers up to and with this one; see `Backbone.upto`.
+        reinit: draw these layers anew, by torch's global random state, as the network draws them at a random start; counted as cuts are.
+            The weights need not have them.
+        input_spec: fields of `InputSpec` that override what the weights say (a file says nothing: the `default` weights'
+            are taken). `None` values are ignored. A `size` without `resize` keeps their ratio.
+        kwargs: for the builder: `width_mult=0.35`. ViT's and MaxViT's image size is the input spec's, and the learned
+            positions are resized to it; GoogLeNet and Inception normalise their input again (`transform_input`) under torchvision's
+            published weights, also from a file of the published name, which want it; other weights are taken as they are.
+
+    Raises:
+        UserError: an unknown name, argument, cut or field; weights that cannot be had (before anything is built) or do not fit.
+    """
+    net = _net(name)
+    for argument in kwargs:
+        if argument not in net.arguments:
+            raise unknown(f"argument of {name}", argument, net.arguments)
+    source = find(weights, net.sources)
+    spec = overridden((source and source.input_spec) or _default_spec(net), input_spec)
+    _check_step(name, spec.size)
+    tensors = source.load() if source else None
+    published = source is not None and source.published_as is not None
+    settings = _implied(name, spec, published) | kwargs
+    with EmptyWeights() if source else nullcontext():
+        model = built(name, net.build, settings)
+
+    def fresh() -> Parts:
+        return take_apart(built(name, net.build, settings))
+
+    given = {argument: value for argument, value in settings.items() if argument in net.arguments}
+    record = {"loader": load_backbone.__name__, "name": name, "weights": as_record(weights), "input_spec": asdict(spec), **given}
+    parts = take_apart(model)
+    return assembled(name, model, parts, spec, source=source, tensors=tensors, cut=cut, reinit=reinit, fresh=fresh, record=record)
+
+
+def available() -> list[str]:
+    """All that `load_backbone` can load."""
+    return [*BUILDERS, *models.list_models(module=models)]
+
+
+def _net(name: str) -> Net:
+    if name in BUILDERS:
+        return BUILDERS[name]
+    if name not in available():
+        raise unknown("backbone", name, available())
+    family = inspect.signature(models.get_model_builder(name)).return_annotation
+    arguments = [*inspect.signature(family).parameters.keys() - {"kwargs"}, *SIGNATURES_HIDE.get(family, ())]
+    return Net(partial(models.get_model, name, weights=None), sources(name), tuple(sorted(arguments)))
+
+
+def _default_spec(net: Net) -> InputSpec:
+    default = net.sources.get("default")
+    return (default and default.input_spec) or net.input_spec
+
+
+def _implied(name: str, spec: InputSpec, published: bool) -> dict[str, Any]:
+    family = name.split("_")[0]
+    return IMPLIED[family](spec, published) if family in IMPLIED else {}
+
+
+def _check_step(name: str, size: int) -> None:
+    family = name.split("_")[0]
+    step = STEPS[family](name) if family in STEPS else 1
+    if size % step:
+        below, above = size // step * step, -(-size // step) * step
+        near = f"{below} or {above}" if below else str(above)
+        raise UserError(f"{name} takes images whose size is a multiple of {step} px, and not {size}: give input_spec.size={near}")
