@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# No test reads or leaves codes in the store of the person who runs it.
+# No test reads or leaves features in the store of the person who runs it.
 if "FTLIT_CACHE" not in os.environ:
-    os.environ["FTLIT_CACHE"] = tempfile.mkdtemp(prefix="ftlit-codes-")
+    os.environ["FTLIT_CACHE"] = tempfile.mkdtemp(prefix="ftlit-features-")
     atexit.register(shutil.rmtree, os.environ["FTLIT_CACHE"], ignore_errors=True)

@@ -19,11 +19,11 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from ftlit import (
     Backbone,
-    CodesData,
+    FeatureData,
     FineTuner,
+    FitProbeHead,
     InputSpec,
     Schedule,
-    SolvedHead,
     Stage,
     StagedFinetuning,
     Until,
@@ -150,8 +150,8 @@ def metrics(case: str) -> dict:
     }
 
 
-def codes(case: str) -> dict:
-    """Stages that train from codes, which both processes compute together; the stored codes too are noted."""
+def features(case: str) -> dict:
+    """Stages that train from features, which both processes compute together; the stored features too are noted."""
     splits = {s: Examples(range(n), [(i % 3,) for i in range(n)], grey) for s, n in (("train", 160), ("val", 37), ("test", 33))}
     images = ImageData(Collection(splits, list("abc")), InputSpec(size=8), batch_size=16 // DEVICES, num_workers=0, augment="none")
     torch.manual_seed(0)
@@ -159,24 +159,24 @@ def codes(case: str) -> dict:
     model = FineTuner(
         Backbone({"low": low, "top": top}, InputSpec(size=8)), nn.Linear(4, 3), num_classes=3, optimizer=partial(torch.optim.SGD, lr=0.1)
     )
-    data, notes = CodesData(images, Path(sys.argv[1], "store"), pooled=True), Notes()
-    solved = [SolvedHead()] if case == "solved" else []
+    data, notes = FeatureData(images, Path(sys.argv[1], "store"), pooled=True), Notes()
+    solved = [FitProbeHead()] if case == "solved" else []
     fitting = trainer(StagedFinetuning(EPOCHS), *solved, notes, max_epochs=4, precision="64-true")
     fitting.fit(model, data)
     columns = {path.parent.name: [] for path in sorted(Path(sys.argv[1], "store").glob("*/*.safetensors"))}
     for path in Path(sys.argv[1], "store").glob("*/*.safetensors"):
         shard = read_shard(path)
-        columns[path.parent.name] += [(name.decode(), row.clone()) for name, row in zip(shard.images, shard.codes, strict=True)]
+        columns[path.parent.name] += [(name.decode(), row.clone()) for name, row in zip(shard.images, shard.features, strict=True)]
     stored = {key: torch.stack([row for _, row in sorted(rows, key=lambda pair: pair[0])]) for key, rows in columns.items()}
     return notes.notes | {"stored": stored}
 
 
 def unlucky(case: str) -> dict:
-    """The disk of the second process has no room for codes; the first notes what it is told of that."""
+    """The disk of the second process has no room for features; the first notes what it is told of that."""
     if DEVICES > 1 and os.environ.get("LOCAL_RANK") == "1":
         shutil.disk_usage = lambda path: type("Usage", (), {"free": 100})()
     try:
-        codes(case)
+        features(case)
     except UserError as error:
         return {"error": str(error)}
     return {}
@@ -188,6 +188,6 @@ def grey(i: int) -> Image.Image:
 
 if __name__ == "__main__":
     for case in sys.argv[2:]:
-        noted = {"metrics": metrics, "codes": codes, "solved": codes, "no room": unlucky}.get(case, stages)(case)
+        noted = {"metrics": metrics, "features": features, "solved": features, "no room": unlucky}.get(case, stages)(case)
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         torch.save(noted, Path(sys.argv[1], f"{case}.{rank}"))

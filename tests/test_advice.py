@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from ftlit import UserError
-from ftlit.probes.advice import THRESHOLDS, Depth, Measured, advise, logme
+from ftlit.probes.advice import THRESHOLDS, Depth, Measurements, advise, logme
 
 
-def measured(top, below, *, images=1000, classes=10, steps=1000.0, commonest=0.1, below_logme=0.0) -> Measured:
+def measured(top, below, *, images=1000, classes=10, steps=1000.0, commonest=0.1, below_logme=0.0) -> Measurements:
     depths = [Depth("layer1", 0.3, 0.0), Depth("layer2", below, below_logme), Depth("layer3", top, 0.0)]
-    return Measured(images, classes, depths, min(images, 2000), commonest, steps)
+    return Measurements(images, classes, depths, min(images, 2000), commonest, steps)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_layers_that_cannot_be_dropped_stay():
 
 def test_layers_are_dropped_where_accuracy_and_logme_agree():
     def depths(*pairs):
-        return Measured(100, 2, [Depth(f"layer{i}", *pair) for i, pair in enumerate(pairs)], 100, 0.5, 30.0)
+        return Measurements(100, 2, [Depth(f"layer{i}", *pair) for i, pair in enumerate(pairs)], 100, 0.5, 30.0)
 
     assert advise(depths((0.8, -0.7), (0.9, -0.4), (0.9, -0.5))).cut == "layer1"
     assert advise(depths((0.8, -0.7), (0.9, -0.5), (0.9, -0.4))).cut == "layer2"
@@ -83,7 +83,7 @@ def test_many_images_train_the_head_alone_where_it_leaves_little_to_gain():
 
 def test_advice_of_nothing_is_one_line():
     with pytest.raises(UserError, match="at least one cut"):
-        Measured(10, 2, [], 10, 0.5, 100.0)
+        Measurements(10, 2, [], 10, 0.5, 100.0)
     with pytest.raises(UserError, match="LogME needs images"):
         logme(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
 
@@ -92,11 +92,11 @@ def test_advice_of_nothing_is_one_line():
 def test_logme_is_the_best_evidence(samples, features):
     torch.manual_seed(0)
     labels = torch.arange(samples) % 3
-    codes = torch.randn(samples, features, dtype=torch.float64) + labels[:, None]
+    features = torch.randn(samples, features, dtype=torch.float64) + labels[:, None]
 
     def evidence(target, alpha, beta):
-        """Of target ~ N(0, codes codes^T / alpha + 1 / beta), Bishop 2006, equation 3.77."""
-        covariance = codes @ codes.T / alpha + torch.eye(samples, dtype=torch.float64) / beta
+        """Of target ~ N(0, features features^T / alpha + 1 / beta), Bishop 2006, equation 3.77."""
+        covariance = features @ features.T / alpha + torch.eye(samples, dtype=torch.float64) / beta
         return torch.distributions.MultivariateNormal(torch.zeros(samples, dtype=torch.float64), covariance).log_prob(target) / samples
 
     best = []
@@ -112,21 +112,21 @@ def test_logme_is_the_best_evidence(samples, features):
 
         search.step(loss)
         best.append(-float(loss().detach()))
-    assert math.isclose(logme(codes, labels), sum(best) / 3, abs_tol=2e-2 if features > samples else 1e-3)
+    assert math.isclose(logme(features, labels), sum(best) / 3, abs_tol=2e-2 if features > samples else 1e-3)
 
 
-@pytest.mark.parametrize("codes", [torch.zeros(40, 8), 1e8 * torch.randn(40, 90), torch.ones(6, 1)])
-def test_logme_of_odd_codes_is_a_number(codes):
-    assert math.isfinite(logme(codes, torch.arange(len(codes)) % 2))
+@pytest.mark.parametrize("features", [torch.zeros(40, 8), 1e8 * torch.randn(40, 90), torch.ones(6, 1)])
+def test_logme_of_odd_features_is_a_number(features):
+    assert math.isfinite(logme(features, torch.arange(len(features)) % 2))
 
 
-def test_logme_does_not_depend_on_the_size_of_the_codes():
+def test_logme_does_not_depend_on_the_size_of_the_features():
     torch.manual_seed(0)
-    codes = torch.randn(40, 90)
-    assert math.isclose(logme(codes, torch.arange(40) % 2), logme(1e6 * codes, torch.arange(40) % 2), rel_tol=1e-6)
+    features = torch.randn(40, 90)
+    assert math.isclose(logme(features, torch.arange(40) % 2), logme(1e6 * features, torch.arange(40) % 2), rel_tol=1e-6)
 
 
-def test_logme_is_higher_where_codes_tell_the_classes_apart():
+def test_logme_is_higher_where_features_tell_the_classes_apart():
     torch.manual_seed(0)
     labels = torch.arange(90) % 3
     noise = torch.randn(90, 8)

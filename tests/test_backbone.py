@@ -1,4 +1,4 @@
-"""Law 1 on a toy: a cut loses nothing; and looking at a backbone leaves it as it is."""
+"""invariant 1 on a toy: a cut loses nothing; and looking at a backbone leaves it as it is."""
 
 from copy import deepcopy
 from itertools import product
@@ -113,29 +113,29 @@ def test_weights_saved_from_a_backbone_load_into_the_backbone_cut_lower_and_back
     assert all(torch.equal(t, fresh.state_dict()[name]) for name, t in saved.state_dict().items())
 
 
-def test_code_shapes_are_those_of_real_images():
+def test_feature_shapes_are_those_of_real_images():
     backbone = toy().eval()
-    codes = torch.randn(2, 3, 8, 8)
+    features = torch.randn(2, 3, 8, 8)
     for name, layer in backbone.items():
-        codes = layer(codes)
-        assert backbone.code_shapes[name] == tuple(codes.shape[1:])
-    assert backbone.code_shapes == SHAPES
+        features = layer(features)
+        assert backbone.feature_shapes[name] == tuple(features.shape[1:])
+    assert backbone.feature_shapes == SHAPES
 
 
 @pytest.mark.parametrize(("cut", "features"), [("stem", 4), ("encoder.0", 6), ("encoder.1", 6), ("neck.tokens", 6), ("top", 6)])
-def test_num_features_is_the_length_of_the_pooled_codes(cut, features):
+def test_num_features_is_the_length_of_the_pooled_features(cut, features):
     backbone = toy().eval().upto(cut)
     assert backbone.num_features == features == backbone.pool(backbone(torch.randn(2, 3, 8, 8))).shape[1]
 
 
-def test_code_shapes_leave_modes_parameters_buffers_gradients_and_chance_alone():
+def test_feature_shapes_leave_modes_parameters_buffers_gradients_and_chance_alone():
     backbone = toy().train()
     backbone.get_submodule("stem").eval()
     backbone.get_submodule("encoder.1").weight.requires_grad_(False)
     modes = [module.training for module in backbone.modules()]
     tensors = [*backbone.parameters(), *backbone.buffers()]
     values, wanted, chance = deepcopy(tensors), [t.requires_grad for t in tensors], torch.get_rng_state()
-    assert backbone.code_shapes == SHAPES
+    assert backbone.feature_shapes == SHAPES
     after = [*backbone.parameters(), *backbone.buffers()]
     assert all(a is b for a, b in zip(after, tensors, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(after, values, strict=True))
@@ -147,14 +147,14 @@ def test_code_shapes_leave_modes_parameters_buffers_gradients_and_chance_alone()
 def test_modes_come_back_also_where_a_layer_cannot_run():
     backbone = Backbone({"stem": nn.Sequential(nn.Linear(5, 5), nn.Dropout())}, InputSpec(size=8)).train()
     with pytest.raises(RuntimeError):
-        _ = backbone.code_shapes
+        _ = backbone.feature_shapes
     assert all(module.training for module in backbone.modules())
 
 
 def test_pool():
-    codes_map, tokens, vectors = torch.randn(2, 6, 3, 5), torch.randn(2, 7, 6), torch.randn(2, 6)
-    assert torch.equal(pool(codes_map), codes_map.mean((2, 3)))
-    assert torch.equal(pool(codes_map, "class_token"), codes_map.mean((2, 3)))
+    features_map, tokens, vectors = torch.randn(2, 6, 3, 5), torch.randn(2, 7, 6), torch.randn(2, 6)
+    assert torch.equal(pool(features_map), features_map.mean((2, 3)))
+    assert torch.equal(pool(features_map, "class_token"), features_map.mean((2, 3)))
     assert torch.equal(pool(tokens), tokens.mean(1))
     assert torch.equal(pool(tokens, "class_token"), tokens[:, 0])
     assert torch.equal(pool(vectors), vectors) and torch.equal(pool(vectors, "class_token"), vectors)
@@ -162,17 +162,17 @@ def test_pool():
 
 
 def test_pooling_by_hand():
-    codes = torch.arange(2 * 3 * 5 * 4, dtype=torch.float32).reshape(2, 3, 5, 4)
-    assert torch.equal(pool(codes, pooling="max"), codes[:, :, 4, 3])
+    features = torch.arange(2 * 3 * 5 * 4, dtype=torch.float32).reshape(2, 3, 5, 4)
+    assert torch.equal(pool(features, pooling="max"), features[:, :, 4, 3])
     halves = product((slice(0, 3), slice(2, 5)), (slice(0, 2), slice(2, 4)))
-    quarters = [codes[:, :, rows, columns].mean(dim=(2, 3)) for rows, columns in halves]
-    assert torch.equal(pool(codes, pooling="2x2"), torch.stack(quarters, dim=2).flatten(1))
-    assert torch.equal(pool(codes[:, :, 0], "class_token", "max"), codes[:, 2, 0])
+    quarters = [features[:, :, rows, columns].mean(dim=(2, 3)) for rows, columns in halves]
+    assert torch.equal(pool(features, pooling="2x2"), torch.stack(quarters, dim=2).flatten(1))
+    assert torch.equal(pool(features[:, :, 0], "class_token", "max"), features[:, 2, 0])
     for shape in ((3, 5, 4), (5, 3), (7,), (3, 1, 4)):
         for way in poolings_of(shape):
             assert pool(torch.randn(2, *shape), pooling=way).shape == (2, pooled_size(shape, way))
     assert poolings_of((3, 1, 4)) == poolings_of((7,)) == ("average",) and poolings_of((5, 3)) == ("average", "max")
-    with pytest.raises(UserError, match=r"codes of shape \(7,\) are not pooled by 'max': average"):
+    with pytest.raises(UserError, match=r"features of shape \(7,\) are not pooled by 'max': average"):
         pool(torch.randn(2, 7), pooling="max")
 
 

@@ -85,8 +85,8 @@ def test_ours_stands_beside_the_best_peer_that_trains_over_the_same_seeds(bench)
         *runs("BackboneFinetuning", (9.0, 9.0), 0.2, 0.7),
         *runs("loop by hand", (9.0,), 0.9, epochs=5),
     ]
-    codes = runs("scikit-learn on codes", (1.0, 2.0), 0.9, 0.8)
-    assert beside(summary([*ours, *peers, *codes], CELL)).splitlines()[2:] == [
+    features = runs("scikit-learn on features", (1.0, 2.0), 0.9, 0.8)
+    assert beside(summary([*ours, *peers, *features], CELL)).splitlines()[2:] == [
         "| digits, all | +0.300 ± 0.000 (fastai) | 0.15 | +0.000 ± 1.271 | 2.00 |"
     ]
     equal = [*runs("ftlit scenario=auto", (2.0, 2.0), 0.8, 0.9, epochs=5), *runs("fastai", (4.0, 4.0), 0.7, 0.8, epochs=5)]
@@ -179,7 +179,7 @@ def test_policies_of_batch_norm_stand_beside_live_over_the_same_seeds(bench):
     ("name", "words", "says"),
     [
         ("probe", "--sizes 100x6x3 --kinds softmax", "| softmax | 100 x 6, 3 classes |"),
-        ("codes", "--only memory --rows 2000 --batches 4 --rounds 1", "| memory: 4 shuffled batches of 256, "),
+        ("features", "--only memory --rows 2000 --batches 4 --rounds 1", "| memory: 4 shuffled batches of 256, "),
         ("cuts", f"--data {RESULTS.parent} --names digits --draws 1", "| digits, 4 | 0."),
     ],
 )

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from texts_of import SMALL, minilm, save_model, save_tokenizer, trec, words, write_csv
 
-from ftlit import CodesData, FineTuner, InputSpec, LastCheckpoint, SeedEachStep, StagedFinetuning, TextSpec
+from ftlit import FeatureData, FineTuner, InputSpec, LastCheckpoint, SeedEachStep, StagedFinetuning, TextSpec
 from ftlit.errors import UserError
 from ftlit.finetuning.schedule import all_at_once, head_only, head_then_all, top_down
 from ftlit.fingerprint import fingerprint, prefixes
@@ -64,27 +64,27 @@ def batch(length: int, *lengths: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", ENCODERS)
 @torch.no_grad()
-def test_law_1_every_kind_taken_apart_is_the_kind_at_every_cut_and_length(kind):
+def test_invariant_1_every_kind_taken_apart_is_the_kind_at_every_cut_and_length(kind):
     model, ids = original(kind), batch(9, 5, 9, 1)
     layers = take_apart(model, pad_id=0).layers
     assert list(layers)[:3] == ["embeddings", "encoder.0", "encoder.1"]
     theirs = model(input_ids=ids, attention_mask=ids.ne(0).long(), output_hidden_states=True)
     for wider in (ids, torch.nn.functional.pad(ids, (0, 4))):
-        codes = wider
+        features = wider
         for name, states in zip(layers, [*theirs.hidden_states, getattr(theirs, "pooler_output", None)], strict=False):
-            codes = layers[name](codes)
+            features = layers[name](features)
             if name == "pooler":
-                torch.testing.assert_close(codes, states, rtol=1e-5, atol=1e-5)
+                torch.testing.assert_close(features, states, rtol=1e-5, atol=1e-5)
                 continue
             real = wider.ne(0)
-            assert codes[~real].eq(0).all() and codes[real].ne(0).any(-1).all()
-            torch.testing.assert_close(codes[:, :9][ids.ne(0)], states[ids.ne(0)], rtol=1e-5, atol=1e-5)
+            assert features[~real].eq(0).all() and features[real].ne(0).any(-1).all()
+            torch.testing.assert_close(features[:, :9][ids.ne(0)], states[ids.ne(0)], rtol=1e-5, atol=1e-5)
 
 
-def test_codes_of_texts_are_pooled_without_their_padding():
-    codes = torch.tensor([[[1.0, -4.0], [3.0, -2.0], [0.0, 0.0]], [[-1.0, 2.0], [0.0, 0.0], [0.0, 0.0]]])
-    assert pool(codes, "masked_mean").tolist() == [[2.0, -3.0], [-1.0, 2.0]]
-    assert pool(codes, "masked_mean", "max").tolist() == [[3.0, -2.0], [-1.0, 2.0]]
+def test_features_of_texts_are_pooled_without_their_padding():
+    features = torch.tensor([[[1.0, -4.0], [3.0, -2.0], [0.0, 0.0]], [[-1.0, 2.0], [0.0, 0.0], [0.0, 0.0]]])
+    assert pool(features, "masked_mean").tolist() == [[2.0, -3.0], [-1.0, 2.0]]
+    assert pool(features, "masked_mean", "max").tolist() == [[3.0, -2.0], [-1.0, 2.0]]
     assert pool(torch.zeros(1, 2, 3), "masked_mean").tolist() == [[0.0] * 3]
 
 
@@ -104,7 +104,7 @@ def test_gradients_flow_through_padding_without_a_nan(folder):
 def test_an_encoder_is_loaded_from_a_folder_cut_and_drawn_anew(folder):
     backbone = load_bert(str(folder), max_length=12)
     assert backbone.cuts == ("embeddings", "encoder.0", "encoder.1", "pooler") == backbone.learned
-    assert backbone.code_shapes["encoder.1"] == (12, 16) and backbone.num_features == 16
+    assert backbone.feature_shapes["encoder.1"] == (12, 16) and backbone.num_features == 16
     assert load_bert(str(folder), max_length=12, cut=-2).cuts[-1] == "encoder.1"
     torch.manual_seed(3)
     drawn = load_bert(str(folder), max_length=12, reinit=["encoder.1"])
@@ -114,7 +114,7 @@ def test_an_encoder_is_loaded_from_a_folder_cut_and_drawn_anew(folder):
     assert not load_bert(str(folder), max_length=12, hidden_dropout_prob=0.0).embeddings.block.dropout.p
 
 
-def test_the_same_network_in_another_folder_has_the_same_codes_and_one_weight_changes_them(folder, tmp_path):
+def test_the_same_network_in_another_folder_has_the_same_features_and_one_weight_changes_them(folder, tmp_path):
     found = [prefixes(dict(load_bert(str(where), max_length=12).items())) for where in (folder, save_model(tmp_path))]
     assert found[0] == found[1]
     tensors = load_file(tmp_path / "model.safetensors")
@@ -235,14 +235,14 @@ def distance(a: torch.nn.Module, b: torch.nn.Module) -> float:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
-def test_law_8_a_run_from_codes_ends_with_the_weights_of_a_run_from_texts(folder, texts, tmp_path, schedule):
+def test_invariant_8_a_run_from_features_ends_with_the_weights_of_a_run_from_texts(folder, texts, tmp_path, schedule):
     spec, layers = load_bert(str(folder), max_length=12).input_spec, LAYERS
     from_texts = fit(text_csv_data(spec, csv=texts), schedule, layers, folder, precision="64-true")
-    codes = CodesData(text_csv_data(spec, csv=texts), tmp_path, pooled=True)
-    from_codes = fit(codes, schedule, layers, folder, precision="64-true")
-    assert distance(from_texts, from_codes) < 1e-9
+    features = FeatureData(text_csv_data(spec, csv=texts), tmp_path, pooled=True)
+    from_features = fit(features, schedule, layers, folder, precision="64-true")
+    assert distance(from_texts, from_features) < 1e-9
     stages = schedule(layers).stages
-    assert [source.form and source.form.cut for source in codes.plan(from_codes, schedule(layers), from_codes.trainer)] == {
+    assert [source.form and source.form.cut for source in features.plan(from_features, schedule(layers), from_features.trainer)] == {
         1: ["pooler"], 2: ["pooler", "encoder.0"], 5: ["pooler", "encoder.1", "encoder.0", "embeddings", None]
     }[len(stages)]  # fmt: skip
 
@@ -259,12 +259,17 @@ def test_what_is_frozen_has_the_weights_it_came_with_and_the_rest_moves(folder, 
 
 
 @pytest.mark.parametrize("step", [1, 3, 5])
-def test_law_5_a_run_that_stops_goes_on_to_the_same_bits(folder, texts, tmp_path, step):
+def test_invariant_5_a_run_that_stops_goes_on_to_the_same_bits(folder, texts, tmp_path, step):
     spec = load_bert(str(folder), max_length=12).input_spec
 
     def run(last, **how):
         return fit(
-            CodesData(text_csv_data(spec, csv=texts), tmp_path / "codes", pooled=True), partial(top_down), LAYERS, folder, last=last, **how
+            FeatureData(text_csv_data(spec, csv=texts), tmp_path / "features", pooled=True),
+            partial(top_down),
+            LAYERS,
+            folder,
+            last=last,
+            **how,
         )
 
     whole = run(tmp_path / "whole.ckpt")
@@ -297,7 +302,7 @@ def test_the_command_line_freezes_what_is_named_as_the_shell_hands_it_over(folde
         "doctor=strict",
     ]
     said = train(tmp_path / "run", folder, texts, "backbone.max_length=12", *words)
-    assert "all but embeddings, encoder.0, encoder.1" in said and "8 tokens at most" in said and "from codes at encoder.1" in said
+    assert "all but embeddings, encoder.0, encoder.1" in said and "8 tokens at most" in said and "from features at encoder.1" in said
 
 
 def test_probes_tell_each_cut_apart(folder, texts, tmp_path):

@@ -1,4 +1,4 @@
-"""Laws 6 and 8: stages train from stored codes as they would have trained through the frozen layers; each image is computed once."""
+"""invariants 6 and 8: stages train from stored features as they would have trained through the frozen layers; each image is computed once."""
 
 from contextlib import nullcontext
 from functools import partial
@@ -11,8 +11,8 @@ from torch import nn
 
 from ftlit import (
     Backbone,
-    CodesAt,
-    CodesData,
+    FeatureBatch,
+    FeatureData,
     FineTuner,
     InputSpec,
     Rates,
@@ -114,11 +114,11 @@ def distance(a: nn.Module, b: nn.Module) -> float:
 
 @pytest.mark.parametrize(("precision", "most", "takes_map"), [("32-true", 1e-5, False), ("64-true", 1e-10, True)])
 @pytest.mark.parametrize("stages", SCHEDULES.values(), ids=SCHEDULES)
-def test_a_run_from_codes_ends_with_the_weights_of_a_run_from_images(tmp_path, stages, precision, most, takes_map):
+def test_a_run_from_features_ends_with_the_weights_of_a_run_from_images(tmp_path, stages, precision, most, takes_map):
     module = partial(model, takes_map=takes_map)
     images, _, _ = fit(data(), stages, module=module(), precision=precision)
-    codes, trainer, _ = fit(CodesData(data(), tmp_path, pooled=not takes_map), stages, module=module(), precision=precision)
-    assert distance(codes, images) < most
+    features, trainer, _ = fit(FeatureData(data(), tmp_path, pooled=not takes_map), stages, module=module(), precision=precision)
+    assert distance(features, images) < most
     for name, value in trainer.callback_metrics.items():
         assert value.isfinite(), name
 
@@ -136,41 +136,41 @@ FROM = {
 
 
 @pytest.mark.parametrize("name", FROM)
-def test_every_stage_with_a_frozen_prefix_trains_from_the_codes_at_its_top(tmp_path, name):
-    _, _, passes = fit(CodesData(data(), tmp_path, pooled=True), SCHEDULES[name])
+def test_every_stage_with_a_frozen_prefix_trains_from_the_features_at_its_top(tmp_path, name):
+    _, _, passes = fit(FeatureData(data(), tmp_path, pooled=True), SCHEDULES[name])
     assert passes.epochs == FROM[name]
     assert passes.totals == [4] * 4  # what the bar counts to is the same in every stage
 
 
 def test_one_pass_over_the_images_stores_all_cuts_and_a_later_run_makes_none(tmp_path):
     stages = [Stage(HEAD), Stage(TOP, epoch=1), Stage([*TOP, "backbone.middle"], epoch=2)]
-    _, _, cold = fit(CodesData(data(), tmp_path, pooled=True), stages)
+    _, _, cold = fit(FeatureData(data(), tmp_path, pooled=True), stages)
     assert cold.images["low"] == 15 + 7
-    _, _, warm = fit(CodesData(data(), tmp_path, pooled=True), stages)
+    _, _, warm = fit(FeatureData(data(), tmp_path, pooled=True), stages)
     assert "low" not in warm.images
-    _, _, other = fit(CodesData(data(), tmp_path, pooled=True), [Stage(HEAD)])  # of another schedule
+    _, _, other = fit(FeatureData(data(), tmp_path, pooled=True), [Stage(HEAD)])  # of another schedule
     assert other.images == {}
 
 
 def test_a_data_set_that_grew_costs_what_it_grew_by(tmp_path):
-    fit(CodesData(data(), tmp_path), [Stage(HEAD)])
-    _, _, passes = fit(CodesData(data(train=20), tmp_path), [Stage(HEAD)])
+    fit(FeatureData(data(), tmp_path), [Stage(HEAD)])
+    _, _, passes = fit(FeatureData(data(train=20), tmp_path), [Stage(HEAD)])
     assert passes.images["low"] == 5
 
 
 def test_other_weights_another_transform_or_another_seed_of_views_is_another_column(tmp_path):
-    fit(CodesData(data(), tmp_path), [Stage(HEAD)])
+    fit(FeatureData(data(), tmp_path), [Stage(HEAD)])
     changed = model()
     with torch.no_grad():
         changed.backbone.get_submodule("low.0").weight[0, 0, 0, 0] += 1e-6
-    assert fit(CodesData(data(), tmp_path), [Stage(HEAD)], module=changed)[2].images["low"] == 22
+    assert fit(FeatureData(data(), tmp_path), [Stage(HEAD)], module=changed)[2].images["low"] == 22
     for options, computed in (({"views": 2}, 30), ({"views": 3}, 15), ({"views": 2, "seed": 1}, 30), ({"dtype": "float16"}, 22)):
         how = data(augment="none" if "dtype" in options else "photo")
-        assert fit(CodesData(how, tmp_path, **options), [Stage(HEAD)])[2].images["low"] == computed, options
+        assert fit(FeatureData(how, tmp_path, **options), [Stage(HEAD)])[2].images["low"] == computed, options
 
 
 def test_augmented_views_take_turns_by_epoch_and_validation_sees_the_evaluation_view(tmp_path):
-    source = CodesData(data(augment="photo"), tmp_path, views=2)
+    source = FeatureData(data(augment="photo"), tmp_path, views=2)
     seen = []
 
     class Keep(pl.Callback):
@@ -198,7 +198,7 @@ def test_augmented_views_take_turns_by_epoch_and_validation_sees_the_evaluation_
 @pytest.mark.parametrize(("begins", "shown"), [(1, 1), (3, 3), (None, 4)])
 def test_only_the_views_that_an_epoch_will_show_are_computed(tmp_path, begins, shown):
     stages = [Stage(HEAD)] + ([Stage(ALL, epoch=begins)] if begins else [])
-    source = CodesData(data(augment="photo"), tmp_path, views=8, pooled=True)
+    source = FeatureData(data(augment="photo"), tmp_path, views=8, pooled=True)
     module, trainer, _ = fit(source, stages)
     held = {column.about["view"]: column.images for column in source.store.kept()}
     assert held == {"evaluation": 7, **{f"augmented {1 + i}": 15 for i in range(shown)}}
@@ -207,26 +207,31 @@ def test_only_the_views_that_an_epoch_will_show_are_computed(tmp_path, begins, s
 
 
 def test_views_of_images_that_nothing_is_drawn_for_are_one_and_that_is_said(tmp_path):
-    source = CodesData(data(augment="none"), tmp_path, views=3)
+    source = FeatureData(data(augment="none"), tmp_path, views=3)
     assert source.views == 1 and "3 views of an image would be the same, one is stored" in source.notes[-1]
-    assert CodesData(data(augment="photo"), tmp_path, views=3).notes == []
+    assert FeatureData(data(augment="photo"), tmp_path, views=3).notes == []
 
 
 def test_a_folder_that_cannot_be_used_is_told_before_anything_else():
-    with pytest.raises(UserError, match=r"^/proc/codes cannot hold codes \(.*\): give another folder"):
-        CodesData(data(), "/proc/codes")
+    with pytest.raises(UserError, match=r"^/proc/features cannot hold features \(.*\): give another folder"):
+        FeatureData(data(), "/proc/features")
 
 
-def test_codes_in_a_batch_have_the_length_of_the_batch_and_no_arithmetic():
-    codes = CodesAt(torch.zeros(5, 3, 2, 2), "top")
-    assert len(codes) == 5 and codes.shape == (5, 3, 2, 2) and codes.to("meta").values.device.type == "meta"
-    for use in (lambda: codes * 0.5, lambda: codes[torch.randperm(len(codes))], lambda: torch.cat([codes, codes]), lambda: [*codes]):
+def test_features_in_a_batch_have_the_length_of_the_batch_and_no_arithmetic():
+    features = FeatureBatch(torch.zeros(5, 3, 2, 2), "top")
+    assert len(features) == 5 and features.shape == (5, 3, 2, 2) and features.to("meta").values.device.type == "meta"
+    for use in (
+        lambda: features * 0.5,
+        lambda: features[torch.randperm(len(features))],
+        lambda: torch.cat([features, features]),
+        lambda: [*features],
+    ):
         with pytest.raises(TypeError):
             use()
 
 
 def test_the_plan_says_what_the_epoch_reads_in_which_a_stage_begins_at_a_step(tmp_path):
-    source = CodesData(data(), tmp_path)
+    source = FeatureData(data(), tmp_path)
     schedule = Schedule([Stage(HEAD), Stage(TOP, step=2), Stage([*TOP, "backbone.middle"], epoch=2)])
     head, top, middle = source.plan(model(), schedule, pl.Trainer(max_epochs=4, accelerator="cpu", logger=False))
     assert "the epoch in which stage 1 begins reads what that needs" in head.why
@@ -234,20 +239,20 @@ def test_the_plan_says_what_the_epoch_reads_in_which_a_stage_begins_at_a_step(tm
 
 
 def test_a_stage_under_mixing_trains_on_images_and_says_why(tmp_path):
-    source = CodesData(data(mix="mixup"), tmp_path)
+    source = FeatureData(data(mix="mixup"), tmp_path)
     module, trainer, passes = fit(source, [Stage(HEAD)])
     assert passes.epochs == ["images"] * 4
     assert "data.mix=mixup" in source.plan(module, Schedule([Stage(HEAD)]), trainer)[0].why
 
 
-def test_after_training_codes_serve_as_long_as_the_weights_below_are_theirs(tmp_path):
-    source = CodesData(data(), tmp_path, pooled=True)
+def test_after_training_features_serve_as_long_as_the_weights_below_are_theirs(tmp_path):
+    source = FeatureData(data(), tmp_path, pooled=True)
     module, trainer, passes = fit(source, [Stage(HEAD)])
     passes.images.clear()
-    from_codes = trainer.validate(module, source, verbose=False)[0], trainer.test(module, source, verbose=False)[0]
+    from_features = trainer.validate(module, source, verbose=False)[0], trainer.test(module, source, verbose=False)[0]
     assert passes.images == {"low": 5, "middle": 5, "pooling": 5, "top": 5}  # the test images, once
     from_images = trainer.validate(module, data(), verbose=False)[0], trainer.test(module, data(), verbose=False)[0]
-    assert all(a == pytest.approx(b, rel=1e-5) for a, b in zip(from_codes, from_images, strict=True))
+    assert all(a == pytest.approx(b, rel=1e-5) for a, b in zip(from_features, from_images, strict=True))
     with torch.no_grad():
         module.backbone.get_submodule("low.0").weight.mul_(2)
     passes.images.clear()
@@ -262,12 +267,12 @@ def test_without_a_schedule_what_is_frozen_when_training_begins_is_stored(tmp_pa
         module.backbone.get_submodule(name).eval()
     settings = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "enable_checkpointing": False}
     passes = Passes()
-    pl.Trainer(max_epochs=2, accelerator="cpu", callbacks=[passes], **settings).fit(module, CodesData(data(), tmp_path))
+    pl.Trainer(max_epochs=2, accelerator="cpu", callbacks=[passes], **settings).fit(module, FeatureData(data(), tmp_path))
     assert passes.epochs == ["pooling"] * 2 and passes.images["low"] == 22
 
 
 class Strangers(pl.LightningModule):
-    """A module of somebody's own, which knows nothing of codes."""
+    """A module of somebody's own, which knows nothing of features."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -284,13 +289,13 @@ class Strangers(pl.LightningModule):
         return build_optimizer(self, partial(torch.optim.SGD, lr=0.1))
 
 
-def test_a_strangers_module_trains_from_codes_without_a_change(tmp_path):
+def test_a_strangers_module_trains_from_features_without_a_change(tmp_path):
     stages = [Stage(["classifier"]), Stage(["classifier", "features.top"], epoch=2)]
     torch.manual_seed(1)
     images, _, _ = fit(data(), stages, module=Strangers())
     torch.manual_seed(1)
-    codes, _, passes = fit(CodesData(data(), tmp_path), stages, module=Strangers())
-    assert passes.epochs == ["top", "top", "pooling", "pooling"] and distance(codes, images) < 1e-5
+    features, _, passes = fit(FeatureData(data(), tmp_path), stages, module=Strangers())
+    assert passes.epochs == ["top", "top", "pooling", "pooling"] and distance(features, images) < 1e-5
 
 
 def test_a_module_without_a_backbone_is_refused_in_one_line(tmp_path):
@@ -301,35 +306,35 @@ def test_a_module_without_a_backbone_is_refused_in_one_line(tmp_path):
 
     with pytest.raises(UserError, match="Plain holds 0 backbones"):
         quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "enable_checkpointing": False}
-        pl.Trainer(max_epochs=1, accelerator="cpu", **quiet).fit(Plain(), CodesData(data(), tmp_path))
+        pl.Trainer(max_epochs=1, accelerator="cpu", **quiet).fit(Plain(), FeatureData(data(), tmp_path))
 
 
 def test_a_disk_without_room_ends_it_before_anything_is_computed(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 100})())
     module, passes = model(), Passes()
-    with pytest.raises(UserError, match=r"codes need 2\.11 kB more in .*100 B are free.*cache=none"):
-        fit(CodesData(data(), tmp_path), [Stage(HEAD)], module=module)
+    with pytest.raises(UserError, match=r"features need 2\.11 kB more in .*100 B are free.*cache=none"):
+        fit(FeatureData(data(), tmp_path), [Stage(HEAD)], module=module)
     assert passes.images == {}
 
 
 @pytest.mark.parametrize("how", [{"num_workers": 1}, {"batch_size": 5}, {"batch_size": 64}])
 def test_workers_and_batch_size_change_nothing(tmp_path, how):
     images, _, _ = fit(data(**how), SCHEDULES["top down"])
-    codes, _, _ = fit(CodesData(data(**how), tmp_path), SCHEDULES["top down"])
-    assert distance(codes, images) < 1e-5
+    features, _, _ = fit(FeatureData(data(**how), tmp_path), SCHEDULES["top down"])
+    assert distance(features, images) < 1e-5
 
 
 @pytest.mark.parametrize("settings", [{"precision": "bf16-mixed"}, {"accumulate_grad_batches": 3}, {"limit_train_batches": 2}], ids=str)
 def test_under_other_settings_of_the_trainer_too(tmp_path, settings):
     for stages in (SCHEDULES["top down"], SCHEDULES["a step within an epoch"][:3] if "precision" in settings else SCHEDULES["top down"]):
         images, _, _ = fit(data(), stages, **settings)
-        codes, _, _ = fit(CodesData(data(), tmp_path), stages, **settings)
-        assert distance(codes, images) < (1e-2 if "precision" in settings else 1e-5)
+        features, _, _ = fit(FeatureData(data(), tmp_path), stages, **settings)
+        assert distance(features, images) < (1e-2 if "precision" in settings else 1e-5)
 
 
 def test_half_precision_on_disk_is_half_the_size_and_nearly_the_same(tmp_path):
     images, _, _ = fit(data(), [Stage(HEAD)])
-    half, _, _ = fit(CodesData(data(), tmp_path / "half", dtype="float16"), [Stage(HEAD)])
+    half, _, _ = fit(FeatureData(data(), tmp_path / "half", dtype="float16"), [Stage(HEAD)])
     assert 0 < distance(half, images) < 0.05
 
 
@@ -339,7 +344,7 @@ def test_half_precision_on_disk_is_half_the_size_and_nearly_the_same(tmp_path):
 )
 def test_options_out_of_their_range_are_refused(tmp_path, options, said):
     with pytest.raises(UserError, match=said):
-        CodesData(data(), tmp_path, **options)
+        FeatureData(data(), tmp_path, **options)
 
 
 class Unfreezes(pl.Callback):
@@ -357,7 +362,7 @@ def test_what_somebody_else_unfreezes_trains_on_images_from_then_on(tmp_path):
     before = module.backbone.get_submodule("low.0").weight.clone()
     settings = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "enable_checkpointing": False}
     trainer = pl.Trainer(max_epochs=3, accelerator="cpu", callbacks=[Unfreezes(), passes], **settings)
-    trainer.fit(module, CodesData(data(), tmp_path, pooled=True))
+    trainer.fit(module, FeatureData(data(), tmp_path, pooled=True))
     assert passes.epochs == ["top", "images", "images"]
     assert not torch.equal(before, module.backbone.get_submodule("low.0").weight)
 
@@ -366,12 +371,12 @@ def test_statistics_that_move_are_not_frozen(tmp_path):
     module, passes = model(), Passes()
     module.backbone.requires_grad_(False)  # in training mode: batch norms go on counting
     settings = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "enable_checkpointing": False}
-    pl.Trainer(max_epochs=1, accelerator="cpu", callbacks=[passes], **settings).fit(module, CodesData(data(), tmp_path))
+    pl.Trainer(max_epochs=1, accelerator="cpu", callbacks=[passes], **settings).fit(module, FeatureData(data(), tmp_path))
     assert passes.epochs == ["images"]
 
 
 def test_after_a_fit_another_model_is_tested_on_images(tmp_path):
-    source = CodesData(data(), tmp_path, pooled=True)
+    source = FeatureData(data(), tmp_path, pooled=True)
     _, trainer, _ = fit(source, [Stage(HEAD)])
 
     class Other(pl.LightningModule):
@@ -383,7 +388,7 @@ def test_after_a_fit_another_model_is_tested_on_images(tmp_path):
 
 def test_vectors_for_a_head_that_takes_maps_are_refused_before_anything_is_computed(tmp_path):
     with pytest.raises(UserError, match="pooled=True stores vectors, and this module has a head that takes maps"):
-        fit(CodesData(data(), tmp_path, pooled=True), [Stage(HEAD)], module=model(takes_map=True))
+        fit(FeatureData(data(), tmp_path, pooled=True), [Stage(HEAD)], module=model(takes_map=True))
     assert not list(tmp_path.glob("*/*.safetensors"))
 
 
@@ -408,7 +413,7 @@ def test_a_run_that_stops_within_an_epoch_goes_on_from_what_that_epoch_read(tmp_
         callbacks = [stages, LastCheckpoint(path, every_n_steps=1), SeedEachStep(3), passes, Stop(stop)]
         trainer = pl.Trainer(max_epochs=2, accelerator="cpu", callbacks=callbacks, num_sanity_val_steps=0, **settings)
         with nullcontext() if stop is None else pytest.raises(InterruptedError):
-            source = CodesData(data(augment="photo"), tmp_path / "store", pooled=True)
+            source = FeatureData(data(augment="photo"), tmp_path / "store", pooled=True)
             trainer.fit(module, source, ckpt_path=goes_on, weights_only=False)
         return module, passes.epochs
 
@@ -418,7 +423,7 @@ def test_a_run_that_stops_within_an_epoch_goes_on_from_what_that_epoch_read(tmp_
 
 
 def test_a_fit_after_one_that_went_on_within_an_epoch_has_all_its_batches(tmp_path):
-    for source in (data(), CodesData(data(), tmp_path)):
+    for source in (data(), FeatureData(data(), tmp_path)):
         source.load_state_dict({"epoch": 0, "batch": 3})
         fit(source, [Stage(HEAD)])
         assert fit(source, [Stage(HEAD)])[1].global_step == 16
@@ -437,9 +442,9 @@ class Changes(pl.Callback):
 
 
 @pytest.mark.parametrize("epoch", [0, 2])
-def test_weights_that_somebody_sets_within_a_stage_are_those_of_the_codes(tmp_path, epoch):
+def test_weights_that_somebody_sets_within_a_stage_are_those_of_the_features(tmp_path, epoch):
     ends = []
-    for source in (data(), CodesData(data(), tmp_path, pooled=True)):
+    for source in (data(), FeatureData(data(), tmp_path, pooled=True)):
         settings = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "enable_checkpointing": False}
         callbacks = [StagedFinetuning(Schedule([Stage(HEAD)])), SeedEachStep(3), Changes(epoch)]
         ends.append(model())
@@ -457,7 +462,7 @@ def test_a_second_fit_sees_the_files_as_they_are_then(tmp_path):
         for split, one in made.splits.items()
     }
     images = ImageData(Collection(splits, made.class_names), InputSpec(size=12), batch_size=4, num_workers=0, augment="none")
-    source = CodesData(images, tmp_path / "store", pooled=True)
+    source = FeatureData(images, tmp_path / "store", pooled=True)
     fit(source, [Stage(HEAD)])
     picture(33).save(paths[3])
     assert distance(fit(source, [Stage(HEAD)])[0], fit(images, [Stage(HEAD)])[0]) < 1e-5
@@ -477,14 +482,14 @@ def test_what_draws_in_training_mode_is_not_frozen(moving):
 
 
 def test_training_may_end_by_steps_alone(tmp_path):
-    _, trainer, passes = fit(CodesData(data(), tmp_path), [Stage(HEAD)], max_epochs=-1, max_steps=6)
+    _, trainer, passes = fit(FeatureData(data(), tmp_path), [Stage(HEAD)], max_epochs=-1, max_steps=6)
     assert trainer.global_step == 6 and passes.epochs == ["top", "top"]
     with pytest.raises(UserError, match="overfit_batches puts an order of Lightning's own in place"):
-        fit(CodesData(data(), tmp_path), [Stage(HEAD)], overfit_batches=2)
+        fit(FeatureData(data(), tmp_path), [Stage(HEAD)], overfit_batches=2)
 
 
 def test_the_size_of_a_batch_may_be_set_afterwards(tmp_path):
-    source = CodesData(data(), tmp_path)
+    source = FeatureData(data(), tmp_path)
     source.batch_size = 15
     assert fit(source, [Stage(HEAD)])[2].totals == [1] * 4
 
@@ -497,5 +502,5 @@ def test_a_layer_that_keeps_what_it_saw_can_be_stored(tmp_path):
 
     module = model()
     module.backbone.add_module("low", nn.Sequential(Keeps(3, 4, 3)))
-    _, _, passes = fit(CodesData(data(), tmp_path, pooled=True), [Stage(HEAD)], module=module)
+    _, _, passes = fit(FeatureData(data(), tmp_path, pooled=True), [Stage(HEAD)], module=module)
     assert passes.epochs == ["top"] * 4

@@ -18,13 +18,13 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import ftlit.features.extract
-from ftlit import Backbone, InputSpec, UserError, batchnorm_to_affine, extract_codes
+from ftlit import Backbone, InputSpec, UserError, batchnorm_to_affine, extract_features
 from ftlit.data.dataset import Examples
 from ftlit.data.transforms import train_transform
 from ftlit.features.extract import Views, read_batches
 from ftlit.features.shard import DIGEST
 from ftlit.features.store import Store
-from ftlit.features.table import Kind, Rows, Writer
+from ftlit.features.table import FeatureKey, Rows, Writer
 
 CUTS = ["low", "middle", "top"]
 
@@ -33,7 +33,7 @@ def backbone() -> Backbone:
     torch.manual_seed(0)
     layers = {
         "low": nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)),
-        "middle": nn.Sequential(nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Conv2d(4, 5, 3)),  # changes the codes below in place
+        "middle": nn.Sequential(nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Conv2d(4, 5, 3)),  # changes the features below in place
         "top": nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(5, 6, 3)),
     }
     return Backbone(layers, InputSpec(size=10))
@@ -62,17 +62,17 @@ class Passed:
 def plain(net: Backbone, cut: str, *, pooled: bool) -> torch.Tensor:
     net = deepcopy(net).eval()
     with torch.inference_mode():
-        codes = torch.cat([net.upto(cut)(batch) for batch, _ in loader()])
-        return net.pool(codes) if pooled else codes
+        features = torch.cat([net.upto(cut)(batch) for batch, _ in loader()])
+        return net.pool(features) if pooled else features
 
 
 @pytest.mark.parametrize("pooled", [True, False])
 @pytest.mark.parametrize("cuts", [CUTS, ["top"], ["low"], ["middle", "low"]])
-def test_codes_are_those_of_a_plain_loop_to_the_bit(tmp_path, cuts, pooled):
-    codes = extract_codes(backbone(), loader(), cuts, cache=tmp_path, pooled=pooled)
-    assert codes.cuts == tuple(cuts) and len(codes) == 11 and torch.equal(codes.targets, torch.arange(11))
+def test_features_are_those_of_a_plain_loop_to_the_bit(tmp_path, cuts, pooled):
+    features = extract_features(backbone(), loader(), cuts, cache=tmp_path, pooled=pooled)
+    assert features.cuts == tuple(cuts) and len(features) == 11 and torch.equal(features.targets, torch.arange(11))
     for cut in cuts:
-        assert torch.equal(codes[cut].read(range(11)), plain(backbone(), cut, pooled=pooled)), cut
+        assert torch.equal(features[cut].read(range(11)), plain(backbone(), cut, pooled=pooled)), cut
 
 
 def test_modes_gradients_and_the_random_state_stay_also_when_the_loader_fails(tmp_path):
@@ -84,9 +84,9 @@ def test_modes_gradients_and_the_random_state_stay_also_when_the_loader_fails(tm
         yield from list(loader())[:1]
         raise OSError("the disk is gone")
 
-    extract_codes(net, DataLoader(images(), batch_size=4, shuffle=False), cache=tmp_path)
+    extract_features(net, DataLoader(images(), batch_size=4, shuffle=False), cache=tmp_path)
     with pytest.raises(OSError, match="the disk is gone"):
-        extract_codes(net, broken(), 0, cache=tmp_path)
+        extract_features(net, broken(), 0, cache=tmp_path)
     assert [part.training for part in net.modules()] == modes and torch.equal(torch.get_rng_state(), state)
     assert all(parameter.requires_grad and parameter.grad is None for parameter in net.parameters())
 
@@ -94,14 +94,14 @@ def test_modes_gradients_and_the_random_state_stay_also_when_the_loader_fails(tm
 def test_what_is_stored_is_not_computed_again_and_what_changed_is(tmp_path):
     net = backbone()
     passed = Passed(net)
-    extract = partial(extract_codes, net, cuts=CUTS, cache=tmp_path)
+    extract = partial(extract_features, net, cuts=CUTS, cache=tmp_path)
     extract(loader())
     assert passed.images == 11
     extract(loader())
     assert passed.images == 11
     grown = TensorDataset(*(torch.cat([b, a]) for a, b in zip(images().tensors, images(3, seed=1).tensors, strict=True)))
-    codes = extract(loader(grown))
-    assert passed.images == 14 and torch.equal(codes["top"].read(range(3, 14)), plain(backbone(), "top", pooled=True))
+    features = extract(loader(grown))
+    assert passed.images == 14 and torch.equal(features["top"].read(range(3, 14)), plain(backbone(), "top", pooled=True))
     with torch.no_grad():
         net.get_submodule("top.1").weight[0, 0, 0, 0] += 1e-6  # the cuts below are as they were
     extract(loader(), cuts=["low", "middle"])
@@ -121,21 +121,21 @@ def test_an_image_that_comes_twice_is_computed_once(tmp_path):
     net = backbone()
     passed = Passed(net)
     twice = torch.cat([images().tensors[0]] * 2)
-    codes = extract_codes(net, DataLoader(twice, batch_size=8), cache=tmp_path)
-    assert passed.images == 11 and codes.targets is None
-    assert torch.equal(codes["top"].read(range(11)), codes["top"].read(range(11, 22)))
+    features = extract_features(net, DataLoader(twice, batch_size=8), cache=tmp_path)
+    assert passed.images == 11 and features.targets is None
+    assert torch.equal(features["top"].read(range(11)), features["top"].read(range(11, 22)))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
-def test_codes_are_stored_in_the_dtype_asked_for(tmp_path, dtype):
-    codes = extract_codes(backbone(), loader(), cache=tmp_path, dtype=dtype)
-    assert str(codes["top"].dtype) == f"torch.{dtype}"
-    assert torch.equal(codes["top"].read([2]), plain(backbone(), "top", pooled=True)[[2]].to(getattr(torch, dtype)))
+def test_features_are_stored_in_the_dtype_asked_for(tmp_path, dtype):
+    features = extract_features(backbone(), loader(), cache=tmp_path, dtype=dtype)
+    assert str(features["top"].dtype) == f"torch.{dtype}"
+    assert torch.equal(features["top"].read([2]), plain(backbone(), "top", pooled=True)[[2]].to(getattr(torch, dtype)))
 
 
 MISTAKES = {
     "no layer 'tpo': did you mean 'top'": {"cuts": ["tpo"]},
-    "no dtype of stored codes: 'int8'": {"dtype": "int8"},
+    "no dtype of stored features: 'int8'": {"dtype": "int8"},
     "the loader is empty": {"loader": []},
     "name at least one layer": {"cuts": []},
 }
@@ -144,13 +144,13 @@ MISTAKES = {
 @pytest.mark.parametrize("said", MISTAKES)
 def test_mistakes_are_one_line(tmp_path, said):
     with pytest.raises(UserError, match=said):
-        extract_codes(backbone(), **{"loader": loader(), "cache": tmp_path, **MISTAKES[said]})
+        extract_features(backbone(), **{"loader": loader(), "cache": tmp_path, **MISTAKES[said]})
     with pytest.raises(UserError, match="no cut 'low': there are: top"):
-        extract_codes(backbone(), loader(), cache=tmp_path)["low"]
+        extract_features(backbone(), loader(), cache=tmp_path)["low"]
 
 
 def table(folder, rows: int) -> Rows:
-    column = Store(folder).column(Kind("k", torch.float32, (3,), {}))
+    column = Store(folder).column(FeatureKey("k", torch.float32, (3,), {}))
     names = np.array([f"{i:032x}" for i in range(rows)], DIGEST)
     column.look()
     if len(column.missing(names)):
@@ -172,10 +172,10 @@ def test_batches_are_those_of_the_order_whatever_is_read_at_once(tmp_path_factor
     finally:
         ftlit.features.extract.BLOCK_BYTES = before
     assert len(read) == len(drawn)
-    for (codes, targets), batch in zip(read, drawn, strict=True):
+    for (features, targets), batch in zip(read, drawn, strict=True):
         expected = torch.tensor(batch)[:, None] * 3.0 + torch.arange(3.0)
-        assert codes.cut == "top" and codes.values.dtype == torch.float64
-        assert torch.equal(codes.values, expected.double()) and targets.tolist() == batch
+        assert features.cut == "top" and features.values.dtype == torch.float64
+        assert torch.equal(features.values, expected.double()) and targets.tolist() == batch
 
 
 def test_what_a_view_draws_depends_on_view_and_content_not_on_the_place(tmp_path):
@@ -195,11 +195,11 @@ SLOWLY = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
 import ftlit.features.table
-from test_codes import backbone, images, Passed
-from ftlit import extract_codes
+from test_features import backbone, images, Passed
+from ftlit import extract_features
 from torch.utils.data import DataLoader
 
-ftlit.features.table.SHARD_BYTES = 8 * 24  # 8 rows of the top codes
+ftlit.features.table.SHARD_BYTES = 8 * 24  # 8 rows of the top features
 net = backbone()
 passed = Passed(net)
 
@@ -208,7 +208,7 @@ def loader():
         time.sleep(float(sys.argv[3]))
         yield batch
 
-extract_codes(net, loader(), cache=sys.argv[2])
+extract_features(net, loader(), cache=sys.argv[2])
 print(passed.images)
 """
 
@@ -218,12 +218,12 @@ def slowly(folder: Path, seconds: float) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def test_of_two_processes_that_want_the_same_codes_one_computes_them(tmp_path):
+def test_of_two_processes_that_want_the_same_features_one_computes_them(tmp_path):
     both = [slowly(tmp_path, 0.1) for _ in range(2)]
     said = [process.communicate(timeout=120)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert sorted(text.split()[-1] for text in said) == ["0", "64"]
-    assert sum("another process computes these codes: waiting" in text for text in said) == 1
+    assert sum("another process computes these features: waiting" in text for text in said) == 1
 
 
 def test_a_process_that_is_killed_leaves_whole_shards_and_the_next_goes_on_from_there(tmp_path):
@@ -237,7 +237,7 @@ def test_a_process_that_is_killed_leaves_whole_shards_and_the_next_goes_on_from_
     second = slowly(tmp_path, 0.0)
     assert int(second.communicate(timeout=120)[0]) == 64 - kept
     net = backbone().eval()
-    codes = extract_codes(net, loader(images(64)), cache=tmp_path)
+    features = extract_features(net, loader(images(64)), cache=tmp_path)
     with torch.inference_mode():
         expected = torch.cat([net.pool(net(batch)) for batch, _ in loader(images(64))])
-    assert torch.equal(codes["top"].read(range(64)), expected) and not list(tmp_path.glob("*/*.part"))
+    assert torch.equal(features["top"].read(range(64)), expected) and not list(tmp_path.glob("*/*.part"))

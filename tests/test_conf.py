@@ -1,4 +1,4 @@
-"""Law 11: every option of every group composes and binds to its target's signature; and a person's mistake is one line."""
+"""invariant 11: every option of every group composes and binds to its target's signature; and a person's mistake is one line."""
 
 import inspect
 import subprocess
@@ -105,10 +105,10 @@ def test_every_option_can_be_called_as_the_recipe_calls_it(group, name):
 
 
 @pytest.mark.parametrize("name", OPTIONS["head"])
-def test_a_head_makes_logits_of_codes(name):
+def test_a_head_makes_logits_of_features(name):
     head = instantiate(option("head", name).head, in_features=4, num_classes=3)
-    codes = torch.randn(2, 4, 3, 3) if getattr(head, "takes_map", False) else torch.randn(2, 4)
-    assert head(codes).shape == (2, 3)
+    features = torch.randn(2, 4, 3, 3) if getattr(head, "takes_map", False) else torch.randn(2, 4)
+    assert head(features).shape == (2, 3)
 
 
 @pytest.mark.parametrize("name", OPTIONS["loss"])

@@ -1,4 +1,4 @@
-"""Law 6: after every stage two processes hold the same bits, and equal one process on the same global batch."""
+"""invariant 6: after every stage two processes hold the same bits, and equal one process on the same global batch."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ import warm
 
 ROOT = Path(__file__).parents[1]
 FOLDER = Path(__file__).parent
-CASES = ["epoch", "step", "metric", "accumulation and clipping", "frozen statistics", "affine", "codes", "solved"]
+CASES = ["epoch", "step", "metric", "accumulation and clipping", "frozen statistics", "affine", "features", "solved"]
 SHARDED = ["fsdp2"] if hasattr(torch.cpu.Stream, "record_event") else []  # torch 2.6 cannot shard on CPUs
 
 
@@ -56,8 +56,8 @@ def test_two_processes_equal_one_after_every_epoch(two, one, case):
     assert all(distance(a, b) < 1e-10 for a, b in zip(ours["weights"], alone["weights"], strict=True))
 
 
-def test_codes_that_two_processes_compute_together_are_to_the_bit_those_of_one(two, one):
-    together, alone = two["codes"][0]["stored"], one["codes"][0]["stored"]
+def test_features_that_two_processes_compute_together_are_to_the_bit_those_of_one(two, one):
+    together, alone = two["features"][0]["stored"], one["features"][0]["stored"]
     assert len(together) == 2 and together.keys() == alone.keys()
     assert all(len(rows) == 160 + 37 and torch.equal(rows, alone[key]) for key, rows in together.items())
 
@@ -67,7 +67,7 @@ def test_what_one_process_cannot_do_ends_both_with_its_line(tmp_path):
     command = [sys.executable, str(FOLDER / "ddp_program.py"), str(tmp_path), "no room"]
     warm.run(command, env=environment, timeout=200)
     said = torch.load(tmp_path / "no room.0", weights_only=True)["error"]
-    assert said.startswith("process 1: codes need ") and "100 B are free" in said and "\n" not in said
+    assert said.startswith("process 1: features need ") and "100 B are free" in said and "\n" not in said
 
 
 @pytest.mark.parametrize("case", [*CASES, *SHARDED])

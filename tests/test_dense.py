@@ -1,4 +1,4 @@
-"""Law 7 for fully connected layers: as convolutions they compute the same, window by window."""
+"""invariant 7 for fully connected layers: as convolutions they compute the same, window by window."""
 
 import pytest
 import torch
@@ -55,14 +55,14 @@ def test_without_padding_each_position_is_the_network_on_its_window(pool, make):
 
 
 @pytest.mark.parametrize("make", [LinearHead, lambda n, k: PooledHead(n, k, "max"), lambda n, k: PooledHead(4 * n, k, "2x2")])
-def test_pooled_codes_are_pooled_window_by_window(make):
+def test_pooled_features_are_pooled_window_by_window(make):
     backbone = unpadded(classifier=False).double().eval()
     head = make(6, 3).double().eval()
     dense = fully_convolutional(backbone, head)
     images = torch.randn(2, 3, SIZE + STRIDE, SIZE, dtype=torch.float64)
     for row in range(2):
-        codes = backbone(images[:, :, row * STRIDE :][:, :, :SIZE])
-        wanted = head(codes if getattr(head, "takes_map", False) else backbone.pool(codes))
+        features = backbone(images[:, :, row * STRIDE :][:, :, :SIZE])
+        wanted = head(features if getattr(head, "takes_map", False) else backbone.pool(features))
         assert torch.allclose(dense(images)[:, :, row, 0], wanted, atol=1e-12)
 
 
@@ -109,7 +109,7 @@ def test_what_computes_maps_is_shared_and_keeps_its_mode():
 @pytest.mark.parametrize(
     ("name", "head", "said"),
     [
-        ("vit_b_32", LinearHead, "codes of this backbone are tokens"),
+        ("vit_b_32", LinearHead, "features of this backbone are tokens"),
         ("maxvit_t", LinearHead, "takes images of 224 px only"),
         ("glyph", nn.Bilinear, "no convolution in disguise"),
         ("glyph", nn.MaxPool2d, "no convolution in disguise"),

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ftlit import UserError
 from ftlit.data.dataset import Examples, read_image
-from ftlit.features.image_hashes import Memory, digests_of
+from ftlit.features.image_hashes import HashCache, digests_of
 
 
 def picture(path: Path, grey: int) -> Path:
@@ -35,26 +35,26 @@ def three(tmp_path):
 
 
 def test_the_same_content_has_the_same_digest_under_any_name(tmp_path, three):
-    a, b, again = digests_of(files(*three), Memory(tmp_path / "store")).tolist()
+    a, b, again = digests_of(files(*three), HashCache(tmp_path / "store")).tolist()
     assert a == again != b and len(a) == 32
 
 
 @pytest.mark.parametrize("parts", [[("a", 0), ("a", 1), ("b", 0)], [(0, "left"), (0, "right"), (1, "left")], [0, 1, 2]], ids=str)
 def test_several_pictures_from_one_file_are_several(tmp_path, three, parts):
     held = Examples(parts, [(0,)] * 3, read_image, [three[0], three[0], three[1]])
-    memory = Memory(tmp_path / "store")
+    memory = HashCache(tmp_path / "store")
     assert len(set(digests_of(held, memory).tolist())) == 3
     assert digests_of(held, memory).tolist() == digests_of(held, memory).tolist()
 
 
 def test_a_number_that_stands_for_a_file_of_its_own_does_not_count(tmp_path, three):
-    memory = Memory(tmp_path / "store")
+    memory = HashCache(tmp_path / "store")
     numbered = Examples([4, 5, 6], [(0,)] * 3, read_image, three)
     assert digests_of(numbered, memory).tolist() == digests_of(files(*three), memory).tolist()
 
 
 def test_what_is_remembered_is_not_read_again_and_what_changed_is(tmp_path, three, monkeypatch):
-    memory = Memory(tmp_path / "store")
+    memory = HashCache(tmp_path / "store")
     aged(*three)
     before = digests_of(files(*three), memory).tolist()
     read = []
@@ -72,13 +72,13 @@ def test_what_is_remembered_is_not_read_again_and_what_changed_is(tmp_path, thre
 
 
 def test_a_file_that_changed_just_now_is_not_remembered_since_it_may_change_again_unseen(tmp_path, three, monkeypatch):
-    memory = Memory(tmp_path / "store")
+    memory = HashCache(tmp_path / "store")
     digests_of(files(*three), memory)
     assert memory.recall([path.absolute() for path in three]) == {}
 
 
 def test_a_relative_path_is_the_file_that_it_names_from_here(tmp_path, three, monkeypatch):
-    memory = Memory(tmp_path / "store")
+    memory = HashCache(tmp_path / "store")
     monkeypatch.chdir(tmp_path)
     aged(*three)
     relative = digests_of(files(Path("a.png")), memory).tolist()
@@ -92,7 +92,7 @@ def test_a_relative_path_is_the_file_that_it_names_from_here(tmp_path, three, mo
 def test_a_name_that_is_no_text_is_a_name(tmp_path, three):
     strange = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
     three[0].rename(strange)
-    memory = Memory(tmp_path / "store")
+    memory = HashCache(tmp_path / "store")
     aged(strange)
     assert digests_of(files(strange), memory).tolist() == digests_of(files(three[2]), memory).tolist()
     assert list(memory.recall([strange])) == [strange]
@@ -100,7 +100,7 @@ def test_a_name_that_is_no_text_is_a_name(tmp_path, three):
 
 @pytest.mark.parametrize("content", [b"", b"no database at all", b"SQLite format 3\0" + bytes(100)])
 def test_a_damaged_memory_costs_a_warning_at_most_and_no_wrong_digest(tmp_path, three, content):
-    memory = Memory(tmp_path / "store")
+    memory = HashCache(tmp_path / "store")
     aged(*three)
     before = digests_of(files(*three), memory).tolist()
     memory.path.write_bytes(content)
@@ -114,7 +114,7 @@ def test_a_damaged_memory_costs_a_warning_at_most_and_no_wrong_digest(tmp_path, 
 
 
 def test_a_digest_that_was_changed_in_the_memory_is_not_believed(tmp_path, three):
-    memory = Memory(tmp_path / "store")
+    memory = HashCache(tmp_path / "store")
     aged(*three)
     before = digests_of(files(*three), memory).tolist()
     with sqlite3.connect(memory.path) as database:
@@ -125,16 +125,16 @@ def test_a_digest_that_was_changed_in_the_memory_is_not_believed(tmp_path, three
 def test_a_file_that_is_gone_is_named_in_one_line(tmp_path, three):
     three[1].unlink()
     with pytest.raises(UserError, match=r"b\.png cannot be read as an image: .*No such file"):
-        digests_of(files(*three), Memory(tmp_path / "store"))
+        digests_of(files(*three), HashCache(tmp_path / "store"))
 
 
 def test_arrays_are_known_by_values_shape_and_dtype(tmp_path):
     arrays = [np.zeros((2, 3), np.uint8), np.zeros((3, 2), np.uint8), np.zeros((2, 3), np.int8), np.zeros((2, 3), np.uint8)]
-    found = digests_of(Examples(arrays, [(0,)] * 4, Image.fromarray, arrays), Memory(tmp_path)).tolist()
+    found = digests_of(Examples(arrays, [(0,)] * 4, Image.fromarray, arrays), HashCache(tmp_path)).tolist()
     assert len(set(found)) == 3 and found[0] == found[3]
 
 
 def test_where_no_content_is_known_the_pixels_count(tmp_path):
     examples = Examples([1, 2, 1], [(0,)] * 3, lambda grey: Image.new("RGB", (4, 4), (grey,) * 3))
-    a, b, again = digests_of(examples, Memory(tmp_path)).tolist()
+    a, b, again = digests_of(examples, HashCache(tmp_path)).tolist()
     assert a == again != b

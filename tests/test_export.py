@@ -49,8 +49,8 @@ def run_of(folder, name, options, head=LinearHead, *, affine=False, multilabel=F
 def logits_of(network, images):
     """Of images in [0, 1], by hand."""
     spec = network.input_spec
-    codes = network.backbone(normalize(images, list(spec.mean), list(spec.std)))
-    return network.head(codes if hasattr(network.head, "takes_map") else network.backbone.pool(codes))
+    features = network.backbone(normalize(images, list(spec.mean), list(spec.std)))
+    return network.head(features if hasattr(network.head, "takes_map") else network.backbone.pool(features))
 
 
 def same(given, wanted):
@@ -200,7 +200,7 @@ def test_an_mlp_head_without_hidden_layers_is_linear(tmp_path):
 
 def test_other_logits_are_noticed_and_leave_what_was_there(runs, tmp_path):
     network = load_run(runs["linear"])
-    network.backbone.register_forward_hook(lambda module, given, codes: 2 * codes)
+    network.backbone.register_forward_hook(lambda module, given, features: 2 * features)
     path = tmp_path / "net.safetensors"
     path.write_text("before")
     with pytest.raises(UserError, match="does not give the logits of the run"):
@@ -210,8 +210,8 @@ def test_other_logits_are_noticed_and_leave_what_was_there(runs, tmp_path):
 
 def test_a_network_that_cannot_be_traced_is_a_line(runs, tmp_path):
     class Odd(LinearHead):
-        def forward(self, codes):
-            return super().forward(codes) if codes.sum() > 0 else super().forward(-codes)
+        def forward(self, features):
+            return super().forward(features) if features.sum() > 0 else super().forward(-features)
 
     network = replace(load_run(runs["glyph"]), head=Odd(128, 3))
     with pytest.raises(UserError, match=r"torch\.export cannot follow this network") as mistake:

@@ -516,7 +516,7 @@ def test_what_cannot_be_looked_into_is_an_error_of_one_line_also_inside_of_somet
     model = Scale()
     model.__dict__["held"] = thing
     for holder in (thing, [thing], {"a": thing}, model, lambda: thing):
-        with pytest.raises(UserError, match=r"^codes cannot be kept: \w+ cannot be told from another one .*; take cache=none$") as error:
+        with pytest.raises(UserError, match=r"^features cannot be kept: \w+ cannot be told from another one .*; take cache=none$") as error:
             fingerprint(holder)
         assert len(str(error.value).splitlines()) == 1
 

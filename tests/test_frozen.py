@@ -1,4 +1,4 @@
-"""Law 3: frozen means frozen, in ten architectures under Lightning's own loops, while others call `.train()` in between."""
+"""invariant 3: frozen means frozen, in ten architectures under Lightning's own loops, while others call `.train()` in between."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -57,7 +57,7 @@ class Nasty(pl.Callback):
 
 @dataclass
 class Step:
-    """What was seen of one training step: of each layer, whether its codes need a gradient and how many tensors it kept for one."""
+    """What was seen of one training step: of each layer, whether its features need a gradient and how many tensors it kept for one."""
 
     stage: int
     digests: dict[str, str]
@@ -86,10 +86,10 @@ class Watch(pl.Callback):
         self.steps[-1].saved[name] += 1
         return tensor
 
-    def _leave(self, name, layer, args, codes):
+    def _leave(self, name, layer, args, features):
         if torch.is_grad_enabled():
             self._hooks.__exit__(None, None, None)
-            self.steps[-1].needs_grad[name] = codes.requires_grad
+            self.steps[-1].needs_grad[name] = features.requires_grad
 
     def on_train_batch_start(self, trainer, model, batch, batch_idx):
         stage = trainer.callbacks[1].index

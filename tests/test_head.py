@@ -50,10 +50,10 @@ def test_conv_keeps_the_places_until_its_mean_over_them():
     assert head(MAPS[:, :, :1, :1]).shape == (5, 3)  # a map of one place is a map
 
 
-@pytest.mark.parametrize(("codes", "shape"), [(VECTORS, r"\(6,\)"), (TOKENS, r"\(7, 6\)")])
-def test_conv_says_what_to_do_where_the_codes_are_no_map(codes, shape):
-    with pytest.raises(UserError, match=f"needs a map at the cut, but the codes have shape {shape}: cut lower, or take head=linear"):
-        ConvHead(6, 3)(codes)
+@pytest.mark.parametrize(("features", "shape"), [(VECTORS, r"\(6,\)"), (TOKENS, r"\(7, 6\)")])
+def test_conv_says_what_to_do_where_the_features_are_no_map(features, shape):
+    with pytest.raises(UserError, match=f"needs a map at the cut, but the features have shape {shape}: cut lower, or take head=linear"):
+        ConvHead(6, 3)(features)
 
 
 @pytest.mark.parametrize(("channels", "dropout"), [(0, 0.0), (8, 1.0), (8, -0.1)])
@@ -62,12 +62,12 @@ def test_conv_says_what_channels_and_dropout_may_be(channels, dropout):
         ConvHead(6, 3, channels=channels, dropout=dropout)
 
 
-def test_only_conv_takes_codes_as_they_come_out_at_the_cut():
+def test_only_conv_takes_features_as_they_come_out_at_the_cut():
     assert [getattr(head(6, 3), "takes_map", False) for head in (LinearHead, MLPHead, ConvHead)] == [False, False, True]
 
 
-def test_a_head_is_given_pooled_codes_unless_it_takes_the_map():
+def test_a_head_is_given_pooled_features_unless_it_takes_the_map():
     linear, conv = LinearHead(6, 3), ConvHead(6, 3).eval()
     pooled = MAPS.mean(dim=(2, 3))
-    assert torch.equal(logits_of(linear, MAPS, lambda codes: codes.mean(dim=(2, 3))), linear(pooled))
-    assert torch.equal(logits_of(conv, MAPS, lambda codes: codes.mean(dim=(2, 3))), conv(MAPS))
+    assert torch.equal(logits_of(linear, MAPS, lambda features: features.mean(dim=(2, 3))), linear(pooled))
+    assert torch.equal(logits_of(conv, MAPS, lambda features: features.mean(dim=(2, 3))), conv(MAPS))

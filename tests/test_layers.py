@@ -26,7 +26,7 @@ column
 store
 digests sources
 kinds
-codes cache
+features cache
 probe
 probing
 zoo.transformers zoo.glyph zoo.mlp zoo.weights zoo.tracing zoo.twins

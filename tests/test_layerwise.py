@@ -30,7 +30,7 @@ MLP = ("recipe=pretrain", "backbone=mlp", "backbone.hidden=[24,12]", "backbone.i
         ((5, 8), (5, 6)),
     ],
 )
-def test_a_mirror_leads_from_codes_back_to_what_they_were_made_of(given, gives):
+def test_a_mirror_leads_from_features_back_to_what_they_were_made_of(given, gives):
     assert mirror(given, gives)(torch.randn(2, *given)).shape[1:] == gives
 
 
@@ -163,7 +163,7 @@ def test_a_pretraining_leaves_curves_a_picture_and_a_file_that_a_run_takes(whole
         rows = [(row["layer"], float(row["val/error"])) for row in csv.DictReader(file)]
     assert [layer for layer, _ in rows] == ["layer1", "layer1", "layer2", "layer2"]
     assert rows[1][1] < rows[0][1] and rows[3][1] < rows[2][1]
-    assert "codes of 1,438 images at layer1: 1,438 computed" in said and (folder / "run/pretrain.png").stat().st_size > 5000
+    assert "features of 1,438 images at layer1: 1,438 computed" in said and (folder / "run/pretrain.png").stat().st_size > 5000
     file = folder / "run/backbone.safetensors"
     backbone = load_backbone("mlp", weights=file, hidden=[24, 12], input_spec={"size": 8})
     layers = {name: load_file(folder / f"run/layers/{name}.safetensors") for name in backbone.cuts}

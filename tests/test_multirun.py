@@ -62,10 +62,10 @@ import os
 from ftlit.models.heads import LinearHead
 
 class Head(LinearHead):
-    def forward(self, codes):
+    def forward(self, features):
         if self.training and os.environ.get("LOCAL_RANK") == "1":
             raise RuntimeError("this process is lost")
-        return super().forward(codes)
+        return super().forward(features)
 """
 
 

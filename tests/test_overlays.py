@@ -13,9 +13,9 @@ AT_ONCE = "schedule=all_at_once takes the place of scenario=large_similar's sche
     ("words", "lines"),
     [
         (["scenario=large_similar"], []),
-        (["scenario=large_similar", "schedule=head_then_all", "head=solved", "backbone=mlp"], []),
+        (["scenario=large_similar", "schedule=head_then_all", "head=linear_probe", "backbone=mlp"], []),
         (["schedule=all_at_once"], [f"{AT_ONCE} (schedule.epoch=2, schedule.scale=0.1, schedule.decay=0.8)"]),
-        (["scenario=large_similar", "head=linear"], ["head=linear takes the place of scenario=large_similar's head=solved"]),
+        (["scenario=large_similar", "head=linear"], ["head=linear takes the place of scenario=large_similar's head=linear_probe"]),
         (["schedule=all_at_once", "schedule.scale=0.5", "schedule.decay=0.8"], [f"{AT_ONCE} (schedule.epoch=2)"]),
         (["scenario=small_similar", "experiment=pretrain_glyph"], []),
         (["~scenario", "schedule=all_at_once"], []),

@@ -9,62 +9,64 @@ from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ftlit import UserError, extract_codes, fit_probe, load_backbone
+from ftlit import UserError, extract_features, fit_probe, load_backbone
 from ftlit.probes.linear_probe import FOLDS, folds_of
 from ftlit.probes.objectives import KINDS
 
 DIGITS = load_digits()
-CODES, LABELS = torch.from_numpy(DIGITS.data), torch.from_numpy(DIGITS.target)
+FEATURES, LABELS = torch.from_numpy(DIGITS.data), torch.from_numpy(DIGITS.target)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("classes", [2, 10])
-def test_the_head_gives_the_probes_logits_and_they_are_those_of_the_raw_codes(kind, classes):
+def test_the_head_gives_the_probes_logits_and_they_are_those_of_the_raw_features(kind, classes):
     chosen = LABELS < classes
-    codes, labels = CODES[chosen][:200], LABELS[chosen][:200]
-    probe = fit_probe(codes, labels, kind=kind, strength=1e-2)
+    features, labels = FEATURES[chosen][:200], LABELS[chosen][:200]
+    probe = fit_probe(features, labels, kind=kind, strength=1e-2)
     assert probe.converged and probe.weight.shape == (classes, 64)
     head = probe.as_head()
-    assert torch.allclose(head(codes.float()).double(), probe.logits(codes), atol=1e-4)
-    assert head(codes.float()).argmax(dim=1).equal(probe.predict(codes)) and probe.accuracy(codes, labels) > 0.98
-    constant = codes.std(dim=0) == 0
+    assert torch.allclose(head(features.float()).double(), probe.logits(features), atol=1e-4)
+    assert head(features.float()).argmax(dim=1).equal(probe.predict(features)) and probe.accuracy(features, labels) > 0.98
+    constant = features.std(dim=0) == 0
     assert constant.any() and float(probe.weight[:, constant].abs().max()) < 1e-9
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_column_that_hardly_varies_beside_the_others_gets_no_weight_of_millions(kind):
-    dead = torch.rand(200, 2, generator=torch.Generator().manual_seed(0), dtype=CODES.dtype) * 1e-30
-    probe = fit_probe(torch.cat([CODES[:200], dead], dim=1), LABELS[:200], kind=kind, strength=1e-2)
-    alone = fit_probe(CODES[:200], LABELS[:200], kind=kind, strength=1e-2)
+    dead = torch.rand(200, 2, generator=torch.Generator().manual_seed(0), dtype=FEATURES.dtype) * 1e-30
+    probe = fit_probe(torch.cat([FEATURES[:200], dead], dim=1), LABELS[:200], kind=kind, strength=1e-2)
+    alone = fit_probe(FEATURES[:200], LABELS[:200], kind=kind, strength=1e-2)
     assert torch.allclose(probe.weight[:, :-2], alone.weight, atol=1e-3) and float(probe.weight[:, -2:].abs().max()) < 1e-3
 
 
 @pytest.mark.parametrize("classes", [2, 10])
-def test_its_likelihoods_are_those_of_scikit_learn_on_standardised_codes(classes):
+def test_its_likelihoods_are_those_of_scikit_learn_on_standardised_features(classes):
     chosen = LABELS < classes
-    codes, labels = CODES[chosen][:300], LABELS[chosen][:300]
-    theirs = make_pipeline(StandardScaler(), LogisticRegression(C=1 / (len(labels) * 1e-2), tol=1e-10, max_iter=10_000)).fit(codes, labels)
-    ours = fit_probe(codes, labels, strength=1e-2).logits(codes).softmax(dim=1)
-    assert np.abs(theirs.predict_proba(codes) - ours.numpy()).max() < 1e-3
+    features, labels = FEATURES[chosen][:300], LABELS[chosen][:300]
+    theirs = make_pipeline(StandardScaler(), LogisticRegression(C=1 / (len(labels) * 1e-2), tol=1e-10, max_iter=10_000)).fit(
+        features, labels
+    )
+    ours = fit_probe(features, labels, strength=1e-2).logits(features).softmax(dim=1)
+    assert np.abs(theirs.predict_proba(features) - ours.numpy()).max() < 1e-3
 
 
-def hinge(probe, codes, labels):
+def hinge(probe, features, labels):
     signs = 2 * torch.nn.functional.one_hot(labels, 10) - 1
-    return float((1 - signs * probe.logits(codes)).clamp(min=0).square().sum(dim=1).mean())
+    return float((1 - signs * probe.logits(features)).clamp(min=0).square().sum(dim=1).mean())
 
 
-def square(probe, codes, labels):
+def square(probe, features, labels):
     signs = 2 * torch.nn.functional.one_hot(labels, 10) - 1
-    return float((probe.logits(codes) - signs).square().sum(dim=1).mean() / 2)
+    return float((probe.logits(features) - signs).square().sum(dim=1).mean() / 2)
 
 
-def entropy(probe, codes, labels):
-    return log_loss(labels, probe.logits(codes).softmax(dim=1), labels=range(10))
+def entropy(probe, features, labels):
+    return log_loss(labels, probe.logits(features).softmax(dim=1), labels=range(10))
 
 
 @pytest.mark.parametrize(("kind", "loss"), [("softmax", entropy), ("svm", hinge), ("ridge", square)])
 def test_of_several_strengths_that_of_the_least_loss_on_valid_is_taken_and_solved_on_everything(kind, loss):
-    train, valid = (CODES[:100], LABELS[:100]), (CODES[100:200], LABELS[100:200])
+    train, valid = (FEATURES[:100], LABELS[:100]), (FEATURES[100:200], LABELS[100:200])
     strengths = [10.0, 1e-1, 1e-2, 1e-3, 1e-5]
     probe = fit_probe(*train, strength=strengths, valid=valid, kind=kind)
     alone = {strength: fit_probe(*train, strength=strength, kind=kind) for strength in strengths}
@@ -77,11 +79,11 @@ def test_of_several_strengths_that_of_the_least_loss_on_valid_is_taken_and_solve
 
 def test_losses_of_two_classes_are_those_of_the_head():
     chosen = LABELS < 2
-    codes, labels = CODES[chosen], LABELS[chosen]
+    features, labels = FEATURES[chosen], LABELS[chosen]
     for kind in KINDS:
-        probe = fit_probe(codes[:80], labels[:80], strength=1e-2, valid=(codes[80:], labels[80:]), kind=kind)
-        alone = fit_probe(codes[:80], labels[:80], strength=1e-2, kind=kind)
-        logits, (found,) = alone.logits(codes[80:]), probe.losses.values()
+        probe = fit_probe(features[:80], labels[:80], strength=1e-2, valid=(features[80:], labels[80:]), kind=kind)
+        alone = fit_probe(features[:80], labels[:80], strength=1e-2, kind=kind)
+        logits, (found,) = alone.logits(features[80:]), probe.losses.values()
         margin = (2 * labels[80:] - 1) * (logits[:, 1] - logits[:, 0])
         expected = {
             "softmax": torch.nn.functional.cross_entropy(logits, labels[80:]),
@@ -92,14 +94,14 @@ def test_losses_of_two_classes_are_those_of_the_head():
 
 
 def test_without_valid_cross_validation_chooses_and_the_seed_draws_its_folds():
-    first, again, other = (fit_probe(CODES[:150], LABELS[:150], strength=[1.0, 1e-2, 1e-4], seed=seed) for seed in (0, 0, 1))
+    first, again, other = (fit_probe(FEATURES[:150], LABELS[:150], strength=[1.0, 1e-2, 1e-4], seed=seed) for seed in (0, 0, 1))
     assert first.scores == again.scores != other.scores and first.strength in first.scores
     fold = folds_of(LABELS[:150], FOLDS, 0)
     right = 0
     for i in range(FOLDS):
         kept = fold != i
-        probe = fit_probe(CODES[:150][kept], LABELS[:150][kept], strength=1e-2)
-        right += int((probe.predict(CODES[:150][~kept]) == LABELS[:150][~kept]).sum())
+        probe = fit_probe(FEATURES[:150][kept], LABELS[:150][kept], strength=1e-2)
+        right += int((probe.predict(FEATURES[:150][~kept]) == LABELS[:150][~kept]).sum())
     assert first.scores[1e-2] == pytest.approx(right / 150)
 
 
@@ -117,53 +119,53 @@ def test_each_class_is_spread_over_the_folds_and_none_loses_all_its_images(count
     assert sizes.max() - sizes.min() <= 1
 
 
-def test_stored_codes_at_any_cut_are_probed(tmp_path):
+def test_stored_features_at_any_cut_are_probed(tmp_path):
     backbone = load_backbone("glyph")
     images = torch.rand(40, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(40) % 4
-    codes = extract_codes(backbone, [(images, labels)], ["layer2", "layer4"], cache=tmp_path)
+    features = extract_features(backbone, [(images, labels)], ["layer2", "layer4"], cache=tmp_path)
     for cut in ("layer2", "layer4"):
-        probe = fit_probe(codes, cut=cut, strength=1e-3)
-        assert probe.cut == cut and probe.accuracy(codes) == 1.0
-        assert torch.allclose(probe.weight, fit_probe(codes[cut].read(range(40)), labels, strength=1e-3).weight)
+        probe = fit_probe(features, cut=cut, strength=1e-3)
+        assert probe.cut == cut and probe.accuracy(features) == 1.0
+        assert torch.allclose(probe.weight, fit_probe(features[cut].read(range(40)), labels, strength=1e-3).weight)
     with pytest.raises(UserError, match="no cut 'layer5': did you mean"):
-        fit_probe(codes, cut="layer5")
-    with pytest.raises(UserError, match="codes are of several cuts: give cut=, one of layer2, layer4"):
-        fit_probe(codes)
-    with pytest.raises(UserError, match="this probe is of codes of length 128, and these have 64"):
-        fit_probe(codes, cut="layer4", strength=1e-3).accuracy(codes["layer2"].read(range(40)), labels)
+        fit_probe(features, cut="layer5")
+    with pytest.raises(UserError, match="features are of several cuts: give cut=, one of layer2, layer4"):
+        fit_probe(features)
+    with pytest.raises(UserError, match="this probe is of features of length 128, and these have 64"):
+        fit_probe(features, cut="layer4", strength=1e-3).accuracy(features["layer2"].read(range(40)), labels)
 
 
 BAD = {
-    "all targets are 0": (CODES[:5], torch.zeros(5, dtype=torch.long), {}),
-    "3 codes of 10 classes, and class 3 has none": (CODES[:3], LABELS[:3], {"num_classes": 10}),
-    "and class 1 has none": (CODES[:4], torch.tensor([0, 2, 0, 2]), {}),
+    "all targets are 0": (FEATURES[:5], torch.zeros(5, dtype=torch.long), {}),
+    "3 features of 10 classes, and class 3 has none": (FEATURES[:3], LABELS[:3], {"num_classes": 10}),
+    "and class 1 has none": (FEATURES[:4], torch.tensor([0, 2, 0, 2]), {}),
     "NaN or infinity, first in row 1": (torch.tensor([[0.0], [float("nan")], [1.0]]), torch.tensor([0, 1, 1]), {}),
-    "targets from 0 to 9: class numbers go from 0 to 4": (CODES, LABELS, {"num_classes": 5}),
-    "targets from -1 to 8: class numbers begin at 0": (CODES[:10], LABELS[:10] - 1, {}),
-    r"an integer tensor \(4,\), and the targets are torch.float32 \(4,\)": (CODES[:4], LABELS[:4].float(), {}),
-    "and the targets are list": (CODES[:2], ["a", "b"], {}),
-    "no pooling 'maxx': did you mean 'max'": (CODES, LABELS, {"pooling": "maxx"}),
-    r"vectors \(N, C\) of floats, and these codes are \(4, 3, 2, 2\)": (torch.zeros(4, 3, 2, 2), LABELS[:4], {}),
-    r"a class number for each of 4 codes, .*, and the targets are torch.int64 \(3,\)": (CODES[:4], LABELS[:3], {}),
-    "the targets are missing": (CODES[:4], None, {}),
-    "no kind of probe 'svn': did you mean 'svm'": (CODES, LABELS, {"kind": "svn"}),
-    "probe with strength 0": (CODES, LABELS, {"strength": 0}),
-    "there are no codes": (CODES[:0], LABELS[:0], {}),
-    "no class has two images": (CODES[:3], LABELS[:3], {}),
+    "targets from 0 to 9: class numbers go from 0 to 4": (FEATURES, LABELS, {"num_classes": 5}),
+    "targets from -1 to 8: class numbers begin at 0": (FEATURES[:10], LABELS[:10] - 1, {}),
+    r"an integer tensor \(4,\), and the targets are torch.float32 \(4,\)": (FEATURES[:4], LABELS[:4].float(), {}),
+    "and the targets are list": (FEATURES[:2], ["a", "b"], {}),
+    "no pooling 'maxx': did you mean 'max'": (FEATURES, LABELS, {"pooling": "maxx"}),
+    r"vectors \(N, C\) of floats, and these features are \(4, 3, 2, 2\)": (torch.zeros(4, 3, 2, 2), LABELS[:4], {}),
+    r"a class number for each of 4 features, .*, and the targets are torch.int64 \(3,\)": (FEATURES[:4], LABELS[:3], {}),
+    "the targets are missing": (FEATURES[:4], None, {}),
+    "no kind of probe 'svn': did you mean 'svm'": (FEATURES, LABELS, {"kind": "svn"}),
+    "probe with strength 0": (FEATURES, LABELS, {"strength": 0}),
+    "there are no features": (FEATURES[:0], LABELS[:0], {}),
+    "no class has two images": (FEATURES[:3], LABELS[:3], {}),
 }
 
 
 @pytest.mark.parametrize("said", BAD)
 def test_bad_input_is_one_line(said):
-    codes, labels, options = BAD[said]
+    features, labels, options = BAD[said]
     with pytest.raises(UserError, match=said) as raised:
-        fit_probe(codes, labels, **options)
+        fit_probe(features, labels, **options)
     assert "\n" not in str(raised.value)
 
 
-def test_codes_that_do_not_fit_into_memory_are_refused_with_the_figures(tmp_path, monkeypatch):
-    codes = extract_codes(load_backbone("glyph"), [(torch.rand(9, 3, 32, 32), torch.arange(9) % 3)], cache=tmp_path)
+def test_features_that_do_not_fit_into_memory_are_refused_with_the_figures(tmp_path, monkeypatch):
+    features = extract_features(load_backbone("glyph"), [(torch.rand(9, 3, 32, 32), torch.arange(9) % 3)], cache=tmp_path)
     monkeypatch.setattr("os.sysconf", lambda name: 100)
-    with pytest.raises(UserError, match=r"solving on 9 codes needs 37\.7 kB of memory, this machine has 10 kB: take fewer images"):
-        fit_probe(codes)
+    with pytest.raises(UserError, match=r"solving on 9 features needs 37\.7 kB of memory, this machine has 10 kB: take fewer images"):
+        fit_probe(features)

@@ -1,4 +1,4 @@
-"""Probes at every layer: chosen on val alone, reported once on test, the same table from stored codes."""
+"""Probes at every layer: chosen on val alone, reported once on test, the same table from stored features."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ import pytest
 import torch
 import warm
 
-from ftlit import FineTuner, UserError, extract_codes, fit_probe, load_backbone
+from ftlit import FineTuner, UserError, extract_features, fit_probe, load_backbone
 from ftlit.probes.layer_probes import Interval, Probing, best_of, bootstrap
 
 ROOT = Path(__file__).parents[1]
@@ -20,7 +20,7 @@ def split(count: int, seed: int, folder):
     draw = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 3
     images = torch.rand(count, 3, 32, 32, generator=draw) + 0.3 * labels[:, None, None, None]
-    return extract_codes(load_backbone("glyph"), [(images, labels)], ["layer1", "layer4"], cache=folder)
+    return extract_features(load_backbone("glyph"), [(images, labels)], ["layer1", "layer4"], cache=folder)
 
 
 def test_there_is_a_probe_for_each_cut_and_kind_the_highest_first_and_each_is_that_of_fit_probe(tmp_path):

@@ -19,7 +19,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from ftlit import UserError
 from ftlit.lit.callbacks.recorder import Recorder, answers_of
-from ftlit.report.contents import Answers, Evidence, Pictures, StageRecord
+from ftlit.report.contents import Pictures, Predictions, RunData, StageRecord
 from ftlit.report.figures import FIGURES
 from ftlit.report.html import page, pictures_of, write_report
 from ftlit.report.load import read
@@ -48,13 +48,13 @@ def run(tmp_path_factory):
     return folder / "run"
 
 
-def evidence_of(number: int, images: int = 400) -> Evidence:
+def evidence_of(number: int, images: int = 400) -> RunData:
     """Of a run with so many classes, some of whose names want to be more than names."""
     draw = np.random.default_rng(0)
     names = [f"class {i}" for i in range(number - 1)] + [HOSTILE]
     labels = draw.integers(number, size=images)
     predicted = np.where(draw.random(images) < 0.7, labels, draw.integers(number, size=images))
-    tested = Answers(
+    tested = Predictions(
         [f"{HOSTILE}/{i}.png" for i in range(images)], [(int(i),) for i in labels], [(int(i),) for i in predicted], draw.random(images)
     )
     shown = Pictures(draw.integers(256, size=(7, 8, 8, 3), dtype=np.uint8), [HOSTILE] * 7)
@@ -63,14 +63,26 @@ def evidence_of(number: int, images: int = 400) -> Evidence:
     counts = {split: {name: 3 for name in names} for split in ("train", "val", "test")}
     about = {"title": HOSTILE, "plan": [["ftlit", HOSTILE]], "warnings": [HOSTILE], "layers": layers, "counts": counts}
     metrics = [{"step": float(i), "train/loss": 1 / (i + 1), "val/loss": 1.0, "lr-AdamW/head": 1e-3} for i in range(20)]
-    codes = draw.normal(size=(60, 5)).astype(np.float32), labels[:60]
-    return Evidence(Path("run"), about, names, metrics, stages, tested, codes, shown, shown, {"ridge": {"stem": 0.5, "top": 0.7}}, {})
+    features = draw.normal(size=(60, 5)).astype(np.float32), labels[:60]
+    return RunData(Path("run"), about, names, metrics, stages, tested, features, shown, shown, {"ridge": {"stem": 0.5, "top": 0.7}}, {})
 
 
 def test_the_page_shows_what_happened(run):
     text, result = (run / "report.html").read_text(), json.loads((run / "result.json").read_text())
     sections = re.findall(r'<section id="(\w+)"', text)
-    assert sections == ["plan", "data", "samples", "curves", "layers", "stages", "confusion", "classes", "mistakes", "calibration", "codes"]
+    assert sections == [
+        "plan",
+        "data",
+        "samples",
+        "curves",
+        "layers",
+        "stages",
+        "confusion",
+        "classes",
+        "mistakes",
+        "calibration",
+        "features",
+    ]
     assert f"{result['test/accuracy']:.4f}" in text and "scenario=large_similar" in text and "python train.py" in text
     assert {path.stem for path in (run / "report").glob("*.png")} == set(sections) - {"plan", "data", "classes"}
 
@@ -98,8 +110,8 @@ def test_two_processes_leave_the_same_answers_in_the_same_order(run):
     two, alone = (read(folder / name).tested for name in ("two", "one"))
     assert list(two.items) == list(alone.items) and list(two.labels) == list(alone.labels)
     assert np.abs(two.probability - alone.probability).max() < 5e-3
-    codes = [read(folder / name).codes for name in ("two", "one")]
-    assert sorted(codes[0][1].tolist()) == sorted(codes[1][1].tolist())
+    features = [read(folder / name).features for name in ("two", "one")]
+    assert sorted(features[0][1].tolist()) == sorted(features[1][1].tolist())
 
 
 @pytest.mark.parametrize("number", [2, 10])
@@ -120,7 +132,7 @@ def test_scores_are_those_of_scikit_learn_and_torchmetrics(number):
 
 
 def test_several_labels_are_scored_each_by_itself():
-    tested = Answers(["a", "b", "c"], [(0, 1), (), (1,)], [(0,), (1,), (1,)], np.array([0.9, 0.6, 0.8]))
+    tested = Predictions(["a", "b", "c"], [(0, 1), (), (1,)], [(0,), (1,), (1,)], np.array([0.9, 0.6, 0.8]))
     first, second = class_scores(tested, ["x", "y"])
     assert (first.precision, first.recall, second.precision, second.recall) == (1.0, 1.0, 0.5, 0.5)
 
@@ -136,7 +148,7 @@ def test_of_several_labels_the_surest_mistake_is_the_label_that_is_most_wrong():
 def test_answers_are_read_as_they_were_written_whatever_the_names(tmp_path):
     names = ["a|b", "a/b", "", "a | b", 'quo"te\nd', "caf\udce9"]
     labels = [(i,) for i in range(6)]
-    tested = Answers(["x" * 200_000, "caf\udce9.png", "c", "d", "e", "f"], labels, [*labels[1:], ()], np.linspace(0, 1, 6))
+    tested = Predictions(["x" * 200_000, "caf\udce9.png", "c", "d", "e", "f"], labels, [*labels[1:], ()], np.linspace(0, 1, 6))
     write_tested(tmp_path, tested, names)
     again = read_tested(tmp_path)
     assert again.labels == labels and again.predicted == tested.predicted and again.items[1:] == tested.items[1:]
@@ -167,10 +179,10 @@ def test_a_run_that_diverged_has_its_page():
     evidence = evidence_of(3)
     sure = evidence.tested.probability.copy()
     sure[::2] = np.nan
-    codes = np.full_like(evidence.codes[0], np.inf), evidence.codes[1]
-    evidence = replace(evidence, tested=replace(evidence.tested, probability=sure), codes=codes)
+    features = np.full_like(evidence.features[0], np.inf), evidence.features[1]
+    evidence = replace(evidence, tested=replace(evidence.tested, probability=sure), features=features)
     pictures = dict(pictures_of(evidence))
-    assert [name for name, picture in pictures.items() if isinstance(picture, str)] == ["codes"]
+    assert [name for name, picture in pictures.items() if isinstance(picture, str)] == ["features"]
     text = page(evidence, pictures)
     assert "not drawn: " in text and "200 test images have no finite probability" in text
 
@@ -202,7 +214,7 @@ def test_every_picture_is_drawn_with_two_classes_and_with_two_hundred(number):
 
 
 def test_a_run_that_left_little_has_a_short_page():
-    bare = replace(evidence_of(3), run={}, metrics=[], stages=[], tested=None, codes=None, samples=None, mistakes=None, depths={})
+    bare = replace(evidence_of(3), run={}, metrics=[], stages=[], tested=None, features=None, samples=None, mistakes=None, depths={})
     assert all(draw(bare) is None for _, draw in FIGURES.values())
     assert re.findall(r'<section id="(\w+)"', page(bare, {})) == ["plan", "data"]
 
@@ -241,7 +253,7 @@ def test_a_probe_has_a_report_too_with_accuracy_by_depth(run):
     done = train(run.parent, "recipe=probe", "data.per_class=5", "hydra.run.dir=probe")
     assert done.returncode == 0, done.stderr
     sections = re.findall(r'<section id="(\w+)"', (run.parent / "probe/report.html").read_text())
-    assert {"depth", "confusion", "mistakes", "codes"} <= set(sections) and "curves" not in sections
+    assert {"depth", "confusion", "mistakes", "features"} <= set(sections) and "curves" not in sections
     evidence = read(run.parent / "probe")
     assert list(evidence.depths["softmax, average"]) == ["stem", "layer1", "layer2", "layer3", "layer4"]
 

@@ -1,4 +1,4 @@
-"""Law 5: stop anywhere, resume, get the bits of the run that never stopped."""
+"""invariant 5: stop anywhere, resume, get the bits of the run that never stopped."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ from PIL import Image
 from torch import nn
 from torch.optim.lr_scheduler import ExponentialLR, StepLR
 
-from ftlit import Backbone, CodesData, FineTuner, InputSpec, Rates, Schedule, Stage, StagedFinetuning, Until, UserError
+from ftlit import Backbone, FeatureData, FineTuner, InputSpec, Rates, Schedule, Stage, StagedFinetuning, Until, UserError
 from ftlit.data.dataset import Collection, Examples
 from ftlit.finetuning.lr_schedule import any_curve, constant, cosine, linear, one_cycle, plateau
 from ftlit.lit.callbacks.exact_resume import LastCheckpoint, MetricsFile
@@ -91,8 +91,8 @@ def fit(folder: Path, rates, *, resume: bool = False, copies: bool = False, last
     source = data(**(how or {}))
     if views:
         if resume:
-            shutil.rmtree(folder / "store")  # codes that were pruned are computed again to the bit
-        source = CodesData(source, folder / "store", views=views)
+            shutil.rmtree(folder / "store")  # features that were pruned are computed again to the bit
+        source = FeatureData(source, folder / "store", views=views)
     trainer.fit(module, source, ckpt_path=last if resume else None)
     return {
         "weights": module.state_dict(),
@@ -148,8 +148,8 @@ CASES = {
     "validation every other epoch": {"check_val_every_n_epoch": 2},
     "one batch an epoch": {"limit_train_batches": 1, "last_stage": 4},
     "bf16": {"precision": "bf16-mixed"},
-    "codes": {"views": 1},
-    "codes of augmented views": {"views": 3},
+    "features": {"views": 1},
+    "features of augmented views": {"views": 3},
 }
 
 

@@ -38,8 +38,8 @@ class MyHead(nn.Module):
         super().__init__()
         self.logits = nn.Linear(in_features, num_classes)
 
-    def forward(self, codes):
-        return self.logits(codes)
+    def forward(self, features):
+        return self.logits(features)
 """
 APP = """
 import hydra

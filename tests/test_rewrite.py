@@ -1,4 +1,4 @@
-"""Law 7: a rewrite keeps the function and may be applied twice."""
+"""invariant 7: a rewrite keeps the function and may be applied twice."""
 
 from collections import OrderedDict
 from copy import deepcopy

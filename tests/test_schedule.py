@@ -1,4 +1,4 @@
-"""Law 4 and the factories: which parameters train from when, at which share of the base rate."""
+"""invariant 4 and the factories: which parameters train from when, at which share of the base rate."""
 
 import pytest
 from hypothesis import given

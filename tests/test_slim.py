@@ -73,7 +73,7 @@ class Stop(pl.Callback):
 
 
 @pytest.mark.parametrize("step", [2, 8])  # while the head alone trains, and later; at the beginning of an epoch
-def test_law_5_holds_for_slim_checkpoints(tmp_path, step):
+def test_invariant_5_holds_for_slim_checkpoints(tmp_path, step):
     def run(*, stop=None, goes_on=None, slim=True):
         torch.manual_seed(0)
         backbone = load_backbone("glyph")

@@ -1,4 +1,4 @@
-"""Law 10: the probe reaches the optimum that scikit-learn reaches, and says so only where it did."""
+"""invariant 10: the probe reaches the optimum that scikit-learn reaches, and says so only where it did."""
 
 import numpy as np
 import pytest
@@ -16,13 +16,13 @@ STRENGTHS = [1.0, 1e-2, 1e-4]
 NEAR = 1e-4  # of the objective
 
 
-def outputs(codes, weight, bias):
-    return codes.double() @ weight.double().T + bias.double()
+def outputs(features, weight, bias):
+    return features.double() @ weight.double().T + bias.double()
 
 
-def objective(kind, codes, labels, classes, weight, bias, strength) -> float:
+def objective(kind, features, labels, classes, weight, bias, strength) -> float:
     """What is minimised, written down once more."""
-    z, n = outputs(codes, weight, bias), len(labels)
+    z, n = outputs(features, weight, bias), len(labels)
     signs = (2 * labels - 1)[:, None] if classes == 2 else 2 * torch.nn.functional.one_hot(labels, classes) - 1
     if kind == "softmax":
         z = torch.cat([torch.zeros_like(z), z], dim=1) if classes == 2 else z
@@ -32,9 +32,9 @@ def objective(kind, codes, labels, classes, weight, bias, strength) -> float:
     return float(loss + strength / 2 * weight.double().square().sum())
 
 
-def theirs(kind, codes, labels, classes, strength):
+def theirs(kind, features, labels, classes, strength):
     """scikit-learn's weights and biases. liblinear's intercept is part of the penalised weights: as a large feature it hardly is."""
-    c, x = 1 / (len(labels) * strength), codes.double().numpy()
+    c, x = 1 / (len(labels) * strength), features.double().numpy()
     if kind == "softmax":
         found = LogisticRegression(C=c, tol=1e-9, max_iter=20_000).fit(x, labels)
     elif kind == "svm":
@@ -45,27 +45,27 @@ def theirs(kind, codes, labels, classes, strength):
     return torch.from_numpy(np.atleast_2d(found.coef_)), torch.from_numpy(np.atleast_1d(found.intercept_))
 
 
-def assert_same_optimum(kind, codes, labels, classes, near=NEAR, agree=1.0):
+def assert_same_optimum(kind, features, labels, classes, near=NEAR, agree=1.0):
     """Returns at how many strengths scikit-learn reached it too, and predictions were compared."""
-    path, met = solve(codes, labels, classes, STRENGTHS, kind), 0
-    assert bool(path.converged.all()) and path.weight.dtype == codes.dtype
+    path, met = solve(features, labels, classes, STRENGTHS, kind), 0
+    assert bool(path.converged.all()) and path.weight.dtype == features.dtype
     for i, strength in enumerate(STRENGTHS):
-        ours = objective(kind, codes, labels, classes, path.weight[i], path.bias[i], strength)
-        assert ours == pytest.approx(float(path.objective[i]), rel=1e-4 if codes.dtype == torch.float32 else 1e-9)
-        weight, bias = theirs(kind, codes, labels, classes, strength)
-        their = objective(kind, codes, labels, classes, weight, bias, strength)
+        ours = objective(kind, features, labels, classes, path.weight[i], path.bias[i], strength)
+        assert ours == pytest.approx(float(path.objective[i]), rel=1e-4 if features.dtype == torch.float32 else 1e-9)
+        weight, bias = theirs(kind, features, labels, classes, strength)
+        their = objective(kind, features, labels, classes, weight, bias, strength)
         assert ours <= their * (1 + near) + 1e-9, (strength, ours, their)
         if their <= ours * (1 + near):  # theirs is no worse: the same optimum, so the same predictions
-            mine, other = (outputs(codes, *pair) for pair in ((path.weight[i], path.bias[i]), (weight, bias)))
+            mine, other = (outputs(features, *pair) for pair in ((path.weight[i], path.bias[i]), (weight, bias)))
             same = (mine > 0) == (other > 0) if classes == 2 else mine.argmax(1) == other.argmax(1)
             assert float(same.double().mean()) >= agree
             met += 1
     return met
 
 
-def standard(codes):
-    deviation, mean = torch.std_mean(codes, dim=0, correction=0)
-    return (codes - mean) / torch.where(deviation > 0, deviation, 1.0)
+def standard(features):
+    deviation, mean = torch.std_mean(features, dim=0, correction=0)
+    return (features - mean) / torch.where(deviation > 0, deviation, 1.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -73,43 +73,45 @@ def standard(codes):
 @pytest.mark.parametrize("classes", [2, 10])
 def test_on_digits_the_optimum_is_scikit_learns(kind, classes, dtype):
     digits = load_digits(n_class=classes)
-    codes = standard(torch.from_numpy(digits.data)).to(dtype)[:600]
-    assert assert_same_optimum(kind, codes, torch.from_numpy(digits.target)[:600], classes, agree=0.995) == len(STRENGTHS)
+    features = standard(torch.from_numpy(digits.data)).to(dtype)[:600]
+    assert assert_same_optimum(kind, features, torch.from_numpy(digits.target)[:600], classes, agree=0.995) == len(STRENGTHS)
 
 
 @st.composite
 def problems(draw):
-    """Codes and labels: any number of classes, more features than samples and the reverse, lonely samples, constant and doubled columns."""
+    """Features and labels: any number of classes, more features than samples and the reverse, lonely samples, constant and doubled columns."""
     classes = draw(st.integers(2, 50))
     samples = draw(st.integers(classes, classes + 60))
     features = draw(st.integers(1, 80))
     make = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
     labels = torch.cat([torch.arange(classes), torch.randint(draw(st.integers(1, classes)), (samples - classes,), generator=make)])
     centres = torch.randn(classes, features, generator=make, dtype=torch.float64)
-    codes = centres[labels] + draw(st.sampled_from([0.1, 1.0, 5.0])) * torch.randn(samples, features, generator=make, dtype=torch.float64)
+    features = centres[labels] + draw(st.sampled_from([0.1, 1.0, 5.0])) * torch.randn(
+        samples, features, generator=make, dtype=torch.float64
+    )
     if draw(st.booleans()):
-        codes[:, 0] = 3.0
+        features[:, 0] = 3.0
     if draw(st.booleans()):
-        codes = torch.cat([codes, codes[:, :1]], dim=1)
+        features = torch.cat([features, features[:, :1]], dim=1)
     if draw(st.booleans()):
-        codes, labels = torch.cat([codes, codes]), torch.cat([labels, labels])
-    return standard(codes), labels, classes
+        features, labels = torch.cat([features, features]), torch.cat([labels, labels])
+    return standard(features), labels, classes
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow], phases=[Phase.generate], derandomize=True)
 @given(problems())
 def test_on_any_problem_the_optimum_is_no_worse_than_scikit_learns(kind, problem):
-    codes, labels, classes = problem
-    assert_same_optimum(kind, codes, labels, classes, near=1e-5, agree=0.0)
+    features, labels, classes = problem
+    assert_same_optimum(kind, features, labels, classes, near=1e-5, agree=0.0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_strengths_are_solved_in_any_order_and_each_as_if_alone(kind):
-    codes, labels = torch.randn(60, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 4
-    together = solve(codes, labels, 4, [1e-3, 1.0, 1e-1], kind)
+    features, labels = torch.randn(60, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 4
+    together = solve(features, labels, 4, [1e-3, 1.0, 1e-1], kind)
     for i, strength in enumerate([1e-3, 1.0, 1e-1]):
-        alone = solve(codes, labels, 4, [strength], kind)
+        alone = solve(features, labels, 4, [strength], kind)
         assert float(alone.objective[0]) == pytest.approx(float(together.objective[i]), rel=2e-6)
         assert torch.allclose(alone.weight[0], together.weight[i], atol=1e-2)
 
@@ -118,52 +120,52 @@ def test_strengths_are_solved_in_any_order_and_each_as_if_alone(kind):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_the_weakest_strengths_are_solved_from_nothing_and_along_any_path(kind, dtype):
     digits = load_digits()
-    codes, labels = standard(torch.from_numpy(digits.data))[:120].to(dtype), torch.from_numpy(digits.target)[:120]
+    features, labels = standard(torch.from_numpy(digits.data))[:120].to(dtype), torch.from_numpy(digits.target)[:120]
     for strengths in ([1e-6], [10 ** (-i / 2) for i in range(13)]):  # all is told apart here, and the objective is near 0
-        path = solve(codes, labels, 10, strengths, kind)
+        path = solve(features, labels, 10, strengths, kind)
         assert bool(path.converged.all())
-        value = objective(kind, codes, labels, 10, path.weight[-1], path.bias[-1], strengths[-1])
-        assert value == pytest.approx(float(solve(codes.double(), labels, 10, [1e-5, 1e-6], kind).objective[1]), rel=1e-4)
+        value = objective(kind, features, labels, 10, path.weight[-1], path.bias[-1], strengths[-1])
+        assert value == pytest.approx(float(solve(features.double(), labels, 10, [1e-5, 1e-6], kind).objective[1]), rel=1e-4)
 
 
 @pytest.mark.parametrize("classes", [2, 10])
 def test_where_rounding_hides_the_way_down_float64_takes_over(classes, monkeypatch):
     digits = load_digits(n_class=classes)
-    codes, labels = standard(torch.from_numpy(digits.data))[:120].float(), torch.from_numpy(digits.target)[:120]
+    features, labels = standard(torch.from_numpy(digits.data))[:120].float(), torch.from_numpy(digits.target)[:120]
     strengths = [1.0, 1e-2, 1e-4, 1e-6]
-    at_once = solve(codes, labels, classes, strengths, "softmax")
+    at_once = solve(features, labels, classes, strengths, "softmax")
     monkeypatch.setattr("ftlit.probes.solver.MANY", 0)  # float32 is tried
-    found = solve(codes, labels, classes, strengths, "softmax")
+    found = solve(features, labels, classes, strengths, "softmax")
     assert bool(found.converged.all()) and found.objective.tolist() == pytest.approx(at_once.objective.tolist(), rel=1e-4)
 
 
 @pytest.mark.parametrize("few_axes", [0, 64])
 def test_l_bfgs_and_newtons_method_stand_in_for_each_other_on_hinges(few_axes, monkeypatch):
     digits = load_digits()
-    codes, labels = standard(torch.from_numpy(digits.data))[:300], torch.from_numpy(digits.target)[:300]
-    expected = solve(codes, labels, 10, [1e-2], "svm")
+    features, labels = standard(torch.from_numpy(digits.data))[:300], torch.from_numpy(digits.target)[:300]
+    expected = solve(features, labels, 10, [1e-2], "svm")
     monkeypatch.setattr("ftlit.probes.solver.FEW_AXES", few_axes)
     monkeypatch.setattr("ftlit.probes.solver.NEWTON_STEPS" if few_axes else "ftlit.probes.lbfgs.MOST_STEPS", 1)
-    found = solve(codes, labels, 10, [1e-2], "svm")
+    found = solve(features, labels, 10, [1e-2], "svm")
     assert bool(found.converged[0]) and float(found.objective[0]) == pytest.approx(float(expected.objective[0]), rel=1e-6)
 
 
 def test_what_did_not_get_there_says_so(monkeypatch):
     digits = load_digits()
     monkeypatch.setattr("ftlit.probes.lbfgs.MOST_STEPS", 1)
-    codes, labels = standard(torch.from_numpy(digits.data))[:300], torch.from_numpy(digits.target)[:300]
-    assert not bool(solve(codes, labels, 10, [1e-2], "softmax").converged[0])
+    features, labels = standard(torch.from_numpy(digits.data))[:300], torch.from_numpy(digits.target)[:300]
+    assert not bool(solve(features, labels, 10, [1e-2], "softmax").converged[0])
 
 
 @pytest.mark.parametrize("kind", ["softmax", "svm"])
 def test_what_is_left_bounds_the_distance_to_the_optimum(kind, monkeypatch):
-    codes, labels = torch.randn(80, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), torch.arange(80) % 5
-    best = float(solve(codes, labels, 5, [1e-3], kind).objective[0])
+    features, labels = torch.randn(80, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), torch.arange(80) % 5
+    best = float(solve(features, labels, 5, [1e-3], kind).objective[0])
     seen = []
     monkeypatch.setattr("ftlit.probes.solver.NEWTON_STEPS", 0)
     for steps in (1, 3, 10, 30):
         monkeypatch.setattr("ftlit.probes.lbfgs.MOST_STEPS", steps)
-        path = solve(codes, labels, 5, [1e-3], kind)
+        path = solve(features, labels, 5, [1e-3], kind)
         gap = float(path.objective[0]) - best
         assert gap <= float(path.left[0] * path.objective[0]) + 1e-12
         assert bool(path.converged[0]) == (float(path.left[0]) <= TOLERANCE[torch.float64])

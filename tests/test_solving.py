@@ -8,7 +8,19 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ftlit import Backbone, CodesData, FineTuner, ImageData, InputSpec, Schedule, SolvedHead, Stage, StagedFinetuning, UserError, fit_probe
+from ftlit import (
+    Backbone,
+    FeatureData,
+    FineTuner,
+    FitProbeHead,
+    ImageData,
+    InputSpec,
+    Schedule,
+    Stage,
+    StagedFinetuning,
+    UserError,
+    fit_probe,
+)
 from ftlit.data.dataset import Collection, Examples
 from ftlit.finetuning.schedule import without_warm_up
 from ftlit.models.heads import LinearHead, MLPHead
@@ -42,7 +54,7 @@ class Begins(pl.Callback):
 
 
 def fit(source, module=None, *, solved=None, path=None):
-    begins, solved = Begins(), solved or SolvedHead(probing=Probing(strengths=STRENGTHS))
+    begins, solved = Begins(), solved or FitProbeHead(probing=Probing(strengths=STRENGTHS))
     trainer = pl.Trainer(max_epochs=2, callbacks=[StagedFinetuning(Schedule([Stage(["*"])])), solved, begins], **QUIET)
     trainer.fit(module or model(), source, ckpt_path=path)
     return trainer, solved, begins
@@ -55,7 +67,7 @@ def test_training_begins_with_the_probe_of_the_training_images_alone(tmp_path, s
         images = torch.stack([data().transforms["val"](picture(i)) for i in range(30)])
         vectors = module.eval().backbone.pool(module.backbone(images))
     expected = fit_probe(vectors, torch.arange(30) % 3, strength=STRENGTHS)
-    _, solved, begins = fit(CodesData(data(), tmp_path, pooled=True) if stored else data(), module.train())
+    _, solved, begins = fit(FeatureData(data(), tmp_path, pooled=True) if stored else data(), module.train())
     assert solved.probe.scores == expected.scores
     assert torch.allclose(begins.weight, expected.weight, atol=1e-4) and torch.allclose(begins.bias, expected.bias, atol=1e-4)
 
@@ -66,7 +78,7 @@ def test_of_many_images_a_share_of_each_class_is_solved_on_where_training_follow
         return (0 if i < 20 else 1 if i < 26 else 2,)
 
     monkeypatch.setattr("ftlit.lit.callbacks.probe_head.MOST_IMAGES", 15)
-    source, module = CodesData(data(labels), tmp_path, pooled=True) if stored else data(labels), model()
+    source, module = FeatureData(data(labels), tmp_path, pooled=True) if stored else data(labels), model()
     few = data(labels).with_share(0.5).collection.splits["train"]
     assert [few.labels.count((label,)) for label in range(3)] == [10, 3, 2]
     with torch.no_grad():
@@ -76,7 +88,7 @@ def test_of_many_images_a_share_of_each_class_is_solved_on_where_training_follow
     _, solved, _ = fit(source, module.train())
     assert "head solved on 15 training images" in capsys.readouterr().out
     assert torch.allclose(solved.probe.weight, expected.weight, atol=1e-4)
-    fit(source, solved=SolvedHead(probing=Probing(strengths=STRENGTHS), trains=False))
+    fit(source, solved=FitProbeHead(probing=Probing(strengths=STRENGTHS), trains=False))
     assert "head solved on 30 training images" in capsys.readouterr().out
 
 
@@ -84,24 +96,24 @@ def test_a_run_that_goes_on_keeps_the_head_of_its_checkpoint(tmp_path):
     trainer, _, _ = fit(data())
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     held = torch.load(tmp_path / "a.ckpt", weights_only=False)["state_dict"]["head.weight"]
-    begins, solved = Begins(), SolvedHead()
+    begins, solved = Begins(), FitProbeHead()
     going = pl.Trainer(max_epochs=3, callbacks=[StagedFinetuning(Schedule([Stage(["*"])])), solved, begins], **QUIET)
     going.fit(model(), data(), ckpt_path=tmp_path / "a.ckpt", weights_only=False)
     assert solved.probe is None and begins.weight.equal(held)
 
 
 def test_where_nothing_else_trains_the_solution_is_the_end(tmp_path):
-    module, solved = model(), SolvedHead(probing=Probing(strengths=STRENGTHS), trains=False)
+    module, solved = model(), FitProbeHead(probing=Probing(strengths=STRENGTHS), trains=False)
     before = {name: value.clone() for name, value in module.backbone.state_dict().items()}
-    trainer, _, _ = fit(CodesData(data(), tmp_path, pooled=True), module, solved=solved)
+    trainer, _, _ = fit(FeatureData(data(), tmp_path, pooled=True), module, solved=solved)
     assert trainer.global_step == 0 and torch.equal(module.head.weight.detach(), solved.probe.weight)
     assert all(torch.equal(before[name], value) for name, value in module.backbone.state_dict().items())
 
 
 @pytest.mark.parametrize("stored", [True, False])
 def test_val_goes_into_a_head_that_alone_is_solved_once_it_has_judged_it(tmp_path, stored):
-    module, solved = model(), SolvedHead(probing=Probing(strengths=STRENGTHS), trains=False)
-    fit(CodesData(data(), tmp_path, pooled=True) if stored else data(), module, solved=solved)
+    module, solved = model(), FitProbeHead(probing=Probing(strengths=STRENGTHS), trains=False)
+    fit(FeatureData(data(), tmp_path, pooled=True) if stored else data(), module, solved=solved)
     with torch.no_grad():
         vectors = module.eval().backbone.pool(module.backbone(torch.stack([data().transforms["val"](picture(i)) for i in range(30)])))
     both = torch.cat([vectors, vectors[:6]]), torch.cat([torch.arange(30), torch.arange(6)]) % 3
@@ -122,7 +134,7 @@ def test_val_goes_into_a_head_that_alone_is_solved_once_it_has_judged_it(tmp_pat
     ],
 )
 def test_val_adds_nothing_where_images_are_few_on_purpose_or_training_follows(limits, few, trains):
-    module, solved = model(), SolvedHead(probing=Probing(strengths=STRENGTHS), trains=trains)
+    module, solved = model(), FitProbeHead(probing=Probing(strengths=STRENGTHS), trains=trains)
     trainer = pl.Trainer(max_epochs=1, callbacks=[StagedFinetuning(Schedule([Stage(["*"])])), solved], **QUIET, **limits)
     trainer.fit(module, data(per_class=few))
     held = module.head.weight.clone()
@@ -134,7 +146,7 @@ def test_what_cannot_be_solved_is_one_line():
     with pytest.raises(UserError, match="'head' is no linear layer of FineTuner"):
         fit(data(), model(MLPHead(5, 3)))
     with pytest.raises(UserError, match="'classifier' is no linear layer"):
-        fit(data(), solved=SolvedHead("classifier"))
+        fit(data(), solved=FitProbeHead("classifier"))
 
 
 def test_the_warm_up_is_left_out_and_the_next_stage_begins_at_once():

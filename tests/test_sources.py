@@ -1,11 +1,11 @@
-"""Which stages train from stored codes, at which cut, and what the others are told."""
+"""Which stages train from stored features, at which cut, and what the others are told."""
 
 import pytest
 import torch
 from torch import nn
 
 from ftlit import Backbone, InputSpec, load_backbone
-from ftlit.features.stage_input import Form, form_of, frozen_prefix, plan_codes
+from ftlit.features.stage_input import FeatureSpec, frozen_prefix, plan_stage_inputs, spec_of
 
 CUTS = ("low", "middle", "pooling", "top")
 
@@ -17,8 +17,8 @@ def backbone() -> Backbone:
 
 def plan(*trained, pooled=True, rows=10, net=None, **how):
     net = net or backbone()
-    forms = [form_of(net, layers, pooled=pooled) for layers in trained]
-    return plan_codes(net, forms, dict.fromkeys(forms, rows), **{"max_bytes": 1e9, **how})
+    forms = [spec_of(net, layers, pooled=pooled) for layers in trained]
+    return plan_stage_inputs(net, forms, dict.fromkeys(forms, rows), **{"max_bytes": 1e9, **how})
 
 
 @pytest.mark.parametrize(
@@ -36,20 +36,20 @@ def test_the_prefix_ends_below_the_lowest_layer_that_trains(trained, cut):
     assert frozen_prefix(backbone(), trained) == cut
 
 
-def test_each_stage_gets_the_codes_at_its_own_cut_and_only_the_last_cut_is_pooled():
+def test_each_stage_gets_the_features_at_its_own_cut_and_only_the_last_cut_is_pooled():
     head, top, middle, everything = plan((), ("top",), ("top", "middle"), CUTS)
-    assert head.form == Form("top", "average") and head.bytes == 10 * 16 * 4
-    assert top.form == Form("pooling", None) and top.bytes == 10 * 8 * 6 * 6 * 4
-    assert middle.form == Form("low", None) and everything.form is None
+    assert head.form == FeatureSpec("top", "average") and head.bytes == 10 * 16 * 4
+    assert top.form == FeatureSpec("pooling", None) and top.bytes == 10 * 8 * 6 * 6 * 4
+    assert middle.form == FeatureSpec("low", None) and everything.form is None
     assert "the lowest layer trains" in everything.why and "pooled" in head.why and "pooled" not in top.why
 
 
 def test_a_head_that_takes_maps_gets_maps():
     (head,) = plan((), pooled=False)
-    assert head.form == Form("top", None) and head.bytes == 10 * 16 * 4 * 4 * 4
+    assert head.form == FeatureSpec("top", None) and head.bytes == 10 * 16 * 4 * 4 * 4
 
 
-def test_stages_with_the_same_cut_share_its_codes():
+def test_stages_with_the_same_cut_share_its_features():
     assert len({id(source) for source in plan((), (), max_bytes=10 * 16 * 4)}) == 1
 
 
@@ -65,8 +65,8 @@ def test_half_precision_takes_half():
 
 
 def test_each_form_has_as_many_rows_as_are_asked_for():
-    forms = [Form("top", "average"), Form("pooling", None)]
-    head, top = plan_codes(backbone(), forms, {forms[0]: 15, forms[1]: 10}, max_bytes=1e9)
+    forms = [FeatureSpec("top", "average"), FeatureSpec("pooling", None)]
+    head, top = plan_stage_inputs(backbone(), forms, {forms[0]: 15, forms[1]: 10}, max_bytes=1e9)
     assert head.bytes == 15 * 16 * 4 and top.bytes == 10 * 8 * 6 * 6 * 4
 
 

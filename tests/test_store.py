@@ -27,7 +27,7 @@ from ftlit.errors import UserError
 from ftlit.features.keys import CAST
 from ftlit.features.shard import DIGEST, Damaged, no_room, read_shard, size_in_words
 from ftlit.features.store import Store
-from ftlit.features.table import Column, Kind, Rows, Writer
+from ftlit.features.table import FeatureKey, FeatureTable, Rows, Writer
 
 FORK = multiprocessing.get_context("fork")  # a process that starts in milliseconds
 SHAPES = {"vector": (5,), "map": (3, 2, 4), "tokens": (4, 3), "number": ()}
@@ -50,11 +50,11 @@ def short_keys(monkeypatch):
     monkeypatch.setattr(ftlit.features.store, "KEY", re.compile("[a-z]|other"))
 
 
-def kind(key="k", shape=(5,), dtype=torch.float32) -> Kind:
-    return Kind(key, dtype, shape, {"cut": "layer4", "of": key})
+def kind(key="k", shape=(5,), dtype=torch.float32) -> FeatureKey:
+    return FeatureKey(key, dtype, shape, {"cut": "layer4", "of": key})
 
 
-def written(column: Column, numbers, step: int = 4) -> Column:
+def written(column: FeatureTable, numbers, step: int = 4) -> FeatureTable:
     writer = Writer(column)
     for begin in range(0, len(numbers), step):
         some = numbers[begin : begin + step]
@@ -83,26 +83,26 @@ def shards_of(rows: int):
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("dtype", CAST.values(), ids=CAST)
 def test_rows_come_back_to_the_bit_in_this_process_and_the_next(tmp_path, dtype, shape):
-    codes = table(range(9), shape, dtype)
-    codes[0], codes[1], codes[2] = float("nan"), float("-inf"), -0.0
+    features = table(range(9), shape, dtype)
+    features[0], features[1], features[2] = float("nan"), float("-inf"), -0.0
     column = Store(tmp_path).column(kind("k", shape, dtype))
     writer = Writer(column)
-    writer.add(names(*range(9)), codes)
+    writer.add(names(*range(9)), features)
     writer.flush()
     for one in (column, Store(tmp_path).column(kind("k", shape, dtype))):
         one.look()
         read = Rows(one, names(*range(9))).read(range(9))
-        assert (read.dtype, read.shape, bits(read)) == (dtype, codes.shape, bits(codes))
+        assert (read.dtype, read.shape, bits(read)) == (dtype, features.shape, bits(features))
 
 
 def test_rows_are_cast_to_the_dtype_of_the_column_and_taken_from_any_memory(tmp_path):
     column = Store(tmp_path).column(kind("k", (3, 2, 4), torch.float16))
-    codes = table(range(4), (3, 2, 4))
+    features = table(range(4), (3, 2, 4))
     writer = Writer(column)
-    writer.add(names(*range(4)), codes.to(memory_format=torch.channels_last))
+    writer.add(names(*range(4)), features.to(memory_format=torch.channels_last))
     writer.flush()
     column.look()
-    assert Rows(column, names(*range(4))).read(range(4)).equal(codes.half())
+    assert Rows(column, names(*range(4))).read(range(4)).equal(features.half())
 
 
 @given(
@@ -147,7 +147,7 @@ def test_missing_names_each_lacking_image_once_where_it_first_comes(tmp_path_fac
     shards, places = column.find(names(*asked))
     for number, shard, place in zip(asked, shards, places, strict=True):
         assert (shard >= 0) == (place >= 0) == (number in held)
-        assert number not in held or column.shards[shard].codes[place].equal(row(number))
+        assert number not in held or column.shards[shard].features[place].equal(row(number))
 
 
 def test_a_row_written_twice_is_there_once(tmp_path):
@@ -219,7 +219,7 @@ def check_noticed_or_equal(tmp_path, path):
         return False
     assert (
         len(said) == 1
-        and said[0].startswith(f"stored codes are damaged and removed, to be computed when they are wanted: {path} (")
+        and said[0].startswith(f"stored features are damaged and removed, to be computed when they are wanted: {path} (")
         and "\n" not in said[0]
     )
     assert not path.exists() and column.missing(names(*range(4))).tolist() == [0, 1, 2, 3]
@@ -268,10 +268,10 @@ def test_a_shard_of_another_shape_or_dtype_is_noticed(tmp_path, shape, dtype):
 
 
 @pytest.mark.parametrize(
-    "tensors", [{"codes": torch.zeros(4, 5)}, {"images": torch.zeros(4, 32, dtype=torch.uint8)},
-                {"codes": torch.zeros(4, 5), "images": torch.zeros(3, 32, dtype=torch.uint8)},
-                {"codes": torch.tensor(1.0), "images": torch.zeros(1, 32, dtype=torch.uint8)},
-                {"codes": torch.zeros(4, 5), "images": torch.zeros(4, 32, dtype=torch.uint8)}],
+    "tensors", [{"features": torch.zeros(4, 5)}, {"images": torch.zeros(4, 32, dtype=torch.uint8)},
+                {"features": torch.zeros(4, 5), "images": torch.zeros(3, 32, dtype=torch.uint8)},
+                {"features": torch.tensor(1.0), "images": torch.zeros(1, 32, dtype=torch.uint8)},
+                {"features": torch.zeros(4, 5), "images": torch.zeros(4, 32, dtype=torch.uint8)}],
 )  # fmt: skip
 def test_a_file_that_is_no_shard_is_noticed(tmp_path, tensors):
     path = Store(tmp_path).column(kind()).folder / "a.safetensors"
@@ -416,7 +416,7 @@ def test_who_waits_is_told_so_and_goes_on_when_the_other_ends_or_is_killed(tmp_p
     go.set()
     first.join(), second.join()
     assert second.exitcode == 0
-    assert capfd.readouterr().out == f"ftlit: another process computes these codes: waiting for {tmp_path}\n"
+    assert capfd.readouterr().out == f"ftlit: another process computes these features: waiting for {tmp_path}\n"
 
 
 def test_several_columns_are_locked_in_one_order_so_that_none_waits_for_ever(tmp_path):
@@ -464,7 +464,7 @@ def test_a_full_disk_is_one_line_that_says_what_to_do_and_leaves_what_was_writte
     monkeypatch.setattr(ftlit.features.shard.os, "replace", full)
     writer = Writer(column)
     writer.add(names(7, 8), table([7, 8]))
-    with pytest.raises(UserError, match=r"^codes need 40 B more in .*/k, where .*B are free: give a folder on another disk, ") as raised:
+    with pytest.raises(UserError, match=r"^features need 40 B more in .*/k, where .*B are free: give a folder on another disk, ") as raised:
         writer.flush()
     assert "\n" not in str(raised.value) and not list(tmp_path.glob("*/*.part"))
     monkeypatch.undo()
@@ -488,7 +488,7 @@ def test_another_error_of_the_disk_stays_what_it_is_and_leaves_no_part(tmp_path,
 
 
 def test_no_room_can_be_told_of_a_folder_that_is_not_there_yet(tmp_path):
-    assert "codes need 2 GB more in" in str(no_room(tmp_path / "a" / "b", 2_000_000_000))
+    assert "features need 2 GB more in" in str(no_room(tmp_path / "a" / "b", 2_000_000_000))
 
 
 # --- what is kept
@@ -539,8 +539,8 @@ def test_remove_refuses_while_a_process_writes_and_takes_what_a_killed_one_left(
 def test_a_folder_may_be_given_from_home_or_from_here(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    assert Store("~/codes").folder == Store("codes").folder == tmp_path / "codes"
-    assert not (tmp_path / "codes").exists()
+    assert Store("~/features").folder == Store("features").folder == tmp_path / "features"
+    assert not (tmp_path / "features").exists()
 
 
 @pytest.mark.parametrize(("size", "words"), [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (1_234_567, "1.23 MB"), (5e13, "5e+04 GB")])
@@ -567,7 +567,7 @@ def test_many_small_shards_become_one_with_the_same_rows_and_one_large_one_stays
     column.merge()
     assert len(column.shards) == len(list(tmp_path.glob("k/*.safetensors"))) == 1
     assert Rows(column, names(*range(8))).read(range(8)).equal(before)
-    assert read_shard(column.shards[0].path, check=True).codes.shape == (8, *before.shape[1:])
+    assert read_shard(column.shards[0].path, check=True).features.shape == (8, *before.shape[1:])
     large = column.shards[0].path
     in_shards(column, range(8, 12))
     column.merge()
@@ -633,13 +633,13 @@ def test_rows_that_a_killed_merge_left_twice_are_merged_to_one(tmp_path):
     )
 
 
-def test_codes_that_half_precision_cannot_hold_are_refused(tmp_path):
+def test_features_that_half_precision_cannot_hold_are_refused(tmp_path):
     column = Store(tmp_path).column(kind(shape=(2,), dtype=torch.float16))
-    with pytest.raises(UserError, match=r"codes up to 1e\+05 do not fit in torch.float16: take bfloat16"):
+    with pytest.raises(UserError, match=r"features up to 1e\+05 do not fit in torch.float16: take bfloat16"):
         Writer(column).add(names(0), torch.tensor([[1.0, 1e5]]))
 
 
 @pytest.mark.skipif(not Path("/proc/version").exists(), reason="needs a folder that nobody can write to")
 def test_a_folder_that_cannot_be_written_to_is_named_in_one_line():
-    with pytest.raises(UserError, match=r"/proc/codes cannot hold codes \(.*\): give another folder"):
-        Store("/proc/codes").column(kind())
+    with pytest.raises(UserError, match=r"/proc/features cannot hold features \(.*\): give another folder"):
+        Store("/proc/features").column(kind())

@@ -1,4 +1,4 @@
-"""Law 1 for networks of timm: a cut loses nothing, and the severed classifier on top gives the original network again."""
+"""invariant 1 for networks of timm: a cut loses nothing, and the severed classifier on top gives the original network again."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ from urllib.error import URLError
 import pytest
 import torch
 import warm
-from law_1 import check_cuts
+from invariant_1 import check_cuts
 
 import ftlit
 from ftlit import UserError, load_timm
@@ -91,7 +91,7 @@ def test_layers_have_timms_names(name, cuts):
 
 
 def test_maps_are_channels_first():
-    shapes = load_timm("swin_tiny_patch4_window7_224", weights=None).code_shapes
+    shapes = load_timm("swin_tiny_patch4_window7_224", weights=None).feature_shapes
     assert shapes["patch_embed"] == (96, 56, 56) and shapes["layers.3"] == (768, 7, 7)
 
 
@@ -105,8 +105,8 @@ def test_input_as_timms_data_config_has_it(name):
 
 def test_images_of_another_size():
     backbone = load_timm("vit_tiny_patch16_224", weights=None, input_spec={"size": 96, "mean": 0.4}).eval()
-    assert backbone.code_shapes["blocks.11"] == (1 + 6 * 6, 192) and backbone.input_spec.mean == (0.4, 0.4, 0.4)
-    assert load_timm("resnet10t", weights=None, input_spec={"size": 64}).code_shapes["layer4"] == (512, 2, 2)
+    assert backbone.feature_shapes["blocks.11"] == (1 + 6 * 6, 192) and backbone.input_spec.mean == (0.4, 0.4, 0.4)
+    assert load_timm("resnet10t", weights=None, input_spec={"size": 64}).feature_shapes["layer4"] == (512, 2, 2)
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "test_vit", "test_convnext"])

@@ -153,7 +153,7 @@ def test_a_value_that_the_advised_scenario_has_not_is_one_of_full_training(tmp_p
 def test_one_of_two_processes_measures(tmp_path):
     result = train(tmp_path, "data.per_class=5", "trainer=ddp_cpu", "trainer.devices=2", "hydra.run.dir=run", OMP_NUM_THREADS="1")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("computing codes of 50 images") <= 1 and result.stdout.count("training images a class are few") == 1
+    assert result.stdout.count("computing features of 50 images") <= 1 and result.stdout.count("training images a class are few") == 1
     assert "scenario=small_similar" in result.stdout and result.stdout.count("head solved on 50 training images") == 1
 
 

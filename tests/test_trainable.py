@@ -1,4 +1,4 @@
-"""Law 3: frozen means frozen. Parameters, statistics and dropout stand still, whoever calls `.train()`."""
+"""invariant 3: frozen means frozen. Parameters, statistics and dropout stand still, whoever calls `.train()`."""
 
 from copy import deepcopy
 
@@ -235,8 +235,8 @@ def test_a_layer_without_parameters_stays_frozen_as_long_as_those_below_it(patte
     layers = {"low": nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), "drop": nn.Dropout(0.5), "top": nn.Linear(4, 4)}
     backbone = Backbone(layers, InputSpec(size=2))
     set_trainable(backbone, patterns)
-    codes = [backbone.upto("drop")(torch.ones(4, 3, 2, 2)) for _ in range(2)]
-    assert (not torch.equal(*codes)) == wakes
+    features = [backbone.upto("drop")(torch.ones(4, 3, 2, 2)) for _ in range(2)]
+    assert (not torch.equal(*features)) == wakes
 
 
 def test_what_is_held_sleeps_until_it_is_released():

@@ -10,7 +10,7 @@ import torch
 import warm
 from PIL import Image
 
-from ftlit import extract_codes, fit_probe, load_backbone
+from ftlit import extract_features, fit_probe, load_backbone
 
 ROOT = Path(__file__).parents[1]
 ALEXNET = (
@@ -43,10 +43,10 @@ def photos(tmp_path_factory):
 def test_fc6_and_fc7_are_probed_like_any_cut(photos):
     backbone = load_backbone("alexnet", weights=None, input_spec={"size": 64})
     images = torch.cat([torch.randn(10, 3, 64, 64), torch.randn(10, 3, 64, 64) + 1])
-    codes = extract_codes(backbone, [(images, torch.arange(20) // 10)], ["fc6", "fc7"], cache=photos / "store")
-    assert [codes[cut].shape for cut in ("fc6", "fc7")] == [(4096,)] * 2
-    assert all(float(codes[cut].read(range(20)).min()) == 0 for cut in codes.cuts)  # behind their ReLU
-    assert all(fit_probe(codes, cut=cut, strength=1e-2).accuracy(codes) == 1 for cut in codes.cuts)
+    features = extract_features(backbone, [(images, torch.arange(20) // 10)], ["fc6", "fc7"], cache=photos / "store")
+    assert [features[cut].shape for cut in ("fc6", "fc7")] == [(4096,)] * 2
+    assert all(float(features[cut].read(range(20)).min()) == 0 for cut in features.cuts)  # behind their ReLU
+    assert all(fit_probe(features, cut=cut, strength=1e-2).accuracy(features) == 1 for cut in features.cuts)
     done = train(photos, "recipe=probe", "probe.cuts=[fc6,fc7]", "probe.strengths=[1e-1]", "hydra.run.dir=probe", *ALEXNET)
     assert done.returncode == 0 and "│ fc7   │ average, 4,096 │" in done.stdout, done.stdout + done.stderr
 
@@ -58,7 +58,9 @@ def test_a_network_cut_at_fc6_and_one_with_fc7_drawn_anew_are_fine_tuned(photos)
     anew = ("backbone.reinit=[fc7]", "scenario=small_similar", "optimizer.lr=1e-4", "trainer.max_epochs=1", "hydra.run.dir=anew")
     replaced = train(photos, *anew, *ALEXNET)
     assert replaced.returncode == 0, replaced.stderr
-    assert "drawn anew: fc7" in replaced.stdout and "stage 0   epoch 0: head + fc7" in replaced.stdout and "codes at fc6" in replaced.stdout
+    assert (
+        "drawn anew: fc7" in replaced.stdout and "stage 0   epoch 0: head + fc7" in replaced.stdout and "features at fc6" in replaced.stdout
+    )
 
 
 def test_a_search_is_a_sweep_of_its_own_and_each_job_tells_how_to_go_on_alone(tmp_path):

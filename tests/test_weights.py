@@ -19,7 +19,7 @@ from ftlit.models.backbone import Layers
 from ftlit.zoo import load_backbone
 from ftlit.zoo.torchvision_layers import take_apart
 from ftlit.zoo.torchvision_nets import BUILDERS, Net
-from ftlit.zoo.weights import Source, read
+from ftlit.zoo.weights import WeightSource, read
 
 NAME, FILE = "squeezenet1_1", "squeezenet1_1-b8a52dc0.pth"
 DATA = os.environ.get("FTLIT_TEST_DATA")
@@ -271,7 +271,7 @@ def test_a_network_of_our_own_is_one_row(tmp_path, monkeypatch):
     """As the shipped net: layers, a file in half precision in the backbone's own names, an input spec."""
     first = Layers({"stem": nn.Conv2d(3, 4, 3), "encoder.0": nn.Sequential(nn.ReLU(), nn.Conv2d(4, 6, 3))})
     save_file({name: tensor.half() for name, tensor in first.state_dict().items()}, tmp_path / "own.safetensors")
-    source = Source("shipped", lambda: read(tmp_path / "own.safetensors"), InputSpec(size=8))
+    source = WeightSource("shipped", lambda: read(tmp_path / "own.safetensors"), InputSpec(size=8))
     layers = {"stem": nn.Conv2d(3, 4, 3), "encoder.0": nn.Sequential(nn.ReLU(), nn.Conv2d(4, 6, 3))}
     monkeypatch.setitem(BUILDERS, "own", Net(lambda: Layers(layers), {"default": source}))
     backbone = load_backbone("own", input_spec={"mean": 0.5})

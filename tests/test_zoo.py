@@ -1,4 +1,4 @@
-"""Law 1 for the zoo: a cut loses nothing, and the severed classifier on top gives the original network again."""
+"""invariant 1 for the zoo: a cut loses nothing, and the severed classifier on top gives the original network again."""
 
 from collections import Counter
 from inspect import signature
@@ -8,7 +8,7 @@ import ftlit.conf
 import pytest
 import torch
 from hydra import compose, initialize_config_module
-from law_1 import check_cuts
+from invariant_1 import check_cuts
 from torch import nn
 from torchvision import models
 
@@ -96,7 +96,7 @@ def test_a_cut_loses_nothing_in_any_builder(name):
 def test_every_builder_comes_apart_without_its_weights(name):
     with EmptyWeights():
         backbone = load_backbone(name, weights=None)
-    assert list(backbone.code_shapes) == list(backbone.cuts)
+    assert list(backbone.feature_shapes) == list(backbone.cuts)
     assert backbone.num_features > 0
 
 
@@ -126,19 +126,19 @@ def test_layers_have_telling_names(name, cuts):
 
 
 @pytest.mark.parametrize("name", ["alexnet", "vgg11"])
-def test_fc6_and_fc7_are_the_4096_codes_behind_their_relu(name):
+def test_fc6_and_fc7_are_the_4096_features_behind_their_relu(name):
     backbone = load_backbone(name, weights=None, input_spec={"size": 64}).eval()
     x = torch.randn(2, 3, 64, 64)
     for cut in ("fc6", "fc7"):
-        codes = backbone.upto(cut)(x)
-        assert codes.shape == (2, 4096)
-        assert codes.min() == 0 < codes.max()
+        features = backbone.upto(cut)(x)
+        assert features.shape == (2, 4096)
+        assert features.min() == 0 < features.max()
 
 
 @pytest.mark.parametrize("name", ["swin_t", "resnet18", "densenet121"])
 def test_maps_are_channels_first(name):
     with EmptyWeights():
-        shapes = load_backbone(name, weights=None, input_spec={"size": 96}).code_shapes
+        shapes = load_backbone(name, weights=None, input_spec={"size": 96}).feature_shapes
     for channels, height, width in shapes.values():
         assert height == width <= 48 <= channels
 
@@ -181,7 +181,7 @@ def test_only_published_weights_imply_transform_input(weights, settings, kept, t
 
 def test_images_of_another_size():
     backbone = load_backbone("vit_b_32", weights=None, input_spec={"size": 96}).eval()
-    assert backbone.code_shapes["encoder.11"] == (1 + 3 * 3, 768)
+    assert backbone.feature_shapes["encoder.11"] == (1 + 3 * 3, 768)
     with pytest.raises(UserError, match="built for images of 96 px"):
         backbone(torch.zeros(1, 3, 64, 64))
 
@@ -205,7 +205,7 @@ def test_a_size_that_does_not_fit_is_one_line_with_one_that_does(name, size, tol
 
 @pytest.mark.parametrize("name", sorted(set(SMALL) - {"vit_b_32", "maxvit_t"}))
 def test_a_network_takes_odd_sizes_as_they_are(name):
-    """Strides that leave a rest, Swin's windows that are padded: law 1 there too."""
+    """Strides that leave a rest, Swin's windows that are padded: invariant 1 there too."""
     check_law_1(build(name), 107)
 
 

@@ -1,4 +1,4 @@
-"""Transfer learning with PyTorch Lightning: named layers, staged unfreezing, codes.
+"""Transfer learning with PyTorch Lightning: named layers, staged unfreezing, features.
 
 Names are imported when they are first asked for, so that `import ftlit` costs nothing and `--help` answers at once.
 """
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from ftlit.data.tokens import TextSpec as TextSpec
     from ftlit.data.transforms import InputSpec as InputSpec
     from ftlit.errors import UserError as UserError
-    from ftlit.features.extract import Codes as Codes
-    from ftlit.features.extract import extract_codes as extract_codes
+    from ftlit.features.extract import Features as Features
+    from ftlit.features.extract import extract_features as extract_features
     from ftlit.finetuning.freeze import set_trainable as set_trainable
     from ftlit.finetuning.lr_schedule import Rates as Rates
     from ftlit.finetuning.param_groups import build_optimizer as build_optimizer
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from ftlit.inference.network import load as load
     from ftlit.lit.callbacks.exact_resume import LastCheckpoint as LastCheckpoint
     from ftlit.lit.callbacks.exact_resume import MetricsFile as MetricsFile
-    from ftlit.lit.callbacks.probe_head import SolvedHead as SolvedHead
+    from ftlit.lit.callbacks.probe_head import FitProbeHead as FitProbeHead
     from ftlit.lit.callbacks.seed_each_step import SeedEachStep as SeedEachStep
-    from ftlit.lit.datamodules.feature_data import CodesData as CodesData
+    from ftlit.lit.datamodules.feature_data import FeatureData as FeatureData
     from ftlit.lit.datamodules.image_data import ImageData as ImageData
     from ftlit.lit.module import FineTuner as FineTuner
     from ftlit.lit.staged_finetuning import StagedFinetuning as StagedFinetuning
     from ftlit.lit.tasks.layerwise_pretraining import LayerwisePretrainer as LayerwisePretrainer
     from ftlit.models.backbone import Backbone as Backbone
-    from ftlit.models.backbone import CodesAt as CodesAt
+    from ftlit.models.backbone import FeatureBatch as FeatureBatch
     from ftlit.models.batchnorm_fold import affine_to_batchnorm as affine_to_batchnorm
     from ftlit.models.batchnorm_fold import batchnorm_to_affine as batchnorm_to_affine
     from ftlit.models.fully_convolutional import fully_convolutional as fully_convolutional
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "Backbone": "models.backbone",
-    "Codes": "features.extract",
-    "CodesAt": "models.backbone",
-    "CodesData": "lit.datamodules.feature_data",
+    "Features": "features.extract",
+    "FeatureBatch": "models.backbone",
+    "FeatureData": "lit.datamodules.feature_data",
     "FineTuner": "lit.module",
     "ImageData": "lit.datamodules.image_data",
     "InputSpec": "data.transforms",
@@ -61,7 +61,7 @@ _MODULES = {
     "Rates": "finetuning.lr_schedule",
     "Schedule": "finetuning.schedule",
     "SeedEachStep": "lit.callbacks.seed_each_step",
-    "SolvedHead": "lit.callbacks.probe_head",
+    "FitProbeHead": "lit.callbacks.probe_head",
     "Stage": "finetuning.stage",
     "StagedFinetuning": "lit.staged_finetuning",
     "TextSpec": "data.tokens",
@@ -71,7 +71,7 @@ _MODULES = {
     "batchnorm_to_affine": "models.batchnorm_fold",
     "build_optimizer": "finetuning.param_groups",
     "export_run": "inference.export",
-    "extract_codes": "features.extract",
+    "extract_features": "features.extract",
     "fit_probe": "probes.linear_probe",
     "fully_convolutional": "models.fully_convolutional",
     "linear_to_conv": "models.fully_convolutional",

@@ -53,7 +53,7 @@ def prefixes(layers: Mapping[str, nn.Module]) -> dict[str, str]:
 
 
 def software() -> str:
-    """The versions of what computes codes, beside our own source."""
+    """The versions of what computes features, beside our own source."""
     return ", ".join(f"{name} {_version(name)}" for name in ("torch", "torchvision", "pillow"))
 
 
@@ -180,7 +180,7 @@ def _of_object(thing: Any) -> list[Any]:
 
 def _opaque(thing: Any, why: object) -> UserError:
     text = " ".join(str(why).split())
-    return UserError(f"codes cannot be kept: {type(thing).__name__} cannot be told from another one ({text}); take cache=none")
+    return UserError(f"features cannot be kept: {type(thing).__name__} cannot be told from another one ({text}); take cache=none")
 
 
 def _around(function: FunctionType) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Random numbers as a function of where they are drawn, so that nothing needs to be stored to draw them again (law 5)."""
+"""Random numbers as a function of where they are drawn, so that nothing needs to be stored to draw them again (invariant 5)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,6 +1,6 @@
-"""Codes that are many: how much memory an epoch takes, and how fast shuffled batches are read.
+"""Features that are many: how much memory an epoch takes, and how fast shuffled batches are read.
 
-python tests/bench/_memory.py FOLDER ROWS: an epoch of a linear head in a process of its own, as `codes.py --only memory` starts it.
+python tests/bench/_memory.py FOLDER ROWS: an epoch of a linear head in a process of its own, as `features.py --only memory` starts it.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from ftlit.data.samplers import Drawn, TrainOrder
 from ftlit.features.extract import read_batches
 from ftlit.features.shard import DIGEST, Digests
 from ftlit.features.store import Store
-from ftlit.features.table import Column, Kind, Rows, Writer
+from ftlit.features.table import FeatureKey, FeatureTable, Rows, Writer
 
 WIDTH, CLASSES, BLOCK = 2048, 10, 8192
 
@@ -89,8 +89,8 @@ def opened(folder: Path, count: int) -> tuple[Rows, Tensor]:
     return Rows(column, digests(count)), torch.arange(count) % CLASSES
 
 
-def column_of(folder: Path) -> Column:
-    return Store(folder).column(Kind("0" * 32, torch.float32, (WIDTH,), {"cut": "top"}))
+def column_of(folder: Path) -> FeatureTable:
+    return Store(folder).column(FeatureKey("0" * 32, torch.float32, (WIDTH,), {"cut": "top"}))
 
 
 def digests(count: int) -> Digests:
@@ -136,8 +136,8 @@ def epoch(folder: Path, count: int) -> None:
     opening = perf_counter() - begin
     head = nn.Linear(WIDTH, CLASSES)
     optimizer = SGD(head.parameters(), 1e-3)
-    for codes, target in read_batches(TrainOrder(range(count), 256), rows, targets, "top", torch.float32):
-        loss = nn.functional.cross_entropy(head(codes.values), target)
+    for features, target in read_batches(TrainOrder(range(count), 256), rows, targets, "top", torch.float32):
+        loss = nn.functional.cross_entropy(head(features.values), target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -1,4 +1,4 @@
-"""What `codes.py` measures upon: backbones, photos, loaders, modules, fits."""
+"""What `features.py` measures upon: backbones, photos, loaders, modules, fits."""
 
 import argparse
 import shutil
@@ -19,7 +19,7 @@ from ftlit import Backbone, FineTuner, ImageData, load_backbone
 from ftlit.data.dataset import SPLITS, Collection, Examples, LabelledImages
 from ftlit.features.extract import evaluating
 from ftlit.lit.datamodules.image_sources import folder_data
-from ftlit.models.backbone import CodesAt
+from ftlit.models.backbone import FeatureBatch
 
 BATCH, CLASSES, RATE = 32, 2, 1e-3
 NETWORKS = {"squeezenet1_1": "squeezenet1_1_imagenet_torchvision.pth", "resnet18": None}  # the second starts at random
@@ -64,23 +64,23 @@ def plain_images(data: ImageData, *, shuffle: bool) -> DataLoader[Any]:
 
 
 def bare_pass(backbone: Backbone, loader: Iterable[Any]) -> tuple[Tensor, Tensor]:
-    """The least that codes of images can cost."""
+    """The least that features of images can cost."""
     found = []
     with evaluating(backbone), torch.inference_mode():
         for images, targets in loader:
             found.append((backbone.pool(backbone(images)), targets))
-    codes, targets = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return codes.clone(), targets
+    features, targets = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return features.clone(), targets
 
 
-def from_memory(codes: Tensor, targets: Tensor, cut: str | None = None, *, shuffle: bool = True) -> DataLoader[Any]:
-    """Batches of tensors; of `CodesAt` where a cut is given."""
+def from_memory(features: Tensor, targets: Tensor, cut: str | None = None, *, shuffle: bool = True) -> DataLoader[Any]:
+    """Batches of tensors; of `FeatureBatch` where a cut is given."""
 
     def at_cut(samples: list[tuple[Tensor, Tensor]]) -> Any:
         values, labels = torch.utils.data.default_collate(samples)
-        return CodesAt(values, cut), labels
+        return FeatureBatch(values, cut), labels
 
-    return DataLoader(TensorDataset(codes, targets), BATCH, shuffle=shuffle, collate_fn=at_cut if cut else None)
+    return DataLoader(TensorDataset(features, targets), BATCH, shuffle=shuffle, collate_fn=at_cut if cut else None)
 
 
 class Plain(LightningModule):
@@ -92,8 +92,8 @@ class Plain(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, targets = batch
-        codes = x if self.backbone is None else self.backbone.pool(self.backbone(x))
-        return nn.functional.cross_entropy(self.head(codes), targets)
+        features = x if self.backbone is None else self.backbone.pool(self.backbone(x))
+        return nn.functional.cross_entropy(self.head(features), targets)
 
     def configure_optimizers(self) -> AdamW:
         return AdamW((p for p in self.parameters() if p.requires_grad), RATE)

@@ -189,36 +189,36 @@ def _fitted(
 
 
 def bare_extraction(work: Work) -> list[float]:
-    """Codes of resnet50 in a loop: inference mode, channels_last, bfloat16 on a GPU. Seconds a batch over the whole pass."""
+    """Features of resnet50 in a loop: inference mode, channels_last, bfloat16 on a GPU. Seconds a batch over the whole pass."""
     network = get_model("resnet50")
     network.fc = nn.Identity()
     network = network.to(work.device, memory_format=torch.channels_last).eval()
-    return _passes(work, lambda loader: _codes(network, loader, work))
+    return _passes(work, lambda loader: _features(network, loader, work))
 
 
-def _codes(network: nn.Module, loader: DataLoader, work: Work) -> Tensor:
+def _features(network: nn.Module, loader: DataLoader, work: Work) -> Tensor:
     with torch.inference_mode(), work.autocast():
         batches = (images.to(work.device, non_blocking=True, memory_format=torch.channels_last) for images, _ in loader)
         return torch.cat([network(images).float().cpu() for images in batches])
 
 
 def extraction(work: Work) -> list[float]:
-    """The same by `extract_codes`, into a store that is empty each time."""
+    """The same by `extract_features`, into a store that is empty each time."""
     import tempfile
 
-    from ftlit import extract_codes, load_backbone
+    from ftlit import extract_features, load_backbone
 
     backbone = load_backbone("resnet50", weights=None).to(work.device, memory_format=torch.channels_last)
 
     def work_once(loader: DataLoader) -> None:
         with tempfile.TemporaryDirectory() as folder, work.autocast():
-            extract_codes(backbone, loader, cache=folder)
+            extract_features(backbone, loader, cache=folder)
 
     return _passes(work, work_once)
 
 
 def _passes(work: Work, once: Callable[[DataLoader], Any]) -> list[float]:
-    loader = work.loader(distinct=True)  # equal images would share their codes
+    loader = work.loader(distinct=True)  # equal images would share their features
     once(loader)
     begun = work.now()
     once(loader)
@@ -241,7 +241,7 @@ SIDES: dict[str, Callable[[Work], list[float]]] = {
 }
 ACCELERATED: dict[str, Callable[[Work], list[float]]] = {
     "bare extraction": bare_extraction,
-    "extract_codes": extraction,
+    "extract_features": extraction,
     "head, then all": partial(ours, stages=["head", "*"], name="resnet50", **MIXED),
     "head, then all, compiled": partial(ours, stages=["head", "*"], name="resnet50", compiled=True, **MIXED),
     "head, then all, ddp": partial(ours, stages=["head", "*"], name="resnet50", devices="auto", strategy="ddp", **MIXED),

@@ -1,6 +1,6 @@
-"""What stored codes cost and save, beside bare loops and Lightning's BackboneFinetuning: one table in markdown.
+"""What stored features cost and save, beside bare loops and Lightning's BackboneFinetuning: one table in markdown.
 
-python tests/bench/codes.py --data FOLDER [--only pass,A,B,C,memory] [--rounds 5] [--json PATH]
+python tests/bench/features.py --data FOLDER [--only pass,A,B,C,memory] [--rounds 5] [--json PATH]
 
 FOLDER holds images/hymenoptera and weights/. The sides of a row take turns in one process; numbers are medians. Data sets are listed and
 networks built before the clock starts. Stores lie in a temporary folder (TMPDIR): `memory` needs 16 GB there.
@@ -46,10 +46,10 @@ from lightning.pytorch.callbacks import BackboneFinetuning
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from ftlit import Backbone, CodesData, ImageData, Schedule, Stage, StagedFinetuning
+from ftlit import Backbone, FeatureData, ImageData, Schedule, Stage, StagedFinetuning
 from ftlit.data.dataset import SPLITS
 from ftlit.data.samplers import EvalOrder
-from ftlit.features.extract import extract_codes
+from ftlit.features.extract import extract_features
 from ftlit.finetuning.schedule import head_only
 from ftlit.models.heads import LinearHead, MLPHead
 
@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def one_pass(given: argparse.Namespace, folder: Path) -> list[Row]:
-    """`extract_codes` against the least that it can cost, with photos to decode and with tensors in memory."""
+    """`extract_features` against the least that it can cost, with photos to decode and with tensors in memory."""
     rows = []
     for name in given.networks.split(","):
         backbone = backbone_of(given, name).to(memory_format=torch.channels_last)  # on both sides
@@ -100,11 +100,11 @@ def one_pass(given: argparse.Namespace, folder: Path) -> list[Row]:
         for source, loader in {"JPEG files": files, "tensors": decoded}.items():
             bare_pass(backbone, loader)
             sides = {
-                "extract_codes": lambda b=backbone, x=loader: timed(lambda: extract_codes(b, x, cache=fresh(folder / "pass"))),
+                "extract_features": lambda b=backbone, x=loader: timed(lambda: extract_features(b, x, cache=fresh(folder / "pass"))),
                 "bare loop": lambda b=backbone, x=loader: timed(lambda: bare_pass(b, x)),
             }
             measure = f"pass: {name}, {source}"
-            rows.append(compared(measure, in_turn(sides, given.rounds), "extract_codes", "bare loop", "<= 1.05"))
+            rows.append(compared(measure, in_turn(sides, given.rounds), "extract_features", "bare loop", "<= 1.05"))
     return rows
 
 
@@ -125,7 +125,7 @@ def warm_up(given: argparse.Namespace, folder: Path) -> list[Row]:
             backbone: Backbone = backbone, data: ImageData = data, features: int = features, epochs: int = given.epochs, store: Path = store
         ) -> None:
             staged = StagedFinetuning(head_only(backbone.learned))
-            fit(tuner(backbone, LinearHead(features, CLASSES)), CodesData(data, store, pooled=True), epochs, staged)
+            fit(tuner(backbone, LinearHead(features, CLASSES)), FeatureData(data, store, pooled=True), epochs, staged)
 
         limit(epochs=1)
         ours(epochs=1, store=fresh(folder / "once"))
@@ -166,19 +166,19 @@ def passes_through(backbone: Backbone) -> Iterator[list[int]]:
 
 
 def tail(given: argparse.Namespace, folder: Path) -> list[Row]:
-    """B: epochs of layer4 and the head from codes at layer3, from a warm store against tensors in memory."""
+    """B: epochs of layer4 and the head from features at layer3, from a warm store against tensors in memory."""
     start = backbone_of(given, "resnet18")
     data, schedule, epochs = photos(given, start), Schedule([Stage(["head", "backbone.layer4"])]), 20
     head = LinearHead(start.num_features, CLASSES)
     order = EvalOrder(data.collection.splits["train"], BATCH)
-    codes = extract_codes(start, data.loader("train", order), "layer3", cache=folder / "B-maps", pooled=False)
-    maps = codes["layer3"].read(range(len(codes))), codes.targets
+    features = extract_features(start, data.loader("train", order), "layer3", cache=folder / "B-maps", pooled=False)
+    maps = features["layer3"].read(range(len(features))), features.targets
 
     def work(batches: Any, count: int, *callbacks: Callback) -> None:
         fit(tuner(deepcopy(start), deepcopy(head)), batches, count, StagedFinetuning(schedule), *callbacks)
 
-    def stored() -> CodesData:
-        return CodesData(data, folder / "B", pooled=True)
+    def stored() -> FeatureData:
+        return FeatureData(data, folder / "B", pooled=True)
 
     work(stored(), 1)
     run = given.tail_epochs
@@ -198,7 +198,7 @@ def sweep(given: argparse.Namespace, folder: Path) -> list[Row]:
 
     The other side is 1.5 x the first job + 16 x the head's own time: the mean over all jobs of the same job where no layer of the backbone
     runs. That is told in two ways: on the store that the sweep has left (which holds what our warm path costs), and on loaders over
-    tensors of the same codes (which holds nothing of ours but FineTuner and StagedFinetuning).
+    tensors of the same features (which holds nothing of ours but FineTuner and StagedFinetuning).
     """
     start = backbone_of(given, "squeezenet1_1")
     data, top, count = split_photos(given, start), start.cuts[-1], given.sweep_epochs
@@ -212,7 +212,7 @@ def sweep(given: argparse.Namespace, folder: Path) -> list[Row]:
     def job(rate: float, head: type[nn.Module], stored: Path | None) -> None:
         torch.manual_seed(0)
         model = tuner(deepcopy(start), head(start.num_features, CLASSES), rate)
-        source = CodesData(data, stored, pooled=True) if stored else None
+        source = FeatureData(data, stored, pooled=True) if stored else None
         trainer = Trainer(max_epochs=count, callbacks=[StagedFinetuning(head_only(start.learned))], **FLAGS)
         trainer.fit(model, *([source] if source else [in_memory["train"], in_memory["val"]]))
         trainer.validate(model, source or in_memory["val"], verbose=False)

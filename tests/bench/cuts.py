@@ -23,9 +23,9 @@ from PIL import Image
 from quality import NAMES, WEIGHTS, digits, images, split
 from torch import Tensor
 
-from ftlit import Backbone, extract_codes, fit_probe, load_backbone
+from ftlit import Backbone, extract_features, fit_probe, load_backbone
 from ftlit.data.transforms import eval_transform
-from ftlit.probes.advice import Depth, Measured, advise, logme
+from ftlit.probes.advice import Depth, Measurements, advise, logme
 
 SIZES = (4, 8, 16, 24)  # images a class: few, in the words of `ftlit.probes.advice`
 POOL, TESTED, BATCH = 100, 300, 32  # of the pool a fifth is val, which has no part in this
@@ -34,20 +34,20 @@ Vectors = dict[str, Tensor]  # cut -> (N, C)
 
 
 def vectors(backbone: Backbone, folder: Path, most: int, store: Path) -> tuple[Vectors, Tensor]:
-    """Pooled codes at every cut, and class numbers (N,), of at most so many images of each class."""
+    """Pooled features at every cut, and class numbers (N,), of at most so many images of each class."""
     view = eval_transform(backbone.input_spec)
     files = [(file, number) for number, label in enumerate(sorted(folder.iterdir())) for file in images(label)[:most]]
     parts = (files[begin : begin + BATCH] for begin in range(0, len(files), BATCH))
     batches = (torch.stack([view(Image.open(file).convert("RGB")) for file, _ in part]) for part in parts)
-    found = extract_codes(backbone, batches, backbone.cuts, cache=store)
+    found = extract_features(backbone, batches, backbone.cuts, cache=store)
     return {cut: found[cut].read(range(len(files))) for cut in found.cuts}, torch.tensor([number for _, number in files])
 
 
-def chosen(codes: Vectors, labels: Tensor) -> dict[str, str]:
+def chosen(features: Vectors, labels: Tensor) -> dict[str, str]:
     """Choice -> cut."""
-    depths = [Depth(cut, fit_probe(own, labels, kind="ridge").score or 0.0, logme(own, labels)) for cut, own in codes.items()]
+    depths = [Depth(cut, fit_probe(own, labels, kind="ridge").score or 0.0, logme(own, labels)) for cut, own in features.items()]
     classes = int(labels.max()) + 1
-    measured = Measured(len(labels), classes, depths, len(labels), 1 / classes, steps=0)
+    measured = Measurements(len(labels), classes, depths, len(labels), 1 / classes, steps=0)
     most_accurate = max(reversed(depths), key=lambda depth: depth.accuracy)
     evident = max(reversed(depths), key=lambda depth: depth.logme)
     cuts = (depths[-1].cut, most_accurate.cut, evident.cut, advise(measured).cut)
@@ -59,8 +59,8 @@ def measured(name: str, draws: int, data: Path, work: Path) -> Iterator[dict[str
     photos = name != "digits"
     backbone = load_backbone("squeezenet1_1", weights=str(data / WEIGHTS["squeezenet1_1"])) if photos else load_backbone("glyph")
     root = split(data / "images" / name if photos else digits(work / "digits"), work / "cells" / Path(name).name, POOL, 0)
-    pool, labels = vectors(backbone, root / "train", POOL, work / "codes")
-    tested, truth = vectors(backbone, root / "test", TESTED, work / "codes")
+    pool, labels = vectors(backbone, root / "train", POOL, work / "features")
+    tested, truth = vectors(backbone, root / "test", TESTED, work / "features")
     for size in SIZES:
         accuracies: dict[str, dict[str, float]] = {choice: {} for choice in CHOICES}
         for draw in range(draws):

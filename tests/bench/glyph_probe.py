@@ -1,4 +1,4 @@
-"""How good the shipped backbone's codes are: linear probe on scikit-learn's digits with few labels, the untrained net beside it.
+"""How good the shipped backbone's features are: linear probe on scikit-learn's digits with few labels, the untrained net beside it.
 
 python tests/bench/glyph_probe.py [WEIGHTS]
 """
@@ -20,8 +20,8 @@ from ftlit.data.transforms import eval_transform
 LABELLED, SEEDS, TEST = (20, 50, 100, 300, 1000), 10, 797
 
 
-def codes(weights: str | None) -> np.ndarray:
-    """Pooled top codes of all 1,797 digits."""
+def features(weights: str | None) -> np.ndarray:
+    """Pooled top features of all 1,797 digits."""
     torch.manual_seed(0)
     backbone = load_backbone("glyph", weights=weights).eval()
     view = eval_transform(backbone.input_spec)
@@ -30,7 +30,7 @@ def codes(weights: str | None) -> np.ndarray:
         return backbone.pool(backbone(torch.stack([view(picture) for picture in pictures]))).numpy()
 
 
-def accuracies(codes: np.ndarray, labels: np.ndarray) -> list[float]:
+def accuracies(features: np.ndarray, labels: np.ndarray) -> list[float]:
     """Mean test accuracy over SEEDS stratified draws of so many labelled images; the test images stay the same."""
     order = np.random.RandomState(0).permutation(len(labels))
     test, pool = order[:TEST], order[TEST:]
@@ -39,8 +39,8 @@ def accuracies(codes: np.ndarray, labels: np.ndarray) -> list[float]:
         scores = []
         for seed in range(SEEDS):
             chosen = pool if count == len(pool) else train_test_split(pool, train_size=count, stratify=labels[pool], random_state=seed)[0]
-            probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)).fit(codes[chosen], labels[chosen])
-            scores.append(probe.score(codes[test], labels[test]))
+            probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)).fit(features[chosen], labels[chosen])
+            scores.append(probe.score(features[test], labels[test]))
         means.append(float(np.mean(scores)))
     return means
 
@@ -49,4 +49,4 @@ if __name__ == "__main__":
     labels = load_digits().target
     print("| labelled images |", " | ".join(map(str, LABELLED)), "|\n|---|" + "---|" * len(LABELLED))
     for name, weights in (("glyph", sys.argv[1] if len(sys.argv) > 1 else "default"), ("untrained", None)):
-        print(f"| {name} |", " | ".join(f"{a:.3f}" for a in accuracies(codes(weights), labels)), "|")
+        print(f"| {name} |", " | ".join(f"{a:.3f}" for a in accuracies(features(weights), labels)), "|")

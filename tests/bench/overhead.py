@@ -8,7 +8,7 @@ lasts until the next one begins. Memory is the most that the process has held, o
 what goes beyond modules, network and data. "By hand" is the usual loop, once as weights are loaded and once with weights and images
 channels last, as ftlit lays them.
 
-With `--accelerator gpu` (or `--accelerated`, which shows on a CPU that all of it runs) also resnet50 in bfloat16: `extract_codes` beside a
+With `--accelerator gpu` (or `--accelerated`, which shows on a CPU that all of it runs) also resnet50 in bfloat16: `extract_features` beside a
 bare loop; a stage that trains all after one of the head, plain and compiled, by DDP and by FSDP on all devices. A side in which the
 weights do not move after unfreezing fails, and what fails is nan.
 """
@@ -123,7 +123,7 @@ def accelerated(work: Work, rounds: int) -> list[Row]:
     """Extraction, compiling, and several devices, with resnet50."""
     names = [name for name in ACCELERATED if work.accelerator == "gpu" or "fsdp" not in name]
     seconds = medians(measured(names, work, rounds))
-    rows = [compared("a batch of codes, extract_codes over a bare loop", seconds, "extract_codes", "bare extraction", "")]
+    rows = [compared("a batch of features, extract_features over a bare loop", seconds, "extract_features", "bare extraction", "")]
     whole = "head, then all"
     for name in (name for name in names if name.startswith(f"{whole}, ")):
         rows.append(compared(f"a step after unfreezing, {name.removeprefix(f'{whole}, ')} over plain", seconds, name, whole, ""))

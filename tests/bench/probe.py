@@ -2,7 +2,7 @@
 
 python tests/bench/probe.py [--sizes 1000x512x10,4000x256x20,10000x512x100] [--kinds softmax,svm]
 
-Codes are made up: classes around random centres, features of very different spread, rotated, standardised; float32 on both sides.
+Features are made up: classes around random centres, features of very different spread, rotated, standardised; float32 on both sides.
 scikit-learn runs with all cores for its linear algebra, as it comes, and with one, with which small products may be faster; its own loops
 always have one. Its tolerance is made finer for each strength, from its own 1e-4, until its objective is within 1e-4 of ours, or its
 1,000 iterations are used up, and only the time of the last of these fits counts. The gap of a side is how far its objective lies above
@@ -31,26 +31,26 @@ NEAR = 1e-4
 TOLERANCES = [10.0**-e for e in range(4, 9)]
 
 
-def codes_of(samples: int, features: int, classes: int) -> tuple[Tensor, Tensor]:
-    """Standardised codes (N, C), float32, and labels (N,)."""
+def features_of(samples: int, features: int, classes: int) -> tuple[Tensor, Tensor]:
+    """Standardised features (N, C), float32, and labels (N,)."""
     draw = torch.Generator().manual_seed(0)
     labels = torch.randint(classes, (samples,), generator=draw)
     centres = 0.35 * torch.randn(classes, features, generator=draw)
     spread, turned = torch.logspace(0, -2, features), torch.linalg.qr(torch.randn(features, features, generator=draw))[0]
-    codes = ((centres[labels] + torch.randn(samples, features, generator=draw)) * spread) @ turned
-    return (codes - codes.mean(dim=0)) / codes.std(dim=0), labels
+    features = ((centres[labels] + torch.randn(samples, features, generator=draw)) * spread) @ turned
+    return (features - features.mean(dim=0)) / features.std(dim=0), labels
 
 
-def theirs(codes: Tensor, labels: Tensor, kind: str, targets: Sequence[float]) -> tuple[float, list[float]]:
+def theirs(features: Tensor, labels: Tensor, kind: str, targets: Sequence[float]) -> tuple[float, list[float]]:
     """Seconds that scikit-learn takes to come within NEAR of these objectives, and its own."""
     total, reached = 0.0, []
     for strength, target in zip(STRENGTHS, targets, strict=True):
         for tolerance in TOLERANCES:
             how = {"C": 1 / (len(labels) * strength), "tol": tolerance, "max_iter": 1000}
             model = LogisticRegression(**how) if kind == "softmax" else LinearSVC(dual=False, intercept_scaling=100.0, **how)
-            seconds, _ = timed(lambda: model.fit(codes.numpy(), labels.numpy()))  # noqa: B023
+            seconds, _ = timed(lambda: model.fit(features.numpy(), labels.numpy()))  # noqa: B023
             weight, bias = torch.from_numpy(model.coef_), torch.from_numpy(model.intercept_)
-            value = objective(codes, labels, kind, weight, bias, strength)
+            value = objective(features, labels, kind, weight, bias, strength)
             if value <= target * (1 + NEAR):
                 break
         total += seconds
@@ -58,9 +58,9 @@ def theirs(codes: Tensor, labels: Tensor, kind: str, targets: Sequence[float]) -
     return total, reached
 
 
-def objective(codes: Tensor, labels: Tensor, kind: str, weight: Tensor, bias: Tensor, strength: float) -> float:
+def objective(features: Tensor, labels: Tensor, kind: str, weight: Tensor, bias: Tensor, strength: float) -> float:
     """What both minimise, in float64."""
-    outputs = codes.double() @ weight.double().T + bias.double()
+    outputs = features.double() @ weight.double().T + bias.double()
     if kind == "softmax":
         loss = torch.nn.functional.cross_entropy(outputs, labels)
     else:
@@ -94,22 +94,22 @@ def main() -> None:
     rows = []
     for kind in given.kinds:
         for samples, features, classes in given.sizes:
-            codes, labels = codes_of(samples, features, classes)
-            solve(codes[:SAMPLES], labels[:SAMPLES], classes, STRENGTHS[:2], kind)
-            ours, path = timed(lambda: solve(codes, labels, classes, STRENGTHS, kind))  # noqa: B023
+            features, labels = features_of(samples, features, classes)
+            solve(features[:SAMPLES], labels[:SAMPLES], classes, STRENGTHS[:2], kind)
+            ours, path = timed(lambda: solve(features, labels, classes, STRENGTHS, kind))  # noqa: B023
             print(f"{kind} {samples}x{features}x{classes}: ours {ours:.2f} s, converged {bool(path.converged.all())}", flush=True)
-            mine = np.array([objective(codes, labels, kind, w, b, s) for w, b, s in zip(path.weight, path.bias, STRENGTHS, strict=True)])
+            mine = np.array([objective(features, labels, kind, w, b, s) for w, b, s in zip(path.weight, path.bias, STRENGTHS, strict=True)])
             sides, other = list[str](), np.zeros_like(mine)
             for cores in (None, 1):
                 with threadpool_limits(cores, "blas"):
-                    their, found = theirs(codes, labels, kind, mine)
+                    their, found = theirs(features, labels, kind, mine)
                 sides += [f"{their:.1f} s", f"{their / ours:.1f}"]
                 other = np.maximum(other, found)
             best = np.minimum(mine, other)
             gaps = f"{(mine / best - 1).max():.0e}", f"{(other / best - 1).max():.0e}"
             rows.append((kind, f"{samples:,} x {features}, {classes} classes", f"{ours:.2f} s", *sides, *gaps))
             print(rows[-1], flush=True)
-    print("| kind | codes | ftlit | scikit-learn | ratio | with one thread | ratio | gap of ftlit | of scikit-learn |")
+    print("| kind | features | ftlit | scikit-learn | ratio | with one thread | ratio | gap of ftlit | of scikit-learn |")
     print(f"{'|---' * 9}|")
     for row in rows:
         print(f"| {' | '.join(row)} |")

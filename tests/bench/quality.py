@@ -33,7 +33,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 WEIGHTS = {"squeezenet1_1": "weights/squeezenet1_1_imagenet_torchvision.pth"}
 TRAINED = ("BackboneFinetuning", "finetuning-scheduler", "fastai", "loop by hand")
-OWN_EPOCHS = ("ftlit recipe=probe", "scikit-learn on codes", "from scratch")  # the last learns nothing in 5, the others have none
+OWN_EPOCHS = ("ftlit recipe=probe", "scikit-learn on features", "from scratch")  # the last learns nothing in 5, the others have none
 GIVEN_EPOCHS = ("loop by hand",)  # how many is the writer's choice
 PACKAGES = ("fastai", "finetuning-scheduler", "scikit-learn")
 NAMES = ("digits", "hymenoptera", "cats_dogs", "sign_digits", "malaria")
@@ -144,7 +144,7 @@ def beside(rows: Sequence[dict[str, Any]], ours: str = "ftlit scenario=auto") ->
     hour to the next. A peer that failed with a seed has no part in it.
     """
     done = [row for row in rows if "accuracy" in row]
-    others = {"the best peer that trains": TRAINED, "scikit-learn on codes": ("scikit-learn on codes",)}
+    others = {"the best peer that trains": TRAINED, "scikit-learn on features": ("scikit-learn on features",)}
     others = {words: systems for words, systems in others.items() if any(row["system"] in systems for row in done)}
     lines = [f"| {ours} |" + "".join(f" minus {words} | time / its time |" for words in others), "|---|" + "---|---|" * len(others)]
     found = [row for row in done if row["system"] == ours]

@@ -1,4 +1,4 @@
-"""What `ftlit cache` does: show, check and remove stored codes."""
+"""What `ftlit cache` does: show, check and remove stored features."""
 
 import sys
 import time
@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ftlit.features.shard import Damaged, read_shard, size_in_words
-from ftlit.features.store import Kept, Store
+from ftlit.features.store import Store, StoredTable
 
 DAY = 86400.0
 
@@ -17,7 +17,7 @@ def show(folder: str | None) -> None:
     """Print a row for each column that holds something, the last used first, and the total."""
     store = Store(folder)
     kept = [column for column in store.kept() if column.shards]
-    table = Table("key", "cut", "codes", "view", "weights", "images", "size", "last used", box=SIMPLE_HEAD)
+    table = Table("key", "cut", "features", "view", "weights", "images", "size", "last used", box=SIMPLE_HEAD)
     for column in kept:
         about = column.about
         shape = "x".join(map(str, about.get("shape", "?"))) + f" {about.get('dtype', '')}"
@@ -75,7 +75,7 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 
 
-def _line(column: Kept) -> str:
+def _line(column: StoredTable) -> str:
     about = column.about
     return (
         f"{column.key[:8]}, {about.get('cut', '?')} of {about.get('weights', '?')}, {column.images:,} images, {size_in_words(column.bytes)}"

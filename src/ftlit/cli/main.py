@@ -1,4 +1,4 @@
-"""The command `ftlit`: what train.py does, from anywhere; and the store of codes."""
+"""The command `ftlit`: what train.py does, from anywhere; and the store of features."""
 
 import argparse
 import re
@@ -19,7 +19,7 @@ USAGE = """usage: ftlit COMMAND ...
   predict RUN PATH ... [--dense]              what a run's network says of images, or where in them; `ftlit predict --help`
   report FOLDER                               the page of a run, or the table of a sweep, again
   export RUN --to torchvision|torch|onnx      a run's network for programs without ftlit; `ftlit export --help`
-  cache list | verify | prune                 the stored codes: sizes, checks, removal; `ftlit cache --help`"""
+  cache list | verify | prune                 the stored features: sizes, checks, removal; `ftlit cache --help`"""
 
 
 def main() -> None:
@@ -124,10 +124,10 @@ def report(arguments: list[str]) -> None:
 
 
 def cache(arguments: list[str]) -> None:
-    """List, check or remove stored codes. Raises `SystemExit` with status 1 where a check found damage."""
+    """List, check or remove stored features. Raises `SystemExit` with status 1 where a check found damage."""
     if arguments and not arguments[0].startswith("-") and arguments[0] not in ACTIONS:
         raise unknown("action of ftlit cache,", arguments[0], ACTIONS)
-    parser = _Parser("ftlit cache", description="The store of codes, a column for each network, cut and view.")
+    parser = _Parser("ftlit cache", description="The store of features, a column for each network, cut and view.")
     actions = parser.add_subparsers(dest="action")
     parsers = {name: actions.add_parser(name, help=text) for name, text in ACTIONS.items()}
     for action in parsers.values():

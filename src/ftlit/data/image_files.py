@@ -18,7 +18,7 @@ LITTER = {"thumbs.db", "desktop.ini", "__macosx"}  # what file managers leave be
 
 
 @dataclass(frozen=True)
-class Listed:
+class FileEntry:
     """An image file with the names of its labels and its split."""
 
     path: Path
@@ -27,7 +27,7 @@ class Listed:
 
 
 def collect(
-    files: Sequence[Listed],
+    files: Sequence[FileEntry],
     *,
     load: Callable[[str | Path], Image.Image],
     on_bad_image: str,
@@ -62,7 +62,7 @@ def collect(
     return collection
 
 
-def _checked(files: Sequence[Listed], on_bad_image: str) -> tuple[list[Listed], list[str]]:
+def _checked(files: Sequence[FileEntry], on_bad_image: str) -> tuple[list[FileEntry], list[str]]:
     """The files that are images, and a note on those left out."""
     if on_bad_image not in (options := ("stop", "skip")):
         raise unknown("on_bad_image", on_bad_image, options)
@@ -101,7 +101,7 @@ def _decoding_fault(path: Path) -> str | None:
     return fault
 
 
-def list_folder(root: str | Path) -> list[Listed]:
+def list_folder(root: str | Path) -> list[FileEntry]:
     """The files of `root/class/...` (all in train) or of `root/{train,val,test}/class/...`, sorted.
 
     `valid` and `validation` are taken for val. Names that start with a dot are ignored, and so is what file managers leave behind.
@@ -123,19 +123,19 @@ def list_folder(root: str | Path) -> list[Listed]:
     return [file for split, folder in sorted(named, key=lambda pair: SPLITS.index(pair[0])) for file in _list_classes(folder, split)]
 
 
-def list_unlabelled(root: str | Path) -> list[Listed]:
+def list_unlabelled(root: str | Path) -> list[FileEntry]:
     """All image files below a folder, sorted, by their suffix, without labels, all in train. Raises `UserError` where there are none."""
     root = Path(root).expanduser()
     if not root.is_dir():
         raise _no_path("folder", root)
     suffixes = Image.registered_extensions()
-    files = [Listed(path, (), "train") for path in _files(root) if path.suffix.lower() in suffixes]
+    files = [FileEntry(path, (), "train") for path in _files(root) if path.suffix.lower() in suffixes]
     if not files:
         raise UserError(f"{shown(root)} holds no image file ({len(list(_files(root)))} others)")
     return files
 
 
-def _list_flat(root: Path) -> list[Listed]:
+def _list_flat(root: Path) -> list[FileEntry]:
     """Class folders without splits. One that has the structure of a data set inside is a root given one level too high."""
     inside = [folder for folder in _folders(root) if any(name.name.lower() in SPLIT_NAMES for name in _folders(folder))]
     if inside or (len(_folders(root)) == 1 and len(_folders(_folders(root)[0])) > 1):
@@ -144,13 +144,13 @@ def _list_flat(root: Path) -> list[Listed]:
     return _list_classes(root, "train")
 
 
-def _list_classes(root: Path, split: Split) -> list[Listed]:
+def _list_classes(root: Path, split: Split) -> list[FileEntry]:
     classes = {folder: list(_files(folder)) for folder in _folders(root)}
     if not classes:
         raise UserError(f"{shown(root)} has no class folders ({len(list(_files(root)))} files): give one folder for each class")
     if empty := [shown(folder) for folder, files in classes.items() if not files]:
         raise UserError(f"empty class folders ({len(empty)}): {shorten(empty, most=10)}")
-    return [Listed(path, (folder.name,), split) for folder, files in classes.items() for path in files]
+    return [FileEntry(path, (folder.name,), split) for folder, files in classes.items() for path in files]
 
 
 def _folders(root: Path) -> list[Path]:
@@ -176,7 +176,7 @@ def list_csv(
     label_column: str = "label",
     split_column: str = "split",
     label_separator: str | None = None,
-) -> list[Listed]:
+) -> list[FileEntry]:
     """The files of a csv with a header line, in its order.
 
     Args:
@@ -197,7 +197,7 @@ def list_csv(
             raise unknown(f"column in {shown(path)}", column, columns)
     base = path.parent if root is None else Path(root).expanduser()
     files = [
-        Listed(base / cell_of(row, path_column, at), labels_of(row, label_column, label_separator, at), split_of(row, split_column, at))
+        FileEntry(base / cell_of(row, path_column, at), labels_of(row, label_column, label_separator, at), split_of(row, split_column, at))
         for at, row in rows
     ]
     _check_listed(files, path, base)
@@ -240,7 +240,7 @@ def split_of(row: Mapping[str, str], column: str, where: str) -> Split:
     return SPLIT_NAMES[given.lower()]
 
 
-def _check_listed(files: Sequence[Listed], path: Path, base: Path) -> None:
+def _check_listed(files: Sequence[FileEntry], path: Path, base: Path) -> None:
     if not files:
         raise UserError(f"{shown(path)} lists no image")
     if twice := [shown(file) for file, count in Counter(file.path for file in files).items() if count > 1]:

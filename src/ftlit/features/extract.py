@@ -1,4 +1,4 @@
-"""Codes once: a pass over images that writes what comes out at any number of cuts to a store, and reads it from there ever after."""
+"""Features once: a pass over images that writes what comes out at any number of cuts to a store, and reads it from there ever after."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -15,25 +15,25 @@ from torch.utils.data import Dataset
 from ftlit.data.dataset import Examples
 from ftlit.data.transforms import Transform
 from ftlit.errors import UserError, unknown
-from ftlit.features.keys import kinds_of, stored_dtype
+from ftlit.features.keys import feature_keys, stored_dtype
 from ftlit.features.shard import DIGEST, Digests
-from ftlit.features.stage_input import Form
+from ftlit.features.stage_input import FeatureSpec
 from ftlit.features.store import Store
-from ftlit.features.table import Column, Rows, Writer
+from ftlit.features.table import FeatureTable, Rows, Writer
 from ftlit.finetuning.freeze import set_modes
 from ftlit.fingerprint import of_tensor
-from ftlit.models.backbone import Backbone, CodesAt
+from ftlit.models.backbone import Backbone, FeatureBatch
 from ftlit.seeding import derived_seed, kept_random_state
 
 BLOCK_BYTES = 8 << 20  # read at once; memory that is asked for in larger pieces comes from the kernel, page by page
 
 
 @dataclass(frozen=True, repr=False)
-class Codes:
-    """The codes of images at several cuts, on disk, in the order of the images.
+class Features:
+    """The features of images at several cuts, on disk, in the order of the images.
 
     Args:
-        rows: cut -> codes (N, C), or (N, *shape) where they are not pooled; `codes["layer4"].read([0, 1])` is a tensor.
+        rows: cut -> features (N, C), or (N, *shape) where they are not pooled; `features["layer4"].read([0, 1])` is a tensor.
         targets: what the loader gave beside the images, (N, ...); `None` where it gave images only.
     """
 
@@ -49,7 +49,7 @@ class Codes:
         return len(next(iter(self.rows.values())))
 
     def __repr__(self) -> str:
-        return f"Codes({', '.join(f'{cut}: {rows}' for cut, rows in self.rows.items())})"
+        return f"Features({', '.join(f'{cut}: {rows}' for cut, rows in self.rows.items())})"
 
     def __getitem__(self, cut: str) -> Rows:
         if cut not in self.rows:
@@ -58,7 +58,7 @@ class Codes:
 
 
 @kept_random_state()  # a DataLoader draws from it
-def extract_codes(
+def extract_features(
     backbone: Backbone,
     loader: Iterable[Any],
     cuts: str | int | Sequence[str | int] = -1,
@@ -66,27 +66,27 @@ def extract_codes(
     cache: str | Path | Store | None = None,
     pooled: bool = True,
     dtype: str | None = None,
-) -> Codes:
-    """The codes of every image that `loader` gives, at each cut, in evaluation mode, computed in one pass and only where the store lacks
+) -> Features:
+    """The features of every image that `loader` gives, at each cut, in evaluation mode, computed in one pass and only where the store lacks
     them: an image is known by its values, the backbone by its weights, buffers and parameters. Runs where the backbone is, under the
     autocast in force; modes and random state stay as they were. Rows and targets are in the order in which this pass met the images.
 
     Args:
         backbone: named layers; those above the highest cut do not run.
         loader: batches (images (N, 3, H, W), or token ids (N, T), targets, ...) or images alone; all of one size. A loader that augments
-            gives other images, and so other codes, each time.
+            gives other images, and so other features, each time.
         cuts: names of layers, or places counted from the top, -1 for the last.
         cache: folder of the store; `None`: what the environment variable `FTLIT_CACHE` says, else `~/.cache/ftlit`.
-        pooled: vectors (N, C), pooled as the network pools; else all of the codes.
+        pooled: vectors (N, C), pooled as the network pools; else all of the features.
         dtype: float32, float64, float16 or bfloat16, as stored and read; `None`: that of the weights.
 
     Raises:
         UserError: no backbone, no such cut or dtype, no image, or a disk without room.
     """
     if not isinstance(backbone, Backbone):
-        raise UserError(f"extract_codes takes a Backbone, and this is {type(backbone).__name__}: load_backbone gives one")
+        raise UserError(f"extract_features takes a Backbone, and this is {type(backbone).__name__}: load_backbone gives one")
     names = [cuts] if isinstance(cuts, str | int) else list(cuts)
-    forms = [Form(backbone.cuts[backbone.index(cut)], "average" if pooled else None) for cut in names]
+    forms = [FeatureSpec(backbone.cuts[backbone.index(cut)], "average" if pooled else None) for cut in names]
     if not forms:
         raise UserError("cuts=[]: name at least one layer")
     store = cache if isinstance(cache, Store) else Store(cache)
@@ -95,7 +95,7 @@ def extract_codes(
     if first is None:
         raise UserError("there are no images: the loader is empty")
     where = next(backbone.parameters(), torch.empty(0))
-    kinds = kinds_of(backbone, forms, view="values", size=_parts(first)[0].shape[1:], dtype=stored_dtype(dtype, where.dtype))
+    kinds = feature_keys(backbone, forms, view="values", size=_parts(first)[0].shape[1:], dtype=stored_dtype(dtype, where.dtype))
     columns = {form: store.column(kind) for form, kind in kinds.items()}
     passed: list[tuple[Digests, Tensor | None]] = []
     with store.locked(list(columns.values())):
@@ -107,7 +107,7 @@ def extract_codes(
             column.merge()
     images = np.concatenate([digests for digests, _ in passed])
     targets = [target for _, target in passed if target is not None]
-    return Codes({form.cut: Rows(column, images) for form, column in columns.items()}, torch.cat(targets) if targets else None)
+    return Features({form.cut: Rows(column, images) for form, column in columns.items()}, torch.cat(targets) if targets else None)
 
 
 def _named(batches: Iterable[Any], where: Tensor, passed: list[tuple[Digests, Tensor | None]]) -> Iterator[tuple[Digests, Tensor]]:
@@ -120,7 +120,7 @@ def _named(batches: Iterable[Any], where: Tensor, passed: list[tuple[Digests, Te
 
 def fill(
     backbone: Backbone,
-    columns: Mapping[Form, Column],
+    columns: Mapping[FeatureSpec, FeatureTable],
     batches: Iterable[tuple[Digests, Tensor]],
     *,
     context: Callable[[], Any] = nullcontext,
@@ -133,7 +133,7 @@ def fill(
         batches: digests (N,) and images (N, 3, H, W).
         context: what the backbone runs under besides `inference_mode`, autocast for instance.
     """
-    new: dict[Form, set[bytes]] = {form: set() for form in columns}  # written since the columns were looked at
+    new: dict[FeatureSpec, set[bytes]] = {form: set() for form in columns}  # written since the columns were looked at
     writers = {form: Writer(column) for form, column in columns.items()}
     with evaluating(backbone), torch.inference_mode():
         for names, images in batches:
@@ -143,24 +143,24 @@ def fill(
                 continue
             chosen = images if len(wanted) == len(images) else images[wanted]
             with context():
-                codes = run(backbone, chosen, [form for form in columns if lacking[form]])
-            for form, values in codes.items():
+                features = run(backbone, chosen, [form for form in columns if lacking[form]])
+            for form, values in features.items():
                 own = [wanted.index(place) for place in lacking[form]] if len(lacking[form]) < len(wanted) else slice(None)
                 writers[form].add(names[lacking[form]], values[own])
         for writer in writers.values():
             writer.flush()
 
 
-def run(backbone: Backbone, images: Tensor, forms: Sequence[Form]) -> dict[Form, Tensor]:
-    """The codes of a batch in each form, from one pass up to the highest cut."""
+def run(backbone: Backbone, images: Tensor, forms: Sequence[FeatureSpec]) -> dict[FeatureSpec, Tensor]:
+    """The features of a batch in each form, from one pass up to the highest cut."""
     highest = max(backbone.index(form.cut) for form in forms)
     found = {}
-    codes = images
+    features = images
     for name, layer in list(backbone.items())[: highest + 1]:
-        codes = layer(codes)
+        features = layer(features)
         for form in forms:
             if form.cut == name:
-                values = backbone.pool(codes, form.pooling) if form.pooling else codes
+                values = backbone.pool(features, form.pooling) if form.pooling else features
                 found[form] = values if name == backbone.cuts[highest] else values.clone()  # the layer above may work in place
     return found
 
@@ -189,14 +189,14 @@ class Views(Dataset[tuple[Digests, Tensor]]):
 
 def read_batches(
     order: Iterable[Sequence[tuple[int, int]]], rows: Rows, targets: Tensor, cut: str, dtype: torch.dtype
-) -> Iterator[tuple[CodesAt, Tensor]]:
-    """The batches of an order from stored codes, read some megabytes at a time: what lies together is then read together.
+) -> Iterator[tuple[FeatureBatch, Tensor]]:
+    """The batches of an order from stored features, read some megabytes at a time: what lies together is then read together.
 
     Args:
         order: batches of (epoch, index); see `ftlit.data.samplers`.
-        rows: the codes.
+        rows: the features.
         targets: of all images.
-        cut: that the codes are of.
+        cut: that the features are of.
         dtype: that they are wanted in.
     """
     most = max(1, BLOCK_BYTES // max(1, rows.row_bytes))
@@ -212,12 +212,12 @@ def read_batches(
 
 def _read(
     block: Sequence[Sequence[tuple[int, int]]], rows: Rows, targets: Tensor, cut: str, dtype: torch.dtype
-) -> Iterator[tuple[CodesAt, Tensor]]:
+) -> Iterator[tuple[FeatureBatch, Tensor]]:
     places = torch.tensor([index for batch in block for _, index in batch])
     sizes = [len(batch) for batch in block]
     values = rows.read(places.numpy()).to(dtype)
-    for codes, target in zip(torch.split(values, sizes), torch.split(targets[places], sizes), strict=True):
-        yield CodesAt(codes, cut), target
+    for features, target in zip(torch.split(values, sizes), torch.split(targets[places], sizes), strict=True):
+        yield FeatureBatch(features, cut), target
 
 
 @contextmanager
@@ -231,7 +231,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         set_modes(modes)
 
 
-def _lacking(column: Column, names: Digests, new: set[bytes]) -> list[int]:
+def _lacking(column: FeatureTable, names: Digests, new: set[bytes]) -> list[int]:
     """Places of the images that are neither in the column nor among the new ones, each image once; they are new from now on."""
     places = [int(place) for place in column.missing(names) if bytes(names[place]) not in new]
     new.update(names[places].tolist())

@@ -1,4 +1,4 @@
-"""The digest of each image's content: what its codes are found by.
+"""The digest of each image's content: what its features are found by.
 
 The digests of files are remembered by path, size and times, so that a second run reads none of them.
 """
@@ -24,7 +24,7 @@ ASKED = 500  # paths at once: SQLite takes 999 in its older versions
 RACY = 2_000_000_000  # ns: a file changed so short a time ago may be changed again without another time
 
 
-class Memory:
+class HashCache:
     """The digests of files, in one SQLite file. It may be removed at any time, and what cannot be read of it counts as nothing.
 
     Args:
@@ -73,7 +73,7 @@ def _rows(db: sqlite3.Connection, names: Sequence[bytes]) -> list[tuple[bytes, s
     return db.execute(f"SELECT path, seal, digest FROM digests WHERE path IN ({places})", names).fetchall()
 
 
-def digests_of(examples: Examples, memory: Memory) -> Digests:
+def digests_of(examples: Examples, memory: HashCache) -> Digests:
     """The digest of each image: of its file's bytes or of its array's values; where neither can be told, of its pixels."""
     if examples.contents is None:
         pixels = (np.asarray(examples.load(source)) for source in examples.sources)
@@ -95,7 +95,7 @@ def _says_no_more(source: Any, path: Path | None, files: Mapping[Path, int]) -> 
     return isinstance(source, str | Path) and Path(source).absolute() == path
 
 
-def _of_files(paths: Sequence[Path], memory: Memory) -> dict[Path, str]:
+def _of_files(paths: Sequence[Path], memory: HashCache) -> dict[Path, str]:
     known = memory.recall(paths) if paths else {}
     unknown = [path for path in paths if path not in known]
     if not unknown:

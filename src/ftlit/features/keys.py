@@ -1,4 +1,4 @@
-"""The key of stored codes: all that decides them but the image."""
+"""The key of stored features: all that decides them but the image."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,25 +7,25 @@ import torch
 
 from ftlit.errors import unknown
 from ftlit.features.shard import DTYPES
-from ftlit.features.stage_input import Form
-from ftlit.features.table import Kind
+from ftlit.features.stage_input import FeatureSpec
+from ftlit.features.table import FeatureKey
 from ftlit.fingerprint import fingerprint, prefixes, software
 from ftlit.models.backbone import Backbone
 from ftlit.models.pooling import pooled_size
 
-FORMAT = 1  # raised when stored codes of before can no longer be used
+FORMAT = 1  # raised when stored features of before can no longer be used
 CAST = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
 
 
-def kinds_of(
+def feature_keys(
     backbone: Backbone,
-    forms: Sequence[Form],
+    forms: Sequence[FeatureSpec],
     *,
     view: str,
     size: Sequence[int],
     dtype: torch.dtype,
     about: Mapping[str, Any] | None = None,
-) -> dict[Form, Kind]:
+) -> dict[FeatureSpec, FeatureKey]:
     """What the store keeps for each form.
 
     Args:
@@ -48,7 +48,7 @@ def kinds_of(
         key = fingerprint(FORMAT, digests[form.cut], form.pooling, token_pool, view, list(shape), dtype, computed, software())
         words = {"cut": form.cut, "pooling": form.pooling, "shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}
         more = {"weights": backbone.origin, "computed in": computed, "software": software()}
-        found[form] = Kind(key, dtype, shape, {**words, **(about or {}), **more})
+        found[form] = FeatureKey(key, dtype, shape, {**words, **(about or {}), **more})
     return found
 
 
@@ -57,7 +57,7 @@ def stored_dtype(name: str | None, computed: torch.dtype) -> torch.dtype:
     if name is None:
         return computed
     if name not in CAST:
-        raise unknown("dtype of stored codes:", name, CAST)
+        raise unknown("dtype of stored features:", name, CAST)
     return CAST[name]
 
 

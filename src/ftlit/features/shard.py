@@ -1,4 +1,4 @@
-"""A shard: some rows of codes in one file, which is whole or not there, and notices when a byte of it changed."""
+"""A shard: some rows of features in one file, which is whole or not there, and notices when a byte of it changed."""
 
 import errno
 import json
@@ -30,10 +30,10 @@ class Damaged(Exception):
 
 @dataclass(frozen=True)
 class Shard:
-    """Some rows of a column: `codes` (n, *shape), mapped, of the images whose digests are `images` (n,)."""
+    """Some rows of a column: `features` (n, *shape), mapped, of the images whose digests are `images` (n,)."""
 
     path: Path
-    codes: Tensor
+    features: Tensor
     images: Digests
 
 
@@ -49,21 +49,21 @@ def read_shard(path: Path, *, check: bool = True) -> Shard:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            codes, images = file.get_tensor("codes"), file.get_tensor("images")
+            features, images = file.get_tensor("features"), file.get_tensor("images")
             meant = (file.metadata() or {}).get("checksum")
     except (SafetensorError, RuntimeError) as error:
         raise Damaged(one_line(error)) from error
-    if images.dtype != torch.uint8 or images.shape != (*codes.shape[:1], 32):
+    if images.dtype != torch.uint8 or images.shape != (*features.shape[:1], 32):
         raise Damaged("no digests of its images")
-    if check and checksum(codes, images) != meant:
+    if check and checksum(features, images) != meant:
         raise Damaged("its checksum differs")
-    return Shard(path, codes, np.frombuffer(images.numpy().tobytes(), DIGEST))
+    return Shard(path, features, np.frombuffer(images.numpy().tobytes(), DIGEST))
 
 
-def checksum(codes: Tensor, images: Tensor) -> str:
+def checksum(features: Tensor, images: Tensor) -> str:
     """Of values, dtype and shape."""
-    hasher = _begun(codes.dtype, tuple(codes.shape))
-    hasher.update(_bytes(codes))
+    hasher = _begun(features.dtype, tuple(features.shape))
+    hasher.update(_bytes(features))
     hasher.update(_bytes(images))
     return hasher.hexdigest()
 
@@ -116,7 +116,7 @@ def _header(dtype: torch.dtype, shape: tuple[int, ...], size: int) -> bytes:
     """What safetensors expects in front of the tensors; the rows behind it are aligned."""
     header = {
         "__metadata__": {"checksum": UNKNOWN},
-        "codes": {"dtype": DTYPES[dtype], "shape": shape, "data_offsets": [0, size]},
+        "features": {"dtype": DTYPES[dtype], "shape": shape, "data_offsets": [0, size]},
         "images": {"dtype": "U8", "shape": [shape[0], 32], "data_offsets": [size, size + 32 * shape[0]]},
     }
     text = json.dumps(header).encode()
@@ -133,11 +133,11 @@ def rows_of(path: Path) -> int:
 
 
 def no_room(folder: Path, needed: int) -> UserError:
-    """The error for codes that the disk cannot hold."""
+    """The error for features that the disk cannot hold."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(there).free
     return UserError(
-        f"codes need {size_in_words(needed)} more in {folder}, where {size_in_words(free)} are free: "
+        f"features need {size_in_words(needed)} more in {folder}, where {size_in_words(free)} are free: "
         "give a folder on another disk, or store less (on the command line cache.folder=, cache.max_gb=, or cache=none)"
     )
 

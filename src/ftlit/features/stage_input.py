@@ -1,4 +1,4 @@
-"""Which stages of a schedule train from stored codes, at which cut, and why not the others."""
+"""Which stages of a schedule train from stored features, at which cut, and why not the others."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,24 +25,24 @@ DRAWS = (_NormBase, _DropoutNd, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalM
 
 
 @dataclass(frozen=True)
-class Form:
-    """What is kept of the codes at a cut: vectors, pooled as `ftlit.models.pooling.pool` says, or, without pooling, all of them."""
+class FeatureSpec:
+    """What is kept of the features at a cut: vectors, pooled as `ftlit.models.pooling.pool` says, or, without pooling, all of them."""
 
     cut: str
     pooling: Pooling | None
 
 
 @dataclass(frozen=True)
-class Source:
+class StageInput:
     """What a stage trains from.
 
     Args:
-        form: codes of this form; `None`: images.
-        bytes: what the codes of all splits and views take on disk.
+        form: features of this form; `None`: images.
+        bytes: what the features of all splits and views take on disk.
         why: the form in words, or why it is images.
     """
 
-    form: Form | None
+    form: FeatureSpec | None
     bytes: int
     why: str
 
@@ -57,43 +57,43 @@ def frozen_prefix(backbone: Backbone, layers: Collection[str]) -> str | None:
     return below
 
 
-def form_of(backbone: Backbone, layers: Collection[str], *, pooled: bool) -> Form | None:
-    """The codes that a stage in which these layers train can go on from; `None` where the lowest layer trains.
+def spec_of(backbone: Backbone, layers: Collection[str], *, pooled: bool) -> FeatureSpec | None:
+    """The features that a stage in which these layers train can go on from; `None` where the lowest layer trains.
 
     Args:
         backbone: whose layers they are.
         layers: their names.
-        pooled: whether the head takes pooled vectors; then the codes at the last cut are stored as such.
+        pooled: whether the head takes pooled vectors; then the features at the last cut are stored as such.
     """
     cut = frozen_prefix(backbone, layers)
-    return None if cut is None else Form(cut, "average" if pooled and cut == backbone.cuts[-1] else None)
+    return None if cut is None else FeatureSpec(cut, "average" if pooled and cut == backbone.cuts[-1] else None)
 
 
-def plan_codes(
+def plan_stage_inputs(
     backbone: Backbone,
-    forms: Sequence[Form | None],
-    rows: Mapping[Form, int],
+    forms: Sequence[FeatureSpec | None],
+    rows: Mapping[FeatureSpec, int],
     *,
     dtype: torch.dtype = torch.float32,
     max_bytes: float,
     device: str = "cpu",
     input_shape: Sequence[int] | None = None,
-) -> list[Source]:
-    """What each stage of a schedule trains from: its codes, where reading them beats computing them and they fit in `max_bytes`, which
+) -> list[StageInput]:
+    """What each stage of a schedule trains from: its features, where reading them beats computing them and they fit in `max_bytes`, which
     earlier stages are given first.
 
     Args:
         backbone: that computes them.
-        forms: of the codes that each stage can go on from; see `form_of`.
+        forms: of the features that each stage can go on from; see `spec_of`.
         rows: how many to store of each form: images, views counted.
-        dtype: of the stored codes.
+        dtype: of the stored features.
         max_bytes: for all cuts together.
         device: kind of device that would compute them.
         input_shape: of one input; `None`: what the backbone's input spec says.
     """
     costs = backbone.on_meta(input_shape or backbone.input_spec.shape)
     noun = backbone.input_spec.noun
-    chosen: dict[Form | None, Source] = {None: Source(None, 0, f"{noun}: the lowest layer trains")}
+    chosen: dict[FeatureSpec | None, StageInput] = {None: StageInput(None, 0, f"{noun}: the lowest layer trains")}
     for form in forms:
         if form is None or form in chosen:
             continue
@@ -103,11 +103,13 @@ def plan_codes(
         computing = LOAD_SECONDS + flops / FLOPS.get(device, FLOPS_ELSEWHERE)
         told = f"at {form.cut} ({'pooled, ' if form.pooling else ''}{size_in_words(row)} each)"
         if row / READ_BYTES > computing:
-            chosen[form] = Source(None, 0, f"{noun}: to read codes {told} takes longer than to compute them")
+            chosen[form] = StageInput(None, 0, f"{noun}: to read features {told} takes longer than to compute them")
         elif size > left:
-            chosen[form] = Source(None, 0, f"{noun}: codes {told} take {size_in_words(size)}, cache.max_gb leaves {size_in_words(left)}")
+            chosen[form] = StageInput(
+                None, 0, f"{noun}: features {told} take {size_in_words(size)}, cache.max_gb leaves {size_in_words(left)}"
+            )
         else:
-            chosen[form] = Source(form, size, f"codes {told}")
+            chosen[form] = StageInput(form, size, f"features {told}")
     return [chosen[form] for form in forms]
 
 
@@ -115,7 +117,7 @@ def the_backbone(module: nn.Module) -> tuple[str, Backbone]:
     """Prefix of its parameters' names, and the backbone. Raises `UserError` where there is none, or more than one."""
     found = [(f"{name}." if name else "", part) for name, part in module.named_modules() if isinstance(part, Backbone)]
     if len(found) != 1:
-        raise UserError(f"{type(module).__name__} holds {len(found)} backbones: codes are stored for one, give images instead")
+        raise UserError(f"{type(module).__name__} holds {len(found)} backbones: features are stored for one, give images instead")
     return found[0]
 
 
@@ -129,7 +131,7 @@ def trained_layers(module: nn.Module, schedule: Schedule | None) -> list[set[str
 
 
 def _moves(layer: nn.Module) -> bool:
-    """Whether it may give other codes each time: norms, dropout, or what is not known, in training mode."""
+    """Whether it may give other features each time: norms, dropout, or what is not known, in training mode."""
     return any(
         part.training
         and (isinstance(part, DRAWS) or bool(getattr(part, "dropout", 0)) or not type(part).__module__.startswith("torch.nn."))

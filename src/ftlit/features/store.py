@@ -1,6 +1,6 @@
-"""Codes on disk: columns of rows, in shards that are whole or not there.
+"""Features on disk: columns of rows, in shards that are whole or not there.
 
-A column holds the codes of one kind (weights, cut, view, dtype: its key) of any number of images; a row is found by the digest of
+A column holds the features of one kind (weights, cut, view, dtype: its key) of any number of images; a row is found by the digest of
 its image. A shard is a safetensors file with some rows, written beside, checksummed and renamed, and mapped into memory to be read.
 """
 
@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from ftlit.errors import UserError, one_line
 from ftlit.features.shard import rows_of
-from ftlit.features.table import Column, Kind
+from ftlit.features.table import FeatureKey, FeatureTable
 
 KEY = re.compile("[0-9a-f]{32}")
 
@@ -41,9 +41,9 @@ class Store:
             with TemporaryFile(dir=self._locks()):
                 pass
 
-    def column(self, kind: Kind) -> Column:
+    def column(self, kind: FeatureKey) -> FeatureTable:
         """The column of this kind; it is made where it is not there yet."""
-        column = Column(self.folder / kind.key, kind)
+        column = FeatureTable(self.folder / kind.key, kind)
         with _usable(self.folder):
             _make(column)
         with suppress(OSError):  # somebody else's, to be read
@@ -51,17 +51,17 @@ class Store:
         return column
 
     @contextmanager
-    def locked(self, columns: Sequence[Column]) -> Iterator[None]:
+    def locked(self, columns: Sequence[FeatureTable]) -> Iterator[None]:
         """While this lasts, no other process writes to these columns. Kernel locks: they end with the process that holds them."""
         held = self.try_lock(columns, seconds=0)
         if held is None:
-            print(f"ftlit: another process computes these codes: waiting for {self.folder}", flush=True)
+            print(f"ftlit: another process computes these features: waiting for {self.folder}", flush=True)
             held = self.try_lock(columns, seconds=-1)
         assert held is not None
         with held:
             yield
 
-    def try_lock(self, columns: Sequence[Column], seconds: float) -> ExitStack | None:
+    def try_lock(self, columns: Sequence[FeatureTable], seconds: float) -> ExitStack | None:
         """The locks of `locked`, to be closed; `None` where they are not to be had in so many seconds (-1: waits as long as it takes)."""
         with ExitStack() as stack, _usable(self.folder):
             once = {column.folder: column for column in columns}
@@ -75,10 +75,10 @@ class Store:
                     part.unlink(missing_ok=True)
             return stack.pop_all()
 
-    def kept(self) -> list["Kept"]:
+    def kept(self) -> list["StoredTable"]:
         """The columns there are, the last used first."""
         folders = self.folder.iterdir() if self.folder.is_dir() else ()
-        found = (Kept.of(folder) for folder in folders if KEY.fullmatch(folder.name))
+        found = (StoredTable.of(folder) for folder in folders if KEY.fullmatch(folder.name))
         return sorted(filter(None, found), key=lambda kept: -kept.used)
 
     def remove(self, key: str) -> bool:
@@ -100,7 +100,7 @@ class Store:
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredTable:
     """A column on disk: its key, what it is, shards, images (of whole headers), bytes, and when it was last used (seconds since 1970)."""
 
     key: str
@@ -111,8 +111,8 @@ class Kept:
     used: float
 
     @classmethod
-    def of(cls, folder: Path) -> "Kept | None":
-        """Read names, sizes and headers; no codes. `None` where another process has removed it."""
+    def of(cls, folder: Path) -> "StoredTable | None":
+        """Read names, sizes and headers; no features. `None` where another process has removed it."""
         shards = sorted(folder.glob("*.safetensors"))
         try:
             about = json.loads((folder / "about.json").read_text())
@@ -131,7 +131,7 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _make(column: Column) -> None:
+def _make(column: FeatureTable) -> None:
     """The folder of a column, and what it is in words, where they are not there."""
     note = column.folder / "about.json"
     column.folder.mkdir(parents=True, exist_ok=True)
@@ -148,5 +148,5 @@ def _usable(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"{folder} cannot hold codes ({one_line(error)}): give another folder (on the command line cache.folder=, or cache=none)"
+            f"{folder} cannot hold features ({one_line(error)}): give another folder (on the command line cache.folder=, or cache=none)"
         ) from error

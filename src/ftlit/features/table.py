@@ -1,4 +1,4 @@
-"""Columns: the codes of one kind of any number of images, written and read row by row."""
+"""Columns: the features of one kind of any number of images, written and read row by row."""
 
 import math
 import shutil
@@ -24,7 +24,7 @@ SHARD_SECONDS = 10.0  # of computing that a kill may lose
 
 
 @dataclass(frozen=True)
-class Kind:
+class FeatureKey:
     """What a column holds.
 
     Args:
@@ -40,15 +40,15 @@ class Kind:
     about: dict[str, Any]
 
 
-class Column:
-    """The codes of one kind.
+class FeatureTable:
+    """The features of one kind.
 
     Args:
         folder: of its shards.
         kind: what they are.
     """
 
-    def __init__(self, folder: Path, kind: Kind) -> None:
+    def __init__(self, folder: Path, kind: FeatureKey) -> None:
         self.folder, self.dtype, self.shape, self.about = folder, kind.dtype, kind.shape, kind.about
         self.shards: list[Shard] = []
         self._sorted: tuple[Digests, Places, Places, Places] | None = None
@@ -73,30 +73,32 @@ class Column:
                 continue
             try:
                 shard = read_shard(path, check=check)
-                if shard.codes.dtype != self.dtype or shard.codes.shape[1:] != self.shape:
-                    raise Damaged(f"its rows are {tuple(shard.codes.shape[1:])} of {shard.codes.dtype}")
+                if shard.features.dtype != self.dtype or shard.features.shape[1:] != self.shape:
+                    raise Damaged(f"its rows are {tuple(shard.features.shape[1:])} of {shard.features.dtype}")
                 self.shards.append(shard)
             except FileNotFoundError:  # merged or removed by another process
                 continue
             except Damaged as reason:
-                warnings.warn(f"stored codes are damaged and removed, to be computed when they are wanted: {path} ({reason})", stacklevel=2)
+                warnings.warn(
+                    f"stored features are damaged and removed, to be computed when they are wanted: {path} ({reason})", stacklevel=2
+                )
                 path.unlink(missing_ok=True)
 
     def merge(self) -> None:
         """Make one shard of many small ones, since rows in one file are read as fast as memory gives them. Only under `Store.locked`."""
         if self.row_bytes > MERGED_ROW or len(self.shards) <= MERGED_SHARDS:
             return
-        total = sum(shard.codes.nbytes for shard in self.shards)
-        small = [shard for shard in self.shards if shard.codes.nbytes <= total / 2]
+        total = sum(shard.features.nbytes for shard in self.shards)
+        small = [shard for shard in self.shards if shard.features.nbytes <= total / 2]
         if shutil.disk_usage(self.folder).free < 2 * total:
             return
         parts, seen = [], np.empty(0, DIGEST)
         for shard in small:  # each row once: a merge that was killed may have left rows in two shards
             new = np.flatnonzero(~np.isin(shard.images, seen))
-            parts.append((shard.images[new], shard.codes if len(new) == len(shard.images) else shard.codes[torch.from_numpy(new)]))
+            parts.append((shard.images[new], shard.features if len(new) == len(shard.images) else shard.features[torch.from_numpy(new)]))
             seen = np.concatenate([seen, shard.images])
         try:
-            merged = write_shard(self.folder, np.concatenate([images for images, _ in parts]), [codes for _, codes in parts])
+            merged = write_shard(self.folder, np.concatenate([images for images, _ in parts]), [features for _, features in parts])
         except UserError:  # no room for both: they stay apart
             return
         for shard in small:
@@ -125,21 +127,21 @@ class Column:
         return self._sorted
 
     def missing(self, images: Digests) -> Places:
-        """Places of the images whose codes are not there, each image once."""
+        """Places of the images whose features are not there, each image once."""
         places = np.flatnonzero(self.find(images)[0] < 0)
         return places[np.sort(np.unique(images[places], return_index=True)[1])]
 
 
 class Rows:
-    """The codes of certain images, in their order, read from disk as they are asked for.
+    """The features of certain images, in their order, read from disk as they are asked for.
 
     Args:
         column: where they are.
         images: their digests (N,); none may be missing.
     """
 
-    def __init__(self, column: Column, images: Digests) -> None:
-        self._codes = [shard.codes for shard in column.shards]
+    def __init__(self, column: FeatureTable, images: Digests) -> None:
+        self._features = [shard.features for shard in column.shards]
         self._shard, self._row = column.find(images)
         self.shape, self.dtype, self.row_bytes = column.shape, column.dtype, column.row_bytes
         assert len(images) == 0 or self._shard.min() >= 0
@@ -151,17 +153,17 @@ class Rows:
         return f"Rows({len(self)} x {self.shape} {str(self.dtype).removeprefix('torch.')})"
 
     def read(self, places: Sequence[int] | np.ndarray[Any, Any]) -> Tensor:
-        """The codes (n, *shape) at these places, copied."""
+        """The features (n, *shape) at these places, copied."""
         at = np.asarray(places, np.int64)
         shards, rows = self._shard[at], torch.from_numpy(self._row[at])
         used = np.unique(shards).tolist()
         if len(used) == 1:
-            return torch.index_select(self._codes[used[0]], 0, rows)
+            return torch.index_select(self._features[used[0]], 0, rows)
         by_shard = np.argsort(shards, kind="stable")
         ends = np.searchsorted(shards, [*used, used[-1] + 1] if used else [], sorter=by_shard).tolist()
         grouped, order = torch.empty((len(at), *self.shape), dtype=self.dtype), torch.from_numpy(by_shard)
         for shard, begin, end in zip(used, ends, ends[1:], strict=False):
-            torch.index_select(self._codes[shard], 0, rows[order[begin:end]], out=grouped[begin:end])
+            torch.index_select(self._features[shard], 0, rows[order[begin:end]], out=grouped[begin:end])
         return grouped.index_select(0, torch.argsort(order))
 
 
@@ -172,22 +174,25 @@ class Writer:
         UserError: the disk is full; what was written before stays.
     """
 
-    def __init__(self, column: Column) -> None:
+    def __init__(self, column: FeatureTable) -> None:
         self._column = column
         self._most = max(1, SHARD_BYTES // column.row_bytes)
-        self._codes = torch.empty(0)
+        self._features = torch.empty(0)
         self._images: list[bytes] = []
         self._since = time.monotonic()
 
-    def add(self, images: Digests, codes: Tensor) -> None:
+    def add(self, images: Digests, features: Tensor) -> None:
         """Rows (n, *shape), of any device and dtype, of these images."""
-        if len(self._images) + len(codes) > len(self._codes) and self._images:
+        if len(self._images) + len(features) > len(self._features) and self._images:
             self.flush()
         if not self._images:
-            self._codes = torch.empty((max(len(codes), self._most), *self._column.shape), dtype=self._column.dtype)
-        self._codes[len(self._images) : len(self._images) + len(codes)].copy_(codes)
-        if not self._column.dtype == codes.dtype and torch.isinf(self._codes[len(self._images) : len(self._images) + len(codes)]).any():
-            raise UserError(f"codes up to {codes.abs().max():.3g} do not fit in {self._column.dtype}: take bfloat16 or float32")
+            self._features = torch.empty((max(len(features), self._most), *self._column.shape), dtype=self._column.dtype)
+        self._features[len(self._images) : len(self._images) + len(features)].copy_(features)
+        if (
+            not self._column.dtype == features.dtype
+            and torch.isinf(self._features[len(self._images) : len(self._images) + len(features)]).any()
+        ):
+            raise UserError(f"features up to {features.abs().max():.3g} do not fit in {self._column.dtype}: take bfloat16 or float32")
         self._images += images.tolist()
         if time.monotonic() - self._since > SHARD_SECONDS:
             self.flush()
@@ -197,5 +202,5 @@ class Writer:
         self._since = time.monotonic()
         if not self._images:
             return
-        write_shard(self._column.folder, np.array(self._images, DIGEST), [self._codes[: len(self._images)]])
+        write_shard(self._column.folder, np.array(self._images, DIGEST), [self._features[: len(self._images)]])
         self._images = []

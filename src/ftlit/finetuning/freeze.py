@@ -1,4 +1,4 @@
-"""Frozen means frozen: no gradient, and evaluation mode, so that statistics and dropout stand still too (law 3).
+"""Frozen means frozen: no gradient, and evaluation mode, so that statistics and dropout stand still too (invariant 3).
 
 A batch norm in a part that trains has one of three policies:
 
@@ -131,7 +131,7 @@ def modes_of(module: nn.Module, batchnorm: BatchNorm = "auto") -> dict[nn.Module
     """Training mode (`True`) where a parameter below trains, evaluation mode where all are frozen; batch norms as their policies say.
 
     A module without parameters (dropout, drop-path, pooling) goes with the module that holds it; a layer without parameters of
-    a backbone trains where a layer below it does, since a frozen prefix gives the same codes each time.
+    a backbone trains where a layer below it does, since a frozen prefix gives the same features each time.
     """
     trains: dict[nn.Module, bool | None] = {}
     _find(module, trains)

@@ -1,8 +1,8 @@
-"""Greedy layer-wise unsupervised pretraining: what one layer learns from the codes below it, without labels.
+"""Greedy layer-wise unsupervised pretraining: what one layer learns from the features below it, without labels.
 
 Bengio et al. 2007 (Greedy layer-wise training of deep networks); Hinton, Osindero and Teh 2006 for the machines of the last class.
-An option of the group `pretrain` is called with the layer, the layer below, and some codes that the layer is given; it is a module
-with `loss`, which trains the layer and tells how well it did, `error` of codes as they are, and `finish`.
+An option of the group `pretrain` is called with the layer, the layer below, and some features that the layer is given; it is a module
+with `loss`, which trains the layer and tells how well it did, `error` of features as they are, and `finish`.
 """
 
 from typing import Literal, cast
@@ -18,18 +18,18 @@ TINY = 1e-6
 
 
 class Reconstruction(nn.Module):
-    """The layer as the encoder of an autoencoder whose decoder is the layer's mirror image: mean squared error of its input codes.
+    """The layer as the encoder of an autoencoder whose decoder is the layer's mirror image: mean squared error of its input features.
 
     With `noise` it is a denoising autoencoder: that share of the values is set to 0 before they are encoded (Vincent et al. 2010).
 
     Args:
         layer: trains in place.
         below: the layer below; not used.
-        sample: codes (n, *shape) that the layer is given.
+        sample: features (n, *shape) that the layer is given.
         noise: share of the values that are set to 0, in [0, 1).
 
     Raises:
-        UserError: noise out of its range, or codes that no mirror image leads back to.
+        UserError: noise out of its range, or features that no mirror image leads back to.
     """
 
     def __init__(self, layer: nn.Module, below: nn.Module | None, sample: Tensor, *, noise: float = 0.0) -> None:
@@ -45,22 +45,22 @@ class Reconstruction(nn.Module):
         self.decoder = mirror(tuple(gives), tuple(sample.shape[1:]))
         _begin_at_mean(self.decoder, sample)
 
-    def loss(self, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """Of codes (N, *shape), of which a part is hidden: the share of their variance that is lost, twice, once without its graph."""
-        given = codes * (torch.rand_like(codes) >= self.noise) if self.noise else codes
-        lost = F.mse_loss(self.decoder(self.layer(given)), codes) / self.spread
+    def loss(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Of features (N, *shape), of which a part is hidden: the share of their variance that is lost, twice, once without its graph."""
+        given = features * (torch.rand_like(features) >= self.noise) if self.noise else features
+        lost = F.mse_loss(self.decoder(self.layer(given)), features) / self.spread
         return lost, lost.detach()
 
-    def error(self, codes: Tensor) -> Tensor:
-        """The share of the variance of whole codes that is lost."""
-        return F.mse_loss(self.decoder(self.layer(codes)), codes) / self.spread
+    def error(self, features: Tensor) -> Tensor:
+        """The share of the variance of whole features that is lost."""
+        return F.mse_loss(self.decoder(self.layer(features)), features) / self.spread
 
     def finish(self) -> None:
         """The layer has learned in place."""
 
 
 def mirror(given: tuple[int, ...], gives: tuple[int, ...]) -> nn.Module:
-    """A linear module from codes of one shape to codes of another: convolutions for maps, by their strides, and linear layers for vectors.
+    """A linear module from features of one shape to features of another: convolutions for maps, by their strides, and linear layers for vectors.
 
     Raises `UserError` for shapes that have none: from tokens to a map.
     """
@@ -71,7 +71,7 @@ def mirror(given: tuple[int, ...], gives: tuple[int, ...]) -> nn.Module:
         return nn.Sequential(nn.Linear(given[0], size), nn.Unflatten(1, gives))
     if len(given) == len(gives) == 2 and given[0] == gives[0]:
         return nn.Linear(given[1], gives[1])
-    raise UserError(f"no mirror image leads from codes of shape {given} back to {gives}: pretrain a network of maps or vectors")
+    raise UserError(f"no mirror image leads from features of shape {given} back to {gives}: pretrain a network of maps or vectors")
 
 
 def _begin_at_mean(decoder: nn.Module, sample: Tensor) -> None:
@@ -98,14 +98,14 @@ def _mirror_of_maps(given: tuple[int, ...], gives: tuple[int, ...]) -> nn.Module
 class RestrictedBoltzmann(nn.Module):
     """A fully connected layer as the hidden units of a restricted Boltzmann machine, by contrastive divergence (Hinton 2002).
 
-    Visible units are Gaussian of unit variance, on standardised codes (constant ones stay 0), or binary above a layer of sigmoids.
+    Visible units are Gaussian of unit variance, on standardised features (constant ones stay 0), or binary above a layer of sigmoids.
     Hidden units are noisy rectified ones where the layer ends with a ReLU (Nair and Hinton 2010, section 2), binary where it ends
     with a sigmoid. The weights begin small and the biases at 0 (Hinton 2012, section 8).
 
     Args:
         layer: holds one linear layer, perhaps after flattening, and its activation; its parameters train in place.
         below: the layer below, whose sigmoid makes binary units visible.
-        sample: codes (n, *shape) that the layer is given; their mean and deviation are those of the Gaussian units.
+        sample: features (n, *shape) that the layer is given; their mean and deviation are those of the Gaussian units.
         k: steps of the chain, at least 1.
 
     Raises:
@@ -119,12 +119,12 @@ class RestrictedBoltzmann(nn.Module):
         self.k = k
         self.linear, self.rectified = _linear_of(layer)
         self.visible: Units = "binary" if below is not None and isinstance(_last(below), nn.Sigmoid) else "gaussian"
-        codes = sample.flatten(1)
-        mean, scale = torch.zeros_like(codes[0]), torch.ones_like(codes[0])
+        features = sample.flatten(1)
+        mean, scale = torch.zeros_like(features[0]), torch.ones_like(features[0])
         if self.visible == "gaussian":
-            mean, deviation = codes.mean(dim=0), codes.std(dim=0, correction=0)
+            mean, deviation = features.mean(dim=0), features.std(dim=0, correction=0)
             scale = torch.where(deviation > TINY, deviation, 1.0)
-        self.spread = float(((codes - mean) / scale).var(dim=0, correction=0).mean().clamp(min=TINY))
+        self.spread = float(((features - mean) / scale).var(dim=0, correction=0).mean().clamp(min=TINY))
         self.register_buffer("mean", mean)
         self.register_buffer("scale", scale)
         self.mean: Tensor
@@ -134,11 +134,11 @@ class RestrictedBoltzmann(nn.Module):
             self.linear.weight.normal_(std=0.01)
             self.linear.bias.zero_()
 
-    def loss(self, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """A number of codes (N, *shape) whose gradient is that of CD-k, which is no likelihood and may rise while the machine learns; and
+    def loss(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """A number of features (N, *shape) whose gradient is that of CD-k, which is no likelihood and may rise while the machine learns; and
         the share of the variance that the chain's first step loses.
         """
-        data = (codes.flatten(1) - self.mean) / self.scale
+        data = (features.flatten(1) - self.mean) / self.scale
         with torch.no_grad():
             first = self._sampled(data)
             chain = self._seen(first)
@@ -149,13 +149,13 @@ class RestrictedBoltzmann(nn.Module):
                 hidden = self._sampled(chain)
         return self._energy(data, first) - self._energy(chain, hidden), lost
 
-    def error(self, codes: Tensor) -> Tensor:
+    def error(self, features: Tensor) -> Tensor:
         """The share of the visible units' variance that is lost from them to the hidden units and back."""
-        data = (codes.flatten(1) - self.mean) / self.scale
+        data = (features.flatten(1) - self.mean) / self.scale
         return F.mse_loss(self._seen(self._expected(data)), data) / self.spread
 
     def finish(self) -> None:
-        """Fold the standardisation into the layer: it takes raw codes from now on."""
+        """Fold the standardisation into the layer: it takes raw features from now on."""
         with torch.no_grad():
             self.linear.weight.div_(self.scale)
             self.linear.bias.sub_(self.linear.weight @ self.mean)

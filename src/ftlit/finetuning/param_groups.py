@@ -1,4 +1,4 @@
-"""Every parameter in exactly one named group, frozen ones too, from the first step on (law 2)."""
+"""Every parameter in exactly one named group, frozen ones too, from the first step on (invariant 2)."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

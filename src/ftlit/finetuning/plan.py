@@ -136,7 +136,7 @@ def _policy(module: nn.Module, stage: Stage, chosen: set[str], norms: Sequence[n
 
 
 def _ungrouped(groups: Mapping[str, Sequence[object]]) -> Iterable[str]:
-    """Law 2: every parameter in exactly one group."""
+    """Invariant 2: every parameter in exactly one group."""
     if missing := [name for name, held in groups.items() if not held]:
         yield f"in no parameter group, so it never trains: {shorten(missing, most=3)}; build the optimizer with ftlit.build_optimizer"
     if twice := [name for name, held in groups.items() if len(held) > 1]:

@@ -53,7 +53,7 @@ class Schedule:
                 raise UserError(f"learning-rate scale {factor} of {pattern!r}: give a number above 0; to freeze, leave it out of `train`")
 
     def stage_at(self, epoch: int, step: int = 0, decided: Mapping[int, int] = NOTHING_DECIDED) -> int:
-        """Index of the stage in force (law 4: a pure function of where training is and of what metrics have decided).
+        """Index of the stage in force (invariant 4: a pure function of where training is and of what metrics have decided).
 
         Args:
             epoch: epochs completed.

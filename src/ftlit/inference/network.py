@@ -25,7 +25,7 @@ KEY = "ftlit"  # of the record, in a checkpoint
 LOADERS: dict[str, Callable[..., Backbone]] = {loader.__name__: loader for loader in (load_backbone, load_timm, load_bert)}
 HEADS: dict[str, Callable[..., nn.Module]] = {
     f"{kind.__module__}.{kind.__name__}": kind
-    for kind in (heads.LinearHead, heads.SolvedLinearHead, heads.PooledHead, heads.MLPHead, heads.ConvHead)
+    for kind in (heads.LinearHead, heads.LinearProbeHead, heads.PooledHead, heads.MLPHead, heads.ConvHead)
 }
 Example = str | Path | Image.Image | Tensor
 

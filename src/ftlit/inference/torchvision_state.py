@@ -45,7 +45,7 @@ def original_state(network: Network) -> dict[str, Tensor]:
     if theirs is None or theirs.bias is None:  # MaxViT's has none
         raise _no_original(f"torchvision's {name} ends with something else than a linear layer with a bias")
     if ours is None:
-        raise _no_original(f"its head is {type(network.head).__name__}, where torchvision's {name} has one linear layer of pooled codes")
+        raise _no_original(f"its head is {type(network.head).__name__}, where torchvision's {name} has one linear layer of pooled features")
     backbone: Any = affine_to_batchnorm(deepcopy(network.backbone))
     state = Backbone({**dict(backbone.items()), "head": ours}, network.input_spec).state_dict()
     names = original_names(model, Backbone({**parts.layers, "head": theirs}, network.input_spec))
@@ -53,7 +53,7 @@ def original_state(network: Network) -> dict[str, Tensor]:
 
 
 def _only_linear(module: nn.Module) -> nn.Linear | None:
-    """The linear layer that holds all parameters of a head, or a classifier, of pooled codes; `None` where there is more, or another."""
+    """The linear layer that holds all parameters of a head, or a classifier, of pooled features; `None` where there is more, or another."""
     held = [part for part in module.modules() if any(True for _ in part.parameters(recurse=False))]
     alone = len(held) == 1 and not getattr(module, "takes_map", False)
     return held[0] if alone and isinstance(held[0], nn.Linear) else None

@@ -17,18 +17,18 @@ from ftlit.finetuning.param_groups import EVERYTHING, Group, build_optimizer
 from ftlit.inference.network import KEY, base_of
 from ftlit.inference.slim import digests, filled, slimmed
 from ftlit.lit.trainer_internals import training_length
-from ftlit.models.backbone import Backbone, CodesAt
+from ftlit.models.backbone import Backbone, FeatureBatch
 from ftlit.models.heads import logits_of
 
 
 class FineTuner(LightningModule):
-    """Images -> backbone -> codes -> head -> logits. Logs loss, accuracy and macro F1 for each split, as `val/accuracy` and so on.
+    """Images -> backbone -> features -> head -> logits. Logs loss, accuracy and macro F1 for each split, as `val/accuracy` and so on.
 
     The weights of both are laid out in memory with channels last, in place.
 
     Args:
-        backbone: gives codes for images (N, 3, S, S).
-        head: gives logits (N, num_classes) for pooled codes, or for raw codes where it has `takes_map = True`.
+        backbone: gives features for images (N, 3, S, S).
+        head: gives logits (N, num_classes) for pooled features, or for raw features where it has `takes_map = True`.
         num_classes: number of classes, at least 2 (at least 1 if `multilabel`).
         optimizer: recipe for the optimizer, called with parameter groups, such as `partial(torch.optim.AdamW, lr=1e-3)`.
         lr_scale: (pattern, factor) on the optimizer's rate; the first pattern that covers a parameter wins.
@@ -71,8 +71,8 @@ class FineTuner(LightningModule):
         self._record, self._base = record, digests(backbone) if slim else None
         self.to(memory_format=torch.channels_last)  # convolutions run faster so, on CPU (up to three times) and GPU alike
 
-    def forward(self, images: Tensor | CodesAt) -> Tensor:
-        """Images (N, 3, S, S), normalised as the backbone's input spec says, or codes at a cut -> logits (N, num_classes)."""
+    def forward(self, images: Tensor | FeatureBatch) -> Tensor:
+        """Images (N, 3, S, S), normalised as the backbone's input spec says, or features at a cut -> logits (N, num_classes)."""
         return logits_of(self.head, self.backbone(images), self.backbone.pool)
 
     def on_train_epoch_start(self) -> None:
@@ -88,23 +88,23 @@ class FineTuner(LightningModule):
         """Log anew."""
         self._logged.discard("test")
 
-    def training_step(self, batch: tuple[Tensor | CodesAt, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor | FeatureBatch, Tensor], batch_idx: int) -> Tensor:
         """Loss of (images, targets); targets may be labels or class probabilities."""
         return self._step("train", batch)
 
-    def validation_step(self, batch: tuple[Tensor | CodesAt, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: tuple[Tensor | FeatureBatch, Tensor], batch_idx: int) -> None:
         """Log loss and metrics of a validation batch."""
         self._step("val", batch)
 
-    def test_step(self, batch: tuple[Tensor | CodesAt, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Log loss and metrics of a test batch. Returns `logits` (N, num_classes), pooled `codes` (N, C) and `targets`, for callbacks."""
+    def test_step(self, batch: tuple[Tensor | FeatureBatch, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Log loss and metrics of a test batch. Returns `logits` (N, num_classes), pooled `features` (N, C) and `targets`, for callbacks."""
         images, targets = batch
-        codes = self.backbone(images)
-        logits = logits_of(self.head, codes, self.backbone.pool)
+        features = self.backbone(images)
+        logits = logits_of(self.head, features, self.backbone.pool)
         self._score("test", logits, targets)
-        return {"logits": logits, "codes": self.backbone.pool(codes), "targets": targets}
+        return {"logits": logits, "features": self.backbone.pool(features), "targets": targets}
 
-    def predict_step(self, batch: tuple[Tensor | CodesAt, Tensor], batch_idx: int) -> Tensor:
+    def predict_step(self, batch: tuple[Tensor | FeatureBatch, Tensor], batch_idx: int) -> Tensor:
         """Logits (N, num_classes)."""
         return self(batch[0])  # type: ignore[no-any-return]
 
@@ -153,7 +153,7 @@ class FineTuner(LightningModule):
         metrics = cast(MetricCollection, self.metrics["train_metrics"])
         return {**dict(metrics.items(keep_base=True, copy_state=True)), "loss": cast(Metric, self.losses["train_loss"])}
 
-    def _step(self, split: str, batch: tuple[Tensor | CodesAt, Tensor]) -> Tensor:
+    def _step(self, split: str, batch: tuple[Tensor | FeatureBatch, Tensor]) -> Tensor:
         images, targets = batch
         return self._score(split, self(images), targets)
 

@@ -13,7 +13,7 @@ from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.until import Until
 
 
-class Judge:
+class StageTrigger:
     """What metrics have decided about the stages of a schedule, and what the next decision rests on.
 
     Args:

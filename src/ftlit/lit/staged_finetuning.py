@@ -16,7 +16,7 @@ from ftlit.finetuning.lr_schedule import Rates
 from ftlit.finetuning.param_groups import EVERYTHING, check_ratios
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage
-from ftlit.lit.stage_trigger import Judge
+from ftlit.lit.stage_trigger import StageTrigger
 from ftlit.lit.strategies import check_strategy, compile_anew, reshard, rewrap
 from ftlit.lit.trainer_internals import steps_per_epoch, training_length
 
@@ -44,7 +44,7 @@ class StagedFinetuning(Callback):
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
         self.index = 0
-        self.judge = Judge(schedule)
+        self.judge = StageTrigger(schedule)
         self._applied = False
         self._late: set[str] = set()  # metrics that are not there yet when a validation ends
         self._modes: dict[nn.Module, bool] = {}
@@ -78,7 +78,7 @@ class StagedFinetuning(Callback):
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.schedule.check_reached(trainer.max_epochs, trainer.max_steps)
         if trainer.current_epoch == 0:  # else a fit that goes on with the last one
-            self.judge = Judge(self.schedule)
+            self.judge = StageTrigger(self.schedule)
         self._patience = {callback: (callback.patience, callback.stopping_threshold) for callback in trainer.early_stopping_callbacks}
         self._applied = False
         if not is_overridden("configure_model", pl_module) and not is_overridden("setup", pl_module):

@@ -1,6 +1,6 @@
-"""A backbone is an ordered list of named layers. A cut is the place right after one; codes are what comes out there.
+"""A backbone is an ordered list of named layers. A cut is the place right after one; features are what comes out there.
 
-Codes have one of three shapes, told apart by their number of dimensions: a map (N, C, H, W), tokens (N, T, C) or a
+Features have one of three shapes, told apart by their number of dimensions: a map (N, C, H, W), tokens (N, T, C) or a
 vector (N, C). Layers that compute in another order (Swin: N, H, W, C) are wrapped so that every cut shows these.
 """
 
@@ -20,8 +20,8 @@ from ftlit.models.pooling import Pooling, TokenPool, pool
 RANDOM_START = "random start"
 
 
-class CodesAt:
-    """Codes as they come out at a cut: a backbone that is given these runs only the layers above. Like a tensor it has a length (of N
+class FeatureBatch:
+    """Features as they come out at a cut: a backbone that is given these runs only the layers above. Like a tensor it has a length (of N
     images), a shape, and a device to be moved to; it has no pixels, and arithmetic with it fails.
 
     Args:
@@ -40,9 +40,9 @@ class CodesAt:
         """That of the values."""
         return self.values.shape
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "CodesAt":
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "FeatureBatch":
         """The same on a device; how Lightning moves a batch."""
-        return CodesAt(self.values.to(device, non_blocking=non_blocking), self.cut)
+        return FeatureBatch(self.values.to(device, non_blocking=non_blocking), self.cut)
 
 
 class Layers(nn.Module):
@@ -95,8 +95,8 @@ class Backbone(Layers):
     """A pretrained network without its classifier: ordered named layers and the input they expect.
 
     `backbone(x)` takes images (N, 3, size, size), normalised as `input_spec` says, or token ids (N, T) where that is a `TextSpec`, and
-    gives the codes at the last cut. It also takes `CodesAt` and goes on from there; pooled codes are an end of it.
-    Law 1: `backbone.after(c)(backbone.upto(c)(x)) == backbone(x)` for every cut c.
+    gives the features at the last cut. It also takes `FeatureBatch` and goes on from there; pooled features are an end of it.
+    invariant 1: `backbone.after(c)(backbone.upto(c)(x)) == backbone(x)` for every cut c.
 
     Args:
         layers: name -> module, in forward order.
@@ -132,12 +132,12 @@ class Backbone(Layers):
         self.record = record
         self._on_meta: dict[tuple[int, ...], dict[str, tuple[tuple[int, ...], int]]] = {}
 
-    def forward(self, x: Tensor | CodesAt) -> Tensor:
-        """Run every layer, or those above the cut that the codes are of."""
-        codes, begin = (x, 0) if isinstance(x, Tensor) else (x.values, self.index(x.cut) + 1)
+    def forward(self, x: Tensor | FeatureBatch) -> Tensor:
+        """Run every layer, or those above the cut that the features are of."""
+        features, begin = (x, 0) if isinstance(x, Tensor) else (x.values, self.index(x.cut) + 1)
         for name in self.cuts[begin:]:
-            codes = self.get_submodule(name)(codes)
-        return codes
+            features = self.get_submodule(name)(features)
+        return features
 
     def upto(self, cut: str | int) -> "Backbone":
         """The layers up to and with `cut`, as a backbone of its own. The modules are shared, not copied.
@@ -170,17 +170,17 @@ class Backbone(Layers):
             raise unknown("layer", cut, self.cuts)
         return self.cuts.index(str(cut))
 
-    def pool(self, codes: Tensor, pooling: Pooling = "average") -> Tensor:
-        """Codes at any cut -> vectors (N, C); see `ftlit.models.pooling.pool`."""
-        return pool(codes, self.token_pool, pooling)
+    def pool(self, features: Tensor, pooling: Pooling = "average") -> Tensor:
+        """Features at any cut -> vectors (N, C); see `ftlit.models.pooling.pool`."""
+        return pool(features, self.token_pool, pooling)
 
     @cached_property
-    def code_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Cut -> shape of one image's codes there, at the size that `input_spec` names. Nothing is computed: it runs on `meta`."""
+    def feature_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Cut -> shape of one image's features there, at the size that `input_spec` names. Nothing is computed: it runs on `meta`."""
         return {cut: shape for cut, (shape, _) in self.on_meta(self.input_spec.shape).items()}
 
     def on_meta(self, shape: Sequence[int]) -> dict[str, tuple[tuple[int, ...], int]]:
-        """Cut -> shape of one input's codes there, and the floating-point operations of all layers up to it; nothing is computed.
+        """Cut -> shape of one input's features there, and the floating-point operations of all layers up to it; nothing is computed.
 
         Args:
             shape: of one input: (3, H, W) of an image, (T,) of a text's token ids.
@@ -189,11 +189,11 @@ class Backbone(Layers):
             return self._on_meta[tuple(shape)]
         found = {}
         dtype = next((p.dtype for p in self.parameters() if p.is_floating_point()), None)
-        codes = torch.empty(1, *shape, dtype=torch.int64 if len(shape) == 1 else dtype, device="meta")
+        features = torch.empty(1, *shape, dtype=torch.int64 if len(shape) == 1 else dtype, device="meta")
         with FlopCounterMode(display=False) as counter:
             for name, layer in self.items():
-                codes = run_on_meta(layer, codes)
-                found[name] = tuple(codes.shape[1:]), counter.get_total_flops()
+                features = run_on_meta(layer, features)
+                found[name] = tuple(features.shape[1:]), counter.get_total_flops()
         self._on_meta[tuple(shape)] = found
         return found
 
@@ -209,18 +209,18 @@ class Backbone(Layers):
 
     @property
     def num_features(self) -> int:
-        """Length of the pooled codes at the last cut."""
-        shape = self.code_shapes[self.cuts[-1]]
+        """Length of the pooled features at the last cut."""
+        shape = self.feature_shapes[self.cuts[-1]]
         return shape[-1] if len(shape) == 2 else shape[0]
 
 
-def run_on_meta(layer: nn.Module, codes: Tensor) -> Tensor:
-    """What `layer` would give for `codes`, shapes only; it is left as it was, also what it keeps of a forward pass."""
+def run_on_meta(layer: nn.Module, features: Tensor) -> Tensor:
+    """What `layer` would give for `features`, shapes only; it is left as it was, also what it keeps of a forward pass."""
     before = {module: dict(vars(module)) for module in layer.modules()}
     state = {name: torch.empty_like(t, device="meta") for name, t in [*layer.named_parameters(), *layer.named_buffers()]}
     try:
         with torch.no_grad():
-            return torch.func.functional_call(layer.eval(), state, (codes,))  # type: ignore[no-any-return]
+            return torch.func.functional_call(layer.eval(), state, (features,))  # type: ignore[no-any-return]
     finally:
         for module, attributes in before.items():
             vars(module).clear()

@@ -1,4 +1,4 @@
-"""Other modules, same function (law 7): BatchNorm in evaluation mode is y = a x + b per channel, and comes back for export.
+"""Other modules, same function (invariant 7): BatchNorm in evaluation mode is y = a x + b per channel, and comes back for export.
 
 Small data make noisy statistics of a batch. With the known statistics folded into a and b nothing depends on the other images
 of the batch any more, a and b still train, and there are no buffers that processes would have to agree on.

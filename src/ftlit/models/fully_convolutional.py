@@ -23,7 +23,7 @@ NORMS = (nn.BatchNorm2d, AffineNorm, LayerNorm2d)  # on maps as they are
 
 
 def linear_to_conv(linear: nn.Linear, size: int | Size = 1) -> nn.Conv2d:
-    """A linear layer of a flattened map (C, h, w) as the convolution with a kernel of that size; on that map the same function (law 7).
+    """A linear layer of a flattened map (C, h, w) as the convolution with a kernel of that size; on that map the same function (invariant 7).
 
     Args:
         linear: of C * h * w features. It stays as it is; the convolution's parameters are new ones of the same values, device, dtype
@@ -53,11 +53,11 @@ def fully_convolutional(backbone: Backbone, head: nn.Module) -> Layers:
         head: linear, a stack of linear layers and activations, or another head of ftlit.
 
     Raises:
-        UserError: codes that are tokens, a network of one size of images, or a module after the last map that is no convolution in
+        UserError: features that are tokens, a network of one size of images, or a module after the last map that is no convolution in
             disguise.
     """
-    if not isinstance(backbone.input_spec, InputSpec) or any(len(shape) == 2 for shape in backbone.code_shapes.values()):
-        raise UserError("a fully convolutional network is made of maps, and codes of this backbone are tokens: take a convolutional one")
+    if not isinstance(backbone.input_spec, InputSpec) or any(len(shape) == 2 for shape in backbone.feature_shapes.values()):
+        raise UserError("a fully convolutional network is made of maps, and features of this backbone are tokens: take a convolutional one")
     layers, shape, above = _below_pooling(backbone)
     takes_map = getattr(head, "takes_map", False)
     pool = [] if above or takes_map else [("pool", nn.AdaptiveAvgPool2d(1))]
@@ -71,7 +71,7 @@ def fully_convolutional(backbone: Backbone, head: nn.Module) -> Layers:
 
 def _below_pooling(backbone: Backbone) -> tuple[dict[str, nn.Module], tuple[int, ...], list[tuple[str, nn.Module]]]:
     """What computes maps, by name; the shape of the last map of one image at the training size; and the modules above."""
-    shapes, (_, size, _) = backbone.code_shapes, backbone.input_spec.shape
+    shapes, (_, size, _) = backbone.feature_shapes, backbone.input_spec.shape
     maps = [name for name in backbone.cuts if len(shapes[name]) == 3]
     layers = {f"backbone.{name}": backbone.get_submodule(name) for name in maps}
     try:

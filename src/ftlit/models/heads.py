@@ -1,7 +1,7 @@
-"""Heads: codes -> logits. A head is any module made by `(in_features, num_classes)`.
+"""Heads: features -> logits. A head is any module made by `(in_features, num_classes)`.
 
 It is given vectors (N, in_features), pooled as the backbone pools, unless it has an attribute `takes_map = True`: then it is
-given the codes as they come out at the cut.
+given the features as they come out at the cut.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,16 +13,16 @@ from ftlit.errors import UserError
 from ftlit.models.pooling import Pooling, pool
 
 
-def logits_of(head: nn.Module, codes: Tensor, pool: Callable[[Tensor], Tensor]) -> Tensor:
-    """What a head says of codes as they come out at the cut, given to it as it takes them; `pool` is the backbone's."""
-    return head(codes if getattr(head, "takes_map", False) else pool(codes))  # type: ignore[no-any-return]
+def logits_of(head: nn.Module, features: Tensor, pool: Callable[[Tensor], Tensor]) -> Tensor:
+    """What a head says of features as they come out at the cut, given to it as it takes them; `pool` is the backbone's."""
+    return head(features if getattr(head, "takes_map", False) else pool(features))  # type: ignore[no-any-return]
 
 
 class LinearHead(nn.Linear):
     """Vectors (N, in_features) -> logits (N, num_classes) by one linear layer.
 
     Args:
-        in_features: length of the codes.
+        in_features: length of the features.
         num_classes: length of the logits.
     """
 
@@ -30,15 +30,15 @@ class LinearHead(nn.Linear):
         super().__init__(in_features, num_classes)
 
 
-class SolvedLinearHead(LinearHead):
-    """The same, for whoever joins it to a backbone to solve as a probe before training; see `ftlit.lit.callbacks.probe_head.SolvedHead`."""
+class LinearProbeHead(LinearHead):
+    """The same, for whoever joins it to a backbone to solve as a probe before training; see `ftlit.lit.callbacks.probe_head.FitProbeHead`."""
 
 
 class PooledHead(nn.Module):
     """Maps (N, C, H, W), or tokens (N, T, C) -> logits (N, num_classes): pooled by their largest values or in quarters, then linear.
 
     Args:
-        in_features: length of the pooled codes; see `ftlit.models.pooling.pooled_size`.
+        in_features: length of the pooled features; see `ftlit.models.pooling.pooled_size`.
         num_classes: length of the logits.
         pooling: see `ftlit.models.pooling.pool`.
     """
@@ -49,16 +49,16 @@ class PooledHead(nn.Module):
         super().__init__()
         self.pooling, self.linear = pooling, nn.Linear(in_features, num_classes)
 
-    def forward(self, codes: Tensor) -> Tensor:
+    def forward(self, features: Tensor) -> Tensor:
         """Logits."""
-        return self.linear(pool(codes, pooling=self.pooling))  # type: ignore[no-any-return]
+        return self.linear(pool(features, pooling=self.pooling))  # type: ignore[no-any-return]
 
 
 class MLPHead(nn.Sequential):
     """Vectors (N, in_features) -> logits (N, num_classes) through hidden layers, each linear, ReLU, dropout.
 
     Args:
-        in_features: length of the codes.
+        in_features: length of the features.
         num_classes: length of the logits.
         hidden: widths of the hidden layers; any number of them.
         dropout: chance that a hidden value is dropped, in [0, 1).
@@ -93,9 +93,9 @@ class ConvHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(channels, num_classes)
 
-    def forward(self, codes: Tensor) -> Tensor:
-        """Logits. Raises `UserError` where the codes are no map."""
-        if codes.ndim != 4:
-            shape = tuple(codes.shape[1:])
-            raise UserError(f"head=conv needs a map at the cut, but the codes have shape {shape}: cut lower, or take head=linear")
-        return self.linear(self.dropout(self.conv(codes).mean(dim=(2, 3))))  # type: ignore[no-any-return]
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits. Raises `UserError` where the features are no map."""
+        if features.ndim != 4:
+            shape = tuple(features.shape[1:])
+            raise UserError(f"head=conv needs a map at the cut, but the features have shape {shape}: cut lower, or take head=linear")
+        return self.linear(self.dropout(self.conv(features).mean(dim=(2, 3))))  # type: ignore[no-any-return]

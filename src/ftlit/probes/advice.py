@@ -1,4 +1,4 @@
-"""Size and similarity, measured on codes -> a scenario, with the reason."""
+"""Size and similarity, measured on features -> a scenario, with the reason."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ THRESHOLDS = {
 
 @dataclass(frozen=True)
 class Depth:
-    """What the codes at a cut tell of the classes: accuracy of a linear probe on held-out training images, and LogME."""
+    """What the features at a cut tell of the classes: accuracy of a linear probe on held-out training images, and LogME."""
 
     cut: str
     accuracy: float
@@ -45,7 +45,7 @@ class Depth:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurements:
     """What a decision rests on.
 
     Args:
@@ -85,7 +85,7 @@ class Advice:
     holds_out: bool = True
 
 
-def advise(measured: Measured, *, droppable: bool = True, asked: str = "") -> Advice:
+def advise(measured: Measurements, *, droppable: bool = True, asked: str = "") -> Advice:
     """The decision of Karpathy's CS231n notes on transfer learning (2016), with both of its questions measured.
 
     Many images where a class has `THRESHOLDS["few"]` on average, and where they make `THRESHOLDS["steps"]` steps; all layers train on them
@@ -131,11 +131,11 @@ def advise(measured: Measured, *, droppable: bool = True, asked: str = "") -> Ad
     return Advice(scenario, top.cut if large else best.cut, f"{size}. {like}.")
 
 
-def _most_accurate(measured: Measured) -> Depth:
+def _most_accurate(measured: Measurements) -> Depth:
     return max(reversed(measured.depths), key=lambda depth: depth.accuracy)
 
 
-def _under_a_head(measured: Measured) -> Depth:
+def _under_a_head(measured: Measurements) -> Depth:
     """The cut for a head that alone trains."""
     top = measured.depths[-1]
     if measured.measured < THRESHOLDS["cut"].value:
@@ -144,19 +144,19 @@ def _under_a_head(measured: Measured) -> Depth:
     return max(reversed(as_accurate), key=lambda depth: depth.logme)
 
 
-def logme(codes_NC: Tensor, labels_N: Tensor) -> float:
+def logme(features_NC: Tensor, labels_N: Tensor) -> float:
     """Mean over the classes of the log evidence, for each image, of a Bayesian linear model of "is it this class?", its two precisions at
-    their best: You et al. 2021 (LogME), section 4, by its fixed point in the singular vectors of the codes. Higher is better.
+    their best: You et al. 2021 (LogME), section 4, by its fixed point in the singular vectors of the features. Higher is better.
 
     Raises:
         UserError: no class has an image.
     """
     if not len(labels_N):
         raise UserError("LogME needs images")
-    codes = codes_NC.double()
-    codes = codes / codes.abs().max().clamp(min=TINY)  # the evidence does not depend on their size
-    left, singular, _ = torch.linalg.svd(codes, full_matrices=False)
-    squares, (n, width) = singular.square(), codes.shape
+    features = features_NC.double()
+    features = features / features.abs().max().clamp(min=TINY)  # the evidence does not depend on their size
+    left, singular, _ = torch.linalg.svd(features, full_matrices=False)
+    squares, (n, width) = singular.square(), features.shape
     evidences = []
     for label in sorted(set(labels_N.tolist())):
         target = (labels_N == label).double()

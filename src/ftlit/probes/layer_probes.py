@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ftlit.errors import UserError, unknown
-from ftlit.features.extract import Codes
+from ftlit.features.extract import Features
 from ftlit.models.pooling import POOLINGS, Pooling
 from ftlit.probes.linear_probe import STRENGTHS, Probe, fit_probe
 from ftlit.probes.objectives import KINDS, Kind
@@ -30,7 +30,7 @@ class Probing:
         kinds: of the loss, see `ftlit.probes.solver.solve`.
         strengths: of the penalty, see `ftlit.probes.linear_probe.fit_probe`; `None`: 25 from 10 to 1e-5.
         cuts: names of layers; `None`: all.
-        poolings: of the codes, see `ftlit.models.pooling.pool`; at each cut those that its codes can be pooled by. A head that is solved in
+        poolings: of the features, see `ftlit.models.pooling.pool`; at each cut those that its features can be pooled by. A head that is solved in
             place takes the average.
         seed: of the folds of cross-validation and of the bootstrap.
         repeats: how often the training images of each class are drawn anew, where there are few of them (`data.per_class`).
@@ -60,22 +60,22 @@ class Probing:
         if self.repeats < 1:
             raise UserError(f"probe.repeats={self.repeats}: give a whole number, 1 or more")
 
-    def at(self, codes: Mapping[Pooling, Codes], valid: Mapping[Pooling, Codes] | None = None) -> list[Probe]:
+    def at(self, features: Mapping[Pooling, Features], valid: Mapping[Pooling, Features] | None = None) -> list[Probe]:
         """A probe for each cut, kind and pooling, the highest cut first; see `fit_probe`."""
         strengths = [float(strength) for strength in self.strengths or STRENGTHS]
         kinds: list[Kind] = [kind for kind in KINDS if kind in self.kinds]
         how: dict[str, Any] = {"strength": strengths, "seed": self.seed}
         return [
             fit_probe(own, cut=cut, kind=kind, pooling=pooling, valid=None if valid is None else valid[pooling], **how)
-            for cut in reversed(next(iter(codes.values())).cuts)
+            for cut in reversed(next(iter(features.values())).cuts)
             for kind in kinds
-            for pooling, own in codes.items()
+            for pooling, own in features.items()
             if cut in own.cuts
         ]
 
 
 def best_of(probes: Sequence[Probe]) -> Probe:
-    """That whose accuracy on held-out codes is best; of equals the first. Raises `UserError` for several of which nothing was held out."""
+    """That whose accuracy on held-out features is best; of equals the first. Raises `UserError` for several of which nothing was held out."""
     if len(probes) > 1 and any(probe.score is None for probe in probes):
         raise UserError("nothing is held out to choose by: give one cut (probe.cuts=[...]), one kind, and one strength, or more images")
     return max(probes, key=lambda probe: probe.score or 0.0)
@@ -124,7 +124,7 @@ def draw(path: Path, cuts: Sequence[str], draws: Sequence[Sequence[Probe]], chos
     figure.suptitle(title, fontsize=10)
     panels = figure.subplots(1, len(poolings), sharey=True, squeeze=False)[0]
     for pooling, axes in zip(poolings, panels, strict=True):
-        axes.set(title=f"{pooling} codes" if len(poolings) > 1 else "", xlabel="cut, from the input to the top")
+        axes.set(title=f"{pooling} features" if len(poolings) > 1 else "", xlabel="cut, from the input to the top")
         axes.set_xticks(range(len(cuts)), cuts, rotation=45 if len(cuts) > 6 else 0)
         axes.grid(axis="y", alpha=0.3)
         for kind in kinds:

@@ -1,4 +1,4 @@
-"""A linear probe: how well the codes at a cut tell the classes apart, by a classifier that is solved rather than trained."""
+"""A linear probe: how well the features at a cut tell the classes apart, by a classifier that is solved rather than trained."""
 
 import math
 import os
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ftlit.errors import UserError, unknown
-from ftlit.features.extract import Codes
+from ftlit.features.extract import Features
 from ftlit.features.shard import size_in_words
 from ftlit.models.heads import LinearHead, PooledHead
 from ftlit.models.pooling import POOLINGS, Pooling
@@ -21,25 +21,25 @@ from ftlit.seeding import derived_seed
 STRENGTHS = tuple(10 ** (1 - i / 4) for i in range(25))  # 10 to 1e-5
 FOLDS = 5
 NEGLIGIBLE = 1e-6  # a deviation, beside the largest
-COPIES = 8  # of the codes, and of the outputs, that solving holds at a time
+COPIES = 8  # of the features, and of the outputs, that solving holds at a time
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A linear classifier of codes (N, C); standardisation is folded in.
+    """A linear classifier of features (N, C); standardisation is folded in.
 
     Args:
         weight: (K, C), K classes.
         bias: (K,)
         kind: of the loss that it minimises, see `ftlit.probes.solver.solve`.
-        strength: of the penalty, on standardised codes.
+        strength: of the penalty, on standardised features.
         objective: mean loss and penalty at the solution.
         left: what it may still fall by, relative to it; see `ftlit.probes.solver.Path`.
         converged: whether that is within the tolerance.
-        cut: that the codes are of, where that is known.
+        cut: that the features are of, where that is known.
         pooling: how they are pooled.
-        scores: strength -> mean accuracy on held-out codes, where something was held out.
-        losses: strength -> mean loss on held-out codes, by which the strength is chosen.
+        scores: strength -> mean accuracy on held-out features, where something was held out.
+        losses: strength -> mean loss on held-out features, by which the strength is chosen.
     """
 
     weight: Tensor = field(repr=False)
@@ -56,7 +56,7 @@ class Probe:
 
     @property
     def score(self) -> float | None:
-        """The accuracy on held-out codes of the strength that was chosen; `None` where nothing was held out."""
+        """The accuracy on held-out features of the strength that was chosen; `None` where nothing was held out."""
         return self.scores.get(self.strength)
 
     @property
@@ -66,25 +66,25 @@ class Probe:
 
     @property
     def told(self) -> str:
-        """Kind, codes and strength in words, and whether the strengths that were tried end there."""
+        """Kind, features and strength in words, and whether the strengths that were tried end there."""
         ends = {"": "", "≥": ", the strongest tried", "≤": ", the weakest tried"}
         where = f" at {self.cut}" if self.cut is not None else ""
-        return f"{self.kind} of {self.pooling} codes{where}, strength {self.strength:.1e}{ends[self.at_end]}"
+        return f"{self.kind} of {self.pooling} features{where}, strength {self.strength:.1e}{ends[self.at_end]}"
 
-    def logits(self, codes: Tensor) -> Tensor:
-        """Codes (N, C) -> (N, K), as the head gives them."""
-        return codes.to(self.weight) @ self.weight.T + self.bias
+    def logits(self, features: Tensor) -> Tensor:
+        """Features (N, C) -> (N, K), as the head gives them."""
+        return features.to(self.weight) @ self.weight.T + self.bias
 
-    def predict(self, codes: Tensor) -> Tensor:
-        """Codes (N, C) -> class numbers (N,)."""
-        return self.logits(codes).argmax(dim=1)
+    def predict(self, features: Tensor) -> Tensor:
+        """Features (N, C) -> class numbers (N,)."""
+        return self.logits(features).argmax(dim=1)
 
-    def accuracy(self, codes: Codes | Tensor, targets: Tensor | None = None) -> float:
-        """The share of codes whose class it tells; targets (N,) are those of the codes where nothing else is given."""
-        vectors, labels = _vectors(codes, targets, self.cut)
+    def accuracy(self, features: Features | Tensor, targets: Tensor | None = None) -> float:
+        """The share of features whose class it tells; targets (N,) are those of the features where nothing else is given."""
+        vectors, labels = _vectors(features, targets, self.cut)
         if vectors.shape[1] != self.weight.shape[1]:
             raise UserError(
-                f"this probe is of codes of length {self.weight.shape[1]}, and these have {vectors.shape[1]}: give the same cut"
+                f"this probe is of features of length {self.weight.shape[1]}, and these have {vectors.shape[1]}: give the same cut"
             )
         return float((self.predict(vectors).cpu() == labels.cpu()).double().mean())
 
@@ -100,18 +100,18 @@ class Probe:
 
 
 def fit_probe(
-    codes: Codes | Tensor,
+    features: Features | Tensor,
     targets: Tensor | None = None,
     *,
     cut: str | None = None,
     kind: Kind = "softmax",
     strength: float | Sequence[float] = STRENGTHS,
     num_classes: int | None = None,
-    valid: tuple[Tensor, Tensor] | Codes | None = None,
+    valid: tuple[Tensor, Tensor] | Features | None = None,
     seed: int = 0,
     pooling: Pooling = "average",
 ) -> Probe:
-    """Solve a linear classifier of codes, standardised by their own mean and deviation (constant columns stay 0).
+    """Solve a linear classifier of features, standardised by their own mean and deviation (constant columns stay 0).
 
     Of several strengths the one is taken whose loss on `valid` is least: on few images many are equally accurate, and few of these know
     how sure they may be. Without `valid` it is the loss in stratified cross-validation of 5 folds: the images of a class are spread over
@@ -119,33 +119,33 @@ def fit_probe(
     and never held out. The probe is then solved again on everything, `valid` too.
 
     Args:
-        codes: vectors (N, C), or codes that are stored.
-        targets: class numbers (N,); those of the stored codes where nothing else is given.
-        cut: which of the stored codes; it may be left out where they are of one cut.
+        features: vectors (N, C), or features that are stored.
+        targets: class numbers (N,); those of the stored features where nothing else is given.
+        cut: which of the stored features; it may be left out where they are of one cut.
         kind: `softmax` (logistic regression), `svm` (squared hinge, one class against the rest), `ridge`.
         strength: of the L2 penalty on the weights, above 0: mean loss + strength / 2 * |weight|^2; scikit-learn's C is 1 / (N strength).
         num_classes: how many there are; `None`: one more than the largest number.
-        valid: codes and targets to choose by.
+        valid: features and targets to choose by.
         seed: of the folds.
         pooling: how the vectors were pooled; noted in the probe, for its head.
 
     Warns where the solution did not converge; `Probe.converged` and `Probe.left` say so too.
 
     Raises:
-        UserError: no such cut or kind, a strength that is not above 0, codes that are no vectors of numbers or do not fit into memory,
+        UserError: no such cut or kind, a strength that is not above 0, features that are no vectors of numbers or do not fit into memory,
             targets that are no class numbers or leave a class without an image, fewer than two classes.
     """
     for what, given, options in (("kind of probe", kind, KINDS), ("pooling", pooling, POOLINGS)):
         if given not in options:
             raise unknown(what, given, options)
-    if isinstance(codes, Codes):
-        if cut is None and len(codes.cuts) > 1:
-            raise UserError(f"these codes are of several cuts: give cut=, one of {', '.join(codes.cuts)}")
-        cut = codes.cuts[0] if cut is None else cut
+    if isinstance(features, Features):
+        if cut is None and len(features.cuts) > 1:
+            raise UserError(f"these features are of several cuts: give cut=, one of {', '.join(features.cuts)}")
+        cut = features.cuts[0] if cut is None else cut
     strengths = [float(strength)] if isinstance(strength, int | float) else sorted(map(float, strength), reverse=True)
     if not strengths or not all(0 < value < float("inf") for value in strengths):
         raise UserError(f"probe with strength {strength}: give numbers above 0")
-    vectors, labels = _vectors(codes, targets, cut)
+    vectors, labels = _vectors(features, targets, cut)
     classes = _check(vectors, labels, num_classes)
     scores, losses = dict[float, float](), dict[float, float]()
     if len(strengths) > 1 or valid is not None:
@@ -153,7 +153,9 @@ def fit_probe(
         if valid is not None:
             held_out = _vectors(*valid, cut) if isinstance(valid, tuple) else _vectors(valid, None, cut)
             if held_out[0].shape[1] != vectors.shape[1]:
-                raise UserError(f"valid has codes of length {held_out[0].shape[1]}, and the others {vectors.shape[1]}: give the same cut")
+                raise UserError(
+                    f"valid has features of length {held_out[0].shape[1]}, and the others {vectors.shape[1]}: give the same cut"
+                )
             held_out = held_out[0].to(vectors), held_out[1].to(labels)
             _check(*held_out, classes, every_class=False)
         right, loss = (found.mean(dim=1).tolist() for found in _held_out(vectors, labels, classes, strengths, kind, held_out, seed))
@@ -224,7 +226,7 @@ def _looked_at(
 
 def _scales(vectors: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and deviation of each column, (C,); 1 for a constant one, and for one that hardly counts beside the others: at its own scale it
-    would get a weight of millions, which any change of the codes below turns into nonsense (all-MiniLM-L6-v2 has two of 1e-33).
+    would get a weight of millions, which any change of the features below turns into nonsense (all-MiniLM-L6-v2 has two of 1e-33).
     """
     deviation, mean = torch.std_mean(vectors.double(), dim=0, correction=0)
     constant = (deviation <= 10 * torch.finfo(vectors.dtype).eps * mean.abs()) | (deviation <= NEGLIGIBLE * deviation.max())
@@ -232,40 +234,40 @@ def _scales(vectors: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _folded(path: Path, mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights (S, K, C) and biases (S, K) for codes that are not standardised, one output for each class."""
+    """Weights (S, K, C) and biases (S, K) for features that are not standardised, one output for each class."""
     weight, bias = path.weight / scale, path.bias - (path.weight / scale) @ mean
     if bias.shape[1] == 1:  # one output z for two classes: logits -z/2 and z/2
         weight, bias = torch.cat([-weight, weight], dim=1) / 2, torch.cat([-bias, bias], dim=1) / 2
     return weight, bias
 
 
-def _vectors(codes: Codes | Tensor | None, targets: Tensor | None, cut: str | None) -> tuple[Tensor, Tensor]:
+def _vectors(features: Features | Tensor | None, targets: Tensor | None, cut: str | None) -> tuple[Tensor, Tensor]:
     """Vectors (N, C), at least float32, and class numbers (N,) where they are."""
-    if isinstance(codes, Codes):
-        rows = codes[codes.cuts[0] if cut is None else cut]
-        targets = codes.targets if targets is None else targets
+    if isinstance(features, Features):
+        rows = features[features.cuts[0] if cut is None else cut]
+        targets = features.targets if targets is None else targets
         outputs = int(targets.max()) + 1 if isinstance(targets, Tensor) and len(targets) else 0
         _check_memory(len(rows), max(4, rows.dtype.itemsize) * (math.prod(rows.shape) + outputs))
-        codes = rows.read(range(len(rows)))
-    if not isinstance(codes, Tensor) or codes.ndim != 2 or not codes.is_floating_point():
-        shape = tuple(codes.shape) if isinstance(codes, Tensor) else type(codes).__name__
-        raise UserError(f"a probe takes vectors (N, C) of floats, and these codes are {shape}: pool them")
-    if not isinstance(targets, Tensor) or targets.shape != codes.shape[:1] or targets.is_floating_point():
+        features = rows.read(range(len(rows)))
+    if not isinstance(features, Tensor) or features.ndim != 2 or not features.is_floating_point():
+        shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise UserError(f"a probe takes vectors (N, C) of floats, and these features are {shape}: pool them")
+    if not isinstance(targets, Tensor) or targets.shape != features.shape[:1] or targets.is_floating_point():
         given = f"{targets.dtype} {tuple(targets.shape)}" if isinstance(targets, Tensor) else type(targets).__name__
         raise UserError(
-            f"a probe takes a class number for each of {len(codes)} codes, an integer tensor ({len(codes)},), and the targets are "
+            f"a probe takes a class number for each of {len(features)} features, an integer tensor ({len(features)},), and the targets are "
             f"{'missing' if targets is None else given}"
         )
-    return codes if codes.dtype == torch.float64 else codes.float(), targets.to(codes.device, torch.int64)
+    return features if features.dtype == torch.float64 else features.float(), targets.to(features.device, torch.int64)
 
 
 def _check(vectors: Tensor, labels: Tensor, num_classes: int | None, *, every_class: bool = True) -> int:
     """The number of classes. Raises `UserError` for what cannot be solved."""
     if not len(labels):
-        raise UserError("there are no codes: a probe needs some of each class")
+        raise UserError("there are no features: a probe needs some of each class")
     if not bool(vectors.isfinite().all()):
         bad = int((~vectors.isfinite()).any(dim=1).nonzero()[0])
-        raise UserError(f"codes hold NaN or infinity, first in row {bad}: look at that image, or at the dtype of the codes")
+        raise UserError(f"features hold NaN or infinity, first in row {bad}: look at that image, or at the dtype of the features")
     least, most = int(labels.min()), int(labels.max())
     classes = most + 1 if num_classes is None else num_classes
     if least < 0 or most >= classes:
@@ -276,7 +278,9 @@ def _check(vectors: Tensor, labels: Tensor, num_classes: int | None, *, every_cl
     present = torch.bincount(labels, minlength=classes)
     if every_class and not bool(present.all()):
         lacking = present.eq(0).nonzero()[:, 0].tolist()
-        raise UserError(f"{len(labels)} codes of {classes} classes, and class {lacking[0]} has none: give each class one, or leave it out")
+        raise UserError(
+            f"{len(labels)} features of {classes} classes, and class {lacking[0]} has none: give each class one, or leave it out"
+        )
     return classes
 
 
@@ -284,6 +288,6 @@ def _check_memory(rows: int, row_bytes: int) -> None:
     needed, held = COPIES * rows * row_bytes, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > held:
         raise UserError(
-            f"solving on {rows:,} codes needs {size_in_words(needed)} of memory, this machine has {size_in_words(held)}: take fewer "
-            "images (data.per_class), a cut with shorter codes, or pooled ones"
+            f"solving on {rows:,} features needs {size_in_words(needed)} of memory, this machine has {size_in_words(held)}: take fewer "
+            "images (data.per_class), a cut with shorter features, or pooled ones"
         )

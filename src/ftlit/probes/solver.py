@@ -19,7 +19,7 @@ AGAIN = 3  # times that a minimisation is begun anew, with the curvature at its 
 BIAS_STEPS = 8
 NOTHING = 1e-12  # of the largest mean square along an axis: no more than rounding
 NEWTON_STEPS = 50
-MANY = 500_000  # numbers of the codes, from which float32 is worth trying
+MANY = 500_000  # numbers of the features, from which float32 is worth trying
 FEW_AXES = 512  # up to which Newton's method is quicker than L-BFGS (2 to 26 times, on 64 and 512)
 LEAST_STEP = 1e-3  # of a full one of Newton's
 STEADY = 1e-12  # curvature by the bias where no sample is short of its margin
@@ -50,7 +50,7 @@ class Path:
     converged: Tensor
 
 
-def solve(codes_NC: Tensor, labels_N: Tensor, classes: int, strengths: Sequence[float], kind: Kind) -> Path:
+def solve(features_NC: Tensor, labels_N: Tensor, classes: int, strengths: Sequence[float], kind: Kind) -> Path:
     """Minimise mean loss + strength / 2 * |weight|^2; the bias is free.
 
     `softmax`: cross-entropy; for two classes one weight vector and the logistic loss, as scikit-learn has it: C = 1 / (N strength).
@@ -58,26 +58,26 @@ def solve(codes_NC: Tensor, labels_N: Tensor, classes: int, strengths: Sequence[
     `ridge`: half the squared distance to +1 and -1, one class against the rest: alpha = N strength.
 
     Args:
-        codes_NC: float32 or float64, best standardised; on a device that has float64.
+        features_NC: float32 or float64, best standardised; on a device that has float64.
         labels_N: int64, 0 .. classes - 1.
         classes: how many there are, 2 or more.
         strengths: each above 0.
         kind: of the loss.
     """
-    # float32 halves the price of a step, but its rounding may hide the way down: not worth it for few codes, and fatal where a hinge bends
-    basis = _Basis(codes_NC if kind == "softmax" and codes_NC.numel() >= MANY else codes_NC.double())
-    signs = signs_of(labels_N, classes, basis.codes.dtype)
+    # float32 halves the price of a step, but its rounding may hide the way down: not worth it for few features, and fatal where a hinge bends
+    basis = _Basis(features_NC if kind == "softmax" and features_NC.numel() >= MANY else features_NC.double())
+    signs = signs_of(labels_N, classes, basis.features.dtype)
     if kind == "ridge":
-        return _ridge(basis, signs, strengths, codes_NC)
+        return _ridge(basis, signs, strengths, features_NC)
     loss: LinearLoss = Svm(signs) if kind == "svm" else Logistic(signs) if classes == 2 else Softmax(labels_N)
-    tolerance = TOLERANCE[codes_NC.dtype]
-    point = before = basis.codes.new_zeros(basis.rank + 1, signs.shape[1])  # the last row is the bias
+    tolerance = TOLERANCE[features_NC.dtype]
+    point = before = basis.features.new_zeros(basis.rank + 1, signs.shape[1])  # the last row is the bias
     found, last, way = {}, inf, 0.0
     for strength, place in _descent(strengths):
         along, way = way, log(last / strength) if last < inf else 0.0
         ahead = min(way / along, 2.0) if along and kind == "softmax" else 0.0  # along the path; a hinge bends too sharply for it
         solved = _minimum(loss, basis, point + ahead * (point - before), strength, tolerance)
-        if basis.codes.dtype == torch.float32 and float(solved[2]) > tolerance:  # so it will for all weaker penalties
+        if basis.features.dtype == torch.float32 and float(solved[2]) > tolerance:  # so it will for all weaker penalties
             basis, loss, point = basis.double(), loss.double(), point.double()
             solved = _minimum(loss, basis, solved[0].double(), strength, tolerance)
         before, point, last = point, solved[0], strength
@@ -85,7 +85,7 @@ def solve(codes_NC: Tensor, labels_N: Tensor, classes: int, strengths: Sequence[
             found[place] = solved[0].double(), *solved[1:]
     points, values, lefts = (torch.stack(each) for each in zip(*(found[i] for i in range(len(strengths))), strict=True))
     weight, bias = basis.back(points.to(basis.axes.dtype))
-    return Path(weight.to(codes_NC), bias.to(codes_NC), values, lefts, lefts <= tolerance)
+    return Path(weight.to(features_NC), bias.to(features_NC), values, lefts, lefts <= tolerance)
 
 
 def _descent(strengths: Sequence[float]) -> Iterator[tuple[float, int | None]]:
@@ -101,37 +101,37 @@ def _descent(strengths: Sequence[float]) -> Iterator[tuple[float, int | None]]:
 
 
 class _Basis:
-    """Codes, less their mean, in the directions of their principal axes, in which a quadratic loss is diagonal; only those that the
+    """Features, less their mean, in the directions of their principal axes, in which a quadratic loss is diagonal; only those that the
     samples span, since a solution has no part outside of them.
     """
 
-    def __init__(self, codes: Tensor) -> None:
-        n, c = codes.shape
-        self.mean = codes.mean(dim=0)
-        centred = codes - self.mean
+    def __init__(self, features: Tensor) -> None:
+        n, c = features.shape
+        self.mean = features.mean(dim=0)
+        centred = features - self.mean
         double = centred.double()
         spread, axes = torch.linalg.eigh((double.T @ double if c <= n else double @ double.T) / n)
         kept = spread > NOTHING * spread[-1]
         spread, axes = spread[kept], axes[:, kept]
         if c > n:
             axes = double.T @ (axes / (spread * n).sqrt())
-        self.axes = axes.to(codes.dtype)
-        self.codes = centred @ self.axes
-        self.spread = spread.to(codes.dtype)  # mean square along each axis
+        self.axes = axes.to(features.dtype)
+        self.features = centred @ self.axes
+        self.spread = spread.to(features.dtype)  # mean square along each axis
         self.rank = len(spread)
 
     def double(self) -> "_Basis":
         """The same in float64."""
         finer = copy(self)
-        finer.codes, finer.spread = self.codes.double(), self.spread.double()
+        finer.features, finer.spread = self.features.double(), self.spread.double()
         return finer
 
     def outputs(self, point: Tensor) -> Tensor:
         """Point (rank + 1, K) -> (N, K)."""
-        return torch.addmm(point[-1], self.codes, point[:-1])
+        return torch.addmm(point[-1], self.features, point[:-1])
 
     def back(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Points (S, rank + 1, K) -> weights (S, K, C) and biases (S, K) for the codes as they were given."""
+        """Points (S, rank + 1, K) -> weights (S, K, C) and biases (S, K) for the features as they were given."""
         weights = (self.axes @ points[:, :-1]).transpose(1, 2)
         return weights, points[:, -1] - weights @ self.mean
 
@@ -139,14 +139,14 @@ class _Basis:
 def _ridge(basis: _Basis, signs: Tensor, strengths: Sequence[float], like: Tensor) -> Path:
     """One eigendecomposition for all strengths."""
     n = len(signs)
-    mean, along = signs.mean(dim=0), basis.codes.T @ signs / n
+    mean, along = signs.mean(dim=0), basis.features.T @ signs / n
     points, values, lefts = [], [], []
     for strength in strengths:
         weight = along / (basis.spread + strength)[:, None]
         points.append(torch.cat([weight, mean[None]]))
         apart = basis.outputs(points[-1]) - signs
         values.append(0.5 * (apart.square().sum() / n + strength * weight.square().sum()))
-        gradient = basis.codes.T @ apart / n + strength * weight
+        gradient = basis.features.T @ apart / n + strength * weight
         lefts.append(gradient.square().sum() / (2 * strength) / values[-1].clamp(min=torch.finfo(values[-1].dtype).tiny))
     weights, bias = basis.back(torch.stack(points))
     left = torch.stack(lefts)
@@ -181,8 +181,8 @@ def _hinged(loss: LinearLoss, basis: _Basis, point: Tensor, strength: float, tol
     """See `_minimum`; by Newton's method, one output after the other: between its bends a squared hinge is quadratic, so that a few
     steps end in the minimum (Chapelle 2007, section 2.2). Their price grows with the cube of the axes.
     """
-    n, columns = len(basis.codes), []
-    rows = torch.cat([basis.codes, basis.codes.new_ones(n, 1)], dim=1)
+    n, columns = len(basis.features), []
+    rows = torch.cat([basis.features, basis.features.new_ones(n, 1)], dim=1)
     penalty = rows.new_full(rows.shape[1:], strength)
     penalty[-1] = 0
 
@@ -212,7 +212,7 @@ def _hinged(loss: LinearLoss, basis: _Basis, point: Tensor, strength: float, tol
 
 
 def _certified(loss: LinearLoss, basis: _Basis, point: Tensor, strength: float, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
-    """See `_minimum`; the bias is taken to its best by Newton's method, which needs no further product with the codes."""
+    """See `_minimum`; the bias is taken to its best by Newton's method, which needs no further product with the features."""
     outputs, columns = basis.outputs(point), torch.arange(point.shape[1], device=point.device)
     size = 0.5 * strength * point[:-1].square().sum(dtype=torch.float64)
     bias = torch.zeros_like(point[-1])
@@ -227,7 +227,7 @@ def _certified(loss: LinearLoss, basis: _Basis, point: Tensor, strength: float, 
         if float(new_value.sum()) >= float(value.sum()):
             break
         bias, value, slope = bias - step.to(bias.dtype), new_value, new_slope
-    gradient = basis.codes.T @ slope + strength * point[:-1]
+    gradient = basis.features.T @ slope + strength * point[:-1]
     total = value.sum() + size
     left = gain + gradient.square().sum(dtype=torch.float64) / (2 * strength)
     point = torch.cat([point[:-1], (point[-1] + bias)[None]])
@@ -244,7 +244,7 @@ def _minimised(loss: LinearLoss, basis: _Basis, point: Tensor, strength: float, 
         now = own * scaled
         mean, slope = loss(basis.outputs(now), columns)
         value = mean + 0.5 * strength * by_problem(now[:-1].square(), len(mean))
-        gradient = torch.cat([basis.codes.T @ slope + strength * now[:-1], slope.sum(dim=0, keepdim=True)])
+        gradient = torch.cat([basis.features.T @ slope + strength * now[:-1], slope.sum(dim=0, keepdim=True)])
         left = 0.5 * by_problem(torch.cat([gradient[:-1].square() / strength, (gradient[-1:] * own[-1:]).square()]), len(mean))
         return value, gradient.mul_(own), left
 

@@ -1,4 +1,4 @@
-"""From config to a scenario: codes of every cut of some training images from one pass, measured, and the config composed again."""
+"""From config to a scenario: features of every cut of some training images from one pass, measured, and the config composed again."""
 
 import json
 import os
@@ -25,14 +25,14 @@ from ftlit.errors import UserError
 from ftlit.files import write_atomically
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.models.backbone import RANDOM_START, Backbone
-from ftlit.models.heads import SolvedLinearHead
-from ftlit.probes.advice import Advice, Depth, Measured, advise, logme
+from ftlit.models.heads import LinearProbeHead
+from ftlit.probes.advice import Advice, Depth, Measurements, advise, logme
 from ftlit.probes.linear_probe import fit_probe
 from ftlit.recipes import finetune
 from ftlit.recipes.config.overrides import OF_TRAINING, SEARCH, given
 from ftlit.recipes.config.validate import bind, check_input, check_labelled
 from ftlit.recipes.run import console as words
-from ftlit.recipes.run.feature_setup import codes_of
+from ftlit.recipes.run.feature_setup import features_of
 from ftlit.recipes.run.resume import checkpoint_of
 from ftlit.sweeps.jobs import ADVICE
 
@@ -113,7 +113,7 @@ def parts_of(cfg: DictConfig) -> tuple[Backbone, Any]:
     return backbone, instantiate(cfg.data, input_spec=backbone.input_spec)
 
 
-def look(cfg: DictConfig, backbone: Backbone, data: Any) -> tuple[Measured | None, Advice]:
+def look(cfg: DictConfig, backbone: Backbone, data: Any) -> tuple[Measurements | None, Advice]:
     """What was measured (`None`: this data cannot be, or there is nothing to transfer), and the advice."""
     check_labelled(data)
     counts = data.counts["train"]
@@ -136,7 +136,7 @@ def look(cfg: DictConfig, backbone: Backbone, data: Any) -> tuple[Measured | Non
     return measured, replace(advise(measured, droppable=droppable, asked=_asked(cfg)), solvable=solvable)
 
 
-def suited(cfg: DictConfig, measured: Measured | None, advice: Advice) -> tuple[Advice, DictConfig]:
+def suited(cfg: DictConfig, measured: Measurements | None, advice: Advice) -> tuple[Advice, DictConfig]:
     """The advice that fits what was given, and the config as it says."""
     try:
         return advice, _compose(overrides_of(cfg, advice))
@@ -148,26 +148,26 @@ def suited(cfg: DictConfig, measured: Measured | None, advice: Advice) -> tuple[
         return advice, _compose(overrides_of(cfg, advice))
 
 
-def measure(cfg: DictConfig, backbone: Backbone, data: ImageData) -> Measured:
+def measure(cfg: DictConfig, backbone: Backbone, data: ImageData) -> Measurements:
     """From one pass over some training images."""
     images = sum(data.counts["train"].values())
     few = data.with_few(max(2, MOST_IMAGES // data.num_classes))
-    with codes_of(cfg, backbone, few, backbone.cuts, ("train",)) as found:
-        codes = found["train"]["average"]
-        labels, depths = codes.targets, []
+    with features_of(cfg, backbone, few, backbone.cuts, ("train",)) as found:
+        features = found["train"]["average"]
+        labels, depths = features.targets, []
         assert labels is not None
-        for cut in codes.cuts:
-            vectors = codes[cut].read(range(len(codes)))
+        for cut in features.cuts:
+            vectors = features[cut].read(range(len(features)))
             depths.append(Depth(cut, fit_probe(vectors, labels, kind="ridge").score or 0.0, logme(vectors, labels)))
     # as scenario=auto is composed already, unless somebody gave another length; composing takes half a second
     plain = compose(HydraConfig.get().job.config_name, ["scenario=large_similar"]) if _changes_length() else cfg
     batches = images / data.batch_size
-    return Measured(
+    return Measurements(
         images,
         data.num_classes,
         depths,
-        measured=len(codes),
-        commonest=float(labels.bincount().max()) / len(codes),
+        measured=len(features),
+        commonest=float(labels.bincount().max()) / len(features),
         steps=_epochs(plain, batches) * batches / plain.trainer.get("accumulate_grad_batches", 1),
         noun=data.input_spec.noun,
     )
@@ -181,7 +181,7 @@ def _epochs(cfg: DictConfig, batches: float) -> float:
     return float(min(epochs, steps * trainer.get("accumulate_grad_batches", 1) / batches))
 
 
-def write(cfg: DictConfig, advice: Advice, measured: Measured | None) -> None:
+def write(cfg: DictConfig, advice: Advice, measured: Measurements | None) -> None:
     """`advice.json`, all at once."""
     told = {"advice": asdict(advice), "measured": measured and asdict(measured)}
     write_atomically(Path(cfg.paths.run, ADVICE), json.dumps(told, indent=1))
@@ -213,7 +213,7 @@ def _compose(instead: list[str]) -> DictConfig:
 
 def solves(cfg: DictConfig) -> bool:
     """Whether the head is one that is solved."""
-    return str(cfg.head._target_).endswith(SolvedLinearHead.__name__)
+    return str(cfg.head._target_).endswith(LinearProbeHead.__name__)
 
 
 def _asked(cfg: DictConfig) -> str:
@@ -239,7 +239,7 @@ def _given() -> list[str]:
     return [word for word in HydraConfig.get().overrides.task if not word.startswith("scenario=")]
 
 
-def table_of(measured: Measured, advice: Advice) -> Table:
+def table_of(measured: Measurements, advice: Advice) -> Table:
     """A row a layer, top first: held-out accuracy of a linear probe, LogME."""
     table = Table("layer", "held-out accuracy", "LogME")
     for depth in reversed(measured.depths):
@@ -257,8 +257,8 @@ def costs_of(backbone: Backbone, data: ImageData) -> Iterator[tuple[str, float]]
             cfg = _compose([f"scenario={name}"])
         except HydraException:  # what was given does not fit it
             continue
-        once = sum(sizes.values()) * max(loading, forward)  # codes, and the test images
-        warm_up = 0 if solves(cfg) else cfg.schedule.get("epoch") or 0  # of the head alone, from codes
+        once = sum(sizes.values()) * max(loading, forward)  # features, and the test images
+        warm_up = 0 if solves(cfg) else cfg.schedule.get("epoch") or 0  # of the head alone, from features
         epochs = 0.0 if name.startswith("small") else max(0.0, _epochs(cfg, sizes["train"] / data.batch_size) - warm_up)
         yield name, once + epochs * (sizes["train"] * max(loading, step) + sizes["val"] * max(loading, forward))
 
@@ -275,8 +275,8 @@ def _times(backbone: Backbone, data: ImageData) -> tuple[float, float, float]:
         for _ in range(2):  # the first one warms up
             begun = time.perf_counter()
             with torch.set_grad_enabled(training):
-                codes = backbone.pool(backbone(images))
-            total = codes.float().sum()
+                features = backbone.pool(backbone(images))
+            total = features.float().sum()
             if training:
                 torch.autograd.backward(total)
             float(total.detach())  # waits for the device

@@ -17,21 +17,21 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ftlit.errors import UserError, one_line
-from ftlit.features.stage_input import Source
+from ftlit.features.stage_input import StageInput
 from ftlit.finetuning.freeze import Choice
 from ftlit.finetuning.plan import Plan, examine
 from ftlit.finetuning.schedule import Schedule, trains_head_alone, with_batchnorm, with_reinit, without_warm_up
 from ftlit.inference.network import record_of
 from ftlit.inference.slim import base_record
-from ftlit.lit.callbacks.probe_head import SolvedHead, check_solvable
+from ftlit.lit.callbacks.probe_head import FitProbeHead, check_solvable
 from ftlit.lit.callbacks.recorder import Recorder
-from ftlit.lit.datamodules.feature_data import SHARDED, CodesData
+from ftlit.lit.datamodules.feature_data import SHARDED, FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.module import FineTuner
 from ftlit.lit.staged_finetuning import StagedFinetuning
 from ftlit.models.backbone import Backbone
 from ftlit.models.batchnorm_fold import batchnorm_to_affine
-from ftlit.models.heads import SolvedLinearHead, logits_of
+from ftlit.models.heads import LinearProbeHead, logits_of
 from ftlit.recipes.config.limits import AFFINE, check_until
 from ftlit.recipes.config.validate import bind, check_input, check_labelled
 from ftlit.recipes.run import artifacts as reporting
@@ -52,7 +52,7 @@ class Run:
     schedule: Schedule
     trainer: pl.Trainer
     resume_from: Path | None
-    solved: SolvedHead | None
+    solved: FitProbeHead | None
     recorder: Recorder | None
 
     @property
@@ -61,9 +61,9 @@ class Run:
         return self.solved is None or self.solved.trains
 
     @property
-    def sources(self) -> list[Source]:
-        """What each stage trains from, where codes are stored at all."""
-        return self.data.plan(self.model, self.schedule, self.trainer) if isinstance(self.data, CodesData) else []
+    def sources(self) -> list[StageInput]:
+        """What each stage trains from, where features are stored at all."""
+        return self.data.plan(self.model, self.schedule, self.trainer) if isinstance(self.data, FeatureData) else []
 
 
 def run(cfg: DictConfig) -> float:
@@ -124,15 +124,15 @@ def check_slim(strategy: object) -> None:
         raise UserError(f"checkpoint=slim cannot be loaded under {type(strategy).__name__}: give checkpoint=full, or one device or ddp")
 
 
-def _solved(cfg: DictConfig, head: nn.Module, schedule: Schedule) -> SolvedHead | None:
-    if not isinstance(head, SolvedLinearHead):
+def _solved(cfg: DictConfig, head: nn.Module, schedule: Schedule) -> FitProbeHead | None:
+    if not isinstance(head, LinearProbeHead):
         return None
     probing = instantiate(cfg.probe)
     if probing.cuts is not None or probing.repeats > 1:
-        raise UserError("head=solved is solved once, at the cut of the backbone: probe.cuts and probe.repeats are of recipe=probe")
+        raise UserError("head=linear_probe is solved once, at the cut of the backbone: probe.cuts and probe.repeats are of recipe=probe")
     if "average" not in probing.poolings:
         raise UserError(f"probe.poolings={list(probing.poolings)}: a solved head takes the average; others are of recipe=probe")
-    return SolvedHead("head", probing, trains=not all(trains_head_alone(stage) for stage in schedule.stages))
+    return FitProbeHead("head", probing, trains=not all(trains_head_alone(stage) for stage in schedule.stages))
 
 
 def _base(cfg: DictConfig, backbone: Backbone) -> dict[str, str] | None:
@@ -194,7 +194,7 @@ def fit(cfg: DictConfig, run: Run) -> float:
             words.write_results(cfg, results)
             words.say_results(cfg, results, f"{'trained' if run.trains else 'solved'} in {seconds:.1f} s")
             if run.recorder and run.recorder.tested:
-                reporting.say_report(cfg, run.data, run.recorder.tested, run.recorder.codes)
+                reporting.say_report(cfg, run.data, run.recorder.tested, run.recorder.features)
     return float(results["val/accuracy"])
 
 
@@ -228,14 +228,16 @@ def plan_of(run: Run) -> Plan:
 
 
 def _check_head(backbone: Backbone, head: nn.Module) -> None:
-    """A head of somebody's own is tried on codes of zeros before anything is written or trained."""
-    shape = backbone.code_shapes[backbone.cuts[-1]]
-    codes = torch.zeros(2, *shape)
+    """A head of somebody's own is tried on features of zeros before anything is written or trained."""
+    shape = backbone.feature_shapes[backbone.cuts[-1]]
+    features = torch.zeros(2, *shape)
     try:
         with torch.no_grad():
-            logits_of(head.eval(), codes, backbone.pool)
+            logits_of(head.eval(), features, backbone.pool)
     except Exception as error:
-        raise UserError(f"{type(head).__name__} cannot take the codes {shape} of cut {backbone.cuts[-1]!r}: {one_line(error)}") from error
+        raise UserError(
+            f"{type(head).__name__} cannot take the features {shape} of cut {backbone.cuts[-1]!r}: {one_line(error)}"
+        ) from error
 
 
 def quiet() -> None:

@@ -66,7 +66,7 @@ def _say_plan(cfg: DictConfig, backbone: Backbone, data: ImageData) -> None:
     sizes = (f"{name} {sum(p.numel() for p in backbone.get_submodule(name).parameters()):,}" for name in backbone.learned)
     epochs = f"{cfg.pretrain.epochs} epoch{'s' * (cfg.pretrain.epochs > 1)} each"
     rows = {
-        "pretrain": f"layer by layer, {epochs}, without labels; below the layer that learns all is frozen, and its codes are stored",
+        "pretrain": f"layer by layer, {epochs}, without labels; below the layer that learns all is frozen, and its features are stored",
         "backbone": f"weights: {backbone.origin}; parameters: {', '.join(sizes)}",
         "input": data.input_spec.told,
         "data": ", ".join(f"{split} {len(part):,}" for split, part in data.collection.splits.items()) + " images (none of test is seen)",

@@ -1,4 +1,4 @@
-"""From config to a table of accuracy by layer: codes of every cut from one pass, probes that are solved, one report on test."""
+"""From config to a table of accuracy by layer: features of every cut from one pass, probes that are solved, one report on test."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from rich.table import Table
 from torch import Tensor
 
 from ftlit.errors import UserError
-from ftlit.lit.callbacks.recorder import MOST_CODES, answers_of, as_kept, items_of
+from ftlit.lit.callbacks.recorder import MOST_FEATURES, answers_of, as_kept, items_of
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.models.backbone import Backbone
 from ftlit.models.pooling import POOLINGS
@@ -26,9 +26,9 @@ from ftlit.recipes import finetune
 from ftlit.recipes.config.validate import bind, check_input, check_labelled
 from ftlit.recipes.run import artifacts as reporting
 from ftlit.recipes.run import console as words
-from ftlit.recipes.run.feature_setup import codes_of
+from ftlit.recipes.run.feature_setup import features_of
 from ftlit.recipes.run.processes import several_processes
-from ftlit.report.contents import Answers
+from ftlit.report.contents import Predictions
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Look:
     tested: Interval
     held_out: str  # in words
     data: ImageData
-    said: Answers
-    codes: dict[str, Tensor]  # of some test images, and their labels
+    said: Predictions
+    features: dict[str, Tensor]  # of some test images, and their labels
 
     @property
     def cuts(self) -> list[str]:
@@ -54,7 +54,7 @@ def run(cfg: DictConfig) -> float:
     accuracy of what was chosen, on average (never that of test, by which no sweep shall choose); NaN where nothing was held out.
     """
     if cfg.resume:
-        raise UserError("resume=true: probes take a minute and their codes are stored; leave it out")
+        raise UserError("resume=true: probes take a minute and their features are stored; leave it out")
     finetune.quiet()
     bind(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -82,7 +82,7 @@ def run(cfg: DictConfig) -> float:
     words.console().print(escape(f"{told(looks, few)}; probe.csv, probe.png: {folder}"), soft_wrap=True)
     if cfg.report:
         reporting.write_run(cfg, first.data, [("probe", told(looks, few)), *words.data_rows(first.data, first.data.input_spec.noun)])
-        reporting.say_report(cfg, first.data, first.said, first.codes)
+        reporting.say_report(cfg, first.data, first.said, first.features)
     return mean(nan if look.best.score is None else look.best.score for look in looks)
 
 
@@ -95,13 +95,13 @@ def look(cfg: DictConfig, probing: Probing, backbone: Backbone, seed: int) -> Lo
     if data.multilabel:
         raise UserError("recipe=probe tells one class of an image from the others, and these have several labels: take data with one")
     cuts = backbone.cuts if probing.cuts is None else probing.cuts
-    with codes_of(cfg, backbone, data, cuts, poolings=[way for way in POOLINGS if way in probing.poolings]) as codes:
-        train, test = codes["train"], codes["test"]
+    with features_of(cfg, backbone, data, cuts, poolings=[way for way in POOLINGS if way in probing.poolings]) as features:
+        train, test = features["train"], features["test"]
         if not train:
-            raise UserError(f"probe.poolings={list(probing.poolings)}: codes of {', '.join(cuts)} cannot be pooled so; give average")
-        tried = f"{', '.join(probing.kinds)} on codes pooled by {', '.join(train)}, {len(probing.strengths or STRENGTHS)} strengths"
+            raise UserError(f"probe.poolings={list(probing.poolings)}: features of {', '.join(cuts)} cannot be pooled so; give average")
+        tried = f"{', '.join(probing.kinds)} on features pooled by {', '.join(train)}, {len(probing.strengths or STRENGTHS)} strengths"
         words.console().print(f"solving at {', '.join(cuts) if len(cuts) < 4 else f'{len(cuts)} cuts'}: {tried}", soft_wrap=True)
-        valid = codes["val"] if cfg.data.get("per_class") is None else None
+        valid = features["val"] if cfg.data.get("per_class") is None else None
         probes = probing.at(train, valid)
         best = best_of(probes)
         targets = test[best.pooling].targets
@@ -109,14 +109,14 @@ def look(cfg: DictConfig, probing: Probing, backbone: Backbone, seed: int) -> Lo
         vectors = test[best.pooling][best.cut].read(range(len(targets)))
         logits = best.logits(vectors).float()
         said = answers_of(logits, targets, items_of(data.collection.splits["test"], range(len(targets))))
-        kept = slice(None, None, -(-len(targets) // MOST_CODES))
+        kept = slice(None, None, -(-len(targets) // MOST_FEATURES))
         right = logits.argmax(dim=1) == targets
         noun = data.input_spec.noun
         held_out = (
             f"{len(data.collection.splits['val'])} {noun} of val" if valid else f"cross-validation among {len(train[best.pooling])} {noun}"
         )
-        codes_kept = {"codes": as_kept(vectors[kept]), "labels": targets[kept].clone()}
-        return Look(probes, best, bootstrap(right, probing.seed), held_out, data, said, codes_kept)
+        features_kept = {"features": as_kept(vectors[kept]), "labels": targets[kept].clone()}
+        return Look(probes, best, bootstrap(right, probing.seed), held_out, data, said, features_kept)
 
 
 def result_of(look: Look) -> dict[str, Any]:
@@ -128,11 +128,11 @@ def result_of(look: Look) -> dict[str, Any]:
 
 
 def table_of(looks: Sequence[Look]) -> Table:
-    """A row a layer and pooling, top first: length of its codes, held-out accuracy of each kind; mean and deviation where there are
+    """A row a layer and pooling, top first: length of its features, held-out accuracy of each kind; mean and deviation where there are
     several draws.
     """
     kinds = list(dict.fromkeys(probe.kind for probe in looks[0].probes))
-    table = Table("layer", "codes", *(f"{kind}, held-out accuracy{' (strength)' * (len(looks) == 1)}" for kind in kinds))
+    table = Table("layer", "features", *(f"{kind}, held-out accuracy{' (strength)' * (len(looks) == 1)}" for kind in kinds))
     for cut in looks[0].cuts:
         here = [probe for probe in looks[0].probes if probe.cut == cut]
         for pooling, features in dict.fromkeys((probe.pooling, probe.weight.shape[1]) for probe in here):

@@ -30,7 +30,7 @@ class StageRecord:
 
 
 @dataclass(frozen=True)
-class Answers:
+class Predictions:
     """What the network says of the test images.
 
     Args:
@@ -61,7 +61,7 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class RunData:
     """All that the report of a run shows; what the run did not leave is empty, or `None`.
 
     Args:
@@ -71,7 +71,7 @@ class Evidence:
         metrics: rows of metrics.csv, numbers only.
         stages: in order.
         tested: what it says of test images.
-        codes: (n, C) float32 of some test images, and their labels (n,).
+        features: (n, C) float32 of some test images, and their labels (n,).
         samples: training images.
         mistakes: test images that it is most sure of, wrongly.
         depths: cut -> accuracy on held-out images, the lowest first, by kind of probe.
@@ -83,8 +83,8 @@ class Evidence:
     class_names: Sequence[str]
     metrics: Sequence[Mapping[str, float]]
     stages: Sequence[StageRecord]
-    tested: Answers | None
-    codes: tuple[Array, Array] | None
+    tested: Predictions | None
+    features: tuple[Array, Array] | None
     samples: Pictures | None
     mistakes: Pictures | None
     depths: Mapping[str, Mapping[str, float]]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogFormatter, NullFormatter
 
-from ftlit.report.contents import Evidence, Pictures
+from ftlit.report.contents import Pictures, RunData
 from ftlit.report.scores import confusion as confused
 from ftlit.report.scores import reliability
 
@@ -24,17 +24,17 @@ COLOURED = 20  # classes that a legend names
 MOST = 500  # classes of a matrix that can be looked at
 
 
-def samples(evidence: Evidence) -> Figure | None:
+def samples(evidence: RunData) -> Figure | None:
     """Training images as the network sees them."""
     return _grid(evidence.samples)
 
 
-def mistakes(evidence: Evidence) -> Figure | None:
+def mistakes(evidence: RunData) -> Figure | None:
     """The test images that the network is most sure of, wrongly."""
     return _grid(evidence.mistakes)
 
 
-def curves(evidence: Evidence) -> Figure | None:
+def curves(evidence: RunData) -> Figure | None:
     """Loss and accuracy over steps, the stages shaded, and beneath the rate of each group."""
     rows = _trained(evidence)
     if not rows:
@@ -62,7 +62,7 @@ def curves(evidence: Evidence) -> Figure | None:
     return figure
 
 
-def layers(evidence: Evidence) -> Figure | None:
+def layers(evidence: RunData) -> Figure | None:
     """A row a layer, the top first, and when it trains: frozen or not by stage."""
     rows = evidence.run.get("layers") or []
     spans = _spans(evidence)
@@ -84,7 +84,7 @@ def layers(evidence: Evidence) -> Figure | None:
     return figure
 
 
-def confusion(evidence: Evidence) -> Figure | None:
+def confusion(evidence: RunData) -> Figure | None:
     """Test images by class (rows) and by what they were taken for (columns), as shares of the row."""
     number = len(evidence.class_names)
     if evidence.tested is None or evidence.run.get("multilabel") or number > MOST:
@@ -108,7 +108,7 @@ def confusion(evidence: Evidence) -> Figure | None:
     return figure
 
 
-def calibration(evidence: Evidence) -> Figure | None:
+def calibration(evidence: RunData) -> Figure | None:
     """The reliability diagram: how often it is right, by how sure it is; and how many images are in each bin."""
     if evidence.tested is None or evidence.run.get("multilabel"):
         return None
@@ -127,13 +127,13 @@ def calibration(evidence: Evidence) -> Figure | None:
     return figure
 
 
-def codes(evidence: Evidence) -> Figure | None:
-    """Codes of test images in two dimensions, coloured by class: t-SNE (van der Maaten and Hinton 2008) from principal components."""
-    if evidence.codes is None or (evidence.codes[1] >= 0).sum() < 10:
+def features(evidence: RunData) -> Figure | None:
+    """Features of test images in two dimensions, coloured by class: t-SNE (van der Maaten and Hinton 2008) from principal components."""
+    if evidence.features is None or (evidence.features[1] >= 0).sum() < 10:
         return None
     from sklearn.manifold import TSNE  # here: it takes a second
 
-    values, labels = (held[evidence.codes[1] >= 0] for held in evidence.codes)  # of several labels the first; without any: not shown
+    values, labels = (held[evidence.features[1] >= 0] for held in evidence.features)  # of several labels the first; without any: not shown
     perplexity = min(30, (len(values) - 1) / 3)
     flat = TSNE(init="pca", perplexity=perplexity, random_state=0, max_iter=500).fit_transform(values)
     figure = Figure(figsize=(7.5, 6), layout="constrained")
@@ -150,7 +150,7 @@ def codes(evidence: Evidence) -> Figure | None:
     return figure
 
 
-def depth(evidence: Evidence) -> Figure | None:
+def depth(evidence: RunData) -> Figure | None:
     """Accuracy of a probe at each cut, on held-out images."""
     if not evidence.depths:
         return None
@@ -164,7 +164,7 @@ def depth(evidence: Evidence) -> Figure | None:
     return figure
 
 
-def stages(evidence: Evidence) -> Figure | None:
+def stages(evidence: RunData) -> Figure | None:
     """Seconds and memory of each stage."""
     if not evidence.stages:
         return None
@@ -182,7 +182,7 @@ def stages(evidence: Evidence) -> Figure | None:
     return figure
 
 
-FIGURES: Mapping[str, tuple[str, Callable[[Evidence], Figure | None]]] = {
+FIGURES: Mapping[str, tuple[str, Callable[[RunData], Figure | None]]] = {
     "samples": ("Training images, as the network sees them", samples),
     "curves": ("Loss, accuracy, rates", curves),
     "layers": ("What trains when", layers),
@@ -190,12 +190,12 @@ FIGURES: Mapping[str, tuple[str, Callable[[Evidence], Figure | None]]] = {
     "confusion": ("What is taken for what", confusion),
     "mistakes": ("The surest mistakes", mistakes),
     "calibration": ("Is it as often right as it is sure?", calibration),
-    "codes": ("Codes of test images in two dimensions", codes),
+    "features": ("Features of test images in two dimensions", features),
     "depth": ("Accuracy by depth", depth),
 }
 
 
-def _short(evidence: Evidence) -> list[str]:
+def _short(evidence: RunData) -> list[str]:
     """Names of the classes that leave room for the picture."""
     return [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in evidence.class_names]
 
@@ -214,7 +214,7 @@ def _grid(pictures: Pictures | None) -> Figure | None:
     return figure
 
 
-def _trained(evidence: Evidence) -> Sequence[Mapping[str, float]]:
+def _trained(evidence: RunData) -> Sequence[Mapping[str, float]]:
     """Rows of the metrics but for those of the look at the best checkpoint, which follow."""
     last = max((place for place, row in enumerate(evidence.metrics) if "train/loss" in row), default=-1)
     return evidence.metrics[: last + 1]
@@ -225,14 +225,14 @@ def _series(rows: Sequence[Mapping[str, float]], name: str) -> tuple[list[float]
     return [step for step, _ in held], [value for _, value in held]
 
 
-def _spans(evidence: Evidence) -> list[tuple[float, float]]:
+def _spans(evidence: RunData) -> list[tuple[float, float]]:
     """First step of each stage and of the next."""
     last = max((row["step"] for row in _trained(evidence) if "step" in row), default=0) + 1
     begins = [stage.step for stage in evidence.stages]
     return list(pairwise([*begins, max(last, begins[-1] + 1)])) if begins else []
 
 
-def _shade(axes: Axes, evidence: Evidence, *, named: bool) -> None:
+def _shade(axes: Axes, evidence: RunData, *, named: bool) -> None:
     for place, (begin, end) in enumerate(_spans(evidence)):
         axes.axvspan(begin, end, color=STAGE_COLOURS[place % 2], zorder=0)
         if named:

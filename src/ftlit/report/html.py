@@ -15,7 +15,7 @@ from matplotlib import rc_context
 
 from ftlit.errors import one_line, shorten
 from ftlit.files import write_atomically
-from ftlit.report.contents import Evidence
+from ftlit.report.contents import RunData
 from ftlit.report.figures import FIGURES, MOST
 from ftlit.report.load import read
 from ftlit.report.run_files import FOLDER, RUN, TEST
@@ -45,7 +45,7 @@ def write_report(folder: str | Path) -> Path:
     return target
 
 
-def page(evidence: Evidence, pictures: Mapping[str, bytes | str]) -> str:
+def page(evidence: RunData, pictures: Mapping[str, bytes | str]) -> str:
     """The page as text. All that comes from outside is escaped.
 
     Args:
@@ -74,7 +74,7 @@ def page(evidence: Evidence, pictures: Mapping[str, bytes | str]) -> str:
     )
 
 
-def pictures_of(evidence: Evidence) -> Iterator[tuple[str, bytes | str]]:
+def pictures_of(evidence: RunData) -> Iterator[tuple[str, bytes | str]]:
     """Name and PNG file of each picture that there is, or why it could not be drawn: one fault must not cost the others."""
     with rc_context({"text.parse_math": False}), warnings.catch_warnings():  # a class may be called $x^$
         warnings.filterwarnings("ignore", "Glyph .* missing")  # of letters that the font lacks; the page's tables have them
@@ -93,7 +93,7 @@ def _image(title: str, png: bytes | str) -> str:
     return f'<img alt="{escape(title)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 
-def _result(evidence: Evidence) -> str:
+def _result(evidence: RunData) -> str:
     metrics = ("accuracy", "f1", "loss")
     rows = [
         [split, *(f"{evidence.result[f'{split}/{metric}']:.4f}" for metric in metrics)]
@@ -103,13 +103,13 @@ def _result(evidence: Evidence) -> str:
     return _table(["split", "accuracy", "macro F1", "loss"], rows) if rows else ""
 
 
-def _plan(evidence: Evidence) -> str:
+def _plan(evidence: RunData) -> str:
     rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in evidence.run.get("plan", []))
     warnings = "".join(f'<p class="warning">{escape(warning)}</p>' for warning in evidence.run.get("warnings", []))
     return f'<table class="plan">{rows}</table>{warnings}'
 
 
-def _data(evidence: Evidence) -> str:
+def _data(evidence: RunData) -> str:
     counts = evidence.run.get("counts", {})
     names = list(counts)
     rows = [[name, *(f"{counts[split].get(name, 0):,}" for split in names)] for name in evidence.class_names[:MOST_ROWS]]
@@ -117,7 +117,7 @@ def _data(evidence: Evidence) -> str:
     return _table(["class", *names], rows, sortable=True) + (f"<p>and {more:,} more in {FOLDER}/{RUN}</p>" if more > 0 else "")
 
 
-def _classes(evidence: Evidence) -> str:
+def _classes(evidence: RunData) -> str:
     assert evidence.tested is not None
     scores = class_scores(evidence.tested, evidence.class_names)
     more, note = len(scores) - MOST_ROWS, ""
@@ -128,7 +128,7 @@ def _classes(evidence: Evidence) -> str:
     return _table(["class", "test images", "precision", "recall", "F1"], rows, sortable=True) + note
 
 
-def _calibration(evidence: Evidence) -> str:
+def _calibration(evidence: RunData) -> str:
     if evidence.tested is None or evidence.run.get("multilabel"):
         return ""
     without = int((~np.isfinite(evidence.tested.probability)).sum())
@@ -136,7 +136,7 @@ def _calibration(evidence: Evidence) -> str:
     return f"<p>Expected calibration error: {reliability(evidence.tested)[3]:.4f}.{lost}</p>"
 
 
-def _confusion(evidence: Evidence) -> str:
+def _confusion(evidence: RunData) -> str:
     """The matrix, which can be sorted, and the pairs that are confused most."""
     if evidence.tested is None or evidence.run.get("multilabel"):
         return ""
@@ -144,7 +144,7 @@ def _confusion(evidence: Evidence) -> str:
     return f'<div class="beside">{matrix}<div>{"".join(_pairs(evidence))}</div></div>'
 
 
-def _matrix(evidence: Evidence) -> str:
+def _matrix(evidence: RunData) -> str:
     """Where the script draws; what it draws is plain numbers and names."""
     assert evidence.tested is not None
     pairs, times = confusion(evidence.tested)
@@ -158,7 +158,7 @@ def _matrix(evidence: Evidence) -> str:
     )
 
 
-def _pairs(evidence: Evidence) -> Iterator[str]:
+def _pairs(evidence: RunData) -> Iterator[str]:
     """The pairs that are confused most."""
     assert evidence.tested is not None
     pairs, times = confusion(evidence.tested)
@@ -172,7 +172,7 @@ def _pairs(evidence: Evidence) -> Iterator[str]:
         yield f"<p>No test image of {escape(shorten(names))} was mistaken.</p>"
 
 
-def _mistakes(evidence: Evidence) -> str:
+def _mistakes(evidence: RunData) -> str:
     """The surest ones in words: path, number or text."""
     tested, names = evidence.tested, evidence.class_names
     if tested is None or not (places := surest_mistakes(tested)[:MOST_MISTAKES]):

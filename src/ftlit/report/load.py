@@ -9,11 +9,11 @@ from safetensors import SafetensorError
 
 from ftlit.errors import UserError, one_line
 from ftlit.report import run_files as files
-from ftlit.report.contents import Evidence
+from ftlit.report.contents import RunData
 from ftlit.report.run_files import FOLDER, RUN
 
 
-def read(folder: str | Path) -> Evidence:
+def read(folder: str | Path) -> RunData:
     """The evidence in a run's folder. Nothing in it is executed.
 
     Raises:
@@ -26,14 +26,14 @@ def read(folder: str | Path) -> Evidence:
         raise UserError(f"{folder} is no folder of a run that left a report ({FOLDER}/{RUN}): give one, or run with report=true")
     try:
         run = files.read_json(folder / FOLDER / RUN)
-        return Evidence(
+        return RunData(
             folder,
             run,
             run["class_names"],
             _metrics(folder / "metrics.csv"),
             files.read_stages(folder),
             files.read_tested(folder),
-            files.read_codes(folder),
+            files.read_features(folder),
             files.read_pictures(folder, "samples"),
             files.read_pictures(folder, "mistakes"),
             _depths(folder),

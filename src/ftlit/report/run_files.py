@@ -3,7 +3,7 @@
 run.json        plan, layers, counts of the data, command, versions
 stages.json     when each stage began, how long it took, how much memory
 test.csv        a row for each test image: label, what it was taken for, how sure; by names, and by class numbers, which are read again
-codes.safetensors, samples.safetensors, mistakes.safetensors
+features.safetensors, samples.safetensors, mistakes.safetensors
 """
 
 import csv
@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ftlit.files import write_atomically
-from ftlit.report.contents import Answers, Array, Pictures, StageRecord
+from ftlit.report.contents import Array, Pictures, Predictions, StageRecord
 
 FOLDER, RUN, STAGES, TEST = "report", "run.json", "stages.json", "test.csv"
 BETWEEN = " | "  # several labels of one image, for a reader
@@ -57,7 +57,7 @@ def read_stages(folder: Path) -> list[StageRecord]:
     return [StageRecord(**stage) for stage in read_json(path)] if path.is_file() else []
 
 
-def write_tested(folder: Path, tested: Answers, class_names: Sequence[str]) -> None:
+def write_tested(folder: Path, tested: Predictions, class_names: Sequence[str]) -> None:
     """`test.csv`."""
     writer = csv.writer(stream := io.StringIO(newline=""))
     writer.writerow(["item", "label", "predicted", "probability", "label_number", "predicted_number"])
@@ -68,7 +68,7 @@ def write_tested(folder: Path, tested: Answers, class_names: Sequence[str]) -> N
     write_atomically(folder / FOLDER / TEST, stream.getvalue().encode(**BYTES))
 
 
-def read_tested(folder: Path) -> Answers | None:
+def read_tested(folder: Path) -> Predictions | None:
     """`test.csv`, if it is there."""
     path = folder / FOLDER / TEST
     if not path.is_file():
@@ -76,7 +76,7 @@ def read_tested(folder: Path) -> Answers | None:
     with path.open(newline="", **BYTES) as file:  # type: ignore[call-overload]
         rows = list(csv.DictReader(file))
     labels, said = ([tuple(map(int, row[name].split())) for row in rows] for name in ("label_number", "predicted_number"))
-    return Answers([row["item"] for row in rows], labels, said, np.array([float(row["probability"]) for row in rows]))
+    return Predictions([row["item"] for row in rows], labels, said, np.array([float(row["probability"]) for row in rows]))
 
 
 def write_tensors(folder: Path, name: str, tensors: Mapping[str, Tensor], captions: Sequence[str] = ()) -> None:
@@ -85,13 +85,13 @@ def write_tensors(folder: Path, name: str, tensors: Mapping[str, Tensor], captio
     write_atomically(folder / FOLDER / f"{name}.safetensors", save(dict(tensors), {"captions": told}))
 
 
-def read_codes(folder: Path) -> tuple[Array, Array] | None:
-    """Codes (n, C) float32 and labels (n,), if they are there."""
-    path = folder / FOLDER / "codes.safetensors"
+def read_features(folder: Path) -> tuple[Array, Array] | None:
+    """Features (n, C) float32 and labels (n,), if they are there."""
+    path = folder / FOLDER / "features.safetensors"
     if not path.is_file():
         return None
     with safe_open(path, "pt") as file:
-        return file.get_tensor("codes").to(torch.float32).numpy(), file.get_tensor("labels").numpy()
+        return file.get_tensor("features").to(torch.float32).numpy(), file.get_tensor("labels").numpy()
 
 
 def read_pictures(folder: Path, name: str) -> Pictures | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ftlit.report.contents import Answers
+from ftlit.report.contents import Predictions
 
 BINS = 15
 Array = np.ndarray[Any, Any]
@@ -31,7 +31,7 @@ class ClassScore:
     f1: float
 
 
-def class_scores(tested: Answers, class_names: Sequence[str]) -> list[ClassScore]:
+def class_scores(tested: Predictions, class_names: Sequence[str]) -> list[ClassScore]:
     """By class, in the order of the class numbers."""
     said, true = (_counts(labels, len(class_names)) for labels in (tested.predicted, tested.labels))
     right = _counts([set(a) & set(b) for a, b in zip(tested.labels, tested.predicted, strict=True)], len(class_names))
@@ -41,14 +41,14 @@ def class_scores(tested: Answers, class_names: Sequence[str]) -> list[ClassScore
     ]
 
 
-def confusion(tested: Answers) -> tuple[Array, Array]:
+def confusion(tested: Predictions) -> tuple[Array, Array]:
     """Pairs int (n, 2) of a class and what it was taken for, those that there are, and how often (n,). Of images with one label."""
     both = np.hstack([np.array(numbers, dtype=int).reshape(-1, 1) for numbers in (tested.labels, tested.predicted)])
     pairs, counts = np.unique(both, axis=0, return_counts=True)
     return pairs, counts
 
 
-def reliability(tested: Answers) -> tuple[Array, Array, Array, float]:
+def reliability(tested: Predictions) -> tuple[Array, Array, Array, float]:
     """Mean probability, accuracy and number of images in each of `BINS` bins of equal width, and the expected calibration error: the mean
     distance of the first two, weighted by the third (Guo et al. 2017, section 2). Empty bins are nan; images without a finite probability
     are in none.
@@ -63,7 +63,7 @@ def reliability(tested: Answers) -> tuple[Array, Array, Array, float]:
     return sure, accuracy, counts, float(np.nansum(np.abs(sure - accuracy) * counts) / max(counts.sum(), 1))
 
 
-def surest_mistakes(tested: Answers) -> list[int]:
+def surest_mistakes(tested: Predictions) -> list[int]:
     """Places of all that was taken for something else, the surest first."""
     pairs = enumerate(zip(tested.labels, tested.predicted, strict=True))
     return sorted((place for place, (label, said) in pairs if label != said), key=lambda place: -np.nan_to_num(tested.probability[place]))

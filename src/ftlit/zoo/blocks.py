@@ -18,7 +18,7 @@ class Parts:
 
     Args:
         layers: name -> module, in forward order.
-        classifier: codes of the last layer -> logits.
+        classifier: features of the last layer -> logits.
         token_pool: how the network pools tokens, if it has any.
     """
 

@@ -15,7 +15,7 @@ from ftlit.errors import UserError, one_line, unknown
 from ftlit.models.backbone import RANDOM_START, Backbone
 from ftlit.zoo.blocks import Parts
 from ftlit.zoo.state_dict import fill, original_names
-from ftlit.zoo.weights import Source
+from ftlit.zoo.weights import WeightSource
 
 LARGEST = 1024  # px, among which the smallest size that fits is looked for
 CANNOT_BUILD = (TypeError, ValueError, ArithmeticError, RuntimeError, AssertionError)
@@ -55,7 +55,7 @@ def assembled(
     parts: Parts,
     spec: InputSpec | TextSpec,
     *,
-    source: Source | None,
+    source: WeightSource | None,
     tensors: Mapping[str, Tensor] | None,
     cut: str | int | None,
     reinit: Sequence[str | int],
@@ -98,7 +98,7 @@ def assembled(
 
 def _check_size(name: str, backbone: Backbone) -> None:
     try:
-        _ = backbone.code_shapes  # kept by the backbone: heads ask for it next
+        _ = backbone.feature_shapes  # kept by the backbone: heads ask for it next
     except (RuntimeError, AssertionError) as error:
         spec = backbone.input_spec
         if isinstance(spec, TextSpec):

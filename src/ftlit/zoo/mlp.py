@@ -14,7 +14,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoi
 
 
 def build(*, size: int, hidden: Sequence[int] = (512, 256, 128), activation: str = "relu") -> Layers:
-    """Images (N, 3, size, size) -> codes (N, hidden[-1]) through `layer1`, `layer2`, ..., each linear and an activation, at random.
+    """Images (N, 3, size, size) -> features (N, hidden[-1]) through `layer1`, `layer2`, ..., each linear and an activation, at random.
 
     Raises `UserError` for no layer, a width below 1, or an unknown activation.
     """

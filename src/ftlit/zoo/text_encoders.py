@@ -1,6 +1,6 @@
 """`load_bert`: any BERT-like encoder, from a folder or the hub's cache, taken apart into embeddings, encoder layers and pooler.
 
-Codes below the pooler are tokens (N, T, C), and those of padding are exactly zero: so the attention mask travels with them, through a cut,
+Features below the pooler are tokens (N, T, C), and those of padding are exactly zero: so the attention mask travels with them, through a cut,
 a store, a probe, and every layer reads it from what it is given.
 """
 
@@ -21,7 +21,7 @@ from ftlit.models.backbone import Backbone
 from ftlit.models.pooling import real_tokens
 from ftlit.zoo.blocks import Parts
 from ftlit.zoo.build import EmptyWeights, assembled, built
-from ftlit.zoo.weights import Source, Tensors, as_record, find, read
+from ftlit.zoo.weights import Tensors, WeightSource, as_record, find, read
 
 # type of model -> where its encoder layers are. Their layers take tokens and an attention mask, and nothing else
 ENCODERS = {
@@ -71,7 +71,7 @@ def load_bert(
     tokenizer = load_tokenizer(str(folder))
     spec = TextSpec(str(folder), tokenizer.pad_token_id, max_length)
     _check_length(config, tokenizer, spec)
-    source = find(weights, {"default": Source(f"{name}", partial(_read_all, folder))})
+    source = find(weights, {"default": WeightSource(f"{name}", partial(_read_all, folder))})
     tensors = _without_heads(source.load()) if source else None
     pooled = tensors is None or any(tensor.startswith("pooler.") for tensor in tensors)
     apart = partial(take_apart, pad_id=spec.pad_id, pooled=pooled)
@@ -122,8 +122,8 @@ class Embeddings(nn.Module):
             raise UserError(
                 f"this network takes token ids (N, T), and this is {tuple(ids.shape)} of {ids.dtype}: give texts, data=text_csv"
             )
-        codes: Tensor = self.project(self.block(ids)).masked_fill((ids == self.pad_id)[..., None], 0.0)
-        return codes
+        features: Tensor = self.project(self.block(ids)).masked_fill((ids == self.pad_id)[..., None], 0.0)
+        return features
 
 
 class EncoderLayer(nn.Module):
@@ -144,8 +144,8 @@ class EncoderLayer(nn.Module):
         real = real_tokens(tokens)
         length = _longest(real)
         own = real[:, :length]
-        codes: Tensor = self.block(tokens[:, :length], own[:, None, None, :]).masked_fill(~own[..., None], 0.0)
-        return nn.functional.pad(codes, (0, 0, 0, real.shape[1] - length))
+        features: Tensor = self.block(tokens[:, :length], own[:, None, None, :]).masked_fill(~own[..., None], 0.0)
+        return nn.functional.pad(features, (0, 0, 0, real.shape[1] - length))
 
 
 def _longest(real: Tensor) -> int:
@@ -214,7 +214,7 @@ def _config(name: str, folder: Path, fields: Mapping[str, Any]) -> Any:
         if field not in known:
             raise unknown(f"argument of {name}", field, known)
         setattr(config, field, value)
-    config.name_or_path = ""  # the same network in another folder has the same codes
+    config.name_or_path = ""  # the same network in another folder has the same features
     return config
 
 

@@ -32,7 +32,7 @@ TAILS = (("forward_features",), ("forward_cls", "norm"))  # the lines behind the
 def take_apart(model: Any, size: int) -> tuple[Parts, str]:
     """The named layers and the classifier of a timm network, and a note for its origin if it stays whole.
 
-    Law 1 is checked by running two random images. The network, its mode and torch's random state stay as they are; modules are shared,
+    invariant 1 is checked by running two random images. The network, its mode and torch's random state stay as they are; modules are shared,
     not copied. Where the logits are of more than one vector, or there are none, the identity stands for
     the classifier.
 
@@ -77,33 +77,33 @@ def _exact(way: Callable[[Trace], Modules], seen: Trace) -> Parts | str:
     """The parts that `way` makes, if they do what the network did; else why they do not."""
     try:
         layers = way(seen)
-        codes = seen.images
+        features = seen.images
         for layer in layers.values():
-            given, written = codes, codes._version
-            codes = layer(given)
+            given, written = features, features._version
+            features = layer(given)
             if given._version != written:
                 return "a layer writes over what it is given"
-        parts = _ended(layers, codes, seen)
+        parts = _ended(layers, features, seen)
     except Exception as error:  # a twin that lacks what its lines need fails in any way
         return one_line(error)
     places = [id(parameter) for layer in parts.layers.values() for parameter in layer.parameters()]
     return parts if len(places) == len(set(places)) else "layers share parameters"
 
 
-def _ended(layers: Modules, codes: Tensor, seen: Trace) -> Parts:
+def _ended(layers: Modules, features: Tensor, seen: Trace) -> Parts:
     """With the pooling of ours that the network has too, or with a neck. Raises `ValueError` where neither does what the network did."""
     vector = seen.model.forward_head(seen.features, pre_logits=True)
     if vector.ndim != 2:
         raise ValueError("forward_head gives no vector")
     classifier = next(one for one in _severed(seen.model) if isinstance(one, nn.Identity) or _gives(one, vector, seen.logits))
     for token_pool in get_args(TokenPool):
-        if _same(pool(codes, token_pool), vector):
+        if _same(pool(features, token_pool), vector):
             return Parts(layers, classifier, token_pool)
     beside = {name for name, _ in seen.model.named_children()} - {call.name.split(".")[0] for call in seen.later}
     direct = [name for name, _ in seen.model.named_parameters(recurse=False)]
     neck = Part(without(seen.model, [*beside, *_classifiers(seen.model)], direct), "forward_head")
     layers = {**layers, "neck": _ordered([neck], seen.features, vector)}
-    if not _same(layers["neck"](codes), vector):
+    if not _same(layers["neck"](features), vector):
         raise ValueError("its layers do not give what the network gives")
     return Parts(layers, classifier)
 
@@ -115,8 +115,8 @@ def _gives(classifier: nn.Module, vector: Tensor, logits: Tensor) -> bool:
         return False
 
 
-def _same(codes: Tensor, wanted: Tensor) -> bool:
-    return codes.shape == wanted.shape and bool((codes - wanted).abs().max() <= TOLERANCE * wanted.abs().max())
+def _same(features: Tensor, wanted: Tensor) -> bool:
+    return features.shape == wanted.shape and bool((features - wanted).abs().max() <= TOLERANCE * wanted.abs().max())
 
 
 def _classifiers(model: Any) -> list[str]:
@@ -240,9 +240,9 @@ def _ordered(modules: Sequence[nn.Module], given: Tensor | None, result: Tensor 
     return run[0] if len(run) == 1 else nn.Sequential(*run)
 
 
-def _channels_last(codes: Tensor | None) -> bool:
+def _channels_last(features: Tensor | None) -> bool:
     """Images are square, so that the two equal sizes are height and width."""
-    return codes is not None and codes.ndim == 4 and codes.shape[1] == codes.shape[2] != codes.shape[3]
+    return features is not None and features.ndim == 4 and features.shape[1] == features.shape[2] != features.shape[3]
 
 
 def _weighted(call: Call) -> bool:

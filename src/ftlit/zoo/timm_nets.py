@@ -21,7 +21,7 @@ from ftlit.models.backbone import Backbone
 from ftlit.zoo.blocks import Parts
 from ftlit.zoo.build import assembled, built, overridden
 from ftlit.zoo.timm_layers import take_apart
-from ftlit.zoo.weights import HOW_TO_GO_ON, Source, as_record, find, network_timeout
+from ftlit.zoo.weights import HOW_TO_GO_ON, WeightSource, as_record, find, network_timeout
 
 Config = dict[str, Any]
 
@@ -72,7 +72,7 @@ def load_timm(
     known = _input_spec(name, config)
     spec = overridden(known, input_spec)
     settings = ({"img_size": spec.size} if config.get("fixed_input_size") and spec.size != known.size else {}) | kwargs
-    published = Source(_origin(config), partial(_fetch, name, config, settings), known)
+    published = WeightSource(_origin(config), partial(_fetch, name, config, settings), known)
     source = find(weights, {"default": published} if _has_weights(config) else {})
     with torch.random.fork_rng(devices=[]) if source else nullcontext():
         tensors = source.load() if source else None

@@ -22,14 +22,14 @@ class Part(nn.Module):
         self.lines = lines
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the methods make of codes, or of images."""
+        """What the methods make of features, or of images."""
         for line in self.lines:
             x = self.model.forward_head(x, pre_logits=True) if line == "forward_head" else getattr(self.model, line)(x)
         return x
 
 
 class Copy(nn.Module):
-    """Stands in front of a layer that writes into its argument, as that are the codes at a cut."""
+    """Stands in front of a layer that writes into its argument, as that are the features at a cut."""
 
     def forward(self, x: Tensor) -> Tensor:
         """The same, elsewhere."""

@@ -38,9 +38,9 @@ class Call:
     rewritten: int = -1
     writes: bool = False
 
-    def takes(self, codes: Tensor | None, written: int) -> bool:
-        """Whether the call's argument is `codes`, as they were when they had been written to so often."""
-        return codes is not None and self.given is codes and self.written == written
+    def takes(self, features: Tensor | None, written: int) -> bool:
+        """Whether the call's argument is `features`, as they were when they had been written to so often."""
+        return features is not None and self.given is features and self.written == written
 
     def follows(self, other: "Call") -> bool:
         """Whether the call's argument is what `other` gave."""

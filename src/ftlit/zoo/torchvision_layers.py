@@ -2,7 +2,7 @@
 
 Layers keep torchvision's names where it has any. An operation without parameters or a lone norm goes with the layer it
 follows, a downsampling with the stage it leads to. Only the last linear layer is severed; a pool, flatten or dropout right
-before it goes with it, so that a convolutional network's last codes are its un-pooled map. Auxiliary heads fall away.
+before it goes with it, so that a convolutional network's last features are its un-pooled map. Auxiliary heads fall away.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,7 +23,7 @@ Kind = tuple[type[nn.Module], ...]
 def take_apart(model: nn.Module) -> Parts:
     """The named layers and the classifier of a torchvision classification network, or of `Layers`, which has no classifier.
 
-    Law 1: in eval mode `classifier(layers one after the other(x)) == model(x)`. Modules are shared, not copied.
+    invariant 1: in eval mode `classifier(layers one after the other(x)) == model(x)`. Modules are shared, not copied.
 
     Raises:
         KeyError: a type of network that the table `FAMILIES` lacks.
@@ -40,7 +40,7 @@ def _vgg(model: Any) -> Parts:
 
 
 def _with_fully_connected(model: Any, convs: list[Run]) -> Parts:
-    """`fc6` and `fc7` end with their ReLU: the 4,096-D CNN codes of Razavian et al. 2014 (section 2) and of the CS231n notes."""
+    """`fc6` and `fc7` end with their ReLU: the 4,096-D CNN features of Razavian et al. 2014 (section 2) and of the CS231n notes."""
     fc6, fc7, last = _split(model.classifier, after=(nn.ReLU,))
     layers = {f"conv{i}": named(**_by_kind(run)) for i, run in enumerate(convs, 1)}
     layers["fc6"] = named(avgpool=model.avgpool, flatten=nn.Flatten(1), **_by_kind(fc6))

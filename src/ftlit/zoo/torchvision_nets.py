@@ -18,7 +18,7 @@ from ftlit.zoo import glyph, mlp
 from ftlit.zoo.blocks import IMAGENET, Parts
 from ftlit.zoo.build import EmptyWeights, assembled, built, overridden
 from ftlit.zoo.torchvision_layers import take_apart
-from ftlit.zoo.weights import Source, as_record, find, read, sources
+from ftlit.zoo.weights import WeightSource, as_record, find, read, sources
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Net:
     """
 
     build: Callable[..., nn.Module]
-    sources: Mapping[str, Source]
+    sources: Mapping[str, WeightSource]
     arguments: tuple[str, ...] = ()
     input_spec: InputSpec = field(default_factory=InputSpec)
 
 
 BUILDERS: dict[str, Net] = {
-    "glyph": Net(glyph.build, {"default": Source(f"shipped {glyph.FILE.name}", partial(read, glyph.FILE), glyph.INPUT_SPEC)}),
+    "glyph": Net(glyph.build, {"default": WeightSource(f"shipped {glyph.FILE.name}", partial(read, glyph.FILE), glyph.INPUT_SPEC)}),
     "mlp": Net(mlp.build, {}, ("hidden", "activation"), mlp.INPUT_SPEC),
 }  # networks of this package; all other names are torchvision's
 

@@ -34,8 +34,8 @@ class Embeddings(nn.Module):
             raise UserError(f"this network was built for images of {self.size} px and got {tuple(x.shape[-2:])}: set input_spec.size")
         places = self.patch_conv(x).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.class_token.expand(x.shape[0], -1, -1), places], dim=1)
-        codes: Tensor = self.dropout(tokens + self.position_embedding)
-        return codes
+        features: Tensor = self.dropout(tokens + self.position_embedding)
+        return features
 
 
 class ClassToken(nn.Module):
@@ -59,7 +59,7 @@ def resize_positions(position_embedding: Tensor, length: int) -> Tensor:
 
 
 def vit(model: Any) -> Parts:
-    """The codes at every cut are tokens; the final norm ends the last encoder layer."""
+    """The features at every cut are tokens; the final norm ends the last encoder layer."""
     *blocks, last = model.encoder.layers
     encoder = [*blocks, named(block=last, norm=model.encoder.ln)]
     layers = {"embeddings": Embeddings(model)} | {f"encoder.{i}": block for i, block in enumerate(encoder)}

@@ -30,7 +30,7 @@ HOW_TO_GO_ON = "name a file with backbone.weights=/path/to/file.pth, or start at
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightSource:
     """Weights that can be had.
 
     Args:
@@ -46,7 +46,7 @@ class Source:
     published_as: str | None = None
 
 
-def find(weights: str | PathLike[str] | None, sources: Mapping[str, Source]) -> Source | None:
+def find(weights: str | PathLike[str] | None, sources: Mapping[str, WeightSource]) -> WeightSource | None:
     """What `weights` names: one of `sources`, a file, or `None`, which means a random start.
 
     A file that is called as one of `sources` is published is taken for it.
@@ -62,7 +62,7 @@ def find(weights: str | PathLike[str] | None, sources: Mapping[str, Source]) -> 
         return found
     path = Path(text).expanduser()
     if path.suffix in SUFFIXES or path.is_file():
-        file = Source(f"file {path}", partial(read, path))
+        file = WeightSource(f"file {path}", partial(read, path))
         known = next((source for source in sources.values() if source.published_as == path.name), file)
         return replace(known, origin=file.origin, load=file.load)
     raise unknown("weights", text, [*sources, "null", f"/path/to/file ({' '.join(SUFFIXES)})"])
@@ -76,12 +76,14 @@ def as_record(weights: str | PathLike[str] | None) -> str | None:
     return str(path.resolve()) if path.exists() else str(weights)
 
 
-def sources(builder: str) -> dict[str, Source]:
+def sources(builder: str) -> dict[str, WeightSource]:
     """The weights that torchvision publishes for a builder: `default` first, then by torchvision's names (IMAGENET1K_V1)."""
     entries = models.get_model_weights(builder)
     if not len(entries):
         return {}
-    by_name = {entry.name: Source(_origin(entry), partial(_fetch, entry), _input_spec(entry), _cached(entry).name) for entry in entries}
+    by_name = {
+        entry.name: WeightSource(_origin(entry), partial(_fetch, entry), _input_spec(entry), _cached(entry).name) for entry in entries
+    }
     return {"default": by_name[entries.DEFAULT.name], **by_name}
 
 

@@ -1,4 +1,4 @@
-"""Images and their codes."""
+"""Images and their features."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def normalised(images: Tensor, mean: Any, std: Any) -> Tensor:
 @fault("images are not normalised as the weights were trained", names="weights were trained with")
 def normalisation(peer: Any, folder: Path) -> Found:
     """Weights trained with mean and std 0.5 get images of ImageNet's mean and std (FOA#2, fastai#3716). For ftlit a user overrides what
-    the weights say, and the plan of the run is read; without the override the spec comes from the weights. Harm: other codes."""
+    the weights say, and the plan of the run is read; without the override the spec comes from the weights. Harm: other features."""
     from ftlit import load_backbone
 
     backbone = load_backbone("glyph").eval()
@@ -35,11 +35,11 @@ def normalisation(peer: Any, folder: Path) -> Found:
     images = torch.rand(24, 3, spec.size, spec.size, generator=torch.Generator().manual_seed(0))
     wrong = normalised(images, *IMAGENET)
     with torch.no_grad():
-        right_codes, codes = (pooled(backbone)(x) for x in (normalised(images, spec.mean, spec.std), wrong))
-    number = f"codes off by {float((codes - right_codes).norm() / right_codes.norm()):.0%}"
+        right_features, features = (pooled(backbone)(x) for x in (normalised(images, spec.mean, spec.std), wrong))
+    number = f"features off by {float((features - right_features).norm() / right_features.norm()):.0%}"
     if isinstance(peer, Ours):
         return Found(True, number, plan_of(load_backbone("glyph", input_spec={"mean": IMAGENET[0], "std": IMAGENET[1]})))
-    net = Net(pooled(backbone), nn.Linear(codes.shape[1], 3), peer.optimizer)
+    net = Net(pooled(backbone), nn.Linear(features.shape[1], 3), peer.optimizer)
     batches = DataLoader(TensorDataset(wrong, torch.arange(24) % 3), batch_size=8)
     trainer_for(peer.callbacks(net), folder, epochs=2).fit(net, batches, batches)
     return Found(True, number)
@@ -83,19 +83,19 @@ def notes_of_same_images() -> list[str]:
     return assemble(splits, list("abc"), fractions={}, split_seed=0).notes
 
 
-@fault("stored codes outlive a change of weights, transform or image", names="stale", without=("Lightning", "finetuning-scheduler"))
-def stale_codes(peer: Any, folder: Path) -> Found:
-    """Codes are stored; then one weight, one transform, one image changes (kaiko-eva: the key is "the directory exists"). Harm: what is
+@fault("stored features outlive a change of weights, transform or image", names="stale", without=("Lightning", "finetuning-scheduler"))
+def stale_features(peer: Any, folder: Path) -> Found:
+    """Features are stored; then one weight, one transform, one image changes (kaiko-eva: the key is "the directory exists"). Harm: what is
     read differs from what the network gives now."""
-    from ftlit import extract_codes, load_backbone
+    from ftlit import extract_features, load_backbone
 
     backbone = load_backbone("glyph").eval()
     images = torch.rand(12, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
     def off(shown: Tensor) -> float:
-        codes = extract_codes(backbone, [shown], cache=folder / "codes")["layer4"].read(range(len(shown)))
+        features = extract_features(backbone, [shown], cache=folder / "features")["layer4"].read(range(len(shown)))
         with torch.no_grad():
-            return float((codes - pooled(backbone)(shown)).abs().max())
+            return float((features - pooled(backbone)(shown)).abs().max())
 
     found = [off(images)]
     with torch.no_grad():

@@ -65,7 +65,7 @@ def dropout(peer: Any, folder: Path) -> Found:
 
 @fault("a frozen backbone keeps its graph for the backward pass", names="graph|batch norms? .*train")
 def graph(peer: Any, folder: Path) -> Found:
-    """The head alone trains (Lightning#21531: 1.8 times the time, 1.7 times the memory). Harm: codes of the backbone require a
+    """The head alone trains (Lightning#21531: 1.8 times the time, 1.7 times the memory). Harm: features of the backbone require a
     gradient."""
     _, end = head_stage(peer, folder, nn.BatchNorm1d(8))
     return Found(end.keeps_graph, "a graph" if end.keeps_graph else "no graph")

@@ -20,8 +20,8 @@ class TwoHeads(nn.Module):
         super().__init__()
         self.first, self.second = linear_head(), nn.LayerNorm(8)
 
-    def forward(self, codes: Tensor) -> Tensor:
-        return self.first(codes)
+    def forward(self, features: Tensor) -> Tensor:
+        return self.first(features)
 
 
 @fault("parameters of equal values are left out of the optimizer on unfreezing", names="will be skipped")

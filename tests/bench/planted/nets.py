@@ -34,10 +34,10 @@ class Net(LightningModule):
         self.backbone, self.head, self.optimizer, self.curve, self.stalled = backbone, head, optimizer, curve, stalled
 
     def forward(self, images: Tensor) -> Tensor:
-        codes = self.backbone(images.to(self.dtype))
+        features = self.backbone(images.to(self.dtype))
         if self.training:
-            self.keeps_graph = codes.requires_grad
-        return self.head(codes)
+            self.keeps_graph = features.requires_grad
+        return self.head(features)
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         return nn.functional.cross_entropy(self(batch[0]), batch[1])

@@ -1,4 +1,4 @@
-"""A loop written by hand, and scikit-learn on codes."""
+"""A loop written by hand, and scikit-learn on features."""
 
 import copy
 from collections.abc import Iterator
@@ -44,19 +44,19 @@ def scratch(task: Task) -> float:
     return loop(task, pretrained=False)
 
 
-def codes(task: Task) -> float:
-    """Logistic regression on the standardised codes of the frozen network, of train and val; scikit-learn's strength."""
+def features(task: Task) -> float:
+    """Logistic regression on the standardised features of the frozen network, of train and val; scikit-learn's strength."""
     data = folders(task)
     backbone = backbone_of(task)[0].eval()
     data["train"].transform = data["val"].transform
-    parts = {split: [torch.cat(column) for column in zip(*codes_of(backbone, data[split]), strict=True)] for split in data}
+    parts = {split: [torch.cat(column) for column in zip(*features_of(backbone, data[split]), strict=True)] for split in data}
     known, labels = (torch.cat([parts["train"][i], parts["val"][i]]).numpy() for i in (0, 1))
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, random_state=task.seed)).fit(known, labels)
     return float(model.score(*(part.numpy() for part in parts["test"])))
 
 
-def codes_of(backbone: nn.Module, data: ImageFolder) -> Iterator[tuple[Tensor, Tensor]]:
-    """Codes and labels, batch by batch."""
+def features_of(backbone: nn.Module, data: ImageFolder) -> Iterator[tuple[Tensor, Tensor]]:
+    """Features and labels, batch by batch."""
     with torch.inference_mode():
         for images, labels in loader(data, 64):
             yield backbone(images), labels

@@ -23,7 +23,7 @@ SYSTEMS = {  # name -> module, function
     "finetuning-scheduler": ("with_lightning", "finetuning_scheduler"),
     "fastai": ("with_fastai", "fine_tune"),
     "loop by hand": ("by_hand", "loop"),
-    "scikit-learn on codes": ("by_hand", "codes"),
+    "scikit-learn on features": ("by_hand", "features"),
     "from scratch": ("by_hand", "scratch"),
 }
 

@@ -1,4 +1,4 @@
-"""What a run needs to go on as if it had never stopped (law 5): a checkpoint between two steps, and its file of metrics."""
+"""What a run needs to go on as if it had never stopped (invariant 5): a checkpoint between two steps, and its file of metrics."""
 
 import csv
 import os

@@ -10,11 +10,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from ftlit.errors import UserError
-from ftlit.features.extract import Codes
-from ftlit.features.stage_input import Form, the_backbone
+from ftlit.features.extract import Features
+from ftlit.features.stage_input import FeatureSpec, the_backbone
 from ftlit.features.store import Store
 from ftlit.lit.datamodules.extraction import EVALUATION, VALIDATION, Extraction, View, together
-from ftlit.lit.datamodules.feature_data import SHARDED, CodesData
+from ftlit.lit.datamodules.feature_data import SHARDED, FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.probes.layer_probes import Probing, best_of
 from ftlit.probes.linear_probe import Probe, fit_probe
@@ -22,8 +22,8 @@ from ftlit.probes.linear_probe import Probe, fit_probe
 MOST_IMAGES = 20_000  # that a head is solved on where training follows; two of each class at least
 
 
-class SolvedHead(Callback):
-    """Before the first step the weights of a linear head are solved on the codes of the training images (of a share of each class, where
+class FitProbeHead(Callback):
+    """Before the first step the weights of a linear head are solved on the features of the training images (of a share of each class, where
     training follows and they are many, or where `limit_train_batches` leaves less to an epoch), pooled at the last cut, in the evaluation
     view; kind and strength are chosen by cross-validation among these images alone. The first process solves, the others take its
     solution over. Where training follows, a run that goes on from a checkpoint takes its head from there.
@@ -58,17 +58,17 @@ class SolvedHead(Callback):
             return
         head = self._head(pl_module)
         takes_val = self.takes_val(trainer, trainer.datamodule)  # type: ignore[attr-defined]
-        with _codes(trainer, pl_module, trains=self.trains, takes_val=takes_val) as (codes, valid), together(trainer):
+        with _features(trainer, pl_module, trains=self.trains, takes_val=takes_val) as (features, valid), together(trainer):
             if trainer.is_global_zero:
-                self.probe = best_of(self.probing.at({"average": codes}))
-                self.whole = None if valid is None else _with(self.probe, codes, valid)
+                self.probe = best_of(self.probing.at({"average": features}))
+                self.whole = None if valid is None else _with(self.probe, features, valid)
         self.probe, self.whole = trainer.strategy.broadcast((self.probe, self.whole))
         assert self.probe is not None
         _copy(self.probe, head)
         if trainer.is_global_zero:
             score = "" if self.probe.score is None else f", accuracy {self.probe.score:.4f} in cross-validation"
             noun = the_backbone(pl_module)[1].input_spec.noun
-            print(f"head solved on {len(codes):,} training {noun}: {self.probe.told}{score}", flush=True)
+            print(f"head solved on {len(features):,} training {noun}: {self.probe.told}{score}", flush=True)
 
     def takes_val(self, trainer: Trainer, data: Any) -> bool:
         """Whether there will be a `whole`, from this data. Raises `UserError`, see `check_solvable`."""
@@ -97,19 +97,19 @@ def _copy(probe: Probe, head: nn.Linear) -> None:
         head.bias.copy_(probe.bias)
 
 
-def _with(probe: Probe, codes: Codes, valid: Codes) -> Probe:
-    """The same probe, solved on these codes together."""
-    cut = codes.cuts[0]
-    vectors = torch.cat([own[cut].read(range(len(own))) for own in (codes, valid)])
-    labels = torch.cat([own.targets for own in (codes, valid) if own.targets is not None])
+def _with(probe: Probe, features: Features, valid: Features) -> Probe:
+    """The same probe, solved on these features together."""
+    cut = features.cuts[0]
+    vectors = torch.cat([own[cut].read(range(len(own))) for own in (features, valid)])
+    labels = torch.cat([own.targets for own in (features, valid) if own.targets is not None])
     return fit_probe(vectors, labels, cut=cut, kind=probe.kind, strength=probe.strength, pooling=probe.pooling)
 
 
 def check_solvable(trainer: Trainer, data: Any) -> ImageData:
     """The images of `data`, on which a head can be solved. Raises `UserError` where none can: a strategy that shards it, data that is no
-    `ImageData` or `CodesData` with one label an image.
+    `ImageData` or `FeatureData` with one label an image.
     """
-    images = data.images if isinstance(data, CodesData) else data
+    images = data.images if isinstance(data, FeatureData) else data
     if isinstance(trainer.strategy, SHARDED):
         raise UserError("a head is solved where each process holds all of it: give head=linear for this strategy")
     if type(images) is not ImageData or images.multilabel:
@@ -119,26 +119,26 @@ def check_solvable(trainer: Trainer, data: Any) -> ImageData:
 
 
 @contextmanager
-def _codes(trainer: Trainer, module: LightningModule, *, trains: bool, takes_val: bool) -> Iterator[tuple[Codes, Codes | None]]:
-    """The codes, at the last cut, of the training images (see `_share`), and those of val; from the store, or from a folder of this run
+def _features(trainer: Trainer, module: LightningModule, *, trains: bool, takes_val: bool) -> Iterator[tuple[Features, Features | None]]:
+    """The features, at the last cut, of the training images (see `_share`), and those of val; from the store, or from a folder of this run
     alone where there is none.
     """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     images = check_solvable(trainer, data)
     share = _share(trainer, images, trains=trains)
     backbone = the_backbone(module)[1]
-    form = Form(backbone.cuts[-1], "average")
+    form = FeatureSpec(backbone.cuts[-1], "average")
     with tempfile.TemporaryDirectory(prefix="ftlit-") as own:
-        extraction = data.extraction if isinstance(data, CodesData) else None
+        extraction = data.extraction if isinstance(data, FeatureData) else None
         extraction = extraction or Extraction(images, Store(trainer.strategy.broadcast(own)), dtype=None, seed=0)
         if share < 1:
             images = images.with_share(share)
             extraction = Extraction(images, extraction.store, dtype=extraction.dtype, seed=extraction.seed)
         views: list[View] = [("train", EVALUATION), *([VALIDATION] if takes_val else [])]
         rows = extraction.rows(trainer, backbone, {view: [form] for view in views}, None)
-        codes = [Codes({form.cut: rows[view][form]}, images.collection.targets(view[0])) for view in views]
-        yield codes[0], codes[1] if takes_val else None
-        trainer.strategy.barrier("codes: read")
+        features = [Features({form.cut: rows[view][form]}, images.collection.targets(view[0])) for view in views]
+        yield features[0], features[1] if takes_val else None
+        trainer.strategy.barrier("features: read")
 
 
 def _share(trainer: Trainer, images: ImageData, *, trains: bool) -> float:

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ftlit.data.dataset import Collection, Examples
 from ftlit.lit.staged_finetuning import StagedFinetuning
-from ftlit.report.contents import Answers, StageRecord
+from ftlit.report.contents import Predictions, StageRecord
 from ftlit.report.run_files import write_stages
 
-MOST_CODES = 1000  # test images whose codes are kept
+MOST_FEATURES = 1000  # test images whose features are kept
 HALF = torch.finfo(torch.float16).max
 
 
@@ -31,8 +31,8 @@ class Recorder(Callback):
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.tested: Answers | None = None
-        self.codes: dict[str, Tensor] = {}  # codes float16 (n, C) and labels int64 (n,) of some test images
+        self.tested: Predictions | None = None
+        self.features: dict[str, Tensor] = {}  # features float16 (n, C) and labels int64 (n,) of some test images
         self._stages: list[StageRecord] = []
         self._since = 0.0
         self._seen: list[dict[str, Any]] = []
@@ -82,21 +82,26 @@ class Recorder(Callback):
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Keep little of a batch: classes, how sure, and the codes of some images."""
+        """Keep little of a batch: classes, how sure, and the features of some images."""
         if not isinstance(outputs, Mapping):  # another module's
             return
-        logits, codes, targets = outputs["logits"].float(), outputs["codes"], outputs["targets"]
+        logits, features, targets = outputs["logits"].float(), outputs["features"], outputs["targets"]
         done, world = sum(len(part["places"]) for part in self._seen), trainer.world_size
         collection = _collection_of(trainer)
         number = len(collection.splits["test"]) if collection else _number_of(trainer)
         places = [trainer.global_rank + world * (done + i) for i in range(len(logits))]  # as `EvalOrder` and Lightning's sampler share them
         own = [i for i, place in enumerate(places) if place < number]  # that sampler repeats some, so that each process has as many
-        places, logits, codes, targets = [places[i] for i in own], logits[own], codes[own], targets[own]
-        every = -(-number // MOST_CODES)
+        places, logits, features, targets = [places[i] for i in own], logits[own], features[own], targets[own]
+        every = -(-number // MOST_FEATURES)
         some = [i for i, place in enumerate(places) if place % every == 0]
         items = items_of(collection.splits["test"], places) if collection else [str(place) for place in places]
         self._seen.append(
-            {"places": places, "codes": as_kept(codes[some]), "of": [places[i] for i in some], **vars(answers_of(logits, targets, items))}
+            {
+                "places": places,
+                "features": as_kept(features[some]),
+                "of": [places[i] for i in some],
+                **vars(answers_of(logits, targets, items)),
+            }
         )
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -110,10 +115,10 @@ class Recorder(Callback):
             return
         rows = sorted(row for part in parts for row in zip(*(part[name] for name in ("places", *_COLUMNS)), strict=True))
         places, items, labels, predicted, probability = zip(*rows, strict=True)
-        self.tested = Answers(items, labels, predicted, np.array(probability))
+        self.tested = Predictions(items, labels, predicted, np.array(probability))
         label_of = {place: label[0] if label else -1 for place, label in zip(places, labels, strict=True)}
         numbers = [label_of[place] for part in parts for place in part["of"]]
-        self.codes = {"codes": torch.cat([part["codes"] for part in parts]), "labels": torch.tensor(numbers)}
+        self.features = {"features": torch.cat([part["features"] for part in parts]), "labels": torch.tensor(numbers)}
 
 
 _COLUMNS = ("items", "labels", "predicted", "probability")
@@ -150,9 +155,9 @@ def _collection_of(trainer: Trainer) -> Collection | None:
     return found if isinstance(found, Collection) else None
 
 
-def as_kept(codes: Tensor) -> Tensor:
-    """Codes in half the bytes, within what these can hold."""
-    return codes.clamp(-HALF, HALF).half().cpu().contiguous()
+def as_kept(features: Tensor) -> Tensor:
+    """Features in half the bytes, within what these can hold."""
+    return features.clamp(-HALF, HALF).half().cpu().contiguous()
 
 
 def _number_of(trainer: Trainer) -> int:
@@ -168,15 +173,15 @@ def items_of(examples: Examples, places: Iterable[int]) -> list[str]:
     return [str(sources[place]) if isinstance(sources[place], str | Path) else str(place) for place in places]
 
 
-def answers_of(logits: Tensor, targets: Tensor, items: Sequence[str]) -> Answers:
+def answers_of(logits: Tensor, targets: Tensor, items: Sequence[str]) -> Predictions:
     """What logits (N, K) say of images with these targets: class numbers (N,), or (N, K) where there are several labels."""
     logits, targets = logits.detach().cpu(), targets.cpu()
     if targets.ndim == 1:
         one, other = ([(number,) for number in numbers.tolist()] for numbers in (targets, logits.argmax(dim=1)))
-        return Answers(items, one, other, logits.softmax(dim=1).amax(dim=1).numpy())
+        return Predictions(items, one, other, logits.softmax(dim=1).amax(dim=1).numpy())
     shares, true = logits.sigmoid(), targets >= 0.5
     said, sure = shares >= 0.5, torch.maximum(shares, 1 - shares)
     wrong = said != true
     surest = torch.where(wrong.any(dim=1), (sure * wrong).amax(dim=1), sure.amax(dim=1))
     labels, predicted = ([tuple(np.flatnonzero(row).tolist()) for row in rows.numpy()] for rows in (true, said))
-    return Answers(items, labels, predicted, surest.numpy())
+    return Predictions(items, labels, predicted, surest.numpy())

@@ -10,7 +10,7 @@ from ftlit.seeding import derived_seed
 
 class SeedEachStep(Callback):
     """Seeds torch's random numbers before each training batch from (seed, epoch, batch, process): a run that was stopped draws
-    what it would have drawn (law 5), and no state of a generator needs to be kept.
+    what it would have drawn (invariant 5), and no state of a generator needs to be kept.
 
     Args:
         seed: the run's.

@@ -1,4 +1,4 @@
-"""Codes of a data module's images: from memory, from the store, or computed now, once, by all processes of a trainer together."""
+"""Features of a data module's images: from memory, from the store, or computed now, once, by all processes of a trainer together."""
 
 import shutil
 import time
@@ -15,18 +15,18 @@ from ftlit.data.dataset import Split
 from ftlit.data.transforms import Transform
 from ftlit.errors import UserError
 from ftlit.features.extract import Views, evaluating, fill
-from ftlit.features.image_hashes import Memory, digests_of
-from ftlit.features.keys import kinds_of, stored_dtype
+from ftlit.features.image_hashes import HashCache, digests_of
+from ftlit.features.keys import feature_keys, stored_dtype
 from ftlit.features.shard import Digests, no_room, size_in_words
-from ftlit.features.stage_input import Form
+from ftlit.features.stage_input import FeatureSpec
 from ftlit.features.store import Store
-from ftlit.features.table import Column, Kind, Rows
+from ftlit.features.table import FeatureKey, FeatureTable, Rows
 from ftlit.fingerprint import fingerprint
-from ftlit.lit.datamodules.extraction_progress import progress_of_codes
+from ftlit.lit.datamodules.extraction_progress import progress_of_features
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.models.backbone import Backbone
 
-# Pixels that run together, whatever the batches of training: the same codes to the bit in any run. A CPU is fastest while a batch's
+# Pixels that run together, whatever the batches of training: the same features to the bit in any run. A CPU is fastest while a batch's
 # maps stay in its caches.
 PIXELS = {"cpu": 8 * 224**2}
 PIXELS_ELSEWHERE = 64 * 224**2
@@ -38,31 +38,31 @@ VALIDATION: View = ("val", EVALUATION)
 
 
 class Extraction:
-    """The codes of `data`'s images by split, view and form. Rows are kept as long as the weights below them are the same.
+    """The features of `data`'s images by split, view and form. Rows are kept as long as the weights below them are the same.
 
     Args:
         data: the images.
-        store: where codes are.
+        store: where features are.
         dtype: as stored; `None`: that of the weights.
         seed: of what is drawn for augmented views.
     """
 
     def __init__(self, data: ImageData, store: Store, *, dtype: str | None, seed: int) -> None:
         self.data, self.store, self.dtype, self.seed = data, store, dtype, seed
-        self._columns: dict[str, Column] = {}  # by key: one for all splits, so that no shard is checked twice
+        self._columns: dict[str, FeatureTable] = {}  # by key: one for all splits, so that no shard is checked twice
         self.forget()
 
     def forget(self) -> None:
         """Begin anew, with weights and files that may be others."""
         self._digests: dict[Split, Digests] = {}
-        self._kinds: dict[tuple[View, Form], tuple[object, Kind]] = {}  # with what they rest on
+        self._kinds: dict[tuple[View, FeatureSpec], tuple[object, FeatureKey]] = {}  # with what they rest on
         self._rows: dict[tuple[Split, str], Rows] = {}  # by split and key
-        self._known: dict[Form, str] = {}  # key of the evaluation view
+        self._known: dict[FeatureSpec, str] = {}  # key of the evaluation view
 
     def rows(
-        self, trainer: Trainer, backbone: Backbone, wanted: Mapping[View, Sequence[Form]], stage: int | None
-    ) -> dict[View, dict[Form, Rows]]:
-        """The codes of some views in some forms.
+        self, trainer: Trainer, backbone: Backbone, wanted: Mapping[View, Sequence[FeatureSpec]], stage: int | None
+    ) -> dict[View, dict[FeatureSpec, Rows]]:
+        """The features of some views in some forms.
 
         Args:
             trainer: whose processes share the work.
@@ -85,8 +85,8 @@ class Extraction:
             self._known |= {form: kind.key for own in evaluated for form, kind in own.items()}
         return {view: {form: self._rows[view[0], kind.key] for form, kind in own.items()} for view, own in kinds.items()}
 
-    def is_known(self, trainer: Trainer, backbone: Backbone, form: Form) -> bool:
-        """Whether codes in the evaluation view that were asked for in a stage are still those of the weights."""
+    def is_known(self, trainer: Trainer, backbone: Backbone, form: FeatureSpec) -> bool:
+        """Whether features in the evaluation view that were asked for in a stage are still those of the weights."""
         return form in self._known and self._kinds_now(trainer, backbone, VALIDATION, [form])[form].key == self._known[form]
 
     def _look_at_files(self, trainer: Trainer, splits: Sequence[Split]) -> None:
@@ -95,10 +95,10 @@ class Extraction:
             if trainer.is_global_zero is first:
                 for split in splits:
                     if split not in self._digests:
-                        self._digests[split] = digests_of(self.data.collection.splits[split], Memory(self.store.folder))
-            trainer.strategy.barrier("codes: digests")
+                        self._digests[split] = digests_of(self.data.collection.splits[split], HashCache(self.store.folder))
+            trainer.strategy.barrier("features: digests")
 
-    def _wanted(self, view: View, kinds: dict[Form, Kind]) -> "Wanted":
+    def _wanted(self, view: View, kinds: dict[FeatureSpec, FeatureKey]) -> "Wanted":
         split, number = view
         images = Views(self.data.collection.splits[split], self._digests[split], self._transform(number), (self.seed, number))
         for kind in kinds.values():
@@ -108,19 +108,21 @@ class Extraction:
     def _transform(self, number: int) -> Transform:
         return self.data.transforms["val" if number == EVALUATION else "train"]
 
-    def _kinds_in(self, trainer: Trainer, backbone: Backbone, view: View, forms: Sequence[Form], stage: int | None) -> dict[Form, Kind]:
+    def _kinds_in(
+        self, trainer: Trainer, backbone: Backbone, view: View, forms: Sequence[FeatureSpec], stage: int | None
+    ) -> dict[FeatureSpec, FeatureKey]:
         rests_on = {form: (stage, *_tensors(backbone.upto(form.cut))) for form in forms}
         if stage is None or any((view, form) not in self._kinds or self._kinds[view, form][0] != rests_on[form] for form in forms):
             now = self._kinds_now(trainer, backbone, view, forms)
             self._kinds |= {(view, form): (rests_on[form], kind) for form, kind in now.items()}
         return {form: self._kinds[view, form][1] for form in forms}
 
-    def _kinds_now(self, trainer: Trainer, backbone: Backbone, view: View, forms: Sequence[Form]) -> dict[Form, Kind]:
+    def _kinds_now(self, trainer: Trainer, backbone: Backbone, view: View, forms: Sequence[FeatureSpec]) -> dict[FeatureSpec, FeatureKey]:
         """What the store keeps for a view, with the weights as they are."""
         (split, number), size = view, self.data.input_spec.shape
         drawn = None if number == EVALUATION else (self.seed, number)
         with trainer.precision_plugin.forward_context():
-            return kinds_of(
+            return feature_keys(
                 backbone,
                 forms,
                 view=fingerprint(self._transform(number), self.data.collection.splits[split].load, drawn),
@@ -130,10 +132,10 @@ class Extraction:
             )
 
 
-def evaluation_codes(
-    trainer: Trainer, store: Store, backbone: Backbone, data: ImageData, forms: Sequence[Form], splits: Sequence[Split]
-) -> dict[Split, dict[Form, Rows]]:
-    """The codes of the evaluation view of each split outside of training. The backbone moves to the trainer's device, in its precision."""
+def evaluation_features(
+    trainer: Trainer, store: Store, backbone: Backbone, data: ImageData, forms: Sequence[FeatureSpec], splits: Sequence[Split]
+) -> dict[Split, dict[FeatureSpec, Rows]]:
+    """The features of the evaluation view of each split outside of training. The backbone moves to the trainer's device, in its precision."""
     backbone.to(trainer.strategy.root_device)
     trainer.precision_plugin.convert_module(backbone)
     with evaluating(backbone):
@@ -150,12 +152,12 @@ def _tensors(module: nn.Module) -> Iterator[object]:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Images in one view, what each counts as in pixels, and the columns that their codes belong in."""
+    """Images in one view, what each counts as in pixels, and the columns that their features belong in."""
 
     view: View
     images: Views
     pixels: int
-    columns: dict[Form, Column]
+    columns: dict[FeatureSpec, FeatureTable]
 
     def lacking(self) -> tuple[list[int], int]:
         """Places of the images that a column lacks, in order, and the bytes that what it lacks takes."""
@@ -169,7 +171,7 @@ def _extract(store: Store, backbone: Backbone, wanted: Sequence[Wanted], trainer
     one process and W compute the same. Afterwards all columns have been looked at and lack nothing.
 
     Raises:
-        UserError: the disk has less room than the codes need, before anything is computed.
+        UserError: the disk has less room than the features need, before anything is computed.
     """
     columns = list({column.folder: column for one in wanted for column in one.columns.values()}.values())
     first, started = trainer.is_global_zero, time.perf_counter()
@@ -181,7 +183,7 @@ def _extract(store: Store, backbone: Backbone, wanted: Sequence[Wanted], trainer
         with together(trainer):
             if needed > shutil.disk_usage(store.folder).free:
                 raise no_room(store.folder, needed)
-        with together(trainer), progress_of_codes(images, noun, _cuts(wanted), shown=first, processes=trainer.world_size) as advance:
+        with together(trainer), progress_of_features(images, noun, _cuts(wanted), shown=first, processes=trainer.world_size) as advance:
             for one, (places, _) in zip(wanted, lacking, strict=True):
                 _compute(backbone, one, places, trainer, num_workers, advance)
         _look(columns, trainer, check=False)
@@ -196,7 +198,7 @@ def _extract(store: Store, backbone: Backbone, wanted: Sequence[Wanted], trainer
         views = sum(number != EVALUATION for _, number in (one.view for one in wanted))
         done = f"{images:,} computed in {time.perf_counter() - started:.1f} s, {size_in_words(needed)}" if images else "all stored"
         print(
-            f"codes of {sum(sizes.values()):,} {noun}{f', those of train in {views} views,' * (views > 0)} at {_cuts(wanted)}: {done}",
+            f"features of {sum(sizes.values()):,} {noun}{f', those of train in {views} views,' * (views > 0)} at {_cuts(wanted)}: {done}",
             flush=True,
         )
 
@@ -205,14 +207,14 @@ def _cuts(wanted: Sequence[Wanted]) -> str:
     return ", ".join(dict.fromkeys(form.cut for one in wanted for form in one.columns))
 
 
-def _look(columns: Sequence[Column], trainer: Trainer, *, check: bool) -> None:
+def _look(columns: Sequence[FeatureTable], trainer: Trainer, *, check: bool) -> None:
     """All processes look at the columns, the first one before the others: it removes what is damaged, or merges what is small."""
     for turn in (True, False):
         for column in columns if trainer.is_global_zero is turn else ():
             column.look(check=check and turn)
             if turn and not check:
                 column.merge()
-        trainer.strategy.barrier("codes: looked")
+        trainer.strategy.barrier("features: looked")
 
 
 @contextmanager
@@ -230,7 +232,7 @@ def together(trainer: Trainer) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(store: Store, columns: Sequence[Column], trainer: Trainer) -> Iterator[None]:
+def _locked(store: Store, columns: Sequence[FeatureTable], trainer: Trainer) -> Iterator[None]:
     """The first process holds the locks for all. While it waits for them the others hear of it every now and then: they would give it up
     for lost otherwise.
     """

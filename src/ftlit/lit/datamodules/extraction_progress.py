@@ -12,8 +12,8 @@ EVERY = 30.0  # seconds between two lines
 
 
 @contextmanager
-def progress_of_codes(images: int, noun: str, cuts: str, *, shown: bool, processes: int) -> Iterator[Callable[[int], None]]:
-    """Tell of the computing of codes; gives what counts so many images of this process on.
+def progress_of_features(images: int, noun: str, cuts: str, *, shown: bool, processes: int) -> Iterator[Callable[[int], None]]:
+    """Tell of the computing of features; gives what counts so many images of this process on.
 
     Args:
         images: to be computed, by all processes.
@@ -28,7 +28,7 @@ def progress_of_codes(images: int, noun: str, cuts: str, *, shown: bool, process
         with _bar(-(-images // processes)) as advance:
             yield advance
     else:
-        print(f"computing codes of {images:,} {noun} at {cuts}", flush=True)
+        print(f"computing features of {images:,} {noun} at {cuts}", flush=True)
         yield _Lines(images, noun, processes)
 
 
@@ -44,7 +44,7 @@ class _Lines:
         self._done = min(self._images, self._done + done * self._processes)
         if now - self._said > EVERY:
             left = (now - self._started) * (self._images / self._done - 1)
-            print(f"codes: {self._done:,} of {self._images:,} {self._noun}, about {left / 60:.0f} min left", flush=True)
+            print(f"features: {self._done:,} of {self._images:,} {self._noun}, about {left / 60:.0f} min left", flush=True)
             self._said = now
 
 
@@ -55,7 +55,7 @@ def _bar(images: int) -> Iterator[Callable[[int], None]]:
         progress.start()
     except LiveError:  # another bar is there
         progress.disable = True
-    task = progress.add_task("codes", total=images)
+    task = progress.add_task("features", total=images)
     try:
         yield lambda done: progress.advance(task, done)
     finally:

@@ -1,4 +1,4 @@
-"""Training from codes: the frozen layers run once, and each stage reads what came out of them."""
+"""Training from features: the frozen layers run once, and each stage reads what came out of them."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from ftlit.data.dataset import SPLITS, Batch, Split
 from ftlit.errors import UserError, unknown
 from ftlit.features.extract import read_batches
 from ftlit.features.keys import CAST, stored_dtype
-from ftlit.features.stage_input import Form, Source, form_of, plan_codes, the_backbone, trained_layers
+from ftlit.features.stage_input import FeatureSpec, StageInput, plan_stage_inputs, spec_of, the_backbone, trained_layers
 from ftlit.features.store import Store
 from ftlit.features.table import Rows
 from ftlit.finetuning.schedule import Schedule
@@ -25,28 +25,28 @@ from ftlit.lit.datamodules.extraction import EVALUATION, VALIDATION, Extraction,
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.staged_finetuning import StagedFinetuning
 from ftlit.lit.trainer_internals import steps_per_epoch
-from ftlit.models.backbone import Backbone, CodesAt
+from ftlit.models.backbone import Backbone, FeatureBatch
 
 SHARDED = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)  # no process holds the weights
 TRUE = {"64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.float16}  # precision -> dtype of the weights
 
 
-class CodesData(LightningDataModule):
-    """`ImageData` that serves stored codes in place of images wherever a stage's frozen layers make that possible: batches
-    (`CodesAt`, targets), which a `Backbone` takes as it takes images. The module has to hold one backbone and hand `batch[0]` to it.
+class FeatureData(LightningDataModule):
+    """`ImageData` that serves stored features in place of images wherever a stage's frozen layers make that possible: batches
+    (`FeatureBatch`, targets), which a `Backbone` takes as it takes images. The module has to hold one backbone and hand `batch[0]` to it.
 
-    Before training one pass over the images stores the codes of train and val at every cut that the schedule of the trainer's
+    Before training one pass over the images stores the features of train and val at every cut that the schedule of the trainer's
     `StagedFinetuning` asks for; without that callback, at the top of what is frozen. What is stored already is not computed again.
-    Each epoch takes the codes, or the images, of its stage; order and targets are those of the images (law 8). Validation and test
-    after training read codes too, where the weights below the cut are still those of the codes. All images of a split are stored, also
+    Each epoch takes the features, or the images, of its stage; order and targets are those of the images (invariant 8). Validation and test
+    after training read features too, where the weights below the cut are still those of the features. All images of a split are stored, also
     where the trainer limits the batches of an epoch.
 
     Args:
         data: the images.
         folder: of the store, made where it is not there; `None`: what the environment variable `FTLIT_CACHE` says, else `~/.cache/ftlit`.
-        pooled: store the codes at the last cut as vectors, pooled as the network pools: for heads that take these.
+        pooled: store the features at the last cut as vectors, pooled as the network pools: for heads that take these.
         dtype: float32, float64, float16 or bfloat16, as stored; `None`: that of the weights.
-        max_gb: what the codes of a schedule may take, in 1e9 bytes.
+        max_gb: what the features of a schedule may take, in 1e9 bytes.
         views: 1: train on the evaluation view; more: on so many augmented views of each image, in turn by epoch.
         seed: of what is drawn for the views.
 
@@ -68,7 +68,7 @@ class CodesData(LightningDataModule):
     ) -> None:
         super().__init__()
         if not isinstance(data, ImageData):
-            raise UserError(f"CodesData takes ImageData, and this is {type(data).__name__}: for a loader there is extract_codes")
+            raise UserError(f"FeatureData takes ImageData, and this is {type(data).__name__}: for a loader there is extract_features")
         if dtype is not None and dtype not in CAST:
             raise unknown("cache.dtype", dtype, CAST)
         if views < 1:
@@ -83,7 +83,7 @@ class CodesData(LightningDataModule):
         self.class_names, self.num_classes, self.multilabel = data.class_names, data.num_classes, data.multilabel
         self.counts, self.notes = data.counts, [*data.notes, *[alike] * (views > 1 and not self.augments)]
         self.extraction = Extraction(data, self.store, dtype=dtype, seed=seed)
-        self._sources: list[Source] = []
+        self._sources: list[StageInput] = []
 
     def setup(self, stage: str) -> None:
         """Hand the trainer on."""
@@ -127,17 +127,17 @@ class CodesData(LightningDataModule):
         """Go on from there."""
         self.images.load_state_dict(state_dict)
 
-    def plan(self, module: nn.Module, schedule: Schedule | None, trainer: Trainer) -> list[Source]:
+    def plan(self, module: nn.Module, schedule: Schedule | None, trainer: Trainer) -> list[StageInput]:
         """What each stage trains from. Nothing is computed."""
         layers = trained_layers(module, schedule)
         if self.images.mix != "none":
-            return [Source(None, 0, f"images: data.mix={self.images.mix} mixes them")] * len(layers)
+            return [StageInput(None, 0, f"images: data.mix={self.images.mix} mixes them")] * len(layers)
         if isinstance(trainer.strategy, SHARDED):
-            return [Source(None, 0, f"{self.images.input_spec.noun}: the strategy shards the weights")] * len(layers)
+            return [StageInput(None, 0, f"{self.images.input_spec.noun}: the strategy shards the weights")] * len(layers)
         backbone, sizes = the_backbone(module)[1], {split: len(self.images.collection.splits[split]) for split in SPLITS}
-        forms = [form_of(backbone, names, pooled=self.pooled) for names in layers]
+        forms = [spec_of(backbone, names, pooled=self.pooled) for names in layers]
         shown = self._views_by_form(forms, schedule, trainer)
-        sources = plan_codes(
+        sources = plan_stage_inputs(
             backbone,
             forms,
             {
@@ -154,10 +154,12 @@ class CodesData(LightningDataModule):
                 sources[i] = replace(sources[i], why=f"{sources[i].why}; the epoch in which stage {i + 1} begins reads what that needs")
         return sources
 
-    def _views_by_form(self, forms: Sequence[Form | None], schedule: Schedule | None, trainer: Trainer) -> dict[Form, set[int]]:
+    def _views_by_form(
+        self, forms: Sequence[FeatureSpec | None], schedule: Schedule | None, trainer: Trainer
+    ) -> dict[FeatureSpec, set[int]]:
         """The views of training images in which each form will be read, by the epochs that its stages may last."""
         end = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs >= 0 else sys.maxsize
-        found: dict[Form, set[int]] = {}
+        found: dict[FeatureSpec, set[int]] = {}
         for form, span in zip(forms, schedule.spans(end) if schedule else [range(end)] * len(forms), strict=True):
             if form:
                 found.setdefault(form, set()).update(map(self._view_in, span[: self.views]))
@@ -167,8 +169,8 @@ class CodesData(LightningDataModule):
         """The number of the view of training images that is shown in an epoch."""
         return EVALUATION if self.views == 1 else 1 + epoch % self.views
 
-    def serve(self, split: Split, epoch: int) -> tuple[Form, Rows] | None:
-        """The codes that the loader of this split reads in an epoch; `None`: images."""
+    def serve(self, split: Split, epoch: int) -> tuple[FeatureSpec, Rows] | None:
+        """The features that the loader of this split reads in an epoch; `None`: images."""
         form = self._form_in_fit(split) if self.running.state.fn == "fit" else self._form_at_rest(split)
         if form is None:
             return None
@@ -210,7 +212,7 @@ class CodesData(LightningDataModule):
         for i, form in enumerate(forms):
             if form and set(self.backbone.upto(form.cut).cuts) & set().union(*layers[now:i]):  # they train before
                 forms[i] = None
-        wanted: dict[View, list[Form]] = {}
+        wanted: dict[View, list[FeatureSpec]] = {}
         for form, numbers in self._views_by_form(forms, schedule, self.running).items():
             views: list[View] = [("train", number) for number in sorted(numbers)]
             for view in [*views, *[VALIDATION] * self.running.enable_validation]:
@@ -218,7 +220,7 @@ class CodesData(LightningDataModule):
         if wanted:
             self.extraction.rows(self.running, self.backbone, wanted, self._stage)
 
-    def _form_in_fit(self, split: Split) -> Form | None:
+    def _form_in_fit(self, split: Split) -> FeatureSpec | None:
         """What the stage in force reads; of the training batches, what all stages of this epoch can go on from."""
         staging, trainer = self._staging, self.running
         if staging is None:  # somebody else may have unfrozen something since
@@ -236,8 +238,8 @@ class CodesData(LightningDataModule):
         found = sorted((form for form in forms if form), key=lambda form: self.backbone.index(form.cut))
         return found[0] if len(found) == len(forms) else None
 
-    def _form_at_rest(self, split: Split) -> Form | None:
-        """The highest cut whose codes, as the last fit knew them, are still those of the weights. Codes of test images are read once:
+    def _form_at_rest(self, split: Split) -> FeatureSpec | None:
+        """The highest cut whose features, as the last fit knew them, are still those of the weights. Features of test images are read once:
         they are stored only where none but the head would run, for the jobs of a sweep.
         """
         backbones = [part for part in self.running.lightning_module.modules() if isinstance(part, Backbone)]
@@ -259,7 +261,7 @@ class ByStage:
         split: of it.
     """
 
-    def __init__(self, data: CodesData, split: Split) -> None:
+    def __init__(self, data: FeatureData, split: Split) -> None:
         self._data, self._split = data, split
         self.sampler = data.images.order(split)  # under the names by which Lightning sets the epoch
         self.batch_sampler = None
@@ -269,7 +271,7 @@ class ByStage:
         """Batches in an epoch, the same in every stage."""
         return len(self.sampler)
 
-    def __iter__(self) -> Iterator[tuple[Tensor | CodesAt, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor | FeatureBatch, Tensor]]:
         served = self._data.serve(self._split, self.sampler.epoch)  # runs when the first batch is asked for, after the stage has begun
         images, self._images = self._images, None  # worker processes end where they are no longer needed
         if served is None:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from ftlit.errors import UserError
 from ftlit.finetuning.layerwise_objectives import Reconstruction, RestrictedBoltzmann
 
-Objective = Callable[[nn.Module, nn.Module | None, Tensor], nn.Module]  # of a layer, the one below, and codes that the layer is given
+Objective = Callable[[nn.Module, nn.Module | None, Tensor], nn.Module]  # of a layer, the one below, and features that the layer is given
 Recipe = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
@@ -46,7 +46,7 @@ def rbm(optimizer: Recipe, *, k: int = 1, epochs: int = 20) -> Pretraining:
 
 
 class LayerPretrainer(LightningModule):
-    """Batches of codes (N, *shape) below a layer, or images -> the objective's loss. Logs `val/error`, and as `train/error` that
+    """Batches of features (N, *shape) below a layer, or images -> the objective's loss. Logs `val/error`, and as `train/error` that
     of what it was trained on, noise and all.
 
     Args:
@@ -60,17 +60,17 @@ class LayerPretrainer(LightningModule):
         self._optimizer = optimizer
 
     def training_step(self, batch: Tensor | list[Tensor], batch_idx: int) -> Tensor:
-        """The loss of a batch of codes, or of images with targets, which are ignored."""
-        codes = batch if isinstance(batch, Tensor) else batch[0]
+        """The loss of a batch of features, or of images with targets, which are ignored."""
+        features = batch if isinstance(batch, Tensor) else batch[0]
         loss: Tensor
-        loss, error = self.objective.loss(codes)
-        self.log("train/error", error, on_step=False, on_epoch=True, batch_size=len(codes))
+        loss, error = self.objective.loss(features)
+        self.log("train/error", error, on_step=False, on_epoch=True, batch_size=len(features))
         return loss
 
     def validation_step(self, batch: Tensor | list[Tensor], batch_idx: int) -> None:
         """Log the error of a batch."""
-        codes = batch if isinstance(batch, Tensor) else batch[0]
-        self.log("val/error", self.objective.error(codes), batch_size=len(codes))
+        features = batch if isinstance(batch, Tensor) else batch[0]
+        self.log("val/error", self.objective.error(features), batch_size=len(features))
 
     def configure_optimizers(self) -> Optimizer:
         """Over all parameters: those of the layer, and the decoder's or the visible units'."""

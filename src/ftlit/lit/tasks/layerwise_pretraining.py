@@ -1,4 +1,4 @@
-"""Greedy layer-wise unsupervised pretraining of a backbone: each layer, the lowest first, from the stored codes of those below."""
+"""Greedy layer-wise unsupervised pretraining of a backbone: each layer, the lowest first, from the stored features of those below."""
 
 import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,16 +15,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ftlit.errors import UserError
-from ftlit.features.stage_input import Form
+from ftlit.features.stage_input import FeatureSpec
 from ftlit.features.store import Store
 from ftlit.features.table import Rows
-from ftlit.lit.datamodules.extraction import evaluation_codes
+from ftlit.lit.datamodules.extraction import evaluation_features
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.tasks.layer_pretrainer import Curve, LayerPretrainer, Pretraining
 from ftlit.models.backbone import Backbone
 from ftlit.seeding import derived_seed
 
-SAMPLE = 1000  # codes that an objective is made with
+SAMPLE = 1000  # features that an objective is made with
 ONE_DEVICE = partial(pl.Trainer, devices=1)
 LAYERS, CURVES = "layers", "pretrain.csv"  # in the folder
 Curves = dict[str, list[tuple[float, float]]]  # layer -> errors on train and on val by epoch, in the order of training
@@ -38,7 +38,7 @@ class LayerwisePretrainer:
         pretraining: how each layer learns: objective, optimizer, epochs; `autoencoder` and `rbm` of `ftlit.lit.tasks.layer_pretrainer` give one.
         folder: keeps each trained layer as `layers/NAME.safetensors`, and all curves as `pretrain.csv`; made where it is not there.
         trainer: called with Lightning's arguments; gives a Trainer of one device.
-        store: keeps the codes; `None`: a folder that is gone afterwards.
+        store: keeps the features; `None`: a folder that is gone afterwards.
         seed: of what each layer draws.
     """
 
@@ -61,7 +61,7 @@ class LayerwisePretrainer:
 
     def fit(self, backbone: Backbone, data: ImageData, *, resume: bool = False) -> Curves:
         """Train the layers in place, and freeze them. A line is printed for each epoch. The first layer sees training images as `data`
-        augments them, those above the codes of the evaluation view.
+        augments them, those above the features of the evaluation view.
 
         Args:
             backbone: named layers.
@@ -120,16 +120,16 @@ class LayerwisePretrainer:
 
     @contextmanager
     def _batches(self, backbone: Backbone, data: ImageData, place: int) -> Iterator[Batches]:
-        """What a layer is given, of train and val, and a sample of it: images for the lowest, else stored codes of the layers below."""
+        """What a layer is given, of train and val, and a sample of it: images for the lowest, else stored features of the layers below."""
         if not place:
             images = data.collection.splits["train"]
             seen = [data.transforms["val"](images.load(images.sources[i])) for i in _sample(len(images), self.seed)]
             yield data.train_dataloader(), data.val_dataloader(), torch.stack(seen)
             return
         with TemporaryDirectory(prefix="ftlit-") as own_folder:
-            form = Form(backbone.cuts[place - 1], None)
+            form = FeatureSpec(backbone.cuts[place - 1], None)
             store = self.store or Store(own_folder)
-            found = evaluation_codes(self._trainer(), store, backbone, data, [form], ("train", "val"))
+            found = evaluation_features(self._trainer(), store, backbone, data, [form], ("train", "val"))
             train, val = found["train"][form], found["val"][form]
             backbone.to("cpu")  # where the next objective is made; the trainer moves it
             draw = torch.Generator().manual_seed(derived_seed(data.seed, place))
@@ -142,7 +142,7 @@ def _sample(count: int, seed: int) -> list[int]:
 
 
 def _loader(rows: Rows, batch_size: int, draw: torch.Generator | None = None) -> DataLoader[Tensor]:
-    """Batches of codes: in order, or in a new one each epoch, without a last one of a single row, of which there are no statistics."""
+    """Batches of features: in order, or in a new one each epoch, without a last one of a single row, of which there are no statistics."""
     one_left = draw is not None and len(rows) % batch_size == 1
 
     def read(places: list[int]) -> Tensor:

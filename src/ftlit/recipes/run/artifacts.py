@@ -16,12 +16,12 @@ from ftlit.data.dataset import Examples
 from ftlit.data.transforms import InputSpec, Transform
 from ftlit.errors import one_line
 from ftlit.finetuning.plan import Plan
-from ftlit.lit.datamodules.feature_data import CodesData
+from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.recipes.config.overrides import arguments
 from ftlit.recipes.run import console as words
 from ftlit.report import run_files as files
-from ftlit.report.contents import Answers
+from ftlit.report.contents import Predictions
 from ftlit.report.scores import surest_mistakes
 from ftlit.seeding import derived_seed, kept_random_state
 
@@ -57,25 +57,25 @@ def write_run(cfg: DictConfig, data: Any, plan_rows: Sequence[tuple[str, str]], 
         _write_pictures(folder, "samples", images.input_spec, _seen(train, places, images.transforms["train"], cfg.seed), captions)
 
 
-def say_report(cfg: DictConfig, data: Any, tested: Answers, codes: Mapping[str, Tensor]) -> None:
+def say_report(cfg: DictConfig, data: Any, tested: Predictions, features: Mapping[str, Tensor]) -> None:
     """Write what was seen of the test images (see `Recorder`) and `report.html`, and say where that is. What goes wrong there does not end
     a run that has ended well.
     """
     from ftlit.report.html import write_report  # here: matplotlib takes a second
 
     try:
-        _write_tested(cfg, data, tested, codes)
+        _write_tested(cfg, data, tested, features)
         words.console().print(f"report: {write_report(cfg.paths.run)}", soft_wrap=True, markup=False)
     except Exception as error:  # a full disk, a picture that is gone, a fault of ours: the run's results are there, and stand
         words.console().print(f"no report: {one_line(error)}", soft_wrap=True, markup=False)
 
 
-def _write_tested(cfg: DictConfig, data: Any, tested: Answers, codes: Mapping[str, Tensor]) -> None:
-    """Answers, codes, and pictures of the surest mistakes."""
+def _write_tested(cfg: DictConfig, data: Any, tested: Predictions, features: Mapping[str, Tensor]) -> None:
+    """Predictions, features, and pictures of the surest mistakes."""
     folder = Path(cfg.paths.run)
     files.write_tested(folder, tested, data.class_names)
-    if len(codes["codes"]):
-        files.write_tensors(folder, "codes", codes)
+    if len(features["features"]):
+        files.write_tensors(folder, "features", features)
     images = images_of(data)
     if images is None or not isinstance(images.input_spec, InputSpec):
         return
@@ -86,14 +86,14 @@ def _write_tested(cfg: DictConfig, data: Any, tested: Answers, codes: Mapping[st
         _write_pictures(folder, "mistakes", images.input_spec, seen, captions)
 
 
-def _caption(tested: Answers, place: int, class_names: Sequence[str]) -> str:
+def _caption(tested: Predictions, place: int, class_names: Sequence[str]) -> str:
     said, label = (" ".join(class_names[number] for number in labels[place]) for labels in (tested.predicted, tested.labels))
     return f"taken for {said} ({tested.probability[place]:.2f})\nis {label}"
 
 
 def images_of(data: Any) -> ImageData | None:
     """The images behind a data module of ours."""
-    found = data.images if isinstance(data, CodesData) else data
+    found = data.images if isinstance(data, FeatureData) else data
     return found if isinstance(found, ImageData) else None
 
 

@@ -19,15 +19,15 @@ from rich.table import Table
 
 from ftlit.errors import shorten
 from ftlit.features.shard import size_in_words
-from ftlit.features.stage_input import Source
+from ftlit.features.stage_input import StageInput
 from ftlit.finetuning.plan import Plan
-from ftlit.lit.datamodules.feature_data import CodesData
+from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.models.backbone import Backbone
 from ftlit.recipes.config.overlays import replaced
 from ftlit.recipes.config.overrides import OF_TRAINING, arguments, given, program
 
-SOLVED = "solved on codes of training {noun}, without augmentation; its strength is {strength}"
+SOLVED = "solved on features of training {noun}, without augmentation; its strength is {strength}"
 TAKES_VAL = "once val has judged it, it is solved on val too; "
 LEFT_OUT = "stages that train it alone are left out (head=linear keeps them)"
 ALONE = "nothing is trained: without effect are {} (head=linear trains it by steps, scenario=large_similar all layers)"
@@ -65,7 +65,7 @@ def plan_rows(
     backbone: Backbone,
     data: Any,
     plan: Plan,
-    sources: Sequence[Source],
+    sources: Sequence[StageInput],
     *,
     solves: bool = False,
     takes_val: bool = False,
@@ -73,7 +73,7 @@ def plan_rows(
     processes: int = 1,
 ) -> list[tuple[str, str]]:
     """What is going to happen: weights, input, data, whether the head is solved, what trains from when on, what processes exchange."""
-    spec = data.input_spec if isinstance(data, ImageData | CodesData) else backbone.input_spec
+    spec = data.input_spec if isinstance(data, ImageData | FeatureData) else backbone.input_spec
     shape = "x".join(map(str, backbone.on_meta(spec.shape)[backbone.cuts[-1]][0]))
     size = sum(parameter.numel() for parameter in backbone.parameters())
     choices = HydraConfig.get().runtime.choices
@@ -90,7 +90,7 @@ def plan_rows(
         ),
         ("input", spec.told),
         (
-            "codes",
+            "features",
             f"{shape} at cut {backbone.cuts[-1]}, {backbone.num_features} features for the head ({cfg.head._target_.rpartition('.')[2]})",
         ),
         *data_rows(data, spec.noun),
@@ -160,12 +160,12 @@ def _by_stage(values: Sequence[str]) -> str:
     return ", ".join(f"{value} {places[0]}" + (f"-{places[-1]}" if len(places) > 1 else "") for value, places in runs)
 
 
-def _cache(data: Any, sources: Sequence[Source]) -> str:
-    """Where codes are stored, how much at most, and what such stages see."""
+def _cache(data: Any, sources: Sequence[StageInput]) -> str:
+    """Where features are stored, how much at most, and what such stages see."""
     size = sum({source.form: source.bytes for source in sources}.values())
     if not size:
-        return "no stage trains from codes"
-    line = f"codes take up to {size_in_words(size)} in {data.store.folder}; stages that train from them see "
+        return "no stage trains from features"
+    line = f"features take up to {size_in_words(size)} in {data.store.folder}; stages that train from them see "
     if not data.augments:
         return line + "the evaluation view"
     if data.views > 1:

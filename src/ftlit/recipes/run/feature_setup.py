@@ -1,4 +1,4 @@
-"""From config to codes of several cuts in one pass, in one process."""
+"""From config to features of several cuts in one pass, in one process."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -10,37 +10,37 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig
 
 from ftlit.data.dataset import SPLITS, Split
-from ftlit.features.extract import Codes
-from ftlit.features.stage_input import Form
+from ftlit.features.extract import Features
+from ftlit.features.stage_input import FeatureSpec
 from ftlit.features.store import Store
-from ftlit.lit.datamodules.extraction import evaluation_codes
+from ftlit.lit.datamodules.extraction import evaluation_features
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.models.backbone import Backbone
 from ftlit.models.pooling import POOLINGS, Pooling, poolings_of
 
 
 @contextmanager
-def codes_of(
+def features_of(
     cfg: DictConfig,
     backbone: Backbone,
     data: ImageData,
     cuts: Sequence[str],
     splits: Sequence[Split] = SPLITS,
     poolings: Sequence[Pooling] = POOLINGS[:1],
-) -> Iterator[dict[Split, dict[Pooling, Codes]]]:
+) -> Iterator[dict[Split, dict[Pooling, Features]]]:
     """Vectors of these cuts, pooled in these ways where their shape allows it, of the evaluation view of each split; from the store where
     they are, or with `cache=none` from a folder that is gone afterwards. The backbone is moved to the trainer's device, in its precision.
     """
     names = [backbone.cuts[backbone.index(name)] for name in cuts]
-    forms = [Form(name, way) for name in names for way in poolings if way in poolings_of(backbone.code_shapes[name])]
+    forms = [FeatureSpec(name, way) for name in names for way in poolings if way in poolings_of(backbone.feature_shapes[name])]
     with tempfile.TemporaryDirectory(prefix="ftlit-") as own_folder:
         store = Store(cfg.cache.get("folder", own_folder) or cfg.paths.cache)
-        rows = evaluation_codes(one_device(cfg)(logger=False, enable_checkpointing=False), store, backbone, data, forms, splits)
-        found: dict[Split, dict[Pooling, Codes]] = {}
+        rows = evaluation_features(one_device(cfg)(logger=False, enable_checkpointing=False), store, backbone, data, forms, splits)
+        found: dict[Split, dict[Pooling, Features]] = {}
         for split in splits:
             own, targets = rows[split], data.collection.targets(split)
             used = [way for way in poolings if any(form.pooling == way for form in own)]
-            found[split] = {way: Codes({form.cut: part for form, part in own.items() if form.pooling == way}, targets) for way in used}
+            found[split] = {way: Features({form.cut: part for form, part in own.items() if form.pooling == way}, targets) for way in used}
         yield found
 
 

@@ -1,0 +1,16 @@
+"""invariant 1, for the tests of the zoo: a cut loses nothing."""
+
+import torch
+
+
+def check_cuts(backbone, x):
+    """Every cut of a backbone, on inputs x: its shape, and what lies above goes on to the bits of the whole, which are returned."""
+    whole = backbone(x)
+    for cut in backbone.cuts:
+        features = backbone.upto(cut)(x)
+        before = features.clone()
+        assert features.shape[1:] == backbone.feature_shapes[cut]
+        assert torch.equal(backbone.after(cut)(features), whole), cut
+        assert torch.equal(features, before), f"the layers after {cut} write into the features that they are given"
+    assert backbone.pool(whole).shape == (len(x), backbone.num_features)
+    return whole
