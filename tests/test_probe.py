@@ -22,7 +22,7 @@ FEATURES, LABELS = torch.from_numpy(DIGITS.data), torch.from_numpy(DIGITS.target
 def test_the_head_gives_the_probes_logits_and_they_are_those_of_the_raw_features(kind, classes):
     chosen = LABELS < classes
     features, labels = FEATURES[chosen][:200], LABELS[chosen][:200]
-    probe = fit_probe(features, labels, kind=kind, strength=1e-2)
+    probe = fit_probe(features, labels, kind=kind, l2=1e-2)
     assert probe.converged and probe.weight.shape == (classes, 64)
     head = probe.as_head()
     assert torch.allclose(head(features.float()).double(), probe.logits(features), atol=1e-4)
@@ -34,8 +34,8 @@ def test_the_head_gives_the_probes_logits_and_they_are_those_of_the_raw_features
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_column_that_hardly_varies_beside_the_others_gets_no_weight_of_millions(kind):
     dead = torch.rand(200, 2, generator=torch.Generator().manual_seed(0), dtype=FEATURES.dtype) * 1e-30
-    probe = fit_probe(torch.cat([FEATURES[:200], dead], dim=1), LABELS[:200], kind=kind, strength=1e-2)
-    alone = fit_probe(FEATURES[:200], LABELS[:200], kind=kind, strength=1e-2)
+    probe = fit_probe(torch.cat([FEATURES[:200], dead], dim=1), LABELS[:200], kind=kind, l2=1e-2)
+    alone = fit_probe(FEATURES[:200], LABELS[:200], kind=kind, l2=1e-2)
     assert torch.allclose(probe.weight[:, :-2], alone.weight, atol=1e-3) and float(probe.weight[:, -2:].abs().max()) < 1e-3
 
 
@@ -46,7 +46,7 @@ def test_its_likelihoods_are_those_of_scikit_learn_on_standardised_features(clas
     theirs = make_pipeline(StandardScaler(), LogisticRegression(C=1 / (len(labels) * 1e-2), tol=1e-10, max_iter=10_000)).fit(
         features, labels
     )
-    ours = fit_probe(features, labels, strength=1e-2).logits(features).softmax(dim=1)
+    ours = fit_probe(features, labels, l2=1e-2).logits(features).softmax(dim=1)
     assert np.abs(theirs.predict_proba(features) - ours.numpy()).max() < 1e-3
 
 
@@ -65,15 +65,15 @@ def entropy(probe, features, labels):
 
 
 @pytest.mark.parametrize(("kind", "loss"), [("softmax", entropy), ("svm", hinge), ("ridge", square)])
-def test_of_several_strengths_that_of_the_least_loss_on_valid_is_taken_and_solved_on_everything(kind, loss):
+def test_of_several_l2_penalties_that_of_the_least_loss_on_valid_is_taken_and_solved_on_everything(kind, loss):
     train, valid = (FEATURES[:100], LABELS[:100]), (FEATURES[100:200], LABELS[100:200])
-    strengths = [10.0, 1e-1, 1e-2, 1e-3, 1e-5]
-    probe = fit_probe(*train, strength=strengths, valid=valid, kind=kind)
-    alone = {strength: fit_probe(*train, strength=strength, kind=kind) for strength in strengths}
-    assert probe.scores == pytest.approx({strength: alone[strength].accuracy(*valid) for strength in strengths})
-    assert probe.losses == pytest.approx({strength: loss(alone[strength], *valid) for strength in strengths}, rel=1e-4)
-    assert probe.strength == min(strengths, key=probe.losses.get) and probe.strength not in (strengths[0], strengths[-1])
-    both = fit_probe(torch.cat([train[0], valid[0]]), torch.cat([train[1], valid[1]]), strength=probe.strength, kind=kind)
+    l2_penalties = [10.0, 1e-1, 1e-2, 1e-3, 1e-5]
+    probe = fit_probe(*train, l2=l2_penalties, valid=valid, kind=kind)
+    alone = {l2: fit_probe(*train, l2=l2, kind=kind) for l2 in l2_penalties}
+    assert probe.scores == pytest.approx({l2: alone[l2].accuracy(*valid) for l2 in l2_penalties})
+    assert probe.losses == pytest.approx({l2: loss(alone[l2], *valid) for l2 in l2_penalties}, rel=1e-4)
+    assert probe.l2 == min(l2_penalties, key=probe.losses.get) and probe.l2 not in (l2_penalties[0], l2_penalties[-1])
+    both = fit_probe(torch.cat([train[0], valid[0]]), torch.cat([train[1], valid[1]]), l2=probe.l2, kind=kind)
     assert torch.allclose(probe.weight, both.weight, atol=1e-5)
 
 
@@ -81,8 +81,8 @@ def test_losses_of_two_classes_are_those_of_the_head():
     chosen = LABELS < 2
     features, labels = FEATURES[chosen], LABELS[chosen]
     for kind in KINDS:
-        probe = fit_probe(features[:80], labels[:80], strength=1e-2, valid=(features[80:], labels[80:]), kind=kind)
-        alone = fit_probe(features[:80], labels[:80], strength=1e-2, kind=kind)
+        probe = fit_probe(features[:80], labels[:80], l2=1e-2, valid=(features[80:], labels[80:]), kind=kind)
+        alone = fit_probe(features[:80], labels[:80], l2=1e-2, kind=kind)
         logits, (found,) = alone.logits(features[80:]), probe.losses.values()
         margin = (2 * labels[80:] - 1) * (logits[:, 1] - logits[:, 0])
         expected = {
@@ -94,13 +94,13 @@ def test_losses_of_two_classes_are_those_of_the_head():
 
 
 def test_without_valid_cross_validation_chooses_and_the_seed_draws_its_folds():
-    first, again, other = (fit_probe(FEATURES[:150], LABELS[:150], strength=[1.0, 1e-2, 1e-4], seed=seed) for seed in (0, 0, 1))
-    assert first.scores == again.scores != other.scores and first.strength in first.scores
+    first, again, other = (fit_probe(FEATURES[:150], LABELS[:150], l2=[1.0, 1e-2, 1e-4], seed=seed) for seed in (0, 0, 1))
+    assert first.scores == again.scores != other.scores and first.l2 in first.scores
     fold = folds_of(LABELS[:150], FOLDS, 0)
     right = 0
     for i in range(FOLDS):
         kept = fold != i
-        probe = fit_probe(FEATURES[:150][kept], LABELS[:150][kept], strength=1e-2)
+        probe = fit_probe(FEATURES[:150][kept], LABELS[:150][kept], l2=1e-2)
         right += int((probe.predict(FEATURES[:150][~kept]) == LABELS[:150][~kept]).sum())
     assert first.scores[1e-2] == pytest.approx(right / 150)
 
@@ -125,15 +125,15 @@ def test_stored_features_at_any_cut_are_probed(tmp_path):
     labels = torch.arange(40) % 4
     features = extract_features(backbone, [(images, labels)], ["layer2", "layer4"], cache=tmp_path)
     for cut in ("layer2", "layer4"):
-        probe = fit_probe(features, cut=cut, strength=1e-3)
+        probe = fit_probe(features, cut=cut, l2=1e-3)
         assert probe.cut == cut and probe.accuracy(features) == 1.0
-        assert torch.allclose(probe.weight, fit_probe(features[cut].read(range(40)), labels, strength=1e-3).weight)
+        assert torch.allclose(probe.weight, fit_probe(features[cut].read(range(40)), labels, l2=1e-3).weight)
     with pytest.raises(UserError, match="no cut 'layer5': did you mean"):
         fit_probe(features, cut="layer5")
     with pytest.raises(UserError, match="features are of several cuts: give cut=, one of layer2, layer4"):
         fit_probe(features)
     with pytest.raises(UserError, match="this probe is of features of length 128, and these have 64"):
-        fit_probe(features, cut="layer4", strength=1e-3).accuracy(features["layer2"].read(range(40)), labels)
+        fit_probe(features, cut="layer4", l2=1e-3).accuracy(features["layer2"].read(range(40)), labels)
 
 
 BAD = {
@@ -150,7 +150,7 @@ BAD = {
     r"a class number for each of 4 features, .*, and the targets are torch.int64 \(3,\)": (FEATURES[:4], LABELS[:3], {}),
     "the targets are missing": (FEATURES[:4], None, {}),
     "no kind of probe 'svn': did you mean 'svm'": (FEATURES, LABELS, {"kind": "svn"}),
-    "probe with strength 0": (FEATURES, LABELS, {"strength": 0}),
+    "probe with L2 penalty 0": (FEATURES, LABELS, {"l2": 0}),
     "there are no features": (FEATURES[:0], LABELS[:0], {}),
     "no class has two images": (FEATURES[:3], LABELS[:3], {}),
 }

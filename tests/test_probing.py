@@ -25,12 +25,12 @@ def split(count: int, seed: int, folder):
 
 def test_there_is_a_probe_for_each_cut_and_kind_the_highest_first_and_each_is_that_of_fit_probe(tmp_path):
     train, valid = split(30, 0, tmp_path), split(12, 1, tmp_path)
-    probes = Probing(kinds=["svm", "softmax"], strengths=[1.0, 1e-2]).at({"average": train}, {"average": valid})
+    probes = Probing(kinds=["svm", "softmax"], l2=[1.0, 1e-2]).at({"average": train}, {"average": valid})
     assert [(probe.cut, probe.kind) for probe in probes] == [
         ("layer4", "softmax"), ("layer4", "svm"), ("layer1", "softmax"), ("layer1", "svm"),
     ]  # fmt: skip
     for probe in probes:
-        alone = fit_probe(train, cut=probe.cut, kind=probe.kind, strength=[1.0, 1e-2], valid=valid)
+        alone = fit_probe(train, cut=probe.cut, kind=probe.kind, l2=[1.0, 1e-2], valid=valid)
         assert alone.weight.equal(probe.weight) and alone.scores == probe.scores
     best = best_of(probes)
     assert best is next(probe for probe in probes if probe.score == max(other.score for other in probes))
@@ -43,7 +43,7 @@ def test_a_probe_of_each_pooling_gives_the_same_logits_inside_the_network(poolin
     with torch.no_grad():
         maps = backbone(images)
         vectors = backbone.pool(maps, pooling)
-        probe = fit_probe(vectors, labels, strength=1e-2, pooling=pooling)
+        probe = fit_probe(vectors, labels, l2=1e-2, pooling=pooling)
         model = FineTuner(backbone, probe.as_head(), num_classes=3, optimizer=torch.optim.SGD).eval()
         assert torch.allclose(model(images), probe.logits(vectors), atol=1e-4)
 
@@ -66,7 +66,7 @@ def test_the_interval_is_that_of_a_bootstrap():
         ({"kinds": ["svn"]}, "did you mean 'svm'"),
         ({"kinds": []}, r"probe.kinds=\[\]: give at least one of softmax, svm, ridge"),
         ({"cuts": []}, r"probe.cuts=\[\]: give at least one cut"),
-        ({"strengths": [0.0]}, "probe.strengths="),
+        ({"l2_penalties": [0.0]}, "probe.l2="),
     ],
 )
 def test_settings_out_of_their_range_are_refused(options, said):
@@ -80,7 +80,7 @@ def probe(folder, *arguments, **environment):
 
 
 def test_the_recipe_prints_a_row_a_layer_and_leaves_table_picture_and_result(tmp_path):
-    first, again = (probe(tmp_path, "probe.strengths=[1e-1,1e-3]", FTLIT_CACHE=str(tmp_path / "store")) for _ in range(2))
+    first, again = (probe(tmp_path, "probe.l2=[1e-1,1e-3]", FTLIT_CACHE=str(tmp_path / "store")) for _ in range(2))
     assert first.returncode == 0, first.stderr
     assert "1,797 computed" in first.stdout and "all stored" in again.stdout
     table = [line for line in first.stdout.splitlines() if line.startswith(("│", "*"))]
@@ -96,7 +96,7 @@ def test_the_recipe_prints_a_row_a_layer_and_leaves_table_picture_and_result(tmp
 
 
 def test_few_images_are_drawn_several_times_and_val_is_not_trained_on(tmp_path):
-    said = probe(tmp_path, "data.per_class=5", "probe.repeats=3", "probe.strengths=[1e-1,1e-3]", "probe.cuts=[layer3,layer4]").stdout
+    said = probe(tmp_path, "data.per_class=5", "probe.repeats=3", "probe.l2=[1e-1,1e-3]", "probe.cuts=[layer3,layer4]").stdout
     results = json.loads((tmp_path / "run" / "result.json").read_text())
     shares = [result["test/accuracy"] for result in results]
     assert len(shares) == 3 and len(set(shares)) > 1 and all(0.7 < share < 0.97 for share in shares)
@@ -110,10 +110,10 @@ def test_few_images_are_drawn_several_times_and_val_is_not_trained_on(tmp_path):
     [
         (["probe.repeats=2"], "give data.per_class too"),
         (["data.per_class=1"], "no class has two images"),
-        (["data.per_class=1", "probe.strengths=[1e-2]"], "nothing is held out to choose by: give one cut"),
+        (["data.per_class=1", "probe.l2=[1e-2]"], "nothing is held out to choose by: give one cut"),
         (["probe.repeats=0"], "probe.repeats=0"),
         (["probe.poolings=[mux]"], "did you mean 'max'"),
-        (["probe.strengths=[high]"], "probe.strengths[0]='high': give a number"),
+        (["probe.l2=[high]"], "probe.l2[0]='high': give a number"),
         (["probe.cuts=layer4"], "give a list, [layer4]"),
         (["probe.cuts=[layr4]"], "did you mean 'layer4'"),
         (["probe=svn"], "svm"),

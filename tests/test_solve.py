@@ -12,7 +12,7 @@ from sklearn.svm import LinearSVC
 from ftlit.probes.objectives import KINDS
 from ftlit.probes.solver import TOLERANCE, solve
 
-STRENGTHS = [1.0, 1e-2, 1e-4]
+L2_PENALTIES = [1.0, 1e-2, 1e-4]
 NEAR = 1e-4  # of the objective
 
 
@@ -20,7 +20,7 @@ def outputs(features, weight, bias):
     return features.double() @ weight.double().T + bias.double()
 
 
-def objective(kind, features, labels, classes, weight, bias, strength) -> float:
+def objective(kind, features, labels, classes, weight, bias, l2) -> float:
     """What is minimised, written down once more."""
     z, n = outputs(features, weight, bias), len(labels)
     signs = (2 * labels - 1)[:, None] if classes == 2 else 2 * torch.nn.functional.one_hot(labels, classes) - 1
@@ -29,32 +29,32 @@ def objective(kind, features, labels, classes, weight, bias, strength) -> float:
         loss = torch.nn.functional.cross_entropy(z, labels)
     else:
         loss = ((1 - signs * z).clamp(min=0) if kind == "svm" else (signs - z) / 2**0.5).square().sum() / n
-    return float(loss + strength / 2 * weight.double().square().sum())
+    return float(loss + l2 / 2 * weight.double().square().sum())
 
 
-def theirs(kind, features, labels, classes, strength):
+def theirs(kind, features, labels, classes, l2):
     """scikit-learn's weights and biases. liblinear's intercept is part of the penalised weights: as a large feature it hardly is."""
-    c, x = 1 / (len(labels) * strength), features.double().numpy()
+    c, x = 1 / (len(labels) * l2), features.double().numpy()
     if kind == "softmax":
         found = LogisticRegression(C=c, tol=1e-9, max_iter=20_000).fit(x, labels)
     elif kind == "svm":
         found = LinearSVC(C=c, loss="squared_hinge", dual=False, tol=1e-10, max_iter=200_000, intercept_scaling=1e3).fit(x, labels)
     else:
         signs = (2 * labels - 1)[:, None] if classes == 2 else 2 * torch.nn.functional.one_hot(labels, classes) - 1
-        found = Ridge(alpha=len(labels) * strength).fit(x, signs.double().numpy())
+        found = Ridge(alpha=len(labels) * l2).fit(x, signs.double().numpy())
     return torch.from_numpy(np.atleast_2d(found.coef_)), torch.from_numpy(np.atleast_1d(found.intercept_))
 
 
 def assert_same_optimum(kind, features, labels, classes, near=NEAR, agree=1.0):
-    """Returns at how many strengths scikit-learn reached it too, and predictions were compared."""
-    path, met = solve(features, labels, classes, STRENGTHS, kind), 0
+    """Returns at how many L2 penalties scikit-learn reached it too, and predictions were compared."""
+    path, met = solve(features, labels, classes, L2_PENALTIES, kind), 0
     assert bool(path.converged.all()) and path.weight.dtype == features.dtype
-    for i, strength in enumerate(STRENGTHS):
-        ours = objective(kind, features, labels, classes, path.weight[i], path.bias[i], strength)
+    for i, l2 in enumerate(L2_PENALTIES):
+        ours = objective(kind, features, labels, classes, path.weight[i], path.bias[i], l2)
         assert ours == pytest.approx(float(path.objective[i]), rel=1e-4 if features.dtype == torch.float32 else 1e-9)
-        weight, bias = theirs(kind, features, labels, classes, strength)
-        their = objective(kind, features, labels, classes, weight, bias, strength)
-        assert ours <= their * (1 + near) + 1e-9, (strength, ours, their)
+        weight, bias = theirs(kind, features, labels, classes, l2)
+        their = objective(kind, features, labels, classes, weight, bias, l2)
+        assert ours <= their * (1 + near) + 1e-9, (l2, ours, their)
         if their <= ours * (1 + near):  # theirs is no worse: the same optimum, so the same predictions
             mine, other = (outputs(features, *pair) for pair in ((path.weight[i], path.bias[i]), (weight, bias)))
             same = (mine > 0) == (other > 0) if classes == 2 else mine.argmax(1) == other.argmax(1)
@@ -74,7 +74,7 @@ def standard(features):
 def test_on_digits_the_optimum_is_scikit_learns(kind, classes, dtype):
     digits = load_digits(n_class=classes)
     features = standard(torch.from_numpy(digits.data)).to(dtype)[:600]
-    assert assert_same_optimum(kind, features, torch.from_numpy(digits.target)[:600], classes, agree=0.995) == len(STRENGTHS)
+    assert assert_same_optimum(kind, features, torch.from_numpy(digits.target)[:600], classes, agree=0.995) == len(L2_PENALTIES)
 
 
 @st.composite
@@ -107,24 +107,24 @@ def test_on_any_problem_the_optimum_is_no_worse_than_scikit_learns(kind, problem
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_strengths_are_solved_in_any_order_and_each_as_if_alone(kind):
+def test_l2_penalties_are_solved_in_any_order_and_each_as_if_alone(kind):
     features, labels = torch.randn(60, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 4
     together = solve(features, labels, 4, [1e-3, 1.0, 1e-1], kind)
-    for i, strength in enumerate([1e-3, 1.0, 1e-1]):
-        alone = solve(features, labels, 4, [strength], kind)
+    for i, l2 in enumerate([1e-3, 1.0, 1e-1]):
+        alone = solve(features, labels, 4, [l2], kind)
         assert float(alone.objective[0]) == pytest.approx(float(together.objective[i]), rel=2e-6)
         assert torch.allclose(alone.weight[0], together.weight[i], atol=1e-2)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_the_weakest_strengths_are_solved_from_nothing_and_along_any_path(kind, dtype):
+def test_the_weakest_l2_penalties_are_solved_from_nothing_and_along_any_path(kind, dtype):
     digits = load_digits()
     features, labels = standard(torch.from_numpy(digits.data))[:120].to(dtype), torch.from_numpy(digits.target)[:120]
-    for strengths in ([1e-6], [10 ** (-i / 2) for i in range(13)]):  # all is told apart here, and the objective is near 0
-        path = solve(features, labels, 10, strengths, kind)
+    for l2_penalties in ([1e-6], [10 ** (-i / 2) for i in range(13)]):  # all is told apart here, and the objective is near 0
+        path = solve(features, labels, 10, l2_penalties, kind)
         assert bool(path.converged.all())
-        value = objective(kind, features, labels, 10, path.weight[-1], path.bias[-1], strengths[-1])
+        value = objective(kind, features, labels, 10, path.weight[-1], path.bias[-1], l2_penalties[-1])
         assert value == pytest.approx(float(solve(features.double(), labels, 10, [1e-5, 1e-6], kind).objective[1]), rel=1e-4)
 
 
@@ -132,10 +132,10 @@ def test_the_weakest_strengths_are_solved_from_nothing_and_along_any_path(kind, 
 def test_where_rounding_hides_the_way_down_float64_takes_over(classes, monkeypatch):
     digits = load_digits(n_class=classes)
     features, labels = standard(torch.from_numpy(digits.data))[:120].float(), torch.from_numpy(digits.target)[:120]
-    strengths = [1.0, 1e-2, 1e-4, 1e-6]
-    at_once = solve(features, labels, classes, strengths, "softmax")
+    l2_penalties = [1.0, 1e-2, 1e-4, 1e-6]
+    at_once = solve(features, labels, classes, l2_penalties, "softmax")
     monkeypatch.setattr("ftlit.probes.solver.MANY", 0)  # float32 is tried
-    found = solve(features, labels, classes, strengths, "softmax")
+    found = solve(features, labels, classes, l2_penalties, "softmax")
     assert bool(found.converged.all()) and found.objective.tolist() == pytest.approx(at_once.objective.tolist(), rel=1e-4)
 
 

@@ -132,11 +132,11 @@ def test_the_default_measures_which_scenario_once_and_what_is_given_wins(tmp_pat
     assert "are few indeed" in (tmp_path / "run/advice.json").read_text()
 
 
-def test_one_image_a_class_solves_a_head_of_a_given_strength(tmp_path):
+def test_one_image_a_class_solves_a_head_of_a_given_l2_penalty(tmp_path):
     result = train(tmp_path, "data.per_class=1", "optimizer.lr=2e-3", "hydra.run.dir=run")
     assert result.returncode == 0 and "scenario=auto: small_similar. One training image a class is few" in result.stdout, result.stderr
     told = " ".join(result.stdout.split())
-    assert "its strength is 0.1;" in told and "nothing is trained: without effect are optimizer.lr=2e-3 " in told
+    assert "its L2 penalty is 0.1;" in told and "nothing is trained: without effect are optimizer.lr=2e-3 " in told
     assert json.loads((tmp_path / "run/result.json").read_text())["test/accuracy"] > 0.7
 
 

@@ -46,8 +46,8 @@ def test_fc6_and_fc7_are_probed_like_any_cut(photos):
     features = extract_features(backbone, [(images, torch.arange(20) // 10)], ["fc6", "fc7"], cache=photos / "store")
     assert [features[cut].shape for cut in ("fc6", "fc7")] == [(4096,)] * 2
     assert all(float(features[cut].read(range(20)).min()) == 0 for cut in features.cuts)  # behind their ReLU
-    assert all(fit_probe(features, cut=cut, strength=1e-2).accuracy(features) == 1 for cut in features.cuts)
-    done = train(photos, "recipe=probe", "probe.cuts=[fc6,fc7]", "probe.strengths=[1e-1]", "hydra.run.dir=probe", *ALEXNET)
+    assert all(fit_probe(features, cut=cut, l2=1e-2).accuracy(features) == 1 for cut in features.cuts)
+    done = train(photos, "recipe=probe", "probe.cuts=[fc6,fc7]", "probe.l2=[1e-1]", "hydra.run.dir=probe", *ALEXNET)
     assert done.returncode == 0 and "│ fc7   │ average, 4,096 │" in done.stdout, done.stdout + done.stderr
 
 
@@ -64,7 +64,7 @@ def test_a_network_cut_at_fc6_and_one_with_fc7_drawn_anew_are_fine_tuned(photos)
 
 
 def test_a_search_is_a_sweep_of_its_own_and_each_job_tells_how_to_go_on_alone(tmp_path):
-    few = ("data.per_class=4", "probe.strengths=[1e-1]", "paths.runs=runs")
+    few = ("data.per_class=4", "probe.l2=[1e-1]", "paths.runs=runs")
     done = train(tmp_path, "hparams_search=drop_layers", *few)
     assert done.returncode == 0, done.stderr
     results = sorted(tmp_path.glob("runs/sweeps/*/*/*/result.json"))

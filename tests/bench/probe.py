@@ -1,12 +1,12 @@
-"""The path of 20 strengths against scikit-learn fitting each strength, one table in markdown.
+"""The path of 20 L2 penalties against scikit-learn fitting each L2 penalty, one table in markdown.
 
 python tests/bench/probe.py [--sizes 1000x512x10,4000x256x20,10000x512x100] [--kinds softmax,svm]
 
 Features are made up: classes around random centres, features of very different spread, rotated, standardised; float32 on both sides.
 scikit-learn runs with all cores for its linear algebra, as it comes, and with one, with which small products may be faster; its own loops
-always have one. Its tolerance is made finer for each strength, from its own 1e-4, until its objective is within 1e-4 of ours, or its
+always have one. Its tolerance is made finer for each L2 penalty, from its own 1e-4, until its objective is within 1e-4 of ours, or its
 1,000 iterations are used up, and only the time of the last of these fits counts. The gap of a side is how far its objective lies above
-the better of the two, at most over the strengths. Each side runs once, after a warm-up: a path of scikit-learn takes minutes.
+the better of the two, at most over the L2 penalties. Each side runs once, after a warm-up: a path of scikit-learn takes minutes.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ftlit.probes.solver import solve
 
-STRENGTHS = [10 ** (-i / 4) for i in range(20)]
+L2_PENALTIES = [10 ** (-i / 4) for i in range(20)]
 SAMPLES = 200  # of the warm-up
 NEAR = 1e-4
 TOLERANCES = [10.0**-e for e in range(4, 9)]
@@ -44,13 +44,13 @@ def features_of(samples: int, features: int, classes: int) -> tuple[Tensor, Tens
 def theirs(features: Tensor, labels: Tensor, kind: str, targets: Sequence[float]) -> tuple[float, list[float]]:
     """Seconds that scikit-learn takes to come within NEAR of these objectives, and its own."""
     total, reached = 0.0, []
-    for strength, target in zip(STRENGTHS, targets, strict=True):
+    for l2, target in zip(L2_PENALTIES, targets, strict=True):
         for tolerance in TOLERANCES:
-            how = {"C": 1 / (len(labels) * strength), "tol": tolerance, "max_iter": 1000}
+            how = {"C": 1 / (len(labels) * l2), "tol": tolerance, "max_iter": 1000}
             model = LogisticRegression(**how) if kind == "softmax" else LinearSVC(dual=False, intercept_scaling=100.0, **how)
             seconds, _ = timed(lambda: model.fit(features.numpy(), labels.numpy()))  # noqa: B023
             weight, bias = torch.from_numpy(model.coef_), torch.from_numpy(model.intercept_)
-            value = objective(features, labels, kind, weight, bias, strength)
+            value = objective(features, labels, kind, weight, bias, l2)
             if value <= target * (1 + NEAR):
                 break
         total += seconds
@@ -58,7 +58,7 @@ def theirs(features: Tensor, labels: Tensor, kind: str, targets: Sequence[float]
     return total, reached
 
 
-def objective(features: Tensor, labels: Tensor, kind: str, weight: Tensor, bias: Tensor, strength: float) -> float:
+def objective(features: Tensor, labels: Tensor, kind: str, weight: Tensor, bias: Tensor, l2: float) -> float:
     """What both minimise, in float64."""
     outputs = features.double() @ weight.double().T + bias.double()
     if kind == "softmax":
@@ -66,7 +66,7 @@ def objective(features: Tensor, labels: Tensor, kind: str, weight: Tensor, bias:
     else:
         signs = 2 * torch.nn.functional.one_hot(labels, len(bias)) - 1
         loss = (1 - signs * outputs).clamp(min=0).square().sum() / len(labels)
-    return float(loss + strength / 2 * weight.double().square().sum())
+    return float(loss + l2 / 2 * weight.double().square().sum())
 
 
 def timed(work: Callable[[], object]) -> tuple[float, object]:
@@ -95,10 +95,12 @@ def main() -> None:
     for kind in given.kinds:
         for samples, features, classes in given.sizes:
             features, labels = features_of(samples, features, classes)
-            solve(features[:SAMPLES], labels[:SAMPLES], classes, STRENGTHS[:2], kind)
-            ours, path = timed(lambda: solve(features, labels, classes, STRENGTHS, kind))  # noqa: B023
+            solve(features[:SAMPLES], labels[:SAMPLES], classes, L2_PENALTIES[:2], kind)
+            ours, path = timed(lambda: solve(features, labels, classes, L2_PENALTIES, kind))  # noqa: B023
             print(f"{kind} {samples}x{features}x{classes}: ours {ours:.2f} s, converged {bool(path.converged.all())}", flush=True)
-            mine = np.array([objective(features, labels, kind, w, b, s) for w, b, s in zip(path.weight, path.bias, STRENGTHS, strict=True)])
+            mine = np.array(
+                [objective(features, labels, kind, w, b, s) for w, b, s in zip(path.weight, path.bias, L2_PENALTIES, strict=True)]
+            )
             sides, other = list[str](), np.zeros_like(mine)
             for cores in (None, 1):
                 with threadpool_limits(cores, "blas"):

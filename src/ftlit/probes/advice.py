@@ -74,7 +74,7 @@ class Measurements:
 @dataclass(frozen=True)
 class Advice:
     """What to do: option of the group `scenario`, name of the cut; why, in two sentences; whether there is anything to transfer, whether a
-    head can be solved here, and whether images can be held out, which choose its strength.
+    head can be solved here, and whether images can be held out, which choose its L2 penalty.
     """
 
     scenario: str

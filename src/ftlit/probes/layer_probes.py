@@ -13,7 +13,7 @@ from torch import Tensor
 from ftlit.errors import UserError, unknown
 from ftlit.features.extract import Features
 from ftlit.models.pooling import POOLINGS, Pooling
-from ftlit.probes.linear_probe import STRENGTHS, Probe, fit_probe
+from ftlit.probes.linear_probe import L2_PENALTIES, Probe, fit_probe
 from ftlit.probes.objectives import KINDS, Kind
 from ftlit.seeding import derived_seed
 
@@ -28,7 +28,7 @@ class Probing:
 
     Args:
         kinds: of the loss, see `ftlit.probes.solver.solve`.
-        strengths: of the penalty, see `ftlit.probes.linear_probe.fit_probe`; `None`: 25 from 10 to 1e-5.
+        l2: L2 penalties to try, see `ftlit.probes.linear_probe.fit_probe`; `None`: 25 from 10 to 1e-5.
         cuts: names of layers; `None`: all.
         poolings: of the features, see `ftlit.models.pooling.pool`; at each cut those that its features can be pooled by. A head that is solved in
             place takes the average.
@@ -36,11 +36,11 @@ class Probing:
         repeats: how often the training images of each class are drawn anew, where there are few of them (`data.per_class`).
 
     Raises:
-        UserError: no kind or pooling, an unknown one, strengths that are not above 0, or no repeat.
+        UserError: no kind or pooling, an unknown one, L2 penalties that are not above 0, or no repeat.
     """
 
     kinds: Sequence[str] = ("softmax",)
-    strengths: Sequence[float] | None = None
+    l2: Sequence[float] | None = None
     cuts: Sequence[str] | None = None
     poolings: Sequence[str] = ("average",)
     seed: int = 0
@@ -55,16 +55,16 @@ class Probing:
                     raise unknown(f"probe.{name}", one, options)
         if self.cuts is not None and not self.cuts:
             raise UserError("probe.cuts=[]: give at least one cut, or null for all")
-        if self.strengths is not None and not (len(self.strengths) and all(strength > 0 for strength in self.strengths)):
-            raise UserError(f"probe.strengths={list(self.strengths)}: give numbers above 0")
+        if self.l2 is not None and not (len(self.l2) and all(l2 > 0 for l2 in self.l2)):
+            raise UserError(f"probe.l2={list(self.l2)}: give numbers above 0")
         if self.repeats < 1:
             raise UserError(f"probe.repeats={self.repeats}: give a whole number, 1 or more")
 
     def at(self, features: Mapping[Pooling, Features], valid: Mapping[Pooling, Features] | None = None) -> list[Probe]:
         """A probe for each cut, kind and pooling, the highest cut first; see `fit_probe`."""
-        strengths = [float(strength) for strength in self.strengths or STRENGTHS]
+        l2_penalties = [float(l2) for l2 in self.l2 or L2_PENALTIES]
         kinds: list[Kind] = [kind for kind in KINDS if kind in self.kinds]
-        how: dict[str, Any] = {"strength": strengths, "seed": self.seed}
+        how: dict[str, Any] = {"l2": l2_penalties, "seed": self.seed}
         return [
             fit_probe(own, cut=cut, kind=kind, pooling=pooling, valid=None if valid is None else valid[pooling], **how)
             for cut in reversed(next(iter(features.values())).cuts)
@@ -77,7 +77,7 @@ class Probing:
 def best_of(probes: Sequence[Probe]) -> Probe:
     """That whose accuracy on held-out features is best; of equals the first. Raises `UserError` for several of which nothing was held out."""
     if len(probes) > 1 and any(probe.score is None for probe in probes):
-        raise UserError("nothing is held out to choose by: give one cut (probe.cuts=[...]), one kind, and one strength, or more images")
+        raise UserError("nothing is held out to choose by: give one cut (probe.cuts=[...]), one kind, and one L2 penalty, or more images")
     return max(probes, key=lambda probe: probe.score or 0.0)
 
 
@@ -103,14 +103,14 @@ def bootstrap(right: Tensor, seed: int) -> Interval:
 
 
 def write_csv(path: Path, draws: Sequence[Sequence[Probe]]) -> None:
-    """A row for each draw, cut, kind, pooling and strength that was tried: held-out accuracy and loss."""
+    """A row for each draw, cut, kind, pooling and L2 penalty that was tried: held-out accuracy and loss."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["draw", "cut", "kind", "pooling", "strength", "accuracy", "loss"])
+        writer.writerow(["draw", "cut", "kind", "pooling", "l2", "accuracy", "loss"])
         for number, probes in enumerate(draws):
             for probe in probes:
                 row = (number, probe.cut, probe.kind, probe.pooling)
-                writer.writerows((*row, strength, share, probe.losses[strength]) for strength, share in probe.scores.items())
+                writer.writerows((*row, l2, share, probe.losses[l2]) for l2, share in probe.scores.items())
 
 
 def draw(path: Path, cuts: Sequence[str], draws: Sequence[Sequence[Probe]], chosen: Sequence[tuple[Probe, Interval]], title: str) -> None:

@@ -18,7 +18,7 @@ from ftlit.probes.objectives import KINDS, Kind, losses_of
 from ftlit.probes.solver import Path, solve
 from ftlit.seeding import derived_seed
 
-STRENGTHS = tuple(10 ** (1 - i / 4) for i in range(25))  # 10 to 1e-5
+L2_PENALTIES = tuple(10 ** (1 - i / 4) for i in range(25))  # 10 to 1e-5
 FOLDS = 5
 NEGLIGIBLE = 1e-6  # a deviation, beside the largest
 COPIES = 8  # of the features, and of the outputs, that solving holds at a time
@@ -32,20 +32,20 @@ class Probe:
         weight: (K, C), K classes.
         bias: (K,)
         kind: of the loss that it minimises, see `ftlit.probes.solver.solve`.
-        strength: of the penalty, on standardised features.
+        l2: of the penalty, on standardised features.
         objective: mean loss and penalty at the solution.
         left: what it may still fall by, relative to it; see `ftlit.probes.solver.Path`.
         converged: whether that is within the tolerance.
         cut: that the features are of, where that is known.
         pooling: how they are pooled.
-        scores: strength -> mean accuracy on held-out features, where something was held out.
-        losses: strength -> mean loss on held-out features, by which the strength is chosen.
+        scores: L2 penalty -> mean accuracy on held-out features, where something was held out.
+        losses: L2 penalty -> mean loss on held-out features, by which the L2 penalty is chosen.
     """
 
     weight: Tensor = field(repr=False)
     bias: Tensor = field(repr=False)
     kind: Kind
-    strength: float
+    l2: float
     objective: float
     left: float
     converged: bool
@@ -56,20 +56,20 @@ class Probe:
 
     @property
     def score(self) -> float | None:
-        """The accuracy on held-out features of the strength that was chosen; `None` where nothing was held out."""
-        return self.scores.get(self.strength)
+        """The accuracy on held-out features of the L2 penalty that was chosen; `None` where nothing was held out."""
+        return self.scores.get(self.l2)
 
     @property
     def at_end(self) -> str:
-        """`≥` where no stronger one of several strengths was tried, `≤` where no weaker one."""
-        return {max(self.losses): "≥", min(self.losses): "≤"}.get(self.strength, "") if len(self.losses) > 1 else ""
+        """`≥` where no stronger one of several L2 penalties was tried, `≤` where no weaker one."""
+        return {max(self.losses): "≥", min(self.losses): "≤"}.get(self.l2, "") if len(self.losses) > 1 else ""
 
     @property
     def told(self) -> str:
-        """Kind, features and strength in words, and whether the strengths that were tried end there."""
+        """Kind, features and L2 penalty in words, and whether the L2 penalties that were tried end there."""
         ends = {"": "", "≥": ", the strongest tried", "≤": ", the weakest tried"}
         where = f" at {self.cut}" if self.cut is not None else ""
-        return f"{self.kind} of {self.pooling} features{where}, strength {self.strength:.1e}{ends[self.at_end]}"
+        return f"{self.kind} of {self.pooling} features{where}, L2 penalty {self.l2:.1e}{ends[self.at_end]}"
 
     def logits(self, features: Tensor) -> Tensor:
         """Features (N, C) -> (N, K), as the head gives them."""
@@ -105,7 +105,7 @@ def fit_probe(
     *,
     cut: str | None = None,
     kind: Kind = "softmax",
-    strength: float | Sequence[float] = STRENGTHS,
+    l2: float | Sequence[float] = L2_PENALTIES,
     num_classes: int | None = None,
     valid: tuple[Tensor, Tensor] | Features | None = None,
     seed: int = 0,
@@ -113,7 +113,7 @@ def fit_probe(
 ) -> Probe:
     """Solve a linear classifier of features, standardised by their own mean and deviation (constant columns stay 0).
 
-    Of several strengths the one is taken whose loss on `valid` is least: on few images many are equally accurate, and few of these know
+    Of several L2 penalties the one is taken whose loss on `valid` is least: on few images many are equally accurate, and few of these know
     how sure they may be. Without `valid` it is the loss in stratified cross-validation of 5 folds: the images of a class are spread over
     them; a class of fewer than 5 images is in as many folds as it has images, and a class of a single image is trained on in all of them
     and never held out. The probe is then solved again on everything, `valid` too.
@@ -123,7 +123,7 @@ def fit_probe(
         targets: class numbers (N,); those of the stored features where nothing else is given.
         cut: which of the stored features; it may be left out where they are of one cut.
         kind: `softmax` (logistic regression), `svm` (squared hinge, one class against the rest), `ridge`.
-        strength: of the L2 penalty on the weights, above 0: mean loss + strength / 2 * |weight|^2; scikit-learn's C is 1 / (N strength).
+        l2: of the L2 penalty on the weights, above 0: mean loss + L2 penalty / 2 * |weight|^2; scikit-learn's C is 1 / (N L2 penalty).
         num_classes: how many there are; `None`: one more than the largest number.
         valid: features and targets to choose by.
         seed: of the folds.
@@ -132,7 +132,7 @@ def fit_probe(
     Warns where the solution did not converge; `Probe.converged` and `Probe.left` say so too.
 
     Raises:
-        UserError: no such cut or kind, a strength that is not above 0, features that are no vectors of numbers or do not fit into memory,
+        UserError: no such cut or kind, an L2 penalty that is not above 0, features that are no vectors of numbers or do not fit into memory,
             targets that are no class numbers or leave a class without an image, fewer than two classes.
     """
     for what, given, options in (("kind of probe", kind, KINDS), ("pooling", pooling, POOLINGS)):
@@ -142,13 +142,13 @@ def fit_probe(
         if cut is None and len(features.cuts) > 1:
             raise UserError(f"these features are of several cuts: give cut=, one of {', '.join(features.cuts)}")
         cut = features.cuts[0] if cut is None else cut
-    strengths = [float(strength)] if isinstance(strength, int | float) else sorted(map(float, strength), reverse=True)
-    if not strengths or not all(0 < value < float("inf") for value in strengths):
-        raise UserError(f"probe with strength {strength}: give numbers above 0")
+    l2_penalties = [float(l2)] if isinstance(l2, int | float) else sorted(map(float, l2), reverse=True)
+    if not l2_penalties or not all(0 < value < float("inf") for value in l2_penalties):
+        raise UserError(f"probe with L2 penalty {l2}: give numbers above 0")
     vectors, labels = _vectors(features, targets, cut)
     classes = _check(vectors, labels, num_classes)
     scores, losses = dict[float, float](), dict[float, float]()
-    if len(strengths) > 1 or valid is not None:
+    if len(l2_penalties) > 1 or valid is not None:
         held_out = None
         if valid is not None:
             held_out = _vectors(*valid, cut) if isinstance(valid, tuple) else _vectors(valid, None, cut)
@@ -158,17 +158,17 @@ def fit_probe(
                 )
             held_out = held_out[0].to(vectors), held_out[1].to(labels)
             _check(*held_out, classes, every_class=False)
-        right, loss = (found.mean(dim=1).tolist() for found in _held_out(vectors, labels, classes, strengths, kind, held_out, seed))
-        scores, losses = dict(zip(strengths, right, strict=True)), dict(zip(strengths, loss, strict=True))
+        right, loss = (found.mean(dim=1).tolist() for found in _held_out(vectors, labels, classes, l2_penalties, kind, held_out, seed))
+        scores, losses = dict(zip(l2_penalties, right, strict=True)), dict(zip(l2_penalties, loss, strict=True))
         if held_out is not None:
             vectors, labels = torch.cat([vectors, held_out[0]]), torch.cat([labels, held_out[1]])
-    best = min(strengths, key=lambda value: losses.get(value, 0.0))
+    best = min(l2_penalties, key=lambda value: losses.get(value, 0.0))
     mean, scale = _scales(vectors)
     path = solve((vectors - mean) / scale, labels, classes, [best], kind)
     weight, bias = _folded(path, mean, scale)
     objective, left, converged = float(path.objective[0]), float(path.left[0]), bool(path.converged[0])
     if not converged:
-        warnings.warn(f"the {kind} probe of strength {best:g} did not converge: its objective may be {left:.3%} too high", stacklevel=2)
+        warnings.warn(f"the {kind} probe of L2 penalty {best:g} did not converge: its objective may be {left:.3%} too high", stacklevel=2)
     return Probe(weight[0], bias[0], kind, best, objective, left, converged, cut, pooling, scores, losses)
 
 
@@ -189,31 +189,31 @@ def _held_out(
     vectors: Tensor,
     labels: Tensor,
     classes: int,
-    strengths: Sequence[float],
+    l2_penalties: Sequence[float],
     kind: Kind,
     held_out: tuple[Tensor, Tensor] | None,
     seed: int,
 ) -> tuple[Tensor, Tensor]:
-    """Whether each strength tells the class of each of M held-out samples, and its loss there: both (S, M) float64."""
+    """Whether each L2 penalty tells the class of each of M held-out samples, and its loss there: both (S, M) float64."""
     if held_out is not None:
-        return _looked_at(vectors, labels, classes, strengths, kind, *held_out)
+        return _looked_at(vectors, labels, classes, l2_penalties, kind, *held_out)
     fold = folds_of(labels, FOLDS, seed).to(labels.device)
     used = [number for number in range(FOLDS) if bool((fold == number).any())]
     if not used:
-        raise UserError("no class has two images, so that none can be held out: give one strength (probe.strengths=[0.1]), or more images")
+        raise UserError("no class has two images, so that none can be held out: give one L2 penalty (probe.l2=[0.1]), or more images")
     looks = [
-        _looked_at(vectors[fold != i], labels[fold != i], classes, strengths, kind, vectors[fold == i], labels[fold == i]) for i in used
+        _looked_at(vectors[fold != i], labels[fold != i], classes, l2_penalties, kind, vectors[fold == i], labels[fold == i]) for i in used
     ]
     right, losses = (torch.cat(each, dim=1) for each in zip(*looks, strict=True))
     return right, losses
 
 
 def _looked_at(
-    vectors: Tensor, labels: Tensor, classes: int, strengths: Sequence[float], kind: Kind, others: Tensor, other_labels: Tensor
+    vectors: Tensor, labels: Tensor, classes: int, l2_penalties: Sequence[float], kind: Kind, others: Tensor, other_labels: Tensor
 ) -> tuple[Tensor, Tensor]:
     """See `_held_out`; solved on some, looked at on others."""
     mean, scale = _scales(vectors)
-    path = solve((vectors - mean) / scale, labels, classes, strengths, kind)
+    path = solve((vectors - mean) / scale, labels, classes, l2_penalties, kind)
     standard = (others - mean) / scale
     right, losses = [], []
     for weight, bias in zip(path.weight, path.bias, strict=True):

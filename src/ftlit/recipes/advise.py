@@ -38,7 +38,7 @@ from ftlit.sweeps.jobs import ADVICE
 
 AUTO = "auto"
 SCENARIOS = ("small_similar", "small_different", "large_similar", "large_different")
-STRENGTH = 0.1  # of a head where no image can be held out: one digit a class is told as well by all from 10 to 1e-4
+ONE_PER_CLASS_L2 = 0.1  # of a head where no image can be held out: one digit a class is told as well by all from 10 to 1e-4
 MOST_IMAGES = 2000  # that are measured
 OF_LENGTH = ("experiment", "hparams_search", "debug")  # overlays that may change the trainer; an option of its group is as long as any
 TIMED = 8  # images of the step that is timed
@@ -130,7 +130,7 @@ def look(cfg: DictConfig, backbone: Backbone, data: Any) -> tuple[Measurements |
     solvable = not any(name in str(cfg.trainer.get("strategy")) for name in SHARDING)
     if max(counts.values()) < 2:
         why = f"One training {data.input_spec.noun.removesuffix('s')} a class is few: the head alone. None can be held out to measure a cut"
-        return None, Advice("small_similar", top, f"{why}, or to choose the head's strength.", solvable=solvable, holds_out=False)
+        return None, Advice("small_similar", top, f"{why}, or to choose the head's L2 penalty.", solvable=solvable, holds_out=False)
     measured = measure(cfg, pretrained, data)
     droppable = "cut" in cfg.backbone and not backbone.reinit  # no cut: somebody's own
     return measured, replace(advise(measured, droppable=droppable, asked=_asked(cfg)), solvable=solvable)
@@ -192,8 +192,8 @@ def overrides_of(cfg: DictConfig, advice: Advice) -> list[str]:
     cut = [f"backbone.cut={advice.cut}"] if advice.scenario == "small_different" and cfg.backbone.get("cut") is None else []
     head = ["head=linear"] if not advice.solvable and solves(cfg) and not _gives("head") else []
     at_once = ["schedule=all_at_once"] if not advice.pretrained and not _gives("schedule") else []
-    strength = [f"probe.strengths=[{STRENGTH:g}]"] if not advice.holds_out and solves(cfg) and not head and not _gives("probe") else []
-    return [f"scenario={advice.scenario}", *cut, *head, *at_once, *strength]
+    l2 = [f"probe.l2=[{ONE_PER_CLASS_L2:g}]"] if not advice.holds_out and solves(cfg) and not head and not _gives("probe") else []
+    return [f"scenario={advice.scenario}", *cut, *head, *at_once, *l2]
 
 
 def adopted(cfg: DictConfig) -> DictConfig:

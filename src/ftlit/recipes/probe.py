@@ -21,7 +21,7 @@ from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.models.backbone import Backbone
 from ftlit.models.pooling import POOLINGS
 from ftlit.probes.layer_probes import Interval, Probing, best_of, bootstrap, draw, write_csv
-from ftlit.probes.linear_probe import STRENGTHS, Probe
+from ftlit.probes.linear_probe import L2_PENALTIES, Probe
 from ftlit.recipes import finetune
 from ftlit.recipes.config.validate import bind, check_input, check_labelled
 from ftlit.recipes.run import artifacts as reporting
@@ -99,7 +99,7 @@ def look(cfg: DictConfig, probing: Probing, backbone: Backbone, seed: int) -> Lo
         train, test = features["train"], features["test"]
         if not train:
             raise UserError(f"probe.poolings={list(probing.poolings)}: features of {', '.join(cuts)} cannot be pooled so; give average")
-        tried = f"{', '.join(probing.kinds)} on features pooled by {', '.join(train)}, {len(probing.strengths or STRENGTHS)} strengths"
+        tried = f"{', '.join(probing.kinds)} on features pooled by {', '.join(train)}, {len(probing.l2 or L2_PENALTIES)} L2 penalties"
         words.console().print(f"solving at {', '.join(cuts) if len(cuts) < 4 else f'{len(cuts)} cuts'}: {tried}", soft_wrap=True)
         valid = features["val"] if cfg.data.get("per_class") is None else None
         probes = probing.at(train, valid)
@@ -122,8 +122,8 @@ def look(cfg: DictConfig, probing: Probing, backbone: Backbone, seed: int) -> Lo
 def result_of(look: Look) -> dict[str, Any]:
     """What was chosen, and its look at test."""
     best, tested = look.best, look.tested
-    chosen = {"cut": best.cut, "kind": best.kind, "pooling": best.pooling, "strength": best.strength}
-    held_out = {"held_out/accuracy": best.score, "held_out/loss": best.losses.get(best.strength)}
+    chosen = {"cut": best.cut, "kind": best.kind, "pooling": best.pooling, "l2": best.l2}
+    held_out = {"held_out/accuracy": best.score, "held_out/loss": best.losses.get(best.l2)}
     return {**chosen, **held_out, "test/accuracy": tested.share, "low": tested.low, "high": tested.high}
 
 
@@ -132,7 +132,7 @@ def table_of(looks: Sequence[Look]) -> Table:
     several draws.
     """
     kinds = list(dict.fromkeys(probe.kind for probe in looks[0].probes))
-    table = Table("layer", "features", *(f"{kind}, held-out accuracy{' (strength)' * (len(looks) == 1)}" for kind in kinds))
+    table = Table("layer", "features", *(f"{kind}, held-out accuracy{' (L2)' * (len(looks) == 1)}" for kind in kinds))
     for cut in looks[0].cuts:
         here = [probe for probe in looks[0].probes if probe.cut == cut]
         for pooling, features in dict.fromkeys((probe.pooling, probe.weight.shape[1]) for probe in here):
@@ -152,7 +152,7 @@ def _cell(probes: Sequence[Probe], looks: Sequence[Look]) -> str:
     scores = [probe.score for probe in probes if probe.score is not None]
     text = spread(scores) if scores else "-"
     if len(looks) == 1:
-        return f"{text} ({probes[0].at_end}{probes[0].strength:.0e}){' *' * chosen}"
+        return f"{text} ({probes[0].at_end}{probes[0].l2:.0e}){' *' * chosen}"
     return text + f" *{chosen}" * (chosen > 0)
 
 

@@ -51,7 +51,7 @@ def _metrics(path: Path) -> list[dict[str, float]]:
 
 
 def _depths(folder: Path) -> dict[str, dict[str, float]]:
-    """From `probe.csv`, at the strength of the least loss; else from what `scenario=auto` measured."""
+    """From `probe.csv`, at the L2 penalty of the least loss; else from what `scenario=auto` measured."""
     if (table := folder / "probe.csv").is_file():
         return _of_probes(table)
     if (advice := folder / "advice.json").is_file() and (measured := json.loads(advice.read_text()).get("measured")):

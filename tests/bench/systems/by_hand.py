@@ -45,7 +45,7 @@ def scratch(task: Task) -> float:
 
 
 def features(task: Task) -> float:
-    """Logistic regression on the standardised features of the frozen network, of train and val; scikit-learn's strength."""
+    """Logistic regression on the standardised features of the frozen network, of train and val; scikit-learn's L2 penalty."""
     data = folders(task)
     backbone = backbone_of(task)[0].eval()
     data["train"].transform = data["val"].transform

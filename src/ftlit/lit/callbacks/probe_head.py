@@ -25,11 +25,11 @@ MOST_IMAGES = 20_000  # that a head is solved on where training follows; two of 
 class FitProbeHead(Callback):
     """Before the first step the weights of a linear head are solved on the features of the training images (of a share of each class, where
     training follows and they are many, or where `limit_train_batches` leaves less to an epoch), pooled at the last cut, in the evaluation
-    view; kind and strength are chosen by cross-validation among these images alone. The first process solves, the others take its
+    view; kind and L2 penalty are chosen by cross-validation among these images alone. The first process solves, the others take its
     solution over. Where training follows, a run that goes on from a checkpoint takes its head from there.
 
     Where none follows, nothing is left that val has to choose, and few labels are worth more in the head: once val has judged it, `whole`
-    is the head of train and val, of the same kind and strength. It is `None` where the training images were limited on purpose
+    is the head of train and val, of the same kind and L2 penalty. It is `None` where the training images were limited on purpose
     (`per_class`, `limit_train_batches`), or those of val.
 
     Args:
@@ -102,7 +102,7 @@ def _with(probe: Probe, features: Features, valid: Features) -> Probe:
     cut = features.cuts[0]
     vectors = torch.cat([own[cut].read(range(len(own))) for own in (features, valid)])
     labels = torch.cat([own.targets for own in (features, valid) if own.targets is not None])
-    return fit_probe(vectors, labels, cut=cut, kind=probe.kind, strength=probe.strength, pooling=probe.pooling)
+    return fit_probe(vectors, labels, cut=cut, kind=probe.kind, l2=probe.l2, pooling=probe.pooling)
 
 
 def check_solvable(trainer: Trainer, data: Any) -> ImageData:

@@ -27,7 +27,7 @@ from ftlit.models.backbone import Backbone
 from ftlit.recipes.config.overlays import replaced
 from ftlit.recipes.config.overrides import OF_TRAINING, arguments, given, program
 
-SOLVED = "solved on features of training {noun}, without augmentation; its strength is {strength}"
+SOLVED = "solved on features of training {noun}, without augmentation; its L2 penalty is {l2}"
 TAKES_VAL = "once val has judged it, it is solved on val too; "
 LEFT_OUT = "stages that train it alone are left out (head=linear keeps them)"
 ALONE = "nothing is trained: without effect are {} (head=linear trains it by steps, scenario=large_similar all layers)"
@@ -77,8 +77,8 @@ def plan_rows(
     shape = "x".join(map(str, backbone.on_meta(spec.shape)[backbone.cuts[-1]][0]))
     size = sum(parameter.numel() for parameter in backbone.parameters())
     choices = HydraConfig.get().runtime.choices
-    strengths: Sequence[float] = OmegaConf.select(cfg, "probe.strengths") or []
-    strength = f"{strengths[0]:g}" if len(strengths) == 1 else "chosen by cross-validation among them"
+    l2_penalties: Sequence[float] = OmegaConf.select(cfg, "probe.l2") or []
+    l2 = f"{l2_penalties[0]:g}" if len(l2_penalties) == 1 else "chosen by cross-validation among them"
     alone = TAKES_VAL * takes_val + ALONE.format(", ".join(given(*OF_TRAINING)) or "optimizer, lr_scheduler, loss and epochs")
     return [
         ("ftlit", ", ".join(f"{group}={choices[group]}" for group in TOLD if choices.get(group))),
@@ -94,7 +94,7 @@ def plan_rows(
             f"{shape} at cut {backbone.cuts[-1]}, {backbone.num_features} features for the head ({cfg.head._target_.rpartition('.')[2]})",
         ),
         *data_rows(data, spec.noun),
-        *([("head", f"{SOLVED.format(noun=spec.noun, strength=strength)}; {LEFT_OUT if trains else alone}")] if solves else []),
+        *([("head", f"{SOLVED.format(noun=spec.noun, l2=l2)}; {LEFT_OUT if trains else alone}")] if solves else []),
         *(
             (f"stage {i}", f"{line}; {_reduces(size) if processes > 1 else ''}from {sources[i].why if sources else spec.noun}")
             for i, (line, size) in enumerate(zip(plan.stages, plan.reduced, strict=True))
