@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ftlit import UserError
-from ftlit.probes.advice import THRESHOLDS, Depth, Measurements, advise, logme
+from ftlit.probes.advice import THRESHOLDS, Depth, Measurements, advise
+from ftlit.probes.logme import logme
 
 
 def measured(top, below, *, images=1000, classes=10, steps=1000.0, commonest=0.1, below_logme=0.0) -> Measurements:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from ftlit.data.transforms import InputSpec
+from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError
 from ftlit.models.backbone import Backbone, Layers
 from ftlit.models.pooling import pool, pooled_size, poolings_of

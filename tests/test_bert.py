@@ -16,7 +16,7 @@ from texts_of import SMALL, minilm, save_model, save_tokenizer, trec, words, wri
 
 from ftlit import FeatureData, FineTuner, InputSpec, LastCheckpoint, SeedEachStep, StagedFinetuning, TextSpec
 from ftlit.errors import UserError
-from ftlit.finetuning.schedule import all_at_once, head_only, head_then_all, top_down
+from ftlit.finetuning.presets import all_at_once, head_only, head_then_all, top_down
 from ftlit.fingerprint import fingerprint, prefixes
 from ftlit.lit.datamodules.text_sources import text_csv_data
 from ftlit.models.heads import LinearHead

@@ -23,7 +23,8 @@ from ftlit import (
     UserError,
     build_optimizer,
 )
-from ftlit.data.dataset import Collection, Examples, read_image
+from ftlit.data.dataset import Collection, Examples
+from ftlit.data.images import read_image
 from ftlit.features.stage_input import trained_layers
 from ftlit.finetuning.lr_schedule import cosine
 from ftlit.lit.callbacks.exact_resume import LastCheckpoint

@@ -22,7 +22,7 @@ from ftlit import Backbone, InputSpec, UserError, batchnorm_to_affine, extract_f
 from ftlit.data.dataset import Examples
 from ftlit.data.transforms import train_transform
 from ftlit.features.extract import Views, read_batches
-from ftlit.features.shard import DIGEST
+from ftlit.features.spec import DIGEST
 from ftlit.features.store import Store
 from ftlit.features.table import FeatureKey, Rows, Writer
 

@@ -23,7 +23,7 @@ from ftlit.finetuning.lr_schedule import Rates
 from ftlit.finetuning.schedule import Schedule
 from ftlit.models.backbone import Backbone
 from ftlit.patterns import first_match
-from ftlit.recipes.config import limits
+from ftlit.recipes.config import check_values as limits
 from ftlit.recipes.config.error_messages import as_user_error
 from ftlit.recipes.config.validate import bind
 from ftlit.recipes.finetune import build
@@ -285,14 +285,14 @@ def test_the_command_line_beats_a_scenario_in_values_and_in_choices():
     cfg = composed("optimizer.lr=0.5", "head=mlp", "schedule=top_down", "scenario=small_similar", "trainer.max_epochs=3")
     assert scenario.optimizer.lr != 0.5 and "head_only" in scenario.schedule["_target_"] and scenario.trainer.max_epochs != 3
     assert (cfg.optimizer.lr, cfg.trainer.max_epochs) == (0.5, 3)
-    assert (cfg.head["_target_"], cfg.schedule["_target_"]) == ("ftlit.models.heads.MLPHead", "ftlit.finetuning.schedule.top_down")
+    assert (cfg.head["_target_"], cfg.schedule["_target_"]) == ("ftlit.models.heads.MLPHead", "ftlit.finetuning.presets.top_down")
 
 
 @pytest.mark.parametrize("scenario", OPTIONS["scenario"])
 def test_an_experiment_beats_every_scenario_and_the_command_line_beats_both(scenario):
     cfg = composed(f"scenario={scenario}", "experiment=pretrain_glyph")
     assert cfg.schedule == {
-        "_target_": "ftlit.finetuning.schedule.all_at_once",
+        "_target_": "ftlit.finetuning.presets.all_at_once",
         "scale": 1.0,
         "decay": 1.0,
         "freeze_embeddings": False,

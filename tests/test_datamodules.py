@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from ftlit.data.dataset import Collection, Examples
-from ftlit.data.transforms import InputSpec
+from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError
 from ftlit.lit.datamodules.image_sources import ImageData, csv_data, digits_data, folder_data, torchvision_data
 

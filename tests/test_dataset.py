@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from ftlit.data.dataset import BadImage, Collection, Examples, LabelledImages, MixedCollate, image_reader, read_image, to_rgb
-from ftlit.data.transforms import InputSpec, eval_transform
+from ftlit.data.collate import MixedCollate
+from ftlit.data.dataset import Collection, Examples, LabelledImages
+from ftlit.data.images import BadImage, image_reader, read_image, to_rgb
+from ftlit.data.input_spec import InputSpec
+from ftlit.data.transforms import eval_transform
 from ftlit.errors import UserError
 
 MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "I", "F", "I;16", "I;16B"]

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from ftlit import UserError
-from ftlit.data.dataset import Examples, read_image
+from ftlit.data.dataset import Examples
+from ftlit.data.images import read_image
 from ftlit.features.image_hashes import HashCache, digests_of
 
 

@@ -22,8 +22,9 @@ from PIL import Image
 from torch import fx, nn
 from torchvision.transforms import v2
 
-from ftlit.data.dataset import image_reader, read_image
-from ftlit.data.transforms import AUGMENTS, InputSpec, eval_transform, train_transform
+from ftlit.data.images import image_reader, read_image
+from ftlit.data.input_spec import InputSpec
+from ftlit.data.transforms import AUGMENTS, eval_transform, train_transform
 from ftlit.errors import UserError
 from ftlit.finetuning.freeze import hold_modes, modes_of, set_trainable
 from ftlit.fingerprint import _source, fingerprint, of_array, of_bytes, of_tensor, prefixes, software

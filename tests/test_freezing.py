@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from ftlit.data.transforms import InputSpec
+from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError
 from ftlit.finetuning.freeze import set_trainable
-from ftlit.finetuning.freeze_options import frozen_layers
 from ftlit.finetuning.param_groups import build_optimizer
 from ftlit.finetuning.plan import examine
-from ftlit.finetuning.schedule import all_at_once, head_only, head_then_all, top_down, with_reinit
+from ftlit.finetuning.presets import all_at_once, frozen_layers, head_only, head_then_all, top_down
+from ftlit.finetuning.schedule import with_reinit
 from ftlit.models.backbone import Backbone
 from ftlit.recipes.config.overrides import with_text
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ftlit.data.glyph_images import CANVAS, INK, SYMBOLS, GlyphStream, distort, render_glyphs
-from ftlit.data.transforms import InputSpec
+from ftlit.data.input_spec import InputSpec
 from ftlit.lit.datamodules.glyph_source import GlyphData
 
 

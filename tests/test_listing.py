@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ftlit.data.dataset import Collection, read_image
+from ftlit.data.dataset import Collection
 from ftlit.data.image_files import collect, list_csv, list_folder
+from ftlit.data.images import read_image
 from ftlit.errors import UserError
 
 number = count()

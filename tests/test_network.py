@@ -15,7 +15,7 @@ import warm
 from PIL import Image
 
 from ftlit import UserError, load_backbone
-from ftlit.data.dataset import read_image
+from ftlit.data.images import read_image
 from ftlit.data.transforms import eval_transform
 from ftlit.inference.network import load
 

@@ -6,9 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ftlit.data.dataset import Collection, Examples, LabelledImages, MixedCollate
+from ftlit.data.collate import MixedCollate
+from ftlit.data.dataset import Collection, Examples, LabelledImages
+from ftlit.data.input_spec import InputSpec
 from ftlit.data.samplers import Batches, EvalOrder, TrainOrder
-from ftlit.data.transforms import InputSpec, train_transform
+from ftlit.data.transforms import train_transform
 from ftlit.errors import UserError
 
 sizes, processes, batch_sizes = st.integers(1, 40), st.integers(1, 4), st.integers(1, 9)

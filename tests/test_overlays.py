@@ -4,7 +4,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.hydra_config import HydraConfig
 
-from ftlit.recipes.config.overlays import replaced
+from ftlit.recipes.config.overrides import replaced
 
 AT_ONCE = "schedule=all_at_once takes the place of scenario=large_similar's schedule=head_then_all and of its values"
 

@@ -5,20 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftlit.errors import UserError
-from ftlit.finetuning.schedule import (
-    Schedule,
-    all_at_once,
-    explicit,
-    head_only,
-    head_then_all,
-    last_k,
-    layer_scales,
-    top_down,
-    with_batchnorm,
-    with_reinit,
-)
-from ftlit.finetuning.stage import Stage
-from ftlit.finetuning.until import Until
+from ftlit.finetuning.presets import all_at_once, explicit, head_only, head_then_all, last_k, layer_scales, top_down
+from ftlit.finetuning.schedule import Schedule, with_batchnorm, with_reinit
+from ftlit.finetuning.stage import Stage, Until
 
 LAYERS = ["stem", "layer1", "layer2", "layer3", "encoder.4"]
 EVEN = [("head", 1.0), *((f"backbone.{layer}", 0.1) for layer in reversed(LAYERS))]

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from ftlit import Backbone, InputSpec, load_backbone
-from ftlit.features.stage_input import FeatureSpec, frozen_prefix, plan_stage_inputs, spec_of
+from ftlit.features.spec import FeatureSpec
+from ftlit.features.stage_input import frozen_prefix, plan_stage_inputs, spec_of
 
 CUTS = ("low", "middle", "pooling", "top")
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from ftlit.data.dataset import Examples, to_rgb
+from ftlit.data.dataset import Examples
+from ftlit.data.images import to_rgb
 from ftlit.data.splits import assemble, draw_per_class, find_duplicates, split_off
 from ftlit.errors import UserError
 

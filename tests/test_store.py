@@ -25,9 +25,11 @@ import ftlit.features.table
 from ftlit.cli import cache
 from ftlit.errors import UserError
 from ftlit.features.keys import CAST
-from ftlit.features.shard import DIGEST, Damaged, no_room, read_shard, size_in_words
+from ftlit.features.shard import Damaged, no_room, read_shard
+from ftlit.features.spec import DIGEST
 from ftlit.features.store import Store
 from ftlit.features.table import FeatureKey, FeatureTable, Rows, Writer
+from ftlit.formatting import size_in_words
 
 FORK = multiprocessing.get_context("fork")  # a process that starts in milliseconds
 SHAPES = {"vector": (5,), "map": (3, 2, 4), "tokens": (4, 3), "number": ()}

@@ -12,7 +12,7 @@ from invariant_1 import check_cuts
 
 import ftlit
 from ftlit import UserError, load_timm
-from ftlit.data.transforms import InputSpec
+from ftlit.data.input_spec import InputSpec
 from ftlit.models.backbone import Backbone
 from ftlit.zoo.timm_layers import WHOLE, take_apart
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from ftlit.data.transforms import InputSpec
+from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError
 from ftlit.finetuning.freeze import hold_modes, modes_of, release_modes, set_modes, set_trainable
 from ftlit.models.backbone import Backbone

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ftlit.data.transforms import AUGMENTS, InputSpec, eval_transform, train_transform
+from ftlit.data.input_spec import InputSpec
+from ftlit.data.transforms import AUGMENTS, eval_transform, train_transform
 from ftlit.errors import UserError
 
 side = st.integers(1, 60)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftlit.errors import UserError
-from ftlit.finetuning.until import Until
+from ftlit.finetuning.stage import Until
 
 VALUES = st.lists(st.floats(-1, 1), max_size=8)
 

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
-from ftlit.data.transforms import InputSpec, eval_transform
+from ftlit.data.input_spec import InputSpec
+from ftlit.data.transforms import eval_transform
 from ftlit.errors import UserError
 from ftlit.models.backbone import Layers
 from ftlit.zoo import load_backbone

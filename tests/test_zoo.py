@@ -12,7 +12,7 @@ from invariant_1 import check_cuts
 from torch import nn
 from torchvision import models
 
-from ftlit.data.transforms import InputSpec
+from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError
 from ftlit.models.backbone import Backbone
 from ftlit.zoo import load_backbone

@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ftlit.data.input_spec import InputSpec as InputSpec
     from ftlit.data.tokens import TextSpec as TextSpec
-    from ftlit.data.transforms import InputSpec as InputSpec
     from ftlit.errors import UserError as UserError
     from ftlit.features.extract import Features as Features
     from ftlit.features.extract import extract_features as extract_features
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ftlit.finetuning.param_groups import param_groups as param_groups
     from ftlit.finetuning.schedule import Schedule as Schedule
     from ftlit.finetuning.stage import Stage as Stage
-    from ftlit.finetuning.until import Until as Until
+    from ftlit.finetuning.stage import Until as Until
     from ftlit.inference.export import export_run as export_run
     from ftlit.inference.network import Network as Network
     from ftlit.inference.network import Prediction as Prediction
@@ -51,7 +51,7 @@ _MODULES = {
     "FeatureData": "lit.datamodules.feature_data",
     "FineTuner": "lit.module",
     "ImageData": "lit.datamodules.image_data",
-    "InputSpec": "data.transforms",
+    "InputSpec": "data.input_spec",
     "LastCheckpoint": "lit.callbacks.exact_resume",
     "LayerwisePretrainer": "lit.tasks.layerwise_pretraining",
     "MetricsFile": "lit.callbacks.exact_resume",
@@ -65,7 +65,7 @@ _MODULES = {
     "Stage": "finetuning.stage",
     "StagedFinetuning": "lit.staged_finetuning",
     "TextSpec": "data.tokens",
-    "Until": "finetuning.until",
+    "Until": "finetuning.stage",
     "UserError": "errors",
     "affine_to_batchnorm": "models.batchnorm_fold",
     "batchnorm_to_affine": "models.batchnorm_fold",

@@ -21,7 +21,7 @@ from torch.optim import SGD
 
 from ftlit.data.samplers import Drawn, TrainOrder
 from ftlit.features.extract import read_batches
-from ftlit.features.shard import DIGEST, Digests
+from ftlit.features.spec import DIGEST, Digests
 from ftlit.features.store import Store
 from ftlit.features.table import FeatureKey, FeatureTable, Rows, Writer
 

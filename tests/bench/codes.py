@@ -50,7 +50,7 @@ from ftlit import Backbone, FeatureData, ImageData, Schedule, Stage, StagedFinet
 from ftlit.data.dataset import SPLITS
 from ftlit.data.samplers import EvalOrder
 from ftlit.features.extract import extract_features
-from ftlit.finetuning.schedule import head_only
+from ftlit.finetuning.presets import head_only
 from ftlit.models.heads import LinearHead, MLPHead
 
 

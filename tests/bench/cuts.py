@@ -25,7 +25,8 @@ from torch import Tensor
 
 from ftlit import Backbone, extract_features, fit_probe, load_backbone
 from ftlit.data.transforms import eval_transform
-from ftlit.probes.advice import Depth, Measurements, advise, logme
+from ftlit.probes.advice import Depth, Measurements, advise
+from ftlit.probes.logme import logme
 
 SIZES = (4, 8, 16, 24)  # images a class: few, in the words of `ftlit.probes.advice`
 POOL, TESTED, BATCH = 100, 300, 32  # of the pool a fifth is val, which has no part in this

@@ -7,8 +7,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ftlit.features.shard import Damaged, read_shard, size_in_words
+from ftlit.features.shard import Damaged, read_shard
 from ftlit.features.store import Store, StoredTable
+from ftlit.formatting import size_in_words
 
 DAY = 86400.0
 

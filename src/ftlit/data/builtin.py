@@ -11,7 +11,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision import datasets
 
-from ftlit.data.dataset import BadImage, Collection, Examples, Split, to_rgb
+from ftlit.data.dataset import Collection, Examples, Split
+from ftlit.data.images import BadImage, to_rgb
 from ftlit.data.splits import Content, assemble
 from ftlit.errors import UserError, one_line, unknown
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from ftlit.data.dataset import SPLITS, Collection, Examples, Split, read_image, shown
+from ftlit.data.dataset import SPLITS, Collection, Examples, Split
+from ftlit.data.images import read_image, shown
 from ftlit.data.splits import assemble
 from ftlit.errors import UserError, one_line, shorten, unknown
 

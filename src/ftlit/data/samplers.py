@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, DistributedSampler
 
-from ftlit.data.dataset import Batch, LabelledImages, MixedCollate
+from ftlit.data.collate import MixedCollate
+from ftlit.data.dataset import Batch, LabelledImages
 from ftlit.errors import UserError
 from ftlit.seeding import derived_seed, kept_random_state
 

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ftlit.data.dataset import SPLITS, Collection, Examples, Split, shown
+from ftlit.data.dataset import SPLITS, Collection, Examples, Split
+from ftlit.data.images import shown
 from ftlit.errors import UserError, shorten
 
 T = TypeVar("T")

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ftlit.data.dataset import SPLITS, Collection, Examples, Split, shown
+from ftlit.data.dataset import SPLITS, Collection, Examples, Split
 from ftlit.data.image_files import cell_of, labels_of, read_csv, split_of
+from ftlit.data.images import shown
 from ftlit.data.splits import assemble
 from ftlit.errors import UserError, unknown
 

@@ -16,8 +16,7 @@ from ftlit.data.dataset import Examples
 from ftlit.data.transforms import Transform
 from ftlit.errors import UserError, unknown
 from ftlit.features.keys import feature_keys, stored_dtype
-from ftlit.features.shard import DIGEST, Digests
-from ftlit.features.stage_input import FeatureSpec
+from ftlit.features.spec import DIGEST, Digests, FeatureSpec
 from ftlit.features.store import Store
 from ftlit.features.table import FeatureTable, Rows, Writer
 from ftlit.finetuning.freeze import set_modes

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from ftlit.data.dataset import BadImage, Examples, shown
+from ftlit.data.dataset import Examples
+from ftlit.data.images import BadImage, shown
 from ftlit.errors import one_line
-from ftlit.features.shard import DIGEST, Digests
+from ftlit.features.spec import DIGEST, Digests
 from ftlit.fingerprint import fingerprint, of_array, of_bytes
 
 ASKED = 500  # paths at once: SQLite takes 999 in its older versions

@@ -7,7 +7,7 @@ import torch
 
 from ftlit.errors import unknown
 from ftlit.features.shard import DTYPES
-from ftlit.features.stage_input import FeatureSpec
+from ftlit.features.spec import FeatureSpec
 from ftlit.features.table import FeatureKey
 from ftlit.fingerprint import fingerprint, prefixes, software
 from ftlit.models.backbone import Backbone

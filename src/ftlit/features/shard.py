@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +15,9 @@ from torch import Tensor
 from xxhash import xxh3_128
 
 from ftlit.errors import UserError, one_line
+from ftlit.features.spec import DIGEST, Digests
+from ftlit.formatting import size_in_words
 
-Digests = np.ndarray[Any, np.dtype[np.bytes_]]  # (N,) of 32 hexadecimal digits
-DIGEST = "S32"
 DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16"}  # as safetensors calls them
 UNKNOWN = "0" * 32  # stands for the checksum until the rows are written
 FULL = (errno.ENOSPC, errno.EDQUOT)  # no room on the disk, or none left for this person
@@ -140,16 +139,3 @@ def no_room(folder: Path, needed: int) -> UserError:
         f"features need {size_in_words(needed)} more in {folder}, where {size_in_words(free)} are free: "
         "give a folder on another disk, or store less (on the command line cache.folder=, cache.max_gb=, or cache=none)"
     )
-
-
-def size_in_words(size: float) -> str:
-    """Bytes for a person.
-
-    >>> size_in_words(12_300_000)
-    '12.3 MB'
-    """
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} GB"

@@ -9,11 +9,11 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from ftlit.errors import UserError
-from ftlit.features.shard import size_in_words
+from ftlit.features.spec import FeatureSpec
 from ftlit.finetuning.freeze import trained
 from ftlit.finetuning.schedule import Schedule
+from ftlit.formatting import size_in_words
 from ftlit.models.backbone import Backbone
-from ftlit.models.pooling import Pooling
 from ftlit.patterns import covers
 
 # Of a middling machine each, for "does reading beat computing": a disk, what an image costs before it is a tensor, a processor.
@@ -22,14 +22,6 @@ LOAD_SECONDS = 5e-4  # an image, decoded and resized by several workers
 FLOPS = {"cpu": 1e11}  # a second
 FLOPS_ELSEWHERE = 2e13
 DRAWS = (_NormBase, _DropoutNd, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)  # or counts, in training mode
-
-
-@dataclass(frozen=True)
-class FeatureSpec:
-    """What is kept of the features at a cut: vectors, pooled as `ftlit.models.pooling.pool` says, or, without pooling, all of them."""
-
-    cut: str
-    pooling: Pooling | None
 
 
 @dataclass(frozen=True)

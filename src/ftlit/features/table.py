@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ftlit.errors import UserError
-from ftlit.features.shard import DIGEST, Damaged, Digests, Shard, read_shard, write_shard
+from ftlit.features.shard import Damaged, Shard, read_shard, write_shard
+from ftlit.features.spec import DIGEST, Digests
 
 Places = np.ndarray[Any, np.dtype[np.int64]]  # (N,)
 SHARD_BYTES = 64 << 20

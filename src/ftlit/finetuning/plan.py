@@ -7,10 +7,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 from torch.optim import Optimizer
 
-from ftlit.data.transforms import InputSpec
+from ftlit.data.input_spec import InputSpec
 from ftlit.errors import shorten
 from ftlit.finetuning.freeze import batchnorm_policies, trained
-from ftlit.finetuning.freeze_options import EMBEDDINGS
+from ftlit.finetuning.presets import EMBEDDINGS
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage
 from ftlit.models.backbone import Backbone

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import normalize
 
-from ftlit.data.transforms import InputSpec
+from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.inference.network import Network, load
 from ftlit.inference.torchvision_state import builder, built, original_state

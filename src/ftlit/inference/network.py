@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ftlit.data.dataset import image_reader, to_rgb
+from ftlit.data.images import image_reader, to_rgb
+from ftlit.data.input_spec import InputSpec
 from ftlit.data.tokens import TextSpec
-from ftlit.data.transforms import InputSpec, dense_transform
+from ftlit.data.transforms import dense_transform
 from ftlit.errors import UserError, one_line, shorten
 from ftlit.inference.slim import check_base, filled
 from ftlit.models import heads

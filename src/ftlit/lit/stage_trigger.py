@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ftlit.errors import unknown
 from ftlit.finetuning.schedule import Schedule
-from ftlit.finetuning.until import Until
+from ftlit.finetuning.stage import Until
 
 
 class StageTrigger:

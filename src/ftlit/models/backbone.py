@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ftlit.data.input_spec import InputSpec
 from ftlit.data.tokens import TextSpec
-from ftlit.data.transforms import InputSpec
 from ftlit.errors import UserError, unknown
 from ftlit.models.pooling import Pooling, TokenPool, pool
 

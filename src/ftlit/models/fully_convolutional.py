@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.convnext import LayerNorm2d
 
-from ftlit.data.transforms import InputSpec
+from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError, one_line
 from ftlit.models.backbone import Backbone, Layers, run_on_meta
 from ftlit.models.batchnorm_fold import AffineNorm

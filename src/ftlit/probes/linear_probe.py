@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ftlit.errors import UserError, unknown
 from ftlit.features.extract import Features
-from ftlit.features.shard import size_in_words
+from ftlit.formatting import size_in_words
 from ftlit.models.heads import LinearHead, PooledHead
 from ftlit.models.pooling import POOLINGS, Pooling
 from ftlit.probes.objectives import KINDS, Kind, losses_of

@@ -26,8 +26,9 @@ from ftlit.files import write_atomically
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.models.backbone import RANDOM_START, Backbone
 from ftlit.models.heads import LinearProbeHead
-from ftlit.probes.advice import Advice, Depth, Measurements, advise, logme
+from ftlit.probes.advice import Advice, Depth, Measurements, advise
 from ftlit.probes.linear_probe import fit_probe
+from ftlit.probes.logme import logme
 from ftlit.recipes import finetune
 from ftlit.recipes.config.overrides import OF_TRAINING, SEARCH, given
 from ftlit.recipes.config.validate import bind, check_input, check_labelled

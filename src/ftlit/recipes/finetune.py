@@ -32,7 +32,7 @@ from ftlit.lit.staged_finetuning import StagedFinetuning
 from ftlit.models.backbone import Backbone
 from ftlit.models.batchnorm_fold import batchnorm_to_affine
 from ftlit.models.heads import LinearProbeHead, logits_of
-from ftlit.recipes.config.limits import AFFINE, check_until
+from ftlit.recipes.config.check_values import AFFINE, check_until
 from ftlit.recipes.config.validate import bind, check_input, check_labelled
 from ftlit.recipes.run import artifacts as reporting
 from ftlit.recipes.run import console as words

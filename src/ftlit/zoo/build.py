@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ftlit.data.input_spec import InputSpec
 from ftlit.data.tokens import TextSpec
-from ftlit.data.transforms import InputSpec
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.models.backbone import RANDOM_START, Backbone
 from ftlit.zoo.blocks import Parts

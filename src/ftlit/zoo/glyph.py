@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 from torchvision.models.resnet import BasicBlock, conv1x1
 
-from ftlit.data.transforms import InputSpec
+from ftlit.data.input_spec import InputSpec
 from ftlit.models.backbone import Layers
 from ftlit.zoo.blocks import named
 

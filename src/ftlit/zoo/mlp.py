@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ftlit.data.transforms import InputSpec
+from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError
 from ftlit.models.backbone import Layers
 from ftlit.zoo.blocks import named

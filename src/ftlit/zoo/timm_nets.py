@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 import torch
 from torch import Tensor, nn
 
-from ftlit.data.transforms import InputSpec
+from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.models.backbone import Backbone
 from ftlit.zoo.blocks import Parts

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 from torchvision import models
 
-from ftlit.data.transforms import InputSpec
+from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError, unknown
 from ftlit.models.backbone import Backbone
 from ftlit.zoo import glyph, mlp

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision import models
 
-from ftlit.data.transforms import InputSpec
+from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError, one_line, unknown
 
 Tensors = dict[str, Tensor]

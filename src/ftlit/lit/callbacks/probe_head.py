@@ -11,7 +11,8 @@ from torch import nn
 
 from ftlit.errors import UserError
 from ftlit.features.extract import Features
-from ftlit.features.stage_input import FeatureSpec, the_backbone
+from ftlit.features.spec import FeatureSpec
+from ftlit.features.stage_input import the_backbone
 from ftlit.features.store import Store
 from ftlit.lit.datamodules.extraction import EVALUATION, VALIDATION, Extraction, View, together
 from ftlit.lit.datamodules.feature_data import SHARDED, FeatureData

@@ -17,11 +17,12 @@ from ftlit.errors import UserError
 from ftlit.features.extract import Views, evaluating, fill
 from ftlit.features.image_hashes import HashCache, digests_of
 from ftlit.features.keys import feature_keys, stored_dtype
-from ftlit.features.shard import Digests, no_room, size_in_words
-from ftlit.features.stage_input import FeatureSpec
+from ftlit.features.shard import no_room
+from ftlit.features.spec import Digests, FeatureSpec
 from ftlit.features.store import Store
 from ftlit.features.table import FeatureKey, FeatureTable, Rows
 from ftlit.fingerprint import fingerprint
+from ftlit.formatting import size_in_words
 from ftlit.lit.datamodules.extraction_progress import progress_of_features
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.models.backbone import Backbone

@@ -16,7 +16,8 @@ from ftlit.data.dataset import SPLITS, Batch, Split
 from ftlit.errors import UserError, unknown
 from ftlit.features.extract import read_batches
 from ftlit.features.keys import CAST, stored_dtype
-from ftlit.features.stage_input import FeatureSpec, StageInput, plan_stage_inputs, spec_of, the_backbone, trained_layers
+from ftlit.features.spec import FeatureSpec
+from ftlit.features.stage_input import StageInput, plan_stage_inputs, spec_of, the_backbone, trained_layers
 from ftlit.features.store import Store
 from ftlit.features.table import Rows
 from ftlit.finetuning.schedule import Schedule

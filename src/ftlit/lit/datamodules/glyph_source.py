@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ftlit.data.glyph_images import SYMBOLS, GlyphStream
-from ftlit.data.transforms import InputSpec
+from ftlit.data.input_spec import InputSpec
 
 
 class GlyphData(LightningDataModule):

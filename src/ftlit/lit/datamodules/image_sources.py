@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from ftlit.data.builtin import NO_FLIP, digits, torchvision_dataset
-from ftlit.data.dataset import Split, image_reader
+from ftlit.data.dataset import Split
 from ftlit.data.image_files import collect, list_csv, list_folder, list_unlabelled
-from ftlit.data.transforms import InputSpec
+from ftlit.data.images import image_reader
+from ftlit.data.input_spec import InputSpec
 from ftlit.lit.datamodules.image_data import ImageData
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ftlit.errors import UserError
-from ftlit.features.stage_input import FeatureSpec
+from ftlit.features.spec import FeatureSpec
 from ftlit.features.store import Store
 from ftlit.features.table import Rows
 from ftlit.lit.datamodules.extraction import evaluation_features

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ftlit.errors import UserError, one_line, unknown
-from ftlit.recipes.config.limits import overlay_groups
+from ftlit.recipes.config.check_values import overlay_groups
 
 
 def as_user_error(error: BaseException) -> UserError | None:

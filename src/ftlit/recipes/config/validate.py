@@ -12,10 +12,10 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from ftlit.data.input_spec import InputSpec
 from ftlit.data.tokens import TextSpec
-from ftlit.data.transforms import InputSpec
 from ftlit.errors import UserError, one_line, unknown
-from ftlit.recipes.config import limits
+from ftlit.recipes.config import check_values as limits
 
 
 def bind(cfg: DictConfig) -> None:

@@ -13,7 +13,8 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from ftlit.data.dataset import Examples
-from ftlit.data.transforms import InputSpec, Transform
+from ftlit.data.input_spec import InputSpec
+from ftlit.data.transforms import Transform
 from ftlit.errors import one_line
 from ftlit.finetuning.plan import Plan
 from ftlit.lit.datamodules.feature_data import FeatureData

@@ -18,14 +18,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from ftlit.errors import shorten
-from ftlit.features.shard import size_in_words
 from ftlit.features.stage_input import StageInput
 from ftlit.finetuning.plan import Plan
+from ftlit.formatting import size_in_words
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.models.backbone import Backbone
-from ftlit.recipes.config.overlays import replaced
-from ftlit.recipes.config.overrides import OF_TRAINING, arguments, given, program
+from ftlit.recipes.config.overrides import OF_TRAINING, arguments, given, program, replaced
 
 SOLVED = "solved on features of training {noun}, without augmentation; its L2 penalty is {l2}"
 TAKES_VAL = "once val has judged it, it is solved on val too; "

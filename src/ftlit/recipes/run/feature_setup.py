@@ -11,7 +11,7 @@ from omegaconf import DictConfig, ListConfig
 
 from ftlit.data.dataset import SPLITS, Split
 from ftlit.features.extract import Features
-from ftlit.features.stage_input import FeatureSpec
+from ftlit.features.spec import FeatureSpec
 from ftlit.features.store import Store
 from ftlit.lit.datamodules.extraction import evaluation_features
 from ftlit.lit.datamodules.image_data import ImageData

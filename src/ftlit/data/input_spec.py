@@ -1,0 +1,81 @@
+"""What pretrained weights expect as input. An `InputSpec` travels with the weights; its values are written nowhere else."""
+
+from dataclasses import dataclass
+
+from torchvision.transforms.functional import InterpolationMode
+
+from ftlit.data.transforms import Transform, eval_transform, train_transform
+from ftlit.errors import UserError, unknown
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The input that pretrained weights expect: RGB images, resized, cropped, scaled to [0, 1] and normalised.
+
+    Args:
+        size: side of the square that the network sees, in pixels.
+        resize: shorter side that an image is brought to before the centre crop of `size` (evaluation); `None` means `size`.
+        mean: per channel, in [0, 1].
+        std: per channel, above 0.
+        interpolation: one of torchvision's `InterpolationMode` values: `nearest`, `bilinear`, `bicubic`, ...
+
+    Raises:
+        UserError: a field out of its range.
+    """
+
+    size: int = 224
+    resize: int | None = None
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", _channels("mean", self.mean))
+        object.__setattr__(self, "std", _channels("std", self.std))
+        if self.interpolation not in (modes := [m.value for m in InterpolationMode]):
+            raise unknown("interpolation", self.interpolation, modes)
+        for name in ("size", "resize"):
+            if not isinstance(getattr(self, name), int | None) or isinstance(getattr(self, name), bool):
+                raise UserError(f"input {name} {getattr(self, name)!r}: give a whole number of pixels")
+        if self.size < 1 or (self.resize or self.size) < self.size:
+            raise UserError(f"input size {self.size} with resize {self.resize}: size is at least 1 and resize at least size")
+        if min(self.std) <= 0:
+            raise UserError(f"input std {self.std}: every value must be above 0")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image's tensor."""
+        return 3, self.size, self.size
+
+    noun = "images"  # what a data set has of it
+
+    @property
+    def pixels(self) -> int:
+        """What an image counts as where it is decided how many run together."""
+        return self.size**2
+
+    @property
+    def inputs(self) -> str:
+        """What it is, in a few words."""
+        return f"images of {self.size} px"
+
+    @property
+    def told(self) -> str:
+        """The input in words, for the plan."""
+        return f"{self.size}x{self.size}, mean {_numbers(self.mean)}, std {_numbers(self.std)}, {self.interpolation}"
+
+    def views(self, augment: str = "none") -> tuple[Transform, Transform]:
+        """The transforms of training, see `train_transform`, and of evaluation."""
+        return train_transform(self, augment), eval_transform(self)
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:g}" for value in dict.fromkeys(values))
+
+
+def _channels(what: str, values: object) -> tuple[float, float, float]:
+    """One number serves all three channels; a list holds three."""
+    numbers = [float(v) for v in values] if hasattr(values, "__iter__") else [float(values)] * 3  # type: ignore[arg-type]
+    if len(numbers) != 3:
+        raise UserError(f"input {what} {numbers}: give one number or three (red, green, blue)")
+    return numbers[0], numbers[1], numbers[2]

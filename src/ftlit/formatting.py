@@ -1,0 +1,14 @@
+"""Numbers as text for people."""
+
+
+def size_in_words(size: float) -> str:
+    """Bytes for a person.
+
+    >>> size_in_words(12_300_000)
+    '12.3 MB'
+    """
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
