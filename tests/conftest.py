@@ -17,3 +17,5 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if "FTLIT_CACHE" not in os.environ:
     os.environ["FTLIT_CACHE"] = tempfile.mkdtemp(prefix="ftlit-features-")
     atexit.register(shutil.rmtree, os.environ["FTLIT_CACHE"], ignore_errors=True)
+
+collect_ignore = ["fixtures", "support"]

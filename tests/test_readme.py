@@ -4,7 +4,6 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,13 +11,13 @@ from hydra import compose, initialize_config_module
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from paths import ROOT
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from ftlit.cli.train import RECIPES
 from ftlit.recipes.config.validate import bind
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 COMMANDS = [line for language, block in BLOCKS if not language for line in block.splitlines() if line.startswith("python train.py")]
@@ -69,9 +68,3 @@ def test_the_example_that_uses_a_run_runs(tmp_path, monkeypatch, capsys):
     assert done.returncode == 0, done.stderr
     exec(next(block for language, block in BLOCKS if language == "python" and "ftlit.load" in block), {})
     assert re.match(r"\d [01]\.\d+ \[\('\d', ", capsys.readouterr().out)
-
-
-def test_the_file_tree_is_true():
-    told = sorted(re.findall(r"^ +(\w+\.py) ", README, flags=re.MULTILINE))
-    there = sorted(path.name for path in (ROOT / "src").rglob("*.py") if path.name != "__init__.py")
-    assert told == there

@@ -4,12 +4,10 @@ import os
 import re
 import shlex
 import sys
-from pathlib import Path
 
 import warm
+from paths import ROOT
 from PIL import Image
-
-ROOT = Path(__file__).parents[1]
 
 
 def test_the_ten_commands_run(tmp_path):

@@ -7,7 +7,7 @@ A batch norm in a part that trains has one of three policies:
 - `frozen`: nothing of it changes.
 
 `auto` is `frozen_stats` in the layers of a `Backbone` that come pretrained, `live` everywhere else: the statistics of many images are worth
-more than those of a few steps (tests/bench/batchnorm.py).
+more than those of a few steps (benchmarks/batchnorm.py).
 """
 
 from collections.abc import Mapping, Sequence

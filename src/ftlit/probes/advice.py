@@ -16,14 +16,14 @@ class Threshold:
 
 
 THRESHOLDS = {
-    "few": Threshold(30, "training images a class", "below, training all gained .010 at most in tests/bench/advice.py"),
-    "steps": Threshold(100, "optimizer steps that training all would take", "below, it gained .013 at most in tests/bench/advice.py"),
+    "few": Threshold(30, "training images a class", "below, training all gained .010 at most in benchmarks/advice.py"),
+    "steps": Threshold(100, "optimizer steps that training all would take", "below, it gained .013 at most in benchmarks/advice.py"),
     "errors": Threshold(
         0.02,
         "errors of the head alone, as a part of those of the commonest class for all",
-        "training all took away half of them at most in tests/bench/advice.py: .01 are left to gain",
+        "training all took away half of them at most in benchmarks/advice.py: .01 are left to gain",
     ),
-    "cut": Threshold(40, "measured images that choose the cut under a head", "below, lower ones lost by tests/bench/cuts.py"),
+    "cut": Threshold(40, "measured images that choose the cut under a head", "below, lower ones lost by benchmarks/cuts.py"),
 }
 
 

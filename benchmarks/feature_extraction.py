@@ -1,0 +1,248 @@
+"""What stored features cost and save, beside bare loops and Lightning's BackboneFinetuning: one table in markdown.
+
+python benchmarks/feature_extraction.py --data FOLDER [--only pass,A,B,C,memory] [--rounds 5] [--json PATH]
+
+FOLDER holds images/hymenoptera and weights/. The sides of a row take turns in one process; numbers are medians. Data sets are listed and
+networks built before the clock starts. Stores lie in a temporary folder (TMPDIR): `memory` needs 16 GB there.
+"""
+
+import argparse
+import contextlib
+import itertools
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from _measure import Row, compared, in_turn, machine, table, timed, written
+from _memory import memory
+from _parts import (
+    BATCH,
+    CLASSES,
+    FLAGS,
+    NETWORKS,
+    PEER_AIMS,
+    Plain,
+    backbone_of,
+    bare_pass,
+    fit,
+    fresh,
+    from_memory,
+    photos,
+    plain_images,
+    scaled,
+    scaling,
+    split_photos,
+    tuner,
+)
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import BackboneFinetuning
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+
+from ftlit import Backbone, FeatureData, ImageData, Schedule, Stage, StagedFinetuning
+from ftlit.data.dataset import SPLITS
+from ftlit.data.samplers import EvalOrder
+from ftlit.features.extract import extract_features
+from ftlit.finetuning.presets import head_only
+from ftlit.models.heads import LinearHead, MLPHead
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=os.environ.get("FTLIT_TEST_DATA"), help="default: FTLIT_TEST_DATA")
+    parser.add_argument("--only", default=",".join(SECTIONS), help="sections, divided by commas")
+    parser.add_argument("--networks", default=",".join(NETWORKS), help="of pass and A")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, help="processes that load images, on all sides; default: that of ImageData")
+    parser.add_argument("--epochs", type=int, default=30, help="of A")
+    parser.add_argument("--peer-epochs", type=int, default=3, help="that the peer of A really runs, once")
+    parser.add_argument("--tail-epochs", type=int, default=2, help="that B really runs, of 20")
+    parser.add_argument("--sweep-epochs", type=int, default=10, help="of a job of C")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="of memory")
+    parser.add_argument("--batches", type=int, default=400, help="that memory times, for each size of batch")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    sections = given.only.split(",")
+    if unknown := set(sections) - SECTIONS.keys():
+        parser.error(f"no section {', '.join(sorted(unknown))}: there are {', '.join(SECTIONS)}")
+    if given.data is None and set(sections) != {"memory"}:
+        parser.error("give --data, or set FTLIT_TEST_DATA")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+    found, rows = machine(), []
+    with tempfile.TemporaryDirectory(prefix="ftlit-bench-") as folder, contextlib.redirect_stdout(sys.stderr):
+        for section in sections:
+            rows += SECTIONS[section](given, Path(folder))
+    print(table(rows))
+    print("\nMeasured with", ", ".join(f"{name} {value}" for name, value in found.items()), f"; {given.rounds} rounds.")
+    if given.json:
+        written(given.json, found, vars(given), rows)
+
+
+# Sections: (options, temporary folder) -> rows.
+
+
+def one_pass(given: argparse.Namespace, folder: Path) -> list[Row]:
+    """`extract_features` against the least that it can cost, with photos to decode and with tensors in memory."""
+    rows = []
+    for name in given.networks.split(","):
+        backbone = backbone_of(given, name).to(memory_format=torch.channels_last)  # on both sides
+        data = photos(given, backbone)
+        files = data.loader("train", EvalOrder(data.collection.splits["train"], BATCH))
+        decoded = from_memory(*(torch.cat(parts) for parts in zip(*files, strict=True)), shuffle=False)
+        for source, loader in {"JPEG files": files, "tensors": decoded}.items():
+            bare_pass(backbone, loader)
+            sides = {
+                "extract_features": lambda b=backbone, x=loader: timed(lambda: extract_features(b, x, cache=fresh(folder / "pass"))),
+                "bare loop": lambda b=backbone, x=loader: timed(lambda: bare_pass(b, x)),
+            }
+            measure = f"pass: {name}, {source}"
+            rows.append(compared(measure, in_turn(sides, given.rounds), "extract_features", "bare loop", "<= 1.05"))
+    return rows
+
+
+def warm_up(given: argparse.Namespace, folder: Path) -> list[Row]:
+    """A: epochs of a head alone. All sides begin with a backbone and a data set and end with a trained head."""
+    rows = []
+    for name in given.networks.split(","):
+        backbone = backbone_of(given, name)
+        peer = Plain(backbone.num_features, deepcopy(backbone))  # in its usual form: weights as they are loaded
+        backbone.to(memory_format=torch.channels_last)  # as FineTuner lays them out; the limit shall have it too
+        data, features, store = photos(given, backbone), backbone.num_features, folder / "A"
+        images = plain_images(data, shuffle=False)
+
+        def limit(backbone: Backbone = backbone, images: Any = images, features: int = features, epochs: int = given.epochs) -> None:
+            fit(Plain(features), from_memory(*bare_pass(backbone, images)), epochs)
+
+        def ours(
+            backbone: Backbone = backbone, data: ImageData = data, features: int = features, epochs: int = given.epochs, store: Path = store
+        ) -> None:
+            staged = StagedFinetuning(head_only(backbone.learned))
+            fit(tuner(backbone, LinearHead(features, CLASSES)), FeatureData(data, store, pooled=True), epochs, staged)
+
+        limit(epochs=1)
+        ours(epochs=1, store=fresh(folder / "once"))
+        sides = {
+            "limit": lambda work=limit: timed(work),
+            "cold": lambda work=ours, store=store: timed(lambda: (fresh(store), work())),
+            "warm": lambda work=ours: timed(work),
+        }
+        samples = in_turn(sides, given.rounds)
+        with passes_through(backbone) as counted:
+            ours(epochs=1)
+        assert counted == [0], f"{counted[0]} passes through {backbone.cuts[0]} on a warm store"
+
+        never, loader = BackboneFinetuning(unfreeze_backbone_at_epoch=10**6), plain_images(data, shuffle=True)
+        run = min(given.peer_epochs, given.epochs)
+        samples["peer"] = [scaled(lambda e, p=peer, x=loader, n=never, k=run: fit(p, x, k, n, e), run, given.epochs)]
+        what, note = f"A: {name}, {given.epochs} epochs of the head", scaling(run, given.epochs, "A, BackboneFinetuning (measured once)")
+        rows.append(compared(f"{what}, cold store / bare pass + head on tensors", samples, "cold", "limit", "<= 1.10"))
+        rows.append(compared(f"{what}, warm store / the same", samples, "warm", "limit", ""))
+        aim = f">= {PEER_AIMS[name]}"
+        rows.append(compared(f"{what}, BackboneFinetuning / cold store", samples, "cold", "peer", aim, turned=True, note=note))
+    return rows
+
+
+@contextlib.contextmanager
+def passes_through(backbone: Backbone) -> Iterator[list[int]]:
+    """Counts calls of the lowest layer but those on `meta`. By a hook on all modules: one of its own would count in the fingerprint."""
+    lowest, counted = backbone.get_submodule(backbone.cuts[0]), [0]
+
+    def count(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        counted[0] += module is lowest and not output.is_meta
+
+    handle = register_module_forward_hook(count)
+    try:
+        yield counted
+    finally:
+        handle.remove()
+
+
+def tail(given: argparse.Namespace, folder: Path) -> list[Row]:
+    """B: epochs of layer4 and the head from features at layer3, from a warm store against tensors in memory."""
+    start = backbone_of(given, "resnet18")
+    data, schedule, epochs = photos(given, start), Schedule([Stage(["head", "backbone.layer4"])]), 20
+    head = LinearHead(start.num_features, CLASSES)
+    order = EvalOrder(data.collection.splits["train"], BATCH)
+    features = extract_features(start, data.loader("train", order), "layer3", cache=folder / "B-maps", pooled=False)
+    maps = features["layer3"].read(range(len(features))), features.targets
+
+    def work(batches: Any, count: int, *callbacks: Callback) -> None:
+        fit(tuner(deepcopy(start), deepcopy(head)), batches, count, StagedFinetuning(schedule), *callbacks)
+
+    def stored() -> FeatureData:
+        return FeatureData(data, folder / "B", pooled=True)
+
+    work(stored(), 1)
+    run = given.tail_epochs
+    samples = in_turn(
+        {
+            "store": lambda: scaled(lambda e: work(stored(), run, e), run, epochs),
+            "tensors": lambda: scaled(lambda e: work(from_memory(*maps, "layer3"), run, e), run, epochs),
+        },
+        given.rounds,
+    )
+    measure = f"B: resnet18, {epochs} epochs of layer4 and head from layer3, warm store / tensors in memory"
+    return [compared(measure, samples, "store", "tensors", "<= 1.15", note=scaling(run, epochs, "B"))]
+
+
+def sweep(given: argparse.Namespace, folder: Path) -> list[Row]:
+    """C: 16 jobs (8 rates x linear, mlp), each fit + validate + test, from a cold store, in one process.
+
+    The other side is 1.5 x the first job + 16 x the head's own time: the mean over all jobs of the same job where no layer of the backbone
+    runs. That is told in two ways: on the store that the sweep has left (which holds what our warm path costs), and on loaders over
+    tensors of the same features (which holds nothing of ours but FineTuner and StagedFinetuning).
+    """
+    start = backbone_of(given, "squeezenet1_1")
+    data, top, count = split_photos(given, start), start.cuts[-1], given.sweep_epochs
+    heads = {"linear": LinearHead, "mlp": MLPHead}
+    jobs = list(itertools.product([1e-2 / 2**i for i in range(8)], heads.values()))
+    in_memory = {}
+    for split in SPLITS:
+        loader = data.loader(split, EvalOrder(data.collection.splits[split], BATCH))
+        in_memory[split] = from_memory(*bare_pass(start, loader), top, shuffle=split == "train")
+
+    def job(rate: float, head: type[nn.Module], stored: Path | None) -> None:
+        torch.manual_seed(0)
+        model = tuner(deepcopy(start), head(start.num_features, CLASSES), rate)
+        source = FeatureData(data, stored, pooled=True) if stored else None
+        trainer = Trainer(max_epochs=count, callbacks=[StagedFinetuning(head_only(start.learned))], **FLAGS)
+        trainer.fit(model, *([source] if source else [in_memory["train"], in_memory["val"]]))
+        trainer.validate(model, source or in_memory["val"], verbose=False)
+        trainer.test(model, source or in_memory["test"], verbose=False)
+
+    def all_jobs(stored: Path | None) -> list[float]:
+        return [timed(lambda one=one: job(*one, stored)) for one in jobs]
+
+    job(*jobs[0], fresh(folder / "C"))
+    samples: dict[str, list[float]] = {"sweep": [], "bound, store": [], "bound, tensors": []}
+    for turn in range(given.rounds):
+        cold, warm, tensors = all_jobs(fresh(folder / "C")), all_jobs(folder / "C"), all_jobs(None)
+        samples["sweep"].append(sum(cold))
+        samples["bound, store"].append(1.5 * cold[0] + sum(warm))
+        samples["bound, tensors"].append(1.5 * cold[0] + sum(tensors))
+        print(f"round {turn + 1}: first {cold[0]:.3g}, all {sum(cold):.4g}, warm {sum(warm):.4g}, tensors {sum(tensors):.4g}", flush=True)
+    measure = f"C: {len(jobs)} jobs of {count} epochs / 1.5 x the first + {len(jobs)} x the head's own time"
+    return [
+        compared(f"{measure} on a warm store", samples, "sweep", "bound, store", "<= 1"),
+        compared(f"{measure} on tensors in memory", samples, "sweep", "bound, tensors", ""),
+    ]
+
+
+SECTIONS: dict[str, Callable[[argparse.Namespace, Path], list[Row]]] = {
+    "pass": one_pass,
+    "A": warm_up,
+    "B": tail,
+    "C": sweep,
+    "memory": memory,
+}
+
+if __name__ == "__main__":
+    main()

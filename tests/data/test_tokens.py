@@ -1,0 +1,127 @@
+"""Texts as input: ids that are cut and filled up, csv files in splits, and what is no such file."""
+
+import pickle
+
+import pytest
+import torch
+from text_inputs import WORDS, save_tokenizer, words, write_csv
+
+from ftlit.data.dataset import SPLITS
+from ftlit.data.tokens import TextSpec, TokenIds
+from ftlit.errors import UserError
+from ftlit.features.image_hashes import HashCache, digests_of
+from ftlit.fingerprint import fingerprint
+from ftlit.lit.datamodules.text_sources import text_csv_data
+
+pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory):
+    return TextSpec(str(save_tokenizer(tmp_path_factory.mktemp("tokenizer"))), 0, 8)
+
+
+def test_a_text_becomes_ids_filled_up_or_cut(spec):
+    train, evaluation = spec.views()
+    assert train is evaluation
+    assert train("a b").tolist() == [2, WORDS.index("a"), WORDS.index("b"), 3, 0, 0, 0, 0]
+    long = train("a " * 20)
+    assert long.dtype == torch.int64 and long.tolist() == [2, *[4] * 6, 3]
+
+
+def test_the_transform_pickles_and_is_told_by_its_content_not_by_its_folder(spec, tmp_path):
+    ids = TokenIds(spec)
+    assert torch.equal(pickle.loads(pickle.dumps(ids))("a c"), ids("a c"))
+    same = TokenIds(TextSpec(str(save_tokenizer(tmp_path / "same")), 0, 8))
+    assert fingerprint(same) == fingerprint(ids)
+    path = save_tokenizer(tmp_path / "other") / "tokenizer.json"
+    path.write_text(path.read_text().replace('"p"', '"q"'))
+    others = [TokenIds(TextSpec(str(tmp_path / "other"), 0, 8)), TokenIds(TextSpec(spec.tokenizer, 0, 7))]
+    assert fingerprint(ids) not in [fingerprint(other) for other in others]
+
+
+def test_texts_are_filled_up_to_the_longest_at_most_to_max_length(spec):
+    assert spec.fitted(["a", "a b c"]) == (TextSpec(spec.tokenizer, 0, 5), 0)
+    assert spec.fitted(["a " * 6, "a " * 7, "a " * 8]) == (spec, 2)
+
+
+@pytest.mark.parametrize("length", [2, 0, 2.5, True])
+def test_a_length_without_room_is_refused(length):
+    with pytest.raises(UserError, match="whole number of tokens"):
+        TextSpec("folder", 0, length)
+
+
+def test_texts_are_not_augmented_and_a_folder_without_tokenizer_is_named(spec, tmp_path):
+    with pytest.raises(UserError, match="give none"):
+        spec.views("photo")
+    with pytest.raises(UserError, match="no tokenizer can be read"):
+        TextSpec(str(tmp_path)).views()
+
+
+def test_a_csv_is_split_by_seed_and_stratified(spec, tmp_path):
+    data = text_csv_data(spec, csv=write_csv(tmp_path / "all.csv", words(60)))
+    assert data.class_names == ["x", "y"] and [sum(data.counts[split].values()) for split in SPLITS] == [36, 12, 12]
+    assert data.input_spec.max_length == 8 and data.input_spec.shape == (8,)
+    ids, labels = next(iter(data.train_dataloader()))
+    assert ids.shape == (32, 8) and ids.dtype == torch.int64 and labels.shape == (32,)
+    again = text_csv_data(spec, csv=tmp_path / "all.csv", seed=5)
+    assert list(again.collection.splits["test"].sources) == list(data.collection.splits["test"].sources)
+    assert sum(text_csv_data(spec, csv=tmp_path / "all.csv", per_class=3).counts["train"].values()) == 6
+
+
+def test_splits_come_from_a_column_or_from_files_of_their_own(spec, tmp_path):
+    rows = [(*row, split) for row, split in zip(words(9), ["train"] * 4 + ["valid"] * 2 + ["test"] * 3, strict=True)]
+    column = text_csv_data(spec, csv=write_csv(tmp_path / "a.csv", rows, ("text", "label", "split")))
+    parts = {name: write_csv(tmp_path / f"{name}.csv", words(9)[part]) for name, part in (("train", slice(4)), ("val", slice(4, 6)))}
+    test = write_csv(tmp_path / "test.csv", words(9)[6:])
+    files = text_csv_data(spec, csv=parts["train"], val_csv=parts["val"], test_csv=test)
+    for split in SPLITS:
+        assert list(column.collection.splits[split].sources) == list(files.collection.splits[split].sources)
+    with pytest.raises(UserError, match=r"rows of the split test, and data.test_csv=.* gives another"):
+        text_csv_data(spec, csv=tmp_path / "a.csv", test_csv=test)
+
+
+def test_what_is_cut_is_told_and_duplicates_across_splits_too(spec, tmp_path):
+    rows = [(*row, "train") for row in words(4)] + [("a " * 20, "x", "val"), (*words(1)[0], "test")]
+    data = text_csv_data(spec, csv=write_csv(tmp_path / "a.csv", rows, ("text", "label", "split")))
+    assert "1 of 6 texts are cut at 8 tokens (backbone.max_length)" in data.notes
+    assert any("train[0] = test[0]" in note for note in data.notes)
+
+
+def test_a_text_is_known_by_its_own_bytes(spec, tmp_path):
+    first, again, other = (write_csv(tmp_path / f"{i}.csv", words(20)[: 20 - i // 2]) for i in range(3))
+    found = [digests_of(text_csv_data(spec, csv=path).collection.splits["train"], HashCache(tmp_path)) for path in (first, again)]
+    assert found[0].tolist() == found[1].tolist()
+    shorter = digests_of(text_csv_data(spec, csv=other).collection.splits["train"], HashCache(tmp_path))
+    assert len(set(shorter.tolist()) & set(found[0].tolist())) > 5
+
+
+@pytest.mark.parametrize(
+    ("rows", "header", "line"),
+    [
+        ([("a", "x"), (" ", "y")], ("text", "label"), "line 3: column 'text' is empty"),
+        ([("a", "x"), ("b", "")], ("text", "label"), "line 3: column 'label' is empty"),
+        ([("a", "x")], ("txt", "label"), "did you mean 'txt'"),
+        ([("a", "x")], ("text", "lable"), "did you mean 'lable'"),
+        ([], ("text", "label"), "lists no text"),
+        ([("a", "x", "tst")], ("text", "label", "split"), "did you mean 'test'"),
+        ([("a", "x", "test"), ("b", "y", "test")], ("text", "label", "split"), "no text of the train split"),
+        ([("a", "x"), ("b", "x")], ("text", "label"), "at least two are needed"),
+    ],
+)
+def test_a_csv_that_cannot_be_used_is_one_line(spec, tmp_path, rows, header, line):
+    with pytest.raises(UserError) as caught:
+        text_csv_data(spec, csv=write_csv(tmp_path / "a.csv", rows, header))
+    assert line in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named_with_the_nearest(spec, tmp_path):
+    write_csv(tmp_path / "texts.csv", words(4))
+    with pytest.raises(UserError, match=r"no csv file 'text.csv': did you mean 'texts.csv'"):
+        text_csv_data(spec, csv=tmp_path / "text.csv")
+
+
+def test_several_labels_in_a_cell(spec, tmp_path):
+    rows = [(text, label if i % 3 else "x|y") for i, (text, label) in enumerate(words(30))]
+    data = text_csv_data(spec, csv=write_csv(tmp_path / "a.csv", rows), label_separator="|")
+    assert data.multilabel and next(iter(data.train_dataloader()))[1].shape[1] == 2

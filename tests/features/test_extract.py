@@ -1,0 +1,243 @@
+"""A pass over images writes what comes out at any cut; what is stored is never computed again; reading gives the order's batches."""
+
+import signal
+import subprocess
+import sys
+import time
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import ftlit.features.extract
+from ftlit import Backbone, InputSpec, UserError, batchnorm_to_affine, extract_features
+from ftlit.data.dataset import Examples
+from ftlit.data.transforms import train_transform
+from ftlit.features.extract import Views, read_batches
+from ftlit.features.spec import DIGEST
+from ftlit.features.store import Store
+from ftlit.features.table import FeatureKey, Rows, Writer
+
+CUTS = ["low", "middle", "top"]
+
+
+def backbone() -> Backbone:
+    torch.manual_seed(0)
+    layers = {
+        "low": nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)),
+        "middle": nn.Sequential(nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Conv2d(4, 5, 3)),  # changes the features below in place
+        "top": nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(5, 6, 3)),
+    }
+    return Backbone(layers, InputSpec(size=10))
+
+
+def images(count: int = 11, seed: int = 0) -> TensorDataset:
+    generator = torch.Generator().manual_seed(seed)
+    return TensorDataset(torch.randn(count, 3, 10, 10, generator=generator), torch.arange(count))
+
+
+def loader(data=None) -> DataLoader:
+    return DataLoader(data or images(), batch_size=4)
+
+
+class Passed:
+    """How many images the lowest layer ran on."""
+
+    def __init__(self, net: Backbone) -> None:
+        self.images = 0
+        net.get_submodule("low").register_forward_pre_hook(self.count)
+
+    def count(self, module, args):
+        self.images += len(args[0]) if args[0].device.type != "meta" else 0
+
+
+def plain(net: Backbone, cut: str, *, pooled: bool) -> torch.Tensor:
+    net = deepcopy(net).eval()
+    with torch.inference_mode():
+        features = torch.cat([net.upto(cut)(batch) for batch, _ in loader()])
+        return net.pool(features) if pooled else features
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+@pytest.mark.parametrize("cuts", [CUTS, ["top"], ["low"], ["middle", "low"]])
+def test_features_are_those_of_a_plain_loop_to_the_bit(tmp_path, cuts, pooled):
+    features = extract_features(backbone(), loader(), cuts, cache=tmp_path, pooled=pooled)
+    assert features.cuts == tuple(cuts) and len(features) == 11 and torch.equal(features.targets, torch.arange(11))
+    for cut in cuts:
+        assert torch.equal(features[cut].read(range(11)), plain(backbone(), cut, pooled=pooled)), cut
+
+
+def test_modes_gradients_and_the_random_state_stay_also_when_the_loader_fails(tmp_path):
+    net = backbone()
+    net.get_submodule("middle").eval()
+    modes, state = [part.training for part in net.modules()], torch.get_rng_state()
+
+    def broken():
+        yield from list(loader())[:1]
+        raise OSError("the disk is gone")
+
+    extract_features(net, DataLoader(images(), batch_size=4, shuffle=False), cache=tmp_path)
+    with pytest.raises(OSError, match="the disk is gone"):
+        extract_features(net, broken(), 0, cache=tmp_path)
+    assert [part.training for part in net.modules()] == modes and torch.equal(torch.get_rng_state(), state)
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in net.parameters())
+
+
+def test_what_is_stored_is_not_computed_again_and_what_changed_is(tmp_path):
+    net = backbone()
+    passed = Passed(net)
+    extract = partial(extract_features, net, cuts=CUTS, cache=tmp_path)
+    extract(loader())
+    assert passed.images == 11
+    extract(loader())
+    assert passed.images == 11
+    grown = TensorDataset(*(torch.cat([b, a]) for a, b in zip(images().tensors, images(3, seed=1).tensors, strict=True)))
+    features = extract(loader(grown))
+    assert passed.images == 14 and torch.equal(features["top"].read(range(3, 14)), plain(backbone(), "top", pooled=True))
+    with torch.no_grad():
+        net.get_submodule("top.1").weight[0, 0, 0, 0] += 1e-6  # the cuts below are as they were
+    extract(loader(), cuts=["low", "middle"])
+    assert passed.images == 14
+    extract(loader())
+    assert passed.images == 25
+    with torch.no_grad():
+        net.get_submodule("low.1").running_mean[0] += 1e-6
+    extract(loader(), cuts=["low"])
+    assert passed.images == 36
+    batchnorm_to_affine(net)
+    extract(loader(), cuts=["low"])
+    assert passed.images == 47
+
+
+def test_an_image_that_comes_twice_is_computed_once(tmp_path):
+    net = backbone()
+    passed = Passed(net)
+    twice = torch.cat([images().tensors[0]] * 2)
+    features = extract_features(net, DataLoader(twice, batch_size=8), cache=tmp_path)
+    assert passed.images == 11 and features.targets is None
+    assert torch.equal(features["top"].read(range(11)), features["top"].read(range(11, 22)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+def test_features_are_stored_in_the_dtype_asked_for(tmp_path, dtype):
+    features = extract_features(backbone(), loader(), cache=tmp_path, dtype=dtype)
+    assert str(features["top"].dtype) == f"torch.{dtype}"
+    assert torch.equal(features["top"].read([2]), plain(backbone(), "top", pooled=True)[[2]].to(getattr(torch, dtype)))
+
+
+MISTAKES = {
+    "no layer 'tpo': did you mean 'top'": {"cuts": ["tpo"]},
+    "no dtype of stored features: 'int8'": {"dtype": "int8"},
+    "the loader is empty": {"loader": []},
+    "name at least one layer": {"cuts": []},
+}
+
+
+@pytest.mark.parametrize("said", MISTAKES)
+def test_mistakes_are_one_line(tmp_path, said):
+    with pytest.raises(UserError, match=said):
+        extract_features(backbone(), **{"loader": loader(), "cache": tmp_path, **MISTAKES[said]})
+    with pytest.raises(UserError, match="no cut 'low': there are: top"):
+        extract_features(backbone(), loader(), cache=tmp_path)["low"]
+
+
+def table(folder, rows: int) -> Rows:
+    column = Store(folder).column(FeatureKey("k", torch.float32, (3,), {}))
+    names = np.array([f"{i:032x}" for i in range(rows)], DIGEST)
+    column.look()
+    if len(column.missing(names)):
+        writer = Writer(column)
+        writer.add(names, torch.arange(rows * 3.0).view(rows, 3))
+        writer.flush()
+        column.look()
+    return Rows(column, names)
+
+
+@given(st.integers(1, 400), st.lists(st.lists(st.integers(0, 19), min_size=1, max_size=7), min_size=1, max_size=6), st.integers(0, 5))
+def test_batches_are_those_of_the_order_whatever_is_read_at_once(tmp_path_factory, block, drawn, epoch):
+    folder = tmp_path_factory.getbasetemp() / "views"
+    rows = table(folder, 20)
+    order = [[(epoch, index) for index in batch] for batch in drawn]
+    before, ftlit.features.extract.BLOCK_BYTES = ftlit.features.extract.BLOCK_BYTES, block
+    try:
+        read = list(read_batches(order, rows, torch.arange(20), "top", torch.float64))
+    finally:
+        ftlit.features.extract.BLOCK_BYTES = before
+    assert len(read) == len(drawn)
+    for (features, targets), batch in zip(read, drawn, strict=True):
+        expected = torch.tensor(batch)[:, None] * 3.0 + torch.arange(3.0)
+        assert features.cut == "top" and features.values.dtype == torch.float64
+        assert torch.equal(features.values, expected.double()) and targets.tolist() == batch
+
+
+def test_what_a_view_draws_depends_on_view_and_content_not_on_the_place(tmp_path):
+    transform = train_transform(InputSpec(size=8), "photo")
+    pictures = {grey: Image.radial_gradient("L").rotate(grey).resize((20, 20)).convert("RGB") for grey in range(6)}
+    digests = np.array([f"{i:032x}" for i in range(6)], DIGEST)
+
+    def views(order, drawn):
+        return Views(Examples(order, [(0,)] * 6, pictures.__getitem__), digests[order], transform, drawn)[list(range(6))][1]
+
+    forward, backward = views([0, 1, 2, 3, 4, 5], (0, 1)), views([5, 4, 3, 2, 1, 0], (0, 1))
+    assert torch.equal(forward, backward.flip(0))
+    assert not torch.equal(forward, views([0, 1, 2, 3, 4, 5], (0, 2))) and not torch.equal(forward, views([0, 1, 2, 3, 4, 5], (1, 1)))
+
+
+SLOWLY = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+import ftlit.features.table
+from test_extract import backbone, images, Passed
+from ftlit import extract_features
+from torch.utils.data import DataLoader
+
+ftlit.features.table.SHARD_BYTES = 8 * 24  # 8 rows of the top features
+net = backbone()
+passed = Passed(net)
+
+def loader():
+    for batch in DataLoader(images(64), batch_size=4):
+        time.sleep(float(sys.argv[3]))
+        yield batch
+
+extract_features(net, loader(), cache=sys.argv[2])
+print(passed.images)
+"""
+
+
+def slowly(folder: Path, seconds: float) -> subprocess.Popen:
+    command = [sys.executable, "-c", SLOWLY, str(Path(__file__).parent), str(folder), str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_of_two_processes_that_want_the_same_features_one_computes_them(tmp_path):
+    both = [slowly(tmp_path, 0.1) for _ in range(2)]
+    said = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sorted(text.split()[-1] for text in said) == ["0", "64"]
+    assert sum("another process computes these features: waiting" in text for text in said) == 1
+
+
+def test_a_process_that_is_killed_leaves_whole_shards_and_the_next_goes_on_from_there(tmp_path):
+    first = slowly(tmp_path, 0.2)
+    while len(list(tmp_path.glob("*/*.safetensors"))) < 3:
+        assert first.poll() is None
+        time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    kept = len(list(tmp_path.glob("*/*.safetensors"))) * 8
+    second = slowly(tmp_path, 0.0)
+    assert int(second.communicate(timeout=120)[0]) == 64 - kept
+    net = backbone().eval()
+    features = extract_features(net, loader(images(64)), cache=tmp_path)
+    with torch.inference_mode():
+        expected = torch.cat([net.pool(net(batch)) for batch, _ in loader(images(64))])
+    assert torch.equal(features["top"].read(range(64)), expected) and not list(tmp_path.glob("*/*.part"))

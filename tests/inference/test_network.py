@@ -1,0 +1,209 @@
+"""A run's folder alone gives its network back, and nothing in the folder is executed."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+import warm
+from paths import ROOT
+from PIL import Image
+
+from ftlit import UserError, load_backbone
+from ftlit.data.images import read_image
+from ftlit.data.transforms import eval_transform
+from ftlit.inference.network import load
+
+ARGUMENTS = (
+    "backbone.cut=layer3", "batchnorm=affine", "head=mlp", "head.hidden=[8]", "scenario=large_similar", "optimizer.lr=1e-2",
+    "data=folder", "data.batch_size=8", "data.root=photos", "data.augment=none", "trainer=cpu", "report=false",
+)  # fmt: skip
+
+
+def command(folder, *arguments):
+    return warm.run([sys.executable, *arguments], cwd=folder, env=dict(os.environ), timeout=300)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on pictures of two colours, with all that a record may have to tell, and one of the pictures."""
+    folder = tmp_path_factory.mktemp("colours")
+    draw = torch.Generator().manual_seed(0)
+    for name, level in (("dark", 60), ("light", 190)):
+        (folder / "photos" / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = (level + 40 * torch.randn(48, 64, 3, generator=draw)).clamp(0, 255).to(torch.uint8)
+            Image.fromarray(pixels.numpy()).save(folder / "photos" / name / f"{name}{i}.png")
+    done = command(folder, ROOT / "train.py", *ARGUMENTS, "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def predict(folder, *arguments):
+    return command(folder, "-m", "ftlit.cli.main", "predict", *arguments)
+
+
+def test_the_network_of_a_run_says_what_the_run_has_trained(run):
+    network = load(run / "run")
+    held = torch.load(run / "run/checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    own = {f"{part}.{name}": tensor for part in ("backbone", "head") for name, tensor in getattr(network, part).state_dict().items()}
+    assert all(torch.equal(tensor, held[name]) for name, tensor in own.items()) and not network.backbone.training
+    image = run / "photos/dark/dark0.png"
+    pixels = eval_transform(network.backbone.input_spec)(read_image(image))[None]
+    logits = network.head(network.backbone.pool(network.backbone(pixels)))
+    assert torch.allclose(network.probabilities(pixels), logits.softmax(dim=1), atol=1e-6)
+    said = network(image)
+    assert said.probability == pytest.approx(float(logits.softmax(dim=1).max().detach()), abs=1e-6) and said.label == "dark"
+    colours = [image, str(image), Image.open(image), torch.from_numpy(np.array(Image.open(image))).permute(2, 0, 1)]
+    for other in network([*colours, colours[3].float() / 255]):
+        assert other.top(2)[0][0] == "dark" and other.probability == pytest.approx(said.probability, abs=1e-4)
+    assert network([]) == []
+    with pytest.raises(UserError, match=r"\(3, H, W\)"):
+        network(torch.zeros(1, 5, 5))
+    picture, probabilities = network.map_of(image, 32)
+    assert picture.shape == (32, 42, 3) and probabilities.shape[0] == 2 and probabilities.shape[1] == 1
+
+
+def test_the_command_prints_a_line_an_image_in_the_order_given(run):
+    images = [f"photos/{name}/{name}3.png" for name in ("light", "dark")]
+    rows = list(csv.DictReader(io.StringIO(predict(run, "run", *images).stdout)))
+    assert [(row["path"], row["label"]) for row in rows] == [(images[0], "light"), (images[1], "dark")]
+    assert all(0.5 < float(row["probability"]) <= 1 for row in rows)
+
+
+def test_folders_and_csv_files_are_gone_through_and_what_cannot_be_read_is_a_row(run):
+    (run / "some.csv").write_text("path,more\nphotos/light/light2.png,x\nphotos/nothing.png,y\n")
+    said = predict(run, "run", "photos/dark", "some.csv", "--top", "2", "--format", "jsonl", "--batch-size", "7")
+    rows = [json.loads(line) for line in said.stdout.splitlines()]
+    assert said.returncode == 1 and said.stderr == "ftlit: 1 of 22 images could not be read\n" and len(rows) == 22
+    assert [row["path"] for row in rows[:20]] == [str(path.relative_to(run)) for path in sorted((run / "photos/dark").iterdir())]
+    assert [two["label"] for two in rows[20]["predictions"]] == ["light", "dark"] and rows[21]["error"] == "no such file or folder"
+    table = list(csv.DictReader(io.StringIO(predict(run, "run", "some.csv", "--top", "3").stdout)))
+    assert list(table[0]) == ["path", "label", "probability", "label_2", "probability_2", "error"]
+    assert table[0]["label"] == "light" and table[0]["label_2"] == "dark" and table[1]["label"] == "" and table[1]["error"]
+
+
+def test_two_processes_say_the_same(run):
+    one, two = (predict(run, "run", "photos", "--batch-size", "3", "--devices", str(devices)) for devices in (1, 2))
+    assert one.returncode == two.returncode == 0, two.stderr
+    assert [row.split(",")[:2] for row in one.stdout.splitlines()] == [row.split(",")[:2] for row in two.stdout.splitlines()]
+    assert len(one.stdout.splitlines()) == 41
+
+
+def test_a_map_is_drawn_over_an_image(run):
+    said = predict(run, "run", "photos/light/light0.png", "--dense", "--label", "dark", "--size", "64", "--out", "maps")
+    assert said.returncode == 0 and said.stdout == "maps/light0_dense.png\n", said.stderr
+    assert Image.open(run / "maps/light0_dense.png").width > 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nothing", "a.png"), "there is no file or folder nothing"),
+        (("run", "photos/dark/dark1.png", "--format", "jsn"), "no format 'jsn': did you mean 'jsonl'"),
+        (("run", "photos/dark/dark1.png", "--top", "0"), "--top 0: give a whole number, 1 or more"),
+        (("run", "nothing.csv"), "nothing.csv"),
+        (("run", "photos/dark/dark1.png", "--dense", "--label", "drak"), "no class 'drak': did you mean 'dark'"),
+        (("run", "photos/dark/dark1.png", "--dense", "--size", "8"), "size 8: the network was trained on images of 32 px"),
+        (("run", "photos/dark/dark1.png", "photos/dark/dark1.png", "--dense"), "two images would be drawn as dark1_dense.png"),
+        (("run", "photos/dark/dark1.png", "--label", "dark"), "--label, --size and --out are of --dense"),
+        (("run",), "the following arguments are required: PATH"),
+    ],
+)
+def test_mistakes_are_one_line(run, arguments, said):
+    result = predict(run, *arguments)
+    assert result.returncode == 2 and said in result.stderr and result.stderr.count("\n") == 1, result.stderr
+
+
+def changed(run, file, **fields):
+    """The run's checkpoint with another record."""
+    checkpoint = torch.load(run / "run/checkpoints/best.ckpt", weights_only=True)
+    checkpoint["ftlit"].update(fields)
+    torch.save(checkpoint, file)
+    return file
+
+
+def test_what_is_not_ours_is_refused_and_never_called(run, tmp_path):
+    file = tmp_path / "changed.ckpt"
+    for fields in (
+        {"head": {"_target_": "os.system", "command": f"touch {tmp_path}/ran"}},
+        {"backbone": {"loader": "os.system"}},
+        {"backbone": {"_target_": "os.system", "command": f"touch {tmp_path}/ran"}},
+    ):
+        with pytest.raises(UserError, match=r"os.system, which is none of ftlit's"):
+            load(changed(run, file, **fields))
+        said = predict(tmp_path, str(file), "a.png")
+        assert said.returncode == 2 and "os.system" in said.stderr and said.stderr.count("\n") == 1
+    for fields in ({"head": {}}, {"head": {"_target_": "ftlit.models.heads.LinearHead", "in_features": 5}}, {"affine": False}):
+        with pytest.raises(UserError, match="do not fit each other"):
+            load(changed(run, file, **fields))
+    assert not (tmp_path / "ran").exists()
+
+
+class Malicious:
+    """Runs a command where it is unpickled by plain pickle."""
+
+    def __init__(self, file):
+        self.file = str(file)
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.file}",)
+
+
+def test_a_malicious_pickle_is_not_run_by_prediction_nor_by_resuming_nor_as_weights(run, tmp_path):
+    ran, folder = tmp_path / "ran", tmp_path / "run"
+    shutil.copytree(run / "run", folder)
+    for name in ("best", "last"):
+        checkpoint = torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)
+        torch.save({**checkpoint, "payload": Malicious(ran)}, folder / f"checkpoints/{name}.ckpt")
+    with pytest.raises(UserError, match="neither the folder of a run"):
+        load(folder)
+    resumed = command(run, ROOT / "train.py", *ARGUMENTS, f"hydra.run.dir={folder}", "resume=true")
+    assert resumed.returncode == 2 and "last.ckpt" in resumed.stderr and resumed.stderr.count("\n") == 1, resumed.stderr
+    with pytest.raises(UserError):
+        load_backbone("glyph", weights=folder / "checkpoints/best.ckpt")
+    assert not ran.exists()
+    torch.load(folder / "checkpoints/best.ckpt", weights_only=False)
+    assert ran.exists()  # it would have
+
+
+def test_a_head_of_somebodys_own_needs_trust(run, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "import torch\nclass Head(torch.nn.Linear):\n    def __init__(self, in_features, num_classes):\n"
+        "        super().__init__(in_features, num_classes)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    arguments = [*ARGUMENTS[6:], "head._target_=mine.Head", "scenario=large_similar", "trainer.max_epochs=3", "hydra.run.dir=own"]
+    made = [sys.executable, str(ROOT / "train.py"), *arguments]
+    done = warm.run(made, cwd=run, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(UserError, match=r"head is mine.Head, which is none of ftlit's: --trust"):
+        load(run / "own")
+    with pytest.raises(UserError, match="cannot be imported here"):
+        load(run / "own", trust=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert type(load(run / "own", trust=True).head).__name__ == "Head"
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("mobilenet_v2", {"width_mult": 0.35, "cut": "features.5"}),
+        ("vit_b_32", {"input_spec": {"size": 96}, "cut": 2}),
+        ("googlenet", {"transform_input": True, "input_spec": {"size": 64}}),
+    ],
+)
+def test_a_record_builds_the_same_network(name, options):
+    backbone = load_backbone(name, weights=None, **options).eval()
+    record = json.loads(json.dumps(backbone.record))
+    assert record.pop("loader") == "load_backbone" and record["weights"] is None
+    again = load_backbone(**record).eval()
+    again.load_state_dict(backbone.state_dict())
+    images = torch.randn(2, 3, backbone.input_spec.size, backbone.input_spec.size)
+    with torch.no_grad():
+        assert torch.equal(again(images), backbone(images)) and again.cuts == backbone.cuts

@@ -1,0 +1,157 @@
+"""Prediction by the network of a small run, in process: what it takes, what it refuses in one line, how its rows are called."""
+
+import csv
+import io
+import json
+import sys
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from ftlit import UserError, load, load_backbone
+from ftlit.cli.main import main
+from ftlit.inference.network import Network, Prediction, record_of
+from ftlit.models.heads import LinearHead
+
+CLASSES = [f"class {i}" for i in range(7)]
+
+
+def save_run(folder, backbone, **fields):
+    """A run's folder, at random."""
+    head = LinearHead(backbone.num_features, len(CLASSES))
+    record = record_of(backbone, {}, {"_target_": "ftlit.models.heads.LinearHead"}, class_names=CLASSES, multilabel=False, affine=False)
+    record["backbone"].update(fields)
+    (folder / "checkpoints").mkdir(parents=True)
+    state = nn.ModuleDict({"backbone": backbone, "head": head}).state_dict()
+    torch.save({"state_dict": state, "ftlit": record}, folder / "checkpoints" / "best.ckpt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return save_run(tmp_path_factory.mktemp("runs") / "glyph", load_backbone("glyph", weights=None))
+
+
+@pytest.fixture
+def images(tmp_path, monkeypatch):
+    """Two images in a folder beside a csv of them, and of one that is missing."""
+    (tmp_path / "set" / "own").mkdir(parents=True)
+    for name, level in (("a", 30), ("b", 200)):
+        Image.new("RGB", (40, 40), (level, 90, 10)).save(tmp_path / "set" / "own" / f"{name}.png")
+    (tmp_path / "set" / "list.csv").write_text("path,id\nown/b.png,1\n./own/a.png,2\nown/c.png,3\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def command(monkeypatch, capsys, *arguments):
+    """Exit status, stdout and stderr of `ftlit`."""
+    monkeypatch.setattr(sys, "argv", ["ftlit", *map(str, arguments)])
+    code = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_report_speaks_of_a_sweep_only_where_there_is_one(tmp_path, monkeypatch, capsys):
+    code, _, said = command(monkeypatch, capsys, "report", tmp_path)
+    assert code == 2 and said.count("\n") == 1 and "no folder of a run that left a report" in said and "report=true" in said
+    assert command(monkeypatch, capsys, "report", tmp_path / "nope")[2] == f"ftlit: there is no folder {tmp_path / 'nope'}\n"
+    (tmp_path / "multirun.yaml").write_text("")
+    code, _, said = command(monkeypatch, capsys, "report", tmp_path)
+    assert code == 2 and "none of its jobs began" in said
+
+
+def test_rows_of_a_csv_are_called_as_the_csv_calls_them_and_those_that_fail_are_counted(run, images, monkeypatch, capsys):
+    code, out, err = command(monkeypatch, capsys, "predict", run, "set/list.csv", "set/own/a.png", "--top", "99")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [row["path"] for row in rows] == ["own/b.png", "./own/a.png", "own/c.png", "set/own/a.png"]
+    assert [bool(row["label"]) for row in rows] == [True, True, False, True] and rows[2]["error"] == "no such file or folder"
+    assert code == 1 and err == "ftlit: 1 of 4 images could not be read\n"
+    assert len(rows[0]) == 2 + 2 * len(CLASSES) and {rows[0][f"label_{i}"] for i in range(2, 8)} | {rows[0]["label"]} == set(CLASSES)
+    code, out, _ = command(monkeypatch, capsys, "predict", run, "set/list.csv", "--format", "jsonl")
+    told = [json.loads(line) for line in out.splitlines()]
+    assert code == 1 and [row["path"] for row in told] == [row["path"] for row in rows[:3]]
+    assert told[2]["error"] == "no such file or folder" and "\n" not in told[2]["error"]
+
+
+def test_one_image_needs_one_process_whatever_was_asked(run, images, monkeypatch, capsys):
+    alone = command(monkeypatch, capsys, "predict", run, "set/own/a.png")
+    assert alone[0] == 0 and command(monkeypatch, capsys, "predict", run, "set/own/a.png", "--devices", "2") == alone
+
+
+def test_more_devices_than_there_are_is_one_line(run, images, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    code, out, err = command(monkeypatch, capsys, "predict", run, "set/own", "--devices", "2")
+    assert code == 2 and not out and err.startswith("ftlit: --devices 2: ") and err.count("\n") == 1
+
+
+def test_a_run_that_is_not_there_is_said_plainly(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert command(monkeypatch, capsys, "predict", "runs/nope", "x.png")[2] == "ftlit: there is no file or folder runs/nope\n"
+    (tmp_path / "begun").mkdir()
+    assert "begun holds no checkpoints/best.ckpt" in command(monkeypatch, capsys, "predict", "begun", "x.png")[2]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (torch.full((3, 8, 8), 200.0), r"floats in \[0, 1\], or uint8: here they are from 200 to 200"),
+        (torch.full((3, 8, 8), -0.5), r"floats in \[0, 1\], or uint8"),
+        (torch.full((3, 8, 8), torch.nan), r"floats in \[0, 1\], or uint8"),
+        (torch.full((3, 8, 8), 200), r"floats in \[0, 1\], or uint8: here it has torch.int64"),
+        (torch.zeros(8, 8), r"\(3, H, W\), red, green, blue: here it is \(8, 8\)"),
+        (torch.zeros(3, 0, 8), r"here it is \(3, 0, 8\)"),
+        (5, r"takes images, one or a list of them, as paths, PIL images or RGB tensors \(3, H, W\): this is int"),
+        ([None], "this is NoneType"),
+    ],
+)
+def test_what_is_no_image_is_refused(run, given, said):
+    with pytest.raises(UserError, match=said):
+        load(run)(given)
+
+
+def test_floats_and_bytes_of_one_image_say_the_same(run):
+    network, image = load(run), torch.randint(0, 256, (3, 28, 28), dtype=torch.uint8)
+    one, other = network([image, image.double() / 255])
+    assert one.label == other.label and one.probability == pytest.approx(other.probability, abs=1e-4)
+
+
+def test_what_is_printed_is_a_line(run):
+    network = load(run)
+    said = str(network)
+    assert said.startswith("Network(glyph") and "LinearHead, 7 classes: class 0, class 1" in said and len(said) < 160
+    assert str(Prediction({"ants": 0.98765432, "bees": 0.01})) == "Prediction(ants 0.9877, bees 0.0100)"
+    assert str(network(torch.zeros(3, 28, 28))).count("class") == 3
+    assert "7 labels" in str(Network(network.backbone, network.head, CLASSES, True))
+
+
+def test_a_strangers_checkpoint_downloads_nothing_unless_trusted(tmp_path, monkeypatch):
+    pytest.importorskip("transformers")
+    import huggingface_hub
+    from text_inputs import save_model
+
+    from ftlit import load_bert
+
+    asked = []
+
+    def never(name, *, local_files_only=False, **more):
+        asked.append(local_files_only)
+        raise OSError("not in the cache" if local_files_only else "no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", never)
+    backbone = load_bert(str(save_model(tmp_path / "model")), max_length=8)
+    load(save_run(tmp_path / "own", backbone))
+    strange = save_run(tmp_path / "strange", backbone, name="some/where", download=True)
+    assert asked == []
+    with pytest.raises(UserError, match=r"some/where is not in the hub's cache, and would be fetched from the hub: --trust") as caught:
+        load(strange)
+    assert asked == [True] and "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="cannot be downloaded: no network"):
+        load(strange, trust=True)
+    assert asked == [True, True, False]

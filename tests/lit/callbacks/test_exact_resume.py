@@ -1,0 +1,235 @@
+"""invariant 5: stop anywhere, resume, get the bits of the run that never stopped."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+import warm
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from paths import ROOT
+from PIL import Image
+from torch import nn
+from torch.optim.lr_scheduler import ExponentialLR, StepLR
+
+from ftlit import Backbone, FeatureData, FineTuner, InputSpec, Rates, Schedule, Stage, StagedFinetuning, Until, UserError
+from ftlit.data.dataset import Collection, Examples
+from ftlit.finetuning.lr_schedule import any_curve, constant, cosine, linear, one_cycle, plateau
+from ftlit.lit.callbacks.exact_resume import LastCheckpoint, MetricsFile
+from ftlit.lit.callbacks.seed_each_step import SeedEachStep
+from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.models.heads import MLPHead
+
+EPOCHS, STEPS = 5, 4  # steps an epoch
+SCALES = [("head", 1.0), ("*", 0.3)]
+UNTIL = Until("val/loss", "min", patience=1)
+RATES = {
+    "constant": partial(Rates, curve=constant),
+    "cosine": partial(Rates, curve=cosine, warmup=0.2),
+    "linear": partial(Rates, curve=linear, restart=True, warmup=0.2),
+    "one_cycle": partial(Rates, curve=one_cycle),
+    "step": partial(Rates, curve=partial(any_curve, scheduler=partial(StepLR, step_size=2)), unit="epoch"),
+    "plateau": partial(Rates, curve=partial(plateau, patience=0), unit="epoch", monitor="val/loss"),
+    "exponential": partial(Rates, curve=partial(any_curve, scheduler=partial(ExponentialLR, gamma=0.9))),
+}
+
+
+def picture(i: int) -> Image.Image:
+    return Image.linear_gradient("L").rotate(i * 7).resize((12, 12)).convert("RGB")
+
+
+def data(**how) -> ImageData:
+    splits = {s: Examples(range(n), [(i % 3,) for i in range(n)], picture) for s, n in (("train", 15), ("val", 7), ("test", 4))}
+    return ImageData(Collection(splits, list("abc")), InputSpec(size=8), **{"batch_size": 4, "num_workers": 0, "augment": "photo", **how})
+
+
+def model(rates) -> FineTuner:
+    torch.manual_seed(0)
+    low = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2))
+    high = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    backbone = Backbone({"low": low, "high": high}, InputSpec(size=8))
+    head = MLPHead(4, 3, hidden=[8], dropout=0.3)
+    optimizer = partial(torch.optim.AdamW, lr=0.02)
+    return FineTuner(backbone, head, num_classes=3, optimizer=optimizer, lr_scale=SCALES, lr_scheduler=rates)
+
+
+class Copies(pl.Callback):
+    """Copies of what lies on the disk when a step begins: what a killed run leaves."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        shutil.copytree(self.folder, self.folder.with_name(f"killed{trainer.fit_loop.epoch_loop.total_batch_idx}"))
+
+
+def fit(folder: Path, rates, *, resume: bool = False, copies: bool = False, last_stage: int = 14, how=None, views: int = 0, **settings):
+    """What a run ends with: weights, optimizer, rates, metrics and stages."""
+    last = folder / "last.ckpt"
+    stages = [Stage(["head"]), Stage(["head", "backbone.high"], epoch=2, until=UNTIL), Stage(["*"], step=last_stage)]
+    staging = StagedFinetuning(Schedule(stages, SCALES))
+    best = ModelCheckpoint(folder, "best", monitor="val/accuracy", mode="max", enable_version_counter=False)
+    callbacks = [
+        staging,
+        LastCheckpoint(last, every_n_steps=1),
+        *([Copies(folder)] if copies else []),
+        SeedEachStep(7),
+        LearningRateMonitor(),
+        best,
+    ]
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+    trainer = pl.Trainer(
+        max_epochs=EPOCHS, accelerator="cpu", callbacks=callbacks, logger=MetricsFile(folder), log_every_n_steps=1, **quiet | settings
+    )
+    module = model(rates)
+    source = data(**(how or {}))
+    if views:
+        if resume:
+            shutil.rmtree(folder / "store")  # features that were pruned are computed again to the bit
+        source = FeatureData(source, folder / "store", views=views)
+    trainer.fit(module, source, ckpt_path=last if resume else None)
+    return {
+        "weights": module.state_dict(),
+        "optimizer": trainer.optimizers[0].state_dict(),
+        "rates": trainer.lr_scheduler_configs[0].scheduler.state_dict(),
+        "metrics": (folder / "metrics.csv").read_text(),
+        "stages": (staging.index, staging.judge.decided),
+        "best": (best.best_model_score, Path(best.best_model_path).name),
+    }
+
+
+def same(a, b) -> bool:
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(torch.equal(a, b)) if isinstance(a, torch.Tensor) else a == b
+
+
+def differences(a: dict, b: dict) -> set[str]:
+    return {name for name in a if not same(a[name], b[name])}
+
+
+def killed(folder: Path, step: int) -> Path:
+    """The run's folder as it was when it was killed in this step."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return Path(shutil.copytree(folder.with_name(f"killed{step}"), folder))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    folder.mkdir()
+    return fit(folder, RATES["cosine"], copies=True), folder
+
+
+def test_the_run_goes_through_all_stages_and_one_was_decided_by_a_metric(whole):
+    end, _ = whole
+    assert end["stages"] == (2, {1: 2}) and end["metrics"].count("\n") > EPOCHS * STEPS
+
+
+@pytest.mark.parametrize("step", range(EPOCHS * STEPS))
+def test_killed_in_any_step_and_resumed_it_ends_with_the_same_bits(whole, step):
+    end, folder = whole
+    assert differences(end, fit(killed(folder, step), RATES["cosine"], resume=True)) == set()
+
+
+CASES = {
+    "workers": {"how": {"num_workers": 1}},
+    "mixing": {"how": {"mix": "both"}},
+    "accumulation and clipping": {"accumulate_grad_batches": 2, "gradient_clip_val": 0.1, "last_stage": 7},
+    "validation within the epoch": {"val_check_interval": 0.5},
+    "validation every other epoch": {"check_val_every_n_epoch": 2},
+    "one batch an epoch": {"limit_train_batches": 1, "last_stage": 4},
+    "bf16": {"precision": "bf16-mixed"},
+    "features": {"views": 1},
+    "features of augmented views": {"views": 3},
+}
+
+
+def check(folder: Path, rates, steps, **case) -> None:
+    folder.mkdir()
+    end = fit(folder, rates, copies=True, **case)
+    for step in steps:
+        if folder.with_name(f"killed{step}").is_dir():
+            assert (step, differences(end, fit(killed(folder, step), rates, resume=True, **case))) == (step, set())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_whatever_the_trainer_and_the_data_do(tmp_path, name):
+    if name == "one batch an epoch":
+        return check(tmp_path / "run", RATES["cosine"], [0, 2, 4], **CASES[name])
+    return check(tmp_path / "run", RATES["cosine"], [0, 6, 13, 16], **CASES[name])
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_whatever_drives_the_rates(tmp_path, name):
+    check(tmp_path / "run", RATES[name], [5, 8, 14])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rates", RATES)
+@pytest.mark.parametrize("case", CASES)
+def test_every_scheduler_in_every_case_from_every_step(tmp_path, rates, case):
+    if (rates, case) == ("plateau", "validation every other epoch"):
+        pytest.skip("Lightning refuses a plateau scheduler in an epoch without its metric")
+    check(tmp_path / "run", RATES[rates], range(EPOCHS * STEPS), **CASES[case])
+
+
+TRAIN = [sys.executable, str(ROOT / "train.py"), "hydra.run.dir=run"]
+COMMAND = [
+    *(*TRAIN, "head=mlp", "head.dropout=0.3", "data.augment=photo", "data.per_class=30"),
+    *("scenario=large_similar", "trainer.max_epochs=4", "schedule.epoch=1", "callbacks.last.every_n_steps=1", "report=false"),
+]
+SLOWLY = """
+import time
+from lightning.pytorch import Callback
+
+class Slowly(Callback):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        time.sleep(0.05)
+"""
+
+
+def ended(folder: Path) -> dict:
+    checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    kept = {name: checkpoint[name] for name in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")}
+    return kept | {name: (folder / name).read_text() for name in ("metrics.csv", "result.json")}
+
+
+@pytest.mark.parametrize("trainer", ["cpu", "ddp_cpu"])
+def test_the_command_killed_by_sigkill_and_given_again_ends_with_the_same_bits(tmp_path, trainer):
+    command = [*COMMAND, f"trainer={trainer}"]
+    folder = tmp_path / "run"
+    warm.run(command, cwd=tmp_path).check_returncode()
+    end = ended(folder)
+    shutil.rmtree(folder)
+    (tmp_path / "slowly.py").write_text(SLOWLY)
+    slow = [*command, "+callbacks.slowly._target_=slowly.Slowly"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+    process = subprocess.Popen(slow, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, **quiet)
+    while not (folder / "checkpoints/best.ckpt").exists() and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(0.3)  # somewhere in the second epoch
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (folder / "result.json").exists()
+    warm.run([*command, "resume=true"], cwd=tmp_path).check_returncode()
+    assert differences(end, ended(folder)) == set()
+
+
+def test_a_checkpoint_of_another_network_is_refused_by_name(whole, tmp_path):
+    _, folder = whole
+    wide = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU())
+    backbone = Backbone({"low": wide, "high": nn.Conv2d(5, 4, 3)}, InputSpec(size=8))
+    other = FineTuner(backbone, MLPHead(4, 3, hidden=[8]), num_classes=3, optimizer=partial(torch.optim.AdamW, lr=0.02), lr_scale=SCALES)
+    trainer = pl.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    with pytest.raises(UserError, match=r"another network: it holds \(4, 3, 3, 3\) for 'backbone.low.0.weight', here it is \(5, 3, 3, 3\)"):
+        trainer.fit(other, data(), ckpt_path=killed(folder, 5) / "last.ckpt")

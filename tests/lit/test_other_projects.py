@@ -1,0 +1,250 @@
+"""Parts of ftlit in projects that know nothing of it: LightningModules of strangers, and a Hydra project of one."""
+
+import hashlib
+import os
+import sys
+from csv import DictReader
+from functools import partial
+from math import cos, nan, pi
+from typing import ClassVar
+
+import lightning.pytorch as pl
+import pytest
+import torch
+import warm
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from paths import ROOT
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+from torchvision.models import resnet18
+
+from ftlit import Rates, Schedule, Stage, StagedFinetuning, Until, build_optimizer
+from ftlit.finetuning.lr_schedule import cosine
+
+PACKAGE = """
+from torch import nn
+from ftlit import Backbone, InputSpec
+
+def mynet(width):
+    layers = {"low": nn.Sequential(nn.Conv2d(3, width, 3, stride=4), nn.ReLU()), "high": nn.Conv2d(width, width, 3)}
+    return Backbone(layers, InputSpec(size=32), origin="a stranger")
+
+class MyHead(nn.Module):
+    def __init__(self, in_features, num_classes):
+        super().__init__()
+        self.logits = nn.Linear(in_features, num_classes)
+
+    def forward(self, features):
+        return self.logits(features)
+"""
+APP = """
+import hydra
+from hydra.utils import instantiate
+
+@hydra.main(config_path="conf", config_name="config", version_base="1.3")
+def main(cfg):
+    backbone = instantiate(cfg.backbone)
+    schedule = instantiate(cfg.schedule, layers=backbone.cuts)
+    head = instantiate(cfg.head, in_features=backbone.num_features, num_classes=7)
+    print(backbone.cuts, [stage.name for stage in schedule.stages], head)
+
+main()
+"""
+CONFIG = """
+defaults: [{backbone: mynet}, {schedule: top_down}, {head: mlp}, _self_]
+hydra: {searchpath: ["pkg://ftlit.conf"], run: {dir: out}}
+"""
+
+
+@pytest.fixture
+def stranger(tmp_path):
+    (tmp_path / "conf/backbone").mkdir(parents=True)
+    (tmp_path / "conf/backbone/mynet.yaml").write_text("_target_: my_pkg.mynet\nwidth: 8\n")
+    (tmp_path / "conf/config.yaml").write_text(CONFIG)
+    (tmp_path / "my_pkg.py").write_text(PACKAGE)
+    (tmp_path / "app.py").write_text(APP)
+    return tmp_path
+
+
+def run(folder, *command):
+    env = {**os.environ, "PYTHONPATH": str(folder)}
+    done = warm.run([sys.executable, *map(str, command)], cwd=folder, env=env, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_strangers_hydra_project_picks_our_groups(stranger):
+    said = run(stranger, "app.py", "head.hidden=[5]")
+    assert "('low', 'high')" in said and "'head + high and above', 'all'" in said and "out_features=5" in said
+
+
+def test_a_strangers_backbone_and_head_train_here(stranger):
+    own = ["--config-dir", stranger / "conf", "backbone=mynet", "head._target_=my_pkg.MyHead"]
+    said = run(stranger, ROOT / "train.py", *own, "debug=fast", "trainer=cpu", "trainer.max_epochs=3")
+    assert "weights: a stranger" in said and "MyHead" in said and "trained in" in said
+
+
+STEPS, EPOCHS, LAST = 3, 8, 6  # steps an epoch; epochs; when the last stage begins
+
+
+class Stranger(pl.LightningModule):
+    """What both strangers share: their own losses and metric, and an optimizer and rates from ftlit."""
+
+    scales: ClassVar[dict[str, float]]  # on the learning rate, by pattern
+    stages: tuple[list[str], ...]  # what trains in each; the last freezes again what has trained
+    moves: tuple[tuple[str, ...], ...]  # beginnings of the names of what moves in each
+    threshold: float  # the loss that the third stage waits for
+
+    def on_train_epoch_start(self):
+        self.train()  # as many do, and know nothing of what is frozen
+
+    def training_step(self, batch, batch_idx):
+        *inputs, targets = batch
+        return cross_entropy(self(*inputs), targets)
+
+    def validation_step(self, batch, batch_idx):
+        *inputs, targets = batch
+        self.log("my_loss", cross_entropy(self(*inputs), targets))
+
+    def configure_optimizers(self):
+        sgd = partial(torch.optim.SGD, lr=0.02, momentum=0.9, weight_decay=0.05)
+        optimizer = build_optimizer(self, sgd, list(self.scales.items()))
+        epochs = self.trainer.max_epochs
+        return [optimizer], [Rates(optimizer, cosine, steps=epochs * STEPS, epochs=epochs).config]
+
+
+class Transfer(Stranger):
+    """As Lightning's documentation teaches transfer learning: a ResNet's children in a row, without its last one."""
+
+    scales: ClassVar = {"classifier": 1.0, "feature_extractor.7": 0.5, "*": 0.1}
+    stages = (["classifier"], ["classifier", "feature_extractor.7"], ["*"], ["classifier"])
+    moves = (("classifier",), ("classifier", "feature_extractor.7"), ("",), ("classifier",))
+    threshold = 0.45
+
+    def __init__(self):
+        super().__init__()
+        *children, fc = resnet18(weights=None).children()
+        self.feature_extractor = nn.Sequential(*children)
+        self.classifier = nn.Linear(fc.in_features, 3)
+
+    def forward(self, images):
+        return self.classifier(self.feature_extractor(images).flatten(1))
+
+    @staticmethod
+    def example(i):
+        return torch.randn(3, 32, 32) + i % 3, i % 3
+
+
+class Tower(nn.Module):
+    def __init__(self, words):
+        super().__init__()
+        self.words, self.norm, self.inner = words, nn.BatchNorm1d(6), nn.Linear(6, 6)
+
+    def forward(self, tokens):
+        return self.inner(self.norm(self.words(tokens).mean(dim=1)))
+
+
+class TwoTowers(Stranger):
+    """Two encoders that share the embedding of words, and a head on both. A stage that trains either tower trains what they share."""
+
+    scales: ClassVar = {"head": 1.0, "query": 0.5, "answer": 0.1}  # the words go with the first tower, whose name is their first
+    stages = (["head"], ["head", "answer"], ["*"], ["query"])
+    moves = (("head",), ("head", "answer", "query.words"), ("",), ("query", "answer.words"))
+    threshold = 1.03
+
+    def __init__(self):
+        super().__init__()
+        words = nn.Embedding(12, 6)
+        self.query, self.answer = Tower(words), Tower(words)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, queries, answers):
+        return self.head(torch.cat([self.query(queries), self.answer(answers)], dim=1))
+
+    @staticmethod
+    def example(i):
+        return torch.randint(4, (5,)) + 4 * (i % 3), torch.randint(12, (5,)), i % 3
+
+
+class Diary(pl.Callback):
+    """Stage, tensors and metric at the end of each epoch."""
+
+    def __init__(self):
+        self.stages, self.states, self.values = [], [], []
+
+    def on_train_epoch_end(self, trainer, model):
+        staging = next(callback for callback in trainer.callbacks if isinstance(callback, StagedFinetuning))
+        self.stages.append(staging.index)
+        self.states.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        self.values.append(float(trainer.callback_metrics.get("my_loss", nan)))
+
+
+def train(kind, folder, *, ckpt_path=None):
+    torch.manual_seed(0)
+    model, diary = kind(), Diary()
+    data = DataLoader([model.example(i) for i in range(6 * STEPS)], batch_size=6)
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    head, upper, everything, last = kind.stages
+    until = Until("my_loss", mode="min", threshold=kind.threshold)
+    stages = [Stage(head), Stage(upper, epoch=1), Stage(everything, epoch=LAST - 1, until=until), Stage(last, epoch=LAST)]
+    at_epoch_end = ModelCheckpoint(folder, "{epoch}", save_top_k=-1)
+    after_validation = ModelCheckpoint(folder, "validated {epoch}", monitor="my_loss", save_top_k=-1, save_on_train_epoch_end=False)
+    trainer = pl.Trainer(
+        max_epochs=EPOCHS,
+        accelerator="cpu",
+        callbacks=[StagedFinetuning(Schedule(stages)), LearningRateMonitor("step"), diary, at_epoch_end, after_validation],
+        logger=CSVLogger(folder, name="", version=""),
+        log_every_n_steps=1,
+        **{"enable_progress_bar": False, "enable_model_summary": False},
+    )
+    trainer.fit(model, data, data, ckpt_path=ckpt_path)
+    return [start, *diary.states], diary
+
+
+@pytest.fixture(scope="module", params=[Transfer, TwoTowers])
+def whole(request, tmp_path_factory):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # on maps of a few pixels threads only wait for each other
+    folder = tmp_path_factory.mktemp("stranger")
+    yield request.param, *train(request.param, folder), folder
+    torch.set_num_threads(threads)
+
+
+def digest(tensors):
+    return hashlib.sha256(b"".join(name.encode() + tensors[name].numpy().tobytes() for name in sorted(tensors))).hexdigest()
+
+
+def test_in_a_strangers_module_each_stage_moves_exactly_its_parameters_and_statistics(whole):
+    kind, states, diary, _ = whole
+    for before, after, stage in zip(states, states[1:], diary.stages, strict=False):
+        moves = {name for name in before if name.startswith(kind.moves[stage])}
+        assert {name for name in before if not torch.equal(before[name], after[name])} == moves
+        still = before.keys() - moves
+        assert digest({name: before[name] for name in still}) == digest({name: after[name] for name in still})
+
+
+def test_in_a_strangers_module_a_stage_waits_for_its_own_metric(whole):
+    kind, _, diary, _ = whole
+    reached = next(epoch for epoch, value in enumerate(diary.values) if epoch >= 1 and value <= kind.threshold)
+    assert 1 < reached + 1 < LAST - 1  # it waits, and it is the metric that decides, not the latest epoch
+    assert diary.stages == [0] + [1] * reached + [2] * (LAST - reached - 1) + [3] * (EPOCHS - LAST)
+
+
+def test_in_a_strangers_module_the_rates_keep_their_ratios_and_are_logged_by_name(whole):
+    kind, _, _, folder = whole
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = [row for row in DictReader(file) if row["lr-SGD/" + next(iter(kind.scales))]]
+    assert {name for name in rows[0] if name.startswith("lr-")} == {f"lr-SGD/{name}" for name in kind.scales}
+    rates = [[float(row[f"lr-SGD/{name}"]) for name in kind.scales] for row in rows]
+    expected = [0.02 * (1 + cos(pi * step / (EPOCHS * STEPS))) / 2 for step in range(EPOCHS * STEPS)]
+    assert rates == [pytest.approx([rate * scale for scale in kind.scales.values()]) for rate in expected]
+
+
+@pytest.mark.parametrize("checkpoint", ["epoch=0", "epoch=2", "epoch=3", "epoch=5", "validated epoch=2"])
+def test_in_a_strangers_module_a_run_goes_on_from_its_own_checkpoint_with_the_same_bits(whole, tmp_path, checkpoint):
+    kind, states, diary, folder = whole
+    ends, resumed = train(kind, tmp_path, ckpt_path=folder / f"{checkpoint}.ckpt")
+    assert resumed.stages == diary.stages[-len(resumed.stages) :]
+    assert {name for name, tensor in ends[-1].items() if not torch.equal(tensor, states[-1][name])} == set()

@@ -1,0 +1,124 @@
+"""Probes at every layer: chosen on val alone, reported once on test, the same table from stored features."""
+
+import csv
+import json
+import os
+import sys
+
+import pytest
+import torch
+import warm
+from paths import ROOT
+
+from ftlit import FineTuner, UserError, extract_features, fit_probe, load_backbone
+from ftlit.probes.layer_probes import Interval, Probing, best_of, bootstrap
+
+
+def split(count: int, seed: int, folder):
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 3
+    images = torch.rand(count, 3, 32, 32, generator=draw) + 0.3 * labels[:, None, None, None]
+    return extract_features(load_backbone("glyph"), [(images, labels)], ["layer1", "layer4"], cache=folder)
+
+
+def test_there_is_a_probe_for_each_cut_and_kind_the_highest_first_and_each_is_that_of_fit_probe(tmp_path):
+    train, valid = split(30, 0, tmp_path), split(12, 1, tmp_path)
+    probes = Probing(kinds=["svm", "softmax"], l2=[1.0, 1e-2]).at({"average": train}, {"average": valid})
+    assert [(probe.cut, probe.kind) for probe in probes] == [
+        ("layer4", "softmax"), ("layer4", "svm"), ("layer1", "softmax"), ("layer1", "svm"),
+    ]  # fmt: skip
+    for probe in probes:
+        alone = fit_probe(train, cut=probe.cut, kind=probe.kind, l2=[1.0, 1e-2], valid=valid)
+        assert alone.weight.equal(probe.weight) and alone.scores == probe.scores
+    best = best_of(probes)
+    assert best is next(probe for probe in probes if probe.score == max(other.score for other in probes))
+
+
+@pytest.mark.parametrize("pooling", ["average", "max", "2x2"])
+def test_a_probe_of_each_pooling_gives_the_same_logits_inside_the_network(pooling):
+    backbone = load_backbone("glyph").eval()
+    images, labels = torch.rand(30, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3
+    with torch.no_grad():
+        maps = backbone(images)
+        vectors = backbone.pool(maps, pooling)
+        probe = fit_probe(vectors, labels, l2=1e-2, pooling=pooling)
+        model = FineTuner(backbone, probe.as_head(), num_classes=3, optimizer=torch.optim.SGD).eval()
+        assert torch.allclose(model(images), probe.logits(vectors), atol=1e-4)
+
+
+def test_the_interval_is_that_of_a_bootstrap():
+    right = torch.arange(200) % 10 != 0
+    found = bootstrap(right, 0)
+    draw = torch.Generator().manual_seed(1)
+    means = torch.stack([right[torch.randint(200, (200,), generator=draw)].double().mean() for _ in range(4000)])
+    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    assert found.share == 0.9 and found.low == pytest.approx(low, abs=0.006) and found.high == pytest.approx(high, abs=0.006)
+    assert bootstrap(right, 0) == found and str(Interval(0.5, 0.25, 0.75)) == "0.5000 [0.2500, 0.7500]"
+    assert bootstrap(torch.ones(9, dtype=torch.bool), 0) == Interval(1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"poolings": ["mux"]}, "did you mean 'max'"),
+        ({"kinds": ["svn"]}, "did you mean 'svm'"),
+        ({"kinds": []}, r"probe.kinds=\[\]: give at least one of softmax, svm, ridge"),
+        ({"cuts": []}, r"probe.cuts=\[\]: give at least one cut"),
+        ({"l2_penalties": [0.0]}, "probe.l2="),
+    ],
+)
+def test_settings_out_of_their_range_are_refused(options, said):
+    with pytest.raises(UserError, match=said):
+        Probing(**options)
+
+
+def probe(folder, *arguments, **environment):
+    command = [sys.executable, str(ROOT / "train.py"), "recipe=probe", "trainer=cpu", f"hydra.run.dir={folder}/run", *arguments]
+    return warm.run(command, cwd=folder, env={**os.environ, **environment}, timeout=300)
+
+
+def test_the_recipe_prints_a_row_a_layer_and_leaves_table_picture_and_result(tmp_path):
+    first, again = (probe(tmp_path, "probe.l2=[1e-1,1e-3]", FTLIT_CACHE=str(tmp_path / "store")) for _ in range(2))
+    assert first.returncode == 0, first.stderr
+    assert "1,797 computed" in first.stdout and "all stored" in again.stdout
+    table = [line for line in first.stdout.splitlines() if line.startswith(("│", "*"))]
+    assert table == [line for line in again.stdout.splitlines() if line.startswith(("│", "*"))]
+    assert [row.split()[1:4] for row in table[:2]] == [["layer4", "│", "average,"], ["layer3", "│", "average,"]]
+    assert [row.split()[1] for row in table[:-1]] == ["layer4", "layer3", "layer2", "layer1", "stem"]
+    (result,) = json.loads((tmp_path / "run" / "result.json").read_text())
+    with (tmp_path / "run" / "probe.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 10 and max(float(row["accuracy"]) for row in rows) == pytest.approx(result["held_out/accuracy"])
+    assert result["low"] <= result["test/accuracy"] <= result["high"] and result["test/accuracy"] > 0.97
+    assert (tmp_path / "run" / "probe.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_few_images_are_drawn_several_times_and_val_is_not_trained_on(tmp_path):
+    said = probe(tmp_path, "data.per_class=5", "probe.repeats=3", "probe.l2=[1e-1,1e-3]", "probe.cuts=[layer3,layer4]").stdout
+    results = json.loads((tmp_path / "run" / "result.json").read_text())
+    shares = [result["test/accuracy"] for result in results]
+    assert len(shares) == 3 and len(set(shares)) > 1 and all(0.7 < share < 0.97 for share in shares)
+    mean, spread = sum(shares) / 3, float(torch.tensor(shares, dtype=torch.float64).std())
+    assert f"test accuracy {mean:.4f} ± {spread:.4f} over 3 draws of 5 images a class" in said
+    assert [line.split()[1] for line in said.splitlines() if line.startswith("│")] == ["layer4", "layer3"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["probe.repeats=2"], "give data.per_class too"),
+        (["data.per_class=1"], "no class has two images"),
+        (["data.per_class=1", "probe.l2=[1e-2]"], "nothing is held out to choose by: give one cut"),
+        (["probe.repeats=0"], "probe.repeats=0"),
+        (["probe.poolings=[mux]"], "did you mean 'max'"),
+        (["probe.l2=[high]"], "probe.l2[0]='high': give a number"),
+        (["probe.cuts=layer4"], "give a list, [layer4]"),
+        (["probe.cuts=[layr4]"], "did you mean 'layer4'"),
+        (["probe=svn"], "svm"),
+        (["resume=true"], "resume=true: probes"),
+        (["trainer=ddp_cpu", "trainer.devices=2"], "recipe=probe runs in one process"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, arguments, said):
+    result = probe(tmp_path, *arguments)
+    assert result.returncode == 2 and said in result.stderr and result.stderr.count("\n") == 1, result.stderr

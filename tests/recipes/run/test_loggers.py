@@ -1,0 +1,98 @@
+"""Loggers stand beside metrics.csv, several at once; one whose package is missing is one line with the extra that brings it."""
+
+import csv
+import inspect
+import os
+import sys
+from importlib.util import find_spec
+
+import pytest
+import warm
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import get_object
+from lightning.pytorch.loggers import Logger
+from omegaconf import OmegaConf
+from paths import ROOT
+
+from ftlit.errors import UserError
+from ftlit.recipes.run.loggers import PACKAGES, begin_loggers, build_loggers
+
+STAGED = ("scenario=large_similar", "schedule=top_down", "trainer.max_epochs=6", "report=false")
+
+
+@pytest.fixture(autouse=True)
+def hydra():
+    GlobalHydra.instance().clear()
+    with initialize_config_module("ftlit.conf", version_base="1.3"):
+        yield
+    GlobalHydra.instance().clear()
+
+
+def loggers(choice, folder):
+    return compose("train", overrides=[f"logger={choice}", f"paths.run={folder}"]).logger
+
+
+@pytest.mark.parametrize("choice", ["csv", "tensorboard", "[csv,tensorboard]", "[tensorboard,wandb,mlflow]"])
+def test_csv_is_always_there_and_each_takes_what_conf_gives_it(choice, tmp_path):
+    chosen = loggers(choice, tmp_path)
+    assert set(chosen) == {"csv", *choice.strip("[]").split(",")}
+    for node in chosen.values():
+        inspect.signature(get_object(node._target_)).bind(**{str(key): node[key] for key in node if key != "_target_"})
+
+
+@pytest.mark.skipif(find_spec("tensorboard") is None, reason="tensorboard is not installed")
+def test_tensorboard_holds_what_is_logged_in_the_folder_of_the_run(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    command = [sys.executable, str(ROOT / "train.py"), "trainer=cpu", "logger=tensorboard", "data.per_class=5", "head=linear", *STAGED]
+    environment = {**os.environ, "FTLIT_CACHE": str(tmp_path / "store")}
+    done = warm.run([*command, "hydra.run.dir=run"], cwd=tmp_path, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    held = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    for curve in ("val/accuracy", "train/loss", "lr-AdamW/head", "lr-AdamW/backbone.layer4"):
+        told = {int(row["step"]): float(row[curve]) for row in rows if row.get(curve)}
+        assert len(told) > 1
+        assert {point.step: point.value for point in held.Scalars(curve)} == pytest.approx(told)
+
+
+def test_a_missing_package_is_one_line_with_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(PACKAGES, "TensorBoardLogger", "no_such_package")
+    with pytest.raises(UserError, match=r'^logger\.tensorboard needs the package no_such_package: pip install "ftlit\[no_such_package\]"$'):
+        build_loggers(loggers("tensorboard", tmp_path))
+    assert len(build_loggers(loggers("csv", tmp_path))) == 1
+
+
+class Unreachable(Logger):
+    """One whose server does not answer."""
+
+    def __init__(self, port: int = 0) -> None:
+        if port < 0:
+            raise RuntimeError(f"no port {port}")
+
+    name = version = "unreachable"
+
+    @property
+    def experiment(self):
+        raise ConnectionError("no answer\nfrom the server")
+
+    def log_metrics(self, metrics, step=None): ...
+
+    def log_hyperparams(self, params): ...
+
+
+def test_a_logger_that_cannot_begin_is_one_line_before_anything_is_trained():
+    node = {"own": {"_target_": f"{__name__}.Unreachable"}}
+    with pytest.raises(UserError, match=r"^Unreachable cannot begin: no answer"):
+        begin_loggers(build_loggers(OmegaConf.create(node)))
+    node["own"]["port"] = -1
+    with pytest.raises(UserError, match=r"^logger\.own: no port -1$"):
+        build_loggers(OmegaConf.create(node))
+
+
+def test_every_extra_of_a_logger_is_one_of_the_project():
+    told = (ROOT / "pyproject.toml").read_text()
+    assert all(f"\n{extra} = [" in told for extra in PACKAGES.values())
+    assert OmegaConf.is_config(compose("train").logger.csv)

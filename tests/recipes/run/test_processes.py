@@ -1,0 +1,146 @@
+"""A sweep runs exactly the jobs asked for, each in its own folder up to its test metrics, whatever their number of processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import warm
+from paths import ROOT
+
+from ftlit.recipes.config.overrides import quote
+from ftlit.recipes.run.processes import undone
+
+TRAIN = (str(ROOT / "train.py"),)
+MODULE = ("-m", "ftlit.cli.train")
+FTLIT = ("-c", "from ftlit.cli.main import main; main()", "train")
+FAST = ("debug=fast", "trainer.max_epochs=1", "data.num_workers=0")
+
+
+def run(folder, program, *arguments, **environment):
+    command = [sys.executable, *program, *arguments, "hydra.sweep.dir=sweep"]
+    return warm.run(command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, timeout=300)
+
+
+def assert_jobs(folder, result, good, bad=(), plans=None):
+    """The jobs are those of `good`, which left metrics and said their plan and their table once, and of `bad`, which did not."""
+    there = {path.name for path in (folder / "sweep").iterdir() if path.is_dir()}
+    assert there == {str(number) for number in (*good, *bad)}, result.stderr
+    done = {int(path.parent.name): json.loads(path.read_text()) for path in folder.rglob("result.json")}
+    assert set(done) == set(good), result.stderr
+    assert all(0 <= metrics["test/accuracy"] <= 1 for metrics in done.values())
+    assert result.stdout.count("shipped glyph.safetensors") == (plans or len(good))
+    assert result.stdout.count("best and last checkpoint") == len(good)
+    assert not (folder / "runs").exists()  # the folder of a run that nobody asked for
+    for number in good:
+        assert result.stdout.count(f"config.yaml: {folder}/sweep/{number}\n") == 1
+
+
+def failures(result):
+    return [line for line in result.stderr.splitlines() if line.startswith("ftlit: ")]
+
+
+def test_two_processes_in_each_job(tmp_path):
+    asked = ("scenario=small_similar,large_similar", "trainer=ddp_cpu", "trainer.devices=2")
+    result = run(tmp_path, TRAIN, "-m", *asked, *FAST, "trainer.max_epochs=3")
+    assert result.returncode == 0, result.stderr
+    assert_jobs(tmp_path, result, good=(0, 1))
+
+
+def test_one_process_then_two(tmp_path):
+    result = run(tmp_path, TRAIN, "-m", "trainer=ddp_cpu", "trainer.devices=1,2", "scenario=small_similar", *FAST)
+    assert result.returncode == 0, result.stderr
+    assert_jobs(tmp_path, result, good=(0, 1))
+
+
+BROKEN = """
+import os
+from ftlit.models.heads import LinearHead
+
+class Head(LinearHead):
+    def forward(self, features):
+        if self.training and os.environ.get("LOCAL_RANK") == "1":
+            raise RuntimeError("this process is lost")
+        return super().forward(features)
+"""
+
+
+def test_a_lost_process_in_the_middle_ends_its_job_only(tmp_path):
+    (tmp_path / "mine/head").mkdir(parents=True)
+    (tmp_path / "mine/head/broken.yaml").write_text("_target_: broken.Head\n")
+    (tmp_path / "broken.py").write_text(BROKEN)
+    asked = ("trainer=cpu", "trainer.devices=1,2,1", "head=broken", "scenario=small_similar", *FAST)
+    result = run(tmp_path, FTLIT, "--config-dir", "mine", "-m", *asked, PYTHONPATH=str(tmp_path))
+    assert result.returncode == 1, result.stderr
+    assert_jobs(tmp_path, result, good=(0, 2), bad=(1,), plans=3)
+    lost, summary = failures(result)
+    assert lost.startswith("ftlit: process 0 ends: another one died") and "job 1 (" in summary and f"{tmp_path}/sweep/1" in summary
+    first, third = (json.loads((tmp_path / f"sweep/{number}/result.json").read_text()) for number in (0, 2))
+    assert first == third  # what came before leaves nothing behind
+    assert " ".join(result.stdout.split()).count("resume ftlit train --config-dir mine hydra.sweep.dir=sweep trainer=cpu") == 3
+
+
+def test_a_mistake_is_one_line_with_its_job(tmp_path):
+    result = run(tmp_path, MODULE, "-m", "trainer=cpu,ddp_cpu", "backbone.cut=layr3")
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert_jobs(tmp_path, result, good=(), bad=(0, 1))
+    said = failures(result)
+    for number, mistake, summary in zip((0, 1), said[:2], said[2:], strict=True):
+        assert f"job {number} (" in mistake and "'layer3'" in mistake
+        assert f"job {number} (" in summary and "failed with status 2" in summary
+
+
+def test_ctrl_c_ends_the_sweep_and_every_process_of_its_job(tmp_path):
+    asked = (
+        "-m",
+        "trainer=ddp_cpu",
+        "trainer.devices=2",
+        "scenario=large_similar",
+        "seed=0,1",
+        "trainer.max_epochs=500",
+        "hydra.sweep.dir=sweep",
+    )
+    with (tmp_path / "out").open("w") as out:
+        process = subprocess.Popen([sys.executable, *TRAIN, *asked], cwd=tmp_path, stdout=out, stderr=subprocess.STDOUT)
+        last, deadline = tmp_path / "sweep/0/checkpoints/last.ckpt", time.monotonic() + 120
+        while not last.exists() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(90) == 130, (tmp_path / "out").read_text()
+    assert last.exists() and not (tmp_path / "sweep/1").exists()
+    said = (tmp_path / "out").read_text()
+    assert "To go on: " in said and "Traceback" not in said
+    assert not list(running(str(tmp_path)))
+
+
+def running(word):
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # ended meanwhile
+            if word in path.read_text():
+                yield path
+
+
+def test_resume_where_no_run_began_is_a_mistake(tmp_path):
+    result = warm.run([sys.executable, *TRAIN, "resume=true"], cwd=tmp_path, timeout=100)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert f"{tmp_path}/runs/" in result.stderr and "holds no run: give hydra.run.dir=" in result.stderr
+
+
+def test_what_a_job_sets_for_its_process_is_undone():
+    import torch
+    from lightning.pytorch import Trainer, seed_everything
+
+    before = dict(os.environ), torch.get_deterministic_debug_mode()
+    with undone():
+        seed_everything(3, verbose=False)
+        Trainer(deterministic=True, accelerator="cpu", logger=False)
+        assert torch.are_deterministic_algorithms_enabled()
+    assert (dict(os.environ), torch.get_deterministic_debug_mode()) == before
+
+
+def test_a_folder_with_odd_letters_is_one_value():
+    assert quote("it's, a=b") == r"'it\'s, a=b'"

@@ -1,0 +1,254 @@
+"""A sweep ends in a table over seeds that its folder alone gives again, whatever launched its jobs, and goes on where it stopped."""
+
+import csv
+import json
+import os
+import sys
+from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
+
+import pytest
+import warm
+from hydra import compose, initialize_config_module
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict
+from paths import ROOT
+
+from ftlit.cli import main as cli
+from ftlit.cli import sweep_jobs as sweeping
+from ftlit.errors import UserError
+from ftlit.sweeps.jobs import Job, jobs_of, read_job, settings_of
+from ftlit.sweeps.summary import DRAWN, draw, half_interval, interval, markdown_of, table_of
+
+TINY = ("data=digits", "data.per_class=5", "scenario=small_similar", "head=linear", "trainer=cpu", "trainer.max_epochs=1")
+
+
+def needs(package):
+    return pytest.mark.skipif(find_spec(f"hydra_plugins.{package}") is None, reason=f"{package} is not installed")
+
+
+def made(folder, *jobs):
+    """A sweep's folder of (overrides, result, reason)."""
+    for number, (overrides, result, reason) in enumerate(jobs):
+        own = folder / str(number)
+        own.mkdir(parents=True)
+        score = result.get("val/accuracy") if isinstance(result, dict) else None
+        Job(number, tuple(overrides.split()), "", 1 if reason else 0, reason, score, 2.0).write(own)
+        if result:
+            (own / "result.json").write_text(json.dumps(result))
+    return folder
+
+
+def accuracies(val, test):
+    return {"val/accuracy": val, "test/accuracy": test}
+
+
+def jobs_in(folder):
+    return [job for _, job in jobs_of(folder)]
+
+
+def sweep(folder, *arguments):
+    command = [sys.executable, ROOT / "train.py", *arguments, "hydra.sweep.dir=sweep"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return warm.run(command, cwd=folder, env=environment, timeout=500)
+
+
+def test_a_row_is_a_setting_over_its_seeds_and_val_alone_ranks_them(tmp_path):
+    low, high = [accuracies(0.5, test) for test in (0.7, 0.8, 0.9)], [accuracies(0.6, 0.1)] * 3
+    jobs = [(f"head=a seed={seed}", low[seed], "") for seed in range(3)] + [(f"head=b seed={seed}", high[seed], "") for seed in range(3)]
+    header, rows = table_of(jobs_in(made(tmp_path, *jobs)))
+    assert header == ["head", "seeds", "test accuracy", "deviation", "95 % interval", "val accuracy", "job seconds"]
+    assert rows == [
+        ["b", "3", "0.1000", "0.0000", "0.1000 to 0.1000", "0.6000", "2.0"],
+        ["a", "3", "0.8000", "0.1000", "0.5516 to 1.0000", "0.5000", "2.0"],
+    ]
+    assert half_interval([0.7, 0.8, 0.9]) == pytest.approx(4.302653 * 0.1 / 3**0.5)
+
+
+def test_the_same_seed_counts_once_and_what_does_not_vary_is_no_column(tmp_path):
+    same = [("seed=1 lr=2", accuracies(0.5, 0.5), "")] * 3
+    header, rows = table_of(jobs_in(made(tmp_path, *same)))
+    assert header[0] == "seeds" and rows == [["1", "0.5000", "-", "-", "0.5000", "2.0"]]
+
+
+def test_a_failed_job_stands_in_the_table_with_its_reason(tmp_path):
+    jobs = jobs_in(
+        made(tmp_path, ("x=1 seed=1", accuracies(0.5, 0.4), ""), ("x=1 seed=2", {}, "out of | memory"), ("x=2 seed=1", {}, "no"))
+    )
+    header, rows = table_of(jobs)
+    assert header[-1] == "failed" and [row[-1] for row in rows] == ["job 1 (seed=2): out of | memory", "job 2 (seed=1): no"]
+    assert rows[0][:3] == ["1", "1", "0.4000"] and rows[1][:3] == ["2", "0", "-"]
+    assert "out of \\| memory" in markdown_of(jobs) and "never by test" in markdown_of(jobs)
+
+
+def test_a_probe_gives_its_mean_and_a_recipe_without_results_its_score(tmp_path):
+    draws = [{"held_out/accuracy": 0.5, "test/accuracy": share, "cut": "stem"} for share in (0.2, 0.4)]
+    probe = jobs_in(made(tmp_path / "probe", ("seed=1", draws, "")))
+    assert probe[0].metrics == pytest.approx({"val/accuracy": 0.5, "test/accuracy": 0.3})
+    made(tmp_path / "rates", ("x=1", None, ""), ("x=2", None, ""))
+    for number, score in enumerate((0.1, 0.3)):
+        Job(number, (f"x={number}",), status=0, reason="", score=score).write(tmp_path / "rates" / str(number))
+    header, rows = table_of(jobs_in(tmp_path / "rates"))
+    assert header[:3] == ["x", "seeds", "score"] and [row[0] for row in rows] == ["1", "0"]
+
+
+def test_the_interval_of_an_accuracy_lies_within_0_and_1_and_that_of_a_score_need_not():
+    assert interval([0.9, 1.0], "test/accuracy")[1] == 1.0 and interval([0.0, 0.1], "val/f1")[0] == 0.0
+    low, high = interval([0.9, 1.0], "score")
+    assert high - 0.95 == pytest.approx(0.95 - low) == pytest.approx(half_interval([0.9, 1.0])) and high > 1
+
+
+def test_a_reason_that_jobs_of_a_setting_share_is_said_once(tmp_path):
+    failed = [(f"seed={seed}", {}, "no" if seed < 3 else "other") for seed in (1, 2, 3)]
+    _, rows = table_of(jobs_in(made(tmp_path, *failed)))
+    assert rows[0][-1] == "jobs 0, 1: no\njob 2 (seed=3): other"
+
+
+def test_a_picture_shows_the_best_of_many_settings_and_says_how_many_more_there_are(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    titles = []
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *_, **__: titles.append((figure.axes[0].get_title(), len(figure.axes[0].get_yticks())))
+    )
+    for number in (DRAWN, DRAWN + 7):
+        draw(tmp_path / "sweep.png", [Job(i, (f"x={i}",), status=0, score=i / 100) for i in range(number)])
+    assert titles == [("", DRAWN), (f"the best {DRAWN} settings; 7 more are left out", DRAWN)]
+
+
+def test_what_cannot_be_written_is_a_line_and_the_table_is_printed_all_the_same(tmp_path, capsys):
+    made(tmp_path, ("head=a seed=1", accuracies(0.5, 0.4), ""))
+    (tmp_path / "sweep.png").mkdir()
+    (tmp_path / "sweep.csv").mkdir()
+    cli.report([str(tmp_path)])
+    said = capsys.readouterr()
+    assert "0.4000" in said.out and "\nsweep.md: " in said.out
+    assert [line.partition(": ")[2][:13] for line in said.err.splitlines()] == ["no sweep.csv:", "no sweep.png:"]
+
+
+@pytest.fixture
+def hydra(tmp_path, monkeypatch):
+    """As in job 0 of a sweep, whose folder is here."""
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    with initialize_config_module("ftlit.conf", version_base="1.3"):
+        cfg = compose("train", ["seed=1", "hydra.job.num=0", f"hydra.runtime.output_dir={tmp_path}"], return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
+
+
+@pytest.mark.parametrize(("code", "status", "reason"), [(None, 0, ""), (0, 0, ""), (3, 3, "3"), ("full disk", 1, "full disk")])
+def test_a_job_that_exits_has_the_status_that_its_process_would(hydra, tmp_path, code, status, reason):
+    sweeping.job(hydra, partial(sys.exit, code))
+    ended = read_job(tmp_path)
+    assert (ended.status, ended.reason) == (status, reason)
+
+
+def test_an_interruption_ends_the_sweep_and_the_seconds_of_a_job_that_goes_on_are_of_all_its_parts(hydra, tmp_path):
+    with pytest.raises(SystemExit):
+        sweeping.job(hydra, partial(sys.exit, 130))
+    before = read_job(tmp_path)
+    assert (before.status, before.reason) == (130, "interrupted")
+    replace(before, seconds=100.0).write(tmp_path)
+    sweeping.job(hydra, lambda: 0.5)
+    assert read_job(tmp_path).seconds < 100  # it left nothing to go on from
+    replace(before, seconds=100.0).write(tmp_path)
+    (tmp_path / "config.yaml").touch()
+    sweeping.job(hydra, lambda: 0.5)
+    assert 100 <= read_job(tmp_path).seconds < 200
+
+
+def test_report_makes_table_and_files_from_the_folder_alone(tmp_path, capsys):
+    made(tmp_path, ("head=a seed=1", accuracies(0.5, 0.4), ""), ("head=b seed=1", {}, "it broke"))
+    cli.report([str(tmp_path)])
+    said = capsys.readouterr().out
+    assert "it broke" in said and "0.4000" in said
+    with (tmp_path / "sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["job"], row["status"], row["reason"], row["test/accuracy"]) for row in rows] == [
+        ("0", "0", "", "0.4"),
+        ("1", "1", "it broke", ""),
+    ]
+    assert (tmp_path / "sweep.md").read_text() == markdown_of(jobs_in(tmp_path))
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_tells_what_each_setting_was_advised(tmp_path):
+    made(tmp_path, *((f"data.per_class={number} seed={seed}", accuracies(0.5, 0.4), "") for number in (5, 40) for seed in (0, 1)))
+    assert "advised" not in table_of(jobs_in(tmp_path))[0]
+    for job, scenario in enumerate(("small_similar", "small_similar", "large_similar", "small_similar")):
+        (tmp_path / f"{job}/advice.json").write_text(json.dumps({"advice": {"scenario": scenario}}))
+    header, rows = table_of(jobs_in(tmp_path))
+    assert header[:2] == ["data.per_class", "advised"]
+    assert {tuple(row[:2]) for row in rows} == {("5", "small_similar"), ("40", "large_similar, small_similar")}
+
+
+def test_what_is_no_sweep_or_an_empty_or_damaged_one_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="there is no folder"):
+        cli.report([str(tmp_path / "none")])
+    with pytest.raises(UserError, match="is no folder of a run that left a report"):
+        cli.report([str(tmp_path)])
+    (tmp_path / "multirun.yaml").touch()
+    with pytest.raises(UserError, match="is empty: none of its jobs began"):
+        cli.report([str(tmp_path)])
+    made(tmp_path, ("seed=1", {}, "x"))
+    (tmp_path / "0/job.json").write_text("{")
+    with pytest.raises(UserError, match=r"job\.json is damaged"):
+        cli.report([str(tmp_path)])
+
+
+def test_a_sweep_goes_on_with_what_has_not_ended_well_and_only_when_asked(tmp_path):
+    asked = ("-m", "seed=1,2", *TINY)
+    first = sweep(tmp_path, *asked)
+    assert first.returncode == 0 and "test accuracy" in first.stdout, first.stderr
+    ended = {number: (tmp_path / f"sweep/{number}/result.json").stat().st_mtime_ns for number in (0, 1)}
+    told = json.loads((tmp_path / "sweep/1/job.json").read_text())
+    (tmp_path / "sweep/1/job.json").write_text(json.dumps({**told, "status": None, "score": None}))
+    refused = sweep(tmp_path, *asked)
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "give sweep.resume=true" in refused.stderr
+    again = sweep(tmp_path, *asked, "sweep.resume=true")
+    assert again.returncode == 0 and "goes on from" in again.stdout and "1 of the jobs in sweep ended well before" in again.stdout, (
+        again.stderr
+    )
+    now = {number: (tmp_path / f"sweep/{number}/result.json").stat().st_mtime_ns for number in (0, 1)}
+    assert now[0] == ended[0] and now[1] > ended[1]
+    assert [job.status for job in jobs_in(tmp_path / "sweep")] == [0, 0]
+    other = sweep(tmp_path, "-m", "seed=3,2", *TINY, "sweep.resume=true")
+    assert other.returncode == 2 and "holds job 0 of another sweep" in other.stderr and "Traceback" not in other.stderr
+    assert jobs_in(tmp_path / "sweep")[0].values["seed"] == "1"
+
+
+@needs("hydra_joblib_launcher")
+def test_jobs_side_by_side_end_in_the_same_table(tmp_path):
+    done = sweep(tmp_path, "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "backbone.cut=layer4,nope", *TINY)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    good, bad = jobs_in(tmp_path / "sweep")
+    assert (good.status, bad.status) == (0, 2) and bad.reason.startswith("no layer 'nope'")
+    assert "test accuracy" in done.stdout and "ftlit: job 1 (backbone.cut=nope" in done.stderr
+
+
+@needs("hydra_optuna_sweeper")
+def test_a_search_by_optuna_ends_in_the_table(tmp_path):
+    schedule = ("schedule=all_at_once", "hydra.sweeper.n_trials=2", "scenario=large_similar")
+    done = sweep(tmp_path, "hparams_search=optuna", *(word for word in TINY if not word.startswith("scenario=")), *schedule)
+    assert done.returncode == 0 and "optimizer.lr" in done.stdout, done.stderr
+    best = settings_of(jobs_in(tmp_path / "sweep"))[0]
+    assert f"best_value: {best.done[0].score}" in (tmp_path / "sweep/optimization_results.yaml").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("package", "arguments"),
+    [
+        ("hydra_submitit_launcher", ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=10")),
+        ("hydra_ray_launcher", ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2")),
+    ],
+)
+def test_jobs_of_a_cluster_end_in_the_same_table(tmp_path, package, arguments):
+    if find_spec(f"hydra_plugins.{package}") is None:
+        pytest.skip(f"{package} is not installed")
+    done = sweep(tmp_path, "-m", *arguments, "seed=1,2", *TINY)
+    assert done.returncode == 0 and "test accuracy" in done.stdout, done.stderr
+    assert [job.status for job in jobs_in(tmp_path / "sweep")] == [0, 0]

@@ -1,0 +1,190 @@
+"""The faults planted in ftlit and its peers: what a real run found, and one of them planted anew."""
+
+import importlib
+import json
+
+import pytest
+from paths import ROOT
+
+from benchmarks.planted import FAULTS, PEERS
+from benchmarks.planted.fault import CAUGHT
+
+RESULTS = ROOT / "benchmarks/results/faults.json"
+SPLITS = ("train", "val", "test")
+
+
+def test_the_stored_run_answers_for_all_peers_and_ftlit_is_never_silent():
+    rows = json.loads(RESULTS.read_text())["rows"]
+    assert len(rows) >= 12 and {row["fault"] for row in rows} <= set(FAULTS)
+    assert all(set(row["verdicts"]) == set(PEERS) for row in rows)
+    answered = {*CAUGHT, "silent", "crashes", "no such option"}
+    assert {verdict["word"] for row in rows for verdict in row["verdicts"].values()} <= answered
+    assert {row["verdicts"]["ftlit"]["word"] for row in rows} <= set(CAUGHT)
+
+
+def test_parameters_of_equal_values_train(tmp_path):
+    verdict = FAULTS["equal_values"].run(PEERS["ftlit"](), tmp_path)
+    assert (verdict.word, verdict.number) == ("prevented", "4 of 4 tensors train"), verdict.line
+
+
+def test_the_readme_says_what_the_stored_runs_say(bench):
+    from readme import README, rendered
+
+    assert rendered(README.read_text()) == README.read_text()
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """The benchmarks import each other as scripts do."""
+    monkeypatch.syspath_prepend(RESULTS.parents[1])
+
+
+def test_all_systems_get_the_same_disjoint_splits(bench, tmp_path):
+    from quality import split
+
+    for label in ("a", "b"):
+        (tmp_path / "given" / label).mkdir(parents=True)
+        for name in [f"{i}.png" for i in range(20)] + [".DS_Store"]:
+            (tmp_path / "given" / label / name).touch()
+    found = []
+    for target, seed in (("one", 0), ("again", 0), ("other", 1)):
+        split(tmp_path / "given", tmp_path / target, 10, seed)
+        parts = {part: {str(p.relative_to(tmp_path / target / part)) for p in (tmp_path / target / part).rglob("*.*")} for part in SPLITS}
+        assert [len(parts[part]) for part in SPLITS] == [16, 4, 8] and len(set.union(*parts.values())) == 28
+        found.append(parts)
+    assert found[0] == found[1] and found[0]["train"] != found[2]["train"] and found[0]["test"] == found[2]["test"]
+
+
+def test_a_table_tells_failures_and_gives_no_interval_to_one_seed(bench):
+    from _ledger import summary
+    from quality import CELL, table
+
+    cell = {"data": "digits", "per_class": 5, "epochs": None}
+    runs = [
+        {**cell, "system": "fastai", "seed": 0, "accuracy": 0.9, "seconds": 3.0},
+        {**cell, "system": "fastai", "seed": 1, "error": "boom"},
+        {**cell, "system": "loop by hand", "seed": 0, "error": "boom"},
+        *({**cell, "system": "ftlit scenario=auto", "seed": seed, "accuracy": 0.8 + seed / 10, "seconds": 2.0} for seed in (0, 1)),
+    ]
+    assert table(summary(runs, CELL)).splitlines()[2:] == [
+        "| digits, 5, own | 0.850 ± 0.635, 2.0 s | **0.900** (1 failed), 3.0 s | fails |"
+    ]
+
+
+def test_ours_stands_beside_the_best_peer_that_trains_over_the_same_seeds(bench):
+    from _ledger import summary
+    from quality import CELL, beside
+
+    def runs(system, seconds, *accuracies, epochs=None):
+        cell = {"data": "digits", "per_class": None, "epochs": epochs, "system": system}
+        seeds = zip(seconds, accuracies, strict=False)
+        return [{**cell, "seed": seed, "seconds": took, "accuracy": accuracy} for seed, (took, accuracy) in enumerate(seeds)]
+
+    ours = runs("ftlit scenario=auto", (2.0, 4.0), 0.8, 0.9)
+    peers = [
+        *runs("fastai", (8.0, 80.0), 0.5, 0.6),
+        *runs("BackboneFinetuning", (9.0, 9.0), 0.2, 0.7),
+        *runs("loop by hand", (9.0,), 0.9, epochs=5),
+    ]
+    features = runs("scikit-learn on features", (1.0, 2.0), 0.9, 0.8)
+    assert beside(summary([*ours, *peers, *features], CELL)).splitlines()[2:] == [
+        "| digits, all | +0.300 ± 0.000 (fastai) | 0.15 | +0.000 ± 1.271 | 2.00 |"
+    ]
+    equal = [*runs("ftlit scenario=auto", (2.0, 2.0), 0.8, 0.9, epochs=5), *runs("fastai", (4.0, 4.0), 0.7, 0.8, epochs=5)]
+    assert beside(summary(equal, CELL)).splitlines() == [
+        "| ftlit scenario=auto | minus the best peer that trains | time / its time |",
+        "|---|---|---|",
+        "| digits, all | +0.100 ± 0.000 (fastai) | 0.50 |",
+    ]
+    assert beside(summary([*ours, *equal], CELL)).splitlines()[2:] == ["| digits, all | +0.100 ± 0.000 (fastai) | 0.75 |"]
+
+
+def test_a_ledger_does_again_what_failed_and_refuses_runs_of_another_code(bench, tmp_path):
+    from _ledger import Ledger
+
+    path = tmp_path / "runs.jsonl"
+    ledger = Ledger(path, ("seed",), {"code": "a"})
+    ledger.add((0,), {"accuracy": 0.5})
+    ledger.add((1,), {"error": "boom"})
+    path.write_text(path.read_text() + '{"seed": 2, "accu')
+    again = Ledger(path, ("seed",), {"code": "a"})
+    assert [again.lacks((seed,)) for seed in range(3)] == [False, True, True]
+    again.add((2,), {"accuracy": 0.7})
+    assert not Ledger(path, ("seed",), {"code": "a"}).lacks((2,))
+    with pytest.raises(SystemExit, match="another code"):
+        Ledger(path, ("seed",), {"code": "b"})
+
+
+def test_steps_alternate_and_the_baseline_of_memory_is_taken_when_all_is_built(bench, monkeypatch):
+    import _sides
+
+    events, optimizer = [], _sides.Optimizer
+    monkeypatch.setattr(_sides, "Optimizer", lambda *given, **more: events.append("optimizer") or optimizer(*given, **more))
+    monkeypatch.setattr(_sides.Work, "mark_baseline", lambda _: events.append("baseline"))
+    found = _sides.PAIRS["resnet18"](_sides.Work("cpu", 2, 2, 32))
+    assert {name: len(seconds) for name, seconds in found.items()} == {"ftlit": 2, "by hand": 2}
+    events.clear()
+    for name in ("by hand", "ftlit"):
+        assert len(_sides.SIDES[name](_sides.Work("cpu", 1, 2, 32))) == 1
+    assert events == ["optimizer", "baseline"] * 2
+
+
+def test_a_round_that_failed_leaves_no_number(bench):
+    from math import isnan, nan
+
+    from _measure import compared
+    from overhead import in_pairs
+
+    row = compared("", {"a": [1.0, nan, 3.0], "b": [1.0, 2.0, 3.0]}, "a", "b", "")
+    assert isnan(row.ratio) and isnan(row.ours) and row.other == 2
+    done, failed = {"ftlit": [1.0, 4.0, 3.0], "by hand": [1.0, 2.0, 4.0]}, {"ftlit": [nan], "by hand": [nan]}
+    assert isnan(in_pairs("", [done, failed], "").ratio) and in_pairs("", [done], "").ratio == 1.0
+
+
+def test_options_are_refused_in_one_line(bench, tmp_path):
+    from argparse import ArgumentTypeError
+
+    from _options import count, ended, existing, several
+
+    for option, given, says in (
+        (several("system", ["fastai", "loop by hand"]), "fastai,loop by hnd", "no system 'loop by hnd': did you mean 'loop by hand'?"),
+        (count, "0", "'0' is no number from 1 on"),
+        (existing, str(tmp_path / "none"), "is no folder"),
+    ):
+        with pytest.raises(ArgumentTypeError) as said:
+            option(given)
+        assert says in str(said.value) and "\n" not in str(said.value)
+    ended([{"accuracy": 1.0}], tmp_path / "log.txt")
+    with pytest.raises(SystemExit, match=r"1 of 2 runs failed, the first: boom; see .*log\.txt"):
+        ended([{"accuracy": 1.0}, {"error": "boom"}], tmp_path / "log.txt")
+
+
+def test_policies_of_batch_norm_stand_beside_live_over_the_same_seeds(bench):
+    from _ledger import summary
+    from batchnorm import NAMES, table
+
+    def runs(policy, *accuracies):
+        cell = {"data": "digits", "shift": "grey", "batch": 2, "batchnorm": policy, "seconds": 1.0}
+        return [{**cell, "seed": seed, "accuracy": accuracy} for seed, accuracy in enumerate(accuracies)]
+
+    rows = summary([*runs("live", 0.5, 0.7), *runs("frozen", 0.6, 0.8), *runs("affine", 0.9)], NAMES[:-1])
+    assert table(rows).splitlines()[2:] == [
+        "| digits, grey | `live` | 0.600 ± 1.271 |",
+        "| digits, grey | `frozen_stats` |  |",
+        "| digits, grey | `frozen` | 0.700 (+0.100 ± 0.000) |",
+        "| digits, grey | `affine` | **0.900** |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "says"),
+    [
+        ("probe", "--sizes 100x6x3 --kinds softmax", "| softmax | 100 x 6, 3 classes |"),
+        ("features", "--only memory --rows 2000 --batches 4 --rounds 1", "| memory: 4 shuffled batches of 256, "),
+        ("cuts", f"--data {RESULTS.parent} --names digits --draws 1", "| digits, 4 | 0."),
+    ],
+)
+def test_the_other_benchmarks_run(bench, monkeypatch, capsys, name, words, says):
+    monkeypatch.setattr("sys.argv", [name, *words.split()])
+    importlib.import_module(name).main()
+    assert any(line.startswith(says) for line in capsys.readouterr().out.splitlines())
