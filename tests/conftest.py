@@ -1,10 +1,12 @@
-"""What every test process, and every process that it starts, begins with."""
+"""Settings of every test process and of the processes that it starts."""
 
 import atexit
 import os
 import shutil
 import signal
 import tempfile
+
+from hypothesis import settings
 
 # One thread a process: for nets this small threads cost more than they give, most of all where several processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -13,9 +15,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# No test reads or leaves features in the store of the person who runs it.
+# No test reads or writes the feature cache of the user who runs it.
 if "FTLIT_CACHE" not in os.environ:
     os.environ["FTLIT_CACHE"] = tempfile.mkdtemp(prefix="ftlit-features-")
     atexit.register(shutil.rmtree, os.environ["FTLIT_CACHE"], ignore_errors=True)
+
+# Machines that are shared with other work have no use for deadlines.
+settings.register_profile("ftlit", deadline=None)
+settings.load_profile("ftlit")
 
 collect_ignore = ["fixtures", "support"]

@@ -29,7 +29,7 @@ def corner(image: Image.Image):
 
 
 @given(mode=st.sampled_from(MODES), width=st.integers(1, 40), height=st.integers(1, 40))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_mode_becomes_rgb_of_the_same_size(mode, width, height):
     image = to_rgb(Image.new(mode, (width, height)))
     assert (image.mode, image.size) == ("RGB", (width, height))
@@ -155,7 +155,7 @@ def test_several_labels_are_multi_hot():
 
 
 @given(mix=st.sampled_from(["mixup", "cutmix", "both"]), n=st.integers(1, 6), seed=st.integers(0, 99))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_mixed_targets_are_probabilities_and_say_how_much_of_each_image_there_is(mix, n, seed):
     torch.manual_seed(seed)
     samples = [(torch.full((3, 8, 8), float(i)), torch.tensor(i)) for i in range(n)]

@@ -110,7 +110,7 @@ def test_rows_are_cast_to_the_dtype_of_the_column_and_taken_from_any_memory(tmp_
 @given(
     per_shard=st.integers(1, 12), step=st.integers(1, 7), n=st.integers(1, 25), data=st.data(),
 )  # fmt: skip
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_rows_in_any_order_from_any_number_of_shards_equal_those_of_a_table(tmp_path_factory, per_shard, step, n, data):
     order = data.draw(st.permutations(range(n)))
     places = data.draw(st.lists(st.integers(0, n - 1), max_size=30))
@@ -141,7 +141,7 @@ def test_what_is_read_is_a_copy_and_outlives_the_files(tmp_path):
 
 
 @given(held=st.sets(st.integers(0, 12)), asked=st.lists(st.integers(0, 12), max_size=20))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_missing_names_each_lacking_image_once_where_it_first_comes(tmp_path_factory, held, asked):
     column = written(Store(tmp_path_factory.mktemp("s")).column(kind()), sorted(held))
     first = [place for place, number in enumerate(asked) if number not in held and number not in asked[:place]]

@@ -27,7 +27,7 @@ def unpadded(*, classifier=True, pool=None) -> Backbone:
     return Backbone(layers, InputSpec(size=SIZE))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.booleans())
 def test_a_linear_layer_of_a_map_is_a_convolution(channels, height, width, bias):
     linear = nn.Linear(channels * height * width, 5, bias=bias).double()

@@ -99,7 +99,7 @@ def problems(draw):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow], phases=[Phase.generate], derandomize=True)
+@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow], phases=[Phase.generate], derandomize=True)
 @given(problems())
 def test_on_any_problem_the_optimum_is_no_worse_than_scikit_learns(kind, problem):
     features, labels, classes = problem
