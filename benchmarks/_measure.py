@@ -15,8 +15,9 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
-import ftlit.conf
 import torch
+
+import ftlit.conf
 
 PACKAGES = ("ftlit", "torch", "torchvision", "lightning", "numpy", "safetensors")
 

@@ -124,7 +124,7 @@ def warm_up(given: argparse.Namespace, folder: Path) -> list[Row]:
         def ours(
             backbone: Backbone = backbone, data: ImageData = data, features: int = features, epochs: int = given.epochs, store: Path = store
         ) -> None:
-            staged = StagedFinetuning(head_only(backbone.learned))
+            staged = StagedFinetuning(head_only(backbone.layers_with_parameters))
             fit(tuner(backbone, LinearHead(features, CLASSES)), FeatureData(data, store, pooled=True), epochs, staged)
 
         limit(epochs=1)
@@ -213,7 +213,7 @@ def sweep(given: argparse.Namespace, folder: Path) -> list[Row]:
         torch.manual_seed(0)
         model = tuner(deepcopy(start), head(start.num_features, CLASSES), rate)
         source = FeatureData(data, stored, pooled=True) if stored else None
-        trainer = Trainer(max_epochs=count, callbacks=[StagedFinetuning(head_only(start.learned))], **FLAGS)
+        trainer = Trainer(max_epochs=count, callbacks=[StagedFinetuning(head_only(start.layers_with_parameters))], **FLAGS)
         trainer.fit(model, *([source] if source else [in_memory["train"], in_memory["val"]]))
         trainer.validate(model, source or in_memory["val"], verbose=False)
         trainer.test(model, source or in_memory["test"], verbose=False)

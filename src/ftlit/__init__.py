@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ftlit.models.batchnorm_fold import batchnorm_to_affine as batchnorm_to_affine
     from ftlit.models.fully_convolutional import fully_convolutional as fully_convolutional
     from ftlit.models.fully_convolutional import linear_to_conv as linear_to_conv
+    from ftlit.models.weights_origin import WeightsOrigin as WeightsOrigin
     from ftlit.probes.linear_probe import Probe as Probe
     from ftlit.probes.linear_probe import fit_probe as fit_probe
     from ftlit.zoo import load_backbone as load_backbone
@@ -67,6 +68,7 @@ _MODULES = {
     "TextSpec": "data.tokens",
     "Until": "finetuning.stage",
     "UserError": "errors",
+    "WeightsOrigin": "models.weights_origin",
     "affine_to_batchnorm": "models.batchnorm_fold",
     "batchnorm_to_affine": "models.batchnorm_fold",
     "build_optimizer": "finetuning.param_groups",

@@ -12,6 +12,7 @@ from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError
 from ftlit.finetuning.freeze import hold_modes, modes_of, release_modes, set_modes, set_trainable
 from ftlit.models.backbone import Backbone
+from ftlit.models.weights_origin import RANDOM, WeightsOrigin
 
 
 def layer(width: int = 4) -> nn.Sequential:
@@ -187,14 +188,17 @@ def test_no_policy_wakes_a_frozen_layer(policy):
     assert not any(name.startswith("0.") for name in moved(model))
 
 
+FILE = WeightsOrigin("file", "a.pth")
+
+
 @pytest.mark.parametrize(
     ("origin", "reinit", "batchnorm", "live"),
     [
-        ("a file", [], "auto", {"head"}),
-        ("a file", [], {"backbone": "auto"}, {"head"}),
-        ("a file", [], {"backbone.low": "live"}, {"low", "head"}),
-        ("a file", ["high"], "auto", {"high", "head"}),
-        ("random start (seed 0)", [], "auto", {"low", "high", "head"}),
+        (FILE, [], "auto", {"head"}),
+        (FILE, [], {"backbone": "auto"}, {"head"}),
+        (FILE, [], {"backbone.low": "live"}, {"low", "head"}),
+        (FILE, ["high"], "auto", {"high", "head"}),
+        (RANDOM, [], "auto", {"low", "high", "head"}),
     ],
 )
 def test_auto_keeps_the_statistics_of_pretrained_layers_alone(origin, reinit, batchnorm, live):

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from ftlit import Backbone, InputSpec, Schedule, Stage, UserError, build_optimizer
-from ftlit.finetuning.plan import Row, examine
+from ftlit import Backbone, InputSpec, Schedule, Stage, UserError, WeightsOrigin, build_optimizer
+from ftlit.finetuning.plan import LayerRow, examine
+from ftlit.models.weights_origin import RANDOM
 
 SGD = partial(torch.optim.SGD, lr=0.1)
 
@@ -31,9 +32,9 @@ def plan(schedule=SCHEDULE, model=None, optimizer=None, **known):
 
 def test_a_row_says_when_a_layer_trains_in_which_mode_group_rate_and_policy():
     assert plan().rows == (
-        Row("low", 24, 2, ("eval", "eval", "train"), ("*",), (0.05,), ("frozen", "frozen", "live")),
-        Row("high", 20, 1, ("eval", "train", "train"), ("*",), (0.05,), ()),
-        Row("head", 10, 0, ("train", "train", "train"), ("head",), (0.1,), ()),
+        LayerRow("low", 24, 2, ("eval", "eval", "train"), ("*",), (0.05,), ("frozen", "frozen", "live")),
+        LayerRow("high", 20, 1, ("eval", "train", "train"), ("*",), (0.05,), ()),
+        LayerRow("head", 10, 0, ("train", "train", "train"), ("head",), (0.1,), ()),
     )
 
 
@@ -85,14 +86,15 @@ def test_an_idle_pattern_of_any_stage_is_an_error():
 @pytest.mark.parametrize(("trained_with", "warned"), [(None, 0), (InputSpec(size=4), 1), (InputSpec(size=8, mean=0.5), 0)])
 def test_a_normalisation_that_is_not_the_weights_is_found(trained_with, warned):
     model = nn.Module()
-    model.backbone = Backbone({"low": nn.Conv2d(3, 4, 1)}, InputSpec(size=4, mean=0.5), origin="a file", trained_with=trained_with)
+    layers, origin = {"low": nn.Conv2d(3, 4, 1)}, WeightsOrigin("file", "a.pth")
+    model.backbone = Backbone(layers, InputSpec(size=4, mean=0.5), origin=origin, trained_with=trained_with)
     schedule = Schedule([Stage(["*"])])
     warnings = examine(model, ["backbone.low"], schedule, build_optimizer(model, SGD)).warnings
     assert len(warnings) == warned and all("normalised with mean (0.5, 0.5, 0.5)" in line for line in warnings)
 
 
 @pytest.mark.parametrize(
-    ("patterns", "origin", "warned"), [(["head"], "random start", 1), (["*"], "random start", 0), (["head"], "a file", 0)]
+    ("patterns", "origin", "warned"), [(["head"], RANDOM, 1), (["*"], RANDOM, 0), (["head"], WeightsOrigin("file", "a.pth"), 0)]
 )
 def test_layers_that_were_never_trained_and_never_will_be_are_found(patterns, origin, warned):
     model = nn.Module()

@@ -82,7 +82,7 @@ def test_invariant_5_holds_for_slim_checkpoints(tmp_path, step):
             **record_of(backbone, {}, {"_target_": "ftlit.models.heads.LinearHead"}, **told),
             "base": base_record(backbone) if slim else None,
         }
-        schedule = top_down(backbone.learned, every=2)
+        schedule = top_down(backbone.layers_with_parameters, every=2)
         rates = {"lr_scale": schedule.lr_scale, "optimizer": partial(torch.optim.AdamW, lr=1e-3)}
         model = FineTuner(backbone, LinearHead(128, 3), num_classes=3, record=record, slim=slim, **rates)
         draw = torch.Generator().manual_seed(1)
@@ -155,7 +155,7 @@ def test_a_resnet_with_a_head_of_100_classes_is_small(tmp_path):
         slim=True,
     )
     data = DataLoader(TensorDataset(torch.randn(4, 3, 32, 32), torch.arange(4)), 2)
-    trainer = pl.Trainer(max_epochs=1, accelerator="cpu", callbacks=[StagedFinetuning(head_only(backbone.learned))], **QUIET)
+    trainer = pl.Trainer(max_epochs=1, accelerator="cpu", callbacks=[StagedFinetuning(head_only(backbone.layers_with_parameters))], **QUIET)
     trainer.fit(model, data)
     for name, weights_only, most in (("slim", True, 1_000_000), ("all", False, 3_000_000)):
         trainer.save_checkpoint(tmp_path / f"{name}.ckpt", weights_only=weights_only)

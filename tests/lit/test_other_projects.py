@@ -25,11 +25,11 @@ from ftlit.finetuning.lr_schedule import cosine
 
 PACKAGE = """
 from torch import nn
-from ftlit import Backbone, InputSpec
+from ftlit import Backbone, InputSpec, WeightsOrigin
 
 def mynet(width):
     layers = {"low": nn.Sequential(nn.Conv2d(3, width, 3, stride=4), nn.ReLU()), "high": nn.Conv2d(width, width, 3)}
-    return Backbone(layers, InputSpec(size=32), origin="a stranger")
+    return Backbone(layers, InputSpec(size=32), origin=WeightsOrigin("custom", "weights of mynet"))
 
 class MyHead(nn.Module):
     def __init__(self, in_features, num_classes):

@@ -11,6 +11,7 @@ from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError
 from ftlit.models.backbone import Backbone, Layers
 from ftlit.models.pooling import pool, pooled_size, poolings_of
+from ftlit.models.weights_origin import RANDOM, WeightsOrigin
 
 CUTS = ("stem", "encoder.0", "encoder.1", "neck.tokens", "top")
 SHAPES = {"stem": (4, 4, 4), "encoder.0": (6, 2, 2), "encoder.1": (6, 2, 2), "neck.tokens": (4, 6), "top": (6,)}
@@ -45,7 +46,7 @@ def toy() -> Backbone:
         "top": First(6, 6),
     }
     layers["top"].register_buffer("unsaved", torch.arange(3), persistent=False)
-    return Backbone(layers, InputSpec(size=8), token_pool="class_token", origin="a test")
+    return Backbone(layers, InputSpec(size=8), token_pool="class_token", origin=WeightsOrigin("custom", "a test"))
 
 
 @pytest.mark.parametrize("cut", [*CUTS, 0, 2, -1, -3, -5])
@@ -94,7 +95,7 @@ def test_upto_and_after_share_the_modules_and_upto_stays_the_same_network():
     parameters = {id(p) for part in (lower, upper) for p in part.parameters()}
     assert parameters == {id(p) for p in backbone.parameters()}
     assert isinstance(lower, Backbone) and not isinstance(upper, Backbone)
-    assert (lower.input_spec, lower.token_pool, lower.origin) == (backbone.input_spec, "class_token", "a test")
+    assert (lower.input_spec, lower.token_pool, lower.origin) == (backbone.input_spec, "class_token", backbone.origin)
 
 
 def test_a_layers_name_is_the_prefix_of_its_parameters_names_and_a_cut_keeps_them():
@@ -197,3 +198,16 @@ def test_no_layer_lies_inside_another(names):
     with pytest.raises(UserError, match="lies inside layer"):
         Backbone({name: nn.Identity() for name in names}, InputSpec())
     assert Layers({"a": nn.Identity(), "ab": nn.Identity()}).cuts == ("a", "ab")
+
+
+def test_an_origin_that_is_a_string_is_refused_with_what_to_write():
+    with pytest.raises(UserError, match=r"ftlit\.WeightsOrigin\(\"custom\", 'my weights'\)"):
+        Backbone({"low": nn.Identity()}, InputSpec(), origin="my weights")
+    with pytest.raises(UserError, match="did you mean 'file'"):
+        WeightsOrigin("files")
+
+
+@pytest.mark.parametrize(("origin", "reinit", "random"), [(RANDOM, [], ("a", "b")), (WeightsOrigin("file", "w.pth"), ["b"], ("b",))])
+def test_random_layers_are_the_reinitialized_ones_or_all_of_a_random_start(origin, reinit, random):
+    backbone = Backbone({"a": nn.Identity(), "b": nn.Identity()}, InputSpec(), origin=origin, reinit=reinit)
+    assert backbone.random_layers == random and backbone.pretrained == (origin != RANDOM)

@@ -1,4 +1,4 @@
-"""Upper layers: dropped, drawn anew, added; and the hidden layers of an old classifier as cuts like any other."""
+"""Upper layers: dropped, reinitialized, added; and the hidden layers of an old classifier as cuts like any other."""
 
 import json
 import os
@@ -58,7 +58,9 @@ def test_a_network_cut_at_fc6_and_one_with_fc7_drawn_anew_are_fine_tuned(photos)
     replaced = train(photos, *anew, *ALEXNET)
     assert replaced.returncode == 0, replaced.stderr
     assert (
-        "drawn anew: fc7" in replaced.stdout and "stage 0   epoch 0: head + fc7" in replaced.stdout and "features at fc6" in replaced.stdout
+        "reinitialized: fc7" in replaced.stdout
+        and "stage 0   epoch 0: head + fc7" in replaced.stdout
+        and "features at fc6" in replaced.stdout
     )
 
 

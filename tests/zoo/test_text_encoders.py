@@ -23,7 +23,7 @@ from ftlit.lit.datamodules.text_sources import text_csv_data
 from ftlit.models.heads import LinearHead
 from ftlit.models.pooling import pool
 from ftlit.recipes.config.validate import check_input
-from ftlit.zoo.text_encoders import ENCODERS, Embeddings, load_bert, take_apart
+from ftlit.zoo.text_encoders import ENCODERS, TokenEmbeddings, load_bert, take_apart
 
 pytest.importorskip("transformers")
 DISTIL = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "max_position_embeddings": 24}
@@ -103,14 +103,14 @@ def test_gradients_flow_through_padding_without_a_nan(folder):
 
 def test_an_encoder_is_loaded_from_a_folder_cut_and_drawn_anew(folder):
     backbone = load_bert(str(folder), max_length=12)
-    assert backbone.cuts == ("embeddings", "encoder.0", "encoder.1", "pooler") == backbone.learned
+    assert backbone.cuts == ("embeddings", "encoder.0", "encoder.1", "pooler") == backbone.layers_with_parameters
     assert backbone.feature_shapes["encoder.1"] == (12, 16) and backbone.num_features == 16
     assert load_bert(str(folder), max_length=12, cut=-2).cuts[-1] == "encoder.1"
     torch.manual_seed(3)
     drawn = load_bert(str(folder), max_length=12, reinit=["encoder.1"])
     assert fingerprint(drawn.get_submodule("encoder.0")) == fingerprint(backbone.get_submodule("encoder.0"))
     assert fingerprint(drawn.get_submodule("encoder.1")) != fingerprint(backbone.get_submodule("encoder.1"))
-    assert load_bert(str(folder), max_length=12, weights=None).origin == "random start"
+    assert load_bert(str(folder), max_length=12, weights=None).origin.describe() == "random start"
     assert not load_bert(str(folder), max_length=12, hidden_dropout_prob=0.0).embeddings.block.dropout.p
 
 
@@ -183,14 +183,14 @@ def test_a_network_on_the_hub_is_taken_from_its_cache(folder, monkeypatch):
         return str(folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", cached)
-    assert load_bert("somebody/small", max_length=8).origin == "somebody/small"
+    assert load_bert("somebody/small", max_length=8).origin.describe() == "somebody/small"
     assert asked == [("somebody/small", True)]
 
 
 def test_images_are_refused(folder):
     with pytest.raises(UserError, match="takes token ids"):
         load_bert(str(folder), max_length=8)(torch.zeros(1, 3, 4, 4))
-    assert isinstance(load_bert(str(folder), max_length=8).embeddings, Embeddings)
+    assert isinstance(load_bert(str(folder), max_length=8).embeddings, TokenEmbeddings)
 
 
 SCHEDULES = {

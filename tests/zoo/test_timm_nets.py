@@ -75,7 +75,7 @@ def test_there_are_enough_families():
 
 def test_a_network_that_stays_whole_says_so():
     backbone = load_timm("hrnet_w18_small", weights=None, input_spec={"size": 64})
-    assert backbone.origin.startswith(f"random start; {WHOLE} (")
+    assert backbone.origin.describe().startswith(f"random start; {WHOLE} (")
 
 
 @pytest.mark.parametrize(("name", "cuts"), [
@@ -137,7 +137,7 @@ def test_weights_from_a_file(name, written, tmp_path):
     torch.manual_seed(0)
     backbone = load_timm(name, weights=tmp_path / "w.pth")
     found = backbone.state_dict()
-    assert backbone.origin == f"file {tmp_path / 'w.pth'}" and all(
+    assert backbone.origin.describe() == f"file {tmp_path / 'w.pth'}" and all(
         torch.equal(wanted[key], found[key]) for key in found.keys() | wanted.keys()
     )
     drawn = torch.rand(1)
@@ -173,7 +173,8 @@ def test_pretrained_weights_go_where_timm_puts_them(monkeypatch):
     monkeypatch.setattr("timm.create_model", create)
     monkeypatch.setattr("ftlit.zoo.timm_nets.urlopen", lambda request: open(__file__))
     backbone = load_timm("resnet10t", cut="layer1")
-    assert backbone.origin == "timm (timm/resnet10t.c3_in1k)" and backbone.trained_with == load_timm("resnet10t", weights=None).input_spec
+    assert backbone.origin.describe() == "timm (timm/resnet10t.c3_in1k)"
+    assert backbone.trained_with == load_timm("resnet10t", weights=None).input_spec
     assert torch.equal(backbone.state_dict()["layer1.0.conv1.weight"], model.layer1[0].conv1.weight)
 
 
@@ -235,4 +236,4 @@ def test_a_file_for_other_sizes_of_image_is_resized_as_timm_does(tmp_path):
     with torch.no_grad():
         wanted = large.forward_head(large.forward_features(images), pre_logits=True)
         torch.testing.assert_close(backbone.pool(backbone(images)), wanted, rtol=0, atol=1e-5)
-    assert "positions resized" in backbone.origin
+    assert "positions" in backbone.origin.resized

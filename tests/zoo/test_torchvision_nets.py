@@ -4,7 +4,6 @@ from collections import Counter
 from inspect import signature
 from pathlib import Path
 
-import ftlit.conf
 import pytest
 import torch
 from hydra import compose, initialize_config_module
@@ -12,6 +11,7 @@ from invariant_1 import check_cuts
 from torch import nn
 from torchvision import models
 
+import ftlit.conf
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError
 from ftlit.models.backbone import Backbone

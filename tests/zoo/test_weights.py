@@ -17,6 +17,7 @@ from ftlit.data.input_spec import InputSpec
 from ftlit.data.transforms import eval_transform
 from ftlit.errors import UserError
 from ftlit.models.backbone import Layers
+from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.zoo import load_backbone
 from ftlit.zoo.torchvision_layers import take_apart
 from ftlit.zoo.torchvision_nets import BUILDERS, Net
@@ -82,7 +83,7 @@ def test_a_state_dict_loads_however_it_was_written(how, original, tmp_path):
     torch.save(WRITTEN[how](original.state_dict()), tmp_path / "w.pth")
     backbone = load(tmp_path / "w.pth")
     assert_same(backbone, original)
-    assert backbone.origin == f"file {tmp_path / 'w.pth'}"
+    assert backbone.origin.describe() == f"file {tmp_path / 'w.pth'}"
     assert all(p.requires_grad and p.dtype == torch.float32 and not p.is_meta for p in backbone.parameters())
 
 
@@ -106,7 +107,7 @@ def test_the_backbones_own_names_in_half_precision(original, tmp_path):
 
 
 def test_a_random_start_is_asked_for():
-    assert load_backbone("squeezenet1_1", weights=None).origin == "random start"
+    assert load_backbone("squeezenet1_1", weights=None).origin.describe() == "random start"
 
 
 def test_the_names_of_old_files(tmp_path):
@@ -121,7 +122,7 @@ def test_the_names_of_old_files(tmp_path):
     assert_same(load_backbone("vit_b_32", weights=tmp_path / "vit.pth", input_spec={"size": 64}), vit)
     positions = vit.encoder.pos_embedding
     larger = load_backbone("vit_b_32", weights=tmp_path / "vit.pth", input_spec={"size": 96})
-    assert larger.origin.endswith("embeddings.position_embedding resized")
+    assert larger.origin.resized == ("embeddings.position_embedding",)
     resized = larger.embeddings.position_embedding
     wanted = models.vision_transformer.interpolate_embeddings(96, 32, {"encoder.pos_embedding": positions})["encoder.pos_embedding"]
     torch.testing.assert_close(resized, wanted)
@@ -246,7 +247,7 @@ def test_the_cache_is_used(weights, published):
     path, model = published
     backbone = load_backbone(NAME, weights=weights)
     assert_same(backbone, model)
-    assert backbone.origin == f"torchvision IMAGENET1K_V1 ({path.name})"
+    assert backbone.origin.describe() == f"torchvision IMAGENET1K_V1 ({path.name})"
 
 
 def test_a_cached_file_that_is_not_the_published_one(published):
@@ -272,13 +273,13 @@ def test_a_network_of_our_own_is_one_row(tmp_path, monkeypatch):
     """As the shipped net: layers, a file in half precision in the backbone's own names, an input spec."""
     first = Layers({"stem": nn.Conv2d(3, 4, 3), "encoder.0": nn.Sequential(nn.ReLU(), nn.Conv2d(4, 6, 3))})
     save_file({name: tensor.half() for name, tensor in first.state_dict().items()}, tmp_path / "own.safetensors")
-    source = WeightSource("shipped", lambda: read(tmp_path / "own.safetensors"), InputSpec(size=8))
+    source = WeightSource(WeightsOrigin("shipped", "own"), lambda: read(tmp_path / "own.safetensors"), InputSpec(size=8))
     layers = {"stem": nn.Conv2d(3, 4, 3), "encoder.0": nn.Sequential(nn.ReLU(), nn.Conv2d(4, 6, 3))}
     monkeypatch.setitem(BUILDERS, "own", Net(lambda: Layers(layers), {"default": source}))
     backbone = load_backbone("own", input_spec={"mean": 0.5})
-    assert (backbone.origin, backbone.input_spec.size, backbone.input_spec.mean) == ("shipped", 8, (0.5, 0.5, 0.5))
+    assert (backbone.origin.describe(), backbone.input_spec.size, backbone.input_spec.mean) == ("shipped own", 8, (0.5, 0.5, 0.5))
     assert all(torch.equal(tensor, first.state_dict()[name].half().float()) for name, tensor in backbone.state_dict().items())
-    assert load_backbone("own", weights=None).origin == "random start"
+    assert load_backbone("own", weights=None).origin.describe() == "random start"
     with pytest.raises(UserError, match="no argument of own"):
         load_backbone("own", width=3)
 

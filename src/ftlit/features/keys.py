@@ -47,7 +47,7 @@ def feature_keys(
             shape = (pooled_size(shape, form.pooling),)
         key = fingerprint(FORMAT, digests[form.cut], form.pooling, token_pool, view, list(shape), dtype, computed, software())
         words = {"cut": form.cut, "pooling": form.pooling, "shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}
-        more = {"weights": backbone.origin, "computed in": computed, "software": software()}
+        more = {"weights": backbone.origin.describe(), "computed in": computed, "software": software()}
         found[form] = FeatureKey(key, dtype, shape, {**words, **(about or {}), **more})
     return found
 

@@ -99,7 +99,7 @@ def batchnorm_policies(module: nn.Module, batchnorm: BatchNorm) -> dict[nn.Modul
 def _pretrained(module: nn.Module) -> set[nn.Module]:
     """All that lies in a layer, of a backbone in `module`, that does not begin at random."""
     backbones = [part for part in module.modules() if isinstance(part, Backbone)]
-    layers = [layer for backbone in backbones for name, layer in backbone.items() if name not in backbone.drawn]
+    layers = [layer for backbone in backbones for name, layer in backbone.items() if name not in backbone.random_layers]
     return {part for layer in layers for part in layer.modules()}
 
 

@@ -18,7 +18,7 @@ from ftlit.patterns import covers
 
 
 @dataclass(frozen=True)
-class Row:
+class LayerRow:
     """What becomes of a layer; one entry a stage in `modes` and `batchnorm`.
 
     Args:
@@ -52,7 +52,7 @@ class Plan:
     """
 
     stages: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[LayerRow, ...]
     reduced: tuple[int, ...]
     warnings: tuple[str, ...]
 
@@ -108,13 +108,13 @@ def _line(stage: Stage, chosen: set[str], sizes: Mapping[str, int]) -> str:
 
 def _row(
     module: nn.Module, layer: str, stages: Sequence[Stage], chosen: Sequence[set[str]], groups: Mapping[str, list[tuple[str, float]]]
-) -> Row:
+) -> LayerRow:
     own = {name: p.numel() for name, p in module.named_parameters() if covers(layer, name)}
     shares = [len(own.keys() & names) for names in chosen]
     modes = tuple("eval" if not share else "train" if share == len(own) else "part" for share in shares)
     held = dict.fromkeys(pair for name in own for pair in groups[name])
     norms = [norm for norm in module.get_submodule(layer).modules() if isinstance(norm, _BatchNorm)]
-    return Row(
+    return LayerRow(
         layer,
         sum(own.values()),
         next((i for i, share in enumerate(shares) if share), None),
@@ -143,14 +143,14 @@ def _ungrouped(groups: Mapping[str, Sequence[object]]) -> Iterable[str]:
         yield f"in several parameter groups, so it is updated several times a step: {shorten(twice, most=3)}"
 
 
-def _never(rows: Sequence[Row]) -> Iterable[str]:
+def _never(rows: Sequence[LayerRow]) -> Iterable[str]:
     """A layer that no stage trains between layers that train: a hole is seldom meant."""
     ever = [row.first is not None or not row.size for row in rows]
     if holes := [row.layer for row, trains in list(zip(rows, ever, strict=True))[ever.index(True) if True in ever else 0 :] if not trains]:
         yield f"no stage trains {shorten(holes)}, though layers below train: is a pattern missing?"
 
 
-def _under_frozen(rows: Sequence[Row], frozen: Collection[str]) -> Iterable[str]:
+def _under_frozen(rows: Sequence[LayerRow], frozen: Collection[str]) -> Iterable[str]:
     """Freezing on request saves the pass back only where nothing below trains."""
     highest = max((place for place, row in enumerate(rows) if row.layer in frozen), default=0)
     if low := [row.layer for row in rows[:highest] if row.first is not None]:
@@ -158,7 +158,7 @@ def _under_frozen(rows: Sequence[Row], frozen: Collection[str]) -> Iterable[str]
         yield f"{shorten(low)} below the frozen layers train: the pass back still runs through all of these{hint}"
 
 
-def _pooler(rows: Sequence[Row]) -> Iterable[str]:
+def _pooler(rows: Sequence[LayerRow]) -> Iterable[str]:
     """A pooler serves the task of the pretraining, next sentences for one; encoders of sentences leave it untrained."""
     for row in rows:
         if row.layer.rpartition(".")[2] == "pooler" and row.size and row.first is None:
@@ -180,8 +180,8 @@ def _random(module: nn.Module, chosen: Sequence[set[str]]) -> Iterable[str]:
     for name, backbone in module.named_modules():
         if isinstance(backbone, Backbone):
             prefix = f"{name}." if name else ""
-            drawn = [layer for layer in backbone.learned if layer in backbone.drawn]
-            layers = [layer for layer in drawn if not any(covers(prefix + layer, parameter) for parameter in ever)]
+            random = [layer for layer in backbone.layers_with_parameters if layer in backbone.random_layers]
+            layers = [layer for layer in random if not any(covers(prefix + layer, parameter) for parameter in ever)]
             if layers:
                 yield f"no stage trains {shorten(layers)}, and the weights there are a random start: give weights, or train all"
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ftlit.errors import UserError
 from ftlit.fingerprint import fingerprint, of_tensor
-from ftlit.models.backbone import RANDOM_START, Backbone
+from ftlit.models.backbone import Backbone
 
 BASE = "backbone."  # in front of the names of what may be left out
 Base = Mapping[str, Any]
@@ -19,10 +19,10 @@ def base_record(backbone: Backbone) -> dict[str, str]:
     Raises:
         UserError: weights that cannot be had again: a random start, or a backbone that is none of ftlit's.
     """
-    if backbone.record is None or backbone.origin.startswith(RANDOM_START):
+    if backbone.record is None or not backbone.pretrained:
         what = "this backbone is none of ftlit's" if backbone.record is None else "these weights are a random start"
         raise UserError(f"checkpoint=slim leaves out what pretrained weights give again, and {what}: give checkpoint=full")
-    return {"origin": backbone.origin, "digest": _digest(backbone)}
+    return {"origin": backbone.origin.describe(), "digest": _digest(backbone)}
 
 
 def check_base(backbone: Backbone, base: Base | None) -> None:

@@ -16,8 +16,7 @@ from ftlit.data.input_spec import InputSpec
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, unknown
 from ftlit.models.pooling import Pooling, TokenPool, pool
-
-RANDOM_START = "random start"
+from ftlit.models.weights_origin import RANDOM, WeightsOrigin, check_origin
 
 
 class FeatureBatch:
@@ -102,7 +101,7 @@ class Backbone(Layers):
         layers: name -> module, in forward order.
         input_spec: what the weights expect: size and normalisation of images, or tokenizer and length of texts.
         token_pool: how this network pools tokens, if it has any.
-        origin: where the weights come from, in words, for the plan; begins with `RANDOM_START` where from nowhere.
+        origin: where the weights come from; random weights by default.
         trained_with: the input that the weights were trained with, where that is known.
         reinit: the layers whose weights were drawn anew, in forward order.
         record: the loader's name and its arguments, plain values, that build it again; `None` for one of somebody's own.
@@ -116,13 +115,14 @@ class Backbone(Layers):
         input_spec: InputSpec | TextSpec,
         *,
         token_pool: TokenPool = "mean",
-        origin: str = RANDOM_START,
+        origin: WeightsOrigin = RANDOM,
         trained_with: InputSpec | None = None,
         reinit: Sequence[str] = (),
         record: Mapping[str, Any] | None = None,
     ) -> None:
         if not layers:
             raise UserError("a backbone needs at least one layer")
+        check_origin(origin)
         super().__init__(layers)
         self.input_spec = input_spec
         self.token_pool: TokenPool = token_pool
@@ -198,14 +198,19 @@ class Backbone(Layers):
         return found
 
     @property
-    def learned(self) -> tuple[str, ...]:
-        """The layers that hold parameters, lowest first: what a schedule can speak of."""
+    def layers_with_parameters(self) -> tuple[str, ...]:
+        """Names of the layers that have parameters, lowest first: the layers of a schedule."""
         return tuple(name for name, layer in self.items() if any(True for _ in layer.parameters()))
 
     @property
-    def drawn(self) -> tuple[str, ...]:
-        """The layers that begin at random, lowest first: all, none, or those whose weights were drawn anew."""
-        return self.cuts if self.origin.startswith(RANDOM_START) else self.reinit
+    def pretrained(self) -> bool:
+        """Whether the weights were trained before, except those of reinitialized layers."""
+        return self.origin.pretrained
+
+    @property
+    def random_layers(self) -> tuple[str, ...]:
+        """Names of the layers that start from random weights, lowest first: the reinitialized ones, or all of a random start."""
+        return self.reinit if self.pretrained else self.cuts
 
     @property
     def num_features(self) -> int:

@@ -24,7 +24,7 @@ from rich.table import Table
 from ftlit.errors import UserError
 from ftlit.files import write_atomically
 from ftlit.lit.datamodules.image_data import ImageData
-from ftlit.models.backbone import RANDOM_START, Backbone
+from ftlit.models.backbone import Backbone
 from ftlit.models.heads import LinearProbeHead
 from ftlit.probes.advice import Advice, Depth, Measurements, advise
 from ftlit.probes.linear_probe import fit_probe
@@ -119,7 +119,7 @@ def look(cfg: DictConfig, backbone: Backbone, data: Any) -> tuple[Measurements |
     check_labelled(data)
     counts = data.counts["train"]
     lowest = backbone.index(backbone.reinit[0]) if backbone.reinit else len(backbone.cuts)  # that is drawn anew
-    if backbone.origin.startswith(RANDOM_START) or not lowest:
+    if not backbone.pretrained or not lowest:
         top = backbone.cuts[-1]
         why = "The weights are random. There is nothing to transfer: all trains."
         return None, Advice("large_different", top, why, pretrained=False, solvable=False)

@@ -90,8 +90,8 @@ def build(cfg: DictConfig) -> Run:
     if type(data) is ImageData:  # another data module may load in ways of its own
         data = instantiate(cfg.cache)(data, pooled=not getattr(head, "takes_map", False))
     policy: Choice = "auto" if cfg.batchnorm == AFFINE else cfg.batchnorm
-    schedule = with_batchnorm(instantiate(cfg.schedule, layers=backbone.learned), {"backbone": policy})
-    schedule = with_reinit(schedule, [layer for layer in backbone.reinit if layer in backbone.learned])
+    schedule = with_batchnorm(instantiate(cfg.schedule, layers=backbone.layers_with_parameters), {"backbone": policy})
+    schedule = with_reinit(schedule, [layer for layer in backbone.reinit if layer in backbone.layers_with_parameters])
     solved = _solved(cfg, head, schedule)
     schedule = without_warm_up(schedule) if solved and solved.trains else schedule
     check_until(schedule)

@@ -84,16 +84,16 @@ def pretrain(cfg: DictConfig) -> tuple[Backbone, float]:
         _say_plan(cfg, backbone, data)
         curves = pretrainer.fit(backbone, data, resume=cfg.resume)
     _draw(folder / "pretrain.png", curves)
-    last = curves.get(backbone.learned[-1])
+    last = curves.get(backbone.layers_with_parameters[-1])
     return backbone, -last[-1][1] if last else float("nan")
 
 
 def _say_plan(cfg: DictConfig, backbone: Backbone, data: ImageData) -> None:
-    sizes = (f"{name} {sum(p.numel() for p in backbone.get_submodule(name).parameters()):,}" for name in backbone.learned)
+    sizes = (f"{name} {sum(p.numel() for p in backbone.get_submodule(name).parameters()):,}" for name in backbone.layers_with_parameters)
     epochs = f"{cfg.pretrain.epochs} epoch{'s' * (cfg.pretrain.epochs > 1)} each"
     rows = {
         "pretrain": f"layer by layer, {epochs}, without labels; below the layer that learns all is frozen, and its features are stored",
-        "backbone": f"weights: {backbone.origin}; parameters: {', '.join(sizes)}",
+        "backbone": f"weights: {backbone.origin.describe()}; parameters: {', '.join(sizes)}",
         "input": data.input_spec.told,
         "data": ", ".join(f"{split} {len(part):,}" for split, part in data.collection.splits.items()) + " images (none of test is seen)",
         "run": f"seed {cfg.seed}, folder {cfg.paths.run}",

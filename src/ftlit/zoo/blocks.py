@@ -13,7 +13,7 @@ IMAGENET = ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))
 
 
 @dataclass(frozen=True)
-class Parts:
+class NetworkParts:
     """A network taken apart.
 
     Args:

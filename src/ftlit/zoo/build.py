@@ -12,8 +12,9 @@ from torch.overrides import TorchFunctionMode
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, one_line, unknown
-from ftlit.models.backbone import RANDOM_START, Backbone
-from ftlit.zoo.blocks import Parts
+from ftlit.models.backbone import Backbone
+from ftlit.models.weights_origin import RANDOM
+from ftlit.zoo.blocks import NetworkParts
 from ftlit.zoo.state_dict import fill, original_names
 from ftlit.zoo.weights import WeightSource
 
@@ -52,14 +53,14 @@ def built(name: str, build: Callable[..., nn.Module], settings: Mapping[str, Any
 def assembled(
     name: str,
     model: nn.Module,
-    parts: Parts,
+    parts: NetworkParts,
     spec: InputSpec | TextSpec,
     *,
     source: WeightSource | None,
     tensors: Mapping[str, Tensor] | None,
     cut: str | int | None,
     reinit: Sequence[str | int],
-    fresh: Callable[[], Parts],
+    fresh: Callable[[], NetworkParts],
     record: Mapping[str, Any],
 ) -> Backbone:
     """The backbone of a network that was taken apart.
@@ -79,7 +80,7 @@ def assembled(
     Raises:
         UserError: an unknown cut or layer, weights that do not fit, or a size of image that the network cannot take.
     """
-    origin, trained_with = (source.origin, source.input_spec) if source else (RANDOM_START, None)
+    origin, trained_with = (source.origin, source.input_spec) if source else (RANDOM, None)
     record = {**record, "cut": [*parts.layers][-1], "reinit": [layer if isinstance(layer, str) else int(layer) for layer in reinit]}
     whole = Backbone(parts.layers, spec, token_pool=parts.token_pool, origin=origin, trained_with=trained_with, record=record)
     backbone = whole if cut is None else whole.upto(cut)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -9,8 +10,7 @@ from ftlit.errors import UserError, shorten
 from ftlit.models.backbone import Backbone
 from ftlit.patterns import covers, prefixes
 from ftlit.zoo.vision_transformers import resize_positions
-
-Tensors = dict[str, Tensor]
+from ftlit.zoo.weights import Tensors
 
 LEGACY = (
     (re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\."), r"\1\2."),  # densenet*-*.pth, written before torch 0.4
@@ -50,10 +50,10 @@ def fill(backbone: Backbone, tensors: Mapping[str, Tensor], names: Mapping[str, 
     found = {vocabulary[name]: tensor for name, tensor in given.items() if vocabulary.get(name) in wanted}
     resized = [name for name in RESIZABLE if name in found and _can_resize(found[name], wanted[name])]
     found |= {name: RESIZABLE[name](found[name].float(), wanted[name].shape[1]) for name in resized}
-    _complain(backbone.origin, wanted, found, unexpected)
+    _complain(backbone.origin.describe(), wanted, found, unexpected)
     exact = {name: tensor.to(wanted[name].dtype, copy=True) for name, tensor in found.items()}
     backbone.load_state_dict(exact, strict=False, assign=True)
-    backbone.origin += "".join(f", {name} resized" for name in resized)
+    backbone.origin = replace(backbone.origin, resized=tuple(resized))
     _check_finite(backbone)
 
 
@@ -105,4 +105,6 @@ def _check_finite(backbone: Backbone) -> None:
     filled = [(name, layer) for name, layer in backbone.items() if name not in backbone.reinit]
     bad = [name for name, layer in filled if not all(tensor.isfinite().all() for tensor in layer.state_dict().values())]
     if bad:
-        raise UserError(f"{backbone.origin} holds no finite numbers in {shorten(bad)}: cut below (backbone.cut=...), or take other weights")
+        raise UserError(
+            f"{backbone.origin.describe()} holds no finite numbers in {shorten(bad)}: cut below (backbone.cut=...), or take other weights"
+        )

@@ -19,7 +19,8 @@ from ftlit.data.tokens import TextSpec, load_tokenizer, transformers
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.models.backbone import Backbone
 from ftlit.models.pooling import real_tokens
-from ftlit.zoo.blocks import Parts
+from ftlit.models.weights_origin import WeightsOrigin
+from ftlit.zoo.blocks import NetworkParts
 from ftlit.zoo.build import EmptyWeights, assembled, built
 from ftlit.zoo.weights import Tensors, WeightSource, as_record, find, read
 
@@ -71,14 +72,14 @@ def load_bert(
     tokenizer = load_tokenizer(str(folder))
     spec = TextSpec(str(folder), tokenizer.pad_token_id, max_length)
     _check_length(config, tokenizer, spec)
-    source = find(weights, {"default": WeightSource(f"{name}", partial(_read_all, folder))})
+    source = find(weights, {"default": WeightSource(WeightsOrigin("transformers", str(name)), partial(_read_all, folder))})
     tensors = _without_heads(source.load()) if source else None
     pooled = tensors is None or any(tensor.startswith("pooler.") for tensor in tensors)
     apart = partial(take_apart, pad_id=spec.pad_id, pooled=pooled)
     with EmptyWeights() if source else nullcontext():
         model = built(str(name), partial(_made, config), kwargs)
 
-    def fresh() -> Parts:
+    def fresh() -> NetworkParts:
         return apart(built(str(name), partial(_made, config), kwargs))
 
     record = {"loader": load_bert.__name__, "name": as_record(name), "weights": as_record(weights), "max_length": max_length, **kwargs}
@@ -86,7 +87,7 @@ def load_bert(
     return assembled(str(name), model, parts, spec, source=source, tensors=tensors, cut=cut, reinit=reinit, fresh=fresh, record=record)
 
 
-def take_apart(model: Any, *, pad_id: int, pooled: bool = True) -> Parts:
+def take_apart(model: Any, *, pad_id: int, pooled: bool = True) -> NetworkParts:
     """The layers of an encoder of transformers; modules are shared.
 
     Args:
@@ -95,14 +96,14 @@ def take_apart(model: Any, *, pad_id: int, pooled: bool = True) -> Parts:
         pooled: whether its pooler is wanted, where it has one.
     """
     blocks = model.get_submodule(ENCODERS[model.config.model_type])
-    layers: dict[str, nn.Module] = {"embeddings": Embeddings(model, pad_id)}
+    layers: dict[str, nn.Module] = {"embeddings": TokenEmbeddings(model, pad_id)}
     layers |= {f"encoder.{i}": EncoderLayer(block) for i, block in enumerate(blocks)}
     if pooled and getattr(model, "pooler", None) is not None:
         layers["pooler"] = model.pooler
-    return Parts(layers, nn.Identity(), token_pool="masked_mean")
+    return NetworkParts(layers, nn.Identity(), token_pool="masked_mean")
 
 
-class Embeddings(nn.Module):
+class TokenEmbeddings(nn.Module):
     """Token ids (N, T) -> tokens (N, T, C), zero where they are padding.
 
     Args:

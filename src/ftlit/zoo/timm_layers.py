@@ -16,9 +16,9 @@ from torchvision.ops import Permute
 
 from ftlit.errors import UserError, one_line
 from ftlit.models.pooling import TokenPool, pool
-from ftlit.zoo.blocks import Parts, named
-from ftlit.zoo.timm_partial import Average, Copy, Part, without
-from ftlit.zoo.timm_trace import Call, Trace, chains, inner, trace, untouched
+from ftlit.zoo.blocks import NetworkParts, named
+from ftlit.zoo.timm_partial import AverageLogits, CloneInput, PartialForward, without
+from ftlit.zoo.timm_trace import ModuleCall, Trace, call_sequences, inner, preserved_state, trace
 
 Modules = dict[str, nn.Module]
 
@@ -29,7 +29,7 @@ BESIDE = (nn.BatchNorm1d, nn.Dropout, nn.Identity, nn.Linear)
 TAILS = (("forward_features",), ("forward_cls", "norm"))  # the lines behind the units, class attention for one
 
 
-def take_apart(model: Any, size: int) -> tuple[Parts, str]:
+def take_apart(model: Any, size: int) -> tuple[NetworkParts, str]:
     """The named layers and the classifier of a timm network, and a note for its origin if it stays whole.
 
     invariant 1 is checked by running two random images. The network, its mode and torch's random state stay as they are; modules are shared,
@@ -43,7 +43,7 @@ def take_apart(model: Any, size: int) -> tuple[Parts, str]:
     Raises:
         UserError: the network gives no vector for each image, or cannot take images of this size.
     """
-    with untouched(model):
+    with preserved_state(model):
         seen = _trace(model, size)
         reasons: list[str] = []
         ways: list[Callable[[Trace], Modules]] = [*(partial(_pieces, tail=tail) for tail in TAILS), _whole]
@@ -73,7 +73,7 @@ def _trace(model: Any, size: int) -> Trace:
     raise UserError(f"{type(model).__name__} cannot take images of {size} px: {one_line(reason)}") from reason
 
 
-def _exact(way: Callable[[Trace], Modules], seen: Trace) -> Parts | str:
+def _exact(way: Callable[[Trace], Modules], seen: Trace) -> NetworkParts | str:
     """The parts that `way` makes, if they do what the network did; else why they do not."""
     try:
         layers = way(seen)
@@ -90,7 +90,7 @@ def _exact(way: Callable[[Trace], Modules], seen: Trace) -> Parts | str:
     return parts if len(places) == len(set(places)) else "layers share parameters"
 
 
-def _ended(layers: Modules, features: Tensor, seen: Trace) -> Parts:
+def _ended(layers: Modules, features: Tensor, seen: Trace) -> NetworkParts:
     """With the pooling of ours that the network has too, or with a neck. Raises `ValueError` where neither does what the network did."""
     vector = seen.model.forward_head(seen.features, pre_logits=True)
     if vector.ndim != 2:
@@ -98,14 +98,14 @@ def _ended(layers: Modules, features: Tensor, seen: Trace) -> Parts:
     classifier = next(one for one in _severed(seen.model) if isinstance(one, nn.Identity) or _gives(one, vector, seen.logits))
     for token_pool in get_args(TokenPool):
         if _same(pool(features, token_pool), vector):
-            return Parts(layers, classifier, token_pool)
+            return NetworkParts(layers, classifier, token_pool)
     beside = {name for name, _ in seen.model.named_children()} - {call.name.split(".")[0] for call in seen.later}
     direct = [name for name, _ in seen.model.named_parameters(recurse=False)]
-    neck = Part(without(seen.model, [*beside, *_classifiers(seen.model)], direct), "forward_head")
+    neck = PartialForward(without(seen.model, [*beside, *_classifiers(seen.model)], direct), "forward_head")
     layers = {**layers, "neck": _ordered([neck], seen.features, vector)}
     if not _same(layers["neck"](features), vector):
         raise ValueError("its layers do not give what the network gives")
-    return Parts(layers, classifier)
+    return NetworkParts(layers, classifier)
 
 
 def _gives(classifier: nn.Module, vector: Tensor, logits: Tensor) -> bool:
@@ -140,19 +140,19 @@ def _severed(model: Any) -> list[nn.Module]:
     """What may give the logits of a vector, likeliest first; the identity stands for none."""
     held = [model.get_submodule(path) for path in _classifiers(model)]
     if len(held) != 1:
-        return [*[Average(held)] * bool(held), nn.Identity()]
+        return [*[AverageLogits(held)] * bool(held), nn.Identity()]
     if isinstance(held[0], nn.Conv2d):
         held = [named(unflatten=nn.Unflatten(1, (-1, 1, 1)), conv=held[0], flatten=nn.Flatten(1))]
     return [*held, nn.Identity()]
 
 
 def _whole(seen: Trace) -> Modules:
-    return {"whole": Part(without(seen.model, _classifiers(seen.model)), "forward_features", "forward_head")}
+    return {"whole": PartialForward(without(seen.model, _classifiers(seen.model)), "forward_features", "forward_head")}
 
 
 def _pieces(seen: Trace, tail: Sequence[str]) -> Modules:
     """Twins and units; see the head of this file. Raises `ValueError` where the units are less than half of the network."""
-    run = max(chains(seen.calls), key=lambda calls: sum(_size(call.module) for call in calls))
+    run = max(call_sequences(seen.calls), key=lambda calls: sum(_size(call.module) for call in calls))
     glue, rest = not run[0].takes(seen.images, 0), run[-1].result is not seen.features
     if glue:  # what has no weights, in front of the units, stays with the lines
         run = run[next(place for place, call in enumerate(run) if _weighted(call)) :]
@@ -167,16 +167,19 @@ def _pieces(seen: Trace, tail: Sequence[str]) -> Modules:
     if glue:
         first = seen.calls[:begin]
         spare = [name for name in direct if rest and _does_without(_twin(seen, first, [name]), seen.images, units[0].given)]
-        layers = {"embeddings": _ordered([Part(_twin(seen, first, spare), "forward_features")], seen.images, units[0].given), **layers}
+        layers = {
+            "embeddings": _ordered([PartialForward(_twin(seen, first, spare), "forward_features")], seen.images, units[0].given),
+            **layers,
+        }
         direct = [name for name in direct if name not in spare]
     if rest:
         last = [call for call in seen.calls[end + 1 :] if not call.name.startswith(f"{run[-1].name}.")]
         twin = _twin(seen, last, direct if glue else [])
-        layers["top"] = _ordered([Part(twin, *tail)], units[-1].result, seen.features)
+        layers["top"] = _ordered([PartialForward(twin, *tail)], units[-1].result, seen.features)
     return layers
 
 
-def _twin(seen: Trace, kept: Sequence[Call], spare: Sequence[str]) -> nn.Module:
+def _twin(seen: Trace, kept: Sequence[ModuleCall], spare: Sequence[str]) -> nn.Module:
     """The network with nothing of what it called but `kept`, and without its `spare` parameters."""
     names = {call.name for call in kept}
     around = {name[:i] for name in names for i, letter in enumerate(name) if letter == "."}
@@ -186,7 +189,7 @@ def _twin(seen: Trace, kept: Sequence[Call], spare: Sequence[str]) -> nn.Module:
 
 def _does_without(twin: nn.Module, images: Tensor, wanted: Tensor | None) -> bool:
     try:
-        return wanted is not None and torch.equal(Part(twin, "forward_features")(images), wanted)
+        return wanted is not None and torch.equal(PartialForward(twin, "forward_features")(images), wanted)
     except AttributeError:
         return False
 
@@ -201,17 +204,17 @@ def _groups(model: Any) -> dict[str, int]:
         return {}
 
 
-def _expanded(call: Call, seen: Trace, groups: Mapping[str, int]) -> list[Call]:
+def _expanded(call: ModuleCall, seen: Trace, groups: Mapping[str, int]) -> list[ModuleCall]:
     """What a container of several groups calls, in place of it."""
     held = {groups.get(f"{call.name}.{name}", name.split(".")[0]) for name, _ in call.module.named_parameters()}
     children = inner(call, seen.calls) if len(held) > 1 else []
     return [unit for child in children for unit in _expanded(child, seen, groups)] or [call]
 
 
-def _gathered(units: Sequence[Call], groups: Mapping[str, int]) -> list[list[Call]]:
+def _gathered(units: Sequence[ModuleCall], groups: Mapping[str, int]) -> list[list[ModuleCall]]:
     """Units in layers: what has no weights (a norm, an activation) follows what has; the units of the lowest group are one layer."""
     lowest = min(groups.values(), default=-1)
-    layers: list[list[Call]] = []
+    layers: list[list[ModuleCall]] = []
     for unit in units:
         held = {groups.get(f"{unit.name}.{name}") for name, _ in unit.module.named_parameters()}
         begins = _weighted(unit) and any(_weighted(call) for call in (layers[-1] if layers else ()))
@@ -221,7 +224,7 @@ def _gathered(units: Sequence[Call], groups: Mapping[str, int]) -> list[list[Cal
     return layers
 
 
-def _layers(gathered: Sequence[Sequence[Call]]) -> Modules:
+def _layers(gathered: Sequence[Sequence[ModuleCall]]) -> Modules:
     """A layer is called as its first module with weights; the first one, where it holds several, `stem`."""
     layers: Modules = {}
     for units in gathered:
@@ -235,7 +238,10 @@ def _layers(gathered: Sequence[Sequence[Call]]) -> Modules:
 def _ordered(modules: Sequence[nn.Module], given: Tensor | None, result: Tensor | None, *, copied: bool = False) -> nn.Module:
     """Modules one after the other, with maps N, C, H, W in front of them and behind them, whatever they compute in."""
     run = (
-        [Copy()] * copied + [Permute([0, 2, 3, 1])] * _channels_last(given) + [*modules] + [Permute([0, 3, 1, 2])] * _channels_last(result)
+        [CloneInput()] * copied
+        + [Permute([0, 2, 3, 1])] * _channels_last(given)
+        + [*modules]
+        + [Permute([0, 3, 1, 2])] * _channels_last(result)
     )
     return run[0] if len(run) == 1 else nn.Sequential(*run)
 
@@ -245,7 +251,7 @@ def _channels_last(features: Tensor | None) -> bool:
     return features is not None and features.ndim == 4 and features.shape[1] == features.shape[2] != features.shape[3]
 
 
-def _weighted(call: Call) -> bool:
+def _weighted(call: ModuleCall) -> bool:
     return any(parameter.ndim > 1 for parameter in call.module.parameters())
 
 

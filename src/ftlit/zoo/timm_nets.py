@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from difflib import get_close_matches
 from functools import partial
 from http.client import HTTPException
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.models.backbone import Backbone
-from ftlit.zoo.blocks import Parts
+from ftlit.models.weights_origin import WeightsOrigin
+from ftlit.zoo.blocks import NetworkParts
 from ftlit.zoo.build import assembled, built, overridden
 from ftlit.zoo.timm_layers import take_apart
 from ftlit.zoo.weights import HOW_TO_GO_ON, WeightSource, as_record, find, network_timeout
@@ -80,12 +81,13 @@ def load_timm(
     resized = tensors is not None and source is not published and _resize(tensors, model)
     parts, note = take_apart(model, spec.size)
 
-    def fresh() -> Parts:
+    def fresh() -> NetworkParts:
         return take_apart(built(name, create, settings), spec.size)[0]
 
     record = {"loader": load_timm.__name__, "name": name, "weights": as_record(weights), "input_spec": asdict(spec), **kwargs}
     backbone = assembled(name, model, parts, spec, source=source, tensors=tensors, cut=cut, reinit=reinit, fresh=fresh, record=record)
-    backbone.origin += ", positions resized" * resized + (f"; {note}" if note else "")
+    origin = backbone.origin
+    backbone.origin = replace(origin, resized=(*origin.resized, "positions") if resized else origin.resized, note=note)
     return backbone
 
 
@@ -127,8 +129,8 @@ def _has_weights(config: Config) -> bool:
     return any(config.get(key) for key in ("hf_hub_id", "url", "file"))
 
 
-def _origin(config: Config) -> str:
-    return f"timm ({config.get('hf_hub_id') or config.get('url') or config.get('file')})"
+def _origin(config: Config) -> WeightsOrigin:
+    return WeightsOrigin("timm", str(config.get("hf_hub_id") or config.get("url") or config.get("file")))
 
 
 def _fetch(name: str, config: Config, settings: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -138,7 +140,9 @@ def _fetch(name: str, config: Config, settings: Mapping[str, Any]) -> dict[str, 
             _check_hub(config)
             model: nn.Module = _timm().create_model(name, pretrained=True, **settings)
     except (OSError, HTTPException, RuntimeError, ValueError) as error:
-        raise UserError(f"cannot download the weights of {name} ({_origin(config)}): {one_line(error)}; {HOW_TO_GO_ON}") from error
+        raise UserError(
+            f"cannot download the weights of {name} ({_origin(config).describe()}): {one_line(error)}; {HOW_TO_GO_ON}"
+        ) from error
     return dict(model.state_dict())
 
 

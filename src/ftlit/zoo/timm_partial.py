@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Part(nn.Module):
+class PartialForward(nn.Module):
     """Some methods of a network, one after the other.
 
     Args:
@@ -28,7 +28,7 @@ class Part(nn.Module):
         return x
 
 
-class Copy(nn.Module):
+class CloneInput(nn.Module):
     """Stands in front of a layer that writes into its argument, as that are the features at a cut."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ class Copy(nn.Module):
         return x.clone()
 
 
-class Average(nn.ModuleList):
+class AverageLogits(nn.ModuleList):
     """Classifiers side by side, as distilled networks have them: one was trained on labels, one on a teacher's answers."""
 
     def forward(self, vectors: Tensor) -> Tensor:

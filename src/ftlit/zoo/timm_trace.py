@@ -1,4 +1,4 @@
-"""What a forward pass runs, in order, and where one module's result is, untouched, the next one's argument.
+"""What a forward pass runs, in order, and where one module's result is, unchanged, the next one's argument.
 
 That is read from the tensors themselves: the same object, written to by nobody in between. So a chain that is found here is one
 whatever the weights are.
@@ -17,7 +17,7 @@ CONTAINERS = (nn.Sequential, nn.ModuleList)
 
 
 @dataclass
-class Call:
+class ModuleCall:
     """One call of a module.
 
     Args:
@@ -42,7 +42,7 @@ class Call:
         """Whether the call's argument is `features`, as they were when they had been written to so often."""
         return features is not None and self.given is features and self.written == written
 
-    def follows(self, other: "Call") -> bool:
+    def follows(self, other: "ModuleCall") -> bool:
         """Whether the call's argument is what `other` gave."""
         return self.takes(other.result, other.rewritten)
 
@@ -62,8 +62,8 @@ class Trace:
 
     model: Any
     images: Tensor
-    calls: list[Call] = field(default_factory=list)
-    later: list[Call] = field(default_factory=list)
+    calls: list[ModuleCall] = field(default_factory=list)
+    later: list[ModuleCall] = field(default_factory=list)
     features: Any = None
     logits: Any = None
 
@@ -98,13 +98,13 @@ def _parts(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
             yield from _parts(child, f"{prefix}{name}.")
 
 
-def _note(name: str, module: nn.Module, add: Callable[[Call], None]) -> list[Any]:
+def _note(name: str, module: nn.Module, add: Callable[[ModuleCall], None]) -> list[Any]:
     """Hooks on one module that note each of its calls."""
-    open_calls: list[Call] = []
+    open_calls: list[ModuleCall] = []
 
     def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
-        call = Call(name, module, args[0] if alone else None, args[0]._version if alone else -1)
+        call = ModuleCall(name, module, args[0] if alone else None, args[0]._version if alone else -1)
         open_calls.append(call)
         add(call)
 
@@ -117,7 +117,7 @@ def _note(name: str, module: nn.Module, add: Callable[[Call], None]) -> list[Any
     return [module.register_forward_pre_hook(begin, with_kwargs=True), module.register_forward_hook(end)]
 
 
-def inner(call: Call, calls: list[Call]) -> list[Call]:
+def inner(call: ModuleCall, calls: list[ModuleCall]) -> list[ModuleCall]:
     """The calls of a container's children, where they are all that it does: a chain from its argument to its result. Else none."""
     if not isinstance(call.module, nn.Sequential):
         return []
@@ -128,10 +128,10 @@ def inner(call: Call, calls: list[Call]) -> list[Call]:
     return found if whole else []
 
 
-def chains(calls: list[Call]) -> list[list[Call]]:
+def call_sequences(calls: list[ModuleCall]) -> list[list[ModuleCall]]:
     """The calls outside of each other, in runs in which each follows the one before it."""
     names = {call.name for call in calls}
-    runs: list[list[Call]] = []
+    runs: list[list[ModuleCall]] = []
     for call in calls:
         parents = {call.name[:i] for i, letter in enumerate(call.name) if letter == "."}
         if parents & names:
@@ -143,7 +143,7 @@ def chains(calls: list[Call]) -> list[list[Call]]:
 
 
 @contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
+def preserved_state(model: nn.Module) -> Iterator[None]:
     """Inside, the network is in evaluation mode and without gradients; afterwards it and torch's random state are as they were."""
     before = {module: dict(vars(module)) for module in model.modules()}
     try:

@@ -13,14 +13,11 @@ from torchvision import models
 from torchvision.models.squeezenet import Fire
 
 from ftlit.models.backbone import Layers
-from ftlit.zoo.blocks import Parts, Renormalise, named, pooled
+from ftlit.zoo.blocks import NetworkParts, Renormalise, named, pooled
 from ftlit.zoo.vision_transformers import maxvit, stages, swin, vit
 
-Run = list[nn.Module]
-Kind = tuple[type[nn.Module], ...]
 
-
-def take_apart(model: nn.Module) -> Parts:
+def take_apart(model: nn.Module) -> NetworkParts:
     """The named layers and the classifier of a torchvision classification network, or of `Layers`, which has no classifier.
 
     invariant 1: in eval mode `classifier(layers one after the other(x)) == model(x)`. Modules are shared, not copied.
@@ -31,29 +28,29 @@ def take_apart(model: nn.Module) -> Parts:
     return FAMILIES[type(model)](model)
 
 
-def _alexnet(model: Any) -> Parts:
+def _alexnet(model: Any) -> NetworkParts:
     return _with_fully_connected(model, _split(model.features, before=(nn.Conv2d,)))
 
 
-def _vgg(model: Any) -> Parts:
+def _vgg(model: Any) -> NetworkParts:
     return _with_fully_connected(model, _split(model.features, after=(nn.MaxPool2d,)))
 
 
-def _with_fully_connected(model: Any, convs: list[Run]) -> Parts:
+def _with_fully_connected(model: Any, convs: list[list[nn.Module]]) -> NetworkParts:
     """`fc6` and `fc7` end with their ReLU: the 4,096-D CNN features of Razavian et al. 2014 (section 2) and of the CS231n notes."""
     fc6, fc7, last = _split(model.classifier, after=(nn.ReLU,))
     layers = {f"conv{i}": named(**_by_kind(run)) for i, run in enumerate(convs, 1)}
     layers["fc6"] = named(avgpool=model.avgpool, flatten=nn.Flatten(1), **_by_kind(fc6))
     layers["fc7"] = named(**_by_kind(fc7))
-    return Parts(layers, named(**_by_kind(last)))
+    return NetworkParts(layers, named(**_by_kind(last)))
 
 
-def _resnet(model: Any) -> Parts:
+def _resnet(model: Any) -> NetworkParts:
     stem = named(**_children(model, "conv1", "bn1", "relu", "maxpool"))
-    return Parts({"stem": stem, **_children(model, "layer1", "layer2", "layer3", "layer4")}, pooled(fc=model.fc))
+    return NetworkParts({"stem": stem, **_children(model, "layer1", "layer2", "layer3", "layer4")}, pooled(fc=model.fc))
 
 
-def _densenet(model: Any) -> Parts:
+def _densenet(model: Any) -> NetworkParts:
     features = dict(model.features.named_children())
     layers = {"stem": {name.rstrip("0"): features[name] for name in ("conv0", "norm0", "relu0", "pool0")}}
     blocks = [block for name, block in features.items() if name.startswith("denseblock")]
@@ -61,10 +58,10 @@ def _densenet(model: Any) -> Parts:
         transition = {"transition": features[f"transition{i - 1}"]} if i > 1 else {}
         layers[f"denseblock{i}"] = {**transition, "block": block}
     layers[f"denseblock{len(blocks)}"] |= {"norm": features["norm5"], "relu": nn.ReLU(inplace=True)}
-    return Parts({name: named(**held) for name, held in layers.items()}, pooled(linear=model.classifier))
+    return NetworkParts({name: named(**held) for name, held in layers.items()}, pooled(linear=model.classifier))
 
 
-def _googlenet(model: Any) -> Parts:
+def _googlenet(model: Any) -> NetworkParts:
     stem = _children(model, "conv1", "maxpool1", "conv2", "conv3", "maxpool2")
     blocks = {name: block for name, block in model.named_children() if name.startswith("inception")}
     for name, maxpool in (("inception3b", model.maxpool3), ("inception4e", model.maxpool4)):
@@ -72,67 +69,67 @@ def _googlenet(model: Any) -> Parts:
     return _inception_like(model, stem, blocks)
 
 
-def _inception_v3(model: Any) -> Parts:
+def _inception_v3(model: Any) -> NetworkParts:
     stem = _children(model, "Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "maxpool1", "Conv2d_3b_1x1", "Conv2d_4a_3x3", "maxpool2")
     return _inception_like(model, stem, {name: block for name, block in model.named_children() if name.startswith("Mixed")})
 
 
-def _inception_like(model: Any, stem: dict[str, nn.Module], blocks: dict[str, nn.Module]) -> Parts:
+def _inception_like(model: Any, stem: dict[str, nn.Module], blocks: dict[str, nn.Module]) -> NetworkParts:
     renormalise = {"renormalise": Renormalise()} if model.transform_input else {}
-    return Parts({"stem": named(**renormalise, **stem), **blocks}, pooled(dropout=model.dropout, fc=model.fc))
+    return NetworkParts({"stem": named(**renormalise, **stem), **blocks}, pooled(dropout=model.dropout, fc=model.fc))
 
 
-def _squeezenet(model: Any) -> Parts:
+def _squeezenet(model: Any) -> NetworkParts:
     """The classifier is a 1x1 convolution; it is severed with the ReLU and the pool after it."""
     conv1, *fires = _split(model.features, before=(Fire,))
     layers = {"conv1": named(**_by_kind(conv1))} | {f"fire{i}": named(**_by_kind(run)) for i, run in enumerate(fires, 2)}
-    return Parts(layers, named(**_by_kind(model.classifier), flatten=nn.Flatten(1)))
+    return NetworkParts(layers, named(**_by_kind(model.classifier), flatten=nn.Flatten(1)))
 
 
-def _shufflenet(model: Any) -> Parts:
+def _shufflenet(model: Any) -> NetworkParts:
     conv1 = named(**_by_kind(model.conv1), maxpool=model.maxpool)
-    return Parts({"conv1": conv1, **_children(model, "stage2", "stage3", "stage4", "conv5")}, pooled(fc=model.fc))
+    return NetworkParts({"conv1": conv1, **_children(model, "stage2", "stage3", "stage4", "conv5")}, pooled(fc=model.fc))
 
 
 def _features(model: Any) -> dict[str, nn.Module]:
     return {f"features.{i}": module for i, module in enumerate(model.features)}
 
 
-def _features_and_linear(model: Any) -> Parts:
-    return Parts(_features(model), pooled(**_by_kind(model.classifier)))
+def _features_and_linear(model: Any) -> NetworkParts:
+    return NetworkParts(_features(model), pooled(**_by_kind(model.classifier)))
 
 
-def _mobilenet_v3(model: Any) -> Parts:
+def _mobilenet_v3(model: Any) -> NetworkParts:
     linear, activation, dropout, last = model.classifier
     fc = pooled(linear=linear, activation=activation)
-    return Parts({**_features(model), "fc": fc}, named(dropout=dropout, linear=last))
+    return NetworkParts({**_features(model), "fc": fc}, named(dropout=dropout, linear=last))
 
 
-def _mnasnet(model: Any) -> Parts:
+def _mnasnet(model: Any) -> NetworkParts:
     """Eight modules of stem, six stacks, then convolution, norm and ReLU."""
     modules = list(model.layers)
     stacks = {f"stack{i}": stack for i, stack in enumerate(modules[8:14], 1)}
     layers = {"stem": named(**_by_kind(modules[:8])), **stacks, "conv_last": named(**_by_kind(modules[14:]))}
-    return Parts(layers, pooled(**_by_kind(model.classifier)))
+    return NetworkParts(layers, pooled(**_by_kind(model.classifier)))
 
 
-def _regnet(model: Any) -> Parts:
-    return Parts({"stem": model.stem, **dict(model.trunk_output.named_children())}, pooled(fc=model.fc))
+def _regnet(model: Any) -> NetworkParts:
+    return NetworkParts({"stem": model.stem, **dict(model.trunk_output.named_children())}, pooled(fc=model.fc))
 
 
-def _convnext(model: Any) -> Parts:
+def _convnext(model: Any) -> NetworkParts:
     """The final norm acts on the pooled map, so that the last layer gives a vector."""
     norm, flatten, last = model.classifier
     held = stages(model.features)
     held[f"stage{len(held)}"] |= {"avgpool": model.avgpool, "norm": norm, "flatten": flatten}
-    return Parts({"stem": model.features[0]} | {name: named(**inner) for name, inner in held.items()}, last)
+    return NetworkParts({"stem": model.features[0]} | {name: named(**inner) for name, inner in held.items()}, last)
 
 
-def _layers(model: Layers) -> Parts:
-    return Parts(dict(model.items()), nn.Identity())
+def _layers(model: Layers) -> NetworkParts:
+    return NetworkParts(dict(model.items()), nn.Identity())
 
 
-FAMILIES: dict[type[nn.Module], Callable[[Any], Parts]] = {
+FAMILIES: dict[type[nn.Module], Callable[[Any], NetworkParts]] = {
     Layers: _layers,
     models.AlexNet: _alexnet,
     models.VGG: _vgg,
@@ -169,9 +166,11 @@ def _children(model: nn.Module, *names: str) -> dict[str, nn.Module]:
     return {name: model.get_submodule(name) for name in names}
 
 
-def _split(modules: Iterable[nn.Module], *, before: Kind = (), after: Kind = ()) -> list[Run]:
+def _split(
+    modules: Iterable[nn.Module], *, before: tuple[type[nn.Module], ...] = (), after: tuple[type[nn.Module], ...] = ()
+) -> list[list[nn.Module]]:
     """Consecutive modules in runs: a new one begins before each module of a kind, or after."""
-    runs: list[Run] = []
+    runs: list[list[nn.Module]] = []
     for module in modules:
         if not runs or isinstance(module, before) or isinstance(runs[-1][-1], after):
             runs.append([])

@@ -14,8 +14,9 @@ from torchvision import models
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError, unknown
 from ftlit.models.backbone import Backbone
+from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.zoo import glyph, mlp
-from ftlit.zoo.blocks import IMAGENET, Parts
+from ftlit.zoo.blocks import IMAGENET, NetworkParts
 from ftlit.zoo.build import EmptyWeights, assembled, built, overridden
 from ftlit.zoo.torchvision_layers import take_apart
 from ftlit.zoo.weights import WeightSource, as_record, find, read, sources
@@ -38,8 +39,10 @@ class Net:
     input_spec: InputSpec = field(default_factory=InputSpec)
 
 
+GLYPH_WEIGHTS = WeightSource(WeightsOrigin("shipped", glyph.FILE.name), partial(read, glyph.FILE), glyph.INPUT_SPEC)
+
 BUILDERS: dict[str, Net] = {
-    "glyph": Net(glyph.build, {"default": WeightSource(f"shipped {glyph.FILE.name}", partial(read, glyph.FILE), glyph.INPUT_SPEC)}),
+    "glyph": Net(glyph.build, {"default": GLYPH_WEIGHTS}),
     "mlp": Net(mlp.build, {}, ("hidden", "activation"), mlp.INPUT_SPEC),
 }  # networks of this package; all other names are torchvision's
 
@@ -103,7 +106,7 @@ def load_backbone(
     with EmptyWeights() if source else nullcontext():
         model = built(name, net.build, settings)
 
-    def fresh() -> Parts:
+    def fresh() -> NetworkParts:
         return take_apart(built(name, net.build, settings))
 
     given = {argument: value for argument, value in settings.items() if argument in net.arguments}

@@ -8,12 +8,10 @@ from torch.nn.functional import interpolate
 from torchvision.ops import Permute
 
 from ftlit.errors import UserError
-from ftlit.zoo.blocks import Parts, named
-
-Held = dict[str, dict[str, nn.Module]]
+from ftlit.zoo.blocks import NetworkParts, named
 
 
-class Embeddings(nn.Module):
+class PatchEmbeddings(nn.Module):
     """Images -> tokens (N, 1 + places, C): patches, the class token in front, positions added (ViT, Dosovitskiy et al. 2021, section 3.1).
 
     Args:
@@ -58,36 +56,36 @@ def resize_positions(position_embedding: Tensor, length: int) -> Tensor:
     return torch.cat([token, grid.flatten(2).transpose(1, 2)], dim=1)
 
 
-def vit(model: Any) -> Parts:
+def vit(model: Any) -> NetworkParts:
     """The features at every cut are tokens; the final norm ends the last encoder layer."""
     *blocks, last = model.encoder.layers
     encoder = [*blocks, named(block=last, norm=model.encoder.ln)]
-    layers = {"embeddings": Embeddings(model)} | {f"encoder.{i}": block for i, block in enumerate(encoder)}
+    layers = {"embeddings": PatchEmbeddings(model)} | {f"encoder.{i}": block for i, block in enumerate(encoder)}
     if not hasattr(model.heads, "pre_logits"):
-        return Parts(layers, named(class_token=ClassToken(), head=model.heads.head), token_pool="class_token")
+        return NetworkParts(layers, named(class_token=ClassToken(), head=model.heads.head), token_pool="class_token")
     layers["fc"] = named(class_token=ClassToken(), linear=model.heads.pre_logits, tanh=model.heads.act)
-    return Parts(layers, model.heads.head, token_pool="class_token")
+    return NetworkParts(layers, model.heads.head, token_pool="class_token")
 
 
-def stages(features: nn.Sequential) -> Held:
+def stages(features: nn.Sequential) -> dict[str, dict[str, nn.Module]]:
     """stem, stage, downsampling, stage, ... -> what each layer holds: a downsampling joins the stage after it."""
     _, *rest = features
     downsamplings: list[dict[str, nn.Module]] = [{}] + [{"downsample": module} for module in rest[1::2]]
     return {f"stage{i}": {**down, "blocks": blocks} for i, (down, blocks) in enumerate(zip(downsamplings, rest[::2], strict=True), 1)}
 
 
-def swin(model: Any) -> Parts:
+def swin(model: Any) -> NetworkParts:
     """Swin computes in the order N, H, W, C; each cut shows a map N, C, H, W (views: nothing is copied)."""
     held = stages(model.features)
     held[f"stage{len(held)}"]["norm"] = model.norm
     layers = {name: named(to_nhwc=Permute([0, 2, 3, 1]), **inner, to_nchw=Permute([0, 3, 1, 2])) for name, inner in held.items()}
     stem = named(patches=model.features[0], to_nchw=Permute([0, 3, 1, 2]))
-    return Parts({"stem": stem, **layers}, named(avgpool=model.avgpool, flatten=model.flatten, head=model.head))
+    return NetworkParts({"stem": stem, **layers}, named(avgpool=model.avgpool, flatten=model.flatten, head=model.head))
 
 
-def maxvit(model: Any) -> Parts:
+def maxvit(model: Any) -> NetworkParts:
     """The hidden linear layer of the classifier, with what stands before it, is the layer `fc`."""
     avgpool, flatten, norm, linear, tanh, last = model.classifier
     layers = {"stem": model.stem} | {f"blocks.{i}": block for i, block in enumerate(model.blocks)}
     layers["fc"] = named(avgpool=avgpool, flatten=flatten, norm=norm, linear=linear, tanh=tanh)
-    return Parts(layers, last)
+    return NetworkParts(layers, last)

@@ -20,6 +20,7 @@ from torchvision import models
 
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError, one_line, unknown
+from ftlit.models.weights_origin import WeightsOrigin
 
 Tensors = dict[str, Tensor]
 
@@ -34,13 +35,13 @@ class WeightSource:
     """Weights that can be had.
 
     Args:
-        origin: where they come from, in words.
+        origin: where they come from.
         load: brings the tensors, by name; raises `UserError` where it cannot.
         input_spec: the input that they expect, if it is known.
         published_as: the file's name where torchvision publishes them.
     """
 
-    origin: str
+    origin: WeightsOrigin
     load: Callable[[], Tensors]
     input_spec: InputSpec | None = None
     published_as: str | None = None
@@ -62,7 +63,7 @@ def find(weights: str | PathLike[str] | None, sources: Mapping[str, WeightSource
         return found
     path = Path(text).expanduser()
     if path.suffix in SUFFIXES or path.is_file():
-        file = WeightSource(f"file {path}", partial(read, path))
+        file = WeightSource(WeightsOrigin("file", str(path)), partial(read, path))
         known = next((source for source in sources.values() if source.published_as == path.name), file)
         return replace(known, origin=file.origin, load=file.load)
     raise unknown("weights", text, [*sources, "null", f"/path/to/file ({' '.join(SUFFIXES)})"])
@@ -87,8 +88,8 @@ def sources(builder: str) -> dict[str, WeightSource]:
     return {"default": by_name[entries.DEFAULT.name], **by_name}
 
 
-def _origin(entry: Any) -> str:
-    return f"torchvision {entry.name} ({_cached(entry).name})"
+def _origin(entry: Any) -> WeightsOrigin:
+    return WeightsOrigin("torchvision", entry.name, file=_cached(entry).name)
 
 
 def _input_spec(entry: Any) -> InputSpec:

@@ -77,7 +77,7 @@ class LayerwisePretrainer:
         (self.folder / LAYERS).mkdir(parents=True, exist_ok=True)
         table = self.folder / CURVES
         curves = _read(table) if resume and table.is_file() else {}
-        for number, name in enumerate(backbone.learned):
+        for number, name in enumerate(backbone.layers_with_parameters):
             layer, file = backbone.get_submodule(name), self.folder / LAYERS / f"{name}.safetensors"
             if file.is_file():
                 layer.load_state_dict(load_file(file))

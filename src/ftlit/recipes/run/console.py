@@ -84,8 +84,8 @@ def plan_rows(
         *(("note", line) for line in replaced(cfg)),
         (
             "backbone",
-            f"{cfg.backbone.get('name', cfg.backbone._target_)}: {shorten(backbone.cuts)}; {size:,} parameters; weights: {backbone.origin}"
-            + (f"; drawn anew: {shorten(backbone.reinit)}" if backbone.reinit else ""),
+            f"{cfg.backbone.get('name', cfg.backbone._target_)}: {shorten(backbone.cuts)}; {size:,} parameters; "
+            f"weights: {backbone.origin.describe()}" + (f"; reinitialized: {shorten(backbone.reinit)}" if backbone.reinit else ""),
         ),
         ("input", spec.told),
         (
