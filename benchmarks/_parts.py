@@ -84,11 +84,11 @@ def from_memory(features: Tensor, targets: Tensor, cut: str | None = None, *, sh
 
 
 class Plain(LightningModule):
-    """What a person without ftlit would write: a head, and a backbone below it or none."""
+    """A module as a user would write it without ftlit: a head, and a backbone below it or none."""
 
-    def __init__(self, features: int, backbone: Backbone | None = None) -> None:
+    def __init__(self, num_features: int, backbone: Backbone | None = None) -> None:
         super().__init__()
-        self.backbone, self.head = backbone, nn.Linear(features, CLASSES)
+        self.backbone, self.head = backbone, nn.Linear(num_features, CLASSES)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, targets = batch

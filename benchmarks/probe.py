@@ -31,13 +31,13 @@ NEAR = 1e-4
 TOLERANCES = [10.0**-e for e in range(4, 9)]
 
 
-def features_of(samples: int, features: int, classes: int) -> tuple[Tensor, Tensor]:
+def features_of(samples: int, width: int, classes: int) -> tuple[Tensor, Tensor]:
     """Standardised features (N, C), float32, and labels (N,)."""
     draw = torch.Generator().manual_seed(0)
     labels = torch.randint(classes, (samples,), generator=draw)
-    centres = 0.35 * torch.randn(classes, features, generator=draw)
-    spread, turned = torch.logspace(0, -2, features), torch.linalg.qr(torch.randn(features, features, generator=draw))[0]
-    features = ((centres[labels] + torch.randn(samples, features, generator=draw)) * spread) @ turned
+    centres = 0.35 * torch.randn(classes, width, generator=draw)
+    spread, turned = torch.logspace(0, -2, width), torch.linalg.qr(torch.randn(width, width, generator=draw))[0]
+    features = ((centres[labels] + torch.randn(samples, width, generator=draw)) * spread) @ turned
     return (features - features.mean(dim=0)) / features.std(dim=0), labels
 
 
@@ -93,11 +93,11 @@ def main() -> None:
     warnings.simplefilter("ignore", ConvergenceWarning)
     rows = []
     for kind in given.kinds:
-        for samples, features, classes in given.sizes:
-            features, labels = features_of(samples, features, classes)
+        for samples, width, classes in given.sizes:
+            features, labels = features_of(samples, width, classes)
             solve(features[:SAMPLES], labels[:SAMPLES], classes, L2_PENALTIES[:2], kind)
             ours, path = timed(lambda: solve(features, labels, classes, L2_PENALTIES, kind))  # noqa: B023
-            print(f"{kind} {samples}x{features}x{classes}: ours {ours:.2f} s, converged {bool(path.converged.all())}", flush=True)
+            print(f"{kind} {samples}x{width}x{classes}: ours {ours:.2f} s, converged {bool(path.converged.all())}", flush=True)
             mine = np.array(
                 [objective(features, labels, kind, w, b, s) for w, b, s in zip(path.weight, path.bias, L2_PENALTIES, strict=True)]
             )
@@ -109,7 +109,7 @@ def main() -> None:
                 other = np.maximum(other, found)
             best = np.minimum(mine, other)
             gaps = f"{(mine / best - 1).max():.0e}", f"{(other / best - 1).max():.0e}"
-            rows.append((kind, f"{samples:,} x {features}, {classes} classes", f"{ours:.2f} s", *sides, *gaps))
+            rows.append((kind, f"{samples:,} x {width}, {classes} classes", f"{ours:.2f} s", *sides, *gaps))
             print(rows[-1], flush=True)
     print("| kind | features | ftlit | scikit-learn | ratio | with one thread | ratio | gap of ftlit | of scikit-learn |")
     print(f"{'|---' * 9}|")

@@ -62,7 +62,7 @@ def measured(machine: dict[str, Any], others: dict[str, str] | None = None) -> s
     versions = {name: machine[name] for name in ("ftlit", "torch", "lightning")} | (others or {})
     told = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "Lightning")
     gpus = f" and {machine['gpus']} {machine['gpu']} (CUDA {machine['cuda']})" if "gpu" in machine else ""
-    return f"Measurements {machine['date']} on {machine['cores']} cores ({machine['cpu']}){gpus}, Python {machine['python']}; {told}."
+    return f"Measured {machine['date']} on {machine['cores']} cores ({machine['cpu']}){gpus}, Python {machine['python']}; {told}."
 
 
 SECTIONS = {

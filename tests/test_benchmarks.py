@@ -180,7 +180,7 @@ def test_policies_of_batch_norm_stand_beside_live_over_the_same_seeds(bench):
     ("name", "words", "says"),
     [
         ("probe", "--sizes 100x6x3 --kinds softmax", "| softmax | 100 x 6, 3 classes |"),
-        ("features", "--only memory --rows 2000 --batches 4 --rounds 1", "| memory: 4 shuffled batches of 256, "),
+        ("feature_extraction", "--only memory --rows 2000 --batches 4 --rounds 1", "| memory: 4 shuffled batches of 256, "),
         ("cuts", f"--data {RESULTS.parent} --names digits --draws 1", "| digits, 4 | 0."),
     ],
 )

@@ -90,10 +90,10 @@ def test_advice_of_nothing_is_one_line():
 
 
 @pytest.mark.parametrize(("samples", "features"), [(40, 7), (12, 30)])
-def test_logme_is_the_best_evidence(samples, features):
+def test_logme_is_the_best_evidence(samples, width):
     torch.manual_seed(0)
     labels = torch.arange(samples) % 3
-    features = torch.randn(samples, features, dtype=torch.float64) + labels[:, None]
+    features = torch.randn(samples, width, dtype=torch.float64) + labels[:, None]
 
     def evidence(target, alpha, beta):
         """Of target ~ N(0, features features^T / alpha + 1 / beta), Bishop 2006, equation 3.77."""

@@ -64,7 +64,7 @@ def test_the_interval_is_that_of_a_bootstrap():
         ({"kinds": ["svn"]}, "did you mean 'svm'"),
         ({"kinds": []}, r"probe.kinds=\[\]: give at least one of softmax, svm, ridge"),
         ({"cuts": []}, r"probe.cuts=\[\]: give at least one cut"),
-        ({"l2_penalties": [0.0]}, "probe.l2="),
+        ({"l2": [0.0]}, "probe.l2="),
     ],
 )
 def test_settings_out_of_their_range_are_refused(options, said):

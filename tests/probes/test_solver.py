@@ -82,13 +82,11 @@ def problems(draw):
     """Features and labels: any number of classes, more features than samples and the reverse, lonely samples, constant and doubled columns."""
     classes = draw(st.integers(2, 50))
     samples = draw(st.integers(classes, classes + 60))
-    features = draw(st.integers(1, 80))
+    width = draw(st.integers(1, 80))
     make = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
     labels = torch.cat([torch.arange(classes), torch.randint(draw(st.integers(1, classes)), (samples - classes,), generator=make)])
-    centres = torch.randn(classes, features, generator=make, dtype=torch.float64)
-    features = centres[labels] + draw(st.sampled_from([0.1, 1.0, 5.0])) * torch.randn(
-        samples, features, generator=make, dtype=torch.float64
-    )
+    centres = torch.randn(classes, width, generator=make, dtype=torch.float64)
+    features = centres[labels] + draw(st.sampled_from([0.1, 1.0, 5.0])) * torch.randn(samples, width, generator=make, dtype=torch.float64)
     if draw(st.booleans()):
         features[:, 0] = 3.0
     if draw(st.booleans()):
