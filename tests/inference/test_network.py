@@ -131,15 +131,15 @@ def changed(run, file, **fields):
 def test_what_is_not_ours_is_refused_and_never_called(run, tmp_path):
     file = tmp_path / "changed.ckpt"
     for fields in (
-        {"head": {"_target_": "os.system", "command": f"touch {tmp_path}/ran"}},
-        {"backbone": {"loader": "os.system"}},
-        {"backbone": {"_target_": "os.system", "command": f"touch {tmp_path}/ran"}},
+        {"head": {"import": "os.system", "arguments": {"command": f"touch {tmp_path}/ran"}}},
+        {"backbone": {"name": "os.system", "arguments": {}}},
+        {"backbone": {"import": "os.system", "arguments": {"command": f"touch {tmp_path}/ran"}}},
     ):
-        with pytest.raises(UserError, match=r"os.system, which is none of ftlit's"):
+        with pytest.raises(UserError, match=r"os.system, which is not built in|no backbone source 'os.system'"):
             load(changed(run, file, **fields))
         said = predict(tmp_path, str(file), "a.png")
         assert said.returncode == 2 and "os.system" in said.stderr and said.stderr.count("\n") == 1
-    for fields in ({"head": {}}, {"head": {"_target_": "ftlit.models.heads.LinearHead", "in_features": 5}}, {"affine": False}):
+    for fields in ({"head": {}}, {"head": {"name": "linear", "arguments": {"in_features": 5}}}, {"affine": False}):
         with pytest.raises(UserError, match="do not fit each other"):
             load(changed(run, file, **fields))
     assert not (tmp_path / "ran").exists()
@@ -182,7 +182,7 @@ def test_a_head_of_somebodys_own_needs_trust(run, tmp_path, monkeypatch):
     made = [sys.executable, str(ROOT / "train.py"), *arguments]
     done = warm.run(made, cwd=run, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
-    with pytest.raises(UserError, match=r"head is mine.Head, which is none of ftlit's: --trust"):
+    with pytest.raises(UserError, match=r"the head of this run is mine.Head, which is not built in: --trust"):
         load(run / "own")
     with pytest.raises(UserError, match="cannot be imported here"):
         load(run / "own", trust=True)
@@ -201,7 +201,7 @@ def test_a_head_of_somebodys_own_needs_trust(run, tmp_path, monkeypatch):
 def test_a_record_builds_the_same_network(name, options):
     backbone = load_backbone(name, weights=None, **options).eval()
     record = json.loads(json.dumps(backbone.record))
-    assert record.pop("loader") == "load_backbone" and record["weights"] is None
+    assert record.pop("loader") == "torchvision" and record["weights"] is None
     again = load_backbone(**record).eval()
     again.load_state_dict(backbone.state_dict())
     images = torch.randn(2, 3, backbone.input_spec.size, backbone.input_spec.size)

@@ -12,7 +12,8 @@ from torch import nn
 
 from ftlit import UserError, load, load_backbone
 from ftlit.cli.main import main
-from ftlit.inference.network import Network, Prediction, record_of
+from ftlit.inference.network import Network, Prediction
+from ftlit.inference.record import record_of
 from ftlit.models.heads import LinearHead
 
 CLASSES = [f"class {i}" for i in range(7)]
@@ -22,7 +23,7 @@ def save_run(folder, backbone, **fields):
     """A run's folder, at random."""
     head = LinearHead(backbone.num_features, len(CLASSES))
     record = record_of(backbone, {}, {"_target_": "ftlit.models.heads.LinearHead"}, class_names=CLASSES, multilabel=False, affine=False)
-    record["backbone"].update(fields)
+    record["backbone"]["arguments"].update(fields)
     (folder / "checkpoints").mkdir(parents=True)
     state = nn.ModuleDict({"backbone": backbone, "head": head}).state_dict()
     torch.save({"state_dict": state, "ftlit": record}, folder / "checkpoints" / "best.ckpt")

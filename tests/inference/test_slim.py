@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import ftlit
 from ftlit import FineTuner, LastCheckpoint, StagedFinetuning, UserError, load, load_backbone
 from ftlit.finetuning.presets import head_only, top_down
-from ftlit.inference.network import record_of
+from ftlit.inference.record import record_of
 from ftlit.inference.slim import base_record, digests, filled, slimmed
 from ftlit.models.heads import LinearHead
 

@@ -1,20 +1,24 @@
-"""Losses: the options of the Hydra group `loss` are callables `(counts) -> nn.Module`, counts being the training images of each class."""
+"""Losses, the options of the config group `loss`: callables `(counts) -> nn.Module`, where `counts` are the training images per class."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
 from ftlit.errors import UserError, unknown
+from ftlit.registry import Registry
+
+LOSSES: Registry[Callable[..., nn.Module]] = Registry("loss")  # by the names that stand in checkpoints
 
 
+@LOSSES.register("cross_entropy")
 def cross_entropy(counts: Sequence[int], *, label_smoothing: float = 0.0, class_weights: str | None = None) -> nn.Module:
     """Softmax cross-entropy of logits (N, C) against labels (N,) or class probabilities (N, C).
 
     Args:
-        counts: training images of each class.
-        label_smoothing: mass spread evenly over all classes, in [0, 1).
-        class_weights: `None`, or `balanced`: images / (classes * images of the class), as scikit-learn weighs them.
+        counts: number of training images per class.
+        label_smoothing: probability mass that is spread evenly over all classes, in [0, 1).
+        class_weights: `None`, or `balanced`: images / (classes * images of the class), the weights of scikit-learn.
 
     Raises:
         UserError: an argument out of its range.
@@ -24,8 +28,9 @@ def cross_entropy(counts: Sequence[int], *, label_smoothing: float = 0.0, class_
     return nn.CrossEntropyLoss(weight=_weights(counts, class_weights), label_smoothing=label_smoothing)
 
 
+@LOSSES.register("bce")
 def bce(counts: Sequence[int]) -> nn.Module:
-    """Binary cross-entropy of logits (N, C) against several labels at once, 0 or 1 each (N, C)."""
+    """Binary cross-entropy of logits (N, C) against any number of labels per image, 0 or 1 each (N, C)."""
     return nn.BCEWithLogitsLoss()
 
 
@@ -34,6 +39,6 @@ def _weights(counts: Sequence[int], how: str | None) -> torch.Tensor | None:
         return None
     if how != "balanced":
         raise unknown("class_weights", how, ["balanced", "null"])
-    # a class can be without training images (val or test have it): as if it had one, or its weight, and with it val/loss, were infinite
+    # a class may have no training images, only some in val or test: count one, or its weight, and val/loss, would be infinite
     images = torch.tensor(counts, dtype=torch.float32).clamp(min=1)
     return sum(counts) / (len(counts) * images)

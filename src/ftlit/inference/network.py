@@ -1,9 +1,8 @@
-"""A run's network again, from its checkpoint alone: that holds plain values and tensors, and a table of ours says what they build."""
+"""The network of a run, built from its checkpoint alone: it predicts one image or text, or many."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -15,20 +14,14 @@ from ftlit.data.input_spec import InputSpec
 from ftlit.data.tokens import TextSpec
 from ftlit.data.transforms import dense_transform
 from ftlit.errors import UserError, one_line, shorten
-from ftlit.inference.slim import check_base, filled
-from ftlit.models import heads
+from ftlit.inference.record import build_backbone, build_head, read_record
+from ftlit.inference.slim import filled
 from ftlit.models.backbone import Backbone
 from ftlit.models.batchnorm_fold import batchnorm_to_affine
 from ftlit.models.fully_convolutional import fully_convolutional
-from ftlit.zoo import load_backbone, load_bert, load_timm
+from ftlit.models.heads import logits_of
 
-KEY = "ftlit"  # of the record, in a checkpoint
-LOADERS: dict[str, Callable[..., Backbone]] = {loader.__name__: loader for loader in (load_backbone, load_timm, load_bert)}
-HEADS: dict[str, Callable[..., nn.Module]] = {
-    f"{kind.__module__}.{kind.__name__}": kind
-    for kind in (heads.LinearHead, heads.LinearProbeHead, heads.PooledHead, heads.MLPHead, heads.ConvHead)
-}
-Example = str | Path | Image.Image | Tensor
+ImageOrText = str | Path | Image.Image | Tensor
 
 
 @dataclass(frozen=True)
@@ -80,7 +73,7 @@ class Network:
         classes = f"{len(self.class_names)} {'labels' if self.multilabel else 'classes'}: {shorten(self.class_names, most=5)}"
         return f"Network({name} up to {self.backbone.cuts[-1]}, {type(self.head).__name__}, {classes})"
 
-    def __call__(self, examples: Example | Iterable[Example]) -> Any:
+    def __call__(self, examples: ImageOrText | Iterable[ImageOrText]) -> Any:
         """A `Prediction` of one image, or a list of them, in order, all at once: give as many as fit in memory.
 
         Args:
@@ -103,7 +96,7 @@ class Network:
             raise UserError("this run's network takes texts, and this is done with images only")
         return self.backbone.input_spec
 
-    def as_input(self, example: Example) -> Tensor:
+    def as_input(self, example: ImageOrText) -> Tensor:
         """What the network takes for one image (3, S, S), as in evaluation, or text (T,). Raises `UserError` for what it cannot take."""
         spec = self.backbone.input_spec
         if isinstance(spec, TextSpec):
@@ -122,7 +115,7 @@ class Network:
     def logits(self, inputs: Tensor) -> Tensor:
         """(N, K) of a batch; see `as_input`."""
         with torch.inference_mode():
-            return heads.logits_of(self.head, self.backbone(inputs), self.backbone.pool)
+            return logits_of(self.head, self.backbone(inputs), self.backbone.pool)
 
     def probabilities(self, inputs: Tensor) -> Tensor:
         """(N, K) of a batch; see `as_input`."""
@@ -170,34 +163,6 @@ def _check_pixels(image: Tensor) -> None:
         raise UserError(f"an image as a tensor has floats in [0, 1], or uint8: here they are from {least:.4g} to {most:.4g}")
 
 
-def record_of(
-    backbone: Backbone,
-    own: Mapping[str, Any],
-    head: Mapping[str, Any],
-    *,
-    class_names: Sequence[str],
-    multilabel: bool,
-    affine: bool,
-) -> dict[str, Any]:
-    """Plain values that `load` builds the network from.
-
-    Args:
-        backbone: as it was loaded.
-        own: `_target_` and arguments of a backbone that is none of ftlit's.
-        head: `_target_` and arguments.
-        class_names: class number -> name.
-        multilabel: whether an image has several labels.
-        affine: whether the batch norms were rewritten.
-    """
-    return {
-        "backbone": _plain(own if backbone.record is None else backbone.record),
-        "affine": affine,
-        "head": {"in_features": backbone.num_features, **_plain(head)},
-        "class_names": list(class_names),
-        "multilabel": multilabel,
-    }
-
-
 def load(run: str | Path, *, trust: bool = False) -> Network:
     """The network of a run, with the weights of its best epoch. Nothing in the file is executed, and nothing is downloaded but the base
     weights of a slim checkpoint, where they are not in their cache.
@@ -218,11 +183,13 @@ def load(run: str | Path, *, trust: bool = False) -> Network:
         raise UserError(f"{path} holds no checkpoints/best.ckpt: give the folder of a run that has trained for an epoch, or a checkpoint")
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-        record, state = checkpoint[KEY], checkpoint["state_dict"]
+        record, state = read_record(checkpoint, file), checkpoint["state_dict"]
+    except UserError:  # a newer format
+        raise
     except Exception as error:  # damaged bytes raise nearly anything
         raise UserError(f"{path} is neither the folder of a run that has ended nor its checkpoint: {one_line(error)}") from error
     try:
-        backbone, head = _backbone(record, trust), _head(record, trust)
+        backbone, head = build_backbone(record, trust=trust), build_head(record, trust=trust)
         if record["affine"]:
             batchnorm_to_affine(backbone)
         state = filled(state, backbone) if record.get("base") else state
@@ -232,56 +199,3 @@ def load(run: str | Path, *, trust: bool = False) -> Network:
         return Network(backbone, head, record["class_names"], record["multilabel"])
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(f"the record in {file} and its weights do not fit each other: {one_line(error)}") from error
-
-
-def base_of(record: Mapping[str, Any], *, trust: bool = False) -> Backbone:
-    """The backbone of a slim checkpoint as training began with it. Raises as `load`."""
-    backbone = _backbone(record, trust)
-    if record["affine"]:
-        batchnorm_to_affine(backbone)
-    return backbone
-
-
-def _backbone(record: Mapping[str, Any], trust: bool) -> Backbone:
-    arguments = dict(record["backbone"])
-    if "loader" not in arguments:
-        own: Backbone = _trusted("backbone", arguments.pop("_target_"), trust)(**arguments)
-        return own
-    name = arguments.pop("loader")
-    if name not in LOADERS:
-        raise UserError(f"this run's backbone is by {name}, which is none of ftlit's: {', '.join(LOADERS)}")
-    weights = arguments.pop("weights", None)
-    if name == load_bert.__name__:
-        arguments["download"] = trust or bool(record.get("base"))
-    backbone = LOADERS[name](weights=weights if record.get("base") else None, **arguments)
-    check_base(backbone, record.get("base"))
-    return backbone
-
-
-def _head(record: Mapping[str, Any], trust: bool) -> nn.Module:
-    arguments = {"num_classes": len(record["class_names"]), **record["head"]}
-    name = arguments.pop("_target_")
-    head: nn.Module = (HEADS[name] if name in HEADS else _trusted("head", name, trust))(**arguments)
-    return head
-
-
-def _trusted(what: str, name: str, trust: bool) -> Callable[..., Any]:
-    if not trust:
-        raise UserError(f"this run's {what} is {name}, which is none of ftlit's: --trust (trust=True) calls it, if you know what it does")
-    try:
-        return resolve_name(name)  # type: ignore[no-any-return]
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"this run's {what} is {name}, which cannot be imported here: {one_line(error)}") from error
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Without Hydra's own words, and with lists for tuples, as `weights_only` loading takes them."""
-    return {name: _listed(value) for name, value in values.items() if name not in ("_convert_", "_partial_", "_recursive_")}
-
-
-def _listed(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): _listed(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_listed(inner) for inner in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

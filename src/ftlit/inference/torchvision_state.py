@@ -10,7 +10,6 @@ from ftlit.errors import UserError
 from ftlit.inference.network import Network
 from ftlit.models.backbone import Backbone
 from ftlit.models.batchnorm_fold import affine_to_batchnorm
-from ftlit.zoo import load_backbone
 from ftlit.zoo.state_dict import original_names
 from ftlit.zoo.torchvision_layers import take_apart
 
@@ -21,7 +20,7 @@ def builder(network: Network) -> tuple[str, dict[str, Any]]:
     """Name and arguments of the network as torchvision builds it. Raises `UserError` where torchvision has no such."""
     record = network.backbone.record or {}
     name = record.get("name", "the backbone")
-    if record.get("loader") != load_backbone.__name__ or name not in models.list_models(module=models):
+    if record.get("loader") != "torchvision" or name not in models.list_models(module=models):
         raise _no_original(f"{name} is no network of torchvision")
     arguments = {key: value for key, value in record.items() if key not in BESIDE_ARGUMENTS}
     quick = {key: False for key in ("init_weights",) if key in arguments}  # what is drawn at random is replaced

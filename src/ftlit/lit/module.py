@@ -14,7 +14,7 @@ from ftlit.data.dataset import SPLITS
 from ftlit.errors import UserError
 from ftlit.finetuning.lr_schedule import Rates
 from ftlit.finetuning.param_groups import EVERYTHING, Group, build_optimizer
-from ftlit.inference.network import KEY, base_of
+from ftlit.inference.record import KEY, base_of, read_record
 from ftlit.inference.slim import digests, filled, slimmed
 from ftlit.lit.trainer_internals import training_length
 from ftlit.models.backbone import Backbone, FeatureBatch
@@ -37,7 +37,7 @@ class FineTuner(LightningModule):
         decay_all: `False`: no weight decay for biases and norms; see `ftlit.param_groups`.
         loss: of (logits, targets); cross-entropy by default.
         multilabel: targets are floats (N, num_classes), 0 or 1 each, and the metrics count each label by itself.
-        record: plain values that `ftlit.load` builds the network from, kept in checkpoints; see `ftlit.inference.network.record_of`.
+        record: plain values that `ftlit.load` builds the network from, kept in checkpoints; see `ftlit.inference.record.record_of`.
         slim: checkpoints keep what differs from the backbone's weights as they are now, and loading brings the rest from where `record`
             says; see `ftlit.inference.slim`.
     """
@@ -136,7 +136,7 @@ class FineTuner(LightningModule):
         """Take that over, where training goes on in as many processes. Raises `UserError` for a checkpoint of another network, and for a
         slim one without its base weights.
         """
-        record = checkpoint.get(KEY) or {}
+        record = read_record(checkpoint) if KEY in checkpoint else {}
         if record.get("base"):
             checkpoint["state_dict"] = filled(checkpoint["state_dict"], base_of(record))
         if self._trainer is None or self.trainer.state.fn != "fit":

@@ -1,7 +1,7 @@
-"""Heads: features -> logits. A head is any module made by `(in_features, num_classes)`.
+"""Heads: features -> logits. A head is any module that is built by `(in_features, num_classes)`.
 
-It is given vectors (N, in_features), pooled as the backbone pools, unless it has an attribute `takes_map = True`: then it is
-given the features as they come out at the cut.
+It takes vectors (N, in_features), pooled as the backbone pools, or, where it has an attribute `takes_map = True`, the features as
+they come out at the cut.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,13 +11,17 @@ from torch import Tensor, nn
 
 from ftlit.errors import UserError
 from ftlit.models.pooling import Pooling, pool
+from ftlit.registry import Registry
+
+HEADS: Registry[Callable[..., nn.Module]] = Registry("head")  # by the names that stand in checkpoints
 
 
 def logits_of(head: nn.Module, features: Tensor, pool: Callable[[Tensor], Tensor]) -> Tensor:
-    """What a head says of features as they come out at the cut, given to it as it takes them; `pool` is the backbone's."""
+    """Logits (N, num_classes) of features as they come out at the cut; they are pooled by `pool` unless the head takes maps."""
     return head(features if getattr(head, "takes_map", False) else pool(features))  # type: ignore[no-any-return]
 
 
+@HEADS.register("linear")
 class LinearHead(nn.Linear):
     """Vectors (N, in_features) -> logits (N, num_classes) by one linear layer.
 
@@ -30,12 +34,20 @@ class LinearHead(nn.Linear):
         super().__init__(in_features, num_classes)
 
 
+@HEADS.register("linear_probe")
 class LinearProbeHead(LinearHead):
-    """The same, for whoever joins it to a backbone to solve as a probe before training; see `ftlit.lit.callbacks.probe_head.FitProbeHead`."""
+    """A linear head that is fitted as a linear probe before training; see `ftlit.lit.callbacks.probe_head.FitProbeHead`.
+
+    Attributes:
+        recorded_as: the head that results, which is what a checkpoint records.
+    """
+
+    recorded_as = LinearHead
 
 
+@HEADS.register("pooled")
 class PooledHead(nn.Module):
-    """Maps (N, C, H, W), or tokens (N, T, C) -> logits (N, num_classes): pooled by their largest values or in quarters, then linear.
+    """Maps (N, C, H, W) or tokens (N, T, C) -> logits (N, num_classes): pooled in another way than by the average, then linear.
 
     Args:
         in_features: length of the pooled features; see `ftlit.models.pooling.pooled_size`.
@@ -50,10 +62,11 @@ class PooledHead(nn.Module):
         self.pooling, self.linear = pooling, nn.Linear(in_features, num_classes)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits."""
+        """Logits (N, num_classes)."""
         return self.linear(pool(features, pooling=self.pooling))  # type: ignore[no-any-return]
 
 
+@HEADS.register("mlp")
 class MLPHead(nn.Sequential):
     """Vectors (N, in_features) -> logits (N, num_classes) through hidden layers, each linear, ReLU, dropout.
 
@@ -61,7 +74,7 @@ class MLPHead(nn.Sequential):
         in_features: length of the features.
         num_classes: length of the logits.
         hidden: widths of the hidden layers; any number of them.
-        dropout: chance that a hidden value is dropped, in [0, 1).
+        dropout: probability that a hidden value is set to 0, in [0, 1).
     """
 
     def __init__(self, in_features: int, num_classes: int, *, hidden: Sequence[int] = (256,), dropout: float = 0.2) -> None:
@@ -73,14 +86,15 @@ class MLPHead(nn.Sequential):
         super().__init__(*layers, nn.Linear([in_features, *hidden][-1], num_classes))
 
 
+@HEADS.register("conv")
 class ConvHead(nn.Module):
-    """Maps (N, in_features, H, W) -> logits (N, num_classes): 3x3 convolution, batch norm, ReLU, mean over places, linear.
+    """Maps (N, in_features, H, W) -> logits (N, num_classes): 3x3 convolution, batch norm, ReLU, mean over positions, linear.
 
     Args:
         in_features: channels of the map.
         num_classes: length of the logits.
         channels: width of the convolution.
-        dropout: chance that a pooled value is dropped, in [0, 1).
+        dropout: probability that a pooled value is set to 0, in [0, 1).
     """
 
     takes_map = True
@@ -94,7 +108,7 @@ class ConvHead(nn.Module):
         self.linear = nn.Linear(channels, num_classes)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits. Raises `UserError` where the features are no map."""
+        """Logits (N, num_classes). Raises `UserError` for features that are not maps."""
         if features.ndim != 4:
             shape = tuple(features.shape[1:])
             raise UserError(f"head=conv needs a map at the cut, but the features have shape {shape}: cut lower, or take head=linear")

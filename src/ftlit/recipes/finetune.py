@@ -19,9 +19,10 @@ from torch import nn
 from ftlit.errors import UserError, one_line
 from ftlit.features.stage_input import StageInput
 from ftlit.finetuning.freeze import Choice
+from ftlit.finetuning.losses import LOSSES
 from ftlit.finetuning.plan import Plan, examine
 from ftlit.finetuning.schedule import Schedule, trains_head_alone, with_batchnorm, with_reinit, without_warm_up
-from ftlit.inference.network import record_of
+from ftlit.inference.record import part_of, record_of
 from ftlit.inference.slim import base_record
 from ftlit.lit.callbacks.probe_head import FitProbeHead, check_solvable
 from ftlit.lit.callbacks.recorder import Recorder
@@ -148,7 +149,9 @@ def _joined(cfg: DictConfig, backbone: Backbone, head: nn.Module, data: Any, sch
         )
     own: Any = OmegaConf.to_container(cfg.backbone, resolve=True)
     made: Any = OmegaConf.to_container(cfg.head, resolve=True)
-    record = record_of(backbone, own, made, class_names=data.class_names, multilabel=data.multilabel, affine=cfg.batchnorm == AFFINE)
+    recorded = part_of(cfg.loss, LOSSES)
+    about = {"class_names": data.class_names, "multilabel": data.multilabel, "affine": cfg.batchnorm == AFFINE}
+    record = record_of(backbone, own, made, loss=recorded, **about)
     return FineTuner(
         backbone,
         head,

@@ -14,10 +14,12 @@ from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.models.backbone import Backbone
 from ftlit.models.weights_origin import RANDOM
+from ftlit.registry import Registry
 from ftlit.zoo.blocks import NetworkParts
 from ftlit.zoo.state_dict import fill, original_names
 from ftlit.zoo.weights import WeightSource
 
+BACKBONES: Registry[Callable[..., Backbone]] = Registry("backbone source")  # by the names that stand in checkpoints
 LARGEST = 1024  # px, among which the smallest size that fits is looked for
 CANNOT_BUILD = (TypeError, ValueError, ArithmeticError, RuntimeError, AssertionError)
 

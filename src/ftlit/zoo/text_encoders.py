@@ -21,7 +21,7 @@ from ftlit.models.backbone import Backbone
 from ftlit.models.pooling import real_tokens
 from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.zoo.blocks import NetworkParts
-from ftlit.zoo.build import EmptyWeights, assembled, built
+from ftlit.zoo.build import BACKBONES, EmptyWeights, assembled, built
 from ftlit.zoo.weights import Tensors, WeightSource, as_record, find, read
 
 # type of model -> where its encoder layers are. Their layers take tokens and an attention mask, and nothing else
@@ -40,6 +40,7 @@ FILES = ("config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_ma
 OF_OLD = re.compile(r"embeddings\.(position|token_type)_ids$")  # tables of numbers that files held once
 
 
+@BACKBONES.register("bert")
 def load_bert(
     name: str,
     *,
@@ -82,7 +83,7 @@ def load_bert(
     def fresh() -> NetworkParts:
         return apart(built(str(name), partial(_made, config), kwargs))
 
-    record = {"loader": load_bert.__name__, "name": as_record(name), "weights": as_record(weights), "max_length": max_length, **kwargs}
+    record = {"loader": "bert", "name": as_record(name), "weights": as_record(weights), "max_length": max_length, **kwargs}
     parts = apart(model)
     return assembled(str(name), model, parts, spec, source=source, tensors=tensors, cut=cut, reinit=reinit, fresh=fresh, record=record)
 

@@ -20,7 +20,7 @@ from ftlit.errors import UserError, one_line, unknown
 from ftlit.models.backbone import Backbone
 from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.zoo.blocks import NetworkParts
-from ftlit.zoo.build import assembled, built, overridden
+from ftlit.zoo.build import BACKBONES, assembled, built, overridden
 from ftlit.zoo.timm_layers import take_apart
 from ftlit.zoo.weights import HOW_TO_GO_ON, WeightSource, as_record, find, network_timeout
 
@@ -38,6 +38,7 @@ NOT_GIVEN = {  # what timm's builders take and a backbone does not
 }
 
 
+@BACKBONES.register("timm")
 def load_timm(
     name: str,
     *,
@@ -84,7 +85,7 @@ def load_timm(
     def fresh() -> NetworkParts:
         return take_apart(built(name, create, settings), spec.size)[0]
 
-    record = {"loader": load_timm.__name__, "name": name, "weights": as_record(weights), "input_spec": asdict(spec), **kwargs}
+    record = {"loader": "timm", "name": name, "weights": as_record(weights), "input_spec": asdict(spec), **kwargs}
     backbone = assembled(name, model, parts, spec, source=source, tensors=tensors, cut=cut, reinit=reinit, fresh=fresh, record=record)
     origin = backbone.origin
     backbone.origin = replace(origin, resized=(*origin.resized, "positions") if resized else origin.resized, note=note)

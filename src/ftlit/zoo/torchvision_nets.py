@@ -17,7 +17,7 @@ from ftlit.models.backbone import Backbone
 from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.zoo import glyph, mlp
 from ftlit.zoo.blocks import IMAGENET, NetworkParts
-from ftlit.zoo.build import EmptyWeights, assembled, built, overridden
+from ftlit.zoo.build import BACKBONES, EmptyWeights, assembled, built, overridden
 from ftlit.zoo.torchvision_layers import take_apart
 from ftlit.zoo.weights import WeightSource, as_record, find, read, sources
 
@@ -66,6 +66,7 @@ STEPS: dict[str, Callable[[str], int]] = {"vit": lambda name: int(name.rpartitio
 SIGNATURES_HIDE = {models.MobileNetV3: ("width_mult", "reduced_tail", "dilated")}  # arguments that only the builder's inside tells
 
 
+@BACKBONES.register("torchvision")
 def load_backbone(
     name: str,
     *,
@@ -110,7 +111,7 @@ def load_backbone(
         return take_apart(built(name, net.build, settings))
 
     given = {argument: value for argument, value in settings.items() if argument in net.arguments}
-    record = {"loader": load_backbone.__name__, "name": name, "weights": as_record(weights), "input_spec": asdict(spec), **given}
+    record = {"loader": "torchvision", "name": name, "weights": as_record(weights), "input_spec": asdict(spec), **given}
     parts = take_apart(model)
     return assembled(name, model, parts, spec, source=source, tensors=tensors, cut=cut, reinit=reinit, fresh=fresh, record=record)
 

@@ -1,0 +1,178 @@
+"""The record in a checkpoint: the parts of the network as plain values, and how they are built again.
+
+A built-in part stands in the record by its registry name, `{"name": ..., "arguments": {...}}`; a user's class or function by its import
+path, `{"import": "package.module.Class", "arguments": {...}}`, which is imported with `trust` only.
+"""
+
+import ast
+from collections.abc import Callable, Mapping, Sequence
+from pkgutil import resolve_name
+from typing import Any
+
+from torch import nn
+
+from ftlit.errors import UserError, one_line
+from ftlit.formats import Content, upgraded, with_format
+from ftlit.inference.slim import check_base
+from ftlit.models.backbone import Backbone
+from ftlit.models.batchnorm_fold import batchnorm_to_affine
+from ftlit.models.heads import HEADS
+from ftlit.registry import Registry
+from ftlit.zoo import BACKBONES, load_bert
+
+KEY = "ftlit"  # of the record, in a checkpoint
+PACKAGE = "ftlit"
+HYDRA_KEYS = ("_target_", "_convert_", "_partial_", "_recursive_")
+
+Record = Mapping[str, Any]
+
+
+def record_of(
+    backbone: Backbone,
+    own: Mapping[str, Any],
+    head: Mapping[str, Any],
+    *,
+    class_names: Sequence[str],
+    multilabel: bool,
+    affine: bool,
+    loss: Record | None = None,
+) -> Content:
+    """Plain values that `ftlit.load` builds the network from.
+
+    Args:
+        backbone: as it was loaded.
+        own: `_target_` and arguments of a custom backbone, which has no record.
+        head: `_target_` and arguments.
+        class_names: class number -> name.
+        multilabel: whether an image has several labels.
+        affine: whether the batch norms were rewritten.
+        loss: see `part_of`; prediction does not need it.
+    """
+    loaded = backbone.record
+    return with_format(
+        {
+            "backbone": part_of(own, BACKBONES) if loaded is None else _named(loaded["loader"], loaded, without=("loader",)),
+            "affine": affine,
+            "head": part_of({"in_features": backbone.num_features, **head}, HEADS),
+            "loss": loss,
+            "class_names": list(class_names),
+            "multilabel": multilabel,
+        }
+    )
+
+
+def part_of(given: Mapping[str, Any], registry: Registry[Any]) -> Content:
+    """A part as it stands in a record: by its registry name where it is built in, else by its import path.
+
+    Args:
+        given: `_target_` and arguments.
+        registry: of its group.
+    """
+    path = str(given["_target_"])
+    part = resolve_name(path)
+    part = getattr(part, "recorded_as", part)
+    name = registry.name_of(part) if part.__module__.partition(".")[0] == PACKAGE else None
+    return {"import": path, "arguments": _plain(given)} if name is None else _named(name, given)
+
+
+def read_record(checkpoint: Mapping[str, Any], file: object = "this checkpoint") -> Content:
+    """The record of a checkpoint in today's format. Raises `KeyError` where there is none, `UserError` for one of a newer program."""
+    return upgraded(checkpoint[KEY], str(file), _from_0)
+
+
+def base_of(record: Record) -> Backbone:
+    """The backbone of a slim checkpoint as training began with it.
+
+    Args:
+        record: see `read_record`.
+
+    Raises:
+        UserError: see `ftlit.load`.
+    """
+    backbone = build_backbone(record, trust=False)
+    if record["affine"]:
+        batchnorm_to_affine(backbone)
+    return backbone
+
+
+def build_backbone(record: Record, *, trust: bool) -> Backbone:
+    """The backbone of a record, at random, or, where the checkpoint is slim, with its base weights."""
+    part, base = record["backbone"], record.get("base")
+    if "import" in part:
+        own: Backbone = _imported("backbone", part["import"], trust)(**part["arguments"])
+        return own
+    load, arguments = BACKBONES[part["name"]], dict(part["arguments"])
+    weights = arguments.pop("weights", None)
+    if load is load_bert:
+        arguments["download"] = trust or bool(base)
+    backbone = load(weights=weights if base else None, **arguments)
+    check_base(backbone, base)
+    return backbone
+
+
+def build_head(record: Record, *, trust: bool) -> nn.Module:
+    """The head of a record, at random."""
+    part = record["head"]
+    make = _imported("head", part["import"], trust) if "import" in part else HEADS[part["name"]]
+    head: nn.Module = make(**{"num_classes": len(record["class_names"]), **part["arguments"]})
+    return head
+
+
+def _named(name: str, arguments: Mapping[str, Any], without: Sequence[str] = ()) -> Content:
+    return {"name": name, "arguments": {key: value for key, value in _plain(arguments).items() if key not in without}}
+
+
+def _imported(noun: str, path: str, trust: bool) -> Callable[..., Any]:
+    if not trust:
+        raise UserError(f"the {noun} of this run is {path}, which is not built in: --trust (trust=True) calls it, if you know what it does")
+    try:
+        return resolve_name(path)  # type: ignore[no-any-return]
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"the {noun} of this run is {path}, which cannot be imported here: {one_line(error)}") from error
+
+
+def _plain(values: Mapping[str, Any]) -> Content:
+    """Without Hydra's own keys, and with lists for tuples and for the containers of OmegaConf, as `weights_only` loading takes them."""
+    return {str(name): _plain_value(value) for name, value in values.items() if name not in HYDRA_KEYS}
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain_value(inner) for name, inner in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain_value(inner) for inner in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+_HEADS_OF_0 = {
+    "ftlit.head.LinearHead": "linear",
+    "ftlit.head.SolvedLinearHead": "linear",
+    "ftlit.head.PooledHead": "pooled",
+    "ftlit.head.MLPHead": "mlp",
+    "ftlit.head.ConvHead": "conv",
+}
+_LOADERS_OF_0 = {"load_backbone": "torchvision", "load_timm": "timm", "load_bert": "bert"}
+
+
+def _from_0(record: Content) -> Content:
+    """Format 0 names ftlit's heads by their import paths of then, loaders by their functions, and writes some lists as text."""
+    backbone, head = (_with_lists(record[part]) for part in ("backbone", "head"))
+    loader, path = backbone.pop("loader", None), head.pop("_target_")
+    if loader is None:
+        backbone = {"import": backbone.pop("_target_"), "arguments": backbone}
+    else:
+        backbone = {"name": _LOADERS_OF_0.get(loader, loader), "arguments": backbone}
+    known = {"name": _HEADS_OF_0[path]} if path in _HEADS_OF_0 else {"import": path}
+    return {**record, "backbone": backbone, "head": {**known, "arguments": head}, "loss": None}
+
+
+def _with_lists(values: Mapping[str, Any]) -> Content:
+    """With the lists that OmegaConf's containers were written as: '[8]' -> [8]."""
+    return {name: _list_of(value) if isinstance(value, str) and value.startswith("[") else value for name, value in values.items()}
+
+
+def _list_of(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
