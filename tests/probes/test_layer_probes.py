@@ -11,7 +11,7 @@ import warm
 from paths import ROOT
 
 from ftlit import FineTuner, UserError, extract_features, fit_probe, load_backbone
-from ftlit.probes.layer_probes import Interval, Probing, best_of, bootstrap
+from ftlit.probes.layer_probes import Interval, LayerProbes, best_of, bootstrap
 
 
 def split(count: int, seed: int, folder):
@@ -23,7 +23,7 @@ def split(count: int, seed: int, folder):
 
 def test_there_is_a_probe_for_each_cut_and_kind_the_highest_first_and_each_is_that_of_fit_probe(tmp_path):
     train, valid = split(30, 0, tmp_path), split(12, 1, tmp_path)
-    probes = Probing(kinds=["svm", "softmax"], l2=[1.0, 1e-2]).at({"average": train}, {"average": valid})
+    probes = LayerProbes(kinds=["svm", "softmax"], l2=[1.0, 1e-2]).at({"average": train}, {"average": valid})
     assert [(probe.cut, probe.kind) for probe in probes] == [
         ("layer4", "softmax"), ("layer4", "svm"), ("layer1", "softmax"), ("layer1", "svm"),
     ]  # fmt: skip
@@ -69,7 +69,7 @@ def test_the_interval_is_that_of_a_bootstrap():
 )
 def test_settings_out_of_their_range_are_refused(options, said):
     with pytest.raises(UserError, match=said):
-        Probing(**options)
+        LayerProbes(**options)
 
 
 def probe(folder, *arguments, **environment):

@@ -1,4 +1,4 @@
-"""Probes: standardised, chosen without looking at what is reported, the same in the network; bad input in one line."""
+"""Linear probes: standardised features, the choice of the L2 penalty, the head of a probe, errors for bad input."""
 
 import numpy as np
 import pytest
@@ -11,13 +11,13 @@ from sklearn.preprocessing import StandardScaler
 
 from ftlit import UserError, extract_features, fit_probe, load_backbone
 from ftlit.probes.linear_probe import FOLDS, folds_of
-from ftlit.probes.objectives import KINDS
+from ftlit.probes.objectives import PROBE_KINDS
 
 DIGITS = load_digits()
 FEATURES, LABELS = torch.from_numpy(DIGITS.data), torch.from_numpy(DIGITS.target)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PROBE_KINDS)
 @pytest.mark.parametrize("classes", [2, 10])
 def test_the_head_gives_the_probes_logits_and_they_are_those_of_the_raw_features(kind, classes):
     chosen = LABELS < classes
@@ -31,8 +31,8 @@ def test_the_head_gives_the_probes_logits_and_they_are_those_of_the_raw_features
     assert constant.any() and float(probe.weight[:, constant].abs().max()) < 1e-9
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_column_that_hardly_varies_beside_the_others_gets_no_weight_of_millions(kind):
+@pytest.mark.parametrize("kind", PROBE_KINDS)
+def test_a_feature_that_hardly_varies_gets_no_weight_of_millions(kind):
     dead = torch.rand(200, 2, generator=torch.Generator().manual_seed(0), dtype=FEATURES.dtype) * 1e-30
     probe = fit_probe(torch.cat([FEATURES[:200], dead], dim=1), LABELS[:200], kind=kind, l2=1e-2)
     alone = fit_probe(FEATURES[:200], LABELS[:200], kind=kind, l2=1e-2)
@@ -65,7 +65,7 @@ def entropy(probe, features, labels):
 
 
 @pytest.mark.parametrize(("kind", "loss"), [("softmax", entropy), ("svm", hinge), ("ridge", square)])
-def test_of_several_l2_penalties_that_of_the_least_loss_on_valid_is_taken_and_solved_on_everything(kind, loss):
+def test_the_l2_penalty_of_the_least_loss_on_valid_is_chosen_and_the_probe_refitted_on_everything(kind, loss):
     train, valid = (FEATURES[:100], LABELS[:100]), (FEATURES[100:200], LABELS[100:200])
     l2_penalties = [10.0, 1e-1, 1e-2, 1e-3, 1e-5]
     probe = fit_probe(*train, l2=l2_penalties, valid=valid, kind=kind)
@@ -80,7 +80,7 @@ def test_of_several_l2_penalties_that_of_the_least_loss_on_valid_is_taken_and_so
 def test_losses_of_two_classes_are_those_of_the_head():
     chosen = LABELS < 2
     features, labels = FEATURES[chosen], LABELS[chosen]
-    for kind in KINDS:
+    for kind in PROBE_KINDS:
         probe = fit_probe(features[:80], labels[:80], l2=1e-2, valid=(features[80:], labels[80:]), kind=kind)
         alone = fit_probe(features[:80], labels[:80], l2=1e-2, kind=kind)
         logits, (found,) = alone.logits(features[80:]), probe.losses.values()
@@ -132,7 +132,7 @@ def test_stored_features_at_any_cut_are_probed(tmp_path):
         fit_probe(features, cut="layer5")
     with pytest.raises(UserError, match="features are of several cuts: give cut=, one of layer2, layer4"):
         fit_probe(features)
-    with pytest.raises(UserError, match="this probe is of features of length 128, and these have 64"):
+    with pytest.raises(UserError, match="this probe takes features of length 128, and these have 64"):
         fit_probe(features, cut="layer4", l2=1e-3).accuracy(features["layer2"].read(range(40)), labels)
 
 
@@ -156,10 +156,10 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("said", BAD)
-def test_bad_input_is_one_line(said):
-    features, labels, options = BAD[said]
-    with pytest.raises(UserError, match=said) as raised:
+@pytest.mark.parametrize("message", BAD)
+def test_bad_input_is_one_line(message):
+    features, labels, options = BAD[message]
+    with pytest.raises(UserError, match=message) as raised:
         fit_probe(features, labels, **options)
     assert "\n" not in str(raised.value)
 
@@ -167,5 +167,5 @@ def test_bad_input_is_one_line(said):
 def test_features_that_do_not_fit_into_memory_are_refused_with_the_figures(tmp_path, monkeypatch):
     features = extract_features(load_backbone("glyph"), [(torch.rand(9, 3, 32, 32), torch.arange(9) % 3)], cache=tmp_path)
     monkeypatch.setattr("os.sysconf", lambda name: 100)
-    with pytest.raises(UserError, match=r"solving on 9 features needs 37\.7 kB of memory, this machine has 10 kB: take fewer images"):
+    with pytest.raises(UserError, match=r"on 9 features needs 37\.7 kB of memory, this machine has 10 kB: take fewer images"):
         fit_probe(features)

@@ -1,4 +1,4 @@
-"""invariant 10: the probe reaches the optimum that scikit-learn reaches, and says so only where it did."""
+"""Invariant 10: the probe reaches the optimum that scikit-learn reaches, and `converged` is true only then."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.svm import LinearSVC
 
-from ftlit.probes.objectives import KINDS
+from ftlit.probes.objectives import PROBE_KINDS
 from ftlit.probes.solver import TOLERANCE, solve
 
 L2_PENALTIES = [1.0, 1e-2, 1e-4]
@@ -21,7 +21,7 @@ def outputs(features, weight, bias):
 
 
 def objective(kind, features, labels, classes, weight, bias, l2) -> float:
-    """What is minimised, written down once more."""
+    """The objective, written independently."""
     z, n = outputs(features, weight, bias), len(labels)
     signs = (2 * labels - 1)[:, None] if classes == 2 else 2 * torch.nn.functional.one_hot(labels, classes) - 1
     if kind == "softmax":
@@ -69,7 +69,7 @@ def standard(features):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PROBE_KINDS)
 @pytest.mark.parametrize("classes", [2, 10])
 def test_on_digits_the_optimum_is_scikit_learns(kind, classes, dtype):
     digits = load_digits(n_class=classes)
@@ -79,7 +79,7 @@ def test_on_digits_the_optimum_is_scikit_learns(kind, classes, dtype):
 
 @st.composite
 def problems(draw):
-    """Features and labels: any number of classes, more features than samples and the reverse, lonely samples, constant and doubled columns."""
+    """Features and labels: any number of classes, N < C and N > C, classes of one sample, constant and duplicated features."""
     classes = draw(st.integers(2, 50))
     samples = draw(st.integers(classes, classes + 60))
     width = draw(st.integers(1, 80))
@@ -96,7 +96,7 @@ def problems(draw):
     return standard(features), labels, classes
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PROBE_KINDS)
 @settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow], phases=[Phase.generate], derandomize=True)
 @given(problems())
 def test_on_any_problem_the_optimum_is_no_worse_than_scikit_learns(kind, problem):
@@ -104,8 +104,8 @@ def test_on_any_problem_the_optimum_is_no_worse_than_scikit_learns(kind, problem
     assert_same_optimum(kind, features, labels, classes, near=1e-5, agree=0.0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_l2_penalties_are_solved_in_any_order_and_each_as_if_alone(kind):
+@pytest.mark.parametrize("kind", PROBE_KINDS)
+def test_the_order_of_l2_penalties_does_not_matter_and_each_is_fitted_as_if_alone(kind):
     features, labels = torch.randn(60, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 4
     together = solve(features, labels, 4, [1e-3, 1.0, 1e-1], kind)
     for i, l2 in enumerate([1e-3, 1.0, 1e-1]):
@@ -114,12 +114,12 @@ def test_l2_penalties_are_solved_in_any_order_and_each_as_if_alone(kind):
         assert torch.allclose(alone.weight[0], together.weight[i], atol=1e-2)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PROBE_KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_the_weakest_l2_penalties_are_solved_from_nothing_and_along_any_path(kind, dtype):
+def test_the_weakest_l2_penalties_are_fitted_directly_and_along_any_path(kind, dtype):
     digits = load_digits()
     features, labels = standard(torch.from_numpy(digits.data))[:120].to(dtype), torch.from_numpy(digits.target)[:120]
-    for l2_penalties in ([1e-6], [10 ** (-i / 2) for i in range(13)]):  # all is told apart here, and the objective is near 0
+    for l2_penalties in ([1e-6], [10 ** (-i / 2) for i in range(13)]):  # the classes are separable here, and the objective is near 0
         path = solve(features, labels, 10, l2_penalties, kind)
         assert bool(path.converged.all())
         value = objective(kind, features, labels, 10, path.weight[-1], path.bias[-1], l2_penalties[-1])
@@ -127,42 +127,42 @@ def test_the_weakest_l2_penalties_are_solved_from_nothing_and_along_any_path(kin
 
 
 @pytest.mark.parametrize("classes", [2, 10])
-def test_where_rounding_hides_the_way_down_float64_takes_over(classes, monkeypatch):
+def test_where_rounding_hides_the_descent_float64_takes_over(classes, monkeypatch):
     digits = load_digits(n_class=classes)
     features, labels = standard(torch.from_numpy(digits.data))[:120].float(), torch.from_numpy(digits.target)[:120]
     l2_penalties = [1.0, 1e-2, 1e-4, 1e-6]
     at_once = solve(features, labels, classes, l2_penalties, "softmax")
-    monkeypatch.setattr("ftlit.probes.solver.MANY", 0)  # float32 is tried
+    monkeypatch.setattr("ftlit.probes.solver.FLOAT32_MIN_SIZE", 0)  # float32 is tried
     found = solve(features, labels, classes, l2_penalties, "softmax")
     assert bool(found.converged.all()) and found.objective.tolist() == pytest.approx(at_once.objective.tolist(), rel=1e-4)
 
 
-@pytest.mark.parametrize("few_axes", [0, 64])
-def test_l_bfgs_and_newtons_method_stand_in_for_each_other_on_hinges(few_axes, monkeypatch):
+@pytest.mark.parametrize("max_rank", [0, 64])
+def test_l_bfgs_and_newtons_method_stand_in_for_each_other_on_hinges(max_rank, monkeypatch):
     digits = load_digits()
     features, labels = standard(torch.from_numpy(digits.data))[:300], torch.from_numpy(digits.target)[:300]
     expected = solve(features, labels, 10, [1e-2], "svm")
-    monkeypatch.setattr("ftlit.probes.solver.FEW_AXES", few_axes)
-    monkeypatch.setattr("ftlit.probes.solver.NEWTON_STEPS" if few_axes else "ftlit.probes.lbfgs.MOST_STEPS", 1)
+    monkeypatch.setattr("ftlit.probes.solver.NEWTON_MAX_RANK", max_rank)
+    monkeypatch.setattr("ftlit.probes.solver.MAX_NEWTON_STEPS" if max_rank else "ftlit.probes.lbfgs.MAX_STEPS", 1)
     found = solve(features, labels, 10, [1e-2], "svm")
     assert bool(found.converged[0]) and float(found.objective[0]) == pytest.approx(float(expected.objective[0]), rel=1e-6)
 
 
-def test_what_did_not_get_there_says_so(monkeypatch):
+def test_a_solution_that_did_not_converge_is_marked(monkeypatch):
     digits = load_digits()
-    monkeypatch.setattr("ftlit.probes.lbfgs.MOST_STEPS", 1)
+    monkeypatch.setattr("ftlit.probes.lbfgs.MAX_STEPS", 1)
     features, labels = standard(torch.from_numpy(digits.data))[:300], torch.from_numpy(digits.target)[:300]
     assert not bool(solve(features, labels, 10, [1e-2], "softmax").converged[0])
 
 
 @pytest.mark.parametrize("kind", ["softmax", "svm"])
-def test_what_is_left_bounds_the_distance_to_the_optimum(kind, monkeypatch):
+def test_left_bounds_the_distance_to_the_optimum(kind, monkeypatch):
     features, labels = torch.randn(80, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), torch.arange(80) % 5
     best = float(solve(features, labels, 5, [1e-3], kind).objective[0])
     seen = []
-    monkeypatch.setattr("ftlit.probes.solver.NEWTON_STEPS", 0)
+    monkeypatch.setattr("ftlit.probes.solver.MAX_NEWTON_STEPS", 0)
     for steps in (1, 3, 10, 30):
-        monkeypatch.setattr("ftlit.probes.lbfgs.MOST_STEPS", steps)
+        monkeypatch.setattr("ftlit.probes.lbfgs.MAX_STEPS", steps)
         path = solve(features, labels, 5, [1e-3], kind)
         gap = float(path.objective[0]) - best
         assert gap <= float(path.left[0] * path.objective[0]) + 1e-12

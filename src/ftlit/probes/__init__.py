@@ -1,1 +1,1 @@
-"""Linear probes, solved; transferability; which scenario."""
+"""Linear probes, transferability, advice on the scenario."""

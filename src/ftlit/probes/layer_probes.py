@@ -1,8 +1,9 @@
-"""Probes at every layer: how well each cut tells the classes apart, chosen on held-out images and reported once on test."""
+"""Linear probes at every layer: held-out accuracy of each cut, kind and pooling, the best one, its test accuracy, files and figure."""
 
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -14,29 +15,29 @@ from ftlit.errors import UserError, unknown
 from ftlit.features.extract import Features
 from ftlit.models.pooling import POOLINGS, Pooling
 from ftlit.probes.linear_probe import L2_PENALTIES, Probe, fit_probe
-from ftlit.probes.objectives import KINDS, Kind
+from ftlit.probes.objectives import PROBE_KINDS, ProbeKind
 from ftlit.seeding import derived_seed
 
-DRAWS = 10_000  # of the bootstrap
-LEVEL = 0.95
-MARKS = ("o-", "^--", "d:")  # of each kind
+BOOTSTRAP_SAMPLES = 10_000
+CONFIDENCE = 0.95
+LINE_STYLES = ("o-", "^--", "d:", "v-.")  # of the kinds, in turn
 
 
 @dataclass(frozen=True)
-class Probing:
-    """What is tried. An option of the group `probe`.
+class LayerProbes:
+    """Which probes to fit. An option of the config group `probe`.
 
     Args:
-        kinds: of the loss, see `ftlit.probes.solver.solve`.
+        kinds: losses, see `ftlit.probes.solver.solve`.
         l2: L2 penalties to try, see `ftlit.probes.linear_probe.fit_probe`; `None`: 25 from 10 to 1e-5.
         cuts: names of layers; `None`: all.
-        poolings: of the features, see `ftlit.models.pooling.pool`; at each cut those that its features can be pooled by. A head that is solved in
-            place takes the average.
+        poolings: of the features, see `ftlit.models.pooling.pool`; at each cut those that its features allow. `head=linear_probe` takes the
+            average.
         seed: of the folds of cross-validation and of the bootstrap.
-        repeats: how often the training images of each class are drawn anew, where there are few of them (`data.per_class`).
+        repeats: how many random samples of few training images are probed (`data.per_class`).
 
     Raises:
-        UserError: no kind or pooling, an unknown one, L2 penalties that are not above 0, or no repeat.
+        UserError: no kind or pooling, an unknown one, L2 penalties that are not above 0, or fewer than 1 repeat.
     """
 
     kinds: Sequence[str] = ("softmax",)
@@ -47,7 +48,7 @@ class Probing:
     repeats: int = 1
 
     def __post_init__(self) -> None:
-        for name, given, options in (("kinds", self.kinds, KINDS), ("poolings", self.poolings, POOLINGS)):
+        for name, given, options in (("kinds", self.kinds, PROBE_KINDS), ("poolings", self.poolings, POOLINGS)):
             if not given:
                 raise UserError(f"probe.{name}=[]: give at least one of {', '.join(options)}")
             for one in given:
@@ -63,10 +64,10 @@ class Probing:
     def at(self, features: Mapping[Pooling, Features], valid: Mapping[Pooling, Features] | None = None) -> list[Probe]:
         """A probe for each cut, kind and pooling, the highest cut first; see `fit_probe`."""
         l2_penalties = [float(l2) for l2 in self.l2 or L2_PENALTIES]
-        kinds: list[Kind] = [kind for kind in KINDS if kind in self.kinds]
-        how: dict[str, Any] = {"l2": l2_penalties, "seed": self.seed}
+        kinds: list[ProbeKind] = [kind for kind in PROBE_KINDS if kind in self.kinds]
+        options: dict[str, Any] = {"l2": l2_penalties, "seed": self.seed}
         return [
-            fit_probe(own, cut=cut, kind=kind, pooling=pooling, valid=None if valid is None else valid[pooling], **how)
+            fit_probe(own, cut=cut, kind=kind, pooling=pooling, valid=None if valid is None else valid[pooling], **options)
             for cut in reversed(next(iter(features.values())).cuts)
             for kind in kinds
             for pooling, own in features.items()
@@ -75,7 +76,11 @@ class Probing:
 
 
 def best_of(probes: Sequence[Probe]) -> Probe:
-    """That whose accuracy on held-out features is best; of equals the first. Raises `UserError` for several of which nothing was held out."""
+    """The probe with the best accuracy on held-out features; the first of equals.
+
+    Raises:
+        UserError: there are several, and nothing was held out to choose by.
+    """
     if len(probes) > 1 and any(probe.score is None for probe in probes):
         raise UserError("nothing is held out to choose by: give one cut (probe.cuts=[...]), one kind, and one L2 penalty, or more images")
     return max(probes, key=lambda probe: probe.score or 0.0)
@@ -83,7 +88,7 @@ def best_of(probes: Sequence[Probe]) -> Probe:
 
 @dataclass(frozen=True)
 class Interval:
-    """A share of N and where it would lie in 95 of 100 draws of N with replacement (Efron 1979): the percentiles of a bootstrap."""
+    """A share of N samples with its 95 % confidence interval: the percentiles of a bootstrap (Efron 1979)."""
 
     share: float
     low: float
@@ -93,33 +98,34 @@ class Interval:
         return f"{self.share:.4f} [{self.low:.4f}, {self.high:.4f}]"
 
 
-def bootstrap(right: Tensor, seed: int) -> Interval:
+def bootstrap(correct: Tensor, seed: int) -> Interval:
     """The interval of the mean of N truth values."""
-    n, share = len(right), float(right.double().mean())
-    draw = torch.Generator().manual_seed(derived_seed(seed, n))
-    means = torch.binomial(torch.full((DRAWS,), float(n)).double(), torch.full((DRAWS,), share).double(), generator=draw) / n
-    low, high = torch.quantile(means, torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=means.dtype)).tolist()
+    n, share = len(correct), float(correct.double().mean())
+    generator = torch.Generator().manual_seed(derived_seed(seed, n))
+    counts, shares = torch.full((BOOTSTRAP_SAMPLES,), float(n)).double(), torch.full((BOOTSTRAP_SAMPLES,), share).double()
+    means = torch.binomial(counts, shares, generator=generator) / n
+    low, high = torch.quantile(means, torch.tensor([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], dtype=means.dtype)).tolist()
     return Interval(share, low, high)
 
 
-def write_csv(path: Path, draws: Sequence[Sequence[Probe]]) -> None:
-    """A row for each draw, cut, kind, pooling and L2 penalty that was tried: held-out accuracy and loss."""
+def write_csv(path: Path, repeats: Sequence[Sequence[Probe]]) -> None:
+    """Held-out accuracy and loss: a row for each repeat, cut, kind, pooling and L2 penalty."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["draw", "cut", "kind", "pooling", "l2", "accuracy", "loss"])
-        for number, probes in enumerate(draws):
+        for number, probes in enumerate(repeats):
             for probe in probes:
                 row = (number, probe.cut, probe.kind, probe.pooling)
-                writer.writerows((*row, l2, share, probe.losses[l2]) for l2, share in probe.scores.items())
+                writer.writerows((*row, l2, accuracy, probe.losses[l2]) for l2, accuracy in probe.scores.items())
 
 
-def draw(path: Path, cuts: Sequence[str], draws: Sequence[Sequence[Probe]], chosen: Sequence[tuple[Probe, Interval]], title: str) -> None:
-    """A picture of held-out accuracy by depth as PNG: a panel for each pooling, a line for each kind, mean and deviation of the draws;
-    and what was chosen in each draw with its accuracy on test.
+def draw(path: Path, cuts: Sequence[str], repeats: Sequence[Sequence[Probe]], chosen: Sequence[tuple[Probe, Interval]], title: str) -> None:
+    """A figure of held-out accuracy by depth as PNG: a panel per pooling, a line per kind (mean and standard deviation of the repeats), and
+    the test accuracy of the chosen probe of each repeat.
     """
-    from matplotlib.figure import Figure  # here, so that settings are read without it; no pyplot: no screen is needed
+    from matplotlib.figure import Figure  # here: matplotlib takes a second to import; no pyplot: no screen is needed
 
-    kinds, poolings = (list(dict.fromkeys(getattr(probe, name) for probe in draws[0])) for name in ("kind", "pooling"))
+    kinds, poolings = (list(dict.fromkeys(getattr(probe, name) for probe in repeats[0])) for name in ("kind", "pooling"))
     figure = Figure(figsize=(2.4 + 3.6 * len(poolings), 4.2), layout="constrained")
     figure.suptitle(title, fontsize=10)
     panels = figure.subplots(1, len(poolings), sharey=True, squeeze=False)[0]
@@ -127,24 +133,24 @@ def draw(path: Path, cuts: Sequence[str], draws: Sequence[Sequence[Probe]], chos
         axes.set(title=f"{pooling} features" if len(poolings) > 1 else "", xlabel="cut, from the input to the top")
         axes.set_xticks(range(len(cuts)), cuts, rotation=45 if len(cuts) > 6 else 0)
         axes.grid(axis="y", alpha=0.3)
-        for kind in kinds:
-            own = {cut: [p.score for ps in draws for p in ps if (p.cut, p.kind, p.pooling) == (cut, kind, pooling)] for cut in cuts}
-            shown = [
-                (i, [score for score in own[cut] if score is not None])
-                for i, cut in enumerate(cuts)
-                if any(score is not None for score in own[cut])
-            ]
-            spread = [stdev(values) for _, values in shown] if len(draws) > 1 else None
-            places, means = [i for i, _ in shown], [mean(values) for _, values in shown]
-            style: dict[str, Any] = {"color": f"C{KINDS.index(kind)}", "alpha": 0.8, "markersize": 5, "capsize": 3}
-            axes.errorbar(places, means, spread, fmt=MARKS[KINDS.index(kind)], label=f"{kind}, held out", **style)
-        for best, tested in chosen:
+        for number, (kind, style) in enumerate(zip(kinds, cycle(LINE_STYLES), strict=False)):
+            own = [[p for p in probes if (p.kind, p.pooling) == (kind, pooling)] for probes in repeats]
+            line: dict[str, Any] = {"fmt": style, "color": f"C{number}", "label": f"{kind}, held out"}
+            axes.errorbar(*_accuracy_by_cut(cuts, own), **line, alpha=0.8, markersize=5, capsize=3)
+        for best, test in chosen:
             if best.pooling == pooling:
-                error = [[tested.share - tested.low], [tested.high - tested.share]]
-                axes.errorbar(
-                    [cuts.index(str(best.cut))], [tested.share], error, fmt="s", color="black", capsize=4, label="chosen, test, 95 %"
-                )
+                error = [[test.share - test.low], [test.high - test.share]]
+                point: dict[str, Any] = {"fmt": "s", "color": "black", "label": "chosen, test, 95 %"}
+                axes.errorbar([cuts.index(str(best.cut))], [test.share], error, **point, capsize=4)
     panels[0].set_ylabel("accuracy")
     labelled = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     panels[-1].legend(labelled.values(), labelled.keys(), loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
     figure.savefig(path, dpi=120)
+
+
+def _accuracy_by_cut(cuts: Sequence[str], repeats: Sequence[Sequence[Probe]]) -> tuple[list[int], list[float], list[float] | None]:
+    """Numbers of the cuts with a held-out accuracy, its means over the repeats, and its standard deviations where there are several."""
+    scores = {i: [p.score for probes in repeats for p in probes if p.cut == cut and p.score is not None] for i, cut in enumerate(cuts)}
+    scores = {i: values for i, values in scores.items() if values}
+    deviations = [stdev(values) for values in scores.values()] if len(repeats) > 1 else None
+    return list(scores), [mean(values) for values in scores.values()], deviations

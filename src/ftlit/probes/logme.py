@@ -1,4 +1,4 @@
-"""LogME, a score of how well features fit classes, without training (You et al. 2021)."""
+"""LogME: a transferability score of features for given classes, without training (You et al. 2021)."""
 
 from math import log, pi
 
@@ -7,26 +7,29 @@ from torch import Tensor
 
 from ftlit.errors import UserError
 
-TURNS = 100  # of LogME's fixed point
-
-
-TINY = 1e-12
-
-
-STILL = 1e-3  # relative change of alpha / beta at which it ends
+MAX_ITERATIONS = 100  # of the fixed point
+REL_TOLERANCE = 1e-3  # change of alpha / beta at which the iteration ends
+EPS = 1e-12  # lower bound of denominators
 
 
 def logme(features_NC: Tensor, labels_N: Tensor) -> float:
-    """Mean over the classes of the log evidence, for each image, of a Bayesian linear model of "is it this class?", its two precisions at
-    their best: You et al. 2021 (LogME), section 4, by its fixed point in the singular vectors of the features. Higher is better.
+    """Log evidence per image of a Bayesian linear model of each class against the rest, at its best two precisions, averaged over the
+    classes: You et al. 2021, section 4, by fixed-point iteration in the singular vectors of the features.
+
+    Args:
+        features_NC: of N images.
+        labels_N: class numbers.
+
+    Returns:
+        The score; higher is better.
 
     Raises:
-        UserError: no class has an image.
+        UserError: there are no images.
     """
     if not len(labels_N):
         raise UserError("LogME needs images")
     features = features_NC.double()
-    features = features / features.abs().max().clamp(min=TINY)  # the evidence does not depend on their size
+    features = features / features.abs().max().clamp(min=EPS)  # the evidence does not depend on their scale
     left, singular, _ = torch.linalg.svd(features, full_matrices=False)
     squares, (n, width) = singular.square(), features.shape
     evidences = []
@@ -35,15 +38,15 @@ def logme(features_NC: Tensor, labels_N: Tensor) -> float:
         along = (left.T @ target).square()
         beyond = max(float(target.square().sum() - along.sum()), 0.0)
         alpha, beta = 1.0, 1.0
-        for _ in range(TURNS):
+        for _ in range(MAX_ITERATIONS):
             ratio = alpha / beta
-            used = min(max(float((squares / (squares + ratio)).sum()), TINY), n - 1e-6)
+            used = min(max(float((squares / (squares + ratio)).sum()), EPS), n - 1e-6)
             length = float((squares * along / (squares + ratio).square()).sum())
-            apart = float((along / (1 + squares / ratio).square()).sum()) + beyond
-            alpha, beta = used / max(length, TINY), (n - used) / max(apart, TINY)
-            if abs(alpha / beta - ratio) <= STILL * ratio:
+            residual = float((along / (1 + squares / ratio).square()).sum()) + beyond
+            alpha, beta = used / max(length, EPS), (n - used) / max(residual, EPS)
+            if abs(alpha / beta - ratio) <= REL_TOLERANCE * ratio:
                 break
         spread = float(torch.log(alpha + beta * squares).sum()) + (width - len(squares)) * log(alpha)
         fit = width * log(alpha) + n * log(beta / (2 * pi))
-        evidences.append((fit - spread - beta * apart - alpha * length) / (2 * n))
+        evidences.append((fit - spread - beta * residual - alpha * length) / (2 * n))
     return sum(evidences) / len(evidences)

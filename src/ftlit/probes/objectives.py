@@ -1,6 +1,6 @@
-"""Losses of linear classifiers by their outputs: values, slopes and curvatures, what solving asks for.
+"""Losses of linear probes as functions of the outputs: values, gradients and curvatures for the solver.
 
-Shapes: N samples, K outputs (one for each class; one alone for two classes), G problems: the K outputs where they are independent of each
+Shapes: N samples, K outputs (one per class; a single one for two classes), G problems: the K outputs where they are independent of each
 other (svm), else one.
 """
 
@@ -10,12 +10,12 @@ from typing import Literal, Self, get_args
 import torch
 from torch import Tensor
 
-Kind = Literal["softmax", "svm", "ridge"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+ProbeKind = Literal["softmax", "svm", "ridge"]
+PROBE_KINDS: tuple[ProbeKind, ...] = get_args(ProbeKind)
 
 
-def losses_of(outputs_NK: Tensor, labels_N: Tensor, kind: Kind) -> Tensor:
-    """The loss of each sample, (N,), whose mean `solve` minimises; outputs as a `Path` gives them, one column for two classes."""
+def losses_of(outputs_NK: Tensor, labels_N: Tensor, kind: ProbeKind) -> Tensor:
+    """Loss of each sample, (N,), whose mean `solve` minimises; outputs (N, K), one column for two classes."""
     classes = max(2, outputs_NK.shape[1])
     if kind == "softmax" and classes > 2:
         return torch.nn.functional.cross_entropy(outputs_NK, labels_N, reduction="none")
@@ -27,9 +27,9 @@ def losses_of(outputs_NK: Tensor, labels_N: Tensor, kind: Kind) -> Tensor:
 
 
 class Softmax:
-    """Cross-entropy of three classes or more: one problem."""
+    """Cross-entropy of three classes or more: a single problem."""
 
-    largest = 0.25  # second derivative
+    largest = 0.25  # upper bound of the second derivative
 
     def __init__(self, labels: Tensor) -> None:
         self.places = labels[:, None]
@@ -39,7 +39,7 @@ class Softmax:
         return self
 
     def __call__(self, outputs: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs (N, columns) -> mean losses (G,) in float64, and their gradients (N, columns); here the columns are all."""
+        """Outputs (N, columns) -> mean losses (G,) in float64, and their gradients (N, columns); here `columns` is always all of them."""
         total = torch.logsumexp(outputs, dim=1, keepdim=True)
         mean = (total - outputs.gather(1, self.places)).mean(dtype=torch.float64)
         slope = torch.exp(outputs - total)
@@ -47,23 +47,22 @@ class Softmax:
         return mean[None], slope.div_(len(outputs))
 
     def curvature(self, outputs: Tensor) -> Tensor:
-        """Mean second derivative by each output, (K,)."""
+        """Mean second derivative with respect to each output, (K,)."""
         likely = outputs.softmax(dim=1)
         return (likely * (1 - likely)).mean(dim=0)
 
     def newton(self, outputs: Tensor, slope: Tensor) -> Tensor:
-        """The bias, (K,), that Newton's method would take away, given the gradient by it; both float64."""
+        """Newton step (K,) of the bias, to be subtracted, from its gradient `slope` (K,); both float64."""
         likely = outputs.softmax(dim=1)
         hessian = (likely.mean(dim=0).diag() - likely.T @ likely / len(likely)).double()
-        level = (
-            hessian.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
-        )  # a bias equal for all outputs changes nothing: any curvature will do along it
+        # the same bias for all outputs changes nothing: any curvature will do in that direction
+        level = hessian.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
         step: Tensor = torch.linalg.solve(hessian + level / len(hessian), slope)
         return step
 
 
 class Signed(ABC):
-    """A loss of each output and its sign, (N, K)."""
+    """A loss of each output and its sign (N, K), +1 or -1."""
 
     def __init__(self, signs: Tensor) -> None:
         self.signs = signs
@@ -77,13 +76,13 @@ class Signed(ABC):
         """See `Softmax`."""
 
     def newton(self, outputs: Tensor, slope: Tensor) -> Tensor:
-        """See `Softmax`; the outputs do not depend on each other."""
+        """See `Softmax`; the outputs are independent of each other."""
         curvature = self.curvature(outputs).double()
         return torch.where(curvature > 0, slope / curvature, 0.0)
 
 
 class Logistic(Signed):
-    """Cross-entropy of two classes, by one output."""
+    """Cross-entropy of two classes with a single output."""
 
     largest = 0.25
 
@@ -99,12 +98,12 @@ class Logistic(Signed):
 
 
 class Svm(Signed):
-    """Squared hinge of each output: K problems."""
+    """Squared hinge loss of each output: K problems."""
 
     largest = 2.0
 
     def __call__(self, outputs: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Softmax`; here for some of the columns."""
+        """See `Softmax`; here for a subset of the columns."""
         signs = self.signs if outputs.shape == self.signs.shape else self.signs[:, columns]
         short = torch.relu(1 - signs * outputs)
         return short.square().mean(dim=0, dtype=torch.float64), signs * short * (-2 / len(outputs))
@@ -118,7 +117,7 @@ LinearLoss = Softmax | Logistic | Svm
 
 
 def signs_of(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
-    """+1 for the class of an output, else -1, (N, K); for two classes +1 is the second."""
+    """+1 for the class of the output, else -1, (N, K); for two classes (N, 1), +1 for the second."""
     if classes == 2:
         return (2 * labels - 1).to(dtype)[:, None]
     return torch.nn.functional.one_hot(labels, classes).to(dtype) * 2 - 1

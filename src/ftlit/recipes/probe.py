@@ -20,7 +20,7 @@ from ftlit.lit.callbacks.recorder import MOST_FEATURES, answers_of, as_kept, ite
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.models.backbone import Backbone
 from ftlit.models.pooling import POOLINGS
-from ftlit.probes.layer_probes import Interval, Probing, best_of, bootstrap, draw, write_csv
+from ftlit.probes.layer_probes import Interval, LayerProbes, best_of, bootstrap, draw, write_csv
 from ftlit.probes.linear_probe import L2_PENALTIES, Probe
 from ftlit.recipes import finetune
 from ftlit.recipes.config.validate import bind, check_input, check_labelled
@@ -58,7 +58,7 @@ def run(cfg: DictConfig) -> float:
     finetune.quiet()
     bind(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    probing: Probing = instantiate(cfg.probe)
+    probing: LayerProbes = instantiate(cfg.probe)
     few = cfg.data.get("per_class")
     if probing.repeats > 1 and few is None:
         raise UserError(f"probe.repeats={probing.repeats} draws training images anew, and all are taken: give data.per_class too")
@@ -86,7 +86,7 @@ def run(cfg: DictConfig) -> float:
     return mean(nan if look.best.score is None else look.best.score for look in looks)
 
 
-def look(cfg: DictConfig, probing: Probing, backbone: Backbone, seed: int) -> Look:
+def look(cfg: DictConfig, probing: LayerProbes, backbone: Backbone, seed: int) -> Look:
     """Solve and choose: on val, or, where training images are few, by cross-validation among these, so that val adds none."""
     data = instantiate(cfg.data, input_spec=backbone.input_spec, seed=seed)
     if type(data) is not ImageData:
@@ -152,7 +152,7 @@ def _cell(probes: Sequence[Probe], looks: Sequence[Look]) -> str:
     scores = [probe.score for probe in probes if probe.score is not None]
     text = spread(scores) if scores else "-"
     if len(looks) == 1:
-        return f"{text} ({probes[0].at_end}{probes[0].l2:.0e}){' *' * chosen}"
+        return f"{text} ({probes[0].bound_sign}{probes[0].l2:.0e}){' *' * chosen}"
     return text + f" *{chosen}" * (chosen > 0)
 
 
@@ -166,7 +166,7 @@ def told(looks: Sequence[Look], few: int | None) -> str:
     how = f"on {looks[0].held_out}, solved again on train and val" if few is None else f"by {looks[0].held_out}"
     if len(looks) == 1:
         best, tested = looks[0].best, looks[0].tested
-        return f"* chosen {how}: {best.told}; test accuracy {tested} (95 % of bootstraps)"
+        return f"* chosen {how}: {best.summary}; test accuracy {tested} (95 % of bootstraps)"
     accuracy = spread([look.tested.share for look in looks])
     return (
         f"*N: chosen in N draws, {how}; test accuracy {accuracy} over {len(looks)} draws of {few} {looks[0].data.input_spec.noun} a class"

@@ -24,7 +24,7 @@ from ftlit import (
 from ftlit.data.dataset import Collection, Examples
 from ftlit.finetuning.schedule import without_warm_up
 from ftlit.models.heads import LinearHead, MLPHead
-from ftlit.probes.layer_probes import Probing
+from ftlit.probes.layer_probes import LayerProbes
 
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
 L2_PENALTIES = [1e-1, 1e-3]
@@ -54,7 +54,7 @@ class Begins(pl.Callback):
 
 
 def fit(source, module=None, *, solved=None, path=None):
-    begins, solved = Begins(), solved or FitProbeHead(probing=Probing(l2=L2_PENALTIES))
+    begins, solved = Begins(), solved or FitProbeHead(probing=LayerProbes(l2=L2_PENALTIES))
     trainer = pl.Trainer(max_epochs=2, callbacks=[StagedFinetuning(Schedule([Stage(["*"])])), solved, begins], **QUIET)
     trainer.fit(module or model(), source, ckpt_path=path)
     return trainer, solved, begins
@@ -88,7 +88,7 @@ def test_of_many_images_a_share_of_each_class_is_solved_on_where_training_follow
     _, solved, _ = fit(source, module.train())
     assert "head solved on 15 training images" in capsys.readouterr().out
     assert torch.allclose(solved.probe.weight, expected.weight, atol=1e-4)
-    fit(source, solved=FitProbeHead(probing=Probing(l2=L2_PENALTIES), trains=False))
+    fit(source, solved=FitProbeHead(probing=LayerProbes(l2=L2_PENALTIES), trains=False))
     assert "head solved on 30 training images" in capsys.readouterr().out
 
 
@@ -103,7 +103,7 @@ def test_a_run_that_goes_on_keeps_the_head_of_its_checkpoint(tmp_path):
 
 
 def test_where_nothing_else_trains_the_solution_is_the_end(tmp_path):
-    module, solved = model(), FitProbeHead(probing=Probing(l2=L2_PENALTIES), trains=False)
+    module, solved = model(), FitProbeHead(probing=LayerProbes(l2=L2_PENALTIES), trains=False)
     before = {name: value.clone() for name, value in module.backbone.state_dict().items()}
     trainer, _, _ = fit(FeatureData(data(), tmp_path, pooled=True), module, solved=solved)
     assert trainer.global_step == 0 and torch.equal(module.head.weight.detach(), solved.probe.weight)
@@ -112,7 +112,7 @@ def test_where_nothing_else_trains_the_solution_is_the_end(tmp_path):
 
 @pytest.mark.parametrize("stored", [True, False])
 def test_val_goes_into_a_head_that_alone_is_solved_once_it_has_judged_it(tmp_path, stored):
-    module, solved = model(), FitProbeHead(probing=Probing(l2=L2_PENALTIES), trains=False)
+    module, solved = model(), FitProbeHead(probing=LayerProbes(l2=L2_PENALTIES), trains=False)
     fit(FeatureData(data(), tmp_path, pooled=True) if stored else data(), module, solved=solved)
     with torch.no_grad():
         vectors = module.eval().backbone.pool(module.backbone(torch.stack([data().transforms["val"](picture(i)) for i in range(30)])))
@@ -134,7 +134,7 @@ def test_val_goes_into_a_head_that_alone_is_solved_once_it_has_judged_it(tmp_pat
     ],
 )
 def test_val_adds_nothing_where_images_are_few_on_purpose_or_training_follows(limits, few, trains):
-    module, solved = model(), FitProbeHead(probing=Probing(l2=L2_PENALTIES), trains=trains)
+    module, solved = model(), FitProbeHead(probing=LayerProbes(l2=L2_PENALTIES), trains=trains)
     trainer = pl.Trainer(max_epochs=1, callbacks=[StagedFinetuning(Schedule([Stage(["*"])])), solved], **QUIET, **limits)
     trainer.fit(module, data(per_class=few))
     held = module.head.weight.clone()

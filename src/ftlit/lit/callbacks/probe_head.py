@@ -17,7 +17,7 @@ from ftlit.features.store import Store
 from ftlit.lit.datamodules.extraction import EVALUATION, VALIDATION, Extraction, View, together
 from ftlit.lit.datamodules.feature_data import SHARDED, FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
-from ftlit.probes.layer_probes import Probing, best_of
+from ftlit.probes.layer_probes import LayerProbes, best_of
 from ftlit.probes.linear_probe import Probe, fit_probe
 
 MOST_IMAGES = 20_000  # that a head is solved on where training follows; two of each class at least
@@ -46,8 +46,8 @@ class FitProbeHead(Callback):
         UserError: when training begins: no such linear layer, one without a bias; and see `check_solvable`.
     """
 
-    def __init__(self, head: str = "head", probing: Probing | None = None, *, trains: bool = True) -> None:
-        self.head, self.probing, self.trains = head, probing or Probing(), trains
+    def __init__(self, head: str = "head", probing: LayerProbes | None = None, *, trains: bool = True) -> None:
+        self.head, self.probing, self.trains = head, probing or LayerProbes(), trains
         self.probe: Probe | None = None
         self.whole: Probe | None = None
 
@@ -69,7 +69,7 @@ class FitProbeHead(Callback):
         if trainer.is_global_zero:
             score = "" if self.probe.score is None else f", accuracy {self.probe.score:.4f} in cross-validation"
             noun = the_backbone(pl_module)[1].input_spec.noun
-            print(f"head solved on {len(features):,} training {noun}: {self.probe.told}{score}", flush=True)
+            print(f"head solved on {len(features):,} training {noun}: {self.probe.summary}{score}", flush=True)
 
     def takes_val(self, trainer: Trainer, data: Any) -> bool:
         """Whether there will be a `whole`, from this data. Raises `UserError`, see `check_solvable`."""
