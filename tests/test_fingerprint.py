@@ -27,7 +27,7 @@ from ftlit.data.input_spec import InputSpec
 from ftlit.data.transforms import AUGMENTS, eval_transform, train_transform
 from ftlit.errors import UserError
 from ftlit.finetuning.freeze import hold_modes, modes_of, set_trainable
-from ftlit.fingerprint import _source, fingerprint, of_array, of_bytes, of_tensor, prefixes, software
+from ftlit.fingerprint import fingerprint, of_array, of_bytes, of_tensor, prefixes, software
 from ftlit.models.batchnorm_fold import batchnorm_to_affine
 from ftlit.zoo import load_backbone
 
@@ -86,9 +86,10 @@ def net() -> nn.Sequential:
 THINGS = """
 import torch
 from functools import partial
-from ftlit.data.dataset import image_reader
+from ftlit.data.images import image_reader
 from ftlit.fingerprint import fingerprint
-from ftlit.data.transforms import InputSpec, eval_transform, train_transform
+from ftlit.data.input_spec import InputSpec
+from ftlit.data.transforms import eval_transform, train_transform
 from ftlit.zoo import load_backbone
 torch.manual_seed(0)
 names = {"a", "b", "c", "layer1", "layer2"}
@@ -326,21 +327,78 @@ def test_a_class_without_a_file_is_told_by_the_code_of_its_methods():
     assert fingerprint(written(cells[0], "__nowhere__")) == fingerprint(written("\n\n" + cells[0], "__nowhere__"))
 
 
-def test_the_source_of_foreign_code_and_of_what_it_inherits_counts(tmp_path, monkeypatch):
+BASE = """
+from torch import nn
+class Base(nn.Module):
+    def forward(self, x):
+        {doc}
+        return {result}
+"""
+CHILD = """
+import functools, torch, users_base
+from users_base import Base
+{comment}
+SIZE, MEAN, UNUSED = {size}, [0.5, {mean}], {unused}
+resize = torch.nn.Upsample({size})
+def inner(x):
+    return x * {inner}
+@functools.cache
+def cached():
+    return {cached}
+class Net(Base):
+    gain = {gain}
+def work(x):
+    return [inner(part) + MEAN[0] for part in x[:SIZE]]
+def through_a_module(x):
+    return users_base.Base()(x) + cached()
+def resized(x):
+    return resize(x)
+def untouched(x):
+    return abs(x)
+class Transform:
+    def __call__(self, x):
+        return self.crop(x)
+    @staticmethod
+    def crop(x):
+        return work(x)
+"""
+SAME = {
+    "doc": "", "result": "x", "comment": "", "size": 1, "mean": 0.1, "unused": 1, "inner": 3, "cached": 4, "gain": 5,
+}  # fmt: skip
+# change -> what of the users' code has another fingerprint then
+USERS_CHANGES = {
+    "nothing": ({}, set()),
+    "comment": ({"comment": "# why"}, set()),
+    "docstring": ({"doc": '"""Why."""'}, set()),
+    "what nobody uses": ({"unused": 2}, set()),
+    "base class": ({"result": "x + 1"}, {"Net", "through_a_module"}),
+    "global number": ({"size": 2}, {"work", "Transform", "resized"}),
+    "global list": ({"mean": 0.2}, {"work", "Transform"}),
+    "called function": ({"inner": 4}, {"work", "Transform"}),
+    "cached function": ({"cached": 5}, {"through_a_module"}),
+    "class attribute": ({"gain": 6}, {"Net"}),
+}
+
+
+@pytest.mark.parametrize("change", USERS_CHANGES)
+def test_a_users_code_counts_with_what_it_reaches_by_name_and_neither_comments_nor_docstrings(tmp_path, monkeypatch, change):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    found = []
-    for base, size in (("x", "1"), ("x", "2"), ("x * 2", "1"), ("x", "1")):
-        (tmp_path / "ftlit_base.py").write_text(f"from torch import nn\nclass Base(nn.Module):\n    def forward(self, x): return {base}\n")
-        (tmp_path / "ftlit_child.py").write_text(f"import ftlit_base\nSIZE = {size}\ndef work(): ...\nclass Net(ftlit_base.Base): pass\n")
-        for name in ("ftlit_base", "ftlit_child"):  # as a new process would find them
-            monkeypatch.delitem(sys.modules, name, raising=False)
-        _source.cache_clear()
+
+    def found(settings):
+        for name, text in (("users_base", BASE), ("users_child", CHILD)):
+            (tmp_path / f"{name}.py").write_text(text.format(**settings))
+            monkeypatch.delitem(sys.modules, name, raising=False)  # as a new process would find it
         importlib.invalidate_caches()
-        child = importlib.import_module("ftlit_child")
-        found.append((fingerprint(child.Net()), fingerprint(child.work)))
-    assert found[0] == found[3] and len({net for net, _ in found}) == 3
-    assert [work == found[0][1] for _, work in found] == [True, False, True, True]
+        child = importlib.import_module("users_child")
+        functions = ("work", "through_a_module", "resized", "untouched")
+        things = {name: getattr(child, name) for name in functions} | {"Net": child.Net(), "Transform": child.Transform()}
+        return {name: fingerprint(thing) for name, thing in things.items()}
+
+    settings, expected = USERS_CHANGES[change]
+    before, after = found(SAME), found({**SAME, **settings})
+    assert {name for name in before if before[name] != after[name]} == expected
+    assert len(set(before.values())) == len(before)
 
 
 # --- plain values
@@ -517,7 +575,9 @@ def test_what_cannot_be_looked_into_is_an_error_of_one_line_also_inside_of_somet
     model = Scale()
     model.__dict__["held"] = thing
     for holder in (thing, [thing], {"a": thing}, model, lambda: thing):
-        with pytest.raises(UserError, match=r"^features cannot be kept: \w+ cannot be told from another one .*; take cache=none$") as error:
+        with pytest.raises(
+            UserError, match=r"^features cannot be cached: an object of \w+ cannot be fingerprinted .*; take cache=none$"
+        ) as error:
             fingerprint(holder)
         assert len(str(error.value).splitlines()) == 1
 

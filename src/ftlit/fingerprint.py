@@ -1,17 +1,14 @@
-"""What decides a result, as a short text: equal where weights, parameters, code and pictures are equal, other where one of them differs.
+"""Fingerprints: short texts that are equal where weights, parameters, code and data are equal, and differ where one of them differs.
 
-Bulk is hashed by XXH3 (128 bits): against accidents, not against an attacker.
+Bulk is hashed by XXH3 (128 bits): against accidents, not against an attacker. `ftlit.code_identity` says how code counts.
 """
 
 import copyreg
-import inspect
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
-from functools import cache, partial
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path, PurePath
-from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
+from functools import partial, singledispatch
+from pathlib import PurePath
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 from weakref import ReferenceType
 
@@ -21,25 +18,27 @@ from torch import Tensor, fx, nn
 from torch.utils.data import Dataset
 from xxhash import xxh3_128
 
+from ftlit.code_identity import PLAIN, CachedFunction, contents, identity, package_version
 from ftlit.errors import UserError
 
 Feed = Callable[[bytes], None]
-VERSIONED = ("torch", "torchvision", "PIL", "numpy", *sys.stdlib_module_names)  # told by their versions; all other code by its source
-PLAIN = (type(None), bool, int, float, complex, str, bytes, range, slice, torch.dtype, torch.device, torch.Size)
-# what a module without anything has, what no output depends on, and what `trainable.hold_modes` puts in
-NOT_THE_MODULES_OWN = {*vars(nn.Module()), "train", "_compiled_call_impl"}
+Parts = tuple[str, list[Any]]  # a thing as text, and the things that it is made of
+# attributes of an empty module, those that no output depends on, and the one that `ftlit.finetuning.freeze.hold_modes` sets
+IGNORED_ATTRIBUTES = {*vars(nn.Module()), "train", "_compiled_call_impl"}
+FIRST_BASES = (Enum, nn.Module, Dataset)  # where a class has several bases, the first of these decides what counts
 
 
 def fingerprint(*things: Any) -> str:
     """32 hexadecimal digits for `things`: numbers, texts, tensors, arrays, modules, transforms, functions, and objects made of these.
 
-    Of a module its class, its plain attributes, weights and buffers count, not its mode and not what trains. Of code from elsewhere
-    than torch, torchvision, Pillow, numpy and Python itself the whole source file counts, and the version of its package; of those
-    `software` tells the version. What such code calls in other files of its own does not count. Of a hook the function counts and the
-    plain values and tensors that it was given, not the object that it is a method of; of a data set not its pictures, nor where it lies.
+    Of a module its class, its plain attributes, weights and buffers count, not its mode and not what trains. Classes and functions of
+    ftlit count by name and version number, those of torch, torchvision, Pillow, numpy and Python by name (`software` gives the versions),
+    those of other packages by name, version and code, and a user's by code and constants, with those that they reach by name. Of a hook
+    the function counts and the plain values and tensors that it was given, not the object that it is a method of; of a data set not its
+    images, nor where it lies.
 
     Raises:
-        UserError: something that holds what cannot be looked into, an open file for instance.
+        UserError: an object that cannot be looked into, an open file for instance.
     """
     return _digest(things, ())
 
@@ -53,8 +52,8 @@ def prefixes(layers: Mapping[str, nn.Module]) -> dict[str, str]:
 
 
 def software() -> str:
-    """The versions of what computes features, beside our own source."""
-    return ", ".join(f"{name} {_version(name)}" for name in ("torch", "torchvision", "pillow"))
+    """The versions of the packages that compute features."""
+    return ", ".join(f"{name} {package_version(name)}" for name in ("torch", "torchvision", "pillow"))
 
 
 def of_bytes(content: bytes | memoryview) -> str:
@@ -104,134 +103,125 @@ def _feed(thing: Any, update: Feed, within: tuple[int, ...]) -> None:
         _feed(part, update, within)
 
 
-def _taken_apart(thing: Any) -> tuple[str, list[Any]]:
-    """What a thing is, as text, and the things that it is made of."""
-    if isinstance(thing, Enum):
-        return f"{_named(type(thing))}.{thing.name}", [thing.value]
-    if isinstance(thing, PLAIN) and type(thing) in PLAIN:
+def _taken_apart(thing: Any) -> Parts:
+    if type(thing) in PLAIN:
         return f"{type(thing).__name__} {thing!r}", []
-    if isinstance(thing, PurePath):
-        return f"path {str(thing)!r}", []
-    if isinstance(thing, Tensor):
-        try:
-            return f"tensor {of_tensor(thing)}", []
-        except RuntimeError as error:  # without values, or sparse
-            raise _opaque(thing, error) from error
-    if isinstance(thing, np.ndarray) and not thing.dtype.hasobject:
-        return f"array {of_array(thing)}", []
-    if isinstance(thing, nn.Module):
-        return _named(type(thing)), _of_module(thing)
-    if isinstance(thing, Dataset):  # its pictures have digests of their own
-        own = {name: value for name, value in vars(thing).items() if name != "root" and _says_how(value)}
-        return _named(type(thing)), [own, getattr(thing, "transforms", None)]
     if type(thing) in (list, tuple):
         return type(thing).__name__, list(thing)
-    if isinstance(thing, Mapping):
-        return "mapping", [part for pair in thing.items() for part in pair]
-    if isinstance(thing, type):
-        return _named(thing), []
-    if isinstance(thing, ModuleType):
-        return f"module {thing.__name__} {_source(thing.__name__)}", []
-    if isinstance(thing, BuiltinFunctionType):
-        return _named(thing), [] if isinstance(thing.__self__, ModuleType) else [thing.__self__]
-    if isinstance(thing, FunctionType):
-        return _named(thing), [_code(thing.__code__), *_around(thing)]
-    if isinstance(thing, MethodType):
-        return "method", [thing.__func__, thing.__self__]
-    if isinstance(thing, ReferenceType):
-        return "reference", [thing()]
-    if isinstance(thing, fx.Graph):  # its nodes refer to one another in more ways than can be followed
-        return "graph", [thing.python_code("self").src]
-    return _named(type(thing)), _of_object(thing)
+    kind = next((base for base in FIRST_BASES if isinstance(thing, base)), type(thing))
+    return _parts.dispatch(kind)(thing)
 
 
-def _of_module(module: nn.Module) -> list[Any]:
-    """Attributes, hooks, weights, buffers and children: what the output may depend on."""
-    own = {name: value for name, value in vars(module).items() if name not in NOT_THE_MODULES_OWN}
+@singledispatch
+def _parts(thing: Any) -> Parts:
+    """Of any other object: its class, and what pickle would keep of it."""
+    own = copyreg.dispatch_table.get(type(thing))
+    try:
+        reduced: Any = own(thing) if own else thing.__reduce_ex__(4)
+    except Exception as error:  # what pickle cannot keep raises anything: TypeError, ValueError, RuntimeError, ...
+        raise _opaque(thing, error) from error
+    parts = [reduced] if isinstance(reduced, str) else [list(part) if hasattr(part, "__next__") else part for part in reduced[:5]]
+    return "object", [type(thing), *parts]
+
+
+@_parts.register
+def _of_enum(thing: Enum) -> Parts:
+    return f"enum {thing.name}", [type(thing), thing.value]
+
+
+@_parts.register
+def _of_path(thing: PurePath) -> Parts:
+    return f"path {str(thing)!r}", []
+
+
+@_parts.register
+def _of_tensor(thing: Tensor) -> Parts:
+    try:
+        return f"tensor {of_tensor(thing)}", []
+    except RuntimeError as error:  # without values, or sparse
+        raise _opaque(thing, error) from error
+
+
+@_parts.register(np.ndarray)
+def _of_array(thing: "np.ndarray[Any, Any]") -> Parts:
+    return _parts.dispatch(object)(thing) if thing.dtype.hasobject else (f"array {of_array(thing)}", [])
+
+
+@_parts.register
+def _of_module(module: nn.Module) -> Parts:
+    own = {name: value for name, value in vars(module).items() if name not in IGNORED_ATTRIBUTES}
     # who hooks in, with what values, not the object they belong to: an observer's counts do not change an output
     hooks = [_hook(hook) for hooks in (module._forward_pre_hooks, module._forward_hooks) for hook in hooks.values()]
-    return [own, hooks, dict(module._parameters), dict(module._buffers), dict(module._modules)]
+    return "module", [type(module), own, hooks, dict(module._parameters), dict(module._buffers), dict(module._modules)]
+
+
+@_parts.register(Dataset)
+def _of_dataset(thing: "Dataset[Any]") -> Parts:
+    own = {name: value for name, value in vars(thing).items() if name != "root" and _decides_loading(value)}
+    return "data set", [type(thing), own, getattr(thing, "transforms", None)]  # its images have digests of their own
+
+
+@_parts.register(Mapping)
+def _of_mapping(thing: Mapping[Any, Any]) -> Parts:
+    return "mapping", [part for pair in thing.items() for part in pair]
+
+
+@_parts.register
+def _of_class(thing: type) -> Parts:
+    return "class", identity(thing)
+
+
+@_parts.register
+def _of_function(thing: FunctionType) -> Parts:
+    around = [contents(cell) for cell in thing.__closure__ or ()]
+    return "function", [identity(thing), thing.__defaults__, thing.__kwdefaults__, around]
+
+
+@_parts.register
+def _of_builtin(thing: BuiltinFunctionType) -> Parts:
+    return "builtin", [identity(thing), *([] if isinstance(thing.__self__, ModuleType) else [thing.__self__])]
+
+
+@_parts.register
+def _of_method(thing: MethodType) -> Parts:
+    return "method", [thing.__func__, thing.__self__]
+
+
+@_parts.register(CachedFunction)
+def _of_cached_function(thing: Any) -> Parts:
+    return "cached", [thing.__wrapped__]
+
+
+@_parts.register
+def _of_python_module(thing: ModuleType) -> Parts:
+    return f"module {thing.__name__} {package_version(thing.__name__.partition('.')[0])}", []
+
+
+@_parts.register(ReferenceType)
+def _of_reference(thing: "ReferenceType[Any]") -> Parts:
+    return "reference", [thing()]
+
+
+@_parts.register
+def _of_graph(thing: fx.Graph) -> Parts:
+    return "graph", [thing.python_code("self").src]  # its nodes refer to one another in more ways than can be followed
 
 
 def _hook(hook: Any) -> list[Any]:
     function, given = (hook.func, [*hook.args, *hook.keywords.values()]) if isinstance(hook, partial) else (hook, [])
     function = getattr(function, "__func__", function)
     if not isinstance(function, FunctionType):
-        return [_named(function if hasattr(function, "__qualname__") else type(function))]
-    around = [value for cell in function.__closure__ or () for value in _held(cell)]
+        return identity(function if hasattr(function, "__qualname__") else type(function))
+    around = [value for cell in function.__closure__ or () for value in contents(cell)]
     values = [value for value in (*given, *around, *(function.__defaults__ or ())) if type(value) in PLAIN or isinstance(value, Tensor)]
-    return [_named(function), _code(function.__code__), values]
+    return [identity(function), values]
 
 
-def _says_how(value: Any) -> bool:
-    """Whether an attribute of a data set may say how its pictures are loaded, rather than which there are."""
+def _decides_loading(value: Any) -> bool:
+    """Whether an attribute of a data set may decide how its images are loaded, rather than which there are."""
     return type(value) in (bool, int, float, str) or isinstance(value, Enum) or callable(value)
-
-
-def _of_object(thing: Any) -> list[Any]:
-    """What pickle would keep of it."""
-    own = copyreg.dispatch_table.get(type(thing))
-    try:
-        reduced: Any = own(thing) if own else thing.__reduce_ex__(4)
-    except Exception as error:  # what pickle cannot keep raises anything: TypeError, ValueError, RuntimeError, ...
-        raise _opaque(thing, error) from error
-    return [reduced] if isinstance(reduced, str) else [list(part) if hasattr(part, "__next__") else part for part in reduced[:5]]
 
 
 def _opaque(thing: Any, why: object) -> UserError:
     text = " ".join(str(why).split())
-    return UserError(f"features cannot be kept: {type(thing).__name__} cannot be told from another one ({text}); take cache=none")
-
-
-def _around(function: FunctionType) -> list[Any]:
-    """What a function uses besides its own code: defaults, what it closes over, and the plain values among the globals that it names."""
-    names = [name for name in function.__code__.co_names if type(function.__globals__.get(name, function)) in PLAIN]
-    values = {name: function.__globals__[name] for name in names}
-    return [function.__defaults__, function.__kwdefaults__, [*map(_held, function.__closure__ or ())], values]
-
-
-def _held(cell: CellType) -> list[Any]:
-    """What a function has from around it; nothing where that was never set."""
-    try:
-        return [cell.cell_contents]
-    except ValueError:
-        return []
-
-
-def _code(code: CodeType) -> list[Any]:
-    """A function's own code: a lambda's name does not tell it from the next."""
-    return [code.co_code, code.co_names, [_code(part) if isinstance(part, CodeType) else part for part in code.co_consts]]
-
-
-def _named(thing: Any) -> str:
-    """Module and name of a class or function, with the version or the source that it comes from."""
-    module = getattr(thing, "__module__", None) or "builtins"
-    name = f"{module}.{getattr(thing, '__qualname__', thing)}"
-    if module.partition(".")[0] in VERSIONED:
-        return name
-    bases = [base for base in getattr(thing, "__mro__", ())[1:] if base.__module__.partition(".")[0] not in VERSIONED]
-    return " ".join([name, _version(module.partition(".")[0]), _source(module) or _methods(thing), *(_named(base) for base in bases)])
-
-
-def _methods(thing: Any) -> str:
-    """A digest of what stands in for the source of a class that has no file: the code of its own methods and properties."""
-    found = {name: getattr(value, "__func__", getattr(value, "fget", value)) for name, value in getattr(thing, "__dict__", {}).items()}
-    return fingerprint({name: _code(value.__code__) for name, value in found.items() if isinstance(value, FunctionType)})
-
-
-@cache
-def _source(module: str) -> str:
-    """A digest of the source file of a module; the empty text where there is none, as in a notebook."""
-    try:
-        file = inspect.getsourcefile(sys.modules[module])
-    except (KeyError, TypeError):
-        return ""
-    return of_bytes(Path(file).read_bytes()) if file and Path(file).is_file() else ""
-
-
-@cache
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "?"
+    return UserError(f"features cannot be cached: an object of {type(thing).__name__} cannot be fingerprinted ({text}); take cache=none")

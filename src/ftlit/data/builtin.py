@@ -11,6 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision import datasets
 
+from ftlit.code_identity import versioned
 from ftlit.data.dataset import Collection, Examples, Split
 from ftlit.data.images import BadImage, to_rgb
 from ftlit.data.splits import Content, assemble
@@ -27,6 +28,7 @@ def digits(*, fractions: Mapping[Split, float], split_seed: int) -> Collection:
     return assemble({"train": found}, [str(digit) for digit in range(10)], fractions=fractions, split_seed=split_seed)
 
 
+@versioned("read_digit", 1)
 def _array_to_rgb(array: "np.ndarray[Any, Any]") -> Image.Image:
     return Image.fromarray(array).convert("RGB")
 
@@ -128,6 +130,7 @@ def _class_names(dataset: Any, at_least: int) -> list[str]:
     return [str(number) for number in range(at_least)]
 
 
+@versioned("read_torchvision_image", 1)
 def _load(dataset: Any, place: int) -> Image.Image:
     try:
         return to_rgb(dataset[place][0])

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from ftlit.code_identity import versioned
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError, one_line
 
@@ -19,6 +20,7 @@ class BadImage(UserError):
         super().__init__(text.strip().splitlines()[-1].removeprefix(f"{__name__}.BadImage: "))
 
 
+@versioned("read_image", 1)
 def read_image(path: str | Path, at_least: int | None = None) -> Image.Image:
     """An image file -> PIL image (RGB), upright.
 
@@ -48,6 +50,7 @@ def image_reader(spec: InputSpec) -> Callable[[str | Path], Image.Image]:
     return partial(read_image, at_least=2 * (spec.resize or spec.size))
 
 
+@versioned("to_rgb", 1)
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any PIL image -> RGB, upright: EXIF orientation applied, transparency laid on white, 16 bits scaled to 8."""
     ImageOps.exif_transpose(image, in_place=True)

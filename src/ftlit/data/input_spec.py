@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 from torchvision.transforms.functional import InterpolationMode
 
+from ftlit.code_identity import versioned
 from ftlit.data.transforms import Transform, eval_transform, train_transform
 from ftlit.errors import UserError, unknown
 
 
+@versioned("input_spec", 1)
 @dataclass(frozen=True)
 class InputSpec:
     """The input that pretrained weights expect: RGB images, resized, cropped, scaled to [0, 1] and normalised.

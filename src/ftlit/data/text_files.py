@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ftlit.code_identity import versioned
 from ftlit.data.dataset import SPLITS, Collection, Examples, Split
 from ftlit.data.image_files import cell_of, labels_of, read_csv, split_of
 from ftlit.data.images import shown
@@ -78,6 +79,7 @@ def _examples(texts: list[str], labels: list[tuple[int, ...]]) -> Examples:
     return Examples(texts, labels, as_it_is, [np.frombuffer(text.encode(), np.uint8) for text in texts])
 
 
+@versioned("read_text", 1)
 def as_it_is(text: str) -> str:
     """A text needs no reading."""
     return text

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ftlit.code_identity import versioned
 from ftlit.data.transforms import Transform
 from ftlit.errors import UserError, one_line
 
 PATCH = 16**2  # pixels that a token counts as: what a token of a ViT is made of
 
 
+@versioned("text_spec", 1)
 @dataclass(frozen=True)
 class TextSpec:
     """The input that pretrained weights of texts expect: token ids, cut at `max_length` and filled up to it with `pad_id`. Which tokens are
@@ -74,6 +76,7 @@ class TextSpec:
         return replace(self, max_length=max(3, min(self.max_length, max(lengths, default=3)))), sum(n > self.max_length for n in lengths)
 
 
+@versioned("token_ids", 1)
 class TokenIds:
     """Text -> token ids, int64 (max_length,). Deterministic; it pickles with all of the tokenizer, and is told from others by that.
 

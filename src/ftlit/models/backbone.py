@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ftlit.code_identity import versioned
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, unknown
@@ -44,6 +45,7 @@ class FeatureBatch:
         return FeatureBatch(self.values.to(device, non_blocking=non_blocking), self.cut)
 
 
+@versioned("layers", 1)
 class Layers(nn.Module):
     """Named layers that run one after the other. `encoder.3` is child `3` of a container `encoder`, so that a layer's
     name is the prefix of its parameters' names.
@@ -90,6 +92,7 @@ def _check_names(names: Sequence[str], taken: set[str]) -> None:
             raise UserError(f"layer {inside[0]!r} lies inside layer {name!r}: give layers apart, such as {name}.0 and {name}.1")
 
 
+@versioned("backbone", 1)
 class Backbone(Layers):
     """A pretrained network without its classifier: ordered named layers and the input they expect.
 

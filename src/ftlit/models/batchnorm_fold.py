@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ftlit.code_identity import versioned
 from ftlit.errors import UserError, shorten
 
 Old = TypeVar("Old", bound=nn.Module)
@@ -23,6 +24,7 @@ KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
+@versioned("affine_norm", 1)
 class AffineNorm(nn.Module):
     """y = weight x + bias per channel; x is (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W). Starts as the identity.
 

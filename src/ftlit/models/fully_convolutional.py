@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.convnext import LayerNorm2d
 
+from ftlit.code_identity import versioned
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError, one_line
 from ftlit.models.backbone import Backbone, Layers, run_on_meta
@@ -156,6 +157,7 @@ class _Rewrite:
         return [_conv(linear, torch.einsum("kcop,oh,pw->kchw", conv.weight.detach(), rows, columns))]
 
 
+@versioned("channel_norm", 1)
 class _ChannelNorm(nn.Module):
     """A layer norm of vectors (N, C) at each place of a map (N, C, H, W)."""
 

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from ftlit.code_identity import versioned
 from ftlit.errors import UserError
 from ftlit.models.pooling import Pooling, pool
 from ftlit.registry import Registry
@@ -22,6 +23,7 @@ def logits_of(head: nn.Module, features: Tensor, pool: Callable[[Tensor], Tensor
 
 
 @HEADS.register("linear")
+@versioned("linear_head", 1)
 class LinearHead(nn.Linear):
     """Vectors (N, in_features) -> logits (N, num_classes) by one linear layer.
 
@@ -35,6 +37,7 @@ class LinearHead(nn.Linear):
 
 
 @HEADS.register("linear_probe")
+@versioned("linear_probe_head", 1)
 class LinearProbeHead(LinearHead):
     """A linear head that is fitted as a linear probe before training; see `ftlit.lit.callbacks.probe_head.FitProbeHead`.
 
@@ -46,6 +49,7 @@ class LinearProbeHead(LinearHead):
 
 
 @HEADS.register("pooled")
+@versioned("pooled_head", 1)
 class PooledHead(nn.Module):
     """Maps (N, C, H, W) or tokens (N, T, C) -> logits (N, num_classes): pooled in another way than by the average, then linear.
 
@@ -67,6 +71,7 @@ class PooledHead(nn.Module):
 
 
 @HEADS.register("mlp")
+@versioned("mlp_head", 1)
 class MLPHead(nn.Sequential):
     """Vectors (N, in_features) -> logits (N, num_classes) through hidden layers, each linear, ReLU, dropout.
 
@@ -87,6 +92,7 @@ class MLPHead(nn.Sequential):
 
 
 @HEADS.register("conv")
+@versioned("conv_head", 1)
 class ConvHead(nn.Module):
     """Maps (N, in_features, H, W) -> logits (N, num_classes): 3x3 convolution, batch norm, ReLU, mean over positions, linear.
 

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from ftlit.code_identity import versioned
 from ftlit.errors import UserError
 
 TokenPool = Literal["mean", "class_token", "masked_mean"]
@@ -13,6 +14,7 @@ Pooling = Literal["average", "max", "2x2"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
 
+@versioned("pool", 1)
 def pool(features: Tensor, token_pool: TokenPool = "mean", pooling: Pooling = "average") -> Tensor:
     """Features of any shape -> vectors (N, C): `average` as the original network pools before its classifier, else as `pooling` says.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ftlit.code_identity import versioned
 from ftlit.models.pooling import TokenPool
 
 IMAGENET = ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))
@@ -37,6 +38,7 @@ def pooled(**modules: nn.Module) -> nn.Sequential:
     return named(avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(1), **modules)
 
 
+@versioned("renormalise", 1)
 class Renormalise(nn.Module):
     """Images normalised with ImageNet's mean and std -> normalised with 0.5 and 0.5, as GoogLeNet's and Inception's first
     owners did it. torchvision calls it `transform_input`.

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ftlit.code_identity import versioned
 from ftlit.data.tokens import TextSpec, load_tokenizer, transformers
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.models.backbone import Backbone
@@ -104,6 +105,7 @@ def take_apart(model: Any, *, pad_id: int, pooled: bool = True) -> NetworkParts:
     return NetworkParts(layers, nn.Identity(), token_pool="masked_mean")
 
 
+@versioned("token_embeddings", 1)
 class TokenEmbeddings(nn.Module):
     """Token ids (N, T) -> tokens (N, T, C), zero where they are padding.
 
@@ -128,6 +130,7 @@ class TokenEmbeddings(nn.Module):
         return features
 
 
+@versioned("text_encoder_layer", 1)
 class EncoderLayer(nn.Module):
     """Tokens (N, T, C) -> tokens (N, T, C). Those that are all zero are padding: nothing attends to them, and they stay zero.
 

@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ftlit.code_identity import versioned
 
+
+@versioned("partial_forward", 1)
 class PartialForward(nn.Module):
     """Some methods of a network, one after the other.
 
@@ -28,6 +31,7 @@ class PartialForward(nn.Module):
         return x
 
 
+@versioned("clone_input", 1)
 class CloneInput(nn.Module):
     """Stands in front of a layer that writes into its argument, as that are the features at a cut."""
 
@@ -36,6 +40,7 @@ class CloneInput(nn.Module):
         return x.clone()
 
 
+@versioned("average_logits", 1)
 class AverageLogits(nn.ModuleList):
     """Classifiers side by side, as distilled networks have them: one was trained on labels, one on a teacher's answers."""
 

@@ -7,10 +7,12 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torchvision.ops import Permute
 
+from ftlit.code_identity import versioned
 from ftlit.errors import UserError
 from ftlit.zoo.blocks import NetworkParts, named
 
 
+@versioned("patch_embeddings", 1)
 class PatchEmbeddings(nn.Module):
     """Images -> tokens (N, 1 + places, C): patches, the class token in front, positions added (ViT, Dosovitskiy et al. 2021, section 3.1).
 
@@ -36,6 +38,7 @@ class PatchEmbeddings(nn.Module):
         return features
 
 
+@versioned("class_token", 1)
 class ClassToken(nn.Module):
     """Tokens (N, T, C) -> the first of them (N, C)."""
 

@@ -1,0 +1,234 @@
+"""Identity of classes and functions: ftlit's own by a name and a version number, a package's by its version, a user's by its code.
+
+A comment, a docstring, or a module that is moved changes none of them. `fingerprint` hashes what `identity` returns.
+"""
+
+import dis
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import is_dataclass
+from enum import Enum
+from functools import cache, cached_property, lru_cache
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path, PurePath
+from types import CellType, CodeType, FunctionType, ModuleType
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from xxhash import xxh3_128
+
+Code = FunctionType | type
+Named = TypeVar("Named", bound=Callable[..., Any])
+
+# named only: their versions are in the key of stored features, see `ftlit.features.keys`
+VERSIONED_PACKAGES = ("torch", "torchvision", "PIL", "numpy", *sys.stdlib_module_names)
+PLAIN = (type(None), bool, int, float, complex, str, bytes, range, slice, torch.dtype, torch.device, torch.Size)
+PYTHON = f"python {sys.version_info.major}.{sys.version_info.minor}"  # bytecode differs between minor versions
+HAS_DOCSTRING = 0x4000000  # flag of a code object since Python 3.13
+CachedFunction = type(lru_cache(abs))
+_stable_names: dict[Any, str] = {}
+
+
+def versioned(name: str, version: int) -> Callable[[Named], Named]:
+    """Register a class or function of ftlit under a name that stays, and a version number to be raised when its output changes.
+
+    Whatever of ftlit can decide stored features has one: layers, transforms, readers. The name is unique, and does not change when the
+    class is renamed or its module is moved.
+    """
+
+    def register(thing: Named) -> Named:
+        _stable_names[thing] = f"{name} {version}"
+        return thing
+
+    return register
+
+
+def stable_name(thing: Any) -> str | None:
+    """Name and version that `versioned` gave to a class or function; `None` without one. A subclass does not inherit them."""
+    return _stable_names.get(thing) if isinstance(thing, type | FunctionType) else None
+
+
+def identity(thing: Any) -> list[Any]:
+    """Values that identify a class or a function, whatever its instances or its closure hold.
+
+    Returns:
+        stable name and version of ftlit's own; the qualified name for torch, torchvision, Pillow, numpy and Python; with package version
+        and own code for other installed packages; else the code, see `_reachable`, with the version of Python.
+    """
+    stable, module = stable_name(thing), _module(thing)
+    package = module.partition(".")[0]
+    if stable is not None:
+        return ["ftlit", stable]
+    if package in VERSIONED_PACKAGES:
+        return [f"{module}.{_name(thing)}"]
+    if _is_installed(module):
+        return [f"{module}.{_name(thing)}", package_version(package), PYTHON, _own(thing), *map(identity, _bases(thing))]
+    return [_name(thing), PYTHON, *_reachable(thing)]
+
+
+@cache
+def package_version(package: str) -> str:
+    """Version of the distribution that holds a top-level package; `?` without one."""
+    for name in (package, *packages_distributions().get(package, ())):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return "?"
+
+
+def is_setting(value: Any) -> bool:
+    """Whether a global or an attribute of a class can decide a result: values and callables, not what a program gathers in a run."""
+    if isinstance(value, Mapping | list | set):
+        return bool(value) and all(map(is_setting, value.values() if isinstance(value, Mapping) else value))
+    if isinstance(value, tuple | frozenset):
+        return all(map(is_setting, value))
+    kept = Enum | PurePath | Tensor | np.ndarray | ModuleType
+    return type(value) in PLAIN or isinstance(value, kept) or callable(value) or is_dataclass(value)
+
+
+def _module(thing: Any) -> str:
+    return getattr(thing, "__module__", None) or "builtins"
+
+
+def _name(thing: Any) -> str:
+    return str(getattr(thing, "__qualname__", thing))
+
+
+def _bases(thing: Any) -> list[type]:
+    """Base classes, the nearest first; only names of torch's and Python's matter there, which the class itself decides."""
+    return [base for base in getattr(thing, "__mro__", ())[1:] if _module(base).partition(".")[0] not in VERSIONED_PACKAGES]
+
+
+@cache
+def _is_installed(module: str) -> bool:
+    """Whether it lies where installers put packages. ftlit's own modules do not count: what of them has no version is known by its code."""
+    file = getattr(sys.modules.get(module), "__file__", None) or ""
+    return module.partition(".")[0] != "ftlit" and not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
+
+
+def _is_followed(thing: Any) -> bool:
+    """Whether the code of a class or function is looked into: a user's, and ftlit's without a version."""
+    own = isinstance(thing, type | FunctionType) and stable_name(thing) is None
+    return own and _module(thing).partition(".")[0] not in VERSIONED_PACKAGES and not _is_installed(_module(thing))
+
+
+def _reachable(thing: Any) -> Iterator[list[Any]]:
+    """Code and settings of `thing` and of all followed classes and functions that it reaches by name, each once."""
+    queue, seen = [thing], set()
+    for piece in queue:  # grows
+        if id(piece) in seen:
+            continue
+        seen.add(id(piece))
+        around = _around(piece)
+        queue += [value for value in around.values() if _is_followed(value)]
+        yield [_name(piece), _own(piece), {name: _reference(value) for name, value in around.items() if is_setting(value)}]
+
+
+def _reference(value: Any) -> Any:
+    """What stands for a value beside the code that names it."""
+    if isinstance(value, ModuleType):
+        return f"module {value.__name__}"
+    if _is_followed(value):
+        return _name(value)
+    return identity(value) if isinstance(value, type | FunctionType) else value
+
+
+def _around(thing: Any) -> dict[str, Any]:
+    """Name -> value of what a function or class uses beside its own code."""
+    if isinstance(thing, FunctionType):
+        return {**_defaults(thing), **_named_values(thing)}
+    bases = {f"base {i}": base for i, base in enumerate(getattr(thing, "__bases__", ()))}
+    around = {f"{name}.{used}": value for name, method in _methods(thing).items() for used, value in _around(method).items()}
+    return {**bases, **around, **{name: value for name, value in _attributes(thing).items() if not _functions(value)}}
+
+
+def _defaults(function: FunctionType) -> dict[str, Any]:
+    positional = {f"default {i}": value for i, value in enumerate(function.__defaults__ or ())}
+    return positional | {f"default {name}": value for name, value in (function.__kwdefaults__ or {}).items()}
+
+
+def contents(cell: CellType) -> list[Any]:
+    """The value of a closure's cell; empty where it was never set."""
+    try:
+        return [cell.cell_contents]
+    except ValueError:
+        return []
+
+
+def _named_values(function: FunctionType) -> dict[str, Any]:
+    """What a function closes over, the globals that it names, and the attributes that it names of a user's modules among these."""
+    names = sorted(_names(function.__code__))
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    found = {f"closure {name}": _unwrapped(value) for name, cell in cells for value in contents(cell)}
+    found |= {name: _unwrapped(function.__globals__[name]) for name in names if name in function.__globals__}
+    modules = [value for value in found.values() if isinstance(value, ModuleType)]
+    for module in modules:  # grows by the modules of a package
+        if module.__name__.partition(".")[0] not in VERSIONED_PACKAGES and not _is_installed(module.__name__):
+            own = {f"{module.__name__}.{name}": _unwrapped(vars(module)[name]) for name in names if name in vars(module)}
+            modules += [value for value in own.values() if isinstance(value, ModuleType) and value not in modules]
+            found |= own
+    return found
+
+
+def _unwrapped(value: Any) -> Any:
+    return value.__wrapped__ if isinstance(value, CachedFunction) else value
+
+
+def _attributes(cls: Any) -> dict[str, Any]:
+    """What a class defines: its methods, and attributes whose names are not Python's."""
+    own = vars(cls).items() if isinstance(cls, type) else ()
+    special = {name for name, _ in own if name.startswith("_") and name.endswith("_")}
+    return {name: value for name, value in own if name not in special or (isinstance(value, FunctionType) and "annotat" not in name)}
+
+
+def _methods(cls: Any) -> dict[str, FunctionType]:
+    found = {name: _functions(value) for name, value in _attributes(cls).items()}
+    return {f"{name} {i}": function for name, functions in found.items() for i, function in enumerate(functions)}
+
+
+def _functions(value: Any) -> list[FunctionType]:
+    """The functions behind an attribute of a class: a method, a property, a class or static method, a cached one."""
+    parts: list[Any] = [value]
+    if isinstance(value, property):
+        parts = [value.fget, value.fset, value.fdel]
+    elif isinstance(value, classmethod | staticmethod):
+        parts = [value.__func__]
+    elif isinstance(value, cached_property):
+        parts = [value.func]
+    return [part for part in map(_unwrapped, parts) if isinstance(part, FunctionType)]
+
+
+def _own(thing: Any) -> str:
+    """Digest of the code of a function, or of the methods of a class; empty for compiled code."""
+    if isinstance(thing, FunctionType):
+        return _digest(thing.__code__)
+    return "\n".join(f"{name} {_digest(method.__code__)}" for name, method in _methods(thing).items())
+
+
+@cache
+def _names(code: CodeType) -> frozenset[str]:
+    inner = [_names(part) for part in code.co_consts if isinstance(part, CodeType)]
+    return frozenset(code.co_names).union(*inner)
+
+
+@cache
+def _digest(code: CodeType) -> str:
+    """32 hexadecimal digits for instructions, constants and parameters. Neither the docstring, nor lines, nor the name count."""
+    count = code.co_argcount + code.co_kwonlyargcount
+    lines = [f"{code.co_argcount} {code.co_kwonlyargcount} {code.co_flags & ~HAS_DOCSTRING} {code.co_varnames[:count]}"]
+    for step in dis.get_instructions(code):
+        lines.append(f"{step.opname} {_constant(step.argval) if step.opcode in dis.hasconst else step.argrepr}")
+    return xxh3_128("\n".join([*lines, code.co_exceptiontable.hex()]).encode()).hexdigest()
+
+
+def _constant(value: Any) -> str:
+    """A constant as text, the same in each process."""
+    if isinstance(value, CodeType):
+        return _digest(value)
+    if isinstance(value, tuple | frozenset):
+        texts = [_constant(item) for item in value]
+        return f"{type(value).__name__} {sorted(texts) if isinstance(value, frozenset) else texts}"
+    return f"{type(value).__name__} {value!r}"
