@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from ftlit.data.samplers import Drawn, TrainOrder
-from ftlit.features.extract import read_batches
-from ftlit.features.spec import DIGEST, Digests
+from ftlit.features.batches import read_batches
+from ftlit.features.spec import HASH_DTYPE, ImageHashes
 from ftlit.features.store import Store
 from ftlit.features.table import FeatureKey, FeatureTable, Rows, Writer
 
@@ -67,9 +67,9 @@ def memory(given: argparse.Namespace, folder: Path) -> list[Row]:
 
 
 def write(folder: Path, plain: Path, count: int) -> None:
-    """The same random rows into a column and into one plain file."""
-    column, names = column_of(folder), digests(count)
-    writer = Writer(column)
+    """The same random rows into a table and into one plain file."""
+    table, names = table_of(folder), digests(count)
+    writer = Writer(table)
     with plain.open("wb") as file:
         for begin in range(0, count, BLOCK):
             own = names[begin : begin + BLOCK]
@@ -77,24 +77,24 @@ def write(folder: Path, plain: Path, count: int) -> None:
             writer.add(own, torch.from_numpy(values))
             file.write(values.data)
     writer.flush()
-    with Store(folder).locked([column]):
-        column.look(check=False)
-        column.merge()  # as every pass ends
+    with Store(folder).locked([table]):
+        table.refresh(check=False)
+        table.merge()  # as every pass ends
 
 
 def opened(folder: Path, count: int) -> tuple[Rows, Tensor]:
     """Rows in the order of the images, and targets."""
-    column = column_of(folder)
-    column.look()
-    return Rows(column, digests(count)), torch.arange(count) % CLASSES
+    table = table_of(folder)
+    table.refresh()
+    return Rows(table, digests(count)), torch.arange(count) % CLASSES
 
 
-def column_of(folder: Path) -> FeatureTable:
-    return Store(folder).column(FeatureKey("0" * 32, torch.float32, (WIDTH,), {"cut": "top"}))
+def table_of(folder: Path) -> FeatureTable:
+    return Store(folder).table(FeatureKey("0" * 32, torch.float32, (WIDTH,), {"cut": "top"}))
 
 
-def digests(count: int) -> Digests:
-    return np.array([f"{number * 2654435761 % 2**32:032x}" for number in range(count)], DIGEST)  # in no order, as those of images are
+def digests(count: int) -> ImageHashes:
+    return np.array([f"{number * 2654435761 % 2**32:032x}" for number in range(count)], HASH_DTYPE)  # in no order, as those of images are
 
 
 def rate(drawn: Sequence[Drawn], rows: Rows, targets: Tensor) -> float:

@@ -9,7 +9,7 @@ from text_inputs import WORDS, save_tokenizer, words, write_csv
 from ftlit.data.dataset import SPLITS
 from ftlit.data.tokens import TextSpec, TokenIds
 from ftlit.errors import UserError
-from ftlit.features.image_hashes import HashCache, digests_of
+from ftlit.features.image_hashes import HashCache, image_hashes
 from ftlit.fingerprint import fingerprint
 from ftlit.lit.datamodules.text_sources import text_csv_data
 
@@ -90,9 +90,9 @@ def test_what_is_cut_is_told_and_duplicates_across_splits_too(spec, tmp_path):
 
 def test_a_text_is_known_by_its_own_bytes(spec, tmp_path):
     first, again, other = (write_csv(tmp_path / f"{i}.csv", words(20)[: 20 - i // 2]) for i in range(3))
-    found = [digests_of(text_csv_data(spec, csv=path).collection.splits["train"], HashCache(tmp_path)) for path in (first, again)]
+    found = [image_hashes(text_csv_data(spec, csv=path).collection.splits["train"], HashCache(tmp_path)) for path in (first, again)]
     assert found[0].tolist() == found[1].tolist()
-    shorter = digests_of(text_csv_data(spec, csv=other).collection.splits["train"], HashCache(tmp_path))
+    shorter = image_hashes(text_csv_data(spec, csv=other).collection.splits["train"], HashCache(tmp_path))
     assert len(set(shorter.tolist()) & set(found[0].tolist())) > 5
 
 

@@ -17,12 +17,13 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-import ftlit.features.extract
+import ftlit.features.batches
 from ftlit import Backbone, InputSpec, UserError, batchnorm_to_affine, extract_features
 from ftlit.data.dataset import Examples
 from ftlit.data.transforms import train_transform
-from ftlit.features.extract import Views, read_batches
-from ftlit.features.spec import DIGEST
+from ftlit.features.batches import read_batches
+from ftlit.features.extract import ImageViews
+from ftlit.features.spec import HASH_DTYPE
 from ftlit.features.store import Store
 from ftlit.features.table import FeatureKey, Rows, Writer
 
@@ -150,15 +151,15 @@ def test_mistakes_are_one_line(tmp_path, said):
 
 
 def table(folder, rows: int) -> Rows:
-    column = Store(folder).column(FeatureKey("k", torch.float32, (3,), {}))
-    names = np.array([f"{i:032x}" for i in range(rows)], DIGEST)
-    column.look()
-    if len(column.missing(names)):
-        writer = Writer(column)
+    table = Store(folder).table(FeatureKey("k", torch.float32, (3,), {}))
+    names = np.array([f"{i:032x}" for i in range(rows)], HASH_DTYPE)
+    table.refresh()
+    if len(table.missing(names)):
+        writer = Writer(table)
         writer.add(names, torch.arange(rows * 3.0).view(rows, 3))
         writer.flush()
-        column.look()
-    return Rows(column, names)
+        table.refresh()
+    return Rows(table, names)
 
 
 @given(st.integers(1, 400), st.lists(st.lists(st.integers(0, 19), min_size=1, max_size=7), min_size=1, max_size=6), st.integers(0, 5))
@@ -166,11 +167,11 @@ def test_batches_are_those_of_the_order_whatever_is_read_at_once(tmp_path_factor
     folder = tmp_path_factory.getbasetemp() / "views"
     rows = table(folder, 20)
     order = [[(epoch, index) for index in batch] for batch in drawn]
-    before, ftlit.features.extract.BLOCK_BYTES = ftlit.features.extract.BLOCK_BYTES, block
+    before, ftlit.features.batches.BLOCK_BYTES = ftlit.features.batches.BLOCK_BYTES, block
     try:
         read = list(read_batches(order, rows, torch.arange(20), "top", torch.float64))
     finally:
-        ftlit.features.extract.BLOCK_BYTES = before
+        ftlit.features.batches.BLOCK_BYTES = before
     assert len(read) == len(drawn)
     for (features, targets), batch in zip(read, drawn, strict=True):
         expected = torch.tensor(batch)[:, None] * 3.0 + torch.arange(3.0)
@@ -181,10 +182,10 @@ def test_batches_are_those_of_the_order_whatever_is_read_at_once(tmp_path_factor
 def test_what_a_view_draws_depends_on_view_and_content_not_on_the_place(tmp_path):
     transform = train_transform(InputSpec(size=8), "photo")
     pictures = {grey: Image.radial_gradient("L").rotate(grey).resize((20, 20)).convert("RGB") for grey in range(6)}
-    digests = np.array([f"{i:032x}" for i in range(6)], DIGEST)
+    digests = np.array([f"{i:032x}" for i in range(6)], HASH_DTYPE)
 
     def views(order, drawn):
-        return Views(Examples(order, [(0,)] * 6, pictures.__getitem__), digests[order], transform, drawn)[list(range(6))][1]
+        return ImageViews(Examples(order, [(0,)] * 6, pictures.__getitem__), digests[order], transform, drawn)[list(range(6))][1]
 
     forward, backward = views([0, 1, 2, 3, 4, 5], (0, 1)), views([5, 4, 3, 2, 1, 0], (0, 1))
     assert torch.equal(forward, backward.flip(0))

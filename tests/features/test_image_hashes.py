@@ -12,7 +12,7 @@ from PIL import Image
 from ftlit import UserError
 from ftlit.data.dataset import Examples
 from ftlit.data.images import read_image
-from ftlit.features.image_hashes import HashCache, digests_of
+from ftlit.features.image_hashes import HashCache, image_hashes
 
 
 def picture(path: Path, grey: int) -> Path:
@@ -36,7 +36,7 @@ def three(tmp_path):
 
 
 def test_the_same_content_has_the_same_digest_under_any_name(tmp_path, three):
-    a, b, again = digests_of(files(*three), HashCache(tmp_path / "store")).tolist()
+    a, b, again = image_hashes(files(*three), HashCache(tmp_path / "store")).tolist()
     assert a == again != b and len(a) == 32
 
 
@@ -44,37 +44,37 @@ def test_the_same_content_has_the_same_digest_under_any_name(tmp_path, three):
 def test_several_pictures_from_one_file_are_several(tmp_path, three, parts):
     held = Examples(parts, [(0,)] * 3, read_image, [three[0], three[0], three[1]])
     memory = HashCache(tmp_path / "store")
-    assert len(set(digests_of(held, memory).tolist())) == 3
-    assert digests_of(held, memory).tolist() == digests_of(held, memory).tolist()
+    assert len(set(image_hashes(held, memory).tolist())) == 3
+    assert image_hashes(held, memory).tolist() == image_hashes(held, memory).tolist()
 
 
 def test_a_number_that_stands_for_a_file_of_its_own_does_not_count(tmp_path, three):
     memory = HashCache(tmp_path / "store")
     numbered = Examples([4, 5, 6], [(0,)] * 3, read_image, three)
-    assert digests_of(numbered, memory).tolist() == digests_of(files(*three), memory).tolist()
+    assert image_hashes(numbered, memory).tolist() == image_hashes(files(*three), memory).tolist()
 
 
 def test_what_is_remembered_is_not_read_again_and_what_changed_is(tmp_path, three, monkeypatch):
     memory = HashCache(tmp_path / "store")
     aged(*three)
-    before = digests_of(files(*three), memory).tolist()
+    before = image_hashes(files(*three), memory).tolist()
     read = []
     whole = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or whole(path))
-    assert digests_of(files(*three), memory).tolist() == before and read == []
+    assert image_hashes(files(*three), memory).tolist() == before and read == []
     times = three[1].stat()
     content = bytearray(three[1].read_bytes())
     read.clear()
     content[-1] ^= 1
     three[1].write_bytes(content)
     os.utime(three[1], ns=(times.st_atime_ns, times.st_mtime_ns))  # the same size and time as before
-    after = digests_of(files(*three), memory).tolist()
+    after = image_hashes(files(*three), memory).tolist()
     assert read == ["b.png"] and after[0] == before[0] and after[1] != before[1]
 
 
 def test_a_file_that_changed_just_now_is_not_remembered_since_it_may_change_again_unseen(tmp_path, three, monkeypatch):
     memory = HashCache(tmp_path / "store")
-    digests_of(files(*three), memory)
+    image_hashes(files(*three), memory)
     assert memory.recall([path.absolute() for path in three]) == {}
 
 
@@ -82,12 +82,12 @@ def test_a_relative_path_is_the_file_that_it_names_from_here(tmp_path, three, mo
     memory = HashCache(tmp_path / "store")
     monkeypatch.chdir(tmp_path)
     aged(*three)
-    relative = digests_of(files(Path("a.png")), memory).tolist()
-    assert relative == digests_of(files(three[0]), memory).tolist()
+    relative = image_hashes(files(Path("a.png")), memory).tolist()
+    assert relative == image_hashes(files(three[0]), memory).tolist()
     (tmp_path / "other").mkdir()
     picture(tmp_path / "other" / "a.png", 77)
     monkeypatch.chdir(tmp_path / "other")
-    assert digests_of(files(Path("a.png")), memory).tolist() != relative
+    assert image_hashes(files(Path("a.png")), memory).tolist() != relative
 
 
 def test_a_name_that_is_no_text_is_a_name(tmp_path, three):
@@ -95,7 +95,7 @@ def test_a_name_that_is_no_text_is_a_name(tmp_path, three):
     three[0].rename(strange)
     memory = HashCache(tmp_path / "store")
     aged(strange)
-    assert digests_of(files(strange), memory).tolist() == digests_of(files(three[2]), memory).tolist()
+    assert image_hashes(files(strange), memory).tolist() == image_hashes(files(three[2]), memory).tolist()
     assert list(memory.recall([strange])) == [strange]
 
 
@@ -103,39 +103,39 @@ def test_a_name_that_is_no_text_is_a_name(tmp_path, three):
 def test_a_damaged_memory_costs_a_warning_at_most_and_no_wrong_digest(tmp_path, three, content):
     memory = HashCache(tmp_path / "store")
     aged(*three)
-    before = digests_of(files(*three), memory).tolist()
+    before = image_hashes(files(*three), memory).tolist()
     memory.path.write_bytes(content)
     import warnings
 
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        assert digests_of(files(*three), memory).tolist() == before
+        assert image_hashes(files(*three), memory).tolist() == before
     assert all("images.sqlite cannot be used" in str(warning.message) for warning in said)
-    assert digests_of(files(*three), memory).tolist() == before
+    assert image_hashes(files(*three), memory).tolist() == before
 
 
 def test_a_digest_that_was_changed_in_the_memory_is_not_believed(tmp_path, three):
     memory = HashCache(tmp_path / "store")
     aged(*three)
-    before = digests_of(files(*three), memory).tolist()
+    before = image_hashes(files(*three), memory).tolist()
     with sqlite3.connect(memory.path) as database:
         database.execute("UPDATE digests SET digest = ?", ("0" * 32,))
-    assert digests_of(files(*three), memory).tolist() == before
+    assert image_hashes(files(*three), memory).tolist() == before
 
 
 def test_a_file_that_is_gone_is_named_in_one_line(tmp_path, three):
     three[1].unlink()
     with pytest.raises(UserError, match=r"b\.png cannot be read as an image: .*No such file"):
-        digests_of(files(*three), HashCache(tmp_path / "store"))
+        image_hashes(files(*three), HashCache(tmp_path / "store"))
 
 
 def test_arrays_are_known_by_values_shape_and_dtype(tmp_path):
     arrays = [np.zeros((2, 3), np.uint8), np.zeros((3, 2), np.uint8), np.zeros((2, 3), np.int8), np.zeros((2, 3), np.uint8)]
-    found = digests_of(Examples(arrays, [(0,)] * 4, Image.fromarray, arrays), HashCache(tmp_path)).tolist()
+    found = image_hashes(Examples(arrays, [(0,)] * 4, Image.fromarray, arrays), HashCache(tmp_path)).tolist()
     assert len(set(found)) == 3 and found[0] == found[3]
 
 
 def test_where_no_content_is_known_the_pixels_count(tmp_path):
     examples = Examples([1, 2, 1], [(0,)] * 3, lambda grey: Image.new("RGB", (4, 4), (grey,) * 3))
-    a, b, again = digests_of(examples, HashCache(tmp_path)).tolist()
+    a, b, again = image_hashes(examples, HashCache(tmp_path)).tolist()
     assert a == again != b

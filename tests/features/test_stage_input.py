@@ -18,8 +18,8 @@ def backbone() -> Backbone:
 
 def plan(*trained, pooled=True, rows=10, net=None, **how):
     net = net or backbone()
-    forms = [spec_of(net, layers, pooled=pooled) for layers in trained]
-    return plan_stage_inputs(net, forms, dict.fromkeys(forms, rows), **{"max_bytes": 1e9, **how})
+    specs = [spec_of(net, layers, pooled=pooled) for layers in trained]
+    return plan_stage_inputs(net, specs, dict.fromkeys(specs, rows), **{"max_bytes": 1e9, **how})
 
 
 @pytest.mark.parametrize(
@@ -39,26 +39,26 @@ def test_the_prefix_ends_below_the_lowest_layer_that_trains(trained, cut):
 
 def test_each_stage_gets_the_features_at_its_own_cut_and_only_the_last_cut_is_pooled():
     head, top, middle, everything = plan((), ("top",), ("top", "middle"), CUTS)
-    assert head.form == FeatureSpec("top", "average") and head.bytes == 10 * 16 * 4
-    assert top.form == FeatureSpec("pooling", None) and top.bytes == 10 * 8 * 6 * 6 * 4
-    assert middle.form == FeatureSpec("low", None) and everything.form is None
-    assert "the lowest layer trains" in everything.why and "pooled" in head.why and "pooled" not in top.why
+    assert head.spec == FeatureSpec("top", "average") and head.bytes == 10 * 16 * 4
+    assert top.spec == FeatureSpec("pooling", None) and top.bytes == 10 * 8 * 6 * 6 * 4
+    assert middle.spec == FeatureSpec("low", None) and everything.spec is None
+    assert "the lowest layer trains" in everything.reason and "pooled" in head.reason and "pooled" not in top.reason
 
 
 def test_a_head_that_takes_maps_gets_maps():
     (head,) = plan((), pooled=False)
-    assert head.form == FeatureSpec("top", None) and head.bytes == 10 * 16 * 4 * 4 * 4
+    assert head.spec == FeatureSpec("top", None) and head.bytes == 10 * 16 * 4 * 4 * 4
 
 
 def test_stages_with_the_same_cut_share_its_features():
-    assert len({id(source) for source in plan((), (), max_bytes=10 * 16 * 4)}) == 1
+    assert len({id(stage_input) for stage_input in plan((), (), max_bytes=10 * 16 * 4)}) == 1
 
 
 def test_earlier_stages_are_served_first_and_what_does_not_fit_is_told_with_the_figures():
     head, top, middle = plan((), ("top",), ("top", "middle"), max_bytes=10 * 16 * 4 + 11_520)
-    assert head.form and top.form and middle.form is None
-    assert "cache.max_gb leaves 0 B" in middle.why and "31.4 kB" in middle.why
-    assert plan((), max_bytes=0)[0].form is None
+    assert head.spec and top.spec and middle.spec is None
+    assert "cache.max_gb leaves 0 B" in middle.reason and "31.4 kB" in middle.reason
+    assert plan((), max_bytes=0)[0].spec is None
 
 
 def test_half_precision_takes_half():
@@ -66,8 +66,8 @@ def test_half_precision_takes_half():
 
 
 def test_each_form_has_as_many_rows_as_are_asked_for():
-    forms = [FeatureSpec("top", "average"), FeatureSpec("pooling", None)]
-    head, top = plan_stage_inputs(backbone(), forms, {forms[0]: 15, forms[1]: 10}, max_bytes=1e9)
+    specs = [FeatureSpec("top", "average"), FeatureSpec("pooling", None)]
+    head, top = plan_stage_inputs(backbone(), specs, {specs[0]: 15, specs[1]: 10}, max_bytes=1e9)
     assert head.bytes == 15 * 16 * 4 and top.bytes == 10 * 8 * 6 * 6 * 4
 
 
@@ -80,6 +80,6 @@ def test_each_form_has_as_many_rows_as_are_asked_for():
 def test_maps_are_stored_only_where_reading_beats_computing(name, trained_from, device, stored):
     net = load_backbone(name, weights=None)
     above = net.cuts[net.index(trained_from) :]
-    (source,) = plan(above, net=net, rows=100, max_bytes=1e12, device=device)
-    assert (source.form is not None) == stored
-    assert stored or "takes longer than to compute them" in source.why
+    (stage_input,) = plan(above, net=net, rows=100, max_bytes=1e12, device=device)
+    assert (stage_input.spec is not None) == stored
+    assert stored or "takes longer than to compute them" in stage_input.reason

@@ -25,8 +25,8 @@ import ftlit.features.table
 from ftlit.cli import cache
 from ftlit.errors import UserError
 from ftlit.features.keys import CAST
-from ftlit.features.shard import Damaged, no_room, read_shard
-from ftlit.features.spec import DIGEST
+from ftlit.features.shard import Damaged, no_space, read_shard
+from ftlit.features.spec import HASH_DTYPE
 from ftlit.features.store import Store
 from ftlit.features.table import FeatureKey, FeatureTable, Rows, Writer
 from ftlit.formatting import size_in_words
@@ -35,35 +35,35 @@ FORK = multiprocessing.get_context("fork")  # a process that starts in milliseco
 SHAPES = {"vector": (5,), "map": (3, 2, 4), "tokens": (4, 3), "number": ()}
 
 
-def names(*numbers: int) -> np.ndarray:
-    return np.array([blake2b(str(n).encode(), digest_size=16).hexdigest() for n in numbers], DIGEST)
+def hashes(*numbers: int) -> np.ndarray:
+    return np.array([blake2b(str(n).encode(), digest_size=16).hexdigest() for n in numbers], HASH_DTYPE)
 
 
 def row(number: int, shape=(5,), dtype=torch.float32) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(number)).to(dtype)
 
 
-def table(numbers, shape=(5,), dtype=torch.float32) -> torch.Tensor:
+def values(numbers, shape=(5,), dtype=torch.float32) -> torch.Tensor:
     return torch.stack([row(n, shape, dtype) for n in numbers]) if len(numbers) else torch.empty(0, *shape, dtype=dtype)
 
 
 @pytest.fixture(autouse=True)
 def short_keys(monkeypatch):
-    monkeypatch.setattr(ftlit.features.store, "KEY", re.compile("[a-z]|other"))
+    monkeypatch.setattr(ftlit.features.store, "DIGEST", re.compile("[a-z]|other"))
 
 
-def kind(key="k", shape=(5,), dtype=torch.float32) -> FeatureKey:
-    return FeatureKey(key, dtype, shape, {"cut": "layer4", "of": key})
+def feature_key(digest="k", shape=(5,), dtype=torch.float32) -> FeatureKey:
+    return FeatureKey(digest, dtype, shape, {"cut": "layer4", "of": digest})
 
 
-def written(column: FeatureTable, numbers, step: int = 4) -> FeatureTable:
-    writer = Writer(column)
+def written(table: FeatureTable, numbers, step: int = 4) -> FeatureTable:
+    writer = Writer(table)
     for begin in range(0, len(numbers), step):
         some = numbers[begin : begin + step]
-        writer.add(names(*some), table(some, column.shape, column.dtype))
+        writer.add(hashes(*some), values(some, table.shape, table.dtype))
     writer.flush()
-    column.look()
-    return column
+    table.refresh()
+    return table
 
 
 def bits(tensor: torch.Tensor) -> bytes:
@@ -85,26 +85,26 @@ def shards_of(rows: int):
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("dtype", CAST.values(), ids=CAST)
 def test_rows_come_back_to_the_bit_in_this_process_and_the_next(tmp_path, dtype, shape):
-    features = table(range(9), shape, dtype)
+    features = values(range(9), shape, dtype)
     features[0], features[1], features[2] = float("nan"), float("-inf"), -0.0
-    column = Store(tmp_path).column(kind("k", shape, dtype))
-    writer = Writer(column)
-    writer.add(names(*range(9)), features)
+    table = Store(tmp_path).table(feature_key("k", shape, dtype))
+    writer = Writer(table)
+    writer.add(hashes(*range(9)), features)
     writer.flush()
-    for one in (column, Store(tmp_path).column(kind("k", shape, dtype))):
-        one.look()
-        read = Rows(one, names(*range(9))).read(range(9))
+    for one in (table, Store(tmp_path).table(feature_key("k", shape, dtype))):
+        one.refresh()
+        read = Rows(one, hashes(*range(9))).read(range(9))
         assert (read.dtype, read.shape, bits(read)) == (dtype, features.shape, bits(features))
 
 
-def test_rows_are_cast_to_the_dtype_of_the_column_and_taken_from_any_memory(tmp_path):
-    column = Store(tmp_path).column(kind("k", (3, 2, 4), torch.float16))
-    features = table(range(4), (3, 2, 4))
-    writer = Writer(column)
-    writer.add(names(*range(4)), features.to(memory_format=torch.channels_last))
+def test_rows_are_cast_to_the_dtype_of_the_table_and_taken_from_any_memory(tmp_path):
+    table = Store(tmp_path).table(feature_key("k", (3, 2, 4), torch.float16))
+    features = values(range(4), (3, 2, 4))
+    writer = Writer(table)
+    writer.add(hashes(*range(4)), features.to(memory_format=torch.channels_last))
     writer.flush()
-    column.look()
-    assert Rows(column, names(*range(4))).read(range(4)).equal(features.half())
+    table.refresh()
+    assert Rows(table, hashes(*range(4))).read(range(4)).equal(features.half())
 
 
 @given(
@@ -115,118 +115,118 @@ def test_any_rows_in_any_order_from_any_number_of_shards_equal_those_of_a_table(
     order = data.draw(st.permutations(range(n)))
     places = data.draw(st.lists(st.integers(0, n - 1), max_size=30))
     with shards_of(per_shard):
-        column = written(Store(tmp_path_factory.mktemp("s")).column(kind()), order, step)
-    assert sum(len(shard.images) for shard in column.shards) == n
-    assert len(column.shards) >= -(-n // max(per_shard, step))
-    rows = Rows(column, names(*range(n)))
+        table = written(Store(tmp_path_factory.mktemp("s")).table(feature_key()), order, step)
+    assert sum(len(shard.images) for shard in table.shards) == n
+    assert len(table.shards) >= -(-n // max(per_shard, step))
+    rows = Rows(table, hashes(*range(n)))
     assert len(rows) == n and rows.row_bytes == 20
-    assert rows.read(places).equal(table(range(n))[places] if places else torch.empty(0, 5))
+    assert rows.read(places).equal(values(range(n))[places] if places else torch.empty(0, 5))
     assert rows.read(np.array(places, int)).equal(rows.read(places))
 
 
 def test_rows_may_be_asked_for_several_times_and_there_may_be_none(tmp_path):
-    column = written(Store(tmp_path).column(kind()), range(6))
-    assert Rows(column, names(3, 3, 0, 3)).read([0, 1, 2, 3]).equal(table([3, 3, 0, 3]))
-    none = Rows(column, names())
+    table = written(Store(tmp_path).table(feature_key()), range(6))
+    assert Rows(table, hashes(3, 3, 0, 3)).read([0, 1, 2, 3]).equal(values([3, 3, 0, 3]))
+    none = Rows(table, hashes())
     assert len(none) == 0 and none.read([]).shape == (0, 5)
 
 
 def test_what_is_read_is_a_copy_and_outlives_the_files(tmp_path):
-    column = written(Store(tmp_path).column(kind()), range(6))
-    rows = Rows(column, names(*range(6)))
+    table = written(Store(tmp_path).table(feature_key()), range(6))
+    rows = Rows(table, hashes(*range(6)))
     rows.read([0])[:] = 7
-    for shard in column.shards:
+    for shard in table.shards:
         shard.path.unlink()
-    assert rows.read(range(6)).equal(table(range(6)))
+    assert rows.read(range(6)).equal(values(range(6)))
 
 
 @given(held=st.sets(st.integers(0, 12)), asked=st.lists(st.integers(0, 12), max_size=20))
 @settings(max_examples=40)
 def test_missing_names_each_lacking_image_once_where_it_first_comes(tmp_path_factory, held, asked):
-    column = written(Store(tmp_path_factory.mktemp("s")).column(kind()), sorted(held))
+    table = written(Store(tmp_path_factory.mktemp("s")).table(feature_key()), sorted(held))
     first = [place for place, number in enumerate(asked) if number not in held and number not in asked[:place]]
-    assert column.missing(names(*asked)).tolist() == first
-    shards, places = column.find(names(*asked))
+    assert table.missing(hashes(*asked)).tolist() == first
+    shards, places = table.find(hashes(*asked))
     for number, shard, place in zip(asked, shards, places, strict=True):
         assert (shard >= 0) == (place >= 0) == (number in held)
-        assert number not in held or column.shards[shard].features[place].equal(row(number))
+        assert number not in held or table.shards[shard].features[place].equal(row(number))
 
 
 def test_a_row_written_twice_is_there_once(tmp_path):
-    column = written(Store(tmp_path).column(kind()), range(4))
-    written(column, range(2, 6))
-    written(Store(tmp_path).column(kind()), range(4))
-    assert Rows(column, names(*range(6))).read(range(6)).equal(table(range(6)))
-    assert len(list(column.folder.glob("*.safetensors"))) == 2
+    table = written(Store(tmp_path).table(feature_key()), range(4))
+    written(table, range(2, 6))
+    written(Store(tmp_path).table(feature_key()), range(4))
+    assert Rows(table, hashes(*range(6))).read(range(6)).equal(values(range(6)))
+    assert len(list(table.folder.glob("*.safetensors"))) == 2
 
 
 def test_what_another_process_wrote_is_found_by_looking_again(tmp_path):
-    mine, others = (Store(tmp_path).column(kind()) for _ in range(2))
+    mine, others = (Store(tmp_path).table(feature_key()) for _ in range(2))
     written(mine, range(3))
     written(others, range(3, 5))
-    assert mine.missing(names(*range(5))).tolist() == [3, 4]
-    mine.look()
-    assert not len(mine.missing(names(*range(5)))) and len(mine.shards) == 2
+    assert mine.missing(hashes(*range(5))).tolist() == [3, 4]
+    mine.refresh()
+    assert not len(mine.missing(hashes(*range(5)))) and len(mine.shards) == 2
 
 
 def test_a_shard_is_written_when_there_is_enough_and_when_it_took_long(tmp_path, monkeypatch):
     def files():
         return len(list(tmp_path.glob("k/*.safetensors")))
 
-    column = Store(tmp_path).column(kind())
+    table = Store(tmp_path).table(feature_key())
     with shards_of(4):
-        writer = Writer(column)
+        writer = Writer(table)
         seen = []
         for number in range(9):
-            writer.add(names(number), table([number]))
+            writer.add(hashes(number), values([number]))
             seen.append(files())
         assert seen == [0, 0, 0, 0, 1, 1, 1, 1, 2]
         writer.flush()
         writer.flush()
         assert files() == 3
     monkeypatch.setattr(ftlit.features.table, "SHARD_SECONDS", -1.0)
-    writer = Writer(column)
-    writer.add(names(20), table([20]))
+    writer = Writer(table)
+    writer.add(hashes(20), values([20]))
     assert files() == 4
 
 
 def test_a_batch_larger_than_a_shard_is_one_shard(tmp_path):
     with shards_of(2):
-        column = written(Store(tmp_path).column(kind()), range(11), step=7)
-    assert sorted(len(shard.images) for shard in column.shards) == [4, 7]
-    assert Rows(column, names(*range(11))).read(range(11)).equal(table(range(11)))
+        table = written(Store(tmp_path).table(feature_key()), range(11), step=7)
+    assert sorted(len(shard.images) for shard in table.shards) == [4, 7]
+    assert Rows(table, hashes(*range(11))).read(range(11)).equal(values(range(11)))
 
 
 # --- damage
 
 
 def one_shard(tmp_path):
-    column = written(Store(tmp_path).column(kind()), range(4))
-    return column.shards[0].path
+    table = written(Store(tmp_path).table(feature_key()), range(4))
+    return table.shards[0].path
 
 
-def look(tmp_path):
-    """The column as a new process finds it, and what it warned of."""
-    column = Store(tmp_path).column(kind())
+def reopened(tmp_path):
+    """The table as a new process reads it, and the warnings."""
+    table = Store(tmp_path).table(feature_key())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        column.look()
-    return column, [str(warning.message) for warning in caught]
+        table.refresh()
+    return table, [str(warning.message) for warning in caught]
 
 
 def check_noticed_or_equal(tmp_path, path):
-    column, said = look(tmp_path)
-    if not said:
-        assert Rows(column, names(*range(4))).read(range(4)).equal(table(range(4)))
+    table, messages = reopened(tmp_path)
+    if not messages:
+        assert Rows(table, hashes(*range(4))).read(range(4)).equal(values(range(4)))
         return False
     assert (
-        len(said) == 1
-        and said[0].startswith(f"stored features are damaged and removed, to be computed when they are wanted: {path} (")
-        and "\n" not in said[0]
+        len(messages) == 1
+        and messages[0].startswith(f"stored features are damaged and removed, and computed again when they are needed: {path} (")
+        and "\n" not in messages[0]
     )
-    assert not path.exists() and column.missing(names(*range(4))).tolist() == [0, 1, 2, 3]
-    written(column, range(4))
-    assert look(tmp_path)[1] == []
+    assert not path.exists() and table.missing(hashes(*range(4))).tolist() == [0, 1, 2, 3]
+    written(table, range(4))
+    assert reopened(tmp_path)[1] == []
     return True
 
 
@@ -263,8 +263,8 @@ def test_a_shard_with_something_behind_it_or_zeros_in_it_is_noticed(tmp_path):
 
 @pytest.mark.parametrize(("shape", "dtype"), [((4,), torch.float32), ((5,), torch.float16), ((5, 1), torch.float32), ((), torch.float32)])
 def test_a_shard_of_another_shape_or_dtype_is_noticed(tmp_path, shape, dtype):
-    other = written(Store(tmp_path / "other").column(kind("k", shape, dtype)), range(4)).shards[0].path
-    folder = Store(tmp_path).column(kind()).folder
+    other = written(Store(tmp_path / "other").table(feature_key("k", shape, dtype)), range(4)).shards[0].path
+    folder = Store(tmp_path).table(feature_key()).folder
     other.rename(path := folder / other.name)
     assert check_noticed_or_equal(tmp_path, path)
 
@@ -276,7 +276,7 @@ def test_a_shard_of_another_shape_or_dtype_is_noticed(tmp_path, shape, dtype):
                 {"features": torch.zeros(4, 5), "images": torch.zeros(4, 32, dtype=torch.uint8)}],
 )  # fmt: skip
 def test_a_file_that_is_no_shard_is_noticed(tmp_path, tensors):
-    path = Store(tmp_path).column(kind()).folder / "a.safetensors"
+    path = Store(tmp_path).table(feature_key()).folder / "a.safetensors"
     save_file(tensors, path)
     with pytest.raises(Damaged):
         read_shard(path)
@@ -285,26 +285,26 @@ def test_a_file_that_is_no_shard_is_noticed(tmp_path, tensors):
 
 def test_one_damaged_shard_costs_its_own_rows_only(tmp_path):
     with shards_of(4):
-        column = written(Store(tmp_path).column(kind()), range(12))
-    path = column.shards[1].path
-    lost = [n for n in range(12) if names(n)[0] in column.shards[1].images]
+        table = written(Store(tmp_path).table(feature_key()), range(12))
+    path = table.shards[1].path
+    lost = [n for n in range(12) if hashes(n)[0] in table.shards[1].images]
     path.write_bytes(path.read_bytes()[:-1])
-    again, said = look(tmp_path)
-    assert len(said) == 1 and str(path) in said[0]
-    assert again.missing(names(*range(12))).tolist() == lost and len(lost) == 4
-    assert Rows(written(again, lost), names(*range(12))).read(range(12)).equal(table(range(12)))
+    again, messages = reopened(tmp_path)
+    assert len(messages) == 1 and str(path) in messages[0]
+    assert again.missing(hashes(*range(12))).tolist() == lost and len(lost) == 4
+    assert Rows(written(again, lost), hashes(*range(12))).read(range(12)).equal(values(range(12)))
 
 
 def test_without_a_check_of_the_sums_only_the_shape_is_looked_at(tmp_path):
     path = one_shard(tmp_path)
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    column = Store(tmp_path).column(kind())
-    column.look(check=False)
-    assert len(column.shards) == 1
+    table = Store(tmp_path).table(feature_key())
+    table.refresh(check=False)
+    assert len(table.shards) == 1
     path.write_bytes(whole[:-1])
     with pytest.warns(UserWarning, match="damaged"):
-        Store(tmp_path).column(kind()).look(check=False)
+        Store(tmp_path).table(feature_key()).refresh(check=False)
 
 
 # --- processes
@@ -335,13 +335,13 @@ def in_process(work, *args):
 def write_all(folder, count, started):
     ftlit.features.table.SHARD_BYTES = 20 * 3
     store = Store(folder)
-    column = store.column(kind())
-    with store.locked([column]):
+    table = store.table(feature_key())
+    with store.locked([table]):
         started.set()
-        column.look()
-        for number in column.missing(names(*range(count))).tolist():
-            writer = Writer(column)
-            writer.add(names(number), table([number]))
+        table.refresh()
+        for number in table.missing(hashes(*range(count))).tolist():
+            writer = Writer(table)
+            writer.add(hashes(number), values([number]))
             writer.flush()
 
 
@@ -356,42 +356,42 @@ def test_a_writer_that_is_killed_leaves_whole_shards_only_and_the_next_one_finis
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         cut_short += process.exitcode == -signal.SIGKILL
-        column, said = look(tmp_path)
-        assert said == []
-        held = [n for n in range(count) if n not in column.missing(names(*range(count)))]
-        assert len(held) >= before and Rows(column, names(*held)).read(range(len(held))).equal(table(held))
+        table, messages = reopened(tmp_path)
+        assert messages == []
+        held = [n for n in range(count) if n not in table.missing(hashes(*range(count)))]
+        assert len(held) >= before and Rows(table, hashes(*held)).read(range(len(held))).equal(values(held))
         before = len(held)
     assert cut_short > 0
     process = in_process(write_all, tmp_path, count, Signal())
     process.join()
     assert process.exitcode == 0 and not list(tmp_path.glob("*/*.part"))
-    column, said = look(tmp_path)
-    assert said == [] and Rows(column, names(*range(count))).read(range(count)).equal(table(range(count)))
+    table, messages = reopened(tmp_path)
+    assert messages == [] and Rows(table, hashes(*range(count))).read(range(count)).equal(values(range(count)))
 
 
 def test_what_a_killed_process_left_beside_goes_away_and_nothing_else_does(tmp_path):
     store = Store(tmp_path)
-    column, other = written(store.column(kind()), range(4)), store.column(kind("other"))
-    for one in (column, other):
+    table, other = written(store.table(feature_key()), range(4)), store.table(feature_key("other"))
+    for one in (table, other):
         (one.folder / "abc.123.part").write_bytes(b"half")
-    kept = sorted(column.folder.iterdir())
-    with store.locked([column]):
-        assert sorted(column.folder.iterdir()) == [path for path in kept if path.suffix != ".part"]
+    kept = sorted(table.folder.iterdir())
+    with store.locked([table]):
+        assert sorted(table.folder.iterdir()) == [path for path in kept if path.suffix != ".part"]
     assert (other.folder / "abc.123.part").exists()
 
 
 def hold(folder, keys, held, go):
     store = Store(folder)
-    with store.locked([store.column(kind(key)) for key in keys]):
+    with store.locked([store.table(feature_key(key)) for key in keys]):
         held.set()
         go.wait(30)
 
 
 def count_up(folder, times, inside, most):
     store = Store(folder)
-    column = store.column(kind())
+    table = store.table(feature_key())
     for _ in range(times):
-        with store.locked([column]):
+        with store.locked([table]):
             inside.value += 1
             most.value = max(most.value, inside.value)
             time.sleep(0.005)
@@ -421,7 +421,7 @@ def test_who_waits_is_told_so_and_goes_on_when_the_other_ends_or_is_killed(tmp_p
     assert capfd.readouterr().out == f"ftlit: another process computes these features: waiting for {tmp_path}\n"
 
 
-def test_several_columns_are_locked_in_one_order_so_that_none_waits_for_ever(tmp_path):
+def test_several_tables_are_locked_in_one_order_so_that_none_waits_for_ever(tmp_path):
     go = Signal()
     go.set()
     orders = [["a", "b", "c"], ["c", "b", "a"], ["b", "c", "a"], ["a", "a"]] * 2
@@ -431,7 +431,7 @@ def test_several_columns_are_locked_in_one_order_so_that_none_waits_for_ever(tmp
     assert [process.exitcode for process in processes] == [0] * len(orders)
 
 
-def test_other_columns_are_not_locked(tmp_path):
+def test_other_tables_are_not_locked(tmp_path):
     held, go, other = Signal(), Signal(), Signal()
     first = in_process(hold, tmp_path, ["k"], held, go)
     assert held.wait(20)
@@ -443,10 +443,10 @@ def test_other_columns_are_not_locked(tmp_path):
 
 def test_a_lock_ends_with_an_exception(tmp_path):
     store = Store(tmp_path)
-    column = store.column(kind())
-    with pytest.raises(KeyError), store.locked([column]):
+    table = store.table(feature_key())
+    with pytest.raises(KeyError), store.locked([table]):
         raise KeyError
-    with store.locked([column]):
+    with store.locked([table]):
         pass
 
 
@@ -458,84 +458,84 @@ FULL = [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, 
 
 @pytest.mark.parametrize("error", FULL, ids=str)
 def test_a_full_disk_is_one_line_that_says_what_to_do_and_leaves_what_was_written_before(tmp_path, monkeypatch, error):
-    column = written(Store(tmp_path).column(kind()), range(4))
+    table = written(Store(tmp_path).table(feature_key()), range(4))
 
     def full(source, target):
         raise error
 
     monkeypatch.setattr(ftlit.features.shard.os, "replace", full)
-    writer = Writer(column)
-    writer.add(names(7, 8), table([7, 8]))
+    writer = Writer(table)
+    writer.add(hashes(7, 8), values([7, 8]))
     with pytest.raises(UserError, match=r"^features need 40 B more in .*/k, where .*B are free: give a folder on another disk, ") as raised:
         writer.flush()
     assert "\n" not in str(raised.value) and not list(tmp_path.glob("*/*.part"))
     monkeypatch.undo()
-    again, said = look(tmp_path)
-    assert said == [] and again.missing(names(0, 1, 2, 3, 7)).tolist() == [4]
+    again, messages = reopened(tmp_path)
+    assert messages == [] and again.missing(hashes(0, 1, 2, 3, 7)).tolist() == [4]
     writer.flush()
-    again.look()
-    assert Rows(again, names(7, 8)).read([0, 1]).equal(table([7, 8]))
+    again.refresh()
+    assert Rows(again, hashes(7, 8)).read([0, 1]).equal(values([7, 8]))
 
 
 def test_another_error_of_the_disk_stays_what_it_is_and_leaves_no_part(tmp_path, monkeypatch):
     def broken(source, target):
         raise OSError(errno.EIO, "Input/output error")
 
-    writer = Writer(Store(tmp_path).column(kind()))
+    writer = Writer(Store(tmp_path).table(feature_key()))
     monkeypatch.setattr(ftlit.features.shard.os, "replace", broken)
-    writer.add(names(7), table([7]))
+    writer.add(hashes(7), values([7]))
     with pytest.raises(OSError, match="Input/output"):
         writer.flush()
     assert not list(tmp_path.glob("*/*.part"))
 
 
-def test_no_room_can_be_told_of_a_folder_that_is_not_there_yet(tmp_path):
-    assert "features need 2 GB more in" in str(no_room(tmp_path / "a" / "b", 2_000_000_000))
+def test_no_space_can_be_told_of_a_folder_that_is_not_there_yet(tmp_path):
+    assert "features need 2 GB more in" in str(no_space(tmp_path / "a" / "b", 2_000_000_000))
 
 
-# --- what is kept
+# --- the list of tables
 
 
-def test_kept_tells_each_column_the_last_used_first(tmp_path):
+def test_tables_lists_each_table_the_last_used_first(tmp_path):
     store = Store(tmp_path)
-    assert store.kept() == []
-    written(store.column(kind("a")), range(3))
+    assert store.tables() == []
+    written(store.table(feature_key("a")), range(3))
     with shards_of(4):
-        written(store.column(kind("b", (3, 2, 4))), range(9))
+        written(store.table(feature_key("b", (3, 2, 4))), range(9))
     os.utime(tmp_path / "a", (1000, 1000))
-    first, second = store.kept()
-    assert (first.key, first.images, first.about) == ("b", 9, {"cut": "layer4", "of": "b"})
-    assert (second.key, second.images, len(second.shards), second.used) == ("a", 3, 1, 1000.0)
+    first, second = store.tables()
+    assert (first.digest, first.images, first.about) == ("b", 9, {"cut": "layer4", "of": "b"})
+    assert (second.digest, second.images, len(second.shards), second.used) == ("a", 3, 1, 1000.0)
     assert first.bytes == sum(path.stat().st_size for path in first.shards) >= 9 * 24 * 4
-    store.column(kind("a"))
-    assert [kept.key for kept in store.kept()] == ["a", "b"]
+    store.table(feature_key("a"))
+    assert [stored.digest for stored in store.tables()] == ["a", "b"]
 
 
-def test_kept_can_be_told_of_a_damaged_column(tmp_path):
+def test_tables_lists_a_damaged_table(tmp_path):
     path = one_shard(tmp_path)
     path.write_bytes(b"")
     (tmp_path / "k" / "about.json").write_text("{")
-    (kept,) = Store(tmp_path).kept()
-    assert (kept.about, kept.images, kept.bytes, kept.shards) == ({}, 0, 0, [path])
+    (stored,) = Store(tmp_path).tables()
+    assert (stored.about, stored.images, stored.bytes, stored.shards) == ({}, 0, 0, [path])
 
 
-def test_remove_takes_a_column_and_no_other(tmp_path):
+def test_remove_takes_one_table_and_no_other(tmp_path):
     store = Store(tmp_path)
     for key in "ab":
-        written(store.column(kind(key)), range(3))
-    assert store.remove("a") and [kept.key for kept in store.kept()] == ["b"]
-    assert len(written(store.column(kind("a")), range(3)).shards) == 1
+        written(store.table(feature_key(key)), range(3))
+    assert store.remove("a") and [stored.digest for stored in store.tables()] == ["b"]
+    assert len(written(store.table(feature_key("a")), range(3)).shards) == 1
 
 
 def test_remove_refuses_while_a_process_writes_and_takes_what_a_killed_one_left(tmp_path):
     store, held, go = Store(tmp_path), Signal(), Signal()
-    written(store.column(kind()), range(3))
+    written(store.table(feature_key()), range(3))
     process = in_process(hold, tmp_path, ["k"], held, go)
     assert held.wait(20)
-    assert not store.remove("k") and store.kept()[0].images == 3
+    assert not store.remove("k") and store.tables()[0].images == 3
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    assert store.remove("k") and store.kept() == []
+    assert store.remove("k") and store.tables() == []
 
 
 def test_a_folder_may_be_given_from_home_or_from_here(tmp_path, monkeypatch):
@@ -553,40 +553,40 @@ def test_sizes_in_words(size, words):
 # --- many small shards
 
 
-def in_shards(column, places) -> None:
+def in_shards(table, places) -> None:
     """A shard for each row."""
-    writer = Writer(column)
+    writer = Writer(table)
     for i in places:
-        writer.add(names(i), table([i]))
+        writer.add(hashes(i), values([i]))
         writer.flush()
-    column.look()
+    table.refresh()
 
 
 def test_many_small_shards_become_one_with_the_same_rows_and_one_large_one_stays(tmp_path):
-    column = Store(tmp_path).column(kind())
-    in_shards(column, range(8))
-    before = Rows(column, names(*range(8))).read(range(8))
-    column.merge()
-    assert len(column.shards) == len(list(tmp_path.glob("k/*.safetensors"))) == 1
-    assert Rows(column, names(*range(8))).read(range(8)).equal(before)
-    assert read_shard(column.shards[0].path, check=True).features.shape == (8, *before.shape[1:])
-    large = column.shards[0].path
-    in_shards(column, range(8, 12))
-    column.merge()
-    assert large.exists() and len(column.shards) == 2 and not len(column.missing(names(*range(12))))
+    table = Store(tmp_path).table(feature_key())
+    in_shards(table, range(8))
+    before = Rows(table, hashes(*range(8))).read(range(8))
+    table.merge()
+    assert len(table.shards) == len(list(tmp_path.glob("k/*.safetensors"))) == 1
+    assert Rows(table, hashes(*range(8))).read(range(8)).equal(before)
+    assert read_shard(table.shards[0].path, check=True).features.shape == (8, *before.shape[1:])
+    large = table.shards[0].path
+    in_shards(table, range(8, 12))
+    table.merge()
+    assert large.exists() and len(table.shards) == 2 and not len(table.missing(hashes(*range(12))))
 
 
 def test_rows_that_are_long_and_a_disk_without_room_for_both_leave_shards_apart(tmp_path, monkeypatch):
-    column = Store(tmp_path).column(kind())
-    in_shards(column, range(8))
+    table = Store(tmp_path).table(feature_key())
+    in_shards(table, range(8))
     with monkeypatch.context() as patch:
         patch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
-        column.merge()
-    assert len(column.shards) == 8
+        table.merge()
+    assert len(table.shards) == 8
     with monkeypatch.context() as patch:
-        patch.setattr(ftlit.features.table, "MERGED_ROW", 1)
-        column.merge()
-    assert len(column.shards) == 8
+        patch.setattr(ftlit.features.table, "MAX_MERGED_ROW_BYTES", 1)
+        table.merge()
+    assert len(table.shards) == 8
 
 
 def test_a_folder_that_is_not_the_stores_is_neither_listed_nor_removed(tmp_path, monkeypatch):
@@ -595,16 +595,16 @@ def test_a_folder_that_is_not_the_stores_is_neither_listed_nor_removed(tmp_path,
     mine.mkdir()
     (mine / "about.json").write_text("{}")
     key = "0123456789abcdef" * 2
-    written(Store(tmp_path).column(kind(key)), range(3))
-    assert [kept.key for kept in Store(tmp_path).kept()] == [key]
+    written(Store(tmp_path).table(feature_key(key)), range(3))
+    assert [stored.digest for stored in Store(tmp_path).tables()] == [key]
     cache.prune(str(tmp_path), unused=0.0, max_gb=None)
     assert mine.is_dir() and not (tmp_path / key).exists()
 
 
 @pytest.mark.parametrize("removed", range(7))
 def test_a_merge_that_is_killed_at_any_moment_loses_no_row(tmp_path, monkeypatch, removed):
-    column = Store(tmp_path).column(kind())
-    in_shards(column, range(6))
+    table = Store(tmp_path).table(feature_key())
+    in_shards(table, range(6))
     left = iter(range(removed))
 
     def killed(path, **how):
@@ -615,33 +615,33 @@ def test_a_merge_that_is_killed_at_any_moment_loses_no_row(tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", killed)
         with pytest.raises(KeyboardInterrupt) if removed < 6 else nullcontext():
-            column.merge()
+            table.merge()
     for _ in range(3):  # a later run, and the one after it
-        column, said = look(tmp_path)
-        assert said == [] and Rows(column, names(*range(6))).read(range(6)).equal(table([*range(6)]))
-        column.merge()
+        table, messages = reopened(tmp_path)
+        assert messages == [] and Rows(table, hashes(*range(6))).read(range(6)).equal(values([*range(6)]))
+        table.merge()
 
 
 def test_rows_that_a_killed_merge_left_twice_are_merged_to_one(tmp_path):
-    column = Store(tmp_path).column(kind())
-    writer = Writer(column)
+    table = Store(tmp_path).table(feature_key())
+    writer = Writer(table)
     for group in ([0, 1], [1, 2], [3], [4], [0, 4, 5]):
-        writer.add(names(*group), table(group))
+        writer.add(hashes(*group), values(group))
         writer.flush()
-    column.look()
-    column.merge()
-    assert sum(len(shard.images) for shard in column.shards) == 6 and Rows(column, names(*range(6))).read(range(6)).equal(
-        table([*range(6)])
+    table.refresh()
+    table.merge()
+    assert sum(len(shard.images) for shard in table.shards) == 6 and Rows(table, hashes(*range(6))).read(range(6)).equal(
+        values([*range(6)])
     )
 
 
 def test_features_that_half_precision_cannot_hold_are_refused(tmp_path):
-    column = Store(tmp_path).column(kind(shape=(2,), dtype=torch.float16))
+    table = Store(tmp_path).table(feature_key(shape=(2,), dtype=torch.float16))
     with pytest.raises(UserError, match=r"features up to 1e\+05 do not fit in torch.float16: take bfloat16"):
-        Writer(column).add(names(0), torch.tensor([[1.0, 1e5]]))
+        Writer(table).add(hashes(0), torch.tensor([[1.0, 1e5]]))
 
 
 @pytest.mark.skipif(not Path("/proc/version").exists(), reason="needs a folder that nobody can write to")
 def test_a_folder_that_cannot_be_written_to_is_named_in_one_line():
     with pytest.raises(UserError, match=r"/proc/features cannot hold features \(.*\): give another folder"):
-        Store("/proc/features").column(kind())
+        Store("/proc/features").table(feature_key())

@@ -242,7 +242,7 @@ def test_invariant_8_a_run_from_features_ends_with_the_weights_of_a_run_from_tex
     from_features = fit(features, schedule, layers, folder, precision="64-true")
     assert distance(from_texts, from_features) < 1e-9
     stages = schedule(layers).stages
-    assert [source.form and source.form.cut for source in features.plan(from_features, schedule(layers), from_features.trainer)] == {
+    assert [each.spec and each.spec.cut for each in features.plan(from_features, schedule(layers), from_features.trainer)] == {
         1: ["pooler"], 2: ["pooler", "encoder.0"], 5: ["pooler", "encoder.1", "encoder.0", "embeddings", None]
     }[len(stages)]  # fmt: skip
 

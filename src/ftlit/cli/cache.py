@@ -1,4 +1,4 @@
-"""What `ftlit cache` does: show, check and remove stored features."""
+"""Show, check and remove stored features: the commands of `ftlit cache`."""
 
 import sys
 import time
@@ -15,28 +15,28 @@ DAY = 86400.0
 
 
 def show(folder: str | None) -> None:
-    """Print a row for each column that holds something, the last used first, and the total."""
+    """Print a row for each feature table that holds something, the last used first, and the total."""
     store = Store(folder)
-    kept = [column for column in store.kept() if column.shards]
-    table = Table("key", "cut", "features", "view", "weights", "images", "size", "last used", box=SIMPLE_HEAD)
-    for column in kept:
-        about = column.about
+    stored = [table for table in store.tables() if table.shards]
+    rows = Table("key", "cut", "features", "view", "weights", "images", "size", "last used", box=SIMPLE_HEAD)
+    for table in stored:
+        about = table.about
         shape = "x".join(map(str, about.get("shape", "?"))) + f" {about.get('dtype', '')}"
-        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(column.used))
-        row = (column.key[:8], about.get("cut", "?"), shape, about.get("view", "?"), about.get("weights", "?"))
-        table.add_row(*row, f"{column.images:,}", size_in_words(column.bytes), used)
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(table.used))
+        row = (table.digest[:8], about.get("cut", "?"), shape, about.get("view", "?"), about.get("weights", "?"))
+        rows.add_row(*row, f"{table.images:,}", size_in_words(table.bytes), used)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-    if kept:
-        console.print(table)
-    size = size_in_words(sum(column.bytes for column in kept))
-    console.print(f"{_count(len(kept), 'column')}, {size}: {store.folder}", soft_wrap=True)
+    if stored:
+        console.print(rows)
+    size = size_in_words(sum(table.bytes for table in stored))
+    console.print(f"{_count(len(stored), 'feature table')}, {size}: {store.folder}", soft_wrap=True)
 
 
 def verify(folder: str | None) -> int:
     """Read every shard and remove what is damaged, a line each. Returns 1 where something was, else 0."""
     store, damaged, sound = Store(folder), 0, 0
-    for column in store.kept():
-        for path in column.shards:
+    for table in store.tables():
+        for path in table.shards:
             try:
                 read_shard(path)
                 sound += 1
@@ -51,7 +51,7 @@ def verify(folder: str | None) -> int:
 
 
 def prune(folder: str | None, *, unused: float | None, max_gb: float | None) -> None:
-    """Remove columns, a line each; those in use by a process stay.
+    """Remove feature tables, a line each; those in use by a process stay.
 
     Args:
         folder: of the store.
@@ -59,25 +59,24 @@ def prune(folder: str | None, *, unused: float | None, max_gb: float | None) -> 
         max_gb: then those that were not used for longest, until no more than so much is left.
     """
     store = Store(folder)
-    left, freed = sum(column.bytes for column in store.kept()), 0
-    for column in reversed(store.kept()):
-        old = unused is not None and time.time() - column.used >= unused * DAY
+    left, freed = sum(table.bytes for table in store.tables()), 0
+    for table in reversed(store.tables()):
+        old = unused is not None and time.time() - table.used >= unused * DAY
         if old or (max_gb is not None and left > max_gb * 1e9):
-            if not store.remove(column.key):
-                print(f"in use, kept: {_line(column)}")
+            if not store.remove(table.digest):
+                print(f"in use, kept: {_line(table)}")
                 continue
-            if column.shards:
-                print(f"removed: {_line(column)}")
-            left, freed = left - column.bytes, freed + column.bytes
+            if table.shards:
+                print(f"removed: {_line(table)}")
+            left, freed = left - table.bytes, freed + table.bytes
     print(f"{size_in_words(freed)} freed, {size_in_words(left)} left: {store.folder}")
 
 
 def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def _line(column: StoredTable) -> str:
-    about = column.about
-    return (
-        f"{column.key[:8]}, {about.get('cut', '?')} of {about.get('weights', '?')}, {column.images:,} images, {size_in_words(column.bytes)}"
-    )
+def _line(table: StoredTable) -> str:
+    about = table.about
+    cut, weights = about.get("cut", "?"), about.get("weights", "?")
+    return f"{table.digest[:8]}, {cut} of {weights}, {table.images:,} images, {size_in_words(table.bytes)}"

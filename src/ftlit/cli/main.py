@@ -127,7 +127,7 @@ def cache(arguments: list[str]) -> None:
     """List, check or remove stored features. Raises `SystemExit` with status 1 where a check found damage."""
     if arguments and not arguments[0].startswith("-") and arguments[0] not in ACTIONS:
         raise unknown("action of ftlit cache,", arguments[0], ACTIONS)
-    parser = _Parser("ftlit cache", description="The store of features, a column for each network, cut and view.")
+    parser = _Parser("ftlit cache", description="The store of features: a feature table for each network, cut and view.")
     actions = parser.add_subparsers(dest="action")
     parsers = {name: actions.add_parser(name, help=text) for name, text in ACTIONS.items()}
     for action in parsers.values():
@@ -135,7 +135,7 @@ def cache(arguments: list[str]) -> None:
     prune = parsers["prune"]
     prune.add_argument("--unused", type=_days, metavar="DAYS", help="all that were not used for so long: 30d")
     prune.add_argument("--max-gb", type=float, metavar="GB", help="until no more than so much is left")
-    prune.add_argument("--all", action="store_true", help="all columns")
+    prune.add_argument("--all", action="store_true", help="all feature tables")
     given = parser.parse_args(arguments)
     if given.action is None:
         parser.error(f"give an action: {', '.join(ACTIONS)}")
@@ -178,7 +178,7 @@ def _days(text: str) -> float:
 ACTIONS = {
     "list": "what is stored, the last used first",
     "verify": "read all of it and compare checksums; damaged shards are removed",
-    "prune": "remove columns, those first that were not used for longest",
+    "prune": "remove feature tables, those not used for the longest time first",
 }
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": train,

@@ -1,4 +1,4 @@
-"""Features once: a pass over images that writes what comes out at any number of cuts to a store, and reads it from there ever after."""
+"""Extract features at any number of cuts in one pass over images, and store them."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -16,15 +16,13 @@ from ftlit.data.dataset import Examples
 from ftlit.data.transforms import Transform
 from ftlit.errors import UserError, unknown
 from ftlit.features.keys import feature_keys, stored_dtype
-from ftlit.features.spec import DIGEST, Digests, FeatureSpec
+from ftlit.features.spec import HASH_DTYPE, FeatureSpec, ImageHashes
 from ftlit.features.store import Store
 from ftlit.features.table import FeatureTable, Rows, Writer
 from ftlit.finetuning.freeze import set_modes
 from ftlit.fingerprint import of_tensor
-from ftlit.models.backbone import Backbone, FeatureBatch
+from ftlit.models.backbone import Backbone
 from ftlit.seeding import derived_seed, kept_random_state
-
-BLOCK_BYTES = 8 << 20  # read at once; memory that is asked for in larger pieces comes from the kernel, page by page
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,8 +30,8 @@ class Features:
     """The features of images at several cuts, on disk, in the order of the images.
 
     Args:
-        rows: cut -> features (N, C), or (N, *shape) where they are not pooled; `features["layer4"].read([0, 1])` is a tensor.
-        targets: what the loader gave beside the images, (N, ...); `None` where it gave images only.
+        rows: cut -> features (N, C), or (N, *shape) if they are not pooled; `features["layer4"].read([0, 1])` is a tensor.
+        targets: the loader's targets (N, ...); `None` if it gave images only.
     """
 
     rows: Mapping[str, Rows]
@@ -41,7 +39,7 @@ class Features:
 
     @property
     def cuts(self) -> tuple[str, ...]:
-        """The cuts, in the order asked for."""
+        """The cuts, in the order in which they were given."""
         return tuple(self.rows)
 
     def __len__(self) -> int:
@@ -56,7 +54,7 @@ class Features:
         return self.rows[cut]
 
 
-@kept_random_state()  # a DataLoader draws from it
+@kept_random_state()  # a DataLoader changes it
 def extract_features(
     backbone: Backbone,
     loader: Iterable[Any],
@@ -66,162 +64,136 @@ def extract_features(
     pooled: bool = True,
     dtype: str | None = None,
 ) -> Features:
-    """The features of every image that `loader` gives, at each cut, in evaluation mode, computed in one pass and only where the store lacks
-    them: an image is known by its values, the backbone by its weights, buffers and parameters. Runs where the backbone is, under the
-    autocast in force; modes and random state stay as they were. Rows and targets are in the order in which this pass met the images.
+    """Extract the features of every image of `loader` at each cut, in evaluation mode and in one pass, and store them.
+
+    Features that the store holds already are not computed again: images are identified by their values, the backbone by its weights,
+    buffers and hyperparameters. Runs on the backbone's device under the current autocast; modes and random state do not change.
 
     Args:
         backbone: named layers; those above the highest cut do not run.
-        loader: batches (images (N, 3, H, W), or token ids (N, T), targets, ...) or images alone; all of one size. A loader that augments
+        loader: batches (images (N, 3, H, W) or token ids (N, T), targets, ...), or images only; all of one size. A loader that augments
             gives other images, and so other features, each time.
-        cuts: names of layers, or places counted from the top, -1 for the last.
-        cache: folder of the store; `None`: what the environment variable `FTLIT_CACHE` says, else `~/.cache/ftlit`.
-        pooled: vectors (N, C), pooled as the network pools; else all of the features.
-        dtype: float32, float64, float16 or bfloat16, as stored and read; `None`: that of the weights.
+        cuts: names of layers, or positions, -1 for the last layer.
+        cache: folder of the store; `None`: the environment variable `FTLIT_CACHE`, or else `~/.cache/ftlit`.
+        pooled: store vectors (N, C), pooled as the network pools; otherwise the features in their full shape.
+        dtype: of the stored features: float32, float64, float16 or bfloat16; `None`: the dtype of the weights.
+
+    Returns:
+        The features, with rows and targets in the order of this pass.
 
     Raises:
-        UserError: no backbone, no such cut or dtype, no image, or a disk without room.
+        UserError: not a backbone, no such cut or dtype, no image, or not enough space on the disk.
     """
     if not isinstance(backbone, Backbone):
         raise UserError(f"extract_features takes a Backbone, and this is {type(backbone).__name__}: load_backbone gives one")
     names = [cuts] if isinstance(cuts, str | int) else list(cuts)
-    forms = [FeatureSpec(backbone.cuts[backbone.index(cut)], "average" if pooled else None) for cut in names]
-    if not forms:
+    specs = [FeatureSpec(backbone.cuts[backbone.index(cut)], "average" if pooled else None) for cut in names]
+    if not specs:
         raise UserError("cuts=[]: name at least one layer")
     store = cache if isinstance(cache, Store) else Store(cache)
     batches = iter(loader)
     first = next(batches, None)
     if first is None:
         raise UserError("there are no images: the loader is empty")
-    where = next(backbone.parameters(), torch.empty(0))
-    kinds = feature_keys(backbone, forms, view="values", size=_parts(first)[0].shape[1:], dtype=stored_dtype(dtype, where.dtype))
-    columns = {form: store.column(kind) for form, kind in kinds.items()}
-    passed: list[tuple[Digests, Tensor | None]] = []
-    with store.locked(list(columns.values())):
-        for column in columns.values():
-            column.look()
-        fill(backbone, columns, _named(chain([first], batches), where, passed))
-        for column in columns.values():
-            column.look(check=False)
-            column.merge()
-    images = np.concatenate([digests for digests, _ in passed])
-    targets = [target for _, target in passed if target is not None]
-    return Features({form.cut: Rows(column, images) for form, column in columns.items()}, torch.cat(targets) if targets else None)
+    weights = next(backbone.parameters(), torch.empty(0))
+    keys = feature_keys(backbone, specs, view="values", size=_parts(first)[0].shape[1:], dtype=stored_dtype(dtype, weights.dtype))
+    tables = {spec: store.table(key) for spec, key in keys.items()}
+    seen: list[tuple[ImageHashes, Tensor | None]] = []
+    with store.locked(list(tables.values())):
+        for table in tables.values():
+            table.refresh()
+        fill(backbone, tables, _hashed(chain([first], batches), weights, seen))
+        for table in tables.values():
+            table.refresh(check=False)
+            table.merge()
+    images = np.concatenate([hashes for hashes, _ in seen])
+    targets = [target for _, target in seen if target is not None]
+    return Features({spec.cut: Rows(table, images) for spec, table in tables.items()}, torch.cat(targets) if targets else None)
 
 
-def _named(batches: Iterable[Any], where: Tensor, passed: list[tuple[Digests, Tensor | None]]) -> Iterator[tuple[Digests, Tensor]]:
-    """Digests and images of each batch, these as `where` is; digests and targets are added to `passed`."""
+def _hashed(batches: Iterable[Any], weights: Tensor, seen: list[tuple[ImageHashes, Tensor | None]]) -> Iterator[tuple[ImageHashes, Tensor]]:
+    """Yield hashes and images of each batch, on the device and in the dtype of `weights`; add hashes and targets to `seen`."""
     for batch in batches:
         images, target = _parts(batch)
-        passed.append((np.array([of_tensor(image) for image in images], DIGEST), target))
-        yield passed[-1][0], images.to(where.device, where.dtype if images.is_floating_point() else None, non_blocking=True)
+        hashes = np.array([of_tensor(image) for image in images], HASH_DTYPE)
+        seen.append((hashes, target))
+        yield hashes, images.to(weights.device, weights.dtype if images.is_floating_point() else None, non_blocking=True)
 
 
 def fill(
     backbone: Backbone,
-    columns: Mapping[FeatureSpec, FeatureTable],
-    batches: Iterable[tuple[Digests, Tensor]],
+    tables: Mapping[FeatureSpec, FeatureTable],
+    batches: Iterable[tuple[ImageHashes, Tensor]],
     *,
     context: Callable[[], Any] = nullcontext,
 ) -> None:
-    """Compute and write what each column lacks of these images; a batch of which nothing is lacking is not run.
+    """Compute and write the features of these images that the tables lack. A batch of which nothing is missing does not run.
 
     Args:
-        backbone: where it is, the images are.
-        columns: whose shards have been looked at.
-        batches: digests (N,) and images (N, 3, H, W).
-        context: what the backbone runs under besides `inference_mode`, autocast for instance.
+        backbone: on the device of the images.
+        tables: refreshed before.
+        batches: hashes (N,) and images (N, 3, H, W).
+        context: makes the context in which the backbone runs, besides `inference_mode`; for instance autocast.
     """
-    new: dict[FeatureSpec, set[bytes]] = {form: set() for form in columns}  # written since the columns were looked at
-    writers = {form: Writer(column) for form, column in columns.items()}
+    new: dict[FeatureSpec, set[bytes]] = {spec: set() for spec in tables}  # images written since the tables were refreshed
+    writers = {spec: Writer(table) for spec, table in tables.items()}
     with evaluating(backbone), torch.inference_mode():
-        for names, images in batches:
-            lacking = {form: _lacking(column, names, new[form]) for form, column in columns.items()}
-            wanted = sorted(set().union(*lacking.values()))
-            if not wanted:
+        for hashes, images in batches:
+            missing = {spec: _missing(table, hashes, new[spec]) for spec, table in tables.items()}
+            needed = sorted(set().union(*missing.values()))
+            if not needed:
                 continue
-            chosen = images if len(wanted) == len(images) else images[wanted]
+            chosen = images if len(needed) == len(images) else images[needed]
             with context():
-                features = run(backbone, chosen, [form for form in columns if lacking[form]])
-            for form, values in features.items():
-                own = [wanted.index(place) for place in lacking[form]] if len(lacking[form]) < len(wanted) else slice(None)
-                writers[form].add(names[lacking[form]], values[own])
+                features = run(backbone, chosen, [spec for spec in tables if missing[spec]])
+            for spec, values in features.items():
+                rows = [needed.index(place) for place in missing[spec]] if len(missing[spec]) < len(needed) else slice(None)
+                writers[spec].add(hashes[missing[spec]], values[rows])
         for writer in writers.values():
             writer.flush()
 
 
-def run(backbone: Backbone, images: Tensor, forms: Sequence[FeatureSpec]) -> dict[FeatureSpec, Tensor]:
-    """The features of a batch in each form, from one pass up to the highest cut."""
-    highest = max(backbone.index(form.cut) for form in forms)
+def run(backbone: Backbone, images: Tensor, specs: Sequence[FeatureSpec]) -> dict[FeatureSpec, Tensor]:
+    """Return the features of a batch for each spec, from one pass up to the highest cut."""
+    highest = max(backbone.index(spec.cut) for spec in specs)
     found = {}
     features = images
     for name, layer in list(backbone.items())[: highest + 1]:
         features = layer(features)
-        for form in forms:
-            if form.cut == name:
-                values = backbone.pool(features, form.pooling) if form.pooling else features
-                found[form] = values if name == backbone.cuts[highest] else values.clone()  # the layer above may work in place
+        for spec in specs:
+            if spec.cut == name:
+                values = backbone.pool(features, spec.pooling) if spec.pooling else features
+                found[spec] = values if name == backbone.cuts[highest] else values.clone()  # the layer above may work in place
     return found
 
 
-class Views(Dataset[tuple[Digests, Tensor]]):
-    """Batches of images by their places: (digests (n,), tensors (n, 3, S, S)). What a view draws comes from (seed, view, content).
+class ImageViews(Dataset[tuple[ImageHashes, Tensor]]):
+    """Images in one view: a list of places gives their hashes (n,) and tensors (n, 3, S, S).
+
+    Random augmentation is a function of (seed, number of the view, image).
 
     Args:
         examples: the images.
-        digests: of their contents.
-        transform: content -> tensor.
-        drawn: seed and number of the view.
+        hashes: of the images (N,).
+        transform: image -> tensor.
+        seed: seed, and number of the view.
     """
 
-    def __init__(self, examples: Examples, digests: Digests, transform: Transform, drawn: tuple[int, int] = (0, 0)) -> None:
-        self.examples, self.digests, self.transform, self.drawn = examples, digests, transform, drawn
+    def __init__(self, examples: Examples, hashes: ImageHashes, transform: Transform, seed: tuple[int, int] = (0, 0)) -> None:
+        self.examples, self.hashes, self.transform, self.seed = examples, hashes, transform, seed
 
-    def __getitem__(self, places: Sequence[int]) -> tuple[Digests, Tensor]:
+    def __getitem__(self, places: Sequence[int]) -> tuple[ImageHashes, Tensor]:
         with kept_random_state():
-            return self.digests[places], torch.stack([self._view(place) for place in places])
+            return self.hashes[places], torch.stack([self._tensor(place) for place in places])
 
-    def _view(self, place: int) -> Tensor:
-        torch.default_generator.manual_seed(derived_seed(*self.drawn, int(self.digests[place], 16)))
+    def _tensor(self, place: int) -> Tensor:
+        torch.default_generator.manual_seed(derived_seed(*self.seed, int(self.hashes[place], 16)))
         return self.transform(self.examples.load(self.examples.sources[place]))
-
-
-def read_batches(
-    order: Iterable[Sequence[tuple[int, int]]], rows: Rows, targets: Tensor, cut: str, dtype: torch.dtype
-) -> Iterator[tuple[FeatureBatch, Tensor]]:
-    """The batches of an order from stored features, read some megabytes at a time: what lies together is then read together.
-
-    Args:
-        order: batches of (epoch, index); see `ftlit.data.samplers`.
-        rows: the features.
-        targets: of all images.
-        cut: that the features are of.
-        dtype: that they are wanted in.
-    """
-    most = max(1, BLOCK_BYTES // max(1, rows.row_bytes))
-    block: list[Sequence[tuple[int, int]]] = []
-    for batch in order:
-        if block and sum(map(len, block)) + len(batch) > most:
-            yield from _read(block, rows, targets, cut, dtype)
-            block = []
-        block.append(batch)
-    if block:
-        yield from _read(block, rows, targets, cut, dtype)
-
-
-def _read(
-    block: Sequence[Sequence[tuple[int, int]]], rows: Rows, targets: Tensor, cut: str, dtype: torch.dtype
-) -> Iterator[tuple[FeatureBatch, Tensor]]:
-    places = torch.tensor([index for batch in block for _, index in batch])
-    sizes = [len(batch) for batch in block]
-    values = rows.read(places.numpy()).to(dtype)
-    for features, target in zip(torch.split(values, sizes), torch.split(targets[places], sizes), strict=True):
-        yield FeatureBatch(features, cut), target
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """All of `module` in evaluation mode, and afterwards as it was."""
+    """Set all of `module` to evaluation mode, and restore the modes afterwards."""
     modes = {part: part.training for part in module.modules()}
     set_modes(dict.fromkeys(modes, False))
     try:
@@ -230,15 +202,15 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         set_modes(modes)
 
 
-def _lacking(column: FeatureTable, names: Digests, new: set[bytes]) -> list[int]:
-    """Places of the images that are neither in the column nor among the new ones, each image once; they are new from now on."""
-    places = [int(place) for place in column.missing(names) if bytes(names[place]) not in new]
-    new.update(names[places].tolist())
+def _missing(table: FeatureTable, hashes: ImageHashes, new: set[bytes]) -> list[int]:
+    """Return the places of the images that are neither in the table nor in `new`, each image once, and add them to `new`."""
+    places = [int(place) for place in table.missing(hashes) if bytes(hashes[place]) not in new]
+    new.update(hashes[places].tolist())
     return places
 
 
 def _parts(batch: Any) -> tuple[Tensor, Tensor | None]:
-    """Images and targets of a batch. Raises `UserError` for one of another form."""
+    """Return images and targets of a batch. Raises `UserError` for a batch of another form."""
     parts = [batch] if isinstance(batch, Tensor) else list(batch) if isinstance(batch, list | tuple) else []
     images, target, *_ = [*parts, None, None]
     if not isinstance(images, Tensor) or not isinstance(target, Tensor | None):

@@ -1,6 +1,6 @@
-"""The digest of each image's content: what its features are found by.
+"""Hashes of images, by which their features are found.
 
-The digests of files are remembered by path, size and times, so that a second run reads none of them.
+The hashes of files are cached by path, size and times, so that a second run reads no file.
 """
 
 import os
@@ -18,37 +18,37 @@ import numpy as np
 from ftlit.data.dataset import Examples
 from ftlit.data.images import BadImage, shown
 from ftlit.errors import one_line
-from ftlit.features.spec import DIGEST, Digests
+from ftlit.features.spec import HASH_DTYPE, ImageHashes
 from ftlit.fingerprint import fingerprint, of_array, of_bytes
 
-ASKED = 500  # paths at once: SQLite takes 999 in its older versions
-RACY = 2_000_000_000  # ns: a file changed so short a time ago may be changed again without another time
+PATHS_PER_QUERY = 500  # older versions of SQLite take 999 parameters
+MIN_AGE_NS = 2_000_000_000  # a file that changed more recently may change again with the same time stamps
 
 
 class HashCache:
-    """The digests of files, in one SQLite file. It may be removed at any time, and what cannot be read of it counts as nothing.
+    """The hashes of files, in one SQLite file. It may be removed at any time, and entries that cannot be read are ignored.
 
     Args:
-        folder: where `images.sqlite` is.
+        folder: holds `images.sqlite`.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "images.sqlite"
 
     def recall(self, paths: Sequence[Path]) -> dict[Path, str]:
-        """The digests of those files that are as they were when they were remembered."""
+        """Return the hashes of those files that have not changed since they were added."""
         names = [os.fsencode(path) for path in paths]
-        parts = [names[i : i + ASKED] for i in range(0, len(names), ASKED)]
-        held = {row[0]: row[1:] for row in self._do(lambda db: (row for part in parts for row in _rows(db, part)))}
+        parts = [names[i : i + PATHS_PER_QUERY] for i in range(0, len(names), PATHS_PER_QUERY)]
+        cached = {row[0]: row[1:] for row in self._do(lambda db: (row for part in parts for row in _rows(db, part)))}
         found = {}
         for path in paths:
-            seal, digest = held.get(os.fsencode(path), ("", ""))
-            if digest and seal == _seal(path, _state(path), digest):
-                found[path] = digest
+            seal, image_hash = cached.get(os.fsencode(path), ("", ""))
+            if image_hash and seal == _seal(path, _state(path), image_hash):
+                found[path] = image_hash
         return found
 
     def remember(self, found: Mapping[Path, tuple[str, str]]) -> None:
-        """Take up state and digest of each file."""
+        """Add files, path -> (state, hash)."""
         rows = [(os.fsencode(path), _seal(path, *pair), pair[1]) for path, pair in found.items()]
         self._do(lambda db: db.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", rows).fetchall())
 
@@ -62,7 +62,7 @@ class HashCache:
                     return list(work(connection))
             finally:
                 connection.close()
-        except (sqlite3.Error, OSError) as error:  # only a memory: without it every file is read
+        except (sqlite3.Error, OSError) as error:  # without the cache every file is read
             warnings.warn(f"{self.path} cannot be used, every image is read: {one_line(error)}", stacklevel=2)
             if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
                 self.path.unlink(missing_ok=True)  # damaged
@@ -74,57 +74,57 @@ def _rows(db: sqlite3.Connection, names: Sequence[bytes]) -> list[tuple[bytes, s
     return db.execute(f"SELECT path, seal, digest FROM digests WHERE path IN ({places})", names).fetchall()
 
 
-def digests_of(examples: Examples, memory: HashCache) -> Digests:
-    """The digest of each image: of its file's bytes or of its array's values; where neither can be told, of its pixels."""
+def image_hashes(examples: Examples, hash_cache: HashCache) -> ImageHashes:
+    """Return the hash of each image (N,): of its file's bytes or its array's values, or if it has neither, of its pixels."""
     if examples.contents is None:
         pixels = (np.asarray(examples.load(source)) for source in examples.sources)
-        return np.array([of_array(array) for array in pixels], DIGEST)
+        return np.array([of_array(array) for array in pixels], HASH_DTYPE)
     files = Counter(Path(content).absolute() for content in examples.contents if isinstance(content, str | Path))
-    known = _of_files(list(files), memory)
+    file_hashes = _hash_files(list(files), hash_cache)
     found = []
     for source, content in zip(examples.sources, examples.contents, strict=True):
         path = Path(content).absolute() if isinstance(content, str | Path) else None
-        digest = known[path] if path else of_array(content)  # type: ignore[arg-type]
-        found.append(digest if _says_no_more(source, path, files) else fingerprint(digest, source))
-    return np.array(found, DIGEST)
+        content_hash = file_hashes[path] if path else of_array(content)  # type: ignore[arg-type]
+        found.append(content_hash if _is_whole_content(source, path, files) else fingerprint(content_hash, source))
+    return np.array(found, HASH_DTYPE)
 
 
-def _says_no_more(source: Any, path: Path | None, files: Mapping[Path, int]) -> bool:
-    """Whether the content alone decides the picture; a source may be a part of a file as well: a page, a frame, a box."""
+def _is_whole_content(source: Any, path: Path | None, files: Mapping[Path, int]) -> bool:
+    """Whether the content alone decides the image. A source may also be a part of a file: a page, a frame, a box."""
     if path is None or isinstance(source, int):
         return isinstance(source, int | np.ndarray) and (path is None or files[path] == 1)
     return isinstance(source, str | Path) and Path(source).absolute() == path
 
 
-def _of_files(paths: Sequence[Path], memory: HashCache) -> dict[Path, str]:
-    known = memory.recall(paths) if paths else {}
+def _hash_files(paths: Sequence[Path], hash_cache: HashCache) -> dict[Path, str]:
+    known = hash_cache.recall(paths) if paths else {}
     unknown = [path for path in paths if path not in known]
     if not unknown:
         return known
-    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:  # reading and hashing let go of Python's lock
+    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:  # reading and hashing release Python's lock
         read = dict(zip(unknown, pool.map(_read, unknown), strict=True))
-    memory.remember({path: pair for path, pair in read.items() if pair[0]})
-    return known | {path: digest for path, (_, digest) in read.items()}
+    hash_cache.remember({path: pair for path, pair in read.items() if pair[0]})
+    return known | {path: file_hash for path, (_, file_hash) in read.items()}
 
 
 def _read(path: Path) -> tuple[str, str]:
-    """(state, digest); the state is empty where a later change could go unnoticed."""
+    """Return (state, hash) of a file. The state is empty if a later change could go unnoticed."""
     before = _state(path)
     try:
-        digest = of_bytes(path.read_bytes())
-        racy = time.time_ns() - max(path.stat().st_mtime_ns, path.stat().st_ctime_ns) < RACY
+        file_hash = of_bytes(path.read_bytes())
+        recent = time.time_ns() - max(path.stat().st_mtime_ns, path.stat().st_ctime_ns) < MIN_AGE_NS
     except OSError as error:
         raise BadImage(f"{shown(path)} cannot be read as an image: {one_line(error)}") from error
-    return ("" if racy or _state(path) != before else before), digest
+    return ("" if recent or _state(path) != before else before), file_hash
 
 
-def _seal(path: Path, state: str, digest: str) -> str:
-    """What tells a row of the memory that is true from one that is not: the file is another now, or the memory is damaged."""
-    return of_bytes(os.fsencode(path) + f" {state} {digest}".encode())
+def _seal(path: Path, state: str, file_hash: str) -> str:
+    """Checksum of an entry of the cache. It differs if the file has changed, or if the entry is damaged."""
+    return of_bytes(os.fsencode(path) + f" {state} {file_hash}".encode())
 
 
 def _state(path: Path) -> str:
-    """What changes with a file: size, time of its content, time of its inode (which `touch -d` cannot set)."""
+    """Size, modification time, inode change time (which `touch -d` cannot set) and inode; empty if there is no file."""
     try:
         stat = os.stat(path)
     except OSError:

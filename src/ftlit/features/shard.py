@@ -1,4 +1,4 @@
-"""A shard: some rows of features in one file, which is whole or not there, and notices when a byte of it changed."""
+"""A shard: some rows of a feature table in one file, which is written completely or not at all, with a checksum."""
 
 import errno
 import json
@@ -15,25 +15,31 @@ from torch import Tensor
 from xxhash import xxh3_128
 
 from ftlit.errors import UserError, one_line
-from ftlit.features.spec import DIGEST, Digests
+from ftlit.features.spec import HASH_DTYPE, ImageHashes
 from ftlit.formatting import size_in_words
 
 DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16"}  # as safetensors calls them
-UNKNOWN = "0" * 32  # stands for the checksum until the rows are written
-FULL = (errno.ENOSPC, errno.EDQUOT)  # no room on the disk, or none left for this person
+CHECKSUM_PLACEHOLDER = "0" * 32  # until the rows are written
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # no space on the disk, or the user's quota is used up
 
 
 class Damaged(Exception):
-    """A shard that cannot be used, and why."""
+    """A shard that cannot be used; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Some rows of a column: `features` (n, *shape), mapped, of the images whose digests are `images` (n,)."""
+    """Some rows of a feature table.
+
+    Args:
+        path: the file.
+        features: (n, *shape), mapped into memory.
+        images: hashes of the images (n,).
+    """
 
     path: Path
     features: Tensor
-    images: Digests
+    images: ImageHashes
 
 
 def read_shard(path: Path, *, check: bool = True) -> Shard:
@@ -41,33 +47,33 @@ def read_shard(path: Path, *, check: bool = True) -> Shard:
 
     Args:
         path: the file.
-        check: read all of it and compare the checksum.
+        check: read the whole file and compare the checksum.
 
     Raises:
-        Damaged: cut off, a byte changed, or no shard.
+        Damaged: the file is truncated, a byte changed, or it is not a shard.
     """
     try:
         with safe_open(path, framework="pt") as file:
             features, images = file.get_tensor("features"), file.get_tensor("images")
-            meant = (file.metadata() or {}).get("checksum")
+            expected = (file.metadata() or {}).get("checksum")
     except (SafetensorError, RuntimeError) as error:
         raise Damaged(one_line(error)) from error
     if images.dtype != torch.uint8 or images.shape != (*features.shape[:1], 32):
-        raise Damaged("no digests of its images")
-    if check and checksum(features, images) != meant:
+        raise Damaged("it has no hashes of its images")
+    if check and checksum(features, images) != expected:
         raise Damaged("its checksum differs")
-    return Shard(path, features, np.frombuffer(images.numpy().tobytes(), DIGEST))
+    return Shard(path, features, np.frombuffer(images.numpy().tobytes(), HASH_DTYPE))
 
 
 def checksum(features: Tensor, images: Tensor) -> str:
-    """Of values, dtype and shape."""
-    hasher = _begun(features.dtype, tuple(features.shape))
+    """Compute the checksum of values, dtype and shape."""
+    hasher = _new_hasher(features.dtype, tuple(features.shape))
     hasher.update(_bytes(features))
     hasher.update(_bytes(images))
     return hasher.hexdigest()
 
 
-def _begun(dtype: torch.dtype, shape: tuple[int, ...]) -> xxh3_128:
+def _new_hasher(dtype: torch.dtype, shape: tuple[int, ...]) -> xxh3_128:
     return xxh3_128(f"{dtype}{shape}".encode())
 
 
@@ -75,46 +81,48 @@ def _bytes(tensor: Tensor) -> memoryview:
     return tensor.contiguous().view(-1).view(torch.uint8).numpy().data
 
 
-def write_shard(folder: Path, images: Digests, parts: Sequence[Tensor]) -> Path:
-    """Write rows of the images with these digests: beside, then renamed. In the format of safetensors, whose own writer takes all of it
-    in memory, twice. Returns the file, which is named by the digests.
+def write_shard(folder: Path, images: ImageHashes, parts: Sequence[Tensor]) -> Path:
+    """Write a file beside, then rename it. In the format of safetensors, whose own writer holds two copies of the tensors in memory.
 
     Args:
-        folder: where to.
-        images: (n,)
-        parts: the rows, (n, *shape) in all; may be mapped from other files.
+        folder: of the feature table.
+        images: hashes of the images (n,).
+        parts: the rows, (n, *shape) in all; they may be mapped from other files.
+
+    Returns:
+        The file. Its name is the hash of `images`.
 
     Raises:
         UserError: the disk is full; nothing is left of the shard.
     """
-    digests = torch.frombuffer(bytearray(images.tobytes()), dtype=torch.uint8).view(-1, 32)
+    hashes = torch.frombuffer(bytearray(images.tobytes()), dtype=torch.uint8).view(-1, 32)
     shape, dtype = (len(images), *parts[0].shape[1:]), parts[0].dtype
     size = sum(part.nbytes for part in parts)
-    text, hasher = _header(dtype, shape, size), _begun(dtype, shape)
+    text, hasher = _header(dtype, shape, size), _new_hasher(dtype, shape)
     path = folder / f"{xxh3_128(images.tobytes()).hexdigest()}.safetensors"
     beside = path.with_suffix(f".{os.getpid()}.part")
     try:
         with beside.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
-            for part in (*parts, digests):
+            for part in (*parts, hashes):
                 content = _bytes(part)
                 file.write(content)
                 hasher.update(content)
-            file.seek(8 + text.index(UNKNOWN.encode()))
+            file.seek(8 + text.index(CHECKSUM_PLACEHOLDER.encode()))
             file.write(hasher.hexdigest().encode())
         os.replace(beside, path)
         return path
     except OSError as error:
         beside.unlink(missing_ok=True)
-        if error.errno in FULL:
-            raise no_room(folder, size) from error
+        if error.errno in DISK_FULL:
+            raise no_space(folder, size) from error
         raise
 
 
 def _header(dtype: torch.dtype, shape: tuple[int, ...], size: int) -> bytes:
-    """What safetensors expects in front of the tensors; the rows behind it are aligned."""
+    """The header of the safetensors format, padded so that the rows are aligned."""
     header = {
-        "__metadata__": {"checksum": UNKNOWN},
+        "__metadata__": {"checksum": CHECKSUM_PLACEHOLDER},
         "features": {"dtype": DTYPES[dtype], "shape": shape, "data_offsets": [0, size]},
         "images": {"dtype": "U8", "shape": [shape[0], 32], "data_offsets": [size, size + 32 * shape[0]]},
     }
@@ -123,7 +131,7 @@ def _header(dtype: torch.dtype, shape: tuple[int, ...], size: int) -> bytes:
 
 
 def rows_of(path: Path) -> int:
-    """How many rows a shard has, by its header; 0 where that cannot be read."""
+    """Return the number of rows of a shard from its header; 0 if that cannot be read."""
     try:
         with safe_open(path, framework="pt") as file:
             return int(file.get_slice("images").get_shape()[0])
@@ -131,10 +139,10 @@ def rows_of(path: Path) -> int:
         return 0
 
 
-def no_room(folder: Path, needed: int) -> UserError:
-    """The error for features that the disk cannot hold."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(there).free
+def no_space(folder: Path, needed: int) -> UserError:
+    """Return the error for features that the disk cannot hold."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
     return UserError(
         f"features need {size_in_words(needed)} more in {folder}, where {size_in_words(free)} are free: "
         "give a folder on another disk, or store less (on the command line cache.folder=, cache.max_gb=, or cache=none)"

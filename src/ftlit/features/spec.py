@@ -7,10 +7,10 @@ import numpy as np
 
 from ftlit.models.pooling import Pooling
 
-Digests = np.ndarray[Any, np.dtype[np.bytes_]]  # (N,) of 32 hexadecimal digits
+ImageHashes = np.ndarray[Any, np.dtype[np.bytes_]]  # (N,) of 32 hexadecimal digits
 
 
-DIGEST = "S32"
+HASH_DTYPE = "S32"
 
 
 @dataclass(frozen=True)

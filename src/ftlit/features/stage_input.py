@@ -1,4 +1,4 @@
-"""Which stages of a schedule train from stored features, at which cut, and why not the others."""
+"""Decide which stages of a schedule train from stored features, at which cut, and why the others do not."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,31 +16,31 @@ from ftlit.formatting import size_in_words
 from ftlit.models.backbone import Backbone
 from ftlit.patterns import covers
 
-# Of a middling machine each, for "does reading beat computing": a disk, what an image costs before it is a tensor, a processor.
-READ_BYTES = 1e9  # a second
-LOAD_SECONDS = 5e-4  # an image, decoded and resized by several workers
-FLOPS = {"cpu": 1e11}  # a second
-FLOPS_ELSEWHERE = 2e13
-DRAWS = (_NormBase, _DropoutNd, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)  # or counts, in training mode
+# An average machine, to decide whether reading features is faster than computing them.
+READ_BYTES_PER_SECOND = 1e9
+LOAD_SECONDS = 5e-4  # per image, decoded and resized by several workers
+FLOPS_PER_SECOND = {"cpu": 1e11}
+OTHER_FLOPS_PER_SECOND = 2e13  # of a device that is not in the table
+CHANGES_IN_TRAINING = (_NormBase, _DropoutNd, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)  # random, or with statistics
 
 
 @dataclass(frozen=True)
 class StageInput:
-    """What a stage trains from.
+    """What a stage reads: stored features, or images.
 
     Args:
-        form: features of this form; `None`: images.
-        bytes: what the features of all splits and views take on disk.
-        why: the form in words, or why it is images.
+        spec: of the features; `None`: images.
+        bytes: size of the features of all splits and views on disk.
+        reason: description of the features, or why the stage reads images.
     """
 
-    form: FeatureSpec | None
+    spec: FeatureSpec | None
     bytes: int
-    why: str
+    reason: str
 
 
 def frozen_prefix(backbone: Backbone, layers: Collection[str]) -> str | None:
-    """The highest cut below which no layer is among `layers`, which train; `None` where the lowest layer is."""
+    """Return the highest cut below which none of `layers` trains; `None` if the lowest layer trains."""
     below = None
     for layer in backbone.cuts:
         if layer in layers:
@@ -50,12 +50,12 @@ def frozen_prefix(backbone: Backbone, layers: Collection[str]) -> str | None:
 
 
 def spec_of(backbone: Backbone, layers: Collection[str], *, pooled: bool) -> FeatureSpec | None:
-    """The features that a stage in which these layers train can go on from; `None` where the lowest layer trains.
+    """Return the features that a stage can train from; `None` if the lowest layer trains.
 
     Args:
-        backbone: whose layers they are.
-        layers: their names.
-        pooled: whether the head takes pooled vectors; then the features at the last cut are stored as such.
+        backbone: named layers.
+        layers: names of those that train.
+        pooled: whether the head takes pooled vectors; then features at the last cut are stored pooled.
     """
     cut = frozen_prefix(backbone, layers)
     return None if cut is None else FeatureSpec(cut, "average" if pooled and cut == backbone.cuts[-1] else None)
@@ -63,7 +63,7 @@ def spec_of(backbone: Backbone, layers: Collection[str], *, pooled: bool) -> Fea
 
 def plan_stage_inputs(
     backbone: Backbone,
-    forms: Sequence[FeatureSpec | None],
+    specs: Sequence[FeatureSpec | None],
     rows: Mapping[FeatureSpec, int],
     *,
     dtype: torch.dtype = torch.float32,
@@ -71,42 +71,46 @@ def plan_stage_inputs(
     device: str = "cpu",
     input_shape: Sequence[int] | None = None,
 ) -> list[StageInput]:
-    """What each stage of a schedule trains from: its features, where reading them beats computing them and they fit in `max_bytes`, which
-    earlier stages are given first.
+    """Decide what each stage of a schedule reads.
+
+    A stage reads features if reading is faster than computing and the features fit in `max_bytes`; earlier stages come first.
 
     Args:
-        backbone: that computes them.
-        forms: of the features that each stage can go on from; see `spec_of`.
-        rows: how many to store of each form: images, views counted.
+        backbone: computes the features.
+        specs: of the features that each stage can train from; see `spec_of`.
+        rows: spec -> number of rows to store: images times views.
         dtype: of the stored features.
-        max_bytes: for all cuts together.
-        device: kind of device that would compute them.
-        input_shape: of one input; `None`: what the backbone's input spec says.
+        max_bytes: of all features together.
+        device: type of the device that would compute them.
+        input_shape: of one input; `None`: that of the backbone's input spec.
+
+    Returns:
+        An input for each stage.
     """
     costs = backbone.on_meta(input_shape or backbone.input_spec.shape)
     noun = backbone.input_spec.noun
     chosen: dict[FeatureSpec | None, StageInput] = {None: StageInput(None, 0, f"{noun}: the lowest layer trains")}
-    for form in forms:
-        if form is None or form in chosen:
+    for spec in specs:
+        if spec is None or spec in chosen:
             continue
-        shape, flops = costs[form.cut]
-        row = dtype.itemsize * (backbone.num_features if form.pooling else torch.Size(shape).numel())
-        size, left = row * rows[form], max_bytes - sum(source.bytes for source in chosen.values())
-        computing = LOAD_SECONDS + flops / FLOPS.get(device, FLOPS_ELSEWHERE)
-        told = f"at {form.cut} ({'pooled, ' if form.pooling else ''}{size_in_words(row)} each)"
-        if row / READ_BYTES > computing:
-            chosen[form] = StageInput(None, 0, f"{noun}: to read features {told} takes longer than to compute them")
+        shape, flops = costs[spec.cut]
+        row = dtype.itemsize * (backbone.num_features if spec.pooling else torch.Size(shape).numel())
+        size, left = row * rows[spec], max_bytes - sum(stage_input.bytes for stage_input in chosen.values())
+        computing = LOAD_SECONDS + flops / FLOPS_PER_SECOND.get(device, OTHER_FLOPS_PER_SECOND)
+        description = f"at {spec.cut} ({'pooled, ' if spec.pooling else ''}{size_in_words(row)} each)"
+        if row / READ_BYTES_PER_SECOND > computing:
+            chosen[spec] = StageInput(None, 0, f"{noun}: to read features {description} takes longer than to compute them")
         elif size > left:
-            chosen[form] = StageInput(
-                None, 0, f"{noun}: features {told} take {size_in_words(size)}, cache.max_gb leaves {size_in_words(left)}"
+            chosen[spec] = StageInput(
+                None, 0, f"{noun}: features {description} take {size_in_words(size)}, cache.max_gb leaves {size_in_words(left)}"
             )
         else:
-            chosen[form] = StageInput(form, size, f"features {told}")
-    return [chosen[form] for form in forms]
+            chosen[spec] = StageInput(spec, size, f"features {description}")
+    return [chosen[spec] for spec in specs]
 
 
 def the_backbone(module: nn.Module) -> tuple[str, Backbone]:
-    """Prefix of its parameters' names, and the backbone. Raises `UserError` where there is none, or more than one."""
+    """Return the prefix of the backbone's parameter names, and the backbone. Raises `UserError` if there is not exactly one."""
     found = [(f"{name}." if name else "", part) for name, part in module.named_modules() if isinstance(part, Backbone)]
     if len(found) != 1:
         raise UserError(f"{type(module).__name__} holds {len(found)} backbones: features are stored for one, give images instead")
@@ -114,18 +118,20 @@ def the_backbone(module: nn.Module) -> tuple[str, Backbone]:
 
 
 def trained_layers(module: nn.Module, schedule: Schedule | None) -> list[set[str]]:
-    """For each stage the layers of the backbone that train; without a schedule those that do now, or are in training mode."""
+    """Return the layers of the backbone that train in each stage; without a schedule those that train, or may change, now."""
     prefix, backbone = the_backbone(module)
     if schedule is None:
-        return [{name for name, layer in backbone.items() if any(p.requires_grad for p in layer.parameters()) or _moves(layer)}]
+        return [{name for name, layer in backbone.items() if any(p.requires_grad for p in layer.parameters()) or _may_change(layer)}]
     stages = [trained(module, stage.train, stage.policy) for stage in schedule.stages]
     return [{layer for layer in backbone.cuts if any(covers(prefix + layer, name) for name in names)} for names in stages]
 
 
-def _moves(layer: nn.Module) -> bool:
-    """Whether it may give other features each time: norms, dropout, or what is not known, in training mode."""
+def _may_change(layer: nn.Module) -> bool:
+    """Whether the features may differ each time: norms, dropout or custom modules in training mode."""
     return any(
         part.training
-        and (isinstance(part, DRAWS) or bool(getattr(part, "dropout", 0)) or not type(part).__module__.startswith("torch.nn."))
+        and (
+            isinstance(part, CHANGES_IN_TRAINING) or bool(getattr(part, "dropout", 0)) or not type(part).__module__.startswith("torch.nn.")
+        )
         for part in layer.modules()
     )

@@ -1,7 +1,7 @@
-"""Features on disk: columns of rows, in shards that are whole or not there.
+"""Features on disk: a folder of feature tables, with their locks.
 
-A column holds the features of one kind (weights, cut, view, dtype: its key) of any number of images; a row is found by the digest of
-its image. A shard is a safetensors file with some rows, written beside, checksummed and renamed, and mapped into memory to be read.
+A feature table holds the features of any number of images under one key (weights, cut, pooling, view, dtype). A row is found by the hash
+of its image. The rows are in shards: safetensors files, each written beside, checksummed, renamed, and mapped into memory to be read.
 """
 
 import json
@@ -21,77 +21,77 @@ from ftlit.errors import UserError, one_line
 from ftlit.features.shard import rows_of
 from ftlit.features.table import FeatureKey, FeatureTable
 
-KEY = re.compile("[0-9a-f]{32}")
+DIGEST = re.compile("[0-9a-f]{32}")
 
 
 class Store:
-    """A folder of columns, shared by runs, jobs and processes.
+    """A folder of feature tables, shared by runs, jobs and processes.
 
     Args:
-        folder: made when something is stored. `None`: what the environment variable `FTLIT_CACHE` says, else `~/.cache/ftlit`.
+        folder: made when something is stored. `None`: the environment variable `FTLIT_CACHE`, or else `~/.cache/ftlit`.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self.folder = Path(folder or os.environ.get("FTLIT_CACHE") or "~/.cache/ftlit").expanduser().absolute()
 
     def check(self) -> None:
-        """Raise `UserError` where nothing can be stored here. Makes the folder."""
+        """Raise `UserError` if nothing can be stored here. Makes the folder."""
         with _usable(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             with TemporaryFile(dir=self._locks()):
                 pass
 
-    def column(self, kind: FeatureKey) -> FeatureTable:
-        """The column of this kind; it is made where it is not there yet."""
-        column = FeatureTable(self.folder / kind.key, kind)
+    def table(self, key: FeatureKey) -> FeatureTable:
+        """Return the feature table of this key; make it if it does not exist yet."""
+        table = FeatureTable(self.folder / key.digest, key)
         with _usable(self.folder):
-            _make(column)
-        with suppress(OSError):  # somebody else's, to be read
-            os.utime(column.folder)  # when it was last used
-        return column
+            _make(table)
+        with suppress(OSError):  # a table of another user, which can be read
+            os.utime(table.folder)  # the time of the last use
+        return table
 
     @contextmanager
-    def locked(self, columns: Sequence[FeatureTable]) -> Iterator[None]:
-        """While this lasts, no other process writes to these columns. Kernel locks: they end with the process that holds them."""
-        held = self.try_lock(columns, seconds=0)
-        if held is None:
+    def locked(self, tables: Sequence[FeatureTable]) -> Iterator[None]:
+        """Keep other processes from writing to these tables. These are kernel locks: they end with the process that holds them."""
+        locks = self.try_lock(tables, seconds=0)
+        if locks is None:
             print(f"ftlit: another process computes these features: waiting for {self.folder}", flush=True)
-            held = self.try_lock(columns, seconds=-1)
-        assert held is not None
-        with held:
+            locks = self.try_lock(tables, seconds=-1)
+        assert locks is not None
+        with locks:
             yield
 
-    def try_lock(self, columns: Sequence[FeatureTable], seconds: float) -> ExitStack | None:
-        """The locks of `locked`, to be closed; `None` where they are not to be had in so many seconds (-1: waits as long as it takes)."""
+    def try_lock(self, tables: Sequence[FeatureTable], seconds: float) -> ExitStack | None:
+        """Return the locks of `locked`, to be closed; `None` if they are not free within so many seconds (-1: wait without limit)."""
         with ExitStack() as stack, _usable(self.folder):
-            once = {column.folder: column for column in columns}
-            for folder, column in sorted(once.items()):  # in one order, so that two never wait for each other
+            unique = {table.folder: table for table in tables}
+            for folder, table in sorted(unique.items()):  # always in one order, so that two processes never wait for each other
                 try:
                     stack.enter_context(self._lock(folder.name).acquire(timeout=seconds))
                 except Timeout:
                     return None
-                _make(column)  # it may have been removed while this process waited
-                for part in folder.glob("*.part"):  # of a process that was killed
+                _make(table)  # it may have been removed while this process waited
+                for part in folder.glob("*.part"):  # left by a process that was killed
                     part.unlink(missing_ok=True)
             return stack.pop_all()
 
-    def kept(self) -> list["StoredTable"]:
-        """The columns there are, the last used first."""
+    def tables(self) -> list["StoredTable"]:
+        """List the feature tables in the folder, the last used first."""
         folders = self.folder.iterdir() if self.folder.is_dir() else ()
-        found = (StoredTable.of(folder) for folder in folders if KEY.fullmatch(folder.name))
-        return sorted(filter(None, found), key=lambda kept: -kept.used)
+        found = (StoredTable.of(folder) for folder in folders if DIGEST.fullmatch(folder.name))
+        return sorted(filter(None, found), key=lambda table: -table.used)
 
-    def remove(self, key: str) -> bool:
-        """Remove a column, unless a process is writing to it. A process that reads it goes on: what it has mapped stays until it ends."""
+    def remove(self, digest: str) -> bool:
+        """Remove the table with this digest, unless a process writes to it. Mapped files stay readable."""
         try:
-            with self._lock(key).acquire(timeout=0):
-                shutil.rmtree(self.folder / key)
+            with self._lock(digest).acquire(timeout=0):
+                shutil.rmtree(self.folder / digest)
             return True
         except Timeout:
             return False
 
-    def _lock(self, key: str) -> FileLock:
-        return FileLock(self._locks() / f"{key}.lock")  # the file stays: to remove it would open a gap between two that want it
+    def _lock(self, digest: str) -> FileLock:
+        return FileLock(self._locks() / f"{digest}.lock")  # the file is never removed: two processes could then hold two locks
 
     def _locks(self) -> Path:
         folder = self.folder / "locks"
@@ -101,9 +101,18 @@ class Store:
 
 @dataclass(frozen=True)
 class StoredTable:
-    """A column on disk: its key, what it is, shards, images (of whole headers), bytes, and when it was last used (seconds since 1970)."""
+    """A feature table on disk.
 
-    key: str
+    Args:
+        digest: of its key; the name of its folder.
+        about: what it holds, as `about.json` describes it.
+        shards: its files.
+        images: number of images in the shards whose headers are whole.
+        bytes: size of the shards.
+        used: time of the last use, in seconds since 1970.
+    """
+
+    digest: str
     about: dict[str, Any]
     shards: list[Path]
     images: int
@@ -112,7 +121,7 @@ class StoredTable:
 
     @classmethod
     def of(cls, folder: Path) -> "StoredTable | None":
-        """Read names, sizes and headers; no features. `None` where another process has removed it."""
+        """Read names, sizes and headers, but no features. `None` if another process has removed the table."""
         shards = sorted(folder.glob("*.safetensors"))
         try:
             about = json.loads((folder / "about.json").read_text())
@@ -131,19 +140,19 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _make(column: FeatureTable) -> None:
-    """The folder of a column, and what it is in words, where they are not there."""
-    note = column.folder / "about.json"
-    column.folder.mkdir(parents=True, exist_ok=True)
-    if not note.is_file():
-        beside = note.with_suffix(f".{os.getpid()}.new")  # not .part: who holds the lock removes those
-        beside.write_text(json.dumps(column.about, indent=1, ensure_ascii=False))
-        beside.replace(note)
+def _make(table: FeatureTable) -> None:
+    """Make the folder of a table and its description, if they do not exist."""
+    description = table.folder / "about.json"
+    table.folder.mkdir(parents=True, exist_ok=True)
+    if not description.is_file():
+        beside = description.with_suffix(f".{os.getpid()}.new")  # not .part: the process that holds the lock removes those
+        beside.write_text(json.dumps(table.about, indent=1, ensure_ascii=False))
+        beside.replace(description)
 
 
 @contextmanager
 def _usable(folder: Path) -> Iterator[None]:
-    """An error of the file system in one line."""
+    """Turn an error of the file system into one line."""
     try:
         yield
     except OSError as error:

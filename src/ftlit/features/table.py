@@ -1,4 +1,4 @@
-"""Columns: the features of one kind of any number of images, written and read row by row."""
+"""Feature tables: the features of any number of images under one key, written and read row by row."""
 
 import math
 import shutil
@@ -15,56 +15,55 @@ from torch import Tensor
 
 from ftlit.errors import UserError
 from ftlit.features.shard import Damaged, Shard, read_shard, write_shard
-from ftlit.features.spec import DIGEST, Digests
+from ftlit.features.spec import HASH_DTYPE, ImageHashes
 
 Places = np.ndarray[Any, np.dtype[np.int64]]  # (N,)
 SHARD_BYTES = 64 << 20
-MERGED_ROW = 1 << 16  # bytes; of larger rows a read is long enough as it is
-MERGED_SHARDS = 4  # so many may stay apart
-SHARD_SECONDS = 10.0  # of computing that a kill may lose
+MAX_MERGED_ROW_BYTES = 1 << 16  # larger rows are read as fast from many shards
+MAX_SHARDS = 4  # more than these are merged
+SHARD_SECONDS = 10.0  # of computation that is lost at most when the process is killed
 
 
 @dataclass(frozen=True)
 class FeatureKey:
-    """What a column holds.
+    """What a feature table holds.
 
     Args:
-        key: of all that decides its rows but the images.
-        dtype: as stored.
+        digest: of everything that decides the rows, except the images.
+        dtype: of the stored features.
         shape: of one row.
-        about: what it is, in words.
+        about: a description for users.
     """
 
-    key: str
+    digest: str
     dtype: torch.dtype
     shape: tuple[int, ...]
     about: dict[str, Any]
 
 
 class FeatureTable:
-    """The features of one kind.
+    """The features of one key, on disk.
 
     Args:
         folder: of its shards.
-        kind: what they are.
+        key: what the table holds.
     """
 
-    def __init__(self, folder: Path, kind: FeatureKey) -> None:
-        self.folder, self.dtype, self.shape, self.about = folder, kind.dtype, kind.shape, kind.about
+    def __init__(self, folder: Path, key: FeatureKey) -> None:
+        self.folder, self.dtype, self.shape, self.about = folder, key.dtype, key.shape, key.about
         self.shards: list[Shard] = []
-        self._sorted: tuple[Digests, Places, Places, Places] | None = None
+        self._sorted: tuple[ImageHashes, Places, Places, Places] | None = None
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row."""
+        """Size of one row in bytes."""
         return self.dtype.itemsize * math.prod(self.shape)
 
-    def look(self, *, check: bool = True) -> None:
-        """Take up the shards that have come since the last look, and leave those that went. A damaged one is removed, with a warning: its
-        rows are missing again.
+    def refresh(self, *, check: bool = True) -> None:
+        """Read again which shards there are. A damaged shard is removed, with a warning, and its rows are missing again.
 
         Args:
-            check: compare checksums; once is enough where several processes look.
+            check: compare the checksums of new shards; one of several processes is enough.
         """
         known = {shard.path: shard for shard in self.shards}
         self.shards, self._sorted = [], None
@@ -81,70 +80,70 @@ class FeatureTable:
                 continue
             except Damaged as reason:
                 warnings.warn(
-                    f"stored features are damaged and removed, to be computed when they are wanted: {path} ({reason})", stacklevel=2
+                    f"stored features are damaged and removed, and computed again when they are needed: {path} ({reason})", stacklevel=2
                 )
                 path.unlink(missing_ok=True)
 
     def merge(self) -> None:
-        """Make one shard of many small ones, since rows in one file are read as fast as memory gives them. Only under `Store.locked`."""
-        if self.row_bytes > MERGED_ROW or len(self.shards) <= MERGED_SHARDS:
+        """Merge many small shards into one, which is read at the speed of memory. Call it under `Store.locked` only."""
+        if self.row_bytes > MAX_MERGED_ROW_BYTES or len(self.shards) <= MAX_SHARDS:
             return
         total = sum(shard.features.nbytes for shard in self.shards)
         small = [shard for shard in self.shards if shard.features.nbytes <= total / 2]
         if shutil.disk_usage(self.folder).free < 2 * total:
             return
-        parts, seen = [], np.empty(0, DIGEST)
-        for shard in small:  # each row once: a merge that was killed may have left rows in two shards
+        parts, seen = [], np.empty(0, HASH_DTYPE)
+        for shard in small:  # a merge that was killed may have left a row in two shards: take each row once
             new = np.flatnonzero(~np.isin(shard.images, seen))
             parts.append((shard.images[new], shard.features if len(new) == len(shard.images) else shard.features[torch.from_numpy(new)]))
             seen = np.concatenate([seen, shard.images])
         try:
             merged = write_shard(self.folder, np.concatenate([images for images, _ in parts]), [features for _, features in parts])
-        except UserError:  # no room for both: they stay apart
+        except UserError:  # no space for both: do not merge
             return
         for shard in small:
-            if shard.path != merged:  # that of a merge that was killed before it removed the others
+            if shard.path != merged:  # equal if an earlier merge was killed before it removed the others
                 shard.path.unlink(missing_ok=True)
-        self.look(check=False)
+        self.refresh(check=False)
 
-    def find(self, images: Digests) -> tuple[Places, Places]:
-        """Shard and row of each image, (N,) each; -1 where it is missing."""
+    def find(self, images: ImageHashes) -> tuple[Places, Places]:
+        """Return shard and row of each image, (N,) each; -1 for an image that is missing."""
         held, order, shards, rows = self._index
         if not len(held):
-            nowhere = np.full(len(images), -1)
-            return nowhere, nowhere
+            missing = np.full(len(images), -1)
+            return missing, missing
         place = order[np.minimum(np.searchsorted(held, images, sorter=order), len(held) - 1)]
         found = held[place] == images
         return np.where(found, shards[place], -1), np.where(found, rows[place], -1)
 
     @property
-    def _index(self) -> tuple[Digests, Places, Places, Places]:
-        """The digest of each row, the order that sorts them, and shard and row of each."""
+    def _index(self) -> tuple[ImageHashes, Places, Places, Places]:
+        """The hash of each row, the order that sorts the hashes, and shard and row of each."""
         if self._sorted is None:
             sizes = [len(shard.images) for shard in self.shards]
-            held = np.concatenate([np.empty(0, DIGEST), *(shard.images for shard in self.shards)])
+            held = np.concatenate([np.empty(0, HASH_DTYPE), *(shard.images for shard in self.shards)])
             rows = np.concatenate([np.empty(0, np.int64), *map(np.arange, sizes)])
             self._sorted = held, np.argsort(held, kind="stable"), np.repeat(np.arange(len(sizes)), sizes), rows
         return self._sorted
 
-    def missing(self, images: Digests) -> Places:
-        """Places of the images whose features are not there, each image once."""
+    def missing(self, images: ImageHashes) -> Places:
+        """Return the places of the images that the table lacks, each image once."""
         places = np.flatnonzero(self.find(images)[0] < 0)
         return places[np.sort(np.unique(images[places], return_index=True)[1])]
 
 
 class Rows:
-    """The features of certain images, in their order, read from disk as they are asked for.
+    """The features of some images, in their order, read from disk on demand.
 
     Args:
-        column: where they are.
-        images: their digests (N,); none may be missing.
+        table: holds the features.
+        images: hashes of the images (N,); none may be missing in the table.
     """
 
-    def __init__(self, column: FeatureTable, images: Digests) -> None:
-        self._features = [shard.features for shard in column.shards]
-        self._shard, self._row = column.find(images)
-        self.shape, self.dtype, self.row_bytes = column.shape, column.dtype, column.row_bytes
+    def __init__(self, table: FeatureTable, images: ImageHashes) -> None:
+        self._features = [shard.features for shard in table.shards]
+        self._shard, self._row = table.find(images)
+        self.shape, self.dtype, self.row_bytes = table.shape, table.dtype, table.row_bytes
         assert len(images) == 0 or self._shard.min() >= 0
 
     def __len__(self) -> int:
@@ -154,7 +153,7 @@ class Rows:
         return f"Rows({len(self)} x {self.shape} {str(self.dtype).removeprefix('torch.')})"
 
     def read(self, places: Sequence[int] | np.ndarray[Any, Any]) -> Tensor:
-        """The features (n, *shape) at these places, copied."""
+        """Return a copy of the features at these places, (n, *shape)."""
         at = np.asarray(places, np.int64)
         shards, rows = self._shard[at], torch.from_numpy(self._row[at])
         used = np.unique(shards).tolist()
@@ -169,39 +168,39 @@ class Rows:
 
 
 class Writer:
-    """Gathers rows and writes a shard whenever there is enough of them, and the rest at `flush`.
+    """Collects rows, and writes them in shards of `SHARD_BYTES`, the last one at `flush`.
+
+    Args:
+        table: the rows go there.
 
     Raises:
-        UserError: the disk is full; what was written before stays.
+        UserError: the disk is full; earlier shards stay.
     """
 
-    def __init__(self, column: FeatureTable) -> None:
-        self._column = column
-        self._most = max(1, SHARD_BYTES // column.row_bytes)
+    def __init__(self, table: FeatureTable) -> None:
+        self._table = table
+        self._shard_rows = max(1, SHARD_BYTES // table.row_bytes)
         self._features = torch.empty(0)
         self._images: list[bytes] = []
-        self._since = time.monotonic()
+        self._last_write = time.monotonic()
 
-    def add(self, images: Digests, features: Tensor) -> None:
-        """Rows (n, *shape), of any device and dtype, of these images."""
+    def add(self, images: ImageHashes, features: Tensor) -> None:
+        """Add rows (n, *shape), of any device and dtype, of these images (n,)."""
         if len(self._images) + len(features) > len(self._features) and self._images:
             self.flush()
         if not self._images:
-            self._features = torch.empty((max(len(features), self._most), *self._column.shape), dtype=self._column.dtype)
-        self._features[len(self._images) : len(self._images) + len(features)].copy_(features)
-        if (
-            not self._column.dtype == features.dtype
-            and torch.isinf(self._features[len(self._images) : len(self._images) + len(features)]).any()
-        ):
-            raise UserError(f"features up to {features.abs().max():.3g} do not fit in {self._column.dtype}: take bfloat16 or float32")
+            self._features = torch.empty((max(len(features), self._shard_rows), *self._table.shape), dtype=self._table.dtype)
+        rows = self._features[len(self._images) : len(self._images) + len(features)].copy_(features)
+        if self._table.dtype != features.dtype and bool(torch.isinf(rows).any()):
+            raise UserError(f"features up to {features.abs().max():.3g} do not fit in {self._table.dtype}: take bfloat16 or float32")
         self._images += images.tolist()
-        if time.monotonic() - self._since > SHARD_SECONDS:
+        if time.monotonic() - self._last_write > SHARD_SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Write what there is."""
-        self._since = time.monotonic()
+        """Write the rows collected so far."""
+        self._last_write = time.monotonic()
         if not self._images:
             return
-        write_shard(self._column.folder, np.array(self._images, DIGEST), [self._features[: len(self._images)]])
+        write_shard(self._table.folder, np.array(self._images, HASH_DTYPE), [self._features[: len(self._images)]])
         self._images = []

@@ -159,7 +159,7 @@ def test_a_data_set_that_grew_costs_what_it_grew_by(tmp_path):
     assert passes.images["low"] == 5
 
 
-def test_other_weights_another_transform_or_another_seed_of_views_is_another_column(tmp_path):
+def test_other_weights_another_transform_or_another_seed_of_views_is_another_table(tmp_path):
     fit(FeatureData(data(), tmp_path), [Stage(HEAD)])
     changed = model()
     with torch.no_grad():
@@ -181,9 +181,9 @@ def test_augmented_views_take_turns_by_epoch_and_validation_sees_the_evaluation_
     settings = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "enable_checkpointing": False}
     trainer = pl.Trainer(max_epochs=4, accelerator="cpu", callbacks=[StagedFinetuning(Schedule([Stage(HEAD)])), Keep()], **settings)
     trainer.fit(model(), source)
-    form, views = source._sources[0].form, [("train", 1), ("train", 2)]
-    rows = source.extraction.rows(trainer, trainer.lightning_module.backbone, {view: [form] for view in views}, 0)
-    first, second = (rows[view][form].read(range(15)) for view in views)
+    spec, views = source._stage_inputs[0].spec, [("train", 1), ("train", 2)]
+    rows = source.extraction.rows(trainer, trainer.lightning_module.backbone, {view: [spec] for view in views}, 0)
+    first, second = (rows[view][spec].read(range(15)) for view in views)
     assert not torch.equal(first, second)
     held = [{row.numpy().tobytes() for row in view.flatten(1)} for view in (first, second)]
     firsts = [batch for batch in seen if batch is not None]
@@ -201,7 +201,7 @@ def test_only_the_views_that_an_epoch_will_show_are_computed(tmp_path, begins, s
     stages = [Stage(HEAD)] + ([Stage(ALL, epoch=begins)] if begins else [])
     source = FeatureData(data(augment="photo"), tmp_path, views=8, pooled=True)
     module, trainer, _ = fit(source, stages)
-    held = {column.about["view"]: column.images for column in source.store.kept()}
+    held = {table.about["view"]: table.images for table in source.store.tables()}
     assert held == {"evaluation": 7, **{f"augmented {1 + i}": 15 for i in range(shown)}}
     plan, *_ = source.plan(module, Schedule(stages), trainer)
     assert plan.bytes == (shown * 15 + 7 + 5) * 6 * 4  # with the test images
@@ -235,15 +235,15 @@ def test_the_plan_says_what_the_epoch_reads_in_which_a_stage_begins_at_a_step(tm
     source = FeatureData(data(), tmp_path)
     schedule = Schedule([Stage(HEAD), Stage(TOP, step=2), Stage([*TOP, "backbone.middle"], epoch=2)])
     head, top, middle = source.plan(model(), schedule, pl.Trainer(max_epochs=4, accelerator="cpu", logger=False))
-    assert "the epoch in which stage 1 begins reads what that needs" in head.why
-    assert "begins" not in top.why + middle.why
+    assert "the epoch in which stage 1 begins reads what that needs" in head.reason
+    assert "begins" not in top.reason + middle.reason
 
 
 def test_a_stage_under_mixing_trains_on_images_and_says_why(tmp_path):
     source = FeatureData(data(mix="mixup"), tmp_path)
     module, trainer, passes = fit(source, [Stage(HEAD)])
     assert passes.epochs == ["images"] * 4
-    assert "data.mix=mixup" in source.plan(module, Schedule([Stage(HEAD)]), trainer)[0].why
+    assert "data.mix=mixup" in source.plan(module, Schedule([Stage(HEAD)]), trainer)[0].reason
 
 
 def test_after_training_features_serve_as_long_as_the_weights_below_are_theirs(tmp_path):

@@ -128,7 +128,7 @@ def _features(trainer: Trainer, module: LightningModule, *, trains: bool, takes_
     images = check_solvable(trainer, data)
     share = _share(trainer, images, trains=trains)
     backbone = the_backbone(module)[1]
-    form = FeatureSpec(backbone.cuts[-1], "average")
+    spec = FeatureSpec(backbone.cuts[-1], "average")
     with tempfile.TemporaryDirectory(prefix="ftlit-") as own:
         extraction = data.extraction if isinstance(data, FeatureData) else None
         extraction = extraction or Extraction(images, Store(trainer.strategy.broadcast(own)), dtype=None, seed=0)
@@ -136,8 +136,8 @@ def _features(trainer: Trainer, module: LightningModule, *, trains: bool, takes_
             images = images.with_share(share)
             extraction = Extraction(images, extraction.store, dtype=extraction.dtype, seed=extraction.seed)
         views: list[View] = [("train", EVALUATION), *([VALIDATION] if takes_val else [])]
-        rows = extraction.rows(trainer, backbone, {view: [form] for view in views}, None)
-        features = [Features({form.cut: rows[view][form]}, images.collection.targets(view[0])) for view in views]
+        rows = extraction.rows(trainer, backbone, {view: [spec] for view in views}, None)
+        features = [Features({spec.cut: rows[view][spec]}, images.collection.targets(view[0])) for view in views]
         yield features[0], features[1] if takes_val else None
         trainer.strategy.barrier("features: read")
 

@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader
 from ftlit.data.dataset import Split
 from ftlit.data.transforms import Transform
 from ftlit.errors import UserError
-from ftlit.features.extract import Views, evaluating, fill
-from ftlit.features.image_hashes import HashCache, digests_of
+from ftlit.features.extract import ImageViews, evaluating, fill
+from ftlit.features.image_hashes import HashCache, image_hashes
 from ftlit.features.keys import feature_keys, stored_dtype
-from ftlit.features.shard import no_room
-from ftlit.features.spec import Digests, FeatureSpec
+from ftlit.features.shard import no_space
+from ftlit.features.spec import FeatureSpec, ImageHashes
 from ftlit.features.store import Store
 from ftlit.features.table import FeatureKey, FeatureTable, Rows
 from ftlit.fingerprint import fingerprint
@@ -39,7 +39,7 @@ VALIDATION: View = ("val", EVALUATION)
 
 
 class Extraction:
-    """The features of `data`'s images by split, view and form. Rows are kept as long as the weights below them are the same.
+    """The features of `data`'s images by split, view and spec. Rows are kept as long as the weights below them are the same.
 
     Args:
         data: the images.
@@ -50,82 +50,82 @@ class Extraction:
 
     def __init__(self, data: ImageData, store: Store, *, dtype: str | None, seed: int) -> None:
         self.data, self.store, self.dtype, self.seed = data, store, dtype, seed
-        self._columns: dict[str, FeatureTable] = {}  # by key: one for all splits, so that no shard is checked twice
+        self._tables: dict[str, FeatureTable] = {}  # by key: one for all splits, so that no shard is checked twice
         self.forget()
 
     def forget(self) -> None:
         """Begin anew, with weights and files that may be others."""
-        self._digests: dict[Split, Digests] = {}
-        self._kinds: dict[tuple[View, FeatureSpec], tuple[object, FeatureKey]] = {}  # with what they rest on
+        self._digests: dict[Split, ImageHashes] = {}
+        self._keys: dict[tuple[View, FeatureSpec], tuple[object, FeatureKey]] = {}  # with what they rest on
         self._rows: dict[tuple[Split, str], Rows] = {}  # by split and key
         self._known: dict[FeatureSpec, str] = {}  # key of the evaluation view
 
     def rows(
         self, trainer: Trainer, backbone: Backbone, wanted: Mapping[View, Sequence[FeatureSpec]], stage: int | None
     ) -> dict[View, dict[FeatureSpec, Rows]]:
-        """The features of some views in some forms.
+        """The features of some views in some specs.
 
         Args:
             trainer: whose processes share the work.
             backbone: as it is now.
-            wanted: the forms of each.
+            wanted: the specs of each.
             stage: in force; in another one weights may be others. Within one they are hashed again only where a tensor was replaced or
                 changed in place (by `Tensor._version`). `None`: they are hashed each time.
         """
-        kinds = {view: self._kinds_in(trainer, backbone, view, forms, stage) for view, forms in wanted.items()}
-        new = {view: own for view, own in kinds.items() if any((view[0], kind.key) not in self._rows for kind in own.values())}
+        keys = {view: self._keys_of_stage(trainer, backbone, view, specs, stage) for view, specs in wanted.items()}
+        new = {view: own for view, own in keys.items() if any((view[0], key.digest) not in self._rows for key in own.values())}
         if new:
             self._look_at_files(trainer, list(dict.fromkeys(split for split, _ in new)))
             parts = {view: self._wanted(view, own) for view, own in new.items()}
             _extract(self.store, backbone, list(parts.values()), trainer, self.data.num_workers)
             for view, part in parts.items():
-                for form, column in part.columns.items():
-                    self._rows[view[0], new[view][form].key] = Rows(column, part.images.digests)
+                for spec, table in part.tables.items():
+                    self._rows[view[0], new[view][spec].digest] = Rows(table, part.images.hashes)
         if trainer.state.fn == "fit":
-            evaluated = [own for (_, number), own in kinds.items() if number == EVALUATION]
-            self._known |= {form: kind.key for own in evaluated for form, kind in own.items()}
-        return {view: {form: self._rows[view[0], kind.key] for form, kind in own.items()} for view, own in kinds.items()}
+            evaluated = [own for (_, number), own in keys.items() if number == EVALUATION]
+            self._known |= {spec: key.digest for own in evaluated for spec, key in own.items()}
+        return {view: {spec: self._rows[view[0], key.digest] for spec, key in own.items()} for view, own in keys.items()}
 
-    def is_known(self, trainer: Trainer, backbone: Backbone, form: FeatureSpec) -> bool:
+    def is_known(self, trainer: Trainer, backbone: Backbone, spec: FeatureSpec) -> bool:
         """Whether features in the evaluation view that were asked for in a stage are still those of the weights."""
-        return form in self._known and self._kinds_now(trainer, backbone, VALIDATION, [form])[form].key == self._known[form]
+        return spec in self._known and self._keys_now(trainer, backbone, VALIDATION, [spec])[spec].digest == self._known[spec]
 
     def _look_at_files(self, trainer: Trainer, splits: Sequence[Split]) -> None:
-        """Digests of all images; the first process reads the files, the others what it remembers of them."""
+        """ImageHashes of all images; the first process reads the files, the others what it remembers of them."""
         for first in (True, False):
             if trainer.is_global_zero is first:
                 for split in splits:
                     if split not in self._digests:
-                        self._digests[split] = digests_of(self.data.collection.splits[split], HashCache(self.store.folder))
+                        self._digests[split] = image_hashes(self.data.collection.splits[split], HashCache(self.store.folder))
             trainer.strategy.barrier("features: digests")
 
-    def _wanted(self, view: View, kinds: dict[FeatureSpec, FeatureKey]) -> "Wanted":
+    def _wanted(self, view: View, keys: dict[FeatureSpec, FeatureKey]) -> "Wanted":
         split, number = view
-        images = Views(self.data.collection.splits[split], self._digests[split], self._transform(number), (self.seed, number))
-        for kind in kinds.values():
-            self._columns.setdefault(kind.key, self.store.column(kind))
-        return Wanted(view, images, self.data.input_spec.pixels, {form: self._columns[kind.key] for form, kind in kinds.items()})
+        images = ImageViews(self.data.collection.splits[split], self._digests[split], self._transform(number), (self.seed, number))
+        for key in keys.values():
+            self._tables.setdefault(key.digest, self.store.table(key))
+        return Wanted(view, images, self.data.input_spec.pixels, {spec: self._tables[key.digest] for spec, key in keys.items()})
 
     def _transform(self, number: int) -> Transform:
         return self.data.transforms["val" if number == EVALUATION else "train"]
 
-    def _kinds_in(
-        self, trainer: Trainer, backbone: Backbone, view: View, forms: Sequence[FeatureSpec], stage: int | None
+    def _keys_of_stage(
+        self, trainer: Trainer, backbone: Backbone, view: View, specs: Sequence[FeatureSpec], stage: int | None
     ) -> dict[FeatureSpec, FeatureKey]:
-        rests_on = {form: (stage, *_tensors(backbone.upto(form.cut))) for form in forms}
-        if stage is None or any((view, form) not in self._kinds or self._kinds[view, form][0] != rests_on[form] for form in forms):
-            now = self._kinds_now(trainer, backbone, view, forms)
-            self._kinds |= {(view, form): (rests_on[form], kind) for form, kind in now.items()}
-        return {form: self._kinds[view, form][1] for form in forms}
+        rests_on = {spec: (stage, *_tensors(backbone.upto(spec.cut))) for spec in specs}
+        if stage is None or any((view, spec) not in self._keys or self._keys[view, spec][0] != rests_on[spec] for spec in specs):
+            now = self._keys_now(trainer, backbone, view, specs)
+            self._keys |= {(view, spec): (rests_on[spec], key) for spec, key in now.items()}
+        return {spec: self._keys[view, spec][1] for spec in specs}
 
-    def _kinds_now(self, trainer: Trainer, backbone: Backbone, view: View, forms: Sequence[FeatureSpec]) -> dict[FeatureSpec, FeatureKey]:
+    def _keys_now(self, trainer: Trainer, backbone: Backbone, view: View, specs: Sequence[FeatureSpec]) -> dict[FeatureSpec, FeatureKey]:
         """What the store keeps for a view, with the weights as they are."""
         (split, number), size = view, self.data.input_spec.shape
         drawn = None if number == EVALUATION else (self.seed, number)
         with trainer.precision_plugin.forward_context():
             return feature_keys(
                 backbone,
-                forms,
+                specs,
                 view=fingerprint(self._transform(number), self.data.collection.splits[split].load, drawn),
                 size=size,
                 dtype=stored_dtype(self.dtype, next(backbone.parameters(), torch.empty(0)).dtype),
@@ -134,13 +134,13 @@ class Extraction:
 
 
 def evaluation_features(
-    trainer: Trainer, store: Store, backbone: Backbone, data: ImageData, forms: Sequence[FeatureSpec], splits: Sequence[Split]
+    trainer: Trainer, store: Store, backbone: Backbone, data: ImageData, specs: Sequence[FeatureSpec], splits: Sequence[Split]
 ) -> dict[Split, dict[FeatureSpec, Rows]]:
     """The features of the evaluation view of each split outside of training. The backbone moves to the trainer's device, in its precision."""
     backbone.to(trainer.strategy.root_device)
     trainer.precision_plugin.convert_module(backbone)
     with evaluating(backbone):
-        wanted = {(split, EVALUATION): forms for split in splits}
+        wanted = {(split, EVALUATION): specs for split in splits}
         rows = Extraction(data, store, dtype=None, seed=0).rows(trainer, backbone, wanted, None)
     return {split: rows[split, EVALUATION] for split in splits}
 
@@ -153,49 +153,49 @@ def _tensors(module: nn.Module) -> Iterator[object]:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Images in one view, what each counts as in pixels, and the columns that their features belong in."""
+    """Images in one view, what each counts as in pixels, and the tables that their features belong in."""
 
     view: View
-    images: Views
+    images: ImageViews
     pixels: int
-    columns: dict[FeatureSpec, FeatureTable]
+    tables: dict[FeatureSpec, FeatureTable]
 
     def lacking(self) -> tuple[list[int], int]:
-        """Places of the images that a column lacks, in order, and the bytes that what it lacks takes."""
-        missing = [(column.missing(self.images.digests), column.row_bytes) for column in self.columns.values()]
+        """Places of the images that a table lacks, in order, and the bytes that what it lacks takes."""
+        missing = [(table.missing(self.images.hashes), table.row_bytes) for table in self.tables.values()]
         places = sorted({int(place) for places, _ in missing for place in places})
         return places, sum(len(places) * size for places, size in missing)
 
 
 def _extract(store: Store, backbone: Backbone, wanted: Sequence[Wanted], trainer: Trainer, num_workers: int) -> None:
-    """Compute and write what the columns lack. Batches are fixed ranges of what is lacking, and each process takes every W-th, so that
-    one process and W compute the same. Afterwards all columns have been looked at and lack nothing.
+    """Compute and write what the tables lack. Batches are fixed ranges of what is lacking, and each process takes every W-th, so that
+    one process and W compute the same. Afterwards all tables have been looked at and lack nothing.
 
     Raises:
         UserError: the disk has less room than the features need, before anything is computed.
     """
-    columns = list({column.folder: column for one in wanted for column in one.columns.values()}.values())
+    tables = list({table.folder: table for one in wanted for table in one.tables.values()}.values())
     first, started = trainer.is_global_zero, time.perf_counter()
     noun = backbone.input_spec.noun
-    with _locked(store, columns, trainer):
-        _look(columns, trainer, check=True)
+    with _locked(store, tables, trainer):
+        _look(tables, trainer, check=True)
         lacking = [one.lacking() for one in wanted]
         images, needed = sum(len(places) for places, _ in lacking), sum(size for _, size in lacking)
         with together(trainer):
             if needed > shutil.disk_usage(store.folder).free:
-                raise no_room(store.folder, needed)
+                raise no_space(store.folder, needed)
         with together(trainer), progress_of_features(images, noun, _cuts(wanted), shown=first, processes=trainer.world_size) as advance:
             for one, (places, _) in zip(wanted, lacking, strict=True):
                 _compute(backbone, one, places, trainer, num_workers, advance)
-        _look(columns, trainer, check=False)
+        _look(tables, trainer, check=False)
         if trainer.num_nodes > 1:  # what another machine computed, whose disk is not this one's
             with together(trainer):
                 for one in wanted if trainer.local_rank == 0 else ():
                     _compute(backbone, one, one.lacking()[0], trainer, num_workers, None)
-            for column in columns:
-                column.look(check=False)
+            for table in tables:
+                table.refresh(check=False)
     if first:
-        sizes = {one.view[0]: len(one.images.digests) for one in wanted}
+        sizes = {one.view[0]: len(one.images.hashes) for one in wanted}
         views = sum(number != EVALUATION for _, number in (one.view for one in wanted))
         done = f"{images:,} computed in {time.perf_counter() - started:.1f} s, {size_in_words(needed)}" if images else "all stored"
         print(
@@ -205,16 +205,16 @@ def _extract(store: Store, backbone: Backbone, wanted: Sequence[Wanted], trainer
 
 
 def _cuts(wanted: Sequence[Wanted]) -> str:
-    return ", ".join(dict.fromkeys(form.cut for one in wanted for form in one.columns))
+    return ", ".join(dict.fromkeys(spec.cut for one in wanted for spec in one.tables))
 
 
-def _look(columns: Sequence[FeatureTable], trainer: Trainer, *, check: bool) -> None:
-    """All processes look at the columns, the first one before the others: it removes what is damaged, or merges what is small."""
+def _look(tables: Sequence[FeatureTable], trainer: Trainer, *, check: bool) -> None:
+    """All processes look at the tables, the first one before the others: it removes what is damaged, or merges what is small."""
     for turn in (True, False):
-        for column in columns if trainer.is_global_zero is turn else ():
-            column.look(check=check and turn)
+        for table in tables if trainer.is_global_zero is turn else ():
+            table.refresh(check=check and turn)
             if turn and not check:
-                column.merge()
+                table.merge()
         trainer.strategy.barrier("features: looked")
 
 
@@ -233,17 +233,17 @@ def together(trainer: Trainer) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(store: Store, columns: Sequence[FeatureTable], trainer: Trainer) -> Iterator[None]:
+def _locked(store: Store, tables: Sequence[FeatureTable], trainer: Trainer) -> Iterator[None]:
     """The first process holds the locks for all. While it waits for them the others hear of it every now and then: they would give it up
     for lost otherwise.
     """
     if trainer.world_size == 1:
-        with store.locked(columns):
+        with store.locked(tables):
             yield
         return
     held = None
     while True:
-        held = store.try_lock(columns, WAIT) if trainer.is_global_zero else None
+        held = store.try_lock(tables, WAIT) if trainer.is_global_zero else None
         if trainer.strategy.broadcast(held is not None):
             break
     with held or nullcontext():
@@ -267,11 +267,11 @@ def _compute(
         generator=torch.Generator(),  # nothing is drawn from the global random state
     )
 
-    def given() -> Iterator[tuple[Digests, Tensor]]:
+    def given() -> Iterator[tuple[ImageHashes, Tensor]]:
         for digests, images in loader:
             yield digests, precision.convert_input(images.to(device))
             if advance:
                 advance(len(images))
 
     if own:
-        fill(backbone, wanted.columns, given(), context=precision.forward_context)
+        fill(backbone, wanted.tables, given(), context=precision.forward_context)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from ftlit.data.dataset import SPLITS, Batch, Split
 from ftlit.errors import UserError, unknown
-from ftlit.features.extract import read_batches
+from ftlit.features.batches import read_batches
 from ftlit.features.keys import CAST, stored_dtype
 from ftlit.features.spec import FeatureSpec
 from ftlit.features.stage_input import StageInput, plan_stage_inputs, spec_of, the_backbone, trained_layers
@@ -84,13 +84,13 @@ class FeatureData(LightningDataModule):
         self.class_names, self.num_classes, self.multilabel = data.class_names, data.num_classes, data.multilabel
         self.counts, self.notes = data.counts, [*data.notes, *[alike] * (views > 1 and not self.augments)]
         self.extraction = Extraction(data, self.store, dtype=dtype, seed=seed)
-        self._sources: list[StageInput] = []
+        self._stage_inputs: list[StageInput] = []
 
     def setup(self, stage: str) -> None:
         """Hand the trainer on."""
         self.images.trainer = self.trainer
         if stage == "fit":
-            self._sources = []
+            self._stage_inputs = []
             self.extraction.forget()
 
     def train_dataloader(self) -> "ByStage":
@@ -136,14 +136,14 @@ class FeatureData(LightningDataModule):
         if isinstance(trainer.strategy, SHARDED):
             return [StageInput(None, 0, f"{self.images.input_spec.noun}: the strategy shards the weights")] * len(layers)
         backbone, sizes = the_backbone(module)[1], {split: len(self.images.collection.splits[split]) for split in SPLITS}
-        forms = [spec_of(backbone, names, pooled=self.pooled) for names in layers]
-        shown = self._views_by_form(forms, schedule, trainer)
+        specs = [spec_of(backbone, names, pooled=self.pooled) for names in layers]
+        shown = self._views_by_spec(specs, schedule, trainer)
         sources = plan_stage_inputs(
             backbone,
-            forms,
+            specs,
             {
-                form: len(views) * sizes["train"] + sizes["val"] + sizes["test"] * (form.cut == backbone.cuts[-1])
-                for form, views in shown.items()
+                spec: len(views) * sizes["train"] + sizes["val"] + sizes["test"] * (spec.cut == backbone.cuts[-1])
+                for spec, views in shown.items()
             },
             dtype=stored_dtype(self.dtype, TRUE.get(str(trainer.precision), torch.float32)),
             max_bytes=self.max_gb * 1e9,
@@ -151,19 +151,21 @@ class FeatureData(LightningDataModule):
             input_shape=self.images.input_spec.shape,
         )
         for i, stage in enumerate(schedule.stages[1:] if schedule else ()):
-            if stage.step is not None and sources[i].form and sources[i].form != sources[i + 1].form:
-                sources[i] = replace(sources[i], why=f"{sources[i].why}; the epoch in which stage {i + 1} begins reads what that needs")
+            if stage.step is not None and sources[i].spec and sources[i].spec != sources[i + 1].spec:
+                sources[i] = replace(
+                    sources[i], reason=f"{sources[i].reason}; the epoch in which stage {i + 1} begins reads what that needs"
+                )
         return sources
 
-    def _views_by_form(
-        self, forms: Sequence[FeatureSpec | None], schedule: Schedule | None, trainer: Trainer
+    def _views_by_spec(
+        self, specs: Sequence[FeatureSpec | None], schedule: Schedule | None, trainer: Trainer
     ) -> dict[FeatureSpec, set[int]]:
-        """The views of training images in which each form will be read, by the epochs that its stages may last."""
+        """The views of training images in which each spec will be read, by the epochs that its stages may last."""
         end = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs >= 0 else sys.maxsize
         found: dict[FeatureSpec, set[int]] = {}
-        for form, span in zip(forms, schedule.spans(end) if schedule else [range(end)] * len(forms), strict=True):
-            if form:
-                found.setdefault(form, set()).update(map(self._view_in, span[: self.views]))
+        for spec, span in zip(specs, schedule.spans(end) if schedule else [range(end)] * len(specs), strict=True):
+            if spec:
+                found.setdefault(spec, set()).update(map(self._view_in, span[: self.views]))
         return found
 
     def _view_in(self, epoch: int) -> int:
@@ -172,11 +174,11 @@ class FeatureData(LightningDataModule):
 
     def serve(self, split: Split, epoch: int) -> tuple[FeatureSpec, Rows] | None:
         """The features that the loader of this split reads in an epoch; `None`: images."""
-        form = self._form_in_fit(split) if self.running.state.fn == "fit" else self._form_at_rest(split)
-        if form is None:
+        spec = self._spec_in_fit(split) if self.running.state.fn == "fit" else self._spec_at_rest(split)
+        if spec is None:
             return None
         view = (split, self._view_in(epoch) if split == "train" else EVALUATION)
-        return form, self.extraction.rows(self.running, self.backbone, {view: [form]}, self._stage)[view][form]
+        return spec, self.extraction.rows(self.running, self.backbone, {view: [spec]}, self._stage)[view][spec]
 
     @property
     def running(self) -> Trainer:
@@ -202,31 +204,31 @@ class FeatureData(LightningDataModule):
     def _prepare(self) -> None:
         """One pass over the images for all cuts that can be known now: no layer below trains before their stage."""
         now = self._stage or 0
-        if self.running.state.fn != "fit" or self._sources:
+        if self.running.state.fn != "fit" or self._stage_inputs:
             return
         module, schedule = self.running.lightning_module, self._staging.schedule if self._staging else None
-        self._sources = self.plan(module, schedule, self.running)
+        self._stage_inputs = self.plan(module, schedule, self.running)
         if self.pooled and any(getattr(part, "takes_map", False) for part in module.modules()):
             raise UserError("pooled=True stores vectors, and this module has a head that takes maps: give pooled=False")
         layers = trained_layers(module, schedule)
-        forms = [source.form if i >= now else None for i, source in enumerate(self._sources)]
-        for i, form in enumerate(forms):
-            if form and set(self.backbone.upto(form.cut).cuts) & set().union(*layers[now:i]):  # they train before
-                forms[i] = None
+        specs = [stage_input.spec if i >= now else None for i, stage_input in enumerate(self._stage_inputs)]
+        for i, spec in enumerate(specs):
+            if spec and set(self.backbone.upto(spec.cut).cuts) & set().union(*layers[now:i]):  # they train before
+                specs[i] = None
         wanted: dict[View, list[FeatureSpec]] = {}
-        for form, numbers in self._views_by_form(forms, schedule, self.running).items():
+        for spec, numbers in self._views_by_spec(specs, schedule, self.running).items():
             views: list[View] = [("train", number) for number in sorted(numbers)]
             for view in [*views, *[VALIDATION] * self.running.enable_validation]:
-                wanted.setdefault(view, []).append(form)
+                wanted.setdefault(view, []).append(spec)
         if wanted:
             self.extraction.rows(self.running, self.backbone, wanted, self._stage)
 
-    def _form_in_fit(self, split: Split) -> FeatureSpec | None:
+    def _spec_in_fit(self, split: Split) -> FeatureSpec | None:
         """What the stage in force reads; of the training batches, what all stages of this epoch can go on from."""
         staging, trainer = self._staging, self.running
         if staging is None:  # somebody else may have unfrozen something since
-            self._sources = self.plan(trainer.lightning_module, None, trainer)
-            return self._sources[0].form
+            self._stage_inputs = self.plan(trainer.lightning_module, None, trainer)
+            return self._stage_inputs[0].spec
         stages = {staging.index}
         if split == "train":
             done = trainer.fit_loop.epoch_loop.batch_progress.current.completed // trainer.accumulate_grad_batches
@@ -235,23 +237,23 @@ class FeatureData(LightningDataModule):
             stages |= {*range(staging.schedule.stage_at(trainer.current_epoch, begin, staging.judge.decided), staging.index)}
             later = list(enumerate(staging.schedule.stages))[staging.index + 1 :]
             stages |= {place for place, stage in later if stage.step is not None and stage.step < end}
-        forms = [self._sources[place].form for place in stages]
-        found = sorted((form for form in forms if form), key=lambda form: self.backbone.index(form.cut))
-        return found[0] if len(found) == len(forms) else None
+        specs = [self._stage_inputs[place].spec for place in stages]
+        found = sorted((spec for spec in specs if spec), key=lambda spec: self.backbone.index(spec.cut))
+        return found[0] if len(found) == len(specs) else None
 
-    def _form_at_rest(self, split: Split) -> FeatureSpec | None:
+    def _spec_at_rest(self, split: Split) -> FeatureSpec | None:
         """The highest cut whose features, as the last fit knew them, are still those of the weights. Features of test images are read once:
         they are stored only where none but the head would run, for the jobs of a sweep.
         """
         backbones = [part for part in self.running.lightning_module.modules() if isinstance(part, Backbone)]
         if len(backbones) != 1:  # another module than that of the fit
             return None
-        forms = sorted(
-            {source.form for source in self._sources if source.form and source.form.cut in self.backbone.cuts},
-            key=lambda form: -self.backbone.index(form.cut),
+        specs = sorted(
+            {stage_input.spec for stage_input in self._stage_inputs if stage_input.spec and stage_input.spec.cut in self.backbone.cuts},
+            key=lambda spec: -self.backbone.index(spec.cut),
         )
-        form = next((form for form in forms if self.extraction.is_known(self.running, self.backbone, form)), None)
-        return form if form and (split != "test" or form.cut == self.backbone.cuts[-1]) else None
+        spec = next((spec for spec in specs if self.extraction.is_known(self.running, self.backbone, spec)), None)
+        return spec if spec and (split != "test" or spec.cut == self.backbone.cuts[-1]) else None
 
 
 class ByStage:
@@ -279,9 +281,9 @@ class ByStage:
             self._images = images or self._data.images.loader(self._split, self.sampler)
             yield from self._images
         else:
-            form, rows = served
+            spec, rows = served
             targets = self._data.images.collection.targets(self._split)
-            yield from read_batches(self.sampler, rows, targets, form.cut, next(self._data.backbone.parameters(), torch.empty(0)).dtype)
+            yield from read_batches(self.sampler, rows, targets, spec.cut, next(self._data.backbone.parameters(), torch.empty(0)).dtype)
 
 
 def images_only(data: Any, *, pooled: bool = False) -> Any:

@@ -127,10 +127,10 @@ class LayerwisePretrainer:
             yield data.train_dataloader(), data.val_dataloader(), torch.stack(seen)
             return
         with TemporaryDirectory(prefix="ftlit-") as own_folder:
-            form = FeatureSpec(backbone.cuts[place - 1], None)
+            spec = FeatureSpec(backbone.cuts[place - 1], None)
             store = self.store or Store(own_folder)
-            found = evaluation_features(self._trainer(), store, backbone, data, [form], ("train", "val"))
-            train, val = found["train"][form], found["val"][form]
+            found = evaluation_features(self._trainer(), store, backbone, data, [spec], ("train", "val"))
+            train, val = found["train"][spec], found["val"][spec]
             backbone.to("cpu")  # where the next objective is made; the trainer moves it
             draw = torch.Generator().manual_seed(derived_seed(data.seed, place))
             yield _loader(train, data.batch_size, draw), _loader(val, data.batch_size), train.read(_sample(len(train), self.seed)).float()

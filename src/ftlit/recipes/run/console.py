@@ -95,7 +95,7 @@ def plan_rows(
         *data_rows(data, spec.noun),
         *([("head", f"{SOLVED.format(noun=spec.noun, l2=l2)}; {LEFT_OUT if trains else alone}")] if solves else []),
         *(
-            (f"stage {i}", f"{line}; {_reduces(size) if processes > 1 else ''}from {sources[i].why if sources else spec.noun}")
+            (f"stage {i}", f"{line}; {_reduces(size) if processes > 1 else ''}from {sources[i].reason if sources else spec.noun}")
             for i, (line, size) in enumerate(zip(plan.stages, plan.reduced, strict=True))
             if trains
         ),
@@ -161,7 +161,7 @@ def _by_stage(values: Sequence[str]) -> str:
 
 def _cache(data: Any, sources: Sequence[StageInput]) -> str:
     """Where features are stored, how much at most, and what such stages see."""
-    size = sum({source.form: source.bytes for source in sources}.values())
+    size = sum({source.spec: source.bytes for source in sources}.values())
     if not size:
         return "no stage trains from features"
     line = f"features take up to {size_in_words(size)} in {data.store.folder}; stages that train from them see "

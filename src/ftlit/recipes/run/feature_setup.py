@@ -32,15 +32,15 @@ def features_of(
     they are, or with `cache=none` from a folder that is gone afterwards. The backbone is moved to the trainer's device, in its precision.
     """
     names = [backbone.cuts[backbone.index(name)] for name in cuts]
-    forms = [FeatureSpec(name, way) for name in names for way in poolings if way in poolings_of(backbone.feature_shapes[name])]
+    specs = [FeatureSpec(name, way) for name in names for way in poolings if way in poolings_of(backbone.feature_shapes[name])]
     with tempfile.TemporaryDirectory(prefix="ftlit-") as own_folder:
         store = Store(cfg.cache.get("folder", own_folder) or cfg.paths.cache)
-        rows = evaluation_features(one_device(cfg)(logger=False, enable_checkpointing=False), store, backbone, data, forms, splits)
+        rows = evaluation_features(one_device(cfg)(logger=False, enable_checkpointing=False), store, backbone, data, specs, splits)
         found: dict[Split, dict[Pooling, Features]] = {}
         for split in splits:
             own, targets = rows[split], data.collection.targets(split)
-            used = [way for way in poolings if any(form.pooling == way for form in own)]
-            found[split] = {way: Features({form.cut: part for form, part in own.items() if form.pooling == way}, targets) for way in used}
+            used = [way for way in poolings if any(spec.pooling == way for spec in own)]
+            found[split] = {way: Features({spec.cut: part for spec, part in own.items() if spec.pooling == way}, targets) for way in used}
         yield found
 
 
