@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ftlit import Schedule, Stage, StagedFinetuning, UserError, build_optimizer
-from ftlit.lit.strategies import check_strategy, is_compiled
+from ftlit.lit.module_internals import is_compiled
+from ftlit.lit.strategies import check_strategy
 
 LAYERS = 10
 TOP_DOWN = Schedule(
@@ -108,5 +109,5 @@ def test_fsdp_is_taken_with_use_orig_params_alone():
 
 
 def test_a_strategy_that_nobody_has_tried_is_refused_by_name():
-    with pytest.raises(UserError, match="does not know whether SingleDeviceXLAStrategy follows"):
+    with pytest.raises(UserError, match="does not support SingleDeviceXLAStrategy"):
         check_strategy(Trainer(SingleDeviceXLAStrategy.__new__(SingleDeviceXLAStrategy)))

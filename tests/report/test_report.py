@@ -19,7 +19,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from ftlit import UserError
-from ftlit.lit.callbacks.recorder import Recorder, answers_of
+from ftlit.lit.callbacks.recorder import Recorder, predictions_of
 from ftlit.report.contents import Pictures, Predictions, RunData, StageRecord
 from ftlit.report.figures import FIGURES
 from ftlit.report.html import page, pictures_of, write_report
@@ -139,7 +139,7 @@ def test_several_labels_are_scored_each_by_itself():
 
 def test_of_several_labels_the_surest_mistake_is_the_label_that_is_most_wrong():
     logits = torch.tensor([[7.0, -0.1], [1.0, 4.0], [9.0, 9.0]])  # x right, y barely missed; y wrongly and surely; both right
-    tested = answers_of(logits, torch.tensor([[1, 1], [1, 0], [1, 1]]), ["a", "b", "c"])
+    tested = predictions_of(logits, torch.tensor([[1, 1], [1, 0], [1, 1]]), ["a", "b", "c"])
     assert surest_mistakes(tested) == [1, 0] and tested.predicted == [(0,), (0, 1), (0, 1)]
     sure = logits.sigmoid()
     np.testing.assert_allclose(tested.probability, [1 - sure[0, 1], sure[1, 1], sure[2, 0]], rtol=1e-6)

@@ -1,4 +1,4 @@
-"""The LightningModule that joins a backbone and a head."""
+"""FineTuner: the LightningModule that joins a backbone and a head."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
@@ -16,6 +16,7 @@ from ftlit.finetuning.lr_schedule import Rates
 from ftlit.finetuning.param_groups import EVERYTHING, Group, build_optimizer
 from ftlit.inference.record import KEY, base_of, read_record
 from ftlit.inference.slim import digests, filled, slimmed
+from ftlit.lit.module_internals import load_state_of_metric, state_of_metric, trainer_of
 from ftlit.lit.trainer_internals import training_length
 from ftlit.models.backbone import Backbone, FeatureBatch
 from ftlit.models.heads import logits_of
@@ -27,19 +28,19 @@ class FineTuner(LightningModule):
     The weights of both are laid out in memory with channels last, in place.
 
     Args:
-        backbone: gives features for images (N, 3, S, S).
-        head: gives logits (N, num_classes) for pooled features, or for raw features where it has `takes_map = True`.
+        backbone: images (N, 3, S, S) -> features.
+        head: pooled features, or raw ones if it has `takes_map = True` -> logits (N, num_classes).
         num_classes: number of classes, at least 2 (at least 1 if `multilabel`).
-        optimizer: recipe for the optimizer, called with parameter groups, such as `partial(torch.optim.AdamW, lr=1e-3)`.
+        optimizer: called with parameter groups, returns an optimizer, such as `partial(torch.optim.AdamW, lr=1e-3)`.
         lr_scale: (pattern, factor) on the optimizer's rate; the first pattern that covers a parameter wins.
-        lr_scheduler: recipe for the rates, called with the optimizer and the length of training in `steps` and `epochs`, such as
-            `partial(Rates, curve=cosine)`; `None` for constant rates.
+        lr_scheduler: called with the optimizer and the length of training in `steps` and `epochs`, returns the learning-rate schedule,
+            such as `partial(Rates, curve=cosine)`; `None` for constant rates.
         decay_all: `False`: no weight decay for biases and norms; see `ftlit.param_groups`.
         loss: of (logits, targets); cross-entropy by default.
         multilabel: targets are floats (N, num_classes), 0 or 1 each, and the metrics count each label by itself.
         record: plain values that `ftlit.load` builds the network from, kept in checkpoints; see `ftlit.inference.record.record_of`.
-        slim: checkpoints keep what differs from the backbone's weights as they are now, and loading brings the rest from where `record`
-            says; see `ftlit.inference.slim`.
+        slim: checkpoints keep only the tensors that differ from the backbone's weights as they are now; loading takes the others from
+            the base weights that `record` names; see `ftlit.inference.slim`.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class FineTuner(LightningModule):
         self._optimizer, self._lr_scale, self._lr_scheduler = optimizer, lr_scale, lr_scheduler
         self._decay_all, self._multilabel = decay_all, multilabel
         metrics = _metrics(num_classes, multilabel)
-        # the loss too is a metric: averaged over images, whatever the batches and the processes, and part of what a checkpoint keeps
+        # the loss is a metric too: a mean over images, in batches and processes of any number, kept in checkpoints
         self.metrics = nn.ModuleDict({f"{split}_metrics": metrics.clone(prefix=f"{split}/") for split in SPLITS})
         self.losses = nn.ModuleDict({f"{split}_loss": MeanMetric() for split in SPLITS})
         self._logged: set[str] = set()  # splits, in this epoch
@@ -76,16 +77,16 @@ class FineTuner(LightningModule):
         return logits_of(self.head, self.backbone(images), self.backbone.pool)
 
     def on_train_epoch_start(self) -> None:
-        """Log anew."""
+        """Log again in this epoch."""
         self._logged.discard("train")
 
     def on_validation_epoch_start(self) -> None:
-        """Log anew. A state that `trainer.validate` left behind was made in inference mode, and cannot be added to within `trainer.fit`."""
+        """Log again in this epoch. Reset the loss: `trainer.validate` leaves inference tensors, which `fit` cannot change."""
         self._logged.discard("val")
         cast(Metric, self.losses["val_loss"]).reset()
 
     def on_test_epoch_start(self) -> None:
-        """Log anew."""
+        """Log again in this epoch."""
         self._logged.discard("test")
 
     def training_step(self, batch: tuple[Tensor | FeatureBatch, Tensor], batch_idx: int) -> Tensor:
@@ -97,7 +98,7 @@ class FineTuner(LightningModule):
         self._step("val", batch)
 
     def test_step(self, batch: tuple[Tensor | FeatureBatch, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Log loss and metrics of a test batch. Returns `logits` (N, num_classes), pooled `features` (N, C) and `targets`, for callbacks."""
+        """Log loss and metrics of a test batch. Returns `logits` (N, num_classes), pooled `features` (N, C) and `targets`."""
         images, targets = batch
         features = self.backbone(images)
         logits = logits_of(self.head, features, self.backbone.pool)
@@ -121,33 +122,35 @@ class FineTuner(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": self._lr_scheduler(optimizer, steps=steps, epochs=epochs).config}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what builds the network again, and what the training metrics of this epoch have seen, in each process."""
+        """Add the record that builds the network again, and the state of each process's training metrics of this epoch."""
         if self._record is not None:
             checkpoint[KEY] = dict(self._record)
         if self._base is not None:
             checkpoint["state_dict"] = slimmed(checkpoint["state_dict"], self._base)
-        own = {name: {"seen": m._update_count, **_on_cpu(m.metric_state)} for name, m in self._train_metrics().items()}
+        own = {name: state_of_metric(metric) for name, metric in self._train_metrics().items()}
         checkpoint["train_metrics"] = [own]
         if self.trainer.world_size > 1:
             checkpoint["train_metrics"] = [own] * self.trainer.world_size
             torch.distributed.all_gather_object(checkpoint["train_metrics"], own)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take that over, where training goes on in as many processes. Raises `UserError` for a checkpoint of another network, and for a
-        slim one without its base weights.
+        """Fill a slim checkpoint from its base weights; on resuming in as many processes, restore the training metrics.
+
+        Raises:
+            UserError: a checkpoint of another network, or a slim one whose base weights are not found.
         """
         record = read_record(checkpoint) if KEY in checkpoint else {}
         if record.get("base"):
             checkpoint["state_dict"] = filled(checkpoint["state_dict"], base_of(record))
-        if self._trainer is None or self.trainer.state.fn != "fit":
+        trainer = trainer_of(self)
+        if trainer is None or trainer.state.fn != "fit":
             return
         _check_same_network(checkpoint["state_dict"], self.state_dict())
         kept = checkpoint.get("train_metrics", [])
-        if len(kept) != self.trainer.world_size:
+        if len(kept) != trainer.world_size:
             return
         for name, metric in self._train_metrics().items():
-            for state, value in kept[self.trainer.global_rank][name].items():
-                setattr(metric, "_update_count" if state == "seen" else state, value)
+            load_state_of_metric(metric, kept[trainer.global_rank][name])
 
     def _train_metrics(self) -> dict[str, Metric]:
         metrics = cast(MetricCollection, self.metrics["train_metrics"])
@@ -163,14 +166,14 @@ class FineTuner(LightningModule):
         metrics.update(logits.detach(), self._hard(targets))
         mean_loss = cast(MeanMetric, self.losses[f"{split}_loss"])
         mean_loss.update(loss.detach(), weight=len(targets))
-        if split not in self._logged:  # Lightning holds the metrics themselves, and asks them at the end of the epoch
+        if split not in self._logged:  # Lightning keeps the metric objects, and computes them at the end of the epoch
             self._logged.add(split)
             self.log(f"{split}/loss", mean_loss, prog_bar=True, on_step=False, on_epoch=True)
             self.log_dict(metrics, prog_bar=True, on_step=False, on_epoch=True)
         return loss
 
     def _hard(self, targets: Tensor) -> Tensor:
-        """Targets as the metrics want them: mixup and cutmix give class probabilities, of which the likeliest counts."""
+        """Targets as the metrics take them: of the class probabilities of mixup and cutmix the largest counts."""
         if self._multilabel:
             return (targets >= 0.5).int()
         return targets.argmax(dim=1) if targets.ndim == 2 else targets
@@ -182,10 +185,6 @@ def _check_same_network(held: Mapping[str, Tensor], own: Mapping[str, Tensor]) -
         was, now = (f"{state[name]}" if name in state else "nothing" for state in shapes)
         if was != now:
             raise UserError(f"this checkpoint is of another network: it holds {was} for {name!r}, here it is {now}; give the same parts")
-
-
-def _on_cpu(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value.cpu() if isinstance(value, Tensor) else value for name, value in state.items()}
 
 
 def _metrics(num_classes: int, multilabel: bool) -> MetricCollection:

@@ -1,4 +1,4 @@
-"""When a metric ends a stage: values taken once, by the first process for all, and the weights at the best of them."""
+"""StageTrigger: decide from a logged metric that a stage is over, in one process for all, and keep the weights of its best value."""
 
 from collections.abc import Mapping
 from math import isnan
@@ -10,72 +10,97 @@ from torch import Tensor, nn
 
 from ftlit.errors import unknown
 from ftlit.finetuning.schedule import Schedule
-from ftlit.finetuning.stage import Until
+from ftlit.finetuning.stage import Stage, Until
+
+FLOAT32_DIGITS = 7  # a logged 0.9 is 0.89999998 as float32, and must reach a threshold of 0.9
 
 
 class StageTrigger:
-    """What metrics have decided about the stages of a schedule, and what the next decision rests on.
+    """Decides that a stage is over, from the values that its successor's `until` asks for.
 
     Args:
-        schedule: whose stages may wait for a metric.
+        schedule: stages, some of which may begin when a metric is good enough or no longer improves.
+
+    Attributes:
+        decided: index of a stage -> the epoch that it begins at, as a metric decided.
     """
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
-        self.decided: dict[int, int] = {}  # index of a stage -> the epoch that it begins at
-        self._values: list[float] = []  # since the stage in force began
+        self.decided: dict[int, int] = {}
+        self._values: list[float] = []  # of the metric, since the current stage began
         self._best: float | None = None
-        self._weights: dict[str, Tensor] = {}  # at the best value, where the next stage begins from there
+        self._weights: dict[str, Tensor] = {}  # at the best value, where the next stage begins from them
 
-    def waits_for(self, index: int) -> Until | None:
-        """What the stage after `index` waits for; `None` where it waits for nothing or has been decided."""
-        following = self.schedule.stages[index + 1 : index + 2]
-        return following[0].until if following and index + 1 not in self.decided else None
+    def condition(self, index: int) -> Until | None:
+        """The condition that ends stage `index`; `None` if it has none or is already decided."""
+        following = self._following(index)
+        return following.until if following and index + 1 not in self.decided else None
 
-    def look(self, trainer: Trainer, module: LightningModule, index: int) -> None:
-        """Take the metric's value into account, in the stage `index`. A collective: every process calls it.
+    def update(self, trainer: Trainer, module: LightningModule, index: int) -> None:
+        """Take the metric's value into account and decide whether stage `index` ends with this epoch.
+
+        A collective operation: every process calls it, and the first one's value counts. A no-op where `condition` is `None`.
 
         Raises:
-            UserError: nothing logs the metric.
+            UserError: the metric is not logged.
         """
-        until = self.waits_for(index)
-        if until is None:
+        until, following = self.condition(index), self._following(index)
+        if until is None or following is None:
             return
         if until.metric not in trainer.callback_metrics:
-            raise unknown(f"logged metric for stage {self.schedule.stages[index + 1].name!r}:", until.metric, trainer.callback_metrics)
-        value = float(trainer.strategy.broadcast(float(trainer.callback_metrics[until.metric])))
-        value = float(f"{value:.7g}")  # as exact as float32 is: 0.9 must not fall short of a threshold of 0.9
+            raise unknown(f"logged metric for stage {following.name!r}:", until.metric, trainer.callback_metrics)
+        value = rounded(trainer.strategy.broadcast(float(trainer.callback_metrics[until.metric])))
         self._values.append(value)
-        beats = self._best is None or (value > self._best if until.mode == "max" else value < self._best)
-        if self.schedule.stages[index + 1].from_best and beats and not isnan(value):
-            self._best, self._weights = value, _moving(module)
+        if following.from_best and is_best(until, value, self._best):
+            self._best, self._weights = value, changing_tensors(module)
         if until.reached(self._values):
             self.decided[index + 1] = trainer.current_epoch + 1
 
     def begin(self, index: int, module: LightningModule) -> None:
-        """Forget the stage before `index`; bring its best weights back where `index` begins from them."""
+        """Forget the values of the stage before `index`. If that stage begins from the best weights, restore them in `module`."""
         if self.schedule.stages[index].from_best:
-            _restore(module, self._weights)
+            copy_into(module, self._weights)
         self._values, self._best, self._weights = [], None, {}
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint: plain values and tensors."""
+        """State for a checkpoint: plain values and tensors."""
         return {"decided": dict(self.decided), "values": list(self._values), "best": self._best, "weights": self._weights}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take the decisions of a checkpoint over."""
+        """Restore what `state_dict` returned."""
         self.decided, self._values = dict(state["decided"]), list(state["values"])
         self._best, self._weights = state["best"], dict(state["weights"])
 
+    def _following(self, index: int) -> Stage | None:
+        return next(iter(self.schedule.stages[index + 1 :]), None)
 
-def _moving(module: nn.Module) -> dict[str, Tensor]:
-    """Copies of what a stage changes: the parameters that train, and the buffers."""
-    moving = {name: p for name, p in module.named_parameters() if p.requires_grad} | dict(module.named_buffers())
-    return {name: tensor.detach().cpu().clone() for name, tensor in moving.items()}
+
+def rounded(value: float) -> float:
+    """A logged value to the precision of float32.
+
+    >>> rounded(0.8999999761581421)
+    0.9
+    """
+    return float(f"{value:.{FLOAT32_DIGITS}g}")
+
+
+def is_best(until: Until, value: float, best: float | None) -> bool:
+    """Whether a value is better than all before, by however little. NaN never is."""
+    if isnan(value):
+        return False
+    return best is None or (value > best if until.mode == "max" else value < best)
+
+
+def changing_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Copies, on the CPU, of what the current stage changes: the parameters that train, and all buffers."""
+    changing = {name: p for name, p in module.named_parameters() if p.requires_grad} | dict(module.named_buffers())
+    return {name: tensor.detach().cpu().clone() for name, tensor in changing.items()}
 
 
 @torch.no_grad()
-def _restore(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def copy_into(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy tensors into the parameters and buffers of these names, in place."""
     own = dict(module.named_parameters()) | dict(module.named_buffers())
     for name, tensor in tensors.items():
         own[name].copy_(tensor)

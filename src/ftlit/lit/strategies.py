@@ -1,4 +1,4 @@
-"""What a change of stage asks of the strategy that runs the module, and of the compiler."""
+"""Strategies and compilers under a stage that begins during training: which are supported, and what each of them needs."""
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -12,61 +12,49 @@ from lightning.pytorch.strategies import (
 from lightning.pytorch.strategies.single_xla import SingleDeviceXLAStrategy
 from lightning.pytorch.strategies.xla import XLAStrategy
 from torch.distributed.fsdp import FSDPModule
-from torch.nn.parallel import DistributedDataParallel
 
 from ftlit.errors import UserError
+from ftlit.lit.module_internals import is_compiled, uses_original_parameters
 
-UNTRIED = (DeepSpeedStrategy, XLAStrategy, SingleDeviceXLAStrategy)  # some of them are kinds of DDPStrategy to Lightning
+SUPPORTED = (SingleDeviceStrategy, DDPStrategy, FSDPStrategy, ModelParallelStrategy)
+UNTESTED = (DeepSpeedStrategy, XLAStrategy, SingleDeviceXLAStrategy)  # some of them are subclasses of supported ones
 
 
 def check_strategy(trainer: Trainer) -> None:
-    """Refuse a strategy under which a stage that begins later would be silently wrong.
+    """Refuse a strategy under which training would go wrong without a message when a stage unfreezes parameters.
 
-    DDP is wrapped anew (`rewrap`). `ModelParallelStrategy` (FSDP2) shards each parameter by itself (`reshard`). FSDP flattens many
-    into one, and only with `use_orig_params=True` may some of them be frozen (torch's FullyShardedDataParallel, `use_orig_params`).
+    DDP is wrapped again (`ftlit.lit.module_internals.wrap_ddp_again`). `ModelParallelStrategy` (FSDP2) shards each parameter by itself
+    (`reshard`). FSDP flattens many into one, and only with `use_orig_params=True` may some of them be frozen (torch's
+    FullyShardedDataParallel, `use_orig_params`).
 
     Raises:
         UserError: another strategy, or FSDP without `use_orig_params`.
     """
     strategy = trainer.strategy
-    if isinstance(strategy, FSDPStrategy) and not strategy.kwargs.get("use_orig_params", True):
+    if isinstance(strategy, FSDPStrategy) and not uses_original_parameters(strategy):
         raise UserError("FSDP with use_orig_params=false trains whole flat parameters, frozen ones too: give use_orig_params=true")
-    if isinstance(strategy, UNTRIED) or not isinstance(strategy, SingleDeviceStrategy | DDPStrategy | FSDPStrategy | ModelParallelStrategy):
+    if isinstance(strategy, UNTESTED) or not isinstance(strategy, SUPPORTED):
         raise UserError(
-            f"StagedFinetuning does not know whether {type(strategy).__name__} follows when parameters are unfrozen later: "
-            "take one device, ddp, fsdp or ModelParallelStrategy"
+            f"StagedFinetuning does not support {type(strategy).__name__}, where unfreezing parameters later is untested: "
+            "give one device, ddp, fsdp or ModelParallelStrategy"
         )
 
 
-def rewrap(trainer: Trainer) -> None:
-    """Wrap the module for DDP anew. Its reducer averages only what required a gradient when it was wrapped: without this,
-    parameters unfrozen later drift apart between the processes (Lightning#20340). A no-op under other strategies.
-    """
-    strategy = trainer.strategy
-    if isinstance(strategy, DDPStrategy) and isinstance(strategy.model, DistributedDataParallel):
-        strategy.model = strategy.lightning_module
-        strategy.configure_ddp()
-
-
 def reshard(module: LightningModule) -> None:
-    """Bring the parameters of FSDP2 back from their gathered copies, which would forget a new `requires_grad`: a unit that is frozen
-    has no backward pass that does so. A no-op without FSDP2.
+    """Drop the gathered copies of FSDP2's parameters, so that a new `requires_grad` reaches the next forward pass.
+
+    A frozen unit keeps its copies, because it has no backward pass that would drop them. A no-op without FSDP2.
     """
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.reshard()
 
 
-def is_compiled(module: LightningModule) -> bool:
-    """Whether `module` or a part of it runs compiled: by `torch.compile(module)` or by `part.compile()`."""
-    return module._compiler_ctx is not None or any(part._compiled_call_impl is not None for part in module.modules())
+def compile_again(module: LightningModule) -> None:
+    """Discard compiled code, so that the next step compiles what trains now. A no-op where nothing is compiled.
 
-
-def compile_anew(module: LightningModule) -> None:
-    """Forget what was compiled, so that the next step compiles what now trains.
-
-    torch compiles anew by itself where `requires_grad` or a mode has changed, but gives up after 8 times and then runs uncompiled
-    (`torch._dynamo.config.recompile_limit`); a schedule of many stages would come to that. A no-op where nothing is compiled.
+    torch recompiles by itself where `requires_grad` or a mode has changed, but only 8 times; then it runs uncompiled
+    (`torch._dynamo.config.recompile_limit`). A schedule may have more stages than that.
     """
     if is_compiled(module):
         torch.compiler.reset()

@@ -20,6 +20,7 @@ from ftlit.finetuning.schedule import Schedule
 from ftlit.lit.callbacks.loss_by_lr import LossByRate
 from ftlit.lit.callbacks.seed_each_step import SeedEachStep
 from ftlit.lit.staged_finetuning import StagedFinetuning
+from ftlit.lit.trainer_internals import callbacks_of
 from ftlit.recipes import finetune
 from ftlit.recipes.config.validate import bind
 from ftlit.recipes.run import console as words
@@ -69,7 +70,7 @@ def rising(cfg: DictConfig) -> DictConfig:
 
 def observe(cfg: DictConfig, run: finetune.Run, test: RangeTest) -> LossByRate:
     """Train one stage for the steps of the test, over as many epochs as they take, without validation, checkpoints or loggers."""
-    kept = [callback for callback in run.trainer.callbacks if isinstance(callback, SeedEachStep | ProgressBar)]  # type: ignore[attr-defined]
+    kept = [callback for callback in callbacks_of(run.trainer) if isinstance(callback, SeedEachStep | ProgressBar)]
     seen = LossByRate()
     trainer = instantiate(
         cfg.trainer,

@@ -16,7 +16,7 @@ from rich.table import Table
 from torch import Tensor
 
 from ftlit.errors import UserError
-from ftlit.lit.callbacks.recorder import MOST_FEATURES, answers_of, as_kept, items_of
+from ftlit.lit.callbacks.recorder import MOST_FEATURES, items_of, predictions_of, to_half
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.models.backbone import Backbone
 from ftlit.models.pooling import POOLINGS
@@ -108,14 +108,14 @@ def look(cfg: DictConfig, probing: LayerProbes, backbone: Backbone, seed: int) -
         assert best.cut is not None and targets is not None
         vectors = test[best.pooling][best.cut].read(range(len(targets)))
         logits = best.logits(vectors).float()
-        said = answers_of(logits, targets, items_of(data.collection.splits["test"], range(len(targets))))
+        said = predictions_of(logits, targets, items_of(data.collection.splits["test"], range(len(targets))))
         kept = slice(None, None, -(-len(targets) // MOST_FEATURES))
         right = logits.argmax(dim=1) == targets
         noun = data.input_spec.noun
         held_out = (
             f"{len(data.collection.splits['val'])} {noun} of val" if valid else f"cross-validation among {len(train[best.pooling])} {noun}"
         )
-        features_kept = {"features": as_kept(vectors[kept]), "labels": targets[kept].clone()}
+        features_kept = {"features": to_half(vectors[kept]), "labels": targets[kept].clone()}
         return Look(probes, best, bootstrap(right, probing.seed), held_out, data, said, features_kept)
 
 

@@ -100,7 +100,7 @@ def fit(folder: Path, rates, *, resume: bool = False, copies: bool = False, last
         "optimizer": trainer.optimizers[0].state_dict(),
         "rates": trainer.lr_scheduler_configs[0].scheduler.state_dict(),
         "metrics": (folder / "metrics.csv").read_text(),
-        "stages": (staging.index, staging.judge.decided),
+        "stages": (staging.index, staging.trigger.decided),
         "best": (best.best_model_score, Path(best.best_model_path).name),
     }
 

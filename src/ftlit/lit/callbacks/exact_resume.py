@@ -1,4 +1,4 @@
-"""What a run needs to go on as if it had never stopped (invariant 5): a checkpoint between two steps, and its file of metrics."""
+"""Exact resume (invariant 5): LastCheckpoint saves between two optimizer steps, and MetricsFile continues `metrics.csv`."""
 
 import csv
 import os
@@ -10,25 +10,29 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 
+from ftlit.lit.trainer_internals import has_csv_writer, mark_batch_not_begun, put_rows_first, step_skipped_plateau_schedulers
+
+STATE = "exact_resume"  # key in a checkpoint
+
 
 class MetricsFile(CSVLogger):
-    """Lightning's CSVLogger, which begins a new `metrics.csv`; this one can go on with the one that is there."""
+    """Lightning's CSVLogger, which always begins a new `metrics.csv`, able to continue the one of the run that is resumed."""
 
     def __init__(self, save_dir: str | Path, name: str | None = "", version: int | str | None = "") -> None:
         super().__init__(save_dir, name=name, version=version)
-        self._before: list[dict[str, str]] = []
+        self._earlier_rows: list[dict[str, str]] = []
 
     @property
     def experiment(self) -> Any:
-        """The writer of the file; rows that it finds there are remembered before it removes them."""
+        """The writer of the file. Rows that are in the file already are read before the writer removes it."""
         path = Path(self.log_dir, "metrics.csv")
-        if self._experiment is None and path.is_file():
+        if not has_csv_writer(self) and path.is_file():
             with path.open(newline="") as file:
-                self._before = [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
+                self._earlier_rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
         return super().experiment
 
-    def written(self) -> int:
-        """Write what is still in memory. Returns the number of rows in the file."""
+    def flush(self) -> int:
+        """Write rows that are still in memory. Returns the number of rows in the file."""
         path = Path(self.log_dir, "metrics.csv")
         self.save()
         if not path.is_file():
@@ -36,62 +40,56 @@ class MetricsFile(CSVLogger):
         with path.open() as file:
             return sum(1 for _ in file) - 1  # less the header
 
-    def go_on_after(self, rows: int) -> None:
-        """Put the first `rows` rows of the file that was there before the rows to come."""
-        if isinstance(self.experiment.metrics, list):  # only the first process has a writer
-            self.experiment.metrics[:0] = self._before[:rows]
+    def continue_after(self, rows: int) -> None:
+        """Keep the first `rows` rows of the file that was there; new rows follow them."""
+        writer = self.experiment  # first, because it reads the earlier rows
+        put_rows_first(writer, self._earlier_rows[:rows])
 
 
 class LastCheckpoint(Callback):
-    """Writes where training is to one file, each time over the one before: at the beginning of each epoch, every `every_n_steps`
-    steps, and at the end. Each lies between two optimizer steps, after all that belongs to the first, so that a run that is killed
-    at any time goes on from it bit for bit. Put it before callbacks that log.
+    """Saves the state of training to one file: at the beginning of each epoch, every `every_n_steps` steps, and at the end.
+
+    A checkpoint lies between two optimizer steps, after everything that belongs to the first, so that a run that is killed at any time
+    resumes from it bit for bit. The file is replaced as a whole. Put this callback before callbacks that log.
 
     Args:
-        path: of the file.
+        path: file of the checkpoint.
         every_n_steps: optimizer steps between two checkpoints within an epoch.
     """
 
     def __init__(self, path: str | PathLike[str], every_n_steps: int = 500) -> None:
         self.path, self.every_n_steps = Path(path), every_n_steps
-        self._between = False
+        self._before_step = False
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing of its own; what it adds to a checkpoint depends on the trainer, see `on_save_checkpoint`."""
+        """Nothing: what this callback adds to a checkpoint depends on the trainer, see `on_save_checkpoint`."""
         return {}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Save before the first step of an epoch and before each n-th."""
-        accumulated = batch_idx % trainer.accumulate_grad_batches == 0
-        if batch_idx == 0 or (accumulated and trainer.global_step % self.every_n_steps == 0):
-            self._between = True
+        first_of_step = batch_idx % trainer.accumulate_grad_batches == 0
+        if batch_idx == 0 or (first_of_step and trainer.global_step % self.every_n_steps == 0):
+            self._before_step = True
             self._save(trainer)
-            self._between = False
+            self._before_step = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Step schedulers that look at a metric: Lightning leaves them out in the epoch in which it was resumed."""
-        for config in trainer.lr_scheduler_configs if trainer.fit_loop.restarting else ():
-            if config.reduce_on_plateau and config.interval == "epoch" and (trainer.current_epoch + 1) % config.frequency == 0:
-                config.scheduler.step(float(trainer.callback_metrics[str(config.monitor)]))  # type: ignore[arg-type]
+        """Step the schedulers that need a metric in an epoch that was resumed."""
+        step_skipped_plateau_schedulers(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the end, from which nothing goes on."""
+        """Save the end of training."""
         self._save(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the number of rows that were logged, and whether training was ended before its time."""
-        rows = [logger.written() for logger in trainer.loggers if isinstance(logger, MetricsFile) and trainer.is_global_zero]
-        checkpoint["resuming"] = {"rows": rows, "stopped": trainer.should_stop}
-        if self._between:
-            loops = checkpoint["loops"]["fit_loop"]
-            progress = loops["epoch_loop.batch_progress"]
-            progress["is_last_batch"] = False  # Lightning counts a batch as ready before its hooks: this one is not
-            for counts in (progress["total"], progress["current"]):
-                counts["ready"] -= 1
-            loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= _just_validated(trainer)
+        """Add the number of rows that were logged, and whether a callback has ended training."""
+        rows = [logger.flush() for logger in _metrics_files(trainer)] if trainer.is_global_zero else []
+        checkpoint[STATE] = {"rows": rows, "should_stop": trainer.should_stop}
+        if self._before_step:
+            mark_batch_not_begun(trainer, checkpoint["loops"])
 
     def _save(self, trainer: Trainer) -> None:
-        """Beside the file, then in its place: Lightning's own write moves a temporary file, which between file systems is a copy."""
+        """Write beside the file, then replace it: Lightning writes to a temporary folder, and moving between file systems is a copy."""
         beside = self.path.with_name(f"{self.path.name}.part")
         trainer.save_checkpoint(beside, weights_only=False)
         if trainer.is_global_zero:
@@ -103,19 +101,14 @@ class LastCheckpoint(Callback):
             beside.replace(self.path)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Go on with the file of metrics."""
-        state = checkpoint.get("resuming")
+        """Continue the files of metrics."""
+        state = checkpoint.get(STATE)
         if trainer.state.fn != "fit" or state is None:
             return
-        for logger, rows in zip((logger for logger in trainer.loggers if isinstance(logger, MetricsFile)), state["rows"], strict=False):
-            logger.go_on_after(rows)
-        trainer.should_stop = state["stopped"]
+        for logger, rows in zip(_metrics_files(trainer), state["rows"], strict=False):
+            logger.continue_after(rows)
+        trainer.should_stop = state["should_stop"]
 
 
-def _just_validated(trainer: Trainer) -> bool:
-    """Whether a validation lies before this batch. On resuming Lightning passes over it, and counts a step for the logger as it does."""
-    every, after = trainer.check_val_every_n_epoch, trainer.val_check_batch
-    if not trainer.enable_validation or after is None or (every is not None and (trainer.current_epoch + 1) % every):
-        return False
-    loop = trainer.fit_loop.epoch_loop
-    return (loop.total_batch_idx if every is None else loop.batch_idx) % after == 0
+def _metrics_files(trainer: Trainer) -> list[MetricsFile]:
+    return [logger for logger in trainer.loggers if isinstance(logger, MetricsFile)]

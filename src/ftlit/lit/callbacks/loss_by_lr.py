@@ -1,4 +1,4 @@
-"""The range test's eyes: the rate and the loss of each optimizer step."""
+"""LossByRate: record learning rate and loss of each optimizer step, for the range test."""
 
 from collections.abc import Mapping
 from math import isfinite
@@ -14,12 +14,14 @@ from ftlit.finetuning.lr_schedule import Rates
 
 
 class LossByRate(Callback):
-    """Records the factor of a `ftlit.Rates` scheduler and the mean training loss of each optimizer step, over its batches and over the
-    processes. Ends training where the loss diverges (`lr_find.diverged`) or is not finite; that last loss is not recorded.
+    """Records for each optimizer step the factor of a `ftlit.Rates` scheduler and the training loss, a mean over batches and processes.
+
+    Ends training when the loss diverges (`ftlit.finetuning.lr_range_test.diverged`) or is not finite; a loss that is not finite is not
+    recorded.
 
     Attributes:
-        rates: one for each step.
-        losses: the same.
+        rates: factor on the base learning rates, by step.
+        losses: mean loss, by step.
 
     Raises:
         UserError: the loss of the first step is not finite.
@@ -29,10 +31,10 @@ class LossByRate(Callback):
         self.rates: list[float] = []
         self.losses: list[float] = []
         self._batches: list[torch.Tensor] = []  # losses since the last step
-        self._rate: float | None = None  # of the step in this batch, if there is one
+        self._rate: float | None = None  # of the optimizer step that this batch ends; None if it ends none
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Note the rate: when the batch ends the scheduler has moved on."""
+        """Note the rate here: when the batch ends the scheduler has stepped."""
         scheduler = trainer.lr_scheduler_configs[0].scheduler
         assert isinstance(scheduler, Rates)
         self._rate = scheduler.factor
@@ -40,7 +42,7 @@ class LossByRate(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Record the step, if this batch ended one."""
         loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
-        self._batches.append(loss.detach() * trainer.accumulate_grad_batches)  # Lightning has divided it
+        self._batches.append(loss.detach() * trainer.accumulate_grad_batches)  # Lightning divides it by these
         if self._rate is not None:
             mean = trainer.strategy.reduce(torch.stack(self._batches).mean(), reduce_op="mean")
             self._record(trainer, self._rate, float(mean))
@@ -49,7 +51,7 @@ class LossByRate(Callback):
     def _record(self, trainer: Trainer, rate: float, loss: float) -> None:
         if not isfinite(loss):
             if not self.losses:
-                raise UserError(f"the loss of the first step is {loss}, before any rate could matter: look at the data, loss and precision")
+                raise UserError(f"the loss of the first step is {loss}, whatever the learning rate: check data, loss and precision")
             trainer.should_stop = True
             return
         self.rates.append(rate)

@@ -17,6 +17,7 @@ from ftlit.features.store import Store
 from ftlit.lit.datamodules.extraction import EVALUATION, VALIDATION, Extraction, View, together
 from ftlit.lit.datamodules.feature_data import SHARDED, FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.lit.trainer_internals import datamodule_of, end_before_first_step
 from ftlit.probes.layer_probes import LayerProbes, best_of
 from ftlit.probes.linear_probe import Probe, fit_probe
 
@@ -54,11 +55,11 @@ class FitProbeHead(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Solve, in place."""
         if not self.trains:
-            trainer.fit_loop.epoch_loop.max_steps = 0  # now that all is set up for the steps there would be: fit ends before the first
+            end_before_first_step(trainer)
         if trainer.ckpt_path is not None and self.trains:
             return
         head = self._head(pl_module)
-        takes_val = self.takes_val(trainer, trainer.datamodule)  # type: ignore[attr-defined]
+        takes_val = self.takes_val(trainer, datamodule_of(trainer))
         with _features(trainer, pl_module, trains=self.trains, takes_val=takes_val) as (features, valid), together(trainer):
             if trainer.is_global_zero:
                 self.probe = best_of(self.probing.at({"average": features}))
@@ -124,7 +125,7 @@ def _features(trainer: Trainer, module: LightningModule, *, trains: bool, takes_
     """The features, at the last cut, of the training images (see `_share`), and those of val; from the store, or from a folder of this run
     alone where there is none.
     """
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    data = datamodule_of(trainer)
     images = check_solvable(trainer, data)
     share = _share(trainer, images, trains=trains)
     backbone = the_backbone(module)[1]

@@ -1,4 +1,4 @@
-"""The progress bar, with the name of the stage; a line an epoch where nobody watches."""
+"""StageProgressBar: a progress bar with the name of the stage; without a terminal, one line for each epoch."""
 
 import sys
 from typing import Any
@@ -7,19 +7,20 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
 from ftlit.lit.staged_finetuning import StagedFinetuning
+from ftlit.lit.trainer_internals import find_callback
 
 
 class StageProgressBar(RichProgressBar):
-    """Lightning's rich progress bar that also shows which stage is in force. Where stdout is no terminal it prints a line an epoch."""
+    """Lightning's RichProgressBar with the name of the current stage. If stdout is not a terminal it prints a line for each epoch."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Draw only on a terminal."""
+        """Draw a bar only on a terminal."""
         super().setup(trainer, pl_module, stage)
         if not sys.stdout.isatty():
             self.disable()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The line of this epoch."""
+        """Print the line of this epoch."""
         super().on_train_epoch_end(trainer, pl_module)
         if not sys.stdout.isatty() and trainer.is_global_zero:
             metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -37,5 +38,5 @@ def _shown(name: str) -> bool:
 
 
 def _stage(trainer: Trainer) -> str:
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    return next((callback.stage.name for callback in callbacks if isinstance(callback, StagedFinetuning)), "no stages")
+    staging = find_callback(trainer, StagedFinetuning)
+    return staging.stage.name if staging else "no stages"

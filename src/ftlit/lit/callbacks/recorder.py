@@ -1,10 +1,10 @@
-"""What a report needs to know that only a run sees: its stages as they pass, and what the network says of each test image."""
+"""Recorder: record, for the report, the stages of a run and the predictions on test images."""
 
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,60 +15,66 @@ from torch import Tensor
 
 from ftlit.data.dataset import Collection, Examples
 from ftlit.lit.staged_finetuning import StagedFinetuning
+from ftlit.lit.trainer_internals import datamodule_of, find_callback
 from ftlit.report.contents import Predictions, StageRecord
 from ftlit.report.run_files import write_stages
 
 MOST_FEATURES = 1000  # test images whose features are kept
-HALF = torch.finfo(torch.float16).max
+HALF_MAX = torch.finfo(torch.float16).max
 
 
 class Recorder(Callback):
-    """Writes `report/stages.json` while training runs, and keeps what `FineTuner.test_step` gives, in the order of the images.
+    """Writes `report/stages.json` during training, and keeps what `FineTuner.test_step` returns, in the order of the test images.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
+
+    Attributes:
+        tested: predictions on the test images, in the first process; `None` before a test.
+        features: `features` float16 (n, C) and `labels` int64 (n,) of at most `MOST_FEATURES` test images; empty before a test.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.tested: Predictions | None = None
-        self.features: dict[str, Tensor] = {}  # features float16 (n, C) and labels int64 (n,) of some test images
+        self.features: dict[str, Tensor] = {}
         self._stages: list[StageRecord] = []
         self._since = 0.0
-        self._seen: list[dict[str, Any]] = []
+        self._batches: list[BatchRecord] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count, or go on with what the checkpoint of a run that stopped holds."""
+        """Start the clock, with no stages, or with those of the checkpoint."""
         self._stages = self._stages if trainer.global_step else []
         self._since = time.perf_counter()
         reset_peak(pl_module.device)
 
     def state_dict(self) -> dict[str, Any]:
         """The stages so far, as plain values."""
-        self._count()
+        self._add_time()
         return {"stages": [asdict(stage) for stage in self._stages]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave."""
+        """Restore the stages."""
         self._stages = [StageRecord(**stage) for stage in state_dict["stages"]]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Note a stage that has begun."""
-        staging = next((callback for callback in _callbacks(trainer) if isinstance(callback, StagedFinetuning)), None)
+        """Add a record of each stage that has begun."""
+        staging = find_callback(trainer, StagedFinetuning)
         if staging is None or staging.index < len(self._stages):
             return
-        self._count(bytes_in_use(pl_module.device))
+        self._add_time(bytes_in_use(pl_module.device))
         reset_peak(pl_module.device)
         for stage in staging.schedule.stages[len(self._stages) : staging.index + 1]:
             self._stages.append(StageRecord(stage.name, trainer.current_epoch, trainer.global_step))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what has passed."""
-        self._count(bytes_in_use(pl_module.device))
+        """Write the stages so far."""
+        self._add_time(bytes_in_use(pl_module.device))
         if trainer.is_global_zero:
             write_stages(self.folder, self._stages)
 
-    def _count(self, memory: int = 0) -> None:
+    def _add_time(self, memory: int = 0) -> None:
+        """Add the time since the last call to the current stage, and keep the most memory that it has used."""
         now = time.perf_counter()
         if self._stages:
             self._stages[-1].seconds += now - self._since
@@ -76,56 +82,115 @@ class Recorder(Callback):
         self._since = now
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin anew."""
-        self._seen = []
+        """Forget an earlier test."""
+        self._batches = []
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Keep little of a batch: classes, how sure, and the features of some images."""
-        if not isinstance(outputs, Mapping):  # another module's
+        """Keep the predictions of a batch, and the features of some of its images."""
+        if not isinstance(outputs, Mapping):  # of another LightningModule
             return
-        logits, features, targets = outputs["logits"].float(), outputs["features"], outputs["targets"]
-        done, world = sum(len(part["places"]) for part in self._seen), trainer.world_size
-        collection = _collection_of(trainer)
-        number = len(collection.splits["test"]) if collection else _number_of(trainer)
-        places = [trainer.global_rank + world * (done + i) for i in range(len(logits))]  # as `EvalOrder` and Lightning's sampler share them
-        own = [i for i, place in enumerate(places) if place < number]  # that sampler repeats some, so that each process has as many
-        places, logits, features, targets = [places[i] for i in own], logits[own], features[own], targets[own]
-        every = -(-number // MOST_FEATURES)
-        some = [i for i, place in enumerate(places) if place % every == 0]
-        items = items_of(collection.splits["test"], places) if collection else [str(place) for place in places]
-        self._seen.append(
-            {
-                "places": places,
-                "features": as_kept(features[some]),
-                "of": [places[i] for i in some],
-                **vars(answers_of(logits, targets, items)),
-            }
-        )
+        done = sum(len(batch.places) for batch in self._batches)
+        # EvalOrder and Lightning's sampler give each process every world_size-th image
+        places = [trainer.global_rank + trainer.world_size * (done + i) for i in range(len(outputs["targets"]))]
+        examples = _test_examples(trainer)
+        number = _number_of_test_images(trainer) if examples is None else len(examples)
+        self._batches.append(keep_batch(outputs, places, number, examples))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the parts of all batches and processes together."""
-        parts = self._seen
+        """Gather the batches of all processes in the first one."""
+        batches = self._batches
         if trainer.world_size > 1:
-            everyone: list[list[dict[str, Any]]] | None = [[]] * trainer.world_size if trainer.is_global_zero else None
-            torch.distributed.gather_object(parts, everyone)
-            parts = [part for own in everyone or [] for part in own]
-        if not parts:
-            return
-        rows = sorted(row for part in parts for row in zip(*(part[name] for name in ("places", *_COLUMNS)), strict=True))
-        places, items, labels, predicted, probability = zip(*rows, strict=True)
-        self.tested = Predictions(items, labels, predicted, np.array(probability))
-        label_of = {place: label[0] if label else -1 for place, label in zip(places, labels, strict=True)}
-        numbers = [label_of[place] for part in parts for place in part["of"]]
-        self.features = {"features": torch.cat([part["features"] for part in parts]), "labels": torch.tensor(numbers)}
+            gathered: list[list[BatchRecord]] | None = [[]] * trainer.world_size if trainer.is_global_zero else None
+            torch.distributed.gather_object(batches, gathered)
+            batches = [batch for own in gathered or [] for batch in own]
+        if batches:
+            self.tested, self.features = join_batches(batches)
 
 
-_COLUMNS = ("items", "labels", "predicted", "probability")
+@dataclass(frozen=True)
+class BatchRecord:
+    """What is kept of a test batch.
+
+    Args:
+        places: of its images in the test split.
+        predictions: on them, in the same order.
+        kept: places of the images whose features are kept.
+        features: float16 (len(kept), C), on the CPU.
+    """
+
+    places: list[int]
+    predictions: Predictions
+    kept: list[int]
+    features: Tensor
+
+
+def keep_batch(outputs: Mapping[str, Tensor], places: Sequence[int], number: int, examples: Examples | None) -> BatchRecord:
+    """The record of a test batch.
+
+    Args:
+        outputs: `logits` (N, K), pooled `features` (N, C) and `targets` of the batch, as `FineTuner.test_step` returns them.
+        places: of its images in the test split. Those from `number` on are padding of Lightning's sampler, and left out.
+        number: images of the test split.
+        examples: the test split; `None` if it is not known.
+    """
+    every = -(-number // MOST_FEATURES)
+    own = [i for i, place in enumerate(places) if place < number]
+    kept = [i for i in own if places[i] % every == 0]
+    own_places = [places[i] for i in own]
+    items = [str(place) for place in own_places] if examples is None else items_of(examples, own_places)
+    predictions = predictions_of(outputs["logits"][own].float(), outputs["targets"][own], items)
+    return BatchRecord(own_places, predictions, [places[i] for i in kept], to_half(outputs["features"][kept]))
+
+
+def join_batches(batches: Sequence[BatchRecord]) -> tuple[Predictions, dict[str, Tensor]]:
+    """Predictions on all test images in their order, and `features` and `labels` of some; -1 for an image without a label."""
+    rows = sorted(row for batch in batches for row in zip(batch.places, *_columns(batch.predictions), strict=True))
+    places, items, labels, predicted, probability = zip(*rows, strict=True)
+    label_of = {place: label[0] if label else -1 for place, label in zip(places, labels, strict=True)}
+    kept_labels = [label_of[place] for batch in batches for place in batch.kept]
+    features = {"features": torch.cat([batch.features for batch in batches]), "labels": torch.tensor(kept_labels)}
+    return Predictions(items, labels, predicted, np.array(probability)), features
+
+
+def _columns(predictions: Predictions) -> tuple[Iterable[Any], ...]:
+    return predictions.items, predictions.labels, predictions.predicted, predictions.probability
+
+
+def predictions_of(logits: Tensor, targets: Tensor, items: Sequence[str]) -> Predictions:
+    """Predictions from logits (N, K).
+
+    Args:
+        logits: of N images.
+        targets: class numbers (N,), or (N, K) from 0 to 1 for several labels.
+        items: path, number or text of each image.
+    """
+    logits, targets = logits.detach().cpu(), targets.cpu()
+    if targets.ndim == 1:
+        single, top = ([(number,) for number in numbers.tolist()] for numbers in (targets, logits.argmax(dim=1)))
+        return Predictions(items, single, top, logits.softmax(dim=1).amax(dim=1).numpy())
+    probabilities, true = logits.sigmoid(), targets >= 0.5
+    positive, confidence = probabilities >= 0.5, torch.maximum(probabilities, 1 - probabilities)
+    wrong = positive != true
+    reported = torch.where(wrong.any(dim=1), (confidence * wrong).amax(dim=1), confidence.amax(dim=1))
+    labels, predicted = ([tuple(np.flatnonzero(row).tolist()) for row in rows.numpy()] for rows in (true, positive))
+    return Predictions(items, labels, predicted, reported.numpy())
+
+
+def items_of(examples: Examples, places: Iterable[int]) -> list[str]:
+    """Path, number or text of the images at these places."""
+    sources = examples.sources
+    return [str(sources[place]) if isinstance(sources[place], str | Path) else str(place) for place in places]
+
+
+def to_half(features: Tensor) -> Tensor:
+    """Features as float16 on the CPU, clipped to its range."""
+    return features.clamp(-HALF_MAX, HALF_MAX).half().cpu().contiguous()
 
 
 def bytes_in_use(device: torch.device) -> int:
-    """The most that was allocated on a GPU since `reset_peak`, or what this process holds."""
+    """Memory in bytes: on a GPU the most that was allocated since `reset_peak`, else what this process holds."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     statm = Path("/proc/self/statm")
@@ -133,55 +198,25 @@ def bytes_in_use(device: torch.device) -> int:
         return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     if sys.platform == "win32":
         return 0
-    import resource  # which knows the most so far only
+    import resource  # which gives only the most so far
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def reset_peak(device: torch.device) -> None:
-    """Count a GPU's memory anew."""
+    """Begin again to measure a GPU's peak memory. A no-op on other devices."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def _callbacks(trainer: Trainer) -> list[Any]:
-    return trainer.callbacks  # type: ignore[attr-defined, no-any-return]
-
-
-def _collection_of(trainer: Trainer) -> Collection | None:
-    """What our own data modules serve."""
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+def _test_examples(trainer: Trainer) -> Examples | None:
+    """The test split of ftlit's data modules; `None` for other data."""
+    data = datamodule_of(trainer)
     found = getattr(getattr(data, "images", data), "collection", None)
-    return found if isinstance(found, Collection) else None
+    return found.splits["test"] if isinstance(found, Collection) else None
 
 
-def as_kept(features: Tensor) -> Tensor:
-    """Features in half the bytes, within what these can hold."""
-    return features.clamp(-HALF, HALF).half().cpu().contiguous()
-
-
-def _number_of(trainer: Trainer) -> int:
-    """Test images; far more than there can be, where their loader does not know."""
-    loader: Any = trainer.test_dataloaders
-    dataset: Any = getattr(loader, "dataset", None)
-    return len(dataset) if hasattr(dataset, "__len__") else sys.maxsize
-
-
-def items_of(examples: Examples, places: Iterable[int]) -> list[str]:
-    """Path, number or text of these images."""
-    sources = examples.sources
-    return [str(sources[place]) if isinstance(sources[place], str | Path) else str(place) for place in places]
-
-
-def answers_of(logits: Tensor, targets: Tensor, items: Sequence[str]) -> Predictions:
-    """What logits (N, K) say of images with these targets: class numbers (N,), or (N, K) where there are several labels."""
-    logits, targets = logits.detach().cpu(), targets.cpu()
-    if targets.ndim == 1:
-        one, other = ([(number,) for number in numbers.tolist()] for numbers in (targets, logits.argmax(dim=1)))
-        return Predictions(items, one, other, logits.softmax(dim=1).amax(dim=1).numpy())
-    shares, true = logits.sigmoid(), targets >= 0.5
-    said, sure = shares >= 0.5, torch.maximum(shares, 1 - shares)
-    wrong = said != true
-    surest = torch.where(wrong.any(dim=1), (sure * wrong).amax(dim=1), sure.amax(dim=1))
-    labels, predicted = ([tuple(np.flatnonzero(row).tolist()) for row in rows.numpy()] for rows in (true, said))
-    return Predictions(items, labels, predicted, surest.numpy())
+def _number_of_test_images(trainer: Trainer) -> int:
+    """Number of test images; `sys.maxsize` if their loader does not know it."""
+    dataset: Any = getattr(trainer.test_dataloaders, "dataset", None)
+    return len(dataset) if isinstance(dataset, Sized) else sys.maxsize

@@ -1,4 +1,4 @@
-"""Dropout and whatever else a training step draws, as a function of where training is."""
+"""SeedEachStep: make dropout and other random numbers of a training step a function of the step."""
 
 from typing import Any
 
@@ -9,16 +9,17 @@ from ftlit.seeding import derived_seed
 
 
 class SeedEachStep(Callback):
-    """Seeds torch's random numbers before each training batch from (seed, epoch, batch, process): a run that was stopped draws
-    what it would have drawn (invariant 5), and no state of a generator needs to be kept.
+    """Seeds torch's random number generators before each training batch from (seed, epoch, batch, process).
+
+    A resumed run draws the numbers of the run that never stopped (invariant 5), without a generator's state in the checkpoint.
 
     Args:
-        seed: the run's.
+        seed: seed of the run.
     """
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Seed all devices."""
+        """Seed the generators of all devices."""
         torch.manual_seed(derived_seed(self.seed, trainer.current_epoch, batch_idx, trainer.global_rank))

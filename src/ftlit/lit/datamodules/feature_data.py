@@ -25,7 +25,7 @@ from ftlit.fingerprint import fingerprint
 from ftlit.lit.datamodules.extraction import EVALUATION, VALIDATION, Extraction, View
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.staged_finetuning import StagedFinetuning
-from ftlit.lit.trainer_internals import steps_per_epoch
+from ftlit.lit.trainer_internals import check_sampler_epoch, completed_batches, find_callback, steps_per_epoch
 from ftlit.models.backbone import Backbone, FeatureBatch
 
 SHARDED = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)  # no process holds the weights
@@ -193,8 +193,7 @@ class FeatureData(LightningDataModule):
 
     @property
     def _staging(self) -> StagedFinetuning | None:
-        callbacks: list[Any] = self.running.callbacks  # type: ignore[attr-defined]
-        return next((callback for callback in callbacks if isinstance(callback, StagedFinetuning)), None)
+        return find_callback(self.running, StagedFinetuning)
 
     @property
     def _stage(self) -> int | None:
@@ -231,10 +230,10 @@ class FeatureData(LightningDataModule):
             return self._stage_inputs[0].spec
         stages = {staging.index}
         if split == "train":
-            done = trainer.fit_loop.epoch_loop.batch_progress.current.completed // trainer.accumulate_grad_batches
+            done = completed_batches(trainer) // trainer.accumulate_grad_batches
             begin = trainer.global_step - done
             end = begin + steps_per_epoch(trainer)
-            stages |= {*range(staging.schedule.stage_at(trainer.current_epoch, begin, staging.judge.decided), staging.index)}
+            stages |= {*range(staging.schedule.stage_at(trainer.current_epoch, begin, staging.trigger.decided), staging.index)}
             later = list(enumerate(staging.schedule.stages))[staging.index + 1 :]
             stages |= {place for place, stage in later if stage.step is not None and stage.step < end}
         specs = [self._stage_inputs[place].spec for place in stages]
@@ -275,6 +274,8 @@ class ByStage:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[tuple[Tensor | FeatureBatch, Tensor]]:
+        if self._split == "train":
+            check_sampler_epoch(self._data.running, self.sampler.epoch)
         served = self._data.serve(self._split, self.sampler.epoch)  # runs when the first batch is asked for, after the stage has begun
         images, self._images = self._images, None  # worker processes end where they are no longer needed
         if served is None:

@@ -16,6 +16,7 @@ from ftlit.data.splits import draw_per_class, draw_share
 from ftlit.data.tokens import TextSpec
 from ftlit.data.transforms import Transform
 from ftlit.errors import UserError, shorten
+from ftlit.lit.trainer_internals import completed_batches, process_share
 
 
 class ImageData(LightningDataModule):
@@ -134,8 +135,7 @@ class ImageData(LightningDataModule):
         """How far training is; Lightning keeps it in a checkpoint."""
         if self.trainer is None:
             return {}
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
-        return {"epoch": self.trainer.current_epoch, "batch": done}
+        return {"epoch": self.trainer.current_epoch, "batch": completed_batches(self.trainer)}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Go on from there: the batches that the epoch has seen are left out."""
@@ -149,8 +149,8 @@ class ImageData(LightningDataModule):
 
     def _place(self) -> dict[str, int]:
         """How many processes share the images, and which of them this is."""
-        place = getattr(self.trainer, "distributed_sampler_kwargs", None) or {"num_replicas": 1, "rank": 0}
-        return {"processes": place["num_replicas"], "rank": place["rank"]}
+        processes, rank = process_share(self.trainer)
+        return {"processes": processes, "rank": rank}
 
 
 def _half_the_cores() -> int:

@@ -1,0 +1,64 @@
+"""Private and undocumented parts of LightningModule, strategies, torchmetrics and torch's compiler: every access is a function here.
+
+Each function has a contract test in tests/lit/test_module_internals.py, "the library still does this". Parts of the Trainer are in
+`ftlit.lit.trainer_internals`.
+
+| part | function | reason |
+|---|---|---|
+| `LightningModule._trainer` | `trainer_of` | `LightningModule.trainer` raises without one |
+| `is_overridden` | `builds_layers_late` | layers that `setup` or `configure_model` adds are not there yet |
+| `DDPStrategy.model`, `DDPStrategy.configure_ddp` | `wrap_ddp_again` | DDP averages only what required a gradient when it was built |
+| `FSDPStrategy.kwargs` | `uses_original_parameters` | what the user gave is not kept elsewhere |
+| `LightningModule._compiler_ctx`, `Module._compiled_call_impl` | `is_compiled` | torch has no question for it |
+| `Metric._update_count` | `state_of_metric`, `load_state_of_metric` | torchmetrics' state dict leaves the states of a running epoch out |
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torchmetrics import Metric
+
+
+def trainer_of(module: LightningModule) -> Trainer | None:
+    """The trainer that runs a module; `None` if there is none."""
+    return module._trainer
+
+
+def builds_layers_late(module: LightningModule) -> bool:
+    """Whether the module may add layers in `setup` or `configure_model`, which run after the callbacks' `setup`."""
+    return is_overridden("configure_model", module) or is_overridden("setup", module)
+
+
+def wrap_ddp_again(trainer: Trainer) -> None:
+    """Build the wrapper of DDP again: its reducer averages the gradients of what requires one now. A no-op under other strategies."""
+    strategy = trainer.strategy
+    if isinstance(strategy, DDPStrategy) and isinstance(strategy.model, DistributedDataParallel):
+        strategy.model = strategy.lightning_module
+        strategy.configure_ddp()
+
+
+def uses_original_parameters(strategy: FSDPStrategy) -> bool:
+    """Whether FSDP shows the module's own parameters (`use_orig_params`), which Lightning sets to true where nothing is given."""
+    return bool(strategy.kwargs.get("use_orig_params", True))
+
+
+def is_compiled(module: LightningModule) -> bool:
+    """Whether `module` or a part of it runs compiled: by `torch.compile(module)` or by `part.compile()`."""
+    return module._compiler_ctx is not None or any(part._compiled_call_impl is not None for part in module.modules())
+
+
+def state_of_metric(metric: Metric) -> dict[str, Any]:
+    """Everything that a metric has counted so far, on the CPU: its states and the number of its updates, by the names of its attributes."""
+    states = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in metric.metric_state.items()}
+    return {"_update_count": metric._update_count, **states}
+
+
+def load_state_of_metric(metric: Metric, state: Mapping[str, Any]) -> None:
+    """Give a metric what `state_of_metric` returned, in place."""
+    for name, value in state.items():
+        setattr(metric, name, value)

@@ -1,0 +1,137 @@
+"""Contract: the library still does this. Each test fails if a library changes a part that ftlit.lit.module_internals relies on."""
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.strategies import FSDPStrategy
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassF1Score
+
+from ftlit.lit import module_internals as internals
+
+QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+
+
+class Net(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.low, self.high = nn.Linear(2, 2), nn.Linear(2, 1)
+
+    def training_step(self, batch, batch_idx):
+        return self.high(self.low(batch)).mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(model, *callbacks, **settings):
+    trainer = pl.Trainer(accelerator="cpu", max_epochs=1, callbacks=list(callbacks), **QUIET, **settings)
+    trainer.fit(model, DataLoader(torch.ones(2, 2)))
+    return trainer
+
+
+def test_a_module_knows_its_trainer_and_none_before():
+    model = Net()
+    assert internals.trainer_of(model) is None
+    trainer = fit(model)
+    assert internals.trainer_of(model) is trainer
+
+
+def test_a_module_that_builds_layers_late_overrides_one_of_two_hooks():
+    class Late(Net):
+        def configure_model(self):
+            pass
+
+    class Later(Net):
+        def setup(self, stage):
+            pass
+
+    assert [internals.builds_layers_late(model()) for model in (Net, Late, Later)] == [False, True, True]
+
+
+class Unfreeze(pl.Callback):
+    """Unfreezes the low layer at the second step, and notes for how many parameters DDP averages gradients."""
+
+    def __init__(self, wrap):
+        self.wrap, self.averaged = wrap, []  # parameters, by step
+
+    def setup(self, trainer, module, stage):
+        module.low.requires_grad_(False)
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if batch_idx == 1:
+            module.low.requires_grad_(True)
+            if self.wrap:
+                internals.wrap_ddp_again(trainer)
+        if batch_idx == 0 or self.wrap:
+            trainer.strategy.model.register_comm_hook(self, Unfreeze.average)
+        self.averaged.append(0)
+
+    def average(self, bucket):
+        self.averaged[-1] += len(bucket.parameters())
+        future = torch.futures.Future()
+        future.set_result(bucket.buffer())
+        return future
+
+
+@pytest.mark.parametrize(("wrap", "averaged"), [(True, [2, 4]), (False, [2, 2])])
+def test_ddp_averages_what_is_unfrozen_later_only_if_it_is_wrapped_again(wrap, averaged):
+    watching = Unfreeze(wrap)
+    trainer = fit(Net(), watching, strategy="ddp", devices=1)
+    assert watching.averaged == averaged and isinstance(trainer.strategy.lightning_module, Net)
+
+
+def test_one_device_has_nothing_to_wrap():
+    seen = []
+
+    class Wrapping(pl.Callback):
+        def on_train_start(self, trainer, module):
+            internals.wrap_ddp_again(trainer)
+            seen.append(isinstance(trainer.strategy.model, DistributedDataParallel))
+
+    fit(Net(), Wrapping())
+    assert seen == [False]
+
+
+def test_fsdp_keeps_what_it_was_given():
+    assert internals.uses_original_parameters(FSDPStrategy()) and internals.uses_original_parameters(FSDPStrategy(use_orig_params=True))
+    assert not internals.uses_original_parameters(FSDPStrategy(use_orig_params=False))
+
+
+def test_compiled_modules_are_recognised():
+    plain, part, whole = Net(), Net(), Net()
+    part.low.compile(backend="eager")
+    fit(torch.compile(whole, backend="eager"))
+    assert [internals.is_compiled(model) for model in (plain, part, whole)] == [False, True, True]
+
+
+def test_a_metric_goes_on_from_the_state_of_another():
+    for kind, batches in ((MeanMetric, [(torch.tensor(1.0),), (torch.tensor(4.0),)]), (f1, [labels(0), labels(1)])):
+        whole, first, second = kind(), kind(), kind()
+        for batch in batches:
+            whole.update(*batch)
+        first.update(*batches[0])
+        internals.load_state_of_metric(second, internals.state_of_metric(first))
+        second.update(*batches[1])
+        assert torch.equal(second.compute(), whole.compute()) and second.update_count == whole.update_count == 2
+
+
+def f1():
+    return MulticlassF1Score(3, average="macro")
+
+
+def labels(seed):
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randint(3, (8,), generator=draw), torch.randint(3, (8,), generator=draw)
+
+
+def test_the_state_of_a_metric_survives_a_checkpoint_of_plain_values(tmp_path):
+    metric = f1()
+    metric.update(*labels(0))
+    torch.save(internals.state_of_metric(metric), tmp_path / "state.pt")
+    again = f1()
+    internals.load_state_of_metric(again, torch.load(tmp_path / "state.pt", weights_only=True))
+    assert torch.equal(again.compute(), metric.compute())
