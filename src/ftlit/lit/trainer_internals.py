@@ -6,7 +6,7 @@ update of Lightning these tests say what changed. Parts of LightningModule, stra
 
 | part of Lightning | function | reason |
 |---|---|---|
-| `callbacks`, `datamodule`, `fast_dev_run` | `callbacks_of`, `find_callback`, `datamodule_of`, `is_trial_run` | connectors set them untyped |
+| `callbacks`, `datamodule`, `fast_dev_run` | `callbacks_of`, `find_callback`, `datamodule_of`, `is_trial_run` | set, but not declared |
 | `fit_loop.setup_data` | `steps_per_epoch` | with `max_steps` alone the number of batches is not known before the loop asks for it |
 | `fit_loop.epoch_loop.batch_progress` | `completed_batches` | how far the epoch is, also in the hooks of data modules |
 | `fit_loop.epoch_loop.max_steps` | `end_before_first_step` | `fit` shall set up everything and then train nothing |
