@@ -12,15 +12,15 @@ from ftlit.errors import UserError
 FORMAT = 1
 KEY = "format"
 
-Content = dict[str, Any]
+JsonObject = dict[str, Any]
 
 
-def with_format(content: Mapping[str, Any]) -> Content:
+def with_format(content: Mapping[str, Any]) -> JsonObject:
     """The content of a file with today's format number in front."""
     return {KEY: FORMAT, **content}
 
 
-def upgraded(content: Mapping[str, Any], file: str | Path, from_0: Callable[[Content], Content] = dict) -> Content:
+def upgraded(content: Mapping[str, Any], file: str | Path, from_0: Callable[[JsonObject], JsonObject] = dict) -> JsonObject:
     """The content of a file in today's format, without the number.
 
     Args:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from ftlit.files import write_atomically
-from ftlit.formats import Content, upgraded, with_format
+from ftlit.formats import JsonObject, upgraded, with_format
 
 RESULT = "result.json"
 ADVICE = "advice.json"
 
-Result = Content | list[Content]
+Result = JsonObject | list[JsonObject]
 
 
 def write_result(folder: str | Path, result: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
@@ -35,12 +35,12 @@ def write_advice(folder: str | Path, advice: Mapping[str, Any], measurements: Ma
     write_atomically(Path(folder, ADVICE), json.dumps(content, indent=1))
 
 
-def read_advice(folder: str | Path) -> Content | None:
+def read_advice(folder: str | Path) -> JsonObject | None:
     """`advice.json`: `advice` and `measurements`; `None` where there is none. Raises `UserError` for one that a newer program wrote."""
     path = Path(folder, ADVICE)
     return upgraded(json.loads(path.read_text()), path, _advice_from_0) if path.is_file() else None
 
 
-def _advice_from_0(content: Content) -> Content:
+def _advice_from_0(content: JsonObject) -> JsonObject:
     """In format 0 the measurements are called `measured`."""
     return {"advice": content["advice"], "measurements": content.get("measured")}

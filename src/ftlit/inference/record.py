@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from ftlit.errors import UserError, one_line
-from ftlit.formats import Content, upgraded, with_format
+from ftlit.formats import JsonObject, upgraded, with_format
 from ftlit.inference.slim import check_base
 from ftlit.models.backbone import Backbone
 from ftlit.models.batchnorm_fold import batchnorm_to_affine
@@ -36,7 +36,7 @@ def record_of(
     multilabel: bool,
     affine: bool,
     loss: Record | None = None,
-) -> Content:
+) -> JsonObject:
     """Plain values that `ftlit.load` builds the network from.
 
     Args:
@@ -61,7 +61,7 @@ def record_of(
     )
 
 
-def part_of(given: Mapping[str, Any], registry: Registry[Any]) -> Content:
+def part_of(given: Mapping[str, Any], registry: Registry[Any]) -> JsonObject:
     """A part as it stands in a record: by its registry name where it is built in, else by its import path.
 
     Args:
@@ -75,7 +75,7 @@ def part_of(given: Mapping[str, Any], registry: Registry[Any]) -> Content:
     return {"import": path, "arguments": _plain(given)} if name is None else _named(name, given)
 
 
-def read_record(checkpoint: Mapping[str, Any], file: object = "this checkpoint") -> Content:
+def read_record(checkpoint: Mapping[str, Any], file: object = "this checkpoint") -> JsonObject:
     """The record of a checkpoint in today's format. Raises `KeyError` where there is none, `UserError` for one of a newer program."""
     return upgraded(checkpoint[KEY], str(file), _from_0)
 
@@ -118,7 +118,7 @@ def build_head(record: Record, *, trust: bool) -> nn.Module:
     return head
 
 
-def _named(name: str, arguments: Mapping[str, Any], without: Sequence[str] = ()) -> Content:
+def _named(name: str, arguments: Mapping[str, Any], without: Sequence[str] = ()) -> JsonObject:
     return {"name": name, "arguments": {key: value for key, value in _plain(arguments).items() if key not in without}}
 
 
@@ -131,7 +131,7 @@ def _imported(noun: str, path: str, trust: bool) -> Callable[..., Any]:
         raise UserError(f"the {noun} of this run is {path}, which cannot be imported here: {one_line(error)}") from error
 
 
-def _plain(values: Mapping[str, Any]) -> Content:
+def _plain(values: Mapping[str, Any]) -> JsonObject:
     """Without Hydra's own keys, and with lists for tuples and for the containers of OmegaConf, as `weights_only` loading takes them."""
     return {str(name): _plain_value(value) for name, value in values.items() if name not in HYDRA_KEYS}
 
@@ -154,7 +154,7 @@ _HEADS_OF_0 = {
 _LOADERS_OF_0 = {"load_backbone": "torchvision", "load_timm": "timm", "load_bert": "bert"}
 
 
-def _from_0(record: Content) -> Content:
+def _from_0(record: JsonObject) -> JsonObject:
     """Format 0 names ftlit's heads by their import paths of then, loaders by their functions, and writes some lists as text."""
     backbone, head = (_with_lists(record[part]) for part in ("backbone", "head"))
     loader, path = backbone.pop("loader", None), head.pop("_target_")
@@ -166,7 +166,7 @@ def _from_0(record: Content) -> Content:
     return {**record, "backbone": backbone, "head": {**known, "arguments": head}, "loss": None}
 
 
-def _with_lists(values: Mapping[str, Any]) -> Content:
+def _with_lists(values: Mapping[str, Any]) -> JsonObject:
     """With the lists that OmegaConf's containers were written as: '[8]' -> [8]."""
     return {name: _list_of(value) if isinstance(value, str) and value.startswith("[") else value for name, value in values.items()}
 

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ftlit.errors import one_line, shorten
-from ftlit.sweeps.jobs import SCORE, SEED, TEST, VAL, Job, jobs_of, judged_by, settings_of, varying
+from ftlit.sweeps.jobs import SCORE, SEED, TEST, VAL, Job, jobs_of, ranking_metric, settings_of, varying
 
 SHARES = ("accuracy", "f1")  # from 0 to 1, and so are their intervals
 SECONDS = "job seconds"
@@ -49,7 +49,7 @@ def interval(values: Sequence[float], metric: str) -> tuple[float, float]:
 
 def table_of(jobs: Sequence[Job]) -> tuple[list[str], list[list[str]]]:
     """Header and cells, a row a setting."""
-    names, by = varying(jobs), judged_by(jobs)
+    names, by = varying(jobs), ranking_metric(jobs)
     failures = any(job.status != 0 for job in jobs)
     shown = TEST if by == VAL else SCORE
     what = "test accuracy" if by == VAL else SCORE
@@ -104,7 +104,7 @@ def _spread(values: Sequence[float], metric: str) -> list[str]:
 
 def caption_of(jobs: Sequence[Job]) -> str:
     """How the table is to be read."""
-    ranked = CAPTION.format(by="val accuracy") if judged_by(jobs) == VAL else f"Highest first by {SCORED}"
+    ranked = CAPTION.format(by="val accuracy") if ranking_metric(jobs) == VAL else f"Highest first by {SCORED}"
     return f"{ranked} {TIMED}"
 
 
@@ -133,7 +133,7 @@ def draw(path: Path, jobs: Sequence[Job]) -> None:
     """A row a setting, best on top, `DRAWN` of them at most: a point a seed, the mean and its interval, as PNG."""
     from matplotlib.figure import Figure  # here, so that the command line is read without it; no pyplot: no screen is needed
 
-    names, metric = varying(jobs), TEST if judged_by(jobs) == VAL else SCORE
+    names, metric = varying(jobs), TEST if ranking_metric(jobs) == VAL else SCORE
     known = [setting for setting in settings_of(jobs) if setting.of(metric)]
     shown = known[:DRAWN]
     labels = ["\n".join(map("=".join, zip(names, setting.values, strict=True))) or "all jobs" for setting in shown]
