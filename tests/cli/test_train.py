@@ -122,7 +122,7 @@ def test_the_default_measures_which_scenario_once_and_what_is_given_wins(tmp_pat
     assert "scenario=small_similar" in result.stdout and "5 training images a class are few (many: from 30 on)" in result.stdout
     assert "head=mlp" in result.stdout and "schedule=head_only" in result.stdout and "nothing is trained" not in result.stdout
     written = (tmp_path / "run/advice.json").read_text()
-    assert [depth["cut"] for depth in json.loads(written)["measured"]["depths"]] == ["stem", "layer1", "layer2", "layer3", "layer4"]
+    assert [depth["cut"] for depth in json.loads(written)["measurements"]["depths"]] == ["stem", "layer1", "layer2", "layer3", "layer4"]
     (tmp_path / "run/advice.json").write_text(written.replace("are few", "are few indeed"))
     other = train(tmp_path, "data.per_class=60", f"hydra.run.dir={tmp_path}/run")
     assert other.returncode == 2 and "holds a run already" in other.stderr

@@ -191,7 +191,7 @@ def test_what_is_no_sweep_or_an_empty_or_damaged_one_is_one_line(tmp_path):
     with pytest.raises(UserError, match="is no folder of a run that left a report"):
         cli.report([str(tmp_path)])
     (tmp_path / "multirun.yaml").touch()
-    with pytest.raises(UserError, match="is empty: none of its jobs began"):
+    with pytest.raises(UserError, match="is empty: no job began"):
         cli.report([str(tmp_path)])
     made(tmp_path, ("seed=1", {}, "x"))
     (tmp_path / "0/job.json").write_text("{")

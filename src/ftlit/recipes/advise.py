@@ -1,13 +1,11 @@
 """From config to a scenario: features of every cut of some training images from one pass, measured, and the config composed again."""
 
-import json
 import os
 import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from math import inf
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +20,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from ftlit.errors import UserError
-from ftlit.files import write_atomically
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.models.backbone import Backbone
 from ftlit.models.heads import LinearProbeHead
@@ -34,8 +31,8 @@ from ftlit.recipes.config.overrides import OF_TRAINING, SEARCH, given
 from ftlit.recipes.config.validate import bind, check_input, check_labelled
 from ftlit.recipes.run import console as words
 from ftlit.recipes.run.feature_setup import features_of
-from ftlit.recipes.run.resume import checkpoint_of
-from ftlit.sweeps.jobs import ADVICE
+from ftlit.recipes.run.resume import checkpoint_of, read_config
+from ftlit.run_folder import read_advice, write_advice
 
 AUTO = "auto"
 SCENARIOS = ("small_similar", "small_different", "large_similar", "large_different")
@@ -88,10 +85,11 @@ def settled(cfg: DictConfig) -> DictConfig:
     """
     if HydraConfig.get().runtime.choices.get("scenario") != AUTO:
         return cfg
-    path = Path(cfg.paths.run, ADVICE)
-    if cfg.resume and not path.is_file():
-        return cfg  # it began with another scenario, or there is no run: whoever goes on with it says so
-    if not cfg.resume and getattr(rank_zero_only, "rank", 0) == 0:
+    if cfg.resume:
+        read_config(cfg.paths.run)  # refuses a run that this program cannot resume, before its advice is read
+        if read_advice(cfg.paths.run) is None:
+            return cfg  # it began with another scenario, or there is no run: whoever resumes it raises the error
+    elif getattr(rank_zero_only, "rank", 0) == 0:
         checkpoint_of(cfg)
         if TorchElasticEnvironment.detect() and int(os.environ.get("WORLD_SIZE", 1)) > 1:
             raise UserError("scenario=auto measures before there are several processes: give the scenario that `ftlit advise` names")
@@ -101,9 +99,10 @@ def settled(cfg: DictConfig) -> DictConfig:
         write(cfg, advice, measured)
         words.console().print(escape(f"scenario=auto: {advice.scenario}. {advice.reason}"), soft_wrap=True)
         return adopted(advised)
-    if not path.is_file():
+    written = read_advice(cfg.paths.run)
+    if written is None:
         raise UserError("scenario=auto: the first process left no advice here: give the scenario that `ftlit advise` names")
-    return adopted(_compose(overrides_of(cfg, Advice(**json.loads(path.read_text())["advice"]))))
+    return adopted(_compose(overrides_of(cfg, Advice(**written["advice"]))))
 
 
 def parts_of(cfg: DictConfig) -> tuple[Backbone, Any]:
@@ -184,8 +183,7 @@ def _epochs(cfg: DictConfig, batches: float) -> float:
 
 def write(cfg: DictConfig, advice: Advice, measured: Measurements | None) -> None:
     """`advice.json`, all at once."""
-    told = {"advice": asdict(advice), "measured": measured and asdict(measured)}
-    write_atomically(Path(cfg.paths.run, ADVICE), json.dumps(told, indent=1))
+    write_advice(cfg.paths.run, asdict(advice), None if measured is None else asdict(measured))
 
 
 def overrides_of(cfg: DictConfig, advice: Advice) -> list[str]:

@@ -21,6 +21,7 @@ from ftlit.recipes.config.validate import bind
 from ftlit.recipes.run import console as words
 from ftlit.recipes.run.feature_setup import one_device
 from ftlit.recipes.run.processes import several_processes
+from ftlit.recipes.run.resume import read_config, write_config
 
 
 def run(cfg: DictConfig) -> float:
@@ -80,7 +81,7 @@ def pretrain(cfg: DictConfig) -> tuple[Backbone, float]:
         if pretrainer.begun:
             _check_begun(cfg, folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
+        write_config(cfg)
         _say_plan(cfg, backbone, data)
         curves = pretrainer.fit(backbone, data, resume=cfg.resume)
     _draw(folder / "pretrain.png", curves)
@@ -107,8 +108,7 @@ def _check_begun(cfg: DictConfig, folder: Path) -> None:
     """Refuse layers that are not gone on with, or that were trained in another way."""
     if not cfg.resume:
         raise UserError(f"{folder} holds a pretraining already: resume=true goes on with it, or give another hydra.run.dir=")
-    before = folder / "config.yaml"
-    told: Any = OmegaConf.load(before) if before.is_file() else {}
+    told: Any = read_config(folder) or {}
     now: Any = OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True))
     for name in SAME:
         if told.get(name) != now.get(name):

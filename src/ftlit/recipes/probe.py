@@ -1,6 +1,5 @@
 """From config to a table of accuracy by layer: features of every cut from one pass, probes that are solved, one report on test."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import nan
@@ -10,7 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
@@ -28,7 +27,9 @@ from ftlit.recipes.run import artifacts as reporting
 from ftlit.recipes.run import console as words
 from ftlit.recipes.run.feature_setup import features_of
 from ftlit.recipes.run.processes import several_processes
+from ftlit.recipes.run.resume import write_config
 from ftlit.report.contents import Predictions
+from ftlit.run_folder import write_result
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,11 @@ def run(cfg: DictConfig) -> float:
         looks.append(look(cfg, probing, backbone, cfg.data.seed + i))
     folder, first = Path(cfg.paths.run), looks[0]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
+    write_config(cfg)
     write_csv(folder / "probe.csv", [look.probes for look in looks])
     chosen = [(look.best, look.tested) for look in looks]
     draw(folder / "probe.png", first.cuts[::-1], [look.probes for look in looks], chosen, f"held out: {first.held_out}{among(looks)}")
-    (folder / "result.json").write_text(json.dumps([result_of(look) for look in looks], indent=1))
+    write_result(folder, [result_of(look) for look in looks])
     words.console().print(table_of(looks))
     words.console().print(escape(f"{told(looks, few)}; probe.csv, probe.png: {folder}"), soft_wrap=True)
     if cfg.report:

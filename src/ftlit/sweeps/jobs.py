@@ -91,7 +91,7 @@ def is_sweep(folder: Path) -> bool:
 
 
 def read_job(folder: Path) -> Job | None:
-    """The job of a folder, if there is one; a successful one with its metrics and advised scenario. Raises `UserError` for a damaged file."""
+    """The job of a folder, if there is one; with its metrics if it succeeded. Raises `UserError` for a damaged file."""
     path = folder / FILE
     if not path.is_file():
         return None

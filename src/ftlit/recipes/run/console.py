@@ -25,6 +25,8 @@ from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.models.backbone import Backbone
 from ftlit.recipes.config.overrides import OF_TRAINING, arguments, given, program, replaced
+from ftlit.recipes.run.resume import write_config
+from ftlit.run_folder import write_result
 
 SOLVED = "solved on features of training {noun}, without augmentation; its L2 penalty is {l2}"
 TAKES_VAL = "once val has judged it, it is solved on val too; "
@@ -37,13 +39,13 @@ def write_folder(cfg: DictConfig, data: Any) -> None:
     """`config.yaml`, composed and resolved, and `class_names.json` into the run's folder."""
     folder = Path(cfg.paths.run)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
+    write_config(cfg)
     (folder / "class_names.json").write_text(json.dumps(data.class_names, ensure_ascii=False, indent=1))
 
 
 def write_results(cfg: DictConfig, results: Mapping[str, float]) -> None:
     """`result.json`: the metrics of the best checkpoint on val and test, into the run's folder."""
-    Path(cfg.paths.run, "result.json").write_text(json.dumps(dict(results), indent=1))
+    write_result(cfg.paths.run, results)
 
 
 @rank_zero_only

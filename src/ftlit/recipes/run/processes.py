@@ -4,7 +4,6 @@ One of several processes runs as a program of its own: Lightning starts the comm
 command line of a sweep is the whole sweep.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -20,6 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from ftlit.recipes.config.overrides import arguments, program
+from ftlit.run_folder import read_result
 
 MISTAKE = 2
 INTERRUPTED = 130  # the shells' status for a program that Ctrl-C ended
@@ -93,8 +93,8 @@ def run_apart() -> float:
     if status := _run_to_its_end(command, hydra.runtime.cwd, {**ENVIRONMENT, REASON: str(reason)}):
         why = "interrupted" if status == INTERRUPTED else "its process was killed" if status < 0 else "its process ended"
         raise Ended(status, reason.read_text() if reason.is_file() else why)
-    result = Path(folder, "result.json")  # a range test trains nothing that could be judged, and leaves none
-    return float(json.loads(result.read_text())["val/accuracy"]) if result.is_file() else float("nan")
+    result = read_result(folder)  # a range test trains nothing that could be evaluated, and leaves none
+    return float(result["val/accuracy"]) if isinstance(result, dict) else float("nan")
 
 
 def _run_to_its_end(command: list[str], folder: str, environment: dict[str, str]) -> int:

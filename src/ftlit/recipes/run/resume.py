@@ -10,6 +10,10 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from ftlit.errors import UserError
+from ftlit.formats import KEY as FORMAT_KEY
+from ftlit.formats import upgraded, with_format
+
+CONFIG = "config.yaml"
 
 # where and what is written, and who loads; the seed that callbacks take is compared where it stands
 MAY_CHANGE = ("resume", "sweep", "doctor", "paths", "callbacks", "logger", "data.num_workers", "cache.folder")
@@ -29,15 +33,36 @@ def checkpoint_of(cfg: DictConfig) -> Path | None:
         if last.exists():
             raise UserError(f"{cfg.paths.run} holds a run already: give resume=true to go on with it, or another hydra.run.dir=")
         return None
-    began_with = last.parents[1] / "config.yaml"
-    if not began_with.is_file():
+    began_with = read_config(cfg.paths.run)
+    if began_with is None:
         raise UserError(f"resume=true, but {cfg.paths.run} holds no run: give hydra.run.dir=, the folder of the run to go on with")
-    _check_same(OmegaConf.load(began_with), OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True)))
+    _check_same(began_with, OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True)))
     if not last.is_file():  # it ended before its first step
         return None
     if not is_zipfile(last):  # what torch.save writes
         raise UserError(f"{last} is damaged, or no checkpoint: begin a new run")
     return last
+
+
+def write_config(cfg: DictConfig) -> None:
+    """`config.yaml`, composed and resolved, into the run's folder, with the format number in front."""
+    Path(cfg.paths.run, CONFIG).write_text(OmegaConf.to_yaml(with_format({})) + OmegaConf.to_yaml(cfg, resolve=True))
+
+
+def read_config(folder: str | Path) -> Any:
+    """`config.yaml` of the run in a folder; `None` where there is none. Raises `UserError` for a run that this program cannot resume."""
+    path = Path(folder, CONFIG)
+    if not path.is_file():
+        return None
+
+    def refuse(_: object) -> Any:
+        raise UserError(
+            f"resume=true: an earlier ftlit began the run in {folder}: it cannot be resumed, only read (predict, report, export)"
+        )
+
+    config: Any = OmegaConf.load(path)
+    upgraded({FORMAT_KEY: config.pop(FORMAT_KEY, 0)}, path, refuse)
+    return config
 
 
 @contextmanager
