@@ -7,15 +7,13 @@ import sys
 
 import pytest
 import torch
-from hydra import compose, initialize_config_module
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra import compose
 from paths import ROOT
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from ftlit.cli.train import RECIPES
+from ftlit.recipes.config.hydra_internals import initialize_hydra, sweep_jobs, use_hydra_config
 from ftlit.recipes.config.validate import bind
 
 README = (ROOT / "README.md").read_text()
@@ -31,14 +29,13 @@ def test_the_first_two_commands_are_the_newcomers():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_composes_and_binds(command):
     arguments = [argument for argument in shlex.split(command)[2:] if argument != "-m"]
-    batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(arguments), max_batch_size=None)
-    jobs = [job for batch in batches for job in batch]
+    jobs = sweep_jobs(arguments)
     assert jobs
-    with initialize_config_module("ftlit.conf", version_base="1.3"):
+    with initialize_hydra():
         for job in jobs:
             cfg = compose("train", overrides=[*job, "paths.run=/tmp/run"], return_hydra_config=True)
-            HydraConfig.instance().set_config(cfg)
-            bind(cfg)  # raises UserError for a name or a value that nothing takes
+            with use_hydra_config(cfg):
+                bind(cfg)  # raises UserError for a name or a value that nothing takes
             assert cfg.recipe in RECIPES
 
 

@@ -4,12 +4,11 @@ import json
 import tempfile
 from pathlib import Path
 
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
+from hydra import compose
 
 from ftlit.recipes import advise, finetune
 from ftlit.recipes import probe as probes
+from ftlit.recipes.config.hydra_internals import fresh_hydra, use_hydra_config
 from systems.task import Task
 
 
@@ -31,14 +30,13 @@ def run(task: Task, *more: str) -> float:
         words += [f"trainer.max_epochs={task.epochs}"] if task.epochs else []
         words += [] if task.flips else ["data.augment=none"]
         words += [f"paths.run={folder}/run", f"cache.folder={folder}/store", *more]
-        GlobalHydra.instance().clear()
-        with initialize_config_module("ftlit.conf", version_base="1.3"):
+        with fresh_hydra():
             cfg = compose("train", overrides=words, return_hydra_config=True)
             cfg.hydra.job.num, cfg.hydra.runtime.output_dir = 0, f"{folder}/run"
-            HydraConfig.instance().set_config(cfg)
-            if cfg.recipe == "probe":
-                probes.run(cfg)
-            else:
-                finetune.run(advise.settled(cfg))
+            with use_hydra_config(cfg):
+                if cfg.recipe == "probe":
+                    probes.run(cfg)
+                else:
+                    finetune.run(advise.settled(cfg))
         found = json.loads(Path(folder, "run/result.json").read_text())
         return float((found[0] if isinstance(found, list) else found)["test/accuracy"])

@@ -89,6 +89,10 @@ __all__ = list(_MODULES)
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
+        from ftlit.renamed import PUBLIC_NAMES
+
+        if new := PUBLIC_NAMES.get(name):  # an ImportError: `from ftlit import ...` replaces the text of an AttributeError
+            raise ImportError(f"ftlit.{name} is now named ftlit.{new}", name="ftlit")
         raise AttributeError(f"module 'ftlit' has no attribute {name!r}")
     return getattr(import_module(f"ftlit.{_MODULES[name]}"), name)
 

@@ -6,8 +6,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
+from hydra import compose
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from torch.optim import SGD
@@ -18,6 +17,7 @@ from ftlit.finetuning.lr_range_test import RangeTest, diverged, smooth, suggest
 from ftlit.finetuning.lr_schedule import constant
 from ftlit.lit.callbacks.loss_by_lr import LossByRate
 from ftlit.recipes import lr_find
+from ftlit.recipes.config.hydra_internals import fresh_hydra
 
 
 def grid(steps, least=1e-6, most=10.0):
@@ -169,8 +169,7 @@ class Spy(SGD):
 
 
 def composed(folder, *overrides):
-    GlobalHydra.instance().clear()
-    with initialize_config_module("ftlit.conf", version_base="1.3"):
+    with fresh_hydra():
         return compose("train", overrides=["recipe=lr_find", "trainer=cpu", f"paths.run={folder}", *overrides])
 
 

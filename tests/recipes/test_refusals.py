@@ -1,13 +1,13 @@
 """A run that is refused leaves nothing behind, and what could not be loaded is refused."""
 
 import pytest
-from hydra import compose, initialize_config_module
-from hydra.core.hydra_config import HydraConfig
+from hydra import compose
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 
 from ftlit.errors import UserError
+from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
 from ftlit.recipes.finetune import check_slim
-from ftlit.recipes.run.processes import remove_empty
+from ftlit.recipes.run.processes import remove_empty_folder
 
 
 @pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy])
@@ -19,15 +19,14 @@ def test_slim_checkpoints_are_refused_where_shards_would_have_to_hold_all(strate
 
 
 @pytest.mark.parametrize(("mode", "beside", "stays"), [("RUN", [], False), ("RUN", ["config.yaml"], True), ("MULTIRUN", [], True)])
-def test_the_folder_of_a_refused_run_is_removed_only_where_nothing_but_hydras_is_in_it(tmp_path, monkeypatch, mode, beside, stays):
+def test_the_folder_of_a_refused_run_is_removed_only_where_nothing_but_hydras_is_in_it(tmp_path, mode, beside, stays):
     folder = tmp_path / "run"
     for name in (".hydra/config.yaml", *beside):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
-    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
-    with initialize_config_module("ftlit.conf", version_base="1.3"):
-        words = [f"hydra.runtime.output_dir={folder}", f"hydra.mode={mode}"]
-        HydraConfig.instance().set_config(compose("train", words, return_hydra_config=True))
-    remove_empty()
-    assert folder.exists() == stays
-    remove_empty()
+    with initialize_hydra():
+        cfg = compose("train", [f"hydra.runtime.output_dir={folder}", f"hydra.mode={mode}"], return_hydra_config=True)
+    with use_hydra_config(cfg):
+        remove_empty_folder()
+        assert folder.exists() == stays
+        remove_empty_folder()

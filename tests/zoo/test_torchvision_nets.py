@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_module
+from hydra import compose
 from invariant_1 import check_cuts
 from torch import nn
 from torchvision import models
@@ -15,6 +15,7 @@ import ftlit.conf
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError
 from ftlit.models.backbone import Backbone
+from ftlit.recipes.config.hydra_internals import initialize_hydra
 from ftlit.zoo import load_backbone
 from ftlit.zoo.build import EmptyWeights
 from ftlit.zoo.torchvision_layers import FAMILIES, take_apart
@@ -247,7 +248,7 @@ def test_conf_has_one_option_for_each_backbone():
 
 
 def test_every_option_composes_and_binds():
-    with initialize_config_module("ftlit.conf", version_base="1.3"):
+    with initialize_hydra():
         for name in available():
             overrides = [f"+backbone={name}", "backbone.weights=null", "backbone.input_spec.mean=0.5", "backbone.cut=-2"]
             option = dict(compose(overrides=overrides).backbone)

@@ -1,4 +1,4 @@
-"""The jobs of a sweep: each leaves word of itself in its folder, wherever it runs, and a sweep that is started again goes on."""
+"""The jobs of a sweep: each writes its state to its folder, whatever launches it, and a sweep that is started again runs the rest."""
 
 import hashlib
 import sys
@@ -11,110 +11,130 @@ from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf
 
 from ftlit.errors import UserError, one_line
-from ftlit.recipes.config.overrides import which_job
-from ftlit.recipes.run.processes import INTERRUPTED, MISTAKE, Ended
+from ftlit.recipes.config.hydra_internals import add_task_override, hydra_config
+from ftlit.recipes.config.overrides import job_label
+from ftlit.recipes.run.processes import INTERRUPTED_STATUS, USER_ERROR_STATUS, JobExit
 from ftlit.recipes.run.resume import MAY_CHANGE
-from ftlit.sweeps import jobs
-from ftlit.sweeps import summary as sweep
+from ftlit.sweeps import jobs, summary
 from ftlit.sweeps.jobs import Job
 
-GO_ON = ("finetune", "pretrain")  # recipes that leave what a later run goes on from
-BEGUN: list[Path] = []  # the folder of the sweep that this process goes through
+RESUMABLE_RECIPES = ("finetune", "pretrain")  # those whose runs leave a checkpoint
+SWEEP_FOLDERS: list[Path] = []  # the folder of the sweep that this process runs, empty for a single run
 
 
-class Watch(Callback):
-    """Hydra tells it where a sweep begins, whatever launches the jobs. A second sweep in the folder of one is refused."""
+class SweepCallback(Callback):
+    """Hydra calls it when a sweep begins, whatever launches the jobs. A second sweep in the folder of one is refused."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Remember the sweep's folder. Raises `SystemExit` with `MISTAKE`, as Hydra makes a warning of any other error."""
+        """Keep the sweep's folder for `end`.
+
+        Raises:
+            SystemExit: with `USER_ERROR_STATUS`; any other error of a callback is only a warning of Hydra's.
+        """
         folder = Path(config.hydra.sweep.dir)
-        goes_on = OmegaConf.select(config, "sweep.resume")
-        mistake = None
-        if goes_on not in (None, True, False):
-            mistake = f"sweep.resume={goes_on}: give true or false"
-        elif jobs.is_sweep(folder) and not goes_on:
-            mistake = f"{folder} holds a sweep already: give sweep.resume=true to go on with it, or another hydra.sweep.dir="
         try:
-            done = sum(job.status == 0 for _, job in jobs.jobs_of(folder)) if goes_on and jobs.is_sweep(folder) else 0
+            done = _count_done(folder, OmegaConf.select(config, "sweep.resume"))
         except UserError as error:
-            mistake = str(error)
-        if mistake:
-            print(f"ftlit: {mistake}", file=sys.stderr)
-            sys.exit(MISTAKE)
+            print(f"ftlit: {error}", file=sys.stderr)
+            sys.exit(USER_ERROR_STATUS)
         if done:
-            print(f"{done} of the jobs in {folder} ended well before, and are not run again")
-        BEGUN.append(folder)
+            print(f"resuming the sweep in {folder}: jobs that are done and do not run again: {done}")
+        SWEEP_FOLDERS.append(folder)
 
 
-def job(cfg: DictConfig, run: Callable[[], float]) -> float:
-    """Run a job and write down how it ended. Returns its score, NaN where it failed: the sweep goes on. One that has ended well is not run
-    again.
+def _count_done(folder: Path, resume: Any) -> int:
+    """The number of jobs of an earlier sweep in this folder that are done, 0 where there was none.
+
+    Raises:
+        UserError: there was one, and it is not to be resumed, or cannot be read.
+    """
+    if resume not in (None, True, False):
+        raise UserError(f"sweep.resume={resume}: give true or false")
+    if not jobs.is_sweep(folder):
+        return 0
+    if not resume:
+        raise UserError(f"{folder} holds a sweep already: give sweep.resume=true to go on with it, or another hydra.sweep.dir=")
+    return sum(job.status == 0 for _, job in jobs.jobs_of(folder))
+
+
+def run_job(cfg: DictConfig, run: Callable[[], float]) -> float:
+    """Run a job of a sweep and write its state before and after. One that is done already does not run again.
+
+    Returns:
+        Its score; NaN where it failed, so that the sweep goes on.
 
     Raises:
         UserError: its folder is that of another job, of a sweep with other settings.
-        SystemExit: with `INTERRUPTED`, which ends the sweep.
+        SystemExit: with `INTERRUPTED_STATUS`, which ends the sweep.
     """
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    before, this = jobs.read_job(folder), _begun(cfg)
+    folder = Path(hydra_config().runtime.output_dir)
+    before, this = jobs.read_job(folder), _new_job(cfg)
     if before and before.config != this.config:
         raise UserError(
             f"{folder} holds job {before.number} of another sweep ({' '.join(before.overrides)}): give the settings that it was begun with "
             "(more values of the first one may follow), or another hydra.sweep.dir="
         )
     if before and before.status == 0:
-        print(f"{which_job()} has ended already: {folder}")
+        print(f"{job_label()} is done already: {folder}")
         return nan if before.score is None else before.score
-    if before and cfg.recipe in GO_ON and (folder / "config.yaml").is_file():
-        _go_on(cfg)
+    if before and cfg.recipe in RESUMABLE_RECIPES and (folder / "config.yaml").is_file():
+        cfg.resume = True
+        add_task_override("resume=true")  # for processes that the job starts, and for configs that it composes
         this = replace(this, seconds=before.seconds)
     this.write(folder)
+    return _run_and_record(this, folder, run)
+
+
+def _run_and_record(this: Job, folder: Path, run: Callable[[], float]) -> float:
     started, ended = time.perf_counter(), replace(this, status=1)
     try:
         score = run()
         ended = replace(this, status=0, reason="", score=None if isnan(score) else score)
         return score
     except (KeyboardInterrupt, SystemExit) as end:
-        status = _status(end)
-        ended = replace(this, status=status, reason=_reason(end) if status else "")
-        if ended.status == INTERRUPTED:
+        status = _status_of(end)
+        ended = replace(this, status=status, reason=_reason_of(end) if status else "")
+        if status == INTERRUPTED_STATUS:
             raise
     except Exception as error:
         traceback.print_exc()
-        ended = replace(this, status=1, reason=f"{type(error).__name__}: {one_line(error)}")
+        ended = replace(this, reason=f"{type(error).__name__}: {one_line(error)}", status=1)
     finally:
         replace(ended, seconds=round((this.seconds or 0) + time.perf_counter() - started, 2)).write(folder)
     return nan
 
 
-def end() -> int:
-    """Print the table of the sweep that this process went through, if any, and name the failed jobs on stderr, one a line. Returns the
-    sweep's status: `MISTAKE` where all failures are mistakes, 1 where not, 0 for none.
+def end_sweep() -> int:
+    """Print the table of the sweep that this process ran, if any, and the failed jobs on stderr, one a line.
+
+    Returns:
+        The sweep's status: `USER_ERROR_STATUS` where all failures are errors of the user, 1 where not, 0 for none.
     """
     statuses = set()
-    for folder in filter(jobs.is_sweep, BEGUN):
+    for folder in filter(jobs.is_sweep, SWEEP_FOLDERS):
         with suppress(BrokenPipeError):
-            sweep.report(folder)
+            summary.report(folder)
         for path, job in jobs.failed(folder):
-            about = f"job {job.number} ({' '.join(job.overrides)})"
             how = jobs.RUNNING if job.status is None else f"failed with status {job.status}"
-            print(f"ftlit: {about} {how}, its folder: {path.absolute()}", file=sys.stderr)
+            print(f"ftlit: job {job.number} ({' '.join(job.overrides)}) {how}, its folder: {path.absolute()}", file=sys.stderr)
             statuses.add(job.status)
-    return 0 if not statuses else MISTAKE if statuses == {MISTAKE} else 1
+    if not statuses:
+        return 0
+    return USER_ERROR_STATUS if statuses == {USER_ERROR_STATUS} else 1
 
 
-def _begun(cfg: DictConfig) -> Job:
-    hydra = HydraConfig.get()
+def _new_job(cfg: DictConfig) -> Job:
+    hydra = hydra_config()
     given = tuple(word for word in hydra.overrides.task if not word.lstrip("+").startswith("sweep."))
-    return Job(hydra.job.num, given, hashlib.sha256(_settings(cfg).encode()).hexdigest())
+    return Job(hydra.job.num, given, hashlib.sha256(_settings_text(cfg).encode()).hexdigest())
 
 
-def _settings(cfg: DictConfig) -> str:
-    """What a job is known by: its config, less what may change when a run goes on."""
+def _settings_text(cfg: DictConfig) -> str:
+    """The config that identifies a job: all but what may change when a run is resumed."""
     kept = OmegaConf.create(OmegaConf.to_container(cfg))
     for name in MAY_CHANGE:
         parent, _, leaf = name.rpartition(".")
@@ -124,21 +144,13 @@ def _settings(cfg: DictConfig) -> str:
     return OmegaConf.to_yaml(kept, sort_keys=True)
 
 
-def _go_on(cfg: DictConfig) -> None:
-    """As if `resume=true` had been given for this job alone; a process that it starts, or a config composed again, reads that too."""
-    cfg.resume = True
-    known: Any = HydraConfig.get()
-    with read_write(known), open_dict(known):
-        known.overrides.task.append("resume=true")
-
-
-def _status(end: BaseException) -> int:
-    """Python's: no code is success, a text is 1."""
-    code = getattr(end, "code", INTERRUPTED)
+def _status_of(end: BaseException) -> int:
+    """The status that Python's process would have: 0 without a code, 1 for a text."""
+    code = getattr(end, "code", INTERRUPTED_STATUS)
     return code if isinstance(code, int) else int(code is not None)
 
 
-def _reason(end: BaseException) -> str:
-    if isinstance(end, Ended):
+def _reason_of(end: BaseException) -> str:
+    if isinstance(end, JobExit):
         return end.reason
-    return "interrupted" if _status(end) == INTERRUPTED else one_line(end.__context__ or end)
+    return "interrupted" if _status_of(end) == INTERRUPTED_STATUS else one_line(end.__context__ or end)

@@ -12,10 +12,9 @@ import torch
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.utils import instantiate
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.markup import escape
 from rich.table import Table
 
@@ -27,6 +26,7 @@ from ftlit.probes.advice import Advice, Depth, Measurements, advise
 from ftlit.probes.linear_probe import fit_probe
 from ftlit.probes.logme import logme
 from ftlit.recipes import finetune
+from ftlit.recipes.config.hydra_internals import instantiate, set_choices
 from ftlit.recipes.config.overrides import OF_TRAINING, SEARCH, given
 from ftlit.recipes.config.validate import bind, check_input, check_labelled
 from ftlit.recipes.run import console as words
@@ -197,9 +197,7 @@ def overrides_of(cfg: DictConfig, advice: Advice) -> list[str]:
 
 def adopted(cfg: DictConfig) -> DictConfig:
     """The config to go on with, without Hydra's part; what Hydra knows of the choices is brought up to date by that."""
-    known: Any = HydraConfig.get()
-    with read_write(known):
-        known.runtime.choices = cfg.hydra.runtime.choices
+    set_choices(cfg.hydra.runtime.choices)
     with open_dict(cfg):
         cfg.pop("hydra")
     return cfg

@@ -12,7 +12,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -34,11 +33,12 @@ from ftlit.models.backbone import Backbone
 from ftlit.models.batchnorm_fold import batchnorm_to_affine
 from ftlit.models.heads import LinearProbeHead, logits_of
 from ftlit.recipes.config.check_values import AFFINE, check_until
+from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.config.validate import bind, check_input, check_labelled
 from ftlit.recipes.run import artifacts as reporting
 from ftlit.recipes.run import console as words
 from ftlit.recipes.run.loggers import begin_loggers, build_loggers
-from ftlit.recipes.run.processes import INTERRUPTED
+from ftlit.recipes.run.processes import INTERRUPTED_STATUS
 from ftlit.recipes.run.resume import alone_in, checkpoint_of
 
 LOST = ("closed by peer", "reset by peer", "remote process exited")  # what gloo and NCCL say where another process died
@@ -215,7 +215,7 @@ def _train(cfg: DictConfig, run: Run) -> None:
         raise UserError(f"{run.resume_from} holds more than tensors and plain values, and is not loaded: begin a new run") from error
     except SystemExit:  # Lightning's answer to Ctrl-C
         words.say_interrupted(cfg)
-        sys.exit(INTERRUPTED)
+        sys.exit(INTERRUPTED_STATUS)
     except RuntimeError as error:
         if run.trainer.world_size == 1 or not any(sign in str(error) for sign in LOST):
             raise

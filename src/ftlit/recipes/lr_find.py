@@ -9,7 +9,6 @@ from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
-from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
@@ -22,9 +21,10 @@ from ftlit.lit.callbacks.seed_each_step import SeedEachStep
 from ftlit.lit.staged_finetuning import StagedFinetuning
 from ftlit.lit.trainer_internals import callbacks_of
 from ftlit.recipes import finetune
+from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.config.validate import bind
 from ftlit.recipes.run import console as words
-from ftlit.recipes.run.processes import INTERRUPTED
+from ftlit.recipes.run.processes import INTERRUPTED_STATUS
 
 RISING = {
     "_target_": "ftlit.finetuning.lr_schedule.Rates",
@@ -85,7 +85,7 @@ def observe(cfg: DictConfig, run: finetune.Run, test: RangeTest) -> LossByRate:
     try:
         trainer.fit(run.model, run.data)
     except SystemExit:  # Lightning's answer to Ctrl-C
-        sys.exit(INTERRUPTED)
+        sys.exit(INTERRUPTED_STATUS)
     return seen
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
 
@@ -17,6 +16,7 @@ from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.tasks.layerwise_pretraining import Curves, LayerwisePretrainer
 from ftlit.models.backbone import Backbone
 from ftlit.recipes import finetune
+from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.config.validate import bind
 from ftlit.recipes.run import console as words
 from ftlit.recipes.run.feature_setup import one_device

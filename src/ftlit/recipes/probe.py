@@ -8,7 +8,6 @@ from statistics import mean, stdev
 from typing import Any
 
 import lightning.pytorch as pl
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.markup import escape
 from rich.table import Table
@@ -22,6 +21,7 @@ from ftlit.models.pooling import POOLINGS
 from ftlit.probes.layer_probes import Interval, LayerProbes, best_of, bootstrap, draw, write_csv
 from ftlit.probes.linear_probe import L2_PENALTIES, Probe
 from ftlit.recipes import finetune
+from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.config.validate import bind, check_input, check_labelled
 from ftlit.recipes.run import artifacts as reporting
 from ftlit.recipes.run import console as words

@@ -8,10 +8,9 @@ from itertools import product
 
 import pytest
 import torch
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
+from hydra import compose
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import get_object
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig, OmegaConf
 from paths import CONF
@@ -23,8 +22,9 @@ from ftlit.finetuning.lr_schedule import Rates
 from ftlit.finetuning.schedule import Schedule
 from ftlit.models.backbone import Backbone
 from ftlit.patterns import first_match
-from ftlit.recipes.config import check_values as limits
+from ftlit.recipes.config import check_values
 from ftlit.recipes.config.error_messages import as_user_error
+from ftlit.recipes.config.hydra_internals import fresh_hydra, instantiate
 from ftlit.recipes.config.validate import bind
 from ftlit.recipes.finetune import build
 
@@ -62,10 +62,8 @@ CALLED_WITH = {
 @pytest.fixture(autouse=True)
 def hydra():
     """Hydra as the command line has it; forgotten after each test."""
-    GlobalHydra.instance().clear()
-    with initialize_config_module("ftlit.conf", version_base="1.3"):
+    with fresh_hydra():
         yield
-    GlobalHydra.instance().clear()
 
 
 @cache
@@ -188,6 +186,9 @@ def test_a_value_that_only_the_person_knows_is_asked_for(group, name, monkeypatc
         (["scenario=null"], "a group takes the name of one of its options"),
         (["head=3"], "a group takes the name of one of its options"),
         (["backbone.name=3"], "backbone.name=3: give a word"),
+        (["head=solved"], "head=solved is now named head=linear_probe: give head=linear_probe"),
+        (["probe.strengths=[0.1]"], "probe.strengths is now named probe.l2: give probe.l2=..."),
+        (["+probe.strengths=[0.1]"], "probe.strengths is now named probe.l2: give probe.l2=..."),
         (["seed=[0"], "cannot read 'seed=[0': give group=option or name=value"),
     ],
 )
@@ -199,6 +200,7 @@ def test_a_wrong_name_or_type_is_one_line_with_what_would_do(overrides, line, mo
     ("override", "meant"),
     [
         ("head._target_=no_such.Module", "head._target_=no_such.Module cannot be imported: No module named 'no_such'"),
+        ("head._target_=ftlit.head.MLPHead", "head._target_=ftlit.head.MLPHead cannot be imported: it is now ftlit.models.heads.MLPHead"),
         ("head._target_=torch.nn.NoSuch", "no name in torch.nn 'NoSuch'"),
         ("optimizer.lr=-1", "optimizer.lr=-1: Invalid learning rate: -1"),
         ("optimizer.weight_decay=-1", "optimizer.weight_decay=-1: Invalid weight_decay"),
@@ -212,7 +214,7 @@ def test_a_wrong_name_or_type_is_one_line_with_what_would_do(overrides, line, mo
         ("trainer.limit_test_batches=0.0", "give 1 or more"),
         ("trainer.precision=17", "trainer.precision=17: give "),
         ("trainer.devices=0", "trainer.devices=0: give a number of devices"),
-        ("head.hiden=3", "no option 'head.hiden': the head picked takes none: did you mean head.hidden of head=mlp?"),
+        ("head.hiden=3", "no option 'head.hiden': the head chosen takes none: did you mean head.hidden of head=mlp?"),
         ("data.val_fraction=1.5", "val_fraction=1.5"),
         ("backbone.input_spec.size=32.0", "give a whole number of pixels"),
     ],
@@ -270,7 +272,7 @@ def test_a_callback_from_elsewhere_may_log_a_metric_that_we_do_not_know():
 
 
 def test_every_name_of_train_yaml_is_one_that_may_be_given():
-    assert set(limits._read()) == set(map(str, composed()))
+    assert set(check_values._known_names()) == set(map(str, composed()))
 
 
 def test_the_command_line_says_the_line_and_nothing_else_and_exits_with_2():

@@ -1,9 +1,9 @@
 """The plan says what of a scenario or an experiment the command line has replaced."""
 
 import pytest
-from hydra import compose, initialize_config_module
-from hydra.core.hydra_config import HydraConfig
+from hydra import compose
 
+from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
 from ftlit.recipes.config.overrides import replaced
 
 AT_ONCE = "schedule=all_at_once takes the place of scenario=large_similar's schedule=head_then_all and of its values"
@@ -21,18 +21,32 @@ AT_ONCE = "schedule=all_at_once takes the place of scenario=large_similar's sche
         (["~scenario", "schedule=all_at_once"], []),
     ],
 )
-def test_an_option_given_instead_of_an_overlays_own_is_said_with_the_values_that_are_lost(words, lines, monkeypatch):
-    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
-    with initialize_config_module("ftlit.conf", version_base="1.3"):
+def test_an_option_given_instead_of_an_overlays_own_is_said_with_the_values_that_are_lost(words, lines):
+    with initialize_hydra():
         cfg = compose("train", words, return_hydra_config=True)
-        HydraConfig.instance().set_config(cfg)
-        assert replaced(cfg) == lines
+        with use_hydra_config(cfg):
+            assert replaced(cfg) == lines
 
 
-def test_a_rate_that_the_scenario_sets_is_not_lost_with_its_optimizer(monkeypatch):
-    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
-    with initialize_config_module("ftlit.conf", version_base="1.3"):
+@pytest.mark.parametrize(
+    ("words", "added"),
+    [
+        (["hparams_search=optuna"], True),
+        (["seed=1", "+hparams_search=own"], True),
+        (["hparams_search=null"], False),
+        (["hparams_search=optuna", "hparams_search=null"], False),
+        (["-m", "hparams_search=optuna"], False),
+        (["hparams_search=optuna", "hydra.mode=RUN"], False),
+        (["seed=1,2"], False),
+    ],
+)
+def test_a_search_is_a_sweep_unless_the_command_line_gives_the_mode(words, added):
+    assert set_search_mode(words) == [*words, *(["hydra.mode=MULTIRUN"] if added else [])]
+
+
+def test_a_rate_that_the_scenario_sets_is_not_lost_with_its_optimizer():
+    with initialize_hydra():
         cfg = compose("train", ["scenario=small_similar", "optimizer=sgd"], return_hydra_config=True)
-        HydraConfig.instance().set_config(cfg)
-        (line,) = replaced(cfg)
+        with use_hydra_config(cfg):
+            (line,) = replaced(cfg)
     assert line.startswith("optimizer=sgd takes the place of scenario=small_similar's optimizer=adamw") and "optimizer.lr" not in line

@@ -8,14 +8,14 @@ from importlib.util import find_spec
 
 import pytest
 import warm
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
+from hydra import compose
 from hydra.utils import get_object
 from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
 from paths import ROOT
 
 from ftlit.errors import UserError
+from ftlit.recipes.config.hydra_internals import fresh_hydra
 from ftlit.recipes.run.loggers import PACKAGES, begin_loggers, build_loggers
 
 STAGED = ("scenario=large_similar", "schedule=top_down", "trainer.max_epochs=6", "report=false")
@@ -23,10 +23,8 @@ STAGED = ("scenario=large_similar", "schedule=top_down", "trainer.max_epochs=6",
 
 @pytest.fixture(autouse=True)
 def hydra():
-    GlobalHydra.instance().clear()
-    with initialize_config_module("ftlit.conf", version_base="1.3"):
+    with fresh_hydra():
         yield
-    GlobalHydra.instance().clear()
 
 
 def loggers(choice, folder):

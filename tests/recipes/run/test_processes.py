@@ -13,7 +13,6 @@ import warm
 from paths import ROOT
 
 from ftlit.recipes.config.overrides import quote
-from ftlit.recipes.run.processes import undone
 
 TRAIN = (str(ROOT / "train.py"),)
 MODULE = ("-m", "ftlit.cli.train")
@@ -128,18 +127,6 @@ def test_resume_where_no_run_began_is_a_mistake(tmp_path):
     result = warm.run([sys.executable, *TRAIN, "resume=true"], cwd=tmp_path, timeout=100)
     assert result.returncode == 2 and result.stderr.count("\n") == 1
     assert f"{tmp_path}/runs/" in result.stderr and "holds no run: give hydra.run.dir=" in result.stderr
-
-
-def test_what_a_job_sets_for_its_process_is_undone():
-    import torch
-    from lightning.pytorch import Trainer, seed_everything
-
-    before = dict(os.environ), torch.get_deterministic_debug_mode()
-    with undone():
-        seed_everything(3, verbose=False)
-        Trainer(deterministic=True, accelerator="cpu", logger=False)
-        assert torch.are_deterministic_algorithms_enabled()
-    assert (dict(os.environ), torch.get_deterministic_debug_mode()) == before
 
 
 def test_a_folder_with_odd_letters_is_one_value():

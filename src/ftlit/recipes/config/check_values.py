@@ -1,4 +1,4 @@
-"""What no signature tells of a config: ranges, metrics that exist, names that something reads. Said before anything is built."""
+"""Checks of a config beyond signatures, before anything is built: ranges, metrics that are logged, names that something reads."""
 
 import re
 from collections.abc import Iterator
@@ -7,17 +7,16 @@ from itertools import dropwhile, takewhile
 from typing import Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.finetuning.freeze import POLICIES
 from ftlit.finetuning.schedule import Schedule
+from ftlit.recipes.config.hydra_internals import added_names, hydra_config, instantiate
+from ftlit.renamed import OPTIONS
 
 LARGEST_SEED = 2**32 - 1  # numpy's
-METRICS = [f"val/{metric}" for metric in ("accuracy", "f1", "loss")]  # what FineTuner logs by the time they are looked at
+METRICS = [f"val/{metric}" for metric in ("accuracy", "f1", "loss")]  # that FineTuner logs before a callback or a stage reads them
 AFFINE = "affine"
 CHOICES: dict[str, tuple[object, ...]] = {  # values of train.yaml itself
     "doctor": ("warn", "strict"),
@@ -29,19 +28,19 @@ CHOICES: dict[str, tuple[object, ...]] = {  # values of train.yaml itself
     "decay_all": (True, False),
     "batchnorm": (*POLICIES, AFFINE),
 }
-OURS = ("ftlit.", "lightning.")
+KNOWN_PACKAGES = ("ftlit.", "lightning.")  # whose callbacks log no metric of their own
 
 
 def check(cfg: DictConfig) -> None:
-    """Refuse what binds but cannot be run.
+    """Check values that no signature excludes.
 
     Raises:
-        UserError: the full name of the value, what was given, and what would do.
+        UserError: the full name of a value that cannot be used, what was given, and what is accepted.
     """
     _check_added(cfg)
     for name, options in CHOICES.items():
         given = OmegaConf.select(cfg, name)
-        if type(given) not in {type(option) for option in options} or given not in options:  # 1 is no true
+        if type(given) not in {type(option) for option in options} or given not in options:  # 1 is not true
             raise unknown(name, given, options)
     if not 0 <= cfg.seed <= LARGEST_SEED:
         raise UserError(f"seed={cfg.seed}: give a whole number from 0 to {LARGEST_SEED}")
@@ -51,39 +50,44 @@ def check(cfg: DictConfig) -> None:
 
 
 def check_until(schedule: Schedule) -> None:
-    """Refuse a stage that waits for what nothing logs."""
+    """Raise `UserError` for a stage that waits for a metric that nothing logs."""
     for stage in schedule.stages:
         if stage.until is not None and stage.until.metric not in METRICS:
             raise unknown(f"metric for stage {stage.name!r}:", stage.until.metric, METRICS)
 
 
+def renamed_option(name: str) -> UserError | None:
+    """The error for an old name, `group=option` or the name of a value; `None` where it is not one."""
+    new = OPTIONS.get(name)
+    return UserError(f"{name} is now named {new}: give {new if '=' in new else f'{new}=...'}") if new else None
+
+
 def _check_added(cfg: DictConfig) -> None:
     """`+sede=1`: Hydra adds any name that is not there yet, and nothing would read it."""
-    if not HydraConfig.initialized():
+    hydra = hydra_config()
+    if hydra is None:
         return
-    hydra, told = HydraConfig.get(), OmegaConf.to_yaml(cfg)
-    for override in OverridesParser.create().parse_overrides(list(hydra.overrides.task)):
-        name = override.key_or_group.partition(".")[0]
-        added = override.is_add() or override.is_force_add()
-        used = re.search(rf"\$\{{{re.escape(name)}\b", told)
-        if added and not used and name not in hydra.runtime.choices and name not in _read():
-            raise unknown("option", name, [*_read(), *overlay_groups()])
+    text = OmegaConf.to_yaml(cfg)
+    for name in added_names(hydra.overrides.task):
+        used = re.search(rf"\$\{{{re.escape(name)}\b", text)
+        if not used and name not in hydra.runtime.choices and name not in _known_names():
+            raise unknown("option", name, [*_known_names(), *overlay_groups()])
 
 
-def _read() -> list[str]:
-    """The names that train.yaml has, and with it every recipe; those of overlays stand after `_self_` and hold no values."""
-    train = _train()
+def _known_names() -> list[str]:
+    """The names at the top of train.yaml, which all recipes share; groups after `_self_` are overlays and hold no values."""
+    train = _train_yaml()
     groups = takewhile(lambda entry: entry != "_self_", train.pop("defaults"))
     return [str(name) for entry in groups for name in entry if name != "hydra"] + [str(name) for name in train]
 
 
 def overlay_groups() -> list[str]:
     """The groups of train.yaml whose options set values of others: `scenario`, `experiment`, ..."""
-    groups = dropwhile(lambda entry: entry != "_self_", _train().defaults)
+    groups = dropwhile(lambda entry: entry != "_self_", _train_yaml().defaults)
     return [str(name) for entry in groups if isinstance(entry, DictConfig) for name in entry if not str(name).startswith("override ")]
 
 
-def _train() -> DictConfig:
+def _train_yaml() -> DictConfig:
     train = OmegaConf.load(str(files("ftlit.conf") / "train.yaml"))
     assert isinstance(train, DictConfig)
     return train
@@ -92,15 +96,15 @@ def _train() -> DictConfig:
 def _check_trainer(trainer: DictConfig) -> None:
     if trainer.get("devices") == 0:
         raise UserError("trainer.devices=0: give a number of devices, 1 or more, or -1 for all there are")
-    for name, use in (("limit_val_batches", "the best checkpoint is chosen"), ("limit_test_batches", "the run is judged")):
+    for name, use in (("limit_val_batches", "the best checkpoint is chosen"), ("limit_test_batches", "the run is tested")):
         if trainer.get(name) == 0:
             raise UserError(f"trainer.{name}=0: {use} by these batches; give 1 or more, or null for all")
 
 
 def _check_monitors(callbacks: DictConfig) -> None:
-    """A metric that nothing logs would end the run after its first epoch. A callback from elsewhere may log more than we know of."""
+    """A metric that nothing logs would end the run after its first epoch. A custom callback may log metrics that are not known here."""
     known = {str(name): node for name, node in callbacks.items() if isinstance(node, DictConfig)}
-    if not all(str(node.get("_target_")).startswith(OURS) for node in known.values()):
+    if not all(str(node.get("_target_")).startswith(KNOWN_PACKAGES) for node in known.values()):
         return
     for name, node in known.items():
         if (monitor := node.get("monitor")) is not None and monitor not in METRICS:
@@ -108,7 +112,7 @@ def _check_monitors(callbacks: DictConfig) -> None:
 
 
 def _check_optimizer(optimizer: DictConfig, lr_scheduler: DictConfig) -> None:
-    """Only the optimizer and its scheduler know the ranges of their values: make them for a single parameter."""
+    """Build optimizer and scheduler for a single parameter: only they know the ranges of their values."""
     try:
         trial = instantiate(optimizer)([{"params": [torch.nn.Parameter(torch.zeros(1))], "name": "trial"}])
     except ValueError as error:

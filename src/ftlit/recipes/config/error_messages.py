@@ -1,24 +1,36 @@
-"""Which errors of Hydra and of what it builds are a person's mistake, and how each is said in one line."""
+"""Decide which errors of Hydra, and of the objects that it builds, are errors of the user, and word each in one line."""
 
 import re
 import sys
 from collections.abc import Iterator
 from difflib import get_close_matches
-from traceback import walk_tb
 from typing import Any
 
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
+from hydra import compose
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ftlit.errors import UserError, one_line, unknown
-from ftlit.recipes.config.check_values import overlay_groups
+from ftlit.recipes.config import hydra_internals
+from ftlit.recipes.config.check_values import overlay_groups, renamed_option
+from ftlit.recipes.config.hydra_internals import FailedCall
+
+PLUGIN_EXTRAS = {  # options that another package brings -> the extra that installs it
+    "hydra/sweeper=optuna": "sweep",
+    "hydra/launcher=joblib": "sweep",
+    "hydra/launcher=submitit_slurm": "slurm",
+    "hydra/launcher=submitit_local": "slurm",
+    "hydra/launcher=ray": "ray",
+}
+LIGHTNING_HINTS = {  # part of a message of Lightning -> what the user can do
+    "No supported gpu backend": "no GPU that torch can use is here: take trainer=auto or trainer=cpu",
+    "CUDAAccelerator` can not run": "no GPU that torch can use is here: take trainer=auto or trainer=cpu",
+}
 
 
 def as_user_error(error: BaseException) -> UserError | None:
-    """The mistake behind an error, in one line; `None` where the error is not a person's doing."""
+    """The error of the user that caused `error`, in one line; `None` for a fault of the program."""
     chain = list(_chain(error))
     for cause in chain:
         if isinstance(cause, UserError):
@@ -27,15 +39,15 @@ def as_user_error(error: BaseException) -> UserError | None:
         if isinstance(cause, MissingConfigException):
             return _wrong_option(cause)
         if isinstance(cause, ValueError) and str(cause).startswith("No trials are completed"):  # Optuna's
-            return UserError("no trial of this search ended well: what each failed with stands above")
+            return UserError("no trial of this search ended well: the error of each is printed above")
         if isinstance(cause, ConfigCompositionException):
             return _wrong_override(chain)
-        if isinstance(cause, ValueError) and str(cause).startswith("Config group override must be"):  # `scenario=null`, `head=3`
+        if hydra_internals.is_bad_group_value(cause):
             return UserError("a group takes the name of one of its options, group=option; ~group leaves it out")
         if isinstance(cause, OverrideParseException):
-            return UserError(f"cannot read {cause.override!r}: give group=option or name=value (quote what has spaces or commas)")
-        if isinstance(cause, InstantiationException):
-            return _refused_arguments(cause)
+            return UserError(f"cannot read {cause.override!r}: give group=option or name=value (quote a value with spaces or commas)")
+        if call := hydra_internals.failed_call(cause):
+            return _refused_arguments(call, cause)
         if isinstance(cause, HydraException | OmegaConfBaseException):
             return UserError(one_line(cause))
     return _misconfigured(error)
@@ -44,105 +56,94 @@ def as_user_error(error: BaseException) -> UserError | None:
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
-        error = error.__cause__  # not the context: an error of ours that is raised while a mistake is handled is a fault
+        error = error.__cause__  # not the context: an error of ours that is raised while a user error is handled is a fault
 
 
-def _refused_arguments(error: InstantiationException) -> UserError | None:
-    """What the called thing says of its arguments. `None` where it broke inside: another kind of error, or one that passed through ftlit,
-    whose own refusals are `UserError`s.
+def _refused_arguments(call: FailedCall, error: BaseException) -> UserError | None:
+    """Why a called target refused its arguments. `None` where it broke inside: another kind of error, or one that passed through ftlit,
+    which raises `UserError` for arguments.
     """
-    cause = error.__cause__
-    part = re.search(r"full_key: (\S+)", str(error))
-    where = f"{part[1]}: " if part else ""
-    if cause is None:
-        return UserError(f"{where}{one_line(error)}")
-    if misconfigured := _misconfigured(cause):
-        return UserError(f"{where}{misconfigured}")
-    foreign = not any(frame.f_globals.get("__name__", "").startswith("ftlit.") for frame, _ in walk_tb(cause.__traceback__))
-    if isinstance(cause, OSError | ImportError) or (isinstance(cause, TypeError | ValueError) and foreign):
-        return UserError(f"{where}{one_line(cause)}")
+    prefix = f"{call.node}: " if call.node else ""
+    if call.cause is None:
+        return UserError(f"{prefix}{one_line(error)}")
+    if misconfigured := _misconfigured(call.cause):
+        return UserError(f"{prefix}{misconfigured}")
+    foreign = not any(name.startswith("ftlit.") for name in call.modules)
+    if isinstance(call.cause, OSError | ImportError) or (isinstance(call.cause, TypeError | ValueError) and foreign):
+        return UserError(f"{prefix}{one_line(call.cause)}")
     return None
 
 
 def _misconfigured(error: BaseException) -> UserError | None:
-    """Lightning's word for a wrong choice, with what would do instead where we know it."""
-    from lightning.fabric.utilities.exceptions import MisconfigurationException  # here: no other mistake waits for Lightning
+    """Lightning's error for a wrong choice, with what to do instead where we know it."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException  # here: no other user error waits for Lightning
 
     if not isinstance(error, MisconfigurationException):
         return None
     text = one_line(error)
-    return UserError(next((hint for words, hint in MISCONFIGURED.items() if words in text), text))
-
-
-MISCONFIGURED = {  # a piece of Lightning's text -> what a person can do
-    "No supported gpu backend": "no GPU that torch can use is here: take trainer=auto or trainer=cpu",
-    "CUDAAccelerator` can not run": "no GPU that torch can use is here: take trainer=auto or trainer=cpu",
-}
-
-
-PLUGINS = {  # options that a package brings -> its extra
-    "hydra/sweeper=optuna": "sweep",
-    "hydra/launcher=joblib": "sweep",
-    "hydra/launcher=submitit_slurm": "slurm",
-    "hydra/launcher=submitit_local": "slurm",
-    "hydra/launcher=ray": "ray",
-}
+    return UserError(next((hint for part, hint in LIGHTNING_HINTS.items() if part in text), text))
 
 
 def _wrong_option(error: MissingConfigException) -> UserError:
-    """`backbone=resnet51`: Hydra lists the options; the nearest goes in front."""
-    missing = re.search(r"Could not find '(.+)/(.+)'", str(error))
+    """`backbone=resnet51`: the closest match, then the options that Hydra lists."""
+    missing = hydra_internals.missing_option(str(error))
     options = [option for option in error.options or [] if not option.startswith("_")]
-    if missing and (extra := PLUGINS.get(f"{missing[1]}={missing[2]}")):
-        return UserError(f'{missing[1]}={missing[2]} needs another package: pip install "ftlit[{extra}]"')
-    return unknown(f"option of {missing[1]}", missing[2], options) if missing and options else UserError(one_line(error))
+    if missing is None:
+        return UserError(one_line(error))
+    group, option = missing
+    if renamed := renamed_option(f"{group}={option}"):
+        return renamed
+    if extra := PLUGIN_EXTRAS.get(f"{group}={option}"):
+        return UserError(f'{group}={option} needs another package: pip install "ftlit[{extra}]"')
+    return unknown(f"option of {group}", option, options) if options else UserError(one_line(error))
 
 
 def _wrong_override(chain: list[BaseException]) -> UserError:
-    """`trainer.max_epoch=3` or `backbones=resnet50`: the nearest name that the composed config has."""
-    text = " ".join(one_line(error) for error in chain)
-    for pattern in (r"Could not override '([^']+)'", r"Could not find '([^']+)'", r"No match in the defaults list"):
-        if found := re.search(pattern, text):
-            name = found[1] if found.groups() else (re.search(r"override '([^']+)'", text) or [None, ""])[1]
-            name = str(name).split("@")[0]
-            parent, known = name.rpartition(".")[0], [*_names(), *overlay_groups()]
-            if not parent and (deeper := [other for other in known if other.endswith(f".{name}")]):  # `lr=1e-3`
-                return UserError(f"no option {name!r}: did you mean {' or '.join(deeper[:3])}?")
-            beside = [other for other in known if other.rpartition(".")[0] == parent]
-            leaf, leaves = name.rpartition(".")[2], [other.rpartition(".")[2] for other in beside]
-            return unknown("option", name, beside) if get_close_matches(leaf, leaves) or not parent else _of_another(name, parent, leaves)
-    return UserError(one_line(chain[-1]))
+    """`trainer.max_epoch=3` or `backbones=resnet50`: the closest name in the composed config."""
+    name = hydra_internals.rejected_name(" ".join(one_line(error) for error in chain))
+    if name is None:
+        return UserError(one_line(chain[-1]))
+    if renamed := renamed_option(name):
+        return renamed
+    parent, _, leaf = name.rpartition(".")
+    known = [*_names(), *overlay_groups()]
+    if not parent and (deeper := [other for other in known if other.endswith(f".{name}")]):  # `lr=1e-3`
+        return UserError(f"no option {name!r}: did you mean {' or '.join(deeper[:3])}?")
+    siblings = [other for other in known if other.rpartition(".")[0] == parent]
+    leaves = [other.rpartition(".")[2] for other in siblings]
+    if get_close_matches(leaf, leaves) or not parent:
+        return unknown("option", name, siblings)
+    return _name_of_another_option(name, parent, leaves)
 
 
-def _of_another(name: str, parent: str, leaves: list[str]) -> UserError:
-    """`head.hiden=3` where the head picked takes nothing of the kind: another option of its group may."""
-    choice = next((a.partition("=")[2] for a in sys.argv[1:] if a.startswith(f"{parent}=")), None)
-    picked = f"{parent}={choice}" if choice else f"the {parent} picked"
-    GlobalHydra.instance().clear()
-    with initialize_config_module("ftlit.conf", version_base="1.3"):
-        options = GlobalHydra.instance().config_loader().get_group_options(parent)
-        takes = {key: option for option in options for key in _keys(compose(overrides=[f"+{parent}={option}"])) if "." in key}
-    other = {key.removeprefix(f"{parent}."): option for key, option in takes.items()}
-    near = get_close_matches(name.removeprefix(f"{parent}."), [key for key in other if key not in leaves], n=1)
-    meant = f": did you mean {parent}.{near[0]} of {parent}={other[near[0]]}?" if near else ""
-    return UserError(f"no option {name!r}: {picked} takes {', '.join(leaves) or 'none'}{meant}")
+def _name_of_another_option(name: str, group: str, leaves: list[str]) -> UserError:
+    """`head.hiden=3` where the chosen head takes nothing similar: the closest name of another option of the group."""
+    choice = next((word.partition("=")[2] for word in sys.argv[1:] if word.startswith(f"{group}=")), None)
+    chosen = f"{group}={choice}" if choice else f"the {group} chosen"
+    with hydra_internals.fresh_hydra():
+        options = hydra_internals.group_options(group)
+        takes = {key: option for option in options for key in _keys(compose(overrides=[f"+{group}={option}"])) if "." in key}
+    other = {key.removeprefix(f"{group}."): option for key, option in takes.items()}
+    near = get_close_matches(name.removeprefix(f"{group}."), [key for key in other if key not in leaves], n=1)
+    meant = f": did you mean {group}.{near[0]} of {group}={other[near[0]]}?" if near else ""
+    return UserError(f"no option {name!r}: {chosen} takes {', '.join(leaves) or 'none'}{meant}")
 
 
 def _names() -> list[str]:
-    """Every name of the composed config, with the groups that were asked for but no values."""
-    GlobalHydra.instance().clear()
-    with initialize_config_module("ftlit.conf", version_base="1.3"):
-        for overrides in ([a for a in sys.argv[1:] if re.fullmatch(r"[a-z_]+=\w+", a)], []):
+    """Every name of the config that is composed from the groups that were given, without the values that were given."""
+    with hydra_internals.fresh_hydra():
+        for overrides in ([word for word in sys.argv[1:] if re.fullmatch(r"[a-z_]+=\w+", word)], []):
             try:
                 return list(_keys(compose("train", overrides=overrides)))
             except HydraException:
-                continue  # another of them is wrong too: the defaults then
+                continue  # another group is wrong too: the defaults then
     return []
 
 
-def _keys(node: Any, prefix: str = "") -> Iterator[str]:
+def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
     for key in (key for key in map(str, node) if not key.startswith("_")):
         yield f"{prefix}{key}"
-        child = node._get_node(key)
-        if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
-            yield from _keys(child, f"{prefix}{key}.")
+        if not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key):
+            child: Any = node[key]
+            if isinstance(child, DictConfig):
+                yield from _keys(child, f"{prefix}{key}.")

@@ -1,4 +1,4 @@
-"""Checks a config against the signatures of what it would build, before anything is built. The signature is the schema."""
+"""Check a config against the signatures of the classes and functions that it names, before anything is built."""
 
 import inspect
 import re
@@ -15,31 +15,34 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, one_line, unknown
-from ftlit.recipes.config import check_values as limits
+from ftlit.recipes.config import check_values
+from ftlit.renamed import new_path
 
 
 def bind(cfg: DictConfig) -> None:
     """Check every node of `cfg` that has a `_target_`: its names are arguments of the target, and plain values have the annotated type.
-    Then its values as `limits.check` does.
+    Then check values as `check_values.check` does.
 
-    Annotations of other kinds than numbers, strings, paths, literals, lists and mappings are not checked.
+    Only annotations of numbers, strings, paths, literals, lists and mappings are checked.
 
     Raises:
-        UserError: the full name of the value, what was given, and what would do.
+        UserError: the full name of the value, what was given, and what is accepted.
     """
     for name, node in _targets(cfg):
         target = _found(name, node["_target_"])
         signature = inspect.signature(target)
         open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+        written: Any = OmegaConf.to_container(node)
         for key in (key for key in map(str, node) if not key.startswith("_")):
             if key not in signature.parameters:
                 if open_ended:
                     continue
-                raise unknown("option", f"{name}.{key}", [f"{name}.{p}" for p in signature.parameters])
+                full_name = f"{name}.{key}"
+                raise check_values.renamed_option(full_name) or unknown("option", full_name, [f"{name}.{p}" for p in signature.parameters])
             if OmegaConf.is_missing(node, key):
                 raise UserError(f"{name}.{key} has no value: give {name}.{key}=...")
-            _check(_source(node, key) or f"{name}.{key}", node[key], _hints(target).get(key))
-    limits.check(cfg)
+            _check(_interpolated_name(written[key]) or f"{name}.{key}", node[key], _hints(target).get(key))
+    check_values.check(cfg)
 
 
 def check_labelled(data: Any) -> None:
@@ -49,10 +52,10 @@ def check_labelled(data: Any) -> None:
 
 
 def check_input(cfg: DictConfig, input_spec: object) -> None:
-    """Refuse data of images for a network of texts, and the other way round, as the data's signature says.
+    """Check that network and data both take images, or both take texts, as the signature of the data tells.
 
     Raises:
-        UserError: what both are, and what would do.
+        UserError: what each takes, and what to give.
     """
     wanted = _hints(_found("data", cfg.data._target_)).get("input_spec")
     if wanted is InputSpec and isinstance(input_spec, TextSpec):
@@ -69,7 +72,9 @@ def _found(name: str, path: str) -> Callable[..., Any]:
 
 
 def _why(path: str, error: Exception) -> str:
-    """The nearest name of the module that is there; Python's own words where none is, or where it breaks while it is imported."""
+    """The new path of a class that moved; else the closest name in the module; Python's error where there is no module, or it breaks."""
+    if new := new_path(path):
+        return f"it is now {new}"
     module, _, leaf = path.rpartition(".")
     try:
         return str(unknown(f"name in {module}", leaf, [other for other in dir(import_module(module)) if not other.startswith("_")]))
@@ -78,19 +83,23 @@ def _why(path: str, error: Exception) -> str:
 
 
 def _targets(node: Any, name: str = "") -> Iterator[tuple[str, DictConfig]]:
-    if isinstance(node, DictConfig) and not node._is_none():
-        if OmegaConf.is_missing(node, "_target_"):
-            raise UserError(f"{name}._target_ has no value: give {name}._target_=...")
-        if "_target_" in node:
-            yield name, node
-        for key in map(str, node):
-            if name or key != "hydra":
-                yield from _targets(node._get_node(key), f"{name}.{key}" if name else key)
+    """Full name and node of each node with a `_target_`; not of those behind an interpolation, nor of Hydra's own."""
+    if not isinstance(node, DictConfig):
+        return
+    if OmegaConf.is_missing(node, "_target_"):
+        raise UserError(f"{name}._target_ has no value: give {name}._target_=...")
+    if "_target_" in node:
+        yield name, node
+    for key in node:
+        leaf = str(key)
+        written = not OmegaConf.is_interpolation(node, leaf) and not OmegaConf.is_missing(node, key)
+        if written and (name or leaf != "hydra"):
+            yield from _targets(node[key], f"{name}.{leaf}" if name else leaf)
 
 
-def _source(node: DictConfig, key: str) -> str | None:
-    """`trainer.max_epochs` where the value is written `${trainer.max_epochs}`: that is what a person gave."""
-    found = re.fullmatch(r"\$\{([\w.]+)\}", str(node._get_node(key)._value()))  # type: ignore[union-attr]
+def _interpolated_name(written: object) -> str | None:
+    """`trainer.max_epochs` where a value is written `${trainer.max_epochs}`: the user gave that name."""
+    found = re.fullmatch(r"\$\{([\w.]+)\}", str(written))
     return found[1] if found else None
 
 
@@ -103,23 +112,22 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
 
 def _check(name: str, value: Any, hint: Any) -> None:
     alternatives = list(get_args(hint)) if get_origin(hint) in (Union, UnionType) else [hint]
-    kinds: list[Any] = []
-    for kind in alternatives:
-        kinds += get_args(kind) if get_origin(kind) is Literal else [get_origin(kind) or kind]
-    known = [kind for kind in kinds if isinstance(kind, str) or kind in _TESTS]
-    # what a file can hold is plain, so that a class (a tensor, a strategy) among the alternatives cannot be meant by a plain value
-    built = isinstance(value, DictConfig | ListConfig) and len(known) < len(kinds)
-    if not known or built or any(kind in (Any, object) or _is_enum(kind) for kind in kinds) or any(_is(value, kind) for kind in known):
-        for inner in _inside(alternatives) if isinstance(value, ListConfig) else ():
-            for i, part in enumerate(value):
-                _check(f"{name}[{i}]", part, inner)
-        return
-    words = [f"a list, [{value}]" if isinstance(value, str) and _word(kind).startswith("a list") else _word(kind) for kind in known]
-    raise UserError(f"{name}={value!r}: give {' or '.join(words)}")
+    types: list[Any] = []  # or values of a Literal
+    for alternative in alternatives:
+        types += get_args(alternative) if get_origin(alternative) is Literal else [get_origin(alternative) or alternative]
+    plain = [kind for kind in types if isinstance(kind, str) or kind in _TESTS]
+    # a config holds plain values: they never stand for a class (a tensor, a strategy) among the alternatives
+    built = isinstance(value, DictConfig | ListConfig) and len(plain) < len(types)
+    unchecked = not plain or built or any(kind in (Any, object) or _is_enum(kind) for kind in types)
+    if not unchecked and not any(_is(value, kind) for kind in plain):
+        raise UserError(f"{name}={value!r}: give {' or '.join(_expected(kind, value) for kind in plain)}")
+    for inner in _element_types(alternatives) if isinstance(value, ListConfig) else ():
+        for i, part in enumerate(value):
+            _check(f"{name}[{i}]", part, inner)
 
 
-def _inside(alternatives: Sequence[Any]) -> Iterator[Any]:
-    """What the parts of a list are said to be."""
+def _element_types(alternatives: Sequence[Any]) -> Iterator[Any]:
+    """The annotated types of the elements of a list."""
     return (get_args(kind)[0] for kind in alternatives if get_origin(kind) in (list, Sequence) and len(get_args(kind)) == 1)
 
 
@@ -146,5 +154,7 @@ def _is(value: Any, kind: Any) -> bool:
     return bool(value == kind) if isinstance(kind, str) else _TESTS[kind][1](value)
 
 
-def _word(kind: Any) -> str:
-    return kind if isinstance(kind, str) else _TESTS[kind][0]
+def _expected(kind: Any, value: Any) -> str:
+    """An accepted type in words; of a list, the value given as one."""
+    text = kind if isinstance(kind, str) else _TESTS[kind][0]
+    return f"a list, [{value}]" if isinstance(value, str) and text.startswith("a list") else text

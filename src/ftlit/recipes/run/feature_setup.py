@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from functools import partial
 
 import lightning.pytorch as pl
-from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig
 
 from ftlit.data.dataset import SPLITS, Split
@@ -17,6 +16,7 @@ from ftlit.lit.datamodules.extraction import evaluation_features
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.models.backbone import Backbone
 from ftlit.models.pooling import POOLINGS, Pooling, poolings_of
+from ftlit.recipes.config.hydra_internals import instantiate
 
 
 @contextmanager

@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from importlib.util import find_spec
 
-from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from ftlit.errors import UserError, one_line
 from ftlit.lit.callbacks.exact_resume import MetricsFile
+from ftlit.recipes.config.hydra_internals import instantiate
 
 PACKAGES = {"TensorBoardLogger": "tensorboard", "WandbLogger": "wandb", "MLFlowLogger": "mlflow"}  # -> the package, and the extra
 

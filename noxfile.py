@@ -1,0 +1,33 @@
+"""Lanes of the tests: `nox -s fast`, `nox -s tests`, `nox -s hydra14`. Words after `--` go to pytest."""
+
+from pathlib import Path
+
+import nox
+
+nox.options.sessions = ["fast"]
+
+FAST = "not slow and not e2e and not ddp and not zoo"
+HYDRA_14 = [f"{name}==1.4.0rc3" for name in ("hydra-core", "hydra-optuna-sweeper", "hydra-joblib-launcher", "hydra-submitit-launcher")]
+OF_HYDRA = ("hydra", "omegaconf", "optuna", "submitit")  # first words of the lines of constraints.txt that HYDRA_14 replaces
+
+
+@nox.session(venv_backend="none")
+def fast(session: nox.Session) -> None:
+    """Run the tests that need neither a program of their own, nor several processes, nor the whole zoo, in the current environment."""
+    session.run("pytest", "-m", FAST, *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """Run all tests but the slow ones in the current environment."""
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def hydra14(session: nox.Session) -> None:
+    """Run all tests but the slow ones with the release candidate of Hydra 1.4, in an environment of their own."""
+    constraints = Path(session.create_tmp(), "constraints.txt")
+    lines = Path("constraints.txt").read_text().splitlines()
+    constraints.write_text("\n".join(line for line in lines if not line.startswith(OF_HYDRA)))
+    session.install("-c", str(constraints), "-e", ".[dev]", *HYDRA_14)
+    session.run("pytest", *session.posargs)

@@ -1,0 +1,197 @@
+"""The only module that uses undocumented parts of Hydra and OmegaConf, or that depends on which version of Hydra runs.
+
+Tried with Hydra 1.3.8 and 1.4.0rc3. Each function has a contract test in tests/recipes/config/test_hydra_internals.py.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from traceback import walk_tb
+from typing import Any
+
+import hydra
+import hydra.utils
+from hydra.core.default_element import ConfigDefault, GroupDefault
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+CONFIG_MODULE = "ftlit.conf"
+
+# Hydra 1.4 warns where version_base is given and where a target is called without an execution whitelist; Hydra 1.3 warns where
+# version_base is missing, and has no whitelist. A config may name any class (a head in a file of the user): all targets are trusted.
+_NO_CHECKS = getattr(hydra.utils, "UNSAFE_DISABLE_EXECUTION_CHECKS", None)
+_VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if _NO_CHECKS is None else {}
+_TRUSTED_MAIN: dict[str, Any] = {} if _NO_CHECKS is None else {"execution_whitelist": _NO_CHECKS}
+_TRUSTED_TARGETS: dict[str, Any] = {} if _NO_CHECKS is None else {"_execution_whitelist_": _NO_CHECKS}
+
+
+def hydra_main(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
+    """Decorate the main function of a program whose config is `config_name` of ftlit's config groups."""
+    return hydra.main(config_path=f"pkg://{CONFIG_MODULE}", config_name=config_name, **_VERSION_BASE, **_TRUSTED_MAIN)
+
+
+def initialize_hydra() -> AbstractContextManager[None]:
+    """Initialize Hydra with ftlit's config groups for a block that calls `hydra.compose`."""
+    return hydra.initialize_config_module(CONFIG_MODULE, **_VERSION_BASE)
+
+
+@contextmanager
+def fresh_hydra() -> Iterator[None]:
+    """Initialize Hydra as `initialize_hydra` does, in place of what it was initialized with; it is not initialized afterwards."""
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_hydra():
+            yield
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def instantiate(config: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call the target of a config node with its values, and with these arguments, which go first.
+
+    Returns:
+        What the target returns; for a node with `_partial_`, a plain `functools.partial`, which can be pickled under both versions.
+    """
+    made = hydra.utils.instantiate(config, *args, **_TRUSTED_TARGETS, **kwargs)
+    return partial(made.func, *made.args, **made.keywords) if hasattr(made, "_hydra_resolved_from") else made
+
+
+def hydra_config() -> Any:
+    """The `hydra` node of the running program's config; `None` outside of a Hydra program."""
+    return HydraConfig.get() if HydraConfig.initialized() else None
+
+
+@contextmanager
+def use_hydra_config(cfg: DictConfig) -> Iterator[None]:
+    """For a block, take `cfg`, composed with its `hydra` node, for the config of the running program."""
+    holder = HydraConfig.instance()
+    before = holder.cfg
+    holder.set_config(cfg)
+    try:
+        yield
+    finally:
+        holder.cfg = before
+
+
+def run_mode() -> str | None:
+    """`RUN` for a single run, `MULTIRUN` for a job of a sweep, `None` outside of a Hydra program."""
+    config = hydra_config()
+    return None if config is None or config.mode is None else RunMode(config.mode).name
+
+
+def set_choices(choices: Any) -> None:
+    """Replace what the running program's config says of the chosen option of each group."""
+    config = hydra_config()
+    with read_write(config):
+        config.runtime.choices = choices
+
+
+def add_task_override(word: str) -> None:
+    """Add a word to those that the running program's config was composed from."""
+    config = hydra_config()
+    with read_write(config), open_dict(config):
+        config.overrides.task.append(word)
+
+
+def added_names(words: Sequence[str]) -> list[str]:
+    """The first parts of the names that `+name=value` or `++name=value` among these words add to a config."""
+    parsed = OverridesParser.create().parse_overrides(list(words))
+    return [override.key_or_group.partition(".")[0] for override in parsed if override.is_add() or override.is_force_add()]
+
+
+def sweep_jobs(words: Sequence[str]) -> list[list[str]]:
+    """The words of each job into which Hydra's basic sweeper splits a command line."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # here: only tests need it
+
+    batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(list(words)), max_batch_size=None)
+    return [list(job) for batch in batches for job in batch]
+
+
+def group_options(group: str) -> list[str]:
+    """The names of the options of a config group, those of `--config-dir` included."""
+    return list(GlobalHydra.instance().config_loader().get_group_options(group))
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """A config file as written, before it is composed.
+
+    Attributes:
+        values: without what its defaults list brings; interpolations are not resolved.
+        parents: paths of the config files that its defaults list includes; relative to its group, unless they begin with /.
+        overrides: group -> option for each entry `override /group: option` of its defaults list.
+    """
+
+    values: dict[str, Any]
+    parents: list[str]
+    overrides: dict[str, str]
+
+
+def read_config_file(path: str) -> ConfigFile | None:
+    """Read `group/option`, also from a folder given by `--config-dir`. `None` where Hydra is not initialized or there is no such file."""
+    if not GlobalHydra.instance().is_initialized():
+        return None
+    loader: Any = GlobalHydra.instance().config_loader()
+    loaded = loader.repository.load_config(path)
+    if loaded is None:
+        return None
+    entries = loaded.defaults_list
+    parents = [str(entry.path) for entry in entries if isinstance(entry, ConfigDefault) and entry.path not in (None, "_self_")]
+    overrides = {
+        str(entry.group).removeprefix("/"): entry.value
+        for entry in entries
+        if isinstance(entry, GroupDefault) and entry.override and isinstance(entry.value, str)
+    }
+    values: Any = OmegaConf.to_container(loaded.config)
+    return ConfigFile({str(name): value for name, value in values.items()}, parents, overrides)
+
+
+def missing_option(message: str) -> tuple[str, str] | None:
+    """Group and option of the config file that Hydra did not find, read from the message of its `MissingConfigException`."""
+    found = re.search(r"Could not find '(.+)/(.+)'", message)
+    return (found[1], found[2]) if found else None
+
+
+def rejected_name(message: str) -> str | None:
+    """The name that Hydra did not find in the config, read from the message of its `ConfigCompositionException`."""
+    found = re.search(r"Could not (?:override|find|delete|delete from config\.) '([^'@=]+)", message)
+    return found[1] if found else None
+
+
+def is_bad_group_value(error: BaseException) -> bool:
+    """Whether Hydra refused something other than a name as the option of a group: `scenario=null`, `head=3`."""
+    return isinstance(error, ValueError) and str(error).startswith("Config group override must be")
+
+
+@dataclass(frozen=True)
+class FailedCall:
+    """A call of `instantiate` that failed.
+
+    Attributes:
+        node: full name of the config node, empty for the root.
+        cause: what the target raised, or why it cannot be imported; `None` where Hydra refused the node itself.
+        modules: names of the modules through which `cause` passed inside the target.
+    """
+
+    node: str
+    cause: BaseException | None
+    modules: list[str]
+
+
+def failed_call(error: BaseException) -> FailedCall | None:
+    """Read what Hydra adds to the error of a failed call: 1.3 wraps it, 1.4 adds a note. `None` for any other error."""
+    wrapped = isinstance(error, InstantiationException)
+    text = str(error) if wrapped else "\n".join(getattr(error, "__notes__", ()))
+    found = re.search(r"full_key: (\S+)", text)
+    if not wrapped and found is None:
+        return None
+    cause = error.__cause__ if wrapped else error
+    modules = [str(frame.f_globals.get("__name__", "")) for frame, _ in walk_tb(cause.__traceback__ if cause else None)]
+    last = max((i for i, name in enumerate(modules) if name.startswith("hydra._internal.")), default=-1)
+    return FailedCall(found[1] if found else "", cause, modules[last + 1 :])

@@ -1,0 +1,198 @@
+"""Hydra still does this: the contract of every undocumented part that ftlit uses, under Hydra 1.3 and 1.4."""
+
+import ast
+import pickle
+import re
+from functools import partial
+from pathlib import Path
+
+import pytest
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
+from omegaconf import OmegaConf, open_dict
+from omegaconf.errors import ReadonlyConfigError
+from paths import ROOT
+
+from ftlit.recipes.config import hydra_internals
+from ftlit.recipes.config.hydra_internals import (
+    add_task_override,
+    added_names,
+    failed_call,
+    fresh_hydra,
+    group_options,
+    hydra_config,
+    initialize_hydra,
+    instantiate,
+    is_bad_group_value,
+    missing_option,
+    read_config_file,
+    rejected_name,
+    run_mode,
+    set_choices,
+    sweep_jobs,
+    use_hydra_config,
+)
+
+LINEAR = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3}
+
+
+@pytest.fixture
+def config():
+    with fresh_hydra():
+        cfg = compose("train", ["scenario=large_similar", "hydra.mode=RUN"], return_hydra_config=True)
+        with use_hydra_config(cfg):
+            yield cfg
+
+
+def error_of(*overrides: str) -> Exception:
+    with fresh_hydra(), pytest.raises((HydraException, ValueError)) as caught:
+        compose("train", list(overrides))
+    return caught.value
+
+
+def test_no_other_module_uses_undocumented_parts():
+    """HydraConfig.get and the Callback class are documented; the classes of hydra.errors are what Hydra raises."""
+    private = re.compile(r"hydra\._|hydra\.core|hydra\.types|GlobalHydra|version_base|omegaconf\._|hydra\.utils import .*instantiate")
+    attribute = re.compile(r"\._(get_\w+|is_\w+|value|set_\w+|content|metadata|key)\(")
+    documented = "from hydra.core.hydra_config import HydraConfig\n"
+    for path in (ROOT / "src").rglob("*.py"):
+        text = path.read_text().replace(documented, "")
+        if path.name == "hydra_internals.py":
+            continue
+        assert not private.search(text), f"{path}: {private.search(text)}"
+        if re.search(r"^(from|import) omegaconf", text, flags=re.MULTILINE):
+            assert not attribute.search(text), f"{path}: {attribute.search(text)}"
+
+
+def test_every_function_has_a_contract_test():
+    tree = ast.parse(Path(hydra_internals.__file__).read_text())
+    functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    tested = {node.id for node in ast.walk(ast.parse(Path(__file__).read_text())) if isinstance(node, ast.Name)}
+    assert functions - tested == {"hydra_main"}  # tests/cli runs it
+
+
+def test_hydra_initializes_for_a_block_and_restores_what_was_there():
+    with fresh_hydra():
+        assert GlobalHydra.instance().is_initialized()
+        with pytest.raises(ValueError, match="already initialized"):
+            GlobalHydra.instance().initialize(GlobalHydra.instance().hydra)
+        with fresh_hydra():
+            assert compose("train").recipe == "finetune"
+    assert not GlobalHydra.instance().is_initialized()
+    with initialize_hydra():
+        assert compose("train").recipe == "finetune"
+    assert not GlobalHydra.instance().is_initialized()
+
+
+def test_a_target_is_called_with_the_arguments_of_the_call_before_those_of_the_config():
+    made = instantiate(OmegaConf.create(LINEAR), out_features=5)
+    assert made.weight.shape == (5, 2)
+
+
+def test_a_partial_target_is_a_plain_partial_that_can_be_pickled():
+    made = instantiate(OmegaConf.create({**LINEAR, "_partial_": True}), 4)
+    assert type(made) is partial and made.args == (4,) and made.keywords == {"in_features": 2, "out_features": 3}
+    assert pickle.loads(pickle.dumps(made)).func is made.func
+
+
+def test_the_config_of_the_program_is_known_and_a_block_can_replace_it(config):
+    assert hydra_config().runtime.choices["scenario"] == "large_similar"
+    assert list(hydra_config().overrides.task) == ["scenario=large_similar"]
+    with use_hydra_config(compose("train", [], return_hydra_config=True)):
+        assert hydra_config().runtime.choices["scenario"] == "auto"
+    assert hydra_config().runtime.choices["scenario"] == "large_similar"
+
+
+def test_outside_of_a_program_there_is_no_config(monkeypatch):
+    from hydra.core.hydra_config import HydraConfig
+
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    assert hydra_config() is None and run_mode() is None
+
+
+@pytest.mark.parametrize(("words", "mode"), [(["hydra.mode=RUN"], "RUN"), (["hydra.mode=MULTIRUN"], "MULTIRUN"), ([], None)])
+def test_the_mode_of_a_run_is_in_its_config(words, mode):
+    with fresh_hydra(), use_hydra_config(compose("train", words, return_hydra_config=True)):
+        assert run_mode() == mode
+
+
+def test_the_config_of_the_program_is_read_only_and_choices_and_words_can_be_changed_all_the_same(config):
+    with pytest.raises(ReadonlyConfigError):
+        hydra_config().runtime.choices = {}
+    set_choices(OmegaConf.create({"scenario": "small_similar"}))
+    add_task_override("resume=true")
+    assert hydra_config().runtime.choices["scenario"] == "small_similar"
+    assert list(hydra_config().overrides.task) == ["scenario=large_similar", "resume=true"]
+    with open_dict(config):
+        config.recipe = "probe"  # the task's own part stays as it was
+
+
+def test_added_names_are_those_with_a_plus():
+    assert added_names(["+a.b=1", "++c=2", "d=3", "~e", "head=mlp", "+f@g=h"]) == ["a", "c", "f"]
+
+
+def test_the_basic_sweeper_gives_the_words_of_each_job():
+    assert sweep_jobs(["a=1,2", "b='x,y'", "c=[3,4]"]) == [["a=1", "b='x,y'", "c=[3,4]"], ["a=2", "b='x,y'", "c=[3,4]"]]
+
+
+def test_a_group_lists_its_options(config):
+    assert {"linear", "mlp", "conv", "linear_probe"} <= set(group_options("head"))
+
+
+def test_a_config_file_is_read_with_its_parents_and_overrides(config):
+    file = read_config_file("scenario/large_similar")
+    assert file is not None and file.overrides["head"] == "linear_probe" and file.parents == []
+    assert read_config_file("scenario/auto").parents == ["large_similar"]
+    assert read_config_file("train").parents == [] and "${" in read_config_file("paths/default").values["run"]
+    assert read_config_file("scenario/none") is None
+
+
+def test_no_config_file_is_read_where_hydra_is_not_initialized():
+    assert read_config_file("scenario/large_similar") is None
+
+
+def test_the_message_for_a_missing_option_names_group_and_option():
+    error = error_of("head=mpl")
+    assert isinstance(error, MissingConfigException) and missing_option(str(error)) == ("head", "mpl") and "mlp" in error.options
+    assert missing_option("something else") is None
+
+
+@pytest.mark.parametrize(
+    ("override", "name"),
+    [("trainer.max_epoch=3", "trainer.max_epoch"), ("backbones=mlp", "backbones"), ("~nothing", "nothing"), ("sede=1", "sede")],
+)
+def test_the_message_for_a_name_that_is_not_there_gives_it(override, name):
+    error = error_of(override)
+    assert isinstance(error, ConfigCompositionException)
+    assert rejected_name(str(error)) == name and rejected_name("something else") is None
+
+
+def test_a_group_takes_names_only():
+    assert is_bad_group_value(error_of("scenario=null")) and is_bad_group_value(error_of("head=3"))
+    assert not is_bad_group_value(ValueError("other"))
+
+
+def raised_by(config):
+    with pytest.raises(Exception) as caught:
+        instantiate(config)
+    return caught.value
+
+
+def test_an_error_of_a_called_target_names_the_node_the_cause_and_the_modules_it_passed_through():
+    cfg = OmegaConf.create(
+        {"head": {**LINEAR, "out_features": "many"}, "rules": {"_target_": "ftlit.patterns.first_match", "rules": [], "names": 5}}
+    )
+    call = failed_call(raised_by(cfg.head))
+    assert call is not None and call.node == "head" and isinstance(call.cause, TypeError)
+    assert call.modules and all(name.startswith("torch.") for name in call.modules)
+    ours = failed_call(raised_by(cfg.rules))
+    assert ours is not None and ours.node == "rules" and ours.modules[-1] == "ftlit.patterns"
+
+
+def test_a_target_that_cannot_be_imported_or_is_not_callable_is_a_failed_call_too():
+    call = failed_call(raised_by(OmegaConf.create({"a": {"_target_": "no_such_module.x"}}).a))
+    assert call is not None and call.node == "a" and isinstance(call.cause, ImportError)
+    call = failed_call(raised_by(OmegaConf.create({"a": {"_target_": "math.pi"}}).a))
+    assert call is not None and call.node == "a"
+    assert failed_call(ValueError("no call")) is None and failed_call(InstantiationException("text")) is not None
