@@ -4,7 +4,7 @@ import pytest
 from hydra import compose
 
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
-from ftlit.recipes.config.overrides import replaced
+from ftlit.recipes.config.overrides import replaced, set_search_mode
 
 AT_ONCE = "schedule=all_at_once takes the place of scenario=large_similar's schedule=head_then_all and of its values"
 
