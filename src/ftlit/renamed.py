@@ -11,7 +11,12 @@ OPTIONS = {  # of the command line and of config files: `group=option`, or the n
     "head=solved": "head=linear_probe",
     "probe.strengths": "probe.l2",
 }
-CLASSES = {**PUBLIC_NAMES, "Probing": "LayerProbes", "SolvedLinearHead": "LinearProbeHead", "Watch": "SweepCallback"}  # that a `_target_` names
+CLASSES = {
+    **PUBLIC_NAMES,
+    "Probing": "LayerProbes",
+    "SolvedLinearHead": "LinearProbeHead",
+    "Watch": "SweepCallback",
+}  # that a `_target_` names
 MODULES = {  # whose classes and functions a `_target_` names
     "backbone": "models.backbone",
     "head": "models.heads",
