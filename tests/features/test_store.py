@@ -24,7 +24,7 @@ import ftlit.features.store
 import ftlit.features.table
 from ftlit.cli import cache
 from ftlit.errors import UserError
-from ftlit.features.keys import CAST
+from ftlit.features.keys import DTYPE_OF
 from ftlit.features.shard import Damaged, no_space, read_shard
 from ftlit.features.spec import HASH_DTYPE
 from ftlit.features.store import Store
@@ -83,7 +83,7 @@ def shards_of(rows: int):
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-@pytest.mark.parametrize("dtype", CAST.values(), ids=CAST)
+@pytest.mark.parametrize("dtype", DTYPE_OF.values(), ids=DTYPE_OF)
 def test_rows_come_back_to_the_bit_in_this_process_and_the_next(tmp_path, dtype, shape):
     features = values(range(9), shape, dtype)
     features[0], features[1], features[2] = float("nan"), float("-inf"), -0.0

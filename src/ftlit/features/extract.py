@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from ftlit.data.dataset import Examples
 from ftlit.data.transforms import Transform
 from ftlit.errors import UserError, unknown
-from ftlit.features.keys import feature_keys, stored_dtype
+from ftlit.features.keys import VALUES, feature_keys, stored_dtype
 from ftlit.features.spec import HASH_DTYPE, FeatureSpec, ImageHashes
 from ftlit.features.store import Store
 from ftlit.features.table import FeatureTable, Rows, Writer
@@ -96,7 +96,7 @@ def extract_features(
     if first is None:
         raise UserError("there are no images: the loader is empty")
     weights = next(backbone.parameters(), torch.empty(0))
-    keys = feature_keys(backbone, specs, view="values", size=_parts(first)[0].shape[1:], dtype=stored_dtype(dtype, weights.dtype))
+    keys = feature_keys(backbone, specs, view=VALUES, size=_parts(first)[0].shape[1:], dtype=stored_dtype(dtype, weights.dtype))
     tables = {spec: store.table(key) for spec, key in keys.items()}
     seen: list[tuple[ImageHashes, Tensor | None]] = []
     with store.locked(list(tables.values())):

@@ -1,6 +1,22 @@
-"""The key of stored features: all that decides them but the image."""
+"""What identifies stored features. A feature table is found by its key, a row in it by the hash of its image.
+
+The key is the fingerprint of these components (`KeyComponents`); all code in them counts as `ftlit.code_identity` says: ftlit's own by a
+name and a version number, a package's by its version, a user's by bytecode and constants.
+
+- format: `FORMAT`, the number of everything that is not a component: how features are pooled and views are seeded.
+- layers: of the backbone up to the cut: classes, attributes, hooks, parameters and buffers (`ftlit.fingerprint.prefixes`).
+- pooling and token_pool: none of both where features are stored whole.
+- view: how an image becomes a tensor: the function that reads it, the transform, and of an augmented view its seed and number.
+- shape and dtype: of a row as it is stored.
+- computed_in: device and precision.
+- software: versions of torch, torchvision and Pillow.
+
+The hash of an image (`ftlit.features.image_hashes`) is of the bytes of its file, or of the values of its array. Paths, names of data sets,
+labels and the settings of a run do not count.
+"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,60 +27,95 @@ from ftlit.features.spec import FeatureSpec
 from ftlit.features.table import FeatureKey
 from ftlit.fingerprint import fingerprint, prefixes, software
 from ftlit.models.backbone import Backbone
-from ftlit.models.pooling import pooled_size
+from ftlit.models.pooling import Pooling, TokenPool, pooled_size
 
-FORMAT = 1  # raised when stored features of before can no longer be used
-CAST = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
+FORMAT = 1  # raised when stored features can no longer be used although no component changed
+VALUES = "values"  # view of images that are known by the values of their tensors
+DTYPE_OF = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
+
+
+@dataclass(frozen=True)
+class KeyComponents:
+    """All that decides the features of an image, but the image; see the module."""
+
+    layers: str
+    pooling: Pooling | None
+    token_pool: TokenPool | None
+    view: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    computed_in: str
+    software: str
+    format: int = FORMAT
+
+    @property
+    def digest(self) -> str:
+        """32 hexadecimal digits, the name of the feature table."""
+        return fingerprint(vars(self))
+
+
+def view_digest(transform: Any, load: Any, seed_and_number: tuple[int, int] | None = None) -> str:
+    """The component `view`.
+
+    Args:
+        transform: image -> tensor.
+        load: source -> image.
+        seed_and_number: of an augmented view; `None` for the evaluation view.
+    """
+    return fingerprint(transform, load, seed_and_number)
 
 
 def feature_keys(
     backbone: Backbone,
-    forms: Sequence[FeatureSpec],
+    specs: Sequence[FeatureSpec],
     *,
     view: str,
     size: Sequence[int],
     dtype: torch.dtype,
     about: Mapping[str, Any] | None = None,
 ) -> dict[FeatureSpec, FeatureKey]:
-    """What the store keeps for each form.
+    """The key of each spec, under the precision in force.
 
     Args:
         backbone: its weights and buffers as they are now.
-        forms: what is wanted.
-        view: fingerprint of what makes an image's tensor from its content.
-        size: shape of that tensor.
+        specs: the features to be stored.
+        view: `view_digest`, or `VALUES`.
+        size: shape of the tensor of one image.
         dtype: as stored.
-        about: what else a person may want to know of it.
+        about: more lines of the table's description.
     """
-    digests = prefixes(dict(backbone.items()))
-    shapes = backbone.on_meta(size)
-    computed = _computed_in(backbone)
+    layers, shapes, computed = prefixes(dict(backbone.items())), backbone.on_meta(size), _computed_in(backbone)
     found = {}
-    for form in forms:
-        shape = shapes[form.cut][0]
-        token_pool = backbone.token_pool if form.pooling else None
-        if form.pooling:
-            shape = (pooled_size(shape, form.pooling),)
-        key = fingerprint(FORMAT, digests[form.cut], form.pooling, token_pool, view, list(shape), dtype, computed, software())
-        words = {"cut": form.cut, "pooling": form.pooling, "shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}
-        more = {"weights": backbone.origin.describe(), "computed in": computed, "software": software()}
-        found[form] = FeatureKey(key, dtype, shape, {**words, **(about or {}), **more})
+    for spec in specs:
+        shape = tuple(shapes[spec.cut][0])
+        if spec.pooling:
+            shape = (pooled_size(shape, spec.pooling),)
+        token_pool = backbone.token_pool if spec.pooling else None
+        components = KeyComponents(layers[spec.cut], spec.pooling, token_pool, view, shape, dtype, computed, software())
+        found[spec] = FeatureKey(components.digest, dtype, shape, _described(spec, components, backbone, about or {}))
     return found
+
+
+def _described(spec: FeatureSpec, components: KeyComponents, backbone: Backbone, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What `ftlit cache` shows of a table."""
+    stored = {"shape": list(components.shape), "dtype": str(components.dtype).removeprefix("torch.")}
+    computed = {"weights": backbone.origin.describe(), "computed in": components.computed_in, "software": components.software}
+    return {"cut": spec.cut, "pooling": spec.pooling, **stored, **about, **computed}
 
 
 def stored_dtype(name: str | None, computed: torch.dtype) -> torch.dtype:
     """The dtype with this name; `computed` for `None`. Raises `UserError` for an unknown one."""
     if name is None:
         return computed
-    if name not in CAST:
-        raise unknown("dtype of stored features:", name, CAST)
-    return CAST[name]
+    if name not in DTYPE_OF:
+        raise unknown("dtype of stored features:", name, DTYPE_OF)
+    return DTYPE_OF[name]
 
 
 def _computed_in(backbone: Backbone) -> str:
-    """Device and precision in force: what the same weights give in another differs."""
+    """Device and precision in force: the same weights give other values in another one."""
     where = next(backbone.parameters(), torch.empty(0))
-    kind = where.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else where.dtype
-    tf32 = torch.backends.cudnn.allow_tf32 and kind == "cuda"
-    return f"{str(dtype).removeprefix('torch.')}, {torch.get_float32_matmul_precision()}{', tf32' * tf32} on {kind}"
+    device = where.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else where.dtype
+    tf32 = ", tf32" if torch.backends.cudnn.allow_tf32 and device == "cuda" else ""
+    return f"{str(dtype).removeprefix('torch.')}, {torch.get_float32_matmul_precision()}{tf32} on {device}"

@@ -16,12 +16,11 @@ from ftlit.data.transforms import Transform
 from ftlit.errors import UserError
 from ftlit.features.extract import ImageViews, evaluating, fill
 from ftlit.features.image_hashes import HashCache, image_hashes
-from ftlit.features.keys import feature_keys, stored_dtype
+from ftlit.features.keys import feature_keys, stored_dtype, view_digest
 from ftlit.features.shard import no_space
 from ftlit.features.spec import FeatureSpec, ImageHashes
 from ftlit.features.store import Store
 from ftlit.features.table import FeatureKey, FeatureTable, Rows
-from ftlit.fingerprint import fingerprint
 from ftlit.formatting import size_in_words
 from ftlit.lit.datamodules.extraction_progress import progress_of_features
 from ftlit.lit.datamodules.image_data import ImageData
@@ -126,7 +125,7 @@ class Extraction:
             return feature_keys(
                 backbone,
                 specs,
-                view=fingerprint(self._transform(number), self.data.collection.splits[split].load, drawn),
+                view=view_digest(self._transform(number), self.data.collection.splits[split].load, drawn),
                 size=size,
                 dtype=stored_dtype(self.dtype, next(backbone.parameters(), torch.empty(0)).dtype),
                 about={"view": f"augmented {number}" if number else "evaluation", "input": "x".join(map(str, size[-2:]))},

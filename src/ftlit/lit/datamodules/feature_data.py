@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from ftlit.data.dataset import SPLITS, Batch, Split
 from ftlit.errors import UserError, unknown
 from ftlit.features.batches import read_batches
-from ftlit.features.keys import CAST, stored_dtype
+from ftlit.features.keys import DTYPE_OF, stored_dtype
 from ftlit.features.spec import FeatureSpec
 from ftlit.features.stage_input import StageInput, plan_stage_inputs, spec_of, the_backbone, trained_layers
 from ftlit.features.store import Store
@@ -70,8 +70,8 @@ class FeatureData(LightningDataModule):
         super().__init__()
         if not isinstance(data, ImageData):
             raise UserError(f"FeatureData takes ImageData, and this is {type(data).__name__}: for a loader there is extract_features")
-        if dtype is not None and dtype not in CAST:
-            raise unknown("cache.dtype", dtype, CAST)
+        if dtype is not None and dtype not in DTYPE_OF:
+            raise unknown("cache.dtype", dtype, DTYPE_OF)
         if views < 1:
             raise UserError(f"cache.views={views}: give a whole number, 1 or more")
         if max_gb < 0:
