@@ -112,8 +112,10 @@ data = digits(fractions={"val": 0.1, "test": 0.1}, split_seed=0)
 loaders = [image_reader(spec), data.splits["train"].load, as_it_is]
 views = [view_digest(transform, load) for transform in (eval_transform(spec), train_transform(spec)) for load in loaders]
 keys = {}
-for name, backbone in {"glyph": load_backbone("glyph"), "folded": batchnorm_to_affine(load_backbone("glyph"))}.items():
-    found = feature_keys(backbone, [FeatureSpec(cut, "average") for cut in backbone.cuts], view=views[0], size=(3, 32, 32), dtype=torch.float32)
+for name, rewrite in {"glyph": torch.nn.Module.eval, "folded": batchnorm_to_affine}.items():
+    backbone = rewrite(load_backbone("glyph"))
+    specs = [FeatureSpec(cut, "average") for cut in backbone.cuts]
+    found = feature_keys(backbone, specs, view=views[0], size=(3, 32, 32), dtype=torch.float32)
     keys |= {f"{name} {spec.cut}": key.digest for spec, key in found.items()}
 keys |= {f"layer {name}": fingerprint(layer) for name, layer in layers.items()}
 keys |= {f"versioned {name}": fingerprint(thing) for thing, name in _stable_names.items()}
