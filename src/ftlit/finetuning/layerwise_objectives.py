@@ -1,8 +1,6 @@
-"""Greedy layer-wise unsupervised pretraining: what one layer learns from the features below it, without labels.
+"""Objectives of greedy layer-wise unsupervised pretraining: what one layer learns from the features below it, without labels.
 
-Bengio et al. 2007 (Greedy layer-wise training of deep networks); Hinton, Osindero and Teh 2006 for the machines of the last class.
-An option of the group `pretrain` is called with the layer, the layer below, and some features that the layer is given; it is a module
-with `loss`, which trains the layer and tells how well it did, `error` of features as they are, and `finish`.
+Bengio et al. 2007 (Greedy layer-wise training of deep networks); Hinton, Osindero and Teh 2006 for restricted Boltzmann machines.
 """
 
 from typing import Literal, cast
@@ -14,22 +12,41 @@ from torch.nn import functional as F
 from ftlit.errors import UserError
 
 Units = Literal["gaussian", "binary"]
-TINY = 1e-6
+MIN_VARIANCE = 1e-6
 
 
-class Reconstruction(nn.Module):
-    """The layer as the encoder of an autoencoder whose decoder is the layer's mirror image: mean squared error of its input features.
+class LayerObjective(nn.Module):
+    """Base class of what one layer learns; it holds the layer.
 
-    With `noise` it is a denoising autoencoder: that share of the values is set to 0 before they are encoded (Vincent et al. 2010).
+    A subclass is built from the layer, the layer below (`None` for the lowest) and some inputs (n, *shape) of the layer. Errors are
+    shares of the inputs' variance: 0 for a perfect reconstruction, 1 for the mean.
+    """
+
+    def loss(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """A scalar to differentiate, and the error, for inputs (N, *shape) of the layer."""
+        raise NotImplementedError
+
+    def error(self, features: Tensor) -> Tensor:
+        """The error for inputs (N, *shape), without noise."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Complete the layer, in place, after training. By default there is nothing to do."""
+
+
+class Reconstruction(LayerObjective):
+    """The layer as the encoder of an autoencoder: mean squared error of its inputs, reconstructed by a linear decoder (see `mirror`).
+
+    With `noise` it is a denoising autoencoder: that share of the values is set to 0 before encoding (Vincent et al. 2010).
 
     Args:
         layer: trains in place.
         below: the layer below; not used.
-        sample: features (n, *shape) that the layer is given.
+        sample: inputs (n, *shape) of the layer.
         noise: share of the values that are set to 0, in [0, 1).
 
     Raises:
-        UserError: noise out of its range, or features that no mirror image leads back to.
+        UserError: noise out of its range, or inputs without a decoder.
     """
 
     def __init__(self, layer: nn.Module, below: nn.Module | None, sample: Tensor, *, noise: float = 0.0) -> None:
@@ -37,79 +54,83 @@ class Reconstruction(nn.Module):
         if not 0 <= noise < 1:
             raise UserError(f"pretrain.noise={noise}: give a share of the values, from 0 to below 1")
         self.layer, self.noise = layer, noise
-        self.spread = float(sample.var(dim=0, correction=0).mean().clamp(min=TINY))
+        self.spread = float(sample.var(dim=0, correction=0).mean().clamp(min=MIN_VARIANCE))
         was = layer.training
         with torch.no_grad():
-            gives = layer.eval()(sample[:1]).shape[1:]
+            output = layer.eval()(sample[:1])
         layer.train(was)
-        self.decoder = mirror(tuple(gives), tuple(sample.shape[1:]))
+        self.decoder = mirror(tuple(output.shape[1:]), tuple(sample.shape[1:]))
         _begin_at_mean(self.decoder, sample)
 
     def loss(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Of features (N, *shape), of which a part is hidden: the share of their variance that is lost, twice, once without its graph."""
-        given = features * (torch.rand_like(features) >= self.noise) if self.noise else features
-        lost = F.mse_loss(self.decoder(self.layer(given)), features) / self.spread
-        return lost, lost.detach()
+        """The error with noise, twice: with its graph, and detached."""
+        noisy = features * (torch.rand_like(features) >= self.noise) if self.noise else features
+        error = F.mse_loss(self.decoder(self.layer(noisy)), features) / self.spread
+        return error, error.detach()
 
     def error(self, features: Tensor) -> Tensor:
-        """The share of the variance of whole features that is lost."""
+        """The error without noise."""
         return F.mse_loss(self.decoder(self.layer(features)), features) / self.spread
 
-    def finish(self) -> None:
-        """The layer has learned in place."""
 
+def mirror(code: tuple[int, ...], output: tuple[int, ...]) -> nn.Module:
+    """A linear decoder from features of shape `code` to features of shape `output`, both without the batch dimension.
 
-def mirror(given: tuple[int, ...], gives: tuple[int, ...]) -> nn.Module:
-    """A linear module from features of one shape to features of another: convolutions for maps, by their strides, and linear layers for vectors.
+    Maps are decoded by convolutions with the stride between the two, vectors and tokens by a linear layer.
 
-    Raises `UserError` for shapes that have none: from tokens to a map.
+    Raises:
+        UserError: shapes without a decoder, such as tokens to a map.
     """
-    if len(given) == len(gives) == 3:
-        return _mirror_of_maps(given, gives)
-    if len(given) == 1:
-        size = int(torch.tensor(gives).prod())
-        return nn.Sequential(nn.Linear(given[0], size), nn.Unflatten(1, gives))
-    if len(given) == len(gives) == 2 and given[0] == gives[0]:
-        return nn.Linear(given[1], gives[1])
-    raise UserError(f"no mirror image leads from features of shape {given} back to {gives}: pretrain a network of maps or vectors")
+    if len(code) == len(output) == 3:
+        return _mirror_of_maps(code, output)
+    if len(code) == 1:
+        size = int(torch.tensor(output).prod())
+        return nn.Sequential(nn.Linear(code[0], size), nn.Unflatten(1, output))
+    if len(code) == len(output) == 2 and code[0] == output[0]:
+        return nn.Linear(code[1], output[1])
+    raise UserError(f"there is no decoder from features of shape {code} to {output}: pretrain a network of maps or vectors")
 
 
 def _begin_at_mean(decoder: nn.Module, sample: Tensor) -> None:
-    """Set the bias of the last linear layer, or convolution, to what it gives on average."""
+    """Set the bias of the last linear layer or convolution to the mean of its target, in place."""
     last = [part for part in decoder.modules() if isinstance(part, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)][-1]
     mean = sample.mean(dim=0)
-    whole = isinstance(last, nn.Linear) and mean.numel() == last.out_features
+    if isinstance(last, nn.Linear) and mean.numel() == last.out_features:  # vectors: a bias for each value
+        bias = mean.flatten()
+    else:  # tokens (T, C) or maps (C, H, W): a bias for each channel
+        bias = mean.mean(dim=0) if mean.ndim == 2 else mean.mean(dim=(1, 2))
     with torch.no_grad():
-        cast(Tensor, last.bias).copy_(mean.flatten() if whole else mean.mean(dim=0) if mean.ndim == 2 else mean.mean(dim=(1, 2)))
+        cast(Tensor, last.bias).copy_(bias)
 
 
-def _mirror_of_maps(given: tuple[int, ...], gives: tuple[int, ...]) -> nn.Module:
-    (before, *small), (after, *large) = given, gives
+def _mirror_of_maps(code: tuple[int, ...], output: tuple[int, ...]) -> nn.Module:
+    (before, *small), (after, *large) = code, output
     strides = [b // s if b % s == 0 else 0 for s, b in zip(small, large, strict=True)]
     if strides == [1, 1]:
         return nn.Conv2d(before, after, 3, padding=1)
     if strides[0] == strides[1] and strides[0] > 0:
         stride = strides[0]
-        wide = stride % 2 == 0  # windows that overlap leave no grid
-        return nn.ConvTranspose2d(before, after, 2 * stride if wide else stride, stride, stride // 2 if wide else 0)
+        if stride % 2 == 0:  # overlapping windows leave no checkerboard
+            return nn.ConvTranspose2d(before, after, 2 * stride, stride, stride // 2)
+        return nn.ConvTranspose2d(before, after, stride, stride)
     return nn.Sequential(nn.Upsample(size=tuple(large)), nn.Conv2d(before, after, 3, padding=1))
 
 
-class RestrictedBoltzmann(nn.Module):
+class RestrictedBoltzmann(LayerObjective):
     """A fully connected layer as the hidden units of a restricted Boltzmann machine, by contrastive divergence (Hinton 2002).
 
-    Visible units are Gaussian of unit variance, on standardised features (constant ones stay 0), or binary above a layer of sigmoids.
-    Hidden units are noisy rectified ones where the layer ends with a ReLU (Nair and Hinton 2010, section 2), binary where it ends
-    with a sigmoid. The weights begin small and the biases at 0 (Hinton 2012, section 8).
+    Visible units are binary if the layer below ends with a sigmoid, otherwise Gaussian of unit variance on standardised features
+    (constant ones are 0). Hidden units are noisy rectified if the layer ends with a ReLU (Nair and Hinton 2010, section 2), binary if it
+    ends with a sigmoid. Weights are initialized small and biases with 0 (Hinton 2012, section 8).
 
     Args:
-        layer: holds one linear layer, perhaps after flattening, and its activation; its parameters train in place.
-        below: the layer below, whose sigmoid makes binary units visible.
-        sample: features (n, *shape) that the layer is given; their mean and deviation are those of the Gaussian units.
+        layer: one linear layer, with or without a flattening before it, and its activation; trains in place.
+        below: the layer below; `None` for the lowest.
+        sample: inputs (n, *shape) of the layer; their mean and standard deviation standardise the Gaussian units.
         k: steps of the chain, at least 1.
 
     Raises:
-        UserError: a layer of another kind, or k below 1.
+        UserError: another layer, or k below 1.
     """
 
     def __init__(self, layer: nn.Module, below: nn.Module | None, sample: Tensor, *, k: int = 1) -> None:
@@ -123,8 +144,8 @@ class RestrictedBoltzmann(nn.Module):
         mean, scale = torch.zeros_like(features[0]), torch.ones_like(features[0])
         if self.visible == "gaussian":
             mean, deviation = features.mean(dim=0), features.std(dim=0, correction=0)
-            scale = torch.where(deviation > TINY, deviation, 1.0)
-        self.spread = float(((features - mean) / scale).var(dim=0, correction=0).mean().clamp(min=TINY))
+            scale = torch.where(deviation > MIN_VARIANCE, deviation, 1.0)
+        self.spread = float(((features - mean) / scale).var(dim=0, correction=0).mean().clamp(min=MIN_VARIANCE))
         self.register_buffer("mean", mean)
         self.register_buffer("scale", scale)
         self.mean: Tensor
@@ -135,33 +156,33 @@ class RestrictedBoltzmann(nn.Module):
             self.linear.bias.zero_()
 
     def loss(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """A number of features (N, *shape) whose gradient is that of CD-k, which is no likelihood and may rise while the machine learns; and
-        the share of the variance that the chain's first step loses.
+        """A scalar whose gradient is that of CD-k, and the error of the chain's first step. The scalar is not a likelihood: it may rise
+        while the machine learns.
         """
         data = (features.flatten(1) - self.mean) / self.scale
         with torch.no_grad():
             first = self._sampled(data)
-            chain = self._seen(first)
-            lost = F.mse_loss(chain, data) / self.spread
+            chain = self._visible(first)
+            error = F.mse_loss(chain, data) / self.spread
             hidden = self._sampled(chain)
             for _ in range(self.k - 1):
-                chain = self._seen(hidden)
+                chain = self._visible(hidden)
                 hidden = self._sampled(chain)
-        return self._energy(data, first) - self._energy(chain, hidden), lost
+        return self._energy(data, first) - self._energy(chain, hidden), error
 
     def error(self, features: Tensor) -> Tensor:
-        """The share of the visible units' variance that is lost from them to the hidden units and back."""
+        """The error of the visible units after one step to the hidden units and back, by expectations."""
         data = (features.flatten(1) - self.mean) / self.scale
-        return F.mse_loss(self._seen(self._expected(data)), data) / self.spread
+        return F.mse_loss(self._visible(self._expected(data)), data) / self.spread
 
     def finish(self) -> None:
-        """Fold the standardisation into the layer: it takes raw features from now on."""
+        """Fold the standardisation into the layer, so that it takes raw features."""
         with torch.no_grad():
             self.linear.weight.div_(self.scale)
             self.linear.bias.sub_(self.linear.weight @ self.mean)
 
     def _energy(self, visible: Tensor, hidden: Tensor) -> Tensor:
-        """Its terms that hold parameters, mean over N, with the units as they are."""
+        """The terms of the energy that depend on parameters, a mean over N, for these states of the units."""
         energy: Tensor = -((hidden * self.linear(visible)).sum(dim=1) + visible @ self.bias).mean()
         return energy
 
@@ -175,8 +196,8 @@ class RestrictedBoltzmann(nn.Module):
             return torch.relu(inputs + torch.randn_like(inputs) * torch.sigmoid(inputs).sqrt())
         return torch.bernoulli(torch.sigmoid(inputs))
 
-    def _seen(self, hidden: Tensor) -> Tensor:
-        """What the visible units expect: no noise is drawn for them (Hinton 2012, section 3.2)."""
+    def _visible(self, hidden: Tensor) -> Tensor:
+        """Expected values of the visible units; no noise is drawn for them (Hinton 2012, section 3.2)."""
         inputs = hidden @ self.linear.weight + self.bias
         return torch.sigmoid(inputs) if self.visible == "binary" else inputs
 
@@ -190,5 +211,5 @@ def _linear_of(layer: nn.Module) -> tuple[nn.Linear, bool]:
     parts = [part for part in layer.modules() if not list(part.children()) and not isinstance(part, nn.Flatten | nn.Identity)]
     if len(parts) == 2 and isinstance(parts[0], nn.Linear) and parts[0].bias is not None and isinstance(parts[1], nn.ReLU | nn.Sigmoid):
         return parts[0], isinstance(parts[1], nn.ReLU)
-    kinds = ", ".join(dict.fromkeys(type(part).__name__ for part in parts))
-    raise UserError(f"pretrain=rbm is of fully connected layers with ReLU or sigmoid (backbone=mlp), and this layer has {kinds}")
+    names = ", ".join(dict.fromkeys(type(part).__name__ for part in parts))
+    raise UserError(f"pretrain=rbm supports fully connected layers with ReLU or sigmoid (backbone=mlp); this layer has {names}")

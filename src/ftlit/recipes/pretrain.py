@@ -78,7 +78,7 @@ def pretrain(cfg: DictConfig) -> tuple[Backbone, float]:
             store=Store(cfg.cache.get("folder", own_folder) or cfg.paths.cache),
             seed=cfg.seed,
         )
-        if pretrainer.begun:
+        if pretrainer.has_layers:
             _check_begun(cfg, folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_config(cfg)

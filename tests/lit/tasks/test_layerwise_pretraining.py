@@ -34,7 +34,7 @@ def test_a_mirror_leads_from_features_back_to_what_they_were_made_of(given, give
 
 
 def test_a_mirror_from_tokens_to_a_map_is_one_line():
-    with pytest.raises(UserError, match="no mirror image"):
+    with pytest.raises(UserError, match="no decoder from features"):
         mirror((5, 8), (3, 4, 4))
 
 
@@ -182,7 +182,7 @@ def test_a_pretraining_that_stopped_between_layers_goes_on_to_the_same_bits(whol
     refused = train(folder, *MLP, "pretrain=autoencoder", "hydra.run.dir=stopped")
     assert refused.returncode == 2 and "resume=true goes on with it" in refused.stderr
     done = train(folder, *MLP, "pretrain=autoencoder", "hydra.run.dir=stopped", "resume=true")
-    assert "layer1: done before" in done.stdout and "layer1, epoch" not in done.stdout
+    assert "layer1: already trained" in done.stdout and "layer1, epoch" not in done.stdout
     for name in ("backbone.safetensors", "pretrain.csv", "layers/layer2.safetensors"):
         assert (folder / "stopped" / name).read_bytes() == (folder / "run" / name).read_bytes(), name
 
@@ -202,7 +202,7 @@ def test_a_network_of_maps_and_one_of_machines_are_pretrained_on_images_without_
     assert machines.returncode == 0 and "layer3, epoch 0" in machines.stdout, machines.stderr
     for arguments, said in (
         (("data=unlabelled", "data.root=photos"), "these images have no labels to learn"),
-        ((*data, "pretrain=rbm", "backbone=glyph"), "layer 'stem': pretrain=rbm is of fully connected layers"),
+        ((*data, "pretrain=rbm", "backbone=glyph"), "layer 'stem': pretrain=rbm supports fully connected layers"),
         ((*data, "pretrain=autoencoder", "trainer=ddp_cpu", "trainer.devices=2"), "in one process"),
         ((*data, "pretrain=autoencoder", "data.root=maps/layers"), "holds no image file (5 others)"),
     ):
@@ -259,6 +259,6 @@ def test_without_hydra_the_same_class_trains_and_freezes_every_layer(tmp_path):
     assert list(curves) == ["layer1", "layer2"] and all(errors[-1][1] < errors[0][1] < 1.1 for errors in curves.values())
     assert all(not torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
-    with pytest.raises(UserError, match="holds a pretraining already"):
+    with pytest.raises(UserError, match="already holds a pretraining"):
         pretrainer.fit(backbone, data)
     assert pretrainer.fit(backbone, data, resume=True) == curves

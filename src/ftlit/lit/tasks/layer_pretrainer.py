@@ -1,19 +1,18 @@
-"""The options of the group `pretrain`, and one layer's unsupervised training for Lightning's Trainer; see `ftlit.finetuning.layerwise_objectives`."""
+"""LayerPretrainer: the unsupervised training of one layer for Lightning's Trainer; and the options of the group `pretrain`."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ftlit.errors import UserError
-from ftlit.finetuning.layerwise_objectives import Reconstruction, RestrictedBoltzmann
+from ftlit.finetuning.layerwise_objectives import LayerObjective, Reconstruction, RestrictedBoltzmann
 
-Objective = Callable[[nn.Module, nn.Module | None, Tensor], nn.Module]  # of a layer, the one below, and features that the layer is given
-Recipe = Callable[[Iterable[nn.Parameter]], Optimizer]
+MakeObjective = Callable[[nn.Module, nn.Module | None, Tensor], LayerObjective]  # from a layer, the layer below, and some of its inputs
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
 @dataclass(frozen=True)
@@ -21,13 +20,16 @@ class Pretraining:
     """How each layer learns.
 
     Args:
-        objective: called for each layer; see `ftlit.finetuning.layerwise_objectives`.
-        optimizer: called with the parameters of each objective.
-        epochs: over all images, of each layer.
+        objective: called with each layer, the layer below (`None` for the lowest) and some of its inputs; returns what the layer learns.
+        optimizer: called with the parameters of each objective; returns an optimizer.
+        epochs: passes over all images for each layer, at least 1.
+
+    Raises:
+        UserError: fewer epochs.
     """
 
-    objective: Objective
-    optimizer: Recipe
+    objective: MakeObjective
+    optimizer: MakeOptimizer
     epochs: int
 
     def __post_init__(self) -> None:
@@ -35,60 +37,68 @@ class Pretraining:
             raise UserError(f"pretrain.epochs={self.epochs}: give a whole number, 1 or more")
 
 
-def autoencoder(optimizer: Recipe, *, noise: float = 0.0, epochs: int = 10) -> Pretraining:
-    """An option of the group `pretrain`: see `ftlit.finetuning.layerwise_objectives.Reconstruction`."""
+def autoencoder(optimizer: MakeOptimizer, *, noise: float = 0.0, epochs: int = 10) -> Pretraining:
+    """An option of the config group `pretrain`; see `ftlit.finetuning.layerwise_objectives.Reconstruction`."""
     return Pretraining(partial(Reconstruction, noise=noise), optimizer, epochs)
 
 
-def rbm(optimizer: Recipe, *, k: int = 1, epochs: int = 20) -> Pretraining:
-    """An option of the group `pretrain`: see `ftlit.finetuning.layerwise_objectives.RestrictedBoltzmann`."""
+def rbm(optimizer: MakeOptimizer, *, k: int = 1, epochs: int = 20) -> Pretraining:
+    """An option of the config group `pretrain`; see `ftlit.finetuning.layerwise_objectives.RestrictedBoltzmann`."""
     return Pretraining(partial(RestrictedBoltzmann, k=k), optimizer, epochs)
 
 
 class LayerPretrainer(LightningModule):
-    """Batches of features (N, *shape) below a layer, or images -> the objective's loss. Logs `val/error`, and as `train/error` that
-    of what it was trained on, noise and all.
+    """Trains one layer on batches of its inputs: features (N, *shape) of the layer below, or images.
+
+    Logs `val/error`, and as `train/error` the error during training, with noise if the objective adds some.
 
     Args:
-        objective: with `loss`, `error` and `finish`, such as `ftlit.finetuning.layerwise_objectives.Reconstruction`; it holds the layer.
-        optimizer: recipe for the optimizer, called with the parameters.
+        objective: what the layer learns; it holds the layer.
+        optimizer: called with the parameters; returns an optimizer.
     """
 
-    def __init__(self, objective: nn.Module, optimizer: Recipe) -> None:
+    def __init__(self, objective: LayerObjective, optimizer: MakeOptimizer) -> None:
         super().__init__()
-        self.objective: Any = objective
-        self._optimizer = optimizer
+        self.objective = objective
+        self._make_optimizer = optimizer
 
     def training_step(self, batch: Tensor | list[Tensor], batch_idx: int) -> Tensor:
         """The loss of a batch of features, or of images with targets, which are ignored."""
-        features = batch if isinstance(batch, Tensor) else batch[0]
-        loss: Tensor
+        features = _inputs(batch)
         loss, error = self.objective.loss(features)
         self.log("train/error", error, on_step=False, on_epoch=True, batch_size=len(features))
         return loss
 
     def validation_step(self, batch: Tensor | list[Tensor], batch_idx: int) -> None:
         """Log the error of a batch."""
-        features = batch if isinstance(batch, Tensor) else batch[0]
+        features = _inputs(batch)
         self.log("val/error", self.objective.error(features), batch_size=len(features))
 
     def configure_optimizers(self) -> Optimizer:
-        """Over all parameters: those of the layer, and the decoder's or the visible units'."""
-        return self._optimizer(self.objective.parameters())
+        """The optimizer over the parameters of the layer, and of the decoder or the visible units."""
+        return self._make_optimizer(self.objective.parameters())
 
 
-class Curve(Callback):
-    """The errors of each epoch, printed a line each.
+def _inputs(batch: Tensor | list[Tensor]) -> Tensor:
+    return batch if isinstance(batch, Tensor) else batch[0]
+
+
+class ErrorsByEpoch(Callback):
+    """Records the errors of each epoch on train and val, and prints a line for each.
 
     Args:
-        layer: its name, for the line.
+        layer: name of the layer, for the line.
+
+    Attributes:
+        errors: (error on train, error on val) by epoch.
     """
 
     def __init__(self, layer: str) -> None:
-        self.layer, self.epochs = layer, list[tuple[float, float]]()
+        self.layer = layer
+        self.errors: list[tuple[float, float]] = []
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep this epoch's, and say them."""
+        """Record and print the errors of this epoch."""
         train, val = (float(trainer.callback_metrics[f"{split}/error"]) for split in ("train", "val"))
-        self.epochs.append((train, val))
-        print(f"{self.layer}, epoch {len(self.epochs) - 1}: train/error {train:.4f} val/error {val:.4f}", flush=True)
+        self.errors.append((train, val))
+        print(f"{self.layer}, epoch {len(self.errors) - 1}: train/error {train:.4f} val/error {val:.4f}", flush=True)

@@ -1,4 +1,4 @@
-"""Greedy layer-wise unsupervised pretraining of a backbone: each layer, the lowest first, from the stored features of those below."""
+"""LayerwisePretrainer: greedy unsupervised pretraining of a backbone, one layer after the other, on stored features of those below."""
 
 import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -6,40 +6,55 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ftlit.errors import UserError
 from ftlit.features.spec import FeatureSpec
 from ftlit.features.store import Store
 from ftlit.features.table import Rows
+from ftlit.finetuning.layerwise_objectives import LayerObjective
 from ftlit.lit.datamodules.extraction import evaluation_features
 from ftlit.lit.datamodules.image_data import ImageData
-from ftlit.lit.tasks.layer_pretrainer import Curve, LayerPretrainer, Pretraining
+from ftlit.lit.tasks.layer_pretrainer import ErrorsByEpoch, LayerPretrainer, Pretraining
 from ftlit.models.backbone import Backbone
 from ftlit.seeding import derived_seed
 
-SAMPLE = 1000  # features that an objective is made with
+SAMPLE = 1000  # inputs that an objective is built with
 ONE_DEVICE = partial(pl.Trainer, devices=1)
 LAYERS, CURVES = "layers", "pretrain.csv"  # in the folder
-Curves = dict[str, list[tuple[float, float]]]  # layer -> errors on train and on val by epoch, in the order of training
-Batches = tuple[Any, Any, Tensor]  # of train and of val, and a sample
+Curves = dict[str, list[tuple[float, float]]]  # layer -> (error on train, error on val) by epoch, in the order of training
+
+
+class LayerInputs(NamedTuple):
+    """Inputs of one layer.
+
+    Args:
+        train: loader of batches (N, *shape), or of (images, targets).
+        val: the same of the val split.
+        sample: (n, *shape) from the train split, n at most `SAMPLE`.
+    """
+
+    train: Any
+    val: Any
+    sample: Tensor
 
 
 class LayerwisePretrainer:
     """Trains every layer that holds parameters, in one process, without labels (Bengio et al. 2007, section 2.3).
 
     Args:
-        pretraining: how each layer learns: objective, optimizer, epochs; `autoencoder` and `rbm` of `ftlit.lit.tasks.layer_pretrainer` give one.
-        folder: keeps each trained layer as `layers/NAME.safetensors`, and all curves as `pretrain.csv`; made where it is not there.
-        trainer: called with Lightning's arguments; gives a Trainer of one device.
-        store: keeps the features; `None`: a folder that is gone afterwards.
-        seed: of what each layer draws.
+        pretraining: how each layer learns: objective, optimizer, epochs; see `autoencoder` and `rbm` in
+            `ftlit.lit.tasks.layer_pretrainer`.
+        folder: keeps each trained layer as `layers/NAME.safetensors`, and all errors as `pretrain.csv`; created if it does not exist.
+        trainer: called with arguments of Lightning's Trainer; returns a Trainer of one device.
+        store: keeps the features; `None` for a temporary folder.
+        seed: of the random numbers of each layer.
     """
 
     def __init__(
@@ -55,111 +70,136 @@ class LayerwisePretrainer:
         self._trainer = partial(trainer, logger=False, enable_checkpointing=False)
 
     @property
-    def begun(self) -> bool:
-        """Whether the folder holds layers."""
+    def has_layers(self) -> bool:
+        """Whether the folder holds trained layers."""
         return any((self.folder / LAYERS).glob("*.safetensors"))
 
     def fit(self, backbone: Backbone, data: ImageData, *, resume: bool = False) -> Curves:
-        """Train the layers in place, and freeze them. A line is printed for each epoch. The first layer sees training images as `data`
-        augments them, those above the features of the evaluation view.
+        """Train the layers in place, and freeze them. Prints a line for each epoch.
+
+        The lowest layer sees training images as `data` augments them; layers above see features of the evaluation view.
 
         Args:
             backbone: named layers.
-            data: images; labels, if there are any, are not looked at.
-            resume: take what the folder holds as trained, and go on after it; to the same bits.
+            data: images; labels are ignored.
+            resume: take the layers in the folder as trained and train the others. The result is the same to the bit.
 
         Raises:
-            UserError: a folder with layers, without `resume`; a layer that the objective cannot train.
-            KeyboardInterrupt: as Lightning was interrupted.
+            UserError: a folder with layers, without `resume`; a layer that the objective does not support.
+            SystemExit: the Trainer was interrupted by Ctrl-C.
         """
-        if self.begun and not resume:
-            raise UserError(f"{self.folder} holds a pretraining already: go on with it (resume=true), or take another folder")
+        if self.has_layers and not resume:
+            raise UserError(f"{self.folder} already holds a pretraining: continue it (resume=true), or give another folder")
         (self.folder / LAYERS).mkdir(parents=True, exist_ok=True)
         table = self.folder / CURVES
-        curves = _read(table) if resume and table.is_file() else {}
+        curves = read_curves(table) if resume and table.is_file() else {}
         for number, name in enumerate(backbone.layers_with_parameters):
             layer, file = backbone.get_submodule(name), self.folder / LAYERS / f"{name}.safetensors"
             if file.is_file():
                 layer.load_state_dict(load_file(file))
                 layer.eval().requires_grad_(False)
-                print(f"{name}: done before", flush=True)
+                print(f"{name}: already trained", flush=True)
                 continue
-            torch.manual_seed(derived_seed(self.seed, number))  # whatever was trained, or resumed, before
+            torch.manual_seed(derived_seed(self.seed, number))  # whatever was trained, or loaded, before
             curves[name] = self._train(backbone, data, name)
-            if not curves[name][-1][1] < 1:
-                print(f"{name} gives back no more than the mean does: more pretrain.epochs, or another pretrain.optimizer.lr", flush=True)
-            _write(table, curves)
-            save_file({key: tensor.contiguous() for key, tensor in layer.state_dict().items()}, beside := file.with_suffix(".part"))
-            beside.replace(file)  # all of it, or none
+            _warn_about(name, curves[name])
+            write_curves(table, curves)
+            _save(layer, file)
         return curves
 
     def _train(self, backbone: Backbone, data: ImageData, name: str) -> list[tuple[float, float]]:
-        """Train one layer in place. Returns its errors on train and val by epoch."""
+        """Train one layer in place and freeze it. Returns its errors on train and val by epoch."""
         place, layer = backbone.index(name), backbone.get_submodule(name)
         below = backbone.get_submodule(backbone.cuts[place - 1]) if place else None
-        curve = Curve(name)
+        with self._inputs(backbone, data, place) as inputs:
+            try:
+                objective = self.pretraining.objective(layer, below, inputs.sample)
+            except UserError as error:
+                raise UserError(f"layer {name!r}: {error}") from error
+            errors = self._fit(objective, inputs, name)
+        objective.to("cpu")
+        objective.finish()
+        layer.eval().requires_grad_(False)
+        return errors
+
+    def _fit(self, objective: LayerObjective, inputs: LayerInputs, name: str) -> list[tuple[float, float]]:
+        recorded = ErrorsByEpoch(name)
         trainer = self._trainer(
             max_epochs=self.pretraining.epochs,
-            callbacks=[curve],
+            callbacks=[recorded],
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )
-        with self._batches(backbone, data, place) as (train, val, sample):
-            try:
-                objective: Any = self.pretraining.objective(layer, below, sample)
-            except UserError as error:
-                raise UserError(f"layer {name!r}: {error}") from error
-            trainer.fit(LayerPretrainer(objective, self.pretraining.optimizer), train, val)
-            if trainer.interrupted:
-                raise KeyboardInterrupt
-        objective.to("cpu")
-        objective.finish()
-        layer.eval().requires_grad_(False)
-        return curve.epochs
+        trainer.fit(LayerPretrainer(objective, self.pretraining.optimizer), inputs.train, inputs.val)
+        return recorded.errors
 
     @contextmanager
-    def _batches(self, backbone: Backbone, data: ImageData, place: int) -> Iterator[Batches]:
-        """What a layer is given, of train and val, and a sample of it: images for the lowest, else stored features of the layers below."""
+    def _inputs(self, backbone: Backbone, data: ImageData, place: int) -> Iterator[LayerInputs]:
+        """Inputs of the layer at `place`: images for the lowest, features of the layers below for the others."""
         if not place:
-            images = data.collection.splits["train"]
-            seen = [data.transforms["val"](images.load(images.sources[i])) for i in _sample(len(images), self.seed)]
-            yield data.train_dataloader(), data.val_dataloader(), torch.stack(seen)
+            yield self._images(data)
             return
         with TemporaryDirectory(prefix="ftlit-") as own_folder:
             spec = FeatureSpec(backbone.cuts[place - 1], None)
             store = self.store or Store(own_folder)
             found = evaluation_features(self._trainer(), store, backbone, data, [spec], ("train", "val"))
             train, val = found["train"][spec], found["val"][spec]
-            backbone.to("cpu")  # where the next objective is made; the trainer moves it
-            draw = torch.Generator().manual_seed(derived_seed(data.seed, place))
-            yield _loader(train, data.batch_size, draw), _loader(val, data.batch_size), train.read(_sample(len(train), self.seed)).float()
+            backbone.to("cpu")  # where the objective is built; the trainer moves it
+            shuffle = torch.Generator().manual_seed(derived_seed(data.seed, place))
+            sample = train.read(sample_of(len(train), self.seed)).float()
+            yield LayerInputs(_loader(train, data.batch_size, shuffle), _loader(val, data.batch_size), sample)
+
+    def _images(self, data: ImageData) -> LayerInputs:
+        images, transform = data.collection.splits["train"], data.transforms["val"]
+        sample = [transform(images.load(images.sources[i])) for i in sample_of(len(images), self.seed)]
+        return LayerInputs(data.train_dataloader(), data.val_dataloader(), torch.stack(sample))
 
 
-def _sample(count: int, seed: int) -> list[int]:
-    """Places of at most SAMPLE of so many, drawn: what is listed first is of one class."""
+def sample_of(count: int, seed: int) -> list[int]:
+    """At most `SAMPLE` of `count` places, at random: neighbours in a list are often of one class."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(derived_seed(seed, count)))[:SAMPLE].tolist()
 
 
-def _loader(rows: Rows, batch_size: int, draw: torch.Generator | None = None) -> DataLoader[Tensor]:
-    """Batches of features: in order, or in a new one each epoch, without a last one of a single row, of which there are no statistics."""
-    one_left = draw is not None and len(rows) % batch_size == 1
+def _loader(rows: Rows, batch_size: int, shuffle: torch.Generator | None = None) -> DataLoader[Tensor]:
+    """Batches of features, in order or shuffled. A last training batch of one row is left out: it has no batch statistics."""
+    one_left = shuffle is not None and len(rows) % batch_size == 1
 
     def read(places: list[int]) -> Tensor:
         return rows.read(places).float()
 
-    return DataLoader(range(len(rows)), batch_size, shuffle=draw is not None, generator=draw, collate_fn=read, drop_last=one_left)  # type: ignore[arg-type]
+    return DataLoader(
+        range(len(rows)),  # type: ignore[arg-type]
+        batch_size,
+        shuffle=shuffle is not None,
+        generator=shuffle,
+        collate_fn=read,
+        drop_last=one_left,
+    )
 
 
-def _write(path: Path, curves: Mapping[str, Sequence[tuple[float, float]]]) -> None:
-    """A row an epoch: layer, epoch, error on train and on val."""
+def _warn_about(name: str, errors: Sequence[tuple[float, float]]) -> None:
+    _, last = errors[-1]
+    if not last < 1:
+        print(f"{name} reconstructs no more than the mean: give more pretrain.epochs, or another pretrain.optimizer.lr", flush=True)
+
+
+def _save(layer: nn.Module, file: Path) -> None:
+    """Write the parameters and buffers of a layer. The file is complete or does not exist."""
+    save_file({key: tensor.contiguous() for key, tensor in layer.state_dict().items()}, part := file.with_suffix(".part"))
+    part.replace(file)
+
+
+def write_curves(path: Path, curves: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+    """Write a csv file with a row for each epoch: layer, epoch, error on train, error on val."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["layer", "epoch", "train/error", "val/error"])
         writer.writerows((layer, epoch, *pair) for layer, errors in curves.items() for epoch, pair in enumerate(errors))
 
 
-def _read(path: Path) -> Curves:
+def read_curves(path: Path) -> Curves:
+    """The curves that `write_curves` has written."""
     found: Curves = {}
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
