@@ -111,8 +111,8 @@ def test_what_computes_maps_is_shared_and_keeps_its_mode():
     [
         ("vit_b_32", LinearHead, "features of this backbone are tokens"),
         ("maxvit_t", LinearHead, "takes images of 224 px only"),
-        ("glyph", nn.Bilinear, "no convolution in disguise"),
-        ("glyph", nn.MaxPool2d, "no convolution in disguise"),
+        ("glyph", nn.Bilinear, "cannot be converted to a convolution"),
+        ("glyph", nn.MaxPool2d, "cannot be converted to a convolution"),
     ],
 )
 def test_what_cannot_be_a_map_is_one_line(name, head, said):
@@ -125,7 +125,7 @@ def test_what_cannot_be_a_map_is_one_line(name, head, said):
 
 
 def test_features_that_are_no_map_of_that_size_are_one_line():
-    with pytest.raises(UserError, match="10 features is no convolution of 3x3"):
+    with pytest.raises(UserError, match="10 features is not a convolution of 3x3"):
         linear_to_conv(nn.Linear(10, 2), 3)
 
 

@@ -23,7 +23,8 @@ from ftlit.lit.datamodules.text_sources import text_csv_data
 from ftlit.models.heads import LinearHead
 from ftlit.models.pooling import pool
 from ftlit.recipes.config.validate import check_input
-from ftlit.zoo.text_encoders import ENCODERS, TokenEmbeddings, load_bert, take_apart
+from ftlit.zoo.text_encoders import TokenEmbeddings, load_bert, take_apart
+from ftlit.zoo.transformers_files import ENCODERS
 
 pytest.importorskip("transformers")
 DISTIL = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "max_position_embeddings": 24}
@@ -148,12 +149,12 @@ def test_what_cannot_be_loaded_is_one_line(folder, tmp_path, monkeypatch):
     (bare / "config.json").write_text((folder / "config.json").read_text())
     for given, settings, line in [
         (tmp_path / "nowhere", {}, "no folder"),
-        (tmp_path / "gpt2", {}, "is of type gpt2, and backbone=bert takes encoders of these: bert"),
-        (tmp_path, {}, "no config of a network"),
+        (tmp_path / "gpt2", {}, "is of type gpt2; backbone=bert takes encoders of these types: bert"),
+        (tmp_path, {}, "cannot read the config"),
         (bare, {}, "no weights in"),
-        (folder, {"max_length": 25}, "this encoder knows 24 positions, give 24 or less"),
+        (folder, {"max_length": 25}, "this encoder has 24 positions, give 24 or less"),
         (folder, {"hiden_size": 3}, "did you mean 'hidden_size'"),
-        (folder, {"vocab_size": 7}, "has 20 tokens, and the encoder knows 7"),
+        (folder, {"vocab_size": 7}, "has 20 tokens, and the encoder 7"),
         (folder, {"intermediate_size": 64}, "the weights do not fit this network"),
         (folder, {"cut": "encodr.1"}, "did you mean 'encoder.1'"),
         (folder, {"weights": tmp_path / "other.bin"}, "no weights file"),
@@ -319,8 +320,8 @@ def test_texts_and_images_are_not_mixed_up(folder):
         ("csv_data", texts, "these data are images"),
         ("text_csv_data", images, "this network takes images, and these data are texts: give backbone=bert"),
     ):
-        module = "texts" if option == "text_csv_data" else "datamodules"
-        cfg = OmegaConf.create({"data": {"_target_": f"ftlit.lit.{module}.{option}"}})
+        module = "text_sources" if option == "text_csv_data" else "image_sources"
+        cfg = OmegaConf.create({"data": {"_target_": f"ftlit.lit.datamodules.{module}.{option}"}})
         check_input(cfg, images if spec is texts else texts)
         with pytest.raises(UserError, match=line):
             check_input(cfg, spec)

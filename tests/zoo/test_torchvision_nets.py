@@ -188,12 +188,12 @@ def test_images_of_another_size():
 
 
 @pytest.mark.parametrize(("name", "size", "told"), [
-    ("alexnet", 16, "the smallest that its strides leave something of are 63 px"),
-    ("inception_v3", 50, "the smallest that its strides leave something of are 75 px"),
-    ("convnext_tiny", 20, "the smallest that its strides leave something of are 32 px"),
-    ("vit_b_16", 100, "a multiple of 16 px, and not 100: give input_spec.size=96 or 112"),
-    ("vit_b_32", 20, "a multiple of 32 px, and not 20: give input_spec.size=32"),
-    ("maxvit_t", 100, "a multiple of 224 px, and not 100: give input_spec.size=224"),
+    ("alexnet", 16, "the smallest possible size is 63 px"),
+    ("inception_v3", 50, "the smallest possible size is 75 px"),
+    ("convnext_tiny", 20, "the smallest possible size is 32 px"),
+    ("vit_b_16", 100, "a multiple of 16 px, not 100: give input_spec.size=96 or 112"),
+    ("vit_b_32", 20, "a multiple of 32 px, not 20: give input_spec.size=32"),
+    ("maxvit_t", 100, "a multiple of 224 px, not 100: give input_spec.size=224"),
 ])  # fmt: skip
 def test_a_size_that_does_not_fit_is_one_line_with_one_that_does(name, size, told):
     with EmptyWeights():

@@ -1,7 +1,7 @@
-"""A backbone is an ordered list of named layers. A cut is the place right after one; features are what comes out there.
+"""The backbone: an ordered list of named layers. A cut is the place right after a layer; its output there are the features.
 
-Features have one of three shapes, told apart by their number of dimensions: a map (N, C, H, W), tokens (N, T, C) or a
-vector (N, C). Layers that compute in another order (Swin: N, H, W, C) are wrapped so that every cut shows these.
+Features have one of three shapes: a map (N, C, H, W), tokens (N, T, C) or vectors (N, C). Layers that compute in another order
+(Swin: N, H, W, C) are wrapped so that this holds at every cut.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,12 +21,13 @@ from ftlit.models.weights_origin import RANDOM, WeightsOrigin, check_origin
 
 
 class FeatureBatch:
-    """Features as they come out at a cut: a backbone that is given these runs only the layers above. Like a tensor it has a length (of N
-    images), a shape, and a device to be moved to; it has no pixels, and arithmetic with it fails.
+    """A batch of features at a cut. A backbone that takes it runs only the layers above the cut.
+
+    Like a tensor it has a length N and a shape, and moves to a device; it does not support arithmetic.
 
     Args:
-        values: (N, ...)
-        cut: where they came out.
+        values: the features, (N, ...).
+        cut: name of the layer that they are the output of.
     """
 
     def __init__(self, values: Tensor, cut: str) -> None:
@@ -37,27 +38,28 @@ class FeatureBatch:
 
     @property
     def shape(self) -> torch.Size:
-        """That of the values."""
+        """The shape of the values."""
         return self.values.shape
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "FeatureBatch":
-        """The same on a device; how Lightning moves a batch."""
+        """Move the values to a device, as Lightning does with a batch."""
         return FeatureBatch(self.values.to(device, non_blocking=non_blocking), self.cut)
 
 
 @versioned("layers", 1)
 class Layers(nn.Module):
-    """Named layers that run one after the other. `encoder.3` is child `3` of a container `encoder`, so that a layer's
-    name is the prefix of its parameters' names.
+    """Named layers that run one after the other.
+
+    `encoder.3` is child `3` of a container `encoder`, so a layer's name is the prefix of its parameters' names.
 
     Args:
-        layers: name -> module, in forward order; none may lie inside another, or be called as an attribute of the class (`pool`).
+        layers: name -> module, in forward order. No layer may lie inside another or have the name of an attribute of the class (`pool`).
 
     Raises:
-        UserError: such a name.
+        UserError: an invalid name.
     """
 
-    _fields: tuple[str, ...] = ()  # attributes that a subclass gives its instances
+    _fields: tuple[str, ...] = ()  # attributes of instances of a subclass
 
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -73,7 +75,7 @@ class Layers(nn.Module):
             parent.add_module(leaf, layer)
 
     def items(self) -> Iterator[tuple[str, nn.Module]]:
-        """(name, layer) in forward order."""
+        """Iterate over (name, layer) in forward order."""
         return ((name, self.get_submodule(name)) for name in self.cuts)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,27 +89,29 @@ def _check_names(names: Sequence[str], taken: set[str]) -> None:
     for name in names:
         first, *inner = name.split(".")
         if not all((first, *inner)) or first in taken or any(part in dir(nn.Module) for part in inner):
-            raise UserError(f"no layer can be called {name!r}: every part of a name is a word that is no attribute of a module; add to it")
+            raise UserError(
+                f"{name!r} is not a valid name of a layer: no part of it may be empty or an attribute of a module; choose another name"
+            )
         if inside := [other for other in names if other.startswith(f"{name}.")]:
-            raise UserError(f"layer {inside[0]!r} lies inside layer {name!r}: give layers apart, such as {name}.0 and {name}.1")
+            raise UserError(f"layer {inside[0]!r} lies inside layer {name!r}: give separate layers, such as {name}.0 and {name}.1")
 
 
 @versioned("backbone", 1)
 class Backbone(Layers):
     """A pretrained network without its classifier: ordered named layers and the input they expect.
 
-    `backbone(x)` takes images (N, 3, size, size), normalised as `input_spec` says, or token ids (N, T) where that is a `TextSpec`, and
-    gives the features at the last cut. It also takes `FeatureBatch` and goes on from there; pooled features are an end of it.
-    invariant 1: `backbone.after(c)(backbone.upto(c)(x)) == backbone(x)` for every cut c.
+    `backbone(x)` takes images (N, 3, size, size), normalised according to `input_spec`, or token ids (N, T) if that is a `TextSpec`, and
+    returns the features at the last cut. It also takes a `FeatureBatch` and continues from its cut, unless the features are pooled.
+    Invariant 1: `backbone.after(c)(backbone.upto(c)(x)) == backbone(x)` for every cut c.
 
     Args:
         layers: name -> module, in forward order.
-        input_spec: what the weights expect: size and normalisation of images, or tokenizer and length of texts.
+        input_spec: the input that the weights expect: size and normalisation of images, or tokenizer and length of texts.
         token_pool: how this network pools tokens, if it has any.
         origin: where the weights come from; random weights by default.
-        trained_with: the input that the weights were trained with, where that is known.
-        reinit: the layers whose weights were drawn anew, in forward order.
-        record: the loader's name and its arguments, plain values, that build it again; `None` for one of somebody's own.
+        trained_with: the input that the weights were trained with, if known.
+        reinit: names of the reinitialized layers, in forward order.
+        record: the loader's name and its arguments, plain values, that build the backbone again; `None` for a custom backbone.
     """
 
     _fields = ("input_spec", "token_pool", "origin", "trained_with", "reinit", "record")
@@ -136,17 +140,17 @@ class Backbone(Layers):
         self._on_meta: dict[tuple[int, ...], dict[str, tuple[tuple[int, ...], int]]] = {}
 
     def forward(self, x: Tensor | FeatureBatch) -> Tensor:
-        """Run every layer, or those above the cut that the features are of."""
+        """Run every layer, or those above the cut of a `FeatureBatch`."""
         features, begin = (x, 0) if isinstance(x, Tensor) else (x.values, self.index(x.cut) + 1)
         for name in self.cuts[begin:]:
             features = self.get_submodule(name)(features)
         return features
 
     def upto(self, cut: str | int) -> "Backbone":
-        """The layers up to and with `cut`, as a backbone of its own. The modules are shared, not copied.
+        """Return the layers up to and including `cut` as a backbone. The modules are shared, not copied.
 
         Args:
-            cut: a layer's name, or its place: -1 is the last layer (the whole backbone), -2 the one before.
+            cut: name of a layer, or its index: -1 is the last layer (the whole backbone), -2 the one before.
         """
         kept = self.cuts[: self.index(cut) + 1]
         layers = {name: layer for name, layer in self.items() if name in kept}
@@ -161,12 +165,12 @@ class Backbone(Layers):
         )
 
     def after(self, cut: str | int) -> Layers:
-        """The layers above `cut` (none for the last cut). The modules are shared, not copied."""
+        """Return the layers above `cut` (none for the last cut). The modules are shared, not copied."""
         kept = self.cuts[self.index(cut) + 1 :]
         return Layers({name: layer for name, layer in self.items() if name in kept})
 
     def index(self, cut: str | int) -> int:
-        """The place of a cut, counted from 0. Raises `UserError` with the nearest name where there is no such layer."""
+        """Return the index of a cut, from 0. Raises `UserError` with the closest name if there is no such layer."""
         if isinstance(cut, int) and -len(self.cuts) <= cut < len(self.cuts):
             return cut % len(self.cuts)
         if cut not in self.cuts:
@@ -174,19 +178,22 @@ class Backbone(Layers):
         return self.cuts.index(str(cut))
 
     def pool(self, features: Tensor, pooling: Pooling = "average") -> Tensor:
-        """Features at any cut -> vectors (N, C); see `ftlit.models.pooling.pool`."""
+        """Pool features at any cut to vectors (N, C); see `ftlit.models.pooling.pool`."""
         return pool(features, self.token_pool, pooling)
 
     @cached_property
     def feature_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Cut -> shape of one image's features there, at the size that `input_spec` names. Nothing is computed: it runs on `meta`."""
+        """Cut -> shape of one image's features there, at the size of `input_spec`; found on the `meta` device, without computation."""
         return {cut: shape for cut, (shape, _) in self.on_meta(self.input_spec.shape).items()}
 
     def on_meta(self, shape: Sequence[int]) -> dict[str, tuple[tuple[int, ...], int]]:
-        """Cut -> shape of one input's features there, and the floating-point operations of all layers up to it; nothing is computed.
+        """Find the shape of one input's features at each cut, and the number of floating-point operations up to it, without computation.
 
         Args:
-            shape: of one input: (3, H, W) of an image, (T,) of a text's token ids.
+            shape: shape of one input: (3, H, W) of an image, (T,) of the token ids of a text.
+
+        Returns:
+            Cut -> (shape, operations).
         """
         if tuple(shape) in self._on_meta:
             return self._on_meta[tuple(shape)]
@@ -223,7 +230,7 @@ class Backbone(Layers):
 
 
 def run_on_meta(layer: nn.Module, features: Tensor) -> Tensor:
-    """What `layer` would give for `features`, shapes only; it is left as it was, also what it keeps of a forward pass."""
+    """Run `layer` on the `meta` device, which gives shapes only. The layer stays as it is, including any state of a forward pass."""
     before = {module: dict(vars(module)) for module in layer.modules()}
     state = {name: torch.empty_like(t, device="meta") for name, t in [*layer.named_parameters(), *layer.named_buffers()]}
     try:

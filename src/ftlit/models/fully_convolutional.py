@@ -1,4 +1,4 @@
-"""Fully connected layers as convolutions: a network that was trained on images of one size takes larger ones and gives a map of logits.
+"""Convert fully connected layers to convolutions: a network then takes images larger than those of its training, and gives a map of logits.
 
 Sermanet et al. 2014 (OverFeat), section 3.5; Long et al. 2015 (Fully convolutional networks), section 3.1.
 """
@@ -20,45 +20,46 @@ from ftlit.models.heads import ConvHead, PooledHead
 Size = tuple[int, int]
 ELEMENTWISE = (nn.ReLU, nn.GELU, nn.Hardswish, nn.SiLU, nn.Tanh, nn.Dropout, nn.Identity)
 ENDS_MAPS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.Linear)
-NORMS = (nn.BatchNorm2d, AffineNorm, LayerNorm2d)  # on maps as they are
+NORMS = (nn.BatchNorm2d, AffineNorm, LayerNorm2d)  # exact classes, used on maps unchanged: LayerNorm2d is also an nn.LayerNorm
 
 
 def linear_to_conv(linear: nn.Linear, size: int | Size = 1) -> nn.Conv2d:
-    """A linear layer of a flattened map (C, h, w) as the convolution with a kernel of that size; on that map the same function (invariant 7).
+    """Convert a linear layer of a flattened map (C, h, w) to a convolution with a kernel of that size (invariant 7).
 
     Args:
-        linear: of C * h * w features. It stays as it is; the convolution's parameters are new ones of the same values, device, dtype
-            and `requires_grad`.
-        size: (h, w), or one number for both; 1: of vectors.
+        linear: a layer of C * h * w input features. It is not changed; the convolution has new parameters with the same values, device,
+            dtype and `requires_grad`.
+        size: (h, w), or one number for both; 1 for a layer of vectors.
 
     Raises:
-        UserError: the features cannot be divided so.
+        UserError: the number of input features is not a multiple of h * w.
     """
     height, width = (size, size) if isinstance(size, int) else size
     channels, rest = divmod(linear.in_features, height * width)
     if rest:
-        raise UserError(f"a linear layer of {linear.in_features} features is no convolution of {height}x{width}: give the size of its map")
+        raise UserError(
+            f"a linear layer of {linear.in_features} features is not a convolution of {height}x{width}: give the size of its map"
+        )
     return _conv(linear, linear.weight.detach().view(-1, channels, height, width))
 
 
 def fully_convolutional(backbone: Backbone, head: nn.Module) -> Layers:
-    """Images (N, 3, H, W) of the training size or larger -> logits (N, K, h, w), a map of what `head` says of each window of that size.
+    """Build a network from images (N, 3, H, W) of the training size or larger to logits (N, K, h, w) for each window of the training size.
 
-    At the training size the map is 1x1 and holds the same logits. Averages over the map become averages over windows of the training
-    map's size, at stride 1; adaptive pooling to several places, flattening and the linear layer after it become one convolution. At
-    larger sizes a position equals the original network on its window wherever neither padding nor a look at the whole image
-    (squeeze-and-excitation, attention) is involved; see the README.
+    At the training size the map is 1x1 and has the logits of the original. Averages over the map become averages over windows of the
+    training map's size, at stride 1; adaptive pooling to several positions, flattening and the linear layer after it become one
+    convolution. At larger sizes a position equals the original network on its window, except for the effects of padding and of modules
+    that use the whole image (squeeze-and-excitation, attention); see the README.
 
     Args:
-        backbone: of images, with maps. What computes maps is shared, not copied.
-        head: linear, a stack of linear layers and activations, or another head of ftlit.
+        backbone: a backbone of images whose features are maps. Modules that compute maps are shared, not copied.
+        head: linear, a stack of linear layers and activations, or another built-in head.
 
     Raises:
-        UserError: features that are tokens, a network of one size of images, or a module after the last map that is no convolution in
-            disguise.
+        UserError: features that are tokens, a network with a fixed image size, or a module after the last map that cannot be converted.
     """
     if not isinstance(backbone.input_spec, InputSpec) or any(len(shape) == 2 for shape in backbone.feature_shapes.values()):
-        raise UserError("a fully convolutional network is made of maps, and features of this backbone are tokens: take a convolutional one")
+        raise UserError("features of this backbone are tokens, and a fully convolutional network needs maps: use a convolutional backbone")
     layers, shape, above = _below_pooling(backbone)
     takes_map = getattr(head, "takes_map", False)
     pool = [] if above or takes_map else [("pool", nn.AdaptiveAvgPool2d(1))]
@@ -71,14 +72,19 @@ def fully_convolutional(backbone: Backbone, head: nn.Module) -> Layers:
 
 
 def _below_pooling(backbone: Backbone) -> tuple[dict[str, nn.Module], tuple[int, ...], list[tuple[str, nn.Module]]]:
-    """What computes maps, by name; the shape of the last map of one image at the training size; and the modules above."""
+    """Separate the modules that compute maps from those above.
+
+    Returns:
+        The former by name; the shape of the last map of one image at the training size; the modules above, with their names.
+    """
     shapes, (_, size, _) = backbone.feature_shapes, backbone.input_spec.shape
     maps = [name for name in backbone.cuts if len(shapes[name]) == 3]
     layers = {f"backbone.{name}": backbone.get_submodule(name) for name in maps}
     try:
-        _ = backbone.upto(len(maps) - 1).on_meta((3, 2 * size, 2 * size)) if maps else None
+        if maps:
+            backbone.upto(len(maps) - 1).on_meta((3, 2 * size, 2 * size))
     except Exception as error:
-        raise UserError(f"this backbone takes images of {size} px only, and no larger ones: {one_line(error)}") from error
+        raise UserError(f"this backbone takes images of {size} px only, not larger ones: {one_line(error)}") from error
     above = [(f"backbone.{name}", layer) for name, layer in backbone.items() if name not in maps]
     shape: tuple[int, ...] = shapes[maps[-1]] if maps else (3, size, size)
     if above and isinstance(above[0][1], nn.Sequential):  # a layer that ends with the pooling
@@ -93,28 +99,28 @@ def _below_pooling(backbone: Backbone) -> tuple[dict[str, nn.Module], tuple[int,
 
 
 class _Rewrite:
-    """What stands above the last map, module by module.
+    """The conversion of the modules above the last map, one after the other.
 
     Args:
         size: of the map at the training size.
     """
 
     def __init__(self, size: Size) -> None:
-        self.size = size  # that a window of the map still has
-        self.pooled: Size | None = None  # places that an adaptive pooling before the next linear layer leaves
+        self.size = size  # size of the map of one window
+        self.pooled: Size | None = None  # output size of an adaptive pooling before the next linear layer
 
     def parts(self, name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-        """(name, module of maps) for a module of vectors."""
+        """Yield (name, module of maps) for a module of vectors."""
         if (rewritten := self._rewritten(module)) is not None:
             yield from ((f"{name}.{i}" if i else name, part) for i, part in enumerate(rewritten))
         elif type(module) in INSIDE or isinstance(module, nn.Sequential):
             for inner, part in INSIDE.get(type(module), nn.Module.named_children)(module):
                 yield from self.parts(f"{name}.{inner}", part)
         else:
-            raise UserError(f"{name} ({type(module).__name__}) is no convolution in disguise: take head=linear, mlp or conv")
+            raise UserError(f"{name} ({type(module).__name__}) cannot be converted to a convolution; supported heads: linear, mlp, conv")
 
     def _rewritten(self, module: nn.Module) -> list[nn.Module] | None:
-        """The modules of maps that do the same; `None`: look inside."""
+        """Return equivalent modules of maps, or `None` if the module's children must be converted."""
         if isinstance(module, nn.Flatten):
             return []
         if isinstance(module, ELEMENTWISE):
@@ -122,15 +128,15 @@ class _Rewrite:
         if type(module) in NORMS:
             return [module]
         if isinstance(module, nn.Conv2d | nn.MaxPool2d):
-            return [module] if self._keeps_places(module) else None
+            return [module] if self._keeps_size(module) else None
         if isinstance(module, nn.LayerNorm):
             return [_ChannelNorm(module)]
         if isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
             return self._adaptive(module)
         return self._linear(module) if isinstance(module, nn.Linear) else None
 
-    def _keeps_places(self, module: nn.Conv2d | nn.MaxPool2d) -> bool:
-        """Whether a map has as many places as before: windows keep their size."""
+    def _keeps_size(self, module: nn.Conv2d | nn.MaxPool2d) -> bool:
+        """Whether the output map has the size of the input map."""
         channels = module.in_channels if isinstance(module, nn.Conv2d) else 1
         try:
             return run_on_meta(module, torch.empty(1, channels, *self.size, device="meta")).shape[2:] == self.size
@@ -145,7 +151,7 @@ class _Rewrite:
         if wanted == (1, 1):
             size, self.size = self.size, (1, 1)
             return [nn.MaxPool2d(size, 1) if isinstance(pool, nn.AdaptiveMaxPool2d) else nn.AvgPool2d(size, 1)]
-        self.pooled = wanted  # the next linear layer takes it in
+        self.pooled = wanted  # merged into the next linear layer
         return []
 
     def _linear(self, linear: nn.Linear) -> list[nn.Module]:
@@ -159,14 +165,14 @@ class _Rewrite:
 
 @versioned("channel_norm", 1)
 class _ChannelNorm(nn.Module):
-    """A layer norm of vectors (N, C) at each place of a map (N, C, H, W)."""
+    """A layer norm of vectors (N, C), applied at each position of a map (N, C, H, W)."""
 
     def __init__(self, norm: nn.LayerNorm) -> None:
         super().__init__()
         self.norm = norm
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
+        """Normalise each position."""
         normed: Tensor = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return normed
 
@@ -186,9 +192,9 @@ def _inside_conv(head: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 INSIDE: dict[type[nn.Module], Callable[[nn.Module], Iterator[tuple[str, nn.Module]]]] = {PooledHead: _inside_pooled, ConvHead: _inside_conv}
 
 
-def _averages(length: int, places: int) -> Tensor:
-    """The matrix (places, length) by which adaptive average pooling brings `length` values to `places`."""
-    return nn.functional.adaptive_avg_pool1d(torch.eye(length)[:, None], places)[:, 0].T
+def _averages(length: int, positions: int) -> Tensor:
+    """Return the matrix (positions, length) of adaptive average pooling from `length` values to `positions`."""
+    return nn.functional.adaptive_avg_pool1d(torch.eye(length)[:, None], positions)[:, 0].T
 
 
 def _conv(linear: nn.Linear, weight: Tensor) -> nn.Conv2d:

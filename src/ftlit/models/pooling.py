@@ -1,4 +1,4 @@
-"""How features of any shape become vectors."""
+"""Pool features of any shape to vectors."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
@@ -16,18 +16,22 @@ POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
 @versioned("pool", 1)
 def pool(features: Tensor, token_pool: TokenPool = "mean", pooling: Pooling = "average") -> Tensor:
-    """Features of any shape -> vectors (N, C): `average` as the original network pools before its classifier, else as `pooling` says.
+    """Pool features of any shape to vectors (N, C).
 
-    A map is averaged over its places, tokens are averaged or give their first one (`class_token`), a vector stays as it is. `max` takes
-    the largest value over places, or tokens; `2x2` the average of each quarter of a map, (N, 4 C). `masked_mean` is of texts: tokens
-    whose features are all zero are padding, and count for neither average nor maximum.
+    Args:
+        features: a map (N, C, H, W), tokens (N, T, C) or vectors (N, C).
+        token_pool: how the network pools tokens: their mean, the first one (`class_token`), or for texts the mean without padding, whose
+            features are all zero (`masked_mean`).
+        pooling: `average`: as the original network pools before its classifier: the mean over positions of a map, `token_pool` of
+            tokens, vectors as they are. `max`: the maximum over positions or tokens; padding does not count. `2x2`: the average of each
+            quarter of a map, (N, 4 C).
 
     Raises:
-        UserError: features that have nothing to pool so; see `poolings_of`.
+        UserError: features that this pooling does not apply to; see `poolings_of`.
     """
-    if pooling not in poolings_of(features.shape[1:]):
+    if pooling not in (supported := poolings_of(features.shape[1:])):
         raise UserError(
-            f"features of shape {tuple(features.shape[1:])} are not pooled by {pooling!r}: {', '.join(poolings_of(features.shape[1:]))}"
+            f"pooling={pooling!r} does not apply to features of shape {tuple(features.shape[1:])}; supported: {', '.join(supported)}"
         )
     if pooling == "max":
         if token_pool == "masked_mean" and features.ndim == 3:
@@ -45,7 +49,7 @@ def pool(features: Tensor, token_pool: TokenPool = "mean", pooling: Pooling = "a
 
 
 def real_tokens(features: Tensor) -> Tensor:
-    """Features (N, T, C) of texts -> which of the tokens are no padding, bool (N, T): those of padding are all zero."""
+    """Find the tokens of texts (N, T, C) that are not padding: bool (N, T). Features of padding are all zero."""
     return features.ne(0).any(dim=-1)
 
 
@@ -57,12 +61,12 @@ TOKEN_POOLS: dict[TokenPool, Callable[[Tensor], Tensor]] = {
 
 
 def poolings_of(shape: Sequence[int]) -> tuple[Pooling, ...]:
-    """What gives different vectors for features of this shape (of one image): a map of 2 x 2 places or more, tokens, vectors."""
+    """List the poolings that differ for features of this shape (of one image); of vectors there is one, `average`."""
     if len(shape) == 3:
         return POOLINGS if min(shape[1:]) > 1 else POOLINGS[:1]
     return POOLINGS[:2] if len(shape) == 2 else POOLINGS[:1]
 
 
 def pooled_size(shape: Sequence[int], pooling: Pooling = "average") -> int:
-    """The length of the vectors that `pool` makes of features of this shape (of one image)."""
+    """Return the length of the vectors that `pool` makes of features of this shape (of one image)."""
     return (shape[-1] if len(shape) == 2 else shape[0]) * (4 if pooling == "2x2" else 1)

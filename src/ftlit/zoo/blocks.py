@@ -1,4 +1,4 @@
-"""What a network falls into when it is taken apart, and the few modules that stand for a line of its `forward`."""
+"""Building blocks of the zoo: `NetworkParts`, named sequences of modules, and modules that replace single lines of a `forward`."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from ftlit.code_identity import versioned
 from ftlit.models.pooling import TokenPool
 
-IMAGENET = ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))
+IMAGENET = ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))  # (mean, std) of each channel
 
 
 @dataclass(frozen=True)
 class NetworkParts:
-    """A network taken apart.
+    """The named layers of a network and its classifier.
 
     Args:
         layers: name -> module, in forward order.
@@ -28,23 +28,24 @@ class NetworkParts:
     token_pool: TokenPool = "mean"
 
 
-def named(**modules: nn.Module) -> nn.Sequential:
-    """Modules that run one after the other, each under its name."""
+def sequential(**modules: nn.Module) -> nn.Sequential:
+    """Build an `nn.Sequential` whose modules have these names."""
     return nn.Sequential(OrderedDict(modules))
 
 
-def pooled(**modules: nn.Module) -> nn.Sequential:
-    """A map (N, C, H, W) averaged over its places to a vector (N, C), then `modules`."""
-    return named(avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(1), **modules)
+def pooled_sequential(**modules: nn.Module) -> nn.Sequential:
+    """Average a map (N, C, H, W) over its positions to a vector (N, C), then run `modules`."""
+    return sequential(avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(1), **modules)
 
 
 @versioned("renormalise", 1)
 class Renormalise(nn.Module):
-    """Images normalised with ImageNet's mean and std -> normalised with 0.5 and 0.5, as GoogLeNet's and Inception's first
-    owners did it. torchvision calls it `transform_input`.
+    """Convert images normalised with ImageNet's mean and std to mean 0.5 and std 0.5.
+
+    The original weights of GoogLeNet and Inception expect the latter; torchvision's name for this step is `transform_input`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape (N, 3, H, W), kept."""
+        """Convert images (N, 3, H, W); the shape stays the same."""
         channels = [x[:, i : i + 1] * (std / 0.5) + (mean - 0.5) / 0.5 for i, (mean, std) in enumerate(IMAGENET)]
         return torch.cat(channels, dim=1)

@@ -1,4 +1,4 @@
-"""From a network taken apart to a backbone: its input, its cut, its weights, the layers drawn anew."""
+"""Assemble a backbone from the parts of a network: input specification, cut, weights, reinitialized layers."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
@@ -19,16 +19,16 @@ from ftlit.zoo.blocks import NetworkParts
 from ftlit.zoo.state_dict import fill, original_names
 from ftlit.zoo.weights import WeightSource
 
-BACKBONES: Registry[Callable[..., Backbone]] = Registry("backbone source")  # by the names that stand in checkpoints
-LARGEST = 1024  # px, among which the smallest size that fits is looked for
-CANNOT_BUILD = (TypeError, ValueError, ArithmeticError, RuntimeError, AssertionError)
+BACKBONES: Registry[Callable[..., Backbone]] = Registry("backbone source")  # the names are recorded in checkpoints
+MAX_SIZE = 1024  # px: upper limit of the search for the smallest possible image size
+BUILD_ERRORS = (TypeError, ValueError, ArithmeticError, RuntimeError, AssertionError)
 
 
-def overridden(known: InputSpec, given: Mapping[str, Any] | None) -> InputSpec:
-    """`known` with the fields of `given` that are not `None`; a `size` without `resize` keeps their ratio.
+def override_input_spec(known: InputSpec, given: Mapping[str, Any] | None) -> InputSpec:
+    """Replace the fields of `known` that are not `None` in `given`; a `size` without `resize` keeps the ratio of the two.
 
     Raises:
-        UserError: an unknown field, or a value that it cannot take.
+        UserError: an unknown field or an invalid value.
     """
     overrides = {name: value for name, value in (given or {}).items() if value is not None}
     for name in overrides:
@@ -44,15 +44,15 @@ def overridden(known: InputSpec, given: Mapping[str, Any] | None) -> InputSpec:
         raise UserError(f"input_spec {overrides}: {error}") from error
 
 
-def built(name: str, build: Callable[..., nn.Module], settings: Mapping[str, Any]) -> nn.Module:
-    """The network at random. Raises `UserError` for settings that it cannot be built with."""
+def build_network(name: str, build: Callable[..., nn.Module], settings: Mapping[str, Any]) -> nn.Module:
+    """Build a network with random weights. Raises `UserError` for invalid settings."""
     try:
         return build(**settings)
-    except CANNOT_BUILD as error:
+    except BUILD_ERRORS as error:
         raise UserError(f"{name} cannot be built with {dict(settings)}: {one_line(error)}") from error
 
 
-def assembled(
+def assemble_backbone(
     name: str,
     model: nn.Module,
     parts: NetworkParts,
@@ -65,29 +65,29 @@ def assembled(
     fresh: Callable[[], NetworkParts],
     record: Mapping[str, Any],
 ) -> Backbone:
-    """The backbone of a network that was taken apart.
+    """Assemble the backbone: cut it, fill in the weights, reinitialize layers, check the input size.
 
     Args:
         name: of the network.
         model: the network.
-        parts: what it fell into; the modules are those of `model`.
+        parts: its layers and classifier; they share the modules of `model`.
         spec: the input.
-        source: where the weights come from, or `None` for the random ones that the network has.
-        tensors: what `source` gave.
-        cut: keep the layers up to and with this one.
-        reinit: layers that are not filled from `tensors`.
-        fresh: the parts of the same network drawn at random, for these.
-        record: name of the loader and its arguments, but the cut; see `Backbone`.
+        source: source of the weights, or `None` to keep the network's random ones.
+        tensors: the tensors that `source` loaded.
+        cut: keep the layers up to and including this one.
+        reinit: layers to reinitialize, in place of filling them from `tensors`.
+        fresh: builds the parts of the same network with new random weights, for `reinit`.
+        record: name of the loader and its arguments except the cut; see `Backbone`.
 
     Raises:
-        UserError: an unknown cut or layer, weights that do not fit, or a size of image that the network cannot take.
+        UserError: an unknown cut or layer, weights that do not fit, or an image size that the network cannot process.
     """
     origin, trained_with = (source.origin, source.input_spec) if source else (RANDOM, None)
     record = {**record, "cut": [*parts.layers][-1], "reinit": [layer if isinstance(layer, str) else int(layer) for layer in reinit]}
     whole = Backbone(parts.layers, spec, token_pool=parts.token_pool, origin=origin, trained_with=trained_with, record=record)
     backbone = whole if cut is None else whole.upto(cut)
-    places = sorted({backbone.index(layer) for layer in reinit})
-    backbone.reinit = tuple(backbone.cuts[place] for place in places)
+    indices = sorted({backbone.index(layer) for layer in reinit})
+    backbone.reinit = tuple(backbone.cuts[index] for index in indices)
     if tensors is not None:
         names = original_names(model, whole)
         fill(backbone, tensors, names, model.state_dict().keys() - names.keys())
@@ -100,14 +100,14 @@ def assembled(
 
 
 def _check_size(name: str, backbone: Backbone) -> None:
+    spec = backbone.input_spec
     try:
-        _ = backbone.feature_shapes  # kept by the backbone: heads ask for it next
+        backbone.on_meta(spec.shape)  # the backbone caches the result, and heads need it next
     except (RuntimeError, AssertionError) as error:
-        spec = backbone.input_spec
         if isinstance(spec, TextSpec):
             raise UserError(f"{name} cannot take {spec.inputs}: {one_line(error)}") from error
-        least = bisect_left(range(LARGEST), 1, lo=spec.size, key=lambda larger: int(_fits(backbone, larger)))
-        hint = f"the smallest that its strides leave something of are {least} px" if least < LARGEST else one_line(error)
+        least = bisect_left(range(MAX_SIZE), 1, lo=spec.size, key=lambda larger: int(_fits(backbone, larger)))
+        hint = f"the smallest possible size is {least} px" if least < MAX_SIZE else one_line(error)
         raise UserError(f"{name} cannot take {spec.inputs}: {hint} (input_spec.size)") from error
 
 
@@ -119,8 +119,10 @@ def _fits(backbone: Backbone, size: int) -> bool:
 
 
 class EmptyWeights(TorchFunctionMode):
-    """Inside, `torch.empty` gives tensors on `meta`: most parameters cost neither memory nor random numbers until a file fills
-    them. Tables that a network computes while it is built stay real, as under `torch.device("meta")` they would not.
+    """Context in which `torch.empty` returns tensors on the `meta` device.
+
+    Most parameters then need neither memory nor random numbers until a file fills them. Tables that a network computes while it is
+    built remain real tensors, which they would not under `torch.device("meta")`.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

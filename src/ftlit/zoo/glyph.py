@@ -1,6 +1,6 @@
-"""The small network that ships with the package: a ResNet (He et al. 2016) for 32x32 pictures, pretrained on rendered letters and signs.
+"""The network that ships with the package: a small ResNet (He et al. 2016) for 32x32 images, pretrained on rendered glyphs.
 
-`python train.py experiment=pretrain_glyph` makes its weights, `glyph.safetensors` beside this file (see the README).
+`python train.py experiment=pretrain_glyph` produces its weights, `glyph.safetensors` beside this file (see the README).
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from torchvision.models.resnet import BasicBlock, conv1x1
 
 from ftlit.data.input_spec import InputSpec
 from ftlit.models.backbone import Layers
-from ftlit.zoo.blocks import named
+from ftlit.zoo.blocks import sequential
 
 FILE = Path(__file__).with_name("glyph.safetensors")
 INPUT_SPEC = InputSpec(size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -19,14 +19,17 @@ STRIDES = {"layer1": 2, "layer2": 2, "layer3": 2, "layer4": 1}
 
 
 def build() -> Layers:
-    """494,368 parameters at random: a stem and four layers of one basic block each; (N, 3, 32, 32) -> (N, 128, 4, 4)."""
+    """Build the network with random weights: (N, 3, 32, 32) -> (N, 128, 4, 4).
+
+    A stem and four layers of one basic block each; 494,368 parameters.
+    """
     layers: dict[str, nn.Module] = {
-        "stem": named(conv1=nn.Conv2d(3, 32, 3, padding=1, bias=False), bn1=nn.BatchNorm2d(32), relu=nn.ReLU(inplace=True))
+        "stem": sequential(conv1=nn.Conv2d(3, 32, 3, padding=1, bias=False), bn1=nn.BatchNorm2d(32), relu=nn.ReLU(inplace=True))
     }
-    width = 32
-    for name, wider in WIDTHS.items():
-        layers[name] = _block(width, wider, STRIDES[name])
-        width = wider
+    in_channels = 32
+    for name, out_channels in WIDTHS.items():
+        layers[name] = _block(in_channels, out_channels, STRIDES[name])
+        in_channels = out_channels
     network = Layers(layers)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -34,5 +37,6 @@ def build() -> Layers:
     return network
 
 
-def _block(before: int, after: int, stride: int) -> BasicBlock:
-    return BasicBlock(before, after, stride, nn.Sequential(conv1x1(before, after, stride), nn.BatchNorm2d(after)))
+def _block(in_channels: int, out_channels: int, stride: int) -> BasicBlock:
+    downsample = nn.Sequential(conv1x1(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels))
+    return BasicBlock(in_channels, out_channels, stride, downsample)

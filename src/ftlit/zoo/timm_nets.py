@@ -1,4 +1,4 @@
-"""`load_timm`: an image classifier of the package timm by its name, taken apart, with the weights and the input that belong to them."""
+"""`load_timm`: an image classifier of timm by its name, as named layers, with weights and input specification."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,14 +20,14 @@ from ftlit.errors import UserError, one_line, unknown
 from ftlit.models.backbone import Backbone
 from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.zoo.blocks import NetworkParts
-from ftlit.zoo.build import BACKBONES, assembled, built, overridden
+from ftlit.zoo.build import BACKBONES, assemble_backbone, build_network, override_input_spec
 from ftlit.zoo.timm_layers import take_apart
-from ftlit.zoo.weights import HOW_TO_GO_ON, WeightSource, as_record, find, network_timeout
+from ftlit.zoo.weights import ALTERNATIVES, WeightSource, as_record, find, network_timeout
 
 Config = dict[str, Any]
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-NOT_GIVEN = {  # what timm's builders take and a backbone does not
+REPLACED_ARGUMENTS = {  # arguments of timm's builders that backbones do not have -> what to use instead
     "num_classes": "a backbone has no classifier: the head has it",
     "in_chans": "images have three channels",
     "img_size": "give input_spec.size",
@@ -48,45 +48,48 @@ def load_timm(
     input_spec: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> Backbone:
-    """A pretrained network of timm without its classifier, as named layers: the twin of `load_backbone`.
+    """Load a pretrained network of timm without its classifier, as named layers; the counterpart of `load_backbone`.
 
-    Its layers are those that a forward pass runs one after the other; that they do what the network does is checked on two random
-    images while it loads. A network that does not come apart exactly is one layer, `whole`, and its `origin` says so.
+    Its layers are the modules that a forward pass runs one after the other; that they compute what the network computes is checked on two
+    random images while it loads. A network that cannot be split exactly is one layer, `whole`, and the note of its `origin` says why.
 
     Args:
-        name: as timm has it: an architecture (`convnextv2_atto`), perhaps with the tag of its weights (`resnet18.a1_in1k`).
-        weights: `default`: those that timm has under this name, through its cache; a file (.pth, .safetensors, ...) with a state dict of
-            the original network, with or without classifier, or of the backbone; `None` for a random start.
-        cut: keep the layers up to and with this one; see `Backbone.upto`.
-        reinit: draw these layers anew; see `load_backbone`.
+        name: timm's name of an architecture (`convnextv2_atto`), with or without the tag of its weights (`resnet18.a1_in1k`).
+        weights: `default`: timm's weights of this name, through its cache; a file (.pth, .safetensors, ...) with a state dict of the
+            original network, with or without classifier, or of the backbone; `None` for random weights.
+        cut: keep the layers up to and including this one; see `Backbone.upto`.
+        reinit: reinitialize these layers; see `load_backbone`.
         input_spec: fields of `InputSpec` that override timm's data config. `None` values are ignored.
-        kwargs: for timm's builder: `drop_path_rate=0.1`. The image size, where the network is made for one, is the input spec's.
+        kwargs: arguments of timm's builder, such as `drop_path_rate=0.1`. A network with a fixed image size is built for that of the
+            input spec.
 
     Raises:
-        UserError: no timm; an unknown name, argument, cut or field; a network of other than square RGB images, or that gives no vector for
-            an image; weights that cannot be had or do not fit.
+        UserError: timm is not installed; an unknown name, argument, cut or field; a network for other than square RGB images, or one that
+            gives no vector for an image; weights that cannot be loaded or do not fit.
     """
     create = partial(_timm().create_model, name)
     config = _config(name)
     for argument in kwargs:
-        if argument in NOT_GIVEN:
-            raise UserError(f"backbone.{argument} of {name}: {NOT_GIVEN[argument]}")
+        if argument in REPLACED_ARGUMENTS:
+            raise UserError(f"backbone.{argument} of {name}: {REPLACED_ARGUMENTS[argument]}")
     known = _input_spec(name, config)
-    spec = overridden(known, input_spec)
+    spec = override_input_spec(known, input_spec)
     settings = ({"img_size": spec.size} if config.get("fixed_input_size") and spec.size != known.size else {}) | kwargs
     published = WeightSource(_origin(config), partial(_fetch, name, config, settings), known)
     source = find(weights, {"default": published} if _has_weights(config) else {})
     with torch.random.fork_rng(devices=[]) if source else nullcontext():
         tensors = source.load() if source else None
-        model = built(name, create, settings)
+        model = build_network(name, create, settings)
     resized = tensors is not None and source is not published and _resize(tensors, model)
     parts, note = take_apart(model, spec.size)
 
     def fresh() -> NetworkParts:
-        return take_apart(built(name, create, settings), spec.size)[0]
+        return take_apart(build_network(name, create, settings), spec.size)[0]
 
     record = {"loader": "timm", "name": name, "weights": as_record(weights), "input_spec": asdict(spec), **kwargs}
-    backbone = assembled(name, model, parts, spec, source=source, tensors=tensors, cut=cut, reinit=reinit, fresh=fresh, record=record)
+    backbone = assemble_backbone(
+        name, model, parts, spec, source=source, tensors=tensors, cut=cut, reinit=reinit, fresh=fresh, record=record
+    )
     origin = backbone.origin
     backbone.origin = replace(origin, resized=(*origin.resized, "positions") if resized else origin.resized, note=note)
     return backbone
@@ -101,12 +104,12 @@ def _timm() -> Any:
 
 
 def _config(name: str) -> Config:
-    """What timm knows of a network and its weights. Raises `UserError` for a name that it does not have."""
+    """Return timm's config of a network and its weights. Raises `UserError` for an unknown name."""
     timm = _timm()
     if not timm.is_model(name.partition(".")[0]):
         names = timm.list_models()
         nearest = get_close_matches(name, names, n=4, cutoff=0.0)
-        raise UserError(f"no network of timm {name!r}: did you mean {' or '.join(nearest)}? timm.list_models() names all {len(names):,}")
+        raise UserError(f"no network of timm {name!r}: did you mean {' or '.join(nearest)}? timm.list_models() lists all {len(names):,}")
     try:
         found = timm.get_pretrained_cfg(name, allow_unregistered=False)
     except RuntimeError as error:
@@ -120,7 +123,7 @@ def _input_spec(name: str, config: Config) -> InputSpec:
     channels, height, width = data["input_size"]
     if channels != 3 or height != width:
         raise UserError(
-            f"{name} wants images of {channels} channels, {height}x{width}: only square RGB images can be had; take another network"
+            f"{name} needs images of {channels} channels, {height}x{width}; only square RGB images are supported: use another network"
         )
     resize = max(height, round(height / data["crop_pct"]))
     return InputSpec(height, resize, data["mean"], data["std"], data["interpolation"])
@@ -135,36 +138,38 @@ def _origin(config: Config) -> WeightsOrigin:
 
 
 def _fetch(name: str, config: Config, settings: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Pretrained weights from timm's cache, where they are downloaded to if they are not there. Raises `UserError` where that fails."""
+    """Load pretrained weights from timm's cache; download them first if they are missing. Raises `UserError` if that fails."""
     try:
         with network_timeout(seconds=30):
             _check_hub(config)
             model: nn.Module = _timm().create_model(name, pretrained=True, **settings)
     except (OSError, HTTPException, RuntimeError, ValueError) as error:
         raise UserError(
-            f"cannot download the weights of {name} ({_origin(config).describe()}): {one_line(error)}; {HOW_TO_GO_ON}"
+            f"cannot download the weights of {name} ({_origin(config).describe()}): {one_line(error)}; {ALTERNATIVES}"
         ) from error
     return dict(model.state_dict())
 
 
 def _resize(tensors: dict[str, Tensor], model: nn.Module) -> bool:
-    """Bring what a file holds for images of another size, positions for one, to this network's, in place, by what timm does to its own
-    weights. Returns whether that changed a shape.
+    """Adapt tensors for another image size (position embeddings) to this network, in place, with timm's own filter.
+
+    Returns:
+        Whether a shape changed.
     """
     own, adapt = model.state_dict(), getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     other = [name for name, tensor in tensors.items() if name in own and tensor.shape != own[name].shape and "pos" in name]
     if not other or adapt is None:
         return False
     try:
-        found = adapt({name: tensors[name] for name in tensors}, model)
-    except Exception:  # tensors that are none of this network's; what does not fit is told later
+        found = adapt(dict(tensors), model)
+    except Exception:  # tensors of another network; `fill` reports later which do not fit
         return False
     tensors.update({name: found[name] for name in other if name in found})
     return True
 
 
 def _check_hub(config: Config) -> None:
-    """Ask once whether the hub can be reached, for what is not in the cache: it would be asked twelve times, for a minute."""
+    """Check once whether the hub can be reached, if the weights are not in the cache: timm would retry for a minute."""
     from huggingface_hub import constants, try_to_load_from_cache
 
     hub = config.get("hf_hub_id")
@@ -173,4 +178,4 @@ def _check_hub(config: Config) -> None:
     try:
         urlopen(Request(constants.ENDPOINT, method="HEAD")).close()
     except HTTPError:
-        pass  # it answers
+        pass  # the hub answers

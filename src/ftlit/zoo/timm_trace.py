@@ -1,7 +1,7 @@
-"""What a forward pass runs, in order, and where one module's result is, unchanged, the next one's argument.
+"""Record the module calls of a forward pass, and find sequences in which each module's output is the next one's input.
 
-That is read from the tensors themselves: the same object, written to by nobody in between. So a chain that is found here is one
-whatever the weights are.
+Whether an output is the next input is read from the tensors themselves: the same object, not modified in between. A sequence that is found
+this way is one for any weights.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,66 +21,66 @@ class ModuleCall:
     """One call of a module.
 
     Args:
-        name: the module's path in the network.
-        module: what was called.
-        given: its argument, or `None` where it takes more than one tensor.
-        written: how often the argument had been written to before.
-        result: what it gave, or `None` where that is no single tensor.
-        rewritten: how often the result had been written to by then.
-        writes: whether the call wrote to its argument.
+        name: path of the module in the network.
+        module: the module.
+        argument: its argument, or `None` if it has more than one tensor.
+        argument_version: version counter of the argument before the call.
+        result: its output, or `None` if that is not a single tensor.
+        result_version: version counter of the output right after the call.
+        modifies_argument: whether the call modified its argument in place.
     """
 
     name: str
     module: nn.Module
-    given: Tensor | None
-    written: int
+    argument: Tensor | None
+    argument_version: int
     result: Tensor | None = None
-    rewritten: int = -1
-    writes: bool = False
+    result_version: int = -1
+    modifies_argument: bool = False
 
-    def takes(self, features: Tensor | None, written: int) -> bool:
-        """Whether the call's argument is `features`, as they were when they had been written to so often."""
-        return features is not None and self.given is features and self.written == written
+    def takes(self, features: Tensor | None, version: int) -> bool:
+        """Whether the argument of the call is `features` at this version."""
+        return features is not None and self.argument is features and self.argument_version == version
 
     def follows(self, other: "ModuleCall") -> bool:
-        """Whether the call's argument is what `other` gave."""
-        return self.takes(other.result, other.rewritten)
+        """Whether the argument of the call is the output of `other`."""
+        return self.takes(other.result, other.result_version)
 
 
 @dataclass
 class Trace:
-    """A forward pass.
+    """The record of a forward pass.
 
     Args:
         model: the network.
-        images: what it was given.
-        calls: of the network's parts, in the order they began, up to the end of `forward_features`.
-        later: of those after it.
-        features: what `forward_features` gave, or `None` where that is no single tensor.
-        logits: what the network gave.
+        images: its input.
+        calls: calls of the network's modules in the order in which they began, up to the end of `forward_features`.
+        head_calls: the calls after that.
+        features: output of `forward_features`, or `None` if that is not a single tensor.
+        logits: output of the network.
     """
 
     model: Any
     images: Tensor
     calls: list[ModuleCall] = field(default_factory=list)
-    later: list[ModuleCall] = field(default_factory=list)
+    head_calls: list[ModuleCall] = field(default_factory=list)
     features: Any = None
     logits: Any = None
 
 
 def trace(model: Any, images: Tensor) -> Trace:
-    """Run a timm network once, as it is, and note what it called. It is left without hooks."""
+    """Run a timm network once, in its present mode, and record its module calls. No hook stays behind."""
     found, handles = Trace(model, images), []
     calls = found.calls
 
     def forward_features(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
-        found.features, calls = type(model).forward_features(model, *args, **kwargs), found.later
+        found.features, calls = type(model).forward_features(model, *args, **kwargs), found.head_calls
         return found.features
 
     try:
-        for name, module in _parts(model, ""):
-            handles += _note(name, module, lambda call: calls.append(call))
+        for name, module in _descendants(model, ""):
+            handles += _record_calls(name, module, lambda call: calls.append(call))
         model.forward_features = forward_features
         found.logits = model(images)
     finally:
@@ -90,61 +90,61 @@ def trace(model: Any, images: Tensor) -> Trace:
     return found
 
 
-def _parts(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
-    """The children, and those of containers in turn."""
+def _descendants(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the children, and those of containers in turn."""
     for name, child in module.named_children():
         yield prefix + name, child
         if isinstance(child, CONTAINERS):
-            yield from _parts(child, f"{prefix}{name}.")
+            yield from _descendants(child, f"{prefix}{name}.")
 
 
-def _note(name: str, module: nn.Module, add: Callable[[ModuleCall], None]) -> list[Any]:
-    """Hooks on one module that note each of its calls."""
+def _record_calls(name: str, module: nn.Module, add: Callable[[ModuleCall], None]) -> list[Any]:
+    """Register hooks on one module that record each of its calls."""
     open_calls: list[ModuleCall] = []
 
     def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
-        call = ModuleCall(name, module, args[0] if alone else None, args[0]._version if alone else -1)
+        single = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
+        call = ModuleCall(name, module, args[0] if single else None, args[0]._version if single else -1)
         open_calls.append(call)
         add(call)
 
     def end(_: nn.Module, args: Any, result: Any) -> None:
         call = open_calls.pop()
-        call.writes = call.given is not None and call.given._version != call.written
+        call.modifies_argument = call.argument is not None and call.argument._version != call.argument_version
         if isinstance(result, Tensor):
-            call.result, call.rewritten = result, result._version
+            call.result, call.result_version = result, result._version
 
     return [module.register_forward_pre_hook(begin, with_kwargs=True), module.register_forward_hook(end)]
 
 
-def inner(call: ModuleCall, calls: list[ModuleCall]) -> list[ModuleCall]:
-    """The calls of a container's children, where they are all that it does: a chain from its argument to its result. Else none."""
+def child_calls(call: ModuleCall, calls: list[ModuleCall]) -> list[ModuleCall]:
+    """List the calls of a container's children if they are a sequence from its argument to its output, otherwise none."""
     if not isinstance(call.module, nn.Sequential):
         return []
     names = {f"{call.name}.{name}" for name, _ in call.module.named_children()}
     found = [other for other in calls if other.name in names]
-    chained = [found[:1], *([after] for before, after in pairwise(found) if after.follows(before))]
-    whole = found and len(chained) == len(found) and found[0].takes(call.given, call.written) and found[-1].result is call.result
-    return found if whole else []
+    connected = [found[:1], *([after] for before, after in pairwise(found) if after.follows(before))]
+    complete = found and len(connected) == len(found) and found[0].takes(call.argument, call.argument_version)
+    return found if complete and found[-1].result is call.result else []
 
 
 def call_sequences(calls: list[ModuleCall]) -> list[list[ModuleCall]]:
-    """The calls outside of each other, in runs in which each follows the one before it."""
+    """Group the outermost calls into sequences in which each call follows the one before it."""
     names = {call.name for call in calls}
-    runs: list[list[ModuleCall]] = []
+    sequences: list[list[ModuleCall]] = []
     for call in calls:
         parents = {call.name[:i] for i, letter in enumerate(call.name) if letter == "."}
         if parents & names:
             continue
-        if not runs or not call.follows(runs[-1][-1]):
-            runs.append([])
-        runs[-1].append(call)
-    return runs
+        if not sequences or not call.follows(sequences[-1][-1]):
+            sequences.append([])
+        sequences[-1].append(call)
+    return sequences
 
 
 @contextmanager
 def preserved_state(model: nn.Module) -> Iterator[None]:
-    """Inside, the network is in evaluation mode and without gradients; afterwards it and torch's random state are as they were."""
+    """Context in evaluation mode and without gradients; restores the network's attributes and torch's random state at the end."""
     before = {module: dict(vars(module)) for module in model.modules()}
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():

@@ -1,8 +1,8 @@
-"""How each torchvision family comes apart: model -> named layers and the severed classifier, which share its modules.
+"""Named layers of each torchvision family: network -> named layers and classifier, which share its modules.
 
-Layers keep torchvision's names where it has any. An operation without parameters or a lone norm goes with the layer it
-follows, a downsampling with the stage it leads to. Only the last linear layer is severed; a pool, flatten or dropout right
-before it goes with it, so that a convolutional network's last features are its un-pooled map. Auxiliary heads fall away.
+Layers keep torchvision's names where there are any. A module without parameters or a single norm belongs to the layer before it, a
+downsampling to the stage after it. Only the last linear layer is the classifier, together with a pooling, flattening or dropout right
+before it, so the last features of a convolutional network are a map before pooling. Auxiliary heads are dropped.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,17 +13,17 @@ from torchvision import models
 from torchvision.models.squeezenet import Fire
 
 from ftlit.models.backbone import Layers
-from ftlit.zoo.blocks import NetworkParts, Renormalise, named, pooled
+from ftlit.zoo.blocks import NetworkParts, Renormalise, pooled_sequential, sequential
 from ftlit.zoo.vision_transformers import maxvit, stages, swin, vit
 
 
 def take_apart(model: nn.Module) -> NetworkParts:
-    """The named layers and the classifier of a torchvision classification network, or of `Layers`, which has no classifier.
+    """Split a torchvision classification network, or `Layers` (which have no classifier), into named layers and classifier.
 
-    invariant 1: in eval mode `classifier(layers one after the other(x)) == model(x)`. Modules are shared, not copied.
+    Invariant 1: in eval mode `classifier(layers one after the other(x)) == model(x)`. Modules are shared, not copied.
 
     Raises:
-        KeyError: a type of network that the table `FAMILIES` lacks.
+        KeyError: a type of network that is not in `FAMILIES`.
     """
     return FAMILIES[type(model)](model)
 
@@ -37,17 +37,20 @@ def _vgg(model: Any) -> NetworkParts:
 
 
 def _with_fully_connected(model: Any, convs: list[list[nn.Module]]) -> NetworkParts:
-    """`fc6` and `fc7` end with their ReLU: the 4,096-D CNN features of Razavian et al. 2014 (section 2) and of the CS231n notes."""
+    """Split the classifier too: `fc6` and `fc7` include their ReLU.
+
+    These are the 4,096-D CNN features of Razavian et al. 2014 (section 2) and of the CS231n notes.
+    """
     fc6, fc7, last = _split(model.classifier, after=(nn.ReLU,))
-    layers = {f"conv{i}": named(**_by_kind(run)) for i, run in enumerate(convs, 1)}
-    layers["fc6"] = named(avgpool=model.avgpool, flatten=nn.Flatten(1), **_by_kind(fc6))
-    layers["fc7"] = named(**_by_kind(fc7))
-    return NetworkParts(layers, named(**_by_kind(last)))
+    layers = {f"conv{i}": sequential(**_by_short_name(group)) for i, group in enumerate(convs, 1)}
+    layers["fc6"] = sequential(avgpool=model.avgpool, flatten=nn.Flatten(1), **_by_short_name(fc6))
+    layers["fc7"] = sequential(**_by_short_name(fc7))
+    return NetworkParts(layers, sequential(**_by_short_name(last)))
 
 
 def _resnet(model: Any) -> NetworkParts:
-    stem = named(**_children(model, "conv1", "bn1", "relu", "maxpool"))
-    return NetworkParts({"stem": stem, **_children(model, "layer1", "layer2", "layer3", "layer4")}, pooled(fc=model.fc))
+    stem = sequential(**_children(model, "conv1", "bn1", "relu", "maxpool"))
+    return NetworkParts({"stem": stem, **_children(model, "layer1", "layer2", "layer3", "layer4")}, pooled_sequential(fc=model.fc))
 
 
 def _densenet(model: Any) -> NetworkParts:
@@ -58,14 +61,14 @@ def _densenet(model: Any) -> NetworkParts:
         transition = {"transition": features[f"transition{i - 1}"]} if i > 1 else {}
         layers[f"denseblock{i}"] = {**transition, "block": block}
     layers[f"denseblock{len(blocks)}"] |= {"norm": features["norm5"], "relu": nn.ReLU(inplace=True)}
-    return NetworkParts({name: named(**held) for name, held in layers.items()}, pooled(linear=model.classifier))
+    return NetworkParts({name: sequential(**modules) for name, modules in layers.items()}, pooled_sequential(linear=model.classifier))
 
 
 def _googlenet(model: Any) -> NetworkParts:
     stem = _children(model, "conv1", "maxpool1", "conv2", "conv3", "maxpool2")
     blocks = {name: block for name, block in model.named_children() if name.startswith("inception")}
     for name, maxpool in (("inception3b", model.maxpool3), ("inception4e", model.maxpool4)):
-        blocks[name] = named(block=blocks[name], maxpool=maxpool)
+        blocks[name] = sequential(block=blocks[name], maxpool=maxpool)
     return _inception_like(model, stem, blocks)
 
 
@@ -76,19 +79,21 @@ def _inception_v3(model: Any) -> NetworkParts:
 
 def _inception_like(model: Any, stem: dict[str, nn.Module], blocks: dict[str, nn.Module]) -> NetworkParts:
     renormalise = {"renormalise": Renormalise()} if model.transform_input else {}
-    return NetworkParts({"stem": named(**renormalise, **stem), **blocks}, pooled(dropout=model.dropout, fc=model.fc))
+    return NetworkParts({"stem": sequential(**renormalise, **stem), **blocks}, pooled_sequential(dropout=model.dropout, fc=model.fc))
 
 
 def _squeezenet(model: Any) -> NetworkParts:
-    """The classifier is a 1x1 convolution; it is severed with the ReLU and the pool after it."""
+    """Split a SqueezeNet: its classifier is a 1x1 convolution with the ReLU and the pooling after it."""
     conv1, *fires = _split(model.features, before=(Fire,))
-    layers = {"conv1": named(**_by_kind(conv1))} | {f"fire{i}": named(**_by_kind(run)) for i, run in enumerate(fires, 2)}
-    return NetworkParts(layers, named(**_by_kind(model.classifier), flatten=nn.Flatten(1)))
+    layers = {"conv1": sequential(**_by_short_name(conv1))} | {
+        f"fire{i}": sequential(**_by_short_name(group)) for i, group in enumerate(fires, 2)
+    }
+    return NetworkParts(layers, sequential(**_by_short_name(model.classifier), flatten=nn.Flatten(1)))
 
 
 def _shufflenet(model: Any) -> NetworkParts:
-    conv1 = named(**_by_kind(model.conv1), maxpool=model.maxpool)
-    return NetworkParts({"conv1": conv1, **_children(model, "stage2", "stage3", "stage4", "conv5")}, pooled(fc=model.fc))
+    conv1 = sequential(**_by_short_name(model.conv1), maxpool=model.maxpool)
+    return NetworkParts({"conv1": conv1, **_children(model, "stage2", "stage3", "stage4", "conv5")}, pooled_sequential(fc=model.fc))
 
 
 def _features(model: Any) -> dict[str, nn.Module]:
@@ -96,33 +101,33 @@ def _features(model: Any) -> dict[str, nn.Module]:
 
 
 def _features_and_linear(model: Any) -> NetworkParts:
-    return NetworkParts(_features(model), pooled(**_by_kind(model.classifier)))
+    return NetworkParts(_features(model), pooled_sequential(**_by_short_name(model.classifier)))
 
 
 def _mobilenet_v3(model: Any) -> NetworkParts:
     linear, activation, dropout, last = model.classifier
-    fc = pooled(linear=linear, activation=activation)
-    return NetworkParts({**_features(model), "fc": fc}, named(dropout=dropout, linear=last))
+    fc = pooled_sequential(linear=linear, activation=activation)
+    return NetworkParts({**_features(model), "fc": fc}, sequential(dropout=dropout, linear=last))
 
 
 def _mnasnet(model: Any) -> NetworkParts:
-    """Eight modules of stem, six stacks, then convolution, norm and ReLU."""
+    """Split an MNASNet: eight modules of stem, six stacks, then convolution, norm and ReLU."""
     modules = list(model.layers)
     stacks = {f"stack{i}": stack for i, stack in enumerate(modules[8:14], 1)}
-    layers = {"stem": named(**_by_kind(modules[:8])), **stacks, "conv_last": named(**_by_kind(modules[14:]))}
-    return NetworkParts(layers, pooled(**_by_kind(model.classifier)))
+    layers = {"stem": sequential(**_by_short_name(modules[:8])), **stacks, "conv_last": sequential(**_by_short_name(modules[14:]))}
+    return NetworkParts(layers, pooled_sequential(**_by_short_name(model.classifier)))
 
 
 def _regnet(model: Any) -> NetworkParts:
-    return NetworkParts({"stem": model.stem, **dict(model.trunk_output.named_children())}, pooled(fc=model.fc))
+    return NetworkParts({"stem": model.stem, **dict(model.trunk_output.named_children())}, pooled_sequential(fc=model.fc))
 
 
 def _convnext(model: Any) -> NetworkParts:
-    """The final norm acts on the pooled map, so that the last layer gives a vector."""
+    """Split a ConvNeXt: the final norm acts on the pooled map, so the last layer gives a vector."""
     norm, flatten, last = model.classifier
-    held = stages(model.features)
-    held[f"stage{len(held)}"] |= {"avgpool": model.avgpool, "norm": norm, "flatten": flatten}
-    return NetworkParts({"stem": model.features[0]} | {name: named(**inner) for name, inner in held.items()}, last)
+    grouped = stages(model.features)
+    grouped[f"stage{len(grouped)}"] |= {"avgpool": model.avgpool, "norm": norm, "flatten": flatten}
+    return NetworkParts({"stem": model.features[0]} | {name: sequential(**inner) for name, inner in grouped.items()}, last)
 
 
 def _layers(model: Layers) -> NetworkParts:
@@ -150,7 +155,7 @@ FAMILIES: dict[type[nn.Module], Callable[[Any], NetworkParts]] = {
     models.MaxVit: maxvit,
 }
 
-KINDS: dict[type[nn.Module], str] = {
+SHORT_NAMES: dict[type[nn.Module], str] = {
     nn.Conv2d: "conv",
     nn.BatchNorm2d: "bn",
     nn.ReLU: "relu",
@@ -169,18 +174,18 @@ def _children(model: nn.Module, *names: str) -> dict[str, nn.Module]:
 def _split(
     modules: Iterable[nn.Module], *, before: tuple[type[nn.Module], ...] = (), after: tuple[type[nn.Module], ...] = ()
 ) -> list[list[nn.Module]]:
-    """Consecutive modules in runs: a new one begins before each module of a kind, or after."""
-    runs: list[list[nn.Module]] = []
+    """Split a sequence of modules before each module of the types `before`, and after each of the types `after`."""
+    groups: list[list[nn.Module]] = []
     for module in modules:
-        if not runs or isinstance(module, before) or isinstance(runs[-1][-1], after):
-            runs.append([])
-        runs[-1].append(module)
-    return runs
+        if not groups or isinstance(module, before) or isinstance(groups[-1][-1], after):
+            groups.append([])
+        groups[-1].append(module)
+    return groups
 
 
-def _by_kind(modules: Iterable[nn.Module]) -> dict[str, nn.Module]:
-    """Each module under the name of its kind, numbered where a kind comes more than once: conv1, relu1, conv2, ..."""
-    run = list(modules)
-    kinds = [KINDS[type(module)] for module in run]
-    names = [kind if kinds.count(kind) == 1 else f"{kind}{kinds[: i + 1].count(kind)}" for i, kind in enumerate(kinds)]
-    return dict(zip(names, run, strict=True))
+def _by_short_name(modules: Iterable[nn.Module]) -> dict[str, nn.Module]:
+    """Name each module after its type, with a number if the type occurs more than once: conv1, relu1, conv2, ..."""
+    listed = list(modules)
+    types = [SHORT_NAMES[type(module)] for module in listed]
+    names = [name if types.count(name) == 1 else f"{name}{types[: i + 1].count(name)}" for i, name in enumerate(types)]
+    return dict(zip(names, listed, strict=True))

@@ -1,4 +1,4 @@
-"""`load_backbone`: a network by its name, taken apart, with the weights and the input that belong to them."""
+"""`load_backbone`: a network of torchvision or of this package by its name, as named layers, with weights and input specification."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ from ftlit.models.backbone import Backbone
 from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.zoo import glyph, mlp
 from ftlit.zoo.blocks import IMAGENET, NetworkParts
-from ftlit.zoo.build import BACKBONES, EmptyWeights, assembled, built, overridden
+from ftlit.zoo.build import BACKBONES, EmptyWeights, assemble_backbone, build_network, override_input_spec
 from ftlit.zoo.torchvision_layers import take_apart
 from ftlit.zoo.weights import WeightSource, as_record, find, read, sources
 
@@ -27,10 +27,11 @@ class Net:
     """A network that can be loaded.
 
     Args:
-        build: keyword arguments -> the network, at random; `families.take_apart` knows its type (`Layers` for a network of our own).
-        sources: name of weights -> where they are; `default` among them.
-        arguments: what `build` takes.
-        input_spec: where no weights say what they expect.
+        build: keyword arguments -> the network with random weights; `torchvision_layers.take_apart` supports its type (`Layers` for a
+            network of this package).
+        sources: name of weights -> their source; `default` is one of the names.
+        arguments: names of the arguments of `build`.
+        input_spec: the input, where the weights do not define it.
     """
 
     build: Callable[..., nn.Module]
@@ -48,22 +49,22 @@ BUILDERS: dict[str, Net] = {
 
 
 def _renormalising(spec: InputSpec, published: bool) -> dict[str, Any]:
-    """The published weights want images normalised with 0.5; torchvision brings them there from ImageNet's mean and std."""
-    comes_as_imagenet = tuple(zip(spec.mean, spec.std, strict=True)) == IMAGENET
-    return {"transform_input": published and comes_as_imagenet, "aux_logits": False, "init_weights": True}
+    """Let torchvision convert ImageNet's normalisation to mean and std 0.5, which the published weights expect."""
+    imagenet_normalised = tuple(zip(spec.mean, spec.std, strict=True)) == IMAGENET
+    return {"transform_input": published and imagenet_normalised, "aux_logits": False, "init_weights": True}
 
 
-# family -> input, whether the weights are torchvision's -> what that implies for the builder
-IMPLIED: dict[str, Callable[[InputSpec, bool], dict[str, Any]]] = {
+# family -> (input, whether the weights are torchvision's) -> the builder's arguments that follow from these
+IMPLIED_ARGUMENTS: dict[str, Callable[[InputSpec, bool], dict[str, Any]]] = {
     "mlp": lambda spec, _: {"size": spec.size},
     "vit": lambda spec, _: {"image_size": spec.size},
     "maxvit": lambda spec, _: {"input_size": (spec.size, spec.size)},
     "googlenet": _renormalising,
     "inception": _renormalising,
 }
-# family -> builder's name -> what the size of its images is a multiple of: patches, windows at every depth
-STEPS: dict[str, Callable[[str], int]] = {"vit": lambda name: int(name.rpartition("_")[2]), "maxvit": lambda name: 224}
-SIGNATURES_HIDE = {models.MobileNetV3: ("width_mult", "reduced_tail", "dilated")}  # arguments that only the builder's inside tells
+# family -> builder's name -> number of pixels of which the image size is a multiple: patches, windows at every depth
+SIZE_STEPS: dict[str, Callable[[str], int]] = {"vit": lambda name: int(name.rpartition("_")[2]), "maxvit": lambda name: 224}
+HIDDEN_ARGUMENTS = {models.MobileNetV3: ("width_mult", "reduced_tail", "dilated")}  # arguments that are not in the signature
 
 
 @BACKBONES.register("torchvision")
@@ -76,48 +77,48 @@ def load_backbone(
     input_spec: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> Backbone:
-    """A pretrained network without its classifier, as named layers.
+    """Load a pretrained network without its classifier, as named layers.
 
     Args:
         name: a classification builder of torchvision (`resnet50`), or a network of this package (`glyph`).
         weights: `default`; a name that torchvision gives (`IMAGENET1K_V1`); a file (.pth, .pt, .th, .ckpt, .safetensors) with a
-            state dict of the original network, with or without classifier, or of the backbone; `None` for a random start.
-        cut: keep the layers up to and with this one; see `Backbone.upto`.
-        reinit: draw these layers anew, by torch's global random state, as the network draws them at a random start; counted as cuts are.
-            The weights need not have them.
-        input_spec: fields of `InputSpec` that override what the weights say (a file says nothing: the `default` weights'
-            are taken). `None` values are ignored. A `size` without `resize` keeps their ratio.
-        kwargs: for the builder: `width_mult=0.35`. ViT's and MaxViT's image size is the input spec's, and the learned
-            positions are resized to it; GoogLeNet and Inception normalise their input again (`transform_input`) under torchvision's
-            published weights, also from a file of the published name, which want it; other weights are taken as they are.
+            state dict of the original network, with or without classifier, or of the backbone; `None` for random weights.
+        cut: keep the layers up to and including this one; see `Backbone.upto`.
+        reinit: reinitialize these layers (names or indices), with the network's own initialisation and torch's global random state. The
+            weights need not contain them.
+        input_spec: fields of `InputSpec` that override those of the weights (of the `default` weights if `weights` is a file). `None`
+            values are ignored. A `size` without `resize` keeps the ratio of the two.
+        kwargs: arguments of the builder, such as `width_mult=0.35`. ViT and MaxViT are built for the image size of the input spec, and
+            learned position embeddings are resized to it. GoogLeNet and Inception normalise their input again (`transform_input`) with
+            torchvision's published weights, also from a file of the published name, because these expect it; not with other weights.
 
     Raises:
-        UserError: an unknown name, argument, cut or field; weights that cannot be had (before anything is built) or do not fit.
+        UserError: an unknown name, argument, cut or field; weights that cannot be loaded (before anything is built) or do not fit.
     """
     net = _net(name)
     for argument in kwargs:
         if argument not in net.arguments:
             raise unknown(f"argument of {name}", argument, net.arguments)
     source = find(weights, net.sources)
-    spec = overridden((source and source.input_spec) or _default_spec(net), input_spec)
+    spec = override_input_spec((source and source.input_spec) or _default_spec(net), input_spec)
     _check_step(name, spec.size)
     tensors = source.load() if source else None
     published = source is not None and source.published_as is not None
     settings = _implied(name, spec, published) | kwargs
     with EmptyWeights() if source else nullcontext():
-        model = built(name, net.build, settings)
+        model = build_network(name, net.build, settings)
 
     def fresh() -> NetworkParts:
-        return take_apart(built(name, net.build, settings))
+        return take_apart(build_network(name, net.build, settings))
 
     given = {argument: value for argument, value in settings.items() if argument in net.arguments}
     record = {"loader": "torchvision", "name": name, "weights": as_record(weights), "input_spec": asdict(spec), **given}
     parts = take_apart(model)
-    return assembled(name, model, parts, spec, source=source, tensors=tensors, cut=cut, reinit=reinit, fresh=fresh, record=record)
+    return assemble_backbone(name, model, parts, spec, source=source, tensors=tensors, cut=cut, reinit=reinit, fresh=fresh, record=record)
 
 
 def available() -> list[str]:
-    """All that `load_backbone` can load."""
+    """List all names that `load_backbone` accepts."""
     return [*BUILDERS, *models.list_models(module=models)]
 
 
@@ -127,7 +128,7 @@ def _net(name: str) -> Net:
     if name not in available():
         raise unknown("backbone", name, available())
     family = inspect.signature(models.get_model_builder(name)).return_annotation
-    arguments = [*inspect.signature(family).parameters.keys() - {"kwargs"}, *SIGNATURES_HIDE.get(family, ())]
+    arguments = [*inspect.signature(family).parameters.keys() - {"kwargs"}, *HIDDEN_ARGUMENTS.get(family, ())]
     return Net(partial(models.get_model, name, weights=None), sources(name), tuple(sorted(arguments)))
 
 
@@ -138,13 +139,13 @@ def _default_spec(net: Net) -> InputSpec:
 
 def _implied(name: str, spec: InputSpec, published: bool) -> dict[str, Any]:
     family = name.split("_")[0]
-    return IMPLIED[family](spec, published) if family in IMPLIED else {}
+    return IMPLIED_ARGUMENTS[family](spec, published) if family in IMPLIED_ARGUMENTS else {}
 
 
 def _check_step(name: str, size: int) -> None:
     family = name.split("_")[0]
-    step = STEPS[family](name) if family in STEPS else 1
+    step = SIZE_STEPS[family](name) if family in SIZE_STEPS else 1
     if size % step:
         below, above = size // step * step, -(-size // step) * step
         near = f"{below} or {above}" if below else str(above)
-        raise UserError(f"{name} takes images whose size is a multiple of {step} px, and not {size}: give input_spec.size={near}")
+        raise UserError(f"{name} needs an image size that is a multiple of {step} px, not {size}: give input_spec.size={near}")

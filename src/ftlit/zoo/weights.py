@@ -1,4 +1,4 @@
-"""Where weights come from: published ones through torchvision's weights API and cache, or a file. Nothing in a file is ever run."""
+"""Sources of pretrained weights: torchvision's weights API and its cache, or a file. No code in a file is ever executed."""
 
 import hashlib
 import re
@@ -27,18 +27,18 @@ Tensors = dict[str, Tensor]
 SUFFIXES = (".pth", ".pt", ".th", ".ckpt", ".bin", ".safetensors")
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = ("module.", "model.", "backbone.")
-HOW_TO_GO_ON = "name a file with backbone.weights=/path/to/file.pth, or start at random with backbone.weights=null"
+ALTERNATIVES = "name a file with backbone.weights=/path/to/file.pth, or start at random with backbone.weights=null"
 
 
 @dataclass(frozen=True)
 class WeightSource:
-    """Weights that can be had.
+    """Weights that can be loaded.
 
     Args:
         origin: where they come from.
-        load: brings the tensors, by name; raises `UserError` where it cannot.
-        input_spec: the input that they expect, if it is known.
-        published_as: the file's name where torchvision publishes them.
+        load: returns the tensors by name, or raises `UserError`.
+        input_spec: the input that they expect, if known.
+        published_as: name of the file that torchvision publishes.
     """
 
     origin: WeightsOrigin
@@ -48,9 +48,9 @@ class WeightSource:
 
 
 def find(weights: str | PathLike[str] | None, sources: Mapping[str, WeightSource]) -> WeightSource | None:
-    """What `weights` names: one of `sources`, a file, or `None`, which means a random start.
+    """Find the source of `weights`: a name in `sources`, or a file; `None` for random weights.
 
-    A file that is called as one of `sources` is published is taken for it.
+    A file with the name of a published one counts as that one, so its input specification is known.
 
     Raises:
         UserError: neither a published name nor a file.
@@ -70,7 +70,7 @@ def find(weights: str | PathLike[str] | None, sources: Mapping[str, WeightSource
 
 
 def as_record(weights: str | PathLike[str] | None) -> str | None:
-    """What finds the same weights again, from any folder."""
+    """Convert `weights` to a plain value for the record; a path becomes absolute."""
     if weights is None:
         return None
     path = Path(weights).expanduser()
@@ -78,7 +78,7 @@ def as_record(weights: str | PathLike[str] | None) -> str | None:
 
 
 def sources(builder: str) -> dict[str, WeightSource]:
-    """The weights that torchvision publishes for a builder: `default` first, then by torchvision's names (IMAGENET1K_V1)."""
+    """List the weights that torchvision publishes for a builder: `default` first, then by torchvision's names (IMAGENET1K_V1)."""
     entries = models.get_model_weights(builder)
     if not len(entries):
         return {}
@@ -103,10 +103,12 @@ def _cached(entry: Any) -> Path:
 
 
 def _fetch(entry: Any) -> Tensors:
-    """Published weights from torchvision's cache, where they are downloaded to if they are not there.
+    """Load published weights from torchvision's cache; download them first if they are missing.
 
-    Warns of a cached file that is not the published one: torch checks the hash in its name only after a download.
-    Raises `UserError` where the download fails or the file cannot be read.
+    Warns of a cached file that differs from the published one: torch checks the hash in its name only after a download.
+
+    Raises:
+        UserError: the download fails or the file cannot be read.
     """
     path = _cached(entry)
     if path.exists():
@@ -117,13 +119,13 @@ def _fetch(entry: Any) -> Tensors:
             return _state_dict(entry.get_state_dict(progress=True, check_hash=True, weights_only=True), path)
     except (OSError, HTTPException, RuntimeError) as error:  # no network; cut off; the hash is wrong
         raise UserError(
-            f"cannot download {path.name} ({entry.url}): {one_line(error)}; put that file into {path.parent}, or {HOW_TO_GO_ON}"
+            f"cannot download {path.name} ({entry.url}): {one_line(error)}; put that file into {path.parent}, or {ALTERNATIVES}"
         ) from error
 
 
 @contextmanager
 def network_timeout(seconds: float) -> Iterator[None]:
-    """Torch sets none, and a firewall that swallows packets would hang the run for ever."""
+    """Set a timeout for new sockets: torch sets none, and a firewall that drops packets would block the run forever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -138,25 +140,26 @@ def _check_hash(path: Path) -> None:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
     if wanted and not actual.startswith(wanted[1]):
         warnings.warn(
-            f"{path} is not the published file (its sha256 begins with {actual[:8]}): it is used as it is; delete it to download it",
+            f"{path} differs from the published file (its sha256 begins with {actual[:8]}) and is used all the same; "
+            "delete it to download the published one",
             stacklevel=2,
         )
 
 
 def read(path: Path) -> Tensors:
-    """A file's state dict, without wrappers (`{"state_dict": ...}`) and prefixes (`module.`, `model.`, `backbone.`).
+    """Read the state dict of a file, without wrappers (`{"state_dict": ...}`) and prefixes (`module.`, `model.`, `backbone.`).
 
     Raises:
-        UserError: no such file, damaged, or it holds something else than tensors.
+        UserError: the file is missing or damaged, or holds something other than tensors.
     """
     if not path.is_file():
-        raise UserError(f"no weights file {path}: {HOW_TO_GO_ON}")
+        raise UserError(f"no weights file {path}: {ALTERNATIVES}")
     try:
         content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes raise nearly anything
         raise UserError(
-            f"cannot read weights from {path}: it is damaged, or holds more than tensors and plain values, which is never run "
-            f"(torch.save(model.state_dict(), ...) writes a good one); delete or replace it, or {HOW_TO_GO_ON}"
+            f"cannot read weights from {path}: it is damaged, or contains more than tensors and plain values; code in a file is never "
+            f"executed (torch.save(model.state_dict(), ...) writes a readable file); delete or replace it, or {ALTERNATIVES}"
         ) from error
     return _state_dict(content, path)
 
@@ -167,14 +170,14 @@ def _state_dict(content: object, path: Path) -> Tensors:
             if isinstance(content.get(wrapper), Mapping):
                 return _state_dict(content[wrapper], path)
         if tensors := {str(name): value for name, value in content.items() if isinstance(value, Tensor)}:
-            return _bare(tensors)
-    raise UserError(f"{path} holds no state dict (name -> tensor): {HOW_TO_GO_ON}")
+            return _without_prefix(tensors)
+    raise UserError(f"{path} contains no state dict (name -> tensor): {ALTERNATIVES}")
 
 
-def _bare(tensors: Tensors) -> Tensors:
-    """Without the prefix that most names have. What lies outside of it is another part of the module that was saved: a head, a loss."""
+def _without_prefix(tensors: Tensors) -> Tensors:
+    """Remove the prefix that most names share, and the tensors without it, which belong to another part: a head, a loss."""
     for prefix in PREFIXES:
         inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         if 2 * len(inside) > len(tensors):
-            return _bare(inside)
+            return _without_prefix(inside)
     return tensors

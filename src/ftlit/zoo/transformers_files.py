@@ -1,0 +1,122 @@
+"""Files of an encoder of transformers: find its folder, here or in the hub's cache; read its config and weights."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ftlit.data.tokens import TextSpec, transformers
+from ftlit.errors import UserError, one_line, unknown
+from ftlit.zoo.weights import Tensors, read
+
+# type of model -> where its encoder layers are. Their layers take tokens and an attention mask, and nothing else
+ENCODERS = {
+    "bert": "encoder.layer",
+    "camembert": "encoder.layer",
+    "distilbert": "transformer.layer",
+    "electra": "encoder.layer",
+    "ernie": "encoder.layer",
+    "roberta": "encoder.layer",
+    "xlm-roberta": "encoder.layer",
+}
+POSITIONS_AFTER_PADDING = ("camembert", "roberta", "xlm-roberta")  # their first position is pad_token_id + 1
+WEIGHTS = ["model.safetensors", "model-*-of-*.safetensors", "pytorch_model.bin", "pytorch_model-*-of-*.bin"]  # the first match is read
+FILES = ("config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.model")
+FORMER_BUFFERS = re.compile(r"embeddings\.(position|token_type)_ids$")  # old files have them, networks no longer do
+
+
+def find_folder(name: str, *, with_weights: bool, download: bool) -> Path:
+    """Find the folder of a network: `name` itself, or a folder in the hub's cache; downloads to the cache what is missing there.
+
+    Args:
+        name: a folder, or a name on the hub.
+        with_weights: whether the folder must contain weights.
+        download: whether downloading is allowed.
+
+    Raises:
+        UserError: no such folder, and not on the hub or not allowed to download.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
+        raise UserError(
+            f"backbone.name={name}: no folder {path}; give a folder with config.json, weights and tokenizer, or a name on the hub"
+        )
+    transformers()
+    cause: Exception | None = None
+    for local in (True, False) if download else (True,):
+        try:
+            if folder := _snapshot(name, local=local, with_weights=with_weights):
+                return folder
+        except Exception as error:  # errors of the hub, and of the network
+            cause = error
+    if not download:
+        raise UserError(f"{name} is not in the hub's cache; --trust (trust=True) allows a download") from cause
+    reason = f": {one_line(cause)}" if cause else ""
+    raise UserError(f"backbone.name={name} is neither a folder here nor in the hub's cache, and cannot be downloaded{reason}") from cause
+
+
+def _snapshot(name: str, *, local: bool, with_weights: bool) -> Path | None:
+    """Get the folder from the hub's cache, or from the hub if not `local`; `None` if it has no weights and they are required."""
+    from huggingface_hub import snapshot_download  # a dependency of transformers
+
+    folder = Path(snapshot_download(name, allow_patterns=[*FILES, *WEIGHTS[:2]], local_files_only=local))
+    if not local and with_weights and not _weight_files(folder):
+        folder = Path(snapshot_download(name, allow_patterns=WEIGHTS[2:]))
+    return folder if _weight_files(folder) or not with_weights else None
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """List the files with weights, safetensors if there are any."""
+    return next((found for pattern in WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
+
+
+def read_weights(folder: Path) -> Tensors:
+    """Read all tensors of a folder. Raises `UserError` if there are none."""
+    files = _weight_files(folder)
+    if not files:
+        raise UserError(
+            f"no weights in {folder} ({' or '.join(WEIGHTS)}): name a file with backbone.weights=..., or null for a random start"
+        )
+    return {name: tensor for file in files for name, tensor in read(file).items()}
+
+
+def read_config(name: str, folder: Path, fields: Mapping[str, Any]) -> Any:
+    """Read the config of a folder and set `fields` in it. Raises `UserError` for a network that is not an encoder, or an unknown field."""
+    try:
+        config = transformers().AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except UserError:
+        raise
+    except Exception as error:  # no config.json, a damaged one, a type that this version does not know
+        raise UserError(f"cannot read the config of a network from {folder}: {one_line(error)}") from error
+    is_decoder = getattr(config, "is_decoder", False)
+    if config.model_type not in ENCODERS or is_decoder:
+        model_type = f"{config.model_type} (a decoder)" if is_decoder else config.model_type
+        raise UserError(f"{name} is of type {model_type}; backbone=bert takes encoders of these types: {', '.join(ENCODERS)}")
+    known = config.to_dict()
+    for field, value in fields.items():
+        if field not in known:
+            raise unknown(f"argument of {name}", field, known)
+        setattr(config, field, value)
+    config.name_or_path = ""  # the same network in another folder has the same features
+    return config
+
+
+def check_length(config: Any, tokenizer: Any, spec: TextSpec) -> None:
+    """Raise `UserError` if texts are longer than the encoder's positions, or the tokenizer has more tokens than its vocabulary."""
+    first = config.pad_token_id + 1 if config.model_type in POSITIONS_AFTER_PADDING else 0
+    if spec.max_length > (most := config.max_position_embeddings - first):
+        raise UserError(f"backbone.max_length={spec.max_length}: this encoder has {most} positions, give {most} or less")
+    if len(tokenizer) > config.vocab_size:
+        raise UserError(
+            f"the tokenizer of {spec.tokenizer} has {len(tokenizer)} tokens, and the encoder {config.vocab_size}: use the encoder's own"
+        )
+
+
+def without_heads(tensors: Tensors) -> Tensors:
+    """Select the encoder's tensors, by the encoder's names: `bert.encoder.layer.0...` of a network with a head -> `encoder.layer.0...`."""
+    heads = [name.partition("embeddings.")[0] for name in tensors if re.match(r"[a-z_]+\.embeddings\.", name)]
+    prefix = heads[0] if heads else ""
+    own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return {name: tensor for name, tensor in own.items() if not FORMER_BUFFERS.search(name)}
