@@ -37,6 +37,6 @@ def run(task: Task, *more: str) -> float:
                 if cfg.recipe == "probe":
                     probes.run(cfg)
                 else:
-                    finetune.run(advise.settled(cfg))
+                    finetune.run(advise.resolve_auto(cfg))
         found = json.loads(Path(folder, "run/result.json").read_text())
         return float((found[0] if isinstance(found, list) else found)["test/accuracy"])

@@ -1,4 +1,4 @@
-"""Size and similarity decide; LogME is the evidence of a Bayesian linear model."""
+"""Advice: size and similarity decide on the scenario. LogME: the evidence of a Bayesian linear model."""
 
 import math
 
@@ -6,90 +6,103 @@ import pytest
 import torch
 
 from ftlit import UserError
-from ftlit.probes.advice import THRESHOLDS, Depth, Measurements, advise
+from ftlit.probes.advice import THRESHOLDS, CutReason, Depth, Measurements, SizeReason, advise
 from ftlit.probes.logme import logme
 
 
-def measured(top, below, *, images=1000, classes=10, steps=1000.0, commonest=0.1, below_logme=0.0) -> Measurements:
+def measured(top, below, *, images=1000, classes=10, steps=1000.0, majority=0.1, below_logme=0.0) -> Measurements:
     depths = [Depth("layer1", 0.3, 0.0), Depth("layer2", below, below_logme), Depth("layer3", top, 0.0)]
-    return Measurements(images, classes, depths, min(images, 2000), commonest, steps)
+    return Measurements(images, classes, depths, min(images, 2000), majority, steps)
 
 
 @pytest.mark.parametrize(
-    ("top", "below", "images", "scenario", "cut"),
+    ("top", "below", "images", "scenario", "size", "cut"),
     [
-        (0.9, 0.8, 1000, "large_similar", "layer3"),
-        (0.8, 0.9, 1000, "large_different", "layer3"),
-        (0.900, 0.901, 1000, "large_different", "layer3"),
-        (0.9, 0.9, 1000, "large_similar", "layer3"),
-        (0.9, 0.8, 100, "small_similar", "layer3"),
-        (0.5, 0.9, 100, "small_similar", "layer3"),  # LogME does not say so
-        (1.0, 1.0, 100, "small_similar", "layer3"),
-        (0.3, 0.3, 20, "small_similar", "layer3"),
+        (0.9, 0.8, 1000, "large_similar", "many_images", "top_most_accurate"),
+        (0.8, 0.9, 1000, "large_different", "many_images", "lower_more_accurate"),
+        (0.900, 0.901, 1000, "large_different", "many_images", "lower_more_accurate"),
+        (0.9, 0.9, 1000, "large_similar", "many_images", "top_most_accurate"),
+        (0.9, 0.8, 100, "small_similar", "few_images", "top_by_accuracy_and_logme"),
+        (0.5, 0.9, 100, "small_similar", "few_images", "top_by_accuracy_and_logme"),  # LogME is not higher below
+        (1.0, 1.0, 100, "small_similar", "few_images", "top_by_accuracy_and_logme"),
+        (0.3, 0.3, 20, "small_similar", "few_images", "too_few_to_choose"),
     ],
 )
-def test_both_questions_decide(top, below, images, scenario, cut):
+def test_size_and_similarity_decide(top, below, images, scenario, size, cut):
     advice = advise(measured(top, below, images=images))
-    assert (advice.scenario, advice.cut) == (scenario, cut)
-    assert f"{top:.3f}" in advice.reason and f"{images // 10} training images" in advice.reason
+    assert (advice.scenario, advice.cut, advice.reason.size, advice.reason.cut) == (scenario, "layer3", size, cut)
+    numbers = advice.reason.numbers
+    assert (numbers.top.accuracy, numbers.images_per_class) == (top, images / 10)
+    assert numbers.best.cut == ("layer3" if scenario.endswith("similar") else "layer2")
 
 
 def test_layers_that_cannot_be_dropped_stay():
     advice = advise(measured(0.5, 0.9, images=100, below_logme=0.1), droppable=False)
-    assert (advice.scenario, advice.cut) == ("small_similar", "layer3") and "No layer can be dropped here" in advice.reason
-    assert advise(measured(0.5, 0.999), droppable=False).scenario == "large_different"  # the head alone errs by what the top does
+    assert (advice.scenario, advice.cut, advice.reason.cut) == ("small_similar", "layer3", CutReason.NOT_DROPPABLE)
+    advice = advise(measured(0.5, 0.999), droppable=False)
+    assert advice.scenario == "large_different" and advice.reason.numbers.probe_error == 0.5  # of the head on the top
 
 
 def test_layers_are_dropped_where_accuracy_and_logme_agree():
-    def depths(*pairs):
-        return Measurements(100, 2, [Depth(f"layer{i}", *pair) for i, pair in enumerate(pairs)], 100, 0.5, 30.0)
+    def advice(*pairs):
+        return advise(Measurements(100, 2, [Depth(f"layer{i}", *pair) for i, pair in enumerate(pairs)], 100, 0.5, 30.0))
 
-    assert advise(depths((0.8, -0.7), (0.9, -0.4), (0.9, -0.5))).cut == "layer1"
-    assert advise(depths((0.8, -0.7), (0.9, -0.5), (0.9, -0.4))).cut == "layer2"
-    assert advise(depths((0.8, -0.3), (0.9, -0.5), (0.9, -0.4))).cut == "layer2"  # less accurate
-    assert advise(depths((0.8, -0.3), (0.9, -0.4), (0.9, -0.5))).cut == "layer1"  # the best by LogME is less accurate
-    assert advise(depths((0.8, -0.7), (0.9, -0.5), (0.7, -0.4))).cut == "layer2"
+    for pairs, cut, reason in (
+        (((0.8, -0.7), (0.9, -0.4), (0.9, -0.5)), "layer1", CutReason.LOWER_BY_LOGME),
+        (((0.8, -0.7), (0.9, -0.5), (0.9, -0.4)), "layer2", CutReason.TOP_BY_ACCURACY_AND_LOGME),
+        (((0.8, -0.3), (0.9, -0.5), (0.9, -0.4)), "layer2", CutReason.TOP_BY_ACCURACY_AND_LOGME),  # less accurate
+        (((0.8, -0.3), (0.9, -0.4), (0.9, -0.5)), "layer1", CutReason.LOWER_BY_LOGME),  # the best by LogME is less accurate
+        (((0.8, -0.7), (0.9, -0.5), (0.7, -0.4)), "layer2", CutReason.TOP_BY_ACCURACY_AND_LOGME),
+        (((0.8, -0.7), (0.9, -0.3), (0.7, -0.4)), "layer1", CutReason.LOWER_MORE_ACCURATE),
+    ):
+        assert (advice(*pairs).cut, advice(*pairs).reason.cut) == (cut, reason)
 
 
 def test_few_images_drop_no_layer():
-    def advice(images):
-        return advise(measured(0.7, 0.9, images=images, classes=2, below_logme=0.2))
-
     enough = int(THRESHOLDS["cut"].value)
-    assert (advice(enough).scenario, advice(enough).cut) == ("small_different", "layer2")
-    assert (advice(enough - 1).scenario, advice(enough - 1).cut) == ("small_similar", "layer3")
-    assert f"{enough - 1} images cannot choose a lower cut (from {enough} on they can)" in advice(enough - 1).reason
+    for images, scenario, cut, reason in (
+        (enough, "small_different", "layer2", CutReason.LOWER_MORE_ACCURATE),
+        (enough - 1, "small_similar", "layer3", CutReason.TOO_FEW_TO_CHOOSE),
+    ):
+        advice = advise(measured(0.7, 0.9, images=images, classes=2, below_logme=0.2))
+        assert (advice.scenario, advice.cut, advice.reason.cut) == (scenario, cut, reason)
+        assert advice.reason.numbers.measured_images == images
 
 
-def test_the_edge_of_few_is_many():
+def test_a_threshold_itself_is_many():
     few, steps = (int(THRESHOLDS[name].value) for name in ("few", "steps"))
-    assert advise(measured(0.9, 0.8, images=10 * few)).scenario.startswith("large")
-    assert advise(measured(0.9, 0.8, images=10 * few - 1)).scenario.startswith("small")
-    assert advise(measured(0.9, 0.8, steps=steps)).scenario.startswith("large")
-    assert advise(measured(0.9, 0.8, steps=steps - 1)).scenario.startswith("small")
+    for values, size in (
+        ({"images": 10 * few}, SizeReason.MANY_IMAGES),
+        ({"images": 10 * few - 1}, SizeReason.FEW_IMAGES),
+        ({"steps": steps}, SizeReason.MANY_IMAGES),
+        ({"steps": steps - 1}, SizeReason.FEW_STEPS),
+    ):
+        advice = advise(measured(0.9, 0.8, **values))
+        assert advice.reason.size is size and advice.scenario.startswith("large") == (size is SizeReason.MANY_IMAGES)
 
 
-def test_many_images_train_the_head_alone_where_it_leaves_little_to_gain():
+def test_only_the_head_trains_on_many_images_where_a_probe_leaves_little_to_gain():
     part = THRESHOLDS["errors"].value
-    little, more = 1 - 0.9 * part + 1e-6, 1 - 0.9 * part - 1e-6  # of ten classes as common as each other
+    little, more = 1 - 0.9 * part + 1e-6, 1 - 0.9 * part - 1e-6  # of ten classes of the same size
     advice = advise(measured(little, 0.8))
-    assert (advice.scenario, advice.cut) == ("small_similar", "layer3")
-    assert "many, but the head alone errs on 1.8%: little to gain (scenario=large_similar trains all layers)" in advice.reason
-    asked = advise(measured(little, 0.8), asked="trainer.max_epochs=3")
-    assert asked.scenario == "large_similar" and "all layers train, as trainer.max_epochs=3 was given" in asked.reason
-    assert advise(measured(more, 0.8)).reason == advise(measured(more, 0.8), asked="trainer.max_epochs=3").reason
+    assert (advice.scenario, advice.cut, advice.reason.size) == ("small_similar", "layer3", SizeReason.LITTLE_TO_GAIN)
+    assert advice.reason.numbers.full_scenario == "large_similar" and advice.reason.numbers.probe_error == pytest.approx(0.018, abs=1e-5)
+    requested = advise(measured(little, 0.8), requested="trainer.max_epochs=3")
+    assert requested.scenario == "large_similar" and requested.reason.size is SizeReason.REQUESTED
+    assert requested.reason.requested == "trainer.max_epochs=3"
+    assert advise(measured(more, 0.8)) == advise(measured(more, 0.8), requested="trainer.max_epochs=3")
     assert advise(measured(0.5, little, below_logme=0.1)).scenario == "small_different"
-    assert advise(measured(0.99, 0.98, classes=2, commonest=0.98)).scenario == "large_similar"  # half of the rare class is wrong
+    assert advise(measured(0.99, 0.98, classes=2, majority=0.98)).scenario == "large_similar"  # half of the rare class is wrong
 
 
-def test_advice_of_nothing_is_one_line():
+def test_no_measurements_are_an_error_of_one_line():
     with pytest.raises(UserError, match="at least one cut"):
         Measurements(10, 2, [], 10, 0.5, 100.0)
     with pytest.raises(UserError, match="LogME needs images"):
         logme(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
 
 
-@pytest.mark.parametrize(("samples", "features"), [(40, 7), (12, 30)])
+@pytest.mark.parametrize(("samples", "width"), [(40, 7), (12, 30)])
 def test_logme_is_the_best_evidence(samples, width):
     torch.manual_seed(0)
     labels = torch.arange(samples) % 3
@@ -113,7 +126,7 @@ def test_logme_is_the_best_evidence(samples, width):
 
         search.step(loss)
         best.append(-float(loss().detach()))
-    assert math.isclose(logme(features, labels), sum(best) / 3, abs_tol=2e-2 if features.shape[1] > samples else 1e-3)
+    assert math.isclose(logme(features, labels), sum(best) / 3, abs_tol=2e-2 if width > samples else 1e-3)
 
 
 @pytest.mark.parametrize("features", [torch.zeros(40, 8), 1e8 * torch.randn(40, 90), torch.ones(6, 1)])

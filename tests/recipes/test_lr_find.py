@@ -80,16 +80,16 @@ def test_a_loss_that_never_falls_has_no_answer():
     with pytest.raises(
         UserError, match=r"falls nowhere from rate 1.0e-06 to 1.0e\+01: give a smaller lr_find.least, or more lr_find.steps"
     ):
-        lr_find.chosen(suggestion, rates, solved=False)
+        lr_find.choose_rate(suggestion, rates, solved=False)
 
 
-def test_from_a_solved_head_a_tenth_of_the_rate_from_which_on_the_loss_climbs_is_taken():
+def test_for_a_probe_head_a_tenth_of_the_rate_from_which_on_the_loss_rises_is_taken():
     rates = grid(100, most=0.3)
     flat = [0.01 * (1 + (rate / 0.1) ** 2) for rate in rates]
-    assert 0.003 < lr_find.chosen(suggest(rates, flat), rates, solved=True) < 0.03
+    assert 0.003 < lr_find.choose_rate(suggest(rates, flat), rates, solved=True) < 0.03
     rates = grid(100, least=1e-2)
-    with pytest.raises(UserError, match=r"the loss climbs from the first rates on: give a smaller lr_find\.least"):
-        lr_find.chosen(suggest(rates, [100.0**i for i in range(100)]), rates, solved=True)
+    with pytest.raises(UserError, match=r"the loss rises from the first rates on: give a smaller lr_find\.least"):
+        lr_find.choose_rate(suggest(rates, [100.0**i for i in range(100)]), rates, solved=True)
 
 
 @pytest.mark.parametrize(
@@ -151,10 +151,10 @@ def test_one_stage_of_a_schedule_begins_at_once_at_the_rates_of_the_whole():
     ]
     schedule = Schedule(stages, [("head", 1.0), ("*", 0.1)])
     for index, train in ((0, "head"), (1, "a"), (2, "*"), (-1, "*")):
-        alone = lr_find.only(schedule, index)
+        alone = lr_find.single_stage(schedule, index)
         assert alone.stages == (Stage([train]),) and alone.lr_scale == schedule.lr_scale
     with pytest.raises(UserError, match=r"lr_find.stage=3: this schedule has 3 stages, give -3 to 2"):
-        lr_find.only(schedule, 3)
+        lr_find.single_stage(schedule, 3)
 
 
 class Spy(SGD):
@@ -221,6 +221,6 @@ def test_a_stage_that_is_named_is_what_trains_and_the_seed_decides_everything(tm
     ("override", "line"),
     [("resume=true", "leave it out"), ("lr_find.steps=many", "a whole number"), ("lr_find.stage=2", "has 1 stage, give -1")],
 )
-def test_a_mistake_is_told_before_anything_is_trained(tmp_path, override, line):
+def test_a_mistake_is_found_before_anything_is_trained(tmp_path, override, line):
     with pytest.raises(UserError, match=line):
         lr_find.run(composed(tmp_path, override))

@@ -57,7 +57,7 @@ def _run(cfg: DictConfig) -> float:
             raise unknown("recipe", cfg.recipe, RECIPES)
         with job_state():
             if cfg.recipe in ADVISED:
-                cfg = import_module(RECIPES["advise"]).settled(cfg)
+                cfg = import_module(RECIPES["advise"]).resolve_auto(cfg)
             return import_module(RECIPES[cfg.recipe]).run(cfg)  # type: ignore[no-any-return]
     except Exception as error:
         exit_for_user_error(error)

@@ -1,14 +1,15 @@
-"""Size and similarity, measured on features -> a scenario, with the reason."""
+"""Decide on a scenario: the size of the data and its similarity to the pretraining data, both measured, with the reasons as data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from ftlit.errors import UserError
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """A number that a decision hangs on, what it counts, and where it comes from."""
+    """A number that a decision depends on, its unit, and its source."""
 
     value: float
     of: str
@@ -16,20 +17,20 @@ class Threshold:
 
 
 THRESHOLDS = {
-    "few": Threshold(30, "training images a class", "below, training all gained .010 at most in benchmarks/advice.py"),
-    "steps": Threshold(100, "optimizer steps that training all would take", "below, it gained .013 at most in benchmarks/advice.py"),
+    "few": Threshold(30, "training images per class", "below, training all layers gained .010 at most in benchmarks/advice.py"),
+    "steps": Threshold(100, "optimizer steps of full training", "below, it gained .013 at most in benchmarks/advice.py"),
     "errors": Threshold(
         0.02,
-        "errors of the head alone, as a part of those of the commonest class for all",
-        "training all took away half of them at most in benchmarks/advice.py: .01 are left to gain",
+        "errors of a linear probe, relative to those of a constant prediction of the majority class",
+        "training all layers removed half of them at most in benchmarks/advice.py: .01 are left to gain",
     ),
-    "cut": Threshold(40, "measured images that choose the cut under a head", "below, lower ones lost by benchmarks/cuts.py"),
+    "cut": Threshold(40, "measured images that choose the cut under a head", "below, lower cuts were worse in benchmarks/cuts.py"),
 }
 
 
 @dataclass(frozen=True)
 class Depth:
-    """What the features at a cut tell of the classes: accuracy of a linear probe on held-out training images, and LogME."""
+    """How well the features at a cut separate the classes: accuracy of a linear probe on held-out training images, and LogME."""
 
     cut: str
     accuracy: float
@@ -38,23 +39,23 @@ class Depth:
 
 @dataclass(frozen=True)
 class Measurements:
-    """What a decision rests on.
+    """The input of a decision.
 
     Args:
-        images: that train.
-        classes: how many.
-        depths: of every cut, the lowest first; at least one.
-        measured: training images that the depths rest on.
-        commonest: part of these that is of the commonest class.
-        steps: optimizer steps that the epochs of `scenario=large_similar` would make of them.
+        images: number of training images.
+        classes: number of classes.
+        depths: one per cut, the lowest first; at least one.
+        measured_images: number of training images that the depths are measured on.
+        majority_share: share of the majority class among these.
+        steps: optimizer steps that `scenario=large_similar` would take.
         noun: what the images are called.
     """
 
     images: int
     classes: int
     depths: Sequence[Depth]
-    measured: int
-    commonest: float
+    measured_images: int
+    majority_share: float
     steps: float
     noun: str = "images"
 
@@ -63,74 +64,158 @@ class Measurements:
             raise UserError("advice needs the accuracy of at least one cut")
 
 
+class SizeReason(StrEnum):
+    """Why all layers train (`MANY_IMAGES`, `REQUESTED`, `RANDOM_WEIGHTS`, `NOT_MEASURABLE`), or the head only (the others)."""
+
+    FEW_IMAGES = "few_images"
+    FEW_STEPS = "few_steps"
+    LITTLE_TO_GAIN = "little_to_gain"
+    ONE_PER_CLASS = "one_image_per_class"
+    MANY_IMAGES = "many_images"
+    REQUESTED = "requested"
+    RANDOM_WEIGHTS = "random_weights"
+    NOT_MEASURABLE = "not_measurable"
+
+
+class CutReason(StrEnum):
+    """Why the images are like those of the pretraining (`TOP_...`), or unlike them (`LOWER_...`); or why the head stays on the top."""
+
+    TOP_MOST_ACCURATE = "top_most_accurate"
+    TOP_BY_ACCURACY_AND_LOGME = "top_by_accuracy_and_logme"
+    LOWER_MORE_ACCURATE = "lower_more_accurate"
+    LOWER_BY_LOGME = "lower_by_logme"
+    TOO_FEW_TO_CHOOSE = "too_few_to_choose"
+    NOT_DROPPABLE = "not_droppable"
+
+
+@dataclass(frozen=True)
+class DecisionNumbers:
+    """The numbers that decided.
+
+    Args:
+        images_per_class: mean over the classes.
+        steps: optimizer steps of full training.
+        probe_error: error rate of the linear probe at the cut for a head, on held-out images.
+        measured_images: number of images that the depths are measured on.
+        best: the depth that decided on the similarity.
+        top: the highest cut.
+        full_scenario: the scenario that trains all layers.
+    """
+
+    images_per_class: float
+    steps: float
+    probe_error: float
+    measured_images: int
+    best: Depth
+    top: Depth
+    full_scenario: str
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a scenario is advised.
+
+    Args:
+        size: decides between `large_...` and `small_...`.
+        cut: decides between `..._similar` and `..._different`; `None` where nothing was measured.
+        numbers: `None` where nothing was measured.
+        requested: the settings that ask for full training, for `SizeReason.REQUESTED`.
+        misfit: an advised scenario that does not have a setting that the user gave, so that `large_similar` replaces it; empty: none.
+    """
+
+    size: SizeReason
+    cut: CutReason | None = None
+    numbers: DecisionNumbers | None = None
+    requested: str = ""
+    misfit: str = ""
+
+
 @dataclass(frozen=True)
 class Advice:
-    """What to do: option of the group `scenario`, name of the cut; why, in two sentences; whether there is anything to transfer, whether a
-    head can be solved here, and whether images can be held out, which choose its L2 penalty.
+    """A scenario and what follows from it.
+
+    Args:
+        scenario: option of the config group `scenario`.
+        cut: name of the cut.
+        reason: `None` where the advice is read from a file.
+        pretrained: whether there are pretrained layers to transfer.
+        solvable: whether a linear probe can be fitted as the head.
+        holds_out: whether images can be held out to choose the L2 penalty of the head.
     """
 
     scenario: str
     cut: str
-    reason: str
+    reason: Reason | None = None
     pretrained: bool = True
     solvable: bool = True
     holds_out: bool = True
 
 
-def advise(measured: Measurements, *, droppable: bool = True, asked: str = "") -> Advice:
+def advise(measured: Measurements, *, droppable: bool = True, requested: str = "") -> Advice:
     """The decision of Karpathy's CS231n notes on transfer learning (2016), with both of its questions measured.
 
-    Many images where a class has `THRESHOLDS["few"]` on average, and where they make `THRESHOLDS["steps"]` steps; all layers train on them
-    unless the head alone leaves no more than `THRESHOLDS["errors"]` to gain and nothing was given that asked for it. Unlike those of the
-    pretraining where a cut below the top tells the classes apart better: the upper layers belong to the old task (Yosinski et al. 2014,
-    section 4). Where all train better is more accurate: only rates hang on it. Where the head alone does, whose upper layers would be
-    dropped, it is as accurate and best by LogME, on `THRESHOLDS["cut"]` images: accuracy alone, the best of many cuts by a few images, is
-    luck. Not `droppable`: these have to stay.
+    Large: a class has `THRESHOLDS["few"]` images on average, and full training takes `THRESHOLDS["steps"]` steps. Then all layers train,
+    unless a linear probe leaves no more than `THRESHOLDS["errors"]` to gain and nothing that the user gave asks for full training.
+
+    Different: a cut below the top separates the classes better, since upper layers are specific to the old task (Yosinski et al. 2014,
+    section 4). For full training, where only learning rates depend on it, better means more accurate. For a head on frozen layers, where
+    the upper layers would be dropped, it means as accurate as the top and best by LogME, on `THRESHOLDS["cut"]` images at least: the most
+    accurate of many cuts on a few images is chance.
+
+    Args:
+        measured: the measurements.
+        droppable: whether the upper layers can be dropped.
+        requested: the settings by which the user asks for full training, as text; empty: none.
     """
-    top, average = measured.depths[-1], measured.images / measured.classes
-    few, steps = THRESHOLDS["few"].value, THRESHOLDS["steps"].value
-    alone = _under_a_head(measured) if droppable else top
-    errors = 1 - alone.accuracy
-    gains = errors > THRESHOLDS["errors"].value * (1 - measured.commonest)
-    large = average >= few and measured.steps >= steps and (gains or bool(asked))
-    best = _most_accurate(measured) if large else alone
-    scenario = f"{'large' if large else 'small'}_{'similar' if best is top else 'different'}"
-    known, given = f"{average:.3g} training {measured.noun} a class", f"{measured.steps:,.0f} steps of full training by default"
-    if average < few:
-        size = f"{known} are few (many: from {few:g} on): the head alone"
-    elif measured.steps < steps:
-        size = f"{known} are many, but their {given} are few (many: from {steps:g} on): the head alone"
-    elif not large:
-        whole = "large_similar" if _most_accurate(measured) is top else "large_different"
-        size = f"{known} and {given} are many, but the head alone errs on {errors:.1%}: little to gain (scenario={whole} trains all layers)"
-    else:
-        size = f"{known} and {given} are many: all layers train" + ("" if gains else f", as {asked} was given")
-    best_told, top_told = (
-        f"{depth.cut} ({depth.accuracy:.3f} of held-out {measured.noun}, LogME {depth.logme:.2f})" for depth in (best, top)
+    top = measured.depths[-1]
+    under_head = _best_under_head(measured) if droppable else top
+    size = _size_reason(measured, 1 - under_head.accuracy, requested)
+    large = size in (SizeReason.MANY_IMAGES, SizeReason.REQUESTED)
+    best = _most_accurate(measured) if large else under_head
+    numbers = DecisionNumbers(
+        images_per_class=measured.images / measured.classes,
+        steps=measured.steps,
+        probe_error=1 - under_head.accuracy,
+        measured_images=measured.measured_images,
+        best=best,
+        top=top,
+        full_scenario="large_similar" if _most_accurate(measured) is top else "large_different",
     )
-    better = "better than" if best.accuracy > top.accuracy else "as well as, and by LogME better than,"
-    if best is not top:
-        like = f"{best_told} tells the classes apart {better} the top, {top_told}: {measured.noun} unlike those of the pretraining"
-    elif large:
-        like = f"No lower cut tells the classes apart better than the top, {top_told}: {measured.noun} like those of the pretraining"
-    elif droppable and measured.measured < THRESHOLDS["cut"].value:
-        enough = f"{measured.measured} {measured.noun} cannot choose a lower cut (from {THRESHOLDS['cut'].value:g} on they can)"
-        like = f"{enough}: the head stands on the top, {top_told}"
-    elif droppable:
-        like = f"No lower cut is better than the top by accuracy and LogME, {top_told}: {measured.noun} like those of the pretraining"
-    else:
-        like = f"No layer can be dropped here: the head stands on the top, {top_told}"
-    return Advice(scenario, top.cut if large else best.cut, f"{size}. {like}.")
+    cut = _cut_reason(numbers, large=large, droppable=droppable)
+    reason = Reason(size, cut, numbers, requested if size is SizeReason.REQUESTED else "")
+    scenario = f"{'large' if large else 'small'}_{'similar' if best is top else 'different'}"
+    return Advice(scenario, top.cut if large else best.cut, reason)
+
+
+def _size_reason(measured: Measurements, probe_error: float, requested: str) -> SizeReason:
+    if measured.images / measured.classes < THRESHOLDS["few"].value:
+        return SizeReason.FEW_IMAGES
+    if measured.steps < THRESHOLDS["steps"].value:
+        return SizeReason.FEW_STEPS
+    if probe_error > THRESHOLDS["errors"].value * (1 - measured.majority_share):
+        return SizeReason.MANY_IMAGES
+    return SizeReason.REQUESTED if requested else SizeReason.LITTLE_TO_GAIN
+
+
+def _cut_reason(numbers: DecisionNumbers, *, large: bool, droppable: bool) -> CutReason:
+    if numbers.best is not numbers.top:
+        return CutReason.LOWER_MORE_ACCURATE if numbers.best.accuracy > numbers.top.accuracy else CutReason.LOWER_BY_LOGME
+    if large:
+        return CutReason.TOP_MOST_ACCURATE
+    if not droppable:
+        return CutReason.NOT_DROPPABLE
+    return CutReason.TOO_FEW_TO_CHOOSE if numbers.measured_images < THRESHOLDS["cut"].value else CutReason.TOP_BY_ACCURACY_AND_LOGME
 
 
 def _most_accurate(measured: Measurements) -> Depth:
+    """The depth of the highest accuracy; of equals the highest cut."""
     return max(reversed(measured.depths), key=lambda depth: depth.accuracy)
 
 
-def _under_a_head(measured: Measurements) -> Depth:
-    """The cut for a head that alone trains."""
+def _best_under_head(measured: Measurements) -> Depth:
+    """The depth for a head on frozen layers: of those as accurate as the top the best by LogME."""
     top = measured.depths[-1]
-    if measured.measured < THRESHOLDS["cut"].value:
+    if measured.measured_images < THRESHOLDS["cut"].value:
         return top
     as_accurate = [depth for depth in measured.depths if depth.accuracy >= top.accuracy]
     return max(reversed(as_accurate), key=lambda depth: depth.logme)

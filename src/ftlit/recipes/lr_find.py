@@ -1,6 +1,6 @@
-"""From config to a learning rate: the run that `finetune` would train, at rates that rise step by step, all groups by one factor.
+"""Run `recipe=lr_find`: the learning-rate range test of the run that `finetune` would train, all parameter groups scaled by one factor.
 
-Lightning's `Tuner.lr_find` sets all groups to one rate, which is another training than one with rates by layer.
+Lightning's `Tuner.lr_find` sets all groups to the same rate, which differs from training with a rate per layer.
 """
 
 import sys
@@ -11,7 +11,6 @@ from pathlib import Path
 
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, OmegaConf
-from rich.markup import escape
 
 from ftlit.errors import UserError, shorten
 from ftlit.finetuning.lr_range_test import RangeTest, Suggestion, draw, suggest, write_csv
@@ -23,10 +22,10 @@ from ftlit.lit.trainer_internals import callbacks_of
 from ftlit.recipes import finetune
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.config.validate import bind
-from ftlit.recipes.run import console as words
+from ftlit.recipes.run import console
 from ftlit.recipes.run.processes import INTERRUPTED_STATUS
 
-RISING = {
+RISING_RATES = {  # the `lr_scheduler` of the test
     "_target_": "ftlit.finetuning.lr_schedule.Rates",
     "_partial_": True,
     "curve": {
@@ -39,42 +38,42 @@ RISING = {
 
 
 def run(cfg: DictConfig) -> float:
-    """Write `lr_find.csv` and `lr_find.png` to the run's folder, print the suggestion. Returns it; nothing else is left behind."""
+    """Write `lr_find.csv` and `lr_find.png` to the run's folder, and print the suggested learning rate. Returns it."""
     if cfg.resume:
-        raise UserError("resume=true: a range test takes a minute and goes on from nothing; leave it out")
+        raise UserError("resume=true: recipe=lr_find has nothing to resume; leave it out")
     bind(cfg)
     test: RangeTest = instantiate(cfg.lr_find)
-    run = finetune.build(rising(cfg))
+    run = finetune.build(with_rising_rates(cfg))
     if not run.trains:
-        raise UserError("recipe=lr_find: this head is solved and nothing is trained, so that no rate matters; give head=linear")
-    seen = observe(cfg, run, test)
+        raise UserError("recipe=lr_find: this head is a linear probe, without gradient training and learning rate; give head=linear")
+    curve = record_losses(cfg, run, test)
     folder = Path(cfg.paths.run)
     if run.trainer.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
-        write_csv(folder / "lr_find.csv", seen.rates, seen.losses)
-    suggestion = suggest(seen.rates, seen.losses)
-    rate = chosen(suggestion, seen.rates, solved=bool(run.solved))
+        write_csv(folder / "lr_find.csv", curve.rates, curve.losses)
+    suggestion = suggest(curve.rates, curve.losses)
+    rate = choose_rate(suggestion, curve.rates, solved=run.probe_head is not None)
     if run.trainer.is_global_zero:
-        draw(folder / "lr_find.png", seen.rates, seen.losses, suggestion, solved=bool(run.solved))
-        words.console().print(escape(told(rate, suggestion, run, folder)), soft_wrap=True)
+        draw(folder / "lr_find.png", curve.rates, curve.losses, suggestion, solved=run.probe_head is not None)
+        console.say(describe(rate, suggestion, run, folder))
     return rate
 
 
-def rising(cfg: DictConfig) -> DictConfig:
-    """The config of a run whose groups go from their scale times `least` to their scale times `most`."""
+def with_rising_rates(cfg: DictConfig) -> DictConfig:
+    """The config of a run whose parameter groups go from their scale times `least` to their scale times `most`."""
     cfg = deepcopy(cfg)
     OmegaConf.set_struct(cfg, False)
-    cfg.lr_scheduler, cfg.optimizer.lr = RISING, 1.0  # the base: the factor that drives all groups is then the rate
+    cfg.lr_scheduler, cfg.optimizer.lr = RISING_RATES, 1.0  # with a base rate of 1 the factor of all groups is the rate
     return cfg
 
 
-def observe(cfg: DictConfig, run: finetune.Run, test: RangeTest) -> LossByRate:
-    """Train one stage for the steps of the test, over as many epochs as they take, without validation, checkpoints or loggers."""
+def record_losses(cfg: DictConfig, run: finetune.Run, test: RangeTest) -> LossByRate:
+    """Train one stage for the steps of the test, over as many epochs as they need, without validation, checkpoints or loggers."""
     kept = [callback for callback in callbacks_of(run.trainer) if isinstance(callback, SeedEachStep | ProgressBar)]
-    seen = LossByRate()
+    curve = LossByRate()
     trainer = instantiate(
         cfg.trainer,
-        callbacks=[StagedFinetuning(only(run.schedule, test.stage)), *([run.solved] if run.solved else []), *kept, seen],
+        callbacks=[StagedFinetuning(single_stage(run.schedule, test.stage)), *([run.probe_head] if run.probe_head else []), *kept, curve],
         logger=False,
         enable_checkpointing=False,
         limit_val_batches=0,
@@ -86,37 +85,41 @@ def observe(cfg: DictConfig, run: finetune.Run, test: RangeTest) -> LossByRate:
         trainer.fit(run.model, run.data)
     except SystemExit:  # Lightning's answer to Ctrl-C
         sys.exit(INTERRUPTED_STATUS)
-    return seen
+    return curve
 
 
-def only(schedule: Schedule, index: int) -> Schedule:
-    """One stage of a schedule, from the first step on, at the rates of the whole. Raises `UserError` where there is no such stage."""
+def single_stage(schedule: Schedule, index: int) -> Schedule:
+    """One stage of a schedule, from the first step on, with the rates of the schedule. Raises `UserError` where there is no such stage."""
     stages = schedule.stages
     if not -len(stages) <= index < len(stages):
-        has = f"{len(stages)} stage{'s' * (len(stages) > 1)}"
-        raise UserError(f"lr_find.stage={index}: this schedule has {has}, give {-len(stages)} to {len(stages) - 1}")
+        raise UserError(
+            f"lr_find.stage={index}: this schedule has {console.count(len(stages), 'stage')}, give {-len(stages)} to {len(stages) - 1}"
+        )
     return replace(schedule, stages=[replace(stages[index], epoch=0, step=None, until=None, from_best=False)])
 
 
-def chosen(suggestion: Suggestion, rates: Sequence[float], *, solved: bool) -> float:
-    """Where the loss falls fastest; a solved head leaves it nowhere to fall, and a tenth of the rate from which on it climbs tells more.
+def choose_rate(suggestion: Suggestion, rates: Sequence[float], *, solved: bool) -> float:
+    """The rate at which the loss falls fastest; for a head that is a linear probe, a tenth of the rate from which on it rises, since it has
+    nowhere to fall.
 
-    Raises `UserError` where there is no such rate among those that were tried.
+    Raises:
+        UserError: there is no such rate among those that were tried.
     """
     rate = suggestion.climbs if solved else suggestion.steep
     if rate is None or rate < rates[0]:
-        does = "climbs from the first rates on" if solved else f"falls nowhere from rate {rates[0]:.1e} to {rates[-1]:.1e}"
+        does = "rises from the first rates on" if solved else f"falls nowhere from rate {rates[0]:.1e} to {rates[-1]:.1e}"
         raise UserError(f"the loss {does}: give a smaller lr_find.least, or more lr_find.steps")
     return rate
 
 
-def told(rate: float, suggestion: Suggestion, run: finetune.Run, folder: Path) -> str:
-    """The override, the rate of each group, and the other answer."""
+def describe(rate: float, suggestion: Suggestion, run: finetune.Run, folder: Path) -> str:
+    """The override, the rate of each group, and the alternative suggestion."""
     rate = float(f"{rate:.1e}")
     groups = shorten(f"{pattern} at {rate * scale:.1e}" for pattern, scale in run.schedule.lr_scale)
-    if run.solved:
-        other, more = "a tenth of the rate from which on the loss is twice its least", "which it is not by the last"
+    solved = run.probe_head is not None
+    if solved:
+        other, more = "a tenth of the rate from which on the loss is twice its minimum", "it stays below that up to the last rate"
     else:
-        other, more = f"a tenth of the rate of the least loss is {suggestion.tenth:.1e}", "the loss still falls at the last rate"
-    more = f"; {more}: lr_find.most may be higher" if suggestion.open_ended(solved=bool(run.solved)) else ""
+        other, more = f"a tenth of the rate of the minimum loss is {suggestion.tenth:.1e}", "the loss still falls at the last rate"
+    more = f"; {more}: lr_find.most may be higher" if suggestion.open_ended(solved=solved) else ""
     return f"optimizer.lr={rate:.1e} ({groups}); {other}{more}; lr_find.csv, lr_find.png: {folder}"

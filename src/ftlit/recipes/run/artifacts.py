@@ -1,5 +1,6 @@
-"""What a recipe leaves for the report of its run, and the report itself."""
+"""Write the files of a run's folder, and its report."""
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -20,26 +21,35 @@ from ftlit.finetuning.plan import Plan
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.recipes.config.overrides import arguments
-from ftlit.recipes.run import console as words
-from ftlit.report import run_files as files
+from ftlit.recipes.run import console
+from ftlit.recipes.run.resume import write_config
+from ftlit.report import run_files
 from ftlit.report.contents import Predictions
 from ftlit.report.scores import surest_mistakes
 from ftlit.seeding import derived_seed, kept_random_state
 
-PICTURES = 12
+MAX_IMAGES = 12  # in a figure of the report
 PACKAGES = ("ftlit", "torch", "torchvision", "lightning", "hydra-core")
 
 
+def write_folder(cfg: DictConfig, data: Any) -> None:
+    """Write `config.yaml`, composed and resolved, and `class_names.json`."""
+    folder = Path(cfg.paths.run)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_config(cfg)
+    (folder / "class_names.json").write_text(json.dumps(data.class_names, ensure_ascii=False, indent=1))
+
+
 def write_run(cfg: DictConfig, data: Any, plan_rows: Sequence[tuple[str, str]], plan: Plan | None = None) -> None:
-    """What is known before training: plan, counts, samples."""
+    """Write what the report shows and is known before training: plan, counts, sample images."""
     folder, choices = Path(cfg.paths.run), HydraConfig.get().runtime.choices
     name = cfg.backbone.get("name", choices.get("backbone"))
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
-    files.clear(folder)
+    run_files.clear(folder)
     about = [("command", shlex.join(["python", "train.py", *arguments(cfg.paths.run)])), ("versions", versions)]
-    files.write_json(
+    run_files.write_json(
         folder,
-        files.RUN,
+        run_files.RUN,
         {
             "title": f"{name} on {choices.get('data')}, {datetime.now():%Y-%m-%d %H:%M}",
             "plan": [*plan_rows, *about],
@@ -53,59 +63,59 @@ def write_run(cfg: DictConfig, data: Any, plan_rows: Sequence[tuple[str, str]], 
     images = images_of(data)
     if images is not None and isinstance(images.input_spec, InputSpec):
         train = images.collection.splits["train"]
-        places = torch.randperm(len(train), generator=torch.Generator().manual_seed(cfg.seed))[:PICTURES].tolist()
+        places = torch.randperm(len(train), generator=torch.Generator().manual_seed(cfg.seed))[:MAX_IMAGES].tolist()
         captions = [" ".join(data.class_names[label] for label in train.labels[place]) for place in places]
-        _write_pictures(folder, "samples", images.input_spec, _seen(train, places, images.transforms["train"], cfg.seed), captions)
+        _write_images(folder, "samples", images.input_spec, _transformed(train, places, images.transforms["train"], cfg.seed), captions)
 
 
 def say_report(cfg: DictConfig, data: Any, tested: Predictions, features: Mapping[str, Tensor]) -> None:
-    """Write what was seen of the test images (see `Recorder`) and `report.html`, and say where that is. What goes wrong there does not end
-    a run that has ended well.
+    """Write the predictions and features of the test images (see `Recorder`) and `report.html`, and print its path. An error here does not
+    fail a run whose results are written.
     """
     from ftlit.report.html import write_report  # here: matplotlib takes a second
 
     try:
         _write_tested(cfg, data, tested, features)
-        words.console().print(f"report: {write_report(cfg.paths.run)}", soft_wrap=True, markup=False)
-    except Exception as error:  # a full disk, a picture that is gone, a fault of ours: the run's results are there, and stand
-        words.console().print(f"no report: {one_line(error)}", soft_wrap=True, markup=False)
+        console.say(f"report: {write_report(cfg.paths.run)}")
+    except Exception as error:  # a full disk, an image that is gone, a bug of ours: the results of the run are valid
+        console.say(f"no report: {one_line(error)}")
 
 
 def _write_tested(cfg: DictConfig, data: Any, tested: Predictions, features: Mapping[str, Tensor]) -> None:
-    """Predictions, features, and pictures of the surest mistakes."""
+    """Write predictions, features, and the images of the most confident errors."""
     folder = Path(cfg.paths.run)
-    files.write_tested(folder, tested, data.class_names)
+    run_files.write_tested(folder, tested, data.class_names)
     if len(features["features"]):
-        files.write_tensors(folder, "features", features)
+        run_files.write_tensors(folder, "features", features)
     images = images_of(data)
     if images is None or not isinstance(images.input_spec, InputSpec):
         return
-    places = surest_mistakes(tested)[:PICTURES]
+    places = surest_mistakes(tested)[:MAX_IMAGES]
     if places:
         captions = [_caption(tested, place, data.class_names) for place in places]
-        seen = _seen(images.collection.splits["test"], places, images.transforms["test"], cfg.seed)
-        _write_pictures(folder, "mistakes", images.input_spec, seen, captions)
+        images_NCHW = _transformed(images.collection.splits["test"], places, images.transforms["test"], cfg.seed)
+        _write_images(folder, "mistakes", images.input_spec, images_NCHW, captions)
 
 
 def _caption(tested: Predictions, place: int, class_names: Sequence[str]) -> str:
-    said, label = (" ".join(class_names[number] for number in labels[place]) for labels in (tested.predicted, tested.labels))
-    return f"taken for {said} ({tested.probability[place]:.2f})\nis {label}"
+    predicted, label = (" ".join(class_names[number] for number in labels[place]) for labels in (tested.predicted, tested.labels))
+    return f"predicted {predicted} ({tested.probability[place]:.2f})\nis {label}"
 
 
 def images_of(data: Any) -> ImageData | None:
-    """The images behind a data module of ours."""
+    """The images of a built-in data module; `None` for a custom one."""
     found = data.images if isinstance(data, FeatureData) else data
     return found if isinstance(found, ImageData) else None
 
 
-def _seen(examples: Examples, places: Sequence[int], transform: Transform, seed: int) -> Tensor:
-    """(n, 3, S, S), as a network sees these images; what is drawn for them comes from the seed."""
+def _transformed(examples: Examples, places: Sequence[int], transform: Transform, seed: int) -> Tensor:
+    """Images (n, 3, S, S) after the transform, whose random numbers come from the seed."""
     with kept_random_state():
-        torch.manual_seed(derived_seed(seed, PICTURES))
+        torch.manual_seed(derived_seed(seed, MAX_IMAGES))
         return torch.stack([transform(examples.load(examples.sources[place])) for place in places])
 
 
-def _write_pictures(folder: Path, name: str, spec: InputSpec, images: Tensor, captions: Sequence[str]) -> None:
+def _write_images(folder: Path, name: str, spec: InputSpec, images: Tensor, captions: Sequence[str]) -> None:
     mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
     shown = ((images * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
-    files.write_tensors(folder, name, {"images": shown}, captions)
+    run_files.write_tensors(folder, name, {"images": shown}, captions)

@@ -1,9 +1,8 @@
-"""What a person reads: the plan before a run, the table after it; and the run's folder in plain files."""
+"""Print what the user reads: the plan before a run, the results after it, the advice on a scenario."""
 
-import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
@@ -24,41 +23,12 @@ from ftlit.formatting import size_in_words
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.models.backbone import Backbone
+from ftlit.probes.advice import Advice, Measurements
 from ftlit.recipes.config.overrides import OF_TRAINING, arguments, given, program, replaced
-from ftlit.recipes.run.resume import write_config
-from ftlit.run_folder import write_result
 
-SOLVED = "solved on features of training {noun}, without augmentation; its L2 penalty is {l2}"
-TAKES_VAL = "once val has judged it, it is solved on val too; "
-LEFT_OUT = "stages that train it alone are left out (head=linear keeps them)"
-ALONE = "nothing is trained: without effect are {} (head=linear trains it by steps, scenario=large_similar all layers)"
-TOLD = ("scenario", "experiment", "backbone", "head", "loss", "data", "schedule", "optimizer", "lr_scheduler", "cache", "trainer")
+Row = tuple[str, str]  # name and text of a row of the plan
 
-
-def write_folder(cfg: DictConfig, data: Any) -> None:
-    """`config.yaml`, composed and resolved, and `class_names.json` into the run's folder."""
-    folder = Path(cfg.paths.run)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_config(cfg)
-    (folder / "class_names.json").write_text(json.dumps(data.class_names, ensure_ascii=False, indent=1))
-
-
-def write_results(cfg: DictConfig, results: Mapping[str, float]) -> None:
-    """`result.json`: the metrics of the best checkpoint on val and test, into the run's folder."""
-    write_result(cfg.paths.run, results)
-
-
-@rank_zero_only
-def say_interrupted(cfg: DictConfig) -> None:
-    """Print how to go on after Ctrl-C."""
-    there = Path(cfg.paths.run, "checkpoints", "last.ckpt").exists()
-    where = "interrupted; the last checkpoint is in place" if there else "interrupted before the first step"
-    console().print(escape(f"{where}. To go on: {resume_command(cfg)}"), soft_wrap=True)
-
-
-def say_lost(cfg: DictConfig, rank: int) -> None:
-    """Print, on stderr, that another process died."""
-    print(f"ftlit: process {rank} ends: another one died, its error stands above. To go on: {resume_command(cfg)}", file=sys.stderr)
+PLAN_GROUPS = ("scenario", "experiment", "backbone", "head", "loss", "data", "schedule", "optimizer", "lr_scheduler", "cache", "trainer")
 
 
 def plan_rows(
@@ -66,73 +36,112 @@ def plan_rows(
     backbone: Backbone,
     data: Any,
     plan: Plan,
-    sources: Sequence[StageInput],
+    stage_inputs: Sequence[StageInput],
     *,
-    solves: bool = False,
-    takes_val: bool = False,
+    fits_head: bool = False,
+    refits_on_val: bool = False,
     trains: bool = True,
     processes: int = 1,
-) -> list[tuple[str, str]]:
-    """What is going to happen: weights, input, data, whether the head is solved, what trains from when on, what processes exchange."""
+) -> list[Row]:
+    """The plan of a run: weights, input, data, how the head is fitted, what trains when, what the processes exchange.
+
+    Args:
+        cfg: the composed config.
+        backbone: of the run.
+        data: of the run.
+        plan: of the schedule.
+        stage_inputs: what each stage trains on, where features are stored; else empty.
+        fits_head: whether the head is fitted as a linear probe.
+        refits_on_val: whether it is refitted on train + val.
+        trains: whether there is any gradient training.
+        processes: how many there are.
+    """
     spec = data.input_spec if isinstance(data, ImageData | FeatureData) else backbone.input_spec
-    shape = "x".join(map(str, backbone.on_meta(spec.shape)[backbone.cuts[-1]][0]))
-    size = sum(parameter.numel() for parameter in backbone.parameters())
     choices = HydraConfig.get().runtime.choices
-    l2_penalties: Sequence[float] = OmegaConf.select(cfg, "probe.l2") or []
-    l2 = f"{l2_penalties[0]:g}" if len(l2_penalties) == 1 else "chosen by cross-validation among them"
-    alone = TAKES_VAL * takes_val + ALONE.format(", ".join(given(*OF_TRAINING)) or "optimizer, lr_scheduler, loss and epochs")
-    return [
-        ("ftlit", ", ".join(f"{group}={choices[group]}" for group in TOLD if choices.get(group))),
-        *(("note", line) for line in replaced(cfg)),
-        (
-            "backbone",
-            f"{cfg.backbone.get('name', cfg.backbone._target_)}: {shorten(backbone.cuts)}; {size:,} parameters; "
-            f"weights: {backbone.origin.describe()}" + (f"; reinitialized: {shorten(backbone.reinit)}" if backbone.reinit else ""),
-        ),
-        ("input", spec.told),
-        (
-            "features",
-            f"{shape} at cut {backbone.cuts[-1]}, {backbone.num_features} features for the head ({cfg.head._target_.rpartition('.')[2]})",
-        ),
-        *data_rows(data, spec.noun),
-        *([("head", f"{SOLVED.format(noun=spec.noun, l2=l2)}; {LEFT_OUT if trains else alone}")] if solves else []),
-        *(
-            (f"stage {i}", f"{line}; {_reduces(size) if processes > 1 else ''}from {sources[i].reason if sources else spec.noun}")
-            for i, (line, size) in enumerate(zip(plan.stages, plan.reduced, strict=True))
-            if trains
-        ),
-        *([("cache", _cache(data, sources))] if sources and trains else []),
-        ("run", f"{_epochs(cfg.trainer.max_epochs) if trains else 'no epoch'}, seed {cfg.seed}, folder {cfg.paths.run}"),
-        *([("compile", "backbone and head, anew for each stage: its first steps take longer")] if cfg.compile else []),
-    ]
+    rows = [("ftlit", ", ".join(f"{group}={choices[group]}" for group in PLAN_GROUPS if choices.get(group)))]
+    rows += [("note", line) for line in replaced(cfg)]
+    rows += [("backbone", _backbone_text(cfg, backbone)), ("input", spec.told), ("features", _features_text(cfg, backbone, spec.shape))]
+    rows += data_rows(data, spec.noun)
+    if fits_head:
+        rows.append(("head", _head_text(cfg, spec.noun, refits_on_val=refits_on_val, trains=trains)))
+    if trains:
+        for i, (line, size) in enumerate(zip(plan.stages, plan.reduced, strict=True)):
+            reduces = f"ddp reduces {size_in_words(size)} per step; " if processes > 1 else ""
+            rows.append((f"stage {i}", f"{line}; {reduces}from {stage_inputs[i].reason if stage_inputs else spec.noun}"))
+        if stage_inputs:
+            rows.append(("cache", _cache_text(data, stage_inputs)))
+    epochs = count(cfg.trainer.max_epochs, "epoch") if trains else "no epochs"
+    rows.append(("run", f"{epochs}, seed {cfg.seed}, folder {cfg.paths.run}"))
+    if cfg.compile:
+        rows.append(("compile", "backbone and head, again for each stage, whose first steps take longer"))
+    return rows
 
 
-def data_rows(data: Any, noun: str) -> list[tuple[str, str]]:
-    """How many there are of each split and class, and what is to be known of them."""
+def data_rows(data: Any, noun: str) -> list[Row]:
+    """Sizes of the splits and of the classes, and notes on the data."""
     splits = "; ".join(f"{split} {sum(counts.values()):,}" for split, counts in data.counts.items())
     return [
         ("data", f"{splits} {noun} of {data.num_classes} classes"),
-        ("classes", shorten((f"{name} {count:,}" for name, count in data.counts["train"].items()), most=12)),
+        ("classes", shorten((f"{name} {number:,}" for name, number in data.counts["train"].items()), most=12)),
         *(("note", note) for note in data.notes),
     ]
 
 
-def say_plan(cfg: DictConfig, rows: Sequence[tuple[str, str]], plan: Plan, resume_from: Path | None, *, trains: bool = True) -> None:
-    """Print these rows, how to resume, what trains from when at what rate, and what the doctor found."""
+def _backbone_text(cfg: DictConfig, backbone: Backbone) -> str:
+    size = sum(parameter.numel() for parameter in backbone.parameters())
+    name = cfg.backbone.get("name", cfg.backbone._target_)
+    text = f"{name}: {shorten(backbone.cuts)}; {size:,} parameters; weights: {backbone.origin.describe()}"
+    return f"{text}; reinitialized: {shorten(backbone.reinit)}" if backbone.reinit else text
+
+
+def _features_text(cfg: DictConfig, backbone: Backbone, input_shape: Sequence[int]) -> str:
+    shape = "x".join(map(str, backbone.on_meta(input_shape)[backbone.cuts[-1]][0]))
+    head = cfg.head._target_.rpartition(".")[2]
+    return f"{shape} at cut {backbone.cuts[-1]}, {backbone.num_features} features for the head ({head})"
+
+
+def _head_text(cfg: DictConfig, noun: str, *, refits_on_val: bool, trains: bool) -> str:
+    l2_penalties: Sequence[float] = OmegaConf.select(cfg, "probe.l2") or []
+    l2 = f"L2 penalty {l2_penalties[0]:g}" if len(l2_penalties) == 1 else "L2 penalty chosen by cross-validation"
+    text = f"linear probe on features of training {noun} without augmentation; {l2}."
+    if trains:
+        return f"{text} Stages that train only the head are skipped (head=linear keeps them)."
+    if refits_on_val:
+        text += " After validation the head is refitted on train + val, and the test score is of that head."
+    ignored = ", ".join(given(*OF_TRAINING)) or "optimizer, lr_scheduler, loss and epochs"
+    verb = "is" if len(given(*OF_TRAINING)) == 1 else "are"
+    return f"{text} No gradient training: {ignored} {verb} ignored. (head=linear trains by gradient, scenario=large_similar all layers)"
+
+
+def _cache_text(data: Any, stage_inputs: Sequence[StageInput]) -> str:
+    """Where features are stored, their size at most, and the views that stages train on."""
+    size = sum({source.spec: source.bytes for source in stage_inputs}.values())
+    if not size:
+        return "no stage trains on features"
+    text = f"features take up to {size_in_words(size)} in {data.store.folder}; stages that train on them use "
+    if not data.augments:
+        return text + "the evaluation view"
+    if data.views > 1:
+        return text + f"up to {data.views} augmented views of each, in turn by epoch (cache=none: new ones in each epoch)"
+    return text + "the evaluation view, without augmentation (cache=none: augmentation; cache=views: stored augmented views)"
+
+
+def say_plan(cfg: DictConfig, rows: Sequence[Row], plan: Plan, resume_from: Path | None, *, trains: bool = True) -> None:
+    """Print the rows of the plan, the command that resumes the run, what trains when at which rate, and the doctor's warnings."""
     table = Table.grid(padding=(0, 2))
     for name, text in rows:
         table.add_row(f"[bold]{name}[/bold]", escape(text))
-    console().print(table)
-    goes_on = f"goes on from {resume_from}" if resume_from else resume_command(cfg)
-    console().print(f"[bold]resume[/bold]    {escape(goes_on)}", soft_wrap=True)  # one line, to be copied
+    _console().print(table)
+    resume = f"resuming from {resume_from}" if resume_from else resume_command(cfg)
+    _console().print(f"[bold]resume[/bold]    {escape(resume)}", soft_wrap=True)  # in one line, to be copied
     if trains:
-        console().print(layers_table(plan))
+        _console().print(layers_table(plan))
     for warning in plan.warnings:
-        console().print(f"[bold]doctor[/bold]  {escape(warning)}", soft_wrap=True)
+        _console().print(f"[bold]doctor[/bold]  {escape(warning)}", soft_wrap=True)
 
 
 def layers_table(plan: Plan) -> Table:
-    """A row a layer, top first: from which stage it trains, in which mode, in which groups, at which base rate, with which batch norm."""
+    """A row per layer, top first: first stage that trains it, mode and batch norm by stage, parameter groups, base rates."""
     table = Table("layer", "parameters", "trains from", "mode by stage", "batch norm by stage", "group", "base rate", box=SIMPLE_HEAD)
     for row in reversed(plan.rows):
         table.add_row(
@@ -147,49 +156,74 @@ def layers_table(plan: Plan) -> Table:
     return table
 
 
-def _reduces(size: int) -> str:
-    return f"ddp reduces {size_in_words(size)} a step; "
-
-
-def _epochs(number: int | None) -> str:
-    return "1 epoch" if number == 1 else f"{number} epochs"
-
-
 def _by_stage(values: Sequence[str]) -> str:
     """`eval 0-1, train 2`."""
     runs = [(value, [i for i, _ in same]) for value, same in groupby(enumerate(values), key=lambda pair: pair[1])]
     return ", ".join(f"{value} {places[0]}" + (f"-{places[-1]}" if len(places) > 1 else "") for value, places in runs)
 
 
-def _cache(data: Any, sources: Sequence[StageInput]) -> str:
-    """Where features are stored, how much at most, and what such stages see."""
-    size = sum({source.spec: source.bytes for source in sources}.values())
-    if not size:
-        return "no stage trains from features"
-    line = f"features take up to {size_in_words(size)} in {data.store.folder}; stages that train from them see "
-    if not data.augments:
-        return line + "the evaluation view"
-    if data.views > 1:
-        return line + f"augmented views of each, up to {data.views}, in turn by epoch (cache=none: fresh ones)"
-    return line + "the evaluation view, without augmentation (cache=none: fresh augmentation; cache=views: stored views of it)"
-
-
-def resume_command(cfg: DictConfig) -> str:
-    """The command that goes on with this run after it was interrupted."""
-    spec = find_spec("ftlit.cli.train")  # the file that `ftlit train` runs
-    words = ["ftlit", "train"] if spec and program() == [spec.origin] else ["python", *program()]
-    return shlex.join([*words, *(word for word in arguments(cfg.paths.run) if not word.startswith("resume=")), "resume=true"])
-
-
 def say_results(cfg: DictConfig, results: Mapping[str, float], time: str) -> None:
-    """Print the table of the best checkpoint on val and test, the time in words, and where everything is."""
+    """Print the metrics of the best checkpoint on val and test, the time as text, and the folder of the run."""
     table = Table("split", "accuracy", "macro F1", "loss")
     for split in ("val", "test"):
         table.add_row(split, *(f"{results[f'{split}/{metric}']:.4f}" for metric in ("accuracy", "f1", "loss")))
-    console().print(table)
-    console().print(f"{time}; best and last checkpoint, metrics.csv, config.yaml: {escape(str(cfg.paths.run))}", soft_wrap=True)
+    show(table)
+    say(f"{time}; best and last checkpoint, metrics.csv, config.yaml: {cfg.paths.run}")
 
 
-def console() -> Console:
-    """Wide enough for the plan where no terminal says otherwise."""
+def say_advice(measured: Measurements, advice: Advice, reason: str, costs: Mapping[str, float], command: Sequence[str]) -> None:
+    """Print the measurements of each layer, the reason, the time of each scenario, and the command that follows the advice."""
+    table = Table("layer", "held-out accuracy", "LogME")
+    for depth in reversed(measured.depths):
+        mark = " *" if depth.cut == advice.cut else ""
+        table.add_row(depth.cut, f"{depth.accuracy:.4f}{mark}", f"{depth.logme:.3f}")
+    show(table)
+    say(f"* {reason}")
+    say("estimated time: " + ", ".join(f"{name} {seconds:,.0f} s" for name, seconds in costs.items()))
+    say(f"python train.py {shlex.join(command)}")
+
+
+@rank_zero_only
+def say_interrupted(cfg: DictConfig) -> None:
+    """Print how to resume after Ctrl-C."""
+    saved = Path(cfg.paths.run, "checkpoints", "last.ckpt").exists()
+    state = "interrupted; the last checkpoint is saved" if saved else "interrupted before the first step"
+    say(f"{state}. To resume: {resume_command(cfg)}")
+
+
+def say_lost(cfg: DictConfig, rank: int) -> None:
+    """Print, on stderr, that another process failed."""
+    print(f"ftlit: process {rank} stops: another process failed, see its error above. To resume: {resume_command(cfg)}", file=sys.stderr)
+
+
+def resume_command(cfg: DictConfig) -> str:
+    """The command that resumes this run after an interruption."""
+    spec = find_spec("ftlit.cli.train")  # the file that `ftlit train` runs
+    command = ["ftlit", "train"] if spec and program() == [spec.origin] else ["python", *program()]
+    return shlex.join([*command, *(word for word in arguments(cfg.paths.run) if not word.startswith("resume=")), "resume=true"])
+
+
+def say(text: str) -> None:
+    """Print a text in one line, as it is."""
+    _console().print(escape(text), soft_wrap=True)
+
+
+def say_rows(rows: Iterable[Row]) -> None:
+    """Print rows, each in one line."""
+    for name, text in rows:
+        say(f"{name:<8}  {text}")
+
+
+def show(table: Table) -> None:
+    """Print a table."""
+    _console().print(table)
+
+
+def count(number: int | None, noun: str) -> str:
+    """`1 epoch`, `3 epochs`."""
+    return f"1 {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _console() -> Console:
+    """Wide enough for the plan where no terminal decides."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 160)

@@ -1,0 +1,62 @@
+"""Word the advice on a scenario: one or two sentences for the console and for advice.json."""
+
+from ftlit.probes.advice import THRESHOLDS, CutReason, DecisionNumbers, Depth, Reason, SizeReason
+
+
+def describe(reason: Reason, noun: str) -> str:
+    """The reason of an advice in sentences; `noun` is what the images are called."""
+    sentences = [_size(reason, noun)]
+    if reason.cut and reason.numbers:
+        sentences.append(_cut(reason.cut, reason.numbers, noun))
+    if reason.misfit:
+        sentences.append(f"{reason.misfit} does not have a setting that was given: large_similar replaces it")
+    return " ".join(f"{sentence}." for sentence in sentences)
+
+
+def _size(reason: Reason, noun: str) -> str:
+    if reason.size is SizeReason.RANDOM_WEIGHTS:
+        return "The weights are random, there is nothing to transfer: all layers train"
+    if reason.size is SizeReason.NOT_MEASURABLE:
+        return f"Measuring, and a probe as head, need {noun} with one label each, and some of each class: all layers train"
+    if reason.size is SizeReason.ONE_PER_CLASS:
+        return (
+            f"One training {noun.removesuffix('s')} per class is few: only the head trains. None can be held out to measure the cuts, or to "
+            "choose the L2 penalty of the head"
+        )
+    assert reason.numbers is not None
+    return _measured_size(reason.size, reason.numbers, reason.requested, noun)
+
+
+def _measured_size(size: SizeReason, numbers: DecisionNumbers, requested: str, noun: str) -> str:
+    images, steps = f"{numbers.images_per_class:.3g} training {noun} per class", f"{numbers.steps:,.0f} steps of full training"
+    if size is SizeReason.FEW_IMAGES:
+        return f"{images} are few (many: {THRESHOLDS['few'].value:g} or more): only the head trains"
+    if size is SizeReason.FEW_STEPS:
+        return f"{images} are many, but {steps} are few (many: {THRESHOLDS['steps'].value:g} or more): only the head trains"
+    many = f"{images} and {steps} are many"
+    if size is SizeReason.LITTLE_TO_GAIN:
+        return (
+            f"{many}, but a linear probe already reaches {1 - numbers.probe_error:.1%}: fine-tuning is unlikely to help "
+            f"(scenario={numbers.full_scenario} trains all layers)"
+        )
+    return f"{many}: all layers train" + (f", as requested by {requested}" if size is SizeReason.REQUESTED else "")
+
+
+def _cut(reason: CutReason, numbers: DecisionNumbers, noun: str) -> str:
+    top, best = _depth(numbers.top, noun), _depth(numbers.best, noun)
+    similar, different = f"the {noun} are similar to those of the pretraining", f"the {noun} differ from those of the pretraining"
+    minimum = f"{THRESHOLDS['cut'].value:g}"
+    return {
+        CutReason.LOWER_MORE_ACCURATE: f"{best} separates the classes better than the top layer, {top}: {different}",
+        CutReason.LOWER_BY_LOGME: f"{best} separates the classes as well as the top layer, {top}, and better by LogME: {different}",
+        CutReason.TOP_MOST_ACCURATE: f"No lower layer separates the classes better than the top layer, {top}: {similar}",
+        CutReason.TOP_BY_ACCURACY_AND_LOGME: f"No lower layer is better than the top layer by accuracy and LogME, {top}: {similar}",
+        CutReason.TOO_FEW_TO_CHOOSE: (
+            f"{numbers.measured_images} {noun} are too few to choose a lower layer (minimum {minimum}): the head is on the top layer, {top}"
+        ),
+        CutReason.NOT_DROPPABLE: f"No layer can be dropped here: the head is on the top layer, {top}",
+    }[reason]
+
+
+def _depth(depth: Depth, noun: str) -> str:
+    return f"{depth.cut} (accuracy {depth.accuracy:.3f} on held-out {noun}, LogME {depth.logme:.2f})"

@@ -1,0 +1,65 @@
+"""Estimate how long each scenario would take on this machine, from the time of one step on a few images."""
+
+import time
+from collections.abc import Iterator, Mapping
+from math import inf
+
+import torch
+from omegaconf import DictConfig
+
+from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.models.backbone import Backbone
+
+TIMED_IMAGES = 8
+
+
+def costs_of(backbone: Backbone, data: ImageData, configs: Mapping[str, DictConfig]) -> Iterator[tuple[str, float]]:
+    """Seconds of each scenario, for steps and passes alone.
+
+    Args:
+        backbone: on the device of the run.
+        data: images of the run.
+        configs: scenario -> its config.
+    """
+    loading, forward, step = _seconds_per_image(backbone, data)
+    sizes = {split: sum(counts.values()) for split, counts in data.counts.items()}
+    for name, cfg in configs.items():
+        once = sum(sizes.values()) * max(loading, forward)  # features, and the test images
+        warm_up = 0 if has_probe_head(cfg) else cfg.schedule.get("epoch") or 0  # only the head trains, from features
+        epochs = 0.0 if name.startswith("small") else max(0.0, epochs_of(cfg, sizes["train"] / data.batch_size) - warm_up)
+        yield name, once + epochs * (sizes["train"] * max(loading, step) + sizes["val"] * max(loading, forward))
+
+
+def epochs_of(cfg: DictConfig, batches: float) -> float:
+    """Epochs of a run with so many batches per epoch."""
+    trainer = cfg.trainer
+    epochs = inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
+    steps = inf if trainer.get("max_steps", -1) in (None, -1) else trainer.max_steps
+    return float(min(epochs, steps * trainer.get("accumulate_grad_batches", 1) / batches))
+
+
+def has_probe_head(cfg: DictConfig) -> bool:
+    """Whether the head is a linear probe."""
+    return str(cfg.head._target_).endswith("LinearProbeHead")
+
+
+def _seconds_per_image(backbone: Backbone, data: ImageData) -> tuple[float, float, float]:
+    """Seconds to load an image, to run the backbone on it, and to train with it."""
+    train, device = data.collection.splits["train"], next(backbone.parameters()).device
+    start = time.perf_counter()
+    images = torch.stack([data.transforms["train"](train.load(train.sources[i % len(train)])) for i in range(TIMED_IMAGES)])
+    loading = (time.perf_counter() - start) / TIMED_IMAGES / max(1, data.num_workers)
+    images = images.to(device, next(backbone.parameters()).dtype if images.is_floating_point() else None)
+    return loading, _seconds(backbone, images, training=False), _seconds(backbone, images, training=True)
+
+
+def _seconds(backbone: Backbone, images: torch.Tensor, *, training: bool) -> float:
+    for _ in range(2):  # the first one warms up
+        start = time.perf_counter()
+        with torch.set_grad_enabled(training):
+            features = backbone.pool(backbone(images))
+        total = features.float().sum()
+        if training:
+            torch.autograd.backward(total)
+        float(total.detach())  # waits for the device
+    return (time.perf_counter() - start) / TIMED_IMAGES

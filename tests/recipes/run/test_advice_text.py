@@ -1,0 +1,41 @@
+"""The wording of advice: every reason has one, with the numbers that decided."""
+
+import pytest
+
+from ftlit.probes.advice import THRESHOLDS, CutReason, DecisionNumbers, Depth, Reason, SizeReason
+from ftlit.recipes.run.advice_text import describe
+
+NUMBERS = DecisionNumbers(
+    images_per_class=108.0,
+    steps=337.0,
+    probe_error=0.012,
+    measured_images=50,
+    best=Depth("layer3", 0.96, 0.3),
+    top=Depth("layer4", 0.95, 0.22),
+    full_scenario="large_similar",
+)
+UNMEASURED = {SizeReason.RANDOM_WEIGHTS, SizeReason.NOT_MEASURABLE, SizeReason.ONE_PER_CLASS}
+
+
+@pytest.mark.parametrize("size", SizeReason)
+@pytest.mark.parametrize("cut", CutReason)
+def test_every_reason_is_worded_in_sentences(size, cut):
+    reason = Reason(size) if size in UNMEASURED else Reason(size, cut, NUMBERS, requested="optimizer.lr=1e-3")
+    text = describe(reason, "photos")
+    assert text.endswith(".") and "\n" not in text and ("photo" in text or size is SizeReason.RANDOM_WEIGHTS)
+    if size not in UNMEASURED:
+        assert "108 training photos per class" in text and "layer4 (accuracy 0.950 on held-out photos, LogME 0.22)" in text
+        assert ("layer3" in text) == cut.startswith("lower")
+        assert ("as requested by optimizer.lr=1e-3" in text) == (size is SizeReason.REQUESTED)
+        assert ("a linear probe already reaches 98.8%" in text) == (size is SizeReason.LITTLE_TO_GAIN)
+
+
+def test_thresholds_are_given_where_they_were_not_reached():
+    assert f"(many: {THRESHOLDS['few'].value:g} or more)" in describe(Reason(SizeReason.FEW_IMAGES, None, NUMBERS), "images")
+    assert f"(many: {THRESHOLDS['steps'].value:g} or more)" in describe(Reason(SizeReason.FEW_STEPS, None, NUMBERS), "images")
+    assert "(minimum 40)" in describe(Reason(SizeReason.FEW_IMAGES, CutReason.TOO_FEW_TO_CHOOSE, NUMBERS), "images")
+
+
+def test_a_scenario_that_a_setting_does_not_fit_is_named():
+    text = describe(Reason(SizeReason.ONE_PER_CLASS, misfit="small_similar"), "images")
+    assert "small_similar does not have a setting that was given: large_similar replaces it." in text
