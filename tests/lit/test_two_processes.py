@@ -125,7 +125,7 @@ def test_a_process_that_dies_ends_the_other_with_a_line(tmp_path, rank):
     _, said = run.communicate(timeout=240)  # both hold the pipe: it closes when both have ended
     assert run.returncode in (1, -signal.SIGKILL)
     (line,) = [line for line in said.splitlines() if line.startswith("ftlit: ")]
-    assert line.startswith(f"ftlit: process {1 - rank} ends: another one died") and "resume=true" in line and "Traceback" not in said
+    assert line.startswith(f"ftlit: process {1 - rank} stops: another process failed") and "resume=true" in line and "Traceback" not in said
 
 
 def test_ctrl_c_ends_both_processes_and_the_run_goes_on(tmp_path):
@@ -138,4 +138,4 @@ def test_ctrl_c_ends_both_processes_and_the_run_goes_on(tmp_path):
     said, _ = run.communicate(timeout=240)
     assert run.returncode == 130 and "resume=true" in said and "Traceback" not in said
     done = warm.run([*command, "resume=true"], cwd=tmp_path, timeout=400)
-    assert done.returncode == 0 and "goes on from" in done.stdout and "trained in" in done.stdout
+    assert done.returncode == 0 and "resuming from" in done.stdout and "trained in" in done.stdout

@@ -99,14 +99,14 @@ def test_few_images_are_drawn_several_times_and_val_is_not_trained_on(tmp_path):
     shares = [result["test/accuracy"] for result in results]
     assert len(shares) == 3 and len(set(shares)) > 1 and all(0.7 < share < 0.97 for share in shares)
     mean, spread = sum(shares) / 3, float(torch.tensor(shares, dtype=torch.float64).std())
-    assert f"test accuracy {mean:.4f} ± {spread:.4f} over 3 draws of 5 images a class" in said
+    assert f"test accuracy {mean:.4f} ± {spread:.4f} over 3 draws of 5 images per class" in said
     assert [line.split()[1] for line in said.splitlines() if line.startswith("│")] == ["layer4", "layer3"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["probe.repeats=2"], "give data.per_class too"),
+        (["probe.repeats=2"], "data.per_class, too"),
         (["data.per_class=1"], "no class has two images"),
         (["data.per_class=1", "probe.l2=[1e-2]"], "nothing is held out to choose by: give one cut"),
         (["probe.repeats=0"], "probe.repeats=0"),

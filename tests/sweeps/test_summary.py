@@ -207,7 +207,7 @@ def test_a_sweep_goes_on_with_what_has_not_ended_well_and_only_when_asked(tmp_pa
     refused = sweep(tmp_path, *asked)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "give sweep.resume=true" in refused.stderr
     again = sweep(tmp_path, *asked, "sweep.resume=true")
-    assert again.returncode == 0 and "goes on from" in again.stdout and "do not run again: 1\n" in again.stdout, again.stderr
+    assert again.returncode == 0 and "resuming from" in again.stdout and "do not run again: 1\n" in again.stdout, again.stderr
     now = {number: (tmp_path / f"sweep/{number}/result.json").stat().st_mtime_ns for number in (0, 1)}
     assert now[0] == ended[0] and now[1] > ended[1]
     assert [job.status for job in jobs_in(tmp_path / "sweep")] == [0, 0]

@@ -1,1 +1,1 @@
-"""The only place that knows Hydra: a recipe is one page from config to metrics."""
+"""Recipes: from a config to a result, one page of straight Python each. The only users of Hydra besides the command line."""

@@ -77,7 +77,7 @@ def test_a_lost_process_in_the_middle_ends_its_job_only(tmp_path):
     assert result.returncode == 1, result.stderr
     assert_jobs(tmp_path, result, good=(0, 2), bad=(1,), plans=3)
     lost, summary = failures(result)
-    assert lost.startswith("ftlit: process 0 ends: another one died") and "job 1 (" in summary and f"{tmp_path}/sweep/1" in summary
+    assert lost.startswith("ftlit: process 0 stops: another process failed") and "job 1 (" in summary and f"{tmp_path}/sweep/1" in summary
     first, third = (json.loads((tmp_path / f"sweep/{number}/result.json").read_text()) for number in (0, 2))
     assert first == third  # what came before leaves nothing behind
     assert " ".join(result.stdout.split()).count("resume ftlit train --config-dir mine hydra.sweep.dir=sweep trainer=cpu") == 3
@@ -112,7 +112,7 @@ def test_ctrl_c_ends_the_sweep_and_every_process_of_its_job(tmp_path):
         assert process.wait(90) == 130, (tmp_path / "out").read_text()
     assert last.exists() and not (tmp_path / "sweep/1").exists()
     said = (tmp_path / "out").read_text()
-    assert "To go on: " in said and "Traceback" not in said
+    assert "To resume: " in said and "Traceback" not in said
     assert not list(running(str(tmp_path)))
 
 

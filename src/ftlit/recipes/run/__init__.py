@@ -1,1 +1,1 @@
-"""What every recipe needs: console, artifacts, resuming, processes."""
+"""Shared by all recipes: parts of a run, console output, files of the run's folder, resuming, processes."""
