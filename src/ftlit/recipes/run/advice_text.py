@@ -20,8 +20,8 @@ def _size(reason: Reason, noun: str) -> str:
         return f"Measuring and linear probes need {noun} with one label each, and some of each class: all layers train"
     if reason.size is SizeReason.ONE_PER_CLASS:
         return (
-            f"One training {noun.removesuffix('s')} per class is few: only the head trains. None can be held out to measure the cuts, or to "
-            "choose the L2 penalty of the head"
+            f"One training {noun.removesuffix('s')} per class is few: only the head trains. None can be held out to measure the cuts, or "
+            "to choose the L2 penalty of the head"
         )
     assert reason.numbers is not None
     return _measured_size(reason.size, reason.numbers, reason.requested, noun)
