@@ -1,0 +1,188 @@
+"""ftlit's own layers, transforms and readers have a name and a version, and give what was recorded for it."""
+
+import importlib
+import io
+import pickle
+import pkgutil
+from functools import wraps
+from types import FunctionType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.models import VisionTransformer
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from ftlit.code_identity import _stable_names, identity, stable_name, versioned
+from ftlit.data.builtin import _array_to_rgb, _load, digits, torchvision_dataset
+from ftlit.data.dataset import Split
+from ftlit.data.images import image_reader, read_image, to_rgb
+from ftlit.data.input_spec import InputSpec
+from ftlit.data.text_files import as_it_is
+from ftlit.data.transforms import AUGMENTS, dense_transform, eval_transform, train_transform
+from ftlit.fingerprint import fingerprint
+from ftlit.models.backbone import Backbone, Layers
+from ftlit.models.batchnorm_fold import AffineNorm, batchnorm_to_affine
+from ftlit.models.fully_convolutional import _ChannelNorm
+from ftlit.models.heads import ConvHead, LinearHead, LinearProbeHead, MLPHead, PooledHead
+from ftlit.models.pooling import pool
+from ftlit.zoo import blocks, load_backbone, text_encoders, timm_partial, vision_transformers
+
+SPEC = InputSpec(size=6, resize=7)
+FRACTIONS: dict[Split, float] = {"val": 0.1, "test": 0.1}
+
+
+class Masked(nn.Module):
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        return tokens * mask.sum()
+
+
+def numbers(*shape: int) -> Tensor:
+    return torch.linspace(-1, 1, torch.Size(shape).numel()).view(shape)
+
+
+def output(module: nn.Module, x: Tensor) -> Tensor:
+    """In evaluation mode, with parameters that are the same with every version of torch."""
+    for parameter in module.parameters():
+        parameter.data = numbers(*parameter.shape)
+    with torch.no_grad():
+        return module.eval()(x)
+
+
+def picture(mode: str = "RGB") -> Image.Image:
+    return Image.linear_gradient("L").resize((9, 8)).convert(mode)
+
+
+def read_from_file(folder) -> Image.Image:
+    picture("LA").save(folder / "picture.png")
+    return read_image(folder / "picture.png")
+
+
+def text_embeddings() -> nn.Module:
+    return text_encoders.TokenEmbeddings(SimpleNamespace(embeddings=nn.Embedding(4, 3)), pad_id=1)
+
+
+TOKENS = torch.cat([numbers(2, 2, 3), torch.zeros(2, 1, 3)], dim=1)
+# stable name and version -> a function of an empty folder that gives an output, and a number that stands for it
+EXAMPLES: dict[str, tuple[Any, float]] = {
+    "affine_norm 1": (lambda _: output(AffineNorm(3), numbers(2, 3, 4)), -1.97768),
+    "average_logits 1": (lambda _: output(timm_partial.AverageLogits([nn.Linear(3, 2), nn.Linear(3, 2)]), numbers(2, 3)), 0.289888),
+    "backbone 1": (lambda _: output(Backbone({"a": nn.Conv2d(3, 2, 3), "b": nn.ReLU()}, SPEC), numbers(1, 3, 6, 6)), 6.38207),
+    "channel_norm 1": (lambda _: output(_ChannelNorm(nn.LayerNorm(3)), numbers(1, 3, 2, 2)), -2.348),
+    "class_token 1": (lambda _: output(vision_transformers.ClassToken(), numbers(2, 3, 4)), 1.39779),
+    "clone_input 1": (lambda _: output(timm_partial.CloneInput(), numbers(5)), -0.375389),
+    "conv_head 1": (lambda _: output(ConvHead(3, 2, channels=2), numbers(1, 3, 4, 4)), -3.3461),
+    "dense_transform 1": (lambda _: dense_transform(SPEC, 5)(picture()), 3.83655),
+    "eval_transform 1": (lambda _: eval_transform(SPEC)(picture()), 0.969354),
+    "layers 1": (lambda _: output(Layers({"a": nn.Linear(3, 2), "b": nn.ReLU()}), numbers(2, 3)), -1.4525),
+    "linear_head 1": (lambda _: output(LinearHead(3, 2), numbers(2, 3)), 0.289888),
+    "linear_probe_head 1": (lambda _: output(LinearProbeHead(3, 2), numbers(2, 3)), 0.289888),
+    "mlp_head 1": (lambda _: output(MLPHead(3, 2, hidden=[4]), numbers(2, 3)), -2.54424),
+    "partial_forward 1": (lambda _: output(timm_partial.PartialForward(nn.ReLU(), "forward"), numbers(5)), -0.0431596),
+    "patch_embeddings 1": (
+        lambda _: output(vision_transformers.PatchEmbeddings(VisionTransformer(4, 2, 1, 1, 4, 4)), numbers(1, 3, 4, 4)),
+        -0.08833,
+    ),
+    "pool 1": (lambda _: torch.stack([pool(TOKENS, way) for way in ("mean", "class_token", "masked_mean")]), 0.316645),
+    "pooled_head 1": (lambda _: output(PooledHead(3, 2, "max"), numbers(1, 3, 2, 2)), -1.35374),
+    "read_digit 1": (lambda _: pil_to_tensor(_array_to_rgb(numbers(3, 3).add(1).mul(100).byte().numpy())), 25.2143),
+    "read_image 1": (lambda folder: pil_to_tensor(read_from_file(folder)), -2.2091),
+    "read_text 1": (lambda _: torch.tensor([*as_it_is("äb ").encode()]), -80.825),
+    "read_torchvision_image 1": (lambda _: pil_to_tensor(_load([(picture("LA"), 0)], 0)), -2.2091),
+    "renormalise 1": (lambda _: output(blocks.Renormalise(), numbers(1, 3, 2, 2)), 0.279127),
+    "text_encoder_layer 1": (lambda _: output(text_encoders.EncoderLayer(Masked()), TOKENS), 3.20315),
+    "to_rgb 1": (lambda _: pil_to_tensor(to_rgb(picture("I"))), 0.981087),
+    "token_embeddings 1": (lambda _: output(text_embeddings(), torch.tensor([[0, 2, 3, 1]])), 0.334138),
+    "train_transform 1": (lambda _: train_transform(SPEC, "none")(picture()), 0.969354),
+}
+RECORDED_ELSEWHERE = {"input_spec 1", "text_spec 1", "token_ids 1"}  # values only; tests/data/test_tokens.py has the ids of a text
+
+
+def stand_in(x: Tensor) -> float:
+    """One number for a tensor, to which each value and its place contribute."""
+    return float((x.double().flatten() * torch.arange(1, x.numel() + 1).double().cos()).sum())
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_output_of_a_version_is_as_recorded(name, tmp_path):
+    """Where this fails because an output changed on purpose: raise the version of the class or function, and record the new number."""
+    example, recorded = EXAMPLES[name]
+    assert stand_in(example(tmp_path)) == pytest.approx(recorded, rel=1e-3, abs=1e-3)
+
+
+def test_each_name_is_given_once_and_its_output_recorded():
+    for module in pkgutil.walk_packages(importlib.import_module("ftlit").__path__, "ftlit."):
+        if module.name.split(".")[1] in ("data", "models", "zoo"):
+            importlib.import_module(module.name)
+    own = {thing: name for thing, name in _stable_names.items() if thing.__module__.startswith("ftlit.")}
+    assert sorted(own.values()) == sorted({*EXAMPLES, *RECORDED_ELSEWHERE})
+
+
+def test_every_layer_of_ftlit_has_a_version():
+    found = set()
+    for name in ("data", "models", "zoo"):
+        for module in pkgutil.iter_modules(importlib.import_module(f"ftlit.{name}").__path__, f"ftlit.{name}."):
+            classes = [value for value in vars(importlib.import_module(module.name)).values() if isinstance(value, type)]
+            found |= {cls for cls in classes if issubclass(cls, nn.Module) and cls.__module__ == module.name}
+    assert len(found) > 12 and {cls.__name__ for cls in found if stable_name(cls) is None} == set()
+
+
+class Recorder(pickle.Unpickler):
+    """Loads a pickle and keeps which classes and functions of ftlit it names."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content))
+        self.found: set[Any] = set()
+
+    def find_class(self, module: str, name: str) -> Any:
+        thing = super().find_class(module, name)
+        if module.startswith("ftlit."):
+            self.found.add(thing)
+        return thing
+
+
+def test_what_decides_stored_features_holds_nothing_of_ftlit_without_a_version():
+    fake = torchvision_dataset("FakeData", root="", download=False, options={"size": 40}, fractions=FRACTIONS, split_seed=0)
+    collections = [digits(fractions=FRACTIONS, split_seed=0), fake]
+    things: list[Any] = [image_reader(SPEC), as_it_is, *(one.splits["train"].load for one in collections)]
+    things += [train_transform(SPEC, augment) for augment in AUGMENTS] + [eval_transform(SPEC), SPEC]
+    for backbone in (load_backbone("glyph"), batchnorm_to_affine(load_backbone("glyph")), load_backbone("mlp", weights=None)):
+        things += [layer for _, layer in backbone.items()]
+    found = set()
+    for thing in things:
+        recorder = Recorder(pickle.dumps(thing))
+        recorder.load()
+        found |= recorder.found
+    assert found and {thing.__name__ for thing in found if stable_name(thing) is None} == set()
+
+
+def test_a_version_is_neither_inherited_nor_copied_and_counts():
+    class Sharper(blocks.Renormalise):
+        pass
+
+    @wraps(read_image)
+    def wrapped(path):
+        return read_image(path).rotate(90)
+
+    @versioned("doubled", 1)
+    def doubled(x):
+        return x * 2
+
+    assert stable_name(blocks.Renormalise) == "renormalise 1" and stable_name(Sharper) is None is stable_name(wrapped)
+    assert fingerprint(wrapped) != fingerprint(read_image) and identity(doubled) == ["ftlit", "doubled 1"]
+    before = fingerprint(doubled)
+    _stable_names[doubled] = "doubled 2"
+    assert fingerprint(doubled) != before
+    del _stable_names[doubled]
+
+
+def test_an_installed_package_counts_by_its_version_and_code():
+    import sklearn
+    from sklearn.base import BaseEstimator, clone
+
+    for thing in (BaseEstimator, clone):
+        found = identity(thing)
+        assert found[0] == f"{thing.__module__}.{thing.__qualname__}" and found[1] == sklearn.__version__
+    assert isinstance(clone, FunctionType) and identity(clone)[3]
