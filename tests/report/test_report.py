@@ -24,8 +24,8 @@ from ftlit.report.contents import Pictures, Predictions, RunData, StageRecord
 from ftlit.report.figures import FIGURES
 from ftlit.report.html import page, pictures_of, write_report
 from ftlit.report.load import read
-from ftlit.report.run_files import FOLDER, STAGES, read_stages, read_tested, write_stages, write_tested
-from ftlit.report.scores import class_scores, confusion, reliability, surest_mistakes
+from ftlit.report.run_files import FOLDER, STAGES, read_predictions, read_stages, write_predictions, write_stages
+from ftlit.report.scores import class_scores, confusion, most_confident_errors, reliability
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = "$x^$ </script><img src=x onerror=alert(1)>"
@@ -48,7 +48,7 @@ def run(tmp_path_factory):
     return folder / "run"
 
 
-def evidence_of(number: int, images: int = 400) -> RunData:
+def run_data_of(number: int, images: int = 400) -> RunData:
     """Of a run with so many classes, some of whose names want to be more than names."""
     draw = np.random.default_rng(0)
     names = [f"class {i}" for i in range(number - 1)] + [HOSTILE]
@@ -96,18 +96,18 @@ def test_every_test_image_is_there_in_order_and_the_accuracy_is_that_of_the_run(
 
 
 def test_stages_are_those_of_the_plan_and_take_the_time_of_the_run(run):
-    evidence = read(run)
-    assert [stage.epoch for stage in evidence.stages] == list(range(6)) and evidence.stages[0].name == "head"
-    assert all(stage.seconds > 0 and stage.bytes > 2**26 for stage in evidence.stages)
-    assert [row["modes"][-1] for row in evidence.run["layers"]] == ["train"] * 6
+    run_data = read(run)
+    assert [stage.epoch for stage in run_data.stages] == list(range(6)) and run_data.stages[0].name == "head"
+    assert all(stage.seconds > 0 and stage.bytes > 2**26 for stage in run_data.stages)
+    assert [row["modes"][-1] for row in run_data.about["layers"]] == ["train"] * 6
 
 
-def test_two_processes_leave_the_same_answers_in_the_same_order(run):
+def test_two_processes_leave_the_same_predictions_in_the_same_order(run):
     folder = run.parent
     done = train(folder, *STAGED, "trainer.max_epochs=6", "trainer=ddp_cpu", "trainer.devices=2", "batchnorm=frozen", "hydra.run.dir=two")
     one = train(folder, *STAGED, "data.batch_size=64", "batchnorm=frozen", "hydra.run.dir=one")
     assert done.returncode == one.returncode == 0, done.stderr + one.stderr
-    two, alone = (read(folder / name).tested for name in ("two", "one"))
+    two, alone = (read(folder / name).predictions for name in ("two", "one"))
     assert list(two.items) == list(alone.items) and list(two.labels) == list(alone.labels)
     assert np.abs(two.probability - alone.probability).max() < 5e-3
     features = [read(folder / name).features for name in ("two", "one")]
@@ -116,7 +116,7 @@ def test_two_processes_leave_the_same_answers_in_the_same_order(run):
 
 @pytest.mark.parametrize("number", [2, 10])
 def test_scores_are_those_of_scikit_learn_and_torchmetrics(number):
-    tested = evidence_of(number).tested
+    tested = run_data_of(number).predictions
     labels, predicted = ([numbers[0] for numbers in held] for held in (tested.labels, tested.predicted))
     wanted = precision_recall_fscore_support(labels, predicted, labels=range(number), zero_division=0)
     found = [(s.precision, s.recall, s.f1, s.images) for s in class_scores(tested, [str(i) for i in range(number)])]
@@ -137,20 +137,20 @@ def test_several_labels_are_scored_each_by_itself():
     assert (first.precision, first.recall, second.precision, second.recall) == (1.0, 1.0, 0.5, 0.5)
 
 
-def test_of_several_labels_the_surest_mistake_is_the_label_that_is_most_wrong():
+def test_with_several_labels_the_most_confident_error_is_the_label_that_is_most_wrong():
     logits = torch.tensor([[7.0, -0.1], [1.0, 4.0], [9.0, 9.0]])  # x right, y barely missed; y wrongly and surely; both right
     tested = predictions_of(logits, torch.tensor([[1, 1], [1, 0], [1, 1]]), ["a", "b", "c"])
-    assert surest_mistakes(tested) == [1, 0] and tested.predicted == [(0,), (0, 1), (0, 1)]
+    assert most_confident_errors(tested) == [1, 0] and tested.predicted == [(0,), (0, 1), (0, 1)]
     sure = logits.sigmoid()
     np.testing.assert_allclose(tested.probability, [1 - sure[0, 1], sure[1, 1], sure[2, 0]], rtol=1e-6)
 
 
-def test_answers_are_read_as_they_were_written_whatever_the_names(tmp_path):
+def test_predictions_are_read_as_they_were_written_whatever_the_names(tmp_path):
     names = ["a|b", "a/b", "", "a | b", 'quo"te\nd', "caf\udce9"]
     labels = [(i,) for i in range(6)]
     tested = Predictions(["x" * 200_000, "caf\udce9.png", "c", "d", "e", "f"], labels, [*labels[1:], ()], np.linspace(0, 1, 6))
-    write_tested(tmp_path, tested, names)
-    again = read_tested(tmp_path)
+    write_predictions(tmp_path, tested, names)
+    again = read_predictions(tmp_path)
     assert again.labels == labels and again.predicted == tested.predicted and again.items[1:] == tested.items[1:]
     assert len(again.items[0]) < 1000 and np.abs(again.probability - tested.probability).max() < 1e-4
 
@@ -176,51 +176,51 @@ def test_stages_travel_with_the_checkpoint(tmp_path):
 
 
 def test_a_run_that_diverged_has_its_page():
-    evidence = evidence_of(3)
-    sure = evidence.tested.probability.copy()
+    run_data = run_data_of(3)
+    sure = run_data.predictions.probability.copy()
     sure[::2] = np.nan
-    features = np.full_like(evidence.features[0], np.inf), evidence.features[1]
-    evidence = replace(evidence, tested=replace(evidence.tested, probability=sure), features=features)
-    pictures = dict(pictures_of(evidence))
+    features = np.full_like(run_data.features[0], np.inf), run_data.features[1]
+    run_data = replace(run_data, predictions=replace(run_data.predictions, probability=sure), features=features)
+    pictures = dict(pictures_of(run_data))
     assert [name for name, picture in pictures.items() if isinstance(picture, str)] == ["features"]
-    text = page(evidence, pictures)
+    text = page(run_data, pictures)
     assert "not drawn: " in text and "200 test images have no finite probability" in text
 
 
 def test_the_rates_are_drawn_with_plain_ticks_and_without_rates_nothing_warns(recwarn):
     from matplotlib import rc_context
 
-    evidence = evidence_of(3)
+    run_data = run_data_of(3)
     with rc_context({"text.parse_math": False}):
-        figure = FIGURES["curves"][1](evidence)
+        figure = FIGURES["curves"][1](run_data)
         figure.canvas.draw()
         ticks = [label.get_text() for axes in figure.axes for label in axes.get_yticklabels()]
     assert "1e−03" in ticks and not any("$" in tick for tick in ticks)
-    metrics = [{name: value for name, value in row.items() if not name.startswith("lr-")} for row in evidence.metrics]
-    assert FIGURES["curves"][1](replace(evidence, metrics=metrics)) and not recwarn.list
+    metrics = [{name: value for name, value in row.items() if not name.startswith("lr-")} for row in run_data.metrics]
+    assert FIGURES["curves"][1](replace(run_data, metrics=metrics)) and not recwarn.list
 
 
 def test_twenty_thousand_classes_cost_no_more_than_their_images():
-    evidence = evidence_of(20_000, images=3_000)
-    assert FIGURES["confusion"][1](evidence) is None
-    text = page(evidence, {})
+    run_data = run_data_of(20_000, images=3_000)
+    assert FIGURES["confusion"][1](run_data) is None
+    text = page(run_data, {})
     assert len(text) < 2**20 and 'id="matrix"' not in text and "19,500 more" in text
 
 
 @pytest.mark.parametrize("number", [2, 200])
 def test_every_picture_is_drawn_with_two_classes_and_with_two_hundred(number):
-    drawn = dict(pictures_of(evidence_of(number)))
+    drawn = dict(pictures_of(run_data_of(number)))
     assert drawn.keys() == FIGURES.keys() and all(picture.startswith(b"\x89PNG") for picture in drawn.values())
 
 
 def test_a_run_that_left_little_has_a_short_page():
-    bare = replace(evidence_of(3), run={}, metrics=[], stages=[], tested=None, features=None, samples=None, mistakes=None, depths={})
+    bare = replace(run_data_of(3), about={}, metrics=[], stages=[], predictions=None, features=None, samples=None, mistakes=None, depths={})
     assert all(draw(bare) is None for _, draw in FIGURES.values())
     assert re.findall(r'<section id="(\w+)"', page(bare, {})) == ["plan", "data"]
 
 
 def test_names_from_outside_are_text_and_the_page_asks_for_nothing():
-    text = page(evidence_of(3), {"confusion": b"", "mistakes": b""})
+    text = page(run_data_of(3), {"confusion": b"", "mistakes": b""})
     assert HOSTILE not in text and "<img src=x" not in text
     assert not re.search(r"(src|href)=\"?(https?:|//|file:)", text) and "default-src 'none'" in text
 
@@ -228,8 +228,8 @@ def test_names_from_outside_are_text_and_the_page_asks_for_nothing():
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 @pytest.mark.parametrize("number", [3, 200])
 def test_in_a_browser_pictures_load_the_table_sorts_and_no_request_leaves(tmp_path, number):
-    evidence = evidence_of(number)
-    pictures = dict(pictures_of(evidence))
+    run_data = run_data_of(number)
+    pictures = dict(pictures_of(run_data))
     script = """<script>addEventListener("load", () => {
         const table = document.querySelector("#classes table"), head = table.querySelectorAll("th")[3];
         const column = () => [...table.tBodies[0].rows].map(row => Number(row.cells[3].textContent));
@@ -240,7 +240,7 @@ def test_in_a_browser_pictures_load_the_table_sorts_and_no_request_leaves(tmp_pa
         const told = {pictures, before, down, up: column(), matrix: [first.length, first !== pixels()],
           requests: performance.getEntriesByType("resource").map(entry => entry.name).filter(name => !name.startsWith("data:"))};
         document.body.innerHTML = ""; document.body.append(JSON.stringify(told)); });</script>"""
-    (tmp_path / "page.html").write_text(page(evidence, pictures).replace("</body>", script + "</body>"))
+    (tmp_path / "page.html").write_text(page(run_data, pictures).replace("</body>", script + "</body>"))
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", (tmp_path / "page.html").as_uri()]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
     told = json.loads(re.search(r"<body>(\{.*?\})</body>", shown, re.DOTALL)[1])
@@ -254,8 +254,8 @@ def test_a_probe_has_a_report_too_with_accuracy_by_depth(run):
     assert done.returncode == 0, done.stderr
     sections = re.findall(r'<section id="(\w+)"', (run.parent / "probe/report.html").read_text())
     assert {"depth", "confusion", "mistakes", "features"} <= set(sections) and "curves" not in sections
-    evidence = read(run.parent / "probe")
-    assert list(evidence.depths["softmax, average"]) == ["stem", "layer1", "layer2", "layer3", "layer4"]
+    run_data = read(run.parent / "probe")
+    assert list(run_data.depths["softmax, average"]) == ["stem", "layer1", "layer2", "layer3", "layer4"]
 
 
 def test_report_false_leaves_none_and_a_folder_without_one_is_one_line(run):

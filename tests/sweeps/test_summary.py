@@ -186,7 +186,7 @@ def test_the_table_tells_what_each_setting_was_advised(tmp_path):
 def test_what_is_no_sweep_or_an_empty_or_damaged_one_is_one_line(tmp_path):
     with pytest.raises(UserError, match="there is no folder"):
         main.report([str(tmp_path / "none")])
-    with pytest.raises(UserError, match="is no folder of a run that left a report"):
+    with pytest.raises(UserError, match="is not the folder of a run with a report"):
         main.report([str(tmp_path)])
     (tmp_path / "multirun.yaml").touch()
     with pytest.raises(UserError, match="is empty: no job began"):

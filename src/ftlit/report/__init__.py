@@ -1,1 +1,1 @@
-"""A run's folder -> pictures and one page: what was planned, what happened, what the network takes for what."""
+"""From the folder of a run to its report: one HTML page and its figures."""

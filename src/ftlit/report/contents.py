@@ -1,4 +1,4 @@
-"""What the report of a run is drawn from."""
+"""The data that the report of a run shows: stages, predictions, images, features, metrics."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ Array = np.ndarray[Any, Any]
 
 @dataclass
 class StageRecord:
-    """What became of a stage.
+    """A stage as it was run.
 
     Args:
-        name: of it.
-        epoch: the first.
-        step: the first optimizer step.
-        seconds: that it took, validation and all.
-        bytes: of memory: the most that it has held on a GPU; else what the process held at the end of an epoch, or the most of them.
+        name: of the stage.
+        epoch: its first epoch.
+        step: its first optimizer step.
+        seconds: its duration, validation included.
+        bytes: of memory: the peak on a GPU; on a CPU the largest that the process held at the end of an epoch.
     """
 
     name: str
@@ -31,14 +31,14 @@ class StageRecord:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the network says of the test images.
+    """Predictions on the test images.
 
     Args:
-        items: path, number or text of each.
-        labels: class numbers of each: one, or any number where there are several labels.
-        predicted: the same of what it says.
-        probability: of the likeliest class. Where there are several labels: how sure it is, in [0.5, 1], of the one that it is most sure
-            and wrong of, or, where all are right, of the surest.
+        items: path, number or text of each image.
+        labels: true class numbers per image: one, or any number for data with several labels.
+        predicted: predicted class numbers, likewise.
+        probability: of the most probable class. With several labels: the confidence, in [0.5, 1], of the most confident wrong label, or,
+            where all are right, of the most confident one.
     """
 
     items: Sequence[str]
@@ -49,11 +49,11 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images as the network sees them, and what to write beneath.
+    """Images as the network sees them, and their captions.
 
     Args:
         images: uint8 (n, S, S, 3).
-        captions: a text each.
+        captions: one per image.
     """
 
     images: Array
@@ -62,28 +62,28 @@ class Pictures:
 
 @dataclass(frozen=True)
 class RunData:
-    """All that the report of a run shows; what the run did not leave is empty, or `None`.
+    """All that the report of a run shows; parts that the run did not leave are empty or `None`.
 
     Args:
         folder: of the run.
-        run: `run.json`.
+        about: `run.json`: title, plan, warnings, layers, counts.
         class_names: class number -> name.
         metrics: rows of metrics.csv, numbers only.
         stages: in order.
-        tested: what it says of test images.
-        features: (n, C) float32 of some test images, and their labels (n,).
+        predictions: on the test images.
+        features: (n, C) float32 of some test images, and their labels (n,); -1 for no label.
         samples: training images.
-        mistakes: test images that it is most sure of, wrongly.
-        depths: cut -> accuracy on held-out images, the lowest first, by kind of probe.
-        result: accuracy and so on, by split.
+        mistakes: the test images with the most confident errors.
+        depths: kind of probe -> cut -> accuracy on held-out images, the lowest cut first.
+        result: metrics of `result.json`.
     """
 
     folder: Path
-    run: Mapping[str, Any]
+    about: Mapping[str, Any]
     class_names: Sequence[str]
     metrics: Sequence[Mapping[str, float]]
     stages: Sequence[StageRecord]
-    tested: Predictions | None
+    predictions: Predictions | None
     features: tuple[Array, Array] | None
     samples: Pictures | None
     mistakes: Pictures | None

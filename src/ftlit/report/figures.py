@@ -1,4 +1,4 @@
-"""The pictures of a report, each a pure function: evidence in, figure out; `None` where the run left nothing to draw."""
+"""The figures of a report: pure functions from run data to a figure, or to `None` where the run left no data for it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -17,26 +17,26 @@ from ftlit.report.scores import reliability
 
 STAGE_COLOURS = ("#eef2f7", "#dfe7f1")
 MODES = {"train": "#2f6db5", "part": "#8fb4dc", "eval": "#d9dce1", "none": "#ffffff"}
-TOLD = {"train": "trains", "part": "a part of it trains", "eval": "frozen", "none": "has nothing to train"}
-LONGEST = 24  # letters of a name along an axis
-NAMED = 40  # classes whose names are written along a matrix
-COLOURED = 20  # classes that a legend names
-MOST = 500  # classes of a matrix that can be looked at
+MODE_LABELS = {"train": "trained", "part": "partly trained", "eval": "frozen", "none": "no parameters"}
+MAX_NAME_LENGTH = 24  # characters of a name along an axis
+MAX_NAMED_CLASSES = 40  # with names along the axes of the matrix
+MAX_LEGEND_CLASSES = 20
+MAX_MATRIX_CLASSES = 500
 
 
-def samples(evidence: RunData) -> Figure | None:
+def samples(run: RunData) -> Figure | None:
     """Training images as the network sees them."""
-    return _grid(evidence.samples)
+    return _grid(run.samples)
 
 
-def mistakes(evidence: RunData) -> Figure | None:
-    """The test images that the network is most sure of, wrongly."""
-    return _grid(evidence.mistakes)
+def mistakes(run: RunData) -> Figure | None:
+    """The test images with the most confident errors."""
+    return _grid(run.mistakes)
 
 
-def curves(evidence: RunData) -> Figure | None:
-    """Loss and accuracy over steps, the stages shaded, and beneath the rate of each group."""
-    rows = _trained(evidence)
+def curves(run: RunData) -> Figure | None:
+    """Loss, accuracy and the learning rate of each group over steps, with the stages shaded."""
+    rows = _trained(run)
     if not rows:
         return None
     rates = {name.partition("/")[2]: name for row in rows for name in row if name.startswith("lr-")}
@@ -47,25 +47,25 @@ def curves(evidence: RunData) -> Figure | None:
             axes.plot(*_series(rows, f"{split}/{metric}"), style, marker="o", markersize=3, label=split)
         axes.set_ylabel(metric)
     loss.legend(loc="upper right")
-    order = [row["layer"] for row in evidence.run.get("layers", [])]
+    order = [row["layer"] for row in run.about.get("layers", [])]
     for place, group in enumerate(sorted(rates, key=lambda group: -next((i for i, layer in enumerate(order) if layer in group), 0))):
         colour = colormaps["viridis"](place / max(len(rates) - 1, 1) * 0.9)
         rate.plot(*_series(rows, rates[group]), color=colour, label=group)
     rate.set(ylabel="learning rate", yscale="log", xlabel="step")
-    rate.yaxis.set_major_formatter(LogFormatter(labelOnlyBase=True))  # plain numbers: names are never read as formulas, nor are ticks
+    rate.yaxis.set_major_formatter(LogFormatter(labelOnlyBase=True))  # plain numbers: no text of a report is read as a formula
     rate.yaxis.set_minor_formatter(NullFormatter())
     if rates:
         rate.legend(fontsize=7, ncols=max(1, -(-len(rates) // 8)), loc="lower left")
     for axes in (loss, accuracy, rate):
-        _shade(axes, evidence, named=axes is loss)
+        _shade(axes, run, named=axes is loss)
         axes.grid(alpha=0.3)
     return figure
 
 
-def layers(evidence: RunData) -> Figure | None:
-    """A row a layer, the top first, and when it trains: frozen or not by stage."""
-    rows = evidence.run.get("layers") or []
-    spans = _spans(evidence)
+def layers(run: RunData) -> Figure | None:
+    """One row per layer, the top first: trained or frozen in each stage."""
+    rows = run.about.get("layers") or []
+    spans = _spans(run)
     if not rows or not spans:
         return None
     figure = Figure(figsize=(9, 0.28 * len(rows) + 1.4), layout="constrained")
@@ -79,28 +79,28 @@ def layers(evidence: RunData) -> Figure | None:
     for begin, _ in spans[1:]:
         axes.axvline(begin, color="black", linewidth=0.8)
     used = {mode for row in rows for mode in row["modes"] if row["size"]}
-    handles = [Patch(color=MODES[mode], label=TOLD[mode]) for mode in MODES if mode in used]
+    handles = [Patch(color=MODES[mode], label=MODE_LABELS[mode]) for mode in MODES if mode in used]
     figure.legend(handles=handles, loc="outside upper right", ncols=3, fontsize=8)
     return figure
 
 
-def confusion(evidence: RunData) -> Figure | None:
-    """Test images by class (rows) and by what they were taken for (columns), as shares of the row."""
-    number = len(evidence.class_names)
-    if evidence.tested is None or evidence.run.get("multilabel") or number > MOST:
+def confusion(run: RunData) -> Figure | None:
+    """The confusion matrix: true classes (rows) and predicted classes (columns), as shares of the row."""
+    number = len(run.class_names)
+    if run.predictions is None or run.about.get("multilabel") or number > MAX_MATRIX_CLASSES:
         return None
     counts = np.zeros((number, number), int)
-    pairs, times = confused(evidence.tested)
+    pairs, times = confused(run.predictions)
     counts[*pairs.T] = times
-    size = min(12.0, 4.0 + 0.35 * number) if number <= NAMED else 9.0
+    size = min(12.0, 4.0 + 0.35 * number) if number <= MAX_NAMED_CLASSES else 9.0
     figure = Figure(figsize=(size + 0.8, size), layout="constrained")
-    axes = figure.add_subplot(xlabel="taken for", ylabel="class")
+    axes = figure.add_subplot(xlabel="predicted class", ylabel="true class")
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     shown = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(shown, ax=axes, shrink=0.7, label="share of the class")
-    if number <= NAMED:
-        axes.set_xticks(range(number), _short(evidence), rotation=90)
-        axes.set_yticks(range(number), _short(evidence))
+    if number <= MAX_NAMED_CLASSES:
+        axes.set_xticks(range(number), _short(run), rotation=90)
+        axes.set_yticks(range(number), _short(run))
         for (row, column), count in np.ndenumerate(counts):
             if count and number <= 25:
                 dark = shares[row, column] > 0.5
@@ -108,18 +108,18 @@ def confusion(evidence: RunData) -> Figure | None:
     return figure
 
 
-def calibration(evidence: RunData) -> Figure | None:
-    """The reliability diagram: how often it is right, by how sure it is; and how many images are in each bin."""
-    if evidence.tested is None or evidence.run.get("multilabel"):
+def calibration(run: RunData) -> Figure | None:
+    """The reliability diagram: accuracy by confidence, and the number of images in each bin."""
+    if run.predictions is None or run.about.get("multilabel"):
         return None
-    sure, accuracy, counts, error = reliability(evidence.tested)
+    confidence, accuracy, counts, error = reliability(run.predictions)
     figure = Figure(figsize=(5.2, 5.6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     width = 1 / len(counts)
     begins = np.arange(len(counts)) * width
-    upper.plot([0, 1], [0, 1], "--", color="grey", linewidth=1, label="as often right as it is sure")
+    upper.plot([0, 1], [0, 1], "--", color="grey", linewidth=1, label="perfect calibration")
     upper.bar(begins, np.nan_to_num(accuracy), width, align="edge", color="#8fb4dc", edgecolor="white", label="test images")
-    upper.plot(sure, accuracy, "o", color="#1d4370", markersize=4)
+    upper.plot(confidence, accuracy, "o", color="#1d4370", markersize=4)
     upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), title=f"expected calibration error {error:.3f}")
     upper.legend(loc="upper left", fontsize=8)
     lower.bar(begins, counts, width, align="edge", color="#d9dce1", edgecolor="white")
@@ -127,22 +127,22 @@ def calibration(evidence: RunData) -> Figure | None:
     return figure
 
 
-def features(evidence: RunData) -> Figure | None:
-    """Features of test images in two dimensions, coloured by class: t-SNE (van der Maaten and Hinton 2008) from principal components."""
-    if evidence.features is None or (evidence.features[1] >= 0).sum() < 10:
+def features(run: RunData) -> Figure | None:
+    """Feature map of test images, coloured by class: t-SNE (van der Maaten and Hinton 2008), initialised by principal components."""
+    if run.features is None or (run.features[1] >= 0).sum() < 10:
         return None
     from sklearn.manifold import TSNE  # here: it takes a second
 
-    values, labels = (held[evidence.features[1] >= 0] for held in evidence.features)  # of several labels the first; without any: not shown
+    values, labels = (held[run.features[1] >= 0] for held in run.features)  # the first of several labels; images without any are left out
     perplexity = min(30, (len(values) - 1) / 3)
     flat = TSNE(init="pca", perplexity=perplexity, random_state=0, max_iter=500).fit_transform(values)
     figure = Figure(figsize=(7.5, 6), layout="constrained")
     axes = figure.add_subplot(xticks=[], yticks=[])
-    number = len(evidence.class_names)
-    if number > COLOURED:
+    number = len(run.class_names)
+    if number > MAX_LEGEND_CLASSES:
         axes.scatter(flat[:, 0], flat[:, 1], s=9, c=labels, cmap="hsv", vmin=0, vmax=number)
         return figure
-    colour, names = colormaps["tab10" if number <= 10 else "tab20"], _short(evidence)
+    colour, names = colormaps["tab10" if number <= 10 else "tab20"], _short(run)
     for label in np.unique(labels):
         own = labels == label
         axes.scatter(flat[own, 0], flat[own, 1], s=9, color=colour(label), label=names[label])
@@ -150,13 +150,13 @@ def features(evidence: RunData) -> Figure | None:
     return figure
 
 
-def depth(evidence: RunData) -> Figure | None:
-    """Accuracy of a probe at each cut, on held-out images."""
-    if not evidence.depths:
+def depth(run: RunData) -> Figure | None:
+    """Accuracy of each kind of probe on held-out images, by cut."""
+    if not run.depths:
         return None
     figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot(ylabel="accuracy of a probe on held-out images", xlabel="cut")
-    for kind, cuts in evidence.depths.items():
+    axes = figure.add_subplot(ylabel="probe accuracy on held-out images", xlabel="cut")
+    for kind, cuts in run.depths.items():
         axes.plot(list(cuts), list(cuts.values()), "o-", label=kind)
     axes.tick_params(axis="x", rotation=60)
     axes.grid(alpha=0.3)
@@ -164,16 +164,16 @@ def depth(evidence: RunData) -> Figure | None:
     return figure
 
 
-def stages(evidence: RunData) -> Figure | None:
+def stages(run: RunData) -> Figure | None:
     """Seconds and memory of each stage."""
-    if not evidence.stages:
+    if not run.stages:
         return None
-    figure = Figure(figsize=(9, 0.4 * len(evidence.stages) + 1.2), layout="constrained")
+    figure = Figure(figsize=(9, 0.4 * len(run.stages) + 1.2), layout="constrained")
     time, memory = figure.subplots(1, 2, sharey=True)
-    names = [f"{place} {stage.name}" for place, stage in enumerate(evidence.stages)]
+    names = [f"{place} {stage.name}" for place, stage in enumerate(run.stages)]
     for axes, values, label in (
-        (time, [stage.seconds for stage in evidence.stages], "seconds"),
-        (memory, [stage.bytes / 2**30 for stage in evidence.stages], "GiB in use"),
+        (time, [stage.seconds for stage in run.stages], "seconds"),
+        (memory, [stage.bytes / 2**30 for stage in run.stages], "GiB in use"),
     ):
         axes.bar_label(axes.barh(names, values, color="#8fb4dc"), fmt="%.3g", padding=3)
         axes.set_xlabel(label)
@@ -183,21 +183,21 @@ def stages(evidence: RunData) -> Figure | None:
 
 
 FIGURES: Mapping[str, tuple[str, Callable[[RunData], Figure | None]]] = {
-    "samples": ("Training images, as the network sees them", samples),
-    "curves": ("Loss, accuracy, rates", curves),
-    "layers": ("What trains when", layers),
+    "samples": ("Training images as the network sees them", samples),
+    "curves": ("Loss, accuracy, learning rates", curves),
+    "layers": ("Trained layers by stage", layers),
     "stages": ("Time and memory by stage", stages),
-    "confusion": ("What is taken for what", confusion),
-    "mistakes": ("The surest mistakes", mistakes),
-    "calibration": ("Is it as often right as it is sure?", calibration),
-    "features": ("Features of test images in two dimensions", features),
+    "confusion": ("Confusion matrix", confusion),
+    "mistakes": ("Most confident errors", mistakes),
+    "calibration": ("Calibration", calibration),
+    "features": ("Feature map (t-SNE)", features),
     "depth": ("Accuracy by depth", depth),
 }
 
 
-def _short(evidence: RunData) -> list[str]:
-    """Names of the classes that leave room for the picture."""
-    return [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in evidence.class_names]
+def _short(run: RunData) -> list[str]:
+    """Class names, shortened to fit beside a figure."""
+    return [name if len(name) <= MAX_NAME_LENGTH else f"{name[: MAX_NAME_LENGTH - 1]}…" for name in run.class_names]
 
 
 def _grid(pictures: Pictures | None) -> Figure | None:
@@ -214,10 +214,10 @@ def _grid(pictures: Pictures | None) -> Figure | None:
     return figure
 
 
-def _trained(evidence: RunData) -> Sequence[Mapping[str, float]]:
-    """Rows of the metrics but for those of the look at the best checkpoint, which follow."""
-    last = max((place for place, row in enumerate(evidence.metrics) if "train/loss" in row), default=-1)
-    return evidence.metrics[: last + 1]
+def _trained(run: RunData) -> Sequence[Mapping[str, float]]:
+    """Rows of training; those of the evaluation of the best checkpoint, which follow, are left out."""
+    last = max((place for place, row in enumerate(run.metrics) if "train/loss" in row), default=-1)
+    return run.metrics[: last + 1]
 
 
 def _series(rows: Sequence[Mapping[str, float]], name: str) -> tuple[list[float], list[float]]:
@@ -225,15 +225,15 @@ def _series(rows: Sequence[Mapping[str, float]], name: str) -> tuple[list[float]
     return [step for step, _ in held], [value for _, value in held]
 
 
-def _spans(evidence: RunData) -> list[tuple[float, float]]:
-    """First step of each stage and of the next."""
-    last = max((row["step"] for row in _trained(evidence) if "step" in row), default=0) + 1
-    begins = [stage.step for stage in evidence.stages]
+def _spans(run: RunData) -> list[tuple[float, float]]:
+    """First step of each stage and of the next one."""
+    last = max((row["step"] for row in _trained(run) if "step" in row), default=0) + 1
+    begins = [stage.step for stage in run.stages]
     return list(pairwise([*begins, max(last, begins[-1] + 1)])) if begins else []
 
 
-def _shade(axes: Axes, evidence: RunData, *, named: bool) -> None:
-    for place, (begin, end) in enumerate(_spans(evidence)):
+def _shade(axes: Axes, run: RunData, *, named: bool) -> None:
+    for place, (begin, end) in enumerate(_spans(run)):
         axes.axvspan(begin, end, color=STAGE_COLOURS[place % 2], zorder=0)
         if named:
             where: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "xytext": (3, -10), "textcoords": "offset points"}

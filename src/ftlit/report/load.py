@@ -1,7 +1,6 @@
-"""A run's folder -> its evidence."""
+"""Read the files of a run's folder that its report shows."""
 
 import csv
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,34 +10,37 @@ from ftlit.errors import UserError, one_line
 from ftlit.report import run_files as files
 from ftlit.report.contents import RunData
 from ftlit.report.run_files import FOLDER, RUN
+from ftlit.run_folder import read_advice, read_result
 
 
 def read(folder: str | Path) -> RunData:
-    """The evidence in a run's folder. Nothing in it is executed.
+    """The data of a run's report. Nothing in the folder is executed.
 
     Raises:
-        UserError: no folder of a run, or a damaged one.
+        UserError: not the folder of a run with report files, or damaged ones.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
     if not (folder / FOLDER / RUN).is_file():
-        raise UserError(f"{folder} is no folder of a run that left a report ({FOLDER}/{RUN}): give one, or run with report=true")
+        raise UserError(f"{folder} is not the folder of a run with a report ({FOLDER}/{RUN}): give one, or run with report=true")
     try:
-        run = files.read_json(folder / FOLDER / RUN)
+        about = files.read_run(folder)
         return RunData(
             folder,
-            run,
-            run["class_names"],
+            about,
+            about["class_names"],
             _metrics(folder / "metrics.csv"),
             files.read_stages(folder),
-            files.read_tested(folder),
+            files.read_predictions(folder),
             files.read_features(folder),
             files.read_pictures(folder, "samples"),
             files.read_pictures(folder, "mistakes"),
             _depths(folder),
-            _result(folder / "result.json"),
+            _result(folder),
         )
+    except UserError:  # a newer format
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error, SafetensorError) as error:
         raise UserError(f"the report of {folder} cannot be read: {one_line(error)}") from error
 
@@ -51,11 +53,12 @@ def _metrics(path: Path) -> list[dict[str, float]]:
 
 
 def _depths(folder: Path) -> dict[str, dict[str, float]]:
-    """From `probe.csv`, at the L2 penalty of the least loss; else from what `scenario=auto` measured."""
+    """From `probe.csv`, at the L2 penalty with the lowest loss; else from the measurements of `scenario=auto`."""
     if (table := folder / "probe.csv").is_file():
         return _of_probes(table)
-    if (advice := folder / "advice.json").is_file() and (measured := json.loads(advice.read_text()).get("measured")):
-        return {"ridge": {depth["cut"]: depth["accuracy"] for depth in measured["depths"]}}
+    measurements = (read_advice(folder) or {}).get("measurements")
+    if measurements:
+        return {"ridge": {depth["cut"]: depth["accuracy"] for depth in measurements["depths"]}}
     return {}
 
 
@@ -71,6 +74,7 @@ def _of_probes(table: Path) -> dict[str, dict[str, float]]:
     return {name: {cut: float(np.mean(values)) for cut, values in cuts.items()} for name, cuts in found.items()}
 
 
-def _result(path: Path) -> dict[str, float]:
-    found = json.loads(path.read_text()) if path.is_file() else {}
-    return found if isinstance(found, dict) else {}
+def _result(folder: Path) -> dict[str, float]:
+    """Metrics of a run; those of a probe, a list, are in its plan."""
+    result = read_result(folder)
+    return result if isinstance(result, dict) else {}

@@ -1,5 +1,5 @@
 "use strict";
-// tables: a click on a head sorts by that column, another one the other way round
+// tables: a click on a heading sorts by that column, a second click reverses the order
 for (const table of document.querySelectorAll("table.sortable")) {
   table.querySelectorAll("th").forEach((head, column) => head.addEventListener("click", () => {
     const body = table.tBodies[0], rising = head.dataset.rising !== "true";
@@ -9,7 +9,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     head.dataset.rising = rising;
   }));
 }
-// the matrix: rows are classes, columns what they were taken for, shades shares of the row
+// the confusion matrix: rows are true classes, columns predicted classes, shades are shares of the row
 const source = document.getElementById("confused");
 if (source) {
   const { names, cells } = JSON.parse(source.textContent), number = names.length;
@@ -17,7 +17,7 @@ if (source) {
   for (const [row, column, count] of cells) { rows[row].set(column, count); images[row] += count; }
   const recall = names.map((_, i) => images[i] ? (rows[i].get(i) ?? 0) / images[i] : 1);
   const keys = { name: (a, b) => a - b, recall: (a, b) => recall[a] - recall[b] || a - b, images: (a, b) => images[b] - images[a] || a - b };
-  const canvas = document.getElementById("matrix"), told = document.getElementById("cell"), select = document.getElementById("order");
+  const canvas = document.getElementById("matrix"), summary = document.getElementById("cell"), select = document.getElementById("order");
   const side = Math.max(4, Math.min(40, Math.floor(680 / number))), named = side >= 9;
   const pen = canvas.getContext("2d"), font = `${Math.min(12, side)}px system-ui, sans-serif`;
   pen.font = font;
@@ -64,7 +64,7 @@ if (source) {
   canvas.addEventListener("mousemove", event => {
     const scale = size / canvas.getBoundingClientRect().width;
     const [column, row] = [event.offsetX, event.offsetY].map(at => order[Math.floor((at * scale - margin) / side)]);
-    told.textContent = row === undefined || column === undefined ? "" : `${names[row]} taken for ${names[column]}: ${rows[row].get(column) ?? 0} of ${images[row]}`;
+    summary.textContent = row === undefined || column === undefined ? "" : `${names[row]} predicted as ${names[column]}: ${rows[row].get(column) ?? 0} of ${images[row]}`;
   });
   draw();
 }

@@ -25,7 +25,7 @@ from ftlit.recipes.run import console
 from ftlit.recipes.run.resume import write_config
 from ftlit.report import run_files
 from ftlit.report.contents import Predictions
-from ftlit.report.scores import surest_mistakes
+from ftlit.report.scores import most_confident_errors
 from ftlit.seeding import derived_seed, kept_random_state
 
 MAX_IMAGES = 12  # in a figure of the report
@@ -84,13 +84,13 @@ def say_report(cfg: DictConfig, data: Any, tested: Predictions, features: Mappin
 def _write_tested(cfg: DictConfig, data: Any, tested: Predictions, features: Mapping[str, Tensor]) -> None:
     """Write predictions, features, and the images of the most confident errors."""
     folder = Path(cfg.paths.run)
-    run_files.write_tested(folder, tested, data.class_names)
+    run_files.write_predictions(folder, tested, data.class_names)
     if len(features["features"]):
         run_files.write_tensors(folder, "features", features)
     images = images_of(data)
     if images is None or not isinstance(images.input_spec, InputSpec):
         return
-    places = surest_mistakes(tested)[:MAX_IMAGES]
+    places = most_confident_errors(tested)[:MAX_IMAGES]
     if places:
         captions = [_caption(tested, place, data.class_names) for place in places]
         images_NCHW = _transformed(images.collection.splits["test"], places, images.transforms["test"], cfg.seed)
