@@ -14,6 +14,7 @@ OPTIONS = {  # of the command line and of config files: `group=option`, or the n
 CLASSES = {
     **PUBLIC_NAMES,
     "Probing": "LayerProbes",
+    "RateMonitor": "LrMonitor",
     "SolvedLinearHead": "LinearProbeHead",
     "Watch": "SweepCallback",
 }  # that a `_target_` names

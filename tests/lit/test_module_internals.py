@@ -1,5 +1,8 @@
 """Contract: the library still does this. Each test fails if a library changes a part that ftlit.lit.module_internals relies on."""
 
+import ast
+from pathlib import Path
+
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -10,8 +13,10 @@ from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassF1Score
 
+import ftlit
 from ftlit.lit import module_internals as internals
 
+SOURCE = Path(ftlit.__file__).parent
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 
 
@@ -108,7 +113,22 @@ def test_compiled_modules_are_recognised():
     assert [internals.is_compiled(model) for model in (plain, part, whole)] == [False, True, True]
 
 
-def test_a_metric_goes_on_from_the_state_of_another():
+def test_a_tensor_counts_its_changes_in_place_also_those_of_an_optimizer():
+    weight = nn.Parameter(torch.ones(2))
+    optimizer, versions = torch.optim.SGD([weight], lr=1.0), [internals.version_of(weight)]
+    with torch.no_grad():
+        weight.add_(1)
+    versions.append(internals.version_of(weight))
+    weight.sum().backward()
+    optimizer.step()
+    versions.append(internals.version_of(weight))
+    weight.detach().sum().item()
+    assert versions == sorted(set(versions)) and internals.version_of(weight) == versions[-1]
+    with torch.inference_mode():
+        assert internals.version_of(torch.ones(2)) is None
+
+
+def test_a_metric_continues_from_the_state_of_another():
     for kind, batches in ((MeanMetric, [(torch.tensor(1.0),), (torch.tensor(4.0),)]), (f1, [labels(0), labels(1)])):
         whole, first, second = kind(), kind(), kind()
         for batch in batches:
@@ -135,3 +155,25 @@ def test_the_state_of_a_metric_survives_a_checkpoint_of_plain_values(tmp_path):
     again = f1()
     internals.load_state_of_metric(again, torch.load(tmp_path / "state.pt", weights_only=True))
     assert torch.equal(again.compute(), metric.compute())
+
+
+UNDOCUMENTED = {  # public by name, but not in Lightning's documentation
+    *("fit_loop", "epoch_loop", "batch_progress", "distributed_sampler_kwargs", "configure_ddp", "val_check_batch"),
+    *("wait_count", "best_score", "stopping_threshold", "total_batch_idx", "datamodule", "fast_dev_run"),
+}
+
+
+def outside_attributes(path):
+    """Attributes that a module reads from or sets on other objects than `self`, or by a name in `getattr`."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) not in ("self", "cls"):
+            yield node.attr
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr") and isinstance(node.args[1], ast.Constant):
+            yield node.args[1].value
+
+
+def test_no_other_module_accesses_private_or_undocumented_parts():
+    files = [path for folder in ("lit", "recipes", "cli") for path in (SOURCE / folder).rglob("*.py") if "internals" not in path.stem]
+    found = {(path.name, name) for path in files for name in outside_attributes(path)}
+    private = {(file, name) for file, name in found if name.startswith("_") and not name.startswith("__") and name != "_target_"}
+    assert private | {(file, name) for file, name in found if name in UNDOCUMENTED} == set()

@@ -14,7 +14,7 @@ import torch
 import warm
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from paths import ROOT
+from paths import ROOT, python_path
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
@@ -69,7 +69,7 @@ def stranger(tmp_path):
 
 
 def run(folder, *command):
-    env = {**os.environ, "PYTHONPATH": str(folder)}
+    env = {**os.environ, "PYTHONPATH": python_path(folder)}
     done = warm.run([sys.executable, *map(str, command)], cwd=folder, env=env, timeout=240)
     assert done.returncode == 0, done.stderr
     return done.stdout

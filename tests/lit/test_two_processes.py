@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import warm
-from paths import ROOT
+from paths import ROOT, python_path
 from paths import SUPPORT as FOLDER
 
 CASES = ["epoch", "step", "metric", "accumulation and clipping", "frozen statistics", "affine", "features", "solved"]
@@ -120,7 +120,12 @@ def test_a_process_that_dies_ends_the_other_with_a_line(tmp_path, rank):
     own = ["+callbacks.die._target_=dying.Die", f"+callbacks.die.rank={rank}"]
     command = [sys.executable, str(ROOT / "train.py"), *SHORT, *own]
     run = subprocess.Popen(
-        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": python_path(tmp_path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     _, said = run.communicate(timeout=240)  # both hold the pipe: it closes when both have ended
     assert run.returncode in (1, -signal.SIGKILL)

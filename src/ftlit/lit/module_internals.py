@@ -10,6 +10,7 @@ Each function has a contract test in tests/lit/test_module_internals.py, "the li
 | `DDPStrategy.model`, `DDPStrategy.configure_ddp` | `wrap_ddp_again` | DDP averages only what required a gradient when it was built |
 | `FSDPStrategy.kwargs` | `uses_original_parameters` | what the user gave is not kept elsewhere |
 | `LightningModule._compiler_ctx`, `Module._compiled_call_impl` | `is_compiled` | torch has no question for it |
+| `Tensor._version` | `version_of` | to notice weights that changed in place, without reading them |
 | `Metric._update_count` | `state_of_metric`, `load_state_of_metric` | torchmetrics' state dict leaves the states of a running epoch out |
 """
 
@@ -50,6 +51,11 @@ def uses_original_parameters(strategy: FSDPStrategy) -> bool:
 def is_compiled(module: LightningModule) -> bool:
     """Whether `module` or a part of it runs compiled: by `torch.compile(module)` or by `part.compile()`."""
     return module._compiler_ctx is not None or any(part._compiled_call_impl is not None for part in module.modules())
+
+
+def version_of(tensor: Tensor) -> int | None:
+    """A number that grows with each change of a tensor in place; `None` for an inference tensor, whose changes are not counted."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def state_of_metric(metric: Metric) -> dict[str, Any]:

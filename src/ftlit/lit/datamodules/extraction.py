@@ -24,6 +24,7 @@ from ftlit.features.table import FeatureKey, FeatureTable, Rows
 from ftlit.formatting import size_in_words
 from ftlit.lit.datamodules.extraction_progress import progress_of_features
 from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.lit.module_internals import version_of
 from ftlit.models.backbone import Backbone
 
 # Pixels that run together, whatever the batches of training: the same features to the bit in any run. A CPU is fastest while a batch's
@@ -147,7 +148,7 @@ def evaluation_features(
 def _tensors(module: nn.Module) -> Iterator[object]:
     """What tells a tensor that nobody has touched since."""
     for tensor in (*module.parameters(), *module.buffers()):
-        yield tensor.data_ptr(), None if tensor.is_inference() else tensor._version
+        yield tensor.data_ptr(), version_of(tensor)
 
 
 @dataclass(frozen=True)
