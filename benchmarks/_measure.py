@@ -1,4 +1,4 @@
-"""Two sides measured in turn, in one process; what the machine is; one table."""
+"""Alternating measurements of several sides in one process, a description of the machine, and the table of results."""
 
 import hashlib
 import json
@@ -24,15 +24,15 @@ PACKAGES = ("ftlit", "torch", "torchvision", "lightning", "numpy", "safetensors"
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table. `ours` and `other` are medians, and `ratio` is theirs; `ratios` are the least and the largest of a round, and
-    `samples` holds every single one.
+    """A row of the table. `ours` and `other` are medians and `ratio` is their ratio; `ratios` are the smallest and largest ratio of a
+    round, and `samples` holds every measurement.
     """
 
     measure: str
     ours: float
     other: float | None
     ratio: float | None
-    aim: str
+    target: str
     unit: str = "s"
     note: str = ""
     samples: dict[str, list[float]] = field(default_factory=dict)
@@ -40,39 +40,51 @@ class Row:
 
 
 def median(values: Sequence[float]) -> float:
-    """nan where one of them is: a side that failed in a round has no median."""
+    """The median; nan if a value is nan, that is, if a side failed in a round."""
     return nan if any(value != value for value in values) else statistics.median(values)
 
 
 def timed(work: Callable[[], Any]) -> float:
-    """Seconds that `work` takes."""
+    """Duration of `work` in seconds."""
     begin = time.perf_counter()
     work()
     return time.perf_counter() - begin
 
 
 def in_turn(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """What each side gives in each round: all sides in each, backwards every second time: a slow minute meets all of them."""
+    """Measurements of each side in each round. All sides run in every round, in reverse order every second time, so that slow phases of the
+    machine affect all of them.
+    """
     samples: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(rounds):
-        for name in list(sides)[:: -1 if turn % 2 else 1]:
+    for number in range(rounds):
+        for name in list(sides)[:: -1 if number % 2 else 1]:
             samples[name].append(sides[name]())
-        print(f"round {turn + 1}:", ", ".join(f"{name} {values[-1]:.4g}" for name, values in samples.items()), file=sys.stderr, flush=True)
+        print(
+            f"round {number + 1}:", ", ".join(f"{name} {values[-1]:.4g}" for name, values in samples.items()), file=sys.stderr, flush=True
+        )
     return samples
 
 
 def compared(
-    measure: str, samples: dict[str, list[float]], ours: str, other: str, aim: str, *, turned: bool = False, unit: str = "s", note: str = ""
+    measure: str,
+    samples: dict[str, list[float]],
+    ours: str,
+    other: str,
+    target: str,
+    *,
+    inverse: bool = False,
+    unit: str = "s",
+    note: str = "",
 ) -> Row:
-    """Ours over the other side, or the other over ours where `turned`."""
+    """A row with the ratio ours / other, or other / ours if `inverse`."""
     a, b = (median(samples[name]) for name in (ours, other))
-    each = [y / x if turned else x / y for x, y in zip(samples[ours], samples[other], strict=True)]
+    each = [y / x if inverse else x / y for x, y in zip(samples[ours], samples[other], strict=True)]
     kept = {name: samples[name] for name in (ours, other)}
-    return Row(measure, a, b, b / a if turned else a / b, aim, unit, note, kept, (min(each), max(each)))
+    return Row(measure, a, b, b / a if inverse else a / b, target, unit, note, kept, (min(each), max(each)))
 
 
 def machine(packages: Sequence[str] = ()) -> dict[str, Any]:
-    """What the numbers hold for; `packages` are named besides ours."""
+    """The machine and the versions of the measurement; `packages` are further packages whose versions are included."""
     cpus = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     memory = next((int(line.split()[1]) / 2**20 for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0.0)
     return {
@@ -96,12 +108,12 @@ def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        sys.exit(f"{package} is not installed, and this compares with it: pip install -e '.[bench]'")
+        sys.exit(f"{package} is not installed, and this benchmark compares with it: pip install -e '.[bench]'")
 
 
 def stamp(script: Path, packages: Sequence[str] = (), **others: object) -> dict[str, str]:
-    """What runs that are kept hold for: machine, versions, `others`, and the code, configs and weights of ours, of the systems, of how
-    images are split, and of the script itself.
+    """The environment of stored runs: machine, versions, `others`, and a hash of the code, configs and weights of ftlit, of the systems, of
+    the code that splits images, and of the script.
     """
     found, here = machine(packages), Path(__file__).parent
     folders = (Path(ftlit.__file__).parent, Path(ftlit.conf.__file__).parent, here / "systems")
@@ -112,19 +124,19 @@ def stamp(script: Path, packages: Sequence[str] = (), **others: object) -> dict[
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows in markdown, and their notes."""
-    lines = ["| measure | ours | other side | ratio (least and largest of a round) | aim |", "|---|---|---|---|---|"]
+    """The rows as a markdown table, and their notes."""
+    lines = ["| measure | ftlit | compared with | ratio (min to max of a round) | target |", "|---|---|---|---|---|"]
     for row in rows:
         ours, other = (f"{value:.4g} {row.unit}" if value is not None else "" for value in (row.ours, row.other))
         ratio = "" if row.ratio is None else f"{row.ratio:.3g}"
         spread = f" ({' to '.join(f'{value:.3g}' for value in row.ratios)})" if row.ratios else ""
-        lines.append(f"| {row.measure} | {ours} | {other} | {ratio}{spread} | {row.aim} |")
+        lines.append(f"| {row.measure} | {ours} | {other} | {ratio}{spread} | {row.target} |")
     notes = dict.fromkeys(row.note for row in rows if row.note)
     return "\n".join([*lines, *(f"\n{note}" for note in notes)])
 
 
 def written(path: Path, found: dict[str, Any], options: dict[str, Any], rows: Sequence[Any]) -> None:
-    """Rows, which are dicts or dataclasses, as JSON."""
+    """Write rows (dicts or dataclasses) with machine and options as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"machine": found, "options": options, "rows": rows}, indent=1, default=_plain))
 

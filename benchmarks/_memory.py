@@ -1,6 +1,6 @@
-"""Features that are many: how much memory an epoch takes, and how fast shuffled batches are read.
+"""Large cached features: memory of a training epoch and reading speed of shuffled batches.
 
-python benchmarks/_memory.py FOLDER ROWS: an epoch of a linear head in a process of its own, as `features.py --only memory` starts it.
+python benchmarks/_memory.py FOLDER ROWS: one epoch of a linear head, run by `feature_extraction.py --only memory`.
 """
 
 import argparse
@@ -29,7 +29,7 @@ WIDTH, CLASSES, BLOCK = 2048, 10, 8192
 
 
 def memory(given: argparse.Namespace, folder: Path) -> list[Row]:
-    """An epoch in a child, then throughput against numpy on one plain file."""
+    """Memory of an epoch in a child process, then reading speed compared with numpy on one plain file."""
     kept, plain = folder / "memory", folder / "memory.bin"
     write(kept, plain, given.rows)
     command = [sys.executable, __file__, str(kept), str(given.rows)]
@@ -38,13 +38,13 @@ def memory(given: argparse.Namespace, folder: Path) -> list[Row]:
     worst = max(peaks, key=lambda peak: peak["peak"])
     found = [
         Row(
-            f"memory: RssAnon at its peak, an epoch over {size}; other side: before the store is opened",
+            f"memory: peak RssAnon, an epoch over {size}; compared with: before the store is opened",
             worst["peak"],
             worst["before"],
             None,
             "< 1.5 GB",
             "GB",
-            f"memory: the epoch took {worst['seconds']:.1f} s, of which {worst['opening']:.1f} s went into opening the store.",
+            f"memory: the epoch took {worst['seconds']:.1f} s, including {worst['opening']:.1f} s to open the store.",
             {"peak": [peak["peak"] for peak in peaks]},
         )
     ]
@@ -58,8 +58,8 @@ def memory(given: argparse.Namespace, folder: Path) -> list[Row]:
             "read_batches": lambda drawn=drawn: rate(drawn, rows, targets),
             "numpy": lambda places=places: numpy_rate(places, array),
         }
-        in_turn(sides, 1)  # from here on the page cache holds these batches for both sides
-        note = "memory: both sides read the same batches, which the page cache holds."
+        in_turn(sides, 1)  # warm-up: now the page cache holds these batches for both sides
+        note = "memory: both sides read the same batches, from the page cache."
         measure = f"memory: {len(drawn)} shuffled batches of {size_of_batch}, read_batches / numpy on one file"
         samples = in_turn(sides, given.rounds)
         found.append(compared(measure, samples, "read_batches", "numpy", ">= 0.8", unit="GB/s", note=note))
@@ -67,7 +67,7 @@ def memory(given: argparse.Namespace, folder: Path) -> list[Row]:
 
 
 def write(folder: Path, plain: Path, count: int) -> None:
-    """The same random rows into a table and into one plain file."""
+    """Write the same random rows to a feature table and to one plain file."""
     table, names = table_of(folder), digests(count)
     writer = Writer(table)
     with plain.open("wb") as file:
@@ -79,11 +79,11 @@ def write(folder: Path, plain: Path, count: int) -> None:
     writer.flush()
     with Store(folder).locked([table]):
         table.refresh(check=False)
-        table.merge()  # as every pass ends
+        table.merge()  # as at the end of every extraction pass
 
 
 def opened(folder: Path, count: int) -> tuple[Rows, Tensor]:
-    """Rows in the order of the images, and targets."""
+    """The rows in the order of the images, and targets."""
     table = table_of(folder)
     table.refresh()
     return Rows(table, digests(count)), torch.arange(count) % CLASSES
@@ -94,7 +94,7 @@ def table_of(folder: Path) -> FeatureTable:
 
 
 def digests(count: int) -> ImageHashes:
-    return np.array([f"{number * 2654435761 % 2**32:032x}" for number in range(count)], HASH_DTYPE)  # in no order, as those of images are
+    return np.array([f"{number * 2654435761 % 2**32:032x}" for number in range(count)], HASH_DTYPE)  # unsorted, like hashes of images
 
 
 def rate(drawn: Sequence[Drawn], rows: Rows, targets: Tensor) -> float:
@@ -106,7 +106,7 @@ def rate(drawn: Sequence[Drawn], rows: Rows, targets: Tensor) -> float:
 
 
 def numpy_rate(places: Sequence[np.ndarray], array: np.ndarray) -> float:
-    """GB/s of numpy alone."""
+    """GB/s of numpy."""
     begin = perf_counter()
     for own in places:
         array[own]
@@ -114,13 +114,13 @@ def numpy_rate(places: Sequence[np.ndarray], array: np.ndarray) -> float:
 
 
 def rss_anon() -> float:
-    """GB of this process that no file stands behind."""
+    """GB of anonymous memory of this process (not backed by files)."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
     return int(line.split()[1]) * 1024 / 1e9
 
 
 def epoch(folder: Path, count: int) -> None:
-    """Train a linear head for an epoch and print the peak of RssAnon."""
+    """Train a linear head for an epoch and print the peak RssAnon."""
     before = peak = rss_anon()
     done = threading.Event()
 

@@ -1,4 +1,4 @@
-"""What the benchmarks' commands are given, checked before anything runs; and how a command ends."""
+"""Command-line options of the benchmarks, checked before anything runs, and exit statuses."""
 
 import sys
 from argparse import ArgumentParser, ArgumentTypeError
@@ -11,14 +11,14 @@ from ftlit.errors import UserError, unknown
 
 
 def count(text: str) -> int:
-    """A number from 1 on."""
+    """A whole number, at least 1."""
     if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"{text!r} is no number from 1 on")
+        raise ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
 
 def several(what: str, options: Iterable[object]) -> Callable[[str], list[str]]:
-    """Names with commas between, each of them one of `options`."""
+    """A parser of comma-separated names, each of them one of `options`."""
 
     def names(text: str) -> list[str]:
         given, known = text.split(","), [str(option) for option in options]
@@ -31,35 +31,35 @@ def several(what: str, options: Iterable[object]) -> Callable[[str], list[str]]:
 
 
 def existing(text: str) -> Path:
-    """One that is there."""
+    """A folder that exists."""
     if not Path(text).is_dir():
-        raise ArgumentTypeError(f"{text!r} is no folder")
+        raise ArgumentTypeError(f"{text!r} is not a folder")
     return Path(text).resolve()
 
 
 def sources(parser: ArgumentParser, names: Sequence[str], data: Path | None) -> list[str]:
-    """Names of data sets as they were given, whole paths for folders elsewhere; an error of the command for what is not there."""
+    """Names of data sets as given, absolute paths for folders elsewhere; exit with an error if one does not exist."""
     if data is None:
-        parser.error("--data DATA, or FTLIT_TEST_DATA, is needed")
-    there = sorted(path.name for path in (data / "images").iterdir()) if (data / "images").is_dir() else []
+        parser.error("--data DATA, or FTLIT_TEST_DATA, is required")
+    available = sorted(path.name for path in (data / "images").iterdir()) if (data / "images").is_dir() else []
     found = []
     for name in names:
-        if name != "digits" and name not in there and not Path(name).is_dir():
-            parser.error(str(UserError(f"{unknown('data set', name, ['digits', *there])}; or a folder of your own")))
-        found.append(name if name == "digits" or name in there else str(Path(name).resolve()))
+        if name != "digits" and name not in available and not Path(name).is_dir():
+            parser.error(str(UserError(f"{unknown('data set', name, ['digits', *available])}; or give a path of your own folder")))
+        found.append(name if name == "digits" or name in available else str(Path(name).resolve()))
     return found
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
-    """Ctrl-C is one line."""
+def interruptible() -> Iterator[None]:
+    """Turn Ctrl-C into a one-line message."""
     try:
         yield
     except KeyboardInterrupt:
-        raise SystemExit("stopped; the same command goes on") from None
+        raise SystemExit("interrupted; run the same command to continue") from None
 
 
-def ended(runs: Sequence[dict[str, Any]], log: Path) -> None:
-    """Exit status 1 where runs failed, and a line that says why."""
-    if failed := [run["error"] for run in runs if "error" in run]:
-        sys.exit(f"{len(failed)} of {len(runs)} runs failed, the first: {failed[0]}; see {log}")
+def exit_if_failed(runs: Sequence[dict[str, Any]], log: Path) -> None:
+    """Exit with status 1 and the first error if runs failed."""
+    if errors := [run["error"] for run in runs if "error" in run]:
+        sys.exit(f"{len(errors)} of {len(runs)} runs failed, the first: {errors[0]}; see {log}")

@@ -1,4 +1,4 @@
-"""What `features.py` measures upon: backbones, photos, loaders, modules, fits."""
+"""Backbones, photos, loaders, modules and fits that `feature_extraction.py` measures."""
 
 import argparse
 import shutil
@@ -22,8 +22,8 @@ from ftlit.lit.datamodules.image_sources import folder_data
 from ftlit.models.backbone import FeatureBatch
 
 BATCH, CLASSES, RATE = 32, 2, 1e-3
-NETWORKS = {"squeezenet1_1": "squeezenet1_1_imagenet_torchvision.pth", "resnet18": None}  # the second starts at random
-PEER_AIMS = {"squeezenet1_1": 25, "resnet18": 50}
+NETWORKS = {"squeezenet1_1": "squeezenet1_1_imagenet_torchvision.pth", "resnet18": None}  # None: random weights
+PEER_TARGETS = {"squeezenet1_1": 25, "resnet18": 50}
 FLAGS: dict[str, Any] = {
     "accelerator": "cpu",
     "devices": 1,
@@ -43,13 +43,13 @@ def backbone_of(given: argparse.Namespace, name: str) -> Backbone:
 
 
 def split_photos(given: argparse.Namespace, backbone: Backbone) -> ImageData:
-    """Train 195, val 49, test 153: what a person gets."""
+    """Train 195, val 49, test 153: the default split."""
     root = given.data / "images" / "hymenoptera"
     return folder_data(backbone.input_spec, root=root, augment="none", batch_size=BATCH, num_workers=given.workers)
 
 
 def photos(given: argparse.Namespace, backbone: Backbone) -> ImageData:
-    """All 244 training photos in train. Val is one photo, as there has to be one: what it takes would count for our side alone."""
+    """All 244 training photos in train. Val is a single photo, the minimum, because its time would count for ftlit only."""
     data = split_photos(given, backbone)
     train, val, test = (data.collection.splits[split] for split in SPLITS)
     whole = Examples([*train.sources, *val.sources], [*train.labels, *val.labels], train.load, [*train.contents, *val.contents])
@@ -58,13 +58,13 @@ def photos(given: argparse.Namespace, backbone: Backbone) -> ImageData:
 
 
 def plain_images(data: ImageData, *, shuffle: bool) -> DataLoader[Any]:
-    """The training photos as a person without ftlit would load them, in the evaluation view."""
+    """The training photos loaded without ftlit, in the evaluation view."""
     images, workers = LabelledImages(data.collection, "train", data.transforms["val"]), data.num_workers
     return DataLoader(images, BATCH, shuffle=shuffle, num_workers=workers, persistent_workers=workers > 0)
 
 
-def bare_pass(backbone: Backbone, loader: Iterable[Any]) -> tuple[Tensor, Tensor]:
-    """The least that features of images can cost."""
+def plain_pass(backbone: Backbone, loader: Iterable[Any]) -> tuple[Tensor, Tensor]:
+    """Extract features with the least possible overhead."""
     found = []
     with evaluating(backbone), torch.inference_mode():
         for images, targets in loader:
@@ -74,7 +74,7 @@ def bare_pass(backbone: Backbone, loader: Iterable[Any]) -> tuple[Tensor, Tensor
 
 
 def from_memory(features: Tensor, targets: Tensor, cut: str | None = None, *, shuffle: bool = True) -> DataLoader[Any]:
-    """Batches of tensors; of `FeatureBatch` where a cut is given."""
+    """Batches of tensors, or of `FeatureBatch` if a cut is given."""
 
     def at_cut(samples: list[tuple[Tensor, Tensor]]) -> Any:
         values, labels = torch.utils.data.default_collate(samples)
@@ -84,7 +84,7 @@ def from_memory(features: Tensor, targets: Tensor, cut: str | None = None, *, sh
 
 
 class Plain(LightningModule):
-    """A module as a user would write it without ftlit: a head, and a backbone below it or none."""
+    """A module as a user would write it without ftlit: a head, optionally on a backbone."""
 
     def __init__(self, num_features: int, backbone: Backbone | None = None) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class Plain(LightningModule):
 
 
 class Epochs(Callback):
-    """How long all epochs took, without what comes before and after."""
+    """Duration of all epochs, without setup and teardown."""
 
     def on_train_start(self, *_: Any) -> None:
         self.begin = perf_counter()
@@ -120,16 +120,16 @@ def fit(module: LightningModule, data: Any, epochs: int, *callbacks: Callback, v
 
 
 def scaled(work: Callable[[Epochs], Any], done: int, asked: int) -> float:
-    """Seconds of `asked` epochs, from `done` that were run."""
+    """Duration of `asked` epochs in seconds, extrapolated from `done` epochs."""
     epochs = Epochs()
     return timed(lambda: work(epochs)) + epochs.seconds / done * (asked - done)
 
 
 def scaling(done: int, asked: int, what: str) -> str:
-    return "" if done == asked else f"{what}: {done} epochs were run; {asked} are these and {asked - done} times their mean."
+    return "" if done == asked else f"{what}: {done} epochs were run and extrapolated to {asked}."
 
 
 def fresh(folder: Path) -> Path:
-    """A new folder; the one before of the same name is gone."""
+    """Delete a folder and return its path."""
     shutil.rmtree(folder, ignore_errors=True)
     return folder

@@ -1,4 +1,4 @@
-"""The sides of `overhead.py`: each works in a process of its own, or step by step beside another, and tells its seconds a step."""
+"""The sides that `overhead.py` compares. Each returns its seconds per step, in its own process or alternating with another side."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -13,21 +13,21 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.models import get_model
 
-CLASSES, WARM = 10, 3
+CLASSES, WARM_UP = 10, 3
 Optimizer = partial(torch.optim.AdamW, lr=1e-4)
 QUIET = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
 
 
 @dataclass
 class Work:
-    """What all sides are given.
+    """The task of every side.
 
     Args:
         accelerator: `cpu` or `gpu`.
-        steps: that are counted; `WARM` go before.
-        batch: images a step.
-        size: pixels a side.
-        baseline: bytes that the process held when training began, once `mark_baseline` was called.
+        steps: number of measured steps, after `WARM_UP` steps that are not counted.
+        batch: images per step.
+        size: image height and width in pixels.
+        baseline: memory of the process in bytes when training began, set by `mark_baseline`.
     """
 
     accelerator: str
@@ -38,44 +38,44 @@ class Work:
 
     @property
     def device(self) -> torch.device:
-        """Where a single process works."""
+        """The device of a single process."""
         return torch.device("cuda" if self.accelerator == "gpu" else "cpu")
 
     def loader(self, times: int = 1, *, distinct: bool = False) -> DataLoader:
-        """`times` the steps, and one more, of one batch of random images, or of `distinct` ones."""
+        """Batches for `times` times the steps and one more: the same batch of random images, or `distinct` images."""
         torch.manual_seed(0)
-        batches = times * (WARM + self.steps) + 1
+        batches = times * (WARM_UP + self.steps) + 1
         images = torch.randn(self.batch * (batches if distinct else 1), 3, self.size, self.size)
         data = [(image, place % CLASSES) for place, image in enumerate(images)] * (1 if distinct else batches)
         return DataLoader(data, self.batch, pin_memory=self.accelerator == "gpu")  # type: ignore[arg-type]
 
     def now(self) -> float:
-        """The time, when all that was asked of the device is done."""
+        """The time in seconds, after all work of the device is done."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
 
     def autocast(self) -> Any:
-        """bfloat16 on a GPU."""
+        """Autocast to bfloat16 on a GPU, no change on a CPU."""
         return torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext()
 
     def mark_baseline(self) -> None:
-        """Training begins now: what is held is modules, the network, its optimizer and the data."""
+        """Set the baseline when training begins: memory of modules, network, optimizer and data."""
         self.baseline = torch.cuda.memory_allocated() if self.device.type == "cuda" else _status("VmRSS")
 
     def peak(self) -> int:
-        """The most bytes that the process has held, on a GPU that were allocated there."""
+        """Peak memory of the process in bytes; on a GPU the peak allocated memory."""
         return torch.cuda.max_memory_allocated() if self.device.type == "cuda" else _status("VmHWM")
 
 
 def _status(name: str) -> int:
-    """Bytes, as Linux tells them of this process alone."""
+    """A memory value of /proc/self/status in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024
 
 
-def by_hand(work: Work, name: str = "resnet18", layout: torch.memory_format = torch.contiguous_format) -> Callable[[], float]:
-    """Full fine-tuning, as most write it: what works one step, and says its seconds."""
+def pytorch_loop(work: Work, name: str = "resnet18", layout: torch.memory_format = torch.contiguous_format) -> Callable[[], float]:
+    """Full fine-tuning in plain PyTorch: a function that trains one step and returns its seconds."""
     network = get_model(name, num_classes=CLASSES).to(work.device, memory_format=layout)
     optimizer, batches = Optimizer(network.parameters()), iter(work.loader())
 
@@ -91,22 +91,22 @@ def by_hand(work: Work, name: str = "resnet18", layout: torch.memory_format = to
     return step
 
 
-def alone_by_hand(work: Work) -> list[float]:
-    """The loop in a process of its own."""
-    step = by_hand(work)
+def separate_pytorch_loop(work: Work) -> list[float]:
+    """The PyTorch loop in its own process."""
+    step = pytorch_loop(work)
     work.mark_baseline()
-    return [step() for _ in range(WARM + work.steps)][WARM:]
+    return [step() for _ in range(WARM_UP + work.steps)][WARM_UP:]
 
 
 def paired(work: Work, name: str, layout: torch.memory_format = torch.contiguous_format) -> dict[str, list[float]]:
-    """A step by hand, one of ftlit, and so on: what slows the machine for a while meets both."""
-    step, seconds = by_hand(work, name, layout), list[float]()
+    """Alternate steps of the PyTorch loop and of ftlit, so that slow phases of the machine affect both."""
+    step, seconds = pytorch_loop(work, name, layout), list[float]()
     found = ours(work, name=name, before_each=lambda: seconds.append(step()))
-    return {"ftlit": found, "by hand": seconds[WARM : WARM + work.steps]}
+    return {"ftlit": found, "PyTorch loop": seconds[WARM_UP : WARM_UP + work.steps]}
 
 
 def ours(work: Work, *, stages: Sequence[str] = ("*",), name: str = "resnet18", compiled: bool = False, **settings: Any) -> list[float]:
-    """FineTuner with StagedFinetuning; the steps of the last stage. Raises where that stage does not move the lowest weights."""
+    """Step times of the last stage of FineTuner with StagedFinetuning. Raises if that stage does not change the lowest weights."""
     from ftlit import FineTuner, Schedule, Stage, StagedFinetuning, load_backbone
     from ftlit.models.heads import LinearHead
 
@@ -116,16 +116,16 @@ def ours(work: Work, *, stages: Sequence[str] = ("*",), name: str = "resnet18", 
         backbone.compile()
         head.compile()
     model = FineTuner(backbone, head, num_classes=CLASSES, optimizer=Optimizer)
-    each = WARM + work.steps
+    each = WARM_UP + work.steps
     schedule = Schedule([Stage([pattern], step=place * each or None) for place, pattern in enumerate(stages)])
     seconds, moved = _fitted(model, work, StagedFinetuning(schedule), times=len(stages), **settings)
     if moved is not (stages[-1] == "*"):
-        raise RuntimeError("the backbone moved" if moved else "the backbone did not move after it was unfrozen")
+        raise RuntimeError("the frozen backbone changed" if moved else "the backbone did not change after it was unfrozen")
     return seconds[-work.steps :]
 
 
 def backbone_finetuning(work: Work, **settings: Any) -> list[float]:
-    """Lightning's callback before it unfreezes."""
+    """Lightning's BackboneFinetuning while the backbone is frozen."""
     import lightning.pytorch as pl
     from lightning.pytorch.callbacks import BackboneFinetuning
 
@@ -142,7 +142,7 @@ def backbone_finetuning(work: Work, **settings: Any) -> list[float]:
         def configure_optimizers(self) -> Any:
             return Optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
 
-    return _fitted(Network(), work, BackboneFinetuning(**settings))[0][WARM:]
+    return _fitted(Network(), work, BackboneFinetuning(**settings))[0][WARM_UP:]
 
 
 def _fitted(
@@ -155,10 +155,10 @@ def _fitted(
     before_each: Callable[[], object] = lambda: None,
     **settings: Any,
 ) -> tuple[list[float], bool]:
-    """Seconds of all steps, and whether the backbone moved in the last `work.steps` of them. What `before_each` takes is not counted."""
+    """Seconds of all steps, and whether the backbone changed in the last `work.steps` of them. The time of `before_each` is not counted."""
     import lightning.pytorch as pl
 
-    def sum_of_weights() -> float:  # under FSDP of this process's part
+    def sum_of_weights() -> float:  # with FSDP: of the shard of this process
         return float(sum(parameter.detach().double().sum() for parameter in model.backbone.parameters()))
 
     class Clock(pl.Callback):
@@ -172,7 +172,7 @@ def _fitted(
         def on_train_batch_start(self, *_: Any) -> None:
             if self.begun:
                 self.seconds.append(work.now() - self.begun[-1])
-            if len(self.begun) == times * (WARM + work.steps) - work.steps:
+            if len(self.begun) == times * (WARM_UP + work.steps) - work.steps:
                 self.before = sum_of_weights()
             before_each()
             self.begun.append(work.now())
@@ -182,14 +182,14 @@ def _fitted(
 
     clock = Clock()
     processes = max(1, torch.cuda.device_count()) if devices == "auto" and work.accelerator == "gpu" else 1
-    loader = work.loader(times * processes)  # each process takes its part
+    loader = work.loader(times * processes)  # divided among the processes
     trainer = pl.Trainer(max_epochs=1, accelerator=work.accelerator, devices=devices, callbacks=[clock, callback], **QUIET, **settings)
     trainer.fit(model, loader)
     return clock.seconds, clock.moved
 
 
-def bare_extraction(work: Work) -> list[float]:
-    """Features of resnet50 in a loop: inference mode, channels_last, bfloat16 on a GPU. Seconds a batch over the whole pass."""
+def plain_extraction(work: Work) -> list[float]:
+    """Features of resnet50 in a plain loop: inference mode, channels_last, bfloat16 on a GPU. Seconds per batch over a whole pass."""
     network = get_model("resnet50")
     network.fc = nn.Identity()
     network = network.to(work.device, memory_format=torch.channels_last).eval()
@@ -203,7 +203,7 @@ def _features(network: nn.Module, loader: DataLoader, work: Work) -> Tensor:
 
 
 def extraction(work: Work) -> list[float]:
-    """The same by `extract_features`, into a store that is empty each time."""
+    """The same with `extract_features`, into an empty store each time."""
     import tempfile
 
     from ftlit import extract_features, load_backbone
@@ -218,7 +218,7 @@ def extraction(work: Work) -> list[float]:
 
 
 def _passes(work: Work, once: Callable[[DataLoader], Any]) -> list[float]:
-    loader = work.loader(distinct=True)  # equal images would share their features
+    loader = work.loader(distinct=True)  # equal images would be computed once only
     once(loader)
     begun = work.now()
     once(loader)
@@ -233,14 +233,14 @@ PAIRS = {
 }
 MIXED = {"precision": "bf16-mixed"}
 SIDES: dict[str, Callable[[Work], list[float]]] = {
-    "by hand": alone_by_hand,
+    "PyTorch loop": separate_pytorch_loop,
     "ftlit": ours,
     "ftlit, head stage": partial(ours, stages=["head"]),
     "BackboneFinetuning, head stage": backbone_finetuning,
     "BackboneFinetuning(train_bn=False), head stage": partial(backbone_finetuning, train_bn=False),
 }
 ACCELERATED: dict[str, Callable[[Work], list[float]]] = {
-    "bare extraction": bare_extraction,
+    "plain extraction": plain_extraction,
     "extract_features": extraction,
     "head, then all": partial(ours, stages=["head", "*"], name="resnet50", **MIXED),
     "head, then all, compiled": partial(ours, stages=["head", "*"], name="resnet50", compiled=True, **MIXED),

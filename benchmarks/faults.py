@@ -1,10 +1,10 @@
-"""Silent faults of transfer learning, planted in Lightning's BackboneFinetuning, finetuning-scheduler and ftlit: one table in markdown.
+"""Silent faults of transfer learning, planted in Lightning's BackboneFinetuning, finetuning-scheduler and ftlit, as a markdown table.
 
 python benchmarks/faults.py [--only NAME] [--out FILE]
 
-Each fault runs for each peer in processes of its own, on the CPU, with a time limit. A cell is `prevented` (no harm), `reported` (harm, or
-a refusal, with a warning or error that names it), `silent`, `crashes` (an error that does not name it) or `no such option`. Needs
-finetuning-scheduler in the same environment; without it that column says "not installed".
+Each fault runs for each library in separate processes on the CPU, with a time limit. A cell is `prevented` (no harm), `reported` (a
+warning or error names the fault), `silent`, `crashes` (an error that does not name it) or `no such option`. Needs finetuning-scheduler in
+the same environment; without it the cells of its column are "not installed".
 """
 
 import argparse
@@ -26,12 +26,12 @@ from planted import FAULTS, PEERS
 from planted.fault import CAUGHT, NO_OPTION, Fault, Verdict
 from planted.nets import WORLD
 
-LIMIT = 240  # seconds
+TIME_LIMIT = 240  # seconds
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: what each peer made of a fault."""
+    """A row of the table: the verdict on each library for a fault."""
 
     fault: str
     title: str
@@ -40,7 +40,7 @@ class Row:
 
 
 def measure(fault: Fault, peer: str) -> Verdict:
-    """What a process of its own finds: a fork, since importing takes longer than most faults."""
+    """Run a fault in a forked process (importing again would take longer than most faults)."""
     if peer in fault.without:
         return Verdict(NO_OPTION)
     if installed(peer) is None:
@@ -48,16 +48,16 @@ def measure(fault: Fault, peer: str) -> Verdict:
     with tempfile.TemporaryDirectory() as folder:
         child = os.fork()
         if child == 0:
-            apart(fault, peer, folder)
-        ended = wait(child)
+            run_in_child(fault, peer, folder)
+        status = wait(child)
         with suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)  # what is left of its processes
-        told = Path(folder, "verdict.json")
-        return Verdict(**json.loads(told.read_text())) if told.exists() else Verdict("crashes", ended)
+            os.killpg(child, signal.SIGKILL)  # processes that the child has left
+        result = Path(folder, "verdict.json")
+        return Verdict(**json.loads(result.read_text())) if result.exists() else Verdict("crashes", status)
 
 
-def apart(fault: Fault, peer: str, folder: str) -> NoReturn:
-    """Plant a fault in a session of its own; further processes start by the command line that this one seems to have."""
+def run_in_child(fault: Fault, peer: str, folder: str) -> NoReturn:
+    """Plant a fault in a new session. Lightning starts further processes with the command line in `sys.argv`, which is set here."""
     os.setsid()
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     sys.argv = [__file__, "--plant", fault.name, "--peer", peer, "--folder", folder]
@@ -73,8 +73,8 @@ def apart(fault: Fault, peer: str, folder: str) -> NoReturn:
 
 
 def wait(child: int) -> str:
-    """Until it ends, or the limit; how it ended."""
-    deadline = time.monotonic() + LIMIT
+    """Wait for a child until the time limit; describe how it ended."""
+    deadline = time.monotonic() + TIME_LIMIT
     while time.monotonic() < deadline:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
@@ -82,11 +82,11 @@ def wait(child: int) -> str:
         time.sleep(0.05)
     os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    return f"no end after {LIMIT} s"
+    return f"stopped after {TIME_LIMIT} s"
 
 
 def installed(peer: str) -> str | None:
-    """The version of a peer."""
+    """The version of a library; `None` if it is not installed."""
     try:
         return version(PEERS[peer].distribution)
     except PackageNotFoundError:
@@ -94,24 +94,24 @@ def installed(peer: str) -> str | None:
 
 
 def plant(name: str, peer: str, folder: Path) -> None:
-    """One fault, in this process."""
+    """Run one fault in this process and write the verdict."""
     verdict = FAULTS[name].run(PEERS[peer](), folder)
     if int(os.environ.get("LOCAL_RANK", 0)) == 0:
         (folder / "verdict.json").write_text(json.dumps(asdict(verdict)))
 
 
 def table(rows: list[Row]) -> str:
-    """The rows, and how many of them each peer catches."""
+    """The rows, and the number of faults that each library prevents or reports."""
     lines = [f"| fault | {' | '.join(PEERS)} |", "|---|" + "---|" * len(PEERS)]
     lines += [f"| {row.title} | {' | '.join(str(row.verdicts[peer]) for peer in PEERS)} |" for row in rows]
-    caught = {peer: sum(row.verdicts[peer].word in CAUGHT for row in rows) for peer in PEERS}
+    caught = {peer: sum(row.verdicts[peer].outcome in CAUGHT for row in rows) for peer in PEERS}
     return "\n".join([*lines, "", *(f"{peer}: {number} of {len(rows)} prevented or reported" for peer, number in caught.items())])
 
 
 def main() -> None:
-    """The command."""
+    """Run the faults, then print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=FAULTS, action="append", help="may be given several times")
+    parser.add_argument("--only", choices=FAULTS, action="append", help="one fault; may be repeated")
     parser.add_argument("--out", type=Path, help="JSON file")
     for hidden in ("--plant", "--peer", "--folder"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)

@@ -1,9 +1,9 @@
-"""How good the shipped backbone's features are: linear probe on scikit-learn's digits with few labels, the untrained net beside it.
+"""Quality of the features of the shipped backbone: linear probe on scikit-learn's digits with few labels, compared with random weights.
 
 python benchmarks/glyph_probe.py [WEIGHTS]
 """
 
-import sys
+import argparse
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ def features(weights: str | None) -> np.ndarray:
 
 
 def accuracies(features: np.ndarray, labels: np.ndarray) -> list[float]:
-    """Mean test accuracy over SEEDS stratified draws of so many labelled images; the test images stay the same."""
+    """Mean test accuracy over SEEDS stratified samples of each number of labelled images; the test images stay the same."""
     order = np.random.RandomState(0).permutation(len(labels))
     test, pool = order[:TEST], order[TEST:]
     means = []
@@ -46,7 +46,10 @@ def accuracies(features: np.ndarray, labels: np.ndarray) -> list[float]:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", nargs="?", default="default", help="weights file; default: the shipped weights")
+    given = parser.parse_args()
     labels = load_digits().target
     print("| labelled images |", " | ".join(map(str, LABELLED)), "|\n|---|" + "---|" * len(LABELLED))
-    for name, weights in (("glyph", sys.argv[1] if len(sys.argv) > 1 else "default"), ("untrained", None)):
+    for name, weights in (("glyph", given.weights), ("random weights", None)):
         print(f"| {name} |", " | ".join(f"{a:.3f}" for a in accuracies(features(weights), labels)), "|")

@@ -1,16 +1,16 @@
-"""What ftlit adds to training: time and memory of a step beside a loop written by hand, and beside BackboneFinetuning; start-up.
+"""Overhead of ftlit: time and memory of a training step compared with a PyTorch loop and BackboneFinetuning, and start-up time.
 
 python benchmarks/overhead.py [--rounds 5] [--steps 8] [--accelerator cpu|gpu] [--out FILE.json]
 
-resnet18 (a step also of efficientnet_b0) with random weights, batches of 32 random images of 224 pixels, AdamW. Steps by hand and steps of
-ftlit alternate in one process; else each side runs in a process of its own, all sides in turn. The first steps are not counted. A step
-lasts until the next one begins. Memory is the most that the process has held, on a GPU the most that was allocated there; training adds
-what goes beyond modules, network and data. "By hand" is the usual loop, once as weights are loaded and once with weights and images
-channels last, as ftlit lays them.
+resnet18 (step time also of efficientnet_b0) with random weights, batches of 32 random images of 224 pixels, AdamW. Steps of a PyTorch loop
+and of ftlit alternate in one process; the other sides run in separate processes, in turn. The first steps are not counted. A step lasts
+until the next one begins. Memory is the peak of the process, on a GPU the peak of the allocated memory; memory added by training is that
+beyond modules, network and data. The PyTorch loop is measured with the default memory format, and with weights and images in
+channels-last order, as in ftlit.
 
-With `--accelerator gpu` (or `--accelerated`, which shows on a CPU that all of it runs) also resnet50 in bfloat16: `extract_features` beside a
-bare loop; a stage that trains all after one of the head, plain and compiled, by DDP and by FSDP on all devices. A side in which the
-weights do not move after unfreezing fails, and what fails is nan.
+`--accelerator gpu` (or `--accelerated`, which runs the same on a CPU as a check) adds resnet50 in bfloat16: `extract_features` compared
+with a plain loop; a stage that trains all layers after a head stage, plain and compiled, with DDP and with FSDP on all devices. A side
+whose weights do not change after unfreezing fails; the values of a failed side are nan.
 """
 
 import argparse
@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def side(name: str, work: Work) -> None:
-    """One side, or a pair of them, in this process: seconds a step and bytes, as JSON."""
+    """Run one side, or a pair, in this process and print seconds per step and memory in bytes as JSON."""
     found = (SIDES | ACCELERATED | PAIRS)[name](work)
     seconds = found if isinstance(found, dict) else {name: found}
     if int(os.environ.get("LOCAL_RANK", 0)) == 0:
@@ -42,38 +42,40 @@ def side(name: str, work: Work) -> None:
 
 
 def start_up(rounds: int) -> list[Row]:
-    """`import ftlit`, and the help, beside `import torch`."""
+    """Compare `import ftlit` and `train.py --help` with `import torch`."""
     commands = {
         "import torch": ["-c", "import torch"],
         "import ftlit": ["-c", "import ftlit"],
-        "what Lightning's user imports": ["-c", "import torch, torchvision, lightning.pytorch"],
+        "torch, torchvision and Lightning": ["-c", "import torch, torchvision, lightning.pytorch"],
         "FineTuner and load_backbone": ["-c", "from ftlit import FineTuner, StagedFinetuning, load_backbone"],
         "train.py --help": [str(ROOT / "train.py"), "--help"],
     }
-    runs = {name: partial(subprocess.run, [sys.executable, *words], check=True, capture_output=True) for name, words in commands.items()}
+    runs = {
+        name: partial(subprocess.run, [sys.executable, *arguments], check=True, capture_output=True) for name, arguments in commands.items()
+    }
     sides = {name: partial(timed, run) for name, run in runs.items()}
-    in_turn(sides, 1)  # what lies on the disk is read once
+    in_turn(sides, 1)  # warm-up: fills the page cache
     samples = in_turn(sides, rounds)
-    beside = {
-        "import ftlit": "import torch",  # nothing is loaded before it is asked for
-        "FineTuner and load_backbone": "what Lightning's user imports",
+    compared_with = {
+        "import ftlit": "import torch",  # ftlit imports its modules lazily
+        "FineTuner and load_backbone": "torch, torchvision and Lightning",
         "train.py --help": "import torch",
     }
-    return [compared(f"start-up: {name}, over {other}", samples, name, other, "") for name, other in beside.items()]
+    return [compared(f"start-up: {name} / {other}", samples, name, other, "") for name, other in compared_with.items()]
 
 
 def main() -> None:
-    """The command."""
+    """Run all sides, then write and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, number, what in (
-        ("rounds", 5, "times that each side runs"),
-        ("steps", 8, "steps of a run that are counted"),
-        ("batch", 32, "images a step"),
-        ("size", 224, "pixels a side of an image"),
+        ("rounds", 5, "number of runs of each side"),
+        ("steps", 8, "measured steps of a run"),
+        ("batch", 32, "images per step"),
+        ("size", 224, "image height and width in pixels"),
     ):
-        parser.add_argument(f"--{name}", type=count, default=number, help=f"{what}; {number} unless said")
+        parser.add_argument(f"--{name}", type=count, default=number, help=f"{what}; default {number}")
     parser.add_argument("--accelerator", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument("--accelerated", action="store_true", help="the rows of a GPU on a CPU, but for fsdp, which needs one")
+    parser.add_argument("--accelerated", action="store_true", help="the GPU rows on a CPU, except fsdp")
     parser.add_argument("--out", type=Path, help="JSON file, written after each part")
     parser.add_argument("--side", choices=[*SIDES, *ACCELERATED, *PAIRS], help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -89,53 +91,56 @@ def main() -> None:
             written(given.out, machine(), options, rows)
     print(table(rows))
     if any(row.ratio != row.ratio for row in rows):  # nan
-        sys.exit("sides failed; what they said stands above")
+        sys.exit("some sides failed; their errors are printed above")
 
 
 def plain(work: Work, rounds: int) -> list[Row]:
-    """Full fine-tuning and a stage of the head."""
-    turns = [{name: said(name, work)["seconds"] for name in PAIRS} for _ in range(rounds)]
-    rows = [in_pairs(f"all trains: a step, ftlit over by hand, {name}", [turn[name] for turn in turns], "<= 1.03") for name in PAIRS]
-    whole = ("ftlit", "by hand")
-    held = measured(whole, replace(work, steps=2), rounds)  # their steps are timed in pairs
-    for what, less in (("memory at its peak", 0), ("memory that training adds", 1)):
+    """Measure full fine-tuning and a head stage."""
+    all_rounds = [{name: run_side(name, work)["seconds"] for name in PAIRS} for _ in range(rounds)]
+    rows = [
+        in_pairs(f"full fine-tuning: step time, ftlit / PyTorch loop, {name}", [one[name] for one in all_rounds], "<= 1.03")
+        for name in PAIRS
+    ]
+    whole = ("ftlit", "PyTorch loop")
+    held = measured(whole, replace(work, steps=2), rounds)  # their step times are measured in pairs
+    for what, less in (("peak memory", 0), ("memory added by training", 1)):
         samples = {name: [(one["peak"] - less * one["baseline"]) / 1e9 for one in held[name]] for name in whole}
-        rows.append(compared(f"all trains: {what}, ftlit over by hand, resnet18", samples, *whole, "<= 1.03", unit="GB"))
+        rows.append(compared(f"full fine-tuning: {what}, ftlit / PyTorch loop, resnet18", samples, *whole, "<= 1.03", unit="GB"))
     ours, *others = (name for name in SIDES if name not in whole)
     found = measured([ours, *others], work, rounds)
     peaks = {name: [one["peak"] / 1e9 for one in found[name]] for name in found}
     for other in others:
-        for what, samples, unit in (("a step", medians(found), "s"), ("memory at its peak", peaks, "GB")):
-            measure = f"the head trains: {what}, ftlit over {other.removesuffix(', head stage')}, resnet18"
+        for what, samples, unit in (("step time", medians(found), "s"), ("peak memory", peaks, "GB")):
+            measure = f"head stage: {what}, ftlit / {other.removesuffix(', head stage')}, resnet18"
             rows.append(compared(measure, samples, ours, other, "", unit=unit))
     return rows
 
 
-def in_pairs(measure: str, turns: Sequence[dict[str, list[float]]], aim: str) -> Row:
-    """Steps that alternated: the ratio is the median of each round's median ratio of a step to the one before it."""
-    ratios = [median([ours / other for ours, other in zip(turn["ftlit"], turn["by hand"], strict=True)]) for turn in turns]
-    samples = {name: [median(turn[name]) for turn in turns] for name in ("ftlit", "by hand")}
+def in_pairs(measure: str, rounds: Sequence[dict[str, list[float]]], target: str) -> Row:
+    """A row of alternating steps: the ratio is the median over the rounds of the median ratio of two consecutive steps."""
+    ratios = [median([ours / other for ours, other in zip(one["ftlit"], one["PyTorch loop"], strict=True)]) for one in rounds]
+    samples = {name: [median(one[name]) for one in rounds] for name in ("ftlit", "PyTorch loop")}
     both = (median(samples[name]) for name in samples)
-    return Row(measure, *both, median(ratios), aim, samples=samples, ratios=(min(ratios), max(ratios)))
+    return Row(measure, *both, median(ratios), target, samples=samples, ratios=(min(ratios), max(ratios)))
 
 
 def accelerated(work: Work, rounds: int) -> list[Row]:
-    """Extraction, compiling, and several devices, with resnet50."""
+    """Measure extraction, compilation and several devices with resnet50."""
     names = [name for name in ACCELERATED if work.accelerator == "gpu" or "fsdp" not in name]
     seconds = medians(measured(names, work, rounds))
-    rows = [compared("a batch of features, extract_features over a bare loop", seconds, "extract_features", "bare extraction", "")]
+    rows = [compared("features of a batch, extract_features / plain loop", seconds, "extract_features", "plain extraction", "")]
     whole = "head, then all"
     for name in (name for name in names if name.startswith(f"{whole}, ")):
-        rows.append(compared(f"a step after unfreezing, {name.removeprefix(f'{whole}, ')} over plain", seconds, name, whole, ""))
+        rows.append(compared(f"step time after unfreezing, {name.removeprefix(f'{whole}, ')} / plain", seconds, name, whole, ""))
     return rows
 
 
 def measured(names: Sequence[str], work: Work, rounds: int) -> dict[str, list[dict[str, Any]]]:
-    """What each side told in each round."""
+    """Results of each side in each round."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
 
     def run(name: str) -> float:
-        found[name].append(said(name, work))
+        found[name].append(run_side(name, work))
         return median(found[name][-1]["seconds"][name])
 
     in_turn({name: partial(run, name) for name in names}, rounds)
@@ -143,14 +148,14 @@ def measured(names: Sequence[str], work: Work, rounds: int) -> dict[str, list[di
 
 
 def medians(found: dict[str, list[dict[str, Any]]]) -> dict[str, list[float]]:
-    """Seconds of a step of each side in each round."""
+    """Median step time of each side in each round, in seconds."""
     return {name: [median(one["seconds"][name]) for one in every] for name, every in found.items()}
 
 
-def said(name: str, work: Work) -> dict[str, Any]:
-    """What a side tells, run in a process of its own; nan where it fails."""
-    words = [f"--{option}={getattr(work, option)}" for option in ("accelerator", "steps", "batch", "size")]
-    done = subprocess.run([sys.executable, __file__, "--side", name, *words], capture_output=True, text=True)
+def run_side(name: str, work: Work) -> dict[str, Any]:
+    """Run a side in a separate process; its values are nan if it fails."""
+    options = [f"--{option}={getattr(work, option)}" for option in ("accelerator", "steps", "batch", "size")]
+    done = subprocess.run([sys.executable, __file__, "--side", name, *options], capture_output=True, text=True)
     if done.returncode:
         print(f"{name}: {done.stderr[-2000:]}", file=sys.stderr)
         return {"seconds": defaultdict(lambda: [nan]), "peak": nan, "baseline": nan}

@@ -1,4 +1,4 @@
-"""The faults planted in ftlit and its peers: what a real run found, and one of them planted anew."""
+"""Benchmarks: the stored results, the tables, and small runs of the scripts."""
 
 import importlib
 import json
@@ -13,21 +13,21 @@ RESULTS = ROOT / "benchmarks/results/faults.json"
 SPLITS = ("train", "val", "test")
 
 
-def test_the_stored_run_answers_for_all_peers_and_ftlit_is_never_silent():
+def test_the_stored_results_cover_all_peers_and_ftlit_is_never_silent():
     rows = json.loads(RESULTS.read_text())["rows"]
     assert len(rows) >= 12 and {row["fault"] for row in rows} <= set(FAULTS)
     assert all(set(row["verdicts"]) == set(PEERS) for row in rows)
-    answered = {*CAUGHT, "silent", "crashes", "no such option"}
-    assert {verdict["word"] for row in rows for verdict in row["verdicts"].values()} <= answered
-    assert {row["verdicts"]["ftlit"]["word"] for row in rows} <= set(CAUGHT)
+    outcomes = {*CAUGHT, "silent", "crashes", "no such option"}
+    assert {verdict["outcome"] for row in rows for verdict in row["verdicts"].values()} <= outcomes
+    assert {row["verdicts"]["ftlit"]["outcome"] for row in rows} <= set(CAUGHT)
 
 
 def test_parameters_of_equal_values_train(tmp_path):
     verdict = FAULTS["equal_values"].run(PEERS["ftlit"](), tmp_path)
-    assert (verdict.word, verdict.number) == ("prevented", "4 of 4 tensors train"), verdict.line
+    assert (verdict.outcome, verdict.measured) == ("prevented", "4 of 4 tensors train"), verdict.message
 
 
-def test_the_readme_says_what_the_stored_runs_say(bench):
+def test_the_tables_of_the_readme_are_rendered_from_the_stored_results(bench):
     from readme import README, rendered
 
     assert rendered(README.read_text()) == README.read_text()
@@ -35,7 +35,7 @@ def test_the_readme_says_what_the_stored_runs_say(bench):
 
 @pytest.fixture
 def bench(monkeypatch):
-    """The benchmarks import each other as scripts do."""
+    """Put benchmarks/ on the import path, as when a script in it runs."""
     monkeypatch.syspath_prepend(RESULTS.parents[1])
 
 
@@ -55,7 +55,7 @@ def test_all_systems_get_the_same_disjoint_splits(bench, tmp_path):
     assert found[0] == found[1] and found[0]["train"] != found[2]["train"] and found[0]["test"] == found[2]["test"]
 
 
-def test_a_table_tells_failures_and_gives_no_interval_to_one_seed(bench):
+def test_a_table_shows_failures_and_no_interval_for_a_single_seed(bench):
     from _ledger import summary
     from quality import CELL, table
 
@@ -63,7 +63,7 @@ def test_a_table_tells_failures_and_gives_no_interval_to_one_seed(bench):
     runs = [
         {**cell, "system": "fastai", "seed": 0, "accuracy": 0.9, "seconds": 3.0},
         {**cell, "system": "fastai", "seed": 1, "error": "boom"},
-        {**cell, "system": "loop by hand", "seed": 0, "error": "boom"},
+        {**cell, "system": "PyTorch loop", "seed": 0, "error": "boom"},
         *({**cell, "system": "ftlit scenario=auto", "seed": seed, "accuracy": 0.8 + seed / 10, "seconds": 2.0} for seed in (0, 1)),
     ]
     assert table(summary(runs, CELL)).splitlines()[2:] == [
@@ -71,9 +71,9 @@ def test_a_table_tells_failures_and_gives_no_interval_to_one_seed(bench):
     ]
 
 
-def test_ours_stands_beside_the_best_peer_that_trains_over_the_same_seeds(bench):
+def test_ftlit_is_compared_with_the_best_peer_that_trains_over_the_same_seeds(bench):
     from _ledger import summary
-    from quality import CELL, beside
+    from quality import CELL, comparison
 
     def runs(system, seconds, *accuracies, epochs=None):
         cell = {"data": "digits", "per_class": None, "epochs": epochs, "system": system}
@@ -84,22 +84,22 @@ def test_ours_stands_beside_the_best_peer_that_trains_over_the_same_seeds(bench)
     peers = [
         *runs("fastai", (8.0, 80.0), 0.5, 0.6),
         *runs("BackboneFinetuning", (9.0, 9.0), 0.2, 0.7),
-        *runs("loop by hand", (9.0,), 0.9, epochs=5),
+        *runs("PyTorch loop", (9.0,), 0.9, epochs=5),
     ]
     features = runs("scikit-learn on features", (1.0, 2.0), 0.9, 0.8)
-    assert beside(summary([*ours, *peers, *features], CELL)).splitlines()[2:] == [
+    assert comparison(summary([*ours, *peers, *features], CELL)).splitlines()[2:] == [
         "| digits, all | +0.300 ± 0.000 (fastai) | 0.15 | +0.000 ± 1.271 | 2.00 |"
     ]
     equal = [*runs("ftlit scenario=auto", (2.0, 2.0), 0.8, 0.9, epochs=5), *runs("fastai", (4.0, 4.0), 0.7, 0.8, epochs=5)]
-    assert beside(summary(equal, CELL)).splitlines() == [
-        "| ftlit scenario=auto | minus the best peer that trains | time / its time |",
+    assert comparison(summary(equal, CELL)).splitlines() == [
+        "| ftlit scenario=auto | difference to the best peer that trains | time ratio |",
         "|---|---|---|",
         "| digits, all | +0.100 ± 0.000 (fastai) | 0.50 |",
     ]
-    assert beside(summary([*ours, *equal], CELL)).splitlines()[2:] == ["| digits, all | +0.100 ± 0.000 (fastai) | 0.75 |"]
+    assert comparison(summary([*ours, *equal], CELL)).splitlines()[2:] == ["| digits, all | +0.100 ± 0.000 (fastai) | 0.75 |"]
 
 
-def test_a_ledger_does_again_what_failed_and_refuses_runs_of_another_code(bench, tmp_path):
+def test_a_ledger_repeats_failed_runs_and_rejects_runs_of_other_code(bench, tmp_path):
     from _ledger import Ledger
 
     path = tmp_path / "runs.jsonl"
@@ -107,29 +107,29 @@ def test_a_ledger_does_again_what_failed_and_refuses_runs_of_another_code(bench,
     ledger.add((0,), {"accuracy": 0.5})
     ledger.add((1,), {"error": "boom"})
     path.write_text(path.read_text() + '{"seed": 2, "accu')
-    again = Ledger(path, ("seed",), {"code": "a"})
-    assert [again.lacks((seed,)) for seed in range(3)] == [False, True, True]
-    again.add((2,), {"accuracy": 0.7})
-    assert not Ledger(path, ("seed",), {"code": "a"}).lacks((2,))
-    with pytest.raises(SystemExit, match="another code"):
+    reopened = Ledger(path, ("seed",), {"code": "a"})
+    assert [reopened.is_missing((seed,)) for seed in range(3)] == [False, True, True]
+    reopened.add((2,), {"accuracy": 0.7})
+    assert not Ledger(path, ("seed",), {"code": "a"}).is_missing((2,))
+    with pytest.raises(SystemExit, match="with another code"):
         Ledger(path, ("seed",), {"code": "b"})
 
 
-def test_steps_alternate_and_the_baseline_of_memory_is_taken_when_all_is_built(bench, monkeypatch):
+def test_steps_alternate_and_the_memory_baseline_is_set_after_everything_is_built(bench, monkeypatch):
     import _sides
 
     events, optimizer = [], _sides.Optimizer
-    monkeypatch.setattr(_sides, "Optimizer", lambda *given, **more: events.append("optimizer") or optimizer(*given, **more))
+    monkeypatch.setattr(_sides, "Optimizer", lambda *args, **kwargs: events.append("optimizer") or optimizer(*args, **kwargs))
     monkeypatch.setattr(_sides.Work, "mark_baseline", lambda _: events.append("baseline"))
     found = _sides.PAIRS["resnet18"](_sides.Work("cpu", 2, 2, 32))
-    assert {name: len(seconds) for name, seconds in found.items()} == {"ftlit": 2, "by hand": 2}
+    assert {name: len(seconds) for name, seconds in found.items()} == {"ftlit": 2, "PyTorch loop": 2}
     events.clear()
-    for name in ("by hand", "ftlit"):
+    for name in ("PyTorch loop", "ftlit"):
         assert len(_sides.SIDES[name](_sides.Work("cpu", 1, 2, 32))) == 1
     assert events == ["optimizer", "baseline"] * 2
 
 
-def test_a_round_that_failed_leaves_no_number(bench):
+def test_a_failed_round_gives_nan(bench):
     from math import isnan, nan
 
     from _measure import compared
@@ -137,29 +137,29 @@ def test_a_round_that_failed_leaves_no_number(bench):
 
     row = compared("", {"a": [1.0, nan, 3.0], "b": [1.0, 2.0, 3.0]}, "a", "b", "")
     assert isnan(row.ratio) and isnan(row.ours) and row.other == 2
-    done, failed = {"ftlit": [1.0, 4.0, 3.0], "by hand": [1.0, 2.0, 4.0]}, {"ftlit": [nan], "by hand": [nan]}
+    done, failed = {"ftlit": [1.0, 4.0, 3.0], "PyTorch loop": [1.0, 2.0, 4.0]}, {"ftlit": [nan], "PyTorch loop": [nan]}
     assert isnan(in_pairs("", [done, failed], "").ratio) and in_pairs("", [done], "").ratio == 1.0
 
 
-def test_options_are_refused_in_one_line(bench, tmp_path):
+def test_wrong_options_are_one_line_errors(bench, tmp_path):
     from argparse import ArgumentTypeError
 
-    from _options import count, ended, existing, several
+    from _options import count, existing, exit_if_failed, several
 
-    for option, given, says in (
-        (several("system", ["fastai", "loop by hand"]), "fastai,loop by hnd", "no system 'loop by hnd': did you mean 'loop by hand'?"),
-        (count, "0", "'0' is no number from 1 on"),
-        (existing, str(tmp_path / "none"), "is no folder"),
+    for option, value, message in (
+        (several("system", ["fastai", "PyTorch loop"]), "fastai,PyTorch lop", "no system 'PyTorch lop': did you mean 'PyTorch loop'?"),
+        (count, "0", "'0' is not a whole number above 0"),
+        (existing, str(tmp_path / "none"), "is not a folder"),
     ):
-        with pytest.raises(ArgumentTypeError) as said:
-            option(given)
-        assert says in str(said.value) and "\n" not in str(said.value)
-    ended([{"accuracy": 1.0}], tmp_path / "log.txt")
+        with pytest.raises(ArgumentTypeError) as error:
+            option(value)
+        assert message in str(error.value) and "\n" not in str(error.value)
+    exit_if_failed([{"accuracy": 1.0}], tmp_path / "log.txt")
     with pytest.raises(SystemExit, match=r"1 of 2 runs failed, the first: boom; see .*log\.txt"):
-        ended([{"accuracy": 1.0}, {"error": "boom"}], tmp_path / "log.txt")
+        exit_if_failed([{"accuracy": 1.0}, {"error": "boom"}], tmp_path / "log.txt")
 
 
-def test_policies_of_batch_norm_stand_beside_live_over_the_same_seeds(bench):
+def test_batch_norm_policies_are_compared_with_live_over_the_same_seeds(bench):
     from _ledger import summary
     from batchnorm import NAMES, table
 
@@ -177,14 +177,14 @@ def test_policies_of_batch_norm_stand_beside_live_over_the_same_seeds(bench):
 
 
 @pytest.mark.parametrize(
-    ("name", "words", "says"),
+    ("name", "arguments", "row"),
     [
         ("probe", "--sizes 100x6x3 --kinds softmax", "| softmax | 100 x 6, 3 classes |"),
         ("feature_extraction", "--only memory --rows 2000 --batches 4 --rounds 1", "| memory: 4 shuffled batches of 256, "),
         ("cuts", f"--data {RESULTS.parent} --names digits --draws 1", "| digits, 4 | 0."),
     ],
 )
-def test_the_other_benchmarks_run(bench, monkeypatch, capsys, name, words, says):
-    monkeypatch.setattr("sys.argv", [name, *words.split()])
+def test_the_other_benchmarks_run(bench, monkeypatch, capsys, name, arguments, row):
+    monkeypatch.setattr("sys.argv", [name, *arguments.split()])
     importlib.import_module(name).main()
-    assert any(line.startswith(says) for line in capsys.readouterr().out.splitlines())
+    assert any(line.startswith(row) for line in capsys.readouterr().out.splitlines())

@@ -1,4 +1,4 @@
-"""The README is true: its commands compose, its Python runs, its file tree is the tree."""
+"""The README: its commands compose and bind, and its Python examples run."""
 
 import re
 import shlex
@@ -21,7 +21,7 @@ BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.MULTILINE | re.DOT
 COMMANDS = [line for language, block in BLOCKS if not language for line in block.splitlines() if line.startswith("python train.py")]
 
 
-def test_the_first_two_commands_are_the_newcomers():
+def test_the_first_two_commands_are_installation_and_tests():
     lines = [line for _, block in BLOCKS for line in block.splitlines()]
     assert lines[:2] == ["pip install -e . && python train.py", 'pip install -e ".[dev]" && pytest']
 
@@ -35,7 +35,7 @@ def test_command_composes_and_binds(command):
         for job in jobs:
             cfg = compose("train", overrides=[*job, "paths.run=/tmp/run"], return_hydra_config=True)
             with use_hydra_config(cfg):
-                bind(cfg)  # raises UserError for a name or a value that nothing takes
+                bind(cfg)  # raises UserError for a name or value that no factory accepts
             assert cfg.recipe in RECIPES
 
 
@@ -45,9 +45,9 @@ def test_there_are_commands():
 
 def test_the_python_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    space: dict = {}
-    exec(next(block for language, block in BLOCKS if language == "python" and "class Mine" in block), space)
-    model, trainer = space["Mine"](), space["trainer"]
+    namespace: dict = {}
+    exec(next(block for language, block in BLOCKS if language == "python" and "class Mine" in block), namespace)
+    model, trainer = namespace["Mine"](), namespace["trainer"]
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     images = [(torch.randn(3, 32, 32), i % 10) for i in range(8)]
     trainer.fit_loop.max_epochs = 5
@@ -59,9 +59,9 @@ def test_the_python_example_runs(tmp_path, monkeypatch):
 def test_the_example_that_uses_a_run_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Image.new("L", (20, 30), 200).save("digit.png")
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, ROOT / "train.py", "hydra.run.dir=runs/example", "debug=fast", "trainer=cpu"], capture_output=True
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     exec(next(block for language, block in BLOCKS if language == "python" and "ftlit.load" in block), {})
     assert re.match(r"\d [01]\.\d+ \[\('\d', ", capsys.readouterr().out)

@@ -1,4 +1,4 @@
-"""Images and their features."""
+"""Faults of images and their features."""
 
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,11 @@ def normalised(images: Tensor, mean: Any, std: Any) -> Tensor:
     return (images - torch.tensor(mean).reshape(3, 1, 1)) / torch.tensor(std).reshape(3, 1, 1)
 
 
-@fault("images are not normalised as the weights were trained", names="weights were trained with")
+@fault("images are not normalised as the weights were trained", pattern="weights were trained with")
 def normalisation(peer: Any, folder: Path) -> Found:
-    """Weights trained with mean and std 0.5 get images of ImageNet's mean and std (FOA#2, fastai#3716). For ftlit a user overrides what
-    the weights say, and the plan of the run is read; without the override the spec comes from the weights. Harm: other features."""
+    """Weights trained with mean and std 0.5 get images normalised with ImageNet's mean and std (FOA#2, fastai#3716). For ftlit the input
+    spec is overridden and the warnings of the plan are checked; without the override the spec of the weights is used. Harm: the features
+    differ."""
     from ftlit import load_backbone
 
     backbone = load_backbone("glyph").eval()
@@ -38,15 +39,15 @@ def normalisation(peer: Any, folder: Path) -> Found:
         right_features, features = (pooled(backbone)(x) for x in (normalised(images, spec.mean, spec.std), wrong))
     number = f"features off by {float((features - right_features).norm() / right_features.norm()):.0%}"
     if isinstance(peer, Ours):
-        return Found(True, number, plan_of(load_backbone("glyph", input_spec={"mean": IMAGENET[0], "std": IMAGENET[1]})))
+        return Found(True, number, plan_warnings(load_backbone("glyph", input_spec={"mean": IMAGENET[0], "std": IMAGENET[1]})))
     net = Net(pooled(backbone), nn.Linear(features.shape[1], 3), peer.optimizer)
     batches = DataLoader(TensorDataset(wrong, torch.arange(24) % 3), batch_size=8)
     trainer_for(peer.callbacks(net), folder, epochs=2).fit(net, batches, batches)
     return Found(True, number)
 
 
-def plan_of(backbone: nn.Module) -> list[str]:
-    """What the plan of a run warns of."""
+def plan_warnings(backbone: nn.Module) -> list[str]:
+    """Warnings in the plan of a run."""
     from ftlit import Schedule, Stage
     from ftlit.finetuning.plan import examine
 
@@ -55,12 +56,12 @@ def plan_of(backbone: nn.Module) -> list[str]:
     return list(examine(module, ["head"], Schedule([Stage(["head"]), Stage(["*"], 1)]), optimizer).warnings)
 
 
-@fault("the best epoch is chosen on the images that are then reported", names="duplicates across splits|val.*test")
+@fault("the best epoch is chosen on the images that are then reported", pattern="duplicates across splits|val.*test")
 def chosen_on_test(peer: Any, folder: Path) -> Found:
-    """Val and test hold the same images (dinov2's `linear.py`). Harm: the run goes through, as it does for all three; ftlit's data say so
-    before it, image by image."""
+    """Val and test hold the same images (dinov2's `linear.py`). Harm: the run succeeds, as it does in all three libraries; ftlit lists
+    the duplicates before the run."""
     if isinstance(peer, Ours):
-        return Found(True, "", notes_of_same_images())
+        return Found(True, "", duplicate_notes())
     net = Net(plain(), linear_head(), peer.optimizer)
     keep = peer.checkpoint(dirpath=folder / "kept", monitor="val_loss", save_top_k=1)
     same = loader()
@@ -70,8 +71,8 @@ def chosen_on_test(peer: Any, folder: Path) -> Found:
     return Found(True)
 
 
-def notes_of_same_images() -> list[str]:
-    """What ftlit says of a data set whose val and test are the same."""
+def duplicate_notes() -> list[str]:
+    """The notes of ftlit on a data set with equal val and test images."""
     from ftlit.data.dataset import Examples
     from ftlit.data.splits import assemble
 
@@ -83,24 +84,26 @@ def notes_of_same_images() -> list[str]:
     return assemble(splits, list("abc"), fractions={}, split_seed=0).notes
 
 
-@fault("stored features outlive a change of weights, transform or image", names="stale", without=("Lightning", "finetuning-scheduler"))
+@fault(
+    "cached features are used after a change of weights, transform or image", pattern="stale", without=("Lightning", "finetuning-scheduler")
+)
 def stale_features(peer: Any, folder: Path) -> Found:
-    """Features are stored; then one weight, one transform, one image changes (kaiko-eva: the key is "the directory exists"). Harm: what is
-    read differs from what the network gives now."""
+    """After features are cached, one weight, one transform and one image change (kaiko-eva: the key is "the directory exists"). Harm: the
+    cached features differ from those of the network."""
     from ftlit import extract_features, load_backbone
 
     backbone = load_backbone("glyph").eval()
     images = torch.rand(12, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
-    def off(shown: Tensor) -> float:
+    def error(shown: Tensor) -> float:
         features = extract_features(backbone, [shown], cache=folder / "features")["layer4"].read(range(len(shown)))
         with torch.no_grad():
             return float((features - pooled(backbone)(shown)).abs().max())
 
-    found = [off(images)]
+    found = [error(images)]
     with torch.no_grad():
         next(backbone.parameters()).view(-1)[0] += 1
-    found += [off(images), off(images.flip(-1))]
+    found += [error(images), error(images.flip(-1))]
     images[3] = 1 - images[3]
-    found += [off(images)]
+    found += [error(images)]
     return Found(max(found) > 1e-4, f"{sum(value > 1e-4 for value in found)} of 3 changes missed")

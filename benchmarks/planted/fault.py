@@ -1,4 +1,4 @@
-"""What a planted fault is, and what a peer made of it."""
+"""Planted faults and verdicts on them."""
 
 import logging
 import re
@@ -15,99 +15,99 @@ NO_OPTION = "no such option"
 
 @dataclass(frozen=True)
 class Found:
-    """What a run came to: whether the fault did its harm, the number behind it, and lines that the peer said where no logger sees them."""
+    """Result of a run: whether the fault did harm, a measured value, and messages of the library that no logger receives."""
 
     harm: bool
-    number: str = ""
-    said: list[str] = field(default_factory=list)
+    measured: str = ""
+    messages: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A cell of the table; `line` is the warning or error that names the fault, or what the run crashed with."""
+    """A cell of the table: outcome, measured value, and the warning or error that names the fault or ended the run."""
 
-    word: str
-    number: str = ""
-    line: str = ""
+    outcome: str
+    measured: str = ""
+    message: str = ""
 
     def __str__(self) -> str:
-        return f"{self.word} ({self.number})" if self.number else self.word
+        return f"{self.outcome} ({self.measured})" if self.measured else self.outcome
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault: its row in the table, and the run in which it is planted.
+    """A fault: its title in the table, and the run in which it is planted.
 
     Args:
-        title: the row.
-        probe: (peer, folder) -> what was found; its docstring says what is planted.
-        names: a regular expression; a warning or an error that it matches names the fault.
-        processes: that train together.
-        without: peers that have nothing the fault could be planted in.
+        title: label of the row.
+        probe: (peer, folder) -> result of the run; its docstring describes the planted fault.
+        pattern: a regular expression; a warning or an error that it matches names the fault.
+        processes: number of processes that train together.
+        without: peers without the option in which the fault would be planted.
     """
 
     title: str
     probe: Callable[[Any, Path], Found]
-    names: str
+    pattern: str
     processes: int = 1
     without: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        """What `--only` takes."""
+        """The name for `--only`."""
         return self.probe.__name__
 
     def run(self, peer: Any, folder: Path) -> Verdict:
         """Plant it in a run of this peer."""
-        with heard() as lines:
+        with captured_messages() as messages:
             try:
                 found = self.probe(peer, folder)
             except Exception as error:
-                line = f"{type(error).__name__}: {error}"
-                named = re.search(self.names, str(error))
-                return Verdict("reported", "refused", line) if named else Verdict("crashes", type(error).__name__, line)
+                message = f"{type(error).__name__}: {error}"
+                named = re.search(self.pattern, str(error))
+                return Verdict("reported", "error", message) if named else Verdict("crashes", type(error).__name__, message)
         if not found.harm:
-            return Verdict("prevented", found.number)
-        line = next((line for line in [*found.said, *lines] if re.search(self.names, line)), "")
-        return Verdict("reported" if line else "silent", found.number, line)
+            return Verdict("prevented", found.measured)
+        message = next((message for message in [*found.messages, *messages] if re.search(self.pattern, message)), "")
+        return Verdict("reported" if message else "silent", found.measured, message)
 
 
 FAULTS: dict[str, Fault] = {}
 
 
-def fault(title: str, names: str, **how: Any) -> Callable[[Callable[[Any, Path], Found]], Callable[[Any, Path], Found]]:
-    """Enter a probe in the table."""
+def fault(title: str, pattern: str, **options: Any) -> Callable[[Callable[[Any, Path], Found]], Callable[[Any, Path], Found]]:
+    """Add a probe to the table of faults."""
 
-    def enter(probe: Callable[[Any, Path], Found]) -> Callable[[Any, Path], Found]:
-        FAULTS[probe.__name__] = Fault(title, probe, names, **how)
+    def add(probe: Callable[[Any, Path], Found]) -> Callable[[Any, Path], Found]:
+        FAULTS[probe.__name__] = Fault(title, probe, pattern, **options)
         return probe
 
-    return enter
+    return add
 
 
-class _Ear(logging.Handler):
-    def __init__(self, lines: list[str]) -> None:
+class _Collector(logging.Handler):
+    def __init__(self, messages: list[str]) -> None:
         super().__init__(logging.INFO)
-        self.lines = lines
+        self.messages = messages
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
+        self.messages.append(record.getMessage())
 
 
 @contextmanager
-def heard() -> Iterator[list[str]]:
-    """All that is warned of and logged meanwhile, a line each."""
-    lines: list[str] = []
-    ear, before = _Ear(lines), warnings.showwarning
+def captured_messages() -> Iterator[list[str]]:
+    """Collect all warnings and log messages, one line each."""
+    messages: list[str] = []
+    collector, before = _Collector(messages), warnings.showwarning
     loggers = [logging.getLogger(name) for name in ("", "lightning.pytorch", "lightning.fabric", "finetuning_scheduler")]
     try:
         for logger in loggers:
-            logger.addHandler(ear)
+            logger.addHandler(collector)
         with warnings.catch_warnings():
             warnings.simplefilter("always")
-            warnings.showwarning = lambda message, *_, **__: lines.append(" ".join(str(message).split()))
-            yield lines
+            warnings.showwarning = lambda message, *_, **__: messages.append(" ".join(str(message).split()))
+            yield messages
     finally:
         warnings.showwarning = before
         for logger in loggers:
-            logger.removeHandler(ear)
+            logger.removeHandler(collector)

@@ -1,4 +1,4 @@
-"""What the optimizer holds."""
+"""Faults of the parameters in the optimizer."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from .fault import Found, fault
-from .nets import Net, fit, flat, furthest, linear_head, number, plain
-from .peers import RATE
+from .nets import Net, fit, flat, linear_head, max_difference, number, plain
+from .peers import LEARNING_RATE
 
 
 class TwoHeads(nn.Module):
-    """As where a second task has no labels yet: its norm is as new as the backbone's."""
+    """Two heads, of which the second is not trained yet: its norm still has the same initial values as a norm of the backbone."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -24,9 +24,10 @@ class TwoHeads(nn.Module):
         return self.first(features)
 
 
-@fault("parameters of equal values are left out of the optimizer on unfreezing", names="will be skipped")
+@fault("parameters with equal values are left out of the optimizer on unfreezing", pattern="will be skipped")
 def equal_values(peer: Any, folder: Path) -> Found:
-    """The backbone's norm has the values of an unmoved norm of the head (Lightning's `filter_on_optimizer`). Harm: it never moves."""
+    """A norm of the backbone has the same values as an untrained norm of the head (Lightning's `filter_on_optimizer`). Harm: it never
+    trains."""
     torch.manual_seed(0)
     net = Net(nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Tanh()), TwoHeads(), peer.optimizer)
     start = deepcopy(net.backbone)
@@ -35,14 +36,14 @@ def equal_values(peer: Any, folder: Path) -> Found:
     return Found(not all(moved), f"{sum(moved)} of {len(moved)} tensors train")
 
 
-@fault("a layer that no optimizer holds never trains", names=r"neck|no optimizer holds")
+@fault("a layer that is not in the optimizer never trains", pattern=r"neck|no optimizer holds")
 def no_group(peer: Any, folder: Path) -> Found:
-    """The optimizer is built over the head, as in BackboneFinetuning's example, and the module has a neck between the two; all is to
-    train from epoch 1 on. Harm: the neck does not move."""
+    """The optimizer is built over the head, as in the example of BackboneFinetuning, and the module has a neck between backbone and head;
+    all layers should train from epoch 1 on. Harm: the neck does not change."""
 
     class WithNeck(Net):
         def __init__(self) -> None:
-            super().__init__(plain(), linear_head(), lambda module: SGD(module.head.parameters(), lr=RATE))
+            super().__init__(plain(), linear_head(), lambda module: SGD(module.head.parameters(), lr=LEARNING_RATE))
             torch.manual_seed(4)
             self.neck = nn.Linear(8, 8)
 
@@ -52,5 +53,5 @@ def no_group(peer: Any, folder: Path) -> Found:
     net = WithNeck()
     start = flat(net.neck)
     fit(net, peer.callbacks(net), folder)
-    moved = furthest(start, flat(net.neck))
-    return Found(moved == 0, f"neck moves by {number(moved)}")
+    moved = max_difference(start, flat(net.neck))
+    return Found(moved == 0, f"neck changes by {number(moved)}")

@@ -1,4 +1,4 @@
-"""Tiny nets and runs on the CPU: differences are signs and not sizes."""
+"""Tiny networks and runs on the CPU. Only the sign of a difference is meaningful, not its size."""
 
 import os
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from .peers import EPOCHS
 
 IMAGES, BATCH = 32, 8
 STEPS = IMAGES // BATCH
-WORLD = "PLANTED_WORLD"  # in the environment: how many processes train together
+WORLD = "PLANTED_WORLD"  # environment variable: number of processes that train together
 
 
 class Net(LightningModule):
-    """A backbone and a head. `stalled` makes the logged metric a constant."""
+    """A backbone and a head. With `stalled` the logged metric is constant."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Net(LightningModule):
 
 
 class Watch(Callback):
-    """What each step finds: last in the list, so that it comes after the peer's own hook."""
+    """Record whether the backbone trains, and the ratio of the learning rates, at each step. Must come after the callbacks of the peer."""
 
     def __init__(self) -> None:
         self.unfrozen_at: int | None = None
@@ -67,8 +67,8 @@ class Watch(Callback):
             self.ratios.append(ratio_of(trainer, pl_module))
 
     @property
-    def told(self) -> str:
-        """The backbone's rate over the head's, while both train."""
+    def ratio_range(self) -> str:
+        """Learning rate of the backbone / learning rate of the head, while both train."""
         low, high = min(self.ratios), max(self.ratios)
         return f"{low:.2g}" if high - low < 1e-6 else f"{low:.2g} to {high:.2g}"
 
@@ -129,7 +129,7 @@ def flat(module: nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten() for p in module.parameters()])
 
 
-def furthest(a: Tensor, b: Tensor) -> float:
+def max_difference(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max())
 
 

@@ -1,4 +1,4 @@
-"""A callback by which each process of a program that was started from outside says that it trained."""
+"""A callback that records that a process trained, for programs that run as subprocesses."""
 
 import os
 from pathlib import Path
@@ -6,13 +6,13 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
-RAN = "PLANTED_RAN"  # in the environment: the folder of the notes
+NOTES_FOLDER = "PLANTED_NOTES"  # environment variable: the folder of the notes
 
 
 class Note(Callback):
-    """Leaves a file for each process and number of processes."""
+    """Write an empty file named after the number of processes and the process id."""
 
     def on_train_end(self, trainer: Trainer, *_: Any) -> None:
-        folder = Path(os.environ[RAN])
+        folder = Path(os.environ[NOTES_FOLDER])
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{trainer.world_size}-{os.getpid()}").touch()

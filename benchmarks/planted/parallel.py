@@ -1,4 +1,4 @@
-"""Several processes."""
+"""Faults of several processes."""
 
 from pathlib import Path
 from typing import Any
@@ -7,10 +7,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from .fault import Found, fault
-from .nets import Net, fit, flat, furthest, linear_head, number, plain
+from .nets import Net, fit, flat, linear_head, max_difference, number, plain
 
 
-@fault("DDP: processes drift apart after unfreezing", names="reducer|drift|averaged", processes=2)
+@fault("DDP: weights of the processes diverge after unfreezing", pattern="reducer|drift|averaged", processes=2)
 def ranks(peer: Any, folder: Path) -> Found:
     """The backbone is unfrozen after DDP has wrapped the module (Lightning#20340). Harm: the weights of two processes differ."""
 
@@ -22,5 +22,5 @@ def ranks(peer: Any, folder: Path) -> Found:
 
     net, gather = Net(plain(), linear_head(), peer.optimizer).double(), Gather()
     fit(net, [*peer.callbacks(net), gather], folder)
-    apart = furthest(*gather.all)
-    return Found(apart > 0, f"weights differ by {number(apart)}")
+    difference = max_difference(*gather.all)
+    return Found(difference > 0, f"weights differ by {number(difference)}")

@@ -1,4 +1,4 @@
-"""The peers, each with the settings that its documentation offers. Every one gets the same net, data, rates and epochs."""
+"""The compared libraries, each with the settings of its documentation. All get the same network, data, learning rates and epochs."""
 
 from functools import partial
 from typing import Any
@@ -7,7 +7,7 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch.optim import SGD
 
-RATE, RATIO = 0.1, 0.1  # of the head; of the backbone over the head
+LEARNING_RATE, RATIO = 0.1, 0.1  # learning rate of the head; learning rate of the backbone / that of the head
 EPOCHS = 4
 
 
@@ -21,7 +21,7 @@ class Ours:
     def optimizer(self, module: LightningModule) -> SGD:
         from ftlit import build_optimizer
 
-        return build_optimizer(module, partial(SGD, lr=RATE, momentum=0.9), [("head", 1.0), ("*", RATIO)])
+        return build_optimizer(module, partial(SGD, lr=LEARNING_RATE, momentum=0.9), [("head", 1.0), ("*", RATIO)])
 
     def callbacks(self, module: LightningModule, *, epoch: int = 1, metric: bool = False) -> list[Callback]:
         from ftlit import Schedule, Stage, StagedFinetuning, Until
@@ -47,10 +47,10 @@ class Lightning:
 
 
 class Scheduler:
-    """finetuning-scheduler. By epochs alone unless a metric is asked for; phases are lists of parameter names."""
+    """finetuning-scheduler. Phases are lists of parameter names and end at an epoch, or by a metric if `metric`."""
 
     distribution = "finetuning-scheduler"
-    early_stopping = None  # its own takes the place of Lightning's
+    early_stopping = None  # its own class replaces Lightning's
 
     def optimizer(self, module: LightningModule) -> SGD:
         return trainable_only(module)
@@ -60,9 +60,9 @@ class Scheduler:
 
         names = [name for name, _ in module.named_parameters()]
         head = [name for name in names if name.startswith("head")]
-        last = {"params": [name for name in names if name not in head], "lr": RATE * RATIO}
+        last = {"params": [name for name in names if name not in head], "lr": LEARNING_RATE * RATIO}
         if not metric:
-            last["max_transition_epoch"] = EPOCHS  # asked for; the run goes on as far as Trainer says
+            last["max_transition_epoch"] = EPOCHS  # required; the run ends at the max_epochs of Trainer
         scheduler = FinetuningScheduler(
             ft_schedule={0: {"params": head, "max_transition_epoch": epoch}, 1: last},
             restore_best=False,
@@ -82,4 +82,4 @@ PEERS = {"Lightning": Lightning, "finetuning-scheduler": Scheduler, "ftlit": Our
 
 
 def trainable_only(module: LightningModule) -> SGD:
-    return SGD([p for p in module.parameters() if p.requires_grad], lr=RATE, momentum=0.9)
+    return SGD([p for p in module.parameters() if p.requires_grad], lr=LEARNING_RATE, momentum=0.9)

@@ -1,4 +1,4 @@
-"""Learning rates of several groups."""
+"""Faults of the learning rates of several groups."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,15 +11,18 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
 from .fault import Found, fault
 from .nets import STEPS, Net, Watch, fit, linear_head, loader, plain, ratio_of, trainer_for
-from .peers import EPOCHS, RATE, RATIO, Ours
+from .peers import EPOCHS, LEARNING_RATE, RATIO, Ours
 
-STEPS_IN_ALL = EPOCHS * STEPS
+TOTAL_STEPS = EPOCHS * STEPS
 
 
 def two_groups(module: LightningModule) -> SGD:
-    """Rates by layer, as a user of torch writes them."""
-    groups = [{"params": module.head.parameters(), "lr": RATE}, {"params": module.backbone.parameters(), "lr": RATE * RATIO}]
-    return SGD(groups, lr=RATE, momentum=0.9)
+    """Layer-wise learning rates with torch's parameter groups."""
+    groups = [
+        {"params": module.head.parameters(), "lr": LEARNING_RATE},
+        {"params": module.backbone.parameters(), "lr": LEARNING_RATE * RATIO},
+    ]
+    return SGD(groups, lr=LEARNING_RATE, momentum=0.9)
 
 
 def watched(peer: Any, folder: Path, optimizer: Callable[[Any], SGD], curve: Callable[[SGD], Any]) -> Watch:
@@ -32,37 +35,39 @@ def flattened(ratios: list[float]) -> bool:
     return max(abs(ratio - RATIO) for ratio in ratios) > 1e-6
 
 
-@fault("a scheduler flattens the rates by layer", names="allow_untested|max_lr|not in the ratio")
+@fault("a scheduler removes the ratio between layer-wise learning rates", pattern="allow_untested|max_lr|not in the ratio")
 def layer_decay(peer: Any, folder: Path) -> Found:
-    """Rates by layer (0.1 asked for), then torch's `OneCycleLR(optimizer, max_lr=rate)` (timm#2532 is the same loss of ratios). Harm:
-    another ratio."""
+    """Layer-wise learning rates (ratio 0.1) with torch's `OneCycleLR(optimizer, max_lr=rate)` (timm#2532 loses ratios in the same way).
+    Harm: another ratio."""
     optimizer = peer.optimizer if isinstance(peer, Ours) else two_groups
-    watch = watched(peer, folder, optimizer, lambda o: {"scheduler": OneCycleLR(o, RATE, total_steps=STEPS_IN_ALL + 1), "interval": "step"})
-    return Found(flattened(watch.ratios), f"ratio {watch.told}")
+    watch = watched(
+        peer, folder, optimizer, lambda o: {"scheduler": OneCycleLR(o, LEARNING_RATE, total_steps=TOTAL_STEPS + 1), "interval": "step"}
+    )
+    return Found(flattened(watch.ratios), f"ratio {watch.ratio_range}")
 
 
-@fault("a scheduler crashes on the group that unfreezing adds", names="allow_untested|schedulers? that")
+@fault("a scheduler crashes on the parameter group that unfreezing adds", pattern="allow_untested|schedulers? that")
 def added_group(peer: Any, folder: Path) -> Found:
-    """`LambdaLR` while the backbone is unfrozen. Harm: another ratio than asked for. A crash is no silence, and no answer either."""
+    """`LambdaLR` while the backbone is unfrozen. Harm: another ratio than the configured one. A crash does not name the fault."""
     watch = watched(peer, folder, peer.optimizer, lambda o: {"scheduler": LambdaLR(o, lambda step: 0.9**step), "interval": "step"})
-    return Found(flattened(watch.ratios), f"ratio {watch.told}")
+    return Found(flattened(watch.ratios), f"ratio {watch.ratio_range}")
 
 
 class Tuned(Net):
-    """Notes the ratio of the rates at each step of a range test."""
+    """Record the ratio of the learning rates at each step of a range test."""
 
-    def __init__(self, **how: Any) -> None:
-        super().__init__(plain(), linear_head(), **how)
-        self.lr, self.ratios = RATE, []
+    def __init__(self, **options: Any) -> None:
+        super().__init__(plain(), linear_head(), **options)
+        self.lr, self.ratios = LEARNING_RATE, []
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self.ratios.append(ratio_of(self.trainer, self))
 
 
-@fault("`lr_find` gives all groups one rate", names="groups|one rate|single learning rate")
+@fault("`lr_find` gives all groups one learning rate", pattern="groups|one rate|single learning rate")
 def range_test(peer: Any, folder: Path) -> Found:
-    """A range test of a module with rates by layer: Lightning's Tuner for the peers, which have no other, the loop of `recipe=lr_find`
-    for ftlit. Harm: the ratio in the test is not the one that will be trained with."""
+    """A range test of a module with layer-wise learning rates: Lightning's Tuner for the peers, which have no other, the loop of
+    `recipe=lr_find` for ftlit. Harm: the ratio in the test differs from the ratio in training."""
     if isinstance(peer, Ours):
         from functools import partial
 

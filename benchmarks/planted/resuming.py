@@ -1,4 +1,4 @@
-"""Runs that are stopped and go on."""
+"""Faults of interrupted and resumed runs."""
 
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from .fault import Found, fault
-from .nets import Net, fit, flat, furthest, linear_head, number, plain, trainer_for
+from .nets import Net, fit, flat, linear_head, max_difference, number, plain, trainer_for
 from .peers import Ours
 
 
-@fault("resuming freezes the backbone again", names="frozen|freez")
+@fault("resuming freezes the backbone again", pattern="frozen|freez")
 def refrozen(peer: Any, folder: Path) -> Found:
-    """Resumed from the end of the epoch that unfroze (Lightning#21901). Harm: the backbone moves no more, or the end is not that of the
-    run that went on."""
+    """Resumed from the end of the epoch that unfroze the backbone (Lightning#21901). Harm: the backbone does not change any more, or the
+    final weights differ from those of the uninterrupted run."""
 
     def run(path: Path | None) -> Net:
         net = Net(plain(), linear_head(), peer.optimizer)
@@ -25,21 +25,21 @@ def refrozen(peer: Any, folder: Path) -> Found:
         fit(net, [*peer.callbacks(net), keep], folder, resume=path)
         return net
 
-    went_on = run(None)
+    uninterrupted = run(None)
     path = (folder / "kept" / "epoch=1.ckpt").rename(folder / "resumed.ckpt")
     resumed = run(path)
-    then = torch.load(path, weights_only=False)["state_dict"]
-    moved = max(furthest(then[f"backbone.{name}"], p.detach()) for name, p in resumed.backbone.named_parameters())
-    apart = furthest(flat(went_on), flat(resumed))
-    return Found(apart > 0, f"weights differ by {number(apart)} from the run that went on; backbone moves by {number(moved)}")
+    saved = torch.load(path, weights_only=False)["state_dict"]
+    moved = max(max_difference(saved[f"backbone.{name}"], p.detach()) for name, p in resumed.backbone.named_parameters())
+    difference = max_difference(flat(uninterrupted), flat(resumed))
+    return Found(difference > 0, f"weights differ by {number(difference)} from the uninterrupted run; backbone changes by {number(moved)}")
 
 
-class Stopped(Exception):
-    """The run is killed."""
+class Interrupted(Exception):
+    """Simulates a killed run."""
 
 
 class Recording(LightningModule):
-    """Notes which images the first epoch trains on; `stop_after`: batches until the run is killed."""
+    """Record the images of the first epoch. `stop_after`: number of batches until the run is interrupted."""
 
     def __init__(self, stop_after: int | None = None) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Recording(LightningModule):
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         values = batch[0].flatten(1)[:, :1]
         if len(self.seen) == self.stop_after:
-            raise Stopped
+            raise Interrupted
         if self.trainer.current_epoch == 0:
             self.seen.append((values[:, 0] * 255).round().int().tolist())
         return nn.functional.cross_entropy(self.head(self.backbone(values)), batch[1])
@@ -59,7 +59,7 @@ class Recording(LightningModule):
 
 
 class SaveAt(Callback):
-    """A checkpoint in the midst of an epoch, as ModelCheckpoint(every_n_train_steps) writes one."""
+    """Save a checkpoint within an epoch, as ModelCheckpoint(every_n_train_steps) does."""
 
     def __init__(self, path: Path, step: int) -> None:
         self.path, self.step = path, step
@@ -74,7 +74,7 @@ def picture(shade: int) -> Image.Image:
 
 
 def shades() -> Any:
-    """ftlit's own data module: each image is a shade, which tells it from the others."""
+    """A data module of ftlit in which each image has its own shade of grey."""
     from ftlit import ImageData, InputSpec
     from ftlit.data.dataset import Collection, Examples
 
@@ -83,10 +83,10 @@ def shades() -> Any:
     return ImageData(Collection(splits, list("abc")), spec, augment="none", batch_size=2, num_workers=0)
 
 
-@fault("a resume within an epoch trains on its first batches again", names="not resumable|replay")
+@fault("a run resumed within an epoch trains on the first batches of the epoch again", pattern="not resumable|replay")
 def replayed(peer: Any, folder: Path) -> Found:
-    """Killed after 5 of 8 batches, resumed from there; peers with a DataLoader, ftlit with its ImageData and LastCheckpoint. Harm: an
-    image of the epoch comes twice, or not at all."""
+    """Interrupted after 5 of 8 batches and resumed; peers with a DataLoader, ftlit with its ImageData and LastCheckpoint. Harm: an image is
+    used twice in the epoch, or not at all."""
     values = torch.arange(16.0).reshape(-1, 1) / 255
 
     def run(stop_after: int | None, resume: Path | None) -> list[list[int]]:
@@ -102,7 +102,7 @@ def replayed(peer: Any, folder: Path) -> Found:
         trainer = trainer_for([*peer.callbacks(net), save], folder, epochs=2, limit_val_batches=0)
         try:
             trainer.fit(net, data, ckpt_path=resume)
-        except Stopped:
+        except Interrupted:
             pass
         return net.seen
 

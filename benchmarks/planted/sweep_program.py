@@ -1,4 +1,4 @@
-"""What a user of Lightning and Hydra writes: a main that trains."""
+"""A small training program with Lightning and Hydra, as a user would write it."""
 
 import sys
 from pathlib import Path
@@ -33,7 +33,7 @@ def main(cfg: DictConfig) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    data = DataLoader(images(), batch_size=BATCH // cfg.devices)  # Lightning shares it out
+    data = DataLoader(images(), batch_size=BATCH // cfg.devices)  # Lightning divides it among the processes
     trainer.fit(net, data, data)
 
 

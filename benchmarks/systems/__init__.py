@@ -1,1 +1,1 @@
-"""What a user would pick to fine-tune a network, each at the defaults of its documentation, on one and the same task."""
+"""Ways to fine-tune a network, each with the defaults of its documentation, on the same task."""

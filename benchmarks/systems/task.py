@@ -1,4 +1,4 @@
-"""A task that every system is given, and what those without parts of their own build from torchvision."""
+"""The task of every system, and network and data for the systems that use torchvision's."""
 
 import os
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from torchvision import models
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-WORKERS = max(1, len(os.sched_getaffinity(0)) // 2)  # processes that load, of each system
+WORKERS = max(1, len(os.sched_getaffinity(0)) // 2)  # loader processes of each system
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,12 @@ class Task:
     """Images and a pretrained network.
 
     Args:
-        root: folder of the splits `train`, `val` and `test`, each with a folder a class.
+        root: folder of the splits `train`, `val` and `test`, each with one folder per class.
         backbone: `squeezenet1_1`, `resnet18` and so on, or ftlit's `glyph`.
-        weights: a file of torchvision's; `None` for glyph, which brings its own.
-        epochs: `None` for the system's own number.
-        seed: of all that is drawn in training.
-        flips: whether an image may be mirrored (a digit may not).
+        weights: a weights file of torchvision; `None` for glyph, which ships its weights.
+        epochs: `None` for the default of the system.
+        seed: seed of all random numbers in training.
+        flips: whether images may be mirrored (digits may not).
     """
 
     root: str
@@ -36,17 +36,17 @@ class Task:
     flips: bool
 
     def images(self, split: str) -> list[Path]:
-        """Files of a split."""
+        """Image files of a split."""
         return [path for path in sorted(Path(self.root, split).glob("*/*")) if path.is_file()]
 
     @property
     def few(self) -> bool:
-        """At most 20 images a class: the usual number of passes over them is too few for anything."""
+        """Whether there are at most 20 images per class, for which the usual number of epochs is too small."""
         return len(self.images("train")) <= 20 * len(list(Path(self.root, "train").iterdir()))
 
 
 def backbone_of(task: Task, *, pretrained: bool = True) -> tuple[nn.Module, int]:
-    """The network without its head, images -> (N, C), and C."""
+    """The network without its head, images -> features (N, C), and C."""
     if task.backbone == "glyph":
         from ftlit import load_backbone
 
@@ -62,29 +62,29 @@ def backbone_of(task: Task, *, pretrained: bool = True) -> tuple[nn.Module, int]
 
 
 def sizes(task: Task) -> tuple[int, int]:
-    """Pixels that the network takes, and those that the shorter side is brought to before the crop."""
+    """Input size in pixels, and size of the shorter side before the crop."""
     return (32, 32) if task.backbone == "glyph" else (224, 256)
 
 
 def normalization(task: Task) -> tuple[list[float], list[float]]:
-    """Mean and deviation of the channels in pretraining."""
+    """Mean and standard deviation of the channels in pretraining."""
     return ([0.5] * 3, [0.5] * 3) if task.backbone == "glyph" else ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
 def folders(task: Task) -> dict[str, ImageFolder]:
-    """The splits as PyTorch's tutorial reads them: random crops and mirror images of train, the middle of the others, and of train where
-    an image may not be mirrored.
+    """The splits with the transforms of PyTorch's tutorial: random crops and flips for train, centre crops for the others, and also for
+    train if images may not be mirrored.
 
     Source: "Transfer Learning for Computer Vision Tutorial", docs.pytorch.org.
     """
     size, resized = sizes(task)
     end: list[Any] = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*normalization(task))]
     plain = v2.Compose([v2.Resize(resized), v2.CenterCrop(size), *end])
-    drawn = v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), *end]) if task.flips else plain
-    views = {"train": drawn, "val": plain, "test": plain}
+    augmented = v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), *end]) if task.flips else plain
+    views = {"train": augmented, "val": plain, "test": plain}
     return {split: ImageFolder(str(Path(task.root, split)), view) for split, view in views.items()}
 
 
 def loader(data: ImageFolder, batch_size: int, *, shuffle: bool = False) -> DataLoader:
-    """Batches, loaded beside the training."""
+    """Batches, loaded in the background."""
     return DataLoader(data, batch_size, shuffle=shuffle, num_workers=WORKERS, persistent_workers=True)

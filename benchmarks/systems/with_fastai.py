@@ -13,11 +13,11 @@ from torchvision.models import get_model_weights
 from ftlit import load_backbone
 from systems.task import WORKERS, Task, normalization, sizes
 
-EPOCHS, OF_FEW = 5, 15  # after the one with a frozen body
+EPOCHS, EPOCHS_OF_FEW = 5, 15  # after the first epoch, in which the body is frozen
 
 
 def fine_tune(task: Task) -> float:
-    """`fine_tune`: one epoch of the head, then all; rates and groups are its own. `task.epochs` counts both."""
+    """Test accuracy of `fine_tune`: one epoch of the head, then all layers, with its own learning rates. `task.epochs` counts both."""
     set_seed(task.seed)
     size, root = sizes(task)[0], Path(task.root)
     number = len(task.images("train"))
@@ -35,23 +35,23 @@ def fine_tune(task: Task) -> float:
     with tempfile.TemporaryDirectory() as home:
         learner = vision_learner(loaders, _architecture(task, Path(home)), metrics=accuracy, normalize=False)
         with learner.no_bar(), learner.no_logging():
-            learner.fine_tune(task.epochs - 1 if task.epochs else OF_FEW if task.few else EPOCHS)
+            learner.fine_tune(task.epochs - 1 if task.epochs else EPOCHS_OF_FEW if task.few else EPOCHS)
     test = loaders.test_dl(task.images("test"), with_labels=True)
     predictions, labels = learner.get_preds(dl=test)
     return float((predictions.argmax(1) == labels).float().mean())
 
 
 def glyph(pretrained: bool = True) -> torch.nn.Module:
-    """ftlit's, as an architecture of fastai's."""
+    """ftlit's glyph backbone, as an architecture of fastai."""
     return load_backbone("glyph", weights="default" if pretrained else None)
 
 
-# fastai 2.8.12 takes `vision_learner(cut=)` and passes it on to nothing: what it knows of an architecture it reads here
+# fastai 2.8.12 ignores `vision_learner(cut=)` and reads the cut of an architecture here
 model_meta[glyph] = {"cut": lambda body: torch.nn.Sequential(*body.children()), "split": default_split}
 
 
 def _architecture(task: Task, home: Path) -> Any:
-    """torchvision's function, which finds the weights where it would have downloaded them."""
+    """The model function of torchvision, with the weights placed in its download cache."""
     if task.backbone == "glyph":
         return glyph
     assert task.weights is not None

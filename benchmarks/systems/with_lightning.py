@@ -1,4 +1,4 @@
-"""Lightning's BackboneFinetuning, and finetuning-scheduler, on a LightningModule as their documentation has it."""
+"""Lightning's BackboneFinetuning and finetuning-scheduler, on a LightningModule as in their documentation."""
 
 import logging
 import tempfile
@@ -10,15 +10,15 @@ import torch
 from lightning.pytorch.callbacks import BackboneFinetuning, Callback
 from torch import Tensor, nn
 
-from systems.by_hand import accuracy_of
 from systems.task import Task, backbone_of, folders, loader
+from systems.with_pytorch import accuracy_of
 
-EPOCHS = 15  # BackboneFinetuning unfreezes at its tenth by default
-RATE = 1e-3
+EPOCHS = 15  # BackboneFinetuning unfreezes at epoch 10 by default
+LEARNING_RATE = 1e-3
 
 
 class Network(pl.LightningModule):
-    """A backbone and a head, Adam over what trains."""
+    """A backbone and a head, with Adam over the trainable parameters."""
 
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -34,12 +34,12 @@ class Network(pl.LightningModule):
         self.log("val_loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam([parameter for parameter in self.parameters() if parameter.requires_grad], lr=RATE)
+        return torch.optim.Adam([parameter for parameter in self.parameters() if parameter.requires_grad], lr=LEARNING_RATE)
 
 
 def backbone_finetuning(task: Task) -> float:
-    """The callback at its defaults: the backbone unfreezes at epoch 10, at a tenth of the rate, which then rises; halfway through fewer.
-    The last epoch is tested, as Trainer keeps it.
+    """Test accuracy with the default callback: the backbone unfreezes at epoch 10 (with fewer epochs, halfway) at a tenth of the learning
+    rate, which then rises. The last epoch is tested, which is the one that Trainer keeps.
     """
     epochs = task.epochs or EPOCHS
     callback = BackboneFinetuning() if epochs > 10 else BackboneFinetuning(unfreeze_backbone_at_epoch=epochs // 2)
@@ -47,8 +47,8 @@ def backbone_finetuning(task: Task) -> float:
 
 
 def finetuning_scheduler(task: Task) -> float:
-    """The callback at its defaults: a schedule of its own making, two tensors a phase, each until the loss on val stalls, the best epoch by
-    that loss is tested; but 15 epochs where it would go on through all phases (26 of squeezenet1_1), which takes hours.
+    """Test accuracy with the default callback: a generated schedule, two tensors per phase, each until the validation loss stops improving;
+    the best epoch by that loss is tested. It is stopped after 15 epochs, because all phases (26 for squeezenet1_1) would take hours.
     """
     from finetuning_scheduler import FinetuningScheduler
 

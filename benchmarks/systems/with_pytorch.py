@@ -1,4 +1,4 @@
-"""A loop written by hand, and scikit-learn on features."""
+"""A plain PyTorch loop, and scikit-learn on features."""
 
 import copy
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ EPOCHS = 25
 
 
 def loop(task: Task, *, pretrained: bool = True) -> float:
-    """The loop of PyTorch's tutorial: everything trains, SGD, a tenth of the rate after each 7 epochs, the best epoch on val is kept."""
+    """The loop of PyTorch's tutorial: all layers, SGD, a tenth of the learning rate every 7 epochs; the best epoch on val is kept."""
     data = folders(task)
     backbone, width = backbone_of(task, pretrained=pretrained)
     network = nn.Sequential(backbone, nn.Linear(width, len(data["train"].classes)))
@@ -40,16 +40,16 @@ def loop(task: Task, *, pretrained: bool = True) -> float:
 
 
 def scratch(task: Task) -> float:
-    """The same from random weights, at ten times the rate."""
+    """The same loop from random weights, at ten times the learning rate."""
     return loop(task, pretrained=False)
 
 
 def features(task: Task) -> float:
-    """Logistic regression on the standardised features of the frozen network, of train and val; scikit-learn's L2 penalty."""
+    """Logistic regression on the standardised features of train + val, with scikit-learn's default L2 penalty."""
     data = folders(task)
     backbone = backbone_of(task)[0].eval()
     data["train"].transform = data["val"].transform
-    parts = {split: [torch.cat(column) for column in zip(*features_of(backbone, data[split]), strict=True)] for split in data}
+    parts = {split: [torch.cat(tensors) for tensors in zip(*features_of(backbone, data[split]), strict=True)] for split in data}
     known, labels = (torch.cat([parts["train"][i], parts["val"][i]]).numpy() for i in (0, 1))
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, random_state=task.seed)).fit(known, labels)
     return float(model.score(*(part.numpy() for part in parts["test"])))
@@ -63,8 +63,8 @@ def features_of(backbone: nn.Module, data: ImageFolder) -> Iterator[tuple[Tensor
 
 
 def accuracy_of(network: nn.Module, batches: DataLoader) -> float:
-    """Share of the images that it tells rightly."""
+    """Share of correctly classified images."""
     network.eval()
     with torch.inference_mode():
-        right = sum(int((network(images).argmax(1) == labels).sum()) for images, labels in batches)
-    return right / len(batches.dataset)  # type: ignore[arg-type]
+        correct = sum(int((network(images).argmax(1) == labels).sum()) for images, labels in batches)
+    return correct / len(batches.dataset)  # type: ignore[arg-type]

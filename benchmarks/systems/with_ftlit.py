@@ -13,25 +13,32 @@ from systems.task import Task
 
 
 def auto(task: Task) -> float:
-    """What the command gives, with nothing stored from before. Without the page of pictures, as no other system draws one."""
+    """Test accuracy of the command with an empty cache, and without the report, which no other system creates."""
     return run(task, "scenario=auto")
 
 
 def probe(task: Task) -> float:
-    """`recipe=probe`: the best of all cuts."""
+    """Test accuracy of `recipe=probe`: the best of all cuts."""
     return run(task, "recipe=probe")
 
 
 def run(task: Task, *more: str) -> float:
-    """Test accuracy of the command with these words more."""
+    """Test accuracy of the command with further overrides."""
     with tempfile.TemporaryDirectory() as folder:
-        words = [f"backbone={task.backbone}", "data=folder", f"data.root={task.root}", "trainer=cpu", "report=false", f"seed={task.seed}"]
-        words += [f"backbone.weights={task.weights}"] if task.weights else []
-        words += [f"trainer.max_epochs={task.epochs}"] if task.epochs else []
-        words += [] if task.flips else ["data.augment=none"]
-        words += [f"paths.run={folder}/run", f"cache.folder={folder}/store", *more]
+        overrides = [
+            f"backbone={task.backbone}",
+            "data=folder",
+            f"data.root={task.root}",
+            "trainer=cpu",
+            "report=false",
+            f"seed={task.seed}",
+        ]
+        overrides += [f"backbone.weights={task.weights}"] if task.weights else []
+        overrides += [f"trainer.max_epochs={task.epochs}"] if task.epochs else []
+        overrides += [] if task.flips else ["data.augment=none"]
+        overrides += [f"paths.run={folder}/run", f"cache.folder={folder}/store", *more]
         with fresh_hydra():
-            cfg = compose("train", overrides=words, return_hydra_config=True)
+            cfg = compose("train", overrides=overrides, return_hydra_config=True)
             cfg.hydra.job.num, cfg.hydra.runtime.output_dir = 0, f"{folder}/run"
             with use_hydra_config(cfg):
                 if cfg.recipe == "probe":
