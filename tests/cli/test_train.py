@@ -108,7 +108,7 @@ def test_after_ctrl_c_the_printed_command_goes_on(tmp_path):
     resume = shlex.split(re.search(r"To resume: (.*)", said)[1])
     assert resume[:1] == ["python"]
     changed = warm.run([sys.executable, *resume[1:], "optimizer.lr=0.5"], cwd=tmp_path)
-    assert changed.returncode == 2 and "goes on with the run as it was: optimizer.lr was 0.001, now 0.5" in changed.stderr
+    assert changed.returncode == 2 and "needs the config of the run: optimizer.lr was 0.001, now 0.5" in changed.stderr
     result = warm.run([sys.executable, *resume[1:]], cwd=tmp_path)
     assert result.returncode == 0 and "resuming from" in result.stdout, result.stderr
     steps = [int(row["step"]) for row in csv.DictReader((tmp_path / "run/metrics.csv").open()) if row["train/loss"]]
@@ -307,7 +307,7 @@ def test_a_run_that_is_still_going_on_is_not_resumed_beside_itself(tmp_path):
             time.sleep(0.1)
         before = (tmp_path / "config.yaml").stat().st_mtime_ns
         second = train(tmp_path, *command[2:], "resume=true")
-        assert second.returncode == 2 and "a run is still going on in" in second.stderr and "Traceback" not in second.stderr
+        assert second.returncode == 2 and "a run is still active in" in second.stderr and "Traceback" not in second.stderr
         assert (tmp_path / "config.yaml").stat().st_mtime_ns == before
     finally:
         going.kill()

@@ -1,4 +1,4 @@
-"""Probes at every layer: chosen on val alone, reported once on test, the same table from stored features."""
+"""Probes at every layer: chosen on val, evaluated once on test, the same table from stored features."""
 
 import csv
 import json
@@ -11,13 +11,14 @@ import warm
 from paths import ROOT
 
 from ftlit import FineTuner, UserError, extract_features, fit_probe, load_backbone
-from ftlit.probes.layer_probes import Interval, LayerProbes, best_of, bootstrap
+from ftlit.probes.layer_probes import Interval, LayerProbes, best_of, bootstrap, draw
+from ftlit.probes.linear_probe import Probe
 
 
 def split(count: int, seed: int, folder):
-    draw = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 3
-    images = torch.rand(count, 3, 32, 32, generator=draw) + 0.3 * labels[:, None, None, None]
+    images = torch.rand(count, 3, 32, 32, generator=generator) + 0.3 * labels[:, None, None, None]
     return extract_features(load_backbone("glyph"), [(images, labels)], ["layer1", "layer4"], cache=folder)
 
 
@@ -49,8 +50,8 @@ def test_a_probe_of_each_pooling_gives_the_same_logits_inside_the_network(poolin
 def test_the_interval_is_that_of_a_bootstrap():
     right = torch.arange(200) % 10 != 0
     found = bootstrap(right, 0)
-    draw = torch.Generator().manual_seed(1)
-    means = torch.stack([right[torch.randint(200, (200,), generator=draw)].double().mean() for _ in range(4000)])
+    generator = torch.Generator().manual_seed(1)
+    means = torch.stack([right[torch.randint(200, (200,), generator=generator)].double().mean() for _ in range(4000)])
     low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     assert found.share == 0.9 and found.low == pytest.approx(low, abs=0.006) and found.high == pytest.approx(high, abs=0.006)
     assert bootstrap(right, 0) == found and str(Interval(0.5, 0.25, 0.75)) == "0.5000 [0.2500, 0.7500]"
@@ -58,7 +59,7 @@ def test_the_interval_is_that_of_a_bootstrap():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"poolings": ["mux"]}, "did you mean 'max'"),
         ({"kinds": ["svn"]}, "did you mean 'svm'"),
@@ -67,8 +68,8 @@ def test_the_interval_is_that_of_a_bootstrap():
         ({"l2": [0.0]}, "probe.l2="),
     ],
 )
-def test_settings_out_of_their_range_are_refused(options, said):
-    with pytest.raises(UserError, match=said):
+def test_settings_out_of_their_range_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
         LayerProbes(**options)
 
 
@@ -77,7 +78,7 @@ def probe(folder, *arguments, **environment):
     return warm.run(command, cwd=folder, env={**os.environ, **environment}, timeout=300)
 
 
-def test_the_recipe_prints_a_row_a_layer_and_leaves_table_picture_and_result(tmp_path):
+def test_the_recipe_prints_a_row_per_layer_and_writes_table_figure_and_result(tmp_path):
     first, again = (probe(tmp_path, "probe.l2=[1e-1,1e-3]", FTLIT_CACHE=str(tmp_path / "store")) for _ in range(2))
     assert first.returncode == 0, first.stderr
     assert "1,797 computed" in first.stdout and "all stored" in again.stdout
@@ -93,18 +94,18 @@ def test_the_recipe_prints_a_row_a_layer_and_leaves_table_picture_and_result(tmp
     assert (tmp_path / "run" / "probe.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_few_images_are_drawn_several_times_and_val_is_not_trained_on(tmp_path):
-    said = probe(tmp_path, "data.per_class=5", "probe.repeats=3", "probe.l2=[1e-1,1e-3]", "probe.cuts=[layer3,layer4]").stdout
+def test_several_samples_of_few_images_are_probed_and_val_is_not_trained_on(tmp_path):
+    output = probe(tmp_path, "data.per_class=5", "probe.repeats=3", "probe.l2=[1e-1,1e-3]", "probe.cuts=[layer3,layer4]").stdout
     results = json.loads((tmp_path / "run" / "result.json").read_text())
     shares = [result["test/accuracy"] for result in results]
     assert len(shares) == 3 and len(set(shares)) > 1 and all(0.7 < share < 0.97 for share in shares)
     mean, spread = sum(shares) / 3, float(torch.tensor(shares, dtype=torch.float64).std())
-    assert f"test accuracy {mean:.4f} ± {spread:.4f} over 3 draws of 5 images per class" in said
-    assert [line.split()[1] for line in said.splitlines() if line.startswith("│")] == ["layer4", "layer3"]
+    assert f"test accuracy {mean:.4f} ± {spread:.4f} over 3 draws of 5 images per class" in output
+    assert [line.split()[1] for line in output.splitlines() if line.startswith("│")] == ["layer4", "layer3"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["probe.repeats=2"], "data.per_class, too"),
         (["data.per_class=1"], "no class has two images"),
@@ -119,6 +120,16 @@ def test_few_images_are_drawn_several_times_and_val_is_not_trained_on(tmp_path):
         (["trainer=ddp_cpu", "trainer.devices=2"], "recipe=probe runs in one process"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, arguments, said):
+def test_mistakes_are_one_line(tmp_path, arguments, message):
     result = probe(tmp_path, *arguments)
-    assert result.returncode == 2 and said in result.stderr and result.stderr.count("\n") == 1, result.stderr
+    assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1, result.stderr
+
+
+def test_a_plot_has_a_line_for_any_number_of_kinds(tmp_path):
+    def fitted(kind, cut):
+        weight = torch.zeros(2, 3)
+        return Probe(weight, torch.zeros(2), kind, 0.1, 20, 0.5, 0.0, True, cut, "average", {0.1: 0.9}, {0.1: 0.3})
+
+    probes = [fitted(f"kind{i}", cut) for i in range(11) for cut in ("layer2", "layer1")]
+    draw(tmp_path / "probe.png", ["layer1", "layer2"], [probes], [(probes[0], Interval(0.9, 0.8, 1.0))], "eleven kinds")
+    assert (tmp_path / "probe.png").read_bytes()[:4] == b"\x89PNG"

@@ -169,3 +169,10 @@ def test_features_that_do_not_fit_into_memory_are_refused_with_the_figures(tmp_p
     monkeypatch.setattr("os.sysconf", lambda name: 100)
     with pytest.raises(UserError, match=r"on 9 features needs 37\.7 kB of memory, this machine has 10 kB: take fewer images"):
         fit_probe(features)
+
+
+@pytest.mark.parametrize("kind", PROBE_KINDS)
+def test_the_summary_gives_the_argument_of_scikit_learn(kind):
+    probe = fit_probe(FEATURES[:100], LABELS[:100], kind=kind, l2=1e-2)
+    argument = "alpha 1" if kind == "ridge" else "C 1"  # 100 samples * 0.01
+    assert probe.samples == 100 and probe.summary == f"linear probe ({kind}, L2 1.0e-02, {argument}) on average-pooled features"

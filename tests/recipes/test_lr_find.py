@@ -106,7 +106,7 @@ def test_a_setting_out_of_its_range(given, line):
         RangeTest(**given)
 
 
-class Told(LightningModule):
+class GivenLosses(LightningModule):
     """Its losses are the data."""
 
     def __init__(self):
@@ -125,7 +125,7 @@ def recorded(losses, **options):
     seen = LossByRate()
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(accelerator="cpu", max_epochs=2, callbacks=[seen], **quiet, **options)
-    trainer.fit(Told(), DataLoader(torch.tensor(losses), batch_size=1))
+    trainer.fit(GivenLosses(), DataLoader(torch.tensor(losses), batch_size=1))
     return seen
 
 
@@ -193,8 +193,8 @@ def test_from_config_to_files_the_ratio_between_groups_holds_at_every_step(tmp_p
         assert {name: lr for name, (lr, _) in groups.items()} == pytest.approx({name: row["rate"] * by for name, by in scales.items()})
         assert all(moved for _, moved in groups.values())
     assert rows[0]["rate"] <= steep <= rows[-1]["rate"]
-    said = capsys.readouterr().out.splitlines()[-1]
-    assert said.startswith(f"optimizer.lr={steep:.1e} (head at {steep:.1e}, backbone.layer4 at ")
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith(f"optimizer.lr={steep:.1e} (head at {steep:.1e}, backbone.layer4 at ")
     assert sorted(path.name for path in Path(tmp_path / "run").iterdir()) == ["lr_find.csv", "lr_find.png"]
     assert (tmp_path / "run/lr_find.png").read_bytes().startswith(b"\x89PNG")
 

@@ -81,9 +81,9 @@ class Unreachable(Logger):
     def log_hyperparams(self, params): ...
 
 
-def test_a_logger_that_cannot_begin_is_one_line_before_anything_is_trained():
+def test_a_logger_that_cannot_connect_is_one_line_before_anything_is_trained():
     node = {"own": {"_target_": f"{__name__}.Unreachable"}}
-    with pytest.raises(UserError, match=r"^Unreachable cannot begin: no answer"):
+    with pytest.raises(UserError, match=r"^Unreachable cannot connect: no answer"):
         begin_loggers(build_loggers(OmegaConf.create(node)))
     node["own"]["port"] = -1
     with pytest.raises(UserError, match=r"^logger\.own: no port -1$"):

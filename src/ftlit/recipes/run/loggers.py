@@ -1,4 +1,4 @@
-"""The loggers that a run asks for: built, and begun before anything is written or trained."""
+"""Build the loggers of a config, and connect them before anything is written or trained."""
 
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -10,14 +10,17 @@ from ftlit.errors import UserError, one_line
 from ftlit.lit.callbacks.exact_resume import MetricsFile
 from ftlit.recipes.config.hydra_internals import instantiate
 
-PACKAGES = {"TensorBoardLogger": "tensorboard", "WandbLogger": "wandb", "MLFlowLogger": "mlflow"}  # -> the package, and the extra
+PACKAGES = {"TensorBoardLogger": "tensorboard", "WandbLogger": "wandb", "MLFlowLogger": "mlflow"}  # class -> package, and extra of ftlit
 
 
 def build_loggers(loggers: DictConfig) -> list[Logger]:
-    """The loggers of a config, by its names for them.
+    """Build the loggers of a config.
+
+    Args:
+        loggers: name -> logger; an empty one is left out.
 
     Raises:
-        UserError: one's package is missing (with the extra that brings it), or it refuses what it was given.
+        UserError: a package is missing (the message names the extra that installs it), or a logger refuses its arguments.
     """
     built = []
     for name, node in loggers.items():
@@ -34,15 +37,20 @@ def build_loggers(loggers: DictConfig) -> list[Logger]:
 
 
 def begin_loggers(loggers: Iterable[Logger]) -> None:
-    """Reach for what each writes to: a server that does not answer, a login that is missing. `metrics.csv` waits for its first row.
+    """Connect each logger, so that a server that does not answer or a missing login is found now. `metrics.csv` waits for its first row.
 
     Raises:
-        UserError: with the logger's own reason.
+        UserError: a logger cannot connect; with its own reason.
     """
     for logger in loggers:
         if isinstance(logger, MetricsFile):
             continue
         try:
-            _ = logger.experiment  # type: ignore[attr-defined]
+            connect(logger)
         except Exception as error:
-            raise UserError(f"{type(logger).__name__} cannot begin: {one_line(error)}") from error
+            raise UserError(f"{type(logger).__name__} cannot connect: {one_line(error)}") from error
+
+
+def connect(logger: Logger) -> object:
+    """The object that a logger writes to; Lightning's loggers open it on the first access."""
+    return logger.experiment  # type: ignore[attr-defined]
