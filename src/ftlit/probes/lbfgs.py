@@ -86,7 +86,7 @@ class _Pair:
         return cls(step, change, inverse, torch.where(sound, product / torch.where(sound, square, one), one))
 
     def only(self, problems: Tensor) -> "_Pair":
-        """The pair of these problems alone."""
+        """The pair, for these problems only."""
         return _Pair(self.step[:, problems], self.change[:, problems], self.inverse[problems], self.size[problems])
 
     def unless(self, problems: Tensor) -> "_Pair":
@@ -121,8 +121,8 @@ def _step(
     size = (slope < 0).to(value)
     while True:
         step = size.to(point.dtype) * direction
-        seen = objective(point + step, columns)
-        short = (seen[0] > value + 1e-4 * size * slope) & (size > 0)
+        after = objective(point + step, columns)
+        short = (after[0] > value + 1e-4 * size * slope) & (size > 0)
         if not bool(short.any()):
-            return step, seen, size > 0
+            return step, after, size > 0
         size = torch.where(short, torch.where(size > 1e-4, size / 2, 0.0), size)

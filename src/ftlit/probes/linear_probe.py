@@ -32,7 +32,7 @@ class Probe:
         l2: L2 penalty on the weights of standardised features.
         samples: number of features that it is fitted on.
         objective: mean loss plus penalty at the solution.
-        left: upper bound on what the objective may still fall by, relative to it; see `ftlit.probes.solver.RegularizationPath`.
+        left: upper bound on what the objective may still fall by, relative to it; see `RegularizationPath`.
         converged: whether `left` is within the tolerance.
         cut: the cut of the features, where it is known.
         pooling: how the features are pooled.
@@ -66,8 +66,8 @@ class Probe:
     @property
     def sklearn(self) -> str:
         """The same penalty as scikit-learn's argument: `C` of LogisticRegression and LinearSVC, `alpha` of Ridge."""
-        strength = self.samples * self.l2
-        return f"alpha {strength:.2g}" if self.kind == "ridge" else f"C {1 / strength:.2g}"
+        alpha = self.samples * self.l2
+        return f"alpha {alpha:.2g}" if self.kind == "ridge" else f"C {1 / alpha:.2g}"
 
     @property
     def summary(self) -> str:
@@ -120,7 +120,8 @@ def fit_probe(
     Of several L2 penalties the one with the lowest loss on `valid` is chosen (not the highest accuracy: on few images many L2 penalties
     are equally accurate, but few are calibrated). Without `valid` it is the loss in stratified 5-fold cross-validation: the images of a
     class are spread over the folds; a class of fewer than 5 images is held out in as many folds as it has images, and a class of a single
-    image is in all training folds and never held out. The probe is then refitted on everything, `valid` included.
+    image is in all training folds and never held out. The probe is then refitted on everything, `valid` included. A solution that did not
+    converge gives a warning.
 
     Args:
         features: vectors (N, C), or stored features.
@@ -133,8 +134,6 @@ def fit_probe(
         valid: features and targets for the choice of the L2 penalty.
         seed: of the folds.
         pooling: how the vectors were pooled; recorded in the probe, for its head.
-
-    Warns where the solution did not converge.
 
     Raises:
         UserError: an unknown cut or kind, an L2 penalty that is not above 0, features that are not vectors of numbers or do not fit into
@@ -156,18 +155,17 @@ def fit_probe(
     scores, losses = dict[float, float](), dict[float, float]()
     if len(l2_penalties) > 1 or held_out is not None:
         right, loss = _held_out_results(vectors, labels, classes, l2_penalties, kind, held_out, seed)
-        scores = dict(zip(l2_penalties, right.mean(dim=1).tolist(), strict=True))
-        losses = dict(zip(l2_penalties, loss.mean(dim=1).tolist(), strict=True))
+        scores, losses = (dict(zip(l2_penalties, found.mean(dim=1).tolist(), strict=True)) for found in (right, loss))
     if held_out is not None:
         vectors, labels = torch.cat([vectors, held_out[0]]), torch.cat([labels, held_out[1]])
     best = min(l2_penalties, key=lambda value: losses.get(value, 0.0))
     mean, scale = _scales(vectors)
     path = solve((vectors - mean) / scale, labels, classes, [best], kind)
     weight, bias = _folded(path, mean, scale)
-    objective, left, converged = path.objective[0].item(), path.left[0].item(), bool(path.converged[0])
+    left, converged = path.left[0].item(), bool(path.converged[0])
     if not converged:
         warnings.warn(f"the {kind} probe with L2 penalty {best:g} did not converge: its objective may be {left:.3%} too high", stacklevel=2)
-    return Probe(weight[0], bias[0], kind, best, len(labels), objective, left, converged, cut, pooling, scores, losses)
+    return Probe(weight[0], bias[0], kind, best, len(labels), path.objective[0].item(), left, converged, cut, pooling, scores, losses)
 
 
 def _held_out(

@@ -149,7 +149,7 @@ def fit_to_overrides(cfg: DictConfig, measured: Measurements | None, advice: Adv
 
 
 def write(cfg: DictConfig, advice: Advice, parts: Parts, measured: Measurements | None) -> None:
-    """Write `advice.json`: `reason` is a text, `decision` holds the names and numbers that it words."""
+    """Write `advice.json`: `reason` is a text, `decision` holds its name and numbers."""
     decision = advice.reason and asdict(advice.reason)
     content = {**asdict(advice), "reason": _reason(advice, parts), "decision": decision}
     write_advice(cfg.paths.run, content, None if measured is None else asdict(measured))

@@ -14,7 +14,7 @@ TIMED_IMAGES = 8
 
 
 def costs_of(backbone: Backbone, data: ImageData, configs: Mapping[str, DictConfig]) -> Iterator[tuple[str, float]]:
-    """Seconds of each scenario, for steps and passes alone.
+    """Seconds of each scenario, for optimizer steps and passes over the images only.
 
     Args:
         backbone: on the device of the run.
