@@ -51,16 +51,16 @@ def memory(given: argparse.Namespace, folder: Path) -> list[Row]:
     rows, targets = opened(kept, given.rows)
     array = np.memmap(plain, np.float32, "r", shape=(given.rows, WIDTH))
     for size_of_batch in (256, 32):
-        drawn = list(itertools.islice(TrainOrder(range(given.rows), size_of_batch), given.batches))
-        places = [np.array([index for _, index in batch]) for batch in drawn]
-        assert torch.equal(next(read_batches(drawn, rows, targets, "top", torch.float32))[0].values, torch.from_numpy(array[places[0]]))
+        batches = list(itertools.islice(TrainOrder(range(given.rows), size_of_batch), given.batches))
+        places = [np.array([index for _, index in batch]) for batch in batches]
+        assert torch.equal(next(read_batches(batches, rows, targets, "top", torch.float32))[0].values, torch.from_numpy(array[places[0]]))
         sides = {
-            "read_batches": lambda drawn=drawn: rate(drawn, rows, targets),
+            "read_batches": lambda batches=batches: rate(batches, rows, targets),
             "numpy": lambda places=places: numpy_rate(places, array),
         }
         in_turn(sides, 1)  # warm-up: now the page cache holds these batches for both sides
         note = "memory: both sides read the same batches, from the page cache."
-        measure = f"memory: {len(drawn)} shuffled batches of {size_of_batch}, read_batches / numpy on one file"
+        measure = f"memory: {len(batches)} shuffled batches of {size_of_batch}, read_batches / numpy on one file"
         samples = in_turn(sides, given.rounds)
         found.append(compared(measure, samples, "read_batches", "numpy", ">= 0.8", unit="GB/s", note=note))
     return found
@@ -97,12 +97,12 @@ def digests(count: int) -> ImageHashes:
     return np.array([f"{number * 2654435761 % 2**32:032x}" for number in range(count)], HASH_DTYPE)  # unsorted, like hashes of images
 
 
-def rate(drawn: Sequence[Drawn], rows: Rows, targets: Tensor) -> float:
+def rate(batches: Sequence[Drawn], rows: Rows, targets: Tensor) -> float:
     """GB/s of `read_batches`."""
     begin = perf_counter()
-    for _ in read_batches(drawn, rows, targets, "top", torch.float32):
+    for _ in read_batches(batches, rows, targets, "top", torch.float32):
         pass
-    return sum(map(len, drawn)) * rows.row_bytes / 1e9 / (perf_counter() - begin)
+    return sum(map(len, batches)) * rows.row_bytes / 1e9 / (perf_counter() - begin)
 
 
 def numpy_rate(places: Sequence[np.ndarray], array: np.ndarray) -> float:

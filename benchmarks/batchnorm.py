@@ -91,11 +91,11 @@ def measured(key: Key, data: Path, work: Path) -> dict[str, Any]:
         backbone = PHOTOS["backbone"] if photos else "glyph"
         weights = str(data / PHOTOS["weights"]) if photos else None
         task = Task(str(root), backbone, weights, EPOCHS, seed, flips=photos)
-        words = ["scenario=large_similar", f"batchnorm={policy}", f"data.batch_size={batch}", *(HALVES if weights else ())]
+        overrides = ["scenario=large_similar", f"batchnorm={policy}", f"data.batch_size={batch}", *(HALVES if weights else ())]
         begun = time.perf_counter()
         try:
             with redirect_stdout(log), redirect_stderr(log):
-                return {"accuracy": run(task, *words), "seconds": time.perf_counter() - begun}
+                return {"accuracy": run(task, *overrides), "seconds": time.perf_counter() - begun}
         except (Exception, SystemExit) as error:
             traceback.print_exc(file=log)
             return {"error": f"{type(error).__name__}: {error}".splitlines()[0]}

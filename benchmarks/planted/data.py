@@ -24,7 +24,7 @@ def normalised(images: Tensor, mean: Any, std: Any) -> Tensor:
     return (images - torch.tensor(mean).reshape(3, 1, 1)) / torch.tensor(std).reshape(3, 1, 1)
 
 
-@fault("images are not normalised as the weights were trained", pattern="weights were trained with")
+@fault("images are not normalised as the weights were trained", pattern="weights (were trained|expect)")
 def normalisation(peer: Any, folder: Path) -> Found:
     """Weights trained with mean and std 0.5 get images normalised with ImageNet's mean and std (FOA#2, fastai#3716). For ftlit the input
     spec is overridden and the warnings of the plan are checked; without the override the spec of the weights is used. Harm: the features

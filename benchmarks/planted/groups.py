@@ -36,7 +36,7 @@ def equal_values(peer: Any, folder: Path) -> Found:
     return Found(not all(moved), f"{sum(moved)} of {len(moved)} tensors train")
 
 
-@fault("a layer that is not in the optimizer never trains", pattern=r"neck|no optimizer holds")
+@fault("a layer that is not in the optimizer never trains", pattern=r"neck|no optimizer holds|not in the optimizer|in no optimizer")
 def no_group(peer: Any, folder: Path) -> Found:
     """The optimizer is built over the head, as in the example of BackboneFinetuning, and the module has a neck between backbone and head;
     all layers should train from epoch 1 on. Harm: the neck does not change."""

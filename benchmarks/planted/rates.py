@@ -35,7 +35,7 @@ def flattened(ratios: list[float]) -> bool:
     return max(abs(ratio - RATIO) for ratio in ratios) > 1e-6
 
 
-@fault("a scheduler removes the ratio between layer-wise learning rates", pattern="allow_untested|max_lr|not in the ratio")
+@fault("a scheduler removes the ratio between layer-wise learning rates", pattern=r"allow_untested|max_lr|\bratio")
 def layer_decay(peer: Any, folder: Path) -> Found:
     """Layer-wise learning rates (ratio 0.1) with torch's `OneCycleLR(optimizer, max_lr=rate)` (timm#2532 loses ratios in the same way).
     Harm: another ratio."""
