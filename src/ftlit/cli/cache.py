@@ -11,7 +11,7 @@ from ftlit.features.shard import Damaged, read_shard
 from ftlit.features.store import Store, StoredTable
 from ftlit.formatting import size_in_words
 
-DAY = 86400.0
+SECONDS_PER_DAY = 86400.0
 
 
 def show(folder: str | None) -> None:
@@ -33,7 +33,7 @@ def show(folder: str | None) -> None:
 
 
 def verify(folder: str | None) -> int:
-    """Read every shard and remove what is damaged, a line each. Returns 1 where something was, else 0."""
+    """Read every shard and remove damaged ones, a line each. Returns 1 where one was damaged, else 0."""
     store, damaged, sound = Store(folder), 0, 0
     for table in store.tables():
         for path in table.shards:
@@ -54,14 +54,14 @@ def prune(folder: str | None, *, unused: float | None, max_gb: float | None) -> 
     """Remove feature tables, a line each; those in use by a process stay.
 
     Args:
-        folder: of the store.
-        unused: all that were not used for so many days.
-        max_gb: then those that were not used for longest, until no more than so much is left.
+        folder: of the store; `None` for the default one.
+        unused: remove tables that were not used for so many days.
+        max_gb: then remove those not used for the longest time, until at most so many GB are left.
     """
     store = Store(folder)
     left, freed = sum(table.bytes for table in store.tables()), 0
     for table in reversed(store.tables()):
-        old = unused is not None and time.time() - table.used >= unused * DAY
+        old = unused is not None and time.time() - table.used >= unused * SECONDS_PER_DAY
         if old or (max_gb is not None and left > max_gb * 1e9):
             if not store.remove(table.digest):
                 print(f"in use, kept: {_line(table)}")
