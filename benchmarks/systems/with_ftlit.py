@@ -9,6 +9,7 @@ from hydra import compose
 from ftlit.recipes import advise, finetune
 from ftlit.recipes import probe as probes
 from ftlit.recipes.config.hydra_internals import fresh_hydra, use_hydra_config
+from ftlit.recipes.run.process_state import job_state
 from systems.task import Task
 
 
@@ -40,7 +41,7 @@ def run(task: Task, *more: str) -> float:
         with fresh_hydra():
             cfg = compose("train", overrides=overrides, return_hydra_config=True)
             cfg.hydra.job.num, cfg.hydra.runtime.output_dir = 0, f"{folder}/run"
-            with use_hydra_config(cfg):
+            with use_hydra_config(cfg), job_state():
                 if cfg.recipe == "probe":
                     probes.run(cfg)
                 else:

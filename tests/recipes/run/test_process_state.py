@@ -1,5 +1,6 @@
 """What a block changes for the whole process is as before afterwards, also where it raises."""
 
+import logging
 import os
 import sys
 import warnings
@@ -7,13 +8,22 @@ from contextlib import suppress
 
 import pytest
 
-from ftlit.recipes.run.process_state import HYDRA_FULL_ERROR, TRACEBACK, error_environment, job_state, process_state, wants_traceback
+from ftlit.recipes.run.process_state import (
+    HYDRA_FULL_ERROR,
+    TRACEBACK,
+    error_environment,
+    hide_warnings,
+    job_state,
+    process_state,
+    wants_traceback,
+)
 
 
 def state():
     import torch
 
-    return sys.argv[:], dict(os.environ), warnings.formatwarning, warnings.filters[:], torch.get_deterministic_debug_mode()
+    level = logging.getLogger("lightning.pytorch").level
+    return sys.argv[:], dict(os.environ), warnings.formatwarning, warnings.filters[:], level, torch.get_deterministic_debug_mode()
 
 
 @pytest.mark.parametrize("error", [None, ValueError])
@@ -22,8 +32,8 @@ def test_command_line_environment_and_warnings_are_restored(error, monkeypatch):
     before = state()
     with suppress(ValueError), process_state(argv=["program", "word"], environment={"FTLIT_TEST_NEW": "1", "FTLIT_TEST_OLD": None}):
         assert sys.argv == ["program", "word"] and os.environ["FTLIT_TEST_NEW"] == "1" and "FTLIT_TEST_OLD" not in os.environ
-        warnings.formatwarning = lambda *_, **__: ""
-        warnings.filterwarnings("ignore", message="some advice")
+        hide_warnings()
+        assert warnings.formatwarning("one\nline", UserWarning, "file", 1) == "warning: one\nline\n"
         os.environ["FTLIT_TEST_OTHER"] = "2"
         if error:
             raise error
@@ -35,7 +45,7 @@ def test_a_job_leaves_seed_and_determinism_as_they_were():
     from lightning.pytorch import Trainer, seed_everything
 
     before = state()
-    with job_state():
+    with process_state(), job_state():
         seed_everything(3, verbose=False)
         Trainer(deterministic=True, accelerator="cpu", logger=False)
         assert torch.are_deterministic_algorithms_enabled()

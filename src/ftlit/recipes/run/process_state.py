@@ -1,5 +1,6 @@
 """Changes to the whole process (command line, environment, warnings, settings of torch), undone where their block ends."""
 
+import logging
 import os
 import sys
 import warnings
@@ -11,42 +12,55 @@ INITIAL_ENVIRONMENT = dict(os.environ)  # before this program adds to it
 HYDRA_FULL_ERROR = "HYDRA_FULL_ERROR"  # makes Hydra raise its errors instead of printing them
 TRACEBACK = "FTLIT_TRACEBACK"  # what the user gave as HYDRA_FULL_ERROR, for the processes that a launcher starts
 
+LIBRARY_LOGGERS = ("lightning.pytorch", "lightning.fabric")
+HIDDEN_WARNINGS = (  # of Lightning: hints on hardware and loaders, and what is meant here
+    "does not have many workers",
+    "number of training batches",
+    "directory .* exists and is not empty",
+    "Checkpoint directory",
+    "use_distributed_sampler",
+    "GPU available but not used",
+    "Starting from v1.9.0, `tensorboardX`",
+    "resuming from a checkpoint that ended before",
+    "`lr_scheduler.step",
+    "module\\(s\\) in eval mode at the start of training",  # the frozen ones
+    "isinstance\\(treespec, LeafSpec\\)",
+    "`IterableDataset` has `__len__`",
+)
+
 
 @contextmanager
 def process_state(*, argv: Sequence[str] | None = None, environment: Mapping[str, str | None] | None = None) -> Iterator[None]:
-    """Change the command line and the environment; restore both afterwards, and the filters and the format of warnings.
+    """Change the command line and the environment; restore both afterwards, and what `hide_warnings` changes.
 
     Args:
         argv: the new `sys.argv`; `None` leaves it.
         environment: variables to set; one with the value `None` is removed.
     """
-    old_argv, old_environment, old_format = sys.argv[:], dict(os.environ), warnings.formatwarning
-    with warnings.catch_warnings():
+    old_argv, old_format = sys.argv[:], warnings.formatwarning
+    levels = {name: logging.getLogger(name).level for name in LIBRARY_LOGGERS}
+    with warnings.catch_warnings(), _environment(environment or {}):
         try:
-            if argv is not None:
-                sys.argv[:] = argv
-            for name, value in (environment or {}).items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
+            sys.argv[:] = old_argv if argv is None else argv
             yield
         finally:
             sys.argv[:], warnings.formatwarning = old_argv, old_format
-            os.environ.clear()
-            os.environ.update(old_environment)
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
 
 
 @contextmanager
 def job_state() -> Iterator[None]:
     """Run one job; what it changes for the whole process, seed and determinism included, is undone, so that the next starts as if alone.
 
-    Unless the user asked for tracebacks, neither Hydra nor the processes that the job starts print any.
+    Unless the user asked for tracebacks, neither Hydra nor the processes that the job starts print any. Filters of warnings stay until the
+    end of the surrounding `process_state`: libraries that the job imports set theirs for all jobs.
     """
     import torch  # here, so that --help stays fast
 
+    hide_warnings()
     benchmark, mode = torch.backends.cudnn.benchmark, torch.get_deterministic_debug_mode()
-    with process_state(environment={} if wants_traceback() else {HYDRA_FULL_ERROR: None}):
+    with _environment({} if wants_traceback() else {HYDRA_FULL_ERROR: None}):
         try:
             yield
         finally:
@@ -54,6 +68,31 @@ def job_state() -> Iterator[None]:
                 wandb.finish()  # its run belongs to the process, and the next job would log to it
             torch.backends.cudnn.benchmark = benchmark
             torch.set_deterministic_debug_mode(mode)
+
+
+def hide_warnings() -> None:
+    """Hide hints of Lightning that do not help here, and print other warnings in one line."""
+    import lightning.pytorch  # noqa: F401  # first, as it sets the levels of its loggers
+
+    for name in LIBRARY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for text in HIDDEN_WARNINGS:
+        warnings.filterwarnings("ignore", message=f".*{text}.*")
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+
+
+@contextmanager
+def _environment(changes: Mapping[str, str | None]) -> Iterator[None]:
+    """Set variables, or remove those with the value `None`; restore the whole environment afterwards."""
+    before = dict(os.environ)
+    for name in changes:
+        os.environ.pop(name, None)
+    os.environ.update({name: value for name, value in changes.items() if value is not None})
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def wants_traceback() -> bool:
