@@ -126,7 +126,7 @@ def test_one_cycle_of_any_length(length, rise):
 
 
 def test_training_of_another_length_is_not_gone_on_with():
-    with pytest.raises(UserError, match="this checkpoint's training is 20 steps long, here it is 30"):
+    with pytest.raises(UserError, match="training has 20 steps in this checkpoint and 30 here"):
         Rates(optimizer(1.0), cosine, steps=30, epochs=3).load_state_dict(Rates(optimizer(1.0), cosine, steps=20, epochs=2).state_dict())
 
 

@@ -1,4 +1,4 @@
-"""Layers frozen by wish: whichever schedule, they never train, and the rest does."""
+"""Layers that the user froze never train under any schedule, and all others do."""
 
 import pytest
 import torch
@@ -9,10 +9,9 @@ from ftlit.errors import UserError
 from ftlit.finetuning.freeze import set_trainable
 from ftlit.finetuning.param_groups import build_optimizer
 from ftlit.finetuning.plan import examine
-from ftlit.finetuning.presets import all_at_once, frozen_layers, head_only, head_then_all, top_down
-from ftlit.finetuning.schedule import with_reinit
+from ftlit.finetuning.presets import all_at_once, frozen_layers, head_only, head_then_all, top_down, with_reinit
 from ftlit.models.backbone import Backbone
-from ftlit.recipes.config.overrides import with_text
+from ftlit.recipes.config.overrides import quote_layer_numbers
 
 LAYERS = ["embeddings", *(f"encoder.{i}" for i in range(5)), "pooler"]
 
@@ -66,7 +65,7 @@ def test_what_is_frozen_trains_in_no_stage_and_the_rest_in_the_last(made):
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
     rows = [*(f"backbone.{layer}" for layer in LAYERS), "head"]
     said = examine(model, rows, schedule, optimizer).warnings[:-1]  # the last: random weights
-    assert said == ("backbone.encoder.0 below the frozen layers train: the pass back still runs through all of these",)
+    assert said == ("backbone.encoder.0: trained below the frozen layers, so the backward pass still runs through all of them",)
 
 
 @pytest.mark.parametrize("made", [all_at_once, head_then_all, top_down])
@@ -80,7 +79,7 @@ def test_with_all_frozen_the_head_trains_alone():
         assert {stage.train for stage in stages} == {("head",)}
 
 
-def test_a_frozen_layer_stays_so_where_it_is_drawn_anew():
+def test_a_frozen_layer_stays_so_if_it_is_reinitialized():
     schedule = with_reinit(head_then_all(LAYERS, freeze_layers="4"), ["encoder.4", "pooler"])
     assert schedule.stages[0].train == ("head", "backbone.pooler")
     assert not any("backbone.encoder.4" in stage.train for stage in schedule.stages)
@@ -89,7 +88,7 @@ def test_a_frozen_layer_stays_so_where_it_is_drawn_anew():
 def test_the_shell_takes_the_quotes_and_they_are_put_back_but_for_a_sweep():
     for word in ("schedule.freeze_layers=1,2,3", "schedule.freeze_layers=0-1,3"):
         name, _, value = word.partition("=")
-        assert with_text(["a=b", word]) == ["a=b", f"{name}='{value}'"] and with_text(["-m", word]) == ["-m", word]
+        assert quote_layer_numbers(["a=b", word]) == ["a=b", f"{name}='{value}'"] and quote_layer_numbers(["-m", word]) == ["-m", word]
     same = [
         "schedule.freeze_layers=1",
         "schedule.freeze_layers='1,2'",
@@ -97,14 +96,14 @@ def test_the_shell_takes_the_quotes_and_they_are_put_back_but_for_a_sweep():
         "schedule.freeze_layers=",
         "seed=1,2",
     ]
-    assert with_text(same) == same
+    assert quote_layer_numbers(same) == same
 
 
 def test_the_doctor_names_embeddings_that_train_below_frozen_layers_and_a_pooler_that_never_trains():
     model = Model()
     for schedule, line in (
-        (all_at_once(LAYERS, freeze_layers="0-1"), "backbone.embeddings below the frozen layers train"),
-        (head_only(LAYERS), "backbone.pooler stays as the pretraining left it"),
+        (all_at_once(LAYERS, freeze_layers="0-1"), "backbone.embeddings: trained below the frozen layers"),
+        (head_only(LAYERS), "backbone.pooler is frozen in every stage"),
     ):
         optimizer = build_optimizer(model, torch.optim.SGD, schedule.lr_scale)
         said = examine(model, [*(f"backbone.{layer}" for layer in LAYERS), "head"], schedule, optimizer).warnings

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftlit.errors import UserError
-from ftlit.finetuning.presets import all_at_once, explicit, head_only, head_then_all, last_k, layer_scales, top_down
-from ftlit.finetuning.schedule import Schedule, with_batchnorm, with_reinit
+from ftlit.finetuning.presets import all_at_once, explicit, head_only, head_then_all, last_k, lr_factors, top_down, with_reinit
+from ftlit.finetuning.schedule import Schedule, with_batchnorm
 from ftlit.finetuning.stage import Stage, Until
 
 LAYERS = ["stem", "layer1", "layer2", "layer3", "encoder.4"]
@@ -77,7 +77,7 @@ def test_top_down_needs_time_between_its_stages():
 
 
 def test_scales_fall_from_the_head_to_the_lowest_layer_and_the_modules_may_have_other_names():
-    assert layer_scales(["a", "b", "c"], 0.5, 0.5, backbone="encoder", head="out") == [
+    assert lr_factors(["a", "b", "c"], 0.5, 0.5, backbone="encoder", head="out") == [
         *[("out", 1.0), ("encoder.c", 0.5), ("encoder.b", 0.25), ("encoder.a", 0.125)]
     ]
 
@@ -135,7 +135,7 @@ def test_stages_out_of_order_are_an_error(epochs):
 
 @pytest.mark.parametrize("factor", [0, -1, float("nan")])
 def test_a_factor_is_above_0(factor):
-    with pytest.raises(UserError, match="give a number above 0; to freeze, leave it out of `train`"):
+    with pytest.raises(UserError, match="give a number above 0; to freeze it, leave it out of `train`"):
         Schedule([Stage(["*"])], [("head", factor), ("*", 1.0)])
 
 
@@ -178,9 +178,9 @@ def test_a_metric_brings_a_stage_forward_and_never_puts_it_off(epoch, decided):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"epoch": 1, "step": 5}, "begins at step 5 and otherwise too"),
-        ({"until": Until("val/loss", patience=2)}, "perhaps for ever: give epoch="),
-        ({"epoch": 1, "from_best": True}, "give until, whose metric says which are the best"),
+        ({"epoch": 1, "step": 5}, "has step=5 and another beginning"),
+        ({"until": Until("val/loss", patience=2)}, "possibly forever: give epoch="),
+        ({"epoch": 1, "from_best": True}, "give until, whose metric selects them"),
         ({"epoch": 1, "batchnorm": "frozn"}, "no batchnorm policy 'frozn': did you mean 'frozen'?"),
         ({"step": -1}, "begins at step -1: give a whole number from 0"),
     ],

@@ -40,7 +40,7 @@ def test_it_finds_a_tenth_of_the_rate_at_the_minimum():
     rates = grid(200)
     losses = [1 + (torch.tensor(r).log10() + 2).item() ** 2 for r in rates]
     suggestion = suggest(rates, losses)
-    assert suggestion.tenth == pytest.approx(1e-3, rel=0.1) and not suggestion.open_ended(solved=False)
+    assert suggestion.tenth == pytest.approx(1e-3, rel=0.1) and not suggestion.open_ended(probe_head=False)
 
 
 def test_the_unit_of_the_rate_and_the_scale_and_level_of_the_loss_do_not_matter():
@@ -71,7 +71,7 @@ def test_a_loss_of_four_times_the_best_is_the_end():
 
 def test_a_loss_that_still_falls_at_the_last_rate_is_told():
     rates = grid(50, most=1e-2)
-    assert suggest(rates, valley(rates)).open_ended(solved=False)
+    assert suggest(rates, valley(rates)).open_ended(probe_head=False)
 
 
 def test_a_loss_that_never_falls_has_no_answer():

@@ -1,13 +1,13 @@
-"""Frozen means frozen: no gradient, and evaluation mode, so that statistics and dropout stand still too (invariant 3).
+"""Freeze parameters and modules: no gradient, and evaluation mode, so that statistics and dropout do not change either (invariant 3).
 
 A batch norm in a part that trains has one of three policies:
 
-- `live`: normalises with its batch, updates its statistics, weight and bias train.
-- `frozen_stats`: normalises with the statistics it came with, weight and bias train.
-- `frozen`: nothing of it changes.
+- `live`: normalises with the statistics of the batch and updates the running statistics; weight and bias train.
+- `frozen_stats`: normalises with the running statistics, which do not change; weight and bias train.
+- `frozen`: nothing changes.
 
-`auto` is `frozen_stats` in the layers of a `Backbone` that come pretrained, `live` everywhere else: the statistics of many images are worth
-more than those of a few steps (benchmarks/batchnorm.py).
+`auto` is `frozen_stats` in the pretrained layers of a `Backbone`, and `live` everywhere else: statistics of many images are better than
+those of a few steps (benchmarks/batchnorm.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ POLICIES: tuple[Choice, ...] = ("auto", *get_args(Policy))
 
 
 def check_batchnorm(batchnorm: BatchNorm) -> None:
-    """Raise `UserError` where `batchnorm` names a policy that there is not."""
+    """Raise `UserError` if `batchnorm` contains an unknown policy."""
     for policy in [batchnorm] if isinstance(batchnorm, str) else batchnorm.values():
         if policy not in POLICIES:
             raise unknown("batchnorm policy", policy, POLICIES)
@@ -37,19 +37,19 @@ def check_batchnorm(batchnorm: BatchNorm) -> None:
 def set_trainable(module: nn.Module, patterns: Sequence[str], batchnorm: BatchNorm = "auto") -> bool:
     """Train exactly the parameters that `patterns` cover; freeze all others. `module` is changed in place.
 
-    A frozen parameter has `requires_grad=False` and no gradient (an optimizer would go on moving it by momentum and decay
-    otherwise). Modes follow, see `modes_of`. A parameter with two names trains if either is covered.
+    A frozen parameter has `requires_grad=False` and no gradient (otherwise an optimizer would still move it by momentum and weight decay).
+    Modes are set accordingly, see `modes_of`. A parameter with two names trains if either is covered.
 
     Args:
         module: any module.
         patterns: see `ftlit.patterns`.
-        batchnorm: a policy for every batch norm, or pattern -> policy (the first that covers it wins, `auto` where none does).
+        batchnorm: a policy for every batch norm, or pattern -> policy (the first that covers a batch norm wins, `auto` if none does).
 
     Returns:
-        Whether any parameter changed sides.
+        Whether any parameter was frozen or unfrozen.
 
     Raises:
-        UserError: a pattern that covers nothing, or a policy that there is not.
+        UserError: a pattern that covers nothing, or an unknown policy.
     """
     named = list(module.named_parameters(remove_duplicate=False))
     chosen = trained(module, patterns, batchnorm)
@@ -65,7 +65,7 @@ def set_trainable(module: nn.Module, patterns: Sequence[str], batchnorm: BatchNo
 
 
 def trained(module: nn.Module, patterns: Sequence[str], batchnorm: BatchNorm = "auto") -> set[str]:
-    """Names of the parameters that `set_trainable` would train. Nothing is changed; raises as it does."""
+    """Return the names of the parameters that `set_trainable` would train, without changing anything; raises the same errors."""
     named = list(module.named_parameters(remove_duplicate=False))
     chosen = set(select(patterns, [name for name, _ in named]))
     policies = batchnorm_policies(module, batchnorm)
@@ -75,10 +75,10 @@ def trained(module: nn.Module, patterns: Sequence[str], batchnorm: BatchNorm = "
 
 
 def batchnorm_policies(module: nn.Module, batchnorm: BatchNorm) -> dict[nn.Module, Policy]:
-    """The policy of every batch norm of `module`, in order; `auto` is decided.
+    """Return the policy of every batch norm of `module`, in order, with `auto` resolved.
 
     Raises:
-        UserError: a pattern that covers no module, or a policy that there is not.
+        UserError: a pattern that covers no module, or an unknown policy.
     """
     check_batchnorm(batchnorm)
     rules: Mapping[str, Choice] = {"*": batchnorm} if isinstance(batchnorm, str) else batchnorm
@@ -91,27 +91,27 @@ def batchnorm_policies(module: nn.Module, batchnorm: BatchNorm) -> dict[nn.Modul
     for name, norm in module.named_modules():
         if isinstance(norm, _BatchNorm):
             choice: Choice = next((choice for pattern, choice in rules.items() if pattern == "*" or covers(pattern, name)), "auto")
-            unsaid: Policy = "frozen_stats" if norm in pretrained else "live"
-            policies[norm] = unsaid if choice == "auto" else choice
+            default: Policy = "frozen_stats" if norm in pretrained else "live"
+            policies[norm] = default if choice == "auto" else choice
     return policies
 
 
 def _pretrained(module: nn.Module) -> set[nn.Module]:
-    """All that lies in a layer, of a backbone in `module`, that does not begin at random."""
+    """Collect all modules inside the pretrained layers of each backbone in `module`."""
     backbones = [part for part in module.modules() if isinstance(part, Backbone)]
     layers = [layer for backbone in backbones for name, layer in backbone.items() if name not in backbone.random_layers]
     return {part for layer in layers for part in layer.modules()}
 
 
 def set_modes(modes: Mapping[nn.Module, bool]) -> None:
-    """Give each module its mode. In place, idempotent, and cheap where nothing has changed: it runs before every step."""
+    """Set the mode of each module, in place and idempotent. Cheap if nothing has changed, as it runs before every step."""
     for module, training in modes.items():
         if module.training is not training:
             module.training = training
 
 
 def hold_modes(modes: Mapping[nn.Module, bool]) -> None:
-    """From now on `.train()`, called on a frozen module or on what holds it, leaves it and all in it in evaluation mode."""
+    """Keep frozen modules, and all modules in them, in evaluation mode when `.train()` is called on them or on a module around them."""
     for module, training in modes.items():
         if not training:
             module.__dict__["train"] = partial(_stay, module)
@@ -128,10 +128,10 @@ def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
 
 
 def modes_of(module: nn.Module, batchnorm: BatchNorm = "auto") -> dict[nn.Module, bool]:
-    """Training mode (`True`) where a parameter below trains, evaluation mode where all are frozen; batch norms as their policies say.
+    """Return the mode of each module: training (`True`) if a parameter inside it trains, otherwise evaluation.
 
-    A module without parameters (dropout, drop-path, pooling) goes with the module that holds it; a layer without parameters of
-    a backbone trains where a layer below it does, since a frozen prefix gives the same features each time.
+    The mode of a batch norm depends on its policy. A module without parameters (dropout, drop-path, pooling) has the mode of the module
+    around it. A layer of a backbone without parameters trains if a layer below it does: a frozen prefix gives the same features each time.
     """
     trains: dict[nn.Module, bool | None] = {}
     _find(module, trains)
@@ -143,7 +143,7 @@ def modes_of(module: nn.Module, batchnorm: BatchNorm = "auto") -> dict[nn.Module
 
 
 def _find(module: nn.Module, trains: dict[nn.Module, bool | None]) -> bool | None:
-    """Note whether a parameter of each module trains, `None` for a module without any."""
+    """Determine whether a parameter of each module trains; `None` for a module without parameters."""
     below = [parameter.requires_grad for parameter in module._parameters.values() if parameter is not None]
     below += [child for child in (_find(child, trains) for child in module.children()) if child is not None]
     trains[module] = any(below) if below else None

@@ -1,4 +1,4 @@
-"""The learning-rate range test: raise the rate step by step, look at the loss, and take the rate at which it falls fastest."""
+"""The learning-rate range test: raise the rate step by step, record the loss, suggest the rate at which it falls fastest."""
 
 import csv
 from collections.abc import Sequence
@@ -11,21 +11,22 @@ from torch import Tensor
 
 from ftlit.errors import UserError
 
-WIDTH = 0.3 * log(10)  # of the smoothing: in 0.3 decades of the rate a loss counts for 1 / e
-TWICE = 2.0  # a smoothed loss of so many times the best has begun to climb
-WORSE = 4.0  # a smoothed loss of so many times the best ends the test, as in Lightning and fastai
+SMOOTHING_WIDTH = 0.3 * log(10)  # in ln(rate): the weight of a loss falls to 1 / e in 0.3 decades
+RISING_RATIO = 2.0  # the loss rises where its smoothed value is this many times its minimum
+DIVERGENCE_RATIO = 4.0  # a smoothed loss of this many times its minimum ends the test, as in Lightning and fastai
 
 
 @dataclass(frozen=True)
 class RangeTest:
-    """From which rate to which, in how many steps, and what trains meanwhile (Smith 2017, section 3.3; here the rate grows
-    exponentially). A rate is the optimizer's, before the scale of a group.
+    """Settings of a range test (Smith 2017, section 3.3; here the rate grows exponentially).
+
+    Rates are those of the optimizer, before the learning-rate factor of a group.
 
     Args:
         least: the first rate, above 0.
         most: the last rate, above `least`.
         steps: optimizer steps from the first to the last, at least 10.
-        stage: index of the stage of the schedule whose parameters train; negative: counted from the last.
+        stage: index of the stage of the schedule whose parameters train; negative values count from the last.
 
     Raises:
         UserError: a value out of its range.
@@ -45,12 +46,13 @@ class RangeTest:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Three answers of a range test.
+    """The results of a range test.
 
     Args:
-        steep: the rate at which the smoothed loss falls fastest over the logarithm of the rate; `None` where it is least at the first.
-        tenth: a tenth of the rate at which it is least.
-        climbs: a tenth of the last rate at which it is at most `TWICE` its least, for a head that is solved: it has nowhere to fall.
+        steep: the rate at which the smoothed loss falls fastest over ln(rate); `None` if its minimum is at the first rate.
+        tenth: a tenth of the rate at which it is minimal.
+        climbs: a tenth of the last rate at which it is at most `RISING_RATIO` times its minimum. This one counts for a fitted linear probe,
+            whose loss cannot fall.
         last: the last rate.
     """
 
@@ -59,40 +61,52 @@ class Suggestion:
     climbs: float
     last: float
 
-    def open_ended(self, *, solved: bool) -> bool:
-        """Whether what decides is met at the last rate alone, so that higher ones may do."""
-        return (self.climbs if solved else self.tenth) == self.last / 10
+    def open_ended(self, *, probe_head: bool) -> bool:
+        """Whether the suggestion is at the last rate, so that higher rates may be better.
+
+        Args:
+            probe_head: whether the head is a fitted linear probe.
+        """
+        return (self.climbs if probe_head else self.tenth) == self.last / 10
 
 
 def smooth(rates: Sequence[float], losses: Sequence[float]) -> Tensor:
-    """Weighted means of the losses, weights exp(-|ln r_i - ln r_j| / WIDTH): without the lag of a running average, and however many
-    steps there are to a decade. float64 (N,).
+    """Compute weighted means of the losses with weights exp(-|ln r_i - ln r_j| / SMOOTHING_WIDTH).
 
-    The last value rests on losses before it only, as a running average with bias correction does.
+    This has no lag, unlike a running average, and does not depend on the number of steps per decade. The last value depends only on losses
+    before it, like a running average with bias correction.
+
+    Args:
+        rates: increasing.
+        losses: one for each rate.
+
+    Returns:
+        The smoothed losses, float64 (N,).
     """
     logs_N = torch.tensor(rates, dtype=torch.float64).log()
-    weights_NN = torch.exp(-(logs_N[:, None] - logs_N).abs() / WIDTH)
+    weights_NN = torch.exp(-(logs_N[:, None] - logs_N).abs() / SMOOTHING_WIDTH)
     return (weights_NN @ torch.tensor(losses, dtype=torch.float64)) / weights_NN.sum(dim=1)
 
 
 def diverged(rates: Sequence[float], losses: Sequence[float]) -> bool:
-    """Whether the smoothed loss is now more than `WORSE` times its best."""
+    """Whether the last smoothed loss is more than `DIVERGENCE_RATIO` times the minimum."""
     smoothed_N = smooth(rates, losses)
-    return bool(smoothed_N[-1] > WORSE * smoothed_N.min())
+    return bool(smoothed_N[-1] > DIVERGENCE_RATIO * smoothed_N.min())
 
 
 def suggest(rates: Sequence[float], losses: Sequence[float]) -> Suggestion:
-    """Where the smoothed loss falls fastest before its minimum, a tenth of the rate there, and a tenth of that from which on it climbs.
+    """Find the rates of a `Suggestion`.
 
-    Times any rate or loss, and but for the last plus any loss (above 0), it stays where it is.
+    A factor on all rates scales the results; a factor on all losses changes nothing, and neither does a constant added to them, except for
+    `climbs`.
 
     Args:
-        rates: rising.
-        losses: finite, one at each rate.
+        rates: increasing.
+        losses: finite, one for each rate.
     """
     smoothed_N = smooth(rates, losses)
     least = int(smoothed_N.argmin())
-    climbs = rates[int((smoothed_N <= TWICE * smoothed_N.min()).nonzero().max())] / 10
+    climbs = rates[int((smoothed_N <= RISING_RATIO * smoothed_N.min()).nonzero().max())] / 10
     if least == 0:
         return Suggestion(None, rates[0] / 10, climbs, rates[-1])
     logs_N = torch.tensor(rates, dtype=torch.float64).log()
@@ -101,27 +115,35 @@ def suggest(rates: Sequence[float], losses: Sequence[float]) -> Suggestion:
 
 
 def write_csv(path: Path, rates: Sequence[float], losses: Sequence[float]) -> None:
-    """A row a step: rate, loss, smoothed."""
+    """Write one row for each step: rate, loss, smoothed loss."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("rate", "loss", "smoothed"))
         writer.writerows(zip(rates, losses, smooth(rates, losses).tolist(), strict=True))
 
 
-def draw(path: Path, rates: Sequence[float], losses: Sequence[float], suggestion: Suggestion, *, solved: bool) -> None:
-    """A picture of the losses over the rates, with the answers marked that count for a head that is solved or not, as PNG."""
-    from matplotlib.figure import Figure  # here: the range test's settings are read by every run. No pyplot: no screen is needed
+def draw(path: Path, rates: Sequence[float], losses: Sequence[float], suggestion: Suggestion, *, probe_head: bool) -> None:
+    """Plot the losses over the rates as PNG, with the suggested rates.
+
+    Args:
+        path: of the PNG file.
+        rates: increasing.
+        losses: one for each rate.
+        suggestion: the rates to mark.
+        probe_head: whether the head is a fitted linear probe.
+    """
+    from matplotlib.figure import Figure  # imported late: every run imports this module. Not pyplot: it may need a screen
 
     smoothed = smooth(rates, losses).tolist()
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot(xscale="log", xlabel="optimizer.lr", ylabel="training loss")
     axes.plot(rates, losses, color="0.75", linewidth=1, label="loss of a step")
     axes.plot(rates, smoothed, color="C0", linewidth=2, label="smoothed")
-    if (steep := suggestion.steep) and not solved:
+    if (steep := suggestion.steep) and not probe_head:
         axes.plot(steep, smoothed[rates.index(steep)], "o", color="C3", markersize=9, label=f"falls fastest: {steep:.1e}")
-    tenth, of = (suggestion.climbs, "where it has doubled") if solved else (suggestion.tenth, "the minimum's")
+    tenth, of = (suggestion.climbs, "where it has doubled") if probe_head else (suggestion.tenth, "the minimum's")
     axes.axvline(tenth, color="C2", linestyle="--", label=f"a tenth of {of}: {tenth:.1e}")
     until = sum(rate <= 10 * tenth for rate in rates)
-    axes.set_ylim(0, 1.15 * max(losses[:until]))  # what comes after may rise out of all bounds
+    axes.set_ylim(0, 1.15 * max(losses[:until]))  # later losses may be arbitrarily large
     axes.legend()
     figure.savefig(path, dpi=120)

@@ -1,7 +1,8 @@
-"""Learning rates of all groups from one factor, so that the ratios between the groups hold at every step.
+"""Learning-rate schedules over time: one factor for all parameter groups, so that the ratios between their rates never change.
 
-A scheduler of torch drives the rate of a stand-in optimizer that has one group of rate 1. That rate is the factor: each group's rate
-is its own base rate times the factor. Schedulers that refuse several groups, or treat each by itself, cannot do harm here.
+A scheduler of torch controls the rate of a stand-in optimizer that has one group with rate 1. That rate is the factor: the rate of each
+group is its base rate times the factor. This also works with schedulers that support one group only, or treat groups differently. The
+base rates follow from the learning-rate factors of the layers, see `presets`.
 """
 
 from collections.abc import Callable
@@ -28,17 +29,17 @@ Curve = Callable[[Optimizer, int], AnyScheduler]
 
 
 class Rates(LRScheduler):
-    """Sets `lr` of every group of an optimizer to the group's base rate times a factor that follows a curve.
+    """A scheduler that sets `lr` of every group to the group's base rate times a factor that follows a curve.
 
     Args:
-        optimizer: its groups' rates at this time are their base rates, kept in each group as `initial_lr`.
-        curve: recipe for a scheduler, called with the stand-in optimizer and the number of its steps, such as `cosine`.
+        optimizer: the rates of its groups at this time are their base rates, stored in each group as `initial_lr`.
+        curve: builds a scheduler from the stand-in optimizer and the number of its steps, such as `cosine`.
         steps: optimizer steps of the whole training, at least 1.
-        epochs: the same in epochs.
-        unit: whether the curve moves on with each `step` or with each `epoch`; Lightning calls it `interval`.
-        warmup: this part of the curve, in [0, 1), is put before it as a straight line up to 1.
-        restart: the curve and its warm-up begin anew at each stage (`begin_stage`).
-        monitor: the metric that a curve of `ReduceLROnPlateau` looks at.
+        epochs: epochs of the whole training.
+        unit: whether the curve advances with each `step` or each `epoch`; Lightning's name is `interval`.
+        warmup: fraction of the length, in [0, 1), in which the factor first rises linearly to 1.
+        restart: whether the curve and its warm-up start again with each stage (`begin_stage`).
+        monitor: the metric that a curve of `ReduceLROnPlateau` monitors.
 
     Raises:
         UserError: a warm-up out of its range.
@@ -56,9 +57,9 @@ class Rates(LRScheduler):
         restart: bool = False,
         monitor: str = "val/loss",
     ) -> None:
-        # LRScheduler's own __init__ is left out: it takes a first step and counts steps, both of which the curve does for itself
+        # LRScheduler.__init__ is not called: it takes a first step and counts steps, and the curve's own scheduler does both
         if not 0 <= warmup < 1:
-            raise UserError(f"lr_scheduler.warmup={warmup}: give the part of the run that it takes, from 0 to less than 1")
+            raise UserError(f"lr_scheduler.warmup={warmup}: give a fraction of the run, from 0 to less than 1")
         self.optimizer, self.unit, self.monitor = optimizer, unit, monitor
         self._curve, self._warmup, self._restart = curve, warmup, restart
         for group in optimizer.param_groups:
@@ -68,36 +69,43 @@ class Rates(LRScheduler):
 
     @property
     def factor(self) -> float:
-        """What every base rate is multiplied by."""
-        rising: float = min(1.0, (self._taken + 1) / (self._rising + 1))
-        return rising * float(self._stand_in.param_groups[0]["lr"])
+        """The present factor on every base rate."""
+        warmup: float = min(1.0, (self._taken + 1) / (self._warmup_length + 1))
+        return warmup * float(self._stand_in.param_groups[0]["lr"])
 
     @property
     def restarts(self) -> bool:
-        """Whether `begin_stage` begins anew."""
+        """Whether the curve starts again with each stage."""
         return self._restart
 
     @property
     def reduce_on_plateau(self) -> bool:
-        """Whether a step wants the value of a metric."""
+        """Whether a step needs the value of a metric."""
         return isinstance(self._scheduler, ReduceLROnPlateau)
 
     @property
     def config(self) -> dict[str, Any]:
-        """What a LightningModule's `configure_optimizers` returns as `lr_scheduler`."""
+        """The value of `lr_scheduler` for a LightningModule's `configure_optimizers`."""
         plateau = {"monitor": self.monitor, "reduce_on_plateau": True} if self.reduce_on_plateau else {}
         return {"scheduler": self, "interval": self.unit, **plateau}
 
     def begin_stage(self, steps: int, epochs: int) -> None:
-        """Begin anew, for a stage of so many steps and epochs, if the curve restarts."""
+        """Start the curve again, if `restart`, for a stage of this many steps and epochs."""
         if self._restart:
             self._begin(steps if self.unit == "step" else epochs)
 
     def step(self, metrics: float | None = None) -> None:
-        """Move on by one unit. `metrics`: value of the metric, for a curve that reduces on a plateau. At its end the curve stays."""
+        """Advance by one unit; after its end the curve stays constant.
+
+        Args:
+            metrics: value of the monitored metric, for a curve that reduces on a plateau.
+
+        Raises:
+            UserError: such a curve without a value.
+        """
         self._taken += 1
-        if self._rising < self._taken < self._length:
-            self._stand_in.step()  # nothing moves; torch wants a step of the optimizer before one of its scheduler
+        if self._warmup_length < self._taken < self._length:
+            self._stand_in.step()  # no effect; torch requires a step of the optimizer before one of its scheduler
             if isinstance(self._scheduler, ReduceLROnPlateau):
                 if metrics is None:
                     raise UserError(f"a curve that reduces on a plateau needs the value of {self.monitor!r} at each step")
@@ -107,11 +115,11 @@ class Rates(LRScheduler):
         self._set()
 
     def get_last_lr(self) -> list[float | Tensor]:
-        """The rate of each group."""
+        """Return the rate of each group."""
         return [float(group["lr"]) for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
-        """Where on the curve it is."""
+        """Return the position on the curve."""
         stand_in = {name: value for name, value in self._stand_in.param_groups[0].items() if name != "params"}
         return {
             "total": self._total,
@@ -122,11 +130,11 @@ class Rates(LRScheduler):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go to where on the curve `state_dict` is. Raises `UserError` where training had another length."""
+        """Restore the position on the curve. Raises `UserError` if training had another length."""
         if state_dict["total"] != self._total:
             raise UserError(
-                f"this checkpoint's training is {state_dict['total']} {self.unit}s long, here it is {self._total}: give the same length, "
-                "or begin a new run from its weights"
+                f"training has {state_dict['total']} {self.unit}s in this checkpoint and {self._total} here: give the same length, "
+                "or start a new run from its weights"
             )
         self._begin(state_dict["length"])
         self._taken = state_dict["taken"]
@@ -136,9 +144,9 @@ class Rates(LRScheduler):
 
     def _begin(self, length: int) -> None:
         self._length, self._taken = max(1, length), 0
-        self._rising = int(self._warmup * self._length)
+        self._warmup_length = int(self._warmup * self._length)
         self._stand_in = SGD([torch.zeros(1)], lr=1.0)
-        self._scheduler = self._curve(self._stand_in, self._length - self._rising)
+        self._scheduler = self._curve(self._stand_in, self._length - self._warmup_length)
         self._set()
 
     def _set(self) -> None:
@@ -147,7 +155,7 @@ class Rates(LRScheduler):
 
 
 def constant(optimizer: Optimizer, length: int) -> AnyScheduler:
-    """1 all the way."""
+    """Constant factor 1."""
     return ConstantLR(optimizer, factor=1.0)
 
 
@@ -157,14 +165,14 @@ def cosine(optimizer: Optimizer, length: int, *, least: float = 0.0) -> AnySched
 
 
 def linear(optimizer: Optimizer, length: int, *, least: float = 0.0) -> AnyScheduler:
-    """A straight line from 1 down to `least`."""
+    """Straight line from 1 down to `least`."""
     return LinearLR(optimizer, start_factor=1.0, end_factor=least, total_iters=length)
 
 
 def one_cycle(optimizer: Optimizer, length: int, *, rise: float = 0.3, div: float = 25.0, final_div: float = 1e4) -> AnyScheduler:
-    """From 1 / `div` up to 1 in the first `rise` of the way, then down to 1 / (`div` x `final_div`) (Smith and Topin 2018)."""
+    """One cycle (Smith and Topin 2018): from 1 / `div` up to 1 in the fraction `rise`, then down to 1 / (`div` x `final_div`)."""
     length = max(length, 2)
-    rise = max(rise, 1.5 / length)  # torch divides by the steps of the rise, less one
+    rise = max(rise, 1.5 / length)  # torch divides by the steps of the rise minus one
     return OneCycleLR(
         optimizer, max_lr=1.0, total_steps=length, pct_start=rise, div_factor=div, final_div_factor=final_div, cycle_momentum=False
     )
@@ -173,22 +181,22 @@ def one_cycle(optimizer: Optimizer, length: int, *, rise: float = 0.3, div: floa
 def plateau(
     optimizer: Optimizer, length: int, *, mode: Literal["min", "max"] = "min", factor: float = 0.1, patience: int = 2
 ) -> AnyScheduler:
-    """Times `factor` whenever the monitored metric has not got better for more than `patience` units. Moves on with each epoch."""
+    """Multiply by `factor` when the monitored metric has not improved for more than `patience` units. Use `unit="epoch"`."""
     return ReduceLROnPlateau(optimizer, mode=mode, factor=factor, patience=patience)
 
 
 def step(optimizer: Optimizer, length: int, *, step_size: int = 10, gamma: float = 0.1) -> AnyScheduler:
-    """Times `gamma` every `step_size` units. Raises `UserError` for a size below 1."""
+    """Multiply by `gamma` every `step_size` units. Raises `UserError` for a size below 1."""
     if step_size < 1:
         raise UserError(f"lr_scheduler.curve.step_size={step_size}: give a whole number from 1")
     return StepLR(optimizer, step_size, gamma)
 
 
 def exponential(optimizer: Optimizer, length: int, *, least: float, most: float) -> AnyScheduler:
-    """From `least` to `most`, times the same at each of the `length` - 1 steps: the range test's."""
+    """Exponential growth from `least` to `most` in `length` - 1 steps, for the range test."""
     return LambdaLR(optimizer, lambda step: least * (most / least) ** (step / max(1, length - 1)))
 
 
 def any_curve(optimizer: Optimizer, length: int, *, scheduler: Callable[[Optimizer], AnyScheduler]) -> AnyScheduler:
-    """Any scheduler of torch that needs no length: `partial(StepLR, step_size=10)`."""
+    """Use any scheduler of torch that needs no length, such as `partial(StepLR, step_size=10)`."""
     return scheduler(optimizer)

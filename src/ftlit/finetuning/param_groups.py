@@ -1,4 +1,4 @@
-"""Every parameter in exactly one named group, frozen ones too, from the first step on (invariant 2)."""
+"""Parameter groups: every parameter, frozen or not, is in exactly one named group from the first step (invariant 2)."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,23 +11,23 @@ from ftlit.patterns import first_match
 
 Group = dict[str, Any]
 EVERYTHING: Sequence[tuple[str, float]] = (("*", 1.0),)
-NO_DECAY = " (no decay)"  # ends the name of a group that weight decay leaves alone
+NO_DECAY = " (no decay)"  # suffix of the name of a group without weight decay
 
 
 def param_groups(module: nn.Module, lr_scale: Sequence[tuple[str, float]] = EVERYTHING, *, decay_all: bool = True) -> list[Group]:
-    """One group a pattern, in the order given: `{"name": pattern, "params": [...], "lr_scale": factor}`.
+    """Build one group for each pattern, in the given order: `{"name": pattern, "params": [...], "lr_scale": factor}`.
 
-    Parameters are told apart by identity, never by value; one with several names goes by its first. Nothing is left out because it is
-    frozen: a stage changes `requires_grad`, and an optimizer passes over what has no gradient.
+    Parameters are distinguished by identity, not by value; the first name counts for one with several names. Frozen parameters are
+    included: a stage changes `requires_grad`, and an optimizer skips parameters without a gradient.
 
     Args:
         module: any module.
-        lr_scale: (pattern, factor); the first pattern that covers a parameter's name wins.
-        decay_all: `False` puts biases and the weights of norms (parameters of at most one dimension) in groups of their own,
-            `"head (no decay)"` for instance, with `weight_decay` 0 (Loshchilov's AdamW decays all; He et al. 2019, section 3.1, does not).
+        lr_scale: learning-rate factors (pattern, factor); the first pattern that covers a parameter's name wins.
+        decay_all: `False` puts biases and the weights of norms (parameters of at most one dimension) into separate groups with
+            `weight_decay` 0, `"head (no decay)"` for instance (He et al. 2019, section 3.1; the original AdamW decays all).
 
     Raises:
-        UserError: a parameter that no pattern covers, or a pattern left without one.
+        UserError: a parameter that no pattern covers, or a pattern without parameters.
     """
     parameters = dict(module.named_parameters())
     rules = first_match(lr_scale, parameters)
@@ -36,8 +36,8 @@ def param_groups(module: nn.Module, lr_scale: Sequence[tuple[str, float]] = EVER
         groups[pattern] = Group(name=pattern, params=[], lr_scale=factor)
         groups[pattern + NO_DECAY] = Group(name=pattern + NO_DECAY, params=[], lr_scale=factor, weight_decay=0.0)
     for name, parameter in parameters.items():
-        apart = not decay_all and parameter.ndim <= 1
-        groups[rules[name][0] + (NO_DECAY if apart else "")]["params"].append(parameter)
+        no_decay = not decay_all and parameter.ndim <= 1
+        groups[rules[name][0] + (NO_DECAY if no_decay else "")]["params"].append(parameter)
     return [group for group in groups.values() if group["params"]]
 
 
@@ -48,16 +48,16 @@ def build_optimizer(
     *,
     decay_all: bool = True,
 ) -> Optimizer:
-    """The optimizer over all parameters of `module`, each group at the factory's rate times its own scale.
+    """Build an optimizer over all parameters of `module`; the base rate of each group is the factory's rate times the group's factor.
 
     Args:
         module: any module; its parameters may be frozen.
-        factory: a recipe for an optimizer, such as `partial(torch.optim.AdamW, lr=1e-3)`.
+        factory: builds an optimizer from groups, such as `partial(torch.optim.AdamW, lr=1e-3)`.
         lr_scale: as in `param_groups`.
         decay_all: as in `param_groups`.
 
     Raises:
-        UserError: as `param_groups`.
+        UserError: see `param_groups`.
     """
     optimizer = factory(param_groups(module, lr_scale, decay_all=decay_all))
     for group in optimizer.param_groups:
@@ -66,11 +66,11 @@ def build_optimizer(
 
 
 def check_ratios(optimizer: Optimizer) -> None:
-    """Raise `UserError` where the groups of `build_optimizer` no longer have rates in the ratio of their scales.
+    """Raise `UserError` if the rates of the groups of `build_optimizer` are not in the ratio of their factors.
 
-    torch's `OneCycleLR(optimizer, max_lr=0.1)` gives one rate to all groups, for instance.
+    torch's `OneCycleLR(optimizer, max_lr=0.1)`, for instance, sets one rate for all groups.
     """
-    own = [group for group in optimizer.param_groups if "name" in group and group.get("lr_scale")]  # timm's have a scale and no name
+    own = [group for group in optimizer.param_groups if "name" in group and group.get("lr_scale")]  # timm's groups have no name
     rates = {group["name"]: (float(group["lr"]), group["lr_scale"]) for group in own}
     bases = {name: rate / scale for name, (rate, scale) in rates.items()}
     if bases and max(bases.values()) - min(bases.values()) > 1e-6 * max(bases.values()):

@@ -1,4 +1,4 @@
-"""The plan of a run, examined before its first step: what trains when, in which group, at what rate; and what is silently wrong."""
+"""The plan of a run: what trains when, in which parameter group, at which rate; and warnings of likely mistakes (the doctor)."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,16 +19,16 @@ from ftlit.patterns import covers
 
 @dataclass(frozen=True)
 class LayerRow:
-    """What becomes of a layer; one entry a stage in `modes` and `batchnorm`.
+    """The row of a layer; `modes` and `batchnorm` have one entry for each stage.
 
     Args:
-        layer: its name.
+        layer: name of the layer.
         size: number of values in its parameters.
         first: index of the first stage in which it trains; `None`: never.
-        modes: `train`, `eval`, or `part` where some of it trains.
-        groups: names of the parameter groups that hold it.
-        rates: their base rates.
-        batchnorm: policies of its batch norms, `frozen` where the layer is; empty where it has none.
+        modes: `train`, `eval`, or `part` if a part of it trains.
+        groups: names of the parameter groups of its parameters.
+        rates: base rates of these groups.
+        batchnorm: policies of its batch norms, `frozen` if the layer is; empty if it has none.
     """
 
     layer: str
@@ -42,13 +42,13 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class Plan:
-    """A schedule applied to a module, in words.
+    """A schedule applied to a module, as text and numbers.
 
     Args:
-        stages: a line for each.
+        stages: one line for each stage.
         rows: one for each layer.
-        reduced: bytes of gradients that each step of a stage sends between processes (`ddp`), a number a stage.
-        warnings: what is allowed and hardly ever meant, a line each.
+        reduced: for each stage the bytes of gradients that a step exchanges between processes (`ddp`).
+        warnings: likely mistakes that are not errors, one line each.
     """
 
     stages: tuple[str, ...]
@@ -60,15 +60,15 @@ class Plan:
 def examine(
     module: nn.Module, layers: Sequence[str], schedule: Schedule, optimizer: Optimizer, *, batch_size: int | None = None, processes: int = 1
 ) -> Plan:
-    """What `schedule` will do to `module`. Nothing is changed.
+    """Examine what `schedule` will do to `module`, without changing it.
 
     Args:
-        module: what trains.
-        layers: names of modules in it, a row each.
+        module: the module that is trained.
+        layers: names of its layers; each becomes a row.
         schedule: its patterns name parameters of `module`.
-        optimizer: as it stands before the first step; see `ftlit.build_optimizer`.
-        batch_size: images of one process in a batch, if known.
-        processes: how many train together.
+        optimizer: the optimizer before the first step; see `ftlit.build_optimizer`.
+        batch_size: batch size of one process, if known.
+        processes: number of processes that train together.
 
     Raises:
         UserError: a pattern that covers nothing.
@@ -112,61 +112,63 @@ def _row(
     own = {name: p.numel() for name, p in module.named_parameters() if covers(layer, name)}
     shares = [len(own.keys() & names) for names in chosen]
     modes = tuple("eval" if not share else "train" if share == len(own) else "part" for share in shares)
-    held = dict.fromkeys(pair for name in own for pair in groups[name])
+    own_groups = dict.fromkeys(pair for name in own for pair in groups[name])
     norms = [norm for norm in module.get_submodule(layer).modules() if isinstance(norm, _BatchNorm)]
     return LayerRow(
         layer,
         sum(own.values()),
         next((i for i, share in enumerate(shares) if share), None),
         modes,
-        tuple(name for name, _ in held),
-        tuple(dict.fromkeys(rate for _, rate in held)),
+        tuple(name for name, _ in own_groups),
+        tuple(dict.fromkeys(rate for _, rate in own_groups)),
         tuple(_policy(module, stage, names, norms) for stage, names in zip(stages, chosen, strict=True)) if norms else (),
     )
 
 
 def _policy(module: nn.Module, stage: Stage, chosen: set[str], norms: Sequence[nn.Module]) -> str:
-    """What holds for these batch norms in a stage: `live`, `frozen_stats`, `frozen`, or several of them."""
+    """Return the policy of these batch norms in a stage: `live`, `frozen_stats`, `frozen`, or several of them."""
     policies = batchnorm_policies(module, stage.policy)
     parameters = dict(module.named_parameters())
     training = {id(parameters[name]) for name in chosen}
-    # one without weight and bias goes with the module that holds it: told by its policy alone
-    still = [any(True for _ in norm.parameters()) and not any(id(p) in training for p in norm.parameters()) for norm in norms]
-    return " + ".join(dict.fromkeys("frozen" if stays else policies[norm] for norm, stays in zip(norms, still, strict=True)))
+    # one without weight and bias has the mode of the module around it, so only its policy counts
+    frozen = [any(True for _ in norm.parameters()) and not any(id(p) in training for p in norm.parameters()) for norm in norms]
+    return " + ".join(dict.fromkeys("frozen" if is_frozen else policies[norm] for norm, is_frozen in zip(norms, frozen, strict=True)))
 
 
 def _ungrouped(groups: Mapping[str, Sequence[object]]) -> Iterable[str]:
-    """Invariant 2: every parameter in exactly one group."""
-    if missing := [name for name, held in groups.items() if not held]:
+    """Warn of parameters that are not in exactly one group (invariant 2)."""
+    if missing := [name for name, found in groups.items() if not found]:
         yield f"in no parameter group, so it never trains: {shorten(missing, most=3)}; build the optimizer with ftlit.build_optimizer"
-    if twice := [name for name, held in groups.items() if len(held) > 1]:
+    if twice := [name for name, found in groups.items() if len(found) > 1]:
         yield f"in several parameter groups, so it is updated several times a step: {shorten(twice, most=3)}"
 
 
 def _never(rows: Sequence[LayerRow]) -> Iterable[str]:
-    """A layer that no stage trains between layers that train: a hole is seldom meant."""
+    """Warn of layers that no stage trains although layers below them train, which is rarely intended."""
     ever = [row.first is not None or not row.size for row in rows]
-    if holes := [row.layer for row, trains in list(zip(rows, ever, strict=True))[ever.index(True) if True in ever else 0 :] if not trains]:
-        yield f"no stage trains {shorten(holes)}, though layers below train: is a pattern missing?"
+    if skipped := [
+        row.layer for row, trains in list(zip(rows, ever, strict=True))[ever.index(True) if True in ever else 0 :] if not trains
+    ]:
+        yield f"no stage trains {shorten(skipped)}, though layers below train: is a pattern missing?"
 
 
 def _under_frozen(rows: Sequence[LayerRow], frozen: Collection[str]) -> Iterable[str]:
-    """Freezing on request saves the pass back only where nothing below trains."""
+    """Warn of layers that train below frozen ones: freezing saves the backward pass only if nothing below trains."""
     highest = max((place for place, row in enumerate(rows) if row.layer in frozen), default=0)
     if low := [row.layer for row in rows[:highest] if row.first is not None]:
         hint = "; schedule.freeze_embeddings=true freezes these too" if low[0].endswith(EMBEDDINGS) else ""
-        yield f"{shorten(low)} below the frozen layers train: the pass back still runs through all of these{hint}"
+        yield f"{shorten(low)}: trained below the frozen layers, so the backward pass still runs through all of them{hint}"
 
 
 def _pooler(rows: Sequence[LayerRow]) -> Iterable[str]:
-    """A pooler serves the task of the pretraining, next sentences for one; encoders of sentences leave it untrained."""
+    """Warn of a frozen pooler: it was trained for the pretraining task, such as next sentences, or not at all."""
     for row in rows:
         if row.layer.rpartition(".")[2] == "pooler" and row.size and row.first is None:
-            yield f"{row.layer} stays as the pretraining left it: the mean of the tokens below is mostly worth more (backbone.cut=-2)"
+            yield f"{row.layer} is frozen in every stage: the mean of the tokens below is usually better (backbone.cut=-2)"
 
 
 def _inputs(module: nn.Module) -> Iterable[str]:
-    """Images that are not normalised as the weights were trained cost accuracy and no error."""
+    """Warn of a normalisation other than that of the pretraining: it costs accuracy without an error."""
     for backbone in (part for part in module.modules() if isinstance(part, Backbone)):
         spec, trained_with = backbone.input_spec, backbone.trained_with
         if trained_with and isinstance(spec, InputSpec) and (spec.mean, spec.std) != (trained_with.mean, trained_with.std):
@@ -175,7 +177,7 @@ def _inputs(module: nn.Module) -> Iterable[str]:
 
 
 def _random(module: nn.Module, chosen: Sequence[set[str]]) -> Iterable[str]:
-    """A layer that never trains and was never trained."""
+    """Warn of layers with random weights that no stage trains."""
     ever = set().union(*chosen)
     for name, backbone in module.named_modules():
         if isinstance(backbone, Backbone):
@@ -183,22 +185,22 @@ def _random(module: nn.Module, chosen: Sequence[set[str]]) -> Iterable[str]:
             random = [layer for layer in backbone.layers_with_parameters if layer in backbone.random_layers]
             layers = [layer for layer in random if not any(covers(prefix + layer, parameter) for parameter in ever)]
             if layers:
-                yield f"no stage trains {shorten(layers)}, and the weights there are a random start: give weights, or train all"
+                yield f"no stage trains {shorten(layers)}, and their weights are random: give weights, or train all"
 
 
 def _small_batches(
     module: nn.Module, stages: Sequence[Stage], chosen: Sequence[set[str]], batch_size: int | None, processes: int
 ) -> Iterable[str]:
-    """Statistics of a small batch are noise, and each process has its own."""
+    """Warn of live batch norms on small batches, whose statistics are noisy, and with several processes, which have different ones."""
     norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
     if not norms:
         return
     if not any("live" in _policy(module, stage, names, norms) for stage, names in zip(stages, chosen, strict=True)):
         return
     if batch_size is not None and batch_size < 8:
-        yield f"batch norms are live on batches of {batch_size}: their statistics are noise; batchnorm=frozen_stats or affine does without"
+        yield f"batch norms are live on batches of {batch_size}: their statistics are noisy; batchnorm=frozen_stats or affine avoids this"
     if processes > 1 and not all(isinstance(norm, SyncBatchNorm) for norm in norms):
         yield (
             f"batch norms are live and each of the {processes} processes has its own statistics (the first's are kept): "
-            "trainer.sync_batchnorm=true joins them on GPUs, batchnorm=frozen_stats or affine does without"
+            "trainer.sync_batchnorm=true synchronises them on GPUs, batchnorm=frozen_stats or affine avoids this"
         )

@@ -1,4 +1,4 @@
-"""A schedule: an ordered list of stages (what trains from when) and an ordered list of learning-rate factors."""
+"""The schedule: an ordered list of stages (what trains from when) and an ordered list of learning-rate factors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,27 +9,27 @@ from types import MappingProxyType
 from ftlit.errors import UserError
 from ftlit.finetuning.freeze import BatchNorm
 from ftlit.finetuning.stage import Stage
-from ftlit.patterns import covers
 
-LrScale = Sequence[tuple[str, float]]
-NOTHING_DECIDED: Mapping[int, int] = MappingProxyType({})
+LrFactors = Sequence[tuple[str, float]]  # (pattern, factor): the first pattern that covers a parameter wins
+NO_TRANSITIONS: Mapping[int, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Stages in order of time, and the factor on the base learning rate for each pattern (the first that covers a parameter wins).
+    """Stages in the order of time, and learning-rate factors.
 
     Args:
         stages: the first begins at epoch 0, each later one after the one before.
-        lr_scale: (pattern, factor above 0), covering every parameter. Each pattern becomes one named parameter group.
-        frozen: modules that no stage trains because a person wants it so.
+        lr_scale: learning-rate factors (pattern, factor above 0) on the optimizer's rate. Together they cover every parameter; the first
+            pattern that covers a parameter wins. Each pattern becomes one named parameter group.
+        frozen: modules that the user froze (`freeze_layers`, `freeze_embeddings`): no stage trains them.
 
     Raises:
         UserError: stages out of order, or a factor not above 0.
     """
 
     stages: Sequence[Stage]
-    lr_scale: LrScale = (("*", 1.0),)
+    lr_scale: LrFactors = (("*", 1.0),)
     frozen: Sequence[str] = ()
 
     def __post_init__(self) -> None:
@@ -40,18 +40,20 @@ class Schedule:
         for unit in ("epoch", "step"):
             times = [getattr(stage, unit) for stage in self.stages if getattr(stage, unit) is not None]
             if any(b <= a for a, b in pairwise(times)):
-                raise UserError(f"the stages begin at {unit}s {times}: each must begin after the one before")
+                raise UserError(f"stages begin at {unit}s {times}: each must begin after the one before")
         for pattern, factor in self.lr_scale:
             if not (factor > 0 and isfinite(factor)):
-                raise UserError(f"learning-rate scale {factor} of {pattern!r}: give a number above 0; to freeze, leave it out of `train`")
+                raise UserError(
+                    f"learning-rate factor {factor} of {pattern!r}: give a number above 0; to freeze it, leave it out of `train`"
+                )
 
-    def stage_at(self, epoch: int, step: int = 0, decided: Mapping[int, int] = NOTHING_DECIDED) -> int:
-        """Index of the stage in force (invariant 4: a pure function of where training is and of what metrics have decided).
+    def stage_at(self, epoch: int, step: int = 0, decided: Mapping[int, int] = NO_TRANSITIONS) -> int:
+        """Return the index of the current stage: a pure function of epoch, step and logged transitions (invariant 4).
 
         Args:
-            epoch: epochs completed.
-            step: optimizer steps completed.
-            decided: index of a stage whose `until` was reached -> the epoch that it begins at.
+            epoch: completed epochs.
+            step: completed optimizer steps.
+            decided: index of a stage whose `until` was reached -> the epoch at which it begins.
 
         >>> Schedule([Stage(["head"]), Stage(["*"], epoch=2)]).stage_at(1)
         0
@@ -65,24 +67,25 @@ class Schedule:
         return max(i for i, stage in enumerate(self.stages) if begun(i, stage))
 
     def spans(self, end: int) -> list[range]:
-        """The epochs before `end` in which each stage may be in force: from its earliest beginning to the latest of the next one that
-        begins at an epoch.
+        """Return for each stage the epochs before `end` in which it may run.
+
+        They reach from its earliest beginning to the latest beginning of the next stage that begins at an epoch.
         """
         ends = [next((later.epoch for later in self.stages[i + 1 :] if later.epoch is not None), end) for i in range(len(self.stages))]
         begins = [(stage.epoch or 0) if stage.until is None else 0 for stage in self.stages]
         return [range(begin, min(last, end)) for begin, last in zip(begins, ends, strict=True)]
 
     def latest_steps(self, steps_per_epoch: int) -> list[int]:
-        """The optimizer step at which each stage begins, at the latest."""
+        """Return the latest optimizer step at which each stage begins."""
         return [(stage.epoch or 0) * steps_per_epoch if stage.step is None else stage.step for stage in self.stages]
 
     def check_reached(self, max_epochs: int | None, max_steps: int = -1, steps_per_epoch: int | None = None) -> None:
-        """Raise `UserError` where training would end before the last stage begins, or where a stage would begin after a later one.
+        """Raise `UserError` if training would end before the last stage begins, or a stage would begin after a later one.
 
         Args:
-            max_epochs: where training ends; `None` or -1 for no such end.
-            max_steps: the same in optimizer steps.
-            steps_per_epoch: optimizer steps in an epoch; what depends on it is not checked without.
+            max_epochs: number of epochs; `None` or -1 for no limit.
+            max_steps: number of optimizer steps; -1 for no limit.
+            steps_per_epoch: optimizer steps in an epoch; `None` skips the checks that depend on it.
         """
         last = self.stages[-1]
         if max_epochs is not None and last.epoch is not None and 0 <= max_epochs <= last.epoch:
@@ -107,40 +110,23 @@ class Schedule:
 
 
 def with_batchnorm(schedule: Schedule, batchnorm: BatchNorm) -> Schedule:
-    """The same schedule with this policy in every stage that has left it open."""
+    """Set the batch norm policy of every stage that has none."""
     return replace(schedule, stages=[replace(s, batchnorm=batchnorm) if s.batchnorm is None else s for s in schedule.stages])
 
 
-def with_reinit(schedule: Schedule, layers: Sequence[str], *, backbone: str = "backbone", head: str = "head") -> Schedule:
-    """The same schedule where these layers of the backbone begin at random, as the head does: they train in every stage in which the head
-    does, at its rate; but for those that are frozen by wish. One whose scales do not name each layer (`explicit`) is left as it is written.
-    """
-    rates = dict(schedule.lr_scale)
-    new = [name for name in (f"{backbone}.{layer}" for layer in layers) if name not in schedule.frozen]
-    if not set(new) <= rates.keys() or head not in rates:
-        return schedule
-
-    def also(stage: Stage) -> Stage:
-        lacking = [name for name in new if head in stage.train and not any(covers(pattern, name) for pattern in stage.train)]
-        return replace(stage, train=[*stage.train, *lacking], name=" + ".join([stage.name, *(name.split(".", 1)[1] for name in lacking)]))
-
-    scales = [(pattern, rates[head] if pattern in new else factor) for pattern, factor in schedule.lr_scale]
-    return replace(schedule, stages=[also(stage) for stage in schedule.stages], lr_scale=scales)
-
-
 def trains_head_alone(stage: Stage, head: str = "head") -> bool:
-    """Whether nothing but the head trains."""
+    """Whether only the head trains."""
     return all(pattern == head or pattern.startswith(f"{head}.") for pattern in stage.train)
 
 
 def without_warm_up(schedule: Schedule, head: str = "head") -> Schedule:
-    """The same schedule without the stages at its beginning in which the head alone trains: the next one begins at once.
+    """Remove the stages at the beginning in which only the head trains; the next one then begins at epoch 0.
 
     Raises:
-        UserError: no other stage.
+        UserError: there is no other stage.
     """
     begin = next((i for i, stage in enumerate(schedule.stages) if not trains_head_alone(stage, head)), None)
     if begin is None:
-        raise UserError("this schedule trains nothing but the head: without its warm-up no stage is left")
+        raise UserError("this schedule trains only the head: without its warm-up no stage remains")
     first = replace(schedule.stages[begin], epoch=0, step=None, until=None, from_best=False)
     return replace(schedule, stages=[first, *schedule.stages[begin + 1 :]])

@@ -1,4 +1,4 @@
-"""A stage: which parameters train, from when, and the metric that may begin it earlier (`Until`)."""
+"""The stage: which parameters train, from when, and the metric that may start it earlier (`Until`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from ftlit.finetuning.freeze import BatchNorm, check_batchnorm
 
 @dataclass(frozen=True)
 class Until:
-    """The stage before goes on until a metric is good enough, or until it stops getting better.
+    """A condition on a metric that starts a stage: it reaches a threshold, or stops improving.
 
     Args:
-        metric: a logged metric, `val/accuracy` for instance.
-        mode: whether more (`max`) or less (`min`) of it is better.
-        threshold: good enough is this much or better.
-        patience: it has stopped getting better after so many judgements in a row that beat the best by no more than `min_delta`.
-        min_delta: what counts as better, 0 or more.
+        metric: name of a logged metric, `val/accuracy` for instance.
+        mode: whether the metric is to increase (`max`) or decrease (`min`).
+        threshold: the condition holds when the metric has this value or a better one.
+        patience: the condition holds after this number of validations in a row without improvement.
+        min_delta: smallest change that counts as an improvement, 0 or more.
 
     Raises:
         UserError: neither threshold nor patience, or a value out of its range.
@@ -34,14 +34,14 @@ class Until:
         if self.mode not in ("max", "min"):
             raise unknown("mode", self.mode, ("max", "min"))
         if self.threshold is None and self.patience is None:
-            raise UserError(f"until {self.metric!r}: give a threshold, a patience (a number of validations without progress) or both")
+            raise UserError(f"until {self.metric!r}: give a threshold, a patience (a number of validations without improvement) or both")
         if self.patience is not None and (not isinstance(self.patience, int) or self.patience < 1):
             raise UserError(f"until {self.metric!r}: patience={self.patience!r}: give a whole number from 1")
         if not self.min_delta >= 0:
             raise UserError(f"until {self.metric!r}: min_delta={self.min_delta!r}: give 0 or more")
 
     def reached(self, values: Sequence[float]) -> bool:
-        """Whether the metric's values since the stage before began, oldest first, are enough. NaN is never better.
+        """Whether the condition holds for the metric's values since the stage before began, oldest first. NaN is never an improvement.
 
         >>> Until("val/loss", mode="min", patience=2).reached([3.0, 2.0, 2.5, 2.0])
         True
@@ -49,7 +49,7 @@ class Until:
         return bool(values) and (self._good_enough(values[-1]) or self._stalled(values))
 
     def better(self, value: float, best: float | None) -> bool:
-        """Whether `value` beats `best` by more than `min_delta`; any number beats `None`."""
+        """Whether `value` is better than `best` by more than `min_delta`; any number is better than `None`."""
         gain = value - (-inf if best is None else best) if self.mode == "max" else (inf if best is None else best) - value
         return gain > self.min_delta
 
@@ -75,22 +75,22 @@ class Until:
 
 @dataclass(frozen=True)
 class Stage:
-    """From its beginning on, exactly the parameters that `train` covers train; all others are frozen.
+    """A span of training in which exactly the parameters that `train` covers train; all others are frozen.
 
-    A stage begins at an epoch, at an optimizer step, or at the first epoch after `until` is reached, `epoch` then being the latest.
+    A stage begins at an epoch, at an optimizer step, or at the first epoch after `until` is reached, and then at `epoch` at the latest.
 
     Args:
         train: patterns (see `ftlit.patterns`), at least one.
-        epoch: the first epoch of this stage, counted from 0; with `until`, the latest. 0 where nothing is given.
+        epoch: the first epoch of this stage, counted from 0; with `until`, the latest. Default: 0.
         step: the first optimizer step of this stage, counted from 0.
-        until: what ends the stage before.
-        name: what the plan and the progress bar call it; the patterns by default.
+        until: the condition that ends the stage before.
+        name: its name in the plan and the progress bar; the patterns by default.
         batchnorm: `auto`, `live`, `frozen` or `frozen_stats` for every batch norm, or a mapping from patterns to these; see
-            `ftlit.finetuning.freeze`. `None` leaves it open and means `auto`.
-        from_best: begin with the weights that were best by `until` in the stage before.
+            `ftlit.finetuning.freeze`. `None`: not decided, counts as `auto`.
+        from_best: whether to begin with the weights of the stage before that had the best value of the metric of `until`.
 
     Raises:
-        UserError: no pattern, a beginning that is no whole number from 0, or arguments that contradict each other.
+        UserError: no pattern, a beginning that is not a whole number from 0, or arguments that contradict each other.
     """
 
     train: Sequence[str]
@@ -113,22 +113,24 @@ class Stage:
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
                 raise UserError(f"stage {self.name!r} begins at {unit} {value!r}: give a whole number from 0")
         if self.step is not None and (self.epoch is not None or self.until is not None):
-            raise UserError(f"stage {self.name!r} begins at step {self.step} and otherwise too: give epoch, step, or until with epoch")
+            raise UserError(f"stage {self.name!r} has step={self.step} and another beginning: give epoch, step, or until with epoch")
         if self.until is not None and self.epoch is None:
-            raise UserError(f"stage {self.name!r} waits until {self.until}, perhaps for ever: give epoch=, the latest it may begin")
+            raise UserError(
+                f"stage {self.name!r} waits until {self.until}, possibly forever: give epoch=, the latest epoch at which it begins"
+            )
         if self.from_best and self.until is None:
-            raise UserError(f"stage {self.name!r} begins from the best weights: give until, whose metric says which are the best")
+            raise UserError(f"stage {self.name!r} begins from the best weights: give until, whose metric selects them")
         if self.batchnorm is not None:
             check_batchnorm(self.batchnorm)
 
     @property
     def policy(self) -> BatchNorm:
-        """`batchnorm`, or what it means where it is left open."""
+        """The batch norm policy: `batchnorm`, or `auto` if that is `None`."""
         return self.batchnorm or "auto"
 
     @property
     def begins(self) -> str:
-        """When it begins, in words."""
+        """A text for the plan: when the stage begins."""
         if self.until is not None:
             return f"when {self.until}, at epoch {self.epoch} at the latest"
         return f"epoch {self.epoch}" if self.step is None else f"step {self.step}"

@@ -18,7 +18,8 @@ from ftlit.features.stage_input import StageInput
 from ftlit.finetuning.freeze import Choice
 from ftlit.finetuning.losses import LOSSES
 from ftlit.finetuning.plan import Plan, examine
-from ftlit.finetuning.schedule import Schedule, trains_head_alone, with_batchnorm, with_reinit, without_warm_up
+from ftlit.finetuning.presets import with_reinit
+from ftlit.finetuning.schedule import Schedule, trains_head_alone, with_batchnorm, without_warm_up
 from ftlit.inference.record import part_of, record_of
 from ftlit.inference.slim import base_record
 from ftlit.lit.callbacks.probe_head import FitProbeHead, check_solvable

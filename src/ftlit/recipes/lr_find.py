@@ -54,7 +54,7 @@ def run(cfg: DictConfig) -> float:
     suggestion = suggest(curve.rates, curve.losses)
     rate = choose_rate(suggestion, curve.rates, solved=run.probe_head is not None)
     if run.trainer.is_global_zero:
-        draw(folder / "lr_find.png", curve.rates, curve.losses, suggestion, solved=run.probe_head is not None)
+        draw(folder / "lr_find.png", curve.rates, curve.losses, suggestion, probe_head=run.probe_head is not None)
         console.say(describe(rate, suggestion, run, folder))
     return rate
 
@@ -121,5 +121,5 @@ def describe(rate: float, suggestion: Suggestion, run: finetune.Run, folder: Pat
         other, more = "a tenth of the rate from which on the loss is twice its minimum", "it stays below that up to the last rate"
     else:
         other, more = f"a tenth of the rate of the minimum loss is {suggestion.tenth:.1e}", "the loss still falls at the last rate"
-    more = f"; {more}: lr_find.most may be higher" if suggestion.open_ended(solved=solved) else ""
+    more = f"; {more}: lr_find.most may be higher" if suggestion.open_ended(probe_head=solved) else ""
     return f"optimizer.lr={rate:.1e} ({groups}); {other}{more}; lr_find.csv, lr_find.png: {folder}"

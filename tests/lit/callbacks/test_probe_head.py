@@ -154,5 +154,5 @@ def test_the_warm_up_is_left_out_and_the_next_stage_begins_at_once():
     found = without_warm_up(Schedule(stages, [("*", 0.5)]))
     assert [(stage.train, stage.begins) for stage in found.stages] == [(("head", "backbone.top"), "epoch 0"), (("*",), "epoch 4")]
     assert found.lr_scale == (("*", 0.5),) and without_warm_up(found) == found
-    with pytest.raises(UserError, match="trains nothing but the head"):
+    with pytest.raises(UserError, match="trains only the head"):
         without_warm_up(Schedule(stages[:2]))
