@@ -34,8 +34,8 @@ def test_numbers_may_be_given_as_a_text_a_list_a_range_or_not_at_all(given, numb
 
 @pytest.mark.parametrize(
     ("given", "line"),
-    [("5", "no encoder.5, give numbers from 0 to 4"), ("3-9", "no encoder.5"), ([7], "no encoder.7"), (-1, "'-1' is no number"),
-     ("3-1", "'3-1' is no number"), ("first", "'first' is no number"), ("1;2", "'1;2' is no number")],
+    [("5", "no encoder.5, give numbers from 0 to 4"), ("3-9", "no encoder.5"), ([7], "no encoder.7"), (-1, "'-1' is not the number of a layer"),
+     ("3-1", "'3-1' is not the number of a layer"), ("first", "'first' is no number"), ("1;2", "'1;2' is no number")],
 )  # fmt: skip
 def test_a_number_that_is_not_there_is_an_error(given, line):
     with pytest.raises(UserError) as caught:
