@@ -11,7 +11,8 @@ from sklearn.preprocessing import StandardScaler
 
 from ftlit import UserError, extract_features, fit_probe, load_backbone
 from ftlit.probes.linear_probe import FOLDS, folds_of
-from ftlit.probes.objectives import PROBE_KINDS
+from ftlit.probes.probe_kinds import PROBE_KINDS, ProbeKind
+from ftlit.probes.solver import RegularizationPath
 
 DIGITS = load_digits()
 FEATURES, LABELS = torch.from_numpy(DIGITS.data), torch.from_numpy(DIGITS.target)
@@ -132,7 +133,7 @@ def test_stored_features_at_any_cut_are_probed(tmp_path):
         fit_probe(features, cut="layer5")
     with pytest.raises(UserError, match="features are of several cuts: give cut=, one of layer2, layer4"):
         fit_probe(features)
-    with pytest.raises(UserError, match="this probe takes features of length 128, and these have 64"):
+    with pytest.raises(UserError, match="this probe takes features of length 128, these have 64"):
         fit_probe(features, cut="layer4", l2=1e-3).accuracy(features["layer2"].read(range(40)), labels)
 
 
@@ -176,3 +177,23 @@ def test_the_summary_gives_the_argument_of_scikit_learn(kind):
     probe = fit_probe(FEATURES[:100], LABELS[:100], kind=kind, l2=1e-2)
     argument = "alpha 1" if kind == "ridge" else "C 1"  # 100 samples * 0.01
     assert probe.samples == 100 and probe.summary == f"linear probe ({kind}, L2 1.0e-02, {argument}) on average-pooled features"
+
+
+def test_a_custom_kind_is_fitted_chosen_and_named(monkeypatch):
+    def nearest_mean(features, labels, classes, l2_penalties):
+        means = torch.stack([features[labels == label].mean(dim=0) for label in range(classes)])
+        weight = torch.stack([means / (1 + l2) for l2 in l2_penalties])
+        numbers = torch.zeros(len(l2_penalties), dtype=torch.float64)
+        return RegularizationPath(weight, -(weight * means).sum(dim=2) / 2, numbers, numbers, numbers == 0)
+
+    def losses(outputs, labels):
+        return torch.nn.functional.cross_entropy(outputs, labels, reduction="none")
+
+    kind = ProbeKind(nearest_mean, losses)
+    monkeypatch.setattr(PROBE_KINDS, "_parts", {**PROBE_KINDS})
+    PROBE_KINDS.register("nearest_mean")(kind)
+    probe = fit_probe(FEATURES[:300], LABELS[:300], kind="nearest_mean", l2=[1.0, 1e-1, 1e-2])
+    assert probe.l2 == min(probe.losses, key=probe.losses.get) and probe.score > 0.9
+    assert probe.summary.startswith("linear probe (nearest_mean, L2 1.0e+00, the strongest tried) on ")
+    with pytest.raises(UserError, match="no kind of probe 'nearest_men': did you mean 'nearest_mean'"):
+        fit_probe(FEATURES[:300], LABELS[:300], kind="nearest_men")

@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.svm import LinearSVC
 
-from ftlit.probes.objectives import PROBE_KINDS
+from ftlit.probes.probe_kinds import PROBE_KINDS
 from ftlit.probes.solver import TOLERANCE, solve
 
 L2_PENALTIES = [1.0, 1e-2, 1e-4]

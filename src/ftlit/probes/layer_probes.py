@@ -15,7 +15,7 @@ from ftlit.errors import UserError, unknown
 from ftlit.features.extract import Features
 from ftlit.models.pooling import POOLINGS, Pooling
 from ftlit.probes.linear_probe import L2_PENALTIES, Probe, fit_probe
-from ftlit.probes.objectives import PROBE_KINDS, ProbeKind
+from ftlit.probes.probe_kinds import PROBE_KINDS
 from ftlit.seeding import derived_seed
 
 BOOTSTRAP_SAMPLES = 10_000
@@ -28,7 +28,7 @@ class LayerProbes:
     """Which probes to fit. An option of the config group `probe`.
 
     Args:
-        kinds: losses, see `ftlit.probes.solver.solve`.
+        kinds: names in `ftlit.probes.probe_kinds.PROBE_KINDS`.
         l2: L2 penalties to try, see `ftlit.probes.linear_probe.fit_probe`; `None`: 25 from 10 to 1e-5.
         cuts: names of layers; `None`: all.
         poolings: of the features, see `ftlit.models.pooling.pool`; at each cut those that its features allow. `head=linear_probe` takes the
@@ -64,7 +64,7 @@ class LayerProbes:
     def at(self, features: Mapping[Pooling, Features], valid: Mapping[Pooling, Features] | None = None) -> list[Probe]:
         """A probe for each cut, kind and pooling, the highest cut first; see `fit_probe`."""
         l2_penalties = [float(l2) for l2 in self.l2 or L2_PENALTIES]
-        kinds: list[ProbeKind] = [kind for kind in PROBE_KINDS if kind in self.kinds]
+        kinds = [kind for kind in PROBE_KINDS if kind in self.kinds]
         options: dict[str, Any] = {"l2": l2_penalties, "seed": self.seed}
         return [
             fit_probe(own, cut=cut, kind=kind, pooling=pooling, valid=None if valid is None else valid[pooling], **options)

@@ -11,9 +11,9 @@ from ftlit.errors import UserError, unknown
 from ftlit.features.extract import Features
 from ftlit.models.heads import LinearHead, PooledHead
 from ftlit.models.pooling import POOLINGS, Pooling
-from ftlit.probes.objectives import PROBE_KINDS, ProbeKind, losses_of
 from ftlit.probes.probe_inputs import check_classes, vectors_and_labels
-from ftlit.probes.solver import RegularizationPath, solve
+from ftlit.probes.probe_kinds import PROBE_KINDS, ProbeKind
+from ftlit.probes.solver import RegularizationPath
 from ftlit.seeding import derived_seed
 
 L2_PENALTIES = tuple(10 ** (1 - i / 4) for i in range(25))  # 10 to 1e-5
@@ -28,7 +28,7 @@ class Probe:
     Args:
         weight: (K, C), K classes.
         bias: (K,)
-        kind: the loss that it minimises, see `ftlit.probes.solver.solve`.
+        kind: its name in `ftlit.probes.probe_kinds.PROBE_KINDS`.
         l2: L2 penalty on the weights of standardised features.
         samples: number of features that it is fitted on.
         objective: mean loss plus penalty at the solution.
@@ -42,7 +42,7 @@ class Probe:
 
     weight: Tensor = field(repr=False)
     bias: Tensor = field(repr=False)
-    kind: ProbeKind
+    kind: str
     l2: float
     samples: int
     objective: float
@@ -65,16 +65,17 @@ class Probe:
 
     @property
     def sklearn(self) -> str:
-        """The same penalty as scikit-learn's argument: `C` of LogisticRegression and LinearSVC, `alpha` of Ridge."""
+        """The same penalty as scikit-learn's argument, `C 0.35` or `alpha 2.9`; empty where there is none."""
         alpha = self.samples * self.l2
-        return f"alpha {alpha:.2g}" if self.kind == "ridge" else f"C {1 / alpha:.2g}"
+        return {"C": f"C {1 / alpha:.2g}", "alpha": f"alpha {alpha:.2g}"}.get(PROBE_KINDS[self.kind].sklearn or "", "")
 
     @property
     def summary(self) -> str:
         """Kind, L2 penalty (and whether the values that were tried end there), and features."""
         end = {"": "", "≥": ", the strongest tried", "≤": ", the weakest tried"}[self.bound_sign]
         cut = f" of {self.cut}" if self.cut is not None else ""
-        return f"linear probe ({self.kind}, L2 {self.l2:.1e}{end}, {self.sklearn}) on {self.pooling}-pooled features{cut}"
+        l2 = ", ".join(filter(None, (f"L2 {self.l2:.1e}{end}", self.sklearn)))
+        return f"linear probe ({self.kind}, {l2}) on {self.pooling}-pooled features{cut}"
 
     def logits(self, features: Tensor) -> Tensor:
         """Features (N, C) -> (N, K), equal to those of the head."""
@@ -88,8 +89,7 @@ class Probe:
         """Share of features that are classified correctly; targets (N,) default to those of stored features."""
         vectors, labels = vectors_and_labels(features, targets, self.cut)
         if vectors.shape[1] != self.weight.shape[1]:
-            given, expected = vectors.shape[1], self.weight.shape[1]
-            raise UserError(f"this probe takes features of length {expected}, and these have {given}: give the same cut")
+            raise UserError(f"this probe takes features of length {len(self.weight[0])}, these have {vectors.shape[1]}: give the same cut")
         return float((self.predict(vectors).cpu() == labels.cpu()).double().mean())
 
     def as_head(self) -> LinearHead | PooledHead:
@@ -108,7 +108,7 @@ def fit_probe(
     targets: Tensor | None = None,
     *,
     cut: str | None = None,
-    kind: ProbeKind = "softmax",
+    kind: str = "softmax",
     l2: float | Sequence[float] = L2_PENALTIES,
     num_classes: int | None = None,
     valid: tuple[Tensor, Tensor] | Features | None = None,
@@ -127,7 +127,7 @@ def fit_probe(
         features: vectors (N, C), or stored features.
         targets: class numbers (N,); `None`: those of the stored features.
         cut: one cut of the stored features; may be left out where they have only one.
-        kind: `softmax` (logistic regression), `svm` (squared hinge, one class against the rest), `ridge`.
+        kind: `softmax` (logistic regression), `svm` (squared hinge, one class against the rest), `ridge`, or a registered custom one.
         l2: L2 penalty on the weights, or several to choose from, above 0: mean loss + L2 penalty / 2 * |weight|^2; scikit-learn's C is
             1 / (N L2 penalty).
         num_classes: number of classes; `None`: one more than the largest class number.
@@ -139,9 +139,9 @@ def fit_probe(
         UserError: an unknown cut or kind, an L2 penalty that is not above 0, features that are not vectors of numbers or do not fit into
             memory, targets that are not class numbers or leave a class without an image, fewer than two classes.
     """
-    for what, given, options in (("kind of probe", kind, PROBE_KINDS), ("pooling", pooling, POOLINGS)):
-        if given not in options:
-            raise unknown(what, given, options)
+    method = PROBE_KINDS[kind]
+    if pooling not in POOLINGS:
+        raise unknown("pooling", pooling, POOLINGS)
     if isinstance(features, Features):
         if cut is None and len(features.cuts) > 1:
             raise UserError(f"these features are of several cuts: give cut=, one of {', '.join(features.cuts)}")
@@ -154,13 +154,13 @@ def fit_probe(
     held_out = None if valid is None else _held_out(valid, cut, vectors, labels, classes)
     scores, losses = dict[float, float](), dict[float, float]()
     if len(l2_penalties) > 1 or held_out is not None:
-        right, loss = _held_out_results(vectors, labels, classes, l2_penalties, kind, held_out, seed)
+        right, loss = _held_out_results(vectors, labels, classes, l2_penalties, method, held_out, seed)
         scores, losses = (dict(zip(l2_penalties, found.mean(dim=1).tolist(), strict=True)) for found in (right, loss))
     if held_out is not None:
         vectors, labels = torch.cat([vectors, held_out[0]]), torch.cat([labels, held_out[1]])
     best = min(l2_penalties, key=lambda value: losses.get(value, 0.0))
     mean, scale = _scales(vectors)
-    path = solve((vectors - mean) / scale, labels, classes, [best], kind)
+    path = method.fit((vectors - mean) / scale, labels, classes, [best])
     weight, bias = _folded(path, mean, scale)
     left, converged = path.left[0].item(), bool(path.converged[0])
     if not converged:
@@ -221,14 +221,14 @@ def _evaluate(
 ) -> tuple[Tensor, Tensor]:
     """See `_held_out_results`; fitted on `vectors`, evaluated on `others`."""
     mean, scale = _scales(vectors)
-    path = solve((vectors - mean) / scale, labels, classes, l2_penalties, kind)
+    path = kind.fit((vectors - mean) / scale, labels, classes, l2_penalties)
     standard = (others - mean) / scale
     right, losses = [], []
     for weight, bias in zip(path.weight, path.bias, strict=True):
         outputs = standard @ weight.T + bias
         numbers = outputs.argmax(dim=1) if classes > 2 else (outputs[:, 0] > 0).long()
         right.append((numbers == other_labels).double())
-        losses.append(losses_of(outputs, other_labels, kind).double())
+        losses.append(kind.losses(outputs, other_labels).double())
     return torch.stack(right), torch.stack(losses)
 
 

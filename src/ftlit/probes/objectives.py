@@ -5,16 +5,15 @@ other (svm), else one.
 """
 
 from abc import ABC, abstractmethod
-from typing import Literal, Self, get_args
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
-ProbeKind = Literal["softmax", "svm", "ridge"]
-PROBE_KINDS: tuple[ProbeKind, ...] = get_args(ProbeKind)
+LossName = Literal["softmax", "svm", "ridge"]
 
 
-def losses_of(outputs_NK: Tensor, labels_N: Tensor, kind: ProbeKind) -> Tensor:
+def losses_of(outputs_NK: Tensor, labels_N: Tensor, kind: LossName) -> Tensor:
     """Loss of each sample, (N,), whose mean `solve` minimises; outputs (N, K), one column for two classes."""
     classes = max(2, outputs_NK.shape[1])
     if kind == "softmax" and classes > 2:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ftlit.probes.lbfgs import Evaluation, minimise, sum_by_problem
-from ftlit.probes.objectives import LinearLoss, Logistic, ProbeKind, Softmax, Svm, signs_of
+from ftlit.probes.objectives import LinearLoss, Logistic, LossName, Softmax, Svm, signs_of
 from ftlit.probes.principal_axes import PrincipalAxes
 
 FIRST_L2 = 1.0  # L2 penalty at which 0 is near the solution: the path begins here
@@ -58,7 +58,7 @@ class _Solution:
     left: Tensor
 
 
-def solve(features_NC: Tensor, labels_N: Tensor, classes: int, l2_penalties: Sequence[float], kind: ProbeKind) -> RegularizationPath:
+def solve(features_NC: Tensor, labels_N: Tensor, classes: int, l2_penalties: Sequence[float], kind: LossName) -> RegularizationPath:
     """Minimise mean loss + L2 penalty / 2 * |weight|^2; the bias has no penalty.
 
     `softmax`: cross-entropy; for two classes one weight vector and the logistic loss, as scikit-learn has it: C = 1 / (N L2 penalty).

@@ -21,7 +21,7 @@ from ftlit.recipes.config.hydra_internals import set_choices
 from ftlit.recipes.config.overrides import OF_TRAINING, SEARCH, given
 from ftlit.recipes.run import advice_text, console
 from ftlit.recipes.run.feature_setup import features_of
-from ftlit.recipes.run.parts import Parts, load_parts
+from ftlit.recipes.run.parts import RunParts, load_parts
 from ftlit.recipes.run.resume import checkpoint_of, read_config
 from ftlit.recipes.run.scenario_costs import costs_of, epochs_of, has_probe_head
 from ftlit.run_folder import read_advice, write_advice
@@ -91,7 +91,7 @@ def resolve_auto(cfg: DictConfig) -> DictConfig:
     return adopt(_compose(overrides_of(cfg, Advice(**{name: stored["advice"][name] for name in names}))))
 
 
-def advise_on(cfg: DictConfig, parts: Parts) -> tuple[Measurements | None, Advice]:
+def advise_on(cfg: DictConfig, parts: RunParts) -> tuple[Measurements | None, Advice]:
     """The measurements (`None`: this data cannot be measured, or there is nothing to transfer), and the advice."""
     backbone, data = parts.backbone, parts.data
     counts = data.counts["train"]
@@ -148,14 +148,14 @@ def fit_to_overrides(cfg: DictConfig, measured: Measurements | None, advice: Adv
         return advice, _compose(overrides_of(cfg, advice))
 
 
-def write(cfg: DictConfig, advice: Advice, parts: Parts, measured: Measurements | None) -> None:
+def write(cfg: DictConfig, advice: Advice, parts: RunParts, measured: Measurements | None) -> None:
     """Write `advice.json`: `reason` is a text, `decision` holds its name and numbers."""
     decision = advice.reason and asdict(advice.reason)
     content = {**asdict(advice), "reason": _reason(advice, parts), "decision": decision}
     write_advice(cfg.paths.run, content, None if measured is None else asdict(measured))
 
 
-def _reason(advice: Advice, parts: Parts) -> str:
+def _reason(advice: Advice, parts: RunParts) -> str:
     return advice_text.describe(advice.reason, parts.data.input_spec.noun) if advice.reason else ""
 
 

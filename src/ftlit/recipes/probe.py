@@ -22,7 +22,7 @@ from ftlit.probes.linear_probe import L2_PENALTIES, Probe
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.run import artifacts, console
 from ftlit.recipes.run.feature_setup import features_of
-from ftlit.recipes.run.parts import Parts, check_built_in, check_one_process, load_parts
+from ftlit.recipes.run.parts import RunParts, check_built_in, check_one_process, load_parts
 from ftlit.recipes.run.resume import write_config
 from ftlit.report.contents import Predictions
 from ftlit.run_folder import write_result
@@ -75,7 +75,7 @@ def run(cfg: DictConfig) -> float:
         if probes.repeats > 1:
             console.say(f"draw {i + 1} of {probes.repeats}:")
         data = instantiate(cfg.data, input_spec=parts.backbone.input_spec, seed=cfg.data.seed + i) if i else parts.data
-        repeats.append(probe_layers(cfg, probes, Parts(parts.backbone, data)))
+        repeats.append(probe_layers(cfg, probes, RunParts(parts.backbone, data)))
     summary = describe(repeats, per_class, parts.data.input_spec.noun)
     write_files(cfg, repeats)
     console.show(table_of(repeats))
@@ -94,7 +94,7 @@ def check_data(cfg: DictConfig, data: Any) -> None:
         raise UserError("recipe=probe needs data with one label per image, and these have several")
 
 
-def probe_layers(cfg: DictConfig, probes: LayerProbes, parts: Parts) -> Repeat:
+def probe_layers(cfg: DictConfig, probes: LayerProbes, parts: RunParts) -> Repeat:
     """Fit the probes and choose one: on val, or, where training images are few, by cross-validation among them, so that val adds none."""
     backbone, data, noun = parts.backbone, parts.data, parts.data.input_spec.noun
     cuts = backbone.cuts if probes.cuts is None else probes.cuts
@@ -170,7 +170,7 @@ def _cell(probes: Sequence[Probe], repeats: Sequence[Repeat]) -> str:
     text = with_deviation(scores) if scores else "-"
     if len(repeats) > 1:
         return f"{text} *{chosen}" if chosen else text
-    text += f" ({probes[0].bound_sign}{probes[0].l2:.0e}, {probes[0].sklearn})"
+    text += f" ({', '.join(filter(None, (f'{probes[0].bound_sign}{probes[0].l2:.0e}', probes[0].sklearn)))})"
     return f"{text} *" if chosen else text
 
 

@@ -26,7 +26,7 @@ from ftlit.models.backbone import Backbone
 from ftlit.probes.advice import Advice, Measurements
 from ftlit.recipes.config.overrides import OF_TRAINING, arguments, given, program, replaced
 
-Row = tuple[str, str]  # name and text of a row of the plan
+PlanRow = tuple[str, str]  # name and text of a row of the plan
 
 PLAN_GROUPS = ("scenario", "experiment", "backbone", "head", "loss", "data", "schedule", "optimizer", "lr_scheduler", "cache", "trainer")
 
@@ -42,7 +42,7 @@ def plan_rows(
     refits_on_val: bool = False,
     trains: bool = True,
     processes: int = 1,
-) -> list[Row]:
+) -> list[PlanRow]:
     """The plan of a run: weights, input, data, how the head is fitted, what trains when, what the processes exchange.
 
     Args:
@@ -77,7 +77,7 @@ def plan_rows(
     return rows
 
 
-def data_rows(data: Any, noun: str) -> list[Row]:
+def data_rows(data: Any, noun: str) -> list[PlanRow]:
     """Sizes of the splits and of the classes, and notes on the data."""
     splits = "; ".join(f"{split} {sum(counts.values()):,}" for split, counts in data.counts.items())
     return [
@@ -126,7 +126,7 @@ def _cache_text(data: Any, stage_inputs: Sequence[StageInput]) -> str:
     return text + "the evaluation view, without augmentation (cache=none: augmentation; cache=views: stored augmented views)"
 
 
-def say_plan(cfg: DictConfig, rows: Sequence[Row], plan: Plan, resume_from: Path | None, *, trains: bool = True) -> None:
+def say_plan(cfg: DictConfig, rows: Sequence[PlanRow], plan: Plan, resume_from: Path | None, *, trains: bool = True) -> None:
     """Print the rows of the plan, the command that resumes the run, what trains when at which rate, and the doctor's warnings."""
     table = Table.grid(padding=(0, 2))
     for name, text in rows:
@@ -208,7 +208,7 @@ def say(text: str) -> None:
     _console().print(escape(text), soft_wrap=True)
 
 
-def say_rows(rows: Iterable[Row]) -> None:
+def say_rows(rows: Iterable[PlanRow]) -> None:
     """Print rows, each in one line."""
     for name, text in rows:
         say(f"{name:<8}  {text}")

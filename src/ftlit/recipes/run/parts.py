@@ -15,14 +15,14 @@ from ftlit.recipes.run.processes import several_processes
 
 
 @dataclass(frozen=True)
-class Parts:
+class RunParts:
     """Backbone and data of a run; the data is an option of the config group `data`."""
 
     backbone: Backbone
     data: Any
 
 
-def load_parts(cfg: DictConfig, *, labelled: bool = True) -> Parts:
+def load_parts(cfg: DictConfig, *, labelled: bool = True) -> RunParts:
     """Check the config, seed the process, and load backbone and data.
 
     Args:
@@ -39,7 +39,7 @@ def load_parts(cfg: DictConfig, *, labelled: bool = True) -> Parts:
     data = instantiate(cfg.data, input_spec=backbone.input_spec)
     if labelled:
         check_labelled(data)
-    return Parts(backbone, data)
+    return RunParts(backbone, data)
 
 
 def check_built_in(cfg: DictConfig, data: Any) -> None:
