@@ -173,12 +173,12 @@ def test_a_checkpoint_that_lies_in_no_run_is_exported_beside_itself(runs, tmp_pa
 @pytest.mark.parametrize(
     ("name", "options", "head", "head_options", "why"),
     [
-        ("resnet18", {"cut": "layer2"}, LinearHead, {}, "it ends at layer2, and torchvision's resnet18 at layer4"),
+        ("resnet18", {"cut": "layer2"}, LinearHead, {}, "it ends at layer2, torchvision's resnet18 at layer4"),
         ("resnet18", {}, MLPHead, {"hidden": [8]}, "its head is MLPHead"),
         ("resnet18", {}, ConvHead, {"channels": 8}, "its head is ConvHead"),
         ("resnet18", {}, PooledHead, {"pooling": "max"}, "its head is PooledHead"),
-        ("squeezenet1_1", {}, LinearHead, {}, "squeezenet1_1 ends with something else than a linear layer with a bias"),
-        ("glyph", {}, LinearHead, {}, "glyph is no network of torchvision"),
+        ("squeezenet1_1", {}, LinearHead, {}, "squeezenet1_1 does not end with a linear layer with a bias"),
+        ("glyph", {}, LinearHead, {}, "glyph is not a network of torchvision"),
     ],
 )
 def test_what_torchvision_has_no_names_for_is_refused(tmp_path, name, options, head, head_options, why):
@@ -190,7 +190,7 @@ def test_what_torchvision_has_no_names_for_is_refused(tmp_path, name, options, h
 
 def test_timm_is_not_torchvision(tmp_path):
     run = run_of(tmp_path, "resnet18", {"input_spec": {"size": 64}}, load=load_timm)
-    with pytest.raises(UserError, match="resnet18 is no network of torchvision"):
+    with pytest.raises(UserError, match="resnet18 is not a network of torchvision"):
         export_run(run, "torchvision")
     assert export_run(run, "torch")[0].exists()
 
@@ -249,11 +249,11 @@ def test_the_command_prints_the_file_and_how_it_is_loaded(runs, tmp_path, monkey
     [
         (("RUN",), "the following arguments are required: --to"),
         (("RUN", "--to", "torchvison"), "'torchvison': did you mean 'torchvision'?"),
-        (("RUN", "--to", "onnx", "--out", "net.pt"), "net.pt: a file of --to onnx is called *.onnx"),
-        (("RUN", "--to", "torchvision", "--out", "net"), "net: a file of --to torchvision is called *.safetensors or *.pth"),
+        (("RUN", "--to", "onnx", "--out", "net.pt"), "net.pt: the name of a file of --to onnx ends in .onnx"),
+        (("RUN", "--to", "torchvision", "--out", "net"), "net: the name of a file of --to torchvision ends in .safetensors or .pth"),
         (("nothing", "--to", "torch"), "there is no file or folder nothing"),
         (("RUN", "--to", "torch", "--out", "RUN/other.json/net.pt2"), "net.pt2 cannot be written"),
-        (("LINEAR", "--to", "torchvision", "--out", "LINEAR/other.pth"), "comes with other.json, and there is one of something else"),
+        (("LINEAR", "--to", "torchvision", "--out", "LINEAR/other.pth"), "is written together with other.json, which exists already"),
         (("RUN/other.json", "--to", "torch"), "is neither the folder of a run"),
     ],
 )

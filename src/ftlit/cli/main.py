@@ -66,8 +66,8 @@ def predict(arguments: list[str]) -> None:
         return
     if given.label is not None or given.size is not None or given.out != ".":
         parser.error("--label, --size and --out are for --dense: give it too")
-    asked = ftlit.inference.predict.Asked(given.format, given.top, given.batch_size, given.workers, given.trust)
-    if ftlit.inference.predict.predict(given.run, given.paths, asked, _rows_by(given.devices)):
+    how = ftlit.inference.predict.PredictOptions(given.format, given.top, given.batch_size, given.workers, given.trust)
+    if ftlit.inference.predict.predict(given.run, given.paths, how, _rows_by(given.devices)):
         sys.exit(1)
 
 

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from ftlit.errors import UserError, one_line
 from ftlit.features.shard import rows_of
 from ftlit.features.table import FeatureKey, FeatureTable
+from ftlit.formats import upgraded, with_format
 
 DIGEST = re.compile("[0-9a-f]{32}")
 
@@ -124,7 +125,9 @@ class StoredTable:
         """Read names, sizes and headers, but no features. `None` if another process has removed the table."""
         shards = sorted(folder.glob("*.safetensors"))
         try:
-            about = json.loads((folder / "about.json").read_text())
+            about = upgraded(json.loads((folder / "about.json").read_text()), folder / "about.json")
+        except UserError:  # a store may be shared with a newer version
+            about = {"weights": "written by a newer ftlit"}
         except (OSError, ValueError):
             about = {}
         try:
@@ -146,7 +149,7 @@ def _make(table: FeatureTable) -> None:
     table.folder.mkdir(parents=True, exist_ok=True)
     if not description.is_file():
         beside = description.with_suffix(f".{os.getpid()}.new")  # not .part: the process that holds the lock removes those
-        beside.write_text(json.dumps(table.about, indent=1, ensure_ascii=False))
+        beside.write_text(json.dumps(with_format(table.about), indent=1, ensure_ascii=False))
         beside.replace(description)
 
 

@@ -26,10 +26,10 @@ ImageOrText = str | Path | Image.Image | Tensor
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network says of one image, or text.
+    """The prediction for one image or text.
 
     Args:
-        probabilities: class name -> in [0, 1], the likeliest first. They sum to 1, but for images with several labels.
+        probabilities: class name -> probability in [0, 1], the highest first. They sum to 1, except for data with several labels.
     """
 
     probabilities: Mapping[str, float]
@@ -39,28 +39,28 @@ class Prediction:
 
     @property
     def label(self) -> str:
-        """The likeliest."""
+        """The most probable class."""
         return next(iter(self.probabilities))
 
     @property
     def probability(self) -> float:
-        """Of the likeliest."""
+        """Probability of the most probable class."""
         return self.probabilities[self.label]
 
     def top(self, k: int) -> list[tuple[str, float]]:
-        """The k likeliest and their probabilities; all, where there are fewer."""
+        """The k most probable classes and their probabilities; all, if there are fewer."""
         return list(self.probabilities.items())[:k]
 
 
 @dataclass(frozen=True)
 class Network:
-    """What a run has trained, in evaluation mode, and the names of its classes. `network(images)` predicts.
+    """The network of a run, in evaluation mode, and its class names. `network(images)` predicts.
 
     Args:
         backbone: with the weights of the run's best epoch.
-        head: the same.
+        head: likewise.
         class_names: class number -> name.
-        multilabel: whether an image has any number of labels.
+        multilabel: whether an image may have any number of labels.
     """
 
     backbone: Backbone
@@ -74,13 +74,14 @@ class Network:
         return f"Network({name} up to {self.backbone.cuts[-1]}, {type(self.head).__name__}, {classes})"
 
     def __call__(self, examples: ImageOrText | Iterable[ImageOrText]) -> Any:
-        """A `Prediction` of one image, or a list of them, in order, all at once: give as many as fit in memory.
+        """A `Prediction` for one image, or a list of predictions for several, in one batch.
 
         Args:
-            examples: path, PIL image, or RGB tensor (3, H, W), uint8 or float in [0, 1]; or several of these. Texts for a network of texts.
+            examples: path, PIL image, or RGB tensor (3, H, W), uint8 or float in [0, 1]; or several of these, as many as fit in
+                memory. Texts for a network of texts.
 
         Raises:
-            UserError: a file that cannot be read, also one of several, or something that is no image, or text.
+            UserError: a file that cannot be read, also one of several, or an input that is not an image, or not a text.
         """
         if isinstance(examples, str | Path | Image.Image) or (isinstance(examples, Tensor) and examples.ndim <= 3):
             return self([examples])[0]
@@ -91,13 +92,13 @@ class Network:
 
     @property
     def input_spec(self) -> InputSpec:
-        """Of images. Raises `UserError` for a network of texts."""
+        """Input spec of a network of images. Raises `UserError` for a network of texts."""
         if not isinstance(self.backbone.input_spec, InputSpec):
-            raise UserError("this run's network takes texts, and this is done with images only")
+            raise UserError("the network of this run takes texts; this works with images only")
         return self.backbone.input_spec
 
     def as_input(self, example: ImageOrText) -> Tensor:
-        """What the network takes for one image (3, S, S), as in evaluation, or text (T,). Raises `UserError` for what it cannot take."""
+        """The tensor of one image (3, S, S), as in evaluation, or text (T,). Raises `UserError` for an unsuitable input."""
         spec = self.backbone.input_spec
         if isinstance(spec, TextSpec):
             if not isinstance(example, str):
@@ -113,24 +114,24 @@ class Network:
         return spec.views()[1](example)
 
     def logits(self, inputs: Tensor) -> Tensor:
-        """(N, K) of a batch; see `as_input`."""
+        """Output (N, K) for a batch of tensors from `as_input`."""
         with torch.inference_mode():
             return logits_of(self.head, self.backbone(inputs), self.backbone.pool)
 
     def probabilities(self, inputs: Tensor) -> Tensor:
-        """(N, K) of a batch; see `as_input`."""
-        return self._likely(self.logits(inputs))
+        """Output (N, K) for a batch of tensors from `as_input`."""
+        return self._normalized(self.logits(inputs))
 
     def predictions(self, probabilities_NK: Tensor) -> list[Prediction]:
-        """The same by name."""
+        """Predictions from probabilities (N, K)."""
         ranked = probabilities_NK.float().sort(dim=1, descending=True, stable=True)
         rows = zip(ranked.values.tolist(), ranked.indices.tolist(), strict=True)
         return [Prediction({self.class_names[i]: value for value, i in zip(*row, strict=True)}) for row in rows]
 
     def map_of(self, path: str | Path, size: int | None = None) -> tuple[Tensor, Tensor]:
-        """The picture (H, W, 3) in [0, 1] of an image file whose shorter side has `size` pixels (twice the training size), and the
+        """The image (H, W, 3) in [0, 1], resized to `size` pixels on the shorter side (by default twice the training size), and the
         probabilities (K, h, w) of each window of the training size in it; see `fully_convolutional`. Raises `UserError` for a network
-        that has no such map, or a size below that of the training.
+        without such a map, or a size below the training size.
         """
         spec = self.input_spec
         size = 2 * spec.size if size is None else size
@@ -140,15 +141,15 @@ class Network:
         with torch.inference_mode():
             logits = fully_convolutional(self.backbone, self.head)(image[None])
         picture = image * torch.tensor(spec.std)[:, None, None] + torch.tensor(spec.mean)[:, None, None]
-        return picture.clamp(0, 1).permute(1, 2, 0), self._likely(logits)[0]
+        return picture.clamp(0, 1).permute(1, 2, 0), self._normalized(logits)[0]
 
-    def _likely(self, logits: Tensor) -> Tensor:
+    def _normalized(self, logits: Tensor) -> Tensor:
         return logits.sigmoid() if self.multilabel else logits.softmax(dim=1)
 
     def _cannot_take(self, given: object) -> UserError:
         noun = self.backbone.input_spec.noun
         kinds = "strings" if noun == "texts" else "paths, PIL images or RGB tensors (3, H, W)"
-        return UserError(f"this run's network takes {noun}, one or a list of them, as {kinds}: this is {type(given).__name__}")
+        return UserError(f"the network of this run takes {noun}, one or a list of them, as {kinds}: this is {type(given).__name__}")
 
 
 def _check_pixels(image: Tensor) -> None:
@@ -159,21 +160,21 @@ def _check_pixels(image: Tensor) -> None:
     if not image.is_floating_point():
         raise UserError(f"an image as a tensor has floats in [0, 1], or uint8: here it has {image.dtype}")
     least, most = image.min().item(), image.max().item()
-    if not (least >= 0 and most <= 1):  # nor NaN
+    if not (least >= 0 and most <= 1):  # true for NaN too
         raise UserError(f"an image as a tensor has floats in [0, 1], or uint8: here they are from {least:.4g} to {most:.4g}")
 
 
 def load(run: str | Path, *, trust: bool = False) -> Network:
-    """The network of a run, with the weights of its best epoch. Nothing in the file is executed, and nothing is downloaded but the base
-    weights of a slim checkpoint, where they are not in their cache.
+    """The network of a run, with the weights of its best epoch. Nothing in the file is executed. Only the base weights of a slim checkpoint
+    are downloaded, if they are not in their cache.
 
     Args:
         run: folder of a run, or a checkpoint file.
-        trust: call classes that are none of ftlit's, where the checkpoint names them, and fetch an encoder's config and tokenizer from the
-            hub, where they are neither in a folder nor in its cache.
+        trust: import and call custom classes that the checkpoint names, and download the config and tokenizer of an encoder, if they are
+            neither in a folder nor in the cache of the hub.
 
     Raises:
-        UserError: no run, a damaged file, one with parts that are not ours, base weights other than those it was made with.
+        UserError: not a run, a damaged file, custom parts without `trust`, or base weights other than those of the run.
     """
     path = Path(run).expanduser()
     file = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
@@ -186,7 +187,7 @@ def load(run: str | Path, *, trust: bool = False) -> Network:
         record, state = read_record(checkpoint, file), checkpoint["state_dict"]
     except UserError:  # a newer format
         raise
-    except Exception as error:  # damaged bytes raise nearly anything
+    except Exception as error:  # damaged bytes raise almost any error
         raise UserError(f"{path} is neither the folder of a run that has ended nor its checkpoint: {one_line(error)}") from error
     try:
         backbone, head = build_backbone(record, trust=trust), build_head(record, trust=trust)

@@ -1,4 +1,4 @@
-"""What `ftlit predict` does: a row for each image, or text; or a map over an image."""
+"""The command `ftlit predict`: a row for each image or text, or a probability map over an image."""
 
 import csv
 import json
@@ -19,20 +19,20 @@ from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, unknown
 from ftlit.inference.network import Network, Prediction, load
 
-FORMATS = ("csv", "jsonl")
-Example = tuple[str, str]  # as it was given, which is how its row is called, and the path, or text, that it stands for
-Row = tuple[str, Prediction | str]  # what was given, and what the network says of it, or why it says nothing
+OUTPUT_FORMATS = ("csv", "jsonl")
+NamedInput = tuple[str, str]  # name of its row, as given by the user; path or text
+PredictionRow = tuple[str, Prediction | str]  # name; prediction, or the reason why there is none
 
 
 @dataclass(frozen=True)
-class Asked:
-    """How to predict.
+class PredictOptions:
+    """Options of `ftlit predict`.
 
     Args:
-        format: `csv`, or `jsonl`: an object a line.
-        top: how many classes to name; all, where there are fewer.
-        batch_size: that run together.
-        workers: processes that read images.
+        format: `csv`, or `jsonl`: one object per line.
+        top: number of classes in a row; all, if there are fewer.
+        batch_size: number of inputs that run together.
+        workers: number of processes that read images.
         trust: see `ftlit.load`.
     """
 
@@ -43,38 +43,38 @@ class Asked:
     trust: bool = False
 
     def __post_init__(self) -> None:
-        if self.format not in FORMATS:
-            raise unknown("format", self.format, FORMATS)
+        if self.format not in OUTPUT_FORMATS:
+            raise unknown("format", self.format, OUTPUT_FORMATS)
         for name, least in (("top", 1), ("batch_size", 1), ("workers", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give a whole number, {least} or more")
 
 
-def predict(run: str, paths: Sequence[str], asked: Asked, rows: Callable[..., Iterable[Row] | None]) -> int:
-    """Print a row for each image in the order given, and at the end, on stderr, how many could not be read, which it returns.
+def predict(run: str, paths: Sequence[str], options: PredictOptions, rows: Callable[..., Iterable[PredictionRow] | None]) -> int:
+    """Print a row for each image in the order given, then, on stderr, the number of images that could not be read. Returns that number.
 
     Args:
         run: folder of a run, or a checkpoint.
         paths: image files, folders of them, csv files with a column `path` (of texts `text`).
-        asked: how.
-        rows: `rows_of`, or another that takes the same; `None` from it: another process prints them.
+        options: see `PredictOptions`.
+        rows: `rows_of`, or a function with the same arguments; it returns `None` if another process prints the rows.
 
     Raises:
-        UserError: a run that cannot be loaded, a path that is not there.
+        UserError: a run that cannot be loaded, a path that does not exist.
     """
-    network = load(run, trust=asked.trust)
+    network = load(run, trust=options.trust)
     examples = list(examples_of(paths, texts=isinstance(network.backbone.input_spec, TextSpec)))
-    found = rows(network, examples, asked.batch_size, asked.workers)
+    found = rows(network, examples, options.batch_size, options.workers)
     if found is None:
         return 0
-    failed = write_rows(sys.stdout, found, replace(asked, top=min(asked.top, len(network.class_names))))
+    failed = write_rows(sys.stdout, found, replace(options, top=min(options.top, len(network.class_names))))
     if failed:
         print(f"ftlit: {failed} of {len(examples)} {network.backbone.input_spec.noun} could not be read", file=sys.stderr)
     return failed
 
 
-def examples_of(paths: Sequence[str], *, texts: bool = False) -> Iterator[Example]:
-    """The images, or texts, that these paths stand for, in order; a folder's by name, all the way down."""
+def examples_of(paths: Sequence[str], *, texts: bool = False) -> Iterator[NamedInput]:
+    """The images or texts of these paths, in order; those of a folder by name, recursively."""
     for path in map(Path, paths):
         if path.suffix.lower() == ".csv":
             yield from _column(path, "text" if texts else "path")
@@ -83,78 +83,78 @@ def examples_of(paths: Sequence[str], *, texts: bool = False) -> Iterator[Exampl
         elif path.is_dir():
             yield from ((str(listed.path), str(listed.path)) for listed in list_unlabelled(path))
         else:
-            yield str(path), str(path)  # one that is missing is a row with the reason
+            yield str(path), str(path)  # a missing file becomes a row with the reason
 
 
-def rows_of(network: Network, examples: Sequence[Example], batch_size: int, workers: int) -> Iterator[Row]:
-    """A row for each, in order; on a GPU, where there is one."""
+def rows_of(network: Network, examples: Sequence[NamedInput], batch_size: int, workers: int) -> Iterator[PredictionRow]:
+    """A row for each input, in order; computed on a GPU if there is one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.backbone.to(device)
     network.head.to(device)
     with _progress(len(examples)) as advance:
         for batch in DataLoader(Inputs(network, examples), batch_size, num_workers=workers, collate_fn=list):
-            yield from answers(network, batch, device)
+            yield from predict_batch(network, batch, device)
             advance(len(batch))
 
 
 class Inputs(Dataset[tuple[str, Tensor | str]]):
-    """Examples as the network takes them, or why one cannot be.
+    """Inputs as tensors, or the reason why one cannot be read.
 
     Args:
-        network: that will.
+        network: that takes them.
         examples: paths, or texts.
     """
 
-    def __init__(self, network: Network, examples: Sequence[Example]) -> None:
+    def __init__(self, network: Network, examples: Sequence[NamedInput]) -> None:
         self.network, self.examples = network, examples
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, i: int) -> tuple[str, Tensor | str]:
-        told, example = self.examples[i]
+        name, example = self.examples[i]
         try:
-            return told, self.network.as_input(example)
+            return name, self.network.as_input(example)
         except BadImage as error:
             missing = isinstance(error.__cause__, FileNotFoundError | NotADirectoryError)
-            return told, "no such file or folder" if missing else str(error)
+            return name, "no such file or folder" if missing else str(error)
 
 
-def answers(network: Network, batch: Sequence[tuple[str, Tensor | str]], device: torch.device) -> list[Row]:
-    """Rows of a batch of `Inputs`."""
+def predict_batch(network: Network, batch: Sequence[tuple[str, Tensor | str]], device: torch.device) -> list[PredictionRow]:
+    """The rows of a batch of `Inputs`."""
     inputs = [value for _, value in batch if isinstance(value, Tensor)]
-    said = iter(network.predictions(network.probabilities(torch.stack(inputs).to(device)).cpu()) if inputs else [])
-    return [(name, value if isinstance(value, str) else next(said)) for name, value in batch]
+    predictions = iter(network.predictions(network.probabilities(torch.stack(inputs).to(device)).cpu()) if inputs else [])
+    return [(name, value if isinstance(value, str) else next(predictions)) for name, value in batch]
 
 
-def write_rows(to: TextIO, rows: Iterable[Row], asked: Asked) -> int:
-    """Write them, each as soon as it is there. Returns how many have no prediction."""
+def write_rows(to: TextIO, rows: Iterable[PredictionRow], options: PredictOptions) -> int:
+    """Write each row as soon as it is computed. Returns the number of rows without a prediction."""
     writer = csv.writer(to, lineterminator="\n")
-    more = [f"{name}_{i}" for i in range(2, asked.top + 1) for name in ("label", "probability")]
-    if asked.format == "csv":
+    more = [f"{name}_{i}" for i in range(2, options.top + 1) for name in ("label", "probability")]
+    if options.format == "csv":
         writer.writerow(["path", "label", "probability", *more, "error"])
     failed = 0
-    for name, said in rows:
-        failed += isinstance(said, str)
-        top = [] if isinstance(said, str) else said.top(asked.top)
-        if asked.format == "jsonl":
+    for name, result in rows:
+        failed += isinstance(result, str)
+        top = [] if isinstance(result, str) else result.top(options.top)
+        if options.format == "jsonl":
             found: dict[str, Any] = {"predictions": [{"label": label, "probability": round(value, 6)} for label, value in top]}
-            to.write(json.dumps({"path": name, **({"error": said} if isinstance(said, str) else found)}, ensure_ascii=False) + "\n")
+            to.write(json.dumps({"path": name, **({"error": result} if isinstance(result, str) else found)}, ensure_ascii=False) + "\n")
         else:
             cells = [cell for label, value in top for cell in (label, f"{value:.4f}")]
-            writer.writerow([name, *cells, *[""] * (2 * asked.top - len(cells)), said if isinstance(said, str) else ""])
+            writer.writerow([name, *cells, *[""] * (2 * options.top - len(cells)), result if isinstance(result, str) else ""])
     return failed
 
 
 def predict_dense(run: str, paths: Sequence[str], *, label: str | None, size: int | None, out: str, trust: bool) -> None:
-    """Draw where each image looks like `label` (`None`: like its likeliest class), and print the pictures' paths.
+    """Draw the probability of `label` (`None`: of the most probable class) over each image, and print the paths of the figures.
 
     Args:
         run: folder of a run, or a checkpoint.
         paths: see `predict`.
         label: a class.
-        size: pixels that an image's shorter side is brought to; `None`: twice that of the training.
-        out: folder of the pictures, made where it is not there; each is called as its image, with `_dense.png`.
+        size: pixels of the shorter side of an image after resizing; `None`: twice the training size.
+        out: folder of the figures, created if necessary; the name of a figure is that of its image with `_dense.png`.
         trust: see `ftlit.load`.
 
     Raises:
@@ -168,7 +168,7 @@ def predict_dense(run: str, paths: Sequence[str], *, label: str | None, size: in
     folder.mkdir(parents=True, exist_ok=True)
     targets = [folder / f"{Path(path).stem}_dense.png" for path in images]
     if twice := [str(target) for target in targets if targets.count(target) > 1]:
-        raise UserError(f"two images would be drawn as {twice[0]}: predict them apart, each with its own --out")
+        raise UserError(f"two images would be drawn as {twice[0]}: predict them separately, each with its own --out")
     for path, target in zip(images, targets, strict=True):
         picture, probabilities = network.map_of(path, size)
         number = int(probabilities.mean(dim=(1, 2)).argmax()) if label is None else network.class_names.index(label)
@@ -176,7 +176,7 @@ def predict_dense(run: str, paths: Sequence[str], *, label: str | None, size: in
         print(target)
 
 
-def _column(path: Path, name: str) -> Iterator[Example]:
+def _column(path: Path, name: str) -> Iterator[NamedInput]:
     known, rows = read_csv(path)
     if name not in known:
         raise unknown(f"column in {path}", name, known)
@@ -186,7 +186,7 @@ def _column(path: Path, name: str) -> Iterator[Example]:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Any]:
-    """A bar on stderr, where that is a terminal; rows go to stdout."""
+    """A progress bar on stderr, if that is a terminal; rows go to stdout."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -196,7 +196,7 @@ def _progress(total: int) -> Iterator[Any]:
 
 
 def _draw(target: Path, picture: Tensor, map_hw: Tensor, network: Network, title: str) -> None:
-    """The picture (H, W, 3), and over it the probability of each window, drawn where the middle of the window is."""
+    """The image (H, W, 3), and over it the probability of each window, at the centre of the window."""
     from matplotlib.figure import Figure  # here, so that --help is fast; no pyplot: no screen is needed
 
     (height, width), (rows, columns), size = picture.shape[:2], map_hw.shape, network.input_spec.size

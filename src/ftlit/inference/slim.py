@@ -1,4 +1,4 @@
-"""Slim checkpoints: what differs from the pretrained weights, and what tells these from any others."""
+"""Slim checkpoints: only tensors that differ from the pretrained weights, and the digest of these weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,49 +9,49 @@ from ftlit.errors import UserError
 from ftlit.fingerprint import fingerprint, of_tensor
 from ftlit.models.backbone import Backbone
 
-BASE = "backbone."  # in front of the names of what may be left out
+BASE = "backbone."  # prefix of the tensors that may be left out
 Base = Mapping[str, Any]
 
 
 def base_record(backbone: Backbone) -> dict[str, str]:
-    """Name and digest of the weights that a backbone was loaded with; layers that were drawn anew do not count.
+    """Origin and digest of the weights that a backbone was loaded with, without its reinitialized layers.
 
     Raises:
-        UserError: weights that cannot be had again: a random start, or a backbone that is none of ftlit's.
+        UserError: weights that cannot be loaded again: a random start, or a custom backbone.
     """
     if backbone.record is None or not backbone.pretrained:
-        what = "this backbone is none of ftlit's" if backbone.record is None else "these weights are a random start"
-        raise UserError(f"checkpoint=slim leaves out what pretrained weights give again, and {what}: give checkpoint=full")
+        reason = "this backbone is not built in" if backbone.record is None else "these weights are a random start"
+        raise UserError(f"checkpoint=slim leaves out pretrained weights, and {reason}: give checkpoint=full")
     return {"origin": backbone.origin.describe(), "digest": _digest(backbone)}
 
 
 def check_base(backbone: Backbone, base: Base | None) -> None:
-    """Raises `UserError` where the backbone was loaded with other weights than those that `base` tells of, if it tells of any."""
+    """Raise `UserError` if the backbone was loaded with other weights than those of `base`; `None`: the checkpoint is not slim."""
     if base and (here := _digest(backbone)) != base["digest"]:
         raise UserError(
-            f"this checkpoint holds what differs from {base['origin']} of digest {base['digest']}, and here these weights have {here}: "
-            "bring the old ones back"
+            f"this checkpoint holds the difference to {base['origin']} with digest {base['digest']}, and here these weights have {here}: "
+            "restore the old weights"
         )
 
 
 def digests(backbone: Backbone) -> dict[str, str]:
-    """Name in a checkpoint -> digest, of what may be left out while it stays the same."""
+    """Name in a checkpoint -> digest, for the tensors that may be left out while they are unchanged."""
     return {f"{BASE}{name}": of_tensor(tensor) for name, tensor in _base_tensors(backbone).items()}
 
 
 def slimmed(state: Mapping[str, Tensor], base: Mapping[str, str]) -> dict[str, Tensor]:
-    """What differs by a bit from `base`; see `digests`."""
+    """The tensors that differ from `base` in any bit; see `digests`."""
     return {name: tensor for name, tensor in state.items() if name not in base or of_tensor(tensor.detach().cpu()) != base[name]}
 
 
 def filled(state: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
-    """What was left out, put back from the backbone that training began with."""
+    """The complete state: tensors that were left out come from the backbone that training began with."""
     return {**{f"{BASE}{name}": tensor for name, tensor in backbone.state_dict().items()}, **state}
 
 
 def _base_tensors(backbone: Backbone) -> dict[str, Tensor]:
-    drawn = tuple(f"{layer}." for layer in backbone.reinit)
-    return {name: tensor for name, tensor in backbone.state_dict().items() if not (drawn and name.startswith(drawn))}
+    reinitialized = tuple(f"{layer}." for layer in backbone.reinit)
+    return {name: tensor for name, tensor in backbone.state_dict().items() if not (reinitialized and name.startswith(reinitialized))}
 
 
 def _digest(backbone: Backbone) -> str:

@@ -1,4 +1,4 @@
-"""A run's network by torchvision's own names, where torchvision builds the same one. Names are found by identity, without a table."""
+"""The state dict of a run under torchvision's own names, which are found by the identity of the tensors, without a table."""
 
 from copy import deepcopy
 from typing import Any
@@ -13,46 +13,53 @@ from ftlit.models.batchnorm_fold import affine_to_batchnorm
 from ftlit.zoo.state_dict import original_names
 from ftlit.zoo.torchvision_layers import take_apart
 
-BESIDE_ARGUMENTS = ("loader", "name", "weights", "input_spec", "cut", "reinit")  # what else is in a backbone's record
+NOT_ARGUMENTS = (
+    "loader",
+    "name",
+    "weights",
+    "input_spec",
+    "cut",
+    "reinit",
+)  # in the record of a backbone
 
 
 def builder(network: Network) -> tuple[str, dict[str, Any]]:
-    """Name and arguments of the network as torchvision builds it. Raises `UserError` where torchvision has no such."""
+    """Name and arguments of the network as torchvision builds it. Raises `UserError` if torchvision does not have it."""
     record = network.backbone.record or {}
     name = record.get("name", "the backbone")
     if record.get("loader") != "torchvision" or name not in models.list_models(module=models):
-        raise _no_original(f"{name} is no network of torchvision")
-    arguments = {key: value for key, value in record.items() if key not in BESIDE_ARGUMENTS}
-    quick = {key: False for key in ("init_weights",) if key in arguments}  # what is drawn at random is replaced
-    return name, {**arguments, **quick, "num_classes": len(network.class_names)}
+        raise _no_original(f"{name} is not a network of torchvision")
+    arguments = {key: value for key, value in record.items() if key not in NOT_ARGUMENTS}
+    skipped = {key: False for key in ("init_weights",) if key in arguments}  # random weights are replaced anyway
+    return name, {**arguments, **skipped, "num_classes": len(network.class_names)}
 
 
 def built(network: Network) -> nn.Module:
-    """That network, at random, in evaluation mode."""
+    """That network with random weights, in evaluation mode."""
     name, arguments = builder(network)
     model: nn.Module = models.get_model(name, weights=None, **arguments)
     return model.eval()
 
 
 def original_state(network: Network) -> dict[str, Tensor]:
-    """The run's tensors by torchvision's names: the same layers of a network built anew tell them. Raises `UserError` where they cannot."""
+    """The tensors of the run by torchvision's names. Raises `UserError` if the network differs from that of torchvision."""
     model, (name, _) = built(network), builder(network)
     parts = take_apart(model)
     if network.backbone.cuts != tuple(parts.layers):
-        raise _no_original(f"it ends at {network.backbone.cuts[-1]}, and torchvision's {name} at {[*parts.layers][-1]}")
-    theirs, ours = _only_linear(parts.classifier), _only_linear(network.head)
-    if theirs is None or theirs.bias is None:  # MaxViT's has none
-        raise _no_original(f"torchvision's {name} ends with something else than a linear layer with a bias")
-    if ours is None:
-        raise _no_original(f"its head is {type(network.head).__name__}, where torchvision's {name} has one linear layer of pooled features")
+        raise _no_original(f"it ends at {network.backbone.cuts[-1]}, torchvision's {name} at {[*parts.layers][-1]}")
+    classifier, head = _only_linear(parts.classifier), _only_linear(network.head)
+    if classifier is None or classifier.bias is None:  # MaxViT's has none
+        raise _no_original(f"torchvision's {name} does not end with a linear layer with a bias")
+    if head is None:
+        raise _no_original(f"its head is {type(network.head).__name__}, torchvision's {name} has one linear layer on pooled features")
     backbone: Any = affine_to_batchnorm(deepcopy(network.backbone))
-    state = Backbone({**dict(backbone.items()), "head": ours}, network.input_spec).state_dict()
-    names = original_names(model, Backbone({**parts.layers, "head": theirs}, network.input_spec))
+    state = Backbone({**dict(backbone.items()), "head": head}, network.input_spec).state_dict()
+    names = original_names(model, Backbone({**parts.layers, "head": classifier}, network.input_spec))
     return {original: state[own].contiguous() for original, own in names.items()}
 
 
 def _only_linear(module: nn.Module) -> nn.Linear | None:
-    """The linear layer that holds all parameters of a head, or a classifier, of pooled features; `None` where there is more, or another."""
+    """The linear layer that holds all parameters of a head, or classifier, of pooled features; `None` if there is no such layer."""
     held = [part for part in module.modules() if any(True for _ in part.parameters(recurse=False))]
     alone = len(held) == 1 and not getattr(module, "takes_map", False)
     return held[0] if alone and isinstance(held[0], nn.Linear) else None

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from ftlit.errors import UserError, one_line
 from ftlit.inference.network import Network
-from ftlit.inference.predict import Example, Inputs, Row, answers, rows_of
+from ftlit.inference.predict import Inputs, NamedInput, PredictionRow, predict_batch, rows_of
 
 
 class _Predictor(pl.LightningModule):
@@ -20,14 +20,16 @@ class _Predictor(pl.LightningModule):
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.backbone, self.head, self.network = network.backbone, network.head, network
-        self.rows: list[Row] = []
+        self.rows: list[PredictionRow] = []
 
     def predict_step(self, batch: Any, batch_idx: int) -> None:
-        """See `ftlit.inference.predict.answers`."""
-        self.rows += answers(self.network, batch, self.device)
+        """See `ftlit.inference.predict.predict_batch`."""
+        self.rows += predict_batch(self.network, batch, self.device)
 
 
-def rows_of_all(network: Network, examples: Sequence[Example], batch_size: int, workers: int, devices: int) -> Iterable[Row] | None:
+def rows_of_all(
+    network: Network, examples: Sequence[NamedInput], batch_size: int, workers: int, devices: int
+) -> Iterable[PredictionRow] | None:
     """A row for each, in order, in the first process; `None` in the others. On a CPU the processes share its cores. There are no more
     processes than examples. Raises `UserError` where there are not so many devices.
     """
@@ -38,7 +40,7 @@ def rows_of_all(network: Network, examples: Sequence[Example], batch_size: int, 
     trainer = _trainer(devices)
     loader = DataLoader(Inputs(network, examples), batch_size, num_workers=workers, collate_fn=list)
     trainer.predict(predictor := _Predictor(network), loader, return_predictions=False)
-    everyone: list[list[Row]] = [[]] * trainer.world_size
+    everyone: list[list[PredictionRow]] = [[]] * trainer.world_size
     torch.distributed.all_gather_object(everyone, predictor.rows)
     if not trainer.is_global_zero:
         return None

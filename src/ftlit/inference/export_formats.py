@@ -1,0 +1,146 @@
+"""The formats of `ftlit export`: torchvision's state dict, an archive of torch.export, and ONNX; each writes a file and reads it back."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import normalize
+
+from ftlit.errors import UserError
+from ftlit.inference.network import Network
+from ftlit.inference.torchvision_state import builder, built, original_state
+from ftlit.models.heads import logits_of
+
+Metadata = Mapping[str, Any]
+ImagesToLogitsFunction = Callable[[Tensor], Tensor]
+
+
+class ImagesToLogits(nn.Module):
+    """RGB images (N, 3, size, size) in [0, 1] -> logits (N, K): normalisation, backbone and head of a run in one module.
+
+    Args:
+        network: of images; its modules are shared, not copied.
+    """
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.backbone, self.head = network.backbone, network.head
+        self.mean: Tensor
+        self.std: Tensor
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.tensor(getattr(network.input_spec, name))[:, None, None])
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, K)."""
+        return logits_of(self.head, self.backbone((images - self.mean) / self.std), self.backbone.pool)
+
+
+@dataclass(frozen=True)
+class ExportFormat:
+    """A file format that networks are exported to.
+
+    Args:
+        suffixes: of its files; the first one is the default.
+        write: writes the network and its metadata to a file.
+        read: reads a file as a function from images in [0, 1] to logits.
+        usage: how a program loads a file, in one line.
+        normalised: where images are normalised.
+    """
+
+    suffixes: tuple[str, ...]
+    write: Callable[[Network, Metadata, Path], None]
+    read: Callable[[Network, Path], ImagesToLogitsFunction]
+    usage: Callable[[Network, Path], str]
+    normalised: str
+
+
+def random_images(network: Network, count: int) -> Tensor:
+    """(count, 3, S, S) in [0, 1], the same at every call."""
+    return torch.rand(count, *network.input_spec.shape, generator=torch.Generator().manual_seed(count))
+
+
+def _as_json(metadata: Metadata) -> dict[str, str]:
+    return {name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items()}
+
+
+def _write_torchvision(network: Network, metadata: Metadata, path: Path) -> None:
+    state = original_state(network)
+    if path.suffix == ".pth":
+        path.with_suffix(".json").write_text(json.dumps(metadata, ensure_ascii=False, indent=1))
+        torch.save(state, path)
+    else:
+        save_file(state, path, _as_json(metadata))
+
+
+def _read_torchvision(network: Network, path: Path) -> ImagesToLogitsFunction:
+    model, spec = built(network), network.input_spec
+    model.load_state_dict(torch.load(path, weights_only=True) if path.suffix == ".pth" else load_file(path))
+    return lambda images: model(normalize(images, list(spec.mean), list(spec.std)))
+
+
+def _use_torchvision(network: Network, path: Path) -> str:
+    name, arguments = builder(network)
+    call = ", ".join([repr(name), *(f"{key}={value!r}" for key, value in arguments.items())])
+    load = f"torch.load({str(path)!r})" if path.suffix == ".pth" else f"safetensors.torch.load_file({str(path)!r})"
+    return f"model = torchvision.models.get_model({call}); model.load_state_dict({load})"
+
+
+def _program(network: Network) -> torch.export.ExportedProgram:
+    shapes = ({0: torch.export.Dim("batch")},)
+    try:
+        with torch.no_grad():
+            return torch.export.export(ImagesToLogits(network), (random_images(network, 2),), dynamic_shapes=shapes, strict=False)
+    except Exception as error:  # code that cannot be traced raises almost any error
+        raise UserError(f"torch.export cannot follow this network: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _write_torch(network: Network, metadata: Metadata, path: Path) -> None:
+    torch.export.save(_program(network), path, extra_files=_as_json(metadata))
+
+
+def _read_torch(network: Network, path: Path) -> ImagesToLogitsFunction:
+    return torch.export.load(path).module()
+
+
+def _use_torch(network: Network, path: Path) -> str:
+    return f"logits = torch.export.load({str(path)!r}).module()(images)"
+
+
+def _write_onnx(network: Network, metadata: Metadata, path: Path) -> None:
+    program = _program(network)
+    try:
+        onnx: Any = torch.onnx.export(program, dynamo=True, input_names=["images"], output_names=["logits"], verbose=False)
+    except Exception as error:  # as above
+        raise UserError(f"ONNX cannot hold this network: {_first_line(error)}; --to torch can") from error
+    onnx.model.metadata_props.update(_as_json(metadata))
+    onnx.save(path)
+
+
+def _read_onnx(network: Network, path: Path) -> ImagesToLogitsFunction:
+    from onnxruntime import InferenceSession
+
+    session = InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+
+def _use_onnx(network: Network, path: Path) -> str:
+    return f'logits, = onnxruntime.InferenceSession({str(path)!r}).run(["logits"], {{"images": images}})'
+
+
+OUTSIDE = "outside, by input_spec"
+
+EXPORT_FORMATS = {
+    "torchvision": ExportFormat((".safetensors", ".pth"), _write_torchvision, _read_torchvision, _use_torchvision, OUTSIDE),
+    "torch": ExportFormat((".pt2",), _write_torch, _read_torch, _use_torch, "inside"),
+    "onnx": ExportFormat((".onnx",), _write_onnx, _read_onnx, _use_onnx, "inside"),
+}

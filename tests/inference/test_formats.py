@@ -1,0 +1,177 @@
+"""Invariant 13: files carry a format number and registry names; runs of earlier programs are read, files of later ones refused in a line."""
+
+import json
+import os
+import shutil
+import sys
+
+import pytest
+import torch
+import warm
+from omegaconf import OmegaConf
+from paths import FIXTURES, ROOT
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from ftlit import UserError, export_run, load, load_backbone
+from ftlit.cli import cache
+from ftlit.cli.main import main
+from ftlit.inference.record import KEY, record_of
+from ftlit.models.heads import HEADS, MLPHead
+from ftlit.recipes.run.resume import read_config
+from ftlit.report.html import write_report
+from ftlit.report.load import read
+from ftlit.run_folder import read_advice, read_result, write_result
+from ftlit.sweeps.jobs import Job, read_job
+
+OLD = FIXTURES / "runs_format_0"
+RUNS = json.loads((OLD / "expected.json").read_text())
+
+
+@pytest.fixture
+def old(tmp_path, monkeypatch):
+    """The runs of format 0, in a folder that may be written to; the user's head can be imported."""
+    monkeypatch.syspath_prepend(OLD)
+    return shutil.copytree(OLD, tmp_path / "old")
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_of_format_0_predicts_what_it_predicted(old, name):
+    prediction = load(old / name, trust=name == "own")(old / "digit.png")
+    assert {label: round(value, 6) for label, value in prediction.probabilities.items()} == RUNS[name]
+
+
+def test_a_custom_head_of_format_0_is_imported_with_trust_only(old):
+    with pytest.raises(UserError, match=r"own_head\.ScaledHead, which is not built in: --trust"):
+        load(old / "own")
+
+
+@pytest.mark.parametrize(
+    ("name", "sections"),
+    [
+        ("auto", {"plan", "data", "confusion", "classes", "mistakes", "calibration", "depth"}),
+        ("trained", {"samples", "curves", "layers", "stages", "confusion", "mistakes", "calibration", "features"}),
+    ],
+)
+def test_a_run_of_format_0_is_reported(old, name, sections):
+    text = write_report(old / name).read_text()
+    assert all(f'<section id="{section}">' in text for section in sections) and "not drawn" not in text
+
+
+def test_a_run_of_format_0_is_exported(old):
+    path, _ = export_run(old / "trained", "torch")
+    files = {"format": "", "class_names": ""}
+    torch.export.load(path, extra_files=files)
+    assert json.loads(files["format"]) == 1 and len(json.loads(files["class_names"])) == 10
+
+
+def test_a_sweep_and_a_store_of_format_0_are_listed(old, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["ftlit", "report", str(old / "sweep")])
+    main()
+    assert "test accuracy" in capsys.readouterr().out
+    first, second = (old / "sweep/sweep.csv").read_text().splitlines()[1:]
+    assert ",0.9388889074325562," in first and second.startswith("1,")
+    cache.show(str(old / "store"))
+    assert "stem" in capsys.readouterr().out
+
+
+@pytest.mark.e2e
+def test_a_run_of_format_0_is_not_resumed_in_one_line(old):
+    for name in ("trained", "auto"):
+        with pytest.raises(UserError, match="an earlier ftlit began the run"):
+            read_config(old / name)
+    done = warm.run([sys.executable, ROOT / "train.py", f"hydra.run.dir={old}/auto", "resume=true"], cwd=old, env=dict(os.environ))
+    assert done.returncode == 2 and "an earlier ftlit began the run" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    """A run of today with all files that are read again, and its store."""
+    folder = tmp_path_factory.mktemp("fresh")
+    small = ("data.per_class=4", "head=mlp", "head.hidden=[4]", "checkpoint=slim", "trainer=cpu", "trainer.max_epochs=1")
+    environment = {**os.environ, "FTLIT_CACHE": str(folder / "store")}
+    done = warm.run([sys.executable, ROOT / "train.py", *small, "hydra.run.dir=run"], cwd=folder, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    Job(0).write(folder / "run")
+    return folder
+
+
+def numbered(path):
+    """The format number in a file."""
+    if path.suffix == ".ckpt":
+        return torch.load(path, weights_only=True)[KEY]["format"]
+    if path.suffix == ".safetensors":
+        with safe_open(path, "pt") as file:
+            return int(file.metadata()["format"])
+    return OmegaConf.load(path)["format"]  # JSON is YAML
+
+
+@pytest.mark.e2e
+def test_every_file_that_is_read_again_carries_the_format(fresh):
+    run = fresh / "run"
+    names = ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "config.yaml", "advice.json", "job.json", "result.json")
+    report = [f"report/{name}" for name in ("run.json", "stages.json", "features.safetensors", "samples.safetensors")]
+    described = list((fresh / "store").glob("*/about.json"))
+    assert described and all(numbered(path) == 1 for path in [*(run / name for name in (*names, *report)), *described])
+
+
+@pytest.mark.e2e
+def test_a_record_names_no_module_of_ftlit_and_lists_stay_lists(fresh):
+    record = torch.load(fresh / "run/checkpoints/best.ckpt", weights_only=True)[KEY]
+    assert record["head"]["name"] == "mlp" and record["head"]["arguments"]["hidden"] == [4]
+    assert record["backbone"]["name"] == "torchvision" and record["loss"]["name"] == "cross_entropy"
+    assert "ftlit." not in json.dumps(record)
+
+
+def test_containers_of_omegaconf_are_recorded_as_lists():
+    backbone = load_backbone("mlp", weights=None, hidden=OmegaConf.create([8]), input_spec={"size": 8})
+    head = {"_target_": "ftlit.models.heads.MLPHead", "hidden": OmegaConf.create([3])}
+    record = record_of(backbone, {}, head, class_names=["a", "b"], multilabel=False, affine=False)
+    assert record["backbone"]["arguments"]["hidden"] == [8] and record["head"]["arguments"]["hidden"] == [3]
+
+
+def test_a_class_that_was_renamed_is_found_by_its_registered_name(old, monkeypatch):
+    class Renamed(MLPHead):
+        """The class of another release."""
+
+    monkeypatch.setitem(HEADS._parts, "mlp", Renamed)
+    assert type(load(old / "trained").head) is Renamed
+
+
+def test_a_fitted_probe_is_recorded_as_the_head_that_results():
+    head = {"_target_": "ftlit.models.heads.LinearProbeHead"}
+    record = record_of(load_backbone("glyph", weights=None), {}, head, class_names=["a"], multilabel=False, affine=False)
+    assert record["head"]["name"] == "linear"
+
+
+def test_results_of_several_entries_carry_the_format_each(tmp_path):
+    write_result(tmp_path, [{"test/accuracy": 0.5}, {"test/accuracy": 0.75}])
+    assert [entry["format"] for entry in json.loads((tmp_path / "result.json").read_text())] == [1, 1]
+    assert read_result(tmp_path) == [{"test/accuracy": 0.5}, {"test/accuracy": 0.75}]
+
+
+@pytest.mark.parametrize(
+    ("file", "reader"),
+    [
+        ("advice.json", read_advice),
+        ("job.json", read_job),
+        ("result.json", read_result),
+        ("config.yaml", read_config),
+        ("report/run.json", read),
+        ("report/stages.json", read),
+        ("report/samples.safetensors", read),
+        ("checkpoints/best.ckpt", load),
+    ],
+)
+def test_a_file_of_a_newer_program_is_refused_in_one_line(old, file, reader):
+    folder = old / "trained"
+    path = folder / file
+    if path.suffix == ".ckpt":
+        torch.save({KEY: {"format": 2}, "state_dict": {}}, path)
+    elif path.suffix == ".safetensors":
+        save_file({"images": torch.zeros(1)}, path, {"format": "2"})
+    else:
+        path.write_text(json.dumps({"format": 2}))
+    with pytest.raises(UserError, match=r"was written by a newer ftlit \(format 2\); this one reads formats 0 and 1: upgrade") as caught:
+        reader(folder)
+    assert "\n" not in str(caught.value)
