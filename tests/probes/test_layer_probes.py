@@ -116,7 +116,7 @@ def test_several_samples_of_few_images_are_probed_and_val_is_not_trained_on(tmp_
         (["probe.cuts=layer4"], "give a list, [layer4]"),
         (["probe.cuts=[layr4]"], "did you mean 'layer4'"),
         (["probe=svn"], "svm"),
-        (["resume=true"], "resume=true: probes"),
+        (["resume=true"], "resume=true: recipe=probe has nothing to resume"),
         (["trainer=ddp_cpu", "trainer.devices=2"], "recipe=probe runs in one process"),
     ],
 )

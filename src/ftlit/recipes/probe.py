@@ -149,11 +149,11 @@ def result_of(repeat: Repeat) -> dict[str, Any]:
 
 
 def table_of(repeats: Sequence[Repeat]) -> Table:
-    """A row per layer and pooling, top first: length of its features, held-out accuracy of each kind with its L2 penalty, or mean and
-    deviation of several repeats.
+    """A row per layer and pooling, top first: length of its features, held-out accuracy of each kind with its L2 penalty (also as
+    scikit-learn's argument), or mean and deviation of several repeats.
     """
     kinds = list(dict.fromkeys(probe.kind for probe in repeats[0].probes))
-    heading = "held-out accuracy" if len(repeats) > 1 else "held-out accuracy (L2, scikit-learn's)"
+    heading = "held-out accuracy" if len(repeats) > 1 else "held-out accuracy (L2)"
     table = Table("layer", "features", *(f"{kind}, {heading}" for kind in kinds))
     for cut in repeats[0].cuts:
         here = [probe for probe in repeats[0].probes if probe.cut == cut]
