@@ -80,16 +80,16 @@ def test_a_loss_that_never_falls_has_no_answer():
     with pytest.raises(
         UserError, match=r"falls nowhere from rate 1.0e-06 to 1.0e\+01: give a smaller lr_find.least, or more lr_find.steps"
     ):
-        lr_find.choose_rate(suggestion, rates, solved=False)
+        lr_find.choose_rate(suggestion, rates, probe_head=False)
 
 
 def test_for_a_probe_head_a_tenth_of_the_rate_from_which_on_the_loss_rises_is_taken():
     rates = grid(100, most=0.3)
     flat = [0.01 * (1 + (rate / 0.1) ** 2) for rate in rates]
-    assert 0.003 < lr_find.choose_rate(suggest(rates, flat), rates, solved=True) < 0.03
+    assert 0.003 < lr_find.choose_rate(suggest(rates, flat), rates, probe_head=True) < 0.03
     rates = grid(100, least=1e-2)
     with pytest.raises(UserError, match=r"the loss rises from the first rates on: give a smaller lr_find\.least"):
-        lr_find.choose_rate(suggest(rates, [100.0**i for i in range(100)]), rates, solved=True)
+        lr_find.choose_rate(suggest(rates, [100.0**i for i in range(100)]), rates, probe_head=True)
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def run(cfg: DictConfig) -> float:
         folder.mkdir(parents=True, exist_ok=True)
         write_csv(folder / "lr_find.csv", curve.rates, curve.losses)
     suggestion = suggest(curve.rates, curve.losses)
-    rate = choose_rate(suggestion, curve.rates, solved=run.probe_head is not None)
+    rate = choose_rate(suggestion, curve.rates, probe_head=run.probe_head is not None)
     if run.trainer.is_global_zero:
         draw(folder / "lr_find.png", curve.rates, curve.losses, suggestion, probe_head=run.probe_head is not None)
         console.say(describe(rate, suggestion, run, folder))
@@ -98,16 +98,16 @@ def single_stage(schedule: Schedule, index: int) -> Schedule:
     return replace(schedule, stages=[replace(stages[index], epoch=0, step=None, until=None, from_best=False)])
 
 
-def choose_rate(suggestion: Suggestion, rates: Sequence[float], *, solved: bool) -> float:
+def choose_rate(suggestion: Suggestion, rates: Sequence[float], *, probe_head: bool) -> float:
     """The rate at which the loss falls fastest; for a head that is a linear probe, a tenth of the rate from which on it rises, since it has
     nowhere to fall.
 
     Raises:
         UserError: there is no such rate among those that were tried.
     """
-    rate = suggestion.climbs if solved else suggestion.steep
+    rate = suggestion.climbs if probe_head else suggestion.steep
     if rate is None or rate < rates[0]:
-        does = "rises from the first rates on" if solved else f"falls nowhere from rate {rates[0]:.1e} to {rates[-1]:.1e}"
+        does = "rises from the first rates on" if probe_head else f"falls nowhere from rate {rates[0]:.1e} to {rates[-1]:.1e}"
         raise UserError(f"the loss {does}: give a smaller lr_find.least, or more lr_find.steps")
     return rate
 
@@ -116,10 +116,10 @@ def describe(rate: float, suggestion: Suggestion, run: finetune.Run, folder: Pat
     """The override, the rate of each group, and the alternative suggestion."""
     rate = float(f"{rate:.1e}")
     groups = shorten(f"{pattern} at {rate * scale:.1e}" for pattern, scale in run.schedule.lr_scale)
-    solved = run.probe_head is not None
-    if solved:
+    probe_head = run.probe_head is not None
+    if probe_head:
         other, more = "a tenth of the rate from which on the loss is twice its minimum", "it stays below that up to the last rate"
     else:
         other, more = f"a tenth of the rate of the minimum loss is {suggestion.tenth:.1e}", "the loss still falls at the last rate"
-    more = f"; {more}: lr_find.most may be higher" if suggestion.open_ended(probe_head=solved) else ""
+    more = f"; {more}: lr_find.most may be higher" if suggestion.open_ended(probe_head=probe_head) else ""
     return f"optimizer.lr={rate:.1e} ({groups}); {other}{more}; lr_find.csv, lr_find.png: {folder}"

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.models.backbone import Backbone
+from ftlit.models.heads import LinearProbeHead
 
 TIMED_IMAGES = 8
 
@@ -40,7 +41,7 @@ def epochs_of(cfg: DictConfig, batches: float) -> float:
 
 def has_probe_head(cfg: DictConfig) -> bool:
     """Whether the head is a linear probe."""
-    return str(cfg.head._target_).endswith("LinearProbeHead")
+    return str(cfg.head._target_).endswith(LinearProbeHead.__name__)
 
 
 def _seconds_per_image(backbone: Backbone, data: ImageData) -> tuple[float, float, float]:
