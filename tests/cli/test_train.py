@@ -1,4 +1,4 @@
-"""The command line as a person uses it: what it prints, what it leaves behind, how it fails, how it goes on."""
+"""The command line as a user calls it: what it prints, what it leaves behind, how it fails, how it goes on."""
 
 import csv
 import json
@@ -35,9 +35,9 @@ def done(tmp_path_factory):
 
 
 def test_the_plan_comes_first_and_the_table_last(done):
-    _, said = done
+    _, output = done
     words = ("backbone", "shipped glyph.safetensors", "1,078", "stage", "epoch 0", "resume", "head solved on", "macro F1", "trained in")
-    order = [said.index(word) for word in words]
+    order = [output.index(word) for word in words]
     assert order == sorted(order)
 
 
@@ -47,7 +47,7 @@ def test_the_folder_holds_what_a_run_leaves(done):
         assert (folder / name).stat().st_size > 0, name
 
 
-MISTAKES = {
+USER_ERRORS = {
     "backbone=resnet51": "'resnet50'",
     "backbone.cut=layr3": "'layer3'",
     "optimizer.lr=high": "a number",
@@ -59,9 +59,9 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize(("mistake", "meant"), MISTAKES.items())
-def test_a_mistake_is_one_line_and_status_2(tmp_path, mistake, meant):
-    result = train(tmp_path, mistake)
+@pytest.mark.parametrize(("word", "meant"), USER_ERRORS.items())
+def test_an_error_of_the_user_is_one_line_and_status_2(tmp_path, word, meant):
+    result = train(tmp_path, word)
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1 and meant in result.stderr and "Traceback" not in result.stdout + result.stderr
 
@@ -103,9 +103,9 @@ def test_after_ctrl_c_the_printed_command_goes_on(tmp_path):
             time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
-    said = (tmp_path / "out").read_text()
-    assert best.exists() and last.exists() and "Traceback" not in said
-    resume = shlex.split(re.search(r"To resume: (.*)", said)[1])
+    output = (tmp_path / "out").read_text()
+    assert best.exists() and last.exists() and "Traceback" not in output
+    resume = shlex.split(re.search(r"To resume: (.*)", output)[1])
     assert resume[:1] == ["python"]
     changed = warm.run([sys.executable, *resume[1:], "optimizer.lr=0.5"], cwd=tmp_path)
     assert changed.returncode == 2 and "needs the config of the run: optimizer.lr was 0.001, now 0.5" in changed.stderr
@@ -134,8 +134,8 @@ def test_the_default_measures_which_scenario_once_and_what_is_given_wins(tmp_pat
 def test_one_image_a_class_solves_a_head_of_a_given_l2_penalty(tmp_path):
     result = train(tmp_path, "data.per_class=1", "optimizer.lr=2e-3", "hydra.run.dir=run")
     assert result.returncode == 0 and "scenario=auto: small_similar. One training image per class is few" in result.stdout, result.stderr
-    told = " ".join(result.stdout.split())
-    assert "L2 penalty 0.1." in told and "No gradient training: optimizer.lr=2e-3 is ignored." in told
+    output = " ".join(result.stdout.split())
+    assert "L2 penalty 0.1." in output and "No gradient training: optimizer.lr=2e-3 is ignored." in output
     assert json.loads((tmp_path / "run/result.json").read_text())["test/accuracy"] > 0.7
 
 
@@ -187,7 +187,7 @@ def test_what_only_training_reads_asks_for_it(tmp_path, given, scenario):
     assert json.loads((tmp_path / "run/advice.json").read_text())["advice"]["scenario"] == scenario
 
 
-def test_several_processes_started_side_by_side_are_told_to_give_a_scenario(tmp_path):
+def test_several_processes_started_side_by_side_are_asked_to_give_a_scenario(tmp_path):
     elastic = {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
     result = train(tmp_path, "trainer=ddp_cpu", "trainer.devices=2", **elastic)
     assert result.returncode == 2 and "give the scenario that `ftlit advise` names" in result.stderr
@@ -249,11 +249,11 @@ def test_a_sweep_runs_each_job_in_its_own_folder(tmp_path):
 
 
 def test_help_names_the_groups(tmp_path):
-    said = train(tmp_path, "--help").stdout
+    output = train(tmp_path, "--help").stdout
     assert (
-        "scenario: auto, large_different, large_similar, small_different, small_similar" in said
-        and "backbone: " in said
-        and "_zoo" not in said
+        "scenario: auto, large_different, large_similar, small_different, small_similar" in output
+        and "backbone: " in output
+        and "_zoo" not in output
     )
 
 

@@ -98,7 +98,7 @@ def test_the_interval_of_an_accuracy_lies_within_0_and_1_and_that_of_a_score_nee
     assert high - 0.95 == pytest.approx(0.95 - low) == pytest.approx(half_interval([0.9, 1.0])) and high > 1
 
 
-def test_a_reason_that_jobs_of_a_setting_share_is_said_once(tmp_path):
+def test_a_reason_that_jobs_of_a_setting_share_is_printed_once(tmp_path):
     failed = [(f"seed={seed}", {}, "no" if seed < 3 else "other") for seed in (1, 2, 3)]
     _, rows = table_of(jobs_in(made(tmp_path, *failed)))
     assert rows[0][-1] == "jobs 0, 1: no\njob 2 (seed=3): other"
@@ -121,9 +121,9 @@ def test_what_cannot_be_written_is_a_line_and_the_table_is_printed_all_the_same(
     (tmp_path / "sweep.png").mkdir()
     (tmp_path / "sweep.csv").mkdir()
     main.report([str(tmp_path)])
-    said = capsys.readouterr()
-    assert "0.4000" in said.out and "\nsweep.md: " in said.out
-    assert [line.partition(": ")[2][:13] for line in said.err.splitlines()] == ["no sweep.csv:", "no sweep.png:"]
+    output = capsys.readouterr()
+    assert "0.4000" in output.out and "\nsweep.md: " in output.out
+    assert [line.partition(": ")[2][:13] for line in output.err.splitlines()] == ["no sweep.csv:", "no sweep.png:"]
 
 
 @pytest.fixture
@@ -161,8 +161,8 @@ def test_an_interruption_ends_the_sweep_and_the_seconds_of_a_job_that_goes_on_ar
 def test_report_makes_table_and_files_from_the_folder_alone(tmp_path, capsys):
     made(tmp_path, ("head=a seed=1", accuracies(0.5, 0.4), ""), ("head=b seed=1", {}, "it broke"))
     main.report([str(tmp_path)])
-    said = capsys.readouterr().out
-    assert "it broke" in said and "0.4000" in said
+    output = capsys.readouterr().out
+    assert "it broke" in output and "0.4000" in output
     with (tmp_path / "sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["job"], row["status"], row["reason"], row["test/accuracy"]) for row in rows] == [
@@ -202,8 +202,8 @@ def test_a_sweep_goes_on_with_what_has_not_ended_well_and_only_when_asked(tmp_pa
     first = sweep(tmp_path, *asked)
     assert first.returncode == 0 and "test accuracy" in first.stdout, first.stderr
     ended = {number: (tmp_path / f"sweep/{number}/result.json").stat().st_mtime_ns for number in (0, 1)}
-    told = json.loads((tmp_path / "sweep/1/job.json").read_text())
-    (tmp_path / "sweep/1/job.json").write_text(json.dumps({**told, "status": None, "score": None}))
+    state = json.loads((tmp_path / "sweep/1/job.json").read_text())
+    (tmp_path / "sweep/1/job.json").write_text(json.dumps({**state, "status": None, "score": None}))
     refused = sweep(tmp_path, *asked)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "give sweep.resume=true" in refused.stderr
     again = sweep(tmp_path, *asked, "sweep.resume=true")

@@ -1,4 +1,4 @@
-"""invariant 11: every option of every group composes and binds to its target's signature; and a person's mistake is one line."""
+"""invariant 11: every option of every group composes and binds to its target's signature; and an error of the user is one line."""
 
 import inspect
 import subprocess
@@ -33,7 +33,7 @@ for path in sorted(CONF.glob("*/*.yaml")):
     if not path.name.startswith("_"):
         OPTIONS.setdefault(path.parent.name, []).append(path.stem)
 EVERY = [(group, option) for group, options in OPTIONS.items() for option in options]
-# what an option leaves to the person: the values without which it is refused
+# values that an option does not have, and that the user must give
 NEEDED = {
     ("backbone", "timm"): ["backbone.name=resnet10t"],
     ("data", "folder"): ["data.root=photos"],
@@ -75,14 +75,14 @@ def option(group: str, name: str) -> DictConfig:
     return composed(f"{group}={name}", *NEEDED.get((group, name), []))
 
 
-def said(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> str:
-    """What a person reads after `train.py <overrides>`."""
+def error_text(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> str:
+    """The error that the user reads after `train.py <overrides>`."""
     monkeypatch.setattr(sys, "argv", ["train.py", *overrides])
     with pytest.raises(Exception) as caught:
         build(composed(*overrides))
-    mistake = as_user_error(caught.value)
-    assert mistake is not None and "\n" not in str(mistake)
-    return str(mistake)
+    error = as_user_error(caught.value)
+    assert error is not None and "\n" not in str(error)
+    return str(error)
 
 
 @pytest.mark.parametrize(("group", "name"), EVERY)
@@ -160,9 +160,9 @@ def test_no_option_is_called_as_yaml_calls_true_or_false():
 
 
 @pytest.mark.parametrize(("group", "name"), NEEDED)
-def test_a_value_that_only_the_person_knows_is_asked_for(group, name, monkeypatch):
+def test_a_value_that_only_the_user_knows_is_asked_for(group, name, monkeypatch):
     wanted = NEEDED[group, name][0].partition("=")[0]
-    assert said(monkeypatch, f"{group}={name}") == f"{wanted} has no value: give {wanted}=..."
+    assert error_text(monkeypatch, f"{group}={name}") == f"{wanted} has no value: give {wanted}=..."
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_a_value_that_only_the_person_knows_is_asked_for(group, name, monkeypatc
     ],
 )
 def test_a_wrong_name_or_type_is_one_line_with_what_would_do(overrides, line, monkeypatch):
-    assert said(monkeypatch, *overrides).startswith(line)
+    assert error_text(monkeypatch, *overrides).startswith(line)
 
 
 @pytest.mark.parametrize(
@@ -220,30 +220,30 @@ def test_a_wrong_name_or_type_is_one_line_with_what_would_do(overrides, line, mo
     ],
 )
 def test_a_value_that_cannot_be_is_one_line_before_training(override, meant, monkeypatch):
-    assert meant in said(monkeypatch, override)
+    assert meant in error_text(monkeypatch, override)
 
 
-def test_an_error_that_is_nobodys_mistake_stays_an_error():
+def test_a_fault_of_the_program_is_not_an_error_of_the_user():
     assert as_user_error(ZeroDivisionError("ours")) is None
 
 
 def raised(error, cause):
-    """What a person would see of `error`, raised from `cause`."""
+    """The error of the user behind `error`, raised from `cause`."""
     try:
         raise error from cause
     except Exception as caught:
         return as_user_error(caught)
 
 
-@pytest.mark.parametrize(("cause", "mistake"), [
+@pytest.mark.parametrize(("cause", "of_user"), [
     (TypeError("f() got an unexpected argument"), True), (ValueError("too small"), True), (FileNotFoundError("gone"), True),
     (ImportError("no module"), True), (UserError("typed wrong"), True),
     (KeyError("a"), False), (AttributeError("a"), False), (RuntimeError("a"), False), (ZeroDivisionError("a"), False),
 ])  # fmt: skip
-def test_an_argument_refused_is_a_mistake_and_a_fault_inside_is_none(cause, mistake):
-    said = raised(InstantiationException("Error in call to target 'f':\nE()\nfull_key: head"), cause)
-    assert (said is not None) == mistake
-    assert said is None or isinstance(cause, UserError) or str(said) == f"head: {' '.join(str(cause).split())}"
+def test_a_refused_argument_is_an_error_of_the_user_and_a_fault_inside_the_target_is_not(cause, of_user):
+    error = raised(InstantiationException("Error in call to target 'f':\nE()\nfull_key: head"), cause)
+    assert (error is not None) == of_user
+    assert error is None or isinstance(cause, UserError) or str(error) == f"head: {' '.join(str(cause).split())}"
 
 
 def test_a_value_error_that_comes_through_our_own_code_is_a_fault():
@@ -253,7 +253,7 @@ def test_a_value_error_that_comes_through_our_own_code_is_a_fault():
         assert raised(InstantiationException("Error in call\nfull_key: schedule"), error) is None
 
 
-def test_a_fault_while_a_mistake_is_handled_is_a_fault():
+def test_a_fault_while_an_error_of_the_user_is_handled_is_a_fault():
     try:
         try:
             raise UserError("typed wrong")
@@ -263,7 +263,7 @@ def test_a_fault_while_a_mistake_is_handled_is_a_fault():
         assert as_user_error(error) is None
 
 
-def test_a_callback_from_elsewhere_may_log_a_metric_that_we_do_not_know():
+def test_a_custom_callback_may_log_a_metric_that_is_not_known():
     cfg = composed("callbacks.best.monitor=val/top5", "+callbacks.own={_target_: string.Formatter}")
     bind(cfg)
     del cfg.callbacks.own

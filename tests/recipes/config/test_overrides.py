@@ -1,4 +1,4 @@
-"""The plan says what of a scenario or an experiment the command line has replaced."""
+"""The command line completed for Hydra, and the lines of the plan on options of a scenario or an experiment that it replaces."""
 
 import pytest
 from hydra import compose
@@ -21,7 +21,7 @@ AT_ONCE = "schedule=all_at_once takes the place of scenario=large_similar's sche
         (["~scenario", "schedule=all_at_once"], []),
     ],
 )
-def test_an_option_given_instead_of_an_overlays_own_is_said_with_the_values_that_are_lost(words, lines):
+def test_an_option_that_replaces_one_of_an_overlay_is_a_line_with_the_values_that_are_lost(words, lines):
     with initialize_hydra():
         cfg = compose("train", words, return_hydra_config=True)
         with use_hydra_config(cfg):

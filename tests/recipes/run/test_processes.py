@@ -26,7 +26,7 @@ def run(folder, program, *arguments, **environment):
 
 
 def assert_jobs(folder, result, good, bad=(), plans=None):
-    """The jobs are those of `good`, which left metrics and said their plan and their table once, and of `bad`, which did not."""
+    """The jobs are those of `good`, which left metrics and printed their plan and their table once, and of `bad`, which did not."""
     there = {path.name for path in (folder / "sweep").iterdir() if path.is_dir()}
     assert there == {str(number) for number in (*good, *bad)}, result.stderr
     done = {int(path.parent.name): json.loads(path.read_text()) for path in folder.rglob("result.json")}
@@ -83,13 +83,13 @@ def test_a_lost_process_in_the_middle_ends_its_job_only(tmp_path):
     assert " ".join(result.stdout.split()).count("resume ftlit train --config-dir mine hydra.sweep.dir=sweep trainer=cpu") == 3
 
 
-def test_a_mistake_is_one_line_with_its_job(tmp_path):
+def test_an_error_of_the_user_is_one_line_with_its_job(tmp_path):
     result = run(tmp_path, MODULE, "-m", "trainer=cpu,ddp_cpu", "backbone.cut=layr3")
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert_jobs(tmp_path, result, good=(), bad=(0, 1))
-    said = failures(result)
-    for number, mistake, summary in zip((0, 1), said[:2], said[2:], strict=True):
-        assert f"job {number} (" in mistake and "'layer3'" in mistake
+    lines = failures(result)
+    for number, error, summary in zip((0, 1), lines[:2], lines[2:], strict=True):
+        assert f"job {number} (" in error and "'layer3'" in error
         assert f"job {number} (" in summary and "failed with status 2" in summary
 
 
@@ -111,8 +111,8 @@ def test_ctrl_c_ends_the_sweep_and_every_process_of_its_job(tmp_path):
         process.send_signal(signal.SIGINT)
         assert process.wait(90) == 130, (tmp_path / "out").read_text()
     assert last.exists() and not (tmp_path / "sweep/1").exists()
-    said = (tmp_path / "out").read_text()
-    assert "To resume: " in said and "Traceback" not in said
+    output = (tmp_path / "out").read_text()
+    assert "To resume: " in output and "Traceback" not in output
     assert not list(running(str(tmp_path)))
 
 
@@ -123,7 +123,7 @@ def running(word):
                 yield path
 
 
-def test_resume_where_no_run_began_is_a_mistake(tmp_path):
+def test_resume_where_no_run_began_is_an_error_of_the_user(tmp_path):
     result = warm.run([sys.executable, *TRAIN, "resume=true"], cwd=tmp_path, timeout=100)
     assert result.returncode == 2 and result.stderr.count("\n") == 1
     assert f"{tmp_path}/runs/" in result.stderr and "holds no run: give hydra.run.dir=" in result.stderr
