@@ -1,4 +1,4 @@
-"""invariant 3: frozen means frozen, in ten architectures under Lightning's own loops, while others call `.train()` in between."""
+"""invariant 3: frozen means frozen, in ten architectures under Lightning's own loops, while other code calls `.train()` in between."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -42,7 +42,7 @@ def digests(model: FineTuner) -> dict[str, str]:
 
 
 class Nasty(pl.Callback):
-    """Calls `.train()` on everything at every moment at which somebody might, but not between the last step and the end."""
+    """Calls `.train()` on everything in every hook in which other code may, but not between the last step and the end."""
 
     def _train(self, trainer, model, *_):
         model.train()

@@ -1,4 +1,4 @@
-"""Parts of ftlit in projects that know nothing of it: LightningModules of strangers, and a Hydra project of one."""
+"""Parts of ftlit in other projects: LightningModules that were not written for it, and a Hydra project that uses its config groups."""
 
 import hashlib
 import os
@@ -59,7 +59,7 @@ hydra: {searchpath: ["pkg://ftlit.conf"], run: {dir: out}}
 
 
 @pytest.fixture
-def stranger(tmp_path):
+def other_project(tmp_path):
     (tmp_path / "conf/backbone").mkdir(parents=True)
     (tmp_path / "conf/backbone/mynet.yaml").write_text("_target_: my_pkg.mynet\nwidth: 8\n")
     (tmp_path / "conf/config.yaml").write_text(CONFIG)
@@ -75,22 +75,22 @@ def run(folder, *command):
     return done.stdout
 
 
-def test_a_strangers_hydra_project_picks_our_groups(stranger):
-    said = run(stranger, "app.py", "head.hidden=[5]")
-    assert "('low', 'high')" in said and "'head + high and above', 'all'" in said and "out_features=5" in said
+def test_another_hydra_project_uses_the_config_groups(other_project):
+    output = run(other_project, "app.py", "head.hidden=[5]")
+    assert "('low', 'high')" in output and "'head + high and above', 'all'" in output and "out_features=5" in output
 
 
-def test_a_strangers_backbone_and_head_train_here(stranger):
-    own = ["--config-dir", stranger / "conf", "backbone=mynet", "head._target_=my_pkg.MyHead"]
-    said = run(stranger, ROOT / "train.py", *own, "debug=fast", "trainer=cpu", "trainer.max_epochs=3")
-    assert "weights: a stranger" in said and "MyHead" in said and "trained in" in said
+def test_a_backbone_and_a_head_of_another_project_train_here(other_project):
+    own = ["--config-dir", other_project / "conf", "backbone=mynet", "head._target_=my_pkg.MyHead"]
+    output = run(other_project, ROOT / "train.py", *own, "debug=fast", "trainer=cpu", "trainer.max_epochs=3")
+    assert "weights of mynet" in output and "MyHead" in output and "trained in" in output
 
 
 STEPS, EPOCHS, LAST = 3, 8, 6  # steps an epoch; epochs; when the last stage begins
 
 
-class Stranger(pl.LightningModule):
-    """What both strangers share: their own losses and metric, and an optimizer and rates from ftlit."""
+class OtherModule(pl.LightningModule):
+    """The parts that both modules share: their own losses and metric, an optimizer and rates from ftlit."""
 
     scales: ClassVar[dict[str, float]]  # on the learning rate, by pattern
     stages: tuple[list[str], ...]  # what trains in each; the last freezes again what has trained
@@ -115,7 +115,7 @@ class Stranger(pl.LightningModule):
         return [optimizer], [Rates(optimizer, cosine, steps=epochs * STEPS, epochs=epochs).config]
 
 
-class Transfer(Stranger):
+class Transfer(OtherModule):
     """As Lightning's documentation teaches transfer learning: a ResNet's children in a row, without its last one."""
 
     scales: ClassVar = {"classifier": 1.0, "feature_extractor.7": 0.5, "*": 0.1}
@@ -146,7 +146,7 @@ class Tower(nn.Module):
         return self.inner(self.norm(self.words(tokens).mean(dim=1)))
 
 
-class TwoTowers(Stranger):
+class TwoTowers(OtherModule):
     """Two encoders that share the embedding of words, and a head on both. A stage that trains either tower trains what they share."""
 
     scales: ClassVar = {"head": 1.0, "query": 0.5, "answer": 0.1}  # the words go with the first tower, whose name is their first
@@ -207,7 +207,7 @@ def train(kind, folder, *, ckpt_path=None):
 def whole(request, tmp_path_factory):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # on maps of a few pixels threads only wait for each other
-    folder = tmp_path_factory.mktemp("stranger")
+    folder = tmp_path_factory.mktemp("other_project")
     yield request.param, *train(request.param, folder), folder
     torch.set_num_threads(threads)
 
@@ -216,7 +216,7 @@ def digest(tensors):
     return hashlib.sha256(b"".join(name.encode() + tensors[name].numpy().tobytes() for name in sorted(tensors))).hexdigest()
 
 
-def test_in_a_strangers_module_each_stage_moves_exactly_its_parameters_and_statistics(whole):
+def test_in_another_module_each_stage_moves_exactly_its_parameters_and_statistics(whole):
     kind, states, diary, _ = whole
     for before, after, stage in zip(states, states[1:], diary.stages, strict=False):
         moves = {name for name in before if name.startswith(kind.moves[stage])}
@@ -225,14 +225,14 @@ def test_in_a_strangers_module_each_stage_moves_exactly_its_parameters_and_stati
         assert digest({name: before[name] for name in still}) == digest({name: after[name] for name in still})
 
 
-def test_in_a_strangers_module_a_stage_waits_for_its_own_metric(whole):
+def test_in_another_module_a_stage_waits_for_its_own_metric(whole):
     kind, _, diary, _ = whole
     reached = next(epoch for epoch, value in enumerate(diary.values) if epoch >= 1 and value <= kind.threshold)
     assert 1 < reached + 1 < LAST - 1  # it waits, and it is the metric that decides, not the latest epoch
     assert diary.stages == [0] + [1] * reached + [2] * (LAST - reached - 1) + [3] * (EPOCHS - LAST)
 
 
-def test_in_a_strangers_module_the_rates_keep_their_ratios_and_are_logged_by_name(whole):
+def test_in_another_module_the_rates_keep_their_ratios_and_are_logged_by_name(whole):
     kind, _, _, folder = whole
     with (folder / "metrics.csv").open(newline="") as file:
         rows = [row for row in DictReader(file) if row["lr-SGD/" + next(iter(kind.scales))]]
@@ -243,7 +243,7 @@ def test_in_a_strangers_module_the_rates_keep_their_ratios_and_are_logged_by_nam
 
 
 @pytest.mark.parametrize("checkpoint", ["epoch=0", "epoch=2", "epoch=3", "epoch=5", "validated epoch=2"])
-def test_in_a_strangers_module_a_run_goes_on_from_its_own_checkpoint_with_the_same_bits(whole, tmp_path, checkpoint):
+def test_in_another_module_a_run_resumes_from_its_own_checkpoint_with_the_same_bits(whole, tmp_path, checkpoint):
     kind, states, diary, folder = whole
     ends, resumed = train(kind, tmp_path, ckpt_path=folder / f"{checkpoint}.ckpt")
     assert resumed.stages == diary.stages[-len(resumed.stages) :]

@@ -1,4 +1,4 @@
-"""StagedFinetuning in a LightningModule that knows nothing of it: frozen means frozen, groups never change, resuming finds the stage."""
+"""StagedFinetuning in a LightningModule of a user: frozen means frozen, groups never change, resumed training is in the right stage."""
 
 from contextlib import nullcontext
 from functools import partial
@@ -39,7 +39,7 @@ class Net(pl.LightningModule):
 
 
 class Snapshots(pl.Callback):
-    """The state, the groups and the modes at the end of each epoch; `.train()` called on everything in between, as others might."""
+    """The state, the groups and the modes at the end of each epoch; `.train()` called on everything in between, as other code may."""
 
     def __init__(self, folder=None):
         self.folder, self.states, self.groups, self.stages = folder, [], [], []
@@ -143,18 +143,18 @@ UNTIL = Schedule([Stage(["head"]), Stage(["*"], epoch=5, until=Until("val/score"
 @pytest.mark.parametrize(
     ("scores", "stages"),
     [
-        ([0.1, 0.9, 0.1, 0.1, 0.1, 0.1, 0.1], [0, 0, 1, 1, 1, 1, 1]),  # decided once: what comes later does not take it back
+        ([0.1, 0.9, 0.1, 0.1, 0.1, 0.1, 0.1], [0, 0, 1, 1, 1, 1, 1]),  # decided once: later values do not change it
         ([0.1] * 7, [0, 0, 0, 0, 0, 1, 1]),  # the latest epoch
         ([0.9] * 7, [0, 1, 1, 1, 1, 1, 1]),
     ],
 )
-def test_a_stage_waits_until_a_metric_says_so(scores, stages):
+def test_a_stage_waits_for_a_metric(scores, stages):
     _, shots = fit(7, schedule=UNTIL, model=Net(scores))
     assert shots.stages == stages
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 2, 3])
-def test_what_a_metric_decided_is_resumed(tmp_path, epoch):
+def test_the_decision_of_a_metric_is_resumed(tmp_path, epoch):
     schedule = Schedule([Stage(["head"]), Stage(["*"], epoch=6, until=Until("val/score", patience=2))])
     scores = [0.5, 0.4, 0.4, 0.1, 0.1, 0.1, 0.9]
     _, whole = fit(7, schedule=schedule, model=Net(scores), folder=tmp_path)
@@ -186,13 +186,13 @@ def test_a_metric_that_is_not_logged_is_an_error_with_those_that_are():
         fit(7, schedule=Schedule([Stage(["head"]), Stage(["*"], epoch=5, until=Until("val/scoer", threshold=1.0))]))
 
 
-def test_early_stopping_cannot_end_a_run_before_its_last_stage_and_counts_anew_in_each():
+def test_early_stopping_ends_a_run_in_its_last_stage_only_and_counts_again_in_each():
     stopping = EarlyStopping("val/score", mode="max", patience=2)
     _, shots = fit(20, schedule=Schedule([Stage(["head"]), Stage(["*"], epoch=6)]), model=Net([0.5] * 20), callbacks=[stopping])
     assert shots.stages == [0] * 6 + [1] * 3  # the first validation of a stage is its best, then two without progress
 
 
-def test_a_checkpoint_of_another_schedule_is_refused_by_name(run):
+def test_a_checkpoint_of_another_schedule_is_an_error_that_shows_both(run):
     _, _, folder = run
     other = Schedule([Stage(["head"]), Stage(["head", "body.top"], epoch=1), Stage(["*"], epoch=3)])
     with pytest.raises(UserError) as error:
@@ -200,7 +200,7 @@ def test_a_checkpoint_of_another_schedule_is_refused_by_name(run):
     assert "made with another schedule" in str(error.value) and "from epoch 2" in str(error.value) and "from epoch 1" in str(error.value)
 
 
-def test_restarting_rates_begin_anew_with_each_stage():
+def test_restarting_rates_begin_again_with_each_stage():
     class Rated(Net):
         def configure_optimizers(self):
             optimizer = super().configure_optimizers()
@@ -236,7 +236,7 @@ def test_layers_that_are_built_late_are_staged_too(run):
     assert moved(whole.states[-1], late.states[-1]) == set()
 
 
-def test_a_metric_of_the_training_steps_is_judged_at_the_end_of_the_epoch():
+def test_a_metric_of_the_training_steps_decides_at_the_end_of_the_epoch():
     class Training(Net):
         def training_step(self, batch, batch_idx):
             self.log("train/score", float(self.current_epoch), on_step=False, on_epoch=True)
@@ -246,7 +246,7 @@ def test_a_metric_of_the_training_steps_is_judged_at_the_end_of_the_epoch():
     assert fit(6, schedule=schedule, model=Training())[1].stages == [0, 0, 0, 1, 1, 1]
 
 
-def test_a_fit_that_goes_on_with_the_last_one_keeps_what_was_decided():
+def test_a_fit_that_continues_the_last_one_keeps_the_decisions():
     model, staging, shots = Net([0.9] * 8), StagedFinetuning(UNTIL), Snapshots()
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = pl.Trainer(max_epochs=6, accelerator="cpu", callbacks=[staging, shots], **quiet)
@@ -265,19 +265,19 @@ def test_a_metric_that_is_not_finite_ends_a_run_before_its_last_stage():
     assert shots.stages == [0, 0] and (stopping.patience, stopping.stopping_threshold) == (3, None)
 
 
-def test_weight_averaging_that_counts_statistics_anew_is_refused():
+def test_weight_averaging_that_computes_statistics_again_is_not_supported():
     with pytest.raises(UserError, match="StochasticWeightAveraging computes the statistics"):
         fit(5, callbacks=[StochasticWeightAveraging(0.1)])
 
 
-def test_groups_that_are_not_the_schedules_are_refused():
+def test_groups_of_another_schedule_are_an_error():
     schedule = Schedule([Stage(["*"])], [("head", 1.0), ("*", 0.3)])
     with pytest.raises(UserError, match="the optimizer's groups are not those of the schedule"):
         fit(1, schedule=schedule)
 
 
 @pytest.mark.parametrize("scheduled", ["one rate", "a list", "no scheduler"])
-def test_a_scheduler_that_gives_all_groups_one_rate_is_refused(scheduled):
+def test_a_scheduler_that_gives_all_groups_one_rate_is_an_error(scheduled):
     schedule = Schedule([Stage(["*"])], [("head*", 1.0), ("*", 0.1)])
 
     class Scheduled(Net):
@@ -293,7 +293,7 @@ def test_a_scheduler_that_gives_all_groups_one_rate_is_refused(scheduled):
         fit(1, schedule=schedule, model=Scheduled())
 
 
-def test_groups_of_others_keep_the_rates_that_they_have():
+def test_groups_that_ftlit_has_not_built_keep_their_rates():
     class Timms(Net):  # a scale that its scheduler applies later, and no name
         def configure_optimizers(self):
             parts = ((self.head, 1.0), (self.body, 0.5))
@@ -304,7 +304,7 @@ def test_groups_of_others_keep_the_rates_that_they_have():
 
 
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "training_step"])
-def test_who_calls_train_last_wakes_nothing_that_is_frozen(hook):
+def test_a_later_call_of_train_does_not_change_frozen_modules(hook):
     class Late(pl.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             pl_module.train()
@@ -321,7 +321,7 @@ def test_who_calls_train_last_wakes_nothing_that_is_frozen(hook):
     assert moved(Net().state_dict(), shots.states[-1]) == {"head.weight", "head.bias"}
 
 
-def test_an_optimizer_that_leaves_out_what_is_frozen_at_first_is_refused():
+def test_an_optimizer_without_the_parameters_that_are_frozen_at_first_is_an_error():
     class Usual(Net):
         def configure_optimizers(self):
             return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=0.1)

@@ -1,4 +1,4 @@
-"""Compilers and strategies follow the stages, or are refused with the reason."""
+"""Compiled modules and strategies follow the stages, or are not supported, with a reason."""
 
 from functools import partial
 
@@ -72,7 +72,7 @@ def test_compiled_training_goes_through_more_stages_than_torch_compiles_a_functi
         assert not torch.equal(before[f"body.{layer}.0.weight"], after[f"body.{layer}.0.weight"])
 
 
-def test_what_is_not_compiled_is_told_apart():
+def test_a_module_that_is_not_compiled_is_recognised():
     assert not is_compiled(Net())
 
 
@@ -90,7 +90,7 @@ class Meddler(pl.Callback):
         pl_module.body[0][0].weight.requires_grad_(True)
 
 
-def test_somebody_else_who_unfreezes_is_told():
+def test_other_code_that_unfreezes_a_parameter_is_an_error():
     with pytest.raises(UserError, match=r"'body.0.0.weight' was unfrozen by something other than StagedFinetuning"):
         fit(Net(), Meddler())
 
@@ -102,12 +102,12 @@ class Trainer:
         self.strategy = strategy
 
 
-def test_fsdp_is_taken_with_use_orig_params_alone():
+def test_fsdp_is_supported_only_with_use_orig_params():
     check_strategy(Trainer(FSDPStrategy(use_orig_params=True)))
     with pytest.raises(UserError, match="give use_orig_params=true"):
         check_strategy(Trainer(FSDPStrategy(use_orig_params=False)))
 
 
-def test_a_strategy_that_nobody_has_tried_is_refused_by_name():
+def test_an_untested_strategy_is_not_supported():
     with pytest.raises(UserError, match="does not support SingleDeviceXLAStrategy"):
         check_strategy(Trainer(SingleDeviceXLAStrategy.__new__(SingleDeviceXLAStrategy)))

@@ -62,12 +62,12 @@ def test_features_that_two_processes_compute_together_are_to_the_bit_those_of_on
     assert all(len(rows) == 160 + 37 and torch.equal(rows, alone[key]) for key, rows in together.items())
 
 
-def test_what_one_process_cannot_do_ends_both_with_its_line(tmp_path):
+def test_an_error_of_one_process_ends_both_with_its_message(tmp_path):
     environment = {**os.environ, "DEVICES": "2"}
     command = [sys.executable, str(FOLDER / "ddp_program.py"), str(tmp_path), "no room"]
     warm.run(command, env=environment, timeout=200)
-    said = torch.load(tmp_path / "no room.0", weights_only=True)["error"]
-    assert said.startswith("process 1: features need ") and "100 B are free" in said and "\n" not in said
+    output = torch.load(tmp_path / "no room.0", weights_only=True)["error"]
+    assert output.startswith("process 1: features need ") and "100 B are free" in output and "\n" not in output
 
 
 @pytest.mark.parametrize("case", [*CASES, *SHARDED])
@@ -127,10 +127,11 @@ def test_a_process_that_dies_ends_the_other_with_a_line(tmp_path, rank):
         stderr=subprocess.PIPE,
         text=True,
     )
-    _, said = run.communicate(timeout=240)  # both hold the pipe: it closes when both have ended
+    _, output = run.communicate(timeout=240)  # both hold the pipe: it closes when both have ended
     assert run.returncode in (1, -signal.SIGKILL)
-    (line,) = [line for line in said.splitlines() if line.startswith("ftlit: ")]
-    assert line.startswith(f"ftlit: process {1 - rank} stops: another process failed") and "resume=true" in line and "Traceback" not in said
+    (line,) = [line for line in output.splitlines() if line.startswith("ftlit: ")]
+    assert line.startswith(f"ftlit: process {1 - rank} stops: another process failed") and "resume=true" in line
+    assert "Traceback" not in output
 
 
 def test_ctrl_c_ends_both_processes_and_the_run_goes_on(tmp_path):
@@ -140,7 +141,7 @@ def test_ctrl_c_ends_both_processes_and_the_run_goes_on(tmp_path):
     while not last.exists() and run.poll() is None:
         time.sleep(0.1)
     os.killpg(run.pid, signal.SIGINT)  # as a terminal does
-    said, _ = run.communicate(timeout=240)
-    assert run.returncode == 130 and "resume=true" in said and "Traceback" not in said
+    output, _ = run.communicate(timeout=240)
+    assert run.returncode == 130 and "resume=true" in output and "Traceback" not in output
     done = warm.run([*command, "resume=true"], cwd=tmp_path, timeout=400)
     assert done.returncode == 0 and "resuming from" in done.stdout and "trained in" in done.stdout

@@ -1,4 +1,4 @@
-"""What test_ddp starts in one process or in two: `DEVICES=2 python ddp_program.py FOLDER CASE...`. Each notes what it saw of each case."""
+"""The program of test_two_processes, in one process or in two: `DEVICES=2 python ddp_program.py FOLDER CASE...`. Each saves what it saw."""
 
 import os
 import shutil
@@ -54,7 +54,7 @@ QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": 
 
 
 class Net(pl.LightningModule):
-    """A stranger's module: it knows nothing of stages."""
+    """A LightningModule that knows nothing of stages."""
 
     def __init__(self, case: str) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ def features(case: str) -> dict:
 
 
 def unlucky(case: str) -> dict:
-    """The disk of the second process has no room for features; the first notes what it is told of that."""
+    """The disk of the second process has no room for features; the first process saves the error that it gets."""
     if DEVICES > 1 and os.environ.get("LOCAL_RANK") == "1":
         shutil.disk_usage = lambda path: type("Usage", (), {"free": 100})()
     try:

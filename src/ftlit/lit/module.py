@@ -70,10 +70,10 @@ class FineTuner(LightningModule):
         self.losses = nn.ModuleDict({f"{split}_loss": MeanMetric() for split in SPLITS})
         self._logged: set[str] = set()  # splits, in this epoch
         self._record, self._base = record, digests(backbone) if slim else None
-        self.to(memory_format=torch.channels_last)  # convolutions run faster so, on CPU (up to three times) and GPU alike
+        self.to(memory_format=torch.channels_last)  # convolutions are faster in this layout, on CPU (up to three times) and GPU
 
     def forward(self, images: Tensor | FeatureBatch) -> Tensor:
-        """Images (N, 3, S, S), normalised as the backbone's input spec says, or features at a cut -> logits (N, num_classes)."""
+        """Images (N, 3, S, S), normalised by the backbone's input spec, or features at a cut -> logits (N, num_classes)."""
         return logits_of(self.head, self.backbone(images), self.backbone.pool)
 
     def on_train_epoch_start(self) -> None:

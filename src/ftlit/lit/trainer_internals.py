@@ -1,7 +1,7 @@
 """Private and undocumented parts of Lightning's Trainer, its loops, loaders, loggers and callbacks: every access is a function here.
 
 Each function has a contract test in tests/lit/test_trainer_internals.py, "Lightning still does this", on a real Trainer. After an
-update of Lightning these tests say what changed. Parts of LightningModule, strategies, metrics and compiled modules are in
+update of Lightning these tests show what changed. Parts of LightningModule, strategies, metrics and compiled modules are in
 `ftlit.lit.module_internals`.
 
 | part of Lightning | function | reason |

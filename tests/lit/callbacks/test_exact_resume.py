@@ -61,7 +61,7 @@ def model(rates) -> FineTuner:
 
 
 class Copies(pl.Callback):
-    """Copies of what lies on the disk when a step begins: what a killed run leaves."""
+    """Copies the folder when a step begins: the state that a killed run leaves."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -130,7 +130,7 @@ def whole(tmp_path_factory):
     return fit(folder, RATES["cosine"], copies=True), folder
 
 
-def test_the_run_goes_through_all_stages_and_one_was_decided_by_a_metric(whole):
+def test_the_run_passes_all_stages_and_a_metric_decided_one(whole):
     end, _ = whole
     assert end["stages"] == (2, {1: 2}) and end["metrics"].count("\n") > EPOCHS * STEPS
 
@@ -225,7 +225,7 @@ def test_the_command_killed_by_sigkill_and_given_again_ends_with_the_same_bits(t
     assert differences(end, ended(folder)) == set()
 
 
-def test_a_checkpoint_of_another_network_is_refused_by_name(whole, tmp_path):
+def test_a_checkpoint_of_another_network_is_an_error_that_names_the_difference(whole, tmp_path):
     _, folder = whole
     wide = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU())
     backbone = Backbone({"low": wide, "high": nn.Conv2d(5, 4, 3)}, InputSpec(size=8))

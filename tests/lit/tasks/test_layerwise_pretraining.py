@@ -1,4 +1,4 @@
-"""Greedy layer-wise pretraining: each layer learns to give back what it is given, from below upwards."""
+"""Greedy layer-wise pretraining: each layer, from the lowest, learns to reconstruct its inputs."""
 
 import csv
 import os
@@ -29,11 +29,11 @@ MLP = ("recipe=pretrain", "backbone=mlp", "backbone.hidden=[24,12]", "backbone.i
         ((5, 8), (5, 6)),
     ],
 )
-def test_a_mirror_leads_from_features_back_to_what_they_were_made_of(given, gives):
+def test_a_decoder_reconstructs_the_shape_of_the_inputs(given, gives):
     assert mirror(given, gives)(torch.randn(2, *given)).shape[1:] == gives
 
 
-def test_a_mirror_from_tokens_to_a_map_is_one_line():
+def test_there_is_no_decoder_from_tokens_to_a_map():
     with pytest.raises(UserError, match="no decoder from features"):
         mirror((5, 8), (3, 4, 4))
 
@@ -42,7 +42,7 @@ def flattened(activation=None):
     return nn.Sequential(nn.Flatten(1), nn.Linear(12, 6), activation or nn.ReLU())
 
 
-def test_a_linear_autoencoder_gets_to_what_principal_components_lose():
+def test_a_linear_autoencoder_reaches_the_error_of_principal_components():
     """Baldi and Hornik 1989: without activations the best is the subspace of the largest variances."""
     torch.manual_seed(0)
     data = torch.randn(400, 10) @ torch.diag(torch.tensor([5.0, 4, 3, 1, 1, 1, 1, 1, 1, 1]))
@@ -96,7 +96,7 @@ def test_the_gradient_is_that_of_contrastive_divergence(monkeypatch):
         assert torch.allclose(visible_bias.grad, -(data - chain).mean(dim=0), atol=1e-6)
 
 
-def test_a_machine_learns_to_give_back_what_it_sees_and_the_standardisation_is_folded_in():
+def test_a_machine_learns_to_reconstruct_its_inputs_and_the_standardisation_is_folded_in():
     torch.manual_seed(0)
     prototypes = 30 * torch.rand(4, 12) + 100
     prototypes[:, 3] = 7  # constant
@@ -116,19 +116,19 @@ def test_a_machine_learns_to_give_back_what_it_sees_and_the_standardisation_is_f
     assert torch.allclose(layer(data), hidden, atol=1e-3)
 
 
-def test_noisy_rectified_units_are_drawn_with_the_variance_of_the_paper():
+def test_noisy_rectified_units_are_sampled_with_the_variance_of_the_paper():
     """Nair and Hinton 2010, section 2.1: max(0, x + N(0, sigmoid(x)))."""
     torch.manual_seed(0)
     machine = RestrictedBoltzmann(flattened(), None, torch.randn(50, 12))
     machine.linear.bias.data.fill_(4.0)
     machine.linear.weight.data.zero_()
-    drawn = machine._sampled(torch.zeros(20000, 12))
-    assert float(drawn.mean()) == pytest.approx(4.0, abs=0.02)
-    assert float(drawn.var()) == pytest.approx(float(torch.sigmoid(torch.tensor(4.0))), rel=0.02)
+    sampled = machine._sampled(torch.zeros(20000, 12))
+    assert float(sampled.mean()) == pytest.approx(4.0, abs=0.02)
+    assert float(sampled.var()) == pytest.approx(float(torch.sigmoid(torch.tensor(4.0))), rel=0.02)
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: RestrictedBoltzmann(nn.Conv2d(3, 4, 3), None, torch.zeros(2, 3, 8, 8)), "this layer has Conv2d"),
         (lambda: RestrictedBoltzmann(flattened(nn.Tanh()), None, torch.zeros(2, 12)), "this layer has Linear, Tanh"),
@@ -136,8 +136,8 @@ def test_noisy_rectified_units_are_drawn_with_the_variance_of_the_paper():
         (lambda: Reconstruction(flattened(), None, torch.zeros(2, 12), noise=1.0), "pretrain.noise=1.0"),
     ],
 )
-def test_what_cannot_be_trained_so_is_one_line(make, said):
-    with pytest.raises(UserError, match=said) as caught:
+def test_an_unsupported_layer_or_argument_is_an_error(make, message):
+    with pytest.raises(UserError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
 
@@ -157,12 +157,12 @@ def whole(tmp_path_factory):
 
 
 def test_a_pretraining_leaves_curves_a_picture_and_a_file_that_a_run_takes(whole):
-    folder, said = whole
+    folder, output = whole
     with (folder / "run/pretrain.csv").open() as file:
         rows = [(row["layer"], float(row["val/error"])) for row in csv.DictReader(file)]
     assert [layer for layer, _ in rows] == ["layer1", "layer1", "layer2", "layer2"]
     assert rows[1][1] < rows[0][1] and rows[3][1] < rows[2][1]
-    assert "features of 1,438 images at layer1: 1,438 computed" in said and (folder / "run/pretrain.png").stat().st_size > 5000
+    assert "features of 1,438 images at layer1: 1,438 computed" in output and (folder / "run/pretrain.png").stat().st_size > 5000
     file = folder / "run/backbone.safetensors"
     backbone = load_backbone("mlp", weights=file, hidden=[24, 12], input_spec={"size": 8})
     layers = {name: load_file(folder / f"run/layers/{name}.safetensors") for name in backbone.cuts}
@@ -172,7 +172,7 @@ def test_a_pretraining_leaves_curves_a_picture_and_a_file_that_a_run_takes(whole
     assert tuned.returncode == 0 and "weights: file" in tuned.stdout, tuned.stderr
 
 
-def test_a_pretraining_that_stopped_between_layers_goes_on_to_the_same_bits(whole):
+def test_a_pretraining_that_stopped_between_layers_resumes_to_the_same_bits(whole):
     folder, _ = whole
     (folder / "stopped/layers").mkdir(parents=True)
     (folder / "stopped/layers/layer1.safetensors").write_bytes((folder / "run/layers/layer1.safetensors").read_bytes())
@@ -200,17 +200,17 @@ def test_a_network_of_maps_and_one_of_machines_are_pretrained_on_images_without_
     assert maps.returncode == 0 and "train 24, val 3, test 3 images" in maps.stdout and "layer4, epoch 0" in maps.stdout, maps.stderr
     machines = train(tmp_path, *data, "backbone=mlp", "backbone.activation=sigmoid", "pretrain=rbm", "hydra.run.dir=machines")
     assert machines.returncode == 0 and "layer3, epoch 0" in machines.stdout, machines.stderr
-    for arguments, said in (
+    for arguments, message in (
         (("data=unlabelled", "data.root=photos"), "these images have no labels to learn"),
         ((*data, "pretrain=rbm", "backbone=glyph"), "layer 'stem': pretrain=rbm supports fully connected layers"),
         ((*data, "pretrain=autoencoder", "trainer=ddp_cpu", "trainer.devices=2"), "in one process"),
         ((*data, "pretrain=autoencoder", "data.root=maps/layers"), "holds no image file (5 others)"),
     ):
         mistake = train(tmp_path, *arguments)
-        assert mistake.returncode == 2 and said in mistake.stderr and mistake.stderr.count("\n") == 1, mistake.stderr
+        assert mistake.returncode == 2 and message in mistake.stderr and mistake.stderr.count("\n") == 1, mistake.stderr
 
 
-def test_layers_that_were_trained_otherwise_are_not_gone_on_with(whole):
+def test_layers_that_were_trained_with_another_config_are_not_continued(whole):
     folder, _ = whole
     for other, name in (("pretrain=denoising", "pretrain"), ("seed=1", "data"), ("backbone.hidden=[24,13]", "backbone")):
         arguments = [*MLP, "pretrain=autoencoder", other, "hydra.run.dir=run", "resume=true"]

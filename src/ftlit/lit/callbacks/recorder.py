@@ -13,7 +13,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from ftlit.data.dataset import Collection, Examples
+from ftlit.data.dataset import Examples
+from ftlit.lit.datamodules.feature_data import FeatureData
+from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.staged_finetuning import StagedFinetuning
 from ftlit.lit.trainer_internals import datamodule_of, find_callback
 from ftlit.report.contents import Predictions, StageRecord
@@ -210,10 +212,10 @@ def reset_peak(device: torch.device) -> None:
 
 
 def _test_examples(trainer: Trainer) -> Examples | None:
-    """The test split of ftlit's data modules; `None` for other data."""
+    """The test split of a built-in data module; `None` for a custom one."""
     data = datamodule_of(trainer)
-    found = getattr(getattr(data, "images", data), "collection", None)
-    return found.splits["test"] if isinstance(found, Collection) else None
+    images = data.images if isinstance(data, FeatureData) else data
+    return images.collection.splits["test"] if isinstance(images, ImageData) else None
 
 
 def _number_of_test_images(trainer: Trainer) -> int:

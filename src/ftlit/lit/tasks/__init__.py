@@ -1,1 +1,1 @@
-"""Programs over a Trainer."""
+"""Tasks: programs that run a Trainer, such as layer-wise pretraining."""

@@ -1,4 +1,4 @@
-"""Predictions by several processes, each on a device of its own."""
+"""Predict in several processes, each on its own device."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ from ftlit.inference.predict import Inputs, NamedInput, PredictionRow, predict_b
 
 
 class _Predictor(pl.LightningModule):
-    """Keeps the rows of batches of `Inputs`."""
+    """Collects the rows of batches of `Inputs`."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -30,8 +30,20 @@ class _Predictor(pl.LightningModule):
 def rows_of_all(
     network: Network, examples: Sequence[NamedInput], batch_size: int, workers: int, devices: int
 ) -> Iterable[PredictionRow] | None:
-    """A row for each, in order, in the first process; `None` in the others. On a CPU the processes share its cores. There are no more
-    processes than examples. Raises `UserError` where there are not so many devices.
+    """Predict examples in `devices` processes, or in as many as there are examples if these are fewer.
+
+    Args:
+        network: predicts.
+        examples: images or texts.
+        batch_size: examples in a batch of one process.
+        workers: processes that load, for each process that predicts.
+        devices: number of processes. On a CPU they share its cores.
+
+    Returns:
+        A row for each example, in order, in the first process; `None` in the others.
+
+    Raises:
+        UserError: there are fewer devices.
     """
     if (devices := min(devices, len(examples))) <= 1:
         return rows_of(network, examples, batch_size, workers)
@@ -40,11 +52,12 @@ def rows_of_all(
     trainer = _trainer(devices)
     loader = DataLoader(Inputs(network, examples), batch_size, num_workers=workers, collate_fn=list)
     trainer.predict(predictor := _Predictor(network), loader, return_predictions=False)
-    everyone: list[list[PredictionRow]] = [[]] * trainer.world_size
-    torch.distributed.all_gather_object(everyone, predictor.rows)
+    gathered: list[list[PredictionRow]] = [[]] * trainer.world_size
+    torch.distributed.all_gather_object(gathered, predictor.rows)
     if not trainer.is_global_zero:
         return None
-    return [everyone[place % len(everyone)][place // len(everyone)] for place in range(len(examples))]
+    processes = len(gathered)  # Lightning's sampler gives each of them every processes-th example
+    return [gathered[place % processes][place // processes] for place in range(len(examples))]
 
 
 def _trainer(devices: int) -> pl.Trainer:
