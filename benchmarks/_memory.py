@@ -19,7 +19,7 @@ from _measure import Row, compared, in_turn
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from ftlit.data.samplers import Drawn, TrainOrder
+from ftlit.data.samplers import BatchIndices, TrainOrder
 from ftlit.features.batches import read_batches
 from ftlit.features.spec import HASH_DTYPE, ImageHashes
 from ftlit.features.store import Store
@@ -97,7 +97,7 @@ def digests(count: int) -> ImageHashes:
     return np.array([f"{number * 2654435761 % 2**32:032x}" for number in range(count)], HASH_DTYPE)  # unsorted, like hashes of images
 
 
-def rate(batches: Sequence[Drawn], rows: Rows, targets: Tensor) -> float:
+def rate(batches: Sequence[BatchIndices], rows: Rows, targets: Tensor) -> float:
     """GB/s of `read_batches`."""
     begin = perf_counter()
     for _ in read_batches(batches, rows, targets, "top", torch.float32):

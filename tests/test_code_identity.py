@@ -20,7 +20,7 @@ from ftlit.data.builtin import _array_to_rgb, _load, digits, torchvision_dataset
 from ftlit.data.dataset import Split
 from ftlit.data.images import image_reader, read_image, to_rgb
 from ftlit.data.input_spec import InputSpec
-from ftlit.data.text_files import as_it_is
+from ftlit.data.text_files import read_text
 from ftlit.data.transforms import AUGMENTS, dense_transform, eval_transform, train_transform
 from ftlit.fingerprint import fingerprint
 from ftlit.models.backbone import Backbone, Layers
@@ -89,7 +89,7 @@ EXAMPLES: dict[str, tuple[Any, float]] = {
     "pooled_head 1": (lambda _: output(PooledHead(3, 2, "max"), numbers(1, 3, 2, 2)), -1.35374),
     "read_digit 1": (lambda _: pil_to_tensor(_array_to_rgb(numbers(3, 3).add(1).mul(100).byte().numpy())), 25.2143),
     "read_image 1": (lambda folder: pil_to_tensor(read_from_file(folder)), -2.2091),
-    "read_text 1": (lambda _: torch.tensor([*as_it_is("äb ").encode()]), -80.825),
+    "read_text 1": (lambda _: torch.tensor([*read_text("äb ").encode()]), -80.825),
     "read_torchvision_image 1": (lambda _: pil_to_tensor(_load([(picture("LA"), 0)], 0)), -2.2091),
     "renormalise 1": (lambda _: output(blocks.Renormalise(), numbers(1, 3, 2, 2)), 0.279127),
     "text_encoder_layer 1": (lambda _: output(text_encoders.EncoderLayer(Masked()), TOKENS), 3.20315),
@@ -146,7 +146,7 @@ class Recorder(pickle.Unpickler):
 def test_what_decides_stored_features_holds_nothing_of_ftlit_without_a_version():
     fake = torchvision_dataset("FakeData", root="", download=False, options={"size": 40}, fractions=FRACTIONS, split_seed=0)
     collections = [digits(fractions=FRACTIONS, split_seed=0), fake]
-    things: list[Any] = [image_reader(SPEC), as_it_is, *(one.splits["train"].load for one in collections)]
+    things: list[Any] = [image_reader(SPEC), read_text, *(one.splits["train"].load for one in collections)]
     things += [train_transform(SPEC, augment) for augment in AUGMENTS] + [eval_transform(SPEC), SPEC]
     for backbone in (load_backbone("glyph"), batchnorm_to_affine(load_backbone("glyph")), load_backbone("mlp", weights=None)):
         things += [layer for _, layer in backbone.items()]

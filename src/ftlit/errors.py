@@ -1,15 +1,15 @@
-"""A person's mistake, said in one line: what was given, what would do, what was probably meant."""
+"""Errors of the user, one line each: what was given, what is accepted, the closest match."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class UserError(ValueError):
-    """Input that cannot be used. Its text is one line for a person; the command line prints it and exits with status 2."""
+    """Input that cannot be used. Its text is one line; the command line prints it and exits with status 2."""
 
 
 def unknown(what: str, given: object, options: Iterable[object]) -> UserError:
-    """The error for a name that is none of `options`, with the nearest one in front.
+    """The error for a name that is not among `options`, with the closest match first.
 
     >>> print(unknown("layer", "layr4", ["stem", "layer4"]))
     no layer 'layr4': did you mean 'layer4'? There are: stem, layer4
@@ -23,7 +23,7 @@ def unknown(what: str, given: object, options: Iterable[object]) -> UserError:
 
 
 def shorten(items: Iterable[object], most: int = 12) -> str:
-    """The first `most` items, comma separated, and how many there are in all where that is more.
+    """The first `most` items, comma separated, and the number of all items if there are more.
 
     >>> shorten("abcd", most=2)
     'a, b, ... (4 in all)'
@@ -34,5 +34,5 @@ def shorten(items: Iterable[object], most: int = 12) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, on one line."""
+    """The text of an error on one line; the name of its class if it has none."""
     return " ".join(str(error).split()) or type(error).__name__

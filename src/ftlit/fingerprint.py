@@ -22,7 +22,7 @@ from ftlit.code_identity import PLAIN, CachedFunction, contents, identity, packa
 from ftlit.errors import UserError
 
 Feed = Callable[[bytes], None]
-Parts = tuple[str, list[Any]]  # a thing as text, and the things that it is made of
+Decomposition = tuple[str, list[Any]]  # a thing as text, and the things that it is made of
 # attributes of an empty module, those that no output depends on, and the one that `ftlit.finetuning.freeze.hold_modes` sets
 IGNORED_ATTRIBUTES = {*vars(nn.Module()), "train", "_compiled_call_impl"}
 FIRST_BASES = (Enum, nn.Module, Dataset)  # where a class has several bases, the first of these decides what counts
@@ -97,13 +97,13 @@ def _feed(thing: Any, update: Feed, within: tuple[int, ...]) -> None:
     if isinstance(thing, set | frozenset):
         update(f"<set:{sorted(_digest([item], within) for item in thing)}>".encode())
         return
-    head, parts = _taken_apart(thing)
+    head, parts = _decomposed(thing)
     update(f"<{head}:{len(parts)}>".encode())
     for part in parts:
         _feed(part, update, within)
 
 
-def _taken_apart(thing: Any) -> Parts:
+def _decomposed(thing: Any) -> Decomposition:
     if type(thing) in PLAIN:
         return f"{type(thing).__name__} {thing!r}", []
     if type(thing) in (list, tuple):
@@ -113,7 +113,7 @@ def _taken_apart(thing: Any) -> Parts:
 
 
 @singledispatch
-def _parts(thing: Any) -> Parts:
+def _parts(thing: Any) -> Decomposition:
     """Of any other object: its class, and what pickle would keep of it."""
     own = copyreg.dispatch_table.get(type(thing))
     try:
@@ -125,17 +125,17 @@ def _parts(thing: Any) -> Parts:
 
 
 @_parts.register
-def _of_enum(thing: Enum) -> Parts:
+def _of_enum(thing: Enum) -> Decomposition:
     return f"enum {thing.name}", [type(thing), thing.value]
 
 
 @_parts.register
-def _of_path(thing: PurePath) -> Parts:
+def _of_path(thing: PurePath) -> Decomposition:
     return f"path {str(thing)!r}", []
 
 
 @_parts.register
-def _of_tensor(thing: Tensor) -> Parts:
+def _of_tensor(thing: Tensor) -> Decomposition:
     try:
         return f"tensor {of_tensor(thing)}", []
     except RuntimeError as error:  # without values, or sparse
@@ -143,12 +143,12 @@ def _of_tensor(thing: Tensor) -> Parts:
 
 
 @_parts.register(np.ndarray)
-def _of_array(thing: "np.ndarray[Any, Any]") -> Parts:
+def _of_array(thing: "np.ndarray[Any, Any]") -> Decomposition:
     return _parts.dispatch(object)(thing) if thing.dtype.hasobject else (f"array {of_array(thing)}", [])
 
 
 @_parts.register
-def _of_module(module: nn.Module) -> Parts:
+def _of_module(module: nn.Module) -> Decomposition:
     own = {name: value for name, value in vars(module).items() if name not in IGNORED_ATTRIBUTES}
     # who hooks in, with what values, not the object they belong to: an observer's counts do not change an output
     hooks = [_hook(hook) for hooks in (module._forward_pre_hooks, module._forward_hooks) for hook in hooks.values()]
@@ -156,54 +156,54 @@ def _of_module(module: nn.Module) -> Parts:
 
 
 @_parts.register(Dataset)
-def _of_dataset(thing: "Dataset[Any]") -> Parts:
+def _of_dataset(thing: "Dataset[Any]") -> Decomposition:
     own = {name: value for name, value in vars(thing).items() if name != "root" and _decides_loading(value)}
     return "data set", [type(thing), own, getattr(thing, "transforms", None)]  # its images have digests of their own
 
 
 @_parts.register(Mapping)
-def _of_mapping(thing: Mapping[Any, Any]) -> Parts:
+def _of_mapping(thing: Mapping[Any, Any]) -> Decomposition:
     return "mapping", [part for pair in thing.items() for part in pair]
 
 
 @_parts.register
-def _of_class(thing: type) -> Parts:
+def _of_class(thing: type) -> Decomposition:
     return "class", identity(thing)
 
 
 @_parts.register
-def _of_function(thing: FunctionType) -> Parts:
+def _of_function(thing: FunctionType) -> Decomposition:
     around = [contents(cell) for cell in thing.__closure__ or ()]
     return "function", [identity(thing), thing.__defaults__, thing.__kwdefaults__, around]
 
 
 @_parts.register
-def _of_builtin(thing: BuiltinFunctionType) -> Parts:
+def _of_builtin(thing: BuiltinFunctionType) -> Decomposition:
     return "builtin", [identity(thing), *([] if isinstance(thing.__self__, ModuleType) else [thing.__self__])]
 
 
 @_parts.register
-def _of_method(thing: MethodType) -> Parts:
+def _of_method(thing: MethodType) -> Decomposition:
     return "method", [thing.__func__, thing.__self__]
 
 
 @_parts.register(CachedFunction)
-def _of_cached_function(thing: Any) -> Parts:
+def _of_cached_function(thing: Any) -> Decomposition:
     return "cached", [thing.__wrapped__]
 
 
 @_parts.register
-def _of_python_module(thing: ModuleType) -> Parts:
+def _of_python_module(thing: ModuleType) -> Decomposition:
     return f"module {thing.__name__} {package_version(thing.__name__.partition('.')[0])}", []
 
 
 @_parts.register(ReferenceType)
-def _of_reference(thing: "ReferenceType[Any]") -> Parts:
+def _of_reference(thing: "ReferenceType[Any]") -> Decomposition:
     return "reference", [thing()]
 
 
 @_parts.register
-def _of_graph(thing: fx.Graph) -> Parts:
+def _of_graph(thing: fx.Graph) -> Decomposition:
     return "graph", [thing.python_code("self").src]  # its nodes refer to one another in more ways than can be followed
 
 

@@ -1,8 +1,8 @@
-"""Numbers as text for people."""
+"""Format numbers as text."""
 
 
 def size_in_words(size: float) -> str:
-    """Bytes for a person.
+    """A number of bytes with a unit, three digits.
 
     >>> size_in_words(12_300_000)
     '12.3 MB'

@@ -1,4 +1,4 @@
-"""Patterns speak of parameters by name. First match wins, every name is covered, every pattern is used.
+"""Match parameters by name patterns. The first match wins, every name is covered, every pattern is used.
 
 A pattern names a parameter (`head.weight`), a module above it (`backbone.layer4`), or is a glob over either
 (`*.bias`, `backbone.layer[34]`, `*`; a star crosses dots).
@@ -28,7 +28,7 @@ def covers(pattern: str, name: str) -> bool:
 def select(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
     """The names that at least one pattern covers, in their own order.
 
-    Raises `UserError` where a pattern covers nothing: it is a typing error.
+    Raises `UserError` for a pattern that covers nothing, which is a typing error.
     """
     names = list(names)
     for pattern in patterns:
@@ -41,7 +41,7 @@ def first_match(rules: Sequence[tuple[str, T]], names: Iterable[str]) -> dict[st
     """For each name the first rule (pattern, value) that covers it.
 
     Raises `UserError` for a name that no rule covers, and for a rule that is the first for no name: it covers nothing,
-    or rules before it take all that it covers.
+    or the rules before it cover all that it covers.
     """
     names = list(names)
     places: dict[str, int] = {}
@@ -53,7 +53,7 @@ def first_match(rules: Sequence[tuple[str, T]], names: Iterable[str]) -> dict[st
         places[name] = place
     used = set(places.values())
     for i, (pattern, _) in enumerate(rules):
-        if i not in used:  # by place: a pattern given twice is idle the second time
+        if i not in used:  # by position: a pattern that is given twice is unused the second time
             if any(covers(pattern, name) for name in names):
                 raise UserError(f"pattern {pattern!r} is idle: the patterns before it cover all that it covers; put it earlier")
             raise idle(pattern, names)
@@ -61,7 +61,7 @@ def first_match(rules: Sequence[tuple[str, T]], names: Iterable[str]) -> dict[st
 
 
 def idle(pattern: str, names: Sequence[str]) -> UserError:
-    """The error for a pattern that covers none of `names`, with the module or parameter that was probably meant."""
+    """The error for a pattern that covers none of `names`, with the closest match."""
     modules = dict.fromkeys(part for name in names for part in prefixes(name))
     suffixes = {known.rsplit(".", 1)[-1]: known for known in reversed(modules)}
     near = get_close_matches(pattern, modules, n=1, cutoff=0.6)
@@ -74,7 +74,7 @@ def idle(pattern: str, names: Sequence[str]) -> UserError:
 
 
 def prefixes(name: str) -> list[str]:
-    """A name and the modules around it, the outermost first.
+    """The modules that contain a parameter, the outermost first, and the parameter itself.
 
     >>> prefixes("encoder.3.weight")
     ['encoder', 'encoder.3', 'encoder.3.weight']

@@ -1,4 +1,4 @@
-"""Random numbers as a function of where they are drawn, so that nothing needs to be stored to draw them again (invariant 5)."""
+"""Seed random numbers by the position where they are used, so that no state needs to be stored to repeat them (invariant 5)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,18 +7,18 @@ from hashlib import blake2b
 import torch
 
 
-def derived_seed(*place: int) -> int:
-    """Whole numbers that say where -> a seed of 63 bits; neighbouring places get unrelated ones.
+def derived_seed(*position: int) -> int:
+    """Integers that name a position -> a seed of 63 bits; neighbouring positions get unrelated seeds.
 
     >>> derived_seed(0, 1) == derived_seed(0, 1), derived_seed(0, 1) == derived_seed(1, 0)
     (True, False)
     """
-    digest = blake2b(",".join(map(str, place)).encode(), digest_size=8).digest()
+    digest = blake2b(",".join(map(str, position)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 @contextmanager
 def kept_random_state() -> Iterator[None]:
-    """Whatever is drawn or seeded inside on the CPU, the global random state of torch is afterwards what it was."""
+    """Restore torch's global random state of the CPU at the end, whatever is drawn or seeded inside."""
     with torch.random.fork_rng(devices=[]):
         yield

@@ -96,7 +96,7 @@ def test_no_image_by_its_header_stops_with_the_first_ten_and_the_count(tmp_path)
     for i in range(12):
         (tmp_path / "a" / f"note{i:02}.jpg").write_text("a text that calls itself an image")
     line = said(of_folder, tmp_path)
-    assert line.startswith("no image by its header: 12 of 22 files") and line.endswith("... (12 in all)")
+    assert line.startswith("not an image by its header: 12 of 22 files") and line.endswith("... (12 in all)")
     assert "note09.jpg" in line and "note10.jpg" not in line
 
 

@@ -52,7 +52,7 @@ def test_a_length_without_room_is_refused(length):
 
 
 def test_texts_are_not_augmented_and_a_folder_without_tokenizer_is_named(spec, tmp_path):
-    with pytest.raises(UserError, match="give none"):
+    with pytest.raises(UserError, match="give augment=none"):
         spec.views("photo")
     with pytest.raises(UserError, match="no tokenizer can be read"):
         TextSpec(str(tmp_path)).views()

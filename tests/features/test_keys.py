@@ -90,7 +90,7 @@ from ftlit.code_identity import _stable_names
 from ftlit.data.builtin import digits
 from ftlit.data.images import image_reader
 from ftlit.data.input_spec import InputSpec
-from ftlit.data.text_files import as_it_is
+from ftlit.data.text_files import read_text
 from ftlit.data.transforms import eval_transform, train_transform
 from ftlit.features.keys import feature_keys, view_digest
 from ftlit.features.spec import FeatureSpec
@@ -109,7 +109,7 @@ layers = {
     "clone": timm_partial.CloneInput(), "average": timm_partial.AverageLogits([torch.nn.Linear(2, 2)]),
 }
 data = digits(fractions={"val": 0.1, "test": 0.1}, split_seed=0)
-loaders = [image_reader(spec), data.splits["train"].load, as_it_is]
+loaders = [image_reader(spec), data.splits["train"].load, read_text]
 views = [view_digest(transform, load) for transform in (eval_transform(spec), train_transform(spec)) for load in loaders]
 keys = {}
 for name, rewrite in {"glyph": torch.nn.Module.eval, "folded": batchnorm_to_affine}.items():

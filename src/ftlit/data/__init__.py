@@ -1,1 +1,1 @@
-"""Images and texts on disk -> examples in three splits; no Lightning."""
+"""Images and texts on disk as labelled examples in three splits; no Lightning."""

@@ -1,4 +1,4 @@
-"""Data sets that others published: scikit-learn's handwritten digits, and torchvision's classification data sets by class name."""
+"""Published data sets: scikit-learn's handwritten digits, and torchvision's classification data sets by class name."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -21,9 +21,9 @@ Arguments = Mapping[str, Any]  # of a torchvision data set's constructor
 
 
 def digits(*, fractions: Mapping[Split, float], split_seed: int) -> Collection:
-    """scikit-learn's 1,797 handwritten digits, 8x8 grey; see `splitting.assemble`."""
+    """scikit-learn's 1,797 handwritten digits, 8x8 grey; see `ftlit.data.splits.assemble`."""
     bunch = load_digits()
-    images = list((bunch.images * (255 / 16)).round().astype(np.uint8))  # the set counts its greys from 0 to 16
+    images = list((bunch.images * (255 / 16)).round().astype(np.uint8))  # its grey values range from 0 to 16
     found = Examples(images, [(int(label),) for label in bunch.target], _array_to_rgb, images)
     return assemble({"train": found}, [str(digit) for digit in range(10)], fractions=fractions, split_seed=split_seed)
 
@@ -42,7 +42,7 @@ _TWO = _by_split(train="train", test="test")
 _THREE = _by_split(train="train", val="val", test="test")
 _ONE: dict[str, Arguments] = {"train": {}}
 
-# data set -> split that it has -> the arguments that give it
+# data set -> split -> constructor arguments
 DATASETS: dict[str, dict[str, Arguments]] = {
     **dict.fromkeys(("CIFAR10", "CIFAR100", "EMNIST", "FashionMNIST", "KMNIST", "MNIST", "QMNIST", "USPS"), _FLAG),
     **dict.fromkeys(("FER2013", "Food101", "GTSRB", "STL10", "SVHN", "StanfordCars"), _TWO),
@@ -53,25 +53,25 @@ DATASETS: dict[str, dict[str, Arguments]] = {
     "OxfordIIITPet": _by_split(train="trainval", test="test"),
     "Places365": _by_split(train="train-standard", val="val"),
 }
-# where a mirrored image is another sign, or none
+# data sets in which a mirrored image has another meaning, or none
 NO_FLIP = frozenset({"EMNIST", "GTSRB", "KMNIST", "MNIST", "QMNIST", "RenderedSST2", "SEMEION", "SVHN", "USPS"})
 
 
 def torchvision_dataset(
     name: str, *, root: str | Path, download: bool, options: Arguments, fractions: Mapping[Split, float], split_seed: int
 ) -> Collection:
-    """A classification data set of torchvision; see `splitting.assemble`.
+    """A classification data set of torchvision; see `ftlit.data.splits.assemble`.
 
     Args:
-        name: its class's name in `torchvision.datasets`.
-        root: folder that it is in, or is downloaded to.
-        download: whether to download what is not there.
-        options: more arguments of its constructor, such as EMNIST's `split`.
+        name: of its class in `torchvision.datasets`.
+        root: folder of the data set, also for a download.
+        download: whether to download missing files.
+        options: more constructor arguments, such as EMNIST's `split`.
         fractions: see `assemble`.
         split_seed: see `assemble`.
 
     Raises:
-        UserError: an unknown name, a data set that is not in `root`, arguments that its class does not take.
+        UserError: an unknown name, a data set that is not in `root`, arguments that the class does not accept.
     """
     if name not in DATASETS:
         raise unknown("data set of torchvision", name, sorted(DATASETS))
@@ -91,19 +91,19 @@ def _build(name: str, root: Path, download: bool, options: Arguments) -> Any:
     given = dict(options)
     if "root" in takes:
         given["root"] = str(root)
-    if "download" in takes or download:  # SEMEION downloads unless told not to; some pass it on in **kwargs
+    if "download" in takes or download:  # SEMEION downloads by default; some classes pass it on in **kwargs
         given["download"] = download
     try:
         return cls(**given)
     except TypeError as error:
         raise UserError(f"{name} does not take these arguments: {one_line(error)}; it takes {', '.join(takes)}") from error
     except Exception as error:  # each class has its own: not found, a damaged archive, no network, a package that it needs
-        hint = f"it is not in {root}; data.download=true downloads it there, data.root says where else it is"
+        hint = f"it is not in {root}; data.download=true downloads it there, data.root names another folder"
         raise UserError(f"{name} cannot be loaded: {hint if 'download=True' in str(error) else one_line(error)}") from error
 
 
 def _labels(dataset: Any) -> list[tuple[int, ...]]:
-    """Class numbers from the attribute that holds them; where there is none, by reading every image once."""
+    """Class numbers from the attribute that holds them; without one, every image is read once."""
     for attribute in ("targets", "_labels", "labels", "y"):
         values = getattr(dataset, attribute, None)
         if values is not None and np.ndim(values) == 1 and len(values) == len(dataset):
@@ -113,7 +113,7 @@ def _labels(dataset: Any) -> list[tuple[int, ...]]:
 
 
 def _contents(dataset: Any) -> list[Content] | None:
-    """File or array behind each image, from the attributes that torchvision's classes keep them in."""
+    """File or array of each image, from the attributes of torchvision's classes."""
     for attribute in ("_image_files", "_images", "data", "_samples", "samples"):
         values = getattr(dataset, attribute, None)
         if values is not None and len(values) == len(dataset):
@@ -123,7 +123,7 @@ def _contents(dataset: Any) -> list[Content] | None:
 
 
 def _class_names(dataset: Any, at_least: int) -> list[str]:
-    """The names that the data set knows, else numbers. Several names of one class (ImageNet) are joined."""
+    """The class names of the data set, else numbers. Several names of one class (ImageNet) are joined."""
     for attribute in ("classes", "categories"):
         if len(names := getattr(dataset, attribute, None) or []) >= at_least:
             return [", ".join(name) if isinstance(name, tuple) else str(name) for name in names]

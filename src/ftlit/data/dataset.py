@@ -15,6 +15,13 @@ from ftlit.data.transforms import Transform
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+SPLIT_NAMES: dict[str, Split] = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
 Batch = tuple[Tensor, Tensor]
 
 
@@ -23,11 +30,11 @@ class Examples:
     """Images, or texts, of one split, not yet read, with their labels.
 
     Args:
-        sources: one for each image: what `load` takes.
-        labels: the class numbers of each image: one, or any number of them where there are several labels.
+        sources: the argument of `load` for each image.
+        labels: the class numbers of each image: one, or any number of them in a multi-label data set.
         load: source -> PIL image (RGB), or text. Must pickle, for worker processes.
-        contents: file or array behind each image, to tell images apart without decoding; `None` where it cannot be told. A source that is
-            neither this nor a number is taken for a part of it.
+        contents: file or array of each image, which identifies it without decoding; `None` if unknown. A source that is neither this
+            nor a number counts as a part of it.
     """
 
     sources: Sequence[Any]
@@ -38,10 +45,10 @@ class Examples:
     def __len__(self) -> int:
         return len(self.sources)
 
-    def subset(self, places: Sequence[int]) -> "Examples":
-        """The images at these places, in this order."""
-        contents = None if self.contents is None else [self.contents[i] for i in places]
-        return Examples([self.sources[i] for i in places], [self.labels[i] for i in places], self.load, contents)
+    def subset(self, indices: Sequence[int]) -> "Examples":
+        """The images at these indices, in this order."""
+        contents = None if self.contents is None else [self.contents[i] for i in indices]
+        return Examples([self.sources[i] for i in indices], [self.labels[i] for i in indices], self.load, contents)
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class Collection:
         splits: train, val and test, each with at least one image.
         class_names: class number -> name.
         multilabel: whether an image has any number of labels rather than one.
-        notes: what a person should know before training, a sentence each.
+        notes: warnings about the data, one sentence each, printed before training.
     """
 
     splits: Mapping[Split, Examples]

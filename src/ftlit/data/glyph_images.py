@@ -1,7 +1,7 @@
-"""Letters and signs, rendered and distorted without end: what the shipped `glyph` backbone was pretrained on.
+"""Rendered letters and signs with random distortions: the pretraining data of the `glyph` backbone.
 
-There is no digit among them, so that handwritten digits are a new task for it. Fonts are the ones that matplotlib ships.
-Shapes: N images, S side of a picture in pixels.
+There are no digits among them, so that handwritten digits are a new task. The fonts are those of matplotlib.
+Shapes: N images, S side of an image in pixels.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-# One string a class: letters whose shapes differ only in size or script share one (C c, B В в).
+# One string per class: letters whose shapes differ only in size or script share a class (C c, B В в).
 LATIN = "A BВв Cc D E F G H I J Kk L M N Oo P Q R Ss T U Vv Ww Xx Yy Zz a b d e f g h i j l m n p q r t u"
 GREEK = "Γ Δ Θ Λ Ξ Π Σ Φ Ψ Ω α β γ δ ε ζ η θ λ μ ξ π σ τ φ χ ψ ω"
 CYRILLIC = "Б Д Жж Зз Ии Йй Л Цц Чч Шш Щщ Ъъ Ыы Ьь Ээ Юю Яя б д л т ф Є Ћ Ђ Љ Њ"
@@ -29,7 +29,7 @@ FONTS: tuple[str, ...] = (
     *("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta"),
     *("cmr10", "cmb10", "cmss10", "cmtt10", "cmti10"),
 )
-CANVAS = 64  # a rendered glyph's side; its ink fills INK of it, so that a distorted one stays inside
+CANVAS = 64  # side of a rendered glyph; its ink fills INK pixels, so that a distorted glyph stays inside
 INK = 44
 Ink = npt.NDArray[np.uint8]
 
@@ -45,13 +45,13 @@ def render_glyphs() -> tuple[Tensor, Tensor]:
     pictures, labels = [], []
     for font in FONTS:
         path = str(folder / f"{font}.ttf")
-        # the Computer Modern fonts keep their signs at places of their own: only their letters are where Unicode has them
+        # of the Computer Modern fonts only the letters have their Unicode code points
         known = {code for code in FT2Font(path).get_charmap() if not font.startswith("cm") or (chr(code).isascii() and chr(code).isalpha())}
-        drawn = ImageFont.truetype(path, size=INK)
+        typeface = ImageFont.truetype(path, size=INK)
         for label, symbol in enumerate(SYMBOLS):
             for letter in symbol:
                 if ord(letter) in known:
-                    pictures.append(_render(letter, drawn))
+                    pictures.append(_render(letter, typeface))
                     labels.append(label)
     return torch.from_numpy(np.stack(pictures)), torch.tensor(labels)
 
@@ -68,14 +68,14 @@ def _render(letter: str, font: ImageFont.FreeTypeFont) -> Ink:
 
 
 def distort(ink: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Rendered glyphs as if written, photographed and scanned badly: one random distortion each.
+    """Distort rendered glyphs at random, like bad handwriting, photos and scans.
 
-    In turn: stroke thickness, affine and elastic warp, low resolution, blur, contrast (often inverted), noise.
+    In this order: stroke thickness, affine and elastic warp, low resolution, blur, contrast (often inverted), noise.
 
     Args:
         ink: float32 (N, 1, 64, 64) in [0, 1].
         size: side of the result in pixels.
-        generator: the only source of chance.
+        generator: the only source of randomness.
 
     Returns:
         float32 (N, 1, size, size) in [0, 1].
@@ -91,11 +91,11 @@ Distortion = Callable[[Tensor], Tensor]
 
 
 def _each(pictures: Tensor, choices: list[Distortion], generator: torch.Generator) -> Tensor:
-    """Every picture through one of `choices`, drawn evenly."""
-    drawn = torch.randint(len(choices), (len(pictures),), generator=generator)
+    """Apply one of `choices` to each image, chosen uniformly."""
+    chosen = torch.randint(len(choices), (len(pictures),), generator=generator)
     changed = torch.empty_like(pictures)
     for i, change in enumerate(choices):
-        changed[drawn == i] = change(pictures[drawn == i])
+        changed[chosen == i] = change(pictures[chosen == i])
     return changed
 
 
@@ -125,7 +125,7 @@ BLUR: list[Distortion] = [_same, _same, _blur(3), _blur(5)]
 
 
 def _warp(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """Sampling grids (N, size, size, 2): rotation, slant, width and height, shift, and a smooth random field on top."""
+    """Sampling grids (N, size, size, 2): rotation, slant, width, height and shift, plus a smooth random field."""
 
     def draw(low: float, high: float) -> Tensor:
         return torch.empty(count).uniform_(low, high, generator=generator)
@@ -142,7 +142,7 @@ def _warp(count: int, size: int, generator: torch.Generator) -> Tensor:
 
 
 def _expose(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Ink and paper get grey values at least 0.4 apart, the paper a slope of light, and all a little noise."""
+    """Random grey values of ink and paper, at least 0.4 apart, a gradient of light, noise, and a random inversion."""
 
     def draw(low: float, high: float) -> Tensor:
         return torch.empty(len(pictures), 1, 1, 1).uniform_(low, high, generator=generator)
@@ -158,18 +158,18 @@ def _expose(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class GlyphStream(IterableDataset[tuple[Tensor, Tensor]]):
-    """Batches of distorted glyphs, drawn anew in every epoch, the same for the same seed and epoch.
+    """Batches of distorted glyphs, other ones in every epoch, the same for the same seed and epoch.
 
     Yields (images float32 (batch_size, 3, size, size) in [0, 1], three equal channels; labels int64 (batch_size,)).
 
     Args:
-        batches: how many batches an epoch has.
-        batch_size: images a batch.
+        batches: number of batches of an epoch.
+        batch_size: images per batch.
         size: side of an image in pixels.
-        seed: with `epoch`, the only source of chance.
-        renew: whether each pass is a new epoch; otherwise all passes are alike.
+        seed: with the epoch, the only source of randomness.
+        renew: whether each pass is a new epoch; otherwise all passes are the same.
 
-    `share(rank, processes)` makes it the part of one of several processes.
+    `share(rank, processes)` restricts it to the part of one of several processes.
     """
 
     def __init__(self, *, batches: int, batch_size: int, size: int = 32, seed: int = 0, renew: bool = True) -> None:
@@ -178,7 +178,7 @@ class GlyphStream(IterableDataset[tuple[Tensor, Tensor]]):
         self.ink, self.labels = render_glyphs()
 
     def share(self, rank: int, processes: int) -> None:
-        """Become process `rank`'s part: pictures of its own, and as many batches as every other process has. Rank 0 of 1 is the whole."""
+        """Restrict to the part of process `rank`: other images and the same number of batches in each process. Rank 0 of 1 is the whole."""
         self.rank, self.processes = rank, processes
 
     def __len__(self) -> int:
@@ -190,6 +190,6 @@ class GlyphStream(IterableDataset[tuple[Tensor, Tensor]]):
         by_class = torch.ones(len(SYMBOLS)) / torch.bincount(self.labels, minlength=len(SYMBOLS))
         weights = by_class[self.labels]
         for _ in range(len(self)):
-            drawn = torch.multinomial(weights, self.batch_size, replacement=True, generator=generator)
-            pictures = distort(self.ink[drawn, None].float() / 255, self.size, generator)
-            yield pictures.expand(-1, 3, -1, -1), self.labels[drawn]
+            chosen = torch.multinomial(weights, self.batch_size, replacement=True, generator=generator)
+            pictures = distort(self.ink[chosen, None].float() / 255, self.size, generator)
+            yield pictures.expand(-1, 3, -1, -1), self.labels[chosen]

@@ -1,6 +1,5 @@
 """Image files on disk, listed by a folder's structure or a csv file, and checked by their headers. Nothing is decoded."""
 
-import csv
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,13 +8,13 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from ftlit.data.dataset import SPLITS, Collection, Examples, Split
+from ftlit.data.csv_files import cell_of, labels_of, missing_path, read_csv, split_of
+from ftlit.data.dataset import SPLIT_NAMES, SPLITS, Collection, Examples, Split
 from ftlit.data.images import read_image, shown
 from ftlit.data.splits import assemble
 from ftlit.errors import UserError, one_line, shorten, unknown
 
-SPLIT_NAMES: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-LITTER = {"thumbs.db", "desktop.ini", "__macosx"}  # what file managers leave behind, besides names that start with a dot
+IGNORED_NAMES = {"thumbs.db", "desktop.ini", "__macosx"}  # of file managers, besides names that start with a dot
 
 
 @dataclass(frozen=True)
@@ -36,19 +35,19 @@ def collect(
     split_seed: int,
     multilabel: bool = False,
 ) -> Collection:
-    """A checked collection of the listed files; see `splitting.assemble`. Class names are sorted.
+    """A checked collection of the listed files; see `ftlit.data.splits.assemble`. Class names are sorted.
 
     Args:
         files: in the order in which they are numbered.
         load: reads a path.
-        on_bad_image: `stop` raises for a file that is no image by its header; `skip` decodes every file once, leaves out those
-            that fail and says so in the notes. A file of sound header that breaks off later raises under `stop` when it is read.
+        on_bad_image: `stop` raises for a file whose header is not that of an image; `skip` decodes every file once, leaves out those
+            that fail and says so in the notes. With `stop`, a truncated file with a valid header raises when it is read.
         fractions: see `assemble`.
         split_seed: see `assemble`.
         multilabel: see `assemble`.
 
     Raises:
-        UserError: what cannot be used, in one line with the first ten files and how many they are.
+        UserError: files that cannot be used: their number and the first ten.
     """
     kept, notes = _checked(files, on_bad_image)
     class_names = sorted({label for file in kept for label in file.labels})
@@ -64,14 +63,14 @@ def collect(
 
 
 def _checked(files: Sequence[FileEntry], on_bad_image: str) -> tuple[list[FileEntry], list[str]]:
-    """The files that are images, and a note on those left out."""
+    """The files that are images, and a note on those that are left out."""
     if on_bad_image not in (options := ("stop", "skip")):
         raise unknown("on_bad_image", on_bad_image, options)
     check = _header_fault if on_bad_image == "stop" else _decoding_fault
     faults = {file: fault for file in files if (fault := check(file.path)) is not None}
     names = shorten((shown(file.path) + (fault and f" ({fault})") for file, fault in faults.items()), most=10)
     if faults and on_bad_image == "stop":
-        raise UserError(f"no image by its header: {len(faults)} of {len(files)} files (on_bad_image=skip leaves them out): {names}")
+        raise UserError(f"not an image by its header: {len(faults)} of {len(files)} files (on_bad_image=skip leaves them out): {names}")
     kept = [file for file in files if file not in faults]
     emptied = {(f.split, label) for f in faults for label in f.labels} - {(f.split, label) for f in kept for label in f.labels}
     if emptied:
@@ -81,7 +80,7 @@ def _checked(files: Sequence[FileEntry], on_bad_image: str) -> tuple[list[FileEn
 
 
 def _header_fault(path: Path) -> str | None:
-    """Why PIL does not open this file; empty where it simply is no image, `None` where it opens."""
+    """Why PIL does not open this file; empty for a file that is not an image, `None` if it opens."""
     try:
         with Image.open(path):
             return None
@@ -92,7 +91,7 @@ def _header_fault(path: Path) -> str | None:
 
 
 def _decoding_fault(path: Path) -> str | None:
-    """The same, after the whole file was decoded; a JPEG at an eighth of its size, which costs a third and meets every byte."""
+    """The same after decoding the whole file; a JPEG at an eighth of its size, which takes a third of the time and reads every byte."""
     fault = _header_fault(path)
     if fault is None:
         try:
@@ -105,30 +104,30 @@ def _decoding_fault(path: Path) -> str | None:
 def list_folder(root: str | Path) -> list[FileEntry]:
     """The files of `root/class/...` (all in train) or of `root/{train,val,test}/class/...`, sorted.
 
-    `valid` and `validation` are taken for val. Names that start with a dot are ignored, and so is what file managers leave behind.
+    `valid` and `validation` mean val. Names that start with a dot and files of file managers are ignored.
 
     Raises:
-        UserError: a structure that is neither, an empty class folder.
+        UserError: another structure, an empty class folder.
     """
     root = Path(root).expanduser()
     if not root.is_dir():
-        raise _no_path("folder", root)
+        raise missing_path("folder", root)
     named = [(SPLIT_NAMES[folder.name.lower()], folder) for folder in _folders(root) if folder.name.lower() in SPLIT_NAMES]
     if not named:
         return _list_flat(root)
     splits = [split for split, _ in named]
-    strange = [folder.name for folder in _folders(root) if folder.name.lower() not in SPLIT_NAMES]
-    if strange or "train" not in splits or len(set(splits)) < len(splits):
+    unexpected = [folder.name for folder in _folders(root) if folder.name.lower() not in SPLIT_NAMES]
+    if unexpected or "train" not in splits or len(set(splits)) < len(splits):
         has = shorten(shown(folder.name) for folder in _folders(root))
         raise UserError(f"{shown(root)} has the folders {has}: give train, val and test (train at least), or one folder for each class")
     return [file for split, folder in sorted(named, key=lambda pair: SPLITS.index(pair[0])) for file in _list_classes(folder, split)]
 
 
 def list_unlabelled(root: str | Path) -> list[FileEntry]:
-    """All image files below a folder, sorted, by their suffix, without labels, all in train. Raises `UserError` where there are none."""
+    """All files with the suffix of an image below a folder, sorted, without labels, all in train. Raises `UserError` if there are none."""
     root = Path(root).expanduser()
     if not root.is_dir():
-        raise _no_path("folder", root)
+        raise missing_path("folder", root)
     suffixes = Image.registered_extensions()
     files = [FileEntry(path, (), "train") for path in _files(root) if path.suffix.lower() in suffixes]
     if not files:
@@ -137,7 +136,7 @@ def list_unlabelled(root: str | Path) -> list[FileEntry]:
 
 
 def _list_flat(root: Path) -> list[FileEntry]:
-    """Class folders without splits. One that has the structure of a data set inside is a root given one level too high."""
+    """Class folders without splits. A folder that contains a data set is a root that is one level too high."""
     inside = [folder for folder in _folders(root) if any(name.name.lower() in SPLIT_NAMES for name in _folders(folder))]
     if inside or (len(_folders(root)) == 1 and len(_folders(_folders(root)[0])) > 1):
         deeper = shown((inside or _folders(root))[0])
@@ -159,14 +158,14 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """All files below, sorted, those of folders inside as well."""
+    """All files below a folder and its subfolders, sorted."""
     for folder, inside, names in walk(root, followlinks=True):
         inside[:] = sorted(name for name in inside if not _ignored(name))
         yield from (Path(folder, name) for name in sorted(names) if not _ignored(name))
 
 
 def _ignored(name: str) -> bool:
-    return name.startswith(".") or name.lower() in LITTER
+    return name.startswith(".") or name.lower() in IGNORED_NAMES
 
 
 def list_csv(
@@ -182,11 +181,11 @@ def list_csv(
 
     Args:
         path: the csv file, UTF-8.
-        root: what relative paths start from; `None` is the csv's own folder.
+        root: base of relative paths; `None` is the folder of the csv file.
         path_column: column with the image's path.
         label_column: column with its label.
-        split_column: column with train, val or test; where the csv has no such column all is train.
-        label_separator: what divides several labels in one cell, an empty cell having none; `None`: a cell is one label.
+        split_column: column with train, val or test; without it all images are train.
+        label_separator: separator of several labels in one cell, an empty cell has none; `None`: a cell is one label.
 
     Raises:
         UserError: a missing column or file, an unknown split, a missing label, a path listed twice.
@@ -205,42 +204,6 @@ def list_csv(
     return files
 
 
-def read_csv(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
-    """Column names, and (file and line, row) for each row, of a csv with a header line. Raises `UserError` where it cannot be read."""
-    if not path.is_file():
-        raise _no_path("csv file", path)
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheets write a byte order mark
-            reader = csv.DictReader(file, restval="")
-            rows = [(f"{shown(path)}, line {reader.line_num}", row) for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{shown(path)} cannot be read as csv in UTF-8: {one_line(error)}") from error
-    return list(reader.fieldnames or []), rows
-
-
-def cell_of(row: Mapping[str, str], column: str, where: str) -> str:
-    """What stands in a column, without spaces around it. Raises `UserError` where nothing does."""
-    if not (text := (row[column] or "").strip()):
-        raise UserError(f"{where}: column {column!r} is empty")
-    return text
-
-
-def labels_of(row: Mapping[str, str], column: str, separator: str | None, where: str) -> tuple[str, ...]:
-    """The labels in a column: one, or, with a separator, any number."""
-    if separator is None:
-        return (cell_of(row, column, where),)
-    return tuple(dict.fromkeys(text.strip() for text in row[column].split(separator) if text.strip()))
-
-
-def split_of(row: Mapping[str, str], column: str, where: str) -> Split:
-    """The split that a row names; train where there is no such column. Raises `UserError` for another word."""
-    if column not in row:
-        return "train"
-    if (given := row[column].strip()).lower() not in SPLIT_NAMES:
-        raise unknown(f"split in {where}:", given, SPLITS)
-    return SPLIT_NAMES[given.lower()]
-
-
 def _check_listed(files: Sequence[FileEntry], path: Path, base: Path) -> None:
     if not files:
         raise UserError(f"{shown(path)} lists no image")
@@ -252,11 +215,3 @@ def _check_listed(files: Sequence[FileEntry], path: Path, base: Path) -> None:
         raise UserError(f"{shown(path)} lists files that are not there ({len(missing)}): {shorten(missing, 10)}; {hint}")
     if "train" not in {file.split for file in files}:
         raise UserError(f"{shown(path)} lists no image of the train split")
-
-
-def _no_path(what: str, path: Path) -> UserError:
-    """The error for a path that is not there, with the nearest name beside it."""
-    if not path.parent.is_dir():
-        return UserError(f"no {what} {shown(path)}: there is no folder {shown(path.parent)} either")
-    beside = sorted(shown(other.name) for other in path.parent.iterdir() if other.is_dir() == (what == "folder"))
-    return UserError(f"{unknown(what, shown(path.name), beside)} (in {shown(path.parent.absolute())})")

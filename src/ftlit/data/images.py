@@ -1,4 +1,4 @@
-"""Read an image file of any format and mode as upright RGB."""
+"""Read image files of any format and mode as upright RGB."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,10 +13,10 @@ from ftlit.errors import UserError, one_line
 
 
 class BadImage(UserError):
-    """An image that cannot be decoded, named in one line, also where a DataLoader's worker process met it."""
+    """An image that cannot be decoded, with a message of one line, also from a DataLoader's worker process."""
 
     def __init__(self, text: str) -> None:
-        # torch rebuilds a worker's exception from the text of its traceback; the last line of that is the line we wrote
+        # torch rebuilds a worker's exception from the text of its traceback; the last line of that is our message
         super().__init__(text.strip().splitlines()[-1].removeprefix(f"{__name__}.BadImage: "))
 
 
@@ -30,7 +30,7 @@ def read_image(path: str | Path, at_least: int | None = None) -> Image.Image:
             12 megapixels is then read in a quarter of the time.
 
     Raises:
-        BadImage: the file is missing, truncated or no image.
+        BadImage: the file is missing, truncated or not an image.
     """
     try:
         with Image.open(path) as image:
@@ -71,5 +71,5 @@ def _grey_8_bits(image: Image.Image) -> Image.Image:
 
 
 def shown(path: str | Path) -> str:
-    """A path to show: as it is, or quoted and escaped where it holds a line break."""
+    """A path as text, quoted and escaped if it contains a line break."""
     return str(path) if str(path).isprintable() else repr(str(path))

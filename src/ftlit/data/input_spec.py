@@ -1,4 +1,4 @@
-"""What pretrained weights expect as input. An `InputSpec` travels with the weights; its values are written nowhere else."""
+"""The images that pretrained weights expect (`InputSpec`): size, crop, normalisation. These values are written nowhere else."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ class InputSpec:
 
     Args:
         size: side of the square that the network sees, in pixels.
-        resize: shorter side that an image is brought to before the centre crop of `size` (evaluation); `None` means `size`.
+        resize: shorter side of an image before the centre crop of `size` (evaluation); `None` means `size`.
         mean: per channel, in [0, 1].
         std: per channel, above 0.
         interpolation: one of torchvision's `InterpolationMode` values: `nearest`, `bilinear`, `bicubic`, ...
@@ -46,28 +46,28 @@ class InputSpec:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one image's tensor."""
+        """Shape of the tensor of one image."""
         return 3, self.size, self.size
 
-    noun = "images"  # what a data set has of it
+    noun = "images"  # the examples of a data set, in messages
 
     @property
     def pixels(self) -> int:
-        """What an image counts as where it is decided how many run together."""
+        """Pixels of one image, which limit the batch size of feature extraction."""
         return self.size**2
 
     @property
     def inputs(self) -> str:
-        """What it is, in a few words."""
+        """Short description, for error messages."""
         return f"images of {self.size} px"
 
     @property
-    def told(self) -> str:
-        """The input in words, for the plan."""
+    def summary(self) -> str:
+        """Description for the plan."""
         return f"{self.size}x{self.size}, mean {_numbers(self.mean)}, std {_numbers(self.std)}, {self.interpolation}"
 
     def views(self, augment: str = "none") -> tuple[Transform, Transform]:
-        """The transforms of training, see `train_transform`, and of evaluation."""
+        """The transforms of training (see `train_transform`) and of evaluation."""
         return train_transform(self, augment), eval_transform(self)
 
 
@@ -76,7 +76,7 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 
 def _channels(what: str, values: object) -> tuple[float, float, float]:
-    """One number serves all three channels; a list holds three."""
+    """Three values: one number counts for all channels."""
     numbers = [float(v) for v in values] if hasattr(values, "__iter__") else [float(values)] * 3  # type: ignore[arg-type]
     if len(numbers) != 3:
         raise UserError(f"input {what} {numbers}: give one number or three (red, green, blue)")

@@ -1,7 +1,7 @@
-"""Which images come in which batch, and what is drawn for each: functions of (seed, epoch, place), in one process and in several.
+"""Order and random numbers of the images as functions of (seed, epoch, index), in one process and in several.
 
 Batches are made here rather than by the DataLoader, which then has `batch_size=None`: a batch is a list of (epoch, index) pairs, so that
-a worker process too knows the epoch, and training may go on from any batch.
+worker processes know the epoch too, and training can resume at any batch.
 """
 
 from collections.abc import Iterator, Sequence, Sized
@@ -16,22 +16,22 @@ from ftlit.data.dataset import Batch, LabelledImages
 from ftlit.errors import UserError
 from ftlit.seeding import derived_seed, kept_random_state
 
-Drawn = list[tuple[int, int]]  # (epoch, index) of each image of a batch
+BatchIndices = list[tuple[int, int]]  # (epoch, index) of each image of a batch
 
 
 class TrainOrder(DistributedSampler[Any]):
-    """All images in an order drawn from (seed, epoch), in batches. Lightning calls `set_epoch`, and leaves it in place under `ddp`.
+    """All images in a random order given by (seed, epoch), in batches. Lightning calls `set_epoch`, and does not replace it under `ddp`.
 
-    Of W processes each takes every W-th image: one process with batches of W N sees in each step what W see together. Where the images
-    cannot be divided evenly the first come twice, so that all take equally many. Where a last batch of one image would remain it
-    is left out: BatchNorm cannot normalise a single value.
+    Each of W processes takes every W-th image: one process with batches of W N images sees in each step what W processes see together. If
+    the images cannot be divided evenly the first ones come twice, so that all processes have the same number. A last batch of one image
+    is dropped: BatchNorm cannot normalise a single value.
 
     Args:
         images: the data set.
         batch_size: images in a batch of one process.
         seed: of the order.
         processes: W.
-        rank: which of them this is.
+        rank: index of this process.
     """
 
     def __init__(self, images: Sized, batch_size: int, *, seed: int = 0, processes: int = 1, rank: int = 0) -> None:
@@ -40,12 +40,12 @@ class TrainOrder(DistributedSampler[Any]):
         self._begin = (0, 0)
 
     def begin_at(self, epoch: int, batch: int) -> None:
-        """Leave out the first `batch` batches of this epoch, and of no other; `epoch` is the one that is set now."""
+        """Skip the first `batch` batches of this epoch only, and set the epoch to it."""
         self._begin = (epoch, batch)
         self.set_epoch(epoch)
 
     def __len__(self) -> int:
-        """Batches in a whole epoch."""
+        """Batches of a whole epoch."""
         full, rest = divmod(self.num_samples, self.batch_size)
         return full + (rest > 1 or (rest == 1 and full == 0))
 
@@ -57,14 +57,14 @@ class TrainOrder(DistributedSampler[Any]):
 
 
 class EvalOrder(DistributedSampler[Any]):
-    """Each image once over all processes, none twice, in batches. All processes have equally many batches, since forward passes of
-    DDP wait for each other; so a last batch may be of one image more, or of one that the batch before lacks.
+    """Each image exactly once over all processes, in batches. All processes have the same number of batches, since forward passes of
+    DDP wait for each other; so the last batches may have one image more or less.
 
     Args:
         images: the data set.
         batch_size: images in a batch of one process.
-        processes: how many share the images.
-        rank: which of them this is.
+        processes: number of processes that share the images.
+        rank: index of this process.
 
     Raises:
         UserError: fewer images than processes.
@@ -73,7 +73,7 @@ class EvalOrder(DistributedSampler[Any]):
     def __init__(self, images: Sized, batch_size: int, *, processes: int = 1, rank: int = 0) -> None:
         super().__init__(images, processes, rank, shuffle=False)  # type: ignore[arg-type]
         if len(images) < processes:
-            raise UserError(f"{len(images)} images cannot be shared by {processes} processes: take trainer.devices={len(images)} or fewer")
+            raise UserError(f"{len(images)} images cannot be shared by {processes} processes: set trainer.devices={len(images)} or fewer")
         self.batch_size = batch_size
 
     def __len__(self) -> int:
@@ -88,22 +88,22 @@ class EvalOrder(DistributedSampler[Any]):
 
 
 class Batches(Dataset[Batch]):
-    """Whole batches by their (epoch, index) pairs. What is drawn for an image comes from (seed, epoch, index), what is drawn to mix
-    a batch from its first image: neither the process nor the worker that loads it matters, and the global random state stays.
+    """Whole batches by their (epoch, index) pairs. Random numbers of an image are a function of (seed, epoch, index), those that mix a
+    batch of its first image: they depend neither on the process nor on the worker, and the global random state is kept.
 
     Args:
         images: single images.
-        collate: makes a batch of them.
-        seed: of everything that is drawn with torch's random numbers.
+        collate: images -> batch.
+        seed: of torch's random numbers.
     """
 
     def __init__(self, images: LabelledImages, collate: MixedCollate, seed: int) -> None:
         self.images, self.collate, self.seed = images, collate, seed
 
-    def __getitem__(self, drawn: Sequence[tuple[int, int]]) -> Batch:
+    def __getitem__(self, indices: Sequence[tuple[int, int]]) -> Batch:
         with kept_random_state():
-            samples = [self._sample(*pair) for pair in drawn]
-            torch.default_generator.manual_seed(derived_seed(self.seed, *drawn[0], -1))
+            samples = [self._sample(*pair) for pair in indices]
+            torch.default_generator.manual_seed(derived_seed(self.seed, *indices[0], -1))
             return self.collate(samples)
 
     def _sample(self, epoch: int, index: int) -> Batch:

@@ -1,4 +1,4 @@
-"""Splits of a data set that are fair: drawn by seed and stratified, each class trained, no image on both sides."""
+"""Split a data set by seed, stratified, with every class in train; report duplicates across splits."""
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -14,19 +14,19 @@ from ftlit.errors import UserError, shorten
 
 T = TypeVar("T")
 Content = Path | np.ndarray[Any, Any]
-Located = tuple[Split, int, Content]  # split, place in it, file or array
+ContentInSplit = tuple[Split, int, Content]  # split, index in it, file or array
 
 
 def assemble(
     found: Mapping[Split, Examples], class_names: list[str], *, fractions: Mapping[Split, float], split_seed: int, multilabel: bool = False
 ) -> Collection:
-    """A checked collection. Val and test are split off train where they are not found.
+    """A checked collection. Missing val and test splits are split off train.
 
     Args:
-        found: the splits that the data have; train always.
+        found: the splits of the data; train is required.
         class_names: class number -> name.
-        fractions: part of the training images that val and test get where they are missing.
-        split_seed: draws them.
+        fractions: of the training images for missing val and test splits.
+        split_seed: of this random split.
         multilabel: whether images have several labels.
 
     Raises:
@@ -35,43 +35,43 @@ def assemble(
     if len(class_names) < 2 and not multilabel:
         raise UserError(f"the data have {len(class_names)} class ({shorten(class_names)}): at least two are needed")
     missing = {split: fractions[split] for split in SPLITS if split not in found}
-    drawn = _drawn(found["train"], missing, split_seed)
-    splits = {split: found["train"].subset(drawn[split]) if split in drawn else found[split] for split in SPLITS}
-    notes = [_draw_note(missing, found["train"], class_names, split_seed)] if missing else []
+    parts = _split_missing(found["train"], missing, split_seed)
+    splits = {split: found["train"].subset(parts[split]) if split in parts else found[split] for split in SPLITS}
+    notes = [_split_note(missing, found["train"], class_names, split_seed)] if missing else []
     collection = Collection(splits, class_names, multilabel, notes)
     notes += [*_class_notes(collection), *_duplicate_notes(splits)]
     return collection
 
 
-def _drawn(train: Examples, missing: Mapping[Split, float], seed: int) -> dict[Split, list[int]]:
+def _split_missing(train: Examples, missing: Mapping[Split, float], seed: int) -> dict[Split, list[int]]:
     if not missing:
         return {}
     if min(missing.values()) <= 0 or sum(missing.values()) >= 1:
         given = ", ".join(f"{split}_fraction={fraction}" for split, fraction in missing.items())
         raise UserError(f"{given}: each must be above 0 and all together below 1")
-    drawn = _learnable(split_off(strata(train.labels), missing, seed), train.labels)
-    if empty := [split for split in drawn if not drawn[split]]:
+    parts = _with_all_classes_in_train(split_off(strata(train.labels), missing, seed), train.labels)
+    if empty := [split for split in parts if not parts[split]]:
         raise UserError(f"{len(train)} images are too few to split off {' and '.join(missing)}: no image is left for {' and '.join(empty)}")
-    return drawn
+    return parts
 
 
-def _learnable(drawn: dict[Split, list[int]], labels: Sequence[tuple[int, ...]]) -> dict[Split, list[int]]:
-    """The same, images with a label that train lacks moved there: among several labels, only the rarest is sure to be in train."""
-    known = {label for place in drawn["train"] for label in labels[place]}
+def _with_all_classes_in_train(parts: dict[Split, list[int]], labels: Sequence[tuple[int, ...]]) -> dict[Split, list[int]]:
+    """Move images with a label that train lacks to train: of several labels of an image, only the rarest is sure to be in train."""
+    known = {label for place in parts["train"] for label in labels[place]}
     moved: set[int] = set()
-    for place in sorted(place for split in drawn if split != "train" for place in drawn[split]):
+    for place in sorted(place for split in parts if split != "train" for place in parts[split]):
         if not known.issuperset(labels[place]):
             known.update(labels[place])
             moved.add(place)
-    kept = {split: [place for place in places if place not in moved] for split, places in drawn.items()}
-    return {**kept, "train": sorted([*drawn["train"], *moved])}
+    kept = {split: [place for place in places if place not in moved] for split, places in parts.items()}
+    return {**kept, "train": sorted([*parts["train"], *moved])}
 
 
 def split_off(strata: Sequence[int], fractions: Mapping[Split, float], seed: int) -> dict[Split, list[int]]:
-    """Places 0 .. N-1 dealt out to train and the splits of `fractions`, each in rising order.
+    """Distribute indices 0 .. N-1 to train and the splits of `fractions`, each in ascending order.
 
-    Law: of a class of n images a split gets n * fraction, rounded up or down; train gets at least one, so a single image is train's.
-    What rounding owes to a split is carried over to the next class, so that many small classes are fair as well.
+    Of a class of n images a split gets n * fraction, rounded up or down; train gets at least one, so a single image goes to train.
+    The rounding error of a split is carried over to the next class, so that its total is right with many small classes too.
     """
     parts: dict[Split, float] = {"train": 1 - sum(fractions.values()), **fractions}
     owed = dict.fromkeys(parts, 0.0)
@@ -84,14 +84,14 @@ def split_off(strata: Sequence[int], fractions: Mapping[Split, float], seed: int
 
 
 def _seats(n: int, parts: Mapping[Split, float], owed: dict[Split, float]) -> dict[Split, int]:
-    """How many of n images each split gets. `owed` is brought up to date in place."""
+    """The number of n images that each split gets. `owed` is updated in place."""
     if n == 1:
         return {"train": 1}
     seats = {split: int(n * part + 1e-9) for split, part in parts.items()}
     left = {split: n * part - seats[split] for split, part in parts.items()}
     for split in parts:
         owed[split] += left[split]
-    rounded = [split for split in parts if left[split] > 1e-9]  # what comes out even is owed no more by this class
+    rounded = [split for split in parts if left[split] > 1e-9]  # without those that need no rounding
     first = sorted(rounded, key=lambda split: (split == "train" and seats[split] == 0, owed[split]), reverse=True)
     for split in first[: n - sum(seats.values())]:
         seats[split] += 1
@@ -100,12 +100,12 @@ def _seats(n: int, parts: Mapping[Split, float], owed: dict[Split, float]) -> di
 
 
 def draw_per_class(labels: Sequence[tuple[int, ...]], k: int, seed: int) -> list[int]:
-    """Places of k images of each class (all where it has fewer), in rising order. A larger k with the same seed holds the smaller."""
+    """Indices of k images of each class (all if it has fewer), ascending. A larger k with the same seed includes those of a smaller one."""
     return sorted(place for members in _shuffled_by_stratum(strata(labels), seed) for place in members[:k])
 
 
 def draw_share(labels: Sequence[tuple[int, ...]], share: float, seed: int) -> list[int]:
-    """Places of this share of the images of each class, of two at least (all where it has fewer), in rising order."""
+    """Indices of this share of the images of each class, at least two (all if it has fewer), ascending."""
     groups = _shuffled_by_stratum(strata(labels), seed)
     return sorted(place for members in groups for place in members[: max(2, round(share * len(members)))])
 
@@ -123,7 +123,7 @@ def _shuffled_by_stratum(strata: Sequence[int], seed: int) -> Iterator[list[int]
         yield [members[i] for i in random.permutation(len(members))]
 
 
-def _draw_note(missing: Mapping[Split, float], train: Examples, class_names: list[str], seed: int) -> str:
+def _split_note(missing: Mapping[Split, float], train: Examples, class_names: list[str], seed: int) -> str:
     parts = " and ".join(f"{split} ({fraction:.0%} of the images)" for split, fraction in missing.items())
     counts = Counter(strata(train.labels))
     single = [class_names[number] for number, count in sorted(counts.items()) if count == 1 and number >= 0]
@@ -132,12 +132,12 @@ def _draw_note(missing: Mapping[Split, float], train: Examples, class_names: lis
 
 
 def _class_notes(collection: Collection) -> list[str]:
-    """A note for each split that lacks classes. Raises `UserError` where train lacks one that another split has."""
+    """A note for each split that lacks classes. Raises `UserError` if train lacks a class of another split."""
     counts = collection.counts
     notes = []
     for split in SPLITS[1:]:
-        if strange := [name for name, count in counts[split].items() if count and not counts["train"][name]]:
-            raise UserError(f"{split} has classes that train lacks: {shorten(strange, most=10)}")
+        if unexpected := [name for name, count in counts[split].items() if count and not counts["train"][name]]:
+            raise UserError(f"{split} has classes that train lacks: {shorten(unexpected, most=10)}")
         if absent := [name for name, count in counts["train"].items() if count and not counts[split][name]]:
             notes.append(f"{split} has no image of {shorten(absent, most=5)}")
     return notes
@@ -154,19 +154,19 @@ def _duplicate_notes(splits: Mapping[Split, Examples]) -> list[str]:
     return [f"duplicates across splits, byte for byte ({len(groups)}): {shorten(names, most=3)}"]
 
 
-def _name(located: Located) -> str:
-    split, place, content = located
+def _name(entry: ContentInSplit) -> str:
+    split, place, content = entry
     return shown(content) if isinstance(content, Path) else f"{split}[{place}]"
 
 
-def find_duplicates(contents: Mapping[Split, Sequence[Content]]) -> list[list[Located]]:
-    """Groups of images of the same bytes that lie in more than one split. Only those of one size are read, none is decoded."""
+def find_duplicates(contents: Mapping[Split, Sequence[Content]]) -> list[list[ContentInSplit]]:
+    """Groups of images with equal bytes in more than one split. Only images of equal size are read, none is decoded."""
     everything = [(split, place, content) for split, several in contents.items() for place, content in enumerate(several)]
-    same_size = filter(_crosses, _grouped(everything, lambda located: _size(located[2])))
-    return [group for several in same_size for group in _grouped(several, lambda located: _digest(located[2])) if _crosses(group)]
+    same_size = filter(_crosses, _grouped(everything, lambda entry: _size(entry[2])))
+    return [group for several in same_size for group in _grouped(several, lambda entry: _digest(entry[2])) if _crosses(group)]
 
 
-def _crosses(group: Sequence[Located]) -> bool:
+def _crosses(group: Sequence[ContentInSplit]) -> bool:
     return len({split for split, _, _ in group}) > 1
 
 
@@ -182,7 +182,7 @@ def _digest(content: Content) -> bytes:
 
 
 def _grouped(items: Sequence[T], key: Callable[[T], Hashable]) -> list[list[T]]:
-    """Items of equal key together, in the order of their first."""
+    """Group items by key, in the order of first occurrence."""
     groups: dict[Hashable, list[T]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)

@@ -1,4 +1,4 @@
-"""Labelled texts, listed in csv files."""
+"""Read labelled texts from csv files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from ftlit.code_identity import versioned
+from ftlit.data.csv_files import cell_of, labels_of, read_csv, split_of
 from ftlit.data.dataset import SPLITS, Collection, Examples, Split
-from ftlit.data.image_files import cell_of, labels_of, read_csv, split_of
 from ftlit.data.images import shown
 from ftlit.data.splits import assemble
 from ftlit.errors import UserError, unknown
 
-Row = tuple[str, tuple[str, ...], Split]  # text, labels, split
+TextRow = tuple[str, tuple[str, ...], Split]  # text, labels, split
 
 
 def collect_texts(
@@ -26,16 +26,16 @@ def collect_texts(
     fractions: Mapping[Split, float],
     split_seed: int,
 ) -> Collection:
-    """A checked collection of the texts of csv files with a header line; see `splitting.assemble`. Class names are sorted, and a text is
-    known by its own bytes.
+    """A checked collection of the texts of csv files with a header line; see `ftlit.data.splits.assemble`. Class names are sorted;
+    a text is identified by its bytes.
 
     Args:
         csv: the file, UTF-8.
-        others: split -> a file of its own for it, if there is one.
-        text_column: column with the text; spaces around it do not count.
+        others: split -> a separate file for it, or `None`.
+        text_column: column with the text; surrounding spaces are removed.
         label_column: column with its label.
-        split_column: column of `csv` with train, val or test; where there is none all is train.
-        label_separator: what divides several labels in one cell, an empty cell having none; `None`: a cell is one label.
+        split_column: column of `csv` with train, val or test; without it all texts are train.
+        label_separator: separator of several labels in one cell, an empty cell has none; `None`: a cell is one label.
         fractions: see `assemble`.
         split_seed: see `assemble`.
 
@@ -61,7 +61,7 @@ def collect_texts(
     return assemble(found, class_names, fractions=fractions, split_seed=split_seed, multilabel=label_separator is not None)
 
 
-def _rows(path: Path, columns: tuple[str, str, str | None], separator: str | None) -> list[Row]:
+def _rows(path: Path, columns: tuple[str, str, str | None], separator: str | None) -> list[TextRow]:
     known, rows = read_csv(path)
     text, label, split = columns
     for column in (text, label):
@@ -76,10 +76,10 @@ def _rows(path: Path, columns: tuple[str, str, str | None], separator: str | Non
 
 
 def _examples(texts: list[str], labels: list[tuple[int, ...]]) -> Examples:
-    return Examples(texts, labels, as_it_is, [np.frombuffer(text.encode(), np.uint8) for text in texts])
+    return Examples(texts, labels, read_text, [np.frombuffer(text.encode(), np.uint8) for text in texts])
 
 
 @versioned("read_text", 1)
-def as_it_is(text: str) -> str:
-    """A text needs no reading."""
+def read_text(text: str) -> str:
+    """A text as it is: the csv file holds it."""
     return text

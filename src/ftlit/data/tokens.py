@@ -1,4 +1,4 @@
-"""What a network of texts wants as input: token ids, by the tokenizer that its weights were trained with."""
+"""The texts that pretrained weights expect (`TextSpec`): token ids from the tokenizer that belongs to the weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,19 +12,19 @@ from ftlit.code_identity import versioned
 from ftlit.data.transforms import Transform
 from ftlit.errors import UserError, one_line
 
-PATCH = 16**2  # pixels that a token counts as: what a token of a ViT is made of
+PATCH = 16**2  # pixels that a token counts as: those of a token of a ViT
 
 
 @versioned("text_spec", 1)
 @dataclass(frozen=True)
 class TextSpec:
-    """The input that pretrained weights of texts expect: token ids, cut at `max_length` and filled up to it with `pad_id`. Which tokens are
-    padding is told by their id; nothing travels beside.
+    """The input that pretrained weights of a text encoder expect: token ids, truncated at `max_length` and padded to it with `pad_id`.
+    Padding is recognised by its id; there is no separate attention mask.
 
     Args:
-        tokenizer: folder of its files.
-        pad_id: the token that fills up. A text that spells it out has no token there.
-        max_length: tokens, with those that the tokenizer puts around a text.
+        tokenizer: folder with the files of the tokenizer.
+        pad_id: the padding token. A text that spells it out has padding there.
+        max_length: in tokens, including the special tokens around a text.
 
     Raises:
         UserError: a length that leaves no room for the text.
@@ -36,41 +36,39 @@ class TextSpec:
 
     def __post_init__(self) -> None:
         if not isinstance(self.max_length, int) or isinstance(self.max_length, bool) or self.max_length < 3:
-            raise UserError(
-                f"max_length={self.max_length!r}: give a whole number of tokens, 3 or more (two of them are the tokenizer's own)"
-            )
+            raise UserError(f"max_length={self.max_length!r}: give a whole number of tokens, 3 or more (two of them are special tokens)")
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one text's tensor."""
+        """Shape of the tensor of one text."""
         return (self.max_length,)
 
-    noun = "texts"  # what a data set has of it
+    noun = "texts"  # the examples of a data set, in messages
 
     @property
     def pixels(self) -> int:
-        """What a text counts as where it is decided how many run together."""
+        """Pixels that a text counts as, which limit the batch size of feature extraction."""
         return self.max_length * PATCH
 
     @property
     def inputs(self) -> str:
-        """What it is, in a few words."""
+        """Short description, for error messages."""
         return f"texts of {self.max_length} tokens"
 
     @property
-    def told(self) -> str:
-        """The input in words, for the plan."""
+    def summary(self) -> str:
+        """Description for the plan."""
         return f"{self.max_length} tokens at most, tokenizer {self.tokenizer}"
 
     def views(self, augment: str = "none") -> tuple[Transform, Transform]:
-        """The transforms of training and of evaluation, which are the same. Raises `UserError` for an `augment` other than `none`."""
+        """The transforms of training and of evaluation, which are equal. Raises `UserError` for an `augment` other than `none`."""
         if augment != "none":
-            raise UserError(f"augment={augment}: texts are shown as they are, give none")
+            raise UserError(f"augment={augment}: texts are not augmented, give augment=none")
         ids = TokenIds(self)
         return ids, ids
 
     def fitted(self, texts: Sequence[str]) -> tuple["TextSpec", int]:
-        """The same with no more tokens than the longest of these texts has, and how many of them are longer than `max_length`."""
+        """A spec with no more tokens than the longest of these texts, and the number of texts longer than `max_length`."""
         count = tokenizer_of(self.tokenizer)
         lengths = [len(count.encode(text).ids) for text in texts]
         return replace(self, max_length=max(3, min(self.max_length, max(lengths, default=3)))), sum(n > self.max_length for n in lengths)
@@ -78,10 +76,10 @@ class TextSpec:
 
 @versioned("token_ids", 1)
 class TokenIds:
-    """Text -> token ids, int64 (max_length,). Deterministic; it pickles with all of the tokenizer, and is told from others by that.
+    """Text -> token ids, int64 (max_length,). Deterministic; it pickles with the whole tokenizer, which identifies it.
 
     Args:
-        spec: which tokenizer, how long.
+        spec: tokenizer and length.
     """
 
     def __init__(self, spec: TextSpec) -> None:
@@ -96,7 +94,7 @@ class TokenIds:
 
 
 def tokenizer_of(folder: str) -> Any:
-    """A new `tokenizers.Tokenizer` that neither cuts nor fills up. Raises as `load_tokenizer`."""
+    """A new `tokenizers.Tokenizer` without truncation and padding. Raises as `load_tokenizer`."""
     known = load_tokenizer(folder).backend_tokenizer
     tokenizer = type(known).from_str(known.to_str())
     tokenizer.no_truncation()
@@ -106,10 +104,10 @@ def tokenizer_of(folder: str) -> Any:
 
 @cache
 def load_tokenizer(folder: str) -> Any:
-    """The tokenizer of a folder, as transformers reads it.
+    """Load the tokenizer of a folder with transformers.
 
     Raises:
-        UserError: no tokenizer there, one without a padding token, or one that only Python runs.
+        UserError: no tokenizer there, one without a padding token, or a slow one (without tokenizer.json).
     """
     try:
         tokenizer = transformers().AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -125,7 +123,7 @@ def load_tokenizer(folder: str) -> Any:
 
 
 def transformers() -> Any:
-    """The package of that name, imported when it is first needed. Raises `UserError` where it is missing."""
+    """The package transformers, imported on first use. Raises `UserError` if it is missing."""
     try:
         import transformers
     except ImportError as error:

@@ -26,7 +26,7 @@ def eval_transform(spec: "InputSpec") -> Transform:
 
 @versioned("dense_transform", 1)
 def dense_transform(spec: "InputSpec", size: int) -> Transform:
-    """PIL image (RGB) -> float32 (3, H, W), all of it: the shorter side brought to `size` pixels, normalised."""
+    """PIL image (RGB) -> float32 (3, H, W), the whole image: the shorter side resized to `size` pixels, normalised."""
     return v2.Compose([v2.Resize(size, interpolation=_mode(spec), antialias=True), *_to_normalised(spec)])  # type: ignore[no-any-return]
 
 
@@ -55,7 +55,7 @@ def train_transform(spec: "InputSpec", augment: str = "photo", *, min_scale: flo
 AUGMENTS: dict[str, Callable[[InterpolationMode], list[torch.nn.Module]]] = {
     "none": lambda mode: [],
     "photo": lambda mode: [],
-    # these two warp with nearest or bilinear only
+    # these two support nearest and bilinear only
     "trivial_augment": lambda mode: [v2.TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR)],
     "rand_augment": lambda mode: [v2.RandAugment(interpolation=InterpolationMode.BILINEAR)],
 }

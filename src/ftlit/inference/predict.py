@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ftlit.data.image_files import list_unlabelled, read_csv
+from ftlit.data.csv_files import read_csv
+from ftlit.data.image_files import list_unlabelled
 from ftlit.data.images import BadImage
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, unknown

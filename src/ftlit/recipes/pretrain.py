@@ -93,7 +93,7 @@ def _say_plan(cfg: DictConfig, backbone: Backbone, data: ImageData) -> None:
     rows = {
         "pretrain": f"layer by layer, {epochs}, without labels; the layers below are frozen, and their features stored",
         "backbone": f"weights: {backbone.origin.describe()}; parameters: {', '.join(sizes)}",
-        "input": data.input_spec.told,
+        "input": data.input_spec.summary,
         "data": ", ".join(f"{split} {len(part):,}" for split, part in data.collection.splits.items()) + " images (test is not used)",
         "run": f"seed {cfg.seed}, folder {cfg.paths.run}",
         "resume": console.resume_command(cfg),

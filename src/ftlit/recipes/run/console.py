@@ -60,7 +60,7 @@ def plan_rows(
     choices = HydraConfig.get().runtime.choices
     rows = [("ftlit", ", ".join(f"{group}={choices[group]}" for group in PLAN_GROUPS if choices.get(group)))]
     rows += [("note", line) for line in replaced(cfg)]
-    rows += [("backbone", _backbone_text(cfg, backbone)), ("input", spec.told), ("features", _features_text(cfg, backbone, spec.shape))]
+    rows += [("backbone", _backbone_text(cfg, backbone)), ("input", spec.summary), ("features", _features_text(cfg, backbone, spec.shape))]
     rows += data_rows(data, spec.noun)
     if fits_head:
         rows.append(("head", _head_text(cfg, spec.noun, refits_on_val=refits_on_val, trains=trains)))
