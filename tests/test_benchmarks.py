@@ -9,6 +9,8 @@ from paths import ROOT
 from benchmarks.planted import FAULTS, PEERS
 from benchmarks.planted.fault import CAUGHT
 
+pytestmark = pytest.mark.e2e
+
 RESULTS = ROOT / "benchmarks/results/faults.json"
 SPLITS = ("train", "val", "test")
 

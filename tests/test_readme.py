@@ -16,6 +16,8 @@ from ftlit.cli.train import RECIPES
 from ftlit.recipes.config.hydra_internals import initialize_hydra, sweep_jobs, use_hydra_config
 from ftlit.recipes.config.validate import bind
 
+pytestmark = pytest.mark.e2e
+
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 COMMANDS = [line for language, block in BLOCKS if not language for line in block.splitlines() if line.startswith("python train.py")]

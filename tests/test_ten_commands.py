@@ -5,9 +5,12 @@ import re
 import shlex
 import sys
 
+import pytest
 import warm
 from paths import ROOT
 from PIL import Image
+
+pytestmark = pytest.mark.e2e
 
 
 def test_the_ten_commands_run(tmp_path):

@@ -9,6 +9,8 @@ import zipfile
 import pytest
 from paths import ROOT
 
+pytestmark = pytest.mark.e2e
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):

@@ -18,6 +18,8 @@ import warm
 from paths import ROOT
 from PIL import Image
 
+pytestmark = pytest.mark.e2e
+
 FAST = ("debug=fast", "trainer.max_epochs=3", "trainer=cpu")
 
 

@@ -100,6 +100,4 @@ def test_layers_that_were_never_trained_and_never_will_be_are_found(patterns, or
     model = nn.Module()
     model.backbone, model.head = Backbone({"low": nn.Conv2d(3, 4, 1)}, InputSpec(size=4), origin=origin), nn.Linear(4, 2)
     warnings = examine(model, ["backbone.low", "head"], Schedule([Stage(patterns)]), build_optimizer(model, SGD)).warnings
-    assert len(warnings) == warned and all(
-        line.startswith("no stage trains low, and their weights are random") for line in warnings
-    )
+    assert len(warnings) == warned and all(line.startswith("no stage trains low, and their weights are random") for line in warnings)

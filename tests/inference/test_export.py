@@ -20,6 +20,8 @@ from ftlit.inference.network import load as load_run
 from ftlit.inference.record import record_of
 from ftlit.models.heads import ConvHead, LinearHead, MLPHead, PooledHead
 
+pytestmark = pytest.mark.zoo
+
 CLASSES = ["ants", "bees", "wasps"]
 TOLERANCE = 1e-4
 MINE = {"size": 64, "mean": 0.4, "std": 0.2}

@@ -24,6 +24,8 @@ from ftlit.report.load import read
 from ftlit.run_folder import read_advice, read_result, write_result
 from ftlit.sweeps.jobs import Job, read_job
 
+pytestmark = pytest.mark.e2e
+
 OLD = FIXTURES / "runs_format_0"
 RUNS = json.loads((OLD / "expected.json").read_text())
 

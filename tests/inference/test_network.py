@@ -19,6 +19,8 @@ from ftlit.data.images import read_image
 from ftlit.data.transforms import eval_transform
 from ftlit.inference.network import load
 
+pytestmark = pytest.mark.e2e
+
 ARGUMENTS = (
     "backbone.cut=layer3", "batchnorm=affine", "head=mlp", "head.hidden=[8]", "scenario=large_similar", "optimizer.lr=1e-2",
     "data=folder", "data.batch_size=8", "data.root=photos", "data.augment=none", "trainer=cpu", "report=false",

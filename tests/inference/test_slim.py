@@ -23,6 +23,8 @@ from ftlit.inference.record import record_of
 from ftlit.inference.slim import base_record, digests, filled, slimmed
 from ftlit.models.heads import LinearHead
 
+pytestmark = pytest.mark.e2e
+
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 GLYPH = Path(ftlit.__file__).parent / "zoo" / "glyph.safetensors"
 STAGED = (

@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader
 from ftlit import FineTuner, Schedule, Stage, StagedFinetuning, load_backbone
 from ftlit.models.heads import MLPHead
 
+pytestmark = pytest.mark.zoo
+
 NETS = {  # what makes each hard to freeze is turned up: batch norms, dropout as a module and as a function, drop-path
     "resnet18": {},
     "densenet121": {"drop_rate": 0.5},

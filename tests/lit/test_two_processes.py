@@ -13,6 +13,8 @@ import warm
 from paths import ROOT, python_path
 from paths import SUPPORT as FOLDER
 
+pytestmark = [pytest.mark.e2e, pytest.mark.ddp]
+
 CASES = ["epoch", "step", "metric", "accumulation and clipping", "frozen statistics", "affine", "features", "solved"]
 SHARDED = ["fsdp2"] if hasattr(torch.cpu.Stream, "record_event") else []  # torch 2.6 cannot shard on CPUs
 

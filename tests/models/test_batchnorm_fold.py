@@ -14,6 +14,8 @@ from ftlit.models.heads import LinearHead
 from ftlit.zoo import load_backbone
 from ftlit.zoo.torchvision_nets import available
 
+pytestmark = pytest.mark.zoo
+
 # one small network of each family with BatchNorm -> the smallest convenient input
 SMALL = {
     "glyph": 32, "vgg11_bn": 32, "resnet18": 64, "resnext50_32x4d": 64, "densenet121": 64, "googlenet": 64, "inception_v3": 96,

@@ -10,6 +10,8 @@ from ftlit import InputSpec, UserError, fully_convolutional, linear_to_conv, loa
 from ftlit.models.backbone import Backbone
 from ftlit.models.heads import ConvHead, LinearHead, MLPHead, PooledHead
 
+pytestmark = pytest.mark.zoo
+
 SIZE, STRIDE = 17, 4
 
 

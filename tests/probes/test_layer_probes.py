@@ -14,6 +14,8 @@ from ftlit import FineTuner, UserError, extract_features, fit_probe, load_backbo
 from ftlit.probes.layer_probes import Interval, LayerProbes, best_of, bootstrap, draw
 from ftlit.probes.linear_probe import Probe
 
+pytestmark = pytest.mark.e2e
+
 
 def split(count: int, seed: int, folder):
     generator = torch.Generator().manual_seed(seed)

@@ -12,6 +12,8 @@ from PIL import Image
 
 from ftlit import extract_features, fit_probe, load_backbone
 
+pytestmark = pytest.mark.e2e
+
 ALEXNET = (
     "backbone=alexnet",
     "backbone.weights=null",

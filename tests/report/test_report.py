@@ -27,6 +27,8 @@ from ftlit.report.load import read
 from ftlit.report.run_files import FOLDER, STAGES, read_predictions, read_stages, write_predictions, write_stages
 from ftlit.report.scores import class_scores, confusion, most_confident_errors, reliability
 
+pytestmark = pytest.mark.e2e
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = "$x^$ </script><img src=x onerror=alert(1)>"
 STAGED = (

@@ -20,6 +20,8 @@ from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_con
 from ftlit.sweeps.jobs import Job, jobs_of, read_job, settings_of
 from ftlit.sweeps.summary import DRAWN, draw, half_interval, interval, markdown_of, table_of
 
+pytestmark = pytest.mark.e2e
+
 TINY = ("data=digits", "data.per_class=5", "scenario=small_similar", "head=linear", "trainer=cpu", "trainer.max_epochs=1")
 
 

@@ -26,6 +26,8 @@ from ftlit.recipes.config.validate import check_input
 from ftlit.zoo.text_encoders import TokenEmbeddings, load_bert, take_apart
 from ftlit.zoo.transformers_files import ENCODERS
 
+pytestmark = [pytest.mark.e2e, pytest.mark.zoo]
+
 pytest.importorskip("transformers")
 DISTIL = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "max_position_embeddings": 24}
 ELECTRA = {**SMALL, "embedding_size": 8}

@@ -16,6 +16,8 @@ from ftlit.data.input_spec import InputSpec
 from ftlit.models.backbone import Backbone
 from ftlit.zoo.timm_layers import WHOLE, take_apart
 
+pytestmark = [pytest.mark.e2e, pytest.mark.zoo]
+
 timm = pytest.importorskip("timm")
 
 # network -> size of its images; one of each family, small ones

@@ -21,6 +21,8 @@ from ftlit.zoo.build import EmptyWeights
 from ftlit.zoo.torchvision_layers import FAMILIES, take_apart
 from ftlit.zoo.torchvision_nets import BUILDERS, available
 
+pytestmark = pytest.mark.zoo
+
 # one small network of each family -> the smallest convenient input
 SMALL = {
     "alexnet": 64, "vgg11_bn": 32, "resnet18": 64, "resnext50_32x4d": 64, "densenet121": 64, "googlenet": 64, "inception_v3": 96,

@@ -23,6 +23,8 @@ from ftlit.zoo.torchvision_layers import take_apart
 from ftlit.zoo.torchvision_nets import BUILDERS, Net
 from ftlit.zoo.weights import WeightSource, read
 
+pytestmark = pytest.mark.zoo
+
 NAME, FILE = "squeezenet1_1", "squeezenet1_1-b8a52dc0.pth"
 DATA = os.environ.get("FTLIT_TEST_DATA")
 needs_data = pytest.mark.skipif(not DATA, reason="FTLIT_TEST_DATA names no folder of test data")

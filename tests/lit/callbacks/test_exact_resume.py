@@ -27,6 +27,8 @@ from ftlit.lit.callbacks.seed_each_step import SeedEachStep
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.models.heads import MLPHead
 
+pytestmark = pytest.mark.e2e
+
 EPOCHS, STEPS = 5, 4  # steps an epoch
 SCALES = [("head", 1.0), ("*", 0.3)]
 UNTIL = Until("val/loss", "min", patience=1)

@@ -14,6 +14,8 @@ from torch import nn
 from ftlit import UserError, load_backbone
 from ftlit.finetuning.layerwise_objectives import Reconstruction, RestrictedBoltzmann, mirror
 
+pytestmark = pytest.mark.e2e
+
 MLP = ("recipe=pretrain", "backbone=mlp", "backbone.hidden=[24,12]", "backbone.input_spec.size=8", "data=digits", "pretrain.epochs=2")
 
 

@@ -18,6 +18,8 @@ from ftlit.errors import UserError
 from ftlit.recipes.config.hydra_internals import fresh_hydra
 from ftlit.recipes.run.loggers import PACKAGES, begin_loggers, build_loggers
 
+pytestmark = pytest.mark.e2e
+
 STAGED = ("scenario=large_similar", "schedule=top_down", "trainer.max_epochs=6", "report=false")
 
 

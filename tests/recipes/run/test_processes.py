@@ -9,10 +9,13 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
 import warm
 from paths import ROOT
 
 from ftlit.recipes.config.overrides import quote
+
+pytestmark = [pytest.mark.e2e, pytest.mark.ddp]
 
 TRAIN = (str(ROOT / "train.py"),)
 MODULE = ("-m", "ftlit.cli.train")
