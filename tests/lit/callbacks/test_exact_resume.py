@@ -235,3 +235,12 @@ def test_a_checkpoint_of_another_network_is_an_error_that_names_the_difference(w
     trainer = pl.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     with pytest.raises(UserError, match=r"another network: it holds \(4, 3, 3, 3\) for 'backbone.low.0.weight', here it is \(5, 3, 3, 3\)"):
         trainer.fit(other, data(), ckpt_path=killed(folder, 5) / "last.ckpt")
+
+
+def test_a_checkpoint_of_an_older_version_is_not_resumed(whole):
+    _, folder = whole
+    last = killed(folder, 5) / "last.ckpt"
+    checkpoint = torch.load(last, weights_only=True)
+    torch.save({**checkpoint, "resuming": checkpoint.pop("exact_resume")}, last)
+    with pytest.raises(UserError, match="an older version of ftlit made this checkpoint"):
+        fit(folder, RATES["cosine"], resume=True)

@@ -10,9 +10,10 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 
+from ftlit.errors import UserError
 from ftlit.lit.trainer_internals import has_csv_writer, mark_batch_not_begun, put_rows_first, step_skipped_plateau_schedulers
 
-STATE = "exact_resume"  # key in a checkpoint
+STATE, OLD_STATE = "exact_resume", "resuming"  # keys in a checkpoint; the old one is not read
 
 
 class MetricsFile(CSVLogger):
@@ -101,8 +102,10 @@ class LastCheckpoint(Callback):
             beside.replace(self.path)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Continue the files of metrics."""
+        """Continue the files of metrics. Raises `UserError` for a checkpoint of an older version."""
         state = checkpoint.get(STATE)
+        if trainer.state.fn == "fit" and OLD_STATE in checkpoint:
+            raise UserError("an older version of ftlit made this checkpoint, and it cannot be resumed: start a new run from its weights")
         if trainer.state.fn != "fit" or state is None:
             return
         for logger, rows in zip(_metrics_files(trainer), state["rows"], strict=False):
