@@ -1,8 +1,8 @@
 """Private and undocumented parts of Lightning's Trainer, its loops, loaders, loggers and callbacks: every access is a function here.
 
 Each function has a contract test in tests/lit/test_trainer_internals.py, "Lightning still does this", on a real Trainer. After an
-update of Lightning these tests show what changed. Parts of LightningModule, strategies, metrics and compiled modules are in
-`ftlit.lit.module_internals`.
+update of Lightning these tests show what changed; they also test behaviour that ftlit relies on without an access, such as the order of
+hooks. Parts of LightningModule, strategies, metrics and compiled modules are in `ftlit.lit.module_internals`.
 
 | part of Lightning | function | reason |
 |---|---|---|
@@ -11,11 +11,11 @@ update of Lightning these tests show what changed. Parts of LightningModule, str
 | `fit_loop.epoch_loop.batch_progress` | `completed_batches` | how far the epoch is, also in the hooks of data modules |
 | `fit_loop.epoch_loop.max_steps` | `end_before_first_step` | `fit` shall set up everything and then train nothing |
 | `distributed_sampler_kwargs` | `process_share` | which processes share the images is known to the strategy only |
-| `.sampler` and `set_epoch` of any loader | `check_sampler_epoch` | Lightning sets the epoch by duck typing, and nothing otherwise |
+| `.sampler` and `set_epoch` of any loader | `check_sampler_epoch` | Lightning sets the epoch by duck typing, and raises no error if it cannot |
 | `loops` in a checkpoint, `val_check_batch`, `total_batch_idx` | `mark_batch_not_begun` | Lightning counts a batch before its first hook |
 | `fit_loop.restarting` | `step_skipped_plateau_schedulers` | Lightning leaves these schedulers out in an epoch that it resumed |
 | fields of `EarlyStopping` | `StoppingLimits`, `restart_early_stopping` | it knows nothing of stages |
-| `CSVLogger._experiment` and its `metrics` | `has_csv_writer`, `put_rows_first` | it cannot go on with a file |
+| `CSVLogger._experiment` and its `metrics` | `has_csv_writer`, `put_rows_first` | it cannot continue a file |
 | `log_every_n_steps` | `log_at_least_every` | an epoch may be shorter |
 """
 
