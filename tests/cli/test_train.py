@@ -38,7 +38,17 @@ def done(tmp_path_factory):
 
 def test_the_plan_comes_first_and_the_table_last(done):
     _, output = done
-    words = ("backbone", "shipped glyph.safetensors", "1,078", "stage", "epoch 0", "resume", "head solved on", "macro F1", "trained in")
+    words = (
+        "backbone",
+        "shipped glyph.safetensors",
+        "1,078",
+        "stage",
+        "epoch 0",
+        "resume",
+        "fitted a linear probe",
+        "macro F1",
+        "trained in",
+    )
     order = [output.index(word) for word in words]
     assert order == sorted(order)
 
@@ -155,7 +165,11 @@ def test_one_of_two_processes_measures(tmp_path):
     result = train(tmp_path, "data.per_class=5", "trainer=ddp_cpu", "trainer.devices=2", "hydra.run.dir=run", OMP_NUM_THREADS="1")
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("computing features of 50 images") <= 1 and result.stdout.count("training images per class are few") == 1
-    assert "scenario=small_similar" in result.stdout and result.stdout.count("head solved on 50 training images") == 1
+    assert (
+        "scenario=small_similar" in result.stdout
+        and result.stdout.count("fitted a linear probe") == 1
+        and ", 50 training images" in result.stdout
+    )
 
 
 def test_each_job_of_a_sweep_is_advised(tmp_path):
@@ -216,7 +230,7 @@ def test_random_weights_train_at_once_and_no_head_is_solved_on_what_they_give(tm
     short = ["backbone.weights=null", "trainer.max_epochs=1", "trainer.limit_train_batches=2"]
     for own, head, stages in ((), "linear", 1), (("head=mlp", "schedule=head_then_all_fast", "trainer.max_epochs=2"), "mlp", 2):
         result = train(tmp_path, *short, *own, f"hydra.run.dir={head}")
-        assert result.returncode == 0 and f"head={head}" in result.stdout and "head solved" not in result.stdout, result.stderr
+        assert result.returncode == 0 and f"head={head}" in result.stdout and "fitted a linear probe" not in result.stdout, result.stderr
         assert f"stage {stages - 1}" in result.stdout and f"stage {stages}" not in result.stdout
 
 
@@ -231,7 +245,7 @@ def test_a_range_test_is_of_the_advised_scenario(tmp_path):
 def test_small_scenarios_solve_their_head_and_train_nothing(tmp_path, scenario):
     asked = (f"scenario={scenario}", "data.num_workers=0", f"hydra.run.dir={tmp_path}/run")
     result = train(tmp_path, *asked)
-    assert result.returncode == 0 and "No gradient training" in result.stdout and "head solved on" in result.stdout, result.stderr
+    assert result.returncode == 0 and "No gradient training" in result.stdout and "fitted a linear probe" in result.stdout, result.stderr
     assert "stage 0" not in result.stdout and "fitted in" in result.stdout
     assert "After validation the head is refitted on train + val" in " ".join(result.stdout.split())
     held = [torch.load(tmp_path / f"run/checkpoints/{name}.ckpt", weights_only=False) for name in ("best", "last")]

@@ -1,7 +1,7 @@
 """Decide which stages of a schedule train from stored features, at which cut, and why the others do not."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -61,6 +61,28 @@ def spec_of(backbone: Backbone, layers: Collection[str], *, pooled: bool) -> Fea
     return None if cut is None else FeatureSpec(cut, "average" if pooled and cut == backbone.cuts[-1] else None)
 
 
+def specs_before_training(
+    backbone: Backbone, inputs: Sequence[StageInput], layers: Sequence[Collection[str]], now: int
+) -> list[FeatureSpec | None]:
+    """Return the specs whose features can be computed now, because no layer below their cut trains before their stage begins.
+
+    Args:
+        backbone: named layers.
+        inputs: of each stage.
+        layers: names of the layers that train in each stage.
+        now: the current stage; those before it are over.
+
+    Returns:
+        A spec for each stage; `None` if the features cannot be computed now, or if the stage is over or reads images.
+    """
+
+    def stays_frozen(spec: FeatureSpec, stage: int) -> bool:
+        return not set(backbone.upto(spec.cut).cuts) & set().union(*layers[now:stage])
+
+    specs = [stage_input.spec for stage_input in inputs]
+    return [spec if spec and stage >= now and stays_frozen(spec, stage) else None for stage, spec in enumerate(specs)]
+
+
 def plan_stage_inputs(
     backbone: Backbone,
     specs: Sequence[FeatureSpec | None],
@@ -107,6 +129,40 @@ def plan_stage_inputs(
         else:
             chosen[spec] = StageInput(spec, size, f"features {description}")
     return [chosen[spec] for spec in specs]
+
+
+def with_shared_epochs(inputs: Sequence[StageInput], schedule: Schedule) -> list[StageInput]:
+    """Add to the reason of a stage that its last epoch reads the input of the next stage, where that begins within an epoch."""
+    found = list(inputs)
+    for i, stage in enumerate(schedule.stages[1:]):
+        if stage.step is not None and inputs[i].spec and inputs[i].spec != inputs[i + 1].spec:
+            shared = f"the epoch in which stage {i + 1} begins reads the input of that stage"
+            found[i] = replace(inputs[i], reason=f"{inputs[i].reason}; {shared}")
+    return found
+
+
+def views_by_spec(specs: Sequence[FeatureSpec | None], views: Sequence[Collection[int]]) -> dict[FeatureSpec, set[int]]:
+    """Join the views (numbers) that the stages with the same spec read."""
+    found: dict[FeatureSpec, set[int]] = {}
+    for spec, numbers in zip(specs, views, strict=True):
+        if spec:
+            found.setdefault(spec, set()).update(numbers)
+    return found
+
+
+def stages_of_epoch(schedule: Schedule, current: int, epoch: int, steps: range, decided: Mapping[int, int]) -> set[int]:
+    """Return the other stages to which training batches of an epoch may belong.
+
+    Args:
+        schedule: the stages.
+        current: the current stage.
+        epoch: number of the epoch.
+        steps: optimizer steps of the epoch.
+        decided: stages that began by a metric; see `Schedule.stage_at`.
+    """
+    before = range(schedule.stage_at(epoch, steps.start, decided), current)
+    after = range(current + 1, len(schedule.stages))
+    return {*before, *(place for place in after if (step := schedule.stages[place].step) is not None and step < steps.stop)}
 
 
 def the_backbone(module: nn.Module) -> tuple[str, Backbone]:

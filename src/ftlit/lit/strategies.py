@@ -16,6 +16,7 @@ from torch.distributed.fsdp import FSDPModule
 from ftlit.errors import UserError
 from ftlit.lit.module_internals import is_compiled, uses_original_parameters
 
+SHARDED = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)  # no process holds all weights
 SUPPORTED = (SingleDeviceStrategy, DDPStrategy, FSDPStrategy, ModelParallelStrategy)
 UNTESTED = (DeepSpeedStrategy, XLAStrategy, SingleDeviceXLAStrategy)  # some of them are subclasses of supported ones
 

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ftlit.errors import UserError
-from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.lit.datamodules.indexed_images import IndexedImages
 from ftlit.models.backbone import Backbone
 from ftlit.probes.advice import Advice, Depth, Measurements, Reason, SizeReason, advise
 from ftlit.probes.linear_probe import fit_probe
@@ -31,7 +31,7 @@ SCENARIOS = ("small_similar", "small_different", "large_similar", "large_differe
 L2_ONE_PER_CLASS = 0.1  # where no image can be held out to choose it: digits reach the same accuracy from 10 to 1e-4
 MAX_MEASURED_IMAGES = 2000
 MAY_CHANGE_LENGTH = ("experiment", "hparams_search", "debug")  # overlays that may set the number of epochs
-SHARDING = ("fsdp", "FSDP", "ModelParallel", "model_parallel")  # in the names of the strategies of `feature_data.SHARDED`
+SHARDING = ("fsdp", "FSDP", "ModelParallel", "model_parallel")  # in the names of the strategies of `lit.strategies.SHARDED`
 
 
 def run(cfg: DictConfig) -> float:
@@ -101,7 +101,7 @@ def advise_on(cfg: DictConfig, parts: RunParts) -> tuple[Measurements | None, Ad
         return None, Advice("large_different", backbone.cuts[-1], reason, pretrained=False, solvable=False)
     pretrained = backbone.upto(lowest_random - 1)
     top = pretrained.cuts[-1]
-    if type(data) is not ImageData or data.multilabel or not min(counts.values()):
+    if not isinstance(data, IndexedImages) or data.multilabel or not min(counts.values()):
         return None, Advice("large_similar", top, Reason(SizeReason.NOT_MEASURABLE), solvable=False)
     solvable = not any(name in str(cfg.trainer.get("strategy")) for name in SHARDING)
     if max(counts.values()) < 2:
@@ -111,7 +111,7 @@ def advise_on(cfg: DictConfig, parts: RunParts) -> tuple[Measurements | None, Ad
     return measured, replace(advise(measured, droppable=droppable, requested=_requested(cfg)), solvable=solvable)
 
 
-def measure(cfg: DictConfig, backbone: Backbone, data: ImageData) -> Measurements:
+def measure(cfg: DictConfig, backbone: Backbone, data: IndexedImages) -> Measurements:
     """Measure every cut, from one pass over some training images."""
     images = sum(data.counts["train"].values())
     sample = data.with_few(max(2, MAX_MEASURED_IMAGES // data.num_classes))

@@ -22,12 +22,13 @@ from ftlit.finetuning.presets import with_reinit
 from ftlit.finetuning.schedule import Schedule, trains_head_alone, with_batchnorm, without_warm_up
 from ftlit.inference.record import part_of, record_of
 from ftlit.inference.slim import base_record
-from ftlit.lit.callbacks.probe_head import FitProbeHead, check_solvable
+from ftlit.lit.callbacks.probe_head import FitProbeHead, check_probe_head
 from ftlit.lit.callbacks.recorder import Recorder
-from ftlit.lit.datamodules.feature_data import SHARDED, FeatureData
+from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.module import FineTuner
 from ftlit.lit.staged_finetuning import StagedFinetuning
+from ftlit.lit.strategies import SHARDED
 from ftlit.models.backbone import Backbone
 from ftlit.models.batchnorm_fold import batchnorm_to_affine
 from ftlit.models.heads import LinearProbeHead, logits_of
@@ -76,7 +77,7 @@ def build(cfg: DictConfig) -> Run:
         batchnorm_to_affine(backbone)
     head = instantiate(cfg.head, in_features=backbone.num_features, num_classes=data.num_classes)
     _check_head(backbone, head)
-    if type(data) is ImageData:  # a custom data module may load images in its own way
+    if isinstance(data, ImageData) and not data.overridden_loaders:  # other data trains on the batches of its own dataloaders
         data = instantiate(cfg.cache)(data, pooled=not getattr(head, "takes_map", False))
     schedule = _build_schedule(cfg, backbone)
     probe_head = _build_probe_head(cfg, head, schedule)
@@ -94,7 +95,7 @@ def build(cfg: DictConfig) -> Run:
     if base is not None:
         check_slim(trainer.strategy)
     if probe_head:
-        check_solvable(trainer, data)
+        check_probe_head(trainer, data)
     _check_reached(cfg, schedule, trainer)
     return Run(model, data, schedule, trainer, resume_from, probe_head, recorder)
 
@@ -148,7 +149,7 @@ def _begin(cfg: DictConfig, run: Run, plan: Plan) -> None:
         plan,
         inputs,
         fits_head=run.probe_head is not None,
-        refits_on_val=run.probe_head is not None and run.probe_head.takes_val(run.trainer, run.data),
+        refits_on_val=run.probe_head is not None and run.probe_head.refits(run.trainer, run.data),
         trains=run.trains,
         processes=run.trainer.world_size,
     )
@@ -177,7 +178,7 @@ def _evaluate(cfg: DictConfig, run: Run) -> dict[str, float]:
     best = getattr(run.trainer.checkpoint_callback, "best_model_path", None) or None
     val = run.trainer.validate(run.model, run.data, ckpt_path=best, verbose=False)[0]
     if run.probe_head and not run.trains:
-        run.probe_head.take_whole(run.model)
+        run.probe_head.use_refitted(run.model)
         for name in ("last", "best"):
             run.trainer.save_checkpoint(Path(cfg.paths.run, "checkpoints", f"{name}.ckpt"))
     return {**val, **run.trainer.test(run.model, run.data, ckpt_path=best, verbose=False)[0]}

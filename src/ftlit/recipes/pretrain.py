@@ -11,14 +11,14 @@ from safetensors.torch import save_file
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError
 from ftlit.features.store import Store
-from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.lit.datamodules.indexed_images import IndexedImages
 from ftlit.lit.tasks.layerwise_pretraining import Curves, LayerwisePretrainer
 from ftlit.models.backbone import Backbone
 from ftlit.recipes import finetune
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.run import console
 from ftlit.recipes.run.feature_setup import one_device
-from ftlit.recipes.run.parts import check_built_in, check_one_process, load_parts
+from ftlit.recipes.run.parts import check_indexed_images, check_one_process, load_parts
 from ftlit.recipes.run.resume import read_config, write_config
 
 
@@ -64,7 +64,7 @@ def pretrain(cfg: DictConfig) -> tuple[Backbone, float]:
     check_one_process(cfg)
     parts = load_parts(cfg, labelled=False)
     backbone, data = parts.backbone, parts.data
-    check_built_in(cfg, data)
+    check_indexed_images(cfg, data)
     if isinstance(backbone.input_spec, TextSpec):
         raise UserError("recipe=pretrain without labels reconstructs images, and these are texts: give weights of a pretrained encoder")
     folder = Path(cfg.paths.run)
@@ -87,7 +87,7 @@ def pretrain(cfg: DictConfig) -> tuple[Backbone, float]:
     return backbone, -last[-1][1] if last else float("nan")
 
 
-def _say_plan(cfg: DictConfig, backbone: Backbone, data: ImageData) -> None:
+def _say_plan(cfg: DictConfig, backbone: Backbone, data: IndexedImages) -> None:
     sizes = (f"{name} {sum(p.numel() for p in backbone.get_submodule(name).parameters()):,}" for name in backbone.layers_with_parameters)
     epochs = f"{console.count(cfg.pretrain.epochs, 'epoch')} each"
     rows = {

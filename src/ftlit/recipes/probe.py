@@ -15,14 +15,14 @@ from ftlit.data.dataset import Split
 from ftlit.errors import UserError
 from ftlit.features.extract import Features
 from ftlit.lit.callbacks.recorder import MOST_FEATURES, items_of, predictions_of, to_half
-from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.lit.datamodules.indexed_images import IndexedImages
 from ftlit.models.pooling import POOLINGS, Pooling
 from ftlit.probes.layer_probes import Interval, LayerProbes, best_of, bootstrap, draw, write_csv
 from ftlit.probes.linear_probe import L2_PENALTIES, Probe
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.run import artifacts, console
 from ftlit.recipes.run.feature_setup import features_of
-from ftlit.recipes.run.parts import RunParts, check_built_in, check_one_process, load_parts
+from ftlit.recipes.run.parts import RunParts, check_indexed_images, check_one_process, load_parts
 from ftlit.recipes.run.resume import write_config
 from ftlit.report.contents import Predictions
 from ftlit.run_folder import write_result
@@ -89,7 +89,7 @@ def run(cfg: DictConfig) -> float:
 
 def check_data(cfg: DictConfig, data: Any) -> None:
     """Refuse data modules that are not built in, and several labels per image."""
-    check_built_in(cfg, data)
+    check_indexed_images(cfg, data)
     if data.multilabel:
         raise UserError("recipe=probe needs data with one label per image, and these have several")
 
@@ -114,7 +114,7 @@ def probe_layers(cfg: DictConfig, probes: LayerProbes, parts: RunParts) -> Repea
 
 
 def evaluate(
-    probes: LayerProbes, best: Probe, data: ImageData, features: Mapping[Split, Mapping[Pooling, Features]]
+    probes: LayerProbes, best: Probe, data: IndexedImages, features: Mapping[Split, Mapping[Pooling, Features]]
 ) -> tuple[Interval, Predictions, dict[str, Tensor]]:
     """Test accuracy of the chosen probe, its predictions, and features of some test images for the report."""
     test = features["test"][best.pooling]

@@ -1,4 +1,4 @@
-"""A head that is solved before training: the probe's weights, once, in every process, and never on resume."""
+"""A linear probe as the head before training: the probe's weights, once, in every process, and never on resume."""
 
 from functools import partial
 
@@ -25,9 +25,17 @@ from ftlit.data.dataset import Collection, Examples
 from ftlit.finetuning.schedule import without_warm_up
 from ftlit.models.heads import LinearHead, MLPHead
 from ftlit.probes.layer_probes import LayerProbes
+from ftlit.probes.linear_probe import Probe
 
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
 L2_PENALTIES = [1e-1, 1e-3]
+
+
+def message(probe: Probe, images: int) -> str:
+    """The line that is printed, with scikit-learn's C = 1 / (N L2) beside the L2 penalty."""
+    ends = {max(L2_PENALTIES): ", the strongest tried", min(L2_PENALTIES): ", the weakest tried"}
+    penalty = f"softmax, L2 {probe.l2:.1e}{ends[probe.l2]}, C {1 / (images * probe.l2):.2g}"
+    return f"fitted a linear probe ({penalty}) on average-pooled features of top, {images} training images; accuracy {probe.score:.4f} in"
 
 
 def picture(i: int) -> Image.Image:
@@ -46,18 +54,18 @@ def model(head: nn.Module | None = None) -> FineTuner:
     return FineTuner(backbone, head or LinearHead(5, 3), num_classes=3, optimizer=partial(torch.optim.SGD, lr=0.01))
 
 
-class Begins(pl.Callback):
-    """The head that the first step begins with."""
+class InitialHead(pl.Callback):
+    """Keeps the head before the first step."""
 
     def on_train_start(self, trainer, pl_module):
         self.weight, self.bias = pl_module.head.weight.clone(), pl_module.head.bias.clone()
 
 
-def fit(source, module=None, *, solved=None, path=None):
-    begins, solved = Begins(), solved or FitProbeHead(probing=LayerProbes(l2=L2_PENALTIES))
-    trainer = pl.Trainer(max_epochs=2, callbacks=[StagedFinetuning(Schedule([Stage(["*"])])), solved, begins], **QUIET)
+def fit(source, module=None, *, callback=None, path=None):
+    initial, callback = InitialHead(), callback or FitProbeHead(probing=LayerProbes(l2=L2_PENALTIES))
+    trainer = pl.Trainer(max_epochs=2, callbacks=[StagedFinetuning(Schedule([Stage(["*"])])), callback, initial], **QUIET)
     trainer.fit(module or model(), source, ckpt_path=path)
-    return trainer, solved, begins
+    return trainer, callback, initial
 
 
 @pytest.mark.parametrize("stored", [True, False])
@@ -67,17 +75,17 @@ def test_training_begins_with_the_probe_of_the_training_images_alone(tmp_path, s
         images = torch.stack([data().transforms["val"](picture(i)) for i in range(30)])
         vectors = module.eval().backbone.pool(module.backbone(images))
     expected = fit_probe(vectors, torch.arange(30) % 3, l2=L2_PENALTIES)
-    _, solved, begins = fit(FeatureData(data(), tmp_path, pooled=True) if stored else data(), module.train())
-    assert solved.probe.scores == expected.scores
-    assert torch.allclose(begins.weight, expected.weight, atol=1e-4) and torch.allclose(begins.bias, expected.bias, atol=1e-4)
+    _, callback, initial = fit(FeatureData(data(), tmp_path, pooled=True) if stored else data(), module.train())
+    assert callback.probe.scores == expected.scores
+    assert torch.allclose(initial.weight, expected.weight, atol=1e-4) and torch.allclose(initial.bias, expected.bias, atol=1e-4)
 
 
 @pytest.mark.parametrize("stored", [True, False])
-def test_of_many_images_a_share_of_each_class_is_solved_on_where_training_follows(tmp_path, monkeypatch, capsys, stored):
+def test_where_training_follows_the_head_is_fitted_on_a_share_of_each_class(tmp_path, monkeypatch, capsys, stored):
     def labels(i):
         return (0 if i < 20 else 1 if i < 26 else 2,)
 
-    monkeypatch.setattr("ftlit.lit.callbacks.probe_head.MOST_IMAGES", 15)
+    monkeypatch.setattr("ftlit.lit.callbacks.probe_head.MAX_IMAGES", 15)
     source, module = FeatureData(data(labels), tmp_path, pooled=True) if stored else data(labels), model()
     few = data(labels).with_share(0.5).collection.splits["train"]
     assert [few.labels.count((label,)) for label in range(3)] == [10, 3, 2]
@@ -85,41 +93,41 @@ def test_of_many_images_a_share_of_each_class_is_solved_on_where_training_follow
         images = torch.stack([data().transforms["val"](picture(i)) for i in few.sources])
         vectors = module.eval().backbone.pool(module.backbone(images))
     expected = fit_probe(vectors, torch.tensor(few.labels)[:, 0], l2=L2_PENALTIES)
-    _, solved, _ = fit(source, module.train())
-    assert "head solved on 15 training images" in capsys.readouterr().out
-    assert torch.allclose(solved.probe.weight, expected.weight, atol=1e-4)
-    fit(source, solved=FitProbeHead(probing=LayerProbes(l2=L2_PENALTIES), trains=False))
-    assert "head solved on 30 training images" in capsys.readouterr().out
+    _, callback, _ = fit(source, module.train())
+    assert ", 15 training images; accuracy" in capsys.readouterr().out
+    assert torch.allclose(callback.probe.weight, expected.weight, atol=1e-4)
+    _, callback, _ = fit(source, callback=FitProbeHead(probing=LayerProbes(l2=L2_PENALTIES), trains=False))
+    assert message(callback.probe, 30) in capsys.readouterr().out
 
 
-def test_a_run_that_goes_on_keeps_the_head_of_its_checkpoint(tmp_path):
+def test_a_resumed_run_keeps_the_head_of_its_checkpoint(tmp_path):
     trainer, _, _ = fit(data())
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     held = torch.load(tmp_path / "a.ckpt", weights_only=False)["state_dict"]["head.weight"]
-    begins, solved = Begins(), FitProbeHead()
-    going = pl.Trainer(max_epochs=3, callbacks=[StagedFinetuning(Schedule([Stage(["*"])])), solved, begins], **QUIET)
+    initial, callback = InitialHead(), FitProbeHead()
+    going = pl.Trainer(max_epochs=3, callbacks=[StagedFinetuning(Schedule([Stage(["*"])])), callback, initial], **QUIET)
     going.fit(model(), data(), ckpt_path=tmp_path / "a.ckpt", weights_only=False)
-    assert solved.probe is None and begins.weight.equal(held)
+    assert callback.probe is None and initial.weight.equal(held)
 
 
-def test_where_nothing_else_trains_the_solution_is_the_end(tmp_path):
-    module, solved = model(), FitProbeHead(probing=LayerProbes(l2=L2_PENALTIES), trains=False)
+def test_where_nothing_else_trains_the_probe_is_the_result(tmp_path):
+    module, callback = model(), FitProbeHead(probing=LayerProbes(l2=L2_PENALTIES), trains=False)
     before = {name: value.clone() for name, value in module.backbone.state_dict().items()}
-    trainer, _, _ = fit(FeatureData(data(), tmp_path, pooled=True), module, solved=solved)
-    assert trainer.global_step == 0 and torch.equal(module.head.weight.detach(), solved.probe.weight)
+    trainer, _, _ = fit(FeatureData(data(), tmp_path, pooled=True), module, callback=callback)
+    assert trainer.global_step == 0 and torch.equal(module.head.weight.detach(), callback.probe.weight)
     assert all(torch.equal(before[name], value) for name, value in module.backbone.state_dict().items())
 
 
 @pytest.mark.parametrize("stored", [True, False])
-def test_val_goes_into_a_head_that_alone_is_solved_once_it_has_judged_it(tmp_path, stored):
-    module, solved = model(), FitProbeHead(probing=LayerProbes(l2=L2_PENALTIES), trains=False)
-    fit(FeatureData(data(), tmp_path, pooled=True) if stored else data(), module, solved=solved)
+def test_without_training_the_head_is_refitted_on_train_and_val_after_validation(tmp_path, stored):
+    module, callback = model(), FitProbeHead(probing=LayerProbes(l2=L2_PENALTIES), trains=False)
+    fit(FeatureData(data(), tmp_path, pooled=True) if stored else data(), module, callback=callback)
     with torch.no_grad():
         vectors = module.eval().backbone.pool(module.backbone(torch.stack([data().transforms["val"](picture(i)) for i in range(30)])))
     both = torch.cat([vectors, vectors[:6]]), torch.cat([torch.arange(30), torch.arange(6)]) % 3
-    expected = fit_probe(*both, l2=solved.probe.l2)
-    assert torch.equal(module.head.weight.detach(), solved.probe.weight) and not torch.allclose(expected.weight, solved.probe.weight)
-    solved.take_whole(module)
+    expected = fit_probe(*both, l2=callback.probe.l2)
+    assert torch.equal(module.head.weight.detach(), callback.probe.weight) and not torch.allclose(expected.weight, callback.probe.weight)
+    callback.use_refitted(module)
     assert torch.allclose(module.head.weight, expected.weight, atol=1e-4) and torch.allclose(module.head.bias, expected.bias, atol=1e-4)
 
 
@@ -133,20 +141,20 @@ def test_val_goes_into_a_head_that_alone_is_solved_once_it_has_judged_it(tmp_pat
         ({}, None, True),
     ],
 )
-def test_val_adds_nothing_where_images_are_few_on_purpose_or_training_follows(limits, few, trains):
-    module, solved = model(), FitProbeHead(probing=LayerProbes(l2=L2_PENALTIES), trains=trains)
-    trainer = pl.Trainer(max_epochs=1, callbacks=[StagedFinetuning(Schedule([Stage(["*"])])), solved], **QUIET, **limits)
+def test_the_head_is_not_refitted_where_images_are_limited_or_training_follows(limits, few, trains):
+    module, callback = model(), FitProbeHead(probing=LayerProbes(l2=L2_PENALTIES), trains=trains)
+    trainer = pl.Trainer(max_epochs=1, callbacks=[StagedFinetuning(Schedule([Stage(["*"])])), callback], **QUIET, **limits)
     trainer.fit(module, data(per_class=few))
     held = module.head.weight.clone()
-    solved.take_whole(module)
-    assert solved.whole is None and module.head.weight.equal(held)
+    callback.use_refitted(module)
+    assert callback.refitted is None and module.head.weight.equal(held)
 
 
-def test_what_cannot_be_solved_is_one_line():
-    with pytest.raises(UserError, match="'head' is no linear layer of FineTuner"):
+def test_a_head_that_a_probe_cannot_replace_is_one_line():
+    with pytest.raises(UserError, match="'head' is not a linear layer of FineTuner"):
         fit(data(), model(MLPHead(5, 3)))
-    with pytest.raises(UserError, match="'classifier' is no linear layer"):
-        fit(data(), solved=FitProbeHead("classifier"))
+    with pytest.raises(UserError, match="'classifier' is not a linear layer"):
+        fit(data(), callback=FitProbeHead("classifier"))
 
 
 def test_the_warm_up_is_left_out_and_the_next_stage_begins_at_once():

@@ -1,4 +1,4 @@
-"""invariants 6 and 8: stages train from stored features as they would have trained through the frozen layers; each image is computed once."""
+"""Invariants 6 and 8: stages train from stored features as they would through the frozen layers; each image is computed once."""
 
 from contextlib import nullcontext
 from functools import partial
@@ -29,6 +29,7 @@ from ftlit.features.stage_input import trained_layers
 from ftlit.finetuning.lr_schedule import cosine
 from ftlit.lit.callbacks.exact_resume import LastCheckpoint
 from ftlit.lit.callbacks.seed_each_step import SeedEachStep
+from ftlit.lit.datamodules.extraction_pass import View
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.models.heads import ConvHead, MLPHead
 
@@ -181,7 +182,7 @@ def test_augmented_views_take_turns_by_epoch_and_validation_sees_the_evaluation_
     settings = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "enable_checkpointing": False}
     trainer = pl.Trainer(max_epochs=4, accelerator="cpu", callbacks=[StagedFinetuning(Schedule([Stage(HEAD)])), Keep()], **settings)
     trainer.fit(model(), source)
-    spec, views = source._stage_inputs[0].spec, [("train", 1), ("train", 2)]
+    spec, views = source._stage_inputs[0].spec, [View("train", 1), View("train", 2)]
     rows = source.extraction.rows(trainer, trainer.lightning_module.backbone, {view: [spec] for view in views}, 0)
     first, second = (rows[view][spec].read(range(15)) for view in views)
     assert not torch.equal(first, second)
@@ -209,7 +210,7 @@ def test_only_the_views_that_an_epoch_will_show_are_computed(tmp_path, begins, s
 
 def test_views_of_images_that_nothing_is_drawn_for_are_one_and_that_is_said(tmp_path):
     source = FeatureData(data(augment="none"), tmp_path, views=3)
-    assert source.views == 1 and "3 views of an image would be the same, one is stored" in source.notes[-1]
+    assert source.views == 1 and "all 3 views of an image would be equal, one is stored" in source.notes[-1]
     assert FeatureData(data(augment="photo"), tmp_path, views=3).notes == []
 
 
@@ -235,7 +236,7 @@ def test_the_plan_says_what_the_epoch_reads_in_which_a_stage_begins_at_a_step(tm
     source = FeatureData(data(), tmp_path)
     schedule = Schedule([Stage(HEAD), Stage(TOP, step=2), Stage([*TOP, "backbone.middle"], epoch=2)])
     head, top, middle = source.plan(model(), schedule, pl.Trainer(max_epochs=4, accelerator="cpu", logger=False))
-    assert "the epoch in which stage 1 begins reads what that needs" in head.reason
+    assert "the epoch in which stage 1 begins reads the input of that stage" in head.reason
     assert "begins" not in top.reason + middle.reason
 
 
@@ -485,7 +486,7 @@ def test_what_draws_in_training_mode_is_not_frozen(moving):
 def test_training_may_end_by_steps_alone(tmp_path):
     _, trainer, passes = fit(FeatureData(data(), tmp_path), [Stage(HEAD)], max_epochs=-1, max_steps=6)
     assert trainer.global_step == 6 and passes.epochs == ["top", "top"]
-    with pytest.raises(UserError, match="overfit_batches puts an order of Lightning's own in place"):
+    with pytest.raises(UserError, match="overfit_batches replaces the order of the images"):
         fit(FeatureData(data(), tmp_path), [Stage(HEAD)], overfit_batches=2)
 
 

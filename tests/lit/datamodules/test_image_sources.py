@@ -16,7 +16,7 @@ from torch import nn
 from ftlit.data.dataset import Collection, Examples
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError
-from ftlit.lit.datamodules.image_sources import ImageData, csv_data, digits_data, folder_data, torchvision_data
+from ftlit.lit.datamodules.image_sources import ImageData, csv_data, digits_data, folder_data, torchvision_data, unlabelled_data
 
 SPEC = InputSpec(size=8)
 CONF = ALL_CONF / "data"
@@ -213,7 +213,7 @@ def test_arguments_out_of_range_are_one_line(how, says):
         tiny(**how)
 
 
-@pytest.mark.parametrize("target", [digits_data, folder_data, csv_data, torchvision_data], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("target", [digits_data, folder_data, csv_data, torchvision_data, unlabelled_data], ids=lambda f: f.__name__)
 def test_each_option_of_the_group_gives_every_argument_its_default(target):
     option = yaml.safe_load((CONF / f"{target.__name__.removesuffix('_data')}.yaml").read_text())
     assert option.pop("_target_") == f"ftlit.lit.datamodules.image_sources.{target.__name__}"

@@ -1,4 +1,4 @@
-"""The head solved before training begins: fine-tuning starts from the optimum of a linear probe (LP-FT, Kumar et al. 2022)."""
+"""Fit a linear probe as the head before training begins: fine-tuning starts from its optimum (LP-FT, Kumar et al. 2022)."""
 
 import tempfile
 from collections.abc import Iterator
@@ -14,82 +14,86 @@ from ftlit.features.extract import Features
 from ftlit.features.spec import FeatureSpec
 from ftlit.features.stage_input import the_backbone
 from ftlit.features.store import Store
-from ftlit.lit.datamodules.extraction import EVALUATION, VALIDATION, Extraction, View, together
-from ftlit.lit.datamodules.feature_data import SHARDED, FeatureData
-from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.lit.datamodules.extraction import VALIDATION, Extraction
+from ftlit.lit.datamodules.extraction_pass import EVALUATION, View, together
+from ftlit.lit.datamodules.feature_data import FeatureData
+from ftlit.lit.datamodules.indexed_images import IndexedImages
+from ftlit.lit.strategies import SHARDED
 from ftlit.lit.trainer_internals import datamodule_of, end_before_first_step
 from ftlit.probes.layer_probes import LayerProbes, best_of
 from ftlit.probes.linear_probe import Probe, fit_probe
 
-MOST_IMAGES = 20_000  # that a head is solved on where training follows; two of each class at least
+MAX_IMAGES = 20_000  # on which a head is fitted if training follows; at least two of each class
 
 
 class FitProbeHead(Callback):
-    """Before the first step the weights of a linear head are solved on the features of the training images (of a share of each class, where
-    training follows and they are many, or where `limit_train_batches` leaves less to an epoch), pooled at the last cut, in the evaluation
-    view; kind and L2 penalty are chosen by cross-validation among these images alone. The first process solves, the others take its
-    solution over. Where training follows, a run that goes on from a checkpoint takes its head from there.
+    """Fits a linear probe before the first step and copies it into the head.
 
-    Where none follows, nothing is left that val has to choose, and few labels are worth more in the head: once val has judged it, `whole`
-    is the head of train and val, of the same kind and L2 penalty. It is `None` where the training images were limited on purpose
-    (`per_class`, `limit_train_batches`), or those of val.
+    The probe is fitted on the features of the training images, pooled at the last cut, in the evaluation view. Where training follows, at
+    most `MAX_IMAGES` of them are used, and no more than `limit_train_batches` leaves to an epoch. Kind and L2 penalty are chosen by
+    cross-validation among these images only. The first process fits, the others receive its result. A run with training that resumes from
+    a checkpoint takes the head from there.
+
+    Without training, val has nothing left to choose, and few labels are worth more in the head. So a second probe of the same kind and L2
+    penalty, `refitted`, is fitted on train + val, to be used after validation. It is `None` if the images of train (`per_class`,
+    `limit_train_batches`) or val are limited.
 
     Args:
         head: name of the linear layer in the module.
-        probing: what is tried.
-        trains: whether training follows; where not, it ends before its first step.
+        probing: the kinds and L2 penalties to try.
+        trains: whether training follows; otherwise training ends before its first step.
 
     Attributes:
-        probe: of the training images; the head, once `fit` begins.
-        whole: of train and val; see `take_whole`.
+        probe: fitted on the training images; it is the head once `fit` begins.
+        refitted: fitted on train + val; see `use_refitted`.
 
     Raises:
-        UserError: when training begins: no such linear layer, one without a bias; and see `check_solvable`.
+        UserError: when training begins: no such linear layer, or one without a bias; see also `check_probe_head`.
     """
 
     def __init__(self, head: str = "head", probing: LayerProbes | None = None, *, trains: bool = True) -> None:
         self.head, self.probing, self.trains = head, probing or LayerProbes(), trains
         self.probe: Probe | None = None
-        self.whole: Probe | None = None
+        self.refitted: Probe | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Solve, in place."""
+        """Fit the probe and copy it into the head, in place."""
         if not self.trains:
             end_before_first_step(trainer)
         if trainer.ckpt_path is not None and self.trains:
             return
         head = self._head(pl_module)
-        takes_val = self.takes_val(trainer, datamodule_of(trainer))
-        with _features(trainer, pl_module, trains=self.trains, takes_val=takes_val) as (features, valid), together(trainer):
+        refits = self.refits(trainer, datamodule_of(trainer))
+        with _features(trainer, pl_module, trains=self.trains, with_val=refits) as (features, valid), together(trainer):
             if trainer.is_global_zero:
                 self.probe = best_of(self.probing.at({"average": features}))
-                self.whole = None if valid is None else _with(self.probe, features, valid)
-        self.probe, self.whole = trainer.strategy.broadcast((self.probe, self.whole))
+                self.refitted = None if valid is None else _refit(self.probe, features, valid)
+        self.probe, self.refitted = trainer.strategy.broadcast((self.probe, self.refitted))
         assert self.probe is not None
         _copy(self.probe, head)
         if trainer.is_global_zero:
-            score = "" if self.probe.score is None else f", accuracy {self.probe.score:.4f} in cross-validation"
+            score = "" if self.probe.score is None else f"; accuracy {self.probe.score:.4f} in cross-validation"
             noun = the_backbone(pl_module)[1].input_spec.noun
-            print(f"head solved on {len(features):,} training {noun}: {self.probe.summary}{score}", flush=True)
+            print(f"fitted a {self.probe.summary}, {len(features):,} training {noun}{score}", flush=True)
 
-    def takes_val(self, trainer: Trainer, data: Any) -> bool:
-        """Whether there will be a `whole`, from this data. Raises `UserError`, see `check_solvable`."""
-        images = check_solvable(trainer, data)
+    def refits(self, trainer: Trainer, data: Any) -> bool:
+        """Return whether the head will be refitted on train + val of this data. Raises `UserError`, see `check_probe_head`."""
+        images = check_probe_head(trainer, data)
         limit = trainer.limit_val_batches
-        all_of_val = isinstance(limit, float) and limit == 1  # the number 1 is one batch
-        return not self.trains and all_of_val and images.per_class is None and _share(trainer, images, trains=False) == 1
+        all_of_val = isinstance(limit, float) and limit == 1  # the integer 1 is one batch
+        return not self.trains and all_of_val and images.per_class is None and _train_share(trainer, images, trains=False) == 1
 
-    def take_whole(self, pl_module: LightningModule) -> None:
-        """Make the probe of train and val the head, in place, where there is one: after this, val tells nothing of it."""
-        if self.whole is not None:
-            _copy(self.whole, self._head(pl_module))
+    def use_refitted(self, pl_module: LightningModule) -> None:
+        """Copy the probe of train + val into the head, in place, if there is one. From then on val is no measure of the head."""
+        if self.refitted is not None:
+            _copy(self.refitted, self._head(pl_module))
 
     def _head(self, module: LightningModule) -> nn.Linear:
         head = dict(module.named_modules()).get(self.head)
         if not isinstance(head, nn.Linear):
-            raise UserError(f"{self.head!r} is no linear layer of {type(module).__name__}: a probe solves only such a head")
+            raise UserError(f"{self.head!r} is not a linear layer of {type(module).__name__}: a linear probe can replace only such a head")
         if head.bias is None:
-            raise UserError(f"{self.head!r} has no bias, and a probe has one: give the layer a bias")
+            raise UserError(f"{self.head!r} has no bias, and a linear probe has one: give the layer a bias")
         return head
 
 
@@ -99,54 +103,56 @@ def _copy(probe: Probe, head: nn.Linear) -> None:
         head.bias.copy_(probe.bias)
 
 
-def _with(probe: Probe, features: Features, valid: Features) -> Probe:
-    """The same probe, solved on these features together."""
+def _refit(probe: Probe, features: Features, valid: Features) -> Probe:
+    """Fit the same kind of probe, with the same L2 penalty, on both."""
     cut = features.cuts[0]
-    vectors = torch.cat([own[cut].read(range(len(own))) for own in (features, valid)])
-    labels = torch.cat([own.targets for own in (features, valid) if own.targets is not None])
+    vectors = torch.cat([part[cut].read(range(len(part))) for part in (features, valid)])
+    labels = torch.cat([part.targets for part in (features, valid) if part.targets is not None])
     return fit_probe(vectors, labels, cut=cut, kind=probe.kind, l2=probe.l2, pooling=probe.pooling)
 
 
-def check_solvable(trainer: Trainer, data: Any) -> ImageData:
-    """The images of `data`, on which a head can be solved. Raises `UserError` where none can: a strategy that shards it, data that is no
-    `ImageData` or `FeatureData` with one label an image.
+def check_probe_head(trainer: Trainer, data: Any) -> IndexedImages:
+    """Return the images on which a linear probe can be fitted.
+
+    Raises:
+        UserError: the strategy shards the head, or `data` is not image data (`ImageData`, `FeatureData`) with one label per image.
     """
     images = data.images if isinstance(data, FeatureData) else data
     if isinstance(trainer.strategy, SHARDED):
-        raise UserError("a head is solved where each process holds all of it: give head=linear for this strategy")
-    if type(images) is not ImageData or images.multilabel:
-        given = "these have several labels" if isinstance(images, ImageData) else f"this is {type(data).__name__}, not ImageData"
-        raise UserError(f"a solved head tells one class of an image from the others, and {given}: give head=linear")
+        raise UserError("a linear probe needs the whole head in each process, and this strategy shards it: give head=linear")
+    if not isinstance(images, IndexedImages):
+        raise UserError(f"a linear probe is fitted on ImageData, and this is {type(data).__name__}: give head=linear")
+    if images.multilabel:
+        raise UserError("a linear probe is fitted on images with one label, and these have several: give head=linear")
     return images
 
 
 @contextmanager
-def _features(trainer: Trainer, module: LightningModule, *, trains: bool, takes_val: bool) -> Iterator[tuple[Features, Features | None]]:
-    """The features, at the last cut, of the training images (see `_share`), and those of val; from the store, or from a folder of this run
-    alone where there is none.
-    """
+def _features(trainer: Trainer, module: LightningModule, *, trains: bool, with_val: bool) -> Iterator[tuple[Features, Features | None]]:
+    """Yield the features of the training images (see `_train_share`) and of val at the last cut, from the store or a temporary folder."""
     data = datamodule_of(trainer)
-    images = check_solvable(trainer, data)
-    share = _share(trainer, images, trains=trains)
+    images = check_probe_head(trainer, data)
+    share = _train_share(trainer, images, trains=trains)
     backbone = the_backbone(module)[1]
     spec = FeatureSpec(backbone.cuts[-1], "average")
-    with tempfile.TemporaryDirectory(prefix="ftlit-") as own:
+    with tempfile.TemporaryDirectory(prefix="ftlit-") as own_folder:
         extraction = data.extraction if isinstance(data, FeatureData) else None
-        extraction = extraction or Extraction(images, Store(trainer.strategy.broadcast(own)), dtype=None, seed=0)
+        extraction = extraction or Extraction(images, Store(trainer.strategy.broadcast(own_folder)), dtype=None, seed=0)
         if share < 1:
             images = images.with_share(share)
             extraction = Extraction(images, extraction.store, dtype=extraction.dtype, seed=extraction.seed)
-        views: list[View] = [("train", EVALUATION), *([VALIDATION] if takes_val else [])]
+        views = [View("train", EVALUATION), VALIDATION] if with_val else [View("train", EVALUATION)]
         rows = extraction.rows(trainer, backbone, {view: [spec] for view in views}, None)
-        features = [Features({spec.cut: rows[view][spec]}, images.collection.targets(view[0])) for view in views]
-        yield features[0], features[1] if takes_val else None
+        features = [Features({spec.cut: rows[view][spec]}, images.collection.targets(view.split)) for view in views]
+        yield features[0], features[1] if with_val else None
         trainer.strategy.barrier("features: read")
 
 
-def _share(trainer: Trainer, images: ImageData, *, trains: bool) -> float:
-    """Of each class, of which a head is solved: less than 1 where training images are more than an epoch of this trainer has, or than
-    `MOST_IMAGES` where training follows.
+def _train_share(trainer: Trainer, images: IndexedImages, *, trains: bool) -> float:
+    """Return the share of each class on which the head is fitted, 0 to 1.
+
+    It is below 1 if an epoch of this trainer has fewer images, or if training follows and there are more than `MAX_IMAGES`.
     """
     count, limit = len(images.collection.splits["train"]), trainer.limit_train_batches
-    most = MOST_IMAGES if trains else count
-    return min(1.0, most / count, limit * images.batch_size / count if isinstance(limit, int) else limit)
+    maximum = MAX_IMAGES if trains else count
+    return min(1.0, maximum / count, limit * images.batch_size / count if isinstance(limit, int) else limit)

@@ -1,8 +1,9 @@
-"""The data module: images of a collection in three splits, batch by batch."""
+"""The data module: batches of images of a collection, in three splits."""
 
 import os
 from collections.abc import Sequence
 from copy import copy
+from typing import Any, Self
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -20,21 +21,21 @@ from ftlit.lit.trainer_internals import completed_batches, process_share
 
 
 class ImageData(LightningDataModule):
-    """Batches (images float32 (N, 3, S, S), or token ids int64 (N, T) of texts, targets) of a collection, as a network wants them.
+    """Batches (images float32 (N, 3, S, S) or token ids int64 (N, T) of texts, targets) of a collection, as a network expects them.
 
     Targets are class numbers, int64 (N,); with several labels, or mixed, float32 (N, num_classes).
-    Order, augmentation and mixing are functions of (seed, epoch, image), see `ftlit.data.samplers`; a checkpoint keeps how far an epoch is, and
-    resumed training goes on from there.
+    Order, augmentation and mixing are functions of (seed, epoch, image), see `ftlit.data.samplers`. A checkpoint keeps the position in the
+    epoch, and resumed training continues from there.
 
     Args:
         collection: the images, in three splits.
         input_spec: what the network expects.
-        augment: see `transform.train_transform`; texts know `none` only.
-        mix: see `dataset.MixedCollate`.
+        augment: see `InputSpec.views`; texts know `none` only.
+        mix: see `ftlit.data.collate.MixedCollate`.
         batch_size: images in a batch of one process.
         num_workers: processes that load; `None`: half of the cores, at most 8.
-        seed: of the order, of what is drawn to augment and to mix, and of `per_class`.
-        per_class: train on so many images of each class, drawn by seed; `None` for all.
+        seed: of the order, of augmentation and mixing, and of the choice by `per_class`.
+        per_class: train on so many images of each class, chosen at random; `None`: all.
 
     Raises:
         UserError: an argument out of its range.
@@ -75,24 +76,24 @@ class ImageData(LightningDataModule):
         train, evaluation = input_spec.views(augment)
         self.transforms: dict[Split, Transform] = {"train": train, "val": evaluation, "test": evaluation}
         self._collate = {split: MixedCollate(mix if split == "train" else "none", self.num_classes) for split in SPLITS}
-        self._begin = (0, 0)  # epoch and batch that training goes on from
+        self._begin = (0, 0)  # epoch and batch from which training continues
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled, augmented, mixed batches."""
+        """Return shuffled, augmented, mixed batches."""
         return self.loader("train", self.order("train"))
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the val split, in order, in the evaluation view."""
+        """Return batches of the val split, in order, in the evaluation view."""
         return self.loader("val", self.order("val"))
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the test split, in order, in the evaluation view."""
+        """Return batches of the test split, in order, in the evaluation view."""
         return self.loader("test", self.order("test"))
 
     def order(self, split: Split) -> TrainOrder | EvalOrder:
-        """Which images come in which batch of this process; that of train begins where training goes on."""
+        """Return the images of each batch of this process; for train, from the batch at which training continues."""
         if getattr(self.trainer, "overfit_batches", 0):
-            raise UserError("overfit_batches puts an order of Lightning's own in place: take limit_train_batches and data.augment=none")
+            raise UserError("overfit_batches replaces the order of the images: give limit_train_batches and data.augment=none")
         images = self.collection.splits[split]
         if split != "train":
             return EvalOrder(images, self.batch_size, **self._place())
@@ -101,7 +102,7 @@ class ImageData(LightningDataModule):
         return order
 
     def loader(self, split: Split, order: TrainOrder | EvalOrder) -> DataLoader[Batch]:
-        """The batches of an order."""
+        """Return the batches of an order."""
         return DataLoader(
             Batches(LabelledImages(self.collection, split, self.transforms[split]), self._collate[split], self.seed),
             sampler=order,
@@ -109,7 +110,7 @@ class ImageData(LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # workers are seeded from it: without, loading would draw from the global random state
+            generator=torch.Generator(),  # seeds the workers; without it, loading would change the global random state
         )
 
     @property
@@ -117,38 +118,44 @@ class ImageData(LightningDataModule):
         """Images of each class by split."""
         return self.collection.counts
 
-    def with_few(self, per_class: int) -> "ImageData":
-        """The same with at most so many training images of each class."""
+    @property
+    def overridden_loaders(self) -> list[str]:
+        """Names of the dataloader methods that a subclass overrides: stored features cannot replace its batches then."""
+        names = ("train_dataloader", "val_dataloader", "test_dataloader")
+        return [name for name in names if getattr(type(self), name) is not getattr(ImageData, name)]
+
+    def with_few(self, per_class: int) -> Self:
+        """Return the same data with at most so many training images of each class."""
         return self._with(draw_per_class(self.collection.splits["train"].labels, per_class, self.seed))
 
-    def with_share(self, share: float) -> "ImageData":
-        """The same with this share of the training images of each class, of two at least."""
+    def with_share(self, share: float) -> Self:
+        """Return the same data with this share of the training images of each class, but at least two of each."""
         return self._with(draw_share(self.collection.splits["train"].labels, share, self.seed))
 
-    def _with(self, places: Sequence[int]) -> "ImageData":
-        other, all_of = copy(self), self.collection
-        splits = {**all_of.splits, "train": all_of.splits["train"].subset(places)}
-        other.collection = Collection(splits, all_of.class_names, all_of.multilabel, all_of.notes)
+    def _with(self, places: Sequence[int]) -> Self:
+        other, collection = copy(self), self.collection
+        splits = {**collection.splits, "train": collection.splits["train"].subset(places)}
+        other.collection = Collection(splits, collection.class_names, collection.multilabel, collection.notes)
         return other
 
     def state_dict(self) -> dict[str, int]:
-        """How far training is; Lightning keeps it in a checkpoint."""
+        """Return the position in the epoch, which Lightning stores in checkpoints."""
         if self.trainer is None:
             return {}
         return {"epoch": self.trainer.current_epoch, "batch": completed_batches(self.trainer)}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on from there: the batches that the epoch has seen are left out."""
+        """Continue from this position: the batches that the epoch has seen are left out."""
         if state_dict:
             self._begin = state_dict["epoch"], state_dict["batch"]
 
     def teardown(self, stage: str) -> None:
-        """What a checkpoint said holds for one fit."""
+        """Forget the position of a checkpoint after one fit."""
         if stage == "fit":
             self._begin = (0, 0)
 
     def _place(self) -> dict[str, int]:
-        """How many processes share the images, and which of them this is."""
+        """Return the number of processes that share the images, and the rank of this one."""
         processes, rank = process_share(self.trainer)
         return {"processes": processes, "rank": rank}
 
@@ -156,3 +163,8 @@ class ImageData(LightningDataModule):
 def _half_the_cores() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(8, cores // 2)
+
+
+def images_only(data: Any, *, pooled: bool = False) -> Any:
+    """Return `data`: every stage trains on images. An option of the group `cache`."""
+    return data

@@ -1,94 +1,55 @@
-"""The options of the Hydra group `data`: callables `(input_spec) -> ImageData`."""
+"""Data sources of images, the options of the config group `data`: callables `(input_spec) -> ImageData`."""
 
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from ftlit.data.builtin import NO_FLIP, digits, torchvision_dataset
-from ftlit.data.dataset import Split
 from ftlit.data.image_files import collect, list_csv, list_folder, list_unlabelled
 from ftlit.data.images import image_reader
 from ftlit.data.input_spec import InputSpec
 from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.lit.datamodules.source_options import Loading, Splits, flat_options
+
+SPLITS, LOADING = Splits(), Loading()
+SMALL_IMAGES = Loading(augment="none", num_workers=0)  # without processes images this small load fastest
+UNLABELLED, UNLABELLED_SPLITS = Loading(augment="none"), Splits(val_fraction=0.1, test_fraction=0.1)
 
 
-def _fractions(val: float, test: float) -> dict[Split, float]:
-    return {"val": val, "test": test}
-
-
-def digits_data(
-    input_spec: InputSpec,
-    *,
-    val_fraction: float = 0.2,
-    test_fraction: float = 0.2,
-    split_seed: int = 0,
-    augment: str = "none",
-    mix: str = "none",
-    batch_size: int = 32,
-    num_workers: int | None = 0,
-    seed: int = 0,
-    per_class: int | None = None,
-) -> ImageData:
-    """scikit-learn's 1,797 handwritten digits, 8x8 grey, which come with it.
+@flat_options()
+def digits_data(input_spec: InputSpec, *, splits: Splits = SPLITS, loading: Loading = SMALL_IMAGES) -> ImageData:
+    """Load scikit-learn's 1,797 handwritten digits, 8x8 pixels in grey, which are installed with it.
 
     Args:
         input_spec: what the network expects.
-        val_fraction: part of the images that val gets.
-        test_fraction: part that test gets.
-        split_seed: draws the splits, stratified. Apart from `seed`, so that a new seed leaves the test images what they were.
-        augment: see `ImageData`, as all that follow.
-        mix: none, mixup, cutmix or both.
-        batch_size: images in a batch.
-        num_workers: processes that load; 0 is fastest for images this small.
-        seed: of the order.
-        per_class: training images of each class, `None` for all.
+        splits: its fields are arguments; see `Splits`.
+        loading: its fields are arguments; see `Loading`.
 
     Raises:
         UserError: an argument out of its range.
     """
-    collection = digits(fractions=_fractions(val_fraction, test_fraction), split_seed=split_seed)
-    return ImageData(
-        collection,
-        input_spec,
-        augment=augment,
-        mix=mix,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        seed=seed,
-        per_class=per_class,
-    )
+    collection = digits(fractions=splits.fractions, split_seed=splits.split_seed)
+    return ImageData(collection, input_spec, **asdict(loading))
 
 
+@flat_options()
 def folder_data(
     input_spec: InputSpec,
     *,
     root: str | Path,
-    val_fraction: float = 0.2,
-    test_fraction: float = 0.2,
-    split_seed: int = 0,
     on_bad_image: str = "stop",
-    augment: str = "photo",
-    mix: str = "none",
-    batch_size: int = 32,
-    num_workers: int | None = None,
-    seed: int = 0,
-    per_class: int | None = None,
+    splits: Splits = SPLITS,
+    loading: Loading = LOADING,
 ) -> ImageData:
-    """Image files in one folder for each class, with or without train, val and test folders above them.
+    """Load image files from one folder per class, with or without train, val and test folders above them.
 
     Args:
         input_spec: what the network expects.
-        root: folder of the class folders, or of train, val (or valid, validation) and test. See `listing.list_folder`.
-        val_fraction: part of the training images that val gets where there is no val folder.
-        test_fraction: the same for test.
-        split_seed: draws them, stratified.
-        on_bad_image: stop or skip; see `listing.collect`.
-        augment: see `ImageData`, as all that follow.
-        mix: none, mixup, cutmix or both.
-        batch_size: images in a batch.
-        num_workers: processes that load.
-        seed: of the order.
-        per_class: training images of each class, `None` for all.
+        root: folder of the class folders, or of train, val (or valid, validation) and test. See `image_files.list_folder`.
+        on_bad_image: stop or skip; see `image_files.collect`.
+        splits: its fields are arguments; see `Splits`. They are for val and test where there is no folder.
+        loading: its fields are arguments; see `Loading`.
 
     Raises:
         UserError: files or arguments that cannot be used.
@@ -97,47 +58,29 @@ def folder_data(
         list_folder(root),
         load=image_reader(input_spec),
         on_bad_image=on_bad_image,
-        fractions=_fractions(val_fraction, test_fraction),
-        split_seed=split_seed,
+        fractions=splits.fractions,
+        split_seed=splits.split_seed,
     )
-    return ImageData(
-        collection,
-        input_spec,
-        augment=augment,
-        mix=mix,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        seed=seed,
-        per_class=per_class,
-    )
+    return ImageData(collection, input_spec, **asdict(loading))
 
 
+@flat_options(without=("mix", "per_class"))
 def unlabelled_data(
     input_spec: InputSpec,
     *,
     root: str | Path,
-    val_fraction: float = 0.1,
-    test_fraction: float = 0.1,
-    split_seed: int = 0,
     on_bad_image: str = "stop",
-    augment: str = "none",
-    batch_size: int = 32,
-    num_workers: int | None = None,
-    seed: int = 0,
+    splits: Splits = UNLABELLED_SPLITS,
+    loading: Loading = UNLABELLED,
 ) -> ImageData:
-    """All image files below a folder, without labels: for `recipe=pretrain`.
+    """Load all image files below a folder, without labels: for `recipe=pretrain`.
 
     Args:
         input_spec: what the network expects.
-        root: the folder; see `listing.list_unlabelled`.
-        val_fraction: part of the images that val gets.
-        test_fraction: part that test gets, which no pretraining sees.
-        split_seed: draws them.
-        on_bad_image: stop or skip; see `listing.collect`.
-        augment: see `ImageData`; of the lowest layer's images.
-        batch_size: images in a batch.
-        num_workers: processes that load.
-        seed: of the order.
+        root: the folder; see `image_files.list_unlabelled`.
+        on_bad_image: stop or skip; see `image_files.collect`.
+        splits: its fields are arguments; see `Splits`. No pretraining sees the images of test.
+        loading: its fields but `mix` and `per_class` are arguments; see `Loading`. `augment` is for the images of the lowest layer.
 
     Raises:
         UserError: files or arguments that cannot be used.
@@ -146,13 +89,14 @@ def unlabelled_data(
         list_unlabelled(root),
         load=image_reader(input_spec),
         on_bad_image=on_bad_image,
-        fractions=_fractions(val_fraction, test_fraction),
-        split_seed=split_seed,
-        multilabel=True,  # of no label at all
+        fractions=splits.fractions,
+        split_seed=splits.split_seed,
+        multilabel=True,  # without any label
     )
-    return ImageData(collection, input_spec, augment=augment, batch_size=batch_size, num_workers=num_workers, seed=seed)
+    return ImageData(collection, input_spec, **asdict(loading))
 
 
+@flat_options()
 def csv_data(
     input_spec: InputSpec,
     *,
@@ -162,64 +106,40 @@ def csv_data(
     label_column: str = "label",
     split_column: str = "split",
     label_separator: str | None = None,
-    val_fraction: float = 0.2,
-    test_fraction: float = 0.2,
-    split_seed: int = 0,
     on_bad_image: str = "stop",
-    augment: str = "photo",
-    mix: str = "none",
-    batch_size: int = 32,
-    num_workers: int | None = None,
-    seed: int = 0,
-    per_class: int | None = None,
+    splits: Splits = SPLITS,
+    loading: Loading = LOADING,
 ) -> ImageData:
-    """Image files listed in a csv with the columns path, label and, where the splits are given, split. See `listing.list_csv`.
+    """Load image files listed in a csv with the columns path, label and, if it gives the splits, split. See `image_files.list_csv`.
 
     Args:
         input_spec: what the network expects.
         csv: the file, UTF-8, with a header line.
-        root: what relative paths start from; `None` is the csv's own folder.
+        root: folder of relative paths; `None`: the csv's own folder.
         path_column: column with the image's path.
         label_column: column with its label.
         split_column: column with train, val or test; it may be missing.
-        label_separator: what divides several labels in one cell, such as `|`; `None`: a cell is one label.
-        val_fraction: part of the training images that val gets where the csv has none.
-        test_fraction: the same for test.
-        split_seed: draws them, stratified.
-        on_bad_image: stop or skip; see `listing.collect`.
-        augment: see `ImageData`, as all that follow.
-        mix: none, mixup, cutmix or both.
-        batch_size: images in a batch.
-        num_workers: processes that load.
-        seed: of the order.
-        per_class: training images of each class, `None` for all.
+        label_separator: separates several labels in one cell, such as `|`; `None`: a cell is one label.
+        on_bad_image: stop or skip; see `image_files.collect`.
+        splits: its fields are arguments; see `Splits`. They are for val and test if the csv does not give them.
+        loading: its fields are arguments; see `Loading`.
 
     Raises:
         UserError: files or arguments that cannot be used.
     """
-    files = list_csv(
-        csv, root=root, path_column=path_column, label_column=label_column, split_column=split_column, label_separator=label_separator
-    )
+    columns = {"path_column": path_column, "label_column": label_column, "split_column": split_column}
     collection = collect(
-        files,
+        list_csv(csv, root=root, label_separator=label_separator, **columns),
         load=image_reader(input_spec),
         on_bad_image=on_bad_image,
-        fractions=_fractions(val_fraction, test_fraction),
-        split_seed=split_seed,
+        fractions=splits.fractions,
+        split_seed=splits.split_seed,
         multilabel=label_separator is not None,
     )
-    return ImageData(
-        collection,
-        input_spec,
-        augment=augment,
-        mix=mix,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        seed=seed,
-        per_class=per_class,
-    )
+    return ImageData(collection, input_spec, **asdict(loading))
 
 
+@flat_options(without=("augment",))
 def torchvision_data(
     input_spec: InputSpec,
     *,
@@ -227,52 +147,32 @@ def torchvision_data(
     root: str | Path = "data",
     download: bool = False,
     options: Mapping[str, Any] | None = None,
-    val_fraction: float = 0.2,
-    test_fraction: float = 0.2,
-    split_seed: int = 0,
     augment: str | None = None,
-    mix: str = "none",
-    batch_size: int = 32,
-    num_workers: int | None = None,
-    seed: int = 0,
-    per_class: int | None = None,
+    splits: Splits = SPLITS,
+    loading: Loading = LOADING,
 ) -> ImageData:
-    """A classification data set of torchvision, by class name.
+    """Load a classification data set of torchvision, by class name.
 
     Args:
         input_spec: what the network expects.
-        name: `CIFAR10`, `Flowers102`, ...; `published.DATASETS` has them all.
-        root: folder that it is in.
-        download: whether to download what is not there.
+        name: `CIFAR10`, `Flowers102`, ...; `ftlit.data.builtin.DATASETS` lists them.
+        root: folder of the data set.
+        download: whether to download what is missing.
         options: more arguments of the data set's class, such as `split` of EMNIST or `size` of FakeData.
-        val_fraction: part of the training images that val gets where the data set has none.
-        test_fraction: the same for test.
-        split_seed: draws them, stratified.
-        augment: see `ImageData`, as all that follow; `None`: photo, but none for letters and signs, which a flip would change.
-        mix: none, mixup, cutmix or both.
-        batch_size: images in a batch.
-        num_workers: processes that load.
-        seed: of the order.
-        per_class: training images of each class, `None` for all.
+        augment: see `Loading`; `None`: photo, but none for letters and signs, which a flip would change.
+        splits: its fields are arguments; see `Splits`. They are for val and test if the data set does not give them.
+        loading: its other fields are arguments; see `Loading`.
 
     Raises:
-        UserError: a data set that is unknown or not there, or arguments that cannot be used.
+        UserError: a data set that is unknown or missing, or arguments that cannot be used.
     """
     collection = torchvision_dataset(
         name,
         root=root,
         download=download,
         options=options or {},
-        fractions=_fractions(val_fraction, test_fraction),
-        split_seed=split_seed,
+        fractions=splits.fractions,
+        split_seed=splits.split_seed,
     )
-    return ImageData(
-        collection,
-        input_spec,
-        augment=augment or ("none" if name in NO_FLIP else "photo"),
-        mix=mix,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        seed=seed,
-        per_class=per_class,
-    )
+    default = "none" if name in NO_FLIP else "photo"
+    return ImageData(collection, input_spec, **asdict(replace(loading, augment=augment or default)))

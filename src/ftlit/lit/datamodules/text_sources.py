@@ -1,12 +1,18 @@
-"""Options of the Hydra group `data` that are texts: callables `(input_spec) -> ImageData`, which serves token ids as it does images."""
+"""Data source of texts, an option of the config group `data`: a callable `(input_spec) -> ImageData`, which serves token ids."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from ftlit.data.text_files import collect_texts
 from ftlit.data.tokens import TextSpec
 from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.lit.datamodules.source_options import Loading, Splits, flat_options
+
+TEXTS = Loading(augment="none", num_workers=0)  # without processes texts load fastest
+RANDOM_SPLITS = Splits()
 
 
+@flat_options(without=("augment", "mix"))
 def text_csv_data(
     input_spec: TextSpec,
     *,
@@ -17,33 +23,25 @@ def text_csv_data(
     label_column: str = "label",
     split_column: str = "split",
     label_separator: str | None = None,
-    val_fraction: float = 0.2,
-    test_fraction: float = 0.2,
-    split_seed: int = 0,
-    batch_size: int = 32,
-    num_workers: int | None = 0,
-    seed: int = 0,
-    per_class: int | None = None,
+    splits: Splits = RANDOM_SPLITS,
+    loading: Loading = TEXTS,
 ) -> ImageData:
-    """Texts of a csv with the columns text, label and, where the splits are given, split. All are filled up to the tokens of the longest,
-    at most those of the network's `max_length`; what is longer is cut, and counted in a note.
+    """Load texts of a csv with the columns text, label and, if it gives the splits, split.
+
+    All texts are padded to the length of the longest, at most the network's `max_length` tokens. Longer texts are cut, and counted in a
+    note.
 
     Args:
         input_spec: what the network expects: its tokenizer.
         csv: the file, UTF-8, with a header line.
-        val_csv: a file of its own for val.
-        test_csv: the same for test.
+        val_csv: a separate file for val.
+        test_csv: a separate file for test.
         text_column: column with the text.
         label_column: column with its label.
         split_column: column with train, val or test; it may be missing.
-        label_separator: what divides several labels in one cell, such as `|`; `None`: a cell is one label.
-        val_fraction: part of the training texts that val gets where nothing gives it.
-        test_fraction: the same for test.
-        split_seed: draws them, stratified.
-        batch_size: see `ImageData`, as all that follow.
-        num_workers: processes that load; 0 is fastest for texts.
-        seed: of the order.
-        per_class: training texts of each class, `None` for all.
+        label_separator: separates several labels in one cell, such as `|`; `None`: a cell is one label.
+        splits: its fields are arguments; see `Splits`. They are for val and test if no file or column gives them.
+        loading: its fields but `augment` and `mix` are arguments; see `Loading`.
 
     Raises:
         UserError: files or arguments that cannot be used.
@@ -55,11 +53,11 @@ def text_csv_data(
         label_column=label_column,
         split_column=split_column,
         label_separator=label_separator,
-        fractions={"val": val_fraction, "test": test_fraction},
-        split_seed=split_seed,
+        fractions=splits.fractions,
+        split_seed=splits.split_seed,
     )
     texts = [text for split in collection.splits.values() for text in split.sources]
     fitted, longer = input_spec.fitted(texts)
     if longer:
         collection.notes.append(f"{longer:,} of {len(texts):,} texts are cut at {fitted.max_length} tokens (backbone.max_length)")
-    return ImageData(collection, fitted, augment="none", batch_size=batch_size, num_workers=num_workers, seed=seed, per_class=per_class)
+    return ImageData(collection, fitted, **asdict(loading))

@@ -20,7 +20,7 @@ from ftlit.features.store import Store
 from ftlit.features.table import Rows
 from ftlit.finetuning.layerwise_objectives import LayerObjective
 from ftlit.lit.datamodules.extraction import evaluation_features
-from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.lit.datamodules.indexed_images import IndexedImages
 from ftlit.lit.tasks.layer_pretrainer import ErrorsByEpoch, LayerPretrainer, Pretraining
 from ftlit.models.backbone import Backbone
 from ftlit.seeding import derived_seed
@@ -74,7 +74,7 @@ class LayerwisePretrainer:
         """Whether the folder holds trained layers."""
         return any((self.folder / LAYERS).glob("*.safetensors"))
 
-    def fit(self, backbone: Backbone, data: ImageData, *, resume: bool = False) -> Curves:
+    def fit(self, backbone: Backbone, data: IndexedImages, *, resume: bool = False) -> Curves:
         """Train the layers in place, and freeze them. Prints a line for each epoch.
 
         The lowest layer sees training images as `data` augments them; layers above see features of the evaluation view.
@@ -107,7 +107,7 @@ class LayerwisePretrainer:
             _save(layer, file)
         return curves
 
-    def _train(self, backbone: Backbone, data: ImageData, name: str) -> list[tuple[float, float]]:
+    def _train(self, backbone: Backbone, data: IndexedImages, name: str) -> list[tuple[float, float]]:
         """Train one layer in place and freeze it. Returns its errors on train and val by epoch."""
         place, layer = backbone.index(name), backbone.get_submodule(name)
         below = backbone.get_submodule(backbone.cuts[place - 1]) if place else None
@@ -135,7 +135,7 @@ class LayerwisePretrainer:
         return recorded.errors
 
     @contextmanager
-    def _inputs(self, backbone: Backbone, data: ImageData, place: int) -> Iterator[LayerInputs]:
+    def _inputs(self, backbone: Backbone, data: IndexedImages, place: int) -> Iterator[LayerInputs]:
         """Inputs of the layer at `place`: images for the lowest, features of the layers below for the others."""
         if not place:
             yield self._images(data)
@@ -150,7 +150,7 @@ class LayerwisePretrainer:
             sample = train.read(sample_of(len(train), self.seed)).float()
             yield LayerInputs(_loader(train, data.batch_size, shuffle), _loader(val, data.batch_size), sample)
 
-    def _images(self, data: ImageData) -> LayerInputs:
+    def _images(self, data: IndexedImages) -> LayerInputs:
         images, transform = data.collection.splits["train"], data.transforms["val"]
         sample = [transform(images.load(images.sources[i])) for i in sample_of(len(images), self.seed)]
         return LayerInputs(data.train_dataloader(), data.val_dataloader(), torch.stack(sample))

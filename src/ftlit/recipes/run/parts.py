@@ -7,7 +7,7 @@ import lightning.pytorch as pl
 from omegaconf import DictConfig
 
 from ftlit.errors import UserError
-from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.lit.datamodules.indexed_images import require_indexed_images
 from ftlit.models.backbone import Backbone
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.config.validate import bind, check_input, check_labelled
@@ -42,10 +42,9 @@ def load_parts(cfg: DictConfig, *, labelled: bool = True) -> RunParts:
     return RunParts(backbone, data)
 
 
-def check_built_in(cfg: DictConfig, data: Any) -> None:
-    """Refuse a custom data module in a recipe that reads images by itself."""
-    if type(data) is not ImageData:
-        raise UserError(f"recipe={cfg.recipe} needs a built-in option of data, not {type(data).__name__}: it reads the images itself")
+def check_indexed_images(cfg: DictConfig, data: Any) -> None:
+    """Refuse data whose images cannot be read one by one, in a recipe that reads them so."""
+    require_indexed_images(data, f"recipe={cfg.recipe}")
 
 
 def check_one_process(cfg: DictConfig) -> None:

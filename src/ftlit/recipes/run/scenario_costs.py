@@ -7,14 +7,14 @@ from math import inf
 import torch
 from omegaconf import DictConfig
 
-from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.lit.datamodules.indexed_images import IndexedImages
 from ftlit.models.backbone import Backbone
 from ftlit.models.heads import LinearProbeHead
 
 TIMED_IMAGES = 8
 
 
-def costs_of(backbone: Backbone, data: ImageData, configs: Mapping[str, DictConfig]) -> Iterator[tuple[str, float]]:
+def costs_of(backbone: Backbone, data: IndexedImages, configs: Mapping[str, DictConfig]) -> Iterator[tuple[str, float]]:
     """Seconds of each scenario, for optimizer steps and passes over the images only.
 
     Args:
@@ -44,7 +44,7 @@ def has_probe_head(cfg: DictConfig) -> bool:
     return str(cfg.head._target_).endswith(LinearProbeHead.__name__)
 
 
-def _seconds_per_image(backbone: Backbone, data: ImageData) -> tuple[float, float, float]:
+def _seconds_per_image(backbone: Backbone, data: IndexedImages) -> tuple[float, float, float]:
     """Seconds to load an image, to run the backbone on it, and to train with it."""
     train, device = data.collection.splits["train"], next(backbone.parameters()).device
     start = time.perf_counter()

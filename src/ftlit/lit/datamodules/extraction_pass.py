@@ -1,0 +1,189 @@
+"""The pass over images that computes missing features, by all processes of a trainer together."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ftlit.data.dataset import Split
+from ftlit.errors import UserError
+from ftlit.features.extract import ImageViews, fill
+from ftlit.features.shard import no_space
+from ftlit.features.spec import FeatureSpec, ImageHashes
+from ftlit.features.store import Store
+from ftlit.features.table import FeatureTable
+from ftlit.formatting import size_in_words
+from ftlit.lit.datamodules.extraction_progress import progress_of_features
+from ftlit.models.backbone import Backbone
+
+# Pixels of a batch, independent of the batch size of training, so that the features are equal to the bit in every run. A CPU is fastest
+# if the feature maps of a batch fit in its caches.
+BATCH_PIXELS = {"cpu": 8 * 224**2}
+OTHER_BATCH_PIXELS = 64 * 224**2  # on a device that is not in the table
+MAX_BATCH_IMAGES = 256
+LOCK_SECONDS = 20.0  # the first process waits so long for a lock before it answers the others
+
+
+class View(NamedTuple):
+    """The images of a split, in the evaluation view (number 0) or an augmented one (numbers from 1)."""
+
+    split: Split
+    number: int
+
+
+EVALUATION = 0
+
+
+@dataclass(frozen=True)
+class ExtractionRequest:
+    """Features that are needed: images in one view, at some cuts.
+
+    Args:
+        view: split, and number of the view.
+        images: the images of the split, in this view.
+        pixels: of one image.
+        tables: spec -> feature table that the features belong to.
+    """
+
+    view: View
+    images: ImageViews
+    pixels: int
+    tables: dict[FeatureSpec, FeatureTable]
+
+    def missing(self) -> tuple[list[int], int]:
+        """Return the places of the images that some table lacks, in order, and the size in bytes of all missing features."""
+        missing = [(table.missing(self.images.hashes), table.row_bytes) for table in self.tables.values()]
+        places = sorted({int(place) for places, _ in missing for place in places})
+        return places, sum(len(places) * size for places, size in missing)
+
+
+def extract_requested(store: Store, backbone: Backbone, requests: Sequence[ExtractionRequest], trainer: Trainer, num_workers: int) -> None:
+    """Compute and write the missing features. Afterwards all tables are refreshed and complete.
+
+    Batches are fixed ranges of the missing images, and each of W processes takes every W-th batch, so that one process and W processes
+    compute the same features.
+
+    Args:
+        store: of the tables.
+        backbone: in evaluation mode.
+        requests: the needed features.
+        trainer: its processes share the work.
+        num_workers: processes that load images, for each process of the trainer.
+
+    Raises:
+        UserError: the disk has less space than the features need; nothing has been computed then.
+    """
+    tables = list({table.folder: table for request in requests for table in request.tables.values()}.values())
+    first, started = trainer.is_global_zero, time.perf_counter()
+    with _locked(store, tables, trainer):
+        _refresh(tables, trainer, check=True)
+        missing = [request.missing() for request in requests]
+        images, size = sum(len(places) for places, _ in missing), sum(size for _, size in missing)
+        with together(trainer):
+            if size > shutil.disk_usage(store.folder).free:
+                raise no_space(store.folder, size)
+        progress = progress_of_features(images, backbone.input_spec.noun, _cuts(requests), shown=first, processes=trainer.world_size)
+        with together(trainer), progress as advance:
+            for request, (places, _) in zip(requests, missing, strict=True):
+                _compute(backbone, request, places, trainer, num_workers, advance)
+        _refresh(tables, trainer, check=False)
+        if trainer.num_nodes > 1:  # the disk of another machine may hold what this one lacks
+            with together(trainer):
+                for request in requests if trainer.local_rank == 0 else ():
+                    _compute(backbone, request, request.missing()[0], trainer, num_workers, None)
+            for table in tables:
+                table.refresh(check=False)
+    if first:
+        computed = f"{images:,} computed in {time.perf_counter() - started:.1f} s, {size_in_words(size)}" if images else "all stored"
+        print(f"{_description(requests, backbone.input_spec.noun)}: {computed}", flush=True)
+
+
+def _description(requests: Sequence[ExtractionRequest], noun: str) -> str:
+    sizes = {request.view.split: len(request.images.hashes) for request in requests}
+    views = sum(request.view.number != EVALUATION for request in requests)
+    augmented = f", those of train in {views} views," if views else ""
+    return f"features of {sum(sizes.values()):,} {noun}{augmented} at {_cuts(requests)}"
+
+
+def _cuts(requests: Sequence[ExtractionRequest]) -> str:
+    return ", ".join(dict.fromkeys(spec.cut for request in requests for spec in request.tables))
+
+
+def _refresh(tables: Sequence[FeatureTable], trainer: Trainer, *, check: bool) -> None:
+    """Refresh the tables in all processes, in the first one before the others: it removes damaged shards, or merges small ones."""
+    for first in (True, False):
+        for table in tables if trainer.is_global_zero is first else ():
+            table.refresh(check=check and first)
+            if first and not check:
+                table.merge()
+        trainer.strategy.barrier("features: refreshed")
+
+
+@contextmanager
+def together(trainer: Trainer) -> Iterator[None]:
+    """End all processes with the error of any one of them; otherwise the others would wait for it. Without an error, wait for all."""
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as raised:
+        error = raised
+    if not trainer.strategy.reduce_boolean_decision(error is None, all=True):
+        messages = [trainer.strategy.broadcast(error and str(error), src=rank) for rank in range(trainer.world_size)]
+        rank, message = next((rank, message) for rank, message in enumerate(messages) if message is not None)
+        raise error or UserError(f"process {rank}: {message}")
+
+
+@contextmanager
+def _locked(store: Store, tables: Sequence[FeatureTable], trainer: Trainer) -> Iterator[None]:
+    """Hold the locks of the tables in the first process, for all. While it waits for them it answers the others regularly: otherwise they
+    would time out.
+    """
+    if trainer.world_size == 1:
+        with store.locked(tables):
+            yield
+        return
+    locks = None
+    while True:
+        locks = store.try_lock(tables, LOCK_SECONDS) if trainer.is_global_zero else None
+        if trainer.strategy.broadcast(locks is not None):
+            break
+    with locks or nullcontext():
+        yield
+
+
+def _compute(
+    backbone: Backbone,
+    request: ExtractionRequest,
+    missing: Sequence[int],
+    trainer: Trainer,
+    num_workers: int,
+    advance: Callable[[int], None] | None,
+) -> None:
+    """Compute this process's share of the missing features; without `advance` all of them, and without progress."""
+    device, precision = next(backbone.parameters(), torch.empty(0)).device, trainer.precision_plugin
+    size = min(max(1, BATCH_PIXELS.get(device.type, OTHER_BATCH_PIXELS) // request.pixels), MAX_BATCH_IMAGES)
+    batches = [missing[begin : begin + size] for begin in range(0, len(missing), size)]
+    share = batches[trainer.global_rank :: trainer.world_size] if advance else batches
+    loader = DataLoader(
+        request.images,
+        sampler=share,
+        batch_size=None,
+        num_workers=min(num_workers, len(share)) if len(share) > 1 else 0,  # starting a process takes longer than one batch
+        generator=torch.Generator(),  # leaves the global random state as it is
+    )
+
+    def loaded() -> Iterator[tuple[ImageHashes, Tensor]]:
+        for hashes, images in loader:
+            yield hashes, precision.convert_input(images.to(device))
+            if advance:
+                advance(len(images))
+
+    if share:
+        fill(backbone, request.tables, loaded(), context=precision.forward_context)

@@ -1,0 +1,95 @@
+"""Options that the data sources share, and the decorator that spreads them as flat arguments (`data.batch_size=8`)."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import wraps
+from typing import Any, TypeVar, get_type_hints
+
+from ftlit.data.dataset import Split
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Sizes and seed of splits that the source does not give.
+
+    Args:
+        val_fraction: share of the training images that val gets.
+        test_fraction: share that test gets.
+        split_seed: of the stratified choice. It is not `seed`, so that a new seed leaves the test images as they are.
+    """
+
+    val_fraction: float = 0.2
+    test_fraction: float = 0.2
+    split_seed: int = 0
+
+    @property
+    def fractions(self) -> dict[Split, float]:
+        """The shares by split."""
+        return {"val": self.val_fraction, "test": self.test_fraction}
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How images become batches; the arguments of `ImageData`.
+
+    Args:
+        augment: none, photo, trivial_augment or rand_augment.
+        mix: none, mixup, cutmix or both.
+        batch_size: images in a batch of one process.
+        num_workers: processes that load; `None`: half of the cores, at most 8.
+        seed: of order, augmentation and mixing.
+        per_class: training images of each class; `None`: all.
+    """
+
+    augment: str = "photo"
+    mix: str = "none"
+    batch_size: int = 32
+    num_workers: int | None = None
+    seed: int = 0
+    per_class: int | None = None
+
+
+def flat_options(*, without: Sequence[str] = ()) -> Callable[[Callable[..., Made]], Callable[..., Made]]:
+    """Give a factory one argument for each field of its record parameters, in place of the records.
+
+    A record parameter has a dataclass as default; its fields are the defaults of the flat arguments. The flat arguments are in the
+    signature and in the annotations, so that a config is checked against them.
+
+    Args:
+        without: fields that the factory does not take; they keep their default.
+    """
+
+    def decorate(factory: Callable[..., Made]) -> Callable[..., Made]:
+        signature, hints = inspect.signature(factory), get_type_hints(factory)
+        records = {name: parameter.default for name, parameter in signature.parameters.items() if is_dataclass(parameter.default)}
+        own = [parameter.replace(annotation=hints[name]) for name, parameter in signature.parameters.items() if name not in records]
+        flat = [parameter for record in records.values() for parameter in _parameters(record) if parameter.name not in without]
+        flat_signature = signature.replace(parameters=[*own, *flat])
+
+        @wraps(factory)
+        def made(*args: Any, **options: Any) -> Made:
+            flat_signature.bind(*args, **options)  # raises TypeError for an unknown name, as a call does
+            built = {name: _built(record, options) for name, record in records.items()}
+            return factory(*args, **{name: value for name, value in options.items() if name in signature.parameters}, **built)
+
+        made.__signature__ = flat_signature  # type: ignore[attr-defined]
+        made.__annotations__ = {parameter.name: parameter.annotation for parameter in flat_signature.parameters.values()}
+        return made
+
+    return decorate
+
+
+def _parameters(record: Any) -> list[inspect.Parameter]:
+    hints = get_type_hints(type(record))
+    names = [field.name for field in fields(record)]
+    return [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=getattr(record, name), annotation=hints[name]) for name in names
+    ]
+
+
+def _built(record: Any, options: dict[str, Any]) -> Any:
+    """Return the record with the options that are fields of it."""
+    return replace(record, **{field.name: options[field.name] for field in fields(record) if field.name in options})

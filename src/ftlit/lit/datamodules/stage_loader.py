@@ -1,0 +1,56 @@
+"""The loader of `FeatureData`: it serves features or images, whichever the current stage reads, in the same order."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ftlit.data.dataset import Batch, Split
+from ftlit.features.batches import read_batches
+from ftlit.features.table import Rows
+from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.models.backbone import FeatureBatch
+
+
+@dataclass(frozen=True)
+class ServedFeatures:
+    """Features that replace the images of a split: rows at a cut, and the dtype of the batches."""
+
+    cut: str
+    rows: Rows
+    dtype: torch.dtype
+
+
+Serve = Callable[[Split, int], ServedFeatures | None]  # split, epoch -> features; None: images
+
+
+class StageLoader:
+    """The loader of a split. Each iteration serves what the current stage reads.
+
+    Args:
+        images: the image data.
+        split: of the loader.
+        serve: chooses features, or images, for an epoch.
+    """
+
+    def __init__(self, images: ImageData, split: Split, serve: Serve) -> None:
+        self._images, self._split, self._serve = images, split, serve
+        self.sampler = images.order(split)  # Lightning sets the epoch on these two attributes
+        self.batch_sampler = None
+        self._image_loader: DataLoader[Batch] | None = None
+
+    def __len__(self) -> int:
+        """Batches in an epoch, the same in every stage."""
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[tuple[Tensor | FeatureBatch, Tensor]]:
+        served = self._serve(self._split, self.sampler.epoch)  # runs at the first batch, after the stage has begun
+        loader, self._image_loader = self._image_loader, None  # worker processes end when no stage needs them
+        if served is None:
+            self._image_loader = loader or self._images.loader(self._split, self.sampler)
+            yield from self._image_loader
+        else:
+            targets = self._images.collection.targets(self._split)
+            yield from read_batches(self.sampler, served.rows, targets, served.cut, served.dtype)

@@ -1,0 +1,140 @@
+"""A user's subclass of ImageData works wherever images are read one by one; data of another kind is refused in one line."""
+
+import os
+import sys
+from functools import partial
+
+import lightning.pytorch as pl
+import pytest
+import torch
+import warm
+from paths import ROOT
+from PIL import Image
+from torch import nn
+
+from ftlit import Backbone, FeatureData, FineTuner, FitProbeHead, ImageData, InputSpec, Schedule, Stage, StagedFinetuning, UserError
+from ftlit.data.dataset import Collection, Examples
+from ftlit.lit.callbacks.probe_head import check_probe_head
+from ftlit.lit.datamodules.glyph_source import GlyphData
+from ftlit.lit.datamodules.indexed_images import IndexedImages, require_indexed_images
+from ftlit.models.heads import LinearHead
+from ftlit.probes.layer_probes import LayerProbes
+
+QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
+SPEC = InputSpec(size=8)
+
+
+class UserImages(ImageData):
+    """A user's subclass with an override that changes no batch."""
+
+    def setup(self, stage: str) -> None:
+        self.stages = [*getattr(self, "stages", []), stage]
+
+
+class UserLoaders(ImageData):
+    """A user's subclass with batches of its own."""
+
+    def train_dataloader(self):
+        return self.loader("train", self.order("val"))
+
+
+class OtherData(pl.LightningDataModule):
+    """Data of another kind: it has classes, but no images that can be read one by one."""
+
+    num_classes, class_names, multilabel, batch_size = 3, list("abc"), False, 8
+
+
+def picture(i: int) -> Image.Image:
+    return Image.linear_gradient("L").rotate(i * 11).resize((8, 8)).convert("RGB")
+
+
+def data(of: type[ImageData]) -> ImageData:
+    splits = {split: Examples(range(n), [(i % 3,) for i in range(n)], picture) for split, n in (("train", 18), ("val", 6), ("test", 6))}
+    return of(Collection(splits, list("abc")), SPEC, batch_size=6, num_workers=0, augment="none")
+
+
+def fitted_weights(source: pl.LightningDataModule) -> list[torch.Tensor]:
+    """The weights after a linear probe and two epochs of the head and the layer below."""
+    torch.manual_seed(0)
+    backbone = Backbone({"low": nn.Conv2d(3, 4, 3), "top": nn.Sequential(nn.Conv2d(4, 5, 3), nn.Tanh())}, SPEC)
+    module = FineTuner(backbone, LinearHead(5, 3), num_classes=3, optimizer=partial(torch.optim.SGD, lr=0.1))
+    callbacks = [StagedFinetuning(Schedule([Stage(["head", "backbone.top"])])), FitProbeHead(probing=LayerProbes(l2=[0.1]))]
+    pl.Trainer(max_epochs=2, callbacks=callbacks, **QUIET).fit(module, source)
+    return [weight.detach() for weight in module.parameters()]
+
+
+def test_image_data_and_its_subclasses_have_the_interface_and_other_data_has_not(tmp_path):
+    for of in (ImageData, UserImages, UserLoaders):
+        assert isinstance(data(of), IndexedImages) and require_indexed_images(data(of), "this") is not None
+    for other in (OtherData(), GlyphData(SPEC), FeatureData(data(ImageData), tmp_path), None):
+        assert not isinstance(other, IndexedImages)
+
+
+def test_a_limited_subclass_is_of_the_same_class():
+    assert type(data(UserImages).with_few(2)) is type(data(UserImages).with_share(0.5)) is UserImages
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_subclass_trains_the_same_weights_from_features_and_from_images(tmp_path, stored):
+    sources = [FeatureData(data(of), tmp_path / of.__name__) if stored else data(of) for of in (ImageData, UserImages)]
+    for weight, expected in zip(*map(fitted_weights, sources), strict=True):
+        assert torch.equal(weight, expected)
+
+
+def test_data_of_another_kind_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"^recipe=probe reads images one by one, which OtherData does not support: use an option of"):
+        require_indexed_images(OtherData(), "recipe=probe")
+    with pytest.raises(UserError, match=r"^a linear probe is fitted on ImageData, and this is OtherData: give head=linear$"):
+        check_probe_head(pl.Trainer(**QUIET), OtherData())
+    with pytest.raises(UserError, match=r"^FeatureData takes ImageData, and this is OtherData: for a loader there is extract_features$"):
+        FeatureData(OtherData(), tmp_path)
+
+
+def test_features_do_not_replace_the_batches_of_a_users_dataloader(tmp_path):
+    with pytest.raises(UserError, match=r"^FeatureData calls order\(\) and loader\(\), and UserLoaders overrides train_dataloader: "):
+        FeatureData(data(UserLoaders), tmp_path)
+
+
+USERS = """
+from ftlit import ImageData
+from ftlit.data.builtin import digits
+from lightning.pytorch import LightningDataModule
+
+class UserImages(ImageData):
+    def setup(self, stage):
+        print("setup of a user's subclass", stage, flush=True)
+
+def images(input_spec, val_fraction, test_fraction, split_seed, **options):
+    return UserImages(digits(fractions={"val": val_fraction, "test": test_fraction}, split_seed=split_seed), input_spec, **options)
+
+class OtherData(LightningDataModule):
+    num_classes = 2
+    def __init__(self, input_spec, **options):
+        super().__init__()
+"""
+SMALL = ("backbone=mlp", "backbone.hidden=[12]", "backbone.input_spec.size=8", "trainer=cpu", "data.per_class=4", "report=false")
+RECIPES = {
+    "probe": (("recipe=probe", "probe.l2=[0.1]"), "test accuracy"),
+    "pretrain": (("recipe=pretrain", "pretrain=autoencoder", "pretrain.epochs=1"), "wrote"),
+    "finetune": (("schedule=head_only", "head=linear", "trainer.max_epochs=1"), "setup of a user's subclass fit"),
+}
+
+
+def run(folder, *arguments):
+    (folder / "users.py").write_text(USERS)
+    command = [sys.executable, ROOT / "train.py", *SMALL, *arguments]
+    return warm.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}"}, timeout=300)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_takes_a_users_subclass(tmp_path, recipe):
+    arguments, expected = RECIPES[recipe]
+    result = run(tmp_path, *arguments, "data._target_=users.images", "hydra.run.dir=run")
+    assert result.returncode == 0 and expected in result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("recipe", ["probe", "pretrain"])
+def test_a_recipe_refuses_data_of_another_kind_in_one_line(tmp_path, recipe):
+    result = run(tmp_path, *RECIPES[recipe][0], "data._target_=users.OtherData")
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert f"recipe={recipe} reads images one by one, which OtherData does not support" in result.stderr

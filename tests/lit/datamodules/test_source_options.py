@@ -1,0 +1,41 @@
+"""Record parameters of a data source are flat arguments, with a signature that a config is checked against."""
+
+from dataclasses import asdict
+from inspect import signature
+from typing import get_type_hints
+
+import pytest
+
+from ftlit.lit.datamodules.source_options import Loading, Splits, flat_options
+
+SPLITS, LOADING = Splits(), Loading(augment="none", batch_size=4)
+
+
+@flat_options(without=("mix",))
+def source(input_spec: object, *, root: str, splits: Splits = SPLITS, loading: Loading = LOADING) -> tuple[str, Splits, Loading]:
+    return root, splits, loading
+
+
+def test_options_reach_the_record_that_they_are_fields_of_and_the_others_keep_their_default():
+    root, splits, loading = source(None, root="here", val_fraction=0.5, batch_size=8)
+    assert root == "here" and asdict(splits) == {"val_fraction": 0.5, "test_fraction": 0.2, "split_seed": 0}
+    assert loading == Loading(augment="none", batch_size=8) and splits.fractions == {"val": 0.5, "test": 0.2}
+
+
+def test_the_signature_has_the_fields_with_their_defaults_and_types_in_place_of_the_records():
+    parameters = signature(source).parameters
+    assert [*parameters][:4] == ["input_spec", "root", "val_fraction", "test_fraction"] and not {"splits", "loading", "mix"} & set(
+        parameters
+    )
+    assert parameters["batch_size"].default == 4 and get_type_hints(source)["num_workers"] == int | None
+
+
+@pytest.mark.parametrize("options", [{"bacth_size": 3}, {"mix": "mixup"}, {"loading": LOADING}])
+def test_other_names_are_an_error_of_the_call(options):
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{next(iter(options))}'"):
+        source(None, root="here", **options)
+
+
+def test_a_missing_argument_is_an_error_of_the_call():
+    with pytest.raises(TypeError, match=r"missing a required argument: 'root'"):
+        source(None)
