@@ -1,9 +1,13 @@
 """The command line completed for Hydra, and the lines of the plan on options of a scenario or an experiment that it replaces."""
 
+from contextlib import nullcontext
+
 import pytest
 from hydra import compose
 
-from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
+from ftlit.errors import UserError
+from ftlit.recipes.config.check_values import check_search
+from ftlit.recipes.config.hydra_internals import fresh_hydra, initialize_hydra, use_hydra_config
 from ftlit.recipes.config.overrides import replaced, set_search_mode
 
 AT_ONCE = "schedule=all_at_once takes the place of scenario=large_similar's schedule=head_then_all and of its values"
@@ -50,3 +54,14 @@ def test_a_rate_that_the_scenario_sets_is_not_lost_with_its_optimizer():
         with use_hydra_config(cfg):
             (line,) = replaced(cfg)
     assert line.startswith("optimizer=sgd takes the place of scenario=small_similar's optimizer=adamw") and "optimizer.lr" not in line
+
+
+@pytest.mark.parametrize(("mode", "given", "refused"), [("RUN", False, True), ("RUN", True, False), ("MULTIRUN", False, False)])
+def test_a_search_that_an_experiment_chooses_does_not_silently_become_a_single_run(mode, given, refused):
+    words = ["hparams_search=drop_layers", *([f"hydra.mode={mode}"] if given else [])]
+    expected = pytest.raises(UserError, match="hparams_search=drop_layers is chosen in a config file") if refused else nullcontext()
+    with fresh_hydra():
+        cfg = compose("train", words, return_hydra_config=True)
+        cfg.hydra.mode = mode
+        with use_hydra_config(cfg), expected:
+            check_search()

@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.finetuning.freeze import POLICIES
 from ftlit.finetuning.schedule import Schedule
-from ftlit.recipes.config.hydra_internals import added_names, hydra_config, instantiate
+from ftlit.recipes.config.hydra_internals import added_names, hydra_config, instantiate, run_mode
+from ftlit.recipes.config.overrides import SEARCH
 from ftlit.renamed import OPTIONS
 
 LARGEST_SEED = 2**32 - 1  # numpy's
@@ -38,6 +39,7 @@ def check(cfg: DictConfig) -> None:
         UserError: the full name of a value that cannot be used, what was given, and what is accepted.
     """
     _check_added(cfg)
+    check_search()
     for name, options in CHOICES.items():
         given = OmegaConf.select(cfg, name)
         if type(given) not in {type(option) for option in options} or given not in options:  # 1 is not true
@@ -72,6 +74,14 @@ def _check_added(cfg: DictConfig) -> None:
         used = re.search(rf"\$\{{{re.escape(name)}\b", text)
         if not used and name not in hydra.runtime.choices and name not in _known_names():
             raise unknown("option", name, [*_known_names(), *overlay_groups()])
+
+
+def check_search() -> None:
+    """A search in an experiment would run as a single run: the command line decides what is a sweep before the config is composed."""
+    hydra = hydra_config()
+    search = hydra and hydra.runtime.choices.get(SEARCH)
+    if search and run_mode() == "RUN" and not any(word.startswith("hydra.mode=") for word in hydra.overrides.hydra):
+        raise UserError(f"{SEARCH}={search} is chosen in a config file: give it on the command line, or -m, or hydra.mode=RUN for one run")
 
 
 def _known_names() -> list[str]:
