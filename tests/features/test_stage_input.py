@@ -1,4 +1,4 @@
-"""Which stages train from stored features, at which cut, and what the others are told."""
+"""Which stages train from stored features, at which cut, and the reason why the others do not."""
 
 import pytest
 import torch
@@ -54,7 +54,7 @@ def test_stages_with_the_same_cut_share_its_features():
     assert len({id(stage_input) for stage_input in plan((), (), max_bytes=10 * 16 * 4)}) == 1
 
 
-def test_earlier_stages_are_served_first_and_what_does_not_fit_is_told_with_the_figures():
+def test_earlier_stages_come_first_and_the_reason_gives_the_sizes_of_what_does_not_fit():
     head, top, middle = plan((), ("top",), ("top", "middle"), max_bytes=10 * 16 * 4 + 11_520)
     assert head.spec and top.spec and middle.spec is None
     assert "cache.max_gb leaves 0 B" in middle.reason and "31.4 kB" in middle.reason

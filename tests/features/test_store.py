@@ -407,7 +407,7 @@ def test_two_processes_are_never_inside_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("killed", [True, False])
-def test_who_waits_is_told_so_and_goes_on_when_the_other_ends_or_is_killed(tmp_path, killed, capfd):
+def test_a_process_that_waits_prints_a_line_and_continues_when_the_other_ends_or_is_killed(tmp_path, killed, capfd):
     held, go, mine = Signal(), Signal(), Signal()
     first = in_process(hold, tmp_path, ["k"], held, go)
     assert held.wait(20)
@@ -457,7 +457,7 @@ FULL = [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, 
 
 
 @pytest.mark.parametrize("error", FULL, ids=str)
-def test_a_full_disk_is_one_line_that_says_what_to_do_and_leaves_what_was_written_before(tmp_path, monkeypatch, error):
+def test_a_full_disk_is_one_line_with_a_remedy_and_leaves_earlier_shards(tmp_path, monkeypatch, error):
     table = written(Store(tmp_path).table(feature_key()), range(4))
 
     def full(source, target):
@@ -489,7 +489,7 @@ def test_another_error_of_the_disk_stays_what_it_is_and_leaves_no_part(tmp_path,
     assert not list(tmp_path.glob("*/*.part"))
 
 
-def test_no_space_can_be_told_of_a_folder_that_is_not_there_yet(tmp_path):
+def test_the_error_for_a_full_disk_takes_a_folder_that_does_not_exist(tmp_path):
     assert "features need 2 GB more in" in str(no_space(tmp_path / "a" / "b", 2_000_000_000))
 
 

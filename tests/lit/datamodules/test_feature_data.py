@@ -208,13 +208,13 @@ def test_only_the_views_that_an_epoch_will_show_are_computed(tmp_path, begins, s
     assert plan.bytes == (shown * 15 + 7 + 5) * 6 * 4  # with the test images
 
 
-def test_views_of_images_that_nothing_is_drawn_for_are_one_and_that_is_said(tmp_path):
+def test_without_augmentation_one_view_is_stored_and_a_note_gives_the_reason(tmp_path):
     source = FeatureData(data(augment="none"), tmp_path, views=3)
     assert source.views == 1 and "all 3 views of an image would be equal, one is stored" in source.notes[-1]
     assert FeatureData(data(augment="photo"), tmp_path, views=3).notes == []
 
 
-def test_a_folder_that_cannot_be_used_is_told_before_anything_else():
+def test_a_folder_that_cannot_be_used_is_an_error_before_anything_else():
     with pytest.raises(UserError, match=r"^/proc/features cannot hold features \(.*\): give another folder"):
         FeatureData(data(), "/proc/features")
 
@@ -232,7 +232,7 @@ def test_features_in_a_batch_have_the_length_of_the_batch_and_no_arithmetic():
             use()
 
 
-def test_the_plan_says_what_the_epoch_reads_in_which_a_stage_begins_at_a_step(tmp_path):
+def test_the_plan_gives_the_input_of_the_epoch_in_which_a_stage_begins_at_a_step(tmp_path):
     source = FeatureData(data(), tmp_path)
     schedule = Schedule([Stage(HEAD), Stage(TOP, step=2), Stage([*TOP, "backbone.middle"], epoch=2)])
     head, top, middle = source.plan(model(), schedule, pl.Trainer(max_epochs=4, accelerator="cpu", logger=False))
@@ -240,7 +240,7 @@ def test_the_plan_says_what_the_epoch_reads_in_which_a_stage_begins_at_a_step(tm
     assert "begins" not in top.reason + middle.reason
 
 
-def test_a_stage_under_mixing_trains_on_images_and_says_why(tmp_path):
+def test_a_stage_under_mixing_trains_on_images_and_gives_the_reason(tmp_path):
     source = FeatureData(data(mix="mixup"), tmp_path)
     module, trainer, passes = fit(source, [Stage(HEAD)])
     assert passes.epochs == ["images"] * 4

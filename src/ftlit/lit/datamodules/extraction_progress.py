@@ -1,4 +1,4 @@
-"""How far a pass over images is: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of a pass over images: a bar on a terminal, otherwise a line every 30 seconds."""
 
 import sys
 import time
@@ -8,19 +8,22 @@ from contextlib import contextmanager
 from rich.errors import LiveError
 from rich.progress import Progress
 
-EVERY = 30.0  # seconds between two lines
+LINE_SECONDS = 30.0  # between two lines
 
 
 @contextmanager
 def progress_of_features(images: int, noun: str, cuts: str, *, shown: bool, processes: int) -> Iterator[Callable[[int], None]]:
-    """Tell of the computing of features; gives what counts so many images of this process on.
+    """Show the progress of feature extraction.
 
     Args:
-        images: to be computed, by all processes.
-        noun: what they are called.
-        cuts: where, in words.
-        shown: whether this process tells.
-        processes: that compute at the same pace.
+        images: number of images that all processes compute together.
+        noun: plural of one input: images or texts.
+        cuts: names of the cuts, for the text.
+        shown: whether this process prints.
+        processes: number of processes, which are assumed to be equally fast.
+
+    Yields:
+        A function that advances the progress by a number of images of this process.
     """
     if not (shown and images):
         yield lambda done: None
@@ -33,19 +36,19 @@ def progress_of_features(images: int, noun: str, cuts: str, *, shown: bool, proc
 
 
 class _Lines:
-    """A line every now and then: how many are done, and how long the rest will take."""
+    """Prints a line at intervals: how many images are done, and how long the rest will take."""
 
     def __init__(self, images: int, noun: str, processes: int) -> None:
         self._images, self._noun, self._processes, self._done = images, noun, processes, 0
-        self._started = self._said = time.monotonic()
+        self._started = self._last_line = time.monotonic()
 
     def __call__(self, done: int) -> None:
         now = time.monotonic()
         self._done = min(self._images, self._done + done * self._processes)
-        if now - self._said > EVERY:
+        if now - self._last_line > LINE_SECONDS:
             left = (now - self._started) * (self._images / self._done - 1)
             print(f"features: {self._done:,} of {self._images:,} {self._noun}, about {left / 60:.0f} min left", flush=True)
-            self._said = now
+            self._last_line = now
 
 
 @contextmanager

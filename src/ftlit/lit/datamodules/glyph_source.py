@@ -1,4 +1,4 @@
-"""The data that the shipped backbone is pretrained on: an option of the Hydra group `data`."""
+"""Data source of rendered glyphs, on which the shipped backbone is pretrained: an option of the config group `data`."""
 
 from typing import Any
 
@@ -12,15 +12,15 @@ from ftlit.data.input_spec import InputSpec
 
 
 class GlyphData(LightningDataModule):
-    """Letters and signs drawn without end, new ones in every epoch; val and test are streams of their own seeds.
+    """Letters and signs that are rendered during training, new ones in every epoch; val and test are streams with other seeds.
 
-    Several processes share the batches, each with pictures of its own.
+    Several processes share the batches; each renders its own images.
 
     Args:
         input_spec: what the network expects.
         batches: batches in a training epoch, of all processes together.
         batch_size: images in a batch.
-        seed: of all three streams.
+        seed: of the training stream; val and test use the next two.
     """
 
     multilabel = False
@@ -38,16 +38,16 @@ class GlyphData(LightningDataModule):
         self._test = GlyphStream(batches=16, batch_size=batch_size, size=input_spec.size, seed=seed + 2, renew=False)
 
     def train_dataloader(self) -> Any:
-        """The stream of this epoch."""
+        """Return the stream of this epoch."""
         self._train.epoch = self.trainer.current_epoch if self.trainer else 0
         return self._loader(self._train)
 
     def val_dataloader(self) -> Any:
-        """The same images each time."""
+        """Return a stream of the same images each time."""
         return self._loader(self._val)
 
     def test_dataloader(self) -> Any:
-        """The same images each time."""
+        """Return a stream of the same images each time."""
         return self._loader(self._test)
 
     def _loader(self, stream: GlyphStream) -> DataLoader[tuple[Tensor, Tensor]]:
