@@ -1,4 +1,4 @@
-"""Equal where weights, parameters and code are equal, in any process; other where one of them differs."""
+"""Fingerprints are equal if weights, parameters and code are equal, in any process, and differ if one of them differs."""
 
 import importlib
 import os
@@ -98,7 +98,7 @@ things += [train_transform(InputSpec(), "trivial_augment"), image_reader(InputSp
 """
 
 
-def test_another_process_with_other_hashes_finds_the_same():
+def test_a_process_with_another_hash_seed_computes_the_same():
     here: dict = {}
     exec(THINGS, here)
     program = THINGS + "print(*(fingerprint(thing) for thing in things))"
@@ -109,12 +109,12 @@ def test_another_process_with_other_hashes_finds_the_same():
     assert done.stdout.split() == [fingerprint(thing) for thing in here["things"]]
 
 
-def test_it_is_32_hexadecimal_digits_whatever_the_thing():
+def test_every_fingerprint_has_32_hexadecimal_digits():
     for found in (fingerprint(), fingerprint(net()), of_bytes(b""), of_array(np.zeros(0)), of_tensor(torch.zeros(0))):
         assert re.fullmatch("[0-9a-f]{32}", found)
 
 
-def whole(model: nn.Module) -> nn.Module:
+def all_frozen(model: nn.Module) -> nn.Module:
     set_trainable(model, ["0"], "frozen_stats")
     return model
 
@@ -133,11 +133,11 @@ def stepped(model: nn.Module) -> nn.Module:
 @pytest.mark.parametrize(
     "change",
     [
-        deepcopy, nn.Module.eval, whole, held, stepped, lambda m: deepcopy(held(m)), lambda m: m.requires_grad_(False),
+        deepcopy, nn.Module.eval, all_frozen, held, stepped, lambda m: deepcopy(held(m)), lambda m: m.requires_grad_(False),
         lambda m: m.to(memory_format=torch.channels_last), lambda m: m.to(torch.float64).to(torch.float32), lambda m: m.share_memory(),
     ],
 )  # fmt: skip
-def test_neither_mode_nor_what_trains_nor_where_it_lies_matters(change):
+def test_mode_requires_grad_and_memory_do_not_count(change):
     assert fingerprint(change(net())) == fingerprint(net())
 
 
@@ -151,7 +151,7 @@ def test_building_saving_and_calling_do_not_change_a_backbone(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.bool, torch.complex64])
-def test_a_tensor_is_its_values_shape_and_dtype_however_it_lies(dtype):
+def test_a_tensor_is_its_values_shape_and_dtype_in_any_memory_layout(dtype):
     torch.manual_seed(0)
     x = torch.randn(2, 3, 4, 5)
     x = x > 0 if dtype == torch.bool else x.mul(3).to(dtype)
@@ -168,7 +168,7 @@ def test_a_lazily_conjugated_or_negated_tensor_is_its_values():
     assert of_tensor(x.conj().imag) == of_tensor(torch.tensor([-2.0, 1.0]))
 
 
-def test_an_array_is_its_values_shape_and_dtype_however_it_lies():
+def test_an_array_is_its_values_shape_and_dtype_in_any_memory_layout():
     a = np.arange(12, dtype=np.int32).reshape(3, 4)
     assert of_array(a) == of_array(np.asfortranarray(a)) == of_array(np.repeat(a, 2, axis=1)[:, ::2])
     assert len({of_array(b) for b in (a, a.T, a.reshape(4, 3), a.astype(np.int64), a.view(np.uint32), a.ravel())}) == 6
@@ -231,7 +231,7 @@ CHANGES = {
 }  # fmt: skip
 
 
-def test_each_change_of_a_module_changes_it_and_no_two_are_alike():
+def test_each_change_of_a_module_gives_another_fingerprint():
     found = {"none": fingerprint(net())}
     for name, change in CHANGES.items():
         model = net()
@@ -245,7 +245,7 @@ class Pictures(torch.utils.data.Dataset):
         self.root, self.kind, self.loader, self.samples = root, kind, loader, list(samples)
 
 
-def test_of_a_data_set_counts_how_it_loads_and_neither_what_nor_where():
+def test_of_a_data_set_its_way_of_loading_counts_and_neither_images_nor_root():
     plain = fingerprint(Pictures())
     assert plain == fingerprint(Pictures(root="there")) == fingerprint(Pictures(samples=range(9)))
     assert len({plain, fingerprint(Pictures(kind="thermal")), fingerprint(Pictures(loader=float))}) == 3
@@ -263,25 +263,25 @@ SPECS = [
 
 
 @pytest.mark.parametrize("of", [lambda s: s, eval_transform, train_transform])
-def test_every_parameter_of_the_input_counts_wherever_it_ends_up(of):
+def test_every_parameter_of_the_input_counts_also_in_the_transforms(of):
     kept = [fingerprint(of(InputSpec())), *(fingerprint(of(replace(InputSpec(), **spec))) for spec in SPECS)]
     assert len(set(kept)) == len(kept) - (of is train_transform)  # it does not resize
     assert fingerprint(of(InputSpec())) == kept[0]
 
 
-def test_every_augmentation_and_scale_is_another_and_none_is_the_evaluation_view():
+def test_every_augmentation_and_scale_differs_and_none_is_the_evaluation_view():
     found = {augment: fingerprint(train_transform(InputSpec(), augment)) for augment in AUGMENTS}
     assert len(set(found.values())) == len(AUGMENTS) and found["none"] == fingerprint(eval_transform(InputSpec()))
     assert fingerprint(train_transform(InputSpec(), min_scale=0.5)) != found["photo"]
 
 
-def test_how_an_image_is_read_counts():
+def test_the_reader_of_an_image_counts():
     readers = [read_image, image_reader(InputSpec()), image_reader(InputSpec(size=32)), partial(read_image, at_least=None)]
     assert len({fingerprint(reader) for reader in readers}) == 4
     assert fingerprint(image_reader(InputSpec())) == fingerprint(image_reader(InputSpec()))
 
 
-def test_functions_are_told_apart_by_code_constants_defaults_and_what_they_hold():
+def test_functions_differ_by_code_constants_defaults_and_closures():
     def scaled(factor):
         return lambda x: x * factor
 
@@ -299,7 +299,7 @@ def test_functions_are_told_apart_by_code_constants_defaults_and_what_they_hold(
     assert fingerprint(scaled(2)) == fingerprint(scaled(2))
 
 
-def test_a_function_may_hold_itself_or_what_was_never_set():
+def test_a_function_may_close_over_itself_or_an_unset_name():
     def count(n):
         return n and count(n - 1)
 
@@ -321,7 +321,7 @@ def written(source: str, module: str):
 CELL = "class Own(nn.Module):\n    def forward(self, x):\n        return {}\n    @property\n    def two(self):\n        return {}\n"
 
 
-def test_a_class_without_a_file_is_told_by_the_code_of_its_methods():
+def test_a_class_without_a_file_is_identified_by_the_code_of_its_methods():
     cells = [CELL.format(*bodies) for bodies in (("x + 1", "2"), ("x + 2", "2"), ("abs(x)", "2"), ("x + 1", "3"))]
     assert len({fingerprint(written(cell, "__nowhere__")) for cell in cells}) == 4
     assert fingerprint(written(cells[0], "__nowhere__")) == fingerprint(written("\n\n" + cells[0], "__nowhere__"))
@@ -435,7 +435,7 @@ def test_two_values_are_equal_exactly_where_their_fingerprints_are(one, other):
 
 
 @given(st.lists(st.text("ab:<>0 '\"path"), max_size=3), st.lists(st.text("ab:<>0 '\"path"), max_size=3))
-def test_no_text_and_no_path_looks_like_what_is_around_it(one, other):
+def test_texts_and_paths_cannot_imitate_the_encoding(one, other):
     assert (fingerprint(*one) == fingerprint(*other)) == (one == other)
     assert fingerprint(*map(Path, ["x", "y:0><path z"])) != fingerprint(*map(Path, ["x:0><path y", "z"]))
     assert fingerprint(one, other) != fingerprint([*one, *other])
@@ -449,7 +449,7 @@ def test_a_set_has_no_order_and_a_mapping_has(items, random):
     assert (fingerprint(one) == fingerprint(other)) == (list(one) == list(other))
 
 
-def test_things_that_are_easily_taken_for_one_another_are_not():
+def test_similar_values_differ():
     things = [
         0,
         0.0,
@@ -504,7 +504,7 @@ def test_things_that_are_easily_taken_for_one_another_are_not():
     assert len({fingerprint(thing) for thing in things}) == len(things)
 
 
-def test_equal_objects_are_equal_wherever_they_lie():
+def test_equal_objects_have_equal_fingerprints():
     for make in (Settings, Slotted, Node, lambda: partial(double, 1), lambda: np.array([1, "a"], object), lambda: Marks.BOLD | Marks.WIDE):
         assert fingerprint(make()) == fingerprint(make()) == fingerprint(deepcopy(make()))
 
@@ -535,11 +535,11 @@ class Parental(nn.Module):
 
 
 @pytest.mark.parametrize("make", [ring, crowd, nested, Parental])
-def test_what_holds_itself_comes_to_an_end_and_still_counts(make):
+def test_recursive_objects_terminate_and_count(make):
     assert fingerprint(make("a")) == fingerprint(make("a")) != fingerprint(make("b"))
 
 
-def test_a_traced_network_is_told_by_its_code_and_its_weights():
+def test_a_traced_network_is_identified_by_its_code_and_its_weights():
     def traced(layer):
         torch.manual_seed(0)
         return fx.symbolic_trace(nn.Sequential(*[nn.Linear(2, 2) for _ in range(30)], layer))
@@ -570,7 +570,7 @@ def scripted() -> nn.Module:
         lambda: torch.eye(2).to_sparse(), lambda: memoryview(b"a"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_looked_into_is_an_error_of_one_line_also_inside_of_something(make):
+def test_an_opaque_object_is_an_error_of_one_line_also_inside_of_others(make):
     thing = make()
     model = Scale()
     model.__dict__["held"] = thing
@@ -586,7 +586,7 @@ def test_what_cannot_be_looked_into_is_an_error_of_one_line_also_inside_of_somet
 
 
 @given(at=st.integers(0, 4))
-def test_a_change_in_a_layer_changes_the_cuts_from_there_on_and_none_below(at):
+def test_a_change_in_a_layer_changes_the_prefixes_from_there_on_and_none_below(at):
     layers = {f"layer{i}": nn.Linear(2, 2) for i in range(5)}
     before = prefixes(layers)
     layers[f"layer{at}"].bias.data += 1
@@ -594,7 +594,7 @@ def test_a_change_in_a_layer_changes_the_cuts_from_there_on_and_none_below(at):
     assert [before[name] == after[name] for name in layers] == [i < at for i in range(5)]
 
 
-def test_prefixes_are_one_for_each_cut_all_others_and_the_same_for_a_part_of_the_layers():
+def test_each_cut_has_its_own_prefix_which_is_the_same_for_a_part_of_the_layers():
     backbone = load_backbone("glyph")
     found = prefixes(dict(backbone.items()))
     assert tuple(found) == backbone.cuts and len(set(found.values())) == len(found)
@@ -602,12 +602,12 @@ def test_prefixes_are_one_for_each_cut_all_others_and_the_same_for_a_part_of_the
         assert prefixes(dict(backbone.upto(cut).items())) == {name: found[name] for name in backbone.upto(cut).cuts}
 
 
-def test_equal_layers_at_other_places_have_other_prefixes():
+def test_equal_layers_at_other_positions_have_other_prefixes():
     layer = nn.ReLU()
     assert len(set(prefixes({"a": layer, "b": layer, "c": layer}).values())) == 3
 
 
-def test_software_names_what_computes():
+def test_software_names_the_versions():
     assert f"torch {torch.__version__.partition('+')[0]}" in software() and f"pillow {Image.__version__}" in software()
 
 
@@ -623,7 +623,7 @@ def test_a_plain_global_that_a_function_names_counts(monkeypatch):
     assert fingerprint(crop) != before
 
 
-def test_of_a_data_set_its_numbers_and_transforms_count_and_not_its_pictures():
+def test_of_a_data_set_its_numbers_and_transforms_count_and_not_its_images():
     class Data(torch.utils.data.Dataset):
         def __init__(self, gain, pictures):
             self.gain, self.pictures, self.root = gain, pictures, "somewhere"

@@ -1,4 +1,4 @@
-"""Laws of patterns: what covers what, first match wins, every name covered, every pattern used."""
+"""Invariants of patterns: coverage, first match wins, every name covered, every pattern used."""
 
 import pytest
 from hypothesis import given
@@ -62,7 +62,7 @@ def test_the_first_rule_that_covers_a_name_wins():
 
 
 @given(names, st.data())
-def test_first_match_says_yes_only_where_every_name_is_covered_and_every_rule_is_the_first_for_some_name(names, data):
+def test_first_match_succeeds_only_where_every_name_is_covered_and_every_rule_is_the_first_for_some_name(names, data):
     patterns = [*data.draw(st.lists(st.sampled_from([*names, "a", "*.0", "b*"]))), *data.draw(st.sampled_from([["*"], []]))]
     rules = list(enumerate(patterns))
     firsts = [next((i for i, pattern in rules if covers(pattern, name)), None) for name in names]
@@ -83,19 +83,19 @@ def test_first_match_says_yes_only_where_every_name_is_covered_and_every_rule_is
         ("head.wieght", "head.weight"),
     ],
 )
-def test_an_idle_pattern_is_a_typing_error_and_the_nearest_name_is_said(pattern, meant):
+def test_an_idle_pattern_is_a_typing_error_and_names_the_closest_match(pattern, meant):
     for use in (lambda: select(["head", pattern], NAMES), lambda: first_match([(pattern, 1), ("*", 1)], NAMES)):
         with pytest.raises(UserError) as caught:
             use()
         assert str(caught.value).startswith(f"pattern {pattern!r} covers no parameter: did you mean {meant!r}?")
 
 
-def test_where_nothing_is_near_the_error_still_says_what_there_is():
+def test_without_a_close_match_the_error_lists_the_names():
     with pytest.raises(UserError, match=r"'qqqqqq' covers no parameter: there are: backbone, backbone.layer1, backbone.layer10, head, "):
         select(["qqqqqq"], NAMES)
 
 
-def test_an_orphan_is_named_with_the_patterns_given():
+def test_a_name_without_pattern_is_named_with_the_patterns_given():
     with pytest.raises(UserError, match=r"no pattern covers parameter 'backbone.layer1.0.weight' \(patterns: head, \*.bias\)"):
         first_match([("head", 1), ("*.bias", 1)], NAMES)
 
@@ -103,6 +103,6 @@ def test_an_orphan_is_named_with_the_patterns_given():
 @pytest.mark.parametrize(
     "rules", [["*", "head"], ["head", "*", "head.bias"], ["head.weight", "head.bias", "head", "*"], ["head", "head", "*"]]
 )
-def test_a_pattern_behind_others_that_take_all_of_its_names_is_idle(rules):
+def test_a_pattern_behind_others_that_cover_all_of_its_names_is_idle(rules):
     with pytest.raises(UserError, match="is idle: the patterns before it cover all that it covers"):
         first_match([(pattern, i) for i, pattern in enumerate(rules)], NAMES)

@@ -1,4 +1,4 @@
-"""Laws of the data sets that others published."""
+"""Invariants of the built-in data sets."""
 
 import json
 import struct
@@ -26,7 +26,7 @@ def image(path: Path, grey: int) -> None:
     Image.new("RGB", (4, 4), (grey, grey, grey)).save(path)
 
 
-def test_digits_are_all_there():
+def test_digits_has_all_images():
     data = digits(fractions=FRACTIONS, split_seed=0)
     assert sum(len(split) for split in data.splits.values()) == 1797 and len(data.class_names) == 10
     grey = data.splits["train"]
@@ -40,11 +40,11 @@ def test_every_split_binds_to_its_class(name):
         assert "kwargs" in takes or set(options) <= set(takes)
 
 
-def test_every_name_without_flips_is_a_data_set():
+def test_every_name_in_no_flip_is_a_data_set():
     assert set(DATASETS) >= NO_FLIP
 
 
-def test_one_with_a_train_flag_gets_its_val_split_off_train(tmp_path):
+def test_a_data_set_with_a_train_flag_has_val_split_off_train(tmp_path):
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for stem, n in (("train", 100), ("t10k", 20)):
@@ -59,7 +59,7 @@ def test_one_with_a_train_flag_gets_its_val_split_off_train(tmp_path):
     assert first.load(first.sources[0]).mode == "RGB"
 
 
-def test_one_with_three_splits_is_taken_as_it_is_and_duplicates_are_found_by_file(tmp_path):
+def test_three_published_splits_are_kept_and_duplicates_are_found_by_file(tmp_path):
     for i, split in enumerate(("train", "valid", "test"), start=1):
         for k, country in enumerate(("AD", "BE")):
             image(tmp_path / "country211" / split / country / "x.png", grey=i * 10 + k)
@@ -71,7 +71,7 @@ def test_one_with_three_splits_is_taken_as_it_is_and_duplicates_are_found_by_fil
     assert note.startswith("duplicates across splits, byte for byte (1)") and "train/AD/y.png" in note
 
 
-def test_one_with_two_splits_reads_labels_without_decoding(tmp_path, monkeypatch):
+def test_labels_are_read_without_decoding(tmp_path, monkeypatch):
     home = tmp_path / "food-101"
     (home / "meta").mkdir(parents=True)
     for split in ("train", "test"):
@@ -86,7 +86,7 @@ def test_one_with_two_splits_reads_labels_without_decoding(tmp_path, monkeypatch
     assert load("Food101", tmp_path).counts["val"] == {"cake": 2, "soup": 2}
 
 
-def test_one_without_splits_or_attributes_is_split_by_seed():
+def test_a_data_set_without_splits_or_attributes_is_split_by_seed():
     data = load("FakeData", Path(), size=60, image_size=(3, 8, 8), num_classes=3)
     assert sum(len(split) for split in data.splits.values()) == 60 and data.class_names == ["0", "1", "2"]
     for examples in data.splits.values():
@@ -94,7 +94,7 @@ def test_one_without_splits_or_attributes_is_split_by_seed():
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "says"),
+    ("name", "options", "message"),
     [
         ("CIFAR1O", {}, "did you mean 'CIFAR10'"),
         ("ImageFolder", {}, "no data set of torchvision 'ImageFolder'"),
@@ -104,7 +104,7 @@ def test_one_without_splits_or_attributes_is_split_by_seed():
         ("EMNIST", {}, "missing 1 required positional argument: 'split'"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, name, options, says):
-    with pytest.raises(UserError, match=says) as caught:
+def test_mistakes_are_one_line(tmp_path, name, options, message):
+    with pytest.raises(UserError, match=message) as caught:
         load(name, tmp_path, **options)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Laws of reading images and of making batches of them."""
+"""Invariants of reading images and of making batches of them."""
 
 import os
 import pickle
@@ -36,7 +36,7 @@ def test_every_mode_becomes_rgb_of_the_same_size(mode, width, height):
 
 
 @pytest.mark.parametrize(("mode", "suffix"), SUFFIXES.items())
-def test_every_odd_file_reads_as_rgb(tmp_path, mode, suffix):
+def test_every_unusual_file_reads_as_rgb(tmp_path, mode, suffix):
     Image.new(mode, (7, 5)).save(tmp_path / f"x.{suffix}")
     image = read_image(tmp_path / f"x.{suffix}")
     assert (image.mode, image.size) == ("RGB", (7, 5))
@@ -89,7 +89,7 @@ def test_sixteen_bits_in_a_32_bit_mode_are_scaled(tmp_path):
 
 
 @pytest.mark.parametrize(("values", "greys"), [([0, 0.2, 1], [0, 51, 255]), ([0, 51, 255], [0, 51, 255]), ([-5, np.nan, 1000], [0, 0, 4])])
-def test_floats_are_taken_by_their_range(tmp_path, values, greys):
+def test_floats_are_scaled_by_their_range(tmp_path, values, greys):
     Image.fromarray(np.array([values], dtype=np.float32)).save(tmp_path / "x.tiff")
     assert np.asarray(read_image(tmp_path / "x.tiff"))[0, :, 0].tolist() == greys
 
@@ -156,7 +156,7 @@ def test_several_labels_are_multi_hot():
 
 @given(mix=st.sampled_from(["mixup", "cutmix", "both"]), n=st.integers(1, 6), seed=st.integers(0, 99))
 @settings(max_examples=40)
-def test_mixed_targets_are_probabilities_and_say_how_much_of_each_image_there_is(mix, n, seed):
+def test_mixed_targets_are_probabilities_in_proportion_to_the_images(mix, n, seed):
     torch.manual_seed(seed)
     samples = [(torch.full((3, 8, 8), float(i)), torch.tensor(i)) for i in range(n)]
     images, targets = MixedCollate(mix, n)(samples)

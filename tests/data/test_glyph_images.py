@@ -1,4 +1,4 @@
-"""The pretraining data: no digit in it, chance only from seed and epoch, pictures as promised."""
+"""The pretraining data: no digits, random numbers from seed and epoch only, shapes and ranges of the images."""
 
 from types import SimpleNamespace
 
@@ -20,7 +20,7 @@ def stream() -> GlyphStream:
     return GlyphStream(batches=2, batch_size=5, size=16)
 
 
-def drawn(stream: GlyphStream, *, seed: int = 0, epoch: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def first_batch(stream: GlyphStream, *, seed: int = 0, epoch: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """All images and labels of an epoch."""
     stream.seed, stream.epoch = seed, epoch
     images, labels = zip(*stream, strict=True)
@@ -37,7 +37,7 @@ def test_there_is_no_digit_among_the_symbols_and_no_symbol_in_two_classes():
     assert len(set(letters)) == len(letters)
 
 
-def test_every_letter_of_every_class_is_drawn_by_at_least_five_fonts(rendered):
+def test_every_letter_of_every_class_is_in_at_least_five_fonts(rendered):
     _, labels = rendered
     counts = torch.bincount(labels, minlength=len(SYMBOLS))
     # a font draws a letter once, so that five drawings for each letter of a class come from five fonts or more
@@ -55,7 +55,7 @@ def test_ink_is_centred_and_its_longer_side_is_44_pixels(rendered):
     assert (torch.maximum(*lengths) == INK).all()
 
 
-def test_two_classes_are_drawn_alike_only_where_some_font_draws_two_letters_alike(rendered):
+def test_two_classes_have_equal_images_only_where_a_font_has_equal_letters(rendered):
     """Italic и and т look like u and m; В looks like B. The shipped weights were trained with these: a fourth pair would be a mistake."""
     of_picture: dict[bytes, set[str]] = {}
     for picture, label in zip(*rendered, strict=True):
@@ -73,44 +73,44 @@ def test_batches_have_the_shapes_and_ranges_promised(stream):
         assert images.min() >= 0 and images.max() <= 1
         assert torch.equal(images[:, 0], images[:, 1]) and torch.equal(images[:, 0], images[:, 2])
         assert labels.min() >= 0 and labels.max() < len(SYMBOLS)
-        assert (images.amax((1, 2, 3)) - images.amin((1, 2, 3)) > 0.3).all()  # ink and paper are told apart
+        assert (images.amax((1, 2, 3)) - images.amin((1, 2, 3)) > 0.3).all()  # ink and paper differ
 
 
 def test_one_seed_and_epoch_give_the_same_pictures_whatever_torchs_own_state(stream):
-    first = drawn(stream, seed=1, epoch=2)
+    first = first_batch(stream, seed=1, epoch=2)
     torch.manual_seed(5)
     chance = torch.get_rng_state()
     again = GlyphStream(batches=2, batch_size=5, size=16, seed=1)
-    assert same(drawn(again, seed=1, epoch=2), first)
+    assert same(first_batch(again, seed=1, epoch=2), first)
     assert torch.equal(torch.get_rng_state(), chance)
 
 
 def test_another_epoch_or_another_seed_gives_other_pictures(stream):
-    first = drawn(stream, seed=1, epoch=2)
+    first = first_batch(stream, seed=1, epoch=2)
     for other in ({"seed": 1, "epoch": 3}, {"seed": 2, "epoch": 2}):
-        images, labels = drawn(stream, **other)
+        images, labels = first_batch(stream, **other)
         assert not torch.equal(images, first[0]) and not torch.equal(labels, first[1])
 
 
-def test_each_pass_is_a_new_epoch_unless_told_otherwise(stream):
+def test_each_pass_is_a_new_epoch_unless_renew_is_false(stream):
     stream.seed, stream.epoch, stream.renew = 0, 0, True
     passes = [torch.cat([images for images, _ in stream]) for _ in range(3)]
     assert stream.epoch == 3
-    assert not torch.equal(passes[0], passes[1]) and torch.equal(passes[2], drawn(stream, epoch=2)[0])
+    assert not torch.equal(passes[0], passes[1]) and torch.equal(passes[2], first_batch(stream, epoch=2)[0])
     stream.epoch, stream.renew = 0, False
     assert all(torch.equal(torch.cat([images for images, _ in stream]), passes[0]) for _ in range(2))
     stream.renew = True
 
 
-def test_classes_are_drawn_evenly_however_many_fonts_have_them():
+def test_classes_are_equally_frequent_however_many_fonts_have_them():
     stream = GlyphStream(batches=1, batch_size=60 * len(SYMBOLS), size=1)
     drawings = torch.bincount(stream.labels)
-    counts = torch.bincount(drawn(stream)[1], minlength=len(SYMBOLS))
+    counts = torch.bincount(first_batch(stream)[1], minlength=len(SYMBOLS))
     assert drawings.max() > 2 * drawings.min()
     assert (counts - 60).abs().max() < 5 * 60**0.5  # five standard deviations
 
 
-def test_distort_takes_chance_from_its_generator_only_and_gives_any_size(rendered):
+def test_distort_uses_random_numbers_of_its_generator_only_and_gives_any_size(rendered):
     ink = rendered[0][:6, None].float() / 255
 
     def distorted(seed: int, size: int) -> torch.Tensor:
@@ -122,7 +122,7 @@ def test_distort_takes_chance_from_its_generator_only_and_gives_any_size(rendere
         assert pictures.shape == (6, 1, size, size) and 0 <= pictures.min() and pictures.max() <= 1
 
 
-def test_every_process_gets_pictures_of_its_own_and_one_process_the_same_as_ever():
+def test_every_process_gets_other_images_and_a_single_process_all_of_them():
     def epoch(split, rank, processes):
         data = GlyphData(InputSpec(size=8), batches=3, batch_size=4)
         data.trainer = SimpleNamespace(global_rank=rank, world_size=processes, current_epoch=0) if processes else None

@@ -1,4 +1,4 @@
-"""Laws of listing image files: by folder, by csv, checked by header."""
+"""Invariants of listing image files: by folder, by csv, checked by header."""
 
 import os
 from itertools import count
@@ -71,19 +71,19 @@ def test_the_order_is_sorted_whatever_the_order_of_creation(tmp_path):
 
 
 @pytest.mark.parametrize("val", ["val", "valid", "validation", "Val"])
-def test_split_folders_are_taken_as_they_are(tmp_path, val):
+def test_split_folders_are_kept(tmp_path, val):
     data = of_folder(folder(tmp_path, train__a=3, train__b=3, test__a=1, test__b=1, **{f"{val}__a": 2, f"{val}__b": 1}))
     assert data.counts["val"] == {"a": 2, "b": 1} and data.counts["train"] == {"a": 3, "b": 3}
     assert data.notes == []
 
 
-def test_a_missing_split_is_split_off_train_and_said(tmp_path):
+def test_a_missing_split_is_split_off_train_with_a_note(tmp_path):
     data = of_folder(folder(tmp_path, train__a=10, train__b=10, test__a=3, test__b=3))
     assert data.counts == {"train": {"a": 8, "b": 8}, "val": {"a": 2, "b": 2}, "test": {"a": 3, "b": 3}}
     assert data.notes == ["split off train, stratified, by split_seed=0: val (20% of the images)"]
 
 
-def test_what_file_managers_leave_behind_is_ignored(tmp_path):
+def test_files_of_file_managers_are_ignored(tmp_path):
     folder(tmp_path, a=5, b=5)
     for name in (".DS_Store", "a/.hidden.txt", "a/Thumbs.db", "b/desktop.ini", ".git/config", "__MACOSX/a/._0.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def test_what_file_managers_leave_behind_is_ignored(tmp_path):
     assert len(list_folder(tmp_path)) == 10
 
 
-def test_no_image_by_its_header_stops_with_the_first_ten_and_the_count(tmp_path):
+def test_a_file_that_is_not_an_image_by_its_header_stops_with_the_first_ten_and_the_count(tmp_path):
     folder(tmp_path, a=5, b=5)
     for i in range(12):
         (tmp_path / "a" / f"note{i:02}.jpg").write_text("a text that calls itself an image")
@@ -100,7 +100,7 @@ def test_no_image_by_its_header_stops_with_the_first_ten_and_the_count(tmp_path)
     assert "note09.jpg" in line and "note10.jpg" not in line
 
 
-def test_skip_leaves_out_what_is_no_image_and_what_breaks_off(tmp_path):
+def test_skip_leaves_out_other_and_truncated_files(tmp_path):
     folder(tmp_path, a=5, b=5)
     (tmp_path / "a" / "note.txt").write_text("x")
     for suffix in ("png", "jpg"):
@@ -121,7 +121,7 @@ def test_skip_may_not_empty_a_class(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("counts", "empty", "says"),
+    ("counts", "empty", "message"),
     [
         ({"a": 3}, "b", "empty class folders .1.: .*b"),
         ({"train__a": 3, "train__b": 3}, "val/a", "empty class folders .1.: .*val/a"),
@@ -135,15 +135,15 @@ def test_skip_may_not_empty_a_class(tmp_path):
         ({"": 3}, None, "no class folders .3 files."),
     ],
 )
-def test_a_structure_that_fits_nothing_is_one_line(tmp_path, counts, empty, says):
+def test_an_unknown_folder_structure_is_an_error_of_one_line(tmp_path, counts, empty, message):
     folder(tmp_path, **counts)
     if empty:
         (tmp_path / empty).mkdir(parents=True)
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         of_folder(tmp_path)
 
 
-def test_a_root_that_is_not_there_names_the_nearest(tmp_path):
+def test_a_missing_root_names_the_closest_match(tmp_path):
     (tmp_path / "hymenoptera").mkdir()
     (tmp_path / "hymenopter.txt").touch()
     line = f"no folder 'hymenopter': did you mean 'hymenoptera'? There are: hymenoptera (in {tmp_path})"

@@ -1,4 +1,4 @@
-"""Batches are a function of (seed, epoch, place), in one process and in several, from any batch on."""
+"""Batches are a function of (seed, epoch, index), in one process and in several, from any batch on."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_evaluation_sees_each_image_once_and_all_processes_have_equally_many_bat
 
 
 @given(n=sizes, batch_size=batch_sizes, epoch=st.integers(0, 5), seed=st.integers(0, 5))
-def test_training_sees_all_images_but_a_lonely_last_one(n, batch_size, epoch, seed):
+def test_training_sees_all_images_but_a_single_last_one(n, batch_size, epoch, seed):
     order = TrainOrder(images(n), batch_size, seed=seed)
     order.set_epoch(epoch)
     batches = list(order)
@@ -56,7 +56,7 @@ def test_processes_see_together_what_one_sees_with_the_global_batch(world, per_r
 
 
 @given(begin=st.integers(0, 6), epoch=st.integers(0, 3))
-def test_training_goes_on_from_any_batch_of_one_epoch_and_later_epochs_are_whole(begin, epoch):
+def test_training_resumes_at_any_batch_of_one_epoch_and_later_epochs_are_whole(begin, epoch):
     whole, resumed = TrainOrder(images(20), 4), TrainOrder(images(20), 4)
     resumed.begin_at(epoch, begin)
     whole.set_epoch(epoch)
@@ -67,7 +67,7 @@ def test_training_goes_on_from_any_batch_of_one_epoch_and_later_epochs_are_whole
 
 
 @pytest.mark.parametrize("mix", ["none", "both"])
-def test_a_batch_is_a_function_of_seed_and_place_and_leaves_the_global_random_state(mix):
+def test_a_batch_is_a_function_of_seed_and_index_and_keeps_the_global_random_state(mix):
     batches = Batches(images(8), MixedCollate(mix, 2), seed=3)
     torch.manual_seed(0)
     first = batches[[(0, 1), (0, 2)]]

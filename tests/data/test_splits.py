@@ -1,4 +1,4 @@
-"""Laws of drawn splits and of duplicates across them."""
+"""Invariants of random splits and of duplicates across them."""
 
 from pathlib import Path
 
@@ -23,17 +23,17 @@ def examples(labels, contents=None) -> Examples:
 
 @given(strata, fraction, fraction, st.integers(0, 9))
 def test_splits_partition_the_data(classes, val, test, seed):
-    drawn = split_off(classes, {"val": val, "test": test}, seed)
-    assert sorted(place for places in drawn.values() for place in places) == list(range(len(classes)))
-    assert all(places == sorted(places) for places in drawn.values())
+    parts = split_off(classes, {"val": val, "test": test}, seed)
+    assert sorted(place for places in parts.values() for place in places) == list(range(len(classes)))
+    assert all(places == sorted(places) for places in parts.values())
 
 
 @given(strata, fraction, fraction, st.integers(0, 9))
 @example([0] * 18 + [1] * 4, 0.25, 0.375, 0)  # val's part of the second class comes out even, and the first owes it one
 def test_splits_are_stratified_within_one_image_of_each_class_and_train_has_every_class(classes, val, test, seed):
-    drawn = split_off(classes, {"val": val, "test": test}, seed)
+    parts = split_off(classes, {"val": val, "test": test}, seed)
     for number in set(classes):
-        of_class = {split: sum(classes[place] == number for place in places) for split, places in drawn.items()}
+        of_class = {split: sum(classes[place] == number for place in places) for split, places in parts.items()}
         n = classes.count(number)
         assert of_class["train"] >= 1
         if n > 1:
@@ -41,9 +41,9 @@ def test_splits_are_stratified_within_one_image_of_each_class_and_train_has_ever
 
 
 @given(st.integers(5, 200), st.integers(2, 4), st.integers(0, 9))
-def test_many_small_classes_are_shared_out_fairly(classes, size, seed):
-    drawn = split_off([number for number in range(classes) for _ in range(size)], FRACTIONS, seed)
-    assert all(abs(len(drawn[split]) - 0.2 * classes * size) < 2 for split in FRACTIONS)
+def test_many_small_classes_are_split_in_the_right_proportion(classes, size, seed):
+    parts = split_off([number for number in range(classes) for _ in range(size)], FRACTIONS, seed)
+    assert all(abs(len(parts[split]) - 0.2 * classes * size) < 2 for split in FRACTIONS)
 
 
 @given(strata, st.integers(0, 9))
@@ -51,7 +51,7 @@ def test_a_split_is_a_function_of_the_seed(classes, seed):
     assert split_off(classes, FRACTIONS, seed) == split_off(classes, FRACTIONS, seed)
 
 
-def test_another_seed_draws_another_split():
+def test_another_seed_gives_another_split():
     assert split_off([0, 1] * 50, FRACTIONS, 0) != split_off([0, 1] * 50, FRACTIONS, 1)
 
 
@@ -72,7 +72,7 @@ def test_with_several_labels_train_has_every_label(labels, seed):
 
 
 @given(strata, st.integers(1, 5), st.integers(0, 9))
-def test_a_few_of_each_class_are_so_many_and_a_larger_draw_holds_a_smaller(classes, k, seed):
+def test_k_images_of_each_class_and_a_larger_k_includes_a_smaller_one(classes, k, seed):
     labels = [(number,) for number in classes]
     few, more = draw_per_class(labels, k, seed), draw_per_class(labels, k + 1, seed)
     assert set(few) <= set(more)
@@ -95,14 +95,14 @@ def test_one_class_is_one_line():
         assemble({"train": examples([(0,)] * 9)}, ["a"], fractions=FRACTIONS, split_seed=0)
 
 
-def test_a_single_image_stays_in_train_and_is_said():
+def test_a_single_image_stays_in_train_with_a_note():
     collection = assemble({"train": examples([(0,)] * 10 + [(1,)])}, ["a", "rare"], fractions=FRACTIONS, split_seed=0)
     assert collection.counts["train"]["rare"] == 1
     assert "the only image of rare stays in train" in collection.notes[0]
     assert "val has no image of rare" in collection.notes
 
 
-def test_a_class_that_train_lacks_stops_and_one_that_val_lacks_is_said():
+def test_a_class_that_train_lacks_stops_and_one_that_val_lacks_is_noted():
     labels = {"train": [(0,), (1,)], "val": [(0,)], "test": [(0,), (1,)]}
     splits = {split: examples(some, [np.array([len(split), i]) for i in range(len(some))]) for split, some in labels.items()}
     splits["test"] = examples(labels["test"], [np.array([0, 0]), np.array([0, 1])])
@@ -122,14 +122,14 @@ def test_duplicates_are_files_of_equal_bytes_in_two_splits(tmp_path):
     assert [(split, place) for split, place, _ in group] == [("train", 0), ("val", 0), ("test", 1)]
 
 
-def test_files_of_a_size_of_their_own_are_not_read(tmp_path, monkeypatch):
+def test_files_of_a_unique_size_are_not_read(tmp_path, monkeypatch):
     for name in ("a", "bb"):
         (tmp_path / name).write_text(name)
     monkeypatch.setattr(Path, "open", lambda *a, **k: pytest.fail("read"))
     assert find_duplicates({"train": [tmp_path / "a"], "val": [tmp_path / "bb"]}) == []
 
 
-def test_duplicates_are_said_with_names_and_count():
+def test_duplicates_are_noted_with_names_and_count():
     same = [np.array([1, 2]) for _ in range(2)]
     splits = {split: examples([(0,), (1,)], [same[0], np.array([i, i])]) for i, split in enumerate(("train", "val", "test"), start=5)}
     (note,) = assemble(splits, ["a", "b"], fractions={}, split_seed=0).notes

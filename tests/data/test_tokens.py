@@ -1,4 +1,4 @@
-"""Texts as input: ids that are cut and filled up, csv files in splits, and what is no such file."""
+"""Texts as input: truncated and padded ids, csv files in splits, and files that cannot be used."""
 
 import pickle
 
@@ -21,7 +21,7 @@ def spec(tmp_path_factory):
     return TextSpec(str(save_tokenizer(tmp_path_factory.mktemp("tokenizer"))), 0, 8)
 
 
-def test_a_text_becomes_ids_filled_up_or_cut(spec):
+def test_a_text_becomes_padded_or_truncated_ids(spec):
     train, evaluation = spec.views()
     assert train is evaluation
     assert train("a b").tolist() == [2, WORDS.index("a"), WORDS.index("b"), 3, 0, 0, 0, 0]
@@ -29,7 +29,7 @@ def test_a_text_becomes_ids_filled_up_or_cut(spec):
     assert long.dtype == torch.int64 and long.tolist() == [2, *[4] * 6, 3]
 
 
-def test_the_transform_pickles_and_is_told_by_its_content_not_by_its_folder(spec, tmp_path):
+def test_the_transform_pickles_and_is_identified_by_its_content_not_by_its_folder(spec, tmp_path):
     ids = TokenIds(spec)
     assert torch.equal(pickle.loads(pickle.dumps(ids))("a c"), ids("a c"))
     same = TokenIds(TextSpec(str(save_tokenizer(tmp_path / "same")), 0, 8))
@@ -40,13 +40,13 @@ def test_the_transform_pickles_and_is_told_by_its_content_not_by_its_folder(spec
     assert fingerprint(ids) not in [fingerprint(other) for other in others]
 
 
-def test_texts_are_filled_up_to_the_longest_at_most_to_max_length(spec):
+def test_texts_are_padded_to_the_longest_at_most_to_max_length(spec):
     assert spec.fitted(["a", "a b c"]) == (TextSpec(spec.tokenizer, 0, 5), 0)
     assert spec.fitted(["a " * 6, "a " * 7, "a " * 8]) == (spec, 2)
 
 
 @pytest.mark.parametrize("length", [2, 0, 2.5, True])
-def test_a_length_without_room_is_refused(length):
+def test_a_length_without_room_is_an_error(length):
     with pytest.raises(UserError, match="whole number of tokens"):
         TextSpec("folder", 0, length)
 
@@ -69,7 +69,7 @@ def test_a_csv_is_split_by_seed_and_stratified(spec, tmp_path):
     assert sum(text_csv_data(spec, csv=tmp_path / "all.csv", per_class=3).counts["train"].values()) == 6
 
 
-def test_splits_come_from_a_column_or_from_files_of_their_own(spec, tmp_path):
+def test_splits_come_from_a_column_or_from_separate_files(spec, tmp_path):
     rows = [(*row, split) for row, split in zip(words(9), ["train"] * 4 + ["valid"] * 2 + ["test"] * 3, strict=True)]
     column = text_csv_data(spec, csv=write_csv(tmp_path / "a.csv", rows, ("text", "label", "split")))
     parts = {name: write_csv(tmp_path / f"{name}.csv", words(9)[part]) for name, part in (("train", slice(4)), ("val", slice(4, 6)))}
@@ -81,14 +81,14 @@ def test_splits_come_from_a_column_or_from_files_of_their_own(spec, tmp_path):
         text_csv_data(spec, csv=tmp_path / "a.csv", test_csv=test)
 
 
-def test_what_is_cut_is_told_and_duplicates_across_splits_too(spec, tmp_path):
+def test_truncated_texts_and_duplicates_across_splits_are_noted(spec, tmp_path):
     rows = [(*row, "train") for row in words(4)] + [("a " * 20, "x", "val"), (*words(1)[0], "test")]
     data = text_csv_data(spec, csv=write_csv(tmp_path / "a.csv", rows, ("text", "label", "split")))
     assert "1 of 6 texts are cut at 8 tokens (backbone.max_length)" in data.notes
     assert any("train[0] = test[0]" in note for note in data.notes)
 
 
-def test_a_text_is_known_by_its_own_bytes(spec, tmp_path):
+def test_a_text_is_identified_by_its_bytes(spec, tmp_path):
     first, again, other = (write_csv(tmp_path / f"{i}.csv", words(20)[: 20 - i // 2]) for i in range(3))
     found = [image_hashes(text_csv_data(spec, csv=path).collection.splits["train"], HashCache(tmp_path)) for path in (first, again)]
     assert found[0].tolist() == found[1].tolist()
@@ -115,7 +115,7 @@ def test_a_csv_that_cannot_be_used_is_one_line(spec, tmp_path, rows, header, lin
     assert line in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_missing_file_is_named_with_the_nearest(spec, tmp_path):
+def test_a_missing_file_is_named_with_the_closest_match(spec, tmp_path):
     write_csv(tmp_path / "texts.csv", words(4))
     with pytest.raises(UserError, match=r"no csv file 'text.csv': did you mean 'texts.csv'"):
         text_csv_data(spec, csv=tmp_path / "text.csv")

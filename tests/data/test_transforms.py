@@ -1,4 +1,4 @@
-"""What the network sees: sizes, normalisation, the evaluation view, and what an input spec may say."""
+"""Input of the network: sizes, normalisation, the evaluation view, and valid input specs."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_every_view_is_a_float32_square_of_the_size_whatever_the_aspect_ratio(wi
 
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
-def test_every_interpolation_of_torchvision_will_do(interpolation):
+def test_every_interpolation_of_torchvision_is_supported(interpolation):
     for view in views(InputSpec(size=8, resize=9, interpolation=interpolation)):
         assert view(noise(13, 21)).shape == (3, 8, 8)
 
@@ -54,7 +54,7 @@ def test_the_evaluation_view_is_the_centre_of_the_resized_image():
     assert torch.equal(wider, torch.from_numpy(np.array(noise(10, 10))).permute(2, 0, 1)[:, 1:9, 1:9] * (1 / 255))
 
 
-def test_evaluation_and_none_are_one_view_and_neither_draws_at_random():
+def test_evaluation_and_none_are_one_view_and_neither_is_random():
     spec, image, chance = InputSpec(size=8, resize=10), noise(31, 17), torch.get_rng_state()
     seen = eval_transform(spec)(image)
     assert torch.equal(train_transform(spec, "none")(image), seen)
@@ -87,13 +87,13 @@ def test_a_random_crop_keeps_min_scale_of_the_area():
 
 
 @pytest.mark.parametrize("given_mean", [0.5, [0.5, 0.5, 0.5], (0.5, 0.5, 0.5), np.full(3, 0.5)])
-def test_one_number_serves_three_channels_and_a_spec_compares_by_value(given_mean):
+def test_one_number_counts_for_three_channels_and_a_spec_compares_by_value(given_mean):
     assert InputSpec(mean=given_mean, std=1) == InputSpec(mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0))
     assert hash(InputSpec(mean=given_mean)) == hash(InputSpec(mean=(0.5, 0.5, 0.5)))
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"mean": [0.5, 0.5]}, "input mean [0.5, 0.5]: give one number or three (red, green, blue)"),
         ({"std": []}, "input std []: give one number or three"),
@@ -104,10 +104,10 @@ def test_one_number_serves_three_channels_and_a_spec_compares_by_value(given_mea
         ({"interpolation": "bilinaer"}, "no interpolation 'bilinaer': did you mean 'bilinear'?"),
     ],
 )
-def test_a_field_out_of_its_range_is_an_error(fields, said):
+def test_a_field_out_of_its_range_is_an_error(fields, message):
     with pytest.raises(UserError) as caught:
         InputSpec(**fields)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_an_unknown_augment_is_an_error_with_the_nearest_name():
