@@ -17,6 +17,7 @@ import ftlit
 from ftlit.lit import module_internals as internals
 
 SOURCE = Path(ftlit.__file__).parent
+pytestmark = pytest.mark.filterwarnings("ignore")  # advice of Lightning on loaders, logging and modes
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 
 

@@ -17,6 +17,7 @@ from torchmetrics import MeanMetric
 from ftlit import UserError
 from ftlit.lit import trainer_internals as internals
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # advice of Lightning on loaders, logging and modes
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 BATCHES = 4  # in an epoch
 
