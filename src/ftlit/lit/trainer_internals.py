@@ -11,7 +11,7 @@ hooks. Parts of LightningModule, strategies, metrics and compiled modules are in
 | `fit_loop.epoch_loop.batch_progress` | `completed_batches` | how far the epoch is, also in the hooks of data modules |
 | `fit_loop.epoch_loop.max_steps` | `end_before_first_step` | `fit` shall set up everything and then train nothing |
 | `distributed_sampler_kwargs` | `process_share` | which processes share the images is known to the strategy only |
-| `.sampler` and `set_epoch` of any loader | `check_sampler_epoch` | Lightning sets the epoch by duck typing, without an error if it cannot |
+| `.sampler` and `set_epoch` of any loader | `check_sampler_epoch` | Lightning sets the epoch by duck typing, with no error if it cannot |
 | `loops` in a checkpoint, `val_check_batch`, `total_batch_idx` | `mark_batch_not_begun` | Lightning counts a batch before its first hook |
 | `fit_loop.restarting` | `step_skipped_plateau_schedulers` | Lightning leaves these schedulers out in an epoch that it resumed |
 | fields of `EarlyStopping` | `StoppingLimits`, `restart_early_stopping` | it knows nothing of stages |
