@@ -1,4 +1,4 @@
-"""invariant 3: frozen means frozen. Parameters, statistics and dropout stand still, whoever calls `.train()`."""
+"""Invariant 3: frozen means frozen. Parameters, statistics and dropout stand still, whoever calls `.train()`."""
 
 from copy import deepcopy
 
@@ -226,10 +226,10 @@ def test_a_policy_may_change_from_stage_to_stage():
         assert model[0][1].training == norm_trains
 
 
-@pytest.mark.parametrize(("batchnorm", "said"), [("frozn", "did you mean 'frozen'"), ({"0.9": "frozen"}, "'0.9' covers no parameter")])
-def test_a_wrong_policy_or_pattern_of_one_is_an_error_and_changes_nothing(batchnorm, said):
+@pytest.mark.parametrize(("batchnorm", "message"), [("frozn", "did you mean 'frozen'"), ({"0.9": "frozen"}, "'0.9' covers no parameter")])
+def test_a_wrong_policy_or_pattern_of_one_is_an_error_and_changes_nothing(batchnorm, message):
     model = net()
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         set_trainable(model, ["3"], batchnorm)
     assert all(parameter.requires_grad for parameter in model.parameters())
 

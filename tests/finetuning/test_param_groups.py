@@ -1,4 +1,4 @@
-"""invariant 2: groups partition the parameters by identity, frozen ones included, and a frozen one never moves."""
+"""Invariant 2: groups partition the parameters by identity, frozen ones included, and a frozen one never moves."""
 
 from functools import partial
 

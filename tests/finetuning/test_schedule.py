@@ -1,4 +1,4 @@
-"""invariant 4 and the factories: which parameters train from when, at which share of the base rate."""
+"""Invariant 4 and the factories: which parameters train from when, at which share of the base rate."""
 
 import pytest
 from hypothesis import given
@@ -114,17 +114,17 @@ def test_explicit_takes_one_pattern_without_a_list_as_a_stage_does():
 
 
 @pytest.mark.parametrize(
-    ("stage", "said"),
+    ("stage", "message"),
     [
         ({"train": ["head"], "epochs": 2}, "no field of Stage 'epochs': did you mean 'epoch'?"),
         ({"trian": ["head"]}, "no field of Stage 'trian': did you mean 'train'?"),
         ({"name": "warm-up"}, "stage 'warm-up' trains nothing"),
     ],
 )
-def test_a_misspelt_or_missing_field_of_an_explicit_stage_is_an_error(stage, said):
+def test_a_misspelt_or_missing_field_of_an_explicit_stage_is_an_error(stage, message):
     with pytest.raises(UserError) as caught:
         explicit(LAYERS, stages=[stage])
-    assert str(caught.value).startswith(said)
+    assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize("epochs", [[], [1], [0, 0], [0, 3, 2], [0, 2, 2]])
@@ -176,7 +176,7 @@ def test_a_metric_brings_a_stage_forward_and_never_puts_it_off(epoch, decided):
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"epoch": 1, "step": 5}, "has step=5 and another beginning"),
         ({"until": Until("val/loss", patience=2)}, "possibly forever: give epoch="),
@@ -185,14 +185,14 @@ def test_a_metric_brings_a_stage_forward_and_never_puts_it_off(epoch, decided):
         ({"step": -1}, "begins at step -1: give a whole number from 0"),
     ],
 )
-def test_a_stage_that_contradicts_itself_is_an_error(fields, said):
+def test_a_stage_that_contradicts_itself_is_an_error(fields, message):
     with pytest.raises(UserError) as caught:
         Stage(["*"], **fields)
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("stages", "limits", "said"),
+    ("stages", "limits", "message"),
     [
         ([Stage(["a"]), Stage(["*"], step=40)], (4, -1, 10), "the last stage '*' (step 40) is never reached with max_epochs=4 of 10 steps"),
         ([Stage(["a"]), Stage(["*"], step=40)], (-1, 40, 10), "the last stage '*' (step 40) is never reached with max_steps=40"),
@@ -208,10 +208,10 @@ def test_a_stage_that_contradicts_itself_is_an_error(fields, said):
         ),
     ],
 )
-def test_what_depends_on_the_steps_of_an_epoch_is_checked_where_they_are_known(stages, limits, said):
+def test_what_depends_on_the_steps_of_an_epoch_is_checked_where_they_are_known(stages, limits, message):
     with pytest.raises(UserError) as caught:
         Schedule(stages).check_reached(*limits)
-    assert str(caught.value).startswith(said)
+    assert str(caught.value).startswith(message)
 
 
 def test_a_batchnorm_policy_for_all_leaves_what_a_stage_says():
@@ -219,7 +219,7 @@ def test_a_batchnorm_policy_for_all_leaves_what_a_stage_says():
     assert [stage.batchnorm for stage in with_batchnorm(schedule, "frozen_stats").stages] == ["frozen_stats", "live"]
 
 
-def test_layers_drawn_anew_train_with_the_head_at_its_rate():
+def test_reinitialized_layers_train_with_the_head_at_its_rate():
     layers = ["stem", "layer1", "layer2"]
     schedule = with_reinit(head_then_all(layers), ["layer2"])
     assert [stage.train for stage in schedule.stages] == [("head", "backbone.layer2"), ("*",)]

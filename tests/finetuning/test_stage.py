@@ -41,7 +41,7 @@ def test_patience_counts_judgements_in_a_row_without_progress(values, reached):
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({}, "give a threshold, a patience"),
         ({"patience": 0}, "give a whole number from 1"),
@@ -49,6 +49,6 @@ def test_patience_counts_judgements_in_a_row_without_progress(values, reached):
         ({"patience": 1, "mode": "mx"}, "did you mean 'max'"),
     ],
 )
-def test_a_value_out_of_its_range_is_an_error(fields, said):
-    with pytest.raises(UserError, match=said):
+def test_a_value_out_of_its_range_is_an_error(fields, message):
+    with pytest.raises(UserError, match=message):
         Until("a", **fields)

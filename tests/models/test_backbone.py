@@ -1,4 +1,4 @@
-"""invariant 1 on a toy: a cut loses nothing; and looking at a backbone leaves it as it is."""
+"""Invariant 1 on a toy: a cut loses nothing; and looking at a backbone leaves it as it is."""
 
 from copy import deepcopy
 from itertools import product
@@ -74,7 +74,7 @@ def test_a_cut_is_a_name_or_a_place_from_either_end(number, name):
 
 
 @pytest.mark.parametrize(
-    ("cut", "said"),
+    ("cut", "message"),
     [
         ("encodr.1", "no layer 'encodr.1': did you mean 'encoder.1'? There are: stem, encoder.0, encoder.1, neck.tokens, top"),
         ("encoder", "did you mean 'encoder.1'?"),
@@ -82,11 +82,11 @@ def test_a_cut_is_a_name_or_a_place_from_either_end(number, name):
         (-6, "no layer -6: there are: stem, encoder.0"),
     ],
 )
-def test_a_cut_that_is_not_there_is_an_error_with_the_nearest_name(cut, said):
+def test_a_cut_that_is_not_there_is_an_error_with_the_nearest_name(cut, message):
     for use in (Backbone.index, Backbone.upto, Backbone.after):
         with pytest.raises(UserError) as caught:
             use(toy(), cut)
-        assert said in str(caught.value)
+        assert message in str(caught.value)
 
 
 def test_upto_and_after_share_the_modules_and_upto_stays_the_same_network():

@@ -1,4 +1,4 @@
-"""invariant 7 for fully connected layers: as convolutions they compute the same, window by window."""
+"""Invariant 7 for fully connected layers: as convolutions they compute the same, window by window."""
 
 import pytest
 import torch
@@ -109,7 +109,7 @@ def test_what_computes_maps_is_shared_and_keeps_its_mode():
 
 
 @pytest.mark.parametrize(
-    ("name", "head", "said"),
+    ("name", "head", "message"),
     [
         ("vit_b_32", LinearHead, "features of this backbone are tokens"),
         ("maxvit_t", LinearHead, "takes images of 224 px only"),
@@ -117,11 +117,11 @@ def test_what_computes_maps_is_shared_and_keeps_its_mode():
         ("glyph", nn.MaxPool2d, "cannot be converted to a convolution"),
     ],
 )
-def test_what_cannot_be_a_map_is_one_line(name, head, said):
+def test_what_cannot_be_a_map_is_one_line(name, head, message):
     backbone = load_backbone(name, weights=None)
     own = {nn.Bilinear: lambda: nn.Bilinear(2, 2, 2), nn.MaxPool2d: lambda: nn.Sequential(nn.MaxPool2d(2))}
     module = own[head]() if head in own else head(backbone.num_features, 2)
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         fully_convolutional(backbone, module)
     assert "\n" not in str(caught.value)
 

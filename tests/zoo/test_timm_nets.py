@@ -1,4 +1,4 @@
-"""invariant 1 for networks of timm: a cut loses nothing, and the severed classifier on top gives the original network again."""
+"""Invariant 1 for networks of timm: a cut loses nothing, and the severed classifier on top gives the original network again."""
 
 import subprocess
 import sys
@@ -115,12 +115,12 @@ def test_the_check_leaves_no_trace(name):
     torch.manual_seed(5)
     model = timm.create_model(name)
     state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    before, drawn = {module: {**vars(module)} for module in model.modules()}, torch.get_rng_state()
+    before, random_state = {module: {**vars(module)} for module in model.modules()}, torch.get_rng_state()
     model.train()
     model.get_submodule(model.pretrained_cfg["classifier"]).eval()
     modes = [module.training for module in model.modules()]
     take_apart(model, model.pretrained_cfg["input_size"][-1])
-    assert torch.equal(torch.get_rng_state(), drawn) and [module.training for module in model.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), random_state) and [module.training for module in model.modules()] == modes
     assert all(vars(module).keys() == attributes.keys() for module, attributes in before.items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
@@ -142,14 +142,14 @@ def test_weights_from_a_file(name, written, tmp_path):
     assert backbone.origin.describe() == f"file {tmp_path / 'w.pth'}" and all(
         torch.equal(wanted[key], found[key]) for key in found.keys() | wanted.keys()
     )
-    drawn = torch.rand(1)
+    expected = torch.rand(1)
     torch.manual_seed(0)
-    assert torch.equal(torch.rand(1), drawn), "weights from a file take no random numbers"
+    assert torch.equal(torch.rand(1), expected), "weights from a file take no random numbers"
     with pytest.raises(UserError, match="of another network"):
         load_timm("regnety_002", weights=tmp_path / "w.pth")
 
 
-def test_layers_are_drawn_anew_and_all_others_come_from_the_file(tmp_path):
+def test_layers_are_reinitialized_and_all_others_come_from_the_file(tmp_path):
     model = timm.create_model("resnet10t")
     torch.save(model.state_dict(), tmp_path / "w.pth")
     torch.manual_seed(3)
@@ -184,7 +184,7 @@ def no_network(*args, **kwargs):
     raise URLError("no network")
 
 
-@pytest.mark.parametrize(("settings", "told"), [
+@pytest.mark.parametrize(("settings", "message"), [
     ({"name": "resnt18"}, "did you mean resnet18 or"),
     ({"name": "resnet18.a2"}, "did you mean 'resnet18.a2_in1k'"),
     ({"name": "mnasnet_050", "weights": "default"}, "no weights 'default'"),
@@ -197,10 +197,10 @@ def no_network(*args, **kwargs):
     ({"name": "resnet10t", "input_spec": {"sise": 3}}, "did you mean 'size'"),
     ({"name": "test_vit", "input_spec": {"size": 8}}, "cannot"),
 ])  # fmt: skip
-def test_mistakes_are_one_line(settings, told, monkeypatch, tmp_path):
+def test_mistakes_are_one_line(settings, message, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("ftlit.zoo.timm_nets.urlopen", no_network)
-    with pytest.raises(UserError, match=told) as error:
+    with pytest.raises(UserError, match=message) as error:
         load_timm(**{"weights": None, **settings})
     assert "\n" not in str(error.value)
 

@@ -1,4 +1,4 @@
-"""invariant 1 for the zoo: a cut loses nothing, and the severed classifier on top gives the original network again."""
+"""Invariant 1 for the zoo: a cut loses nothing, and the severed classifier on top gives the original network again."""
 
 from collections import Counter
 from inspect import signature
@@ -189,7 +189,7 @@ def test_images_of_another_size():
         backbone(torch.zeros(1, 3, 64, 64))
 
 
-@pytest.mark.parametrize(("name", "size", "told"), [
+@pytest.mark.parametrize(("name", "size", "message"), [
     ("alexnet", 16, "the smallest possible size is 63 px"),
     ("inception_v3", 50, "the smallest possible size is 75 px"),
     ("convnext_tiny", 20, "the smallest possible size is 32 px"),
@@ -197,13 +197,13 @@ def test_images_of_another_size():
     ("vit_b_32", 20, "a multiple of 32 px, not 20: give input_spec.size=32"),
     ("maxvit_t", 100, "a multiple of 224 px, not 100: give input_spec.size=224"),
 ])  # fmt: skip
-def test_a_size_that_does_not_fit_is_one_line_with_one_that_does(name, size, told):
+def test_a_size_that_does_not_fit_is_one_line_with_one_that_does(name, size, message):
     with EmptyWeights():
-        with pytest.raises(UserError, match=told) as error:
+        with pytest.raises(UserError, match=message) as error:
             load_backbone(name, weights=None, input_spec={"size": size})
         assert "\n" not in str(error.value)
-        if "smallest" in told:
-            assert load_backbone(name, weights=None, input_spec={"size": int(told.split()[-2])})
+        if "smallest" in message:
+            assert load_backbone(name, weights=None, input_spec={"size": int(message.split()[-2])})
 
 
 @pytest.mark.parametrize("name", sorted(set(SMALL) - {"vit_b_32", "maxvit_t"}))
@@ -221,7 +221,7 @@ def test_input_as_the_weights_want_it():
     assert spec == InputSpec(160, 166, (0.5, 0.5, 0.5), (0.229, 0.224, 0.225), "bilinear")  # 166 / 160 as 232 / 224
 
 
-@pytest.mark.parametrize(("settings", "told"), [
+@pytest.mark.parametrize(("settings", "message"), [
     ({"name": "resnt50"}, "did you mean 'resnet50'"),
     ({"name": "mobilenet_v2", "width_mul": 0.5}, "did you mean 'width_mult'"),
     ({"name": "mobilenet_v3_small", "width_mul": 0.5}, "did you mean 'width_mult'"),
@@ -231,8 +231,8 @@ def test_input_as_the_weights_want_it():
     ({"name": "resnet18", "input_spec": {"size": "big"}}, "input_spec"),
     ({"name": "resnet18", "input_spec": {"mean": "dark"}}, "input_spec"),
 ])  # fmt: skip
-def test_mistakes_are_one_line(settings, told):
-    with EmptyWeights(), pytest.raises(UserError, match=told) as error:
+def test_mistakes_are_one_line(settings, message):
+    with EmptyWeights(), pytest.raises(UserError, match=message) as error:
         load_backbone(**{"weights": None, **settings})
     assert "\n" not in str(error.value)
 

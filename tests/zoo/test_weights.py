@@ -1,4 +1,4 @@
-"""Weights come whole or not at all, from where they are said to come, and nothing in a file is ever run."""
+"""Weights are loaded completely or refused, come from the source that is named, and no code in a file is executed."""
 
 import hashlib
 import os
@@ -137,26 +137,26 @@ def test_what_did_not_fit_is_named(original, tmp_path):
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(UserError) as error:
         load(tmp_path / "w.pth")
-    told = str(error.value)
-    assert "1 missing (stage2.0.branch1.0.weight)" in told
-    assert "1 unexpected (stage2.0.branch1.0.weightt)" in told
-    assert "1 of another shape (conv5.0.weight 3x4 instead of 1024x192x1x1)" in told
-    assert "\n" not in told
+    message = str(error.value)
+    assert "1 missing (stage2.0.branch1.0.weight)" in message
+    assert "1 unexpected (stage2.0.branch1.0.weightt)" in message
+    assert "1 of another shape (conv5.0.weight 3x4 instead of 1024x192x1x1)" in message
+    assert "\n" not in message
 
 
-def test_weights_of_another_network_are_said_to_be(original, tmp_path):
+def test_weights_of_another_network_are_refused_as_such(original, tmp_path):
     torch.save(original.state_dict(), tmp_path / "w.pth")
     with pytest.raises(UserError) as error:
         load_backbone("squeezenet1_1", weights=tmp_path / "w.pth")
-    told = str(error.value)
+    message = str(error.value)
     for part in (
         "are of another network, file",
         "(conv1.0.weight, ",
         "this network's 50 (conv1.conv.weight",
         "use the backbone that they were saved from",
     ):
-        assert part in told
-    assert "\n" not in told
+        assert part in message
+    assert "\n" not in message
 
 
 def test_a_lower_cut_needs_only_its_layers(original, tmp_path):
@@ -192,7 +192,7 @@ def test_a_file_that_holds_no_weights(content, suffix, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_nothing_in_a_file_is_run(tmp_path, monkeypatch):
+def test_no_code_in_a_file_is_executed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": Malicious()}, "w.pth")
     with pytest.raises(UserError, match="never executed"):
@@ -220,11 +220,11 @@ def test_no_such_weights(original, tmp_path):
 def test_a_download_that_fails_says_how_to_go_on(weights, cache):
     with pytest.raises(UserError) as error:
         load_backbone(NAME, weights=weights)
-    told = str(error.value)
-    assert "\n" not in told
+    message = str(error.value)
+    assert "\n" not in message
     url = f"https://download.pytorch.org/models/{FILE}"
     for part in (FILE, url, "no network", str(cache), "backbone.weights=/path", "backbone.weights=null"):
-        assert part in told
+        assert part in message
 
 
 def test_a_failed_download_stops_before_anything_is_built(cache, monkeypatch):
@@ -235,7 +235,7 @@ def test_a_failed_download_stops_before_anything_is_built(cache, monkeypatch):
 
 @pytest.fixture
 def published(cache, monkeypatch):
-    """A file in the cache that is what its name says: the published name's hash is that of a network drawn here."""
+    """A file in the cache that has the hash in its name: the published name's hash is that of a network built here."""
     model = models.get_model(NAME, weights=None)
     torch.save(model.state_dict(), cache / "w")
     digest = hashlib.sha256((cache / "w").read_bytes()).hexdigest()[:8]
@@ -266,9 +266,9 @@ def test_no_random_numbers_are_spent_on_weights_from_a_file(original, tmp_path):
     torch.save(original.state_dict(), tmp_path / "w.pth")
     torch.manual_seed(0)
     load(tmp_path / "w.pth")
-    drawn = torch.rand(1)
+    expected = torch.rand(1)
     torch.manual_seed(0)
-    assert torch.equal(torch.rand(1), drawn)
+    assert torch.equal(torch.rand(1), expected)
 
 
 def test_a_network_of_our_own_is_one_row(tmp_path, monkeypatch):
@@ -286,7 +286,7 @@ def test_a_network_of_our_own_is_one_row(tmp_path, monkeypatch):
         load_backbone("own", width=3)
 
 
-def test_layers_are_drawn_anew_and_all_others_come_from_the_file(tmp_path):
+def test_layers_are_reinitialized_and_all_others_come_from_the_file(tmp_path):
     torch.manual_seed(3)
     fresh = {name: layer.state_dict() for name, layer in load_backbone("glyph", weights=None).items()}
     torch.manual_seed(3)
@@ -300,7 +300,7 @@ def test_layers_are_drawn_anew_and_all_others_come_from_the_file(tmp_path):
         load_backbone("glyph", reinit=["layer5"])
 
 
-def test_a_file_need_not_have_layers_that_are_drawn_anew(tmp_path):
+def test_a_file_need_not_have_layers_that_are_reinitialized(tmp_path):
     state = {name: tensor for name, tensor in load_backbone("glyph").state_dict().items() if not name.startswith("layer4")}
     state["layer3.conv1.weight"] = state["layer3.conv1.weight"] * float("nan")
     torch.save(state, tmp_path / "lower.pth")
