@@ -34,6 +34,7 @@ from ftlit.models.batchnorm_fold import batchnorm_to_affine
 from ftlit.models.heads import LinearProbeHead, logits_of
 from ftlit.recipes.config.check_values import AFFINE, check_until
 from ftlit.recipes.config.hydra_internals import instantiate
+from ftlit.recipes.config.validate import bind
 from ftlit.recipes.run import artifacts, console
 from ftlit.recipes.run.loggers import begin_loggers, build_loggers
 from ftlit.recipes.run.parts import load_parts
@@ -69,6 +70,7 @@ def run(cfg: DictConfig) -> float:
 
 def build(cfg: DictConfig) -> Run:
     """Build all parts of a run. Raises `UserError`: mistakes are found here, before any training."""
+    bind(cfg)  # first: `checkpoint_of` reads values as they are given
     resume_from = checkpoint_of(cfg)
     parts = load_parts(cfg)
     backbone, data = parts.backbone, parts.data
