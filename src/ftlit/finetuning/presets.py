@@ -5,7 +5,7 @@ and the head as `head`. How rates change over time is the subject of `lr_schedul
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -13,6 +13,9 @@ from ftlit.errors import UserError, shorten, unknown
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage, Until
 from ftlit.patterns import covers
+from ftlit.registry import Registry
+
+SCHEDULES: Registry[Callable[..., Schedule]] = Registry("schedule")
 
 EMBEDDINGS = "embeddings"
 NUMBERED_LAYER = re.compile(r"encoder\.(\d+)")
@@ -32,11 +35,13 @@ def lr_factors(
     return [(head, 1.0)] + [(f"{backbone}.{layer}", scale * decay**depth) for depth, layer in enumerate(reversed(layers))]
 
 
+@SCHEDULES.register("head_only")
 def head_only(layers: Sequence[str]) -> Schedule:
     """Train only the head; the backbone stays frozen."""
     return Schedule([Stage(["head"], name="head")], lr_factors(layers))
 
 
+@SCHEDULES.register("all_at_once")
 def all_at_once(
     layers: Sequence[str], *, scale: float = 1.0, decay: float = 1.0, freeze_embeddings: bool = False, freeze_layers: Numbers = ""
 ) -> Schedule:
@@ -45,6 +50,7 @@ def all_at_once(
     return Schedule([Stage(**all_but(layers, frozen))], lr_factors(layers, scale, decay), in_backbone(frozen))
 
 
+@SCHEDULES.register("head_then_all")
 def head_then_all(
     layers: Sequence[str],
     *,
@@ -71,6 +77,7 @@ def head_then_all(
     return Schedule(stages, lr_factors(layers, scale, decay), in_backbone(frozen))
 
 
+@SCHEDULES.register("last_k")
 def last_k(
     layers: Sequence[str], *, k: int = 1, epoch: int = 2, until: Mapping[str, Any] | None = None, scale: float = 0.1, decay: float = 0.8
 ) -> Schedule:
@@ -83,6 +90,7 @@ def last_k(
     return Schedule([Stage(["head"], name="head"), Stage(train, epoch, until=_until(until), name=name)], lr_factors(layers, scale, decay))
 
 
+@SCHEDULES.register("top_down")
 def top_down(
     layers: Sequence[str],
     *,
@@ -108,6 +116,7 @@ def top_down(
     return Schedule(stages, lr_factors(layers, scale, decay), in_backbone(frozen))
 
 
+@SCHEDULES.register("explicit")
 def explicit(layers: Sequence[str], *, stages: Sequence[Mapping[str, Any]], lr_scale: Mapping[str, float] | None = None) -> Schedule:
     """Build a schedule from its stages and learning-rate factors.
 

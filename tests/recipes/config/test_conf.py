@@ -5,6 +5,7 @@ import subprocess
 import sys
 from functools import cache
 from itertools import product
+from pkgutil import resolve_name
 
 import pytest
 import torch
@@ -21,11 +22,12 @@ from ftlit.errors import UserError
 from ftlit.finetuning.lr_schedule import Rates
 from ftlit.finetuning.schedule import Schedule
 from ftlit.models.backbone import Backbone
+from ftlit.models.heads import PooledHead
 from ftlit.patterns import first_match
 from ftlit.recipes.config import check_values
 from ftlit.recipes.config.error_messages import as_user_error
 from ftlit.recipes.config.hydra_internals import fresh_hydra, instantiate
-from ftlit.recipes.config.validate import bind
+from ftlit.recipes.config.validate import REGISTRIES, bind
 from ftlit.recipes.finetune import build
 
 OPTIONS: dict[str, list[str]] = {}
@@ -201,6 +203,7 @@ def test_a_wrong_name_or_type_is_one_line_with_what_would_do(overrides, line, mo
     [
         ("head._target_=no_such.Module", "head._target_=no_such.Module cannot be imported: No module named 'no_such'"),
         ("head._target_=ftlit.head.MLPHead", "head._target_=ftlit.head.MLPHead cannot be imported: it is now ftlit.models.heads.MLPHead"),
+        ("schedule._target_=ftlit.finetuning.presets.top_dwn", "did you mean 'ftlit.finetuning.presets.top_down'? There are: ftlit."),
         ("head._target_=torch.nn.NoSuch", "no name in torch.nn 'NoSuch'"),
         ("optimizer.lr=-1", "optimizer.lr=-1: Invalid learning rate: -1"),
         ("optimizer.weight_decay=-1", "optimizer.weight_decay=-1: Invalid weight_decay"),
@@ -320,3 +323,12 @@ def test_debug_beats_every_other_overlay_and_leaves_the_rest(overlay):
 def test_a_scenario_beats_the_defaults_of_the_groups():
     cfg, plain = composed("scenario=small_similar"), composed("~scenario")
     assert plain.optimizer.lr == OmegaConf.load(CONF / "optimizer" / "adamw.yaml").lr != cfg.optimizer.lr
+
+
+@pytest.mark.parametrize("group", REGISTRIES)
+def test_every_option_of_a_group_is_a_registered_part_and_every_part_has_an_option(group):
+    from ftlit.lit.datamodules import glyph_source, image_sources, text_sources  # noqa: F401  # they register
+
+    options = [OmegaConf.load(path).get("_target_") for path in (CONF / group).glob("*.yaml")]
+    targets = {resolve_name(target) for target in options if target}
+    assert targets <= set(REGISTRIES[group].values()) <= targets | {PooledHead}  # which results from probes of another pooling

@@ -9,8 +9,10 @@ from torch.utils.data import DataLoader
 
 from ftlit.data.glyph_images import SYMBOLS, GlyphStream
 from ftlit.data.input_spec import InputSpec
+from ftlit.lit.datamodules.image_data import DATA_SOURCES
 
 
+@DATA_SOURCES.register("glyphs")
 class GlyphData(LightningDataModule):
     """Letters and signs that are rendered during training, new ones in every epoch; val and test are streams with other seeds.
 

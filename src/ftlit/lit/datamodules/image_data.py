@@ -1,7 +1,7 @@
 """The data module: batches of images of a collection, in three splits."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any, Self
 
@@ -18,6 +18,9 @@ from ftlit.data.tokens import TextSpec
 from ftlit.data.transforms import Transform
 from ftlit.errors import UserError, shorten
 from ftlit.lit.trainer_internals import completed_batches, process_share
+from ftlit.registry import Registry
+
+DATA_SOURCES: Registry[Callable[..., LightningDataModule]] = Registry("data source")
 
 
 class ImageData(LightningDataModule):

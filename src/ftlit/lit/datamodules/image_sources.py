@@ -9,7 +9,7 @@ from ftlit.data.builtin import NO_FLIP, digits, torchvision_dataset
 from ftlit.data.image_files import collect, list_csv, list_folder, list_unlabelled
 from ftlit.data.images import image_reader
 from ftlit.data.input_spec import InputSpec
-from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.lit.datamodules.image_data import DATA_SOURCES, ImageData
 from ftlit.lit.datamodules.source_options import Loading, Splits, flat_options
 
 SPLITS, LOADING = Splits(), Loading()
@@ -17,6 +17,7 @@ SMALL_IMAGES = Loading(augment="none", num_workers=0)  # without processes image
 UNLABELLED, UNLABELLED_SPLITS = Loading(augment="none"), Splits(val_fraction=0.1, test_fraction=0.1)
 
 
+@DATA_SOURCES.register("digits")
 @flat_options()
 def digits_data(input_spec: InputSpec, *, splits: Splits = SPLITS, loading: Loading = SMALL_IMAGES) -> ImageData:
     """Load scikit-learn's 1,797 handwritten digits, 8x8 pixels in grey, which are installed with it.
@@ -33,6 +34,7 @@ def digits_data(input_spec: InputSpec, *, splits: Splits = SPLITS, loading: Load
     return ImageData(collection, input_spec, **asdict(loading))
 
 
+@DATA_SOURCES.register("folder")
 @flat_options()
 def folder_data(
     input_spec: InputSpec,
@@ -64,6 +66,7 @@ def folder_data(
     return ImageData(collection, input_spec, **asdict(loading))
 
 
+@DATA_SOURCES.register("unlabelled")
 @flat_options(without=("mix", "per_class"))
 def unlabelled_data(
     input_spec: InputSpec,
@@ -96,6 +99,7 @@ def unlabelled_data(
     return ImageData(collection, input_spec, **asdict(loading))
 
 
+@DATA_SOURCES.register("csv")
 @flat_options()
 def csv_data(
     input_spec: InputSpec,
@@ -139,6 +143,7 @@ def csv_data(
     return ImageData(collection, input_spec, **asdict(loading))
 
 
+@DATA_SOURCES.register("torchvision")
 @flat_options(without=("augment",))
 def torchvision_data(
     input_spec: InputSpec,

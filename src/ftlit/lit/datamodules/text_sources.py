@@ -5,13 +5,14 @@ from pathlib import Path
 
 from ftlit.data.text_files import collect_texts
 from ftlit.data.tokens import TextSpec
-from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.lit.datamodules.image_data import DATA_SOURCES, ImageData
 from ftlit.lit.datamodules.source_options import Loading, Splits, flat_options
 
 TEXTS = Loading(augment="none", num_workers=0)  # without processes texts load fastest
 RANDOM_SPLITS = Splits()
 
 
+@DATA_SOURCES.register("text_csv")
 @flat_options(without=("augment", "mix"))
 def text_csv_data(
     input_spec: TextSpec,

@@ -15,8 +15,23 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, one_line, unknown
+from ftlit.finetuning.losses import LOSSES
+from ftlit.finetuning.presets import SCHEDULES
+from ftlit.lit.datamodules.image_data import DATA_SOURCES
+from ftlit.models.heads import HEADS
 from ftlit.recipes.config import check_values
+from ftlit.registry import Registry
 from ftlit.renamed import new_path
+from ftlit.zoo import BACKBONES
+
+# config group -> its built-in parts
+REGISTRIES: Mapping[str, Registry[Any]] = {
+    "backbone": BACKBONES,
+    "data": DATA_SOURCES,
+    "head": HEADS,
+    "loss": LOSSES,
+    "schedule": SCHEDULES,
+}
 
 
 def bind(cfg: DictConfig) -> None:
@@ -68,13 +83,18 @@ def _found(name: str, path: str) -> Callable[..., Any]:
     try:
         return resolve_name(path)  # type: ignore[no-any-return]  # Hydra's get_object logs what it raises
     except (ImportError, AttributeError, ValueError) as error:  # no module, no such name in it, an empty part
-        raise UserError(f"{name}._target_={path} cannot be imported: {_why(path, error)}") from error
+        raise UserError(f"{name}._target_={path} cannot be imported: {_why(name, path, error)}") from error
 
 
-def _why(path: str, error: Exception) -> str:
-    """The new path of a class that moved; else the closest name in the module; Python's error where there is no module, or it breaks."""
+def _why(name: str, path: str, error: Exception) -> str:
+    """The new path of a class that moved; else the closest built-in part, or name in the user's module; Python's error where that breaks."""
     if new := new_path(path):
         return f"it is now {new}"
+    if name in REGISTRIES and path.startswith("ftlit."):
+        from ftlit.lit.datamodules import glyph_source, image_sources, text_sources  # noqa: F401  # they register; only this error needs all
+
+        registry = REGISTRIES[name]
+        return str(unknown(registry.noun, path, [f"{part.__module__}.{part.__qualname__}" for part in registry.values()]))
     module, _, leaf = path.rpartition(".")
     try:
         return str(unknown(f"name in {module}", leaf, [other for other in dir(import_module(module)) if not other.startswith("_")]))
