@@ -116,7 +116,7 @@ SMALL = ("backbone=mlp", "backbone.hidden=[12]", "backbone.input_spec.size=8", "
 RECIPES = {
     "probe": (("recipe=probe", "probe.l2=[0.1]"), "test accuracy"),
     "pretrain": (("recipe=pretrain", "pretrain=autoencoder", "pretrain.epochs=1"), "wrote"),
-    "finetune": (("schedule=head_only", "head=linear", "trainer.max_epochs=1"), "setup of a user's subclass fit"),
+    "finetune": (("schedule=head_only", "head=linear", "trainer.max_epochs=1"), "setup of a user's subclass"),
 }
 
 
