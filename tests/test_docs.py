@@ -1,0 +1,58 @@
+"""docs/extending.md: each example is a module and an option that keep the contract of their group."""
+
+import re
+import sys
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from paths import ROOT
+from torch import nn
+
+from ftlit import Backbone, FineTuner, ImageData, InputSpec, Schedule, fit_probe
+from ftlit.probes.probe_kinds import PROBE_KINDS
+from ftlit.recipes.config.hydra_internals import instantiate
+
+PAGE = (ROOT / "docs/extending.md").read_text()
+MODULES = dict(re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL))
+OPTIONS = {
+    group: text for group, text in re.findall(r"^```yaml\n# my_conf/(\w+)/\w+\.yaml\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+}
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """Builds the option of a group with the arguments that a recipe gives; forgets the examples afterwards."""
+    for name, text in MODULES.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(PROBE_KINDS, "_parts", dict(PROBE_KINDS))
+    yield lambda group, **arguments: instantiate(OmegaConf.create(OPTIONS[group]), **arguments)
+    for name in MODULES:
+        sys.modules.pop(name.removesuffix(".py"), None)
+
+
+def test_there_is_an_example_of_each_part_and_it_is_short():
+    assert set(OPTIONS) == {"backbone", "head", "probe", "schedule", "data", "loss"} and len(MODULES) == len(OPTIONS)
+    assert all(len([line for line in text.splitlines() if line.strip()]) <= 20 for text in MODULES.values())
+
+
+def test_the_parts_train_together(make):
+    backbone, data = make("backbone"), make("data", input_spec=InputSpec(size=32))
+    head = make("head", in_features=backbone.num_features, num_classes=data.num_classes)
+    schedule, loss = make("schedule", layers=backbone.cuts), make("loss", counts=list(data.counts["train"].values()))
+    assert isinstance(backbone, Backbone) and isinstance(data, ImageData) and isinstance(schedule, Schedule) and isinstance(loss, nn.Module)
+    assert schedule.stages[1].train == ("head", "backbone.middle", "backbone.top")
+    model = FineTuner(backbone, head, num_classes=2, optimizer=torch.optim.SGD, lr_scale=schedule.lr_scale, loss=loss)
+    images, targets = next(iter(data.train_dataloader()))
+    loss(model(images), targets).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_fourth_kind_of_probe_separates_what_lies_apart(make, classes):
+    probes = make("probe")
+    labels = torch.arange(30) % classes
+    features = nn.functional.one_hot(labels, 4).double() * 5 + torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
+    assert probes.kinds == ["nearest_mean"] and list(PROBE_KINDS)[3] == "nearest_mean"
+    assert fit_probe(features, labels, kind="nearest_mean", l2=1.0).accuracy(features, labels) == 1.0
