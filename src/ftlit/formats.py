@@ -1,4 +1,4 @@
-"""Format numbers of the files that are read again: this program reads older files, and an older program says why it cannot read newer ones.
+"""Format numbers of the files that are read again: older files are migrated, newer ones are refused in one line.
 
 A file without a number has format 0: it was written before there were numbers.
 """

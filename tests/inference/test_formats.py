@@ -1,4 +1,4 @@
-"""Invariant 13: files carry a format number and registry names; runs of earlier programs are read, files of later ones refused in a line."""
+"""Invariant 13: files carry a format number and registry names; older files are read, newer ones are refused in one line."""
 
 import json
 import os

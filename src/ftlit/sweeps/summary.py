@@ -16,7 +16,7 @@ from ftlit.sweeps.jobs import SCORE, SEED, TEST, VAL, Job, jobs_of, ranking_metr
 
 SHARES = ("accuracy", "f1")  # from 0 to 1, and so are their intervals
 SECONDS = "job seconds"
-DRAWN = 40  # settings in the picture
+MAX_DRAWN_SETTINGS = 40  # settings in the picture
 CAPTION = (
     "Best first by {by}, never by test: what is chosen on test looks better there than it is. "
     "Mean, standard deviation and 95 % interval (Student's t) are over seeds."
@@ -130,12 +130,12 @@ def write_csv(path: Path, jobs: Sequence[tuple[Path, Job]]) -> None:
 
 
 def draw(path: Path, jobs: Sequence[Job]) -> None:
-    """A row a setting, best on top, `DRAWN` of them at most: a point a seed, the mean and its interval, as PNG."""
+    """Draw a row per setting, the best on top, at most `MAX_DRAWN_SETTINGS`: a point per seed, the mean and its interval, as PNG."""
     from matplotlib.figure import Figure  # here, so that the command line is read without it; no pyplot: no screen is needed
 
     names, metric = varying(jobs), TEST if ranking_metric(jobs) == VAL else SCORE
     known = [setting for setting in settings_of(jobs) if setting.of(metric)]
-    shown = known[:DRAWN]
+    shown = known[:MAX_DRAWN_SETTINGS]
     labels = ["\n".join(map("=".join, zip(names, setting.values, strict=True))) or "all jobs" for setting in shown]
     lines = max(1, len(names))
     figure = Figure(figsize=(7.0, 1.2 + (0.3 + 0.2 * lines) * max(1, len(shown))), layout="constrained")

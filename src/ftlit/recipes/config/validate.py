@@ -87,7 +87,7 @@ def _found(name: str, path: str) -> Callable[..., Any]:
 
 
 def _why(name: str, path: str, error: Exception) -> str:
-    """The new path of a class that moved; else the closest built-in part, or name in the user's module; Python's error where that breaks."""
+    """The new path of a class that moved; else the closest built-in part, or name in the user's module; else Python's error."""
     if new := new_path(path):
         return f"it is now {new}"
     if name in REGISTRIES and path.startswith("ftlit."):
