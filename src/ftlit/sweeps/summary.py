@@ -1,4 +1,4 @@
-"""What the jobs of a sweep came to: a table of the settings over their seeds, printed and in files."""
+"""The results of a sweep: a table of the settings over their seeds, printed and as csv, markdown and figure."""
 
 import csv
 import sys
@@ -14,19 +14,19 @@ from rich.table import Table
 from ftlit.errors import one_line, shorten
 from ftlit.sweeps.jobs import SCORE, SEED, TEST, VAL, Job, jobs_of, ranking_metric, settings_of, varying
 
-SHARES = ("accuracy", "f1")  # from 0 to 1, and so are their intervals
+METRICS_IN_0_1 = ("accuracy", "f1")  # their intervals are clipped to [0, 1]
 SECONDS = "job seconds"
 MAX_DRAWN_SETTINGS = 40  # settings in the picture
 CAPTION = (
-    "Best first by {by}, never by test: what is chosen on test looks better there than it is. "
+    "Best first by {by}, never by test: a choice on test is biased. "
     "Mean, standard deviation and 95 % interval (Student's t) are over seeds."
 )
-SCORED = "score: what the recipe returns (recipe=lr_find: a rate, which is no better for being high)."
-TIMED = "Job seconds: a whole job, from building to the test, mean over seeds."
+SCORE_NOTE = "score: the number that the recipe returns (recipe=lr_find: a learning rate; higher is not better)."
+SECONDS_NOTE = "Job seconds: duration of a whole job, from building to the test, mean over seeds."
 
 
 def half_interval(values: Sequence[float]) -> float:
-    """Half the 95 % interval of the mean by Student's t. Needs two values.
+    """Half the width of the 95 % interval of the mean by Student's t. Needs two values.
 
     >>> round(half_interval([1.0, 2.0, 3.0]), 3)  # 4.303 / sqrt(3)
     2.484
@@ -37,28 +37,28 @@ def half_interval(values: Sequence[float]) -> float:
 
 
 def interval(values: Sequence[float], metric: str) -> tuple[float, float]:
-    """The 95 % interval of the mean, `half_interval` to both sides; of an accuracy or F1 only what lies within 0 and 1. Needs two values.
+    """The 95 % interval of the mean, `half_interval` to both sides, clipped to [0, 1] for accuracy and F1. Needs two values.
 
     >>> interval([0.9, 1.0], "test/accuracy")[1]
     1.0
     """
     middle, half = mean(values), half_interval(values)
     low, high = middle - half, middle + half
-    return (max(0.0, low), min(1.0, high)) if metric.endswith(SHARES) else (low, high)
+    return (max(0.0, low), min(1.0, high)) if metric.endswith(METRICS_IN_0_1) else (low, high)
 
 
 def table_of(jobs: Sequence[Job]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells, a row a setting."""
+    """Header and cells, one row per setting."""
     names, by = varying(jobs), ranking_metric(jobs)
     failures = any(job.status != 0 for job in jobs)
     shown = TEST if by == VAL else SCORE
-    what = "test accuracy" if by == VAL else SCORE
+    label = "test accuracy" if by == VAL else SCORE
     advised = any(job.advised for job in jobs)
     header = [
         *names,
         *(["advised"] if advised else []),
         "seeds",
-        what,
+        label,
         "deviation",
         "95 % interval",
         *(["val accuracy"] if by == VAL else []),
@@ -69,21 +69,21 @@ def table_of(jobs: Sequence[Job]) -> tuple[list[str], list[list[str]]]:
         seconds = [job.seconds for job in setting.done if job.seconds is not None]
         val = [_mean(setting.of(VAL))] if by == VAL else []
         time = f"{mean(seconds):.1f}" if seconds else "-"
-        came_to = [", ".join(dict.fromkeys(job.advised or "-" for job in setting.done)) or "-"] if advised else []
-        row = [*setting.values, *came_to, str(len(setting.done)), *_spread(setting.of(shown), shown), *val, time]
-        rows.append([*row, why(setting.failed)] if failures else row)
+        scenarios = [", ".join(dict.fromkeys(job.advised or "-" for job in setting.done)) or "-"] if advised else []
+        row = [*setting.values, *scenarios, str(len(setting.done)), *_spread(setting.of(shown), shown), *val, time]
+        rows.append([*row, failure_reasons(setting.failed)] if failures else row)
     return [*header, "failed"] if failures else header, rows
 
 
-def why(failed: Sequence[Job]) -> str:
-    """A line for each reason: `job 3 (seed=1): cuda out of memory`, or `jobs 3, 4: ...`."""
+def failure_reasons(failed: Sequence[Job]) -> str:
+    """One line per reason: `job 3 (seed=1): cuda out of memory`, or `jobs 3, 4: ...`."""
     reasons: dict[str, list[Job]] = {}
     for job in failed:
         reasons.setdefault(job.reason, []).append(job)
-    return "\n".join(f"{_named(jobs)}: {reason}" for reason, jobs in reasons.items())
+    return "\n".join(f"{_job_numbers(jobs)}: {reason}" for reason, jobs in reasons.items())
 
 
-def _named(jobs: Sequence[Job]) -> str:
+def _job_numbers(jobs: Sequence[Job]) -> str:
     if len(jobs) > 1:
         return f"jobs {shorten(job.number for job in jobs)}"
     seed = jobs[0].values.get(SEED)
@@ -95,7 +95,7 @@ def _mean(values: Sequence[float]) -> str:
 
 
 def _spread(values: Sequence[float], metric: str) -> list[str]:
-    """Mean, deviation, interval, as far as there are values for them."""
+    """Mean, deviation and interval; `-` where there are too few values."""
     if len(values) < 2:
         return [_mean(values), "-", "-"]
     low, high = interval(values, metric)
@@ -103,9 +103,9 @@ def _spread(values: Sequence[float], metric: str) -> list[str]:
 
 
 def caption_of(jobs: Sequence[Job]) -> str:
-    """How the table is to be read."""
-    ranked = CAPTION.format(by="val accuracy") if ranking_metric(jobs) == VAL else f"Highest first by {SCORED}"
-    return f"{ranked} {TIMED}"
+    """The caption of the table: order, statistics, units."""
+    ranked = CAPTION.format(by="val accuracy") if ranking_metric(jobs) == VAL else f"Highest first by {SCORE_NOTE}"
+    return f"{ranked} {SECONDS_NOTE}"
 
 
 def markdown_of(jobs: Sequence[Job]) -> str:
@@ -117,7 +117,7 @@ def markdown_of(jobs: Sequence[Job]) -> str:
 
 
 def write_csv(path: Path, jobs: Sequence[tuple[Path, Job]]) -> None:
-    """A row a job."""
+    """Write one row per job."""
     names = list(dict.fromkeys(name for _, job in jobs for name in job.metrics))
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -145,7 +145,7 @@ def draw(path: Path, jobs: Sequence[Job]) -> None:
         middle = mean(values)
         low, high = interval(values, metric) if len(values) > 1 else (middle, middle)
         error = [[middle - low], [high - middle]] if len(values) > 1 else None
-        axes.plot(values, [place] * len(values), "o", color="C0", alpha=0.4, label="a seed")
+        axes.plot(values, [place] * len(values), "o", color="C0", alpha=0.4, label="one seed")
         axes.errorbar([middle], [place], xerr=error, fmt="D", color="black", capsize=4, markersize=5, label="mean, 95 %")
     axes.set_yticks(range(len(shown)), labels, fontsize=8)
     axes.set(xlabel=metric, ylim=(len(shown) - 0.5, -0.5) if shown else None)
@@ -158,8 +158,8 @@ def draw(path: Path, jobs: Sequence[Job]) -> None:
 
 
 def report(folder: str | Path) -> None:
-    """Print the table of a sweep, then write `sweep.csv`, `sweep.md` and `sweep.png` to its folder; one that cannot be is a line on stderr.
-    Raises `UserError` as `jobs_of` does.
+    """Print the table of a sweep and write `sweep.csv`, `sweep.md` and `sweep.png` to its folder; a file that cannot be written is a line
+    on stderr. Raises `UserError` as `jobs_of` does.
     """
     folder = Path(folder)
     found = jobs_of(folder)
@@ -171,21 +171,21 @@ def report(folder: str | Path) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     try:
         console.print(table)
-    finally:  # its reader may have gone
+    finally:  # also if nobody reads stdout any more
         writers: dict[str, Callable[[Path], object]] = {
             "sweep.csv": lambda path: write_csv(path, found),
             "sweep.md": lambda path: path.write_text(markdown_of(jobs)),
             "sweep.png": lambda path: draw(path, jobs),
         }
-        written = [name for name, write in writers.items() if _wrote(folder / name, write)]
+        written = [name for name, write in writers.items() if _write(folder / name, write)]
     if written:
         console.print(f"{', '.join(written)}: {escape(str(folder))}", soft_wrap=True)
 
 
-def _wrote(path: Path, write: Callable[[Path], object]) -> bool:
+def _write(path: Path, write: Callable[[Path], object]) -> bool:
     try:
         write(path)
-    except Exception as error:  # matplotlib raises anything; the table is what counts
+    except Exception as error:  # matplotlib raises any error, and the table matters more
         print(f"ftlit: no {path.name}: {one_line(error)}", file=sys.stderr)
         return False
     return True
