@@ -18,7 +18,7 @@ from ftlit.cli import main, sweep_jobs
 from ftlit.errors import UserError
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
 from ftlit.sweeps.jobs import Job, jobs_of, read_job, settings_of
-from ftlit.sweeps.summary import MAX_SETTINGS, draw, half_interval, interval, markdown_of, table_of
+from ftlit.sweeps.summary import MAX_DRAWN_SETTINGS, draw, half_interval, interval, markdown_of, table_of
 
 pytestmark = pytest.mark.e2e
 
@@ -113,9 +113,9 @@ def test_a_picture_shows_the_best_of_many_settings_and_says_how_many_more_there_
     monkeypatch.setattr(
         Figure, "savefig", lambda figure, *_, **__: titles.append((figure.axes[0].get_title(), len(figure.axes[0].get_yticks())))
     )
-    for number in (MAX_SETTINGS, MAX_SETTINGS + 7):
+    for number in (MAX_DRAWN_SETTINGS, MAX_DRAWN_SETTINGS + 7):
         draw(tmp_path / "sweep.png", [Job(i, (f"x={i}",), status=0, score=i / 100) for i in range(number)])
-    assert titles == [("", MAX_SETTINGS), (f"the best {MAX_SETTINGS} settings; 7 more are left out", MAX_SETTINGS)]
+    assert titles == [("", MAX_DRAWN_SETTINGS), (f"the best {MAX_DRAWN_SETTINGS} settings; 7 more are left out", MAX_DRAWN_SETTINGS)]
 
 
 def test_what_cannot_be_written_is_a_line_and_the_table_is_printed_all_the_same(tmp_path, capsys):
