@@ -299,6 +299,47 @@ def test_functions_differ_by_code_constants_defaults_and_closures():
     assert fingerprint(scaled(2)) == fingerprint(scaled(2))
 
 
+def function_of(source: str):
+    space: dict = {"__name__": "__nowhere__"}
+    exec(source, space)
+    return space["f"]
+
+
+@pytest.mark.parametrize(
+    "expressions",
+    [
+        ("x in y", "x not in y"), ("x is y", "x is not y"), ("x < y", "x <= y"), ("g(x, k=y)", "g(x, j=y)"), ("g(x)", "g(x, y)"),
+        ("[x]", "[x, y]"), ("f'{x!r}'", "f'{x!s}'", "f'{x}'"), ("x if y else 1", "1 if y else x"), ("x[1:]", "x[:1]"),
+        ("x and y", "x or y"), ("{x}", "[x]", "{x: y}"), ("-x", "+x", "~x", "not x"), ("lambda: x", "lambda: y"), ("x.a", "x.b", "x.a()"),
+    ],
+)  # fmt: skip
+def test_functions_that_differ_in_one_operation_differ(expressions):
+    functions = [function_of(f"def f(x, y):\n    return {expression}") for expression in expressions]
+    assert len({fingerprint(function) for function in functions}) == len(expressions)
+
+
+NESTED = """
+def f(x):
+{before}
+    class Inner:
+        {doc}
+        if x:
+            y = {y}
+        else:
+            y = 2
+    return Inner
+"""
+
+
+def test_of_a_class_inside_a_function_neither_docstring_nor_line_nor_module_count():
+    plain = {"before": "", "doc": "", "y": 1}
+    same = [{}, {"doc": '"""Why."""'}, {"before": "    # a comment\n\n"}, {"before": "    'of the function'\n"}]
+    functions = [function_of(NESTED.format(**(plain | change))) for change in same]
+    functions[0].__globals__["__name__"] = "moved"
+    assert len({fingerprint(function) for function in functions}) == 1
+    assert fingerprint(function_of(NESTED.format(**(plain | {"y": 3})))) != fingerprint(functions[0])
+
+
 def test_a_function_may_close_over_itself_or_an_unset_name():
     def count(n):
         return n and count(n - 1)

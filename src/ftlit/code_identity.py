@@ -3,7 +3,6 @@
 A comment, a docstring, or a module that is moved changes none of them. `fingerprint` hashes what `identity` returns.
 """
 
-import dis
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import is_dataclass
@@ -11,13 +10,14 @@ from enum import Enum
 from functools import cache, cached_property, lru_cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path, PurePath
-from types import CellType, CodeType, FunctionType, ModuleType
+from types import CellType, FunctionType, ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from xxhash import xxh3_128
+
+from ftlit.bytecode import code_digest, names_in
 
 Code = FunctionType | type
 Named = TypeVar("Named", bound=Callable[..., Any])
@@ -26,7 +26,6 @@ Named = TypeVar("Named", bound=Callable[..., Any])
 VERSIONED_PACKAGES = ("torch", "torchvision", "PIL", "numpy", *sys.stdlib_module_names)
 PLAIN = (type(None), bool, int, float, complex, str, bytes, range, slice, torch.dtype, torch.device, torch.Size)
 PYTHON = f"python {sys.version_info.major}.{sys.version_info.minor}"  # bytecode differs between minor versions
-HAS_DOCSTRING = 0x4000000  # flag of a code object since Python 3.13
 CachedFunction = type(lru_cache(abs))
 _stable_names: dict[Any, str] = {}
 
@@ -160,7 +159,7 @@ def contents(cell: CellType) -> list[Any]:
 
 def _named_values(function: FunctionType) -> dict[str, Any]:
     """What a function closes over, the globals that it names, and the attributes that it names of a user's modules among these."""
-    names = sorted(_names(function.__code__))
+    names = sorted(names_in(function.__code__))
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     found = {f"closure {name}": _unwrapped(value) for name, cell in cells for value in contents(cell)}
     found |= {name: _unwrapped(function.__globals__[name]) for name in names if name in function.__globals__}
@@ -204,31 +203,5 @@ def _functions(value: Any) -> list[FunctionType]:
 def _own(thing: Any) -> str:
     """Digest of the code of a function, or of the methods of a class; empty for compiled code."""
     if isinstance(thing, FunctionType):
-        return _digest(thing.__code__)
-    return "\n".join(f"{name} {_digest(method.__code__)}" for name, method in _methods(thing).items())
-
-
-@cache
-def _names(code: CodeType) -> frozenset[str]:
-    inner = [_names(part) for part in code.co_consts if isinstance(part, CodeType)]
-    return frozenset(code.co_names).union(*inner)
-
-
-@cache
-def _digest(code: CodeType) -> str:
-    """32 hexadecimal digits for instructions, constants and parameters. Neither the docstring, nor lines, nor the name count."""
-    count = code.co_argcount + code.co_kwonlyargcount
-    lines = [f"{code.co_argcount} {code.co_kwonlyargcount} {code.co_flags & ~HAS_DOCSTRING} {code.co_varnames[:count]}"]
-    for step in dis.get_instructions(code):
-        lines.append(f"{step.opname} {_constant(step.argval) if step.opcode in dis.hasconst else step.argrepr}")
-    return xxh3_128("\n".join([*lines, code.co_exceptiontable.hex()]).encode()).hexdigest()
-
-
-def _constant(value: Any) -> str:
-    """A constant as text, the same in each process."""
-    if isinstance(value, CodeType):
-        return _digest(value)
-    if isinstance(value, tuple | frozenset):
-        texts = [_constant(item) for item in value]
-        return f"{type(value).__name__} {sorted(texts) if isinstance(value, frozenset) else texts}"
-    return f"{type(value).__name__} {value!r}"
+        return code_digest(thing.__code__)
+    return "\n".join(f"{name} {code_digest(method.__code__)}" for name, method in _methods(thing).items())
