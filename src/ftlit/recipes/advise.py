@@ -101,7 +101,7 @@ def advise_on(cfg: DictConfig, parts: RunParts) -> tuple[Measurements | None, Ad
         return None, Advice("large_different", backbone.cuts[-1], reason, pretrained=False, solvable=False)
     pretrained = backbone.upto(lowest_random - 1)
     top = pretrained.cuts[-1]
-    if not isinstance(data, IndexedImages) or data.multilabel or not min(counts.values()):
+    if not isinstance(data, IndexedImages) or data.batch_overrides or data.multilabel or not min(counts.values()):
         return None, Advice("large_similar", top, Reason(SizeReason.NOT_MEASURABLE), solvable=False)
     solvable = not any(name in str(cfg.trainer.get("strategy")) for name in SHARDING)
     if max(counts.values()) < 2:

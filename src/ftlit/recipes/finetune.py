@@ -79,7 +79,7 @@ def build(cfg: DictConfig) -> Run:
         batchnorm_to_affine(backbone)
     head = instantiate(cfg.head, in_features=backbone.num_features, num_classes=data.num_classes)
     _check_head(backbone, head)
-    if isinstance(data, ImageData) and not data.overridden_loaders:  # other data trains on the batches of its own dataloaders
+    if isinstance(data, ImageData) and not data.batch_overrides:  # other data trains on batches of its own
         data = instantiate(cfg.cache)(data, pooled=not getattr(head, "takes_map", False))
     schedule = _build_schedule(cfg, backbone)
     probe_head = _build_probe_head(cfg, head, schedule)

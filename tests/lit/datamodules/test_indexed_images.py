@@ -16,6 +16,7 @@ from ftlit import Backbone, FeatureData, FineTuner, FitProbeHead, ImageData, Inp
 from ftlit.data.dataset import Collection, Examples
 from ftlit.lit.callbacks.probe_head import check_probe_head
 from ftlit.lit.datamodules.glyph_source import GlyphData
+from ftlit.lit.datamodules.image_data import BATCH_METHODS
 from ftlit.lit.datamodules.indexed_images import IndexedImages, require_indexed_images
 from ftlit.models.heads import LinearHead
 from ftlit.probes.layer_probes import LayerProbes
@@ -29,13 +30,6 @@ class UserImages(ImageData):
 
     def setup(self, stage: str) -> None:
         self.stages = [*getattr(self, "stages", []), stage]
-
-
-class UserLoaders(ImageData):
-    """A user's subclass with batches of its own."""
-
-    def train_dataloader(self):
-        return self.loader("train", self.order("val"))
 
 
 class OtherData(pl.LightningDataModule):
@@ -64,7 +58,7 @@ def fitted_weights(source: pl.LightningDataModule) -> list[torch.Tensor]:
 
 
 def test_image_data_and_its_subclasses_have_the_interface_and_other_data_has_not(tmp_path):
-    for of in (ImageData, UserImages, UserLoaders):
+    for of in (ImageData, UserImages):
         assert isinstance(data(of), IndexedImages) and require_indexed_images(data(of), "this") is not None
     for other in (OtherData(), GlyphData(SPEC), FeatureData(data(ImageData), tmp_path), None):
         assert not isinstance(other, IndexedImages)
@@ -90,9 +84,17 @@ def test_data_of_another_kind_is_one_line(tmp_path):
         FeatureData(OtherData(), tmp_path)
 
 
-def test_features_do_not_replace_the_batches_of_a_users_dataloader(tmp_path):
-    with pytest.raises(UserError, match=r"^FeatureData calls order\(\) and loader\(\), and UserLoaders overrides train_dataloader: "):
-        FeatureData(data(UserLoaders), tmp_path)
+@pytest.mark.parametrize("method", BATCH_METHODS)
+def test_features_do_not_replace_batches_that_a_subclass_overrides(tmp_path, method):
+    changed = data(type("UserBatches", (UserImages,), {method: lambda self, *arguments: getattr(ImageData, method)(self, *arguments)}))
+    overrides = f"UserBatches, which overrides {method}: "
+    with pytest.raises(UserError, match=rf"^FeatureData cannot replace the batches of {overrides}override order\(\) only$"):
+        FeatureData(changed, tmp_path)
+    with pytest.raises(UserError, match=rf"^a linear probe cannot be fitted on the batches of {overrides}give head=linear$"):
+        check_probe_head(pl.Trainer(**QUIET), changed)
+    with pytest.raises(UserError, match=rf"^recipe=probe reads images one by one, and UserBatches overrides {method}: override order"):
+        require_indexed_images(changed, "recipe=probe")
+    assert data(UserImages).batch_overrides == []
 
 
 USERS = """
@@ -107,12 +109,22 @@ class UserImages(ImageData):
 def images(input_spec, val_fraction, test_fraction, split_seed, **options):
     return UserImages(digits(fractions={"val": val_fraction, "test": test_fraction}, split_seed=split_seed), input_spec, **options)
 
+class Augmented(UserImages):
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        if self.trainer.training:
+            print("images of a batch", tuple(batch[0].shape), flush=True)
+        return batch
+
+def augmented(input_spec, val_fraction, test_fraction, split_seed, **options):
+    return Augmented(digits(fractions={"val": val_fraction, "test": test_fraction}, split_seed=split_seed), input_spec, **options)
+
 class OtherData(LightningDataModule):
     num_classes = 2
     def __init__(self, input_spec, **options):
         super().__init__()
 """
-SMALL = ("backbone=mlp", "backbone.hidden=[12]", "backbone.input_spec.size=8", "trainer=cpu", "data.per_class=4", "report=false")
+MLP = ("backbone=mlp", "backbone.hidden=[12]", "backbone.input_spec.size=8")
+SMALL = ("trainer=cpu", "data.per_class=4", "report=false")
 RECIPES = {
     "probe": (("recipe=probe", "probe.l2=[0.1]"), "test accuracy"),
     "pretrain": (("recipe=pretrain", "pretrain=autoencoder", "pretrain.epochs=1"), "wrote"),
@@ -129,12 +141,19 @@ def run(folder, *arguments):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_takes_a_users_subclass(tmp_path, recipe):
     arguments, expected = RECIPES[recipe]
-    result = run(tmp_path, *arguments, "data._target_=users.images", "hydra.run.dir=run")
+    result = run(tmp_path, *MLP, *arguments, "data._target_=users.images", "hydra.run.dir=run")
     assert result.returncode == 0 and expected in result.stdout, result.stderr
 
 
 @pytest.mark.parametrize("recipe", ["probe", "pretrain"])
 def test_a_recipe_refuses_data_of_another_kind_in_one_line(tmp_path, recipe):
-    result = run(tmp_path, *RECIPES[recipe][0], "data._target_=users.OtherData")
+    result = run(tmp_path, *MLP, *RECIPES[recipe][0], "data._target_=users.OtherData")
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)
     assert f"recipe={recipe} reads images one by one, which OtherData does not support" in result.stderr
+
+
+@pytest.mark.e2e
+def test_scenario_auto_trains_on_the_batches_that_a_subclass_augments(tmp_path):
+    result = run(tmp_path, "backbone=glyph", "trainer.max_epochs=3", "data._target_=users.augmented", "hydra.run.dir=run")
+    assert result.returncode == 0 and "images of a batch (32, 3, " in result.stdout, result.stderr
+    assert "no overridden batches" in result.stdout and "fitted a linear probe" not in result.stdout

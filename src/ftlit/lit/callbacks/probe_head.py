@@ -115,13 +115,18 @@ def check_probe_head(trainer: Trainer, data: Any) -> IndexedImages:
     """Return the images on which a linear probe can be fitted.
 
     Raises:
-        UserError: the strategy shards the head, or `data` is not image data (`ImageData`, `FeatureData`) with one label per image.
+        UserError: the strategy shards the head, or `data` is not image data (`ImageData`, `FeatureData`) with one label per image, or
+            overrides its batches, which the probe would not be fitted on.
     """
     images = data.images if isinstance(data, FeatureData) else data
     if isinstance(trainer.strategy, SHARDED):
         raise UserError("a linear probe needs the whole head in each process, and this strategy shards it: give head=linear")
     if not isinstance(images, IndexedImages):
         raise UserError(f"a linear probe is fitted on ImageData, and this is {type(data).__name__}: give head=linear")
+    if overrides := ", ".join(images.batch_overrides):
+        raise UserError(
+            f"a linear probe cannot be fitted on the batches of {type(data).__name__}, which overrides {overrides}: give head=linear"
+        )
     if images.multilabel:
         raise UserError("a linear probe is fitted on images with one label, and these have several: give head=linear")
     return images

@@ -48,7 +48,7 @@ class FeatureData(LightningDataModule):
     training read features too, if the weights below the cut have not changed.
 
     Args:
-        data: the images. A subclass of `ImageData` may override `order` and `loader`, but not the dataloaders.
+        data: the images. A subclass of `ImageData` may override `order`, but no method that changes batches (`BATCH_METHODS`).
         folder: of the store, made if it does not exist; `None`: the environment variable `FTLIT_CACHE`, or else `~/.cache/ftlit`.
         pooled: store the features at the last cut as vectors, pooled as the network pools: for heads that take vectors.
         dtype: of the stored features: float32, float64, float16 or bfloat16; `None`: the dtype of the weights.
@@ -75,8 +75,10 @@ class FeatureData(LightningDataModule):
         super().__init__()
         if not isinstance(data, ImageData):
             raise UserError(f"FeatureData takes ImageData, and this is {type(data).__name__}: for a loader there is extract_features")
-        if overridden := ", ".join(data.overridden_loaders):
-            raise UserError(f"FeatureData calls order() and loader(), and {type(data).__name__} overrides {overridden}: override those two")
+        if overrides := ", ".join(data.batch_overrides):
+            raise UserError(
+                f"FeatureData cannot replace the batches of {type(data).__name__}, which overrides {overrides}: override order() only"
+            )
         if dtype is not None and dtype not in DTYPE_OF:
             raise unknown("cache.dtype", dtype, DTYPE_OF)
         if views < 1:

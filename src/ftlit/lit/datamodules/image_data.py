@@ -20,6 +20,15 @@ from ftlit.errors import UserError, shorten
 from ftlit.lit.trainer_internals import completed_batches, process_share
 from ftlit.registry import Registry
 
+BATCH_METHODS = (
+    "train_dataloader",
+    "val_dataloader",
+    "test_dataloader",
+    "loader",
+    "on_before_batch_transfer",
+    "transfer_batch_to_device",
+    "on_after_batch_transfer",
+)
 DATA_SOURCES: Registry[Callable[..., LightningDataModule]] = Registry("data source")
 
 
@@ -122,10 +131,9 @@ class ImageData(LightningDataModule):
         return self.collection.counts
 
     @property
-    def overridden_loaders(self) -> list[str]:
-        """Names of the dataloader methods that a subclass overrides: stored features cannot replace its batches then."""
-        names = ("train_dataloader", "val_dataloader", "test_dataloader")
-        return [name for name in names if getattr(type(self), name) is not getattr(ImageData, name)]
+    def batch_overrides(self) -> list[str]:
+        """Names of the methods that a subclass overrides and that change its batches: features of the collection cannot replace them."""
+        return [name for name in BATCH_METHODS if getattr(type(self), name) is not getattr(ImageData, name)]
 
     def with_few(self, per_class: int) -> Self:
         """Return the same data with at most so many training images of each class."""

@@ -1,6 +1,6 @@
 """The interface of image data that can be read image by image: what feature extraction, probes, pretraining and advice need."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self, runtime_checkable
 
 from ftlit.data.dataset import Collection, Split
@@ -39,6 +39,10 @@ class IndexedImages(Protocol):
     per_class: int | None
 
     @property
+    def batch_overrides(self) -> Sequence[str]:
+        """Names of the overridden methods that change batches; empty: training reads `collection` as `transforms` give it."""
+
+    @property
     def counts(self) -> Mapping[Split, Mapping[str, int]]:
         """Images of each class by split."""
 
@@ -56,10 +60,12 @@ class IndexedImages(Protocol):
 
 
 def require_indexed_images(data: object, reader: str) -> IndexedImages:
-    """Return `data`. Raises `UserError` if it is data of another kind, which `reader` cannot read."""
+    """Return `data`. Raises `UserError` if it is data of another type, or overrides its batches, which `reader` would not read."""
     if not isinstance(data, IndexedImages):
         raise UserError(
             f"{reader} reads images one by one, which {type(data).__name__} does not support: "
             "use an option of the group data, ImageData, or a subclass of it"
         )
+    if overrides := ", ".join(data.batch_overrides):
+        raise UserError(f"{reader} reads images one by one, and {type(data).__name__} overrides {overrides}: override order() only")
     return data

@@ -17,7 +17,9 @@ def _size(reason: Reason, noun: str) -> str:
     if reason.size is SizeReason.RANDOM_WEIGHTS:
         return "The weights are random, there is nothing to transfer: all layers train"
     if reason.size is SizeReason.NOT_MEASURABLE:
-        return f"Measuring and linear probes need {noun} with one label each, and some of each class: all layers train"
+        return (
+            f"Measuring and linear probes need {noun} with one label each, some of each class, and no overridden batches: all layers train"
+        )
     if reason.size is SizeReason.ONE_PER_CLASS:
         return (
             f"One training {noun.removesuffix('s')} per class is few: only the head trains. None can be held out to measure the cuts, or "
