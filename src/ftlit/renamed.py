@@ -42,6 +42,7 @@ MODULES = {  # whose classes and functions a `_target_` names
     "schedule": "finetuning.presets",
     "transform": "data.transforms",
 }
+NAMES = {"lit.caching.images_only": "lit.datamodules.image_data.images_only"}  # that left their module
 
 
 def new_path(path: str) -> str | None:
@@ -54,4 +55,6 @@ def new_path(path: str) -> str | None:
     module, _, name = rest.rpartition(".")
     if package != "ftlit" or (module and module not in MODULES) or (not module and name not in PUBLIC_NAMES):
         return None
+    if rest in NAMES:
+        return f"ftlit.{NAMES[rest]}"
     return ".".join(filter(None, ("ftlit", MODULES.get(module), CLASSES.get(name, name))))

@@ -17,8 +17,9 @@ from ftlit import UserError, export_run, load, load_backbone
 from ftlit.cli import cache
 from ftlit.cli.main import main
 from ftlit.inference.record import KEY, record_of
-from ftlit.models.heads import HEADS, MLPHead
+from ftlit.models.heads import HEADS, LinearProbeHead, MLPHead, is_linear_probe
 from ftlit.recipes.run.resume import read_config
+from ftlit.recipes.run.scenario_costs import has_probe_head
 from ftlit.report.html import write_report
 from ftlit.report.load import read
 from ftlit.run_folder import read_advice, read_result, write_result
@@ -144,6 +145,22 @@ def test_a_fitted_probe_is_recorded_as_the_head_that_results():
     head = {"_target_": "ftlit.models.heads.LinearProbeHead"}
     record = record_of(load_backbone("glyph", weights=None), {}, head, class_names=["a"], multilabel=False, affine=False)
     assert record["head"]["name"] == "linear"
+
+
+class UserHead(LinearProbeHead):
+    """A user's subclass of a built-in head."""
+
+
+def test_a_users_subclass_of_a_built_in_head_is_recorded_by_its_own_path():
+    head = {"_target_": f"{__name__}.UserHead"}
+    record = record_of(load_backbone("glyph", weights=None), {}, head, class_names=["a"], multilabel=False, affine=False)
+    assert record["head"]["import"] == f"{__name__}.UserHead"
+
+
+def test_a_subclass_of_the_linear_probe_is_fitted_as_one_and_advised_as_one():
+    for target, expected in ((UserHead, True), (LinearProbeHead, True), (MLPHead, False)):
+        assert is_linear_probe(target) is has_probe_head(OmegaConf.create({"head": {"_target_": f"{target.__module__}.{target.__name__}"}}))
+        assert is_linear_probe(target) is expected
 
 
 def test_results_of_several_entries_carry_the_format_each(tmp_path):

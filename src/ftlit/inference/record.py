@@ -70,7 +70,7 @@ def part_of(given: Mapping[str, Any], registry: Registry[Any]) -> JsonObject:
     """
     path = str(given["_target_"])
     part = resolve_name(path)
-    part = getattr(part, "recorded_as", part)
+    part = vars(part).get("recorded_as", part) if isinstance(part, type) else part  # of this class: a user's subclass inherits it
     name = registry.name_of(part) if str(getattr(part, "__module__", "")).partition(".")[0] == PACKAGE else None
     return {"import": path, "arguments": _plain(given)} if name is None else _named(name, given)
 

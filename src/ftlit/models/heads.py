@@ -48,6 +48,11 @@ class LinearProbeHead(LinearHead):
     recorded_as = LinearHead
 
 
+def is_linear_probe(target: object) -> bool:
+    """Whether a class, or an option of the group `head`, is a linear probe: fitted before training, see `LinearProbeHead`."""
+    return isinstance(target, type) and issubclass(target, LinearProbeHead)
+
+
 @HEADS.register("pooled")
 @versioned("pooled_head", 1)
 class PooledHead(nn.Module):

@@ -31,7 +31,7 @@ from ftlit.lit.staged_finetuning import StagedFinetuning
 from ftlit.lit.strategies import SHARDED
 from ftlit.models.backbone import Backbone
 from ftlit.models.batchnorm_fold import batchnorm_to_affine
-from ftlit.models.heads import LinearProbeHead, logits_of
+from ftlit.models.heads import is_linear_probe, logits_of
 from ftlit.recipes.config.check_values import AFFINE, check_until
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.config.validate import bind
@@ -194,7 +194,7 @@ def _build_schedule(cfg: DictConfig, backbone: Backbone) -> Schedule:
 
 
 def _build_probe_head(cfg: DictConfig, head: nn.Module, schedule: Schedule) -> FitProbeHead | None:
-    if not isinstance(head, LinearProbeHead):
+    if not is_linear_probe(type(head)):
         return None
     probes = instantiate(cfg.probe)
     if probes.cuts is not None or probes.repeats > 1:

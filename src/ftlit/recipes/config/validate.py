@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from importlib import import_module
 from pathlib import Path
-from pkgutil import resolve_name
+from pkgutil import iter_modules, resolve_name
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -17,6 +17,7 @@ from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.finetuning.losses import LOSSES
 from ftlit.finetuning.presets import SCHEDULES
+from ftlit.lit import datamodules
 from ftlit.lit.datamodules.image_data import DATA_SOURCES
 from ftlit.models.heads import HEADS
 from ftlit.recipes.config import check_values
@@ -91,9 +92,9 @@ def _why(name: str, path: str, error: Exception) -> str:
     if new := new_path(path):
         return f"it is now {new}"
     if name in REGISTRIES and path.startswith("ftlit."):
-        from ftlit.lit.datamodules import glyph_source, image_sources, text_sources  # noqa: F401  # they register; only this error needs all
-
         registry = REGISTRIES[name]
+        for found in iter_modules(datamodules.__path__, f"{datamodules.__name__}."):
+            import_module(found.name)  # data sources register; only this error needs all
         return str(unknown(registry.noun, path, [f"{part.__module__}.{part.__qualname__}" for part in registry.values()]))
     module, _, leaf = path.rpartition(".")
     try:

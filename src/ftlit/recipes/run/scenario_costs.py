@@ -3,13 +3,14 @@
 import time
 from collections.abc import Iterator, Mapping
 from math import inf
+from pkgutil import resolve_name
 
 import torch
 from omegaconf import DictConfig
 
 from ftlit.lit.datamodules.indexed_images import IndexedImages
 from ftlit.models.backbone import Backbone
-from ftlit.models.heads import LinearProbeHead
+from ftlit.models.heads import is_linear_probe
 
 TIMED_IMAGES = 8
 
@@ -41,7 +42,7 @@ def epochs_of(cfg: DictConfig, batches: float) -> float:
 
 def has_probe_head(cfg: DictConfig) -> bool:
     """Whether the head is a linear probe."""
-    return str(cfg.head._target_).endswith(LinearProbeHead.__name__)
+    return is_linear_probe(resolve_name(cfg.head._target_))
 
 
 def _seconds_per_image(backbone: Backbone, data: IndexedImages) -> tuple[float, float, float]:
