@@ -18,7 +18,7 @@ from ftlit.cli import cache
 from ftlit.cli.main import main
 from ftlit.inference.record import KEY, record_of
 from ftlit.models.heads import HEADS, LinearProbeHead, MLPHead, is_linear_probe
-from ftlit.recipes.run.resume import read_config
+from ftlit.recipes.run.resume import read_config, stable_settings
 from ftlit.recipes.run.scenario_costs import has_probe_head
 from ftlit.report.html import write_report
 from ftlit.report.load import read
@@ -87,6 +87,28 @@ def test_a_run_of_format_0_is_not_resumed_in_one_line(old):
     assert done.returncode == 2 and "an earlier ftlit began the run" in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
+def test_a_sweep_of_format_0_is_not_resumed_in_one_line(old):
+    given = ("-m", "seed=1,2", "scenario=small_similar", "data.per_class=5", "checkpoint=slim", "report=False")
+    before = {path: path.read_bytes() for path in (old / "sweep").rglob("*") if path.is_file()}
+    command = [sys.executable, ROOT / "train.py", *given, f"hydra.sweep.dir={old}/sweep", "sweep.resume=true"]
+    done = warm.run(command, cwd=old, env=dict(os.environ))
+    assert done.returncode == 2 and "an earlier ftlit ran the sweep" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert "do not run again" not in done.stdout
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_settings_name_a_registered_part_by_its_name_wherever_its_class_lies():
+    def settings(backbone, head):
+        cfg = {"backbone": {"_target_": backbone}, "head": {"_target_": head, "hidden": [8]}, "optimizer": {"_target_": "torch.optim.SGD"}}
+        return stable_settings(OmegaConf.create(cfg))
+
+    here = settings("ftlit.load_backbone", "ftlit.models.heads.MLPHead")
+    assert here == settings("ftlit.zoo.load_backbone", "ftlit.head.MLPHead")  # the second is its path of format 0
+    assert (here.backbone._target_, here.head._target_, here.optimizer._target_) == ("backbone:torchvision", "head:mlp", "torch.optim.SGD")
+    others = [settings("ftlit.load_timm", "ftlit.models.heads.MLPHead"), settings("ftlit.load_backbone", "own_head.MLPHead")]
+    assert here not in others and others[1].head._target_ == "own_head.MLPHead"
+
+
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory):
     """A run of today with all files that are read again, and its store."""
@@ -124,6 +146,15 @@ def test_a_record_names_no_module_of_ftlit_and_lists_stay_lists(fresh):
     assert record["head"]["name"] == "mlp" and record["head"]["arguments"]["hidden"] == [4]
     assert record["backbone"]["name"] == "torchvision" and record["loss"]["name"] == "cross_entropy"
     assert "ftlit." not in json.dumps(record)
+
+
+@pytest.mark.e2e
+def test_a_run_whose_classes_have_moved_since_has_the_same_settings(fresh, tmp_path):
+    text = (fresh / "run/config.yaml").read_text()
+    moved = text.replace("ftlit.models.heads.", "ftlit.models.moved.").replace("ftlit.finetuning.presets.", "ftlit.moved.")
+    (tmp_path / "config.yaml").write_text(moved)
+    assert moved != text and read_config(tmp_path) == read_config(fresh / "run")
+    assert read_config(tmp_path).head._target_ == "head:mlp"
 
 
 def test_containers_of_omegaconf_are_recorded_as_lists():

@@ -15,10 +15,11 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from ftlit.errors import UserError, one_line
+from ftlit.formats import FORMAT
 from ftlit.recipes.config.hydra_internals import add_task_override, hydra_config
 from ftlit.recipes.config.overrides import job_label
 from ftlit.recipes.run.processes import INTERRUPTED_STATUS, USER_ERROR_STATUS, JobExit
-from ftlit.recipes.run.resume import MAY_CHANGE
+from ftlit.recipes.run.resume import MAY_CHANGE, stable_settings
 from ftlit.sweeps import jobs, summary
 from ftlit.sweeps.jobs import Job
 
@@ -50,7 +51,7 @@ def _count_done(folder: Path, resume: Any) -> int:
     """The number of jobs of an earlier sweep in this folder that are done, 0 where there was none.
 
     Raises:
-        UserError: there was one, and it is not to be resumed, or cannot be read.
+        UserError: there was one, and it is not to be resumed, cannot be resumed, or cannot be read.
     """
     if resume not in (None, True, False):
         raise UserError(f"sweep.resume={resume}: give true or false")
@@ -58,7 +59,10 @@ def _count_done(folder: Path, resume: Any) -> int:
         return 0
     if not resume:
         raise UserError(f"{folder} holds a sweep already: give sweep.resume=true to go on with it, or another hydra.sweep.dir=")
-    return sum(job.status == 0 for _, job in jobs.jobs_of(folder))
+    found = [job for _, job in jobs.jobs_of(folder)]
+    if any(job.format < FORMAT for job in found):
+        raise UserError(f"sweep.resume=true: an earlier ftlit ran the sweep in {folder}: it cannot be resumed, only read (ftlit report)")
+    return sum(job.status == 0 for job in found)
 
 
 def run_job(cfg: DictConfig, run: Callable[[], float]) -> float:
@@ -135,7 +139,7 @@ def _new_job(cfg: DictConfig) -> Job:
 
 def _settings_text(cfg: DictConfig) -> str:
     """The config that identifies a job: all but what may change when a run is resumed."""
-    kept = OmegaConf.create(OmegaConf.to_container(cfg))
+    kept = stable_settings(cfg)
     for name in MAY_CHANGE:
         parent, _, leaf = name.rpartition(".")
         node = OmegaConf.select(kept, parent) if parent else kept

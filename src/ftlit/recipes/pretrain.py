@@ -2,10 +2,9 @@
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from safetensors.torch import save_file
 
 from ftlit.data.tokens import TextSpec
@@ -19,7 +18,7 @@ from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.run import console
 from ftlit.recipes.run.feature_setup import one_device
 from ftlit.recipes.run.parts import check_indexed_images, check_one_process, load_parts
-from ftlit.recipes.run.resume import read_config, write_config
+from ftlit.recipes.run.resume import read_config, resolved_settings, write_config
 
 
 def run(cfg: DictConfig) -> float:
@@ -105,8 +104,7 @@ def _check_begun(cfg: DictConfig, folder: Path) -> None:
     """Refuse a folder with layers of another pretraining, or without `resume=true`."""
     if not cfg.resume:
         raise UserError(f"{folder} holds a pretraining already: give resume=true to continue it, or another hydra.run.dir=")
-    before: Any = read_config(folder) or {}
-    now: Any = OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True))
+    before, now = read_config(folder) or {}, resolved_settings(cfg)
     for name in MUST_MATCH:
         if before.get(name) != now.get(name):
             raise UserError(f"{folder} holds layers that were trained with another {name}: give the same, or another hydra.run.dir=")

@@ -10,7 +10,7 @@ from statistics import mean
 
 from ftlit.errors import UserError
 from ftlit.files import write_atomically
-from ftlit.formats import upgraded, with_format
+from ftlit.formats import FORMAT, KEY, upgraded, with_format
 from ftlit.run_folder import read_advice, read_result
 
 FILE = "job.json"  # in the folder of each job
@@ -33,6 +33,7 @@ class Job:
         seconds: duration of the whole job; of a resumed one, of all its parts together.
         metrics: of `result.json`, means where that has several entries; empty where there is none.
         advised: the scenario that `scenario=auto` chose; empty for other scenarios.
+        format: of the file that it was read from.
     """
 
     number: int
@@ -44,6 +45,7 @@ class Job:
     seconds: float | None = None
     metrics: dict[str, float] = field(default_factory=dict, compare=False)
     advised: str = field(default="", compare=False)
+    format: int = field(default=FORMAT, compare=False)
 
     @property
     def values(self) -> dict[str, str]:
@@ -53,7 +55,7 @@ class Job:
 
     def write(self, folder: Path) -> None:
         """Write `job.json` atomically, without the fields that are read from other files of the folder."""
-        own = {name: value for name, value in asdict(self).items() if name not in ("metrics", "advised")}
+        own = {name: value for name, value in asdict(self).items() if name not in ("metrics", "advised", KEY)}
         write_atomically(folder / FILE, json.dumps(with_format(own), indent=1))
 
 
@@ -96,8 +98,9 @@ def read_job(folder: Path) -> Job | None:
     if not path.is_file():
         return None
     try:
-        content = upgraded(json.loads(path.read_text()), path)
-        job = Job(**{**content, "overrides": tuple(content["overrides"])})
+        written = json.loads(path.read_text())
+        content = upgraded(written, path)
+        job = Job(**{**content, "overrides": tuple(content["overrides"]), KEY: written.get(KEY, 0)})
         return replace(job, metrics=_metrics(folder), advised=_advised(folder)) if job.status == 0 else job
     except UserError:  # a newer format
         raise

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 from zipfile import is_zipfile
 
@@ -12,8 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 from ftlit.errors import UserError
 from ftlit.formats import KEY as FORMAT_KEY
 from ftlit.formats import upgraded, with_format
+from ftlit.renamed import new_path
 
 CONFIG = "config.yaml"
+REGISTERED_KEY = "registered"  # of the built-in parts, in `config.yaml`
 
 # of a run that is resumed: where and what is written, and who loads images (the seed is compared at its own name, not in callbacks)
 MAY_CHANGE = ("resume", "sweep", "doctor", "paths", "callbacks", "logger", "data.num_workers", "cache.folder")
@@ -36,7 +39,7 @@ def checkpoint_of(cfg: DictConfig) -> Path | None:
     old = read_config(cfg.paths.run)
     if old is None:
         raise UserError(f"resume=true, but {cfg.paths.run} holds no run: give hydra.run.dir=, the folder of the run to resume")
-    _check_same(old, OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True)))
+    _check_same(old, resolved_settings(cfg))
     if not last.is_file():  # the run ended before its first step
         return None
     if not is_zipfile(last):  # what torch.save writes
@@ -45,12 +48,17 @@ def checkpoint_of(cfg: DictConfig) -> Path | None:
 
 
 def write_config(cfg: DictConfig) -> None:
-    """Write `config.yaml`, composed and resolved, with the format number in front, into the run's folder."""
-    Path(cfg.paths.run, CONFIG).write_text(OmegaConf.to_yaml(with_format({})) + OmegaConf.to_yaml(cfg, resolve=True))
+    """Write `config.yaml`, composed and resolved, into the run's folder; in front the format number, and the built-in parts by name."""
+    header = OmegaConf.create(with_format({REGISTERED_KEY: _registered_parts(cfg)}))
+    Path(cfg.paths.run, CONFIG).write_text(OmegaConf.to_yaml(header) + OmegaConf.to_yaml(cfg, resolve=True))
 
 
 def read_config(folder: str | Path) -> Any:
-    """`config.yaml` of the run in a folder; `None` where there is none. Raises `UserError` for a run that this program cannot resume."""
+    """The settings of the run in a folder, see `stable_settings`; `None` where there is no `config.yaml`.
+
+    Raises:
+        UserError: this program cannot resume the run.
+    """
     path = Path(folder, CONFIG)
     if not path.is_file():
         return None
@@ -62,7 +70,26 @@ def read_config(folder: str | Path) -> Any:
 
     config: Any = OmegaConf.load(path)
     upgraded({FORMAT_KEY: config.pop(FORMAT_KEY, 0)}, path, refuse)
-    return config
+    for group, name in config.pop(REGISTERED_KEY, {}).items():  # their paths may be those of an earlier release
+        config[group]["_target_"] = name
+    return stable_settings(config)
+
+
+def resolved_settings(cfg: DictConfig) -> DictConfig:
+    """The settings of a composed config, resolved as `config.yaml` holds them, to compare with those of `read_config`."""
+    resolved: Any = OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True))
+    return stable_settings(resolved)
+
+
+def stable_settings(cfg: DictConfig) -> DictConfig:
+    """A copy with `group:name` in place of the `_target_` of each registered part, so that a class that moves changes no setting.
+
+    A part without a registry, and a user's, keep their import path.
+    """
+    settings: Any = OmegaConf.create(OmegaConf.to_container(cfg))
+    for group, name in _registered_parts(cfg).items():
+        settings[group]["_target_"] = name
+    return settings  # type: ignore[no-any-return]
 
 
 @contextmanager
@@ -82,6 +109,26 @@ def alone_in(folder: str | Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _registered_parts(cfg: DictConfig) -> dict[str, str]:
+    """Config group -> `group:name` of each built-in part that is registered."""
+    from ftlit.recipes.config.validate import REGISTRIES  # here, so that --help stays fast
+
+    settings: Any = OmegaConf.to_container(cfg)
+    nodes = {group: settings[group] for group in REGISTRIES if isinstance(settings.get(group), dict)}
+    names = {group: REGISTRIES[group].name_of(_built_in_part(str(node.get("_target_")))) for group, node in nodes.items()}
+    return {group: f"{group}:{name}" for group, name in names.items() if name is not None}
+
+
+def _built_in_part(path: str) -> object:
+    """What a path within ftlit names; `None` for a user's, which is not imported before it is built."""
+    if not path.startswith("ftlit."):
+        return None
+    try:
+        return resolve_name(new_path(path) or path)
+    except (ImportError, AttributeError):
+        return None
 
 
 def _check_same(old: Any, given: Any) -> None:
