@@ -182,7 +182,7 @@ def test_a_pretraining_that_stopped_between_layers_resumes_to_the_same_bits(whol
     (folder / "stopped/pretrain.csv").write_bytes(b"".join(rows[:3]))
     (folder / "stopped/config.yaml").write_bytes((folder / "run/config.yaml").read_bytes())
     refused = train(folder, *MLP, "pretrain=autoencoder", "hydra.run.dir=stopped")
-    assert refused.returncode == 2 and "resume=true goes on with it" in refused.stderr
+    assert refused.returncode == 2 and "give resume=true to continue it" in refused.stderr
     done = train(folder, *MLP, "pretrain=autoencoder", "hydra.run.dir=stopped", "resume=true")
     assert "layer1: already trained" in done.stdout and "layer1, epoch" not in done.stdout
     for name in ("backbone.safetensors", "pretrain.csv", "layers/layer2.safetensors"):
