@@ -1,6 +1,8 @@
 """StagedFinetuning in a LightningModule of a user: frozen means frozen, groups never change, resumed training is in the right stage."""
 
+import json
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 
 import lightning.pytorch as pl
@@ -12,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from ftlit import Rates, Schedule, Stage, StagedFinetuning, Until, UserError, build_optimizer
 from ftlit.finetuning.lr_schedule import linear
+from ftlit.lit.stage_checks import check_same_schedule, schedule_values
 
 SCHEDULE = Schedule([Stage(["head"]), Stage(["head", "body.top"], epoch=2), Stage(["*"], epoch=3)])
 
@@ -198,6 +201,43 @@ def test_a_checkpoint_of_another_schedule_is_an_error_that_shows_both(run):
     with pytest.raises(UserError) as error:
         fit(5, schedule=other, ckpt_path=folder / "1.ckpt")
     assert "made with another schedule" in str(error.value) and "from epoch 2" in str(error.value) and "from epoch 1" in str(error.value)
+
+
+UNTIL = Until("val/score", patience=2, min_delta=0.5)
+FREE = {"body.low": "frozen", "*": "live"}
+RICH = Schedule([Stage(["head"]), Stage(["*"], epoch=3, until=UNTIL, batchnorm=FREE, from_best=True)], [("head", 1), ("*", 0.1)])
+
+
+def test_a_checkpoint_keeps_the_schedule_as_plain_values():
+    values = json.loads(json.dumps(schedule_values(RICH)))  # plain values survive JSON
+    assert values == StagedFinetuning(RICH).state_dict()["schedule"]
+    check_same_schedule(values, RICH)
+    assert values["stages"][1]["until"]["min_delta"] == 0.5 and values["lr_scale"] == [["head", 1.0], ["*", 0.1]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"until": replace(UNTIL, min_delta=0.25)}, r"mode max, min_delta 0\.5.* now .*mode max, min_delta 0\.25"),
+        ({"batchnorm": "live"}, r"'body.low': 'frozen'.* now .*batchnorm live"),
+        ({"from_best": False}, "from the best weights; now"),
+        ({"name": "all"}, r"stage '\*': .* now stage 'all': "),
+        ({"epoch": 4}, "epoch 3 at the latest.* epoch 4 at the latest"),
+    ],
+)
+def test_every_change_of_a_stage_is_an_error_that_shows_it(change, message):
+    other = Schedule([RICH.stages[0], replace(RICH.stages[1], **change)], RICH.lr_scale)
+    with pytest.raises(UserError, match=message):
+        check_same_schedule(schedule_values(RICH), other)
+
+
+def test_a_stage_or_factor_more_or_less_and_a_checkpoint_of_an_earlier_release_are_errors():
+    with pytest.raises(UserError, match=r"another schedule: stage '\*'.*; now no such stage"):
+        check_same_schedule(schedule_values(RICH), Schedule(RICH.stages[:1], RICH.lr_scale))
+    with pytest.raises(UserError, match=r"another schedule: no such learning-rate factor; now learning rate of \*: x 0\.1"):
+        check_same_schedule(schedule_values(Schedule(RICH.stages, RICH.lr_scale[:1])), RICH)
+    with pytest.raises(UserError, match="an earlier ftlit wrote this checkpoint"):
+        check_same_schedule(["stage 'head': head from epoch 0; batchnorm auto"], RICH)
 
 
 def test_restarting_rates_begin_again_with_each_stage():

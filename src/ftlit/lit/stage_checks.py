@@ -1,7 +1,9 @@
 """Checks of StagedFinetuning: mistakes that would train the wrong parameters without an error, found before or during training."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from itertools import zip_longest
+from typing import Any
 
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import StochasticWeightAveraging
@@ -12,7 +14,7 @@ from ftlit.errors import UserError, shorten
 from ftlit.finetuning.freeze import trained
 from ftlit.finetuning.param_groups import EVERYTHING
 from ftlit.finetuning.schedule import Schedule
-from ftlit.finetuning.stage import Stage
+from ftlit.finetuning.stage import Stage, Until
 
 Trainable = tuple[nn.Parameter, bool]  # a parameter, and whether the current stage trains it
 
@@ -64,22 +66,47 @@ def check_unchanged(module: nn.Module, expected: Iterable[Trainable]) -> None:
             raise UserError(f"{name!r} was {change} by something other than StagedFinetuning: let only the schedule decide what trains")
 
 
-def describe_schedule(schedule: Schedule) -> list[str]:
-    """Lines of text that are equal for equal schedules: one for each stage and each learning-rate factor."""
-    rates = [f"rate of {pattern}: x {factor!r}" for pattern, factor in schedule.lr_scale]
-    return [*map(_describe_stage, schedule.stages), *rates]
+def schedule_values(schedule: Schedule) -> dict[str, Any]:
+    """The schedule as plain values for a checkpoint; they are equal for equal schedules."""
+    return {"stages": [_stage_values(stage) for stage in schedule.stages], "lr_scale": [list(pair) for pair in schedule.lr_scale]}
 
 
-def _describe_stage(stage: Stage) -> str:
-    until = f" ({stage.until!r})" if stage.until else ""
+def _stage_values(stage: Stage) -> dict[str, Any]:
+    policy = stage.policy if isinstance(stage.policy, str) else dict(stage.policy)
+    return {**asdict(stage), "train": list(stage.train), "batchnorm": policy}
+
+
+def check_same_schedule(saved: Any, schedule: Schedule) -> None:
+    """Check that a checkpoint was made with this schedule.
+
+    Args:
+        saved: what `schedule_values` returned for the schedule of the checkpoint.
+        schedule: of the run that resumes from it.
+
+    Raises:
+        UserError: the first stage or learning-rate factor that differs; or an earlier release wrote the checkpoint.
+    """
+    if not isinstance(saved, Mapping):
+        raise UserError("an earlier ftlit wrote this checkpoint: training cannot resume from it; start a new run from its weights")
+    given = schedule_values(schedule)
+    for part, describe in (("stages", _describe_stage), ("lr_scale", _describe_factor)):
+        for before, now in zip_longest(saved[part], given[part]):
+            if before != now:
+                raise UserError(
+                    f"this checkpoint was made with another schedule: {describe(before)}; now {describe(now)}. "
+                    "Give the same schedule, or start a new run"
+                )
+
+
+def _describe_stage(values: Mapping[str, Any] | None) -> str:
+    if values is None:
+        return "no such stage"
+    until = Until(**values["until"]) if values["until"] else None
+    stage = Stage(**{**values, "until": until})
+    condition = f" (mode {until.mode}, min_delta {until.min_delta:g})" if until else ""
     weights = ", from the best weights" if stage.from_best else ""
-    return f"stage {stage.name!r}: {', '.join(stage.train)} from {stage.begins}; batchnorm {stage.policy}{until}{weights}"
+    return f"stage {stage.name!r}: {', '.join(stage.train)} from {stage.begins}{condition}; batchnorm {stage.policy}{weights}"
 
 
-def check_same_schedule(saved: Sequence[str], given: Sequence[str]) -> None:
-    """Raise `UserError` with the first difference between the schedules that two results of `describe_schedule` describe."""
-    for before, now in zip_longest(saved, given, fillvalue="nothing"):
-        if before != now:
-            raise UserError(
-                f"this checkpoint was made with another schedule: {before}; now {now}. Give the same schedule, or start a new run"
-            )
+def _describe_factor(pair: Sequence[Any] | None) -> str:
+    return "no such learning-rate factor" if pair is None else f"learning rate of {pair[0]}: x {pair[1]!r}"

@@ -14,7 +14,7 @@ from ftlit.finetuning.param_groups import check_ratios
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage
 from ftlit.lit.module_internals import builds_layers_late, wrap_ddp_again
-from ftlit.lit.stage_checks import Trainable, check_callbacks, check_optimizers, check_same_schedule, check_unchanged, describe_schedule
+from ftlit.lit.stage_checks import Trainable, check_callbacks, check_optimizers, check_same_schedule, check_unchanged, schedule_values
 from ftlit.lit.stage_trigger import StageTrigger
 from ftlit.lit.strategies import check_strategy, compile_again, reshard
 from ftlit.lit.trainer_internals import (
@@ -83,7 +83,7 @@ class StagedFinetuning(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """State for a checkpoint: the decisions of metrics with the values behind them, and the schedule, to compare it on resuming."""
-        return {"schedule": describe_schedule(self.schedule), **self.trigger.state_dict()}
+        return {"schedule": schedule_values(self.schedule), **self.trigger.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the decisions."""
@@ -111,7 +111,7 @@ class StagedFinetuning(Callback):
         state = checkpoint.get("callbacks", {}).get(self.state_key)
         if state is None:
             raise UserError("this checkpoint was made without StagedFinetuning: its stage is unknown; start a new run from its weights")
-        check_same_schedule(state["schedule"], describe_schedule(self.schedule))
+        check_same_schedule(state["schedule"], self.schedule)
         self._apply(pl_module, self.schedule.stage_at(checkpoint["epoch"], checkpoint["global_step"], state["decided"]))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
