@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from ftlit import UserError, export_run, load, load_backbone
 from ftlit.cli import cache
 from ftlit.cli.main import main
-from ftlit.inference.record import KEY, record_of
+from ftlit.inference.record import KEY, read_record, record_of
 from ftlit.models.heads import HEADS, LinearProbeHead, MLPHead, is_linear_probe
 from ftlit.recipes.run.resume import read_config, stable_settings
 from ftlit.recipes.run.scenario_costs import has_probe_head
@@ -24,6 +24,7 @@ from ftlit.report.html import write_report
 from ftlit.report.load import read
 from ftlit.run_folder import read_advice, read_result, write_result
 from ftlit.sweeps.jobs import Job, read_job
+from ftlit.zoo import BACKBONES
 
 pytestmark = pytest.mark.e2e
 
@@ -192,6 +193,38 @@ def test_a_subclass_of_the_linear_probe_is_fitted_as_one_and_advised_as_one():
     for target, expected in ((UserHead, True), (LinearProbeHead, True), (MLPHead, False)):
         assert is_linear_probe(target) is has_probe_head(OmegaConf.create({"head": {"_target_": f"{target.__module__}.{target.__name__}"}}))
         assert is_linear_probe(target) is expected
+
+
+BACKBONES_OF_0 = {
+    "glyph": ({"loader": "load_backbone", "name": "glyph", "reinit": "['top']"}, "torchvision", {"name": "glyph", "reinit": ["top"]}),
+    "timm": ({"loader": "load_timm", "name": "resnet18"}, "timm", {"name": "resnet18"}),
+    "bert": ({"loader": "load_bert", "name": "tiny", "max_length": 32}, "bert", {"name": "tiny", "max_length": 32}),
+}
+HEADS_OF_0 = {"LinearHead": "linear", "SolvedLinearHead": "linear", "PooledHead": "pooled", "MLPHead": "mlp", "ConvHead": "conv"}
+
+
+@pytest.mark.parametrize("backbone", BACKBONES_OF_0)
+@pytest.mark.parametrize("head", HEADS_OF_0)
+def test_a_record_of_format_0_names_built_in_parts_by_their_registry_names(backbone, head):
+    written, loader, arguments = BACKBONES_OF_0[backbone]
+    old_head = {"_target_": f"ftlit.head.{head}", "in_features": 8, "hidden": "[4, 2]"}
+    record = {"backbone": written, "affine": True, "head": old_head, "class_names": ["a", "b"], "multilabel": True}
+    assert read_record({KEY: record}) == {
+        "backbone": {"name": loader, "arguments": arguments},
+        "affine": True,
+        "head": {"name": HEADS_OF_0[head], "arguments": {"in_features": 8, "hidden": [4, 2]}},
+        "loss": None,
+        "class_names": ["a", "b"],
+        "multilabel": True,
+    }
+    assert loader in BACKBONES and HEADS_OF_0[head] in HEADS
+
+
+def test_custom_parts_of_a_record_of_format_0_keep_their_import_paths():
+    record = {"backbone": {"_target_": "mine.net", "width": 8}, "affine": False, "head": {"_target_": "mine.Head"}}
+    read_again = read_record({KEY: record})
+    assert read_again["backbone"] == {"import": "mine.net", "arguments": {"width": 8}}
+    assert read_again["head"] == {"import": "mine.Head", "arguments": {}}
 
 
 def test_results_of_several_entries_carry_the_format_each(tmp_path):
