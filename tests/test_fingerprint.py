@@ -1,6 +1,7 @@
 """Fingerprints are equal if weights, parameters and code are equal, in any process, and differ if one of them differs."""
 
 import importlib
+import json
 import os
 import re
 import subprocess
@@ -22,6 +23,7 @@ from PIL import Image
 from torch import fx, nn
 from torchvision.transforms import v2
 
+from ftlit.code_identity import identity
 from ftlit.data.images import image_reader, read_image
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.transforms import AUGMENTS, eval_transform, train_transform
@@ -440,6 +442,82 @@ def test_a_users_code_counts_with_what_it_reaches_by_name_and_neither_comments_n
     before, after = found(SAME), found({**SAME, **settings})
     assert {name for name in before if before[name] != after[name]} == expected
     assert len(set(before.values())) == len(before)
+
+
+GLOBAL = """
+import argparse, io, logging, re, threading
+from collections import defaultdict, deque
+from decimal import Decimal
+from types import SimpleNamespace
+import numpy as np
+class Config:
+    def __init__(self, size):
+        self.size = size
+class Table(dict):
+    def __missing__(self, key):
+        return {inside}
+SETTING = {setting}
+class Holder:
+    setting, method, constant = SETTING, staticmethod(SETTING), property(SETTING)
+def f(x):
+    return x, SETTING{body}
+"""
+
+
+def reading(setting: str, inside: int = 0, body: str = ""):
+    return function_of(GLOBAL.format(setting=setting, inside=inside, body=body))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "SimpleNamespace(size={})", "argparse.Namespace(size={})", "Config({})", "re.compile('{}')", "np.float32({})", "Decimal({})",
+        "deque([{}])", "[Config({}), 1]", "dict(a=re.compile('{}'))", "defaultdict(int, a={})", "Table(a={})", "(Decimal({}),)",
+        "dict(a=None, b=[dict(c=Config({}))])", "np.arange({})", "set([Decimal({})])",
+    ],
+)  # fmt: skip
+def test_every_value_that_a_users_code_reaches_counts(setting):
+    found = [reading(setting.format(number)) for number in (1, 2, 1)]
+    for things in (found, [function.__globals__["Holder"] for function in found]):
+        assert fingerprint(things[0]) == fingerprint(things[2]) != fingerprint(things[1])
+
+
+def test_the_class_of_a_mapping_and_its_default_count():
+    assert fingerprint(reading("Table(a=1)", inside=1)) != fingerprint(reading("Table(a=1)", inside=2))
+    assert fingerprint(reading("defaultdict(int, a=1)")) != fingerprint(reading("defaultdict(list, a=1)"))
+
+
+@pytest.mark.parametrize(
+    "states", [("logging.getLogger('a')", "logging.getLogger('b')"), ("threading.Lock()", "threading.RLock()"), ("{}", "dict()"),
+               ("io.StringIO('a')", "io.StringIO('b')")]
+)  # fmt: skip
+def test_loggers_locks_open_files_and_empty_containers_do_not_count(states):
+    assert len({fingerprint(reading(state)) for state in states}) == 1
+
+
+def test_a_reached_value_that_cannot_be_fingerprinted_is_an_error():
+    with pytest.raises(UserError, match=r"generator cannot be fingerprinted .*; take cache=none$"):
+        fingerprint(reading("(i for i in range(3))"))
+
+
+@pytest.mark.parametrize(
+    ("origin", "counts"),
+    [(None, False), ({"url": "file:///a", "dir_info": {}}, True), ({"url": "git", "vcs_info": {"vcs": "git", "commit_id": "0a1b"}}, False)],
+)
+def test_a_package_counts_by_its_version_unless_it_was_installed_from_a_folder(tmp_path, monkeypatch, origin, counts):
+    found = []
+    for i, gain in enumerate((2, 3)):
+        name, site = f"installed_{origin and len(origin['url'])}_{i}", tmp_path / str(i) / "site-packages"
+        metadata = site / f"{name}-0.1.dist-info"
+        metadata.mkdir(parents=True)
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1\n")
+        if origin:
+            (metadata / "direct_url.json").write_text(json.dumps(origin))
+        (site / f"{name}.py").write_text(f"GAIN = {gain}\ndef scaled(x):\n    return x * GAIN\n")
+        monkeypatch.syspath_prepend(site)
+        scaled = importlib.import_module(name).scaled
+        found.append(str([str(part).replace(name, "") for part in identity(scaled)]))
+    assert (found[0] != found[1]) == counts
 
 
 # --- plain values

@@ -3,42 +3,51 @@
 A comment, a docstring, or a module that is moved changes none of them. `fingerprint` hashes what `identity` returns.
 """
 
+import io
+import json
+import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import is_dataclass
-from enum import Enum
+import threading
+from abc import ABC
+from collections.abc import Callable, Iterator, MutableMapping, MutableSequence, MutableSet, Sequence
 from functools import cache, cached_property, lru_cache
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
-from pathlib import Path, PurePath
-from types import CellType, FunctionType, ModuleType
+from importlib.metadata import Distribution, PackageNotFoundError, distribution, packages_distributions
+from pathlib import Path
+from types import CellType, FunctionType, GetSetDescriptorType, MemberDescriptorType, ModuleType
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from ftlit.bytecode import code_digest, names_in
 
-Code = FunctionType | type
 Named = TypeVar("Named", bound=Callable[..., Any])
 
-# named only: their versions are in the key of stored features, see `ftlit.features.keys`
+# named only: `ftlit.fingerprint.software` puts their versions in the key of stored features; those of Python's modules do not matter
 VERSIONED_PACKAGES = ("torch", "torchvision", "PIL", "numpy", *sys.stdlib_module_names)
 PLAIN = (type(None), bool, int, float, complex, str, bytes, range, slice, torch.dtype, torch.device, torch.Size)
 PYTHON = f"python {sys.version_info.major}.{sys.version_info.minor}"  # bytecode differs between minor versions
 CachedFunction = type(lru_cache(abs))
+LOCKS = (type(threading.Lock()), type(threading.RLock()), threading.Condition, threading.Semaphore, threading.Event, threading.local)
+RUN_STATE = (*LOCKS, logging.Logger, logging.LoggerAdapter, logging.Handler, io.IOBase)
+BOOKKEEPING = (MemberDescriptorType, GetSetDescriptorType, type(vars(ABC)["_abc_impl"]))  # that Python keeps in classes
 _stable_names: dict[Any, str] = {}
+_uses: dict[Any, Sequence[Callable[..., Any]]] = {}
 
 
-def versioned(name: str, version: int) -> Callable[[Named], Named]:
+def versioned(name: str, version: int, *, uses: Sequence[Callable[..., Any]] = ()) -> Callable[[Named], Named]:
     """Register a class or function of ftlit under a name that stays, and a version number to be raised when its output changes.
 
     Whatever of ftlit can decide stored features has one: layers, transforms, readers. The name is unique, and does not change when the
     class is renamed or its module is moved.
+
+    Args:
+        name: unique.
+        version: from 1.
+        uses: classes and functions of ftlit with a version that decide the output too, but for base classes, which always count.
     """
 
     def register(thing: Named) -> Named:
-        _stable_names[thing] = f"{name} {version}"
+        _stable_names[thing], _uses[thing] = f"{name} {version}", uses
         return thing
 
     return register
@@ -53,39 +62,58 @@ def identity(thing: Any) -> list[Any]:
     """Values that identify a class or a function, whatever its instances or its closure hold.
 
     Returns:
-        stable name and version of ftlit's own; the qualified name for torch, torchvision, Pillow, numpy and Python; with package version
-        and own code for other installed packages; else the code, see `_reachable`, with the version of Python.
+        stable name and version of ftlit's own, and of what it uses; the qualified name for torch, torchvision, Pillow, numpy and Python;
+        with package version and own code for other packages whose version tells their code, see `exact_version`; else the code, see
+        `_reachable`, with the version of Python.
     """
     stable, module = stable_name(thing), _module(thing)
     package = module.partition(".")[0]
     if stable is not None:
-        return ["ftlit", stable]
+        return ["ftlit", stable, *map(identity, (*_uses.get(thing, ()), *filter(stable_name, _bases(thing))))]
     if package in VERSIONED_PACKAGES:
         return [f"{module}.{_name(thing)}"]
     if _is_installed(module):
-        return [f"{module}.{_name(thing)}", package_version(package), PYTHON, _own(thing), *map(identity, _bases(thing))]
+        return [f"{module}.{_name(thing)}", exact_version(package), PYTHON, _own(thing), *map(identity, _bases(thing))]
     return [_name(thing), PYTHON, *_reachable(thing)]
 
 
 @cache
-def package_version(package: str) -> str:
-    """Version of the distribution that holds a top-level package; `?` without one."""
+def _distribution(package: str) -> Distribution | None:
     for name in (package, *packages_distributions().get(package, ())):
         try:
-            return version(name)
+            return distribution(name)
         except PackageNotFoundError:
             continue
-    return "?"
+    return None
 
 
-def is_setting(value: Any) -> bool:
-    """Whether a global or an attribute of a class can decide a result: values and callables, not what a program gathers in a run."""
-    if isinstance(value, Mapping | list | set):
-        return bool(value) and all(map(is_setting, value.values() if isinstance(value, Mapping) else value))
-    if isinstance(value, tuple | frozenset):
-        return all(map(is_setting, value))
-    kept = Enum | PurePath | Tensor | np.ndarray | ModuleType
-    return type(value) in PLAIN or isinstance(value, kept) or callable(value) or is_dataclass(value)
+def package_version(package: str) -> str:
+    """Version of the distribution that holds a top-level package; `?` without one."""
+    found = _distribution(package)
+    return found.version if found else "?"
+
+
+@cache
+def exact_version(package: str) -> str | None:
+    """Version of an installed package, with the commit or the hash of what it was installed from, if that was not a package index.
+
+    Returns:
+        `None` where the version does not tell the code: a package that was installed from a folder (`pip install .`), or that is merely
+        copied to where packages lie.
+    """
+    found = _distribution(package)
+    origin = json.loads((found and found.read_text("direct_url.json")) or "{}")
+    if found is None or not origin:
+        return found.version if found else None
+    exact = origin.get("vcs_info", {}).get("commit_id") or origin.get("archive_info", {}).get("hash")
+    return f"{found.version} {exact}" if exact else None
+
+
+def is_run_state(value: Any) -> bool:
+    """Whether a value that code reaches decides no result: a logger, a lock, an open file, a container that is empty before the run."""
+    if isinstance(value, MutableMapping | MutableSequence | MutableSet):
+        return len(value) == 0
+    return isinstance(value, (*RUN_STATE, *BOOKKEEPING))
 
 
 def _module(thing: Any) -> str:
@@ -103,9 +131,10 @@ def _bases(thing: Any) -> list[type]:
 
 @cache
 def _is_installed(module: str) -> bool:
-    """Whether it lies where installers put packages. ftlit's own modules do not count: what of them has no version is known by its code."""
-    file = getattr(sys.modules.get(module), "__file__", None) or ""
-    return module.partition(".")[0] != "ftlit" and not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
+    """Whether an installer put it there, with a version that tells its code. ftlit's modules do not count: their versions do not."""
+    file, package = getattr(sys.modules.get(module), "__file__", None) or "", module.partition(".")[0]
+    installed = not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
+    return installed and package != "ftlit" and exact_version(package) is not None
 
 
 def _is_followed(thing: Any) -> bool:
@@ -123,7 +152,7 @@ def _reachable(thing: Any) -> Iterator[list[Any]]:
         seen.add(id(piece))
         around = _around(piece)
         queue += [value for value in around.values() if _is_followed(value)]
-        yield [_name(piece), _own(piece), {name: _reference(value) for name, value in around.items() if is_setting(value)}]
+        yield [_name(piece), _own(piece), {name: _reference(value) for name, value in around.items() if not is_run_state(value)}]
 
 
 def _reference(value: Any) -> Any:
@@ -141,7 +170,8 @@ def _around(thing: Any) -> dict[str, Any]:
         return {**_defaults(thing), **_named_values(thing)}
     bases = {f"base {i}": base for i, base in enumerate(getattr(thing, "__bases__", ()))}
     around = {f"{name}.{used}": value for name, method in _methods(thing).items() for used, value in _around(method).items()}
-    return {**bases, **around, **{name: value for name, value in _attributes(thing).items() if not _functions(value)}}
+    values = {f"{name} {i}": part for name, value in _attributes(thing).items() for i, part in enumerate(_behind(value))}
+    return {**bases, **around, **{name: value for name, value in values.items() if not isinstance(value, FunctionType)}}
 
 
 def _defaults(function: FunctionType) -> dict[str, Any]:
@@ -189,15 +219,19 @@ def _methods(cls: Any) -> dict[str, FunctionType]:
 
 
 def _functions(value: Any) -> list[FunctionType]:
-    """The functions behind an attribute of a class: a method, a property, a class or static method, a cached one."""
+    return [part for part in _behind(value) if isinstance(part, FunctionType)]
+
+
+def _behind(value: Any) -> list[Any]:
+    """What an attribute of a class stands for: the functions of a property, of a class or static method, of a cached one; else itself."""
     parts: list[Any] = [value]
     if isinstance(value, property):
-        parts = [value.fget, value.fset, value.fdel]
+        parts = [part for part in (value.fget, value.fset, value.fdel) if part is not None]
     elif isinstance(value, classmethod | staticmethod):
         parts = [value.__func__]
     elif isinstance(value, cached_property):
         parts = [value.func]
-    return [part for part in map(_unwrapped, parts) if isinstance(part, FunctionType)]
+    return [_unwrapped(part) for part in parts]
 
 
 def _own(thing: Any) -> str:

@@ -53,7 +53,7 @@ def prefixes(layers: Mapping[str, nn.Module]) -> dict[str, str]:
 
 def software() -> str:
     """The versions of the packages that compute features."""
-    return ", ".join(f"{name} {package_version(name)}" for name in ("torch", "torchvision", "pillow"))
+    return ", ".join(f"{name} {package_version(name)}" for name in ("torch", "torchvision", "pillow", "numpy"))
 
 
 def of_bytes(content: bytes | memoryview) -> str:
@@ -163,7 +163,8 @@ def _of_dataset(thing: "Dataset[Any]") -> Decomposition:
 
 @_parts.register(Mapping)
 def _of_mapping(thing: Mapping[Any, Any]) -> Decomposition:
-    return "mapping", [part for pair in thing.items() for part in pair]
+    own = [] if type(thing) is dict else [type(thing), getattr(thing, "__dict__", None), getattr(thing, "default_factory", None)]
+    return "mapping", [*own, *(part for pair in thing.items() for part in pair)]
 
 
 @_parts.register

@@ -20,13 +20,14 @@ from ftlit.data.transforms import eval_transform, train_transform
 from ftlit.features.keys import KeyComponents, feature_keys, view_digest
 from ftlit.features.spec import FeatureSpec
 from ftlit.models.backbone import Backbone
+from ftlit.models.pooling import pool
 
 SOURCE = Path(ftlit.__file__).parent
 SPEC = InputSpec(size=8)
 COMPONENTS = KeyComponents("layers", "average", "mean", "view", (3,), torch.float32, "float32 on cpu", "torch 2")
 OTHERS = {
     "layers": "others", "pooling": "max", "token_pool": "class_token", "view": "other", "shape": (4,), "dtype": torch.float16,
-    "computed_in": "float32 on cuda", "software": "torch 3", "format": 0,
+    "computed_in": "float32 on cuda", "software": "torch 3", "pool": pool, "format": 0,
 }  # fmt: skip
 
 

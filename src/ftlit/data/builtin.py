@@ -130,7 +130,7 @@ def _class_names(dataset: Any, at_least: int) -> list[str]:
     return [str(number) for number in range(at_least)]
 
 
-@versioned("read_torchvision_image", 1)
+@versioned("read_torchvision_image", 1, uses=(to_rgb,))
 def _load(dataset: Any, place: int) -> Image.Image:
     try:
         return to_rgb(dataset[place][0])

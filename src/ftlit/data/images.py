@@ -20,7 +20,27 @@ class BadImage(UserError):
         super().__init__(text.strip().splitlines()[-1].removeprefix(f"{__name__}.BadImage: "))
 
 
-@versioned("read_image", 1)
+@versioned("to_rgb", 1)
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL image -> RGB, upright: EXIF orientation applied, transparency laid on white, 16 bits scaled to 8."""
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith(("I", "F")):
+        image = _grey_8_bits(image)
+    if image.getbands()[-1] in ("A", "a") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _grey_8_bits(image: Image.Image) -> Image.Image:
+    """Integers count as 16 bits, floats as the narrowest of [0, 1], [0, 255], [0, 65535] that holds them; beyond, the largest is white."""
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64)).clip(0)
+    tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
+    white = next((top for top in tops if values.max() <= top), values.max())
+    return Image.fromarray((values * (255 / white)).round().astype(np.uint8))
+
+
+@versioned("read_image", 1, uses=(to_rgb,))
 def read_image(path: str | Path, at_least: int | None = None) -> Image.Image:
     """An image file -> PIL image (RGB), upright.
 
@@ -48,26 +68,6 @@ def image_reader(spec: InputSpec) -> Callable[[str | Path], Image.Image]:
     of a third of the area is never enlarged.
     """
     return partial(read_image, at_least=2 * (spec.resize or spec.size))
-
-
-@versioned("to_rgb", 1)
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL image -> RGB, upright: EXIF orientation applied, transparency laid on white, 16 bits scaled to 8."""
-    ImageOps.exif_transpose(image, in_place=True)
-    if image.mode.startswith(("I", "F")):
-        image = _grey_8_bits(image)
-    if image.getbands()[-1] in ("A", "a") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def _grey_8_bits(image: Image.Image) -> Image.Image:
-    """Integers count as 16 bits, floats as the narrowest of [0, 1], [0, 255], [0, 65535] that holds them; beyond, the largest is white."""
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64)).clip(0)
-    tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
-    white = next((top for top in tops if values.max() <= top), values.max())
-    return Image.fromarray((values * (255 / white)).round().astype(np.uint8))
 
 
 def shown(path: str | Path) -> str:

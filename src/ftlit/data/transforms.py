@@ -1,4 +1,7 @@
-"""Transforms from a PIL image to the tensor that a network takes, for training and for evaluation."""
+"""Transforms from a PIL image to the tensor that a network takes, for training and for evaluation.
+
+They are made of torchvision's classes, which identify them with their arguments: they need no version (`ftlit.code_identity`).
+"""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -8,7 +11,6 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.functional import InterpolationMode
 
-from ftlit.code_identity import versioned
 from ftlit.errors import unknown
 
 if TYPE_CHECKING:  # an InputSpec makes its own transforms
@@ -17,20 +19,17 @@ if TYPE_CHECKING:  # an InputSpec makes its own transforms
 Transform = Callable[[Any], Tensor]  # of a PIL image (RGB), or of a text
 
 
-@versioned("eval_transform", 1)
 def eval_transform(spec: "InputSpec") -> Transform:
     """PIL image (RGB) -> float32 (3, size, size): resize the shorter side, centre crop, normalise. Deterministic."""
     resize = v2.Resize(spec.resize or spec.size, interpolation=_mode(spec), antialias=True)
     return v2.Compose([resize, v2.CenterCrop(spec.size), *_to_normalised(spec)])  # type: ignore[no-any-return]
 
 
-@versioned("dense_transform", 1)
 def dense_transform(spec: "InputSpec", size: int) -> Transform:
     """PIL image (RGB) -> float32 (3, H, W), the whole image: the shorter side resized to `size` pixels, normalised."""
     return v2.Compose([v2.Resize(size, interpolation=_mode(spec), antialias=True), *_to_normalised(spec)])  # type: ignore[no-any-return]
 
 
-@versioned("train_transform", 1)
 def train_transform(spec: "InputSpec", augment: str = "photo", *, min_scale: float = 0.35) -> Transform:
     """PIL image (RGB) -> float32 (3, size, size), augmented with torch's global random state.
 

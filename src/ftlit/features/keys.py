@@ -3,13 +3,13 @@
 The key is the fingerprint of these components (`KeyComponents`); all code in them counts as `ftlit.code_identity` says: ftlit's own by a
 name and a version number, a package's by its version, a user's by bytecode and constants.
 
-- format: `FORMAT`, the number of everything that is not a component: how features are pooled and views are seeded.
+- format: `FORMAT`, the number of everything that is not a component, such as how views are seeded.
 - layers: of the backbone up to the cut: classes, attributes, hooks, parameters and buffers (`ftlit.fingerprint.prefixes`).
-- pooling and token_pool: none of both where features are stored whole.
+- pooling, token_pool and pool (the function, by its version): none of them where features are stored whole.
 - view: how an image becomes a tensor: the function that reads it, the transform, and of an augmented view its seed and number.
 - shape and dtype: of a row as it is stored.
 - computed_in: device and precision.
-- software: versions of torch, torchvision and Pillow.
+- software: versions of torch, torchvision, Pillow and numpy.
 
 The hash of an image (`ftlit.features.image_hashes`) is of the bytes of its file, or of the values of its array. Paths, names of data sets,
 labels and the settings of a run do not count.
@@ -27,7 +27,7 @@ from ftlit.features.spec import FeatureSpec
 from ftlit.features.table import FeatureKey
 from ftlit.fingerprint import fingerprint, prefixes, software
 from ftlit.models.backbone import Backbone
-from ftlit.models.pooling import Pooling, TokenPool, pooled_size
+from ftlit.models.pooling import Pooling, TokenPool, pool, pooled_size
 
 FORMAT = 1  # raised when stored features can no longer be used although no component changed
 VALUES = "values"  # view of images that are known by the values of their tensors
@@ -46,6 +46,7 @@ class KeyComponents:
     dtype: torch.dtype
     computed_in: str
     software: str
+    pool: Any = None
     format: int = FORMAT
 
     @property
@@ -91,7 +92,9 @@ def feature_keys(
         if spec.pooling:
             shape = (pooled_size(shape, spec.pooling),)
         token_pool = backbone.token_pool if spec.pooling else None
-        components = KeyComponents(layers[spec.cut], spec.pooling, token_pool, view, shape, dtype, computed, software())
+        components = KeyComponents(
+            layers[spec.cut], spec.pooling, token_pool, view, shape, dtype, computed, software(), pool if spec.pooling else None
+        )
         found[spec] = FeatureKey(components.digest, dtype, shape, _described(spec, components, backbone, about or {}))
     return found
 

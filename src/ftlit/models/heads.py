@@ -54,7 +54,7 @@ def is_linear_probe(target: object) -> bool:
 
 
 @HEADS.register("pooled")
-@versioned("pooled_head", 1)
+@versioned("pooled_head", 1, uses=(pool,))
 class PooledHead(nn.Module):
     """Maps (N, C, H, W) or tokens (N, T, C) -> logits (N, num_classes): pooled in another way than by the average, then linear.
 
