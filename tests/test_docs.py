@@ -1,10 +1,12 @@
 """docs/extending.md: each example is a module and an option that keep the contract of their group."""
 
+import os
 import re
 import sys
 
 import pytest
 import torch
+import warm
 from omegaconf import OmegaConf
 from paths import ROOT
 from torch import nn
@@ -15,9 +17,8 @@ from ftlit.recipes.config.hydra_internals import instantiate
 
 PAGE = (ROOT / "docs/extending.md").read_text()
 MODULES = dict(re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL))
-OPTIONS = {
-    group: text for group, text in re.findall(r"^```yaml\n# my_conf/(\w+)/\w+\.yaml\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
-}
+YAML = re.findall(r"^```yaml\n# (my_conf/(\w+)/(\w+)\.yaml)\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+OPTIONS = {group: text for _, group, _, text in YAML}
 
 
 @pytest.fixture
@@ -27,7 +28,13 @@ def make(tmp_path, monkeypatch):
         (tmp_path / name).write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(PROBE_KINDS, "_parts", dict(PROBE_KINDS))
-    yield lambda group, **arguments: instantiate(OmegaConf.create(OPTIONS[group]), **arguments)
+
+    def built(group, **arguments):
+        option = OmegaConf.create(OPTIONS[group])
+        option.pop("defaults", None)  # Hydra's, which merges another option
+        return instantiate(option, **arguments)
+
+    yield built
     for name in MODULES:
         sys.modules.pop(name.removesuffix(".py"), None)
 
@@ -56,3 +63,18 @@ def test_a_fourth_kind_of_probe_separates_what_lies_apart(make, classes):
     features = nn.functional.one_hot(labels, 4).double() * 5 + torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
     assert probes.kinds == ["nearest_mean"] and list(PROBE_KINDS)[3] == "nearest_mean"
     assert fit_probe(features, labels, kind="nearest_mean", l2=1.0).accuracy(features, labels) == 1.0
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("recipe", ["finetune", "probe"])
+def test_a_command_runs_with_all_options_of_the_page(tmp_path, recipe):
+    for name, text in [*MODULES.items(), *((path, text) for path, _, _, text in YAML)]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    options = [f"{group}={option}" for _, group, option, _ in YAML]
+    scenario = ("scenario=large_similar", "trainer.max_epochs=3", "trainer=cpu", "report=false")
+    command = [sys.executable, ROOT / "train.py", "--config-dir", "my_conf", *options, f"recipe={recipe}", *scenario, "hydra.run.dir=run"]
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = warm.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path, "FTLIT_CACHE": str(tmp_path / "store")})
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert (tmp_path / "run/result.json").is_file()
