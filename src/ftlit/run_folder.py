@@ -42,5 +42,7 @@ def read_advice(folder: str | Path) -> JsonObject | None:
 
 
 def _advice_from_0(content: JsonObject) -> JsonObject:
-    """In format 0 the measurements are called `measured`."""
-    return {"advice": content["advice"], "measurements": content.get("measured")}
+    """In format 0 the measurements are called `measured`, and two fields of the advice have other names."""
+    renamed = {"solvable": "fits_probe_head", "holds_out": "holds_out_images"}
+    advice = {renamed.get(name, name): value for name, value in content["advice"].items()}
+    return {"advice": advice, "measurements": content.get("measured")}

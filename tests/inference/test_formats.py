@@ -18,6 +18,7 @@ from ftlit.cli import cache
 from ftlit.cli.main import main
 from ftlit.inference.record import KEY, read_record, record_of
 from ftlit.models.heads import HEADS, LinearProbeHead, MLPHead, is_linear_probe
+from ftlit.probes.advice import Advice
 from ftlit.recipes.run.resume import read_config, stable_settings
 from ftlit.recipes.run.scenario_costs import has_probe_head
 from ftlit.report.html import write_report
@@ -225,6 +226,12 @@ def test_custom_parts_of_a_record_of_format_0_keep_their_import_paths():
     read_again = read_record({KEY: record})
     assert read_again["backbone"] == {"import": "mine.net", "arguments": {"width": 8}}
     assert read_again["head"] == {"import": "mine.Head", "arguments": {}}
+
+
+def test_the_advice_of_format_0_has_the_fields_of_today(old):
+    stored = read_advice(old / "auto")
+    assert set(stored) == {"advice", "measurements"} and stored["measurements"]["images"] == 50
+    assert Advice(**stored["advice"]).fits_probe_head and stored["advice"]["holds_out_images"]
 
 
 def test_results_of_several_entries_carry_the_format_each(tmp_path):

@@ -1,6 +1,9 @@
 """Contract: Lightning still does this. Each test fails if Lightning changes a part that ftlit.lit.trainer_internals relies on."""
 
 import csv
+import os
+import subprocess
+import sys
 from math import inf
 
 import lightning.pytorch as pl
@@ -371,6 +374,20 @@ def test_the_loss_of_a_batch_comes_divided_by_the_batches_of_a_step():
 
     fit(Noting(), model=Constant(), accumulate_grad_batches=3, max_epochs=1)
     assert losses == [2.0] * BATCHES
+
+
+def test_a_trainer_keeps_overfit_batches():
+    assert internals.overfits_batches(trainer(overfit_batches=2)) and internals.overfits_batches(trainer(overfit_batches=0.5))
+    assert not internals.overfits_batches(trainer()) and not internals.overfits_batches(None)
+
+
+@pytest.mark.parametrize(("rank", "expected"), [("2", 2), (None, 0)])
+def test_the_rank_is_known_from_the_environment_before_there_is_a_trainer(rank, expected):
+    code = "from ftlit.lit.trainer_internals import rank_before_trainer as rank; print(rank())"
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+    environment = {name: value for name, value in os.environ.items() if name not in names} | ({"RANK": rank} if rank else {})
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == expected
 
 
 def test_an_interruption_ends_fit_with_a_system_exit():

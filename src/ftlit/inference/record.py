@@ -46,7 +46,7 @@ def record_of(
         class_names: class number -> name.
         multilabel: whether an image has several labels.
         affine: whether the batch norms were rewritten.
-        loss: see `part_of`; prediction does not need it.
+        loss: see `part_of`; what the weights were trained with, to read in the checkpoint; `ftlit.load` builds no loss.
     """
     loaded = backbone.record
     return with_format(

@@ -6,7 +6,9 @@ hooks. Parts of LightningModule, strategies, metrics and compiled modules are in
 
 | part of Lightning | function | reason |
 |---|---|---|
-| `callbacks`, `datamodule`, `fast_dev_run` | `callbacks_of`, `find_callback`, `datamodule_of`, `is_trial_run` | set, but not declared |
+| `callbacks`, `datamodule` | `callbacks_of`, `find_callback`, `datamodule_of` | set, but not declared |
+| `fast_dev_run`, `overfit_batches` | `is_trial_run`, `overfits_batches` | set, but not declared |
+| `rank_zero_only.rank` | `rank_before_trainer` | an attribute of a function, from the environment |
 | `fit_loop.setup_data` | `steps_per_epoch` | with `max_steps` alone the number of batches is not known before the loop asks for it |
 | `fit_loop.epoch_loop.batch_progress` | `completed_batches` | how far the epoch is, also in the hooks of data modules |
 | `fit_loop.epoch_loop.max_steps` | `end_before_first_step` | `fit` shall set up everything and then train nothing |
@@ -28,6 +30,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from ftlit.errors import UserError
 
@@ -53,6 +56,16 @@ def datamodule_of(trainer: Trainer) -> Any:
 def is_trial_run(trainer: Trainer) -> bool:
     """Whether `fast_dev_run` limits the trainer to a few batches."""
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+
+
+def overfits_batches(trainer: Trainer | None) -> bool:
+    """Whether `overfit_batches` limits the trainer to a few batches, in an order of Lightning's; False without a trainer."""
+    return trainer is not None and bool(trainer.overfit_batches)  # type: ignore[attr-defined]
+
+
+def rank_before_trainer() -> int:
+    """The rank of this process as its environment gives it, before there is a Trainer; 0 for a process started by hand."""
+    return getattr(rank_zero_only, "rank", 0)
 
 
 def log_at_least_every(trainer: Trainer, steps: float) -> None:

@@ -139,16 +139,16 @@ class Advice:
         cut: name of the cut.
         reason: `None` where the advice is read from a file.
         pretrained: whether there are pretrained layers to transfer.
-        solvable: whether a linear probe can be fitted as the head.
-        holds_out: whether images can be held out to choose the L2 penalty of the head.
+        fits_probe_head: whether a linear probe can be fitted as the head.
+        holds_out_images: whether images can be held out to choose the L2 penalty of the head.
     """
 
     scenario: str
     cut: str
     reason: Reason | None = None
     pretrained: bool = True
-    solvable: bool = True
-    holds_out: bool = True
+    fits_probe_head: bool = True
+    holds_out_images: bool = True
 
 
 def advise(measured: Measurements, *, droppable: bool = True, requested: str = "") -> Advice:

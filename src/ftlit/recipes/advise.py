@@ -8,11 +8,11 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ftlit.errors import UserError
 from ftlit.lit.datamodules.indexed_images import IndexedImages
+from ftlit.lit.trainer_internals import rank_before_trainer
 from ftlit.models.backbone import Backbone
 from ftlit.probes.advice import Advice, Depth, Measurements, Reason, SizeReason, advise
 from ftlit.probes.linear_probe import fit_probe
@@ -74,7 +74,7 @@ def resolve_auto(cfg: DictConfig) -> DictConfig:
         read_config(cfg.paths.run)  # refuses a run that this program cannot resume, before its advice is read
         if read_advice(cfg.paths.run) is None:
             return cfg  # the run began with another scenario, or there is none: resuming raises the error
-    elif getattr(rank_zero_only, "rank", 0) == 0:
+    elif rank_before_trainer() == 0:
         checkpoint_of(cfg)
         if TorchElasticEnvironment.detect() and int(os.environ.get("WORLD_SIZE", 1)) > 1:
             raise UserError("scenario=auto measures before there are several processes: give the scenario that `ftlit advise` names")
@@ -87,7 +87,7 @@ def resolve_auto(cfg: DictConfig) -> DictConfig:
     stored = read_advice(cfg.paths.run)
     if stored is None:
         raise UserError("scenario=auto: the first process left no advice here: give the scenario that `ftlit advise` names")
-    names = ("scenario", "cut", "pretrained", "solvable", "holds_out")
+    names = ("scenario", "cut", "pretrained", "fits_probe_head", "holds_out_images")
     return adopt(_compose(overrides_of(cfg, Advice(**{name: stored["advice"][name] for name in names}))))
 
 
@@ -98,17 +98,17 @@ def advise_on(cfg: DictConfig, parts: RunParts) -> tuple[Measurements | None, Ad
     lowest_random = backbone.index(backbone.reinit[0]) if backbone.reinit else len(backbone.cuts)
     if not backbone.pretrained or not lowest_random:
         reason = Reason(SizeReason.RANDOM_WEIGHTS)
-        return None, Advice("large_different", backbone.cuts[-1], reason, pretrained=False, solvable=False)
+        return None, Advice("large_different", backbone.cuts[-1], reason, pretrained=False, fits_probe_head=False)
     pretrained = backbone.upto(lowest_random - 1)
     top = pretrained.cuts[-1]
     if not isinstance(data, IndexedImages) or data.batch_overrides or data.multilabel or not min(counts.values()):
-        return None, Advice("large_similar", top, Reason(SizeReason.NOT_MEASURABLE), solvable=False)
-    solvable = not any(name in str(cfg.trainer.get("strategy")) for name in SHARDING)
+        return None, Advice("large_similar", top, Reason(SizeReason.NOT_MEASURABLE), fits_probe_head=False)
+    fits_probe_head = not any(name in str(cfg.trainer.get("strategy")) for name in SHARDING)
     if max(counts.values()) < 2:
-        return None, Advice("small_similar", top, Reason(SizeReason.ONE_PER_CLASS), solvable=solvable, holds_out=False)
+        return None, Advice("small_similar", top, Reason(SizeReason.ONE_PER_CLASS), fits_probe_head=fits_probe_head, holds_out_images=False)
     measured = measure(cfg, pretrained, data)
     droppable = "cut" in cfg.backbone and not backbone.reinit  # a custom backbone may have no cut
-    return measured, replace(advise(measured, droppable=droppable, requested=_requested(cfg)), solvable=solvable)
+    return measured, replace(advise(measured, droppable=droppable, requested=_requested(cfg)), fits_probe_head=fits_probe_head)
 
 
 def measure(cfg: DictConfig, backbone: Backbone, data: IndexedImages) -> Measurements:
@@ -141,10 +141,10 @@ def fit_to_overrides(cfg: DictConfig, measured: Measurements | None, advice: Adv
     try:
         return advice, _compose(overrides_of(cfg, advice))
     except HydraException:  # schedule.epoch, for instance
-        solvable = advice.solvable and not given("schedule")  # whose first stage may train the head only
+        fits_probe_head = advice.fits_probe_head and not given("schedule")  # whose first stage may train the head only
         top = measured.depths[-1].cut if measured else advice.cut
         reason = advice.reason and replace(advice.reason, misfit=advice.scenario)
-        advice = replace(advice, scenario="large_similar", cut=top, reason=reason, solvable=solvable)
+        advice = replace(advice, scenario="large_similar", cut=top, reason=reason, fits_probe_head=fits_probe_head)
         return advice, _compose(overrides_of(cfg, advice))
 
 
@@ -165,12 +165,12 @@ def overrides_of(cfg: DictConfig, advice: Advice) -> list[str]:
     if advice.scenario == "small_different" and cfg.backbone.get("cut") is None:
         overrides.append(f"backbone.cut={advice.cut}")
     probe_head = has_probe_head(cfg)
-    if not advice.solvable and probe_head and not given("head"):
+    if not advice.fits_probe_head and probe_head and not given("head"):
         overrides.append("head=linear")
         probe_head = False
     if not advice.pretrained and not given("schedule"):
         overrides.append("schedule=all_at_once")
-    if not advice.holds_out and probe_head and not given("probe"):
+    if not advice.holds_out_images and probe_head and not given("probe"):
         overrides.append(f"probe.l2=[{L2_ONE_PER_CLASS:g}]")
     return overrides
 

@@ -17,7 +17,7 @@ from ftlit.data.splits import draw_per_class, draw_share
 from ftlit.data.tokens import TextSpec
 from ftlit.data.transforms import Transform
 from ftlit.errors import UserError, shorten
-from ftlit.lit.trainer_internals import completed_batches, process_share
+from ftlit.lit.trainer_internals import completed_batches, overfits_batches, process_share
 from ftlit.registry import Registry
 
 BATCH_METHODS = (
@@ -104,7 +104,7 @@ class ImageData(LightningDataModule):
 
     def order(self, split: Split) -> TrainOrder | EvalOrder:
         """Return the images of each batch of this process; for train, from the batch at which training continues."""
-        if getattr(self.trainer, "overfit_batches", 0):
+        if overfits_batches(self.trainer):
             raise UserError("overfit_batches replaces the order of the images: give limit_train_batches and data.augment=none")
         images = self.collection.splits[split]
         if split != "train":
