@@ -4,11 +4,13 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 
+import pytest
 from importlinter.cli import lint_imports
 from paths import ROOT, TESTS
 
@@ -43,6 +45,13 @@ def imports(path: Path) -> set[str]:
 def test_the_import_contracts_hold(monkeypatch):
     monkeypatch.chdir(ROOT)
     assert lint_imports(no_cache=True) == 0
+
+
+@pytest.mark.parametrize(("library", "allowed"), [("Lightning", {"lit", "recipes", "cli"}), ("Hydra", {"recipes", "cli"})])
+def test_a_contract_that_forbids_a_library_covers_all_other_packages_and_modules(library, allowed):
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    contract = next(contract for contract in contracts if contract["type"] == "forbidden" and library in contract["name"])
+    assert set(contract["source_modules"]) == {f"ftlit.{name}" for name in MODULES if "." not in name and name not in allowed}
 
 
 def test_there_is_no_import_cycle():

@@ -10,10 +10,11 @@ import torch
 from hydra import compose
 from paths import ROOT
 from PIL import Image
+from sweeper_words import sweep_jobs
 from torch.utils.data import DataLoader
 
 from ftlit.cli.train import RECIPES
-from ftlit.recipes.config.hydra_internals import initialize_hydra, sweep_jobs, use_hydra_config
+from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
 from ftlit.recipes.config.validate import bind
 
 pytestmark = pytest.mark.e2e

@@ -13,6 +13,7 @@ from hydra.errors import ConfigCompositionException, HydraException, Instantiati
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import ReadonlyConfigError
 from paths import ROOT
+from sweeper_words import sweep_jobs
 
 from ftlit.recipes.config import hydra_internals
 from ftlit.recipes.config.hydra_internals import (
@@ -30,7 +31,6 @@ from ftlit.recipes.config.hydra_internals import (
     rejected_name,
     run_mode,
     set_choices,
-    sweep_jobs,
     use_hydra_config,
 )
 

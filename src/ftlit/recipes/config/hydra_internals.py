@@ -105,14 +105,6 @@ def added_names(words: Sequence[str]) -> list[str]:
     return [override.key_or_group.partition(".")[0] for override in parsed if override.is_add() or override.is_force_add()]
 
 
-def sweep_jobs(words: Sequence[str]) -> list[list[str]]:
-    """The words of each job into which Hydra's basic sweeper splits a command line."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # here: only tests need it
-
-    batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(list(words)), max_batch_size=None)
-    return [list(job) for batch in batches for job in batch]
-
-
 def group_options(group: str) -> list[str]:
     """The names of the options of a config group, those of `--config-dir` included."""
     return list(GlobalHydra.instance().config_loader().get_group_options(group))
