@@ -60,11 +60,11 @@ def command(monkeypatch, capsys, *arguments):
 
 def test_report_speaks_of_a_sweep_only_where_there_is_one(tmp_path, monkeypatch, capsys):
     code, _, said = command(monkeypatch, capsys, "report", tmp_path)
-    assert code == 2 and said.count("\n") == 1 and "no folder of a run that left a report" in said and "report=true" in said
+    assert code == 2 and said.count("\n") == 1 and "is not the folder of a run with a report" in said and "report=true" in said
     assert command(monkeypatch, capsys, "report", tmp_path / "nope")[2] == f"ftlit: there is no folder {tmp_path / 'nope'}\n"
     (tmp_path / "multirun.yaml").write_text("")
     code, _, said = command(monkeypatch, capsys, "report", tmp_path)
-    assert code == 2 and "none of its jobs began" in said
+    assert code == 2 and "no job began" in said
 
 
 def test_rows_of_a_csv_are_called_as_the_csv_calls_them_and_those_that_fail_are_counted(run, images, monkeypatch, capsys):

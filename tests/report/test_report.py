@@ -263,6 +263,6 @@ def test_a_probe_has_a_report_too_with_accuracy_by_depth(run):
 def test_report_false_leaves_none_and_a_folder_without_one_is_one_line(run):
     done = train(run.parent, "data.per_class=2", "scenario=small_similar", "report=false", "hydra.run.dir=none")
     assert done.returncode == 0 and not (run.parent / "none/report.html").exists() and not (run.parent / "none/report").exists()
-    with pytest.raises(UserError, match="no folder of a run that left a report") as caught:
+    with pytest.raises(UserError, match="is not the folder of a run with a report") as caught:
         write_report(run.parent / "none")
     assert "\n" not in str(caught.value)
