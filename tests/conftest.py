@@ -4,8 +4,10 @@ import atexit
 import os
 import shutil
 import signal
+import sys
 import tempfile
 
+import pytest
 from hypothesis import settings
 
 # One thread a process: for nets this small threads cost more than they give, most of all where several processes share the cores.
@@ -25,3 +27,20 @@ settings.register_profile("ftlit", deadline=None)
 settings.load_profile("ftlit")
 
 collect_ignore = ["fixtures", "support"]
+
+OF_PROCESS_GROUPS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "RANK", "WORLD_SIZE")
+
+
+@pytest.fixture(autouse=True)
+def end_process_group():
+    """End the process group that a test began in this process, and forget its port: later tests start programs that would take it."""
+    before = {name: os.environ.get(name) for name in OF_PROCESS_GROUPS}
+    yield
+    distributed = getattr(sys.modules.get("torch"), "distributed", None)
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

@@ -203,9 +203,9 @@ def test_a_checkpoint_of_another_schedule_is_an_error_that_shows_both(run):
     assert "made with another schedule" in str(error.value) and "from epoch 2" in str(error.value) and "from epoch 1" in str(error.value)
 
 
-UNTIL = Until("val/score", patience=2, min_delta=0.5)
+STALLED = Until("val/score", patience=2, min_delta=0.5)
 FREE = {"body.low": "frozen", "*": "live"}
-RICH = Schedule([Stage(["head"]), Stage(["*"], epoch=3, until=UNTIL, batchnorm=FREE, from_best=True)], [("head", 1), ("*", 0.1)])
+RICH = Schedule([Stage(["head"]), Stage(["*"], epoch=3, until=STALLED, batchnorm=FREE, from_best=True)], [("head", 1), ("*", 0.1)])
 
 
 def test_a_checkpoint_keeps_the_schedule_as_plain_values():
@@ -218,7 +218,7 @@ def test_a_checkpoint_keeps_the_schedule_as_plain_values():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"until": replace(UNTIL, min_delta=0.25)}, r"mode max, min_delta 0\.5.* now .*mode max, min_delta 0\.25"),
+        ({"until": replace(STALLED, min_delta=0.25)}, r"mode max, min_delta 0\.5.* now .*mode max, min_delta 0\.25"),
         ({"batchnorm": "live"}, r"'body.low': 'frozen'.* now .*batchnorm live"),
         ({"from_best": False}, "from the best weights; now"),
         ({"name": "all"}, r"stage '\*': .* now stage 'all': "),

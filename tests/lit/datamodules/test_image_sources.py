@@ -147,7 +147,7 @@ class Place:
     """Stands for a trainer of two processes."""
 
     def __init__(self, rank: int) -> None:
-        self.distributed_sampler_kwargs = {"num_replicas": 2, "rank": rank}
+        self.distributed_sampler_kwargs, self.overfit_batches = {"num_replicas": 2, "rank": rank}, 0.0
 
 
 def test_two_processes_see_together_what_one_sees_with_twice_the_batch():
