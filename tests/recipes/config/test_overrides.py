@@ -4,6 +4,7 @@ from contextlib import nullcontext
 
 import pytest
 from hydra import compose
+from hydra.types import RunMode
 
 from ftlit.errors import UserError
 from ftlit.recipes.config.check_values import check_search
@@ -62,6 +63,6 @@ def test_a_search_that_an_experiment_chooses_does_not_silently_become_a_single_r
     expected = pytest.raises(UserError, match="hparams_search=drop_layers is chosen in a config file") if refused else nullcontext()
     with fresh_hydra():
         cfg = compose("train", words, return_hydra_config=True)
-        cfg.hydra.mode = mode
+        cfg.hydra.mode = RunMode[mode]
         with use_hydra_config(cfg), expected:
             check_search()
