@@ -55,8 +55,8 @@ def prune(folder: str | None, *, unused: float | None, max_gb: float | None) -> 
 
     Args:
         folder: of the store; `None` for the default one.
-        unused: remove tables that were not used for so many days.
-        max_gb: then remove those not used for the longest time, until at most so many GB are left.
+        unused: remove tables that were not used for this number of days.
+        max_gb: then remove those not used for the longest time, until at most this many GB are left.
     """
     store = Store(folder)
     left, freed = sum(table.bytes for table in store.tables()), 0

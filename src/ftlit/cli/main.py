@@ -165,8 +165,8 @@ def _cache_parser() -> "_Parser":
     for action in parsers.values():
         action.add_argument("--folder", help="folder of the store; by default FTLIT_CACHE, else ~/.cache/ftlit")
     prune = parsers["prune"]
-    prune.add_argument("--unused", type=_days, metavar="DAYS", help="those not used for so many days: 30d")
-    prune.add_argument("--max-gb", type=float, metavar="GB", help="those not used for the longest time, until no more than so much is left")
+    prune.add_argument("--unused", type=_days, metavar="DAYS", help="remove tables that were not used for this number of days: 30d")
+    prune.add_argument("--max-gb", type=float, metavar="GB", help="remove those not used for the longest time, until at most this is left")
     prune.add_argument("--all", action="store_true", help="all feature tables")
     return parser
 

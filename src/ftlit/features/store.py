@@ -63,7 +63,7 @@ class Store:
             yield
 
     def try_lock(self, tables: Sequence[FeatureTable], seconds: float) -> ExitStack | None:
-        """Return the locks of `locked`, to be closed; `None` if they are not free within so many seconds (-1: wait without limit)."""
+        """Return the locks of `locked`, to be closed; `None` if they are not free within `seconds` (-1: wait without limit)."""
         with ExitStack() as stack, _usable(self.folder):
             unique = {table.folder: table for table in tables}
             for folder, table in sorted(unique.items()):  # always in one order, so that two processes never wait for each other

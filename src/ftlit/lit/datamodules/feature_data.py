@@ -53,7 +53,7 @@ class FeatureData(LightningDataModule):
         pooled: store the features at the last cut as vectors, pooled as the network pools: for heads that take vectors.
         dtype: of the stored features: float32, float64, float16 or bfloat16; `None`: the dtype of the weights.
         max_gb: limit on the size of a schedule's features, in 1e9 bytes.
-        views: 1: train on the evaluation view; more: on so many augmented views of each image, in turn by epoch.
+        views: 1: train on the evaluation view; more: on this number of augmented views of each image, in turn by epoch.
         seed: of the augmented views.
 
     Raises:

@@ -47,7 +47,7 @@ class ImageData(LightningDataModule):
         batch_size: images in a batch of one process.
         num_workers: processes that load; `None`: half of the cores, at most 8.
         seed: of the order, of augmentation and mixing, and of the choice by `per_class`.
-        per_class: train on so many images of each class, chosen at random; `None`: all.
+        per_class: number of training images of each class, chosen at random; `None`: all.
 
     Raises:
         UserError: an argument out of its range.
@@ -136,7 +136,7 @@ class ImageData(LightningDataModule):
         return [name for name in BATCH_METHODS if getattr(type(self), name) is not getattr(ImageData, name)]
 
     def with_few(self, per_class: int) -> Self:
-        """Return the same data with at most so many training images of each class."""
+        """Return the same data with at most this number of training images of each class."""
         return self._with(draw_per_class(self.collection.splits["train"].labels, per_class, self.seed))
 
     def with_share(self, share: float) -> Self:

@@ -47,7 +47,7 @@ class IndexedImages(Protocol):
         """Images of each class by split."""
 
     def with_few(self, per_class: int) -> Self:
-        """Return the same data with at most so many training images of each class."""
+        """Return the same data with at most this number of training images of each class."""
 
     def with_share(self, share: float) -> Self:
         """Return the same data with this share of the training images of each class."""

@@ -33,7 +33,7 @@ def costs_of(backbone: Backbone, data: IndexedImages, configs: Mapping[str, Dict
 
 
 def epochs_of(cfg: DictConfig, batches: float) -> float:
-    """Epochs of a run with so many batches per epoch."""
+    """Epochs of a run with this number of batches per epoch."""
     trainer = cfg.trainer
     epochs = inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
     steps = inf if trainer.get("max_steps", -1) in (None, -1) else trainer.max_steps
