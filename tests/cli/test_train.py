@@ -108,7 +108,7 @@ def test_after_ctrl_c_the_printed_command_goes_on(tmp_path):
     asked = ("trainer=cpu", "trainer.max_epochs=8", "scenario=large_similar", "data.per_class=60", "report=false")
     command = [sys.executable, str(ROOT / "train.py"), *asked, f"hydra.run.dir={tmp_path}/run"]
     with (tmp_path / "out").open("w") as out:
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=subprocess.STDOUT)
+        process = warm.start(command, cwd=tmp_path, stdout=out, stderr=subprocess.STDOUT)
         best, last = tmp_path / "run/checkpoints/best.ckpt", tmp_path / "run/checkpoints/last.ckpt"
         deadline = time.monotonic() + 120
         while not best.exists() and time.monotonic() < deadline and process.poll() is None:
@@ -316,7 +316,7 @@ def test_a_run_that_is_still_going_on_is_not_resumed_beside_itself(tmp_path):
         "schedule=all_at_once",
         f"hydra.run.dir={tmp_path}",
     ]
-    going = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    going = warm.start(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while not (tmp_path / "checkpoints" / "last.ckpt").exists():
             assert going.poll() is None

@@ -1,6 +1,7 @@
 """invariant 6: after every stage two processes hold the same bits, and equal one process on the same global batch."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -113,6 +114,14 @@ class Die(Callback):
 """
 
 
+def read_once(path, start):
+    """The text of a file, once a line begins with `start`; after 60 s without."""
+    deadline = time.monotonic() + 60
+    while not re.search(rf"^{start}.*\n", path.read_text(), re.MULTILINE) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return path.read_text()
+
+
 SHORT = ("trainer=ddp_cpu", "scenario=large_similar", "trainer.max_epochs=3", "data.per_class=60", "report=false")
 
 
@@ -121,16 +130,11 @@ def test_a_process_that_dies_ends_the_other_with_a_line(tmp_path, rank):
     (tmp_path / "dying.py").write_text(DYING)
     own = ["+callbacks.die._target_=dying.Die", f"+callbacks.die.rank={rank}"]
     command = [sys.executable, str(ROOT / "train.py"), *SHORT, *own]
-    run = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": python_path(tmp_path)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    _, output = run.communicate(timeout=240)  # both hold the pipe: it closes when both have ended
-    assert run.returncode in (1, -signal.SIGKILL)
+    environment = {**os.environ, "PYTHONPATH": python_path(tmp_path)}
+    with (tmp_path / "err").open("w") as err:
+        run = warm.start(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=err)
+    assert run.wait(240) in (1, -signal.SIGKILL)
+    output = read_once(tmp_path / "err", "ftlit: ")
     (line,) = [line for line in output.splitlines() if line.startswith("ftlit: ")]
     assert line.startswith(f"ftlit: process {1 - rank} stops: another process failed") and "resume=true" in line
     assert "Traceback" not in output
@@ -138,12 +142,14 @@ def test_a_process_that_dies_ends_the_other_with_a_line(tmp_path, rank):
 
 def test_ctrl_c_ends_both_processes_and_the_run_goes_on(tmp_path):
     command = [sys.executable, str(ROOT / "train.py"), *SHORT, "hydra.run.dir=run"]
-    run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    with (tmp_path / "out").open("w") as out:
+        run = warm.start(command, cwd=tmp_path, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
     last = tmp_path / "run/checkpoints/last.ckpt"
     while not last.exists() and run.poll() is None:
         time.sleep(0.1)
     os.killpg(run.pid, signal.SIGINT)  # as a terminal does
-    output, _ = run.communicate(timeout=240)
-    assert run.returncode == 130 and "resume=true" in output and "Traceback" not in output
+    assert run.wait(240) == 130
+    output = (tmp_path / "out").read_text()
+    assert "resume=true" in output and "Traceback" not in output
     done = warm.run([*command, "resume=true"], cwd=tmp_path, timeout=400)
     assert done.returncode == 0 and "resuming from" in done.stdout and "trained in" in done.stdout

@@ -1,5 +1,8 @@
-"""`run`: as `subprocess.run` of this Python, but forked from a process that has imported torch, Lightning and Hydra already, which takes
-each run some seconds otherwise. ftlit itself is imported anew each time. Where there is no fork, and for `-c`, it is `subprocess.run`.
+"""Start programs of this Python as `subprocess` does, but as forks of a process that has imported torch, Lightning and Hydra already, which
+costs each program many seconds otherwise. ftlit itself is imported anew each time.
+
+A program that starts programs of this Python, as Lightning does for further processes, gets forks too: each has a server of its own.
+Without `os.fork`, and for `python -c`, it is plain `subprocess`.
 """
 
 import atexit
@@ -7,10 +10,12 @@ import json
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,101 +23,178 @@ from pathlib import Path
 from typing import Any
 
 IMPORTS = ("torch", "torchvision", "torchmetrics", "lightning.pytorch", "hydra", "sklearn.base", "rich.progress", "safetensors.torch")
-STARTED: list[subprocess.Popen[str]] = []
+KNOWN = {"cwd", "env", "stdin", "stdout", "stderr", "start_new_session"}  # arguments of Popen that a fork can have
+Popen = subprocess.Popen
+SERVERS: list["Server"] = []  # the server of this process, once it is needed
 
 
 def run(
     command: Sequence[Any], *, cwd: Path | None = None, env: Mapping[str, str] | None = None, timeout: float = 600
 ) -> subprocess.CompletedProcess[str]:
-    """`python SCRIPT ...` or `python -m MODULE ...` of this interpreter, with what it printed.
+    """`python SCRIPT ...` or `python -m MODULE ...` of this interpreter, and its output.
 
     Raises:
-        subprocess.TimeoutExpired: it was killed after so many seconds.
+        subprocess.TimeoutExpired: it took longer, and was killed with all that it started.
     """
-    command = [str(word) for word in command]
-    env, cwd = dict(os.environ if env is None else env), Path.cwd() if cwd is None else cwd
-    if not hasattr(os, "fork") or command[1] == "-c":
-        return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout)
-    assert command[0] == sys.executable
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        asked = {"words": command[1:], "cwd": str(cwd), "env": env, "out": str(out), "err": str(err), "timeout": timeout}
-        status = _ask(asked)
-        if status is None:
-            raise subprocess.TimeoutExpired(command, timeout, out.read_bytes(), err.read_bytes())
+        with out.open("w") as stdout, err.open("w") as stderr:
+            process = start(command, cwd=cwd, env=env, stdout=stdout, stderr=stderr, start_new_session=True)
+        try:
+            status = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise subprocess.TimeoutExpired(command, timeout, out.read_bytes(), err.read_bytes()) from None
         return subprocess.CompletedProcess(command, status, out.read_text(), err.read_text())
 
 
-def _ask(asked: dict[str, Any]) -> int | None:
-    if not STARTED or STARTED[0].poll() is not None:
-        STARTED[:] = [subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)]
-        atexit.register(STARTED[0].kill)
-    server = STARTED[0]
-    assert server.stdin and server.stdout
-    server.stdin.write(json.dumps(asked) + "\n")
-    server.stdin.flush()
-    return json.loads(server.stdout.readline())  # type: ignore[no-any-return]
+def start(command: Sequence[Any], **settings: Any) -> Any:
+    """`subprocess.Popen(command, **settings)`, without pipes, as a fork where that is possible."""
+    command = [str(word) for word in command]
+    if not _can_fork(command, settings):
+        return Popen(command, **settings)
+    if not SERVERS or SERVERS[0].owner != os.getpid():
+        SERVERS[:] = [_first_server()]
+    return SERVERS[0].start(command, **settings)
 
 
-def serve() -> None:
-    """A fork for each line that comes in; its exit status goes out, `null` where it took too long."""
-    for name in IMPORTS:
-        __import__(name)
-    for line in sys.stdin:
-        asked = json.loads(line)
+def _can_fork(command: Any, settings: Mapping[str, Any]) -> bool:
+    if not hasattr(os, "fork") or not isinstance(command, list) or len(command) < 2 or command[0] != sys.executable:
+        return False
+    return command[1] != "-c" and KNOWN.issuperset(settings) and subprocess.PIPE not in (settings.get("stdout"), settings.get("stderr"))
+
+
+class StartedPopen(Popen):  # type: ignore[type-arg]
+    """In the place of `subprocess.Popen` in a program that was forked."""
+
+    def __new__(cls, command: Any, *arguments: Any, **settings: Any) -> Any:
+        """A `Process` where a fork is possible, else a `Popen`."""
+        forks = not arguments and not settings.keys() - KNOWN and _can_fork(command, settings)
+        return start(command, **settings) if forks else Popen(command, *arguments, **settings)
+
+
+class Server:
+    """The connection to a process that forks programs: one request at a time.
+
+    Args:
+        connection: to the process.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection, self.owner, self.lock = connection, os.getpid(), threading.Lock()
+
+    def ask(self, request: dict[str, Any], files: Sequence[int] = ()) -> Any:
+        """Send a request, with open files, and return the answer."""
+        with self.lock:
+            _send(self.connection, request, files)
+            return _receive(self.connection)[0]
+
+    def start(
+        self, command: list[str], cwd: Any = None, env: Any = None, stdin: Any = None, stdout: Any = None, stderr: Any = None, **more: Any
+    ) -> "Process":
+        """See `subprocess.Popen`."""
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        nothing = os.open(os.devnull, os.O_RDWR)
+        out = _descriptor(stdout, 1, nothing)
+        files = [nothing, out, out if stderr == subprocess.STDOUT else _descriptor(stderr, 2, nothing)]
+        environment = dict(os.environ if env is None else env)
+        pid = self.ask({"words": command[1:], "cwd": str(cwd or Path.cwd()), "env": environment, **more}, files)
+        os.close(nothing)
+        return Process(self, pid)
+
+
+def _descriptor(stream: Any, inherited: int, nothing: int) -> int:
+    if stream is None:
+        return inherited
+    if stream == subprocess.DEVNULL:
+        return nothing
+    return stream if isinstance(stream, int) else stream.fileno()  # type: ignore[no-any-return]
+
+
+class Process:
+    """What callers use of `subprocess.Popen`, for a fork of the server."""
+
+    def __init__(self, server: Server, pid: int) -> None:
+        self.server, self.pid, self.returncode, self.lock = server, pid, None, threading.Lock()
+
+    def poll(self) -> int | None:
+        """See `subprocess.Popen`."""
+        with self.lock:
+            if self.returncode is None:
+                self.returncode = self.server.ask({"poll": self.pid})
+            return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """See `subprocess.Popen`."""
+        deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired([str(self.pid)], timeout or 0)
+            time.sleep(0.02)
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """See `subprocess.Popen`."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """See `subprocess.Popen`."""
+        self.send_signal(signal.SIGKILL)
+
+
+def _first_server() -> Server:
+    """A new process that imports what programs need; it ends with this one."""
+    ours, theirs = socket.socketpair()
+    process = Popen([sys.executable, __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+    theirs.close()
+    atexit.register(process.kill)
+    return Server(ours)
+
+
+def serve(connection: socket.socket) -> None:
+    """Fork a program for each request that asks for one, answer with its number, or with the status of one; end with the connection."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # of the group: meant for the programs
+        signal.signal(number, signal.SIG_IGN)
+    while True:
+        try:
+            request, files = _receive(connection)
+        except (EOFError, OSError):  # that process has ended
+            os._exit(0)
+        if "poll" in request:
+            pid, status = os.waitpid(request["poll"], os.WNOHANG)
+            _send(connection, os.waitstatus_to_exitcode(status) if pid else None)
+            continue
         child = os.fork()
         if child == 0:
-            _become(asked)
-        print(json.dumps(_waited(child, asked["timeout"])), flush=True)
+            connection.close()
+            _become(request, files)
+        for descriptor in files:
+            os.close(descriptor)
+        _send(connection, child)
 
 
-def _waited(child: int, timeout: float) -> int | None:
-    def too_late(*_: Any) -> None:
-        raise TimeoutError
-
-    signal.signal(signal.SIGALRM, too_late)
-    signal.setitimer(signal.ITIMER_REAL, timeout)
-    try:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    except TimeoutError:
-        with suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        return None
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-def _become(asked: dict[str, Any]) -> None:
-    """Become that run; does not return."""
-    os.setsid()  # whatever it starts ends with it
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    for name, descriptor in (("out", 1), ("err", 2)):
-        os.dup2(os.open(asked[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+def _become(request: dict[str, Any], files: list[int]) -> None:
+    """Become that program; does not return."""
+    if request.get("start_new_session"):
+        os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    SERVERS[:] = [_server_within(files)]
+    subprocess.Popen = StartedPopen  # type: ignore[misc]
+    for descriptor, number in zip(files, (0, 1, 2), strict=True):
+        os.dup2(descriptor, number)
+    for descriptor in set(files) - {0, 1, 2}:
+        os.close(descriptor)
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w", closefd=False), open(2, "w", closefd=False, buffering=1)
-    os.chdir(asked["cwd"])
+    os.chdir(request["cwd"])
     os.environ.clear()
-    os.environ.update(asked["env"])
-    first, *rest = asked["words"]
-    sys.orig_argv = [sys.executable, first, *rest]
-    path = asked["env"].get("PYTHONPATH", "").split(os.pathsep)
-    sys.path[0:1] = [asked["cwd"] if first == "-m" else str(Path(first).resolve().parent), *filter(None, path)]
-    status = 0
-    try:
-        if first == "-m":
-            sys.argv = rest
-            runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
-        else:
-            sys.argv = [first, *rest]
-            runpy.run_path(first, run_name="__main__")
-    except SystemExit as end:
-        if isinstance(end.code, str):
-            print(end.code, file=sys.stderr)
-        status = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        traceback.print_exc()
-        status = 1
+    os.environ.update(request["env"])
+    status = _run_program(*request["words"])
     with suppress(BaseException):
         threading._shutdown()  # as Python ends: pools of processes are told before what waits for them
         atexit._run_exitfuncs()
@@ -121,5 +203,60 @@ def _become(asked: dict[str, Any]) -> None:
     os._exit(status)
 
 
+def _server_within(files: list[int]) -> Server:
+    """A fork of this process, before it has become anything, that starts the programs that it starts."""
+    ours, theirs = socket.socketpair()
+    if os.fork() == 0:
+        for descriptor in (ours.detach(), *files):
+            os.close(descriptor)
+        serve(theirs)
+    theirs.close()
+    return Server(ours)
+
+
+def _run_program(first: str, *rest: str) -> int:
+    """Run `python FIRST REST` in this process. Returns its exit status."""
+    sys.orig_argv = [sys.executable, first, *rest]
+    path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[0:1] = [os.getcwd() if first == "-m" else str(Path(first).resolve().parent), *filter(None, path)]
+    try:
+        if first == "-m":
+            sys.argv = list(rest)
+            runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = [first, *rest]
+            runpy.run_path(first, run_name="__main__")
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _send(connection: socket.socket, message: Any, files: Sequence[int] = ()) -> None:
+    content = json.dumps(message).encode()
+    head = len(content).to_bytes(8, "big")
+    if files:
+        socket.send_fds(connection, [head], files)
+    else:
+        connection.sendall(head)
+    connection.sendall(content)
+
+
+def _receive(connection: socket.socket) -> tuple[Any, list[int]]:
+    head, files, _, _ = socket.recv_fds(connection, 8, 3)
+    if not head:
+        raise EOFError
+    length, content = int.from_bytes(head, "big"), b""
+    while len(content) < length:
+        content += connection.recv(length - len(content))
+    return json.loads(content), files
+
+
 if __name__ == "__main__":
-    serve()
+    for name in IMPORTS:
+        __import__(name)
+    serve(socket.socket(fileno=int(sys.argv[1])))

@@ -216,7 +216,7 @@ def test_the_command_killed_by_sigkill_and_given_again_ends_with_the_same_bits(t
     (tmp_path / "slowly.py").write_text(SLOWLY)
     slow = [*command, "+callbacks.slowly._target_=slowly.Slowly"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
-    process = subprocess.Popen(slow, cwd=tmp_path, env={**os.environ, "PYTHONPATH": python_path(tmp_path)}, **quiet)
+    process = warm.start(slow, cwd=tmp_path, env={**os.environ, "PYTHONPATH": python_path(tmp_path)}, **quiet)
     while not (folder / "checkpoints/best.ckpt").exists() and process.poll() is None:
         time.sleep(0.05)
     time.sleep(0.3)  # somewhere in the second epoch

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.ddp]
 
 TRAIN = (str(ROOT / "train.py"),)
 MODULE = ("-m", "ftlit.cli.train")
-FTLIT = ("-c", "from ftlit.cli.main import main; main()", "train")
+FTLIT = ("-m", "ftlit.cli.main", "train")
 FAST = ("debug=fast", "trainer.max_epochs=1", "data.num_workers=0")
 
 
@@ -107,7 +107,7 @@ def test_ctrl_c_ends_the_sweep_and_every_process_of_its_job(tmp_path):
         "hydra.sweep.dir=sweep",
     )
     with (tmp_path / "out").open("w") as out:
-        process = subprocess.Popen([sys.executable, *TRAIN, *asked], cwd=tmp_path, stdout=out, stderr=subprocess.STDOUT)
+        process = warm.start([sys.executable, *TRAIN, *asked], cwd=tmp_path, stdout=out, stderr=subprocess.STDOUT)
         last, deadline = tmp_path / "sweep/0/checkpoints/last.ckpt", time.monotonic() + 120
         while not last.exists() and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.2)
@@ -116,13 +116,14 @@ def test_ctrl_c_ends_the_sweep_and_every_process_of_its_job(tmp_path):
     assert last.exists() and not (tmp_path / "sweep/1").exists()
     output = (tmp_path / "out").read_text()
     assert "To resume: " in output and "Traceback" not in output
-    assert not list(running(str(tmp_path)))
+    assert not list(running(tmp_path))
 
 
-def running(word):
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+def running(folder):
+    """The processes whose current folder is this one."""
+    for path in Path("/proc").glob("[0-9]*/cwd"):
         with suppress(OSError):  # ended meanwhile
-            if word in path.read_text():
+            if path.readlink() == folder:
                 yield path
 
 
