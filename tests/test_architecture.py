@@ -81,7 +81,7 @@ def test_no_type_name_has_two_meanings():
     assert {name: texts for name, texts in meanings.items() if len(texts) > 1} == {}
 
 
-def test_a_test_module_mirrors_a_module():
+def test_every_folder_of_tests_mirrors_a_package():
     for path in TESTS.glob("*/**/test_*.py"):
         package = ".".join(path.relative_to(TESTS).parent.parts)
         assert package in MODULES, f"{path} mirrors no package"
@@ -101,7 +101,7 @@ def test_a_public_name_is_the_same_to_a_type_checker_and_at_run_time():
         assert getattr(ftlit, name) is getattr(import_module(module), name)
 
 
-def test_importing_ftlit_loads_none_of_the_big_packages_and_its_command_line_no_torch():
+def test_importing_ftlit_loads_no_large_package_and_its_command_line_loads_no_torch():
     code = "import sys, {0}; print(*sorted({{'hydra', 'omegaconf', 'lightning', 'torch'}} & set(sys.modules)))"
     for module, loaded in (("ftlit", ""), ("ftlit.cli.main", ""), ("ftlit.cli.train", "hydra omegaconf")):
         done = subprocess.run([sys.executable, "-c", code.format(module)], capture_output=True, text=True, check=True)

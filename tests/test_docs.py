@@ -39,12 +39,12 @@ def make(tmp_path, monkeypatch):
         sys.modules.pop(name.removesuffix(".py"), None)
 
 
-def test_there_is_an_example_of_each_part_and_it_is_short():
+def test_each_part_has_a_short_example():
     assert set(OPTIONS) == {"backbone", "head", "probe", "schedule", "data", "loss"} and len(MODULES) == len(OPTIONS)
     assert all(len([line for line in text.splitlines() if line.strip()]) <= 20 for text in MODULES.values())
 
 
-def test_the_parts_train_together(make):
+def test_the_examples_train_together(make):
     backbone, data = make("backbone"), make("data", input_spec=InputSpec(size=32))
     head = make("head", in_features=backbone.num_features, num_classes=data.num_classes)
     schedule, loss = make("schedule", layers=backbone.cuts), make("loss", counts=list(data.counts["train"].values()))
@@ -57,7 +57,7 @@ def test_the_parts_train_together(make):
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_a_fourth_kind_of_probe_separates_what_lies_apart(make, classes):
+def test_the_example_probe_separates_separable_classes(make, classes):
     probes = make("probe")
     labels = torch.arange(30) % classes
     features = nn.functional.one_hot(labels, 4).double() * 5 + torch.randn(30, 4, generator=torch.Generator().manual_seed(0))

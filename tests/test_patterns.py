@@ -32,12 +32,12 @@ names = st.lists(st.lists(part, min_size=1, max_size=4).map(".".join), min_size=
         ("Head", []),
     ],
 )
-def test_a_pattern_names_a_parameter_a_module_above_it_or_is_a_glob_over_either(pattern, covered):
+def test_a_pattern_is_the_name_of_a_parameter_or_module_or_a_glob(pattern, covered):
     assert [i for i, name in enumerate(NAMES) if covers(pattern, name)] == covered
 
 
 @given(names)
-def test_every_parameter_and_every_module_above_it_covers_exactly_what_lies_at_or_below_it(names):
+def test_a_module_name_covers_exactly_the_parameters_inside_the_module(names):
     for name in names:
         parts = name.split(".")
         for depth in range(1, len(parts) + 1):
@@ -46,7 +46,7 @@ def test_every_parameter_and_every_module_above_it_covers_exactly_what_lies_at_o
 
 
 @given(names, st.data())
-def test_selected_names_keep_their_own_order_whatever_that_of_the_patterns(names, data):
+def test_selected_names_keep_their_order_for_any_order_of_patterns(names, data):
     patterns = data.draw(st.lists(st.sampled_from(names), min_size=1))
     assert select(patterns, names) == [name for name in names if any(covers(pattern, name) for pattern in patterns)]
 
@@ -62,7 +62,7 @@ def test_the_first_rule_that_covers_a_name_wins():
 
 
 @given(names, st.data())
-def test_first_match_succeeds_only_where_every_name_is_covered_and_every_rule_is_the_first_for_some_name(names, data):
+def test_first_match_requires_that_every_name_is_covered_and_every_rule_is_used(names, data):
     patterns = [*data.draw(st.lists(st.sampled_from([*names, "a", "*.0", "b*"]))), *data.draw(st.sampled_from([["*"], []]))]
     rules = list(enumerate(patterns))
     firsts = [next((i for i, pattern in rules if covers(pattern, name)), None) for name in names]
@@ -83,7 +83,7 @@ def test_first_match_succeeds_only_where_every_name_is_covered_and_every_rule_is
         ("head.wieght", "head.weight"),
     ],
 )
-def test_an_idle_pattern_is_a_typing_error_and_names_the_closest_match(pattern, meant):
+def test_the_error_for_a_pattern_without_match_names_the_closest_match(pattern, meant):
     for use in (lambda: select(["head", pattern], NAMES), lambda: first_match([(pattern, 1), ("*", 1)], NAMES)):
         with pytest.raises(UserError) as caught:
             use()
@@ -95,7 +95,7 @@ def test_without_a_close_match_the_error_lists_the_names():
         select(["qqqqqq"], NAMES)
 
 
-def test_a_name_without_pattern_is_named_with_the_patterns_given():
+def test_the_error_for_an_uncovered_name_lists_the_patterns():
     with pytest.raises(UserError, match=r"no pattern covers parameter 'backbone.layer1.0.weight' \(patterns: head, \*.bias\)"):
         first_match([("head", 1), ("*.bias", 1)], NAMES)
 
@@ -103,6 +103,6 @@ def test_a_name_without_pattern_is_named_with_the_patterns_given():
 @pytest.mark.parametrize(
     "rules", [["*", "head"], ["head", "*", "head.bias"], ["head.weight", "head.bias", "head", "*"], ["head", "head", "*"]]
 )
-def test_a_pattern_behind_others_that_cover_all_of_its_names_is_idle(rules):
+def test_a_pattern_whose_names_are_covered_by_earlier_patterns_is_an_error(rules):
     with pytest.raises(UserError, match="is idle: the patterns before it cover all that it covers"):
         first_match([(pattern, i) for i, pattern in enumerate(rules)], NAMES)

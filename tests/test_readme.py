@@ -30,7 +30,7 @@ def test_the_first_two_commands_are_installation_and_tests():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_command_composes_and_binds(command):
+def test_each_command_composes_and_binds(command):
     arguments = [argument for argument in shlex.split(command)[2:] if argument != "-m"]
     jobs = sweep_jobs(arguments)
     assert jobs
@@ -42,7 +42,7 @@ def test_command_composes_and_binds(command):
             assert cfg.recipe in RECIPES
 
 
-def test_there_are_commands():
+def test_the_readme_has_commands():
     assert len(COMMANDS) > 10
 
 
@@ -59,7 +59,7 @@ def test_the_python_example_runs(tmp_path, monkeypatch):
     assert all(not torch.equal(before[name], parameter) for name, parameter in model.named_parameters() if parameter.ndim > 1)
 
 
-def test_the_example_that_uses_a_run_runs(tmp_path, monkeypatch, capsys):
+def test_the_example_that_loads_a_trained_model_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Image.new("L", (20, 30), 200).save("digit.png")
     process = subprocess.run(

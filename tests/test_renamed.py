@@ -20,27 +20,27 @@ ftlit.lit.staging.StagedFinetuning ftlit.transform.train_transform ftlit.CodesDa
 
 
 @pytest.mark.parametrize(("old", "new"), PUBLIC_NAMES.items())
-def test_an_old_public_name_is_an_import_error_that_gives_the_new_one(old, new):
+def test_the_import_error_for_an_old_public_name_gives_the_new_name(old, new):
     for use in (f"from ftlit import {old}", f"import ftlit; ftlit.{old}"):
         with pytest.raises(ImportError, match=rf"^ftlit\.{old} is now named ftlit\.{new}$"):
             exec(use, {})
     assert new in ftlit.__all__
 
 
-def test_a_name_that_never_was_is_an_attribute_error():
+def test_an_unknown_name_is_an_attribute_error():
     assert not hasattr(ftlit, "Nothing")
     with pytest.raises(ImportError, match="cannot import name"):
         exec("from ftlit import Nothing", {})
 
 
 @pytest.mark.parametrize("old", OLD_TARGETS)
-def test_the_path_of_every_class_that_a_config_could_name_leads_to_where_it_is_now(old):
+def test_every_old_target_of_a_config_resolves_to_its_new_path(old):
     new = new_path(old)
     assert new is not None and new != old
     assert callable(resolve_name(new))
 
 
-def test_no_old_path_is_a_new_one_and_others_are_none_of_ours():
+def test_old_and_new_paths_are_disjoint_and_other_paths_are_not_renamed():
     assert not {f"ftlit.{module}" for module in MODULES.values()} & {f"ftlit.{module}" for module in MODULES if module != "lit.datamodules"}
     assert not set(CLASSES.values()) & set(CLASSES) and not set(OPTIONS.values()) & set(OPTIONS)
     for path in ("torch.nn.Linear", "ftlit", "ftlit.Backbone", "ftlit.models.heads.MLPHead", "mine.head.MLPHead", "head.MLPHead", ""):

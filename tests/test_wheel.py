@@ -28,14 +28,14 @@ def site(tmp_path_factory):
     return out / "site"
 
 
-def test_everything_is_inside(site):
+def test_the_wheel_contains_all_files(site):
     there = {path.relative_to(site).as_posix() for path in site.rglob("*")}
     assert "ftlit/zoo/glyph.safetensors" in there
     assert {f"ftlit/conf/{path.relative_to(ROOT / 'conf').as_posix()}" for path in (ROOT / "conf").rglob("*.yaml")} <= there
     assert "ftlit = ftlit.cli.main:main" in next(site.glob("*.dist-info/entry_points.txt")).read_text()
 
 
-def test_ftlit_train_runs_from_it(site, tmp_path):
+def test_ftlit_train_runs_from_the_wheel(site, tmp_path):
     program = "import sys, ftlit; assert ftlit.__file__.startswith(sys.argv.pop(1)); from ftlit.cli.main import main; main()"
     command = [sys.executable, "-c", program, str(site), "train", "debug=fast", "trainer.max_epochs=3", "paths.runs=runs"]
     done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(site)}, capture_output=True, text=True)

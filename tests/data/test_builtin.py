@@ -34,7 +34,7 @@ def test_digits_has_all_images():
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_every_split_binds_to_its_class(name):
+def test_the_options_of_every_split_bind_to_its_class(name):
     for options in DATASETS[name].values():
         takes = signature(getattr(datasets, name)).parameters
         assert "kwargs" in takes or set(options) <= set(takes)
@@ -104,7 +104,7 @@ def test_a_data_set_without_splits_or_attributes_is_split_by_seed():
         ("EMNIST", {}, "missing 1 required positional argument: 'split'"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, name, options, message):
+def test_user_errors_are_one_line(tmp_path, name, options, message):
     with pytest.raises(UserError, match=message) as caught:
         load(name, tmp_path, **options)
     assert "\n" not in str(caught.value)

@@ -65,7 +65,7 @@ def test_every_exif_orientation_is_undone(tmp_path, suffix, orientation):
     assert np.abs(np.asarray(image, int) - np.asarray(upright, int)).max() < 30  # JPEG is not exact
 
 
-def test_transparency_is_laid_on_white(tmp_path):
+def test_transparent_images_are_blended_with_white(tmp_path):
     red = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
     assert corner(to_rgb(red)) == (255, 255, 255)
     assert corner(to_rgb(Image.new("RGBA", (4, 4), (255, 0, 0, 128)))) == (255, 127, 127)
@@ -101,7 +101,7 @@ def test_images_of_any_size_fit_the_network(tmp_path, size):
     assert eval_transform(spec)(image_reader(spec)(tmp_path / "x.jpg")).shape == (3, 32, 32)
 
 
-def test_a_jpeg_decoded_smaller_keeps_the_pixels_asked_for_and_looks_the_same(tmp_path):
+def test_a_jpeg_decoded_at_reduced_size_is_large_enough_and_looks_the_same(tmp_path):
     rows, columns = np.mgrid[0:1200, 0:1600]
     photo = np.stack([127 + 127 * np.sin(rows / 37), 127 + 127 * np.cos(columns / 23), (rows + columns) / 11], axis=2).astype(np.uint8)
     Image.fromarray(photo).save(tmp_path / "x.jpg", quality=95)
@@ -114,7 +114,7 @@ def test_a_jpeg_decoded_smaller_keeps_the_pixels_asked_for_and_looks_the_same(tm
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"no image at all", lambda b: b[:20]])
 @pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "bmp"])
-def test_a_damaged_file_is_one_line_with_its_name(tmp_path, suffix, damage):
+def test_the_error_for_a_damaged_file_is_one_line_with_its_name(tmp_path, suffix, damage):
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     path = tmp_path / f"line\nbreak.{suffix}"
     Image.fromarray(noise).save(path)
@@ -133,7 +133,7 @@ def one_bad(tmp_path: Path) -> Collection:
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_damaged_file_is_the_same_line_from_a_worker(tmp_path, num_workers):
+def test_a_worker_process_raises_the_same_error_for_a_damaged_file(tmp_path, num_workers):
     images = LabelledImages(one_bad(tmp_path), "train", eval_transform(InputSpec(size=8)))
     with pytest.raises(UserError) as caught:
         list(DataLoader(images, num_workers=num_workers))
@@ -147,7 +147,7 @@ def test_a_dataset_pickles_for_worker_processes(tmp_path):
     assert pickle.loads(pickle.dumps(MixedCollate("both", 2))).steps
 
 
-def test_several_labels_are_multi_hot():
+def test_targets_with_several_labels_are_multi_hot():
     examples = Examples([1, 2, 3], [(0, 2), (), (1,)], to_rgb)
     collection = Collection(dict.fromkeys(("train", "val", "test"), examples), ["a", "b", "c"], multilabel=True)
     assert collection.targets("train").tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
@@ -165,13 +165,13 @@ def test_mixed_targets_are_probabilities_in_proportion_to_the_images(mix, n, see
     assert torch.allclose(images.mean(dim=(1, 2, 3)), targets @ torch.arange(n, dtype=torch.float32), atol=1e-4)
 
 
-def test_several_labels_mix_as_well():
+def test_targets_with_several_labels_are_mixed():
     samples = [(torch.rand(3, 8, 8), torch.tensor([1.0, 1.0, 0.0])), (torch.rand(3, 8, 8), torch.tensor([0.0, 0.0, 0.0]))]
     _, targets = MixedCollate("mixup", 3)(samples)
     assert torch.allclose(targets.sum(dim=0), torch.tensor([1.0, 1.0, 0.0]))
 
 
-def test_an_unknown_mix_names_the_nearest():
+def test_the_error_for_an_unknown_mix_names_the_closest_match():
     with pytest.raises(UserError, match="did you mean 'cutmix'"):
         MixedCollate("cutmx", 2)
 

@@ -31,7 +31,7 @@ def same(a: tuple[torch.Tensor, ...], b: tuple[torch.Tensor, ...]) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_there_is_no_digit_among_the_symbols_and_no_symbol_in_two_classes():
+def test_no_symbol_is_a_digit_or_in_two_classes():
     letters = "".join(SYMBOLS)
     assert not any(letter.isnumeric() for letter in letters)
     assert len(set(letters)) == len(letters)
@@ -64,7 +64,7 @@ def test_two_classes_have_equal_images_only_where_a_font_has_equal_letters(rende
     assert alike <= {("m", "т"), ("u", "Ии")}
 
 
-def test_batches_have_the_shapes_and_ranges_promised(stream):
+def test_batches_have_the_documented_shapes_and_ranges(stream):
     stream.seed, stream.epoch = 3, 0
     batches = list(stream)
     assert len(batches) == len(stream) == 2
@@ -76,7 +76,7 @@ def test_batches_have_the_shapes_and_ranges_promised(stream):
         assert (images.amax((1, 2, 3)) - images.amin((1, 2, 3)) > 0.3).all()  # ink and paper differ
 
 
-def test_one_seed_and_epoch_give_the_same_pictures_whatever_torchs_own_state(stream):
+def test_images_depend_on_seed_and_epoch_and_not_on_the_random_state_of_torch(stream):
     first = first_batch(stream, seed=1, epoch=2)
     torch.manual_seed(5)
     chance = torch.get_rng_state()
@@ -85,7 +85,7 @@ def test_one_seed_and_epoch_give_the_same_pictures_whatever_torchs_own_state(str
     assert torch.equal(torch.get_rng_state(), chance)
 
 
-def test_another_epoch_or_another_seed_gives_other_pictures(stream):
+def test_another_epoch_or_seed_gives_other_images(stream):
     first = first_batch(stream, seed=1, epoch=2)
     for other in ({"seed": 1, "epoch": 3}, {"seed": 2, "epoch": 2}):
         images, labels = first_batch(stream, **other)
@@ -102,7 +102,7 @@ def test_each_pass_is_a_new_epoch_unless_renew_is_false(stream):
     stream.renew = True
 
 
-def test_classes_are_equally_frequent_however_many_fonts_have_them():
+def test_classes_are_equally_frequent_for_any_number_of_fonts():
     stream = GlyphStream(batches=1, batch_size=60 * len(SYMBOLS), size=1)
     drawings = torch.bincount(stream.labels)
     counts = torch.bincount(first_batch(stream)[1], minlength=len(SYMBOLS))
@@ -122,7 +122,7 @@ def test_distort_uses_random_numbers_of_its_generator_only_and_gives_any_size(re
         assert pictures.shape == (6, 1, size, size) and 0 <= pictures.min() and pictures.max() <= 1
 
 
-def test_every_process_gets_other_images_and_a_single_process_all_of_them():
+def test_processes_get_different_images_and_a_single_process_gets_all():
     def epoch(split, rank, processes):
         data = GlyphData(InputSpec(size=8), batches=3, batch_size=4)
         data.trainer = SimpleNamespace(global_rank=rank, world_size=processes, current_epoch=0) if processes else None

@@ -64,7 +64,7 @@ def test_class_folders_are_split_by_seed_and_partition_the_files(tmp_path):
         assert [data.class_names[label] for (label,) in examples.labels] == [path.parent.name for path in examples.sources]
 
 
-def test_the_order_is_sorted_whatever_the_order_of_creation(tmp_path):
+def test_files_are_sorted_by_path(tmp_path):
     for name in ("b/2.png", "a/9.png", "a/10.png", "b/1.png"):
         image(tmp_path / name)
     assert [str(file.path.relative_to(tmp_path)) for file in list_folder(tmp_path)] == ["a/10.png", "a/9.png", "b/1.png", "b/2.png"]
@@ -91,7 +91,7 @@ def test_files_of_file_managers_are_ignored(tmp_path):
     assert len(list_folder(tmp_path)) == 10
 
 
-def test_a_file_that_is_not_an_image_by_its_header_stops_with_the_first_ten_and_the_count(tmp_path):
+def test_the_error_for_files_that_are_no_images_gives_the_first_ten_and_the_count(tmp_path):
     folder(tmp_path, a=5, b=5)
     for i in range(12):
         (tmp_path / "a" / f"note{i:02}.jpg").write_text("a text that calls itself an image")
@@ -100,7 +100,7 @@ def test_a_file_that_is_not_an_image_by_its_header_stops_with_the_first_ten_and_
     assert "note09.jpg" in line and "note10.jpg" not in line
 
 
-def test_skip_leaves_out_other_and_truncated_files(tmp_path):
+def test_skip_leaves_out_truncated_images_and_other_files(tmp_path):
     folder(tmp_path, a=5, b=5)
     (tmp_path / "a" / "note.txt").write_text("x")
     for suffix in ("png", "jpg"):
@@ -143,7 +143,7 @@ def test_an_unknown_folder_structure_is_an_error_of_one_line(tmp_path, counts, e
         of_folder(tmp_path)
 
 
-def test_a_missing_root_names_the_closest_match(tmp_path):
+def test_the_error_for_a_missing_root_names_the_closest_match(tmp_path):
     (tmp_path / "hymenoptera").mkdir()
     (tmp_path / "hymenopter.txt").touch()
     line = f"no folder 'hymenopter': did you mean 'hymenoptera'? There are: hymenoptera (in {tmp_path})"
@@ -151,17 +151,17 @@ def test_a_missing_root_names_the_closest_match(tmp_path):
     assert "either" in said(list_folder, tmp_path / "no" / "where")
 
 
-def test_an_unknown_on_bad_image_names_the_options(tmp_path):
+def test_the_error_for_an_unknown_on_bad_image_lists_the_options(tmp_path):
     assert "there are: stop, skip" in said(of_folder, folder(tmp_path, a=3, b=3), on_bad_image="raise")
 
 
-def test_a_csv_gives_paths_from_its_own_folder_and_labels(tmp_path):
+def test_paths_in_a_csv_are_relative_to_its_folder(tmp_path):
     rows = [f"{image(tmp_path / f'{label}{i}.png').name}, {label}" for i in range(10) for label in ("x", "y")]
     data = of_csv(write(tmp_path / "list.csv", "path,label", *rows))
     assert data.counts == {"train": {"x": 6, "y": 6}, "val": {"x": 2, "y": 2}, "test": {"x": 2, "y": 2}}
 
 
-def test_a_csv_takes_other_columns_a_root_and_splits(tmp_path):
+def test_a_csv_may_have_other_columns_a_root_and_splits(tmp_path):
     names = [(split, label, f"{split}{label}.png") for split in ("train", "Valid", "test") for label in "ab"]
     rows = [f"{split},{label},{image(tmp_path / 'img' / name).name}" for split, label, name in names]
     path = write(tmp_path / "list.csv", "\ufeffset,kind,file", *rows)
@@ -169,7 +169,7 @@ def test_a_csv_takes_other_columns_a_root_and_splits(tmp_path):
     assert data.counts == {split: {"a": 1, "b": 1} for split in ("train", "val", "test")}
 
 
-def test_several_labels_in_a_cell(tmp_path):
+def test_a_csv_cell_may_hold_several_labels(tmp_path):
     rows = [f"{image(tmp_path / f'{i}.png').name},{('red|round', 'round | small', '')[i % 3]}" for i in range(15)]
     data = of_csv(write(tmp_path / "list.csv", "path,label", *rows), label_separator="|")
     assert data.multilabel and data.class_names == ["red", "round", "small"]
@@ -177,7 +177,7 @@ def test_several_labels_in_a_cell(tmp_path):
     assert sum(data.targets(split).sum() for split in data.splits) == 20
 
 
-def test_mistakes_in_a_csv_are_one_line_each(tmp_path):
+def test_errors_in_a_csv_are_one_line(tmp_path):
     a, b = (image(tmp_path / name).name for name in ("a.png", "b.png"))
     path = tmp_path / "list.csv"
     assert "did you mean 'list.csv'" in said(list_csv, write(path, "path,label").with_name("lst.csv"))

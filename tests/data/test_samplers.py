@@ -23,7 +23,7 @@ def images(n: int, augment: str = "photo") -> LabelledImages:
 
 
 @given(n=sizes, world=processes, batch_size=batch_sizes)
-def test_evaluation_sees_each_image_once_and_all_processes_have_equally_many_batches(n, world, batch_size):
+def test_evaluation_covers_each_image_once_with_equally_many_batches_per_process(n, world, batch_size):
     if n < world:
         with pytest.raises(UserError, match=f"{n} images cannot be shared by {world} processes"):
             EvalOrder(images(n), batch_size, processes=world)
@@ -36,7 +36,7 @@ def test_evaluation_sees_each_image_once_and_all_processes_have_equally_many_bat
 
 
 @given(n=sizes, batch_size=batch_sizes, epoch=st.integers(0, 5), seed=st.integers(0, 5))
-def test_training_sees_all_images_but_a_single_last_one(n, batch_size, epoch, seed):
+def test_training_covers_all_images_except_a_last_batch_of_one(n, batch_size, epoch, seed):
     order = TrainOrder(images(n), batch_size, seed=seed)
     order.set_epoch(epoch)
     batches = list(order)
@@ -47,7 +47,7 @@ def test_training_sees_all_images_but_a_single_last_one(n, batch_size, epoch, se
 
 
 @given(world=processes, per_rank=st.integers(2, 8), batch_size=st.integers(2, 5))
-def test_processes_see_together_what_one_sees_with_the_global_batch(world, per_rank, batch_size):
+def test_several_processes_together_get_the_batches_of_one_process(world, per_rank, batch_size):
     data = images(per_rank * world)
     one = TrainOrder(data, batch_size * world)
     ranks = [list(TrainOrder(data, batch_size, processes=world, rank=rank)) for rank in range(world)]
@@ -56,7 +56,7 @@ def test_processes_see_together_what_one_sees_with_the_global_batch(world, per_r
 
 
 @given(begin=st.integers(0, 6), epoch=st.integers(0, 3))
-def test_training_resumes_at_any_batch_of_one_epoch_and_later_epochs_are_whole(begin, epoch):
+def test_training_resumes_at_any_batch_of_one_epoch_and_later_epochs_are_complete(begin, epoch):
     whole, resumed = TrainOrder(images(20), 4), TrainOrder(images(20), 4)
     resumed.begin_at(epoch, begin)
     whole.set_epoch(epoch)

@@ -72,7 +72,7 @@ def test_with_several_labels_train_has_every_label(labels, seed):
 
 
 @given(strata, st.integers(1, 5), st.integers(0, 9))
-def test_k_images_of_each_class_and_a_larger_k_includes_a_smaller_one(classes, k, seed):
+def test_k_images_of_each_class_are_drawn_and_a_larger_k_includes_a_smaller_one(classes, k, seed):
     labels = [(number,) for number in classes]
     few, more = draw_per_class(labels, k, seed), draw_per_class(labels, k + 1, seed)
     assert set(few) <= set(more)
@@ -80,17 +80,17 @@ def test_k_images_of_each_class_and_a_larger_k_includes_a_smaller_one(classes, k
 
 
 @pytest.mark.parametrize("fractions", [{"val": 0.0, "test": 0.2}, {"val": 0.5, "test": 0.5}, {"val": -1, "test": 0.1}])
-def test_fractions_out_of_range_are_one_line(fractions):
+def test_fractions_out_of_range_are_an_error(fractions):
     with pytest.raises(UserError, match="above 0 and all together below 1"):
         assemble({"train": examples([(0,), (1,)] * 5)}, ["a", "b"], fractions=fractions, split_seed=0)
 
 
-def test_too_few_images_to_split_are_one_line():
+def test_too_few_images_to_split_are_an_error():
     with pytest.raises(UserError, match="2 images are too few to split off val and test: no image is left for val and test"):
         assemble({"train": examples([(0,), (1,)])}, ["a", "b"], fractions=FRACTIONS, split_seed=0)
 
 
-def test_one_class_is_one_line():
+def test_a_single_class_is_an_error():
     with pytest.raises(UserError, match="at least two"):
         assemble({"train": examples([(0,)] * 9)}, ["a"], fractions=FRACTIONS, split_seed=0)
 
@@ -102,7 +102,7 @@ def test_a_single_image_stays_in_train_with_a_note():
     assert "val has no image of rare" in collection.notes
 
 
-def test_a_class_that_train_lacks_stops_and_one_that_val_lacks_is_noted():
+def test_a_class_missing_in_train_is_an_error_and_one_missing_in_val_is_a_note():
     labels = {"train": [(0,), (1,)], "val": [(0,)], "test": [(0,), (1,)]}
     splits = {split: examples(some, [np.array([len(split), i]) for i in range(len(some))]) for split, some in labels.items()}
     splits["test"] = examples(labels["test"], [np.array([0, 0]), np.array([0, 1])])

@@ -40,18 +40,18 @@ def test_the_transform_pickles_and_is_identified_by_its_content_not_by_its_folde
     assert fingerprint(ids) not in [fingerprint(other) for other in others]
 
 
-def test_texts_are_padded_to_the_longest_at_most_to_max_length(spec):
+def test_texts_are_padded_to_the_longest_text_up_to_max_length(spec):
     assert spec.fitted(["a", "a b c"]) == (TextSpec(spec.tokenizer, 0, 5), 0)
     assert spec.fitted(["a " * 6, "a " * 7, "a " * 8]) == (spec, 2)
 
 
 @pytest.mark.parametrize("length", [2, 0, 2.5, True])
-def test_a_length_without_room_is_an_error(length):
+def test_an_invalid_max_length_is_an_error(length):
     with pytest.raises(UserError, match="whole number of tokens"):
         TextSpec("folder", 0, length)
 
 
-def test_texts_are_not_augmented_and_a_folder_without_tokenizer_is_named(spec, tmp_path):
+def test_augmentation_of_texts_and_a_folder_without_tokenizer_are_errors(spec, tmp_path):
     with pytest.raises(UserError, match="give augment=none"):
         spec.views("photo")
     with pytest.raises(UserError, match="no tokenizer can be read"):
@@ -109,19 +109,19 @@ def test_a_text_is_identified_by_its_bytes(spec, tmp_path):
         ([("a", "x"), ("b", "x")], ("text", "label"), "at least two are needed"),
     ],
 )
-def test_a_csv_that_cannot_be_used_is_one_line(spec, tmp_path, rows, header, line):
+def test_the_error_for_an_invalid_csv_is_one_line(spec, tmp_path, rows, header, line):
     with pytest.raises(UserError) as caught:
         text_csv_data(spec, csv=write_csv(tmp_path / "a.csv", rows, header))
     assert line in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_missing_file_is_named_with_the_closest_match(spec, tmp_path):
+def test_the_error_for_a_missing_file_names_the_closest_match(spec, tmp_path):
     write_csv(tmp_path / "texts.csv", words(4))
     with pytest.raises(UserError, match=r"no csv file 'text.csv': did you mean 'texts.csv'"):
         text_csv_data(spec, csv=tmp_path / "text.csv")
 
 
-def test_several_labels_in_a_cell(spec, tmp_path):
+def test_a_csv_cell_may_hold_several_labels(spec, tmp_path):
     rows = [(text, label if i % 3 else "x|y") for i, (text, label) in enumerate(words(30))]
     data = text_csv_data(spec, csv=write_csv(tmp_path / "a.csv", rows), label_separator="|")
     assert data.multilabel and next(iter(data.train_dataloader()))[1].shape[1] == 2

@@ -24,7 +24,7 @@ def views(spec: InputSpec) -> list:
 
 
 @given(side, side, st.integers(0, 4))
-def test_every_view_is_a_float32_square_of_the_size_whatever_the_aspect_ratio(width, height, more):
+def test_every_view_is_a_float32_square_for_any_aspect_ratio(width, height, more):
     for view in views(InputSpec(size=8, resize=8 + more)):
         seen = view(noise(width, height))
         assert (seen.shape, seen.dtype, type(seen)) == ((3, 8, 8), torch.float32, torch.Tensor)
@@ -54,7 +54,7 @@ def test_the_evaluation_view_is_the_centre_of_the_resized_image():
     assert torch.equal(wider, torch.from_numpy(np.array(noise(10, 10))).permute(2, 0, 1)[:, 1:9, 1:9] * (1 / 255))
 
 
-def test_evaluation_and_none_are_one_view_and_neither_is_random():
+def test_augment_none_equals_the_evaluation_view_and_is_not_random():
     spec, image, chance = InputSpec(size=8, resize=10), noise(31, 17), torch.get_rng_state()
     seen = eval_transform(spec)(image)
     assert torch.equal(train_transform(spec, "none")(image), seen)
@@ -63,7 +63,7 @@ def test_evaluation_and_none_are_one_view_and_neither_is_random():
 
 
 @pytest.mark.parametrize("augment", [name for name in AUGMENTS if name != "none"])
-def test_an_augmented_view_depends_on_torchs_random_state_and_on_nothing_else(augment):
+def test_an_augmented_view_depends_on_the_random_state_of_torch_only(augment):
     view, image = train_transform(InputSpec(size=16), augment), noise(40, 30)
 
     def seen(seed: int) -> list[torch.Tensor]:
@@ -87,7 +87,7 @@ def test_a_random_crop_keeps_min_scale_of_the_area():
 
 
 @pytest.mark.parametrize("given_mean", [0.5, [0.5, 0.5, 0.5], (0.5, 0.5, 0.5), np.full(3, 0.5)])
-def test_one_number_counts_for_three_channels_and_a_spec_compares_by_value(given_mean):
+def test_one_number_is_used_for_three_channels_and_specs_compare_by_value(given_mean):
     assert InputSpec(mean=given_mean, std=1) == InputSpec(mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0))
     assert hash(InputSpec(mean=given_mean)) == hash(InputSpec(mean=(0.5, 0.5, 0.5)))
 
@@ -110,6 +110,6 @@ def test_a_field_out_of_its_range_is_an_error(fields, message):
     assert message in str(caught.value)
 
 
-def test_an_unknown_augment_is_an_error_with_the_nearest_name():
+def test_an_unknown_augment_is_an_error_with_the_closest_match():
     with pytest.raises(UserError, match="no augment 'trivial': did you mean 'trivial_augment'"):
         train_transform(InputSpec(), "trivial")

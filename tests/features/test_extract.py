@@ -69,14 +69,14 @@ def plain(net: Backbone, cut: str, *, pooled: bool) -> torch.Tensor:
 
 @pytest.mark.parametrize("pooled", [True, False])
 @pytest.mark.parametrize("cuts", [CUTS, ["top"], ["low"], ["middle", "low"]])
-def test_features_are_those_of_a_plain_loop_to_the_bit(tmp_path, cuts, pooled):
+def test_features_equal_those_of_a_plain_loop_bit_for_bit(tmp_path, cuts, pooled):
     features = extract_features(backbone(), loader(), cuts, cache=tmp_path, pooled=pooled)
     assert features.cuts == tuple(cuts) and len(features) == 11 and torch.equal(features.targets, torch.arange(11))
     for cut in cuts:
         assert torch.equal(features[cut].read(range(11)), plain(backbone(), cut, pooled=pooled)), cut
 
 
-def test_modes_gradients_and_the_random_state_stay_also_when_the_loader_fails(tmp_path):
+def test_extraction_keeps_modes_gradients_and_random_state_even_if_the_loader_fails(tmp_path):
     net = backbone()
     net.get_submodule("middle").eval()
     modes, state = [part.training for part in net.modules()], torch.get_rng_state()
@@ -92,7 +92,7 @@ def test_modes_gradients_and_the_random_state_stay_also_when_the_loader_fails(tm
     assert all(parameter.requires_grad and parameter.grad is None for parameter in net.parameters())
 
 
-def test_what_is_stored_is_not_computed_again_and_what_changed_is(tmp_path):
+def test_only_missing_and_changed_features_are_computed(tmp_path):
     net = backbone()
     passed = Passed(net)
     extract = partial(extract_features, net, cuts=CUTS, cache=tmp_path)
@@ -118,7 +118,7 @@ def test_what_is_stored_is_not_computed_again_and_what_changed_is(tmp_path):
     assert passed.images == 47
 
 
-def test_an_image_that_comes_twice_is_computed_once(tmp_path):
+def test_features_of_a_repeated_image_are_computed_once(tmp_path):
     net = backbone()
     passed = Passed(net)
     twice = torch.cat([images().tensors[0]] * 2)
@@ -128,7 +128,7 @@ def test_an_image_that_comes_twice_is_computed_once(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
-def test_features_are_stored_in_the_dtype_asked_for(tmp_path, dtype):
+def test_features_are_stored_in_the_requested_dtype(tmp_path, dtype):
     features = extract_features(backbone(), loader(), cache=tmp_path, dtype=dtype)
     assert str(features["top"].dtype) == f"torch.{dtype}"
     assert torch.equal(features["top"].read([2]), plain(backbone(), "top", pooled=True)[[2]].to(getattr(torch, dtype)))
@@ -143,7 +143,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("said", MISTAKES)
-def test_mistakes_are_one_line(tmp_path, said):
+def test_user_errors_are_one_line(tmp_path, said):
     with pytest.raises(UserError, match=said):
         extract_features(backbone(), **{"loader": loader(), "cache": tmp_path, **MISTAKES[said]})
     with pytest.raises(UserError, match="no cut 'low': there are: top"):
@@ -163,7 +163,7 @@ def table(folder, rows: int) -> Rows:
 
 
 @given(st.integers(1, 400), st.lists(st.lists(st.integers(0, 19), min_size=1, max_size=7), min_size=1, max_size=6), st.integers(0, 5))
-def test_batches_are_those_of_the_order_whatever_is_read_at_once(tmp_path_factory, block, drawn, epoch):
+def test_batches_follow_the_given_order_for_any_block_size(tmp_path_factory, block, drawn, epoch):
     folder = tmp_path_factory.getbasetemp() / "views"
     rows = table(folder, 20)
     order = [[(epoch, index) for index in batch] for batch in drawn]
@@ -179,7 +179,7 @@ def test_batches_are_those_of_the_order_whatever_is_read_at_once(tmp_path_factor
         assert torch.equal(features.values, expected.double()) and targets.tolist() == batch
 
 
-def test_what_a_view_draws_depends_on_view_and_content_not_on_the_place(tmp_path):
+def test_random_numbers_of_a_view_depend_on_view_and_image_not_on_the_position(tmp_path):
     transform = train_transform(InputSpec(size=8), "photo")
     pictures = {grey: Image.radial_gradient("L").rotate(grey).resize((20, 20)).convert("RGB") for grey in range(6)}
     digests = np.array([f"{i:032x}" for i in range(6)], HASH_DTYPE)
@@ -219,7 +219,7 @@ def slowly(folder: Path, seconds: float) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def test_of_two_processes_that_want_the_same_features_one_computes_them(tmp_path):
+def test_only_one_of_two_processes_computes_the_same_features(tmp_path):
     both = [slowly(tmp_path, 0.1) for _ in range(2)]
     said = [process.communicate(timeout=120)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
@@ -227,7 +227,7 @@ def test_of_two_processes_that_want_the_same_features_one_computes_them(tmp_path
     assert sum("another process computes these features: waiting" in text for text in said) == 1
 
 
-def test_a_process_that_is_killed_leaves_whole_shards_and_the_next_goes_on_from_there(tmp_path):
+def test_a_killed_process_leaves_complete_shards_and_the_next_process_continues(tmp_path):
     first = slowly(tmp_path, 0.2)
     while len(list(tmp_path.glob("*/*.safetensors"))) < 3:
         assert first.poll() is None

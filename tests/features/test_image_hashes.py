@@ -35,26 +35,26 @@ def three(tmp_path):
     return [picture(tmp_path / f"{name}.png", grey) for name, grey in (("a", 10), ("b", 20), ("again", 10))]
 
 
-def test_the_same_content_has_the_same_digest_under_any_name(tmp_path, three):
+def test_equal_content_has_the_same_hash_under_any_file_name(tmp_path, three):
     a, b, again = image_hashes(files(*three), HashCache(tmp_path / "store")).tolist()
     assert a == again != b and len(a) == 32
 
 
 @pytest.mark.parametrize("parts", [[("a", 0), ("a", 1), ("b", 0)], [(0, "left"), (0, "right"), (1, "left")], [0, 1, 2]], ids=str)
-def test_several_pictures_from_one_file_are_several(tmp_path, three, parts):
+def test_several_images_in_one_file_have_different_hashes(tmp_path, three, parts):
     held = Examples(parts, [(0,)] * 3, read_image, [three[0], three[0], three[1]])
     memory = HashCache(tmp_path / "store")
     assert len(set(image_hashes(held, memory).tolist())) == 3
     assert image_hashes(held, memory).tolist() == image_hashes(held, memory).tolist()
 
 
-def test_a_number_that_stands_for_a_file_of_its_own_does_not_count(tmp_path, three):
+def test_the_index_of_a_file_with_one_image_does_not_change_its_hash(tmp_path, three):
     memory = HashCache(tmp_path / "store")
     numbered = Examples([4, 5, 6], [(0,)] * 3, read_image, three)
     assert image_hashes(numbered, memory).tolist() == image_hashes(files(*three), memory).tolist()
 
 
-def test_what_is_remembered_is_not_read_again_and_what_changed_is(tmp_path, three, monkeypatch):
+def test_unchanged_files_are_not_read_again_and_changed_files_are(tmp_path, three, monkeypatch):
     memory = HashCache(tmp_path / "store")
     aged(*three)
     before = image_hashes(files(*three), memory).tolist()
@@ -72,13 +72,13 @@ def test_what_is_remembered_is_not_read_again_and_what_changed_is(tmp_path, thre
     assert read == ["b.png"] and after[0] == before[0] and after[1] != before[1]
 
 
-def test_a_file_that_changed_just_now_is_not_remembered_since_it_may_change_again_unseen(tmp_path, three, monkeypatch):
+def test_a_recently_changed_file_is_not_cached(tmp_path, three, monkeypatch):
     memory = HashCache(tmp_path / "store")
     image_hashes(files(*three), memory)
     assert memory.recall([path.absolute() for path in three]) == {}
 
 
-def test_a_relative_path_is_the_file_that_it_names_from_here(tmp_path, three, monkeypatch):
+def test_a_relative_path_is_resolved_from_the_working_directory(tmp_path, three, monkeypatch):
     memory = HashCache(tmp_path / "store")
     monkeypatch.chdir(tmp_path)
     aged(*three)
@@ -90,7 +90,7 @@ def test_a_relative_path_is_the_file_that_it_names_from_here(tmp_path, three, mo
     assert image_hashes(files(Path("a.png")), memory).tolist() != relative
 
 
-def test_a_name_that_is_no_text_is_a_name(tmp_path, three):
+def test_a_file_name_that_is_not_valid_text_is_supported(tmp_path, three):
     strange = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
     three[0].rename(strange)
     memory = HashCache(tmp_path / "store")
@@ -100,7 +100,7 @@ def test_a_name_that_is_no_text_is_a_name(tmp_path, three):
 
 
 @pytest.mark.parametrize("content", [b"", b"no database at all", b"SQLite format 3\0" + bytes(100)])
-def test_a_damaged_memory_costs_a_warning_at_most_and_no_wrong_digest(tmp_path, three, content):
+def test_a_damaged_hash_cache_gives_at_most_a_warning_and_no_wrong_hash(tmp_path, three, content):
     memory = HashCache(tmp_path / "store")
     aged(*three)
     before = image_hashes(files(*three), memory).tolist()
@@ -114,7 +114,7 @@ def test_a_damaged_memory_costs_a_warning_at_most_and_no_wrong_digest(tmp_path, 
     assert image_hashes(files(*three), memory).tolist() == before
 
 
-def test_a_digest_that_was_changed_in_the_memory_is_not_believed(tmp_path, three):
+def test_a_modified_hash_in_the_cache_is_ignored(tmp_path, three):
     memory = HashCache(tmp_path / "store")
     aged(*three)
     before = image_hashes(files(*three), memory).tolist()
@@ -123,19 +123,19 @@ def test_a_digest_that_was_changed_in_the_memory_is_not_believed(tmp_path, three
     assert image_hashes(files(*three), memory).tolist() == before
 
 
-def test_a_file_that_is_gone_is_named_in_one_line(tmp_path, three):
+def test_the_error_for_a_missing_file_is_one_line_with_its_name(tmp_path, three):
     three[1].unlink()
     with pytest.raises(UserError, match=r"b\.png cannot be read as an image: .*No such file"):
         image_hashes(files(*three), HashCache(tmp_path / "store"))
 
 
-def test_arrays_are_known_by_values_shape_and_dtype(tmp_path):
+def test_arrays_are_identified_by_values_shape_and_dtype(tmp_path):
     arrays = [np.zeros((2, 3), np.uint8), np.zeros((3, 2), np.uint8), np.zeros((2, 3), np.int8), np.zeros((2, 3), np.uint8)]
     found = image_hashes(Examples(arrays, [(0,)] * 4, Image.fromarray, arrays), HashCache(tmp_path)).tolist()
     assert len(set(found)) == 3 and found[0] == found[3]
 
 
-def test_where_no_content_is_known_the_pixels_count(tmp_path):
+def test_images_without_known_content_are_identified_by_their_pixels(tmp_path):
     examples = Examples([1, 2, 1], [(0,)] * 3, lambda grey: Image.new("RGB", (4, 4), (grey,) * 3))
     a, b, again = image_hashes(examples, HashCache(tmp_path)).tolist()
     assert a == again != b

@@ -32,7 +32,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("component", [field.name for field in fields(KeyComponents)])
-def test_every_component_counts(component):
+def test_every_component_changes_the_key(component):
     assert replace(COMPONENTS, **{component: OTHERS[component]}).digest != COMPONENTS.digest == replace(COMPONENTS).digest
 
 
@@ -47,7 +47,7 @@ def keys(backbone: Backbone, view: str = "view", dtype: torch.dtype = torch.floa
     return [found[spec].digest for spec in specs]
 
 
-def test_each_cut_pooling_view_dtype_and_precision_has_a_key_of_its_own():
+def test_each_cut_pooling_view_dtype_and_precision_has_a_different_key():
     plain = keys(three_layers())
     half = keys(three_layers(), dtype=torch.float16)
     other = keys(three_layers(), view="other")
@@ -65,7 +65,7 @@ def test_a_changed_weight_changes_the_keys_from_its_layer_on(layer, kept):
     assert after[:kept] == before[:kept] and not set(after[kept:]) & set(before)
 
 
-def test_a_view_is_its_transform_its_reader_and_what_an_augmented_one_draws_from():
+def test_the_digest_of_a_view_depends_on_transform_reader_and_seeds():
     spec, other = InputSpec(size=8), InputSpec(size=8, mean=0.5)
     views = [(eval_transform(spec), image_reader(spec)), (eval_transform(other), image_reader(spec)), (eval_transform(spec), abs)]
     views += [(train_transform(spec), image_reader(spec), pair) for pair in ((0, 1), (0, 2), (1, 1))]
@@ -152,7 +152,7 @@ def keys_of(folder: Path, users: str) -> dict[str, str]:
     return json.loads(done.stdout)
 
 
-def test_edited_comments_and_docstrings_and_moved_modules_change_no_key_and_a_users_constant_changes_its_own(tmp_path):
+def test_edited_comments_docstrings_and_moved_modules_change_no_key_but_a_users_constant_does(tmp_path):
     before, after = tmp_path / "before", tmp_path / "after"
     for folder in (before, after):
         shutil.copytree(SOURCE, folder / "ftlit", ignore=shutil.ignore_patterns("conf", "__pycache__"))

@@ -33,11 +33,11 @@ def plan(*trained, pooled=True, rows=10, net=None, **how):
         (CUTS, None),
     ],
 )
-def test_the_prefix_ends_below_the_lowest_layer_that_trains(trained, cut):
+def test_the_frozen_prefix_ends_below_the_lowest_trained_layer(trained, cut):
     assert frozen_prefix(backbone(), trained) == cut
 
 
-def test_each_stage_gets_the_features_at_its_own_cut_and_only_the_last_cut_is_pooled():
+def test_each_stage_reads_the_features_at_its_cut_and_only_the_last_cut_is_pooled():
     head, top, middle, everything = plan((), ("top",), ("top", "middle"), CUTS)
     assert head.spec == FeatureSpec("top", "average") and head.bytes == 10 * 16 * 4
     assert top.spec == FeatureSpec("pooling", None) and top.bytes == 10 * 8 * 6 * 6 * 4
@@ -54,18 +54,18 @@ def test_stages_with_the_same_cut_share_its_features():
     assert len({id(stage_input) for stage_input in plan((), (), max_bytes=10 * 16 * 4)}) == 1
 
 
-def test_earlier_stages_come_first_and_the_reason_gives_the_sizes_of_what_does_not_fit():
+def test_earlier_stages_have_priority_and_the_reason_gives_the_sizes_that_do_not_fit():
     head, top, middle = plan((), ("top",), ("top", "middle"), max_bytes=10 * 16 * 4 + 11_520)
     assert head.spec and top.spec and middle.spec is None
     assert "cache.max_gb leaves 0 B" in middle.reason and "31.4 kB" in middle.reason
     assert plan((), max_bytes=0)[0].spec is None
 
 
-def test_half_precision_takes_half():
+def test_half_precision_halves_the_size():
     assert plan((), dtype=torch.float16)[0].bytes * 2 == plan(())[0].bytes
 
 
-def test_each_form_has_as_many_rows_as_are_asked_for():
+def test_each_feature_spec_has_the_requested_number_of_rows():
     specs = [FeatureSpec("top", "average"), FeatureSpec("pooling", None)]
     head, top = plan_stage_inputs(backbone(), specs, {specs[0]: 15, specs[1]: 10}, max_bytes=1e9)
     assert head.bytes == 15 * 16 * 4 and top.bytes == 10 * 8 * 6 * 6 * 4
@@ -77,7 +77,7 @@ def test_each_form_has_as_many_rows_as_are_asked_for():
     ("resnet50", "layer4", "cuda", True),
     ("vgg11", "conv2", "cpu", False),  # 3.2 MB an image for one cheap convolution
 ])  # fmt: skip
-def test_maps_are_stored_only_where_reading_beats_computing(name, trained_from, device, stored):
+def test_maps_are_stored_only_if_reading_is_faster_than_computing(name, trained_from, device, stored):
     net = load_backbone(name, weights=None)
     above = net.cuts[net.index(trained_from) :]
     (stage_input,) = plan(above, net=net, rows=100, max_bytes=1e12, device=device)

@@ -38,7 +38,7 @@ def train(module: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 3) -
 subsets = st.sets(st.sampled_from(["0", "1", "3", "0.0", "1.1.bias", "3.weight"]), min_size=1).map(sorted)
 
 
-def test_exactly_what_the_patterns_cover_trains():
+def test_exactly_the_covered_parameters_train():
     model = net()
     set_trainable(model, ["1", "3.bias"])
     assert [n for n, p in model.named_parameters() if p.requires_grad] == ["1.0.weight", "1.0.bias", "1.1.weight", "1.1.bias", "3.bias"]
@@ -59,7 +59,7 @@ def test_frozen_parameters_and_statistics_and_the_outputs_of_a_frozen_prefix_do_
     assert not torch.equal(model[3].weight, head)
 
 
-def test_what_trains_has_live_statistics_and_live_dropout():
+def test_trained_layers_have_live_statistics_and_live_dropout():
     model = net()
     set_trainable(model, ["1", "3"])
     before, x = deepcopy(model.state_dict()), torch.randn(8, 4)
@@ -68,7 +68,7 @@ def test_what_trains_has_live_statistics_and_live_dropout():
     assert torch.equal(model[0](x), model[0](x))
 
 
-def test_dropout_inside_what_is_frozen_is_off_and_dropout_beside_it_goes_with_the_module_that_holds_both():
+def test_dropout_inside_frozen_layers_is_off_and_other_dropout_has_the_mode_of_its_parent():
     model = net()
     set_trainable(model, ["3"])
     assert [model[0][2].training, model[1][2].training, model[2].training] == [False, False, True]
@@ -77,7 +77,7 @@ def test_dropout_inside_what_is_frozen_is_off_and_dropout_beside_it_goes_with_th
     assert not nested[0][1].training
 
 
-def test_a_module_of_which_a_part_trains_is_in_training_mode_and_its_frozen_children_are_not():
+def test_a_partly_trained_module_is_in_training_mode_and_its_frozen_children_are_not():
     model = net()
     set_trainable(model, ["1.0.bias", "3"])
     assert modes(model) == {
@@ -86,7 +86,7 @@ def test_a_module_of_which_a_part_trains_is_in_training_mode_and_its_frozen_chil
     }
 
 
-def test_what_is_frozen_has_no_gradient_and_what_trains_keeps_its_own():
+def test_frozen_parameters_have_no_gradient_and_trained_parameters_keep_theirs():
     model = net()
     model(torch.randn(8, 4)).sum().backward()
     kept = {name: parameter.grad for name, parameter in model.named_parameters()}
@@ -95,7 +95,7 @@ def test_what_is_frozen_has_no_gradient_and_what_trains_keeps_its_own():
         assert parameter.grad is (None if name.startswith("0") else kept[name])
 
 
-def test_no_module_without_parameters_keeps_a_wrong_mode_when_all_is_frozen_or_all_trains():
+def test_all_modules_have_the_same_mode_if_all_parameters_are_frozen_or_trained():
     model = net()
     set_trainable(model, ["*"])
     assert all(modes(model).values())
@@ -106,7 +106,7 @@ def test_no_module_without_parameters_keeps_a_wrong_mode_when_all_is_frozen_or_a
 
 
 @given(subsets, subsets)
-def test_it_returns_whether_any_parameter_changed_sides_and_the_last_call_alone_decides(first, second):
+def test_set_trainable_returns_whether_a_parameter_changed_and_only_the_last_call_counts(first, second):
     model, fresh = net(), net()
     set_trainable(model, first)
     before = [parameter.requires_grad for parameter in model.parameters()]
@@ -151,7 +151,7 @@ def test_a_parameter_with_two_names_trains_if_either_is_covered(name):
     assert not model.embedding.weight.requires_grad and not model.decoder.training
 
 
-def test_an_idle_pattern_is_an_error_and_nothing_is_changed():
+def test_a_pattern_without_match_is_an_error_and_changes_nothing():
     model = net()
     set_trainable(model, ["3"])
     before = modes(model), [parameter.requires_grad for parameter in model.parameters()]
@@ -173,7 +173,7 @@ def moved(model: nn.Module, steps: int = 2) -> set[str]:
     ("policy", "norm_moves"),
     [("live", {"weight", "bias"} | STATISTICS), ("frozen_stats", {"weight", "bias"}), ("frozen", set())],
 )
-def test_a_batchnorm_policy_says_what_of_a_batch_norm_moves_where_its_layer_trains(policy, norm_moves):
+def test_the_batchnorm_policy_decides_which_tensors_of_a_trained_batch_norm_change(policy, norm_moves):
     model = net()
     set_trainable(model, ["*"], policy)
     names = moved(model)
@@ -182,7 +182,7 @@ def test_a_batchnorm_policy_says_what_of_a_batch_norm_moves_where_its_layer_trai
 
 
 @pytest.mark.parametrize("policy", ["live", "frozen_stats", "frozen"])
-def test_no_policy_wakes_a_frozen_layer(policy):
+def test_no_batchnorm_policy_changes_a_frozen_layer(policy):
     model = net()
     set_trainable(model, ["1", "3"], policy)
     assert not any(name.startswith("0.") for name in moved(model))
@@ -201,7 +201,7 @@ FILE = WeightsOrigin("file", "a.pth")
         (RANDOM, [], "auto", {"low", "high", "head"}),
     ],
 )
-def test_auto_keeps_the_statistics_of_pretrained_layers_alone(origin, reinit, batchnorm, live):
+def test_auto_freezes_the_statistics_of_pretrained_layers_only(origin, reinit, batchnorm, live):
     model = nn.Module()
     layers = {name: nn.BatchNorm2d(3) for name in ("low", "high")}
     model.backbone = Backbone(layers, InputSpec(size=2), origin=origin, reinit=reinit)
@@ -212,7 +212,7 @@ def test_auto_keeps_the_statistics_of_pretrained_layers_alone(origin, reinit, ba
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_policies_may_differ_by_pattern_and_the_first_wins():
+def test_policies_may_differ_by_pattern_and_the_first_match_wins():
     model = net()
     set_trainable(model, ["*"], {"0.1": "frozen", "0": "frozen_stats"})
     assert {name.split(".")[-1] for name in moved(model) if name.startswith("0.1.")} == set()
@@ -227,7 +227,7 @@ def test_a_policy_may_change_from_stage_to_stage():
 
 
 @pytest.mark.parametrize(("batchnorm", "message"), [("frozn", "did you mean 'frozen'"), ({"0.9": "frozen"}, "'0.9' covers no parameter")])
-def test_a_wrong_policy_or_pattern_of_one_is_an_error_and_changes_nothing(batchnorm, message):
+def test_an_unknown_policy_or_pattern_is_an_error_and_changes_nothing(batchnorm, message):
     model = net()
     with pytest.raises(UserError, match=message):
         set_trainable(model, ["3"], batchnorm)
@@ -235,7 +235,7 @@ def test_a_wrong_policy_or_pattern_of_one_is_an_error_and_changes_nothing(batchn
 
 
 @pytest.mark.parametrize(("patterns", "wakes"), [(["top"], False), (["low", "top"], True), (["low"], True)])
-def test_a_layer_without_parameters_stays_frozen_as_long_as_those_below_it(patterns, wakes):
+def test_a_layer_without_parameters_is_frozen_if_the_layers_below_are_frozen(patterns, wakes):
     layers = {"low": nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), "drop": nn.Dropout(0.5), "top": nn.Linear(4, 4)}
     backbone = Backbone(layers, InputSpec(size=2))
     set_trainable(backbone, patterns)
@@ -243,7 +243,7 @@ def test_a_layer_without_parameters_stays_frozen_as_long_as_those_below_it(patte
     assert (not torch.equal(*features)) == wakes
 
 
-def test_what_is_held_sleeps_until_it_is_released():
+def test_held_modules_stay_in_evaluation_mode_until_they_are_released():
     model = net()
     set_trainable(model, ["1", "3"])
     held = modes_of(model)

@@ -21,7 +21,7 @@ def test_balanced_weighs_classes_as_scikit_learn_does(counts):
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=8).filter(any))
-def test_a_class_without_training_images_weighs_as_one_with_a_single_image_and_the_loss_stays_finite(counts):
+def test_a_class_without_training_images_has_the_weight_of_one_image_and_the_loss_is_finite(counts):
     weight = cross_entropy(counts, class_weights="balanced").weight
     for count, value in zip(counts, weight, strict=True):
         assert value == pytest.approx(sum(counts) / (len(counts) * max(count, 1)))
@@ -29,7 +29,7 @@ def test_a_class_without_training_images_weighs_as_one_with_a_single_image_and_t
     assert cross_entropy(counts, class_weights="balanced")(logits, every_class).isfinite()
 
 
-def test_balanced_counts_each_class_alike():
+def test_the_balanced_loss_is_the_mean_over_classes():
     counts = [1, 2, 3]
     labels = torch.tensor([0, 1, 1, 2, 2, 2])
     per_image = -LOGITS.log_softmax(1).gather(1, labels[:, None])[:, 0]
@@ -37,19 +37,19 @@ def test_balanced_counts_each_class_alike():
     torch.testing.assert_close(cross_entropy(counts, class_weights="balanced")(LOGITS, labels), expected)
 
 
-def test_without_weights_and_smoothing_it_is_the_mean_negative_log_likelihood_whatever_the_counts():
+def test_the_default_loss_is_the_mean_negative_log_likelihood_for_any_counts():
     expected = -LOGITS.log_softmax(1).gather(1, LABELS[:, None]).mean()
     torch.testing.assert_close(cross_entropy([9, 1, 0])(LOGITS, LABELS), expected)
 
 
 @pytest.mark.parametrize("smoothing", [0.1, 0.9])
-def test_smoothing_spreads_its_mass_evenly_over_all_classes(smoothing):
+def test_label_smoothing_is_spread_evenly_over_all_classes(smoothing):
     soft = torch.nn.functional.one_hot(LABELS, 3) * (1 - smoothing) + smoothing / 3
     expected = -(soft * LOGITS.log_softmax(1)).sum(1).mean()
     torch.testing.assert_close(cross_entropy([1, 1, 1], label_smoothing=smoothing)(LOGITS, LABELS), expected)
 
 
-def test_class_probabilities_serve_as_targets():
+def test_targets_may_be_class_probabilities():
     soft = torch.nn.functional.one_hot(LABELS, 3).float()
     for weights in (None, "balanced"):
         loss = cross_entropy([1, 2, 3], class_weights=weights)
@@ -64,11 +64,11 @@ def test_bce_is_the_mean_over_images_and_labels():
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1, 1.5])
-def test_smoothing_is_below_1(smoothing):
+def test_label_smoothing_outside_of_0_to_1_is_an_error(smoothing):
     with pytest.raises(UserError, match=r"label_smoothing .*: give a number in \[0, 1\)"):
         cross_entropy([1, 1], label_smoothing=smoothing)
 
 
-def test_unknown_class_weights_are_an_error_with_the_nearest_word():
+def test_unknown_class_weights_are_an_error_with_the_closest_match():
     with pytest.raises(UserError, match="no class_weights 'balance': did you mean 'balanced'"):
         cross_entropy([1, 1], class_weights="balance")

@@ -60,7 +60,7 @@ def trace(rates, steps=STEPS, first=0):
 
 @pytest.mark.filterwarnings("ignore:The epoch parameter")  # SequentialLR of torch warns of itself
 @pytest.mark.parametrize("name", CURVES)
-def test_the_rates_are_those_of_torchs_scheduler_on_all_groups(name):
+def test_rates_equal_those_of_torchs_scheduler_in_all_groups(name):
     curve, torchs = CURVES[name]
     ours, theirs = trace(Rates(optimizer(0.1, 0.002), curve, steps=STEPS, epochs=2)), trace(torchs(optimizer(0.1, 0.002)))
     for a, b in zip(ours, theirs, strict=True):
@@ -70,7 +70,7 @@ def test_the_rates_are_those_of_torchs_scheduler_on_all_groups(name):
 @pytest.mark.filterwarnings("ignore:The epoch parameter")
 @pytest.mark.parametrize("warmup", [0.0, 0.25])
 @pytest.mark.parametrize("name", CURVES)
-def test_the_ratio_between_groups_holds_at_every_step(name, warmup):
+def test_the_ratio_between_groups_is_constant(name, warmup):
     for a, b in trace(Rates(optimizer(0.1, 0.002), CURVES[name][0], steps=STEPS, epochs=2, warmup=warmup)):
         assert b == pytest.approx(a / 50, rel=1e-12, abs=1e-15)
 
@@ -79,7 +79,7 @@ def test_the_ratio_between_groups_holds_at_every_step(name, warmup):
 @pytest.mark.parametrize("cut", [0, 3, 5, 6, 19])
 @pytest.mark.parametrize("warmup", [0.0, 0.25])
 @pytest.mark.parametrize("name", CURVES)
-def test_saved_and_loaded_at_any_step_the_trace_is_the_same_to_the_bit(name, warmup, cut):
+def test_resuming_at_any_step_gives_the_same_rates_bit_for_bit(name, warmup, cut):
     make = partial(Rates, curve=CURVES[name][0], steps=STEPS, epochs=2, warmup=warmup)
     whole = trace(make(optimizer(0.1, 0.002)))
     stopped = make(optimizer(0.1, 0.002))
@@ -90,7 +90,7 @@ def test_saved_and_loaded_at_any_step_the_trace_is_the_same_to_the_bit(name, war
     assert trace(resumed, STEPS - cut, first=cut) == whole[cut:]
 
 
-def test_golden_trace_with_warm_up_and_restart_in_each_stage():
+def test_rates_with_warm_up_and_restart_in_each_stage_equal_a_manual_computation():
     """Ten steps: four in the first stage, six in the second; a quarter of each rises, then a straight line down."""
     rates = Rates(optimizer(1.0, 0.1), linear, steps=4, epochs=1, warmup=0.25, restart=True)
     first = trace(rates, 4)
@@ -101,35 +101,35 @@ def test_golden_trace_with_warm_up_and_restart_in_each_stage():
     assert [b for _, b in first + second] == pytest.approx([a / 10 for a, _ in first + second])
 
 
-def test_without_restart_a_stage_changes_nothing():
+def test_without_restart_a_stage_does_not_change_the_rates():
     whole, staged = Rates(optimizer(1.0), cosine, steps=10, epochs=1), Rates(optimizer(1.0), cosine, steps=10, epochs=1)
     before = trace(staged, 4)
     staged.begin_stage(6, 1)
     assert before + trace(staged, 6) == trace(whole, 10)
 
 
-def test_the_rate_stays_at_the_end_of_the_curve():
+def test_the_rate_is_constant_after_the_end_of_the_curve():
     rates = Rates(optimizer(1.0), one_cycle, steps=5, epochs=1)
     assert trace(rates, 9)[6:] == [[pytest.approx(1 / 25e4)]] * 3
 
 
 @pytest.mark.parametrize("warmup", [-0.1, 1.0])
-def test_a_warm_up_is_a_part_of_the_run(warmup):
+def test_a_warm_up_outside_of_0_to_1_is_an_error(warmup):
     with pytest.raises(UserError, match="from 0 to less than 1"):
         Rates(optimizer(1.0), cosine, steps=5, epochs=1, warmup=warmup)
 
 
 @pytest.mark.parametrize("length", range(1, 12))
 @pytest.mark.parametrize("rise", [0.25, 0.3, 0.5])
-def test_one_cycle_of_any_length(length, rise):
+def test_one_cycle_gives_valid_rates_for_any_length(length, rise):
     assert all(0 < rate <= 1 for (rate,) in trace(Rates(optimizer(1.0), partial(one_cycle, rise=rise), steps=length, epochs=1), length))
 
 
-def test_training_of_another_length_is_not_gone_on_with():
+def test_resuming_with_another_training_length_is_an_error():
     with pytest.raises(UserError, match="training has 20 steps in this checkpoint and 30 here"):
         Rates(optimizer(1.0), cosine, steps=30, epochs=3).load_state_dict(Rates(optimizer(1.0), cosine, steps=20, epochs=2).state_dict())
 
 
-def test_a_step_is_of_one_unit_at_least():
+def test_a_step_size_of_0_is_an_error():
     with pytest.raises(UserError, match=r"curve.step_size=0: give a whole number from 1"):
         Rates(optimizer(1.0), partial(step, step_size=0), steps=5, epochs=1)

@@ -30,7 +30,7 @@ def plan(schedule=SCHEDULE, model=None, optimizer=None, **known):
     return examine(model, LAYERS, schedule, optimizer or build_optimizer(model, SGD, schedule.lr_scale), **known)
 
 
-def test_a_row_says_when_a_layer_trains_in_which_mode_group_rate_and_policy():
+def test_a_row_gives_modes_groups_rates_and_batchnorm_policies_of_a_layer():
     assert plan().rows == (
         LayerRow("low", 24, 2, ("eval", "eval", "train"), ("*",), (0.05,), ("frozen", "frozen", "live")),
         LayerRow("high", 20, 1, ("eval", "train", "train"), ("*",), (0.05,), ()),
@@ -38,7 +38,7 @@ def test_a_row_says_when_a_layer_trains_in_which_mode_group_rate_and_policy():
     )
 
 
-def test_ddp_reduces_four_bytes_for_each_value_that_trains():
+def test_ddp_reduces_four_bytes_for_each_trained_value():
     assert plan().reduced == (4 * 10, 4 * 30, 4 * 54)
 
 
@@ -47,7 +47,7 @@ def test_a_frozen_batch_norm_is_not_reduced():
     assert plan(schedule).reduced == (4 * (54 - 8),) and plan(schedule).rows[0].modes == ("part",)
 
 
-def test_nothing_is_changed():
+def test_examine_does_not_change_the_model():
     model = Net()
     plan(model=model)
     assert all(p.requires_grad for p in model.parameters()) and all(m.training for m in model.modules())
@@ -57,7 +57,7 @@ def test_a_usual_plan_has_no_warnings():
     assert plan(batch_size=32).warnings == ()
 
 
-def test_a_parameter_in_no_group_and_one_in_two_are_found():
+def test_a_parameter_in_no_group_or_in_two_groups_is_reported():
     model = Net()
     forgotten = torch.optim.SGD([*model.low.parameters(), *model.high.parameters()], lr=0.1)
     twice = build_optimizer(model, SGD)
@@ -67,24 +67,24 @@ def test_a_parameter_in_no_group_and_one_in_two_are_found():
     assert double.startswith("in several parameter groups, so it is updated several times a step: head.bias")
 
 
-def test_a_hole_between_layers_that_train_is_found():
+def test_a_frozen_layer_between_trained_layers_is_reported():
     (warning,) = plan(Schedule([Stage(["head", "low"])])).warnings
     assert warning.startswith("no stage trains high")
 
 
 @pytest.mark.parametrize(("policy", "warned"), [("live", 1), ("frozen_stats", 0), ("frozen", 0)])
 @pytest.mark.parametrize("known", [{"batch_size": 4}, {"processes": 2}])
-def test_live_statistics_of_small_or_separate_batches_are_found(policy, warned, known):
+def test_live_statistics_with_small_batches_or_several_processes_are_reported(policy, warned, known):
     assert len(plan(Schedule([Stage(["*"], batchnorm=policy)]), **known).warnings) == warned
 
 
-def test_an_idle_pattern_of_any_stage_is_an_error():
+def test_a_pattern_without_match_in_any_stage_is_an_error():
     with pytest.raises(UserError, match="did you mean 'high'"):
         plan(Schedule([Stage(["head"]), Stage(["hihg"], epoch=1)]))
 
 
 @pytest.mark.parametrize(("trained_with", "warned"), [(None, 0), (InputSpec(size=4), 1), (InputSpec(size=8, mean=0.5), 0)])
-def test_a_normalisation_that_is_not_the_weights_is_found(trained_with, warned):
+def test_a_normalisation_that_differs_from_that_of_the_weights_is_reported(trained_with, warned):
     model = nn.Module()
     layers, origin = {"low": nn.Conv2d(3, 4, 1)}, WeightsOrigin("file", "a.pth")
     model.backbone = Backbone(layers, InputSpec(size=4, mean=0.5), origin=origin, trained_with=trained_with)
@@ -96,7 +96,7 @@ def test_a_normalisation_that_is_not_the_weights_is_found(trained_with, warned):
 @pytest.mark.parametrize(
     ("patterns", "origin", "warned"), [(["head"], RANDOM, 1), (["*"], RANDOM, 0), (["head"], WeightsOrigin("file", "a.pth"), 0)]
 )
-def test_layers_that_were_never_trained_and_never_will_be_are_found(patterns, origin, warned):
+def test_layers_with_random_weights_that_never_train_are_reported(patterns, origin, warned):
     model = nn.Module()
     model.backbone, model.head = Backbone({"low": nn.Conv2d(3, 4, 1)}, InputSpec(size=4), origin=origin), nn.Linear(4, 2)
     warnings = examine(model, ["backbone.low", "head"], Schedule([Stage(patterns)]), build_optimizer(model, SGD)).warnings

@@ -27,7 +27,7 @@ class Model(nn.Module):
     ("given", "numbers"),
     [("1,2,3", [1, 2, 3]), ([1, 2], [1, 2]), ("0-3", [0, 1, 2, 3]), ("", []), ([], []), (4, [4]), (0, [0]), ("0, 2 - 3", [0, 2, 3])],
 )
-def test_numbers_may_be_given_as_a_text_a_list_a_range_or_not_at_all(given, numbers):
+def test_layer_numbers_may_be_a_text_a_list_a_range_or_empty(given, numbers):
     assert frozen_layers(LAYERS, False, given) == [f"encoder.{i}" for i in numbers]
     assert frozen_layers(LAYERS, True, given)[0] == "embeddings"
 
@@ -37,13 +37,13 @@ def test_numbers_may_be_given_as_a_text_a_list_a_range_or_not_at_all(given, numb
     [("5", "no encoder.5, give numbers from 0 to 4"), ("3-9", "no encoder.5"), ([7], "no encoder.7"),
      *((text, f"'{text}' is not the number of a layer") for text in (-1, "3-1", "first", "1;2"))],
 )  # fmt: skip
-def test_a_number_that_is_not_there_is_an_error(given, line):
+def test_an_unknown_layer_number_is_an_error(given, line):
     with pytest.raises(UserError) as caught:
         frozen_layers(LAYERS, False, given)
     assert line in str(caught.value)
 
 
-def test_a_backbone_without_such_layers_is_an_error():
+def test_freezing_layers_that_the_backbone_lacks_is_an_error():
     with pytest.raises(UserError, match="no layer 'embeddings': it has stem"):
         frozen_layers(["stem"], True)
     with pytest.raises(UserError, match=r"no layers encoder.0, encoder.1, ...: it has stem"):
@@ -51,7 +51,7 @@ def test_a_backbone_without_such_layers_is_an_error():
 
 
 @pytest.mark.parametrize("made", [all_at_once, head_then_all, top_down])
-def test_what_is_frozen_trains_in_no_stage_and_the_rest_in_the_last(made):
+def test_frozen_layers_train_in_no_stage_and_all_others_train_in_the_last(made):
     model, schedule = Model(), made(LAYERS, freeze_embeddings=True, freeze_layers="1,2")
     frozen = [f"backbone.{layer}" for layer in ("embeddings", "encoder.1", "encoder.2")]
     for stage in schedule.stages:
@@ -69,23 +69,23 @@ def test_what_is_frozen_trains_in_no_stage_and_the_rest_in_the_last(made):
 
 
 @pytest.mark.parametrize("made", [all_at_once, head_then_all, top_down])
-def test_nothing_frozen_is_the_schedule_as_it_was(made):
+def test_freezing_nothing_does_not_change_the_schedule(made):
     assert made(LAYERS) == made(LAYERS, freeze_embeddings=False, freeze_layers="") and made(LAYERS).stages[-1].name == "all"
 
 
-def test_with_all_frozen_the_head_trains_alone():
+def test_only_the_head_trains_if_all_layers_are_frozen():
     for made in (all_at_once, head_then_all, top_down):
         stages = made(LAYERS[:-1], freeze_embeddings=True, freeze_layers="0-4").stages
         assert {stage.train for stage in stages} == {("head",)}
 
 
-def test_a_frozen_layer_stays_so_if_it_is_reinitialized():
+def test_a_frozen_layer_stays_frozen_if_it_is_reinitialized():
     schedule = with_reinit(head_then_all(LAYERS, freeze_layers="4"), ["encoder.4", "pooler"])
     assert schedule.stages[0].train == ("head", "backbone.pooler")
     assert not any("backbone.encoder.4" in stage.train for stage in schedule.stages)
 
 
-def test_the_shell_takes_the_quotes_and_they_are_put_back_but_for_a_sweep():
+def test_layer_numbers_are_quoted_for_hydra_except_in_a_sweep():
     for word in ("schedule.freeze_layers=1,2,3", "schedule.freeze_layers=0-1,3"):
         name, _, value = word.partition("=")
         assert quote_layer_numbers(["a=b", word]) == ["a=b", f"{name}='{value}'"] and quote_layer_numbers(["-m", word]) == ["-m", word]

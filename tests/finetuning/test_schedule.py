@@ -19,7 +19,7 @@ def stages(schedule: Schedule) -> list[tuple[int, list[str]]]:
 
 
 @given(st.lists(st.integers(1, 30), unique=True, max_size=6).map(sorted), st.integers(0, 40))
-def test_the_stage_in_force_is_the_last_one_begun_whatever_was_asked_before(later, epoch):
+def test_the_current_stage_depends_on_the_epoch_and_not_on_earlier_calls(later, epoch):
     epochs = [0, *later]
     schedule = Schedule([Stage(["*"], epoch=e) for e in epochs])
     expected = sum(e <= epoch for e in epochs) - 1
@@ -71,12 +71,12 @@ def test_top_down():
     assert list(schedule.lr_scale) == HALVED
 
 
-def test_top_down_needs_time_between_its_stages():
+def test_top_down_without_epochs_between_its_stages_is_an_error():
     with pytest.raises(UserError, match=r"\[0, 1, 1, 1, 1, 1\]"):
         top_down(LAYERS, every=0)
 
 
-def test_scales_fall_from_the_head_to_the_lowest_layer_and_the_modules_may_have_other_names():
+def test_lr_factors_decrease_from_the_head_down_and_modules_may_have_other_names():
     assert lr_factors(["a", "b", "c"], 0.5, 0.5, backbone="encoder", head="out") == [
         *[("out", 1.0), ("encoder.c", 0.5), ("encoder.b", 0.25), ("encoder.a", 0.125)]
     ]
@@ -98,7 +98,7 @@ def test_scales_fall_from_the_head_to_the_lowest_layer_and_the_modules_may_have_
         ("encoder", "backbone.encoder"),
     ],
 )
-def test_explicit_takes_a_layers_name_for_the_backbones_layer(given_pattern, meant):
+def test_explicit_expands_layer_names_to_layers_of_the_backbone(given_pattern, meant):
     schedule = explicit(LAYERS, stages=[{"train": [given_pattern]}], lr_scale={"head.bias": 1, given_pattern: 0.1})
     assert schedule.stages == (Stage([meant]),)
     assert dict(schedule.lr_scale)[meant] == 0.1
@@ -109,7 +109,7 @@ def test_explicit_stages_have_the_fields_of_a_stage():
     assert schedule == Schedule([Stage(["head"]), Stage(["*"], epoch=4, name="all")], [("*", 1.0)])
 
 
-def test_explicit_takes_one_pattern_without_a_list_as_a_stage_does():
+def test_explicit_accepts_one_pattern_without_a_list():
     assert explicit(LAYERS, stages=[{"train": "layer1"}]).stages == (Stage("backbone.layer1"),)
 
 
@@ -134,18 +134,18 @@ def test_stages_out_of_order_are_an_error(epochs):
 
 
 @pytest.mark.parametrize("factor", [0, -1, float("nan")])
-def test_a_factor_is_above_0(factor):
+def test_a_factor_that_is_not_above_0_is_an_error(factor):
     with pytest.raises(UserError, match="give a number above 0; to freeze it, leave it out of `train`"):
         Schedule([Stage(["*"])], [("head", factor), ("*", 1.0)])
 
 
 @pytest.mark.parametrize("epoch", [-1, 1.0, "1"])
-def test_a_stage_begins_at_a_whole_number_from_0(epoch):
+def test_a_stage_must_begin_at_a_whole_number_from_0(epoch):
     with pytest.raises(UserError, match="give a whole number from 0"):
         Stage(["*"], epoch=epoch)
 
 
-def test_a_stage_trains_something_and_one_pattern_needs_no_list():
+def test_a_stage_needs_a_pattern_and_one_pattern_needs_no_list():
     assert Stage("head") == Stage(["head"]) and Stage(["head", "*.bias"]).name == "head + *.bias"
     with pytest.raises(UserError, match="trains nothing"):
         Stage([])
@@ -158,18 +158,18 @@ def test_a_last_stage_that_training_never_reaches_is_an_error(max_epochs):
 
 
 @pytest.mark.parametrize("max_epochs", [4, 100, -1, None])
-def test_a_last_stage_of_one_epoch_is_reached_and_training_without_end_reaches_all(max_epochs):
+def test_a_last_stage_of_one_epoch_is_reached_and_unlimited_training_reaches_all_stages(max_epochs):
     head_then_all(LAYERS, epoch=3).check_reached(max_epochs)
 
 
 @given(st.integers(0, 40), st.integers(0, 400))
-def test_a_step_and_an_epoch_tell_the_stage_together(epoch, step):
+def test_step_and_epoch_together_determine_the_stage(epoch, step):
     schedule = Schedule([Stage(["head"]), Stage(["a"], step=100), Stage(["b"], epoch=20), Stage(["*"], step=300)])
     assert schedule.stage_at(epoch, step) == (3 if step >= 300 else 2 if epoch >= 20 else 1 if step >= 100 else 0)
 
 
 @given(st.integers(0, 12), st.none() | st.integers(1, 12))
-def test_a_metric_brings_a_stage_forward_and_never_puts_it_off(epoch, decided):
+def test_a_metric_can_begin_a_stage_earlier_but_not_later(epoch, decided):
     schedule = head_then_all(LAYERS, epoch=8, until={"metric": "val/accuracy", "threshold": 0.9})
     begins = 8 if decided is None else min(8, decided)
     assert schedule.stage_at(epoch, 0, {} if decided is None else {1: decided}) == int(epoch >= begins)
@@ -185,7 +185,7 @@ def test_a_metric_brings_a_stage_forward_and_never_puts_it_off(epoch, decided):
         ({"step": -1}, "begins at step -1: give a whole number from 0"),
     ],
 )
-def test_a_stage_that_contradicts_itself_is_an_error(fields, message):
+def test_a_stage_with_contradictory_fields_is_an_error(fields, message):
     with pytest.raises(UserError) as caught:
         Stage(["*"], **fields)
     assert message in str(caught.value) and "\n" not in str(caught.value)
@@ -208,13 +208,13 @@ def test_a_stage_that_contradicts_itself_is_an_error(fields, message):
         ),
     ],
 )
-def test_what_depends_on_the_steps_of_an_epoch_is_checked_where_they_are_known(stages, limits, message):
+def test_stages_that_begin_at_a_step_are_checked_if_the_steps_per_epoch_are_known(stages, limits, message):
     with pytest.raises(UserError) as caught:
         Schedule(stages).check_reached(*limits)
     assert str(caught.value).startswith(message)
 
 
-def test_a_batchnorm_policy_for_all_leaves_what_a_stage_says():
+def test_a_batchnorm_policy_for_all_stages_does_not_override_that_of_a_stage():
     schedule = Schedule([Stage(["head"]), Stage(["*"], epoch=1, batchnorm="live")])
     assert [stage.batchnorm for stage in with_batchnorm(schedule, "frozen_stats").stages] == ["frozen_stats", "live"]
 
@@ -232,6 +232,6 @@ def test_reinitialized_layers_train_with_the_head_at_its_rate():
     assert with_reinit(head_then_all(layers), []) == head_then_all(layers)
 
 
-def test_a_schedule_as_written_is_left_as_it_is():
+def test_an_explicit_schedule_is_not_changed_for_reinitialized_layers():
     schedule = explicit(["stem", "layer1"], stages=[{"train": ["head"]}], lr_scale={"head": 1, "backbone": 0.1})
     assert with_reinit(schedule, ["layer1"]) is schedule

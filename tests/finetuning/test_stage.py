@@ -11,13 +11,13 @@ VALUES = st.lists(st.floats(-1, 1), max_size=8)
 
 
 @given(VALUES, st.floats(-1, 1))
-def test_a_threshold_asks_the_last_value_alone(values, threshold):
+def test_a_threshold_is_compared_with_the_last_value_only(values, threshold):
     assert Until("a", threshold=threshold).reached(values) == (bool(values) and values[-1] >= threshold)
     assert Until("a", "min", threshold=threshold).reached(values) == (bool(values) and values[-1] <= threshold)
 
 
 @given(VALUES, st.integers(1, 4))
-def test_less_is_better_as_more_is_better_turned_round(values, patience):
+def test_mode_min_equals_mode_max_on_negated_values(values, patience):
     more, less = Until("a", "max", patience=patience), Until("a", "min", patience=patience)
     assert more.reached(values) == less.reached([-value for value in values])
 
@@ -36,7 +36,7 @@ def test_less_is_better_as_more_is_better_turned_round(values, patience):
         ([float("nan"), 0.1], False),
     ],
 )
-def test_patience_counts_judgements_in_a_row_without_progress(values, reached):
+def test_patience_counts_consecutive_values_without_improvement(values, reached):
     assert Until("a", patience=2, min_delta=0.1).reached(values) == reached
 
 

@@ -55,7 +55,7 @@ def test_a_cut_loses_nothing(cut):
     assert torch.equal(backbone.after(cut)(backbone.upto(cut)(x)), backbone(x))
 
 
-def test_the_layers_run_in_the_order_given_and_keep_it():
+def test_layers_run_in_the_given_order():
     backbone, x = toy().eval(), torch.randn(2, 3, 8, 8)
     expected = x
     for name, layer in backbone.items():
@@ -66,7 +66,7 @@ def test_the_layers_run_in_the_order_given_and_keep_it():
 
 
 @pytest.mark.parametrize(("number", "name"), [(0, "stem"), (4, "top"), (-1, "top"), (-2, "neck.tokens"), (-5, "stem")])
-def test_a_cut_is_a_name_or_a_place_from_either_end(number, name):
+def test_a_cut_is_a_name_or_an_index_from_either_end(number, name):
     backbone = toy()
     assert backbone.index(number) == backbone.index(name)
     assert backbone.upto(number).cuts == CUTS[: CUTS.index(name) + 1]
@@ -82,14 +82,14 @@ def test_a_cut_is_a_name_or_a_place_from_either_end(number, name):
         (-6, "no layer -6: there are: stem, encoder.0"),
     ],
 )
-def test_a_cut_that_is_not_there_is_an_error_with_the_nearest_name(cut, message):
+def test_an_unknown_cut_is_an_error_with_the_closest_match(cut, message):
     for use in (Backbone.index, Backbone.upto, Backbone.after):
         with pytest.raises(UserError) as caught:
             use(toy(), cut)
         assert message in str(caught.value)
 
 
-def test_upto_and_after_share_the_modules_and_upto_stays_the_same_network():
+def test_upto_and_after_share_the_modules_and_upto_keeps_the_properties():
     backbone = toy()
     lower, upper = backbone.upto("encoder.0"), backbone.after("encoder.0")
     parameters = {id(p) for part in (lower, upper) for p in part.parameters()}
@@ -98,7 +98,7 @@ def test_upto_and_after_share_the_modules_and_upto_stays_the_same_network():
     assert (lower.input_spec, lower.token_pool, lower.origin) == (backbone.input_spec, "class_token", backbone.origin)
 
 
-def test_a_layers_name_is_the_prefix_of_its_parameters_names_and_a_cut_keeps_them():
+def test_parameter_names_begin_with_the_layer_name_and_a_cut_keeps_them():
     backbone = toy()
     expected = [f"{cut}.{name}" for cut, layer in backbone.items() for name in layer.state_dict()]
     assert list(backbone.state_dict()) == expected
@@ -106,7 +106,7 @@ def test_a_layers_name_is_the_prefix_of_its_parameters_names_and_a_cut_keeps_the
     assert list(backbone.upto("encoder.0").state_dict()) == [name for name in expected if name.startswith(("stem.", "encoder.0."))]
 
 
-def test_weights_saved_from_a_backbone_load_into_the_backbone_cut_lower_and_back():
+def test_weights_of_a_backbone_load_into_a_lower_cut_and_back():
     saved, fresh = toy(), toy()
     nn.init.constant_(saved.get_submodule("stem")[0].weight, 3.0)
     lower = {name: t for name, t in saved.state_dict().items() if name in fresh.upto("encoder.1").state_dict()}
@@ -114,7 +114,7 @@ def test_weights_saved_from_a_backbone_load_into_the_backbone_cut_lower_and_back
     assert all(torch.equal(t, fresh.state_dict()[name]) for name, t in saved.state_dict().items())
 
 
-def test_feature_shapes_are_those_of_real_images():
+def test_feature_shapes_equal_those_of_a_forward_pass():
     backbone = toy().eval()
     features = torch.randn(2, 3, 8, 8)
     for name, layer in backbone.items():
@@ -129,7 +129,7 @@ def test_num_features_is_the_length_of_the_pooled_features(cut, features):
     assert backbone.num_features == features == backbone.pool(backbone(torch.randn(2, 3, 8, 8))).shape[1]
 
 
-def test_feature_shapes_leave_modes_parameters_buffers_gradients_and_chance_alone():
+def test_feature_shapes_do_not_change_modes_parameters_buffers_gradients_or_random_state():
     backbone = toy().train()
     backbone.get_submodule("stem").eval()
     backbone.get_submodule("encoder.1").weight.requires_grad_(False)
@@ -145,14 +145,14 @@ def test_feature_shapes_leave_modes_parameters_buffers_gradients_and_chance_alon
     assert torch.equal(torch.get_rng_state(), chance)
 
 
-def test_modes_come_back_also_where_a_layer_cannot_run():
+def test_modes_are_restored_if_a_layer_fails():
     backbone = Backbone({"stem": nn.Sequential(nn.Linear(5, 5), nn.Dropout())}, InputSpec(size=8)).train()
     with pytest.raises(RuntimeError):
         _ = backbone.feature_shapes
     assert all(module.training for module in backbone.modules())
 
 
-def test_pool():
+def test_pool_averages_or_takes_the_class_token():
     features_map, tokens, vectors = torch.randn(2, 6, 3, 5), torch.randn(2, 7, 6), torch.randn(2, 6)
     assert torch.equal(pool(features_map), features_map.mean((2, 3)))
     assert torch.equal(pool(features_map, "class_token"), features_map.mean((2, 3)))
@@ -162,7 +162,7 @@ def test_pool():
     assert torch.equal(toy().pool(tokens), tokens[:, 0])
 
 
-def test_pooling_by_hand():
+def test_max_and_2x2_pooling_equal_a_manual_computation():
     features = torch.arange(2 * 3 * 5 * 4, dtype=torch.float32).reshape(2, 3, 5, 4)
     assert torch.equal(pool(features, pooling="max"), features[:, :, 4, 3])
     halves = product((slice(0, 3), slice(2, 5)), (slice(0, 2), slice(2, 4)))
@@ -177,7 +177,7 @@ def test_pooling_by_hand():
         pool(torch.randn(2, 7), pooling="max")
 
 
-def test_a_backbone_has_layers_and_what_lies_above_its_last_cut_is_nothing():
+def test_a_backbone_needs_a_layer_and_no_layer_follows_the_last_cut():
     with pytest.raises(UserError, match="at least one layer"):
         Backbone({}, InputSpec())
     x = torch.randn(2, 6)
@@ -187,20 +187,20 @@ def test_a_backbone_has_layers_and_what_lies_above_its_last_cut_is_nothing():
 @pytest.mark.parametrize(
     "name", ["pool", "items", "forward", "train", "cuts", "origin", "input_spec", "num_features", "encoder.forward", "a..b", ""]
 )
-def test_a_name_that_an_attribute_has_is_no_layers_name(name):
+def test_the_name_of_an_attribute_is_not_a_valid_layer_name(name):
     with pytest.raises(UserError, match="is not a valid name of a layer") as caught:
         Backbone({"stem": nn.Identity(), name: nn.Identity()}, InputSpec())
     assert repr(name) in str(caught.value)
 
 
 @pytest.mark.parametrize("names", [("a", "a.0"), ("a.0", "a"), ("stem", "a.b.c", "a.b")])
-def test_no_layer_lies_inside_another(names):
+def test_a_layer_inside_another_layer_is_an_error(names):
     with pytest.raises(UserError, match="lies inside layer"):
         Backbone({name: nn.Identity() for name in names}, InputSpec())
     assert Layers({"a": nn.Identity(), "ab": nn.Identity()}).cuts == ("a", "ab")
 
 
-def test_an_origin_that_is_a_string_is_refused_with_what_to_write():
+def test_the_error_for_an_origin_that_is_a_string_gives_the_correct_call():
     with pytest.raises(UserError, match=r"ftlit\.WeightsOrigin\(\"custom\", 'my weights'\)"):
         Backbone({"low": nn.Identity()}, InputSpec(), origin="my weights")
     with pytest.raises(UserError, match="did you mean 'file'"):
@@ -208,6 +208,6 @@ def test_an_origin_that_is_a_string_is_refused_with_what_to_write():
 
 
 @pytest.mark.parametrize(("origin", "reinit", "random"), [(RANDOM, [], ("a", "b")), (WeightsOrigin("file", "w.pth"), ["b"], ("b",))])
-def test_random_layers_are_the_reinitialized_ones_or_all_of_a_random_start(origin, reinit, random):
+def test_random_layers_are_the_reinitialized_layers_or_all_layers_of_a_random_start(origin, reinit, random):
     backbone = Backbone({"a": nn.Identity(), "b": nn.Identity()}, InputSpec(), origin=origin, reinit=reinit)
     assert backbone.random_layers == random and backbone.pretrained == (origin != RANDOM)

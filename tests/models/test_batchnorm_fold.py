@@ -70,7 +70,7 @@ def assert_state_equal(one, other):
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
-def check_law_7(model, size):
+def check_invariant_7(model, size):
     model.eval()
     assert norms(model)
     x, many = torch.randn(2, 3, size, size), len(norms(model))
@@ -87,14 +87,14 @@ def check_law_7(model, size):
 
 
 @pytest.mark.parametrize("name", [name if name != "maxvit_t" else pytest.param(name, marks=pytest.mark.slow) for name in SMALL])
-def test_the_function_stays(name):
-    check_law_7(network(name, SMALL[name]), SMALL[name])
+def test_the_rewrite_keeps_the_function(name):
+    check_invariant_7(network(name, SMALL[name]), SMALL[name])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(OTHERS - GIANTS))
-def test_the_function_stays_in_any_builder(name):
-    check_law_7(network(name, 64), 64)
+def test_the_rewrite_keeps_the_function_of_every_network(name):
+    check_invariant_7(network(name, 64), 64)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -104,7 +104,7 @@ def test_the_function_stays_in_any_builder(name):
 @pytest.mark.parametrize(("kind", "shape"), [
     (nn.BatchNorm1d, ()), (nn.BatchNorm1d, (5,)), (nn.BatchNorm2d, (3, 5)), (nn.BatchNorm3d, (2, 3, 5)), (nn.SyncBatchNorm, (3, 5)),
 ])  # fmt: skip
-def test_every_kind_with_every_setting(kind, shape, settings, dtype):
+def test_the_rewrite_supports_every_kind_of_batch_norm_with_every_setting(kind, shape, settings, dtype):
     torch.manual_seed(0)
     norm = randomise(kind(4, **settings)).to(dtype).eval()
     x = torch.randn(6, 4, *shape, dtype=dtype)
@@ -116,7 +116,7 @@ def test_every_kind_with_every_setting(kind, shape, settings, dtype):
     assert_state_equal(affine.state_dict(), batchnorm_to_affine(back).state_dict())
 
 
-def test_what_comes_back_has_a_mean_of_0_and_a_variance_of_1_less_eps():
+def test_a_restored_batch_norm_has_mean_0_and_variance_1_minus_eps():
     affine = batchnorm_to_affine(net(eps=1e-3))
     a, b = affine[1].weight, affine[1].bias
     back = affine_to_batchnorm(affine)[1]
@@ -128,7 +128,7 @@ def test_what_comes_back_has_a_mean_of_0_and_a_variance_of_1_less_eps():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("eps", [1e-5, 1e-3, 0.1, 0.9])
-def test_the_round_trip_gives_the_same_a_and_b_to_the_bit(dtype, eps):
+def test_the_round_trip_keeps_weight_and_bias_bit_for_bit(dtype, eps):
     torch.manual_seed(0)
     affine = AffineNorm(10000, eps=eps).to(dtype)
     nn.init.normal_(affine.weight)
@@ -136,7 +136,7 @@ def test_the_round_trip_gives_the_same_a_and_b_to_the_bit(dtype, eps):
     assert_state_equal(affine.state_dict(), batchnorm_to_affine(affine_to_batchnorm(affine)).state_dict())
 
 
-def test_twice_is_once():
+def test_a_second_rewrite_changes_nothing():
     once = batchnorm_to_affine(net())
     modules = list(once.modules())
     assert batchnorm_to_affine(once) is once
@@ -156,7 +156,7 @@ class Loud(nn.BatchNorm2d):
     (Loud(4), r"'2\.last' \(Loud\) .* custom classes are not supported"),
     (nn.LazyBatchNorm2d(), r"'2\.last' \(LazyBatchNorm2d\) .* custom classes are not supported"),
 ])  # fmt: skip
-def test_what_is_not_known_to_be_affine_is_refused_and_nothing_is_changed(norm, message):
+def test_an_unsupported_batch_norm_is_an_error_and_changes_nothing(norm, message):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ModuleDict({"last": norm}))
     before, names = list(model.modules()), list(model.state_dict())
     with pytest.raises(UserError, match=message) as error:
@@ -196,7 +196,7 @@ def test_loading_folds_in_float64_and_keeps_the_dtype_of_the_module(source):
         assert_state_equal(affine.state_dict(), expected.state_dict())
 
 
-def test_a_state_is_taken_over_by_assignment_into_empty_modules():
+def test_a_state_dict_can_be_assigned_to_modules_on_the_meta_device():
     old = net()
     with torch.device("meta"):
         affine = batchnorm_to_affine(net())
@@ -206,7 +206,7 @@ def test_a_state_is_taken_over_by_assignment_into_empty_modules():
 
 
 @pytest.mark.parametrize("settings", [{}, {"affine": False}])
-def test_torch_itself_loads_the_old_checkpoint_into_the_affine_form(settings):
+def test_load_state_dict_of_torch_loads_a_batch_norm_checkpoint_into_the_affine_form(settings):
     old = net(**settings)
     affine = batchnorm_to_affine(net(**settings))
     for parameter in affine.parameters():
@@ -216,7 +216,7 @@ def test_torch_itself_loads_the_old_checkpoint_into_the_affine_form(settings):
     assert_same(old(x), affine(x))
 
 
-def test_what_a_state_lacks_or_has_too_much_is_an_error():
+def test_missing_and_unexpected_keys_are_errors():
     for source, target in ((net(), batchnorm_to_affine(net())), (batchnorm_to_affine(net()), net()), (net(), net())):
         for change, message in (({}, r'Missing key.*"1\.bias"'), ({"1.foo": torch.zeros(1)}, r'Unexpected key.*"1\.foo"')):
             state = {**source.state_dict(), **change}
@@ -230,7 +230,7 @@ def test_what_a_state_lacks_or_has_too_much_is_an_error():
         load_either(net(affine=False), batchnorm_to_affine(net()).state_dict())
 
 
-def test_a_batchnorm_without_statistics_loads_as_ever():
+def test_a_batch_norm_without_statistics_loads_unchanged():
     old, new = (randomise(nn.BatchNorm2d(4, track_running_stats=False)) for _ in range(2))
     load_either(new, old.state_dict())
     assert_state_equal(new.state_dict(), old.state_dict())
@@ -239,13 +239,13 @@ def test_a_batchnorm_without_statistics_loads_as_ever():
 # what stays, what is gone
 
 
-def test_there_are_no_buffers_that_processes_would_broadcast():
+def test_the_affine_form_has_no_buffers_that_processes_would_broadcast():
     model = network("resnet18", 64)
     assert list(model.buffers())
     assert list(batchnorm_to_affine(model).buffers()) == []
 
 
-def test_names_dtype_mode_and_requires_grad_stay():
+def test_the_rewrite_keeps_names_dtype_mode_and_requires_grad():
     model = net(torch.float64).train()
     model[1].weight.requires_grad_(False)
     model[5].bias.requires_grad_(False)
@@ -262,7 +262,7 @@ def test_names_dtype_mode_and_requires_grad_stay():
     assert all(a is b for a, b in zip(others, [model[i] for i in (0, 2, 3, 4)], strict=True))
 
 
-def test_what_is_shared_stays_shared():
+def test_shared_modules_stay_shared():
     norm = randomise(nn.BatchNorm1d(4))
     model = nn.Sequential(OrderedDict(a=norm, b=nn.Sequential(norm, nn.ReLU()), c=norm, d=nn.BatchNorm1d(4))).eval()
     x = torch.randn(3, 4)
@@ -286,7 +286,7 @@ def test_a_cut_of_the_backbone_is_rewritten_with_the_backbone():
     assert backbone.num_features == 512
 
 
-def test_gradients_are_those_of_a_x_plus_b():
+def test_gradients_equal_those_of_weight_times_x_plus_bias():
     torch.manual_seed(0)
     affine = AffineNorm(3).double()
     nn.init.normal_(affine.weight)
@@ -298,7 +298,7 @@ def test_gradients_are_those_of_a_x_plus_b():
     torch.testing.assert_close(found, torch.autograd.grad(plain.sin().sum(), [x, *affine.parameters()]))
 
 
-def test_a_batch_of_one_trains():
+def test_the_affine_form_trains_with_a_batch_of_one():
     """Where BatchNorm cannot: one value per channel has no variance. Evaluation mode is the same function."""
     x = torch.randn(1, 3, 4, 4)
     with pytest.raises(ValueError, match="more than 1 value per channel"):
@@ -309,7 +309,7 @@ def test_a_batch_of_one_trains():
     assert torch.equal(model(x), model.eval()(x))
 
 
-def test_half_precision_in_is_half_precision_out():
+def test_half_precision_inputs_give_half_precision_outputs():
     """Under autocast the parameters stay in float32."""
     affine = batchnorm_to_affine(net())[1]
     x = torch.randn(2, 4, 3, 3, dtype=torch.bfloat16)
@@ -317,7 +317,7 @@ def test_half_precision_in_is_half_precision_out():
     torch.testing.assert_close(affine(x).float(), affine(x.float()), rtol=1e-2, atol=1e-2)
 
 
-def test_it_starts_as_the_identity_and_says_what_it_was():
+def test_an_affine_norm_starts_as_the_identity_and_its_repr_names_the_original_class():
     x = torch.randn(2, 4, 3)
     assert torch.equal(AffineNorm(4)(x), x)
     assert str(batchnorm_to_affine(nn.SyncBatchNorm(4))) == "AffineNorm(4, was SyncBatchNorm)"

@@ -31,7 +31,7 @@ def unpadded(*, classifier=True, pool=None) -> Backbone:
 
 @settings(max_examples=20)
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.booleans())
-def test_a_linear_layer_of_a_map_is_a_convolution(channels, height, width, bias):
+def test_a_linear_layer_on_a_map_equals_a_convolution(channels, height, width, bias):
     linear = nn.Linear(channels * height * width, 5, bias=bias).double()
     linear.weight.requires_grad_(False)
     maps = torch.randn(2, channels, height, width, dtype=torch.float64)
@@ -42,7 +42,7 @@ def test_a_linear_layer_of_a_map_is_a_convolution(channels, height, width, bias)
 
 @pytest.mark.parametrize("pool", [None, 1, 2, 3, 4])
 @pytest.mark.parametrize("make", [LinearHead, MLPHead])
-def test_without_padding_each_position_is_the_network_on_its_window(pool, make):
+def test_without_padding_each_position_equals_the_network_on_its_window(pool, make):
     torch.manual_seed(0)
     backbone = unpadded(pool=pool).double().eval()
     head = make(7, 3).double().eval()
@@ -82,7 +82,7 @@ FAMILIES = (
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_at_the_training_size_the_map_is_one_place_with_the_same_logits(name):
+def test_the_output_at_the_training_size_is_one_position_with_the_same_logits(name):
     torch.manual_seed(0)
     backbone = load_backbone(name, weights=None).eval()
     head = MLPHead(backbone.num_features, 5).eval()
@@ -95,14 +95,14 @@ def test_at_the_training_size_the_map_is_one_place_with_the_same_logits(name):
         assert min(dense(torch.randn(1, 3, size + 32, size + 64)).shape[2:]) > 1
 
 
-def test_a_conv_head_and_a_cut_below_the_top_have_their_maps_too():
+def test_conv_heads_and_lower_cuts_are_supported():
     backbone = load_backbone("glyph", cut="layer3").eval()
     head = ConvHead(96, 10).eval()
     images = torch.rand(2, 3, 32, 32)
     assert torch.allclose(fully_convolutional(backbone, head)(images)[:, :, 0, 0], head(backbone(images)), atol=1e-5)
 
 
-def test_what_computes_maps_is_shared_and_keeps_its_mode():
+def test_convolutional_layers_are_shared_and_keep_their_mode():
     backbone = load_backbone("glyph").train()
     dense = fully_convolutional(backbone, LinearHead(128, 10))
     assert dense.get_submodule("backbone.layer4") is backbone.get_submodule("layer4") and dense.training
@@ -117,7 +117,7 @@ def test_what_computes_maps_is_shared_and_keeps_its_mode():
         ("glyph", nn.MaxPool2d, "cannot be converted to a convolution"),
     ],
 )
-def test_what_cannot_be_a_map_is_one_line(name, head, message):
+def test_the_error_for_a_network_that_cannot_be_converted_is_one_line(name, head, message):
     backbone = load_backbone(name, weights=None)
     own = {nn.Bilinear: lambda: nn.Bilinear(2, 2, 2), nn.MaxPool2d: lambda: nn.Sequential(nn.MaxPool2d(2))}
     module = own[head]() if head in own else head(backbone.num_features, 2)
@@ -126,12 +126,12 @@ def test_what_cannot_be_a_map_is_one_line(name, head, message):
     assert "\n" not in str(caught.value)
 
 
-def test_features_that_are_no_map_of_that_size_are_one_line():
+def test_a_linear_layer_for_another_map_size_is_an_error():
     with pytest.raises(UserError, match="10 features is not a convolution of 3x3"):
         linear_to_conv(nn.Linear(10, 2), 3)
 
 
-def test_a_network_of_linear_layers_alone_is_one_of_convolutions():
+def test_a_network_of_linear_layers_becomes_a_network_of_convolutions():
     backbone = load_backbone("mlp", weights=None, hidden=[12, 8], input_spec={"size": 8}).eval()
     head = LinearHead(8, 3)
     images = torch.randn(2, 3, 10, 9)

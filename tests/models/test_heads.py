@@ -27,7 +27,7 @@ def test_mlp_is_linear_relu_for_each_width_and_a_linear_layer_at_the_end(hidden)
     assert torch.equal(head(VECTORS), linears[-1](expected))
 
 
-def test_mlp_drops_hidden_values_in_training_and_only_then():
+def test_mlp_applies_dropout_in_training_mode_only():
     head = MLPHead(6, 3, hidden=[64], dropout=0.5)
     assert not torch.equal(head(VECTORS), head(VECTORS))
     assert torch.equal(head.eval()(VECTORS), head(VECTORS))
@@ -36,12 +36,12 @@ def test_mlp_drops_hidden_values_in_training_and_only_then():
 
 
 @pytest.mark.parametrize(("hidden", "dropout"), [([0], 0.2), ([4, -1], 0.2), ([4], 1.0), ([4], -0.1), ([], 2.0)])
-def test_mlp_says_what_widths_and_dropout_may_be(hidden, dropout):
+def test_mlp_errors_give_the_valid_widths_and_dropout(hidden, dropout):
     with pytest.raises(UserError, match=r"widths are at least 1, dropout is in \[0, 1\)"):
         MLPHead(6, 3, hidden=hidden, dropout=dropout)
 
 
-def test_conv_keeps_the_places_until_its_mean_over_them():
+def test_conv_averages_over_positions_after_the_convolution():
     head = ConvHead(6, 3, channels=8).eval()
     convolution, norm, _ = head.conv
     expected = head.linear(norm(convolution(MAPS)).relu().mean((2, 3)))
@@ -51,22 +51,22 @@ def test_conv_keeps_the_places_until_its_mean_over_them():
 
 
 @pytest.mark.parametrize(("features", "shape"), [(VECTORS, r"\(6,\)"), (TOKENS, r"\(7, 6\)")])
-def test_conv_says_what_to_do_where_the_features_are_no_map(features, shape):
+def test_the_conv_error_for_features_that_are_no_map_gives_a_remedy(features, shape):
     with pytest.raises(UserError, match=f"needs a map at the cut, but the features have shape {shape}: cut lower, or take head=linear"):
         ConvHead(6, 3)(features)
 
 
 @pytest.mark.parametrize(("channels", "dropout"), [(0, 0.0), (8, 1.0), (8, -0.1)])
-def test_conv_says_what_channels_and_dropout_may_be(channels, dropout):
+def test_conv_errors_give_the_valid_channels_and_dropout(channels, dropout):
     with pytest.raises(UserError, match=r"channels is at least 1, dropout in \[0, 1\)"):
         ConvHead(6, 3, channels=channels, dropout=dropout)
 
 
-def test_only_conv_takes_features_as_they_come_out_at_the_cut():
+def test_only_conv_takes_unpooled_features():
     assert [getattr(head(6, 3), "takes_map", False) for head in (LinearHead, MLPHead, ConvHead)] == [False, False, True]
 
 
-def test_a_head_is_given_pooled_features_unless_it_takes_the_map():
+def test_a_head_gets_pooled_features_unless_it_takes_maps():
     linear, conv = LinearHead(6, 3), ConvHead(6, 3).eval()
     pooled = MAPS.mean(dim=(2, 3))
     assert torch.equal(logits_of(linear, MAPS, lambda features: features.mean(dim=(2, 3))), linear(pooled))

@@ -28,7 +28,7 @@ def measured(top, below, *, images=1000, classes=10, steps=1000.0, majority=0.1,
         (0.3, 0.3, 20, "small_similar", "few_images", "too_few_to_choose"),
     ],
 )
-def test_size_and_similarity_decide(top, below, images, scenario, size, cut):
+def test_size_and_similarity_decide_the_scenario(top, below, images, scenario, size, cut):
     advice = advise(measured(top, below, images=images))
     assert (advice.scenario, advice.cut, advice.reason.size, advice.reason.cut) == (scenario, "layer3", size, cut)
     numbers = advice.reason.numbers
@@ -36,7 +36,7 @@ def test_size_and_similarity_decide(top, below, images, scenario, size, cut):
     assert numbers.best.cut == ("layer3" if scenario.endswith("similar") else "layer2")
 
 
-def test_layers_that_cannot_be_dropped_stay():
+def test_layers_that_cannot_be_dropped_are_kept():
     advice = advise(measured(0.5, 0.9, images=100, below_logme=0.1), droppable=False)
     assert (advice.scenario, advice.cut, advice.reason.cut) == ("small_similar", "layer3", CutReason.NOT_DROPPABLE)
     advice = advise(measured(0.5, 0.999), droppable=False)
@@ -69,7 +69,7 @@ def test_few_images_drop_no_layer():
         assert advice.reason.numbers.measured_images == images
 
 
-def test_a_threshold_itself_is_many():
+def test_a_value_equal_to_the_threshold_counts_as_many():
     few, steps = (int(THRESHOLDS[name].value) for name in ("few", "steps"))
     for values, size in (
         ({"images": 10 * few}, SizeReason.MANY_IMAGES),
@@ -81,7 +81,7 @@ def test_a_threshold_itself_is_many():
         assert advice.reason.size is size and advice.scenario.startswith("large") == (size is SizeReason.MANY_IMAGES)
 
 
-def test_only_the_head_trains_on_many_images_where_a_probe_leaves_little_to_gain():
+def test_only_the_head_trains_on_many_images_if_a_probe_leaves_little_to_gain():
     part = THRESHOLDS["errors"].value
     little, more = 1 - 0.9 * part + 1e-6, 1 - 0.9 * part - 1e-6  # of ten classes of the same size
     advice = advise(measured(little, 0.8))
@@ -95,7 +95,7 @@ def test_only_the_head_trains_on_many_images_where_a_probe_leaves_little_to_gain
     assert advise(measured(0.99, 0.98, classes=2, majority=0.98)).scenario == "large_similar"  # half of the rare class is wrong
 
 
-def test_no_measurements_are_an_error_of_one_line():
+def test_missing_measurements_are_an_error():
     with pytest.raises(UserError, match="at least one cut"):
         Measurements(10, 2, [], 10, 0.5, 100.0)
     with pytest.raises(UserError, match="LogME needs images"):
@@ -103,7 +103,7 @@ def test_no_measurements_are_an_error_of_one_line():
 
 
 @pytest.mark.parametrize(("samples", "width"), [(40, 7), (12, 30)])
-def test_logme_is_the_best_evidence(samples, width):
+def test_logme_equals_the_maximum_of_the_evidence(samples, width):
     torch.manual_seed(0)
     labels = torch.arange(samples) % 3
     features = torch.randn(samples, width, dtype=torch.float64) + labels[:, None]
@@ -130,17 +130,17 @@ def test_logme_is_the_best_evidence(samples, width):
 
 
 @pytest.mark.parametrize("features", [torch.zeros(40, 8), 1e8 * torch.randn(40, 90), torch.ones(6, 1)])
-def test_logme_of_odd_features_is_a_number(features):
+def test_logme_of_degenerate_features_is_finite(features):
     assert math.isfinite(logme(features, torch.arange(len(features)) % 2))
 
 
-def test_logme_does_not_depend_on_the_size_of_the_features():
+def test_logme_does_not_depend_on_the_scale_of_the_features():
     torch.manual_seed(0)
     features = torch.randn(40, 90)
     assert math.isclose(logme(features, torch.arange(40) % 2), logme(1e6 * features, torch.arange(40) % 2), rel_tol=1e-6)
 
 
-def test_logme_is_higher_where_features_tell_the_classes_apart():
+def test_logme_is_higher_if_the_features_separate_the_classes():
     torch.manual_seed(0)
     labels = torch.arange(90) % 3
     noise = torch.randn(90, 8)

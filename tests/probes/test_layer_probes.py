@@ -24,7 +24,7 @@ def split(count: int, seed: int, folder):
     return extract_features(load_backbone("glyph"), [(images, labels)], ["layer1", "layer4"], cache=folder)
 
 
-def test_there_is_a_probe_for_each_cut_and_kind_the_highest_first_and_each_is_that_of_fit_probe(tmp_path):
+def test_each_cut_and_kind_has_a_probe_equal_to_that_of_fit_probe_highest_cut_first(tmp_path):
     train, valid = split(30, 0, tmp_path), split(12, 1, tmp_path)
     probes = LayerProbes(kinds=["svm", "softmax"], l2=[1.0, 1e-2]).at({"average": train}, {"average": valid})
     assert [(probe.cut, probe.kind) for probe in probes] == [
@@ -49,7 +49,7 @@ def test_a_probe_of_each_pooling_gives_the_same_logits_inside_the_network(poolin
         assert torch.allclose(model(images), probe.logits(vectors), atol=1e-4)
 
 
-def test_the_interval_is_that_of_a_bootstrap():
+def test_the_interval_equals_that_of_a_bootstrap():
     right = torch.arange(200) % 10 != 0
     found = bootstrap(right, 0)
     generator = torch.Generator().manual_seed(1)
@@ -70,7 +70,7 @@ def test_the_interval_is_that_of_a_bootstrap():
         ({"l2": [0.0]}, "probe.l2="),
     ],
 )
-def test_settings_out_of_their_range_are_refused(options, message):
+def test_invalid_settings_are_errors(options, message):
     with pytest.raises(UserError, match=message):
         LayerProbes(**options)
 
@@ -96,7 +96,7 @@ def test_the_recipe_prints_a_row_per_layer_and_writes_table_figure_and_result(tm
     assert (tmp_path / "run" / "probe.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_several_samples_of_few_images_are_probed_and_val_is_not_trained_on(tmp_path):
+def test_repeats_draw_several_training_sets_and_never_train_on_val(tmp_path):
     output = probe(tmp_path, "data.per_class=5", "probe.repeats=3", "probe.l2=[1e-1,1e-3]", "probe.cuts=[layer3,layer4]").stdout
     results = json.loads((tmp_path / "run" / "result.json").read_text())
     shares = [result["test/accuracy"] for result in results]
@@ -122,12 +122,12 @@ def test_several_samples_of_few_images_are_probed_and_val_is_not_trained_on(tmp_
         (["trainer=ddp_cpu", "trainer.devices=2"], "recipe=probe runs in one process"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, arguments, message):
+def test_user_errors_are_one_line(tmp_path, arguments, message):
     result = probe(tmp_path, *arguments)
     assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1, result.stderr
 
 
-def test_a_plot_has_a_line_for_any_number_of_kinds(tmp_path):
+def test_a_plot_supports_any_number_of_kinds(tmp_path):
     def fitted(kind, cut):
         weight = torch.zeros(2, 3)
         return Probe(weight, torch.zeros(2), kind, 0.1, 20, 0.5, 0.0, True, cut, "average", {0.1: 0.9}, {0.1: 0.3})

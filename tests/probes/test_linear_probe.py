@@ -20,7 +20,7 @@ FEATURES, LABELS = torch.from_numpy(DIGITS.data), torch.from_numpy(DIGITS.target
 
 @pytest.mark.parametrize("kind", PROBE_KINDS)
 @pytest.mark.parametrize("classes", [2, 10])
-def test_the_head_gives_the_probes_logits_and_they_are_those_of_the_raw_features(kind, classes):
+def test_the_head_gives_the_logits_of_the_probe_on_raw_features(kind, classes):
     chosen = LABELS < classes
     features, labels = FEATURES[chosen][:200], LABELS[chosen][:200]
     probe = fit_probe(features, labels, kind=kind, l2=1e-2)
@@ -33,7 +33,7 @@ def test_the_head_gives_the_probes_logits_and_they_are_those_of_the_raw_features
 
 
 @pytest.mark.parametrize("kind", PROBE_KINDS)
-def test_a_feature_that_hardly_varies_gets_no_weight_of_millions(kind):
+def test_an_almost_constant_feature_has_a_small_weight(kind):
     dead = torch.rand(200, 2, generator=torch.Generator().manual_seed(0), dtype=FEATURES.dtype) * 1e-30
     probe = fit_probe(torch.cat([FEATURES[:200], dead], dim=1), LABELS[:200], kind=kind, l2=1e-2)
     alone = fit_probe(FEATURES[:200], LABELS[:200], kind=kind, l2=1e-2)
@@ -41,7 +41,7 @@ def test_a_feature_that_hardly_varies_gets_no_weight_of_millions(kind):
 
 
 @pytest.mark.parametrize("classes", [2, 10])
-def test_its_likelihoods_are_those_of_scikit_learn_on_standardised_features(classes):
+def test_probabilities_equal_those_of_scikit_learn_on_standardised_features(classes):
     chosen = LABELS < classes
     features, labels = FEATURES[chosen][:300], LABELS[chosen][:300]
     theirs = make_pipeline(StandardScaler(), LogisticRegression(C=1 / (len(labels) * 1e-2), tol=1e-10, max_iter=10_000)).fit(
@@ -66,7 +66,7 @@ def entropy(probe, features, labels):
 
 
 @pytest.mark.parametrize(("kind", "loss"), [("softmax", entropy), ("svm", hinge), ("ridge", square)])
-def test_the_l2_penalty_of_the_least_loss_on_valid_is_chosen_and_the_probe_refitted_on_everything(kind, loss):
+def test_the_l2_penalty_with_the_lowest_validation_loss_is_chosen_and_the_probe_refitted_on_all(kind, loss):
     train, valid = (FEATURES[:100], LABELS[:100]), (FEATURES[100:200], LABELS[100:200])
     l2_penalties = [10.0, 1e-1, 1e-2, 1e-3, 1e-5]
     probe = fit_probe(*train, l2=l2_penalties, valid=valid, kind=kind)
@@ -78,7 +78,7 @@ def test_the_l2_penalty_of_the_least_loss_on_valid_is_chosen_and_the_probe_refit
     assert torch.allclose(probe.weight, both.weight, atol=1e-5)
 
 
-def test_losses_of_two_classes_are_those_of_the_head():
+def test_losses_of_two_classes_equal_those_of_the_head():
     chosen = LABELS < 2
     features, labels = FEATURES[chosen], LABELS[chosen]
     for kind in PROBE_KINDS:
@@ -94,7 +94,7 @@ def test_losses_of_two_classes_are_those_of_the_head():
         assert found == pytest.approx(float(expected[kind]), rel=1e-6)
 
 
-def test_without_valid_cross_validation_chooses_and_the_seed_draws_its_folds():
+def test_without_validation_data_cross_validation_with_seeded_folds_chooses():
     first, again, other = (fit_probe(FEATURES[:150], LABELS[:150], l2=[1.0, 1e-2, 1e-4], seed=seed) for seed in (0, 0, 1))
     assert first.scores == again.scores != other.scores and first.l2 in first.scores
     fold = folds_of(LABELS[:150], FOLDS, 0)
@@ -120,7 +120,7 @@ def test_each_class_is_spread_over_the_folds_and_none_loses_all_its_images(count
     assert sizes.max() - sizes.min() <= 1
 
 
-def test_stored_features_at_any_cut_are_probed(tmp_path):
+def test_a_probe_can_be_fitted_on_stored_features_at_any_cut(tmp_path):
     backbone = load_backbone("glyph")
     images = torch.rand(40, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(40) % 4
@@ -158,14 +158,14 @@ BAD = {
 
 
 @pytest.mark.parametrize("message", BAD)
-def test_bad_input_is_one_line(message):
+def test_errors_for_invalid_input_are_one_line(message):
     features, labels, options = BAD[message]
     with pytest.raises(UserError, match=message) as raised:
         fit_probe(features, labels, **options)
     assert "\n" not in str(raised.value)
 
 
-def test_features_that_do_not_fit_into_memory_are_refused_with_the_figures(tmp_path, monkeypatch):
+def test_the_error_for_features_larger_than_the_memory_gives_both_sizes(tmp_path, monkeypatch):
     features = extract_features(load_backbone("glyph"), [(torch.rand(9, 3, 32, 32), torch.arange(9) % 3)], cache=tmp_path)
     monkeypatch.setattr("os.sysconf", lambda name: 100)
     with pytest.raises(UserError, match=r"on 9 features needs 37\.7 kB of memory, this machine has 10 kB: take fewer images"):
@@ -179,7 +179,7 @@ def test_the_summary_gives_the_argument_of_scikit_learn(kind):
     assert probe.samples == 100 and probe.summary == f"linear probe ({kind}, L2 1.0e-02, {argument}) on average-pooled features"
 
 
-def test_a_custom_kind_is_fitted_chosen_and_named(monkeypatch):
+def test_a_custom_kind_is_fitted_chosen_and_named_in_the_summary(monkeypatch):
     def nearest_mean(features, labels, classes, l2_penalties):
         means = torch.stack([features[labels == label].mean(dim=0) for label in range(classes)])
         weight = torch.stack([means / (1 + l2) for l2 in l2_penalties])

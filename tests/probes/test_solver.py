@@ -71,7 +71,7 @@ def standard(features):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("kind", PROBE_KINDS)
 @pytest.mark.parametrize("classes", [2, 10])
-def test_on_digits_the_optimum_is_scikit_learns(kind, classes, dtype):
+def test_the_optimum_on_digits_equals_that_of_scikit_learn(kind, classes, dtype):
     digits = load_digits(n_class=classes)
     features = standard(torch.from_numpy(digits.data)).to(dtype)[:600]
     assert assert_same_optimum(kind, features, torch.from_numpy(digits.target)[:600], classes, agree=0.995) == len(L2_PENALTIES)
@@ -99,13 +99,13 @@ def problems(draw):
 @pytest.mark.parametrize("kind", PROBE_KINDS)
 @settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow], phases=[Phase.generate], derandomize=True)
 @given(problems())
-def test_on_any_problem_the_optimum_is_no_worse_than_scikit_learns(kind, problem):
+def test_the_optimum_on_random_problems_is_no_worse_than_that_of_scikit_learn(kind, problem):
     features, labels, classes = problem
     assert_same_optimum(kind, features, labels, classes, near=1e-5, agree=0.0)
 
 
 @pytest.mark.parametrize("kind", PROBE_KINDS)
-def test_the_order_of_l2_penalties_does_not_matter_and_each_is_fitted_as_if_alone(kind):
+def test_each_l2_penalty_is_fitted_independently_of_the_others_and_of_their_order(kind):
     features, labels = torch.randn(60, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 4
     together = solve(features, labels, 4, [1e-3, 1.0, 1e-1], kind)
     for i, l2 in enumerate([1e-3, 1.0, 1e-1]):
@@ -116,7 +116,7 @@ def test_the_order_of_l2_penalties_does_not_matter_and_each_is_fitted_as_if_alon
 
 @pytest.mark.parametrize("kind", PROBE_KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_the_weakest_l2_penalties_are_fitted_directly_and_along_any_path(kind, dtype):
+def test_weak_l2_penalties_converge_directly_and_along_a_path(kind, dtype):
     digits = load_digits()
     features, labels = standard(torch.from_numpy(digits.data))[:120].to(dtype), torch.from_numpy(digits.target)[:120]
     for l2_penalties in ([1e-6], [10 ** (-i / 2) for i in range(13)]):  # the classes are separable here, and the objective is near 0
@@ -127,7 +127,7 @@ def test_the_weakest_l2_penalties_are_fitted_directly_and_along_any_path(kind, d
 
 
 @pytest.mark.parametrize("classes", [2, 10])
-def test_where_rounding_hides_the_descent_float64_takes_over(classes, monkeypatch):
+def test_float64_is_used_if_rounding_in_float32_stops_the_descent(classes, monkeypatch):
     digits = load_digits(n_class=classes)
     features, labels = standard(torch.from_numpy(digits.data))[:120].float(), torch.from_numpy(digits.target)[:120]
     l2_penalties = [1.0, 1e-2, 1e-4, 1e-6]
@@ -138,7 +138,7 @@ def test_where_rounding_hides_the_descent_float64_takes_over(classes, monkeypatc
 
 
 @pytest.mark.parametrize("max_rank", [0, 64])
-def test_l_bfgs_and_newtons_method_stand_in_for_each_other_on_hinges(max_rank, monkeypatch):
+def test_l_bfgs_and_newtons_method_replace_each_other_for_svm(max_rank, monkeypatch):
     digits = load_digits()
     features, labels = standard(torch.from_numpy(digits.data))[:300], torch.from_numpy(digits.target)[:300]
     expected = solve(features, labels, 10, [1e-2], "svm")

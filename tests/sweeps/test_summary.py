@@ -55,7 +55,7 @@ def sweep(folder, *arguments):
     return warm.run(command, cwd=folder, env=environment, timeout=500)
 
 
-def test_a_row_is_a_setting_over_its_seeds_and_val_alone_ranks_them(tmp_path):
+def test_each_row_summarizes_a_setting_over_its_seeds_and_rows_are_ranked_by_val(tmp_path):
     low, high = [accuracies(0.5, test) for test in (0.7, 0.8, 0.9)], [accuracies(0.6, 0.1)] * 3
     jobs = [(f"head=a seed={seed}", low[seed], "") for seed in range(3)] + [(f"head=b seed={seed}", high[seed], "") for seed in range(3)]
     header, rows = table_of(jobs_in(made(tmp_path, *jobs)))
@@ -67,13 +67,13 @@ def test_a_row_is_a_setting_over_its_seeds_and_val_alone_ranks_them(tmp_path):
     assert half_interval([0.7, 0.8, 0.9]) == pytest.approx(4.302653 * 0.1 / 3**0.5)
 
 
-def test_the_same_seed_counts_once_and_what_does_not_vary_is_no_column(tmp_path):
+def test_a_repeated_seed_counts_once_and_constant_settings_have_no_column(tmp_path):
     same = [("seed=1 lr=2", accuracies(0.5, 0.5), "")] * 3
     header, rows = table_of(jobs_in(made(tmp_path, *same)))
     assert header[0] == "seeds" and rows == [["1", "0.5000", "-", "-", "0.5000", "2.0"]]
 
 
-def test_a_failed_job_stands_in_the_table_with_its_reason(tmp_path):
+def test_the_table_gives_the_reason_of_a_failed_job(tmp_path):
     jobs = jobs_in(
         made(tmp_path, ("x=1 seed=1", accuracies(0.5, 0.4), ""), ("x=1 seed=2", {}, "out of | memory"), ("x=2 seed=1", {}, "no"))
     )
@@ -83,7 +83,7 @@ def test_a_failed_job_stands_in_the_table_with_its_reason(tmp_path):
     assert "out of \\| memory" in markdown_of(jobs) and "never by test" in markdown_of(jobs)
 
 
-def test_a_probe_gives_its_mean_and_a_recipe_without_results_its_score(tmp_path):
+def test_the_table_shows_the_mean_of_a_probe_and_the_score_of_a_recipe_without_results(tmp_path):
     draws = [{"held_out/accuracy": 0.5, "test/accuracy": share, "cut": "stem"} for share in (0.2, 0.4)]
     probe = jobs_in(made(tmp_path / "probe", ("seed=1", draws, "")))
     assert probe[0].metrics == pytest.approx({"val/accuracy": 0.5, "test/accuracy": 0.3})
@@ -94,19 +94,19 @@ def test_a_probe_gives_its_mean_and_a_recipe_without_results_its_score(tmp_path)
     assert header[:3] == ["x", "seeds", "score"] and [row[0] for row in rows] == ["1", "0"]
 
 
-def test_the_interval_of_an_accuracy_lies_within_0_and_1_and_that_of_a_score_need_not():
+def test_intervals_of_accuracies_but_not_of_scores_are_limited_to_0_and_1():
     assert interval([0.9, 1.0], "test/accuracy")[1] == 1.0 and interval([0.0, 0.1], "val/f1")[0] == 0.0
     low, high = interval([0.9, 1.0], "score")
     assert high - 0.95 == pytest.approx(0.95 - low) == pytest.approx(half_interval([0.9, 1.0])) and high > 1
 
 
-def test_a_reason_that_jobs_of_a_setting_share_is_printed_once(tmp_path):
+def test_a_shared_reason_of_failed_jobs_is_printed_once(tmp_path):
     failed = [(f"seed={seed}", {}, "no" if seed < 3 else "other") for seed in (1, 2, 3)]
     _, rows = table_of(jobs_in(made(tmp_path, *failed)))
     assert rows[0][-1] == "jobs 0, 1: no\njob 2 (seed=3): other"
 
 
-def test_a_picture_shows_the_best_of_many_settings_and_says_how_many_more_there_are(tmp_path, monkeypatch):
+def test_the_figure_shows_the_best_settings_and_the_number_of_others(tmp_path, monkeypatch):
     from matplotlib.figure import Figure
 
     titles = []
@@ -118,7 +118,7 @@ def test_a_picture_shows_the_best_of_many_settings_and_says_how_many_more_there_
     assert titles == [("", MAX_DRAWN_SETTINGS), (f"the best {MAX_DRAWN_SETTINGS} settings; 7 more are left out", MAX_DRAWN_SETTINGS)]
 
 
-def test_what_cannot_be_written_is_a_line_and_the_table_is_printed_all_the_same(tmp_path, capsys):
+def test_the_table_is_printed_even_if_a_file_cannot_be_written(tmp_path, capsys):
     made(tmp_path, ("head=a seed=1", accuracies(0.5, 0.4), ""))
     (tmp_path / "sweep.png").mkdir()
     (tmp_path / "sweep.csv").mkdir()
@@ -140,13 +140,13 @@ def hydra(tmp_path):
 
 
 @pytest.mark.parametrize(("code", "status", "reason"), [(None, 0, ""), (0, 0, ""), (3, 3, "3"), ("full disk", 1, "full disk")])
-def test_a_job_that_exits_has_the_status_that_its_process_would(hydra, tmp_path, code, status, reason):
+def test_a_job_that_exits_has_the_exit_status_of_its_process(hydra, tmp_path, code, status, reason):
     sweep_jobs.run_job(hydra, partial(sys.exit, code))
     ended = read_job(tmp_path)
     assert (ended.status, ended.reason) == (status, reason)
 
 
-def test_an_interruption_ends_the_sweep_and_the_seconds_of_a_job_that_goes_on_are_of_all_its_parts(hydra, tmp_path):
+def test_an_interruption_ends_the_sweep_and_a_resumed_job_adds_up_its_seconds(hydra, tmp_path):
     with pytest.raises(SystemExit):
         sweep_jobs.run_job(hydra, partial(sys.exit, 130))
     before = read_job(tmp_path)
@@ -160,7 +160,7 @@ def test_an_interruption_ends_the_sweep_and_the_seconds_of_a_job_that_goes_on_ar
     assert 100 <= read_job(tmp_path).seconds < 200
 
 
-def test_report_makes_table_and_files_from_the_folder_alone(tmp_path, capsys):
+def test_report_writes_table_and_files_from_the_folder_only(tmp_path, capsys):
     made(tmp_path, ("head=a seed=1", accuracies(0.5, 0.4), ""), ("head=b seed=1", {}, "it broke"))
     main.report([str(tmp_path)])
     output = capsys.readouterr().out
@@ -175,7 +175,7 @@ def test_report_makes_table_and_files_from_the_folder_alone(tmp_path, capsys):
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_table_tells_what_each_setting_was_advised(tmp_path):
+def test_the_table_shows_the_advised_scenario_of_each_setting(tmp_path):
     made(tmp_path, *((f"data.per_class={number} seed={seed}", accuracies(0.5, 0.4), "") for number in (5, 40) for seed in (0, 1)))
     assert "advised" not in table_of(jobs_in(tmp_path))[0]
     for job, scenario in enumerate(("small_similar", "small_similar", "large_similar", "small_similar")):
@@ -185,7 +185,7 @@ def test_the_table_tells_what_each_setting_was_advised(tmp_path):
     assert {tuple(row[:2]) for row in rows} == {("5", "small_similar"), ("40", "large_similar, small_similar")}
 
 
-def test_what_is_no_sweep_or_an_empty_or_damaged_one_is_one_line(tmp_path):
+def test_errors_for_a_missing_empty_or_damaged_sweep_are_one_line(tmp_path):
     with pytest.raises(UserError, match="there is no folder"):
         main.report([str(tmp_path / "none")])
     with pytest.raises(UserError, match="is not the folder of a run with a report"):
@@ -199,7 +199,7 @@ def test_what_is_no_sweep_or_an_empty_or_damaged_one_is_one_line(tmp_path):
         main.report([str(tmp_path)])
 
 
-def test_a_sweep_goes_on_with_what_has_not_ended_well_and_only_when_asked(tmp_path):
+def test_a_sweep_resumes_its_unfinished_jobs_on_request_only(tmp_path):
     asked = ("-m", "seed=1,2", *TINY)
     first = sweep(tmp_path, *asked)
     assert first.returncode == 0 and "test accuracy" in first.stdout, first.stderr
@@ -219,7 +219,7 @@ def test_a_sweep_goes_on_with_what_has_not_ended_well_and_only_when_asked(tmp_pa
 
 
 @needs("hydra_joblib_launcher")
-def test_jobs_side_by_side_end_in_the_same_table(tmp_path):
+def test_parallel_jobs_give_the_same_table(tmp_path):
     done = sweep(tmp_path, "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "backbone.cut=layer4,nope", *TINY)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     good, bad = jobs_in(tmp_path / "sweep")
@@ -228,7 +228,7 @@ def test_jobs_side_by_side_end_in_the_same_table(tmp_path):
 
 
 @needs("hydra_optuna_sweeper")
-def test_a_search_by_optuna_ends_in_the_table(tmp_path):
+def test_an_optuna_search_gives_the_table(tmp_path):
     schedule = ("schedule=all_at_once", "hydra.sweeper.n_trials=2", "scenario=large_similar")
     done = sweep(tmp_path, "hparams_search=optuna", *(word for word in TINY if not word.startswith("scenario=")), *schedule)
     assert done.returncode == 0 and "optimizer.lr" in done.stdout, done.stderr
@@ -244,7 +244,7 @@ def test_a_search_by_optuna_ends_in_the_table(tmp_path):
         ("hydra_ray_launcher", ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2")),
     ],
 )
-def test_jobs_of_a_cluster_end_in_the_same_table(tmp_path, package, arguments):
+def test_cluster_jobs_give_the_same_table(tmp_path, package, arguments):
     if find_spec(f"hydra_plugins.{package}") is None:
         pytest.skip(f"{package} is not installed")
     done = sweep(tmp_path, "-m", *arguments, "seed=1,2", *TINY)

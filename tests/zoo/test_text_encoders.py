@@ -67,7 +67,7 @@ def batch(length: int, *lengths: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", ENCODERS)
 @torch.no_grad()
-def test_invariant_1_every_kind_taken_apart_is_the_kind_at_every_cut_and_length(kind):
+def test_layers_of_every_encoder_type_equal_the_original_at_every_cut_and_length(kind):
     model, ids = original(kind), batch(9, 5, 9, 1)
     layers = take_apart(model, pad_id=0).layers
     assert list(layers)[:3] == ["embeddings", "encoder.0", "encoder.1"]
@@ -84,21 +84,21 @@ def test_invariant_1_every_kind_taken_apart_is_the_kind_at_every_cut_and_length(
             torch.testing.assert_close(features[:, :9][ids.ne(0)], states[ids.ne(0)], rtol=1e-5, atol=1e-5)
 
 
-def test_features_of_texts_are_pooled_without_their_padding():
+def test_text_features_are_pooled_without_padding():
     features = torch.tensor([[[1.0, -4.0], [3.0, -2.0], [0.0, 0.0]], [[-1.0, 2.0], [0.0, 0.0], [0.0, 0.0]]])
     assert pool(features, "masked_mean").tolist() == [[2.0, -3.0], [-1.0, 2.0]]
     assert pool(features, "masked_mean", "max").tolist() == [[3.0, -2.0], [-1.0, 2.0]]
     assert pool(torch.zeros(1, 2, 3), "masked_mean").tolist() == [[0.0] * 3]
 
 
-def test_all_places_are_computed_where_the_longest_text_is_not_asked_for(folder, monkeypatch):
+def test_skipping_common_padding_does_not_change_the_output(folder, monkeypatch):
     backbone, ids = load_bert(str(folder), max_length=10).eval(), batch(10, 3, 5)
     shorter = backbone(ids)
     monkeypatch.setattr("ftlit.zoo.text_encoders._longest", lambda real: real.shape[1])
     torch.testing.assert_close(backbone(ids), shorter)
 
 
-def test_gradients_flow_through_padding_without_a_nan(folder):
+def test_gradients_with_padding_are_finite(folder):
     backbone = load_bert(str(folder), max_length=10, cut="encoder.1")
     torch.autograd.backward(backbone.pool(backbone(batch(10, 1, 7))).sum())
     assert all(p.grad is not None and p.grad.isfinite().all() for p in backbone.parameters())
@@ -117,7 +117,7 @@ def test_an_encoder_is_loaded_from_a_folder_cut_and_reinitialized(folder):
     assert not load_bert(str(folder), max_length=12, hidden_dropout_prob=0.0).embeddings.block.dropout.p
 
 
-def test_the_same_network_in_another_folder_has_the_same_features_and_one_weight_changes_them(folder, tmp_path):
+def test_prefixes_depend_on_the_weights_and_not_on_the_folder(folder, tmp_path):
     found = [prefixes(dict(load_bert(str(where), max_length=12).items())) for where in (folder, save_model(tmp_path))]
     assert found[0] == found[1]
     tensors = load_file(tmp_path / "model.safetensors")
@@ -127,7 +127,7 @@ def test_the_same_network_in_another_folder_has_the_same_features_and_one_weight
     assert [cut for cut in other if other[cut] == found[0][cut]] == ["embeddings"]
 
 
-def test_weights_of_a_network_with_a_head_by_old_names_in_parts_and_without_pooler(folder, tmp_path):
+def test_weights_load_from_several_files_with_old_names_a_head_and_no_pooler(folder, tmp_path):
     save_model(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     tensors = load_file(folder / "model.safetensors")
@@ -143,7 +143,7 @@ def test_weights_of_a_network_with_a_head_by_old_names_in_parts_and_without_pool
     torch.testing.assert_close(backbone(ids), load_bert(str(folder), max_length=12).eval().upto(-2)(ids))
 
 
-def test_what_cannot_be_loaded_is_one_line(folder, tmp_path, monkeypatch):
+def test_loading_errors_are_one_line(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (tmp_path / "gpt2").mkdir()
     (tmp_path / "gpt2" / "config.json").write_text('{"model_type": "gpt2"}')
@@ -166,7 +166,7 @@ def test_what_cannot_be_loaded_is_one_line(folder, tmp_path, monkeypatch):
         assert line in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_name_that_the_hub_has_not_and_a_missing_package_are_one_line(monkeypatch):
+def test_errors_for_an_unknown_hub_name_and_a_missing_package_are_one_line(monkeypatch):
     def refuse(*_, **__):
         raise OSError("no network\nat all")
 
@@ -178,7 +178,7 @@ def test_a_name_that_the_hub_has_not_and_a_missing_package_are_one_line(monkeypa
         load_bert("nobody/nothing")
 
 
-def test_a_network_on_the_hub_is_taken_from_its_cache(folder, monkeypatch):
+def test_a_network_of_the_hub_is_loaded_from_its_cache(folder, monkeypatch):
     asked = []
 
     def cached(name, *, allow_patterns, local_files_only=False):
@@ -190,7 +190,7 @@ def test_a_network_on_the_hub_is_taken_from_its_cache(folder, monkeypatch):
     assert asked == [("user/small", True)]
 
 
-def test_images_are_refused(folder):
+def test_images_as_input_are_an_error(folder):
     with pytest.raises(UserError, match="takes token ids"):
         load_bert(str(folder), max_length=8)(torch.zeros(1, 3, 4, 4))
     assert isinstance(load_bert(str(folder), max_length=8).embeddings, TokenEmbeddings)
@@ -238,7 +238,7 @@ def distance(a: torch.nn.Module, b: torch.nn.Module) -> float:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
-def test_invariant_8_a_run_from_features_ends_with_the_weights_of_a_run_from_texts(folder, texts, tmp_path, schedule):
+def test_training_from_features_gives_the_weights_of_training_from_texts(folder, texts, tmp_path, schedule):
     spec, layers = load_bert(str(folder), max_length=12).input_spec, LAYERS
     from_texts = fit(text_csv_data(spec, csv=texts), schedule, layers, folder, precision="64-true")
     features = FeatureData(text_csv_data(spec, csv=texts), tmp_path, pooled=True)
@@ -250,7 +250,7 @@ def test_invariant_8_a_run_from_features_ends_with_the_weights_of_a_run_from_tex
     }[len(stages)]  # fmt: skip
 
 
-def test_what_is_frozen_has_the_weights_it_came_with_and_the_rest_moves(folder, texts):
+def test_frozen_layers_keep_their_weights_and_all_others_change(folder, texts):
     spec = load_bert(str(folder), max_length=12).input_spec
     schedule = partial(all_at_once, freeze_embeddings=True, freeze_layers=[1], decay=0.5)
     module = fit(text_csv_data(spec, csv=texts), schedule, LAYERS, folder, epochs=1)
@@ -262,7 +262,7 @@ def test_what_is_frozen_has_the_weights_it_came_with_and_the_rest_moves(folder, 
 
 
 @pytest.mark.parametrize("step", [1, 3, 5])
-def test_invariant_5_a_run_that_stops_goes_on_to_the_same_bits(folder, texts, tmp_path, step):
+def test_a_resumed_run_gives_the_same_weights_bit_for_bit(folder, texts, tmp_path, step):
     spec = load_bert(str(folder), max_length=12).input_spec
 
     def run(last, **how):
@@ -296,7 +296,7 @@ def train(run: Path, folder: Path, texts: Path, *words: str) -> str:
     return done.stdout
 
 
-def test_the_command_line_freezes_what_is_named_as_the_shell_hands_it_over(folder, texts, tmp_path):
+def test_the_command_line_freezes_the_named_layers(folder, texts, tmp_path):
     words = [
         "scenario=large_similar",
         "trainer.max_epochs=1",
@@ -309,14 +309,14 @@ def test_the_command_line_freezes_what_is_named_as_the_shell_hands_it_over(folde
     assert "from features at encoder.1" in message
 
 
-def test_probes_tell_each_cut_apart(folder, texts, tmp_path):
+def test_the_probe_recipe_reports_each_cut(folder, texts, tmp_path):
     message = train(tmp_path / "run", folder, texts, "backbone.max_length=12", "recipe=probe", "probe.poolings=[average,max]")
     assert all(word in message for word in ("embeddings", "encoder.1", "pooler", "max, 16"))
     (result,) = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["test/accuracy"] > 0.8  # the class is a word
 
 
-def test_texts_and_images_are_not_mixed_up(folder):
+def test_mixing_texts_and_images_is_an_error(folder):
     texts, images = TextSpec(str(folder)), InputSpec()
     for option, spec, line in (
         ("digits_data", texts, "this network takes texts, and these data are images: give data=text_csv"),
@@ -331,7 +331,7 @@ def test_texts_and_images_are_not_mixed_up(folder):
 
 
 @torch.no_grad()
-def test_a_real_encoder_gives_what_transformers_gives():
+def test_a_real_encoder_equals_that_of_transformers():
     from transformers import AutoModel, AutoTokenizer
 
     folder = minilm()

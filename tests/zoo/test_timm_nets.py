@@ -65,17 +65,17 @@ def test_a_cut_loses_nothing(name):
 
 
 @pytest.mark.parametrize("name", WHOLES)
-def test_what_does_not_come_apart_exactly_is_one_layer(name):
+def test_a_network_that_cannot_be_split_exactly_is_one_layer(name):
     note, backbone = check_invariant_1(name, WHOLES[name])
     assert note.startswith(WHOLE) and backbone.cuts == ("whole",)
 
 
-def test_there_are_enough_families():
+def test_enough_families_are_tested():
     families = {timm.models.model_entrypoint(name).__module__ for name in APART}
     assert len(APART) >= 25 and len(families) >= 15
 
 
-def test_a_network_that_stays_whole_says_so():
+def test_the_origin_of_a_network_that_stays_whole_mentions_it():
     backbone = load_timm("hrnet_w18_small", weights=None, input_spec={"size": 64})
     assert backbone.origin.describe().startswith(f"random start; {WHOLE} (")
 
@@ -87,7 +87,7 @@ def test_a_network_that_stays_whole_says_so():
     ("vit_tiny_patch16_224", " ".join(["embeddings", *(f"blocks.{i}" for i in range(12))])),
     ("swin_tiny_patch4_window7_224", "patch_embed layers.0 layers.1 layers.2 layers.3"),
 ])  # fmt: skip
-def test_layers_have_timms_names(name, cuts):
+def test_layers_have_the_names_of_timm(name, cuts):
     assert " ".join(load_timm(name, weights=None).cuts) == cuts
 
 
@@ -97,21 +97,21 @@ def test_maps_are_channels_first():
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224", "mobilevit_xxs", "convnextv2_atto.fcmae_ft_in1k"])
-def test_input_as_timms_data_config_has_it(name):
+def test_the_input_spec_equals_the_data_config_of_timm(name):
     config = timm.data.resolve_model_data_config(timm.create_model(name))
     spec = load_timm(name, weights=None).input_spec
     assert (3, spec.size, spec.size) == config["input_size"] and spec.resize == round(spec.size / config["crop_pct"])
     assert (spec.mean, spec.std, spec.interpolation) == (config["mean"], config["std"], config["interpolation"])
 
 
-def test_images_of_another_size():
+def test_another_image_size_is_supported():
     backbone = load_timm("vit_tiny_patch16_224", weights=None, input_spec={"size": 96, "mean": 0.4}).eval()
     assert backbone.feature_shapes["blocks.11"] == (1 + 6 * 6, 192) and backbone.input_spec.mean == (0.4, 0.4, 0.4)
     assert load_timm("resnet10t", weights=None, input_spec={"size": 64}).feature_shapes["layer4"] == (512, 2, 2)
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "test_vit", "test_convnext"])
-def test_the_check_leaves_no_trace(name):
+def test_take_apart_does_not_change_the_network(name):
     torch.manual_seed(5)
     model = timm.create_model(name)
     state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
@@ -128,7 +128,7 @@ def test_the_check_leaves_no_trace(name):
 
 @pytest.mark.parametrize("name", ["resnet10t", "test_vit", "convnextv2_atto"])
 @pytest.mark.parametrize("written", ["whole", "without classifier", "own names"])
-def test_weights_from_a_file(name, written, tmp_path):
+def test_weights_load_from_a_file(name, written, tmp_path):
     model = timm.create_model(name)
     state = model.state_dict()
     if written == "without classifier":
@@ -149,7 +149,7 @@ def test_weights_from_a_file(name, written, tmp_path):
         load_timm("regnety_002", weights=tmp_path / "w.pth")
 
 
-def test_layers_are_reinitialized_and_all_others_come_from_the_file(tmp_path):
+def test_reinitialized_layers_are_random_and_all_others_come_from_the_file(tmp_path):
     model = timm.create_model("resnet10t")
     torch.save(model.state_dict(), tmp_path / "w.pth")
     torch.manual_seed(3)
@@ -162,7 +162,7 @@ def test_layers_are_reinitialized_and_all_others_come_from_the_file(tmp_path):
         assert all(torch.equal(tensor, wanted[key]) for key, tensor in layer.state_dict().items()), name
 
 
-def test_pretrained_weights_go_where_timm_puts_them(monkeypatch):
+def test_pretrained_weights_equal_those_of_timm(monkeypatch):
     """timm fills a network from its cache; here from a state dict at hand."""
     model = timm.create_model("resnet10t")
     created = timm.create_model
@@ -197,7 +197,7 @@ def no_network(*args, **kwargs):
     ({"name": "resnet10t", "input_spec": {"sise": 3}}, "did you mean 'size'"),
     ({"name": "test_vit", "input_spec": {"size": 8}}, "cannot"),
 ])  # fmt: skip
-def test_mistakes_are_one_line(settings, message, monkeypatch, tmp_path):
+def test_user_errors_are_one_line(settings, message, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("ftlit.zoo.timm_nets.urlopen", no_network)
     with pytest.raises(UserError, match=message) as error:
@@ -205,7 +205,7 @@ def test_mistakes_are_one_line(settings, message, monkeypatch, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_without_timm_it_says_what_to_install(monkeypatch):
+def test_the_error_without_timm_gives_the_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(UserError, match=r'needs the package timm: pip install "ftlit\[timm\]"'):
         load_timm("resnet10t")
@@ -227,7 +227,7 @@ def test_stages_train_from_the_command_line(tmp_path):
     assert "test_vit: embeddings, blocks.0" in done.stdout and "stage 1" in done.stdout
 
 
-def test_a_file_for_other_sizes_of_image_is_resized_as_timm_does(tmp_path):
+def test_weights_for_another_image_size_are_resized_as_in_timm(tmp_path):
     torch.manual_seed(0)
     small = timm.create_model("vit_tiny_patch16_224", depth=1).eval()
     torch.save(small.state_dict(), tmp_path / "vit.pth")

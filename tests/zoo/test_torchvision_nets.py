@@ -96,7 +96,7 @@ def test_a_cut_loses_nothing_in_any_builder(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(available()) - OWN))
-def test_every_builder_comes_apart_without_its_weights(name):
+def test_every_network_splits_into_layers_without_weights(name):
     with EmptyWeights():
         backbone = load_backbone(name, weights=None)
     assert list(backbone.feature_shapes) == list(backbone.cuts)
@@ -123,13 +123,13 @@ def test_every_family_of_torchvision_is_in_the_table():
     ("vit_b_32", " ".join(["embeddings", *(f"encoder.{i}" for i in range(12))])),
     ("mobilenet_v3_small", " ".join([*(f"features.{i}" for i in range(13)), "fc"])),
 ])  # fmt: skip
-def test_layers_have_telling_names(name, cuts):
+def test_layers_have_the_expected_names(name, cuts):
     with EmptyWeights():
         assert " ".join(load_backbone(name, weights=None).cuts) == cuts
 
 
 @pytest.mark.parametrize("name", ["alexnet", "vgg11"])
-def test_fc6_and_fc7_are_the_4096_features_behind_their_relu(name):
+def test_fc6_and_fc7_are_the_4096_features_after_their_relu(name):
     backbone = load_backbone(name, weights=None, input_spec={"size": 64}).eval()
     x = torch.randn(2, 3, 64, 64)
     for cut in ("fc6", "fc7"):
@@ -146,7 +146,7 @@ def test_maps_are_channels_first(name):
         assert height == width <= 48 <= channels
 
 
-def test_dropout_keeps_its_place_in_training():
+def test_dropout_keeps_its_position_in_training():
     """In train mode the parts draw the same random numbers in the same order as the whole."""
     for name in ("alexnet", "vgg11_bn", "mobilenet_v3_small"):
         model = build(name).train()
@@ -160,7 +160,7 @@ def test_dropout_keeps_its_place_in_training():
         assert torch.equal(parts.classifier(x), whole), name
 
 
-def test_a_vit_with_a_hidden_layer_before_its_classifier():
+def test_a_vit_may_have_a_hidden_layer_before_its_classifier():
     check_invariant_1(build("vit_b_32", representation_size=16), 64)
 
 
@@ -182,7 +182,7 @@ def test_only_published_weights_imply_transform_input(weights, settings, kept, t
     assert ("renormalise" in dict(backbone.stem.named_children())) == kept
 
 
-def test_images_of_another_size():
+def test_another_image_size_is_supported():
     backbone = load_backbone("vit_b_32", weights=None, input_spec={"size": 96}).eval()
     assert backbone.feature_shapes["encoder.11"] == (1 + 3 * 3, 768)
     with pytest.raises(UserError, match="built for images of 96 px"):
@@ -197,7 +197,7 @@ def test_images_of_another_size():
     ("vit_b_32", 20, "a multiple of 32 px, not 20: give input_spec.size=32"),
     ("maxvit_t", 100, "a multiple of 224 px, not 100: give input_spec.size=224"),
 ])  # fmt: skip
-def test_a_size_that_does_not_fit_is_one_line_with_one_that_does(name, size, message):
+def test_the_error_for_an_unsupported_size_gives_a_supported_size(name, size, message):
     with EmptyWeights():
         with pytest.raises(UserError, match=message) as error:
             load_backbone(name, weights=None, input_spec={"size": size})
@@ -207,12 +207,12 @@ def test_a_size_that_does_not_fit_is_one_line_with_one_that_does(name, size, mes
 
 
 @pytest.mark.parametrize("name", sorted(set(SMALL) - {"vit_b_32", "maxvit_t"}))
-def test_a_network_takes_odd_sizes_as_they_are(name):
+def test_a_network_accepts_odd_image_sizes(name):
     """Strides that leave a rest, Swin's windows that are padded: invariant 1 there too."""
     check_invariant_1(build(name), 107)
 
 
-def test_input_as_the_weights_want_it():
+def test_the_input_spec_is_that_of_the_weights():
     with EmptyWeights():
         spec = load_backbone("efficientnet_v2_l", weights=None).input_spec
         assert spec == InputSpec(480, 480, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic")
@@ -231,13 +231,13 @@ def test_input_as_the_weights_want_it():
     ({"name": "resnet18", "input_spec": {"size": "big"}}, "input_spec"),
     ({"name": "resnet18", "input_spec": {"mean": "dark"}}, "input_spec"),
 ])  # fmt: skip
-def test_mistakes_are_one_line(settings, message):
+def test_user_errors_are_one_line(settings, message):
     with EmptyWeights(), pytest.raises(UserError, match=message) as error:
         load_backbone(**{"weights": None, **settings})
     assert "\n" not in str(error.value)
 
 
-def test_arguments_reach_the_builder_and_a_cut_counts_from_the_top():
+def test_arguments_reach_the_builder_and_a_negative_cut_counts_from_the_top():
     with EmptyWeights():
         backbone = load_backbone("mobilenet_v2", weights=None, width_mult=0.35, cut=-2)
     assert backbone.cuts[-1] == "features.17"

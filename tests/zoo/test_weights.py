@@ -81,7 +81,7 @@ WRITTEN = {
 
 
 @pytest.mark.parametrize("how", WRITTEN)
-def test_a_state_dict_loads_however_it_was_written(how, original, tmp_path):
+def test_state_dicts_of_every_layout_load(how, original, tmp_path):
     torch.save(WRITTEN[how](original.state_dict()), tmp_path / "w.pth")
     backbone = load(tmp_path / "w.pth")
     assert_same(backbone, original)
@@ -90,13 +90,13 @@ def test_a_state_dict_loads_however_it_was_written(how, original, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".th", ".ckpt", ".safetensors"])
-def test_every_kind_of_file(suffix, original, tmp_path):
+def test_every_file_type_loads(suffix, original, tmp_path):
     path = tmp_path / f"w{suffix}"
     (save_file if suffix == ".safetensors" else torch.save)(original.state_dict(), path)
     assert_same(load(str(path)), original)
 
 
-def test_the_backbones_own_names_in_half_precision(original, tmp_path):
+def test_weights_saved_from_a_backbone_load_in_half_precision(original, tmp_path):
     first = load_backbone("vgg11", weights=None, input_spec={"size": 32}, cut="conv5")
     state = {f"backbone.{name}": tensor.half() for name, tensor in first.state_dict().items()} | {"head.weight": torch.ones(2)}
     torch.save({"state_dict": state}, tmp_path / "w.pt")
@@ -108,11 +108,11 @@ def test_the_backbones_own_names_in_half_precision(original, tmp_path):
         load_backbone("vgg11", weights=tmp_path / "w.pt")
 
 
-def test_a_random_start_is_asked_for():
+def test_weights_none_gives_a_random_start():
     assert load_backbone("squeezenet1_1", weights=None).origin.describe() == "random start"
 
 
-def test_the_names_of_old_files(tmp_path):
+def test_old_parameter_names_are_converted(tmp_path):
     densenet = models.get_model("densenet121", weights=None)
     renamed = {key.replace(".norm1.", ".norm.1.").replace(".conv2.", ".conv.2."): t for key, t in densenet.state_dict().items()}
     assert "features.denseblock1.denselayer1.norm.1.weight" in renamed
@@ -130,7 +130,7 @@ def test_the_names_of_old_files(tmp_path):
     torch.testing.assert_close(resized, wanted)
 
 
-def test_what_did_not_fit_is_named(original, tmp_path):
+def test_the_error_names_the_tensors_that_do_not_fit(original, tmp_path):
     state = original.state_dict()
     state["stage2.0.branch1.0.weightt"] = state.pop("stage2.0.branch1.0.weight")
     state["conv5.0.weight"] = torch.ones(3, 4)
@@ -144,7 +144,7 @@ def test_what_did_not_fit_is_named(original, tmp_path):
     assert "\n" not in message
 
 
-def test_weights_of_another_network_are_refused_as_such(original, tmp_path):
+def test_weights_of_another_network_are_an_error(original, tmp_path):
     torch.save(original.state_dict(), tmp_path / "w.pth")
     with pytest.raises(UserError) as error:
         load_backbone("squeezenet1_1", weights=tmp_path / "w.pth")
@@ -159,7 +159,7 @@ def test_weights_of_another_network_are_refused_as_such(original, tmp_path):
     assert "\n" not in message
 
 
-def test_a_lower_cut_needs_only_its_layers(original, tmp_path):
+def test_a_lower_cut_needs_only_the_weights_of_its_layers(original, tmp_path):
     state = {key: tensor for key, tensor in original.state_dict().items() if not key.startswith(("stage4", "conv5", "fc"))}
     torch.save(state, tmp_path / "w.pth")
     assert_same(load(tmp_path / "w.pth", cut="stage3"), original)
@@ -167,7 +167,7 @@ def test_a_lower_cut_needs_only_its_layers(original, tmp_path):
         load(tmp_path / "w.pth")
 
 
-def test_numbers_that_are_none(original, tmp_path):
+def test_weights_with_nan_are_an_error_at_the_cuts_that_use_them(original, tmp_path):
     """torchvision's IMAGENET1K_FEATURES of VGG16 has NaN in fc6 and fc7."""
     nn.init.constant_(original.conv5[0].weight, float("nan"))
     torch.save(original.state_dict(), tmp_path / "w.pth")
@@ -183,7 +183,7 @@ class Malicious:
 
 @pytest.mark.parametrize("content", [b"", b"no weights", pickle.dumps({"a": 1}, protocol=2), b"PK\x03\x04 damaged"])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_a_file_that_holds_no_weights(content, suffix, tmp_path):
+def test_a_file_without_weights_is_an_error_of_one_line(content, suffix, tmp_path):
     path = tmp_path / f"w{suffix}"
     path.write_bytes(content)
     with pytest.raises(UserError) as error:
@@ -206,7 +206,7 @@ def test_no_code_in_a_file_is_executed(tmp_path, monkeypatch):
         load("whole.pth")
 
 
-def test_no_such_weights(original, tmp_path):
+def test_missing_weights_are_an_error(original, tmp_path):
     with pytest.raises(UserError, match=r"no weights file .*nowhere\.pth: name a file .* or start at random"):
         load(tmp_path / "nowhere.pth")
     with pytest.raises(UserError, match="did you mean 'IMAGENET1K_V1'"):
@@ -217,7 +217,7 @@ def test_no_such_weights(original, tmp_path):
 
 
 @pytest.mark.parametrize("weights", ["default", "DEFAULT", "IMAGENET1K_V1", "SqueezeNet1_1_Weights.IMAGENET1K_V1"])
-def test_a_download_that_fails_says_how_to_go_on(weights, cache):
+def test_the_error_for_a_failed_download_gives_remedies(weights, cache):
     with pytest.raises(UserError) as error:
         load_backbone(NAME, weights=weights)
     message = str(error.value)
@@ -227,7 +227,7 @@ def test_a_download_that_fails_says_how_to_go_on(weights, cache):
         assert part in message
 
 
-def test_a_failed_download_stops_before_anything_is_built(cache, monkeypatch):
+def test_a_failed_download_is_an_error_before_the_network_is_built(cache, monkeypatch):
     monkeypatch.setattr("torchvision.models.get_model", lambda *args, **kwargs: pytest.fail("built"))
     with pytest.raises(UserError, match="cannot download"):
         load_backbone(NAME)
@@ -245,14 +245,14 @@ def published(cache, monkeypatch):
 
 
 @pytest.mark.parametrize("weights", ["default", "IMAGENET1K_V1"])
-def test_the_cache_is_used(weights, published):
+def test_cached_weights_are_used(weights, published):
     path, model = published
     backbone = load_backbone(NAME, weights=weights)
     assert_same(backbone, model)
     assert backbone.origin.describe() == f"torchvision IMAGENET1K_V1 ({path.name})"
 
 
-def test_a_cached_file_that_is_not_the_published_one(published):
+def test_a_cached_file_that_differs_from_the_published_file_gives_a_warning(published):
     path, model = published
     torch.save({"state_dict": model.state_dict()}, path)
     with pytest.warns(UserWarning, match="differs from the published file"):
@@ -262,7 +262,7 @@ def test_a_cached_file_that_is_not_the_published_one(published):
         load_backbone(NAME)
 
 
-def test_no_random_numbers_are_spent_on_weights_from_a_file(original, tmp_path):
+def test_loading_weights_draws_no_random_numbers(original, tmp_path):
     torch.save(original.state_dict(), tmp_path / "w.pth")
     torch.manual_seed(0)
     load(tmp_path / "w.pth")
@@ -271,7 +271,7 @@ def test_no_random_numbers_are_spent_on_weights_from_a_file(original, tmp_path):
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_a_network_of_our_own_is_one_row(tmp_path, monkeypatch):
+def test_a_custom_network_needs_one_entry_in_the_table(tmp_path, monkeypatch):
     """As the shipped net: layers, a file in half precision in the backbone's own names, an input spec."""
     first = Layers({"stem": nn.Conv2d(3, 4, 3), "encoder.0": nn.Sequential(nn.ReLU(), nn.Conv2d(4, 6, 3))})
     save_file({name: tensor.half() for name, tensor in first.state_dict().items()}, tmp_path / "own.safetensors")
@@ -286,7 +286,7 @@ def test_a_network_of_our_own_is_one_row(tmp_path, monkeypatch):
         load_backbone("own", width=3)
 
 
-def test_layers_are_reinitialized_and_all_others_come_from_the_file(tmp_path):
+def test_reinitialized_layers_are_random_and_all_others_come_from_the_file(tmp_path):
     torch.manual_seed(3)
     fresh = {name: layer.state_dict() for name, layer in load_backbone("glyph", weights=None).items()}
     torch.manual_seed(3)
@@ -300,7 +300,7 @@ def test_layers_are_reinitialized_and_all_others_come_from_the_file(tmp_path):
         load_backbone("glyph", reinit=["layer5"])
 
 
-def test_a_file_need_not_have_layers_that_are_reinitialized(tmp_path):
+def test_a_file_may_lack_the_reinitialized_layers(tmp_path):
     state = {name: tensor for name, tensor in load_backbone("glyph").state_dict().items() if not name.startswith("layer4")}
     state["layer3.conv1.weight"] = state["layer3.conv1.weight"] * float("nan")
     torch.save(state, tmp_path / "lower.pth")
@@ -327,7 +327,7 @@ def test_real_squeezenet_recognises_imagenet():
 
 
 @needs_data
-def test_real_mobilenets():
+def test_real_mobilenet_weights_load():
     wide = Path(DATA, "weights", "mobilenetv2_imagenet_torchvision.pth")
     narrow = Path(DATA, "weights", "mobilenetv2_w035_imagenet_torchvision_nohead.pth")
     assert load_backbone("mobilenet_v2", weights=wide, input_spec={"mean": 0.5, "std": 0.5}).num_features == 1280
