@@ -10,10 +10,10 @@ import tempfile
 import pytest
 from hypothesis import settings
 
-# One thread a process: for nets this small threads cost more than they give, most of all where several processes share the cores.
+# One thread per process: more threads slow down such small networks, in particular if several processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A shell that starts the tests in the background has them ignore Ctrl-C, and they hand that on; the tests of Ctrl-C need it.
+# Processes that a shell starts in the background ignore Ctrl-C, and so do their children; the tests of Ctrl-C need it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -22,19 +22,19 @@ if "FTLIT_CACHE" not in os.environ:
     os.environ["FTLIT_CACHE"] = tempfile.mkdtemp(prefix="ftlit-features-")
     atexit.register(shutil.rmtree, os.environ["FTLIT_CACHE"], ignore_errors=True)
 
-# Machines that are shared with other work have no use for deadlines.
+# No deadlines: the machine may be shared with other work.
 settings.register_profile("ftlit", deadline=None)
 settings.load_profile("ftlit")
 
 collect_ignore = ["fixtures", "support"]
 
-OF_PROCESS_GROUPS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "RANK", "WORLD_SIZE")
+PROCESS_GROUP_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "RANK", "WORLD_SIZE")
 
 
 @pytest.fixture(autouse=True)
 def end_process_group():
-    """End the process group that a test began in this process, and forget its port: later tests start programs that would take it."""
-    before = {name: os.environ.get(name) for name in OF_PROCESS_GROUPS}
+    """End a process group that a test has started, and remove its port from the environment, which later tests pass to programs."""
+    before = {name: os.environ.get(name) for name in PROCESS_GROUP_VARIABLES}
     yield
     distributed = getattr(sys.modules.get("torch"), "distributed", None)
     if distributed is not None and distributed.is_available() and distributed.is_initialized():

@@ -1,4 +1,4 @@
-"""docs/extending.md: each example is a module and an option that keep the contract of their group."""
+"""docs/extending.md: each example is a module and an option that follow the contract of their group."""
 
 import os
 import re
@@ -23,7 +23,7 @@ OPTIONS = {group: text for _, group, _, text in YAML}
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
-    """Builds the option of a group with the arguments that a recipe gives; forgets the examples afterwards."""
+    """A function that builds the option of a group with the arguments of a recipe; the examples are removed afterwards."""
     for name, text in MODULES.items():
         (tmp_path / name).write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
@@ -31,7 +31,7 @@ def make(tmp_path, monkeypatch):
 
     def built(group, **arguments):
         option = OmegaConf.create(OPTIONS[group])
-        option.pop("defaults", None)  # Hydra's, which merges another option
+        option.pop("defaults", None)  # for Hydra only: the option that this one extends
         return instantiate(option, **arguments)
 
     yield built

@@ -84,8 +84,8 @@ def test_a_function_may_close_over_itself_or_an_unset_name():
     assert fingerprint(count) == fingerprint(count) and fingerprint(unset()) == fingerprint(unset())
 
 
-def written(source: str, module: str):
-    """As a notebook's cell defines it: nowhere on disk."""
+def instance_of(source: str, module: str):
+    """Return an instance of a class that is defined nowhere on disk, as in a notebook."""
     space = {"__name__": module, "nn": nn}
     exec(source, space)
     return space["Own"]()
@@ -96,8 +96,8 @@ CELL = "class Own(nn.Module):\n    def forward(self, x):\n        return {}\n   
 
 def test_a_class_without_a_file_is_identified_by_the_code_of_its_methods():
     cells = [CELL.format(*bodies) for bodies in (("x + 1", "2"), ("x + 2", "2"), ("abs(x)", "2"), ("x + 1", "3"))]
-    assert len({fingerprint(written(cell, "__nowhere__")) for cell in cells}) == 4
-    assert fingerprint(written(cells[0], "__nowhere__")) == fingerprint(written("\n\n" + cells[0], "__nowhere__"))
+    assert len({fingerprint(instance_of(cell, "__nowhere__")) for cell in cells}) == 4
+    assert fingerprint(instance_of(cells[0], "__nowhere__")) == fingerprint(instance_of("\n\n" + cells[0], "__nowhere__"))
 
 
 BASE = """
@@ -138,12 +138,12 @@ class Transform:
 SAME = {
     "doc": "", "result": "x", "comment": "", "size": 1, "mean": 0.1, "unused": 1, "inner": 3, "cached": 4, "gain": 5,
 }  # fmt: skip
-# change -> what of the users' code has another fingerprint then
+# change -> objects whose fingerprints change
 USERS_CHANGES = {
     "nothing": ({}, set()),
     "comment": ({"comment": "# why"}, set()),
     "docstring": ({"doc": '"""Why."""'}, set()),
-    "what nobody uses": ({"unused": 2}, set()),
+    "unused global": ({"unused": 2}, set()),
     "base class": ({"result": "x + 1"}, {"Net", "through_a_module"}),
     "global number": ({"size": 2}, {"work", "Transform", "resized"}),
     "global list": ({"mean": 0.2}, {"work", "Transform"}),
@@ -161,7 +161,7 @@ def test_users_code_is_identified_with_all_that_it_names_but_without_comments_an
     def found(settings):
         for name, text in (("users_base", BASE), ("users_child", CHILD)):
             (tmp_path / f"{name}.py").write_text(text.format(**settings))
-            monkeypatch.delitem(sys.modules, name, raising=False)  # as a new process would find it
+            monkeypatch.delitem(sys.modules, name, raising=False)  # as in a new process
         importlib.invalidate_caches()
         child = importlib.import_module("users_child")
         functions = ("work", "through_a_module", "resized", "untouched")
@@ -194,7 +194,7 @@ def f(x):
 """
 
 
-def reading(setting: str, inside: int = 0, body: str = ""):
+def function_with_global(setting: str, inside: int = 0, body: str = ""):
     return function_of(GLOBAL.format(setting=setting, inside=inside, body=body))
 
 
@@ -207,14 +207,14 @@ def reading(setting: str, inside: int = 0, body: str = ""):
     ],
 )  # fmt: skip
 def test_every_value_that_users_code_refers_to_changes_the_fingerprint(setting):
-    found = [reading(setting.format(number)) for number in (1, 2, 1)]
+    found = [function_with_global(setting.format(number)) for number in (1, 2, 1)]
     for things in (found, [function.__globals__["Holder"] for function in found]):
         assert fingerprint(things[0]) == fingerprint(things[2]) != fingerprint(things[1])
 
 
 def test_the_class_and_the_default_of_a_mapping_change_the_fingerprint():
-    assert fingerprint(reading("Table(a=1)", inside=1)) != fingerprint(reading("Table(a=1)", inside=2))
-    assert fingerprint(reading("defaultdict(int, a=1)")) != fingerprint(reading("defaultdict(list, a=1)"))
+    assert fingerprint(function_with_global("Table(a=1)", inside=1)) != fingerprint(function_with_global("Table(a=1)", inside=2))
+    assert fingerprint(function_with_global("defaultdict(int, a=1)")) != fingerprint(function_with_global("defaultdict(list, a=1)"))
 
 
 @pytest.mark.parametrize(
@@ -222,12 +222,12 @@ def test_the_class_and_the_default_of_a_mapping_change_the_fingerprint():
                ("io.StringIO('a')", "io.StringIO('b')")]
 )  # fmt: skip
 def test_loggers_locks_open_files_and_empty_containers_do_not_change_the_fingerprint(states):
-    assert len({fingerprint(reading(state)) for state in states}) == 1
+    assert len({fingerprint(function_with_global(state)) for state in states}) == 1
 
 
 def test_a_referenced_value_that_cannot_be_fingerprinted_is_an_error():
     with pytest.raises(UserError, match=r"generator cannot be fingerprinted .*; take cache=none$"):
-        fingerprint(reading("(i for i in range(3))"))
+        fingerprint(function_with_global("(i for i in range(3))"))
 
 
 SIZE = 8

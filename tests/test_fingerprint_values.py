@@ -53,7 +53,7 @@ class Marks(Flag):
 
 
 def spelled(value) -> str:
-    """A text that two values share if they are equal, types and order included."""
+    """Return a text that is equal for two values exactly if they are equal, types and order included."""
     if isinstance(value, frozenset):
         return f"set{sorted(map(spelled, value))}"
     if isinstance(value, dict):
@@ -89,53 +89,10 @@ def test_the_order_of_a_mapping_counts_and_that_of_a_set_does_not(items, random)
 
 
 def test_similar_values_have_different_fingerprints():
-    things = [
-        0,
-        0.0,
-        -0.0,
-        False,
-        None,
-        "",
-        "0",
-        b"",
-        b"0",
-        (),
-        [],
-        {},
-        set(),
-        [0],
-        (0,),
-        [[]],
-        [None],
-        1,
-        True,
-        1.0,
-        "None",
-        Path(),
-        Path("0"),
-    ]
-    things += [
-        torch.zeros(1),
-        torch.zeros(1, 1),
-        np.zeros(1),
-        np.float32(0),
-        np.float64(0),
-        torch.float32,
-        torch.float16,
-        range(2),
-        slice(2),
-    ]
-    things += [
-        Colour.RED,
-        Colour.BLUE,
-        Marks(0),
-        Marks.BOLD,
-        Marks.BOLD | Marks.WIDE,
-        Colour,
-        Marks,
-        re.compile("a"),
-        re.compile("a", re.I),
-    ]
+    things = [0, 0.0, -0.0, False, None, "", "0", b"", b"0", (), [], {}, set(), [0], (0,), [[]], [None]]
+    things += [1, True, 1.0, "None", Path(), Path("0"), range(2), slice(2), re.compile("a"), re.compile("a", re.I)]
+    things += [torch.zeros(1), torch.zeros(1, 1), np.zeros(1), np.float32(0), np.float64(0), torch.float32, torch.float16]
+    things += [Colour.RED, Colour.BLUE, Marks(0), Marks.BOLD, Marks.BOLD | Marks.WIDE, Colour, Marks]
     things += [Settings(), Settings("b"), Settings(sides=[1]), Slotted(), Slotted("b"), Node(), Node("b"), Settings, Node, Ellipsis, re, os]
     things += [partial(double), partial(double, 1), partial(double, x=1), partial(sorted, key=len), partial(sorted, key=abs)]
     things += [torch.channels_last, torch.contiguous_format, torch.device("cpu"), torch.device("meta"), float("nan"), float("inf")]
@@ -154,7 +111,7 @@ def ring(name: str) -> Node:
     return first
 
 
-def crowd(name: str) -> Node:
+def peers(name: str) -> Node:
     node = Node(name)
     node.peers = {node, 1, "a"}
     return node
@@ -173,7 +130,7 @@ class Parental(nn.Module):
         self.child.parents, self.name = [self], name
 
 
-@pytest.mark.parametrize("make", [ring, crowd, nested, Parental])
+@pytest.mark.parametrize("make", [ring, peers, nested, Parental])
 def test_recursive_objects_can_be_fingerprinted(make):
     assert fingerprint(make("a")) == fingerprint(make("a")) != fingerprint(make("b"))
 
@@ -187,7 +144,7 @@ def deep() -> list:
 
 def scripted() -> nn.Module:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # newer versions of torch say that it is going away
+        warnings.simplefilter("ignore")  # deprecated in newer versions of torch
         return torch.jit.script(nn.ReLU())
 
 

@@ -1,4 +1,4 @@
-"""Invariants of patterns: coverage, first match wins, every name covered, every pattern used."""
+"""Patterns: the first match wins, every name must be covered, and every pattern must be used."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""An error for a name of before gives the new one, and every new one is there."""
+"""Errors for old names give the new names, and every new name exists."""
 
 from pkgutil import resolve_name
 

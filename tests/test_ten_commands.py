@@ -1,4 +1,4 @@
-"""The ten commands of the README run as they stand, in order."""
+"""The ten commands of the README run unchanged, in order."""
 
 import os
 import re
@@ -22,8 +22,8 @@ def test_the_ten_commands_run(tmp_path):
     starts = {"python": [sys.executable], "ftlit": [sys.executable, "-m", "ftlit.cli.main"]}
     for command in commands:
         first, *rest = shlex.split(command)
-        words = [str(ROOT / word) if word == "train.py" else word for word in rest]
-        done = warm.run([*starts[first], *words], cwd=tmp_path, env=environment, timeout=600)
+        arguments = [str(ROOT / word) if word == "train.py" else word for word in rest]
+        done = warm.run([*starts[first], *arguments], cwd=tmp_path, env=environment, timeout=600)
         assert done.returncode == 0 and not done.stderr.count("Traceback"), f"{command}\n{done.stderr}"
     for made in ("mine/report.html", "mine/export/glyph.pt2", "sweeps/few/sweep.md"):
         assert (tmp_path / "runs" / made).is_file()

@@ -1,4 +1,4 @@
-"""A wheel brings `ftlit train`, the conf groups and the shipped weights."""
+"""The wheel contains `ftlit train`, the conf groups and the shipped weights."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.e2e
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """A folder with what the wheel holds, built from a copy so that nothing is left in the checkout."""
+    """A folder with the contents of the wheel, which is built from a copy to keep the checkout clean."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("src", "conf", "pyproject.toml", "README.md", "LICENSE"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
@@ -29,9 +29,9 @@ def site(tmp_path_factory):
 
 
 def test_the_wheel_contains_all_files(site):
-    there = {path.relative_to(site).as_posix() for path in site.rglob("*")}
-    assert "ftlit/zoo/glyph.safetensors" in there
-    assert {f"ftlit/conf/{path.relative_to(ROOT / 'conf').as_posix()}" for path in (ROOT / "conf").rglob("*.yaml")} <= there
+    contents = {path.relative_to(site).as_posix() for path in site.rglob("*")}
+    assert "ftlit/zoo/glyph.safetensors" in contents
+    assert {f"ftlit/conf/{path.relative_to(ROOT / 'conf').as_posix()}" for path in (ROOT / "conf").rglob("*.yaml")} <= contents
     assert "ftlit = ftlit.cli.main:main" in next(site.glob("*.dist-info/entry_points.txt")).read_text()
 
 

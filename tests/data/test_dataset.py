@@ -1,4 +1,4 @@
-"""Invariants of reading images and of making batches of them."""
+"""Images are read as RGB from any file, and mixed into batches."""
 
 import os
 import pickle
@@ -161,7 +161,7 @@ def test_mixed_targets_are_probabilities_in_proportion_to_the_images(mix, n, see
     samples = [(torch.full((3, 8, 8), float(i)), torch.tensor(i)) for i in range(n)]
     images, targets = MixedCollate(mix, n)(samples)
     assert targets.shape == (n, n) and torch.allclose(targets.sum(dim=1), torch.ones(n))
-    # image i is i everywhere, so the mean of a mixed image is the mean class number under its target
+    # every pixel of image i is i: the mean of a mixed image is the expected class number of its target
     assert torch.allclose(images.mean(dim=(1, 2, 3)), targets @ torch.arange(n, dtype=torch.float32), atol=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""The pretraining data: no digits, random numbers from seed and epoch only, shapes and ranges of the images."""
+"""The pretraining data: no digits, images that depend on seed and epoch only, shapes and ranges."""
 
 from types import SimpleNamespace
 
@@ -20,8 +20,8 @@ def stream() -> GlyphStream:
     return GlyphStream(batches=2, batch_size=5, size=16)
 
 
-def first_batch(stream: GlyphStream, *, seed: int = 0, epoch: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """All images and labels of an epoch."""
+def epoch_of(stream: GlyphStream, *, seed: int = 0, epoch: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return all images and labels of an epoch."""
     stream.seed, stream.epoch = seed, epoch
     images, labels = zip(*stream, strict=True)
     return torch.cat(images), torch.cat(labels)
@@ -40,7 +40,7 @@ def test_no_symbol_is_a_digit_or_in_two_classes():
 def test_every_letter_of_every_class_is_in_at_least_five_fonts(rendered):
     _, labels = rendered
     counts = torch.bincount(labels, minlength=len(SYMBOLS))
-    # a font draws a letter once, so that five drawings for each letter of a class come from five fonts or more
+    # a font draws a letter once: five drawings per letter of a class come from at least five fonts
     assert [symbol for symbol, count in zip(SYMBOLS, counts, strict=True) if count < 5 * len(symbol)] == []
 
 
@@ -50,13 +50,13 @@ def test_ink_is_centred_and_its_longer_side_is_44_pixels(rendered):
     lengths = []
     for side in (ink.amax(2) > 0, ink.amax(1) > 0):
         first, last = side.int().argmax(1), CANVAS - 1 - side.flip(1).int().argmax(1)
-        assert ((first + last - (CANVAS - 1)).abs() <= 1).all()  # an odd length cannot lie in the very middle
+        assert ((first + last - (CANVAS - 1)).abs() <= 1).all()  # an odd length cannot be centred exactly
         lengths.append(last - first + 1)
     assert (torch.maximum(*lengths) == INK).all()
 
 
 def test_two_classes_have_equal_images_only_where_a_font_has_equal_letters(rendered):
-    """Italic и and т look like u and m; В looks like B. The shipped weights were trained with these: a fourth pair would be a mistake."""
+    """Italic и and т look like u and m; В looks like B. The shipped weights were trained with these: another pair would be a mistake."""
     of_picture: dict[bytes, set[str]] = {}
     for picture, label in zip(*rendered, strict=True):
         of_picture.setdefault(picture.numpy().tobytes(), set()).add(SYMBOLS[label])
@@ -77,18 +77,18 @@ def test_batches_have_the_documented_shapes_and_ranges(stream):
 
 
 def test_images_depend_on_seed_and_epoch_and_not_on_the_random_state_of_torch(stream):
-    first = first_batch(stream, seed=1, epoch=2)
+    first = epoch_of(stream, seed=1, epoch=2)
     torch.manual_seed(5)
-    chance = torch.get_rng_state()
+    random_state = torch.get_rng_state()
     again = GlyphStream(batches=2, batch_size=5, size=16, seed=1)
-    assert same(first_batch(again, seed=1, epoch=2), first)
-    assert torch.equal(torch.get_rng_state(), chance)
+    assert same(epoch_of(again, seed=1, epoch=2), first)
+    assert torch.equal(torch.get_rng_state(), random_state)
 
 
 def test_another_epoch_or_seed_gives_other_images(stream):
-    first = first_batch(stream, seed=1, epoch=2)
+    first = epoch_of(stream, seed=1, epoch=2)
     for other in ({"seed": 1, "epoch": 3}, {"seed": 2, "epoch": 2}):
-        images, labels = first_batch(stream, **other)
+        images, labels = epoch_of(stream, **other)
         assert not torch.equal(images, first[0]) and not torch.equal(labels, first[1])
 
 
@@ -96,7 +96,7 @@ def test_each_pass_is_a_new_epoch_unless_renew_is_false(stream):
     stream.seed, stream.epoch, stream.renew = 0, 0, True
     passes = [torch.cat([images for images, _ in stream]) for _ in range(3)]
     assert stream.epoch == 3
-    assert not torch.equal(passes[0], passes[1]) and torch.equal(passes[2], first_batch(stream, epoch=2)[0])
+    assert not torch.equal(passes[0], passes[1]) and torch.equal(passes[2], epoch_of(stream, epoch=2)[0])
     stream.epoch, stream.renew = 0, False
     assert all(torch.equal(torch.cat([images for images, _ in stream]), passes[0]) for _ in range(2))
     stream.renew = True
@@ -105,7 +105,7 @@ def test_each_pass_is_a_new_epoch_unless_renew_is_false(stream):
 def test_classes_are_equally_frequent_for_any_number_of_fonts():
     stream = GlyphStream(batches=1, batch_size=60 * len(SYMBOLS), size=1)
     drawings = torch.bincount(stream.labels)
-    counts = torch.bincount(first_batch(stream)[1], minlength=len(SYMBOLS))
+    counts = torch.bincount(epoch_of(stream)[1], minlength=len(SYMBOLS))
     assert drawings.max() > 2 * drawings.min()
     assert (counts - 60).abs().max() < 5 * 60**0.5  # five standard deviations
 

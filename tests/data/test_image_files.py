@@ -1,4 +1,4 @@
-"""Invariants of listing image files: by folder, by csv, checked by header."""
+"""Image files are listed by folder or by csv, split, and checked by their headers."""
 
 import os
 from itertools import count
@@ -17,14 +17,14 @@ number = count()
 
 
 def image(path: Path) -> Path:
-    """A file unlike all others."""
+    """Save an image that differs from all others."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (4, 4), (*divmod(next(number), 256), 0)).save(path)
     return path
 
 
 def folder(root: Path, **counts: int) -> Path:
-    """`train__cat=3` makes three images in root/train/cat."""
+    """Save images: three in root/train/cat for `train__cat=3`."""
     for name, n in counts.items():
         for i in range(n):
             image(root.joinpath(*name.split("__")) / f"{i}.png")
@@ -42,7 +42,7 @@ def of_csv(path: Path, **how) -> Collection:
     return collect(files, load=read_image, on_bad_image="stop", fractions={"val": 0.2, "test": 0.2}, split_seed=0, multilabel=several)
 
 
-def said(call, *args, **how) -> str:
+def error_of(call, *args, **how) -> str:
     with pytest.raises(UserError) as caught:
         call(*args, **how)
     assert "\n" not in str(caught.value)
@@ -94,8 +94,8 @@ def test_files_of_file_managers_are_ignored(tmp_path):
 def test_the_error_for_files_that_are_no_images_gives_the_first_ten_and_the_count(tmp_path):
     folder(tmp_path, a=5, b=5)
     for i in range(12):
-        (tmp_path / "a" / f"note{i:02}.jpg").write_text("a text that calls itself an image")
-    line = said(of_folder, tmp_path)
+        (tmp_path / "a" / f"note{i:02}.jpg").write_text("a text with the suffix of an image")
+    line = error_of(of_folder, tmp_path)
     assert line.startswith("not an image by its header: 12 of 22 files") and line.endswith("... (12 in all)")
     assert "note09.jpg" in line and "note10.jpg" not in line
 
@@ -106,7 +106,7 @@ def test_skip_leaves_out_truncated_images_and_other_files(tmp_path):
     for suffix in ("png", "jpg"):
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "b" / f"short.{suffix}")
         (tmp_path / "b" / f"short.{suffix}").write_bytes((tmp_path / "b" / f"short.{suffix}").read_bytes()[:-500])
-    assert "header: 1 of 13 files" in said(of_folder, tmp_path)  # the header of the other two is sound
+    assert "header: 1 of 13 files" in error_of(of_folder, tmp_path)  # the other two have valid headers
     data = of_folder(tmp_path, on_bad_image="skip")
     assert data.notes[0].startswith("left out, not readable as an image: 3 of 13 files")
     assert all(name in data.notes[0] for name in ("note.txt", "short.png", "short.jpg"))
@@ -117,7 +117,7 @@ def test_skip_may_not_empty_a_class(tmp_path):
     folder(tmp_path, a=5, b=5, c=0)
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "x.png").write_text("x")
-    assert "no image is left of c (train)" in said(of_folder, tmp_path, on_bad_image="skip")
+    assert "no image is left of c (train)" in error_of(of_folder, tmp_path, on_bad_image="skip")
 
 
 @pytest.mark.parametrize(
@@ -147,12 +147,12 @@ def test_the_error_for_a_missing_root_names_the_closest_match(tmp_path):
     (tmp_path / "hymenoptera").mkdir()
     (tmp_path / "hymenopter.txt").touch()
     line = f"no folder 'hymenopter': did you mean 'hymenoptera'? There are: hymenoptera (in {tmp_path})"
-    assert said(list_folder, tmp_path / "hymenopter") == line
-    assert "either" in said(list_folder, tmp_path / "no" / "where")
+    assert error_of(list_folder, tmp_path / "hymenopter") == line
+    assert "either" in error_of(list_folder, tmp_path / "no" / "where")
 
 
 def test_the_error_for_an_unknown_on_bad_image_lists_the_options(tmp_path):
-    assert "there are: stop, skip" in said(of_folder, folder(tmp_path, a=3, b=3), on_bad_image="raise")
+    assert "there are: stop, skip" in error_of(of_folder, folder(tmp_path, a=3, b=3), on_bad_image="raise")
 
 
 def test_paths_in_a_csv_are_relative_to_its_folder(tmp_path):
@@ -180,19 +180,19 @@ def test_a_csv_cell_may_hold_several_labels(tmp_path):
 def test_errors_in_a_csv_are_one_line(tmp_path):
     a, b = (image(tmp_path / name).name for name in ("a.png", "b.png"))
     path = tmp_path / "list.csv"
-    assert "did you mean 'list.csv'" in said(list_csv, write(path, "path,label").with_name("lst.csv"))
-    assert "lists no image" in said(list_csv, path)
-    assert "did you mean 'label'" in said(list_csv, write(path, "path,label", f"{a},x"), label_column="lable")
-    assert "no column" in said(list_csv, write(path, "path;label", f"{a};x"))
-    assert "line 3: 'tran': did you mean 'train'" in said(list_csv, write(path, "path,label,split", f"{a},x,train", f"{b},y,tran"))
-    assert "line 2: column 'label' is empty" in said(list_csv, write(path, "path,label", f"{a},"))
-    assert "line 2: column 'label' is empty" in said(list_csv, write(path, "path,label", f"{a}"))
-    assert "more than once" in said(list_csv, write(path, "path,label", f"{a},x", f"{a},y"))
-    line = said(list_csv, write(path, "path,label", *(f"none{i:02},x" for i in range(12))))
+    assert "did you mean 'list.csv'" in error_of(list_csv, write(path, "path,label").with_name("lst.csv"))
+    assert "lists no image" in error_of(list_csv, path)
+    assert "did you mean 'label'" in error_of(list_csv, write(path, "path,label", f"{a},x"), label_column="lable")
+    assert "no column" in error_of(list_csv, write(path, "path;label", f"{a};x"))
+    assert "line 3: 'tran': did you mean 'train'" in error_of(list_csv, write(path, "path,label,split", f"{a},x,train", f"{b},y,tran"))
+    assert "line 2: column 'label' is empty" in error_of(list_csv, write(path, "path,label", f"{a},"))
+    assert "line 2: column 'label' is empty" in error_of(list_csv, write(path, "path,label", f"{a}"))
+    assert "more than once" in error_of(list_csv, write(path, "path,label", f"{a},x", f"{a},y"))
+    line = error_of(list_csv, write(path, "path,label", *(f"none{i:02},x" for i in range(12))))
     assert "not there (12)" in line and "none09" in line and "none10" not in line
-    assert "lists no image of the train split" in said(list_csv, write(path, "path,label,split", f"{a},x,test"))
+    assert "lists no image of the train split" in error_of(list_csv, write(path, "path,label,split", f"{a},x,test"))
     path.write_bytes("path,label\nä.png,x".encode("latin-1"))
-    assert "UTF-8" in said(list_csv, path)
+    assert "UTF-8" in error_of(list_csv, path)
 
 
 @pytest.mark.skipif("FTLIT_TEST_DATA" not in os.environ, reason="needs FTLIT_TEST_DATA, a folder of real images")

@@ -41,8 +41,8 @@ def test_training_covers_all_images_except_a_last_batch_of_one(n, batch_size, ep
     order.set_epoch(epoch)
     batches = list(order)
     seen = [index for batch in batches for _, index in batch]
-    lonely = n > 1 and batch_size > 1 and n % batch_size == 1
-    assert len(batches) == len(order) and len(seen) == len(set(seen)) == n - lonely
+    single_last = n > 1 and batch_size > 1 and n % batch_size == 1
+    assert len(batches) == len(order) and len(seen) == len(set(seen)) == n - single_last
     assert {e for batch in batches for e, _ in batch} == {epoch} and list(order) == batches
 
 

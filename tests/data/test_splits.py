@@ -1,4 +1,4 @@
-"""Invariants of random splits and of duplicates across them."""
+"""Random splits are stratified and reproducible, and duplicates across splits are found."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def test_splits_partition_the_data(classes, val, test, seed):
 
 
 @given(strata, fraction, fraction, st.integers(0, 9))
-@example([0] * 18 + [1] * 4, 0.25, 0.375, 0)  # val's part of the second class comes out even, and the first owes it one
+@example([0] * 18 + [1] * 4, 0.25, 0.375, 0)  # val's part of the second class is a whole number, that of the first is rounded
 def test_splits_are_stratified_within_one_image_of_each_class_and_train_has_every_class(classes, val, test, seed):
     parts = split_off(classes, {"val": val, "test": test}, seed)
     for number in set(classes):

@@ -1,4 +1,4 @@
-"""Texts as input: truncated and padded ids, csv files in splits, and files that cannot be used."""
+"""Texts as input: truncated and padded ids, splits of csv files, and errors for invalid files."""
 
 import pickle
 

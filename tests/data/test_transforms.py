@@ -55,11 +55,11 @@ def test_the_evaluation_view_is_the_centre_of_the_resized_image():
 
 
 def test_augment_none_equals_the_evaluation_view_and_is_not_random():
-    spec, image, chance = InputSpec(size=8, resize=10), noise(31, 17), torch.get_rng_state()
+    spec, image, random_state = InputSpec(size=8, resize=10), noise(31, 17), torch.get_rng_state()
     seen = eval_transform(spec)(image)
     assert torch.equal(train_transform(spec, "none")(image), seen)
     assert torch.equal(eval_transform(spec)(image), seen)
-    assert torch.equal(torch.get_rng_state(), chance)
+    assert torch.equal(torch.get_rng_state(), random_state)
 
 
 @pytest.mark.parametrize("augment", [name for name in AUGMENTS if name != "none"])
@@ -75,7 +75,7 @@ def test_an_augmented_view_depends_on_the_random_state_of_torch_only(augment):
 
 
 def test_a_random_crop_keeps_min_scale_of_the_area():
-    """A picture whose red and green tell the place: what a crop spans of them, both ways, is the part of the area that it keeps."""
+    """Red and green encode the position: their ranges in a crop give the part of the area that it keeps."""
     ramp = np.zeros((64, 64, 3), np.uint8)
     ramp[..., 0], ramp[..., 1] = np.arange(64)[None] * 4, np.arange(64)[:, None] * 4
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""A pass over images writes what comes out at any cut; what is stored is never computed again; reading gives the order's batches."""
+"""Extraction stores the features at any cut and never computes stored features again; batches are read in the given order."""
 
 import signal
 import subprocess
@@ -49,8 +49,8 @@ def loader(data=None) -> DataLoader:
     return DataLoader(data or images(), batch_size=4)
 
 
-class Passed:
-    """How many images the lowest layer ran on."""
+class ImageCounter:
+    """Counts the images on which the lowest layer runs."""
 
     def __init__(self, net: Backbone) -> None:
         self.images = 0
@@ -60,7 +60,7 @@ class Passed:
         self.images += len(args[0]) if args[0].device.type != "meta" else 0
 
 
-def plain(net: Backbone, cut: str, *, pooled: bool) -> torch.Tensor:
+def loop_features(net: Backbone, cut: str, *, pooled: bool) -> torch.Tensor:
     net = deepcopy(net).eval()
     with torch.inference_mode():
         features = torch.cat([net.upto(cut)(batch) for batch, _ in loader()])
@@ -73,7 +73,7 @@ def test_features_equal_those_of_a_plain_loop_bit_for_bit(tmp_path, cuts, pooled
     features = extract_features(backbone(), loader(), cuts, cache=tmp_path, pooled=pooled)
     assert features.cuts == tuple(cuts) and len(features) == 11 and torch.equal(features.targets, torch.arange(11))
     for cut in cuts:
-        assert torch.equal(features[cut].read(range(11)), plain(backbone(), cut, pooled=pooled)), cut
+        assert torch.equal(features[cut].read(range(11)), loop_features(backbone(), cut, pooled=pooled)), cut
 
 
 def test_extraction_keeps_modes_gradients_and_random_state_even_if_the_loader_fails(tmp_path):
@@ -94,36 +94,36 @@ def test_extraction_keeps_modes_gradients_and_random_state_even_if_the_loader_fa
 
 def test_only_missing_and_changed_features_are_computed(tmp_path):
     net = backbone()
-    passed = Passed(net)
+    counter = ImageCounter(net)
     extract = partial(extract_features, net, cuts=CUTS, cache=tmp_path)
     extract(loader())
-    assert passed.images == 11
+    assert counter.images == 11
     extract(loader())
-    assert passed.images == 11
+    assert counter.images == 11
     grown = TensorDataset(*(torch.cat([b, a]) for a, b in zip(images().tensors, images(3, seed=1).tensors, strict=True)))
     features = extract(loader(grown))
-    assert passed.images == 14 and torch.equal(features["top"].read(range(3, 14)), plain(backbone(), "top", pooled=True))
+    assert counter.images == 14 and torch.equal(features["top"].read(range(3, 14)), loop_features(backbone(), "top", pooled=True))
     with torch.no_grad():
-        net.get_submodule("top.1").weight[0, 0, 0, 0] += 1e-6  # the cuts below are as they were
+        net.get_submodule("top.1").weight[0, 0, 0, 0] += 1e-6  # the lower cuts are unchanged
     extract(loader(), cuts=["low", "middle"])
-    assert passed.images == 14
+    assert counter.images == 14
     extract(loader())
-    assert passed.images == 25
+    assert counter.images == 25
     with torch.no_grad():
         net.get_submodule("low.1").running_mean[0] += 1e-6
     extract(loader(), cuts=["low"])
-    assert passed.images == 36
+    assert counter.images == 36
     batchnorm_to_affine(net)
     extract(loader(), cuts=["low"])
-    assert passed.images == 47
+    assert counter.images == 47
 
 
 def test_features_of_a_repeated_image_are_computed_once(tmp_path):
     net = backbone()
-    passed = Passed(net)
+    counter = ImageCounter(net)
     twice = torch.cat([images().tensors[0]] * 2)
     features = extract_features(net, DataLoader(twice, batch_size=8), cache=tmp_path)
-    assert passed.images == 11 and features.targets is None
+    assert counter.images == 11 and features.targets is None
     assert torch.equal(features["top"].read(range(11)), features["top"].read(range(11, 22)))
 
 
@@ -131,7 +131,7 @@ def test_features_of_a_repeated_image_are_computed_once(tmp_path):
 def test_features_are_stored_in_the_requested_dtype(tmp_path, dtype):
     features = extract_features(backbone(), loader(), cache=tmp_path, dtype=dtype)
     assert str(features["top"].dtype) == f"torch.{dtype}"
-    assert torch.equal(features["top"].read([2]), plain(backbone(), "top", pooled=True)[[2]].to(getattr(torch, dtype)))
+    assert torch.equal(features["top"].read([2]), loop_features(backbone(), "top", pooled=True)[[2]].to(getattr(torch, dtype)))
 
 
 MISTAKES = {
@@ -142,15 +142,15 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("said", MISTAKES)
-def test_user_errors_are_one_line(tmp_path, said):
-    with pytest.raises(UserError, match=said):
-        extract_features(backbone(), **{"loader": loader(), "cache": tmp_path, **MISTAKES[said]})
+@pytest.mark.parametrize("message", MISTAKES)
+def test_user_errors_are_one_line(tmp_path, message):
+    with pytest.raises(UserError, match=message):
+        extract_features(backbone(), **{"loader": loader(), "cache": tmp_path, **MISTAKES[message]})
     with pytest.raises(UserError, match="no cut 'low': there are: top"):
         extract_features(backbone(), loader(), cache=tmp_path)["low"]
 
 
-def table(folder, rows: int) -> Rows:
+def stored_rows(folder, rows: int) -> Rows:
     table = Store(folder).table(FeatureKey("k", torch.float32, (3,), {}))
     names = np.array([f"{i:032x}" for i in range(rows)], HASH_DTYPE)
     table.refresh()
@@ -163,17 +163,17 @@ def table(folder, rows: int) -> Rows:
 
 
 @given(st.integers(1, 400), st.lists(st.lists(st.integers(0, 19), min_size=1, max_size=7), min_size=1, max_size=6), st.integers(0, 5))
-def test_batches_follow_the_given_order_for_any_block_size(tmp_path_factory, block, drawn, epoch):
+def test_batches_follow_the_given_order_for_any_block_size(tmp_path_factory, block, batches, epoch):
     folder = tmp_path_factory.getbasetemp() / "views"
-    rows = table(folder, 20)
-    order = [[(epoch, index) for index in batch] for batch in drawn]
+    rows = stored_rows(folder, 20)
+    order = [[(epoch, index) for index in batch] for batch in batches]
     before, ftlit.features.batches.BLOCK_BYTES = ftlit.features.batches.BLOCK_BYTES, block
     try:
         read = list(read_batches(order, rows, torch.arange(20), "top", torch.float64))
     finally:
         ftlit.features.batches.BLOCK_BYTES = before
-    assert len(read) == len(drawn)
-    for (features, targets), batch in zip(read, drawn, strict=True):
+    assert len(read) == len(batches)
+    for (features, targets), batch in zip(read, batches, strict=True):
         expected = torch.tensor(batch)[:, None] * 3.0 + torch.arange(3.0)
         assert features.cut == "top" and features.values.dtype == torch.float64
         assert torch.equal(features.values, expected.double()) and targets.tolist() == batch
@@ -184,25 +184,25 @@ def test_random_numbers_of_a_view_depend_on_view_and_image_not_on_the_position(t
     pictures = {grey: Image.radial_gradient("L").rotate(grey).resize((20, 20)).convert("RGB") for grey in range(6)}
     digests = np.array([f"{i:032x}" for i in range(6)], HASH_DTYPE)
 
-    def views(order, drawn):
-        return ImageViews(Examples(order, [(0,)] * 6, pictures.__getitem__), digests[order], transform, drawn)[list(range(6))][1]
+    def views(order, seeds):
+        return ImageViews(Examples(order, [(0,)] * 6, pictures.__getitem__), digests[order], transform, seeds)[list(range(6))][1]
 
     forward, backward = views([0, 1, 2, 3, 4, 5], (0, 1)), views([5, 4, 3, 2, 1, 0], (0, 1))
     assert torch.equal(forward, backward.flip(0))
     assert not torch.equal(forward, views([0, 1, 2, 3, 4, 5], (0, 2))) and not torch.equal(forward, views([0, 1, 2, 3, 4, 5], (1, 1)))
 
 
-SLOWLY = """
+SLOW_EXTRACTION = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
 import ftlit.features.table
-from test_extract import backbone, images, Passed
+from test_extract import backbone, images, ImageCounter
 from ftlit import extract_features
 from torch.utils.data import DataLoader
 
 ftlit.features.table.SHARD_BYTES = 8 * 24  # 8 rows of the top features
 net = backbone()
-passed = Passed(net)
+counter = ImageCounter(net)
 
 def loader():
     for batch in DataLoader(images(64), batch_size=4):
@@ -210,32 +210,32 @@ def loader():
         yield batch
 
 extract_features(net, loader(), cache=sys.argv[2])
-print(passed.images)
+print(counter.images)
 """
 
 
-def slowly(folder: Path, seconds: float) -> subprocess.Popen:
-    command = [sys.executable, "-c", SLOWLY, str(Path(__file__).parent), str(folder), str(seconds)]
+def start_slow_extraction(folder: Path, seconds: float) -> subprocess.Popen:
+    command = [sys.executable, "-c", SLOW_EXTRACTION, str(Path(__file__).parent), str(folder), str(seconds)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 def test_only_one_of_two_processes_computes_the_same_features(tmp_path):
-    both = [slowly(tmp_path, 0.1) for _ in range(2)]
-    said = [process.communicate(timeout=120)[0] for process in both]
+    both = [start_slow_extraction(tmp_path, 0.1) for _ in range(2)]
+    outputs = [process.communicate(timeout=120)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
-    assert sorted(text.split()[-1] for text in said) == ["0", "64"]
-    assert sum("another process computes these features: waiting" in text for text in said) == 1
+    assert sorted(text.split()[-1] for text in outputs) == ["0", "64"]
+    assert sum("another process computes these features: waiting" in text for text in outputs) == 1
 
 
 def test_a_killed_process_leaves_complete_shards_and_the_next_process_continues(tmp_path):
-    first = slowly(tmp_path, 0.2)
+    first = start_slow_extraction(tmp_path, 0.2)
     while len(list(tmp_path.glob("*/*.safetensors"))) < 3:
         assert first.poll() is None
         time.sleep(0.02)
     first.send_signal(signal.SIGKILL)
     first.wait()
     kept = len(list(tmp_path.glob("*/*.safetensors"))) * 8
-    second = slowly(tmp_path, 0.0)
+    second = start_slow_extraction(tmp_path, 0.0)
     assert int(second.communicate(timeout=120)[0]) == 64 - kept
     net = backbone().eval()
     features = extract_features(net, loader(images(64)), cache=tmp_path)

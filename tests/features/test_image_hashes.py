@@ -1,8 +1,9 @@
-"""An image is known by its content, and a file whose content is remembered is not read again, unless it changed."""
+"""Images are identified by their content, and unchanged files are not read again."""
 
 import os
 import sqlite3
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,8 @@ def picture(path: Path, grey: int) -> Path:
     return path
 
 
-def aged(*paths: Path) -> None:
-    """Wait until no time of these files is so near that a change could go unnoticed."""
+def wait_until_old(*paths: Path) -> None:
+    """Wait until these files are old enough that every later change would be detected."""
     newest = max(max(path.stat().st_mtime_ns, path.stat().st_ctime_ns) for path in paths)
     time.sleep(max(0.0, newest / 1e9 + 2.1 - time.time()))
 
@@ -42,85 +43,83 @@ def test_equal_content_has_the_same_hash_under_any_file_name(tmp_path, three):
 
 @pytest.mark.parametrize("parts", [[("a", 0), ("a", 1), ("b", 0)], [(0, "left"), (0, "right"), (1, "left")], [0, 1, 2]], ids=str)
 def test_several_images_in_one_file_have_different_hashes(tmp_path, three, parts):
-    held = Examples(parts, [(0,)] * 3, read_image, [three[0], three[0], three[1]])
-    memory = HashCache(tmp_path / "store")
-    assert len(set(image_hashes(held, memory).tolist())) == 3
-    assert image_hashes(held, memory).tolist() == image_hashes(held, memory).tolist()
+    examples = Examples(parts, [(0,)] * 3, read_image, [three[0], three[0], three[1]])
+    hash_cache = HashCache(tmp_path / "store")
+    assert len(set(image_hashes(examples, hash_cache).tolist())) == 3
+    assert image_hashes(examples, hash_cache).tolist() == image_hashes(examples, hash_cache).tolist()
 
 
 def test_the_index_of_a_file_with_one_image_does_not_change_its_hash(tmp_path, three):
-    memory = HashCache(tmp_path / "store")
+    hash_cache = HashCache(tmp_path / "store")
     numbered = Examples([4, 5, 6], [(0,)] * 3, read_image, three)
-    assert image_hashes(numbered, memory).tolist() == image_hashes(files(*three), memory).tolist()
+    assert image_hashes(numbered, hash_cache).tolist() == image_hashes(files(*three), hash_cache).tolist()
 
 
 def test_unchanged_files_are_not_read_again_and_changed_files_are(tmp_path, three, monkeypatch):
-    memory = HashCache(tmp_path / "store")
-    aged(*three)
-    before = image_hashes(files(*three), memory).tolist()
+    hash_cache = HashCache(tmp_path / "store")
+    wait_until_old(*three)
+    before = image_hashes(files(*three), hash_cache).tolist()
     read = []
-    whole = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or whole(path))
-    assert image_hashes(files(*three), memory).tolist() == before and read == []
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or read_bytes(path))
+    assert image_hashes(files(*three), hash_cache).tolist() == before and read == []
     times = three[1].stat()
     content = bytearray(three[1].read_bytes())
     read.clear()
     content[-1] ^= 1
     three[1].write_bytes(content)
     os.utime(three[1], ns=(times.st_atime_ns, times.st_mtime_ns))  # the same size and time as before
-    after = image_hashes(files(*three), memory).tolist()
+    after = image_hashes(files(*three), hash_cache).tolist()
     assert read == ["b.png"] and after[0] == before[0] and after[1] != before[1]
 
 
 def test_a_recently_changed_file_is_not_cached(tmp_path, three, monkeypatch):
-    memory = HashCache(tmp_path / "store")
-    image_hashes(files(*three), memory)
-    assert memory.recall([path.absolute() for path in three]) == {}
+    hash_cache = HashCache(tmp_path / "store")
+    image_hashes(files(*three), hash_cache)
+    assert hash_cache.recall([path.absolute() for path in three]) == {}
 
 
 def test_a_relative_path_is_resolved_from_the_working_directory(tmp_path, three, monkeypatch):
-    memory = HashCache(tmp_path / "store")
+    hash_cache = HashCache(tmp_path / "store")
     monkeypatch.chdir(tmp_path)
-    aged(*three)
-    relative = image_hashes(files(Path("a.png")), memory).tolist()
-    assert relative == image_hashes(files(three[0]), memory).tolist()
+    wait_until_old(*three)
+    relative = image_hashes(files(Path("a.png")), hash_cache).tolist()
+    assert relative == image_hashes(files(three[0]), hash_cache).tolist()
     (tmp_path / "other").mkdir()
     picture(tmp_path / "other" / "a.png", 77)
     monkeypatch.chdir(tmp_path / "other")
-    assert image_hashes(files(Path("a.png")), memory).tolist() != relative
+    assert image_hashes(files(Path("a.png")), hash_cache).tolist() != relative
 
 
 def test_a_file_name_that_is_not_valid_text_is_supported(tmp_path, three):
     strange = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
     three[0].rename(strange)
-    memory = HashCache(tmp_path / "store")
-    aged(strange)
-    assert image_hashes(files(strange), memory).tolist() == image_hashes(files(three[2]), memory).tolist()
-    assert list(memory.recall([strange])) == [strange]
+    hash_cache = HashCache(tmp_path / "store")
+    wait_until_old(strange)
+    assert image_hashes(files(strange), hash_cache).tolist() == image_hashes(files(three[2]), hash_cache).tolist()
+    assert list(hash_cache.recall([strange])) == [strange]
 
 
 @pytest.mark.parametrize("content", [b"", b"no database at all", b"SQLite format 3\0" + bytes(100)])
 def test_a_damaged_hash_cache_gives_at_most_a_warning_and_no_wrong_hash(tmp_path, three, content):
-    memory = HashCache(tmp_path / "store")
-    aged(*three)
-    before = image_hashes(files(*three), memory).tolist()
-    memory.path.write_bytes(content)
-    import warnings
-
-    with warnings.catch_warnings(record=True) as said:
+    hash_cache = HashCache(tmp_path / "store")
+    wait_until_old(*three)
+    before = image_hashes(files(*three), hash_cache).tolist()
+    hash_cache.path.write_bytes(content)
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        assert image_hashes(files(*three), memory).tolist() == before
-    assert all("images.sqlite cannot be used" in str(warning.message) for warning in said)
-    assert image_hashes(files(*three), memory).tolist() == before
+        assert image_hashes(files(*three), hash_cache).tolist() == before
+    assert all("images.sqlite cannot be used" in str(warning.message) for warning in caught)
+    assert image_hashes(files(*three), hash_cache).tolist() == before
 
 
 def test_a_modified_hash_in_the_cache_is_ignored(tmp_path, three):
-    memory = HashCache(tmp_path / "store")
-    aged(*three)
-    before = image_hashes(files(*three), memory).tolist()
-    with sqlite3.connect(memory.path) as database:
+    hash_cache = HashCache(tmp_path / "store")
+    wait_until_old(*three)
+    before = image_hashes(files(*three), hash_cache).tolist()
+    with sqlite3.connect(hash_cache.path) as database:
         database.execute("UPDATE digests SET digest = ?", ("0" * 32,))
-    assert image_hashes(files(*three), memory).tolist() == before
+    assert image_hashes(files(*three), hash_cache).tolist() == before
 
 
 def test_the_error_for_a_missing_file_is_one_line_with_its_name(tmp_path, three):

@@ -1,4 +1,4 @@
-"""The key of stored features: every component counts; comments, docstrings and the places of ftlit's modules do not."""
+"""The key of stored features changes with every component, but not with comments, docstrings or module paths of ftlit."""
 
 import ast
 import json
@@ -125,11 +125,11 @@ print(json.dumps(keys))
 """
 
 
-SHIM = "import sys, importlib\nsys.modules[__name__] = importlib.import_module({!r})\n"
+ALIAS = "import sys, importlib\nsys.modules[__name__] = importlib.import_module({!r})\n"
 
 
 def edit_and_move(path: Path, module: str) -> None:
-    """Change each docstring of a module, drop its comments, and move it; its old name stands for the new one."""
+    """Change all docstrings and comments of a module, and move it; its old name stays importable."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
@@ -139,11 +139,11 @@ def edit_and_move(path: Path, module: str) -> None:
         path.write_text(text)
     else:
         path.with_name(f"moved_{path.name}").write_text(text)
-        path.write_text(SHIM.format(f"{module}.moved_{path.stem}"))
+        path.write_text(ALIAS.format(f"{module}.moved_{path.stem}"))
 
 
 def keys_of(folder: Path, users: str) -> dict[str, str]:
-    """The keys that PROGRAM prints with the package in this folder."""
+    """Return the keys that PROGRAM prints with the package in this folder."""
     (folder / "users.py").write_text(users)
     (folder / "program.py").write_text(PROGRAM)
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}

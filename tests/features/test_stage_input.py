@@ -1,4 +1,4 @@
-"""Which stages train from stored features, at which cut, and the reason why the others do not."""
+"""Stages that train from stored features: at which cut, and the reason if a stage does not."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def plan(*trained, pooled=True, rows=10, net=None, **how):
         ((), "top"),
         (("top",), "pooling"),
         (("middle", "top"), "low"),
-        (("middle",), "low"),  # a hole: what is frozen above a trained layer changes with it
+        (("middle",), "low"),  # the features of the frozen layer above change with the trained layer
         (("low",), None),
         (CUTS, None),
     ],

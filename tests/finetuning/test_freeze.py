@@ -1,4 +1,4 @@
-"""Invariant 3: frozen means frozen. Parameters, statistics and dropout stand still, whoever calls `.train()`."""
+"""Invariant 3: frozen means frozen. Parameters, statistics and modes of frozen layers never change, even after `.train()`."""
 
 from copy import deepcopy
 
@@ -47,7 +47,7 @@ def test_exactly_the_covered_parameters_train():
 def test_frozen_parameters_and_statistics_and_the_outputs_of_a_frozen_prefix_do_not_change():
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
-    train(model, optimizer)  # so that momentum would move what is frozen later
+    train(model, optimizer)  # momentum must not change layers that are frozen later
     set_trainable(model, ["3"])
     frozen, x = deepcopy(model[:3].state_dict()), torch.randn(5, 4)
     before, head = model[:2](x), model[3].weight.clone()
@@ -132,7 +132,7 @@ def test_set_modes_is_idempotent_and_undoes_train_and_eval(patterns, mode):
 
 
 class Tied(nn.Module):
-    """A decoder that shares the embedding's weight, under two names."""
+    """A decoder that shares the weight of the embedding: one parameter with two names."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,21 +163,21 @@ def test_a_pattern_without_match_is_an_error_and_changes_nothing():
 STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
 
 
-def moved(model: nn.Module, steps: int = 2) -> set[str]:
+def changed_tensors(model: nn.Module, steps: int = 2) -> set[str]:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     train(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1), steps)
     return {name for name, tensor in model.state_dict().items() if not torch.equal(before[name], tensor)}
 
 
 @pytest.mark.parametrize(
-    ("policy", "norm_moves"),
+    ("policy", "norm_changes"),
     [("live", {"weight", "bias"} | STATISTICS), ("frozen_stats", {"weight", "bias"}), ("frozen", set())],
 )
-def test_the_batchnorm_policy_decides_which_tensors_of_a_trained_batch_norm_change(policy, norm_moves):
+def test_the_batchnorm_policy_decides_which_tensors_of_a_trained_batch_norm_change(policy, norm_changes):
     model = net()
     set_trainable(model, ["*"], policy)
-    names = moved(model)
-    assert {name for name in names if ".1." in name} == {f"{layer}.1.{leaf}" for layer in "01" for leaf in norm_moves}
+    names = changed_tensors(model)
+    assert {name for name in names if ".1." in name} == {f"{layer}.1.{leaf}" for layer in "01" for leaf in norm_changes}
     assert {"0.0.weight", "1.0.weight", "3.weight"} <= names
 
 
@@ -185,7 +185,7 @@ def test_the_batchnorm_policy_decides_which_tensors_of_a_trained_batch_norm_chan
 def test_no_batchnorm_policy_changes_a_frozen_layer(policy):
     model = net()
     set_trainable(model, ["1", "3"], policy)
-    assert not any(name.startswith("0.") for name in moved(model))
+    assert not any(name.startswith("0.") for name in changed_tensors(model))
 
 
 FILE = WeightsOrigin("file", "a.pth")
@@ -215,8 +215,8 @@ def test_auto_freezes_the_statistics_of_pretrained_layers_only(origin, reinit, b
 def test_policies_may_differ_by_pattern_and_the_first_match_wins():
     model = net()
     set_trainable(model, ["*"], {"0.1": "frozen", "0": "frozen_stats"})
-    assert {name.split(".")[-1] for name in moved(model) if name.startswith("0.1.")} == set()
-    assert STATISTICS <= {name.split(".")[-1] for name in moved(model) if name.startswith("1.1.")}
+    assert {name.split(".")[-1] for name in changed_tensors(model) if name.startswith("0.1.")} == set()
+    assert STATISTICS <= {name.split(".")[-1] for name in changed_tensors(model) if name.startswith("1.1.")}
 
 
 def test_a_policy_may_change_from_stage_to_stage():
@@ -234,13 +234,13 @@ def test_an_unknown_policy_or_pattern_is_an_error_and_changes_nothing(batchnorm,
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-@pytest.mark.parametrize(("patterns", "wakes"), [(["top"], False), (["low", "top"], True), (["low"], True)])
-def test_a_layer_without_parameters_is_frozen_if_the_layers_below_are_frozen(patterns, wakes):
+@pytest.mark.parametrize(("patterns", "active"), [(["top"], False), (["low", "top"], True), (["low"], True)])
+def test_a_layer_without_parameters_is_frozen_if_the_layers_below_are_frozen(patterns, active):
     layers = {"low": nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), "drop": nn.Dropout(0.5), "top": nn.Linear(4, 4)}
     backbone = Backbone(layers, InputSpec(size=2))
     set_trainable(backbone, patterns)
     features = [backbone.upto("drop")(torch.ones(4, 3, 2, 2)) for _ in range(2)]
-    assert (not torch.equal(*features)) == wakes
+    assert (not torch.equal(*features)) == active
 
 
 def test_held_modules_stay_in_evaluation_mode_until_they_are_released():

@@ -1,4 +1,4 @@
-"""Losses: against their definitions and scikit-learn's class weights."""
+"""Losses equal their definitions, and class weights equal those of scikit-learn."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def test_targets_may_be_class_probabilities():
     for weights in (None, "balanced"):
         loss = cross_entropy([1, 2, 3], class_weights=weights)
         hard = loss(LOGITS, LABELS) if weights is None else loss(LOGITS, LABELS) * loss.weight[LABELS].sum() / len(LABELS)
-        torch.testing.assert_close(loss(LOGITS, soft), hard)  # torch divides by images here, by their weights there
+        torch.testing.assert_close(loss(LOGITS, soft), hard)  # torch divides by the number of images here, by the sum of weights there
 
 
 def test_bce_is_the_mean_over_images_and_labels():

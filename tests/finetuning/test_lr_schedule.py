@@ -1,4 +1,4 @@
-"""One factor drives all groups: the ratios hold at every step, and the curve is torch's own."""
+"""One factor scales the rates of all groups: their ratios are constant, and the curves equal those of torch."""
 
 from functools import partial
 
@@ -58,7 +58,7 @@ def trace(rates, steps=STEPS, first=0):
     return seen
 
 
-@pytest.mark.filterwarnings("ignore:The epoch parameter")  # SequentialLR of torch warns of itself
+@pytest.mark.filterwarnings("ignore:The epoch parameter")  # a warning of SequentialLR
 @pytest.mark.parametrize("name", CURVES)
 def test_rates_equal_those_of_torchs_scheduler_in_all_groups(name):
     curve, torchs = CURVES[name]
@@ -91,7 +91,7 @@ def test_resuming_at_any_step_gives_the_same_rates_bit_for_bit(name, warmup, cut
 
 
 def test_rates_with_warm_up_and_restart_in_each_stage_equal_a_manual_computation():
-    """Ten steps: four in the first stage, six in the second; a quarter of each rises, then a straight line down."""
+    """Four steps in the first stage, six in the second; the rate rises during a quarter of each, then it falls linearly."""
     rates = Rates(optimizer(1.0, 0.1), linear, steps=4, epochs=1, warmup=0.25, restart=True)
     first = trace(rates, 4)
     rates.begin_stage(6, 1)

@@ -1,4 +1,4 @@
-"""Invariant 2: groups partition the parameters by identity, frozen ones included, and a frozen one never moves."""
+"""Invariant 2: groups partition the parameters by identity, frozen ones included, and frozen parameters never change."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ factors = st.floats(1e-4, 10)
 
 
 def net(layers: int = 4, value: float | None = None) -> nn.ModuleDict:
-    """Layers that are alike in shape and, where `value` is given, in value."""
+    """Return layers of equal shapes and, with `value`, of equal values."""
     model = nn.ModuleDict({f"layer{i}": nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3)) for i in range(layers)})
     if value is not None:
         for parameter in model.parameters():
@@ -26,7 +26,7 @@ def net(layers: int = 4, value: float | None = None) -> nn.ModuleDict:
 
 @st.composite
 def rules(draw, layers: int = 4):
-    """Some layers, some of them by halves, in any order, and the rest at the end."""
+    """Draw patterns of some layers or parts of layers, in any order, followed by a pattern for all others."""
     picked = draw(st.lists(st.sampled_from(range(layers)), unique=True, max_size=layers - 1))
     patterns = [f"layer{i}{draw(st.sampled_from(['', '.0', '.1', '.*.bias', '.0.weight']))}" for i in picked]
     return [(pattern, draw(factors)) for pattern in [*patterns, "*"]]
@@ -87,7 +87,7 @@ def test_momentum_and_weight_decay_do_not_change_a_parameter_while_it_is_frozen(
     optimizer = build_optimizer(model, factory, [("layer0", 0.5), ("*", 1.0)])
 
     def step() -> list[bool]:
-        """Which parameters of layer0, and which of layer1, a step moves."""
+        """Return whether a step changes all of layer0, any of layer0, all of layer1."""
         before = [parameter.detach().clone() for parameter in model.parameters()]
         optimizer.zero_grad()
         model.layer1(model.layer0(torch.randn(8, 3)).tanh()).pow(3).sum().backward()
@@ -95,7 +95,7 @@ def test_momentum_and_weight_decay_do_not_change_a_parameter_while_it_is_frozen(
         moved = [not torch.equal(b, p) for b, p in zip(before, model.parameters(), strict=True)]
         return [all(moved[:4]), any(moved[:4]), all(moved[4:])]
 
-    assert step() == [True, True, True]  # momentum is there now
+    assert step() == [True, True, True]  # momentum is no longer 0
     set_trainable(model, ["layer1"])
     assert [step(), step()] == [[False, False, True]] * 2
     set_trainable(model, ["*"])

@@ -1,4 +1,4 @@
-"""The plan says what will be, and what is silently wrong."""
+"""The plan describes each layer in each stage, and warns of silent mistakes."""
 
 from functools import partial
 
@@ -72,10 +72,10 @@ def test_a_frozen_layer_between_trained_layers_is_reported():
     assert warning.startswith("no stage trains high")
 
 
-@pytest.mark.parametrize(("policy", "warned"), [("live", 1), ("frozen_stats", 0), ("frozen", 0)])
+@pytest.mark.parametrize(("policy", "count"), [("live", 1), ("frozen_stats", 0), ("frozen", 0)])
 @pytest.mark.parametrize("known", [{"batch_size": 4}, {"processes": 2}])
-def test_live_statistics_with_small_batches_or_several_processes_are_reported(policy, warned, known):
-    assert len(plan(Schedule([Stage(["*"], batchnorm=policy)]), **known).warnings) == warned
+def test_live_statistics_with_small_batches_or_several_processes_are_reported(policy, count, known):
+    assert len(plan(Schedule([Stage(["*"], batchnorm=policy)]), **known).warnings) == count
 
 
 def test_a_pattern_without_match_in_any_stage_is_an_error():
@@ -83,21 +83,21 @@ def test_a_pattern_without_match_in_any_stage_is_an_error():
         plan(Schedule([Stage(["head"]), Stage(["hihg"], epoch=1)]))
 
 
-@pytest.mark.parametrize(("trained_with", "warned"), [(None, 0), (InputSpec(size=4), 1), (InputSpec(size=8, mean=0.5), 0)])
-def test_a_normalisation_that_differs_from_that_of_the_weights_is_reported(trained_with, warned):
+@pytest.mark.parametrize(("trained_with", "count"), [(None, 0), (InputSpec(size=4), 1), (InputSpec(size=8, mean=0.5), 0)])
+def test_a_normalisation_that_differs_from_that_of_the_weights_is_reported(trained_with, count):
     model = nn.Module()
     layers, origin = {"low": nn.Conv2d(3, 4, 1)}, WeightsOrigin("file", "a.pth")
     model.backbone = Backbone(layers, InputSpec(size=4, mean=0.5), origin=origin, trained_with=trained_with)
     schedule = Schedule([Stage(["*"])])
     warnings = examine(model, ["backbone.low"], schedule, build_optimizer(model, SGD)).warnings
-    assert len(warnings) == warned and all("normalised with mean (0.5, 0.5, 0.5)" in line for line in warnings)
+    assert len(warnings) == count and all("normalised with mean (0.5, 0.5, 0.5)" in line for line in warnings)
 
 
 @pytest.mark.parametrize(
-    ("patterns", "origin", "warned"), [(["head"], RANDOM, 1), (["*"], RANDOM, 0), (["head"], WeightsOrigin("file", "a.pth"), 0)]
+    ("patterns", "origin", "count"), [(["head"], RANDOM, 1), (["*"], RANDOM, 0), (["head"], WeightsOrigin("file", "a.pth"), 0)]
 )
-def test_layers_with_random_weights_that_never_train_are_reported(patterns, origin, warned):
+def test_layers_with_random_weights_that_never_train_are_reported(patterns, origin, count):
     model = nn.Module()
     model.backbone, model.head = Backbone({"low": nn.Conv2d(3, 4, 1)}, InputSpec(size=4), origin=origin), nn.Linear(4, 2)
     warnings = examine(model, ["backbone.low", "head"], Schedule([Stage(patterns)]), build_optimizer(model, SGD)).warnings
-    assert len(warnings) == warned and all(line.startswith("no stage trains low, and their weights are random") for line in warnings)
+    assert len(warnings) == count and all(line.startswith("no stage trains low, and their weights are random") for line in warnings)

@@ -1,4 +1,4 @@
-"""Layers that the user froze never train under any schedule, and all others do."""
+"""Layers that the user freezes train under no schedule, and all others do."""
 
 import pytest
 import torch

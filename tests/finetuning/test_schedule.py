@@ -1,4 +1,4 @@
-"""Invariant 4 and the factories: which parameters train from when, at which share of the base rate."""
+"""Invariant 4, and the presets: when parameters train, and at which factor of the base rate."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""A metric ends a stage: good enough, or no longer getting better."""
+"""A metric ends a stage if it reaches a threshold or no longer improves."""
 
 import pytest
 from hypothesis import given
@@ -28,8 +28,8 @@ def test_mode_min_equals_mode_max_on_negated_values(values, patience):
         ([], False),
         ([1.0], False),
         ([1.0, 1.0], False),
-        ([1.0, 1.0, 1.0], True),  # as good is not better
-        ([1.0, 1.05, 1.09], True),  # nor is better by no more than min_delta
+        ([1.0, 1.0, 1.0], True),  # an equal value is no improvement
+        ([1.0, 1.05, 1.09], True),  # nor is an improvement of at most min_delta
         ([1.0, 0.5, 1.2, 1.1], False),
         ([1.0, 0.5, 1.2, 1.1, 1.25], True),
         ([float("nan"), float("nan")], True),

@@ -1,4 +1,4 @@
-"""Invariant 1 on a toy: a cut loses nothing; and looking at a backbone leaves it as it is."""
+"""Invariant 1 on a small backbone: a cut loses nothing; and reading properties does not change a backbone."""
 
 from copy import deepcopy
 from itertools import product
@@ -18,7 +18,7 @@ SHAPES = {"stem": (4, 4, 4), "encoder.0": (6, 2, 2), "encoder.1": (6, 2, 2), "ne
 
 
 class Tokens(nn.Module):
-    """A map (N, C, H, W) -> tokens (N, HW, C), scaled."""
+    """Map (N, C, H, W) -> scaled tokens (N, HW, C)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,14 +29,14 @@ class Tokens(nn.Module):
 
 
 class First(nn.Linear):
-    """Tokens -> a vector, from the first one."""
+    """Tokens -> a vector, from the first token."""
 
     def forward(self, x):
         return super().forward(x[:, 0])
 
 
 def toy() -> Backbone:
-    """Map, map, map, tokens, vector; with batch norm, dropout and a buffer that is not saved."""
+    """Return a backbone with features map, map, map, tokens, vector; with batch norm, dropout and a buffer that is not saved."""
     torch.manual_seed(0)
     layers = {
         "stem": nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.BatchNorm2d(4)),
@@ -135,14 +135,14 @@ def test_feature_shapes_do_not_change_modes_parameters_buffers_gradients_or_rand
     backbone.get_submodule("encoder.1").weight.requires_grad_(False)
     modes = [module.training for module in backbone.modules()]
     tensors = [*backbone.parameters(), *backbone.buffers()]
-    values, wanted, chance = deepcopy(tensors), [t.requires_grad for t in tensors], torch.get_rng_state()
+    values, trained, random_state = deepcopy(tensors), [t.requires_grad for t in tensors], torch.get_rng_state()
     assert backbone.feature_shapes == SHAPES
     after = [*backbone.parameters(), *backbone.buffers()]
     assert all(a is b for a, b in zip(after, tensors, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(after, values, strict=True))
-    assert [t.requires_grad for t in after] == wanted and all(t.grad is None for t in after)
+    assert [t.requires_grad for t in after] == trained and all(t.grad is None for t in after)
     assert [module.training for module in backbone.modules()] == modes
-    assert torch.equal(torch.get_rng_state(), chance)
+    assert torch.equal(torch.get_rng_state(), random_state)
 
 
 def test_modes_are_restored_if_a_layer_fails():

@@ -5,13 +5,12 @@ from copy import deepcopy
 
 import pytest
 import torch
+from batchnorm_networks import TOLERANCE, assert_same, assert_state_equal, logits, net, network, randomise
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ftlit.errors import UserError
 from ftlit.models.batchnorm_fold import AffineNorm, affine_to_batchnorm, batchnorm_to_affine, load_either
-from ftlit.models.heads import LinearHead
-from ftlit.zoo import load_backbone
 from ftlit.zoo.torchvision_nets import available
 
 pytestmark = pytest.mark.zoo
@@ -25,49 +24,10 @@ SMALL = {
 WITHOUT = ("alexnet", "convnext", "squeezenet", "swin", "vgg", "vit")
 OTHERS = {name for name in available() if name.endswith("_bn") or not name.startswith(WITHOUT)} - set(SMALL) - {"mlp"}
 GIANTS = {"regnet_y_128gf", "efficientnet_b7", "efficientnet_v2_l"}
-SETTINGS = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
-
-
-def randomise(module):
-    """As after training on something: fresh statistics, weights and biases would hide a missing factor."""
-    for norm in module.modules():
-        if isinstance(norm, _BatchNorm):
-            for name, tensor in norm.state_dict().items():
-                if tensor.is_floating_point():
-                    tensor.uniform_(0.5, 1.5) if name in ("weight", "running_var") else tensor.normal_(std=0.3)
-    return module
-
-
-def network(name, size):
-    torch.manual_seed(0)
-    backbone = load_backbone(name, weights=None, input_spec={"size": size}, **SETTINGS.get(name, {}))
-    return nn.Sequential(OrderedDict(backbone=randomise(backbone), head=LinearHead(backbone.num_features, 10)))
-
-
-def logits(model, x):
-    with torch.no_grad():
-        return model.head(model.backbone.pool(model.backbone(x)))
 
 
 def norms(module, kind=_BatchNorm):
     return [m for m in module.modules() if isinstance(m, kind)]
-
-
-def net(dtype=torch.float32, **settings):
-    torch.manual_seed(0)
-    layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, **settings), nn.ReLU(), nn.Flatten(), nn.Linear(16, 4), nn.BatchNorm1d(4, **settings)]
-    return randomise(nn.Sequential(*layers)).to(dtype).eval()
-
-
-def assert_same(one, other):
-    """Within the tolerance of the dtype, relative to the largest value."""
-    assert (one - other).abs().max() <= TOLERANCE[one.dtype] * one.abs().max()
-
-
-def assert_state_equal(one, other):
-    assert list(one) == list(other)
-    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 def check_invariant_7(model, size):
@@ -146,14 +106,14 @@ def test_a_second_rewrite_changes_nothing():
     assert all(a is b for a, b in zip(modules, affine_to_batchnorm(back).modules(), strict=True))
 
 
-class Loud(nn.BatchNorm2d):
+class CustomNorm(nn.BatchNorm2d):
     def forward(self, x):
         return super().forward(x).relu()
 
 
 @pytest.mark.parametrize(("norm", "message"), [
     (nn.BatchNorm2d(4, track_running_stats=False), r"'2\.last' \(BatchNorm2d\) .* no running statistics"),
-    (Loud(4), r"'2\.last' \(Loud\) .* custom classes are not supported"),
+    (CustomNorm(4), r"'2\.last' \(CustomNorm\) .* custom classes are not supported"),
     (nn.LazyBatchNorm2d(), r"'2\.last' \(LazyBatchNorm2d\) .* custom classes are not supported"),
 ])  # fmt: skip
 def test_an_unsupported_batch_norm_is_an_error_and_changes_nothing(norm, message):
@@ -166,77 +126,6 @@ def test_an_unsupported_batch_norm_is_an_error_and_changes_nothing(norm, message
     assert list(model.state_dict()) == names
     with pytest.raises(UserError, match="^" + type(norm).__name__):
         batchnorm_to_affine(norm)
-
-
-# state dicts
-
-
-def test_a_checkpoint_of_either_form_loads_into_either():
-    """`whole[True]` is the affine form. Only the numbers of the file count, so the target starts from others."""
-    x = torch.randn(2, 3, 64, 64)
-    whole = [network("resnet18", 64).eval(), batchnorm_to_affine(network("resnet18", 64)).eval()]
-    expected = logits(whole[0], x)
-    for source in whole:
-        for target in map(deepcopy, whole):
-            for parameter in target.parameters():
-                nn.init.normal_(parameter)
-            state = deepcopy(source.state_dict())
-            load_either(target, state)
-            assert_same(expected, logits(target, x))
-            assert_state_equal(state, source.state_dict())
-
-
-@pytest.mark.parametrize("source", [torch.float16, torch.float32, torch.float64])
-def test_loading_folds_in_float64_and_keeps_the_dtype_of_the_module(source):
-    old = net(source)
-    for target in TOLERANCE:
-        affine = batchnorm_to_affine(net()).to(target)
-        affine.load_state_dict(old.state_dict())
-        expected = batchnorm_to_affine(deepcopy(old).double()).to(target)
-        assert_state_equal(affine.state_dict(), expected.state_dict())
-
-
-def test_a_state_dict_can_be_assigned_to_modules_on_the_meta_device():
-    old = net()
-    with torch.device("meta"):
-        affine = batchnorm_to_affine(net())
-    affine.load_state_dict(old.state_dict(), assign=True)
-    x = torch.randn(2, 3, 4, 4)
-    assert_same(old(x), affine(x))
-
-
-@pytest.mark.parametrize("settings", [{}, {"affine": False}])
-def test_load_state_dict_of_torch_loads_a_batch_norm_checkpoint_into_the_affine_form(settings):
-    old = net(**settings)
-    affine = batchnorm_to_affine(net(**settings))
-    for parameter in affine.parameters():
-        nn.init.normal_(parameter)
-    affine.load_state_dict(old.state_dict())
-    x = torch.randn(2, 3, 4, 4)
-    assert_same(old(x), affine(x))
-
-
-def test_missing_and_unexpected_keys_are_errors():
-    for source, target in ((net(), batchnorm_to_affine(net())), (batchnorm_to_affine(net()), net()), (net(), net())):
-        for change, message in (({}, r'Missing key.*"1\.bias"'), ({"1.foo": torch.zeros(1)}, r'Unexpected key.*"1\.foo"')):
-            state = {**source.state_dict(), **change}
-            if not change:
-                del state["1.bias"]
-            with pytest.raises(RuntimeError, match=f"(?s){message}"):
-                load_either(target, state)
-    with pytest.raises(RuntimeError, match=r"Missing key.*running_mean"):
-        load_either(nn.BatchNorm2d(4, affine=False), {})
-    with pytest.raises(RuntimeError, match=r'Unexpected key.*"1\.weight"'):
-        load_either(net(affine=False), batchnorm_to_affine(net()).state_dict())
-
-
-def test_a_batch_norm_without_statistics_loads_unchanged():
-    old, new = (randomise(nn.BatchNorm2d(4, track_running_stats=False)) for _ in range(2))
-    load_either(new, old.state_dict())
-    assert_state_equal(new.state_dict(), old.state_dict())
-
-
-# what stays, what is gone
 
 
 def test_the_affine_form_has_no_buffers_that_processes_would_broadcast():
@@ -278,7 +167,7 @@ def test_shared_modules_stay_shared():
 
 
 def test_a_cut_of_the_backbone_is_rewritten_with_the_backbone():
-    """`upto` shares its layers: what is inside them changes for both."""
+    """`upto` shares its layers: a rewrite changes both."""
     backbone = network("resnet18", 64).backbone.eval()
     lower = backbone.upto("layer2")
     batchnorm_to_affine(backbone)
@@ -299,7 +188,7 @@ def test_gradients_equal_those_of_weight_times_x_plus_bias():
 
 
 def test_the_affine_form_trains_with_a_batch_of_one():
-    """Where BatchNorm cannot: one value per channel has no variance. Evaluation mode is the same function."""
+    """BatchNorm cannot: one value per channel has no variance. Training and evaluation mode compute the same function."""
     x = torch.randn(1, 3, 4, 4)
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         net().train()(x)

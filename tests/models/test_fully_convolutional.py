@@ -1,4 +1,4 @@
-"""Invariant 7 for fully connected layers: as convolutions they compute the same, window by window."""
+"""Invariant 7 for fully connected layers: as convolutions they compute the same on every window."""
 
 import pytest
 import torch

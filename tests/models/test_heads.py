@@ -1,4 +1,4 @@
-"""Heads: what each computes, its shapes, and what it cannot take."""
+"""Heads: outputs, shapes and errors."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def test_conv_averages_over_positions_after_the_convolution():
     expected = head.linear(norm(convolution(MAPS)).relu().mean((2, 3)))
     assert torch.equal(head(MAPS), expected) and expected.shape == (5, 3)
     assert (convolution.kernel_size, convolution.out_channels) == ((3, 3), 8)
-    assert head(MAPS[:, :, :1, :1]).shape == (5, 3)  # a map of one place is a map
+    assert head(MAPS[:, :, :1, :1]).shape == (5, 3)  # a map of one position is a map
 
 
 @pytest.mark.parametrize(("features", "shape"), [(VECTORS, r"\(6,\)"), (TOKENS, r"\(7, 6\)")])

@@ -1,4 +1,4 @@
-"""Advice: size and similarity decide on the scenario. LogME: the evidence of a Bayesian linear model."""
+"""Advice: size and similarity decide the scenario. LogME: the evidence of a Bayesian linear model."""
 
 import math
 
@@ -40,7 +40,7 @@ def test_layers_that_cannot_be_dropped_are_kept():
     advice = advise(measured(0.5, 0.9, images=100, below_logme=0.1), droppable=False)
     assert (advice.scenario, advice.cut, advice.reason.cut) == ("small_similar", "layer3", CutReason.NOT_DROPPABLE)
     advice = advise(measured(0.5, 0.999), droppable=False)
-    assert advice.scenario == "large_different" and advice.reason.numbers.probe_error == 0.5  # of the head on the top
+    assert advice.scenario == "large_different" and advice.reason.numbers.probe_error == 0.5  # error of the probe at the top
 
 
 def test_layers_are_dropped_where_accuracy_and_logme_agree():
@@ -109,7 +109,7 @@ def test_logme_equals_the_maximum_of_the_evidence(samples, width):
     features = torch.randn(samples, width, dtype=torch.float64) + labels[:, None]
 
     def evidence(target, alpha, beta):
-        """Of target ~ N(0, features features^T / alpha + 1 / beta), Bishop 2006, equation 3.77."""
+        """Log density of target ~ N(0, features features^T / alpha + 1 / beta), Bishop 2006, equation 3.77."""
         covariance = features @ features.T / alpha + torch.eye(samples, dtype=torch.float64) / beta
         return torch.distributions.MultivariateNormal(torch.zeros(samples, dtype=torch.float64), covariance).log_prob(target) / samples
 

@@ -1,4 +1,4 @@
-"""Probes at every layer: chosen on val, evaluated once on test, the same table from stored features."""
+"""Probes at every layer: chosen on val, evaluated once on test, and the same table from stored features."""
 
 import csv
 import json
@@ -13,8 +13,6 @@ from paths import ROOT
 from ftlit import FineTuner, UserError, extract_features, fit_probe, load_backbone
 from ftlit.probes.layer_probes import Interval, LayerProbes, best_of, bootstrap, draw
 from ftlit.probes.linear_probe import Probe
-
-pytestmark = pytest.mark.e2e
 
 
 def split(count: int, seed: int, folder):
@@ -80,6 +78,7 @@ def probe(folder, *arguments, **environment):
     return warm.run(command, cwd=folder, env={**os.environ, **environment}, timeout=300)
 
 
+@pytest.mark.e2e
 def test_the_recipe_prints_a_row_per_layer_and_writes_table_figure_and_result(tmp_path):
     first, again = (probe(tmp_path, "probe.l2=[1e-1,1e-3]", FTLIT_CACHE=str(tmp_path / "store")) for _ in range(2))
     assert first.returncode == 0, first.stderr
@@ -96,6 +95,7 @@ def test_the_recipe_prints_a_row_per_layer_and_writes_table_figure_and_result(tm
     assert (tmp_path / "run" / "probe.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.e2e
 def test_repeats_draw_several_training_sets_and_never_train_on_val(tmp_path):
     output = probe(tmp_path, "data.per_class=5", "probe.repeats=3", "probe.l2=[1e-1,1e-3]", "probe.cuts=[layer3,layer4]").stdout
     results = json.loads((tmp_path / "run" / "result.json").read_text())
@@ -106,6 +106,7 @@ def test_repeats_draw_several_training_sets_and_never_train_on_val(tmp_path):
     assert [line.split()[1] for line in output.splitlines() if line.startswith("│")] == ["layer4", "layer3"]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -34,8 +34,8 @@ def test_the_head_gives_the_logits_of_the_probe_on_raw_features(kind, classes):
 
 @pytest.mark.parametrize("kind", PROBE_KINDS)
 def test_an_almost_constant_feature_has_a_small_weight(kind):
-    dead = torch.rand(200, 2, generator=torch.Generator().manual_seed(0), dtype=FEATURES.dtype) * 1e-30
-    probe = fit_probe(torch.cat([FEATURES[:200], dead], dim=1), LABELS[:200], kind=kind, l2=1e-2)
+    almost_constant = torch.rand(200, 2, generator=torch.Generator().manual_seed(0), dtype=FEATURES.dtype) * 1e-30
+    probe = fit_probe(torch.cat([FEATURES[:200], almost_constant], dim=1), LABELS[:200], kind=kind, l2=1e-2)
     alone = fit_probe(FEATURES[:200], LABELS[:200], kind=kind, l2=1e-2)
     assert torch.allclose(probe.weight[:, :-2], alone.weight, atol=1e-3) and float(probe.weight[:, -2:].abs().max()) < 1e-3
 

@@ -32,8 +32,8 @@ def objective(kind, features, labels, classes, weight, bias, l2) -> float:
     return float(loss + l2 / 2 * weight.double().square().sum())
 
 
-def theirs(kind, features, labels, classes, l2):
-    """scikit-learn's weights and biases. liblinear's intercept is part of the penalised weights: as a large feature it hardly is."""
+def sklearn_solution(kind, features, labels, classes, l2):
+    """Return weights and biases of scikit-learn. liblinear penalizes the intercept: a large intercept_scaling makes that negligible."""
     c, x = 1 / (len(labels) * l2), features.double().numpy()
     if kind == "softmax":
         found = LogisticRegression(C=c, tol=1e-9, max_iter=20_000).fit(x, labels)
@@ -46,21 +46,21 @@ def theirs(kind, features, labels, classes, l2):
 
 
 def assert_same_optimum(kind, features, labels, classes, near=NEAR, agree=1.0):
-    """Returns at how many L2 penalties scikit-learn reached it too, and predictions were compared."""
-    path, met = solve(features, labels, classes, L2_PENALTIES, kind), 0
+    """Return for how many L2 penalties scikit-learn reaches the optimum too; there the predictions are compared."""
+    path, compared = solve(features, labels, classes, L2_PENALTIES, kind), 0
     assert bool(path.converged.all()) and path.weight.dtype == features.dtype
     for i, l2 in enumerate(L2_PENALTIES):
         ours = objective(kind, features, labels, classes, path.weight[i], path.bias[i], l2)
         assert ours == pytest.approx(float(path.objective[i]), rel=1e-4 if features.dtype == torch.float32 else 1e-9)
-        weight, bias = theirs(kind, features, labels, classes, l2)
+        weight, bias = sklearn_solution(kind, features, labels, classes, l2)
         their = objective(kind, features, labels, classes, weight, bias, l2)
         assert ours <= their * (1 + near) + 1e-9, (l2, ours, their)
-        if their <= ours * (1 + near):  # theirs is no worse: the same optimum, so the same predictions
+        if their <= ours * (1 + near):  # the same optimum, so the same predictions
             mine, other = (outputs(features, *pair) for pair in ((path.weight[i], path.bias[i]), (weight, bias)))
             same = (mine > 0) == (other > 0) if classes == 2 else mine.argmax(1) == other.argmax(1)
             assert float(same.double().mean()) >= agree
-            met += 1
-    return met
+            compared += 1
+    return compared
 
 
 def standard(features):
@@ -79,7 +79,7 @@ def test_the_optimum_on_digits_equals_that_of_scikit_learn(kind, classes, dtype)
 
 @st.composite
 def problems(draw):
-    """Features and labels: any number of classes, N < C and N > C, classes of one sample, constant and duplicated features."""
+    """Draw features and labels: any number of classes, N < C and N > C, classes of one sample, constant and duplicated features."""
     classes = draw(st.integers(2, 50))
     samples = draw(st.integers(classes, classes + 60))
     width = draw(st.integers(1, 80))

@@ -53,7 +53,7 @@ def shards_of(rows: int):
 
 
 def one_shard(tmp_path):
-    """Return the path of a shard of four rows."""
+    """Write a shard of four rows; return its path."""
     table = written(Store(tmp_path).table(feature_key()), range(4))
     return table.shards[0].path
 

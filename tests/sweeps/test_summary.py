@@ -1,36 +1,18 @@
-"""A sweep ends in a table over seeds that its folder alone gives again, whatever launched its jobs, and goes on where it stopped."""
+"""The table of a sweep is computed from its folder, and written with a figure."""
 
 import csv
 import json
-import os
-import sys
-from dataclasses import replace
-from functools import partial
-from importlib.util import find_spec
 
 import pytest
-import warm
-from hydra import compose
-from omegaconf import open_dict
-from paths import ROOT
 
-from ftlit.cli import main, sweep_jobs
+from ftlit.cli import main
 from ftlit.errors import UserError
-from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
-from ftlit.sweeps.jobs import Job, jobs_of, read_job, settings_of
+from ftlit.sweeps.jobs import Job, jobs_of
 from ftlit.sweeps.summary import MAX_DRAWN_SETTINGS, draw, half_interval, interval, markdown_of, table_of
-
-pytestmark = pytest.mark.e2e
-
-TINY = ("data=digits", "data.per_class=5", "scenario=small_similar", "head=linear", "trainer=cpu", "trainer.max_epochs=1")
-
-
-def needs(package):
-    return pytest.mark.skipif(find_spec(f"hydra_plugins.{package}") is None, reason=f"{package} is not installed")
 
 
 def made(folder, *jobs):
-    """A sweep's folder of (overrides, result, reason)."""
+    """Write the folder of a sweep with jobs (overrides, result, reason)."""
     for number, (overrides, result, reason) in enumerate(jobs):
         own = folder / str(number)
         own.mkdir(parents=True)
@@ -47,12 +29,6 @@ def accuracies(val, test):
 
 def jobs_in(folder):
     return [job for _, job in jobs_of(folder)]
-
-
-def sweep(folder, *arguments):
-    command = [sys.executable, ROOT / "train.py", *arguments, "hydra.sweep.dir=sweep"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return warm.run(command, cwd=folder, env=environment, timeout=500)
 
 
 def test_each_row_summarizes_a_setting_over_its_seeds_and_rows_are_ranked_by_val(tmp_path):
@@ -128,38 +104,6 @@ def test_the_table_is_printed_even_if_a_file_cannot_be_written(tmp_path, capsys)
     assert [line.partition(": ")[2][:13] for line in output.err.splitlines()] == ["no sweep.csv:", "no sweep.png:"]
 
 
-@pytest.fixture
-def hydra(tmp_path):
-    """The config of job 0 of a sweep, whose folder is here."""
-    with initialize_hydra():
-        cfg = compose("train", ["seed=1", "hydra.job.num=0", f"hydra.runtime.output_dir={tmp_path}"], return_hydra_config=True)
-    with use_hydra_config(cfg):
-        with open_dict(cfg):
-            del cfg["hydra"]
-        yield cfg
-
-
-@pytest.mark.parametrize(("code", "status", "reason"), [(None, 0, ""), (0, 0, ""), (3, 3, "3"), ("full disk", 1, "full disk")])
-def test_a_job_that_exits_has_the_exit_status_of_its_process(hydra, tmp_path, code, status, reason):
-    sweep_jobs.run_job(hydra, partial(sys.exit, code))
-    ended = read_job(tmp_path)
-    assert (ended.status, ended.reason) == (status, reason)
-
-
-def test_an_interruption_ends_the_sweep_and_a_resumed_job_adds_up_its_seconds(hydra, tmp_path):
-    with pytest.raises(SystemExit):
-        sweep_jobs.run_job(hydra, partial(sys.exit, 130))
-    before = read_job(tmp_path)
-    assert (before.status, before.reason) == (130, "interrupted")
-    replace(before, seconds=100.0).write(tmp_path)
-    sweep_jobs.run_job(hydra, lambda: 0.5)
-    assert read_job(tmp_path).seconds < 100  # it left nothing to go on from
-    replace(before, seconds=100.0).write(tmp_path)
-    (tmp_path / "config.yaml").touch()
-    sweep_jobs.run_job(hydra, lambda: 0.5)
-    assert 100 <= read_job(tmp_path).seconds < 200
-
-
 def test_report_writes_table_and_files_from_the_folder_only(tmp_path, capsys):
     made(tmp_path, ("head=a seed=1", accuracies(0.5, 0.4), ""), ("head=b seed=1", {}, "it broke"))
     main.report([str(tmp_path)])
@@ -197,56 +141,3 @@ def test_errors_for_a_missing_empty_or_damaged_sweep_are_one_line(tmp_path):
     (tmp_path / "0/job.json").write_text("{")
     with pytest.raises(UserError, match=r"job\.json is damaged"):
         main.report([str(tmp_path)])
-
-
-def test_a_sweep_resumes_its_unfinished_jobs_on_request_only(tmp_path):
-    asked = ("-m", "seed=1,2", *TINY)
-    first = sweep(tmp_path, *asked)
-    assert first.returncode == 0 and "test accuracy" in first.stdout, first.stderr
-    ended = {number: (tmp_path / f"sweep/{number}/result.json").stat().st_mtime_ns for number in (0, 1)}
-    state = json.loads((tmp_path / "sweep/1/job.json").read_text())
-    (tmp_path / "sweep/1/job.json").write_text(json.dumps({**state, "status": None, "score": None}))
-    refused = sweep(tmp_path, *asked)
-    assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "give sweep.resume=true" in refused.stderr
-    again = sweep(tmp_path, *asked, "sweep.resume=true")
-    assert again.returncode == 0 and "resuming from" in again.stdout and "do not run again: 1\n" in again.stdout, again.stderr
-    now = {number: (tmp_path / f"sweep/{number}/result.json").stat().st_mtime_ns for number in (0, 1)}
-    assert now[0] == ended[0] and now[1] > ended[1]
-    assert [job.status for job in jobs_in(tmp_path / "sweep")] == [0, 0]
-    other = sweep(tmp_path, "-m", "seed=3,2", *TINY, "sweep.resume=true")
-    assert other.returncode == 2 and "holds job 0 of another sweep" in other.stderr and "Traceback" not in other.stderr
-    assert jobs_in(tmp_path / "sweep")[0].values["seed"] == "1"
-
-
-@needs("hydra_joblib_launcher")
-def test_parallel_jobs_give_the_same_table(tmp_path):
-    done = sweep(tmp_path, "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "backbone.cut=layer4,nope", *TINY)
-    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    good, bad = jobs_in(tmp_path / "sweep")
-    assert (good.status, bad.status) == (0, 2) and bad.reason.startswith("no layer 'nope'")
-    assert "test accuracy" in done.stdout and "ftlit: job 1 (backbone.cut=nope" in done.stderr
-
-
-@needs("hydra_optuna_sweeper")
-def test_an_optuna_search_gives_the_table(tmp_path):
-    schedule = ("schedule=all_at_once", "hydra.sweeper.n_trials=2", "scenario=large_similar")
-    done = sweep(tmp_path, "hparams_search=optuna", *(word for word in TINY if not word.startswith("scenario=")), *schedule)
-    assert done.returncode == 0 and "optimizer.lr" in done.stdout, done.stderr
-    best = settings_of(jobs_in(tmp_path / "sweep"))[0]
-    assert f"best_value: {best.done[0].score}" in (tmp_path / "sweep/optimization_results.yaml").read_text()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("package", "arguments"),
-    [
-        ("hydra_submitit_launcher", ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=10")),
-        ("hydra_ray_launcher", ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2")),
-    ],
-)
-def test_cluster_jobs_give_the_same_table(tmp_path, package, arguments):
-    if find_spec(f"hydra_plugins.{package}") is None:
-        pytest.skip(f"{package} is not installed")
-    done = sweep(tmp_path, "-m", *arguments, "seed=1,2", *TINY)
-    assert done.returncode == 0 and "test accuracy" in done.stdout, done.stderr
-    assert [job.status for job in jobs_in(tmp_path / "sweep")] == [0, 0]

@@ -1,4 +1,4 @@
-"""Invariant 1 for networks of timm: a cut loses nothing, and the severed classifier on top gives the original network again."""
+"""Invariant 1 for networks of timm: a cut loses nothing, and backbone plus severed classifier equal the original network."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.zoo]
 timm = pytest.importorskip("timm")
 
 # network -> size of its images; one of each family, small ones
-APART = {
+SEPARABLE = {
     "resnet10t": 64, "resnetv2_18": 64, "test_convnext": 64, "convnextv2_atto": 64, "efficientnet_lite0": 64, "mobilenetv3_small_050": 64,
     "regnety_002": 64, "vit_tiny_patch16_224": 64, "deit_tiny_patch16_224": 64, "densenet121": 64,
     "swin_tiny_patch4_window7_224": 224, "mixer_s32_224": 224, "levit_128s": 224, "mobilevit_xxs": 64, "edgenext_xx_small": 64,
@@ -29,11 +29,11 @@ APART = {
     "cs3darknet_focus_s": 64, "repvit_m0_9": 64, "starnet_s1": 64, "hardcorenas_a": 64, "dla46x_c": 64, 
     "inception_next_atto": 64, "repghostnet_050": 64, "tiny_vit_5m_224": 224, "efficientformer_l1": 224,
 }  # fmt: skip
-WHOLES = {"cait_xxs24_224": 224, "hrnet_w18_small": 64}
+INSEPARABLE = {"cait_xxs24_224": 224, "hrnet_w18_small": 64}
 
 
 def build(name, size):
-    """At random, with nothing that is zero at first: classifiers, scales of residual branches."""
+    """Build a network with random weights. None is zero, as classifiers and scales of residual branches are by default."""
     torch.manual_seed(0)
     fixed = timm.get_pretrained_cfg(name).fixed_input_size
     model = timm.create_model(name, **({"img_size": size} if fixed and size != 224 else {})).eval()
@@ -53,26 +53,26 @@ def check_invariant_1(name, size):
     with torch.no_grad():
         whole, wanted = check_cuts(backbone, x), model(x)
         assert (parts.classifier(backbone.pool(whole)) - wanted).abs().max() <= 1e-5 * wanted.abs().max()
-    places = [id(p) for layer in parts.layers.values() for p in layer.parameters()] + [id(p) for p in parts.classifier.parameters()]
-    assert len(places) == len(set(places)) and set(places) == {id(p) for p in model.parameters()}
+    parameters = [id(p) for layer in parts.layers.values() for p in layer.parameters()] + [id(p) for p in parts.classifier.parameters()]
+    assert len(parameters) == len(set(parameters)) and set(parameters) == {id(p) for p in model.parameters()}
     return note, backbone
 
 
-@pytest.mark.parametrize("name", APART)
+@pytest.mark.parametrize("name", SEPARABLE)
 def test_a_cut_loses_nothing(name):
-    note, backbone = check_invariant_1(name, APART[name])
+    note, backbone = check_invariant_1(name, SEPARABLE[name])
     assert not note and len(backbone.cuts) > 3
 
 
-@pytest.mark.parametrize("name", WHOLES)
+@pytest.mark.parametrize("name", INSEPARABLE)
 def test_a_network_that_cannot_be_split_exactly_is_one_layer(name):
-    note, backbone = check_invariant_1(name, WHOLES[name])
+    note, backbone = check_invariant_1(name, INSEPARABLE[name])
     assert note.startswith(WHOLE) and backbone.cuts == ("whole",)
 
 
 def test_enough_families_are_tested():
-    families = {timm.models.model_entrypoint(name).__module__ for name in APART}
-    assert len(APART) >= 25 and len(families) >= 15
+    families = {timm.models.model_entrypoint(name).__module__ for name in SEPARABLE}
+    assert len(SEPARABLE) >= 25 and len(families) >= 15
 
 
 def test_the_origin_of_a_network_that_stays_whole_mentions_it():
@@ -163,7 +163,7 @@ def test_reinitialized_layers_are_random_and_all_others_come_from_the_file(tmp_p
 
 
 def test_pretrained_weights_equal_those_of_timm(monkeypatch):
-    """timm fills a network from its cache; here from a state dict at hand."""
+    """timm loads weights from its cache; here a state dict replaces it."""
     model = timm.create_model("resnet10t")
     created = timm.create_model
 

@@ -1,4 +1,4 @@
-"""Invariant 1 for the zoo: a cut loses nothing, and the severed classifier on top gives the original network again."""
+"""Invariant 1 for networks of torchvision: a cut loses nothing, and backbone plus severed classifier equal the original network."""
 
 from collections import Counter
 from inspect import signature
@@ -49,7 +49,7 @@ def build(name, **settings):
                 statistic.data.uniform_(0.5, 1.5)
             for statistic in (module.bias, module.running_mean):
                 statistic.data.normal_(std=0.1)
-    for tensor_name, parameter in model.named_parameters():  # ViT's classifier starts at 0, ConvNeXt's blocks at 1e-6: all would pass
+    for tensor_name, parameter in model.named_parameters():  # ViT's classifier starts at 0, ConvNeXt's blocks at 1e-6, which hides errors
         if tensor_name == "heads.head.weight" or tensor_name.endswith("layer_scale"):
             parameter.data.uniform_(-0.5, 0.5)
     return model.eval()
@@ -147,7 +147,7 @@ def test_maps_are_channels_first(name):
 
 
 def test_dropout_keeps_its_position_in_training():
-    """In train mode the parts draw the same random numbers in the same order as the whole."""
+    """In training mode the layers draw the same random numbers in the same order as the whole network."""
     for name in ("alexnet", "vgg11_bn", "mobilenet_v3_small"):
         model = build(name).train()
         parts = take_apart(model)
@@ -166,7 +166,7 @@ def test_a_vit_may_have_a_hidden_layer_before_its_classifier():
 
 @pytest.mark.parametrize(("weights", "settings", "kept"), [
     ("published name", {}, True),
-    ("published name", {"input_spec": {"mean": 0.5, "std": 0.5}}, False),  # the images come as the weights want them already
+    ("published name", {"input_spec": {"mean": 0.5, "std": 0.5}}, False),  # the images are already normalised as the weights need it
     ("published name", {"transform_input": False}, False),
     ("own name", {}, False),
     ("own name", {"transform_input": True}, True),
@@ -208,7 +208,7 @@ def test_the_error_for_an_unsupported_size_gives_a_supported_size(name, size, me
 
 @pytest.mark.parametrize("name", sorted(set(SMALL) - {"vit_b_32", "maxvit_t"}))
 def test_a_network_accepts_odd_image_sizes(name):
-    """Strides that leave a rest, Swin's windows that are padded: invariant 1 there too."""
+    """Invariant 1 with strides that do not divide the size, and padded windows of Swin."""
     check_invariant_1(build(name), 107)
 
 

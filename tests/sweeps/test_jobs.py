@@ -1,0 +1,121 @@
+"""Jobs of a sweep: exit status, interruption, resuming, and sweeps with every launcher and sweeper."""
+
+import json
+import os
+import sys
+from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
+
+import pytest
+import warm
+from hydra import compose
+from omegaconf import open_dict
+from paths import ROOT
+
+from ftlit.cli import sweep_jobs
+from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
+from ftlit.sweeps.jobs import jobs_of, read_job, settings_of
+
+pytestmark = pytest.mark.e2e
+
+TINY = ("data=digits", "data.per_class=5", "scenario=small_similar", "head=linear", "trainer=cpu", "trainer.max_epochs=1")
+
+
+def needs(package):
+    return pytest.mark.skipif(find_spec(f"hydra_plugins.{package}") is None, reason=f"{package} is not installed")
+
+
+def jobs_in(folder):
+    return [job for _, job in jobs_of(folder)]
+
+
+def sweep(folder, *arguments):
+    command = [sys.executable, ROOT / "train.py", *arguments, "hydra.sweep.dir=sweep"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return warm.run(command, cwd=folder, env=environment, timeout=500)
+
+
+@pytest.fixture
+def hydra(tmp_path):
+    """The config of job 0 of a sweep, whose folder is tmp_path."""
+    with initialize_hydra():
+        cfg = compose("train", ["seed=1", "hydra.job.num=0", f"hydra.runtime.output_dir={tmp_path}"], return_hydra_config=True)
+    with use_hydra_config(cfg):
+        with open_dict(cfg):
+            del cfg["hydra"]
+        yield cfg
+
+
+@pytest.mark.parametrize(("code", "status", "reason"), [(None, 0, ""), (0, 0, ""), (3, 3, "3"), ("full disk", 1, "full disk")])
+def test_a_job_that_exits_has_the_exit_status_of_its_process(hydra, tmp_path, code, status, reason):
+    sweep_jobs.run_job(hydra, partial(sys.exit, code))
+    ended = read_job(tmp_path)
+    assert (ended.status, ended.reason) == (status, reason)
+
+
+def test_an_interruption_ends_the_sweep_and_a_resumed_job_adds_up_its_seconds(hydra, tmp_path):
+    with pytest.raises(SystemExit):
+        sweep_jobs.run_job(hydra, partial(sys.exit, 130))
+    before = read_job(tmp_path)
+    assert (before.status, before.reason) == (130, "interrupted")
+    replace(before, seconds=100.0).write(tmp_path)
+    sweep_jobs.run_job(hydra, lambda: 0.5)
+    assert read_job(tmp_path).seconds < 100  # no config.yaml: nothing to resume
+    replace(before, seconds=100.0).write(tmp_path)
+    (tmp_path / "config.yaml").touch()
+    sweep_jobs.run_job(hydra, lambda: 0.5)
+    assert 100 <= read_job(tmp_path).seconds < 200
+
+
+def test_a_sweep_resumes_its_unfinished_jobs_on_request_only(tmp_path):
+    arguments = ("-m", "seed=1,2", *TINY)
+    first = sweep(tmp_path, *arguments)
+    assert first.returncode == 0 and "test accuracy" in first.stdout, first.stderr
+    ended = {number: (tmp_path / f"sweep/{number}/result.json").stat().st_mtime_ns for number in (0, 1)}
+    state = json.loads((tmp_path / "sweep/1/job.json").read_text())
+    (tmp_path / "sweep/1/job.json").write_text(json.dumps({**state, "status": None, "score": None}))
+    refused = sweep(tmp_path, *arguments)
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "give sweep.resume=true" in refused.stderr
+    resumed = sweep(tmp_path, *arguments, "sweep.resume=true")
+    assert resumed.returncode == 0 and "resuming from" in resumed.stdout and "do not run again: 1\n" in resumed.stdout, resumed.stderr
+    now = {number: (tmp_path / f"sweep/{number}/result.json").stat().st_mtime_ns for number in (0, 1)}
+    assert now[0] == ended[0] and now[1] > ended[1]
+    assert [job.status for job in jobs_in(tmp_path / "sweep")] == [0, 0]
+    other = sweep(tmp_path, "-m", "seed=3,2", *TINY, "sweep.resume=true")
+    assert other.returncode == 2 and "holds job 0 of another sweep" in other.stderr and "Traceback" not in other.stderr
+    assert jobs_in(tmp_path / "sweep")[0].values["seed"] == "1"
+
+
+@needs("hydra_joblib_launcher")
+def test_parallel_jobs_give_the_same_table(tmp_path):
+    done = sweep(tmp_path, "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "backbone.cut=layer4,nope", *TINY)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    good, bad = jobs_in(tmp_path / "sweep")
+    assert (good.status, bad.status) == (0, 2) and bad.reason.startswith("no layer 'nope'")
+    assert "test accuracy" in done.stdout and "ftlit: job 1 (backbone.cut=nope" in done.stderr
+
+
+@needs("hydra_optuna_sweeper")
+def test_an_optuna_search_gives_the_table(tmp_path):
+    schedule = ("schedule=all_at_once", "hydra.sweeper.n_trials=2", "scenario=large_similar")
+    done = sweep(tmp_path, "hparams_search=optuna", *(word for word in TINY if not word.startswith("scenario=")), *schedule)
+    assert done.returncode == 0 and "optimizer.lr" in done.stdout, done.stderr
+    best = settings_of(jobs_in(tmp_path / "sweep"))[0]
+    assert f"best_value: {best.done[0].score}" in (tmp_path / "sweep/optimization_results.yaml").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("package", "arguments"),
+    [
+        ("hydra_submitit_launcher", ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=10")),
+        ("hydra_ray_launcher", ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2")),
+    ],
+)
+def test_cluster_jobs_give_the_same_table(tmp_path, package, arguments):
+    if find_spec(f"hydra_plugins.{package}") is None:
+        pytest.skip(f"{package} is not installed")
+    done = sweep(tmp_path, "-m", *arguments, "seed=1,2", *TINY)
+    assert done.returncode == 0 and "test accuracy" in done.stdout, done.stderr
+    assert [job.status for job in jobs_in(tmp_path / "sweep")] == [0, 0]
