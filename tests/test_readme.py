@@ -10,7 +10,7 @@ import torch
 from hydra import compose
 from paths import ROOT
 from PIL import Image
-from sweeper_words import sweep_jobs
+from split_sweep import sweep_jobs
 from torch.utils.data import DataLoader
 
 from ftlit.cli.train import RECIPES

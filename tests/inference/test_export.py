@@ -1,4 +1,4 @@
-"""What is exported gives the logits of the run, for programs that know nothing of ftlit; what cannot is refused, and leaves no file."""
+"""An exported network gives the logits of the run without ftlit; a network that cannot be exported is an error and leaves no file."""
 
 import json
 import sys
@@ -29,7 +29,7 @@ RESNET = ("resnet18", {"input_spec": MINE})
 
 
 def run_of(folder, name, options, head=LinearHead, *, affine=False, multilabel=False, load=load_backbone, **head_options):
-    """The folder of a run whose weights are random, and statistics of batches too."""
+    """Save the folder of a run with random weights and random batchnorm statistics."""
     torch.manual_seed(0)
     backbone = load(name, weights=None, **options)
     for norm in backbone.modules():
@@ -41,8 +41,8 @@ def run_of(folder, name, options, head=LinearHead, *, affine=False, multilabel=F
     made = head(backbone.num_features, len(CLASSES), **head_options)
     (folder / "checkpoints").mkdir(parents=True)
     target = f"{head.__module__}.{head.__name__}"
-    told = {"class_names": CLASSES, "multilabel": multilabel, "affine": affine}
-    record = record_of(backbone, {}, {"_target_": target, **head_options}, **told)
+    facts = {"class_names": CLASSES, "multilabel": multilabel, "affine": affine}
+    record = record_of(backbone, {}, {"_target_": target, **head_options}, **facts)
     state = nn.ModuleDict({"backbone": backbone, "head": made}).state_dict()
     (folder / "other.json").write_text("{}")
     torch.save({"state_dict": state, "ftlit": record}, folder / "checkpoints" / "best.ckpt")
@@ -50,14 +50,14 @@ def run_of(folder, name, options, head=LinearHead, *, affine=False, multilabel=F
 
 
 def logits_of(network, images):
-    """Of images in [0, 1], by hand."""
+    """Return the logits of images in [0, 1], computed step by step."""
     spec = network.input_spec
     features = network.backbone(normalize(images, list(spec.mean), list(spec.std)))
     return network.head(features if hasattr(network.head, "takes_map") else network.backbone.pool(features))
 
 
-def same(given, wanted):
-    return given.shape == wanted.shape and bool((given - wanted).abs().max() <= TOLERANCE * wanted.abs().max())
+def same(found, expected):
+    return found.shape == expected.shape and bool((found - expected).abs().max() <= TOLERANCE * expected.abs().max())
 
 
 def images_of(network, count):
@@ -78,7 +78,7 @@ def images_of(network, count):
     ],
 )
 @torch.inference_mode()
-def test_torchvision_loads_its_own_names_and_says_the_same(tmp_path, name, options, affine, arguments):
+def test_torchvision_loads_the_exported_weights_and_gives_the_same_logits(tmp_path, name, options, affine, arguments):
     run = run_of(tmp_path, name, options, affine=affine)
     network = load_run(run)
     path, usage = export_run(run, "torchvision")
@@ -94,7 +94,7 @@ def test_torchvision_loads_its_own_names_and_says_the_same(tmp_path, name, optio
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Runs that the other two forms export."""
+    """Save the runs for the exports to torch and onnx."""
     folder = tmp_path_factory.mktemp("runs")
     return {
         "linear": run_of(folder / "linear", "mobilenet_v3_small", {"input_spec": MINE}, multilabel=True),
@@ -107,7 +107,7 @@ def runs(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", ["linear", "conv", "cut", "tokens", "glyph"])
 @torch.inference_mode()
-def test_torch_takes_images_of_any_number_and_normalises_inside(runs, kind, tmp_path):
+def test_the_torch_program_accepts_any_batch_size_and_normalises_the_images(runs, kind, tmp_path):
     network = load_run(runs[kind])
     path, _ = export_run(runs[kind], "torch", tmp_path / "new" / "net.pt2")
     facts = {"input_spec": "", "class_names": "", "multilabel": ""}
@@ -115,14 +115,14 @@ def test_torch_takes_images_of_any_number_and_normalises_inside(runs, kind, tmp_
     for count in (1, 5):
         images = images_of(network, count)
         assert same(program(images), logits_of(network, images))
-    told = {name: json.loads(text) for name, text in facts.items()}
-    assert told["class_names"] == CLASSES and told["multilabel"] == (kind == "linear")
-    assert told["input_spec"]["size"] == network.input_spec.size
+    stored = {name: json.loads(text) for name, text in facts.items()}
+    assert stored["class_names"] == CLASSES and stored["multilabel"] == (kind == "linear")
+    assert stored["input_spec"]["size"] == network.input_spec.size
 
 
 @pytest.mark.parametrize("kind", ["linear", "conv"])
 @torch.inference_mode()
-def test_onnx_takes_images_of_any_number_and_normalises_inside(runs, kind, tmp_path):
+def test_the_onnx_model_accepts_any_batch_size_and_normalises_the_images(runs, kind, tmp_path):
     from onnxruntime import InferenceSession
 
     network = load_run(runs[kind])
@@ -131,12 +131,12 @@ def test_onnx_takes_images_of_any_number_and_normalises_inside(runs, kind, tmp_p
     for count in (1, 5):
         images = images_of(network, count)
         assert same(torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0]), logits_of(network, images))
-    told = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
-    assert told["class_names"] == CLASSES and told["multilabel"] == (kind == "linear")
-    assert told["input_spec"]["mean"] == [0.4, 0.4, 0.4]
+    stored = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
+    assert stored["class_names"] == CLASSES and stored["multilabel"] == (kind == "linear")
+    assert stored["input_spec"]["mean"] == [0.4, 0.4, 0.4]
 
 
-def test_class_names_and_input_travel_with_torchvisions_weights(runs, tmp_path):
+def test_class_names_and_input_spec_are_stored_with_torchvision_weights(runs, tmp_path):
     path, _ = export_run(runs["linear"], "torchvision", tmp_path / "a.safetensors")
     with safe_open(path, "pt") as file:
         inside = {name: json.loads(text) for name, text in file.metadata().items()}
@@ -148,23 +148,23 @@ def test_class_names_and_input_travel_with_torchvisions_weights(runs, tmp_path):
     assert weights.keys() == again.keys() and all(torch.equal(weights[name], again[name]) for name in weights)
 
 
-def test_what_was_exported_is_a_file_of_weights_for_the_next_run(runs, tmp_path):
+def test_exported_weights_can_be_loaded_as_a_backbone(runs, tmp_path):
     path, _ = export_run(runs["linear"], "torchvision", tmp_path / "a.safetensors")
-    again, own = load_backbone("mobilenet_v3_small", weights=path), load_run(runs["linear"]).backbone
-    assert all(torch.equal(tensor, own.state_dict()[name]) for name, tensor in again.state_dict().items())
+    again, original = load_backbone("mobilenet_v3_small", weights=path), load_run(runs["linear"]).backbone
+    assert all(torch.equal(tensor, original.state_dict()[name]) for name, tensor in again.state_dict().items())
 
 
-def test_a_checkpoint_of_the_run_can_be_named(runs, tmp_path):
+def test_a_given_checkpoint_of_a_run_is_exported(runs, tmp_path):
     checkpoints = runs["glyph"] / "checkpoints"
     other = torch.load(checkpoints / "best.ckpt", weights_only=True)
     other["state_dict"]["head.bias"] += 1
     torch.save(other, checkpoints / "epoch.ckpt")
-    best, moved = (load_run(runs["glyph"] / part).head.bias for part in ("", "checkpoints/epoch.ckpt"))
-    assert torch.equal(moved, best + 1)
+    best, other_bias = (load_run(runs["glyph"] / part).head.bias for part in ("", "checkpoints/epoch.ckpt"))
+    assert torch.equal(other_bias, best + 1)
     assert export_run(checkpoints / "epoch.ckpt", "torch")[0] == runs["glyph"] / "export" / "glyph.pt2"
 
 
-def test_a_checkpoint_that_lies_in_no_run_is_exported_beside_itself(runs, tmp_path):
+def test_a_checkpoint_outside_of_a_run_is_exported_beside_itself(runs, tmp_path):
     alone = tmp_path / "some" / "best.ckpt"
     alone.parent.mkdir()
     alone.write_bytes((runs["glyph"] / "checkpoints" / "best.ckpt").read_bytes())
@@ -173,7 +173,7 @@ def test_a_checkpoint_that_lies_in_no_run_is_exported_beside_itself(runs, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "head", "head_options", "why"),
+    ("name", "options", "head", "head_options", "reason"),
     [
         ("resnet18", {"cut": "layer2"}, LinearHead, {}, "it ends at layer2, torchvision's resnet18 at layer4"),
         ("resnet18", {}, MLPHead, {"hidden": [8]}, "its head is MLPHead"),
@@ -183,27 +183,27 @@ def test_a_checkpoint_that_lies_in_no_run_is_exported_beside_itself(runs, tmp_pa
         ("glyph", {}, LinearHead, {}, "glyph is not a network of torchvision"),
     ],
 )
-def test_what_torchvision_has_no_names_for_is_refused(tmp_path, name, options, head, head_options, why):
+def test_a_network_without_torchvision_names_is_an_error_for_torchvision(tmp_path, name, options, head, head_options, reason):
     run = run_of(tmp_path, name, {"input_spec": {"size": 64}, **options}, head, **head_options)
-    with pytest.raises(UserError, match=why) as mistake:
+    with pytest.raises(UserError, match=reason) as error:
         export_run(run, "torchvision")
-    assert "--to torch or --to onnx" in str(mistake.value) and not [*(run / "export").iterdir()]
+    assert "--to torch or --to onnx" in str(error.value) and not [*(run / "export").iterdir()]
 
 
-def test_timm_is_not_torchvision(tmp_path):
+def test_a_timm_network_is_exported_to_torch_but_not_to_torchvision(tmp_path):
     run = run_of(tmp_path, "resnet18", {"input_spec": {"size": 64}}, load=load_timm)
     with pytest.raises(UserError, match="resnet18 is not a network of torchvision"):
         export_run(run, "torchvision")
     assert export_run(run, "torch")[0].exists()
 
 
-def test_an_mlp_head_without_hidden_layers_is_linear(tmp_path):
+def test_an_mlp_head_without_hidden_layers_is_exported_to_torchvision(tmp_path):
     assert export_run(run_of(tmp_path, *RESNET, MLPHead, hidden=[]), "torchvision")[0].exists()
 
 
-def test_other_logits_are_noticed_and_leave_what_was_there(runs, tmp_path):
+def test_an_export_with_other_logits_is_an_error_and_keeps_the_existing_file(runs, tmp_path):
     network = load_run(runs["linear"])
-    network.backbone.register_forward_hook(lambda module, given, features: 2 * features)
+    network.backbone.register_forward_hook(lambda module, inputs, features: 2 * features)
     path = tmp_path / "net.safetensors"
     path.write_text("before")
     with pytest.raises(UserError, match="does not give the logits of the run"):
@@ -211,18 +211,18 @@ def test_other_logits_are_noticed_and_leave_what_was_there(runs, tmp_path):
     assert path.read_text() == "before" and [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-def test_a_network_that_cannot_be_traced_is_a_line(runs, tmp_path):
-    class Odd(LinearHead):
+def test_a_network_that_cannot_be_traced_is_a_one_line_error(runs, tmp_path):
+    class DataDependent(LinearHead):
         def forward(self, features):
             return super().forward(features) if features.sum() > 0 else super().forward(-features)
 
-    network = replace(load_run(runs["glyph"]), head=Odd(128, 3))
-    with pytest.raises(UserError, match=r"torch\.export cannot follow this network") as mistake:
+    network = replace(load_run(runs["glyph"]), head=DataDependent(128, 3))
+    with pytest.raises(UserError, match=r"torch\.export cannot follow this network") as error:
         export(network, "torch", tmp_path / "net.pt2")
-    assert "\n" not in str(mistake.value) and not [*tmp_path.iterdir()]
+    assert "\n" not in str(error.value) and not [*tmp_path.iterdir()]
 
 
-def test_texts_are_refused(runs, tmp_path):
+def test_a_network_of_texts_cannot_be_exported(runs, tmp_path):
     from ftlit import Backbone, TextSpec
 
     texts = Backbone({"embeddings": nn.Embedding(9, 4)}, TextSpec("none"))
@@ -239,15 +239,15 @@ def command(monkeypatch, capsys, *arguments):
         return end.code, capsys.readouterr().err
 
 
-def test_the_command_prints_the_file_and_how_it_is_loaded(runs, tmp_path, monkeypatch, capsys):
-    code, said = command(monkeypatch, capsys, runs["linear"], "--to", "torchvision", "--out", tmp_path / "ants.pth")
-    path, usage, images = said.splitlines()
+def test_the_command_prints_the_file_and_the_code_that_loads_it(runs, tmp_path, monkeypatch, capsys):
+    code, out = command(monkeypatch, capsys, runs["linear"], "--to", "torchvision", "--out", tmp_path / "ants.pth")
+    path, usage, images = out.splitlines()
     assert code == 0 and path == str(tmp_path / "ants.pth") and "get_model('mobilenet_v3_small', num_classes=3)" in usage
     assert images == "images: float32 RGB (N, 3, 64, 64) in [0, 1], normalised outside, by input_spec"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("RUN",), "the following arguments are required: --to"),
         (("RUN", "--to", "torchvison"), "'torchvison': did you mean 'torchvision'?"),
@@ -259,16 +259,16 @@ def test_the_command_prints_the_file_and_how_it_is_loaded(runs, tmp_path, monkey
         (("RUN/other.json", "--to", "torch"), "is neither the folder of a run"),
     ],
 )
-def test_mistakes_are_one_line(runs, monkeypatch, capsys, arguments, said):
+def test_wrong_arguments_of_export_are_one_line_errors(runs, monkeypatch, capsys, arguments, message):
     places = {"RUN": runs["glyph"], "LINEAR": runs["linear"]}
     known = [argument.replace("LINEAR", str(places["LINEAR"])).replace("RUN", str(places["RUN"])) for argument in arguments]
     before = (runs["linear"] / "other.json").read_text()
     code, line = command(monkeypatch, capsys, *known)
-    assert code == 2 and said in line and line.count("\n") == 1, line
+    assert code == 2 and message in line and line.count("\n") == 1, line
     assert (runs["linear"] / "other.json").read_text() == before
 
 
-def test_a_missing_package_is_a_line_with_what_to_install(runs, monkeypatch, capsys):
+def test_a_missing_package_is_a_one_line_error_with_the_extra_to_install(runs, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     code, line = command(monkeypatch, capsys, runs["glyph"], "--to", "onnx")
     assert code == 2 and line == 'ftlit: --to onnx needs onnxscript: pip install "ftlit[onnx]"\n'

@@ -1,4 +1,4 @@
-"""A run's folder alone gives its network back, and nothing in the folder is executed."""
+"""A network is loaded from the folder of its run alone, and nothing in the folder is executed (invariant 12)."""
 
 import csv
 import io
@@ -33,7 +33,7 @@ def command(folder, *arguments):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run on pictures of two colours, with all that a record may have to tell, and one of the pictures."""
+    """Train on dark and light pictures, with options that a record must hold: cut, affine batchnorm, MLP head."""
     folder = tmp_path_factory.mktemp("colours")
     draw = torch.Generator().manual_seed(0)
     for name, level in (("dark", 60), ("light", 190)):
@@ -50,20 +50,20 @@ def predict(folder, *arguments):
     return command(folder, "-m", "ftlit.cli.main", "predict", *arguments)
 
 
-def test_the_network_of_a_run_says_what_the_run_has_trained(run):
+def test_the_network_of_a_run_has_its_weights_and_predicts_all_forms_of_images(run):
     network = load(run / "run")
     held = torch.load(run / "run/checkpoints/best.ckpt", weights_only=True)["state_dict"]
-    own = {f"{part}.{name}": tensor for part in ("backbone", "head") for name, tensor in getattr(network, part).state_dict().items()}
-    assert all(torch.equal(tensor, held[name]) for name, tensor in own.items()) and not network.backbone.training
+    loaded = {f"{part}.{name}": tensor for part in ("backbone", "head") for name, tensor in getattr(network, part).state_dict().items()}
+    assert all(torch.equal(tensor, held[name]) for name, tensor in loaded.items()) and not network.backbone.training
     image = run / "photos/dark/dark0.png"
     pixels = eval_transform(network.backbone.input_spec)(read_image(image))[None]
     logits = network.head(network.backbone.pool(network.backbone(pixels)))
     assert torch.allclose(network.probabilities(pixels), logits.softmax(dim=1), atol=1e-6)
-    said = network(image)
-    assert said.probability == pytest.approx(float(logits.softmax(dim=1).max().detach()), abs=1e-6) and said.label == "dark"
+    prediction = network(image)
+    assert prediction.probability == pytest.approx(float(logits.softmax(dim=1).max().detach()), abs=1e-6) and prediction.label == "dark"
     colours = [image, str(image), Image.open(image), torch.from_numpy(np.array(Image.open(image))).permute(2, 0, 1)]
     for other in network([*colours, colours[3].float() / 255]):
-        assert other.top(2)[0][0] == "dark" and other.probability == pytest.approx(said.probability, abs=1e-4)
+        assert other.top(2)[0][0] == "dark" and other.probability == pytest.approx(prediction.probability, abs=1e-4)
     assert network([]) == []
     with pytest.raises(UserError, match=r"\(3, H, W\)"):
         network(torch.zeros(1, 5, 5))
@@ -71,18 +71,18 @@ def test_the_network_of_a_run_says_what_the_run_has_trained(run):
     assert picture.shape == (32, 42, 3) and probabilities.shape[0] == 2 and probabilities.shape[1] == 1
 
 
-def test_the_command_prints_a_line_an_image_in_the_order_given(run):
+def test_the_command_prints_one_line_per_image_in_the_given_order(run):
     images = [f"photos/{name}/{name}3.png" for name in ("light", "dark")]
     rows = list(csv.DictReader(io.StringIO(predict(run, "run", *images).stdout)))
     assert [(row["path"], row["label"]) for row in rows] == [(images[0], "light"), (images[1], "dark")]
     assert all(0.5 < float(row["probability"]) <= 1 for row in rows)
 
 
-def test_folders_and_csv_files_are_gone_through_and_what_cannot_be_read_is_a_row(run):
+def test_folders_and_csv_files_are_expanded_and_unreadable_images_have_an_error_row(run):
     (run / "some.csv").write_text("path,more\nphotos/light/light2.png,x\nphotos/nothing.png,y\n")
-    said = predict(run, "run", "photos/dark", "some.csv", "--top", "2", "--format", "jsonl", "--batch-size", "7")
-    rows = [json.loads(line) for line in said.stdout.splitlines()]
-    assert said.returncode == 1 and said.stderr == "ftlit: 1 of 22 images could not be read\n" and len(rows) == 22
+    result = predict(run, "run", "photos/dark", "some.csv", "--top", "2", "--format", "jsonl", "--batch-size", "7")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert result.returncode == 1 and result.stderr == "ftlit: 1 of 22 images could not be read\n" and len(rows) == 22
     assert [row["path"] for row in rows[:20]] == [str(path.relative_to(run)) for path in sorted((run / "photos/dark").iterdir())]
     assert [two["label"] for two in rows[20]["predictions"]] == ["light", "dark"] and rows[21]["error"] == "no such file or folder"
     table = list(csv.DictReader(io.StringIO(predict(run, "run", "some.csv", "--top", "3").stdout)))
@@ -90,21 +90,21 @@ def test_folders_and_csv_files_are_gone_through_and_what_cannot_be_read_is_a_row
     assert table[0]["label"] == "light" and table[0]["label_2"] == "dark" and table[1]["label"] == "" and table[1]["error"]
 
 
-def test_two_processes_say_the_same(run):
+def test_two_processes_predict_the_same_as_one(run):
     one, two = (predict(run, "run", "photos", "--batch-size", "3", "--devices", str(devices)) for devices in (1, 2))
     assert one.returncode == two.returncode == 0, two.stderr
     assert [row.split(",")[:2] for row in one.stdout.splitlines()] == [row.split(",")[:2] for row in two.stdout.splitlines()]
     assert len(one.stdout.splitlines()) == 41
 
 
-def test_a_map_is_drawn_over_an_image(run):
-    said = predict(run, "run", "photos/light/light0.png", "--dense", "--label", "dark", "--size", "64", "--out", "maps")
-    assert said.returncode == 0 and said.stdout == "maps/light0_dense.png\n", said.stderr
+def test_dense_prediction_writes_a_map_over_the_image(run):
+    result = predict(run, "run", "photos/light/light0.png", "--dense", "--label", "dark", "--size", "64", "--out", "maps")
+    assert result.returncode == 0 and result.stdout == "maps/light0_dense.png\n", result.stderr
     assert Image.open(run / "maps/light0_dense.png").width > 300
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("nothing", "a.png"), "there is no file or folder nothing"),
         (("run", "photos/dark/dark1.png", "--format", "jsn"), "no format 'jsn': did you mean 'jsonl'"),
@@ -117,20 +117,20 @@ def test_a_map_is_drawn_over_an_image(run):
         (("run",), "the following arguments are required: PATH"),
     ],
 )
-def test_mistakes_are_one_line(run, arguments, said):
+def test_wrong_arguments_of_predict_are_one_line_errors(run, arguments, message):
     result = predict(run, *arguments)
-    assert result.returncode == 2 and said in result.stderr and result.stderr.count("\n") == 1, result.stderr
+    assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1, result.stderr
 
 
 def changed(run, file, **fields):
-    """The run's checkpoint with another record."""
+    """Save the checkpoint of the run with other fields in its record."""
     checkpoint = torch.load(run / "run/checkpoints/best.ckpt", weights_only=True)
     checkpoint["ftlit"].update(fields)
     torch.save(checkpoint, file)
     return file
 
 
-def test_what_is_not_ours_is_refused_and_never_called(run, tmp_path):
+def test_a_record_with_an_unknown_callable_is_an_error_and_the_callable_is_not_called(run, tmp_path):
     file = tmp_path / "changed.ckpt"
     for fields in (
         {"head": {"import": "os.system", "arguments": {"command": f"touch {tmp_path}/ran"}}},
@@ -139,8 +139,8 @@ def test_what_is_not_ours_is_refused_and_never_called(run, tmp_path):
     ):
         with pytest.raises(UserError, match=r"os.system, which is not built in|no backbone source 'os.system'"):
             load(changed(run, file, **fields))
-        said = predict(tmp_path, str(file), "a.png")
-        assert said.returncode == 2 and "os.system" in said.stderr and said.stderr.count("\n") == 1
+        result = predict(tmp_path, str(file), "a.png")
+        assert result.returncode == 2 and "os.system" in result.stderr and result.stderr.count("\n") == 1
     for fields in ({"head": {}}, {"head": {"name": "linear", "arguments": {"in_features": 5}}}, {"affine": False}):
         with pytest.raises(UserError, match="do not fit each other"):
             load(changed(run, file, **fields))
@@ -148,7 +148,7 @@ def test_what_is_not_ours_is_refused_and_never_called(run, tmp_path):
 
 
 class Malicious:
-    """Runs a command where it is unpickled by plain pickle."""
+    """An object that runs a command when plain pickle loads it."""
 
     def __init__(self, file):
         self.file = str(file)
@@ -157,7 +157,7 @@ class Malicious:
         return os.system, (f"touch {self.file}",)
 
 
-def test_a_malicious_pickle_is_not_run_by_prediction_nor_by_resuming_nor_as_weights(run, tmp_path):
+def test_a_malicious_pickle_is_not_executed_by_prediction_resuming_or_loading_weights(run, tmp_path):
     ran, folder = tmp_path / "ran", tmp_path / "run"
     shutil.copytree(run / "run", folder)
     for name in ("best", "last"):
@@ -171,25 +171,25 @@ def test_a_malicious_pickle_is_not_run_by_prediction_nor_by_resuming_nor_as_weig
         load_backbone("glyph", weights=folder / "checkpoints/best.ckpt")
     assert not ran.exists()
     torch.load(folder / "checkpoints/best.ckpt", weights_only=False)
-    assert ran.exists()  # it would have
+    assert ran.exists()  # negative control: without weights_only it is executed
 
 
-def test_a_head_of_somebodys_own_needs_trust(run, tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text(
+def test_a_custom_head_needs_trust(run, tmp_path, monkeypatch):
+    (tmp_path / "users_head.py").write_text(
         "import torch\nclass Head(torch.nn.Linear):\n    def __init__(self, in_features, num_classes):\n"
         "        super().__init__(in_features, num_classes)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    arguments = [*ARGUMENTS[6:], "head._target_=mine.Head", "scenario=large_similar", "trainer.max_epochs=3", "hydra.run.dir=own"]
-    made = [sys.executable, str(ROOT / "train.py"), *arguments]
-    done = warm.run(made, cwd=run, env=environment, timeout=300)
+    arguments = [*ARGUMENTS[6:], "head._target_=users_head.Head", "scenario=large_similar", "trainer.max_epochs=3", "hydra.run.dir=custom"]
+    train = [sys.executable, str(ROOT / "train.py"), *arguments]
+    done = warm.run(train, cwd=run, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
-    with pytest.raises(UserError, match=r"the head of this run is mine.Head, which is not built in: --trust"):
-        load(run / "own")
+    with pytest.raises(UserError, match=r"the head of this run is users_head.Head, which is not built in: --trust"):
+        load(run / "custom")
     with pytest.raises(UserError, match="cannot be imported here"):
-        load(run / "own", trust=True)
+        load(run / "custom", trust=True)
     monkeypatch.syspath_prepend(tmp_path)
-    assert type(load(run / "own", trust=True).head).__name__ == "Head"
+    assert type(load(run / "custom", trust=True).head).__name__ == "Head"
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_a_head_of_somebodys_own_needs_trust(run, tmp_path, monkeypatch):
         ("googlenet", {"transform_input": True, "input_spec": {"size": 64}}),
     ],
 )
-def test_a_record_builds_the_same_network(name, options):
+def test_the_record_of_a_backbone_builds_the_same_network(name, options):
     backbone = load_backbone(name, weights=None, **options).eval()
     record = json.loads(json.dumps(backbone.record))
     assert record.pop("loader") == "torchvision" and record["weights"] is None

@@ -1,4 +1,4 @@
-"""Prediction by the network of a small run, in process: what it takes, what it refuses in one line, how its rows are called."""
+"""Prediction with the network of a small run, in this process: accepted images, one-line errors, and the paths in the output."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ CLASSES = [f"class {i}" for i in range(7)]
 
 
 def save_run(folder, backbone, **fields):
-    """A run's folder, at random."""
+    """Save the folder of a run with a random head."""
     head = LinearHead(backbone.num_features, len(CLASSES))
     record = record_of(backbone, {}, {"_target_": "ftlit.models.heads.LinearHead"}, class_names=CLASSES, multilabel=False, affine=False)
     record["backbone"]["arguments"].update(fields)
@@ -37,7 +37,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def images(tmp_path, monkeypatch):
-    """Two images in a folder beside a csv of them, and of one that is missing."""
+    """Save two images in a folder, and a csv that lists them and a missing image; change to the parent folder."""
     (tmp_path / "set" / "own").mkdir(parents=True)
     for name, level in (("a", 30), ("b", 200)):
         Image.new("RGB", (40, 40), (level, 90, 10)).save(tmp_path / "set" / "own" / f"{name}.png")
@@ -47,27 +47,27 @@ def images(tmp_path, monkeypatch):
 
 
 def command(monkeypatch, capsys, *arguments):
-    """Exit status, stdout and stderr of `ftlit`."""
+    """Run `ftlit`; return exit status, stdout and stderr."""
     monkeypatch.setattr(sys, "argv", ["ftlit", *map(str, arguments)])
     code = 0
     try:
         main()
     except SystemExit as end:
         code = end.code
-    said = capsys.readouterr()
-    return code, said.out, said.err
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
 
 
-def test_report_speaks_of_a_sweep_only_where_there_is_one(tmp_path, monkeypatch, capsys):
-    code, _, said = command(monkeypatch, capsys, "report", tmp_path)
-    assert code == 2 and said.count("\n") == 1 and "is not the folder of a run with a report" in said and "report=true" in said
+def test_the_report_command_mentions_a_sweep_only_in_the_folder_of_a_sweep(tmp_path, monkeypatch, capsys):
+    code, _, err = command(monkeypatch, capsys, "report", tmp_path)
+    assert code == 2 and err.count("\n") == 1 and "is not the folder of a run with a report" in err and "report=true" in err
     assert command(monkeypatch, capsys, "report", tmp_path / "nope")[2] == f"ftlit: there is no folder {tmp_path / 'nope'}\n"
     (tmp_path / "multirun.yaml").write_text("")
-    code, _, said = command(monkeypatch, capsys, "report", tmp_path)
-    assert code == 2 and "no job began" in said
+    code, _, err = command(monkeypatch, capsys, "report", tmp_path)
+    assert code == 2 and "no job began" in err
 
 
-def test_rows_of_a_csv_are_called_as_the_csv_calls_them_and_those_that_fail_are_counted(run, images, monkeypatch, capsys):
+def test_rows_have_the_paths_of_the_csv_and_unreadable_images_are_counted(run, images, monkeypatch, capsys):
     code, out, err = command(monkeypatch, capsys, "predict", run, "set/list.csv", "set/own/a.png", "--top", "99")
     rows = list(csv.DictReader(io.StringIO(out)))
     assert [row["path"] for row in rows] == ["own/b.png", "./own/a.png", "own/c.png", "set/own/a.png"]
@@ -75,24 +75,24 @@ def test_rows_of_a_csv_are_called_as_the_csv_calls_them_and_those_that_fail_are_
     assert code == 1 and err == "ftlit: 1 of 4 images could not be read\n"
     assert len(rows[0]) == 2 + 2 * len(CLASSES) and {rows[0][f"label_{i}"] for i in range(2, 8)} | {rows[0]["label"]} == set(CLASSES)
     code, out, _ = command(monkeypatch, capsys, "predict", run, "set/list.csv", "--format", "jsonl")
-    told = [json.loads(line) for line in out.splitlines()]
-    assert code == 1 and [row["path"] for row in told] == [row["path"] for row in rows[:3]]
-    assert told[2]["error"] == "no such file or folder" and "\n" not in told[2]["error"]
+    records = [json.loads(line) for line in out.splitlines()]
+    assert code == 1 and [row["path"] for row in records] == [row["path"] for row in rows[:3]]
+    assert records[2]["error"] == "no such file or folder" and "\n" not in records[2]["error"]
 
 
-def test_one_image_needs_one_process_whatever_was_asked(run, images, monkeypatch, capsys):
+def test_one_image_is_predicted_in_one_process_even_with_two_devices(run, images, monkeypatch, capsys):
     alone = command(monkeypatch, capsys, "predict", run, "set/own/a.png")
     assert alone[0] == 0 and command(monkeypatch, capsys, "predict", run, "set/own/a.png", "--devices", "2") == alone
 
 
-def test_more_devices_than_there_are_is_one_line(run, images, monkeypatch, capsys):
+def test_more_devices_than_available_are_a_one_line_error(run, images, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     code, out, err = command(monkeypatch, capsys, "predict", run, "set/own", "--devices", "2")
     assert code == 2 and not out and err.startswith("ftlit: --devices 2: ") and err.count("\n") == 1
 
 
-def test_a_run_that_is_not_there_is_said_plainly(tmp_path, monkeypatch, capsys):
+def test_a_missing_run_is_an_error_that_names_it(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert command(monkeypatch, capsys, "predict", "runs/nope", "x.png")[2] == "ftlit: there is no file or folder runs/nope\n"
     (tmp_path / "begun").mkdir()
@@ -100,7 +100,7 @@ def test_a_run_that_is_not_there_is_said_plainly(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         (torch.full((3, 8, 8), 200.0), r"floats in \[0, 1\], or uint8: here they are from 200 to 200"),
         (torch.full((3, 8, 8), -0.5), r"floats in \[0, 1\], or uint8"),
@@ -112,47 +112,47 @@ def test_a_run_that_is_not_there_is_said_plainly(tmp_path, monkeypatch, capsys):
         ([None], "this is NoneType"),
     ],
 )
-def test_what_is_no_image_is_refused(run, given, said):
-    with pytest.raises(UserError, match=said):
+def test_an_argument_that_is_not_an_image_is_an_error(run, given, message):
+    with pytest.raises(UserError, match=message):
         load(run)(given)
 
 
-def test_floats_and_bytes_of_one_image_say_the_same(run):
+def test_float_and_uint8_tensors_of_an_image_have_the_same_prediction(run):
     network, image = load(run), torch.randint(0, 256, (3, 28, 28), dtype=torch.uint8)
     one, other = network([image, image.double() / 255])
     assert one.label == other.label and one.probability == pytest.approx(other.probability, abs=1e-4)
 
 
-def test_what_is_printed_is_a_line(run):
+def test_network_and_prediction_have_a_one_line_text(run):
     network = load(run)
-    said = str(network)
-    assert said.startswith("Network(glyph") and "LinearHead, 7 classes: class 0, class 1" in said and len(said) < 160
+    text = str(network)
+    assert text.startswith("Network(glyph") and "LinearHead, 7 classes: class 0, class 1" in text and len(text) < 160
     assert str(Prediction({"ants": 0.98765432, "bees": 0.01})) == "Prediction(ants 0.9877, bees 0.0100)"
     assert str(network(torch.zeros(3, 28, 28))).count("class") == 3
     assert "7 labels" in str(Network(network.backbone, network.head, CLASSES, True))
 
 
-def test_a_strangers_checkpoint_downloads_nothing_unless_trusted(tmp_path, monkeypatch):
+def test_a_checkpoint_that_names_a_hub_model_downloads_it_only_with_trust(tmp_path, monkeypatch):
     pytest.importorskip("transformers")
     import huggingface_hub
     from text_inputs import save_model
 
     from ftlit import load_bert
 
-    asked = []
+    requests = []
 
-    def never(name, *, local_files_only=False, **more):
-        asked.append(local_files_only)
+    def no_download(name, *, local_files_only=False, **more):
+        requests.append(local_files_only)
         raise OSError("not in the cache" if local_files_only else "no network")
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", never)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", no_download)
     backbone = load_bert(str(save_model(tmp_path / "model")), max_length=8)
     load(save_run(tmp_path / "own", backbone))
-    strange = save_run(tmp_path / "strange", backbone, name="some/where", download=True)
-    assert asked == []
+    foreign = save_run(tmp_path / "foreign", backbone, name="some/where", download=True)
+    assert requests == []
     with pytest.raises(UserError, match=r"some/where is not in the hub's cache; --trust") as caught:
-        load(strange)
-    assert asked == [True] and "\n" not in str(caught.value)
+        load(foreign)
+    assert requests == [True] and "\n" not in str(caught.value)
     with pytest.raises(UserError, match="cannot be downloaded: no network"):
-        load(strange, trust=True)
-    assert asked == [True, True, False]
+        load(foreign, trust=True)
+    assert requests == [True, True, False]

@@ -1,4 +1,4 @@
-"""A slim checkpoint holds what differs from the pretrained weights, and is worth a full one."""
+"""A slim checkpoint holds the tensors that differ from the pretrained weights, and can be used like a full one."""
 
 import os
 import shutil
@@ -40,7 +40,7 @@ def train(folder, *arguments):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The same run twice, with full checkpoints and with slim ones, from weights in a file."""
+    """Train twice from weights in a file: with full and with slim checkpoints."""
     folder = tmp_path_factory.mktemp("slim")
     shutil.copy(GLYPH, folder / "glyph.safetensors")
     for name in ("full", "slim"):
@@ -54,7 +54,7 @@ def state_of(file):
     return torch.load(file, weights_only=True)["state_dict"]
 
 
-def test_it_holds_what_has_trained_and_gives_the_network_of_the_full_one(runs):
+def test_a_slim_checkpoint_holds_trained_layers_and_gives_the_network_of_the_full_one(runs):
     full, slim = (runs / name / "checkpoints/best.ckpt" for name in ("full", "slim"))
     held = {name.split(".")[1] for name in state_of(slim) if name.startswith("backbone.")}
     assert held == {"layer4"} and slim.stat().st_size < full.stat().st_size
@@ -74,14 +74,14 @@ class Stop(pl.Callback):
             raise InterruptedError
 
 
-@pytest.mark.parametrize("step", [2, 8])  # while the head alone trains, and later; at the beginning of an epoch
-def test_invariant_5_holds_for_slim_checkpoints(tmp_path, step):
-    def run(*, stop=None, goes_on=None, slim=True):
+@pytest.mark.parametrize("step", [2, 8])  # in the stage of the head, and in a later one
+def test_a_run_resumed_from_a_slim_checkpoint_ends_with_the_same_bits(tmp_path, step):
+    def run(*, stop=None, resume_from=None, slim=True):
         torch.manual_seed(0)
         backbone = load_backbone("glyph")
-        told = {"class_names": list("abc"), "multilabel": False, "affine": False}
+        facts = {"class_names": list("abc"), "multilabel": False, "affine": False}
         record = {
-            **record_of(backbone, {}, {"_target_": "ftlit.models.heads.LinearHead"}, **told),
+            **record_of(backbone, {}, {"_target_": "ftlit.models.heads.LinearHead"}, **facts),
             "base": base_record(backbone) if slim else None,
         }
         schedule = top_down(backbone.layers_with_parameters, every=2)
@@ -92,17 +92,17 @@ def test_invariant_5_holds_for_slim_checkpoints(tmp_path, step):
         callbacks = [StagedFinetuning(schedule), LastCheckpoint(tmp_path / "last.ckpt", every_n_steps=1), Stop(stop)]
         trainer = pl.Trainer(max_epochs=11, accelerator="cpu", callbacks=callbacks, num_sanity_val_steps=0, **QUIET)
         with nullcontext() if stop is None else pytest.raises(InterruptedError):
-            trainer.fit(model, data, ckpt_path=goes_on)
+            trainer.fit(model, data, ckpt_path=resume_from)
         return model.state_dict()
 
     whole = run(slim=False)
     run(stop=step)
     assert len(state_of(tmp_path / "last.ckpt")) < len(whole) / 2
-    resumed = run(goes_on=tmp_path / "last.ckpt")
+    resumed = run(resume_from=tmp_path / "last.ckpt")
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
 
 
-def test_other_base_weights_are_refused_with_both_digests(runs, tmp_path):
+def test_other_base_weights_are_an_error_with_both_digests(runs, tmp_path):
     weights = load_file(GLYPH)
     name = next(name for name in weights if name.endswith("conv1.weight") or "weight" in name)
     weights[name] = weights[name] * 1.5
@@ -120,10 +120,10 @@ def test_other_base_weights_are_refused_with_both_digests(runs, tmp_path):
             load(runs / "slim")
     finally:
         here.write_bytes(kept)
-    assert load(runs / "full")  # which needs no file
+    assert load(runs / "full")  # full checkpoints do not need the file
 
 
-def test_a_bit_that_differs_is_kept_and_what_is_left_out_comes_back():
+def test_changed_tensors_are_kept_and_omitted_ones_are_restored():
     backbone = load_backbone("glyph")
     base = digests(backbone)
     state = {f"backbone.{name}": tensor.clone() for name, tensor in backbone.state_dict().items()} | {"head.weight": torch.zeros(2)}
@@ -135,19 +135,19 @@ def test_a_bit_that_differs_is_kept_and_what_is_left_out_comes_back():
     assert again.keys() == state.keys() and all(torch.equal(again[key], tensor) for key, tensor in state.items())
 
 
-def test_layers_that_were_drawn_anew_are_always_kept():
+def test_reinitialized_layers_are_always_kept():
     backbone = load_backbone("glyph", reinit=["layer4"])
     assert not any(name.startswith("backbone.layer4") for name in digests(backbone))
     assert base_record(backbone)["digest"] == base_record(load_backbone("glyph", reinit=["layer4"]))["digest"]
 
 
-def test_a_resnet_with_a_head_of_100_classes_is_small(tmp_path):
+def test_a_slim_checkpoint_of_a_head_on_resnet50_is_small(tmp_path):
     """Under 1 MB without the optimizer's state, under 3 MB with it: 100 x 2,048 weights, and twice as much for Adam."""
     torch.manual_seed(0)
     torch.save({name: tensor for name, tensor in load_backbone("resnet50", weights=None).state_dict().items()}, tmp_path / "resnet50.pth")
     backbone = load_backbone("resnet50", weights=tmp_path / "resnet50.pth", input_spec={"size": 32})
-    told = {"class_names": [str(i) for i in range(100)], "multilabel": False, "affine": False}
-    record = {**record_of(backbone, {}, {"_target_": "ftlit.models.heads.LinearHead"}, **told), "base": base_record(backbone)}
+    facts = {"class_names": [str(i) for i in range(100)], "multilabel": False, "affine": False}
+    record = {**record_of(backbone, {}, {"_target_": "ftlit.models.heads.LinearHead"}, **facts), "base": base_record(backbone)}
     model = FineTuner(
         backbone,
         LinearHead(2048, 100),
@@ -169,18 +169,18 @@ def test_a_resnet_with_a_head_of_100_classes_is_small(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         (("backbone.weights=null", "checkpoint=slim"), "these weights are a random start: give checkpoint=full"),
         (("checkpoint=slm",), "no checkpoint 'slm': did you mean 'slim'"),
     ],
 )
-def test_what_cannot_be_slim_is_one_line(tmp_path, given, said):
+def test_a_run_without_base_weights_or_a_misspelt_option_is_a_one_line_error(tmp_path, given, message):
     done = train(tmp_path, *given)
-    assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
-def test_a_backbone_of_somebodys_own_cannot():
+def test_a_custom_backbone_cannot_be_slim():
     backbone = ftlit.Backbone({"one": nn.Linear(2, 2)}, ftlit.InputSpec(8))
     with pytest.raises(UserError, match="not built in"):
         base_record(backbone)

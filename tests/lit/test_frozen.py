@@ -1,4 +1,4 @@
-"""invariant 3: frozen means frozen, in ten architectures under Lightning's own loops, while other code calls `.train()` in between."""
+"""Invariant 3: frozen means frozen, in ten architectures under Lightning's loops, while other code calls `.train()` in between."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from ftlit.models.heads import MLPHead
 
 pytestmark = pytest.mark.zoo
 
-NETS = {  # what makes each hard to freeze is turned up: batch norms, dropout as a module and as a function, drop-path
+NETS = {  # with high rates of dropout (as a module, as a function) and drop-path; batchnorms in most
     "resnet18": {},
     "densenet121": {"drop_rate": 0.5},
     "mobilenet_v3_small": {},
@@ -32,7 +32,7 @@ EPOCHS, STEPS = 2, 2  # steps an epoch; the second stage begins with the second 
 
 
 def digest(module: nn.Module) -> str:
-    """sha256 over the names and bytes of all parameters and buffers, those too that no state dict holds."""
+    """Return the sha256 of the names and bytes of all parameters and buffers, also of non-persistent ones."""
     found = hashlib.sha256()
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         found.update(name.encode() + tensor.detach().numpy().tobytes())
@@ -43,8 +43,8 @@ def digests(model: FineTuner) -> dict[str, str]:
     return {"head": digest(model.head)} | {name: digest(layer) for name, layer in model.backbone.items()}
 
 
-class Nasty(pl.Callback):
-    """Calls `.train()` on everything in every hook in which other code may, but not between the last step and the end."""
+class CallTrain(pl.Callback):
+    """Call `.train()` on the model in every hook in which other code may, but not between the last step and the end."""
 
     def _train(self, trainer, model, *_):
         model.train()
@@ -59,7 +59,7 @@ class Nasty(pl.Callback):
 
 @dataclass
 class Step:
-    """What was seen of one training step: of each layer, whether its features need a gradient and how many tensors it kept for one."""
+    """State at a training step; for each layer whether its features need a gradient and how many tensors it saved for it."""
 
     stage: int
     digests: dict[str, str]
@@ -70,7 +70,7 @@ class Step:
 
 
 class Watch(pl.Callback):
-    """Looks at each step from within. Nothing here changes a mode or a gradient."""
+    """Record each step, without changing a mode or a gradient."""
 
     def __init__(self, model: FineTuner) -> None:
         self.steps, self.x = [], torch.randn(4, 3, 32, 32)
@@ -102,7 +102,7 @@ class Watch(pl.Callback):
 
 
 def frozen(backbone, stage):
-    """The layers that are frozen in this stage."""
+    """Return the layers that are frozen in this stage."""
     return backbone if stage == 0 else backbone.upto(-2)
 
 
@@ -112,13 +112,13 @@ class Run:
     model: FineTuner
     steps: list[Step]
     end: dict[str, str]  # digests
-    moved: set[str]  # parameters that the second stage moved
+    changed: set[str]  # parameters that the second stage changed
     x: torch.Tensor
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """Maps of a few pixels: threads that wait for each other would take most of the time."""
+    """Use one thread: on maps of a few pixels several threads are slower."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -145,12 +145,12 @@ def run(request, one_thread) -> Run:
         accelerator="cpu",
         val_check_interval=1,  # after each step
         limit_val_batches=1,
-        callbacks=[Nasty(), StagedFinetuning(Schedule([Stage(["head"]), Stage(["head", top], epoch=1)])), watch, Before()],
+        callbacks=[CallTrain(), StagedFinetuning(Schedule([Stage(["head"]), Stage(["head", top], epoch=1)])), watch, Before()],
         **{"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False},
     )
     trainer.fit(model, data, data)
-    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
-    return Run(request.param, model, watch.steps, digests(model), moved, watch.x)
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    return Run(request.param, model, watch.steps, digests(model), changed, watch.x)
 
 
 def test_the_hash_of_frozen_parameters_and_buffers_is_unchanged(run):
@@ -162,10 +162,10 @@ def test_the_hash_of_frozen_parameters_and_buffers_is_unchanged(run):
     assert below and all(step.digests[name] == run.end[name] for step in run.steps for name in below)
 
 
-def test_in_the_second_stage_exactly_the_head_and_the_top_layer_move(run):
+def test_in_the_second_stage_exactly_the_head_and_the_top_layer_change(run):
     top = f"backbone.{run.model.backbone.cuts[-1]}."
     assert all(p.isfinite().all() for p in run.model.parameters())
-    assert run.moved == {name for name, _ in run.model.named_parameters() if name.startswith(("head.", top))}
+    assert run.changed == {name for name, _ in run.model.named_parameters() if name.startswith(("head.", top))}
 
 
 def test_the_outputs_of_the_frozen_layers_are_bit_equal_at_every_step_and_after_training(run):
@@ -173,13 +173,13 @@ def test_the_outputs_of_the_frozen_layers_are_bit_equal_at_every_step_and_after_
         first, *later = [step.output for step in run.steps if step.stage == stage]
         assert all(torch.equal(first, output) for output in later)
     with torch.no_grad():
-        assert torch.equal(frozen(run.model.backbone, 1)(run.x), run.steps[-1].output)  # in the mode in which training left it
+        assert torch.equal(frozen(run.model.backbone, 1)(run.x), run.steps[-1].output)  # in the mode at the end of training
 
 
 def test_frozen_modules_are_in_evaluation_mode_at_every_step_and_after_training(run):
     *below, top = run.model.backbone.cuts
-    left = {name: module.training for name, module in run.model.backbone.named_modules()}
-    for step in [*run.steps, Step(1, {}, left, run.x)]:
+    at_end = {name: module.training for name, module in run.model.backbone.named_modules()}
+    for step in [*run.steps, Step(1, {}, at_end, run.x)]:
         held = [*below, top] if step.stage == 0 else below
         assert not any(mode for name, mode in step.modes.items() if any(name == layer or name.startswith(f"{layer}.") for layer in held))
         assert step.modes[top] == (step.stage == 1)
@@ -192,11 +192,11 @@ def test_frozen_layers_run_without_a_graph_and_keep_no_activations(run):
         assert not any(step.saved[name] for name in below) and (step.saved[top] > 0) == (step.stage == 1)
 
 
-def test_without_freezing_it_would_not_hold(run):
-    """But for squeezenet, whose layers hold neither statistics nor chance."""
+def test_in_training_mode_statistics_or_outputs_change(run):
+    """Negative control. Squeezenet is an exception: its layers have neither statistics nor dropout."""
     backbone = run.model.backbone.upto(-2).train()
     before = digest(backbone)
     with torch.no_grad():
         outputs = [backbone(run.x), backbone(run.x)]
-    still = digest(backbone) == before and all(torch.equal(output, run.steps[-1].output) for output in outputs)
-    assert still == (run.name == "squeezenet1_1")
+    unchanged = digest(backbone) == before and all(torch.equal(output, run.steps[-1].output) for output in outputs)
+    assert unchanged == (run.name == "squeezenet1_1")

@@ -18,6 +18,7 @@ from ftlit.lit import module_internals as internals
 
 SOURCE = Path(ftlit.__file__).parent
 pytestmark = pytest.mark.filterwarnings("ignore")  # advice of Lightning on loaders, logging and modes
+
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 
 
@@ -39,14 +40,14 @@ def fit(model, *callbacks, **settings):
     return trainer
 
 
-def test_a_module_knows_its_trainer_and_none_before():
+def test_a_module_has_a_trainer_after_fit_and_none_before():
     model = Net()
     assert internals.trainer_of(model) is None
     trainer = fit(model)
     assert internals.trainer_of(model) is trainer
 
 
-def test_a_module_that_builds_layers_late_overrides_one_of_two_hooks():
+def test_a_module_that_overrides_configure_model_or_setup_builds_layers_late():
     class Late(Net):
         def configure_model(self):
             pass
@@ -59,7 +60,7 @@ def test_a_module_that_builds_layers_late_overrides_one_of_two_hooks():
 
 
 class Unfreeze(pl.Callback):
-    """Unfreezes the low layer at the second step, and notes for how many parameters DDP averages gradients."""
+    """Unfreeze the low layer at the second step, and record for how many parameters DDP averages gradients."""
 
     def __init__(self, wrap):
         self.wrap, self.averaged = wrap, []  # parameters, by step
@@ -84,37 +85,37 @@ class Unfreeze(pl.Callback):
 
 
 @pytest.mark.parametrize(("wrap", "averaged"), [(True, [2, 4]), (False, [2, 2])])
-def test_ddp_averages_what_is_unfrozen_later_only_if_it_is_wrapped_again(wrap, averaged):
-    watching = Unfreeze(wrap)
-    trainer = fit(Net(), watching, strategy="ddp", devices=1)
-    assert watching.averaged == averaged and isinstance(trainer.strategy.lightning_module, Net)
+def test_ddp_averages_gradients_of_unfrozen_parameters_only_after_wrapping_again(wrap, averaged):
+    unfreeze = Unfreeze(wrap)
+    trainer = fit(Net(), unfreeze, strategy="ddp", devices=1)
+    assert unfreeze.averaged == averaged and isinstance(trainer.strategy.lightning_module, Net)
 
 
-def test_one_device_has_nothing_to_wrap():
+def test_on_one_device_nothing_is_wrapped():
     seen = []
 
-    class Wrapping(pl.Callback):
+    class Wrap(pl.Callback):
         def on_train_start(self, trainer, module):
             internals.wrap_ddp_again(trainer)
             seen.append(isinstance(trainer.strategy.model, DistributedDataParallel))
 
-    fit(Net(), Wrapping())
+    fit(Net(), Wrap())
     assert seen == [False]
 
 
-def test_fsdp_keeps_what_it_was_given():
+def test_fsdp_strategy_keeps_its_argument_use_orig_params():
     assert internals.uses_original_parameters(FSDPStrategy()) and internals.uses_original_parameters(FSDPStrategy(use_orig_params=True))
     assert not internals.uses_original_parameters(FSDPStrategy(use_orig_params=False))
 
 
-def test_compiled_modules_are_recognised():
+def test_partly_and_wholly_compiled_modules_are_recognised():
     plain, part, whole = Net(), Net(), Net()
     part.low.compile(backend="eager")
     fit(torch.compile(whole, backend="eager"))
     assert [internals.is_compiled(model) for model in (plain, part, whole)] == [False, True, True]
 
 
-def test_a_tensor_counts_its_changes_in_place_also_those_of_an_optimizer():
+def test_the_version_of_a_tensor_counts_in_place_changes_also_those_of_an_optimizer():
     weight = nn.Parameter(torch.ones(2))
     optimizer, versions = torch.optim.SGD([weight], lr=1.0), [internals.version_of(weight)]
     with torch.no_grad():
@@ -130,8 +131,8 @@ def test_a_tensor_counts_its_changes_in_place_also_those_of_an_optimizer():
 
 
 def test_a_metric_continues_from_the_state_of_another():
-    for kind, batches in ((MeanMetric, [(torch.tensor(1.0),), (torch.tensor(4.0),)]), (f1, [labels(0), labels(1)])):
-        whole, first, second = kind(), kind(), kind()
+    for make_metric, batches in ((MeanMetric, [(torch.tensor(1.0),), (torch.tensor(4.0),)]), (f1, [labels(0), labels(1)])):
+        whole, first, second = make_metric(), make_metric(), make_metric()
         for batch in batches:
             whole.update(*batch)
         first.update(*batches[0])
@@ -149,7 +150,7 @@ def labels(seed):
     return torch.randint(3, (8,), generator=draw), torch.randint(3, (8,), generator=draw)
 
 
-def test_the_state_of_a_metric_survives_a_checkpoint_of_plain_values(tmp_path):
+def test_the_state_of_a_metric_can_be_saved_and_loaded_with_weights_only(tmp_path):
     metric = f1()
     metric.update(*labels(0))
     torch.save(internals.state_of_metric(metric), tmp_path / "state.pt")
@@ -165,7 +166,7 @@ UNDOCUMENTED = {  # public by name, but not in Lightning's documentation
 
 
 def outside_attributes(path):
-    """Attributes that a module reads from or sets on other objects than `self`, or by a name in `getattr`."""
+    """Yield the attributes that a module reads from or sets on objects other than `self`, or by a name in `getattr`."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) not in ("self", "cls"):
             yield node.attr

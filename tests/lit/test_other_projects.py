@@ -1,4 +1,4 @@
-"""Parts of ftlit in other projects: LightningModules that were not written for it, and a Hydra project that uses its config groups."""
+"""Parts of ftlit in other projects: LightningModules that are not written for it, and a Hydra project that uses its config groups."""
 
 import hashlib
 import os
@@ -80,9 +80,9 @@ def test_another_hydra_project_uses_the_config_groups(other_project):
     assert "('low', 'high')" in output and "'head + high and above', 'all'" in output and "out_features=5" in output
 
 
-def test_a_backbone_and_a_head_of_another_project_train_here(other_project):
-    own = ["--config-dir", other_project / "conf", "backbone=mynet", "head._target_=my_pkg.MyHead"]
-    output = run(other_project, ROOT / "train.py", *own, "debug=fast", "trainer=cpu", "trainer.max_epochs=3")
+def test_a_backbone_and_a_head_of_another_project_train_with_train_py(other_project):
+    options = ["--config-dir", other_project / "conf", "backbone=mynet", "head._target_=my_pkg.MyHead"]
+    output = run(other_project, ROOT / "train.py", *options, "debug=fast", "trainer=cpu", "trainer.max_epochs=3")
     assert "weights of mynet" in output and "MyHead" in output and "trained in" in output
 
 
@@ -90,15 +90,15 @@ STEPS, EPOCHS, LAST = 3, 8, 6  # steps an epoch; epochs; when the last stage beg
 
 
 class OtherModule(pl.LightningModule):
-    """The parts that both modules share: their own losses and metric, an optimizer and rates from ftlit."""
+    """Base of two modules with a loss and a metric of their own, and with optimizer and rates from ftlit."""
 
     scales: ClassVar[dict[str, float]]  # on the learning rate, by pattern
-    stages: tuple[list[str], ...]  # what trains in each; the last freezes again what has trained
-    moves: tuple[tuple[str, ...], ...]  # beginnings of the names of what moves in each
-    threshold: float  # the loss that the third stage waits for
+    stages: tuple[list[str], ...]  # what each stage trains; the last one freezes layers again
+    changes: tuple[tuple[str, ...], ...]  # prefixes of the names of tensors that change in each stage
+    threshold: float  # the third stage begins when the loss reaches it
 
     def on_train_epoch_start(self):
-        self.train()  # as many do, and know nothing of what is frozen
+        self.train()  # as many modules do, also on frozen layers
 
     def training_step(self, batch, batch_idx):
         *inputs, targets = batch
@@ -116,11 +116,11 @@ class OtherModule(pl.LightningModule):
 
 
 class Transfer(OtherModule):
-    """As Lightning's documentation teaches transfer learning: a ResNet's children in a row, without its last one."""
+    """Transfer learning as in Lightning's documentation: the children of a ResNet in sequence, without the last one."""
 
     scales: ClassVar = {"classifier": 1.0, "feature_extractor.7": 0.5, "*": 0.1}
     stages = (["classifier"], ["classifier", "feature_extractor.7"], ["*"], ["classifier"])
-    moves = (("classifier",), ("classifier", "feature_extractor.7"), ("",), ("classifier",))
+    changes = (("classifier",), ("classifier", "feature_extractor.7"), ("",), ("classifier",))
     threshold = 0.45
 
     def __init__(self):
@@ -147,11 +147,11 @@ class Tower(nn.Module):
 
 
 class TwoTowers(OtherModule):
-    """Two encoders that share the embedding of words, and a head on both. A stage that trains either tower trains what they share."""
+    """Two encoders that share the embedding of words, and a head on both. A stage that trains either tower trains the embedding."""
 
-    scales: ClassVar = {"head": 1.0, "query": 0.5, "answer": 0.1}  # the words go with the first tower, whose name is their first
+    scales: ClassVar = {"head": 1.0, "query": 0.5, "answer": 0.1}  # the embedding belongs to the first tower, by its first name
     stages = (["head"], ["head", "answer"], ["*"], ["query"])
-    moves = (("head",), ("head", "answer", "query.words"), ("",), ("query", "answer.words"))
+    changes = (("head",), ("head", "answer", "query.words"), ("",), ("query", "answer.words"))
     threshold = 1.03
 
     def __init__(self):
@@ -169,7 +169,7 @@ class TwoTowers(OtherModule):
 
 
 class Diary(pl.Callback):
-    """Stage, tensors and metric at the end of each epoch."""
+    """Record stage, tensors and metric at the end of each epoch."""
 
     def __init__(self):
         self.stages, self.states, self.values = [], [], []
@@ -206,7 +206,7 @@ def train(kind, folder, *, ckpt_path=None):
 @pytest.fixture(scope="module", params=[Transfer, TwoTowers])
 def whole(request, tmp_path_factory):
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # on maps of a few pixels threads only wait for each other
+    torch.set_num_threads(1)  # on maps of a few pixels several threads are slower
     folder = tmp_path_factory.mktemp("other_project")
     yield request.param, *train(request.param, folder), folder
     torch.set_num_threads(threads)
@@ -216,23 +216,23 @@ def digest(tensors):
     return hashlib.sha256(b"".join(name.encode() + tensors[name].numpy().tobytes() for name in sorted(tensors))).hexdigest()
 
 
-def test_in_another_module_each_stage_moves_exactly_its_parameters_and_statistics(whole):
+def test_in_a_users_module_each_stage_changes_exactly_its_parameters_and_statistics(whole):
     kind, states, diary, _ = whole
     for before, after, stage in zip(states, states[1:], diary.stages, strict=False):
-        moves = {name for name in before if name.startswith(kind.moves[stage])}
-        assert {name for name in before if not torch.equal(before[name], after[name])} == moves
-        still = before.keys() - moves
-        assert digest({name: before[name] for name in still}) == digest({name: after[name] for name in still})
+        changed = {name for name in before if name.startswith(kind.changes[stage])}
+        assert {name for name in before if not torch.equal(before[name], after[name])} == changed
+        unchanged = before.keys() - changed
+        assert digest({name: before[name] for name in unchanged}) == digest({name: after[name] for name in unchanged})
 
 
-def test_in_another_module_a_stage_waits_for_its_own_metric(whole):
+def test_in_a_users_module_a_stage_waits_for_a_metric_of_the_module(whole):
     kind, _, diary, _ = whole
     reached = next(epoch for epoch, value in enumerate(diary.values) if epoch >= 1 and value <= kind.threshold)
-    assert 1 < reached + 1 < LAST - 1  # it waits, and it is the metric that decides, not the latest epoch
+    assert 1 < reached + 1 < LAST - 1  # the metric begins the stage, neither at once nor at the latest epoch
     assert diary.stages == [0] + [1] * reached + [2] * (LAST - reached - 1) + [3] * (EPOCHS - LAST)
 
 
-def test_in_another_module_the_rates_keep_their_ratios_and_are_logged_by_name(whole):
+def test_in_a_users_module_rates_keep_their_ratios_and_are_logged_by_name(whole):
     kind, _, _, folder = whole
     with (folder / "metrics.csv").open(newline="") as file:
         rows = [row for row in DictReader(file) if row["lr-SGD/" + next(iter(kind.scales))]]
@@ -243,7 +243,7 @@ def test_in_another_module_the_rates_keep_their_ratios_and_are_logged_by_name(wh
 
 
 @pytest.mark.parametrize("checkpoint", ["epoch=0", "epoch=2", "epoch=3", "epoch=5", "validated epoch=2"])
-def test_in_another_module_a_run_resumes_from_its_own_checkpoint_with_the_same_bits(whole, tmp_path, checkpoint):
+def test_in_a_users_module_a_run_resumed_from_its_checkpoint_ends_with_the_same_bits(whole, tmp_path, checkpoint):
     kind, states, diary, folder = whole
     ends, resumed = train(kind, tmp_path, ckpt_path=folder / f"{checkpoint}.ckpt")
     assert resumed.stages == diary.stages[-len(resumed.stages) :]

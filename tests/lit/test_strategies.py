@@ -1,4 +1,4 @@
-"""Compiled modules and strategies follow the stages, or are not supported, with a reason."""
+"""Compiled modules and strategies follow the stages, or are not supported; the error gives the reason."""
 
 from functools import partial
 
@@ -49,35 +49,35 @@ def fit(model, *callbacks, epochs=LAYERS + 1, schedule=TOP_DOWN, **settings):
     return model
 
 
-def by_part(model):
+def compiled_by_part(model):
     model.body.compile(backend="aot_eager")
     model.head.compile(backend="aot_eager")
     return model
 
 
-def as_a_whole(model):
+def compiled_as_a_whole(model):
     return torch.compile(model, backend="aot_eager")
 
 
-@pytest.mark.parametrize("compiled", [by_part, as_a_whole])
-def test_compiled_training_goes_through_more_stages_than_torch_compiles_a_function_and_ends_with_the_same_weights(compiled):
+@pytest.mark.parametrize("compiled", [compiled_by_part, compiled_as_a_whole])
+def test_compiled_training_ends_with_the_same_weights_after_more_stages_than_the_recompile_limit(compiled):
     plain, model = fit(Net()), Net()
-    assert len(TOP_DOWN.stages) > 8  # torch compiles a function so many times by itself (recompile_limit, once cache_size_limit)
+    assert len(TOP_DOWN.stages) > 8  # torch's recompile_limit, formerly cache_size_limit
     wrapped = compiled(model)
     fit(wrapped)
     assert is_compiled(model)
-    for epoch, (ours, theirs) in enumerate(zip(model.ends, plain.ends, strict=True)):
-        assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in ours), epoch
+    for epoch, (compiled_end, plain_end) in enumerate(zip(model.ends, plain.ends, strict=True)):
+        assert all(torch.allclose(compiled_end[name], plain_end[name], atol=1e-6) for name in plain_end), epoch
     for before, after, layer in zip(model.ends, model.ends[1:], reversed(range(LAYERS)), strict=False):
         assert not torch.equal(before[f"body.{layer}.0.weight"], after[f"body.{layer}.0.weight"])
 
 
-def test_a_module_that_is_not_compiled_is_recognised():
+def test_a_plain_module_is_not_compiled():
     assert not is_compiled(Net())
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
-def test_in_half_precision_each_stage_moves_exactly_its_layers(precision):
+def test_in_half_precision_each_stage_changes_exactly_its_layers(precision):
     schedule = Schedule([Stage(["head"]), Stage(["head", "body.9"], epoch=1)])
     model = fit(Net(), epochs=2, schedule=schedule, precision=precision)
     start = Net().to(torch.bfloat16 if precision == "bf16-true" else torch.float32).state_dict()
@@ -85,18 +85,18 @@ def test_in_half_precision_each_stage_moves_exactly_its_layers(precision):
     assert moved == [{"head"}, {"head", "body.9"}] or moved == [{"head.weight", "head.bias"}, {"head.weight", "head.bias", "body.9"}]
 
 
-class Meddler(pl.Callback):
+class Unfreeze(pl.Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         pl_module.body[0][0].weight.requires_grad_(True)
 
 
 def test_other_code_that_unfreezes_a_parameter_is_an_error():
     with pytest.raises(UserError, match=r"'body.0.0.weight' was unfrozen by something other than StagedFinetuning"):
-        fit(Net(), Meddler())
+        fit(Net(), Unfreeze())
 
 
 class Trainer:
-    """Stands for one that runs by this strategy, which may need a device that is not here."""
+    """A trainer with a strategy whose device may be missing here."""
 
     def __init__(self, strategy: Strategy) -> None:
         self.strategy = strategy

@@ -1,4 +1,4 @@
-"""invariant 6: after every stage two processes hold the same bits, and equal one process on the same global batch."""
+"""Invariant 6: after every epoch two processes hold the same bits, and they equal one process on the same global batch."""
 
 import os
 import re
@@ -16,12 +16,12 @@ from paths import SUPPORT as FOLDER
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ddp]
 
-CASES = ["epoch", "step", "metric", "accumulation and clipping", "frozen statistics", "affine", "features", "solved"]
+CASES = ["epoch", "step", "metric", "accumulation and clipping", "frozen statistics", "affine", "features", "probe head"]
 SHARDED = ["fsdp2"] if hasattr(torch.cpu.Stream, "record_event") else []  # torch 2.6 cannot shard on CPUs
 
 
 def launch(folder: Path, devices: int, *cases: str) -> dict[str, list]:
-    """Run tests/support/ddp_program.py; what each process noted, by case."""
+    """Run tests/support/ddp_program.py; return the notes of each process, by case."""
     out = folder / f"{devices}"
     out.mkdir()
     command = [sys.executable, str(FOLDER / "ddp_program.py"), str(out), *cases]
@@ -37,7 +37,7 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    return launch(tmp_path_factory.mktemp("two"), 2, *CASES, "metrics", "theirs", *SHARDED)
+    return launch(tmp_path_factory.mktemp("two"), 2, *CASES, "metrics", "BackboneFinetuning", *SHARDED)
 
 
 @pytest.fixture(scope="module")
@@ -54,18 +54,18 @@ def test_both_processes_hold_the_same_bits_after_every_epoch(two, case):
 
 @pytest.mark.parametrize("case", [*CASES, *SHARDED])
 def test_two_processes_equal_one_after_every_epoch(two, one, case):
-    ours, alone = two[case][0], one[case][0]
-    assert ours["stages"] == alone["stages"]
-    assert all(distance(a, b) < 1e-10 for a, b in zip(ours["weights"], alone["weights"], strict=True))
+    together, alone = two[case][0], one[case][0]
+    assert together["stages"] == alone["stages"]
+    assert all(distance(a, b) < 1e-10 for a, b in zip(together["weights"], alone["weights"], strict=True))
 
 
-def test_features_that_two_processes_compute_together_are_to_the_bit_those_of_one(two, one):
+def test_two_processes_store_the_same_bits_of_features_as_one(two, one):
     together, alone = two["features"][0]["stored"], one["features"][0]["stored"]
     assert len(together) == 2 and together.keys() == alone.keys()
     assert all(len(rows) == 160 + 37 and torch.equal(rows, alone[key]) for key, rows in together.items())
 
 
-def test_an_error_of_one_process_ends_both_with_its_message(tmp_path):
+def test_an_error_in_one_process_ends_both_with_its_message(tmp_path):
     environment = {**os.environ, "DEVICES": "2"}
     command = [sys.executable, str(FOLDER / "ddp_program.py"), str(tmp_path), "no room"]
     warm.run(command, env=environment, timeout=200)
@@ -74,12 +74,12 @@ def test_an_error_of_one_process_ends_both_with_its_message(tmp_path):
 
 
 @pytest.mark.parametrize("case", [*CASES, *SHARDED])
-def test_every_case_goes_through_its_stages(two, case):
+def test_every_case_passes_through_its_stages(two, case):
     assert two[case][0]["stages"] == [0, 1, 2, 2]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_only_the_gradients_of_what_trains_travel(two, case):
+def test_only_the_gradients_of_trainable_parameters_are_sent(two, case):
     run = two[case][0]
     sizes = [{name: p.numel() * p.element_size() for name, p in weights.items()} for weights in run["weights"]]
     expected = [sum(size[name] for name in names) for size, names in zip(sizes, run["trains"], strict=True)]
@@ -88,15 +88,15 @@ def test_only_the_gradients_of_what_trains_travel(two, case):
 
 def test_evaluation_metrics_of_two_processes_equal_those_of_one(two, one):
     """37 images: a padding sampler would count one of them twice."""
-    ours, alone = two["metrics"][0]["metrics"], one["metrics"][0]["metrics"]
-    assert ours.keys() == alone.keys() >= {"val/accuracy", "val/f1", "val/loss", "test/accuracy"}
-    for name in ours:
-        assert ours[name] == (pytest.approx(alone[name], rel=1e-6) if name.endswith("loss") else alone[name])
+    together, alone = two["metrics"][0]["metrics"], one["metrics"][0]["metrics"]
+    assert together.keys() == alone.keys() >= {"val/accuracy", "val/f1", "val/loss", "test/accuracy"}
+    for name in together:
+        assert together[name] == (pytest.approx(alone[name], rel=1e-6) if name.endswith("loss") else alone[name])
 
 
-def test_lightnings_own_callback_drifts_apart(two):
-    """The control: these comparisons can fail (Lightning#20340). When they no longer do, rewrapping is no longer needed."""
-    first, second = two["theirs"]
+def test_under_backbone_finetuning_of_lightning_the_weights_diverge(two):
+    """Negative control (Lightning#20340): if this test fails, rewrapping is no longer needed."""
+    first, second = two["BackboneFinetuning"]
     assert distance(first["weights"][-1], second["weights"][-1]) > 1e-6
 
 
@@ -115,7 +115,7 @@ class Die(Callback):
 
 
 def read_once(path, start):
-    """The text of a file, once a line begins with `start`; after 60 s without."""
+    """Return the text of a file when a line begins with `start`, at the latest after 60 s."""
     deadline = time.monotonic() + 60
     while not re.search(rf"^{start}.*\n", path.read_text(), re.MULTILINE) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -126,10 +126,10 @@ SHORT = ("trainer=ddp_cpu", "scenario=large_similar", "trainer.max_epochs=3", "d
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_process_that_dies_ends_the_other_with_a_line(tmp_path, rank):
+def test_a_killed_process_ends_the_other_with_a_one_line_message(tmp_path, rank):
     (tmp_path / "dying.py").write_text(DYING)
-    own = ["+callbacks.die._target_=dying.Die", f"+callbacks.die.rank={rank}"]
-    command = [sys.executable, str(ROOT / "train.py"), *SHORT, *own]
+    callback = ["+callbacks.die._target_=dying.Die", f"+callbacks.die.rank={rank}"]
+    command = [sys.executable, str(ROOT / "train.py"), *SHORT, *callback]
     environment = {**os.environ, "PYTHONPATH": python_path(tmp_path)}
     with (tmp_path / "err").open("w") as err:
         run = warm.start(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=err)
@@ -140,7 +140,7 @@ def test_a_process_that_dies_ends_the_other_with_a_line(tmp_path, rank):
     assert "Traceback" not in output
 
 
-def test_ctrl_c_ends_both_processes_and_the_run_goes_on(tmp_path):
+def test_ctrl_c_ends_both_processes_and_the_run_can_be_resumed(tmp_path):
     command = [sys.executable, str(ROOT / "train.py"), *SHORT, "hydra.run.dir=run"]
     with (tmp_path / "out").open("w") as out:
         run = warm.start(command, cwd=tmp_path, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)

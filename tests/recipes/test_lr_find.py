@@ -1,4 +1,4 @@
-"""The range test: its answer on curves whose steepest place is known, its record of a run, and the recipe from config to files."""
+"""The learning-rate range test: suggestions on curves with a known steepest point, recorded losses, and the recipe from config to files."""
 
 import csv
 from pathlib import Path
@@ -25,34 +25,34 @@ def grid(steps, least=1e-6, most=10.0):
 
 
 def valley(rates, fall=1e-3, rise=1.0):
-    """Falls around `fall`, as a logistic curve of the logarithm, and rises from `rise` on."""
+    """Return losses that fall around the rate `fall`, as a logistic curve of its logarithm, and rise from `rise` on."""
     return [2.3 - 2 * r / (r + fall) + (r / rise) ** 2 for r in rates]
 
 
 @pytest.mark.parametrize("fall", [1e-4, 1e-3, 1e-2])
 @pytest.mark.parametrize("steps", [50, 100, 1000])
-def test_it_finds_where_the_loss_falls_fastest_without_lag_however_many_steps(fall, steps):
+def test_the_steepest_rate_is_found_without_lag_for_any_number_of_steps(fall, steps):
     rates = grid(steps)
     assert fall / 1.4 < suggest(rates, valley(rates, fall)).steep < fall * 1.4
 
 
-def test_it_finds_a_tenth_of_the_rate_at_the_minimum():
+def test_the_second_suggestion_is_a_tenth_of_the_rate_at_the_minimum():
     rates = grid(200)
     losses = [1 + (torch.tensor(r).log10() + 2).item() ** 2 for r in rates]
     suggestion = suggest(rates, losses)
     assert suggestion.tenth == pytest.approx(1e-3, rel=0.1) and not suggestion.open_ended(probe_head=False)
 
 
-def test_the_unit_of_the_rate_and_the_scale_and_level_of_the_loss_do_not_matter():
+def test_suggestions_scale_with_the_rates_and_ignore_scale_and_offset_of_the_loss():
     rates, noise = grid(100), torch.randn(100, generator=torch.Generator().manual_seed(0)) * 0.1
     losses = [a + b for a, b in zip(valley(rates), noise.tolist(), strict=True)]
     suggestion = suggest(rates, losses)
-    moved = suggest([8 * r for r in rates], [4 * loss + 1 for loss in losses])
-    assert (moved.steep, moved.tenth) == (8 * suggestion.steep, 8 * suggestion.tenth)
+    scaled = suggest([8 * r for r in rates], [4 * loss + 1 for loss in losses])
+    assert (scaled.steep, scaled.tenth) == (8 * suggestion.steep, 8 * suggestion.tenth)
     assert rates[0] <= suggestion.steep <= rates[-1]
 
 
-def test_smoothing_keeps_a_constant_and_takes_noise_away_and_its_end_knows_only_the_past():
+def test_smoothing_keeps_constants_reduces_noise_and_ends_with_the_exponential_average():
     rates, noise = grid(100), torch.randn(100, generator=torch.Generator().manual_seed(0)).tolist()
     assert torch.allclose(smooth(rates, [2.0] * 100), torch.full((100,), 2.0, dtype=torch.float64))
     assert smooth(rates, noise).std() < 0.5 * torch.tensor(noise).std()
@@ -63,18 +63,18 @@ def test_smoothing_keeps_a_constant_and_takes_noise_away_and_its_end_knows_only_
     assert smooth(rates, noise)[-1].item() == pytest.approx(average / (1 - beta**100), rel=1e-4)
 
 
-def test_a_loss_of_four_times_the_best_is_the_end():
+def test_a_loss_of_four_times_the_best_has_diverged():
     rates = grid(100)
     assert not diverged(rates, valley(rates, rise=10.0)) and not diverged(rates[:1], [5.0])
     assert diverged(rates, valley(rates, rise=1.0))
 
 
-def test_a_loss_that_still_falls_at_the_last_rate_is_told():
+def test_a_loss_that_still_falls_at_the_last_rate_is_open_ended():
     rates = grid(50, most=1e-2)
     assert suggest(rates, valley(rates)).open_ended(probe_head=False)
 
 
-def test_a_loss_that_never_falls_has_no_answer():
+def test_a_loss_that_never_falls_is_a_user_error():
     rates = grid(20)
     suggestion = suggest(rates, [1.0 + i for i in range(20)])
     with pytest.raises(
@@ -83,7 +83,7 @@ def test_a_loss_that_never_falls_has_no_answer():
         lr_find.choose_rate(suggestion, rates, probe_head=False)
 
 
-def test_for_a_probe_head_a_tenth_of_the_rate_from_which_on_the_loss_rises_is_taken():
+def test_for_a_probe_head_a_tenth_of_the_rate_at_which_the_loss_starts_to_rise_is_chosen():
     rates = grid(100, most=0.3)
     flat = [0.01 * (1 + (rate / 0.1) ** 2) for rate in rates]
     assert 0.003 < lr_find.choose_rate(suggest(rates, flat), rates, probe_head=True) < 0.03
@@ -101,13 +101,13 @@ def test_for_a_probe_head_a_tenth_of_the_rate_from_which_on_the_loss_rises_is_ta
         ({"steps": 9}, "lr_find.steps=9: give a whole number, 10 or more"),
     ],
 )
-def test_a_setting_out_of_its_range(given, line):
+def test_settings_out_of_range_are_errors(given, line):
     with pytest.raises(UserError, match=line):
         RangeTest(**given)
 
 
 class GivenLosses(LightningModule):
-    """Its losses are the data."""
+    """A module whose losses are the data."""
 
     def __init__(self):
         super().__init__()
@@ -122,28 +122,28 @@ class GivenLosses(LightningModule):
 
 
 def recorded(losses, **options):
-    seen = LossByRate()
+    record = LossByRate()
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(accelerator="cpu", max_epochs=2, callbacks=[seen], **quiet, **options)
+    trainer = Trainer(accelerator="cpu", max_epochs=2, callbacks=[record], **quiet, **options)
     trainer.fit(GivenLosses(), DataLoader(torch.tensor(losses), batch_size=1))
-    return seen
+    return record
 
 
-def test_the_loss_of_a_step_is_the_mean_over_its_batches_also_where_an_epoch_ends_in_between():
-    seen = recorded([1.0, 2.0, 3.0, 4.0, 5.0], accumulate_grad_batches=2)
-    assert seen.losses == [1.5, 3.5, 5.0] * 2 and seen.rates == [1.0] * 6
+def test_the_loss_of_a_step_is_the_mean_over_its_batches_also_at_the_end_of_an_epoch():
+    record = recorded([1.0, 2.0, 3.0, 4.0, 5.0], accumulate_grad_batches=2)
+    assert record.losses == [1.5, 3.5, 5.0] * 2 and record.rates == [1.0] * 6
 
 
-def test_a_loss_that_is_not_finite_ends_it_and_is_not_recorded():
+def test_a_loss_that_is_not_finite_ends_the_test_and_is_not_recorded():
     assert recorded([1.0, 1.0, float("nan"), 1.0]).losses == [1.0, 1.0]
 
 
-def test_a_loss_that_is_not_finite_at_the_first_step_is_refused():
+def test_a_loss_that_is_not_finite_at_the_first_step_is_an_error():
     with pytest.raises(UserError, match="the loss of the first step is nan"):
         recorded([float("nan"), 1.0])
 
 
-def test_one_stage_of_a_schedule_begins_at_once_at_the_rates_of_the_whole():
+def test_a_single_stage_begins_at_epoch_0_with_the_rate_factors_of_the_schedule():
     stages = [
         Stage(["head"]),
         Stage(["a"], epoch=2, until=Until("val/loss", threshold=1.0, mode="min"), from_best=True),
@@ -158,7 +158,7 @@ def test_one_stage_of_a_schedule_begins_at_once_at_the_rates_of_the_whole():
 
 
 class Spy(SGD):
-    """Notes the rates, and which parameters a step moves."""
+    """Record the rates of each step, and which groups it changes."""
 
     seen: ClassVar[list] = []
 
@@ -173,8 +173,8 @@ def composed(folder, *overrides):
         return compose("train", overrides=["recipe=lr_find", "trainer=cpu", f"paths.run={folder}", *overrides])
 
 
-def test_from_config_to_files_the_ratio_between_groups_holds_at_every_step(tmp_path, capsys):
-    """Two batches an epoch, two a step: the loader is gone through again and again."""
+def test_the_recipe_keeps_the_ratio_between_groups_at_every_step_and_writes_its_files(tmp_path, capsys):
+    """An epoch has two batches, which are one step: the loader is read many times."""
     Spy.seen.clear()
     short = [
         "data.batch_size=16",
@@ -199,7 +199,7 @@ def test_from_config_to_files_the_ratio_between_groups_holds_at_every_step(tmp_p
     assert (tmp_path / "run/lr_find.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_stage_that_is_named_is_what_trains_and_the_seed_decides_everything(tmp_path):
+def test_only_the_given_stage_trains_and_the_seed_determines_the_losses(tmp_path):
     Spy.seen.clear()
     short = [
         "debug=fast",
@@ -221,6 +221,6 @@ def test_a_stage_that_is_named_is_what_trains_and_the_seed_decides_everything(tm
     ("override", "line"),
     [("resume=true", "leave it out"), ("lr_find.steps=many", "a whole number"), ("lr_find.stage=2", "has 1 stage, give -1")],
 )
-def test_a_mistake_is_found_before_anything_is_trained(tmp_path, override, line):
+def test_a_wrong_setting_is_an_error_before_training(tmp_path, override, line):
     with pytest.raises(UserError, match=line):
         lr_find.run(composed(tmp_path, override))

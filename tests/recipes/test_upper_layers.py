@@ -1,4 +1,4 @@
-"""Upper layers: dropped, reinitialized, added; and the hidden layers of an old classifier as cuts like any other."""
+"""Upper layers: dropped, reinitialized or added; the hidden layers of an old classifier are cuts, too."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def train(folder, *arguments):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Pictures of two colours, four to fifteen a split."""
+    """Make pictures of two classes, dark and light."""
     folder, draw = tmp_path_factory.mktemp("photos"), torch.Generator().manual_seed(0)
     for name, level in (("dark", 60), ("light", 190)):
         (folder / "photos" / name).mkdir(parents=True)
@@ -41,23 +41,23 @@ def photos(tmp_path_factory):
     return folder
 
 
-def test_fc6_and_fc7_are_probed_like_any_cut(photos):
+def test_fc6_and_fc7_can_be_probed(photos):
     backbone = load_backbone("alexnet", weights=None, input_spec={"size": 64})
     images = torch.cat([torch.randn(10, 3, 64, 64), torch.randn(10, 3, 64, 64) + 1])
     features = extract_features(backbone, [(images, torch.arange(20) // 10)], ["fc6", "fc7"], cache=photos / "store")
     assert [features[cut].shape for cut in ("fc6", "fc7")] == [(4096,)] * 2
-    assert all(float(features[cut].read(range(20)).min()) == 0 for cut in features.cuts)  # behind their ReLU
+    assert all(float(features[cut].read(range(20)).min()) == 0 for cut in features.cuts)  # after their ReLU
     assert all(fit_probe(features, cut=cut, l2=1e-2).accuracy(features) == 1 for cut in features.cuts)
     done = train(photos, "recipe=probe", "probe.cuts=[fc6,fc7]", "probe.l2=[1e-1]", "hydra.run.dir=probe", *ALEXNET)
     assert done.returncode == 0 and "│ fc7   │ average, 4,096 │" in done.stdout, done.stdout + done.stderr
 
 
-def test_a_network_cut_at_fc6_and_one_with_fc7_drawn_anew_are_fine_tuned(photos):
+def test_a_network_cut_at_fc6_and_one_with_reinitialized_fc7_are_fine_tuned(photos):
     dropped = train(photos, "backbone.cut=fc6", "scenario=small_similar", "hydra.run.dir=dropped", *ALEXNET)
     assert dropped.returncode == 0 and "4096 at cut fc6" in dropped.stdout, dropped.stderr
     assert json.loads((photos / "dropped/result.json").read_text())["test/accuracy"] == 1
-    anew = ("backbone.reinit=[fc7]", "scenario=small_similar", "optimizer.lr=1e-4", "trainer.max_epochs=1", "hydra.run.dir=anew")
-    replaced = train(photos, *anew, *ALEXNET)
+    reinit = ("backbone.reinit=[fc7]", "scenario=small_similar", "optimizer.lr=1e-4", "trainer.max_epochs=1", "hydra.run.dir=reinit")
+    replaced = train(photos, *reinit, *ALEXNET)
     assert replaced.returncode == 0, replaced.stderr
     assert (
         "reinitialized: fc7" in replaced.stdout
@@ -66,7 +66,7 @@ def test_a_network_cut_at_fc6_and_one_with_fc7_drawn_anew_are_fine_tuned(photos)
     )
 
 
-def test_a_search_is_a_sweep_of_its_own_and_each_job_tells_how_to_go_on_alone(tmp_path):
+def test_a_search_is_a_sweep_and_each_job_prints_the_command_that_resumes_it_alone(tmp_path):
     few = ("data.per_class=4", "probe.l2=[1e-1]", "paths.runs=runs")
     done = train(tmp_path, "hparams_search=drop_layers", *few)
     assert done.returncode == 0, done.stderr

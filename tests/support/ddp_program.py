@@ -1,4 +1,4 @@
-"""The program of test_two_processes, in one process or in two: `DEVICES=2 python ddp_program.py FOLDER CASE...`. Each saves what it saw."""
+"""Training in one process or in two for test_two_processes: `DEVICES=2 python ddp_program.py FOLDER CASE...`. Each process saves notes."""
 
 import os
 import shutil
@@ -54,7 +54,7 @@ QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": 
 
 
 class Net(pl.LightningModule):
-    """A LightningModule that knows nothing of stages."""
+    """A LightningModule without code for stages."""
 
     def __init__(self, case: str) -> None:
         super().__init__()
@@ -67,20 +67,20 @@ class Net(pl.LightningModule):
         if case == "affine":
             batchnorm_to_affine(self)
         self.double()
-        self.ours = case != "theirs"
+        self.uses_ftlit = case != "BackboneFinetuning"
 
     def training_step(self, batch, batch_idx):
-        score = float(self.current_epoch + 1) - 10 * self.global_rank  # processes disagree: the first decides
+        score = float(self.current_epoch + 1) - 10 * self.global_rank  # differs between processes: the first one decides
         self.log("score", score, on_step=False, on_epoch=True)
         return nn.functional.cross_entropy(self.head(self.backbone.top(self.backbone.low(batch[0]))), batch[1])
 
     def configure_optimizers(self):
         factory = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
-        return build_optimizer(self, factory) if self.ours else factory([p for p in self.parameters() if p.requires_grad])
+        return build_optimizer(self, factory) if self.uses_ftlit else factory([p for p in self.parameters() if p.requires_grad])
 
 
 class Sharded(Net):
-    """Each layer a unit of FSDP2, and so frozen or not as a whole."""
+    """A module in which each layer is a unit of FSDP2, so that it is frozen as a whole."""
 
     def configure_model(self):
         mesh = self.device_mesh["data_parallel"] if DEVICES > 1 else None
@@ -89,7 +89,7 @@ class Sharded(Net):
 
 
 class Notes(pl.Callback):
-    """Weights at the end of each epoch, the stage, what trains, and the bytes of gradients that a step sends."""
+    """Record at the end of each epoch the weights, the stage, the trainable parameters, and the bytes of gradients that a step sends."""
 
     def __init__(self) -> None:
         self.notes = {"weights": [], "stages": [], "trains": [], "bytes": []}
@@ -122,7 +122,7 @@ def trainer(*callbacks, strategy="ddp", **settings) -> pl.Trainer:
 
 
 def stages(case: str) -> dict:
-    staging = BackboneFinetuning(1, verbose=False) if case == "theirs" else StagedFinetuning(SCHEDULES.get(case, EPOCHS))
+    staging = BackboneFinetuning(1, verbose=False) if case == "BackboneFinetuning" else StagedFinetuning(SCHEDULES.get(case, EPOCHS))
     generator = torch.Generator().manual_seed(1)
     data = [(torch.randn(4, generator=generator).double(), i % 3) for i in range(32)]
     notes = Notes()
@@ -143,15 +143,15 @@ def metrics(case: str) -> dict:
     model = FineTuner(backbone, nn.Linear(4, 3), num_classes=3, optimizer=partial(torch.optim.SGD, lr=0.0))
     fitting = trainer(max_epochs=1, num_sanity_val_steps=0)
     found = {**fitting.validate(model, data, verbose=False)[0], **fitting.test(model, data, verbose=False)[0]}
-    backbone.eval()  # its statistics: of no interest here
-    fitting.fit(model, data)  # the same within training, where forward passes of DDP wait for each other
+    backbone.eval()  # no updates of its batchnorm statistics
+    fitting.fit(model, data)  # validation within training, where DDP synchronises forward passes
     return {
         "metrics": found | {f"fit {name}": float(value) for name, value in fitting.callback_metrics.items() if name.startswith("val/a")}
     }
 
 
 def features(case: str) -> dict:
-    """Stages that train from features, which both processes compute together; the stored features too are noted."""
+    """Train stages from features that both processes compute together; the notes include the stored features."""
     splits = {s: Examples(range(n), [(i % 3,) for i in range(n)], grey) for s, n in (("train", 160), ("val", 37), ("test", 33))}
     images = ImageData(Collection(splits, list("abc")), InputSpec(size=8), batch_size=16 // DEVICES, num_workers=0, augment="none")
     torch.manual_seed(0)
@@ -160,19 +160,19 @@ def features(case: str) -> dict:
         Backbone({"low": low, "top": top}, InputSpec(size=8)), nn.Linear(4, 3), num_classes=3, optimizer=partial(torch.optim.SGD, lr=0.1)
     )
     data, notes = FeatureData(images, Path(sys.argv[1], "store"), pooled=True), Notes()
-    solved = [FitProbeHead()] if case == "solved" else []
-    fitting = trainer(StagedFinetuning(EPOCHS), *solved, notes, max_epochs=4, precision="64-true")
+    probe_head = [FitProbeHead()] if case == "probe head" else []
+    fitting = trainer(StagedFinetuning(EPOCHS), *probe_head, notes, max_epochs=4, precision="64-true")
     fitting.fit(model, data)
-    columns = {path.parent.name: [] for path in sorted(Path(sys.argv[1], "store").glob("*/*.safetensors"))}
+    tables = {path.parent.name: [] for path in sorted(Path(sys.argv[1], "store").glob("*/*.safetensors"))}
     for path in Path(sys.argv[1], "store").glob("*/*.safetensors"):
         shard = read_shard(path)
-        columns[path.parent.name] += [(name.decode(), row.clone()) for name, row in zip(shard.images, shard.features, strict=True)]
-    stored = {key: torch.stack([row for _, row in sorted(rows, key=lambda pair: pair[0])]) for key, rows in columns.items()}
+        tables[path.parent.name] += [(name.decode(), row.clone()) for name, row in zip(shard.images, shard.features, strict=True)]
+    stored = {key: torch.stack([row for _, row in sorted(rows, key=lambda pair: pair[0])]) for key, rows in tables.items()}
     return notes.notes | {"stored": stored}
 
 
-def unlucky(case: str) -> dict:
-    """The disk of the second process has no room for features; the first process saves the error that it gets."""
+def no_room(case: str) -> dict:
+    """The disk of the second process has no room for features; the first process saves its error."""
     if DEVICES > 1 and os.environ.get("LOCAL_RANK") == "1":
         shutil.disk_usage = lambda path: type("Usage", (), {"free": 100})()
     try:
@@ -188,6 +188,6 @@ def grey(i: int) -> Image.Image:
 
 if __name__ == "__main__":
     for case in sys.argv[2:]:
-        noted = {"metrics": metrics, "features": features, "solved": features, "no room": unlucky}.get(case, stages)(case)
+        noted = {"metrics": metrics, "features": features, "probe head": features, "no room": no_room}.get(case, stages)(case)
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         torch.save(noted, Path(sys.argv[1], f"{case}.{rank}"))

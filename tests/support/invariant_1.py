@@ -1,4 +1,4 @@
-"""Check of invariant 1 for the tests of the zoo: a cut loses nothing."""
+"""Check of invariant 1 (a cut loses nothing) for the tests of the zoo."""
 
 import torch
 
@@ -11,6 +11,6 @@ def check_cuts(backbone, x):
         before = features.clone()
         assert features.shape[1:] == backbone.feature_shapes[cut]
         assert torch.equal(backbone.after(cut)(features), whole), cut
-        assert torch.equal(features, before), f"the layers after {cut} write into the features that they are given"
+        assert torch.equal(features, before), f"the layers after {cut} write into their inputs"
     assert backbone.pool(whole).shape == (len(x), backbone.num_features)
     return whole

@@ -1,4 +1,4 @@
-"""Where things lie in the checkout."""
+"""Paths in the checkout."""
 
 import os
 from pathlib import Path
@@ -11,5 +11,5 @@ CONF = ROOT / "conf"
 
 
 def python_path(folder: Path) -> str:
-    """PYTHONPATH of a process that finds modules in a folder, and else what this one finds."""
+    """Return a PYTHONPATH with this folder before the PYTHONPATH of this process."""
     return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])

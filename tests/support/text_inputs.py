@@ -1,4 +1,4 @@
-"""Inputs of the tests with texts: a tokenizer of whole words, encoders of two layers, csv files."""
+"""Inputs for tests with texts: a tokenizer of whole words, encoders of two layers, csv files."""
 
 import csv
 import hashlib

@@ -1,6 +1,6 @@
 """Private and undocumented parts of Lightning's Trainer, its loops, loaders, loggers and callbacks: every access is a function here.
 
-Each function has a contract test in tests/lit/test_trainer_internals.py, "Lightning still does this", on a real Trainer. After an
+Each function has a contract test, "Lightning still does this", on a real Trainer, in tests/lit/test_trainer_internals*.py. After an
 update of Lightning these tests show what changed; they also test behaviour that ftlit relies on without an access, such as the order of
 hooks. Parts of LightningModule, strategies, metrics and compiled modules are in `ftlit.lit.module_internals`.
 

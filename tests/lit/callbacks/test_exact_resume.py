@@ -1,4 +1,4 @@
-"""invariant 5: stop anywhere, resume, get the bits of the run that never stopped."""
+"""Invariant 5: stop anywhere, resume, get the bits of the run that never stopped."""
 
 import os
 import shutil
@@ -47,9 +47,10 @@ def picture(i: int) -> Image.Image:
     return Image.linear_gradient("L").rotate(i * 7).resize((12, 12)).convert("RGB")
 
 
-def data(**how) -> ImageData:
+def data(**options) -> ImageData:
     splits = {s: Examples(range(n), [(i % 3,) for i in range(n)], picture) for s, n in (("train", 15), ("val", 7), ("test", 4))}
-    return ImageData(Collection(splits, list("abc")), InputSpec(size=8), **{"batch_size": 4, "num_workers": 0, "augment": "photo", **how})
+    settings = {"batch_size": 4, "num_workers": 0, "augment": "photo", **options}
+    return ImageData(Collection(splits, list("abc")), InputSpec(size=8), **settings)
 
 
 def model(rates) -> FineTuner:
@@ -63,7 +64,7 @@ def model(rates) -> FineTuner:
 
 
 class Copies(pl.Callback):
-    """Copies the folder when a step begins: the state that a killed run leaves."""
+    """Copy the folder when a step begins: the state that a killed run leaves."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -72,8 +73,8 @@ class Copies(pl.Callback):
         shutil.copytree(self.folder, self.folder.with_name(f"killed{trainer.fit_loop.epoch_loop.total_batch_idx}"))
 
 
-def fit(folder: Path, rates, *, resume: bool = False, copies: bool = False, last_stage: int = 14, how=None, views: int = 0, **settings):
-    """What a run ends with: weights, optimizer, rates, metrics and stages."""
+def fit(folder: Path, rates, *, resume=False, copies=False, last_stage=14, data_options=None, views=0, **settings) -> dict:
+    """Train; return the final weights, optimizer, rates, metrics and stages."""
     last = folder / "last.ckpt"
     stages = [Stage(["head"]), Stage(["head", "backbone.high"], epoch=2, until=UNTIL), Stage(["*"], step=last_stage)]
     staging = StagedFinetuning(Schedule(stages, SCALES))
@@ -91,10 +92,10 @@ def fit(folder: Path, rates, *, resume: bool = False, copies: bool = False, last
         max_epochs=EPOCHS, accelerator="cpu", callbacks=callbacks, logger=MetricsFile(folder), log_every_n_steps=1, **quiet | settings
     )
     module = model(rates)
-    source = data(**(how or {}))
+    source = data(**(data_options or {}))
     if views:
         if resume:
-            shutil.rmtree(folder / "store")  # features that were pruned are computed again to the bit
+            shutil.rmtree(folder / "store")  # pruned features are computed again with the same bits
         source = FeatureData(source, folder / "store", views=views)
     trainer.fit(module, source, ckpt_path=last if resume else None)
     return {
@@ -120,7 +121,7 @@ def differences(a: dict, b: dict) -> set[str]:
 
 
 def killed(folder: Path, step: int) -> Path:
-    """The run's folder as it was when it was killed in this step."""
+    """Return the folder of the run as a kill in this step leaves it."""
     shutil.rmtree(folder, ignore_errors=True)
     return Path(shutil.copytree(folder.with_name(f"killed{step}"), folder))
 
@@ -132,20 +133,20 @@ def whole(tmp_path_factory):
     return fit(folder, RATES["cosine"], copies=True), folder
 
 
-def test_the_run_passes_all_stages_and_a_metric_decided_one(whole):
+def test_the_run_passes_all_stages_and_a_metric_begins_one(whole):
     end, _ = whole
     assert end["stages"] == (2, {1: 2}) and end["metrics"].count("\n") > EPOCHS * STEPS
 
 
 @pytest.mark.parametrize("step", range(EPOCHS * STEPS))
-def test_killed_in_any_step_and_resumed_it_ends_with_the_same_bits(whole, step):
+def test_a_run_killed_in_any_step_and_resumed_ends_with_the_same_bits(whole, step):
     end, folder = whole
     assert differences(end, fit(killed(folder, step), RATES["cosine"], resume=True)) == set()
 
 
 CASES = {
-    "workers": {"how": {"num_workers": 1}},
-    "mixing": {"how": {"mix": "both"}},
+    "workers": {"data_options": {"num_workers": 1}},
+    "mixing": {"data_options": {"mix": "both"}},
     "accumulation and clipping": {"accumulate_grad_batches": 2, "gradient_clip_val": 0.1, "last_stage": 7},
     "validation within the epoch": {"val_check_interval": 0.5},
     "validation every other epoch": {"check_val_every_n_epoch": 2},
@@ -165,21 +166,21 @@ def check(folder: Path, rates, steps, **case) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_whatever_the_trainer_and_the_data_do(tmp_path, name):
+def test_a_resumed_run_ends_with_the_same_bits_under_every_setting(tmp_path, name):
     if name == "one batch an epoch":
         return check(tmp_path / "run", RATES["cosine"], [0, 2, 4], **CASES[name])
     return check(tmp_path / "run", RATES["cosine"], [0, 6, 13, 16], **CASES[name])
 
 
 @pytest.mark.parametrize("name", RATES)
-def test_whatever_drives_the_rates(tmp_path, name):
+def test_a_resumed_run_ends_with_the_same_bits_under_every_scheduler(tmp_path, name):
     check(tmp_path / "run", RATES[name], [5, 8, 14])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rates", RATES)
 @pytest.mark.parametrize("case", CASES)
-def test_every_scheduler_in_every_case_from_every_step(tmp_path, rates, case):
+def test_a_resumed_run_ends_with_the_same_bits_under_every_scheduler_and_setting_from_every_step(tmp_path, rates, case):
     if (rates, case) == ("plateau", "validation every other epoch"):
         pytest.skip("Lightning refuses a plateau scheduler in an epoch without its metric")
     check(tmp_path / "run", RATES[rates], range(EPOCHS * STEPS), **CASES[case])
@@ -200,18 +201,19 @@ class Slowly(Callback):
 """
 
 
-def ended(folder: Path) -> dict:
+def final_state(folder: Path) -> dict:
+    """Return the last checkpoint and the results of a finished run."""
     checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
     kept = {name: checkpoint[name] for name in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")}
     return kept | {name: (folder / name).read_text() for name in ("metrics.csv", "result.json")}
 
 
 @pytest.mark.parametrize("trainer", ["cpu", "ddp_cpu"])
-def test_the_command_killed_by_sigkill_and_given_again_ends_with_the_same_bits(tmp_path, trainer):
+def test_the_command_killed_by_sigkill_and_resumed_ends_with_the_same_bits(tmp_path, trainer):
     command = [*COMMAND, f"trainer={trainer}"]
     folder = tmp_path / "run"
     warm.run(command, cwd=tmp_path).check_returncode()
-    end = ended(folder)
+    end = final_state(folder)
     shutil.rmtree(folder)
     (tmp_path / "slowly.py").write_text(SLOWLY)
     slow = [*command, "+callbacks.slowly._target_=slowly.Slowly"]
@@ -224,7 +226,7 @@ def test_the_command_killed_by_sigkill_and_given_again_ends_with_the_same_bits(t
     process.wait()
     assert not (folder / "result.json").exists()
     warm.run([*command, "resume=true"], cwd=tmp_path).check_returncode()
-    assert differences(end, ended(folder)) == set()
+    assert differences(end, final_state(folder)) == set()
 
 
 def test_a_checkpoint_of_another_network_is_an_error_that_names_the_difference(whole, tmp_path):
@@ -237,7 +239,7 @@ def test_a_checkpoint_of_another_network_is_an_error_that_names_the_difference(w
         trainer.fit(other, data(), ckpt_path=killed(folder, 5) / "last.ckpt")
 
 
-def test_a_checkpoint_of_an_older_version_is_not_resumed(whole):
+def test_a_checkpoint_of_an_older_version_is_an_error(whole):
     _, folder = whole
     last = killed(folder, 5) / "last.ckpt"
     checkpoint = torch.load(last, weights_only=True)

@@ -1,4 +1,4 @@
-"""A linear probe as the head before training: the probe's weights, once, in every process, and never on resume."""
+"""FitProbeHead: training starts with a linear probe as the head; a resumed run keeps its head."""
 
 from functools import partial
 
@@ -32,7 +32,7 @@ L2_PENALTIES = [1e-1, 1e-3]
 
 
 def message(probe: Probe, images: int) -> str:
-    """The line that is printed, with scikit-learn's C = 1 / (N L2) beside the L2 penalty."""
+    """Return the line that is printed, with scikit-learn's C = 1 / (N L2) beside the L2 penalty."""
     ends = {max(L2_PENALTIES): ", the strongest tried", min(L2_PENALTIES): ", the weakest tried"}
     penalty = f"softmax, L2 {probe.l2:.1e}{ends[probe.l2]}, C {1 / (images * probe.l2):.2g}"
     return f"fitted a linear probe ({penalty}) on average-pooled features of top, {images} training images; accuracy {probe.score:.4f} in"
@@ -42,10 +42,11 @@ def picture(i: int) -> Image.Image:
     return Image.linear_gradient("L").rotate(i * 11).resize((8, 8)).convert("RGB")
 
 
-def data(labels=lambda i: (i % 3,), **how) -> ImageData:
+def data(labels=lambda i: (i % 3,), **options) -> ImageData:
     splits = {split: Examples(range(n), [labels(i) for i in range(n)], picture) for split, n in (("train", 30), ("val", 6), ("test", 6))}
     multilabel = isinstance(labels(0), list)
-    return ImageData(Collection(splits, list("abc"), multilabel), InputSpec(size=8), batch_size=8, num_workers=0, augment="photo", **how)
+    collection = Collection(splits, list("abc"), multilabel)
+    return ImageData(collection, InputSpec(size=8), batch_size=8, num_workers=0, augment="photo", **options)
 
 
 def model(head: nn.Module | None = None) -> FineTuner:
@@ -55,7 +56,7 @@ def model(head: nn.Module | None = None) -> FineTuner:
 
 
 class InitialHead(pl.Callback):
-    """Keeps the head before the first step."""
+    """Keep the head as it is before the first step."""
 
     def on_train_start(self, trainer, pl_module):
         self.weight, self.bias = pl_module.head.weight.clone(), pl_module.head.bias.clone()
@@ -69,7 +70,7 @@ def fit(source, module=None, *, callback=None, path=None):
 
 
 @pytest.mark.parametrize("stored", [True, False])
-def test_training_begins_with_the_probe_of_the_training_images_alone(tmp_path, stored):
+def test_training_starts_with_a_probe_of_the_training_images_only(tmp_path, stored):
     module = model()
     with torch.no_grad():
         images = torch.stack([data().transforms["val"](picture(i)) for i in range(30)])
@@ -81,7 +82,7 @@ def test_training_begins_with_the_probe_of_the_training_images_alone(tmp_path, s
 
 
 @pytest.mark.parametrize("stored", [True, False])
-def test_where_training_follows_the_head_is_fitted_on_a_share_of_each_class(tmp_path, monkeypatch, capsys, stored):
+def test_before_training_the_probe_is_fitted_on_a_share_of_each_class(tmp_path, monkeypatch, capsys, stored):
     def labels(i):
         return (0 if i < 20 else 1 if i < 26 else 2,)
 
@@ -105,12 +106,12 @@ def test_a_resumed_run_keeps_the_head_of_its_checkpoint(tmp_path):
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     held = torch.load(tmp_path / "a.ckpt", weights_only=False)["state_dict"]["head.weight"]
     initial, callback = InitialHead(), FitProbeHead()
-    going = pl.Trainer(max_epochs=3, callbacks=[StagedFinetuning(Schedule([Stage(["*"])])), callback, initial], **QUIET)
-    going.fit(model(), data(), ckpt_path=tmp_path / "a.ckpt", weights_only=False)
+    resumed = pl.Trainer(max_epochs=3, callbacks=[StagedFinetuning(Schedule([Stage(["*"])])), callback, initial], **QUIET)
+    resumed.fit(model(), data(), ckpt_path=tmp_path / "a.ckpt", weights_only=False)
     assert callback.probe is None and initial.weight.equal(held)
 
 
-def test_where_nothing_else_trains_the_probe_is_the_result(tmp_path):
+def test_without_training_the_probe_is_the_final_head(tmp_path):
     module, callback = model(), FitProbeHead(probing=LayerProbes(l2=L2_PENALTIES), trains=False)
     before = {name: value.clone() for name, value in module.backbone.state_dict().items()}
     trainer, _, _ = fit(FeatureData(data(), tmp_path, pooled=True), module, callback=callback)
@@ -141,7 +142,7 @@ def test_without_training_the_head_is_refitted_on_train_and_val_after_validation
         ({}, None, True),
     ],
 )
-def test_the_head_is_not_refitted_where_images_are_limited_or_training_follows(limits, few, trains):
+def test_the_head_is_not_refitted_if_images_are_limited_or_training_follows(limits, few, trains):
     module, callback = model(), FitProbeHead(probing=LayerProbes(l2=L2_PENALTIES), trains=trains)
     trainer = pl.Trainer(max_epochs=1, callbacks=[StagedFinetuning(Schedule([Stage(["*"])])), callback], **QUIET, **limits)
     trainer.fit(module, data(per_class=few))
@@ -150,14 +151,14 @@ def test_the_head_is_not_refitted_where_images_are_limited_or_training_follows(l
     assert callback.refitted is None and module.head.weight.equal(held)
 
 
-def test_a_head_that_a_probe_cannot_replace_is_one_line():
+def test_a_head_that_is_not_linear_is_a_one_line_error():
     with pytest.raises(UserError, match="'head' is not a linear layer of FineTuner"):
         fit(data(), model(MLPHead(5, 3)))
     with pytest.raises(UserError, match="'classifier' is not a linear layer"):
         fit(data(), callback=FitProbeHead("classifier"))
 
 
-def test_the_warm_up_is_left_out_and_the_next_stage_begins_at_once():
+def test_without_warm_up_the_head_only_stages_are_dropped_and_the_next_stage_begins_at_epoch_0():
     stages = [Stage(["head"]), Stage(["head.*"], epoch=1), Stage(["head", "backbone.top"], step=9), Stage(["*"], epoch=4)]
     found = without_warm_up(Schedule(stages, [("*", 0.5)]))
     assert [(stage.train, stage.begins) for stage in found.stages] == [(("head", "backbone.top"), "epoch 0"), (("*",), "epoch 4")]

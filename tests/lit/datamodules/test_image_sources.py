@@ -1,4 +1,4 @@
-"""Laws of the data modules: what their loaders give, in which order, under Lightning."""
+"""The data modules: batches of their loaders, order of the images, and their use under Lightning."""
 
 from inspect import Parameter, signature
 from pathlib import Path
@@ -30,11 +30,11 @@ def ramp(index: int) -> Image.Image:
     return Image.linear_gradient("L").convert("RGB")
 
 
-def tiny(train: int = 20, load=numbered, **how) -> ImageData:
-    """Image i of train is grey i, so that a batch tells which images it has."""
+def tiny(train: int = 20, load=numbered, **options) -> ImageData:
+    """Return data in which image i has the grey value i, so that a batch shows which images it has."""
     splits = {s: Examples(range(n), [(i % 2,) for i in range(n)], load) for s, n in (("train", train), ("val", 5), ("test", 6))}
     spec = InputSpec(size=8, mean=0.0, std=1 / 255, interpolation="nearest")
-    return ImageData(Collection(splits, ["even", "odd"]), spec, **{"augment": "none", "num_workers": 0, **how})
+    return ImageData(Collection(splits, ["even", "odd"]), spec, **{"augment": "none", "num_workers": 0, **options})
 
 
 def order(data: ImageData, epoch: int = 0) -> list[int]:
@@ -48,7 +48,7 @@ def digits() -> ImageData:
     return digits_data(SPEC)
 
 
-def test_digits_give_batches_as_the_contract_says(digits):
+def test_loaders_of_digits_give_float_images_and_class_numbers(digits):
     for loader in (digits.train_dataloader(), digits.val_dataloader(), digits.test_dataloader()):
         images, targets = next(iter(loader))
         assert images.shape == (32, 3, 8, 8) and images.dtype == torch.float32
@@ -65,14 +65,14 @@ def test_the_counts_agree_with_the_loaders(digits):
 
 @given(seed=st.integers(0, 99), epoch=st.integers(0, 9))
 @settings(max_examples=15)
-def test_the_order_is_a_function_of_seed_and_epoch_and_misses_nothing(seed, epoch):
+def test_the_order_is_a_permutation_that_depends_only_on_seed_and_epoch(seed, epoch):
     first = order(tiny(seed=seed), epoch)
-    torch.rand(3)  # the global random state has no part in it
+    torch.rand(3)  # the global random state has no effect
     assert first == order(tiny(seed=seed), epoch) and sorted(first) == list(range(20))
     assert first != order(tiny(seed=seed), epoch + 1) and first != order(tiny(seed=seed + 1), epoch)
 
 
-def test_loading_takes_nothing_from_the_global_random_state():
+def test_loading_does_not_change_the_global_random_state():
     data = tiny()
     state = torch.get_rng_state()
     order(data)
@@ -80,14 +80,14 @@ def test_loading_takes_nothing_from_the_global_random_state():
     assert torch.get_rng_state().equal(state)
 
 
-@pytest.mark.parametrize(("n", "batch_size", "seen"), [(9, 4, 8), (10, 4, 10), (8, 4, 8), (1, 4, 1), (3, 1, 3)])
-def test_a_last_batch_of_a_single_image_is_left_out(n, batch_size, seen):
-    assert len(order(tiny(n, batch_size=batch_size))) == seen
+@pytest.mark.parametrize(("n", "batch_size", "loaded"), [(9, 4, 8), (10, 4, 10), (8, 4, 8), (1, 4, 1), (3, 1, 3)])
+def test_a_last_batch_of_a_single_image_is_left_out(n, batch_size, loaded):
+    assert len(order(tiny(n, batch_size=batch_size))) == loaded
 
 
-def test_neither_workers_nor_their_number_change_what_is_drawn():
-    def epoch(number: int, **how) -> torch.Tensor:
-        loader = tiny(load=ramp, augment="photo", batch_size=4, **how).train_dataloader()
+def test_augmentation_does_not_depend_on_the_number_of_workers():
+    def epoch(number: int, **options) -> torch.Tensor:
+        loader = tiny(load=ramp, augment="photo", batch_size=4, **options).train_dataloader()
         loader.sampler.set_epoch(number)
         return torch.cat([images for images, _ in loader])
 
@@ -96,21 +96,21 @@ def test_neither_workers_nor_their_number_change_what_is_drawn():
     assert not first.equal(epoch(1)) and not first.equal(epoch(0, seed=1))
 
 
-def test_mixing_is_for_training_only_and_gives_probabilities():
+def test_mixing_changes_training_batches_only_and_gives_probabilities():
     data = tiny(mix="both")
     _, targets = next(iter(data.train_dataloader()))
     assert targets.shape == (20, 2) and torch.allclose(targets.sum(dim=1), torch.ones(20))
     assert next(iter(data.val_dataloader()))[1].dtype == torch.int64
 
 
-def test_a_few_images_of_each_class():
+def test_per_class_limits_the_training_images_of_each_class():
     data = tiny(per_class=3)
     assert data.counts["train"] == {"even": 3, "odd": 3} and sum(data.counts["test"].values()) == 6
     assert set(order(data)) <= set(order(tiny(per_class=4)))
 
 
 class Recorder(LightningModule):
-    """Learns nothing; notes the images of each epoch."""
+    """A module that records the images of each epoch and learns nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,10 +131,10 @@ class Recorder(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
-def fitted(tmp_path: Path, **how) -> list[list[int]]:
+def fitted(tmp_path: Path, **options) -> list[list[int]]:
     module = Recorder()
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    Trainer(max_epochs=2, accelerator="cpu", default_root_dir=tmp_path, **quiet).fit(module, datamodule=tiny(**how))
+    Trainer(max_epochs=2, accelerator="cpu", default_root_dir=tmp_path, **quiet).fit(module, datamodule=tiny(**options))
     return module.epochs
 
 
@@ -143,19 +143,19 @@ def test_lightning_sets_the_epoch_of_the_order(tmp_path):
     assert first == order(tiny(), 0) and second == order(tiny(), 1)
 
 
-class Place:
-    """Stands for a trainer of two processes."""
+class TwoProcessTrainer:
+    """The attributes of a trainer of two processes that the data module reads."""
 
     def __init__(self, rank: int) -> None:
         self.distributed_sampler_kwargs, self.overfit_batches = {"num_replicas": 2, "rank": rank}, 0.0
 
 
-def test_two_processes_see_together_what_one_sees_with_twice_the_batch():
+def test_batches_of_two_processes_together_equal_those_of_one_with_twice_the_batch_size():
     one = [set(batch) for batch in chunks(order(tiny(batch_size=8), 3), 8)]
     ranks = []
     for rank in range(2):
         data = tiny(batch_size=4)
-        data.trainer = Place(rank)
+        data.trainer = TwoProcessTrainer(rank)
         ranks.append(chunks(order(data, 3), 4))
     assert [set(a) | set(b) for a, b in zip(*ranks, strict=True)] == one
 
@@ -172,7 +172,7 @@ def files(root: Path) -> Path:
     return root
 
 
-def test_a_folder_is_the_same_in_every_process(tmp_path):
+def test_a_folder_is_split_in_the_same_way_each_time(tmp_path):
     one, two = folder_data(SPEC, root=files(tmp_path)), folder_data(SPEC, root=tmp_path)
     for split in ("train", "val", "test"):
         assert one.collection.splits[split].sources == two.collection.splits[split].sources
@@ -181,7 +181,7 @@ def test_a_folder_is_the_same_in_every_process(tmp_path):
     assert images.shape == (4, 3, 8, 8)
 
 
-def test_a_csv_of_several_labels_gives_multi_hot_floats(tmp_path):
+def test_a_csv_with_several_labels_gives_multi_hot_floats(tmp_path):
     files(tmp_path)
     rows = [f"{path.relative_to(tmp_path)},{path.parent.name}{'|odd' if int(path.stem) % 2 else ''}" for path in tmp_path.glob("*/*.png")]
     (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]))
@@ -192,14 +192,14 @@ def test_a_csv_of_several_labels_gives_multi_hot_floats(tmp_path):
         assert targets.dtype == torch.float32 and targets.shape == (len(images), 3)
 
 
-def test_torchvision_data_are_augmented_as_photos_where_they_are_no_signs():
+def test_torchvision_data_have_photo_augmentation_by_default():
     data = torchvision_data(SPEC, name="FakeData", options={"size": 40, "image_size": (3, 8, 8), "num_classes": 2}, num_workers=0)
     assert sum(len(images) for images, _ in data.train_dataloader()) == sum(data.counts["train"].values())
     assert "RandomHorizontalFlip" in repr(data.train_dataloader().dataset.images.transform)
 
 
 @pytest.mark.parametrize(
-    ("how", "says"),
+    ("options", "message"),
     [
         ({"augment": "foto"}, "did you mean 'photo'"),
         ({"mix": "mixap"}, "did you mean 'mixup'"),
@@ -208,17 +208,17 @@ def test_torchvision_data_are_augmented_as_photos_where_they_are_no_signs():
         ({"per_class": 0}, "data.per_class=0"),
     ],
 )
-def test_arguments_out_of_range_are_one_line(how, says):
-    with pytest.raises(UserError, match=says):
-        tiny(**how)
+def test_arguments_out_of_range_are_one_line_errors(options, message):
+    with pytest.raises(UserError, match=message):
+        tiny(**options)
 
 
 @pytest.mark.parametrize("target", [digits_data, folder_data, csv_data, torchvision_data, unlabelled_data], ids=lambda f: f.__name__)
-def test_each_option_of_the_group_gives_every_argument_its_default(target):
+def test_each_option_of_the_config_group_has_the_defaults_of_its_function(target):
     option = yaml.safe_load((CONF / f"{target.__name__.removesuffix('_data')}.yaml").read_text())
     assert option.pop("_target_") == f"ftlit.lit.datamodules.image_sources.{target.__name__}"
     assert option.pop("_convert_") == "object"
     defaults = {name: "???" if p.default is Parameter.empty else p.default for name, p in signature(target).parameters.items()}
     del defaults["input_spec"]
-    own = {"seed": "${seed}", "options": {}}
-    assert list(option) == list(defaults) and option == {name: own.get(name, default) for name, default in defaults.items()}
+    different = {"seed": "${seed}", "options": {}}
+    assert list(option) == list(defaults) and option == {name: different.get(name, default) for name, default in defaults.items()}

@@ -1,4 +1,4 @@
-"""A user's subclass of ImageData works wherever images are read one by one; data of another kind is refused in one line."""
+"""A user's subclass of ImageData works wherever images are read one by one; other data are a one-line error."""
 
 import os
 import sys
@@ -33,7 +33,7 @@ class UserImages(ImageData):
 
 
 class OtherData(pl.LightningDataModule):
-    """Data of another kind: it has classes, but no images that can be read one by one."""
+    """Data with classes, but without images that can be read one by one."""
 
     num_classes, class_names, multilabel, batch_size = 3, list("abc"), False, 8
 
@@ -42,13 +42,13 @@ def picture(i: int) -> Image.Image:
     return Image.linear_gradient("L").rotate(i * 11).resize((8, 8)).convert("RGB")
 
 
-def data(of: type[ImageData]) -> ImageData:
+def data(data_class: type[ImageData]) -> ImageData:
     splits = {split: Examples(range(n), [(i % 3,) for i in range(n)], picture) for split, n in (("train", 18), ("val", 6), ("test", 6))}
-    return of(Collection(splits, list("abc")), SPEC, batch_size=6, num_workers=0, augment="none")
+    return data_class(Collection(splits, list("abc")), SPEC, batch_size=6, num_workers=0, augment="none")
 
 
 def fitted_weights(source: pl.LightningDataModule) -> list[torch.Tensor]:
-    """The weights after a linear probe and two epochs of the head and the layer below."""
+    """Return the weights after a linear probe and two epochs of the head and the layer below."""
     torch.manual_seed(0)
     backbone = Backbone({"low": nn.Conv2d(3, 4, 3), "top": nn.Sequential(nn.Conv2d(4, 5, 3), nn.Tanh())}, SPEC)
     module = FineTuner(backbone, LinearHead(5, 3), num_classes=3, optimizer=partial(torch.optim.SGD, lr=0.1))
@@ -57,14 +57,14 @@ def fitted_weights(source: pl.LightningDataModule) -> list[torch.Tensor]:
     return [weight.detach() for weight in module.parameters()]
 
 
-def test_image_data_and_its_subclasses_have_the_interface_and_other_data_has_not(tmp_path):
-    for of in (ImageData, UserImages):
-        assert isinstance(data(of), IndexedImages) and require_indexed_images(data(of), "this") is not None
+def test_only_image_data_and_its_subclasses_have_the_interface(tmp_path):
+    for data_class in (ImageData, UserImages):
+        assert isinstance(data(data_class), IndexedImages) and require_indexed_images(data(data_class), "this") is not None
     for other in (OtherData(), GlyphData(SPEC), FeatureData(data(ImageData), tmp_path), None):
         assert not isinstance(other, IndexedImages)
 
 
-def test_a_limited_subclass_is_of_the_same_class():
+def test_limiting_the_images_of_a_subclass_keeps_its_class():
     assert type(data(UserImages).with_few(2)) is type(data(UserImages).with_share(0.5)) is UserImages
 
 
@@ -75,7 +75,7 @@ def test_a_subclass_trains_the_same_weights_from_features_and_from_images(tmp_pa
         assert torch.equal(weight, expected)
 
 
-def test_data_of_another_kind_is_one_line(tmp_path):
+def test_data_without_indexed_images_are_a_one_line_error(tmp_path):
     with pytest.raises(UserError, match=r"^recipe=probe reads images one by one, which OtherData does not support: use an option of"):
         require_indexed_images(OtherData(), "recipe=probe")
     with pytest.raises(UserError, match=r"^a linear probe is fitted on ImageData, and this is OtherData: give head=linear$"):
@@ -139,14 +139,14 @@ def run(folder, *arguments):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_recipe_takes_a_users_subclass(tmp_path, recipe):
+def test_every_recipe_accepts_a_users_subclass(tmp_path, recipe):
     arguments, expected = RECIPES[recipe]
     result = run(tmp_path, *MLP, *arguments, "data._target_=users.images", "hydra.run.dir=run")
     assert result.returncode == 0 and expected in result.stdout, result.stderr
 
 
 @pytest.mark.parametrize("recipe", ["probe", "pretrain"])
-def test_a_recipe_refuses_data_of_another_kind_in_one_line(tmp_path, recipe):
+def test_a_recipe_that_needs_indexed_images_rejects_other_data_in_one_line(tmp_path, recipe):
     result = run(tmp_path, *MLP, *RECIPES[recipe][0], "data._target_=users.OtherData")
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)
     assert f"recipe={recipe} reads images one by one, which OtherData does not support" in result.stderr

@@ -1,4 +1,4 @@
-"""Record parameters of a data source are flat arguments, with a signature that a config is checked against."""
+"""The option records of a data source become flat arguments, with a signature against which a config is checked."""
 
 from dataclasses import asdict
 from inspect import signature
@@ -16,13 +16,13 @@ def source(input_spec: object, *, root: str, splits: Splits = SPLITS, loading: L
     return root, splits, loading
 
 
-def test_options_reach_the_record_that_they_are_fields_of_and_the_others_keep_their_default():
+def test_an_option_sets_the_field_of_its_record_and_other_fields_keep_their_defaults():
     root, splits, loading = source(None, root="here", val_fraction=0.5, batch_size=8)
     assert root == "here" and asdict(splits) == {"val_fraction": 0.5, "test_fraction": 0.2, "split_seed": 0}
     assert loading == Loading(augment="none", batch_size=8) and splits.fractions == {"val": 0.5, "test": 0.2}
 
 
-def test_the_signature_has_the_fields_with_their_defaults_and_types_in_place_of_the_records():
+def test_the_signature_has_the_fields_of_the_records_with_defaults_and_types():
     parameters = signature(source).parameters
     assert [*parameters][:4] == ["input_spec", "root", "val_fraction", "test_fraction"] and not {"splits", "loading", "mix"} & set(
         parameters
@@ -31,11 +31,11 @@ def test_the_signature_has_the_fields_with_their_defaults_and_types_in_place_of_
 
 
 @pytest.mark.parametrize("options", [{"bacth_size": 3}, {"mix": "mixup"}, {"loading": LOADING}])
-def test_other_names_are_an_error_of_the_call(options):
+def test_an_unknown_option_is_a_type_error(options):
     with pytest.raises(TypeError, match=f"unexpected keyword argument '{next(iter(options))}'"):
         source(None, root="here", **options)
 
 
-def test_a_missing_argument_is_an_error_of_the_call():
+def test_a_missing_argument_is_a_type_error():
     with pytest.raises(TypeError, match=r"missing a required argument: 'root'"):
         source(None)

@@ -12,136 +12,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ftlit import UserError, load_backbone
-from ftlit.finetuning.layerwise_objectives import Reconstruction, RestrictedBoltzmann, mirror
+from ftlit.finetuning.layerwise_objectives import Reconstruction
 
 pytestmark = pytest.mark.e2e
 
 MLP = ("recipe=pretrain", "backbone=mlp", "backbone.hidden=[24,12]", "backbone.input_spec.size=8", "data=digits", "pretrain.epochs=2")
-
-
-@pytest.mark.parametrize(
-    ("given", "gives"),
-    [
-        ((8, 4, 4), (3, 8, 8)),
-        ((8, 3, 3), (4, 9, 9)),
-        ((8, 4, 4), (6, 4, 4)),
-        ((5, 6, 6), (3, 13, 13)),
-        ((7,), (3, 4, 4)),
-        ((7,), (9,)),
-        ((5, 8), (5, 6)),
-    ],
-)
-def test_a_decoder_reconstructs_the_shape_of_the_inputs(given, gives):
-    assert mirror(given, gives)(torch.randn(2, *given)).shape[1:] == gives
-
-
-def test_there_is_no_decoder_from_tokens_to_a_map():
-    with pytest.raises(UserError, match="no decoder from features"):
-        mirror((5, 8), (3, 4, 4))
-
-
-def flattened(activation=None):
-    return nn.Sequential(nn.Flatten(1), nn.Linear(12, 6), activation or nn.ReLU())
-
-
-def test_a_linear_autoencoder_reaches_the_error_of_principal_components():
-    """Baldi and Hornik 1989: without activations the best is the subspace of the largest variances."""
-    torch.manual_seed(0)
-    data = torch.randn(400, 10) @ torch.diag(torch.tensor([5.0, 4, 3, 1, 1, 1, 1, 1, 1, 1]))
-    layer = nn.Linear(10, 3)
-    objective = Reconstruction(layer, None, data)
-    optimizer = torch.optim.Adam(objective.parameters(), lr=1e-2)
-    for _ in range(1500):
-        optimizer.zero_grad()
-        objective.loss(data)[0].backward()
-        optimizer.step()
-    variances = torch.linalg.eigvalsh(torch.cov(data.T)).flip(0)
-    assert float(objective.error(data).detach()) == pytest.approx(float(variances[3:].sum() / variances.sum()), rel=0.02)
-
-
-def test_a_decoder_begins_at_the_mean():
-    for layer, shape in ((flattened(), (12,)), (nn.Conv2d(3, 4, 3, padding=1), (3, 6, 6)), (nn.Conv2d(3, 4, 2, stride=2), (3, 6, 6))):
-        torch.manual_seed(0)
-        data = 100 + torch.randn(200, *shape)
-        with torch.no_grad():
-            for parameter in layer.parameters():
-                parameter.zero_()
-        assert float(Reconstruction(layer, None, data).error(data).detach()) == pytest.approx(1.0, abs=0.05)
-
-
-def test_denoising_hides_values_in_training_only():
-    torch.manual_seed(0)
-    data = torch.rand(50, 12) + 1
-    objective = Reconstruction(flattened(), None, data, noise=0.5)
-    assert float(objective.loss(data)[1]) != float(objective.loss(data)[1]) and float(objective.error(data).detach()) == float(
-        objective.error(data).detach()
-    )
-
-
-def test_the_gradient_is_that_of_contrastive_divergence(monkeypatch):
-    torch.manual_seed(0)
-    data = torch.randint(2, (20, 12)).float()
-    below = nn.Sequential(nn.Linear(4, 12), nn.Sigmoid())
-    machine = RestrictedBoltzmann(flattened(nn.Sigmoid()), below, data, k=2)
-    assert machine.visible == "binary" and not machine.rectified
-    monkeypatch.setattr(torch, "bernoulli", lambda share: (share > 0.5).float())  # a chain that can be written down
-    machine.loss(data)[0].backward()
-    with torch.no_grad():
-        weight, hidden_bias, visible_bias = machine.linear.weight, machine.linear.bias, machine.bias
-        up = lambda v: (torch.sigmoid(v @ weight.T + hidden_bias) > 0.5).float()  # noqa: E731
-        first = hidden = up(data)
-        for _ in range(2):
-            chain = torch.sigmoid(hidden @ weight + visible_bias)
-            hidden = up(chain)
-        assert torch.allclose(weight.grad, -(first.T @ data - hidden.T @ chain) / 20, atol=1e-6)
-        assert torch.allclose(hidden_bias.grad, -(first - hidden).mean(dim=0), atol=1e-6)
-        assert torch.allclose(visible_bias.grad, -(data - chain).mean(dim=0), atol=1e-6)
-
-
-def test_a_machine_learns_to_reconstruct_its_inputs_and_the_standardisation_is_folded_in():
-    torch.manual_seed(0)
-    prototypes = 30 * torch.rand(4, 12) + 100
-    prototypes[:, 3] = 7  # constant
-    data = prototypes[torch.arange(200) % 4] + torch.randn(200, 12) * (prototypes.std(dim=0) > 0)
-    layer = flattened()
-    machine = RestrictedBoltzmann(layer, None, data)
-    assert machine.visible == "gaussian" and machine.rectified
-    before = float(machine.error(data).detach())
-    optimizer = torch.optim.SGD(machine.parameters(), lr=1e-2, momentum=0.9)
-    for _ in range(300):
-        optimizer.zero_grad()
-        machine.loss(data)[0].backward()
-        optimizer.step()
-    assert float(machine.error(data).detach()) < 0.3 < before
-    hidden = machine._expected((data - machine.mean) / machine.scale)
-    machine.finish()
-    assert torch.allclose(layer(data), hidden, atol=1e-3)
-
-
-def test_noisy_rectified_units_are_sampled_with_the_variance_of_the_paper():
-    """Nair and Hinton 2010, section 2.1: max(0, x + N(0, sigmoid(x)))."""
-    torch.manual_seed(0)
-    machine = RestrictedBoltzmann(flattened(), None, torch.randn(50, 12))
-    machine.linear.bias.data.fill_(4.0)
-    machine.linear.weight.data.zero_()
-    sampled = machine._sampled(torch.zeros(20000, 12))
-    assert float(sampled.mean()) == pytest.approx(4.0, abs=0.02)
-    assert float(sampled.var()) == pytest.approx(float(torch.sigmoid(torch.tensor(4.0))), rel=0.02)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: RestrictedBoltzmann(nn.Conv2d(3, 4, 3), None, torch.zeros(2, 3, 8, 8)), "this layer has Conv2d"),
-        (lambda: RestrictedBoltzmann(flattened(nn.Tanh()), None, torch.zeros(2, 12)), "this layer has Linear, Tanh"),
-        (lambda: RestrictedBoltzmann(flattened(), None, torch.zeros(2, 12), k=0), "pretrain.k=0"),
-        (lambda: Reconstruction(flattened(), None, torch.zeros(2, 12), noise=1.0), "pretrain.noise=1.0"),
-    ],
-)
-def test_an_unsupported_layer_or_argument_is_an_error(make, message):
-    with pytest.raises(UserError, match=message) as caught:
-        make()
-    assert "\n" not in str(caught.value)
 
 
 def train(folder, *arguments):
@@ -158,7 +33,7 @@ def whole(tmp_path_factory):
     return folder, done.stdout
 
 
-def test_a_pretraining_leaves_curves_a_picture_and_a_file_that_a_run_takes(whole):
+def test_pretraining_writes_curves_a_picture_and_weights_that_a_run_loads(whole):
     folder, output = whole
     with (folder / "run/pretrain.csv").open() as file:
         rows = [(row["layer"], float(row["val/error"])) for row in csv.DictReader(file)]
@@ -174,22 +49,22 @@ def test_a_pretraining_leaves_curves_a_picture_and_a_file_that_a_run_takes(whole
     assert tuned.returncode == 0 and "weights: file" in tuned.stdout, tuned.stderr
 
 
-def test_a_pretraining_that_stopped_between_layers_resumes_to_the_same_bits(whole):
+def test_pretraining_stopped_between_layers_is_resumed_with_the_same_bits(whole):
     folder, _ = whole
     (folder / "stopped/layers").mkdir(parents=True)
     (folder / "stopped/layers/layer1.safetensors").write_bytes((folder / "run/layers/layer1.safetensors").read_bytes())
     rows = (folder / "run/pretrain.csv").read_bytes().splitlines(keepends=True)
     (folder / "stopped/pretrain.csv").write_bytes(b"".join(rows[:3]))
     (folder / "stopped/config.yaml").write_bytes((folder / "run/config.yaml").read_bytes())
-    refused = train(folder, *MLP, "pretrain=autoencoder", "hydra.run.dir=stopped")
-    assert refused.returncode == 2 and "give resume=true to continue it" in refused.stderr
+    not_resumed = train(folder, *MLP, "pretrain=autoencoder", "hydra.run.dir=stopped")
+    assert not_resumed.returncode == 2 and "give resume=true to continue it" in not_resumed.stderr
     done = train(folder, *MLP, "pretrain=autoencoder", "hydra.run.dir=stopped", "resume=true")
     assert "layer1: already trained" in done.stdout and "layer1, epoch" not in done.stdout
     for name in ("backbone.safetensors", "pretrain.csv", "layers/layer2.safetensors"):
         assert (folder / "stopped" / name).read_bytes() == (folder / "run" / name).read_bytes(), name
 
 
-def test_a_network_of_maps_and_one_of_machines_are_pretrained_on_images_without_labels(tmp_path):
+def test_a_convolutional_net_and_boltzmann_machines_are_pretrained_on_unlabelled_images(tmp_path):
     from PIL import Image
 
     (tmp_path / "photos/deeper").mkdir(parents=True)
@@ -212,7 +87,7 @@ def test_a_network_of_maps_and_one_of_machines_are_pretrained_on_images_without_
         assert mistake.returncode == 2 and message in mistake.stderr and mistake.stderr.count("\n") == 1, mistake.stderr
 
 
-def test_layers_that_were_trained_with_another_config_are_not_continued(whole):
+def test_pretraining_with_another_config_is_not_resumed(whole):
     folder, _ = whole
     for other, name in (("pretrain=denoising", "pretrain"), ("seed=1", "data"), ("backbone.hidden=[24,13]", "backbone")):
         arguments = [*MLP, "pretrain=autoencoder", other, "hydra.run.dir=run", "resume=true"]
@@ -222,7 +97,7 @@ def test_layers_that_were_trained_with_another_config_are_not_continued(whole):
         )
 
 
-def test_a_batch_norm_of_the_layer_counts_each_batch_once():
+def test_a_batchnorm_in_the_layer_counts_each_batch_once():
     import lightning.pytorch as pl
 
     from ftlit.lit.tasks.layer_pretrainer import LayerPretrainer
@@ -235,15 +110,7 @@ def test_a_batch_norm_of_the_layer_counts_each_batch_once():
     assert int(layer[1].num_batches_tracked) == 6
 
 
-def test_the_error_of_one_image_is_measured_by_the_spread_of_all():
-    torch.manual_seed(0)
-    data = torch.randn(64, 12)
-    for objective in (RestrictedBoltzmann(flattened(), None, data), Reconstruction(flattened(), None, data)):
-        alone = torch.stack([objective.error(row[None]) for row in data]).mean()
-        assert torch.allclose(alone, objective.error(data), rtol=1e-4)
-
-
-def test_without_hydra_the_same_class_trains_and_freezes_every_layer(tmp_path):
+def test_layerwise_pretrainer_trains_and_freezes_every_layer_without_hydra(tmp_path):
     from functools import partial
 
     import lightning.pytorch as pl

@@ -1,4 +1,4 @@
-"""Hydra still does this: the contract of every undocumented part that ftlit uses, under Hydra 1.3 and 1.4."""
+"""Contract: Hydra still does this. Tests of every undocumented part that ftlit uses, under Hydra 1.3 and 1.4."""
 
 import ast
 import pickle
@@ -13,7 +13,7 @@ from hydra.errors import ConfigCompositionException, HydraException, Instantiati
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import ReadonlyConfigError
 from paths import ROOT
-from sweeper_words import sweep_jobs
+from split_sweep import sweep_jobs
 
 from ftlit.recipes.config import hydra_internals
 from ftlit.recipes.config.hydra_internals import (
@@ -52,7 +52,7 @@ def error_of(*overrides: str) -> Exception:
 
 
 def test_no_other_module_uses_undocumented_parts():
-    """HydraConfig.get and the Callback class are documented; the classes of hydra.errors are what Hydra raises."""
+    """HydraConfig.get and the Callback class are documented; classes of hydra.errors are public."""
     private = re.compile(r"hydra\._|hydra\.core|hydra\.types|GlobalHydra|version_base|omegaconf\._|hydra\.utils import .*instantiate")
     attribute = re.compile(r"\._(get_\w+|is_\w+|value|set_\w+|content|metadata|key)\(")
     documented = "from hydra.core.hydra_config import HydraConfig\n"
@@ -72,7 +72,7 @@ def test_every_function_has_a_contract_test():
     assert functions - tested == {"hydra_main"}  # tests/cli runs it
 
 
-def test_hydra_initializes_for_a_block_and_restores_what_was_there():
+def test_hydra_is_initialized_for_a_block_and_restored_afterwards():
     with fresh_hydra():
         assert GlobalHydra.instance().is_initialized()
         with pytest.raises(ValueError, match="already initialized"):
@@ -85,18 +85,18 @@ def test_hydra_initializes_for_a_block_and_restores_what_was_there():
     assert not GlobalHydra.instance().is_initialized()
 
 
-def test_a_target_is_called_with_the_arguments_of_the_call_before_those_of_the_config():
+def test_arguments_of_the_call_override_those_of_the_config():
     made = instantiate(OmegaConf.create(LINEAR), out_features=5)
     assert made.weight.shape == (5, 2)
 
 
-def test_a_partial_target_is_a_plain_partial_that_can_be_pickled():
+def test_a_partial_target_is_a_functools_partial_that_can_be_pickled():
     made = instantiate(OmegaConf.create({**LINEAR, "_partial_": True}), 4)
     assert type(made) is partial and made.args == (4,) and made.keywords == {"in_features": 2, "out_features": 3}
     assert pickle.loads(pickle.dumps(made)).func is made.func
 
 
-def test_the_config_of_the_program_is_known_and_a_block_can_replace_it(config):
+def test_hydra_config_is_the_config_of_the_program_and_a_block_can_replace_it(config):
     assert hydra_config().runtime.choices["scenario"] == "large_similar"
     assert list(hydra_config().overrides.task) == ["scenario=large_similar"]
     with use_hydra_config(compose("train", [], return_hydra_config=True)):
@@ -104,20 +104,20 @@ def test_the_config_of_the_program_is_known_and_a_block_can_replace_it(config):
     assert hydra_config().runtime.choices["scenario"] == "large_similar"
 
 
-def test_outside_of_a_program_there_is_no_config(monkeypatch):
+def test_outside_of_a_program_hydra_config_is_none(monkeypatch):
     from hydra.core.hydra_config import HydraConfig
 
     monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
     assert hydra_config() is None and run_mode() is None
 
 
-@pytest.mark.parametrize(("words", "mode"), [(["hydra.mode=RUN"], "RUN"), (["hydra.mode=MULTIRUN"], "MULTIRUN"), ([], None)])
-def test_the_mode_of_a_run_is_in_its_config(words, mode):
-    with fresh_hydra(), use_hydra_config(compose("train", words, return_hydra_config=True)):
+@pytest.mark.parametrize(("overrides", "mode"), [(["hydra.mode=RUN"], "RUN"), (["hydra.mode=MULTIRUN"], "MULTIRUN"), ([], None)])
+def test_run_mode_is_read_from_the_config(overrides, mode):
+    with fresh_hydra(), use_hydra_config(compose("train", overrides, return_hydra_config=True)):
         assert run_mode() == mode
 
 
-def test_the_config_of_the_program_is_read_only_and_choices_and_words_can_be_changed_all_the_same(config):
+def test_choices_and_task_overrides_of_the_read_only_config_can_be_changed(config):
     with pytest.raises(ReadonlyConfigError):
         hydra_config().runtime.choices = {}
     set_choices(OmegaConf.create({"scenario": "small_similar"}))
@@ -125,14 +125,14 @@ def test_the_config_of_the_program_is_read_only_and_choices_and_words_can_be_cha
     assert hydra_config().runtime.choices["scenario"] == "small_similar"
     assert list(hydra_config().overrides.task) == ["scenario=large_similar", "resume=true"]
     with open_dict(config):
-        config.recipe = "probe"  # the task's own part stays as it was
+        config.recipe = "probe"  # the part of the task stays writable
 
 
-def test_added_names_are_those_with_a_plus():
+def test_added_names_are_the_overrides_with_a_plus():
     assert added_names(["+a.b=1", "++c=2", "d=3", "~e", "head=mlp", "+f@g=h"]) == ["a", "c", "f"]
 
 
-def test_the_basic_sweeper_gives_the_words_of_each_job():
+def test_the_basic_sweeper_splits_overrides_into_jobs():
     assert sweep_jobs(["a=1,2", "b='x,y'", "c=[3,4]"]) == [["a=1", "b='x,y'", "c=[3,4]"], ["a=2", "b='x,y'", "c=[3,4]"]]
 
 
@@ -148,7 +148,7 @@ def test_a_config_file_is_read_with_its_parents_and_overrides(config):
     assert read_config_file("scenario/none") is None
 
 
-def test_no_config_file_is_read_where_hydra_is_not_initialized():
+def test_without_an_initialized_hydra_no_config_file_is_read():
     assert read_config_file("scenario/large_similar") is None
 
 
@@ -162,13 +162,13 @@ def test_the_message_for_a_missing_option_names_group_and_option():
     ("override", "name"),
     [("trainer.max_epoch=3", "trainer.max_epoch"), ("backbones=mlp", "backbones"), ("~nothing", "nothing"), ("sede=1", "sede")],
 )
-def test_the_message_for_a_name_that_is_not_there_gives_it(override, name):
+def test_the_message_for_an_unknown_name_contains_the_name(override, name):
     error = error_of(override)
     assert isinstance(error, ConfigCompositionException)
     assert rejected_name(str(error)) == name and rejected_name("something else") is None
 
 
-def test_a_group_takes_names_only():
+def test_a_group_accepts_names_only():
     assert is_bad_group_value(error_of("scenario=null")) and is_bad_group_value(error_of("head=3"))
     assert not is_bad_group_value(ValueError("other"))
 
@@ -179,18 +179,18 @@ def raised_by(config):
     return caught.value
 
 
-def test_an_error_of_a_called_target_names_the_node_the_cause_and_the_modules_it_passed_through():
+def test_a_failed_call_has_the_node_the_cause_and_the_modules_of_the_traceback():
     cfg = OmegaConf.create(
         {"head": {**LINEAR, "out_features": "many"}, "rules": {"_target_": "ftlit.patterns.first_match", "rules": [], "names": 5}}
     )
     call = failed_call(raised_by(cfg.head))
     assert call is not None and call.node == "head" and isinstance(call.cause, TypeError)
     assert call.modules and all(name.startswith("torch.") for name in call.modules)
-    ours = failed_call(raised_by(cfg.rules))
-    assert ours is not None and ours.node == "rules" and ours.modules[-1] == "ftlit.patterns"
+    in_ftlit = failed_call(raised_by(cfg.rules))
+    assert in_ftlit is not None and in_ftlit.node == "rules" and in_ftlit.modules[-1] == "ftlit.patterns"
 
 
-def test_a_target_that_cannot_be_imported_or_is_not_callable_is_a_failed_call_too():
+def test_a_target_that_cannot_be_imported_or_called_is_a_failed_call():
     call = failed_call(raised_by(OmegaConf.create({"a": {"_target_": "no_such_module.x"}}).a))
     assert call is not None and call.node == "a" and isinstance(call.cause, ImportError)
     call = failed_call(raised_by(OmegaConf.create({"a": {"_target_": "math.pi"}}).a))

@@ -1,4 +1,4 @@
-"""The command line completed for Hydra, and the lines of the plan on options of a scenario or an experiment that it replaces."""
+"""Overrides: the mode of a search is added, and the plan lists options of a scenario or experiment that are replaced."""
 
 from contextlib import nullcontext
 
@@ -15,7 +15,7 @@ AT_ONCE = "schedule=all_at_once takes the place of scenario=large_similar's sche
 
 
 @pytest.mark.parametrize(
-    ("words", "lines"),
+    ("overrides", "lines"),
     [
         (["scenario=large_similar"], []),
         (["scenario=large_similar", "schedule=head_then_all", "head=linear_probe", "backbone=mlp"], []),
@@ -26,18 +26,18 @@ AT_ONCE = "schedule=all_at_once takes the place of scenario=large_similar's sche
         (["~scenario", "schedule=all_at_once"], []),
     ],
 )
-def test_an_option_that_replaces_one_of_an_overlay_is_a_line_with_the_values_that_are_lost(words, lines):
+def test_the_plan_lists_replaced_options_and_the_values_that_are_lost(overrides, lines):
     with initialize_hydra():
-        cfg = compose("train", words, return_hydra_config=True)
+        cfg = compose("train", overrides, return_hydra_config=True)
         with use_hydra_config(cfg):
             assert replaced(cfg) == lines
 
 
 @pytest.mark.parametrize(
-    ("words", "added"),
+    ("overrides", "added"),
     [
         (["hparams_search=optuna"], True),
-        (["seed=1", "+hparams_search=own"], True),
+        (["seed=1", "+hparams_search=custom"], True),
         (["hparams_search=null"], False),
         (["hparams_search=optuna", "hparams_search=null"], False),
         (["-m", "hparams_search=optuna"], False),
@@ -45,11 +45,11 @@ def test_an_option_that_replaces_one_of_an_overlay_is_a_line_with_the_values_tha
         (["seed=1,2"], False),
     ],
 )
-def test_a_search_is_a_sweep_unless_the_command_line_gives_the_mode(words, added):
-    assert set_search_mode(words) == [*words, *(["hydra.mode=MULTIRUN"] if added else [])]
+def test_a_search_runs_as_a_sweep_unless_the_command_line_gives_the_mode(overrides, added):
+    assert set_search_mode(overrides) == [*overrides, *(["hydra.mode=MULTIRUN"] if added else [])]
 
 
-def test_a_rate_that_the_scenario_sets_is_not_lost_with_its_optimizer():
+def test_a_learning_rate_of_the_scenario_survives_another_optimizer():
     with initialize_hydra():
         cfg = compose("train", ["scenario=small_similar", "optimizer=sgd"], return_hydra_config=True)
         with use_hydra_config(cfg):
@@ -57,12 +57,12 @@ def test_a_rate_that_the_scenario_sets_is_not_lost_with_its_optimizer():
     assert line.startswith("optimizer=sgd takes the place of scenario=small_similar's optimizer=adamw") and "optimizer.lr" not in line
 
 
-@pytest.mark.parametrize(("mode", "given", "refused"), [("RUN", False, True), ("RUN", True, False), ("MULTIRUN", False, False)])
-def test_a_search_that_an_experiment_chooses_does_not_silently_become_a_single_run(mode, given, refused):
-    words = ["hparams_search=drop_layers", *([f"hydra.mode={mode}"] if given else [])]
-    expected = pytest.raises(UserError, match="hparams_search=drop_layers is chosen in a config file") if refused else nullcontext()
+@pytest.mark.parametrize(("mode", "given", "is_error"), [("RUN", False, True), ("RUN", True, False), ("MULTIRUN", False, False)])
+def test_a_search_from_a_config_file_runs_as_a_single_run_only_on_request(mode, given, is_error):
+    overrides = ["hparams_search=drop_layers", *([f"hydra.mode={mode}"] if given else [])]
+    expected = pytest.raises(UserError, match="hparams_search=drop_layers is chosen in a config file") if is_error else nullcontext()
     with fresh_hydra():
-        cfg = compose("train", words, return_hydra_config=True)
+        cfg = compose("train", overrides, return_hydra_config=True)
         cfg.hydra.mode = RunMode[mode]
         with use_hydra_config(cfg), expected:
             check_search()

@@ -1,4 +1,4 @@
-"""The wording of advice: every reason has one, with the numbers that decided."""
+"""The text of the advice: every reason has sentences, with the numbers on which the decision is based."""
 
 import pytest
 
@@ -19,7 +19,7 @@ UNMEASURED = {SizeReason.RANDOM_WEIGHTS, SizeReason.NOT_MEASURABLE, SizeReason.O
 
 @pytest.mark.parametrize("size", SizeReason)
 @pytest.mark.parametrize("cut", CutReason)
-def test_every_reason_is_worded_in_sentences(size, cut):
+def test_every_reason_has_a_text_in_sentences(size, cut):
     reason = Reason(size) if size in UNMEASURED else Reason(size, cut, NUMBERS, requested="optimizer.lr=1e-3")
     text = describe(reason, "photos")
     assert text.endswith(".") and "\n" not in text and ("photo" in text or size is SizeReason.RANDOM_WEIGHTS)
@@ -30,12 +30,12 @@ def test_every_reason_is_worded_in_sentences(size, cut):
         assert ("a linear probe already reaches 98.8%" in text) == (size is SizeReason.LITTLE_TO_GAIN)
 
 
-def test_thresholds_are_given_where_they_were_not_reached():
+def test_the_text_gives_thresholds_that_were_not_reached():
     assert f"(many: {THRESHOLDS['few'].value:g} or more)" in describe(Reason(SizeReason.FEW_IMAGES, None, NUMBERS), "images")
     assert f"(many: {THRESHOLDS['steps'].value:g} or more)" in describe(Reason(SizeReason.FEW_STEPS, None, NUMBERS), "images")
     assert "(minimum 40)" in describe(Reason(SizeReason.FEW_IMAGES, CutReason.TOO_FEW_TO_CHOOSE, NUMBERS), "images")
 
 
-def test_a_scenario_that_a_setting_does_not_fit_is_named():
+def test_the_text_names_a_scenario_without_a_given_setting():
     text = describe(Reason(SizeReason.ONE_PER_CLASS, misfit="small_similar"), "images")
     assert "small_similar does not have a setting that was given: large_similar replaces it." in text

@@ -1,4 +1,4 @@
-"""Loggers stand beside metrics.csv, several at once; one whose package is missing is one line with the extra that brings it."""
+"""Loggers are used beside metrics.csv, several at once; a missing package is a one-line error with the extra that installs it."""
 
 import csv
 import inspect
@@ -34,7 +34,7 @@ def loggers(choice, folder):
 
 
 @pytest.mark.parametrize("choice", ["csv", "tensorboard", "[csv,tensorboard]", "[tensorboard,wandb,mlflow]"])
-def test_csv_is_always_there_and_each_takes_what_conf_gives_it(choice, tmp_path):
+def test_the_csv_logger_is_always_chosen_and_each_logger_binds_to_its_config(choice, tmp_path):
     chosen = loggers(choice, tmp_path)
     assert set(chosen) == {"csv", *choice.strip("[]").split(",")}
     for node in chosen.values():
@@ -42,7 +42,7 @@ def test_csv_is_always_there_and_each_takes_what_conf_gives_it(choice, tmp_path)
 
 
 @pytest.mark.skipif(find_spec("tensorboard") is None, reason="tensorboard is not installed")
-def test_tensorboard_holds_what_is_logged_in_the_folder_of_the_run(tmp_path):
+def test_tensorboard_has_the_values_of_metrics_csv_in_the_folder_of_the_run(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     command = [sys.executable, str(ROOT / "train.py"), "trainer=cpu", "logger=tensorboard", "data.per_class=5", "head=linear", *STAGED]
@@ -53,12 +53,12 @@ def test_tensorboard_holds_what_is_logged_in_the_folder_of_the_run(tmp_path):
         rows = list(csv.DictReader(file))
     held = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     for curve in ("val/accuracy", "train/loss", "lr-AdamW/head", "lr-AdamW/backbone.layer4"):
-        told = {int(row["step"]): float(row[curve]) for row in rows if row.get(curve)}
-        assert len(told) > 1
-        assert {point.step: point.value for point in held.Scalars(curve)} == pytest.approx(told)
+        logged = {int(row["step"]): float(row[curve]) for row in rows if row.get(curve)}
+        assert len(logged) > 1
+        assert {point.step: point.value for point in held.Scalars(curve)} == pytest.approx(logged)
 
 
-def test_a_missing_package_is_one_line_with_its_extra(tmp_path, monkeypatch):
+def test_a_missing_package_is_a_one_line_error_with_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(PACKAGES, "TensorBoardLogger", "no_such_package")
     with pytest.raises(UserError, match=r'^logger\.tensorboard needs the package no_such_package: pip install "ftlit\[no_such_package\]"$'):
         build_loggers(loggers("tensorboard", tmp_path))
@@ -66,7 +66,7 @@ def test_a_missing_package_is_one_line_with_its_extra(tmp_path, monkeypatch):
 
 
 class Unreachable(Logger):
-    """One whose server does not answer."""
+    """A logger whose server does not answer."""
 
     def __init__(self, port: int = 0) -> None:
         if port < 0:
@@ -83,16 +83,16 @@ class Unreachable(Logger):
     def log_hyperparams(self, params): ...
 
 
-def test_a_logger_that_cannot_connect_is_one_line_before_anything_is_trained():
-    node = {"own": {"_target_": f"{__name__}.Unreachable"}}
+def test_a_logger_that_cannot_connect_is_a_one_line_error_before_training():
+    node = {"custom": {"_target_": f"{__name__}.Unreachable"}}
     with pytest.raises(UserError, match=r"^Unreachable cannot connect: no answer"):
         begin_loggers(build_loggers(OmegaConf.create(node)))
-    node["own"]["port"] = -1
-    with pytest.raises(UserError, match=r"^logger\.own: no port -1$"):
+    node["custom"]["port"] = -1
+    with pytest.raises(UserError, match=r"^logger\.custom: no port -1$"):
         build_loggers(OmegaConf.create(node))
 
 
-def test_every_extra_of_a_logger_is_one_of_the_project():
-    told = (ROOT / "pyproject.toml").read_text()
-    assert all(f"\n{extra} = [" in told for extra in PACKAGES.values())
+def test_every_package_of_a_logger_is_an_extra_of_the_project():
+    project = (ROOT / "pyproject.toml").read_text()
+    assert all(f"\n{extra} = [" in project for extra in PACKAGES.values())
     assert OmegaConf.is_config(compose("train").logger.csv)

@@ -1,4 +1,4 @@
-"""What a block changes for the whole process is as before afterwards, also where it raises."""
+"""Changes to the whole process are undone where their block ends, also after an error."""
 
 import logging
 import os
@@ -30,8 +30,8 @@ def state():
 def test_command_line_environment_and_warnings_are_restored(error, monkeypatch):
     monkeypatch.setenv("FTLIT_TEST_OLD", "old")
     before = state()
-    with suppress(ValueError), process_state(argv=["program", "word"], environment={"FTLIT_TEST_NEW": "1", "FTLIT_TEST_OLD": None}):
-        assert sys.argv == ["program", "word"] and os.environ["FTLIT_TEST_NEW"] == "1" and "FTLIT_TEST_OLD" not in os.environ
+    with suppress(ValueError), process_state(argv=["program", "argument"], environment={"FTLIT_TEST_NEW": "1", "FTLIT_TEST_OLD": None}):
+        assert sys.argv == ["program", "argument"] and os.environ["FTLIT_TEST_NEW"] == "1" and "FTLIT_TEST_OLD" not in os.environ
         hide_warnings()
         assert warnings.formatwarning("one\nline", UserWarning, "file", 1) == "warning: one\nline\n"
         os.environ["FTLIT_TEST_OTHER"] = "2"
@@ -40,7 +40,7 @@ def test_command_line_environment_and_warnings_are_restored(error, monkeypatch):
     assert state() == before
 
 
-def test_a_job_leaves_seed_and_determinism_as_they_were():
+def test_a_job_restores_seed_and_determinism_of_the_process():
     import torch
     from lightning.pytorch import Trainer, seed_everything
 
@@ -52,17 +52,17 @@ def test_a_job_leaves_seed_and_determinism_as_they_were():
     assert state() == before
 
 
-@pytest.mark.parametrize(("given", "wanted"), [(None, False), ("", False), ("1", True)])
-def test_a_traceback_is_shown_where_the_user_asked_hydra_for_it_also_in_processes_that_a_job_starts(given, wanted, monkeypatch):
+@pytest.mark.parametrize(("given", "expected"), [(None, False), ("", False), ("1", True)])
+def test_hydra_full_error_asks_for_a_traceback_also_in_processes_of_a_job(given, expected, monkeypatch):
     monkeypatch.delenv(TRACEBACK, raising=False)
     if given is None:
         monkeypatch.delenv(HYDRA_FULL_ERROR, raising=False)
     else:
         monkeypatch.setenv(HYDRA_FULL_ERROR, given)
     with process_state(environment=error_environment()):
-        assert os.environ[HYDRA_FULL_ERROR] == "1" and wants_traceback() == wanted
+        assert os.environ[HYDRA_FULL_ERROR] == "1" and wants_traceback() == expected
         with job_state():
-            assert (HYDRA_FULL_ERROR in os.environ) == wanted and wants_traceback() == wanted
+            assert (HYDRA_FULL_ERROR in os.environ) == expected and wants_traceback() == expected
         with process_state(environment=error_environment()):  # a launcher's process
-            assert wants_traceback() == wanted
-    assert wants_traceback() == wanted
+            assert wants_traceback() == expected
+    assert wants_traceback() == expected

@@ -1,4 +1,4 @@
-"""A sweep runs exactly the jobs asked for, each in its own folder up to its test metrics, whatever their number of processes."""
+"""A sweep runs exactly its jobs, each in its own folder up to its test metrics, with any number of processes."""
 
 import json
 import os
@@ -29,15 +29,15 @@ def run(folder, program, *arguments, **environment):
 
 
 def assert_jobs(folder, result, good, bad=(), plans=None):
-    """The jobs are those of `good`, which left metrics and printed their plan and their table once, and of `bad`, which did not."""
-    there = {path.name for path in (folder / "sweep").iterdir() if path.is_dir()}
-    assert there == {str(number) for number in (*good, *bad)}, result.stderr
+    """Check that exactly the jobs `good` and `bad` ran, and that only `good` wrote metrics and printed plan and table, once each."""
+    folders = {path.name for path in (folder / "sweep").iterdir() if path.is_dir()}
+    assert folders == {str(number) for number in (*good, *bad)}, result.stderr
     done = {int(path.parent.name): json.loads(path.read_text()) for path in folder.rglob("result.json")}
     assert set(done) == set(good), result.stderr
     assert all(0 <= metrics["test/accuracy"] <= 1 for metrics in done.values())
     assert result.stdout.count("shipped glyph.safetensors") == (plans or len(good))
     assert result.stdout.count("best and last checkpoint") == len(good)
-    assert not (folder / "runs").exists()  # the folder of a run that nobody asked for
+    assert not (folder / "runs").exists()  # the folder of a single run
     for number in good:
         assert result.stdout.count(f"config.yaml: {folder}/sweep/{number}\n") == 1
 
@@ -46,14 +46,14 @@ def failures(result):
     return [line for line in result.stderr.splitlines() if line.startswith("ftlit: ")]
 
 
-def test_two_processes_in_each_job(tmp_path):
-    asked = ("scenario=small_similar,large_similar", "trainer=ddp_cpu", "trainer.devices=2")
-    result = run(tmp_path, TRAIN, "-m", *asked, *FAST, "trainer.max_epochs=3")
+def test_each_job_of_a_sweep_can_have_two_processes(tmp_path):
+    arguments = ("scenario=small_similar,large_similar", "trainer=ddp_cpu", "trainer.devices=2")
+    result = run(tmp_path, TRAIN, "-m", *arguments, *FAST, "trainer.max_epochs=3")
     assert result.returncode == 0, result.stderr
     assert_jobs(tmp_path, result, good=(0, 1))
 
 
-def test_one_process_then_two(tmp_path):
+def test_a_job_of_one_process_can_be_followed_by_a_job_of_two(tmp_path):
     result = run(tmp_path, TRAIN, "-m", "trainer=ddp_cpu", "trainer.devices=1,2", "scenario=small_similar", *FAST)
     assert result.returncode == 0, result.stderr
     assert_jobs(tmp_path, result, good=(0, 1))
@@ -71,22 +71,22 @@ class Head(LinearHead):
 """
 
 
-def test_a_lost_process_in_the_middle_ends_its_job_only(tmp_path):
-    (tmp_path / "mine/head").mkdir(parents=True)
-    (tmp_path / "mine/head/broken.yaml").write_text("_target_: broken.Head\n")
+def test_a_lost_process_ends_only_its_job(tmp_path):
+    (tmp_path / "users_conf/head").mkdir(parents=True)
+    (tmp_path / "users_conf/head/broken.yaml").write_text("_target_: broken.Head\n")
     (tmp_path / "broken.py").write_text(BROKEN)
-    asked = ("trainer=cpu", "trainer.devices=1,2,1", "head=broken", "scenario=small_similar", *FAST)
-    result = run(tmp_path, FTLIT, "--config-dir", "mine", "-m", *asked, PYTHONPATH=str(tmp_path))
+    arguments = ("trainer=cpu", "trainer.devices=1,2,1", "head=broken", "scenario=small_similar", *FAST)
+    result = run(tmp_path, FTLIT, "--config-dir", "users_conf", "-m", *arguments, PYTHONPATH=str(tmp_path))
     assert result.returncode == 1, result.stderr
     assert_jobs(tmp_path, result, good=(0, 2), bad=(1,), plans=3)
     lost, summary = failures(result)
     assert lost.startswith("ftlit: process 0 stops: another process failed") and "job 1 (" in summary and f"{tmp_path}/sweep/1" in summary
     first, third = (json.loads((tmp_path / f"sweep/{number}/result.json").read_text()) for number in (0, 2))
-    assert first == third  # what came before leaves nothing behind
-    assert " ".join(result.stdout.split()).count("resume ftlit train --config-dir mine hydra.sweep.dir=sweep trainer=cpu") == 3
+    assert first == third  # a failed job has no effect on the next one
+    assert " ".join(result.stdout.split()).count("resume ftlit train --config-dir users_conf hydra.sweep.dir=sweep trainer=cpu") == 3
 
 
-def test_an_error_of_the_user_is_one_line_with_its_job(tmp_path):
+def test_a_user_error_is_one_line_with_its_job(tmp_path):
     result = run(tmp_path, MODULE, "-m", "trainer=cpu,ddp_cpu", "backbone.cut=layr3")
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert_jobs(tmp_path, result, good=(), bad=(0, 1))
@@ -97,7 +97,7 @@ def test_an_error_of_the_user_is_one_line_with_its_job(tmp_path):
 
 
 def test_ctrl_c_ends_the_sweep_and_every_process_of_its_job(tmp_path):
-    asked = (
+    arguments = (
         "-m",
         "trainer=ddp_cpu",
         "trainer.devices=2",
@@ -107,7 +107,7 @@ def test_ctrl_c_ends_the_sweep_and_every_process_of_its_job(tmp_path):
         "hydra.sweep.dir=sweep",
     )
     with (tmp_path / "out").open("w") as out:
-        process = warm.start([sys.executable, *TRAIN, *asked], cwd=tmp_path, stdout=out, stderr=subprocess.STDOUT)
+        process = warm.start([sys.executable, *TRAIN, *arguments], cwd=tmp_path, stdout=out, stderr=subprocess.STDOUT)
         last, deadline = tmp_path / "sweep/0/checkpoints/last.ckpt", time.monotonic() + 120
         while not last.exists() and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.2)
@@ -120,18 +120,18 @@ def test_ctrl_c_ends_the_sweep_and_every_process_of_its_job(tmp_path):
 
 
 def running(folder):
-    """The processes whose current folder is this one."""
+    """Yield the processes whose current folder is this one."""
     for path in Path("/proc").glob("[0-9]*/cwd"):
         with suppress(OSError):  # ended meanwhile
             if path.readlink() == folder:
                 yield path
 
 
-def test_resume_where_no_run_began_is_an_error_of_the_user(tmp_path):
+def test_resume_in_a_folder_without_a_run_is_a_user_error(tmp_path):
     result = warm.run([sys.executable, *TRAIN, "resume=true"], cwd=tmp_path, timeout=100)
     assert result.returncode == 2 and result.stderr.count("\n") == 1
     assert f"{tmp_path}/runs/" in result.stderr and "holds no run: give hydra.run.dir=" in result.stderr
 
 
-def test_a_folder_with_odd_letters_is_one_value():
+def test_a_folder_with_special_characters_is_quoted():
     assert quote("it's, a=b") == r"'it\'s, a=b'"

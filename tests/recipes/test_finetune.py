@@ -1,4 +1,4 @@
-"""A run that is refused leaves nothing behind, and what could not be loaded is refused."""
+"""A run that ends with an error before training leaves no folder; a checkpoint that could not be loaded is not written."""
 
 import pytest
 from hydra import compose
@@ -11,7 +11,7 @@ from ftlit.recipes.run.processes import remove_empty_folder
 
 
 @pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy])
-def test_slim_checkpoints_are_refused_where_shards_would_have_to_hold_all(strategy):
+def test_slim_checkpoints_are_an_error_under_sharded_strategies(strategy):
     with pytest.raises(UserError, match=f"checkpoint=slim cannot be loaded under {strategy.__name__}: give checkpoint=full"):
         check_slim(strategy())
     check_slim(DDPStrategy())
@@ -19,7 +19,7 @@ def test_slim_checkpoints_are_refused_where_shards_would_have_to_hold_all(strate
 
 
 @pytest.mark.parametrize(("mode", "beside", "stays"), [("RUN", [], False), ("RUN", ["config.yaml"], True), ("MULTIRUN", [], True)])
-def test_the_folder_of_a_refused_run_is_removed_only_where_nothing_but_hydras_is_in_it(tmp_path, mode, beside, stays):
+def test_the_folder_of_a_run_is_removed_only_if_it_holds_nothing_but_files_of_hydra(tmp_path, mode, beside, stays):
     folder = tmp_path / "run"
     for name in (".hydra/config.yaml", *beside):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

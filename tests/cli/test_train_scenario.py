@@ -1,0 +1,143 @@
+"""Scenarios on the command line: scenario=auto measures and advises, small scenarios fit a linear probe without training."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from train_command import train
+
+pytestmark = pytest.mark.e2e
+
+
+def test_the_default_scenario_auto_measures_once_and_given_settings_override_the_advice(tmp_path):
+    arguments = ("data.per_class=5", "data.num_workers=0", f"hydra.run.dir={tmp_path}/run", "head=mlp", "trainer.max_epochs=1")
+    result = train(tmp_path, *arguments)
+    assert result.returncode == 0, result.stderr
+    assert "scenario=small_similar" in result.stdout and "5 training images per class are few (many: 30 or more)" in result.stdout
+    assert "head=mlp" in result.stdout and "schedule=head_only" in result.stdout and "No gradient training" not in result.stdout
+    written = (tmp_path / "run/advice.json").read_text()
+    assert [depth["cut"] for depth in json.loads(written)["measurements"]["depths"]] == ["stem", "layer1", "layer2", "layer3", "layer4"]
+    (tmp_path / "run/advice.json").write_text(written.replace("are few", "are very few"))
+    other = train(tmp_path, "data.per_class=60", f"hydra.run.dir={tmp_path}/run")
+    assert other.returncode == 2 and "holds a run already" in other.stderr
+    again = train(tmp_path, *arguments, "resume=true")
+    assert again.returncode == 0 and "scenario=small_similar" in again.stdout and "scenario=auto" not in again.stdout, again.stderr
+    assert "are very few" in (tmp_path / "run/advice.json").read_text()
+
+
+def test_with_one_image_per_class_the_probe_has_a_fixed_l2_penalty(tmp_path):
+    result = train(tmp_path, "data.per_class=1", "optimizer.lr=2e-3", "hydra.run.dir=run")
+    assert result.returncode == 0 and "scenario=auto: small_similar. One training image per class is few" in result.stdout, result.stderr
+    output = " ".join(result.stdout.split())
+    assert "L2 penalty 0.1." in output and "No gradient training: optimizer.lr=2e-3 is ignored." in output
+    assert json.loads((tmp_path / "run/result.json").read_text())["test/accuracy"] > 0.7
+
+
+def test_a_setting_that_the_advised_scenario_lacks_selects_a_scenario_with_training(tmp_path):
+    result = train(tmp_path, "data.per_class=5", "schedule.epoch=1", "trainer.max_epochs=2", "hydra.run.dir=run")
+    assert (
+        result.returncode == 0
+        and "small_similar does not have a setting that was given: large_similar replaces it" in result.stdout
+        and "scenario=large_similar" in result.stdout
+        and "head=linear" in result.stdout  # schedule.epoch is the epoch at which its head-only stage ends
+    ), result.stderr
+
+
+def test_only_one_of_two_processes_measures(tmp_path):
+    result = train(tmp_path, "data.per_class=5", "trainer=ddp_cpu", "trainer.devices=2", "hydra.run.dir=run", OMP_NUM_THREADS="1")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("computing features of 50 images") <= 1 and result.stdout.count("training images per class are few") == 1
+    assert (
+        "scenario=small_similar" in result.stdout
+        and result.stdout.count("fitted a linear probe") == 1
+        and ", 50 training images" in result.stdout
+    )
+
+
+def test_each_job_of_a_sweep_has_its_own_advice(tmp_path):
+    result = train(
+        tmp_path, "-m", "data.per_class=5,60", "data.num_workers=0", "data.batch_size=8", "trainer.max_epochs=3", "hydra.sweep.dir=sweep"
+    )
+    assert result.returncode == 0, result.stderr
+    found = [json.loads((tmp_path / f"sweep/{job}/advice.json").read_text())["advice"]["scenario"] for job in (0, 1)]
+    assert found == ["small_similar", "large_similar"]
+
+
+@pytest.mark.parametrize(
+    ("given", "scenario"),
+    [
+        ("seed=1", "small_similar"),  # digits: a linear probe has an error of 1 %
+        ("optimizer.lr=2e-3", "large_similar"),
+        ("trainer.accumulate_grad_batches=2", "large_similar"),
+        ("experiment=seeded", "small_similar"),
+        ("experiment=quick", "large_similar"),
+        ("trainer.max_epochs=5", "large_similar"),
+        ("backbone.reinit=[-1]", "large_similar"),
+        ("trainer.num_sanity_val_steps=0", "small_similar"),
+    ],
+)
+def test_a_setting_that_only_training_reads_selects_a_scenario_with_training(tmp_path, given, scenario):
+    (tmp_path / "users_conf/experiment").mkdir(parents=True)
+    (tmp_path / "users_conf/experiment/seeded.yaml").write_text("# @package _global_\nseed: 1\n")
+    (tmp_path / "users_conf/experiment/quick.yaml").write_text("# @package _global_\noptimizer: {lr: 2e-3}\n")
+    result = train(tmp_path, "--config-dir", "users_conf", "recipe=advise", given, "hydra.run.dir=run")
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "run/advice.json").read_text())["advice"]["scenario"] == scenario
+
+
+def test_processes_of_torchrun_need_a_given_scenario(tmp_path):
+    elastic = {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
+    result = train(tmp_path, "trainer=ddp_cpu", "trainer.devices=2", **elastic)
+    assert result.returncode == 2 and "give the scenario that `ftlit advise` names" in result.stderr
+    assert train(tmp_path, **(elastic | {"RANK": "1"})).returncode == 2
+
+
+def test_the_advise_recipe_advises_without_training(tmp_path):
+    command = [sys.executable, "-c", "from ftlit.cli.main import main; main()", "advise", "data.per_class=5", "hydra.run.dir=run"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0 and not (tmp_path / "run/checkpoints").exists(), result.stderr
+    assert "LogME" in result.stdout and re.search(r"estimated time: small_similar \d+ s, .* large_different \d+ s", result.stdout)
+    assert result.stdout.splitlines()[-1] == "python train.py scenario=small_similar data.per_class=5"
+    chosen = train(tmp_path, "recipe=advise", "scenario=large_similar")
+    assert (chosen.returncode, chosen.stderr) == (
+        2,
+        "ftlit: scenario=large_similar: recipe=advise chooses the scenario; leave it out\n",
+    )
+    random = train(tmp_path, "recipe=advise", "backbone.weights=null", "hydra.run.dir=other")
+    assert random.returncode == 0 and "there is nothing to transfer" in random.stdout
+    assert json.loads((tmp_path / "other/advice.json").read_text())["advice"]["scenario"] == "large_different"
+
+
+def test_random_weights_are_trained_without_fitting_a_probe(tmp_path):
+    short = ["backbone.weights=null", "trainer.max_epochs=1", "trainer.limit_train_batches=2"]
+    for options, head, stages in ((), "linear", 1), (("head=mlp", "schedule=head_then_all_fast", "trainer.max_epochs=2"), "mlp", 2):
+        result = train(tmp_path, *short, *options, f"hydra.run.dir={head}")
+        assert result.returncode == 0 and f"head={head}" in result.stdout and "fitted a linear probe" not in result.stdout, result.stderr
+        assert f"stage {stages - 1}" in result.stdout and f"stage {stages}" not in result.stdout
+
+
+def test_a_range_test_uses_the_advised_scenario(tmp_path):
+    result = train(tmp_path, "recipe=lr_find", "lr_find.steps=30", "hydra.run.dir=run")
+    assert result.returncode == 0 and (tmp_path / "run/lr_find.csv").is_file() and (tmp_path / "run/advice.json").is_file(), result.stderr
+    result = train(tmp_path, "recipe=lr_find", "data.per_class=5", "hydra.run.dir=other")
+    assert result.returncode == 2 and "this head is a linear probe, without gradient training" in result.stderr
+
+
+@pytest.mark.parametrize("scenario", ["small_similar", "small_different"])
+def test_small_scenarios_fit_a_probe_and_train_nothing(tmp_path, scenario):
+    arguments = (f"scenario={scenario}", "data.num_workers=0", f"hydra.run.dir={tmp_path}/run")
+    result = train(tmp_path, *arguments)
+    assert result.returncode == 0 and "No gradient training" in result.stdout and "fitted a linear probe" in result.stdout, result.stderr
+    assert "stage 0" not in result.stdout and "fitted in" in result.stdout
+    assert "After validation the head is refitted on train + val" in " ".join(result.stdout.split())
+    held = [torch.load(tmp_path / f"run/checkpoints/{name}.ckpt", weights_only=False) for name in ("best", "last")]
+    assert all(checkpoint["global_step"] == 0 for checkpoint in held)
+    assert torch.equal(*(checkpoint["state_dict"]["head.weight"] for checkpoint in held))
+    accuracy = json.loads((tmp_path / "run/result.json").read_text())
+    assert accuracy["test/accuracy"] > 0.97
+    again = train(tmp_path, *arguments, "resume=true")
+    assert again.returncode == 0, again.stderr  # validated again before the refit on train + val, not with the refitted head
+    assert json.loads((tmp_path / "run/result.json").read_text()) == accuracy

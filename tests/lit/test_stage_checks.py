@@ -1,0 +1,114 @@
+"""Mistakes that would train the wrong parameters are errors: of the schedule, the optimizer, the scheduler and the checkpoint."""
+
+import json
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import StochasticWeightAveraging
+from staged_net import Net, fit
+
+from ftlit import Schedule, Stage, StagedFinetuning, Until, UserError, build_optimizer
+from ftlit.lit.stage_checks import check_same_schedule, schedule_values
+
+
+@pytest.mark.parametrize("schedule", [Schedule([Stage(["haed"])]), Schedule([Stage(["head"]), Stage(["*"], epoch=9)])])
+def test_a_wrong_schedule_is_an_error_before_training(schedule):
+    model = Net()
+    with pytest.raises(UserError) as error:
+        fit(5, schedule=schedule, model=model)
+    assert "\n" not in str(error.value) and model.seen == []
+
+
+def test_a_checkpoint_of_another_schedule_is_an_error_that_shows_both(tmp_path):
+    fit(4, folder=tmp_path)
+    other = Schedule([Stage(["head"]), Stage(["head", "body.top"], epoch=1), Stage(["*"], epoch=3)])
+    with pytest.raises(UserError) as error:
+        fit(5, schedule=other, ckpt_path=tmp_path / "1.ckpt")
+    assert "made with another schedule" in str(error.value) and "from epoch 2" in str(error.value) and "from epoch 1" in str(error.value)
+
+
+STALLED = Until("val/score", patience=2, min_delta=0.5)
+BY_LAYER = {"body.low": "frozen", "*": "live"}
+RICH = Schedule([Stage(["head"]), Stage(["*"], epoch=3, until=STALLED, batchnorm=BY_LAYER, from_best=True)], [("head", 1), ("*", 0.1)])
+
+
+def test_a_checkpoint_keeps_the_schedule_as_plain_values():
+    values = json.loads(json.dumps(schedule_values(RICH)))  # plain values survive JSON
+    assert values == StagedFinetuning(RICH).state_dict()["schedule"]
+    check_same_schedule(values, RICH)
+    assert values["stages"][1]["until"]["min_delta"] == 0.5 and values["lr_scale"] == [["head", 1.0], ["*", 0.1]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"until": replace(STALLED, min_delta=0.25)}, r"mode max, min_delta 0\.5.* now .*mode max, min_delta 0\.25"),
+        ({"batchnorm": "live"}, r"'body.low': 'frozen'.* now .*batchnorm live"),
+        ({"from_best": False}, "from the best weights; now"),
+        ({"name": "all"}, r"stage '\*': .* now stage 'all': "),
+        ({"epoch": 4}, "epoch 3 at the latest.* epoch 4 at the latest"),
+    ],
+)
+def test_every_change_of_a_stage_is_an_error_that_shows_the_change(change, message):
+    other = Schedule([RICH.stages[0], replace(RICH.stages[1], **change)], RICH.lr_scale)
+    with pytest.raises(UserError, match=message):
+        check_same_schedule(schedule_values(RICH), other)
+
+
+def test_another_number_of_stages_or_factors_and_an_earlier_release_are_errors():
+    with pytest.raises(UserError, match=r"another schedule: stage '\*'.*; now no such stage"):
+        check_same_schedule(schedule_values(RICH), Schedule(RICH.stages[:1], RICH.lr_scale))
+    with pytest.raises(UserError, match=r"another schedule: no such learning-rate factor; now learning rate of \*: x 0\.1"):
+        check_same_schedule(schedule_values(Schedule(RICH.stages, RICH.lr_scale[:1])), RICH)
+    with pytest.raises(UserError, match="an earlier ftlit wrote this checkpoint"):
+        check_same_schedule(["stage 'head': head from epoch 0; batchnorm auto"], RICH)
+
+
+def test_parameter_groups_of_another_schedule_are_an_error():
+    schedule = Schedule([Stage(["*"])], [("head", 1.0), ("*", 0.3)])
+    with pytest.raises(UserError, match="the optimizer's groups are not those of the schedule"):
+        fit(1, schedule=schedule)
+
+
+@pytest.mark.parametrize("scheduled", ["one rate", "a list", "no scheduler"])
+def test_a_scheduler_that_sets_one_rate_for_all_groups_is_an_error(scheduled):
+    schedule = Schedule([Stage(["*"])], [("head*", 1.0), ("*", 0.1)])
+
+    class Scheduled(Net):
+        def configure_optimizers(self):
+            optimizer = build_optimizer(self, partial(torch.optim.SGD, lr=0.1), schedule.lr_scale)
+            rates = {"one rate": 0.1, "a list": [0.1, 0.01]}
+            if scheduled not in rates:
+                return optimizer
+            return [optimizer], [torch.optim.lr_scheduler.OneCycleLR(optimizer, rates[scheduled], total_steps=100)]
+
+    error = pytest.raises(UserError, match=r"not in the ratio asked for: head\* 0.004 \(x 1\), \* 0.004 \(x 0.1\); use ftlit.Rates")
+    with error if scheduled == "one rate" else nullcontext():
+        fit(1, schedule=schedule, model=Scheduled())
+
+
+def test_parameter_groups_that_ftlit_did_not_build_are_accepted():
+    class TimmGroups(Net):  # as timm builds them: a scale that timm's scheduler applies, no name
+        def configure_optimizers(self):
+            parts = ((self.head, 1.0), (self.body, 0.5))
+            return torch.optim.SGD([{"params": part.parameters(), "lr_scale": scale} for part, scale in parts], lr=0.1)
+
+    _, shots = fit(1, schedule=Schedule([Stage(["*"])]), model=TimmGroups())
+    assert shots.stages == [0]
+
+
+def test_an_optimizer_without_the_parameters_that_are_frozen_at_first_is_an_error():
+    class TrainableOnly(Net):
+        def configure_optimizers(self):
+            return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=0.1)
+
+    with pytest.raises(UserError, match=r"stage 'head \+ body.top' trains what no optimizer holds: body.top.0.weight"):
+        fit(5, model=TrainableOnly())
+
+
+def test_weight_averaging_that_recomputes_statistics_is_not_supported():
+    with pytest.raises(UserError, match="StochasticWeightAveraging computes the statistics"):
+        fit(5, callbacks=[StochasticWeightAveraging(0.1)])

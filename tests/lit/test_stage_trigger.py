@@ -1,0 +1,92 @@
+"""Stages that begin by a logged metric, from the best weights of the previous stage; and EarlyStopping in the last stage."""
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import EarlyStopping
+from staged_net import QUIET, Net, Snapshots, fit, moved
+from torch.utils.data import DataLoader
+
+from ftlit import Schedule, Stage, StagedFinetuning, Until, UserError
+
+UNTIL = Schedule([Stage(["head"]), Stage(["*"], epoch=5, until=Until("val/score", threshold=0.9))])
+
+
+@pytest.mark.parametrize(
+    ("scores", "stages"),
+    [
+        ([0.1, 0.9, 0.1, 0.1, 0.1, 0.1, 0.1], [0, 0, 1, 1, 1, 1, 1]),  # a decision is final: later values do not change it
+        ([0.1] * 7, [0, 0, 0, 0, 0, 1, 1]),  # the latest epoch at which it begins
+        ([0.9] * 7, [0, 1, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_a_stage_waits_for_a_metric(scores, stages):
+    _, shots = fit(7, schedule=UNTIL, model=Net(scores))
+    assert shots.stages == stages
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 2, 3])
+def test_a_resumed_run_keeps_the_decision_of_a_metric(tmp_path, epoch):
+    schedule = Schedule([Stage(["head"]), Stage(["*"], epoch=6, until=Until("val/score", patience=2))])
+    scores = [0.5, 0.4, 0.4, 0.1, 0.1, 0.1, 0.9]
+    _, whole = fit(7, schedule=schedule, model=Net(scores), folder=tmp_path)
+    _, resumed = fit(7, schedule=schedule, model=Net(scores), ckpt_path=tmp_path / f"{epoch}.ckpt")
+    assert whole.stages == [0, 0, 0, 1, 1, 1, 1] and resumed.stages == whole.stages[epoch + 1 :]
+    assert moved(whole.states[-1], resumed.states[-1]) == set()
+
+
+def test_a_metric_of_training_steps_ends_a_stage_at_the_end_of_the_epoch():
+    class LogsInTraining(Net):
+        def training_step(self, batch, batch_idx):
+            self.log("train/score", float(self.current_epoch), on_step=False, on_epoch=True)
+            return super().training_step(batch, batch_idx)
+
+    schedule = Schedule([Stage(["head"]), Stage(["*"], epoch=5, until=Until("train/score", threshold=2.0))])
+    assert fit(6, schedule=schedule, model=LogsInTraining())[1].stages == [0, 0, 0, 1, 1, 1]
+
+
+def test_a_fit_that_continues_an_earlier_fit_keeps_the_decisions():
+    model, staging, shots = Net([0.9] * 8), StagedFinetuning(UNTIL), Snapshots()
+    trainer = pl.Trainer(max_epochs=6, accelerator="cpu", callbacks=[staging, shots], **QUIET)
+    data = DataLoader([(torch.randn(4), i % 3) for i in range(8)], batch_size=4)
+    trainer.fit(model, data, data)
+    trainer.fit_loop.max_epochs = 8
+    trainer.fit(model, data, data)
+    assert shots.stages == [0] + [1] * 7
+
+
+@pytest.mark.parametrize(("scores", "best"), [([0.1, 0.2, 0.28, 0.28], 2), ([float("nan"), 0.5, 0.4, 0.3], 1)])
+def test_the_best_weights_do_not_depend_on_min_delta(scores, best):
+    until = Until("val/score", patience=3, min_delta=0.15)
+    schedule = Schedule([Stage(["head"]), Stage(["body.top"], epoch=4, until=until, from_best=True)])
+    _, shots = fit(5, schedule=schedule, model=Net([*scores, 0.0]))
+    assert not moved(shots.states[best], shots.states[4]) & {"head.weight", "head.bias"}
+
+
+def test_a_stage_may_begin_from_the_best_weights_of_the_previous_stage():
+    scores = [0.1, 0.8, 0.2, 0.2, 0.2]
+    until = Until("val/score", patience=2)
+    schedule = Schedule([Stage(["head"]), Stage(["body.top"], epoch=9, until=until, from_best=True)])
+    _, shots = fit(10, schedule=schedule, model=Net(scores + [0.0] * 5))
+    assert shots.stages[:5] == [0, 0, 0, 0, 1]
+    assert not moved(shots.states[1], shots.states[4]) & {"head.weight", "head.bias"}  # the head of epoch 1, which is restored
+    assert moved(shots.states[3], shots.states[4]) >= {"head.weight", "head.bias"}
+
+
+def test_a_metric_that_is_not_logged_is_an_error_that_names_the_closest_one():
+    with pytest.raises(UserError, match=r"no logged metric for stage .*'val/scoer': did you mean 'val/score'"):
+        fit(7, schedule=Schedule([Stage(["head"]), Stage(["*"], epoch=5, until=Until("val/scoer", threshold=1.0))]))
+
+
+def test_early_stopping_ends_a_run_in_its_last_stage_only_and_restarts_in_each_stage():
+    stopping = EarlyStopping("val/score", mode="max", patience=2)
+    _, shots = fit(20, schedule=Schedule([Stage(["head"]), Stage(["*"], epoch=6)]), model=Net([0.5] * 20), callbacks=[stopping])
+    assert shots.stages == [0] * 6 + [1] * 3  # the first validation of a stage is its best, then two without progress
+
+
+def test_a_metric_that_is_not_finite_ends_a_run_in_any_stage():
+    stopping = EarlyStopping("val/score", mode="max", check_finite=True)
+    schedule = Schedule([Stage(["head"]), Stage(["*"], epoch=6)])
+    with pytest.warns(UserWarning, match="training ended in stage 'head', before the last one began"):
+        _, shots = fit(20, schedule=schedule, model=Net([0.5, float("nan")] * 10), callbacks=[stopping])
+    assert shots.stages == [0, 0] and (stopping.patience, stopping.stopping_threshold) == (3, None)

@@ -1,0 +1,56 @@
+"""Values of a config that are out of range, or that nothing provides, are errors before training."""
+
+import pytest
+from composed_configs import composed, error_text
+
+from ftlit.errors import UserError
+from ftlit.recipes.config import check_values
+from ftlit.recipes.config.hydra_internals import fresh_hydra
+from ftlit.recipes.config.validate import bind
+
+
+@pytest.fixture(autouse=True)
+def hydra():
+    """Initialize Hydra as the command line does, for one test."""
+    with fresh_hydra():
+        yield
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("head._target_=no_such.Module", "head._target_=no_such.Module cannot be imported: No module named 'no_such'"),
+        ("head._target_=ftlit.head.MLPHead", "head._target_=ftlit.head.MLPHead cannot be imported: it is now ftlit.models.heads.MLPHead"),
+        ("schedule._target_=ftlit.finetuning.presets.top_dwn", "did you mean 'ftlit.finetuning.presets.top_down'? There are: ftlit."),
+        ("head._target_=torch.nn.NoSuch", "no name in torch.nn 'NoSuch'"),
+        ("optimizer.lr=-1", "optimizer.lr=-1: Invalid learning rate: -1"),
+        ("optimizer.weight_decay=-1", "optimizer.weight_decay=-1: Invalid weight_decay"),
+        ("checkpoint=slm", "no checkpoint 'slm': did you mean 'slim'?"),
+        ("report=yep", "no report 'yep': there are: True, False"),
+        ("resume=1", "no resume 1: there are: True, False"),
+        ("sweep.resume=trie", "no sweep.resume 'trie': did you mean 'True'?"),
+        ("seed=-1", "seed=-1: give a whole number from 0 to 4294967295"),
+        ("callbacks.best.monitor=val/acc", "no metric for callbacks.best.monitor, 'val/acc': did you mean 'val/accuracy'?"),
+        ("trainer.limit_val_batches=0", "give 1 or more"),
+        ("trainer.limit_test_batches=0.0", "give 1 or more"),
+        ("trainer.precision=17", "trainer.precision=17: give "),
+        ("trainer.devices=0", "trainer.devices=0: give a number of devices"),
+        ("head.hiden=3", "no option 'head.hiden': the head chosen takes none: did you mean head.hidden of head=mlp?"),
+        ("data.val_fraction=1.5", "val_fraction=1.5"),
+        ("backbone.input_spec.size=32.0", "give a whole number of pixels"),
+    ],
+)
+def test_an_unusable_value_is_one_line_before_training(override, message, monkeypatch):
+    assert message in error_text(monkeypatch, override)
+
+
+def test_a_custom_callback_may_log_an_unknown_metric():
+    cfg = composed("callbacks.best.monitor=val/top5", "+callbacks.custom={_target_: string.Formatter}")
+    bind(cfg)
+    del cfg.callbacks.custom
+    with pytest.raises(UserError, match="val/top5"):  # without the custom callback nothing logs it
+        bind(cfg)
+
+
+def test_the_names_of_train_yaml_are_the_known_names():
+    assert set(check_values._known_names()) == set(map(str, composed()))

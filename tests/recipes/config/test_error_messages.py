@@ -1,0 +1,103 @@
+"""A user error is one line that names the accepted values; a fault of the program keeps its traceback."""
+
+import subprocess
+import sys
+
+import pytest
+from composed_configs import NEEDED, error_text
+from hydra.errors import InstantiationException
+
+from ftlit.errors import UserError
+from ftlit.patterns import first_match
+from ftlit.recipes.config.error_messages import as_user_error
+from ftlit.recipes.config.hydra_internals import fresh_hydra
+
+
+@pytest.fixture(autouse=True)
+def hydra():
+    """Initialize Hydra as the command line does, for one test."""
+    with fresh_hydra():
+        yield
+
+
+@pytest.mark.parametrize(("group", "name"), NEEDED)
+def test_a_missing_required_value_is_an_error_that_names_it(group, name, monkeypatch):
+    required = NEEDED[group, name][0].partition("=")[0]
+    assert error_text(monkeypatch, f"{group}={name}") == f"{required} has no value: give {required}=..."
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["trainer.max_epoch=3"], "no option 'trainer.max_epoch': did you mean 'trainer.max_epochs'?"),
+        (["+trainer.max_epoch=3"], "no option 'trainer.max_epoch': did you mean 'trainer.max_epochs'?"),
+        (["backbone=resnet51"], "no option of backbone 'resnet51': did you mean 'resnet50'?"),
+        (["head=mlp", "head.hiden=[5]"], "no option 'head.hiden': did you mean 'head.hidden'?"),
+        (["head=mlp", "+head.hiden=[5]"], "no option 'head.hiden': did you mean 'head.hidden'?"),
+        (["backbones=resnet50"], "no option 'backbones': did you mean 'backbone'?"),
+        (["scenaro=small_similar"], "no option 'scenaro': did you mean 'scenario'?"),
+        (["sede=1"], "no option 'sede': did you mean 'seed'?"),
+        (["lr=3e-4"], "no option 'lr': did you mean optimizer.lr?"),
+        (["scenario=small_simlar"], "no option of scenario 'small_simlar': did you mean 'small_similar'?"),
+        (["optimizer.lr=high"], "optimizer.lr='high': give a number"),
+        (["head=mlp", "head.hidden=5"], "head.hidden=5: give a list, [a, b]"),
+        (["head=mlp", "head.dropout=true"], "head.dropout=True: give a number"),
+        (["trainer.max_epochs=2.5"], "trainer.max_epochs=2.5: give a whole number"),
+        (["seed=first"], "seed='first': give a whole number"),
+        (["scenario=null"], "a group takes the name of one of its options"),
+        (["head=3"], "a group takes the name of one of its options"),
+        (["backbone.name=3"], "backbone.name=3: give a word"),
+        (["head=solved"], "head=solved is now named head=linear_probe: give head=linear_probe"),
+        (["probe.strengths=[0.1]"], "probe.strengths is now named probe.l2: give probe.l2=..."),
+        (["+probe.strengths=[0.1]"], "probe.strengths is now named probe.l2: give probe.l2=..."),
+        (["seed=[0"], "cannot read 'seed=[0': give group=option or name=value"),
+    ],
+)
+def test_a_wrong_name_or_type_is_one_line_with_the_accepted_form(overrides, line, monkeypatch):
+    assert error_text(monkeypatch, *overrides).startswith(line)
+
+
+def test_a_fault_of_the_program_is_not_a_user_error():
+    assert as_user_error(ZeroDivisionError("a fault")) is None
+
+
+def raised(error, cause):
+    """Raise `error` from `cause`; return the user error, or None for a fault of the program."""
+    try:
+        raise error from cause
+    except Exception as caught:
+        return as_user_error(caught)
+
+
+@pytest.mark.parametrize(("cause", "is_user_error"), [
+    (TypeError("f() got an unexpected argument"), True), (ValueError("too small"), True), (FileNotFoundError("gone"), True),
+    (ImportError("no module"), True), (UserError("typed wrong"), True),
+    (KeyError("a"), False), (AttributeError("a"), False), (RuntimeError("a"), False), (ZeroDivisionError("a"), False),
+])  # fmt: skip
+def test_a_wrong_argument_is_a_user_error_and_a_fault_inside_the_target_is_not(cause, is_user_error):
+    error = raised(InstantiationException("Error in call to target 'f':\nE()\nfull_key: head"), cause)
+    assert (error is not None) == is_user_error
+    assert error is None or isinstance(cause, UserError) or str(error) == f"head: {' '.join(str(cause).split())}"
+
+
+def test_a_type_error_inside_ftlit_is_a_fault():
+    try:
+        first_match([("*", 1)], 5)  # a TypeError inside ftlit.patterns
+    except TypeError as error:
+        assert raised(InstantiationException("Error in call\nfull_key: schedule"), error) is None
+
+
+def test_a_fault_while_a_user_error_is_handled_is_a_fault():
+    try:
+        try:
+            raise UserError("typed wrong")
+        except UserError:
+            {}["missing"]
+    except KeyError as error:
+        assert as_user_error(error) is None
+
+
+def test_the_command_line_prints_only_the_message_and_exits_with_2():
+    done = subprocess.run([sys.executable, "-m", "ftlit.cli.train", "backbone=resnet51"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("ftlit: no option of backbone 'resnet51': did you mean 'resnet50'?")

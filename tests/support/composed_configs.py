@@ -1,0 +1,49 @@
+"""The options of all config groups, and configs that are composed as the command line composes them (inside of `fresh_hydra`)."""
+
+import sys
+from functools import cache
+
+import pytest
+from hydra import compose
+from omegaconf import DictConfig
+from paths import CONF
+
+from ftlit.recipes.config.error_messages import as_user_error
+from ftlit.recipes.finetune import build
+
+OPTIONS: dict[str, list[str]] = {}
+for path in sorted(CONF.glob("*/*.yaml")):
+    if not path.name.startswith("_"):
+        OPTIONS.setdefault(path.parent.name, []).append(path.stem)
+EVERY = [(group, option) for group, options in OPTIONS.items() for option in options]
+# Values without a default, which the user must give.
+NEEDED = {
+    ("backbone", "timm"): ["backbone.name=resnet10t"],
+    ("data", "folder"): ["data.root=photos"],
+    ("data", "unlabelled"): ["data.root=photos"],
+    ("data", "csv"): ["data.csv=photos.csv"],
+    ("data", "text_csv"): ["data.csv=texts.csv"],
+    ("backbone", "bert"): ["backbone.name=model"],
+    ("data", "torchvision"): ["data.name=CIFAR10"],
+    ("lr_scheduler", "any"): ["lr_scheduler.curve.scheduler._target_=torch.optim.lr_scheduler.ConstantLR"],
+    ("schedule", "explicit"): ["schedule.stages=[{train: [head]}, {train: ['*'], epoch: 2}]"],
+}
+
+
+@cache
+def composed(*overrides: str) -> DictConfig:
+    return compose("train", overrides=["paths.run=somewhere", *overrides])
+
+
+def option(group: str, name: str) -> DictConfig:
+    return composed(f"{group}={name}", *NEEDED.get((group, name), []))
+
+
+def error_text(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> str:
+    """Return the message that the user reads after `train.py <overrides>`."""
+    monkeypatch.setattr(sys, "argv", ["train.py", *overrides])
+    with pytest.raises(Exception) as caught:
+        build(composed(*overrides))
+    error = as_user_error(caught.value)
+    assert error is not None and "\n" not in str(error)
+    return str(error)
