@@ -102,6 +102,43 @@ def test_conv_heads_and_lower_cuts_are_supported():
     assert torch.allclose(fully_convolutional(backbone, head)(images)[:, :, 0, 0], head(backbone(images)), atol=1e-5)
 
 
+@pytest.mark.parametrize("head", [ConvHead(4, 2), PooledHead(4, 2, "max"), PooledHead(4, 2, "average"), PooledHead(16, 2, "2x2")])
+def test_the_sequence_of_a_head_computes_what_its_forward_computes(head):
+    maps = torch.randn(2, 4, 5, 6)
+    assert torch.allclose(nn.Sequential(*head.eval().as_sequence().values())(maps), head(maps), atol=1e-6)
+
+
+class ScaledHead(nn.Module):
+    """A custom head that describes itself as a sequence; its activation stands in it twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.activation = nn.Linear(128, 8), nn.Linear(8, 10), nn.Tanh()
+
+    def forward(self, features):
+        return self.activation(self.second(self.activation(self.first(features))))
+
+    def as_sequence(self):
+        return {"hidden": nn.Sequential(self.first, self.activation, self.second, self.activation)}
+
+
+def test_a_custom_head_with_a_sequence_is_converted():
+    backbone, head = load_backbone("glyph").eval(), ScaledHead().eval()
+    images = torch.rand(2, 3, 32, 32)
+    wanted = head(backbone.pool(backbone(images)))
+    assert torch.allclose(fully_convolutional(backbone, head)(images)[:, :, 0, 0], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("base", [ConvHead, MLPHead, ScaledHead])
+def test_a_subclass_with_another_forward_is_not_converted(base):
+    class Doubled(base):
+        def forward(self, features):
+            return 2 * super().forward(features)
+
+    with pytest.raises(UserError, match="supported heads: linear, mlp, conv, and classes with a method as_sequence"):
+        fully_convolutional(load_backbone("glyph"), Doubled() if base is ScaledHead else Doubled(128, 10))
+
+
 def test_convolutional_layers_are_shared_and_keep_their_mode():
     backbone = load_backbone("glyph").train()
     dense = fully_convolutional(backbone, LinearHead(128, 10))

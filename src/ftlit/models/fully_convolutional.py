@@ -3,7 +3,7 @@
 Sermanet et al. 2014 (OverFeat), section 3.5; Long et al. 2015 (Fully convolutional networks), section 3.1.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,6 @@ from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError, one_line
 from ftlit.models.backbone import Backbone, Layers, run_on_meta
 from ftlit.models.batchnorm_fold import AffineNorm
-from ftlit.models.heads import ConvHead, PooledHead
 
 Size = tuple[int, int]
 ELEMENTWISE = (nn.ReLU, nn.GELU, nn.Hardswish, nn.SiLU, nn.Tanh, nn.Dropout, nn.Identity)
@@ -53,7 +52,7 @@ def fully_convolutional(backbone: Backbone, head: nn.Module) -> Layers:
 
     Args:
         backbone: a backbone of images whose features are maps. Modules that compute maps are shared, not copied.
-        head: linear, a stack of linear layers and activations, or another built-in head.
+        head: linear, a stack of linear layers and activations, or a head with a method `as_sequence`, as the built-in ones have.
 
     Raises:
         UserError: features that are tokens, a network with a fixed image size, or a module after the last map that cannot be converted.
@@ -89,7 +88,7 @@ def _below_pooling(backbone: Backbone) -> tuple[dict[str, nn.Module], tuple[int,
     shape: tuple[int, ...] = shapes[maps[-1]] if maps else (3, size, size)
     if above and isinstance(above[0][1], nn.Sequential):  # a layer that ends with the pooling
         (name, layer), *above = above
-        inner = [(f"{name}.{part}", module) for part, module in layer.named_children()]
+        inner = [(f"{name}.{part}", module) for part, module in _children(layer).items()]
         place = next((i for i, (_, module) in enumerate(inner) if isinstance(module, ENDS_MAPS)), 0)
         for part, module in inner[:place]:
             layers[part] = module
@@ -113,11 +112,14 @@ class _Rewrite:
         """Yield (name, module of maps) for a module of vectors."""
         if (rewritten := self._rewritten(module)) is not None:
             yield from ((f"{name}.{i}" if i else name, part) for i, part in enumerate(rewritten))
-        elif type(module) in INSIDE or isinstance(module, nn.Sequential):
-            for inner, part in INSIDE.get(type(module), nn.Module.named_children)(module):
+        elif (sequence := _as_sequence(module)) is not None:
+            for inner, part in sequence.items():
                 yield from self.parts(f"{name}.{inner}", part)
         else:
-            raise UserError(f"{name} ({type(module).__name__}) cannot be converted to a convolution; supported heads: linear, mlp, conv")
+            raise UserError(
+                f"{name} ({type(module).__name__}) cannot be converted to a convolution; supported heads: linear, mlp, conv, and classes "
+                "with a method as_sequence (see docs/extending.md)"
+            )
 
     def _rewritten(self, module: nn.Module) -> list[nn.Module] | None:
         """Return equivalent modules of maps, or `None` if the module's children must be converted."""
@@ -177,19 +179,20 @@ class _ChannelNorm(nn.Module):
         return normed
 
 
-def _inside_pooled(head: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    assert isinstance(head, PooledHead)
-    yield "pool", nn.AdaptiveMaxPool2d(1) if head.pooling == "max" else nn.AdaptiveAvgPool2d(2 if head.pooling == "2x2" else 1)
-    yield "linear", head.linear
+def _as_sequence(module: nn.Module) -> Mapping[str, nn.Module] | None:
+    """Return modules that compute the same one after the other; `None` if they are not known.
+
+    They are known if the class that defines `forward` says so: a subclass with another `forward` may compute something else.
+    """
+    owner = next(cls for cls in type(module).__mro__ if "forward" in vars(cls))
+    if owner is nn.Sequential:
+        return _children(module)
+    return module.as_sequence() if "as_sequence" in vars(owner) else None  # type: ignore[no-any-return, operator]
 
 
-def _inside_conv(head: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    assert isinstance(head, ConvHead)
-    yield from head.conv.named_children()
-    yield from (("pool", nn.AdaptiveAvgPool2d(1)), ("dropout", head.dropout), ("linear", head.linear))
-
-
-INSIDE: dict[type[nn.Module], Callable[[nn.Module], Iterator[tuple[str, nn.Module]]]] = {PooledHead: _inside_pooled, ConvHead: _inside_conv}
+def _children(sequence: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules of a sequence by name. `named_children` would leave out the second place of a module that stands twice."""
+    return {name: module for name, module in sequence._modules.items() if module is not None}
 
 
 def _averages(length: int, positions: int) -> Tensor:

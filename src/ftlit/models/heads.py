@@ -1,7 +1,8 @@
 """Heads: features -> logits. A head is any module that is built by `(in_features, num_classes)`.
 
 It takes vectors (N, in_features), pooled as the backbone pools, or, where it has an attribute `takes_map = True`, the features as
-they come out at the cut.
+they come out at the cut. `fully_convolutional` converts a head whose class has a method `as_sequence()`: the modules, by name, that
+compute the same as `forward` one after the other.
 """
 
 from collections.abc import Callable, Sequence
@@ -74,6 +75,11 @@ class PooledHead(nn.Module):
         """Logits (N, num_classes)."""
         return self.linear(pool(features, pooling=self.pooling))  # type: ignore[no-any-return]
 
+    def as_sequence(self) -> dict[str, nn.Module]:
+        """The modules that compute the same one after the other."""
+        adaptive = nn.AdaptiveMaxPool2d(1) if self.pooling == "max" else nn.AdaptiveAvgPool2d(2 if self.pooling == "2x2" else 1)
+        return {"pool": adaptive, "flatten": nn.Flatten(1), "linear": self.linear}
+
 
 @HEADS.register("mlp")
 @versioned("mlp_head", 1)
@@ -124,3 +130,8 @@ class ConvHead(nn.Module):
             shape = tuple(features.shape[1:])
             raise UserError(f"head=conv needs a map at the cut, but the features have shape {shape}: cut lower, or take head=linear")
         return self.linear(self.dropout(self.conv(features).mean(dim=(2, 3))))  # type: ignore[no-any-return]
+
+    def as_sequence(self) -> dict[str, nn.Module]:
+        """The modules that compute the same one after the other."""
+        pooling = {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(1)}
+        return {**dict(self.conv.named_children()), **pooling, "dropout": self.dropout, "linear": self.linear}
