@@ -8,7 +8,7 @@ import pytest
 import torch
 import warm
 from omegaconf import OmegaConf
-from paths import ROOT
+from paths import ROOT, python_path
 from torch import nn
 
 from ftlit import Backbone, FineTuner, ImageData, InputSpec, Schedule, fit_probe
@@ -73,8 +73,9 @@ def test_a_command_runs_with_all_options_of_the_page(tmp_path, recipe):
         (tmp_path / name).write_text(text)
     options = [f"{group}={option}" for _, group, option, _ in YAML]
     scenario = ("scenario=large_similar", "trainer.max_epochs=3", "trainer=cpu", "report=false")
-    command = [sys.executable, ROOT / "train.py", "--config-dir", "my_conf", *options, f"recipe={recipe}", *scenario, "hydra.run.dir=run"]
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    done = warm.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path, "FTLIT_CACHE": str(tmp_path / "store")})
+    inherited = ("probe.seed=1",)  # from the option that the `defaults` line of the probe names; without this line Hydra knows no such value
+    command = [sys.executable, ROOT / "train.py", "--config-dir", "my_conf", *options, f"recipe={recipe}", *scenario, *inherited]
+    environment = {**os.environ, "PYTHONPATH": python_path(tmp_path), "FTLIT_CACHE": str(tmp_path / "store")}
+    done = warm.run([*command, "hydra.run.dir=run"], cwd=tmp_path, env=environment)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert (tmp_path / "run/result.json").is_file()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import warm
-from paths import ROOT
+from paths import ROOT, python_path
 from PIL import Image
 from train_command import FAST, train
 
@@ -88,7 +88,7 @@ def broken(in_features, num_classes):
 
 def test_an_error_in_the_users_code_shows_its_traceback(tmp_path):
     (tmp_path / "faulty.py").write_text(FAULTY)
-    result = train(tmp_path, "head._target_=faulty.broken", PYTHONPATH=str(tmp_path))
+    result = train(tmp_path, "head._target_=faulty.broken", PYTHONPATH=python_path(tmp_path))
     assert result.returncode == 1 and "KeyError: 'missing'" in result.stderr and "Traceback" in result.stderr
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from paths import python_path
 from torch import nn
 
 import ftlit
@@ -146,7 +147,7 @@ def keys_of(folder: Path, users: str) -> dict[str, str]:
     """Return the keys that PROGRAM prints with the package in this folder."""
     (folder / "users.py").write_text(users)
     (folder / "program.py").write_text(PROGRAM)
-    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, "PYTHONPATH": python_path(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run([sys.executable, "program.py"], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

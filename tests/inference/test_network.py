@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import warm
-from paths import ROOT
+from paths import ROOT, python_path
 from PIL import Image
 
 from ftlit import UserError, load_backbone
@@ -179,7 +179,7 @@ def test_a_custom_head_needs_trust(run, tmp_path, monkeypatch):
         "import torch\nclass Head(torch.nn.Linear):\n    def __init__(self, in_features, num_classes):\n"
         "        super().__init__(in_features, num_classes)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    environment = {**os.environ, "PYTHONPATH": python_path(tmp_path)}
     arguments = [*ARGUMENTS[6:], "head._target_=users_head.Head", "scenario=large_similar", "trainer.max_epochs=3", "hydra.run.dir=custom"]
     train = [sys.executable, str(ROOT / "train.py"), *arguments]
     done = warm.run(train, cwd=run, env=environment, timeout=300)

@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import warm
-from paths import ROOT
+from paths import ROOT, python_path
 from PIL import Image
 from torch import nn
 
@@ -135,7 +135,7 @@ RECIPES = {
 def run(folder, *arguments):
     (folder / "users.py").write_text(USERS)
     command = [sys.executable, ROOT / "train.py", *SMALL, *arguments]
-    return warm.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}"}, timeout=300)
+    return warm.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": python_path(folder)}, timeout=300)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

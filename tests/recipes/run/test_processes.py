@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import warm
-from paths import ROOT
+from paths import ROOT, python_path
 
 from ftlit.recipes.config.overrides import quote
 
@@ -76,7 +76,7 @@ def test_a_lost_process_ends_only_its_job(tmp_path):
     (tmp_path / "users_conf/head/broken.yaml").write_text("_target_: broken.Head\n")
     (tmp_path / "broken.py").write_text(BROKEN)
     arguments = ("trainer=cpu", "trainer.devices=1,2,1", "head=broken", "scenario=small_similar", *FAST)
-    result = run(tmp_path, FTLIT, "--config-dir", "users_conf", "-m", *arguments, PYTHONPATH=str(tmp_path))
+    result = run(tmp_path, FTLIT, "--config-dir", "users_conf", "-m", *arguments, PYTHONPATH=python_path(tmp_path))
     assert result.returncode == 1, result.stderr
     assert_jobs(tmp_path, result, good=(0, 2), bad=(1,), plans=3)
     lost, summary = failures(result)
