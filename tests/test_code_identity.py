@@ -182,3 +182,63 @@ def test_a_package_is_identified_by_its_version_unless_it_was_installed_from_a_f
         scaled = importlib.import_module(name).scaled
         found.append(str([str(part).replace(name, "") for part in identity(scaled)]))
     assert (found[0] != found[1]) == counts
+
+
+DISPATCHED = """
+from functools import singledispatch, singledispatchmethod, wraps
+{kind}
+@singledispatch
+def size(thing):
+    return {fallback}
+{registrations}
+def transform(x):
+    return size(x)
+@wraps(size)
+def wrapped(x):
+    return size(x) + {more}
+class Transform:
+    def __call__(self, x):
+        return self.scaled(x)
+    @singledispatchmethod
+    def scaled(self, x):
+        return {fallback}
+    @scaled.register
+    def _(self, x: int):
+        return x * {number}
+"""
+ON_INT = "@size.register\ndef _(thing: int):\n    return thing * {number}\n"
+ON_KIND = "@size.register\ndef _(thing: Kind):\n    return {kind_number}\n"
+USES_OF_DISPATCH = ("size", "transform", "wrapped", "Transform")
+
+
+def dispatched(registrations: str = ON_INT + ON_KIND, *, call: bool = False, **changed: Any) -> dict[str, str]:
+    """Fingerprints of a user's functions that reach a single-dispatch function, and of a class with a single-dispatch method."""
+    values = {"fallback": 1, "number": 2, "kind_number": 3, "more": 4, "kind": "class Kind: pass", **changed}
+    space: dict[str, Any] = {"__name__": "__nowhere__"}
+    exec(DISPATCHED.format(registrations=registrations.format(**values), **values), space)
+    if call:
+        assert space["transform"](5) == 10 and space["Transform"]()(5) == 10
+    return {name: fingerprint(space[name]) for name in USES_OF_DISPATCH}
+
+
+ALL = set(USES_OF_DISPATCH)
+FUNCTIONS = ALL - {"Transform"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, set()),
+        ({"call": True}, set()),
+        ({"registrations": ON_KIND + ON_INT}, set()),
+        ({"fallback": 5}, ALL),
+        ({"number": 5}, ALL),
+        ({"kind_number": 5}, FUNCTIONS),
+        ({"registrations": ON_INT}, FUNCTIONS),
+        ({"kind": "class Other: pass\nKind = Other"}, FUNCTIONS),
+        ({"more": 5}, {"wrapped"}),
+    ],
+)
+def test_every_registered_implementation_of_a_single_dispatch_function_counts_and_neither_order_nor_calls(arguments, expected):
+    before, after = dispatched(), dispatched(**arguments)
+    assert {name for name in before if before[name] != after[name]} == expected

@@ -10,7 +10,7 @@ import sys
 import threading
 from abc import ABC
 from collections.abc import Callable, Iterator, MutableMapping, MutableSequence, MutableSet, Sequence
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property, lru_cache, singledispatch, singledispatchmethod
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
 from types import CellType, FunctionType, GetSetDescriptorType, MemberDescriptorType, ModuleType
@@ -27,6 +27,7 @@ VERSIONED_PACKAGES = ("torch", "torchvision", "PIL", "numpy", *sys.stdlib_module
 PLAIN = (type(None), bool, int, float, complex, str, bytes, range, slice, torch.dtype, torch.device, torch.Size)
 PYTHON = f"python {sys.version_info.major}.{sys.version_info.minor}"  # bytecode differs between minor versions
 CachedFunction = type(lru_cache(abs))
+DISPATCHER = singledispatch(abs).__code__  # of every function that `singledispatch` returns
 LOCKS = (type(threading.Lock()), type(threading.RLock()), threading.Condition, threading.Semaphore, threading.Event, threading.local)
 RUN_STATE = (*LOCKS, logging.Logger, logging.LoggerAdapter, logging.Handler, io.IOBase)
 BOOKKEEPING = (MemberDescriptorType, GetSetDescriptorType, type(vars(ABC)["_abc_impl"]))  # that Python keeps in classes
@@ -166,12 +167,26 @@ def _reference(value: Any) -> Any:
 
 def _around(thing: Any) -> dict[str, Any]:
     """Name -> value of what a function or class uses beside its own code."""
+    if is_single_dispatch(thing):
+        return _implementations(thing)
     if isinstance(thing, FunctionType):
         return {**_defaults(thing), **_named_values(thing)}
     bases = {f"base {i}": base for i, base in enumerate(getattr(thing, "__bases__", ()))}
     around = {f"{name}.{used}": value for name, method in _methods(thing).items() for used, value in _around(method).items()}
     values = {f"{name} {i}": part for name, value in _attributes(thing).items() for i, part in enumerate(_behind(value))}
     return {**bases, **around, **{name: value for name, value in values.items() if not isinstance(value, FunctionType)}}
+
+
+def is_single_dispatch(thing: Any) -> bool:
+    """Whether `functools.singledispatch` made a function. Its closure changes with every call, so its implementations count instead."""
+    return isinstance(thing, FunctionType) and thing.__code__ is DISPATCHER
+
+
+def _implementations(function: Any) -> dict[str, Any]:
+    """The types and functions that are registered with a single-dispatch function, in an order that registration does not change."""
+    pairs = sorted(function.registry.items(), key=lambda pair: (_name(pair[0]), _module(pair[0])))
+    types = {f"type {i}": cls for i, (cls, _) in enumerate(pairs)}
+    return types | {f"implementation {i}": _behind(registered)[0] for i, (_, registered) in enumerate(pairs)}
 
 
 def _defaults(function: FunctionType) -> dict[str, Any]:
@@ -223,7 +238,7 @@ def _functions(value: Any) -> list[FunctionType]:
 
 
 def _behind(value: Any) -> list[Any]:
-    """What an attribute of a class stands for: the functions of a property, of a class or static method, of a cached one; else itself."""
+    """The functions behind a property and behind a class, static, cached or single-dispatch method; any other attribute itself."""
     parts: list[Any] = [value]
     if isinstance(value, property):
         parts = [part for part in (value.fget, value.fset, value.fdel) if part is not None]
@@ -231,6 +246,8 @@ def _behind(value: Any) -> list[Any]:
         parts = [value.__func__]
     elif isinstance(value, cached_property):
         parts = [value.func]
+    elif isinstance(value, singledispatchmethod):
+        parts = [value.dispatcher]
     return [_unwrapped(part) for part in parts]
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from torch.utils.data import Dataset
 from xxhash import xxh3_128
 
-from ftlit.code_identity import PLAIN, CachedFunction, contents, identity, package_version
+from ftlit.code_identity import PLAIN, CachedFunction, contents, identity, is_single_dispatch, package_version
 from ftlit.errors import UserError
 
 Feed = Callable[[bytes], None]
@@ -33,9 +33,9 @@ def fingerprint(*things: Any) -> str:
 
     Of a module its class, its plain attributes, weights and buffers count, not its mode and not what trains. Classes and functions of
     ftlit count by name and version number, those of torch, torchvision, Pillow, numpy and Python by name (`software` gives the versions),
-    those of other packages by name, version and code, and a user's by code and constants, with those that they reach by name. Of a hook
-    the function counts and the plain values and tensors that it was given, not the object that it is a method of; of a data set not its
-    images, nor where it lies.
+    those of other packages by name, version and code, and a user's by code and constants, with those that they reach by name. Of a
+    single-dispatch function all registered implementations count. Of a hook the function counts and the plain values and tensors that it
+    was given, not the object that it is a method of; of a data set not its images, nor where it lies.
 
     Raises:
         UserError: an object that cannot be looked into, an open file for instance.
@@ -174,7 +174,7 @@ def _of_class(thing: type) -> Decomposition:
 
 @_parts.register
 def _of_function(thing: FunctionType) -> Decomposition:
-    around = [contents(cell) for cell in thing.__closure__ or ()]
+    around = [] if is_single_dispatch(thing) else [contents(cell) for cell in thing.__closure__ or ()]
     return "function", [identity(thing), thing.__defaults__, thing.__kwdefaults__, around]
 
 
