@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 
@@ -110,6 +111,20 @@ def test_settings_name_a_registered_part_by_its_registry_name():
     assert current not in others and others[1].head._target_ == "own_head.MLPHead"
 
 
+def test_settings_name_a_part_without_a_registry_by_its_class_without_its_module():
+    def settings(probe, curve, callback):
+        cfg = {"probe": {"_target_": probe}, "lr_scheduler": {"curve": {"_target_": curve}}, "callbacks": [{"_target_": callback}]}
+        return stable_settings(OmegaConf.create(cfg))
+
+    module, callback = "ftlit.finetuning.lr_schedule", "ftlit.lit.callbacks.lr_monitor.LrMonitor"
+    here = settings("ftlit.probes.layer_probes.LayerProbes", f"{module}.cosine", callback)
+    assert here == settings("ftlit.moved.LayerProbes", "ftlit.moved.cosine", "ftlit.moved.LrMonitor")
+    assert here == settings("ftlit.probing.Probing", "ftlit.rates.cosine", "ftlit.lit.rate_monitor.RateMonitor")  # paths of format 0
+    assert (here.probe._target_, here.callbacks[0]._target_) == ("ftlit:LayerProbes", "ftlit:LrMonitor")
+    others = [settings("ftlit.moved.LayerProbes", f"{module}.linear", callback), settings("mine.LayerProbes", f"{module}.cosine", callback)]
+    assert here not in others and others[1].probe._target_ == "mine.LayerProbes"
+
+
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory):
     """Train a run of the current format that writes all files which are read again, and its feature store."""
@@ -152,7 +167,7 @@ def test_a_record_names_no_module_of_ftlit_and_keeps_lists(fresh):
 @pytest.mark.e2e
 def test_settings_of_a_run_do_not_change_when_classes_move_to_other_modules(fresh, tmp_path):
     text = (fresh / "run/config.yaml").read_text()
-    moved = text.replace("ftlit.models.heads.", "ftlit.models.moved.").replace("ftlit.finetuning.presets.", "ftlit.moved.")
+    moved = re.sub(r"_target_: ftlit\.(?:\w+\.)*", "_target_: ftlit.moved.", text)
     (tmp_path / "config.yaml").write_text(moved)
     assert moved != text and read_config(tmp_path) == read_config(fresh / "run")
     assert read_config(tmp_path).head._target_ == "head:mlp"

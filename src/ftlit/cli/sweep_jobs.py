@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ftlit.errors import UserError, one_line
 from ftlit.formats import FORMAT
-from ftlit.recipes.config.hydra_internals import add_task_override, hydra_config
+from ftlit.recipes.config.hydra_internals import add_task_override, hydra_config, task_overrides
 from ftlit.recipes.config.overrides import job_label
 from ftlit.recipes.run.processes import INTERRUPTED_STATUS, USER_ERROR_STATUS, JobExit
 from ftlit.recipes.run.resume import MAY_CHANGE, stable_settings
@@ -132,9 +132,8 @@ def end_sweep() -> int:
 
 
 def _new_job(cfg: DictConfig) -> Job:
-    hydra = hydra_config()
-    given = tuple(word for word in hydra.overrides.task if not word.lstrip("+").startswith("sweep."))
-    return Job(hydra.job.num, given, hashlib.sha256(_settings_text(cfg).encode()).hexdigest())
+    given = tuple(word for word in task_overrides() if not word.lstrip("+").startswith("sweep."))
+    return Job(hydra_config().job.num, given, hashlib.sha256(_settings_text(cfg).encode()).hexdigest())
 
 
 def _settings_text(cfg: DictConfig) -> str:

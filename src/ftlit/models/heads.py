@@ -50,7 +50,7 @@ class LinearProbeHead(LinearHead):
 
 
 def is_linear_probe(target: object) -> bool:
-    """Whether a class, or an option of the group `head`, is a linear probe: fitted before training, see `LinearProbeHead`."""
+    """Whether a class is that of a linear probe, which is fitted before training; see `LinearProbeHead`."""
     return isinstance(target, type) and issubclass(target, LinearProbeHead)
 
 

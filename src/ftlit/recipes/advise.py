@@ -4,8 +4,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
-from hydra import compose
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -17,7 +15,7 @@ from ftlit.models.backbone import Backbone
 from ftlit.probes.advice import Advice, Depth, Measurements, Reason, SizeReason, advise
 from ftlit.probes.linear_probe import fit_probe
 from ftlit.probes.logme import logme
-from ftlit.recipes.config.hydra_internals import set_choices
+from ftlit.recipes.config.hydra_internals import choices, compose_again, set_choices, task_overrides
 from ftlit.recipes.config.overrides import OF_TRAINING, SEARCH, given
 from ftlit.recipes.run import advice_text, console
 from ftlit.recipes.run.feature_setup import features_of
@@ -40,7 +38,7 @@ def run(cfg: DictConfig) -> float:
     Returns:
         The held-out accuracy at the advised cut; NaN where nothing was measured.
     """
-    choice = HydraConfig.get().runtime.choices.get("scenario")
+    choice = choices().get("scenario")
     if choice != AUTO:
         raise UserError(f"scenario={choice}: recipe=advise chooses the scenario; leave it out")
     if cfg.resume:
@@ -68,7 +66,7 @@ def resolve_auto(cfg: DictConfig) -> DictConfig:
     Raises:
         UserError: the folder holds a run already; several processes that were started side by side.
     """
-    if HydraConfig.get().runtime.choices.get("scenario") != AUTO:
+    if choices().get("scenario") != AUTO:
         return cfg
     if cfg.resume:
         read_config(cfg.paths.run)  # refuses a run that this program cannot resume, before its advice is read
@@ -123,7 +121,7 @@ def measure(cfg: DictConfig, backbone: Backbone, data: IndexedImages) -> Measure
             vectors = features[cut].read(range(len(features)))
             depths.append(Depth(cut, fit_probe(vectors, labels, kind="ridge").score or 0.0, logme(vectors, labels)))
     # `auto` is composed as large_similar, so that only a changed length needs another composition, which takes half a second
-    plain = compose(HydraConfig.get().job.config_name, ["scenario=large_similar"]) if _changes_length() else cfg
+    plain = compose_again(["scenario=large_similar"]) if _changes_length() else cfg
     batches = images / data.batch_size
     return Measurements(
         images,
@@ -185,7 +183,7 @@ def adopt(cfg: DictConfig) -> DictConfig:
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
     """The config with these overrides in place of the scenario, before all others of the command line."""
-    return compose(HydraConfig.get().job.config_name, [*overrides, *_given()], return_hydra_config=True)
+    return compose_again([*overrides, *_given()], with_hydra=True)
 
 
 def _configs() -> dict[str, DictConfig]:
@@ -205,7 +203,7 @@ def _requested(cfg: DictConfig) -> str:
         return "recipe=lr_find"
     if settings := given(*OF_TRAINING, "backbone.reinit", SEARCH):
         return ", ".join(settings)
-    plain = compose(HydraConfig.get().job.config_name, [f"scenario={AUTO}"]) if given("experiment") else cfg
+    plain = compose_again([f"scenario={AUTO}"]) if given("experiment") else cfg
     changed = any(OmegaConf.select(cfg, name) != OmegaConf.select(plain, name) for name in OF_TRAINING)
     return ", ".join(given("experiment")) if changed else ""
 
@@ -215,4 +213,4 @@ def _changes_length() -> bool:
 
 
 def _given() -> list[str]:
-    return [word for word in HydraConfig.get().overrides.task if not word.startswith("scenario=")]
+    return [word for word in task_overrides() if not word.startswith("scenario=")]

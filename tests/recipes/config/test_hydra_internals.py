@@ -19,6 +19,8 @@ from ftlit.recipes.config import hydra_internals
 from ftlit.recipes.config.hydra_internals import (
     add_task_override,
     added_names,
+    choices,
+    compose_again,
     failed_call,
     fresh_hydra,
     group_options,
@@ -31,6 +33,7 @@ from ftlit.recipes.config.hydra_internals import (
     rejected_name,
     run_mode,
     set_choices,
+    task_overrides,
     use_hydra_config,
 )
 
@@ -52,12 +55,11 @@ def error_of(*overrides: str) -> Exception:
 
 
 def test_no_other_module_uses_undocumented_parts():
-    """HydraConfig.get and the Callback class are documented; classes of hydra.errors are public."""
+    """The Callback class is documented; classes of hydra.errors are public."""
     private = re.compile(r"hydra\._|hydra\.core|hydra\.types|GlobalHydra|version_base|omegaconf\._|hydra\.utils import .*instantiate")
     attribute = re.compile(r"\._(get_\w+|is_\w+|value|set_\w+|content|metadata|key)\(")
-    documented = "from hydra.core.hydra_config import HydraConfig\n"
     for path in (ROOT / "src").rglob("*.py"):
-        text = path.read_text().replace(documented, "")
+        text = path.read_text()
         if path.name == "hydra_internals.py":
             continue
         assert not private.search(text), f"{path}: {private.search(text)}"
@@ -97,11 +99,16 @@ def test_a_partial_target_is_a_functools_partial_that_can_be_pickled():
 
 
 def test_hydra_config_is_the_config_of_the_program_and_a_block_can_replace_it(config):
-    assert hydra_config().runtime.choices["scenario"] == "large_similar"
-    assert list(hydra_config().overrides.task) == ["scenario=large_similar"]
+    assert choices()["scenario"] == "large_similar" and task_overrides() == ["scenario=large_similar"]
+    assert list(hydra_config().overrides.hydra) == ["hydra.mode=RUN"]
     with use_hydra_config(compose("train", [], return_hydra_config=True)):
-        assert hydra_config().runtime.choices["scenario"] == "auto"
-    assert hydra_config().runtime.choices["scenario"] == "large_similar"
+        assert choices()["scenario"] == "auto" and task_overrides() == []
+    assert choices()["scenario"] == "large_similar"
+
+
+def test_compose_again_composes_the_config_of_the_program_with_other_overrides(config):
+    again = compose_again(["seed=5"], with_hydra=True)
+    assert again.seed == 5 and again.hydra.runtime.choices["scenario"] == "auto" and "hydra" not in compose_again([])
 
 
 def test_outside_of_a_program_hydra_config_is_none(monkeypatch):
@@ -122,8 +129,7 @@ def test_choices_and_task_overrides_of_the_read_only_config_can_be_changed(confi
         hydra_config().runtime.choices = {}
     set_choices(OmegaConf.create({"scenario": "small_similar"}))
     add_task_override("resume=true")
-    assert hydra_config().runtime.choices["scenario"] == "small_similar"
-    assert list(hydra_config().overrides.task) == ["scenario=large_similar", "resume=true"]
+    assert choices()["scenario"] == "small_similar" and task_overrides() == ["scenario=large_similar", "resume=true"]
     with open_dict(config):
         config.recipe = "probe"  # the part of the task stays writable
 

@@ -85,11 +85,31 @@ def run_mode() -> str | None:
     return None if config is None or config.mode is None else RunMode(config.mode).name
 
 
-def set_choices(choices: Any) -> None:
-    """Replace what the running program's config says of the chosen option of each group."""
+def choices() -> Any:
+    """The chosen option of each group of the running program's config, by the group's name."""
+    return hydra_config().runtime.choices
+
+
+def set_choices(chosen: Any) -> None:
+    """Replace the chosen option of each group in the running program's config."""
     config = hydra_config()
     with read_write(config):
-        config.runtime.choices = choices
+        config.runtime.choices = chosen
+
+
+def task_overrides() -> list[str]:
+    """The words that the running program's config was composed from, without those of Hydra's own settings."""
+    return list(hydra_config().overrides.task)
+
+
+def compose_again(overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig:
+    """Compose the primary config of the running program with other overrides.
+
+    Args:
+        overrides: all of them; none is taken from the command line.
+        with_hydra: whether the result has the `hydra` node.
+    """
+    return hydra.compose(hydra_config().job.config_name, list(overrides), return_hydra_config=with_hydra)
 
 
 def add_task_override(word: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 import __main__
-from ftlit.recipes.config.hydra_internals import hydra_config, read_config_file
+from ftlit.recipes.config.hydra_internals import choices, hydra_config, read_config_file, task_overrides
 
 REPLACED_FOR_ONE_RUN = re.compile(r"\+{0,2}hydra\.(mode|run\.dir|job\.num)=")  # words that `arguments` and its callers give themselves
 SEARCH = "hparams_search"
@@ -61,10 +61,9 @@ def arguments(folder: str) -> list[str]:
     for short, flag in (("-cd", "--config-dir"), ("-cn", "--config-name"), ("-cp", "--config-path")):
         parser.add_argument(short, flag, dest=flag)
     flags = [word for flag, value in vars(parser.parse_known_args()[0]).items() if value for word in (flag, value)]
-    overrides = hydra_config().overrides
-    own = [override for override in overrides.hydra if not REPLACED_FOR_ONE_RUN.match(override)]
-    single = ["hydra.mode=RUN"] if hydra_config().runtime.choices.get(SEARCH) else []  # a search is a sweep otherwise
-    task = [override for override in overrides.task if not override.startswith("sweep.")]
+    own = [override for override in hydra_config().overrides.hydra if not REPLACED_FOR_ONE_RUN.match(override)]
+    single = ["hydra.mode=RUN"] if choices().get(SEARCH) else []  # a search is a sweep otherwise
+    task = [override for override in task_overrides() if not override.startswith("sweep.")]
     return [*flags, *own, *task, f"hydra.run.dir={quote(folder)}", *single]
 
 
@@ -75,7 +74,7 @@ def given(*names: str) -> list[str]:
         own = word.lstrip("+~").split("=")[0]
         return any(own == name or own.startswith((f"{name}.", f"{name}@")) for name in names)
 
-    return list(filter(is_one, hydra_config().overrides.task))
+    return list(filter(is_one, task_overrides()))
 
 
 def quote(value: str) -> str:
@@ -92,19 +91,18 @@ def job_label() -> str:
     hydra = hydra_config()
     if hydra is None or OmegaConf.is_missing(hydra.job, "num"):
         return ""
-    return f"job {hydra.job.num} ({' '.join(hydra.overrides.task)})"
+    return f"job {hydra.job.num} ({' '.join(task_overrides())})"
 
 
 def replaced(cfg: DictConfig) -> list[str]:
     """A line for each option of the chosen overlays that the command line replaces by another one, with the values that are lost."""
-    hydra = hydra_config()
-    if hydra is None:  # the config was composed elsewhere
+    if hydra_config() is None:  # the config was composed elsewhere
         return []
-    given = {word.lstrip("+").partition("=")[0] for word in hydra.overrides.task}
-    wanted = {group: want for overlay in OVERLAYS for group, want in _wanted(f"{overlay}/{hydra.runtime.choices.get(overlay)}")}
+    given = {word.lstrip("+").partition("=")[0] for word in task_overrides()}
+    wanted = {group: want for overlay in OVERLAYS for group, want in _wanted(f"{overlay}/{choices().get(overlay)}")}
     lines = []
     for group, (overlay, option, values) in wanted.items():
-        choice = hydra.runtime.choices.get(group)
+        choice = choices().get(group)
         if group in given and choice and choice != option:
             names = [name for name in values if f"{group}.{name}" not in given and cfg[group].get(name) != values[name]]
             lost = ", ".join(f"{group}.{name}={values[name]}" for name in names)

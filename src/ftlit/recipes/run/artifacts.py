@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from ftlit.errors import one_line
 from ftlit.finetuning.plan import Plan
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.recipes.config.hydra_internals import choices
 from ftlit.recipes.config.overrides import arguments
 from ftlit.recipes.run import console
 from ftlit.recipes.run.resume import write_config
@@ -42,8 +42,8 @@ def write_folder(cfg: DictConfig, data: Any) -> None:
 
 def write_run(cfg: DictConfig, data: Any, plan_rows: Sequence[tuple[str, str]], plan: Plan | None = None) -> None:
     """Write what the report shows and is known before training: plan, counts, sample images."""
-    folder, choices = Path(cfg.paths.run), HydraConfig.get().runtime.choices
-    name = cfg.backbone.get("name", choices.get("backbone"))
+    folder, chosen = Path(cfg.paths.run), choices()
+    name = cfg.backbone.get("name", chosen.get("backbone"))
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     run_files.clear(folder)
     about = [("command", shlex.join(["python", "train.py", *arguments(cfg.paths.run)])), ("versions", versions)]
@@ -51,7 +51,7 @@ def write_run(cfg: DictConfig, data: Any, plan_rows: Sequence[tuple[str, str]], 
         folder,
         run_files.RUN,
         {
-            "title": f"{name} on {choices.get('data')}, {datetime.now():%Y-%m-%d %H:%M}",
+            "title": f"{name} on {chosen.get('data')}, {datetime.now():%Y-%m-%d %H:%M}",
             "plan": [*plan_rows, *about],
             "warnings": list(plan.warnings) if plan else [],
             "layers": [{"layer": row.layer, "size": row.size, "modes": row.modes} for row in plan.rows] if plan else [],

@@ -8,7 +8,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.box import SIMPLE_HEAD
@@ -24,6 +23,7 @@ from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.models.backbone import Backbone
 from ftlit.probes.advice import Advice, Measurements
+from ftlit.recipes.config.hydra_internals import choices
 from ftlit.recipes.config.overrides import OF_TRAINING, arguments, given, program, replaced
 
 PlanRow = tuple[str, str]  # name and text of a row of the plan
@@ -57,8 +57,8 @@ def plan_rows(
         processes: how many there are.
     """
     spec = data.input_spec if isinstance(data, ImageData | FeatureData) else backbone.input_spec
-    choices = HydraConfig.get().runtime.choices
-    rows = [("ftlit", ", ".join(f"{group}={choices[group]}" for group in PLAN_GROUPS if choices.get(group)))]
+    chosen = choices()
+    rows = [("ftlit", ", ".join(f"{group}={chosen[group]}" for group in PLAN_GROUPS if chosen.get(group)))]
     rows += [("note", line) for line in replaced(cfg)]
     rows += [("backbone", _backbone_text(cfg, backbone)), ("input", spec.summary), ("features", _features_text(cfg, backbone, spec.shape))]
     rows += data_rows(data, spec.noun)

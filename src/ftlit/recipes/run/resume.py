@@ -82,11 +82,12 @@ def resolved_settings(cfg: DictConfig) -> DictConfig:
 
 
 def stable_settings(cfg: DictConfig) -> DictConfig:
-    """A copy with `group:name` in place of the `_target_` of each registered part, so that a class that moves changes no setting.
+    """A copy without the modules of ftlit, so that a class that moves changes no setting.
 
-    A part without a registry, and a user's, keep their import path.
+    The `_target_` of a registered part is `group:name`, that of other classes and functions of ftlit `ftlit:name`. A user's, and those of
+    other packages, keep their import path.
     """
-    settings: Any = OmegaConf.create(OmegaConf.to_container(cfg))
+    settings: Any = OmegaConf.create(_without_modules(OmegaConf.to_container(cfg)))
     for group, name in _registered_parts(cfg).items():
         settings[group]["_target_"] = name
     return settings  # type: ignore[no-any-return]
@@ -109,6 +110,17 @@ def alone_in(folder: str | Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _without_modules(node: Any) -> Any:
+    """A container in which each `_target_` within ftlit is `ftlit:name`. An old name becomes the present one."""
+    if isinstance(node, list):
+        return [_without_modules(inner) for inner in node]
+    if not isinstance(node, dict):
+        return node
+    path = str(node.get("_target_"))
+    short = {"_target_": f"ftlit:{(new_path(path) or path).rpartition('.')[2]}"} if path.startswith("ftlit.") else {}
+    return {key: _without_modules(value) for key, value in node.items()} | short
 
 
 def _registered_parts(cfg: DictConfig) -> dict[str, str]:

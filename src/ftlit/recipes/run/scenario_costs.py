@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from ftlit.lit.datamodules.indexed_images import IndexedImages
 from ftlit.models.backbone import Backbone
 from ftlit.models.heads import is_linear_probe
+from ftlit.recipes.config.hydra_internals import instantiate
 
 TIMED_IMAGES = 8
 
@@ -41,8 +42,15 @@ def epochs_of(cfg: DictConfig, batches: float) -> float:
 
 
 def has_probe_head(cfg: DictConfig) -> bool:
-    """Whether the head is a linear probe."""
-    return is_linear_probe(resolve_name(cfg.head._target_))
+    """Whether the head is a linear probe. A target that is not a class, a function for instance, is called with sizes of no meaning."""
+    target = resolve_name(cfg.head._target_)
+    if isinstance(target, type):
+        return is_linear_probe(target)
+    try:
+        with torch.random.fork_rng(devices=[]):  # the weights of the run stay the same
+            return is_linear_probe(type(instantiate(cfg.head, in_features=512, num_classes=2)))
+    except Exception:  # it needs the real sizes; what fails with these too is an error when the run is built
+        return False
 
 
 def _seconds_per_image(backbone: Backbone, data: IndexedImages) -> tuple[float, float, float]:
