@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.finetuning.freeze import POLICIES
 from ftlit.finetuning.schedule import Schedule
-from ftlit.recipes.config.hydra_internals import added_names, hydra_config, instantiate, run_mode
+from ftlit.recipes.config.hydra_internals import added_names, choices, hydra_config, instantiate, run_mode, task_overrides
 from ftlit.recipes.config.overrides import SEARCH
 from ftlit.renamed import OPTIONS
 
@@ -66,20 +66,19 @@ def renamed_option(name: str) -> UserError | None:
 
 def _check_added(cfg: DictConfig) -> None:
     """`+sede=1`: Hydra adds any name that is not there yet, and nothing would read it."""
-    hydra = hydra_config()
-    if hydra is None:
+    if hydra_config() is None:
         return
     text = OmegaConf.to_yaml(cfg)
-    for name in added_names(hydra.overrides.task):
+    for name in added_names(task_overrides()):
         used = re.search(rf"\$\{{{re.escape(name)}\b", text)
-        if not used and name not in hydra.runtime.choices and name not in _known_names():
+        if not used and name not in choices() and name not in _known_names():
             raise unknown("option", name, [*_known_names(), *overlay_groups()])
 
 
 def check_search() -> None:
     """A search in an experiment would run as a single run: the command line decides what is a sweep before the config is composed."""
     hydra = hydra_config()
-    search = hydra and hydra.runtime.choices.get(SEARCH)
+    search = hydra and choices().get(SEARCH)
     if search and run_mode() == "RUN" and not any(word.startswith("hydra.mode=") for word in hydra.overrides.hydra):
         raise UserError(f"{SEARCH}={search} is chosen in a config file: give it on the command line, or -m, or hydra.mode=RUN for one run")
 
