@@ -104,5 +104,5 @@ def test_the_error_for_an_uncovered_name_lists_the_patterns():
     "rules", [["*", "head"], ["head", "*", "head.bias"], ["head.weight", "head.bias", "head", "*"], ["head", "head", "*"]]
 )
 def test_a_pattern_whose_names_are_covered_by_earlier_patterns_is_an_error(rules):
-    with pytest.raises(UserError, match="is idle: the patterns before it cover all that it covers"):
+    with pytest.raises(UserError, match="is never used: the patterns before it cover all that it covers"):
         first_match([(pattern, i) for i, pattern in enumerate(rules)], NAMES)

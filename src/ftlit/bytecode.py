@@ -1,4 +1,4 @@
-"""Digests of bytecode: the same for the same program, whatever its comments, docstrings and line numbers."""
+"""Digests of bytecode that do not depend on comments, docstrings and line numbers."""
 
 import dis
 from bisect import bisect_left
@@ -15,14 +15,14 @@ UNCOUNTED_NAMES = ("__doc__", "__firstlineno__", "__qualname__")  # set by the b
 
 @cache
 def names_in(code: CodeType) -> frozenset[str]:
-    """Names of globals and attributes in a function and in those defined inside of it, but for the module's name, which a class reads."""
+    """Names of the globals and attributes that a function and its inner functions use, without `__name__`, which every class reads."""
     inner = [names_in(part) for part in code.co_consts if isinstance(part, CodeType)]
     return frozenset(code.co_names).union(*inner) - {"__name__"}
 
 
 @cache
 def code_digest(code: CodeType) -> str:
-    """32 hexadecimal digits for instructions, constants and parameters. Neither docstrings, nor lines, nor the name count."""
+    """32 hexadecimal digits for instructions, constants and parameters. Docstrings, line numbers and the name do not count."""
     count = code.co_argcount + code.co_kwonlyargcount
     lines = [f"{code.co_argcount} {code.co_kwonlyargcount} {code.co_flags & ~HAS_DOCSTRING} {code.co_varnames[:count]}"]
     steps = _steps(code)

@@ -1,6 +1,6 @@
 """Identity of classes and functions: ftlit's own by a name and a version number, a package's by its version, a user's by its code.
 
-A comment, a docstring, or a module that is moved changes none of them. `fingerprint` hashes what `identity` returns.
+Comments, docstrings and the place of a module do not count. `fingerprint` hashes the values that `identity` returns.
 """
 
 import io
@@ -38,13 +38,13 @@ _uses: dict[Any, Sequence[Callable[..., Any]]] = {}
 def versioned(name: str, version: int, *, uses: Sequence[Callable[..., Any]] = ()) -> Callable[[Named], Named]:
     """Register a class or function of ftlit under a name that stays, and a version number to be raised when its output changes.
 
-    Whatever of ftlit can decide stored features has one: layers, transforms, readers. The name is unique, and does not change when the
-    class is renamed or its module is moved.
+    Every layer, transform and reader of ftlit has one, because stored features depend on it. The name is unique, and does not change when
+    the class is renamed or its module is moved.
 
     Args:
         name: unique.
         version: from 1.
-        uses: classes and functions of ftlit with a version that decide the output too, but for base classes, which always count.
+        uses: other classes and functions with a version on which the output depends. Base classes always count.
     """
 
     def register(thing: Named) -> Named:
@@ -60,12 +60,12 @@ def stable_name(thing: Any) -> str | None:
 
 
 def identity(thing: Any) -> list[Any]:
-    """Values that identify a class or a function, whatever its instances or its closure hold.
+    """Values that identify a class or a function, without its instances and its closure.
 
     Returns:
-        stable name and version of ftlit's own, and of what it uses; the qualified name for torch, torchvision, Pillow, numpy and Python;
-        with package version and own code for other packages whose version tells their code, see `exact_version`; else the code, see
-        `_reachable`, with the version of Python.
+        For ftlit the stable name and version, also of the parts that it uses. For torch, torchvision, Pillow, numpy and Python the
+        qualified name. For other packages with an `exact_version` the qualified name, this version and the code. Else the code that can be
+        reached from it, see `_reachable`, and the version of Python.
     """
     stable, module = stable_name(thing), _module(thing)
     package = module.partition(".")[0]
@@ -99,8 +99,8 @@ def exact_version(package: str) -> str | None:
     """Version of an installed package, with the commit or the hash of what it was installed from, if that was not a package index.
 
     Returns:
-        `None` where the version does not tell the code: a package that was installed from a folder (`pip install .`), or that is merely
-        copied to where packages lie.
+        `None` where the version does not identify the code: a package that was installed from a folder (`pip install .`), or copied to the
+        folder of the packages.
     """
     found = _distribution(package)
     origin = json.loads((found and found.read_text("direct_url.json")) or "{}")
@@ -111,7 +111,7 @@ def exact_version(package: str) -> str | None:
 
 
 def is_run_state(value: Any) -> bool:
-    """Whether a value that code reaches decides no result: a logger, a lock, an open file, a container that is empty before the run."""
+    """Whether a value that code uses cannot change a result: a logger, a lock, an open file, a container that is empty before the run."""
     if isinstance(value, MutableMapping | MutableSequence | MutableSet):
         return len(value) == 0
     return isinstance(value, (*RUN_STATE, *BOOKKEEPING))
@@ -126,28 +126,28 @@ def _name(thing: Any) -> str:
 
 
 def _bases(thing: Any) -> list[type]:
-    """Base classes, the nearest first; only names of torch's and Python's matter there, which the class itself decides."""
+    """Base classes, the nearest first, except those of `VERSIONED_PACKAGES`."""
     return [base for base in getattr(thing, "__mro__", ())[1:] if _module(base).partition(".")[0] not in VERSIONED_PACKAGES]
 
 
 @cache
 def _is_installed(module: str) -> bool:
-    """Whether an installer put it there, with a version that tells its code. ftlit's modules do not count: their versions do not."""
+    """Whether a module belongs to an installed package whose version identifies its code. ftlit itself does not count."""
     file, package = getattr(sys.modules.get(module), "__file__", None) or "", module.partition(".")[0]
     installed = not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
     return installed and package != "ftlit" and exact_version(package) is not None
 
 
 def _is_followed(thing: Any) -> bool:
-    """Whether the code of a class or function is looked into: a user's, and ftlit's without a version."""
+    """Whether the code of a class or function counts: it is a user's, or ftlit's without a version."""
     own = isinstance(thing, type | FunctionType) and stable_name(thing) is None
     return own and _module(thing).partition(".")[0] not in VERSIONED_PACKAGES and not _is_installed(_module(thing))
 
 
 def _reachable(thing: Any) -> Iterator[list[Any]]:
-    """Code and settings of `thing` and of all followed classes and functions that it reaches by name, each once."""
+    """Code and settings of `thing` and of all followed classes and functions that it names, directly or through others, each once."""
     queue, seen = [thing], set()
-    for piece in queue:  # grows
+    for piece in queue:  # the loop extends it
         if id(piece) in seen:
             continue
         seen.add(id(piece))
@@ -157,7 +157,7 @@ def _reachable(thing: Any) -> Iterator[list[Any]]:
 
 
 def _reference(value: Any) -> Any:
-    """What stands for a value beside the code that names it."""
+    """The representation of a value next to the code that names it."""
     if isinstance(value, ModuleType):
         return f"module {value.__name__}"
     if _is_followed(value):
@@ -166,7 +166,7 @@ def _reference(value: Any) -> Any:
 
 
 def _around(thing: Any) -> dict[str, Any]:
-    """Name -> value of what a function or class uses beside its own code."""
+    """Name -> value of everything that a function or class uses besides its own code."""
     if is_single_dispatch(thing):
         return _implementations(thing)
     if isinstance(thing, FunctionType):
@@ -203,13 +203,13 @@ def contents(cell: CellType) -> list[Any]:
 
 
 def _named_values(function: FunctionType) -> dict[str, Any]:
-    """What a function closes over, the globals that it names, and the attributes that it names of a user's modules among these."""
+    """Values of a function's closure, the globals that it names, and the attributes of a user's modules that it names."""
     names = sorted(names_in(function.__code__))
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     found = {f"closure {name}": _unwrapped(value) for name, cell in cells for value in contents(cell)}
     found |= {name: _unwrapped(function.__globals__[name]) for name in names if name in function.__globals__}
     modules = [value for value in found.values() if isinstance(value, ModuleType)]
-    for module in modules:  # grows by the modules of a package
+    for module in modules:  # the loop extends it by the modules of a package
         if module.__name__.partition(".")[0] not in VERSIONED_PACKAGES and not _is_installed(module.__name__):
             own = {f"{module.__name__}.{name}": _unwrapped(vars(module)[name]) for name in names if name in vars(module)}
             modules += [value for value in own.values() if isinstance(value, ModuleType) and value not in modules]
@@ -222,7 +222,7 @@ def _unwrapped(value: Any) -> Any:
 
 
 def _attributes(cls: Any) -> dict[str, Any]:
-    """What a class defines: its methods, and attributes whose names are not Python's."""
+    """The methods of a class, and its attributes except those that Python sets."""
     own = vars(cls).items() if isinstance(cls, type) else ()
     special = {name for name, _ in own if name.startswith("_") and name.endswith("_")}
     return {name: value for name, value in own if name not in special or (isinstance(value, FunctionType) and "annotat" not in name)}

@@ -1,6 +1,6 @@
 """Fingerprints: short texts that are equal where weights, parameters, code and data are equal, and differ where one of them differs.
 
-Bulk is hashed by XXH3 (128 bits): against accidents, not against an attacker. `ftlit.code_identity` says how code counts.
+The hash is XXH3 (128 bits), which protects against accidents, not against an attacker. `ftlit.code_identity` describes how code counts.
 """
 
 import copyreg
@@ -31,14 +31,14 @@ FIRST_BASES = (Enum, nn.Module, Dataset)  # where a class has several bases, the
 def fingerprint(*things: Any) -> str:
     """32 hexadecimal digits for `things`: numbers, texts, tensors, arrays, modules, transforms, functions, and objects made of these.
 
-    Of a module its class, its plain attributes, weights and buffers count, not its mode and not what trains. Classes and functions of
+    Of a module its class, its plain attributes, weights and buffers count, not its mode and `requires_grad`. Classes and functions of
     ftlit count by name and version number, those of torch, torchvision, Pillow, numpy and Python by name (`software` gives the versions),
     those of other packages by name, version and code, and a user's by code and constants, with those that they reach by name. Of a
     single-dispatch function all registered implementations count. Of a hook the function counts and the plain values and tensors that it
     was given, not the object that it is a method of; of a data set not its images, nor where it lies.
 
     Raises:
-        UserError: an object that cannot be looked into, an open file for instance.
+        UserError: an object whose content cannot be read, an open file for instance.
     """
     return _digest(things, ())
 
@@ -78,7 +78,7 @@ def of_tensor(tensor: Tensor) -> str:
 
 
 def _digest(things: Iterable[Any], within: tuple[int, ...]) -> str:
-    """32 hexadecimal digits for things; `within` are the ids of what they are inside of, the innermost last."""
+    """32 hexadecimal digits for things; `within` are the ids of the objects that contain them, the innermost last."""
     hasher = xxh3_128()
     for thing in things:
         try:
@@ -114,7 +114,7 @@ def _decomposed(thing: Any) -> Decomposition:
 
 @singledispatch
 def _parts(thing: Any) -> Decomposition:
-    """Of any other object: its class, and what pickle would keep of it."""
+    """Of any other object: its class, and the values that pickle keeps."""
     own = copyreg.dispatch_table.get(type(thing))
     try:
         reduced: Any = own(thing) if own else thing.__reduce_ex__(4)
@@ -150,7 +150,7 @@ def _of_array(thing: "np.ndarray[Any, Any]") -> Decomposition:
 @_parts.register
 def _of_module(module: nn.Module) -> Decomposition:
     own = {name: value for name, value in vars(module).items() if name not in IGNORED_ATTRIBUTES}
-    # who hooks in, with what values, not the object they belong to: an observer's counts do not change an output
+    # functions and their values, not the objects that they are methods of: the counts of an observer change no output
     hooks = [_hook(hook) for hooks in (module._forward_pre_hooks, module._forward_hooks) for hook in hooks.values()]
     return "module", [type(module), own, hooks, dict(module._parameters), dict(module._buffers), dict(module._modules)]
 
@@ -219,7 +219,7 @@ def _hook(hook: Any) -> list[Any]:
 
 
 def _decides_loading(value: Any) -> bool:
-    """Whether an attribute of a data set may decide how its images are loaded, rather than which there are."""
+    """Whether an attribute of a data set may decide how images are loaded, rather than which images there are."""
     return type(value) in (bool, int, float, str) or isinstance(value, Enum) or callable(value)
 
 

@@ -55,7 +55,7 @@ def first_match(rules: Sequence[tuple[str, T]], names: Iterable[str]) -> dict[st
     for i, (pattern, _) in enumerate(rules):
         if i not in used:  # by position: a pattern that is given twice is unused the second time
             if any(covers(pattern, name) for name in names):
-                raise UserError(f"pattern {pattern!r} is idle: the patterns before it cover all that it covers; put it earlier")
+                raise UserError(f"pattern {pattern!r} is never used: the patterns before it cover all that it covers; put it earlier")
             raise idle(pattern, names)
     return {name: rules[place] for name, place in places.items()}
 

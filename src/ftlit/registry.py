@@ -1,4 +1,4 @@
-"""Registries: the built-in parts of one group (heads, losses, probe kinds, ...) by the names that stand in files and messages."""
+"""Registries: the built-in parts of one group (heads, losses, probe kinds, ...) by the names that files and messages use."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar, cast

@@ -105,7 +105,7 @@ def test_an_optimizer_without_the_parameters_that_are_frozen_at_first_is_an_erro
         def configure_optimizers(self):
             return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=0.1)
 
-    with pytest.raises(UserError, match=r"stage 'head \+ body.top' trains what no optimizer holds: body.top.0.weight"):
+    with pytest.raises(UserError, match=r"stage 'head \+ body.top' trains parameters that no optimizer holds: body.top.0.weight"):
         fit(5, model=TrainableOnly())
 
 

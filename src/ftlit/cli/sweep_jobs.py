@@ -58,7 +58,7 @@ def _count_done(folder: Path, resume: Any) -> int:
     if not jobs.is_sweep(folder):
         return 0
     if not resume:
-        raise UserError(f"{folder} holds a sweep already: give sweep.resume=true to go on with it, or another hydra.sweep.dir=")
+        raise UserError(f"{folder} holds a sweep already: give sweep.resume=true to resume it, or another hydra.sweep.dir=")
     found = [job for _, job in jobs.jobs_of(folder)]
     if any(job.format < FORMAT for job in found):
         raise UserError(f"sweep.resume=true: an earlier ftlit ran the sweep in {folder}: it cannot be resumed, only read (ftlit report)")
@@ -69,7 +69,7 @@ def run_job(cfg: DictConfig, run: Callable[[], float]) -> float:
     """Run a job of a sweep and write its state before and after. One that is done already does not run again.
 
     Returns:
-        Its score; NaN where it failed, so that the sweep goes on.
+        Its score; NaN where it failed, so that the sweep continues.
 
     Raises:
         UserError: its folder is that of another job, of a sweep with other settings.
@@ -79,7 +79,7 @@ def run_job(cfg: DictConfig, run: Callable[[], float]) -> float:
     before, this = jobs.read_job(folder), _new_job(cfg)
     if before and before.config != this.config:
         raise UserError(
-            f"{folder} holds job {before.number} of another sweep ({' '.join(before.overrides)}): give the settings that it was begun with "
+            f"{folder} holds job {before.number} of another sweep ({' '.join(before.overrides)}): give the settings of that sweep "
             "(more values of the first one may follow), or another hydra.sweep.dir="
         )
     if before and before.status == 0:
@@ -137,7 +137,7 @@ def _new_job(cfg: DictConfig) -> Job:
 
 
 def _settings_text(cfg: DictConfig) -> str:
-    """The config that identifies a job: all but what may change when a run is resumed."""
+    """The settings that identify a job: all except those that may change when a run is resumed."""
     kept = stable_settings(cfg)
     for name in MAY_CHANGE:
         parent, _, leaf = name.rpartition(".")

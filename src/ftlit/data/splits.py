@@ -146,7 +146,7 @@ def _class_notes(collection: Collection) -> list[str]:
 def _duplicate_notes(splits: Mapping[Split, Examples]) -> list[str]:
     contents = {split: examples.contents for split, examples in splits.items() if examples.contents is not None}
     if len(contents) < len(splits):
-        return ["duplicates across splits were not looked for: the images of this data set cannot be told apart without decoding"]
+        return ["no search for duplicates across splits: the images of this data set cannot be compared without decoding"]
     groups = find_duplicates(contents)
     if not groups:
         return []

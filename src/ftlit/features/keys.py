@@ -1,6 +1,6 @@
 """What identifies stored features. A feature table is found by its key, a row in it by the hash of its image.
 
-The key is the fingerprint of these components (`KeyComponents`); all code in them counts as `ftlit.code_identity` says: ftlit's own by a
+The key is the fingerprint of these components (`KeyComponents`); `ftlit.code_identity` describes how code counts: ftlit's own by a
 name and a version number, a package's by its version, a user's by bytecode and constants.
 
 - format: `FORMAT`, the number of everything that is not a component, such as how views are seeded.
@@ -36,7 +36,7 @@ DTYPE_OF = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
 
 @dataclass(frozen=True)
 class KeyComponents:
-    """All that decides the features of an image, but the image; see the module."""
+    """Everything besides the image that its features depend on; see the module."""
 
     layers: str
     pooling: Pooling | None
@@ -100,7 +100,7 @@ def feature_keys(
 
 
 def _described(spec: FeatureSpec, components: KeyComponents, backbone: Backbone, about: Mapping[str, Any]) -> dict[str, Any]:
-    """What `ftlit cache` shows of a table."""
+    """The description of a table for `ftlit cache`."""
     stored = {"shape": list(components.shape), "dtype": str(components.dtype).removeprefix("torch.")}
     computed = {"weights": backbone.origin.describe(), "computed in": components.computed_in, "software": components.software}
     return {"cut": spec.cut, "pooling": spec.pooling, **stored, **about, **computed}

@@ -82,7 +82,7 @@ def _bytes(tensor: Tensor) -> memoryview:
 
 
 def write_shard(folder: Path, images: ImageHashes, parts: Sequence[Tensor]) -> Path:
-    """Write a file beside, then rename it. In the format of safetensors, whose own writer holds two copies of the tensors in memory.
+    """Write a temporary file, then rename it. In the format of safetensors, whose own writer holds two copies of the tensors in memory.
 
     Args:
         folder: of the feature table.

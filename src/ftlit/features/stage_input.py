@@ -26,7 +26,7 @@ CHANGES_IN_TRAINING = (_NormBase, _DropoutNd, nn.RReLU, nn.FractionalMaxPool2d, 
 
 @dataclass(frozen=True)
 class StageInput:
-    """What a stage reads: stored features, or images.
+    """The input of a stage: stored features or images.
 
     Args:
         spec: of the features; `None`: images.

@@ -26,7 +26,7 @@ SHARD_SECONDS = 10.0  # of computation that is lost at most when the process is 
 
 @dataclass(frozen=True)
 class FeatureKey:
-    """What a feature table holds.
+    """The content of a feature table.
 
     Args:
         digest: of everything that decides the rows, except the images.
@@ -60,7 +60,7 @@ class FeatureTable:
         return self.dtype.itemsize * math.prod(self.shape)
 
     def refresh(self, *, check: bool = True) -> None:
-        """Read again which shards there are. A damaged shard is removed, with a warning, and its rows are missing again.
+        """Update the list of shards from the folder. A damaged shard is removed, with a warning, and its rows are missing again.
 
         Args:
             check: compare the checksums of new shards; one of several processes is enough.

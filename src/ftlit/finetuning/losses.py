@@ -8,7 +8,7 @@ from torch import nn
 from ftlit.errors import UserError, unknown
 from ftlit.registry import Registry
 
-LOSSES: Registry[Callable[..., nn.Module]] = Registry("loss")  # by the names that stand in checkpoints
+LOSSES: Registry[Callable[..., nn.Module]] = Registry("loss")  # by the names that checkpoints record
 
 
 @LOSSES.register("cross_entropy")

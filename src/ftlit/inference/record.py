@@ -1,6 +1,6 @@
 """The record in a checkpoint: the parts of the network as plain values, and how they are built again.
 
-A built-in part stands in the record by its registry name, `{"name": ..., "arguments": {...}}`; a user's class or function by its import
+The record names a built-in part by its registry name, `{"name": ..., "arguments": {...}}`; a user's class or function by its import
 path, `{"import": "package.module.Class", "arguments": {...}}`, which is imported with `trust` only.
 """
 
@@ -46,7 +46,7 @@ def record_of(
         class_names: class number -> name.
         multilabel: whether an image has several labels.
         affine: whether the batch norms were rewritten.
-        loss: see `part_of`; what the weights were trained with, to read in the checkpoint; `ftlit.load` builds no loss.
+        loss: see `part_of`; recorded only for those who read the checkpoint: `ftlit.load` builds no loss.
     """
     loaded = backbone.record
     return with_format(
@@ -62,7 +62,7 @@ def record_of(
 
 
 def part_of(given: Mapping[str, Any], registry: Registry[Any]) -> JsonObject:
-    """A part as it stands in a record: by its registry name where it is built in, else by its import path.
+    """The entry of a part in a record: by its registry name where it is built in, else by its import path.
 
     Args:
         given: `_target_` and arguments.
@@ -155,7 +155,7 @@ _LOADERS_OF_0 = {"load_backbone": "torchvision", "load_timm": "timm", "load_bert
 
 
 def _from_0(record: JsonObject) -> JsonObject:
-    """Format 0 names ftlit's heads by their import paths of then, loaders by their functions, and writes some lists as text."""
+    """Format 0 names ftlit's heads by their former import paths, loaders by their functions, and writes some lists as text."""
     backbone, head = (_with_lists(record[part]) for part in ("backbone", "head"))
     loader, path = backbone.pop("loader", None), head.pop("_target_")
     if loader is None:

@@ -8,8 +8,8 @@ Each function has a contract test in tests/lit/test_module_internals.py, "the li
 | `LightningModule._trainer` | `trainer_of` | `LightningModule.trainer` raises without one |
 | `is_overridden` | `builds_layers_late` | layers that `setup` or `configure_model` adds are not there yet |
 | `DDPStrategy.model`, `DDPStrategy.configure_ddp` | `wrap_ddp_again` | DDP averages only what required a gradient when it was built |
-| `FSDPStrategy.kwargs` | `uses_original_parameters` | what the user gave is not kept elsewhere |
-| `LightningModule._compiler_ctx`, `Module._compiled_call_impl` | `is_compiled` | torch has no question for it |
+| `FSDPStrategy.kwargs` | `uses_original_parameters` | Lightning keeps the arguments of the user nowhere else |
+| `LightningModule._compiler_ctx`, `Module._compiled_call_impl` | `is_compiled` | torch has no function for it |
 | `Tensor._version` | `version_of` | to notice weights that changed in place, without reading them |
 | `Metric._update_count` | `state_of_metric`, `load_state_of_metric` | torchmetrics' state dict leaves the states of a running epoch out |
 """

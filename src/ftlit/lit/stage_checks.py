@@ -20,7 +20,7 @@ Trainable = tuple[nn.Parameter, bool]  # a parameter, and whether the current st
 
 
 def check_callbacks(callbacks: Iterable[Callback]) -> None:
-    """Raise `UserError` for a callback that trains in a way of its own."""
+    """Raise `UserError` for a callback that changes weights or rates itself."""
     if any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks):
         raise UserError(
             "StochasticWeightAveraging computes the statistics of frozen batch norms again, and sets its own rates: leave it out"
@@ -38,7 +38,7 @@ def check_optimizers(module: nn.Module, schedule: Schedule, optimizers: Sequence
     for stage in schedule.stages:
         if missing := [name for name, parameter in trained_parameters(module, stage) if id(parameter) not in held]:
             raise UserError(
-                f"stage {stage.name!r} trains what no optimizer holds: {shorten(missing, most=3)}; "
+                f"stage {stage.name!r} trains parameters that no optimizer holds: {shorten(missing, most=3)}; "
                 "build the optimizer over all parameters, frozen ones too: ftlit.build_optimizer"
             )
     wanted, given = {scale for _, scale in schedule.lr_scale}, {group.get("lr_scale") for group in groups}

@@ -47,7 +47,7 @@ class StagedFinetuning(Callback):
 
     Attributes:
         index: number of the current stage, from 0.
-        trigger: what metrics have decided.
+        trigger: the decisions of metrics.
 
     Raises:
         UserError: when training begins: a pattern that matches no parameter, a last stage that training never reaches, an optimizer that
@@ -164,7 +164,7 @@ class StagedFinetuning(Callback):
             warnings.warn(f"training ended in stage {self.stage.name!r}, before the last one began", stacklevel=1)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the callbacks their own limits again, and `.train()` its effect."""
+        """Restore the limits of the callbacks, and the effect of `.train()`."""
         for callback, limits in self._limits.items():
             limits.apply(callback)
         release_modes(self._modes)
@@ -213,7 +213,7 @@ class StagedFinetuning(Callback):
         self.schedule.check_reached(trainer.max_epochs, trainer.max_steps, steps_per_epoch(trainer))
 
     def _restart_counts(self, trainer: Trainer) -> None:
-        """Begin again what counts from the beginning of a stage: restarting schedulers and `EarlyStopping`."""
+        """Restart everything that counts from the beginning of a stage: some schedulers, and `EarlyStopping`."""
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
         if restarting := [rates for rates in schedulers if isinstance(rates, Rates) and rates.restarts]:
             steps, epochs = self._length(trainer)

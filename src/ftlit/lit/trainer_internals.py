@@ -160,7 +160,7 @@ def step_skipped_plateau_schedulers(trainer: Trainer) -> None:
 
 @dataclass(frozen=True)
 class StoppingLimits:
-    """What lets `EarlyStopping` end training. A metric that is not finite, or diverges, ends it in any case.
+    """The limits at which `EarlyStopping` ends training. A metric that is not finite, or diverges, ends it in any case.
 
     Args:
         patience: checks without progress.

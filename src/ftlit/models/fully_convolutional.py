@@ -182,7 +182,7 @@ class _ChannelNorm(nn.Module):
 def _as_sequence(module: nn.Module) -> Mapping[str, nn.Module] | None:
     """Return modules that compute the same one after the other; `None` if they are not known.
 
-    They are known if the class that defines `forward` says so: a subclass with another `forward` may compute something else.
+    They are known if the class that defines `forward` has them: a subclass with another `forward` may compute something else.
     """
     owner = next(cls for cls in type(module).__mro__ if "forward" in vars(cls))
     if owner is nn.Sequential:
@@ -191,7 +191,7 @@ def _as_sequence(module: nn.Module) -> Mapping[str, nn.Module] | None:
 
 
 def _children(sequence: nn.Module) -> dict[str, nn.Module]:
-    """Return the modules of a sequence by name. `named_children` would leave out the second place of a module that stands twice."""
+    """Return the modules of a sequence by name. `named_children` leaves out repetitions of a module."""
     return {name: module for name, module in sequence._modules.items() if module is not None}
 
 

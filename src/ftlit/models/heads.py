@@ -15,7 +15,7 @@ from ftlit.errors import UserError
 from ftlit.models.pooling import Pooling, pool
 from ftlit.registry import Registry
 
-HEADS: Registry[Callable[..., nn.Module]] = Registry("head")  # by the names that stand in checkpoints
+HEADS: Registry[Callable[..., nn.Module]] = Registry("head")  # by the names that checkpoints record
 
 
 def logits_of(head: nn.Module, features: Tensor, pool: Callable[[Tensor], Tensor]) -> Tensor:

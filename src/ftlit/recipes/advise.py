@@ -59,7 +59,7 @@ def run(cfg: DictConfig) -> float:
 
 
 def resolve_auto(cfg: DictConfig) -> DictConfig:
-    """The config itself, or, where its scenario is `auto`, the config composed again with the advised one; what the user gave wins.
+    """The config itself, or, where its scenario is `auto`, the config composed with the advised one; settings of the user win.
 
     The first process measures; the processes that it starts, and a resumed run, read `advice.json`.
 

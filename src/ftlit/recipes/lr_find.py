@@ -99,8 +99,8 @@ def single_stage(schedule: Schedule, index: int) -> Schedule:
 
 
 def choose_rate(suggestion: Suggestion, rates: Sequence[float], *, probe_head: bool) -> float:
-    """The rate at which the loss falls fastest; for a head that is a linear probe, a tenth of the rate from which on it rises, since it has
-    nowhere to fall.
+    """The rate at which the loss falls fastest; for a head that is a linear probe, a tenth of the rate from which on it rises, since it
+    cannot fall.
 
     Raises:
         UserError: there is no such rate among those that were tried.

@@ -49,7 +49,7 @@ class Job:
 
     @property
     def values(self) -> dict[str, str]:
-        """The overrides by name; a deletion (`~name`) stands under its name."""
+        """The overrides by name; a deletion (`~name`) is listed under its name."""
         pairs = (override.lstrip("+").partition("=") for override in self.overrides)
         return {name: value for name, _, value in pairs}
 

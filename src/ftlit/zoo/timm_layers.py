@@ -121,7 +121,7 @@ def _is_close(features: Tensor, wanted: Tensor) -> bool:
 
 
 def _classifier_candidates(model: Any) -> list[nn.Module]:
-    """List modules that may compute the logits of a vector, the most likely first; the identity stands for none."""
+    """List modules that may compute the logits of a vector, the most likely first; the identity if there is none."""
     found = [model.get_submodule(path) for path in classifier_paths(model)]
     if len(found) > 1:
         return [AverageLogits(found), nn.Identity()]

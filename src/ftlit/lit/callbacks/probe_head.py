@@ -84,7 +84,7 @@ class FitProbeHead(Callback):
         return not self.trains and all_of_val and images.per_class is None and _train_share(trainer, images, trains=False) == 1
 
     def use_refitted(self, pl_module: LightningModule) -> None:
-        """Copy the probe of train + val into the head, in place, if there is one. From then on val is no measure of the head."""
+        """Copy the probe of train + val into the head, in place, if there is one. Afterwards scores on val are too high."""
         if self.refitted is not None:
             _copy(self.refitted, self._head(pl_module))
 

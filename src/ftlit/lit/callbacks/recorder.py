@@ -84,7 +84,7 @@ class Recorder(Callback):
         self._since = now
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget an earlier test."""
+        """Discard the predictions of an earlier test."""
         self._batches = []
 
     def on_test_batch_end(
@@ -113,7 +113,7 @@ class Recorder(Callback):
 
 @dataclass(frozen=True)
 class BatchRecord:
-    """What is kept of a test batch.
+    """The part of a test batch that is kept.
 
     Args:
         places: of its images in the test split.
@@ -206,7 +206,7 @@ def bytes_in_use(device: torch.device) -> int:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Begin again to measure a GPU's peak memory. A no-op on other devices."""
+    """Reset the measured peak memory of a GPU. A no-op on other devices."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 

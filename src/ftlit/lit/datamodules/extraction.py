@@ -39,7 +39,7 @@ class Extraction:
         self.forget()
 
     def forget(self) -> None:
-        """Start again: weights and files may have changed."""
+        """Discard what is known: weights and files may have changed."""
         self._hashes: dict[Split, ImageHashes] = {}
         self._keys: dict[tuple[View, FeatureSpec], tuple[object, FeatureKey]] = {}  # with the versions of the weights
         self._rows: dict[tuple[Split, str], Rows] = {}  # by split and digest

@@ -203,7 +203,7 @@ class FeatureData(LightningDataModule):
 
     @property
     def _stage(self) -> int | None:
-        """The current stage; `None` without a schedule, by which frozen layers stay frozen."""
+        """The current stage; `None` without a schedule: frozen layers then stay frozen."""
         return self._staging.index if self._staging and self.running.state.fn == "fit" else None
 
     def _prepare(self) -> None:

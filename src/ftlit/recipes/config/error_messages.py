@@ -23,7 +23,7 @@ PLUGIN_EXTRAS = {  # options that another package brings -> the extra that insta
     "hydra/launcher=submitit_local": "slurm",
     "hydra/launcher=ray": "ray",
 }
-LIGHTNING_HINTS = {  # part of a message of Lightning -> what the user can do
+LIGHTNING_HINTS = {  # part of a message of Lightning -> advice for the user
     "No supported gpu backend": "no GPU that torch can use is here: take trainer=auto or trainer=cpu",
     "CUDAAccelerator` can not run": "no GPU that torch can use is here: take trainer=auto or trainer=cpu",
 }
@@ -39,7 +39,7 @@ def as_user_error(error: BaseException) -> UserError | None:
         if isinstance(cause, MissingConfigException):
             return _wrong_option(cause)
         if isinstance(cause, ValueError) and str(cause).startswith("No trials are completed"):  # Optuna's
-            return UserError("no trial of this search ended well: the error of each is printed above")
+            return UserError("no trial of this search succeeded: the error of each is printed above")
         if isinstance(cause, ConfigCompositionException):
             return _wrong_override(chain)
         if hydra_internals.is_bad_group_value(cause):
@@ -60,7 +60,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _refused_arguments(call: FailedCall, error: BaseException) -> UserError | None:
-    """Why a called target refused its arguments. `None` where it broke inside: another kind of error, or one that passed through ftlit,
+    """The error of a target that does not accept its arguments. `None` for another kind of error, or one that passed through ftlit,
     which raises `UserError` for arguments.
     """
     prefix = f"{call.node}: " if call.node else ""
@@ -75,8 +75,8 @@ def _refused_arguments(call: FailedCall, error: BaseException) -> UserError | No
 
 
 def _misconfigured(error: BaseException) -> UserError | None:
-    """Lightning's error for a wrong choice, with what to do instead where we know it."""
-    from lightning.fabric.utilities.exceptions import MisconfigurationException  # here: no other user error waits for Lightning
+    """Lightning's error for a wrong choice, with advice where there is some."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException  # here: other errors do not need Lightning
 
     if not isinstance(error, MisconfigurationException):
         return None

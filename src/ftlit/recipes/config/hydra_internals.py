@@ -98,7 +98,7 @@ def set_choices(chosen: Any) -> None:
 
 
 def task_overrides() -> list[str]:
-    """The words that the running program's config was composed from, without those of Hydra's own settings."""
+    """The overrides that the running program's config was composed from, without those of Hydra's own settings."""
     return list(hydra_config().overrides.task)
 
 
@@ -113,7 +113,7 @@ def compose_again(overrides: Sequence[str], *, with_hydra: bool = False) -> Dict
 
 
 def add_task_override(word: str) -> None:
-    """Add a word to those that the running program's config was composed from."""
+    """Add an override to those that the running program's config was composed from."""
     config = hydra_config()
     with read_write(config), open_dict(config):
         config.overrides.task.append(word)

@@ -68,7 +68,7 @@ def check_labelled(data: Any) -> None:
 
 
 def check_input(cfg: DictConfig, input_spec: object) -> None:
-    """Check that network and data both take images, or both take texts, as the signature of the data tells.
+    """Check that network and data both take images, or both take texts, by the signature of the data.
 
     Raises:
         UserError: what each takes, and what to give.

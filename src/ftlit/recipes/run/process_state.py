@@ -13,7 +13,7 @@ HYDRA_FULL_ERROR = "HYDRA_FULL_ERROR"  # makes Hydra raise its errors instead of
 TRACEBACK = "FTLIT_TRACEBACK"  # what the user gave as HYDRA_FULL_ERROR, for the processes that a launcher starts
 
 LIBRARY_LOGGERS = ("lightning.pytorch", "lightning.fabric")
-HIDDEN_WARNINGS = (  # of Lightning: hints on hardware and loaders, and what is meant here
+HIDDEN_WARNINGS = (  # of Lightning: hints on hardware and loaders, and warnings of intended behaviour
     "does not have many workers",
     "number of training batches",
     "directory .* exists and is not empty",

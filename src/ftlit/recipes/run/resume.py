@@ -134,7 +134,7 @@ def _registered_parts(cfg: DictConfig) -> dict[str, str]:
 
 
 def _built_in_part(path: str) -> object:
-    """What a path within ftlit names; `None` for a user's, which is not imported before it is built."""
+    """The object at a path within ftlit; `None` for a user's, which is not imported before it is built."""
     if not path.startswith("ftlit."):
         return None
     try:

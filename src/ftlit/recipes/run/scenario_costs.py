@@ -42,7 +42,7 @@ def epochs_of(cfg: DictConfig, batches: float) -> float:
 
 
 def has_probe_head(cfg: DictConfig) -> bool:
-    """Whether the head is a linear probe. A target that is not a class, a function for instance, is called with sizes of no meaning."""
+    """Whether the head is a linear probe. A target that is not a class, a function for instance, is called with arbitrary sizes."""
     target = resolve_name(cfg.head._target_)
     if isinstance(target, type):
         return is_linear_probe(target)
