@@ -86,9 +86,9 @@ def _below_pooling(backbone: Backbone) -> tuple[dict[str, nn.Module], tuple[int,
         raise UserError(f"this backbone takes images of {size} px only, not larger ones: {one_line(error)}") from error
     above = [(f"backbone.{name}", layer) for name, layer in backbone.items() if name not in maps]
     shape: tuple[int, ...] = shapes[maps[-1]] if maps else (3, size, size)
-    if above and isinstance(above[0][1], nn.Sequential):  # a layer that ends with the pooling
-        (name, layer), *above = above
-        inner = [(f"{name}.{part}", module) for part, module in _children(layer).items()]
+    if above and (sequence := _as_sequence(above[0][1])) is not None:  # a layer that ends with the pooling
+        (name, _), *above = above
+        inner = [(f"{name}.{part}", module) for part, module in sequence.items()]
         place = next((i for i, (_, module) in enumerate(inner) if isinstance(module, ENDS_MAPS)), 0)
         for part, module in inner[:place]:
             layers[part] = module
@@ -185,14 +185,9 @@ def _as_sequence(module: nn.Module) -> Mapping[str, nn.Module] | None:
     They are known if the class that defines `forward` has them: a subclass with another `forward` may compute something else.
     """
     owner = next(cls for cls in type(module).__mro__ if "forward" in vars(cls))
-    if owner is nn.Sequential:
-        return _children(module)
+    if owner is nn.Sequential:  # not `named_children`, which leaves out repetitions of a module
+        return {name: child for name, child in module._modules.items() if child is not None}
     return module.as_sequence() if "as_sequence" in vars(owner) else None  # type: ignore[no-any-return, operator]
-
-
-def _children(sequence: nn.Module) -> dict[str, nn.Module]:
-    """Return the modules of a sequence by name. `named_children` leaves out repetitions of a module."""
-    return {name: module for name, module in sequence._modules.items() if module is not None}
 
 
 def _averages(length: int, positions: int) -> Tensor:

@@ -51,10 +51,10 @@ def run(cfg: DictConfig) -> float:
     write(cfg, advice, parts, measured)
     reason = _reason(advice, parts)
     if measured is None:
-        console.say(f"scenario={advice.scenario}: {reason}")
+        console.print_line(f"scenario={advice.scenario}: {reason}")
         return float("nan")
     command = [*overrides_of(cfg, advice), *(word for word in _given() if not word.startswith("recipe="))]
-    console.say_advice(measured, advice, reason, dict(costs_of(parts.backbone, parts.data, _configs())), command)
+    console.print_advice(measured, advice, reason, dict(costs_of(parts.backbone, parts.data, _configs())), command)
     return next(depth.accuracy for depth in measured.depths if depth.cut == advice.cut)
 
 
@@ -80,7 +80,7 @@ def resolve_auto(cfg: DictConfig) -> DictConfig:
         measured, advice = advise_on(cfg, parts)
         advice, advised = fit_to_overrides(cfg, measured, advice)
         write(cfg, advice, parts, measured)
-        console.say(f"scenario=auto: {advice.scenario}. {_reason(advice, parts)}")
+        console.print_line(f"scenario=auto: {advice.scenario}. {_reason(advice, parts)}")
         return adopt(advised)
     stored = read_advice(cfg.paths.run)
     if stored is None:

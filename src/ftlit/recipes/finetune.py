@@ -119,9 +119,9 @@ def fit(cfg: DictConfig, run: Run) -> float:
         results = _evaluate(cfg, run)
         if first:
             write_result(cfg.paths.run, results)
-            console.say_results(cfg, results, f"{'trained' if run.trains else 'fitted'} in {seconds:.1f} s")
+            console.print_results(cfg, results, f"{'trained' if run.trains else 'fitted'} in {seconds:.1f} s")
             if run.recorder and run.recorder.tested:
-                artifacts.say_report(cfg, run.data, run.recorder.tested, run.recorder.features)
+                artifacts.write_run_report(cfg, run.data, run.recorder.tested, run.recorder.features)
     return results["val/accuracy"]
 
 
@@ -155,7 +155,7 @@ def _begin(cfg: DictConfig, run: Run, plan: Plan) -> None:
         trains=run.trains,
         processes=run.trainer.world_size,
     )
-    console.say_plan(cfg, rows, plan, run.resume_from, trains=run.trains)
+    console.print_plan(cfg, rows, plan, run.resume_from, trains=run.trains)
     if run.recorder:
         artifacts.write_run(cfg, run.data, rows, plan)
 
@@ -166,12 +166,12 @@ def _train(cfg: DictConfig, run: Run) -> None:
     except UnpicklingError as error:  # the code in the file did not run
         raise UserError(f"{run.resume_from} holds more than tensors and plain values, and is not loaded: begin a new run") from error
     except SystemExit:  # Lightning's answer to Ctrl-C
-        console.say_interrupted(cfg)
+        console.print_interrupted(cfg)
         sys.exit(INTERRUPTED_STATUS)
     except RuntimeError as error:
         if run.trainer.world_size == 1 or not any(text in str(error) for text in CONNECTION_LOST):
             raise
-        console.say_lost(cfg, run.trainer.global_rank)
+        console.print_lost_process(cfg, run.trainer.global_rank)
         sys.exit(1)
 
 

@@ -55,7 +55,7 @@ def run(cfg: DictConfig) -> float:
     rate = choose_rate(suggestion, curve.rates, probe_head=run.probe_head is not None)
     if run.trainer.is_global_zero:
         draw(folder / "lr_find.png", curve.rates, curve.losses, suggestion, probe_head=run.probe_head is not None)
-        console.say(describe(rate, suggestion, run, folder))
+        console.print_line(describe(rate, suggestion, run, folder))
     return rate
 
 

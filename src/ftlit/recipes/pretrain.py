@@ -97,7 +97,7 @@ def _say_plan(cfg: DictConfig, backbone: Backbone, data: IndexedImages) -> None:
         "run": f"seed {cfg.seed}, folder {cfg.paths.run}",
         "resume": console.resume_command(cfg),
     }
-    console.say_rows(rows.items())
+    console.print_rows(rows.items())
 
 
 def _check_begun(cfg: DictConfig, folder: Path) -> None:

@@ -73,17 +73,17 @@ def run(cfg: DictConfig) -> float:
     repeats = []
     for i in range(probes.repeats):
         if probes.repeats > 1:
-            console.say(f"draw {i + 1} of {probes.repeats}:")
+            console.print_line(f"draw {i + 1} of {probes.repeats}:")
         data = instantiate(cfg.data, input_spec=parts.backbone.input_spec, seed=cfg.data.seed + i) if i else parts.data
         repeats.append(probe_layers(cfg, probes, RunParts(parts.backbone, data)))
     summary = describe(repeats, per_class, parts.data.input_spec.noun)
     write_files(cfg, repeats)
     console.show(table_of(repeats))
-    console.say(f"{summary}; probe.csv, probe.png: {cfg.paths.run}")
+    console.print_line(f"{summary}; probe.csv, probe.png: {cfg.paths.run}")
     if cfg.report:
         rows = [("probe", summary), *console.data_rows(parts.data, parts.data.input_spec.noun)]
         artifacts.write_run(cfg, parts.data, rows)
-        artifacts.say_report(cfg, parts.data, repeats[0].predictions, repeats[0].features)
+        artifacts.write_run_report(cfg, parts.data, repeats[0].predictions, repeats[0].features)
     return mean(nan if repeat.best.score is None else repeat.best.score for repeat in repeats)
 
 
@@ -104,7 +104,7 @@ def probe_layers(cfg: DictConfig, probes: LayerProbes, parts: RunParts) -> Repea
             raise UserError(f"probe.poolings={list(probes.poolings)}: not possible for features of {', '.join(cuts)}; give average")
         where = ", ".join(cuts) if len(cuts) < 4 else f"{len(cuts)} cuts"
         tried = f"{', '.join(probes.kinds)} on {', '.join(train)}-pooled features, {len(probes.l2 or L2_PENALTIES)} L2 penalties"
-        console.say(f"fitting linear probes at {where}: {tried}")
+        console.print_line(f"fitting linear probes at {where}: {tried}")
         valid = features["val"] if cfg.data.get("per_class") is None else None
         fitted = probes.at(train, valid)
         best = best_of(fitted)

@@ -68,7 +68,7 @@ def write_run(cfg: DictConfig, data: Any, plan_rows: Sequence[tuple[str, str]], 
         _write_images(folder, "samples", images.input_spec, _transformed(train, places, images.transforms["train"], cfg.seed), captions)
 
 
-def say_report(cfg: DictConfig, data: Any, tested: Predictions, features: Mapping[str, Tensor]) -> None:
+def write_run_report(cfg: DictConfig, data: Any, tested: Predictions, features: Mapping[str, Tensor]) -> None:
     """Write the predictions and features of the test images (see `Recorder`) and `report.html`, and print its path. An error here does not
     fail a run whose results are written.
     """
@@ -76,9 +76,9 @@ def say_report(cfg: DictConfig, data: Any, tested: Predictions, features: Mappin
 
     try:
         _write_tested(cfg, data, tested, features)
-        console.say(f"report: {write_report(cfg.paths.run)}")
+        console.print_line(f"report: {write_report(cfg.paths.run)}")
     except Exception as error:  # a full disk, an image that is gone, a bug of ours: the results of the run are valid
-        console.say(f"no report: {one_line(error)}")
+        console.print_line(f"no report: {one_line(error)}")
 
 
 def _write_tested(cfg: DictConfig, data: Any, tested: Predictions, features: Mapping[str, Tensor]) -> None:

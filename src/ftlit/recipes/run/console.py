@@ -126,7 +126,7 @@ def _cache_text(data: Any, stage_inputs: Sequence[StageInput]) -> str:
     return text + "the evaluation view, without augmentation (cache=none: augmentation; cache=views: stored augmented views)"
 
 
-def say_plan(cfg: DictConfig, rows: Sequence[PlanRow], plan: Plan, resume_from: Path | None, *, trains: bool = True) -> None:
+def print_plan(cfg: DictConfig, rows: Sequence[PlanRow], plan: Plan, resume_from: Path | None, *, trains: bool = True) -> None:
     """Print the rows of the plan, the command that resumes the run, what trains when at which rate, and the doctor's warnings."""
     table = Table.grid(padding=(0, 2))
     for name, text in rows:
@@ -162,36 +162,36 @@ def _by_stage(values: Sequence[str]) -> str:
     return ", ".join(f"{value} {places[0]}" + (f"-{places[-1]}" if len(places) > 1 else "") for value, places in runs)
 
 
-def say_results(cfg: DictConfig, results: Mapping[str, float], time: str) -> None:
+def print_results(cfg: DictConfig, results: Mapping[str, float], time: str) -> None:
     """Print the metrics of the best checkpoint on val and test, the time as text, and the folder of the run."""
     table = Table("split", "accuracy", "macro F1", "loss")
     for split in ("val", "test"):
         table.add_row(split, *(f"{results[f'{split}/{metric}']:.4f}" for metric in ("accuracy", "f1", "loss")))
     show(table)
-    say(f"{time}; best and last checkpoint, metrics.csv, config.yaml: {cfg.paths.run}")
+    print_line(f"{time}; best and last checkpoint, metrics.csv, config.yaml: {cfg.paths.run}")
 
 
-def say_advice(measured: Measurements, advice: Advice, reason: str, costs: Mapping[str, float], command: Sequence[str]) -> None:
+def print_advice(measured: Measurements, advice: Advice, reason: str, costs: Mapping[str, float], command: Sequence[str]) -> None:
     """Print the measurements of each layer, the reason, the time of each scenario, and the command that follows the advice."""
     table = Table("layer", "held-out accuracy", "LogME")
     for depth in reversed(measured.depths):
         mark = " *" if depth.cut == advice.cut else ""
         table.add_row(depth.cut, f"{depth.accuracy:.4f}{mark}", f"{depth.logme:.3f}")
     show(table)
-    say(f"* {reason}")
-    say("estimated time: " + ", ".join(f"{name} {seconds:,.0f} s" for name, seconds in costs.items()))
-    say(f"python train.py {shlex.join(command)}")
+    print_line(f"* {reason}")
+    print_line("estimated time: " + ", ".join(f"{name} {seconds:,.0f} s" for name, seconds in costs.items()))
+    print_line(f"python train.py {shlex.join(command)}")
 
 
 @rank_zero_only
-def say_interrupted(cfg: DictConfig) -> None:
+def print_interrupted(cfg: DictConfig) -> None:
     """Print how to resume after Ctrl-C."""
     saved = Path(cfg.paths.run, "checkpoints", "last.ckpt").exists()
     state = "interrupted; the last checkpoint is saved" if saved else "interrupted before the first step"
-    say(f"{state}. To resume: {resume_command(cfg)}")
+    print_line(f"{state}. To resume: {resume_command(cfg)}")
 
 
-def say_lost(cfg: DictConfig, rank: int) -> None:
+def print_lost_process(cfg: DictConfig, rank: int) -> None:
     """Print, on stderr, that another process failed."""
     print(f"ftlit: process {rank} stops: another process failed, see its error above. To resume: {resume_command(cfg)}", file=sys.stderr)
 
@@ -203,15 +203,15 @@ def resume_command(cfg: DictConfig) -> str:
     return shlex.join([*command, *(word for word in arguments(cfg.paths.run) if not word.startswith("resume=")), "resume=true"])
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Print a text in one line, as it is."""
     _console().print(escape(text), soft_wrap=True)
 
 
-def say_rows(rows: Iterable[PlanRow]) -> None:
+def print_rows(rows: Iterable[PlanRow]) -> None:
     """Print rows, each in one line."""
     for name, text in rows:
-        say(f"{name:<8}  {text}")
+        print_line(f"{name:<8}  {text}")
 
 
 def show(table: Table) -> None:
