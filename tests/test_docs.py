@@ -73,7 +73,7 @@ def test_a_command_runs_with_all_options_of_the_page(tmp_path, recipe):
         (tmp_path / name).write_text(text)
     options = [f"{group}={option}" for _, group, option, _ in YAML]
     scenario = ("scenario=large_similar", "trainer.max_epochs=3", "trainer=cpu", "report=false")
-    inherited = ("probe.seed=1",)  # from the option that the `defaults` line of the probe names; without this line Hydra knows no such value
+    inherited = ("probe.seed=1",)  # a value of softmax: the probe has it through its `defaults` line only
     command = [sys.executable, ROOT / "train.py", "--config-dir", "my_conf", *options, f"recipe={recipe}", *scenario, *inherited]
     environment = {**os.environ, "PYTHONPATH": python_path(tmp_path), "FTLIT_CACHE": str(tmp_path / "store")}
     done = warm.run([*command, "hydra.run.dir=run"], cwd=tmp_path, env=environment)
