@@ -187,7 +187,7 @@ def _as_sequence(module: nn.Module) -> Mapping[str, nn.Module] | None:
     owner = next(cls for cls in type(module).__mro__ if "forward" in vars(cls))
     if owner is nn.Sequential:  # not `named_children`, which leaves out repetitions of a module
         return {name: child for name, child in module._modules.items() if child is not None}
-    return module.as_sequence() if "as_sequence" in vars(owner) else None  # type: ignore[no-any-return, operator]
+    return module.as_sequence() if "as_sequence" in vars(owner) else None  # type: ignore[operator]
 
 
 def _averages(length: int, positions: int) -> Tensor:
