@@ -32,6 +32,7 @@ things += [train_transform(InputSpec(), "trivial_augment"), image_reader(InputSp
 """
 
 
+@pytest.mark.e2e
 def test_a_process_with_another_hash_seed_computes_the_same_fingerprints():
     here: dict = {}
     exec(THINGS, here)

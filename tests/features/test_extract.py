@@ -219,6 +219,7 @@ def start_slow_extraction(folder: Path, seconds: float) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.e2e
 def test_only_one_of_two_processes_computes_the_same_features(tmp_path):
     both = [start_slow_extraction(tmp_path, 0.1) for _ in range(2)]
     outputs = [process.communicate(timeout=120)[0] for process in both]
@@ -227,6 +228,7 @@ def test_only_one_of_two_processes_computes_the_same_features(tmp_path):
     assert sum("another process computes these features: waiting" in text for text in outputs) == 1
 
 
+@pytest.mark.e2e
 def test_a_killed_process_leaves_complete_shards_and_the_next_process_continues(tmp_path):
     first = start_slow_extraction(tmp_path, 0.2)
     while len(list(tmp_path.glob("*/*.safetensors"))) < 3:

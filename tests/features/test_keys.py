@@ -153,6 +153,7 @@ def keys_of(folder: Path, users: str) -> dict[str, str]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.e2e
 def test_edited_comments_docstrings_and_moved_modules_change_no_key_but_a_users_constant_does(tmp_path):
     before, after = tmp_path / "before", tmp_path / "after"
     for folder in (before, after):

@@ -75,6 +75,7 @@ def run(folder, *command):
     return done.stdout
 
 
+@pytest.mark.e2e
 def test_another_hydra_project_uses_the_config_groups(other_project):
     output = run(other_project, "app.py", "head.hidden=[5]")
     assert "('low', 'high')" in output and "'head + high and above', 'all'" in output and "out_features=5" in output

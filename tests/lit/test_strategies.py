@@ -59,6 +59,7 @@ def compiled_as_a_whole(model):
     return torch.compile(model, backend="aot_eager")
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("compiled", [compiled_by_part, compiled_as_a_whole])
 def test_compiled_training_ends_with_the_same_weights_after_more_stages_than_the_recompile_limit(compiled):
     plain, model = fit(Net()), Net()

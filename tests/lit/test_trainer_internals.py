@@ -206,6 +206,7 @@ def test_the_loss_of_a_batch_is_divided_by_the_batches_of_a_step():
     assert losses == [2.0] * BATCHES
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("rank", "expected"), [("2", 2), (None, 0)])
 def test_the_rank_is_read_from_the_environment_before_a_trainer_exists(rank, expected):
     code = "from ftlit.lit.trainer_internals import rank_before_trainer as rank; print(rank())"

@@ -97,6 +97,7 @@ def test_a_fault_while_a_user_error_is_handled_is_a_fault():
         assert as_user_error(error) is None
 
 
+@pytest.mark.e2e
 def test_the_command_line_prints_only_the_message_and_exits_with_2():
     done = subprocess.run([sys.executable, "-m", "ftlit.cli.train", "backbone=resnet51"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
