@@ -156,17 +156,26 @@ def _first_server() -> Server:
     return Server(ours)
 
 
-def serve(connection: socket.socket) -> None:
-    """Fork a program for each request that asks for one, answer with its number, or with the status of one; end with the connection."""
+def serve(connection: socket.socket, last: bool = False) -> None:
+    """Fork a program for each request that asks for one, answer with its number, or with the status of one; end with the connection.
+
+    Args:
+        connection: to the process that asks.
+        last: whether the programs end too: a test process that was killed leaves none.
+    """
+    programs: set[int] = set()
     for number in (signal.SIGINT, signal.SIGTERM):  # of the group: meant for the programs
         signal.signal(number, signal.SIG_IGN)
     while True:
         try:
             request, files = _receive(connection)
         except (EOFError, OSError):  # that process has ended
+            for program in programs if last else ():
+                os.kill(program, signal.SIGKILL)
             os._exit(0)
         if "poll" in request:
             pid, status = os.waitpid(request["poll"], os.WNOHANG)
+            programs.discard(pid)
             _send(connection, os.waitstatus_to_exitcode(status) if pid else None)
             continue
         child = os.fork()
@@ -175,6 +184,7 @@ def serve(connection: socket.socket) -> None:
             _become(request, files)
         for descriptor in files:
             os.close(descriptor)
+        programs.add(child)
         _send(connection, child)
 
 
@@ -259,4 +269,4 @@ def _receive(connection: socket.socket) -> tuple[Any, list[int]]:
 if __name__ == "__main__":
     for name in IMPORTS:
         __import__(name)
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    serve(socket.socket(fileno=int(sys.argv[1])), last=True)
