@@ -1,11 +1,159 @@
-"""Write files that are complete at any moment, whatever stops the program."""
+"""The one writer of the files that a run leaves: each is complete at any moment, whatever stops the program, and an error names it."""
 
+import csv
+import errno
+import fcntl
+import io
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import mkdtemp
+from typing import IO, Any
+
+from ftlit.errors import UserError, one_line
+
+PART = ".part"  # end of the name of a file that is being written
+REMEDIES = {  # of errors that a user can mend -> what to do
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space of your quota",
+    errno.EFBIG: "raise the limit on the size of a file",
+    errno.EACCES: "make it and its folder writable",
+    errno.EPERM: "make it and its folder writable",
+    errno.EROFS: "make its disk writable",
+    errno.EIO: "check its disk",
+    errno.EISDIR: "remove the folder of this name",
+    errno.ENOTDIR: "remove the file that stands in place of its folder",
+    errno.EEXIST: "remove the file that stands in place of its folder",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.EMFILE: "raise the limit on open files",
+    errno.ESTALE: "check its disk",
+}
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)  # never a fault of the program
+
+
+class WriteError(UserError):
+    """A file that cannot be written; the one that it would have replaced is as it was."""
+
+
+def disk_error(error: BaseException) -> WriteError | None:
+    """The error for a full, broken or write-protected disk, whatever was read or written there; `None` for any other error."""
+    if not isinstance(error, OSError) or error.errno not in DISK_ERRORS:
+        return None
+    return WriteError(f"cannot write or read {error.filename or 'a file'} ({error.strerror}): {REMEDIES[error.errno]}")
+
+
+def write_error(path: str | Path, error: OSError) -> WriteError:
+    """The error for a file that cannot be written: its name, the reason, and what to do."""
+    remedy = REMEDIES.get(error.errno or 0)
+    return WriteError(f"cannot write {path} ({error.strerror or one_line(error)})" + (f": {remedy}" if remedy else ""))
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Turn an error of the file system in this block into one line that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a file beside `path` that gets its name at the end of the block, when it is on the disk. Creates the folder.
+
+    Raises:
+        WriteError: the file cannot be written. As after any other error, nothing is left of it.
+    """
+    beside = path.with_name(f"{path.name}{PART}")
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove(beside)
+        try:
+            with beside.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file next to `path` and rename it to `path`; text as UTF-8. Creates the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.part")
-    beside.write_bytes(content if isinstance(content, bytes) else content.encode())
-    beside.replace(path)
+    """Write a whole file, see `replacing`; text as UTF-8."""
+    with replacing(path) as file:
+        file.write(content if isinstance(content, bytes) else content.encode())
+
+
+def write_rows(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+    """Write a csv file, see `replacing`. The header is the first of the rows."""
+    csv.writer(stream := io.StringIO(newline="")).writerows(rows)
+    write_atomically(path, stream.getvalue())
+
+
+def write_figure(path: Path, figure: Any, dpi: int) -> None:
+    """Write a figure of matplotlib as PNG, see `replacing`."""
+    figure.savefig(stream := io.BytesIO(), dpi=dpi, format="png")
+    write_atomically(path, stream.getvalue())
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a file that exists belongs to another user."""
+    return path.stat().st_uid != os.getuid()
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what a killed program was writing in this folder."""
+    for part in folder.glob(f"*{PART}"):
+        with suppress(OSError):
+            remove(part)
+
+
+@contextmanager
+def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """Yield a folder in `parent` that is removed at the end. First removes those of programs that were killed before theirs.
+
+    A kernel lock on the folder, which ends with the program, says that it is in use.
+    """
+    for left in parent.glob(f"{prefix}*"):
+        _remove_unlocked(left)
+    folder = Path(mkdtemp(prefix=prefix, dir=parent))
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
+def _remove_unlocked(folder: Path) -> None:
+    with suppress(OSError):  # in use (BlockingIOError), or another user's
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(handle)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the new name on the disk too. Some file systems cannot; the file is then as safe as they make it."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,12 +1,10 @@
 """The files of a run's folder that several parts of the program read: `result.json` and `advice.json`."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ftlit.files import write_atomically
-from ftlit.formats import JsonObject, upgraded, with_format
+from ftlit.formats import DamagedFile, JsonObject, read_json, write_json
 
 RESULT = "result.json"
 ADVICE = "advice.json"
@@ -16,29 +14,34 @@ Result = JsonObject | list[JsonObject]
 
 def write_result(folder: str | Path, result: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
     """Write `result.json`: metrics by name, or a list of such mappings, each of which carries the format."""
-    content: Any = with_format(result) if isinstance(result, Mapping) else [with_format(entry) for entry in result]
-    write_atomically(Path(folder, RESULT), json.dumps(content, indent=1))
+    write_json(Path(folder, RESULT), result if isinstance(result, Mapping) else [dict(entry) for entry in result])
 
 
 def read_result(folder: str | Path) -> Result | None:
-    """`result.json` without the format; `None` where there is none. Raises `UserError` for one that a newer program wrote."""
+    """`result.json` without the format; `None` where there is none. Raises `UserError` for a damaged one, or one of a newer program."""
     path = Path(folder, RESULT)
-    if not path.is_file():
-        return None
-    content = json.loads(path.read_text())
-    return upgraded(content, path) if isinstance(content, dict) else [upgraded(entry, path) for entry in content]
+    return read_json(path, remedy="remove it, or run again") if path.is_file() else None
 
 
 def write_advice(folder: str | Path, advice: Mapping[str, Any], measurements: Mapping[str, Any] | None) -> None:
     """Write `advice.json`: the advised scenario, and the measurements it follows from, where there are any."""
-    content = with_format({"advice": advice, "measurements": measurements})
-    write_atomically(Path(folder, ADVICE), json.dumps(content, indent=1))
+    write_json(Path(folder, ADVICE), {"advice": advice, "measurements": measurements})
 
 
 def read_advice(folder: str | Path) -> JsonObject | None:
-    """`advice.json`: `advice` and `measurements`; `None` where there is none. Raises `UserError` for one that a newer program wrote."""
+    """`advice.json`: `advice` and `measurements`; `None` where there is none.
+
+    Raises:
+        UserError: it is damaged, or a newer program wrote it.
+    """
     path = Path(folder, ADVICE)
-    return upgraded(json.loads(path.read_text()), path, _advice_from_0) if path.is_file() else None
+    if not path.is_file():
+        return None
+    remedy = "remove it; to resume the run, give the scenario that it printed, scenario=NAME"
+    content = read_json(path, _advice_from_0, remedy=remedy)
+    if not isinstance(content, dict) or not isinstance(content.get("advice"), dict):
+        raise DamagedFile(path, "it holds no advice", remedy)
+    return content
 
 
 def _advice_from_0(content: JsonObject) -> JsonObject:

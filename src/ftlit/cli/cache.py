@@ -7,6 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from ftlit.errors import one_line
 from ftlit.features.shard import Damaged, read_shard
 from ftlit.features.store import Store, StoredTable
 from ftlit.formatting import size_in_words
@@ -42,6 +43,9 @@ def verify(folder: str | None) -> int:
                 sound += 1
             except FileNotFoundError:  # merged or removed by another process
                 continue
+            except OSError as error:
+                damaged += 1
+                print(f"cannot be read: {path} ({one_line(error)})")
             except Damaged as reason:
                 damaged += 1
                 print(f"damaged and removed: {path} ({reason})")

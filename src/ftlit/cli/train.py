@@ -3,11 +3,13 @@
 import sys
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 
 from omegaconf import DictConfig
 
 from ftlit.cli import sweep_jobs
 from ftlit.errors import one_line, unknown
+from ftlit.files import WriteError
 from ftlit.recipes.config.hydra_internals import hydra_main
 from ftlit.recipes.config.overrides import complete, job_label
 from ftlit.recipes.run import processes
@@ -60,19 +62,28 @@ def _run(cfg: DictConfig) -> float:
                 cfg = import_module(RECIPES["advise"]).resolve_auto(cfg)
             return import_module(RECIPES[cfg.recipe]).run(cfg)  # type: ignore[no-any-return]
     except Exception as error:
-        exit_for_user_error(error)
+        exit_for_user_error(error, cfg)
         raise
 
 
-def exit_for_user_error(error: Exception) -> None:
-    """Print an error of the user on stderr and exit with status 2; return where the error is a fault of the program."""
+def exit_for_user_error(error: Exception, cfg: DictConfig | None = None) -> None:
+    """Print an error of the user on stderr and exit with status 2; return where the error is a fault of the program. If a file could not be
+    written, the line says how to go on with the run of `cfg`.
+    """
     from ftlit.recipes.config.error_messages import as_user_error  # here, so that --help stays fast
 
     if not wants_traceback() and (user_error := as_user_error(error)):
-        print("ftlit", *filter(None, [job_label()]), user_error, sep=": ", file=sys.stderr)
-        processes.write_reason(str(user_error))
+        text = f"{user_error}; {_next_step(cfg)}" if cfg is not None and isinstance(user_error, WriteError) else str(user_error)
+        print("ftlit", *filter(None, [job_label()]), text, sep=": ", file=sys.stderr)
+        processes.write_reason(text)
         processes.remove_empty_folder()
-        raise processes.JobExit(processes.USER_ERROR_STATUS, str(user_error))
+        raise processes.JobExit(processes.USER_ERROR_STATUS, text)
+
+
+def _next_step(cfg: DictConfig) -> str:
+    if cfg.recipe in sweep_jobs.RESUMABLE_RECIPES and Path(cfg.paths.run, "config.yaml").is_file():
+        return f"then resume: {import_module('ftlit.recipes.run.console').resume_command(cfg)}"
+    return "then give the command again"
 
 
 if __name__ == "__main__":

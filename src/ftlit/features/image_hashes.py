@@ -19,6 +19,7 @@ from ftlit.data.dataset import Examples
 from ftlit.data.images import BadImage, shown
 from ftlit.errors import one_line
 from ftlit.features.spec import HASH_DTYPE, ImageHashes
+from ftlit.files import is_foreign
 from ftlit.fingerprint import fingerprint, of_array, of_bytes
 
 PATHS_PER_QUERY = 500  # older versions of SQLite take 999 parameters
@@ -30,10 +31,13 @@ class HashCache:
 
     Args:
         folder: holds `images.sqlite`.
+        trust: use the file of another user too; otherwise there is one beside it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, trust: bool = False) -> None:
         self.path = folder / "images.sqlite"
+        if not trust and self.path.exists() and is_foreign(self.path):
+            self.path = self.path.with_stem(f"images-{os.getuid()}")
 
     def recall(self, paths: Sequence[Path]) -> dict[Path, str]:
         """Return the hashes of those files that have not changed since they were added."""

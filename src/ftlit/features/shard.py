@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from xxhash import xxh3_128
 
 from ftlit.errors import UserError, one_line
 from ftlit.features.spec import HASH_DTYPE, ImageHashes
+from ftlit.files import is_foreign
 from ftlit.formatting import size_in_words
 
 DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16"}  # as safetensors calls them
@@ -93,13 +95,15 @@ def write_shard(folder: Path, images: ImageHashes, parts: Sequence[Tensor]) -> P
         The file. Its name is the hash of `images`.
 
     Raises:
-        UserError: the disk is full; nothing is left of the shard.
+        UserError: the disk is full, or the folder cannot be written to; nothing is left of the shard.
     """
     hashes = torch.frombuffer(bytearray(images.tobytes()), dtype=torch.uint8).view(-1, 32)
     shape, dtype = (len(images), *parts[0].shape[1:]), parts[0].dtype
     size = sum(part.nbytes for part in parts)
     text, hasher = _header(dtype, shape, size), _new_hasher(dtype, shape)
     path = folder / f"{xxh3_128(images.tobytes()).hexdigest()}.safetensors"
+    if path.exists() and is_foreign(path):
+        path = path.with_stem(f"{path.stem}-{os.getuid()}")
     beside = path.with_suffix(f".{os.getpid()}.part")
     try:
         with beside.open("wb") as file:
@@ -113,10 +117,9 @@ def write_shard(folder: Path, images: ImageHashes, parts: Sequence[Tensor]) -> P
         os.replace(beside, path)
         return path
     except OSError as error:
-        beside.unlink(missing_ok=True)
-        if error.errno in DISK_FULL:
-            raise no_space(folder, size) from error
-        raise
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise (no_space(folder, size) if error.errno in DISK_FULL else unusable(f"cannot write features in {folder}", error)) from error
 
 
 def _header(dtype: torch.dtype, shape: tuple[int, ...], size: int) -> bytes:
@@ -137,6 +140,12 @@ def rows_of(path: Path) -> int:
             return int(file.get_slice("images").get_shape()[0])
     except (SafetensorError, OSError):
         return 0
+
+
+def unusable(what: str, error: OSError) -> UserError:
+    """Return the error for a file or folder of the store that cannot be read or written."""
+    reason = error.strerror or one_line(error)
+    return UserError(f"{what} ({reason}): make it accessible, or give another folder (on the command line cache.folder=, or cache=none)")
 
 
 def no_space(folder: Path, needed: int) -> UserError:

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from ftlit.errors import UserError, one_line
 from ftlit.features.shard import rows_of
 from ftlit.features.table import FeatureKey, FeatureTable
-from ftlit.formats import upgraded, with_format
+from ftlit.formats import NewerFormat, read_json, with_format
 
 DIGEST = re.compile("[0-9a-f]{32}")
 
@@ -30,10 +30,12 @@ class Store:
 
     Args:
         folder: made when something is stored. `None`: the environment variable `FTLIT_CACHE`, or else `~/.cache/ftlit`.
+        trust: use the files of other users too. Who can write features can decide what a network learns.
     """
 
-    def __init__(self, folder: str | Path | None = None) -> None:
+    def __init__(self, folder: str | Path | None = None, *, trust: bool = False) -> None:
         self.folder = Path(folder or os.environ.get("FTLIT_CACHE") or "~/.cache/ftlit").expanduser().absolute()
+        self.trust = trust
 
     def check(self) -> None:
         """Raise `UserError` if nothing can be stored here. Makes the folder."""
@@ -44,7 +46,7 @@ class Store:
 
     def table(self, key: FeatureKey) -> FeatureTable:
         """Return the feature table of this key; make it if it does not exist yet."""
-        table = FeatureTable(self.folder / key.digest, key)
+        table = FeatureTable(self.folder / key.digest, key, trust=self.trust)
         with _usable(self.folder):
             _make(table)
         with suppress(OSError):  # a table of another user, which can be read
@@ -73,7 +75,8 @@ class Store:
                     return None
                 _make(table)  # it may have been removed while this process waited
                 for part in folder.glob("*.part"):  # left by a process that was killed
-                    part.unlink(missing_ok=True)
+                    with suppress(PermissionError):  # another user's
+                        part.unlink(missing_ok=True)
             return stack.pop_all()
 
     def tables(self) -> list["StoredTable"]:
@@ -125,10 +128,10 @@ class StoredTable:
         """Read names, sizes and headers, but no features. `None` if another process has removed the table."""
         shards = sorted(folder.glob("*.safetensors"))
         try:
-            about = upgraded(json.loads((folder / "about.json").read_text()), folder / "about.json")
-        except UserError:  # a store may be shared with a newer version
+            about = read_json(folder / "about.json")
+        except NewerFormat:  # a store may be shared with a newer version
             about = {"weights": "written by a newer ftlit"}
-        except (OSError, ValueError):
+        except UserError:
             about = {}
         try:
             return cls(folder.name, about, shards, sum(map(rows_of, shards)), sum(_size(path) for path in shards), folder.stat().st_mtime)

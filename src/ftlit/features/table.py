@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 
 from ftlit.errors import UserError
-from ftlit.features.shard import Damaged, Shard, read_shard, write_shard
+from ftlit.features.shard import Damaged, Shard, read_shard, unusable, write_shard
 from ftlit.features.spec import HASH_DTYPE, ImageHashes
+from ftlit.files import is_foreign
 
 Places = np.ndarray[Any, np.dtype[np.int64]]  # (N,)
 SHARD_BYTES = 64 << 20
 MAX_MERGED_ROW_BYTES = 1 << 16  # larger rows are read as fast from many shards
 MAX_SHARDS = 4  # more than these are merged
+NOTED: set[Path] = set()  # stores with features of other users, of which this process has printed a note
 SHARD_SECONDS = 10.0  # of computation that is lost at most when the process is killed
 
 
@@ -47,9 +49,11 @@ class FeatureTable:
     Args:
         folder: of its shards.
         key: what the table holds.
+        trust: use shards of other users too.
     """
 
-    def __init__(self, folder: Path, key: FeatureKey) -> None:
+    def __init__(self, folder: Path, key: FeatureKey, *, trust: bool = False) -> None:
+        self.trust = trust
         self.folder, self.dtype, self.shape, self.about = folder, key.dtype, key.shape, key.about
         self.shards: list[Shard] = []
         self._sorted: tuple[ImageHashes, Places, Places, Places] | None = None
@@ -64,25 +68,45 @@ class FeatureTable:
 
         Args:
             check: compare the checksums of new shards; one of several processes is enough.
+
+        Raises:
+            UserError: a shard cannot be read.
         """
         known = {shard.path: shard for shard in self.shards}
         self.shards, self._sorted = [], None
         for path in sorted(self.folder.glob("*.safetensors")):
-            if path in known:
-                self.shards.append(known[path])
-                continue
             try:
-                shard = read_shard(path, check=check)
-                if shard.features.dtype != self.dtype or shard.features.shape[1:] != self.shape:
-                    raise Damaged(f"its rows are {tuple(shard.features.shape[1:])} of {shard.features.dtype}")
-                self.shards.append(shard)
+                shard = known.get(path) or self._open(path, check)
             except FileNotFoundError:  # merged or removed by another process
                 continue
-            except Damaged as reason:
-                warnings.warn(
-                    f"stored features are damaged and removed, and computed again when they are needed: {path} ({reason})", stacklevel=2
-                )
-                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise unusable(f"cannot read {path}", error) from error
+            if shard:
+                self.shards.append(shard)
+
+    def _open(self, path: Path, check: bool) -> Shard | None:
+        """The shard in a file; `None` for one of another user, or a damaged one, which is removed."""
+        if not self.trust and is_foreign(path):
+            self._note(path.parent.parent, check)
+            return None
+        try:
+            shard = read_shard(path, check=check)
+            if shard.features.dtype != self.dtype or shard.features.shape[1:] != self.shape:
+                raise Damaged(f"its rows are {tuple(shard.features.shape[1:])} of {shard.features.dtype}")
+            return shard
+        except Damaged as reason:
+            path.unlink(missing_ok=True)
+            warnings.warn(
+                f"stored features are damaged and removed, and computed again when they are needed: {path} ({reason})", stacklevel=3
+            )
+            return None
+
+    @staticmethod
+    def _note(store: Path, first: bool) -> None:
+        """Print once, by one process, that there are features which are not used."""
+        if first and store not in NOTED:
+            NOTED.add(store)
+            print(f"note      features of another user in {store} are computed again: cache.trust=true uses them", flush=True)
 
     def merge(self) -> None:
         """Merge many small shards into one, which is read at the speed of memory. Call it under `Store.locked` only."""

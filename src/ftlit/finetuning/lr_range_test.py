@@ -1,6 +1,5 @@
 """The learning-rate range test: raise the rate step by step, record the loss, suggest the rate at which it falls fastest."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite, log
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ftlit.errors import UserError
+from ftlit.files import write_figure, write_rows
 
 SMOOTHING_WIDTH = 0.3 * log(10)  # in ln(rate): the weight of a loss falls to 1 / e in 0.3 decades
 RISING_RATIO = 2.0  # the loss rises where its smoothed value is this many times its minimum
@@ -116,10 +116,7 @@ def suggest(rates: Sequence[float], losses: Sequence[float]) -> Suggestion:
 
 def write_csv(path: Path, rates: Sequence[float], losses: Sequence[float]) -> None:
     """Write one row for each step: rate, loss, smoothed loss."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("rate", "loss", "smoothed"))
-        writer.writerows(zip(rates, losses, smooth(rates, losses).tolist(), strict=True))
+    write_rows(path, [("rate", "loss", "smoothed"), *zip(rates, losses, smooth(rates, losses).tolist(), strict=True)])
 
 
 def draw(path: Path, rates: Sequence[float], losses: Sequence[float], suggestion: Suggestion, *, probe_head: bool) -> None:
@@ -146,4 +143,4 @@ def draw(path: Path, rates: Sequence[float], losses: Sequence[float], suggestion
     until = sum(rate <= 10 * tenth for rate in rates)
     axes.set_ylim(0, 1.15 * max(losses[:until]))  # later losses may be arbitrarily large
     axes.legend()
-    figure.savefig(path, dpi=120)
+    write_figure(path, figure, dpi=120)

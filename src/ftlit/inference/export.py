@@ -1,15 +1,16 @@
 """Export a run's network to a file that needs no ftlit, and check it: the file and the run give the same logits of random images."""
 
+import os
 import re
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError, one_line, unknown
+from ftlit.files import scratch_folder
 from ftlit.formats import with_format
 from ftlit.inference.export_formats import EXPORT_FORMATS, ExportFormat, ImagesToLogits, ImagesToLogitsFunction, Metadata, random_images
 from ftlit.inference.network import Network, load
@@ -63,8 +64,8 @@ def export(network: Network, to: str, path: str | Path) -> Path:
         raise UserError("this network takes texts: only networks of images can be exported")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=target.parent, prefix=".export") as beside:
-            written = Path(beside, target.name)
+        with scratch_folder(target.parent, ".export-") as beside:
+            written = beside / target.name
             export_format.write(network, _metadata(network, export_format), written)
             _check(network, export_format.read(network, written), to)
             _move(written, target)
@@ -118,4 +119,6 @@ def _move(written: Path, target: Path) -> None:
     if taken := [file.name for file in others if (target.parent / file.name).exists() and not target.exists()]:
         raise UserError(f"{target} is written together with {taken[0]}, which exists already: give another --out")
     for file in [*others, written]:
+        with file.open("rb") as content:
+            os.fsync(content.fileno())
         file.replace(target.parent / file.name)

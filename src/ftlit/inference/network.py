@@ -1,6 +1,7 @@
 """The network of a run, built from its checkpoint alone: it predicts one image or text, or many."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ from ftlit.data.input_spec import InputSpec
 from ftlit.data.tokens import TextSpec
 from ftlit.data.transforms import dense_transform
 from ftlit.errors import UserError, one_line, shorten
+from ftlit.formats import DamagedFile
 from ftlit.inference.record import build_backbone, build_head, read_record
+from ftlit.inference.record_checks import BadRecord, LimitedAllocation
 from ftlit.inference.slim import filled
 from ftlit.models.backbone import Backbone
 from ftlit.models.batchnorm_fold import batchnorm_to_affine
 from ftlit.models.fully_convolutional import fully_convolutional
 from ftlit.models.heads import logits_of
+from ftlit.tensor_files import load_checkpoint
 
 ImageOrText = str | Path | Image.Image | Tensor
 
@@ -183,14 +187,17 @@ def load(run: str | Path, *, trust: bool = False) -> Network:
     if not file.is_file():
         raise UserError(f"{path} holds no checkpoints/best.ckpt: give the folder of a run that has trained for an epoch, or a checkpoint")
     try:
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        checkpoint = load_checkpoint(file)
         record, state = read_record(checkpoint, file), checkpoint["state_dict"]
+    except DamagedFile as error:
+        raise DamagedFile(file, error.reason, "restore it from a copy, or train again") from error
     except UserError:  # a newer format
         raise
     except Exception as error:  # damaged bytes raise almost any error
         raise UserError(f"{path} is neither the folder of a run that has ended nor its checkpoint: {one_line(error)}") from error
     try:
-        backbone, head = build_backbone(record, trust=trust), build_head(record, trust=trust)
+        with nullcontext() if trust else LimitedAllocation(record, state):
+            backbone, head = build_backbone(record, trust=trust), build_head(record, trust=trust)
         if record["affine"]:
             batchnorm_to_affine(backbone)
         state = filled(state, backbone) if record.get("base") else state
@@ -198,5 +205,7 @@ def load(run: str | Path, *, trust: bool = False) -> Network:
             module.load_state_dict({name.removeprefix(f"{part}."): value for name, value in state.items() if name.startswith(f"{part}.")})
             module.eval()
         return Network(backbone, head, record["class_names"], record["multilabel"])
+    except BadRecord as error:
+        raise UserError(f"the record in {file} cannot be used: {error}") from error
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(f"the record in {file} and its weights do not fit each other: {one_line(error)}") from error

@@ -13,6 +13,7 @@ from torch import nn
 
 from ftlit.errors import UserError, one_line
 from ftlit.formats import JsonObject, upgraded, with_format
+from ftlit.inference.record_checks import check_record
 from ftlit.inference.slim import check_base
 from ftlit.models.backbone import Backbone
 from ftlit.models.batchnorm_fold import batchnorm_to_affine
@@ -96,7 +97,8 @@ def base_of(record: Record) -> Backbone:
 
 
 def build_backbone(record: Record, *, trust: bool) -> Backbone:
-    """The backbone of a record, at random, or, where the checkpoint is slim, with its base weights."""
+    """The backbone of a record, at random, or, where the checkpoint is slim, with its base weights. Raises `BadRecord`."""
+    check_record(record, trust=trust)
     part, base = record["backbone"], record.get("base")
     if "import" in part:
         own: Backbone = _imported("backbone", part["import"], trust)(**part["arguments"])

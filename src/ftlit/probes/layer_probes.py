@@ -1,6 +1,5 @@
 """Linear probes at every layer: held-out accuracy of each cut, kind and pooling, the best one, its test accuracy, files and figure."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from ftlit.errors import UserError, unknown
 from ftlit.features.extract import Features
+from ftlit.files import write_figure, write_rows
 from ftlit.models.pooling import POOLINGS, Pooling
 from ftlit.probes.linear_probe import L2_PENALTIES, Probe, fit_probe
 from ftlit.probes.probe_kinds import PROBE_KINDS
@@ -110,13 +110,12 @@ def bootstrap(correct: Tensor, seed: int) -> Interval:
 
 def write_csv(path: Path, repeats: Sequence[Sequence[Probe]]) -> None:
     """Held-out accuracy and loss: a row for each repeat, cut, kind, pooling and L2 penalty."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["draw", "cut", "kind", "pooling", "l2", "accuracy", "loss"])
-        for number, probes in enumerate(repeats):
-            for probe in probes:
-                row = (number, probe.cut, probe.kind, probe.pooling)
-                writer.writerows((*row, l2, accuracy, probe.losses[l2]) for l2, accuracy in probe.scores.items())
+    rows: list[tuple[Any, ...]] = [("draw", "cut", "kind", "pooling", "l2", "accuracy", "loss")]
+    for number, probes in enumerate(repeats):
+        for probe in probes:
+            row = (number, probe.cut, probe.kind, probe.pooling)
+            rows += ((*row, l2, accuracy, probe.losses[l2]) for l2, accuracy in probe.scores.items())
+    write_rows(path, rows)
 
 
 def draw(path: Path, cuts: Sequence[str], repeats: Sequence[Sequence[Probe]], chosen: Sequence[tuple[Probe, Interval]], title: str) -> None:
@@ -145,7 +144,7 @@ def draw(path: Path, cuts: Sequence[str], repeats: Sequence[Sequence[Probe]], ch
     panels[0].set_ylabel("accuracy")
     labelled = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     panels[-1].legend(labelled.values(), labelled.keys(), loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
-    figure.savefig(path, dpi=120)
+    write_figure(path, figure, dpi=120)
 
 
 def _accuracy_by_cut(cuts: Sequence[str], repeats: Sequence[Sequence[Probe]]) -> tuple[list[int], list[float], list[float] | None]:

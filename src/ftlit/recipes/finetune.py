@@ -5,7 +5,6 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import lightning.pytorch as pl
@@ -24,6 +23,7 @@ from ftlit.inference.record import part_of, record_of
 from ftlit.inference.slim import base_record
 from ftlit.lit.callbacks.probe_head import FitProbeHead, check_probe_head
 from ftlit.lit.callbacks.recorder import Recorder
+from ftlit.lit.checkpoint_io import use_checked_checkpoints
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.module import FineTuner
@@ -94,6 +94,7 @@ def build(cfg: DictConfig) -> Run:
     own = [callback for callback in (StagedFinetuning(schedule), probe_head, recorder) if callback is not None]
     configured = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
     trainer = instantiate(cfg.trainer, callbacks=[*own, *configured], logger=build_loggers(cfg.logger))
+    use_checked_checkpoints(trainer)
     if base is not None:
         check_slim(trainer.strategy)
     if probe_head:
@@ -163,8 +164,6 @@ def _begin(cfg: DictConfig, run: Run, plan: Plan) -> None:
 def _train(cfg: DictConfig, run: Run) -> None:
     try:
         run.trainer.fit(run.model, run.data, ckpt_path=run.resume_from)
-    except UnpicklingError as error:  # the code in the file did not run
-        raise UserError(f"{run.resume_from} holds more than tensors and plain values, and is not loaded: begin a new run") from error
     except SystemExit:  # Lightning's answer to Ctrl-C
         console.print_interrupted(cfg)
         sys.exit(INTERRUPTED_STATUS)

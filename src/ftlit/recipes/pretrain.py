@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
-from safetensors.torch import save_file
 
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError
 from ftlit.features.store import Store
+from ftlit.files import write_figure
 from ftlit.lit.datamodules.indexed_images import IndexedImages
 from ftlit.lit.tasks.layerwise_pretraining import Curves, LayerwisePretrainer
 from ftlit.models.backbone import Backbone
@@ -19,6 +19,7 @@ from ftlit.recipes.run import console
 from ftlit.recipes.run.feature_setup import one_device
 from ftlit.recipes.run.parts import check_indexed_images, check_one_process, load_parts
 from ftlit.recipes.run.resume import read_config, resolved_settings, write_config
+from ftlit.tensor_files import write_tensors
 
 
 def run(cfg: DictConfig) -> float:
@@ -42,7 +43,7 @@ def run(cfg: DictConfig) -> float:
 def save_backbone(backbone: Backbone, path: Path) -> Path:
     """Save parameters and buffers under the names of the backbone, floating-point ones as float16. Returns the path."""
     state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in backbone.state_dict().items()}
-    save_file({name: tensor.to(memory_format=torch.contiguous_format).contiguous() for name, tensor in state.items()}, path)
+    write_tensors(path, {name: tensor.to(memory_format=torch.contiguous_format).contiguous() for name, tensor in state.items()})
     return path
 
 
@@ -72,7 +73,7 @@ def pretrain(cfg: DictConfig) -> tuple[Backbone, float]:
             instantiate(cfg.pretrain),
             folder,
             trainer=one_device(cfg),
-            store=Store(cfg.cache.get("folder", own_folder) or cfg.paths.cache),
+            store=Store(cfg.cache.get("folder", own_folder) or cfg.paths.cache, trust=cfg.cache.get("trust", False)),
             seed=cfg.seed,
         )
         if pretrainer.has_layers:
@@ -123,4 +124,4 @@ def _draw(path: Path, curves: Curves) -> None:
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("share of variance lost")
     figure.axes[-1].legend()
-    figure.savefig(path, dpi=120)
+    write_figure(path, figure, dpi=120)

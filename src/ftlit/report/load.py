@@ -4,9 +4,9 @@ import csv
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
 
 from ftlit.errors import UserError, one_line
+from ftlit.formats import reading
 from ftlit.report import run_files as files
 from ftlit.report.contents import RunData
 from ftlit.report.run_files import FOLDER, RUN
@@ -39,23 +39,24 @@ def read(folder: str | Path) -> RunData:
             _depths(folder),
             _result(folder),
         )
-    except UserError:  # a newer format
+    except UserError:  # a damaged file, or a newer format
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"the report of {folder} cannot be read: {one_line(error)}") from error
 
 
 def _metrics(path: Path) -> list[dict[str, float]]:
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
+    with reading(path, "remove it, or run again"), path.open(newline="") as file:
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 def _depths(folder: Path) -> dict[str, dict[str, float]]:
     """From `probe.csv`, at the L2 penalty with the lowest loss; else from the measurements of `scenario=auto`."""
     if (table := folder / "probe.csv").is_file():
-        return _of_probes(table)
+        with reading(table, "remove it, or run again"):
+            return _of_probes(table)
     measurements = (read_advice(folder) or {}).get("measurements")
     if measurements:
         return {"ridge": {depth["cut"]: depth["accuracy"] for depth in measurements["depths"]}}

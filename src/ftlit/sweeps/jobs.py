@@ -1,6 +1,5 @@
 """Jobs of a sweep, read from its folder, and its settings (jobs that differ in their seed alone), best first."""
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -9,12 +8,12 @@ from pathlib import Path
 from statistics import mean
 
 from ftlit.errors import UserError
-from ftlit.files import write_atomically
-from ftlit.formats import FORMAT, KEY, upgraded, with_format
-from ftlit.run_folder import read_advice, read_result
+from ftlit.formats import FORMAT, KEY, read_json, reading, write_json
+from ftlit.run_folder import RESULT, read_advice, read_result
 
 FILE = "job.json"  # in the folder of each job
 RUNNING = "did not end"
+REMEDY = "remove its folder, or run the sweep again"
 SEED = "seed"
 VAL, TEST, SCORE = "val/accuracy", "test/accuracy", "score"
 
@@ -56,7 +55,7 @@ class Job:
     def write(self, folder: Path) -> None:
         """Write `job.json` atomically, without the fields that are read from other files of the folder."""
         own = {name: value for name, value in asdict(self).items() if name not in ("metrics", "advised", KEY)}
-        write_atomically(folder / FILE, json.dumps(with_format(own), indent=1))
+        write_json(folder / FILE, own)
 
 
 @dataclass(frozen=True)
@@ -97,20 +96,15 @@ def read_job(folder: Path) -> Job | None:
     path = folder / FILE
     if not path.is_file():
         return None
-    try:
-        written = json.loads(path.read_text())
-        content = upgraded(written, path)
-        job = Job(**{**content, "overrides": tuple(content["overrides"]), KEY: written.get(KEY, 0)})
-        return replace(job, metrics=_metrics(folder), advised=_advised(folder)) if job.status == 0 else job
-    except UserError:  # a newer format
-        raise
-    except (ValueError, TypeError, KeyError):
-        raise UserError(f"{path} is damaged, or was not written by a sweep: remove this folder, or run the sweep again") from None
+    with reading(path, REMEDY):
+        content = read_json(path, lambda old: {**old, KEY: 0}, remedy=REMEDY)
+        job = Job(**{**content, "overrides": tuple(content["overrides"])})
+    return replace(job, metrics=_metrics(folder), advised=_advised(folder)) if job.status == 0 else job
 
 
 def _advised(folder: Path) -> str:
     content = read_advice(folder)
-    return str(content["advice"]["scenario"]) if content else ""
+    return str(content["advice"].get("scenario", "")) if content else ""
 
 
 def _metrics(folder: Path) -> dict[str, float]:
@@ -119,8 +113,9 @@ def _metrics(folder: Path) -> dict[str, float]:
     if not result:
         return {}
     entries = result if isinstance(result, list) else [result]
-    names = [name for name, value in entries[0].items() if isinstance(value, int | float)]
-    return {name.replace("held_out/", "val/"): mean(nan if e[name] is None else e[name] for e in entries) for name in names}
+    with reading(folder / RESULT, REMEDY):
+        names = [name for name, value in entries[0].items() if isinstance(value, int | float)]
+        return {name.replace("held_out/", "val/"): mean(nan if e[name] is None else e[name] for e in entries) for name in names}
 
 
 def jobs_of(folder: Path) -> list[tuple[Path, Job]]:

@@ -1,6 +1,5 @@
 """The results of a sweep: a table of the settings over their seeds, printed and as csv, markdown and figure."""
 
-import csv
 import sys
 from collections.abc import Callable, Sequence
 from math import sqrt
@@ -12,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ftlit.errors import one_line, shorten
+from ftlit.files import write_atomically, write_figure, write_rows
 from ftlit.sweeps.jobs import SCORE, SEED, TEST, VAL, Job, jobs_of, ranking_metric, settings_of, varying
 
 METRICS_IN_0_1 = ("accuracy", "f1")  # their intervals are clipped to [0, 1]
@@ -119,14 +119,12 @@ def markdown_of(jobs: Sequence[Job]) -> str:
 def write_csv(path: Path, jobs: Sequence[tuple[Path, Job]]) -> None:
     """Write one row per job."""
     names = list(dict.fromkeys(name for _, job in jobs for name in job.metrics))
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("job", "overrides", "advised", "status", "reason", *names, SCORE, SECONDS, "folder"))
-        for folder, job in jobs:
-            metrics = (job.metrics.get(name) for name in names)
-            writer.writerow(
-                (job.number, " ".join(job.overrides), job.advised, job.status, job.reason, *metrics, job.score, job.seconds, folder.name)
-            )
+    rows: list[tuple[object, ...]] = [("job", "overrides", "advised", "status", "reason", *names, SCORE, SECONDS, "folder")]
+    for folder, job in jobs:
+        metrics = (job.metrics.get(name) for name in names)
+        overrides = " ".join(job.overrides)
+        rows.append((job.number, overrides, job.advised, job.status, job.reason, *metrics, job.score, job.seconds, folder.name))
+    write_rows(path, rows)
 
 
 def draw(path: Path, jobs: Sequence[Job]) -> None:
@@ -154,7 +152,7 @@ def draw(path: Path, jobs: Sequence[Job]) -> None:
         axes.set_title(f"the best {len(shown)} settings; {left_out} more are left out", fontsize=9)
     labelled = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     figure.legend(labelled.values(), labelled.keys(), loc="outside upper right", ncols=2, fontsize=8)
-    figure.savefig(path, dpi=120)
+    write_figure(path, figure, dpi=120)
 
 
 def report(folder: str | Path) -> None:
@@ -174,7 +172,7 @@ def report(folder: str | Path) -> None:
     finally:  # also if nobody reads stdout any more
         writers: dict[str, Callable[[Path], object]] = {
             "sweep.csv": lambda path: write_csv(path, found),
-            "sweep.md": lambda path: path.write_text(markdown_of(jobs)),
+            "sweep.md": lambda path: write_atomically(path, markdown_of(jobs)),
             "sweep.png": lambda path: draw(path, jobs),
         }
         written = [name for name, write in writers.items() if _write(folder / name, write)]

@@ -33,6 +33,8 @@ REPLACED_ARGUMENTS = {  # arguments of timm's builders that backbones do not hav
     "img_size": "give input_spec.size",
     "pretrained": "give weights",
     "pretrained_cfg": "give weights and input_spec",
+    "pretrained_cfg_overlay": "give weights and input_spec",
+    "cache_dir": "set HF_HOME",
     "checkpoint_path": "give weights",
     "features_only": "give cut",
 }

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torchvision import models
 
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.models.weights_origin import WeightsOrigin
+from ftlit.tensor_files import load_checkpoint, read_tensors
 
 Tensors = dict[str, Tensor]
 
@@ -155,7 +155,7 @@ def read(path: Path) -> Tensors:
     if not path.is_file():
         raise UserError(f"no weights file {path}: {ALTERNATIVES}")
     try:
-        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        content = read_tensors(path)[0] if path.suffix == ".safetensors" else load_checkpoint(path)
     except Exception as error:  # damaged bytes raise nearly anything
         raise UserError(
             f"cannot read weights from {path}: it is damaged, or contains more than tensors and plain values; code in a file is never "

@@ -1,7 +1,6 @@
 """Exact resume (invariant 5): LastCheckpoint saves between two optimizer steps, and MetricsFile continues `metrics.csv`."""
 
 import csv
-import os
 import shutil
 from os import PathLike
 from pathlib import Path
@@ -11,6 +10,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 
 from ftlit.errors import UserError
+from ftlit.files import PART, naming
+from ftlit.formats import reading
+from ftlit.lit.checkpoint_io import use_checked_checkpoints, writes_atomically
 from ftlit.lit.trainer_internals import has_csv_writer, mark_batch_not_begun, put_rows_first, step_skipped_plateau_schedulers
 
 STATE, OLD_STATE = "exact_resume", "resuming"  # keys in a checkpoint; the old one is not read
@@ -28,9 +30,15 @@ class MetricsFile(CSVLogger):
         """The writer of the file. Rows that are in the file already are read before the writer removes it."""
         path = Path(self.log_dir, "metrics.csv")
         if not has_csv_writer(self) and path.is_file():
-            with path.open(newline="") as file:
+            with reading(path, "remove it; its rows are lost, the run is not"), path.open(newline="") as file:
                 self._earlier_rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
-        return super().experiment
+        with naming(path):
+            return super().experiment
+
+    def save(self) -> None:
+        """Write the rows that are in memory. Raises `WriteError`."""
+        with naming(Path(self.log_dir, "metrics.csv")):
+            super().save()
 
     def flush(self) -> int:
         """Write rows that are still in memory. Returns the number of rows in the file."""
@@ -62,6 +70,10 @@ class LastCheckpoint(Callback):
         self.path, self.every_n_steps = Path(path), every_n_steps
         self._before_step = False
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let the trainer write and read checkpoints atomically and checked."""
+        use_checked_checkpoints(trainer)
+
     def state_dict(self) -> dict[str, Any]:
         """Nothing: what this callback adds to a checkpoint depends on the trainer, see `on_save_checkpoint`."""
         return {}
@@ -90,15 +102,14 @@ class LastCheckpoint(Callback):
             mark_batch_not_begun(trainer, checkpoint["loops"])
 
     def _save(self, trainer: Trainer) -> None:
-        """Write beside the file, then replace it: Lightning writes to a temporary folder, and moving between file systems is a copy."""
-        beside = self.path.with_name(f"{self.path.name}.part")
+        """Replace the file as a whole. Other plugins than ours, and a folder of shards, are written beside it first."""
+        if writes_atomically(trainer):
+            return trainer.save_checkpoint(self.path, weights_only=False)
+        beside = self.path.with_name(f"{self.path.name}{PART}")
         trainer.save_checkpoint(beside, weights_only=False)
         if trainer.is_global_zero:
             if beside.is_dir():  # sharded
                 shutil.rmtree(self.path, ignore_errors=True)
-            else:
-                with beside.open("rb") as file:
-                    os.fsync(file.fileno())
             beside.replace(self.path)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -82,9 +82,10 @@ class Extraction:
         """Hash all images. The first process reads the files; the others use its cache."""
         for first in (True, False):
             if trainer.is_global_zero is first:
+                cache = HashCache(self.store.folder, trust=self.store.trust)
                 for split in splits:
                     if split not in self._hashes:
-                        self._hashes[split] = image_hashes(self.data.collection.splits[split], HashCache(self.store.folder))
+                        self._hashes[split] = image_hashes(self.data.collection.splits[split], cache)
             trainer.strategy.barrier("features: hashes")
 
     def _request(self, view: View, keys: SpecKeys) -> ExtractionRequest:

@@ -41,11 +41,9 @@ WEIGHT_DTYPES = {"64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true
 class FeatureData(LightningDataModule):
     """`ImageData` that serves stored features instead of images wherever the frozen layers of a stage allow it.
 
-    Batches are (`FeatureBatch`, targets). The module must hold one `Backbone` and pass `batch[0]` to it.
-    Before training, one pass over all images of train and val stores the features at every cut that the schedule of the trainer's
-    `StagedFinetuning` needs; without that callback, at the top of the frozen layers. Stored features are not computed again.
-    Each epoch reads the features, or the images, of its stage, in the order of the images (invariant 8). Validation and test after
-    training read features too, if the weights below the cut have not changed.
+    Batches are (`FeatureBatch`, targets); the module holds one `Backbone` and passes `batch[0]` to it.
+    Before training, one pass over train and val stores what is not stored yet, at every cut that the schedule of `StagedFinetuning` needs
+    (else at the top of the frozen layers). Each epoch, and validation and test afterwards, read those of their stage (invariant 8).
 
     Args:
         data: the images. A subclass of `ImageData` may override `order`, but no method that changes batches (`BATCH_METHODS`).
@@ -55,10 +53,10 @@ class FeatureData(LightningDataModule):
         max_gb: limit on the size of a schedule's features, in 1e9 bytes.
         views: 1: train on the evaluation view; more: on this number of augmented views of each image, in turn by epoch.
         seed: of the augmented views.
+        trust: use features that other users have stored in the folder; otherwise they are computed again.
 
     Raises:
-        UserError: an argument out of its range, or a folder that cannot be used; when training begins, a module without exactly one
-            backbone, or a disk without enough space.
+        UserError: an argument out of range, an unusable folder; when training begins, other than one backbone, or too little space.
     """
 
     def __init__(
@@ -71,6 +69,7 @@ class FeatureData(LightningDataModule):
         max_gb: float = 20.0,
         views: int = 1,
         seed: int = 0,
+        trust: bool = False,
     ) -> None:
         super().__init__()
         if not isinstance(data, ImageData):
@@ -86,7 +85,7 @@ class FeatureData(LightningDataModule):
         if max_gb < 0:
             raise UserError(f"cache.max_gb={max_gb}: give a number from 0")
         self.augments = fingerprint(data.transforms["train"]) != fingerprint(data.transforms["val"])
-        self.images, self.input_spec, self.store = data, data.input_spec, Store(folder)
+        self.images, self.input_spec, self.store = data, data.input_spec, Store(folder, trust=trust)
         self.store.check()
         self.pooled, self.dtype, self.max_gb, self.views = pooled, dtype, max_gb, views if self.augments else 1
         self.class_names, self.num_classes, self.multilabel = data.class_names, data.num_classes, data.multilabel

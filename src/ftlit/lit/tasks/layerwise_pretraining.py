@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -18,12 +17,15 @@ from ftlit.errors import UserError
 from ftlit.features.spec import FeatureSpec
 from ftlit.features.store import Store
 from ftlit.features.table import Rows
+from ftlit.files import write_rows
 from ftlit.finetuning.layerwise_objectives import LayerObjective
+from ftlit.formats import reading
 from ftlit.lit.datamodules.extraction import evaluation_features
 from ftlit.lit.datamodules.indexed_images import IndexedImages
 from ftlit.lit.tasks.layer_pretrainer import ErrorsByEpoch, LayerPretrainer, Pretraining
 from ftlit.models.backbone import Backbone
 from ftlit.seeding import derived_seed
+from ftlit.tensor_files import read_tensors, write_tensors
 
 SAMPLE = 1000  # inputs that an objective is built with
 ONE_DEVICE = partial(pl.Trainer, devices=1)
@@ -96,7 +98,7 @@ class LayerwisePretrainer:
         for number, name in enumerate(backbone.layers_with_parameters):
             layer, file = backbone.get_submodule(name), self.folder / LAYERS / f"{name}.safetensors"
             if file.is_file():
-                layer.load_state_dict(load_file(file))
+                layer.load_state_dict(_read(file))
                 layer.eval().requires_grad_(False)
                 print(f"{name}: already trained", flush=True)
                 continue
@@ -186,22 +188,25 @@ def _warn_about(name: str, errors: Sequence[tuple[float, float]]) -> None:
 
 def _save(layer: nn.Module, file: Path) -> None:
     """Write the parameters and buffers of a layer. The file is complete or does not exist."""
-    save_file({key: tensor.contiguous() for key, tensor in layer.state_dict().items()}, part := file.with_suffix(".part"))
-    part.replace(file)
+    write_tensors(file, {key: tensor.contiguous() for key, tensor in layer.state_dict().items()})
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    """The parameters and buffers that `_save` has written. Raises `UserError` for a damaged file."""
+    with reading(file, "remove it, and resume=true trains this layer again"):
+        return read_tensors(file)[0]
 
 
 def write_curves(path: Path, curves: Mapping[str, Sequence[tuple[float, float]]]) -> None:
     """Write a csv file with a row for each epoch: layer, epoch, error on train, error on val."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["layer", "epoch", "train/error", "val/error"])
-        writer.writerows((layer, epoch, *pair) for layer, errors in curves.items() for epoch, pair in enumerate(errors))
+    rows = ((layer, epoch, *pair) for layer, errors in curves.items() for epoch, pair in enumerate(errors))
+    write_rows(path, [("layer", "epoch", "train/error", "val/error"), *rows])
 
 
 def read_curves(path: Path) -> Curves:
-    """The curves that `write_curves` has written."""
+    """The curves that `write_curves` has written. Raises `UserError` for a damaged file."""
     found: Curves = {}
-    with path.open(newline="") as file:
+    with reading(path, "remove it; the curves of the layers so far are lost"), path.open(newline="") as file:
         for row in csv.DictReader(file):
             found.setdefault(row["layer"], []).append((float(row["train/error"]), float(row["val/error"])))
     return found

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ftlit.errors import UserError, one_line, unknown
+from ftlit.files import disk_error
 from ftlit.recipes.config import hydra_internals
 from ftlit.recipes.config.check_values import overlay_groups, renamed_option
 from ftlit.recipes.config.hydra_internals import FailedCall
@@ -36,6 +37,8 @@ def as_user_error(error: BaseException) -> UserError | None:
         if isinstance(cause, UserError):
             return cause
     for cause in chain:
+        if disk := disk_error(cause):
+            return disk
         if isinstance(cause, MissingConfigException):
             return _wrong_option(cause)
         if isinstance(cause, ValueError) and str(cause).startswith("No trials are completed"):  # Optuna's

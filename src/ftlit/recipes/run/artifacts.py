@@ -16,7 +16,9 @@ from ftlit.data.dataset import Examples
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.transforms import Transform
 from ftlit.errors import one_line
+from ftlit.files import remove_parts, write_atomically
 from ftlit.finetuning.plan import Plan
+from ftlit.formats import ENCODING
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.recipes.config.hydra_internals import choices
@@ -35,9 +37,10 @@ PACKAGES = ("ftlit", "torch", "torchvision", "lightning", "hydra-core")
 def write_folder(cfg: DictConfig, data: Any) -> None:
     """Write `config.yaml`, composed and resolved, and `class_names.json`."""
     folder = Path(cfg.paths.run)
-    folder.mkdir(parents=True, exist_ok=True)
+    for place in (folder, folder / "checkpoints", folder / run_files.FOLDER):
+        remove_parts(place)  # of a run that was killed
     write_config(cfg)
-    (folder / "class_names.json").write_text(json.dumps(data.class_names, ensure_ascii=False, indent=1))
+    write_atomically(folder / "class_names.json", json.dumps(data.class_names, ensure_ascii=False, indent=1).encode(**ENCODING))
 
 
 def write_run(cfg: DictConfig, data: Any, plan_rows: Sequence[tuple[str, str]], plan: Plan | None = None) -> None:
@@ -47,9 +50,8 @@ def write_run(cfg: DictConfig, data: Any, plan_rows: Sequence[tuple[str, str]], 
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     run_files.clear(folder)
     about = [("command", shlex.join(["python", "train.py", *arguments(cfg.paths.run)])), ("versions", versions)]
-    run_files.write_json(
+    run_files.write_run(
         folder,
-        run_files.RUN,
         {
             "title": f"{name} on {chosen.get('data')}, {datetime.now():%Y-%m-%d %H:%M}",
             "plan": [*plan_rows, *about],
@@ -86,7 +88,7 @@ def _write_tested(cfg: DictConfig, data: Any, tested: Predictions, features: Map
     folder = Path(cfg.paths.run)
     run_files.write_predictions(folder, tested, data.class_names)
     if len(features["features"]):
-        run_files.write_tensors(folder, "features", features)
+        run_files.write_pictures(folder, "features", features)
     images = images_of(data)
     if images is None or not isinstance(images.input_spec, InputSpec):
         return
@@ -118,4 +120,4 @@ def _transformed(examples: Examples, places: Sequence[int], transform: Transform
 def _write_images(folder: Path, name: str, spec: InputSpec, images: Tensor, captions: Sequence[str]) -> None:
     mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
     shown = ((images * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
-    run_files.write_tensors(folder, name, {"images": shown}, captions)
+    run_files.write_pictures(folder, name, {"images": shown}, captions)

@@ -46,7 +46,7 @@ def features_of(
     names = [backbone.cuts[backbone.index(name)] for name in cuts]
     specs = [FeatureSpec(name, pooling) for name in names for pooling in poolings if pooling in poolings_of(backbone.feature_shapes[name])]
     with tempfile.TemporaryDirectory(prefix="ftlit-") as own_folder:
-        store = Store(cfg.cache.get("folder", own_folder) or cfg.paths.cache)
+        store = Store(cfg.cache.get("folder", own_folder) or cfg.paths.cache, trust=cfg.cache.get("trust", False))
         rows = evaluation_features(one_device(cfg)(logger=False, enable_checkpointing=False), store, backbone, data, specs, splits)
         found: dict[Split, dict[Pooling, Features]] = {}
         for split in splits:

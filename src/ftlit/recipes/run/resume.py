@@ -13,13 +13,14 @@ from omegaconf import DictConfig, OmegaConf
 from ftlit.errors import UserError
 from ftlit.formats import KEY as FORMAT_KEY
 from ftlit.formats import upgraded, with_format
+from ftlit.recipes.config.yaml_file import load_yaml, write_yaml
 from ftlit.renamed import new_path
 
 CONFIG = "config.yaml"
 REGISTERED_KEY = "registered"  # of the built-in parts, in `config.yaml`
 
 # of a run that is resumed: where and what is written, and who loads images (the seed is compared at its own name, not in callbacks)
-MAY_CHANGE = ("resume", "sweep", "doctor", "paths", "callbacks", "logger", "data.num_workers", "cache.folder")
+MAY_CHANGE = ("resume", "sweep", "doctor", "paths", "callbacks", "logger", "data.num_workers", "cache.folder", "cache.trust")
 
 SECONDS_TO_END = 10.0  # that the worker processes of a killed run live on, and its locks with them
 
@@ -50,7 +51,7 @@ def checkpoint_of(cfg: DictConfig) -> Path | None:
 def write_config(cfg: DictConfig) -> None:
     """Write `config.yaml`, composed and resolved, into the run's folder; in front the format number, and the built-in parts by name."""
     header = OmegaConf.create(with_format({REGISTERED_KEY: _registered_parts(cfg)}))
-    Path(cfg.paths.run, CONFIG).write_text(OmegaConf.to_yaml(header) + OmegaConf.to_yaml(cfg, resolve=True))
+    write_yaml(Path(cfg.paths.run, CONFIG), OmegaConf.to_yaml(header) + OmegaConf.to_yaml(cfg, resolve=True))
 
 
 def read_config(folder: str | Path) -> Any:
@@ -68,7 +69,7 @@ def read_config(folder: str | Path) -> Any:
             f"resume=true: an earlier ftlit began the run in {folder}: it cannot be resumed, only read (predict, report, export)"
         )
 
-    config: Any = OmegaConf.load(path)
+    config: Any = load_yaml(path, remedy="begin a new run with another hydra.run.dir=")
     upgraded({FORMAT_KEY: config.pop(FORMAT_KEY, 0)}, path, refuse)
     for group, name in config.pop(REGISTERED_KEY, {}).items():  # their paths may be those of an earlier release
         config[group]["_target_"] = name

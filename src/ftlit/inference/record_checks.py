@@ -1,0 +1,133 @@
+"""Check the record in a checkpoint before anything is built from it: a checkpoint may come from anyone."""
+
+from collections.abc import Iterator, Mapping
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from ftlit.errors import UserError, shorten
+
+Record = Mapping[str, Any]
+
+COMMON = frozenset({"name", "weights", "cut", "reinit", "input_spec"})
+TIMM_ARGUMENTS = frozenset(
+    {
+        *("act_layer", "norm_layer", "norm_eps", "layer_scale_init_value", "ls_init_value", "init_values", "weight_init", "zero_init_last"),
+        *("drop_rate", "drop_path_rate", "drop_block_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate"),
+        *("img_size", "patch_size", "window_size", "output_stride", "dynamic_img_size", "dynamic_img_pad", "strict_img_size"),
+        *("embed_dim", "embed_dims", "depth", "depths", "num_heads", "mlp_ratio", "mlp_ratios", "qkv_bias", "qk_norm", "head_dim", "dims"),
+        *("layers", "channels", "widths", "cardinality", "base_width", "stem_width", "stem_type", "stem_size", "avg_down", "expand_ratio"),
+        *("class_token", "reg_tokens", "no_embed_class", "pre_norm", "final_norm", "fc_norm", "global_pool", "pad_type", "conv_mlp"),
+        *("width_mult", "depth_mult", "channel_multiplier", "growth_rate", "block_config", "num_init_features", "memory_efficient"),
+    }
+)  # numbers, flags and names of layers; arguments that name a file, a URL or code are not among them
+BERT_ARGUMENTS = frozenset(
+    {
+        *("max_length", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "embedding_size", "hidden_act"),
+        *("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "initializer_range", "layer_norm_eps"),
+        *("max_position_embeddings", "type_vocab_size", "vocab_size"),
+        *("dim", "hidden_dim", "n_layers", "n_heads", "activation", "dropout", "attention_dropout", "seq_classif_dropout"),  # DistilBERT
+    }
+)
+ARGUMENTS = {"timm": TIMM_ARGUMENTS, "bert": BERT_ARGUMENTS}  # of a loader; that of torchvision takes those of the network's class only
+
+MAX_NUMBER = 1 << 20  # that stands in a record
+MAX_PIXELS = 1 << 13  # of a side of an image
+MAX_LENGTH = 1000  # of a list or text in arguments
+MAX_DEPTH = 4  # of lists and mappings in each other
+MAX_ELEMENTS = 1 << 30  # of the tensors of a network, if its checkpoint does not hold more: 4 GiB of float32
+MAX_ELEMENTS_SLIM = 1 << 32  # of one whose checkpoint holds differences only
+ELEMENTS_PER_STORED = 4  # a backbone is built whole before it is cut
+
+
+class BadRecord(UserError):
+    """A record from which no network is built."""
+
+
+def check_record(record: Record, *, trust: bool) -> None:
+    """Check the fields of a record (see `read_record`), and, without `trust`, that its arguments are plain and small.
+
+    Raises:
+        BadRecord: what is wrong with it.
+    """
+    names = record["class_names"]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise BadRecord("its class names are not a list of different texts")
+    if not all(isinstance(record[name], bool) for name in ("affine", "multilabel")):
+        raise BadRecord("its fields affine and multilabel are not true or false")
+    for noun in ("backbone", "head"):
+        part = record[noun]
+        if not isinstance(part, dict) or not isinstance(part.get("arguments"), dict) or not isinstance(_name(part), str):
+            raise BadRecord(f"its {noun} has no name and arguments")
+        if not trust and "import" not in part:
+            _check_arguments(noun, part)
+    outputs = record["head"]["arguments"].get("num_classes", len(names))
+    if outputs != len(names):
+        raise BadRecord(f"its head has {outputs} outputs for {len(names)} classes")
+
+
+def _name(part: Record) -> Any:
+    return part.get("import", part.get("name"))
+
+
+def _check_arguments(noun: str, part: Record) -> None:
+    arguments, allowed = part["arguments"], ARGUMENTS.get(part["name"]) if noun == "backbone" else None
+    if allowed is not None and (others := arguments.keys() - allowed - COMMON):
+        raise BadRecord(
+            f"its {noun}, {arguments.get('name')} of {part['name']}, has the arguments {shorten(sorted(map(str, others)))}, which a "
+            "checkpoint cannot set by itself: --trust (trust=True) passes them on, if you know what they do"
+        )
+    for name, value in arguments.items():
+        for leaf in _leaves(value):
+            if not _is_small(leaf) and name != "weights":
+                raise BadRecord(f"its {noun} has {name}={shorten([repr(leaf)[:40]])}, which is not a number or text of a usual size")
+    spec = arguments.get("input_spec") or {}
+    sizes = [spec.get("size"), spec.get("resize")] if isinstance(spec, dict) else []
+    if any(isinstance(size, int) and size > MAX_PIXELS for size in sizes):
+        raise BadRecord(f"its {noun} takes images of {sizes[0]} pixels: more than {MAX_PIXELS} are not built")
+
+
+def _leaves(value: Any, depth: int = 0) -> Iterator[Any]:
+    """The plain values in lists and mappings; one that is too long or nested stands for itself."""
+    if isinstance(value, list | tuple | dict) and len(value) <= MAX_LENGTH and depth < MAX_DEPTH:
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(inner, depth + 1)
+    else:
+        yield value
+
+
+def _is_small(value: Any) -> bool:
+    if value is None or isinstance(value, bool):
+        return True
+    if isinstance(value, str):
+        return len(value) <= MAX_LENGTH
+    return isinstance(value, int | float) and isfinite(value) and abs(value) <= MAX_NUMBER
+
+
+class LimitedAllocation(TorchFunctionMode):
+    """Context in which the tensors that a network is built of may have a number of elements in all, and no more.
+
+    Args:
+        record: of the network.
+        state: the tensors of the checkpoint.
+    """
+
+    FACTORIES = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn})
+
+    def __init__(self, record: Record, state: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        stored = sum(tensor.numel() for tensor in state.values() if isinstance(tensor, Tensor))
+        self.left = max(MAX_ELEMENTS_SLIM if record.get("base") else MAX_ELEMENTS, ELEMENTS_PER_STORED * stored)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Count before memory is taken."""
+        settings = dict(kwargs or {})
+        if func in self.FACTORIES and str(settings.get("device")) != "meta":
+            plain = {name: value for name, value in settings.items() if name not in ("generator", "pin_memory", "out")}
+            self.left -= func(*args, **{**plain, "device": "meta"}).numel()
+            if self.left < 0:
+                raise BadRecord("its network is far larger than its weights: --trust (trust=True) builds it all the same")
+        return func(*args, **settings)

@@ -1,0 +1,81 @@
+"""A record may come from anyone: what it asks for is checked before anything is built."""
+
+import pytest
+import torch
+
+from ftlit import UserError, load
+from ftlit.formats import with_format
+from ftlit.inference.record import KEY
+from ftlit.inference.record_checks import BadRecord, LimitedAllocation, check_record
+
+NAMES = ["ant", "bee", "fly"]
+
+
+def record(*, name="mlp", loader="torchvision", head=None, names=NAMES, **arguments) -> dict:
+    spec = {"size": 8, "resize": 8, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
+    part = {"name": loader, "arguments": {"name": name, "weights": None, "input_spec": spec, "cut": None, "reinit": [], **arguments}}
+    if name == "mlp":
+        part["arguments"] = {"hidden": [4], **part["arguments"]}
+    own = {"name": "linear", "arguments": {"in_features": 4, **(head or {})}}
+    content = {"backbone": part, "affine": False, "head": own, "loss": None, "class_names": names, "multilabel": False}
+    return with_format(content)
+
+
+def saved(folder, content, state=None):
+    weights = {"backbone.layer1.0.weight": torch.zeros(4, 192)} if state is None else state
+    torch.save({KEY: content, "state_dict": weights, "pytorch-lightning_version": "2.6.6"}, folder / "x.ckpt")
+    return folder / "x.ckpt"
+
+
+@pytest.mark.parametrize("names", [[], ["a", "a"], ["a", 3], "abc", {"a": 1}, [["a"], "b"], None])
+def test_class_names_are_different_texts(tmp_path, names):
+    with pytest.raises(UserError, match="class names are not a list of different texts") as caught:
+        load(saved(tmp_path, record(names=names)))
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"head": {"num_classes": 4}}, "4 outputs for 3 classes"),
+        ({"hidden": [1 << 40]}, "not a number or text of a usual size"),
+        ({"hidden": [float("nan")]}, "not a number or text of a usual size"),
+        ({"hidden": list(range(5000))}, "not a number or text of a usual size"),
+        ({"hidden": [1 << 19, 1 << 19]}, "far larger than its weights"),
+        ({"input_spec": {"size": 1 << 15}}, "more than 8192 are not built"),
+        ({"loader": "timm", "name": "resnet18", "pretrained_cfg_overlay": {"file": "evil.pth"}}, "cannot set by itself: --trust"),
+        ({"loader": "timm", "name": "resnet18", "checkpoint_path": "evil.pth"}, "cannot set by itself: --trust"),
+        ({"loader": "timm", "name": "resnet18", "cache_dir": "/"}, "cannot set by itself: --trust"),
+        ({"loader": "bert", "name": "tiny", "attn_implementation": "someone/kernel"}, "cannot set by itself: --trust"),
+        ({"loader": "bert", "name": "tiny", "download": True}, "cannot set by itself: --trust"),
+        ({"progress": True}, "no argument of mlp 'progress'"),
+        ({"head": {"hidden": [1 << 40]}}, "not a number or text of a usual size"),
+    ],
+)
+def test_what_a_record_asks_for_is_checked_before_anything_is_built(tmp_path, given, text):
+    with pytest.raises(UserError, match=text) as caught:
+        load(saved(tmp_path, record(**given)))
+    assert "\n" not in str(caught.value)
+
+
+def test_trust_lets_arguments_through():
+    check_record(record(loader="timm", name="resnet18", some_new_argument=3), trust=True)
+    check_record(record(loader="timm", name="resnet18", drop_rate=0.1, act_layer="gelu"), trust=False)
+    check_record(record(loader="bert", name="tiny", max_length=32, hidden_dropout_prob=0.0), trust=False)
+
+
+@pytest.mark.parametrize("part", ["backbone", "head", "class_names", "affine", "multilabel"])
+@pytest.mark.parametrize("value", [None, 3, "x", []])
+def test_a_field_of_another_kind_is_one_line(tmp_path, part, value):
+    with pytest.raises(UserError) as caught:
+        load(saved(tmp_path, {**record(), part: value}))
+    assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+def test_allocation_is_limited_before_memory_is_taken():
+    with pytest.raises(BadRecord, match="far larger"), LimitedAllocation({}, {}):
+        torch.nn.Linear(1 << 20, 1 << 20)
+    with LimitedAllocation({}, {}), torch.device("meta"):
+        torch.nn.Linear(1 << 20, 1 << 20)  # takes no memory
+    with LimitedAllocation({}, {}):
+        assert torch.equal(torch.nn.Linear(2, 3).weight.new_zeros(2), torch.zeros(2))

@@ -1,0 +1,96 @@
+"""The one writer: a file is the old one or the new one, whatever stops the program; an error is one line that names it."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ftlit.errors import UserError
+from ftlit.files import WriteError, disk_error, naming, remove_parts, replacing, scratch_folder, write_atomically, write_rows
+
+ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO)
+
+
+def test_a_file_appears_as_a_whole_in_a_folder_that_is_made(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    write_atomically(path, "ä")
+    assert path.read_bytes() == "ä".encode() and list(path.parent.iterdir()) == [path]
+    write_rows(path, [("a", "b"), (1, "x,y")])
+    assert path.read_bytes() == b'a,b\r\n1,"x,y"\r\n'
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError, MemoryError])
+def test_whatever_stops_it_the_old_file_stays_and_nothing_else(tmp_path, stop):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(stop), replacing(path) as file:
+        file.write(b"half")
+        assert path.read_text() == "old"
+        raise stop
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize("number", ERRORS)
+def test_an_error_of_the_disk_is_one_line_with_file_reason_and_remedy(tmp_path, monkeypatch, call, number):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(*((os, "fsync") if call == "fsync" else ("pathlib.Path.replace",)), fail)
+    with pytest.raises(WriteError) as caught:
+        write_atomically(path, "new")
+    text = str(caught.value)
+    assert text.startswith(f"cannot write {path} ({os.strerror(number)}): ") and "\n" not in text
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_in_place_of_the_file_or_a_file_in_place_of_its_folder_is_named(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(WriteError, match=r"folder \(Is a directory\): remove the folder"):
+        write_atomically(tmp_path / "folder", "x")
+    (tmp_path / "file").touch()
+    with pytest.raises(WriteError, match="remove the file that stands in place of its folder"):
+        write_atomically(tmp_path / "file" / "x", "x")
+
+
+def test_errors_of_the_disk_are_recognised_and_faults_of_the_program_are_not(tmp_path):
+    full = disk_error(OSError(errno.ENOSPC, "No space left on device"))
+    assert isinstance(full, UserError) and str(full) == "cannot write or read a file (No space left on device): free some space"
+    assert disk_error(FileNotFoundError(errno.ENOENT, "x")) is None and disk_error(ValueError()) is None
+    with pytest.raises(WriteError, match="cannot write metrics.csv"), naming("metrics.csv"):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def test_what_a_killed_program_was_writing_is_removed_and_nothing_else(tmp_path):
+    for name in ("a.json.part", "a.json", "b.part"):
+        (tmp_path / name).touch()
+    (tmp_path / "shards.part").mkdir()
+    remove_parts(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+HOLD = "import sys, time\nfrom pathlib import Path\nfrom ftlit.files import scratch_folder\nwith scratch_folder(Path(sys.argv[1]), '.x-'):\n    time.sleep(60)"
+
+
+def test_a_scratch_folder_of_a_killed_program_goes_and_that_of_a_running_one_stays(tmp_path):
+    holders = [subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)]) for _ in range(2)]
+    while len(list(tmp_path.iterdir())) < 2:
+        time.sleep(0.02)
+    time.sleep(0.1)
+    holders[0].send_signal(signal.SIGKILL)
+    holders[0].wait()
+    with scratch_folder(tmp_path, ".x-") as own:
+        assert own.is_dir() and len(list(tmp_path.iterdir())) == 2  # this one, and that of the program that runs
+    assert len(list(tmp_path.iterdir())) == 1
+    holders[1].kill()
+    holders[1].wait()
+    with scratch_folder(tmp_path, ".x-"):
+        pass
+    assert not list(tmp_path.iterdir())
