@@ -133,16 +133,25 @@ def test_the_error_for_a_full_disk_gives_a_remedy_and_earlier_shards_are_kept(tm
     assert Rows(again, hashes(7, 8)).read([0, 1]).equal(values([7, 8]))
 
 
-def test_another_disk_error_is_raised_unchanged_and_leaves_no_partial_file(tmp_path, monkeypatch):
+def test_another_disk_error_gives_a_remedy_and_leaves_no_partial_file(tmp_path, monkeypatch):
     def broken(source, target):
         raise OSError(errno.EIO, "Input/output error")
 
     writer = Writer(Store(tmp_path).table(feature_key()))
     monkeypatch.setattr(ftlit.features.shard.os, "replace", broken)
     writer.add(hashes(7), values([7]))
-    with pytest.raises(OSError, match="Input/output"):
+    with pytest.raises(UserError, match=r"cannot write features in .* \(Input/output error\): make it accessible, or give another folder"):
         writer.flush()
     assert not list(tmp_path.glob("*/*.part"))
+
+
+def test_the_error_for_a_shard_that_cannot_be_opened_names_it(tmp_path):
+    path = one_shard(tmp_path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match=r"cannot read .* \(.*\): make it accessible, or give another folder") as caught:
+        Store(tmp_path).table(feature_key()).refresh()
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_the_error_for_a_full_disk_supports_a_missing_folder(tmp_path):
