@@ -1,4 +1,4 @@
-"""Invariant 9, files of a run: damage of one byte of anything that is read again is an error of one line that names the file, or harmless."""
+"""Invariant 9 for the files of a run: a changed byte of anything that is read again is an error that names the file, or has no effect."""
 
 import json
 import random

@@ -64,7 +64,7 @@ def test_errors_of_the_disk_are_recognised_and_faults_of_the_program_are_not(tmp
     full = disk_error(OSError(errno.ENOSPC, "No space left on device"))
     assert isinstance(full, UserError) and str(full) == "cannot write or read a file (No space left on device): free some space"
     assert disk_error(FileNotFoundError(errno.ENOENT, "x")) is None and disk_error(ValueError()) is None
-    with pytest.raises(WriteError, match="cannot write metrics.csv"), naming("metrics.csv"):
+    with pytest.raises(WriteError, match=r"cannot write metrics\.csv"), naming("metrics.csv"):
         raise PermissionError(errno.EACCES, "Permission denied")
 
 
@@ -76,7 +76,13 @@ def test_what_a_killed_program_was_writing_is_removed_and_nothing_else(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
-HOLD = "import sys, time\nfrom pathlib import Path\nfrom ftlit.files import scratch_folder\nwith scratch_folder(Path(sys.argv[1]), '.x-'):\n    time.sleep(60)"
+HOLD = """
+import sys, time
+from pathlib import Path
+from ftlit.files import scratch_folder
+with scratch_folder(Path(sys.argv[1]), ".x-"):
+    time.sleep(60)
+"""
 
 
 def test_a_scratch_folder_of_a_killed_program_goes_and_that_of_a_running_one_stays(tmp_path):

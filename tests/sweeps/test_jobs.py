@@ -1,6 +1,5 @@
 """Jobs of a sweep: exit status, interruption, resuming, and sweeps with every launcher and sweeper."""
 
-import json
 import os
 import sys
 from dataclasses import replace
@@ -73,8 +72,7 @@ def test_a_sweep_resumes_its_unfinished_jobs_on_request_only(tmp_path):
     first = sweep(tmp_path, *arguments)
     assert first.returncode == 0 and "test accuracy" in first.stdout, first.stderr
     ended = {number: (tmp_path / f"sweep/{number}/result.json").stat().st_mtime_ns for number in (0, 1)}
-    state = json.loads((tmp_path / "sweep/1/job.json").read_text())
-    (tmp_path / "sweep/1/job.json").write_text(json.dumps({**state, "status": None, "score": None}))
+    replace(read_job(tmp_path / "sweep/1"), status=None, score=None).write(tmp_path / "sweep/1")
     refused = sweep(tmp_path, *arguments)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "give sweep.resume=true" in refused.stderr
     resumed = sweep(tmp_path, *arguments, "sweep.resume=true")
