@@ -8,7 +8,6 @@ Without `os.fork`, and for `python -c`, it is plain `subprocess`.
 import atexit
 import json
 import os
-import runpy
 import signal
 import socket
 import subprocess
@@ -16,15 +15,14 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-IMPORTS = ("torch", "torchvision", "torchmetrics", "lightning.pytorch", "hydra", "sklearn.base", "rich.progress", "safetensors.torch")
 KNOWN = {"cwd", "env", "stdin", "stdout", "stderr", "start_new_session"}  # arguments of Popen that a fork can have
 Popen = subprocess.Popen
+SERVER = Path(__file__).with_name("warm_server.py")
 SERVERS: list["Server"] = []  # the server of this process, once it is needed
 
 
@@ -88,8 +86,8 @@ class Server:
     def ask(self, request: dict[str, Any], files: Sequence[int] = ()) -> Any:
         """Send a request, with open files, and return the answer."""
         with self.lock:
-            _send(self.connection, request, files)
-            return _receive(self.connection)[0]
+            send(self.connection, request, files)
+            return receive(self.connection)[0]
 
     def start(
         self, command: list[str], cwd: Any = None, env: Any = None, stdin: Any = None, stdout: Any = None, stderr: Any = None, **more: Any
@@ -150,103 +148,14 @@ class Process:
 def _first_server() -> Server:
     """A new process that imports what programs need; it ends with this one."""
     ours, theirs = socket.socketpair()
-    process = Popen([sys.executable, __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+    process = Popen([sys.executable, str(SERVER), str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
     theirs.close()
     atexit.register(process.kill)
     return Server(ours)
 
 
-def serve(connection: socket.socket, last: bool = False) -> None:
-    """Fork a program for each request that asks for one, answer with its number, or with the status of one; end with the connection.
-
-    Args:
-        connection: to the process that asks.
-        last: whether the programs end too: a test process that was killed leaves none.
-    """
-    programs: set[int] = set()
-    for number in (signal.SIGINT, signal.SIGTERM):  # of the group: meant for the programs
-        signal.signal(number, signal.SIG_IGN)
-    while True:
-        try:
-            request, files = _receive(connection)
-        except (EOFError, OSError):  # that process has ended
-            for program in programs if last else ():
-                os.kill(program, signal.SIGKILL)
-            os._exit(0)
-        if "poll" in request:
-            pid, status = os.waitpid(request["poll"], os.WNOHANG)
-            programs.discard(pid)
-            _send(connection, os.waitstatus_to_exitcode(status) if pid else None)
-            continue
-        child = os.fork()
-        if child == 0:
-            connection.close()
-            _become(request, files)
-        for descriptor in files:
-            os.close(descriptor)
-        programs.add(child)
-        _send(connection, child)
-
-
-def _become(request: dict[str, Any], files: list[int]) -> None:
-    """Become that program; does not return."""
-    if request.get("start_new_session"):
-        os.setsid()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    SERVERS[:] = [_server_within(files)]
-    subprocess.Popen = StartedPopen  # type: ignore[misc]
-    for descriptor, number in zip(files, (0, 1, 2), strict=True):
-        os.dup2(descriptor, number)
-    for descriptor in set(files) - {0, 1, 2}:
-        os.close(descriptor)
-    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w", closefd=False), open(2, "w", closefd=False, buffering=1)
-    os.chdir(request["cwd"])
-    os.environ.clear()
-    os.environ.update(request["env"])
-    status = _run_program(*request["words"])
-    with suppress(BaseException):
-        threading._shutdown()  # as Python ends: pools of processes are told before what waits for them
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(status)
-
-
-def _server_within(files: list[int]) -> Server:
-    """A fork of this process, before it has become anything, that starts the programs that it starts."""
-    ours, theirs = socket.socketpair()
-    if os.fork() == 0:
-        for descriptor in (ours.detach(), *files):
-            os.close(descriptor)
-        serve(theirs)
-    theirs.close()
-    return Server(ours)
-
-
-def _run_program(first: str, *rest: str) -> int:
-    """Run `python FIRST REST` in this process. Returns its exit status."""
-    sys.orig_argv = [sys.executable, first, *rest]
-    path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    sys.path[0:1] = [os.getcwd() if first == "-m" else str(Path(first).resolve().parent), *filter(None, path)]
-    try:
-        if first == "-m":
-            sys.argv = list(rest)
-            runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
-        else:
-            sys.argv = [first, *rest]
-            runpy.run_path(first, run_name="__main__")
-    except SystemExit as end:
-        if isinstance(end.code, str):
-            print(end.code, file=sys.stderr)
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        traceback.print_exc()
-        return 1
-    return 0
-
-
-def _send(connection: socket.socket, message: Any, files: Sequence[int] = ()) -> None:
+def send(connection: socket.socket, message: Any, files: Sequence[int] = ()) -> None:
+    """Send a message that JSON can hold, with open files."""
     content = json.dumps(message).encode()
     head = len(content).to_bytes(8, "big")
     if files:
@@ -256,7 +165,8 @@ def _send(connection: socket.socket, message: Any, files: Sequence[int] = ()) ->
     connection.sendall(content)
 
 
-def _receive(connection: socket.socket) -> tuple[Any, list[int]]:
+def receive(connection: socket.socket) -> tuple[Any, list[int]]:
+    """The next message, and its open files. Raises `EOFError` at the end of the connection."""
     head, files, _, _ = socket.recv_fds(connection, 8, 3)
     if not head:
         raise EOFError
@@ -264,9 +174,3 @@ def _receive(connection: socket.socket) -> tuple[Any, list[int]]:
     while len(content) < length:
         content += connection.recv(length - len(content))
     return json.loads(content), files
-
-
-if __name__ == "__main__":
-    for name in IMPORTS:
-        __import__(name)
-    serve(socket.socket(fileno=int(sys.argv[1])), last=True)
