@@ -20,6 +20,7 @@ from ftlit.code_identity import _stable_names, identity, stable_name, versioned
 from ftlit.data.builtin import _array_to_rgb, _load, digits, torchvision_dataset
 from ftlit.data.dataset import Split
 from ftlit.data.images import image_reader, read_image, to_rgb
+from ftlit.data.splits import SplitRule
 from ftlit.data.text_files import read_text
 from ftlit.data.tokens import TextSpec, TokenIds
 from ftlit.data.transforms import AUGMENTS, eval_transform, train_transform
@@ -58,8 +59,8 @@ class ReferenceRecorder(pickle.Unpickler):
 
 
 def test_every_part_of_ftlit_that_decides_stored_features_has_a_version():
-    fake = torchvision_dataset("FakeData", root="", download=False, options={"size": 40}, fractions=FRACTIONS, split_seed=0)
-    collections = [digits(fractions=FRACTIONS, split_seed=0), fake]
+    fake = torchvision_dataset("FakeData", SplitRule(FRACTIONS), root="", download=False, options={"size": 40})
+    collections = [digits(SplitRule(FRACTIONS)), fake]
     things: list[Any] = [image_reader(SPEC), read_text, *(one.splits["train"].load for one in collections)]
     things += [train_transform(SPEC, augment) for augment in AUGMENTS] + [eval_transform(SPEC), SPEC]
     for backbone in (load_backbone("glyph"), batchnorm_to_affine(load_backbone("glyph")), load_backbone("mlp", weights=None)):

@@ -74,14 +74,14 @@ def chosen_on_test(peer: Any, folder: Path) -> Found:
 def duplicate_notes() -> list[str]:
     """The notes of ftlit on a data set with equal val and test images."""
     from ftlit.data.dataset import Examples
-    from ftlit.data.splits import assemble
+    from ftlit.data.splits import SplitRule, assemble
 
     def examples(first: int) -> Examples:
         arrays = [np.full((8, 8, 3), first + i, dtype=np.uint8) for i in range(12)]
         return Examples(arrays, [(i % 3,) for i in range(12)], Image.fromarray, arrays)
 
     splits = {"train": examples(0), "val": examples(100), "test": examples(100)}
-    return assemble(splits, list("abc"), fractions={}, split_seed=0).notes
+    return assemble(splits, list("abc"), SplitRule({})).notes
 
 
 @fault(

@@ -8,17 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torch import Tensor
 from torchvision import datasets
 
 from ftlit.data.builtin import DATASETS, NO_FLIP, digits, torchvision_dataset
 from ftlit.data.dataset import Collection
+from ftlit.data.splits import SplitRule
+from ftlit.data.torchvision_labels import labels_of
 from ftlit.errors import UserError
 
 FRACTIONS = {"val": 0.2, "test": 0.2}
 
 
 def load(name: str, root: Path, **options) -> Collection:
-    return torchvision_dataset(name, root=root, download=False, options=options, fractions=FRACTIONS, split_seed=0)
+    return torchvision_dataset(name, SplitRule(FRACTIONS), root=root, download=False, options=options)
 
 
 def image(path: Path, grey: int) -> None:
@@ -27,7 +30,7 @@ def image(path: Path, grey: int) -> None:
 
 
 def test_digits_has_all_images():
-    data = digits(fractions=FRACTIONS, split_seed=0)
+    data = digits(SplitRule(FRACTIONS))
     assert sum(len(split) for split in data.splits.values()) == 1797 and len(data.class_names) == 10
     grey = data.splits["train"]
     assert max(np.asarray(grey.load(source)).max() for source in grey.sources[:9]) == 255
@@ -52,9 +55,10 @@ def test_a_data_set_with_a_train_flag_has_val_split_off_train(tmp_path):
         (raw / f"{stem}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, n, 28, 28) + pixels.tobytes())
         (raw / f"{stem}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, n) + bytes(i % 10 for i in range(n)))
     data = load("MNIST", tmp_path)
-    assert {split: len(examples) for split, examples in data.splits.items()} == {"train": 80, "val": 20, "test": 20}
+    sizes = {split: len(examples) for split, examples in data.splits.items()}
+    assert sizes["train"] + sizes["val"] == 100 and sizes["test"] == 20 and 10 <= sizes["val"] <= 30
     assert data.class_names[3] == "3 - three"
-    assert data.notes == ["split off train, stratified, by split_seed=0: val (20% of the images)"]
+    assert data.notes[0].startswith("split off train by a hash of each image (split_seed=0)")
     first = data.splits["val"]
     assert first.load(first.sources[0]).mode == "RGB"
 
@@ -83,7 +87,8 @@ def test_labels_are_read_without_decoding(tmp_path, monkeypatch):
     for name in ("classes.txt", "labels.txt"):
         (home / "meta" / name).write_text("")
     monkeypatch.setattr(Image, "open", lambda *a, **k: pytest.fail("decoded"))
-    assert load("Food101", tmp_path).counts["val"] == {"cake": 2, "soup": 2}
+    counts = load("Food101", tmp_path).counts
+    assert counts["test"] == {"cake": 10, "soup": 10} and min(counts["val"].values()) > 0
 
 
 def test_a_data_set_without_splits_or_attributes_is_split_by_seed():
@@ -91,6 +96,33 @@ def test_a_data_set_without_splits_or_attributes_is_split_by_seed():
     assert sum(len(split) for split in data.splits.values()) == 60 and data.class_names == ["0", "1", "2"]
     for examples in data.splits.values():
         assert all(examples.load.args[0][i][1] == label for i, (label,) in zip(examples.sources, examples.labels, strict=True))
+
+
+def test_labels_are_those_that_the_data_set_gives_with_its_options():
+    how = {"size": 60, "image_size": (3, 8, 8), "num_classes": 4}
+    data = load("FakeData", Path(), **how, target_transform=is_odd)
+    assert data.class_names == ["0", "1"]
+    for examples in data.splits.values():
+        assert all(examples.load.args[0][i][1] == label for i, (label,) in zip(examples.sources, examples.labels, strict=True))
+
+
+def is_odd(number: int) -> int:
+    return number % 2
+
+
+def test_targets_that_are_not_the_labels_of_the_attribute_are_refused():
+    class Halved:
+        targets = [0, 1, 2, 3]
+
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, place):
+            return None, self.targets[place] // 2
+
+    assert labels_of(Halved(), {}) == [(0,), (1,), (2,), (3,)]
+    with pytest.raises(UserError, match="gives other targets than its labels"):
+        labels_of(Halved(), {"coarse": True})
 
 
 @pytest.mark.parametrize(
@@ -101,6 +133,9 @@ def test_a_data_set_without_splits_or_attributes_is_split_by_seed():
         ("CIFAR10", {}, "it is not in .*data.download=true"),
         ("ImageNet", {}, "ImageNet cannot be loaded: The archive"),
         ("FakeData", {"sise": 3}, "it takes size, image_size"),
+        ("FakeData", {"target_transform": Tensor.float}, "a float as the target of image 0, not a class number"),
+        ("CIFAR10", {"train": False}, "data.options.train would choose a split of CIFAR10"),
+        ("QMNIST", {"what": "nist"}, "data.options.what would choose a split of QMNIST"),
         ("EMNIST", {}, "missing 1 required positional argument: 'split'"),
     ],
 )
@@ -108,3 +143,8 @@ def test_user_errors_are_one_line(tmp_path, name, options, message):
     with pytest.raises(UserError, match=message) as caught:
         load(name, tmp_path, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_options_that_are_options_of_ftlit_are_refused():
+    with pytest.raises(UserError, match=r"data.options.root has no effect: give data.root"):
+        torchvision_dataset("FakeData", SplitRule(FRACTIONS), root="", download=False, options={"root": "x"})

@@ -1,19 +1,16 @@
-"""Random splits are stratified and reproducible, and duplicates across splits are found."""
-
-from pathlib import Path
+"""Invariants of data sets in three splits."""
 
 import numpy as np
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ftlit.data.dataset import Examples
 from ftlit.data.images import to_rgb
-from ftlit.data.splits import assemble, draw_per_class, find_duplicates, split_off
+from ftlit.data.splits import SplitRule, assemble, draw_per_class
 from ftlit.errors import UserError
 
 strata = st.lists(st.integers(0, 6), min_size=1, max_size=120)
-fraction = st.floats(0.01, 0.45)
 FRACTIONS = {"val": 0.2, "test": 0.2}
 
 
@@ -21,49 +18,11 @@ def examples(labels, contents=None) -> Examples:
     return Examples(range(len(labels)), labels, to_rgb, contents or [np.array(i) for i in range(len(labels))])
 
 
-@given(strata, fraction, fraction, st.integers(0, 9))
-def test_splits_partition_the_data(classes, val, test, seed):
-    parts = split_off(classes, {"val": val, "test": test}, seed)
-    assert sorted(place for places in parts.values() for place in places) == list(range(len(classes)))
-    assert all(places == sorted(places) for places in parts.values())
-
-
-@given(strata, fraction, fraction, st.integers(0, 9))
-@example([0] * 18 + [1] * 4, 0.25, 0.375, 0)  # val's part of the second class is a whole number, that of the first is rounded
-def test_splits_are_stratified_within_one_image_of_each_class_and_train_has_every_class(classes, val, test, seed):
-    parts = split_off(classes, {"val": val, "test": test}, seed)
-    for number in set(classes):
-        of_class = {split: sum(classes[place] == number for place in places) for split, places in parts.items()}
-        n = classes.count(number)
-        assert of_class["train"] >= 1
-        if n > 1:
-            assert abs(of_class["val"] - n * val) < 1 and abs(of_class["test"] - n * test) < 1
-
-
-@given(st.integers(5, 200), st.integers(2, 4), st.integers(0, 9))
-def test_many_small_classes_are_split_in_the_right_proportion(classes, size, seed):
-    parts = split_off([number for number in range(classes) for _ in range(size)], FRACTIONS, seed)
-    assert all(abs(len(parts[split]) - 0.2 * classes * size) < 2 for split in FRACTIONS)
-
-
-@given(strata, st.integers(0, 9))
-def test_a_split_is_a_function_of_the_seed(classes, seed):
-    assert split_off(classes, FRACTIONS, seed) == split_off(classes, FRACTIONS, seed)
-
-
-def test_another_seed_gives_another_split():
-    assert split_off([0, 1] * 50, FRACTIONS, 0) != split_off([0, 1] * 50, FRACTIONS, 1)
-
-
-def test_a_split_never_changes_between_versions():
-    assert split_off([0] * 10, FRACTIONS, 0)["test"] == [0, 5]
-
-
 @given(st.lists(st.sets(st.integers(0, 5)), min_size=8, max_size=60), st.integers(0, 9))
 def test_with_several_labels_train_has_every_label(labels, seed):
     try:
         train = examples([tuple(several) for several in labels])
-        collection = assemble({"train": train}, list("abcdef"), fractions=FRACTIONS, split_seed=seed, multilabel=True)
+        collection = assemble({"train": train}, list("abcdef"), SplitRule(FRACTIONS, seed), multilabel=True)
     except UserError as error:
         assume("too few" not in str(error))
         raise
@@ -82,21 +41,21 @@ def test_k_images_of_each_class_are_drawn_and_a_larger_k_includes_a_smaller_one(
 @pytest.mark.parametrize("fractions", [{"val": 0.0, "test": 0.2}, {"val": 0.5, "test": 0.5}, {"val": -1, "test": 0.1}])
 def test_fractions_out_of_range_are_an_error(fractions):
     with pytest.raises(UserError, match="above 0 and all together below 1"):
-        assemble({"train": examples([(0,), (1,)] * 5)}, ["a", "b"], fractions=fractions, split_seed=0)
+        assemble({"train": examples([(0,), (1,)] * 5)}, ["a", "b"], SplitRule(fractions))
 
 
 def test_too_few_images_to_split_are_an_error():
     with pytest.raises(UserError, match="2 images are too few to split off val and test: no image is left for val and test"):
-        assemble({"train": examples([(0,), (1,)])}, ["a", "b"], fractions=FRACTIONS, split_seed=0)
+        assemble({"train": examples([(0,), (1,)])}, ["a", "b"], SplitRule(FRACTIONS))
 
 
 def test_a_single_class_is_an_error():
     with pytest.raises(UserError, match="at least two"):
-        assemble({"train": examples([(0,)] * 9)}, ["a"], fractions=FRACTIONS, split_seed=0)
+        assemble({"train": examples([(0,)] * 9)}, ["a"], SplitRule(FRACTIONS))
 
 
 def test_a_single_image_stays_in_train_with_a_note():
-    collection = assemble({"train": examples([(0,)] * 10 + [(1,)])}, ["a", "rare"], fractions=FRACTIONS, split_seed=0)
+    collection = assemble({"train": examples([(0,)] * 10 + [(1,)])}, ["a", "rare"], SplitRule(FRACTIONS))
     assert collection.counts["train"]["rare"] == 1
     assert "the only image of rare stays in train" in collection.notes[0]
     assert "val has no image of rare" in collection.notes
@@ -106,31 +65,53 @@ def test_a_class_missing_in_train_is_an_error_and_one_missing_in_val_is_a_note()
     labels = {"train": [(0,), (1,)], "val": [(0,)], "test": [(0,), (1,)]}
     splits = {split: examples(some, [np.array([len(split), i]) for i in range(len(some))]) for split, some in labels.items()}
     splits["test"] = examples(labels["test"], [np.array([0, 0]), np.array([0, 1])])
-    assert assemble(splits, ["a", "b"], fractions={}, split_seed=0).notes == ["val has no image of b"]
+    assert assemble(splits, ["a", "b"], SplitRule({})).notes == ["val has no image of b"]
     splits["val"], splits["train"] = splits["train"], splits["val"]
     with pytest.raises(UserError, match="val has classes that train lacks: b"):
-        assemble(splits, ["a", "b"], fractions={}, split_seed=0)
-
-
-def test_duplicates_are_files_of_equal_bytes_in_two_splits(tmp_path):
-    texts = {"train": ["one", "two", "two"], "val": ["one", "eno"], "test": ["four", "one"]}
-    contents = {split: [tmp_path / f"{split}{i}" for i in range(len(several))] for split, several in texts.items()}
-    for split, several in texts.items():
-        for path, text in zip(contents[split], several, strict=True):
-            path.write_text(text)
-    (group,) = find_duplicates(contents)  # "two" is twice in train only, "eno" has the size of "one" but not its bytes
-    assert [(split, place) for split, place, _ in group] == [("train", 0), ("val", 0), ("test", 1)]
-
-
-def test_files_of_a_unique_size_are_not_read(tmp_path, monkeypatch):
-    for name in ("a", "bb"):
-        (tmp_path / name).write_text(name)
-    monkeypatch.setattr(Path, "open", lambda *a, **k: pytest.fail("read"))
-    assert find_duplicates({"train": [tmp_path / "a"], "val": [tmp_path / "bb"]}) == []
+        assemble(splits, ["a", "b"], SplitRule({}))
 
 
 def test_duplicates_are_noted_with_names_and_count():
     same = [np.array([1, 2]) for _ in range(2)]
     splits = {split: examples([(0,), (1,)], [same[0], np.array([i, i])]) for i, split in enumerate(("train", "val", "test"), start=5)}
-    (note,) = assemble(splits, ["a", "b"], fractions={}, split_seed=0).notes
+    (note,) = assemble(splits, ["a", "b"], SplitRule({})).notes
     assert note == "duplicates across splits, byte for byte (1): train[0] = val[0] = test[0]"
+
+
+def test_the_note_on_the_split_gives_sizes_and_classes_whose_image_may_move():
+    contents = [np.array([number, i]) for number in (0, 1) for i in range((200, 2)[number])]
+    collection = assemble({"train": examples([(0,)] * 200 + [(1,)] * 2, contents)}, ["many", "two"], SplitRule(FRACTIONS))
+    note = collection.notes[0]
+    assert note.startswith("split off train by a hash of each image (split_seed=0)") and "(about 20%)" in note
+    assert {split: counts["two"] for split, counts in collection.counts.items()} == {"train": 1, "val": 0, "test": 1}
+
+
+def test_classes_of_two_images_leave_one_for_val():
+    collection = assemble({"train": examples([(0,), (0,), (1,), (1,)])}, ["a", "b"], SplitRule(FRACTIONS))
+    assert {split: len(images) for split, images in collection.splits.items()} == {"train": 2, "val": 1, "test": 1}
+
+
+def test_copies_and_groups_stay_in_one_split():
+    labels = [(i % 2,) for i in range(60)]
+    copies = [np.array(i // 3) for i in range(60)]
+    train = Examples(range(60), labels, to_rgb, copies)
+    grouped = Examples(range(60), labels, to_rgb, [np.array(i) for i in range(60)], [f"video {i // 6}" if i < 54 else None for i in range(60)])
+    for images, unit in ((train, 3), (grouped, 6)):
+        splits = assemble({"train": images}, ["a", "b"], SplitRule({"val": 0.3, "test": 0.3})).splits
+        sides = {place // unit: split for split, part in splits.items() for place in part.sources if place < 54}
+        assert all(sides[place // unit] == split for split, part in splits.items() for place in part.sources if place < 54)
+        assert len(set(sides.values())) == 3
+
+
+def test_groups_that_the_data_divide_are_noted():
+    splits = {
+        split: Examples(range(2), [(0,), (1,)], to_rgb, [np.array([i, j]) for j in range(2)], ["p1" if i < 2 else "p2", None])
+        for i, split in enumerate(("train", "val", "test"))
+    }
+    assert assemble(splits, ["a", "b"], SplitRule({})).notes == ["groups in more than one split (1): p1 (train, val)"]
+
+
+def test_a_class_in_another_spelling_is_named():
+    splits = {split: examples([(0,), (i,)], [np.array([i, 0]), np.array([i, 1])]) for i, split in enumerate(("train", "val", "test"))}
+    with pytest.raises(UserError, match=r"val has classes that train lacks: ant \(train has Ant\)"):
+        assemble(splits, ["Ant", "ant", "bee"], SplitRule({}))

@@ -58,12 +58,12 @@ def test_augmentation_of_texts_and_a_folder_without_tokenizer_are_errors(spec, t
         TextSpec(str(tmp_path)).views()
 
 
-def test_a_csv_is_split_by_seed_and_stratified(spec, tmp_path):
+def test_a_csv_is_split_by_split_seed(spec, tmp_path):
     data = text_csv_data(spec, csv=write_csv(tmp_path / "all.csv", words(60)))
-    assert data.class_names == ["x", "y"] and [sum(data.counts[split].values()) for split in SPLITS] == [36, 12, 12]
+    assert data.class_names == ["x", "y"] and sum(sum(data.counts[split].values()) for split in SPLITS) == 60
     assert data.input_spec.max_length == 8 and data.input_spec.shape == (8,)
     ids, labels = next(iter(data.train_dataloader()))
-    assert ids.shape == (32, 8) and ids.dtype == torch.int64 and labels.shape == (32,)
+    assert ids.shape[1] == 8 and ids.dtype == torch.int64 and labels.shape == ids.shape[:1]
     again = text_csv_data(spec, csv=tmp_path / "all.csv", seed=5)
     assert list(again.collection.splits["test"].sources) == list(data.collection.splits["test"].sources)
     assert sum(text_csv_data(spec, csv=tmp_path / "all.csv", per_class=3).counts["train"].values()) == 6

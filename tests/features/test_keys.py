@@ -89,6 +89,7 @@ import json, torch, users
 from types import SimpleNamespace
 from torchvision.models import VisionTransformer
 from ftlit.code_identity import _stable_names
+from ftlit.data.splits import SplitRule
 from ftlit.data.builtin import digits
 from ftlit.data.images import image_reader
 from ftlit.data.input_spec import InputSpec
@@ -110,7 +111,7 @@ layers = {
     "encoder": text_encoders.EncoderLayer(torch.nn.Identity()), "part": timm_partial.PartialForward(torch.nn.ReLU(), "forward"),
     "clone": timm_partial.CloneInput(), "average": timm_partial.AverageLogits([torch.nn.Linear(2, 2)]),
 }
-data = digits(fractions={"val": 0.1, "test": 0.1}, split_seed=0)
+data = digits(SplitRule({"val": 0.1, "test": 0.1}))
 loaders = [image_reader(spec), data.splits["train"].load, read_text]
 views = [view_digest(transform, load) for transform in (eval_transform(spec), train_transform(spec)) for load in loaders]
 keys = {}

@@ -44,8 +44,8 @@ def write_csv(path: Path, rows, header=("text", "label")) -> Path:
 
 
 def words(count: int) -> list[tuple[str, str]]:
-    """Make texts of one to six words; the first word, `a` or `b`, determines the class."""
-    return [(" ".join(["ab"[i % 2], *(WORDS[6 + (i * 7 + j * 3) % 14] for j in range(i % 6))]), "xy"[i % 2]) for i in range(count)]
+    """Make texts of two to six words, the first 70 all different; the first word, `a` or `b`, determines the class."""
+    return [(" ".join(["ab"[i % 2], *(WORDS[6 + (i * 5 + j * 3) % 14] for j in range(1 + i % 5))]), "xy"[i % 2]) for i in range(count)]
 
 
 @cache

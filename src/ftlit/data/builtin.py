@@ -13,19 +13,21 @@ from torchvision import datasets
 
 from ftlit.code_identity import versioned
 from ftlit.data.dataset import Collection, Examples, Split
+from ftlit.data.duplicates import Content
 from ftlit.data.images import BadImage, to_rgb
-from ftlit.data.splits import Content, assemble
+from ftlit.data.splits import SplitRule, assemble
+from ftlit.data.torchvision_labels import changes_targets, check_options, class_names, labels_of
 from ftlit.errors import UserError, one_line, unknown
 
 Arguments = Mapping[str, Any]  # of a torchvision data set's constructor
 
 
-def digits(*, fractions: Mapping[Split, float], split_seed: int) -> Collection:
+def digits(rule: SplitRule) -> Collection:
     """scikit-learn's 1,797 handwritten digits, 8x8 grey; see `ftlit.data.splits.assemble`."""
     bunch = load_digits()
     images = list((bunch.images * (255 / 16)).round().astype(np.uint8))  # its grey values range from 0 to 16
     found = Examples(images, [(int(label),) for label in bunch.target], _array_to_rgb, images)
-    return assemble({"train": found}, [str(digit) for digit in range(10)], fractions=fractions, split_seed=split_seed)
+    return assemble({"train": found}, [str(digit) for digit in range(10)], rule)
 
 
 @versioned("read_digit", 1)
@@ -57,32 +59,31 @@ DATASETS: dict[str, dict[str, Arguments]] = {
 NO_FLIP = frozenset({"EMNIST", "GTSRB", "KMNIST", "MNIST", "QMNIST", "RenderedSST2", "SEMEION", "SVHN", "USPS"})
 
 
-def torchvision_dataset(
-    name: str, *, root: str | Path, download: bool, options: Arguments, fractions: Mapping[Split, float], split_seed: int
-) -> Collection:
+def torchvision_dataset(name: str, rule: SplitRule, *, root: str | Path, download: bool, options: Arguments) -> Collection:
     """A classification data set of torchvision; see `ftlit.data.splits.assemble`.
 
     Args:
         name: of its class in `torchvision.datasets`.
+        rule: see `assemble`.
         root: folder of the data set, also for a download.
         download: whether to download missing files.
-        options: more constructor arguments, such as EMNIST's `split`.
-        fractions: see `assemble`.
-        split_seed: see `assemble`.
+        options: more constructor arguments, such as EMNIST's `split`. Labels are those that the data set gives with them.
 
     Raises:
-        UserError: an unknown name, a data set that is not in `root`, arguments that the class does not accept.
+        UserError: an unknown name, a data set that is not in `root`, arguments that the class does not accept, or that choose the split,
+            or with which it gives no class numbers.
     """
     if name not in DATASETS:
         raise unknown("data set of torchvision", name, sorted(DATASETS))
+    check_options(name, options, DATASETS[name])
     parts = {split: _build(name, Path(root).expanduser(), download, {**options, **how}) for split, how in DATASETS[name].items()}
-    labels = {split: _labels(part) for split, part in parts.items()}
+    labels = {split: labels_of(part, options) for split, part in parts.items()}
     found: dict[Split, Examples] = {
         split: Examples(range(len(part)), labels[split], partial(_load, part), _contents(part))  # type: ignore[misc]
         for split, part in parts.items()
     }
-    class_names = _class_names(parts["train"], 1 + max(label for several in labels.values() for (label,) in several))
-    return assemble(found, class_names, fractions=fractions, split_seed=split_seed)
+    number = 1 + max(label for several in labels.values() for (label,) in several)
+    return assemble(found, class_names(parts["train"], number, relabelled=changes_targets(options)), rule)
 
 
 def _build(name: str, root: Path, download: bool, options: Arguments) -> Any:
@@ -102,16 +103,6 @@ def _build(name: str, root: Path, download: bool, options: Arguments) -> Any:
         raise UserError(f"{name} cannot be loaded: {hint if 'download=True' in str(error) else one_line(error)}") from error
 
 
-def _labels(dataset: Any) -> list[tuple[int, ...]]:
-    """Class numbers from the attribute that holds them; without one, every image is read once."""
-    for attribute in ("targets", "_labels", "labels", "y"):
-        values = getattr(dataset, attribute, None)
-        if values is not None and np.ndim(values) == 1 and len(values) == len(dataset):
-            return [(int(value),) for value in values]
-    pairs = next((values for name in ("_samples", "samples") if (values := getattr(dataset, name, None)) is not None), dataset)
-    return [(int(pairs[i][1]),) for i in range(len(dataset))]
-
-
 def _contents(dataset: Any) -> list[Content] | None:
     """File or array of each image, from the attributes of torchvision's classes."""
     for attribute in ("_image_files", "_images", "data", "_samples", "samples"):
@@ -120,14 +111,6 @@ def _contents(dataset: Any) -> list[Content] | None:
             first = [value[0] if attribute.endswith("samples") else value for value in values]
             return [Path(value) if isinstance(value, str | Path) else np.asarray(value) for value in first]
     return None
-
-
-def _class_names(dataset: Any, at_least: int) -> list[str]:
-    """The class names of the data set, else numbers. Several names of one class (ImageNet) are joined."""
-    for attribute in ("classes", "categories"):
-        if len(names := getattr(dataset, attribute, None) or []) >= at_least:
-            return [", ".join(name) if isinstance(name, tuple) else str(name) for name in names]
-    return [str(number) for number in range(at_least)]
 
 
 @versioned("read_torchvision_image", 1, uses=(to_rgb,))

@@ -1,25 +1,50 @@
 """Read csv files that list examples: cells, labels and splits, with file and line in each error."""
 
 import csv
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from ftlit.data.dataset import SPLIT_NAMES, SPLITS, Split
+from ftlit.data.dataset import SPLITS, Split
 from ftlit.data.images import shown
-from ftlit.errors import UserError, one_line, unknown
+from ftlit.data.split_names import split_named
+from ftlit.errors import UserError, one_line, shorten, unknown
+
+_BEYOND = "\0beyond"  # key of the values beyond the last column; no csv file can hold it
 
 
 def read_csv(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
-    """Column names, and (file and line, row) for each row, of a csv with a header line. Raises `UserError` if it cannot be read."""
+    """Column names, and (file and line, row) for each row, of a csv with a header line.
+
+    Raises:
+        UserError: no such file, an empty file, a file that is no csv in UTF-8, a column named twice, a row with more fields than columns.
+    """
     if not path.is_file():
         raise missing_path("csv file", path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheets write a byte order mark
-            reader = csv.DictReader(file, restval="")
+            # strict: a quote that is not closed would make one cell of the rest of the file
+            reader = csv.DictReader(file, restkey=_BEYOND, restval="", strict=True)
+            columns = list(reader.fieldnames or [])
             rows = [(f"{shown(path)}, line {reader.line_num}", row) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{shown(path)} cannot be read as csv in UTF-8: {one_line(error)}") from error
-    return list(reader.fieldnames or []), rows
+    if not columns:
+        raise UserError(f"{shown(path)} is empty: give a header line with the names of the columns, and a row for each example")
+    if twice := [name for name, count in Counter(columns).items() if count > 1 and name]:
+        raise UserError(f"{shown(path)} names columns more than once: {shorten(twice)}")
+    for where, row in rows:
+        _check_length(row, columns, where)
+    return columns, rows
+
+
+def _check_length(row: dict[str, Any], columns: Sequence[str], where: str) -> None:
+    """Refuse a row with values beyond the last column: a comma in a cell without quotes would cut that cell."""
+    beyond: list[str] = row.pop(_BEYOND, [])
+    if any(text.strip() for text in beyond):
+        given = f"{len(columns) + len(beyond)} fields for {len(columns)} columns"
+        raise UserError(f"{where}: {given} ({shorten(columns)}): put a value with a comma in double quotes")
 
 
 def cell_of(row: Mapping[str, str], column: str, where: str) -> str:
@@ -40,9 +65,14 @@ def split_of(row: Mapping[str, str], column: str, where: str) -> Split:
     """The split of a row; train if there is no such column. Raises `UserError` for an unknown split."""
     if column not in row:
         return "train"
-    if (given := row[column].strip()).lower() not in SPLIT_NAMES:
-        raise unknown(f"split in {where}:", given, SPLITS)
-    return SPLIT_NAMES[given.lower()]
+    if (split := split_named(row[column])) is None:
+        raise unknown(f"split in {where}:", row[column].strip(), SPLITS)
+    return split
+
+
+def group_of(row: Mapping[str, str], column: str | None) -> str | None:
+    """The group of a row; `None` if there is no such column, or an empty cell."""
+    return None if column is None else row[column].strip() or None
 
 
 def missing_path(what: str, path: Path) -> UserError:

@@ -15,13 +15,6 @@ from ftlit.data.transforms import Transform
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-SPLIT_NAMES: dict[str, Split] = {
-    "train": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
 Batch = tuple[Tensor, Tensor]
 
 
@@ -35,12 +28,14 @@ class Examples:
         load: source -> PIL image (RGB), or text. Must pickle, for worker processes.
         contents: file or array of each image, which identifies it without decoding; `None` if unknown. A source that is neither this
             nor a number counts as a part of it.
+        groups: name of the group of each image (patient, video, site), which a split keeps together; `None` for an image without one.
     """
 
     sources: Sequence[Any]
     labels: Sequence[tuple[int, ...]]
     load: Callable[[Any], Any]
     contents: Sequence[Path | np.ndarray[Any, Any]] | None = None
+    groups: Sequence[str | None] | None = None
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -48,7 +43,8 @@ class Examples:
     def subset(self, indices: Sequence[int]) -> "Examples":
         """The images at these indices, in this order."""
         contents = None if self.contents is None else [self.contents[i] for i in indices]
-        return Examples([self.sources[i] for i in indices], [self.labels[i] for i in indices], self.load, contents)
+        groups = None if self.groups is None else [self.groups[i] for i in indices]
+        return Examples([self.sources[i] for i in indices], [self.labels[i] for i in indices], self.load, contents, groups)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from ftlit.code_identity import versioned
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError, one_line
 
+GreyRange = tuple[float, float]  # the values of black and of white
+
 
 class BadImage(UserError):
     """An image that cannot be decoded, with a message of one line, also from a DataLoader's worker process."""
@@ -24,7 +26,7 @@ class BadImage(UserError):
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any PIL image -> RGB, upright: EXIF orientation applied, transparency laid on white, 16 bits scaled to 8."""
     ImageOps.exif_transpose(image, in_place=True)
-    if image.mode.startswith(("I", "F")):
+    if has_wide_greys(image.mode):
         image = _grey_8_bits(image)
     if image.getbands()[-1] in ("A", "a") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -40,6 +42,22 @@ def _grey_8_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray((values * (255 / white)).round().astype(np.uint8))
 
 
+@versioned("to_rgb_in_range", 1, uses=(to_rgb,))
+def to_rgb_in_range(image: Image.Image, grey_range: GreyRange) -> Image.Image:
+    """The same as `to_rgb`, but greys of more than 8 bits and floats are scaled by one range for all images, and clipped to it."""
+    ImageOps.exif_transpose(image, in_place=True)
+    if has_wide_greys(image.mode):
+        black, white = grey_range
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=black).clip(black, white)
+        image = Image.fromarray(((values - black) * (255 / (white - black))).round().astype(np.uint8))
+    return to_rgb(image)
+
+
+def has_wide_greys(mode: str) -> bool:
+    """Whether an image of this mode holds one integer of more than 8 bits, or one float, per pixel."""
+    return mode.startswith(("I", "F"))
+
+
 @versioned("read_image", 1, uses=(to_rgb,))
 def read_image(path: str | Path, at_least: int | None = None) -> Image.Image:
     """An image file -> PIL image (RGB), upright.
@@ -52,11 +70,21 @@ def read_image(path: str | Path, at_least: int | None = None) -> Image.Image:
     Raises:
         BadImage: the file is missing, truncated or not an image.
     """
+    return _read(path, at_least, to_rgb)
+
+
+@versioned("read_image_in_range", 1, uses=(to_rgb_in_range,))
+def read_image_in_range(path: str | Path, at_least: int | None, grey_range: GreyRange) -> Image.Image:
+    """The same as `read_image`, with one range of grey values for all images; see `to_rgb_in_range`."""
+    return _read(path, at_least, partial(to_rgb_in_range, grey_range=grey_range))
+
+
+def _read(path: str | Path, at_least: int | None, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     try:
         with Image.open(path) as image:
             if at_least is not None:
                 image.draft(None, (at_least, at_least))
-            return to_rgb(image)
+            return convert(image)
     except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error, ...
         raise BadImage(f"{shown(path)} cannot be read as an image: {one_line(error)}") from error
 
@@ -67,7 +95,15 @@ def image_reader(spec: InputSpec) -> Callable[[str | Path], Image.Image]:
     Twice the size that a shorter side is resized to is kept: there the result differs by 0.2 of 255 on average, and a random crop
     of a third of the area is never enlarged.
     """
-    return partial(read_image, at_least=2 * (spec.resize or spec.size))
+    at_least = 2 * (spec.resize or spec.size)
+    if spec.grey_range is None:
+        return partial(read_image, at_least=at_least)
+    return partial(read_image_in_range, at_least=at_least, grey_range=spec.grey_range)
+
+
+def as_rgb(image: Image.Image, spec: InputSpec) -> Image.Image:
+    """A PIL image as `image_reader` gives an image file."""
+    return to_rgb(image) if spec.grey_range is None else to_rgb_in_range(image, spec.grey_range)
 
 
 def shown(path: str | Path) -> str:

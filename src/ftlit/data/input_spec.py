@@ -1,6 +1,7 @@
 """The images that pretrained weights expect (`InputSpec`): size, crop, normalisation. These values are written nowhere else."""
 
 from dataclasses import dataclass
+from math import isfinite
 
 from torchvision.transforms.functional import InterpolationMode
 
@@ -20,6 +21,8 @@ class InputSpec:
         mean: per channel, in [0, 1].
         std: per channel, above 0.
         interpolation: one of torchvision's `InterpolationMode` values: `nearest`, `bilinear`, `bicubic`, ...
+        grey_range: the values that count as black and as white in grey files of more than 8 bits. A data source measures it on its
+            training images; `None`: each image is read by itself, see `ftlit.data.images.to_rgb`.
 
     Raises:
         UserError: a field out of its range.
@@ -30,6 +33,7 @@ class InputSpec:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     interpolation: str = "bilinear"
+    grey_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", _channels("mean", self.mean))
@@ -41,6 +45,8 @@ class InputSpec:
                 raise UserError(f"input {name} {getattr(self, name)!r}: give a whole number of pixels")
         if self.size < 1 or (self.resize or self.size) < self.size:
             raise UserError(f"input size {self.size} with resize {self.resize}: size is at least 1 and resize at least size")
+        if self.grey_range is not None:
+            object.__setattr__(self, "grey_range", _ascending(self.grey_range))
         if min(self.std) <= 0:
             raise UserError(f"input std {self.std}: every value must be above 0")
 
@@ -64,7 +70,8 @@ class InputSpec:
     @property
     def summary(self) -> str:
         """Description for the plan."""
-        return f"{self.size}x{self.size}, mean {_numbers(self.mean)}, std {_numbers(self.std)}, {self.interpolation}"
+        grey = "" if self.grey_range is None else ", grey values {:g} to {:g}".format(*self.grey_range)
+        return f"{self.size}x{self.size}, mean {_numbers(self.mean)}, std {_numbers(self.std)}, {self.interpolation}{grey}"
 
     def views(self, augment: str = "none") -> tuple[Transform, Transform]:
         """The transforms of training (see `train_transform`) and of evaluation."""
@@ -81,3 +88,11 @@ def _channels(what: str, values: object) -> tuple[float, float, float]:
     if len(numbers) != 3:
         raise UserError(f"input {what} {numbers}: give one number or three (red, green, blue)")
     return numbers[0], numbers[1], numbers[2]
+
+
+def _ascending(values: object) -> tuple[float, float]:
+    """Two finite numbers, the lower one first."""
+    numbers = [float(v) for v in values] if hasattr(values, "__iter__") else []
+    if len(numbers) != 2 or not all(map(isfinite, numbers)) or numbers[0] >= numbers[1]:
+        raise UserError(f"input grey_range {values}: give the grey value of black and the higher one of white, such as [0,4095]")
+    return numbers[0], numbers[1]

@@ -1,102 +1,98 @@
-"""Split a data set by seed, stratified, with every class in train; report duplicates across splits."""
+"""Assemble a data set in three splits: missing ones are split off train, and every class of val and test is in train."""
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from hashlib import file_digest, sha256
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from ftlit.data.dataset import SPLITS, Collection, Examples, Split
-from ftlit.data.images import shown
+from ftlit.data.duplicates import content_hashes, duplicate_notes
+from ftlit.data.hash_split import ORDER, Parts, split_by_hash
+from ftlit.data.stored_split import StoredSplit
 from ftlit.errors import UserError, shorten
 
-T = TypeVar("T")
-Content = Path | np.ndarray[Any, Any]
-ContentInSplit = tuple[Split, int, Content]  # split, index in it, file or array
+
+@dataclass(frozen=True)
+class SplitRule:
+    """How images are distributed to the splits that a data set lacks.
+
+    Args:
+        fractions: of the training images, for val and test.
+        seed: of the hashes; see `ftlit.data.hash_split`.
+        stored: the split of a run, which its images keep.
+        hashes: the hash of each image, by which it is known.
+    """
+
+    fractions: Mapping[Split, float]
+    seed: int = 0
+    stored: StoredSplit | None = None
+    hashes: Callable[[Examples], Sequence[str]] = content_hashes
 
 
-def assemble(
-    found: Mapping[Split, Examples], class_names: list[str], *, fractions: Mapping[Split, float], split_seed: int, multilabel: bool = False
-) -> Collection:
+def assemble(found: Mapping[Split, Examples], class_names: list[str], rule: SplitRule, *, multilabel: bool = False) -> Collection:
     """A checked collection. Missing val and test splits are split off train.
 
     Args:
         found: the splits of the data; train is required.
         class_names: class number -> name.
-        fractions: of the training images for missing val and test splits.
-        split_seed: of this random split.
+        rule: for missing val and test splits.
         multilabel: whether images have several labels.
 
     Raises:
-        UserError: fewer than two classes, too few images to split, fractions out of range, a class in val or test that train lacks.
+        UserError: fewer than two classes, too few images to split, fractions out of range, a class in val or test that train lacks, a
+            stored split that does not fit.
     """
+    if rule.stored is not None and rule.stored.is_whole:
+        restored = rule.stored.restored(Collection(found, class_names, multilabel), rule.hashes)
+        restored.notes.extend([*_class_notes(restored), *duplicate_notes(restored.splits)])
+        return restored
     if len(class_names) < 2 and not multilabel:
         raise UserError(f"the data have {len(class_names)} class ({shorten(class_names)}): at least two are needed")
-    missing = {split: fractions[split] for split in SPLITS if split not in found}
-    parts = _split_missing(found["train"], missing, split_seed)
-    splits = {split: found["train"].subset(parts[split]) if split in parts else found[split] for split in SPLITS}
-    notes = [_split_note(missing, found["train"], class_names, split_seed)] if missing else []
+    missing = {split: rule.fractions[split] for split in ORDER if split not in found}
+    if rule.stored is not None and not missing:
+        raise UserError("data.split_from: the data give val and test themselves: leave split_from out")
+    splits, notes = ({split: found[split] for split in SPLITS}, []) if not missing else _with_missing(found, missing, rule, class_names)
     collection = Collection(splits, class_names, multilabel, notes)
-    notes += [*_class_notes(collection), *_duplicate_notes(splits)]
+    notes += [*_class_notes(collection), *_group_notes(splits), *duplicate_notes(splits)]
     return collection
 
 
-def _split_missing(train: Examples, missing: Mapping[Split, float], seed: int) -> dict[Split, list[int]]:
-    if not missing:
-        return {}
+def _with_missing(
+    found: Mapping[Split, Examples], missing: Mapping[Split, float], rule: SplitRule, class_names: Sequence[str]
+) -> tuple[dict[Split, Examples], list[str]]:
+    """The splits of the data with missing ones split off train, and notes."""
     if min(missing.values()) <= 0 or sum(missing.values()) >= 1:
-        given = ", ".join(f"{split}_fraction={fraction}" for split, fraction in missing.items())
+        given = ", ".join(f"{split}_fraction={missing[split]}" for split in SPLITS if split in missing)
         raise UserError(f"{given}: each must be above 0 and all together below 1")
-    parts = _with_all_classes_in_train(split_off(strata(train.labels), missing, seed), train.labels)
-    if empty := [split for split in parts if not parts[split]]:
-        raise UserError(f"{len(train)} images are too few to split off {' and '.join(missing)}: no image is left for {' and '.join(empty)}")
-    return parts
+    train = found["train"]
+    hashes = rule.hashes(train)
+    units = list(hashes) if train.groups is None else [group or image for group, image in zip(train.groups, hashes, strict=True)]
+    known = {} if rule.stored is None else rule.stored.known(units, hashes)
+    parts = split_by_hash(units, train.labels, missing, rule.seed, known)
+    if empty := [split for split in SPLITS if split in parts.places and not parts.places[split]]:
+        names = " and ".join(split for split in SPLITS if split in missing)
+        noun = "images" if train.groups is None else f"images in {len(set(units))} groups"
+        raise UserError(f"{len(train)} {noun} are too few to split off {names}: no image is left for {' and '.join(empty)}")
+    splits = {split: train.subset(parts.places[split]) if split in parts.places else found[split] for split in SPLITS}
+    notes = [_split_note(parts, missing, train, class_names, rule.seed)]
+    if rule.stored is not None:
+        notes.append(rule.stored.note(hashes))
+    return splits, notes
 
 
-def _with_all_classes_in_train(parts: dict[Split, list[int]], labels: Sequence[tuple[int, ...]]) -> dict[Split, list[int]]:
-    """Move images with a label that train lacks to train: of several labels of an image, only the rarest is sure to be in train."""
-    known = {label for place in parts["train"] for label in labels[place]}
-    moved: set[int] = set()
-    for place in sorted(place for split in parts if split != "train" for place in parts[split]):
-        if not known.issuperset(labels[place]):
-            known.update(labels[place])
-            moved.add(place)
-    kept = {split: [place for place in places if place not in moved] for split, places in parts.items()}
-    return {**kept, "train": sorted([*parts["train"], *moved])}
-
-
-def split_off(strata: Sequence[int], fractions: Mapping[Split, float], seed: int) -> dict[Split, list[int]]:
-    """Distribute indices 0 .. N-1 to train and the splits of `fractions`, each in ascending order.
-
-    Of a class of n images a split gets n * fraction, rounded up or down; train gets at least one, so a single image goes to train.
-    The rounding error of a split is carried over to the next class, so that its total is right with many small classes too.
-    """
-    parts: dict[Split, float] = {"train": 1 - sum(fractions.values()), **fractions}
-    owed = dict.fromkeys(parts, 0.0)
-    dealt: dict[Split, list[int]] = {split: [] for split in parts}
-    for members in _shuffled_by_stratum(strata, seed):
-        for split, seats in _seats(len(members), parts, owed).items():
-            dealt[split] += members[:seats]
-            members = members[seats:]
-    return {split: sorted(places) for split, places in dealt.items()}
-
-
-def _seats(n: int, parts: Mapping[Split, float], owed: dict[Split, float]) -> dict[Split, int]:
-    """The number of n images that each split gets. `owed` is updated in place."""
-    if n == 1:
-        return {"train": 1}
-    seats = {split: int(n * part + 1e-9) for split, part in parts.items()}
-    left = {split: n * part - seats[split] for split, part in parts.items()}
-    for split in parts:
-        owed[split] += left[split]
-    rounded = [split for split in parts if left[split] > 1e-9]  # without those that need no rounding
-    first = sorted(rounded, key=lambda split: (split == "train" and seats[split] == 0, owed[split]), reverse=True)
-    for split in first[: n - sum(seats.values())]:
-        seats[split] += 1
-        owed[split] -= 1
-    return seats
+def _split_note(parts: Parts, missing: Mapping[Split, float], train: Examples, class_names: Sequence[str], seed: int) -> str:
+    shares = {split: len(parts.places[split]) / len(train) for split in SPLITS if split in missing}
+    sizes = " and ".join(f"{split} {share:.0%} (about {missing[split]:.0%})" for split, share in shares.items())
+    unit = "image" if train.groups is None else "group"
+    counts = Counter(label for labels in train.labels for label in labels)
+    single = [class_names[number] for number, count in sorted(counts.items()) if count == 1]
+    rest = f"; the only image of {shorten(single, most=5)} stays in train" if single else ""
+    moved = sorted({number for split, numbers in parts.moved.items() for number in numbers if number >= 0 and counts[number] > 1})
+    if moved:
+        named = shorten((class_names[number] for number in moved), most=5)
+        rest += f"; classes that lacked an image of a split got one, which may change its split later: {named}"
+    return f"split off train by a hash of each {unit} (split_seed={seed}), which keeps its split when others are added: {sizes}{rest}"
 
 
 def draw_per_class(labels: Sequence[tuple[int, ...]], k: int, seed: int) -> list[int]:
@@ -119,71 +115,33 @@ def strata(labels: Sequence[tuple[int, ...]]) -> list[int]:
 def _shuffled_by_stratum(strata: Sequence[int], seed: int) -> Iterator[list[int]]:
     # RandomState: numpy promises that its stream never changes between versions
     random = np.random.RandomState(seed)
-    for members in _grouped(sorted(range(len(strata)), key=strata.__getitem__), strata.__getitem__):
-        yield [members[i] for i in random.permutation(len(members))]
-
-
-def _split_note(missing: Mapping[Split, float], train: Examples, class_names: list[str], seed: int) -> str:
-    parts = " and ".join(f"{split} ({fraction:.0%} of the images)" for split, fraction in missing.items())
-    counts = Counter(strata(train.labels))
-    single = [class_names[number] for number, count in sorted(counts.items()) if count == 1 and number >= 0]
-    rest = f"; the only image of {shorten(single, most=5)} stays in train" if single else ""
-    return f"split off train, stratified, by split_seed={seed}: {parts}{rest}"
+    members: dict[int, list[int]] = {}
+    for place, number in enumerate(strata):
+        members.setdefault(number, []).append(place)
+    for number in sorted(members):
+        yield [members[number][i] for i in random.permutation(len(members[number]))]
 
 
 def _class_notes(collection: Collection) -> list[str]:
     """A note for each split that lacks classes. Raises `UserError` if train lacks a class of another split."""
     counts = collection.counts
+    trained = [name for name, count in counts["train"].items() if count]
     notes = []
     for split in SPLITS[1:]:
-        if unexpected := [name for name, count in counts[split].items() if count and not counts["train"][name]]:
-            raise UserError(f"{split} has classes that train lacks: {shorten(unexpected, most=10)}")
-        if absent := [name for name, count in counts["train"].items() if count and not counts[split][name]]:
+        if unexpected := [name for name, count in counts[split].items() if count and name not in trained]:
+            alike = [name for name in trained if name.casefold() == unexpected[0].casefold()]
+            near = f" (train has {alike[0]})" if alike else ""
+            raise UserError(f"{split} has classes that train lacks: {shorten(unexpected, most=10)}{near}")
+        if absent := [name for name in trained if not counts[split][name]]:
             notes.append(f"{split} has no image of {shorten(absent, most=5)}")
     return notes
 
 
-def _duplicate_notes(splits: Mapping[Split, Examples]) -> list[str]:
-    contents = {split: examples.contents for split, examples in splits.items() if examples.contents is not None}
-    if len(contents) < len(splits):
-        return ["no search for duplicates across splits: the images of this data set cannot be compared without decoding"]
-    groups = find_duplicates(contents)
-    if not groups:
-        return []
-    names = [" = ".join(map(_name, group)) for group in groups]
-    return [f"duplicates across splits, byte for byte ({len(groups)}): {shorten(names, most=3)}"]
-
-
-def _name(entry: ContentInSplit) -> str:
-    split, place, content = entry
-    return shown(content) if isinstance(content, Path) else f"{split}[{place}]"
-
-
-def find_duplicates(contents: Mapping[Split, Sequence[Content]]) -> list[list[ContentInSplit]]:
-    """Groups of images with equal bytes in more than one split. Only images of equal size are read, none is decoded."""
-    everything = [(split, place, content) for split, several in contents.items() for place, content in enumerate(several)]
-    same_size = filter(_crosses, _grouped(everything, lambda entry: _size(entry[2])))
-    return [group for several in same_size for group in _grouped(several, lambda entry: _digest(entry[2])) if _crosses(group)]
-
-
-def _crosses(group: Sequence[ContentInSplit]) -> bool:
-    return len({split for split, _, _ in group}) > 1
-
-
-def _size(content: Content) -> int:
-    return content.stat().st_size if isinstance(content, Path) else content.nbytes
-
-
-def _digest(content: Content) -> bytes:
-    if isinstance(content, Path):
-        with content.open("rb") as file:
-            return file_digest(file, "sha256").digest()
-    return sha256(content.tobytes()).digest()
-
-
-def _grouped(items: Sequence[T], key: Callable[[T], Hashable]) -> list[list[T]]:
-    """Group items by key, in the order of first occurrence."""
-    groups: dict[Hashable, list[T]] = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return list(groups.values())
+def _group_notes(splits: Mapping[Split, Examples]) -> list[str]:
+    """A note on groups that the splits of the data divide."""
+    found: dict[str, list[Split]] = {}
+    for split, examples in splits.items():
+        for group in dict.fromkeys(filter(None, examples.groups or ())):
+            found.setdefault(group, []).append(split)
+    divided = [f"{group} ({', '.join(several)})" for group, several in found.items() if len(several) > 1]
+    return [f"groups in more than one split ({len(divided)}): {shorten(divided, most=3)}"] if divided else []

@@ -1,18 +1,36 @@
 """Read labelled texts from csv files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from ftlit.code_identity import versioned
-from ftlit.data.csv_files import cell_of, labels_of, read_csv, split_of
+from ftlit.data.csv_files import cell_of, group_of, labels_of, read_csv, split_of
 from ftlit.data.dataset import SPLITS, Collection, Examples, Split
 from ftlit.data.images import shown
-from ftlit.data.splits import assemble
+from ftlit.data.label_notes import label_notes
+from ftlit.data.splits import SplitRule, assemble
 from ftlit.errors import UserError, unknown
 
-TextRow = tuple[str, tuple[str, ...], Split]  # text, labels, split
+
+class _TextRow(NamedTuple):
+    """A text with the names of its labels, its split, and its group, if it has one."""
+
+    text: str
+    labels: tuple[str, ...]
+    split: Split
+    group: str | None
+
+
+class _Columns(NamedTuple):
+    """Names of columns; `None` for one that the file need not have."""
+
+    text: str
+    label: str
+    split: str | None
+    group: str | None
 
 
 def collect_texts(
@@ -23,8 +41,8 @@ def collect_texts(
     label_column: str,
     split_column: str,
     label_separator: str | None,
-    fractions: Mapping[Split, float],
-    split_seed: int,
+    group_column: str | None,
+    rule: SplitRule,
 ) -> Collection:
     """A checked collection of the texts of csv files with a header line; see `ftlit.data.splits.assemble`. Class names are sorted;
     a text is identified by its bytes.
@@ -36,47 +54,54 @@ def collect_texts(
         label_column: column with its label.
         split_column: column of `csv` with train, val or test; without it all texts are train.
         label_separator: separator of several labels in one cell, an empty cell has none; `None`: a cell is one label.
-        fractions: see `assemble`.
-        split_seed: see `assemble`.
+        group_column: column with the group of a text, which a split keeps together; `None`: no groups.
+        rule: see `assemble`.
 
     Raises:
         UserError: a missing file or column, an empty text or label, an unknown split, a split that comes from two places.
     """
-    columns = text_column, label_column, split_column
+    columns = _Columns(text_column, label_column, split_column, group_column)
     rows = _rows(Path(csv).expanduser(), columns, label_separator)
     for split, path in others.items():
         if path is None:
             continue
-        if any(row[2] == split for row in rows):
+        if any(row.split == split for row in rows):
             raise UserError(f"{shown(csv)} has rows of the split {split}, and data.{split}_csv={shown(path)} gives another: leave one out")
-        rows += [(text, labels, split) for text, labels, _ in _rows(Path(path).expanduser(), (*columns[:2], None), label_separator)]
-    if "train" not in {split for *_, split in rows}:
+        rows += [row._replace(split=split) for row in _rows(Path(path).expanduser(), columns._replace(split=None), label_separator)]
+    if "train" not in {row.split for row in rows}:
         raise UserError(f"{shown(csv)} lists no text of the train split")
-    class_names = sorted({label for _, labels, _ in rows for label in labels})
-    numbers = {name: number for number, name in enumerate(class_names)}
-    found = {}
-    for split in SPLITS:
-        if own := [(text, tuple(sorted(numbers[label] for label in labels))) for text, labels, at in rows if at == split]:
-            found[split] = _examples(*map(list, zip(*own, strict=True)))
-    return assemble(found, class_names, fractions=fractions, split_seed=split_seed, multilabel=label_separator is not None)
+    class_names = sorted({label for row in rows for label in row.labels})
+    found = {split: _examples(own, class_names) for split in SPLITS if (own := [row for row in rows if row.split == split])}
+    collection = assemble(found, class_names, rule, multilabel=label_separator is not None)
+    collection.notes[:0] = label_notes(class_names)
+    return collection
 
 
-def _rows(path: Path, columns: tuple[str, str, str | None], separator: str | None) -> list[TextRow]:
+def _rows(path: Path, columns: _Columns, separator: str | None) -> list[_TextRow]:
     known, rows = read_csv(path)
-    text, label, split = columns
-    for column in (text, label):
+    for column in filter(None, (columns.text, columns.label, columns.group)):
         if column not in known:
             raise unknown(f"column in {shown(path)}", column, known)
     if not rows:
         raise UserError(f"{shown(path)} lists no text")
     return [
-        (cell_of(row, text, at), labels_of(row, label, separator, at), split_of(row, split, at) if split is not None else "train")
+        _TextRow(
+            cell_of(row, columns.text, at),
+            labels_of(row, columns.label, separator, at),
+            split_of(row, columns.split, at) if columns.split is not None else "train",
+            group_of(row, columns.group),
+        )
         for at, row in rows
     ]
 
 
-def _examples(texts: list[str], labels: list[tuple[int, ...]]) -> Examples:
-    return Examples(texts, labels, read_text, [np.frombuffer(text.encode(), np.uint8) for text in texts])
+def _examples(rows: Sequence[_TextRow], class_names: Sequence[str]) -> Examples:
+    numbers = {name: number for number, name in enumerate(class_names)}
+    texts = [row.text for row in rows]
+    labels = [tuple(sorted(numbers[label] for label in row.labels)) for row in rows]
+    groups = [row.group for row in rows]
+    contents = [np.frombuffer(text.encode(), np.uint8) for text in texts]
+    return Examples(texts, labels, read_text, contents, groups if any(groups) else None)
 
 
 @versioned("read_text", 1)

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 
 from ftlit.data.dataset import Examples
+from ftlit.data.duplicates import content_hashes
 from ftlit.data.images import BadImage, shown
 from ftlit.errors import one_line
 from ftlit.features.spec import HASH_DTYPE, ImageHashes
+from ftlit.features.store import Store
 from ftlit.files import is_foreign
 from ftlit.fingerprint import fingerprint, of_array, of_bytes
 
@@ -91,6 +93,16 @@ def image_hashes(examples: Examples, hash_cache: HashCache) -> ImageHashes:
         content_hash = file_hashes[path] if path else of_array(content)  # type: ignore[arg-type]
         found.append(content_hash if _is_whole_content(source, path, files) else fingerprint(content_hash, source))
     return np.array(found, HASH_DTYPE)
+
+
+def cached_hashes(examples: Examples) -> list[str]:
+    """The hash of each image as `ftlit.data.duplicates.content_hashes` gives it; of files, from the cache in the default store."""
+    contents = examples.contents
+    if contents is None or not all(isinstance(content, Path) for content in contents):
+        return content_hashes(examples)
+    paths = [Path(content).absolute() for content in contents if isinstance(content, Path)]
+    found = _hash_files(list(dict.fromkeys(paths)), HashCache(Store().folder))
+    return [found[path] for path in paths]
 
 
 def _is_whole_content(source: Any, path: Path | None, files: Mapping[Path, int]) -> bool:

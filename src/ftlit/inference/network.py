@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ftlit.data.images import image_reader, to_rgb
+from ftlit.data.images import as_rgb, image_reader
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.tokens import TextSpec
 from ftlit.data.transforms import dense_transform
@@ -111,7 +111,7 @@ class Network:
         if isinstance(example, str | Path):
             return spec.views()[1](image_reader(spec)(example))
         if isinstance(example, Image.Image):
-            return spec.views()[1](to_rgb(example))
+            return spec.views()[1](as_rgb(example, spec))
         if not isinstance(example, Tensor):
             raise self._cannot_take(example)
         _check_pixels(example)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ftlit.data.csv_files import read_csv
-from ftlit.data.image_files import list_unlabelled
+from ftlit.data.folder_files import list_unlabelled
 from ftlit.data.images import BadImage
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, unknown
@@ -82,7 +82,7 @@ def examples_of(paths: Sequence[str], *, texts: bool = False) -> Iterator[NamedI
         elif texts:
             raise UserError(f"{path}: this run's network takes texts, give csv files with a column text")
         elif path.is_dir():
-            yield from ((str(listed.path), str(listed.path)) for listed in list_unlabelled(path))
+            yield from ((str(listed.path), str(listed.path)) for listed in list_unlabelled(path)[0])
         else:
             yield str(path), str(path)  # a missing file becomes a row with the reason
 

@@ -6,11 +6,13 @@ path, `{"import": "package.module.Class", "arguments": {...}}`, which is importe
 
 import ast
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pkgutil import resolve_name
 from typing import Any
 
 from torch import nn
 
+from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError, one_line
 from ftlit.formats import JsonObject, upgraded, with_format
 from ftlit.inference.record_checks import check_record
@@ -53,6 +55,7 @@ def record_of(
     return with_format(
         {
             "backbone": part_of(own, BACKBONES) if loaded is None else _named(loaded["loader"], loaded, without=("loader",)),
+            "grey_range": None if (grey := getattr(backbone.input_spec, "grey_range", None)) is None else list(grey),
             "affine": affine,
             "head": part_of({"in_features": backbone.num_features, **head}, HEADS),
             "loss": loss,
@@ -101,14 +104,20 @@ def build_backbone(record: Record, *, trust: bool) -> Backbone:
     check_record(record, trust=trust)
     part, base = record["backbone"], record.get("base")
     if "import" in part:
-        own: Backbone = _imported("backbone", part["import"], trust)(**part["arguments"])
-        return own
+        return _with_grey_range(_imported("backbone", part["import"], trust)(**part["arguments"]), record)
     load, arguments = BACKBONES[part["name"]], dict(part["arguments"])
     weights = arguments.pop("weights", None)
     if load is load_bert:
         arguments["download"] = trust or bool(base)
     backbone = load(weights=weights if base else None, **arguments)
     check_base(backbone, base)
+    return _with_grey_range(backbone, record)
+
+
+def _with_grey_range(backbone: Backbone, record: Record) -> Backbone:
+    """Give a backbone the range of grey values that was measured on the training images; records of earlier programs have none."""
+    if record.get("grey_range") is not None and isinstance(backbone.input_spec, InputSpec):
+        backbone.input_spec = replace(backbone.input_spec, grey_range=record["grey_range"])
     return backbone
 
 

@@ -100,14 +100,15 @@ def test_features_do_not_replace_batches_that_a_subclass_overrides(tmp_path, met
 USERS = """
 from ftlit import ImageData
 from ftlit.data.builtin import digits
+from ftlit.data.splits import SplitRule
 from lightning.pytorch import LightningDataModule
 
 class UserImages(ImageData):
     def setup(self, stage):
         print("setup of a user's subclass", stage, flush=True)
 
-def images(input_spec, val_fraction, test_fraction, split_seed, **options):
-    return UserImages(digits(fractions={"val": val_fraction, "test": test_fraction}, split_seed=split_seed), input_spec, **options)
+def images(input_spec, val_fraction, test_fraction, split_seed, split_from, **options):
+    return UserImages(digits(SplitRule({"val": val_fraction, "test": test_fraction}, split_seed)), input_spec, **options)
 
 class Augmented(UserImages):
     def on_after_batch_transfer(self, batch, dataloader_idx):
@@ -115,8 +116,8 @@ class Augmented(UserImages):
             print("images of a batch", tuple(batch[0].shape), flush=True)
         return batch
 
-def augmented(input_spec, val_fraction, test_fraction, split_seed, **options):
-    return Augmented(digits(fractions={"val": val_fraction, "test": test_fraction}, split_seed=split_seed), input_spec, **options)
+def augmented(input_spec, val_fraction, test_fraction, split_seed, split_from, **options):
+    return Augmented(digits(SplitRule({"val": val_fraction, "test": test_fraction}, split_seed)), input_spec, **options)
 
 class OtherData(LightningDataModule):
     num_classes = 2

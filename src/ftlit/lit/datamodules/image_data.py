@@ -70,7 +70,7 @@ class ImageData(LightningDataModule):
             if value is not None and value < least:
                 raise UserError(f"data.{name}={value}: give a whole number, {least} or more")
         self.seed, self.per_class = seed, per_class
-        self.collection = collection
+        self.collection = self.all_images = collection
         if per_class is not None:
             self.collection = self.with_few(per_class).collection
         self.class_names = collection.class_names

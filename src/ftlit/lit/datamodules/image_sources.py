@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ftlit.data.builtin import NO_FLIP, digits, torchvision_dataset
-from ftlit.data.image_files import collect, list_csv, list_folder, list_unlabelled
-from ftlit.data.images import image_reader
+from ftlit.data.folder_files import list_folder, list_unlabelled
+from ftlit.data.image_files import collect, list_csv
 from ftlit.data.input_spec import InputSpec
 from ftlit.lit.datamodules.image_data import DATA_SOURCES, ImageData
 from ftlit.lit.datamodules.source_options import Loading, Splits, flat_options
@@ -30,8 +30,7 @@ def digits_data(input_spec: InputSpec, *, splits: Splits = SPLITS, loading: Load
     Raises:
         UserError: an argument out of its range.
     """
-    collection = digits(fractions=splits.fractions, split_seed=splits.split_seed)
-    return ImageData(collection, input_spec, **asdict(loading))
+    return ImageData(digits(splits.rule), input_spec, **asdict(loading))
 
 
 @DATA_SOURCES.register("folder")
@@ -40,15 +39,21 @@ def folder_data(
     input_spec: InputSpec,
     *,
     root: str | Path,
+    layout: str | None = None,
+    group_pattern: str | None = None,
     on_bad_image: str = "stop",
     splits: Splits = SPLITS,
     loading: Loading = LOADING,
 ) -> ImageData:
-    """Load image files from one folder per class, with or without train, val and test folders above them.
+    """Load image files from one folder per class, with or without train, val and test folders above them. See `folder_files.list_folder`.
 
     Args:
         input_spec: what the network expects.
-        root: folder of the class folders, or of train, val (or valid, validation) and test. See `image_files.list_folder`.
+        root: folder of the class folders, or of train, val (or valid, validation, dev) and test.
+        layout: the meaning of each level of folders, such as `class`, `split/class`, `group/class` or `class/group`; `None`: the first
+            or the second of these, whichever the folder has.
+        group_pattern: regular expression that finds the group of an image (patient, video, site) in its path below `root`. A split keeps
+            the images of a group together. `None`: groups are those of `layout`, if it has any.
         on_bad_image: stop or skip; see `image_files.collect`.
         splits: its fields are arguments; see `Splits`. They are for val and test where there is no folder.
         loading: its fields are arguments; see `Loading`.
@@ -56,14 +61,10 @@ def folder_data(
     Raises:
         UserError: files or arguments that cannot be used.
     """
-    collection = collect(
-        list_folder(root),
-        load=image_reader(input_spec),
-        on_bad_image=on_bad_image,
-        fractions=splits.fractions,
-        split_seed=splits.split_seed,
-    )
-    return ImageData(collection, input_spec, **asdict(loading))
+    files, notes = list_folder(root, layout=layout, group_pattern=group_pattern)
+    collection, spec = collect(files, input_spec=input_spec, on_bad_image=on_bad_image, rule=splits.rule)
+    collection.notes[:0] = notes
+    return ImageData(collection, spec, **asdict(loading))
 
 
 @DATA_SOURCES.register("unlabelled")
@@ -80,7 +81,7 @@ def unlabelled_data(
 
     Args:
         input_spec: what the network expects.
-        root: the folder; see `image_files.list_unlabelled`.
+        root: the folder; see `folder_files.list_unlabelled`.
         on_bad_image: stop or skip; see `image_files.collect`.
         splits: its fields are arguments; see `Splits`. No pretraining sees the images of test.
         loading: its fields but `mix` and `per_class` are arguments; see `Loading`. `augment` is for the images of the lowest layer.
@@ -88,15 +89,11 @@ def unlabelled_data(
     Raises:
         UserError: files or arguments that cannot be used.
     """
-    collection = collect(
-        list_unlabelled(root),
-        load=image_reader(input_spec),
-        on_bad_image=on_bad_image,
-        fractions=splits.fractions,
-        split_seed=splits.split_seed,
-        multilabel=True,  # without any label
-    )
-    return ImageData(collection, input_spec, **asdict(loading))
+    files, notes = list_unlabelled(root)
+    without_labels = {"multilabel": True}
+    collection, spec = collect(files, input_spec=input_spec, on_bad_image=on_bad_image, rule=splits.rule, **without_labels)
+    collection.notes[:0] = notes
+    return ImageData(collection, spec, **asdict(loading))
 
 
 @DATA_SOURCES.register("csv")
@@ -110,6 +107,7 @@ def csv_data(
     label_column: str = "label",
     split_column: str = "split",
     label_separator: str | None = None,
+    group_column: str | None = None,
     on_bad_image: str = "stop",
     splits: Splits = SPLITS,
     loading: Loading = LOADING,
@@ -124,6 +122,7 @@ def csv_data(
         label_column: column with its label.
         split_column: column with train, val or test; it may be missing.
         label_separator: separates several labels in one cell, such as `|`; `None`: a cell is one label.
+        group_column: column with the group of an image (patient, video, site): a split keeps the images of a group together; `None`: none.
         on_bad_image: stop or skip; see `image_files.collect`.
         splits: its fields are arguments; see `Splits`. They are for val and test if the csv does not give them.
         loading: its fields are arguments; see `Loading`.
@@ -132,15 +131,10 @@ def csv_data(
         UserError: files or arguments that cannot be used.
     """
     columns = {"path_column": path_column, "label_column": label_column, "split_column": split_column}
-    collection = collect(
-        list_csv(csv, root=root, label_separator=label_separator, **columns),
-        load=image_reader(input_spec),
-        on_bad_image=on_bad_image,
-        fractions=splits.fractions,
-        split_seed=splits.split_seed,
-        multilabel=label_separator is not None,
-    )
-    return ImageData(collection, input_spec, **asdict(loading))
+    files = list_csv(csv, root=root, label_separator=label_separator, group_column=group_column, **columns)
+    several = label_separator is not None
+    collection, spec = collect(files, input_spec=input_spec, on_bad_image=on_bad_image, rule=splits.rule, multilabel=several)
+    return ImageData(collection, spec, **asdict(loading))
 
 
 @DATA_SOURCES.register("torchvision")
@@ -171,13 +165,6 @@ def torchvision_data(
     Raises:
         UserError: a data set that is unknown or missing, or arguments that cannot be used.
     """
-    collection = torchvision_dataset(
-        name,
-        root=root,
-        download=download,
-        options=options or {},
-        fractions=splits.fractions,
-        split_seed=splits.split_seed,
-    )
+    collection = torchvision_dataset(name, splits.rule, root=root, download=download, options=options or {})
     default = "none" if name in NO_FLIP else "photo"
     return ImageData(collection, input_spec, **asdict(replace(loading, augment=augment or default)))

@@ -4,9 +4,12 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import wraps
+from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from ftlit.data.dataset import Split
+from ftlit.data.splits import SplitRule
+from ftlit.data.stored_split import StoredSplit, read_split
+from ftlit.features.image_hashes import cached_hashes
 
 Made = TypeVar("Made")
 
@@ -18,17 +21,20 @@ class Splits:
     Args:
         val_fraction: share of the training images that val gets.
         test_fraction: share that test gets.
-        split_seed: of the stratified choice. It is not `seed`, so that a new seed leaves the test images as they are.
+        split_seed: of the hashes. It is not `seed`, so that a new seed leaves the test images as they are.
+        split_from: folder of a run, whose images keep the split that they had there; `None`: all are split by their hashes.
     """
 
     val_fraction: float = 0.2
     test_fraction: float = 0.2
     split_seed: int = 0
+    split_from: str | Path | StoredSplit | None = None
 
     @property
-    def fractions(self) -> dict[Split, float]:
-        """The shares by split."""
-        return {"val": self.val_fraction, "test": self.test_fraction}
+    def rule(self) -> SplitRule:
+        """How images are distributed."""
+        stored = read_split(self.split_from) if isinstance(self.split_from, str | Path) else self.split_from
+        return SplitRule({"val": self.val_fraction, "test": self.test_fraction}, self.split_seed, stored, cached_hashes)
 
 
 @dataclass(frozen=True)

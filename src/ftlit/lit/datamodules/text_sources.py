@@ -24,6 +24,7 @@ def text_csv_data(
     label_column: str = "label",
     split_column: str = "split",
     label_separator: str | None = None,
+    group_column: str | None = None,
     splits: Splits = RANDOM_SPLITS,
     loading: Loading = TEXTS,
 ) -> ImageData:
@@ -41,6 +42,7 @@ def text_csv_data(
         label_column: column with its label.
         split_column: column with train, val or test; it may be missing.
         label_separator: separates several labels in one cell, such as `|`; `None`: a cell is one label.
+        group_column: column with the group of a text (author, document): a split keeps the texts of a group together; `None`: none.
         splits: its fields are arguments; see `Splits`. They are for val and test if no file or column gives them.
         loading: its fields but `augment` and `mix` are arguments; see `Loading`.
 
@@ -54,8 +56,8 @@ def text_csv_data(
         label_column=label_column,
         split_column=split_column,
         label_separator=label_separator,
-        fractions=splits.fractions,
-        split_seed=splits.split_seed,
+        group_column=group_column,
+        rule=splits.rule,
     )
     texts = [text for split in collection.splits.values() for text in split.sources]
     fitted, longer = input_spec.fitted(texts)

@@ -25,6 +25,7 @@ from ftlit.recipes.config.hydra_internals import choices
 from ftlit.recipes.config.overrides import arguments
 from ftlit.recipes.run import console
 from ftlit.recipes.run.resume import write_config
+from ftlit.recipes.run.split_file import store_split
 from ftlit.report import run_files
 from ftlit.report.contents import Predictions
 from ftlit.report.scores import most_confident_errors
@@ -35,12 +36,13 @@ PACKAGES = ("ftlit", "torch", "torchvision", "lightning", "hydra-core")
 
 
 def write_folder(cfg: DictConfig, data: Any) -> None:
-    """Write `config.yaml`, composed and resolved, and `class_names.json`."""
+    """Write `config.yaml`, composed and resolved, `class_names.json` and `split.json`."""
     folder = Path(cfg.paths.run)
     for place in (folder, folder / "checkpoints", folder / run_files.FOLDER):
         remove_parts(place)  # of a run that was killed
     write_config(cfg)
     write_atomically(folder / "class_names.json", json.dumps(data.class_names, ensure_ascii=False, indent=1).encode(**ENCODING))
+    store_split(folder, images_of(data))
 
 
 def write_run(cfg: DictConfig, data: Any, plan_rows: Sequence[tuple[str, str]], plan: Plan | None = None) -> None:

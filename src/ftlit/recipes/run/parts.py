@@ -6,12 +6,15 @@ from typing import Any
 import lightning.pytorch as pl
 from omegaconf import DictConfig
 
+from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError
+from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.datamodules.indexed_images import require_indexed_images
 from ftlit.models.backbone import Backbone
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.config.validate import bind, check_input, check_labelled
 from ftlit.recipes.run.processes import several_processes
+from ftlit.recipes.run.split_file import resumed_split, seen_notes
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,13 @@ def load_parts(cfg: DictConfig, *, labelled: bool = True) -> RunParts:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     backbone: Backbone = instantiate(cfg.backbone)
     check_input(cfg, backbone.input_spec)
-    data = instantiate(cfg.data, input_spec=backbone.input_spec)
+    data = instantiate(cfg.data, input_spec=backbone.input_spec, **resumed_split(cfg))
     if labelled:
         check_labelled(data)
+    if isinstance(data, ImageData):
+        if isinstance(data.input_spec, InputSpec):  # with the range of grey values, which prediction needs too
+            backbone.input_spec = data.input_spec
+        data.notes += seen_notes(cfg.backbone.get("weights"), data)
     return RunParts(backbone, data)
 
 

@@ -1,0 +1,98 @@
+"""Hashes of the contents of images, and notes on images with equal bytes: in several splits, or with several labels."""
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ftlit.data.dataset import Examples, Split
+from ftlit.data.images import BadImage, shown
+from ftlit.errors import one_line, shorten
+from ftlit.fingerprint import of_array, of_bytes
+
+T = TypeVar("T")
+Content = Path | np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Copy:
+    """An image of a split, to be compared with others."""
+
+    split: Split
+    place: int
+    content: Content
+    labels: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return shown(self.content) if isinstance(self.content, Path) else f"{self.split}[{self.place}]"
+
+
+def content_hash(content: Content) -> str:
+    """32 hexadecimal digits for the bytes of a file, or the values of an array. Raises `BadImage` for a file that cannot be read."""
+    if not isinstance(content, Path):
+        return of_array(content)
+    try:
+        return of_bytes(content.read_bytes())
+    except OSError as error:
+        raise BadImage(f"{shown(content)} cannot be read as an image: {one_line(error)}") from error
+
+
+def content_hashes(examples: Examples) -> list[str]:
+    """The hash of each image; without contents, its number in the data set, which takes the place of a hash."""
+    if examples.contents is None:
+        return [f"number {source}" if isinstance(source, int) else f"place {place}" for place, source in enumerate(examples.sources)]
+    return [content_hash(content) for content in examples.contents]
+
+
+def duplicate_notes(splits: Mapping[Split, Examples]) -> list[str]:
+    """Notes on images with equal bytes in several splits, or with different labels."""
+    if any(examples.contents is None for examples in splits.values()):
+        return ["duplicates across splits were not looked for: the images of this data set cannot be told apart without decoding"]
+    groups = find_copies(splits)
+    across = [group for group in groups if _crosses(group)]
+    contradictory = [group for group in groups if _contradicts(group)]
+    notes = [f"duplicates across splits, byte for byte ({len(across)}): {_names(across)}"] if across else []
+    if contradictory:
+        notes.append(f"images with two labels or more, byte for byte the same ({len(contradictory)}): {_names(contradictory)}")
+    return notes
+
+
+def find_copies(splits: Mapping[Split, Examples]) -> list[list[Copy]]:
+    """Groups of images with equal bytes in more than one split, or with different labels. Only images of equal size are read."""
+    everything = [
+        Copy(split, place, content, labels)
+        for split, examples in splits.items()
+        for place, (content, labels) in enumerate(zip(examples.contents or (), examples.labels, strict=True))
+    ]
+    same_size = filter(_matters, _grouped(everything, lambda copy: _size(copy.content)))
+    return [group for several in same_size for group in _grouped(several, lambda copy: content_hash(copy.content)) if _matters(group)]
+
+
+def _matters(group: Sequence[Copy]) -> bool:
+    return _crosses(group) or _contradicts(group)
+
+
+def _crosses(group: Sequence[Copy]) -> bool:
+    return len({copy.split for copy in group}) > 1
+
+
+def _contradicts(group: Sequence[Copy]) -> bool:
+    return len({copy.labels for copy in group}) > 1
+
+
+def _names(groups: Iterable[Sequence[Copy]]) -> str:
+    return shorten((" = ".join(map(str, group)) for group in groups), most=3)
+
+
+def _size(content: Content) -> int:
+    return content.stat().st_size if isinstance(content, Path) else content.nbytes
+
+
+def _grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
+    """Group items by key, in the order of first occurrence."""
+    groups: dict[Hashable, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return list(groups.values())

@@ -1,0 +1,100 @@
+"""List the image files of a folder, by its layout."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ftlit.data.csv_files import missing_path
+from ftlit.data.folder_layout import FileEntry, Layout, entries, find_layout, parse_layout
+from ftlit.data.folder_tree import Folder, is_image_name, read_tree
+from ftlit.data.images import shown
+from ftlit.errors import UserError, one_line, shorten
+
+Listing = tuple[list[FileEntry], list[str]]  # files, and notes on what is left out
+
+
+def list_folder(root: str | Path, *, layout: str | None = None, group_pattern: str | None = None) -> Listing:
+    """The files of a folder of class folders, sorted, and notes.
+
+    Hidden files, files of file managers, empty folders and folders of runs are left out.
+
+    Args:
+        root: the folder.
+        layout: the meaning of each level of folders, such as `class`, `split/class`, `group/class` or `class/group`. `None`: class
+            folders, or splits (`train`, `Training`, `valid`, `dev`, `test_set`, ...) with class folders in them.
+        group_pattern: regular expression; what its first group, or the whole of it, matches in a path below `root` is the file's group.
+
+    Raises:
+        UserError: another structure, or one that may mean several things; a pattern that matches no path.
+    """
+    tree = read_tree(_existing(root))
+    levels = find_layout(tree) if layout is None else parse_layout(layout)
+    files = list(entries(tree, levels))
+    if not any(file.split == "train" for file in files):
+        raise UserError(f"{shown(tree.path)} holds no training images in the layout {'/'.join(levels)}: give train at least")
+    notes = _notes(tree, levels, files)
+    return (files, notes) if group_pattern is None else _grouped(files, tree.path, group_pattern, notes)
+
+
+def list_unlabelled(root: str | Path) -> Listing:
+    """All files with the suffix of an image below a folder, sorted, without labels, all in train. Raises `UserError` if there are none."""
+    tree = read_tree(_existing(root))
+    found = list(tree.all_files())
+    files = [FileEntry(path, (), "train") for path in found if is_image_name(path)]
+    if not files:
+        raise UserError(f"{shown(tree.path)} holds no image file ({len(found)} others)")
+    return files, _run_notes(tree)
+
+
+def _existing(root: str | Path) -> Path:
+    path = Path(root).expanduser()
+    if not path.is_dir():
+        raise missing_path("folder", path)
+    return path
+
+
+def _grouped(files: Sequence[FileEntry], root: Path, pattern: str, notes: list[str]) -> Listing:
+    try:
+        search = re.compile(pattern).search
+    except re.error as error:
+        raise UserError(f"data.group_pattern={pattern} is not a regular expression: {one_line(error)}") from error
+    matches = [search(file.path.relative_to(root).as_posix()) for file in files]
+    if not any(matches):
+        raise UserError(f"data.group_pattern={pattern} matches no path, such as {shown(files[0].path.relative_to(root))}")
+    if missed := matches.count(None):
+        notes = [*notes, f"{missed:,} of {len(files):,} images are in no group: group_pattern does not match their paths"]
+    return [
+        replace(file, group=None if match is None else match.group(1 if match.re.groups else 0))
+        for file, match in zip(files, matches, strict=True)
+    ], notes
+
+
+def _notes(tree: Folder, levels: Layout, files: Sequence[FileEntry]) -> list[str]:
+    notes = _run_notes(tree)
+    if empty := _empty(tree, len(levels)):
+        notes.append(f"left out, folders without files ({len(empty)}): {_below(tree, empty)}")
+    used = {file.path for file in files}
+    if unused := [path for path in tree.all_files() if path not in used and is_image_name(path)]:
+        notes.append(f"left out, {len(unused):,} images outside of the class folders: {_below(tree, unused)}")
+    return notes
+
+
+def _run_notes(tree: Folder) -> list[str]:
+    runs = list(tree.all_runs())
+    return [f"left out, folders of runs ({len(runs)}): {_below(tree, runs)}"] if runs else []
+
+
+def _empty(tree: Folder, levels: int) -> list[Path]:
+    """Folders without files on the levels of a layout; not those that hold runs."""
+    found = []
+    for folder in tree.folders:
+        if not folder.is_empty:
+            found += _empty(folder, levels - 1) if levels > 1 else []
+        elif not any(folder.all_runs()):
+            found.append(folder.path)
+    return found
+
+
+def _below(tree: Folder, paths: Sequence[Path]) -> str:
+    return shorten((shown(path.relative_to(tree.path)) for path in paths), most=3)

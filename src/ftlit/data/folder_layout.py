@@ -1,0 +1,161 @@
+"""The layout of a folder of images: which level of folders holds the splits, which the classes, which groups such as days or patients."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ftlit.data.dataset import SPLITS, Split
+from ftlit.data.folder_tree import Folder, is_image_name
+from ftlit.data.images import shown
+from ftlit.data.split_names import SPLIT_WORDS, is_filler, split_named, words_of
+from ftlit.errors import UserError, shorten, unknown
+
+Layout = tuple[str, ...]  # the meaning of each level of folders, from the top
+LEVELS = ("class", "split", "group")
+SPLIT_CLASS, CLASS = ("split", "class"), ("class",)
+PLAIN_NAMES = ("train", "val", "valid", "validation", "test")
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """An image file with the names of its labels, its split, and its group, if it has one."""
+
+    path: Path
+    labels: tuple[str, ...]
+    split: Split
+    group: str | None = None
+
+
+def parse_layout(text: str) -> Layout:
+    """The levels of a layout such as `group/class`. Raises `UserError` for an unknown level, and unless exactly one level is `class`."""
+    levels = tuple(level.strip() for level in text.strip("/").split("/"))
+    for level in levels:
+        if level not in LEVELS:
+            raise unknown("level of data.layout", level, LEVELS)
+    if levels.count("class") != 1 or levels.count("split") > 1:
+        raise UserError(f"data.layout={text}: give class once, and split at most once, such as class, split/class or group/class")
+    return levels
+
+
+def find_layout(tree: Folder) -> Layout:
+    """The layout of a folder, from the whole tree.
+
+    Raises:
+        UserError: no class folders, splits without train or beside other folders, or folders of which only the user can tell what they are.
+    """
+    _check_has_classes(tree)
+    if (named := splits_of(tree.filled)) and _are_splits(named):
+        _check_splits(tree, named)
+        for _, folder in named.values():
+            _check_classes(descended(folder), ("split",))
+        return SPLIT_CLASS
+    _check_root(tree)
+    _check_classes(tree, ())
+    return CLASS
+
+
+def splits_of(folders: Sequence[Folder]) -> dict[str, tuple[Split, Folder]]:
+    """Name -> split and folder, of those folders whose name is that of a split."""
+    common = set.intersection(*({*words_of(folder.name)} for folder in folders)) - SPLIT_WORDS.keys() if folders else set()
+    pairs = {folder.name: (split_named(folder.name, common=common), folder) for folder in folders}
+    return {name: (split, folder) for name, (split, folder) in pairs.items() if split is not None}
+
+
+def descended(folder: Folder) -> Folder:
+    """The folder itself, or the only one in it that has the same name or one such as `images`: published archives often have these."""
+    while not folder.images and len(folder.filled) == 1 and len((inner := folder.filled[0]).filled) > 1:
+        if inner.name != folder.name and not is_filler(inner.name):
+            break
+        folder = inner
+    return folder
+
+
+def entries(tree: Folder, layout: Layout) -> Iterator[FileEntry]:
+    """The files of a tree in a layout; files above the lowest level of the layout are left out. All are train without a level `split`."""
+    yield from _below(tree, layout, FileEntry(tree.path, (), "train"))
+
+
+def _below(folder: Folder, levels: Layout, found: FileEntry) -> Iterator[FileEntry]:
+    if not levels:
+        yield from (replace(found, path=path) for path in folder.all_files())
+        return
+    level, rest = levels[0], levels[1:]
+    if level == "split":
+        named = sorted(splits_of(folder.filled).values(), key=lambda pair: SPLITS.index(pair[0]))
+        for split, inner in named:
+            yield from _below(descended(inner) if rest == CLASS else inner, rest, replace(found, split=split))
+        return
+    for inner in folder.filled:
+        if level == "class":
+            yield from _below(inner, rest, replace(found, labels=(inner.name,)))
+        else:
+            yield from _below(inner, rest, replace(found, group="/".join(filter(None, (found.group, inner.name)))))
+
+
+def _are_splits(named: Mapping[str, tuple[Split, Folder]]) -> bool:
+    """Whether folders with the names of splits are splits; classes may be called `training` or `dev` too."""
+    return any(folder.filled or name.lower() in PLAIN_NAMES for name, (_, folder) in named.items())
+
+
+def _check_splits(tree: Folder, named: Mapping[str, tuple[Split, Folder]]) -> None:
+    """Refuse splits without train, two folders of one split, and other folders with images beside them."""
+    splits = [split for split, _ in named.values()]
+    others = [folder.name for folder in tree.filled if folder.name not in named and any(map(is_image_name, folder.all_files()))]
+    if others or "train" not in splits or len(set(splits)) < len(splits):
+        meant = ", ".join(f"{shown(name)} means {split}" for name, (split, _) in named.items() if name.lower() != split)
+        raise UserError(
+            f"{shown(tree.path)} has the folders {shorten(shown(folder.name) for folder in tree.filled)}{meant and f' ({meant})'}: "
+            "give train, val and test (train at least), or one folder for each class (data.layout=class)"
+        )
+
+
+def _check_root(tree: Folder) -> None:
+    """Refuse a root that is one level too high, and classes with splits in them."""
+    inside = [folder for folder in tree.filled if _holds_splits(folder)]
+    if len(inside) > 1 and all(not inner.filled for folder in inside for inner in folder.filled):
+        such_as = shown(inside[0].path)
+        raise UserError(f"{shown(tree.path)} has class folders with splits in them, such as {such_as}: give data.layout=class/split")
+    if inside or (len(tree.filled) == 1 and len(tree.filled[0].filled) > 1):
+        deeper = shown((inside or tree.filled)[0].path)
+        raise UserError(f"{shown(tree.path)} does not hold class folders or train, val and test: did you mean data.root={deeper}?")
+
+
+def _holds_splits(folder: Folder) -> bool:
+    splits = {split for split, _ in splits_of(folder.filled).values()}
+    return "train" in splits or len(splits) > 1
+
+
+def _check_classes(folder: Folder, above: Layout) -> None:
+    """Refuse folders most of which hold the same folders: either level may be the classes."""
+    _check_has_classes(folder)
+    if not (shared := _shared_names(folder)):
+        return
+    upper = shorten((shown(inner.name) for inner in folder.filled), most=5)
+    lower = (*above, *["group"] * (_depth(folder) - 1), "class")
+    raise UserError(
+        f"{shown(folder.path)} has the folders {upper}, most of which hold the same folders ({shorten(shared, most=5)}): give "
+        f"data.layout={'/'.join(lower)} if the lower folders are the classes (a folder above them then stays in one split), "
+        f"data.layout={'/'.join((*above, 'class'))} if the upper ones are; folders of splits are called train, val and test"
+    )
+
+
+def _check_has_classes(folder: Folder) -> None:
+    if not folder.filled:
+        files = len(list(folder.all_files()))
+        raise UserError(f"{shown(folder.path)} has no class folders ({files} files): give one folder for each class")
+
+
+def _shared_names(folder: Folder) -> list[str]:
+    """Names of folders that are in several of the folders in this one, if these are most names there are, and there is more than one."""
+    holding = [inner for inner in map(descended, folder.filled) if inner.filled and not inner.images]
+    counts = Counter(inner.name for outer in holding for inner in outer.filled)
+    shared = sorted(name for name, count in counts.items() if count > 1)
+    most = 2 * len(holding) > len(folder.filled) and 2 * sum(counts[name] for name in shared) > sum(counts.values())
+    return shared if most and len(counts) > 1 else []
+
+
+def _depth(folder: Folder) -> int:
+    """Levels of folders down to the first that holds images."""
+    inner = folder.filled[0]
+    return 1 if inner.images or not inner.filled else 1 + _depth(inner)

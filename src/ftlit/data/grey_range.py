@@ -1,0 +1,52 @@
+"""Measure the grey values of a data set whose files hold more than 8 bits: one range for all images, so that they stay comparable."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ftlit.data.images import GreyRange
+
+MAX_MEASURED = 500  # images, evenly spaced in the list; more would hardly widen the range
+OUTLIERS = 0.001  # share of the values of an image, at either end, that are left out: dead pixels and burned-in marks
+# ranges of the usual formats; data that fills a good part of one is read in it, so that a few more images do not change the range
+USUAL: tuple[GreyRange, ...] = ((0, 1), (-1, 1), (0, 255), (0, 1023), (0, 4095), (0, 16383), (0, 65535))
+LEAST_FILLED = 0.25
+
+
+def measure_grey_range(paths: Sequence[Path]) -> tuple[GreyRange, GreyRange] | None:
+    """The range in which to read these files, and the range of their values; `None` if they have no finite value.
+
+    The first is the narrowest of `USUAL` that holds the values, if they fill a quarter of it, else their own range.
+    """
+    step = -(-len(paths) // MAX_MEASURED) or 1
+    with ThreadPoolExecutor(4) as pool:  # decoders release Python's lock
+        ends = [pair for pair in pool.map(_ends, paths[::step]) if pair is not None]
+    if not ends:
+        return None
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    for black, white in USUAL:
+        if black <= low and high <= white:
+            fits = high - low >= LEAST_FILLED * (white - black)
+            return ((black, white) if fits else _own(low, high)), (low, high)
+    return _own(low, high), (low, high)
+
+
+def _own(low: float, high: float) -> GreyRange:
+    return low, high if high > low else low + 1
+
+
+def _ends(path: Path) -> GreyRange | None:
+    """The lowest and the highest value of an image, without outliers; `None` for a file that cannot be decoded."""
+    try:
+        with Image.open(path) as image:
+            values = np.asarray(image, dtype=np.float64).ravel()
+    except Exception:  # decoders raise anything
+        return None
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return None
+    low, high = np.quantile(values, (OUTLIERS, 1 - OUTLIERS), method="nearest")
+    return float(low), float(high)

@@ -1,0 +1,99 @@
+"""Headers of image files: whether PIL opens a file, and which of its content is not read."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from ftlit.data.images import has_wide_greys, read_image, shown
+from ftlit.errors import UserError, one_line, shorten
+
+# formats whose further frames are no images of their own: previews and depth maps of cameras, layers of the merged image
+ONE_IMAGE = ("MPO", "PSD")
+SAMPLES_PER_PIXEL = 277  # tag of TIFF
+DEEP_COLOUR = re.compile(r"^(RGB|LA|CMYK)[A-Za-z]*;16")  # PIL's raw modes of which it keeps the upper 8 bits
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """The header of an image file.
+
+    Args:
+        fault: why PIL does not open the file; empty for a file that is not an image, `None` if it opens.
+        mode: of PIL.
+        frames: pages or frames.
+        bands: of a pixel, in the file; 0 if they are those of the mode.
+        alpha_band: whether the fourth band of a TIFF file is read as transparency.
+        deep_colour: whether a colour has 16 bits.
+    """
+
+    fault: str | None = None
+    mode: str = ""
+    frames: int = 1
+    bands: int = 0
+    alpha_band: bool = False
+    deep_colour: bool = False
+
+    @property
+    def wide_greys(self) -> bool:
+        """Whether it holds greys of more than 8 bits, or floats."""
+        return has_wide_greys(self.mode)
+
+
+UNREAD: dict[str, Callable[[ImageHeader], bool]] = {
+    "several pages or frames, of which the first is read": lambda header: header.frames > 1,
+    "more than three bands, of which the first three are read": lambda header: header.bands > 3,
+    "a fourth band, which is read as transparency and laid on white": lambda header: header.alpha_band,
+    "16 bits per colour, of which the upper 8 are read": lambda header: header.deep_colour,
+}
+
+
+def read_header(path: Path) -> ImageHeader:
+    """Read the header of a file; nothing is decoded."""
+    if path.exists() and not path.is_file():  # reading from a pipe would wait
+        return ImageHeader("not a regular file")
+    try:
+        with Image.open(path) as image:
+            frames = 1 if image.format in ONE_IMAGE else getattr(image, "n_frames", 1)
+            alpha_band = image.format == "TIFF" and image.mode == "RGBA"
+            return ImageHeader(None, image.mode, frames, _more_bands(image), alpha_band, any(map(_is_deep, image.tile)))
+    except UnidentifiedImageError:
+        return ImageHeader("")
+    except Exception as error:  # decoders raise anything
+        return ImageHeader(one_line(error))
+
+
+def read_whole(path: Path) -> ImageHeader:
+    """Read the header and decode the file; a JPEG at an eighth of its size, which takes a third of the time and reads every byte."""
+    header = read_header(path)
+    if header.fault is None:
+        try:
+            read_image(path, at_least=1)
+        except UserError:
+            return ImageHeader("damaged")
+    return header
+
+
+def header_notes(headers: Mapping[Path, ImageHeader]) -> list[str]:
+    """A note for each kind of content that is not read."""
+    found = {text: [path for path, header in headers.items() if holds(header)] for text, holds in UNREAD.items()}
+    return [f"{len(paths):,} files hold {text}: {shorten(map(shown, paths), most=3)}" for text, paths in found.items() if paths]
+
+
+def _more_bands(image: Image.Image) -> int:
+    """The number of bands of a TIFF file, if they are more than those of its mode."""
+    if image.format != "TIFF":
+        return 0
+    tags: Any = getattr(image, "tag_v2", {})
+    bands = int(tags.get(SAMPLES_PER_PIXEL, 1))
+    return bands if bands > len(image.getbands()) else 0
+
+
+def _is_deep(tile: Any) -> bool:
+    """Whether a part of a file is decoded from 16 bits per colour to 8."""
+    arguments = tile[3]
+    raw = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return isinstance(raw, str) and DEEP_COLOUR.match(raw) is not None

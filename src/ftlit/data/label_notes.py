@@ -1,0 +1,32 @@
+"""Notes on labels that look alike, or that stand for a missing value."""
+
+import re
+from collections.abc import Iterable
+from unicodedata import normalize
+
+from ftlit.errors import shorten
+
+# written by pandas, spreadsheets and databases where there is no value
+MISSING_VALUES = {"nan", "<na>", "n/a", "#n/a", "na", "null", "none", "nat"}
+
+
+def label_notes(names: Iterable[str]) -> list[str]:
+    """Notes on class names: those that differ in spelling only, and those that may stand for a missing value."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(_meaning(name), []).append(name)
+    several = [" and ".join(map(repr, same)) for same in alike.values() if len(same) > 1]
+    missing = [repr(name) for same in alike.values() for name in same if name.strip().lower() in MISSING_VALUES]
+    notes = [f"labels that differ in spelling only are different classes: {shorten(several, most=5)}"] if several else []
+    if missing:
+        notes.append(f"labels that look like a missing value are classes: {shorten(missing, most=5)} (remove images without a label)")
+    return notes
+
+
+def _meaning(name: str) -> str:
+    """What a reader takes a label for: without case, kind of separator, and way of writing a number."""
+    text = normalize("NFKC", name).strip().casefold()
+    try:
+        return repr(float(text.replace(",", "."))) if text not in MISSING_VALUES else text
+    except ValueError:
+        return re.sub(r"[\s_-]+", " ", text)

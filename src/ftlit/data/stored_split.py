@@ -1,0 +1,133 @@
+"""The split of a run: which images, known by the hash of their content, were in train, val and test."""
+
+import json
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ftlit.data.dataset import SPLITS, Collection, Examples, Split
+from ftlit.data.images import shown
+from ftlit.errors import UserError, one_line, shorten
+from ftlit.files import write_atomically
+from ftlit.formats import upgraded, with_format
+
+FILE = "split.json"
+Place = tuple[Split, int]  # where an image is in the data
+
+
+class StoredSplit:
+    """The split that a run stored in its folder.
+
+    Args:
+        folder: of the run.
+        class_names: class number -> name.
+        images: split -> hash, class numbers and name of each image.
+        is_whole: whether the data set shall be exactly these images, as a run that is resumed needs it; otherwise others are split off by
+            their hashes.
+    """
+
+    def __init__(
+        self, folder: Path, class_names: list[str], images: Mapping[Split, Sequence[tuple[str, tuple[int, ...], str]]], *, is_whole: bool
+    ) -> None:
+        self.folder, self.class_names, self.images, self.is_whole = folder, class_names, images, is_whole
+        self.split_of: dict[str, Split] = {image: split for split in SPLITS for image, _, _ in images[split]}
+
+    def known(self, units: Sequence[str], hashes: Sequence[str]) -> dict[str, Split]:
+        """Unit -> split, of those units (see `ftlit.data.hash_split`) of which the run had an image."""
+        return {unit: self.split_of[image] for unit, image in zip(units, hashes, strict=True) if image in self.split_of}
+
+    def note(self, hashes: Sequence[str]) -> str:
+        """How many of these images have the split of the run."""
+        count = sum(image in self.split_of for image in hashes)
+        gone = len(self.split_of.keys() - set(hashes))
+        rest = f"; {gone:,} images of the run are not in the data" if gone else ""
+        return f"{count:,} of {len(hashes):,} images keep the split of {shown(self.folder)}, the others are new{rest}"
+
+    def restored(self, found: Collection, hashes: Callable[[Examples], Sequence[str]]) -> Collection:
+        """The images of the run, in its splits and order. Images that are new are left out, with a note.
+
+        Raises:
+            UserError: images of the run are gone, or have other labels now.
+        """
+        pool: dict[tuple[str, frozenset[str]], deque[Place]] = defaultdict(deque)
+        for split, examples in found.splits.items():
+            for place, image in enumerate(hashes(examples)):
+                pool[image, frozenset(found.class_names[label] for label in examples.labels[place])].append((split, place))
+        kept = {split: [self._taken(pool, *entry) for entry in self.images[split]] for split in SPLITS}
+        self._check_gone(kept, pool)
+        splits = {split: self._examples(found, split, kept[split]) for split in SPLITS}
+        new = [_name(found.splits[split], place) for places in pool.values() for split, place in places]
+        notes = [f"resumed with the images of the run; left out, as they are new: {len(new)} ({shorten(new, most=3)})"] if new else []
+        return Collection(splits, self.class_names, found.multilabel, notes)
+
+    def _taken(self, pool: "Mapping[Any, deque[Place]]", image: str, labels: tuple[int, ...], _: str) -> "Place | None":
+        places = pool.get((image, frozenset(self.class_names[label] for label in labels)))
+        return places.popleft() if places else None
+
+    def _check_gone(self, kept: Mapping[Split, Sequence[Any]], pool: Mapping[tuple[str, frozenset[str]], Any]) -> None:
+        """Refuse to go on without images of the run."""
+        gone = [entry for split in SPLITS for entry, place in zip(self.images[split], kept[split], strict=True) if place is None]
+        if not gone:
+            return
+        left = {image for (image, _), places in pool.items() if places}
+        relabelled = [name for image, _, name in gone if image in left]
+        lost = [name for image, _, name in gone if image not in left]
+        parts = [f"{len(lost)} are gone or changed ({shorten(lost, most=3)})"] if lost else []
+        parts += [f"{len(relabelled)} have other labels ({shorten(relabelled, most=3)})"] if relabelled else []
+        raise UserError(
+            f"resume=true needs the images of the run: {' and '.join(parts)}; put them back, or begin a new run "
+            f"(data.split_from={shown(self.folder)} keeps its split)"
+        )
+
+    def _examples(self, found: Collection, split: Split, places: Sequence[Any]) -> Examples:
+        """The examples of a split, from where they are found now, with the class numbers of the run."""
+        train = found.splits["train"]
+        sources, contents, groups = [], [], []
+        for origin, place in places:
+            examples = found.splits[origin]
+            sources.append(examples.sources[place])
+            contents.append(examples.contents[place] if examples.contents is not None else None)
+            groups.append(examples.groups[place] if examples.groups is not None else None)
+        labels = [numbers for _, numbers, _ in self.images[split]]
+        known: Any = None if train.contents is None else contents
+        return Examples(sources, labels, train.load, known, None if train.groups is None else groups)
+
+
+def write_split(folder: str | Path, collection: Collection, hashes: Mapping[Split, Sequence[str]]) -> None:
+    """Write the split of a run into its folder."""
+    splits = {
+        split: {
+            "hashes": [str(image) for image in hashes[split]],
+            "labels": [list(labels) for labels in examples.labels],
+            "names": [_name(examples, place) for place in range(len(examples))],
+        }
+        for split, examples in collection.splits.items()
+    }
+    content = with_format({"class_names": collection.class_names, "splits": splits})
+    write_atomically(Path(folder, FILE), json.dumps(content, ensure_ascii=True))
+
+
+def read_split(folder: str | Path, *, is_whole: bool = False) -> StoredSplit:
+    """The split that a run stored. Raises `UserError` if the folder holds none, a damaged one, or one of a newer program."""
+    path = Path(folder).expanduser() / FILE
+    if not path.is_file():
+        raise UserError(f"data.split_from={shown(folder)}: there is no {FILE}; give the folder of a run that has stored its split")
+    try:
+        content = upgraded(json.loads(path.read_text()), path)
+        images = {split: _entries(content["splits"][split]) for split in SPLITS}
+        return StoredSplit(path.parent, [str(name) for name in content["class_names"]], images, is_whole=is_whole)
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{shown(path)} is damaged: {one_line(error)}") from error
+
+
+def _entries(stored: Mapping[str, Any]) -> list[tuple[str, tuple[int, ...], str]]:
+    columns = stored["hashes"], [tuple(map(int, labels)) for labels in stored["labels"]], stored["names"]
+    return list(zip(*columns, strict=True))
+
+
+def _name(examples: Examples, place: int) -> str:
+    content = None if examples.contents is None else examples.contents[place]
+    return str(content) if isinstance(content, Path) else str(place)

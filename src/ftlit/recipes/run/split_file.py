@@ -1,0 +1,55 @@
+"""The split of a run in its folder: written when the run begins, read when it is resumed, or when its weights are trained further."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from ftlit.data.dataset import SPLITS
+from ftlit.data.images import shown
+from ftlit.data.stored_split import FILE, StoredSplit, read_split, write_split
+from ftlit.errors import UserError
+from ftlit.features.image_hashes import cached_hashes
+from ftlit.lit.datamodules.image_data import ImageData
+
+
+def store_split(folder: str | Path, images: ImageData | None) -> None:
+    """Write the split of images that are known by their content; of other data none is stored."""
+    if images is None or any(examples.contents is None for examples in images.all_images.splits.values()):
+        return
+    collection = images.all_images
+    write_split(folder, collection, {split: cached_hashes(collection.splits[split]) for split in SPLITS})
+
+
+def resumed_split(cfg: DictConfig) -> dict[str, StoredSplit]:
+    """The argument `split_from` of the data of a run that is resumed: exactly its images. Empty where the run has stored none."""
+    if not cfg.get("resume") or "split_from" not in cfg.data or not Path(cfg.paths.run, FILE).is_file():
+        return {}
+    return {"split_from": read_split(cfg.paths.run, is_whole=True)}
+
+
+def seen_notes(weights: Any, data: Any) -> list[str]:
+    """A note on the test images that the run which the weights come from has seen; empty for other weights."""
+    folder = _run_of(weights)
+    if folder is None or not isinstance(data, ImageData):
+        return []
+    try:
+        seen = read_split(folder)
+    except UserError:
+        return [f"weights of the run {shown(folder)}: it has stored no split, so which test images it has seen is not known"]
+    test = data.collection.splits["test"]
+    if test.contents is None:
+        return []
+    places: Sequence[str | None] = [seen.split_of.get(image) for image in cached_hashes(test)]
+    trained, validated = places.count("train"), places.count("val")
+    note = f"weights of the run {shown(folder)}: it trained on {trained:,} of the {len(test):,} test images and validated on {validated:,}"
+    return [note + (f" (data.split_from={shown(folder)} keeps its split)" if trained or validated else "")]
+
+
+def _run_of(weights: Any) -> Path | None:
+    """The folder of the run that a path of weights lies in, or is."""
+    if not isinstance(weights, str) or not Path(weights).expanduser().exists():
+        return None
+    path = Path(weights).expanduser().absolute()
+    return next((folder for folder in (path, *path.parents[:2]) if (folder / FILE).is_file() or (folder / "config.yaml").is_file()), None)

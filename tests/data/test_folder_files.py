@@ -1,0 +1,139 @@
+"""Layouts of folders: found from the whole tree, given, or refused with the layouts to choose from."""
+
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ftlit.data.folder_files import list_folder, list_unlabelled
+from ftlit.data.split_names import split_named
+from ftlit.errors import UserError
+
+
+def tree(root: Path, *folders: str, images: int = 2) -> Path:
+    for folder in folders:
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        for i in range(images):
+            Image.new("RGB", (2, 2)).save(root / folder / f"{i}.png")
+    return root
+
+
+def found(root: Path, **how) -> set[tuple[str, str, str | None]]:
+    return {(file.split, file.labels[0], file.group) for file in list_folder(root, **how)[0]}
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("Training", "train"),
+        ("TRAIN_set", "train"),
+        ("trainset", "train"),
+        ("test images", "test"),
+        ("Testing", "test"),
+        ("dev", "val"),
+        ("evaluation", "val"),
+        ("valid", "val"),
+        ("monday", None),
+        ("train station", None),
+        ("data", None),
+        ("train_test", None),
+        ("", None),
+    ],
+)
+def test_names_of_splits(name, split):
+    assert split_named(name) == split
+
+
+@pytest.mark.parametrize("names", [("Training", "Testing"), ("train", "dev"), ("seg_train", "seg_test"), ("training_set", "test_set")])
+def test_folders_with_the_names_of_splits_are_splits(tmp_path, names):
+    tree(tmp_path, *(f"{name}/{label}" for name in names for label in ("fox", "hare")))
+    assert {label for _, label, _ in found(tmp_path)} == {"fox", "hare"} and len({split for split, _, _ in found(tmp_path)}) == 2
+
+
+def test_a_folder_that_an_archive_repeats_in_itself_is_looked_through(tmp_path):
+    tree(tmp_path, *(f"{name}/{name}/{label}" for name in ("training_set", "test_set") for label in ("cats", "dogs")))
+    assert found(tmp_path) == {(split, label, None) for split in ("train", "test") for label in ("cats", "dogs")}
+
+
+def test_classes_may_have_the_names_of_splits(tmp_path):
+    assert {label for _, label, _ in found(tree(tmp_path, "training", "resting"))} == {"training", "resting"}
+
+
+@pytest.mark.parametrize(
+    ("folders", "says"),
+    [
+        (("mon/fox", "mon/hare", "tue/fox", "tue/hare"), "data.layout=group/class if the lower folders are the classes"),
+        (("mon/fox", "mon/hare", "tue/fox", "wed/hare"), "most of which hold the same folders"),
+        (("2024/mon/fox", "2024/mon/hare", "2025/mon/fox", "2025/tue/hare"), "data.layout=group/group/class"),
+        (("train/a/fox", "train/a/hare", "train/b/fox", "train/b/hare", "test/a/fox"), "data.layout=split/group/class"),
+        (("fox/train", "fox/test", "hare/train", "hare/test"), "give data.layout=class/split"),
+        (("train/fox", "train/hare", "dev/fox", "eval/fox"), "dev means val, eval means val"),
+        (("train/fox", "train/hare", "more/fox"), "has the folders more, train: give train, val and test"),
+        (("Training", "Testing/fox"), "has no class folders"),
+    ],
+)
+def test_a_structure_that_may_mean_several_things_is_one_line(tmp_path, folders, says):
+    with pytest.raises(UserError) as caught:
+        list_folder(tree(tmp_path, *folders))
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_given_layout_names_classes_splits_and_groups(tmp_path):
+    days = tree(tmp_path / "days", "mon/fox", "mon/hare", "tue/fox", "tue/hare")
+    assert found(days, layout="group/class") == {("train", label, day) for label in ("fox", "hare") for day in ("mon", "tue")}
+    assert found(days, layout="class/group") == {("train", day, label) for label in ("fox", "hare") for day in ("mon", "tue")}
+    assert found(days, layout="class") == {("train", day, None) for day in ("mon", "tue")}
+    inner = tree(tmp_path / "inner", "fox/train", "fox/test", "hare/train")
+    assert found(inner, layout="class/split") == {("train", "fox", None), ("test", "fox", None), ("train", "hare", None)}
+
+
+@pytest.mark.parametrize(
+    ("layout", "says"), [("classes", "did you mean 'class'"), ("group", "give class once"), ("split/class/split", "split at most once")]
+)
+def test_an_unknown_layout_is_one_line(tmp_path, layout, says):
+    with pytest.raises(UserError, match=says):
+        list_folder(tree(tmp_path, "fox", "hare"), layout=layout)
+
+
+def test_a_pattern_names_groups(tmp_path):
+    for i in range(6):
+        Image.new("RGB", (2, 2)).save(tree(tmp_path, "fox", "hare", images=0) / "fox" / f"p{i // 2}_{i}.png")
+    Image.new("RGB", (2, 2)).save(tmp_path / "hare" / "x.png")
+    files, notes = list_folder(tmp_path, group_pattern=r"/(p\d+)_")
+    assert [file.group for file in files] == ["p0", "p0", "p1", "p1", "p2", "p2", None]
+    assert notes == ["1 of 7 images are in no group: group_pattern does not match their paths"]
+    for pattern, says in (("(", "is not a regular expression"), ("cow", "matches no path")):
+        with pytest.raises(UserError, match=says):
+            list_folder(tmp_path, group_pattern=pattern)
+
+
+def test_empty_folders_and_folders_of_runs_are_left_out_with_a_note(tmp_path):
+    tree(tmp_path, "fox", "hare", "runs/2026/1/report", "mine/report")
+    tree(tmp_path, "new/run", "cow", images=0)
+    for run in ("runs/2026/1", "mine"):
+        (tmp_path / run / "config.yaml").write_text("seed: 0")
+    files, notes = list_folder(tmp_path)
+    assert {file.labels for file in files} == {("fox",), ("hare",)}
+    assert notes == ["left out, folders of runs (2): mine, runs/2026/1", "left out, folders without files (2): cow, new"]
+    assert len(list_unlabelled(tmp_path)[0]) == 4
+
+
+def test_an_empty_class_folder_in_test_is_as_good_as_none(tmp_path):
+    tree(tmp_path, "train/fox", "train/hare", "test/fox")
+    before = found(tmp_path)
+    tree(tmp_path, "test/hare", "runs", "notes", images=0)
+    (tmp_path / "notes" / "read.txt").touch()
+    assert found(tmp_path) == before
+    assert list_folder(tmp_path)[1] == ["left out, folders without files (2): runs, test/hare"]
+
+
+def test_images_outside_of_class_folders_are_noted(tmp_path):
+    Image.new("RGB", (2, 2)).save(tree(tmp_path, "train/fox", "train/hare") / "train" / "cover.png")
+    assert list_folder(tmp_path)[1] == ["left out, 1 images outside of the class folders: train/cover.png"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs symbolic links")
+def test_a_loop_of_links_lists_nothing_twice(tmp_path):
+    (tree(tmp_path, "fox", "hare") / "fox" / "loop").symlink_to(tmp_path, target_is_directory=True)
+    assert len(list_folder(tmp_path)[0]) == 4

@@ -1,0 +1,82 @@
+"""The split of a run on disk: images keep it, and a resumed run gets exactly its images."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ftlit.data.dataset import Examples
+from ftlit.data.duplicates import content_hashes
+from ftlit.data.images import to_rgb
+from ftlit.data.splits import SplitRule, assemble
+from ftlit.data.stored_split import FILE, read_split, write_split
+from ftlit.errors import UserError
+
+FRACTIONS = {"val": 0.2, "test": 0.2}
+
+
+def images(numbers, labels=None) -> Examples:
+    return Examples(list(numbers), labels or [(i % 2,) for i in numbers], to_rgb, [np.array([i]) for i in numbers])
+
+
+def stored(tmp_path, numbers=range(40), seed=5):
+    collection = assemble({"train": images(numbers)}, ["a", "b"], SplitRule(FRACTIONS, seed))
+    write_split(tmp_path, collection, {split: content_hashes(part) for split, part in collection.splits.items()})
+    return collection
+
+
+def values(collection):
+    return {split: [int(content[0]) for content in part.contents] for split, part in collection.splits.items()}
+
+
+def test_images_keep_the_split_of_the_run_and_others_are_split_by_their_hash(tmp_path):
+    before = values(stored(tmp_path))
+    collection = assemble({"train": images(range(-20, 40))}, ["a", "b"], SplitRule(FRACTIONS, 0, read_split(tmp_path)))
+    after = values(collection)
+    assert all(set(before[split]) <= set(after[split]) for split in before)
+    assert sum(map(len, after.values())) == 60
+    assert any("40 of 60 images keep the split" in note for note in collection.notes)
+
+
+def test_a_resumed_run_gets_its_images_in_their_order_and_a_note_on_new_ones(tmp_path):
+    before = stored(tmp_path)
+    rule = SplitRule(FRACTIONS, 5, read_split(tmp_path, is_whole=True))
+    again = assemble({"train": images([50, *reversed(range(40))])}, ["a", "b"], rule)
+    assert values(again) == values(before) and again.class_names == before.class_names
+    assert [part.labels for part in again.splits.values()] == [part.labels for part in before.splits.values()]
+    assert again.notes == ["resumed with the images of the run; left out, as they are new: 1 (0)"]
+    assert assemble({"train": images(range(40))}, ["a", "b"], rule).notes == []
+
+
+def test_a_new_class_does_not_change_the_class_numbers_of_a_resumed_run(tmp_path):
+    stored(tmp_path)
+    labels = [(0,), *((1 + i % 2,) for i in range(40))]
+    rule = SplitRule(FRACTIONS, 5, read_split(tmp_path, is_whole=True))
+    again = assemble({"train": images([99, *range(40)], labels)}, ["_", "a", "b"], rule)
+    assert again.class_names == ["a", "b"] and {label for part in again.splits.values() for label, in part.labels} == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "labels", "says"),
+    [(range(1, 40), None, "1 are gone or changed"), (range(40), [(1,), (1,), *((i % 2,) for i in range(2, 40))], "1 have other labels")],
+)
+def test_a_run_is_not_resumed_without_its_images(tmp_path, numbers, labels, says):
+    stored(tmp_path)
+    rule = SplitRule(FRACTIONS, 5, read_split(tmp_path, is_whole=True))
+    with pytest.raises(UserError, match=says):
+        assemble({"train": images(numbers, labels)}, ["a", "b"], rule)
+
+
+def test_a_split_for_data_with_splits_and_damaged_files_are_one_line(tmp_path):
+    stored(tmp_path)
+    with pytest.raises(UserError, match="leave split_from out"):
+        assemble({split: images([i, i + 1]) for i, split in enumerate(("train", "val", "test"))}, ["a", "b"], SplitRule({}, 0, read_split(tmp_path)))
+    for text in ("", "[]", "{}", json.dumps({"format": 1, "splits": {"train": 3}})):
+        (tmp_path / FILE).write_text(text)
+        with pytest.raises(UserError, match="is damaged"):
+            read_split(tmp_path)
+    (tmp_path / FILE).write_text(json.dumps({"format": 99}))
+    with pytest.raises(UserError, match="newer ftlit"):
+        read_split(tmp_path)
+    with pytest.raises(UserError, match="there is no split.json"):
+        read_split(tmp_path / "other")
