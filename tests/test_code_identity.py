@@ -6,6 +6,7 @@ import json
 import pickle
 import pkgutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial, wraps
 from types import FunctionType
 from typing import Any
@@ -111,6 +112,8 @@ def small_backbone() -> Backbone:
     return Backbone({"a": nn.Conv2d(3, 2, 3), "b": nn.ReLU()}, SPEC)
 
 
+DEEP = replace(SPEC, grey_range=(0, 4095))
+
 # stable name -> keys of stored features that change with its version
 KEYS: dict[str, list[Callable[[], str]]] = {
     "affine_norm": [lambda: of_layer(AffineNorm(3))],
@@ -126,12 +129,14 @@ KEYS: dict[str, list[Callable[[], str]]] = {
     "pool": [of_pooled_features],
     "read_digit": [lambda: of_view(_array_to_rgb)],
     "read_image": [lambda: of_view(image_reader(SPEC))],
+    "read_image_in_range": [lambda: of_view(image_reader(DEEP))],
     "read_text": [lambda: of_view(read_text)],
     "read_torchvision_image": [lambda: of_view(partial(_load, []))],
     "renormalise": [lambda: of_layer(blocks.Renormalise())],
     "text_encoder_layer": [lambda: of_layer(text_encoders.EncoderLayer(Masked()))],
     "text_spec": [lambda: of_view(read_text, partial(abs, TextSpec("folder")))],
     "to_rgb": [lambda: of_view(image_reader(SPEC)), lambda: of_view(partial(_load, [])), lambda: of_view(lambda x: to_rgb(read_image(x)))],
+    "to_rgb_in_range": [lambda: of_view(image_reader(DEEP))],
     "token_embeddings": [lambda: of_layer(text_embeddings())],
     "token_ids": [lambda: of_view(read_text, object.__new__(TokenIds))],
 }

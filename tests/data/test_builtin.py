@@ -112,7 +112,7 @@ def is_odd(number: int) -> int:
 
 def test_targets_that_are_not_the_labels_of_the_attribute_are_refused():
     class Halved:
-        targets = [0, 1, 2, 3]
+        targets = (0, 1, 2, 3)
 
         def __len__(self):
             return 4

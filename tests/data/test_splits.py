@@ -95,7 +95,8 @@ def test_copies_and_groups_stay_in_one_split():
     labels = [(i % 2,) for i in range(60)]
     copies = [np.array(i // 3) for i in range(60)]
     train = Examples(range(60), labels, to_rgb, copies)
-    grouped = Examples(range(60), labels, to_rgb, [np.array(i) for i in range(60)], [f"video {i // 6}" if i < 54 else None for i in range(60)])
+    videos = [f"video {i // 6}" if i < 54 else None for i in range(60)]
+    grouped = Examples(range(60), labels, to_rgb, [np.array(i) for i in range(60)], videos)
     for images, unit in ((train, 3), (grouped, 6)):
         splits = assemble({"train": images}, ["a", "b"], SplitRule({"val": 0.3, "test": 0.3})).splits
         sides = {place // unit: split for split, part in splits.items() for place in part.sources if place < 54}

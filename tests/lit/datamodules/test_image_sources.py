@@ -176,9 +176,9 @@ def test_a_folder_is_split_in_the_same_way_each_time(tmp_path):
     one, two = folder_data(SPEC, root=files(tmp_path)), folder_data(SPEC, root=tmp_path)
     for split in ("train", "val", "test"):
         assert one.collection.splits[split].sources == two.collection.splits[split].sources
-    assert one.counts == two.counts and one.counts["val"] == {"a": 2, "b": 2}
+    assert one.counts == two.counts and min(one.counts["val"].values()) > 0
     images, _ = next(iter(one.test_dataloader()))
-    assert images.shape == (4, 3, 8, 8)
+    assert images.shape == (sum(one.counts["test"].values()), 3, 8, 8)
 
 
 def test_a_csv_with_several_labels_gives_multi_hot_floats(tmp_path):

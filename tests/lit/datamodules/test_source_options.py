@@ -18,8 +18,8 @@ def source(input_spec: object, *, root: str, splits: Splits = SPLITS, loading: L
 
 def test_an_option_sets_the_field_of_its_record_and_other_fields_keep_their_defaults():
     root, splits, loading = source(None, root="here", val_fraction=0.5, batch_size=8)
-    assert root == "here" and asdict(splits) == {"val_fraction": 0.5, "test_fraction": 0.2, "split_seed": 0}
-    assert loading == Loading(augment="none", batch_size=8) and splits.fractions == {"val": 0.5, "test": 0.2}
+    assert root == "here" and asdict(splits) == {"val_fraction": 0.5, "test_fraction": 0.2, "split_seed": 0, "split_from": None}
+    assert loading == Loading(augment="none", batch_size=8) and splits.rule.fractions == {"val": 0.5, "test": 0.2}
 
 
 def test_the_signature_has_the_fields_of_the_records_with_defaults_and_types():
