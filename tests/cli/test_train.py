@@ -33,7 +33,7 @@ def test_the_output_begins_with_the_plan_and_ends_with_the_results(done):
     texts = (
         "backbone",
         "shipped glyph.safetensors",
-        "1,078",
+        "1,070",
         "stage",
         "epoch 0",
         "resume",

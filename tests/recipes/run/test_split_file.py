@@ -1,0 +1,67 @@
+"""The split in a run's folder: a resumed run gets its images, and weights from a run name the test images that they have seen."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from ftlit.data.dataset import Examples
+from ftlit.data.images import to_rgb
+from ftlit.data.input_spec import InputSpec
+from ftlit.data.splits import SplitRule, assemble
+from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.recipes.run.split_file import resumed_split, seen_notes, store_split
+
+
+def data(numbers: range, seed: int = 0, **how) -> ImageData:
+    train = Examples(list(numbers), [(i % 2,) for i in numbers], to_rgb, [np.array([i]) for i in numbers])
+    collection = assemble({"train": train}, ["a", "b"], SplitRule({"val": 0.2, "test": 0.2}, seed))
+    return ImageData(collection, InputSpec(size=8), augment="none", num_workers=0, **how)
+
+
+def config(folder: Path, **how):
+    return OmegaConf.create({"paths": {"run": str(folder)}, "data": {"split_from": None}, "resume": True, **how})
+
+
+def weights_of(folder: Path) -> str:
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "best.ckpt").touch()
+    return str(folder / "checkpoints" / "best.ckpt")
+
+
+def test_a_resumed_run_gets_the_split_of_its_folder_also_the_images_that_per_class_leaves_out(tmp_path):
+    images = data(range(60), per_class=3)
+    store_split(tmp_path, images)
+    stored = resumed_split(config(tmp_path))["split_from"]
+    assert stored.is_whole and len(stored.split_of) == 60
+    assert resumed_split(config(tmp_path, resume=False)) == {} == resumed_split(config(tmp_path / "other"))
+    assert resumed_split(config(tmp_path, data={"name": "a user's data"})) == {}
+
+
+def test_data_without_contents_store_no_split(tmp_path):
+    train = Examples(range(30), [(i % 2,) for i in range(30)], to_rgb)
+    collection = assemble({"train": train}, ["a", "b"], SplitRule({"val": 0.2, "test": 0.2}))
+    store_split(tmp_path, ImageData(collection, InputSpec(size=8), augment="none", num_workers=0))
+    store_split(tmp_path, None)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("seed", "seen"), [(0, False), (1, True)])
+def test_the_plan_says_how_many_test_images_the_run_of_the_weights_has_seen(tmp_path, seed, seen):
+    store_split(tmp_path, before := data(range(100)))
+    now = data(range(100), seed)
+    values = {split: {int(content[0]) for content in part.contents} for split, part in before.collection.splits.items()}
+    test = {int(content[0]) for content in now.collection.splits["test"].contents}
+    trained, validated = len(test & values["train"]), len(test & values["val"])
+    (note,) = seen_notes(weights_of(tmp_path), now)
+    assert f"it trained on {trained} of the {len(test)} test images and validated on {validated}" in note
+    assert (trained > 0) == seen == (f"data.split_from={tmp_path}" in note)
+
+
+def test_weights_of_no_run_or_of_one_without_a_split(tmp_path):
+    weights = weights_of(tmp_path)
+    assert seen_notes(weights, data(range(30))) == seen_notes("default", data(range(30))) == seen_notes(None, data(range(30))) == []
+    (tmp_path / "config.yaml").touch()
+    (note,) = seen_notes(weights, data(range(30)))
+    assert "has stored no split" in note
