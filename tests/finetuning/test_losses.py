@@ -52,9 +52,36 @@ def test_label_smoothing_is_spread_evenly_over_all_classes(smoothing):
 def test_targets_may_be_class_probabilities():
     soft = torch.nn.functional.one_hot(LABELS, 3).float()
     for weights in (None, "balanced"):
-        loss = cross_entropy([1, 2, 3], class_weights=weights)
-        hard = loss(LOGITS, LABELS) if weights is None else loss(LOGITS, LABELS) * loss.weight[LABELS].sum() / len(LABELS)
-        torch.testing.assert_close(loss(LOGITS, soft), hard)  # torch divides by the number of images here, by the sum of weights there
+        loss = cross_entropy([1, 2, 3], class_weights=weights, label_smoothing=0.2)
+        torch.testing.assert_close(loss(LOGITS, soft), loss(LOGITS, LABELS))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("label", [0, 1, 2])
+def test_class_weights_do_not_move_the_optimum_of_an_image(smoothing, label):
+    """An image that always has the same label has the same optimum with and without weights, however rare its class is."""
+    loss = cross_entropy([900, 90, 10], class_weights="balanced", label_smoothing=smoothing)
+    optimum = torch.full((3,), smoothing / 3)
+    optimum[label] += 1 - smoothing
+    logits = optimum.clamp(min=1e-9).log().requires_grad_()
+    loss(logits[None], torch.tensor([label])).backward()
+    torch.testing.assert_close(logits.grad, torch.zeros(3), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_weighted_loss_of_a_batch_is_the_mean_over_its_images(smoothing):
+    loss = cross_entropy([5, 2, 1], class_weights="balanced", label_smoothing=smoothing)
+    alone = torch.stack([loss(LOGITS[i : i + 1], LABELS[i : i + 1]) for i in range(len(LABELS))])
+    torch.testing.assert_close(loss(LOGITS, LABELS), alone.mean())
+    plain = torch.nn.CrossEntropyLoss(label_smoothing=smoothing, reduction="none")(LOGITS, LABELS)
+    torch.testing.assert_close(alone, loss.weight[LABELS] * plain)
+
+
+def test_a_mixed_image_has_the_mean_loss_of_its_two_labels():
+    loss = cross_entropy([8, 1, 1], class_weights="balanced", label_smoothing=0.1)
+    mixed = torch.tensor([[0.7, 0.3, 0.0]])
+    parts = [loss(LOGITS[:1], torch.tensor([label])) for label in (0, 1)]
+    torch.testing.assert_close(loss(LOGITS[:1], mixed), 0.7 * parts[0] + 0.3 * parts[1])
 
 
 def test_bce_is_the_mean_over_images_and_labels():

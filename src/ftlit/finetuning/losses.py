@@ -18,14 +18,36 @@ def cross_entropy(counts: Sequence[int], *, label_smoothing: float = 0.0, class_
     Args:
         counts: number of training images per class.
         label_smoothing: probability mass that is spread evenly over all classes, in [0, 1).
-        class_weights: `None`, or `balanced`: images / (classes * images of the class), the weights of scikit-learn.
+        class_weights: `None`, or `balanced`: images / (classes * images of the class), the weights of scikit-learn; the loss is then
+            `WeightedCrossEntropy`.
 
     Raises:
         UserError: an argument out of its range.
     """
     if not 0 <= label_smoothing < 1:
         raise UserError(f"label_smoothing {label_smoothing}: give a number in [0, 1)")
-    return nn.CrossEntropyLoss(weight=_weights(counts, class_weights), label_smoothing=label_smoothing)
+    weights = _weights(counts, class_weights)
+    if weights is None:
+        return nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+    return WeightedCrossEntropy(weights, label_smoothing=label_smoothing)
+
+
+class WeightedCrossEntropy(nn.CrossEntropyLoss):
+    """Cross-entropy in which each image has the weight of its class, as a mean over images.
+
+    The forward pass of `nn.CrossEntropyLoss` differs in two ways. It weights the smoothed mass of each class by that class, so that
+    smoothing moves predictions to the rare classes (pytorch#104776). It divides by the sum of the weights of a batch, so that the loss
+    depends on the batch and several processes do not equal one.
+    """
+
+    weight: torch.Tensor
+
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The loss of logits (N, C) against labels (N,), or against class probabilities (N, C), which are weighted as so many labels."""
+        one_hot = target if target.ndim == 2 else nn.functional.one_hot(target, input.shape[1])
+        weighted_NC = one_hot * self.weight
+        smoothed_NC = weighted_NC.lerp(weighted_NC.mean(dim=1, keepdim=True).expand_as(weighted_NC), self.label_smoothing)
+        return -(smoothed_NC * input.log_softmax(dim=1)).sum(dim=1).mean()
 
 
 @LOSSES.register("bce")

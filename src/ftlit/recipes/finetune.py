@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from ftlit.errors import UserError, one_line
+from ftlit.errors import UserError
 from ftlit.features.stage_input import StageInput
 from ftlit.finetuning.freeze import Choice
 from ftlit.finetuning.losses import LOSSES
 from ftlit.finetuning.plan import Plan, examine
 from ftlit.finetuning.presets import with_reinit
-from ftlit.finetuning.schedule import Schedule, trains_head_alone, with_batchnorm, without_warm_up
+from ftlit.finetuning.schedule import Schedule, with_batchnorm, without_warm_up
 from ftlit.inference.record import part_of, record_of
 from ftlit.inference.slim import base_record
 from ftlit.lit.callbacks.probe_head import FitProbeHead, check_probe_head
@@ -31,11 +30,11 @@ from ftlit.lit.staged_finetuning import StagedFinetuning
 from ftlit.lit.strategies import SHARDED
 from ftlit.models.backbone import Backbone
 from ftlit.models.batchnorm_fold import batchnorm_to_affine
-from ftlit.models.heads import is_linear_probe, logits_of
 from ftlit.recipes.config.check_values import AFFINE, check_until
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.config.validate import bind
 from ftlit.recipes.run import artifacts, console
+from ftlit.recipes.run.head import build_probe_head, check_head
 from ftlit.recipes.run.loggers import begin_loggers, build_loggers
 from ftlit.recipes.run.parts import load_parts
 from ftlit.recipes.run.processes import INTERRUPTED_STATUS
@@ -78,11 +77,11 @@ def build(cfg: DictConfig) -> Run:
     if cfg.batchnorm == AFFINE:  # before the parameter groups are built
         batchnorm_to_affine(backbone)
     head = instantiate(cfg.head, in_features=backbone.num_features, num_classes=data.num_classes)
-    _check_head(backbone, head)
+    check_head(backbone, head)
     if isinstance(data, ImageData) and not data.batch_overrides:  # other data trains on batches of its own
         data = instantiate(cfg.cache)(data, pooled=not getattr(head, "takes_map", False))
     schedule = _build_schedule(cfg, backbone)
-    probe_head = _build_probe_head(cfg, head, schedule)
+    probe_head = build_probe_head(cfg, head, schedule)
     if probe_head and probe_head.trains:
         schedule = without_warm_up(schedule)
     check_until(schedule)
@@ -192,17 +191,6 @@ def _build_schedule(cfg: DictConfig, backbone: Backbone) -> Schedule:
     return with_reinit(schedule, [layer for layer in backbone.reinit if layer in layers])
 
 
-def _build_probe_head(cfg: DictConfig, head: nn.Module, schedule: Schedule) -> FitProbeHead | None:
-    if not is_linear_probe(type(head)):
-        return None
-    probes = instantiate(cfg.probe)
-    if probes.cuts is not None or probes.repeats > 1:
-        raise UserError("head=linear_probe is fitted once, at the cut of the backbone: probe.cuts and probe.repeats are for recipe=probe")
-    if "average" not in probes.poolings:
-        raise UserError(f"probe.poolings={list(probes.poolings)}: head=linear_probe takes average; others are for recipe=probe")
-    return FitProbeHead("head", probes, trains=not all(trains_head_alone(stage) for stage in schedule.stages))
-
-
 def _build_module(
     cfg: DictConfig, backbone: Backbone, head: nn.Module, data: Any, schedule: Schedule, base: dict[str, str] | None
 ) -> FineTuner:
@@ -226,17 +214,6 @@ def _build_module(
         record={**record, "base": base},
         slim=base is not None,
     )
-
-
-def _check_head(backbone: Backbone, head: nn.Module) -> None:
-    """Try a head on features of zeros, so that a custom one that does not fit is found before training."""
-    shape = backbone.feature_shapes[backbone.cuts[-1]]
-    try:
-        with torch.no_grad():
-            logits_of(head.eval(), torch.zeros(2, *shape), backbone.pool)
-    except Exception as error:
-        where = f"{shape} of cut {backbone.cuts[-1]!r}"
-        raise UserError(f"{type(head).__name__} cannot take the features {where}: {one_line(error)}") from error
 
 
 def _check_reached(cfg: DictConfig, schedule: Schedule, trainer: pl.Trainer) -> None:

@@ -1,0 +1,38 @@
+"""The head of a run: whether it fits the features, and how it is fitted as a linear probe."""
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from ftlit.errors import UserError, one_line
+from ftlit.finetuning.schedule import Schedule, trains_head_alone
+from ftlit.lit.callbacks.probe_head import FitProbeHead
+from ftlit.models.backbone import Backbone
+from ftlit.models.heads import is_linear_probe, logits_of
+from ftlit.recipes.config.hydra_internals import instantiate
+
+
+def build_probe_head(cfg: DictConfig, head: nn.Module, schedule: Schedule) -> FitProbeHead | None:
+    """The callback that fits the head as a linear probe; `None` for another head. Raises `UserError` for options that it cannot follow."""
+    if not is_linear_probe(type(head)):
+        return None
+    probes = instantiate(cfg.probe)
+    if probes.cuts is not None or probes.repeats > 1:
+        raise UserError("head=linear_probe is fitted once, at the cut of the backbone: probe.cuts and probe.repeats are for recipe=probe")
+    if "average" not in probes.poolings:
+        raise UserError(f"probe.poolings={list(probes.poolings)}: head=linear_probe takes average; others are for recipe=probe")
+    trains = not all(trains_head_alone(stage) for stage in schedule.stages)
+    if not trains and (weights := cfg.loss.get("class_weights")):
+        raise UserError(f"loss.class_weights={weights} has no effect on head=linear_probe, which is fitted without: give head=linear")
+    return FitProbeHead("head", probes, trains=trains)
+
+
+def check_head(backbone: Backbone, head: nn.Module) -> None:
+    """Try a head on features of zeros, so that a custom one that does not fit is found before training. Raises `UserError`."""
+    shape = backbone.feature_shapes[backbone.cuts[-1]]
+    try:
+        with torch.no_grad():
+            logits_of(head.eval(), torch.zeros(2, *shape), backbone.pool)
+    except Exception as error:
+        where = f"{shape} of cut {backbone.cuts[-1]!r}"
+        raise UserError(f"{type(head).__name__} cannot take the features {where}: {one_line(error)}") from error

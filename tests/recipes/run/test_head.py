@@ -1,0 +1,25 @@
+"""A head that is fitted as a linear probe refuses options of the loss that it cannot follow."""
+
+import pytest
+from composed_configs import composed, error_text
+
+from ftlit.recipes.config.hydra_internals import fresh_hydra
+from ftlit.recipes.finetune import build
+
+
+@pytest.fixture(autouse=True)
+def hydra():
+    """Initialize Hydra as the command line does, for one test."""
+    with fresh_hydra():
+        yield
+
+
+def test_class_weights_of_a_head_that_is_only_fitted_are_an_error(monkeypatch):
+    message = error_text(monkeypatch, "scenario=small_similar", "loss.class_weights=balanced")
+    assert message.startswith("loss.class_weights=balanced has no effect on head=linear_probe") and message.endswith("give head=linear")
+
+
+@pytest.mark.parametrize("head", ["scenario=large_similar", "head=linear"])
+def test_class_weights_apply_where_gradients_train(head, tmp_path):
+    run = build(composed("scenario=small_similar", head, "loss.class_weights=balanced", f"paths.run={tmp_path}", f"paths.cache={tmp_path}"))
+    assert run.trains and run.model.loss.weight is not None
