@@ -19,11 +19,10 @@ from ftlit.formats import FORMAT
 from ftlit.recipes.config.hydra_internals import add_task_override, hydra_config, task_overrides
 from ftlit.recipes.config.overrides import job_label
 from ftlit.recipes.run.processes import INTERRUPTED_STATUS, USER_ERROR_STATUS, JobExit
-from ftlit.recipes.run.resume import MAY_CHANGE, stable_settings
+from ftlit.recipes.run.resume import RESUMABLE_RECIPES, settings_text, stable_settings
 from ftlit.sweeps import jobs, summary
 from ftlit.sweeps.jobs import Job
 
-RESUMABLE_RECIPES = ("finetune", "pretrain")  # those whose runs leave a checkpoint
 SWEEP_FOLDERS: list[Path] = []  # the folder of the sweep that this process runs, empty for a single run
 
 
@@ -133,18 +132,7 @@ def end_sweep() -> int:
 
 def _new_job(cfg: DictConfig) -> Job:
     given = tuple(word for word in task_overrides() if not word.lstrip("+").startswith("sweep."))
-    return Job(hydra_config().job.num, given, hashlib.sha256(_settings_text(cfg).encode()).hexdigest())
-
-
-def _settings_text(cfg: DictConfig) -> str:
-    """The settings that identify a job: all except those that may change when a run is resumed."""
-    kept = stable_settings(cfg)
-    for name in MAY_CHANGE:
-        parent, _, leaf = name.rpartition(".")
-        node = OmegaConf.select(kept, parent) if parent else kept
-        if isinstance(node, DictConfig) and leaf in list(map(str, node)):  # `in` and `pop` would resolve the value
-            del node[leaf]
-    return OmegaConf.to_yaml(kept, sort_keys=True)
+    return Job(hydra_config().job.num, given, hashlib.sha256(settings_text(stable_settings(cfg)).encode()).hexdigest())
 
 
 def _status_of(end: BaseException) -> int:

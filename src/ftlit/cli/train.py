@@ -4,15 +4,17 @@ import sys
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
 from omegaconf import DictConfig
 
 from ftlit.cli import sweep_jobs
 from ftlit.errors import one_line, unknown
 from ftlit.files import WriteError
+from ftlit.lit.stop_signals import owned_signals
 from ftlit.recipes.config.hydra_internals import hydra_main
 from ftlit.recipes.config.overrides import complete, job_label
-from ftlit.recipes.run import processes
+from ftlit.recipes.run import launched, processes, resume
 from ftlit.recipes.run.process_state import error_environment, job_state, process_state, wants_traceback
 
 RECIPES = {name: f"ftlit.recipes.{name}" for name in ("finetune", "pretrain", "lr_find", "probe", "advise")}
@@ -24,9 +26,9 @@ def main() -> None:
 
     An error of the user is one line on stderr and exit status 2; `HYDRA_FULL_ERROR=1` shows its traceback. A failed job does not end its
     sweep: at the end a table shows all jobs, failed ones are listed, and the status is 2 where all are errors of the user, else 1. An
-    interruption is status 130.
+    interruption, by Ctrl-C, SIGTERM or SIGUSR1, is status 130.
     """
-    with process_state(argv=[sys.argv[0], *complete(sys.argv[1:])], environment=error_environment()):
+    with owned_signals(), process_state(argv=[sys.argv[0], *complete(sys.argv[1:])], environment=error_environment()):
         status = _run_hydra()
     if status:
         sys.exit(status)
@@ -34,8 +36,10 @@ def main() -> None:
 
 def _run_hydra() -> int:
     try:
+        sys.argv[1:] = launched.complete(sys.argv[1:])
         _train()
-    except KeyboardInterrupt:  # outside of the training, where Lightning handles it
+    except KeyboardInterrupt:  # outside of a run
+        print("ftlit: interrupted before a run began: give the same command to start again", file=sys.stderr)
         sys.exit(processes.INTERRUPTED_STATUS)
     except Exception as error:
         exit_for_user_error(error)
@@ -53,17 +57,36 @@ def _train(cfg: DictConfig) -> float:
 
 def _run(cfg: DictConfig) -> float:
     try:
-        if processes.is_sweep() and processes.several_processes(cfg):
-            return processes.run_in_own_process()
-        if cfg.recipe not in RECIPES:
-            raise unknown("recipe", cfg.recipe, RECIPES)
-        with job_state():
-            if cfg.recipe in ADVISED:
-                cfg = import_module(RECIPES["advise"]).resolve_auto(cfg)
-            return import_module(RECIPES[cfg.recipe]).run(cfg)  # type: ignore[no-any-return]
+        with owned_signals():  # also in a process of Hydra's launchers
+            return _run_recipe(cfg)
+    except (KeyboardInterrupt, SystemExit) as end:
+        if processes.is_interruption(end):
+            exit_for_interruption(cfg)
+        raise
     except Exception as error:
         exit_for_user_error(error, cfg)
         raise
+
+
+def _run_recipe(cfg: DictConfig) -> float:
+    if processes.is_sweep() and processes.several_processes(cfg):
+        return processes.run_in_own_process()
+    if cfg.recipe not in RECIPES:
+        raise unknown("recipe", cfg.recipe, RECIPES)
+    resume.decide(cfg)
+    with job_state():
+        if cfg.recipe in ADVISED:
+            cfg = import_module(RECIPES["advise"]).resolve_auto(cfg)
+        return import_module(RECIPES[cfg.recipe]).run(cfg)  # type: ignore[no-any-return]
+
+
+def exit_for_interruption(cfg: DictConfig) -> NoReturn:
+    """Print how to go on, and exit with status 130. A further process exits with 0: Lightning kills the first where one ends otherwise."""
+    from ftlit.lit.trainer_internals import rank_before_trainer  # here, so that --help stays fast
+    from ftlit.recipes.run.console import print_interrupted
+
+    print_interrupted(cfg)
+    raise processes.JobExit(0 if rank_before_trainer() else processes.INTERRUPTED_STATUS, "interrupted") from None
 
 
 def exit_for_user_error(error: Exception, cfg: DictConfig | None = None) -> None:
@@ -81,7 +104,7 @@ def exit_for_user_error(error: Exception, cfg: DictConfig | None = None) -> None
 
 
 def _next_step(cfg: DictConfig) -> str:
-    if cfg.recipe in sweep_jobs.RESUMABLE_RECIPES and Path(cfg.paths.run, "config.yaml").is_file():
+    if cfg.recipe in resume.RESUMABLE_RECIPES and Path(cfg.paths.run, "config.yaml").is_file():
         return f"then resume: {import_module('ftlit.recipes.run.console').resume_command(cfg)}"
     return "then give the command again"
 

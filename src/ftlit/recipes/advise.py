@@ -1,11 +1,9 @@
 """Run `recipe=advise` and `scenario=auto`: measure the features of every cut on some training images, and decide on a scenario."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from hydra.errors import HydraException
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ftlit.errors import UserError
@@ -19,6 +17,7 @@ from ftlit.recipes.config.hydra_internals import choices, compose_again, set_cho
 from ftlit.recipes.config.overrides import OF_TRAINING, SEARCH, given
 from ftlit.recipes.run import advice_text, console
 from ftlit.recipes.run.feature_setup import features_of
+from ftlit.recipes.run.launched import check_alone, first_ahead
 from ftlit.recipes.run.parts import RunParts, load_parts
 from ftlit.recipes.run.resume import checkpoint_of, read_config
 from ftlit.recipes.run.scenario_costs import costs_of, epochs_of, has_probe_head
@@ -42,7 +41,8 @@ def run(cfg: DictConfig) -> float:
     if choice != AUTO:
         raise UserError(f"scenario={choice}: recipe=advise chooses the scenario; leave it out")
     if cfg.resume:
-        raise UserError("resume=true: recipe=advise has nothing to resume; leave it out")
+        raise UserError(f"resume={str(cfg.resume).lower()}: recipe=advise has nothing to resume; leave it out")
+    check_alone(cfg.recipe)
     checkpoint_of(cfg)  # raises where the folder holds the advice of a run
     cfg = adopt(_compose([f"scenario={AUTO}"]))
     parts = load_parts(cfg)
@@ -61,10 +61,10 @@ def run(cfg: DictConfig) -> float:
 def resolve_auto(cfg: DictConfig) -> DictConfig:
     """The config itself, or, where its scenario is `auto`, the config composed with the advised one; settings of the user win.
 
-    The first process measures; the processes that it starts, and a resumed run, read `advice.json`.
+    The first process measures; the others, and a resumed run, read `advice.json`.
 
     Raises:
-        UserError: the folder holds a run already; several processes that were started side by side.
+        UserError: the folder holds a run already.
     """
     if choices().get("scenario") != AUTO:
         return cfg
@@ -72,21 +72,26 @@ def resolve_auto(cfg: DictConfig) -> DictConfig:
         read_config(cfg.paths.run)  # refuses a run that this program cannot resume, before its advice is read
         if read_advice(cfg.paths.run) is None:
             return cfg  # the run began with another scenario, or there is none: resuming raises the error
-    elif rank_before_trainer() == 0:
-        checkpoint_of(cfg)
-        if TorchElasticEnvironment.detect() and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            raise UserError("scenario=auto measures before there are several processes: give the scenario that `ftlit advise` names")
-        parts = load_parts(cfg)
-        measured, advice = advise_on(cfg, parts)
-        advice, advised = fit_to_overrides(cfg, measured, advice)
-        write(cfg, advice, parts, measured)
-        console.print_line(f"scenario=auto: {advice.scenario}. {_reason(advice, parts)}")
-        return adopt(advised)
+    else:
+        with first_ahead("advice", cfg.rank_timeout):
+            if rank_before_trainer() == 0:
+                return _measured(cfg)
     stored = read_advice(cfg.paths.run)
     if stored is None:
         raise UserError("scenario=auto: the first process left no advice here: give the scenario that `ftlit advise` names")
     names = ("scenario", "cut", "pretrained", "fits_probe_head", "holds_out_images")
     return adopt(_compose(overrides_of(cfg, Advice(**{name: stored["advice"][name] for name in names}))))
+
+
+def _measured(cfg: DictConfig) -> DictConfig:
+    """Measure, write and print the advice. Returns the config that it leads to."""
+    checkpoint_of(cfg)
+    parts = load_parts(cfg)
+    measured, advice = advise_on(cfg, parts)
+    advice, advised = fit_to_overrides(cfg, measured, advice)
+    write(cfg, advice, parts, measured)
+    console.print_line(f"scenario=auto: {advice.scenario}. {_reason(advice, parts)}")
+    return adopt(advised)
 
 
 def advise_on(cfg: DictConfig, parts: RunParts) -> tuple[Measurements | None, Advice]:

@@ -1,6 +1,5 @@
 """Run `recipe=finetune`: build backbone, data, head and schedule, print the plan, train, evaluate on val and test."""
 
-import sys
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from ftlit.finetuning.presets import with_reinit
 from ftlit.finetuning.schedule import Schedule, with_batchnorm, without_warm_up
 from ftlit.inference.record import part_of, record_of
 from ftlit.inference.slim import base_record
+from ftlit.lit.callbacks.exact_resume import LastCheckpoint
 from ftlit.lit.callbacks.probe_head import FitProbeHead, check_probe_head
 from ftlit.lit.callbacks.recorder import Recorder
 from ftlit.lit.checkpoint_io import use_checked_checkpoints
@@ -28,20 +28,21 @@ from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.module import FineTuner
 from ftlit.lit.staged_finetuning import StagedFinetuning
 from ftlit.lit.strategies import SHARDED
+from ftlit.lit.trainer_internals import find_callback
 from ftlit.models.backbone import Backbone
 from ftlit.models.batchnorm_fold import batchnorm_to_affine
 from ftlit.recipes.config.check_values import AFFINE, check_until
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.config.validate import bind
 from ftlit.recipes.run import artifacts, console
+from ftlit.recipes.run.data_record import check_data
 from ftlit.recipes.run.head import build_probe_head, check_head
+from ftlit.recipes.run.launched import first_ahead
 from ftlit.recipes.run.loggers import begin_loggers, build_loggers
 from ftlit.recipes.run.parts import load_parts
-from ftlit.recipes.run.processes import INTERRUPTED_STATUS
 from ftlit.recipes.run.resume import alone_in, checkpoint_of
+from ftlit.recipes.run.trainer import build_trainer, lost_processes
 from ftlit.run_folder import write_result
-
-CONNECTION_LOST = ("closed by peer", "reset by peer", "remote process exited")  # messages of gloo and NCCL when another process died
 
 
 @dataclass(frozen=True)
@@ -92,13 +93,15 @@ def build(cfg: DictConfig) -> Run:
     recorder = Recorder(cfg.paths.run) if cfg.report else None
     own = [callback for callback in (StagedFinetuning(schedule), probe_head, recorder) if callback is not None]
     configured = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
-    trainer = instantiate(cfg.trainer, callbacks=[*own, *configured], logger=build_loggers(cfg.logger))
+    trainer = build_trainer(cfg, callbacks=[*own, *configured], logger=build_loggers(cfg.logger))
     use_checked_checkpoints(trainer)
     if base is not None:
         check_slim(trainer.strategy)
     if probe_head:
         check_probe_head(trainer, data)
     _check_reached(cfg, schedule, trainer)
+    if probe_head and not probe_head.trains:
+        resume_from = None  # the head is fitted again, and its rows of metrics are written again
     return Run(model, data, schedule, trainer, resume_from, probe_head, recorder)
 
 
@@ -111,12 +114,14 @@ def fit(cfg: DictConfig, run: Run) -> float:
         raise UserError(f"doctor=strict: {plan.warnings[0]}")
     first = run.trainer.is_global_zero
     with alone_in(cfg.paths.run) if first else nullcontext():
-        if first:
-            _begin(cfg, run, plan)
+        with first_ahead("plan", cfg.rank_timeout):
+            if first:
+                _begin(cfg, run, plan)
         started = time.perf_counter()
-        _train(cfg, run)
-        seconds = time.perf_counter() - started
-        results = _evaluate(cfg, run)
+        with lost_processes(cfg, run.trainer):
+            run.trainer.fit(run.model, run.data, ckpt_path=run.resume_from)
+            seconds = time.perf_counter() - started
+            results = _evaluate(cfg, run)
         if first:
             write_result(cfg.paths.run, results)
             console.print_results(cfg, results, f"{'trained' if run.trains else 'fitted'} in {seconds:.1f} s")
@@ -141,6 +146,9 @@ def check_slim(strategy: object) -> None:
 def _begin(cfg: DictConfig, run: Run, plan: Plan) -> None:
     """Write and print what is known before training."""
     checkpoint_of(cfg)  # again: another run may have begun or ended here since
+    identity, notes = check_data(cfg, run.data)
+    if last := find_callback(run.trainer, LastCheckpoint):
+        last.run = identity
     begin_loggers(run.trainer.loggers)
     artifacts.write_folder(cfg, run.data)
     inputs: list[StageInput] = run.data.plan(run.model, run.schedule, run.trainer) if isinstance(run.data, FeatureData) else []
@@ -155,22 +163,10 @@ def _begin(cfg: DictConfig, run: Run, plan: Plan) -> None:
         trains=run.trains,
         processes=run.trainer.world_size,
     )
+    rows += [("note", note) for note in notes]
     console.print_plan(cfg, rows, plan, run.resume_from, trains=run.trains)
     if run.recorder:
         artifacts.write_run(cfg, run.data, rows, plan)
-
-
-def _train(cfg: DictConfig, run: Run) -> None:
-    try:
-        run.trainer.fit(run.model, run.data, ckpt_path=run.resume_from)
-    except SystemExit:  # Lightning's answer to Ctrl-C
-        console.print_interrupted(cfg)
-        sys.exit(INTERRUPTED_STATUS)
-    except RuntimeError as error:
-        if run.trainer.world_size == 1 or not any(text in str(error) for text in CONNECTION_LOST):
-            raise
-        console.print_lost_process(cfg, run.trainer.global_rank)
-        sys.exit(1)
 
 
 def _evaluate(cfg: DictConfig, run: Run) -> dict[str, float]:

@@ -3,7 +3,6 @@
 Lightning's `Tuner.lr_find` sets all groups to the same rate, which differs from training with a rate per layer.
 """
 
-import sys
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -23,7 +22,7 @@ from ftlit.recipes import finetune
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.config.validate import bind
 from ftlit.recipes.run import console
-from ftlit.recipes.run.processes import INTERRUPTED_STATUS
+from ftlit.recipes.run.trainer import build_trainer
 
 RISING_RATES = {  # the `lr_scheduler` of the test
     "_target_": "ftlit.finetuning.lr_schedule.Rates",
@@ -40,7 +39,7 @@ RISING_RATES = {  # the `lr_scheduler` of the test
 def run(cfg: DictConfig) -> float:
     """Write `lr_find.csv` and `lr_find.png` to the run's folder, and print the suggested learning rate. Returns it."""
     if cfg.resume:
-        raise UserError("resume=true: recipe=lr_find has nothing to resume; leave it out")
+        raise UserError(f"resume={str(cfg.resume).lower()}: recipe=lr_find has nothing to resume; leave it out")
     bind(cfg)
     test: RangeTest = instantiate(cfg.lr_find)
     run = finetune.build(with_rising_rates(cfg))
@@ -71,8 +70,8 @@ def record_losses(cfg: DictConfig, run: finetune.Run, test: RangeTest) -> LossBy
     """Train one stage for the steps of the test, over as many epochs as they need, without validation, checkpoints or loggers."""
     kept = [callback for callback in callbacks_of(run.trainer) if isinstance(callback, SeedEachStep | ProgressBar)]
     curve = LossByRate()
-    trainer = instantiate(
-        cfg.trainer,
+    trainer = build_trainer(
+        cfg,
         callbacks=[StagedFinetuning(single_stage(run.schedule, test.stage)), *([run.probe_head] if run.probe_head else []), *kept, curve],
         logger=False,
         enable_checkpointing=False,
@@ -81,10 +80,7 @@ def record_losses(cfg: DictConfig, run: finetune.Run, test: RangeTest) -> LossBy
         max_epochs=test.steps,  # an epoch has at least one
         max_steps=test.steps,
     )
-    try:
-        trainer.fit(run.model, run.data)
-    except SystemExit:  # Lightning's answer to Ctrl-C
-        sys.exit(INTERRUPTED_STATUS)
+    trainer.fit(run.model, run.data)
     return curve
 
 

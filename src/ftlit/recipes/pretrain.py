@@ -81,7 +81,7 @@ def pretrain(cfg: DictConfig) -> tuple[Backbone, float]:
         folder.mkdir(parents=True, exist_ok=True)
         write_config(cfg)
         _say_plan(cfg, backbone, data)
-        curves = pretrainer.fit(backbone, data, resume=cfg.resume)
+        curves = pretrainer.fit(backbone, data, resume=bool(cfg.resume))
     _draw(folder / "pretrain.png", curves)
     last = curves.get(backbone.layers_with_parameters[-1])
     return backbone, -last[-1][1] if last else float("nan")

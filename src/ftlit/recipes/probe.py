@@ -62,7 +62,7 @@ def run(cfg: DictConfig) -> float:
         nothing was held out.
     """
     if cfg.resume:
-        raise UserError("resume=true: recipe=probe has nothing to resume, its features are stored; leave it out")
+        raise UserError(f"resume={str(cfg.resume).lower()}: recipe=probe has nothing to resume, its features are stored; leave it out")
     check_one_process(cfg)
     parts = load_parts(cfg)
     probes: LayerProbes = instantiate(cfg.probe)

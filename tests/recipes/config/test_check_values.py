@@ -27,7 +27,7 @@ def hydra():
         ("optimizer.weight_decay=-1", "optimizer.weight_decay=-1: Invalid weight_decay"),
         ("checkpoint=slm", "no checkpoint 'slm': did you mean 'slim'?"),
         ("report=yep", "no report 'yep': there are: True, False"),
-        ("resume=1", "no resume 1: there are: True, False"),
+        ("resume=1", "no resume 1: there are: True, False, auto"),
         ("sweep.resume=trie", "no sweep.resume 'trie': did you mean 'True'?"),
         ("seed=-1", "seed=-1: give a whole number from 0 to 4294967295"),
         ("callbacks.best.monitor=val/acc", "no metric for callbacks.best.monitor, 'val/acc': did you mean 'val/accuracy'?"),

@@ -2,20 +2,25 @@
 
 import csv
 import shutil
+import warnings
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from ftlit.errors import UserError
 from ftlit.files import PART, naming
 from ftlit.formats import reading
+from ftlit.lit.best_checkpoint import STATE, check_best, follow_folder
 from ftlit.lit.checkpoint_io import use_checked_checkpoints, writes_atomically
+from ftlit.lit.stop_signals import STOP_SIGNALS
 from ftlit.lit.trainer_internals import has_csv_writer, mark_batch_not_begun, put_rows_first, step_skipped_plateau_schedulers
 
-STATE, OLD_STATE = "exact_resume", "resuming"  # keys in a checkpoint; the old one is not read
+OLD_STATE = "resuming"  # the key of earlier releases in a checkpoint, which is not read
+Row = dict[str, str]
 
 
 class MetricsFile(CSVLogger):
@@ -23,40 +28,63 @@ class MetricsFile(CSVLogger):
 
     def __init__(self, save_dir: str | Path, name: str | None = "", version: int | str | None = "") -> None:
         super().__init__(save_dir, name=name, version=version)
-        self._earlier_rows: list[dict[str, str]] = []
+        self._earlier_rows: list[Row] = []
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return Path(self.log_dir, "metrics.csv")
 
     @property
     def experiment(self) -> Any:
         """The writer of the file. Rows that are in the file already are read before the writer removes it."""
-        path = Path(self.log_dir, "metrics.csv")
-        if not has_csv_writer(self) and path.is_file():
-            with reading(path, "remove it; its rows are lost, the run is not"), path.open(newline="") as file:
-                self._earlier_rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
-        with naming(path):
+        if not has_csv_writer(self) and self.path.is_file():
+            with reading(self.path, "remove it; its rows are lost, the run is not"):
+                self._earlier_rows = complete_rows(self.path.read_text())
+        with naming(self.path):
             return super().experiment
 
     def save(self) -> None:
         """Write the rows that are in memory. Raises `WriteError`."""
-        with naming(Path(self.log_dir, "metrics.csv")):
+        with naming(self.path):
             super().save()
 
-    def flush(self) -> int:
-        """Write rows that are still in memory. Returns the number of rows in the file."""
-        path = Path(self.log_dir, "metrics.csv")
+    def flush(self) -> tuple[int, Row]:
+        """Write rows that are still in memory. Returns the number of rows in the file, and the last one."""
         self.save()
-        if not path.is_file():
-            return 0
-        with path.open() as file:
-            return sum(1 for _ in file) - 1  # less the header
+        if not self.path.is_file():
+            return 0, {}
+        header, *lines = self.path.read_text().splitlines(keepends=True)
+        return len(lines), (complete_rows(header + lines[-1]) if lines else [{}])[0]
 
-    def continue_after(self, rows: int) -> None:
-        """Keep the first `rows` rows of the file that was there; new rows follow them."""
+    def continue_after(self, count: int, last: Row) -> None:
+        """Keep the first rows of the file that was there; new rows follow them. A warning reports rows that are missing.
+
+        Args:
+            count: how many rows to keep.
+            last: the last of them, as `flush` gave it.
+        """
         writer = self.experiment  # first, because it reads the earlier rows
-        put_rows_first(writer, self._earlier_rows[:rows])
+        kept = self._earlier_rows[:count]
+        if len(kept) < count:
+            found = f"was cut: {len(kept)} of its {count} rows are left" if kept else f"is missing or empty: its {count} rows are lost"
+            warnings.warn(f"{self.path} {found}, and new rows follow", stacklevel=2)
+        elif last and kept[-1] != last:
+            warnings.warn(f"{self.path} was changed: its row {count} is not the one that the run wrote", stacklevel=2)
+        put_rows_first(writer, kept)
+
+
+def complete_rows(text: str) -> list[Row]:
+    """The rows of a csv file without empty cells; a last line without an end was cut, and is left out."""
+    lines = text.splitlines(keepends=True)
+    whole = lines if text.endswith("\n") else lines[:-1]
+    return [{name: value for name, value in row.items() if value} for row in csv.DictReader(whole)]
 
 
 class LastCheckpoint(Callback):
     """Saves the state of training to one file: at the beginning of each epoch, every `every_n_steps` steps, and at the end.
+
+    A signal that ends the program (`ftlit.lit.stop_signals`) ends training before the next step, after a checkpoint.
 
     A checkpoint lies between two optimizer steps, after everything that belongs to the first, so that a run that is killed at any time
     resumes from it bit for bit. The file is replaced as a whole. Put this callback before callbacks that log.
@@ -64,10 +92,14 @@ class LastCheckpoint(Callback):
     Args:
         path: file of the checkpoint.
         every_n_steps: optimizer steps between two checkpoints within an epoch.
+
+    Attributes:
+        run: a digest that identifies the run, written to each checkpoint; a checkpoint with another one is not resumed.
     """
 
     def __init__(self, path: str | PathLike[str], every_n_steps: int = 500) -> None:
         self.path, self.every_n_steps = Path(path), every_n_steps
+        self.run: str | None = None
         self._before_step = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -78,13 +110,20 @@ class LastCheckpoint(Callback):
         """Nothing: what this callback adds to a checkpoint depends on the trainer, see `on_save_checkpoint`."""
         return {}
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From now on a signal ends training between two steps."""
+        STOP_SIGNALS.deferred = STOP_SIGNALS.owned
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Save before the first step of an epoch and before each n-th."""
+        """Save before the first step of an epoch, before each n-th, and before the step that a signal prevents."""
         first_of_step = batch_idx % trainer.accumulate_grad_batches == 0
-        if batch_idx == 0 or (first_of_step and trainer.global_step % self.every_n_steps == 0):
+        stops = first_of_step and _stop_requested(trainer)
+        if batch_idx == 0 or stops or (first_of_step and trainer.global_step % self.every_n_steps == 0):
             self._before_step = True
             self._save(trainer)
             self._before_step = False
+        if stops:
+            STOP_SIGNALS.stop()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Step the schedulers that need a metric in an epoch that was resumed."""
@@ -93,11 +132,23 @@ class LastCheckpoint(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end of training."""
         self._save(trainer)
+        STOP_SIGNALS.deferred = False
+        if _stop_requested(trainer):
+            STOP_SIGNALS.stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """From now on a signal ends the program at once."""
+        STOP_SIGNALS.deferred = False
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the number of rows that were logged, and whether a callback has ended training."""
-        rows = [logger.flush() for logger in _metrics_files(trainer)] if trainer.is_global_zero else []
-        checkpoint[STATE] = {"rows": rows, "should_stop": trainer.should_stop}
+        """Add the number of rows that were logged, the last one, the run, and whether a callback has ended training."""
+        written = [logger.flush() for logger in _metrics_files(trainer)] if trainer.is_global_zero else []
+        checkpoint[STATE] = {
+            "rows": [count for count, _ in written],
+            "last_rows": [row for _, row in written],
+            "should_stop": trainer.should_stop,
+            "run": self.run,
+        }
         if self._before_step:
             mark_batch_not_begun(trainer, checkpoint["loops"])
 
@@ -113,15 +164,34 @@ class LastCheckpoint(Callback):
             beside.replace(self.path)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Continue the files of metrics. Raises `UserError` for a checkpoint of an older version."""
+        """Continue the files of metrics, and the best checkpoint where the run's folder is now.
+
+        Raises:
+            UserError: a checkpoint of an older version, or of another run; a best checkpoint that is missing, damaged, or of another run.
+        """
         state = checkpoint.get(STATE)
+        saved = checkpoint.get("callbacks", {})
+        bests = [best for best in trainer.checkpoint_callbacks if isinstance(best, ModelCheckpoint) and best.state_key in saved]
+        for best in bests:
+            follow_folder(saved[best.state_key], best.dirpath)
         if trainer.state.fn == "fit" and OLD_STATE in checkpoint:
             raise UserError("an older version of ftlit made this checkpoint, and it cannot be resumed: start a new run from its weights")
         if trainer.state.fn != "fit" or state is None:
             return
-        for logger, rows in zip(_metrics_files(trainer), state["rows"], strict=False):
-            logger.continue_after(rows)
+        if self.run and state.get("run", self.run) != self.run:
+            raise UserError(f"{trainer.ckpt_path} is the checkpoint of another run: put the run's own file back, or begin a new run")
+        for best in bests:
+            check_best(saved[best.state_key], self.run)
+        if trainer.is_global_zero:
+            written = zip(state["rows"], state.get("last_rows", [{}] * len(state["rows"])), strict=True)
+            for logger, (count, last) in zip(_metrics_files(trainer), written, strict=False):
+                logger.continue_after(count, last)
         trainer.should_stop = state["should_stop"]
+
+
+def _stop_requested(trainer: Trainer) -> bool:
+    """Whether a signal has come to any of the processes; they all ask."""
+    return STOP_SIGNALS.owned and trainer.strategy.reduce_boolean_decision(STOP_SIGNALS.requested, all=False)
 
 
 def _metrics_files(trainer: Trainer) -> list[MetricsFile]:

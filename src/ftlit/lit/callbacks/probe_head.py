@@ -18,6 +18,7 @@ from ftlit.lit.datamodules.extraction import VALIDATION, Extraction
 from ftlit.lit.datamodules.extraction_pass import EVALUATION, View, together
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.indexed_images import IndexedImages
+from ftlit.lit.rank_store import first_ahead
 from ftlit.lit.strategies import SHARDED
 from ftlit.lit.trainer_internals import datamodule_of, end_before_first_step
 from ftlit.probes.layer_probes import LayerProbes, best_of
@@ -64,7 +65,8 @@ class FitProbeHead(Callback):
             return
         head = self._head(pl_module)
         refits = self.refits(trainer, datamodule_of(trainer))
-        with _features(trainer, pl_module, trains=self.trains, with_val=refits) as (features, valid), together(trainer):
+        given = _features(trainer, pl_module, trains=self.trains, with_val=refits)
+        with given as (features, valid), together(trainer), first_ahead(trainer):
             if trainer.is_global_zero:
                 self.probe = best_of(self.probing.at({"average": features}))
                 self.refitted = None if valid is None else _refit(self.probe, features, valid)

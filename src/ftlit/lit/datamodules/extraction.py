@@ -17,6 +17,7 @@ from ftlit.features.table import FeatureKey, FeatureTable, Rows
 from ftlit.lit.datamodules.extraction_pass import EVALUATION, ExtractionRequest, View, extract_requested
 from ftlit.lit.datamodules.indexed_images import IndexedImages
 from ftlit.lit.module_internals import version_of
+from ftlit.lit.rank_store import first_ahead
 from ftlit.models.backbone import Backbone
 
 VALIDATION = View("val", EVALUATION)
@@ -80,13 +81,14 @@ class Extraction:
 
     def _hash_images(self, trainer: Trainer, splits: Sequence[Split]) -> None:
         """Hash all images. The first process reads the files; the others use its cache."""
-        for first in (True, False):
-            if trainer.is_global_zero is first:
-                cache = HashCache(self.store.folder, trust=self.store.trust)
-                for split in splits:
-                    if split not in self._hashes:
-                        self._hashes[split] = image_hashes(self.data.collection.splits[split], cache)
-            trainer.strategy.barrier("features: hashes")
+        hash_cache = HashCache(self.store.folder, trust=self.store.trust)
+        missing = [split for split in splits if split not in self._hashes]
+        with first_ahead(trainer):
+            if trainer.is_global_zero:
+                self._hashes |= {split: image_hashes(self.data.collection.splits[split], hash_cache) for split in missing}
+        if not trainer.is_global_zero:
+            self._hashes |= {split: image_hashes(self.data.collection.splits[split], hash_cache) for split in missing}
+        trainer.strategy.barrier("features: hashes")
 
     def _request(self, view: View, keys: SpecKeys) -> ExtractionRequest:
         examples, hashes = self.data.collection.splits[view.split], self._hashes[view.split]

@@ -16,6 +16,7 @@ from ftlit.recipes.config.hydra_internals import added_names, choices, hydra_con
 from ftlit.recipes.config.overrides import SEARCH
 from ftlit.renamed import OPTIONS
 
+LONGEST_TIMEOUT = 7 * 24 * 60  # minutes
 LARGEST_SEED = 2**32 - 1  # numpy's
 METRICS = [f"val/{metric}" for metric in ("accuracy", "f1", "loss")]  # that FineTuner logs before a callback or a stage reads them
 AFFINE = "affine"
@@ -24,7 +25,7 @@ CHOICES: dict[str, tuple[object, ...]] = {  # values of train.yaml itself
     "checkpoint": ("full", "slim"),
     "report": (True, False),
     "compile": (True, False),
-    "resume": (True, False),
+    "resume": (True, False, "auto"),
     "sweep.resume": (True, False),
     "decay_all": (True, False),
     "batchnorm": (*POLICIES, AFFINE),
@@ -46,6 +47,8 @@ def check(cfg: DictConfig) -> None:
             raise unknown(name, given, options)
     if not 0 <= cfg.seed <= LARGEST_SEED:
         raise UserError(f"seed={cfg.seed}: give a whole number from 0 to {LARGEST_SEED}")
+    if not 0 < cfg.rank_timeout <= LONGEST_TIMEOUT:
+        raise UserError(f"rank_timeout={cfg.rank_timeout}: give minutes, above 0 and at most {LONGEST_TIMEOUT}")
     _check_trainer(cfg.trainer)
     _check_monitors(cfg.callbacks)
     _check_optimizer(cfg.optimizer, cfg.lr_scheduler)

@@ -25,6 +25,7 @@ from ftlit.models.backbone import Backbone
 from ftlit.probes.advice import Advice, Measurements
 from ftlit.recipes.config.hydra_internals import choices
 from ftlit.recipes.config.overrides import OF_TRAINING, arguments, given, program, replaced
+from ftlit.recipes.run.resume import CONFIG, RESUMABLE_RECIPES
 
 PlanRow = tuple[str, str]  # name and text of a row of the plan
 
@@ -185,22 +186,33 @@ def print_advice(measured: Measurements, advice: Advice, reason: str, costs: Map
 
 @rank_zero_only
 def print_interrupted(cfg: DictConfig) -> None:
-    """Print how to resume after Ctrl-C."""
-    saved = Path(cfg.paths.run, "checkpoints", "last.ckpt").exists()
+    """Print how to resume after Ctrl-C, or a signal that ends the run; how to start again where there is nothing to resume."""
+    folder = Path(cfg.paths.run)
+    if cfg.recipe not in RESUMABLE_RECIPES or not (folder / CONFIG).exists():
+        print_line(f"interrupted; there is nothing to resume. To start again: {_command(cfg)}")
+        return
+    saved = (folder / "checkpoints" / "last.ckpt").exists()
     state = "interrupted; the last checkpoint is saved" if saved else "interrupted before the first step"
     print_line(f"{state}. To resume: {resume_command(cfg)}")
 
 
-def print_lost_process(cfg: DictConfig, rank: int) -> None:
-    """Print, on stderr, that another process failed."""
-    print(f"ftlit: process {rank} stops: another process failed, see its error above. To resume: {resume_command(cfg)}", file=sys.stderr)
+def print_lost_process(cfg: DictConfig, rank: int, *, silent: bool = False) -> None:
+    """Print, on stderr, that another process failed, or has been silent for too long."""
+    unanswered = f"another process has not answered for {cfg.rank_timeout:g} minutes (rank_timeout)"
+    why = unanswered if silent else "another process failed, see its error above"
+    print(f"ftlit: process {rank} stops: {why}. To resume: {resume_command(cfg)}", file=sys.stderr)
 
 
 def resume_command(cfg: DictConfig) -> str:
     """The command that resumes this run after an interruption."""
+    return f"{_command(cfg)} resume=true"
+
+
+def _command(cfg: DictConfig) -> str:
+    """The command that starts this run again in its folder."""
     spec = find_spec("ftlit.cli.train")  # the file that `ftlit train` runs
     command = ["ftlit", "train"] if spec and program() == [spec.origin] else ["python", *program()]
-    return shlex.join([*command, *(word for word in arguments(cfg.paths.run) if not word.startswith("resume=")), "resume=true"])
+    return shlex.join([*command, *(word for word in arguments(cfg.paths.run) if not word.startswith("resume="))])
 
 
 def print_line(text: str) -> None:

@@ -16,7 +16,7 @@ from ftlit.lit.datamodules.extraction import evaluation_features
 from ftlit.lit.datamodules.indexed_images import IndexedImages
 from ftlit.models.backbone import Backbone
 from ftlit.models.pooling import POOLINGS, Pooling, poolings_of
-from ftlit.recipes.config.hydra_internals import instantiate
+from ftlit.recipes.run.trainer import build_trainer
 
 
 @contextmanager
@@ -61,4 +61,4 @@ def one_device(cfg: DictConfig) -> Callable[..., pl.Trainer]:
     """Return the config's trainer with one device: the first of the given devices, or any."""
     devices = cfg.trainer.get("devices")
     first = [devices[0]] if isinstance(devices, ListConfig) and len(devices) else 1
-    return partial(instantiate, cfg.trainer, devices=first, num_nodes=1, strategy="auto")
+    return partial(build_trainer, cfg, devices=first, num_nodes=1, strategy="auto")

@@ -13,6 +13,7 @@ from ftlit.lit.datamodules.indexed_images import require_indexed_images
 from ftlit.models.backbone import Backbone
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.config.validate import bind, check_input, check_labelled
+from ftlit.recipes.run.launched import check_alone
 from ftlit.recipes.run.processes import several_processes
 from ftlit.recipes.run.split_file import resumed_split, seen_notes
 
@@ -56,5 +57,6 @@ def check_indexed_images(cfg: DictConfig, data: Any) -> None:
 
 def check_one_process(cfg: DictConfig) -> None:
     """Refuse a trainer with several processes."""
+    check_alone(cfg.recipe)
     if several_processes(cfg):
         raise UserError(f"recipe={cfg.recipe} runs in one process: give trainer=auto, or trainer.devices=1")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from ftlit.lit.stop_signals import SIGNALS
 from ftlit.recipes.config.hydra_internals import hydra_config, run_mode
 from ftlit.recipes.config.overrides import arguments, program
 from ftlit.recipes.run.process_state import INITIAL_ENVIRONMENT
@@ -30,6 +31,11 @@ REASON_FILE = "FTLIT_REASON"  # in the environment of a job's own process: the f
 def is_sweep() -> bool:
     """Whether this run is a job of a sweep that this process runs."""
     return run_mode() == "MULTIRUN"
+
+
+def is_interruption(end: BaseException) -> bool:
+    """Whether Ctrl-C, or a signal that ends the run, ended the program: itself, or by Lightning's `sys.exit` for it."""
+    return isinstance(end, KeyboardInterrupt) or (isinstance(end, SystemExit) and isinstance(end.__context__, KeyboardInterrupt))
 
 
 class JobExit(SystemExit):
@@ -87,13 +93,13 @@ def _wait_for(command: list[str], folder: str, environment: dict[str, str]) -> i
     after the first, ends the group at once.
     """
     stops: list[int] = []  # signals: noted, not raised, so that none falls between the start of the child and its name
-    before = {number: signal.signal(number, lambda number, _: stops.append(number)) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, lambda number, _: stops.append(number)) for number in (signal.SIGINT, *SIGNALS)}
     try:
         child = subprocess.Popen(command, env=environment, cwd=folder, stdin=subprocess.DEVNULL, start_new_session=True)
         deadline = float("inf")
         while child.poll() is None and len(stops) < 2 and time.monotonic() < deadline:
             if stops and deadline == float("inf"):
-                os.killpg(child.pid, signal.SIGINT)  # all of its processes, as a terminal does
+                os.killpg(child.pid, stops[0])  # all of its processes, as a terminal does
                 deadline = time.monotonic() + SECONDS_TO_SAVE
             time.sleep(0.1)
         with suppress(ProcessLookupError):

@@ -1,6 +1,6 @@
 """Find the checkpoint that a run resumes from, check that its config is the same, and lock its folder."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pkgutil import resolve_name
@@ -13,14 +13,23 @@ from omegaconf import DictConfig, OmegaConf
 from ftlit.errors import UserError
 from ftlit.formats import KEY as FORMAT_KEY
 from ftlit.formats import upgraded, with_format
+from ftlit.recipes.config.hydra_internals import add_task_override
 from ftlit.recipes.config.yaml_file import load_yaml, write_yaml
+from ftlit.recipes.run.launched import agreed
 from ftlit.renamed import new_path
 
 CONFIG = "config.yaml"
 REGISTERED_KEY = "registered"  # of the built-in parts, in `config.yaml`
 
 # of a run that is resumed: where and what is written, and who loads images (the seed is compared at its own name, not in callbacks)
-MAY_CHANGE = ("resume", "sweep", "doctor", "paths", "callbacks", "logger", "data.num_workers", "cache.folder", "cache.trust")
+MAY_CHANGE = (
+    *("resume", "sweep", "doctor", "paths", "callbacks", "logger", "data.num_workers", "cache.folder", "cache.trust"),
+    *("rank_timeout", "trainer.default_root_dir"),
+)
+DATA_PATHS = ("data.root", "data.csv", "data.val_csv", "data.test_csv")  # may change where the images are the same, see `data_record`
+
+RESUMABLE_RECIPES = ("finetune", "pretrain")  # those whose runs leave a checkpoint
+AUTO = "auto"  # resume=auto
 
 SECONDS_TO_END = 10.0  # that the worker processes of a killed run live on, and its locks with them
 
@@ -32,20 +41,39 @@ def checkpoint_of(cfg: DictConfig) -> Path | None:
         UserError: the folder holds no run for `resume=true`, or holds one that a new run would overwrite; the checkpoint is damaged; the
             config differs from that of the run.
     """
-    last = Path(cfg.paths.run, "checkpoints", "last.ckpt")
+    last, best = (Path(cfg.paths.run, "checkpoints", f"{name}.ckpt") for name in ("last", "best"))
     if not cfg.resume:
-        if last.exists():
+        if last.exists() or best.exists():
             raise UserError(f"{cfg.paths.run} holds a run already: give resume=true to resume it, or another hydra.run.dir=")
         return None
     old = read_config(cfg.paths.run)
     if old is None:
         raise UserError(f"resume=true, but {cfg.paths.run} holds no run: give hydra.run.dir=, the folder of the run to resume")
     _check_same(old, resolved_settings(cfg))
-    if not last.is_file():  # the run ended before its first step
+    if not last.exists():  # the run ended before its first step
+        if best.exists():
+            raise UserError(f"{last}, from which the run would go on, is missing: put it back, or begin a new run")
         return None
-    if not is_zipfile(last):  # what torch.save writes
+    if last.is_file() and not is_zipfile(last):  # what torch.save writes; a folder: sharded
         raise UserError(f"{last} is damaged, or not a checkpoint: begin a new run")
     return last
+
+
+def decide(cfg: DictConfig) -> None:
+    """Replace `resume=auto` by true where the run's folder holds a run, by false where it holds none."""
+    if cfg.resume == AUTO:
+        cfg.resume = agreed("resume", lambda: str(_holds_run(Path(cfg.paths.run)))) == "True"
+        add_task_override(f"resume={str(cfg.resume).lower()}")  # for processes that the run starts, and for configs that it composes
+
+
+def _holds_run(folder: Path) -> bool:
+    return (folder / CONFIG).exists() or (folder / "checkpoints" / "last.ckpt").exists()
+
+
+def changed_data_paths(cfg: DictConfig) -> list[tuple[str, Any, Any]]:
+    """Name, value of the run that is resumed and value now of each path of the data that has changed."""
+    old, new = dict(_values(read_config(cfg.paths.run))), dict(_values(resolved_settings(cfg)))
+    return [(name, old.get(name), new.get(name)) for name in DATA_PATHS if old.get(name) != new.get(name)]
 
 
 def write_config(cfg: DictConfig) -> None:
@@ -92,6 +120,17 @@ def stable_settings(cfg: DictConfig) -> DictConfig:
     for group, name in _registered_parts(cfg).items():
         settings[group]["_target_"] = name
     return settings  # type: ignore[no-any-return]
+
+
+def settings_text(settings: DictConfig, may_change: Iterable[str] = MAY_CHANGE) -> str:
+    """Settings, see `stable_settings`, as text: all but those that may change when a run is resumed."""
+    kept = settings.copy()
+    for name in may_change:
+        parent, _, leaf = name.rpartition(".")
+        node = OmegaConf.select(kept, parent) if parent else kept
+        if isinstance(node, DictConfig) and leaf in list(map(str, node)):  # `in` and `pop` would resolve the value
+            del node[leaf]
+    return OmegaConf.to_yaml(kept, sort_keys=True)
 
 
 @contextmanager
@@ -147,7 +186,7 @@ def _built_in_part(path: str) -> object:
 def _check_same(old: Any, given: Any) -> None:
     before, now = dict(_values(old)), dict(_values(given))
     for name in dict.fromkeys([*before, *now]):
-        kept = any(name == known or name.startswith(f"{known}.") for known in MAY_CHANGE)
+        kept = any(name == known or name.startswith(f"{known}.") for known in (*MAY_CHANGE, *DATA_PATHS))
         if not kept and before.get(name) != now.get(name):
             raise UserError(
                 f"resume=true needs the config of the run: {name} was {before.get(name)}, now {now.get(name)}; give the old value, or "

@@ -1,0 +1,55 @@
+"""The best checkpoint of a run that is resumed: found where the run's folder is now, and checked to be the run's own."""
+
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from ftlit.errors import UserError, one_line
+from ftlit.tensor_files import load_checkpoint
+
+STATE = "exact_resume"  # the key of `LastCheckpoint` in a checkpoint
+PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
+
+
+def follow_folder(state: dict[str, Any], folder: str | PathLike[str] | None) -> None:
+    """Edit the state of a `ModelCheckpoint` for a folder that was moved or copied: Lightning would drop the score and keep the old path.
+
+    Args:
+        state: in a checkpoint; changed in place.
+        folder: `dirpath` of the callback now.
+    """
+    old = state.get("dirpath")
+    if not old or folder is None or str(folder) == old:
+        return
+
+    def moved(path: str) -> str:
+        return str(Path(folder, Path(path).relative_to(old))) if path and Path(path).is_relative_to(old) else path
+
+    state |= {name: moved(state[name]) for name in PATHS if name in state}
+    state |= {"dirpath": str(folder), "best_k_models": {moved(path): score for path, score in state.get("best_k_models", {}).items()}}
+
+
+def check_best(state: dict[str, Any], run: str | None) -> None:
+    """Check that the file of the best epoch is there and belongs to a run.
+
+    Args:
+        state: of a `ModelCheckpoint`, in the checkpoint that is resumed.
+        run: the digest of the run; `None`: not known.
+
+    Raises:
+        UserError: it is missing, damaged, or of another run.
+    """
+    if not state.get("best_model_path"):
+        return
+    best = Path(state["best_model_path"])
+    advice = "put the run's own file back, or begin a new run"
+    if not best.exists():
+        raise UserError(f"{best}, the checkpoint of the best epoch, is missing: {advice}")
+    if not best.is_file():  # sharded
+        return
+    try:
+        content = load_checkpoint(best)
+    except Exception as error:
+        raise UserError(f"{best} is damaged, or not a checkpoint ({one_line(error)}): {advice}") from error
+    if run and content.get(STATE, {}).get("run", run) != run:
+        raise UserError(f"{best} is the checkpoint of another run: {advice}")

@@ -1,0 +1,75 @@
+"""Signals that end a run: SIGTERM and SIGUSR1, which clusters send some time before they end a job.
+
+Outside of training a signal raises `KeyboardInterrupt` at once, as Ctrl-C does. During training it is noted, and `LastCheckpoint` ends
+training between two steps, with a checkpoint.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+SECONDS_TO_STOP = 20.0  # from the signal to the end of the step; SLURM kills 30 s after SIGTERM (KillWait)
+
+
+class StopSignals:
+    """The signals that this process has received.
+
+    Attributes:
+        owned: whether the signals come here.
+        requested: whether a signal has come.
+        deferred: whether somebody asks for `requested` between two steps; otherwise a signal raises at once.
+    """
+
+    def __init__(self) -> None:
+        self.owned = self.requested = self.deferred = False
+        self._raised_at = -SECONDS_TO_STOP
+        self._later: threading.Timer | None = None
+
+    def receive(self, number: int, frame: FrameType | None = None) -> None:
+        """Handle a signal. A second one, or one that is noted for `SECONDS_TO_STOP`, raises at once."""
+        if self.deferred and not self.requested:
+            self.requested = True
+            self._later = threading.Timer(SECONDS_TO_STOP, os.kill, (os.getpid(), number))
+            self._later.daemon = True
+            self._later.start()
+            return
+        self.requested = True
+        if time.monotonic() - self._raised_at >= SECONDS_TO_STOP:  # otherwise the program is ending already
+            self.stop()
+
+    def stop(self) -> None:
+        """Raise `KeyboardInterrupt`."""
+        self._raised_at = time.monotonic()
+        raise KeyboardInterrupt
+
+    def forget(self) -> None:
+        """Forget the signals that have come."""
+        self.requested = self.deferred = False
+        if self._later:
+            self._later.cancel()
+
+
+STOP_SIGNALS = StopSignals()
+
+
+@contextmanager
+def owned_signals() -> Iterator[None]:
+    """For a block, receive the signals for which the program has no handler yet: those of a launcher (submitit) stay its own."""
+    main = threading.current_thread() is threading.main_thread()
+    free = [number for number in SIGNALS if main and signal.getsignal(number) is signal.SIG_DFL]
+    for number in free:
+        signal.signal(number, STOP_SIGNALS.receive)
+    STOP_SIGNALS.owned = STOP_SIGNALS.owned or bool(free)
+    try:
+        yield
+    finally:
+        if free:
+            STOP_SIGNALS.forget()
+            STOP_SIGNALS.owned = False
+        for number in free:
+            signal.signal(number, signal.SIG_DFL)

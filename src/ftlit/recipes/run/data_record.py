@@ -1,0 +1,77 @@
+"""The record of a run's data, `data.json`: a run is resumed only on the images, or texts, and labels that it began with.
+
+`split_file` restores the split of images that are known by their content; this notices changes of any data that is built in.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from ftlit.data.dataset import SPLITS, Examples
+from ftlit.errors import UserError
+from ftlit.features.image_hashes import cached_hashes
+from ftlit.formats import read_json, write_json
+from ftlit.lit.datamodules.feature_data import FeatureData
+from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.recipes.run.resume import DATA_PATHS, MAY_CHANGE, changed_data_paths, resolved_settings, settings_text
+
+RECORD = "data.json"
+DataRecord = dict[str, Any]  # class_names, and for each split the number of its images and a digest
+
+
+def check_data(cfg: DictConfig, data: Any) -> tuple[str, list[str]]:
+    """Compare the data with the record of the run that is resumed; write the record of a new run.
+
+    Returns:
+        A digest of the settings and the data, which identifies the run, and a note for each path of the data that has changed.
+
+    Raises:
+        UserError: the images, labels or classes of the run have changed, or only their path has and there is no record to tell.
+    """
+    path, record = Path(cfg.paths.run, RECORD), _record_of(data)
+    before = read_json(path, remedy="begin a new run") if cfg.resume and path.is_file() else None
+    moved = changed_data_paths(cfg) if cfg.resume else []
+    if before and record:
+        _check_same(before, record)
+    elif moved:
+        name, old, new = moved[0]
+        raise UserError(f"resume=true needs the config of the run: {name} was {old}, now {new}; give the old value, or begin a new run")
+    if record:
+        write_json(path, record)
+    settings = settings_text(resolved_settings(cfg), (*MAY_CHANGE, *DATA_PATHS))
+    run = hashlib.sha256(f"{settings}\n{json.dumps(record, sort_keys=True)}".encode()).hexdigest()[:32]
+    return run, [f"{name} was {old} when the run began, now {new}; the images and labels are the same" for name, old, new in moved]
+
+
+def _record_of(data: Any) -> DataRecord:
+    """The record of a built-in data module; an empty one for a custom module."""
+    images = data.images if isinstance(data, FeatureData) else data
+    if not isinstance(images, ImageData):
+        return {}
+    splits = images.collection.splits
+    record = {split: {"images": len(splits[split]), "digest": _digest(splits[split])} for split in SPLITS}
+    return {"class_names": list(images.class_names), "splits": record}
+
+
+def _digest(examples: Examples) -> str:
+    """A digest of the content and the labels of each image, in order; of its name where its content is not known without decoding."""
+    contents = examples.sources if examples.contents is None else cached_hashes(examples)
+    found = hashlib.sha256()
+    for content, labels in zip(contents, examples.labels, strict=True):
+        found.update(f"{content} {labels}\n".encode(errors="surrogateescape"))
+    return found.hexdigest()[:32]
+
+
+def _check_same(before: Mapping[str, Any], now: DataRecord) -> None:
+    advice = "restore the data of the run, or begin a new run"
+    if before["class_names"] != now["class_names"]:
+        raise UserError(f"resume=true: the classes are not those that the run began with: {advice}")
+    for split in SPLITS:
+        old, new = before["splits"][split], now["splits"][split]
+        if old != new:
+            counts = f"{old['images']}, now {new['images']}" if old["images"] != new["images"] else f"{old['images']}, with other content"
+            raise UserError(f"resume=true: the data have changed since the run began ({split} had {counts}): {advice}")

@@ -1,0 +1,175 @@
+"""Processes that torchrun or srun has started side by side: they become the processes of one run."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import TYPE_CHECKING
+
+from ftlit.errors import UserError
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
+
+TORCHRUN, SRUN = "torchrun", "srun"
+INTERACTIVE = ("bash", "interactive")  # names of SLURM jobs in which Lightning looks for no tasks either
+CONNECT_MINUTES = 10.0  # before the config, and with it rank_timeout, is known
+
+
+@dataclass(frozen=True)
+class Launched:
+    """How a launcher started this process.
+
+    Attributes:
+        launcher: `torchrun` or `srun`.
+        rank: of this process, from 0.
+        count: processes on all machines.
+        nodes: machines, with equally many processes.
+    """
+
+    launcher: str
+    rank: int
+    count: int
+    nodes: int = 1
+
+    @property
+    def devices(self) -> int:
+        """Processes on one machine."""
+        return self.count // self.nodes
+
+
+def launched() -> Launched | None:
+    """How a launcher started this process; `None` for a process that was started by itself.
+
+    Raises:
+        UserError: the processes cannot be one run.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        count, here = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        found = Launched(TORCHRUN, int(os.environ["RANK"]), count, count // here)
+        uneven = here * found.nodes != count
+    elif int(os.environ.get("SLURM_NTASKS", 1)) > 1 and not _is_alone_in_slurm():
+        found = _of_srun()
+        uneven = len(set(_tasks_per_node())) > 1 or found.devices * found.nodes != found.count
+    else:
+        return None
+    if uneven:
+        raise UserError(f"{found.launcher} started {found.count} processes, not equally many on each machine: start as many on each")
+    return found
+
+
+def _is_alone_in_slurm() -> bool:
+    """Whether Lightning started this process as a further one of a run, or a user did in the shell of an interactive job."""
+    return "LOCAL_RANK" in os.environ or (os.environ.get("SLURM_JOB_NAME") in INTERACTIVE and not _is_task())
+
+
+def _is_task() -> bool:
+    return "SLURM_STEP_ID" in os.environ or "SLURM_STEPID" in os.environ
+
+
+def _of_srun() -> Launched:
+    count = int(os.environ["SLURM_NTASKS"])
+    if not _is_task():
+        raise UserError(
+            f"SLURM has {count} tasks here, and srun did not start this process: put srun before the command, "
+            "or ask for one task (--ntasks=1), or unset SLURM_NTASKS"
+        )
+    nodes = os.environ.get("SLURM_STEP_NUM_NODES", os.environ.get("SLURM_NNODES", "1"))
+    return Launched(SRUN, int(os.environ["SLURM_PROCID"]), count, int(nodes))
+
+
+def _tasks_per_node() -> list[str]:
+    """Tasks on the machines, once for equal neighbours: SLURM writes `2(x3),1`."""
+    return re.sub(r"\(x\d+\)", "", os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")).split(",")
+
+
+def complete(words: Sequence[str]) -> list[str]:
+    """The words of a command line, and those that make the processes of a launcher one run: their number, and one folder for all.
+
+    Raises:
+        UserError: the number that the words give is another one; a sweep, which starts the processes of its jobs itself.
+    """
+    own = launched()
+    if own is None:
+        return list(words)
+    if own.launcher == SRUN:
+        os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(own.devices))  # Lightning asks for it
+    given = dict(word.lstrip("+").partition("=")[::2] for word in words)
+    if {"-m", "--multirun"} & set(words) or given.get("hydra.mode") == "MULTIRUN":
+        if own.count == 1:
+            return list(words)
+        raise UserError(f"a sweep starts the processes of its jobs itself: leave {own.launcher} out, give trainer.devices={own.devices}")
+    for name, number in (("trainer.devices", own.devices), ("trainer.num_nodes", own.nodes)):
+        if _number(given.get(name, "auto")) not in (None, number):
+            raise UserError(f"{name}={given[name]}, and {own.launcher} started {number}: leave {name} out, or start as many")
+    added = [f"++trainer.devices={own.devices}"] if _number(given.get("trainer.devices", "auto")) is None else []
+    added += [f"++trainer.num_nodes={own.nodes}"] if own.nodes > 1 and "trainer.num_nodes" not in given else []
+    if own.count > 1 and "hydra.run.dir" not in given:
+        added.append("hydra.run.dir=${paths.runs}/" + agreed("folder", lambda: f"{datetime.now():%Y-%m-%d/%H-%M-%S-%f}"))
+    return [*words, *added]
+
+
+def _number(devices: str) -> int | None:
+    """How many devices a word asks for; `None`: as many as there are."""
+    if devices.startswith("["):
+        return len(devices.split(","))
+    return int(devices) if devices.isdecimal() else None
+
+
+def agreed(name: str, decide: Callable[[], str]) -> str:
+    """What the first process decides, in all launched processes; `decide()` for a process by itself.
+
+    Args:
+        name: of the decision, used once.
+        decide: called in the first process.
+    """
+    own = launched()
+    if own is None or own.count == 1:
+        return decide()
+    store = _store()
+    if own.rank == 0:
+        store.set(name, decide())
+    return str(store.get(name).decode())
+
+
+@cache
+def _store() -> "Store":
+    """The store of the launched processes. It is kept: under srun the first process holds it for all."""
+    from ftlit.lit.rank_store import connect  # here, so that --help stays fast
+
+    own = launched()
+    assert own is not None
+    if own.launcher == SRUN:
+        from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+        environment = SLURMEnvironment(auto_requeue=False)
+        os.environ.update(MASTER_ADDR=environment.main_address, MASTER_PORT=str(environment.main_port))
+    return connect(own.rank, own.count, CONNECT_MINUTES)
+
+
+def check_alone(recipe: str) -> None:
+    """Refuse several processes for a recipe that runs in one."""
+    own = launched()
+    if own and own.count > 1:
+        raise UserError(f"recipe={recipe} runs in one process, and {own.launcher} started {own.count}: leave {own.launcher} out")
+
+
+@contextmanager
+def first_ahead(name: str, minutes: float) -> Iterator[None]:
+    """Run a block in the first of the launched processes before the others, which wait for its end; a no-op for a process by itself.
+
+    Args:
+        name: of the block, used once.
+        minutes: that the others wait without a report of the first.
+    """
+    own = launched()
+    if own is None or own.count == 1:
+        yield
+        return
+    from ftlit.lit.rank_store import FirstProcess
+
+    with FirstProcess(_store(), own.rank, name, minutes).ahead():
+        yield

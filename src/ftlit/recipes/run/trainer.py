@@ -1,0 +1,57 @@
+"""Build Lightning's trainer of a config, as a run of ftlit needs it."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from omegaconf import DictConfig
+
+from ftlit.lit.stop_signals import STOP_SIGNALS
+from ftlit.lit.trainer_internals import leave_signals, limit_waiting, resume_only_from_given
+from ftlit.recipes.config.hydra_internals import instantiate
+from ftlit.recipes.run.console import print_lost_process
+from ftlit.recipes.run.launched import SRUN, launched
+
+CONNECTION_LOST = ("closed by peer", "reset by peer", "remote process exited")  # messages of gloo and NCCL when another process died
+NO_ANSWER = ("imed out", "timeout")  # when it was silent for too long; also of torch's store
+
+
+def build_trainer(cfg: DictConfig, **settings: Any) -> pl.Trainer:
+    """The trainer of the config. It goes on from no checkpoint but the one that it is given, and leaves signals to the program.
+
+    Args:
+        cfg: the composed config.
+        settings: arguments of the trainer that take the place of those in the config.
+    """
+    trainer: pl.Trainer = instantiate(cfg.trainer, **{**_plugins(cfg), **settings})
+    if STOP_SIGNALS.owned:
+        leave_signals(trainer)
+    resume_only_from_given(trainer)
+    limit_waiting(trainer, cfg.rank_timeout)
+    return trainer
+
+
+def _plugins(cfg: DictConfig) -> dict[str, Any]:
+    """Under SLURM, the environment: Lightning takes any job for one whose processes srun has started, and requeues it."""
+    own = launched()
+    if "SLURM_NTASKS" not in os.environ or cfg.trainer.get("plugins") or (own and own.launcher != SRUN):
+        return {}
+    return {"plugins": [SLURMEnvironment(auto_requeue=False) if own else LightningEnvironment()]}
+
+
+@contextmanager
+def lost_processes(cfg: DictConfig, trainer: pl.Trainer) -> Iterator[None]:
+    """End this process with a line where another one has failed, or does not answer."""
+    try:
+        yield
+    except RuntimeError as error:
+        silent = any(text in str(error) for text in NO_ANSWER)
+        if trainer.world_size == 1 or not (silent or any(text in str(error) for text in CONNECTION_LOST)):
+            raise
+        print_lost_process(cfg, trainer.global_rank, silent=silent)
+        sys.exit(1)

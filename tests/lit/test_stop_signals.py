@@ -1,0 +1,57 @@
+"""A signal raises at once; where somebody asks between two steps it waits for that, but not for long."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from ftlit.lit import stop_signals
+from ftlit.lit.stop_signals import SIGNALS, STOP_SIGNALS, owned_signals
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signals on Windows")
+
+
+@pytest.fixture(autouse=True)
+def forget(monkeypatch):
+    monkeypatch.setattr(STOP_SIGNALS, "_raised_at", -1000.0)
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+    time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_outside_of_training_a_signal_is_ctrl_c(number):
+    with pytest.raises(KeyboardInterrupt), owned_signals():
+        send(number)
+    assert signal.getsignal(number) is signal.SIG_DFL and not STOP_SIGNALS.owned
+
+
+def test_while_it_is_deferred_a_first_signal_is_noted_and_a_second_raises():
+    with owned_signals():
+        STOP_SIGNALS.deferred = True
+        send(signal.SIGUSR1)
+        assert STOP_SIGNALS.requested
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGTERM)
+        send(signal.SIGTERM)  # the program is ending: once is enough
+
+
+def test_a_signal_that_nobody_asks_for_raises_after_some_time(monkeypatch):
+    monkeypatch.setattr(stop_signals, "SECONDS_TO_STOP", 0.2)
+    with owned_signals(), pytest.raises(KeyboardInterrupt):
+        STOP_SIGNALS.deferred = True
+        send(signal.SIGTERM)
+        time.sleep(1)
+
+
+def test_the_handler_of_a_launcher_stays():
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        with owned_signals():
+            send(signal.SIGUSR1)
+            assert signal.getsignal(signal.SIGTERM) == STOP_SIGNALS.receive
+    finally:
+        signal.signal(signal.SIGUSR1, before)

@@ -1,0 +1,102 @@
+"""Processes that torchrun or srun starts are one run, or refused in one line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from paths import ROOT, python_path
+
+from ftlit import UserError
+from ftlit.recipes.run import launched
+
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
+SRUN = {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "4", "SLURM_PROCID": "3", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_TASKS_PER_NODE": "2(x2)"}
+FOLDER = "hydra.run.dir=here"
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "TORCHELASTIC_")) or name == "LOCAL_RANK"]:
+        monkeypatch.delenv(name)
+    return lambda values: [monkeypatch.setenv(*pair) for pair in values.items()]
+
+
+def test_a_process_by_itself_keeps_its_words(environment):
+    environment({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"})
+    assert launched.launched() is None and launched.complete(["seed=1"]) == ["seed=1"]
+
+
+@pytest.mark.parametrize("values", [TORCHRUN, SRUN])
+def test_the_processes_there_are_become_devices_and_nodes(environment, values):
+    environment(values)
+    assert launched.complete([FOLDER]) == [FOLDER, "++trainer.devices=2", "++trainer.num_nodes=2"]
+    assert launched.complete([FOLDER, "trainer.devices=2", "trainer.num_nodes=2"]) == [FOLDER, "trainer.devices=2", "trainer.num_nodes=2"]
+
+
+@pytest.mark.parametrize(
+    ("values", "words", "message"),
+    [
+        (TORCHRUN, ["trainer.devices=3"], "trainer.devices=3, and torchrun started 2: leave trainer.devices out"),
+        (SRUN, ["trainer.num_nodes=1"], "trainer.num_nodes=1, and srun started 2"),
+        (TORCHRUN, ["-m", "seed=0,1"], "a sweep starts the processes of its jobs itself: leave torchrun out, give trainer.devices=2"),
+        ({**SRUN, "SLURM_STEP_TASKS_PER_NODE": "3,1"}, [], "not equally many on each machine"),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, [], "SLURM has 4 tasks here, and srun did not start this process"),
+    ],
+)
+def test_what_cannot_be_one_run_is_refused(environment, values, words, message):
+    environment(values)
+    with pytest.raises(UserError, match=message):
+        launched.complete([FOLDER, *words])
+
+
+def test_a_recipe_of_one_process_names_the_launcher(environment):
+    environment(TORCHRUN)
+    with pytest.raises(UserError, match="recipe=probe runs in one process, and torchrun started 4: leave torchrun out"):
+        launched.check_alone("probe")
+
+
+def start(folder, *words, **environment):
+    values = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path(folder), **environment}
+    command = [sys.executable, str(ROOT / "train.py"), "trainer=cpu", "data.per_class=4", "report=false", *words]
+    return subprocess.Popen(command, cwd=folder, env=values, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def srun(folder, port, *words):
+    slurm = {"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_NODELIST": "localhost", "SLURM_NODEID": "0"}
+    ranks = ({"SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in "01")
+    return [start(folder, *words, **slurm, **rank, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)) for rank in ranks]
+
+
+@pytest.fixture
+def port():
+    from lightning.fabric.plugins.environments.lightning import find_free_network_port
+
+    return find_free_network_port()
+
+
+@pytest.mark.e2e
+@pytest.mark.ddp
+def test_two_tasks_of_srun_take_the_advice_of_the_first_and_leave_one_run(tmp_path, port):
+    output = [process.communicate(timeout=300) for process in srun(tmp_path, port)]
+    results = list(tmp_path.glob("runs/*/*/result.json"))
+    assert len(results) == 1, output
+    assert json.loads(results[0].read_text())["test/accuracy"] > 0 and output[1][0].count("scenario=auto") == 0
+    assert sum(out.count("scenario=auto: ") for out, _ in output) == 1
+
+
+@pytest.mark.e2e
+@pytest.mark.ddp
+def test_a_signal_to_one_of_two_processes_ends_both_with_a_checkpoint(tmp_path, port):
+    words = ("scenario=large_similar", "head=linear", "schedule=all_at_once", "trainer.max_epochs=500", "hydra.run.dir=run")
+    first, second = srun(tmp_path, port, *words)
+    best, deadline = tmp_path / "run/checkpoints/best.ckpt", time.monotonic() + 300
+    while not best.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    second.send_signal(signal.SIGUSR1)
+    output = [process.communicate(timeout=60) for process in (first, second)]
+    assert (first.returncode, second.returncode) == (130, 0), output
+    assert output[0][0].count("interrupted; the last checkpoint is saved. To resume: ") == 1 and "Traceback" not in output[0][1]
