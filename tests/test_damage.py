@@ -142,6 +142,16 @@ def test_checkpoints_of_other_programs_load(tmp_path):
     assert equal(load_checkpoint(old), network()) and equal(load_checkpoint(plain), network())
 
 
+def test_a_checkpoint_that_was_written_without_checksums_loads(tmp_path):
+    before = torch.serialization.get_crc32_options()
+    try:
+        torch.serialization.set_crc32_options(False)
+        torch.save(network(), tmp_path / "x.pth")
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert equal(load_checkpoint(tmp_path / "x.pth"), network())
+
+
 def test_an_archive_with_compressed_parts_is_not_unpacked(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.ckpt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", b"\0" * 1_000_000)

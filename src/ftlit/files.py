@@ -7,9 +7,9 @@ import io
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import gettempdir, mkdtemp
 from typing import IO, Any
 
 from ftlit.errors import UserError, one_line
@@ -31,6 +31,7 @@ REMEDIES = {  # of errors that a user can mend -> what to do
     errno.ESTALE: "check its disk",
 }
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)  # never a fault of the program
+PERMISSION_ERRORS = (errno.EACCES, errno.EPERM)  # nor these, if they name a file
 
 
 class WriteError(UserError):
@@ -38,10 +39,10 @@ class WriteError(UserError):
 
 
 def disk_error(error: BaseException) -> WriteError | None:
-    """The error for a full, broken or write-protected disk, whatever was read or written there; `None` for any other error."""
-    if not isinstance(error, OSError) or error.errno not in DISK_ERRORS:
+    """The error for a full, broken or protected disk or file, whatever was read or written there; `None` for any other error."""
+    if not isinstance(error, OSError) or error.errno not in (*DISK_ERRORS, *(PERMISSION_ERRORS if error.filename else ())):
         return None
-    return WriteError(f"cannot write or read {error.filename or 'a file'} ({error.strerror}): {REMEDIES[error.errno]}")
+    return WriteError(f"cannot write or read {error.filename or 'a file'} ({error.strerror}): {REMEDIES[error.errno or 0]}")
 
 
 def write_error(path: str | Path, error: OSError) -> WriteError:
@@ -137,6 +138,11 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(handle)
+
+
+def temporary_folder() -> AbstractContextManager[Path]:
+    """A `scratch_folder` in the folder for temporary files."""
+    return scratch_folder(Path(gettempdir()), "ftlit_temporary-")
 
 
 def _remove_unlocked(folder: Path) -> None:

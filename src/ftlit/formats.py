@@ -89,11 +89,11 @@ def upgraded(content: Mapping[str, Any], file: str | Path, from_0: Callable[[Jso
     raise NewerFormat(f"{file} was written by a newer ftlit (format {found}); this one reads formats 0 and {FORMAT}: upgrade ftlit")
 
 
-def write_json(path: Path, content: Mapping[str, Any] | list[JsonObject]) -> None:
+def write_json(path: Path, content: Mapping[str, Any] | list[JsonObject], *, indent: int | None = 1) -> None:
     """Write an object, or a list of objects, each with format number and checksum, atomically."""
     entries = [with_format(entry) for entry in ([content] if isinstance(content, Mapping) else content)]
     checked = [{**entry, CHECKSUM: _checksum(entry)} for entry in entries]
-    text = json.dumps(checked[0] if isinstance(content, Mapping) else checked, ensure_ascii=False, indent=1)
+    text = json.dumps(checked[0] if isinstance(content, Mapping) else checked, ensure_ascii=False, indent=indent)
     write_atomically(path, text.encode(**ENCODING))
 
 

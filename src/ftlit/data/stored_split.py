@@ -1,6 +1,5 @@
 """The split of a run: which images, known by the hash of their content, were in train, val and test."""
 
-import json
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,11 +7,11 @@ from typing import Any
 
 from ftlit.data.dataset import SPLITS, Collection, Examples, Split
 from ftlit.data.images import shown
-from ftlit.errors import UserError, one_line, shorten
-from ftlit.files import write_atomically
-from ftlit.formats import upgraded, with_format
+from ftlit.errors import UserError, shorten
+from ftlit.formats import read_json, reading, write_json
 
 FILE = "split.json"
+REMEDY = "take the split of another run, or begin a new run"
 Place = tuple[Split, int]  # where an image is in the data
 
 
@@ -104,8 +103,7 @@ def write_split(folder: str | Path, collection: Collection, hashes: Mapping[Spli
         }
         for split, examples in collection.splits.items()
     }
-    content = with_format({"class_names": collection.class_names, "splits": splits})
-    write_atomically(Path(folder, FILE), json.dumps(content, ensure_ascii=True))
+    write_json(Path(folder, FILE), {"class_names": collection.class_names, "splits": splits}, indent=None)
 
 
 def read_split(folder: str | Path, *, is_whole: bool = False) -> StoredSplit:
@@ -113,14 +111,10 @@ def read_split(folder: str | Path, *, is_whole: bool = False) -> StoredSplit:
     path = Path(folder).expanduser() / FILE
     if not path.is_file():
         raise UserError(f"data.split_from={shown(folder)}: there is no {FILE}; give the folder of a run that has stored its split")
-    try:
-        content = upgraded(json.loads(path.read_text()), path)
+    with reading(path, REMEDY):
+        content = read_json(path, remedy=REMEDY)
         images = {split: _entries(content["splits"][split]) for split in SPLITS}
         return StoredSplit(path.parent, [str(name) for name in content["class_names"]], images, is_whole=is_whole)
-    except UserError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{shown(path)} is damaged: {one_line(error)}") from error
 
 
 def _entries(stored: Mapping[str, Any]) -> list[tuple[str, tuple[int, ...], str]]:

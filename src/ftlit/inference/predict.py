@@ -18,6 +18,7 @@ from ftlit.data.folder_files import list_unlabelled
 from ftlit.data.images import BadImage
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, unknown
+from ftlit.files import write_figure
 from ftlit.inference.network import Network, Prediction, load
 
 OUTPUT_FORMATS = ("csv", "jsonl")
@@ -210,4 +211,4 @@ def _draw(target: Path, picture: Tensor, map_hw: Tensor, network: Network, title
     shown = axes.imshow(map_hw.numpy(), cmap="inferno", vmin=0, vmax=1, alpha=0.5, extent=extent, interpolation="bilinear")
     axes.set(xlim=(0, width), ylim=(height, 0))
     figure.colorbar(shown, ax=axes, label=f"probability in the {size} px around", alpha=1.0, shrink=0.8)
-    figure.savefig(target, dpi=100)
+    write_figure(target, figure, dpi=100)

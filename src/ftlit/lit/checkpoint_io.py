@@ -1,6 +1,7 @@
 """How Lightning's trainer writes and reads checkpoints: atomically, checked for damage, and without executing anything in them."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
@@ -55,19 +56,18 @@ def _load(path: Path, map_location: Any) -> Any:
         raise
     except UserError as error:
         raise UserError(f"{error}: {_remedy(path)}") from error
+    except UnpicklingError as error:  # the code in the file did not run
+        raise UserError(f"{path} holds more than tensors and plain values, and is not loaded: {_remedy(path)}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror or one_line(error)}): {_remedy(path)}") from error
     except Exception as error:  # damaged bytes raise almost any error
-        reason = f"is damaged, not a checkpoint, or holds more than tensors and plain values ({_first_sentence(error)})"
-        raise UserError(f"{path} {reason}: {_remedy(path)}") from error
+        raise UserError(f"{path} is damaged, or not a checkpoint: {_remedy(path)}") from error
 
 
 def _remedy(path: Path) -> str:
     best = path.with_name("best.ckpt")
     weights = f", from its best weights with backbone.weights={best}" if best != path and best.is_file() else ""
     return f"begin a new run with another hydra.run.dir={weights}"
-
-
-def _first_sentence(error: BaseException) -> str:
-    return one_line(error).partition(". ")[0][:200]
 
 
 def _is_remote(path: Any) -> bool:

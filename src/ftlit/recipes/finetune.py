@@ -119,7 +119,7 @@ def fit(cfg: DictConfig, run: Run) -> float:
                 _begin(cfg, run, plan)
         started = time.perf_counter()
         with lost_processes(cfg, run.trainer):
-            run.trainer.fit(run.model, run.data, ckpt_path=run.resume_from)
+            run.trainer.fit(run.model, run.data, ckpt_path=run.resume_from, weights_only=True)
             seconds = time.perf_counter() - started
             results = _evaluate(cfg, run)
         if first:
@@ -172,12 +172,12 @@ def _begin(cfg: DictConfig, run: Run, plan: Plan) -> None:
 def _evaluate(cfg: DictConfig, run: Run) -> dict[str, float]:
     """Metrics of the best checkpoint on val and test."""
     best = getattr(run.trainer.checkpoint_callback, "best_model_path", None) or None
-    val = run.trainer.validate(run.model, run.data, ckpt_path=best, verbose=False)[0]
+    val = run.trainer.validate(run.model, run.data, ckpt_path=best, weights_only=True, verbose=False)[0]
     if run.probe_head and not run.trains:
         run.probe_head.use_refitted(run.model)
         for name in ("last", "best"):
             run.trainer.save_checkpoint(Path(cfg.paths.run, "checkpoints", f"{name}.ckpt"))
-    return {**val, **run.trainer.test(run.model, run.data, ckpt_path=best, verbose=False)[0]}
+    return {**val, **run.trainer.test(run.model, run.data, ckpt_path=best, weights_only=True, verbose=False)[0]}
 
 
 def _build_schedule(cfg: DictConfig, backbone: Backbone) -> Schedule:

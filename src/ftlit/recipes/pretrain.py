@@ -1,6 +1,5 @@
 """Run `recipe=pretrain`: train a backbone with labels as `finetune` does, or layer by layer without labels, and save its weights."""
 
-import tempfile
 from pathlib import Path
 
 import torch
@@ -9,7 +8,7 @@ from omegaconf import DictConfig
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError
 from ftlit.features.store import Store
-from ftlit.files import write_figure
+from ftlit.files import temporary_folder, write_figure
 from ftlit.lit.datamodules.indexed_images import IndexedImages
 from ftlit.lit.tasks.layerwise_pretraining import Curves, LayerwisePretrainer
 from ftlit.models.backbone import Backbone
@@ -68,7 +67,7 @@ def pretrain(cfg: DictConfig) -> tuple[Backbone, float]:
     if isinstance(backbone.input_spec, TextSpec):
         raise UserError("recipe=pretrain without labels reconstructs images, and these are texts: give weights of a pretrained encoder")
     folder = Path(cfg.paths.run)
-    with tempfile.TemporaryDirectory(prefix="ftlit-") as own_folder:
+    with temporary_folder() as own_folder:
         pretrainer = LayerwisePretrainer(
             instantiate(cfg.pretrain),
             folder,

@@ -1,6 +1,5 @@
 """Fit a linear probe as the head before training begins: fine-tuning starts from its optimum (LP-FT, Kumar et al. 2022)."""
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +13,7 @@ from ftlit.features.extract import Features
 from ftlit.features.spec import FeatureSpec
 from ftlit.features.stage_input import the_backbone
 from ftlit.features.store import Store
+from ftlit.files import temporary_folder
 from ftlit.lit.datamodules.extraction import VALIDATION, Extraction
 from ftlit.lit.datamodules.extraction_pass import EVALUATION, View, together
 from ftlit.lit.datamodules.feature_data import FeatureData
@@ -142,7 +142,7 @@ def _features(trainer: Trainer, module: LightningModule, *, trains: bool, with_v
     share = _train_share(trainer, images, trains=trains)
     backbone = the_backbone(module)[1]
     spec = FeatureSpec(backbone.cuts[-1], "average")
-    with tempfile.TemporaryDirectory(prefix="ftlit-") as own_folder:
+    with temporary_folder() as own_folder:
         extraction = data.extraction if isinstance(data, FeatureData) else None
         extraction = extraction or Extraction(images, Store(trainer.strategy.broadcast(own_folder)), dtype=None, seed=0)
         if share < 1:

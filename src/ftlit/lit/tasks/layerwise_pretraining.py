@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
@@ -17,7 +16,7 @@ from ftlit.errors import UserError
 from ftlit.features.spec import FeatureSpec
 from ftlit.features.store import Store
 from ftlit.features.table import Rows
-from ftlit.files import write_rows
+from ftlit.files import temporary_folder, write_rows
 from ftlit.finetuning.layerwise_objectives import LayerObjective
 from ftlit.formats import reading
 from ftlit.lit.datamodules.extraction import evaluation_features
@@ -142,7 +141,7 @@ class LayerwisePretrainer:
         if not place:
             yield self._images(data)
             return
-        with TemporaryDirectory(prefix="ftlit-") as own_folder:
+        with temporary_folder() as own_folder:
             spec = FeatureSpec(backbone.cuts[place - 1], None)
             store = self.store or Store(own_folder)
             found = evaluation_features(self._trainer(), store, backbone, data, [spec], ("train", "val"))

@@ -1,6 +1,5 @@
 """Extract the features that a config asks for, at several cuts in one pass and in one process."""
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -12,6 +11,7 @@ from ftlit.data.dataset import SPLITS, Split
 from ftlit.features.extract import Features
 from ftlit.features.spec import FeatureSpec
 from ftlit.features.store import Store
+from ftlit.files import temporary_folder
 from ftlit.lit.datamodules.extraction import evaluation_features
 from ftlit.lit.datamodules.indexed_images import IndexedImages
 from ftlit.models.backbone import Backbone
@@ -45,7 +45,7 @@ def features_of(
     """
     names = [backbone.cuts[backbone.index(name)] for name in cuts]
     specs = [FeatureSpec(name, pooling) for name in names for pooling in poolings if pooling in poolings_of(backbone.feature_shapes[name])]
-    with tempfile.TemporaryDirectory(prefix="ftlit-") as own_folder:
+    with temporary_folder() as own_folder:
         store = Store(cfg.cache.get("folder", own_folder) or cfg.paths.cache, trust=cfg.cache.get("trust", False))
         rows = evaluation_features(one_device(cfg)(logger=False, enable_checkpointing=False), store, backbone, data, specs, splits)
         found: dict[Split, dict[Pooling, Features]] = {}
