@@ -19,6 +19,7 @@ from ftlit.finetuning.presets import with_reinit
 from ftlit.finetuning.schedule import Schedule, with_batchnorm, without_warm_up
 from ftlit.inference.record import part_of, record_of
 from ftlit.inference.slim import base_record
+from ftlit.lit.callbacks.best_epoch import BestCheckpoint
 from ftlit.lit.callbacks.exact_resume import LastCheckpoint
 from ftlit.lit.callbacks.probe_head import FitProbeHead, check_probe_head
 from ftlit.lit.callbacks.recorder import Recorder
@@ -124,7 +125,7 @@ def fit(cfg: DictConfig, run: Run) -> float:
             results = _evaluate(cfg, run)
         if first:
             write_result(cfg.paths.run, results)
-            console.print_results(cfg, results, f"{'trained' if run.trains else 'fitted'} in {seconds:.1f} s")
+            console.print_results(cfg, results, _notes(run, seconds))
             if run.recorder and run.recorder.tested:
                 artifacts.write_run_report(cfg, run.data, run.recorder.tested, run.recorder.features)
     return results["val/accuracy"]
@@ -178,6 +179,12 @@ def _evaluate(cfg: DictConfig, run: Run) -> dict[str, float]:
         for name in ("last", "best"):
             run.trainer.save_checkpoint(Path(cfg.paths.run, "checkpoints", f"{name}.ckpt"))
     return {**val, **run.trainer.test(run.model, run.data, ckpt_path=best, weights_only=True, verbose=False)[0]}
+
+
+def _notes(run: Run, seconds: float) -> list[str]:
+    """What was done, how long it took, and the epoch of the results."""
+    best = find_callback(run.trainer, BestCheckpoint) if run.trains else None
+    return [f"{'trained' if run.trains else 'fitted'} in {seconds:.1f} s", *([best.describe()] if best else [])]
 
 
 def _build_schedule(cfg: DictConfig, backbone: Backbone) -> Schedule:

@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import warm
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor
 from paths import ROOT, python_path
 from PIL import Image
 from torch import nn
@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import ExponentialLR, StepLR
 from ftlit import Backbone, FeatureData, FineTuner, InputSpec, Rates, Schedule, Stage, StagedFinetuning, Until, UserError
 from ftlit.data.dataset import Collection, Examples
 from ftlit.finetuning.lr_schedule import any_curve, constant, cosine, linear, one_cycle, plateau
+from ftlit.lit.callbacks.best_epoch import BestCheckpoint
 from ftlit.lit.callbacks.exact_resume import LastCheckpoint, MetricsFile
 from ftlit.lit.callbacks.seed_each_step import SeedEachStep
 from ftlit.lit.datamodules.image_data import ImageData
@@ -78,7 +79,7 @@ def fit(folder: Path, rates, *, resume=False, copies=False, last_stage=14, data_
     last = folder / "last.ckpt"
     stages = [Stage(["head"]), Stage(["head", "backbone.high"], epoch=2, until=UNTIL), Stage(["*"], step=last_stage)]
     staging = StagedFinetuning(Schedule(stages, SCALES))
-    best = ModelCheckpoint(folder, "best", monitor="val/accuracy", mode="max", enable_version_counter=False)
+    best = BestCheckpoint(folder)
     callbacks = [
         staging,
         LastCheckpoint(last, every_n_steps=1),
@@ -104,7 +105,7 @@ def fit(folder: Path, rates, *, resume=False, copies=False, last_stage=14, data_
         "rates": trainer.lr_scheduler_configs[0].scheduler.state_dict(),
         "metrics": (folder / "metrics.csv").read_text(),
         "stages": (staging.index, staging.trigger.decided),
-        "best": (best.best_model_score, Path(best.best_model_path).name),
+        "best": (best.best_model_score, Path(best.best_model_path).name, best.best_epoch, best.state_dict()["best_loss"]),
     }
 
 

@@ -163,13 +163,13 @@ def _by_stage(values: Sequence[str]) -> str:
     return ", ".join(f"{value} {places[0]}" + (f"-{places[-1]}" if len(places) > 1 else "") for value, places in runs)
 
 
-def print_results(cfg: DictConfig, results: Mapping[str, float], time: str) -> None:
-    """Print the metrics of the best checkpoint on val and test, the time as text, and the folder of the run."""
+def print_results(cfg: DictConfig, results: Mapping[str, float], notes: Sequence[str]) -> None:
+    """Print the metrics of the best checkpoint on val and test, notes on the run, and its folder."""
     table = Table("split", "accuracy", "macro F1", "loss")
     for split in ("val", "test"):
         table.add_row(split, *(f"{results[f'{split}/{metric}']:.4f}" for metric in ("accuracy", "f1", "loss")))
     show(table)
-    print_line(f"{time}; best and last checkpoint, metrics.csv, config.yaml: {cfg.paths.run}")
+    print_line(f"{'; '.join(notes)}; best and last checkpoint, metrics.csv, config.yaml: {cfg.paths.run}")
 
 
 def print_advice(measured: Measurements, advice: Advice, reason: str, costs: Mapping[str, float], command: Sequence[str]) -> None:

@@ -1,0 +1,94 @@
+"""The best epoch: ties go to the least loss, then to the last epoch; the metric gives the direction."""
+
+from itertools import product
+from math import nan
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from ftlit.errors import UserError
+from ftlit.lit.callbacks.best_epoch import BestCheckpoint, mode_of
+
+LOADER = DataLoader(torch.zeros(2, 1))
+
+
+class Scripted(pl.LightningModule):
+    """A module whose validation logs given (accuracy, loss) pairs, one in each epoch. Its weight counts the steps."""
+
+    def __init__(self, scores):
+        super().__init__()
+        self.scores, self.weight = scores, torch.nn.Parameter(torch.zeros(1))
+
+    def training_step(self, batch, batch_idx):
+        return -self.weight.sum()
+
+    def validation_step(self, batch, batch_idx):
+        accuracy, loss = self.scores[self.current_epoch]
+        self.log_dict({"val/accuracy": accuracy, "val/loss": loss})
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1.0)
+
+
+def fit(folder, scores, *, val=True, ckpt_path=None, epochs=None, **options):
+    best = BestCheckpoint(folder, **options)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = pl.Trainer(max_epochs=epochs or len(scores), callbacks=[best], num_sanity_val_steps=0, **quiet)
+    trainer.fit(Scripted(scores), LOADER, LOADER if val else None, ckpt_path=ckpt_path)
+    return best, trainer
+
+
+def steps_of(best):
+    return torch.load(best.best_model_path, weights_only=True)["state_dict"]["weight"].item()
+
+
+@pytest.mark.parametrize(
+    ("scores", "epoch"),
+    [
+        ([(1.0, 0.5), (1.0, 0.2), (1.0, 0.3)], 1),  # equal accuracy: the least loss
+        ([(0.5, 0.2), (0.5, 0.2), (0.5, 0.2)], 2),  # equal in both: the last
+        ([(0.9, 0.5), (0.8, 0.1), (0.7, 0.1)], 0),  # accuracy comes first
+        ([(0.5, nan), (0.5, 0.7), (0.5, nan)], 1),  # a loss that is not a number is the worst
+        ([(nan, nan), (0.1, 9.0), (nan, nan)], 1),
+    ],
+)
+def test_ties_go_to_the_least_loss_then_to_the_last_epoch(tmp_path, scores, epoch):
+    best, _ = fit(tmp_path, scores)
+    assert best.best_epoch == epoch and steps_of(best) == 2 * (epoch + 1)  # the file is of that epoch too
+    assert best.describe() == f"the results are of epoch {epoch}, the best by val/accuracy"
+
+
+@settings(max_examples=5, deadline=None)
+@given(scores=st.lists(st.sampled_from(list(product((0.5, 1.0), (0.1, 0.2)))), min_size=1, max_size=5))
+def test_the_best_epoch_is_the_last_maximum_of_accuracy_and_negative_loss(tmp_path_factory, scores):
+    expected = max(range(len(scores)), key=lambda i: (scores[i][0], -scores[i][1], i))
+    assert fit(tmp_path_factory.mktemp("run"), scores)[0].best_epoch == expected
+
+
+def test_the_direction_follows_from_the_metric(tmp_path):
+    scores = [(0.9, 0.5), (0.8, 0.1), (0.7, 0.3)]
+    assert fit(tmp_path / "loss", scores, monitor="val/loss")[0].best_epoch == 1
+    assert fit(tmp_path / "given", scores, monitor="val/loss", mode="max")[0].best_epoch == 0
+    assert [mode_of(f"val/{name}") for name in ("loss", "f1", "accuracy", "mean_squared_error")] == ["min", "max", "max", "min"]
+
+
+def test_a_metric_of_unknown_direction_is_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"monitor=val/distance: .* give callbacks.best.mode=max or min"):
+        BestCheckpoint(tmp_path, monitor="val/distance")
+    assert BestCheckpoint(tmp_path, monitor="val/distance", mode="min").mode == "min"
+
+
+def test_without_validation_the_last_weights_are_the_best(tmp_path):
+    best, _ = fit(tmp_path, [(0, 0)] * 3, val=False)
+    assert best.best_epoch is None and steps_of(best) == 6 and best.describe().startswith("no epoch was validated")
+
+
+def test_resumed_training_keeps_the_best_epoch_and_its_tie_break(tmp_path):
+    _, trainer = fit(tmp_path, [(1.0, 0.2)])
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    best, _ = fit(tmp_path, [(1.0, 0.2), (1.0, 0.3), (0.9, 0.1)], ckpt_path=tmp_path / "last.ckpt")
+    assert best.best_epoch == 0 and steps_of(best) == 2
