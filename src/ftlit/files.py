@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from tempfile import gettempdir, mkdtemp
+from traceback import walk_tb
 from typing import IO, Any
 
 from ftlit.errors import UserError, one_line
@@ -42,7 +43,17 @@ def disk_error(error: BaseException) -> WriteError | None:
     """The error for a full, broken or protected disk or file, whatever was read or written there; `None` for any other error."""
     if not isinstance(error, OSError) or error.errno not in (*DISK_ERRORS, *(PERMISSION_ERRORS if error.filename else ())):
         return None
-    return WriteError(f"cannot write or read {error.filename or 'a file'} ({error.strerror}): {REMEDIES[error.errno or 0]}")
+    name = error.filename or _open_file(error) or "a file"
+    return WriteError(f"cannot write or read {name} ({error.strerror}): {REMEDIES[error.errno or 0]}")
+
+
+def _open_file(error: OSError) -> str | None:
+    """The name of the file that was open where the error was raised: an error of `write` does not name it."""
+    for frame, _ in reversed(list(walk_tb(error.__traceback__))):
+        for value in frame.f_locals.values():
+            if isinstance(value, io.IOBase) and isinstance(name := getattr(value, "name", None), str):
+                return name
+    return None
 
 
 def write_error(path: str | Path, error: OSError) -> WriteError:

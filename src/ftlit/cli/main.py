@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ftlit.errors import UserError, one_line, unknown
+from ftlit.files import disk_error
 from ftlit.recipes.run.process_state import process_state
 
 USAGE = """usage: ftlit COMMAND ...
@@ -33,8 +34,11 @@ def main() -> None:
         if command not in COMMANDS:
             raise unknown("command", command, COMMANDS)
         COMMANDS[command](sys.argv[2:])
-    except UserError as error:
-        print(f"ftlit: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        text = error if isinstance(error, UserError) else disk_error(error)
+        if text is None:
+            raise
+        print(f"ftlit: {text}", file=sys.stderr)
         sys.exit(2)
 
 
