@@ -1,6 +1,7 @@
 """Invariant 9 for the files of a run: a changed byte of anything that is read again is an error that names the file, or has no effect."""
 
 import json
+import os
 import random
 import zipfile
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import nn
 from ftlit.errors import UserError
 from ftlit.formats import DamagedFile, read_json, write_json
 from ftlit.recipes.config.yaml_file import load_yaml, write_yaml
-from ftlit.tensor_files import load_checkpoint, read_tensors, save_checkpoint, write_tensors
+from ftlit.tensor_files import load_checkpoint, read_tensors, save_checkpoint, weights_only, write_tensors
 
 CONTENT = {"val/accuracy": 0.91, "names": ["ä", "b"], "nested": {"a": None, "b": [1, 2.5, True]}, "missing": float("nan")}
 YAML = "seed: 0\ndata:\n  root: photos\n  batch_size: 64\nbackbone:\n  name: résnet\n"
@@ -169,6 +170,9 @@ def test_no_environment_variable_lets_a_checkpoint_execute_code(tmp_path, monkey
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     with pytest.raises(Exception, match="Weights only load failed"):
         load_checkpoint(tmp_path / "evil.ckpt")
+    with pytest.raises(Exception, match="Weights only load failed"), weights_only():
+        torch.load(tmp_path / "evil.ckpt")
+    assert os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] == "1"
     assert "executed" not in capsys.readouterr().out
 
 

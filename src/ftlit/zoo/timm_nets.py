@@ -19,6 +19,7 @@ from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.models.backbone import Backbone
 from ftlit.models.weights_origin import WeightsOrigin
+from ftlit.tensor_files import weights_only
 from ftlit.zoo.blocks import NetworkParts
 from ftlit.zoo.build import BACKBONES, assemble_backbone, build_network, override_input_spec
 from ftlit.zoo.timm_layers import take_apart
@@ -142,7 +143,7 @@ def _origin(config: Config) -> WeightsOrigin:
 def _fetch(name: str, config: Config, settings: Mapping[str, Any]) -> dict[str, Tensor]:
     """Load pretrained weights from timm's cache; download them first if they are missing. Raises `UserError` if that fails."""
     try:
-        with network_timeout(seconds=30):
+        with network_timeout(seconds=30), weights_only():
             _check_hub(config)
             model: nn.Module = _timm().create_model(name, pretrained=True, **settings)
     except (OSError, HTTPException, RuntimeError, ValueError) as error:
