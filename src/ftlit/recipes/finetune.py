@@ -21,6 +21,7 @@ from ftlit.inference.record import part_of, record_of
 from ftlit.inference.slim import base_record
 from ftlit.lit.callbacks.best_epoch import BestCheckpoint
 from ftlit.lit.callbacks.exact_resume import LastCheckpoint
+from ftlit.lit.callbacks.finite_loss import check_results
 from ftlit.lit.callbacks.probe_head import FitProbeHead, check_probe_head
 from ftlit.lit.callbacks.recorder import Recorder
 from ftlit.lit.checkpoint_io import use_checked_checkpoints
@@ -123,6 +124,7 @@ def fit(cfg: DictConfig, run: Run) -> float:
             run.trainer.fit(run.model, run.data, ckpt_path=run.resume_from, weights_only=True)
             seconds = time.perf_counter() - started
             results = _evaluate(cfg, run)
+        check_results(results)
         if first:
             write_result(cfg.paths.run, results)
             console.print_results(cfg, results, _notes(run, seconds))
