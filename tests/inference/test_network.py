@@ -82,7 +82,7 @@ def test_folders_and_csv_files_are_expanded_and_unreadable_images_have_an_error_
     (run / "some.csv").write_text("path,more\nphotos/light/light2.png,x\nphotos/nothing.png,y\n")
     result = predict(run, "run", "photos/dark", "some.csv", "--top", "2", "--format", "jsonl", "--batch-size", "7")
     rows = [json.loads(line) for line in result.stdout.splitlines()]
-    assert result.returncode == 1 and result.stderr == "ftlit: 1 of 22 images could not be read\n" and len(rows) == 22
+    assert result.returncode == 1 and result.stderr == "ftlit: 1 of 22 images have no prediction, see their rows\n" and len(rows) == 22
     assert [row["path"] for row in rows[:20]] == [str(path.relative_to(run)) for path in sorted((run / "photos/dark").iterdir())]
     assert [two["label"] for two in rows[20]["predictions"]] == ["light", "dark"] and rows[21]["error"] == "no such file or folder"
     table = list(csv.DictReader(io.StringIO(predict(run, "run", "some.csv", "--top", "3").stdout)))

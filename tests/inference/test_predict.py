@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import sys
+from math import inf, nan
 
 import pytest
 import torch
@@ -72,7 +73,7 @@ def test_rows_have_the_paths_of_the_csv_and_unreadable_images_are_counted(run, i
     rows = list(csv.DictReader(io.StringIO(out)))
     assert [row["path"] for row in rows] == ["own/b.png", "./own/a.png", "own/c.png", "set/own/a.png"]
     assert [bool(row["label"]) for row in rows] == [True, True, False, True] and rows[2]["error"] == "no such file or folder"
-    assert code == 1 and err == "ftlit: 1 of 4 images could not be read\n"
+    assert code == 1 and err == "ftlit: 1 of 4 images have no prediction, see their rows\n"
     assert len(rows[0]) == 2 + 2 * len(CLASSES) and {rows[0][f"label_{i}"] for i in range(2, 8)} | {rows[0]["label"]} == set(CLASSES)
     code, out, _ = command(monkeypatch, capsys, "predict", run, "set/list.csv", "--format", "jsonl")
     records = [json.loads(line) for line in out.splitlines()]
@@ -156,3 +157,17 @@ def test_a_checkpoint_that_names_a_hub_model_downloads_it_only_with_trust(tmp_pa
     with pytest.raises(UserError, match="cannot be downloaded: no network"):
         load(foreign, trust=True)
     assert requests == [True, True, False]
+
+
+@pytest.mark.parametrize("bad", [nan, inf])
+def test_a_network_whose_outputs_are_not_finite_gives_rows_with_the_reason(bad, tmp_path, images, monkeypatch, capsys):
+    """A prediction of NaN would name the first class, and NaN is no JSON."""
+    folder = save_run(tmp_path / "diverged", load_backbone("glyph", weights=None))
+    checkpoint = torch.load(folder / "checkpoints/best.ckpt", weights_only=True)
+    checkpoint["state_dict"]["head.bias"].fill_(bad)
+    torch.save(checkpoint, folder / "checkpoints/best.ckpt")
+    code, out, err = command(monkeypatch, capsys, "predict", folder, "set/own/a.png", "--format", "jsonl")
+    row = json.loads(out, parse_constant=pytest.fail)
+    assert code == 1 and "not finite" in row["error"] and "predictions" not in row and "1 of 1 images have no prediction" in err
+    with pytest.raises(UserError, match="not finite"):
+        load(folder)("set/own/a.png")

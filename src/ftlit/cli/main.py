@@ -59,7 +59,7 @@ def advise(arguments: list[str]) -> None:
 
 
 def predict(arguments: list[str]) -> None:
-    """Print a row for each image, or draw a map over it. Raises `SystemExit` with status 1 where some could not be read."""
+    """Print a row for each image, or draw a map over it. Raises `SystemExit` with status 1 where some have no prediction."""
     parser = _predict_parser()
     given = parser.parse_args(arguments)
     import ftlit.inference.predict  # here, so that --help stays fast

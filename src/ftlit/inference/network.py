@@ -25,6 +25,7 @@ from ftlit.models.fully_convolutional import fully_convolutional
 from ftlit.models.heads import logits_of
 from ftlit.tensor_files import load_checkpoint
 
+NOT_FINITE = "the network gives probabilities that are not finite numbers: its weights are damaged, or training diverged"
 ImageOrText = str | Path | Image.Image | Tensor
 
 
@@ -127,7 +128,8 @@ class Network:
         return self._normalized(self.logits(inputs))
 
     def predictions(self, probabilities_NK: Tensor) -> list[Prediction]:
-        """Predictions from probabilities (N, K)."""
+        """Predictions from probabilities (N, K). Raises `UserError` where one is not finite."""
+        _check_finite(probabilities_NK)
         ranked = probabilities_NK.float().sort(dim=1, descending=True, stable=True)
         rows = zip(ranked.values.tolist(), ranked.indices.tolist(), strict=True)
         return [Prediction({self.class_names[i]: value for value, i in zip(*row, strict=True)}) for row in rows]
@@ -135,7 +137,7 @@ class Network:
     def map_of(self, path: str | Path, size: int | None = None) -> tuple[Tensor, Tensor]:
         """The image (H, W, 3) in [0, 1], resized to `size` pixels on the shorter side (by default twice the training size), and the
         probabilities (K, h, w) of each window of the training size in it; see `fully_convolutional`. Raises `UserError` for a network
-        without such a map, or a size below the training size.
+        without such a map, or of outputs that are not finite, or a size below the training size.
         """
         spec = self.input_spec
         size = 2 * spec.size if size is None else size
@@ -144,6 +146,7 @@ class Network:
         image = dense_transform(spec, size)(image_reader(spec)(path))
         with torch.inference_mode():
             logits = fully_convolutional(self.backbone, self.head)(image[None])
+        _check_finite(logits)
         picture = image * torch.tensor(spec.std)[:, None, None] + torch.tensor(spec.mean)[:, None, None]
         return picture.clamp(0, 1).permute(1, 2, 0), self._normalized(logits)[0]
 
@@ -154,6 +157,11 @@ class Network:
         noun = self.backbone.input_spec.noun
         kinds = "strings" if noun == "texts" else "paths, PIL images or RGB tensors (3, H, W)"
         return UserError(f"the network of this run takes {noun}, one or a list of them, as {kinds}: this is {type(given).__name__}")
+
+
+def _check_finite(values: Tensor) -> None:
+    if not values.isfinite().all():
+        raise UserError(NOT_FINITE)
 
 
 def _check_pixels(image: Tensor) -> None:

@@ -19,7 +19,7 @@ from ftlit.data.images import BadImage
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, unknown
 from ftlit.files import write_figure
-from ftlit.inference.network import Network, Prediction, load
+from ftlit.inference.network import NOT_FINITE, Network, Prediction, load
 
 OUTPUT_FORMATS = ("csv", "jsonl")
 NamedInput = tuple[str, str]  # name of its row, as given by the user; path or text
@@ -53,7 +53,7 @@ class PredictOptions:
 
 
 def predict(run: str, paths: Sequence[str], options: PredictOptions, rows: Callable[..., Iterable[PredictionRow] | None]) -> int:
-    """Print a row for each image in the order given, then, on stderr, the number of images that could not be read. Returns that number.
+    """Print a row for each image in the order given, then, on stderr, the number of images without a prediction. Returns that number.
 
     Args:
         run: folder of a run, or a checkpoint.
@@ -71,7 +71,7 @@ def predict(run: str, paths: Sequence[str], options: PredictOptions, rows: Calla
         return 0
     failed = write_rows(sys.stdout, found, replace(options, top=min(options.top, len(network.class_names))))
     if failed:
-        print(f"ftlit: {failed} of {len(examples)} {network.backbone.input_spec.noun} could not be read", file=sys.stderr)
+        print(f"ftlit: {failed} of {len(examples)} {network.backbone.input_spec.noun} have no prediction, see their rows", file=sys.stderr)
     return failed
 
 
@@ -125,8 +125,12 @@ class Inputs(Dataset[tuple[str, Tensor | str]]):
 def predict_batch(network: Network, batch: Sequence[tuple[str, Tensor | str]], device: torch.device) -> list[PredictionRow]:
     """The rows of a batch of `Inputs`."""
     inputs = [value for _, value in batch if isinstance(value, Tensor)]
-    predictions = iter(network.predictions(network.probabilities(torch.stack(inputs).to(device)).cpu()) if inputs else [])
-    return [(name, value if isinstance(value, str) else next(predictions)) for name, value in batch]
+    found: Iterator[Tensor] = iter(network.probabilities(torch.stack(inputs).to(device)).cpu() if inputs else ())
+    return [(name, value if isinstance(value, str) else _prediction(network, next(found))) for name, value in batch]
+
+
+def _prediction(network: Network, probabilities_K: Tensor) -> Prediction | str:
+    return network.predictions(probabilities_K[None])[0] if probabilities_K.isfinite().all() else NOT_FINITE
 
 
 def write_rows(to: TextIO, rows: Iterable[PredictionRow], options: PredictOptions) -> int:
