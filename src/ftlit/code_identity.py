@@ -4,21 +4,19 @@ Comments, docstrings and the place of a module do not count. `fingerprint` hashe
 """
 
 import io
-import json
 import logging
 import sys
 import threading
 from abc import ABC
 from collections.abc import Callable, Iterator, MutableMapping, MutableSequence, MutableSet, Sequence
-from functools import cache, cached_property, lru_cache, singledispatch, singledispatchmethod
-from importlib.metadata import Distribution, PackageNotFoundError, distribution, packages_distributions
-from pathlib import Path
+from functools import cached_property, lru_cache, singledispatch, singledispatchmethod
 from types import CellType, FunctionType, GetSetDescriptorType, MemberDescriptorType, ModuleType
 from typing import Any, TypeVar
 
 import torch
 
 from ftlit.bytecode import code_digest, names_in
+from ftlit.installed import exact_version, has_exact_version
 
 Named = TypeVar("Named", bound=Callable[..., Any])
 
@@ -73,41 +71,9 @@ def identity(thing: Any) -> list[Any]:
         return ["ftlit", stable, *map(identity, (*_uses.get(thing, ()), *filter(stable_name, _bases(thing))))]
     if package in VERSIONED_PACKAGES:
         return [f"{module}.{_name(thing)}"]
-    if _is_installed(module):
+    if has_exact_version(module):
         return [f"{module}.{_name(thing)}", exact_version(package), PYTHON, _own(thing), *map(identity, _bases(thing))]
     return [_name(thing), PYTHON, *_reachable(thing)]
-
-
-@cache
-def _distribution(package: str) -> Distribution | None:
-    for name in (package, *packages_distributions().get(package, ())):
-        try:
-            return distribution(name)
-        except PackageNotFoundError:
-            continue
-    return None
-
-
-def package_version(package: str) -> str:
-    """Version of the distribution that holds a top-level package; `?` without one."""
-    found = _distribution(package)
-    return found.version if found else "?"
-
-
-@cache
-def exact_version(package: str) -> str | None:
-    """Version of an installed package, with the commit or the hash of what it was installed from, if that was not a package index.
-
-    Returns:
-        `None` where the version does not identify the code: a package that was installed from a folder (`pip install .`), or copied to the
-        folder of the packages.
-    """
-    found = _distribution(package)
-    origin = json.loads((found and found.read_text("direct_url.json")) or "{}")
-    if found is None or not origin:
-        return found.version if found else None
-    exact = origin.get("vcs_info", {}).get("commit_id") or origin.get("archive_info", {}).get("hash")
-    return f"{found.version} {exact}" if exact else None
 
 
 def is_run_state(value: Any) -> bool:
@@ -130,18 +96,10 @@ def _bases(thing: Any) -> list[type]:
     return [base for base in getattr(thing, "__mro__", ())[1:] if _module(base).partition(".")[0] not in VERSIONED_PACKAGES]
 
 
-@cache
-def _is_installed(module: str) -> bool:
-    """Whether a module belongs to an installed package whose version identifies its code. ftlit itself does not count."""
-    file, package = getattr(sys.modules.get(module), "__file__", None) or "", module.partition(".")[0]
-    installed = not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
-    return installed and package != "ftlit" and exact_version(package) is not None
-
-
 def _is_followed(thing: Any) -> bool:
     """Whether the code of a class or function counts: it is a user's, or ftlit's without a version."""
     own = isinstance(thing, type | FunctionType) and stable_name(thing) is None
-    return own and _module(thing).partition(".")[0] not in VERSIONED_PACKAGES and not _is_installed(_module(thing))
+    return own and _module(thing).partition(".")[0] not in VERSIONED_PACKAGES and not has_exact_version(_module(thing))
 
 
 def _reachable(thing: Any) -> Iterator[list[Any]]:
@@ -210,7 +168,7 @@ def _named_values(function: FunctionType) -> dict[str, Any]:
     found |= {name: _unwrapped(function.__globals__[name]) for name in names if name in function.__globals__}
     modules = [value for value in found.values() if isinstance(value, ModuleType)]
     for module in modules:  # the loop extends it by the modules of a package
-        if module.__name__.partition(".")[0] not in VERSIONED_PACKAGES and not _is_installed(module.__name__):
+        if module.__name__.partition(".")[0] not in VERSIONED_PACKAGES and not has_exact_version(module.__name__):
             own = {f"{module.__name__}.{name}": _unwrapped(vars(module)[name]) for name in names if name in vars(module)}
             modules += [value for value in own.values() if isinstance(value, ModuleType) and value not in modules]
             found |= own

@@ -18,8 +18,9 @@ from torch import Tensor, fx, nn
 from torch.utils.data import Dataset
 from xxhash import xxh3_128
 
-from ftlit.code_identity import PLAIN, CachedFunction, contents, identity, is_single_dispatch, package_version
+from ftlit.code_identity import PLAIN, CachedFunction, contents, identity, is_single_dispatch
 from ftlit.errors import UserError
+from ftlit.installed import package_version
 
 Feed = Callable[[bytes], None]
 Decomposition = tuple[str, list[Any]]  # a thing as text, and the things that it is made of
