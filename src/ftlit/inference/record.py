@@ -106,10 +106,10 @@ def build_backbone(record: Record, *, trust: bool) -> Backbone:
     if "import" in part:
         return _with_grey_range(_imported("backbone", part["import"], trust)(**part["arguments"]), record)
     load, arguments = BACKBONES[part["name"]], dict(part["arguments"])
-    weights = arguments.pop("weights", None)
+    weights, key = arguments.pop("weights", None), arguments.pop("weights_key", None)
     if load is load_bert:
         arguments["download"] = trust or bool(base)
-    backbone = load(weights=weights if base else None, **arguments)
+    backbone = load(weights=weights if base else None, weights_key=key if base else None, **arguments)
     check_base(backbone, base)
     return _with_grey_range(backbone, record)
 

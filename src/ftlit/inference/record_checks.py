@@ -12,7 +12,7 @@ from ftlit.errors import UserError, shorten
 
 Record = Mapping[str, Any]
 
-COMMON = frozenset({"name", "weights", "cut", "reinit", "input_spec"})
+COMMON = frozenset({"name", "weights", "weights_key", "cut", "reinit", "input_spec"})
 TIMM_ARGUMENTS = frozenset(
     {
         *("act_layer", "norm_layer", "norm_eps", "layer_scale_init_value", "ls_init_value", "init_values", "weight_init", "zero_init_last"),

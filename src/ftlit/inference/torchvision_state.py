@@ -17,6 +17,7 @@ NOT_ARGUMENTS = (
     "loader",
     "name",
     "weights",
+    "weights_key",
     "input_spec",
     "cut",
     "reinit",

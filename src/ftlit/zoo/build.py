@@ -6,17 +6,19 @@ from dataclasses import fields, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.tokens import TextSpec
-from ftlit.errors import UserError, one_line, unknown
+from ftlit.errors import UserError, one_line, shorten, unknown
 from ftlit.models.backbone import Backbone
 from ftlit.models.weights_origin import RANDOM
 from ftlit.registry import Registry
 from ftlit.zoo.blocks import NetworkParts
-from ftlit.zoo.state_dict import fill, original_names
+from ftlit.zoo.own_checkpoints import misfit
+from ftlit.zoo.state_dict import fill, known_names, original_names, select
+from ftlit.zoo.weight_files import Tensors, WeightsFile
 from ftlit.zoo.weights import WeightSource
 
 BACKBONES: Registry[Callable[..., Backbone]] = Registry("backbone source")  # the names are recorded in checkpoints
@@ -59,11 +61,12 @@ def assemble_backbone(
     spec: InputSpec | TextSpec,
     *,
     source: WeightSource | None,
-    tensors: Mapping[str, Tensor] | None,
+    file: WeightsFile | None,
     cut: str | int | None,
     reinit: Sequence[str | int],
     fresh: Callable[[], NetworkParts],
     record: Mapping[str, Any],
+    adapt: Callable[[Tensors], tuple[str, ...]] | None = None,
 ) -> Backbone:
     """Assemble the backbone: cut it, fill in the weights, reinitialize layers, check the input size.
 
@@ -73,11 +76,12 @@ def assemble_backbone(
         parts: its layers and classifier; they share the modules of `model`.
         spec: the input.
         source: source of the weights, or `None` to keep the network's random ones.
-        tensors: the tensors that `source` loaded.
+        file: what `source` loaded.
         cut: keep the layers up to and including this one.
         reinit: layers to reinitialize, in place of filling them from `tensors`.
         fresh: builds the parts of the same network with new random weights, for `reinit`.
         record: name of the loader and its arguments except the cut; see `Backbone`.
+        adapt: changes the tensors of a file in place to fit `model`, and returns what it resized.
 
     Raises:
         UserError: an unknown cut or layer, weights that do not fit, or an image size that the network cannot process.
@@ -88,15 +92,27 @@ def assemble_backbone(
     backbone = whole if cut is None else whole.upto(cut)
     indices = sorted({backbone.index(layer) for layer in reinit})
     backbone.reinit = tuple(backbone.cuts[index] for index in indices)
-    if tensors is not None:
-        names = original_names(model, whole)
-        fill(backbone, tensors, names, model.state_dict().keys() - names.keys())
+    if file is not None and source is not None:
+        tensors, note = select(file, known_names(model, parts.layers), source.key)
+        resized = adapt(tensors) if adapt else ()
+        _fill(backbone, whole, model, tensors, file)
+        backbone.origin = replace(backbone.origin, resized=(*backbone.origin.resized, *resized), note=note)
         if backbone.reinit:
             layers = fresh().layers
             for layer in backbone.reinit:
                 backbone.get_submodule(layer).load_state_dict(layers[layer].state_dict(), assign=True)
     _check_size(name, backbone)
     return backbone
+
+
+def _fill(backbone: Backbone, whole: Backbone, model: nn.Module, tensors: Tensors, file: WeightsFile) -> None:
+    names = original_names(model, whole)
+    try:
+        fill(backbone, tensors, names, model.state_dict().keys() - names.keys())
+    except UserError as error:
+        keys = f"; {file.name} has the keys {shorten(filter(None, file.state_dicts))}" if any(file.state_dicts) else ""
+        reason = misfit(file, str((whole.record or {}).get("name")), backbone.cuts)
+        raise UserError(f"{reason} ({error})" if reason else f"{error}{keys}") from error
 
 
 def _check_size(name: str, backbone: Backbone) -> None:

@@ -1,19 +1,21 @@
 """Fill a backbone from a state dict: each tensor is assigned, or an error names those that do not fit."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from ftlit.errors import UserError, shorten
+from ftlit.errors import UserError, shorten, unknown
 from ftlit.models.backbone import Backbone
 from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.patterns import covers, prefixes
 from ftlit.zoo.vision_transformers import resize_positions
-from ftlit.zoo.weights import Tensors
+from ftlit.zoo.weight_files import Tensors, WeightsFile
 
 LEGACY_NAMES = (
+    (re.compile(r"(?<=\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."), ""),  # torch.compile, FSDP, checkpointing
     (re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\."), r"\1\2."),  # densenet*-*.pth, written before torch 0.4
     (re.compile(r"\bLayerNorm\.gamma$"), "LayerNorm.weight"),  # BERT's first weights, named as TensorFlow names them
     (re.compile(r"\bLayerNorm\.beta$"), "LayerNorm.bias"),
@@ -22,6 +24,7 @@ LEGACY_NAMES = (
 )
 AUXILIARY_HEADS = {"aux1", "aux2", "AuxLogits"}  # the second and third heads of GoogLeNet and Inception v3
 MAY_BE_MISSING = "num_batches_tracked"  # only a BN without momentum reads it, and early files lack it
+EMA = re.compile(r"(?:^|[._])ema(?:[._]|$)")  # an exponential moving average of the weights
 RESIZABLE = {"embeddings.position_embedding": resize_positions}
 
 
@@ -29,6 +32,72 @@ def original_names(model: nn.Module, backbone: Backbone) -> dict[str, str]:
     """Map the name of each tensor in the original network to its name in the backbone, which shares it; without the classifier."""
     own_names = {id(tensor): name for name, tensor in backbone.state_dict(keep_vars=True).items()}
     return {name: own_names[id(tensor)] for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in own_names}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A state dict in a file, or the part of it under a prefix.
+
+    Args:
+        key: of the state dict and prefix of the names, joined by dots.
+        tensors: by name, without the prefix.
+        found: number of names that the network knows.
+    """
+
+    key: str
+    tensors: Tensors
+    found: int
+
+
+def known_names(model: nn.Module, layers: Mapping[str, nn.Module]) -> set[str]:
+    """The names of all tensors in the original network, and in its named layers."""
+    return {*model.state_dict(), *(f"{layer}.{name}" for layer, module in layers.items() for name in module.state_dict())}
+
+
+def select(file: WeightsFile, known: Collection[str], key: str | None = None) -> tuple[Tensors, str]:
+    """Select the state dict of a file, and the prefix of its names, under which most of the network's names are found.
+
+    Of two that have equally many, one without `ema` in its key is selected, then the first. Tensors without the prefix belong to another
+    part, such as a head or a loss, and are left out.
+
+    Args:
+        file: see `read`.
+        known: see `known_names`.
+        key: select among those whose key begins with this one.
+
+    Returns:
+        The tensors, and a note that names the others with at least half as many names; empty if there are none.
+
+    Raises:
+        UserError: no state dict has this key.
+    """
+    candidates = [found for entry in file.state_dicts.items() for found in _candidates(*entry, known)]
+    asked = [found for found in candidates if key is None or f"{found.key}.".startswith(f"{key}.")]
+    most = max((found.found for found in asked), default=0)
+    if not most and key is not None:
+        keys = [found.key for found in candidates if found.found > 1]
+        raise unknown(f"state dict of this network in {file.name}: weights_key", key, keys)
+    if not most:
+        return max(file.state_dicts.values(), key=len), ""
+    taken = min((found for found in asked if found.found == most), key=lambda found: bool(EMA.search(found.key)))
+    others = [found.key for found in candidates if 2 * found.found > most and found.key != taken.key and found.key]
+    if not others:
+        return taken.tensors, ""
+    return taken.tensors, f"taken: {taken.key or 'the top level'}; also in the file: {shorten(others, 4)} (backbone.weights_key=...)"
+
+
+def _candidates(key: str, tensors: Tensors, known: Collection[str]) -> Iterator[Candidate]:
+    """The state dict under each prefix with which a name is known; the shorter of two prefixes first."""
+    current = {_current_name(name): tensor for name, tensor in tensors.items()}
+    prefixes_of = ((name[:start] for start in _starts(name) if name[start:] in known) for name in current)
+    counts = Counter(prefix for found in prefixes_of for prefix in found)
+    for prefix in sorted(counts, key=len):
+        inside = {name.removeprefix(prefix): tensor for name, tensor in current.items() if name.startswith(prefix)}
+        yield Candidate(".".join(filter(None, (key, prefix.removesuffix(".")))), inside, counts[prefix])
+
+
+def _starts(name: str) -> list[int]:
+    return [0, *(found.end() for found in re.finditer(r"\.", name))]
 
 
 def fill(backbone: Backbone, tensors: Mapping[str, Tensor], names: Mapping[str, str], severed: Iterable[str]) -> None:

@@ -21,8 +21,8 @@ from ftlit.models.pooling import real_tokens
 from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.zoo.blocks import NetworkParts
 from ftlit.zoo.build import BACKBONES, EmptyWeights, assemble_backbone, build_network
-from ftlit.zoo.transformers_files import ENCODERS, check_length, find_folder, read_config, read_weights, without_heads
-from ftlit.zoo.weights import WeightSource, as_record, find
+from ftlit.zoo.transformers_files import ENCODERS, check_length, find_folder, read_config, read_weights, without_former_buffers
+from ftlit.zoo.weights import WeightSource, as_record, find, weights_record
 
 
 @BACKBONES.register("bert")
@@ -30,6 +30,7 @@ def load_bert(
     name: str,
     *,
     weights: str | PathLike[str] | None = "default",
+    weights_key: str | None = None,
     cut: str | int | None = None,
     reinit: Sequence[str | int] = (),
     max_length: int = 128,
@@ -45,6 +46,7 @@ def load_bert(
         name: a folder with config.json, model.safetensors and the tokenizer's files, or a name on the hub (`bert-base-uncased`), which is
             looked up in the hub's own cache (`HF_HOME`) and downloaded to it.
         weights: `default`: those in the folder; a file; `None` for random weights.
+        weights_key: see `load_backbone`.
         cut: see `load_backbone`.
         reinit: see `load_backbone`.
         max_length: maximum number of tokens of a text; the rest is cut off.
@@ -60,9 +62,9 @@ def load_bert(
     tokenizer = load_tokenizer(str(folder))
     spec = TextSpec(str(folder), tokenizer.pad_token_id, max_length)
     check_length(config, tokenizer, spec)
-    source = find(weights, {"default": WeightSource(WeightsOrigin("transformers", str(name)), partial(read_weights, folder))})
-    tensors = without_heads(source.load()) if source else None
-    with_pooler = tensors is None or any(tensor.startswith("pooler.") for tensor in tensors)
+    source = find(weights, {"default": WeightSource(WeightsOrigin("transformers", str(name)), partial(read_weights, folder))}, weights_key)
+    file = without_former_buffers(source.load()) if source else None
+    with_pooler = file is None or any("pooler." in tensor for tensors in file.state_dicts.values() for tensor in tensors)
     split = partial(take_apart, pad_id=spec.pad_id, with_pooler=with_pooler)
     with EmptyWeights() if source else nullcontext():
         model = build_network(str(name), partial(_from_config, config), kwargs)
@@ -70,10 +72,10 @@ def load_bert(
     def fresh() -> NetworkParts:
         return split(build_network(str(name), partial(_from_config, config), kwargs))
 
-    record = {"loader": "bert", "name": as_record(name), "weights": as_record(weights), "max_length": max_length, **kwargs}
+    record = {"loader": "bert", "name": as_record(name), **weights_record(weights, weights_key), "max_length": max_length, **kwargs}
     parts = split(model)
     return assemble_backbone(
-        str(name), model, parts, spec, source=source, tensors=tensors, cut=cut, reinit=reinit, fresh=fresh, record=record
+        str(name), model, parts, spec, source=source, file=file, cut=cut, reinit=reinit, fresh=fresh, record=record
     )
 
 

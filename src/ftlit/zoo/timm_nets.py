@@ -23,7 +23,8 @@ from ftlit.tensor_files import weights_only
 from ftlit.zoo.blocks import NetworkParts
 from ftlit.zoo.build import BACKBONES, assemble_backbone, build_network, override_input_spec
 from ftlit.zoo.timm_layers import take_apart
-from ftlit.zoo.weights import ALTERNATIVES, WeightSource, as_record, find, network_timeout
+from ftlit.zoo.weight_files import ALTERNATIVES, WeightsFile
+from ftlit.zoo.weights import WeightSource, find, network_timeout, weights_record
 
 Config = dict[str, Any]
 
@@ -46,6 +47,7 @@ def load_timm(
     name: str,
     *,
     weights: str | PathLike[str] | None = "default",
+    weights_key: str | None = None,
     cut: str | int | None = None,
     reinit: Sequence[str | int] = (),
     input_spec: Mapping[str, Any] | None = None,
@@ -60,6 +62,7 @@ def load_timm(
         name: timm's name of an architecture (`convnextv2_atto`), with or without the tag of its weights (`resnet18.a1_in1k`).
         weights: `default`: timm's weights of this name, through its cache; a file (.pth, .safetensors, ...) with a state dict of the
             original network, with or without classifier, or of the backbone; `None` for random weights.
+        weights_key: see `load_backbone`.
         cut: keep the layers up to and including this one; see `Backbone.upto`.
         reinit: reinitialize these layers; see `load_backbone`.
         input_spec: fields of `InputSpec` that override timm's data config. `None` values are ignored.
@@ -76,25 +79,25 @@ def load_timm(
         if argument in REPLACED_ARGUMENTS:
             raise UserError(f"backbone.{argument} of {name}: {REPLACED_ARGUMENTS[argument]}")
     known = _input_spec(name, config)
-    spec = override_input_spec(known, input_spec)
+    published = WeightSource(_origin(config), lambda: _fetch(name, config, settings), known)
+    source = find(weights, {"default": published} if _has_weights(config) else {}, weights_key)
+    spec = override_input_spec((source and source.input_spec) or known, input_spec)
     settings = ({"img_size": spec.size} if config.get("fixed_input_size") and spec.size != known.size else {}) | kwargs
-    published = WeightSource(_origin(config), partial(_fetch, name, config, settings), known)
-    source = find(weights, {"default": published} if _has_weights(config) else {})
     with torch.random.fork_rng(devices=[]) if source else nullcontext():
-        tensors = source.load() if source else None
+        file = source.load() if source else None
         model = build_network(name, create, settings)
-    resized = tensors is not None and source is not published and _resize(tensors, model)
     parts, note = take_apart(model, spec.size)
+    adapt = partial(_resize, model=model) if source is not published else None
 
     def fresh() -> NetworkParts:
         return take_apart(build_network(name, create, settings), spec.size)[0]
 
-    record = {"loader": "timm", "name": name, "weights": as_record(weights), "input_spec": asdict(spec), **kwargs}
+    record = {"loader": "timm", "name": name, **weights_record(weights, weights_key), "input_spec": asdict(spec), **kwargs}
     backbone = assemble_backbone(
-        name, model, parts, spec, source=source, tensors=tensors, cut=cut, reinit=reinit, fresh=fresh, record=record
+        name, model, parts, spec, source=source, file=file, adapt=adapt, cut=cut, reinit=reinit, fresh=fresh, record=record
     )
     origin = backbone.origin
-    backbone.origin = replace(origin, resized=(*origin.resized, "positions") if resized else origin.resized, note=note)
+    backbone.origin = replace(origin, note="; ".join(filter(None, (origin.note, note))))
     return backbone
 
 
@@ -140,7 +143,7 @@ def _origin(config: Config) -> WeightsOrigin:
     return WeightsOrigin("timm", str(config.get("hf_hub_id") or config.get("url") or config.get("file")))
 
 
-def _fetch(name: str, config: Config, settings: Mapping[str, Any]) -> dict[str, Tensor]:
+def _fetch(name: str, config: Config, settings: Mapping[str, Any]) -> WeightsFile:
     """Load pretrained weights from timm's cache; download them first if they are missing. Raises `UserError` if that fails."""
     try:
         with network_timeout(seconds=30), weights_only():
@@ -150,25 +153,25 @@ def _fetch(name: str, config: Config, settings: Mapping[str, Any]) -> dict[str, 
         raise UserError(
             f"cannot download the weights of {name} ({_origin(config).describe()}): {one_line(error)}; {ALTERNATIVES}"
         ) from error
-    return dict(model.state_dict())
+    return WeightsFile(name, {"": dict(model.state_dict())})
 
 
-def _resize(tensors: dict[str, Tensor], model: nn.Module) -> bool:
+def _resize(tensors: dict[str, Tensor], model: nn.Module) -> tuple[str, ...]:
     """Adapt tensors for another image size (position embeddings) to this network, in place, with timm's own filter.
 
     Returns:
-        Whether a shape changed.
+        What was resized.
     """
     own, adapt = model.state_dict(), getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     other = [name for name, tensor in tensors.items() if name in own and tensor.shape != own[name].shape and "pos" in name]
     if not other or adapt is None:
-        return False
+        return ()
     try:
         found = adapt(dict(tensors), model)
     except Exception:  # tensors of another network; `fill` reports later which do not fit
-        return False
+        return ()
     tensors.update({name: found[name] for name in other if name in found})
-    return True
+    return ("positions",)
 
 
 def _check_hub(config: Config) -> None:

@@ -19,7 +19,8 @@ from ftlit.zoo import glyph, mlp
 from ftlit.zoo.blocks import IMAGENET, NetworkParts
 from ftlit.zoo.build import BACKBONES, EmptyWeights, assemble_backbone, build_network, override_input_spec
 from ftlit.zoo.torchvision_layers import take_apart
-from ftlit.zoo.weights import WeightSource, as_record, find, read, sources
+from ftlit.zoo.weight_files import read
+from ftlit.zoo.weights import WeightSource, find, sources, weights_record
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ def load_backbone(
     name: str,
     *,
     weights: str | PathLike[str] | None = "default",
+    weights_key: str | None = None,
     cut: str | int | None = None,
     reinit: Sequence[str | int] = (),
     input_spec: Mapping[str, Any] | None = None,
@@ -82,12 +84,14 @@ def load_backbone(
     Args:
         name: a classification builder of torchvision (`resnet50`), or a network of this package (`glyph`).
         weights: `default`; a name that torchvision gives (`IMAGENET1K_V1`); a file (.pth, .pt, .th, .ckpt, .safetensors) with a
-            state dict of the original network, with or without classifier, or of the backbone; `None` for random weights.
+            state dict of the original network, with or without classifier, or of the backbone; `None` for random weights. The names
+            may have any one prefix.
+        weights_key: of the state dict to take, where a file holds several (`model_ema`, `teacher`); `None`: the first, EMA weights last.
         cut: keep the layers up to and including this one; see `Backbone.upto`.
         reinit: reinitialize these layers (names or indices), with the network's own initialisation and torch's global random state. The
             weights need not contain them.
-        input_spec: fields of `InputSpec` that override those of the weights (of the `default` weights if `weights` is a file). `None`
-            values are ignored. A `size` without `resize` keeps the ratio of the two.
+        input_spec: fields of `InputSpec` that override those of the weights (of the `default` weights if `weights` is a file, except
+            a checkpoint of ftlit, which has its own). `None` values are ignored. A `size` without `resize` keeps the ratio of the two.
         kwargs: arguments of the builder, such as `width_mult=0.35`. ViT and MaxViT are built for the image size of the input spec, and
             learned position embeddings are resized to it. GoogLeNet and Inception normalise their input again (`transform_input`) with
             torchvision's published weights, also from a file of the published name, because these expect it; not with other weights.
@@ -99,10 +103,10 @@ def load_backbone(
     for argument in kwargs:
         if argument not in net.arguments:
             raise unknown(f"argument of {name}", argument, net.arguments)
-    source = find(weights, net.sources)
+    source = find(weights, net.sources, weights_key)
     spec = override_input_spec((source and source.input_spec) or _default_spec(net), input_spec)
     _check_step(name, spec.size)
-    tensors = source.load() if source else None
+    file = source.load() if source else None
     published = source is not None and source.published_as is not None
     settings = _implied(name, spec, published) | kwargs
     with EmptyWeights() if source else nullcontext():
@@ -112,9 +116,9 @@ def load_backbone(
         return take_apart(build_network(name, net.build, settings))
 
     given = {argument: value for argument, value in settings.items() if argument in net.arguments}
-    record = {"loader": "torchvision", "name": name, "weights": as_record(weights), "input_spec": asdict(spec), **given}
+    record = {"loader": "torchvision", "name": name, **weights_record(weights, weights_key), "input_spec": asdict(spec), **given}
     parts = take_apart(model)
-    return assemble_backbone(name, model, parts, spec, source=source, tensors=tensors, cut=cut, reinit=reinit, fresh=fresh, record=record)
+    return assemble_backbone(name, model, parts, spec, source=source, file=file, cut=cut, reinit=reinit, fresh=fresh, record=record)
 
 
 def available() -> list[str]:

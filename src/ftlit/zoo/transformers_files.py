@@ -7,7 +7,7 @@ from typing import Any
 
 from ftlit.data.tokens import TextSpec, transformers
 from ftlit.errors import UserError, one_line, unknown
-from ftlit.zoo.weights import Tensors, read
+from ftlit.zoo.weight_files import Tensors, WeightsFile, read
 
 # type of model -> where its encoder layers are. Their layers take tokens and an attention mask, and nothing else
 ENCODERS = {
@@ -72,14 +72,15 @@ def _weight_files(folder: Path) -> list[Path]:
     return next((found for pattern in WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
 
 
-def read_weights(folder: Path) -> Tensors:
+def read_weights(folder: Path) -> WeightsFile:
     """Read all tensors of a folder. Raises `UserError` if there are none."""
     files = _weight_files(folder)
     if not files:
         raise UserError(
             f"no weights in {folder} ({' or '.join(WEIGHTS)}): name a file with backbone.weights=..., or null for a random start"
         )
-    return {name: tensor for file in files for name, tensor in read(file).items()}
+    tensors = {name: tensor for file in files for found in read(file).state_dicts.values() for name, tensor in found.items()}
+    return WeightsFile(str(folder), {"": tensors})
 
 
 def read_config(name: str, folder: Path, fields: Mapping[str, Any]) -> Any:
@@ -114,9 +115,11 @@ def check_length(config: Any, tokenizer: Any, spec: TextSpec) -> None:
         )
 
 
-def without_heads(tensors: Tensors) -> Tensors:
-    """Select the encoder's tensors, by the encoder's names: `bert.encoder.layer.0...` of a network with a head -> `encoder.layer.0...`."""
-    heads = [name.partition("embeddings.")[0] for name in tensors if re.match(r"[a-z_]+\.embeddings\.", name)]
-    prefix = heads[0] if heads else ""
-    own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    return {name: tensor for name, tensor in own.items() if not FORMER_BUFFERS.search(name)}
+def without_former_buffers(file: WeightsFile) -> WeightsFile:
+    """A file without the buffers that networks no longer have."""
+    dicts = {key: _without_buffers(tensors) for key, tensors in file.state_dicts.items()}
+    return WeightsFile(file.name, dicts, file.record)
+
+
+def _without_buffers(tensors: Tensors) -> Tensors:
+    return {name: tensor for name, tensor in tensors.items() if not FORMER_BUFFERS.search(name)}

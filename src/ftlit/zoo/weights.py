@@ -1,4 +1,4 @@
-"""Sources of pretrained weights: torchvision's weights API and its cache, or a file. No code in a file is ever executed."""
+"""Sources of pretrained weights: torchvision's weights API and its cache, or a file."""
 
 import hashlib
 import re
@@ -14,20 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torchvision import models
 
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.models.weights_origin import WeightsOrigin
-from ftlit.tensor_files import load_checkpoint, read_tensors
+from ftlit.zoo.own_checkpoints import input_spec_of
+from ftlit.zoo.weight_files import ALTERNATIVES, SUFFIXES, WeightsFile, read, weights_file
 
-Tensors = dict[str, Tensor]
-
-SUFFIXES = (".pth", ".pt", ".th", ".ckpt", ".bin", ".safetensors")
-WRAPPERS = ("state_dict", "model_state_dict", "model")
-PREFIXES = ("module.", "model.", "backbone.")
-ALTERNATIVES = "name a file with backbone.weights=/path/to/file.pth, or start at random with backbone.weights=null"
+SYNONYMS = {  # in lower case
+    **dict.fromkeys(("imagenet", "imagenet1k", "pretrained", "true", "yes", "best"), "default"),
+    **dict.fromkeys(("none", "random", "scratch", "false", "no"), "null"),
+}
 
 
 @dataclass(frozen=True)
@@ -36,37 +34,57 @@ class WeightSource:
 
     Args:
         origin: where they come from.
-        load: returns the tensors by name, or raises `UserError`.
+        load: returns the state dicts, or raises `UserError`.
         input_spec: the input that they expect, if known.
         published_as: name of the file that torchvision publishes.
+        key: of the state dict to take, as the user gave it.
     """
 
     origin: WeightsOrigin
-    load: Callable[[], Tensors]
+    load: Callable[[], WeightsFile]
     input_spec: InputSpec | None = None
     published_as: str | None = None
+    key: str | None = None
 
 
-def find(weights: str | PathLike[str] | None, sources: Mapping[str, WeightSource]) -> WeightSource | None:
-    """Find the source of `weights`: a name in `sources`, or a file; `None` for random weights.
+def find(weights: str | PathLike[str] | None, sources: Mapping[str, WeightSource], key: str | None = None) -> WeightSource | None:
+    """Find the source of `weights`: a name in `sources`, or a file, which is read; `None` for random weights.
 
-    A file with the name of a published one counts as that one, so its input specification is known.
+    A file with the name of a published one counts as that one, so its input specification is known. So is that of a checkpoint of ftlit.
+
+    Args:
+        weights: as the user gave them.
+        sources: name of weights -> their source.
+        key: of the state dict in a file; see `ftlit.zoo.state_dict.select`.
 
     Raises:
-        UserError: neither a published name nor a file.
+        UserError: neither a published name nor a file that can be read, or a key without a file.
     """
-    if weights is None:
-        return None
-    text = str(weights)
+    text = "null" if weights is None else str(weights)
     name = text.rpartition(".")[2]  # torchvision's long form: ResNet50_Weights.IMAGENET1K_V2
-    if found := sources.get("default" if name == "DEFAULT" else name):
+    found = None if weights is None else sources.get("default" if name == "DEFAULT" else name)
+    if weights is None or found:
+        if key is not None:
+            raise UserError(f"backbone.weights_key={key} chooses a state dict of a file, and backbone.weights={text} is none")
         return found
     path = Path(text).expanduser()
-    if path.suffix in SUFFIXES or path.is_file():
-        file = WeightSource(WeightsOrigin("file", str(path)), partial(read, path))
-        known = next((source for source in sources.values() if source.published_as == path.name), file)
-        return replace(known, origin=file.origin, load=file.load)
-    raise unknown("weights", text, [*sources, "null", f"/path/to/file ({' '.join(SUFFIXES)})"])
+    if "://" in text or (path.suffix not in SUFFIXES and not path.exists()):
+        raise _unknown(text, sources)
+    file = read(path)
+    own = WeightSource(WeightsOrigin("file", str(path)), lambda: file, input_spec_of(file), key=key)
+    known = next((source for source in sources.values() if source.published_as == path.name), own)
+    return replace(known, origin=own.origin, load=own.load, key=key)
+
+
+def _unknown(text: str, sources: Mapping[str, WeightSource]) -> UserError:
+    if "://" in text:
+        file = text.partition("?")[0].rpartition("/")[2]
+        published = next((name for name, source in sources.items() if source.published_as == file), None)
+        other = f"give backbone.weights={published}" if published else f"curl -LO {text} and give backbone.weights={file}"
+        return UserError(f"weights {text}: a file is not downloaded from an address of your own: {other}")
+    if meant := SYNONYMS.get(text.lower()):
+        return UserError(f"no weights {text!r}: give backbone.weights={meant}")
+    return unknown("weights", text, [*sources, "null", f"/path/to/file ({' '.join(SUFFIXES)})"])
 
 
 def as_record(weights: str | PathLike[str] | None) -> str | None:
@@ -75,6 +93,11 @@ def as_record(weights: str | PathLike[str] | None) -> str | None:
         return None
     path = Path(weights).expanduser()
     return str(path.resolve()) if path.exists() else str(weights)
+
+
+def weights_record(weights: str | PathLike[str] | None, key: str | None) -> dict[str, str | None]:
+    """The entries of the record that name the weights."""
+    return {"weights": as_record(weights), **({} if key is None else {"weights_key": key})}
 
 
 def sources(builder: str) -> dict[str, WeightSource]:
@@ -102,7 +125,7 @@ def _cached(entry: Any) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
 
 
-def _fetch(entry: Any) -> Tensors:
+def _fetch(entry: Any) -> WeightsFile:
     """Load published weights from torchvision's cache; download them first if they are missing.
 
     Warns of a cached file that differs from the published one: torch checks the hash in its name only after a download.
@@ -116,7 +139,7 @@ def _fetch(entry: Any) -> Tensors:
         return read(path)
     try:
         with network_timeout(seconds=30):
-            return _state_dict(entry.get_state_dict(progress=True, check_hash=True, weights_only=True), path)
+            return weights_file(entry.get_state_dict(progress=True, check_hash=True, weights_only=True), path)
     except (OSError, HTTPException, RuntimeError) as error:  # no network; cut off; the hash is wrong
         raise UserError(
             f"cannot download {path.name} ({entry.url}): {one_line(error)}; put that file into {path.parent}, or {ALTERNATIVES}"
@@ -144,40 +167,3 @@ def _check_hash(path: Path) -> None:
             "delete it to download the published one",
             stacklevel=2,
         )
-
-
-def read(path: Path) -> Tensors:
-    """Read the state dict of a file, without wrappers (`{"state_dict": ...}`) and prefixes (`module.`, `model.`, `backbone.`).
-
-    Raises:
-        UserError: the file is missing or damaged, or holds something other than tensors.
-    """
-    if not path.is_file():
-        raise UserError(f"no weights file {path}: {ALTERNATIVES}")
-    try:
-        content = read_tensors(path)[0] if path.suffix == ".safetensors" else load_checkpoint(path)
-    except Exception as error:  # damaged bytes raise nearly anything
-        raise UserError(
-            f"cannot read weights from {path}: it is damaged, or contains more than tensors and plain values; code in a file is never "
-            f"executed (torch.save(model.state_dict(), ...) writes a readable file); delete or replace it, or {ALTERNATIVES}"
-        ) from error
-    return _state_dict(content, path)
-
-
-def _state_dict(content: object, path: Path) -> Tensors:
-    if isinstance(content, Mapping):
-        for wrapper in WRAPPERS:
-            if isinstance(content.get(wrapper), Mapping):
-                return _state_dict(content[wrapper], path)
-        if tensors := {str(name): value for name, value in content.items() if isinstance(value, Tensor)}:
-            return _without_prefix(tensors)
-    raise UserError(f"{path} contains no state dict (name -> tensor): {ALTERNATIVES}")
-
-
-def _without_prefix(tensors: Tensors) -> Tensors:
-    """Remove the prefix that most names share, and the tensors without it, which belong to another part: a head, a loss."""
-    for prefix in PREFIXES:
-        inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        if 2 * len(inside) > len(tensors):
-            return _without_prefix(inside)
-    return tensors

@@ -1,0 +1,132 @@
+"""Read weights files: all state dicts in a file, each by the key where it is, and ftlit's record of the run. No code is ever executed."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.serialization import safe_globals
+
+from ftlit.errors import UserError, one_line, shorten
+from ftlit.tensor_files import load_checkpoint, read_tensors
+
+Tensors = dict[str, Tensor]
+
+SUFFIXES = (".pth", ".pt", ".th", ".ckpt", ".bin", ".safetensors")
+ALTERNATIVES = "name a file with backbone.weights=/path/to/file.pth, or start at random with backbone.weights=null"
+RECORD = "ftlit"  # key of the record in ftlit's own checkpoints, see `ftlit.inference.record`
+DEPTH = 2  # levels below the top at which state dicts are found: `model`, `model.state_dict`
+NUMPY = ("multiarray.scalar", "multiarray._reconstruct")
+IGNORED_CLASSES = (  # of values beside the weights; `_Ignored` takes their place, so that none of their code runs
+    "argparse.Namespace",
+    "pathlib.Path",
+    "pathlib.PosixPath",
+    "pathlib.WindowsPath",
+    "pathlib._local.PosixPath",  # Python 3.13
+    "pathlib._local.WindowsPath",
+    "numpy.dtype",
+    "numpy.ndarray",
+    *(f"numpy.{core}.{name}" for core in ("core", "_core") for name in NUMPY),
+    *(f"numpy.dtypes.{name}DType" for name in ("Bool", "Float16", "Float32", "Float64", "Int32", "Int64", "UInt8", "Str")),
+)
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """The weights in a file.
+
+    Args:
+        name: of the file, for messages.
+        state_dicts: tensors by name, of each state dict by its key in the file; the key of one at the top is empty.
+        record: of the run, in ftlit's own checkpoints.
+    """
+
+    name: str
+    state_dicts: Mapping[str, Tensors]
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+
+class _Ignored:
+    """Stands for a value that is not read."""
+
+    def __new__(cls, *_: Any) -> "_Ignored":
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def read(path: Path) -> WeightsFile:
+    """Read all state dicts of a file.
+
+    Raises:
+        UserError: the file is missing or damaged, or holds no state dict, or objects besides tensors and plain values.
+    """
+    if path.is_dir():
+        raise _folder(path)
+    if not path.is_file():
+        raise UserError(f"no weights file {path}: {ALTERNATIVES}")
+    try:
+        content = read_tensors(path)[0] if path.suffix == ".safetensors" else _load(path)
+    except Exception as error:  # damaged bytes raise nearly anything
+        raise UserError(f"cannot read weights from {path}: {_reason(error)}") from error
+    return weights_file(content, path)
+
+
+def weights_file(content: object, path: Path) -> WeightsFile:
+    """The state dicts of what a file contains. Raises `UserError` if there are none."""
+    found = dict(_state_dicts(content))
+    if not found:
+        keys = [key for key in content if isinstance(key, str)] if isinstance(content, Mapping) else []
+        has = f"; its keys: {shorten(keys)}" if keys else ""
+        raise UserError(f"{path} contains no state dict (name -> tensor){has}: {ALTERNATIVES}")
+    record = content.get(RECORD) if isinstance(content, Mapping) else None
+    return WeightsFile(str(path), found, record if isinstance(record, Mapping) else {})
+
+
+def _load(path: Path) -> object:
+    ignored: list[Any] = [(_Ignored, name) for name in IGNORED_CLASSES]
+    with safe_globals(ignored):
+        return load_checkpoint(path)
+
+
+def _state_dicts(content: object, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Tensors]]:
+    if not isinstance(content, Mapping):
+        return
+    named = {key: value for key, value in content.items() if isinstance(key, str)}
+    if tensors := {name: value for name, value in named.items() if isinstance(value, Tensor)}:
+        yield ".".join(path), tensors
+    for key, inner in named.items() if len(path) < DEPTH else ():
+        yield from _state_dicts(inner, (*path, key))
+
+
+def _reason(error: Exception) -> str:
+    """The class that is not read, where that is the reason; else that the file is damaged."""
+    found = re.search(r"GLOBAL (\S+) (?:was not|whose)", str(error))
+    if found:
+        return (
+            f"it contains an object of {found[1]}, and code in a file is never executed; "
+            "torch.save(model.state_dict(), 'weights.pth') writes a file with tensors alone"
+        )
+    if "TorchScript" in str(error):
+        return "it is a TorchScript archive, whose code is never executed; torch.jit.load(file).state_dict() has its tensors"
+    return (
+        "it is damaged, or contains more than tensors and plain values; code in a file is never "
+        f"executed (torch.save(model.state_dict(), ...) writes a readable file); delete or replace it, or {ALTERNATIVES}"
+    )
+
+
+def _folder(path: Path) -> UserError:
+    """The error for a folder: the checkpoint of a run, or the weights files in it."""
+    best = path / "checkpoints" / "best.ckpt"
+    if best.is_file():
+        return UserError(f"weights {path} is the folder of a run: give backbone.weights={best}")
+    try:
+        files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+    except OSError as error:
+        return UserError(f"weights {path} is a folder: {one_line(error)}; {ALTERNATIVES}")
+    if files:
+        return UserError(f"weights {path} is a folder: give one of its files, backbone.weights={files[0]} ({len(files)} in all)")
+    return UserError(f"weights {path} is a folder without weights files ({' '.join(SUFFIXES)}): {ALTERNATIVES}")
