@@ -89,7 +89,7 @@ def test_the_error_names_the_keys_of_the_file(tmp_path):
     path = save({"generator": {"a.weight": torch.ones(2)}, "critic": {"b.weight": torch.ones(2)}}, tmp_path)
     with pytest.raises(UserError, match=r"of another network.*w.pth has the keys generator, critic"):
         load_backbone("glyph", weights=path)
-    with pytest.raises(UserError, match="contains no state dict .*; its keys: epoch, lr"):
+    with pytest.raises(UserError, match=r"contains no state dict .*; its keys: epoch, lr"):
         load_backbone("glyph", weights=save({"epoch": 3, "lr": 0.1}, tmp_path))
 
 
