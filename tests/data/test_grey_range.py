@@ -99,6 +99,14 @@ def test_a_range_is_two_ascending_numbers(given):
         InputSpec(grey_range=given)
 
 
+def test_a_mixture_of_bit_depths_is_noted(tmp_path):
+    for label, dtype in (("a", np.uint8), ("b", np.uint16)):
+        for i in range(6):
+            save(tmp_path / label / f"{i}.png", ramp(0, 200 + i), dtype)
+    notes = collect(list_folder(tmp_path)[0], input_spec=InputSpec(), on_bad_image="stop", rule=RULE)[0].notes
+    assert "6 of 12 images have greys of more than 8 bits, the others 8: the two kinds are scaled separately" in notes
+
+
 def test_content_that_is_not_read_is_noted(tmp_path):
     images = [Image.fromarray(np.full((4, 4), 10 * i, np.uint8)) for i in range(8)]
     for label in "ab":

@@ -12,8 +12,8 @@ from ftlit.data.images import shown
 from ftlit.errors import UserError, one_line
 
 IGNORED_NAMES = {"thumbs.db", "desktop.ini", "__macosx"}  # of file managers, besides names that start with a dot
-# files of the folder of a run, of a sweep, and of a run that has only measured the data: no folder that holds one is a class
-RUN_FILES = {"config.yaml", "multirun.yaml", "advice.json"}
+# files of the folders of runs, sweeps, and recipes that only measure: no folder that holds one is a class
+RUN_FILES = {"config.yaml", "multirun.yaml", "advice.json", "lr_find.csv"}
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
@@ -53,9 +54,9 @@ UNREAD: dict[str, Callable[[ImageHeader], bool]] = {
 
 def read_header(path: Path) -> ImageHeader:
     """Read the header of a file; nothing is decoded."""
-    if path.exists() and not path.is_file():  # reading from a pipe would wait
-        return ImageHeader("not a regular file")
     try:
+        if not S_ISREG(path.stat().st_mode):  # reading from a pipe would wait
+            return ImageHeader("not a regular file")
         with Image.open(path) as image:
             frames = 1 if image.format in ONE_IMAGE else getattr(image, "n_frames", 1)
             alpha_band = image.format == "TIFF" and image.mode == "RGBA"
@@ -78,9 +79,13 @@ def read_whole(path: Path) -> ImageHeader:
 
 
 def header_notes(headers: Mapping[Path, ImageHeader]) -> list[str]:
-    """A note for each kind of content that is not read."""
+    """A note for each kind of content that is not read, and one on a mixture of bit depths."""
     found = {text: [path for path, header in headers.items() if holds(header)] for text, holds in UNREAD.items()}
-    return [f"{len(paths):,} files hold {text}: {shorten(map(shown, paths), most=3)}" for text, paths in found.items() if paths]
+    notes = [f"{len(paths):,} files hold {text}: {shorten(map(shown, paths), most=3)}" for text, paths in found.items() if paths]
+    wide = sum(header.wide_greys for header in headers.values())
+    if 0 < wide < len(headers):
+        notes.append(f"{wide:,} of {len(headers):,} images have greys of more than 8 bits, the others 8: the two kinds are scaled separately")
+    return notes
 
 
 def _more_bands(image: Image.Image) -> int:

@@ -9,6 +9,7 @@ from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError
 from ftlit.features.store import Store
 from ftlit.files import temporary_folder, write_figure
+from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.datamodules.indexed_images import IndexedImages
 from ftlit.lit.tasks.layerwise_pretraining import Curves, LayerwisePretrainer
 from ftlit.models.backbone import Backbone
@@ -18,6 +19,7 @@ from ftlit.recipes.run import console
 from ftlit.recipes.run.feature_setup import one_device
 from ftlit.recipes.run.parts import check_indexed_images, check_one_process, load_parts
 from ftlit.recipes.run.resume import read_config, resolved_settings, write_config
+from ftlit.recipes.run.split_file import store_split
 from ftlit.tensor_files import write_tensors
 
 
@@ -79,6 +81,7 @@ def pretrain(cfg: DictConfig) -> tuple[Backbone, float]:
             _check_begun(cfg, folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_config(cfg)
+        store_split(folder, data if isinstance(data, ImageData) else None)
         _say_plan(cfg, backbone, data)
         curves = pretrainer.fit(backbone, data, resume=bool(cfg.resume))
     _draw(folder / "pretrain.png", curves)
@@ -97,7 +100,7 @@ def _say_plan(cfg: DictConfig, backbone: Backbone, data: IndexedImages) -> None:
         "run": f"seed {cfg.seed}, folder {cfg.paths.run}",
         "resume": console.resume_command(cfg),
     }
-    console.print_rows(rows.items())
+    console.print_rows([*rows.items(), *(("note", note) for note in getattr(data, "notes", []))])
 
 
 def _check_begun(cfg: DictConfig, folder: Path) -> None:
