@@ -84,7 +84,7 @@ def header_notes(headers: Mapping[Path, ImageHeader]) -> list[str]:
     notes = [f"{len(paths):,} files hold {text}: {shorten(map(shown, paths), most=3)}" for text, paths in found.items() if paths]
     wide = sum(header.wide_greys for header in headers.values())
     if 0 < wide < len(headers):
-        notes.append(f"{wide:,} of {len(headers):,} images have greys of more than 8 bits, the others 8: the two kinds are scaled separately")
+        notes.append(f"{wide:,} of {len(headers):,} images have greys of more than 8 bits, others do not: each kind is scaled separately")
     return notes
 
 
