@@ -1,0 +1,148 @@
+"""A run goes on from its own state, wherever its folder is now, or says in one line why it does not."""
+
+import csv
+import os
+import shutil
+import sys
+
+import pytest
+import torch
+import warm
+from paths import ROOT, python_path
+from PIL import Image
+
+pytestmark = pytest.mark.e2e
+
+TRAIN = [sys.executable, str(ROOT / "train.py"), "trainer=cpu", "data.num_workers=0", "report=false"]
+FITTED = [*TRAIN, "scenario=small_similar", "data.per_class=4"]
+TRAINED = [
+    *(*TRAIN, "scenario=large_similar", "head=linear", "schedule=all_at_once", "data.per_class=8", "data.batch_size=16"),
+    *("trainer.max_epochs=2", "callbacks.last.every_n_steps=1"),
+]
+SENDER = """
+import os, signal
+from lightning.pytorch import Callback
+
+class Sender(Callback):
+    def __init__(self, hook, number, calls=1):
+        self.left, self.number = calls, number
+        setattr(self, hook, self.send)
+
+    def send(self, *_, **__):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), getattr(signal, self.number))
+"""
+
+
+def run(folder, command, *words):
+    done = warm.run([*command, "hydra.run.dir=run", *words], cwd=folder, env={**os.environ, "PYTHONPATH": python_path(folder)}, timeout=300)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def ended(folder):
+    checkpoint = torch.load(folder / "run/checkpoints/last.ckpt", weights_only=True)
+    weights = torch.cat([tensor.double().flatten() for tensor in checkpoint["state_dict"].values()])
+    return weights, checkpoint["global_step"], (folder / "run/metrics.csv").read_text(), (folder / "run/result.json").read_text()
+
+
+def same(one, other):
+    return torch.equal(one[0], other[0]) and one[1:] == other[1:]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    done = run(folder, TRAINED, "resume=auto")
+    assert done.returncode == 0 and "resuming from" not in done.stdout
+    return folder
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    shutil.copytree(whole / "run", tmp_path / "run")
+    return tmp_path
+
+
+def signalled(folder, hook, number, calls=1):
+    (folder / "sender.py").write_text(SENDER)
+    sender = (f"+callbacks.sender.{name}" for name in ("_target_=sender.Sender", f"hook={hook}", f"number={number}", f"calls={calls}"))
+    done = run(folder, TRAINED, *sender, "resume=auto")
+    assert done.returncode == 130
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_in_training_saves_before_the_next_step_and_the_same_command_goes_on_to_the_same_bits(whole, tmp_path, number):
+    line = signalled(tmp_path, "on_train_batch_end", number, calls=3)
+    assert line.startswith("interrupted; the last checkpoint is saved. To resume: python ")
+    assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 3
+    assert run(tmp_path, TRAINED, "resume=auto").returncode == 0
+    assert same(ended(whole), ended(tmp_path))
+
+
+def test_a_signal_before_the_first_step_and_one_in_the_test_end_with_a_line_too(whole, tmp_path):
+    assert signalled(tmp_path, "on_fit_start", "SIGUSR1").startswith("interrupted before the first step. To resume: ")
+    assert signalled(tmp_path, "on_test_start", "SIGTERM").startswith("interrupted; the last checkpoint is saved. To resume: ")
+    assert run(tmp_path, TRAINED, "resume=auto").returncode == 0
+    assert same(ended(whole), ended(tmp_path))
+
+
+def test_a_moved_run_keeps_its_best_epoch_and_reads_nothing_at_the_old_place(whole, tmp_path):
+    signalled(tmp_path, "on_train_batch_end", "SIGTERM", calls=7)
+    best = tmp_path / "run/checkpoints/best.ckpt"
+    assert best.is_file()
+    (tmp_path / "moved").mkdir()
+    shutil.move(tmp_path / "run", tmp_path / "moved/run")
+    done = run(tmp_path / "moved", TRAINED, "resume=auto")
+    assert done.returncode == 0 and "warning" not in done.stderr and f"{tmp_path}/run" not in done.stdout + done.stderr
+    assert same(ended(whole), ended(tmp_path / "moved")) and not best.exists()
+
+
+def test_checkpoints_that_are_missing_or_of_another_run_are_refused(copy):
+    checkpoints, other = copy / "run/checkpoints", copy / "other"
+    assert run(copy, TRAINED, "seed=1", f"hydra.run.dir={other}").returncode == 0
+    for name in ("best", "last"):
+        file = checkpoints / f"{name}.ckpt"
+        own = file.rename(copy / "own")
+        done = run(copy, TRAINED, "resume=true")
+        assert done.returncode == 2 and f"{name}.ckpt" in done.stderr and "is missing" in done.stderr
+        shutil.copy(other / f"checkpoints/{name}.ckpt", file)
+        done = run(copy, TRAINED, "resume=true")
+        assert done.returncode == 2 and f"{name}.ckpt is the checkpoint of another run" in done.stderr
+        own.replace(file)
+    assert run(copy, TRAINED, "resume=true").returncode == 0
+
+
+def test_a_table_of_metrics_that_was_cut_is_reported_and_rows_are_never_repeated(whole, copy):
+    table = copy / "run/metrics.csv"
+    before = table.read_text()
+    table.write_text(before[: before.index("\n", len(before) // 2) + 5])
+    done = run(copy, TRAINED, "resume=true")
+    assert done.returncode == 0 and "metrics.csv was cut: " in done.stderr
+    table.unlink()
+    assert "metrics.csv is missing or empty: its " in run(copy, TRAINED, "resume=true").stderr
+    rows = list(csv.reader(table.open()))
+    assert len(rows) == len(set(map(tuple, rows)))
+
+
+def test_a_head_that_is_only_fitted_writes_each_row_once_however_often_it_is_resumed(tmp_path):
+    for resume in ("auto", "auto", "true"):
+        assert run(tmp_path, FITTED, f"resume={resume}").returncode == 0
+        assert len((tmp_path / "run/metrics.csv").read_text().splitlines()) == 3  # header, val, test
+
+
+def test_a_data_folder_may_be_renamed_if_its_images_are_the_same(tmp_path):
+    for i in range(24):
+        (tmp_path / f"photos/{'ab'[i % 2]}").mkdir(parents=True, exist_ok=True)
+        Image.new("L", (20, 20), 10 * i).save(tmp_path / f"photos/{'ab'[i % 2]}/{i}.png")
+    command = [*(word for word in FITTED if "per_class" not in word), "data=folder", "resume=auto"]
+    assert run(tmp_path, command, "data.root=photos").returncode == 0
+    (tmp_path / "photos").rename(tmp_path / "pictures")
+    done = run(tmp_path, command, "data.root=pictures")
+    assert done.returncode == 0
+    assert "data.root was photos when the run began, now pictures; the images and labels are the same" in " ".join(done.stdout.split())
+    Image.new("L", (20, 20), 5).save(tmp_path / "pictures/a/0.png")
+    done = run(tmp_path, command, "data.root=pictures")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "0.png" in done.stderr
