@@ -66,6 +66,9 @@ def test_classes_may_have_the_names_of_splits(tmp_path):
         (("mon/fox", "mon/hare", "tue/fox", "tue/hare"), "data.layout=group/class if the lower folders are the classes"),
         (("mon/fox", "mon/hare", "tue/fox", "wed/hare"), "most of which hold the same folders"),
         (("2024/mon/fox", "2024/mon/hare", "2025/mon/fox", "2025/tue/hare"), "data.layout=group/group/class"),
+        (("siteA/fox", "siteA/hare", "siteB/fox", "siteB/owl"), "data.layout=group/class"),
+        (("p1/v1/fox", "p1/v1/hare", "p2/v1/fox", "p2/v1/hare"), "data.layout=group/group/class"),
+        (("train/fox", "train/hare", "test/fox", "unlabelled"), "data.layout=split/class leaves other folders out"),
         (("train/a/fox", "train/a/hare", "train/b/fox", "train/b/hare", "test/a/fox"), "data.layout=split/group/class"),
         (("fox/train", "fox/test", "hare/train", "hare/test"), "give data.layout=class/split"),
         (("train/fox", "train/hare", "dev/fox", "eval/fox"), "dev means val, eval means val"),
@@ -86,6 +89,14 @@ def test_a_given_layout_names_classes_splits_and_groups(tmp_path):
     assert found(days, layout="class") == {("train", day, None) for day in ("mon", "tue")}
     inner = tree(tmp_path / "inner", "fox/train", "fox/test", "hare/train")
     assert found(inner, layout="class/split") == {("train", "fox", None), ("test", "fox", None), ("train", "hare", None)}
+
+
+def test_folders_beside_splits_are_left_out_by_a_given_layout(tmp_path):
+    tree(tmp_path, "seg_train/fox", "seg_train/hare", "seg_test/fox", "seg_pred")
+    assert found(tmp_path, layout="split/class") == {("train", "fox", None), ("train", "hare", None), ("test", "fox", None)}
+    assert list_folder(tmp_path, layout="split/class")[1] == [
+        "left out, 2 images outside of the class folders: seg_pred/0.png, seg_pred/1.png"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,8 @@ def read_csv(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
         with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheets write a byte order mark
             # strict: a quote that is not closed would make one cell of the rest of the file
             reader = csv.DictReader(file, restkey=_BEYOND, restval="", strict=True)
-            columns = list(reader.fieldnames or [])
+            columns = [name.strip() for name in reader.fieldnames or []]
+            reader.fieldnames = columns
             rows = [(f"{shown(path)}, line {reader.line_num}", row) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{shown(path)} cannot be read as csv in UTF-8: {one_line(error)}") from error

@@ -107,6 +107,7 @@ def _check_splits(tree: Folder, named: Mapping[str, tuple[Split, Folder]]) -> No
         raise UserError(
             f"{shown(tree.path)} has the folders {shorten(shown(folder.name) for folder in tree.filled)}{meant and f' ({meant})'}: "
             "give train, val and test (train at least), or one folder for each class (data.layout=class)"
+            + ("; data.layout=split/class leaves other folders out" if others and "train" in splits else "")
         )
 
 
@@ -129,14 +130,15 @@ def _holds_splits(folder: Folder) -> bool:
 def _check_classes(folder: Folder, above: Layout) -> None:
     """Refuse folders most of which hold the same folders: either level may be the classes."""
     _check_has_classes(folder)
-    if not (shared := _shared_names(folder)):
+    shared = _shared_names(folder.filled) or _shared_names([_branching(inner) for inner in folder.filled])
+    if not shared:
         return
     upper = shorten((shown(inner.name) for inner in folder.filled), most=5)
     lower = (*above, *["group"] * (_depth(folder) - 1), "class")
     raise UserError(
         f"{shown(folder.path)} has the folders {upper}, most of which hold the same folders ({shorten(shared, most=5)}): give "
-        f"data.layout={'/'.join(lower)} if the lower folders are the classes (a folder above them then stays in one split), "
-        f"data.layout={'/'.join((*above, 'class'))} if the upper ones are; folders of splits are called train, val and test"
+        f"data.layout={'/'.join(lower)} if the lower folders are the classes, or data.layout={'/'.join((*above, 'class'))} if the upper "
+        f"ones are ({'/'.join((*above, 'class', 'group'))} keeps each lower one in one split); splits are called train, val and test"
     )
 
 
@@ -146,13 +148,21 @@ def _check_has_classes(folder: Folder) -> None:
         raise UserError(f"{shown(folder.path)} has no class folders ({files} files): give one folder for each class")
 
 
-def _shared_names(folder: Folder) -> list[str]:
-    """Names of folders that are in several of the folders in this one, if these are most names there are, and there is more than one."""
-    holding = [inner for inner in map(descended, folder.filled) if inner.filled and not inner.images]
+def _shared_names(folders: Sequence[Folder]) -> list[str]:
+    """Names of folders that are in several of these, if they make up half of the folders there, and there are others or more of them."""
+    holding = [folder for folder in folders if folder.filled and not folder.images]
     counts = Counter(inner.name for outer in holding for inner in outer.filled)
     shared = sorted(name for name, count in counts.items() if count > 1)
-    most = 2 * len(holding) > len(folder.filled) and 2 * sum(counts[name] for name in shared) > sum(counts.values())
+    most = 2 * len(holding) > len(folders) and 2 * sum(counts[name] for name in shared) >= sum(counts.values())
     return shared if most and len(counts) > 1 else []
+
+
+def _branching(folder: Folder) -> Folder:
+    """The first folder below this one that holds several; this one if there is none."""
+    inner = folder
+    while not inner.images and len(inner.filled) == 1:
+        inner = inner.filled[0]
+    return inner if len(inner.filled) > 1 else folder
 
 
 def _depth(folder: Folder) -> int:

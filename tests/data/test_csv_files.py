@@ -1,0 +1,34 @@
+"""Csv files: what cannot be read as meant is one line with the file and the line."""
+
+import pytest
+
+from ftlit.data.csv_files import read_csv
+from ftlit.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "list.csv is empty: give a header line"),
+        ("\n\n", "list.csv is empty"),
+        ("path,label\nx.png,ant, big\n", "list.csv, line 2: 3 fields for 2 columns (path, label): put a value"),
+        ("path,label,label\nx.png,ant,bee\n", "list.csv names columns more than once: label"),
+        ('path,label\nx.png,"ant\ny.png,bee\n', "cannot be read as csv in UTF-8: unexpected end of data"),
+        ('path,label\nx.png,"ant"s\n', "cannot be read as csv in UTF-8"),
+    ],
+)
+def test_a_file_that_would_lose_values_is_an_error(tmp_path, text, says):
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(UserError) as caught:
+        read_csv(tmp_path / "list.csv")
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_empty_fields_at_the_end_of_a_row_and_spaces_in_the_header_lose_nothing(tmp_path):
+    (tmp_path / "list.csv").write_text("\ufeffpath, label\nx.png,ant,,\n\ny.png,bee\n")
+    columns, rows = read_csv(tmp_path / "list.csv")
+    assert columns == ["path", "label"]
+    assert [(where[-6:], row) for where, row in rows] == [
+        ("line 2", {"path": "x.png", "label": "ant"}),
+        ("line 4", {"path": "y.png", "label": "bee"}),
+    ]
