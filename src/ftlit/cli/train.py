@@ -28,7 +28,7 @@ def main() -> None:
     sweep: at the end a table shows all jobs, failed ones are listed, and the status is 2 where all are errors of the user, else 1. An
     interruption, by Ctrl-C, SIGTERM or SIGUSR1, is status 130.
     """
-    with owned_signals(), process_state(argv=[sys.argv[0], *complete(sys.argv[1:])], environment=error_environment()):
+    with owned_signals(), process_state(argv=[*sys.argv], environment=error_environment()):
         status = _run_hydra()
     if status:
         sys.exit(status)
@@ -36,7 +36,7 @@ def main() -> None:
 
 def _run_hydra() -> int:
     try:
-        sys.argv[1:] = launched.complete(sys.argv[1:])
+        sys.argv[1:] = launched.complete(complete(sys.argv[1:]))
         _train()
     except KeyboardInterrupt:  # outside of a run
         print("ftlit: interrupted before a run began: give the same command to start again", file=sys.stderr)

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import __main__
 from ftlit.recipes.config.hydra_internals import choices, hydra_config, read_config_file, task_overrides
+from ftlit.recipes.config.literal_values import quote, quote_literals
 
 REPLACED_FOR_ONE_RUN = re.compile(r"\+{0,2}hydra\.(mode|run\.dir|job\.num)=")  # words that `arguments` and its callers give themselves
 SEARCH = "hparams_search"
@@ -21,8 +22,9 @@ OVERLAYS = ("scenario", "experiment")  # a later one beats an earlier one
 
 
 def complete(words: Sequence[str]) -> list[str]:
-    """The words of a command line as Hydra needs them: see `quote_layer_numbers` and `set_search_mode`."""
-    return set_search_mode(quote_layer_numbers(words))
+    """The words of a command line as Hydra needs them: see `quote_layer_numbers`, `set_search_mode` and `quote_literals`."""
+    known = set_search_mode(quote_layer_numbers(words))
+    return quote_literals(known, sweep=bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(known)))
 
 
 def quote_layer_numbers(words: Sequence[str]) -> list[str]:
@@ -75,15 +77,6 @@ def given(*names: str) -> list[str]:
         return any(own == name or own.startswith((f"{name}.", f"{name}@")) for name in names)
 
     return list(filter(is_one, task_overrides()))
-
-
-def quote(value: str) -> str:
-    r"""A value as Hydra's grammar reads it.
-
-    >>> print(quote("runs/a-1"), quote("it's, a=b"))
-    runs/a-1 'it\'s, a=b'
-    """
-    return value if re.fullmatch(r"[\w./-]+", value, re.ASCII) else "'" + value.replace("'", "\\'") + "'"
 
 
 def job_label() -> str:

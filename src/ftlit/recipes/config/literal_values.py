@@ -1,0 +1,91 @@
+"""Values of the command line that are taken as they stand: paths, columns and separators. Hydra's grammar would refuse many of them."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ftlit.errors import UserError
+
+LITERAL = re.compile(
+    r"""(?P<name>\+{0,2}(?:
+        backbone\.(?:weights|name)
+        |paths\.\w+
+        |data\.(?:\w+_)?(?:csv|column|separator|pattern|from)
+        |hydra\.(?:run|sweep)\.(?:dir|subdir)
+        |(?:\w+\.)+(?:\w+_)?(?:root|folder|dir|dirpath|path|file|filename)
+    ))=(?P<value>.*)""",
+    re.VERBOSE | re.DOTALL,
+)
+QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
+KEYWORDS = re.compile(r"null|\?\?\?|", re.IGNORECASE)  # no value, a missing value, an empty text
+TYPED = re.compile(r"[+-]?[\d_]*\.?[\d_]*(e[+-]?[\d_]+)?|[+-]?(inf|nan)|true|false|null", re.IGNORECASE)  # what Hydra reads as no text
+FUNCTION = re.compile(r"(?:choice|range|interval|glob|sort|shuffle|tag)\(.*\)", re.DOTALL)  # of Hydra, for sweeps
+NAMES = ("backbone.name", "backbone.weights")  # a name or a path
+
+
+def quote_literals(words: Sequence[str], *, sweep: bool) -> list[str]:
+    """Put quotes around the values of parameters that are paths or other plain texts.
+
+    `${...}` inside stays an interpolation, a quoted value and `null` stay as they are. In a sweep, commas separate values, unless the whole
+    is the name of something that exists.
+
+    Args:
+        words: of the command line.
+        sweep: whether they are of a sweep.
+
+    Raises:
+        UserError: a value that is no text in UTF-8, which no config file can hold.
+
+    >>> print(*quote_literals(["data.root=photos (1)", "backbone.weights='a,b.pth'", "cache.folder=null"], sweep=False))
+    data.root='photos (1)' backbone.weights='a,b.pth' cache.folder=null
+    >>> print(*quote_literals(["data.root=a (1),b"], sweep=True))
+    data.root='a (1)',b
+    """
+    return [_quote_word(found["name"], found["value"], sweep) if (found := LITERAL.fullmatch(word)) else word for word in words]
+
+
+def quote(value: str) -> str:
+    r"""A value as Hydra's grammar reads it.
+
+    >>> print(quote("runs/a-1"), quote("it's, a=b"), quote("2024"))
+    runs/a-1 'it\'s, a=b' '2024'
+    """
+    if re.fullmatch(r"[\w./-]+", value, re.ASCII) and not TYPED.fullmatch(value):
+        return value
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
+    return f"'{escaped}'"
+
+
+def _quote_word(name: str, value: str, sweep: bool) -> str:
+    _check_utf8(name, value)
+    own = name.lstrip("+")
+    is_list = "," in value.strip(",") and not own.startswith("hydra.") and not _exists(value)
+    hydras = sweep and FUNCTION.fullmatch(value)
+    if hydras or (not sweep and is_list and own in NAMES) or (re.fullmatch(r"\[.*\]", value) and is_list):
+        return f"{name}={value}"  # Hydra reads it, or says what to give
+    return f"{name}={','.join(map(_quote_value, _split(value) if sweep and is_list else [value]))}"
+
+
+def _split(value: str) -> list[str]:
+    """The values between commas; between quotes, a comma separates nothing."""
+    parts = value.split(",")
+    return parts if all(map(_exists, parts)) else [found[0] for found in re.finditer(rf"(?:{QUOTED.pattern}|[^,])+", value, re.DOTALL)]
+
+
+def _quote_value(value: str) -> str:
+    return value if QUOTED.fullmatch(value) or KEYWORDS.fullmatch(value) else quote(value)
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # a name that is too long, a null byte, an unknown user
+        return False
+
+
+def _check_utf8(name: str, value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        shown = value.encode(errors="surrogateescape").decode(errors="backslashreplace")
+        raise UserError(f"{name}={shown}: this name is not UTF-8, and config files are: rename it, or give a symbolic link to it") from error
