@@ -14,10 +14,9 @@ from ftlit.finetuning.freeze import POLICIES
 from ftlit.finetuning.schedule import Schedule
 from ftlit.recipes.config.hydra_internals import added_names, choices, hydra_config, instantiate, run_mode, task_overrides
 from ftlit.recipes.config.overrides import SEARCH
+from ftlit.recipes.config.ranges import check_ranges
 from ftlit.renamed import OPTIONS
 
-LONGEST_TIMEOUT = 7 * 24 * 60  # minutes
-LARGEST_SEED = 2**32 - 1  # numpy's
 METRICS = [f"val/{metric}" for metric in ("accuracy", "f1", "loss")]  # that FineTuner logs before a callback or a stage reads them
 AFFINE = "affine"
 CHOICES: dict[str, tuple[object, ...]] = {  # values of train.yaml itself
@@ -45,11 +44,8 @@ def check(cfg: DictConfig) -> None:
         given = OmegaConf.select(cfg, name)
         if type(given) not in {type(option) for option in options} or given not in options:  # 1 is not true
             raise unknown(name, given, options)
-    if not 0 <= cfg.seed <= LARGEST_SEED:
-        raise UserError(f"seed={cfg.seed}: give a whole number from 0 to {LARGEST_SEED}")
-    if not 0 < cfg.rank_timeout <= LONGEST_TIMEOUT:
-        raise UserError(f"rank_timeout={cfg.rank_timeout}: give minutes, above 0 and at most {LONGEST_TIMEOUT}")
     _check_trainer(cfg.trainer)
+    check_ranges(cfg)
     _check_monitors(cfg.callbacks)
     _check_optimizer(cfg.optimizer, cfg.lr_scheduler)
 
@@ -111,6 +107,19 @@ def _check_trainer(trainer: DictConfig) -> None:
     for name, use in (("limit_val_batches", "the best checkpoint is chosen"), ("limit_test_batches", "the run is tested")):
         if trainer.get(name) == 0:
             raise UserError(f"trainer.{name}=0: {use} by these batches; give 1 or more, or null for all")
+    _check_lengths(trainer)
+
+
+def _check_lengths(trainer: DictConfig) -> None:
+    """Training that ends before its first validation, or never, by its own settings."""
+    epochs, steps, every = (trainer.get(name) for name in ("max_epochs", "max_steps", "check_val_every_n_epoch"))
+    if every and epochs and 0 < epochs < every:
+        raise UserError(
+            f"trainer.check_val_every_n_epoch={every} is more than trainer.max_epochs={epochs}: no epoch would be validated; "
+            f"give 1 to {epochs}"
+        )
+    if epochs == -1 and steps in (None, -1):
+        raise UserError("trainer.max_epochs=-1 has no end: give trainer.max_steps too, or a number of epochs")
 
 
 def _check_monitors(callbacks: DictConfig) -> None:

@@ -24,6 +24,10 @@ PLUGIN_EXTRAS = {  # options that another package brings -> the extra that insta
     "hydra/launcher=submitit_local": "slurm",
     "hydra/launcher=ray": "ray",
 }
+OUT_OF_MEMORY = (
+    "not enough memory: give a smaller data.batch_size (trainer.accumulate_grad_batches keeps the batches of a step), "
+    "backbone.input_spec.size or head, or trainer.precision=bf16-mixed"
+)
 LIGHTNING_HINTS = {  # part of a message of Lightning -> advice for the user
     "No supported gpu backend": "no GPU that torch can use is here: take trainer=auto or trainer=cpu",
     "CUDAAccelerator` can not run": "no GPU that torch can use is here: take trainer=auto or trainer=cpu",
@@ -39,6 +43,8 @@ def as_user_error(error: BaseException) -> UserError | None:
     for cause in chain:
         if disk := disk_error(cause):
             return disk
+        if is_out_of_memory(cause):
+            return UserError(OUT_OF_MEMORY)
         if isinstance(cause, MissingConfigException):
             return _wrong_option(cause)
         if isinstance(cause, ValueError) and str(cause).startswith("No trials are completed"):  # Optuna's
@@ -54,6 +60,14 @@ def as_user_error(error: BaseException) -> UserError | None:
         if isinstance(cause, HydraException | OmegaConfBaseException):
             return UserError(one_line(cause))
     return _misconfigured(error)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, or torch on a CPU or GPU, could not allocate memory."""
+    kind = type(error).__name__
+    return kind in ("MemoryError", "OutOfMemoryError") or (
+        isinstance(error, RuntimeError) and any(part in str(error) for part in ("can't allocate memory", "not enough memory"))
+    )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -1,0 +1,172 @@
+"""The range of every numeric option of the config, in one table."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from math import isfinite
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from ftlit.errors import UserError
+
+LARGEST_SEED = 2**32 - 1  # numpy's
+MANY = 10**9
+WIDEST = 2**16  # units of a layer; larger ones do not fit into memory
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers from `least` to `most`.
+
+    Args:
+        least: the smallest number.
+        most: the largest one.
+        whole: whether the numbers are whole.
+        open: ends that do not belong to it: `least`, `most`, or both in `both`.
+        unlimited: whether -1 stands for no limit.
+    """
+
+    least: float
+    most: float
+    whole: bool = False
+    open: str = ""
+    unlimited: bool = False
+
+    def __contains__(self, value: object) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
+            return False
+        if self.unlimited and value == -1:
+            return True
+        above = value > self.least if self.open in ("least", "both") else value >= self.least
+        return above and (value < self.most if self.open in ("most", "both") else value <= self.most)
+
+    def describe(self) -> str:
+        """The numbers, in words.
+
+        >>> Range(0, 1, open="most").describe()
+        'a number from 0 to below 1'
+        >>> Range(1, 10**6, whole=True, unlimited=True).describe()
+        '-1 for no limit, or a whole number from 1 to 1000000'
+        """
+        begin = f"above {self.least:.15g}" if self.open in ("least", "both") else f"from {self.least:.15g}"
+        end = f"to below {self.most:.15g}" if self.open in ("most", "both") else f"to {self.most:.15g}"
+        return f"{'-1 for no limit, or ' if self.unlimited else ''}{'a whole number' if self.whole else 'a number'} {begin} {end}"
+
+
+COUNT = Range(1, MANY, whole=True)
+COUNT_OR_NONE = Range(0, MANY, whole=True)
+LENGTH = Range(1, MANY, whole=True, unlimited=True)
+SEED = Range(0, LARGEST_SEED, whole=True)
+SHARE = Range(0, 1, open="both")
+FRACTION = Range(0, 1, open="most")
+FACTOR = Range(0, 1000, open="least")
+RATE = Range(0, 1000, open="least")
+PENALTY = Range(0, 1000)
+BATCH = Range(1, 2**20, whole=True)
+PIXELS = Range(1, 2**12, whole=True)
+WIDTH = Range(1, WIDEST, whole=True)
+ANY = Range(-1e12, 1e12)
+
+OF_TRAIN_YAML = ("seed", "rank_timeout")  # no signature says that they are numbers
+RANGES: dict[str, Range] = {  # patterns of full names; the first match counts
+    "seed": SEED,
+    "*.seed": SEED,
+    "rank_timeout": Range(0, 7 * 24 * 60, open="least"),  # minutes
+    "backbone.input_spec.size": PIXELS,
+    "backbone.input_spec.resize": PIXELS,
+    "backbone.input_spec.mean": ANY,
+    "backbone.input_spec.std": Range(0, 1e6, open="least"),
+    "backbone.input_spec.grey_range": ANY,
+    "backbone.hidden": WIDTH,
+    "backbone.max_length": Range(3, WIDEST, whole=True),
+    "backbone.width_mult": Range(0, 100, open="least"),
+    "backbone.cut": Range(-1000, 1000, whole=True),
+    "backbone.reinit": Range(-1000, 1000, whole=True),
+    "cache.max_gb": Range(0, 10**6),
+    "cache.views": Range(1, 1000, whole=True),
+    "callbacks.last.every_n_steps": COUNT,
+    "callbacks.best.every_n_epochs": COUNT,
+    "data.*_fraction": SHARE,
+    "data.split_seed": SEED,
+    "data.batch_size": BATCH,
+    "data.batches": Range(1, 10**6, whole=True),
+    "data.num_workers": Range(0, 1024, whole=True),
+    "data.per_class": COUNT,
+    "head.channels": WIDTH,
+    "head.hidden": WIDTH,
+    "head.dropout": FRACTION,
+    "loss.label_smoothing": FRACTION,
+    "lr_find.least": RATE,
+    "lr_find.most": RATE,
+    "lr_find.steps": Range(10, 10**6, whole=True),
+    "lr_find.stage": Range(-1000, 1000, whole=True),
+    "lr_scheduler.warmup": FRACTION,
+    "lr_scheduler.curve.factor": SHARE,
+    "lr_scheduler.curve.gamma": Range(0, 10, open="least"),
+    "lr_scheduler.curve.least": RATE,
+    "lr_scheduler.curve.most": RATE,
+    "lr_scheduler.curve.patience": COUNT_OR_NONE,
+    "lr_scheduler.curve.step_size": COUNT,
+    "optimizer.lr": RATE,
+    "optimizer.momentum": FRACTION,
+    "optimizer.weight_decay": PENALTY,
+    "pretrain.epochs": COUNT,
+    "pretrain.k": Range(1, 10**4, whole=True),
+    "pretrain.noise": FRACTION,
+    "pretrain.optimizer.lr": RATE,
+    "pretrain.optimizer.momentum": FRACTION,
+    "pretrain.optimizer.weight_decay": PENALTY,
+    "probe.l2": Range(0, 1e12, open="least"),
+    "probe.repeats": Range(1, 10**4, whole=True),
+    "schedule.epoch": COUNT_OR_NONE,
+    "schedule.every": COUNT,
+    "schedule.k": Range(1, 1000, whole=True),
+    "schedule.scale": FACTOR,
+    "schedule.decay": Range(0, 10, open="least"),
+    "schedule.lr_scale.*": Range(0, 1000),
+    "trainer.accumulate_grad_batches": Range(1, 10**6, whole=True),
+    "trainer.check_val_every_n_epoch": COUNT,
+    "trainer.devices[[]*": Range(0, 4095, whole=True),
+    "trainer.devices": Range(1, 4096, whole=True, unlimited=True),
+    "trainer.gradient_clip_val": Range(0, 1e12),
+    "trainer.limit_*_batches": Range(0, MANY, open="least"),
+    "trainer.log_every_n_steps": COUNT_OR_NONE,
+    "trainer.max_epochs": LENGTH,
+    "trainer.max_steps": LENGTH,
+    "trainer.min_epochs": COUNT_OR_NONE,
+    "trainer.min_steps": COUNT_OR_NONE,
+    "trainer.num_nodes": Range(1, 4096, whole=True),
+    "trainer.num_sanity_val_steps": Range(0, MANY, whole=True, unlimited=True),
+    "trainer.val_check_interval": Range(0, MANY, open="least"),
+}
+
+
+def range_of(name: str) -> Range | None:
+    """The range of an option by its full name, `head.hidden[0]` for an element of a list; `None` for one that is not in the table."""
+    names = (name, name.partition("[")[0])
+    return next((found for pattern, found in RANGES.items() if any(fnmatchcase(each, pattern) for each in names)), None)
+
+
+def check_ranges(cfg: DictConfig) -> None:
+    """Raise `UserError` for a number outside of the range of its option, and for nan and inf in any option."""
+    for name, value in [*((name, cfg[name]) for name in OF_TRAIN_YAML), *numbers_in(cfg)]:
+        allowed = range_of(name)
+        if allowed is not None and value not in allowed:
+            raise UserError(f"{name}={value}: give {allowed.describe()}")
+        if not isfinite(value):
+            raise UserError(f"{name}={value}: give a finite number")
+
+
+def numbers_in(node: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Full name and value of each number in a config, except those behind interpolations and Hydra's own."""
+    if isinstance(node, DictConfig):
+        for key in node:
+            leaf = str(key)
+            if (name or leaf != "hydra") and not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, leaf):
+                yield from numbers_in(node[key], f"{name}.{leaf}" if name else leaf)
+    elif isinstance(node, ListConfig):
+        for i, part in enumerate(node):
+            yield from numbers_in(part, f"{name}[{i}]")
+    elif isinstance(node, int | float) and not isinstance(node, bool):
+        yield name, node
