@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ftlit.errors import UserError
+from ftlit.threads import threads_for
 
 MAX_ITERATIONS = 100  # of the fixed point
 REL_TOLERANCE = 1e-3  # change of alpha / beta at which the iteration ends
@@ -28,6 +29,11 @@ def logme(features_NC: Tensor, labels_N: Tensor) -> float:
     """
     if not len(labels_N):
         raise UserError("LogME needs images")
+    with threads_for(features_NC.numel() * min(features_NC.shape)):
+        return _logme(features_NC, labels_N)
+
+
+def _logme(features_NC: Tensor, labels_N: Tensor) -> float:
     features = features_NC.double()
     features = features / features.abs().max().clamp(min=EPS)  # the evidence does not depend on their scale
     left, singular, _ = torch.linalg.svd(features, full_matrices=False)

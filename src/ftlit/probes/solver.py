@@ -14,6 +14,7 @@ from torch import Tensor
 from ftlit.probes.lbfgs import Evaluation, minimise, sum_by_problem
 from ftlit.probes.objectives import LinearLoss, Logistic, LossName, Softmax, Svm, signs_of
 from ftlit.probes.principal_axes import PrincipalAxes
+from ftlit.threads import threads_for
 
 FIRST_L2 = 1.0  # L2 penalty at which 0 is near the solution: the path begins here
 MAX_L2_RATIO = 10.0  # between neighbours on the path
@@ -72,6 +73,11 @@ def solve(features_NC: Tensor, labels_N: Tensor, classes: int, l2_penalties: Seq
         l2_penalties: each above 0.
         kind: the loss.
     """
+    with threads_for(features_NC.numel() * classes):
+        return _solve(features_NC, labels_N, classes, l2_penalties, kind)
+
+
+def _solve(features_NC: Tensor, labels_N: Tensor, classes: int, l2_penalties: Sequence[float], kind: LossName) -> RegularizationPath:
     # float32 halves the time of a step, but rounding may hide the descent: no gain for few features, and harmful at the kinks of a hinge
     basis = PrincipalAxes(features_NC if kind == "softmax" and features_NC.numel() >= FLOAT32_MIN_SIZE else features_NC.double())
     signs = signs_of(labels_N, classes, basis.features.dtype)
