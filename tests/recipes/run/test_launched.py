@@ -100,3 +100,21 @@ def test_a_signal_to_one_of_two_processes_ends_both_with_a_checkpoint(tmp_path, 
     output = [process.communicate(timeout=60) for process in (first, second)]
     assert (first.returncode, second.returncode) == (130, 0), output
     assert output[0][0].count("interrupted; the last checkpoint is saved. To resume: ") == 1 and "Traceback" not in output[0][1]
+
+
+@pytest.mark.e2e
+@pytest.mark.ddp
+def test_a_silent_process_ends_the_other_with_a_line_after_the_timeout(tmp_path, port):
+    words = ("scenario=large_similar", "head=linear", "schedule=all_at_once", "trainer.max_epochs=5000", "hydra.run.dir=run")
+    first, second = srun(tmp_path, port, *words, "rank_timeout=0.4")
+    best, deadline = tmp_path / "run/checkpoints/best.ckpt", time.monotonic() + 300
+    while not best.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    second.send_signal(signal.SIGSTOP)
+    try:
+        _, errors = first.communicate(timeout=120)
+    finally:
+        second.kill()
+        second.communicate()
+    assert first.returncode == 1 and "process 0 stops: another process has not answered for 0.4 minutes (rank_timeout)" in errors
+    assert "Traceback" not in errors and "resume=true" in errors
