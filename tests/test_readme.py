@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from ftlit.cli.train import RECIPES
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
+from ftlit.recipes.config.overrides import complete
 from ftlit.recipes.config.validate import bind
 
 pytestmark = pytest.mark.e2e
@@ -31,7 +32,7 @@ def test_the_first_two_commands_are_installation_and_tests():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_composes_and_binds(command):
-    arguments = [argument for argument in shlex.split(command)[2:] if argument != "-m"]
+    arguments = [argument for argument in complete(shlex.split(command)[2:]) if argument not in ("-m", "hydra.mode=MULTIRUN")]
     jobs = sweep_jobs(arguments)
     assert jobs
     with initialize_hydra():

@@ -12,3 +12,29 @@ def size_in_words(size: float) -> str:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} GB"
+
+
+def printable(name: str) -> str:
+    r"""A file name that any terminal and file takes: bytes that are not UTF-8 are written as `\xff`.
+
+    >>> print(printable("caf\udce9.png"))
+    caf\xe9.png
+    """
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def harmless(cell: str) -> str:
+    """A csv cell that a spreadsheet does not take for a formula: an apostrophe before it if it begins as one, and is no number.
+
+    >>> harmless("=1+1"), harmless("ants"), harmless("-0.5")
+    ("'=1+1", 'ants', '-0.5')
+    """
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) and not _is_number(cell) else cell
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,6 +1,7 @@
 """The command `ftlit`: train, advise, predict, report, export, and the store of features."""
 
 import argparse
+import os
 import re
 import runpy
 import sys
@@ -34,12 +35,21 @@ def main() -> None:
         if command not in COMMANDS:
             raise unknown("command", command, COMMANDS)
         COMMANDS[command](sys.argv[2:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _end_unread()
     except (UserError, OSError) as error:
         text = error if isinstance(error, UserError) else disk_error(error)
         if text is None:
             raise
         print(f"ftlit: {text}", file=sys.stderr)
         sys.exit(2)
+
+
+def _end_unread() -> NoReturn:
+    """Exit where nobody reads stdout any more, as in `ftlit predict ... | head`: with the status of a program that SIGPIPE ended."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout once more at exit
+    sys.exit(128 + 13)
 
 
 def train(arguments: list[str]) -> None:

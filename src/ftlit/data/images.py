@@ -80,6 +80,8 @@ def read_image_in_range(path: str | Path, at_least: int | None, grey_range: Grey
 
 
 def _read(path: str | Path, at_least: int | None, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    if (file := Path(path)).exists() and not file.is_file():
+        raise BadImage(f"{shown(path)} is not a regular file")  # reading from a pipe would wait
     try:
         with Image.open(path) as image:
             if at_least is not None:

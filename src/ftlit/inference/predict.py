@@ -19,6 +19,7 @@ from ftlit.data.images import BadImage
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, unknown
 from ftlit.files import write_figure
+from ftlit.formatting import harmless, printable
 from ftlit.inference.network import NOT_FINITE, Network, Prediction, load
 
 OUTPUT_FORMATS = ("csv", "jsonl")
@@ -140,15 +141,15 @@ def write_rows(to: TextIO, rows: Iterable[PredictionRow], options: PredictOption
     if options.format == "csv":
         writer.writerow(["path", "label", "probability", *more, "error"])
     failed = 0
-    for name, result in rows:
+    for name, result in ((printable(name), result) for name, result in rows):
         failed += isinstance(result, str)
         top = [] if isinstance(result, str) else result.top(options.top)
         if options.format == "jsonl":
             found: dict[str, Any] = {"predictions": [{"label": label, "probability": round(value, 6)} for label, value in top]}
             to.write(json.dumps({"path": name, **({"error": result} if isinstance(result, str) else found)}, ensure_ascii=False) + "\n")
         else:
-            cells = [cell for label, value in top for cell in (label, f"{value:.4f}")]
-            writer.writerow([name, *cells, *[""] * (2 * options.top - len(cells)), result if isinstance(result, str) else ""])
+            cells = [cell for label, value in top for cell in (harmless(label), f"{value:.4f}")]
+            writer.writerow([harmless(name), *cells, *[""] * (2 * options.top - len(cells)), result if isinstance(result, str) else ""])
     return failed
 
 
@@ -179,7 +180,7 @@ def predict_dense(run: str, paths: Sequence[str], *, label: str | None, size: in
         picture, probabilities = network.map_of(path, size)
         number = int(probabilities.mean(dim=(1, 2)).argmax()) if label is None else network.class_names.index(label)
         _draw(target, picture, probabilities[number], network, f"{network.class_names[number]} in {Path(path).name}")
-        print(target)
+        print(printable(str(target)))
 
 
 def _column(path: Path, name: str) -> Iterator[NamedInput]:
@@ -207,7 +208,8 @@ def _draw(target: Path, picture: Tensor, map_hw: Tensor, network: Network, title
 
     (height, width), (rows, columns), size = picture.shape[:2], map_hw.shape, network.input_spec.size
     figure = Figure(figsize=(6.4 * width / height + 1.2, 6.4), layout="constrained")
-    axes = figure.add_subplot(title=title, xticks=[], yticks=[])
+    axes = figure.add_subplot(xticks=[], yticks=[])
+    axes.set_title(printable(title), parse_math=False)  # a class name may look like a formula
     axes.imshow(picture.numpy(), extent=(0, width, height, 0))
     stride = [(length - size) / (places - 1) if places > 1 else size for length, places in ((height, rows), (width, columns))]
     top, left = (size / 2 - step / 2 for step in stride)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ftlit.files import write_atomically
 from ftlit.formats import ENCODING, FORMAT, KEY, JsonObject, read_json, reading, upgraded, write_json
+from ftlit.formatting import harmless
 from ftlit.report.contents import Array, Pictures, Predictions, StageRecord
 from ftlit.tensor_files import read_tensors, write_tensors
 
@@ -70,7 +71,7 @@ def write_predictions(folder: Path, predictions: Predictions, class_names: Seque
     for item, label, predicted, probability in zip(*columns, strict=True):
         names = [SEPARATOR.join(class_names[number] for number in numbers) for numbers in (label, predicted)]
         numbers = [" ".join(map(str, numbers)) for numbers in (label, predicted)]
-        writer.writerow([item[:MAX_ITEM_LENGTH], *names, f"{probability:.4f}", *numbers])
+        writer.writerow([*map(harmless, (item[:MAX_ITEM_LENGTH], *names)), f"{probability:.4f}", *numbers])
     write_atomically(folder / FOLDER / TEST, stream.getvalue().encode(**ENCODING))
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from ftlit.errors import one_line, shorten
 from ftlit.files import write_atomically, write_figure, write_rows
+from ftlit.formatting import harmless
 from ftlit.sweeps.jobs import SCORE, SEED, TEST, VAL, Job, jobs_of, ranking_metric, settings_of, varying
 
 METRICS_IN_0_1 = ("accuracy", "f1")  # their intervals are clipped to [0, 1]
@@ -123,7 +124,8 @@ def write_csv(path: Path, jobs: Sequence[tuple[Path, Job]]) -> None:
     for folder, job in jobs:
         metrics = (job.metrics.get(name) for name in names)
         overrides = " ".join(job.overrides)
-        rows.append((job.number, overrides, job.advised, job.status, job.reason, *metrics, job.score, job.seconds, folder.name))
+        about = job.number, harmless(overrides), job.advised, job.status, harmless(job.reason)
+        rows.append((*about, *metrics, job.score, job.seconds, folder.name))
     write_rows(path, rows)
 
 
@@ -145,7 +147,7 @@ def draw(path: Path, jobs: Sequence[Job]) -> None:
         error = [[middle - low], [high - middle]] if len(values) > 1 else None
         axes.plot(values, [place] * len(values), "o", color="C0", alpha=0.4, label="one seed")
         axes.errorbar([middle], [place], xerr=error, fmt="D", color="black", capsize=4, markersize=5, label="mean, 95 %")
-    axes.set_yticks(range(len(shown)), labels, fontsize=8)
+    axes.set_yticks(range(len(shown)), labels, fontsize=8, parse_math=False)
     axes.set(xlabel=metric, ylim=(len(shown) - 0.5, -0.5) if shown else None)
     axes.grid(axis="x", alpha=0.3)
     if left_out := len(known) - len(shown):

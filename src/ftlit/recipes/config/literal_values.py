@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ftlit.errors import UserError
+from ftlit.formatting import printable
 
 LITERAL = re.compile(
     r"""(?P<name>\+{0,2}(?:
@@ -87,5 +88,4 @@ def _check_utf8(name: str, value: str) -> None:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        shown = value.encode(errors="surrogateescape").decode(errors="backslashreplace")
-        raise UserError(f"{name}={shown}: this name is not UTF-8, and config files are: rename it, or give a symbolic link to it") from error
+        raise UserError(f"{name}={printable(value)}: this name is not UTF-8, and config files are: rename it, or give a symbolic link to it") from error
