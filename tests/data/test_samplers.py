@@ -46,13 +46,20 @@ def test_training_covers_all_images_except_a_last_batch_of_one(n, batch_size, ep
     assert {e for batch in batches for e, _ in batch} == {epoch} and list(order) == batches
 
 
-@given(world=processes, per_rank=st.integers(2, 8), batch_size=st.integers(2, 5))
-def test_several_processes_together_get_the_batches_of_one_process(world, per_rank, batch_size):
-    data = images(per_rank * world)
+@given(n=sizes, world=processes, batch_size=batch_sizes, epoch=st.integers(0, 2))
+def test_several_processes_together_count_the_images_of_one_process(n, world, batch_size, epoch):
+    data = images(n)
     one = TrainOrder(data, batch_size * world)
-    ranks = [list(TrainOrder(data, batch_size, processes=world, rank=rank)) for rank in range(world)]
-    together = [set().union(*step) for step in zip(*ranks, strict=True)]
-    assert together == [set(batch) for batch in one][: len(together)]
+    orders = [TrainOrder(data, batch_size, processes=world, rank=rank) for rank in range(world)]
+    for order in (one, *orders):
+        order.set_epoch(epoch)
+    assert {len(order) for order in orders} == {len(one)} and {len(list(order)) for order in orders} == {len(one)}
+    for i, (whole, *parts) in enumerate(zip(one, *orders, strict=True)):
+        counted = [order.counted(i) for order in orders]
+        assert sorted(pair for part, (own, _) in zip(parts, counted, strict=True) for pair in part[:own]) == sorted(whole)
+        assert {together for _, together in counted} == {len(whole)}
+        assert len({len(part) for part in parts}) == 1  # as many images in each process
+        assert len(parts[0]) >= min(2, batch_size) or world == 1  # BatchNorm needs two
 
 
 @given(begin=st.integers(0, 6), epoch=st.integers(0, 3))

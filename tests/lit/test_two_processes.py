@@ -37,12 +37,12 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    return launch(tmp_path_factory.mktemp("two"), 2, *CASES, "metrics", "BackboneFinetuning", *SHARDED)
+    return launch(tmp_path_factory.mktemp("two"), 2, *CASES, "metrics", "uneven", "BackboneFinetuning", *SHARDED)
 
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
-    return launch(tmp_path_factory.mktemp("one"), 1, *CASES, "metrics", *SHARDED)
+    return launch(tmp_path_factory.mktemp("one"), 1, *CASES, "metrics", "uneven", *SHARDED)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -92,6 +92,14 @@ def test_evaluation_metrics_of_two_processes_equal_those_of_one(two, one):
     assert together.keys() == alone.keys() >= {"val/accuracy", "val/f1", "val/loss", "test/accuracy"}
     for name in together:
         assert together[name] == (pytest.approx(alone[name], rel=1e-6) if name.endswith("loss") else alone[name])
+
+
+def test_two_processes_equal_one_on_images_that_they_cannot_share_evenly(two, one):
+    """Weights after each epoch and training metrics, for several remainders: no image counts twice."""
+    (first, second), (alone,) = two["uneven"], one["uneven"]
+    assert len(alone["weights"]) == 15
+    assert all(distance(a, b) < 1e-6 for a, b in zip(first["weights"], alone["weights"], strict=True))
+    assert all(distance(a, b) == 0 for a, b in zip(first["weights"], second["weights"], strict=True))
 
 
 def test_under_backbone_finetuning_of_lightning_the_weights_diverge(two):

@@ -33,6 +33,7 @@ from ftlit import (
 from ftlit.data.dataset import Collection, Examples
 from ftlit.errors import UserError
 from ftlit.features.shard import read_shard
+from ftlit.finetuning.losses import cross_entropy
 from ftlit.lit.datamodules.image_data import ImageData
 
 DEVICES = int(os.environ.get("DEVICES", "1"))
@@ -171,6 +172,27 @@ def features(case: str) -> dict:
     return notes.notes | {"stored": stored}
 
 
+def uneven(case: str) -> dict:
+    """Train on numbers of images that two processes cannot share evenly, with class weights, from images and from features."""
+    weights = []
+    for count, stored in ((33, False), (34, False), (35, False), (37, False), (37, True)):
+        sizes = {"train": count, "val": 8, "test": 8}
+        splits = {s: Examples(range(n), [(int(i % 4 == 0),) for i in range(n)], grey) for s, n in sizes.items()}
+        images = ImageData(Collection(splits, list("ab")), InputSpec(size=8), batch_size=8 // DEVICES, num_workers=0, augment="none")
+        torch.manual_seed(0)
+        backbone = Backbone({"low": nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh())}, InputSpec(size=8))
+        loss = cross_entropy(list(images.counts["train"].values()), class_weights="balanced", label_smoothing=0.1)
+        model = FineTuner(backbone, nn.Linear(4, 2), num_classes=2, optimizer=partial(torch.optim.SGD, lr=0.1), loss=loss)
+        schedule = Schedule([Stage(HEAD if stored else ["*"])])
+        data = FeatureData(images, Path(sys.argv[1], "uneven"), pooled=True) if stored else images
+        notes = Notes()
+        fitting = trainer(StagedFinetuning(schedule), notes, max_epochs=2, num_sanity_val_steps=0, precision="64-true")
+        fitting.fit(model, data)
+        weights += notes.notes["weights"]
+        weights += [{name: value.double() for name, value in fitting.callback_metrics.items() if name.startswith("train")}]
+    return {"weights": weights}
+
+
 def no_room(case: str) -> dict:
     """The disk of the second process has no room for features; the first process saves its error."""
     if DEVICES > 1 and os.environ.get("LOCAL_RANK") == "1":
@@ -186,8 +208,10 @@ def grey(i: int) -> Image.Image:
     return Image.linear_gradient("L").rotate(i * 11).resize((8, 8)).convert("RGB")
 
 
+PROGRAMS = {"metrics": metrics, "features": features, "probe head": features, "uneven": uneven, "no room": no_room}
+
 if __name__ == "__main__":
     for case in sys.argv[2:]:
-        noted = {"metrics": metrics, "features": features, "probe head": features, "no room": no_room}.get(case, stages)(case)
+        noted = PROGRAMS.get(case, stages)(case)
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         torch.save(noted, Path(sys.argv[1], f"{case}.{rank}"))

@@ -22,9 +22,12 @@ BatchIndices = list[tuple[int, int]]  # (epoch, index) of each image of a batch
 class TrainOrder(DistributedSampler[Any]):
     """All images in a random order given by (seed, epoch), in batches. Lightning calls `set_epoch`, and does not replace it under `ddp`.
 
-    Each of W processes takes every W-th image: one process with batches of W N images sees in each step what W processes see together. If
-    the images cannot be divided evenly the first ones come twice, so that all processes have the same number. A last batch of one image
-    is dropped: BatchNorm cannot normalise a single value.
+    Each of W processes takes every W-th image: one process with batches of W N images sees in each step what W processes see together. A
+    last batch of one image in all processes is dropped: BatchNorm cannot normalise a single value.
+
+    In the last batch some processes may have an image less. There every process gets as many as the first one, and at least two, by images
+    that come a second time. `counted` gives the number of those that count; the loss and metrics leave out the others, at the end of the
+    batch.
 
     Args:
         images: the data set.
@@ -46,14 +49,29 @@ class TrainOrder(DistributedSampler[Any]):
 
     def __len__(self) -> int:
         """Batches of a whole epoch."""
-        full, rest = divmod(self.num_samples, self.batch_size)
+        full, rest = divmod(len(self.dataset), self.batch_size * self.num_replicas)  # type: ignore[arg-type]
         return full + (rest > 1 or (rest == 1 and full == 0))
 
     def __iter__(self) -> Iterator[Any]:
         epoch = self.epoch
-        indices = list(super().__iter__())
+        order = torch.randperm(len(self.dataset), generator=torch.Generator().manual_seed(self.seed + epoch)).tolist()  # type: ignore[arg-type]
+        own = order[self.rank :: self.num_replicas]
         for i in range(self._begin[1] if self._begin[0] == epoch else 0, len(self)):
-            yield [(epoch, index) for index in indices[i * self.batch_size : (i + 1) * self.batch_size]]
+            counted, together = self.counted(i)
+            batch = own[i * self.batch_size :][:counted]
+            yield [(epoch, index) for index in [*batch, *(2 * order)[: self._size(together) - counted]]]
+
+    def counted(self, batch: int) -> tuple[int, int]:
+        """Images in a batch that count: of this process, at the beginning of the batch, and of all processes together."""
+        whole = self.batch_size * self.num_replicas
+        together = min(whole, len(self.dataset) - batch * whole)  # type: ignore[arg-type]
+        return len(range(self.rank, together, self.num_replicas)), together
+
+    def _size(self, together: int) -> int:
+        """Images in a batch of each process, if all have so many together."""
+        if self.num_replicas == 1:
+            return together
+        return max(-(-together // self.num_replicas), min(2, self.batch_size))
 
 
 class EvalOrder(DistributedSampler[Any]):

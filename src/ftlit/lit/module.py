@@ -11,6 +11,7 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MultilabelAccuracy, MultilabelF1Score
 
 from ftlit.data.dataset import SPLITS
+from ftlit.data.samplers import TrainOrder
 from ftlit.errors import UserError
 from ftlit.finetuning.lr_schedule import Rates
 from ftlit.finetuning.param_groups import EVERYTHING, Group, build_optimizer
@@ -90,8 +91,15 @@ class FineTuner(LightningModule):
         self._logged.discard("test")
 
     def training_step(self, batch: tuple[Tensor | FeatureBatch, Tensor], batch_idx: int) -> Tensor:
-        """Loss of (images, targets); targets may be labels or class probabilities."""
-        return self._step("train", batch)
+        """Loss of (images, targets), which may be labels or class probabilities. Images that fill a batch do not count (`TrainOrder`)."""
+        images, targets = batch
+        logits = self(images)
+        order = _order_of(self)
+        if order is None:
+            return self._score("train", logits, targets)
+        counted, together = order.counted(batch_idx)
+        loss = self._score("train", logits[:counted], targets[:counted]) if counted else logits.sum() * 0
+        return loss * (counted * order.num_replicas / together)  # processes are averaged, whatever their number of images
 
     def validation_step(self, batch: tuple[Tensor | FeatureBatch, Tensor], batch_idx: int) -> None:
         """Log loss and metrics of a validation batch."""
@@ -177,6 +185,13 @@ class FineTuner(LightningModule):
         if self._multilabel:
             return (targets >= 0.5).int()
         return targets.argmax(dim=1) if targets.ndim == 2 else targets
+
+
+def _order_of(module: LightningModule) -> TrainOrder | None:
+    """The order of the training images, if several processes share them in ours."""
+    trainer = trainer_of(module)
+    order = getattr(trainer.train_dataloader, "sampler", None) if trainer is not None else None
+    return order if isinstance(order, TrainOrder) and order.num_replicas > 1 else None
 
 
 def _check_same_network(held: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:

@@ -53,7 +53,7 @@ def test_a_seed_is_a_whole_number(value):
 
 
 def test_an_element_of_a_list_is_named_with_its_place():
-    with pytest.raises(UserError, match=r"^head.hidden\[1\]=0: give a whole number from 1 to 65536$"):
+    with pytest.raises(UserError, match=r"^head.hidden\[1\]=0: give a whole number from 1 to 16384$"):
         check_ranges(composed("head=mlp", "head.hidden=[8,0]"))
 
 

@@ -12,7 +12,7 @@ from ftlit.errors import UserError
 
 LARGEST_SEED = 2**32 - 1  # numpy's
 MANY = 10**9
-WIDEST = 2**16  # units of a layer; larger ones do not fit into memory
+WIDEST = 2**14  # units of a layer; a head of larger ones does not fit into memory
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ RANGES: dict[str, Range] = {  # patterns of full names; the first match counts
     "backbone.input_spec.std": Range(0, 1e6, open="least"),
     "backbone.input_spec.grey_range": ANY,
     "backbone.hidden": WIDTH,
-    "backbone.max_length": Range(3, WIDEST, whole=True),
+    "backbone.max_length": Range(3, 2**16, whole=True),
     "backbone.width_mult": Range(0, 100, open="least"),
     "backbone.cut": Range(-1000, 1000, whole=True),
     "backbone.reinit": Range(-1000, 1000, whole=True),
