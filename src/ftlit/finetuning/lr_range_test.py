@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite, log
+from math import exp, isfinite, log
 from pathlib import Path
 
 import torch
@@ -70,21 +70,23 @@ class Suggestion:
         return (self.climbs if probe_head else self.tenth) == self.last / 10
 
 
-def smooth(rates: Sequence[float], losses: Sequence[float]) -> Tensor:
-    """Compute weighted means of the losses with weights exp(-|ln r_i - ln r_j| / SMOOTHING_WIDTH).
+def smooth(rates: Sequence[float], losses: Sequence[float], *, centred: bool = False) -> Tensor:
+    """Compute weighted means of each loss and those before it, with weights exp(-(ln r_i - ln r_j) / SMOOTHING_WIDTH).
 
-    This has no lag, unlike a running average, and does not depend on the number of steps per decade. The last value depends only on losses
-    before it, like a running average with bias correction.
+    This is a running average with bias correction, for any number of steps per decade: a loss that explodes has no effect on the values
+    before it. A curve of the logarithm of the rate appears `SMOOTHING_WIDTH` later.
 
     Args:
         rates: increasing.
         losses: one for each rate.
+        centred: whether the means take later losses too, with weights exp(-|ln r_i - ln r_j| / SMOOTHING_WIDTH). Then there is no lag.
 
     Returns:
         The smoothed losses, float64 (N,).
     """
     logs_N = torch.tensor(rates, dtype=torch.float64).log()
     weights_NN = torch.exp(-(logs_N[:, None] - logs_N).abs() / SMOOTHING_WIDTH)
+    weights_NN = weights_NN if centred else weights_NN.tril()
     return (weights_NN @ torch.tensor(losses, dtype=torch.float64)) / weights_NN.sum(dim=1)
 
 
@@ -98,7 +100,7 @@ def suggest(rates: Sequence[float], losses: Sequence[float]) -> Suggestion:
     """Find the rates of a `Suggestion`.
 
     A factor on all rates scales the results; a factor on all losses changes nothing, and neither does a constant added to them, except for
-    `climbs`.
+    `climbs`. Losses after the minimum have no effect on `steep` and `tenth`, however large they are.
 
     Args:
         rates: increasing.
@@ -106,12 +108,19 @@ def suggest(rates: Sequence[float], losses: Sequence[float]) -> Suggestion:
     """
     smoothed_N = smooth(rates, losses)
     least = int(smoothed_N.argmin())
-    climbs = rates[int((smoothed_N <= RISING_RATIO * smoothed_N.min()).nonzero().max())] / 10
+    climbs = int((smoothed_N <= RISING_RATIO * smoothed_N.min()).nonzero().max())
+    tenth, climbing = _without_lag(rates, least) / 10, _without_lag(rates, climbs) / 10
     if least == 0:
-        return Suggestion(None, rates[0] / 10, climbs, rates[-1])
-    logs_N = torch.tensor(rates, dtype=torch.float64).log()
-    slopes = torch.gradient(smoothed_N[: least + 1], spacing=(logs_N[: least + 1],))[0]
-    return Suggestion(rates[int(slopes.argmin())], rates[least] / 10, climbs, rates[-1])
+        return Suggestion(None, tenth, climbing, rates[-1])
+    logs_N = torch.tensor(rates[: least + 1], dtype=torch.float64).log()
+    falling_N = smooth(rates[: least + 1], losses[: least + 1], centred=True)  # nothing after the minimum counts
+    slopes = torch.gradient(falling_N, spacing=(logs_N,))[0]
+    return Suggestion(rates[int(slopes.argmin())], tenth, climbing, rates[-1])
+
+
+def _without_lag(rates: Sequence[float], place: int) -> float:
+    """The rate of a place on the smoothed curve, less its lag; the first and the last rate stay."""
+    return rates[place] if place in (0, len(rates) - 1) else max(rates[0], rates[place] * exp(-SMOOTHING_WIDTH))
 
 
 def write_csv(path: Path, rates: Sequence[float], losses: Sequence[float]) -> None:
