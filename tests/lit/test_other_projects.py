@@ -84,7 +84,8 @@ def test_another_hydra_project_uses_the_config_groups(other_project):
 def test_a_backbone_and_a_head_of_another_project_train_with_train_py(other_project):
     options = ["--config-dir", other_project / "conf", "backbone=mynet", "head._target_=my_pkg.MyHead"]
     output = run(other_project, ROOT / "train.py", *options, "debug=fast", "trainer=cpu", "trainer.max_epochs=3")
-    assert "weights of mynet" in output and "MyHead" in output and "trained in" in output
+    assert "weights of mynet" in output and "(MyHead)" in output and "trained in" in output
+    assert "head._target_=my_pkg.MyHead" in output and "head=linear" not in output.partition("backbone  ")[0]
 
 
 STEPS, EPOCHS, LAST = 3, 8, 6  # steps an epoch; epochs; when the last stage begins

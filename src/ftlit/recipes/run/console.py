@@ -59,7 +59,7 @@ def plan_rows(
     """
     spec = data.input_spec if isinstance(data, ImageData | FeatureData) else backbone.input_spec
     chosen = choices()
-    rows = [("ftlit", ", ".join(f"{group}={chosen[group]}" for group in PLAN_GROUPS if chosen.get(group)))]
+    rows = [("ftlit", ", ".join(_part(group, chosen[group]) for group in PLAN_GROUPS if chosen.get(group)))]
     rows += [("note", line) for line in replaced(cfg)]
     rows += [("backbone", _backbone_text(cfg, backbone)), ("input", spec.summary), ("features", _features_text(cfg, backbone, spec.shape))]
     rows += data_rows(data, spec.noun)
@@ -76,6 +76,11 @@ def plan_rows(
     if cfg.compile:
         rows.append(("compile", "backbone and head, again for each stage, whose first steps take longer"))
     return rows
+
+
+def _part(group: str, option: str) -> str:
+    """The part that the command line chooses: an option of a group, or a class by its import path."""
+    return next((word.lstrip("+") for word in reversed(given(f"{group}._target_"))), f"{group}={option}")
 
 
 def data_rows(data: Any, noun: str) -> list[PlanRow]:
