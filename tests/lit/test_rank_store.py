@@ -7,9 +7,8 @@ from datetime import timedelta
 import pytest
 from torch.distributed import HashStore
 
-from ftlit import UserError
 from ftlit.lit import rank_store
-from ftlit.lit.rank_store import FirstProcess
+from ftlit.lit.rank_store import FirstProcess, LostProcess
 
 
 @pytest.fixture
@@ -36,7 +35,7 @@ def test_the_others_wait_for_longer_than_the_limit_while_the_first_reports(store
 
 
 def test_a_first_process_that_never_reports_is_an_error_with_the_option(store):
-    with pytest.raises(UserError, match=r"process 1 stops: process 0 has not reported for .* minutes \(rank_timeout="):
+    with pytest.raises(LostProcess, match=r"process 1 stops: process 0 has not reported for .* minutes \(rank_timeout\)"):
         with FirstProcess(store, 1, "block", 0.2 / 60).ahead():
             pass
 
@@ -44,5 +43,5 @@ def test_a_first_process_that_never_reports_is_an_error_with_the_option(store):
 def test_the_others_end_with_the_first(store):
     with pytest.raises(ZeroDivisionError):
         first(store, lambda: 1 / 0)
-    with pytest.raises(UserError, match="process 2 stops: process 0 failed"), FirstProcess(store, 2, "block", 1).ahead():
+    with pytest.raises(LostProcess, match="process 2 stops: process 0 failed"), FirstProcess(store, 2, "block", 1).ahead():
         pass

@@ -22,6 +22,19 @@ POLL_SECONDS = 0.2
 BLOCKS = count()  # of `first_ahead`: a key of the store is used once
 
 
+class LostProcess(UserError):
+    """The first process has failed, or is silent.
+
+    Args:
+        reason: in one line.
+        silent: whether it is silent.
+    """
+
+    def __init__(self, reason: str, *, silent: bool = False) -> None:
+        super().__init__(reason)
+        self.silent = silent
+
+
 class FirstProcess:
     """Blocks that the first process runs before the others.
 
@@ -40,7 +53,7 @@ class FirstProcess:
         """In the first process, report while the block runs. In the others, wait for the end of its block.
 
         Raises:
-            UserError: in the others: the first process reports no more, or has failed.
+            LostProcess: in the others: the first process reports no more, or has failed.
         """
         if self.rank:
             self._wait()
@@ -77,30 +90,29 @@ class FirstProcess:
             if report != last:
                 last, since = report, time.monotonic()
             if time.monotonic() - since > 60 * self.minutes:
-                raise UserError(
-                    f"process {self.rank} stops: process 0 has not reported for {self.minutes:g} minutes (rank_timeout={self.minutes:g})"
-                )
+                silence = f"process 0 has not reported for {self.minutes:g} minutes (rank_timeout)"
+                raise LostProcess(f"process {self.rank} stops: {silence}", silent=True)
             time.sleep(POLL_SECONDS)
         if self._asked(lambda: self.store.get(f"{self.name}/end")) != b"done":
-            raise UserError(f"process {self.rank} stops: process 0 failed, see its error")
+            raise LostProcess(f"process {self.rank} stops: process 0 failed, see its error")
 
     def _asked(self, question: Callable[[], Any]) -> Any:
         try:
             return question()
         except RuntimeError as error:  # torch's DistError: the store ended with the process that held it
-            raise UserError(f"process {self.rank} stops: process 0 cannot be reached") from error
+            raise LostProcess(f"process {self.rank} stops: process 0 cannot be reached") from error
 
 
 def connect(rank: int, world_size: int, minutes: float) -> Store:
     """The store at MASTER_ADDR and MASTER_PORT, where the process group of the same processes will meet too.
 
     Raises:
-        UserError: the first process is not there.
+        LostProcess: the first process is not there.
     """
     try:
         store, _, _ = next(rendezvous("env://", rank, world_size, timeout=timedelta(minutes=minutes)))
     except RuntimeError as error:
-        raise UserError(f"process {rank} stops: process 0 cannot be reached") from error
+        raise LostProcess(f"process {rank} stops: process 0 cannot be reached") from error
     return PrefixStore(f"ftlit/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
 
 

@@ -116,7 +116,7 @@ def fit(cfg: DictConfig, run: Run) -> float:
         raise UserError(f"doctor=strict: {plan.warnings[0]}")
     first = run.trainer.is_global_zero
     with alone_in(cfg.paths.run) if first else nullcontext():
-        with first_ahead("plan", cfg.rank_timeout):
+        with lost_processes(cfg, run.trainer), first_ahead("plan", cfg.rank_timeout):
             if first:
                 _begin(cfg, run, plan)
         started = time.perf_counter()

@@ -11,6 +11,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig
 
+from ftlit.lit.rank_store import LostProcess
 from ftlit.lit.stop_signals import STOP_SIGNALS
 from ftlit.lit.trainer_internals import leave_signals, limit_waiting, resume_only_from_given
 from ftlit.recipes.config.hydra_internals import instantiate
@@ -49,9 +50,10 @@ def lost_processes(cfg: DictConfig, trainer: pl.Trainer) -> Iterator[None]:
     """End this process with a line where another one has failed, or does not answer."""
     try:
         yield
-    except RuntimeError as error:
-        silent = any(text in str(error) for text in NO_ANSWER)
-        if trainer.world_size == 1 or not (silent or any(text in str(error) for text in CONNECTION_LOST)):
+    except (LostProcess, RuntimeError) as error:
+        silent = error.silent if isinstance(error, LostProcess) else any(text in str(error) for text in NO_ANSWER)
+        lost = isinstance(error, LostProcess) or silent or any(text in str(error) for text in CONNECTION_LOST)
+        if trainer.world_size == 1 or not lost:
             raise
         print_lost_process(cfg, trainer.global_rank, silent=silent)
         sys.exit(1)
