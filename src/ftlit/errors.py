@@ -18,8 +18,15 @@ def unknown(what: str, given: object, options: Iterable[object]) -> UserError:
     if not names:
         return UserError(f"no {what} {given!r}: there are none")
     near = get_close_matches(str(given), names, n=1, cutoff=0.5)
-    meant = f"did you mean {near[0]!r}? There are" if near else "there are"
-    return UserError(f"no {what} {given!r}: {meant}: {shorten(names)}")
+    plain = {_plain(name): name for name in names}
+    meant = plain.get(_plain(str(given))) or (near[0] if near else None)
+    there = f"did you mean {meant!r}? There are" if meant else "there are"
+    return UserError(f"no {what} {given!r}: {there}: {shorten(names)}")
+
+
+def _plain(name: str) -> str:
+    """A name without the differences between `ResNet-50` and `resnet50`."""
+    return name.casefold().replace("-", "").replace("_", "")
 
 
 def shorten(items: Iterable[object], most: int = 12) -> str:

@@ -4,13 +4,18 @@ import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ftlit.data.dataset import SPLITS, Split
 from ftlit.data.images import shown
 from ftlit.data.split_names import split_named
 from ftlit.errors import UserError, one_line, shorten, unknown
 
+USUAL_NAMES = {  # option that gives a column -> names that other programs use for it
+    "path_column": ("image", "images", "img", "file", "filename", "file_name", "filepath", "file_path", "image_path", "image_id", "name"),
+    "label_column": ("class", "class_name", "classname", "target", "category", "labels", "y", "species", "diagnosis", "sentiment"),
+    "text_column": ("sentence", "content", "review", "body", "document", "message", "tweet"),
+}
 _BEYOND = "\0beyond"  # key of the values beyond the last column; no csv file can hold it
 
 
@@ -25,7 +30,7 @@ def read_csv(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheets write a byte order mark
             # strict: a quote that is not closed would make one cell of the rest of the file
-            reader = csv.DictReader(file, restkey=_BEYOND, restval="", strict=True)
+            reader = csv.DictReader(file, restkey=_BEYOND, restval="", strict=True, delimiter=_delimiter(file))
             columns = [name.strip() for name in reader.fieldnames or []]
             reader.fieldnames = columns
             rows = [(f"{shown(path)}, line {reader.line_num}", row) for row in reader]
@@ -38,6 +43,35 @@ def read_csv(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
     for where, row in rows:
         _check_length(row, columns, where)
     return columns, rows
+
+
+def _delimiter(file: TextIO) -> str:
+    """A comma; a semicolon or a tab, as some spreadsheets write, where the header line has one and no comma."""
+    header = file.readline()
+    file.seek(0)
+    return next((mark for mark in ";\t" if mark in header and "," not in header), ",")
+
+
+def check_columns(path: Path, known: Sequence[str], wanted: Mapping[str, str | None]) -> None:
+    """Check that a csv file has the columns that are read.
+
+    Args:
+        path: of the file.
+        known: its columns.
+        wanted: the columns by the name of the option that gives them; `None` for one that is not used.
+
+    Raises:
+        UserError: a column is missing; with the options to give where a column has another usual name.
+    """
+    missing = {option: column for option, column in wanted.items() if column is not None and column not in known}
+    if not missing:
+        return
+    meant = {option: next((name for name in known if name.lower() in USUAL_NAMES.get(option, ())), None) for option in missing}
+    if all(meant.values()):
+        words = " ".join(f"data.{option}={name}" for option, name in meant.items())
+        raise UserError(f"no column {shorten(map(repr, missing.values()))} in {shown(path)}: give {words}; there are: {shorten(known)}")
+    option = next(option for option in missing if not meant[option])
+    raise unknown(f"column in {shown(path)}", missing[option], known)
 
 
 def _check_length(row: dict[str, Any], columns: Sequence[str], where: str) -> None:

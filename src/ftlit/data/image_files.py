@@ -6,7 +6,7 @@ from dataclasses import replace
 from os.path import abspath
 from pathlib import Path
 
-from ftlit.data.csv_files import cell_of, group_of, labels_of, read_csv, split_of
+from ftlit.data.csv_files import cell_of, check_columns, group_of, labels_of, read_csv, split_of
 from ftlit.data.dataset import Collection, Examples, Split
 from ftlit.data.folder_layout import FileEntry
 from ftlit.data.grey_range import MAX_MEASURED, measure_grey_range
@@ -117,9 +117,7 @@ def list_csv(
     """
     path = Path(path).expanduser()
     columns, rows = read_csv(path)
-    for column in filter(None, (path_column, label_column, group_column)):
-        if column not in columns:
-            raise unknown(f"column in {shown(path)}", column, columns)
+    check_columns(path, columns, {"path_column": path_column, "label_column": label_column, "group_column": group_column})
     base = path.parent if root is None else Path(root).expanduser()
     files = [
         FileEntry(

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import numpy as np
 
 from ftlit.code_identity import versioned
-from ftlit.data.csv_files import cell_of, group_of, labels_of, read_csv, split_of
+from ftlit.data.csv_files import cell_of, check_columns, group_of, labels_of, read_csv, split_of
 from ftlit.data.dataset import SPLITS, Collection, Examples, Split
 from ftlit.data.images import shown
 from ftlit.data.label_notes import label_notes
 from ftlit.data.splits import SplitRule, assemble
-from ftlit.errors import UserError, unknown
+from ftlit.errors import UserError
 
 
 class _TextRow(NamedTuple):
@@ -79,9 +79,7 @@ def collect_texts(
 
 def _rows(path: Path, columns: _Columns, separator: str | None) -> list[_TextRow]:
     known, rows = read_csv(path)
-    for column in filter(None, (columns.text, columns.label, columns.group)):
-        if column not in known:
-            raise unknown(f"column in {shown(path)}", column, known)
+    check_columns(path, known, {"text_column": columns.text, "label_column": columns.label, "group_column": columns.group})
     if not rows:
         raise UserError(f"{shown(path)} lists no text")
     return [

@@ -37,7 +37,7 @@ def test_a_missing_required_value_is_an_error_that_names_it(group, name, monkeyp
         (["backbones=resnet50"], "no option 'backbones': did you mean 'backbone'?"),
         (["scenaro=small_similar"], "no option 'scenaro': did you mean 'scenario'?"),
         (["sede=1"], "no option 'sede': did you mean 'seed'?"),
-        (["lr=3e-4"], "no option 'lr': did you mean optimizer.lr?"),
+        (["lr=3e-4"], "no option 'lr': give optimizer.lr=3e-4"),
         (["scenario=small_simlar"], "no option of scenario 'small_simlar': did you mean 'small_similar'?"),
         (["optimizer.lr=high"], "optimizer.lr='high': give a number"),
         (["head=mlp", "head.hidden=5"], "head.hidden=5: give a list, [a, b]"),

@@ -15,6 +15,7 @@ from ftlit.finetuning.schedule import Schedule
 from ftlit.recipes.config.hydra_internals import added_names, choices, hydra_config, instantiate, run_mode, task_overrides
 from ftlit.recipes.config.overrides import SEARCH
 from ftlit.recipes.config.ranges import check_ranges
+from ftlit.recipes.config.synonyms import synonym
 from ftlit.renamed import OPTIONS
 
 METRICS = [f"val/{metric}" for metric in ("accuracy", "f1", "loss")]  # that FineTuner logs before a callback or a stage reads them
@@ -71,7 +72,7 @@ def _check_added(cfg: DictConfig) -> None:
     for name in added_names(task_overrides()):
         used = re.search(rf"\$\{{{re.escape(name)}\b", text)
         if not used and name not in choices() and name not in _known_names():
-            raise unknown("option", name, [*_known_names(), *overlay_groups()])
+            raise synonym(name, cfg.get(name)) or unknown("option", name, [*_known_names(), *overlay_groups()])
 
 
 def check_search() -> None:

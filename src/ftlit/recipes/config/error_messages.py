@@ -1,6 +1,7 @@
 """Decide which errors of Hydra, and of the objects that it builds, are errors of the user, and word each in one line."""
 
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -16,6 +17,8 @@ from ftlit.files import disk_error
 from ftlit.recipes.config import hydra_internals
 from ftlit.recipes.config.check_values import overlay_groups, renamed_option
 from ftlit.recipes.config.hydra_internals import FailedCall
+from ftlit.recipes.config.literal_values import quote
+from ftlit.recipes.config.synonyms import chosen_synonym, synonym
 
 PLUGIN_EXTRAS = {  # options that another package brings -> the extra that installs it
     "hydra/sweeper=optuna": "sweep",
@@ -54,7 +57,7 @@ def as_user_error(error: BaseException) -> UserError | None:
         if hydra_internals.is_bad_group_value(cause):
             return UserError("a group takes the name of one of its options, group=option; ~group leaves it out")
         if isinstance(cause, OverrideParseException):
-            return UserError(f"cannot read {cause.override!r}: give group=option or name=value (quote a value with spaces or commas)")
+            return _unreadable(str(cause.override))
         if call := hydra_internals.failed_call(cause):
             return _refused_arguments(call, cause)
         if isinstance(cause, HydraException | OmegaConfBaseException):
@@ -74,6 +77,14 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__  # not the context: an error of ours that is raised while a user error is handled is a fault
+
+
+def _unreadable(word: str) -> UserError:
+    """The error for a word that Hydra's grammar refuses, with the word as one text."""
+    text = f"cannot read {word!r}: give group=option or name=value"
+    name, found, value = word.partition("=")
+    as_text = f", as one text {shlex.quote(f'{name}={quote(value)}')}" if found and re.fullmatch(r"\+{0,2}[\w.]+", name) else ""
+    return UserError(text + as_text)
 
 
 def _refused_arguments(call: FailedCall, error: BaseException) -> UserError | None:
@@ -110,6 +121,8 @@ def _wrong_option(error: MissingConfigException) -> UserError:
     group, option = missing
     if renamed := renamed_option(f"{group}={option}"):
         return renamed
+    if known := chosen_synonym(group, option):
+        return known
     if extra := PLUGIN_EXTRAS.get(f"{group}={option}"):
         return UserError(f'{group}={option} needs another package: pip install "ftlit[{extra}]"')
     return unknown(f"option of {group}", option, options) if options else UserError(one_line(error))
@@ -120,8 +133,8 @@ def _wrong_override(chain: list[BaseException]) -> UserError:
     name = hydra_internals.rejected_name(" ".join(one_line(error) for error in chain))
     if name is None:
         return UserError(one_line(chain[-1]))
-    if renamed := renamed_option(name):
-        return renamed
+    if known := renamed_option(name) or synonym(name, _given_value(name)):
+        return known
     parent, _, leaf = name.rpartition(".")
     known = [*_names(), *overlay_groups()]
     if not parent and (deeper := [other for other in known if other.endswith(f".{name}")]):  # `lr=1e-3`
@@ -131,6 +144,12 @@ def _wrong_override(chain: list[BaseException]) -> UserError:
     if get_close_matches(leaf, leaves) or not parent:
         return unknown("option", name, siblings)
     return _name_of_another_option(name, parent, leaves)
+
+
+def _given_value(name: str) -> str:
+    """The value of the command line for this name; `...` where a config file gave it."""
+    given = (word.lstrip("+").partition("=") for word in sys.argv[1:])
+    return next((value for word, _, value in given if word == name), "...")
 
 
 def _name_of_another_option(name: str, group: str, leaves: list[str]) -> UserError:

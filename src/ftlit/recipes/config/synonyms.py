@@ -1,0 +1,133 @@
+"""Names of other programs for options of this one: the words that take their place on the command line."""
+
+import shlex
+from pathlib import Path
+
+from ftlit.errors import UserError
+
+VALUE = "{value}"  # stands for the value that was given
+OPTIONS = {  # the last part of a name, in lower case and without `_` and `-` -> the words to give
+    **dict.fromkeys(("epochs", "epoch", "numepochs", "nepochs", "nepoch", "maxepochs", "trainepochs"), "trainer.max_epochs={value}"),
+    **dict.fromkeys(("steps", "maxsteps", "iterations", "maxiter", "maxiters", "numsteps"), "+trainer.max_steps={value}"),
+    **dict.fromkeys(("lr", "learningrate", "baselr", "maxlr", "lrate"), "optimizer.lr={value}"),
+    **dict.fromkeys(("wd", "weightdecay"), "optimizer.weight_decay={value}"),
+    "momentum": "optimizer=sgd optimizer.momentum={value}",
+    **dict.fromkeys(("optim", "opt"), "optimizer={value}"),
+    **dict.fromkeys(("scheduler", "sched", "lrschedule", "lrpolicy"), "lr_scheduler={value}"),
+    **dict.fromkeys(("warmup", "warmupepochs", "warmupratio", "warmupsteps"), "lr_scheduler=cosine_warmup lr_scheduler.warmup=0.1"),
+    **dict.fromkeys(
+        ("imagesize", "imgsize", "imgsz", "size", "inputsize", "resolution", "cropsize", "imgdim"), "backbone.input_spec.size={value}"
+    ),
+    **dict.fromkeys(("mean", "std", "interpolation"), "backbone.input_spec.{name}={value}"),
+    **dict.fromkeys(("batch", "batchsize", "bs", "trainbatchsize"), "data.batch_size={value}"),
+    **dict.fromkeys(("workers", "numworkers", "nworkers", "nw"), "data.num_workers={value}"),
+    **dict.fromkeys(("outputdir", "outdir", "output", "out", "savedir", "rundir", "logdir", "workdir"), "hydra.run.dir={value}"),
+    **dict.fromkeys(("cachedir", "cachefolder"), "paths.cache={value}"),
+    **dict.fromkeys(("model", "modelname", "arch", "architecture", "network", "net", "encoder"), "backbone={value}"),
+    **dict.fromkeys(("weights", "checkpoint", "ckpt", "ckptpath", "checkpointpath", "weightspath"), "backbone.weights={value}"),
+    **dict.fromkeys(("ema", "useema", "checkpointkey"), "backbone.weights_key=model_ema"),
+    **dict.fromkeys(("device", "accelerator"), "trainer.accelerator={value}"),
+    **dict.fromkeys(("gpus", "ngpus", "numgpus", "gpu"), "trainer=gpu trainer.devices={value}"),
+    **dict.fromkeys(("amp", "fp16", "mixedprecision", "precision"), "trainer.precision=16-mixed"),
+    "bf16": "trainer.precision=bf16-mixed",
+    **dict.fromkeys(("clip", "clipgrad", "gradclip", "maxgradnorm", "gradientclip"), "trainer.gradient_clip_val={value}"),
+    **dict.fromkeys(("accumulate", "gradientaccumulation", "gradientaccumulationsteps"), "trainer.accumulate_grad_batches={value}"),
+    **dict.fromkeys(("freeze", "freezebackbone", "frozen", "featureextraction"), "schedule=head_only"),
+    **dict.fromkeys(("aug", "augmentation", "augmentations", "autoaugment", "transforms"), "data.augment=trivial_augment"),
+    **dict.fromkeys(("mixup", "cutmix"), "data.mix={name}"),
+    **dict.fromkeys(("valsplit", "valsize", "validationsplit", "valfraction", "valratio"), "data.val_fraction={value}"),
+    **dict.fromkeys(("testsplit", "testsize", "testfraction", "testratio"), "data.test_fraction={value}"),
+    **dict.fromkeys(("smoothing", "labelsmoothing"), "loss.label_smoothing={value}"),
+    **dict.fromkeys(("classweight", "classweights"), "loss.class_weights={value}"),
+    **dict.fromkeys(("criterion", "lossfn", "lossfunction"), "loss={value}"),
+    **dict.fromkeys(("dropout", "droprate"), "head=mlp head.dropout={value}"),
+    **dict.fromkeys(("hidden", "hiddensize", "hiddendim"), "head=mlp head.hidden={value}"),
+    **dict.fromkeys(("randomseed", "randomstate", "rngseed"), "seed={value}"),
+    **dict.fromkeys(("resumefrom", "resumefromcheckpoint"), "resume=true hydra.run.dir={value}"),
+    **dict.fromkeys(("task", "mode"), "recipe={value}"),
+}
+PATHS = {
+    *("dataset", "datadir", "datapath", "dataroot", "datasetpath", "path", "root", "dir", "folder", "csv"),
+    *("images", "imagedir", "traindir"),
+}
+PRETRAINED = {"true": "backbone.weights=default", "false": "backbone.weights=null"}
+OF_DATA = {"numclasses", "nclasses", "nclass", "classes", "numlabels", "outfeatures"}
+CHOICES = {  # group=option -> the words to give
+    **dict.fromkeys(("data=imagefolder", "data=image_folder", "data=images", "data=custom"), "data=folder data.root=..."),
+    **dict.fromkeys(("optimizer=adam", "optimizer=Adam", "optimizer=AdamW"), "optimizer=adamw"),
+    "optimizer=SGD": "optimizer=sgd",
+    **dict.fromkeys(("trainer=cuda", "trainer=single_gpu"), "trainer=gpu"),
+    **dict.fromkeys(("loss=ce", "loss=crossentropy", "loss=xent", "loss=nll"), "loss=cross_entropy"),
+    **dict.fromkeys(("loss=binary_cross_entropy", "loss=bce_with_logits", "loss=multilabel"), "loss=bce"),
+    **dict.fromkeys(("head=fc", "head=classifier", "head=dense"), "head=linear"),
+    **dict.fromkeys(("head=probe", "head=logistic", "head=logreg"), "head=linear_probe"),
+    **dict.fromkeys(("logger=tb", "logger=tensor_board"), "logger=tensorboard"),
+    **dict.fromkeys(("logger=none", "logger=false"), "logger=csv"),
+    **dict.fromkeys(("schedule=frozen", "schedule=freeze", "schedule=linear_probe", "schedule=feature_extraction"), "schedule=head_only"),
+    **dict.fromkeys(("schedule=full", "schedule=finetune", "schedule=fine_tune", "schedule=none"), "schedule=all_at_once"),
+    **dict.fromkeys(("lr_scheduler=none", "lr_scheduler=const", "lr_scheduler=fixed"), "lr_scheduler=constant"),
+    **dict.fromkeys(("scenario=none", "scenario=off", "scenario=false"), "~scenario"),
+    **dict.fromkeys(("cache=false", "cache=off", "cache=no"), "cache=none"),
+}
+
+
+def synonym(name: str, value: object) -> UserError | None:
+    """The error for an option by a name of another program, with the words to give; `None` where the name is not known.
+
+    >>> print(synonym("epochs", 20))
+    no option 'epochs': give trainer.max_epochs=20
+    """
+    plain = name.rpartition(".")[2].lower().replace("_", "").replace("-", "")
+    if plain in OF_DATA:
+        return UserError(f"no option {name!r}: the classes are those of the data: leave it out")
+    text = {True: "true", False: "false", None: "null"}.get(value, str(value)) if isinstance(value, bool | None) else str(value)
+    words = _words(plain, text)
+    if words is None or f" {words}".startswith(f" {name}="):
+        return None
+    return UserError(f"no option {name!r}: give {words}")
+
+
+def chosen_synonym(group: str, option: str) -> UserError | None:
+    """The error for an option of a group by another name, or a path in its place; `None` where it is not known."""
+    words = CHOICES.get(f"{group}={option}") or _published(group, option)
+    return UserError(f"no option of {group} {option!r}: give {words}") if words else None
+
+
+def _words(plain: str, value: str) -> str | None:
+    if plain == "pretrained":
+        return PRETRAINED.get(value.lower(), f"backbone.weights={value}")
+    if plain in PATHS:
+        return _data(value)
+    template = OPTIONS.get(plain)
+    if template is None or (value.lower() == "false" and VALUE not in template):
+        return None
+    return " ".join(shlex.quote(word.replace(VALUE, value).replace("{name}", plain)) for word in template.split(" "))
+
+
+def _data(value: str) -> str:
+    """The data of a path, or of a data set by its name."""
+    if value.lower().endswith(".csv"):
+        return f"data=csv {shlex.quote(f'data.csv={value}')}"
+    return _published("data", value) or f"data=folder {shlex.quote(f'data.root={value}')}"
+
+
+def _published(group: str, option: str) -> str | None:
+    """Words for a data set of torchvision, a folder or file of the user, or a network of timm."""
+    if group == "data":
+        from torchvision import datasets  # here: only this error needs it
+
+        names = {name.lower(): name for name in datasets.__all__}
+        if name := names.get(option.lower().replace("-", "").replace("_", "")):
+            return f"data=torchvision data.name={name} data.download=true"
+        if "/" in option or Path(option).exists():
+            return _data(option) if option.lower().endswith(".csv") else f"data=folder {shlex.quote(f'data.root={option}')}"
+    if group == "backbone":
+        if Path(option).is_file() or "/" in option:
+            return f"{shlex.quote(f'backbone.weights={option}')}, and the backbone that they are of"
+        try:
+            import timm
+        except ImportError:
+            return None
+        if timm.is_model(option.partition(".")[0]):
+            return f"backbone=timm backbone.name={option}"
+    return None

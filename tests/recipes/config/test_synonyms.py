@@ -1,0 +1,94 @@
+"""Names that other programs use for an option: the error holds the words to give, and these words compose."""
+
+import re
+import shlex
+
+import pytest
+from composed_configs import error_text
+from hydra import compose
+
+from ftlit.data.csv_files import check_columns, read_csv
+from ftlit.errors import UserError
+from ftlit.recipes.config.hydra_internals import fresh_hydra
+from ftlit.recipes.config.overrides import complete
+from ftlit.recipes.config.synonyms import CHOICES, OPTIONS, chosen_synonym, synonym
+
+
+@pytest.fixture(autouse=True)
+def hydra():
+    """Initialize Hydra as the command line does, for one test."""
+    with fresh_hydra():
+        yield
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("epochs=20", "trainer.max_epochs=20"),
+        ("trainer.epochs=20", "trainer.max_epochs=20"),
+        ("learning_rate=1e-3", "optimizer.lr=1e-3"),
+        ("image_size=96", "backbone.input_spec.size=96"),
+        ("data.image_size=96", "backbone.input_spec.size=96"),
+        ("batch-size=8", "data.batch_size=8"),
+        ("output_dir=out", "hydra.run.dir=out"),
+        ("pretrained=true", "backbone.weights=default"),
+        ("backbone.pretrained=False", "backbone.weights=null"),
+        ("model=resnet18", "backbone=resnet18"),
+        ("dataset=cifar10", "data=torchvision data.name=CIFAR10 data.download=true"),
+        ("data_dir=photos/ants", "data=folder data.root=photos/ants"),
+        ("dataset=labels.csv", "data=csv data.csv=labels.csv"),
+        ("data=cifar10", "data=torchvision data.name=CIFAR10 data.download=true"),
+        ("data=imagefolder", "data=folder data.root=..."),
+        ("optimizer=adam", "optimizer=adamw"),
+        ("trainer=cuda", "trainer=gpu"),
+        ("num_classes=5", "the classes are those of the data: leave it out"),
+        ("head.num_classes=5", "the classes are those of the data: leave it out"),
+    ],
+)
+def test_the_error_for_a_name_of_another_program_ends_with_the_words_to_give(override, words, monkeypatch):
+    assert error_text(monkeypatch, override).endswith(words)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [("data.note=photos (1)", "as one text 'data.note='\"'\"'photos (1)'\"'\"''"), ("backbone=ResNet-50", "did you mean 'resnet50'?")],
+)
+def test_the_error_for_a_word_that_cannot_be_read_or_a_spelling_gives_the_right_one(override, words, monkeypatch):
+    assert words in error_text(monkeypatch, override)
+
+
+def values_of(words):
+    """The words that compose: without the dots that stand for a path."""
+    return complete([word for word in shlex.split(words.replace("data.root=...", "data.root=photos"))])
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_words_for_every_name_compose(name):
+    value = {"model": "resnet18", "optim": "sgd", "sched": "cosine", "criterion": "bce", "task": "probe"}
+    template = OPTIONS[name]
+    given = next((value[key] for key in value if OPTIONS[key] == template), "3")
+    error = synonym(name, given)
+    compose("train", values_of(re.search("give (.*)", str(error))[1]))
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_the_words_for_every_option_of_a_group_compose(choice):
+    error = chosen_synonym(*choice.split("="))
+    compose("train", values_of(re.search("give (.*)", str(error))[1]))
+
+
+def test_a_network_of_timm_is_named_with_its_group():
+    pytest.importorskip("timm")
+    words = "give backbone=timm backbone.name=vit_tiny_patch16_224"
+    assert str(chosen_synonym("backbone", "vit_tiny_patch16_224")).endswith(words)
+
+
+def test_columns_by_other_names_and_semicolons(tmp_path):
+    for mark in ",;\t":
+        (tmp_path / "a.csv").write_text(f"image{mark}class\na.png{mark}ants\n", encoding="utf-8-sig")
+        columns, rows = read_csv(tmp_path / "a.csv")
+        assert (columns, rows[0][1]) == (["image", "class"], {"image": "a.png", "class": "ants"})
+    with pytest.raises(UserError, match=r"no column 'path', 'label' in .*: give data.path_column=image data.label_column=class; there are"):
+        check_columns(tmp_path / "a.csv", columns, {"path_column": "path", "label_column": "label", "group_column": None})
+    with pytest.raises(UserError, match=r"no column in .* 'group'"):
+        check_columns(tmp_path / "a.csv", columns, {"path_column": "image", "group_column": "group"})
