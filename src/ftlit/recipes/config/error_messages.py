@@ -133,8 +133,8 @@ def _wrong_override(chain: list[BaseException]) -> UserError:
     name = hydra_internals.rejected_name(" ".join(one_line(error) for error in chain))
     if name is None:
         return UserError(one_line(chain[-1]))
-    if known := renamed_option(name) or synonym(name, _given_value(name)):
-        return known
+    if meant := renamed_option(name) or synonym(name, _given_value(name)):
+        return meant
     parent, _, leaf = name.rpartition(".")
     known = [*_names(), *overlay_groups()]
     if not parent and (deeper := [other for other in known if other.endswith(f".{name}")]):  # `lr=1e-3`
