@@ -106,14 +106,25 @@ def test_predictions_survive_writing_and_reading_with_any_class_names(tmp_path):
 def test_an_interrupted_write_keeps_the_previous_file_and_a_damaged_file_is_an_error(tmp_path, monkeypatch):
     write_stages(tmp_path, [StageRecord("head", 0, 0)])
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", lambda path, content: (path.open("wb").write(content[:10]), 1 / 0))
+        patch.setattr(Path, "replace", lambda path, target: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             write_stages(tmp_path, [StageRecord("head", 0, 0), StageRecord("all", 1, 5)])
     assert [stage.name for stage in read_stages(tmp_path)] == ["head"]
-    (tmp_path / FOLDER / "run.json").write_text("{}")
+    (tmp_path / FOLDER / "run.json").write_text('{"class_names": ["a"]}')
     (tmp_path / FOLDER / STAGES).write_text("[{")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=r"report/stages\.json is damaged .*: remove it, or run again"):
         read(tmp_path)
+
+
+def test_a_changed_byte_in_the_table_of_predictions_is_an_error(tmp_path):
+    write_predictions(tmp_path, run_data_of(3).predictions, ["a", "b", "c"])
+    table = tmp_path / FOLDER / "test.csv"
+    content = table.read_bytes()
+    table.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
+    with pytest.raises(UserError, match=r"test\.csv is damaged"):
+        read_predictions(tmp_path)
+    (tmp_path / FOLDER / "test.json").unlink()  # it was edited on purpose
+    assert read_predictions(tmp_path) is not None
 
 
 def test_the_recorder_saves_its_stages_in_the_checkpoint(tmp_path):

@@ -3,6 +3,7 @@
 run.json             plan, layers, counts of the data, command, versions
 stages.json          begin, duration and memory of each stage
 test.csv             one row per test image: true and predicted class, probability; by names, and by class numbers, which are read again
+test.json            digest of test.csv, which may be removed if the table is edited
 features.safetensors features of some test images, and their labels
 samples.safetensors  training images; mistakes.safetensors: test images with the most confident errors
 
@@ -22,12 +23,13 @@ import torch
 from torch import Tensor
 
 from ftlit.files import write_atomically
-from ftlit.formats import ENCODING, FORMAT, KEY, JsonObject, read_json, reading, upgraded, write_json
+from ftlit.fingerprint import of_bytes
+from ftlit.formats import ENCODING, FORMAT, KEY, DamagedFile, JsonObject, read_json, reading, upgraded, write_json
 from ftlit.formatting import harmless
 from ftlit.report.contents import Array, Pictures, Predictions, StageRecord
 from ftlit.tensor_files import read_tensors, write_tensors
 
-FOLDER, RUN, STAGES, TEST = "report", "run.json", "stages.json", "test.csv"
+FOLDER, RUN, STAGES, TEST, TEST_DIGEST = "report", "run.json", "stages.json", "test.csv", "test.json"
 SEPARATOR = " | "  # between several labels of one image
 MAX_ITEM_LENGTH = 500  # characters of a text that are kept
 REMEDY = "remove it, or run again"
@@ -35,7 +37,7 @@ REMEDY = "remove it, or run again"
 
 def clear(folder: Path) -> None:
     """Remove the predictions and pictures of an earlier run."""
-    for pattern in ("*.png", "*.safetensors", TEST):
+    for pattern in ("*.png", "*.safetensors", TEST, TEST_DIGEST):
         for path in (folder / FOLDER).glob(pattern):
             path.unlink()
 
@@ -64,7 +66,7 @@ def read_stages(folder: Path) -> list[StageRecord]:
 
 
 def write_predictions(folder: Path, predictions: Predictions, class_names: Sequence[str]) -> None:
-    """Write `test.csv`."""
+    """Write `test.csv`, and its digest beside it."""
     writer = csv.writer(stream := io.StringIO(newline=""))
     writer.writerow(["item", "label", "predicted", "probability", "label_number", "predicted_number"])
     columns = predictions.items, predictions.labels, predictions.predicted, predictions.probability
@@ -72,7 +74,10 @@ def write_predictions(folder: Path, predictions: Predictions, class_names: Seque
         names = [SEPARATOR.join(class_names[number] for number in numbers) for numbers in (label, predicted)]
         numbers = [" ".join(map(str, numbers)) for numbers in (label, predicted)]
         writer.writerow([*map(harmless, (item[:MAX_ITEM_LENGTH], *names)), f"{probability:.4f}", *numbers])
-    write_atomically(folder / FOLDER / TEST, stream.getvalue().encode(**ENCODING))
+    content = stream.getvalue().encode(**ENCODING)
+    (folder / FOLDER / TEST_DIGEST).unlink(missing_ok=True)  # of an earlier file
+    write_atomically(folder / FOLDER / TEST, content)
+    write_json(folder / FOLDER / TEST_DIGEST, {"digest": of_bytes(content)})
 
 
 def read_predictions(folder: Path) -> Predictions | None:
@@ -81,8 +86,10 @@ def read_predictions(folder: Path) -> Predictions | None:
     if not path.is_file():
         return None
     with reading(path, REMEDY):
-        with path.open(newline="", **ENCODING) as file:  # type: ignore[call-overload]
-            rows = list(csv.DictReader(file))
+        content = path.read_bytes()
+        if (digest := folder / FOLDER / TEST_DIGEST).is_file() and read_json(digest, remedy=REMEDY)["digest"] != of_bytes(content):
+            raise DamagedFile(path, f"it is not the file whose digest is in {TEST_DIGEST}")
+        rows = list(csv.DictReader(io.StringIO(content.decode(**ENCODING), newline="")))
         labels, predicted = ([tuple(map(int, row[name].split())) for row in rows] for name in ("label_number", "predicted_number"))
         return Predictions([row["item"] for row in rows], labels, predicted, np.array([float(row["probability"]) for row in rows]))
 
