@@ -1,7 +1,9 @@
 """A signal raises at once; where somebody asks between two steps it waits for that, but not for long."""
 
+import multiprocessing
 import os
 import signal
+import subprocess
 import time
 
 import pytest
@@ -55,3 +57,16 @@ def test_the_handler_of_a_launcher_stays():
             assert signal.getsignal(signal.SIGTERM) == STOP_SIGNALS.receive
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="only where signals can be waited for")
+def test_a_forked_worker_ends_by_a_signal_of_its_parent_and_by_no_other():
+    with owned_signals():
+        worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
+        worker.start()
+    subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
+    worker.join(0.5)
+    assert worker.is_alive()
+    worker.terminate()
+    worker.join(5)
+    assert worker.exitcode == 0

@@ -57,6 +57,23 @@ class StopSignals:
 STOP_SIGNALS = StopSignals()
 
 
+def _shield_worker() -> None:
+    """In a forked process that loads images, take signals from its parent only: a cluster sends them to all processes of a job."""
+    if STOP_SIGNALS.owned:
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    while signal.sigwaitinfo(SIGNALS).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
+if hasattr(os, "register_at_fork") and hasattr(signal, "sigwaitinfo"):
+    os.register_at_fork(after_in_child=_shield_worker)
+
+
 @contextmanager
 def owned_signals() -> Iterator[None]:
     """For a block, receive the signals for which the program has no handler yet: those of a launcher (submitit) stay its own."""

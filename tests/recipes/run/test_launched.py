@@ -60,9 +60,11 @@ def test_a_recipe_of_one_process_names_the_launcher(environment):
 
 
 def start(folder, *words, **environment):
+    """Start train.py in a process group of its own."""
     values = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path(folder), **environment}
     command = [sys.executable, str(ROOT / "train.py"), "trainer=cpu", "data.per_class=4", "report=false", *words]
-    return subprocess.Popen(command, cwd=folder, env=values, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=folder, env=values, start_new_session=True, **pipes)
 
 
 def srun(folder, port, *words):
@@ -118,3 +120,27 @@ def test_a_silent_process_ends_the_other_with_a_line_after_the_timeout(tmp_path,
         second.communicate()
     assert first.returncode == 1 and "process 0 stops: another process has not answered for 0.4 minutes (rank_timeout)" in errors
     assert "Traceback" not in errors and "resume=true" in errors
+
+
+@pytest.mark.e2e
+@pytest.mark.ddp
+def test_a_job_of_one_task_starts_the_processes_of_its_run_and_never_its_neighbours_checkpoint(tmp_path):
+    (tmp_path / "hpc_ckpt_1.ckpt").write_text("of another job")
+    slurm = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+    process = start(tmp_path, "trainer=ddp_cpu", "scenario=small_similar", "hydra.run.dir=run", SLURM_JOB_NAME="train", **slurm)
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert "accuracy" in out and (tmp_path / "run/result.json").exists()
+
+
+@pytest.mark.e2e
+def test_a_signal_to_all_processes_of_a_job_spares_those_that_load_images(tmp_path):
+    words = ("scenario=large_similar", "head=linear", "schedule=all_at_once", "trainer.max_epochs=500", "hydra.run.dir=run")
+    process = start(tmp_path, *words, "data.num_workers=2", "cache=none")
+    best, deadline = tmp_path / "run/checkpoints/best.ckpt", time.monotonic() + 300
+    while not best.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGTERM)
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 130 and out.splitlines()[-1].startswith("interrupted; the last checkpoint is saved. To resume: "), errors
+    assert "DataLoader" not in errors and "Traceback" not in errors
