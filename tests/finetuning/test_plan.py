@@ -57,6 +57,13 @@ def test_a_usual_plan_has_no_warnings():
     assert plan(batch_size=32).warnings == ()
 
 
+def test_few_steps_for_a_head_with_random_weights_are_reported():
+    (warning,) = plan(steps=99).warnings
+    assert warning.startswith("the head starts from random weights and gets 99 optimizer steps") and "trainer.max_epochs" in warning
+    assert plan(steps=100).warnings == plan(steps=5, fits_head=True).warnings == plan().warnings == ()
+    assert plan(steps=100).steps == 100
+
+
 def test_a_parameter_in_no_group_or_in_two_groups_is_reported():
     model = Net()
     forgotten = torch.optim.SGD([*model.low.parameters(), *model.high.parameters()], lr=0.1)

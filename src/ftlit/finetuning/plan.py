@@ -16,6 +16,11 @@ from ftlit.finetuning.stage import Stage
 from ftlit.models.backbone import Backbone
 from ftlit.patterns import covers
 
+# Steps that a head with random weights needs. Measured: linear and mlp heads on pooled features of glyph, batches of 32, AdamW at 1e-3 and
+# 1e-2, 3 seeds. Of the accuracy after 800 steps, 21, 50, 100 and 200 steps reach on average: digits .80, .92, .98, .99; sign_digits .50,
+# .69, .83, .92. Checked on hymenoptera: .92, .99, 1.01, 1.01.
+HEAD_STEPS = 100
+
 
 @dataclass(frozen=True)
 class LayerRow:
@@ -49,16 +54,26 @@ class Plan:
         rows: one for each layer.
         reduced: for each stage the bytes of gradients that a step exchanges between processes (`ddp`).
         warnings: likely mistakes that are not errors, one line each.
+        steps: optimizer steps of the whole training, if known.
     """
 
     stages: tuple[str, ...]
     rows: tuple[LayerRow, ...]
     reduced: tuple[int, ...]
     warnings: tuple[str, ...]
+    steps: int | None = None
 
 
 def examine(
-    module: nn.Module, layers: Sequence[str], schedule: Schedule, optimizer: Optimizer, *, batch_size: int | None = None, processes: int = 1
+    module: nn.Module,
+    layers: Sequence[str],
+    schedule: Schedule,
+    optimizer: Optimizer,
+    *,
+    batch_size: int | None = None,
+    processes: int = 1,
+    steps: int | None = None,
+    fits_head: bool = False,
 ) -> Plan:
     """Examine what `schedule` will do to `module`, without changing it.
 
@@ -69,6 +84,8 @@ def examine(
         optimizer: the optimizer before the first step; see `ftlit.build_optimizer`.
         batch_size: batch size of one process, if known.
         processes: number of processes that train together.
+        steps: optimizer steps of the whole training, if known.
+        fits_head: whether the head starts as a fitted linear probe, not from random weights.
 
     Raises:
         UserError: a pattern that covers nothing.
@@ -92,12 +109,14 @@ def examine(
         *_small_batches(module, schedule.stages, chosen, batch_size, processes),
         *_inputs(module),
         *_random(module, chosen),
+        *([] if fits_head else _few_steps(steps)),
     ]
     return Plan(
         tuple(_line(stage, names_in, sizes) for stage, names_in in zip(schedule.stages, chosen, strict=True)),
         rows,
         tuple(sum(bytes_of[name] for name in names_in) for names_in in chosen),
         tuple(warnings),
+        steps,
     )
 
 
@@ -186,6 +205,15 @@ def _random(module: nn.Module, chosen: Sequence[set[str]]) -> Iterable[str]:
             layers = [layer for layer in random if not any(covers(prefix + layer, parameter) for parameter in ever)]
             if layers:
                 yield f"no stage trains {shorten(layers)}, and their weights are random: give weights, or train all"
+
+
+def _few_steps(steps: int | None) -> Iterable[str]:
+    """Warn of a head with random weights that training ends too early for."""
+    if steps is not None and steps < HEAD_STEPS:
+        yield (
+            f"the head starts from random weights and gets {steps} optimizer steps, fewer than the {HEAD_STEPS} that it usually needs: "
+            "give more trainer.max_epochs, a smaller data.batch_size, or head=linear_probe, which is fitted"
+        )
 
 
 def _small_batches(

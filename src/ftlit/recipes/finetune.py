@@ -44,6 +44,7 @@ from ftlit.recipes.run.loggers import begin_loggers, build_loggers
 from ftlit.recipes.run.parts import load_parts
 from ftlit.recipes.run.resume import alone_in, checkpoint_of
 from ftlit.recipes.run.trainer import build_trainer, lost_processes
+from ftlit.recipes.run.training_steps import training_steps
 from ftlit.run_folder import write_result
 
 
@@ -136,8 +137,16 @@ def fit(cfg: DictConfig, run: Run) -> float:
 def plan_of(run: Run) -> Plan:
     """The plan of the schedule for the model, layer by layer."""
     layers = [*(f"backbone.{layer}" for layer in run.model.backbone.cuts), "head"]
-    world = run.trainer.world_size
-    return examine(run.model, layers, run.schedule, run.model.build_optimizer(), batch_size=run.data.batch_size, processes=world)
+    return examine(
+        run.model,
+        layers,
+        run.schedule,
+        run.model.build_optimizer(),
+        batch_size=run.data.batch_size,
+        processes=run.trainer.world_size,
+        steps=training_steps(run.trainer, run.data) if run.trains else None,
+        fits_head=run.probe_head is not None,
+    )
 
 
 def check_slim(strategy: object) -> None:

@@ -72,6 +72,7 @@ def plan_rows(
         if stage_inputs:
             rows.append(("cache", _cache_text(data, stage_inputs)))
     epochs = count(cfg.trainer.max_epochs, "epoch") if trains else "no epochs"
+    epochs += "" if plan.steps is None else f", {plan.steps:,} optimizer steps"
     rows.append(("run", f"{epochs}, seed {cfg.seed}, folder {cfg.paths.run}"))
     if cfg.compile:
         rows.append(("compile", "backbone and head, again for each stage, whose first steps take longer"))
