@@ -1,5 +1,6 @@
 """Decide which errors of Hydra, and of the objects that it builds, are errors of the user, and word each in one line."""
 
+import errno
 import re
 import shlex
 import sys
@@ -46,6 +47,8 @@ def as_user_error(error: BaseException) -> UserError | None:
     for cause in chain:
         if disk := disk_error(cause):
             return disk
+        if isinstance(cause, OSError) and cause.errno == errno.ENAMETOOLONG:  # an option of a group is a file's name
+            return UserError(f"a name is too long: {one_line(cause)[:100]}...")
         if is_out_of_memory(cause):
             return UserError(OUT_OF_MEMORY)
         if isinstance(cause, MissingConfigException):
@@ -136,6 +139,8 @@ def _wrong_override(chain: list[BaseException]) -> UserError:
     if meant := renamed_option(name) or synonym(name, _given_value(name)):
         return meant
     parent, _, leaf = name.rpartition(".")
+    if parent.partition(".")[0] == "hydra":
+        return UserError(f"no option {name!r}: --cfg hydra lists those of Hydra itself")
     known = [*_names(), *overlay_groups()]
     if not parent and (deeper := [other for other in known if other.endswith(f".{name}")]):  # `lr=1e-3`
         return UserError(f"no option {name!r}: did you mean {' or '.join(deeper[:3])}?")

@@ -177,7 +177,10 @@ def rejected_name(message: str) -> str | None:
 
 
 def is_bad_group_value(error: BaseException) -> bool:
-    """Whether Hydra refused something other than a name as the option of a group: `scenario=null`, `head=3`."""
+    """Whether Hydra refused something other than a name as the option of a group: `scenario=null`, `head=3`, `data=[1,2]`."""
+    if isinstance(error, TypeError):  # numbers in a list of options
+        modules = [str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__)]
+        return bool(modules) and modules[-1] in ("hydra._internal.defaults_list", "hydra.core.default_element")
     return isinstance(error, ValueError) and str(error).startswith("Config group override must be")
 
 

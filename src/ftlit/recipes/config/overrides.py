@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 import __main__
+from ftlit.errors import UserError
 from ftlit.recipes.config.hydra_internals import choices, hydra_config, read_config_file, task_overrides
 from ftlit.recipes.config.literal_values import quote, quote_literals
 
@@ -23,6 +24,8 @@ OVERLAYS = ("scenario", "experiment")  # a later one beats an earlier one
 
 def complete(words: Sequence[str]) -> list[str]:
     """The words of a command line as Hydra needs them: see `quote_layer_numbers`, `set_search_mode` and `quote_literals`."""
+    if nameless := next((word for word in words if re.match(r"[+~]*=", word)), None):
+        raise UserError(f"cannot read {nameless!r}: give group=option or name=value")
     known = set_search_mode(quote_layer_numbers(words))
     return quote_literals(known, sweep=bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(known)))
 

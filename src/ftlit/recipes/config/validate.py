@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from collections import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from importlib import import_module
@@ -35,6 +36,12 @@ REGISTRIES: Mapping[str, Registry[Any]] = {
     "schedule": SCHEDULES,
 }
 
+FLAGS: Mapping[str, tuple[object, ...]] = {  # keys that Hydra reads in a node -> their values
+    "_partial_": (False, True),
+    "_recursive_": (True, False),
+    "_convert_": ("none", "partial", "object", "all"),
+}
+
 
 def bind(cfg: DictConfig) -> None:
     """Check every node of `cfg` that has a `_target_`: its names are arguments of the target, and plain values have the annotated type.
@@ -47,6 +54,7 @@ def bind(cfg: DictConfig) -> None:
     """
     for name, node in _targets(cfg):
         target = _found(name, node["_target_"])
+        _check_flags(name, node)
         signature = inspect.signature(target)
         open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
         written: Any = OmegaConf.to_container(node)
@@ -61,6 +69,13 @@ def bind(cfg: DictConfig) -> None:
                 raise UserError(f"{name}.{key} has no value: give {name}.{key}=...")
             _check(_interpolated_name(written[key]) or f"{name}.{key}", node[key], _hints(target).get(key))
     check_values.check(cfg)
+
+
+def _check_flags(name: str, node: DictConfig) -> None:
+    """Check Hydra's own keys in a node."""
+    for key, options in FLAGS.items():
+        if (given := node.get(key, options[0])) not in options or type(given) is not type(options[0]):
+            raise unknown(f"value of {name}.{key}", given, options)
 
 
 def check_labelled(data: Any) -> None:
@@ -82,7 +97,9 @@ def check_input(cfg: DictConfig, input_spec: object) -> None:
         raise UserError("this network takes images, and these data are texts: give backbone=bert backbone.name=..., or data of images")
 
 
-def _found(name: str, path: str) -> Callable[..., Any]:
+def _found(name: str, path: Any) -> Callable[..., Any]:
+    if not isinstance(path, str):
+        raise UserError(f"{name}._target_={path}: give the import path of a class or function")
     try:
         return resolve_name(path)  # type: ignore[no-any-return]  # Hydra's get_object logs what it raises
     except (ImportError, AttributeError, ValueError) as error:  # no module, no such name in it, an empty part
@@ -135,6 +152,9 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
 
 def _check(name: str, value: Any, hint: Any) -> None:
     alternatives = list(get_args(hint)) if get_origin(hint) in (Union, UnionType) else [hint]
+    is_node = isinstance(value, DictConfig) and "_target_" in value
+    if all(get_origin(kind) is abc.Callable for kind in alternatives) and not is_node:
+        raise UserError(f"{name}={value}: give {name}._target_=... and its arguments")
     types: list[Any] = []  # or values of a Literal
     for alternative in alternatives:
         types += get_args(alternative) if get_origin(alternative) is Literal else [get_origin(alternative) or alternative]
