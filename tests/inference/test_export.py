@@ -143,7 +143,8 @@ def test_class_names_and_input_spec_are_stored_with_torchvision_weights(runs, tm
     export_run(runs["linear"], "torchvision", tmp_path / "b.pth")
     assert json.loads((tmp_path / "b.json").read_text()) == inside
     assert inside["class_names"] == CLASSES and inside["multilabel"] is True
-    assert inside["input_spec"] == {"size": 64, "resize": 73, "mean": [0.4] * 3, "std": [0.2] * 3, "interpolation": "bilinear"}
+    known = {"size": 64, "resize": 73, "mean": [0.4] * 3, "std": [0.2] * 3, "interpolation": "bilinear", "grey_range": None}
+    assert inside["input_spec"] == known
     weights, again = load_file(path), torch.load(tmp_path / "b.pth", weights_only=True)
     assert weights.keys() == again.keys() and all(torch.equal(weights[name], again[name]) for name in weights)
 

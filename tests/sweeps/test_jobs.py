@@ -14,7 +14,7 @@ from paths import ROOT
 
 from ftlit.cli import sweep_jobs
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
-from ftlit.sweeps.jobs import jobs_of, read_job, settings_of
+from ftlit.sweeps.jobs import Job, jobs_of, read_job, settings_of
 
 pytestmark = pytest.mark.e2e
 
@@ -117,3 +117,13 @@ def test_cluster_jobs_give_the_same_table(tmp_path, package, arguments):
     done = sweep(tmp_path, "-m", *arguments, "seed=1,2", *TINY)
     assert done.returncode == 0 and "test accuracy" in done.stdout, done.stderr
     assert [job.status for job in jobs_in(tmp_path / "sweep")] == [0, 0]
+
+
+@pytest.mark.parametrize("file", ["job.json", "result.json", "advice.json"])
+def test_a_damaged_file_of_a_job_is_one_line_at_the_end_of_its_sweep(tmp_path, monkeypatch, capsys, file):
+    Job(0, ("seed=1",), status=0, reason="", score=0.5).write(tmp_path / "0")
+    (tmp_path / "0" / file).write_text("{")
+    monkeypatch.setattr(sweep_jobs, "SWEEP_FOLDERS", [tmp_path])
+    assert sweep_jobs.end_sweep() == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"{tmp_path}/0/{file} is damaged" in error

@@ -117,17 +117,28 @@ def end_sweep() -> int:
     Returns:
         The sweep's status: `USER_ERROR_STATUS` where all failures are errors of the user, 1 where not, 0 for none.
     """
-    statuses = set()
+    statuses: set[int | None] = set()
     for folder in filter(jobs.is_sweep, SWEEP_FOLDERS):
-        with suppress(BrokenPipeError):
-            summary.report(folder)
-        for path, job in jobs.failed(folder):
-            how = jobs.RUNNING if job.status is None else f"failed with status {job.status}"
-            print(f"ftlit: job {job.number} ({' '.join(job.overrides)}) {how}, its folder: {path.absolute()}", file=sys.stderr)
-            statuses.add(job.status)
+        try:
+            statuses |= _end_sweep_in(folder)
+        except UserError as error:  # a damaged file of a job
+            print(f"ftlit: {error}", file=sys.stderr)
+            statuses.add(USER_ERROR_STATUS)
     if not statuses:
         return 0
     return USER_ERROR_STATUS if statuses == {USER_ERROR_STATUS} else 1
+
+
+def _end_sweep_in(folder: Path) -> set[int | None]:
+    """Print the table and the failed jobs of a sweep. Returns the statuses of these jobs."""
+    with suppress(BrokenPipeError):
+        summary.report(folder)
+    statuses = set()
+    for path, job in jobs.failed(folder):
+        how = jobs.RUNNING if job.status is None else f"failed with status {job.status}"
+        print(f"ftlit: job {job.number} ({' '.join(job.overrides)}) {how}, its folder: {path.absolute()}", file=sys.stderr)
+        statuses.add(job.status)
+    return statuses
 
 
 def _new_job(cfg: DictConfig) -> Job:
