@@ -33,6 +33,16 @@ def test_the_number_of_threads_is_restored_also_after_an_error(two_threads):
     assert torch.get_num_threads() == 2
 
 
+def test_blocks_in_several_threads_of_python_restore_the_first_number(two_threads):
+    first, second = threads_for(1), threads_for(1)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert torch.get_num_threads() == 1
+    second.__exit__(None, None, None)
+    assert torch.get_num_threads() == 2
+
+
 def softmax(features, labels):
     solve(features, labels, 3, [0.1], "softmax")
 

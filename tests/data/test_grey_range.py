@@ -48,6 +48,12 @@ def test_the_range_is_that_of_a_usual_format_that_is_filled_else_that_of_the_val
     assert len(np.unique(grey)) >= 20 and grey.max() - grey.min() > 60
 
 
+def test_values_a_little_below_0_are_read_as_0(tmp_path):
+    """A filter overshoots: black stays black."""
+    paths = [save(tmp_path / f"{low}.tif", ramp(low, 1), np.float32) for low in (0, -0.01)]
+    assert measure_grey_range(paths)[0] == (0, 1)
+
+
 def test_a_dead_pixel_and_values_that_are_not_finite_do_not_count(tmp_path):
     values = ramp(0, 4000)
     values[0, 0] = 65535

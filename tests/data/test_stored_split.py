@@ -38,6 +38,25 @@ def test_images_keep_the_split_of_the_run_and_others_are_split_by_their_hash(tmp
     assert any("40 of 60 images keep the split" in note for note in collection.notes)
 
 
+def test_a_group_whose_images_the_run_had_in_several_splits_goes_to_train(tmp_path):
+    before = values(stored(tmp_path))
+    together = [f"patient {i}" for i in range(40)]
+    for number in (before["train"][0], before["test"][0]):
+        together[number] = "both"
+    grouped = Examples(list(range(40)), [(i % 2,) for i in range(40)], to_rgb, [np.array([i]) for i in range(40)], together)
+    collection = assemble({"train": grouped}, ["a", "b"], SplitRule(FRACTIONS, 0, read_split(tmp_path)))
+    assert before["test"][0] in values(collection)["train"]
+    assert any("39 of 40 images keep the split" in note and "; 1 move to train with their group" in note for note in collection.notes)
+
+
+def test_an_image_with_copies_in_train_and_test_of_the_run_counts_as_trained_on(tmp_path):
+    splits = {"train": images(range(20)), "val": images(range(20, 24)), "test": images([0, 1, 30, 31])}
+    collection = assemble(splits, ["a", "b"], SplitRule(FRACTIONS))
+    write_split(tmp_path, collection, {split: content_hashes(part) for split, part in splits.items()})
+    split_of = read_split(tmp_path).split_of
+    assert [split_of[image] for image in content_hashes(splits["test"])] == ["train", "train", "test", "test"]
+
+
 def test_a_resumed_run_gets_its_images_in_their_order_and_a_note_on_new_ones(tmp_path):
     before = stored(tmp_path)
     rule = SplitRule(FRACTIONS, 5, read_split(tmp_path, is_whole=True))

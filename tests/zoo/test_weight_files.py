@@ -107,6 +107,7 @@ def test_the_input_spec_of_a_run_goes_with_its_weights(state, tmp_path):
     assert (spec.size, spec.mean, spec.std) == (24, (0.5,) * 3, (0.25,) * 3)
     spec = load_backbone("glyph", weights=path, input_spec={"mean": 0.1}).input_spec
     assert (spec.size, spec.mean, spec.std) == (24, (0.1,) * 3, (0.25,) * 3)
+    assert load_backbone("glyph", weights=checkpoint(state, tmp_path, grey_range=[0, 4095])).input_spec.grey_range == (0, 4095)
 
 
 def test_the_error_for_a_runs_checkpoint_that_does_not_fit_says_what_it_is(state, tmp_path):

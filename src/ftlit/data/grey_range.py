@@ -19,7 +19,8 @@ LEAST_FILLED = 0.25
 def measure_grey_range(paths: Sequence[Path]) -> tuple[GreyRange, GreyRange] | None:
     """The range in which to read these files, and the range of their values; `None` if they have no finite value.
 
-    The first is the narrowest of `USUAL` that holds the values, if they fill a quarter of it, else their own range.
+    The first is the narrowest of `USUAL` that holds the values, if they fill a quarter of it, else their own range. Values a little below 0
+    are read as 0.
     """
     step = -(-len(paths) // MAX_MEASURED) or 1
     with ThreadPoolExecutor(4) as pool:  # decoders release Python's lock
@@ -27,6 +28,8 @@ def measure_grey_range(paths: Sequence[Path]) -> tuple[GreyRange, GreyRange] | N
     if not ends:
         return None
     low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    if -LEAST_FILLED * high < low < 0:  # overshoot of a filter: clipped
+        low = 0.0
     for black, white in USUAL:
         if black <= low and high <= white:
             fits = high - low >= LEAST_FILLED * (white - black)

@@ -77,7 +77,7 @@ def _with_missing(
     splits = {split: train.subset(parts.places[split]) if split in parts.places else found[split] for split in SPLITS}
     notes = [_split_note(parts, missing, train, class_names, rule.seed)]
     if rule.stored is not None:
-        notes.append(rule.stored.note(hashes))
+        notes.append(rule.stored.note(hashes, parts.places))
     return splits, notes
 
 

@@ -30,18 +30,31 @@ class StoredSplit:
         self, folder: Path, class_names: list[str], images: Mapping[Split, Sequence[tuple[str, tuple[int, ...], str]]], *, is_whole: bool
     ) -> None:
         self.folder, self.class_names, self.images, self.is_whole = folder, class_names, images, is_whole
-        self.split_of: dict[str, Split] = {image: split for split in SPLITS for image, _, _ in images[split]}
+        # of copies in several splits, train counts: the run has seen the image
+        self.split_of: dict[str, Split] = {image: split for split in reversed(SPLITS) for image, _, _ in images[split]}
 
     def known(self, units: Sequence[str], hashes: Sequence[str]) -> dict[str, Split]:
-        """Unit -> split, of those units (see `ftlit.data.hash_split`) of which the run had an image."""
-        return {unit: self.split_of[image] for unit, image in zip(units, hashes, strict=True) if image in self.split_of}
+        """Unit -> split, of units (see `ftlit.data.hash_split`) of which the run had an image; train if it had them in several splits."""
+        known: dict[str, Split] = {}
+        for unit, image in zip(units, hashes, strict=True):
+            if image in self.split_of:
+                split = self.split_of[image]
+                known[unit] = split if known.get(unit, split) == split else "train"
+        return known
 
-    def note(self, hashes: Sequence[str]) -> str:
-        """How many of these images have the split of the run."""
-        count = sum(image in self.split_of for image in hashes)
+    def note(self, hashes: Sequence[str], places: Mapping[Split, Sequence[int]]) -> str:
+        """How many images keep the split of the run, how many have another one, and how many are gone.
+
+        Args:
+            hashes: of the images.
+            places: split -> indices of the images that were split off to it.
+        """
+        splits = [(split, self.split_of.get(hashes[place])) for split, several in places.items() for place in several]
+        kept, moved = (sum(old is not None and (old == new) is same for new, old in splits) for same in (True, False))
         gone = len(self.split_of.keys() - set(hashes))
-        rest = f"; {gone:,} images of the run are not in the data" if gone else ""
-        return f"{count:,} of {len(hashes):,} images keep the split of {shown(self.folder)}, the others are new{rest}"
+        rest = f"; {moved:,} move to train with their group, or to another split that is missing here" if moved else ""
+        rest += f"; {gone:,} images of the run are not in the data" if gone else ""
+        return f"{kept:,} of {len(hashes):,} images keep the split of {shown(self.folder)}, {len(splits) - kept - moved:,} are new{rest}"
 
     def restored(self, found: Collection, hashes: Callable[[Examples], Sequence[str]]) -> Collection:
         """The images of the run, in its splits and order. Images that are new are left out, with a note.

@@ -18,7 +18,8 @@ def input_spec_of(file: WeightsFile) -> InputSpec | None:
     if not isinstance(given, Mapping):
         return None
     try:
-        spec = InputSpec(**given)
+        measured = {"grey_range": file.record.get("grey_range")}
+        spec = InputSpec(**{**measured, **{name: value for name, value in given.items() if value is not None}})
     except (TypeError, ValueError) as error:
         raise UserError(f"{file.name}: its record gives no valid input_spec: {one_line(error)}") from error
     if (spec.resize or spec.size) > MAX_PIXELS:

@@ -34,6 +34,9 @@ def check_data(cfg: DictConfig, data: Any) -> tuple[str, list[str]]:
     """
     path, record = Path(cfg.paths.run, RECORD), _record_of(data)
     before = read_json(path, remedy="begin a new run") if cfg.resume and path.is_file() else None
+    if cfg.resume and record and before is None and Path(cfg.paths.run, "checkpoints", "last.ckpt").is_file():
+        reason = f"{cfg.paths.run} has no {RECORD}: an earlier ftlit began the run, or the file was removed"
+        raise UserError(f"resume=true: {reason}; begin a new run")
     moved = changed_data_paths(cfg) if cfg.resume else []
     if before and record:
         _check_same(before, record)
