@@ -89,13 +89,6 @@ def test_a_setting_that_only_training_reads_selects_a_scenario_with_training(tmp
     assert json.loads((tmp_path / "run/advice.json").read_text())["advice"]["scenario"] == scenario
 
 
-def test_processes_of_torchrun_need_a_given_scenario(tmp_path):
-    elastic = {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
-    result = train(tmp_path, "trainer=ddp_cpu", "trainer.devices=2", **elastic)
-    assert result.returncode == 2 and "give the scenario that `ftlit advise` names" in result.stderr
-    assert train(tmp_path, **(elastic | {"RANK": "1"})).returncode == 2
-
-
 def test_the_advise_recipe_advises_without_training(tmp_path):
     command = [sys.executable, "-c", "from ftlit.cli.main import main; main()", "advise", "data.per_class=5", "hydra.run.dir=run"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

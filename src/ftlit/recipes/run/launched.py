@@ -48,7 +48,8 @@ def launched() -> Launched | None:
         UserError: the processes cannot be one run.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        count, here = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        count = int(os.environ["WORLD_SIZE"])
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", count))
         found = Launched(TORCHRUN, int(os.environ["RANK"]), count, count // here)
         uneven = here * found.nodes != count
     elif int(os.environ.get("SLURM_NTASKS", 1)) > 1 and not _is_alone_in_slurm():
