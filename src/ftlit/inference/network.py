@@ -15,7 +15,7 @@ from ftlit.data.input_spec import InputSpec
 from ftlit.data.tokens import TextSpec
 from ftlit.data.transforms import dense_transform
 from ftlit.errors import UserError, one_line, shorten
-from ftlit.formats import DamagedFile
+from ftlit.formats import DamagedFile, JsonObject
 from ftlit.inference.record import build_backbone, build_head, read_record
 from ftlit.inference.record_checks import BadRecord, LimitedAllocation
 from ftlit.inference.slim import filled
@@ -194,26 +194,35 @@ def load(run: str | Path, *, trust: bool = False) -> Network:
         raise UserError(f"there is no file or folder {path}")
     if not file.is_file():
         raise UserError(f"{path} holds no checkpoints/best.ckpt: give the folder of a run that has trained for an epoch, or a checkpoint")
+    record, state = _read(file, path)
+    try:
+        return _built(record, state, trust=trust)
+    except BadRecord as error:
+        raise UserError(f"the record in {file} cannot be used: {error}") from error
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise UserError(f"the record in {file} and its weights do not fit each other: {one_line(error)}") from error
+
+
+def _read(file: Path, given: Path) -> tuple[JsonObject, Mapping[str, Tensor]]:
+    """Record and tensors of a checkpoint. Raises `UserError` for another file, a damaged one, or one of a newer program."""
     try:
         checkpoint = load_checkpoint(file)
-        record, state = read_record(checkpoint, file), checkpoint["state_dict"]
+        return read_record(checkpoint, file), checkpoint["state_dict"]
     except DamagedFile as error:
         raise DamagedFile(file, error.reason, "restore it from a copy, or train again") from error
     except UserError:  # a newer format
         raise
     except Exception as error:  # damaged bytes raise almost any error
-        raise UserError(f"{path} is neither the folder of a run that has ended nor its checkpoint: {one_line(error)}") from error
-    try:
-        with nullcontext() if trust else LimitedAllocation(record, state):
-            backbone, head = build_backbone(record, trust=trust), build_head(record, trust=trust)
-        if record["affine"]:
-            batchnorm_to_affine(backbone)
-        state = filled(state, backbone) if record.get("base") else state
-        for part, module in (("backbone", backbone), ("head", head)):
-            module.load_state_dict({name.removeprefix(f"{part}."): value for name, value in state.items() if name.startswith(f"{part}.")})
-            module.eval()
-        return Network(backbone, head, record["class_names"], record["multilabel"])
-    except BadRecord as error:
-        raise UserError(f"the record in {file} cannot be used: {error}") from error
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise UserError(f"the record in {file} and its weights do not fit each other: {one_line(error)}") from error
+        raise UserError(f"{given} is neither the folder of a run that has ended nor its checkpoint: {one_line(error)}") from error
+
+
+def _built(record: JsonObject, state: Mapping[str, Tensor], *, trust: bool) -> Network:
+    with nullcontext() if trust else LimitedAllocation(record, state):
+        backbone, head = build_backbone(record, trust=trust), build_head(record, trust=trust)
+    if record["affine"]:
+        batchnorm_to_affine(backbone)
+    state = filled(state, backbone) if record.get("base") else state
+    for part, module in (("backbone", backbone), ("head", head)):
+        module.load_state_dict({name.removeprefix(f"{part}."): value for name, value in state.items() if name.startswith(f"{part}.")})
+        module.eval()
+    return Network(backbone, head, record["class_names"], record["multilabel"])
