@@ -9,7 +9,7 @@ from hydra.types import RunMode
 from ftlit.errors import UserError
 from ftlit.recipes.config.check_values import check_search
 from ftlit.recipes.config.hydra_internals import fresh_hydra, initialize_hydra, use_hydra_config
-from ftlit.recipes.config.overrides import replaced, set_search_mode
+from ftlit.recipes.config.overrides import complete, replaced, set_search_mode
 
 AT_ONCE = "schedule=all_at_once takes the place of scenario=large_similar's schedule=head_then_all and of its values"
 
@@ -47,6 +47,25 @@ def test_the_plan_lists_replaced_options_and_the_values_that_are_lost(overrides,
 )
 def test_a_search_runs_as_a_sweep_unless_the_command_line_gives_the_mode(overrides, added):
     assert set_search_mode(overrides) == [*overrides, *(["hydra.mode=MULTIRUN"] if added else [])]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--epochs", "5"], "no option 'epochs': give trainer.max_epochs=5"),
+        (["--learning-rate=0.1"], "no option 'learning_rate': give optimizer.lr=0.1"),
+        (["--seed", "3"], "no flag '--seed': options have no dashes: give seed=3"),
+    ],
+)
+def test_a_flag_that_hydra_does_not_have_is_an_error_with_the_option_to_give(words, line):
+    with pytest.raises(UserError) as error:
+        complete(words)
+    assert str(error.value) == line
+
+
+@pytest.mark.parametrize("words", [["--cfg", "job"], ["--multirun", "seed=1,2"], ["--config-dir", "own"], ["-m"], ["--info=defaults"]])
+def test_flags_of_hydra_stay(words):
+    assert complete(words) == words
 
 
 def test_a_learning_rate_of_the_scenario_survives_another_optimizer():

@@ -12,8 +12,13 @@ import __main__
 from ftlit.errors import UserError
 from ftlit.recipes.config.hydra_internals import choices, hydra_config, read_config_file, task_overrides
 from ftlit.recipes.config.literal_values import quote, quote_literals
+from ftlit.recipes.config.synonyms import synonym
 
 REPLACED_FOR_ONE_RUN = re.compile(r"\+{0,2}hydra\.(mode|run\.dir|job\.num)=")  # words that `arguments` and its callers give themselves
+HYDRA_FLAGS = (
+    *("help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "shell-completion"),
+    *("config-path", "config-name", "config-dir", "experimental-rerun", "info"),
+)
 SEARCH = "hparams_search"
 OF_TRAINING = (  # names that only training reads
     *("optimizer", "lr_scheduler", "schedule", "loss", "batchnorm", "decay_all", "compile"),
@@ -26,8 +31,18 @@ def complete(words: Sequence[str]) -> list[str]:
     """The words of a command line as Hydra needs them: see `quote_layer_numbers`, `set_search_mode` and `quote_literals`."""
     if nameless := next((word for word in words if re.match(r"[+~]*=", word)), None):
         raise UserError(f"cannot read {nameless!r}: give group=option or name=value")
+    _check_flags(words)
     known = set_search_mode(quote_layer_numbers(words))
     return quote_literals(known, sweep=bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(known)))
+
+
+def _check_flags(words: Sequence[str]) -> None:
+    """Raise `UserError` for a flag that Hydra does not have, as `--epochs 5`."""
+    for word, after in zip(words, [*words[1:], "..."], strict=True):
+        found = re.fullmatch(r"--([A-Za-z][\w.-]*)(?:=(.*))?", word, re.DOTALL)
+        if found and not any(flag.startswith(found[1]) for flag in HYDRA_FLAGS):
+            name, value = found[1].replace("-", "_"), after if found[2] is None else found[2]
+            raise synonym(name, value) or UserError(f"no flag {word!r}: options have no dashes: give {name}={value}")
 
 
 def quote_layer_numbers(words: Sequence[str]) -> list[str]:
