@@ -64,6 +64,12 @@ def test_pretraining_stopped_between_layers_is_resumed_with_the_same_bits(whole)
         assert (folder / "stopped" / name).read_bytes() == (folder / "run" / name).read_bytes(), name
 
 
+def test_a_layer_whose_error_is_not_finite_is_an_error(tmp_path):
+    diverging = ("pretrain.optimizer._target_=torch.optim.SGD", "pretrain.optimizer.lr=1000", "data.per_class=5")
+    done = train(tmp_path, *MLP, "pretrain=autoencoder", *diverging, "hydra.run.dir=run")
+    assert done.returncode == 2 and ": the error is not finite: give a lower pretrain.optimizer.lr" in done.stderr
+
+
 def test_a_convolutional_net_and_boltzmann_machines_are_pretrained_on_unlabelled_images(tmp_path):
     from PIL import Image
 

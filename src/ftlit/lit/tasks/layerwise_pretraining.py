@@ -4,6 +4,7 @@ import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,6 +134,8 @@ class LayerwisePretrainer:
             num_sanity_val_steps=0,
         )
         trainer.fit(LayerPretrainer(objective, self.pretraining.optimizer), inputs.train, inputs.val)
+        if not all(isfinite(train) for train, _ in recorded.errors):
+            raise UserError(f"layer {name!r}: the error is not finite: give a lower pretrain.optimizer.lr, or check the images")
         return recorded.errors
 
     @contextmanager
