@@ -152,7 +152,7 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
 
 def _check(name: str, value: Any, hint: Any) -> None:
     alternatives = list(get_args(hint)) if get_origin(hint) in (Union, UnionType) else [hint]
-    is_node = isinstance(value, DictConfig) and "_target_" in value
+    is_node = isinstance(value, DictConfig) and "_target_" in value.keys()  # also where it has no value yet
     if all(get_origin(kind) is abc.Callable for kind in alternatives) and not is_node:
         raise UserError(f"{name}={value}: give {name}._target_=... and its arguments")
     types: list[Any] = []  # or values of a Literal
