@@ -14,7 +14,7 @@ from torchvision import datasets
 from ftlit.data.builtin import DATASETS, NO_FLIP, digits, torchvision_dataset
 from ftlit.data.dataset import Collection
 from ftlit.data.splits import SplitRule
-from ftlit.data.torchvision_labels import labels_of
+from ftlit.data.torchvision_labels import class_names, labels_of
 from ftlit.errors import UserError
 
 FRACTIONS = {"val": 0.2, "test": 0.2}
@@ -148,3 +148,9 @@ def test_user_errors_are_one_line(tmp_path, name, options, message):
 def test_options_that_are_options_of_ftlit_are_refused():
     with pytest.raises(UserError, match=r"data.options.root has no effect: give data.root"):
         torchvision_dataset("FakeData", SplitRule(FRACTIONS), root="", download=False, options={"root": "x"})
+
+
+def test_equal_names_of_classes_are_numbered():
+    """ImageNet has two classes `crane`, the bird and the machine."""
+    dataset = type("Data", (), {"classes": ["crane", ("drake", "duck"), "crane"]})()
+    assert class_names(dataset, 3, relabelled=False) == ["crane", "drake, duck", "crane (2)"]

@@ -1,6 +1,7 @@
 """Labels and class names of torchvision's data sets: as a data set gives them, whatever its options."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from operator import index
 from typing import Any
 
@@ -76,5 +77,15 @@ def class_names(dataset: Any, least: int, *, relabelled: bool) -> list[str]:
     for attribute in ("classes", "categories", "bin_classes"):
         names = getattr(dataset, attribute, None) or []
         if len(names) == least or (len(names) > least and not relabelled):
-            return [", ".join(name) if isinstance(name, tuple) else str(name) for name in names]
+            return _unique([", ".join(name) if isinstance(name, tuple) else str(name) for name in names])
     return [str(number) for number in range(least)]
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """The names, numbered where several classes have the same one: ImageNet has two cranes."""
+    count: Counter[str] = Counter()
+    unique = []
+    for name in names:
+        count[name] += 1
+        unique.append(name if count[name] == 1 else f"{name} ({count[name]})")
+    return unique

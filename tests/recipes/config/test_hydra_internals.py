@@ -31,6 +31,7 @@ from ftlit.recipes.config.hydra_internals import (
     missing_option,
     read_config_file,
     rejected_name,
+    run_folder_template,
     run_mode,
     set_choices,
     task_overrides,
@@ -104,6 +105,10 @@ def test_hydra_config_is_the_config_of_the_program_and_a_block_can_replace_it(co
     with use_hydra_config(compose("train", [], return_hydra_config=True)):
         assert choices()["scenario"] == "auto" and task_overrides() == []
     assert choices()["scenario"] == "large_similar"
+
+
+def test_the_template_of_the_run_folder_is_not_resolved(config):
+    assert run_folder_template().startswith("${paths.runs}/${now:")
 
 
 def test_compose_again_composes_the_config_of_the_program_with_other_overrides(config):

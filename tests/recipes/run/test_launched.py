@@ -53,6 +53,12 @@ def test_what_cannot_be_one_run_is_refused(environment, values, words, message):
         launched.complete([FOLDER, *words])
 
 
+def test_resume_auto_without_a_folder_is_an_error(environment):
+    environment(TORCHRUN)
+    with pytest.raises(UserError, match=r"a new one each time: give hydra.run.dir="):
+        launched.complete(["resume=auto"])
+
+
 def test_a_recipe_of_one_process_names_the_launcher(environment):
     environment(TORCHRUN)
     with pytest.raises(UserError, match="recipe=probe runs in one process, and torchrun started 4: leave torchrun out"):

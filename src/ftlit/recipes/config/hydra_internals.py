@@ -85,6 +85,11 @@ def run_mode() -> str | None:
     return None if config is None or config.mode is None else RunMode(config.mode).name
 
 
+def run_folder_template() -> str:
+    """The folder of a single run as the running program's config gives it, with its interpolations."""
+    return str(OmegaConf.to_container(hydra_config().run, resolve=False)["dir"])
+
+
 def choices() -> Any:
     """The chosen option of each group of the running program's config, by the group's name."""
     return hydra_config().runtime.choices

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 TORCHRUN, SRUN = "torchrun", "srun"
 INTERACTIVE = ("bash", "interactive")  # names of SLURM jobs in which Lightning looks for no tasks either
 CONNECT_MINUTES = 10.0  # before the config, and with it rank_timeout, is known
+NEEDS_FOLDER = "resume=auto looks for a run in its folder, and the default folder is a new one each time: give hydra.run.dir=runs/NAME"
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,8 @@ def complete(words: Sequence[str]) -> list[str]:
     added = [f"++trainer.devices={own.devices}"] if _number(given.get("trainer.devices", "auto")) is None else []
     added += [f"++trainer.num_nodes={own.nodes}"] if own.nodes > 1 and "trainer.num_nodes" not in given else []
     if own.count > 1 and "hydra.run.dir" not in given:
+        if given.get("resume") == "auto":
+            raise UserError(NEEDS_FOLDER)
         added.append("hydra.run.dir=${paths.runs}/" + agreed("folder", lambda: f"{datetime.now():%Y-%m-%d/%H-%M-%S-%f}"))
     return [*words, *added]
 

@@ -13,9 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from ftlit.errors import UserError
 from ftlit.formats import KEY as FORMAT_KEY
 from ftlit.formats import upgraded, with_format
-from ftlit.recipes.config.hydra_internals import add_task_override
+from ftlit.recipes.config.hydra_internals import add_task_override, run_folder_template, run_mode
 from ftlit.recipes.config.yaml_file import load_yaml, write_yaml
-from ftlit.recipes.run.launched import agreed
+from ftlit.recipes.run.launched import NEEDS_FOLDER, agreed
 from ftlit.renamed import new_path
 
 CONFIG = "config.yaml"
@@ -60,8 +60,14 @@ def checkpoint_of(cfg: DictConfig) -> Path | None:
 
 
 def decide(cfg: DictConfig) -> None:
-    """Replace `resume=auto` by true where the run's folder holds a run, by false where it holds none."""
+    """Replace `resume=auto` by true where the run's folder holds a run, by false where it holds none.
+
+    Raises:
+        UserError: each run has another folder.
+    """
     if cfg.resume == AUTO:
+        if run_mode() == "RUN" and "${now" in run_folder_template():
+            raise UserError(NEEDS_FOLDER)
         cfg.resume = agreed("resume", lambda: str(_holds_run(Path(cfg.paths.run)))) == "True"
         add_task_override(f"resume={str(cfg.resume).lower()}")  # for processes that the run starts, and for configs that it composes
 
