@@ -13,7 +13,7 @@ from versioned_parts import SPEC, Masked, text_embeddings, versions_of_ftlit
 
 from ftlit.data.builtin import _array_to_rgb, _load
 from ftlit.data.dataset import Examples
-from ftlit.data.images import read_image, to_rgb
+from ftlit.data.images import read_image, read_image_in_range, to_rgb, to_rgb_in_range
 from ftlit.data.text_files import read_text
 from ftlit.features.extract import ImageViews
 from ftlit.models.backbone import Backbone, Layers
@@ -43,6 +43,11 @@ def picture(mode: str = "RGB") -> Image.Image:
 def read_from_file(folder) -> Image.Image:
     picture("LA").save(folder / "picture.png")
     return read_image(folder / "picture.png")
+
+
+def read_floats(folder) -> Image.Image:
+    floats(1).save(folder / "floats.tif")
+    return read_image_in_range(folder / "floats.tif", None, (0.2, 0.7))
 
 
 def read_draft(folder) -> Image.Image:
@@ -110,6 +115,7 @@ EXAMPLES: dict[str, tuple[Any, float]] = {
     "read_digit 1": (lambda _: pil_to_tensor(_array_to_rgb(numbers(3, 3).add(1).mul(100).byte().numpy())), 25.2143),
     "read_image 1": (lambda folder: pil_to_tensor(read_from_file(folder)), -2.2091),
     "read_image 1, at_least": (lambda folder: torch.tensor(read_draft(folder).size), 3.65107),
+    "read_image_in_range 1": (lambda folder: pil_to_tensor(read_floats(folder)), -170.5517),
     "read_text 1": (lambda _: torch.tensor([*read_text("äb ").encode()]), -80.825),
     "read_torchvision_image 1": (lambda _: pil_to_tensor(_load([(picture("LA"), 0)], 0)), -2.2091),
     "renormalise 1": (lambda _: output(blocks.Renormalise(), numbers(1, 3, 2, 2)), 0.279127),
@@ -123,6 +129,8 @@ EXAMPLES: dict[str, tuple[Any, float]] = {
     "to_rgb 1, floats to 255": (lambda _: pil_to_tensor(to_rgb(floats(200))), -345.77),
     "to_rgb 1, floats to 65535": (lambda _: pil_to_tensor(to_rgb(floats(60000))), -402.8834),
     "to_rgb 1, larger floats": (lambda _: pil_to_tensor(to_rgb(floats(1e6))), -442.5165),
+    "to_rgb_in_range 1": (lambda _: pil_to_tensor(to_rgb_in_range(floats(1), (0.2, 0.7))), -170.5517),
+    "to_rgb_in_range 1, 8-bit RGB": (lambda _: pil_to_tensor(to_rgb_in_range(picture(), (0.2, 0.7))), -2.2091),
     "token_embeddings 1": (lambda _: output(text_embeddings(), torch.tensor([[0, 2, 3, 1]])), 0.334138),
 }
 AUGMENTED_VIEW = 23.78155  # of `ImageViews`; `ftlit.features.keys.FORMAT` is its version

@@ -26,6 +26,7 @@ TIMM_ARGUMENTS = frozenset(
 )  # numbers, flags and names of layers; arguments that name a file, a URL or code are not among them
 BERT_ARGUMENTS = frozenset(
     {
+        "download",  # replaced before the call
         *("max_length", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "embedding_size", "hidden_act"),
         *("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "initializer_range", "layer_norm_eps"),
         *("max_position_embeddings", "type_vocab_size", "vocab_size"),

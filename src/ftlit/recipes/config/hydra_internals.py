@@ -87,7 +87,8 @@ def run_mode() -> str | None:
 
 def run_folder_template() -> str:
     """The folder of a single run as the running program's config gives it, with its interpolations."""
-    return str(OmegaConf.to_container(hydra_config().run, resolve=False)["dir"])
+    template: Any = OmegaConf.to_container(hydra_config().run, resolve=False)
+    return str(template["dir"])
 
 
 def choices() -> Any:
