@@ -59,7 +59,7 @@ USER_ERRORS = {
     "head._target_=torch.nn.Linaer": "did you mean 'Linear'",
     "+sede=1": "did you mean 'seed'",
     "++se=1": "no option 'se'",
-    "optimizer.lr=-1": "Invalid learning rate",
+    "optimizer.lr=-1": "give a number above 0",
 }
 
 
