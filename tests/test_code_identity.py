@@ -18,11 +18,11 @@ from torchvision.models import VisionTransformer
 from versioned_parts import SPEC, Masked, text_embeddings, versions_of_ftlit
 
 from ftlit.code_identity import _stable_names, identity, stable_name, versioned
-from ftlit.data.builtin import _array_to_rgb, _load, digits, torchvision_dataset
 from ftlit.data.dataset import Split
 from ftlit.data.images import image_reader, read_image, to_rgb
-from ftlit.data.splits import SplitRule
-from ftlit.data.text_files import read_text
+from ftlit.data.sources.builtin import _array_to_rgb, _load, digits, torchvision_dataset
+from ftlit.data.sources.text_files import read_text
+from ftlit.data.splitting.splits import SplitRule
 from ftlit.data.tokens import TextSpec, TokenIds
 from ftlit.data.transforms import AUGMENTS, eval_transform, train_transform
 from ftlit.features.keys import feature_keys, view_digest

@@ -11,10 +11,10 @@ from torchvision.models import VisionTransformer
 from torchvision.transforms.v2.functional import pil_to_tensor
 from versioned_parts import SPEC, Masked, text_embeddings, versions_of_ftlit
 
-from ftlit.data.builtin import _array_to_rgb, _load
 from ftlit.data.dataset import Examples
 from ftlit.data.images import read_image, read_image_in_range, to_rgb, to_rgb_in_range
-from ftlit.data.text_files import read_text
+from ftlit.data.sources.builtin import _array_to_rgb, _load
+from ftlit.data.sources.text_files import read_text
 from ftlit.features.extract import ImageViews
 from ftlit.models.backbone import Backbone, Layers
 from ftlit.models.batchnorm_fold import AffineNorm

@@ -74,7 +74,7 @@ def chosen_on_test(peer: Any, folder: Path) -> Found:
 def duplicate_notes() -> list[str]:
     """The notes of ftlit on a data set with equal val and test images."""
     from ftlit.data.dataset import Examples
-    from ftlit.data.splits import SplitRule, assemble
+    from ftlit.data.splitting.splits import SplitRule, assemble
 
     def examples(first: int) -> Examples:
         arrays = [np.full((8, 8, 3), first + i, dtype=np.uint8) for i in range(12)]

@@ -89,11 +89,11 @@ import json, torch, users
 from types import SimpleNamespace
 from torchvision.models import VisionTransformer
 from ftlit.code_identity import _stable_names
-from ftlit.data.splits import SplitRule
-from ftlit.data.builtin import digits
+from ftlit.data.splitting.splits import SplitRule
+from ftlit.data.sources.builtin import digits
 from ftlit.data.images import image_reader
 from ftlit.data.input_spec import InputSpec
-from ftlit.data.text_files import read_text
+from ftlit.data.sources.text_files import read_text
 from ftlit.data.transforms import eval_transform, train_transform
 from ftlit.features.keys import feature_keys, view_digest
 from ftlit.features.spec import FeatureSpec

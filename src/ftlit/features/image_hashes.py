@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from ftlit.data.dataset import Examples
-from ftlit.data.duplicates import content_hashes
 from ftlit.data.images import BadImage, shown
+from ftlit.data.splitting.duplicates import content_hashes
 from ftlit.errors import one_line
 from ftlit.features.spec import HASH_DTYPE, ImageHashes
 from ftlit.features.store import Store
@@ -96,7 +96,7 @@ def image_hashes(examples: Examples, hash_cache: HashCache) -> ImageHashes:
 
 
 def cached_hashes(examples: Examples) -> list[str]:
-    """The hash of each image as `ftlit.data.duplicates.content_hashes` gives it; of files, from the cache in the default store."""
+    """The hash of each image as `data.splitting.duplicates.content_hashes` gives it; of files, from the cache in the default store."""
     contents = examples.contents
     if contents is None or not all(isinstance(content, Path) for content in contents):
         return content_hashes(examples)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ftlit.data.csv_files import read_csv
-from ftlit.data.folder_files import list_unlabelled
 from ftlit.data.images import BadImage
+from ftlit.data.sources.csv_files import read_csv
+from ftlit.data.sources.folder_files import list_unlabelled
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, unknown
 from ftlit.files import write_figure

@@ -99,8 +99,8 @@ def test_features_do_not_replace_batches_that_a_subclass_overrides(tmp_path, met
 
 USERS = """
 from ftlit import ImageData
-from ftlit.data.builtin import digits
-from ftlit.data.splits import SplitRule
+from ftlit.data.sources.builtin import digits
+from ftlit.data.splitting.splits import SplitRule
 from lightning.pytorch import LightningDataModule
 
 class UserImages(ImageData):

@@ -7,7 +7,7 @@ import pytest
 from composed_configs import error_text
 from hydra import compose
 
-from ftlit.data.csv_files import check_columns, read_csv
+from ftlit.data.sources.csv_files import check_columns, read_csv
 from ftlit.errors import UserError
 from ftlit.recipes.config.hydra_internals import fresh_hydra
 from ftlit.recipes.config.overrides import complete

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from ftlit.data.dataset import Examples
 from ftlit.data.images import to_rgb
 from ftlit.data.input_spec import InputSpec
-from ftlit.data.splits import SplitRule, assemble
+from ftlit.data.splitting.splits import SplitRule, assemble
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.recipes.run.split_file import resumed_split, seen_notes, store_split
 

@@ -7,8 +7,8 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ftlit.data.glyph_images import SYMBOLS, GlyphStream
 from ftlit.data.input_spec import InputSpec
+from ftlit.data.sources.glyph_images import SYMBOLS, GlyphStream
 from ftlit.lit.datamodules.image_data import DATA_SOURCES
 
 

@@ -13,7 +13,7 @@ from ftlit.data.collate import MixedCollate
 from ftlit.data.dataset import SPLITS, Batch, Collection, LabelledImages, Split
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.samplers import Batches, EvalOrder, TrainOrder
-from ftlit.data.splits import draw_per_class, draw_share
+from ftlit.data.splitting.splits import draw_per_class, draw_share
 from ftlit.data.tokens import TextSpec
 from ftlit.data.transforms import Transform
 from ftlit.errors import UserError, shorten

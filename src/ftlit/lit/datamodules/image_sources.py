@@ -5,10 +5,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ftlit.data.builtin import NO_FLIP, digits, torchvision_dataset
-from ftlit.data.folder_files import list_folder, list_unlabelled
-from ftlit.data.image_files import collect, list_csv
 from ftlit.data.input_spec import InputSpec
+from ftlit.data.sources.builtin import NO_FLIP, digits, torchvision_dataset
+from ftlit.data.sources.folder_files import list_folder, list_unlabelled
+from ftlit.data.sources.image_files import collect, list_csv
 from ftlit.lit.datamodules.image_data import DATA_SOURCES, ImageData
 from ftlit.lit.datamodules.source_options import Loading, Splits, flat_options
 
@@ -154,7 +154,7 @@ def torchvision_data(
 
     Args:
         input_spec: what the network expects.
-        name: `CIFAR10`, `Flowers102`, ...; `ftlit.data.builtin.DATASETS` lists them.
+        name: `CIFAR10`, `Flowers102`, ...; `ftlit.data.sources.builtin.DATASETS` lists them.
         root: folder of the data set.
         download: whether to download what is missing.
         options: more arguments of the data set's class, such as `split` of EMNIST or `size` of FakeData.

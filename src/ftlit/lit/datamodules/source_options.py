@@ -7,8 +7,8 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from ftlit.data.splits import SplitRule
-from ftlit.data.stored_split import StoredSplit, read_split
+from ftlit.data.splitting.splits import SplitRule
+from ftlit.data.splitting.stored_split import StoredSplit, read_split
 from ftlit.features.image_hashes import cached_hashes
 
 Made = TypeVar("Made")

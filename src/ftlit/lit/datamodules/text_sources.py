@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from ftlit.data.text_files import collect_texts
+from ftlit.data.sources.text_files import collect_texts
 from ftlit.data.tokens import TextSpec
 from ftlit.lit.datamodules.image_data import DATA_SOURCES, ImageData
 from ftlit.lit.datamodules.source_options import Loading, Splits, flat_options

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from ftlit.data.dataset import SPLITS
 from ftlit.data.images import shown
-from ftlit.data.stored_split import FILE, StoredSplit, read_split, write_split
+from ftlit.data.splitting.stored_split import FILE, StoredSplit, read_split, write_split
 from ftlit.errors import UserError
 from ftlit.features.image_hashes import cached_hashes
 from ftlit.lit.datamodules.image_data import ImageData

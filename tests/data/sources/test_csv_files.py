@@ -2,7 +2,7 @@
 
 import pytest
 
-from ftlit.data.csv_files import read_csv
+from ftlit.data.sources.csv_files import read_csv
 from ftlit.errors import UserError
 
 

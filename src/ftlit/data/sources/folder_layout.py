@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ftlit.data.dataset import SPLITS, Split
-from ftlit.data.folder_tree import Folder, is_image_name
 from ftlit.data.images import shown
-from ftlit.data.split_names import SPLIT_WORDS, is_filler, split_named, words_of
+from ftlit.data.sources.folder_tree import Folder, is_image_name
+from ftlit.data.splitting.split_names import SPLIT_WORDS, is_filler, split_named, words_of
 from ftlit.errors import UserError, shorten, unknown
 
 Layout = tuple[str, ...]  # the meaning of each level of folders, from the top

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ftlit.data.folder_files import list_folder, list_unlabelled
-from ftlit.data.split_names import split_named
+from ftlit.data.sources.folder_files import list_folder, list_unlabelled
+from ftlit.data.splitting.split_names import split_named
 from ftlit.errors import UserError
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ftlit.data.dataset import Examples
 from ftlit.data.images import to_rgb
-from ftlit.data.splits import SplitRule, assemble, draw_per_class
+from ftlit.data.splitting.splits import SplitRule, assemble, draw_per_class
 from ftlit.errors import UserError
 
 strata = st.lists(st.integers(0, 6), min_size=1, max_size=120)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ftlit.data.dataset import Examples
-from ftlit.data.duplicates import content_hashes, duplicate_notes, find_copies
 from ftlit.data.images import read_image
+from ftlit.data.splitting.duplicates import content_hashes, duplicate_notes, find_copies
 
 
 def written(folder: Path, **texts: list[str]) -> dict[str, Examples]:

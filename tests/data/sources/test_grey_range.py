@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ftlit.data.folder_files import list_folder
-from ftlit.data.grey_range import measure_grey_range
-from ftlit.data.image_files import collect
 from ftlit.data.images import as_rgb, image_reader, read_image
 from ftlit.data.input_spec import InputSpec
-from ftlit.data.splits import SplitRule
+from ftlit.data.sources.folder_files import list_folder
+from ftlit.data.sources.grey_range import measure_grey_range
+from ftlit.data.sources.image_files import collect
+from ftlit.data.splitting.splits import SplitRule
 from ftlit.errors import UserError
 
 RULE = SplitRule({"val": 0.2, "test": 0.2})

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from ftlit.data.dataset import Examples
-from ftlit.data.duplicates import content_hashes
 from ftlit.data.images import to_rgb
-from ftlit.data.splits import SplitRule, assemble
-from ftlit.data.stored_split import FILE, read_split, write_split
+from ftlit.data.splitting.duplicates import content_hashes
+from ftlit.data.splitting.splits import SplitRule, assemble
+from ftlit.data.splitting.stored_split import FILE, read_split, write_split
 from ftlit.errors import UserError
 
 FRACTIONS = {"val": 0.2, "test": 0.2}

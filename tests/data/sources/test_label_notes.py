@@ -2,7 +2,7 @@
 
 import pytest
 
-from ftlit.data.label_notes import label_notes
+from ftlit.data.sources.label_notes import label_notes
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 from ftlit.data.dataset import SPLITS, Split
 from ftlit.data.images import shown
-from ftlit.data.split_names import split_named
+from ftlit.data.splitting.split_names import split_named
 from ftlit.errors import UserError, one_line, shorten, unknown
 
 USUAL_NAMES = {  # option that gives a column -> names that other programs use for it

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ftlit.data.dataset import SPLITS, Collection, Examples, Split
-from ftlit.data.duplicates import content_hashes, duplicate_notes
-from ftlit.data.hash_split import ORDER, Parts, split_by_hash
-from ftlit.data.stored_split import StoredSplit
+from ftlit.data.splitting.duplicates import content_hashes, duplicate_notes
+from ftlit.data.splitting.hash_split import ORDER, Parts, split_by_hash
+from ftlit.data.splitting.stored_split import StoredSplit
 from ftlit.errors import UserError, shorten
 
 
@@ -19,7 +19,7 @@ class SplitRule:
 
     Args:
         fractions: of the training images, for val and test.
-        seed: of the hashes; see `ftlit.data.hash_split`.
+        seed: of the hashes; see `ftlit.data.splitting.hash_split`.
         stored: the split of a run, which its images keep.
         hashes: the hash of each image, by which it is known.
     """

@@ -6,22 +6,22 @@ from dataclasses import replace
 from os.path import abspath
 from pathlib import Path
 
-from ftlit.data.csv_files import cell_of, check_columns, group_of, labels_of, read_csv, split_of
 from ftlit.data.dataset import Collection, Examples, Split
-from ftlit.data.folder_layout import FileEntry
-from ftlit.data.grey_range import MAX_MEASURED, measure_grey_range
-from ftlit.data.image_headers import ImageHeader, header_notes, read_header, read_whole
 from ftlit.data.images import image_reader, shown
 from ftlit.data.input_spec import InputSpec
-from ftlit.data.label_notes import label_notes
-from ftlit.data.splits import SplitRule, assemble
+from ftlit.data.sources.csv_files import cell_of, check_columns, group_of, labels_of, read_csv, split_of
+from ftlit.data.sources.folder_layout import FileEntry
+from ftlit.data.sources.grey_range import MAX_MEASURED, measure_grey_range
+from ftlit.data.sources.image_headers import ImageHeader, header_notes, read_header, read_whole
+from ftlit.data.sources.label_notes import label_notes
+from ftlit.data.splitting.splits import SplitRule, assemble
 from ftlit.errors import UserError, shorten, unknown
 
 
 def collect(
     files: Sequence[FileEntry], *, input_spec: InputSpec, on_bad_image: str, rule: SplitRule, multilabel: bool = False
 ) -> tuple[Collection, InputSpec]:
-    """A checked collection of the listed files, see `ftlit.data.splits.assemble`, and the input spec with the range of their grey values.
+    """A checked collection (`ftlit.data.splitting.splits.assemble`) of the listed files, and the input spec with their grey range.
     Class names are sorted.
 
     Args:

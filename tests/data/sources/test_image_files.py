@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from ftlit.data.dataset import Collection
-from ftlit.data.folder_files import list_folder
-from ftlit.data.image_files import collect, list_csv
 from ftlit.data.input_spec import InputSpec
-from ftlit.data.splits import SplitRule
+from ftlit.data.sources.folder_files import list_folder
+from ftlit.data.sources.image_files import collect, list_csv
+from ftlit.data.splitting.splits import SplitRule
 from ftlit.errors import UserError
 
 number = count()

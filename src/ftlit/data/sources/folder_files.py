@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ftlit.data.csv_files import missing_path
-from ftlit.data.folder_layout import FileEntry, Layout, entries, find_layout, parse_layout
-from ftlit.data.folder_tree import Folder, is_image_name, read_tree
 from ftlit.data.images import shown
+from ftlit.data.sources.csv_files import missing_path
+from ftlit.data.sources.folder_layout import FileEntry, Layout, entries, find_layout, parse_layout
+from ftlit.data.sources.folder_tree import Folder, is_image_name, read_tree
 from ftlit.errors import UserError, one_line, shorten
 
 Listing = tuple[list[FileEntry], list[str]]  # files, and notes on what is left out

@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Tensor
 from torchvision import datasets
 
-from ftlit.data.builtin import DATASETS, NO_FLIP, digits, torchvision_dataset
 from ftlit.data.dataset import Collection
-from ftlit.data.splits import SplitRule
-from ftlit.data.torchvision_labels import class_names, labels_of
+from ftlit.data.sources.builtin import DATASETS, NO_FLIP, digits, torchvision_dataset
+from ftlit.data.sources.torchvision_labels import class_names, labels_of
+from ftlit.data.splitting.splits import SplitRule
 from ftlit.errors import UserError
 
 FRACTIONS = {"val": 0.2, "test": 0.2}

@@ -13,17 +13,17 @@ from torchvision import datasets
 
 from ftlit.code_identity import versioned
 from ftlit.data.dataset import Collection, Examples, Split
-from ftlit.data.duplicates import Content
 from ftlit.data.images import BadImage, to_rgb
-from ftlit.data.splits import SplitRule, assemble
-from ftlit.data.torchvision_labels import changes_targets, check_options, class_names, labels_of
+from ftlit.data.sources.torchvision_labels import changes_targets, check_options, class_names, labels_of
+from ftlit.data.splitting.duplicates import Content
+from ftlit.data.splitting.splits import SplitRule, assemble
 from ftlit.errors import UserError, one_line, unknown
 
 Arguments = Mapping[str, Any]  # of a torchvision data set's constructor
 
 
 def digits(rule: SplitRule) -> Collection:
-    """scikit-learn's 1,797 handwritten digits, 8x8 grey; see `ftlit.data.splits.assemble`."""
+    """scikit-learn's 1,797 handwritten digits, 8x8 grey; see `ftlit.data.splitting.splits.assemble`."""
     bunch = load_digits()
     images = list((bunch.images * (255 / 16)).round().astype(np.uint8))  # its grey values range from 0 to 16
     found = Examples(images, [(int(label),) for label in bunch.target], _array_to_rgb, images)
@@ -60,7 +60,7 @@ NO_FLIP = frozenset({"EMNIST", "GTSRB", "KMNIST", "MNIST", "QMNIST", "RenderedSS
 
 
 def torchvision_dataset(name: str, rule: SplitRule, *, root: str | Path, download: bool, options: Arguments) -> Collection:
-    """A classification data set of torchvision; see `ftlit.data.splits.assemble`.
+    """A classification data set of torchvision; see `ftlit.data.splitting.splits.assemble`.
 
     Args:
         name: of its class in `torchvision.datasets`.

@@ -34,7 +34,7 @@ class StoredSplit:
         self.split_of: dict[str, Split] = {image: split for split in reversed(SPLITS) for image, _, _ in images[split]}
 
     def known(self, units: Sequence[str], hashes: Sequence[str]) -> dict[str, Split]:
-        """Unit -> split, of units (see `ftlit.data.hash_split`) of which the run had an image; train if it had them in several splits."""
+        """Unit -> split, of units (`ftlit.data.splitting.hash_split`) with an image of the run; train if they were in several splits."""
         known: dict[str, Split] = {}
         for unit, image in zip(units, hashes, strict=True):
             if image in self.split_of:

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftlit.data.hash_split import split_by_hash
+from ftlit.data.splitting.hash_split import split_by_hash
 
 FRACTIONS = {"val": 0.2, "test": 0.2}
 classes = st.lists(st.integers(0, 4), min_size=1, max_size=80)

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ftlit.code_identity import versioned
-from ftlit.data.csv_files import cell_of, check_columns, group_of, labels_of, read_csv, split_of
 from ftlit.data.dataset import SPLITS, Collection, Examples, Split
 from ftlit.data.images import shown
-from ftlit.data.label_notes import label_notes
-from ftlit.data.splits import SplitRule, assemble
+from ftlit.data.sources.csv_files import cell_of, check_columns, group_of, labels_of, read_csv, split_of
+from ftlit.data.sources.label_notes import label_notes
+from ftlit.data.splitting.splits import SplitRule, assemble
 from ftlit.errors import UserError
 
 
@@ -44,7 +44,7 @@ def collect_texts(
     group_column: str | None,
     rule: SplitRule,
 ) -> Collection:
-    """A checked collection of the texts of csv files with a header line; see `ftlit.data.splits.assemble`. Class names are sorted;
+    """A checked collection of the texts of csv files with a header line (`ftlit.data.splitting.splits.assemble`). Class names are sorted;
     a text is identified by its bytes.
 
     Args:

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ftlit.data.glyph_images import CANVAS, INK, SYMBOLS, GlyphStream, distort, render_glyphs
 from ftlit.data.input_spec import InputSpec
+from ftlit.data.sources.glyph_images import CANVAS, INK, SYMBOLS, GlyphStream, distort, render_glyphs
 from ftlit.lit.datamodules.glyph_source import GlyphData
 
 

@@ -1,0 +1,1 @@
+"""Find labelled images and texts: folders, csv files, published data sets, rendered glyphs."""
