@@ -2,11 +2,11 @@
 
 import json
 import re
-import subprocess
 import sys
 
 import pytest
 import torch
+import warm
 from train_command import train
 
 pytestmark = pytest.mark.e2e
@@ -90,8 +90,7 @@ def test_a_setting_that_only_training_reads_selects_a_scenario_with_training(tmp
 
 
 def test_the_advise_recipe_advises_without_training(tmp_path):
-    command = [sys.executable, "-c", "from ftlit.cli.main import main; main()", "advise", "data.per_class=5", "hydra.run.dir=run"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    result = warm.run([sys.executable, "-m", "ftlit.cli.main", "advise", "data.per_class=5", "hydra.run.dir=run"], cwd=tmp_path)
     assert result.returncode == 0 and not (tmp_path / "run/checkpoints").exists(), result.stderr
     assert "LogME" in result.stdout and re.search(r"estimated time: small_similar \d+ s, .* large_different \d+ s", result.stdout)
     assert result.stdout.splitlines()[-1] == "python train.py scenario=small_similar data.per_class=5"

@@ -67,6 +67,7 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
+    _set_rank()
     status = _run_program(*request["words"])
     with suppress(BaseException):
         threading._shutdown()  # as Python ends: pools of processes are told before what waits for them
@@ -74,6 +75,16 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(status)
+
+
+def _set_rank() -> None:
+    """Set what Lightning and torchmetrics have read from the environment when they were imported."""
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
+    from torchmetrics.utilities.prints import rank_zero_only as torchmetrics_rank_zero_only
+
+    ranks = [os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK") if name in os.environ]
+    rank_zero_only.rank = int(ranks[0]) if ranks else 0
+    torchmetrics_rank_zero_only.rank = int(os.environ.get("LOCAL_RANK", 0))
 
 
 def _server_within(files: list[int]) -> warm.Server:

@@ -3,11 +3,13 @@
 import json
 import os
 import signal
-import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
+import warm
 from paths import ROOT, python_path
 
 from ftlit import UserError
@@ -65,12 +67,26 @@ def test_a_recipe_of_one_process_names_the_launcher(environment):
         launched.check_alone("probe")
 
 
+class Program:
+    """A program that writes into two files."""
+
+    def __init__(self, command, folder, **settings):
+        self.files = [Path(tempfile.mkstemp(dir=folder)[1]) for _ in range(2)]
+        with self.files[0].open("w") as out, self.files[1].open("w") as errors:
+            self.process = warm.start(command, stdout=out, stderr=errors, start_new_session=True, **settings)
+        self.pid, self.send_signal, self.kill = self.process.pid, self.process.send_signal, self.process.kill
+
+    def output(self, timeout=300):
+        """Wait for its end. Returns what it printed on stdout and on stderr."""
+        self.returncode = self.process.wait(timeout)
+        return [file.read_text() for file in self.files]
+
+
 def start(folder, *words, **environment):
-    """Start train.py in a process group of its own."""
+    """Start train.py in its own process group."""
     values = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path(folder), **environment}
     command = [sys.executable, str(ROOT / "train.py"), "trainer=cpu", "data.per_class=4", "report=false", *words]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=folder, env=values, start_new_session=True, **pipes)
+    return Program(command, folder, cwd=folder, env=values)
 
 
 def srun(folder, port, *words):
@@ -89,7 +105,7 @@ def port():
 @pytest.mark.e2e
 @pytest.mark.ddp
 def test_two_tasks_of_srun_take_the_advice_of_the_first_and_leave_one_run(tmp_path, port):
-    output = [process.communicate(timeout=300) for process in srun(tmp_path, port)]
+    output = [process.output(timeout=300) for process in srun(tmp_path, port)]
     results = list(tmp_path.glob("runs/*/*/result.json"))
     assert len(results) == 1, output
     assert json.loads(results[0].read_text())["test/accuracy"] > 0 and output[1][0].count("scenario=auto") == 0
@@ -105,7 +121,7 @@ def test_a_signal_to_one_of_two_processes_ends_both_with_a_checkpoint(tmp_path, 
     while not best.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     second.send_signal(signal.SIGUSR1)
-    output = [process.communicate(timeout=60) for process in (first, second)]
+    output = [process.output(timeout=60) for process in (first, second)]
     assert (first.returncode, second.returncode) == (130, 0), output
     assert output[0][0].count("interrupted; the last checkpoint is saved. To resume: ") == 1 and "Traceback" not in output[0][1]
 
@@ -120,10 +136,10 @@ def test_a_silent_process_ends_the_other_with_a_line_after_the_timeout(tmp_path,
         time.sleep(0.1)
     second.send_signal(signal.SIGSTOP)
     try:
-        _, errors = first.communicate(timeout=120)
+        _, errors = first.output(timeout=120)
     finally:
         second.kill()
-        second.communicate()
+        second.output()
     assert first.returncode == 1 and "process 0 stops: another process has not answered for 0.4 minutes (rank_timeout)" in errors
     assert "Traceback" not in errors and "resume=true" in errors
 
@@ -134,7 +150,7 @@ def test_a_job_of_one_task_starts_the_processes_of_its_run_and_never_its_neighbo
     (tmp_path / "hpc_ckpt_1.ckpt").write_text("of another job")
     slurm = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
     process = start(tmp_path, "trainer=ddp_cpu", "scenario=small_similar", "hydra.run.dir=run", SLURM_JOB_NAME="train", **slurm)
-    out, errors = process.communicate(timeout=300)
+    out, errors = process.output(timeout=300)
     assert process.returncode == 0, errors
     assert "accuracy" in out and (tmp_path / "run/result.json").exists()
 
@@ -147,6 +163,6 @@ def test_a_signal_to_all_processes_of_a_job_spares_those_that_load_images(tmp_pa
     while not best.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGTERM)
-    out, errors = process.communicate(timeout=120)
+    out, errors = process.output(timeout=120)
     assert process.returncode == 130 and out.splitlines()[-1].startswith("interrupted; the last checkpoint is saved. To resume: "), errors
     assert "DataLoader" not in errors and "Traceback" not in errors
