@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from ftlit.errors import UserError
+from ftlit.lit.trainer_internals import is_trial_run
 
 TIE_BREAK = "val/loss"
 MODES = {"loss": "min", "error": "min", "accuracy": "max", "f1": "max", "auroc": "max", "precision": "max", "recall": "max"}
@@ -67,7 +68,7 @@ class BestCheckpoint(ModelCheckpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the weights as they are, if there is no best epoch and training took steps."""
         super().on_train_end(trainer, pl_module)
-        if not self.best_model_path and trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not self.best_model_path and trainer.global_step and not is_trial_run(trainer):
             self.best_model_path = self.format_checkpoint_name({})
             trainer.save_checkpoint(self.best_model_path, self.save_weights_only)
 

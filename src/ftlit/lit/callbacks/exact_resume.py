@@ -100,7 +100,7 @@ class LastCheckpoint(Callback):
     def __init__(self, path: str | PathLike[str], every_n_steps: int = 500) -> None:
         self.path, self.every_n_steps = Path(path), every_n_steps
         self.run: str | None = None
-        self._before_step = False
+        self._before_step = self._heeds_signals = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let the trainer write and read checkpoints atomically and checked."""
@@ -111,19 +111,24 @@ class LastCheckpoint(Callback):
         return {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From now on a signal ends training between two steps."""
+        """From now on a signal ends training between two steps. All processes ask, or none, whether one has come."""
         STOP_SIGNALS.deferred = STOP_SIGNALS.owned
+        self._heeds_signals = trainer.strategy.reduce_boolean_decision(STOP_SIGNALS.owned, all=False)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Save before the first step of an epoch, before each n-th, and before the step that a signal prevents."""
         first_of_step = batch_idx % trainer.accumulate_grad_batches == 0
-        stops = first_of_step and _stop_requested(trainer)
+        stops = first_of_step and self._stop_requested(trainer)
         if batch_idx == 0 or stops or (first_of_step and trainer.global_step % self.every_n_steps == 0):
             self._before_step = True
             self._save(trainer)
             self._before_step = False
         if stops:
             STOP_SIGNALS.stop()
+
+    def _stop_requested(self, trainer: Trainer) -> bool:
+        """Whether a signal has come to any of the processes."""
+        return self._heeds_signals and trainer.strategy.reduce_boolean_decision(STOP_SIGNALS.requested, all=False)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Step the schedulers that need a metric in an epoch that was resumed."""
@@ -133,7 +138,7 @@ class LastCheckpoint(Callback):
         """Save the end of training."""
         self._save(trainer)
         STOP_SIGNALS.deferred = False
-        if _stop_requested(trainer):
+        if self._stop_requested(trainer):
             STOP_SIGNALS.stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -187,11 +192,6 @@ class LastCheckpoint(Callback):
             for logger, (count, last) in zip(_metrics_files(trainer), written, strict=False):
                 logger.continue_after(count, last)
         trainer.should_stop = state["should_stop"]
-
-
-def _stop_requested(trainer: Trainer) -> bool:
-    """Whether a signal has come to any of the processes; they all ask."""
-    return STOP_SIGNALS.owned and trainer.strategy.reduce_boolean_decision(STOP_SIGNALS.requested, all=False)
 
 
 def _metrics_files(trainer: Trainer) -> list[MetricsFile]:

@@ -98,7 +98,7 @@ def complete(words: Sequence[str]) -> list[str]:
     if own is None:
         return list(words)
     if own.launcher == SRUN:
-        os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(own.devices))  # Lightning asks for it
+        os.environ["SLURM_NTASKS_PER_NODE"] = str(own.devices)  # Lightning asks for it; the job's may differ from that of this step
     given = dict(word.lstrip("+").partition("=")[::2] for word in words)
     if {"-m", "--multirun"} & set(words) or given.get("hydra.mode") == "MULTIRUN":
         if own.count == 1:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig
@@ -19,7 +20,8 @@ from ftlit.recipes.run.console import print_lost_process
 from ftlit.recipes.run.launched import SRUN, launched
 
 CONNECTION_LOST = ("closed by peer", "reset by peer", "remote process exited")  # messages of gloo and NCCL when another process died
-NO_ANSWER = ("imed out", "timeout")  # when it was silent for too long; also of torch's store
+NO_ANSWER = ("imed out", "timeout")  # when it was silent for too long
+COLLECTIVE = ("gloo", "NCCL")  # in messages of operations that wait for other processes; also of torch's store, a DistError
 
 
 def build_trainer(cfg: DictConfig, **settings: Any) -> pl.Trainer:
@@ -45,13 +47,18 @@ def _plugins(cfg: DictConfig) -> dict[str, Any]:
     return {"plugins": [SLURMEnvironment(auto_requeue=False) if own else LightningEnvironment()]}
 
 
+def _is_timeout(error: RuntimeError) -> bool:
+    collective = isinstance(error, torch.distributed.DistError) or any(text in str(error) for text in COLLECTIVE)
+    return collective and any(text in str(error) for text in NO_ANSWER)
+
+
 @contextmanager
 def lost_processes(cfg: DictConfig, trainer: pl.Trainer) -> Iterator[None]:
     """End this process with a line where another one has failed, or does not answer."""
     try:
         yield
     except (LostProcess, RuntimeError) as error:
-        silent = error.silent if isinstance(error, LostProcess) else any(text in str(error) for text in NO_ANSWER)
+        silent = error.silent if isinstance(error, LostProcess) else _is_timeout(error)
         lost = isinstance(error, LostProcess) or silent or any(text in str(error) for text in CONNECTION_LOST)
         if trainer.world_size == 1 or not lost:
             raise
