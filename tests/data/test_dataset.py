@@ -140,6 +140,7 @@ def test_a_worker_process_raises_the_same_error_for_a_damaged_file(tmp_path, num
     assert str(caught.value).startswith(f"{tmp_path / 'bad.png'} cannot be read as an image") and "\n" not in str(caught.value)
 
 
+@pytest.mark.e2e
 def test_a_dataset_pickles_for_worker_processes(tmp_path):
     images = LabelledImages(one_bad(tmp_path), "val", eval_transform(InputSpec(size=8)))
     image, target = pickle.loads(pickle.dumps(images))[0]

@@ -13,7 +13,14 @@ from PIL import Image
 from ftlit import UserError
 from ftlit.data.dataset import Examples
 from ftlit.data.images import read_image
+from ftlit.features import image_hashes as hashes_module
 from ftlit.features.image_hashes import HashCache, image_hashes
+
+
+@pytest.fixture(autouse=True)
+def short_age(monkeypatch):
+    """The age is for file systems with coarse time stamps; here they are fine."""
+    monkeypatch.setattr(hashes_module, "MIN_AGE_NS", 200_000_000)
 
 
 def picture(path: Path, grey: int) -> Path:
@@ -24,7 +31,7 @@ def picture(path: Path, grey: int) -> Path:
 def wait_until_old(*paths: Path) -> None:
     """Wait until these files are old enough that every later change would be detected."""
     newest = max(max(path.stat().st_mtime_ns, path.stat().st_ctime_ns) for path in paths)
-    time.sleep(max(0.0, newest / 1e9 + 2.1 - time.time()))
+    time.sleep(max(0.0, (newest + 1.1 * hashes_module.MIN_AGE_NS) / 1e9 - time.time()))
 
 
 def files(*paths: Path) -> Examples:

@@ -47,7 +47,7 @@ def test_class_names_are_different_texts(tmp_path, names):
         ({"loader": "timm", "name": "resnet18", "checkpoint_path": "evil.pth"}, "cannot set by itself: --trust"),
         ({"loader": "timm", "name": "resnet18", "cache_dir": "/"}, "cannot set by itself: --trust"),
         ({"loader": "bert", "name": "tiny", "attn_implementation": "someone/kernel"}, "cannot set by itself: --trust"),
-        ({"loader": "bert", "name": "tiny", "download": True}, "cannot set by itself: --trust"),
+        ({"loader": "bert", "name": "tiny", "download": True}, "is not in the hub's cache; --trust"),
         ({"progress": True}, "no argument of mlp 'progress'"),
         ({"head": {"hidden": [1 << 40]}}, "not a number or text of a usual size"),
     ],

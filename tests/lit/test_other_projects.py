@@ -23,6 +23,8 @@ from torchvision.models import resnet18
 from ftlit import Rates, Schedule, Stage, StagedFinetuning, Until, build_optimizer
 from ftlit.finetuning.lr_schedule import cosine
 
+pytestmark = pytest.mark.e2e
+
 PACKAGE = """
 from torch import nn
 from ftlit import Backbone, InputSpec, WeightsOrigin
@@ -75,7 +77,6 @@ def run(folder, *command):
     return done.stdout
 
 
-@pytest.mark.e2e
 def test_another_hydra_project_uses_the_config_groups(other_project):
     output = run(other_project, "app.py", "head.hidden=[5]")
     assert "('low', 'high')" in output and "'head + high and above', 'all'" in output and "out_features=5" in output

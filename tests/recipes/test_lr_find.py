@@ -185,6 +185,7 @@ def composed(folder, *overrides):
         return compose("train", overrides=["recipe=lr_find", "trainer=cpu", f"paths.run={folder}", *overrides])
 
 
+@pytest.mark.e2e
 def test_the_recipe_keeps_the_ratio_between_groups_at_every_step_and_writes_its_files(tmp_path, capsys):
     """An epoch has two batches, which are one step: the loader is read many times."""
     Spy.seen.clear()
@@ -211,6 +212,7 @@ def test_the_recipe_keeps_the_ratio_between_groups_at_every_step_and_writes_its_
     assert (tmp_path / "run/lr_find.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.e2e
 def test_only_the_given_stage_trains_and_the_seed_determines_the_losses(tmp_path):
     Spy.seen.clear()
     short = [

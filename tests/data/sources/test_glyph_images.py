@@ -123,8 +123,9 @@ def test_distort_uses_random_numbers_of_its_generator_only_and_gives_any_size(re
 
 
 def test_processes_get_different_images_and_a_single_process_gets_all():
+    data = GlyphData(InputSpec(size=8), batches=3, batch_size=4)
+
     def epoch(split, rank, processes):
-        data = GlyphData(InputSpec(size=8), batches=3, batch_size=4)
         data.trainer = SimpleNamespace(global_rank=rank, world_size=processes, current_epoch=0) if processes else None
         return [images for images, _ in getattr(data, f"{split}_dataloader")()]
 

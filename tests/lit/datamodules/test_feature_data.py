@@ -28,6 +28,7 @@ def test_a_run_from_features_ends_with_the_weights_of_a_run_from_images(tmp_path
         assert value.isfinite(), name
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("options", [{"num_workers": 1}, {"batch_size": 5}, {"batch_size": 64}])
 def test_workers_and_batch_size_do_not_change_the_weights(tmp_path, options):
     images, _, _ = fit(data(**options), SCHEDULES["top down"])

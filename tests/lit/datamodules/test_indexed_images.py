@@ -139,6 +139,7 @@ def run(folder, *arguments):
     return warm.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": python_path(folder)}, timeout=300)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_accepts_a_users_subclass(tmp_path, recipe):
     arguments, expected = RECIPES[recipe]
