@@ -4,8 +4,7 @@ import re
 import shlex
 
 import pytest
-from composed_configs import error_text
-from hydra import compose
+from composed_configs import composed, error_text
 
 from ftlit.data.sources.csv_files import check_columns, read_csv
 from ftlit.errors import UserError
@@ -68,13 +67,13 @@ def test_the_words_for_every_name_compose(name):
     template = OPTIONS[name]
     given = next((value[key] for key in value if OPTIONS[key] == template), "3")
     error = synonym(name, given)
-    compose("train", values_of(re.search("give (.*)", str(error))[1]))
+    composed(*values_of(re.search("give (.*)", str(error))[1]))  # once for names with the same words
 
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_the_words_for_every_option_of_a_group_compose(choice):
     error = chosen_synonym(*choice.split("="))
-    compose("train", values_of(re.search("give (.*)", str(error))[1]))
+    composed(*values_of(re.search("give (.*)", str(error))[1]))
 
 
 def test_a_network_of_timm_is_named_with_its_group():
