@@ -63,6 +63,11 @@ def test_a_flag_that_hydra_does_not_have_is_an_error_with_the_option_to_give(wor
     assert str(error.value) == line
 
 
+def test_a_command_line_without_words_stays():
+    """It is the README's first command."""
+    assert complete([]) == []
+
+
 @pytest.mark.parametrize("words", [["--cfg", "job"], ["--multirun", "seed=1,2"], ["--config-dir", "own"], ["-m"], ["--info=defaults"]])
 def test_flags_of_hydra_stay(words):
     assert complete(words) == words

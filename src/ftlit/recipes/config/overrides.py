@@ -38,7 +38,7 @@ def complete(words: Sequence[str]) -> list[str]:
 
 def _check_flags(words: Sequence[str]) -> None:
     """Raise `UserError` for a flag that Hydra does not have, as `--epochs 5`."""
-    for word, after in zip(words, [*words[1:], "..."], strict=True):
+    for word, after in zip(words, [*words, "..."][1:], strict=True):
         found = re.fullmatch(r"--([A-Za-z][\w.-]*)(?:=(.*))?", word, re.DOTALL)
         if found and not any(flag.startswith(found[1]) for flag in HYDRA_FLAGS):
             name, value = found[1].replace("-", "_"), after if found[2] is None else found[2]
