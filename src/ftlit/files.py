@@ -127,7 +127,7 @@ def remove(path: Path) -> None:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what a killed program was writing in this folder."""
+    """Remove the unfinished files that a killed program left in this folder."""
     for part in folder.glob(f"*{PART}"):
         with suppress(OSError):
             remove(part)

@@ -68,7 +68,7 @@ class TrainOrder(DistributedSampler[Any]):
         return len(range(self.rank, together, self.num_replicas)), together
 
     def _size(self, together: int) -> int:
-        """Images in a batch of each process, if all have so many together."""
+        """The number of images in a batch of each process, from the number in a batch of all processes."""
         if self.num_replicas == 1:
             return together
         return max(-(-together // self.num_replicas), min(2, self.batch_size))

@@ -43,7 +43,7 @@ class WeightedCrossEntropy(nn.CrossEntropyLoss):
     weight: torch.Tensor
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The loss of logits (N, C) against labels (N,), or against class probabilities (N, C), which are weighted as so many labels."""
+        """The loss of logits (N, C) against labels (N,), or against class probabilities (N, C); each class has its weight in both."""
         one_hot = target if target.ndim == 2 else nn.functional.one_hot(target, input.shape[1])
         weighted_NC = one_hot * self.weight
         smoothed_NC = weighted_NC.lerp(weighted_NC.mean(dim=1, keepdim=True).expand_as(weighted_NC), self.label_smoothing)

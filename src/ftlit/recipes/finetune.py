@@ -19,7 +19,7 @@ from ftlit.finetuning.presets import with_reinit
 from ftlit.finetuning.schedule import Schedule, with_batchnorm, without_warm_up
 from ftlit.inference.record import part_of, record_of
 from ftlit.inference.slim import base_record
-from ftlit.lit.callbacks.best_epoch import BestCheckpoint
+from ftlit.lit.callbacks.best_checkpoint import BestCheckpoint
 from ftlit.lit.callbacks.exact_resume import LastCheckpoint
 from ftlit.lit.callbacks.finite_loss import check_results
 from ftlit.lit.callbacks.probe_head import FitProbeHead, check_probe_head

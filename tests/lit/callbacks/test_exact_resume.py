@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import ExponentialLR, StepLR
 from ftlit import Backbone, FeatureData, FineTuner, InputSpec, Rates, Schedule, Stage, StagedFinetuning, Until, UserError
 from ftlit.data.dataset import Collection, Examples
 from ftlit.finetuning.lr_schedule import any_curve, constant, cosine, linear, one_cycle, plateau
-from ftlit.lit.callbacks.best_epoch import BestCheckpoint
+from ftlit.lit.callbacks.best_checkpoint import BestCheckpoint
 from ftlit.lit.callbacks.exact_resume import LastCheckpoint, MetricsFile
 from ftlit.lit.callbacks.seed_each_step import SeedEachStep
 from ftlit.lit.datamodules.image_data import ImageData

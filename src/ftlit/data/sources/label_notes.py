@@ -24,7 +24,7 @@ def label_notes(names: Iterable[str]) -> list[str]:
 
 
 def _meaning(name: str) -> str:
-    """What a reader takes a label for: without case, kind of separator, and way of writing a number."""
+    """The label without case, kind of separator, and way of writing a number."""
     text = normalize("NFKC", name).strip().casefold()
     try:
         return repr(float(text.replace(",", "."))) if text not in MISSING_VALUES else text

@@ -49,7 +49,7 @@ def content_hashes(examples: Examples) -> list[str]:
 def duplicate_notes(splits: Mapping[Split, Examples]) -> list[str]:
     """Notes on images with equal bytes in several splits, or with different labels."""
     if any(examples.contents is None for examples in splits.values()):
-        return ["duplicates across splits were not looked for: the images of this data set cannot be told apart without decoding"]
+        return ["no search for duplicates across splits: the images of this data set cannot be compared without decoding"]
     groups = find_copies(splits)
     across = [group for group in groups if _crosses(group)]
     contradictory = [group for group in groups if _contradicts(group)]

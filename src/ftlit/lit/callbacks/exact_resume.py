@@ -14,8 +14,8 @@ from lightning.pytorch.loggers import CSVLogger
 from ftlit.errors import UserError
 from ftlit.files import PART, naming
 from ftlit.formats import reading
-from ftlit.lit.best_checkpoint import STATE, check_best, follow_folder
 from ftlit.lit.checkpoint_io import use_checked_checkpoints, writes_atomically
+from ftlit.lit.resumed_checkpoint import STATE, check_best, follow_folder
 from ftlit.lit.stop_signals import STOP_SIGNALS
 from ftlit.lit.trainer_internals import has_csv_writer, mark_batch_not_begun, put_rows_first, step_skipped_plateau_schedulers
 
