@@ -10,7 +10,7 @@ import time
 import pytest
 
 from ftlit.errors import UserError
-from ftlit.files import WriteError, disk_error, naming, remove_parts, replacing, scratch_folder, write_atomically, write_rows
+from ftlit.files import WriteError, disk_error, naming, part_of, remove_parts, replacing, scratch_folder, write_atomically, write_rows
 
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO)
 
@@ -73,11 +73,27 @@ def test_errors_of_the_disk_are_recognised_and_faults_of_the_program_are_not(tmp
 
 
 def test_what_a_killed_program_was_writing_is_removed_and_nothing_else(tmp_path):
-    for name in ("a.json.part", "a.json", "b.part"):
-        (tmp_path / name).touch()
-    (tmp_path / "shards.part").mkdir()
+    kept = [tmp_path / name for name in ("a.json", "notes.part", ".hidden.part")]
+    for path in (*kept, part_of(kept[0], 12), part_of(kept[1])):
+        path.touch()
+    part_of(tmp_path / "shards").mkdir()
     remove_parts(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+
+
+def test_two_processes_that_write_one_file_do_not_share_the_unfinished_one(tmp_path):
+    path = tmp_path / "file"
+    child = os.fork()
+    with replacing(path) as file:
+        if child == 0:
+            file.write(b"half")
+            file.flush()
+            os._exit(0)  # as if killed while it wrote
+        os.waitpid(child, 0)
+        file.write(b"whole")
+    assert path.read_text() == "whole" and len(list(tmp_path.iterdir())) == 2
+    remove_parts(tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 HOLD = """
@@ -103,4 +119,30 @@ def test_a_scratch_folder_of_a_killed_program_goes_and_that_of_a_running_one_sta
     holders[1].wait()
     with scratch_folder(tmp_path, ".x-"):
         pass
+    assert not list(tmp_path.iterdir())
+
+
+STARTS = """
+import sys
+from pathlib import Path
+from ftlit.files import scratch_folder
+for _ in range(200):
+    with scratch_folder(Path(sys.argv[1]), ".x-") as own:
+        (own / "file").touch()
+"""
+
+
+def test_programs_that_begin_scratch_folders_at_once_leave_each_other_alone(tmp_path):
+    programs = [subprocess.Popen([sys.executable, "-c", STARTS, str(tmp_path)], stderr=subprocess.PIPE) for _ in range(3)]
+    assert [program.communicate()[1] for program in programs] == [b""] * 3
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_system_without_locks_keeps_the_folders_of_others(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with scratch_folder(tmp_path, ".x-") as one, scratch_folder(tmp_path, ".x-") as other:
+        assert one.is_dir() and other.is_dir()
     assert not list(tmp_path.iterdir())

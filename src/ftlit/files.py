@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from ftlit.errors import UserError, one_line
 
-PART = ".part"  # end of the name of a file that is being written
+PART = ".ftlit-part"  # end of the name of a file that is being written
 REMEDIES = {  # of errors that a user can mend -> what to do
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space of your quota",
@@ -78,7 +78,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         WriteError: the file cannot be written. As after any other error, nothing is left of it.
     """
-    beside = path.with_name(f"{path.name}{PART}")
+    beside = part_of(path, os.getpid())
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove(beside)
@@ -93,6 +93,16 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
                 beside.unlink(missing_ok=True)
             raise
         _sync_folder(path.parent)
+
+
+def part_of(path: Path, writer: int | None = None) -> Path:
+    """The name under which a file is written before it gets its own.
+
+    Args:
+        path: of the file.
+        writer: number of the process that writes; `None` where several processes write it together.
+    """
+    return path.with_name(f".{path.name}{'' if writer is None else f'.{writer}'}{PART}")
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -128,7 +138,7 @@ def remove(path: Path) -> None:
 
 def remove_parts(folder: Path) -> None:
     """Remove the unfinished files that a killed program left in this folder."""
-    for part in folder.glob(f"*{PART}"):
+    for part in folder.glob(f".*{PART}"):
         with suppress(OSError):
             remove(part)
 
@@ -137,14 +147,18 @@ def remove_parts(folder: Path) -> None:
 def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
     """Yield a folder in `parent` that is removed at the end. First removes those of programs that were killed before theirs.
 
-    A kernel lock on the folder, which ends with the program, says that it is in use.
+    A kernel lock on the folder, which ends with the program, marks it as in use. It gets its name only once it is locked, so that nobody
+    takes it for one that was left. Where the file system has no locks, nothing is removed but the program's own.
     """
     for left in parent.glob(f"{prefix}*"):
         _remove_unlocked(left)
-    folder = Path(mkdtemp(prefix=prefix, dir=parent))
-    handle = os.open(folder, os.O_RDONLY)
+    new = Path(mkdtemp(prefix=f"new-{prefix}", dir=parent))
+    handle = os.open(new, os.O_RDONLY)
+    folder = new.with_name(new.name.removeprefix("new-"))
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        new.rename(folder)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from ftlit.errors import UserError
-from ftlit.files import PART, naming
+from ftlit.files import naming, part_of
 from ftlit.formats import reading
 from ftlit.lit.checkpoint_io import use_checked_checkpoints, writes_atomically
 from ftlit.lit.resumed_checkpoint import STATE, check_best, follow_folder
@@ -161,7 +161,7 @@ class LastCheckpoint(Callback):
         """Replace the file as a whole. Other plugins than ours, and a folder of shards, are written beside it first."""
         if writes_atomically(trainer):
             return trainer.save_checkpoint(self.path, weights_only=False)
-        beside = self.path.with_name(f"{self.path.name}{PART}")
+        beside = part_of(self.path)
         trainer.save_checkpoint(beside, weights_only=False)
         if trainer.is_global_zero:
             if beside.is_dir():  # sharded
