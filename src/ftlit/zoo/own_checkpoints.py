@@ -64,4 +64,4 @@ def _export(file: WeightsFile) -> str:
     """The command that writes all tensors of a run, with BatchNorm."""
     run = repr(str(Path(file.name)))
     state = f"ftlit.affine_to_batchnorm(ftlit.load({run}).backbone).state_dict()"
-    return f'write all its tensors with python -c "import ftlit, torch; torch.save({state}, \'weights.pth\')"'
+    return f"write all its tensors with python -c \"import ftlit, torch; torch.save({state}, 'weights.pth')\""

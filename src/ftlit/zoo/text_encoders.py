@@ -74,9 +74,7 @@ def load_bert(
 
     record = {"loader": "bert", "name": as_record(name), **weights_record(weights, weights_key), "max_length": max_length, **kwargs}
     parts = split(model)
-    return assemble_backbone(
-        str(name), model, parts, spec, source=source, file=file, cut=cut, reinit=reinit, fresh=fresh, record=record
-    )
+    return assemble_backbone(str(name), model, parts, spec, source=source, file=file, cut=cut, reinit=reinit, fresh=fresh, record=record)
 
 
 def take_apart(model: Any, *, pad_id: int, with_pooler: bool = True) -> NetworkParts:

@@ -72,7 +72,7 @@ def test_a_new_class_does_not_change_the_class_numbers_of_a_resumed_run(tmp_path
     labels = [(0,), *((1 + i % 2,) for i in range(40))]
     rule = SplitRule(FRACTIONS, 5, read_split(tmp_path, is_whole=True))
     again = assemble({"train": images([99, *range(40)], labels)}, ["_", "a", "b"], rule)
-    assert again.class_names == ["a", "b"] and {label for part in again.splits.values() for label, in part.labels} == {0, 1}
+    assert again.class_names == ["a", "b"] and {label for part in again.splits.values() for (label,) in part.labels} == {0, 1}
 
 
 @pytest.mark.parametrize(

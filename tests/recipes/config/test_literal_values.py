@@ -24,8 +24,23 @@ def parsed(word):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     "value",
-    ["photos (1)", "lr=0.1", "größe", "写真", "it's", "[new]", "a#b", "{x}", "2024", "true", "1e5", "$5", "a\\", "a\tb",
-     "epoch=3-step=12.ckpt"],
+    [
+        "photos (1)",
+        "lr=0.1",
+        "größe",
+        "写真",
+        "it's",
+        "[new]",
+        "a#b",
+        "{x}",
+        "2024",
+        "true",
+        "1e5",
+        "$5",
+        "a\\",
+        "a\tb",
+        "epoch=3-step=12.ckpt",
+    ],
 )
 def test_a_path_is_taken_as_it_stands(name, value):
     (word,) = complete([f"{name}={value}"])

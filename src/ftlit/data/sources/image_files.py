@@ -51,9 +51,7 @@ def collect(
     return _in_one_range(collection, headers, input_spec)
 
 
-def _in_one_range(
-    collection: Collection, headers: Mapping[Path, ImageHeader], input_spec: InputSpec
-) -> tuple[Collection, InputSpec]:
+def _in_one_range(collection: Collection, headers: Mapping[Path, ImageHeader], input_spec: InputSpec) -> tuple[Collection, InputSpec]:
     """The collection read in one range of grey values, which is measured on train unless the input spec has it."""
     wide = [path for path in collection.splits["train"].sources if headers[path].wide_greys]
     if not wide or input_spec.grey_range is not None or (measured := measure_grey_range(wide)) is None:
