@@ -14,7 +14,7 @@ from ftlit.fingerprint import fingerprint, prefixes
 from ftlit.models.pooling import pool
 from ftlit.recipes.config.validate import check_input
 from ftlit.zoo.text_encoders import TokenEmbeddings, load_bert, take_apart
-from ftlit.zoo.transformers_files import ENCODERS
+from ftlit.zoo.weights.transformers_files import ENCODERS
 
 pytestmark = pytest.mark.zoo
 

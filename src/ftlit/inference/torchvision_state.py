@@ -10,8 +10,8 @@ from ftlit.errors import UserError
 from ftlit.inference.network import Network
 from ftlit.models.backbone import Backbone
 from ftlit.models.batchnorm_fold import affine_to_batchnorm
-from ftlit.zoo.state_dict import original_names
 from ftlit.zoo.torchvision_layers import take_apart
+from ftlit.zoo.weights.state_dict import original_names
 
 NOT_ARGUMENTS = (
     "loader",

@@ -16,10 +16,10 @@ from ftlit.models.backbone import Backbone
 from ftlit.models.weights_origin import RANDOM
 from ftlit.registry import Registry
 from ftlit.zoo.blocks import NetworkParts
-from ftlit.zoo.own_checkpoints import misfit
-from ftlit.zoo.state_dict import fill, known_names, original_names, select
-from ftlit.zoo.weight_files import Tensors, WeightsFile
-from ftlit.zoo.weights import WeightSource
+from ftlit.zoo.weights.own_checkpoints import misfit
+from ftlit.zoo.weights.state_dict import fill, known_names, original_names, select
+from ftlit.zoo.weights.weight_files import Tensors, WeightsFile
+from ftlit.zoo.weights.weight_sources import WeightSource
 
 BACKBONES: Registry[Callable[..., Backbone]] = Registry("backbone source")  # the names are recorded in checkpoints
 MAX_SIZE = 1024  # px: upper limit of the search for the smallest possible image size

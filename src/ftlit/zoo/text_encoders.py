@@ -21,8 +21,8 @@ from ftlit.models.pooling import real_tokens
 from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.zoo.blocks import NetworkParts
 from ftlit.zoo.build import BACKBONES, EmptyWeights, assemble_backbone, build_network
-from ftlit.zoo.transformers_files import ENCODERS, check_length, find_folder, read_config, read_weights, without_former_buffers
-from ftlit.zoo.weights import WeightSource, as_record, find, weights_record
+from ftlit.zoo.weights.transformers_files import ENCODERS, check_length, find_folder, read_config, read_weights, without_former_buffers
+from ftlit.zoo.weights.weight_sources import WeightSource, as_record, find, weights_record
 
 
 @BACKBONES.register("bert")

@@ -23,8 +23,8 @@ from ftlit.tensor_files import weights_only
 from ftlit.zoo.blocks import NetworkParts
 from ftlit.zoo.build import BACKBONES, assemble_backbone, build_network, override_input_spec
 from ftlit.zoo.timm_layers import take_apart
-from ftlit.zoo.weight_files import ALTERNATIVES, WeightsFile
-from ftlit.zoo.weights import WeightSource, find, network_timeout, weights_record
+from ftlit.zoo.weights.weight_files import ALTERNATIVES, WeightsFile
+from ftlit.zoo.weights.weight_sources import WeightSource, find, network_timeout, weights_record
 
 Config = dict[str, Any]
 

@@ -19,8 +19,8 @@ from ftlit.zoo import glyph, mlp
 from ftlit.zoo.blocks import IMAGENET, NetworkParts
 from ftlit.zoo.build import BACKBONES, EmptyWeights, assemble_backbone, build_network, override_input_spec
 from ftlit.zoo.torchvision_layers import take_apart
-from ftlit.zoo.weight_files import read
-from ftlit.zoo.weights import WeightSource, find, sources, weights_record
+from ftlit.zoo.weights.weight_files import read
+from ftlit.zoo.weights.weight_sources import WeightSource, find, sources, weights_record
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 from torchvision.ops import Permute
 
 from ftlit.code_identity import versioned
@@ -47,18 +46,6 @@ class ClassToken(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Select the first token."""
         return tokens[:, 0]
-
-
-def resize_positions(position_embedding: Tensor, length: int) -> Tensor:
-    """Interpolate position embeddings (1, 1 + n * n, C) -> (1, length, C) for another image size; that of the class token stays.
-
-    Bicubic with aligned corners, as in torchvision's `interpolate_embeddings`; see section 3.2 of the ViT paper.
-    """
-    token, positions = position_embedding[:, :1], position_embedding[:, 1:]
-    old, new = int(positions.shape[1] ** 0.5), int((length - 1) ** 0.5)
-    grid = positions.transpose(1, 2).reshape(1, -1, old, old)
-    grid = interpolate(grid, size=new, mode="bicubic", align_corners=True)
-    return torch.cat([token, grid.flatten(2).transpose(1, 2)], dim=1)
 
 
 def vit(model: Any) -> NetworkParts:

@@ -5,14 +5,15 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from ftlit.errors import UserError, shorten, unknown
 from ftlit.models.backbone import Backbone
 from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.patterns import covers, prefixes
-from ftlit.zoo.vision_transformers import resize_positions
-from ftlit.zoo.weight_files import Tensors, WeightsFile
+from ftlit.zoo.weights.weight_files import Tensors, WeightsFile
 
 LEGACY_NAMES = (
     (re.compile(r"(?<=\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."), ""),  # torch.compile, FSDP, checkpointing
@@ -25,7 +26,21 @@ LEGACY_NAMES = (
 AUXILIARY_HEADS = {"aux1", "aux2", "AuxLogits"}  # the second and third heads of GoogLeNet and Inception v3
 MAY_BE_MISSING = "num_batches_tracked"  # only a BN without momentum reads it, and early files lack it
 EMA = re.compile(r"(?:^|[._])ema(?:[._]|$)")  # an exponential moving average of the weights
-RESIZABLE = {"embeddings.position_embedding": resize_positions}
+
+
+def resize_positions(position_embedding: Tensor, length: int) -> Tensor:
+    """Interpolate position embeddings (1, 1 + n * n, C) -> (1, length, C) for another image size; that of the class token stays.
+
+    Bicubic with aligned corners, as in torchvision's `interpolate_embeddings`; see section 3.2 of the ViT paper.
+    """
+    token, positions = position_embedding[:, :1], position_embedding[:, 1:]
+    old, new = int(positions.shape[1] ** 0.5), int((length - 1) ** 0.5)
+    grid = positions.transpose(1, 2).reshape(1, -1, old, old)
+    grid = interpolate(grid, size=new, mode="bicubic", align_corners=True)
+    return torch.cat([token, grid.flatten(2).transpose(1, 2)], dim=1)
+
+
+RESIZABLE = {"embeddings.position_embedding": resize_positions}  # tensors of another shape that can be converted
 
 
 def original_names(model: nn.Module, backbone: Backbone) -> dict[str, str]:

@@ -16,7 +16,7 @@ from ftlit.models.backbone import Layers
 from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.zoo import load_backbone
 from ftlit.zoo.torchvision_nets import BUILDERS, Net
-from ftlit.zoo.weights import WeightSource, read
+from ftlit.zoo.weights.weight_sources import WeightSource, read
 
 pytestmark = pytest.mark.zoo
 

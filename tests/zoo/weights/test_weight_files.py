@@ -12,7 +12,7 @@ import torch
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError
 from ftlit.zoo import load_backbone
-from ftlit.zoo.weights import find
+from ftlit.zoo.weights.weight_sources import find
 
 
 @pytest.fixture(scope="module")

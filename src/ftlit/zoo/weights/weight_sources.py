@@ -19,8 +19,8 @@ from torchvision import models
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.models.weights_origin import WeightsOrigin
-from ftlit.zoo.own_checkpoints import input_spec_of
-from ftlit.zoo.weight_files import ALTERNATIVES, SUFFIXES, WeightsFile, read, weights_file
+from ftlit.zoo.weights.own_checkpoints import input_spec_of
+from ftlit.zoo.weights.weight_files import ALTERNATIVES, SUFFIXES, WeightsFile, read, weights_file
 
 SYNONYMS = {  # in lower case
     **dict.fromkeys(("imagenet", "imagenet1k", "pretrained", "true", "yes", "best"), "default"),
@@ -55,7 +55,7 @@ def find(weights: str | PathLike[str] | None, sources: Mapping[str, WeightSource
     Args:
         weights: as the user gave them.
         sources: name of weights -> their source.
-        key: of the state dict in a file; see `ftlit.zoo.state_dict.select`.
+        key: of the state dict in a file; see `ftlit.zoo.weights.state_dict.select`.
 
     Raises:
         UserError: neither a published name nor a file that can be read, or a key without a file.

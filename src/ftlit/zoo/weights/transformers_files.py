@@ -7,7 +7,7 @@ from typing import Any
 
 from ftlit.data.tokens import TextSpec, transformers
 from ftlit.errors import UserError, one_line, unknown
-from ftlit.zoo.weight_files import Tensors, WeightsFile, read
+from ftlit.zoo.weights.weight_files import Tensors, WeightsFile, read
 
 # type of model -> where its encoder layers are. Their layers take tokens and an attention mask, and nothing else
 ENCODERS = {
