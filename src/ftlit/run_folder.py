@@ -1,4 +1,4 @@
-"""The files of a run's folder that several parts of the program read: `result.json` and `advice.json`."""
+"""The files of a run's folder that several parts of the program read, and the names by which such a folder is recognised."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +10,34 @@ RESULT = "result.json"
 ADVICE = "advice.json"
 
 Result = JsonObject | list[JsonObject]
+
+# file -> text in it, of runs, sweeps, and recipes that only measure: files of other programs have the same names, but not this text
+SIGNS = {
+    "config.yaml": b"_target_: ftlit.",
+    "multirun.yaml": b"_target_: ftlit.",
+    "job.json": b'"overrides"',
+    "split.json": b'"hashes"',
+    ADVICE: b'"scenario"',
+    "lr_find.csv": b"rate,loss,smoothed",
+}
+MAX_READ = 1 << 20  # bytes in which the text is searched
+FOLDERS = frozenset({"checkpoints", "layers", "report", "tensorboard", "wandb"})  # in the folder of a run
+FIGURES = frozenset({"lr_find.png", "pretrain.png", "probe.png", "sweep.png"})
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether a folder holds a run of this program, by the text of its files. Files that cannot be read do not count."""
+    return any(_holds(folder / name, text) for name, text in SIGNS.items())
+
+
+def _holds(path: Path, text: bytes) -> bool:
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return text in file.read(MAX_READ)
+    except OSError:
+        return False
 
 
 def write_result(folder: str | Path, result: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:

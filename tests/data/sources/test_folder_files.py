@@ -56,8 +56,20 @@ def test_a_folder_that_an_archive_repeats_in_itself_is_looked_through(tmp_path):
     assert found(tmp_path) == {(split, label, None) for split in ("train", "test") for label in ("cats", "dogs")}
 
 
-def test_classes_may_have_the_names_of_splits(tmp_path):
-    assert {label for _, label, _ in found(tree(tmp_path, "training", "resting"))} == {"training", "resting"}
+@pytest.mark.parametrize("classes", [("training", "resting"), ("train", "bus"), ("test", "bus", "car"), ("train", "val", "bus", "car")])
+def test_classes_may_have_the_names_of_splits(tmp_path, classes):
+    files, notes = list_folder(tree(tmp_path, *classes))
+    assert {(file.split, file.labels[0]) for file in files} == {("train", name) for name in classes}
+    named = ", ".join(sorted(name for name in classes if split_named(name)))
+    assert notes == [f"read as classes, as folders of images lie beside them: {named} (data.layout=split/class reads them as splits)"]
+    assert list_folder(tmp_path, layout="class") == (files, [])
+    with pytest.raises(UserError, match="in the layout split/class"):
+        list_folder(tmp_path, layout="split/class")
+
+
+def test_a_class_has_the_name_of_a_split_within_a_split(tmp_path):
+    tree(tmp_path, *(f"{split}/{label}" for split in ("train", "test") for label in ("train", "bus")))
+    assert found(tmp_path) == {(split, label, None) for split in ("train", "test") for label in ("train", "bus")}
 
 
 @pytest.mark.parametrize(
@@ -74,6 +86,8 @@ def test_classes_may_have_the_names_of_splits(tmp_path):
         (("train/fox", "train/hare", "dev/fox", "eval/fox"), "dev means val, eval means val"),
         (("train/fox", "train/hare", "more/fox"), "has the folders more, train: give train, val and test"),
         (("Training", "Testing/fox"), "has no class folders"),
+        (("train", "test"), "give one folder for each class, or data.layout=class if test is a class itself"),
+        (("train", "test", "more"), "or one folder for each class (data.layout=class)"),
     ],
 )
 def test_a_structure_that_may_mean_several_things_is_one_line(tmp_path, folders, says):
@@ -119,15 +133,46 @@ def test_a_pattern_names_groups(tmp_path):
             list_folder(tmp_path, group_pattern=pattern)
 
 
+def begin_run(folder: Path) -> Path:
+    """Write some of the files of a run."""
+    tree(folder / "checkpoints", ".", images=0)
+    (folder / "config.yaml").write_text("seed: 0\nbackbone:\n  _target_: ftlit.zoo.build.build_backbone\n")
+    (folder / "checkpoints" / "best.ckpt").touch()
+    (folder / "metrics.csv").touch()
+    Image.new("RGB", (2, 2)).save(folder / "probe.png")
+    return folder
+
+
 def test_empty_folders_and_folders_of_runs_are_left_out_with_a_note(tmp_path):
-    tree(tmp_path, "fox", "hare", "runs/2026/1/report", "mine/report")
+    tree(tmp_path, "fox", "hare", "runs/2026/1/report", "mine/wandb/media")
     tree(tmp_path, "new/run", "cow", images=0)
-    for run in ("runs/2026/1", "mine"):
-        (tmp_path / run / "config.yaml").write_text("seed: 0")
+    (begin_run(tmp_path / "runs" / "2026" / "1").parent / "mlflow.db").touch()
+    begin_run(tmp_path / "mine")
     files, notes = list_folder(tmp_path)
     assert {file.labels for file in files} == {("fox",), ("hare",)}
     assert notes == ["left out, folders of runs (2): mine, runs/2026/1", "left out, folders without files (2): cow, new"]
     assert len(list_unlabelled(tmp_path)[0]) == 4
+
+
+@pytest.mark.parametrize("folder", [".", "train", "train/fox", "test/hare", "runs", "train/runs/1", "train/fox/runs/1", "test/hare/mine"])
+@pytest.mark.parametrize("splits", [True, False])
+def test_a_run_anywhere_in_the_data_changes_neither_images_nor_classes(tmp_path, folder, splits):
+    tree(tmp_path, *(f"{split}/{label}" for split in ("train", "test") for label in ("fox", "hare")))
+    root = tmp_path if splits else tmp_path / folder.partition("/")[0]
+    if not root.is_dir():
+        return
+    before, unlabelled = list_folder(root)[0], list_unlabelled(root)[0]
+    begin_run(tmp_path / folder)
+    files, notes = list_folder(root)
+    assert (files, list_unlabelled(root)[0]) == (before, unlabelled)
+    assert len(notes) == 1 and notes[0].startswith("left out, folders of runs (1)")
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "job.json", "split.json", "advice.json", "multirun.yaml"])
+def test_a_file_of_another_program_makes_no_run_of_a_class_folder(tmp_path, name):
+    (tree(tmp_path, "fox", "hare") / "fox" / name).write_text("train: [1, 2]\nlr: 0.1")
+    files, notes = list_folder(tmp_path)
+    assert [file.labels[0] for file in files] == [*["fox"] * 3, *["hare"] * 2] and not notes
 
 
 def test_an_empty_class_folder_in_test_is_as_good_as_none(tmp_path):

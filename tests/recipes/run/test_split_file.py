@@ -55,13 +55,30 @@ def test_the_plan_says_how_many_test_images_the_run_of_the_weights_has_seen(tmp_
     test = {int(content[0]) for content in now.collection.splits["test"].contents}
     trained, validated = len(test & values["train"]), len(test & values["val"])
     (note,) = seen_notes(weights_of(tmp_path), now)
-    assert f"it trained on {trained} of the {len(test)} test images and validated on {validated}" in note
+    assert f"its train split holds {trained} of the {len(test)} test images, its val split {validated}" in note
     assert (trained > 0) == seen == (f"data.split_from={tmp_path}" in note)
 
 
-def test_weights_of_no_run_or_of_one_without_a_split(tmp_path):
+def test_weights_that_lie_in_no_run_have_no_note(tmp_path):
     weights = weights_of(tmp_path)
+    (tmp_path / "config.yaml").write_text("model: resnet\nlr: 0.1")
+    (tmp_path / "split.json").write_text('{"train": ["a.png"]}')
     assert seen_notes(weights, data(range(30))) == seen_notes("default", data(range(30))) == seen_notes(None, data(range(30))) == []
-    (tmp_path / "config.yaml").touch()
-    (note,) = seen_notes(weights, data(range(30)))
-    assert "has stored no split" in note
+
+
+@pytest.mark.parametrize(("text", "reason"), [(None, "there is no split.json"), ("{", "is damaged ("), ("newer", "newer ftlit")])
+def test_where_the_split_of_the_run_cannot_be_read_the_note_says_why(tmp_path, text, reason):
+    (tmp_path / "config.yaml").write_text("format: 1\nbackbone:\n  _target_: ftlit.zoo.build.build_backbone")
+    if text is not None:
+        (tmp_path / "split.json").write_text('{"format": 99}' if text == "newer" else text)
+    (note,) = seen_notes(weights_of(tmp_path), data(range(30)))
+    assert f"weights of the run {tmp_path}: it is not known which test images it has seen: " in note and reason in note
+    assert "\n" not in note and "take the split" not in note
+
+
+def test_of_images_that_cannot_be_compared_it_is_not_known_what_the_run_has_seen(tmp_path):
+    store_split(tmp_path, data(range(30)))
+    train = Examples(range(30), [(i % 2,) for i in range(30)], to_rgb)
+    collection = assemble({"train": train}, ["a", "b"], SplitRule({"val": 0.2, "test": 0.2}))
+    (note,) = seen_notes(weights_of(tmp_path), ImageData(collection, InputSpec(size=8), augment="none", num_workers=0))
+    assert "it is not known which test images it has seen: the images of these data cannot be compared" in note

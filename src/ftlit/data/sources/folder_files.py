@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ftlit.data.images import shown
 from ftlit.data.sources.csv_files import missing_path
-from ftlit.data.sources.folder_layout import FileEntry, Layout, entries, find_layout, parse_layout
+from ftlit.data.sources.folder_layout import CLASS, FileEntry, Layout, entries, find_layout, parse_layout, splits_of
 from ftlit.data.sources.folder_tree import Folder, is_image_name, read_tree
 from ftlit.errors import UserError, one_line, shorten
 
@@ -15,14 +15,15 @@ Listing = tuple[list[FileEntry], list[str]]  # files, and notes on what is left 
 
 
 def list_folder(root: str | Path, *, layout: str | None = None, group_pattern: str | None = None) -> Listing:
-    """The files of a folder of class folders, sorted, and notes.
+    """The files of a folder of class folders, sorted, and notes on what is left out or may be read in another way.
 
     Hidden files, files of file managers, empty folders and folders of runs are left out.
 
     Args:
         root: the folder.
         layout: the meaning of each level of folders, such as `class`, `split/class`, `group/class` or `class/group`. `None`: class
-            folders, or splits (`train`, `Training`, `valid`, `dev`, `test_set`, ...) with class folders in them.
+            folders, or splits (`train`, `Training`, `valid`, `dev`, `test_set`, ...) with class folders in them. A folder `train` without
+            folders in it, beside folders of images, is a class.
         group_pattern: regular expression; what its first group, or the whole of it, matches in a path below `root` is the file's group.
 
     Raises:
@@ -33,7 +34,7 @@ def list_folder(root: str | Path, *, layout: str | None = None, group_pattern: s
     files = list(entries(tree, levels))
     if not any(file.split == "train" for file in files):
         raise UserError(f"{shown(tree.path)} holds no training images in the layout {'/'.join(levels)}: give train at least")
-    notes = _notes(tree, levels, files)
+    notes = [*(_named_as_splits(tree, levels) if layout is None else []), *_notes(tree, levels, files)]
     return (files, notes) if group_pattern is None else _grouped(files, tree.path, group_pattern, notes)
 
 
@@ -78,6 +79,13 @@ def _notes(tree: Folder, levels: Layout, files: Sequence[FileEntry]) -> list[str
     if unused := [path for path in tree.all_files() if path not in used and is_image_name(path)]:
         notes.append(f"left out, {len(unused):,} images outside of the class folders: {_below(tree, unused)}")
     return notes
+
+
+def _named_as_splits(tree: Folder, levels: Layout) -> list[str]:
+    """A note on classes that have the name of a split."""
+    names = shorten(map(shown, splits_of(tree.filled)), most=5) if levels == CLASS else ""
+    text = f"read as classes, as folders of images lie beside them: {names} (data.layout=split/class reads them as splits)"
+    return [text] if names else []
 
 
 def _run_notes(tree: Folder) -> list[str]:

@@ -45,7 +45,7 @@ def find_layout(tree: Folder) -> Layout:
         UserError: no class folders, splits without train or beside other folders, or folders of which only the user can tell what they are.
     """
     _check_has_classes(tree)
-    if (named := splits_of(tree.filled)) and _are_splits(named):
+    if (named := splits_of(tree.filled)) and _are_splits(tree, named):
         _check_splits(tree, named)
         for _, folder in named.values():
             _check_classes(descended(folder), ("split",))
@@ -93,9 +93,14 @@ def _below(folder: Folder, levels: Layout, found: FileEntry) -> Iterator[FileEnt
             yield from _below(inner, rest, replace(found, group="/".join(filter(None, (found.group, inner.name)))))
 
 
-def _are_splits(named: Mapping[str, tuple[Split, Folder]]) -> bool:
-    """Whether folders with the names of splits are splits; classes may be called `training` or `dev` too."""
-    return any(folder.filled or name.lower() in PLAIN_NAMES for name, (_, folder) in named.items())
+def _are_splits(tree: Folder, named: Mapping[str, tuple[Split, Folder]]) -> bool:
+    """Whether folders with the names of splits are splits, rather than classes that are called `train` or `dev`: they hold folders, or
+    have one of the usual names and are more than the folders of images beside them.
+    """
+    if any(folder.filled for _, folder in named.values()):
+        return True
+    beside = [folder for folder in tree.filled if folder.name not in named and folder.images]
+    return len(named) > len(beside) and any(name.lower() in PLAIN_NAMES for name in named)
 
 
 def _check_splits(tree: Folder, named: Mapping[str, tuple[Split, Folder]]) -> None:
@@ -129,7 +134,7 @@ def _holds_splits(folder: Folder) -> bool:
 
 def _check_classes(folder: Folder, above: Layout) -> None:
     """Refuse folders most of which hold the same folders: either level may be the classes."""
-    _check_has_classes(folder)
+    _check_has_classes(folder, above)
     shared = _shared_names(folder.filled) or _shared_names([_branching(inner) for inner in folder.filled])
     if not shared:
         return
@@ -142,10 +147,11 @@ def _check_classes(folder: Folder, above: Layout) -> None:
     )
 
 
-def _check_has_classes(folder: Folder) -> None:
+def _check_has_classes(folder: Folder, above: Layout = ()) -> None:
     if not folder.filled:
         files = len(list(folder.all_files()))
-        raise UserError(f"{shown(folder.path)} has no class folders ({files} files): give one folder for each class")
+        itself = f", or data.layout=class if {shown(folder.name)} is a class itself" if above else ""
+        raise UserError(f"{shown(folder.path)} has no class folders ({files} files): give one folder for each class{itself}")
 
 
 def _shared_names(folders: Sequence[Folder]) -> list[str]:

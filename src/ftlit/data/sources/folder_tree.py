@@ -1,7 +1,7 @@
 """A folder of images as a tree, without hidden files, files of file managers and folders of runs."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,10 +10,9 @@ from PIL import Image
 
 from ftlit.data.images import shown
 from ftlit.errors import UserError, one_line
+from ftlit.run_folder import FIGURES, FOLDERS, is_run_folder
 
 IGNORED_NAMES = {"thumbs.db", "desktop.ini", "__macosx"}  # of file managers, besides names that start with a dot
-# files of the folders of runs, sweeps, and recipes that only measure: no folder that holds one is a class
-RUN_FILES = {"config.yaml", "multirun.yaml", "advice.json", "lr_find.csv"}
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,9 @@ class Folder:
 
     @cached_property
     def is_empty(self) -> bool:
-        """Whether there is no file in it or below."""
-        return not self.files and all(folder.is_empty for folder in self.folders)
+        """Whether there is no file in it or below; no image, where it holds runs, whose loggers leave files beside them."""
+        files = self.all_files()
+        return not any(map(is_image_name, files)) if any(self.all_runs()) else next(files, None) is None
 
     @cached_property
     def filled(self) -> list["Folder"]:
@@ -84,24 +84,45 @@ def _read(path: Path, above: tuple[tuple[int, int], ...]) -> Folder:
     tree = Folder(path)
     with os.scandir(path) as entries:
         names = sorted((entry.name, entry.is_dir()) for entry in entries if not _is_ignored(entry.name))
+    with_runs = []
     for name, is_folder in names:
         inner = path / name
         if not is_folder:
             tree.files.append(inner)
-        elif _is_run(inner):
-            tree.runs.append(inner)
+        elif is_run_folder(inner):
+            with_runs.append(inner)
         elif not _lies_in(inner, above):
             tree.folders.append(_read(inner, above))
-    return tree
+    _add_runs(tree, with_runs, above)
+    return tree if not is_run_folder(path) else _without_run(tree)
+
+
+def _add_runs(tree: Folder, with_runs: Sequence[Path], above: tuple[tuple[int, int], ...]) -> None:
+    """Add the folders that hold runs as left out; but one with images as deep as in the folders beside it is data with a run in it."""
+    depths = set().union(*map(_depths, tree.folders))
+    for path in with_runs:
+        if not _lies_in(path, above) and _depths(inner := _read(path, above)) & depths:
+            tree.folders.append(inner)
+        else:
+            tree.runs.append(path)
+    tree.folders.sort(key=lambda folder: folder.name)
+
+
+def _depths(folder: Folder) -> set[int]:
+    """The levels at which a folder holds images: 0 directly in it, 1 in the folders in it."""
+    return {depth for depth, holds in ((0, folder.images), (1, any(inner.images for inner in folder.folders))) if holds}
+
+
+def _without_run(tree: Folder) -> Folder:
+    """A folder without the files and folders of the run in it."""
+    own = [folder.path for folder in tree.folders if folder.name in FOLDERS and not folder.images]
+    images = [path for path in tree.images if path.name not in FIGURES]
+    return Folder(tree.path, images, [folder for folder in tree.folders if folder.path not in own], [*tree.runs, *own])
 
 
 def _lies_in(folder: Path, above: tuple[tuple[int, int], ...]) -> bool:
     status = folder.stat()
     return (status.st_dev, status.st_ino) in above
-
-
-def _is_run(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in RUN_FILES)
 
 
 def _is_ignored(name: str) -> bool:

@@ -8,10 +8,11 @@ from omegaconf import DictConfig
 
 from ftlit.data.dataset import SPLITS
 from ftlit.data.images import shown
-from ftlit.data.splitting.stored_split import FILE, StoredSplit, read_split, write_split
-from ftlit.errors import UserError
+from ftlit.data.splitting.stored_split import FILE, REMEDY, StoredSplit, read_split, write_split
+from ftlit.errors import UserError, one_line
 from ftlit.features.image_hashes import cached_hashes
 from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.run_folder import is_run_folder
 
 
 def store_split(folder: str | Path, images: ImageData | None) -> None:
@@ -30,21 +31,22 @@ def resumed_split(cfg: DictConfig) -> dict[str, StoredSplit]:
 
 
 def seen_notes(weights: Any, data: Any) -> list[str]:
-    """A note on the test images that the run which the weights come from has seen; empty for other weights."""
+    """A note on the test images that the run which the weights come from has seen; empty for weights that lie in no run's folder."""
     folder = _run_of(weights)
     if folder is None or not isinstance(data, ImageData):
         return []
+    start, test = f"weights of the run {shown(folder)}: ", data.all_images.splits["test"]
     try:
-        seen = read_split(folder)
-    except UserError:
-        return [f"weights of the run {shown(folder)}: it has stored no split, so which test images it has seen is not known"]
-    test = data.collection.splits["test"]
-    if test.contents is None:
-        return []
-    places: Sequence[str | None] = [seen.split_of.get(image) for image in cached_hashes(test)]
-    trained, validated = places.count("train"), places.count("val")
-    note = f"weights of the run {shown(folder)}: it trained on {trained:,} of the {len(test):,} test images and validated on {validated:,}"
-    return [note + (f" (data.split_from={shown(folder)} keeps its split)" if trained or validated else "")]
+        stored = read_split(folder) if (folder / FILE).is_file() else None
+    except UserError as error:
+        return [f"{start}it is not known which test images it has seen: {one_line(error).removesuffix(f': {REMEDY}')}"]
+    if stored is None or test.contents is None:
+        reason = f"there is no {FILE}" if stored is None else "the images of these data cannot be compared without decoding"
+        return [f"{start}it is not known which test images it has seen: {reason}"]
+    places: Sequence[str | None] = [stored.split_of.get(image) for image in cached_hashes(test)]
+    train, val = places.count("train"), places.count("val")
+    note = f"{start}its train split holds {train:,} of the {len(test):,} test images, its val split {val:,}"
+    return [note + (f" (data.split_from={shown(folder)} keeps its split)" if train or val else "")]
 
 
 def _run_of(weights: Any) -> Path | None:
@@ -52,4 +54,4 @@ def _run_of(weights: Any) -> Path | None:
     if not isinstance(weights, str) or not Path(weights).expanduser().exists():
         return None
     path = Path(weights).expanduser().absolute()
-    return next((folder for folder in (path, *path.parents[:2]) if (folder / FILE).is_file() or (folder / "config.yaml").is_file()), None)
+    return next((folder for folder in (path, *path.parents[:2]) if is_run_folder(folder)), None)
