@@ -83,7 +83,7 @@ def _run_recipe(cfg: DictConfig) -> float:
 def exit_for_interruption(cfg: DictConfig) -> NoReturn:
     """Print how to go on, and exit with status 130. A further process exits with 0: Lightning kills the first where one ends otherwise."""
     from ftlit.lit.trainer_internals import rank_before_trainer  # here, so that --help stays fast
-    from ftlit.recipes.run.console import print_interrupted
+    from ftlit.recipes.run.interruption import print_interrupted
 
     print_interrupted(cfg)
     raise processes.JobExit(0 if rank_before_trainer() else processes.INTERRUPTED_STATUS, "interrupted") from None
@@ -105,7 +105,7 @@ def exit_for_user_error(error: Exception, cfg: DictConfig | None = None) -> None
 
 def _next_step(cfg: DictConfig) -> str:
     if cfg.recipe in resume.RESUMABLE_RECIPES and Path(cfg.paths.run, "config.yaml").is_file():
-        return f"then resume: {import_module('ftlit.recipes.run.console').resume_command(cfg)}"
+        return f"then resume: {import_module('ftlit.recipes.console.commands').resume_command(cfg)}"
     return "then give the command again"
 
 

@@ -15,7 +15,9 @@ from ftlit.probes.linear_probe import fit_probe
 from ftlit.probes.logme import logme
 from ftlit.recipes.config.hydra_internals import choices, compose_again, set_choices, task_overrides
 from ftlit.recipes.config.overrides import OF_TRAINING, SEARCH, given
-from ftlit.recipes.run import advice_text, console
+from ftlit.recipes.console import advice_text
+from ftlit.recipes.console.printing import print_line
+from ftlit.recipes.console.results_table import print_advice
 from ftlit.recipes.run.feature_setup import features_of
 from ftlit.recipes.run.launched import check_alone, first_ahead
 from ftlit.recipes.run.parts import RunParts, load_parts
@@ -51,10 +53,10 @@ def run(cfg: DictConfig) -> float:
     write(cfg, advice, parts, measured)
     reason = _reason(advice, parts)
     if measured is None:
-        console.print_line(f"scenario={advice.scenario}: {reason}")
+        print_line(f"scenario={advice.scenario}: {reason}")
         return float("nan")
     command = [*overrides_of(cfg, advice), *(word for word in _given() if not word.startswith("recipe="))]
-    console.print_advice(measured, advice, reason, dict(costs_of(parts.backbone, parts.data, _configs())), command)
+    print_advice(measured, advice, reason, dict(costs_of(parts.backbone, parts.data, _configs())), command)
     return next(depth.accuracy for depth in measured.depths if depth.cut == advice.cut)
 
 
@@ -90,7 +92,7 @@ def _measured(cfg: DictConfig) -> DictConfig:
     measured, advice = advise_on(cfg, parts)
     advice, advised = fit_to_overrides(cfg, measured, advice)
     write(cfg, advice, parts, measured)
-    console.print_line(f"scenario=auto: {advice.scenario}. {_reason(advice, parts)}")
+    print_line(f"scenario=auto: {advice.scenario}. {_reason(advice, parts)}")
     return adopt(advised)
 
 

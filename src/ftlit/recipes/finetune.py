@@ -36,7 +36,9 @@ from ftlit.models.batchnorm_fold import batchnorm_to_affine
 from ftlit.recipes.config.check_values import AFFINE, check_until
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.config.validate import bind
-from ftlit.recipes.run import artifacts, console
+from ftlit.recipes.console.plan_rows import plan_rows, print_plan
+from ftlit.recipes.console.results_table import print_results
+from ftlit.recipes.run import artifacts
 from ftlit.recipes.run.data_record import check_data
 from ftlit.recipes.run.head import build_probe_head, check_head
 from ftlit.recipes.run.launched import first_ahead
@@ -128,7 +130,7 @@ def fit(cfg: DictConfig, run: Run) -> float:
         check_results(results)
         if first:
             write_result(cfg.paths.run, results)
-            console.print_results(cfg, results, _notes(run, seconds))
+            print_results(cfg, results, _notes(run, seconds))
             if run.recorder and run.recorder.tested:
                 artifacts.write_run_report(cfg, run.data, run.recorder.tested, run.recorder.features)
     return results["val/accuracy"]
@@ -164,7 +166,7 @@ def _begin(cfg: DictConfig, run: Run, plan: Plan) -> None:
     begin_loggers(run.trainer.loggers)
     artifacts.write_folder(cfg, run.data)
     inputs: list[StageInput] = run.data.plan(run.model, run.schedule, run.trainer) if isinstance(run.data, FeatureData) else []
-    rows = console.plan_rows(
+    rows = plan_rows(
         cfg,
         run.model.backbone,
         run.data,
@@ -176,7 +178,7 @@ def _begin(cfg: DictConfig, run: Run, plan: Plan) -> None:
         processes=run.trainer.world_size,
     )
     rows += [("note", note) for note in notes]
-    console.print_plan(cfg, rows, plan, run.resume_from, trains=run.trains)
+    print_plan(cfg, rows, plan, run.resume_from, trains=run.trains)
     if run.recorder:
         artifacts.write_run(cfg, run.data, rows, plan)
 

@@ -21,7 +21,7 @@ from ftlit.lit.trainer_internals import callbacks_of
 from ftlit.recipes import finetune
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.config.validate import bind
-from ftlit.recipes.run import console
+from ftlit.recipes.console.printing import count, print_line
 from ftlit.recipes.run.trainer import build_trainer
 
 RISING_RATES = {  # the `lr_scheduler` of the test
@@ -54,7 +54,7 @@ def run(cfg: DictConfig) -> float:
     rate = choose_rate(suggestion, curve.rates, probe_head=run.probe_head is not None)
     if run.trainer.is_global_zero:
         draw(folder / "lr_find.png", curve.rates, curve.losses, suggestion, probe_head=run.probe_head is not None)
-        console.print_line(describe(rate, suggestion, run, folder))
+        print_line(describe(rate, suggestion, run, folder))
     return rate
 
 
@@ -88,9 +88,7 @@ def single_stage(schedule: Schedule, index: int) -> Schedule:
     """One stage of a schedule, from the first step on, with the rates of the schedule. Raises `UserError` where there is no such stage."""
     stages = schedule.stages
     if not -len(stages) <= index < len(stages):
-        raise UserError(
-            f"lr_find.stage={index}: this schedule has {console.count(len(stages), 'stage')}, give {-len(stages)} to {len(stages) - 1}"
-        )
+        raise UserError(f"lr_find.stage={index}: this schedule has {count(len(stages), 'stage')}, give {-len(stages)} to {len(stages) - 1}")
     return replace(schedule, stages=[replace(stages[index], epoch=0, step=None, until=None, from_best=False)])
 
 

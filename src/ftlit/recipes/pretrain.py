@@ -15,7 +15,8 @@ from ftlit.lit.tasks.layerwise_pretraining import Curves, LayerwisePretrainer
 from ftlit.models.backbone import Backbone
 from ftlit.recipes import finetune
 from ftlit.recipes.config.hydra_internals import instantiate
-from ftlit.recipes.run import console
+from ftlit.recipes.console.commands import resume_command
+from ftlit.recipes.console.printing import count, print_rows
 from ftlit.recipes.run.feature_setup import one_device
 from ftlit.recipes.run.parts import check_indexed_images, check_one_process, load_parts
 from ftlit.recipes.run.resume import read_config, resolved_settings, write_config
@@ -91,16 +92,16 @@ def pretrain(cfg: DictConfig) -> tuple[Backbone, float]:
 
 def _say_plan(cfg: DictConfig, backbone: Backbone, data: IndexedImages) -> None:
     sizes = (f"{name} {sum(p.numel() for p in backbone.get_submodule(name).parameters()):,}" for name in backbone.layers_with_parameters)
-    epochs = f"{console.count(cfg.pretrain.epochs, 'epoch')} each"
+    epochs = f"{count(cfg.pretrain.epochs, 'epoch')} each"
     rows = {
         "pretrain": f"layer by layer, {epochs}, without labels; the layers below are frozen, and their features stored",
         "backbone": f"weights: {backbone.origin.describe()}; parameters: {', '.join(sizes)}",
         "input": data.input_spec.summary,
         "data": ", ".join(f"{split} {len(part):,}" for split, part in data.collection.splits.items()) + " images (test is not used)",
         "run": f"seed {cfg.seed}, folder {cfg.paths.run}",
-        "resume": console.resume_command(cfg),
+        "resume": resume_command(cfg),
     }
-    console.print_rows([*rows.items(), *(("note", note) for note in getattr(data, "notes", []))])
+    print_rows([*rows.items(), *(("note", note) for note in getattr(data, "notes", []))])
 
 
 def _check_begun(cfg: DictConfig, folder: Path) -> None:

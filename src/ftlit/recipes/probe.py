@@ -20,7 +20,9 @@ from ftlit.models.pooling import POOLINGS, Pooling
 from ftlit.probes.layer_probes import Interval, LayerProbes, best_of, bootstrap, draw, write_csv
 from ftlit.probes.linear_probe import L2_PENALTIES, Probe
 from ftlit.recipes.config.hydra_internals import instantiate
-from ftlit.recipes.run import artifacts, console
+from ftlit.recipes.console.plan_rows import data_rows
+from ftlit.recipes.console.printing import print_line, show
+from ftlit.recipes.run import artifacts
 from ftlit.recipes.run.feature_setup import features_of
 from ftlit.recipes.run.parts import RunParts, check_indexed_images, check_one_process, load_parts
 from ftlit.recipes.run.resume import write_config
@@ -73,15 +75,15 @@ def run(cfg: DictConfig) -> float:
     repeats = []
     for i in range(probes.repeats):
         if probes.repeats > 1:
-            console.print_line(f"draw {i + 1} of {probes.repeats}:")
+            print_line(f"draw {i + 1} of {probes.repeats}:")
         data = instantiate(cfg.data, input_spec=parts.backbone.input_spec, seed=cfg.data.seed + i) if i else parts.data
         repeats.append(probe_layers(cfg, probes, RunParts(parts.backbone, data)))
     summary = describe(repeats, per_class, parts.data.input_spec.noun)
     write_files(cfg, repeats)
-    console.show(table_of(repeats))
-    console.print_line(f"{summary}; probe.csv, probe.png: {cfg.paths.run}")
+    show(table_of(repeats))
+    print_line(f"{summary}; probe.csv, probe.png: {cfg.paths.run}")
     if cfg.report:
-        rows = [("probe", summary), *console.data_rows(parts.data, parts.data.input_spec.noun)]
+        rows = [("probe", summary), *data_rows(parts.data, parts.data.input_spec.noun)]
         artifacts.write_run(cfg, parts.data, rows)
         artifacts.write_run_report(cfg, parts.data, repeats[0].predictions, repeats[0].features)
     return mean(nan if repeat.best.score is None else repeat.best.score for repeat in repeats)
@@ -104,7 +106,7 @@ def probe_layers(cfg: DictConfig, probes: LayerProbes, parts: RunParts) -> Repea
             raise UserError(f"probe.poolings={list(probes.poolings)}: not possible for features of {', '.join(cuts)}; give average")
         where = ", ".join(cuts) if len(cuts) < 4 else f"{len(cuts)} cuts"
         tried = f"{', '.join(probes.kinds)} on {', '.join(train)}-pooled features, {len(probes.l2 or L2_PENALTIES)} L2 penalties"
-        console.print_line(f"fitting linear probes at {where}: {tried}")
+        print_line(f"fitting linear probes at {where}: {tried}")
         valid = features["val"] if cfg.data.get("per_class") is None else None
         fitted = probes.at(train, valid)
         best = best_of(fitted)

@@ -23,7 +23,7 @@ from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.recipes.config.hydra_internals import choices
 from ftlit.recipes.config.overrides import arguments
-from ftlit.recipes.run import console
+from ftlit.recipes.console.printing import print_line
 from ftlit.recipes.run.resume import write_config
 from ftlit.recipes.run.split_file import store_split
 from ftlit.report import run_files
@@ -80,9 +80,9 @@ def write_run_report(cfg: DictConfig, data: Any, tested: Predictions, features: 
 
     try:
         _write_tested(cfg, data, tested, features)
-        console.print_line(f"report: {write_report(cfg.paths.run)}")
+        print_line(f"report: {write_report(cfg.paths.run)}")
     except Exception as error:  # a full disk, an image that is gone, a bug of ours: the results of the run are valid
-        console.print_line(f"no report: {one_line(error)}")
+        print_line(f"no report: {one_line(error)}")
 
 
 def _write_tested(cfg: DictConfig, data: Any, tested: Predictions, features: Mapping[str, Tensor]) -> None:

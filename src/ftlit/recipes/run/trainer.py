@@ -16,7 +16,7 @@ from ftlit.lit.rank_store import LostProcess
 from ftlit.lit.stop_signals import STOP_SIGNALS
 from ftlit.lit.trainer_internals import leave_signals, limit_waiting, resume_only_from_given
 from ftlit.recipes.config.hydra_internals import instantiate
-from ftlit.recipes.run.console import print_lost_process
+from ftlit.recipes.run.interruption import print_lost_process
 from ftlit.recipes.run.launched import SRUN, launched
 
 CONNECTION_LOST = ("closed by peer", "reset by peer", "remote process exited")  # messages of gloo and NCCL when another process died

@@ -3,7 +3,7 @@
 import pytest
 
 from ftlit.probes.advice import THRESHOLDS, CutReason, DecisionNumbers, Depth, Reason, SizeReason
-from ftlit.recipes.run.advice_text import describe
+from ftlit.recipes.console.advice_text import describe
 
 NUMBERS = DecisionNumbers(
     images_per_class=108.0,

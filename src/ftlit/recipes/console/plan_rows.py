@@ -1,17 +1,10 @@
-"""Print what the user reads: the plan before a run, the results after it, the advice on a scenario."""
+"""The plan of a run, as rows of text."""
 
-import shlex
-import sys
-from collections.abc import Iterable, Mapping, Sequence
-from importlib.util import find_spec
-from itertools import groupby
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -22,10 +15,11 @@ from ftlit.formatting import size_in_words
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.models.backbone import Backbone
-from ftlit.probes.advice import Advice, Measurements
 from ftlit.recipes.config.hydra_internals import choices
-from ftlit.recipes.config.overrides import OF_TRAINING, arguments, given, program, replaced
-from ftlit.recipes.run.resume import CONFIG, RESUMABLE_RECIPES
+from ftlit.recipes.config.overrides import OF_TRAINING, given, replaced
+from ftlit.recipes.console.commands import resume_command
+from ftlit.recipes.console.layers_table import layers_table
+from ftlit.recipes.console.printing import console, count
 
 PlanRow = tuple[str, str]  # name and text of a row of the plan
 
@@ -138,112 +132,10 @@ def print_plan(cfg: DictConfig, rows: Sequence[PlanRow], plan: Plan, resume_from
     table = Table.grid(padding=(0, 2))
     for name, text in rows:
         table.add_row(f"[bold]{name}[/bold]", escape(text))
-    _console().print(table)
+    console().print(table)
     resume = f"resuming from {resume_from}" if resume_from else resume_command(cfg)
-    _console().print(f"[bold]resume[/bold]    {escape(resume)}", soft_wrap=True)  # in one line, to be copied
+    console().print(f"[bold]resume[/bold]    {escape(resume)}", soft_wrap=True)  # in one line, to be copied
     if trains:
-        _console().print(layers_table(plan))
+        console().print(layers_table(plan))
     for warning in plan.warnings:
-        _console().print(f"[bold]doctor[/bold]  {escape(warning)}", soft_wrap=True)
-
-
-def layers_table(plan: Plan) -> Table:
-    """A row per layer, top first: first stage that trains it, mode and batch norm by stage, parameter groups, base rates."""
-    table = Table("layer", "parameters", "trains from", "mode by stage", "batch norm by stage", "group", "base rate", box=SIMPLE_HEAD)
-    for row in reversed(plan.rows):
-        table.add_row(
-            row.layer,
-            f"{row.size:,}",
-            "-" if row.first is None else f"stage {row.first}",
-            _by_stage(row.modes) if row.size else "-",
-            _by_stage(row.batchnorm) or "-",
-            shorten(row.groups, most=3),
-            " ".join(f"{rate:.1e}" for rate in row.rates),
-        )
-    return table
-
-
-def _by_stage(values: Sequence[str]) -> str:
-    """`eval 0-1, train 2`."""
-    runs = [(value, [i for i, _ in same]) for value, same in groupby(enumerate(values), key=lambda pair: pair[1])]
-    return ", ".join(f"{value} {places[0]}" + (f"-{places[-1]}" if len(places) > 1 else "") for value, places in runs)
-
-
-def print_results(cfg: DictConfig, results: Mapping[str, float], notes: Sequence[str]) -> None:
-    """Print the metrics of the best checkpoint on val and test, notes on the run, and its folder."""
-    table = Table("split", "accuracy", "macro F1", "loss")
-    for split in ("val", "test"):
-        table.add_row(split, *(f"{results[f'{split}/{metric}']:.4f}" for metric in ("accuracy", "f1", "loss")))
-    show(table)
-    print_line(f"{'; '.join(notes)}; best and last checkpoint, metrics.csv, config.yaml: {cfg.paths.run}")
-
-
-def print_advice(measured: Measurements, advice: Advice, reason: str, costs: Mapping[str, float], command: Sequence[str]) -> None:
-    """Print the measurements of each layer, the reason, the time of each scenario, and the command that follows the advice."""
-    table = Table("layer", "held-out accuracy", "LogME")
-    for depth in reversed(measured.depths):
-        mark = " *" if depth.cut == advice.cut else ""
-        table.add_row(depth.cut, f"{depth.accuracy:.4f}{mark}", f"{depth.logme:.3f}")
-    show(table)
-    print_line(f"* {reason}")
-    print_line("estimated time: " + ", ".join(f"{name} {seconds:,.0f} s" for name, seconds in costs.items()))
-    print_line(f"python train.py {shlex.join(command)}")
-
-
-@rank_zero_only
-def print_interrupted(cfg: DictConfig) -> None:
-    """Print how to resume after Ctrl-C, or a signal that ends the run; how to start again where there is nothing to resume."""
-    folder = Path(cfg.paths.run)
-    if cfg.recipe not in RESUMABLE_RECIPES or not (folder / CONFIG).exists():
-        print_line(f"interrupted; there is nothing to resume. To start again: {_command(cfg)}")
-        return
-    saved = (folder / "checkpoints" / "last.ckpt").exists()
-    state = "interrupted; the last checkpoint is saved" if saved else "interrupted before the first step"
-    if cfg.get("pretrain"):
-        state = "interrupted; complete layers are saved"
-    print_line(f"{state}. To resume: {resume_command(cfg)}")
-
-
-def print_lost_process(cfg: DictConfig, rank: int, *, silent: bool = False) -> None:
-    """Print, on stderr, that another process failed, or has been silent for too long."""
-    unanswered = f"another process has not answered for {cfg.rank_timeout:g} minutes (rank_timeout)"
-    why = unanswered if silent else "another process failed, see its error above"
-    print(f"ftlit: process {rank} stops: {why}. To resume: {resume_command(cfg)}", file=sys.stderr)
-
-
-def resume_command(cfg: DictConfig) -> str:
-    """The command that resumes this run after an interruption."""
-    return f"{_command(cfg)} resume=true"
-
-
-def _command(cfg: DictConfig) -> str:
-    """The command that starts this run again in its folder."""
-    spec = find_spec("ftlit.cli.train")  # the file that `ftlit train` runs
-    command = ["ftlit", "train"] if spec and program() == [spec.origin] else ["python", *program()]
-    return shlex.join([*command, *(word for word in arguments(cfg.paths.run) if not word.startswith("resume="))])
-
-
-def print_line(text: str) -> None:
-    """Print a text in one line, as it is."""
-    _console().print(escape(text), soft_wrap=True)
-
-
-def print_rows(rows: Iterable[PlanRow]) -> None:
-    """Print rows, each in one line."""
-    for name, text in rows:
-        print_line(f"{name:<8}  {text}")
-
-
-def show(table: Table) -> None:
-    """Print a table."""
-    _console().print(table)
-
-
-def count(number: int | None, noun: str) -> str:
-    """`1 epoch`, `3 epochs`."""
-    return f"1 {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _console() -> Console:
-    """Wide enough for the plan where no terminal decides."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+        console().print(f"[bold]doctor[/bold]  {escape(warning)}", soft_wrap=True)

@@ -1,0 +1,34 @@
+"""Print lines and tables on stdout."""
+
+import sys
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+
+def print_line(text: str) -> None:
+    """Print a text in one line, as it is."""
+    console().print(escape(text), soft_wrap=True)
+
+
+def print_rows(rows: Iterable[tuple[str, str]]) -> None:
+    """Print rows, each in one line."""
+    for name, text in rows:
+        print_line(f"{name:<8}  {text}")
+
+
+def show(table: Table) -> None:
+    """Print a table."""
+    console().print(table)
+
+
+def count(number: int | None, noun: str) -> str:
+    """`1 epoch`, `3 epochs`."""
+    return f"1 {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def console() -> Console:
+    """Wide enough for the plan where no terminal decides."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)

@@ -1,0 +1,32 @@
+"""Print how to go on with a run that was interrupted, or that lost a process."""
+
+import sys
+from pathlib import Path
+
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig
+
+from ftlit.recipes.console.commands import resume_command, start_command
+from ftlit.recipes.console.printing import print_line
+from ftlit.recipes.run.resume import CONFIG, RESUMABLE_RECIPES
+
+
+@rank_zero_only
+def print_interrupted(cfg: DictConfig) -> None:
+    """Print how to resume after Ctrl-C, or a signal that ends the run; how to start again where there is nothing to resume."""
+    folder = Path(cfg.paths.run)
+    if cfg.recipe not in RESUMABLE_RECIPES or not (folder / CONFIG).exists():
+        print_line(f"interrupted; there is nothing to resume. To start again: {start_command(cfg)}")
+        return
+    saved = (folder / "checkpoints" / "last.ckpt").exists()
+    state = "interrupted; the last checkpoint is saved" if saved else "interrupted before the first step"
+    if cfg.get("pretrain"):
+        state = "interrupted; complete layers are saved"
+    print_line(f"{state}. To resume: {resume_command(cfg)}")
+
+
+def print_lost_process(cfg: DictConfig, rank: int, *, silent: bool = False) -> None:
+    """Print, on stderr, that another process failed, or has been silent for too long."""
+    unanswered = f"another process has not answered for {cfg.rank_timeout:g} minutes (rank_timeout)"
+    why = unanswered if silent else "another process failed, see its error above"
+    print(f"ftlit: process {rank} stops: {why}. To resume: {resume_command(cfg)}", file=sys.stderr)
