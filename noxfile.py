@@ -1,4 +1,4 @@
-"""Lanes of the tests: `nox -s fast`, `nox -s tests`, `nox -s hydra14`. Words after `--` go to pytest."""
+"""Lanes: `nox -s fast`, `nox -s tests`, `nox -s hydra14`, whose words after `--` go to pytest, and `nox -s lint`."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import nox
 nox.options.sessions = ["fast"]
 
 FAST = "not slow and not e2e and not ddp and not zoo"
+LINT = ("ruff check .", "ruff format --check .", "mypy", "lint-imports --no-logo")
 HYDRA_14 = [f"{name}==1.4.0rc3" for name in ("hydra-core", "hydra-optuna-sweeper", "hydra-joblib-launcher", "hydra-submitit-launcher")]
 OF_HYDRA = ("hydra", "omegaconf", "optuna", "submitit")  # first words of the lines of constraints.txt that HYDRA_14 replaces
 
@@ -21,6 +22,13 @@ def fast(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run all tests but the slow ones in the current environment."""
     session.run("pytest", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def lint(session: nox.Session) -> None:
+    """Check style, format, types and the package graph in the current environment."""
+    for command in LINT:
+        session.run(*command.split())
 
 
 @nox.session

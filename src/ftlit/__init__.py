@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from ftlit.zoo import load_bert as load_bert
     from ftlit.zoo import load_timm as load_timm
 
+__version__ = "0.1.0"  # the only place; pyproject.toml reads it
+
 _MODULES = {
     "Backbone": "models.backbone",
     "Features": "features.extract",

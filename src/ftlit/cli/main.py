@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import platform
 import re
 import runpy
 import sys
@@ -11,8 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ftlit import __version__
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.files import disk_error
+from ftlit.installed import package_version
 from ftlit.recipes.run.process_state import process_state
 
 USAGE = """usage: ftlit COMMAND ...
@@ -22,7 +25,9 @@ USAGE = """usage: ftlit COMMAND ...
   predict RUN PATH ... [--dense]              predict images with a run's network, or map a class over them; `ftlit predict --help`
   report FOLDER                               write the report of a run, or the table of a sweep, again
   export RUN --to torchvision|torch|onnx      write a run's network for programs without ftlit; `ftlit export --help`
-  cache list | verify | prune                 list, check or remove stored features; `ftlit cache --help`"""
+  cache list | verify | prune                 list, check or remove stored features; `ftlit cache --help`
+  --version                                   versions of ftlit, Python and the libraries below it"""
+LIBRARIES = ("torch", "torchvision", "lightning", "hydra-core")
 
 
 def main() -> None:
@@ -30,6 +35,9 @@ def main() -> None:
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if command in ("-h", "--help"):
         print(USAGE)
+        return
+    if command == "--version":
+        print(describe_versions())
         return
     try:
         if command not in COMMANDS:
@@ -44,6 +52,12 @@ def main() -> None:
             raise
         print(f"ftlit: {text}", file=sys.stderr)
         sys.exit(2)
+
+
+def describe_versions() -> str:
+    """The version of this program and those of the libraries that decide what it does, in one line."""
+    libraries = ", ".join(f"{name} {package_version(name)}" for name in LIBRARIES)
+    return f"ftlit {__version__} (Python {platform.python_version()}, {libraries})"
 
 
 def _end_unread() -> NoReturn:
