@@ -8,6 +8,7 @@ from ftlit.formats import DamagedFile, JsonObject, read_json, write_json
 
 RESULT = "result.json"
 ADVICE = "advice.json"
+REPORT = "run.json"  # in `report/`
 
 Result = JsonObject | list[JsonObject]
 

@@ -27,17 +27,18 @@ from ftlit.fingerprint import of_bytes
 from ftlit.formats import ENCODING, FORMAT, KEY, DamagedFile, JsonObject, read_json, reading, upgraded, write_json
 from ftlit.formatting import harmless
 from ftlit.report.contents import Array, Pictures, Predictions, StageRecord
+from ftlit.run_folder import REPORT
 from ftlit.tensor_files import read_tensors, write_tensors
 
-FOLDER, RUN, STAGES, TEST, TEST_DIGEST = "report", "run.json", "stages.json", "test.csv", "test.json"
+FOLDER, RUN, STAGES, TEST, TEST_DIGEST = "report", REPORT, "stages.json", "test.csv", "test.json"
 SEPARATOR = " | "  # between several labels of one image
 MAX_ITEM_LENGTH = 500  # characters of a text that are kept
 REMEDY = "remove it, or run again"
 
 
 def clear(folder: Path) -> None:
-    """Remove the predictions and pictures of an earlier run."""
-    for pattern in ("*.png", "*.safetensors", TEST, TEST_DIGEST):
+    """Remove the predictions and images of an earlier run. The report replaces its figures by name: other images may be the user's."""
+    for pattern in ("*.safetensors", TEST, TEST_DIGEST):
         for path in (folder / FOLDER).glob(pattern):
             path.unlink()
 

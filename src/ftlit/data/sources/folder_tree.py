@@ -10,7 +10,7 @@ from PIL import Image
 
 from ftlit.data.images import shown
 from ftlit.errors import UserError, one_line
-from ftlit.run_folder import FIGURES, FOLDERS, is_run_folder
+from ftlit.run_folder import FIGURES, FOLDERS, REPORT, is_run_folder
 
 IGNORED_NAMES = {"thumbs.db", "desktop.ini", "__macosx"}  # of file managers, besides names that start with a dot
 
@@ -115,9 +115,14 @@ def _depths(folder: Folder) -> set[int]:
 
 def _without_run(tree: Folder) -> Folder:
     """A folder without the files and folders of the run in it."""
-    own = [folder.path for folder in tree.folders if folder.name in FOLDERS and not folder.images]
+    own = [folder.path for folder in tree.folders if _is_of_run(folder)]
     images = [path for path in tree.images if path.name not in FIGURES]
     return Folder(tree.path, images, [folder for folder in tree.folders if folder.path not in own], [*tree.runs, *own])
+
+
+def _is_of_run(folder: Folder) -> bool:
+    """Whether a folder in that of a run belongs to the run: by its name, unless it holds images, as a class of this name does."""
+    return folder.name in FOLDERS and (not folder.images or folder.path / REPORT in folder.files)
 
 
 def _lies_in(folder: Path, above: tuple[tuple[int, int], ...]) -> bool:
