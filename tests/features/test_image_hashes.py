@@ -13,8 +13,9 @@ from PIL import Image
 from ftlit import UserError
 from ftlit.data.dataset import Examples
 from ftlit.data.images import read_image
+from ftlit.data.splitting.splits import SplitRule, assemble
 from ftlit.features import image_hashes as hashes_module
-from ftlit.features.image_hashes import HashCache, image_hashes
+from ftlit.features.image_hashes import HashCache, cached_hashes, image_hashes
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +79,20 @@ def test_unchanged_files_are_not_read_again_and_changed_files_are(tmp_path, thre
     os.utime(three[1], ns=(times.st_atime_ns, times.st_mtime_ns))  # the same size and time as before
     after = image_hashes(files(*three), hash_cache).tolist()
     assert read == ["b.png"] and after[0] == before[0] and after[1] != before[1]
+
+
+def test_a_second_start_reads_no_file_to_split_the_images_and_to_find_copies(tmp_path, monkeypatch):
+    paths = [picture(tmp_path / f"{i}.png", i) for i in range(30)]
+    assert len({path.stat().st_size for path in paths}) < 30  # files of equal size are compared
+    wait_until_old(*paths)
+    images, read = Examples(paths, [(i % 2,) for i in range(30)], read_image, paths), []
+    rule = SplitRule({"val": 0.2, "test": 0.2}, hashes=cached_hashes)
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or read_bytes(path))
+    first = assemble({"train": images}, ["a", "b"], rule)
+    assert sorted(read) == sorted(paths)
+    second = assemble({"train": images}, ["a", "b"], rule)
+    assert len(read) == 30 and second == first
 
 
 def test_a_recently_changed_file_is_not_cached(tmp_path, three, monkeypatch):

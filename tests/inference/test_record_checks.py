@@ -7,6 +7,7 @@ from ftlit import UserError, load
 from ftlit.formats import with_format
 from ftlit.inference.record import KEY
 from ftlit.inference.record_checks import BadRecord, LimitedAllocation, check_record
+from ftlit.recipes.config.ranges import RANGES
 
 NAMES = ["ant", "bee", "fly"]
 
@@ -19,6 +20,20 @@ def record(*, name="mlp", loader="torchvision", head=None, names=NAMES, **argume
     own = {"name": "linear", "arguments": {"in_features": 4, **(head or {})}}
     content = {"backbone": part, "affine": False, "head": own, "loss": None, "class_names": names, "multilabel": False}
     return with_format(content)
+
+
+@pytest.mark.parametrize("end", ["least", "most"])
+@pytest.mark.parametrize("option", [name for name in RANGES if name.startswith(("backbone.", "head."))])
+def test_a_number_that_the_config_accepts_is_accepted_in_a_record(option, end):
+    allowed, (group, *path, name) = RANGES[option], option.split(".")
+    number = getattr(allowed, end)
+    number = allowed.least + allowed.most / 2 if allowed.open in (end, "both") else number
+    content = record(name="any")
+    arguments = content[group]["arguments"]
+    for inner in path:
+        arguments = arguments[inner]
+    arguments[name] = [number] * 2
+    check_record(content, trust=False)
 
 
 def saved(folder, content, state=None):

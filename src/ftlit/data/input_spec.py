@@ -9,6 +9,8 @@ from ftlit.code_identity import versioned
 from ftlit.data.transforms import Transform, eval_transform, train_transform
 from ftlit.errors import UserError, unknown
 
+MAX_VALUE = 1e12  # of mean, std and grey_range, either sign
+
 
 @versioned("input_spec", 1)
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class InputSpec:
     Args:
         size: side of the square that the network sees, in pixels.
         resize: shorter side of an image before the centre crop of `size` (evaluation); `None` means `size`.
-        mean: per channel, in [0, 1].
+        mean: per channel, usually in [0, 1].
         std: per channel, above 0.
         interpolation: one of torchvision's `InterpolationMode` values: `nearest`, `bilinear`, `bicubic`, ...
         grey_range: the values that count as black and as white in grey files of more than 8 bits. A data source measures it on its
@@ -49,6 +51,9 @@ class InputSpec:
             object.__setattr__(self, "grey_range", _ascending(self.grey_range))
         if min(self.std) <= 0:
             raise UserError(f"input std {self.std}: every value must be above 0")
+        for name in ("mean", "std", "grey_range"):
+            if not all(abs(value) <= MAX_VALUE for value in getattr(self, name) or ()):
+                raise UserError(f"input {name} {getattr(self, name)}: give values from {-MAX_VALUE:g} to {MAX_VALUE:g}")
 
     @property
     def shape(self) -> tuple[int, ...]:

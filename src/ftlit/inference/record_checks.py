@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ftlit.data.input_spec import MAX_VALUE
 from ftlit.errors import UserError, shorten
 
 Record = Mapping[str, Any]
@@ -35,7 +36,7 @@ BERT_ARGUMENTS = frozenset(
 )
 ARGUMENTS = {"timm": TIMM_ARGUMENTS, "bert": BERT_ARGUMENTS}  # of a loader; that of torchvision takes those of the network's class only
 
-MAX_NUMBER = 1 << 20  # that stands in a record
+MAX_NUMBER = 1 << 20  # in the arguments of a record, except an input spec
 MAX_PIXELS = 1 << 13  # of a side of an image
 MAX_LENGTH = 1000  # of a list or text in arguments
 MAX_DEPTH = 4  # of lists and mappings in each other
@@ -52,7 +53,7 @@ def check_record(record: Record, *, trust: bool) -> None:
     """Check the fields of a record (see `read_record`), and, without `trust`, that its arguments are plain and small.
 
     Raises:
-        BadRecord: what is wrong with it.
+        BadRecord: a field or an argument that is not allowed; its name and value.
     """
     names = record["class_names"]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
@@ -82,8 +83,9 @@ def _check_arguments(noun: str, part: Record) -> None:
             "checkpoint cannot set by itself: --trust (trust=True) passes them on, if you know what they do"
         )
     for name, value in arguments.items():
+        most = MAX_VALUE if name == "input_spec" else MAX_NUMBER
         for leaf in _leaves(value):
-            if not _is_small(leaf) and name != "weights":
+            if not _is_small(leaf, most) and name != "weights":
                 raise BadRecord(f"its {noun} has {name}={shorten([repr(leaf)[:40]])}, which is not a number or text of a usual size")
     spec = arguments.get("input_spec") or {}
     sizes = [spec.get("size"), spec.get("resize")] if isinstance(spec, dict) else []
@@ -100,12 +102,12 @@ def _leaves(value: Any, depth: int = 0) -> Iterator[Any]:
         yield value
 
 
-def _is_small(value: Any) -> bool:
+def _is_small(value: Any, most: float) -> bool:
     if value is None or isinstance(value, bool):
         return True
     if isinstance(value, str):
         return len(value) <= MAX_LENGTH
-    return isinstance(value, int | float) and isfinite(value) and abs(value) <= MAX_NUMBER
+    return isinstance(value, int | float) and isfinite(value) and abs(value) <= most
 
 
 class LimitedAllocation(TorchFunctionMode):

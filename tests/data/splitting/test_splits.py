@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from ftlit.data.dataset import Examples
 from ftlit.data.images import to_rgb
-from ftlit.data.splitting.splits import SplitRule, assemble, draw_per_class
+from ftlit.data.splitting.duplicates import content_hashes
+from ftlit.data.splitting.splits import SplitRule, assemble, draw_per_class, draw_share
 from ftlit.errors import UserError
 
 strata = st.lists(st.integers(0, 6), min_size=1, max_size=120)
@@ -30,12 +31,36 @@ def test_with_several_labels_train_has_every_label(labels, seed):
     assert all(counts["train"][name] for split in counts for name in counts[split] if counts[split][name])
 
 
+def drawn(classes, k, seed, images=None) -> set[int]:
+    """The images of which k of each class are drawn, by their numbers."""
+    numbers = list(range(len(classes)) if images is None else images)
+    places = draw_per_class(examples([(number,) for number in classes]), [f"hash {number}" for number in numbers], k, seed)
+    assert places == sorted(places)
+    return {numbers[place] for place in places}
+
+
 @given(strata, st.integers(1, 5), st.integers(0, 9))
 def test_k_images_of_each_class_are_drawn_and_a_larger_k_includes_a_smaller_one(classes, k, seed):
-    labels = [(number,) for number in classes]
-    few, more = draw_per_class(labels, k, seed), draw_per_class(labels, k + 1, seed)
-    assert set(few) <= set(more)
+    few, more = drawn(classes, k, seed), drawn(classes, k + 1, seed)
+    assert few <= more
     assert all(sum(classes[place] == number for place in few) == min(k, classes.count(number)) for number in set(classes))
+
+
+@given(strata, strata, st.integers(1, 5), st.integers(0, 9))
+def test_an_added_image_takes_the_place_of_at_most_one_of_its_class(before, added, k, seed):
+    old, new = drawn(before, k, seed), drawn([*before, *added], k, seed)
+    for number in range(7):
+        left = [image for image in old - new if before[image] == number]
+        entered = [image for image in new - old if [*before, *added][image] == number]
+        assert all(image >= len(before) for image in entered) and len(left) <= len(entered)
+
+
+def test_the_order_of_the_images_does_not_change_the_draw_and_another_seed_does():
+    classes = [0, 1] * 40
+    assert drawn(classes, 5, 0) == drawn(classes[::-1], 5, 0, range(79, -1, -1)) != drawn(classes, 5, 1)
+    images = Examples(range(80), [(number,) for number in classes], to_rgb, [np.array(i) for i in range(80)])
+    share = draw_share(images, content_hashes(images), 0.1, 0)
+    assert len(share) == 8 and set(share) <= set(draw_per_class(images, content_hashes(images), 5, 0))
 
 
 @pytest.mark.parametrize("fractions", [{"val": 0.0, "test": 0.2}, {"val": 0.5, "test": 0.5}, {"val": -1, "test": 0.1}])

@@ -14,6 +14,7 @@ from ftlit.fingerprint import of_array, of_bytes
 
 T = TypeVar("T")
 Content = Path | np.ndarray[Any, Any]
+Hashes = Callable[[Examples], Sequence[str]]  # the hash of each image
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,16 @@ def content_hashes(examples: Examples) -> list[str]:
     return [content_hash(content) for content in examples.contents]
 
 
-def duplicate_notes(splits: Mapping[Split, Examples]) -> list[str]:
-    """Notes on images with equal bytes in several splits, or with different labels."""
+def duplicate_notes(splits: Mapping[Split, Examples], hashes: Hashes = content_hashes) -> list[str]:
+    """Notes on images with equal bytes in several splits, or with different labels.
+
+    Args:
+        splits: split -> its images.
+        hashes: gives the hash of each image, as `content_hashes` does.
+    """
     if any(examples.contents is None for examples in splits.values()):
         return ["no search for duplicates across splits: the images of this data set cannot be compared without decoding"]
-    groups = find_copies(splits)
+    groups = find_copies(splits, hashes)
     across = [group for group in groups if _crosses(group)]
     contradictory = [group for group in groups if _contradicts(group)]
     notes = [f"duplicates across splits, byte for byte ({len(across)}): {_names(across)}"] if across else []
@@ -59,15 +65,19 @@ def duplicate_notes(splits: Mapping[Split, Examples]) -> list[str]:
     return notes
 
 
-def find_copies(splits: Mapping[Split, Examples]) -> list[list[Copy]]:
-    """Groups of images with equal bytes in more than one split, or with different labels. Only images of equal size are read."""
+def find_copies(splits: Mapping[Split, Examples], hashes: Hashes = content_hashes) -> list[list[Copy]]:
+    """Groups of images with equal bytes in more than one split, or with different labels. Only images of equal size are hashed."""
     everything = [
         Copy(split, place, content, labels)
         for split, examples in splits.items()
         for place, (content, labels) in enumerate(zip(examples.contents or (), examples.labels, strict=True))
     ]
-    same_size = filter(_matters, _grouped(everything, lambda copy: _size(copy.content)))
-    return [group for several in same_size for group in _grouped(several, lambda copy: content_hash(copy.content)) if _matters(group)]
+    same_size = [copy for several in filter(_matters, _grouped(everything, lambda copy: _size(copy.content))) for copy in several]
+    found: dict[tuple[Split, int], str] = {}
+    for split, examples in splits.items():
+        places = [copy.place for copy in same_size if copy.split == split]
+        found |= zip(((split, place) for place in places), hashes(examples.subset(places)), strict=True)
+    return list(filter(_matters, _grouped(same_size, lambda copy: found[copy.split, copy.place])))
 
 
 def _matters(group: Sequence[Copy]) -> bool:

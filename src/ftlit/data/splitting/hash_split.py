@@ -41,7 +41,7 @@ def split_by_hash(
     and one in val if it has three or more.
 
     Args:
-        units: what each image is known by: its content, or its group. Images of one unit stay together.
+        units: the hash of each image, or the name of its group. Images of one unit stay together.
         labels: class numbers of each image.
         fractions: of val and test, or of one of them.
         seed: of the hashes.
@@ -49,7 +49,7 @@ def split_by_hash(
     """
     splits = [split for split in ORDER if split in fractions]
     bounds = list(accumulate(fractions[split] for split in splits))
-    hashes = {unit: _hash(seed, unit) for unit in dict.fromkeys(units)}
+    hashes = {unit: unit_hash(seed, unit) for unit in dict.fromkeys(units)}
     side = {unit: [*splits, "train"][bisect_right(bounds, value)] for unit, value in hashes.items()}
     side |= {unit: split for unit, split in (known or {}).items() if unit in side and split in (*splits, "train")}
     allotment = _Allotment(side, _members(units, labels, hashes), frozenset(known or ()))
@@ -60,7 +60,8 @@ def split_by_hash(
     return Parts(places, allotment.moved)
 
 
-def _hash(seed: int, unit: str) -> float:
+def unit_hash(seed: int, unit: str) -> float:
+    """The hash of (seed, unit) as a number in [0, 1)."""
     return int.from_bytes(sha256(f"{seed} {unit}".encode()).digest()[:8], "big") / 2**64
 
 

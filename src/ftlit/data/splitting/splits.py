@@ -1,14 +1,12 @@
 """Assemble a data set in three splits: missing ones are split off train, and every class of val and test is in train."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from ftlit.data.dataset import SPLITS, Collection, Examples, Split
-from ftlit.data.splitting.duplicates import content_hashes, duplicate_notes
-from ftlit.data.splitting.hash_split import ORDER, Parts, split_by_hash
+from ftlit.data.splitting.duplicates import Hashes, content_hashes, duplicate_notes
+from ftlit.data.splitting.hash_split import ORDER, Parts, split_by_hash, unit_hash
 from ftlit.data.splitting.stored_split import StoredSplit
 from ftlit.errors import UserError, shorten
 
@@ -21,13 +19,13 @@ class SplitRule:
         fractions: of the training images, for val and test.
         seed: of the hashes; see `ftlit.data.splitting.hash_split`.
         stored: the split of a run, which its images keep.
-        hashes: the hash of each image, by which it is known.
+        hashes: gives the hash of each image, which identifies it whatever its name and place.
     """
 
     fractions: Mapping[Split, float]
     seed: int = 0
     stored: StoredSplit | None = None
-    hashes: Callable[[Examples], Sequence[str]] = content_hashes
+    hashes: Hashes = content_hashes
 
 
 def assemble(found: Mapping[Split, Examples], class_names: list[str], rule: SplitRule, *, multilabel: bool = False) -> Collection:
@@ -45,7 +43,7 @@ def assemble(found: Mapping[Split, Examples], class_names: list[str], rule: Spli
     """
     if rule.stored is not None and rule.stored.is_whole:
         restored = rule.stored.restored(Collection(found, class_names, multilabel), rule.hashes)
-        restored.notes.extend([*_class_notes(restored), *duplicate_notes(restored.splits)])
+        restored.notes.extend([*_class_notes(restored), *duplicate_notes(restored.splits, rule.hashes)])
         return restored
     if len(class_names) < 2 and not multilabel:
         raise UserError(f"the data have {len(class_names)} class ({shorten(class_names)}): at least two are needed")
@@ -54,7 +52,7 @@ def assemble(found: Mapping[Split, Examples], class_names: list[str], rule: Spli
         raise UserError("data.split_from: the data give val and test themselves: leave split_from out")
     splits, notes = ({split: found[split] for split in SPLITS}, []) if not missing else _with_missing(found, missing, rule, class_names)
     collection = Collection(splits, class_names, multilabel, notes)
-    notes += [*_class_notes(collection), *_group_notes(splits), *duplicate_notes(splits)]
+    notes += [*_class_notes(collection), *_group_notes(splits), *duplicate_notes(splits, rule.hashes)]
     return collection
 
 
@@ -95,31 +93,39 @@ def _split_note(parts: Parts, missing: Mapping[Split, float], train: Examples, c
     return f"split off train by a hash of each {unit} (split_seed={seed}), which keeps its split when others are added: {sizes}{rest}"
 
 
-def draw_per_class(labels: Sequence[tuple[int, ...]], k: int, seed: int) -> list[int]:
-    """Indices of k images of each class (all if it has fewer), ascending. A larger k with the same seed includes those of a smaller one."""
-    return sorted(place for members in _shuffled_by_stratum(strata(labels), seed) for place in members[:k])
+def draw_per_class(examples: Examples, hashes: Sequence[str], k: int, seed: int) -> list[int]:
+    """Indices of k images of each class (all if it has fewer), ascending.
+
+    Those with the lowest hash of (seed, image) are taken: an image that is added changes the choice only where its hash is below that of
+    another one, and a larger k with the same seed includes the images of a smaller one.
+
+    Args:
+        examples: the images.
+        hashes: of each of them.
+        k: images of each class.
+        seed: of the hashes. They are not those of the split.
+    """
+    return sorted(place for members in _by_class(examples.labels, hashes, seed) for place in members[:k])
 
 
-def draw_share(labels: Sequence[tuple[int, ...]], share: float, seed: int) -> list[int]:
-    """Indices of this share of the images of each class, at least two (all if it has fewer), ascending."""
-    groups = _shuffled_by_stratum(strata(labels), seed)
+def draw_share(examples: Examples, hashes: Sequence[str], share: float, seed: int) -> list[int]:
+    """Indices of this share of the images of each class, at least two (all if it has fewer), ascending; see `draw_per_class`."""
+    groups = _by_class(examples.labels, hashes, seed)
     return sorted(place for members in groups for place in members[: max(2, round(share * len(members)))])
 
 
-def strata(labels: Sequence[tuple[int, ...]]) -> list[int]:
+def _strata(labels: Sequence[tuple[int, ...]]) -> list[int]:
     """The class by which an image is stratified: its label, the rarest of several, -1 for none."""
     counts = Counter(label for several in labels for label in several)
     return [min(several, key=lambda label: (counts[label], label), default=-1) for several in labels]
 
 
-def _shuffled_by_stratum(strata: Sequence[int], seed: int) -> Iterator[list[int]]:
-    # RandomState: numpy promises that its stream never changes between versions
-    random = np.random.RandomState(seed)
+def _by_class(labels: Sequence[tuple[int, ...]], hashes: Sequence[str], seed: int) -> list[list[int]]:
+    """The indices of the images of each class, those with the lowest hash of (seed, image) first."""
     members: dict[int, list[int]] = {}
-    for place, number in enumerate(strata):
+    for place, number in enumerate(_strata(labels)):
         members.setdefault(number, []).append(place)
-    for number in sorted(members):
-        yield [members[number][i] for i in random.permutation(len(members[number]))]
+    return [sorted(places, key=lambda place: (unit_hash(seed, f"draw {hashes[place]}"), place)) for places in members.values()]
 
 
 def _class_notes(collection: Collection) -> list[str]:

@@ -17,6 +17,7 @@ from ftlit.data.splitting.splits import draw_per_class, draw_share
 from ftlit.data.tokens import TextSpec
 from ftlit.data.transforms import Transform
 from ftlit.errors import UserError, shorten
+from ftlit.features.image_hashes import cached_hashes
 from ftlit.lit.trainer_internals import completed_batches, overfits_batches, process_share
 from ftlit.registry import Registry
 
@@ -47,7 +48,7 @@ class ImageData(LightningDataModule):
         batch_size: images in a batch of one process.
         num_workers: processes that load; `None`: half of the cores, at most 8.
         seed: of the order, of augmentation and mixing, and of the choice by `per_class`.
-        per_class: number of training images of each class, chosen at random; `None`: all.
+        per_class: number of training images of each class, chosen by a hash of (seed, image), see `draw_per_class`; `None`: all.
 
     Raises:
         UserError: an argument out of its range.
@@ -137,11 +138,13 @@ class ImageData(LightningDataModule):
 
     def with_few(self, per_class: int) -> Self:
         """Return the same data with at most this number of training images of each class."""
-        return self._with(draw_per_class(self.collection.splits["train"].labels, per_class, self.seed))
+        train = self.collection.splits["train"]
+        return self._with(draw_per_class(train, cached_hashes(train), per_class, self.seed))
 
     def with_share(self, share: float) -> Self:
         """Return the same data with this share of the training images of each class, but at least two of each."""
-        return self._with(draw_share(self.collection.splits["train"].labels, share, self.seed))
+        train = self.collection.splits["train"]
+        return self._with(draw_share(train, cached_hashes(train), share, self.seed))
 
     def _with(self, places: Sequence[int]) -> Self:
         other, collection = copy(self), self.collection

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from ftlit.data.input_spec import MAX_VALUE
 from ftlit.errors import UserError
 
 LARGEST_SEED = 2**32 - 1  # numpy's
@@ -66,7 +67,6 @@ PENALTY = Range(0, 1000)
 BATCH = Range(1, 2**20, whole=True)
 PIXELS = Range(1, 2**12, whole=True)
 WIDTH = Range(1, WIDEST, whole=True)
-ANY = Range(-1e12, 1e12)
 
 OF_TRAIN_YAML = ("seed", "rank_timeout")  # no signature says that they are numbers
 RANGES: dict[str, Range] = {  # patterns of full names; the first match counts
@@ -75,9 +75,9 @@ RANGES: dict[str, Range] = {  # patterns of full names; the first match counts
     "rank_timeout": Range(0, 7 * 24 * 60, open="least"),  # minutes
     "backbone.input_spec.size": PIXELS,
     "backbone.input_spec.resize": PIXELS,
-    "backbone.input_spec.mean": ANY,
-    "backbone.input_spec.std": Range(0, 1e6, open="least"),
-    "backbone.input_spec.grey_range": ANY,
+    "backbone.input_spec.mean": Range(-MAX_VALUE, MAX_VALUE),
+    "backbone.input_spec.std": Range(0, MAX_VALUE, open="least"),
+    "backbone.input_spec.grey_range": Range(-MAX_VALUE, MAX_VALUE),
     "backbone.hidden": WIDTH,
     "backbone.max_length": Range(3, 2**16, whole=True),
     "backbone.width_mult": Range(0, 100, open="least"),
