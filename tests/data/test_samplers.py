@@ -5,11 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
 
 from ftlit.data.collate import MixedCollate
 from ftlit.data.dataset import Collection, Examples, LabelledImages
 from ftlit.data.input_spec import InputSpec
-from ftlit.data.samplers import Batches, EvalOrder, TrainOrder
+from ftlit.data.samplers import Batches, EvalOrder, TrainOrder, counted_images
 from ftlit.data.transforms import train_transform
 from ftlit.errors import UserError
 
@@ -60,6 +61,24 @@ def test_several_processes_together_count_the_images_of_one_process(n, world, ba
         assert {together for _, together in counted} == {len(whole)}
         assert len({len(part) for part in parts}) == 1  # as many images in each process
         assert len(parts[0]) >= min(2, batch_size) or world == 1  # BatchNorm needs two
+
+
+@given(n=sizes, world=processes, batch_size=batch_sizes, drop_last=st.booleans(), custom=st.booleans())
+def test_each_image_counts_once_with_the_sampler_of_a_user(n, world, batch_size, drop_last, custom):
+    counted, sums = [], []
+    for rank in range(world):
+        sampler = DistributedSampler(range(n), world, rank, shuffle=False)
+        how = (
+            {"batch_sampler": BatchSampler(sampler, batch_size, drop_last)}
+            if custom
+            else {"batch_size": batch_size, "drop_last": drop_last}
+        )
+        loader = DataLoader(range(n), **how if custom else {**how, "sampler": sampler})
+        own = [(batch.tolist(), counted_images(loader, i, len(batch))) for i, batch in enumerate(loader)]
+        counted += [image for batch, (number, _, _) in own for image in batch[:number]]
+        sums.append([(number, together) for _, (number, together, _) in own])
+    assert len(counted) == len(set(counted)) and (drop_last or len(counted) == n)
+    assert all(sum(own for own, _ in batch) == together for batch in zip(*sums, strict=True) for _, together in batch)
 
 
 @given(begin=st.integers(0, 6), epoch=st.integers(0, 3))

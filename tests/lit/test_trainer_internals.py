@@ -123,6 +123,25 @@ def test_the_strategy_knows_the_number_of_processes_and_the_rank():
     assert internals.process_share(running) == (2, 0)
 
 
+def test_the_loader_that_is_read_now_is_that_of_the_running_loop():
+    loaders, found = [DataLoader(torch.arange(float(BATCHES))) for _ in range(3)], []
+
+    class Noting(Net):
+        def training_step(self, batch, batch_idx):
+            found.append(internals.running_loader(self.trainer))
+            return super().training_step(batch, batch_idx)
+
+        def validation_step(self, batch, batch_idx):
+            found.append(internals.running_loader(self.trainer))
+
+    running, model = trainer(max_epochs=1, num_sanity_val_steps=1), Noting()
+    running.fit(model, *loaders[:2])
+    running.validate(model, loaders[2], verbose=False)
+    places = [next(i for i, loader in enumerate(loaders) if each is loader) for each in found]
+    assert places == [1, *[0] * BATCHES, *[1] * BATCHES, *[2] * BATCHES]
+    assert internals.running_loader(running) is internals.running_loader(None) is None
+
+
 class Epochs(DistributedSampler):
     """A sampler of all items that records the calls of `set_epoch`."""
 

@@ -37,12 +37,12 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    return launch(tmp_path_factory.mktemp("two"), 2, *CASES, "metrics", "uneven", "BackboneFinetuning", *SHARDED)
+    return launch(tmp_path_factory.mktemp("two"), 2, *CASES, "metrics", "uneven", "plain loaders", "BackboneFinetuning", *SHARDED)
 
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
-    return launch(tmp_path_factory.mktemp("one"), 1, *CASES, "metrics", "uneven", *SHARDED)
+    return launch(tmp_path_factory.mktemp("one"), 1, *CASES, "metrics", "uneven", "plain loaders", *SHARDED)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -100,6 +100,13 @@ def test_two_processes_equal_one_on_images_that_they_cannot_share_evenly(two, on
     assert len(alone["weights"]) == 15
     assert all(distance(a, b) < 1e-6 for a, b in zip(first["weights"], alone["weights"], strict=True))
     assert all(distance(a, b) == 0 for a, b in zip(first["weights"], second["weights"], strict=True))
+
+
+def test_two_processes_equal_one_with_the_loaders_of_a_user(two, one):
+    """Lightning's sampler repeats an image where the processes cannot share them evenly."""
+    (first, second), (alone,) = two["plain loaders"], one["plain loaders"]
+    assert first.keys() == alone.keys() and any(name.endswith("val/accuracy") for name in first)
+    assert distance(first, alone) < 1e-6 and distance(first, second) == 0
 
 
 def test_under_backbone_finetuning_of_lightning_the_weights_diverge(two):

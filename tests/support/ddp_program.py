@@ -193,6 +193,26 @@ def uneven(case: str) -> dict:
     return {"weights": weights}
 
 
+def plain_loaders(case: str) -> dict:
+    """Train with the DistributedSampler of a user, and evaluate with loaders into which Lightning puts one: both repeat images."""
+    found = {}
+    for count in (33, 35, 36):
+        generator = torch.Generator().manual_seed(1)
+        images = [(torch.randn(3, 8, 8, generator=generator).double(), i % 3) for i in range(count)]
+        torch.manual_seed(0)
+        backbone = Backbone({"low": nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh())}, InputSpec(size=8))
+        model = FineTuner(backbone, nn.Linear(4, 3), num_classes=3, optimizer=partial(torch.optim.SGD, lr=0.1)).double()
+        fitting = trainer(max_epochs=2, num_sanity_val_steps=0)
+        sampler = DistributedSampler(images, num_replicas=DEVICES, rank=fitting.global_rank, shuffle=False)
+        fitting.fit(model, DataLoader(images, batch_size=8 // DEVICES, sampler=sampler), DataLoader(images, batch_size=4))
+        logged = dict(fitting.callback_metrics)
+        logged |= fitting.test(model, DataLoader(images[:5], batch_size=2), verbose=False)[0]
+        logged |= fitting.validate(model, DataLoader(images[1:], batch_size=4), verbose=False)[0]
+        found |= {f"{count} {name}": torch.as_tensor(value) for name, value in logged.items()}
+        found |= {f"{count} {name}": value.detach() for name, value in model.named_parameters()}
+    return found
+
+
 def no_room(case: str) -> dict:
     """The disk of the second process has no room for features; the first process saves its error."""
     if DEVICES > 1 and os.environ.get("LOCAL_RANK") == "1":
@@ -208,7 +228,14 @@ def grey(i: int) -> Image.Image:
     return Image.linear_gradient("L").rotate(i * 11).resize((8, 8)).convert("RGB")
 
 
-PROGRAMS = {"metrics": metrics, "features": features, "probe head": features, "uneven": uneven, "no room": no_room}
+PROGRAMS = {
+    "metrics": metrics,
+    "features": features,
+    "probe head": features,
+    "uneven": uneven,
+    "plain loaders": plain_loaders,
+    "no room": no_room,
+}
 
 if __name__ == "__main__":
     for case in sys.argv[2:]:

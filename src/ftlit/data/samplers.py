@@ -105,6 +105,32 @@ class EvalOrder(DistributedSampler[Any]):
             yield [(0, index) for index in own[begin:end]]
 
 
+def counted_images(loader: Any, batch: int, images: int) -> tuple[int, int, int]:
+    """The images of a batch that count, and those that count in the same batch of all processes together; and the number of processes.
+
+    A `DistributedSampler`, which Lightning puts into the loader of a user's data module, or which the user did, repeats images where the
+    processes cannot share them evenly: one at the end of the last batch of some processes. Each image shall count once.
+
+    Args:
+        loader: of the batch.
+        batch: its number.
+        images: in it.
+    """
+    batches = getattr(loader, "batch_sampler", None)
+    sampler = getattr(loader if batches is None else batches, "sampler", None)
+    if not isinstance(sampler, DistributedSampler) or sampler.num_replicas == 1:
+        return images, images, 1
+    processes = sampler.num_replicas
+    if isinstance(sampler, TrainOrder):
+        return *sampler.counted(batch), processes
+    together, size = images * processes, getattr(loader, "batch_size", None)
+    is_last = batch * size + images == sampler.num_samples if size else batch + 1 == len(loader)
+    if isinstance(sampler, EvalOrder) or sampler.drop_last or not is_last:
+        return images, together, processes
+    repeated = sampler.total_size - len(sampler.dataset)  # type: ignore[arg-type]
+    return images - (sampler.rank >= processes - repeated), together - repeated, processes
+
+
 class Batches(Dataset[Batch]):
     """Whole batches by their (epoch, index) pairs. Random numbers of an image are a function of (seed, epoch, index), those that mix a
     batch of its first image: they depend neither on the process nor on the worker, and the global random state is kept.

@@ -11,14 +11,14 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MultilabelAccuracy, MultilabelF1Score
 
 from ftlit.data.dataset import SPLITS
-from ftlit.data.samplers import TrainOrder
+from ftlit.data.samplers import counted_images
 from ftlit.errors import UserError
 from ftlit.finetuning.lr_schedule import Rates
 from ftlit.finetuning.param_groups import EVERYTHING, Group, build_optimizer
 from ftlit.inference.record import KEY, base_of, read_record
 from ftlit.inference.slim import digests, filled, slimmed
 from ftlit.lit.module_internals import load_state_of_metric, state_of_metric, trainer_of
-from ftlit.lit.trainer_internals import training_length
+from ftlit.lit.trainer_internals import running_loader, training_length
 from ftlit.models.backbone import Backbone, FeatureBatch
 from ftlit.models.heads import logits_of
 
@@ -91,26 +91,22 @@ class FineTuner(LightningModule):
         self._logged.discard("test")
 
     def training_step(self, batch: tuple[Tensor | FeatureBatch, Tensor], batch_idx: int) -> Tensor:
-        """Loss of (images, targets), which may be labels or class probabilities. Images that fill a batch do not count (`TrainOrder`)."""
+        """Loss of (images, targets), which may be labels or class probabilities. Images that fill a batch do not count."""
         images, targets = batch
-        logits = self(images)
-        order = _order_of(self)
-        if order is None:
-            return self._score("train", logits, targets)
-        counted, together = order.counted(batch_idx)
-        loss = self._score("train", logits[:counted], targets[:counted]) if counted else logits.sum() * 0
-        return loss * (counted * order.num_replicas / together)  # processes are averaged, whatever their number of images
+        loss, counted, together, processes = self._step("train", self(images), targets, batch_idx)
+        return loss if processes == 1 else loss * (counted * processes / together)  # processes are averaged, with any number of images
 
     def validation_step(self, batch: tuple[Tensor | FeatureBatch, Tensor], batch_idx: int) -> None:
         """Log loss and metrics of a validation batch."""
-        self._step("val", batch)
+        images, targets = batch
+        self._step("val", self(images), targets, batch_idx)
 
     def test_step(self, batch: tuple[Tensor | FeatureBatch, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Log loss and metrics of a test batch. Returns `logits` (N, num_classes), pooled `features` (N, C) and `targets`."""
         images, targets = batch
         features = self.backbone(images)
         logits = logits_of(self.head, features, self.backbone.pool)
-        self._score("test", logits, targets)
+        self._step("test", logits, targets, batch_idx)
         return {"logits": logits, "features": self.backbone.pool(features), "targets": targets}
 
     def predict_step(self, batch: tuple[Tensor | FeatureBatch, Tensor], batch_idx: int) -> Tensor:
@@ -164,16 +160,19 @@ class FineTuner(LightningModule):
         metrics = cast(MetricCollection, self.metrics["train_metrics"])
         return {**dict(metrics.items(keep_base=True, copy_state=True)), "loss": cast(Metric, self.losses["train_loss"])}
 
-    def _step(self, split: str, batch: tuple[Tensor | FeatureBatch, Tensor]) -> Tensor:
-        images, targets = batch
-        return self._score(split, self(images), targets)
+    def _step(self, split: str, logits: Tensor, targets: Tensor, batch_idx: int) -> tuple[Tensor, int, int, int]:
+        """Score the images that count. Returns the mean loss of them, and `counted_images`."""
+        counted, together, processes = counted_images(running_loader(trainer_of(self)), batch_idx, len(targets))
+        return self._score(split, logits[:counted], targets[:counted]), counted, together, processes
 
     def _score(self, split: str, logits: Tensor, targets: Tensor) -> Tensor:
-        loss: Tensor = self.loss(logits, targets)
+        """The mean loss, 0 without images, and an update of the metrics, which are logged in the first batch of an epoch."""
         metrics = cast(MetricCollection, self.metrics[f"{split}_metrics"])
-        metrics.update(logits.detach(), self._hard(targets))
         mean_loss = cast(MeanMetric, self.losses[f"{split}_loss"])
-        mean_loss.update(loss.detach(), weight=len(targets))
+        loss: Tensor = self.loss(logits, targets) if len(targets) else logits.sum()
+        if len(targets):
+            metrics.update(logits.detach(), self._hard(targets))
+            mean_loss.update(loss.detach(), weight=len(targets))
         if split not in self._logged:  # Lightning keeps the metric objects, and computes them at the end of the epoch
             self._logged.add(split)
             self.log(f"{split}/loss", mean_loss, prog_bar=True, on_step=False, on_epoch=True)
@@ -185,13 +184,6 @@ class FineTuner(LightningModule):
         if self._multilabel:
             return (targets >= 0.5).int()
         return targets.argmax(dim=1) if targets.ndim == 2 else targets
-
-
-def _order_of(module: LightningModule) -> TrainOrder | None:
-    """The order of the training images, if several processes share them in ours."""
-    trainer = trainer_of(module)
-    order = getattr(trainer.train_dataloader, "sampler", None) if trainer is not None else None
-    return order if isinstance(order, TrainOrder) and order.num_replicas > 1 else None
 
 
 def _check_same_network(held: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:

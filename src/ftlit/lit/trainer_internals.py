@@ -13,6 +13,7 @@ hooks. Parts of LightningModule, strategies, metrics and compiled modules are in
 | `fit_loop.epoch_loop.batch_progress` | `completed_batches` | how far the epoch is, also in the hooks of data modules |
 | `fit_loop.epoch_loop.max_steps` | `end_before_first_step` | `fit` shall set up everything and then train nothing |
 | `distributed_sampler_kwargs` | `process_share` | which processes share the images is known to the strategy only |
+| `_active_loop._combined_loader` | `running_loader` | `val_dataloaders` may be those of an earlier fit |
 | `.sampler` and `set_epoch` of any loader | `check_sampler_epoch` | Lightning sets the epoch by duck typing, with no error if it cannot |
 | `loops` in a checkpoint, `val_check_batch`, `total_batch_idx` | `mark_batch_not_begun` | Lightning counts a batch before its first hook |
 | `fit_loop.restarting` | `step_skipped_plateau_schedulers` | Lightning leaves these schedulers out in an epoch that it resumed |
@@ -114,6 +115,13 @@ def process_share(trainer: Trainer | None) -> tuple[int, int]:
     """(number of processes that share the data, the one that this is); (1, 0) without a trainer or under a strategy of one process."""
     share = trainer.distributed_sampler_kwargs if trainer is not None else None
     return (share["num_replicas"], share["rank"]) if share else (1, 0)
+
+
+def running_loader(trainer: Trainer | None) -> Any:
+    """The loader, or loaders, that training or evaluation reads now; `None` outside of a loop."""
+    loop = trainer._active_loop if trainer is not None else None
+    loaders = loop._combined_loader if loop is not None else None
+    return None if loaders is None else loaders.iterables
 
 
 def check_sampler_epoch(trainer: Trainer, epoch: int) -> None:
