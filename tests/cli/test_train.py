@@ -96,15 +96,6 @@ def test_hydra_full_error_shows_the_traceback_of_a_user_error(tmp_path):
     assert "Traceback" in train(tmp_path, "backbone.cut=layr3", HYDRA_FULL_ERROR="1").stderr
 
 
-def test_help_lists_the_config_groups(tmp_path):
-    output = train(tmp_path, "--help").stdout
-    assert (
-        "scenario: auto, large_different, large_similar, small_different, small_similar" in output
-        and "backbone: " in output
-        and "_zoo" not in output
-    )
-
-
 def test_a_sweep_runs_each_job_in_its_own_folder(tmp_path):
     result = train(tmp_path, "-m", "scenario=small_similar,large_different", *FAST)
     assert result.returncode == 0, result.stderr

@@ -93,7 +93,7 @@ def test_the_advise_recipe_advises_without_training(tmp_path):
     result = warm.run([sys.executable, "-m", "ftlit.cli.main", "advise", "data.per_class=5", "hydra.run.dir=run"], cwd=tmp_path)
     assert result.returncode == 0 and not (tmp_path / "run/checkpoints").exists(), result.stderr
     assert "LogME" in result.stdout and re.search(r"estimated time: small_similar \d+ s, .* large_different \d+ s", result.stdout)
-    assert result.stdout.splitlines()[-1] == "python train.py scenario=small_similar data.per_class=5"
+    assert result.stdout.splitlines()[-1] == "ftlit train scenario=small_similar data.per_class=5"
     chosen = train(tmp_path, "recipe=advise", "scenario=large_similar")
     assert (chosen.returncode, chosen.stderr) == (
         2,

@@ -8,11 +8,11 @@ from typing import NoReturn
 
 from omegaconf import DictConfig
 
-from ftlit.cli import sweep_jobs
+from ftlit.cli import search_current_folder, sweep_jobs
 from ftlit.errors import one_line, unknown
 from ftlit.files import WriteError
 from ftlit.lit.stop_signals import owned_signals
-from ftlit.recipes.config.hydra_internals import hydra_main
+from ftlit.recipes.config.hydra_internals import hydra_main, set_help
 from ftlit.recipes.config.overrides import complete, job_label
 from ftlit.recipes.run import launched, processes, resume
 from ftlit.recipes.run.process_state import error_environment, job_state, process_state, wants_traceback
@@ -28,6 +28,8 @@ def main() -> None:
     sweep: at the end a table shows all jobs, failed ones are listed, and the status is 2 where all are errors of the user, else 1. An
     interruption, by Ctrl-C, SIGTERM or SIGUSR1, is status 130.
     """
+    search_current_folder()
+    set_help(_help_text)
     with owned_signals(), process_state(argv=[*sys.argv], environment=error_environment()):
         status = _run_hydra()
     if status:
@@ -48,6 +50,12 @@ def _run_hydra() -> int:
     finally:
         status = sweep_jobs.end_sweep()
     return status
+
+
+def _help_text(cfg: DictConfig) -> str:
+    from ftlit.cli.help_text import help_text  # here: only --help needs it
+
+    return help_text(cfg)
 
 
 @hydra_main(config_name="train")

@@ -19,13 +19,14 @@ TOLERANCE = 1e-4  # of the largest logit
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
-def export_run(run: str | Path, to: str, out: str | Path | None = None) -> tuple[Path, str]:
+def export_run(run: str | Path, to: str, out: str | Path | None = None, *, trust: bool = False) -> tuple[Path, str]:
     """Export the network of a run at its best epoch, or of one of its checkpoints.
 
     Args:
         run: its folder, or a checkpoint in it.
         to: `torchvision`, `torch` or `onnx`; see `export`.
         out: the file; by default `export/<name of the network>` in the run's folder, or beside a checkpoint that lies elsewhere.
+        trust: see `ftlit.load`.
 
     Returns:
         The file, and in two lines how a program loads it and what images it takes.
@@ -34,7 +35,7 @@ def export_run(run: str | Path, to: str, out: str | Path | None = None) -> tuple
         UserError: not a run of images; and see `export`.
     """
     export_format = _format_of(to, out)
-    network = load(run)
+    network = load(run, trust=trust)
     name = re.sub(r"[^\w.-]", "_", str((network.backbone.record or {}).get("name", "network")))
     path = _folder_of(run) / "export" / f"{name}{export_format.suffixes[0]}" if out is None else Path(out).expanduser()
     export(network, to, path)

@@ -34,6 +34,7 @@ from ftlit.recipes.config.hydra_internals import (
     run_folder_template,
     run_mode,
     set_choices,
+    set_help,
     task_overrides,
     use_hydra_config,
 )
@@ -207,3 +208,11 @@ def test_a_target_that_cannot_be_imported_or_called_is_a_failed_call():
     call = failed_call(raised_by(OmegaConf.create({"a": {"_target_": "math.pi"}}).a))
     assert call is not None and call.node == "a"
     assert failed_call(ValueError("no call")) is None and failed_call(InstantiationException("text")) is not None
+
+
+def test_the_help_is_made_from_the_composed_config():
+    set_help(lambda cfg: f"{cfg.recipe} {cfg.hydra.job.name} {choices()['head']}")
+    with fresh_hydra():
+        cfg = compose("train", ["recipe=probe", "head=mlp"], return_hydra_config=True)
+        with use_hydra_config(cfg):
+            assert cfg.hydra.help.template == "probe train mlp"

@@ -36,6 +36,11 @@ def hydra_main(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Call
     return hydra.main(config_path=f"pkg://{CONFIG_MODULE}", config_name=config_name, **_VERSION_BASE, **_TRUSTED_MAIN)
 
 
+def set_help(help_text: Callable[[DictConfig], str]) -> None:
+    """Let `--help` print what this function returns for the composed config with its `hydra` node; see conf/hydra/ftlit.yaml."""
+    OmegaConf.register_new_resolver("ftlit.help", lambda *, _root_: help_text(_root_), replace=True)
+
+
 def initialize_hydra() -> AbstractContextManager[None]:
     """Initialize Hydra with ftlit's config groups for a block that calls `hydra.compose`."""
     return hydra.initialize_config_module(CONFIG_MODULE, **_VERSION_BASE)

@@ -4,6 +4,7 @@ import re
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -73,6 +74,12 @@ def program() -> list[str]:
     """The words after `python` that start this program again."""
     spec = getattr(__main__, "__spec__", None)
     return ["-m", spec.name] if spec else [sys.argv[0]]
+
+
+def typed_command() -> list[str]:
+    """The command that started this program: `ftlit train`, or `python` and the words of `program`."""
+    spec = find_spec("ftlit.cli.train")  # the file that `ftlit train` runs
+    return ["ftlit", "train"] if spec and program() == [spec.origin] else ["python", *program()]
 
 
 def arguments(folder: str) -> list[str]:

@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from ftlit.probes.advice import Advice, Measurements
+from ftlit.recipes.config.overrides import typed_command
 from ftlit.recipes.console.printing import print_line, show
 
 
@@ -28,4 +29,4 @@ def print_advice(measured: Measurements, advice: Advice, reason: str, costs: Map
     show(table)
     print_line(f"* {reason}")
     print_line("estimated time: " + ", ".join(f"{name} {seconds:,.0f} s" for name, seconds in costs.items()))
-    print_line(f"python train.py {shlex.join(command)}")
+    print_line(shlex.join([*typed_command(), *command]))

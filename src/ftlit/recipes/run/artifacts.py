@@ -22,7 +22,7 @@ from ftlit.formats import ENCODING
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.recipes.config.hydra_internals import choices
-from ftlit.recipes.config.overrides import arguments
+from ftlit.recipes.config.overrides import arguments, typed_command
 from ftlit.recipes.console.printing import print_line
 from ftlit.recipes.run.resume import write_config
 from ftlit.recipes.run.split_file import store_split
@@ -51,7 +51,7 @@ def write_run(cfg: DictConfig, data: Any, plan_rows: Sequence[tuple[str, str]], 
     name = cfg.backbone.get("name", chosen.get("backbone"))
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     run_files.clear(folder)
-    about = [("command", shlex.join(["python", "train.py", *arguments(cfg.paths.run)])), ("versions", versions)]
+    about = [("command", shlex.join([*typed_command(), *arguments(cfg.paths.run)])), ("versions", versions)]
     run_files.write_run(
         folder,
         {
