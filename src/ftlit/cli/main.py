@@ -17,7 +17,7 @@ from ftlit.cli.parsers import ACTIONS, cache_parser, export_parser, predict_pars
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.files import disk_error
 from ftlit.installed import package_version
-from ftlit.recipes.run.process_state import process_state
+from ftlit.recipes.run.process_state import escaped_output, process_state
 
 COMMAND_ROWS = (
     ("ftlit train [GROUP=OPTION ...]", "fine-tune a pretrained network"),
@@ -43,8 +43,9 @@ def main() -> None:
     try:
         if command not in COMMANDS:
             raise unknown("command", command, COMMANDS)
-        COMMANDS[command](sys.argv[2:])
-        sys.stdout.flush()
+        with escaped_output():
+            COMMANDS[command](sys.argv[2:])
+            sys.stdout.flush()
     except BrokenPipeError:
         _end_unread()
     except (UserError, OSError) as error:

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from ftlit.code_identity import versioned
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError, one_line
+from ftlit.formatting import printable
 
 GreyRange = tuple[float, float]  # the values of black and of white
 
@@ -109,5 +110,6 @@ def as_rgb(image: Image.Image, spec: InputSpec) -> Image.Image:
 
 
 def shown(path: str | Path) -> str:
-    """A path as text, quoted and escaped if it contains a line break."""
-    return str(path) if str(path).isprintable() else repr(str(path))
+    """A path as text: bytes that are not UTF-8 are escaped; quoted and escaped if it contains a line break."""
+    text = printable(str(path))
+    return text if text.isprintable() else repr(text)

@@ -1,6 +1,7 @@
 """Layouts of folders: found from the whole tree, given, or refused with the layouts to choose from."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -189,6 +190,15 @@ def test_an_empty_class_folder_in_test_is_as_good_as_none(tmp_path):
 def test_images_outside_of_class_folders_are_noted(tmp_path):
     Image.new("RGB", (2, 2)).save(tree(tmp_path, "train/fox", "train/hare") / "train" / "cover.png")
     assert list_folder(tmp_path)[1] == ["left out, 1 images outside of the class folders: train/cover.png"]
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="these file systems take UTF-8 names only")
+def test_names_of_classes_and_groups_are_text_whatever_their_bytes(tmp_path):
+    tree(tmp_path, *(os.fsdecode(name) for name in (b"\xff1/fox", b"\xff1/caf\xe9", b"\xff2/caf\xe9")))
+    files, _ = list_folder(tmp_path, layout="group/class")
+    assert {(file.group, file.labels[0]) for file in files} == {(r"\xff1", "fox"), (r"\xff1", r"caf\xe9"), (r"\xff2", r"caf\xe9")}
+    assert all(file.path.is_file() for file in files)
+    assert {file.group for file in list_folder(tmp_path, layout="class/group", group_pattern=r"xff\d")[0]} == {"xff1", "xff2"}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs symbolic links")

@@ -10,6 +10,7 @@ from ftlit.data.sources.csv_files import missing_path
 from ftlit.data.sources.folder_layout import CLASS, FileEntry, Layout, entries, find_layout, parse_layout, splits_of
 from ftlit.data.sources.folder_tree import Folder, is_image_name, read_tree
 from ftlit.errors import UserError, one_line, shorten
+from ftlit.formatting import printable
 
 Listing = tuple[list[FileEntry], list[str]]  # files, and notes on what is left out
 
@@ -60,7 +61,7 @@ def _grouped(files: Sequence[FileEntry], root: Path, pattern: str, notes: list[s
         search = re.compile(pattern).search
     except re.error as error:
         raise UserError(f"data.group_pattern={pattern} is not a regular expression: {one_line(error)}") from error
-    matches = [search(file.path.relative_to(root).as_posix()) for file in files]
+    matches = [search(printable(file.path.relative_to(root).as_posix())) for file in files]
     if not any(matches):
         raise UserError(f"data.group_pattern={pattern} matches no path, such as {shown(files[0].path.relative_to(root))}")
     if missed := matches.count(None):

@@ -10,6 +10,7 @@ from ftlit.data.images import shown
 from ftlit.data.sources.folder_tree import Folder, is_image_name
 from ftlit.data.splitting.split_names import SPLIT_WORDS, is_filler, split_named, words_of
 from ftlit.errors import UserError, shorten, unknown
+from ftlit.formatting import printable
 
 Layout = tuple[str, ...]  # the meaning of each level of folders, from the top
 LEVELS = ("class", "split", "group")
@@ -19,7 +20,7 @@ PLAIN_NAMES = ("train", "val", "valid", "validation", "test")
 
 @dataclass(frozen=True)
 class FileEntry:
-    """An image file with the names of its labels, its split, and its group, if it has one."""
+    """An image file with the names of its labels, its split, and its group, if it has one. The names are UTF-8, whatever the path is."""
 
     path: Path
     labels: tuple[str, ...]
@@ -88,9 +89,9 @@ def _below(folder: Folder, levels: Layout, found: FileEntry) -> Iterator[FileEnt
         return
     for inner in folder.filled:
         if level == "class":
-            yield from _below(inner, rest, replace(found, labels=(inner.name,)))
+            yield from _below(inner, rest, replace(found, labels=(printable(inner.name),)))
         else:
-            yield from _below(inner, rest, replace(found, group="/".join(filter(None, (found.group, inner.name)))))
+            yield from _below(inner, rest, replace(found, group="/".join(filter(None, (found.group, printable(inner.name))))))
 
 
 def _are_splits(tree: Folder, named: Mapping[str, tuple[Split, Folder]]) -> bool:

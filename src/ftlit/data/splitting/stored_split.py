@@ -9,6 +9,7 @@ from ftlit.data.dataset import SPLITS, Collection, Examples, Split
 from ftlit.data.images import shown
 from ftlit.errors import UserError, shorten
 from ftlit.formats import read_json, reading, write_json
+from ftlit.formatting import printable
 
 FILE = "split.json"
 REMEDY = "take the split of another run, or begin a new run"
@@ -137,4 +138,4 @@ def _entries(stored: Mapping[str, Any]) -> list[tuple[str, tuple[int, ...], str]
 
 def _name(examples: Examples, place: int) -> str:
     content = None if examples.contents is None else examples.contents[place]
-    return str(content) if isinstance(content, Path) else str(place)
+    return printable(str(content)) if isinstance(content, Path) else str(place)

@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from ftlit.data.dataset import Examples
+from ftlit.formatting import printable
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.staged_finetuning import StagedFinetuning
@@ -183,7 +184,7 @@ def predictions_of(logits: Tensor, targets: Tensor, items: Sequence[str]) -> Pre
 def items_of(examples: Examples, places: Iterable[int]) -> list[str]:
     """Path, number or text of the images at these places."""
     sources = examples.sources
-    return [str(sources[place]) if isinstance(sources[place], str | Path) else str(place) for place in places]
+    return [printable(str(sources[place])) if isinstance(sources[place], str | Path) else str(place) for place in places]
 
 
 def to_half(features: Tensor) -> Tensor:
