@@ -1,7 +1,9 @@
 """The options of all config groups, and configs that are composed as the command line composes them (inside of `fresh_hydra`)."""
 
+import re
 import sys
 from functools import cache
+from pathlib import Path
 
 import pytest
 from hydra import compose
@@ -16,6 +18,14 @@ for path in sorted(CONF.glob("*/*.yaml")):
     if not path.name.startswith("_"):
         OPTIONS.setdefault(path.parent.name, []).append(path.stem)
 EVERY = [(group, option) for group, options in OPTIONS.items() for option in options]
+
+
+def shape_of(group: str, name: str) -> str:
+    """The content of an option's file, without the option's name: files of one shape compose to configs that differ in that name only."""
+    return re.sub(rf"\b{name}\b", "<name>", Path(CONF, group, f"{name}.yaml").read_text())
+
+
+SHAPES = list({(group, shape_of(group, name)): (group, name) for group, name in EVERY}.values())  # one option of each shape
 # Values without a default, which the user must give.
 NEEDED = {
     ("backbone", "timm"): ["backbone.name=resnet10t"],

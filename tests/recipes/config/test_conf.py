@@ -6,7 +6,7 @@ from pkgutil import resolve_name
 
 import pytest
 import torch
-from composed_configs import EVERY, NEEDED, OPTIONS, composed, option
+from composed_configs import EVERY, NEEDED, OPTIONS, SHAPES, composed, option, shape_of
 from hydra.utils import get_object
 from lightning.pytorch import Trainer
 from omegaconf import OmegaConf
@@ -20,6 +20,7 @@ from ftlit.models.backbone import Backbone
 from ftlit.models.heads import PooledHead
 from ftlit.recipes.config.hydra_internals import fresh_hydra, instantiate
 from ftlit.recipes.config.validate import REGISTRIES, bind
+from ftlit.zoo.torchvision_nets import available
 
 # Groups that scenarios override.
 OVERRIDDEN = ("head", "schedule", "optimizer", "lr_scheduler")
@@ -42,7 +43,7 @@ def hydra():
         yield
 
 
-@pytest.mark.parametrize(("group", "name"), EVERY)
+@pytest.mark.parametrize(("group", "name"), SHAPES)
 def test_every_option_of_every_group_composes_and_binds(group, name):
     cfg = option(group, name)
     bind(cfg)
@@ -50,12 +51,18 @@ def test_every_option_of_every_group_composes_and_binds(group, name):
     assert cfg.recipe in RECIPES
 
 
-@pytest.mark.parametrize(("group", "name"), [pair for pair in EVERY if pair[0] in CALLED_WITH])
+@pytest.mark.parametrize(("group", "name"), [pair for pair in SHAPES if pair[0] in CALLED_WITH])
 def test_every_option_can_be_called_as_the_recipe_calls_it(group, name):
     node = option(group, name)[group]
     arguments = {str(key): node[key] for key in node if not str(key).startswith("_")}
     assert not set(arguments) & set(CALLED_WITH[group])
     inspect.signature(get_object(node["_target_"])).bind(**arguments, **CALLED_WITH[group])
+
+
+def test_a_backbone_of_torchvision_is_the_network_that_its_option_names():
+    same = [name for name in OPTIONS["backbone"] if shape_of("backbone", name) == shape_of("backbone", "alexnet")]
+    assert len(same) > 70 and set(same) <= set(available())
+    assert option("backbone", "resnet18").backbone == {**option("backbone", "alexnet").backbone, "name": "resnet18"}
 
 
 @pytest.mark.parametrize("name", OPTIONS["head"])
@@ -79,11 +86,11 @@ def test_a_schedule_option_builds_a_schedule_from_layers(name):
 
 @pytest.mark.parametrize(("optimizer", "scheduler"), list(product(OPTIONS["optimizer"], OPTIONS["lr_scheduler"])))
 def test_an_optimizer_is_built_from_groups_and_a_scheduler_from_the_optimizer(optimizer, scheduler):
-    cfg = composed(f"optimizer={optimizer}", f"lr_scheduler={scheduler}", *NEEDED.get(("lr_scheduler", scheduler), []))
-    made = instantiate(cfg.optimizer)([{"params": [torch.nn.Parameter(torch.ones(2))], "name": "a"}])
-    assert isinstance(made, torch.optim.Optimizer) and made.param_groups[0]["lr"] == cfg.optimizer.lr
-    rates = instantiate(cfg.lr_scheduler)(made, steps=20, epochs=2)
-    assert isinstance(rates, Rates) and rates.config["interval"] == cfg.lr_scheduler.unit
+    of_optimizer, of_scheduler = option("optimizer", optimizer).optimizer, option("lr_scheduler", scheduler).lr_scheduler
+    made = instantiate(of_optimizer)([{"params": [torch.nn.Parameter(torch.ones(2))], "name": "a"}])
+    assert isinstance(made, torch.optim.Optimizer) and made.param_groups[0]["lr"] == of_optimizer.lr
+    rates = instantiate(of_scheduler)(made, steps=20, epochs=2)
+    assert isinstance(rates, Rates) and rates.config["interval"] == of_scheduler.unit
 
 
 @pytest.mark.parametrize("name", ["auto", "cpu", "ddp_cpu"])

@@ -4,6 +4,7 @@ import re
 import shlex
 
 import pytest
+from composed_configs import OPTIONS as GROUPS
 from composed_configs import composed, error_text
 
 from ftlit.data.sources.csv_files import check_columns, read_csv
@@ -56,32 +57,37 @@ def test_the_error_for_a_word_that_cannot_be_read_or_a_spelling_gives_the_right_
     assert words in error_text(monkeypatch, override)
 
 
-def values_of(words):
-    """The words that compose: without the dots that stand for a path."""
-    return complete([word for word in shlex.split(words.replace("data.root=...", "data.root=photos"))])
+def words_in(error):
+    """The words at the end of an error, as Hydra gets them, without the dots that stand for a path."""
+    words = re.search("give (.*)", str(error))[1].replace("data.root=...", "data.root=photos")
+    return complete(shlex.split(words))
 
 
-def assert_composes(error):
-    """The words at the end of an error compose, and each names a part of the config."""
-    words = values_of(re.search("give (.*)", str(error))[1])
-    config = composed(*words)
-    assert words
-    for word in words:
-        name = word.lstrip("+~").partition("=")[0].partition(".")[0]
-        assert (name in config or name == "hydra") is not word.startswith("~"), word
+VALUES = {"model": "resnet18", "optim": "sgd", "sched": "cosine", "criterion": "bce", "task": "probe"}
+BY_TEMPLATE = {OPTIONS[name]: value for name, value in VALUES.items()}
+ERRORS = [synonym(name, BY_TEMPLATE.get(template, "3")) for name, template in OPTIONS.items()]
+CHOICE_ERRORS = [chosen_synonym(*choice.split("=")) for choice in CHOICES]
 
 
-@pytest.mark.parametrize("name", OPTIONS)
-def test_the_words_for_every_name_compose(name):
-    value = {"model": "resnet18", "optim": "sgd", "sched": "cosine", "criterion": "bce", "task": "probe"}
-    template = OPTIONS[name]
-    given = next((value[key] for key in value if OPTIONS[key] == template), "3")
-    assert_composes(synonym(name, given))
+def is_choice(word):
+    return word.partition("=")[0].lstrip("~") in GROUPS
 
 
-@pytest.mark.parametrize("choice", CHOICES)
-def test_the_words_for_every_option_of_a_group_compose(choice):
-    assert_composes(chosen_synonym(*choice.split("=")))
+def test_the_words_of_every_error_choose_options_that_exist():
+    for error in [*ERRORS, *CHOICE_ERRORS]:
+        for group, _, option in (word.partition("=") for word in filter(is_choice, words_in(error))):
+            assert group.startswith("~") or option in GROUPS[group], error
+
+
+def test_the_values_in_the_words_of_every_error_compose():
+    values = {}  # choices -> all values that errors give with them: composed at once
+    for error in [*ERRORS, *CHOICE_ERRORS]:
+        words = words_in(error)
+        assert words, error
+        values.setdefault(tuple(filter(is_choice, words)), set()).update(word for word in words if not is_choice(word))
+    for choices, given in values.items():
+        config = composed(*choices, *sorted(given)) if given else {}
+        assert {re.match(r"\+?(\w+)", word)[1] for word in given} <= {*config, "hydra"}
 
 
 def test_a_network_of_timm_is_named_with_its_group():
