@@ -26,8 +26,8 @@ class Examples:
         sources: the argument of `load` for each image.
         labels: the class numbers of each image: one, or any number of them in a multi-label data set.
         load: source -> PIL image (RGB), or text. Must pickle, for worker processes.
-        contents: file or array of each image, which identifies it without decoding; `None` if unknown. A source that is neither this
-            nor a number counts as a part of it.
+        contents: file or array of each image, which identifies the image without decoding; `None` if unknown. A source that is neither
+            this file or array nor a number identifies a part of it, such as a page.
         groups: name of the group of each image (patient, video, site), which a split keeps together; `None` for an image without one.
     """
 

@@ -25,7 +25,7 @@ class BadImage(UserError):
 
 @versioned("to_rgb", 1)
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL image -> RGB, upright: EXIF orientation applied, transparency laid on white, 16 bits scaled to 8."""
+    """Convert any PIL image to upright RGB: apply the EXIF orientation, blend transparency with white, scale 16 bits to 8."""
     ImageOps.exif_transpose(image, in_place=True)
     if has_wide_greys(image.mode):
         image = _grey_8_bits(image)
@@ -36,7 +36,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _grey_8_bits(image: Image.Image) -> Image.Image:
-    """Integers count as 16 bits, floats as the narrowest of [0, 1], [0, 255], [0, 65535] that holds them; beyond, the largest is white."""
+    """Scale greys to 8 bits: integers from 16 bits, floats from the narrowest of [0, 1], [0, 255] and [0, 65535] that contains them; where
+    none does, the largest value becomes white.
+    """
     values = np.nan_to_num(np.asarray(image, dtype=np.float64)).clip(0)
     tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
     white = next((top for top in tops if values.max() <= top), values.max())
@@ -45,7 +47,7 @@ def _grey_8_bits(image: Image.Image) -> Image.Image:
 
 @versioned("to_rgb_in_range", 1, uses=(to_rgb,))
 def to_rgb_in_range(image: Image.Image, grey_range: GreyRange) -> Image.Image:
-    """The same as `to_rgb`, but greys of more than 8 bits and floats are scaled by one range for all images, and clipped to it."""
+    """Convert as `to_rgb` does, but scale greys of more than 8 bits and floats by one range for all images, and clip them to it."""
     ImageOps.exif_transpose(image, in_place=True)
     if has_wide_greys(image.mode):
         black, white = grey_range
@@ -61,7 +63,7 @@ def has_wide_greys(mode: str) -> bool:
 
 @versioned("read_image", 1, uses=(to_rgb,))
 def read_image(path: str | Path, at_least: int | None = None) -> Image.Image:
-    """An image file -> PIL image (RGB), upright.
+    """Read an image file as an upright PIL image (RGB).
 
     Args:
         path: a file of any format and mode that PIL decodes; see `to_rgb`.
@@ -76,7 +78,7 @@ def read_image(path: str | Path, at_least: int | None = None) -> Image.Image:
 
 @versioned("read_image_in_range", 1, uses=(to_rgb_in_range,))
 def read_image_in_range(path: str | Path, at_least: int | None, grey_range: GreyRange) -> Image.Image:
-    """The same as `read_image`, with one range of grey values for all images; see `to_rgb_in_range`."""
+    """Read as `read_image` does, with one range of grey values for all images; see `to_rgb_in_range`."""
     return _read(path, at_least, partial(to_rgb_in_range, grey_range=grey_range))
 
 
@@ -93,10 +95,10 @@ def _read(path: str | Path, at_least: int | None, convert: Callable[[Image.Image
 
 
 def image_reader(spec: InputSpec) -> Callable[[str | Path], Image.Image]:
-    """`read_image` for a network with this input. Training, evaluation and prediction read through this, so that all see the same pixels.
+    """Return `read_image` for a network with this input. Training, evaluation and prediction all read with it and get the same pixels.
 
-    Twice the size that a shorter side is resized to is kept: there the result differs by 0.2 of 255 on average, and a random crop
-    of a third of the area is never enlarged.
+    A JPEG is decoded at no less than twice the size to which the shorter side is resized. The result then differs by 0.2 of 255 on
+    average, and a random crop of a third of the area is never enlarged.
     """
     at_least = 2 * (spec.resize or spec.size)
     if spec.grey_range is None:
@@ -105,11 +107,11 @@ def image_reader(spec: InputSpec) -> Callable[[str | Path], Image.Image]:
 
 
 def as_rgb(image: Image.Image, spec: InputSpec) -> Image.Image:
-    """A PIL image as `image_reader` gives an image file."""
+    """Convert a PIL image as `image_reader` converts an image file."""
     return to_rgb(image) if spec.grey_range is None else to_rgb_in_range(image, spec.grey_range)
 
 
 def shown(path: str | Path) -> str:
-    """A path as text: bytes that are not UTF-8 are escaped; quoted and escaped if it contains a line break."""
+    """Return a path as printable text. Bytes that are not UTF-8 are escaped; a path with a line break is quoted and escaped."""
     text = printable(str(path))
     return text if text.isprintable() else repr(text)

@@ -22,12 +22,12 @@ BatchIndices = list[tuple[int, int]]  # (epoch, index) of each image of a batch
 class TrainOrder(DistributedSampler[Any]):
     """All images in a random order given by (seed, epoch), in batches. Lightning calls `set_epoch`, and does not replace it under `ddp`.
 
-    Each of W processes takes every W-th image: one process with batches of W N images sees in each step what W processes see together. A
-    last batch of one image in all processes is dropped: BatchNorm cannot normalise a single value.
+    Each of W processes takes every W-th image. In each step W processes with batches of N images together read the same images as one
+    process with batches of W N. A last batch of one image in all processes is dropped: BatchNorm cannot normalise a single value.
 
-    In the last batch some processes may have an image less. There every process gets as many as the first one, and at least two, by images
-    that come a second time. `counted` gives the number of those that count; the loss and metrics leave out the others, at the end of the
-    batch.
+    In the last batch some processes may have an image less. They are given repeated images, so that every process has as many as the first
+    one, and at least two. `counted` gives the number of images without the repeated ones, which are at the end of the batch; the loss and
+    the metrics leave them out.
 
     Args:
         images: the data set.
@@ -62,21 +62,21 @@ class TrainOrder(DistributedSampler[Any]):
             yield [(epoch, index) for index in [*batch, *(2 * order)[: self._size(together) - counted]]]
 
     def counted(self, batch: int) -> tuple[int, int]:
-        """Images in a batch that count: of this process, at the beginning of the batch, and of all processes together."""
+        """Return the number of images of a batch without repeated ones: of this process, and of all processes together."""
         whole = self.batch_size * self.num_replicas
         together = min(whole, len(self.dataset) - batch * whole)  # type: ignore[arg-type]
         return len(range(self.rank, together, self.num_replicas)), together
 
     def _size(self, together: int) -> int:
-        """The number of images in a batch of each process, from the number in a batch of all processes."""
+        """Return the number of images in a batch of each process, from the number in a batch of all processes."""
         if self.num_replicas == 1:
             return together
         return max(-(-together // self.num_replicas), min(2, self.batch_size))
 
 
 class EvalOrder(DistributedSampler[Any]):
-    """Each image exactly once over all processes, in batches. All processes have the same number of batches, since forward passes of
-    DDP wait for each other; so the last batches may have one image more or less.
+    """Each image exactly once over all processes, in batches. All processes have the same number of batches, because forward passes of
+    DDP wait for each other. The last batches may therefore have one image more or less.
 
     Args:
         images: the data set.
@@ -106,15 +106,18 @@ class EvalOrder(DistributedSampler[Any]):
 
 
 def counted_images(loader: Any, batch: int, images: int) -> tuple[int, int, int]:
-    """The images of a batch that count, and those that count in the same batch of all processes together; and the number of processes.
+    """Count the images of a batch without repeated ones.
 
-    A `DistributedSampler`, which Lightning puts into the loader of a user's data module, or which the user did, repeats images where the
-    processes cannot share them evenly: one at the end of the last batch of some processes. Each image shall count once.
+    Where the processes cannot share the images evenly, torch's `DistributedSampler` repeats an image at the end of the last batch of some
+    processes. A user's loader has this sampler from the user, or from Lightning.
 
     Args:
         loader: of the batch.
         batch: its number.
         images: in it.
+
+    Returns:
+        The number of images that count, the same for all processes together, and the number of processes.
     """
     batches = getattr(loader, "batch_sampler", None)
     sampler = getattr(loader if batches is None else batches, "sampler", None)
@@ -132,8 +135,10 @@ def counted_images(loader: Any, batch: int, images: int) -> tuple[int, int, int]
 
 
 class Batches(Dataset[Batch]):
-    """Whole batches by their (epoch, index) pairs. Random numbers of an image are a function of (seed, epoch, index), those that mix a
-    batch of its first image: they depend neither on the process nor on the worker, and the global random state is kept.
+    """Whole batches by their (epoch, index) pairs.
+
+    The random numbers of an image are a function of (seed, epoch, index). Those that mix a batch are a function of its first image. They
+    depend neither on the process nor on the worker, and the global random state is kept.
 
     Args:
         images: single images.

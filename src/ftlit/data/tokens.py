@@ -12,7 +12,7 @@ from ftlit.code_identity import versioned
 from ftlit.data.transforms import Transform
 from ftlit.errors import UserError, one_line
 
-PATCH = 16**2  # pixels that a token counts as: those of a token of a ViT
+PATCH = 16**2  # pixels per token, as in a ViT with patches of 16x16
 
 
 @versioned("text_spec", 1)
@@ -47,7 +47,7 @@ class TextSpec:
 
     @property
     def pixels(self) -> int:
-        """Pixels that a text counts as, which limit the batch size of feature extraction."""
+        """Size of a text in pixels of an image, which limits the batch size of feature extraction."""
         return self.max_length * PATCH
 
     @property
@@ -68,7 +68,7 @@ class TextSpec:
         return ids, ids
 
     def fitted(self, texts: Sequence[str]) -> tuple["TextSpec", int]:
-        """A spec with no more tokens than the longest of these texts, and the number of texts longer than `max_length`."""
+        """Return a spec with no more tokens than the longest of these texts has, and the number of texts longer than `max_length`."""
         count = tokenizer_of(self.tokenizer)
         lengths = [len(count.encode(text).ids) for text in texts]
         return replace(self, max_length=max(3, min(self.max_length, max(lengths, default=3)))), sum(n > self.max_length for n in lengths)

@@ -1,6 +1,7 @@
 """Transforms from a PIL image to the tensor that a network takes, for training and for evaluation.
 
-They are made of torchvision's classes, which identify them with their arguments: they need no version (`ftlit.code_identity`).
+They consist of torchvision's classes. The classes and their arguments identify a transform, so that it needs no version
+(`ftlit.code_identity`).
 """
 
 from collections.abc import Callable
@@ -26,7 +27,7 @@ def eval_transform(spec: "InputSpec") -> Transform:
 
 
 def dense_transform(spec: "InputSpec", size: int) -> Transform:
-    """PIL image (RGB) -> float32 (3, H, W), the whole image: the shorter side resized to `size` pixels, normalised."""
+    """PIL image (RGB) -> float32 (3, H, W): resize the shorter side to `size` pixels, normalise; no crop."""
     return v2.Compose([v2.Resize(size, interpolation=_mode(spec), antialias=True), *_to_normalised(spec)])  # type: ignore[no-any-return]
 
 
@@ -34,7 +35,7 @@ def train_transform(spec: "InputSpec", augment: str = "photo", *, min_scale: flo
     """PIL image (RGB) -> float32 (3, size, size), augmented with torch's global random state.
 
     Args:
-        spec: what the weights expect.
+        spec: the input that the weights expect.
         augment: `none` (the evaluation view), `photo` (random resized crop and horizontal flip), `trivial_augment`
             (photo, then TrivialAugment Wide, Mueller and Hutter 2021) or `rand_augment` (photo, then RandAugment, Cubuk et al. 2020).
         min_scale: the smallest part of the image's area that a random crop keeps, in (0, 1]. The default is fastai's 0.35

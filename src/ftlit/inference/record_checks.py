@@ -39,9 +39,9 @@ ARGUMENTS = {"timm": TIMM_ARGUMENTS, "bert": BERT_ARGUMENTS}  # of a loader; tha
 MAX_NUMBER = 1 << 20  # in the arguments of a record, except an input spec
 MAX_PIXELS = 1 << 13  # of a side of an image
 MAX_LENGTH = 1000  # of a list or text in arguments
-MAX_DEPTH = 4  # of lists and mappings in each other
-MAX_ELEMENTS = 1 << 30  # of the tensors of a network, if its checkpoint does not hold more: 4 GiB of float32
-MAX_ELEMENTS_SLIM = 1 << 32  # of one whose checkpoint holds differences only
+MAX_DEPTH = 4  # of nested lists and mappings
+MAX_ELEMENTS = 1 << 30  # of all tensors of a network, unless its checkpoint holds more: 4 GiB of float32
+MAX_ELEMENTS_SLIM = 1 << 32  # if the checkpoint holds differences only
 ELEMENTS_PER_STORED = 4  # a backbone is built whole before it is cut
 
 
@@ -94,7 +94,7 @@ def _check_arguments(noun: str, part: Record) -> None:
 
 
 def _leaves(value: Any, depth: int = 0) -> Iterator[Any]:
-    """The plain values in lists and mappings; one that is too long or nested stands for itself."""
+    """Yield the plain values in lists and mappings. A list or mapping that is too long, or too deep, is yielded itself."""
     if isinstance(value, list | tuple | dict) and len(value) <= MAX_LENGTH and depth < MAX_DEPTH:
         for inner in value.values() if isinstance(value, dict) else value:
             yield from _leaves(inner, depth + 1)
@@ -111,7 +111,7 @@ def _is_small(value: Any, most: float) -> bool:
 
 
 class LimitedAllocation(TorchFunctionMode):
-    """Context in which the tensors that a network is built of may have a number of elements in all, and no more.
+    """Context that limits the number of elements of all tensors that are allocated to build a network.
 
     Args:
         record: of the network.
@@ -126,7 +126,7 @@ class LimitedAllocation(TorchFunctionMode):
         self.left = max(MAX_ELEMENTS_SLIM if record.get("base") else MAX_ELEMENTS, ELEMENTS_PER_STORED * stored)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Count before memory is taken."""
+        """Count the elements before memory is allocated."""
         settings = dict(kwargs or {})
         if func in self.FACTORIES and str(settings.get("device")) != "meta":
             plain = {name: value for name, value in settings.items() if name not in ("generator", "pin_memory", "out")}

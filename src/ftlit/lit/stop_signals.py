@@ -1,6 +1,6 @@
 """Signals that end a run: SIGTERM and SIGUSR1, which clusters send some time before they end a job.
 
-Outside of training a signal raises `KeyboardInterrupt` at once, as Ctrl-C does. During training it is noted, and `LastCheckpoint` ends
+Outside of training a signal raises `KeyboardInterrupt` at once, as Ctrl-C does. During training it is deferred: `LastCheckpoint` ends
 training between two steps, with a checkpoint.
 """
 
@@ -20,9 +20,9 @@ class StopSignals:
     """The signals that this process has received.
 
     Attributes:
-        owned: whether the signals come here.
-        requested: whether a signal has come.
-        deferred: whether somebody asks for `requested` between two steps; otherwise a signal raises at once.
+        owned: whether `receive` is the handler of the signals.
+        requested: whether a signal was received.
+        deferred: whether training reads `requested` between two steps; otherwise a signal raises at once.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class StopSignals:
         self._later: threading.Timer | None = None
 
     def receive(self, number: int, frame: FrameType | None = None) -> None:
-        """Handle a signal. A second one, or one that is noted for `SECONDS_TO_STOP`, raises at once."""
+        """Handle a signal. A second signal raises at once, and a deferred one after `SECONDS_TO_STOP`."""
         if self.deferred and not self.requested:
             self.requested = True
             self._later = threading.Timer(SECONDS_TO_STOP, os.kill, (os.getpid(), number))
@@ -48,7 +48,7 @@ class StopSignals:
         raise KeyboardInterrupt
 
     def forget(self) -> None:
-        """Forget the signals that have come."""
+        """Forget the signals that were received."""
         self.requested = self.deferred = False
         if self._later:
             self._later.cancel()
@@ -58,7 +58,7 @@ STOP_SIGNALS = StopSignals()
 
 
 def _shield_worker() -> None:
-    """In a forked process that loads images, take signals from its parent only: a cluster sends them to all processes of a job."""
+    """In a forked worker process, accept signals from its parent only: a cluster sends them to all processes of a job."""
     if STOP_SIGNALS.owned:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -76,7 +76,7 @@ if hasattr(os, "register_at_fork") and hasattr(signal, "sigwaitinfo"):
 
 @contextmanager
 def owned_signals() -> Iterator[None]:
-    """For a block, receive the signals for which the program has no handler yet: those of a launcher (submitit) stay its own."""
+    """Receive signals within a block, except those that have a handler already, such as that of a launcher (submitit)."""
     main = threading.current_thread() is threading.main_thread()
     free = [number for number in SIGNALS if main and signal.getsignal(number) is signal.SIG_DFL]
     for number in free:

@@ -67,11 +67,11 @@ def torchvision_dataset(name: str, rule: SplitRule, *, root: str | Path, downloa
         rule: see `assemble`.
         root: folder of the data set, also for a download.
         download: whether to download missing files.
-        options: more constructor arguments, such as EMNIST's `split`. Labels are those that the data set gives with them.
+        options: more constructor arguments, such as EMNIST's `split`. The labels are those of the data set with these arguments.
 
     Raises:
-        UserError: an unknown name, a data set that is not in `root`, arguments that the class does not accept, or that choose the split,
-            or with which it gives no class numbers.
+        UserError: an unknown name; a data set that is not in `root`; arguments that the class does not accept, that choose the split, or
+            with which the targets are not class numbers.
     """
     if name not in DATASETS:
         raise unknown("data set of torchvision", name, sorted(DATASETS))

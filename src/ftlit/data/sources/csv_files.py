@@ -20,10 +20,10 @@ _BEYOND = "\0beyond"  # key of the values beyond the last column; no csv file ca
 
 
 def read_csv(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
-    """Column names, and (file and line, row) for each row, of a csv with a header line.
+    """Read a csv with a header line. Returns the column names, and (file and line, row) for each row.
 
     Raises:
-        UserError: no such file, an empty file, a file that is no csv in UTF-8, a column named twice, a row with more fields than columns.
+        UserError: no such file, an empty file, a file that is not csv in UTF-8, a column named twice, a row with more fields than columns.
     """
     if not path.is_file():
         raise missing_path("csv file", path)
@@ -46,7 +46,7 @@ def read_csv(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
 
 
 def _delimiter(file: TextIO) -> str:
-    """A comma; a semicolon or a tab, as some spreadsheets write, where the header line has one and no comma."""
+    """Return a semicolon or a tab, as some spreadsheets write, if the header line has one and no comma; otherwise a comma."""
     header = file.readline()
     file.seek(0)
     return next((mark for mark in ";\t" if mark in header and "," not in header), ",")
@@ -58,10 +58,10 @@ def check_columns(path: Path, known: Sequence[str], wanted: Mapping[str, str | N
     Args:
         path: of the file.
         known: its columns.
-        wanted: the columns by the name of the option that gives them; `None` for one that is not used.
+        wanted: option -> column, `None` for one that is not used.
 
     Raises:
-        UserError: a column is missing; with the options to give where a column has another usual name.
+        UserError: a column is missing. Where the file has another usual name for it, the message gives the option to set.
     """
     missing = {option: column for option, column in wanted.items() if column is not None and column not in known}
     if not missing:
@@ -75,7 +75,7 @@ def check_columns(path: Path, known: Sequence[str], wanted: Mapping[str, str | N
 
 
 def _check_length(row: dict[str, Any], columns: Sequence[str], where: str) -> None:
-    """Refuse a row with values beyond the last column: a comma in a cell without quotes would cut that cell."""
+    """Reject a row with more values than columns: a comma in a cell without quotes would cut that cell."""
     beyond: list[str] = row.pop(_BEYOND, [])
     if any(text.strip() for text in beyond):
         given = f"{len(columns) + len(beyond)} fields for {len(columns)} columns"

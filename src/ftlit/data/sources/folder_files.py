@@ -12,11 +12,11 @@ from ftlit.data.sources.folder_tree import Folder, is_image_name, read_tree
 from ftlit.errors import UserError, one_line, shorten
 from ftlit.formatting import printable
 
-Listing = tuple[list[FileEntry], list[str]]  # files, and notes on what is left out
+Listing = tuple[list[FileEntry], list[str]]  # files, and notes
 
 
 def list_folder(root: str | Path, *, layout: str | None = None, group_pattern: str | None = None) -> Listing:
-    """The files of a folder of class folders, sorted, and notes on what is left out or may be read in another way.
+    """List the files of a folder of class folders, sorted, with notes on files that are left out and on names with two meanings.
 
     Hidden files, files of file managers, empty folders and folders of runs are left out.
 
@@ -25,10 +25,11 @@ def list_folder(root: str | Path, *, layout: str | None = None, group_pattern: s
         layout: the meaning of each level of folders, such as `class`, `split/class`, `group/class` or `class/group`. `None`: class
             folders, or splits (`train`, `Training`, `valid`, `dev`, `test_set`, ...) with class folders in them. A folder `train` without
             folders in it, beside folders of images, is a class.
-        group_pattern: regular expression; what its first group, or the whole of it, matches in a path below `root` is the file's group.
+        group_pattern: regular expression, searched in the path of each file below `root`. The match of its first group, or of the whole
+            expression if it has none, is the group of the file.
 
     Raises:
-        UserError: another structure, or one that may mean several things; a pattern that matches no path.
+        UserError: another structure, or an ambiguous one; a pattern that matches no path.
     """
     tree = read_tree(_existing(root))
     levels = find_layout(tree) if layout is None else parse_layout(layout)
@@ -40,7 +41,7 @@ def list_folder(root: str | Path, *, layout: str | None = None, group_pattern: s
 
 
 def list_unlabelled(root: str | Path) -> Listing:
-    """All files with the suffix of an image below a folder, sorted, without labels, all in train. Raises `UserError` if there are none."""
+    """List all image files below a folder, by their suffix, sorted, without labels, in train. Raises `UserError` if there are none."""
     tree = read_tree(_existing(root))
     found = list(tree.all_files())
     files = [FileEntry(path, (), "train") for path in found if is_image_name(path)]
@@ -83,7 +84,7 @@ def _notes(tree: Folder, levels: Layout, files: Sequence[FileEntry]) -> list[str
 
 
 def _named_as_splits(tree: Folder, levels: Layout) -> list[str]:
-    """A note on classes that have the name of a split."""
+    """Return a note on classes that have the name of a split."""
     names = shorten(map(shown, splits_of(tree.filled)), most=5) if levels == CLASS else ""
     text = f"read as classes, as folders of images lie beside them: {names} (data.layout=split/class reads them as splits)"
     return [text] if names else []
@@ -95,7 +96,7 @@ def _run_notes(tree: Folder) -> list[str]:
 
 
 def _empty(tree: Folder, levels: int) -> list[Path]:
-    """Folders without files on the levels of a layout; not those that hold runs."""
+    """Return the folders without files on the levels of a layout, except those that hold runs."""
     found = []
     for folder in tree.folders:
         if not folder.is_empty:

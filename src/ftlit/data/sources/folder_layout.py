@@ -1,4 +1,4 @@
-"""The layout of a folder of images: which level of folders holds the splits, which the classes, which groups such as days or patients."""
+"""The layout of a folder of images: the levels of folders that are splits, classes, and groups such as days or patients."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ PLAIN_NAMES = ("train", "val", "valid", "validation", "test")
 
 @dataclass(frozen=True)
 class FileEntry:
-    """An image file with the names of its labels, its split, and its group, if it has one. The names are UTF-8, whatever the path is."""
+    """An image file with the names of its labels, its split and its group, if any. Names are valid UTF-8 even where the path is not."""
 
     path: Path
     labels: tuple[str, ...]
@@ -29,7 +29,7 @@ class FileEntry:
 
 
 def parse_layout(text: str) -> Layout:
-    """The levels of a layout such as `group/class`. Raises `UserError` for an unknown level, and unless exactly one level is `class`."""
+    """Parse a layout such as `group/class`. Raises `UserError` for an unknown level, and unless exactly one level is `class`."""
     levels = tuple(level.strip() for level in text.strip("/").split("/"))
     for level in levels:
         if level not in LEVELS:
@@ -40,10 +40,10 @@ def parse_layout(text: str) -> Layout:
 
 
 def find_layout(tree: Folder) -> Layout:
-    """The layout of a folder, from the whole tree.
+    """Find the layout of a folder from its whole tree.
 
     Raises:
-        UserError: no class folders, splits without train or beside other folders, or folders of which only the user can tell what they are.
+        UserError: no class folders, splits without train or beside other folders, or an ambiguous structure.
     """
     _check_has_classes(tree)
     if (named := splits_of(tree.filled)) and _are_splits(tree, named):
@@ -57,14 +57,14 @@ def find_layout(tree: Folder) -> Layout:
 
 
 def splits_of(folders: Sequence[Folder]) -> dict[str, tuple[Split, Folder]]:
-    """Name -> split and folder, of those folders whose name is that of a split."""
+    """Return name -> (split, folder) for the folders that have the name of a split."""
     common = set.intersection(*({*words_of(folder.name)} for folder in folders)) - SPLIT_WORDS.keys() if folders else set()
     pairs = {folder.name: (split_named(folder.name, common=common), folder) for folder in folders}
     return {name: (split, folder) for name, (split, folder) in pairs.items() if split is not None}
 
 
 def descended(folder: Folder) -> Folder:
-    """The folder itself, or the only one in it that has the same name or one such as `images`: published archives often have these."""
+    """Return the folder, or its only subfolder if that has the same name or one such as `images`, as in many published archives."""
     while not folder.images and len(folder.filled) == 1 and len((inner := folder.filled[0]).filled) > 1:
         if inner.name != folder.name and not is_filler(inner.name):
             break
@@ -73,7 +73,7 @@ def descended(folder: Folder) -> Folder:
 
 
 def entries(tree: Folder, layout: Layout) -> Iterator[FileEntry]:
-    """The files of a tree in a layout; files above the lowest level of the layout are left out. All are train without a level `split`."""
+    """Yield the files of a tree in a layout, without files above its lowest level. All are train if the layout has no level `split`."""
     yield from _below(tree, layout, FileEntry(tree.path, (), "train"))
 
 
@@ -95,8 +95,9 @@ def _below(folder: Folder, levels: Layout, found: FileEntry) -> Iterator[FileEnt
 
 
 def _are_splits(tree: Folder, named: Mapping[str, tuple[Split, Folder]]) -> bool:
-    """Whether folders with the names of splits are splits, rather than classes that are called `train` or `dev`: they hold folders, or
-    have one of the usual names and are more than the folders of images beside them.
+    """Whether folders with the names of splits are splits; classes may be called `train` or `dev` too.
+
+    They are splits if one of them contains folders, or if one has a usual name and they outnumber the other folders of images.
     """
     if any(folder.filled for _, folder in named.values()):
         return True
@@ -105,7 +106,7 @@ def _are_splits(tree: Folder, named: Mapping[str, tuple[Split, Folder]]) -> bool
 
 
 def _check_splits(tree: Folder, named: Mapping[str, tuple[Split, Folder]]) -> None:
-    """Refuse splits without train, two folders of one split, and other folders with images beside them."""
+    """Reject splits without train, two folders of one split, and other folders with images beside them."""
     splits = [split for split, _ in named.values()]
     others = [folder.name for folder in tree.filled if folder.name not in named and any(map(is_image_name, folder.all_files()))]
     if others or "train" not in splits or len(set(splits)) < len(splits):
@@ -118,7 +119,7 @@ def _check_splits(tree: Folder, named: Mapping[str, tuple[Split, Folder]]) -> No
 
 
 def _check_root(tree: Folder) -> None:
-    """Refuse a root that is one level too high, and classes with splits in them."""
+    """Reject a root that is one level too high, and classes that contain splits."""
     inside = [folder for folder in tree.filled if _holds_splits(folder)]
     if len(inside) > 1 and all(not inner.filled for folder in inside for inner in folder.filled):
         such_as = shown(inside[0].path)
@@ -134,7 +135,7 @@ def _holds_splits(folder: Folder) -> bool:
 
 
 def _check_classes(folder: Folder, above: Layout) -> None:
-    """Refuse folders most of which hold the same folders: either level may be the classes."""
+    """Reject folders most of which have subfolders of the same names: either level may be the classes."""
     _check_has_classes(folder, above)
     shared = _shared_names(folder.filled) or _shared_names([_branching(inner) for inner in folder.filled])
     if not shared:
@@ -156,7 +157,10 @@ def _check_has_classes(folder: Folder, above: Layout = ()) -> None:
 
 
 def _shared_names(folders: Sequence[Folder]) -> list[str]:
-    """Names of folders that are in several of these, if they make up half of the folders there, and there are others or more of them."""
+    """Return the names of subfolders that several of these folders have.
+
+    Empty unless more than half of the folders have subfolders, at least half of the subfolders have such a name, and there are two names.
+    """
     holding = [folder for folder in folders if folder.filled and not folder.images]
     counts = Counter(inner.name for outer in holding for inner in outer.filled)
     shared = sorted(name for name, count in counts.items() if count > 1)
@@ -165,7 +169,7 @@ def _shared_names(folders: Sequence[Folder]) -> list[str]:
 
 
 def _branching(folder: Folder) -> Folder:
-    """The first folder below this one that holds several; this one if there is none."""
+    """Return the first folder, from this one down, that has several subfolders; this one if there is none."""
     inner = folder
     while not inner.images and len(inner.filled) == 1:
         inner = inner.filled[0]
@@ -173,6 +177,6 @@ def _branching(folder: Folder) -> Folder:
 
 
 def _depth(folder: Folder) -> int:
-    """Levels of folders down to the first that holds images."""
+    """Return the number of levels of folders down to the first with images."""
     inner = folder.filled[0]
     return 1 if inner.images or not inner.filled else 1 + _depth(inner)

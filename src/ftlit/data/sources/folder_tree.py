@@ -50,7 +50,7 @@ class Folder:
 
     @cached_property
     def is_empty(self) -> bool:
-        """Whether there is no file in it or below; no image, where it holds runs, whose loggers leave files beside them."""
+        """Whether it and the folders below have no file, or, if they hold runs, no image: loggers write files beside runs."""
         files = self.all_files()
         return not any(map(is_image_name, files)) if any(self.all_runs()) else next(files, None) is None
 
@@ -71,7 +71,7 @@ def is_image_name(path: Path) -> bool:
 
 
 def read_tree(root: Path) -> Folder:
-    """The tree below a folder. Links are followed, except to a folder that they lie in. Raises `UserError` for one that cannot be read."""
+    """Read the tree below a folder. Links are followed, except to a folder that contains them. Raises `UserError` if one cannot be read."""
     try:
         return _read(root, ())
     except OSError as error:
@@ -98,7 +98,7 @@ def _read(path: Path, above: tuple[tuple[int, int], ...]) -> Folder:
 
 
 def _add_runs(tree: Folder, with_runs: Sequence[Path], above: tuple[tuple[int, int], ...]) -> None:
-    """Add the folders that hold runs as left out; but one with images as deep as in the folders beside it is data with a run in it."""
+    """Add the folders that hold runs to `runs`, or to `folders` if they hold images at the same level as a folder beside them."""
     depths = set().union(*map(_depths, tree.folders))
     for path in with_runs:
         if not _lies_in(path, above) and _depths(inner := _read(path, above)) & depths:
@@ -109,19 +109,19 @@ def _add_runs(tree: Folder, with_runs: Sequence[Path], above: tuple[tuple[int, i
 
 
 def _depths(folder: Folder) -> set[int]:
-    """The levels at which a folder holds images: 0 directly in it, 1 in the folders in it."""
+    """Return the levels at which a folder holds images: 0 directly in it, 1 in its subfolders."""
     return {depth for depth, holds in ((0, folder.images), (1, any(inner.images for inner in folder.folders))) if holds}
 
 
 def _without_run(tree: Folder) -> Folder:
-    """A folder without the files and folders of the run in it."""
+    """Return a folder without the files and subfolders of the run in it."""
     own = [folder.path for folder in tree.folders if _is_of_run(folder)]
     images = [path for path in tree.images if path.name not in FIGURES]
     return Folder(tree.path, images, [folder for folder in tree.folders if folder.path not in own], [*tree.runs, *own])
 
 
 def _is_of_run(folder: Folder) -> bool:
-    """Whether a folder in that of a run belongs to the run: by its name, unless it holds images, as a class of this name does."""
+    """Whether a subfolder of a run's folder belongs to the run. One that holds images is a class, unless it is the report."""
     return folder.name in FOLDERS and (not folder.images or folder.path / REPORT in folder.files)
 
 

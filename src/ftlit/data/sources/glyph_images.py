@@ -158,7 +158,7 @@ def _expose(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class GlyphStream(IterableDataset[tuple[Tensor, Tensor]]):
-    """Batches of distorted glyphs, other ones in every epoch, the same for the same seed and epoch.
+    """Batches of distorted glyphs, as a function of seed and epoch.
 
     Yields (images float32 (batch_size, 3, size, size) in [0, 1], three equal channels; labels int64 (batch_size,)).
 
@@ -169,7 +169,7 @@ class GlyphStream(IterableDataset[tuple[Tensor, Tensor]]):
         seed: with the epoch, the only source of randomness.
         renew: whether each pass is a new epoch; otherwise all passes are the same.
 
-    `share(rank, processes)` restricts it to the part of one of several processes.
+    `share(rank, processes)` restricts the stream to the batches of one of several processes.
     """
 
     def __init__(self, *, batches: int, batch_size: int, size: int = 32, seed: int = 0, renew: bool = True) -> None:
@@ -178,7 +178,7 @@ class GlyphStream(IterableDataset[tuple[Tensor, Tensor]]):
         self.ink, self.labels = render_glyphs()
 
     def share(self, rank: int, processes: int) -> None:
-        """Restrict to the part of process `rank`: other images and the same number of batches in each process. Rank 0 of 1 is the whole."""
+        """Restrict the stream to the batches of process `rank`. Each process has as many batches, of other images."""
         self.rank, self.processes = rank, processes
 
     def __len__(self) -> int:

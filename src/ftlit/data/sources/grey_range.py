@@ -11,16 +11,18 @@ from ftlit.data.images import GreyRange
 
 MAX_MEASURED = 500  # images, evenly spaced in the list; more would hardly widen the range
 OUTLIERS = 0.001  # share of the values of an image, at either end, that are left out: dead pixels and burned-in marks
-# ranges of the usual formats; data that fills a good part of one is read in it, so that a few more images do not change the range
+# ranges of the usual formats: where the values fill enough of one, further images do not change the range
 USUAL: tuple[GreyRange, ...] = ((0, 1), (-1, 1), (0, 255), (0, 1023), (0, 4095), (0, 16383), (0, 65535))
 LEAST_FILLED = 0.25
 
 
 def measure_grey_range(paths: Sequence[Path]) -> tuple[GreyRange, GreyRange] | None:
-    """The range in which to read these files, and the range of their values; `None` if they have no finite value.
+    """Measure the grey values of files.
 
-    The first is the narrowest of `USUAL` that holds the values, if they fill a quarter of it, else their own range. Values a little below 0
-    are read as 0.
+    Returns:
+        The range in which to read the files, and the range of their values; `None` if there is no finite value. The first is the narrowest
+        range of `USUAL` that contains the values, if they fill a quarter of it, otherwise that of the values. Values a little below 0 are
+        clipped to 0.
     """
     step = -(-len(paths) // MAX_MEASURED) or 1
     with ThreadPoolExecutor(4) as pool:  # decoders release Python's lock

@@ -1,4 +1,4 @@
-"""Image files on disk: list those of a csv file, check headers, and collect them. Only greys of more than 8 bits are decoded."""
+"""Image files on disk: list the files of a csv, check headers, and collect them. Only greys of more than 8 bits are decoded."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,19 +21,19 @@ from ftlit.errors import UserError, shorten, unknown
 def collect(
     files: Sequence[FileEntry], *, input_spec: InputSpec, on_bad_image: str, rule: SplitRule, multilabel: bool = False
 ) -> tuple[Collection, InputSpec]:
-    """A checked collection (`ftlit.data.splitting.splits.assemble`) of the listed files, and the input spec with their grey range.
-    Class names are sorted.
+    """Collect the listed files. Returns a checked collection (`ftlit.data.splitting.splits.assemble`) with sorted class names, and the
+    input spec with the grey range of the files.
 
     Args:
         files: in the order in which they are numbered.
-        input_spec: what the network expects. Without a `grey_range`, that of training images of more than 8 bits is measured.
+        input_spec: what the network expects. If it has no `grey_range`, it is measured on training images of more than 8 bits.
         on_bad_image: `stop` raises for a file whose header is not that of an image; `skip` decodes every file once, leaves out those
             that fail and says so in the notes. With `stop`, a truncated file with a valid header raises when it is read.
         rule: see `assemble`.
         multilabel: see `assemble`.
 
     Raises:
-        UserError: files that cannot be used: their number and the first ten.
+        UserError: files that cannot be used. The message has their number and the first ten.
     """
     headers, notes = _checked(files, on_bad_image)
     kept = [file for file in files if file.path in headers]
@@ -52,7 +52,7 @@ def collect(
 
 
 def _in_one_range(collection: Collection, headers: Mapping[Path, ImageHeader], input_spec: InputSpec) -> tuple[Collection, InputSpec]:
-    """The collection read in one range of grey values, which is measured on train unless the input spec has it."""
+    """Give all images one range of grey values, which is measured on train unless the input spec has one."""
     wide = [path for path in collection.splits["train"].sources if headers[path].wide_greys]
     if not wide or input_spec.grey_range is not None or (measured := measure_grey_range(wide)) is None:
         return collection, input_spec
@@ -68,7 +68,7 @@ def _in_one_range(collection: Collection, headers: Mapping[Path, ImageHeader], i
 
 
 def _checked(files: Sequence[FileEntry], on_bad_image: str) -> tuple[dict[Path, ImageHeader], list[str]]:
-    """The headers of the files that are images, and a note on those that are left out."""
+    """Return the headers of the files that are images, and a note on files that are left out."""
     if on_bad_image not in (options := ("stop", "skip")):
         raise unknown("on_bad_image", on_bad_image, options)
     read = read_header if on_bad_image == "stop" else read_whole
@@ -99,7 +99,7 @@ def list_csv(
     label_separator: str | None = None,
     group_column: str | None = None,
 ) -> list[FileEntry]:
-    """The files of a csv with a header line, in its order.
+    """List the files of a csv with a header line, in its order.
 
     Args:
         path: the csv file, UTF-8.

@@ -1,4 +1,4 @@
-"""Headers of image files: whether PIL opens a file, and which of its content is not read."""
+"""Headers of image files: whether PIL opens a file, and which part of its content is not read."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from ftlit.data.images import has_wide_greys, read_image, shown
 from ftlit.errors import UserError, one_line, shorten
 
-# formats whose further frames are no images of their own: previews and depth maps of cameras, layers of the merged image
+# formats in which further frames are not separate images, but previews, depth maps or layers
 ONE_IMAGE = ("MPO", "PSD")
 SAMPLES_PER_PIXEL = 277  # tag of TIFF
 DEEP_COLOUR = re.compile(r"^(RGB|LA|CMYK)[A-Za-z]*;16")  # PIL's raw modes of which it keeps the upper 8 bits
@@ -26,7 +26,7 @@ class ImageHeader:
         fault: why PIL does not open the file; empty for a file that is not an image, `None` if it opens.
         mode: of PIL.
         frames: pages or frames.
-        bands: of a pixel, in the file; 0 if they are those of the mode.
+        bands: bands in the file, if there are more than in the mode; otherwise 0.
         alpha_band: whether the fourth band of a TIFF file is read as transparency.
         deep_colour: whether a colour has 16 bits.
     """
@@ -68,7 +68,7 @@ def read_header(path: Path) -> ImageHeader:
 
 
 def read_whole(path: Path) -> ImageHeader:
-    """Read the header and decode the file; a JPEG at an eighth of its size, which takes a third of the time and reads every byte."""
+    """Read the header and decode the file. A JPEG is decoded at an eighth of its size: every byte is read, in a third of the time."""
     header = read_header(path)
     if header.fault is None:
         try:
@@ -89,7 +89,7 @@ def header_notes(headers: Mapping[Path, ImageHeader]) -> list[str]:
 
 
 def _more_bands(image: Image.Image) -> int:
-    """The number of bands of a TIFF file, if they are more than those of its mode."""
+    """Return the number of bands of a TIFF file, if it has more than its mode; otherwise 0."""
     if image.format != "TIFF":
         return 0
     tags: Any = getattr(image, "tag_v2", {})

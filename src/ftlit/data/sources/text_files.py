@@ -44,8 +44,9 @@ def collect_texts(
     group_column: str | None,
     rule: SplitRule,
 ) -> Collection:
-    """A checked collection of the texts of csv files with a header line (`ftlit.data.splitting.splits.assemble`). Class names are sorted;
-    a text is identified by its bytes.
+    """Read a checked collection of texts (`ftlit.data.splitting.splits.assemble`) from csv files with a header line.
+
+    Class names are sorted. The bytes of a text identify it.
 
     Args:
         csv: the file, UTF-8.
@@ -58,7 +59,7 @@ def collect_texts(
         rule: see `assemble`.
 
     Raises:
-        UserError: a missing file or column, an empty text or label, an unknown split, a split that comes from two places.
+        UserError: a missing file or column, an empty text or label, an unknown split, a split that two files give.
     """
     columns = _Columns(text_column, label_column, split_column, group_column)
     rows = _rows(Path(csv).expanduser(), columns, label_separator)
@@ -104,5 +105,5 @@ def _examples(rows: Sequence[_TextRow], class_names: Sequence[str]) -> Examples:
 
 @versioned("read_text", 1)
 def read_text(text: str) -> str:
-    """A text as it is: the csv file holds it."""
+    """Return the text: no file is read."""
     return text

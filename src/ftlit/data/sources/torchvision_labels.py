@@ -15,7 +15,7 @@ TARGET = "target"  # arguments that change the second item of a pair begin with 
 
 
 def check_options(name: str, options: Arguments, given: Mapping[str, Arguments]) -> None:
-    """Refuse options that choose the split, which ftlit gives for each split itself."""
+    """Reject options that choose the split: ftlit sets them for each split."""
     own = {argument for arguments in given.values() for argument in arguments} | set(SPLIT_OPTIONS.get(name, ()))
     if chosen := sorted(own & options.keys()):
         raise UserError(f"data.options.{chosen[0]} would choose a split of {name}, which is read as {shorten(given)} already: leave it out")
@@ -29,10 +29,10 @@ def changes_targets(options: Arguments) -> bool:
 
 
 def labels_of(dataset: Any, options: Arguments) -> list[tuple[int, ...]]:
-    """Class numbers: from the attribute that holds them, or, without one, and with options that change targets, from every pair.
+    """Return class numbers from the attribute that holds them. Without one, or with options that change targets, read every pair.
 
     Raises:
-        UserError: targets that are no class numbers, or differ from the attribute.
+        UserError: targets are not class numbers, or differ from the attribute.
     """
     listed = None if changes_targets(options) else _listed(dataset)
     if listed is None:
@@ -67,12 +67,12 @@ def _number(dataset: Any, place: int) -> int:
 
 
 def class_names(dataset: Any, least: int, *, relabelled: bool) -> list[str]:
-    """The class names of the data set, else numbers. Several names of one class (ImageNet) are joined.
+    """Return the class names of the data set, or numbers where it has none. Several names of one class (ImageNet) are joined.
 
     Args:
-        dataset: of train.
+        dataset: the training split.
         least: number of classes that its labels need.
-        relabelled: whether options changed its targets: then only a list of exactly this length can belong to them.
+        relabelled: whether options changed its targets. Then names are used only if there are exactly `least`.
     """
     for attribute in ("classes", "categories", "bin_classes"):
         names = getattr(dataset, attribute, None) or []
@@ -82,7 +82,7 @@ def class_names(dataset: Any, least: int, *, relabelled: bool) -> list[str]:
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """The names, numbered where several classes have the same one: ImageNet has two cranes."""
+    """Number the names that several classes share: ImageNet has two classes `crane`."""
     count: Counter[str] = Counter()
     unique = []
     for name in names:

@@ -1,1 +1,1 @@
-"""Splits: of the data themselves, by a hash of each image, or of another run."""
+"""Splits: given by the data, made by a hash of each image, or taken from another run."""

@@ -31,7 +31,7 @@ class Copy:
 
 
 def content_hash(content: Content) -> str:
-    """32 hexadecimal digits for the bytes of a file, or the values of an array. Raises `BadImage` for a file that cannot be read."""
+    """Return 32 hexadecimal digits for the bytes of a file or the values of an array. Raises `BadImage` if a file cannot be read."""
     if not isinstance(content, Path):
         return of_array(content)
     try:
@@ -41,7 +41,7 @@ def content_hash(content: Content) -> str:
 
 
 def content_hashes(examples: Examples) -> list[str]:
-    """The hash of each image; without contents, its number in the data set, which takes the place of a hash."""
+    """Return the hash of each image, or its number in the data set if the contents are not known."""
     if examples.contents is None:
         return [f"number {source}" if isinstance(source, int) else f"place {place}" for place, source in enumerate(examples.sources)]
     return [content_hash(content) for content in examples.contents]
@@ -66,7 +66,7 @@ def duplicate_notes(splits: Mapping[Split, Examples], hashes: Hashes = content_h
 
 
 def find_copies(splits: Mapping[Split, Examples], hashes: Hashes = content_hashes) -> list[list[Copy]]:
-    """Groups of images with equal bytes in more than one split, or with different labels. Only images of equal size are hashed."""
+    """Find groups of images with equal bytes, in more than one split or with different labels. Only images of equal size are hashed."""
     everything = [
         Copy(split, place, content, labels)
         for split, examples in splits.items()

@@ -14,11 +14,11 @@ FILLERS = {"set", "data", "dataset", "image", "images", "img", "imgs", "photo", 
 
 
 def split_named(name: str, *, common: Collection[str] = ()) -> Split | None:
-    """The split that a folder or a cell names (`Training`, `test_set`, `dev`); `None` if it names none.
+    """Return the split of a name such as `Training`, `test_set` or `dev`; `None` if it is not that of a split.
 
     Args:
         name: of a folder, or the value of a cell.
-        common: words that all names beside it have too, such as `seg` of `seg_train` and `seg_test`.
+        common: words that are in all names beside it too, such as `seg` in `seg_train` and `seg_test`.
     """
     found = words_of(name)
     splits = {SPLIT_WORDS[word] for word in found if word in SPLIT_WORDS}
@@ -32,5 +32,5 @@ def is_filler(name: str) -> bool:
 
 
 def words_of(name: str) -> list[str]:
-    """The words of a name, in lower case: those of letters only; `trainset` is two."""
+    """Return the words of letters in a name, in lower case; `trainset` is two words."""
     return re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(set|data)$", r" \1", name.lower()))

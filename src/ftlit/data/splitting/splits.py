@@ -1,4 +1,4 @@
-"""Assemble a data set in three splits: missing ones are split off train, and every class of val and test is in train."""
+"""Assemble a data set in three splits: missing splits are made from train, and every class of val and test is in train."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,8 +18,8 @@ class SplitRule:
     Args:
         fractions: of the training images, for val and test.
         seed: of the hashes; see `ftlit.data.splitting.hash_split`.
-        stored: the split of a run, which its images keep.
-        hashes: gives the hash of each image, which identifies it whatever its name and place.
+        stored: the split of a run: images of the run keep it.
+        hashes: called with examples, returns the hash of each image, which identifies it under any name.
     """
 
     fractions: Mapping[Split, float]
@@ -29,7 +29,7 @@ class SplitRule:
 
 
 def assemble(found: Mapping[Split, Examples], class_names: list[str], rule: SplitRule, *, multilabel: bool = False) -> Collection:
-    """A checked collection. Missing val and test splits are split off train.
+    """Assemble a checked collection. Missing val and test splits are made from train.
 
     Args:
         found: the splits of the data; train is required.
@@ -59,7 +59,7 @@ def assemble(found: Mapping[Split, Examples], class_names: list[str], rule: Spli
 def _with_missing(
     found: Mapping[Split, Examples], missing: Mapping[Split, float], rule: SplitRule, class_names: Sequence[str]
 ) -> tuple[dict[Split, Examples], list[str]]:
-    """The splits of the data with missing ones split off train, and notes."""
+    """Return the splits of the data, with missing ones made from train, and notes."""
     if min(missing.values()) <= 0 or sum(missing.values()) >= 1:
         given = ", ".join(f"{split}_fraction={missing[split]}" for split in SPLITS if split in missing)
         raise UserError(f"{given}: each must be above 0 and all together below 1")
@@ -94,34 +94,34 @@ def _split_note(parts: Parts, missing: Mapping[Split, float], train: Examples, c
 
 
 def draw_per_class(examples: Examples, hashes: Sequence[str], k: int, seed: int) -> list[int]:
-    """Indices of k images of each class (all if it has fewer), ascending.
+    """Return the indices of k images of each class (all if it has fewer), ascending.
 
-    Those with the lowest hash of (seed, image) are taken: an image that is added changes the choice only where its hash is below that of
-    another one, and a larger k with the same seed includes the images of a smaller one.
+    The images with the lowest hash of (seed, image) are chosen. An added image changes the choice only if its hash is lower than that of a
+    chosen image of its class. A larger k with the same seed includes the images of a smaller one.
 
     Args:
         examples: the images.
         hashes: of each of them.
         k: images of each class.
-        seed: of the hashes. They are not those of the split.
+        seed: of the hashes; they differ from the hashes that decide the split.
     """
     return sorted(place for members in _by_class(examples.labels, hashes, seed) for place in members[:k])
 
 
 def draw_share(examples: Examples, hashes: Sequence[str], share: float, seed: int) -> list[int]:
-    """Indices of this share of the images of each class, at least two (all if it has fewer), ascending; see `draw_per_class`."""
+    """Return the indices of this share of each class, at least two images (all if it has fewer), ascending; see `draw_per_class`."""
     groups = _by_class(examples.labels, hashes, seed)
     return sorted(place for members in groups for place in members[: max(2, round(share * len(members)))])
 
 
 def _strata(labels: Sequence[tuple[int, ...]]) -> list[int]:
-    """The class by which an image is stratified: its label, the rarest of several, -1 for none."""
+    """Return the class by which each image is stratified: its label, the rarest of several, -1 without labels."""
     counts = Counter(label for several in labels for label in several)
     return [min(several, key=lambda label: (counts[label], label), default=-1) for several in labels]
 
 
 def _by_class(labels: Sequence[tuple[int, ...]], hashes: Sequence[str], seed: int) -> list[list[int]]:
-    """The indices of the images of each class, those with the lowest hash of (seed, image) first."""
+    """Return the indices of the images of each class, in ascending order of the hash of (seed, image)."""
     members: dict[int, list[int]] = {}
     for place, number in enumerate(_strata(labels)):
         members.setdefault(number, []).append(place)
@@ -129,7 +129,7 @@ def _by_class(labels: Sequence[tuple[int, ...]], hashes: Sequence[str], seed: in
 
 
 def _class_notes(collection: Collection) -> list[str]:
-    """A note for each split that lacks classes. Raises `UserError` if train lacks a class of another split."""
+    """Return a note for each split that lacks classes. Raises `UserError` if train lacks a class of another split."""
     counts = collection.counts
     trained = [name for name, count in counts["train"].items() if count]
     notes = []
@@ -144,7 +144,7 @@ def _class_notes(collection: Collection) -> list[str]:
 
 
 def _group_notes(splits: Mapping[Split, Examples]) -> list[str]:
-    """A note on groups that the splits of the data divide."""
+    """Return a note on groups that have images in more than one split."""
     found: dict[str, list[Split]] = {}
     for split, examples in splits.items():
         for group in dict.fromkeys(filter(None, examples.groups or ())):

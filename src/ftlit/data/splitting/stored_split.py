@@ -1,4 +1,4 @@
-"""The split of a run: which images, known by the hash of their content, were in train, val and test."""
+"""The split of a run: hashes of the images that were in train, val and test."""
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -23,19 +23,19 @@ class StoredSplit:
         folder: of the run.
         class_names: class number -> name.
         images: split -> hash, class numbers and name of each image.
-        is_whole: whether the data set shall be exactly these images, as a run that is resumed needs it; otherwise others are split off by
-            their hashes.
+        is_whole: whether the data set must consist of exactly these images, as in a resumed run; otherwise new images are split by their
+            hashes.
     """
 
     def __init__(
         self, folder: Path, class_names: list[str], images: Mapping[Split, Sequence[tuple[str, tuple[int, ...], str]]], *, is_whole: bool
     ) -> None:
         self.folder, self.class_names, self.images, self.is_whole = folder, class_names, images, is_whole
-        # of copies in several splits, train counts: the run has seen the image
+        # copies in several splits count as train: the run has trained on this content
         self.split_of: dict[str, Split] = {image: split for split in reversed(SPLITS) for image, _, _ in images[split]}
 
     def known(self, units: Sequence[str], hashes: Sequence[str]) -> dict[str, Split]:
-        """Unit -> split, of units (`ftlit.data.splitting.hash_split`) with an image of the run; train if they were in several splits."""
+        """Return unit -> split for units (see `hash_split`) with an image of the run; train if the images were in several splits."""
         known: dict[str, Split] = {}
         for unit, image in zip(units, hashes, strict=True):
             if image in self.split_of:
@@ -44,7 +44,7 @@ class StoredSplit:
         return known
 
     def note(self, hashes: Sequence[str], places: Mapping[Split, Sequence[int]]) -> str:
-        """How many images keep the split of the run, how many have another one, and how many are gone.
+        """Describe how many images keep the split of the run, how many have another one, and how many are gone.
 
         Args:
             hashes: of the images.
@@ -58,7 +58,7 @@ class StoredSplit:
         return f"{kept:,} of {len(hashes):,} images keep the split of {shown(self.folder)}, {len(splits) - kept - moved:,} are new{rest}"
 
     def restored(self, found: Collection, hashes: Callable[[Examples], Sequence[str]]) -> Collection:
-        """The images of the run, in its splits and order. Images that are new are left out, with a note.
+        """Return the images of the run, in its splits and order. New images are left out, with a note.
 
         Raises:
             UserError: images of the run are gone, or have other labels now.
@@ -79,7 +79,7 @@ class StoredSplit:
         return places.popleft() if places else None
 
     def _check_gone(self, kept: Mapping[Split, Sequence[Any]], pool: Mapping[tuple[str, frozenset[str]], Any]) -> None:
-        """Refuse to go on without images of the run."""
+        """Raise `UserError` if images of the run are gone or have other labels."""
         gone = [entry for split in SPLITS for entry, place in zip(self.images[split], kept[split], strict=True) if place is None]
         if not gone:
             return
@@ -94,7 +94,7 @@ class StoredSplit:
         )
 
     def _examples(self, found: Collection, split: Split, places: Sequence[Any]) -> Examples:
-        """The examples of a split, from where they are found now, with the class numbers of the run."""
+        """Return the examples of a split, from their present places, with the class numbers of the run."""
         train = found.splits["train"]
         sources, contents, groups = [], [], []
         for origin, place in places:
@@ -121,7 +121,7 @@ def write_split(folder: str | Path, collection: Collection, hashes: Mapping[Spli
 
 
 def read_split(folder: str | Path, *, is_whole: bool = False) -> StoredSplit:
-    """The split that a run stored. Raises `UserError` if the folder holds none, a damaged one, or one of a newer program."""
+    """Read the split that a run stored. Raises `UserError` if there is none, or if it is damaged or written by a newer program."""
     path = Path(folder).expanduser() / FILE
     if not path.is_file():
         raise UserError(f"data.split_from={shown(folder)}: there is no {FILE}; give the folder of a run that has stored its split")

@@ -43,7 +43,7 @@ class Launched:
 
 
 def launched() -> Launched | None:
-    """How a launcher started this process; `None` for a process that was started by itself.
+    """Return how a launcher started this process; `None` without a launcher.
 
     Raises:
         UserError: the processes cannot be one run.
@@ -64,7 +64,7 @@ def launched() -> Launched | None:
 
 
 def _is_alone_in_slurm() -> bool:
-    """Whether Lightning started this process as a further one of a run, or a user did in the shell of an interactive job."""
+    """Whether Lightning started this process as a further one of a run, or a user started it in the shell of an interactive job."""
     return "LOCAL_RANK" in os.environ or (os.environ.get("SLURM_JOB_NAME") in INTERACTIVE and not _is_task())
 
 
@@ -84,15 +84,15 @@ def _of_srun() -> Launched:
 
 
 def _tasks_per_node() -> list[str]:
-    """Tasks on the machines, once for equal neighbours: SLURM writes `2(x3),1`."""
+    """Return the numbers of tasks per machine, without repetition factors: SLURM writes `2(x3),1`."""
     return re.sub(r"\(x\d+\)", "", os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")).split(",")
 
 
 def complete(words: Sequence[str]) -> list[str]:
-    """The words of a command line, and those that make the processes of a launcher one run: their number, and one folder for all.
+    """Complete a command line, so that the processes of a launcher become one run: add their number, and one folder for all.
 
     Raises:
-        UserError: the number that the words give is another one; a sweep, which starts the processes of its jobs itself.
+        UserError: the command line gives another number of processes, or it is a sweep, which starts the processes of its jobs itself.
     """
     own = launched()
     if own is None:
@@ -117,17 +117,17 @@ def complete(words: Sequence[str]) -> list[str]:
 
 
 def _number(devices: str) -> int | None:
-    """How many devices a word asks for; `None`: as many as there are."""
+    """Return the number of devices in a value of the command line; `None`: all devices."""
     if devices.startswith("["):
         return len(devices.split(","))
     return int(devices) if devices.isdecimal() else None
 
 
 def agreed(name: str, decide: Callable[[], str]) -> str:
-    """What the first process decides, in all launched processes; `decide()` for a process by itself.
+    """Call `decide` in the first of the launched processes, and return its result in all of them. A single process calls it itself.
 
     Args:
-        name: of the decision, used once.
+        name: of the result in the store; each may be used once.
         decide: called in the first process.
     """
     own = launched()
@@ -141,7 +141,7 @@ def agreed(name: str, decide: Callable[[], str]) -> str:
 
 @cache
 def _store() -> "Store":
-    """The store of the launched processes. It is kept: under srun the first process holds it for all."""
+    """Return the store of the launched processes, opened once: under srun the first process serves it to the others."""
     from ftlit.lit.rank_store import connect  # here, so that --help stays fast
 
     own = launched()
@@ -155,7 +155,7 @@ def _store() -> "Store":
 
 
 def check_alone(recipe: str) -> None:
-    """Refuse several processes for a recipe that runs in one."""
+    """Reject several processes for a recipe that runs in one."""
     own = launched()
     if own and own.count > 1:
         raise UserError(f"recipe={recipe} runs in one process, and {own.launcher} started {own.count}: leave {own.launcher} out")
@@ -163,11 +163,11 @@ def check_alone(recipe: str) -> None:
 
 @contextmanager
 def first_ahead(name: str, minutes: float) -> Iterator[None]:
-    """Run a block in the first of the launched processes before the others, which wait for its end; a no-op for a process by itself.
+    """Run a block in the first of the launched processes before the others, which wait for its end. A no-op for a single process.
 
     Args:
-        name: of the block, used once.
-        minutes: that the others wait without a report of the first.
+        name: of the block; each may be used once.
+        minutes: longest time that the others wait without a report of the first process.
     """
     own = launched()
     if own is None or own.count == 1:
