@@ -29,10 +29,13 @@ def test_parameters_of_equal_values_train(tmp_path):
     assert (verdict.outcome, verdict.measured) == ("prevented", "4 of 4 tensors train"), verdict.message
 
 
-def test_the_tables_of_the_readme_are_rendered_from_the_stored_results(bench):
-    from readme import README, rendered
+def test_the_tables_of_the_pages_are_rendered_from_the_stored_results_and_each_has_one(bench):
+    from pages import PAGES, SECTION, rendered
 
-    assert rendered(README.read_text()) == README.read_text()
+    texts = [page.read_text() for page in PAGES]
+    assert [rendered(text) for text in texts] == texts, "run: python benchmarks/pages.py"
+    sections = [name for text in texts for _, name, _ in SECTION.findall(text) if name != "summary"]
+    assert sorted(sections) == sorted(path.stem for path in RESULTS.parent.glob("*.json"))
 
 
 @pytest.fixture

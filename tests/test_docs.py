@@ -1,81 +1,170 @@
-"""docs/extending.md: each example is a module and an option that follow the contract of their group."""
+"""README.md and docs/: commands compose and bind, Python runs, samples are what the program prints, pages are short, links lead somewhere."""
 
+import argparse
 import os
 import re
+import shlex
+import shutil
+import subprocess
 import sys
 
+import doc_pages
 import pytest
 import torch
 import warm
-from omegaconf import OmegaConf
-from paths import ROOT, python_path
-from torch import nn
+from doc_pages import PAGES, all_blocks, blocks, commands, missing, samples
+from hydra import compose
+from paths import ROOT
+from PIL import Image
+from split_sweep import sweep_jobs
 
-from ftlit import Backbone, FineTuner, ImageData, InputSpec, Schedule, fit_probe
-from ftlit.probes.probe_kinds import PROBE_KINDS
-from ftlit.recipes.config.hydra_internals import instantiate
+import ftlit
+from ftlit.cli import main
+from ftlit.cli.train import RECIPES
+from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
+from ftlit.recipes.config.overrides import complete
+from ftlit.recipes.config.validate import bind
 
-PAGE = (ROOT / "docs/extending.md").read_text()
-MODULES = dict(re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL))
-YAML = re.findall(r"^```yaml\n# (my_conf/(\w+)/(\w+)\.yaml)\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
-OPTIONS = {group: text for _, group, _, text in YAML}
-
-
-@pytest.fixture
-def make(tmp_path, monkeypatch):
-    """A function that builds the option of a group with the arguments of a recipe; the examples are removed afterwards."""
-    for name, text in MODULES.items():
-        (tmp_path / name).write_text(text)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(PROBE_KINDS, "_parts", dict(PROBE_KINDS))
-
-    def built(group, **arguments):
-        option = OmegaConf.create(OPTIONS[group])
-        option.pop("defaults", None)  # for Hydra only: the option that this one extends
-        return instantiate(option, **arguments)
-
-    yield built
-    for name in MODULES:
-        sys.modules.pop(name.removesuffix(".py"), None)
-
-
-def test_each_part_has_a_short_example():
-    assert set(OPTIONS) == {"backbone", "head", "probe", "schedule", "data", "loss"} and len(MODULES) == len(OPTIONS)
-    assert all(len([line for line in text.splitlines() if line.strip()]) <= 20 for text in MODULES.values())
-
-
-def test_the_examples_train_together(make):
-    backbone, data = make("backbone"), make("data", input_spec=InputSpec(size=32))
-    head = make("head", in_features=backbone.num_features, num_classes=data.num_classes)
-    schedule, loss = make("schedule", layers=backbone.cuts), make("loss", counts=list(data.counts["train"].values()))
-    assert isinstance(backbone, Backbone) and isinstance(data, ImageData) and isinstance(schedule, Schedule) and isinstance(loss, nn.Module)
-    assert schedule.stages[1].train == ("head", "backbone.middle", "backbone.top")
-    model = FineTuner(backbone, head, num_classes=2, optimizer=torch.optim.SGD, lr_scale=schedule.lr_scale, loss=loss)
-    images, targets = next(iter(data.train_dataloader()))
-    loss(model(images), targets).backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
-
-
-@pytest.mark.parametrize("classes", [2, 3])
-def test_the_example_probe_separates_separable_classes(make, classes):
-    probes = make("probe")
-    labels = torch.arange(30) % classes
-    features = nn.functional.one_hot(labels, 4).double() * 5 + torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
-    assert probes.kinds == ["nearest_mean"] and list(PROBE_KINDS)[3] == "nearest_mean"
-    assert fit_probe(features, labels, kind="nearest_mean", l2=1.0).accuracy(features, labels) == 1.0
+TRAINING = ("python train.py", "ftlit train", "ftlit advise")
+CONTINUED = "# continues the block above"
+OWN_TESTS = ("extending.md",)  # Python blocks that test_extending.py runs
+MAX_LINES = {"README.md": 250}
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("recipe", ["finetune", "probe"])
-def test_a_command_runs_with_all_options_of_the_page(tmp_path, recipe):
-    for name, text in [*MODULES.items(), *((path, text) for path, _, _, text in YAML)]:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    options = [f"{group}={option}" for _, group, option, _ in YAML]
-    scenario = ("scenario=large_similar", "trainer.max_epochs=3", "trainer=cpu", "report=false")
-    inherited = ("probe.seed=1",)  # a value of softmax: the probe has it through its `defaults` line only
-    command = [sys.executable, ROOT / "train.py", "--config-dir", "my_conf", *options, f"recipe={recipe}", *scenario, *inherited]
-    environment = {**os.environ, "PYTHONPATH": python_path(tmp_path), "FTLIT_CACHE": str(tmp_path / "store")}
-    done = warm.run([*command, "hydra.run.dir=run"], cwd=tmp_path, env=environment)
-    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    assert (tmp_path / "run/result.json").is_file()
+@pytest.mark.parametrize("command", commands(*TRAINING))
+def test_each_command_composes_and_binds(command):
+    words = shlex.split(command.split("&&")[-1])
+    jobs = sweep_jobs([word for word in complete(words[2:]) if word not in ("-m", "hydra.mode=MULTIRUN")])
+    assert jobs
+    with initialize_hydra():
+        for job in jobs:
+            cfg = compose("train", overrides=[*job, "paths.run=/tmp/run"], return_hydra_config=True)
+            with use_hydra_config(cfg):
+                bind(cfg)  # raises UserError for a name or value that no factory accepts
+            assert cfg.recipe in RECIPES
+
+
+@pytest.mark.parametrize("command", [command for command in commands("ftlit ") if not command.startswith(TRAINING)])
+def test_each_other_command_is_understood(command, monkeypatch):
+    class UnderstoodError(Exception):
+        pass
+
+    def stop(self, words=None):
+        assert isinstance(argparse.ArgumentParser.parse_args(self, words), argparse.Namespace)
+        raise UnderstoodError
+
+    monkeypatch.setattr(main._Parser, "parse_args", stop)
+    words = shlex.split(command)
+    with pytest.raises(UnderstoodError):
+        main.COMMANDS[words[1]](words[2:])
+
+
+def test_every_command_is_one_that_is_tested():
+    others = [command for command in commands("") if command and not command.startswith((*TRAINING, "ftlit "))]
+    assert all(command.startswith("pip install -e ") for command in others), others
+    assert len(commands("python train.py")) > 80
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with what the Python blocks read: runs, an image, a folder of images."""
+    folder = tmp_path_factory.mktemp("workplace")
+    Image.new("L", (20, 30), 200).save(folder / "digit.png")
+    (folder / "new_photos").mkdir()
+    for number in (1, 2):
+        Image.new("RGB", (40, 30), (200, 100 * number, 0)).save(folder / f"new_photos/{number}.jpg")
+    done = warm.run([sys.executable, ROOT / "train.py", "hydra.run.dir=runs/example", "debug=fast", "trainer=cpu"], cwd=folder)
+    assert done.returncode == 0, done.stderr
+    shutil.copytree(folder / "runs/example", folder / "runs/photos")
+    return folder
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in OWN_TESTS], ids=lambda page: page.name)
+def test_the_python_blocks_of_a_page_run(page, workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    monkeypatch.setenv("FTLIT_CACHE", str(workplace / "store"))
+    namespace: dict = {}
+    for block in blocks(page):
+        if block.language == "python":
+            namespace = namespace if block.text.startswith(CONTINUED) else {"__name__": "block"}
+            exec(compile(block.text, block.name, "exec"), namespace)
+
+
+@pytest.mark.e2e
+def test_the_module_of_the_lightning_page_trains_every_layer(workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    namespace: dict = {}
+    exec(next(block.text for block in all_blocks("python") if "class Mine" in block.text), namespace)
+    model, trainer = namespace["Mine"](), namespace["trainer"]
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    images = [(torch.randn(3, 32, 32), i % 10) for i in range(8)]
+    trainer.fit_loop.max_epochs = 5
+    trainer.fit(model, torch.utils.data.DataLoader(images, batch_size=4))
+    assert trainer.callbacks[0].stage.train == ("*",)
+    assert all(not torch.equal(before[name], parameter) for name, parameter in model.named_parameters() if parameter.ndim > 1)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """A folder in which the commands of the samples run."""
+    folder = tmp_path_factory.mktemp("samples")
+    doc_pages.prepare(folder)
+    return folder
+
+
+PRINTED: dict[str, list[str]] = {}  # by command: two pages may show one
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("sample", samples(), ids=lambda sample: sample.block.name)
+@pytest.mark.xdist_group("samples")
+def test_a_page_shows_what_the_command_prints(sample, workspace):
+    if "weights/" in sample.command and "FTLIT_TEST_DATA" not in os.environ:
+        pytest.skip("needs the test data")
+    if sample.command.startswith("ftlit ") and not (workspace / "runs/example").exists():
+        doc_pages.run("python train.py hydra.run.dir=runs/example", workspace, workspace / "store")
+    if sample.command not in PRINTED:
+        PRINTED[sample.command] = doc_pages.run(sample.command, workspace, workspace / "store")
+    lacking = missing(sample, PRINTED[sample.command])
+    assert not lacking, f"not printed: {lacking}; run: python tests/support/doc_pages.py"
+
+
+def test_every_sample_shows_something():
+    assert samples() and all(sample.block.text.strip() for sample in samples())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_is_short_and_its_prose_is_narrow(page):
+    text = page.read_text()
+    assert text.count("\n") <= MAX_LINES.get(page.name, 300)
+    prose = doc_pages.FENCE.sub("", text).splitlines()
+    assert not [line for line in prose if len(line) > 200 and not line.startswith("|")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_relative_links_lead_to_files_and_headings(page):
+    for target, heading in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", doc_pages.FENCE.sub("", page.read_text())):
+        path = (page.parent / target).resolve() if target else page
+        assert path.exists(), f"{page.name}: {target}"
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+            assert heading in {re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings}, f"{page.name}: {target}#{heading}"
+
+
+def test_the_reference_lists_every_public_name():
+    listed = re.findall(r"^::: ftlit\.(\w+)$", (ROOT / "docs/reference.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(ftlit.__all__)
+
+
+def test_the_site_builds(tmp_path):
+    pytest.importorskip("mkdocs")
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    pages = list(tmp_path.rglob("*.html"))
+    assert len(pages) >= len(PAGES) - 1
+    loaded = re.compile(r"""<(?:script|link|img)[^>]+(?:src|href)=["']?https?://(?!\S+rel=)""")
+    assert not [page for page in pages if loaded.search(page.read_text())], "the site loads something from another host"

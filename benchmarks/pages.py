@@ -1,0 +1,131 @@
+"""Update the tables of measurements in README.md and docs/ from the stored results: python benchmarks/pages.py
+
+The text between `<!-- NAME.json -->` and `<!-- end -->` is rendered from `results/NAME.json`, and that after `<!-- summary -->` from several.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import batchnorm
+import cuts
+import faults
+import quality
+from _measure import Row, table
+from planted.fault import CAUGHT, Verdict
+
+RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("benchmarks*.md"))]
+SECTION = re.compile(r"(<!-- (\w+)(?:\.json)? -->\n).*?(<!-- end -->)", re.DOTALL)
+PEERS = {  # in the README's table: system of quality.json -> name in faults.json, and its page
+    "ftlit scenario=auto": ("ftlit", "ftlit, `scenario=auto`"),
+    "BackboneFinetuning": (
+        "Lightning",
+        "[BackboneFinetuning](https://lightning.ai/docs/pytorch/stable/api/lightning.pytorch.callbacks.BackboneFinetuning.html)",
+    ),
+    "finetuning-scheduler": ("finetuning-scheduler", "[finetuning-scheduler](https://github.com/speediedan/finetuning-scheduler)"),
+    "fastai": (None, "[fastai](https://docs.fast.ai), `fine_tune`"),
+}
+
+
+def of_faults(found: dict[str, Any]) -> str:
+    """The table of planted faults."""
+    rows = [
+        faults.Row(row["fault"], row["title"], row["planted"], {peer: Verdict(**verdict) for peer, verdict in row["verdicts"].items()})
+        for row in found["rows"]
+    ]
+    versions = found["options"]["versions"]
+    return f"{faults.table(rows)}\n\n{measured(found['machine'], {name: version for name, version in versions.items() if version})}"
+
+
+def of_quality(found: dict[str, Any]) -> str:
+    """The table of accuracy and time, and the table of differences."""
+    peers = {name: found["machine"][name] for name in quality.PACKAGES}
+    return f"{quality.table(found['rows'])}\n\n{quality.comparison(found['rows'])}\n\n{over_seeds(found, peers)}"
+
+
+def of_cuts(found: dict[str, Any]) -> str:
+    """The table of cuts for a linear probe."""
+    return f"{cuts.table(found['rows'])}\n\n{found['options']['draws']} draws. {measured(found['machine'])}"
+
+
+def of_batchnorm(found: dict[str, Any]) -> str:
+    """The table of batch-norm policies."""
+    return f"{batchnorm.table(found['rows'])}\n\n{over_seeds(found)}"
+
+
+def over_seeds(found: dict[str, Any], peers: dict[str, str] | None = None) -> str:
+    """The number of seeds, followed by `measured`."""
+    options = found["options"]
+    return f"{options['seeds']} seeds. {measured(found['machine'] | {'date': options['days']}, peers)}"
+
+
+def of_overhead(found: dict[str, Any]) -> str:
+    """The table of step time, memory and start-up time."""
+    setting = "{rounds} rounds of {steps} steps, batches of {batch} images of {size} pixels".format(**found["options"])
+    return f"{table([Row(**row) for row in found['rows']])}\n\n{setting}. {measured(found['machine'])}"
+
+
+def measured(machine: dict[str, Any], others: dict[str, str] | None = None) -> str:
+    """Date, machine and versions of a measurement."""
+    versions = {name: machine[name] for name in ("ftlit", "torch", "lightning")} | (others or {})
+    packages = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "Lightning")
+    gpus = f" and {machine['gpus']} {machine['gpu']} (CUDA {machine['cuda']})" if "gpu" in machine else ""
+    return f"Measured {machine['date']} on {machine['cores']} cores ({machine['cpu']}){gpus}, Python {machine['python']}; {packages}."
+
+
+SECTIONS = {
+    "faults": of_faults,
+    "cuts": of_cuts,
+    "quality": of_quality,
+    "quality_equal": of_quality,
+    "quality_photos": of_quality,
+    "batchnorm": of_batchnorm,
+    "overhead": of_overhead,
+    "overhead_gpu": of_overhead,
+}
+
+
+def of_summary() -> str:
+    """The README's table: faults that are noticed, and accuracy and time with few images, of ftlit and the libraries nearest to it."""
+    faults_found, quality_found = stored("faults"), stored("quality")
+    measured_cells = {(row["system"], row["data"], row["per_class"]): row for row in quality_found["rows"] if row["epochs"] is None}
+    columns = [("digits", 5), ("hymenoptera", 5), ("hymenoptera", 20)]
+    names = ["digits, 5 per class", "photos of ants and bees, 5 per class", "the same, 20 per class"]
+    lines = [f"| | faults prevented or reported | {' | '.join(names)} |", f"|{'---|' * (len(names) + 2)}"]
+    for system, (peer, link) in PEERS.items():
+        cells = [measured_cells[system, *column] for column in columns]
+        scores = " | ".join(f"{cell['accuracy']:.3f} ± {cell['half']:.3f}, {cell['seconds']:.1f} s" for cell in cells)
+        lines.append(f"| {link} | {noticed(faults_found['rows'], peer)} | {scores} |")
+    seeds = quality_found["options"]["seeds"]
+    title = f"Mean test accuracy over {seeds} seeds with its 95 % interval, and median time from files to test accuracy, on two CPU cores."
+    return "\n".join(lines) + f"\n\n{title}"
+
+
+def noticed(rows: list[dict[str, Any]], peer: str | None) -> str:
+    """How many of the planted faults a library prevents or reports; empty where it was not tried."""
+    if peer is None:
+        return "not measured"
+    return f"{sum(row['verdicts'][peer]['outcome'] in CAUGHT for row in rows)} of {len(rows)}"
+
+
+def stored(name: str) -> dict[str, Any]:
+    """A stored run."""
+    return json.loads((RESULTS / f"{name}.json").read_text())  # type: ignore[no-any-return]
+
+
+def rendered(text: str) -> str:
+    """The text of a page with each of its sections rendered again."""
+
+    def body(found: re.Match[str]) -> str:
+        name = found[2]
+        return f"{found[1]}{of_summary() if name == 'summary' else SECTIONS[name](stored(name))}\n{found[3]}"
+
+    return SECTION.sub(body, text)
+
+
+if __name__ == "__main__":
+    for page in PAGES:
+        page.write_text(rendered(page.read_text()))

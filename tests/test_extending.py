@@ -1,0 +1,81 @@
+"""docs/extending.md: each example is a module and an option that follow the contract of their group."""
+
+import os
+import re
+import sys
+
+import pytest
+import torch
+import warm
+from omegaconf import OmegaConf
+from paths import ROOT, python_path
+from torch import nn
+
+from ftlit import Backbone, FineTuner, ImageData, InputSpec, Schedule, fit_probe
+from ftlit.probes.probe_kinds import PROBE_KINDS
+from ftlit.recipes.config.hydra_internals import instantiate
+
+PAGE = (ROOT / "docs/extending.md").read_text()
+MODULES = dict(re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL))
+YAML = re.findall(r"^```yaml\n# (my_conf/(\w+)/(\w+)\.yaml)\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+OPTIONS = {group: text for _, group, _, text in YAML}
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """A function that builds the option of a group with the arguments of a recipe; the examples are removed afterwards."""
+    for name, text in MODULES.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(PROBE_KINDS, "_parts", dict(PROBE_KINDS))
+
+    def built(group, **arguments):
+        option = OmegaConf.create(OPTIONS[group])
+        option.pop("defaults", None)  # for Hydra only: the option that this one extends
+        return instantiate(option, **arguments)
+
+    yield built
+    for name in MODULES:
+        sys.modules.pop(name.removesuffix(".py"), None)
+
+
+def test_each_part_has_a_short_example():
+    assert set(OPTIONS) == {"backbone", "head", "probe", "schedule", "data", "loss"} and len(MODULES) == len(OPTIONS)
+    assert all(len([line for line in text.splitlines() if line.strip()]) <= 20 for text in MODULES.values())
+
+
+def test_the_examples_train_together(make):
+    backbone, data = make("backbone"), make("data", input_spec=InputSpec(size=32))
+    head = make("head", in_features=backbone.num_features, num_classes=data.num_classes)
+    schedule, loss = make("schedule", layers=backbone.cuts), make("loss", counts=list(data.counts["train"].values()))
+    assert isinstance(backbone, Backbone) and isinstance(data, ImageData) and isinstance(schedule, Schedule) and isinstance(loss, nn.Module)
+    assert schedule.stages[1].train == ("head", "backbone.middle", "backbone.top")
+    model = FineTuner(backbone, head, num_classes=2, optimizer=torch.optim.SGD, lr_scale=schedule.lr_scale, loss=loss)
+    images, targets = next(iter(data.train_dataloader()))
+    loss(model(images), targets).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_example_probe_separates_separable_classes(make, classes):
+    probes = make("probe")
+    labels = torch.arange(30) % classes
+    features = nn.functional.one_hot(labels, 4).double() * 5 + torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
+    assert probes.kinds == ["nearest_mean"] and list(PROBE_KINDS)[3] == "nearest_mean"
+    assert fit_probe(features, labels, kind="nearest_mean", l2=1.0).accuracy(features, labels) == 1.0
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("recipe", ["finetune", "probe"])
+def test_a_command_runs_with_all_options_of_the_page(tmp_path, recipe):
+    for name, text in [*MODULES.items(), *((path, text) for path, _, _, text in YAML)]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    options = [f"{group}={option}" for _, group, option, _ in YAML]
+    scenario = ("scenario=large_similar", "trainer.max_epochs=3", "trainer=cpu", "report=false")
+    inherited = ("probe.seed=1",)  # a value of softmax: the probe has it through its `defaults` line only
+    command = [sys.executable, ROOT / "train.py", "--config-dir", "my_conf", *options, f"recipe={recipe}", *scenario, *inherited]
+    environment = {**os.environ, "PYTHONPATH": python_path(tmp_path), "FTLIT_CACHE": str(tmp_path / "store")}
+    done = warm.run([*command, "hydra.run.dir=run"], cwd=tmp_path, env=environment)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert (tmp_path / "run/result.json").is_file()
