@@ -1,6 +1,6 @@
 """Update the tables of measurements in README.md and docs/ from the stored results: python benchmarks/pages.py
 
-The text between `<!-- NAME.json -->` and `<!-- end -->` is rendered from `results/NAME.json`, and that after `<!-- summary -->` from several.
+The text between `<!-- NAME.json -->` and `<!-- end -->` is rendered from `results/NAME.json`, that after `<!-- summary -->` from several.
 """
 
 import json

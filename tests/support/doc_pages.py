@@ -1,7 +1,7 @@
 """README.md and the pages of docs/: their fenced blocks, and the printed output of commands.
 
-A block without a language holds commands. A block of language `text` after it holds the output of its last command, or some lines of it with
-`...` for the others. `python tests/support/doc_pages.py` runs these commands and writes what they print today into the pages.
+A block without a language holds commands. A block of language `text` after it holds the output of its last command, or some lines
+of it with `...` for the others. `python tests/support/doc_pages.py` runs these commands and writes what they print today into the pages.
 """
 
 import difflib
@@ -77,12 +77,14 @@ def samples() -> list[Sample]:
 
 
 def run(command: str, folder: Path, store: Path) -> list[str]:
-    """Run a command of a page in a folder, and return the lines of its output, of stderr last; blank lines and paths of this machine are left out."""
+    """Run a command of a page in a folder, and return the lines of its output, stderr last, without blank lines and paths of this machine."""
     first, *words = shlex.split(command)
     words = [str(ROOT / word) if word == "train.py" else word for word in words]
     environment = {**os.environ, "FTLIT_CACHE": str(store), "COLUMNS": "100"}
     done = warm.run([*STARTS[first], *words], cwd=folder, env=environment, timeout=600)
-    text = (done.stdout + done.stderr).replace(f"{folder}/", "").replace(str(store), "~/.cache/ftlit").replace(f"{ROOT}/train.py", "train.py")
+    text = done.stdout + done.stderr
+    for path, shown in ((str(store), "~/.cache/ftlit"), (f"{folder}/", ""), (f"{ROOT}/train.py", "train.py")):
+        text = text.replace(path, shown)
     return [line.rstrip() for line in text.splitlines() if line.strip()]
 
 
@@ -108,7 +110,7 @@ def missing(sample: Sample, printed: list[str]) -> list[str]:
 
 
 def updated(sample: Sample, printed: list[str]) -> str:
-    """The text of a sample with each line replaced by the printed line that is most like it; all that is printed where the sample is empty."""
+    """The text of a sample with each line replaced by the printed line that is most like it; all printed lines where it is empty."""
     lines, start = [], 0
     for line in sample.block.text.splitlines() or ["", *printed]:
         if line in (LEFT_OUT, ""):

@@ -48,7 +48,7 @@ def fully_convolutional(backbone: Backbone, head: nn.Module) -> Layers:
     At the training size the map is 1x1 and has the logits of the original. Averages over the map become averages over windows of the
     training map's size, at stride 1; adaptive pooling to several positions, flattening and the linear layer after it become one
     convolution. At larger sizes a position equals the original network on its window, except for the effects of padding and of modules
-    that use the whole image (squeeze-and-excitation, attention); see the README.
+    that use the whole image (squeeze-and-excitation, attention); see docs/predict-and-export.md.
 
     Args:
         backbone: a backbone of images whose features are maps. Modules that compute maps are shared, not copied.

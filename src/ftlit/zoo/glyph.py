@@ -1,6 +1,6 @@
 """The network that ships with the package: a small ResNet (He et al. 2016) for 32x32 images, pretrained on rendered glyphs.
 
-`python train.py experiment=pretrain_glyph` produces its weights, `glyph.safetensors` beside this file (see the README).
+`python train.py experiment=pretrain_glyph` produces its weights, `glyph.safetensors` beside this file (see docs/backbones.md).
 """
 
 from pathlib import Path
