@@ -77,7 +77,7 @@ def samples() -> list[Sample]:
 
 
 def run(command: str, folder: Path, store: Path) -> list[str]:
-    """Run a command of a page in a folder, and return the lines of its output, stderr last, without blank lines and paths of this machine."""
+    """Run a command of a page in a folder, and return the lines it prints, stderr last, without blank lines and paths of this machine."""
     first, *words = shlex.split(command)
     words = [str(ROOT / word) if word == "train.py" else word for word in words]
     environment = {**os.environ, "FTLIT_CACHE": str(store), "COLUMNS": "100"}
@@ -90,7 +90,7 @@ def run(command: str, folder: Path, store: Path) -> list[str]:
 
 def shape(line: str) -> str:
     """A line without what differs between machines and days: numbers, keys, the width of columns."""
-    line = re.sub(r"[─━┏┓┡┩┳╇┬┴└┘╰╯]+", "─", line)
+    line = re.sub(r"([─━])\1+", r"\1", line)
     line = re.sub(r"\b[0-9a-f]{8}\b", "0", line)
     line = re.sub(r"[≤≥]?\d[\d,.:-]*(e[-+]?\d+)?( [kMG]?B\b)?", "0", line)
     return " ".join(line.split())
