@@ -1,5 +1,7 @@
 """Format numbers as text."""
 
+from pathlib import Path
+
 
 def size_in_words(size: float) -> str:
     """A number of bytes with a unit, three digits.
@@ -21,6 +23,12 @@ def printable(name: str) -> str:
     caf\xe9.png
     """
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def shown(path: str | Path) -> str:
+    """Return a path as printable text. Bytes that are not UTF-8 are escaped; a path with a line break is quoted and escaped."""
+    text = printable(str(path))
+    return text if text.isprintable() else repr(text)
 
 
 def harmless(cell: str) -> str:

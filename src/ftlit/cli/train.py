@@ -1,5 +1,6 @@
 """The command line of training: Hydra composes the config, its recipe runs, an error of the user is one line."""
 
+import os
 import sys
 from functools import partial
 from importlib import import_module
@@ -12,7 +13,8 @@ from ftlit.cli import search_current_folder, sweep_jobs
 from ftlit.errors import one_line, unknown
 from ftlit.files import WriteError
 from ftlit.lit.stop_signals import owned_signals
-from ftlit.recipes.config.hydra_internals import hydra_main, set_help
+from ftlit.recipes.config.early_checks import check_early
+from ftlit.recipes.config.hydra_internals import choices, hydra_main, set_help
 from ftlit.recipes.config.overrides import complete, job_label
 from ftlit.recipes.run import launched, processes, resume
 from ftlit.recipes.run.process_state import error_environment, job_state, process_state, wants_traceback
@@ -81,11 +83,22 @@ def _run_recipe(cfg: DictConfig) -> float:
         return processes.run_in_own_process()
     if cfg.recipe not in RECIPES:
         raise unknown("recipe", cfg.recipe, RECIPES)
+    check_early(cfg)
     resume.decide(cfg)
+    _print_loading()
     with job_state():
         if cfg.recipe in ADVISED:
             cfg = import_module(RECIPES["advise"]).resolve_auto(cfg)
         return import_module(RECIPES[cfg.recipe]).run(cfg)  # type: ignore[no-any-return]
+
+
+def _print_loading() -> None:
+    """Print what is being loaded, before an import that takes seconds, once for all processes and jobs."""
+    own = launched.launched()
+    rank = own.rank if own else int(os.environ.get("LOCAL_RANK", 0))
+    if "torch" not in sys.modules and rank == 0:
+        chosen = choices()
+        print(f"loading   PyTorch and Lightning, then backbone={chosen['backbone']} and data={chosen['data']}", flush=True)
 
 
 def exit_for_interruption(cfg: DictConfig) -> NoReturn:

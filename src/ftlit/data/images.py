@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from ftlit.code_identity import versioned
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError, one_line
-from ftlit.formatting import printable
+from ftlit.formatting import shown
 
 GreyRange = tuple[float, float]  # the values of black and of white
 
@@ -109,9 +109,3 @@ def image_reader(spec: InputSpec) -> Callable[[str | Path], Image.Image]:
 def as_rgb(image: Image.Image, spec: InputSpec) -> Image.Image:
     """Convert a PIL image as `image_reader` converts an image file."""
     return to_rgb(image) if spec.grey_range is None else to_rgb_in_range(image, spec.grey_range)
-
-
-def shown(path: str | Path) -> str:
-    """Return a path as printable text. Bytes that are not UTF-8 are escaped; a path with a line break is quoted and escaped."""
-    text = printable(str(path))
-    return text if text.isprintable() else repr(text)

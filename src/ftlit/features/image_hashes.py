@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from ftlit.data.dataset import Examples
-from ftlit.data.images import BadImage, shown
+from ftlit.data.images import BadImage
 from ftlit.data.splitting.duplicates import content_hashes
 from ftlit.errors import one_line
 from ftlit.features.spec import HASH_DTYPE, ImageHashes
 from ftlit.features.store import Store
 from ftlit.files import is_foreign
 from ftlit.fingerprint import fingerprint, of_array, of_bytes
+from ftlit.formatting import shown
 
 PATHS_PER_QUERY = 500  # older versions of SQLite take 999 parameters
 MIN_AGE_NS = 2_000_000_000  # a file that changed more recently may change again with the same time stamps

@@ -4,7 +4,7 @@ import pytest
 from composed_configs import composed, error_text
 
 from ftlit.errors import UserError
-from ftlit.recipes.config import check_values
+from ftlit.recipes.config import option_names
 from ftlit.recipes.config.hydra_internals import fresh_hydra
 from ftlit.recipes.config.validate import bind
 
@@ -56,4 +56,4 @@ def test_a_custom_callback_may_log_an_unknown_metric():
 
 
 def test_the_names_of_train_yaml_are_the_known_names():
-    assert set(check_values._known_names()) == set(map(str, composed()))
+    assert set(option_names.known_names()) == set(map(str, composed()))

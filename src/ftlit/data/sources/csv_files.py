@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ftlit.data.dataset import SPLITS, Split
-from ftlit.data.images import shown
+from ftlit.data.source_paths import existing_csv
 from ftlit.data.splitting.split_names import split_named
 from ftlit.errors import UserError, one_line, shorten, unknown
+from ftlit.formatting import shown
 
 USUAL_NAMES = {  # option that gives a column -> names that other programs use for it
     "path_column": ("image", "images", "img", "file", "filename", "file_name", "filepath", "file_path", "image_path", "image_id", "name"),
@@ -25,8 +26,7 @@ def read_csv(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
     Raises:
         UserError: no such file, an empty file, a file that is not csv in UTF-8, a column named twice, a row with more fields than columns.
     """
-    if not path.is_file():
-        raise missing_path("csv file", path)
+    existing_csv(path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheets write a byte order mark
             # strict: a quote that is not closed would make one cell of the rest of the file
@@ -108,11 +108,3 @@ def split_of(row: Mapping[str, str], column: str, where: str) -> Split:
 def group_of(row: Mapping[str, str], column: str | None) -> str | None:
     """The group of a row; `None` if there is no such column, or an empty cell."""
     return None if column is None else row[column].strip() or None
-
-
-def missing_path(what: str, path: Path) -> UserError:
-    """The error for a missing path, with the closest match in its folder."""
-    if not path.parent.is_dir():
-        return UserError(f"no {what} {shown(path)}: there is no folder {shown(path.parent)} either")
-    beside = sorted(shown(other.name) for other in path.parent.iterdir() if other.is_dir() == (what == "folder"))
-    return UserError(f"{unknown(what, shown(path.name), beside)} (in {shown(path.parent.absolute())})")

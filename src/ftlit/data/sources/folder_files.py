@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ftlit.data.images import shown
-from ftlit.data.sources.csv_files import missing_path
+from ftlit.data.source_paths import existing_folder
 from ftlit.data.sources.folder_layout import CLASS, FileEntry, Layout, entries, find_layout, parse_layout, splits_of
 from ftlit.data.sources.folder_tree import Folder, is_image_name, read_tree
 from ftlit.errors import UserError, one_line, shorten
-from ftlit.formatting import printable
+from ftlit.formatting import printable, shown
 
 Listing = tuple[list[FileEntry], list[str]]  # files, and notes
 
@@ -31,7 +30,7 @@ def list_folder(root: str | Path, *, layout: str | None = None, group_pattern: s
     Raises:
         UserError: another structure, or an ambiguous one; a pattern that matches no path.
     """
-    tree = read_tree(_existing(root))
+    tree = read_tree(existing_folder(root))
     levels = find_layout(tree) if layout is None else parse_layout(layout)
     files = list(entries(tree, levels))
     if not any(file.split == "train" for file in files):
@@ -42,19 +41,12 @@ def list_folder(root: str | Path, *, layout: str | None = None, group_pattern: s
 
 def list_unlabelled(root: str | Path) -> Listing:
     """List all image files below a folder, by their suffix, sorted, without labels, in train. Raises `UserError` if there are none."""
-    tree = read_tree(_existing(root))
+    tree = read_tree(existing_folder(root))
     found = list(tree.all_files())
     files = [FileEntry(path, (), "train") for path in found if is_image_name(path)]
     if not files:
         raise UserError(f"{shown(tree.path)} holds no image file ({len(found)} others)")
     return files, _run_notes(tree)
-
-
-def _existing(root: str | Path) -> Path:
-    path = Path(root).expanduser()
-    if not path.is_dir():
-        raise missing_path("folder", path)
-    return path
 
 
 def _grouped(files: Sequence[FileEntry], root: Path, pattern: str, notes: list[str]) -> Listing:

@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ftlit.data.dataset import SPLITS, Split
-from ftlit.data.images import shown
 from ftlit.data.sources.folder_tree import Folder, is_image_name
 from ftlit.data.splitting.split_names import SPLIT_WORDS, is_filler, split_named, words_of
 from ftlit.errors import UserError, shorten, unknown
-from ftlit.formatting import printable
+from ftlit.formatting import printable, shown
 
 Layout = tuple[str, ...]  # the meaning of each level of folders, from the top
 LEVELS = ("class", "split", "group")

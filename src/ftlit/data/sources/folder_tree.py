@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ftlit.data.images import shown
 from ftlit.errors import UserError, one_line
+from ftlit.formatting import shown
 from ftlit.run_folder import FIGURES, FOLDERS, REPORT, is_run_folder
 
 IGNORED_NAMES = {"thumbs.db", "desktop.ini", "__macosx"}  # of file managers, besides names that start with a dot

@@ -7,7 +7,7 @@ from os.path import abspath
 from pathlib import Path
 
 from ftlit.data.dataset import Collection, Examples, Split
-from ftlit.data.images import image_reader, shown
+from ftlit.data.images import image_reader
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.sources.csv_files import cell_of, check_columns, group_of, labels_of, read_csv, split_of
 from ftlit.data.sources.folder_layout import FileEntry
@@ -16,6 +16,7 @@ from ftlit.data.sources.image_headers import ImageHeader, header_notes, read_hea
 from ftlit.data.sources.label_notes import label_notes
 from ftlit.data.splitting.splits import SplitRule, assemble
 from ftlit.errors import UserError, shorten, unknown
+from ftlit.formatting import shown
 
 
 def collect(

@@ -9,8 +9,9 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from ftlit.data.images import has_wide_greys, read_image, shown
+from ftlit.data.images import has_wide_greys, read_image
 from ftlit.errors import UserError, one_line, shorten
+from ftlit.formatting import shown
 
 # formats in which further frames are not separate images, but previews, depth maps or layers
 ONE_IMAGE = ("MPO", "PSD")

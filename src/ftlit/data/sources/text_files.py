@@ -8,11 +8,11 @@ import numpy as np
 
 from ftlit.code_identity import versioned
 from ftlit.data.dataset import SPLITS, Collection, Examples, Split
-from ftlit.data.images import shown
 from ftlit.data.sources.csv_files import cell_of, check_columns, group_of, labels_of, read_csv, split_of
 from ftlit.data.sources.label_notes import label_notes
 from ftlit.data.splitting.splits import SplitRule, assemble
 from ftlit.errors import UserError
+from ftlit.formatting import shown
 
 
 class _TextRow(NamedTuple):

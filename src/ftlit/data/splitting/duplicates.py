@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ftlit.data.dataset import Examples, Split
-from ftlit.data.images import BadImage, shown
+from ftlit.data.images import BadImage
 from ftlit.errors import one_line, shorten
 from ftlit.fingerprint import of_array, of_bytes
+from ftlit.formatting import shown
 
 T = TypeVar("T")
 Content = Path | np.ndarray[Any, Any]

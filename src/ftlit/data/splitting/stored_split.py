@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ftlit.data.dataset import SPLITS, Collection, Examples, Split
-from ftlit.data.images import shown
 from ftlit.errors import UserError, shorten
 from ftlit.formats import read_json, reading, write_json
-from ftlit.formatting import printable
+from ftlit.formatting import printable, shown
 
 FILE = "split.json"
 REMEDY = "take the split of another run, or begin a new run"

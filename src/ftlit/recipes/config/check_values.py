@@ -1,9 +1,6 @@
 """Checks of a config beyond signatures, before anything is built: ranges, metrics that are logged, names that something reads."""
 
-import re
 from collections.abc import Iterator
-from importlib.resources import files
-from itertools import dropwhile, takewhile
 from typing import Any
 
 import torch
@@ -12,11 +9,10 @@ from omegaconf import DictConfig, OmegaConf
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.finetuning.freeze import POLICIES
 from ftlit.finetuning.schedule import Schedule
-from ftlit.recipes.config.hydra_internals import added_names, choices, hydra_config, instantiate, run_mode, task_overrides
+from ftlit.recipes.config.hydra_internals import choices, hydra_config, instantiate, run_mode
+from ftlit.recipes.config.option_names import check_added
 from ftlit.recipes.config.overrides import SEARCH
 from ftlit.recipes.config.ranges import check_ranges
-from ftlit.recipes.config.synonyms import synonym
-from ftlit.renamed import OPTIONS
 
 METRICS = [f"val/{metric}" for metric in ("accuracy", "f1", "loss")]  # that FineTuner logs before a callback or a stage reads them
 AFFINE = "affine"
@@ -39,7 +35,7 @@ def check(cfg: DictConfig) -> None:
     Raises:
         UserError: the full name of a value that cannot be used, what was given, and what is accepted.
     """
-    _check_added(cfg)
+    check_added(cfg)
     check_search()
     for name, options in CHOICES.items():
         given = OmegaConf.select(cfg, name)
@@ -58,48 +54,12 @@ def check_until(schedule: Schedule) -> None:
             raise unknown(f"metric for stage {stage.name!r}:", stage.until.metric, METRICS)
 
 
-def renamed_option(name: str) -> UserError | None:
-    """The error for an old name, `group=option` or the name of a value; `None` where it is not one."""
-    new = OPTIONS.get(name)
-    return UserError(f"{name} is now named {new}: give {new if '=' in new else f'{new}=...'}") if new else None
-
-
-def _check_added(cfg: DictConfig) -> None:
-    """`+sede=1`: Hydra adds any name that is not there yet, and nothing would read it."""
-    if hydra_config() is None:
-        return
-    text = OmegaConf.to_yaml(cfg)
-    for name in added_names(task_overrides()):
-        used = re.search(rf"\$\{{{re.escape(name)}\b", text)
-        if not used and name not in choices() and name not in _known_names():
-            raise synonym(name, cfg.get(name)) or unknown("option", name, [*_known_names(), *overlay_groups()])
-
-
 def check_search() -> None:
     """A search in an experiment would run as a single run: the command line decides what is a sweep before the config is composed."""
     hydra = hydra_config()
     search = hydra and choices().get(SEARCH)
     if search and run_mode() == "RUN" and not any(word.startswith("hydra.mode=") for word in hydra.overrides.hydra):
         raise UserError(f"{SEARCH}={search} is chosen in a config file: give it on the command line, or -m, or hydra.mode=RUN for one run")
-
-
-def _known_names() -> list[str]:
-    """The names at the top of train.yaml, which all recipes share; groups after `_self_` are overlays and hold no values."""
-    train = _train_yaml()
-    groups = takewhile(lambda entry: entry != "_self_", train.pop("defaults"))
-    return [str(name) for entry in groups for name in entry if name != "hydra"] + [str(name) for name in train]
-
-
-def overlay_groups() -> list[str]:
-    """The groups of train.yaml whose options set values of others: `scenario`, `experiment`, ..."""
-    groups = dropwhile(lambda entry: entry != "_self_", _train_yaml().defaults)
-    return [str(name) for entry in groups if isinstance(entry, DictConfig) for name in entry if not str(name).startswith("override ")]
-
-
-def _train_yaml() -> DictConfig:
-    train = OmegaConf.load(str(files("ftlit.conf") / "train.yaml"))
-    assert isinstance(train, DictConfig)
-    return train
 
 
 def _check_trainer(trainer: DictConfig) -> None:

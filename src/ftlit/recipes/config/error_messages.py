@@ -16,9 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.files import disk_error
 from ftlit.recipes.config import hydra_internals
-from ftlit.recipes.config.check_values import overlay_groups, renamed_option
 from ftlit.recipes.config.hydra_internals import FailedCall
 from ftlit.recipes.config.literal_values import quote
+from ftlit.recipes.config.option_names import overlay_groups, renamed_option
 from ftlit.recipes.config.synonyms import chosen_synonym, synonym
 
 PLUGIN_EXTRAS = {  # options that another package brings -> the extra that installs it
@@ -107,9 +107,8 @@ def _refused_arguments(call: FailedCall, error: BaseException) -> UserError | No
 
 def _misconfigured(error: BaseException) -> UserError | None:
     """Lightning's error for a wrong choice, with advice where there is some."""
-    from lightning.fabric.utilities.exceptions import MisconfigurationException  # here: other errors do not need Lightning
-
-    if not isinstance(error, MisconfigurationException):
+    exceptions = sys.modules.get("lightning.fabric.utilities.exceptions")  # not imported here: that takes seconds
+    if exceptions is None or not isinstance(error, exceptions.MisconfigurationException):
         return None
     text = one_line(error)
     return UserError(next((hint for part, hint in LIGHTNING_HINTS.items() if part in text), text))

@@ -22,6 +22,7 @@ from ftlit.lit import datamodules
 from ftlit.lit.datamodules.image_data import DATA_SOURCES
 from ftlit.models.heads import HEADS
 from ftlit.recipes.config import check_values
+from ftlit.recipes.config.option_names import renamed_option
 from ftlit.recipes.config.synonyms import synonym
 from ftlit.registry import Registry
 from ftlit.renamed import new_path
@@ -63,7 +64,7 @@ def bind(cfg: DictConfig) -> None:
                 if open_ended:
                     continue
                 full_name = f"{name}.{key}"
-                known = check_values.renamed_option(full_name) or synonym(full_name, written[key])
+                known = renamed_option(full_name) or synonym(full_name, written[key])
                 raise known or unknown("option", full_name, [f"{name}.{p}" for p in signature.parameters])
             if OmegaConf.is_missing(node, key):
                 raise UserError(f"{name}.{key} has no value: give {name}.{key}=...")

@@ -7,10 +7,10 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ftlit.data.dataset import SPLITS
-from ftlit.data.images import shown
 from ftlit.data.splitting.stored_split import FILE, REMEDY, StoredSplit, read_split, write_split
 from ftlit.errors import UserError, one_line
 from ftlit.features.image_hashes import cached_hashes
+from ftlit.formatting import shown
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.run_folder import is_run_folder
 

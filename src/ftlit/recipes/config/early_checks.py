@@ -1,0 +1,33 @@
+"""Checks of a composed config without torch, whose import takes seconds: unknown names, missing values, paths that do not exist."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from ftlit.data.source_paths import existing_csv, existing_folder
+from ftlit.errors import UserError
+from ftlit.recipes.config.option_names import check_added
+
+CSV_FILES = ("csv", "val_csv", "test_csv")
+PATHS: Mapping[str, tuple[tuple[str, ...], Callable[[str], Path]]] = {  # data source -> values that are paths, and their check
+    "ftlit.lit.datamodules.image_sources.folder_data": (("root",), existing_folder),
+    "ftlit.lit.datamodules.image_sources.unlabelled_data": (("root",), existing_folder),
+    "ftlit.lit.datamodules.image_sources.csv_data": (CSV_FILES, existing_csv),
+    "ftlit.lit.datamodules.text_sources.text_csv_data": (CSV_FILES, existing_csv),
+}
+
+
+def check_early(cfg: DictConfig) -> None:
+    """Check what needs neither torch nor the parts of the run.
+
+    Raises:
+        UserError: an added name that nothing reads, a value that is missing, or a path of a built-in data source that does not exist.
+    """
+    check_added(cfg)
+    for name in sorted(OmegaConf.missing_keys(cfg)):
+        raise UserError(f"{name} has no value: give {name}=...")
+    names, check = PATHS.get(str(cfg.data.get("_target_")), ((), Path))
+    for name in names:
+        if isinstance(path := cfg.data.get(name), str):
+            check(path)

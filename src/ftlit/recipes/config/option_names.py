@@ -1,0 +1,48 @@
+"""Names of options: those of train.yaml, and old ones. Without torch, so that a mistyped name is an error at once."""
+
+import re
+from importlib.resources import files
+from itertools import dropwhile, takewhile
+
+from omegaconf import DictConfig, OmegaConf
+
+from ftlit.errors import UserError, unknown
+from ftlit.recipes.config.hydra_internals import added_names, choices, hydra_config, task_overrides
+from ftlit.recipes.config.synonyms import synonym
+from ftlit.renamed import OPTIONS
+
+
+def renamed_option(name: str) -> UserError | None:
+    """The error for an old name, `group=option` or the name of a value; `None` where it is not one."""
+    new = OPTIONS.get(name)
+    return UserError(f"{name} is now named {new}: give {new if '=' in new else f'{new}=...'}") if new else None
+
+
+def check_added(cfg: DictConfig) -> None:
+    """`+sede=1`: Hydra adds any name that is not there yet, and nothing would read it."""
+    if hydra_config() is None:
+        return
+    text = OmegaConf.to_yaml(cfg)
+    for name in added_names(task_overrides()):
+        used = re.search(rf"\$\{{{re.escape(name)}\b", text)
+        if not used and name not in choices() and name not in known_names():
+            raise synonym(name, cfg.get(name)) or unknown("option", name, [*known_names(), *overlay_groups()])
+
+
+def known_names() -> list[str]:
+    """The names at the top of train.yaml, which all recipes share; groups after `_self_` are overlays and hold no values."""
+    train = _train_yaml()
+    groups = takewhile(lambda entry: entry != "_self_", train.pop("defaults"))
+    return [str(name) for entry in groups for name in entry if name != "hydra"] + [str(name) for name in train]
+
+
+def overlay_groups() -> list[str]:
+    """The groups of train.yaml whose options set values of others: `scenario`, `experiment`, ..."""
+    groups = dropwhile(lambda entry: entry != "_self_", _train_yaml().defaults)
+    return [str(name) for entry in groups if isinstance(entry, DictConfig) for name in entry if not str(name).startswith("override ")]
+
+
+def _train_yaml() -> DictConfig:
+    train = OmegaConf.load(str(files("ftlit.conf") / "train.yaml"))
+    assert isinstance(train, DictConfig)
+    return train

@@ -1,0 +1,84 @@
+"""Errors that need no torch come before its import, which takes seconds, and so does the line that says what is being loaded."""
+
+import subprocess
+import sys
+from pkgutil import resolve_name
+
+import pytest
+from composed_configs import composed
+from omegaconf import OmegaConf
+
+from ftlit.errors import UserError
+from ftlit.recipes.config.early_checks import PATHS, check_early
+from ftlit.recipes.config.hydra_internals import fresh_hydra
+
+PROGRAM = """
+import sys
+
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "torchvision", "lightning"):
+            print("torch is imported", flush=True)
+            sys.exit(0)
+
+sys.meta_path.insert(0, NoTorch())
+sys.argv[0] = "train.py"
+from ftlit.cli.train import main
+main()
+"""
+
+
+def run(folder, *words):
+    return subprocess.run([sys.executable, "-c", PROGRAM, *words], cwd=folder, capture_output=True, text=True)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("data=folder data.root=phots", "did you mean 'photos'"),
+        ("data=csv data.csv=tabel.csv", "did you mean 'table.csv'"),
+        ("data=folder", "data.root has no value: give data.root=..."),
+        ("optimizer.lrr=1", "did you mean 'optimizer.lr'"),
+        ("head=linaer", "did you mean 'linear'"),
+        ("+sede=1", "did you mean 'seed'"),
+        ("recipe=prob", "did you mean 'probe'"),
+    ],
+)
+def test_an_error_comes_before_torch(tmp_path, words, message):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "table.csv").touch()
+    done = run(tmp_path, *words.split())
+    assert (done.returncode, done.stdout) == (2, "") and message in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.e2e
+def test_a_line_says_what_is_loaded_before_torch_is_and_further_processes_are_silent(tmp_path, monkeypatch):
+    words = ("backbone=resnet18", "data=torchvision", "data.name=CIFAR10")
+    assert (
+        run(tmp_path, *words).stdout == "loading   PyTorch and Lightning, then backbone=resnet18 and data=torchvision\ntorch is imported\n"
+    )
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert run(tmp_path, *words).stdout == "torch is imported\n"
+
+
+def test_paths_that_exist_and_paths_of_other_sources_pass(tmp_path):
+    (tmp_path / "table.csv").touch()
+    with fresh_hydra():
+        for words in (
+            ["data=folder", f"data.root={tmp_path}"],
+            ["data=csv", f"data.csv={tmp_path}/table.csv"],
+            ["data=torchvision", "data.name=CIFAR10", "data.root=new"],
+            ["data=digits"],
+        ):
+            check_early(composed(*words))
+
+
+@pytest.mark.parametrize(("path", "name"), [(path, name) for path, (names, _) in PATHS.items() for name in names[:1]])
+def test_the_data_source_raises_the_same_error(path, name, tmp_path):
+    values = {name: f"{tmp_path}/missing"}
+    with pytest.raises(UserError) as early:
+        check_early(OmegaConf.create({"data": {"_target_": path, **values}}))
+    with pytest.raises(UserError) as late:
+        resolve_name(path)(None, **values)
+    assert str(early.value) == str(late.value) and "missing" in str(late.value)
