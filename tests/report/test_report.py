@@ -62,7 +62,7 @@ def test_the_page_has_all_sections_and_the_accuracy_of_the_run(run):
         "calibration",
         "features",
     ]
-    assert f"{result['test/accuracy']:.4f}" in text and "scenario=large_similar" in text and "python train.py" in text
+    assert f"{result['test/accuracy']:.4f}" in text and "scenario=large_similar" in text and f"python {ROOT}/train.py" in text
     assert {path.stem for path in (run / "report").glob("*.png")} == set(sections) - {"plan", "data", "classes"}
 
 
