@@ -1,6 +1,7 @@
 """Contract: the library still does this. Each test fails if a library changes a part that ftlit.lit.module_internals relies on."""
 
 import ast
+import os
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -180,3 +181,17 @@ def test_no_other_module_accesses_private_or_undocumented_parts():
     allowed = ("_target_", "_exit")  # a key of Hydra, and `os._exit`
     private = {(file, name) for file, name in found if name.startswith("_") and not name.startswith("__") and name not in allowed}
     assert private | {(file, name) for file, name in found if name in UNDOCUMENTED} == set()
+
+
+def test_before_setup_comes_before_the_process_group(monkeypatch):
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "1")  # restored afterwards
+    monkeypatch.delenv("MASTER_PORT")
+    seen = []
+    trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", **QUIET)
+    internals.name_meeting_place(trainer)
+    assert os.environ["MASTER_ADDR"] == "127.0.0.1" and os.environ["MASTER_PORT"].isdecimal()
+    monkeypatch.setattr(trainer.strategy, "setup_environment", lambda: seen.append("group"))
+    internals.before_setup(trainer, lambda: seen.append("action"))
+    trainer.strategy.setup_environment()
+    assert seen == ["action", "group"]

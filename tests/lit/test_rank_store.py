@@ -1,47 +1,73 @@
-"""Processes wait for the first one as long as it reports."""
+"""Processes wait for each other as long as the others report."""
 
 import threading
 import time
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
 from torch.distributed import HashStore
 
 from ftlit.lit import rank_store
-from ftlit.lit.rank_store import FirstProcess, LostProcess
+from ftlit.lit.rank_store import LostProcess, Processes
+
+SHORT = 0.3 / 60  # minutes: below the time that the first process works
 
 
 @pytest.fixture
-def store(monkeypatch):
+def processes(monkeypatch):
+    """Two processes that report."""
     monkeypatch.setattr(rank_store, "REPORT_SECONDS", 0.05)
     monkeypatch.setattr(rank_store, "POLL_SECONDS", 0.01)
     store = HashStore()
     store.set_timeout(timedelta(seconds=1))
-    return store
+    both = [Processes(store, rank, 2).start() for rank in range(2)]
+    yield both
+    for process in both:
+        process.end()
 
 
-def first(store, work):
-    with FirstProcess(store, 0, "block", 1).ahead():
+def later(work, seconds=0.8):
+    def run():
+        time.sleep(seconds)
         work()
 
-
-def test_the_others_wait_for_longer_than_the_limit_while_the_first_reports(store):
-    thread = threading.Thread(target=first, args=(store, lambda: time.sleep(0.8)))
-    thread.start()
-    begun = time.monotonic()
-    with FirstProcess(store, 1, "block", 0.3 / 60).ahead():
-        assert time.monotonic() - begun > 0.6
-    thread.join()
+    threading.Thread(target=run).start()
+    return time.monotonic()
 
 
-def test_a_first_process_that_never_reports_is_an_error_with_the_option(store):
-    with pytest.raises(LostProcess, match=r"process 1 stops: process 0 has not reported for .* minutes \(rank_timeout\)"):
-        with FirstProcess(store, 1, "block", 0.2 / 60).ahead():
+def test_the_others_wait_for_longer_than_the_limit_also_before_the_first_has_begun_its_block(processes):
+    def block():
+        with processes[0].ahead("block", 1):
             pass
 
+    begun = later(block)
+    with processes[1].ahead("block", SHORT):
+        assert time.monotonic() - begun > 0.6
 
-def test_the_others_end_with_the_first(store):
-    with pytest.raises(ZeroDivisionError):
-        first(store, lambda: 1 / 0)
-    with pytest.raises(LostProcess, match="process 2 stops: process 0 failed"), FirstProcess(store, 2, "block", 1).ahead():
+
+@pytest.mark.parametrize("late", range(2))
+def test_each_process_waits_for_the_other(processes, late):
+    begun = later(lambda: processes[late].meet(SHORT))
+    processes[1 - late].meet(SHORT)
+    assert time.monotonic() - begun > 0.6
+
+
+def test_a_process_that_never_reports_is_an_error_with_the_option(processes):
+    silent = Processes(processes[1].store, 2, 4)
+    with pytest.raises(LostProcess, match=r"process 2 stops: process 3 has not reported for .* minutes \(rank_timeout\)") as caught:
+        silent.value("something", 3, SHORT)
+    assert caught.value.silent
+
+
+def test_the_others_end_with_the_first(processes):
+    with suppress(ZeroDivisionError), processes[0].ahead("block", 1):
+        raise ZeroDivisionError
+    with pytest.raises(LostProcess, match="process 1 stops: process 0 failed"), processes[1].ahead("block", 1):
         pass
+
+
+def test_nobody_waits_for_a_process_that_has_ended(processes):
+    processes[1].end()
+    with pytest.raises(LostProcess, match="process 0 stops: process 1 has ended, see its error"):
+        processes[0].meet(1)

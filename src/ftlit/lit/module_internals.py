@@ -9,12 +9,14 @@ Each function has a contract test in tests/lit/test_module_internals.py, "the li
 | `is_overridden` | `builds_layers_late` | layers that `setup` or `configure_model` adds are not there yet |
 | `DDPStrategy.model`, `DDPStrategy.configure_ddp` | `wrap_ddp_again` | DDP averages only what required a gradient when it was built |
 | `FSDPStrategy.kwargs` | `uses_original_parameters` | Lightning keeps the arguments of the user nowhere else |
+| `strategy.setup_environment`, `strategy.cluster_environment` | `before_setup`, `name_meeting_place` | no hook precedes the process group |
 | `LightningModule._compiler_ctx`, `Module._compiled_call_impl` | `is_compiled` | torch has no function for it |
 | `Tensor._version` | `version_of` | to notice weights that changed in place, without reading them |
 | `Metric._update_count` | `state_of_metric`, `load_state_of_metric` | torchmetrics' state dict leaves the states of a running epoch out |
 """
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -41,6 +43,25 @@ def wrap_ddp_again(trainer: Trainer) -> None:
     if isinstance(strategy, DDPStrategy) and isinstance(strategy.model, DistributedDataParallel):
         strategy.model = strategy.lightning_module
         strategy.configure_ddp()
+
+
+def before_setup(trainer: Trainer, action: Callable[[], None]) -> None:
+    """Call `action` in each process before the strategy sets up its device and process group."""
+    strategy: Any = trainer.strategy
+    setup = strategy.setup_environment
+
+    def setup_after_action() -> None:
+        action()
+        setup()
+
+    strategy.setup_environment = setup_after_action
+
+
+def name_meeting_place(trainer: Trainer) -> None:
+    """Set MASTER_ADDR and MASTER_PORT as the strategy does when it forms the process group."""
+    environment: Any = getattr(trainer.strategy, "cluster_environment", None)
+    if environment is not None:
+        os.environ.update(MASTER_ADDR=environment.main_address, MASTER_PORT=str(environment.main_port))
 
 
 def uses_original_parameters(strategy: FSDPStrategy) -> bool:

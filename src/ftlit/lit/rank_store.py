@@ -1,13 +1,14 @@
-"""Processes that wait for the first one: it reports to the others while it works, so that they wait as long as it lives, and no longer."""
+"""Processes of a run wait for each other: each reports to the others, so that they wait as long as it lives, and no longer."""
 
+import atexit
+import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from itertools import count
-from typing import Any
+from typing import Self
 
 import torch
 from lightning.pytorch import Trainer
@@ -15,15 +16,19 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from ftlit.errors import UserError
+from ftlit.lit.module_internals import before_setup, name_meeting_place
 from ftlit.lit.trainer_internals import default_store, waiting_minutes
 
-REPORT_SECONDS = 5.0  # between two reports of the first process
+CONNECT_MINUTES = 10.0  # to start Python in each process
+REPORT_SECONDS = 5.0  # between two reports of a process
 POLL_SECONDS = 0.2
-BLOCKS = count()  # of `first_ahead`: a key of the store is used once
+DONE, ENDED = "done", "ended"
+BLOCKS = itertools.count()  # of `first_ahead`: a key of the store is used once
+JOINED: "list[Processes]" = []  # those of this program, at most one element
 
 
 class LostProcess(UserError):
-    """The first process has failed, or is silent.
+    """Another process has failed, or is silent.
 
     Args:
         reason: in one line.
@@ -35,96 +40,154 @@ class LostProcess(UserError):
         self.silent = silent
 
 
-class FirstProcess:
-    """Blocks that the first process runs before the others.
+class Processes:
+    """The processes of a run, which wait for each other by a store: as long as one reports, the others wait for it.
+
+    Collective operations of torch end with an error after a fixed time, also where the others are at work. So each process reports from
+    the moment it joins until it ends, and long work of one process, or of each by itself, ends with `ahead` or `meet`.
 
     Args:
         store: of all processes.
         rank: of this process.
-        name: of the block, the same in all processes, and used once.
-        minutes: without a report after which the first process counts as lost.
+        count: of processes.
     """
 
-    def __init__(self, store: Store, rank: int, name: str, minutes: float) -> None:
-        self.store, self.rank, self.name, self.minutes = store, rank, name, minutes
+    def __init__(self, store: Store, rank: int, count: int) -> None:
+        self.store, self.rank, self.count = store, rank, count
+        self._meetings = itertools.count()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._report, daemon=True)
+
+    def start(self) -> Self:
+        """Report from now on, until this process ends."""
+        self._thread.start()
+        atexit.register(self.end)
+        return self
+
+    def end(self) -> None:
+        """Report no more. The others no longer wait for this process."""
+        atexit.unregister(self.end)
+        self._ended.set()
+        self._thread.join()
+        with suppress(RuntimeError):
+            self.store.set(f"report/{self.rank}", ENDED)
+
+    def _report(self) -> None:
+        for number in itertools.count():
+            with suppress(RuntimeError):  # the others notice
+                self.store.set(f"report/{self.rank}", str(number))
+            if self._ended.wait(REPORT_SECONDS):
+                return
 
     @contextmanager
-    def ahead(self) -> Iterator[None]:
-        """In the first process, report while the block runs. In the others, wait for the end of its block.
+    def ahead(self, name: str, minutes: float) -> Iterator[None]:
+        """Run a block in the first process. The others wait for its end, and run it then.
+
+        Args:
+            name: of the block, the same in all processes, and used once.
+            minutes: without a report after which the first process counts as lost.
 
         Raises:
             LostProcess: in the others: the first process reports no more, or has failed.
         """
         if self.rank:
-            self._wait()
+            if self.value(name, 0, minutes) != DONE:
+                raise LostProcess(f"process {self.rank} stops: process 0 failed, see its error")
             yield
             return
-        with self._reporting():
-            yield
-
-    @contextmanager
-    def _reporting(self) -> Iterator[None]:
-        ended, outcome = threading.Event(), "failed"
-        thread = threading.Thread(target=self._report, args=(ended,), daemon=True)
-        thread.start()
+        outcome = "failed"
         try:
             yield
-            outcome = "done"
+            outcome = DONE
         finally:
-            ended.set()
-            thread.join()
-            self.store.set(f"{self.name}/end", outcome)
+            self.store.set(name, outcome)
 
-    def _report(self, ended: threading.Event) -> None:
-        number = 0
-        while not ended.is_set():
-            with suppress(RuntimeError):  # the others notice
-                self.store.set(f"{self.name}/report", str(number))
-            number += 1
-            ended.wait(REPORT_SECONDS)
+    def meet(self, minutes: float) -> None:
+        """Wait for all other processes. All pass here in the same order.
 
-    def _wait(self) -> None:
-        last, since = b"", time.monotonic()
-        while not self._asked(lambda: self.store.check([f"{self.name}/end"])):
-            report = self._asked(lambda: self.store.check([f"{self.name}/report"]) and self.store.get(f"{self.name}/report")) or b""
+        Raises:
+            LostProcess: one of them reports no more, or has ended.
+        """
+        name = f"meeting/{next(self._meetings)}"
+        self.store.set(f"{name}/{self.rank}", DONE)
+        for rank in range(self.count):
+            self.value(f"{name}/{rank}", rank, minutes)
+
+    def value(self, name: str, rank: int, minutes: float) -> str:
+        """What another process sets. It is waited for as long as that process reports. Raises `LostProcess`."""
+        last, since = "", time.monotonic()
+        while (found := self._found(name)) is None:
+            report = self._found(f"report/{rank}") or ""
+            if report == ENDED and self._found(name) is None:
+                raise LostProcess(f"process {self.rank} stops: process {rank} has ended, see its error")
             if report != last:
                 last, since = report, time.monotonic()
-            if time.monotonic() - since > 60 * self.minutes:
-                silence = f"process 0 has not reported for {self.minutes:g} minutes (rank_timeout)"
+            if time.monotonic() - since > 60 * minutes:
+                silence = f"process {rank} has not reported for {minutes:g} minutes (rank_timeout)"
                 raise LostProcess(f"process {self.rank} stops: {silence}", silent=True)
             time.sleep(POLL_SECONDS)
-        if self._asked(lambda: self.store.get(f"{self.name}/end")) != b"done":
-            raise LostProcess(f"process {self.rank} stops: process 0 failed, see its error")
+        return found
 
-    def _asked(self, question: Callable[[], Any]) -> Any:
+    def _found(self, name: str) -> str | None:
+        """The value of a key, if it is set. It never waits: the store serves one call at a time, and the reports need it too."""
         try:
-            return question()
+            return str(self.store.get(name).decode()) if self.store.check([name]) else None
         except RuntimeError as error:  # torch's DistError: the store ended with the process that held it
             raise LostProcess(f"process {self.rank} stops: process 0 cannot be reached") from error
 
 
-def connect(rank: int, world_size: int, minutes: float) -> Store:
-    """The store at MASTER_ADDR and MASTER_PORT, where the process group of the same processes will meet too.
+def join(rank: int, count: int, minutes: float) -> Processes:
+    """Join the processes of a run, once, at MASTER_ADDR and MASTER_PORT, where their process group will meet too.
 
     Raises:
-        LostProcess: the first process is not there.
+        LostProcess: the first process is not there within `minutes`.
     """
-    try:
-        store, _, _ = next(rendezvous("env://", rank, world_size, timeout=timedelta(minutes=minutes)))
-    except RuntimeError as error:
-        raise LostProcess(f"process {rank} stops: process 0 cannot be reached") from error
-    return PrefixStore(f"ftlit/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    if not JOINED:
+        try:
+            store, _, _ = next(rendezvous("env://", rank, count, timeout=timedelta(minutes=minutes)))
+        except RuntimeError as error:
+            raise LostProcess(f"process {rank} stops: process 0 cannot be reached") from error
+        prefix = f"ftlit/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+        JOINED.append(Processes(PrefixStore(prefix, store), rank, count).start())
+    return JOINED[0]
+
+
+def meet_before_setup(trainer: Trainer) -> None:
+    """Let the processes of a trainer meet before they set up their process group, which waits for a fixed time only."""
+
+    def meet_first() -> None:
+        if trainer.world_size > 1 and not torch.distributed.is_initialized():
+            name_meeting_place(trainer)
+            minutes = waiting_minutes(trainer)
+            join(trainer.global_rank, trainer.world_size, max(minutes, CONNECT_MINUTES)).meet(minutes)
+
+    before_setup(trainer, meet_first)
+
+
+def meet(trainer: Trainer) -> None:
+    """Wait for the other processes of a trainer, as long as they report. A no-op in one process."""
+    if processes := _processes_of(trainer):
+        processes.meet(waiting_minutes(trainer))
 
 
 @contextmanager
 def first_ahead(trainer: Trainer) -> Iterator[None]:
-    """Run a block in the first process of a trainer before the others, which wait for its end; see `FirstProcess`.
+    """Run a block in the first process of a trainer before the others, which wait for its end; see `Processes.ahead`.
 
     All processes have to pass here in the same order. A no-op in one process.
     """
-    if trainer.world_size == 1 or not torch.distributed.is_initialized():
+    processes = _processes_of(trainer)
+    if processes is None:
         yield
         return
-    first = FirstProcess(PrefixStore("ftlit", default_store()), trainer.global_rank, f"block {next(BLOCKS)}", waiting_minutes(trainer))
-    with first.ahead():
+    with processes.ahead(f"block/{next(BLOCKS)}", waiting_minutes(trainer)):
         yield
+
+
+def _processes_of(trainer: Trainer) -> Processes | None:
+    """The processes of a trainer: those that have joined, or, in a program of the user, those of its process group."""
+    if trainer.world_size == 1 or not torch.distributed.is_initialized():
+        return None
+    if not JOINED:
+        JOINED.append(Processes(PrefixStore("ftlit", default_store()), trainer.global_rank, trainer.world_size).start())
+    return JOINED[0]

@@ -77,7 +77,8 @@ def build(cfg: DictConfig) -> Run:
     """Build all parts of a run. Raises `UserError`: mistakes are found here, before any training."""
     bind(cfg)  # first: `checkpoint_of` reads values as they are given
     resume_from = checkpoint_of(cfg)
-    parts = load_parts(cfg)
+    with first_ahead("parts", cfg.rank_timeout):  # it may hash many files; the others find the hashes
+        parts = load_parts(cfg)
     backbone, data = parts.backbone, parts.data
     base = base_record(backbone) if cfg.checkpoint == "slim" else None  # before anything is rewritten
     if cfg.batchnorm == AFFINE:  # before the parameter groups are built

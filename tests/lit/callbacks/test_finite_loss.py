@@ -1,4 +1,4 @@
-"""Training ends at the first loss that is not finite, before it changes the weights."""
+"""Training ends at the first loss that is not finite, and no checkpoint holds the weights that it has changed."""
 
 from math import inf, nan
 
@@ -6,10 +6,13 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.plugins import MixedPrecision
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 from ftlit.errors import UserError
+from ftlit.lit.callbacks.exact_resume import LastCheckpoint
 from ftlit.lit.callbacks.finite_loss import MAX_SKIPPED, FiniteLoss, check_results
+from ftlit.lit.stop_signals import STOP_SIGNALS
 
 
 class Scripted(pl.LightningModule):
@@ -63,3 +66,50 @@ def test_results_that_are_not_finite_are_an_error():
     check_results({"val/loss": 0.5, "test/loss": 0.4, "val/f1": nan})
     with pytest.raises(UserError, match="test/loss of the trained network is nan"):
         check_results({"val/loss": 0.5, "test/loss": nan})
+
+
+class HostWaits(TorchDispatchMode):
+    """Operations that read a tensor into Python, during training steps: on a GPU each waits for all that was queued before."""
+
+    NAMES = ("_local_scalar_dense", "is_nonzero", "nonzero", "equal")
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        if any(name in str(operation) for name in self.NAMES):
+            self.seen.append(str(operation))
+        return operation(*args, **(kwargs or {}))
+
+
+class CountHostWaits(pl.Callback):
+    """Counts from the start of a batch to the start of the next. It is the first callback."""
+
+    def __init__(self):
+        self.waits = HostWaits()
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx == 1:
+            self.waits.__enter__()
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if batch_idx == trainer.num_training_batches - 1:
+            self.waits.__exit__(None, None, None)
+
+
+def test_no_step_waits_for_the_device(tmp_path, monkeypatch):
+    monkeypatch.setattr(STOP_SIGNALS, "owned", True)
+    count = CountHostWaits()
+    fit([1.0] * 6, count, LastCheckpoint(tmp_path / "last.ckpt"), FiniteLoss())
+    assert count.waits.seen == []
+
+
+@pytest.mark.parametrize("bad", range(4))
+def test_no_checkpoint_holds_weights_that_are_not_finite(tmp_path, bad):
+    losses = [1.0] * 4
+    losses[bad] = nan
+    with pytest.raises(UserError, match=f"the loss of step {bad} in epoch 0 is nan"):
+        fit(losses, LastCheckpoint(tmp_path / "last.ckpt", every_n_steps=1), FiniteLoss())
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    assert state["weight"].isfinite().all()

@@ -95,6 +95,10 @@ def srun(folder, port, *words):
     return [start(folder, *words, **slurm, **rank, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)) for rank in ranks]
 
 
+def by_lightning(folder, port, *words):
+    return [start(folder, "trainer=ddp_cpu", *words)]
+
+
 @pytest.fixture
 def port():
     from lightning.fabric.plugins.environments.lightning import find_free_network_port
@@ -110,6 +114,29 @@ def test_two_tasks_of_srun_take_the_advice_of_the_first_and_leave_one_run(tmp_pa
     assert len(results) == 1, output
     assert json.loads(results[0].read_text())["test/accuracy"] > 0 and output[1][0].count("scenario=auto") == 0
     assert sum(out.count("scenario=auto: ") for out, _ in output) == 1
+
+
+SLOW_DIGITS = """
+import time
+
+from ftlit.lit.datamodules import image_sources
+
+
+def digits(input_spec, **options):
+    time.sleep(18)
+    return image_sources.digits_data(input_spec, **options)
+"""
+
+
+@pytest.mark.e2e
+@pytest.mark.ddp
+@pytest.mark.slow
+@pytest.mark.parametrize("start_both", [srun, by_lightning])
+def test_processes_that_read_their_data_for_longer_than_the_limit_are_waited_for(tmp_path, port, start_both):
+    (tmp_path / "slow.py").write_text(SLOW_DIGITS)
+    words = ("scenario=large_similar", "schedule=all_at_once", "head=linear", "trainer.max_epochs=1", "data._target_=slow.digits")
+    output = [process.output() for process in start_both(tmp_path, port, *words, "rank_timeout=0.25", "hydra.run.dir=run")]
+    assert (tmp_path / "run/result.json").is_file(), output
 
 
 @pytest.mark.e2e

@@ -7,14 +7,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor
 
 from ftlit.errors import UserError
 from ftlit.files import naming, part_of
 from ftlit.formats import reading
 from ftlit.lit.checkpoint_io import use_checked_checkpoints, writes_atomically
+from ftlit.lit.delayed_values import DelayedValues
 from ftlit.lit.resumed_checkpoint import STATE, check_best, follow_folder
 from ftlit.lit.stop_signals import STOP_SIGNALS
 from ftlit.lit.trainer_internals import has_csv_writer, mark_batch_not_begun, put_rows_first, step_skipped_plateau_schedulers
@@ -101,6 +104,7 @@ class LastCheckpoint(Callback):
         self.path, self.every_n_steps = Path(path), every_n_steps
         self.run: str | None = None
         self._before_step = self._heeds_signals = False
+        self._stops = DelayedValues()  # of several processes: how many have received a signal
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let the trainer write and read checkpoints atomically and checked."""
@@ -114,6 +118,12 @@ class LastCheckpoint(Callback):
         """From now on a signal ends training between two steps. All processes ask, or none, whether one has come."""
         STOP_SIGNALS.deferred = STOP_SIGNALS.owned
         self._heeds_signals = trainer.strategy.reduce_boolean_decision(STOP_SIGNALS.owned, all=False)
+        self._stops.take()  # of an earlier fit
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Ask the other processes whether a signal has come. The answer is read before the next step."""
+        if self._heeds_signals and trainer.world_size > 1:
+            self._stops.put(trainer, torch.full((1,), float(STOP_SIGNALS.requested), device=pl_module.device))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Save before the first step of an epoch, before each n-th, and before the step that a signal prevents."""
@@ -127,8 +137,8 @@ class LastCheckpoint(Callback):
             STOP_SIGNALS.stop()
 
     def _stop_requested(self, trainer: Trainer) -> bool:
-        """Whether a signal has come to any of the processes."""
-        return self._heeds_signals and trainer.strategy.reduce_boolean_decision(STOP_SIGNALS.requested, all=False)
+        """Whether a signal has come to this process; of several processes: to any of them before its last backward pass."""
+        return any(self._stops.take()) if trainer.world_size > 1 else self._heeds_signals and STOP_SIGNALS.requested
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Step the schedulers that need a metric in an epoch that was resumed."""
@@ -138,7 +148,7 @@ class LastCheckpoint(Callback):
         """Save the end of training."""
         self._save(trainer)
         STOP_SIGNALS.deferred = False
-        if self._stop_requested(trainer):
+        if self._heeds_signals and trainer.strategy.reduce_boolean_decision(STOP_SIGNALS.requested, all=False):
             STOP_SIGNALS.stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -2,18 +2,24 @@
 
 from collections.abc import Mapping
 from math import isfinite
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from ftlit.errors import UserError
+from ftlit.lit.delayed_values import DelayedValues
 
 MAX_SKIPPED = 20  # steps in a row: GradScaler has then halved its scale from 65,536 to below 1
 
 
 class FiniteLoss(Callback):
-    """Ends training with an error at the first loss that is not finite, before it changes the weights.
+    """Ends training with an error at the first loss that is not finite. No checkpoint holds weights that such a loss has changed.
+
+    The loss of a batch is checked on its device, and the result is read before the next batch (`DelayedValues`), so that no step waits for
+    the device. The step of the bad loss has then changed the weights in memory. The result is therefore also read before anything that
+    keeps or judges weights: before each checkpoint, before validation, and at the end of training.
 
     Under `precision=16-mixed` GradScaler skips a step whose gradients are not finite and lowers its scale. There training ends after
     `MAX_SKIPPED` such losses in a row. All processes decide together. With `callbacks.finite_loss=null` training goes on.
@@ -24,13 +30,40 @@ class FiniteLoss(Callback):
 
     def __init__(self) -> None:
         self._in_a_row = 0
+        self._not_finite, self._loss = DelayedValues(), torch.zeros(())
+        self._at = (0, 0)  # step and epoch of the loss
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the losses of an earlier fit."""
+        self._in_a_row = 0
+        self._not_finite.take()
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Check the loss of a batch."""
-        finite = trainer.strategy.reduce_boolean_decision(bool(torch.isfinite(loss.detach()).all()))
-        self._in_a_row = 0 if finite else self._in_a_row + 1
-        if self._in_a_row > (MAX_SKIPPED if _skips_steps(trainer) else 0):
-            raise UserError(_message(trainer, float(loss.detach())))
+        """Queue the check of the loss of a batch."""
+        self._loss, self._at = loss.detach(), (trainer.global_step, trainer.current_epoch)
+        self._not_finite.put(trainer, (~torch.isfinite(self._loss)).any().float().reshape(1))
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Look at the loss of the batch before."""
+        self._check(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the last loss before the weights are judged."""
+        self._check(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Look at the last loss before the weights are kept."""
+        self._check(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the last loss of an epoch without validation."""
+        self._check(trainer)
+
+    def _check(self, trainer: Trainer) -> None:
+        for bad in self._not_finite.take():
+            self._in_a_row = self._in_a_row + 1 if bad else 0
+            if self._in_a_row > (MAX_SKIPPED if _skips_steps(trainer) else 0):
+                raise UserError(_message(*self._at, float(self._loss)))
 
 
 def _skips_steps(trainer: Trainer) -> bool:
@@ -38,10 +71,10 @@ def _skips_steps(trainer: Trainer) -> bool:
     return getattr(trainer.precision_plugin, "scaler", None) is not None
 
 
-def _message(trainer: Trainer, loss: float) -> str:
+def _message(step: int, epoch: int, loss: float) -> str:
     value = "not finite in another process" if isfinite(loss) else f"{loss}"
     return (
-        f"training stops: the loss of step {trainer.global_step} in epoch {trainer.current_epoch} is {value}. Give a lower optimizer.lr or "
+        f"training stops: the loss of step {step} in epoch {epoch} is {value}. Give a lower optimizer.lr or "
         "trainer.gradient_clip_val=1, or check the images (callbacks.finite_loss=null goes on)"
     )
 

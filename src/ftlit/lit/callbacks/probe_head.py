@@ -18,7 +18,7 @@ from ftlit.lit.datamodules.extraction import VALIDATION, Extraction
 from ftlit.lit.datamodules.extraction_pass import EVALUATION, View, together
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.indexed_images import IndexedImages
-from ftlit.lit.rank_store import first_ahead
+from ftlit.lit.rank_store import first_ahead, meet
 from ftlit.lit.strategies import SHARDED
 from ftlit.lit.trainer_internals import datamodule_of, end_before_first_step
 from ftlit.probes.layer_probes import LayerProbes, best_of
@@ -152,7 +152,7 @@ def _features(trainer: Trainer, module: LightningModule, *, trains: bool, with_v
         rows = extraction.rows(trainer, backbone, {view: [spec] for view in views}, None)
         features = [Features({spec.cut: rows[view][spec]}, images.collection.targets(view.split)) for view in views]
         yield features[0], features[1] if with_val else None
-        trainer.strategy.barrier("features: read")
+        meet(trainer)
 
 
 def _train_share(trainer: Trainer, images: IndexedImages, *, trains: bool) -> float:

@@ -17,7 +17,7 @@ from ftlit.features.table import FeatureKey, FeatureTable, Rows
 from ftlit.lit.datamodules.extraction_pass import EVALUATION, ExtractionRequest, View, extract_requested
 from ftlit.lit.datamodules.indexed_images import IndexedImages
 from ftlit.lit.module_internals import version_of
-from ftlit.lit.rank_store import first_ahead
+from ftlit.lit.rank_store import first_ahead, meet
 from ftlit.models.backbone import Backbone
 
 VALIDATION = View("val", EVALUATION)
@@ -88,7 +88,7 @@ class Extraction:
                 self._hashes |= {split: image_hashes(self.data.collection.splits[split], hash_cache) for split in missing}
         if not trainer.is_global_zero:
             self._hashes |= {split: image_hashes(self.data.collection.splits[split], hash_cache) for split in missing}
-        trainer.strategy.barrier("features: hashes")
+        meet(trainer)
 
     def _request(self, view: View, keys: SpecKeys) -> ExtractionRequest:
         examples, hashes = self.data.collection.splits[view.split], self._hashes[view.split]

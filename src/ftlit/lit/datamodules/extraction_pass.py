@@ -21,6 +21,7 @@ from ftlit.features.store import Store
 from ftlit.features.table import FeatureTable
 from ftlit.formatting import size_in_words
 from ftlit.lit.datamodules.extraction_progress import progress_of_features
+from ftlit.lit.rank_store import meet
 from ftlit.models.backbone import Backbone
 
 # Pixels of a batch, independent of the batch size of training, so that the features are equal to the bit in every run. A CPU is fastest
@@ -123,7 +124,7 @@ def _refresh(tables: Sequence[FeatureTable], trainer: Trainer, *, check: bool) -
             table.refresh(check=check and first)
             if first and not check:
                 table.merge()
-        trainer.strategy.barrier("features: refreshed")
+        meet(trainer)
 
 
 @contextmanager
@@ -134,6 +135,7 @@ def together(trainer: Trainer) -> Iterator[None]:
         yield
     except Exception as raised:
         error = raised
+    meet(trainer)
     if not trainer.strategy.reduce_boolean_decision(error is None, all=True):
         messages = [trainer.strategy.broadcast(error and str(error), src=rank) for rank in range(trainer.world_size)]
         rank, message = next((rank, message) for rank, message in enumerate(messages) if message is not None)

@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from typing import TYPE_CHECKING
 
 from ftlit.errors import UserError
 
 if TYPE_CHECKING:
-    from torch.distributed.distributed_c10d import Store
+    from ftlit.lit.rank_store import Processes
 
 TORCHRUN, SRUN = "torchrun", "srun"
 INTERACTIVE = ("bash", "interactive")  # names of SLURM jobs in which Lightning looks for no tasks either
@@ -133,25 +132,27 @@ def agreed(name: str, decide: Callable[[], str]) -> str:
     own = launched()
     if own is None or own.count == 1:
         return decide()
-    store = _store()
+    processes = _joined(own)
     if own.rank == 0:
-        store.set(name, decide())
-    return str(store.get(name).decode())
+        processes.store.set(name, decide())
+    return processes.value(name, 0, CONNECT_MINUTES)
 
 
-@cache
-def _store() -> "Store":
-    """Return the store of the launched processes, opened once: under srun the first process serves it to the others."""
-    from ftlit.lit.rank_store import connect  # here, so that --help stays fast
+def _joined(own: Launched) -> "Processes":
+    """The processes of a launcher. Under srun the first one holds their store."""
+    from ftlit.lit.rank_store import join  # here, so that --help stays fast
 
-    own = launched()
-    assert own is not None
     if own.launcher == SRUN:
         from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
         environment = SLURMEnvironment(auto_requeue=False)
         os.environ.update(MASTER_ADDR=environment.main_address, MASTER_PORT=str(environment.main_port))
-    return connect(own.rank, own.count, CONNECT_MINUTES)
+    return join(own.rank, own.count, CONNECT_MINUTES)
+
+
+def _is_started_by_lightning() -> bool:
+    """Whether this is a further process of a run on one machine, or on the first one."""
+    return bool(int(os.environ.get("LOCAL_RANK", 0))) and os.environ.get("NODE_RANK") == "0" and "MASTER_PORT" in os.environ
 
 
 def check_alone(recipe: str) -> None:
@@ -163,17 +164,21 @@ def check_alone(recipe: str) -> None:
 
 @contextmanager
 def first_ahead(name: str, minutes: float) -> Iterator[None]:
-    """Run a block in the first of the launched processes before the others, which wait for its end. A no-op for a single process.
+    """Run a block in the first of the launched processes before the others, which wait for its end.
+
+    A process that no launcher started runs it at once.
 
     Args:
         name: of the block; each may be used once.
         minutes: longest time that the others wait without a report of the first process.
     """
+    from ftlit.lit.rank_store import join  # here, so that --help stays fast
+
     own = launched()
     if own is None or own.count == 1:
+        if _is_started_by_lightning():  # the first process waits for this one soon, as long as it reports
+            join(int(os.environ["LOCAL_RANK"]), int(os.environ["WORLD_SIZE"]), CONNECT_MINUTES)
         yield
         return
-    from ftlit.lit.rank_store import FirstProcess
-
-    with FirstProcess(_store(), own.rank, name, minutes).ahead():
+    with _joined(own).ahead(name, minutes):
         yield

@@ -12,7 +12,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig
 
-from ftlit.lit.rank_store import LostProcess
+from ftlit.lit.rank_store import LostProcess, meet_before_setup
 from ftlit.lit.stop_signals import STOP_SIGNALS
 from ftlit.lit.trainer_internals import leave_signals, limit_waiting, resume_only_from_given
 from ftlit.recipes.config.hydra_internals import instantiate
@@ -36,6 +36,7 @@ def build_trainer(cfg: DictConfig, **settings: Any) -> pl.Trainer:
         leave_signals(trainer)
     resume_only_from_given(trainer)
     limit_waiting(trainer, cfg.rank_timeout)
+    meet_before_setup(trainer)
     return trainer
 
 
