@@ -33,7 +33,7 @@ class DelayedValues:
             if self._host is None:
                 self._host = torch.empty(values.shape, pin_memory=True)
             self._values = self._host.copy_(values, non_blocking=True)
-            self._copied = torch.cuda.Event()
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._copied.record()
 
     def take(self) -> list[float]:
@@ -43,4 +43,4 @@ class DelayedValues:
             return []
         if self._copied is not None:
             self._copied.synchronize()  # waits for this one copy, not for what is queued behind it
-        return values.tolist()  # type: ignore[no-any-return]
+        return values.tolist()
