@@ -161,7 +161,7 @@ class FineTuner(LightningModule):
         return {**dict(metrics.items(keep_base=True, copy_state=True)), "loss": cast(Metric, self.losses["train_loss"])}
 
     def _step(self, split: str, logits: Tensor, targets: Tensor, batch_idx: int) -> tuple[Tensor, int, int, int]:
-        """Score the images that count. Returns the mean loss of them, and `counted_images`."""
+        """Score the images that count. Returns their mean loss, and the result of `counted_images`."""
         counted, together, processes = counted_images(running_loader(trainer_of(self)), batch_idx, len(targets))
         return self._score(split, logits[:counted], targets[:counted]), counted, together, processes
 

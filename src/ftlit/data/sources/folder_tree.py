@@ -101,7 +101,7 @@ def _add_runs(tree: Folder, with_runs: Sequence[Path], above: tuple[tuple[int, i
     """Add the folders that hold runs to `runs`, or to `folders` if they hold images at the same level as a folder beside them."""
     depths = set().union(*map(_depths, tree.folders))
     for path in with_runs:
-        if not _lies_in(path, above) and _depths(inner := _read(path, above)) & depths:
+        if depths and not _lies_in(path, above) and _depths(inner := _read(path, above)) & depths:
             tree.folders.append(inner)
         else:
             tree.runs.append(path)
