@@ -1,6 +1,7 @@
 """Settings of every test process and of the processes that it starts."""
 
 import atexit
+import gc
 import os
 import shutil
 import signal
@@ -29,6 +30,11 @@ settings.load_profile("ftlit")
 collect_ignore = ["fixtures", "support"]
 
 PROCESS_GROUP_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "RANK", "WORLD_SIZE")
+
+
+def pytest_collection_finish():
+    """Exclude all that is imported and collected by now from garbage collections: they take seconds in total."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
