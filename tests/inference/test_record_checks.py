@@ -75,7 +75,7 @@ def test_what_a_record_asks_for_is_checked_before_anything_is_built(tmp_path, gi
 
 def test_trust_lets_arguments_through():
     check_record(record(loader="timm", name="resnet18", some_new_argument=3), trust=True)
-    check_record(record(loader="timm", name="resnet18", drop_rate=0.1, act_layer="gelu"), trust=False)
+    check_record(record(loader="timm", name="resnet18", drop_rate=0.1, act_layer="gelu", bn_eps=1e-3, bn_momentum=0.1), trust=False)
     check_record(record(loader="bert", name="tiny", max_length=32, hidden_dropout_prob=0.0), trust=False)
 
 

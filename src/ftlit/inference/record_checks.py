@@ -10,21 +10,11 @@ from torch.overrides import TorchFunctionMode
 
 from ftlit.data.input_spec import MAX_VALUE
 from ftlit.errors import UserError, shorten
+from ftlit.zoo.timm_arguments import refused_arguments
 
 Record = Mapping[str, Any]
 
 COMMON = frozenset({"name", "weights", "weights_key", "cut", "reinit", "input_spec"})
-TIMM_ARGUMENTS = frozenset(
-    {
-        *("act_layer", "norm_layer", "norm_eps", "layer_scale_init_value", "ls_init_value", "init_values", "weight_init", "zero_init_last"),
-        *("drop_rate", "drop_path_rate", "drop_block_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate"),
-        *("img_size", "patch_size", "window_size", "output_stride", "dynamic_img_size", "dynamic_img_pad", "strict_img_size"),
-        *("embed_dim", "embed_dims", "depth", "depths", "num_heads", "mlp_ratio", "mlp_ratios", "qkv_bias", "qk_norm", "head_dim", "dims"),
-        *("layers", "channels", "widths", "cardinality", "base_width", "stem_width", "stem_type", "stem_size", "avg_down", "expand_ratio"),
-        *("class_token", "reg_tokens", "no_embed_class", "pre_norm", "final_norm", "fc_norm", "global_pool", "pad_type", "conv_mlp"),
-        *("width_mult", "depth_mult", "channel_multiplier", "growth_rate", "block_config", "num_init_features", "memory_efficient"),
-    }
-)  # numbers, flags and names of layers; arguments that name a file, a URL or code are not among them
 BERT_ARGUMENTS = frozenset(
     {
         "download",  # replaced before the call
@@ -34,7 +24,7 @@ BERT_ARGUMENTS = frozenset(
         *("dim", "hidden_dim", "n_layers", "n_heads", "activation", "dropout", "attention_dropout", "seq_classif_dropout"),  # DistilBERT
     }
 )
-ARGUMENTS = {"timm": TIMM_ARGUMENTS, "bert": BERT_ARGUMENTS}  # of a loader; that of torchvision takes those of the network's class only
+ARGUMENTS = {"bert": BERT_ARGUMENTS}  # of a loader; that of torchvision takes those of the network's class only
 
 MAX_NUMBER = 1 << 20  # in the arguments of a record, except an input spec
 MAX_PIXELS = 1 << 13  # of a side of an image
@@ -77,7 +67,10 @@ def _name(part: Record) -> Any:
 
 def _check_arguments(noun: str, part: Record) -> None:
     arguments, allowed = part["arguments"], ARGUMENTS.get(part["name"]) if noun == "backbone" else None
-    if allowed is not None and (others := arguments.keys() - allowed - COMMON):
+    others = refused_arguments(arguments) if noun == "backbone" and part["name"] == "timm" else []
+    if allowed is not None:
+        others = [name for name in arguments if name not in allowed]
+    if others := [name for name in others if name not in COMMON]:
         raise BadRecord(
             f"its {noun}, {arguments.get('name')} of {part['name']}, has the arguments {shorten(sorted(map(str, others)))}, which a "
             "checkpoint cannot set by itself: --trust (trust=True) passes them on, if you know what they do"

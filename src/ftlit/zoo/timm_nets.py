@@ -22,6 +22,7 @@ from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.tensor_files import weights_only
 from ftlit.zoo.blocks import NetworkParts
 from ftlit.zoo.build import BACKBONES, assemble_backbone, build_network, override_input_spec
+from ftlit.zoo.timm_arguments import REPLACED_ARGUMENTS, refused_arguments
 from ftlit.zoo.timm_layers import take_apart
 from ftlit.zoo.weights.weight_files import ALTERNATIVES, WeightsFile
 from ftlit.zoo.weights.weight_sources import WeightSource, find, network_timeout, weights_record
@@ -29,17 +30,6 @@ from ftlit.zoo.weights.weight_sources import WeightSource, find, network_timeout
 Config = dict[str, Any]
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-REPLACED_ARGUMENTS = {  # arguments of timm's builders that backbones do not have -> what to use instead
-    "num_classes": "a backbone has no classifier: the head has it",
-    "in_chans": "images have three channels",
-    "img_size": "give input_spec.size",
-    "pretrained": "give weights",
-    "pretrained_cfg": "give weights and input_spec",
-    "pretrained_cfg_overlay": "give weights and input_spec",
-    "cache_dir": "set HF_HOME",
-    "checkpoint_path": "give weights",
-    "features_only": "give cut",
-}
 
 
 @BACKBONES.register("timm")
@@ -78,6 +68,10 @@ def load_timm(
     for argument in kwargs:
         if argument in REPLACED_ARGUMENTS:
             raise UserError(f"backbone.{argument} of {name}: {REPLACED_ARGUMENTS[argument]}")
+    if refused := refused_arguments(kwargs):
+        raise UserError(
+            f"backbone.{refused[0]}={kwargs[refused[0]]!r} of {name}: timm's builder is given numbers, flags and names of layers only"
+        )
     known = _input_spec(name, config)
     published = WeightSource(_origin(config), lambda: _fetch(name, config, settings), known)
     source = find(weights, {"default": published} if _has_weights(config) else {}, weights_key)
