@@ -105,7 +105,8 @@ def table(rows: list[Row]) -> str:
     lines = [f"| fault | {' | '.join(PEERS)} |", "|---|" + "---|" * len(PEERS)]
     lines += [f"| {row.title} | {' | '.join(str(row.verdicts[peer]) for peer in PEERS)} |" for row in rows]
     caught = {peer: sum(row.verdicts[peer].outcome in CAUGHT for row in rows) for peer in PEERS}
-    return "\n".join([*lines, "", *(f"{peer}: {number} of {len(rows)} prevented or reported" for peer, number in caught.items())])
+    totals = ", ".join(f"{peer} {number} of {len(rows)}" for peer, number in caught.items())
+    return "\n".join([*lines, "", f"Prevented or reported: {totals}."])
 
 
 def main() -> None:
