@@ -16,6 +16,17 @@ def size_in_words(size: float) -> str:
     return f"{size:.3g} GB"
 
 
+def duration_in_words(seconds: float) -> str:
+    """A duration in the unit that suits it, rounded.
+
+    >>> duration_in_words(0.2), duration_in_words(42.4), duration_in_words(150), duration_in_words(9000)
+    ('1 s', '42 s', '2.5 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.2g} min" if seconds < 6000 else f"{seconds / 3600:.2g} h"
+
+
 def printable(name: str) -> str:
     r"""A file name that any terminal and file takes: bytes that are not UTF-8 are written as `\xff`.
 

@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 from ftlit import load_backbone
 from ftlit.inference.record import KEY, read_record, record_of
 from ftlit.models.heads import HEADS, LinearProbeHead, MLPHead, is_linear_probe
-from ftlit.recipes.run.scenario_costs import has_probe_head
+from ftlit.recipes.run.time_estimates import has_probe_head
 from ftlit.zoo import BACKBONES
 
 

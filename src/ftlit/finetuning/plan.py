@@ -55,6 +55,8 @@ class Plan:
         reduced: for each stage the bytes of gradients that a step exchanges between processes (`ddp`).
         warnings: likely mistakes that are not errors, one line each.
         steps: optimizer steps of the whole training, if known.
+        optimizer: name of its class.
+        weight_decays: of the parameter groups, each once, smallest first; empty if the optimizer has none.
     """
 
     stages: tuple[str, ...]
@@ -62,6 +64,8 @@ class Plan:
     reduced: tuple[int, ...]
     warnings: tuple[str, ...]
     steps: int | None = None
+    optimizer: str = ""
+    weight_decays: tuple[float, ...] = ()
 
 
 def examine(
@@ -117,6 +121,8 @@ def examine(
         tuple(sum(bytes_of[name] for name in names_in) for names_in in chosen),
         tuple(warnings),
         steps,
+        type(optimizer).__name__,
+        tuple(sorted({float(group["weight_decay"]) for group in optimizer.param_groups if "weight_decay" in group})),
     )
 
 

@@ -22,7 +22,7 @@ from ftlit.recipes.run.feature_setup import features_of
 from ftlit.recipes.run.launched import check_alone, first_ahead
 from ftlit.recipes.run.parts import RunParts, load_parts
 from ftlit.recipes.run.resume import checkpoint_of, read_config
-from ftlit.recipes.run.scenario_costs import costs_of, epochs_of, has_probe_head
+from ftlit.recipes.run.time_estimates import costs_of, epochs_of, has_probe_head
 from ftlit.run_folder import read_advice, write_advice
 
 AUTO = "auto"

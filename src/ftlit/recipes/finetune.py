@@ -1,6 +1,7 @@
 """Run `recipe=finetune`: build backbone, data, head and schedule, print the plan, train, evaluate on val and test."""
 
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,9 @@ from torch import nn
 
 from ftlit.errors import UserError
 from ftlit.features.stage_input import StageInput
-from ftlit.finetuning.freeze import Choice
 from ftlit.finetuning.losses import LOSSES
 from ftlit.finetuning.plan import Plan, examine
-from ftlit.finetuning.presets import with_reinit
-from ftlit.finetuning.schedule import Schedule, with_batchnorm, without_warm_up
+from ftlit.finetuning.schedule import Schedule, without_warm_up
 from ftlit.inference.record import part_of, record_of
 from ftlit.inference.slim import base_record
 from ftlit.lit.callbacks.best_checkpoint import BestCheckpoint
@@ -27,6 +26,7 @@ from ftlit.lit.callbacks.recorder import Recorder
 from ftlit.lit.checkpoint_io import use_checked_checkpoints
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.lit.hardware import describe_devices
 from ftlit.lit.module import FineTuner
 from ftlit.lit.staged_finetuning import StagedFinetuning
 from ftlit.lit.strategies import SHARDED
@@ -36,17 +36,18 @@ from ftlit.models.batchnorm_fold import batchnorm_to_affine
 from ftlit.recipes.config.check_values import AFFINE, check_until
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.config.validate import bind
-from ftlit.recipes.console.plan_rows import plan_rows, print_plan
+from ftlit.recipes.console.plan_rows import RunFacts, plan_rows, print_plan
 from ftlit.recipes.console.results_table import print_results
 from ftlit.recipes.run import artifacts
 from ftlit.recipes.run.data_record import check_data
 from ftlit.recipes.run.head import build_probe_head, check_head
 from ftlit.recipes.run.launched import first_ahead
 from ftlit.recipes.run.loggers import begin_loggers, build_loggers
-from ftlit.recipes.run.parts import load_parts
+from ftlit.recipes.run.parts import build_schedule, check_reached, load_parts
 from ftlit.recipes.run.resume import alone_in, checkpoint_of
+from ftlit.recipes.run.time_estimates import estimate_run
 from ftlit.recipes.run.trainer import build_trainer, lost_processes
-from ftlit.recipes.run.training_steps import training_steps
+from ftlit.recipes.run.training_steps import steps_per_epoch, training_steps
 from ftlit.run_folder import write_result
 
 
@@ -87,7 +88,7 @@ def build(cfg: DictConfig) -> Run:
     check_head(backbone, head)
     if isinstance(data, ImageData) and not data.batch_overrides:  # other data trains on batches of its own
         data = instantiate(cfg.cache)(data, pooled=not getattr(head, "takes_map", False))
-    schedule = _build_schedule(cfg, backbone)
+    schedule = build_schedule(cfg, backbone)
     probe_head = build_probe_head(cfg, head, schedule)
     if probe_head and probe_head.trains:
         schedule = without_warm_up(schedule)
@@ -105,7 +106,7 @@ def build(cfg: DictConfig) -> Run:
         check_slim(trainer.strategy)
     if probe_head:
         check_probe_head(trainer, data)
-    _check_reached(cfg, schedule, trainer)
+    check_reached(cfg, schedule, trainer)
     if probe_head and not probe_head.trains:
         resume_from = None  # the head is fitted again, and its rows of metrics are written again
     return Run(model, data, schedule, trainer, resume_from, probe_head, recorder)
@@ -131,7 +132,7 @@ def fit(cfg: DictConfig, run: Run) -> float:
         check_results(results)
         if first:
             write_result(cfg.paths.run, results)
-            print_results(cfg, results, _notes(run, seconds))
+            print_results(cfg, results, _notes(run, seconds), *_judged(run))
             if run.recorder and run.recorder.tested:
                 artifacts.write_run_report(cfg, run.data, run.recorder.tested, run.recorder.features)
     return results["val/accuracy"]
@@ -167,21 +168,26 @@ def _begin(cfg: DictConfig, run: Run, plan: Plan) -> None:
     begin_loggers(run.trainer.loggers)
     artifacts.write_folder(cfg, run.data)
     inputs: list[StageInput] = run.data.plan(run.model, run.schedule, run.trainer) if isinstance(run.data, FeatureData) else []
-    rows = plan_rows(
-        cfg,
-        run.model.backbone,
-        run.data,
-        plan,
-        inputs,
-        fits_head=run.probe_head is not None,
-        refits_on_val=run.probe_head is not None and run.probe_head.refits(run.trainer, run.data),
-        trains=run.trains,
-        processes=run.trainer.world_size,
-    )
+    rows = plan_rows(cfg, run.model.backbone, run.data, plan, inputs, _facts(cfg, run, plan, inputs))
     rows += [("note", note) for note in notes]
     print_plan(cfg, rows, plan, run.resume_from, trains=run.trains)
     if run.recorder:
         artifacts.write_run(cfg, run.data, rows, plan)
+
+
+def _facts(cfg: DictConfig, run: Run, plan: Plan, inputs: Sequence[StageInput]) -> RunFacts:
+    """What the plan says of this run beyond its schedule."""
+    fits_head = run.probe_head is not None
+    spans = run.schedule.spans(run.trainer.max_epochs or 0) if run.trains else []
+    return RunFacts(
+        describe_devices(run.trainer),
+        fits_head=fits_head,
+        refits_on_val=run.probe_head is not None and run.probe_head.refits(run.trainer, run.data),
+        trains=run.trains,
+        processes=run.trainer.world_size,
+        steps_per_epoch=steps_per_epoch(run.trainer, run.data),
+        seconds=None if cfg.compile else estimate_run(run.trainer, run.model.backbone, run.data, plan, spans, inputs, fits_head=fits_head),
+    )
 
 
 def _evaluate(cfg: DictConfig, run: Run) -> dict[str, float]:
@@ -195,17 +201,19 @@ def _evaluate(cfg: DictConfig, run: Run) -> dict[str, float]:
     return {**val, **run.trainer.test(run.model, run.data, ckpt_path=best, weights_only=True, verbose=False)[0]}
 
 
+def _judged(run: Run) -> tuple[dict[str, int], dict[str, str]]:
+    """Split -> number of images whose share is its accuracy (empty if it is not one), and split -> where its model was fitted."""
+    limits = (run.trainer.limit_val_batches, run.trainer.limit_test_batches)
+    shares = not run.data.multilabel and limits == (1.0, 1.0)
+    images = {split: sum(counts.values()) for split, counts in run.data.counts.items()} if shares else {}
+    refitted = run.probe_head is not None and not run.trains and run.probe_head.refitted is not None
+    return images, {"val": "train", "test": "train + val" if refitted else "train"}
+
+
 def _notes(run: Run, seconds: float) -> list[str]:
     """What was done, how long it took, and the epoch of the results."""
     best = find_callback(run.trainer, BestCheckpoint) if run.trains else None
     return [f"{'trained' if run.trains else 'fitted'} in {seconds:.1f} s", *([best.describe()] if best else [])]
-
-
-def _build_schedule(cfg: DictConfig, backbone: Backbone) -> Schedule:
-    layers = backbone.layers_with_parameters
-    policy: Choice = "auto" if cfg.batchnorm == AFFINE else cfg.batchnorm
-    schedule = with_batchnorm(instantiate(cfg.schedule, layers=layers), {"backbone": policy})
-    return with_reinit(schedule, [layer for layer in backbone.reinit if layer in layers])
 
 
 def _build_module(
@@ -231,12 +239,3 @@ def _build_module(
         record={**record, "base": base},
         slim=base is not None,
     )
-
-
-def _check_reached(cfg: DictConfig, schedule: Schedule, trainer: pl.Trainer) -> None:
-    """Refuse a stage that begins after the end of training, and name the settings of the schedule."""
-    try:
-        schedule.check_reached(trainer.max_epochs, trainer.max_steps)
-    except UserError as error:
-        names = ", ".join(f"schedule.{name}" for name in ("epoch", "every", "stages") if name in cfg.schedule)
-        raise UserError(f"{error} ({names})" if names else str(error)) from None

@@ -1,4 +1,4 @@
-"""StageProgressBar: a progress bar with the name of the stage; without a terminal, one line for each epoch."""
+"""StageProgressBar: a line for each stage and each epoch; on a terminal, a progress bar below them."""
 
 import sys
 from typing import Any
@@ -11,26 +11,36 @@ from ftlit.lit.trainer_internals import find_callback
 
 
 class StageProgressBar(RichProgressBar):
-    """Lightning's RichProgressBar with the name of the current stage. If stdout is not a terminal it prints a line for each epoch."""
+    """Lightning's RichProgressBar without metrics: each epoch has a line with them, and each stage a line when it begins. There is no bar
+    if stdout is not a terminal.
+    """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Draw a bar only on a terminal."""
         super().setup(trainer, pl_module, stage)
+        self._stage_shown: int | None = None
         if not sys.stdout.isatty():
             self.disable()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the line of the stage that begins, if there are several."""
+        super().on_train_epoch_start(trainer, pl_module)
+        staging = find_callback(trainer, StagedFinetuning)
+        if staging and len(staging.schedule.stages) > 1 and staging.index != self._stage_shown and trainer.is_global_zero:
+            self._stage_shown = staging.index
+            print(f"stage {staging.index} begins at epoch {trainer.current_epoch}: {staging.stage.name}", flush=True)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the line of this epoch."""
         super().on_train_epoch_end(trainer, pl_module)
-        if not sys.stdout.isatty() and trainer.is_global_zero:
+        if trainer.is_global_zero:
             metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
             values = " ".join(f"{name} {value:.4f}" for name, value in sorted(metrics.items()) if _shown(name))
             print(f"epoch {trainer.current_epoch} ({_stage(trainer)}): {values}", flush=True)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Metrics for the end of the bar: the stage's name, then loss and accuracy of each split."""
-        shown = {name: value for name, value in super().get_metrics(trainer, pl_module).items() if _shown(name)}
-        return {"stage": _stage(trainer), **shown} if trainer.training else shown
+        """No metrics at the end of the bar: they would fold it on a narrow terminal, and each epoch has a line."""
+        return {}
 
 
 def _shown(name: str) -> bool:

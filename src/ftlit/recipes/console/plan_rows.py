@@ -1,6 +1,7 @@
 """The plan of a run, as rows of text."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from rich.table import Table
 from ftlit.errors import shorten
 from ftlit.features.stage_input import StageInput
 from ftlit.finetuning.plan import Plan
-from ftlit.formatting import size_in_words
+from ftlit.formatting import duration_in_words, size_in_words
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.models.backbone import Backbone
@@ -26,30 +27,41 @@ PlanRow = tuple[str, str]  # name and text of a row of the plan
 PLAN_GROUPS = ("scenario", "experiment", "backbone", "head", "loss", "data", "schedule", "optimizer", "lr_scheduler", "cache", "trainer")
 
 
+@dataclass(frozen=True)
+class RunFacts:
+    """Facts of a run for its plan, beyond schedule and data.
+
+    Args:
+        devices: description of the devices and the number format.
+        fits_head: whether the head is fitted as a linear probe.
+        refits_on_val: whether it is refitted on train + val.
+        trains: whether there is any gradient training.
+        processes: how many there are.
+        steps_per_epoch: optimizer steps of an epoch, if known.
+        seconds: estimate for the whole run on this machine, if there is one.
+    """
+
+    devices: str
+    fits_head: bool = False
+    refits_on_val: bool = False
+    trains: bool = True
+    processes: int = 1
+    steps_per_epoch: int | None = None
+    seconds: float | None = None
+
+
 def plan_rows(
-    cfg: DictConfig,
-    backbone: Backbone,
-    data: Any,
-    plan: Plan,
-    stage_inputs: Sequence[StageInput],
-    *,
-    fits_head: bool = False,
-    refits_on_val: bool = False,
-    trains: bool = True,
-    processes: int = 1,
+    cfg: DictConfig, backbone: Backbone, data: Any, plan: Plan, stage_inputs: Sequence[StageInput], facts: RunFacts
 ) -> list[PlanRow]:
-    """The plan of a run: weights, input, data, how the head is fitted, what trains when, what the processes exchange.
+    """The plan of a run: weights, input, data, how the head is fitted, what trains when, on which device, for how long.
 
     Args:
         cfg: the composed config.
         backbone: of the run.
         data: of the run.
         plan: of the schedule.
-        stage_inputs: what each stage trains on, where features are stored; else empty.
-        fits_head: whether the head is fitted as a linear probe.
-        refits_on_val: whether it is refitted on train + val.
-        trains: whether there is any gradient training.
-        processes: how many there are.
+        stage_inputs: the input of each stage, where features are stored; else empty.
+        facts: see `RunFacts`.
     """
     spec = data.input_spec if isinstance(data, ImageData | FeatureData) else backbone.input_spec
     chosen = choices()
@@ -57,20 +69,56 @@ def plan_rows(
     rows += [("note", line) for line in replaced(cfg)]
     rows += [("backbone", _backbone_text(cfg, backbone)), ("input", spec.summary), ("features", _features_text(cfg, backbone, spec.shape))]
     rows += data_rows(data, spec.noun)
-    if fits_head:
-        rows.append(("head", _head_text(cfg, spec.noun, refits_on_val=refits_on_val, trains=trains)))
-    if trains:
-        for i, (line, size) in enumerate(zip(plan.stages, plan.reduced, strict=True)):
-            reduces = f"ddp reduces {size_in_words(size)} per step; " if processes > 1 else ""
-            rows.append((f"stage {i}", f"{line}; {reduces}from {stage_inputs[i].reason if stage_inputs else spec.noun}"))
+    if facts.fits_head:
+        rows.append(("head", _head_text(cfg, spec.noun, refits_on_val=facts.refits_on_val, trains=facts.trains)))
+    if facts.trains:
+        rows.append(("training", _training_text(cfg, data, plan, facts, spec.noun)))
+        rows += _stage_rows(plan, stage_inputs, facts.processes, spec.noun)
         if stage_inputs:
             rows.append(("cache", _cache_text(data, stage_inputs)))
-    epochs = count(cfg.trainer.max_epochs, "epoch") if trains else "no epochs"
-    epochs += "" if plan.steps is None else f", {plan.steps:,} optimizer steps"
-    rows.append(("run", f"{epochs}, seed {cfg.seed}, folder {cfg.paths.run}"))
+    rows.append(("device", facts.devices))
     if cfg.compile:
         rows.append(("compile", "backbone and head, again for each stage, whose first steps take longer"))
+    epochs = count(cfg.trainer.max_epochs, "epoch") if facts.trains else "no epochs"
+    epochs += "" if plan.steps is None else f", {plan.steps:,} optimizer steps"
+    rows.append(("run", f"{epochs}, seed {cfg.seed}, folder {cfg.paths.run}"))
+    if facts.seconds is not None:
+        rows.append(("estimate", _estimate_text(cfg, plan, facts)))
     return rows
+
+
+def _training_text(cfg: DictConfig, data: Any, plan: Plan, facts: RunFacts, noun: str) -> str:
+    """Optimizer, learning rate, weight decay, batches, augmentation."""
+    rates = [rate for row in plan.rows for rate in row.rates]
+    parts = [f"{plan.optimizer}, learning rate up to {max(rates):g}" if rates else plan.optimizer]
+    if plan.weight_decays:
+        parts[0] += f", weight decay {plan.weight_decays[-1]:g}"
+    batches = f"batches of {data.batch_size} {noun}"
+    batches += f" in each of {facts.processes} processes" if facts.processes > 1 else ""
+    accumulated = cfg.trainer.get("accumulate_grad_batches") or 1
+    batches += f", {accumulated} batches per optimizer step" if accumulated > 1 else ""
+    parts.append(batches if facts.steps_per_epoch is None else f"{batches}, {facts.steps_per_epoch:,} optimizer steps per epoch")
+    if isinstance(augment := cfg.data.get("augment"), str):
+        parts.append("no augmentation" if augment == "none" else f"augmentation {augment}")
+    return "; ".join(parts)
+
+
+def _stage_rows(plan: Plan, stage_inputs: Sequence[StageInput], processes: int, noun: str) -> list[PlanRow]:
+    rows = []
+    for i, (line, size) in enumerate(zip(plan.stages, plan.reduced, strict=True)):
+        reduces = f"ddp reduces {size_in_words(size)} per step; " if processes > 1 else ""
+        rows.append((f"stage {i}", f"{line}; {reduces}from {stage_inputs[i].reason if stage_inputs else noun}"))
+    return rows
+
+
+def _estimate_text(cfg: DictConfig, plan: Plan, facts: RunFacts) -> str:
+    """Time of the run, and size of its two checkpoints with two float32 values of an optimizer for each that trains."""
+    text = f"up to about {duration_in_words(facts.seconds or 0)}"
+    if not facts.trains:
+        return text
+    trained = sum(row.size for row in plan.rows if row.first is not None)
+    stored = trained if cfg.checkpoint == "slim" else sum(row.size for row in plan.rows)
+    return f"{text}; checkpoints take about {size_in_words(2 * 4 * (stored + 2 * trained))}"
 
 
 def _part(group: str, option: str) -> str:
@@ -83,7 +131,7 @@ def data_rows(data: Any, noun: str) -> list[PlanRow]:
     splits = "; ".join(f"{split} {sum(counts.values()):,}" for split, counts in data.counts.items())
     return [
         ("data", f"{splits} {noun} of {data.num_classes} classes"),
-        ("classes", shorten((f"{name} {number:,}" for name, number in data.counts["train"].items()), most=12)),
+        ("classes", shorten((f"{name}: {number:,}" for name, number in data.counts["train"].items()), most=12)),
         *(("note", note) for note in data.notes),
     ]
 
@@ -111,7 +159,8 @@ def _head_text(cfg: DictConfig, noun: str, *, refits_on_val: bool, trains: bool)
         text += " After validation the head is refitted on train + val, and the test score is of that head."
     ignored = ", ".join(given(*OF_TRAINING)) or "optimizer, lr_scheduler, loss and epochs"
     verb = "is" if len(given(*OF_TRAINING)) == 1 else "are"
-    return f"{text} No gradient training: {ignored} {verb} ignored. (head=linear trains by gradient, scenario=large_similar all layers)"
+    instead = "To train by gradient: head=linear, or scenario=large_similar for all layers."
+    return f"{text} No gradient training: {ignored} {verb} ignored. {instead}"
 
 
 def _cache_text(data: Any, stage_inputs: Sequence[StageInput]) -> str:

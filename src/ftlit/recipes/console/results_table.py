@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
+from math import sqrt
 
 from omegaconf import DictConfig
 from rich.table import Table
@@ -10,14 +11,43 @@ from ftlit.probes.advice import Advice, Measurements
 from ftlit.recipes.config.overrides import typed_command
 from ftlit.recipes.console.printing import print_line, show
 
+Z_95 = 1.959963984540054  # standard deviations of a normal distribution that hold 95 % of it
 
-def print_results(cfg: DictConfig, results: Mapping[str, float], notes: Sequence[str]) -> None:
-    """Print the metrics of the best checkpoint on val and test, notes on the run, and its folder."""
-    table = Table("split", "accuracy", "macro F1", "loss")
+
+def print_results(
+    cfg: DictConfig, results: Mapping[str, float], notes: Sequence[str], images: Mapping[str, int], fitted_on: Mapping[str, str]
+) -> None:
+    """Print the metrics of the best checkpoint on val and test, notes on the run, and its folder.
+
+    Args:
+        cfg: of the run.
+        results: `test/accuracy` and so on.
+        notes: on the run.
+        images: split -> number of images that its accuracy is the share of; empty: no intervals.
+        fitted_on: split -> the splits on which the model of its row was trained or fitted.
+    """
+    intervals = ["95 % interval"] if images else []
+    table = Table("split", "accuracy", *intervals, "macro F1", "loss", "fitted on")
     for split in ("val", "test"):
-        table.add_row(split, *(f"{results[f'{split}/{metric}']:.4f}" for metric in ("accuracy", "f1", "loss")))
+        accuracy, f1, loss = (f"{results[f'{split}/{metric}']:.4f}" for metric in ("accuracy", "f1", "loss"))
+        bounds = ["{:.3f} to {:.3f}".format(*accuracy_interval(results[f"{split}/accuracy"], images[split]))] if images else []
+        table.add_row(split, accuracy, *bounds, f1, loss, fitted_on[split])
     show(table)
     print_line(f"{'; '.join(notes)}; best and last checkpoint, metrics.csv, config.yaml: {cfg.paths.run}")
+
+
+def accuracy_interval(accuracy: float, number: int) -> tuple[float, float]:
+    """The 95 % interval of an accuracy on `number` images that were drawn at random (Wilson 1927).
+
+    >>> print("{:.3f} to {:.3f}".format(*accuracy_interval(0.9, 100)))
+    0.826 to 0.945
+    """
+    if not number:
+        return 0.0, 1.0
+    shrink = 1 + Z_95**2 / number
+    center = (accuracy + Z_95**2 / (2 * number)) / shrink
+    half = Z_95 * sqrt(accuracy * (1 - accuracy) / number + (Z_95 / (2 * number)) ** 2) / shrink
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def print_advice(measured: Measurements, advice: Advice, reason: str, costs: Mapping[str, float], command: Sequence[str]) -> None:

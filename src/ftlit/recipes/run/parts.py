@@ -8,9 +8,13 @@ from omegaconf import DictConfig
 
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError
+from ftlit.finetuning.freeze import Choice
+from ftlit.finetuning.presets import with_reinit
+from ftlit.finetuning.schedule import Schedule, with_batchnorm
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.datamodules.indexed_images import require_indexed_images
 from ftlit.models.backbone import Backbone
+from ftlit.recipes.config.check_values import AFFINE
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.config.validate import bind, check_input, check_labelled
 from ftlit.recipes.run.launched import check_alone
@@ -60,3 +64,20 @@ def check_one_process(cfg: DictConfig) -> None:
     check_alone(cfg.recipe)
     if several_processes(cfg):
         raise UserError(f"recipe={cfg.recipe} runs in one process: give trainer=auto, or trainer.devices=1")
+
+
+def build_schedule(cfg: DictConfig, backbone: Backbone) -> Schedule:
+    """The schedule of the config, with its batch norm policy; reinitialized layers train whenever the head trains."""
+    layers = backbone.layers_with_parameters
+    policy: Choice = "auto" if cfg.batchnorm == AFFINE else cfg.batchnorm
+    schedule = with_batchnorm(instantiate(cfg.schedule, layers=layers), {"backbone": policy})
+    return with_reinit(schedule, [layer for layer in backbone.reinit if layer in layers])
+
+
+def check_reached(cfg: DictConfig, schedule: Schedule, trainer: pl.Trainer) -> None:
+    """Refuse a stage that begins after the end of training, and name the settings of the schedule."""
+    try:
+        schedule.check_reached(trainer.max_epochs, trainer.max_steps)
+    except UserError as error:
+        names = ", ".join(f"schedule.{name}" for name in ("epoch", "every", "stages") if name in cfg.schedule)
+        raise UserError(f"{error} ({names})" if names else str(error)) from None

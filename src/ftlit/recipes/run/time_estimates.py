@@ -1,0 +1,162 @@
+"""Estimate how long a run, or each scenario, takes on this machine, from the time of one image."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from math import inf
+from pkgutil import resolve_name
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from omegaconf import DictConfig
+
+from ftlit.features.extract import evaluating
+from ftlit.features.stage_input import StageInput
+from ftlit.finetuning.plan import LayerRow, Plan
+from ftlit.lit.datamodules.indexed_images import IndexedImages
+from ftlit.models.backbone import Backbone
+from ftlit.models.heads import is_linear_probe
+from ftlit.recipes.config.hydra_internals import instantiate
+from ftlit.recipes.run.artifacts import images_of
+
+TIMED_IMAGES = 8
+SLOW_IMAGE = 0.1  # seconds; of a slower network, one image is timed
+BACKWARD = 2  # times the forward pass
+
+
+def estimate_run(
+    trainer: pl.Trainer,
+    backbone: Backbone,
+    data: Any,
+    plan: Plan,
+    spans: Sequence[range],
+    inputs: Sequence[StageInput],
+    *,
+    fits_head: bool,
+) -> float | None:
+    """Seconds of a run in one process on a CPU, at most: no stage begins early, and no features are stored yet.
+
+    Args:
+        trainer: of the run, before it begins.
+        backbone: its weights, modes and statistics stay as they are.
+        data: of the run.
+        plan: of the schedule; its rows begin with the backbone's layers.
+        spans: epochs of each stage; empty: no gradient training.
+        inputs: of each stage; empty: all stages read images.
+        fits_head: whether a linear probe is fitted first.
+
+    Returns:
+        `None` on other devices, without an end, and for data of another kind than ours.
+    """
+    images = images_of(data)
+    alone_on_cpu = trainer.strategy.root_device.type == "cpu" and trainer.world_size == 1
+    endless = bool(spans) and (trainer.max_epochs or -1) < 0
+    if not alone_on_cpu or endless or images is None or images.batch_overrides or not len(images.collection.splits["train"]):
+        return None
+    return _run_seconds(backbone, images, plan.rows, spans, inputs, fits_head=fits_head)
+
+
+def _run_seconds(
+    backbone: Backbone,
+    data: IndexedImages,
+    rows: Sequence[LayerRow],
+    spans: Sequence[range],
+    inputs: Sequence[StageInput],
+    *,
+    fits_head: bool,
+) -> float:
+    loading, forward = seconds_per_image(backbone, data)
+    share = shares(backbone, data.input_spec.shape)
+    train, val, test = (sum(data.counts[split].values()) for split in ("train", "val", "test"))
+    from_image = max(loading, forward)
+    cuts = {stage_input.spec.cut for stage_input in inputs if stage_input.spec}
+    extracted = max((max(loading, forward * share[cut]) for cut in cuts), default=0.0) * (train + val)
+    fitted = from_image * (train + val) if fits_head else 0.0
+    epochs: dict[int, float] = {}
+    for i, span in enumerate(spans):
+        below = max((share[cut] for cut in _frozen_prefix(backbone, rows, i)), default=0.0)
+        backward = BACKWARD * forward * (1 - below)
+        if inputs and (spec := inputs[i].spec):
+            step, check = forward * (1 - share[spec.cut]) + backward, forward * (1 - share[spec.cut])
+        else:
+            step, check = max(loading, forward + backward), from_image
+        for epoch in span:
+            epochs[epoch] = max(epochs.get(epoch, 0.0), train * step + val * check)
+    return extracted + fitted + sum(epochs.values()) + from_image * test
+
+
+def _frozen_prefix(backbone: Backbone, rows: Sequence[LayerRow], stage: int) -> list[str]:
+    """The cuts below which nothing trains in a stage."""
+    below = []
+    for cut, row in zip(backbone.cuts, rows, strict=False):
+        if row.modes[stage] != "eval":
+            break
+        below.append(cut)
+    return below
+
+
+def shares(backbone: Backbone, shape: Sequence[int]) -> dict[str, float]:
+    """Cut -> the share of the backbone's operations up to it."""
+    operations = {cut: number for cut, (_, number) in backbone.on_meta(shape).items()}
+    return {cut: number / max(1, operations[backbone.cuts[-1]]) for cut, number in operations.items()}
+
+
+def costs_of(backbone: Backbone, data: IndexedImages, configs: Mapping[str, DictConfig]) -> Iterator[tuple[str, float]]:
+    """Seconds of each scenario, for optimizer steps and passes over the images only.
+
+    Args:
+        backbone: on the device of the run.
+        data: images of the run.
+        configs: scenario -> its config.
+    """
+    loading, forward = seconds_per_image(backbone, data)
+    step = (1 + BACKWARD) * forward
+    sizes = {split: sum(counts.values()) for split, counts in data.counts.items()}
+    for name, cfg in configs.items():
+        once = sum(sizes.values()) * max(loading, forward)  # features, and the test images
+        warm_up = 0 if has_probe_head(cfg) else cfg.schedule.get("epoch") or 0  # only the head trains, from features
+        epochs = 0.0 if name.startswith("small") else max(0.0, epochs_of(cfg, sizes["train"] / data.batch_size) - warm_up)
+        yield name, once + epochs * (sizes["train"] * max(loading, step) + sizes["val"] * max(loading, forward))
+
+
+def epochs_of(cfg: DictConfig, batches: float) -> float:
+    """Epochs of a run with this number of batches per epoch."""
+    trainer = cfg.trainer
+    epochs = inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
+    steps = inf if trainer.get("max_steps", -1) in (None, -1) else trainer.max_steps
+    return float(min(epochs, steps * trainer.get("accumulate_grad_batches", 1) / batches))
+
+
+def has_probe_head(cfg: DictConfig) -> bool:
+    """Whether the head is a linear probe. A target that is not a class, a function for instance, is called with arbitrary sizes."""
+    target = resolve_name(cfg.head._target_)
+    if isinstance(target, type):
+        return is_linear_probe(target)
+    try:
+        with torch.random.fork_rng(devices=[]):  # the weights of the run stay the same
+            return is_linear_probe(type(instantiate(cfg.head, in_features=512, num_classes=2)))
+    except Exception:  # it needs the real sizes; what fails with these too is an error when the run is built
+        return False
+
+
+def seconds_per_image(backbone: Backbone, data: IndexedImages) -> tuple[float, float]:
+    """Seconds to load an image for evaluation, and to run the backbone on it without gradients."""
+    train, parameter = data.collection.splits["train"], next(backbone.parameters())
+
+    def load(number: int) -> torch.Tensor:
+        return torch.stack([data.transforms["val"](train.load(train.sources[i % len(train)])) for i in range(number)])
+
+    start = time.perf_counter()
+    images = load(TIMED_IMAGES)
+    loading = (time.perf_counter() - start) / TIMED_IMAGES / max(1, data.num_workers)
+    images = images.to(parameter.device, parameter.dtype if images.is_floating_point() else None)
+    with evaluating(backbone), torch.no_grad():
+        first = _seconds(backbone, images[:1])  # also warms up
+        return loading, min(first, _seconds(backbone, images[:1] if first > SLOW_IMAGE else images))
+
+
+def _seconds(backbone: Backbone, images: torch.Tensor) -> float:
+    """Seconds per image of a forward pass."""
+    start = time.perf_counter()
+    float(backbone.pool(backbone(images)).float().sum())  # waits for the device
+    return (time.perf_counter() - start) / len(images)

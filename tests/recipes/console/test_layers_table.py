@@ -1,0 +1,66 @@
+"""The table of layers: names and numbers stay whole on 80 columns, and what each stage trains can be read from it."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from ftlit.finetuning.plan import LayerRow, Plan
+from ftlit.recipes.console.layers_table import batchnorm_text, layers_table, stages_text
+
+
+def row(layer="backbone.low", size=12_345_678, modes=("train",), groups=None, batchnorm=()):
+    first = next((i for i, mode in enumerate(modes) if mode != "eval"), None)
+    return LayerRow(layer, size, first, modes, groups or (layer,), (1e-3,), batchnorm)
+
+
+def printed(rows, width):
+    stream = io.StringIO()
+    Console(file=stream, width=width).print(layers_table(Plan((), tuple(rows), (), ())))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("modes", "text"),
+    [
+        (("train",), "0"),
+        (("eval", "train", "train"), "1-2"),
+        (("train", "eval", "part"), "0, 2 (part)"),
+        (("eval", "eval"), "never"),
+    ],
+)
+def test_the_stages_that_train_a_layer_are_numbered(modes, text):
+    assert stages_text(row(modes=modes)) == text
+
+
+def test_a_layer_without_parameters_has_no_stages():
+    assert stages_text(row(size=0, modes=("eval",))) == "-"
+
+
+@pytest.mark.parametrize(
+    ("modes", "policies", "text"),
+    [
+        (("train", "train"), ("live", "live"), "live"),
+        (("eval", "train"), ("frozen", "frozen_stats"), "frozen_stats"),
+        (("train", "train"), ("frozen_stats", "live"), "frozen_stats in 0, live in 1"),
+        (("eval", "eval"), ("frozen", "frozen"), "frozen"),
+        (("train",), (), "-"),
+    ],
+)
+def test_batch_norm_is_that_of_the_stages_that_train_the_layer(modes, policies, text):
+    assert batchnorm_text(row(modes=modes, batchnorm=policies)) == text
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_names_and_numbers_are_whole_and_the_prefix_is_left_out(width):
+    name = "encoder.layers.encoder_layer_11"
+    policies = ("frozen", "frozen_stats", "live")
+    text = printed([row(f"backbone.{name}", modes=("eval", "train", "train"), batchnorm=policies), row("head", size=10)], width)
+    assert name in text and "backbone." not in text and "12,345,678" in text and "1.0e-03" in text
+    assert max(map(len, text.splitlines())) <= width and "\u2026" not in text
+    assert text.index("head") < text.index(name)
+
+
+def test_groups_are_shown_only_if_they_are_not_the_layers():
+    assert "group" not in printed([row(), row("head")], 80)
+    assert "body" in printed([row(groups=("body",)), row("head")], 80)

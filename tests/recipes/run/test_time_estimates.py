@@ -1,0 +1,84 @@
+"""Estimates of time: from the seconds of one image; `scenario=auto` recognises a linear probe by the head that is built."""
+
+from functools import partial
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from feature_runs import data, model
+from omegaconf import OmegaConf
+
+from ftlit.finetuning.plan import LayerRow, Plan
+from ftlit.models.heads import LinearProbeHead, MLPHead
+from ftlit.recipes.run.time_estimates import estimate_run, has_probe_head, seconds_per_image
+
+
+def make_probe(in_features, num_classes):
+    return LinearProbeHead(in_features, num_classes)
+
+
+def make_for_96_features(in_features, num_classes):
+    raise ValueError(f"only 96 features, not {in_features}")
+
+
+partial_probe = partial(LinearProbeHead)
+partial_mlp = partial(MLPHead, hidden=[4])
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"), [("make_probe", True), ("partial_probe", True), ("partial_mlp", False), ("make_for_96_features", False)]
+)
+def test_the_head_that_a_factory_returns_decides_whether_it_is_a_linear_probe(target, expected):
+    torch.manual_seed(0)
+    assert has_probe_head(OmegaConf.create({"head": {"_target_": f"{__name__}.{target}"}})) is expected
+    numbers = torch.rand(1)
+    torch.manual_seed(0)
+    assert torch.equal(torch.rand(1), numbers)
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """A second for each image of a forward pass, half a second to load one."""
+    monkeypatch.setattr("ftlit.recipes.run.time_estimates.seconds_per_image", lambda *_: (0.5, 1.0))
+    images = data(15)
+    counts = [sum(images.counts[split].values()) for split in ("train", "val", "test")]
+    return model(), images, *counts
+
+
+def rows(network, *modes):
+    cuts = network.backbone.cuts
+    return [LayerRow(f"backbone.{cut}", 1, 0, tuple(stage[i] for stage in modes), (), (), ()) for i, cut in enumerate(cuts)]
+
+
+def estimate(network, images, spans, layers, **settings):
+    trainer = pl.Trainer(max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False)
+    return estimate_run(trainer, network.backbone, images, Plan((), layers, (), ()), spans, [], **{"fits_head": False} | settings)
+
+
+def test_epochs_of_full_training_cost_three_forward_passes_and_the_last_pass_is_the_test(timed):
+    network, images, train, val, test = timed
+    all_train = rows(network, ["train"] * len(network.backbone.cuts))
+    assert estimate(network, images, [range(2)], all_train) == pytest.approx(2 * (3 * train + val) + test)
+
+
+def test_a_frozen_backbone_has_no_backward_pass_and_a_fitted_head_reads_train_and_val_once(timed):
+    network, images, train, val, test = timed
+    frozen = rows(network, ["eval"] * len(network.backbone.cuts))
+    assert estimate(network, images, [range(1)], frozen) == pytest.approx(train + val + test)
+    assert estimate(network, images, [], frozen, fits_head=True) == pytest.approx(train + val + test)
+
+
+def test_of_stages_that_may_share_an_epoch_the_slower_one_counts(timed):
+    network, images, *_ = timed
+    both = rows(network, ["eval"] * len(network.backbone.cuts), ["train"] * len(network.backbone.cuts))
+    assert estimate(network, images, [range(2), range(2)], both) == estimate(network, images, [range(0), range(2)], both)
+
+
+def test_timing_leaves_weights_statistics_modes_and_random_numbers_as_they_are():
+    network, images = model().train(), data(15)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    modes, random_state = [part.training for part in network.modules()], torch.get_rng_state()
+    loading, forward = seconds_per_image(network.backbone, images)
+    assert loading > 0 and forward > 0
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+    assert [part.training for part in network.modules()] == modes and torch.equal(torch.get_rng_state(), random_state)
