@@ -1,13 +1,15 @@
 """README.md and the pages of docs/: their fenced blocks, and the printed output of commands.
 
 A block without a language holds commands. A block of language `text` after it holds the output of its last command, or some lines
-of it with `...` for the others. `python tests/support/doc_pages.py` runs these commands and writes what they print today into the pages.
+of it with `...` for the others. `python tests/support/doc_pages.py` runs these commands and writes what they print today
+into the pages, and today's figures into docs/images.
 """
 
 import difflib
 import os
 import re
 import shlex
+import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 STARTS = {"python": [sys.executable], "ftlit": [sys.executable, "-m", "ftlit.cli.main"]}
 LEFT_OUT = "..."
+FIGURES = "runs/figures"  # the run whose figures docs/images holds
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,9 @@ def main() -> None:
     """Write today's output of each command into its sample."""
     with tempfile.TemporaryDirectory() as folder:
         printed = outputs(Path(folder))
+        run(next(command for command in commands("python") if FIGURES in command), Path(folder), Path(folder, "store"))
+        for figure in (ROOT / "docs/images").iterdir():
+            shutil.copy(Path(folder, FIGURES, "report", figure.name), figure)
     texts = {page: page.read_text() for page in PAGES}
     for sample in reversed(samples()):  # from the end of a page, so that places stay
         page, begin = sample.block.page, sample.block.begin
