@@ -20,7 +20,8 @@ from ftlit.cli.main import main
 from ftlit.inference.record import KEY
 from ftlit.models.heads import HEADS, MLPHead
 from ftlit.probes.advice import Advice
-from ftlit.recipes.run.resume import read_config, stable_settings
+from ftlit.recipes.config.settings import stable_settings
+from ftlit.recipes.run.resume import read_config
 from ftlit.report.html import write_report
 from ftlit.report.load import read
 from ftlit.run_folder import read_advice, read_result, write_result
@@ -170,7 +171,7 @@ def test_settings_of_a_run_do_not_change_when_classes_move_to_other_modules(fres
     moved = re.sub(r"_target_: ftlit\.(?:\w+\.)*", "_target_: ftlit.moved.", text)
     (tmp_path / "config.yaml").write_text(moved)
     assert moved != text and read_config(tmp_path) == read_config(fresh / "run")
-    assert read_config(tmp_path).head._target_ == "head:mlp"
+    assert read_config(tmp_path).settings.head._target_ == "head:mlp"
 
 
 def test_a_renamed_class_is_found_by_its_registry_name(old, monkeypatch):

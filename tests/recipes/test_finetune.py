@@ -18,10 +18,14 @@ def test_slim_checkpoints_are_an_error_under_sharded_strategies(strategy):
     check_slim(SingleDeviceStrategy())
 
 
-@pytest.mark.parametrize(("mode", "beside", "stays"), [("RUN", [], False), ("RUN", ["config.yaml"], True), ("MULTIRUN", [], True)])
+@pytest.mark.parametrize(
+    ("mode", "beside", "stays"),
+    [("RUN", [], False), ("RUN", [".hydra/config.yaml"], False), ("RUN", ["config.yaml"], True), ("MULTIRUN", [], True)],
+)
 def test_the_folder_of_a_run_is_removed_only_if_it_holds_nothing_but_files_of_hydra(tmp_path, mode, beside, stays):
     folder = tmp_path / "run"
-    for name in (".hydra/config.yaml", *beside):
+    folder.mkdir()
+    for name in beside:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     with initialize_hydra():

@@ -12,6 +12,7 @@ from hydra import compose
 from omegaconf import open_dict
 from paths import ROOT
 
+from ftlit import UserError
 from ftlit.cli import sweep_jobs
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
 from ftlit.sweeps.jobs import Job, jobs_of, read_job, settings_of
@@ -65,6 +66,17 @@ def test_an_interruption_ends_the_sweep_and_a_resumed_job_adds_up_its_seconds(hy
     (tmp_path / "config.yaml").touch()
     sweep_jobs.run_job(hydra, lambda: 0.5)
     assert 100 <= read_job(tmp_path).seconds < 200
+
+
+def test_a_job_stays_the_same_where_a_later_release_adds_a_setting_and_is_another_where_the_user_changes_one(hydra, tmp_path):
+    sweep_jobs.run_job(hydra, lambda: 0.5)
+    before = read_job(tmp_path)
+    del before.config["settings"]["decay_all"]
+    before.write(tmp_path)
+    assert sweep_jobs.run_job(hydra, lambda: 0.0) == 0.5  # done already
+    hydra.decay_all = False
+    with pytest.raises(UserError, match=r"another sweep .*: decay_all was None, now False"):
+        sweep_jobs.run_job(hydra, lambda: 0.0)
 
 
 def test_a_sweep_resumes_its_unfinished_jobs_on_request_only(tmp_path):

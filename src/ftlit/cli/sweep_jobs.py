@@ -1,6 +1,5 @@
 """The jobs of a sweep: each writes its state to its folder, whatever launches it, and a sweep that is started again runs the rest."""
 
-import hashlib
 import sys
 import time
 import traceback
@@ -18,8 +17,9 @@ from ftlit.errors import UserError, one_line
 from ftlit.formats import FORMAT
 from ftlit.recipes.config.hydra_internals import add_task_override, hydra_config, task_overrides
 from ftlit.recipes.config.overrides import job_label
+from ftlit.recipes.config.settings import changes, chosen_options, stable_settings
 from ftlit.recipes.run.processes import INTERRUPTED_STATUS, USER_ERROR_STATUS, JobExit
-from ftlit.recipes.run.resume import RESUMABLE_RECIPES, settings_text, stable_settings
+from ftlit.recipes.run.resume import MAY_CHANGE, RESUMABLE_RECIPES
 from ftlit.sweeps import jobs, summary
 from ftlit.sweeps.jobs import Job
 
@@ -76,10 +76,10 @@ def run_job(cfg: DictConfig, run: Callable[[], float]) -> float:
     """
     folder = Path(hydra_config().runtime.output_dir)
     before, this = jobs.read_job(folder), _new_job(cfg)
-    if before and before.config != this.config:
+    if before and (change := _first_change(before, this)):
         raise UserError(
-            f"{folder} holds job {before.number} of another sweep ({' '.join(before.overrides)}): give the settings of that sweep "
-            "(more values of the first one may follow), or another hydra.sweep.dir="
+            f"{folder} holds job {before.number} of another sweep ({' '.join(before.overrides)}): {change}. "
+            "Give the settings of that sweep (more values of the first one may follow), or another hydra.sweep.dir="
         )
     if before and before.status == 0:
         print(f"{job_label()} is done already: {folder}")
@@ -143,7 +143,17 @@ def _end_sweep_in(folder: Path) -> set[int | None]:
 
 def _new_job(cfg: DictConfig) -> Job:
     given = tuple(word for word in task_overrides() if not word.lstrip("+").startswith("sweep."))
-    return Job(hydra_config().job.num, given, hashlib.sha256(settings_text(stable_settings(cfg)).encode()).hexdigest())
+    config = {"chosen": chosen_options(), "settings": OmegaConf.to_container(stable_settings(cfg))}
+    return Job(hydra_config().job.num, given, config)
+
+
+def _first_change(before: Job, now: Job) -> str:
+    """The first setting in which two jobs differ, in words; empty where they are the same job."""
+    if "settings" not in before.config:
+        return "an earlier ftlit ran it"
+    old, new = (OmegaConf.create(job.config["settings"]) for job in (before, now))
+    changed = changes(old, new, before.config["chosen"], MAY_CHANGE)
+    return f"{changed[0].name} was {changed[0].before}, now {changed[0].now}" if changed else ""
 
 
 def _status_of(end: BaseException) -> int:

@@ -29,6 +29,26 @@ def follow_folder(state: dict[str, Any], folder: str | PathLike[str] | None) -> 
     state |= {"dirpath": str(folder), "best_k_models": {moved(path): score for path, score in state.get("best_k_models", {}).items()}}
 
 
+def check_last(path: Path, run: str) -> None:
+    """Check, before anything is written, that a checkpoint and that of its best epoch belong to a run. A folder of shards is not checked.
+
+    Raises:
+        UserError: one of them is missing, damaged, or of another run.
+    """
+    if not path.is_file():
+        return
+    try:
+        content = load_checkpoint(path)
+    except Exception as error:
+        raise UserError(f"{path} is damaged, or not a checkpoint ({one_line(error)}): begin a new run") from error
+    if content.get(STATE, {}).get("run", run) != run:
+        raise UserError(f"{path} is the checkpoint of another run: put the run's own file back, or begin a new run")
+    for state in content.get("callbacks", {}).values():
+        if isinstance(state, dict) and "best_model_path" in state:
+            follow_folder(state, path.parent)
+            check_best(state, run)
+
+
 def check_best(state: dict[str, Any], run: str | None) -> None:
     """Check that the file of the best epoch is there and belongs to a run.
 

@@ -28,6 +28,7 @@ from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.hardware import describe_devices
 from ftlit.lit.module import FineTuner
+from ftlit.lit.resumed_checkpoint import check_last
 from ftlit.lit.staged_finetuning import StagedFinetuning
 from ftlit.lit.strategies import SHARDED
 from ftlit.lit.trainer_internals import find_callback
@@ -165,6 +166,8 @@ def _begin(cfg: DictConfig, run: Run, plan: Plan) -> None:
     identity, notes = check_data(cfg, run.data)
     if last := find_callback(run.trainer, LastCheckpoint):
         last.run = identity
+    if run.resume_from:
+        check_last(run.resume_from, identity)
     begin_loggers(run.trainer.loggers)
     artifacts.write_folder(cfg, run.data)
     inputs: list[StageInput] = run.data.plan(run.model, run.schedule, run.trainer) if isinstance(run.data, FeatureData) else []

@@ -1,5 +1,6 @@
 """Run `recipe=pretrain`: train a backbone with labels as `finetune` does, or layer by layer without labels, and save its weights."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,9 +18,10 @@ from ftlit.recipes import finetune
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.console.commands import resume_command
 from ftlit.recipes.console.printing import count, print_rows
+from ftlit.recipes.run.data_record import check_data
 from ftlit.recipes.run.feature_setup import one_device
 from ftlit.recipes.run.parts import check_indexed_images, check_one_process, load_parts
-from ftlit.recipes.run.resume import read_config, resolved_settings, write_config
+from ftlit.recipes.run.resume import check_settings, write_config
 from ftlit.recipes.run.split_file import store_split
 from ftlit.tensor_files import write_tensors
 
@@ -49,9 +51,6 @@ def save_backbone(backbone: Backbone, path: Path) -> Path:
     return path
 
 
-MUST_MATCH = ("backbone", "data", "pretrain", "seed")  # config groups of a pretraining that is resumed
-
-
 def pretrain(cfg: DictConfig) -> tuple[Backbone, float]:
     """Pretrain every layer with parameters. Writes `pretrain.csv`, `pretrain.png` and a file per layer to the run's folder; `resume=true`
     continues after the last complete layer.
@@ -78,19 +77,21 @@ def pretrain(cfg: DictConfig) -> tuple[Backbone, float]:
             store=Store(cfg.cache.get("folder", own_folder) or cfg.paths.cache, trust=cfg.cache.get("trust", False)),
             seed=cfg.seed,
         )
-        if pretrainer.has_layers:
-            _check_begun(cfg, folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        if pretrainer.has_layers and not cfg.resume:
+            raise UserError(f"{folder} holds a pretraining already: give resume=true to continue it, or another hydra.run.dir=")
+        if cfg.resume:
+            check_settings(cfg)
+        _, notes = check_data(cfg, data)
         write_config(cfg)
         store_split(folder, data if isinstance(data, ImageData) else None)
-        _say_plan(cfg, backbone, data)
+        _say_plan(cfg, backbone, data, notes)
         curves = pretrainer.fit(backbone, data, resume=bool(cfg.resume))
     _draw(folder / "pretrain.png", curves)
     last = curves.get(backbone.layers_with_parameters[-1])
     return backbone, -last[-1][1] if last else float("nan")
 
 
-def _say_plan(cfg: DictConfig, backbone: Backbone, data: IndexedImages) -> None:
+def _say_plan(cfg: DictConfig, backbone: Backbone, data: IndexedImages, notes: Sequence[str]) -> None:
     sizes = (f"{name} {sum(p.numel() for p in backbone.get_submodule(name).parameters()):,}" for name in backbone.layers_with_parameters)
     epochs = f"{count(cfg.pretrain.epochs, 'epoch')} each"
     rows = {
@@ -101,17 +102,7 @@ def _say_plan(cfg: DictConfig, backbone: Backbone, data: IndexedImages) -> None:
         "run": f"seed {cfg.seed}, folder {cfg.paths.run}",
         "resume": resume_command(cfg),
     }
-    print_rows([*rows.items(), *(("note", note) for note in getattr(data, "notes", []))])
-
-
-def _check_begun(cfg: DictConfig, folder: Path) -> None:
-    """Refuse a folder with layers of another pretraining, or without `resume=true`."""
-    if not cfg.resume:
-        raise UserError(f"{folder} holds a pretraining already: give resume=true to continue it, or another hydra.run.dir=")
-    before, now = read_config(folder) or {}, resolved_settings(cfg)
-    for name in MUST_MATCH:
-        if before.get(name) != now.get(name):
-            raise UserError(f"{folder} holds layers that were trained with another {name}: give the same, or another hydra.run.dir=")
+    print_rows([*rows.items(), *(("note", note) for note in [*getattr(data, "notes", []), *notes])])
 
 
 def _draw(path: Path, curves: Curves) -> None:

@@ -1,11 +1,12 @@
 """Jobs of a sweep, read from its folder, and its settings (jobs that differ in their seed alone), best first."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import isfinite, nan
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from ftlit.errors import UserError
 from ftlit.formats import FORMAT, KEY, read_json, reading, write_json
@@ -25,7 +26,7 @@ class Job:
     Args:
         number: Hydra's.
         overrides: of the config, on the command line or by the sweep.
-        config: a digest of its config, to recognise it when the sweep is resumed.
+        config: its settings and the options that it chose, to recognise it when the sweep is resumed.
         status: 0 for success, 2 for a user error, 130 for an interruption; `None`: still running, or killed.
         reason: why it failed, in one line.
         score: the number that the recipe returned.
@@ -37,7 +38,7 @@ class Job:
 
     number: int
     overrides: tuple[str, ...] = ()
-    config: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict, compare=False)
     status: int | None = None
     reason: str = RUNNING
     score: float | None = None

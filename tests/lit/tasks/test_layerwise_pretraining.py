@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import shutil
 import sys
 
 import pytest
@@ -98,12 +99,28 @@ def test_a_convolutional_net_and_boltzmann_machines_are_pretrained_on_unlabelled
 
 def test_pretraining_with_another_config_is_not_resumed(whole):
     folder, _ = whole
-    for other, name in (("pretrain=denoising", "pretrain"), ("seed=1", "data"), ("backbone.hidden=[24,13]", "backbone")):
+    others = (("pretrain=denoising", "pretrain.noise"), ("seed=1", "seed"), ("backbone.hidden=[24,13]", "backbone.hidden"))
+    for other, name in others:
         arguments = [*MLP, "pretrain=autoencoder", other, "hydra.run.dir=run", "resume=true"]
         mistake = train(folder, *arguments)
-        assert mistake.returncode == 2 and f"trained with another {name}" in mistake.stderr and mistake.stderr.count("\n") == 1, (
-            mistake.stderr
-        )
+        assert mistake.returncode == 2 and mistake.stderr.count("\n") == 1, mistake.stderr
+        assert re.search(rf"needs the config of the run: \S*{re.escape(name)} was", mistake.stderr), mistake.stderr
+
+
+def test_a_pretraining_without_its_config_or_of_an_earlier_format_is_refused_with_this_reason(whole):
+    folder, _ = whole
+    shutil.copytree(folder / "run/layers", folder / "early/layers")
+    for text, message in ((None, "early holds no run"), ("recipe: pretrain\n", "an earlier ftlit began the run")):
+        if text:
+            (folder / "early/config.yaml").write_text(text)
+        done = train(folder, *MLP, "pretrain=autoencoder", "hydra.run.dir=early", "resume=true")
+        assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_the_number_of_workers_may_change_when_a_pretraining_is_resumed(whole):
+    folder, _ = whole
+    done = train(folder, *MLP, "pretrain=autoencoder", "hydra.run.dir=run", "resume=true", "data.num_workers=1")
+    assert done.returncode == 0 and "layer2: already trained" in done.stdout, done.stderr
 
 
 def test_a_batchnorm_in_the_layer_counts_each_batch_once():

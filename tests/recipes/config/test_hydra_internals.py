@@ -21,6 +21,7 @@ from ftlit.recipes.config.hydra_internals import (
     added_names,
     choices,
     compose_again,
+    compose_defaults,
     failed_call,
     fresh_hydra,
     group_options,
@@ -216,3 +217,14 @@ def test_the_help_is_made_from_the_composed_config():
         cfg = compose("train", ["recipe=probe", "head=mlp"], return_hydra_config=True)
         with use_hydra_config(cfg):
             assert cfg.hydra.help.template == "probe train mlp"
+
+
+def test_defaults_are_composed_from_the_own_files_only_and_leave_hydra_as_it_was(tmp_path):
+    (tmp_path / "head").mkdir()
+    (tmp_path / "head/mine.yaml").write_text("_target_: mine.Head\n")
+    with initialize_hydra():
+        before = GlobalHydra.instance().hydra
+        cfg = compose_defaults({"head": "mine", "trainer": "cpu", "pretrain": None})
+        assert GlobalHydra.instance().hydra is before
+    assert "head" not in cfg and cfg.trainer.accelerator == "cpu" and cfg.get("pretrain") is None and cfg.seed == 0
+    assert not GlobalHydra.instance().is_initialized()

@@ -8,8 +8,11 @@ import sys
 import pytest
 import torch
 import warm
+from omegaconf import OmegaConf
 from paths import ROOT, python_path
 from PIL import Image
+
+from ftlit.recipes.config.yaml_file import load_yaml, write_yaml
 
 pytestmark = pytest.mark.e2e
 
@@ -113,6 +116,61 @@ def test_checkpoints_that_are_missing_or_of_another_run_are_refused(copy):
         assert done.returncode == 2 and f"{name}.ckpt is the checkpoint of another run" in done.stderr
         own.replace(file)
     assert run(copy, TRAINED, "resume=true").returncode == 0
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def refused(folder, *words):
+    """The line of a resume that is refused, which writes nothing into the run's folder."""
+    before = contents(folder / "run")
+    done = run(folder, TRAINED, "resume=true", *words)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert contents(folder / "run") == before
+    return done.stderr
+
+
+def without(folder, name):
+    """Let `config.yaml` be that of a release that had no such setting."""
+    path = folder / "run/config.yaml"
+    config = load_yaml(path, remedy="")
+    parent, _, leaf = name.rpartition(".")
+    del (OmegaConf.select(config, parent) if parent else config)[leaf]
+    write_yaml(path, OmegaConf.to_yaml(config))
+
+
+def test_a_setting_that_a_later_release_adds_is_no_change_and_one_that_the_user_adds_is(copy):
+    for name in ("decay_all", "data.augment", "lr_scheduler.warmup", "trainer.strategy"):
+        without(copy, name)
+    assert "data.augment was None, now strong" in refused(copy, "data.augment=strong")
+    assert "trainer.gradient_clip_val was None, now 1" in refused(copy, "+trainer.gradient_clip_val=1")
+    assert "trainer.strategy was None, now ddp" in refused(copy, "trainer=ddp_cpu", "trainer.devices=1")
+    done = run(copy, TRAINED, "resume=true")
+    assert done.returncode == 0, done.stderr
+    assert run(copy, TRAINED, "resume=true").returncode == 0  # again, with the config that the resumed run wrote
+
+
+def test_an_edited_config_is_named_with_the_setting_that_differs(copy):
+    path = copy / "run/config.yaml"
+    whole = path.read_text()
+    path.write_text(whole.replace("max_epochs: 2", "max_epochs: 3"))
+    assert "config.yaml was edited, or damaged, after the run wrote it: trainer.max_epochs is 3 there, 2 in this command" in refused(copy)
+    assert "its settings are not those that the run began with: restore the file" in refused(copy, "trainer.max_epochs=3")
+    path.write_text(f"{whole}# a comment\n")
+    assert run(copy, TRAINED, "resume=true").returncode == 0
+
+
+def test_a_resume_that_is_refused_writes_nothing_whatever_the_reason(copy):
+    assert "seed was 0, now 1" in refused(copy, "seed=1")
+    assert "holds a run already" in refused(copy, "resume=false")
+    last = copy / "run/checkpoints/last.ckpt"
+    content = torch.load(last, weights_only=True)
+    content["exact_resume"]["run"] = "another"
+    torch.save(content, last)
+    assert "last.ckpt is the checkpoint of another run" in refused(copy)
+    last.write_bytes(last.read_bytes()[:-100])
+    assert "last.ckpt is damaged" in refused(copy)
 
 
 def test_a_table_of_metrics_that_was_cut_is_reported_and_rows_are_never_repeated(whole, copy):

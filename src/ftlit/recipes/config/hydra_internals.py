@@ -4,7 +4,7 @@ Tried with Hydra 1.3.8 and 1.4.0rc3. Each function has a contract test in tests/
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -55,6 +55,22 @@ def fresh_hydra() -> Iterator[None]:
             yield
     finally:
         GlobalHydra.instance().clear()
+
+
+def compose_defaults(chosen: Mapping[str, Any]) -> DictConfig:
+    """Compose ftlit's own config files with these options and no other override; a group whose option is a user's is left out.
+
+    Args:
+        chosen: config group -> option; a group with `None`, as most overlays have, is as by default.
+    """
+    before = GlobalHydra.instance().hydra
+    try:
+        with fresh_hydra():
+            given = {group: option for group, option in chosen.items() if option is not None}
+            words = [f"{group}={option}" if option in group_options(group) else f"~{group}" for group, option in given.items()]
+            return hydra.compose("train", words)
+    finally:
+        GlobalHydra.instance().hydra = before  # of the instance now: initializing replaces it
 
 
 def instantiate(config: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,13 +1,28 @@
 """Write and read a YAML file with a checksum in its first line; a damaged or malicious file is an error of one line."""
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from xxhash import xxh3_64_hexdigest
 
 from ftlit.files import write_atomically
-from ftlit.formats import CHECKSUM, reading
+from ftlit.formats import CHECKSUM, DamagedFile, reading
+
+
+class EditedFile(DamagedFile):
+    """A YAML file that can be read, and is not as it was written.
+
+    Args:
+        path: of the file.
+        config: what it holds.
+        remedy: what to do.
+    """
+
+    def __init__(self, path: Path, config: DictConfig, remedy: str) -> None:
+        super().__init__(path, "its checksum differs", remedy)
+        self.config = config
 
 
 def write_yaml(path: Path, text: str) -> None:
@@ -23,18 +38,20 @@ def load_yaml(path: Path, *, remedy: str) -> DictConfig:
         remedy: what to do about a damaged one.
 
     Raises:
-        DamagedFile: the checksum differs, it is not YAML, no mapping, or has aliases, which may stand for any amount of data.
+        EditedFile: the checksum differs.
+        DamagedFile: it is not YAML, no mapping, or has aliases, which may stand for any amount of data.
         UserError: the file cannot be read.
     """
     with reading(path, remedy):
         text = path.read_bytes().decode(errors="surrogateescape")
         first, _, rest = text.partition("\n")
-        if first.startswith(f"{CHECKSUM}: "):
-            text = rest
-            if first.removeprefix(f"{CHECKSUM}: ") != _checksum(text):
-                raise ValueError("its checksum differs")
+        checked = first.startswith(f"{CHECKSUM}: ")
+        text = rest if checked else text
         _check_events(text)
-        return OmegaConf.create(text)  # type: ignore[return-value]
+        config: Any = OmegaConf.create(text)
+    if checked and first.removeprefix(f"{CHECKSUM}: ") != _checksum(text):
+        raise EditedFile(path, config, remedy)
+    return config  # type: ignore[no-any-return]
 
 
 def _check_events(text: str) -> None:

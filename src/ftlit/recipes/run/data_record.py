@@ -17,9 +17,11 @@ from ftlit.features.image_hashes import cached_hashes
 from ftlit.formats import read_json, write_json
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
-from ftlit.recipes.run.resume import DATA_PATHS, MAY_CHANGE, changed_data_paths, resolved_settings, settings_text
+from ftlit.recipes.config.settings import resolved_settings, settings_text
+from ftlit.recipes.run.resume import CONFIG, DATA_PATHS, MAY_CHANGE, changed_data_paths, read_config
 
 RECORD = "data.json"
+RUN = "run"  # the key of the digest that identifies the run
 DataRecord = dict[str, Any]  # class_names, and for each split the number of its images and a digest
 
 
@@ -27,10 +29,11 @@ def check_data(cfg: DictConfig, data: Any) -> tuple[str, list[str]]:
     """Compare the data with the record of the run that is resumed; write the record of a new run.
 
     Returns:
-        A digest of the settings and the data, which identifies the run, and a note for each path of the data that has changed.
+        A digest of settings and data when the run began, which identifies it, and a note for each path of the data that has changed.
 
     Raises:
-        UserError: the images, labels or classes of the run have changed, or only their path has and there is no record to tell.
+        UserError: the images, labels or classes of the run have changed, or only their path has and there is no record to tell;
+            `config.yaml` was edited.
     """
     path, record = Path(cfg.paths.run, RECORD), _record_of(data)
     before = read_json(path, remedy="begin a new run") if cfg.resume and path.is_file() else None
@@ -43,11 +46,28 @@ def check_data(cfg: DictConfig, data: Any) -> tuple[str, list[str]]:
     elif moved:
         name, old, new = moved[0]
         raise UserError(f"resume=true needs the config of the run: {name} was {old}, now {new}; give the old value, or begin a new run")
-    if record:
-        write_json(path, record)
-    settings = settings_text(resolved_settings(cfg), (*MAY_CHANGE, *DATA_PATHS))
-    run = hashlib.sha256(f"{settings}\n{json.dumps(record, sort_keys=True)}".encode()).hexdigest()[:32]
+    run = _digest_of_run(cfg, record)
+    if before is None:
+        write_json(path, {RUN: run, **record})
+    elif RUN in before:
+        _check_unedited(cfg, before[RUN] == run)
+        run = before[RUN]  # of a release with other settings, perhaps
     return run, [f"{name} was {old} when the run began, now {new}; the images and labels are the same" for name, old, new in moved]
+
+
+def _digest_of_run(cfg: DictConfig, record: DataRecord) -> str:
+    settings = settings_text(resolved_settings(cfg), (*MAY_CHANGE, *DATA_PATHS))
+    return hashlib.sha256(f"{settings}\n{json.dumps(record, sort_keys=True)}".encode()).hexdigest()[:32]
+
+
+def _check_unedited(cfg: DictConfig, same: bool) -> None:
+    """Refuse a `config.yaml` that was edited so that it agrees with a command whose settings are not those of the run."""
+    stored = read_config(cfg.paths.run)
+    if stored and stored.edited and not same:
+        raise UserError(
+            f"{Path(cfg.paths.run, CONFIG)} was edited after the run wrote it, and its settings are not those that the run began with: "
+            "restore the file and give the command of the run, or begin a new run in another hydra.run.dir="
+        )
 
 
 def _record_of(data: Any) -> DataRecord:

@@ -54,12 +54,12 @@ def write_reason(reason: str) -> None:
 
 
 def remove_empty_folder() -> None:
-    """Remove the folder of a single run that ended in a user error where it holds nothing but the config that Hydra wrote."""
+    """Remove the folder of a single run that ended in a user error where it is empty, or holds only files of Hydra."""
     hydra = hydra_config()
     if hydra is None or run_mode() != "RUN" or OmegaConf.is_missing(hydra.runtime, "output_dir"):
         return
     folder = Path(hydra.runtime.output_dir).resolve()
-    if folder.is_dir() and {path.name for path in folder.iterdir()} == {".hydra"} and folder != Path.cwd():
+    if folder.is_dir() and {path.name for path in folder.iterdir()} <= {".hydra"} and folder != Path.cwd():
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -2,24 +2,25 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 from zipfile import is_zipfile
 
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from ftlit.errors import UserError
+from ftlit.errors import UserError, shorten
 from ftlit.formats import KEY as FORMAT_KEY
 from ftlit.formats import upgraded, with_format
 from ftlit.recipes.config.hydra_internals import add_task_override, run_folder_template, run_mode
-from ftlit.recipes.config.yaml_file import load_yaml, write_yaml
+from ftlit.recipes.config.settings import Change, changes, chosen_options, registered_parts, resolved_settings, stable_settings
+from ftlit.recipes.config.yaml_file import EditedFile, load_yaml, write_yaml
 from ftlit.recipes.run.launched import NEEDS_FOLDER, agreed
-from ftlit.renamed import new_path
 
 CONFIG = "config.yaml"
 REGISTERED_KEY = "registered"  # of the built-in parts, in `config.yaml`
+CHOSEN_KEY = "chosen"  # of the options of config groups
 
 # of a run that is resumed: where and what is written, and who loads images (the seed is compared at its own name, not in callbacks)
 MAY_CHANGE = (
@@ -46,10 +47,7 @@ def checkpoint_of(cfg: DictConfig) -> Path | None:
         if last.exists() or best.exists():
             raise UserError(f"{cfg.paths.run} holds a run already: give resume=true to resume it, or another hydra.run.dir=")
         return None
-    old = read_config(cfg.paths.run)
-    if old is None:
-        raise UserError(f"resume=true, but {cfg.paths.run} holds no run: give hydra.run.dir=, the folder of the run to resume")
-    _check_same(old, resolved_settings(cfg))
+    check_settings(cfg)
     if not last.exists():  # the run ended before its first step
         if best.exists():
             raise UserError(f"{last}, from which the run would go on, is missing: put it back, or begin a new run")
@@ -76,20 +74,63 @@ def _holds_run(folder: Path) -> bool:
     return (folder / CONFIG).exists() or (folder / "checkpoints" / "last.ckpt").exists()
 
 
-def changed_data_paths(cfg: DictConfig) -> list[tuple[str, Any, Any]]:
-    """Name, value of the run that is resumed and value now of each path of the data that has changed."""
-    old, new = dict(_values(read_config(cfg.paths.run))), dict(_values(resolved_settings(cfg)))
-    return [(name, old.get(name), new.get(name)) for name in DATA_PATHS if old.get(name) != new.get(name)]
+def check_settings(cfg: DictConfig) -> None:
+    """Check that the run that is resumed began with the settings of `cfg`, apart from those that may change.
+
+    Raises:
+        UserError: the folder holds no run; the first setting that differs; `config.yaml` was edited.
+    """
+    stored = read_config(cfg.paths.run)
+    if stored is None:
+        raise UserError(f"resume=true, but {cfg.paths.run} holds no run: give hydra.run.dir=, the folder of the run to resume")
+    changed = stored.changes(cfg, (*MAY_CHANGE, *DATA_PATHS))
+    if not changed:
+        return
+    if stored.edited:
+        texts = shorten((f"{name} is {old} there, {new} in this command" for name, old, new in changed), 3)
+        raise UserError(
+            f"{Path(cfg.paths.run, CONFIG)} was edited, or damaged, after the run wrote it: {texts}. A run goes on with the settings "
+            "that it began with: write them back into the file, or begin a new run with other values in another hydra.run.dir="
+        )
+    name, old, new = changed[0]
+    raise UserError(f"resume=true needs the config of the run: {name} was {old}, now {new}; give the old value, or begin a new run")
+
+
+def changed_data_paths(cfg: DictConfig) -> list[Change]:
+    """The paths of the data that have changed since the run that is resumed began."""
+    stored = read_config(cfg.paths.run)
+    return [change for change in stored.changes(cfg) if change.name in DATA_PATHS] if stored else []
 
 
 def write_config(cfg: DictConfig) -> None:
-    """Write `config.yaml`, composed and resolved, into the run's folder; in front the format number, and the built-in parts by name."""
-    header = OmegaConf.create(with_format({REGISTERED_KEY: _registered_parts(cfg)}))
+    """Write `config.yaml`, composed and resolved, into the run's folder; in front the format number, the built-in parts by name, and the
+    chosen option of each group.
+    """
+    header = OmegaConf.create(with_format({REGISTERED_KEY: registered_parts(cfg), CHOSEN_KEY: chosen_options()}))
     write_yaml(Path(cfg.paths.run, CONFIG), OmegaConf.to_yaml(header) + OmegaConf.to_yaml(cfg, resolve=True))
 
 
-def read_config(folder: str | Path) -> Any:
-    """The settings of the run in a folder, see `stable_settings`; `None` where there is no `config.yaml`.
+@dataclass(frozen=True)
+class StoredConfig:
+    """What `config.yaml` holds.
+
+    Attributes:
+        settings: see `stable_settings`.
+        chosen: option of each config group; empty where the file does not tell.
+        edited: whether it is not as the run wrote it.
+    """
+
+    settings: DictConfig
+    chosen: dict[str, Any]
+    edited: bool
+
+    def changes(self, cfg: DictConfig, may_change: Iterable[str] = ()) -> list[Change]:
+        """The settings that are others in `cfg`."""
+        return changes(self.settings, resolved_settings(cfg), self.chosen, may_change)
+
+
+def read_config(folder: str | Path) -> StoredConfig | None:
+    """The config of the run in a folder; `None` where there is no `config.yaml`.
 
     Raises:
         UserError: this program cannot resume the run.
@@ -103,40 +144,15 @@ def read_config(folder: str | Path) -> Any:
             f"resume=true: an earlier ftlit began the run in {folder}: it cannot be resumed, only read (predict, report, export)"
         )
 
-    config: Any = load_yaml(path, remedy="begin a new run with another hydra.run.dir=")
+    try:
+        config, edited = load_yaml(path, remedy="begin a new run with another hydra.run.dir="), False
+    except EditedFile as error:
+        config, edited = error.config, True
     upgraded({FORMAT_KEY: config.pop(FORMAT_KEY, 0)}, path, refuse)
+    chosen: Any = OmegaConf.to_container(config.pop(CHOSEN_KEY, OmegaConf.create({})))
     for group, name in config.pop(REGISTERED_KEY, {}).items():  # their paths may be those of an earlier release
         config[group]["_target_"] = name
-    return stable_settings(config)
-
-
-def resolved_settings(cfg: DictConfig) -> DictConfig:
-    """The settings of a composed config, resolved as `config.yaml` holds them, to compare with those of `read_config`."""
-    resolved: Any = OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True))
-    return stable_settings(resolved)
-
-
-def stable_settings(cfg: DictConfig) -> DictConfig:
-    """A copy without the modules of ftlit, so that a class that moves changes no setting.
-
-    The `_target_` of a registered part is `group:name`, that of other classes and functions of ftlit `ftlit:name`. A user's, and those of
-    other packages, keep their import path.
-    """
-    settings: Any = OmegaConf.create(_without_modules(OmegaConf.to_container(cfg)))
-    for group, name in _registered_parts(cfg).items():
-        settings[group]["_target_"] = name
-    return settings  # type: ignore[no-any-return]
-
-
-def settings_text(settings: DictConfig, may_change: Iterable[str] = MAY_CHANGE) -> str:
-    """Settings, see `stable_settings`, as text: all but those that may change when a run is resumed."""
-    kept = settings.copy()
-    for name in may_change:
-        parent, _, leaf = name.rpartition(".")
-        node = OmegaConf.select(kept, parent) if parent else kept
-        if isinstance(node, DictConfig) and leaf in list(map(str, node)):  # `in` and `pop` would resolve the value
-            del node[leaf]
-    return OmegaConf.to_yaml(kept, sort_keys=True)
+    return StoredConfig(stable_settings(config), chosen, edited)
 
 
 @contextmanager
@@ -156,54 +172,3 @@ def alone_in(folder: str | Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _without_modules(node: Any) -> Any:
-    """A container in which each `_target_` within ftlit is `ftlit:name`. An old name becomes the present one."""
-    if isinstance(node, list):
-        return [_without_modules(inner) for inner in node]
-    if not isinstance(node, dict):
-        return node
-    path = str(node.get("_target_"))
-    short = {"_target_": f"ftlit:{(new_path(path) or path).rpartition('.')[2]}"} if path.startswith("ftlit.") else {}
-    return {key: _without_modules(value) for key, value in node.items()} | short
-
-
-def _registered_parts(cfg: DictConfig) -> dict[str, str]:
-    """Config group -> `group:name` of each built-in part that is registered."""
-    from ftlit.recipes.config.validate import REGISTRIES  # here, so that --help stays fast
-
-    settings: Any = OmegaConf.to_container(cfg)
-    nodes = {group: settings[group] for group in REGISTRIES if isinstance(settings.get(group), dict)}
-    names = {group: REGISTRIES[group].name_of(_built_in_part(str(node.get("_target_")))) for group, node in nodes.items()}
-    return {group: f"{group}:{name}" for group, name in names.items() if name is not None}
-
-
-def _built_in_part(path: str) -> object:
-    """The object at a path within ftlit; `None` for a user's, which is not imported before it is built."""
-    if not path.startswith("ftlit."):
-        return None
-    try:
-        return resolve_name(new_path(path) or path)
-    except (ImportError, AttributeError):
-        return None
-
-
-def _check_same(old: Any, given: Any) -> None:
-    before, now = dict(_values(old)), dict(_values(given))
-    for name in dict.fromkeys([*before, *now]):
-        kept = any(name == known or name.startswith(f"{known}.") for known in (*MAY_CHANGE, *DATA_PATHS))
-        if not kept and before.get(name) != now.get(name):
-            raise UserError(
-                f"resume=true needs the config of the run: {name} was {before.get(name)}, now {now.get(name)}; give the old value, or "
-                "begin a new run"
-            )
-
-
-def _values(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Full name and value of each leaf."""
-    if not isinstance(node, DictConfig):
-        yield name, node
-        return
-    for key in map(str, node):
-        yield from _values(node[key], f"{name}.{key}" if name else key)
