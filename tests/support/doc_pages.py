@@ -93,6 +93,7 @@ def run(command: str, folder: Path, store: Path) -> list[str]:
 
 def shape(line: str) -> str:
     """A line without what differs between machines and days: numbers, keys, the width of columns."""
+    line = re.sub(r"^device .*", "device", line)
     line = re.sub(r"([─━])\1+", r"\1", line)
     line = re.sub(r"\b[0-9a-f]{8}\b", "0", line)
     line = re.sub(r"[≤≥]?\d[\d,.:-]*(e[-+]?\d+)?( [kMG]?B\b)?", "0", line)
