@@ -98,6 +98,7 @@ class DecisionNumbers:
         probe_error: error rate of the linear probe at the cut for a head, on held-out images.
         measured_images: number of images that the depths are measured on.
         best: the depth that decided on the similarity.
+        most_accurate: the depth of the highest accuracy.
         top: the highest cut.
         full_scenario: the scenario that trains all layers.
     """
@@ -107,6 +108,7 @@ class DecisionNumbers:
     probe_error: float
     measured_images: int
     best: Depth
+    most_accurate: Depth
     top: Depth
     full_scenario: str
 
@@ -178,6 +180,7 @@ def advise(measured: Measurements, *, droppable: bool = True, requested: str = "
         probe_error=1 - under_head.accuracy,
         measured_images=measured.measured_images,
         best=best,
+        most_accurate=_most_accurate(measured),
         top=top,
         full_scenario="large_similar" if _most_accurate(measured) is top else "large_different",
     )

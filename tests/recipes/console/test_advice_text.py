@@ -1,5 +1,7 @@
 """The text of the advice: every reason has sentences, with the numbers on which the decision is based."""
 
+from dataclasses import replace
+
 import pytest
 
 from ftlit.probes.advice import THRESHOLDS, CutReason, DecisionNumbers, Depth, Reason, SizeReason
@@ -11,6 +13,7 @@ NUMBERS = DecisionNumbers(
     probe_error=0.012,
     measured_images=50,
     best=Depth("layer3", 0.96, 0.3),
+    most_accurate=Depth("layer4", 0.95, 0.22),
     top=Depth("layer4", 0.95, 0.22),
     full_scenario="large_similar",
 )
@@ -34,6 +37,13 @@ def test_the_text_gives_thresholds_that_were_not_reached():
     assert f"(many: {THRESHOLDS['few'].value:g} or more)" in describe(Reason(SizeReason.FEW_IMAGES, None, NUMBERS), "images")
     assert f"(many: {THRESHOLDS['steps'].value:g} or more)" in describe(Reason(SizeReason.FEW_STEPS, None, NUMBERS), "images")
     assert "(minimum 40)" in describe(Reason(SizeReason.FEW_IMAGES, CutReason.TOO_FEW_TO_CHOOSE, NUMBERS), "images")
+
+
+def test_a_lower_layer_that_is_more_accurate_and_not_taken_is_named_with_the_reason():
+    numbers = replace(NUMBERS, most_accurate=Depth("layer2", 0.98, 0.1))
+    text = describe(Reason(SizeReason.FEW_IMAGES, CutReason.TOP_BY_ACCURACY_AND_LOGME, numbers), "images")
+    assert "layer2 (accuracy 0.980 on held-out images, LogME 0.10) is more accurate than the top layer, layer4 (" in text
+    assert "but not better by LogME; both must agree" in text and "No lower layer" not in text
 
 
 def test_the_text_names_a_scenario_without_a_given_setting():

@@ -52,12 +52,20 @@ def _cut(reason: CutReason, numbers: DecisionNumbers, noun: str) -> str:
         CutReason.LOWER_MORE_ACCURATE: f"{best} separates the classes better than the top layer, {top}: {different}",
         CutReason.LOWER_BY_LOGME: f"{best} separates the classes as well as the top layer, {top}, and better by LogME: {different}",
         CutReason.TOP_MOST_ACCURATE: f"No lower layer separates the classes better than the top layer, {top}: {similar}",
-        CutReason.TOP_BY_ACCURACY_AND_LOGME: f"No lower layer is better than the top layer by accuracy and LogME, {top}: {similar}",
+        CutReason.TOP_BY_ACCURACY_AND_LOGME: _top_by_both(numbers, noun, similar),
         CutReason.TOO_FEW_TO_CHOOSE: (
             f"{numbers.measured_images} {noun} are too few to choose a lower layer (minimum {minimum}): the head is on the top layer, {top}"
         ),
         CutReason.NOT_DROPPABLE: f"No layer can be dropped here: the head is on the top layer, {top}",
     }[reason]
+
+
+def _top_by_both(numbers: DecisionNumbers, noun: str, similar: str) -> str:
+    top, other = numbers.top, numbers.most_accurate
+    if other.accuracy <= top.accuracy:
+        return f"No lower layer separates the classes better than the top layer, {_depth(top, noun)}: {similar}"
+    lower = f"{_depth(other, noun)} is more accurate than the top layer, {_depth(top, noun)}, but not better by LogME"
+    return f"{lower}; both must agree, so the head is on the top layer"
 
 
 def _depth(depth: Depth, noun: str) -> str:
