@@ -1,6 +1,5 @@
 """The command `ftlit`: train, advise, predict, report, export, and the store of features."""
 
-import os
 import platform
 import runpy
 import sys
@@ -8,16 +7,17 @@ from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ftlit import __version__
 from ftlit.cli import search_current_folder
 from ftlit.cli.help_layout import paragraph, two_columns
+from ftlit.cli.output import robust_output
 from ftlit.cli.parsers import ACTIONS, cache_parser, export_parser, predict_parser, report_parser
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.files import disk_error
 from ftlit.installed import package_version
-from ftlit.recipes.run.process_state import escaped_output, process_state
+from ftlit.recipes.run.process_state import process_state
 
 COMMAND_ROWS = (
     ("ftlit train [GROUP=OPTION ...]", "fine-tune a pretrained network"),
@@ -32,22 +32,24 @@ LIBRARIES = ("torch", "torchvision", "lightning", "hydra-core")
 
 
 def main() -> None:
-    """Run the subcommand that the command line names. Exit status 2 for an unknown one, and for an error of the user."""
-    command = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if command in ("-h", "--help"):
-        print(describe_commands())
-        return
-    if command == "--version":
-        print(describe_versions())
-        return
+    """Run the subcommand that the command line names. Exit status 2 for an unknown one, and for an error of the user; where nobody reads
+    stdout any more, training goes on, and other commands end.
+    """
+    with robust_output(end_unread=True):
+        command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+        if command in ("-h", "--help"):
+            print(describe_commands())
+        elif command == "--version":
+            print(describe_versions())
+        else:
+            _run(command, sys.argv[2:])
+
+
+def _run(command: str, arguments: list[str]) -> None:
     try:
         if command not in COMMANDS:
             raise unknown("command", command, COMMANDS)
-        with escaped_output():
-            COMMANDS[command](sys.argv[2:])
-            sys.stdout.flush()
-    except BrokenPipeError:
-        _end_unread()
+        COMMANDS[command](arguments)
     except (UserError, OSError) as error:
         text = error if isinstance(error, UserError) else disk_error(error)
         if text is None:
@@ -66,12 +68,6 @@ def describe_versions() -> str:
     """The version of this program and those of the libraries that decide what it does, in one line."""
     libraries = ", ".join(f"{name} {package_version(name)}" for name in LIBRARIES)
     return f"ftlit {__version__} (Python {platform.python_version()}, {libraries})"
-
-
-def _end_unread() -> NoReturn:
-    """Exit where nobody reads stdout any more, as in `ftlit predict ... | head`: with the status of a program that SIGPIPE ended."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout once more at exit
-    sys.exit(128 + 13)
 
 
 def train(arguments: list[str]) -> None:

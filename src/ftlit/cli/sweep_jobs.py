@@ -4,7 +4,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from math import isnan, nan
 from pathlib import Path
@@ -131,8 +130,7 @@ def end_sweep() -> int:
 
 def _end_sweep_in(folder: Path) -> set[int | None]:
     """Print the table and the failed jobs of a sweep. Returns the statuses of these jobs."""
-    with suppress(BrokenPipeError):
-        summary.report(folder)
+    summary.report(folder)
     statuses = set()
     for path, job in jobs.failed(folder):
         how = jobs.RUNNING if job.status is None else f"failed with status {job.status}"

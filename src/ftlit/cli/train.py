@@ -10,6 +10,7 @@ from typing import NoReturn
 from omegaconf import DictConfig
 
 from ftlit.cli import search_current_folder, sweep_jobs
+from ftlit.cli.output import robust_output
 from ftlit.errors import one_line, unknown
 from ftlit.files import WriteError
 from ftlit.lit.stop_signals import owned_signals
@@ -32,7 +33,7 @@ def main() -> None:
     """
     search_current_folder()
     set_help(_help_text)
-    with owned_signals(), process_state(argv=[*sys.argv], environment=error_environment()):
+    with robust_output(), owned_signals(), process_state(argv=[*sys.argv], environment=error_environment()):
         status = _run_hydra()
     if status:
         sys.exit(status)

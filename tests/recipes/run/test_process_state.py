@@ -1,6 +1,5 @@
 """Changes to the whole process are undone where their block ends, also after an error."""
 
-import io
 import logging
 import os
 import sys
@@ -25,16 +24,6 @@ def state():
 
     level = logging.getLogger("lightning.pytorch").level
     return sys.argv[:], dict(os.environ), warnings.formatwarning, warnings.filters[:], level, torch.get_deterministic_debug_mode()
-
-
-def test_stdout_escapes_what_it_cannot_encode_within_the_block_only(monkeypatch):
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(stream := io.BytesIO(), encoding="ascii"))
-    with process_state():
-        print("caf\udce9 é")
-    with pytest.raises(UnicodeEncodeError):
-        print("é")
-    sys.stdout.flush()
-    assert stream.getvalue() == b"caf\\udce9 \\xe9\n"
 
 
 @pytest.mark.parametrize("error", [None, ValueError])

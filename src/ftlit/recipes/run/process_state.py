@@ -6,7 +6,6 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from io import TextIOWrapper
 
 INITIAL_ENVIRONMENT = dict(os.environ)  # before this program adds to it
 
@@ -32,8 +31,7 @@ HIDDEN_WARNINGS = (  # of Lightning: hints on hardware and loaders, and warnings
 
 @contextmanager
 def process_state(*, argv: Sequence[str] | None = None, environment: Mapping[str, str | None] | None = None) -> Iterator[None]:
-    """Change the command line and the environment, and let stdout escape what it cannot encode; restore all afterwards, and what
-    `hide_warnings` changes.
+    """Change the command line and the environment; restore both afterwards, and what `hide_warnings` changes.
 
     Args:
         argv: the new `sys.argv`; `None` leaves it.
@@ -41,7 +39,7 @@ def process_state(*, argv: Sequence[str] | None = None, environment: Mapping[str
     """
     old_argv, old_format = sys.argv[:], warnings.formatwarning
     levels = {name: logging.getLogger(name).level for name in LIBRARY_LOGGERS}
-    with warnings.catch_warnings(), _environment(environment or {}), escaped_output():
+    with warnings.catch_warnings(), _environment(environment or {}):
         try:
             sys.argv[:] = old_argv if argv is None else argv
             yield
@@ -49,21 +47,6 @@ def process_state(*, argv: Sequence[str] | None = None, environment: Mapping[str
             sys.argv[:], warnings.formatwarning = old_argv, old_format
             for name, level in levels.items():
                 logging.getLogger(name).setLevel(level)
-
-
-@contextmanager
-def escaped_output() -> Iterator[None]:
-    """Let stdout escape what it cannot encode, as stderr does: names of files may be any bytes, and a terminal may lack letters."""
-    stream = sys.stdout
-    if not isinstance(stream, TextIOWrapper):
-        yield
-        return
-    errors = stream.errors
-    stream.reconfigure(errors="backslashreplace")
-    try:
-        yield
-    finally:
-        stream.reconfigure(errors=errors)
 
 
 @contextmanager
