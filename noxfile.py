@@ -6,6 +6,7 @@ import nox
 
 nox.options.sessions = ["fast"]
 
+COMPILED_ONCE = {"PYTHONDONTWRITEBYTECODE": ""}  # also where the environment keeps Python from storing what it compiles
 FAST = "not slow and not e2e and not ddp and not zoo"
 LINT = ("ruff check .", "ruff format --check .", "mypy", "lint-imports --no-logo")
 HYDRA_14 = [f"{name}==1.4.0rc3" for name in ("hydra-core", "hydra-optuna-sweeper", "hydra-joblib-launcher", "hydra-submitit-launcher")]
@@ -15,13 +16,13 @@ OF_HYDRA = ("hydra", "omegaconf", "optuna", "submitit")  # first words of the li
 @nox.session(venv_backend="none")
 def fast(session: nox.Session) -> None:
     """Run the tests that need neither a program of their own, nor several processes, nor the whole zoo, in the current environment."""
-    session.run("pytest", "-m", FAST, *session.posargs)
+    session.run("pytest", "-m", FAST, *session.posargs, env=COMPILED_ONCE)
 
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
     """Run all tests but the slow ones in the current environment."""
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *session.posargs, env=COMPILED_ONCE)
 
 
 @nox.session(venv_backend="none")
@@ -38,4 +39,4 @@ def hydra14(session: nox.Session) -> None:
     lines = Path("constraints.txt").read_text().splitlines()
     constraints.write_text("\n".join(line for line in lines if not line.startswith(OF_HYDRA)))
     session.install("-c", str(constraints), "-e", ".[dev]", *HYDRA_14)
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *session.posargs, env=COMPILED_ONCE)
