@@ -126,15 +126,17 @@ def test_without_stopping_limits_a_metric_that_is_not_finite_ends_training():
     assert running.current_epoch == 1
 
 
-def test_a_csv_logger_writes_rows_that_are_inserted_first(tmp_path):
+def test_a_csv_logger_lists_the_rows_that_it_has_not_written_and_writes_those_that_are_inserted_first(tmp_path):
     logger = CSVLogger(tmp_path, name="", version="")
     assert not internals.has_csv_writer(logger)
     logger.log_metrics({"loss": 2.0}, step=1)
     assert internals.has_csv_writer(logger)
-    internals.put_rows_first(logger.experiment, [{"loss": "1.0", "step": "0"}])
+    assert internals.waiting_rows(logger.experiment) == [{"loss": 2.0, "step": 1}]
+    internals.waiting_rows(logger.experiment)[:0] = [{"loss": "1.0", "step": "0"}]
     logger.save()
+    assert internals.waiting_rows(logger.experiment) == []
     assert (tmp_path / "metrics.csv").read_text().split() == ["loss,step", "1.0,0", "2.0,1"]
-    internals.put_rows_first(DummyExperiment(), [{"loss": "1.0"}])  # the experiment of processes other than the first
+    assert internals.waiting_rows(DummyExperiment()) == []  # the experiment of processes other than the first
 
 
 def test_building_the_writer_of_a_csv_logger_removes_an_existing_file(tmp_path):

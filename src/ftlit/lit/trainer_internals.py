@@ -18,7 +18,7 @@ hooks. Parts of LightningModule, strategies, metrics and compiled modules are in
 | `loops` in a checkpoint, `val_check_batch`, `total_batch_idx` | `mark_batch_not_begun` | Lightning counts a batch before its first hook |
 | `fit_loop.restarting` | `step_skipped_plateau_schedulers` | Lightning leaves these schedulers out in an epoch that it resumed |
 | fields of `EarlyStopping` | `StoppingLimits`, `restart_early_stopping` | it knows nothing of stages |
-| `CSVLogger._experiment` and its `metrics` | `has_csv_writer`, `put_rows_first` | it cannot continue a file |
+| `CSVLogger._experiment` and its `metrics` | `has_csv_writer`, `waiting_rows` | it cannot continue a file |
 | `log_every_n_steps` | `log_at_least_every` | an epoch may be shorter |
 | `_signal_connector.register_signal_handlers` | `leave_signals` | `lit.stop_signals` owns them; under SLURM it saves `hpc_ckpt_1.ckpt` |
 | `_checkpoint_connector._select_ckpt_path` | `resume_only_from_given` | under SLURM it loads any `hpc_ckpt_*.ckpt` that it finds |
@@ -26,7 +26,7 @@ hooks. Parts of LightningModule, strategies, metrics and compiled modules are in
 | `_get_default_store` of torch | `default_store` | processes report to each other outside of collective calls |
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from math import ceil, inf
@@ -206,11 +206,10 @@ def has_csv_writer(logger: CSVLogger) -> bool:
     return logger._experiment is not None
 
 
-def put_rows_first(writer: Any, rows: Sequence[Mapping[str, str]]) -> None:
-    """Put rows before those that the writer, a `CSVLogger.experiment`, has not written yet. A no-op on the dummy of further processes."""
+def waiting_rows(writer: Any) -> list[Mapping[str, Any]]:
+    """The rows that the writer, a `CSVLogger.experiment`, has not written yet: its own list, empty on the dummy of further processes."""
     waiting = writer.metrics
-    if isinstance(waiting, list):
-        waiting[:0] = rows
+    return waiting if isinstance(waiting, list) else []
 
 
 def leave_signals(trainer: Trainer) -> None:

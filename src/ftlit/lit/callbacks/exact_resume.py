@@ -3,6 +3,7 @@
 import csv
 import shutil
 import warnings
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
+from xxhash import xxh3_64
 
 from ftlit.errors import UserError
 from ftlit.files import naming, part_of
-from ftlit.formats import reading
+from ftlit.formats import ENCODING, reading
 from ftlit.lit.checkpoint_io import use_checked_checkpoints, writes_atomically
 from ftlit.lit.delayed_values import DelayedValues
 from ftlit.lit.resumed_checkpoint import STATE, check_best, follow_folder
 from ftlit.lit.stop_signals import STOP_SIGNALS
-from ftlit.lit.trainer_internals import has_csv_writer, mark_batch_not_begun, put_rows_first, step_skipped_plateau_schedulers
+from ftlit.lit.trainer_internals import has_csv_writer, mark_batch_not_begun, step_skipped_plateau_schedulers, waiting_rows
 
 OLD_STATE = "resuming"  # the key of earlier releases in a checkpoint, which is not read
 Row = dict[str, str]
@@ -32,6 +34,7 @@ class MetricsFile(CSVLogger):
     def __init__(self, save_dir: str | Path, name: str | None = "", version: int | str | None = "") -> None:
         super().__init__(save_dir, name=name, version=version)
         self._earlier_rows: list[Row] = []
+        self._count, self._hash = 0, xxh3_64()  # of the rows that were written
 
     @property
     def path(self) -> Path:
@@ -49,39 +52,48 @@ class MetricsFile(CSVLogger):
 
     def save(self) -> None:
         """Write the rows that are in memory. Raises `WriteError`."""
+        rows = waiting_rows(self.experiment)
         with naming(self.path):
             super().save()
+        self._count += len(rows)
+        _add_rows(self._hash, rows)
 
-    def flush(self) -> tuple[int, Row]:
-        """Write rows that are still in memory. Returns the number of rows in the file, and the last one."""
+    def flush(self) -> tuple[int, str]:
+        """Write rows that are still in memory. Returns the number of rows in the file, and a hash of them."""
         self.save()
-        if not self.path.is_file():
-            return 0, {}
-        header, *lines = self.path.read_text().splitlines(keepends=True)
-        return len(lines), (complete_rows(header + lines[-1]) if lines else [{}])[0]
+        return self._count, self._hash.hexdigest()
 
-    def continue_after(self, count: int, last: Row) -> None:
-        """Keep the first rows of the file that was there; new rows follow them. A warning reports rows that are missing.
+    def continue_after(self, count: int, digest: str | None) -> None:
+        """Keep the first rows of the file that was there; new rows follow them. A warning reports rows that are missing, or have changed.
 
         Args:
             count: how many rows to keep.
-            last: the last of them, as `flush` gave it.
+            digest: the hash of these rows, as `flush` gave it; `None` in checkpoints of earlier releases.
         """
         writer = self.experiment  # first, because it reads the earlier rows
         kept = self._earlier_rows[:count]
+        found = xxh3_64()
+        _add_rows(found, kept)
         if len(kept) < count:
-            found = f"was cut: {len(kept)} of its {count} rows are left" if kept else f"is missing or empty: its {count} rows are lost"
-            warnings.warn(f"{self.path} {found}, and new rows follow", stacklevel=2)
-        elif last and kept[-1] != last:
-            warnings.warn(f"{self.path} was changed: its row {count} is not the one that the run wrote", stacklevel=2)
-        put_rows_first(writer, kept)
+            damage = f"was cut: {len(kept)} of its {count} rows are left" if kept else f"is missing or empty: its {count} rows are lost"
+            warnings.warn(f"{self.path} {damage}, and new rows follow", stacklevel=2)
+        elif digest not in (None, found.hexdigest()):
+            warnings.warn(f"{self.path} was changed: its first {count} rows are not those that the run wrote", stacklevel=2)
+        waiting_rows(writer)[:0] = kept
 
 
 def complete_rows(text: str) -> list[Row]:
-    """The rows of a csv file without empty cells; a last line without an end was cut, and is left out."""
+    """The rows of a csv file without empty cells and cells beyond the header; a last line without an end was cut, and is left out."""
     lines = text.splitlines(keepends=True)
     whole = lines if text.endswith("\n") else lines[:-1]
-    return [{name: value for name, value in row.items() if value} for row in csv.DictReader(whole)]
+    return [{name: value for name, value in row.items() if name and value} for row in csv.DictReader(whole)]
+
+
+def _add_rows(digest: xxh3_64, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add rows to a hash: their cells that are not empty, whatever the order of the columns."""
+    for row in rows:
+        cells = {name: str(value) for name, value in row.items() if value is not None}
+        digest.update(f"{sorted((name, text) for name, text in cells.items() if text)}\n".encode(**ENCODING))
 
 
 class LastCheckpoint(Callback):
@@ -156,11 +168,11 @@ class LastCheckpoint(Callback):
         STOP_SIGNALS.deferred = False
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the number of rows that were logged, the last one, the run, and whether a callback has ended training."""
+        """Add the number of rows that were logged, their hash, the run, and whether a callback has ended training."""
         written = [logger.flush() for logger in _metrics_files(trainer)] if trainer.is_global_zero else []
         checkpoint[STATE] = {
             "rows": [count for count, _ in written],
-            "last_rows": [row for _, row in written],
+            "row_hashes": [digest for _, digest in written],
             "should_stop": trainer.should_stop,
             "run": self.run,
         }
@@ -198,9 +210,9 @@ class LastCheckpoint(Callback):
         for best in bests:
             check_best(saved[best.state_key], self.run)
         if trainer.is_global_zero:
-            written = zip(state["rows"], state.get("last_rows", [{}] * len(state["rows"])), strict=True)
-            for logger, (count, last) in zip(_metrics_files(trainer), written, strict=False):
-                logger.continue_after(count, last)
+            written = zip(state["rows"], state.get("row_hashes", [None] * len(state["rows"])), strict=True)
+            for logger, (count, digest) in zip(_metrics_files(trainer), written, strict=False):
+                logger.continue_after(count, digest)
         trainer.should_stop = state["should_stop"]
 
 
