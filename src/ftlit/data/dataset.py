@@ -80,6 +80,12 @@ class Collection:
         return hot
 
 
+def wrong_class_names(names: Sequence[Any]) -> list[str]:
+    """The class names that are no texts, and those that several classes share, as Python writes them. A prediction is told by its name."""
+    times = Counter(repr(name) for name in names)
+    return list(dict.fromkeys(repr(name) for name in names if type(name) is not str or times[repr(name)] > 1))
+
+
 class LabelledImages(Dataset[Batch]):
     """One split of a collection as (image float32 (3, S, S), or token ids int64 (T,), target) pairs.
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ftlit.data.dataset import wrong_class_names
 from ftlit.data.input_spec import MAX_VALUE
 from ftlit.errors import UserError, shorten
 from ftlit.zoo.timm_arguments import refused_arguments
@@ -46,7 +47,7 @@ def check_record(record: Record, *, trust: bool) -> None:
         BadRecord: a field or an argument that is not allowed; its name and value.
     """
     names = record["class_names"]
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+    if not isinstance(names, list) or not names or wrong_class_names(names):
         raise BadRecord("its class names are not a list of different texts")
     if not all(isinstance(record[name], bool) for name in ("affine", "multilabel")):
         raise BadRecord("its fields affine and multilabel are not true or false")

@@ -154,3 +154,5 @@ def test_equal_names_of_classes_are_numbered():
     """ImageNet has two classes `crane`, the bird and the machine."""
     dataset = type("Data", (), {"classes": ["crane", ("drake", "duck"), "crane"]})()
     assert class_names(dataset, 3, relabelled=False) == ["crane", "drake, duck", "crane (2)"]
+    dataset.classes = ["crane", "crane", "crane (2)", "crane"]
+    assert class_names(dataset, 4, relabelled=False) == ["crane", "crane (2)", "crane (2) (2)", "crane (3)"]

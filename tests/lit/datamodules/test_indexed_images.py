@@ -120,7 +120,7 @@ def augmented(input_spec, val_fraction, test_fraction, split_seed, split_from, *
     return Augmented(digits(SplitRule({"val": val_fraction, "test": test_fraction}, split_seed)), input_spec, **options)
 
 class OtherData(LightningDataModule):
-    num_classes = 2
+    num_classes, class_names = 2, ["a", "b"]
     def __init__(self, input_spec, **options):
         super().__init__()
 """

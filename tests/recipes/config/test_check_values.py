@@ -6,7 +6,7 @@ from composed_configs import composed, error_text
 from ftlit.errors import UserError
 from ftlit.recipes.config import option_names
 from ftlit.recipes.config.hydra_internals import fresh_hydra
-from ftlit.recipes.config.validate import bind
+from ftlit.recipes.config.validate import bind, check_labelled
 
 
 @pytest.fixture(autouse=True)
@@ -57,3 +57,19 @@ def test_a_custom_callback_may_log_an_unknown_metric():
 
 def test_the_names_of_train_yaml_are_the_known_names():
     assert set(option_names.known_names()) == set(map(str, composed()))
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        (["ant", "bee", "ant"], "class_names of Data has 'ant': give each class a text (str) of its own"),
+        (["1", 2, 3.0], "class_names of Data has 2, 3.0: give each class a text (str) of its own"),
+        (["ant", "bee"], "class_names of Data has 2 names for 3 classes: give one for each"),
+    ],
+)
+def test_class_names_that_prediction_would_refuse_are_an_error_before_training(names, text):
+    data = type("Data", (), {"num_classes": 3, "class_names": names})()
+    with pytest.raises(UserError) as caught:
+        check_labelled(data)
+    assert str(caught.value) == text
+    check_labelled(type("Data", (), {"num_classes": 3, "class_names": ("Ant", "ant", "ant ")})())

@@ -1,7 +1,7 @@
 """Labels and class names of torchvision's data sets: as a data set gives them, whatever its options."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import count
 from operator import index
 from typing import Any
 
@@ -83,9 +83,8 @@ def class_names(dataset: Any, least: int, *, relabelled: bool) -> list[str]:
 
 def _unique(names: Sequence[str]) -> list[str]:
     """Number the names that several classes share: ImageNet has two classes `crane`."""
-    count: Counter[str] = Counter()
-    unique = []
+    unique: dict[str, None] = {}
     for name in names:
-        count[name] += 1
-        unique.append(name if count[name] == 1 else f"{name} ({count[name]})")
-    return unique
+        numbered = (f"{name} ({number})" for number in count(2))
+        unique[name if name not in unique else next(new for new in numbered if new not in unique)] = None
+    return list(unique)

@@ -13,9 +13,10 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from ftlit.data.dataset import wrong_class_names
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.tokens import TextSpec
-from ftlit.errors import UserError, one_line, unknown
+from ftlit.errors import UserError, one_line, shorten, unknown
 from ftlit.finetuning.losses import LOSSES
 from ftlit.finetuning.presets import SCHEDULES
 from ftlit.lit import datamodules
@@ -80,9 +81,14 @@ def _check_flags(name: str, node: DictConfig) -> None:
 
 
 def check_labelled(data: Any) -> None:
-    """Raise `UserError` for data without labels, from which nothing but pretraining learns."""
+    """Raise `UserError` for data without labels, from which nothing but pretraining learns, and for names that tell no class apart."""
     if not data.num_classes:
         raise UserError("these images have no labels to learn: data=unlabelled is for recipe=pretrain with pretrain=autoencoder")
+    names, owner = list(getattr(data, "class_names", ())), type(data).__name__
+    if len(names) != data.num_classes:
+        raise UserError(f"class_names of {owner} has {len(names)} names for {data.num_classes} classes: give one for each")
+    if wrong := wrong_class_names(names):
+        raise UserError(f"class_names of {owner} has {shorten(wrong)}: give each class a text (str) of its own")
 
 
 def check_input(cfg: DictConfig, input_spec: object) -> None:
