@@ -81,7 +81,7 @@ class Collection:
 
 
 def wrong_class_names(names: Sequence[Any]) -> list[str]:
-    """The class names that are no texts, and those that several classes share, as Python writes them. A prediction is told by its name."""
+    """The class names that are no texts, and those that several classes share, as Python writes them. A prediction names its class."""
     times = Counter(repr(name) for name in names)
     return list(dict.fromkeys(repr(name) for name in names if type(name) is not str or times[repr(name)] > 1))
 

@@ -81,7 +81,7 @@ def _check_flags(name: str, node: DictConfig) -> None:
 
 
 def check_labelled(data: Any) -> None:
-    """Raise `UserError` for data without labels, from which nothing but pretraining learns, and for names that tell no class apart."""
+    """Raise `UserError` for data without labels, from which only pretraining learns, and for class names that are not different texts."""
     if not data.num_classes:
         raise UserError("these images have no labels to learn: data=unlabelled is for recipe=pretrain with pretrain=autoencoder")
     names, owner = list(getattr(data, "class_names", ())), type(data).__name__
