@@ -6,10 +6,9 @@ from math import isfinite
 from torchvision.transforms.functional import InterpolationMode
 
 from ftlit.code_identity import versioned
+from ftlit.data.limits import MAX_VALUE
 from ftlit.data.transforms import Transform, eval_transform, train_transform
 from ftlit.errors import UserError, unknown
-
-MAX_VALUE = 1e12  # of mean, std and grey_range, either sign
 
 
 @versioned("input_spec", 1)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ftlit.data.dataset import wrong_class_names
-from ftlit.data.input_spec import MAX_VALUE
+from ftlit.data.limits import MAX_VALUE
 from ftlit.errors import UserError, shorten
 from ftlit.zoo.timm_arguments import refused_arguments
 

@@ -1,4 +1,6 @@
-"""Checks of a composed config without torch, whose import takes seconds: unknown names, missing values, paths that do not exist."""
+"""Checks of a composed config without torch, whose import takes seconds: unknown names, missing values, numbers out of
+range, paths that do not exist.
+"""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from ftlit.data.source_paths import existing_csv, existing_folder
 from ftlit.errors import UserError
 from ftlit.recipes.config.option_names import check_added
+from ftlit.recipes.config.ranges import check_ranges
 
 CSV_FILES = ("csv", "val_csv", "test_csv")
 PATHS: Mapping[str, tuple[tuple[str, ...], Callable[[str], Path]]] = {  # data source -> values that are paths, and their check
@@ -22,7 +25,8 @@ def check_early(cfg: DictConfig) -> None:
     """Check what needs neither torch nor the parts of the run.
 
     Raises:
-        UserError: an added name that nothing reads, a value that is missing, or a path of a built-in data source that does not exist.
+        UserError: an added name that nothing reads, a value that is missing, a number out of its range, or a path of a built-in data source
+            that does not exist.
     """
     check_added(cfg)
     for name in sorted(OmegaConf.missing_keys(cfg)):
@@ -31,3 +35,4 @@ def check_early(cfg: DictConfig) -> None:
     for name in names:
         if isinstance(path := cfg.data.get(name), str):
             check(path)
+    check_ranges(cfg)

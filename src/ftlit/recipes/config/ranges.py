@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from ftlit.data.input_spec import MAX_VALUE
+from ftlit.data.limits import MAX_VALUE
 from ftlit.errors import UserError
 
 LARGEST_SEED = 2**32 - 1  # numpy's
