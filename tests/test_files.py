@@ -146,3 +146,13 @@ def test_a_file_system_without_locks_keeps_the_folders_of_others(tmp_path, monke
     with scratch_folder(tmp_path, ".x-") as one, scratch_folder(tmp_path, ".x-") as other:
         assert one.is_dir() and other.is_dir()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_a_killed_program_did_not_name_goes_after_an_hour(tmp_path):
+    young, old = tmp_path / "new-.x-1", tmp_path / "new-.x-2"
+    for folder in (young, old):
+        folder.mkdir()
+    os.utime(old, (0, 0))
+    with scratch_folder(tmp_path, ".x-"):
+        assert young.exists() and not old.exists()
+    assert list(tmp_path.iterdir()) == [young]

@@ -6,6 +6,7 @@ import fcntl
 import io
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import IO, Any
 from ftlit.errors import UserError, one_line
 
 PART = ".ftlit-part"  # end of the name of a file that is being written
+UNNAMED_SECONDS = 3600  # a scratch folder gets its name at once: an older one was left by a program that was killed
 REMEDIES = {  # of errors that a user can mend -> what to do
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space of your quota",
@@ -150,7 +152,7 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
     A kernel lock on the folder, which ends with the program, marks it as in use. It gets its name only once it is locked, so that nobody
     takes it for one that was left. Where the file system has no locks, nothing is removed but the program's own.
     """
-    for left in parent.glob(f"{prefix}*"):
+    for left in (*parent.glob(f"{prefix}*"), *filter(_is_old, parent.glob(f"new-{prefix}*"))):
         _remove_unlocked(left)
     new = Path(mkdtemp(prefix=f"new-{prefix}", dir=parent))
     handle = os.open(new, os.O_RDONLY)
@@ -161,13 +163,21 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
         new.rename(folder)
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for name in (folder, new):
+            shutil.rmtree(name, ignore_errors=True)
         os.close(handle)
 
 
 def temporary_folder() -> AbstractContextManager[Path]:
     """A `scratch_folder` in the folder for temporary files."""
     return scratch_folder(Path(gettempdir()), "ftlit_temporary-")
+
+
+def _is_old(unnamed: Path) -> bool:
+    try:
+        return time.time() - unnamed.lstat().st_mtime > UNNAMED_SECONDS
+    except OSError:  # it has its name now
+        return False
 
 
 def _remove_unlocked(folder: Path) -> None:

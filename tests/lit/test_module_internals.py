@@ -195,3 +195,9 @@ def test_before_setup_comes_before_the_process_group(monkeypatch):
     internals.before_setup(trainer, lambda: seen.append("action"))
     trainer.strategy.setup_environment()
     assert seen == ["action", "group"]
+
+
+@pytest.mark.parametrize(("strategy", "known"), [("ddp", True), ("ddp_fork", False), ("ddp_notebook", False)])
+def test_forks_of_one_program_have_no_rank_before_setup(strategy, known):
+    trainer = pl.Trainer(accelerator="cpu", devices=2, strategy=strategy, **QUIET)
+    assert internals.knows_rank_before_setup(trainer) is known

@@ -1,5 +1,7 @@
 """A run that ends with an error before training leaves no folder; a checkpoint that could not be loaded is not written."""
 
+import os
+
 import pytest
 from hydra import compose
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
@@ -19,15 +21,16 @@ def test_slim_checkpoints_are_an_error_under_sharded_strategies(strategy):
 
 
 @pytest.mark.parametrize(
-    ("mode", "beside", "stays"),
-    [("RUN", [], False), ("RUN", [".hydra/config.yaml"], False), ("RUN", ["config.yaml"], True), ("MULTIRUN", [], True)],
+    ("mode", "beside", "older", "stays"),
+    [("RUN", [], False, False), ("RUN", [], True, True), ("RUN", ["config.yaml"], False, True), ("MULTIRUN", [], False, True)],
 )
-def test_the_folder_of_a_run_is_removed_only_if_it_holds_nothing_but_files_of_hydra(tmp_path, mode, beside, stays):
+def test_the_folder_of_a_run_is_removed_only_if_this_program_made_it_and_it_is_empty(tmp_path, mode, beside, older, stays):
     folder = tmp_path / "run"
     folder.mkdir()
     for name in beside:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
+    if older:
+        os.utime(folder, (0, 0))
     with initialize_hydra():
         cfg = compose("train", [f"hydra.runtime.output_dir={folder}", f"hydra.mode={mode}"], return_hydra_config=True)
     with use_hydra_config(cfg):

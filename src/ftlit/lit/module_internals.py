@@ -57,6 +57,12 @@ def before_setup(trainer: Trainer, action: Callable[[], None]) -> None:
     strategy.setup_environment = setup_after_action
 
 
+def knows_rank_before_setup(trainer: Trainer) -> bool:
+    """Whether `trainer.global_rank` is right before the strategy sets up: not in forks of one program (`ddp_fork`, `ddp_notebook`)."""
+    launcher = trainer.strategy.launcher
+    return launcher is None or not launcher.is_interactive_compatible
+
+
 def name_meeting_place(trainer: Trainer) -> None:
     """Set MASTER_ADDR and MASTER_PORT as the strategy does when it forms the process group."""
     environment: Any = getattr(trainer.strategy, "cluster_environment", None)

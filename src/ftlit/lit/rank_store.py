@@ -13,10 +13,10 @@ from typing import Self
 import torch
 from lightning.pytorch import Trainer
 from torch.distributed.distributed_c10d import PrefixStore, Store
-from torch.distributed.rendezvous import rendezvous
+from torch.distributed.rendezvous import TCPStore  # type: ignore[attr-defined]
 
 from ftlit.errors import UserError
-from ftlit.lit.module_internals import before_setup, name_meeting_place
+from ftlit.lit.module_internals import before_setup, knows_rank_before_setup, name_meeting_place
 from ftlit.lit.trainer_internals import default_store, waiting_minutes
 
 CONNECT_MINUTES = 10.0  # to start Python in each process
@@ -142,24 +142,36 @@ def join(rank: int, count: int, minutes: float) -> Processes:
     Raises:
         LostProcess: the first process is not there within `minutes`.
     """
-    if not JOINED:
-        try:
-            store, _, _ = next(rendezvous("env://", rank, count, timeout=timedelta(minutes=minutes)))
+    if not _joined_as(rank, count):
+        agent_holds_it = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's
+        place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), count, rank == 0 and not agent_holds_it
+        try:  # without waiting for the others here, where no signal would be handled
+            store = TCPStore(*place, timeout=timedelta(minutes=minutes), wait_for_workers=False, multi_tenant=True)
         except RuntimeError as error:
             raise LostProcess(f"process {rank} stops: process 0 cannot be reached") from error
-        prefix = f"ftlit/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
-        JOINED.append(Processes(PrefixStore(prefix, store), rank, count).start())
+        _become(PrefixStore(f"ftlit/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store), rank, count)
     return JOINED[0]
+
+
+def _joined_as(rank: int, count: int) -> bool:
+    return bool(JOINED) and (JOINED[0].rank, JOINED[0].count) == (rank, count)
+
+
+def _become(store: Store, rank: int, count: int) -> None:
+    """Report as this process from now on, and no more as one of other processes, of an earlier trainer."""
+    for earlier in JOINED:
+        earlier.end()
+    JOINED[:] = [Processes(store, rank, count).start()]
 
 
 def meet_before_setup(trainer: Trainer) -> None:
     """Let the processes of a trainer meet before they set up their process group, which waits for a fixed time only."""
 
     def meet_first() -> None:
-        if trainer.world_size > 1 and not torch.distributed.is_initialized():
+        if trainer.world_size > 1 and not torch.distributed.is_initialized() and knows_rank_before_setup(trainer):
             name_meeting_place(trainer)
-            minutes = waiting_minutes(trainer)
-            join(trainer.global_rank, trainer.world_size, max(minutes, CONNECT_MINUTES)).meet(minutes)
+            minutes = max(waiting_minutes(trainer), CONNECT_MINUTES)  # the others may be starting
+            join(trainer.global_rank, trainer.world_size, minutes).meet(minutes)
 
     before_setup(trainer, meet_first)
 
@@ -188,6 +200,6 @@ def _processes_of(trainer: Trainer) -> Processes | None:
     """The processes of a trainer: those that have joined, or, in a program of the user, those of its process group."""
     if trainer.world_size == 1 or not torch.distributed.is_initialized():
         return None
-    if not JOINED:
-        JOINED.append(Processes(PrefixStore("ftlit", default_store()), trainer.global_rank, trainer.world_size).start())
+    if not _joined_as(trainer.global_rank, trainer.world_size):
+        _become(PrefixStore("ftlit", default_store()), trainer.global_rank, trainer.world_size)
     return JOINED[0]

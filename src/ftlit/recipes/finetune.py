@@ -181,14 +181,16 @@ def _begin(cfg: DictConfig, run: Run, plan: Plan) -> None:
 def _facts(cfg: DictConfig, run: Run, plan: Plan, inputs: Sequence[StageInput]) -> RunFacts:
     """What the plan says of this run beyond its schedule."""
     fits_head = run.probe_head is not None
-    spans = run.schedule.spans(run.trainer.max_epochs or 0) if run.trains else []
+    per_epoch = steps_per_epoch(run.trainer, run.data)
+    epochs = -(-plan.steps // per_epoch) if plan.steps and per_epoch else None
+    spans = [] if not run.trains else None if epochs is None else run.schedule.spans(epochs)
     return RunFacts(
         describe_devices(run.trainer),
         fits_head=fits_head,
         refits_on_val=run.probe_head is not None and run.probe_head.refits(run.trainer, run.data),
         trains=run.trains,
         processes=run.trainer.world_size,
-        steps_per_epoch=steps_per_epoch(run.trainer, run.data),
+        steps_per_epoch=per_epoch,
         seconds=None if cfg.compile else estimate_run(run.trainer, run.model.backbone, run.data, plan, spans, inputs, fits_head=fits_head),
     )
 

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from ftlit.errors import UserError
 from ftlit.lit.callbacks.exact_resume import LastCheckpoint
 from ftlit.lit.callbacks.finite_loss import MAX_SKIPPED, FiniteLoss, check_results
+from ftlit.lit.delayed_values import DelayedValues
 from ftlit.lit.stop_signals import STOP_SIGNALS
 
 
@@ -103,6 +104,22 @@ def test_no_step_waits_for_the_device(tmp_path, monkeypatch):
     count = CountHostWaits()
     fit([1.0] * 6, count, LastCheckpoint(tmp_path / "last.ckpt"), FiniteLoss())
     assert count.waits.seen == []
+
+
+def test_the_values_of_a_step_are_read_after_the_next_one_has_begun(tmp_path, monkeypatch):
+    """On the CPU reading is no operation that `HostWaits` sees."""
+    events = []
+
+    class Begins(pl.Callback):
+        def on_train_batch_start(self, *_):
+            events.append("begin")
+
+    for name in ("put", "take"):
+        whole = getattr(DelayedValues, name)
+        monkeypatch.setattr(DelayedValues, name, lambda *given, name=name, whole=whole: (events.append(name), whole(*given))[1])
+    fit([1.0] * 4, Begins(), LastCheckpoint(tmp_path / "last.ckpt"), FiniteLoss())
+    steps = "".join(event[0] for event in events).split("b")[1:-1]
+    assert len(steps) == 3 and all(set(step[step.index("p") :]) == {"p"} for step in steps)
 
 
 @pytest.mark.parametrize("bad", range(4))

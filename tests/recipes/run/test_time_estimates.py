@@ -82,3 +82,12 @@ def test_timing_leaves_weights_statistics_modes_and_random_numbers_as_they_are()
     assert loading > 0 and forward > 0
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
     assert [part.training for part in network.modules()] == modes and torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_limits_of_the_trainer_count(timed):
+    network, images, *_, test = timed
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, limit_train_batches=1, limit_val_batches=0.0)
+    layers = rows(network, ["train"] * len(network.backbone.cuts))
+    seconds = estimate_run(trainer, network.backbone, images, Plan((), layers, (), ()), [range(1)], [], fits_head=False)
+    assert seconds == pytest.approx(3 * images.batch_size + test)
+    assert estimate_run(trainer, network.backbone, images, Plan((), layers, (), ()), None, [], fits_head=False) is None

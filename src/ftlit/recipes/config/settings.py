@@ -5,6 +5,7 @@ from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from ftlit.recipes.config.hydra_internals import choices, compose_defaults
 from ftlit.renamed import new_path
@@ -65,8 +66,20 @@ def changes(before: DictConfig, now: DictConfig, chosen: Mapping[str, Any], may_
     names = [name for name in dict.fromkeys([*old, *new]) if not f"{name}.".startswith(kept) and old.get(name) != new.get(name)]
     defaults = _defaults(chosen) if chosen and any(name not in old for name in names) else {}
     return [
-        Change(name, old.get(name), new.get(name)) for name in names if name in old or name not in defaults or defaults[name] != new[name]
+        Change(name, old.get(name), new.get(name))
+        for name in names
+        if name in old or name not in defaults or _resolved_in(now, name, defaults[name]) != new[name]
     ]
+
+
+def _resolved_in(settings: DictConfig, name: str, value: Any) -> Any:
+    """A value as it would be in place of a setting: an interpolation such as `${seed}` is resolved, if the settings have that name."""
+    tried = settings.copy()
+    OmegaConf.update(tried, name, value, force_add=True)
+    try:
+        return OmegaConf.select(tried, name)
+    except OmegaConfBaseException:
+        return value
 
 
 def settings_text(settings: DictConfig, may_change: Iterable[str]) -> str:

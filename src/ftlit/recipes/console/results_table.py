@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from math import sqrt
+from pathlib import Path
 
 from omegaconf import DictConfig
 from rich.table import Table
@@ -33,7 +34,9 @@ def print_results(
         bounds = ["{:.3f} to {:.3f}".format(*accuracy_interval(results[f"{split}/accuracy"], images[split]))] if images else []
         table.add_row(split, accuracy, *bounds, f1, loss, fitted_on[split])
     show(table)
-    print_line(f"{'; '.join(notes)}; best and last checkpoint, metrics.csv, config.yaml: {cfg.paths.run}")
+    checkpoints = " and ".join(name for name in ("best", "last") if Path(cfg.paths.run, "checkpoints", f"{name}.ckpt").exists())
+    files = [*([f"{checkpoints} checkpoint"] if checkpoints else []), "metrics.csv", "config.yaml"]
+    print_line(f"{'; '.join(notes)}; {', '.join(files)}: {cfg.paths.run}")
 
 
 def accuracy_interval(accuracy: float, number: int) -> tuple[float, float]:

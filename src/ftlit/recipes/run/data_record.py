@@ -46,24 +46,24 @@ def check_data(cfg: DictConfig, data: Any) -> tuple[str, list[str]]:
     elif moved:
         name, old, new = moved[0]
         raise UserError(f"resume=true needs the config of the run: {name} was {old}, now {new}; give the old value, or begin a new run")
-    run = _digest_of_run(cfg, record)
-    if before is None:
-        write_json(path, {RUN: run, **record})
-    elif RUN in before:
-        _check_unedited(cfg, before[RUN] == run)
+    if before and RUN in before:
+        _check_unedited(cfg, record, before[RUN])
         run = before[RUN]  # of a release with other settings, perhaps
+    else:
+        run = _digest_of_run(resolved_settings(cfg), record)
+        write_json(path, {RUN: run, **record})
     return run, [f"{name} was {old} when the run began, now {new}; the images and labels are the same" for name, old, new in moved]
 
 
-def _digest_of_run(cfg: DictConfig, record: DataRecord) -> str:
-    settings = settings_text(resolved_settings(cfg), (*MAY_CHANGE, *DATA_PATHS))
-    return hashlib.sha256(f"{settings}\n{json.dumps(record, sort_keys=True)}".encode()).hexdigest()[:32]
+def _digest_of_run(settings: DictConfig, record: DataRecord) -> str:
+    text = settings_text(settings, (*MAY_CHANGE, *DATA_PATHS))
+    return hashlib.sha256(f"{text}\n{json.dumps(record, sort_keys=True)}".encode()).hexdigest()[:32]
 
 
-def _check_unedited(cfg: DictConfig, same: bool) -> None:
+def _check_unedited(cfg: DictConfig, record: DataRecord, run: str) -> None:
     """Refuse a `config.yaml` that was edited so that it agrees with a command whose settings are not those of the run."""
     stored = read_config(cfg.paths.run)
-    if stored and stored.edited and not same:
+    if stored and stored.edited and _digest_of_run(stored.settings, record) != run:
         raise UserError(
             f"{Path(cfg.paths.run, CONFIG)} was edited after the run wrote it, and its settings are not those that the run began with: "
             "restore the file and give the command of the run, or begin a new run in another hydra.run.dir="

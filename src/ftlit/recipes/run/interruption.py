@@ -25,8 +25,6 @@ def print_interrupted(cfg: DictConfig) -> None:
     print_line(f"{state}. To resume: {resume_command(cfg)}")
 
 
-def print_lost_process(cfg: DictConfig, rank: int, *, silent: bool = False) -> None:
-    """Print, on stderr, that another process failed, or has been silent for too long."""
-    unanswered = f"another process has not answered for {cfg.rank_timeout:g} minutes (rank_timeout)"
-    why = unanswered if silent else "another process failed, see its error above"
-    print(f"ftlit: process {rank} stops: {why}. To resume: {resume_command(cfg)}", file=sys.stderr)
+def print_lost_process(cfg: DictConfig, reason: str) -> None:
+    """Print, on stderr, why this process stops, and how to resume."""
+    print(f"ftlit: {reason}. To resume: {resume_command(cfg)}", file=sys.stderr)

@@ -5,7 +5,6 @@ line of a sweep is the whole sweep.
 """
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from ftlit.recipes.config.overrides import arguments, program
 from ftlit.recipes.run.process_state import INITIAL_ENVIRONMENT
 from ftlit.run_folder import read_result
 
+STARTED = time.time()  # of this program
 USER_ERROR_STATUS = 2
 INTERRUPTED_STATUS = 130  # what shells give for a program that Ctrl-C ended
 SECONDS_TO_SAVE = 60  # that an interrupted job has for its checkpoint
@@ -54,13 +54,15 @@ def write_reason(reason: str) -> None:
 
 
 def remove_empty_folder() -> None:
-    """Remove the folder of a single run that ended in a user error where it is empty, or holds only files of Hydra."""
+    """Remove the folder of a single run that ended in a user error, if this program made it, and it is empty."""
     hydra = hydra_config()
     if hydra is None or run_mode() != "RUN" or OmegaConf.is_missing(hydra.runtime, "output_dir"):
         return
-    folder = Path(hydra.runtime.output_dir).resolve()
-    if folder.is_dir() and {path.name for path in folder.iterdir()} <= {".hydra"} and folder != Path.cwd():
-        shutil.rmtree(folder, ignore_errors=True)
+    folder = Path(hydra.runtime.output_dir)
+    made_here = folder.is_dir() and not folder.is_symlink() and folder.stat().st_mtime >= STARTED
+    if made_here and folder.resolve() != Path.cwd():
+        with suppress(OSError):  # it is not empty
+            folder.rmdir()
 
 
 def several_processes(cfg: DictConfig) -> bool:

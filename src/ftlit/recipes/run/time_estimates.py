@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import torch
 from omegaconf import DictConfig
 
+from ftlit.data.dataset import Split
 from ftlit.features.extract import evaluating
 from ftlit.features.stage_input import StageInput
 from ftlit.finetuning.plan import LayerRow, Plan
@@ -29,7 +30,7 @@ def estimate_run(
     backbone: Backbone,
     data: Any,
     plan: Plan,
-    spans: Sequence[range],
+    spans: Sequence[range] | None,
     inputs: Sequence[StageInput],
     *,
     fits_head: bool,
@@ -41,24 +42,31 @@ def estimate_run(
         backbone: its weights, modes and statistics stay as they are.
         data: of the run.
         plan: of the schedule; its rows begin with the backbone's layers.
-        spans: epochs of each stage; empty: no gradient training.
+        spans: epochs of each stage; `None`: training has no known end; empty: no gradient training.
         inputs: of each stage; empty: all stages read images.
         fits_head: whether a linear probe is fitted first.
 
     Returns:
-        `None` on other devices, without an end, and for data of another kind than ours.
+        `None` on other devices, without a known end, and for data of another kind than ours.
     """
     images = images_of(data)
     alone_on_cpu = trainer.strategy.root_device.type == "cpu" and trainer.world_size == 1
-    endless = bool(spans) and (trainer.max_epochs or -1) < 0
-    if not alone_on_cpu or endless or images is None or images.batch_overrides or not len(images.collection.splits["train"]):
+    if not alone_on_cpu or spans is None or images is None or images.batch_overrides or not len(images.collection.splits["train"]):
         return None
-    return _run_seconds(backbone, images, plan.rows, spans, inputs, fits_head=fits_head)
+    limits = {"train": trainer.limit_train_batches, "val": trainer.limit_val_batches, "test": trainer.limit_test_batches}
+    sizes = {split: _limited(sum(counts.values()), images.batch_size, limits[split]) for split, counts in images.counts.items()}
+    return _run_seconds(backbone, images, sizes, plan.rows, spans, inputs, fits_head=fits_head)
+
+
+def _limited(number: int, batch_size: int, limit: float) -> float:
+    """The images that a limit of Lightning leaves: a number of batches, or a share."""
+    return min(number, limit * batch_size) if isinstance(limit, int) else number * limit
 
 
 def _run_seconds(
     backbone: Backbone,
     data: IndexedImages,
+    sizes: Mapping[Split, float],
     rows: Sequence[LayerRow],
     spans: Sequence[range],
     inputs: Sequence[StageInput],
@@ -67,7 +75,7 @@ def _run_seconds(
 ) -> float:
     loading, forward = seconds_per_image(backbone, data)
     share = shares(backbone, data.input_spec.shape)
-    train, val, test = (sum(data.counts[split].values()) for split in ("train", "val", "test"))
+    train, val, test = sizes["train"], sizes["val"], sizes["test"]
     from_image = max(loading, forward)
     cuts = {stage_input.spec.cut for stage_input in inputs if stage_input.spec}
     extracted = max((max(loading, forward * share[cut]) for cut in cuts), default=0.0) * (train + val)
@@ -141,7 +149,7 @@ def has_probe_head(cfg: DictConfig) -> bool:
 
 def seconds_per_image(backbone: Backbone, data: IndexedImages) -> tuple[float, float]:
     """Seconds to load an image for evaluation, and to run the backbone on it without gradients."""
-    train, parameter = data.collection.splits["train"], next(backbone.parameters())
+    train, parameter = data.collection.splits["train"], next(backbone.parameters(), torch.empty(0))
 
     def load(number: int) -> torch.Tensor:
         return torch.stack([data.transforms["val"](train.load(train.sources[i % len(train)])) for i in range(number)])

@@ -53,15 +53,22 @@ def _is_timeout(error: RuntimeError) -> bool:
     return collective and any(text in str(error) for text in NO_ANSWER)
 
 
+def _why_lost(cfg: DictConfig, trainer: pl.Trainer, error: RuntimeError) -> str:
+    """Why a collective operation failed, if another process is the reason; else empty."""
+    stops = f"process {trainer.global_rank} stops: another process"
+    if _is_timeout(error):
+        return f"{stops} has not answered for {cfg.rank_timeout:g} minutes (rank_timeout)"
+    return f"{stops} failed, see its error above" if any(text in str(error) for text in CONNECTION_LOST) else ""
+
+
 @contextmanager
 def lost_processes(cfg: DictConfig, trainer: pl.Trainer) -> Iterator[None]:
     """End this process with a line where another one has failed, or does not answer."""
     try:
         yield
     except (LostProcess, RuntimeError) as error:
-        silent = error.silent if isinstance(error, LostProcess) else _is_timeout(error)
-        lost = isinstance(error, LostProcess) or silent or any(text in str(error) for text in CONNECTION_LOST)
-        if trainer.world_size == 1 or not lost:
+        reason = str(error) if isinstance(error, LostProcess) else _why_lost(cfg, trainer, error)
+        if trainer.world_size == 1 or not reason:
             raise
-        print_lost_process(cfg, trainer.global_rank, silent=silent)
+        print_lost_process(cfg, reason)
         sys.exit(1)
