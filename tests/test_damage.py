@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ftlit.errors import UserError
+from ftlit.files import WriteError
 from ftlit.formats import DamagedFile, read_json, write_json
 from ftlit.recipes.config.yaml_file import load_yaml, write_yaml
 from ftlit.tensor_files import load_checkpoint, read_tensors, save_checkpoint, weights_only, write_tensors
@@ -187,3 +188,24 @@ def test_a_flipped_bit_anywhere_in_a_file_of_tensors_is_noticed_or_changes_no_va
             assert equal(read_tensors(path)[0], tensors), place
         except Exception as error:
             assert not isinstance(error, AssertionError)
+
+
+@pytest.mark.parametrize(
+    ("first", "raised"), [(KeyboardInterrupt(), KeyboardInterrupt), (OSError(28, "full"), WriteError), (None, RuntimeError)]
+)
+def test_an_interruption_or_a_full_disk_is_not_hidden_by_the_writer_that_it_stops(tmp_path, monkeypatch, first, raised):
+    def save(content, file):
+        try:
+            file.write(b"half")
+            if first:
+                raise first
+        finally:
+            raise RuntimeError("unexpected pos 3517504 vs 3517392")  # as torch's writer at its end
+
+    monkeypatch.setattr(torch, "save", save)
+    path = tmp_path / "last.ckpt"
+    path.write_text("old")
+    with pytest.raises(raised) as caught:
+        save_checkpoint({}, path)
+    assert caught.value.__cause__ is not caught.value
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

@@ -29,8 +29,10 @@ def save_checkpoint(content: object, path: Path) -> None:
     with replacing(path) as file:
         try:
             torch.save(content, file)
-        except RuntimeError as error:  # torch's writer raises it while the error of the file is on its way
-            raise _error_of_file(error) from error
+        except RuntimeError as error:  # torch's writer raises it while an error of the file, or an interruption, is on its way
+            if (first := _first_error(error)) is error:
+                raise
+            raise first from error
 
 
 def load_checkpoint(path: Path, map_location: Any = "cpu") -> Any:
@@ -105,9 +107,9 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
     return hasher.hexdigest()
 
 
-def _error_of_file(error: BaseException) -> BaseException:
-    """The error of the file system among the errors that led to this one; else this one."""
+def _first_error(error: BaseException) -> BaseException:
+    """The error of the file system, or the interruption, among the errors that led to this one; else this one."""
     found: BaseException | None = error
-    while found is not None and not isinstance(found, OSError):
+    while found is not None and not isinstance(found, OSError | KeyboardInterrupt):
         found = found.__context__
     return found or error

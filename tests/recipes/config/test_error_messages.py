@@ -102,3 +102,9 @@ def test_the_command_line_prints_only_the_message_and_exits_with_2():
     done = subprocess.run([sys.executable, "-m", "ftlit.cli.train", "backbone=resnet51"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith("ftlit: no option of backbone 'resnet51': did you mean 'resnet50'?")
+
+
+def test_an_error_that_is_its_own_cause_is_looked_at_once():
+    error = RuntimeError("unexpected pos")
+    error.__cause__ = error
+    assert as_user_error(error) is None
