@@ -104,6 +104,12 @@ def test_the_advise_recipe_advises_without_training(tmp_path):
     assert json.loads((tmp_path / "other/advice.json").read_text())["advice"]["scenario"] == "large_different"
 
 
+def test_the_advice_says_that_a_given_schedule_decides_what_trains(tmp_path):
+    result = train(tmp_path, "recipe=advise", "data.per_class=5", "schedule=head_then_all")
+    assert "only the head trains" in result.stdout, result.stderr
+    assert "schedule=head_then_all, as given, decides instead which layers train." in result.stdout
+
+
 def test_random_weights_are_trained_without_fitting_a_probe(tmp_path):
     short = ["backbone.weights=null", "trainer.max_epochs=1", "trainer.limit_train_batches=2"]
     for options, head, stages in ((), "linear", 1), (("head=mlp", "schedule=head_then_all_fast", "trainer.max_epochs=2"), "mlp", 2):

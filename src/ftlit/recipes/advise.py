@@ -161,7 +161,9 @@ def write(cfg: DictConfig, advice: Advice, parts: RunParts, measured: Measuremen
 
 
 def _reason(advice: Advice, parts: RunParts) -> str:
-    return advice_text.describe(advice.reason, parts.data.input_spec.noun) if advice.reason else ""
+    text = advice_text.describe(advice.reason, parts.data.input_spec.noun) if advice.reason else ""
+    schedule = given("schedule") if advice.scenario.startswith("small") else []
+    return f"{text} {' '.join(schedule)}, as given, decides instead which layers train." if schedule else text
 
 
 def overrides_of(cfg: DictConfig, advice: Advice) -> list[str]:

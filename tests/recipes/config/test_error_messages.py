@@ -6,6 +6,8 @@ import sys
 import pytest
 from composed_configs import NEEDED, error_text
 from hydra.errors import InstantiationException
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigAttributeError
 
 from ftlit.errors import UserError
 from ftlit.patterns import first_match
@@ -55,6 +57,15 @@ def test_a_missing_required_value_is_an_error_that_names_it(group, name, monkeyp
 )
 def test_a_wrong_name_or_type_is_one_line_with_the_accepted_form(overrides, line, monkeypatch):
     assert error_text(monkeypatch, *overrides).startswith(line)
+
+
+def test_a_node_without_a_target_is_named(monkeypatch):
+    node = OmegaConf.create({"head": {"hidden": [4]}})
+    OmegaConf.set_struct(node, True)
+    with pytest.raises(ConfigAttributeError) as caught:
+        _ = node.head._target_
+    monkeypatch.setattr("ftlit.recipes.config.hydra_internals.choices", lambda: {"head": "mine"})
+    assert str(as_user_error(caught.value)).startswith("head=mine: its file has no _target_: add the import path of a class or function")
 
 
 def test_a_fault_of_the_program_is_not_a_user_error():

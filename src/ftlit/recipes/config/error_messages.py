@@ -63,9 +63,20 @@ def as_user_error(error: BaseException) -> UserError | None:
             return _unreadable(str(cause.override))
         if call := hydra_internals.failed_call(cause):
             return _refused_arguments(call, cause)
+        if isinstance(cause, OmegaConfBaseException) and str(cause.full_key or "").endswith("._target_"):
+            return _no_target(str(cause.full_key).removesuffix("._target_"))
         if isinstance(cause, HydraException | OmegaConfBaseException):
             return UserError(one_line(cause))
     return _misconfigured(error)
+
+
+def _no_target(key: str) -> UserError:
+    """The error for a node, of a custom option most likely, that does not say what to build."""
+    option = hydra_internals.choices().get(key)
+    place = f"{key}={option}: its file" if option else f"{key}: it"
+    return UserError(
+        f"{place} has no _target_: add the import path of a class or function, such as `_target_: my_package.my_module.MyClass`"
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
