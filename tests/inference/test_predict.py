@@ -68,6 +68,21 @@ def test_the_report_command_mentions_a_sweep_only_in_the_folder_of_a_sweep(tmp_p
     assert code == 2 and "no job began" in err
 
 
+def test_another_column_of_a_csv_is_read_by_name(run, images, monkeypatch, capsys):
+    (images / "set" / "files.csv").write_text("id,photo\n1,own/a.png\n2,own/b.png\n")
+    code, out, _ = command(monkeypatch, capsys, "predict", run, "set/files.csv", "--column", "photo")
+    assert code == 0 and [row["path"] for row in csv.DictReader(io.StringIO(out))] == ["own/a.png", "own/b.png"]
+    code, out, err = command(monkeypatch, capsys, "predict", run, "set/files.csv")
+    assert (
+        code == 2
+        and not out
+        and err.count("\n") == 1
+        and "no column in set/files.csv 'path'" in err
+        and "photo" in err
+        and "--column" in err
+    )
+
+
 def test_rows_have_the_paths_of_the_csv_and_unreadable_images_are_counted(run, images, monkeypatch, capsys):
     code, out, err = command(monkeypatch, capsys, "predict", run, "set/list.csv", "set/own/a.png", "--top", "99")
     rows = list(csv.DictReader(io.StringIO(out)))

@@ -100,7 +100,7 @@ def predict(arguments: list[str]) -> None:
         return
     if given.label is not None or given.size is not None or given.out != ".":
         parser.error("--label, --size and --out are for --dense: give it too")
-    how = ftlit.inference.predict.PredictOptions(given.format, given.top, given.batch_size, given.workers, given.trust)
+    how = ftlit.inference.predict.PredictOptions(given.format, given.top, given.batch_size, given.workers, given.trust, given.column)
     if ftlit.inference.predict.predict(given.run, given.paths, how, _rows_by(given.devices)):
         sys.exit(1)
 

@@ -41,6 +41,7 @@ def predict_parser() -> _Parser:
     parser.add_argument(
         "--top", type=int, default=1, metavar="K", help="the number of most probable classes to print (default: %(default)s)"
     )
+    parser.add_argument("--column", metavar="NAME", help="column of csv files (default: path, or text of texts)")
     parser.add_argument("--format", default="csv", help="csv, or jsonl: one JSON object per line (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images per batch (default: %(default)s)")
     parser.add_argument(

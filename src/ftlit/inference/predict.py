@@ -37,6 +37,7 @@ class PredictOptions:
         batch_size: number of inputs that run together.
         workers: number of processes that read images.
         trust: see `ftlit.load`.
+        column: of csv files; `None`: `path`, or `text` of texts.
     """
 
     format: str = "csv"
@@ -44,6 +45,7 @@ class PredictOptions:
     batch_size: int = 64
     workers: int = 0
     trust: bool = False
+    column: str | None = None
 
     def __post_init__(self) -> None:
         if self.format not in OUTPUT_FORMATS:
@@ -58,7 +60,7 @@ def predict(run: str, paths: Sequence[str], options: PredictOptions, rows: Calla
 
     Args:
         run: folder of a run, or a checkpoint.
-        paths: image files, folders of them, csv files with a column `path` (of texts `text`).
+        paths: image files, folders of them, csv files with a column of paths or texts.
         options: see `PredictOptions`.
         rows: `rows_of`, or a function with the same arguments; it returns `None` if another process prints the rows.
 
@@ -66,7 +68,7 @@ def predict(run: str, paths: Sequence[str], options: PredictOptions, rows: Calla
         UserError: a run that cannot be loaded, a path that does not exist.
     """
     network = load(run, trust=options.trust)
-    examples = list(examples_of(paths, texts=isinstance(network.backbone.input_spec, TextSpec)))
+    examples = list(examples_of(paths, texts=isinstance(network.backbone.input_spec, TextSpec), column=options.column))
     found = rows(network, examples, options.batch_size, options.workers)
     if found is None:
         return 0
@@ -76,11 +78,11 @@ def predict(run: str, paths: Sequence[str], options: PredictOptions, rows: Calla
     return failed
 
 
-def examples_of(paths: Sequence[str], *, texts: bool = False) -> Iterator[NamedInput]:
-    """The images or texts of these paths, in order; those of a folder by name, recursively."""
+def examples_of(paths: Sequence[str], *, texts: bool = False, column: str | None = None) -> Iterator[NamedInput]:
+    """The images or texts of these paths, in order; those of a folder by name, recursively; those of a csv file by a column."""
     for path in map(Path, paths):
         if path.suffix.lower() == ".csv":
-            yield from _column(path, "text" if texts else "path")
+            yield from _column(path, column or ("text" if texts else "path"), texts=texts)
         elif texts:
             raise UserError(f"{path}: this run's network takes texts, give csv files with a column text")
         elif path.is_dir():
@@ -183,12 +185,12 @@ def predict_dense(run: str, paths: Sequence[str], *, label: str | None, size: in
         print(printable(str(target)))
 
 
-def _column(path: Path, name: str) -> Iterator[NamedInput]:
+def _column(path: Path, name: str, *, texts: bool) -> Iterator[NamedInput]:
     known, rows = read_csv(path)
     if name not in known:
-        raise unknown(f"column in {path}", name, known)
+        raise UserError(f"{unknown(f'column in {path}', name, known)}; --column chooses one")
     for _, row in rows:
-        yield row[name], str(path.parent / row[name]) if name == "path" else row[name]
+        yield row[name], row[name] if texts else str(path.parent / row[name])
 
 
 @contextmanager
