@@ -176,7 +176,7 @@ def test_a_checkpoint_outside_of_a_run_is_exported_beside_itself(runs, tmp_path)
 @pytest.mark.parametrize(
     ("name", "options", "head", "head_options", "reason"),
     [
-        ("resnet18", {"cut": "layer2"}, LinearHead, {}, "it ends at layer2, torchvision's resnet18 at layer4"),
+        ("resnet18", {"cut": "layer2"}, LinearHead, {}, "it ends at layer2, but torchvision's resnet18 ends at layer4"),
         ("resnet18", {}, MLPHead, {"hidden": [8]}, "its head is MLPHead"),
         ("resnet18", {}, ConvHead, {"channels": 8}, "its head is ConvHead"),
         ("resnet18", {}, PooledHead, {"pooling": "max"}, "its head is PooledHead"),
@@ -252,8 +252,11 @@ def test_the_command_prints_the_file_and_the_code_that_loads_it(runs, tmp_path, 
     [
         (("RUN",), "the following arguments are required: --to"),
         (("RUN", "--to", "torchvison"), "'torchvison': did you mean 'torchvision'?"),
-        (("RUN", "--to", "onnx", "--out", "net.pt"), "net.pt: the name of a file of --to onnx ends in .onnx"),
-        (("RUN", "--to", "torchvision", "--out", "net"), "net: the name of a file of --to torchvision ends in .safetensors or .pth"),
+        (("RUN", "--to", "onnx", "--out", "net.pt"), "net.pt: with --to onnx the name of the file must end in .onnx"),
+        (
+            ("RUN", "--to", "torchvision", "--out", "net"),
+            "net: with --to torchvision the name of the file must end in .safetensors or .pth",
+        ),
         (("nothing", "--to", "torch"), "there is no file or folder nothing"),
         (("RUN", "--to", "torch", "--out", "RUN/other.json/net.pt2"), "net.pt2 cannot be written"),
         (("LINEAR", "--to", "torchvision", "--out", "LINEAR/other.pth"), "is written together with other.json, which exists already"),

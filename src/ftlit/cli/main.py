@@ -22,7 +22,7 @@ from ftlit.recipes.run.process_state import process_state
 COMMAND_ROWS = (
     ("ftlit train [GROUP=OPTION ...]", "fine-tune a pretrained network"),
     ("ftlit advise [GROUP=OPTION ...]", "measure which scenario suits these images, without training"),
-    ("ftlit predict RUN PATH ...", "predict images with the network of a run, or map a class over them"),
+    ("ftlit predict RUN PATH ...", "predict the classes of images, or draw the probability of a class over each image"),
     ("ftlit report FOLDER", "write the report of a run, or the table of a sweep, again"),
     ("ftlit export RUN --to FORMAT", "write the network of a run for programs without ftlit"),
     ("ftlit cache list | verify | prune", "list, check or remove stored features"),

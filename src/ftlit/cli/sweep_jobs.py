@@ -78,7 +78,7 @@ def run_job(cfg: DictConfig, run: Callable[[], float]) -> float:
     if before and (change := _first_change(before, this)):
         raise UserError(
             f"{folder} holds job {before.number} of another sweep ({' '.join(before.overrides)}): {change}. "
-            "Give the settings of that sweep (more values of the first one may follow), or another hydra.sweep.dir="
+            "Repeat the settings of that sweep (values may be added at the end of the first one), or give another hydra.sweep.dir="
         )
     if before and before.status == 0:
         print(f"{job_label()} is done already: {folder}")

@@ -232,9 +232,12 @@ def _small_batches(
     if not any("live" in _policy(module, stage, names, norms) for stage, names in zip(stages, chosen, strict=True)):
         return
     if batch_size is not None and batch_size < 8:
-        yield f"batch norms are live on batches of {batch_size}: their statistics are noisy; batchnorm=frozen_stats or affine avoids this"
+        yield (
+            f"batch norms train on the statistics of batches of {batch_size} (live), which are noisy: "
+            "batchnorm=frozen_stats or batchnorm=affine avoids this"
+        )
     if processes > 1 and not all(isinstance(norm, SyncBatchNorm) for norm in norms):
         yield (
-            f"batch norms are live and each of the {processes} processes has its own statistics (the first's are kept): "
-            "trainer.sync_batchnorm=true synchronises them on GPUs, batchnorm=frozen_stats or affine avoids this"
+            f"batch norms are live: each of the {processes} processes computes its own statistics, and only those of process 0 are saved: "
+            "give trainer.sync_batchnorm=true (GPUs only), batchnorm=frozen_stats or batchnorm=affine"
         )

@@ -80,7 +80,7 @@ def _format_of(to: str, path: str | Path | None) -> ExportFormat:
         raise unknown("export format", to, EXPORT_FORMATS)
     suffixes = EXPORT_FORMATS[to].suffixes
     if path is not None and Path(path).suffix not in suffixes:
-        raise UserError(f"{path}: the name of a file of --to {to} ends in {' or '.join(suffixes)}")
+        raise UserError(f"{path}: with --to {to} the name of the file must end in {' or '.join(suffixes)}")
     if to == "onnx" and (missing := [package for package in ONNX_PACKAGES if find_spec(package) is None]):
         raise UserError(f'--to onnx needs {" and ".join(missing)}: pip install "ftlit[onnx]"')
     return EXPORT_FORMATS[to]

@@ -47,7 +47,7 @@ def original_state(network: Network) -> dict[str, Tensor]:
     model, (name, _) = built(network), builder(network)
     parts = take_apart(model)
     if network.backbone.cuts != tuple(parts.layers):
-        raise _no_original(f"it ends at {network.backbone.cuts[-1]}, torchvision's {name} at {[*parts.layers][-1]}")
+        raise _no_original(f"it ends at {network.backbone.cuts[-1]}, but torchvision's {name} ends at {[*parts.layers][-1]}")
     classifier, head = _only_linear(parts.classifier), _only_linear(network.head)
     if classifier is None or classifier.bias is None:  # MaxViT's has none
         raise _no_original(f"torchvision's {name} does not end with a linear layer with a bias")
@@ -67,4 +67,4 @@ def _only_linear(module: nn.Module) -> nn.Linear | None:
 
 
 def _no_original(why: str) -> UserError:
-    return UserError(f"torchvision's names cannot hold this network: {why}; --to torch or --to onnx can")
+    return UserError(f"this network cannot be saved under torchvision's names: {why}; use --to torch or --to onnx")

@@ -66,7 +66,7 @@ def _load(path: Path, map_location: Any) -> Any:
 
 def _remedy(path: Path) -> str:
     best = path.with_name("best.ckpt")
-    weights = f", from its best weights with backbone.weights={best}" if best != path and best.is_file() else ""
+    weights = f", and backbone.weights={best} to start from the best weights of this one" if best != path and best.is_file() else ""
     return f"begin a new run with another hydra.run.dir={weights}"
 
 

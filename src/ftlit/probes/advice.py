@@ -24,7 +24,9 @@ THRESHOLDS = {
         "errors of a linear probe, relative to those of a constant prediction of the majority class",
         "training all layers removed half of them at most in benchmarks/advice.py: .01 are left to gain",
     ),
-    "cut": Threshold(40, "measured images that choose the cut under a head", "below, lower cuts were worse in benchmarks/cuts.py"),
+    "cut": Threshold(
+        40, "measured images that choose the cut under a head", "with fewer images, lower cuts did worse than the top in benchmarks/cuts.py"
+    ),
 }
 
 

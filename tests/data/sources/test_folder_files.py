@@ -129,7 +129,7 @@ def test_a_pattern_names_groups(tmp_path):
     files, notes = list_folder(tmp_path, group_pattern=r"/(p\d+)_")
     assert [file.group for file in files] == ["p0", "p0", "p1", "p1", "p2", "p2", None]
     assert notes == ["1 of 7 images are in no group: group_pattern does not match their paths"]
-    for pattern, says in (("(", "is not a regular expression"), ("cow", "matches no path")):
+    for pattern, says in (("(", "is not a regular expression"), ("cow", "matches none of the paths")):
         with pytest.raises(UserError, match=says):
             list_folder(tmp_path, group_pattern=pattern)
 

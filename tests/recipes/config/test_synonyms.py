@@ -41,8 +41,8 @@ def hydra():
         ("data=imagefolder", "data=folder data.root=..."),
         ("optimizer=adam", "optimizer=adamw"),
         ("trainer=cuda", "trainer=gpu"),
-        ("num_classes=5", "the classes are those of the data: leave it out"),
-        ("head.num_classes=5", "the classes are those of the data: leave it out"),
+        ("num_classes=5", "the number of classes comes from the data; leave this option out"),
+        ("head.num_classes=5", "the number of classes comes from the data; leave this option out"),
     ],
 )
 def test_the_error_for_a_name_of_another_program_ends_with_the_words_to_give(override, words, monkeypatch):

@@ -56,7 +56,7 @@ def _grouped(files: Sequence[FileEntry], root: Path, pattern: str, notes: list[s
         raise UserError(f"data.group_pattern={pattern} is not a regular expression: {one_line(error)}") from error
     matches = [search(printable(file.path.relative_to(root).as_posix())) for file in files]
     if not any(matches):
-        raise UserError(f"data.group_pattern={pattern} matches no path, such as {shown(files[0].path.relative_to(root))}")
+        raise UserError(f"data.group_pattern={pattern} matches none of the paths, for example not {shown(files[0].path.relative_to(root))}")
     if missed := matches.count(None):
         notes = [*notes, f"{missed:,} of {len(files):,} images are in no group: group_pattern does not match their paths"]
     return [

@@ -31,7 +31,7 @@ class GlyphData(LightningDataModule):
         super().__init__()
         self.class_names = list(SYMBOLS)
         self.num_classes = len(SYMBOLS)
-        self.notes = ["images are rendered while training runs; there is no digit among them"]
+        self.notes = ["images of letters and symbols are rendered during training; none of them shows a digit"]
         sizes = {"train": batches * batch_size, "val": 4 * batch_size, "test": 16 * batch_size}
         self.counts = {split: dict.fromkeys(SYMBOLS, size // len(SYMBOLS)) for split, size in sizes.items()}
         self._spec = input_spec

@@ -64,7 +64,7 @@ def require_indexed_images(data: object, reader: str) -> IndexedImages:
     if not isinstance(data, IndexedImages):
         raise UserError(
             f"{reader} reads images one by one, which {type(data).__name__} does not support: "
-            "use an option of the group data, ImageData, or a subclass of it"
+            "use one of the data=... options, or an ImageData or a subclass of it"
         )
     if overrides := ", ".join(data.batch_overrides):
         raise UserError(f"{reader} reads images one by one, and {type(data).__name__} overrides {overrides}: override order() only")

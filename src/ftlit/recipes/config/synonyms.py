@@ -79,7 +79,7 @@ def synonym(name: str, value: object) -> UserError | None:
     """
     plain = name.rpartition(".")[2].lower().replace("_", "").replace("-", "")
     if plain in OF_DATA:
-        return UserError(f"no option {name!r}: the classes are those of the data: leave it out")
+        return UserError(f"no option {name!r}: the number of classes comes from the data; leave this option out")
     text = {True: "true", False: "false", None: "null"}.get(value, str(value)) if isinstance(value, bool | None) else str(value)
     words = _words(plain, text)
     if words is None or f" {words}".startswith(f" {name}="):

@@ -22,8 +22,8 @@ def _size(reason: Reason, noun: str) -> str:
         )
     if reason.size is SizeReason.ONE_PER_CLASS:
         return (
-            f"One training {noun.removesuffix('s')} per class is few: only the head trains. None can be held out to measure the cuts, or "
-            "to choose the L2 penalty of the head"
+            f"There is only one training {noun.removesuffix('s')} per class: only the head trains. None can be held out to compare "
+            "cuts, or to choose the L2 penalty of the head"
         )
     assert reason.numbers is not None
     return _measured_size(reason.size, reason.numbers, reason.requested, noun)

@@ -156,7 +156,7 @@ def _head_text(cfg: DictConfig, noun: str, *, refits_on_val: bool, trains: bool)
     if trains:
         return f"{text} Stages that train only the head are skipped (head=linear keeps them)."
     if refits_on_val:
-        text += " After validation the head is refitted on train + val, and the test score is of that head."
+        text += " After validation the head is refitted on train + val; the test score is that of the refitted head."
     ignored = ", ".join(given(*OF_TRAINING)) or "optimizer, lr_scheduler, loss and epochs"
     verb = "is" if len(given(*OF_TRAINING)) == 1 else "are"
     instead = "To train by gradient: head=linear, or scenario=large_similar for all layers."
@@ -173,7 +173,7 @@ def _cache_text(data: Any, stage_inputs: Sequence[StageInput]) -> str:
         return text + "the evaluation view"
     if data.views > 1:
         return text + f"up to {data.views} augmented views of each, in turn by epoch (cache=none: new ones in each epoch)"
-    return text + "the evaluation view, without augmentation (cache=none: augmentation; cache=views: stored augmented views)"
+    return text + "images without augmentation, as in evaluation (to augment: cache=none, or cache=views for stored augmented views)"
 
 
 def print_plan(cfg: DictConfig, rows: Sequence[PlanRow], plan: Plan, resume_from: Path | None, *, trains: bool = True) -> None:
