@@ -76,7 +76,9 @@ def test_a_subclass_trains_the_same_weights_from_features_and_from_images(tmp_pa
 
 
 def test_data_without_indexed_images_are_a_one_line_error(tmp_path):
-    with pytest.raises(UserError, match=r"^recipe=probe reads images one by one, which OtherData does not support: use one of the data=... options"):
+    with pytest.raises(
+        UserError, match=r"^recipe=probe reads images one by one, which OtherData does not support: use one of the data=... options"
+    ):
         require_indexed_images(OtherData(), "recipe=probe")
     with pytest.raises(UserError, match=r"^a linear probe is fitted on ImageData, and this is OtherData: give head=linear$"):
         check_probe_head(pl.Trainer(**QUIET), OtherData())

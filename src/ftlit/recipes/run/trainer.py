@@ -21,7 +21,7 @@ from ftlit.recipes.run.launched import SRUN, launched
 
 CONNECTION_LOST = ("closed by peer", "reset by peer", "remote process exited")  # messages of gloo and NCCL when another process died
 NO_ANSWER = ("imed out", "timeout")  # when it was silent for too long
-COLLECTIVE = ("gloo", "NCCL")  # in messages of operations that wait for other processes; also of torch's store, a DistError
+COLLECTIVE = ("gloo", "NCCL", "pair closure")  # in messages of operations that wait for other processes; also of torch's store, a DistError
 
 
 def build_trainer(cfg: DictConfig, **settings: Any) -> pl.Trainer:

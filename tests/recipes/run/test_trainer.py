@@ -1,0 +1,28 @@
+"""Errors of collective operations differ from other errors by their text only: torch gives them no class of their own."""
+
+import lightning.pytorch as pl
+import pytest
+from omegaconf import OmegaConf
+
+from ftlit.recipes.run.trainer import _why_lost
+
+CFG = OmegaConf.create({"rank_timeout": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (
+            "[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 500ms for recv operation to complete",
+            "has not answered for 0.5 minutes",
+        ),
+        ("Application timeout caused pair closure", "has not answered for 0.5 minutes"),
+        ("[gloo/transport/tcp/pair.cc:544] Connection closed by peer [127.0.0.1]:1", "failed, see its error above"),
+        ("mat1 and mat2 shapes cannot be multiplied", ""),
+        ("timeout of a loader", ""),
+    ],
+)
+def test_a_lost_process_is_recognised_by_the_error_that_it_causes(message, reason):
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    assert reason in _why_lost(CFG, trainer, RuntimeError(message))
+    assert bool(reason) == bool(_why_lost(CFG, trainer, RuntimeError(message)))
