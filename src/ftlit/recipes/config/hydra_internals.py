@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from traceback import walk_tb
 from typing import Any
 
@@ -38,7 +39,9 @@ def hydra_main(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Call
 
 def set_help(help_text: Callable[[DictConfig], str]) -> None:
     """Let `--help` print what this function returns for the composed config with its `hydra` node; see conf/hydra/ftlit.yaml."""
-    OmegaConf.register_new_resolver("ftlit.help", lambda *, _root_: help_text(_root_), replace=True)
+    renamed = "replace" in signature(getattr(OmegaConf, "register_resolver", set_help)).parameters  # since OmegaConf 2.4
+    register = OmegaConf.register_resolver if renamed else OmegaConf.register_new_resolver
+    register("ftlit.help", lambda *, _root_: help_text(_root_), replace=True)
 
 
 def initialize_hydra() -> AbstractContextManager[None]:
