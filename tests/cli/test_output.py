@@ -22,6 +22,10 @@ def unread():
         yield
 
 
+def leads_nowhere(stream) -> bool:
+    return os.path.sameopenfile(stream.fileno(), os.open(os.devnull, os.O_WRONLY))
+
+
 def test_stdout_escapes_what_it_cannot_encode_within_the_block_only(monkeypatch, tmp_path):
     with (tmp_path / "out").open("w", encoding="ascii") as stream:
         monkeypatch.setattr(sys, "stdout", stream)
@@ -36,6 +40,7 @@ def test_a_program_goes_on_without_readers():
     with unread(), robust_output():
         for stream in (sys.stdout, sys.stderr, sys.stdout):
             print("text", file=stream, flush=True)
+        assert leads_nowhere(sys.stdout) and leads_nowhere(sys.stderr)
 
 
 def test_a_program_goes_on_without_its_terminal(monkeypatch):
@@ -45,12 +50,14 @@ def test_a_program_goes_on_without_its_terminal(monkeypatch):
         os.close(main)
         with robust_output():
             print("text", flush=True)
+            assert leads_nowhere(sys.stdout)
 
 
 def test_a_program_goes_on_with_stdout_closed(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     with robust_output():
         print(sys.stdout.isatty())
+        assert sys.stdout.name == os.devnull
 
 
 @pytest.mark.parametrize("flush", [False, True])

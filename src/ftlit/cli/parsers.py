@@ -48,9 +48,7 @@ def predict_parser() -> _Parser:
         "--workers", type=int, default=0, metavar="N", help="processes that read images, besides this one (default: %(default)s)"
     )
     parser.add_argument("--devices", type=int, default=1, metavar="N", help="processes that predict, one per device (default: %(default)s)")
-    parser.add_argument(
-        "--trust", action="store_true", help="import and call the custom classes that the checkpoint names: this runs their code"
-    )
+    _add_trust(parser)
     parser.add_argument("--dense", action="store_true", help="draw the probability of a class over each image, window by window")
     parser.add_argument("--label", metavar="CLASS", help="--dense: the class to draw (default: the most probable one)")
     parser.add_argument(
@@ -72,10 +70,14 @@ def export_parser() -> _Parser:
         "--to", required=True, metavar="FORMAT", help="torchvision (a state dict with its names), torch (torch.export) or onnx"
     )
     parser.add_argument("--out", metavar="FILE", help="the file (default: export/<network>.safetensors, .pt2 or .onnx in the run's folder)")
+    _add_trust(parser)
+    return parser
+
+
+def _add_trust(parser: _Parser) -> None:
     parser.add_argument(
         "--trust", action="store_true", help="import and call the custom classes that the checkpoint names: this runs their code"
     )
-    return parser
 
 
 def report_parser() -> _Parser:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ftlit.data.dataset import wrong_class_names
-from ftlit.data.limits import MAX_VALUE
+from ftlit.data.limits import MAX_PIXELS, MAX_VALUE
 from ftlit.errors import UserError, shorten
 from ftlit.zoo.timm_arguments import refused_arguments
 
@@ -28,7 +28,6 @@ BERT_ARGUMENTS = frozenset(
 ARGUMENTS = {"bert": BERT_ARGUMENTS}  # of a loader; that of torchvision takes those of the network's class only
 
 MAX_NUMBER = 1 << 20  # in the arguments of a record, except an input spec
-MAX_PIXELS = 1 << 13  # of a side of an image
 MAX_LENGTH = 1000  # of a list or text in arguments
 MAX_DEPTH = 4  # of nested lists and mappings
 MAX_ELEMENTS = 1 << 30  # of all tensors of a network, unless its checkpoint holds more: 4 GiB of float32

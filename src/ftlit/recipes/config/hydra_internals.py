@@ -39,7 +39,7 @@ def hydra_main(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Call
 
 def set_help(help_text: Callable[[DictConfig], str]) -> None:
     """Let `--help` print what this function returns for the composed config with its `hydra` node; see conf/hydra/ftlit.yaml."""
-    renamed = "replace" in signature(getattr(OmegaConf, "register_resolver", set_help)).parameters  # since OmegaConf 2.4
+    renamed = "replace" in signature(OmegaConf.register_resolver).parameters  # since 2.4; in 2.3 the old name of another function
     register: Any = OmegaConf.register_resolver if renamed else OmegaConf.register_new_resolver
     register("ftlit.help", lambda *, _root_: help_text(_root_), replace=True)
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from ftlit.data.input_spec import InputSpec
+from ftlit.data.limits import MAX_PIXELS
 from ftlit.errors import UserError, one_line
 from ftlit.zoo.weights.weight_files import WeightsFile
 
-MAX_PIXELS = 1 << 13  # of a side of an image; a file may come from anyone
 GROUP = {"timm": "timm backbone.name=", "bert": "bert backbone.name="}  # option of the group for the loader in a record
 
 
