@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 from torch.distributed import HashStore
 
+from ftlit.errors import UserError
 from ftlit.lit import rank_store
 from ftlit.lit.rank_store import LostProcess, Processes
 
@@ -71,3 +72,18 @@ def test_nobody_waits_for_a_process_that_has_ended(processes):
     processes[1].end()
     with pytest.raises(LostProcess, match="process 0 stops: process 1 has ended, see its error"):
         processes[0].meet(1)
+
+
+def test_an_error_of_the_user_in_the_first_is_that_of_the_others_and_one_of_them_prints_it(processes):
+    with suppress(UserError), processes[0].ahead("block", 1):
+        raise UserError("no such folder")
+    with pytest.raises(UserError, match=r"^no such folder$"), processes[1].ahead("block", 1):
+        pass
+    assert [process.is_first_with("no such folder") for process in processes] == [True, False]
+    assert processes[1].is_first_with("another error")
+
+
+def test_the_process_that_holds_the_store_waits_until_the_others_have_ended(processes):
+    processes[0].holds_store = True
+    begun = later(processes[1].end, seconds=0.3)
+    assert processes[0].is_first_with("no such folder") and 0.2 < time.monotonic() - begun < rank_store.LEAVE_SECONDS

@@ -44,7 +44,8 @@ def _run_hydra() -> int:
         sys.argv[1:] = launched.complete(complete(sys.argv[1:]))
         _train()
     except KeyboardInterrupt:  # outside of a run
-        print("ftlit: interrupted before a run began: give the same command to start again", file=sys.stderr)
+        if launched.is_first_on_machine():
+            print("ftlit: interrupted before a run began: give the same command to start again", file=sys.stderr)
         sys.exit(processes.INTERRUPTED_STATUS)
     except Exception as error:
         exit_for_user_error(error)
@@ -119,7 +120,8 @@ def exit_for_user_error(error: Exception, cfg: DictConfig | None = None) -> None
 
     if not wants_traceback() and (user_error := as_user_error(error)):
         text = f"{user_error}; {_next_step(cfg)}" if cfg is not None and isinstance(user_error, WriteError) else str(user_error)
-        print("ftlit", *filter(None, [job_label()]), text, sep=": ", file=sys.stderr)
+        if launched.prints(user_error):
+            print("ftlit", *filter(None, [job_label()]), text, sep=": ", file=sys.stderr)
         processes.write_reason(text)
         processes.remove_empty_folder()
         raise processes.JobExit(processes.USER_ERROR_STATUS, text)

@@ -22,7 +22,8 @@ from ftlit.lit.trainer_internals import default_store, waiting_minutes
 CONNECT_MINUTES = 10.0  # to start Python in each process
 REPORT_SECONDS = 5.0  # between two reports of a process
 POLL_SECONDS = 0.2
-DONE, ENDED = "done", "ended"
+LEAVE_SECONDS = 5.0  # that the holder of the store waits, after an error, for the others to see it
+DONE, FAILED, ENDED = "done", "failed", "ended"
 BLOCKS = itertools.count()  # of `first_ahead`: a key of the store is used once
 JOINED: "list[Processes]" = []  # those of this program, at most one element
 
@@ -50,10 +51,11 @@ class Processes:
         store: of all processes.
         rank: of this process.
         count: of processes.
+        holds_store: whether the store ends with this process.
     """
 
-    def __init__(self, store: Store, rank: int, count: int) -> None:
-        self.store, self.rank, self.count = store, rank, count
+    def __init__(self, store: Store, rank: int, count: int, *, holds_store: bool = False) -> None:
+        self.store, self.rank, self.count, self.holds_store = store, rank, count, holds_store
         self._meetings = itertools.count()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._report, daemon=True)
@@ -81,7 +83,7 @@ class Processes:
 
     @contextmanager
     def ahead(self, name: str, minutes: float) -> Iterator[None]:
-        """Run a block in the first process. The others wait for its end, and run it then.
+        """Run a block in the first process. The others wait for its end, and run it then. An error of the user in the first is theirs too.
 
         Args:
             name: of the block, the same in all processes, and used once.
@@ -91,16 +93,38 @@ class Processes:
             LostProcess: in the others: the first process reports no more, or has failed.
         """
         if self.rank:
-            if self.value(name, 0, minutes) != DONE:
+            outcome = self.value(name, 0, minutes)
+            if outcome == FAILED:
                 raise LostProcess(f"process {self.rank} stops: process 0 failed, see its error")
+            if outcome != DONE:
+                raise UserError(outcome)
             yield
             return
-        outcome = "failed"
+        outcome = FAILED
         try:
             yield
             outcome = DONE
+        except UserError as error:
+            outcome = str(error)
+            raise
         finally:
             self.store.set(name, outcome)
+
+    def is_first_with(self, error: str) -> bool:
+        """Whether no other process has ended with this error. The others can still ask: the process that holds the store waits for their
+        end, for at most `LEAVE_SECONDS`.
+        """
+        try:
+            first = self.store.add(f"error/{error}", 1) == 1
+        except RuntimeError:  # the store has ended
+            return True
+        deadline = time.monotonic() + LEAVE_SECONDS
+        while self.holds_store and time.monotonic() < deadline and not all(self._has_ended(rank) for rank in range(1, self.count)):
+            time.sleep(POLL_SECONDS)
+        return first
+
+    def _has_ended(self, rank: int) -> bool:
+        return self._found(f"report/{rank}") == ENDED
 
     def meet(self, minutes: float) -> None:
         """Wait for all other processes. All pass here in the same order.
@@ -144,12 +168,14 @@ def join(rank: int, count: int, minutes: float) -> Processes:
     """
     if not _joined_as(rank, count):
         agent_holds_it = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's
-        place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), count, rank == 0 and not agent_holds_it
+        holds_store = rank == 0 and not agent_holds_it
+        place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), count, holds_store
         try:  # without waiting for the others here, where no signal would be handled
             store = TCPStore(*place, timeout=timedelta(minutes=minutes), wait_for_workers=False, multi_tenant=True)
         except RuntimeError as error:
             raise LostProcess(f"process {rank} stops: process 0 cannot be reached") from error
-        _become(PrefixStore(f"ftlit/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store), rank, count)
+        store = PrefixStore(f"ftlit/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        _become(Processes(store, rank, count, holds_store=holds_store))
     return JOINED[0]
 
 
@@ -157,11 +183,11 @@ def _joined_as(rank: int, count: int) -> bool:
     return bool(JOINED) and (JOINED[0].rank, JOINED[0].count) == (rank, count)
 
 
-def _become(store: Store, rank: int, count: int) -> None:
-    """Report as this process from now on, and no more as one of other processes, of an earlier trainer."""
+def _become(processes: Processes) -> None:
+    """Report as one of these processes from now on, and no more as one of others, of an earlier trainer."""
     for earlier in JOINED:
         earlier.end()
-    JOINED[:] = [Processes(store, rank, count).start()]
+    JOINED[:] = [processes.start()]
 
 
 def meet_before_setup(trainer: Trainer) -> None:
@@ -201,5 +227,5 @@ def _processes_of(trainer: Trainer) -> Processes | None:
     if trainer.world_size == 1 or not torch.distributed.is_initialized():
         return None
     if not _joined_as(trainer.global_rank, trainer.world_size):
-        _become(PrefixStore("ftlit", default_store()), trainer.global_rank, trainer.world_size)
+        _become(Processes(PrefixStore("ftlit", default_store()), trainer.global_rank, trainer.world_size))
     return JOINED[0]

@@ -89,6 +89,11 @@ def start(folder, *words, **environment):
     return Program(command, folder, cwd=folder, env=values)
 
 
+def torchrun(folder, port, *words):
+    group = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [start(folder, *words, **group, RANK=rank, LOCAL_RANK=rank) for rank in "01"]
+
+
 def srun(folder, port, *words):
     slurm = {"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_NODELIST": "localhost", "SLURM_NODEID": "0"}
     ranks = ({"SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in "01")
@@ -114,6 +119,44 @@ def test_two_tasks_of_srun_take_the_advice_of_the_first_and_leave_one_run(tmp_pa
     assert len(results) == 1, output
     assert json.loads(results[0].read_text())["test/accuracy"] > 0 and output[1][0].count("scenario=auto") == 0
     assert sum(out.count("scenario=auto: ") for out, _ in output) == 1
+
+
+def failed(processes):
+    """The lines on stderr of processes that end in an error of the user."""
+    errors = [process.output()[1].splitlines() for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], errors
+    return [line for lines in errors for line in lines]
+
+
+@pytest.mark.e2e
+@pytest.mark.ddp
+@pytest.mark.parametrize(
+    ("start_both", "words", "message"),
+    [
+        (torchrun, ["optimizer.lr=-1", "hydra.run.dir=run"], "ftlit: optimizer.lr=-1: give"),  # before the processes join
+        (srun, ["data=folder", "data.root=nowhere", "hydra.run.dir=run"], "nowhere"),
+        (torchrun, ["epochs=3"], "ftlit: no option 'epochs'"),  # after they have agreed on a folder
+        (srun, ["epochs=3"], "ftlit: no option 'epochs'"),
+        (torchrun, ["data=csv", "data.csv=one.csv"], "one.csv"),  # while the others wait for the first
+        (srun, ["data=csv", "data.csv=one.csv"], "one.csv"),
+    ],
+)
+def test_an_error_that_all_processes_have_is_printed_once(tmp_path, port, start_both, words, message):
+    (tmp_path / "one.csv").write_text("path,label\nnothing.png,ant\n")
+    line, *more = failed(start_both(tmp_path, port, *words))
+    assert message in line and not more
+
+
+@pytest.mark.e2e
+@pytest.mark.ddp
+@pytest.mark.parametrize("start_both", [torchrun, srun])
+def test_an_error_of_one_process_is_printed_by_that_process(tmp_path, port, start_both):
+    (tmp_path / "mine.py").write_text(
+        "import os\n\nfrom ftlit.errors import UserError\n\n\ndef head(**options):\n"
+        "    rank = os.environ.get('RANK', os.environ.get('SLURM_PROCID'))\n    raise UserError(f'head of {rank}')\n"
+    )
+    lines = failed(start_both(tmp_path, port, "scenario=large_similar", "head._target_=mine.head", "hydra.run.dir=run"))
+    assert sorted(line for line in lines if "head of" in line) == ["ftlit: head of 0", "ftlit: head of 1"]
 
 
 SLOW_DIGITS = """

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ftlit.errors import UserError
+from ftlit.files import WriteError
+from ftlit.recipes.config.error_messages import as_user_error
 
 if TYPE_CHECKING:
     from ftlit.lit.rank_store import Processes
@@ -155,6 +158,24 @@ def _is_started_by_lightning() -> bool:
     return bool(int(os.environ.get("LOCAL_RANK", 0))) and os.environ.get("NODE_RANK") == "0" and "MASTER_PORT" in os.environ
 
 
+def prints(error: UserError) -> bool:
+    """Whether this process prints the error that ends it: an error that several processes have alike is printed once.
+
+    Before the processes have joined, errors follow from the command line and the files of a machine: one process on each prints them.
+    """
+    store = sys.modules.get("ftlit.lit.rank_store")  # imported by the first process that joins
+    if store and store.JOINED:
+        return bool(store.JOINED[0].is_first_with(str(error)))
+    of_one_process = isinstance(error, WriteError) or (store and isinstance(error, store.LostProcess))
+    return bool(of_one_process) or is_first_on_machine()
+
+
+def is_first_on_machine() -> bool:
+    """Whether a launcher started this process as the first on its machine, or there is no launcher."""
+    name = "LOCAL_RANK" if "TORCHELASTIC_RUN_ID" in os.environ else "SLURM_LOCALID"
+    return os.environ.get(name, "0") == "0" or (name == "SLURM_LOCALID" and _is_alone_in_slurm())
+
+
 def check_alone(recipe: str) -> None:
     """Reject several processes for a recipe that runs in one."""
     own = launched()
@@ -181,4 +202,9 @@ def first_ahead(name: str, minutes: float) -> Iterator[None]:
         yield
         return
     with _joined(own).ahead(name, minutes):
-        yield
+        try:
+            yield
+        except Exception as error:
+            if user_error := as_user_error(error):  # the others end with it too
+                raise user_error from error
+            raise
