@@ -37,7 +37,9 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    return launch(tmp_path_factory.mktemp("two"), 2, *CASES, "metrics", "uneven", "plain loaders", "BackboneFinetuning", *SHARDED)
+    return launch(
+        tmp_path_factory.mktemp("two"), 2, *CASES, "metrics", "uneven", "plain loaders", "delayed values", "BackboneFinetuning", *SHARDED
+    )
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +109,12 @@ def test_two_processes_equal_one_with_the_loaders_of_a_user(two, one):
     (first, second), (alone,) = two["plain loaders"], one["plain loaders"]
     assert first.keys() == alone.keys() and any(name.endswith("val/accuracy") for name in first)
     assert distance(first, alone) < 1e-6 and distance(first, second) == 0
+
+
+def test_both_processes_read_the_sums_of_the_step_before(two):
+    """Each process put (rank 0: the step, rank 1: ten times the step; 1)."""
+    sums = [[], [11.0, 2.0], [22.0, 2.0], [33.0, 2.0], []]
+    assert [notes["taken"] for notes in two["delayed values"]] == [sums, sums]
 
 
 def test_under_backbone_finetuning_of_lightning_the_weights_diverge(two):

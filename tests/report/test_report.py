@@ -22,7 +22,17 @@ from ftlit.report.contents import Predictions, StageRecord
 from ftlit.report.figures import FIGURES
 from ftlit.report.html import page, pictures_of, write_report
 from ftlit.report.load import read
-from ftlit.report.run_files import FOLDER, STAGES, read_predictions, read_stages, write_predictions, write_stages
+from ftlit.report.run_files import (
+    FOLDER,
+    STAGES,
+    clear,
+    read_metrics,
+    read_predictions,
+    read_stages,
+    write_metrics_digest,
+    write_predictions,
+    write_stages,
+)
 
 pytestmark = pytest.mark.e2e
 
@@ -125,6 +135,19 @@ def test_a_changed_byte_in_the_table_of_predictions_is_an_error(tmp_path):
         read_predictions(tmp_path)
     (tmp_path / FOLDER / "test.json").unlink()  # it was edited on purpose
     assert read_predictions(tmp_path) is not None
+
+
+def test_a_changed_digit_in_the_metrics_of_a_run_that_ended_is_an_error(tmp_path):
+    table = tmp_path / "metrics.csv"
+    table.write_text("epoch,step,val/loss\n0,3,0.5\n1,6,0.25\n")
+    rows = read_metrics(tmp_path)
+    write_metrics_digest(tmp_path)
+    assert rows[1] == {"epoch": 1, "step": 6, "val/loss": 0.25} and read_metrics(tmp_path) == rows
+    table.write_text(table.read_text().replace("0.25", "0.26"))
+    with pytest.raises(UserError, match=r"metrics\.csv is damaged \(it is not the file whose digest is in report/metrics\.json\)"):
+        read_metrics(tmp_path)
+    clear(tmp_path)  # the run is resumed
+    assert read_metrics(tmp_path)[1]["val/loss"] == 0.26
 
 
 def test_the_recorder_saves_its_stages_in_the_checkpoint(tmp_path):

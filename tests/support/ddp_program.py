@@ -35,6 +35,7 @@ from ftlit.errors import UserError
 from ftlit.features.shard import read_shard
 from ftlit.finetuning.losses import cross_entropy
 from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.lit.delayed_values import DelayedValues
 
 DEVICES = int(os.environ.get("DEVICES", "1"))
 HEAD, TOP = ["head"], ["head", "backbone.top"]
@@ -213,6 +214,16 @@ def plain_loaders(case: str) -> dict:
     return found
 
 
+def delayed_values(case: str) -> dict:
+    """The sums that each process reads in three steps, and after them."""
+    values, taken = DelayedValues(), []
+    callback = pl.Callback()
+    callback.on_train_batch_start = lambda *_: taken.append(values.take())
+    callback.on_before_backward = lambda own, *_: values.put(own, torch.tensor([10.0**own.global_rank * (own.global_step + 1), 1.0]))
+    trainer(callback, max_epochs=1).fit(Net(case), DataLoader([(torch.zeros(4).double(), 0)] * 3 * DEVICES))
+    return {"taken": [*taken, values.take(), values.take()]}
+
+
 def no_room(case: str) -> dict:
     """The disk of the second process has no room for features; the first process saves its error."""
     if DEVICES > 1 and os.environ.get("LOCAL_RANK") == "1":
@@ -228,14 +239,8 @@ def grey(i: int) -> Image.Image:
     return Image.linear_gradient("L").rotate(i * 11).resize((8, 8)).convert("RGB")
 
 
-PROGRAMS = {
-    "metrics": metrics,
-    "features": features,
-    "probe head": features,
-    "uneven": uneven,
-    "plain loaders": plain_loaders,
-    "no room": no_room,
-}
+PROGRAMS = {"metrics": metrics, "features": features, "probe head": features, "uneven": uneven, "no room": no_room}
+PROGRAMS |= {"plain loaders": plain_loaders, "delayed values": delayed_values}
 
 if __name__ == "__main__":
     for case in sys.argv[2:]:

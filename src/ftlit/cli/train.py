@@ -120,8 +120,7 @@ def exit_for_user_error(error: Exception, cfg: DictConfig | None = None) -> None
 
     if not wants_traceback() and (user_error := as_user_error(error)):
         text = f"{user_error}; {_next_step(cfg)}" if cfg is not None and isinstance(user_error, WriteError) else str(user_error)
-        if launched.prints(user_error):
-            print("ftlit", *filter(None, [job_label()]), text, sep=": ", file=sys.stderr)
+        launched.print_once(": ".join(["ftlit", *filter(None, [job_label()]), text]), user_error)
         processes.write_reason(text)
         processes.remove_empty_folder()
         raise processes.JobExit(processes.USER_ERROR_STATUS, text)

@@ -1,4 +1,8 @@
-"""Processes of a run wait for each other: each reports to the others, so that they wait as long as it lives, and no longer."""
+"""Processes of a run wait for each other: each reports to the others, so that they wait as long as it lives, and no longer.
+
+A thread reports. So work of any length is waited for, and a process counts as silent if it is dead or paused, not if its main thread hangs.
+In a training step no report counts: there a process that hangs is noticed by the timeout of torch's collective operations.
+"""
 
 import atexit
 import itertools
@@ -22,7 +26,7 @@ from ftlit.lit.trainer_internals import default_store, waiting_minutes
 CONNECT_MINUTES = 10.0  # to start Python in each process
 REPORT_SECONDS = 5.0  # between two reports of a process
 POLL_SECONDS = 0.2
-LEAVE_SECONDS = 5.0  # that the holder of the store waits, after an error, for the others to see it
+LEAVE_SECONDS = 10.0  # that the holder of the store waits, after an error, for the others to see it
 DONE, FAILED, ENDED = "done", "failed", "ended"
 BLOCKS = itertools.count()  # of `first_ahead`: a key of the store is used once
 JOINED: "list[Processes]" = []  # those of this program, at most one element
@@ -111,17 +115,17 @@ class Processes:
             self.store.set(name, outcome)
 
     def is_first_with(self, error: str) -> bool:
-        """Whether no other process has ended with this error. The others can still ask: the process that holds the store waits for their
-        end, for at most `LEAVE_SECONDS`.
-        """
+        """Whether no other process has ended with this error; True where the store can no longer tell."""
         try:
-            first = self.store.add(f"error/{error}", 1) == 1
-        except RuntimeError:  # the store has ended
+            return self.store.add(f"error/{error}", 1) == 1
+        except RuntimeError:
             return True
+
+    def leave(self) -> None:
+        """After an error: if the store ends with this process, wait for the end of the others, for at most `LEAVE_SECONDS`."""
         deadline = time.monotonic() + LEAVE_SECONDS
         while self.holds_store and time.monotonic() < deadline and not all(self._has_ended(rank) for rank in range(1, self.count)):
             time.sleep(POLL_SECONDS)
-        return first
 
     def _has_ended(self, rank: int) -> bool:
         return self._found(f"report/{rank}") == ENDED

@@ -30,7 +30,7 @@ def read(folder: str | Path) -> RunData:
             folder,
             about,
             about["class_names"],
-            _metrics(folder / "metrics.csv"),
+            files.read_metrics(folder),
             files.read_stages(folder),
             files.read_predictions(folder),
             files.read_features(folder),
@@ -43,13 +43,6 @@ def read(folder: str | Path) -> RunData:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"the report of {folder} cannot be read: {one_line(error)}") from error
-
-
-def _metrics(path: Path) -> list[dict[str, float]]:
-    if not path.is_file():
-        return []
-    with reading(path, "remove it, or run again"), path.open(newline="") as file:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 def _depths(folder: Path) -> dict[str, dict[str, float]]:

@@ -4,6 +4,7 @@ run.json             plan, layers, counts of the data, command, versions
 stages.json          begin, duration and memory of each stage
 test.csv             one row per test image: true and predicted class, probability; by names, and by class numbers, which are read again
 test.json            digest of test.csv, which may be removed if the table is edited
+metrics.json         the same for ../metrics.csv, once the run has ended
 features.safetensors features of some test images, and their labels
 samples.safetensors  training images; mistakes.safetensors: test images with the most confident errors
 
@@ -31,6 +32,7 @@ from ftlit.run_folder import REPORT
 from ftlit.tensor_files import read_tensors, write_tensors
 
 FOLDER, RUN, STAGES, TEST, TEST_DIGEST = "report", REPORT, "stages.json", "test.csv", "test.json"
+METRICS, METRICS_DIGEST = "metrics.csv", "metrics.json"
 SEPARATOR = " | "  # between several labels of one image
 MAX_ITEM_LENGTH = 500  # characters of a text that are kept
 REMEDY = "remove it, or run again"
@@ -38,7 +40,7 @@ REMEDY = "remove it, or run again"
 
 def clear(folder: Path) -> None:
     """Remove the predictions and images of an earlier run. The report replaces its figures by name: other images may be the user's."""
-    for pattern in ("*.safetensors", TEST, TEST_DIGEST):
+    for pattern in ("*.safetensors", TEST, TEST_DIGEST, METRICS_DIGEST):
         for path in (folder / FOLDER).glob(pattern):
             path.unlink()
 
@@ -87,12 +89,34 @@ def read_predictions(folder: Path) -> Predictions | None:
     if not path.is_file():
         return None
     with reading(path, REMEDY):
-        content = path.read_bytes()
-        if (digest := folder / FOLDER / TEST_DIGEST).is_file() and read_json(digest, remedy=REMEDY)["digest"] != of_bytes(content):
-            raise DamagedFile(path, f"it is not the file whose digest is in {TEST_DIGEST}")
+        content = _checked(path, folder / FOLDER / TEST_DIGEST)
         rows = list(csv.DictReader(io.StringIO(content.decode(**ENCODING), newline="")))
         labels, predicted = ([tuple(map(int, row[name].split())) for row in rows] for name in ("label_number", "predicted_number"))
         return Predictions([row["item"] for row in rows], labels, predicted, np.array([float(row["probability"]) for row in rows]))
+
+
+def _checked(path: Path, digest: Path) -> bytes:
+    """The bytes of a file. Raises `DamagedFile` where its digest, if there is one, is of other bytes."""
+    content = path.read_bytes()
+    if digest.is_file() and read_json(digest, remedy=REMEDY)["digest"] != of_bytes(content):
+        raise DamagedFile(path, f"it is not the file whose digest is in {FOLDER}/{digest.name}")
+    return content
+
+
+def write_metrics_digest(folder: Path) -> None:
+    """Write the digest of the `metrics.csv` of a run that has ended, if there is one."""
+    if (path := folder / METRICS).is_file():
+        write_json(folder / FOLDER / METRICS_DIGEST, {"digest": of_bytes(path.read_bytes())})
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """The rows of `metrics.csv`; empty where there is none."""
+    path = folder / METRICS
+    if not path.is_file():
+        return []
+    with reading(path, REMEDY):
+        text = _checked(path, folder / FOLDER / METRICS_DIGEST).decode()
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(io.StringIO(text, newline=""))]
 
 
 def write_pictures(folder: Path, name: str, tensors: Mapping[str, Tensor], captions: Sequence[str] = ()) -> None:

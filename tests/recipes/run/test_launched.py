@@ -3,14 +3,10 @@
 import json
 import os
 import signal
-import sys
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
-import warm
-from paths import ROOT, python_path
+from launches import by_lightning, free_port, srun, start
 
 from ftlit import UserError
 from ftlit.recipes.run import launched
@@ -67,48 +63,9 @@ def test_a_recipe_of_one_process_names_the_launcher(environment):
         launched.check_alone("probe")
 
 
-class Program:
-    """A program that writes into two files."""
-
-    def __init__(self, command, folder, **settings):
-        self.files = [Path(tempfile.mkstemp(dir=folder)[1]) for _ in range(2)]
-        with self.files[0].open("w") as out, self.files[1].open("w") as errors:
-            self.process = warm.start(command, stdout=out, stderr=errors, start_new_session=True, **settings)
-        self.pid, self.send_signal, self.kill = self.process.pid, self.process.send_signal, self.process.kill
-
-    def output(self, timeout=300):
-        """Wait for its end. Returns what it printed on stdout and on stderr."""
-        self.returncode = self.process.wait(timeout)
-        return [file.read_text() for file in self.files]
-
-
-def start(folder, *words, **environment):
-    """Start train.py in its own process group."""
-    values = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path(folder), **environment}
-    command = [sys.executable, str(ROOT / "train.py"), "trainer=cpu", "data.per_class=4", "report=false", *words]
-    return Program(command, folder, cwd=folder, env=values)
-
-
-def torchrun(folder, port, *words):
-    group = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    return [start(folder, *words, **group, RANK=rank, LOCAL_RANK=rank) for rank in "01"]
-
-
-def srun(folder, port, *words):
-    slurm = {"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_NODELIST": "localhost", "SLURM_NODEID": "0"}
-    ranks = ({"SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in "01")
-    return [start(folder, *words, **slurm, **rank, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)) for rank in ranks]
-
-
-def by_lightning(folder, port, *words):
-    return [start(folder, "trainer=ddp_cpu", *words)]
-
-
 @pytest.fixture
 def port():
-    from lightning.fabric.plugins.environments.lightning import find_free_network_port
-
-    return find_free_network_port()
+    return free_port()
 
 
 @pytest.mark.e2e
@@ -119,44 +76,6 @@ def test_two_tasks_of_srun_take_the_advice_of_the_first_and_leave_one_run(tmp_pa
     assert len(results) == 1, output
     assert json.loads(results[0].read_text())["test/accuracy"] > 0 and output[1][0].count("scenario=auto") == 0
     assert sum(out.count("scenario=auto: ") for out, _ in output) == 1
-
-
-def failed(processes):
-    """The lines on stderr of processes that end in an error of the user."""
-    errors = [process.output()[1].splitlines() for process in processes]
-    assert [process.returncode for process in processes] == [2, 2], errors
-    return [line for lines in errors for line in lines]
-
-
-@pytest.mark.e2e
-@pytest.mark.ddp
-@pytest.mark.parametrize(
-    ("start_both", "words", "message"),
-    [
-        (torchrun, ["optimizer.lr=-1", "hydra.run.dir=run"], "ftlit: optimizer.lr=-1: give"),  # before the processes join
-        (srun, ["data=folder", "data.root=nowhere", "hydra.run.dir=run"], "nowhere"),
-        (torchrun, ["epochs=3"], "ftlit: no option 'epochs'"),  # after they have agreed on a folder
-        (srun, ["epochs=3"], "ftlit: no option 'epochs'"),
-        (torchrun, ["data=csv", "data.csv=one.csv"], "one.csv"),  # while the others wait for the first
-        (srun, ["data=csv", "data.csv=one.csv"], "one.csv"),
-    ],
-)
-def test_an_error_that_all_processes_have_is_printed_once(tmp_path, port, start_both, words, message):
-    (tmp_path / "one.csv").write_text("path,label\nnothing.png,ant\n")
-    line, *more = failed(start_both(tmp_path, port, *words))
-    assert message in line and not more
-
-
-@pytest.mark.e2e
-@pytest.mark.ddp
-@pytest.mark.parametrize("start_both", [torchrun, srun])
-def test_an_error_of_one_process_is_printed_by_that_process(tmp_path, port, start_both):
-    (tmp_path / "mine.py").write_text(
-        "import os\n\nfrom ftlit.errors import UserError\n\n\ndef head(**options):\n"
-        "    rank = os.environ.get('RANK', os.environ.get('SLURM_PROCID'))\n    raise UserError(f'head of {rank}')\n"
-    )
-    lines = failed(start_both(tmp_path, port, "scenario=large_similar", "head._target_=mine.head", "hydra.run.dir=run"))
-    assert sorted(line for line in lines if "head of" in line) == ["ftlit: head of 0", "ftlit: head of 1"]
 
 
 SLOW_DIGITS = """

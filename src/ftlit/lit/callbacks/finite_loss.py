@@ -63,7 +63,8 @@ class FiniteLoss(Callback):
         for bad in self._not_finite.take():
             self._in_a_row = self._in_a_row + 1 if bad else 0
             if self._in_a_row > (MAX_SKIPPED if _skips_steps(trainer) else 0):
-                raise UserError(_message(*self._at, float(self._loss)))
+                value = f"not finite in {bad:.0f} of {trainer.world_size} processes" if trainer.world_size > 1 else f"{float(self._loss)}"
+                raise UserError(_message(*self._at, value))
 
 
 def _skips_steps(trainer: Trainer) -> bool:
@@ -71,8 +72,7 @@ def _skips_steps(trainer: Trainer) -> bool:
     return getattr(trainer.precision_plugin, "scaler", None) is not None
 
 
-def _message(step: int, epoch: int, loss: float) -> str:
-    value = "not finite in another process" if isfinite(loss) else f"{loss}"
+def _message(step: int, epoch: int, value: str) -> str:
     return (
         f"training stops: the loss of step {step} in epoch {epoch} is {value}. Give a lower optimizer.lr or "
         "trainer.gradient_clip_val=1, or check the images (callbacks.finite_loss=null goes on)"

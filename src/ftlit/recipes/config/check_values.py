@@ -65,6 +65,10 @@ def check_search() -> None:
 def _check_trainer(trainer: DictConfig) -> None:
     if trainer.get("devices") == 0:
         raise UserError("trainer.devices=0: give a number of devices, 1 or more, or -1 for all there are")
+    strategy = trainer.get("strategy")
+    method = strategy.get("start_method") if isinstance(strategy, DictConfig) else strategy
+    if any(name in str(method) for name in ("spawn", "forkserver")):
+        raise UserError(f"trainer.strategy={strategy}: the parts of a run cannot be sent to new processes; give trainer.strategy=ddp")
     for name, use in (("limit_val_batches", "the best checkpoint is chosen"), ("limit_test_batches", "the run is tested")):
         if trainer.get(name) == 0:
             raise UserError(f"trainer.{name}=0: {use} by these batches; give 1 or more, or null for all")

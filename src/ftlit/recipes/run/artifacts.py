@@ -86,8 +86,9 @@ def write_run_report(cfg: DictConfig, data: Any, tested: Predictions, features: 
 
 
 def _write_tested(cfg: DictConfig, data: Any, tested: Predictions, features: Mapping[str, Tensor]) -> None:
-    """Write predictions, features, and the images of the most confident errors."""
+    """Write the digest of the metrics, predictions, features, and the images of the most confident errors."""
     folder = Path(cfg.paths.run)
+    run_files.write_metrics_digest(folder)
     run_files.write_predictions(folder, tested, data.class_names)
     if len(features["features"]):
         run_files.write_pictures(folder, "features", features)

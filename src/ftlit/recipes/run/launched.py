@@ -158,16 +158,26 @@ def _is_started_by_lightning() -> bool:
     return bool(int(os.environ.get("LOCAL_RANK", 0))) and os.environ.get("NODE_RANK") == "0" and "MASTER_PORT" in os.environ
 
 
-def prints(error: UserError) -> bool:
-    """Whether this process prints the error that ends it: an error that several processes have alike is printed once.
+def print_once(text: str, error: UserError) -> None:
+    """Print the error that ends this process on stderr. An error that several processes have alike is printed by one of them.
 
     Before the processes have joined, errors follow from the command line and the files of a machine: one process on each prints them.
+
+    Args:
+        text: the whole line.
+        error: of this process.
     """
     store = sys.modules.get("ftlit.lit.rank_store")  # imported by the first process that joins
-    if store and store.JOINED:
-        return bool(store.JOINED[0].is_first_with(str(error)))
-    of_one_process = isinstance(error, WriteError) or (store and isinstance(error, store.LostProcess))
-    return bool(of_one_process) or is_first_on_machine()
+    joined = store.JOINED if store else []
+    if joined:
+        is_first = joined[0].is_first_with(str(error))
+    else:
+        of_one_process = isinstance(error, WriteError) or (store and isinstance(error, store.LostProcess))
+        is_first = of_one_process or is_first_on_machine()
+    if is_first:
+        print(text, file=sys.stderr, flush=True)
+    for processes in joined:
+        processes.leave()
 
 
 def is_first_on_machine() -> bool:
