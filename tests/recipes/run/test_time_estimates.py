@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from ftlit.finetuning.plan import LayerRow, Plan
 from ftlit.models.heads import LinearProbeHead, MLPHead
-from ftlit.recipes.run.time_estimates import estimate_run, has_probe_head, seconds_per_image
+from ftlit.recipes.run.time_estimates import costs_of, estimate_run, has_probe_head, seconds_per_image
 
 
 def make_probe(in_features, num_classes):
@@ -72,6 +72,24 @@ def test_of_stages_that_may_share_an_epoch_the_slower_one_counts(timed):
     network, images, *_ = timed
     both = rows(network, ["eval"] * len(network.backbone.cuts), ["train"] * len(network.backbone.cuts))
     assert estimate(network, images, [range(2), range(2)], both) == estimate(network, images, [range(0), range(2)], both)
+
+
+def test_the_scenarios_are_estimated_as_their_runs_are(timed):
+    network, images, train, val, test = timed
+    fitted, trained = ({"head": {"_target_": f"{__name__}.{name}"}} for name in ("make_probe", "partial_mlp"))
+    rest = {"schedule": {"epoch": 1}, "trainer": {"max_epochs": 3}}
+    heads = {"small_similar": fitted, "small_different": trained, "large_similar": fitted, "large_different": trained}
+    configs = {name: OmegaConf.create({**head, **rest}) for name, head in heads.items()}
+    once = train + val + test
+    assert dict(costs_of(network.backbone, images, configs)) == {
+        "small_similar": once,
+        "small_different": once,
+        "large_similar": once + 3 * (3 * train + val),
+        "large_different": once + 2 * (3 * train + val),
+    }
+    frozen, whole = (rows(network, [mode] * len(network.backbone.cuts)) for mode in ("eval", "train"))
+    assert estimate(network, images, [], frozen, fits_head=True) == once
+    assert estimate(network, images, [range(3)], whole, fits_head=True) == once + 3 * (3 * train + val)
 
 
 def test_timing_leaves_weights_statistics_modes_and_random_numbers_as_they_are():

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from math import inf
+from dataclasses import dataclass
+from math import ceil, inf
 from pkgutil import resolve_name
 from typing import Any
 
@@ -23,6 +24,22 @@ from ftlit.recipes.run.artifacts import images_of
 TIMED_IMAGES = 8
 SLOW_IMAGE = 0.1  # seconds; of a slower network, one image is timed
 BACKWARD = 2  # times the forward pass
+DEFAULT_EPOCHS = 1000  # Lightning's, where neither epochs nor steps are limited
+
+
+@dataclass(frozen=True)
+class StageWork:
+    """What decides how long an epoch of a stage takes. Both shares are of the backbone's operations.
+
+    Args:
+        span: its epochs.
+        frozen: share below which nothing trains.
+        stored: share whose features are stored; `None`: it reads images.
+    """
+
+    span: range
+    frozen: float
+    stored: float | None
 
 
 def estimate_run(
@@ -55,7 +72,13 @@ def estimate_run(
         return None
     limits = {"train": trainer.limit_train_batches, "val": trainer.limit_val_batches, "test": trainer.limit_test_batches}
     sizes = {split: _limited(sum(counts.values()), images.batch_size, limits[split]) for split, counts in images.counts.items()}
-    return _run_seconds(backbone, images, sizes, plan.rows, spans, inputs, fits_head=fits_head)
+    share = shares(backbone, images.input_spec.shape)
+    stages = []
+    for i, span in enumerate(spans):
+        spec = inputs[i].spec if inputs else None
+        frozen = max((share[cut] for cut in _frozen_prefix(backbone, plan.rows, i)), default=0.0)
+        stages.append(StageWork(span, frozen, share[spec.cut] if spec else None))
+    return _run_seconds(seconds_per_image(backbone, images), sizes, stages, fits_head=fits_head)
 
 
 def _limited(number: int, batch_size: int, limit: float) -> float:
@@ -63,34 +86,31 @@ def _limited(number: int, batch_size: int, limit: float) -> float:
     return min(number, limit * batch_size) if isinstance(limit, int) else number * limit
 
 
-def _run_seconds(
-    backbone: Backbone,
-    data: IndexedImages,
-    sizes: Mapping[Split, float],
-    rows: Sequence[LayerRow],
-    spans: Sequence[range],
-    inputs: Sequence[StageInput],
-    *,
-    fits_head: bool,
-) -> float:
-    loading, forward = seconds_per_image(backbone, data)
-    share = shares(backbone, data.input_spec.shape)
+def _run_seconds(per_image: tuple[float, float], sizes: Mapping[Split, float], stages: Sequence[StageWork], *, fits_head: bool) -> float:
+    """Seconds of a run: features and the fit of the head from one pass over train and val, the epochs, the test.
+
+    Args:
+        per_image: see `seconds_per_image`.
+        sizes: images that are read in each split.
+        stages: of gradient training; of two that share an epoch the slower one counts.
+        fits_head: whether a linear probe is fitted first.
+    """
+    loading, forward = per_image
     train, val, test = sizes["train"], sizes["val"], sizes["test"]
     from_image = max(loading, forward)
-    cuts = {stage_input.spec.cut for stage_input in inputs if stage_input.spec}
-    extracted = max((max(loading, forward * share[cut]) for cut in cuts), default=0.0) * (train + val)
-    fitted = from_image * (train + val) if fits_head else 0.0
+    extracted = max((max(loading, forward * stage.stored) for stage in stages if stage.stored is not None), default=0.0)
+    fitted = from_image if fits_head else 0.0
     epochs: dict[int, float] = {}
-    for i, span in enumerate(spans):
-        below = max((share[cut] for cut in _frozen_prefix(backbone, rows, i)), default=0.0)
-        backward = BACKWARD * forward * (1 - below)
-        if inputs and (spec := inputs[i].spec):
-            step, check = forward * (1 - share[spec.cut]) + backward, forward * (1 - share[spec.cut])
-        else:
+    for stage in stages:
+        backward = BACKWARD * forward * (1 - stage.frozen)
+        if stage.stored is None:
             step, check = max(loading, forward + backward), from_image
-        for epoch in span:
+        else:
+            check = forward * (1 - stage.stored)
+            step = check + backward
+        for epoch in stage.span:
             epochs[epoch] = max(epochs.get(epoch, 0.0), train * step + val * check)
-    return extracted + fitted + sum(epochs.values()) + from_image * test
+    return (extracted + fitted) * (train + val) + sum(epochs.values()) + from_image * test
 
 
 def _frozen_prefix(backbone: Backbone, rows: Sequence[LayerRow], stage: int) -> list[str]:
@@ -110,28 +130,31 @@ def shares(backbone: Backbone, shape: Sequence[int]) -> dict[str, float]:
 
 
 def costs_of(backbone: Backbone, data: IndexedImages, configs: Mapping[str, DictConfig]) -> Iterator[tuple[str, float]]:
-    """Seconds of each scenario, for optimizer steps and passes over the images only.
+    """Seconds of each scenario, before its schedule is built: the small ones fit the head, the large ones train all layers in the end.
 
     Args:
         backbone: on the device of the run.
         data: images of the run.
         configs: scenario -> its config.
     """
-    loading, forward = seconds_per_image(backbone, data)
-    step = (1 + BACKWARD) * forward
+    per_image = seconds_per_image(backbone, data)
     sizes = {split: sum(counts.values()) for split, counts in data.counts.items()}
     for name, cfg in configs.items():
-        once = sum(sizes.values()) * max(loading, forward)  # features, and the test images
-        warm_up = 0 if has_probe_head(cfg) else cfg.schedule.get("epoch") or 0  # only the head trains, from features
-        epochs = 0.0 if name.startswith("small") else max(0.0, epochs_of(cfg, sizes["train"] / data.batch_size) - warm_up)
-        yield name, once + epochs * (sizes["train"] * max(loading, step) + sizes["val"] * max(loading, forward))
+        small, fits_head = name.startswith("small"), has_probe_head(cfg)
+        epochs = ceil(epochs_of(cfg, sizes["train"] / data.batch_size))
+        of_head = 0 if fits_head else epochs if small else min(epochs, cfg.schedule.get("epoch") or 0)  # trained from features
+        stages = [StageWork(range(of_head), 1.0, 1.0)] if of_head else []
+        if not small:
+            stages.append(StageWork(range(of_head, epochs), 0.0, None))
+        yield name, _run_seconds(per_image, sizes, stages, fits_head=fits_head)
 
 
 def epochs_of(cfg: DictConfig, batches: float) -> float:
     """Epochs of a run with this number of batches per epoch."""
     trainer = cfg.trainer
-    epochs = inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
     steps = inf if trainer.get("max_steps", -1) in (None, -1) else trainer.max_steps
+    unlimited = DEFAULT_EPOCHS if trainer.max_epochs is None and steps == inf else inf
+    epochs = unlimited if trainer.max_epochs in (None, -1) else trainer.max_epochs
     return float(min(epochs, steps * trainer.get("accumulate_grad_batches", 1) / batches))
 
 
