@@ -14,7 +14,7 @@ SCRIPTS = {path.stem: path for path in (ROOT / "examples").glob("*.py")}
 RESULTS = {  # script -> the end of its output, with an accuracy where it has one, and the lowest that is right
     "own_lightning_module": (r"the last stage trains \*; loss [\d.]+", 0.0),
     "cut_and_probe": (r"cut after layer[34]: .*\nfirst batch: ([\d.]+) correct", 0.85),
-    "cached_features": (r"all stored\n(?s:.*)second run, which reads them: [\d.]+ s, validation accuracy ([\d.]+)", 0.9),
+    "cached_features": (r"all read from the cache\n(?s:.*)second run, which reads them: [\d.]+ s, validation accuracy ([\d.]+)", 0.9),
     "custom_head": (r"validation accuracy ([\d.]+)", 0.85),
     "own_dataset": (r"test accuracy ([\d.]+) of a linear probe", 0.9),
 }

@@ -20,18 +20,18 @@ PART = ".ftlit-part"  # end of the name of a file that is being written
 UNNAMED_SECONDS = 3600  # a scratch folder gets its name at once: an older one was left by a program that was killed
 REMEDIES = {  # of errors that a user can mend -> what to do
     errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space of your quota",
+    errno.EDQUOT: "free some of your disk quota",
     errno.EFBIG: "raise the limit on the size of a file",
-    errno.EACCES: "make it and its folder writable",
-    errno.EPERM: "make it and its folder writable",
-    errno.EROFS: "make its disk writable",
-    errno.EIO: "check its disk",
-    errno.EISDIR: "remove the folder of this name",
-    errno.ENOTDIR: "remove or rename the file that has the name of its folder",
-    errno.EEXIST: "remove or rename the file that has the name of its folder",
+    errno.EACCES: "make the file and its folder writable",
+    errno.EPERM: "make the file and its folder writable",
+    errno.EROFS: "make the disk writable",
+    errno.EIO: "check the disk",
+    errno.EISDIR: "remove the folder that has this name",
+    errno.ENOTDIR: "remove or rename the file that is in the place of a folder",
+    errno.EEXIST: "remove or rename the file that is in the place of a folder",
     errno.ENAMETOOLONG: "give a shorter name",
     errno.EMFILE: "raise the limit on open files",
-    errno.ESTALE: "check its disk",
+    errno.ESTALE: "check the disk",
 }
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)  # never a fault of the program
 PERMISSION_ERRORS = (errno.EACCES, errno.EPERM)  # nor these, if they name a file

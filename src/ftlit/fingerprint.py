@@ -226,4 +226,4 @@ def _decides_loading(value: Any) -> bool:
 
 def _opaque(thing: Any, why: object) -> UserError:
     text = " ".join(str(why).split())
-    return UserError(f"features cannot be cached: an object of {type(thing).__name__} cannot be fingerprinted ({text}); take cache=none")
+    return UserError(f"features cannot be cached: an object of {type(thing).__name__} cannot be fingerprinted ({text}); give cache=none")

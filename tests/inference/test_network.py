@@ -113,7 +113,7 @@ def test_dense_prediction_writes_a_map_over_the_image(run):
         (("run", "photos/dark/dark1.png", "--dense", "--label", "drak"), "no class 'drak': did you mean 'dark'"),
         (("run", "photos/dark/dark1.png", "--dense", "--size", "8"), "size 8: the network was trained on images of 32 px"),
         (("run", "photos/dark/dark1.png", "photos/dark/dark1.png", "--dense"), "two images would be drawn as dark1_dense.png"),
-        (("run", "photos/dark/dark1.png", "--label", "dark"), "--label, --size and --out are for --dense"),
+        (("run", "photos/dark/dark1.png", "--label", "dark"), "--label, --size and --out need --dense"),
         (("run",), "the following arguments are required: PATH"),
     ],
 )

@@ -82,7 +82,7 @@ def probe(folder, *arguments, **environment):
 def test_the_recipe_prints_a_row_per_layer_and_writes_table_figure_and_result(tmp_path):
     first, again = (probe(tmp_path, "probe.l2=[1e-1,1e-3]", FTLIT_CACHE=str(tmp_path / "store")) for _ in range(2))
     assert first.returncode == 0, first.stderr
-    assert "1,797 computed" in first.stdout and "all stored" in again.stdout
+    assert "1,797 computed" in first.stdout and "all read from the cache" in again.stdout
     table = [line for line in first.stdout.splitlines() if line.startswith(("│", "*"))]
     assert table == [line for line in again.stdout.splitlines() if line.startswith(("│", "*"))]
     assert [row.split()[1:4] for row in table[:2]] == [["layer4", "│", "average,"], ["layer3", "│", "average,"]]
@@ -119,7 +119,7 @@ def test_repeats_draw_several_training_sets_and_never_train_on_val(tmp_path):
         (["probe.cuts=layer4"], "give a list, [layer4]"),
         (["probe.cuts=[layr4]"], "did you mean 'layer4'"),
         (["probe=svn"], "svm"),
-        (["resume=true"], "resume=true: recipe=probe has nothing to resume"),
+        (["resume=true"], "recipe=probe cannot be resumed: leave resume=true out"),
         (["trainer=ddp_cpu", "trainer.devices=2"], "recipe=probe runs in one process"),
     ],
 )

@@ -14,7 +14,7 @@ from ftlit.recipes.run.processes import remove_empty_folder
 
 @pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy])
 def test_slim_checkpoints_are_an_error_under_sharded_strategies(strategy):
-    with pytest.raises(UserError, match=f"checkpoint=slim cannot be loaded under {strategy.__name__}: give checkpoint=full"):
+    with pytest.raises(UserError, match=f"checkpoint=slim does not work with {strategy.__name__}: give checkpoint=full"):
         check_slim(strategy())
     check_slim(DDPStrategy())
     check_slim(SingleDeviceStrategy())

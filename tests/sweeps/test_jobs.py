@@ -88,12 +88,14 @@ def test_a_sweep_resumes_its_unfinished_jobs_on_request_only(tmp_path):
     refused = sweep(tmp_path, *arguments)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "give sweep.resume=true" in refused.stderr
     resumed = sweep(tmp_path, *arguments, "sweep.resume=true")
-    assert resumed.returncode == 0 and "resuming from" in resumed.stdout and "do not run again: 1\n" in resumed.stdout, resumed.stderr
+    assert resumed.returncode == 0 and "resuming from" in resumed.stdout and "1 finished job does not run again\n" in resumed.stdout, (
+        resumed.stderr
+    )
     now = {number: (tmp_path / f"sweep/{number}/result.json").stat().st_mtime_ns for number in (0, 1)}
     assert now[0] == ended[0] and now[1] > ended[1]
     assert [job.status for job in jobs_in(tmp_path / "sweep")] == [0, 0]
     other = sweep(tmp_path, "-m", "seed=3,2", *TINY, "sweep.resume=true")
-    assert other.returncode == 2 and "holds job 0 of another sweep" in other.stderr and "Traceback" not in other.stderr
+    assert other.returncode == 2 and "holds job 0 of a different sweep" in other.stderr and "Traceback" not in other.stderr
     assert jobs_in(tmp_path / "sweep")[0].values["seed"] == "1"
 
 

@@ -35,7 +35,7 @@ def test_each_row_summarizes_a_setting_over_its_seeds_and_rows_are_ranked_by_val
     low, high = [accuracies(0.5, test) for test in (0.7, 0.8, 0.9)], [accuracies(0.6, 0.1)] * 3
     jobs = [(f"head=a seed={seed}", low[seed], "") for seed in range(3)] + [(f"head=b seed={seed}", high[seed], "") for seed in range(3)]
     header, rows = table_of(jobs_in(made(tmp_path, *jobs)))
-    assert header == ["head", "seeds", "test accuracy", "deviation", "95 % interval", "val accuracy", "job seconds"]
+    assert header == ["head", "seeds", "test accuracy", "std", "95 % interval", "val accuracy", "job seconds"]
     assert rows == [
         ["b", "3", "0.1000", "0.0000", "0.1000 to 0.1000", "0.6000", "2.0"],
         ["a", "3", "0.8000", "0.1000", "0.5516 to 1.0000", "0.5000", "2.0"],
@@ -56,7 +56,7 @@ def test_the_table_gives_the_reason_of_a_failed_job(tmp_path):
     header, rows = table_of(jobs)
     assert header[-1] == "failed" and [row[-1] for row in rows] == ["job 1 (seed=2): out of | memory", "job 2 (seed=1): no"]
     assert rows[0][:3] == ["1", "1", "0.4000"] and rows[1][:3] == ["2", "0", "-"]
-    assert "out of \\| memory" in markdown_of(jobs) and "never by test" in markdown_of(jobs)
+    assert "out of \\| memory" in markdown_of(jobs) and "a choice by test accuracy would be biased" in markdown_of(jobs)
 
 
 def test_the_table_shows_the_mean_of_a_probe_and_the_score_of_a_recipe_without_results(tmp_path):
@@ -132,7 +132,7 @@ def test_the_table_shows_the_advised_scenario_of_each_setting(tmp_path):
 def test_errors_for_a_missing_empty_or_damaged_sweep_are_one_line(tmp_path):
     with pytest.raises(UserError, match="there is no folder"):
         main.report([str(tmp_path / "none")])
-    with pytest.raises(UserError, match="is not the folder of a run with a report"):
+    with pytest.raises(UserError, match="has no report/run"):
         main.report([str(tmp_path)])
     (tmp_path / "multirun.yaml").touch()
     with pytest.raises(UserError, match="is empty: no job began"):

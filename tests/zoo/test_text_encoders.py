@@ -183,9 +183,9 @@ def test_images_as_input_are_an_error(folder):
 def test_mixing_texts_and_images_is_an_error(folder):
     texts, images = TextSpec(str(folder)), InputSpec()
     for option, spec, line in (
-        ("digits_data", texts, "this network takes texts, and these data are images: give data=text_csv"),
+        ("digits_data", texts, "the backbone takes texts, but the data are images: give data=text_csv"),
         ("csv_data", texts, "these data are images"),
-        ("text_csv_data", images, "this network takes images, and these data are texts: give backbone=bert"),
+        ("text_csv_data", images, "the backbone takes images, but the data are texts: give backbone=bert"),
     ):
         module = "text_sources" if option == "text_csv_data" else "image_sources"
         cfg = OmegaConf.create({"data": {"_target_": f"ftlit.lit.datamodules.{module}.{option}"}})

@@ -143,7 +143,7 @@ def test_the_command_line_freezes_the_named_layers(folder, texts, tmp_path):
     ]
     message = train(tmp_path / "run", folder, texts, "backbone.max_length=12", *overrides)
     assert "all but embeddings, encoder.0, encoder.1" in message and "8 tokens at most" in message
-    assert "from features at encoder.1" in message
+    assert "reads features at encoder.1" in message
 
 
 def test_the_probe_recipe_reports_each_cut(folder, texts, tmp_path):

@@ -50,7 +50,7 @@ def verify(folder: str | None) -> int:
                 damaged += 1
                 print(f"damaged and removed: {path} ({reason})")
                 path.unlink(missing_ok=True)
-    print(f"{_count(sound, 'sound shard')}, {damaged} damaged: {store.folder}")
+    print(f"{_count(sound, 'intact shard')}, {damaged} damaged: {store.folder}")
     return min(damaged, 1)
 
 

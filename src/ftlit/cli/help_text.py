@@ -24,9 +24,9 @@ SETTINGS = (  # what people set most
 )
 BROUGHT_BY = {"data.root": "folder", "data.csv": "csv"}  # setting -> the option of its group that has it
 FLAGS = (
-    ("-m, --multirun", "a sweep: one run for each combination of values that are separated by commas"),
-    ("--config-dir FOLDER", "a folder with more options of the groups: FOLDER/head/mine.yaml is head=mine"),
-    ("--cfg job", "print the composed config; --resolve, with its references resolved"),
+    ("-m, --multirun", "run a sweep: one run for each combination of comma-separated values"),
+    ("--config-dir FOLDER", "add your own options from a folder: FOLDER/head/mine.yaml becomes head=mine"),
+    ("--cfg job", "print the composed config; with --resolve, references are resolved"),
     ("--hydra-help", "flags and groups of Hydra itself"),
 )
 ABOUT = {"advise": "Measure which scenario suits these images, and estimate its time, without training."}
@@ -41,7 +41,7 @@ def help_text(config: DictConfig) -> str:
         f"usage: {command} [GROUP=OPTION ...] [NAME=VALUE ...]",
         two_columns("Examples", _examples(command, advises=config.recipe == "advise")),
         two_columns("Other commands", COMMAND_ROWS),
-        paragraph("The values below are those for the words before --help: `data=folder --help` shows those of your own images."),
+        paragraph("The values below depend on the words before --help: `data=folder --help` shows the values for your own images."),
         two_columns("Values that are often set", _settings(config)),
         two_columns("Options", _options(config)),
         two_columns("Groups and their options; resnet{18, 34} stands for resnet18, resnet34", _groups()),
@@ -56,7 +56,7 @@ def _examples(command: str, *, advises: bool) -> list[HelpRow]:
         ("backbone=resnet50 data=folder data.root=photos", "your images, in one folder per class"),
     ]
     training = [
-        ("scenario=large_similar hydra.run.dir=runs/all", "all layers, in a folder of this name"),
+        ("scenario=large_similar hydra.run.dir=runs/all", "train all layers; the run folder is runs/all"),
         ("-m scenario=small_similar,large_similar seed=0,1,2", "a sweep over all combinations, with a table at its end"),
     ]
     return [(f"{command} {words}".rstrip(), text) for words, text in (rows if advises else rows + training)]
@@ -76,7 +76,7 @@ def _options(config: DictConfig) -> Iterator[HelpRow]:
     """The values at the top of train.yaml, `sweep.resume` by its full name."""
     train = read_config_file("train")
     assert train is not None
-    yield "hydra.run.dir=FOLDER", f"folder of the run; without it a new one below {config.paths.runs}"
+    yield "hydra.run.dir=FOLDER", f"folder of the run (default: a new folder in {config.paths.runs})"
     for name, value in train.values.items():
         full_name = f"{name}.{next(iter(value))}" if isinstance(value, dict) else name
         if not group_options(name):

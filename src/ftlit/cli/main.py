@@ -23,8 +23,8 @@ COMMAND_ROWS = (
     ("ftlit train [GROUP=OPTION ...]", "fine-tune a pretrained network"),
     ("ftlit advise [GROUP=OPTION ...]", "measure which scenario suits these images, without training"),
     ("ftlit predict RUN PATH ...", "predict the classes of images, or draw the probability of a class over each image"),
-    ("ftlit report FOLDER", "write the report of a run, or the table of a sweep, again"),
-    ("ftlit export RUN --to FORMAT", "write the network of a run for programs without ftlit"),
+    ("ftlit report FOLDER", "rewrite the report of a run, or the table of a sweep"),
+    ("ftlit export RUN --to FORMAT", "export the network of a run for use without ftlit"),
     ("ftlit cache list | verify | prune", "list, check or remove stored features"),
     ("ftlit --version", "versions of ftlit, Python and the libraries below it"),
 )
@@ -82,7 +82,7 @@ def advise(arguments: list[str]) -> None:
     """Train with `recipe=advise`, which trains nothing. Raises `UserError` for another recipe."""
     other = next((word for word in arguments if word.startswith("recipe=")), None)
     if other:
-        raise UserError(f"ftlit advise is recipe=advise: leave {other} out, or give it to ftlit train")
+        raise UserError(f"ftlit advise runs recipe=advise: leave {other} out, or use ftlit train")
     train([*arguments, "recipe=advise"])
 
 
@@ -99,7 +99,7 @@ def predict(arguments: list[str]) -> None:
         ftlit.inference.predict.predict_dense(given.run, given.paths, **options)
         return
     if given.label is not None or given.size is not None or given.out != ".":
-        parser.error("--label, --size and --out are for --dense: give it too")
+        parser.error("--label, --size and --out need --dense")
     how = ftlit.inference.predict.PredictOptions(given.format, given.top, given.batch_size, given.workers, given.trust, given.column)
     if ftlit.inference.predict.predict(given.run, given.paths, how, _rows_by(given.devices)):
         sys.exit(1)
@@ -153,7 +153,7 @@ def cache(arguments: list[str]) -> None:
     if given.action == "prune" and not given.all and given.unused is None and given.max_gb is None:
         parser.error("give what to remove: --unused 30d, --max-gb 10, or --all")
     if given.action == "prune" and given.max_gb is not None and given.max_gb < 0:
-        parser.error(f"--max-gb {given.max_gb:g}: give a number from 0")
+        parser.error(f"--max-gb {given.max_gb:g}: give 0 or more")
     import ftlit.cli.cache  # here, so that --help stays fast
 
     try:

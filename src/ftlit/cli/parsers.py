@@ -7,9 +7,9 @@ from typing import NoReturn
 from ftlit.errors import UserError
 
 ACTIONS = {
-    "list": "list the feature tables, the last used first",
+    "list": "list the feature tables, most recently used first",
     "verify": "read all shards, compare checksums, and remove damaged ones",
-    "prune": "remove feature tables, those not used for the longest time first",
+    "prune": "remove feature tables, least recently used first",
 }
 
 
@@ -25,7 +25,7 @@ def _days(text: str) -> float:
     """A number of days, given as `30` or `30d`."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)d?", text)
     if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r}: give days, 30d for instance")
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number of days, such as 30d")
     return float(found[1])
 
 
@@ -33,28 +33,28 @@ def predict_parser() -> _Parser:
     """The arguments of `ftlit predict`."""
     parser = _Parser(
         "ftlit predict",
-        description="Predict images with the network of a run: a row each, or with --dense a map over each.",
+        description="Predict the classes of images with the network of a run: one row per image, or with --dense one map per image.",
         epilog="example: ftlit predict runs/mine photo.png more/photos --top 3 > predictions.csv",
     )
     parser.add_argument("run", metavar="RUN", help="folder of a run, or a checkpoint")
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="images, folders of images, csv files with a column path (of texts: text)")
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="images, folders of images, csv files with a column path (for texts: text)"
+    )
     parser.add_argument(
         "--top", type=int, default=1, metavar="K", help="the number of most probable classes to print (default: %(default)s)"
     )
-    parser.add_argument("--column", metavar="NAME", help="column of csv files (default: path, or text of texts)")
+    parser.add_argument("--column", metavar="NAME", help="column of csv files to read (default: path; for texts: text)")
     parser.add_argument("--format", default="csv", help="csv, or jsonl: one JSON object per line (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images per batch (default: %(default)s)")
-    parser.add_argument(
-        "--workers", type=int, default=0, metavar="N", help="processes that read images, besides this one (default: %(default)s)"
-    )
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="extra processes that read images (default: %(default)s)")
     parser.add_argument("--devices", type=int, default=1, metavar="N", help="processes that predict, one per device (default: %(default)s)")
     _add_trust(parser)
     parser.add_argument("--dense", action="store_true", help="draw the probability of a class over each image, window by window")
     parser.add_argument("--label", metavar="CLASS", help="--dense: the class to draw (default: the most probable one)")
     parser.add_argument(
-        "--size", type=int, metavar="PX", help="--dense: the shorter side of the image in pixels (default: twice that of training)"
+        "--size", type=int, metavar="PX", help="--dense: the shorter side of the image in pixels (default: twice the training size)"
     )
-    parser.add_argument("--out", metavar="FOLDER", default=".", help="--dense: the folder for the maps (default: the current one)")
+    parser.add_argument("--out", metavar="FOLDER", default=".", help="--dense: the folder for the maps (default: current folder)")
     return parser
 
 
@@ -62,14 +62,16 @@ def export_parser() -> _Parser:
     """The arguments of `ftlit export`."""
     parser = _Parser(
         "ftlit export",
-        description="Write a run's network, its input specification and class names, for programs without ftlit.",
+        description="Export the network of a run, with input specification and class names, for use without ftlit.",
         epilog="example: ftlit export runs/mine --to onnx",
     )
     parser.add_argument("run", metavar="RUN", help="folder of a run, or a checkpoint in it")
     parser.add_argument(
-        "--to", required=True, metavar="FORMAT", help="torchvision (a state dict with its names), torch (torch.export) or onnx"
+        "--to", required=True, metavar="FORMAT", help="torchvision (a state dict with torchvision's names), torch (torch.export) or onnx"
     )
-    parser.add_argument("--out", metavar="FILE", help="the file (default: export/<network>.safetensors, .pt2 or .onnx in the run's folder)")
+    parser.add_argument(
+        "--out", metavar="FILE", help="file to write (default: export/<network>.safetensors, .pt2 or .onnx in the run's folder)"
+    )
     _add_trust(parser)
     return parser
 
@@ -82,7 +84,7 @@ def _add_trust(parser: _Parser) -> None:
 
 def report_parser() -> _Parser:
     """The arguments of `ftlit report`."""
-    parser = _Parser("ftlit report", description="Write report.html of a run, or the table of a sweep and its files, again.")
+    parser = _Parser("ftlit report", description="Rewrite report.html of a run, or the table and files of a sweep.")
     parser.add_argument("folder", metavar="FOLDER", help="folder of a run, or of a sweep")
     return parser
 
@@ -91,15 +93,19 @@ def cache_parser() -> _Parser:
     """The arguments of `ftlit cache` and of its actions."""
     parser = _Parser(
         "ftlit cache",
-        description="The store of features: a feature table for each network, cut and view.",
+        description="Manage stored features: one feature table per network, cut and view (an augmented version, or the plain image).",
         epilog="example: ftlit cache prune --unused 30d --max-gb 10",
     )
     actions = parser.add_subparsers(dest="action")
     parsers = {name: actions.add_parser(name, help=text) for name, text in ACTIONS.items()}
     for action in parsers.values():
-        action.add_argument("--folder", help="folder of the store (default: the environment variable FTLIT_CACHE, else ~/.cache/ftlit)")
+        action.add_argument(
+            "--folder", help="folder of the stored features (default: the environment variable FTLIT_CACHE, else ~/.cache/ftlit)"
+        )
     prune = parsers["prune"]
-    prune.add_argument("--unused", type=_days, metavar="DAYS", help="remove tables that were not used for this number of days: 30d")
-    prune.add_argument("--max-gb", type=float, metavar="GB", help="remove those not used for the longest time, until at most this is left")
-    prune.add_argument("--all", action="store_true", help="all feature tables")
+    prune.add_argument("--unused", type=_days, metavar="DAYS", help="remove tables that were not used for this many days, such as 30d")
+    prune.add_argument(
+        "--max-gb", type=float, metavar="GB", help="remove the least recently used tables until at most this many GB are left"
+    )
+    prune.add_argument("--all", action="store_true", help="remove all feature tables")
     return parser

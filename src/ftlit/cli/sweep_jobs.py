@@ -41,7 +41,7 @@ class SweepCallback(Callback):
             print(f"ftlit: {error}", file=sys.stderr)
             sys.exit(USER_ERROR_STATUS)
         if done:
-            print(f"resuming the sweep in {folder}: jobs that are done and do not run again: {done}")
+            print(f"resuming the sweep in {folder}: {done} finished {'job does' if done == 1 else 'jobs do'} not run again")
         SWEEP_FOLDERS.append(folder)
 
 
@@ -56,10 +56,12 @@ def _count_done(folder: Path, resume: Any) -> int:
     if not jobs.is_sweep(folder):
         return 0
     if not resume:
-        raise UserError(f"{folder} holds a sweep already: give sweep.resume=true to resume it, or another hydra.sweep.dir=")
+        raise UserError(f"{folder} already holds a sweep: give sweep.resume=true to resume it, or another hydra.sweep.dir=...")
     found = [job for _, job in jobs.jobs_of(folder)]
     if any(job.format < FORMAT for job in found):
-        raise UserError(f"sweep.resume=true: an earlier ftlit ran the sweep in {folder}: it cannot be resumed, only read (ftlit report)")
+        raise UserError(
+            f"sweep.resume=true: an earlier ftlit ran the sweep in {folder}, which can only be read (ftlit report): begin a new sweep"
+        )
     return sum(job.status == 0 for job in found)
 
 
@@ -77,8 +79,8 @@ def run_job(cfg: DictConfig, run: Callable[[], float]) -> float:
     before, this = jobs.read_job(folder), _new_job(cfg)
     if before and (change := _first_change(before, this)):
         raise UserError(
-            f"{folder} holds job {before.number} of another sweep ({' '.join(before.overrides)}): {change}. "
-            "Repeat the settings of that sweep (values may be added at the end of the first one), or give another hydra.sweep.dir="
+            f"{folder} holds job {before.number} of a different sweep ({' '.join(before.overrides)}): {change}. Repeat the old settings "
+            "(new values only at the end of the first setting that varies), or give another hydra.sweep.dir=..."
         )
     if before and before.status == 0:
         print(f"{job_label()} is done already: {folder}")
@@ -148,7 +150,7 @@ def _new_job(cfg: DictConfig) -> Job:
 def _first_change(before: Job, now: Job) -> str:
     """The first setting in which two jobs differ, in words; empty where they are the same job."""
     if "settings" not in before.config:
-        return "an earlier ftlit ran it"
+        return "an earlier ftlit ran this job"
     old, new = (OmegaConf.create(job.config["settings"]) for job in (before, now))
     changed = changes(old, new, before.config["chosen"], MAY_CHANGE)
     return f"{changed[0].name} was {changed[0].before}, now {changed[0].now}" if changed else ""

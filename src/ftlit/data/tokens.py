@@ -23,7 +23,7 @@ class TextSpec:
 
     Args:
         tokenizer: folder with the files of the tokenizer.
-        pad_id: the padding token. A text that spells it out has padding there.
+        pad_id: number of the padding token. Where a text holds this token literally, it counts as padding.
         max_length: in tokens, including the special tokens around a text.
 
     Raises:

@@ -41,9 +41,9 @@ def run(cfg: DictConfig) -> float:
     """
     choice = choices().get("scenario")
     if choice != AUTO:
-        raise UserError(f"scenario={choice}: recipe=advise chooses the scenario; leave it out")
+        raise UserError(f"recipe=advise chooses the scenario: leave scenario={choice} out")
     if cfg.resume:
-        raise UserError(f"resume={str(cfg.resume).lower()}: recipe=advise has nothing to resume; leave it out")
+        raise UserError(f"recipe=advise cannot be resumed: leave resume={str(cfg.resume).lower()} out")
     check_alone(cfg.recipe)
     checkpoint_of(cfg)  # raises where the folder holds the advice of a run
     cfg = adopt(_compose([f"scenario={AUTO}"]))
@@ -80,7 +80,9 @@ def resolve_auto(cfg: DictConfig) -> DictConfig:
                 return _measured(cfg)
     stored = read_advice(cfg.paths.run)
     if stored is None:
-        raise UserError("scenario=auto: the first process left no advice here: give the scenario that `ftlit advise` names")
+        raise UserError(
+            f"scenario=auto: the first process wrote no advice.json to {cfg.paths.run}: give the scenario that `ftlit advise` prints"
+        )
     names = ("scenario", "cut", "pretrained", "fits_probe_head", "holds_out_images")
     return adopt(_compose(overrides_of(cfg, Advice(**{name: stored["advice"][name] for name in names}))))
 
@@ -163,7 +165,7 @@ def write(cfg: DictConfig, advice: Advice, parts: RunParts, measured: Measuremen
 def _reason(advice: Advice, parts: RunParts) -> str:
     text = advice_text.describe(advice.reason, parts.data.input_spec.noun) if advice.reason else ""
     schedule = given("schedule") if advice.scenario.startswith("small") else []
-    return f"{text} {' '.join(schedule)}, as given, decides instead which layers train." if schedule else text
+    return f"{text} But {' '.join(schedule)} is given, and the schedule decides which layers train." if schedule else text
 
 
 def overrides_of(cfg: DictConfig, advice: Advice) -> list[str]:

@@ -157,7 +157,7 @@ def plan_of(run: Run) -> Plan:
 def check_slim(strategy: object) -> None:
     """Refuse slim checkpoints under strategies whose shards Lightning loads strictly: it would miss the tensors that are left out."""
     if isinstance(strategy, SHARDED):
-        raise UserError(f"checkpoint=slim cannot be loaded under {type(strategy).__name__}: give checkpoint=full, or one device or ddp")
+        raise UserError(f"checkpoint=slim does not work with {type(strategy).__name__}: give checkpoint=full, or one device or ddp")
 
 
 def _begin(cfg: DictConfig, run: Run, plan: Plan) -> None:

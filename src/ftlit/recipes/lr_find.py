@@ -39,12 +39,12 @@ RISING_RATES = {  # the `lr_scheduler` of the test
 def run(cfg: DictConfig) -> float:
     """Write `lr_find.csv` and `lr_find.png` to the run's folder, and print the suggested learning rate. Returns it."""
     if cfg.resume:
-        raise UserError(f"resume={str(cfg.resume).lower()}: recipe=lr_find has nothing to resume; leave it out")
+        raise UserError(f"recipe=lr_find cannot be resumed: leave resume={str(cfg.resume).lower()} out")
     bind(cfg)
     test: RangeTest = instantiate(cfg.lr_find)
     run = finetune.build(with_rising_rates(cfg))
     if not run.trains:
-        raise UserError("recipe=lr_find: this head is a linear probe, without gradient training and learning rate; give head=linear")
+        raise UserError("recipe=lr_find: a linear probe is fitted without a learning rate; give head=linear")
     curve = record_losses(cfg, run, test)
     folder = Path(cfg.paths.run)
     if run.trainer.is_global_zero:
@@ -88,7 +88,7 @@ def single_stage(schedule: Schedule, index: int) -> Schedule:
     """One stage of a schedule, from the first step on, with the rates of the schedule. Raises `UserError` where there is no such stage."""
     stages = schedule.stages
     if not -len(stages) <= index < len(stages):
-        raise UserError(f"lr_find.stage={index}: this schedule has {count(len(stages), 'stage')}, give {-len(stages)} to {len(stages) - 1}")
+        raise UserError(f"lr_find.stage={index}: this schedule has {count(len(stages), 'stage')}; give {-len(stages)} to {len(stages) - 1}")
     return replace(schedule, stages=[replace(stages[index], epoch=0, step=None, until=None, from_best=False)])
 
 
@@ -101,7 +101,11 @@ def choose_rate(suggestion: Suggestion, rates: Sequence[float], *, probe_head: b
     """
     rate = suggestion.climbs if probe_head else suggestion.steep
     if rate is None or rate < rates[0]:
-        does = "rises from the first rates on" if probe_head else f"falls nowhere from rate {rates[0]:.1e} to {rates[-1]:.1e}"
+        does = (
+            "rises from the lowest learning rates on"
+            if probe_head
+            else f"does not fall between learning rates {rates[0]:.1e} and {rates[-1]:.1e}"
+        )
         raise UserError(f"the loss {does}: give a smaller lr_find.least, or more lr_find.steps")
     return rate
 
@@ -112,8 +116,11 @@ def describe(rate: float, suggestion: Suggestion, run: finetune.Run, folder: Pat
     groups = shorten(f"{pattern} at {rate * scale:.1e}" for pattern, scale in run.schedule.lr_scale)
     probe_head = run.probe_head is not None
     if probe_head:
-        other, more = "a tenth of the rate from which on the loss is twice its minimum", "it stays below that up to the last rate"
+        other, more = "a tenth of the learning rate at which the loss is twice its minimum", "the loss is lower even at the highest rate"
     else:
-        other, more = f"a tenth of the rate of the minimum loss is {suggestion.tenth:.1e}", "the loss still falls at the last rate"
-    more = f"; {more}: lr_find.most may be higher" if suggestion.open_ended(probe_head=probe_head) else ""
+        other, more = (
+            f"alternative, a tenth of the rate with the lowest loss: {suggestion.tenth:.1e}",
+            "the loss still falls at the highest rate",
+        )
+    more = f"; {more}, so a higher lr_find.most may help" if suggestion.open_ended(probe_head=probe_head) else ""
     return f"optimizer.lr={rate:.1e} ({groups}); {other}{more}; lr_find.csv, lr_find.png: {folder}"

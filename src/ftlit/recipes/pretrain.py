@@ -40,7 +40,7 @@ def run(cfg: DictConfig) -> float:
         score, backbone, first = finetune.fit(cfg, run), run.model.backbone, run.trainer.is_global_zero
     if first:
         path = save_backbone(backbone, Path(cfg.paths.run, "backbone.safetensors"))
-        print(f"wrote {path}: use it with backbone.weights={path}")
+        print(f"wrote {path}; to use these weights: backbone.weights={path}")
     return score
 
 
@@ -67,7 +67,9 @@ def pretrain(cfg: DictConfig) -> tuple[Backbone, float]:
     backbone, data = parts.backbone, parts.data
     check_indexed_images(cfg, data)
     if isinstance(backbone.input_spec, TextSpec):
-        raise UserError("recipe=pretrain without labels reconstructs images, and these are texts: give weights of a pretrained encoder")
+        raise UserError(
+            "recipe=pretrain without labels needs images, but the data are texts: give pretrained weights, backbone.weights=..."
+        )
     folder = Path(cfg.paths.run)
     with temporary_folder() as own_folder:
         pretrainer = LayerwisePretrainer(
@@ -78,7 +80,7 @@ def pretrain(cfg: DictConfig) -> tuple[Backbone, float]:
             seed=cfg.seed,
         )
         if pretrainer.has_layers and not cfg.resume:
-            raise UserError(f"{folder} holds a pretraining already: give resume=true to continue it, or another hydra.run.dir=")
+            raise UserError(f"{folder} already holds a pretraining run: give resume=true to continue it, or another hydra.run.dir=...")
         if cfg.resume:
             check_settings(cfg)
         _, notes = check_data(cfg, data)
@@ -95,7 +97,7 @@ def _say_plan(cfg: DictConfig, backbone: Backbone, data: IndexedImages, notes: S
     sizes = (f"{name} {sum(p.numel() for p in backbone.get_submodule(name).parameters()):,}" for name in backbone.layers_with_parameters)
     epochs = f"{count(cfg.pretrain.epochs, 'epoch')} each"
     rows = {
-        "pretrain": f"layer by layer, {epochs}, without labels; the layers below are frozen, and their features stored",
+        "pretrain": f"layer by layer, {epochs}, without labels; layers below the current one are frozen and their features cached",
         "backbone": f"weights: {backbone.origin.describe()}; parameters: {', '.join(sizes)}",
         "input": data.input_spec.summary,
         "data": ", ".join(f"{split} {len(part):,}" for split, part in data.collection.splits.items()) + " images (test is not used)",

@@ -64,18 +64,20 @@ def run(cfg: DictConfig) -> float:
         nothing was held out.
     """
     if cfg.resume:
-        raise UserError(f"resume={str(cfg.resume).lower()}: recipe=probe has nothing to resume, its features are stored; leave it out")
+        raise UserError(f"recipe=probe cannot be resumed: leave resume={str(cfg.resume).lower()} out; a new run reads cached features")
     check_one_process(cfg)
     parts = load_parts(cfg)
     probes: LayerProbes = instantiate(cfg.probe)
     per_class = cfg.data.get("per_class")
     if probes.repeats > 1 and per_class is None:
-        raise UserError(f"probe.repeats={probes.repeats} takes random samples of the training images: give their size, data.per_class, too")
+        raise UserError(
+            f"probe.repeats={probes.repeats} draws random training samples: give their number of images per class too, data.per_class=..."
+        )
     check_data(cfg, parts.data)
     repeats = []
     for i in range(probes.repeats):
         if probes.repeats > 1:
-            print_line(f"draw {i + 1} of {probes.repeats}:")
+            print_line(f"random sample {i + 1} of {probes.repeats}:")
         data = instantiate(cfg.data, input_spec=parts.backbone.input_spec, seed=cfg.data.seed + i) if i else parts.data
         repeats.append(probe_layers(cfg, probes, RunParts(parts.backbone, data)))
     summary = describe(repeats, per_class, parts.data.input_spec.noun)
@@ -93,7 +95,7 @@ def check_data(cfg: DictConfig, data: Any) -> None:
     """Refuse data modules that are not built in, and several labels per image."""
     check_indexed_images(cfg, data)
     if data.multilabel:
-        raise UserError("recipe=probe needs data with one label per image, and these have several")
+        raise UserError("recipe=probe needs one label per image, but these data have several")
 
 
 def probe_layers(cfg: DictConfig, probes: LayerProbes, parts: RunParts) -> Repeat:
@@ -103,7 +105,9 @@ def probe_layers(cfg: DictConfig, probes: LayerProbes, parts: RunParts) -> Repea
     with features_of(cfg, backbone, data, cuts, poolings=[pooling for pooling in POOLINGS if pooling in probes.poolings]) as features:
         train = features["train"]
         if not train:
-            raise UserError(f"probe.poolings={list(probes.poolings)}: not possible for features of {', '.join(cuts)}; give average")
+            raise UserError(
+                f"probe.poolings={list(probes.poolings)}: not possible for features of {', '.join(cuts)}; give probe.poolings=[average]"
+            )
         where = ", ".join(cuts) if len(cuts) < 4 else f"{len(cuts)} cuts"
         tried = f"{', '.join(probes.kinds)} on {', '.join(train)}-pooled features, {len(probes.l2 or L2_PENALTIES)} L2 penalties"
         print_line(f"fitting linear probes at {where}: {tried}")
@@ -111,7 +115,7 @@ def probe_layers(cfg: DictConfig, probes: LayerProbes, parts: RunParts) -> Repea
         fitted = probes.at(train, valid)
         best = best_of(fitted)
         val_size, train_size = len(data.collection.splits["val"]), len(train[best.pooling])
-        held_out = f"{val_size} {noun} of val" if valid else f"cross-validation among {train_size} {noun}"
+        held_out = f"{val_size} val {noun}" if valid else f"cross-validation on {train_size} training {noun}"
         return Repeat(fitted, best, held_out, *evaluate(probes, best, data, features))
 
 
@@ -136,7 +140,7 @@ def write_files(cfg: DictConfig, repeats: Sequence[Repeat]) -> None:
     write_config(cfg)
     probes = [repeat.probes for repeat in repeats]
     write_csv(folder / "probe.csv", probes)
-    several = f"; mean and deviation of {len(repeats)} draws" if len(repeats) > 1 else ""
+    several = f"; mean and standard deviation over {len(repeats)} random samples" if len(repeats) > 1 else ""
     chosen = [(repeat.best, repeat.test) for repeat in repeats]
     draw(folder / "probe.png", first.cuts[::-1], probes, chosen, f"held out: {first.held_out}{several}")
     write_result(folder, [result_of(repeat) for repeat in repeats])
@@ -188,4 +192,4 @@ def describe(repeats: Sequence[Repeat], per_class: int | None, noun: str) -> str
     if len(repeats) == 1:
         return f"* chosen {how}: {repeats[0].best.summary}; test accuracy {repeats[0].test} (95 % bootstrap interval)"
     accuracy = with_deviation([repeat.test.share for repeat in repeats])
-    return f"*N: chosen in N draws, {how}; test accuracy {accuracy} over {len(repeats)} draws of {per_class} {noun} per class"
+    return f"*N: chosen in N samples, {how}; test accuracy {accuracy} over {len(repeats)} samples of {per_class} {noun} per class"

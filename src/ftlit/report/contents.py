@@ -37,8 +37,8 @@ class Predictions:
         items: path, number or text of each image.
         labels: true class numbers per image: one, or any number for data with several labels.
         predicted: predicted class numbers, likewise.
-        probability: of the most probable class. With several labels: the confidence, in [0.5, 1], of the most confident wrong label, or,
-            where all are right, of the most confident one.
+        probability: of the most probable class. With several labels: the confidence, in [0.5, 1], of the most confident wrong label, or of
+            the most confident label if all are right.
     """
 
     items: Sequence[str]

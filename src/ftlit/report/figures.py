@@ -97,7 +97,7 @@ def confusion(run: RunData) -> Figure | None:
     axes = figure.add_subplot(xlabel="predicted class", ylabel="true class")
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     shown = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(shown, ax=axes, shrink=0.7, label="share of the class")
+    figure.colorbar(shown, ax=axes, shrink=0.7, label="fraction of the true class")
     if number <= MAX_NAMED_CLASSES:
         axes.set_xticks(range(number), _short(run), rotation=90)
         axes.set_yticks(range(number), _short(run))

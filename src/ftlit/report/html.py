@@ -114,7 +114,7 @@ def _data(run: RunData) -> str:
     names = list(counts)
     rows = [[name, *(f"{counts[split].get(name, 0):,}" for split in names)] for name in run.class_names[:MAX_ROWS]]
     more = len(run.class_names) - MAX_ROWS
-    return _table(["class", *names], rows, sortable=True) + (f"<p>and {more:,} more in {FOLDER}/{RUN}</p>" if more > 0 else "")
+    return _table(["class", *names], rows, sortable=True) + (f"<p>and {more:,} more classes in {FOLDER}/{RUN}</p>" if more > 0 else "")
 
 
 def _classes(run: RunData) -> str:
@@ -154,7 +154,7 @@ def _matrix(run: RunData) -> str:
         '<p>Order of the classes: <select id="order"><option value="name">by name</option>'
         '<option value="recall">lowest recall first</option><option value="images">largest first</option></select> '
         '<span id="cell"></span></p>'
-        "<p>Rows: true classes; columns: predicted classes. Blue is correct, red is wrong; the darker, the larger the share of the row.</p>"
+        "<p>Rows: true classes; columns: predicted classes. Blue is correct, red is wrong; darker: a larger share of the row.</p>"
         f'<canvas id="matrix"></canvas><script type="application/json" id="confused">{data}</script>'
     )
 
@@ -167,8 +167,8 @@ def _pairs(run: RunData) -> Iterator[str]:
     wrong = [(n, i, j) for (i, j), n in zip(pairs.tolist(), times.tolist(), strict=True) if i != j]
     names = run.class_names
     if wrong:
-        rows = [[names[i], names[j], f"{n:,}", f"{n / images[i]:.3f}"] for n, i, j in sorted(wrong, reverse=True)[:20]]
-        yield _table(["class", "predicted", "count", "share of the class"], rows, sortable=True)
+        rows = [[names[i], names[j], f"{n:,}", f"{100 * n / images[i]:.1f}"] for n, i, j in sorted(wrong, reverse=True)[:20]]
+        yield _table(["class", "predicted", "count", "% of the class"], rows, sortable=True)
     else:
         yield f"<p>All test images of {escape(shorten(names))} are predicted correctly.</p>"
 

@@ -23,7 +23,7 @@ def read(folder: str | Path) -> RunData:
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
     if not (folder / FOLDER / RUN).is_file():
-        raise UserError(f"{folder} is not the folder of a run with a report ({FOLDER}/{RUN}): give one, or run with report=true")
+        raise UserError(f"{folder} has no {FOLDER}/{RUN}: give the folder of a run that had report=true")
     try:
         about = files.read_run(folder)
         return RunData(

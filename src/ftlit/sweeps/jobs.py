@@ -14,7 +14,7 @@ from ftlit.run_folder import RESULT, read_advice, read_result
 
 FILE = "job.json"  # in the folder of each job
 RUNNING = "did not end"
-REMEDY = "remove its folder, or run the sweep again"
+REMEDY = "remove the folder of this job, or run the sweep again"
 SEED = "seed"
 VAL, TEST, SCORE = "val/accuracy", "test/accuracy", "score"
 
@@ -132,7 +132,7 @@ def jobs_of(folder: Path) -> list[tuple[Path, Job]]:
     if not jobs and (folder / "multirun.yaml").is_file():
         raise UserError(f"the sweep in {folder} is empty: no job began")
     if not jobs:
-        raise UserError(f"{folder} is not the folder of a sweep: give the one with the folders of its jobs, runs/sweeps/DATE/TIME")
+        raise UserError(f"{folder} is not the folder of a sweep: give the folder that holds its jobs, such as runs/sweeps/DATE/TIME")
     return jobs
 
 

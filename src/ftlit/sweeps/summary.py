@@ -19,11 +19,11 @@ METRICS_IN_0_1 = ("accuracy", "f1")  # their intervals are clipped to [0, 1]
 SECONDS = "job seconds"
 MAX_DRAWN_SETTINGS = 40  # settings in the picture
 CAPTION = (
-    "Best first by {by}, never by test: a choice on test is biased. "
+    "Sorted by {by}, best first; a choice by test accuracy would be biased. "
     "Mean, standard deviation and 95 % interval (Student's t) are over seeds."
 )
-SCORE_NOTE = "score: the number that the recipe returns (recipe=lr_find: a learning rate; higher is not better)."
-SECONDS_NOTE = "Job seconds: duration of a whole job, from building to the test, mean over seeds."
+SCORE_NOTE = "score, highest first: the number that the recipe returns (recipe=lr_find: a learning rate, where higher is not better)."
+SECONDS_NOTE = "Job seconds: mean duration of a whole job, from building to the test."
 
 
 def half_interval(values: Sequence[float]) -> float:
@@ -60,7 +60,7 @@ def table_of(jobs: Sequence[Job]) -> tuple[list[str], list[list[str]]]:
         *(["advised"] if advised else []),
         "seeds",
         label,
-        "deviation",
+        "std",
         "95 % interval",
         *(["val accuracy"] if by == VAL else []),
         SECONDS,
@@ -105,7 +105,7 @@ def _spread(values: Sequence[float], metric: str) -> list[str]:
 
 def caption_of(jobs: Sequence[Job]) -> str:
     """The caption of the table: order, statistics, units."""
-    ranked = CAPTION.format(by="val accuracy") if ranking_metric(jobs) == VAL else f"Highest first by {SCORE_NOTE}"
+    ranked = CAPTION.format(by="val accuracy") if ranking_metric(jobs) == VAL else f"Sorted by {SCORE_NOTE}"
     return f"{ranked} {SECONDS_NOTE}"
 
 

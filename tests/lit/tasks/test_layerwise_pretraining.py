@@ -88,7 +88,7 @@ def test_a_convolutional_net_and_boltzmann_machines_are_pretrained_on_unlabelled
     machines = train(tmp_path, *data, "backbone=mlp", "backbone.activation=sigmoid", "pretrain=rbm", "hydra.run.dir=machines")
     assert machines.returncode == 0 and "layer3, epoch 0" in machines.stdout, machines.stderr
     for arguments, message in (
-        (("data=unlabelled", "data.root=photos"), "these images have no labels to learn"),
+        (("data=unlabelled", "data.root=photos"), "the images have no labels"),
         ((*data, "pretrain=rbm", "backbone=glyph"), "layer 'stem': pretrain=rbm supports fully connected layers"),
         ((*data, "pretrain=autoencoder", "trainer=ddp_cpu", "trainer.devices=2"), "in one process"),
         ((*data, "pretrain=autoencoder", "data.root=maps/layers"), "holds no image file (5 others)"),
@@ -104,7 +104,7 @@ def test_pretraining_with_another_config_is_not_resumed(whole):
         arguments = [*MLP, "pretrain=autoencoder", other, "hydra.run.dir=run", "resume=true"]
         mistake = train(folder, *arguments)
         assert mistake.returncode == 2 and mistake.stderr.count("\n") == 1, mistake.stderr
-        assert re.search(rf"needs the config of the run: \S*{re.escape(name)} was", mistake.stderr), mistake.stderr
+        assert re.search(rf"needs the same config: \S*{re.escape(name)} was", mistake.stderr), mistake.stderr
 
 
 def test_a_pretraining_without_its_config_or_of_an_earlier_format_is_refused_with_this_reason(whole):

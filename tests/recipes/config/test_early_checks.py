@@ -42,7 +42,7 @@ def run(folder, *words):
         ("optimizer.lrr=1", "did you mean 'optimizer.lr'"),
         ("head=linaer", "did you mean 'linear'"),
         ("+sede=1", "did you mean 'seed'"),
-        ("optimizer.lr=-1", "optimizer.lr=-1: give a number above 0 to 1000"),
+        ("optimizer.lr=-1", "optimizer.lr=-1: give a number above 0 and at most 1000"),
         ("recipe=prob", "did you mean 'probe'"),
     ],
 )

@@ -33,25 +33,25 @@ def test_a_missing_required_value_is_an_error_that_names_it(group, name, monkeyp
     [
         (["trainer.max_epoch=3"], "no option 'trainer.max_epoch': did you mean 'trainer.max_epochs'?"),
         (["+trainer.max_epoch=3"], "no option 'trainer.max_epoch': did you mean 'trainer.max_epochs'?"),
-        (["backbone=resnet51"], "no option of backbone 'resnet51': did you mean 'resnet50'?"),
+        (["backbone=resnet51"], "no backbone option 'resnet51': did you mean 'resnet50'?"),
         (["head=mlp", "head.hiden=[5]"], "no option 'head.hiden': did you mean 'head.hidden'?"),
         (["head=mlp", "+head.hiden=[5]"], "no option 'head.hiden': did you mean 'head.hidden'?"),
         (["backbones=resnet50"], "no option 'backbones': did you mean 'backbone'?"),
         (["scenaro=small_similar"], "no option 'scenaro': did you mean 'scenario'?"),
         (["sede=1"], "no option 'sede': did you mean 'seed'?"),
         (["lr=3e-4"], "no option 'lr': give optimizer.lr=3e-4"),
-        (["scenario=small_simlar"], "no option of scenario 'small_simlar': did you mean 'small_similar'?"),
+        (["scenario=small_simlar"], "no scenario option 'small_simlar': did you mean 'small_similar'?"),
         (["optimizer.lr=high"], "optimizer.lr='high': give a number"),
         (["head=mlp", "head.hidden=5"], "head.hidden=5: give a list, [a, b]"),
         (["head=mlp", "head.dropout=true"], "head.dropout=True: give a number"),
         (["trainer.max_epochs=2.5"], "trainer.max_epochs=2.5: give a whole number"),
         (["seed=first"], "seed='first': give a whole number"),
-        (["scenario=null"], "a group takes the name of one of its options"),
-        (["head=3"], "a group takes the name of one of its options"),
-        (["backbone.name=3"], "backbone.name=3: give a word"),
-        (["head=solved"], "head=solved is now named head=linear_probe: give head=linear_probe"),
-        (["probe.strengths=[0.1]"], "probe.strengths is now named probe.l2: give probe.l2=..."),
-        (["+probe.strengths=[0.1]"], "probe.strengths is now named probe.l2: give probe.l2=..."),
+        (["scenario=null"], "a config group takes the name of an option"),
+        (["head=3"], "a config group takes the name of an option"),
+        (["backbone.name=3"], "backbone.name=3: give a string"),
+        (["head=solved"], "head=solved was renamed: give head=linear_probe"),
+        (["probe.strengths=[0.1]"], "probe.strengths was renamed: give probe.l2=..."),
+        (["+probe.strengths=[0.1]"], "probe.strengths was renamed: give probe.l2=..."),
         (["seed=[0"], "cannot read 'seed=[0': give group=option or name=value"),
     ],
 )
@@ -65,7 +65,7 @@ def test_a_node_without_a_target_is_named(monkeypatch):
     with pytest.raises(ConfigAttributeError) as caught:
         _ = node.head._target_
     monkeypatch.setattr("ftlit.recipes.config.hydra_internals.choices", lambda: {"head": "mine"})
-    assert str(as_user_error(caught.value)).startswith("head=mine: its file has no _target_: add the import path of a class or function")
+    assert str(as_user_error(caught.value)).startswith("the file of head=mine has no _target_: add the import path of a class or function")
 
 
 def test_a_fault_of_the_program_is_not_a_user_error():
@@ -112,7 +112,7 @@ def test_a_fault_while_a_user_error_is_handled_is_a_fault():
 def test_the_command_line_prints_only_the_message_and_exits_with_2():
     done = subprocess.run([sys.executable, "-m", "ftlit.cli.train", "backbone=resnet51"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert done.stderr.startswith("ftlit: no option of backbone 'resnet51': did you mean 'resnet50'?")
+    assert done.stderr.startswith("ftlit: no backbone option 'resnet51': did you mean 'resnet50'?")
 
 
 def test_an_error_that_is_its_own_cause_is_looked_at_once():

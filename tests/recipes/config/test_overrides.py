@@ -11,7 +11,7 @@ from ftlit.recipes.config.check_values import check_search
 from ftlit.recipes.config.hydra_internals import fresh_hydra, initialize_hydra, use_hydra_config
 from ftlit.recipes.config.overrides import complete, replaced, set_search_mode
 
-AT_ONCE = "schedule=all_at_once takes the place of scenario=large_similar's schedule=head_then_all and of its values"
+AT_ONCE = "schedule=all_at_once replaces schedule=head_then_all of scenario=large_similar, whose values no longer apply"
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ AT_ONCE = "schedule=all_at_once takes the place of scenario=large_similar's sche
         (["scenario=large_similar"], []),
         (["scenario=large_similar", "schedule=head_then_all", "head=linear_probe", "backbone=mlp"], []),
         (["schedule=all_at_once"], [f"{AT_ONCE} (schedule.epoch=2, schedule.scale=0.1, schedule.decay=0.8)"]),
-        (["scenario=large_similar", "head=linear"], ["head=linear takes the place of scenario=large_similar's head=linear_probe"]),
+        (["scenario=large_similar", "head=linear"], ["head=linear replaces head=linear_probe of scenario=large_similar"]),
         (["schedule=all_at_once", "schedule.scale=0.5", "schedule.decay=0.8"], [f"{AT_ONCE} (schedule.epoch=2)"]),
         (["scenario=small_similar", "experiment=pretrain_glyph"], []),
         (["~scenario", "schedule=all_at_once"], []),
@@ -54,7 +54,7 @@ def test_a_search_runs_as_a_sweep_unless_the_command_line_gives_the_mode(overrid
     [
         (["--epochs", "5"], "no option 'epochs': give trainer.max_epochs=5"),
         (["--learning-rate=0.1"], "no option 'learning_rate': give optimizer.lr=0.1"),
-        (["--seed", "3"], "no flag '--seed': options have no dashes: give seed=3"),
+        (["--seed", "3"], "no flag '--seed': options have no leading dashes: give seed=3"),
     ],
 )
 def test_a_flag_that_hydra_does_not_have_is_an_error_with_the_option_to_give(words, line):
@@ -78,13 +78,13 @@ def test_a_learning_rate_of_the_scenario_survives_another_optimizer():
         cfg = compose("train", ["scenario=small_similar", "optimizer=sgd"], return_hydra_config=True)
         with use_hydra_config(cfg):
             (line,) = replaced(cfg)
-    assert line.startswith("optimizer=sgd takes the place of scenario=small_similar's optimizer=adamw") and "optimizer.lr" not in line
+    assert line.startswith("optimizer=sgd replaces optimizer=adamw of scenario=small_similar") and "optimizer.lr" not in line
 
 
 @pytest.mark.parametrize(("mode", "given", "is_error"), [("RUN", False, True), ("RUN", True, False), ("MULTIRUN", False, False)])
 def test_a_search_from_a_config_file_runs_as_a_single_run_only_on_request(mode, given, is_error):
     overrides = ["hparams_search=drop_layers", *([f"hydra.mode={mode}"] if given else [])]
-    expected = pytest.raises(UserError, match="hparams_search=drop_layers is chosen in a config file") if is_error else nullcontext()
+    expected = pytest.raises(UserError, match="hparams_search=drop_layers in a config file starts no sweep") if is_error else nullcontext()
     with fresh_hydra():
         cfg = compose("train", overrides, return_hydra_config=True)
         cfg.hydra.mode = RunMode[mode]

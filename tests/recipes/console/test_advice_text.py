@@ -29,13 +29,13 @@ def test_every_reason_has_a_text_in_sentences(size, cut):
     if size not in UNMEASURED:
         assert "108 training photos per class" in text and "layer4 (accuracy 0.950 on held-out photos, LogME 0.22)" in text
         assert ("layer3" in text) == cut.startswith("lower")
-        assert ("as requested by optimizer.lr=1e-3" in text) == (size is SizeReason.REQUESTED)
+        assert ("because of optimizer.lr=1e-3" in text) == (size is SizeReason.REQUESTED)
         assert ("a linear probe already reaches 98.8%" in text) == (size is SizeReason.LITTLE_TO_GAIN)
 
 
 def test_the_text_gives_thresholds_that_were_not_reached():
-    assert f"(many: {THRESHOLDS['few'].value:g} or more)" in describe(Reason(SizeReason.FEW_IMAGES, None, NUMBERS), "images")
-    assert f"(many: {THRESHOLDS['steps'].value:g} or more)" in describe(Reason(SizeReason.FEW_STEPS, None, NUMBERS), "images")
+    assert f"(fewer than {THRESHOLDS['few'].value:g})" in describe(Reason(SizeReason.FEW_IMAGES, None, NUMBERS), "images")
+    assert f"(fewer than {THRESHOLDS['steps'].value:g})" in describe(Reason(SizeReason.FEW_STEPS, None, NUMBERS), "images")
     assert "(minimum 40)" in describe(Reason(SizeReason.FEW_IMAGES, CutReason.TOO_FEW_TO_CHOOSE, NUMBERS), "images")
 
 
@@ -43,9 +43,9 @@ def test_a_lower_layer_that_is_more_accurate_and_not_taken_is_named_with_the_rea
     numbers = replace(NUMBERS, most_accurate=Depth("layer2", 0.98, 0.1))
     text = describe(Reason(SizeReason.FEW_IMAGES, CutReason.TOP_BY_ACCURACY_AND_LOGME, numbers), "images")
     assert "layer2 (accuracy 0.980 on held-out images, LogME 0.10) is more accurate than the top layer, layer4 (" in text
-    assert "but not better by LogME; both must agree" in text and "No lower layer" not in text
+    assert "but its LogME is not better; both must agree" in text and "No lower layer" not in text
 
 
 def test_the_text_names_a_scenario_without_a_given_setting():
     text = describe(Reason(SizeReason.ONE_PER_CLASS, misfit="small_similar"), "images")
-    assert "small_similar does not have a setting that was given: large_similar replaces it." in text
+    assert "small_similar does not accept all given settings: scenario=large_similar is used instead." in text

@@ -41,8 +41,8 @@ def test_the_processes_there_are_become_devices_and_nodes(environment, values):
         (TORCHRUN, ["trainer.devices=3"], "trainer.devices=3, and torchrun started 2: leave trainer.devices out"),
         (SRUN, ["trainer.num_nodes=1"], "trainer.num_nodes=1, and srun started 2"),
         (TORCHRUN, ["-m", "seed=0,1"], "a sweep starts the processes of its jobs itself: leave torchrun out, give trainer.devices=2"),
-        ({**SRUN, "SLURM_STEP_TASKS_PER_NODE": "3,1"}, [], "not equally many on each machine"),
-        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, [], "SLURM has 4 tasks here, and srun did not start this process"),
+        ({**SRUN, "SLURM_STEP_TASKS_PER_NODE": "3,1"}, [], "not the same number on each machine"),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, [], "this SLURM job has 4 tasks, but srun did not start this process"),
     ],
 )
 def test_what_cannot_be_one_run_is_refused(environment, values, words, message):
@@ -59,7 +59,7 @@ def test_resume_auto_without_a_folder_is_an_error(environment):
 
 def test_a_recipe_of_one_process_names_the_launcher(environment):
     environment(TORCHRUN)
-    with pytest.raises(UserError, match="recipe=probe runs in one process, and torchrun started 4: leave torchrun out"):
+    with pytest.raises(UserError, match="recipe=probe runs in one process, but torchrun started 4: leave torchrun out"):
         launched.check_alone("probe")
 
 

@@ -155,15 +155,17 @@ def test_an_edited_config_is_named_with_the_setting_that_differs(copy):
     path = copy / "run/config.yaml"
     whole = path.read_text()
     path.write_text(whole.replace("max_epochs: 2", "max_epochs: 3"))
-    assert "config.yaml was edited, or damaged, after the run wrote it: trainer.max_epochs is 3 there, 2 in this command" in refused(copy)
-    assert "its settings are not those that the run began with: restore the file" in refused(copy, "trainer.max_epochs=3")
+    assert "config.yaml was edited, or damaged, since the run wrote it: trainer.max_epochs is 3 in the file, 2 in this command" in refused(
+        copy
+    )
+    assert "no longer holds the settings of the run: restore the file" in refused(copy, "trainer.max_epochs=3")
     path.write_text(f"{whole}# a comment\n")
     assert run(copy, TRAINED, "resume=true").returncode == 0
 
 
 def test_a_resume_that_is_refused_writes_nothing_whatever_the_reason(copy):
     assert "seed was 0, now 1" in refused(copy, "seed=1")
-    assert "holds a run already" in refused(copy, "resume=false")
+    assert "already holds a run" in refused(copy, "resume=false")
     last = copy / "run/checkpoints/last.ckpt"
     content = torch.load(last, weights_only=True)
     content["exact_resume"]["run"] = "another"

@@ -55,7 +55,7 @@ def test_the_plan_says_how_many_test_images_the_run_of_the_weights_has_seen(tmp_
     test = {int(content[0]) for content in now.collection.splits["test"].contents}
     trained, validated = len(test & values["train"]), len(test & values["val"])
     (note,) = seen_notes(weights_of(tmp_path), now)
-    assert f"its train split holds {trained} of the {len(test)} test images, its val split {validated}" in note
+    assert f"{trained} of the {len(test)} test images are in the train split of that run, {validated} in its val split" in note
     assert (trained > 0) == seen == (f"data.split_from={tmp_path}" in note)
 
 
@@ -72,7 +72,7 @@ def test_where_the_split_of_the_run_cannot_be_read_the_note_says_why(tmp_path, t
     if text is not None:
         (tmp_path / "split.json").write_text('{"format": 99}' if text == "newer" else text)
     (note,) = seen_notes(weights_of(tmp_path), data(range(30)))
-    assert f"weights of the run {tmp_path}: it is not known which test images it has seen: " in note and reason in note
+    assert f"weights of the run {tmp_path}: unknown whether that run trained on test images (" in note and reason in note
     assert "\n" not in note and "take the split" not in note
 
 
@@ -81,4 +81,4 @@ def test_of_images_that_cannot_be_compared_it_is_not_known_what_the_run_has_seen
     train = Examples(range(30), [(i % 2,) for i in range(30)], to_rgb)
     collection = assemble({"train": train}, ["a", "b"], SplitRule({"val": 0.2, "test": 0.2}))
     (note,) = seen_notes(weights_of(tmp_path), ImageData(collection, InputSpec(size=8), augment="none", num_workers=0))
-    assert "it is not known which test images it has seen: the images of these data cannot be compared" in note
+    assert "(these test images cannot be compared by content)" in note

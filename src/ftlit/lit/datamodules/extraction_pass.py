@@ -102,7 +102,9 @@ def extract_requested(store: Store, backbone: Backbone, requests: Sequence[Extra
             for table in tables:
                 table.refresh(check=False)
     if first:
-        computed = f"{images:,} computed in {time.perf_counter() - started:.1f} s, {size_in_words(size)}" if images else "all stored"
+        computed = (
+            f"{images:,} computed in {time.perf_counter() - started:.1f} s, {size_in_words(size)}" if images else "all read from the cache"
+        )
         print(f"{_description(requests, backbone.input_spec.noun)}: {computed}", flush=True)
 
 

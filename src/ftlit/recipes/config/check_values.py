@@ -1,6 +1,6 @@
 """Checks of a config beyond signatures, before anything is built: ranges, metrics that are logged, names that something reads."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -40,18 +40,28 @@ def check(cfg: DictConfig) -> None:
     for name, options in CHOICES.items():
         given = OmegaConf.select(cfg, name)
         if type(given) not in {type(option) for option in options} or given not in options:  # 1 is not true
-            raise unknown(name, given, options)
+            raise not_among(name, given, options)
     _check_trainer(cfg.trainer)
     check_ranges(cfg)
     _check_monitors(cfg.callbacks)
     _check_optimizer(cfg.optimizer, cfg.lr_scheduler)
 
 
+def not_among(name: str, given: object, options: Sequence[object]) -> UserError:
+    """The error for a value that is not one of the few that an option has.
+
+    >>> print(not_among("report", "yes", (True, False)))
+    report=yes: give true or false
+    """
+    *others, last = (str(option).lower() for option in options)
+    return UserError(f"{name}={given}: give {', '.join(others)} or {last}")
+
+
 def check_until(schedule: Schedule) -> None:
     """Raise `UserError` for a stage that waits for a metric that nothing logs."""
     for stage in schedule.stages:
         if stage.until is not None and stage.until.metric not in METRICS:
-            raise unknown(f"metric for stage {stage.name!r}:", stage.until.metric, METRICS)
+            raise UserError(f"until of stage {stage.name!r}: {unknown('metric', stage.until.metric, METRICS)}")
 
 
 def check_search() -> None:
@@ -59,19 +69,21 @@ def check_search() -> None:
     hydra = hydra_config()
     search = hydra and choices().get(SEARCH)
     if search and run_mode() == "RUN" and not any(word.startswith("hydra.mode=") for word in hydra.overrides.hydra):
-        raise UserError(f"{SEARCH}={search} is chosen in a config file: give it on the command line, or -m, or hydra.mode=RUN for one run")
+        raise UserError(
+            f"{SEARCH}={search} in a config file starts no sweep: give it on the command line, or add -m (hydra.mode=RUN for a single run)"
+        )
 
 
 def _check_trainer(trainer: DictConfig) -> None:
     if trainer.get("devices") == 0:
-        raise UserError("trainer.devices=0: give a number of devices, 1 or more, or -1 for all there are")
+        raise UserError("trainer.devices=0: give 1 or more, or -1 for all devices")
     strategy = trainer.get("strategy")
     method = strategy.get("start_method") if isinstance(strategy, DictConfig) else strategy
     if any(name in str(method) for name in ("spawn", "forkserver")):
         raise UserError(f"trainer.strategy={strategy}: the parts of a run cannot be sent to new processes; give trainer.strategy=ddp")
-    for name, use in (("limit_val_batches", "the best checkpoint is chosen"), ("limit_test_batches", "the run is tested")):
+    for name, use in (("limit_val_batches", "the best checkpoint is chosen on val"), ("limit_test_batches", "each run ends with a test")):
         if trainer.get(name) == 0:
-            raise UserError(f"trainer.{name}=0: {use} by these batches; give 1 or more, or null for all")
+            raise UserError(f"trainer.{name}=0: {use}; give 1 or more batches, or null for all")
     _check_lengths(trainer)
 
 
@@ -84,7 +96,7 @@ def _check_lengths(trainer: DictConfig) -> None:
             f"give 1 to {epochs}"
         )
     if epochs == -1 and steps in (None, -1):
-        raise UserError("trainer.max_epochs=-1 has no end: give trainer.max_steps too, or a number of epochs")
+        raise UserError("trainer.max_epochs=-1 never ends: add +trainer.max_steps=..., or give a number of epochs")
 
 
 def _check_monitors(callbacks: DictConfig) -> None:
@@ -94,7 +106,7 @@ def _check_monitors(callbacks: DictConfig) -> None:
         return
     for name, node in known.items():
         if (monitor := node.get("monitor")) is not None and monitor not in METRICS:
-            raise unknown(f"metric for callbacks.{name}.monitor,", monitor, METRICS)
+            raise UserError(f"callbacks.{name}.monitor: {unknown('metric', monitor, METRICS)}")
 
 
 def _check_optimizer(optimizer: DictConfig, lr_scheduler: DictConfig) -> None:

@@ -29,12 +29,13 @@ PLUGIN_EXTRAS = {  # options that another package brings -> the extra that insta
     "hydra/launcher=ray": "ray",
 }
 OUT_OF_MEMORY = (
-    "not enough memory: give a smaller data.batch_size (trainer.accumulate_grad_batches keeps the batches of a step), "
-    "backbone.input_spec.size or head, or trainer.precision=bf16-mixed"
+    "not enough memory: give a smaller data.batch_size (trainer.accumulate_grad_batches keeps the effective batch size), "
+    "a smaller backbone.input_spec.size or head, or trainer.precision=bf16-mixed"
 )
+NO_GPU = "torch finds no GPU: give trainer=auto or trainer=cpu"
 LIGHTNING_HINTS = {  # part of a message of Lightning -> advice for the user
-    "No supported gpu backend": "no GPU that torch can use is here: take trainer=auto or trainer=cpu",
-    "CUDAAccelerator` can not run": "no GPU that torch can use is here: take trainer=auto or trainer=cpu",
+    "No supported gpu backend": NO_GPU,
+    "CUDAAccelerator` can not run": NO_GPU,
 }
 
 
@@ -48,17 +49,17 @@ def as_user_error(error: BaseException) -> UserError | None:
         if disk := disk_error(cause):
             return disk
         if isinstance(cause, OSError) and cause.errno == errno.ENAMETOOLONG:  # an option of a group is a file's name
-            return UserError(f"a name is too long: {one_line(cause)[:100]}...")
+            return UserError(f"a name is too long, give a shorter one: {one_line(cause)[:100]}...")
         if is_out_of_memory(cause):
             return UserError(OUT_OF_MEMORY)
         if isinstance(cause, MissingConfigException):
             return _wrong_option(cause)
         if isinstance(cause, ValueError) and str(cause).startswith("No trials are completed"):  # Optuna's
-            return UserError("no trial of this search succeeded: the error of each is printed above")
+            return UserError("all trials of this search failed: their errors are printed above")
         if isinstance(cause, ConfigCompositionException):
             return _wrong_override(chain)
         if hydra_internals.is_bad_group_value(cause):
-            return UserError("a group takes the name of one of its options, group=option; ~group leaves it out")
+            return UserError("a config group takes the name of an option, group=option; to remove the group: ~group")
         if isinstance(cause, OverrideParseException):
             return _unreadable(str(cause.override))
         if call := hydra_internals.failed_call(cause):
@@ -73,7 +74,7 @@ def as_user_error(error: BaseException) -> UserError | None:
 def _no_target(key: str) -> UserError:
     """The error for a node, of a custom option most likely, that does not say what to build."""
     option = hydra_internals.choices().get(key)
-    place = f"{key}={option}: its file" if option else f"{key}: it"
+    place = f"the file of {key}={option}" if option else key
     return UserError(
         f"{place} has no _target_: add the import path of a class or function, such as `_target_: my_package.my_module.MyClass`"
     )
@@ -99,7 +100,7 @@ def _unreadable(word: str) -> UserError:
     """The error for a word that Hydra's grammar refuses, with the word as one text."""
     text = f"cannot read {word!r}: give group=option or name=value"
     name, found, value = word.partition("=")
-    as_text = f", as one text {shlex.quote(f'{name}={quote(value)}')}" if found and re.fullmatch(r"\+{0,2}[\w.]+", name) else ""
+    as_text = f"; with quotes, {shlex.quote(f'{name}={quote(value)}')}" if found and re.fullmatch(r"\+{0,2}[\w.]+", name) else ""
     return UserError(text + as_text)
 
 
@@ -140,7 +141,7 @@ def _wrong_option(error: MissingConfigException) -> UserError:
         return known
     if extra := PLUGIN_EXTRAS.get(f"{group}={option}"):
         return UserError(f'{group}={option} needs another package: pip install "ftlit[{extra}]"')
-    return unknown(f"option of {group}", option, options) if options else UserError(one_line(error))
+    return unknown(f"{group} option", option, options) if options else UserError(one_line(error))
 
 
 def _wrong_override(chain: list[BaseException]) -> UserError:
@@ -152,7 +153,7 @@ def _wrong_override(chain: list[BaseException]) -> UserError:
         return meant
     parent, _, leaf = name.rpartition(".")
     if parent.partition(".")[0] == "hydra":
-        return UserError(f"no option {name!r}: --cfg hydra lists those of Hydra itself")
+        return UserError(f"no option {name!r}: to list Hydra's own options, add --cfg hydra")
     known = [*_names(), *overlay_groups()]
     if not parent and (deeper := [other for other in known if other.endswith(f".{name}")]):  # `lr=1e-3`
         return UserError(f"no option {name!r}: did you mean {' or '.join(deeper[:3])}?")
@@ -172,14 +173,15 @@ def _given_value(name: str) -> str:
 def _name_of_another_option(name: str, group: str, leaves: list[str]) -> UserError:
     """`head.hiden=3` where the chosen head takes nothing similar: the closest name of another option of the group."""
     choice = next((word.partition("=")[2] for word in sys.argv[1:] if word.startswith(f"{group}=")), None)
-    chosen = f"{group}={choice}" if choice else f"the {group} chosen"
+    chosen = f"{group}={choice}" if choice else f"the chosen {group}"
     with hydra_internals.fresh_hydra():
         options = hydra_internals.group_options(group)
         takes = {key: option for option in options for key in _keys(compose(overrides=[f"+{group}={option}"])) if "." in key}
     other = {key.removeprefix(f"{group}."): option for key, option in takes.items()}
     near = get_close_matches(name.removeprefix(f"{group}."), [key for key in other if key not in leaves], n=1)
-    meant = f": did you mean {group}.{near[0]} of {group}={other[near[0]]}?" if near else ""
-    return UserError(f"no option {name!r}: {chosen} takes {', '.join(leaves) or 'none'}{meant}")
+    meant = f"; did you mean {group}.{near[0]} of {group}={other[near[0]]}?" if near else ""
+    has = f"the options {', '.join(leaves)}" if leaves else "no options"
+    return UserError(f"no option {name!r}: {chosen} has {has}{meant}")
 
 
 def _names() -> list[str]:

@@ -88,5 +88,5 @@ def _check_utf8(name: str, value: str) -> None:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        text = f"{name}={printable(value)}: this name is not UTF-8, and config files are: rename it, or give a symbolic link to it"
+        text = f"{name}={printable(value)}: not valid UTF-8, which config files need: rename it, or give a symbolic link to it"
         raise UserError(text) from error

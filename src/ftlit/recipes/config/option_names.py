@@ -15,7 +15,7 @@ from ftlit.renamed import OPTIONS
 def renamed_option(name: str) -> UserError | None:
     """The error for an old name, `group=option` or the name of a value; `None` where it is not one."""
     new = OPTIONS.get(name)
-    return UserError(f"{name} is now named {new}: give {new if '=' in new else f'{new}=...'}") if new else None
+    return UserError(f"{name} was renamed: give {new if '=' in new else f'{new}=...'}") if new else None
 
 
 def check_added(cfg: DictConfig) -> None:

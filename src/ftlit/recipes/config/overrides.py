@@ -43,7 +43,7 @@ def _check_flags(words: Sequence[str]) -> None:
         found = re.fullmatch(r"--([A-Za-z][\w.-]*)(?:=(.*))?", word, re.DOTALL)
         if found and not any(flag.startswith(found[1]) for flag in HYDRA_FLAGS):
             name, value = found[1].replace("-", "_"), after if found[2] is None else found[2]
-            raise synonym(name, value) or UserError(f"no flag {word!r}: options have no dashes: give {name}={value}")
+            raise synonym(name, value) or UserError(f"no flag {word!r}: options have no leading dashes: give {name}={value}")
 
 
 def quote_layer_numbers(words: Sequence[str]) -> list[str]:
@@ -124,8 +124,8 @@ def replaced(cfg: DictConfig) -> list[str]:
         if group in given and choice and choice != option:
             names = [name for name in values if f"{group}.{name}" not in given and cfg[group].get(name) != values[name]]
             lost = ", ".join(f"{group}.{name}={values[name]}" for name in names)
-            line = f"{group}={choice} takes the place of {overlay}'s {group}={option}"
-            lines.append(f"{line} and of its values ({lost})" if lost else line)
+            line = f"{group}={choice} replaces {group}={option} of {overlay}"
+            lines.append(f"{line}, whose values no longer apply ({lost})" if lost else line)
     return lines
 
 

@@ -25,19 +25,19 @@ class Range:
         most: the largest one.
         whole: whether the numbers are whole.
         open: ends that do not belong to it: `least`, `most`, or both in `both`.
-        unlimited: whether -1 stands for no limit.
+        minus_one: what -1 stands for; empty: it is not accepted.
     """
 
     least: float
     most: float
     whole: bool = False
     open: str = ""
-    unlimited: bool = False
+    minus_one: str = ""
 
     def __contains__(self, value: object) -> bool:
         if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
             return False
-        if self.unlimited and value == -1:
+        if self.minus_one and value == -1:
             return True
         above = value > self.least if self.open in ("least", "both") else value >= self.least
         return above and (value < self.most if self.open in ("most", "both") else value <= self.most)
@@ -46,18 +46,20 @@ class Range:
         """The numbers, in words.
 
         >>> Range(0, 1, open="most").describe()
-        'a number from 0 to below 1'
-        >>> Range(1, 10**6, whole=True, unlimited=True).describe()
-        '-1 for no limit, or a whole number from 1 to 1000000'
+        'a number of at least 0 and below 1'
+        >>> Range(1, 10**6, whole=True, minus_one="no limit").describe()
+        'a whole number from 1 to 1000000, or -1 (no limit)'
         """
-        begin = f"above {self.least:.15g}" if self.open in ("least", "both") else f"from {self.least:.15g}"
-        end = f"to below {self.most:.15g}" if self.open in ("most", "both") else f"to {self.most:.15g}"
-        return f"{'-1 for no limit, or ' if self.unlimited else ''}{'a whole number' if self.whole else 'a number'} {begin} {end}"
+        least, most = f"{self.least:.15g}", f"{self.most:.15g}"
+        begin = f"above {least}" if self.open in ("least", "both") else f"of at least {least}"
+        end = f"below {most}" if self.open in ("most", "both") else f"at most {most}"
+        limits = f"{begin} and {end}" if self.open else f"from {least} to {most}"
+        return f"a {'whole ' if self.whole else ''}number {limits}{f', or -1 ({self.minus_one})' if self.minus_one else ''}"
 
 
 COUNT = Range(1, MANY, whole=True)
 COUNT_OR_NONE = Range(0, MANY, whole=True)
-LENGTH = Range(1, MANY, whole=True, unlimited=True)
+LENGTH = Range(1, MANY, whole=True, minus_one="no limit")
 SEED = Range(0, LARGEST_SEED, whole=True)
 SHARE = Range(0, 1, open="both")
 FRACTION = Range(0, 1, open="most")
@@ -128,7 +130,7 @@ RANGES: dict[str, Range] = {  # patterns of full names; the first match counts
     "trainer.accumulate_grad_batches": Range(1, 10**6, whole=True),
     "trainer.check_val_every_n_epoch": COUNT,
     "trainer.devices[[]*": Range(0, 4095, whole=True),
-    "trainer.devices": Range(1, 4096, whole=True, unlimited=True),
+    "trainer.devices": Range(1, 4096, whole=True, minus_one="all devices"),
     "trainer.gradient_clip_val": Range(0, 1e12),
     "trainer.limit_*_batches": Range(0, MANY, open="least"),
     "trainer.log_every_n_steps": COUNT_OR_NONE,
@@ -137,7 +139,7 @@ RANGES: dict[str, Range] = {  # patterns of full names; the first match counts
     "trainer.min_epochs": COUNT_OR_NONE,
     "trainer.min_steps": COUNT_OR_NONE,
     "trainer.num_nodes": Range(1, 4096, whole=True),
-    "trainer.num_sanity_val_steps": Range(0, MANY, whole=True, unlimited=True),
+    "trainer.num_sanity_val_steps": Range(0, MANY, whole=True, minus_one="all batches"),
     "trainer.val_check_interval": Range(0, MANY, open="least"),
 }
 

@@ -90,7 +90,7 @@ def synonym(name: str, value: object) -> UserError | None:
 def chosen_synonym(group: str, option: str) -> UserError | None:
     """The error for an option of a group by another name, or a path in its place; `None` where it is not known."""
     words = CHOICES.get(f"{group}={option}") or _published(group, option)
-    return UserError(f"no option of {group} {option!r}: give {words}") if words else None
+    return UserError(f"no {group} option {option!r}: give {words}") if words else None
 
 
 def _words(plain: str, value: str) -> str | None:
@@ -123,7 +123,7 @@ def _published(group: str, option: str) -> str | None:
             return _data(option) if option.lower().endswith(".csv") else f"data=folder {shlex.quote(f'data.root={option}')}"
     if group == "backbone":
         if Path(option).is_file() or "/" in option:
-            return f"{shlex.quote(f'backbone.weights={option}')}, and the backbone that they are of"
+            return f"{shlex.quote(f'backbone.weights={option}')} and backbone=..., the network that has these weights"
         try:
             import timm
         except ImportError:

@@ -77,18 +77,18 @@ def _check_flags(name: str, node: DictConfig) -> None:
     """Check Hydra's own keys in a node."""
     for key, options in FLAGS.items():
         if (given := node.get(key, options[0])) not in options or type(given) is not type(options[0]):
-            raise unknown(f"value of {name}.{key}", given, options)
+            raise check_values.not_among(f"{name}.{key}", given, options)
 
 
 def check_labelled(data: Any) -> None:
     """Raise `UserError` for data without labels, from which only pretraining learns, and for class names that are not different texts."""
     if not data.num_classes:
-        raise UserError("these images have no labels to learn: data=unlabelled is for recipe=pretrain with pretrain=autoencoder")
+        raise UserError("the images have no labels: give labelled data, or recipe=pretrain pretrain=autoencoder")
     names, owner = list(getattr(data, "class_names", ())), type(data).__name__
     if len(names) != data.num_classes:
-        raise UserError(f"class_names of {owner} has {len(names)} names for {data.num_classes} classes: give one for each")
+        raise UserError(f"class_names of {owner} has {len(names)} names for {data.num_classes} classes: give one name per class")
     if wrong := wrong_class_names(names):
-        raise UserError(f"class_names of {owner} has {shorten(wrong)}: give each class a text (str) of its own")
+        raise UserError(f"class_names of {owner} has {shorten(wrong)}: give each class a different str")
 
 
 def check_input(cfg: DictConfig, input_spec: object) -> None:
@@ -99,9 +99,9 @@ def check_input(cfg: DictConfig, input_spec: object) -> None:
     """
     wanted = _hints(_found("data", cfg.data._target_)).get("input_spec")
     if wanted is InputSpec and isinstance(input_spec, TextSpec):
-        raise UserError("this network takes texts, and these data are images: give data=text_csv data.csv=..., or a backbone for images")
+        raise UserError("the backbone takes texts, but the data are images: give data=text_csv data.csv=..., or a backbone for images")
     if wanted is TextSpec and isinstance(input_spec, InputSpec):
-        raise UserError("this network takes images, and these data are texts: give backbone=bert backbone.name=..., or data of images")
+        raise UserError("the backbone takes images, but the data are texts: give backbone=bert backbone.name=..., or image data")
 
 
 def _found(name: str, path: Any) -> Callable[..., Any]:
@@ -116,7 +116,7 @@ def _found(name: str, path: Any) -> Callable[..., Any]:
 def _why(name: str, path: str, error: Exception) -> str:
     """The new path of a class that moved; else the closest built-in part, or name in the user's module; else Python's error."""
     if new := new_path(path):
-        return f"it is now {new}"
+        return f"it has moved; give {name}._target_={new}"
     if name in REGISTRIES and path.startswith("ftlit."):
         registry = REGISTRIES[name]
         for found in iter_modules(datamodules.__path__, f"{datamodules.__name__}."):
@@ -124,7 +124,7 @@ def _why(name: str, path: str, error: Exception) -> str:
         return str(unknown(registry.noun, path, [f"{part.__module__}.{part.__qualname__}" for part in registry.values()]))
     module, _, leaf = path.rpartition(".")
     try:
-        return str(unknown(f"name in {module}", leaf, [other for other in dir(import_module(module)) if not other.startswith("_")]))
+        return f"{module} has {unknown('name', leaf, [other for other in dir(import_module(module)) if not other.startswith('_')])}"
     except Exception as fault:  # a module can raise anything
         return one_line(fault if module else error)
 
@@ -161,7 +161,7 @@ def _check(name: str, value: Any, hint: Any) -> None:
     alternatives = list(get_args(hint)) if get_origin(hint) in (Union, UnionType) else [hint]
     is_node = isinstance(value, DictConfig) and "_target_" in value.keys()  # also where it has no value yet
     if all(get_origin(kind) is abc.Callable for kind in alternatives) and not is_node:
-        raise UserError(f"{name}={value}: give {name}._target_=... and its arguments")
+        raise UserError(f"{name}={value}: a class or function is needed; give {name}._target_=... and its arguments")
     types: list[Any] = []  # or values of a Literal
     for alternative in alternatives:
         types += get_args(alternative) if get_origin(alternative) is Literal else [get_origin(alternative) or alternative]
@@ -190,7 +190,7 @@ _TESTS: dict[Any, tuple[str, Callable[[Any], bool]]] = {
     bool: ("true or false", lambda v: isinstance(v, bool)),
     int: ("a whole number", lambda v: isinstance(v, int) and not isinstance(v, bool)),
     float: ("a number", lambda v: isinstance(v, int | float) and not isinstance(v, bool)),
-    str: ("a word", lambda v: isinstance(v, str)),
+    str: ("a string", lambda v: isinstance(v, str)),
     Path: ("a path", lambda v: isinstance(v, str)),
     list: ("a list, [a, b]", lambda v: isinstance(v, ListConfig)),
     tuple: ("a list, [a, b]", lambda v: isinstance(v, ListConfig)),

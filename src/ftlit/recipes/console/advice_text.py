@@ -9,39 +9,38 @@ def describe(reason: Reason, noun: str) -> str:
     if reason.cut and reason.numbers:
         sentences.append(_cut(reason.cut, reason.numbers, noun))
     if reason.misfit:
-        sentences.append(f"{reason.misfit} does not have a setting that was given: large_similar replaces it")
+        sentences.append(f"scenario={reason.misfit} does not accept all given settings: scenario=large_similar is used instead")
     return " ".join(f"{sentence}." for sentence in sentences)
 
 
 def _size(reason: Reason, noun: str) -> str:
     if reason.size is SizeReason.RANDOM_WEIGHTS:
-        return "The weights are random, there is nothing to transfer: all layers train"
+        return "The weights are random, so there is nothing to transfer: all layers train"
     if reason.size is SizeReason.NOT_MEASURABLE:
-        return (
-            f"Measuring and linear probes need {noun} with one label each, some of each class, and no overridden batches: all layers train"
-        )
+        return f"Linear probes are not possible (they need {noun} of every class, one label each, no custom batches): all layers train"
     if reason.size is SizeReason.ONE_PER_CLASS:
+        one = noun.removesuffix("s")
         return (
-            f"There is only one training {noun.removesuffix('s')} per class: only the head trains. None can be held out to compare "
-            "cuts, or to choose the L2 penalty of the head"
+            f"There is only one training {one} per class: only the head trains. No {one} can be held out to compare cuts or to "
+            "choose the L2 penalty of the head"
         )
     assert reason.numbers is not None
     return _measured_size(reason.size, reason.numbers, reason.requested, noun)
 
 
 def _measured_size(size: SizeReason, numbers: DecisionNumbers, requested: str, noun: str) -> str:
-    images, steps = f"{numbers.images_per_class:.3g} training {noun} per class", f"{numbers.steps:,.0f} steps of full training"
+    images, steps = f"{numbers.images_per_class:.3g} training {noun} per class", f"{numbers.steps:,.0f} optimizer steps"
     if size is SizeReason.FEW_IMAGES:
-        return f"{images} are few (many: {THRESHOLDS['few'].value:g} or more): only the head trains"
+        return f"{images} are few (fewer than {THRESHOLDS['few'].value:g}): only the head trains"
     if size is SizeReason.FEW_STEPS:
-        return f"{images} are many, but {steps} are few (many: {THRESHOLDS['steps'].value:g} or more): only the head trains"
+        return f"{images} are many, but {steps} are few (fewer than {THRESHOLDS['steps'].value:g}): only the head trains"
     many = f"{images} and {steps} are many"
     if size is SizeReason.LITTLE_TO_GAIN:
         return (
             f"{many}, but a linear probe already reaches {1 - numbers.probe_error:.1%}: fine-tuning is unlikely to help "
-            f"(scenario={numbers.full_scenario} trains all layers)"
+            f"(to train all layers anyway: scenario={numbers.full_scenario})"
         )
-    return f"{many}: all layers train" + (f", as requested by {requested}" if size is SizeReason.REQUESTED else "")
+    return f"{many}: all layers train" + (f", because of {requested}" if size is SizeReason.REQUESTED else "")
 
 
 def _cut(reason: CutReason, numbers: DecisionNumbers, noun: str) -> str:
@@ -50,13 +49,13 @@ def _cut(reason: CutReason, numbers: DecisionNumbers, noun: str) -> str:
     minimum = f"{THRESHOLDS['cut'].value:g}"
     return {
         CutReason.LOWER_MORE_ACCURATE: f"{best} separates the classes better than the top layer, {top}: {different}",
-        CutReason.LOWER_BY_LOGME: f"{best} separates the classes as well as the top layer, {top}, and better by LogME: {different}",
+        CutReason.LOWER_BY_LOGME: f"{best} is as accurate as the top layer, {top}, and has a better LogME: {different}",
         CutReason.TOP_MOST_ACCURATE: f"No lower layer separates the classes better than the top layer, {top}: {similar}",
         CutReason.TOP_BY_ACCURACY_AND_LOGME: _top_by_both(numbers, noun, similar),
         CutReason.TOO_FEW_TO_CHOOSE: (
             f"{numbers.measured_images} {noun} are too few to choose a lower layer (minimum {minimum}): the head is on the top layer, {top}"
         ),
-        CutReason.NOT_DROPPABLE: f"No layer can be dropped here: the head is on the top layer, {top}",
+        CutReason.NOT_DROPPABLE: f"The layers of this backbone cannot be dropped: the head is on the top layer, {top}",
     }[reason]
 
 
@@ -64,7 +63,7 @@ def _top_by_both(numbers: DecisionNumbers, noun: str, similar: str) -> str:
     top, other = numbers.top, numbers.most_accurate
     if other.accuracy <= top.accuracy:
         return f"No lower layer separates the classes better than the top layer, {_depth(top, noun)}: {similar}"
-    lower = f"{_depth(other, noun)} is more accurate than the top layer, {_depth(top, noun)}, but not better by LogME"
+    lower = f"{_depth(other, noun)} is more accurate than the top layer, {_depth(top, noun)}, but its LogME is not better"
     return f"{lower}; both must agree, so the head is on the top layer"
 
 

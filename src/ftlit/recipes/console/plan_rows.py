@@ -78,8 +78,8 @@ def plan_rows(
             rows.append(("cache", _cache_text(data, stage_inputs)))
     rows.append(("device", facts.devices))
     if cfg.compile:
-        rows.append(("compile", "backbone and head, again for each stage, whose first steps take longer"))
-    epochs = count(cfg.trainer.max_epochs, "epoch") if facts.trains else "no epochs"
+        rows.append(("compile", "backbone and head; each stage compiles again, so its first steps take longer"))
+    epochs = count(cfg.trainer.max_epochs, "epoch") if facts.trains else "no training epochs"
     epochs += "" if plan.steps is None else f", {plan.steps:,} optimizer steps"
     rows.append(("run", f"{epochs}, seed {cfg.seed}, folder {cfg.paths.run}"))
     if facts.seconds is not None:
@@ -106,8 +106,8 @@ def _training_text(cfg: DictConfig, data: Any, plan: Plan, facts: RunFacts, noun
 def _stage_rows(plan: Plan, stage_inputs: Sequence[StageInput], processes: int, noun: str) -> list[PlanRow]:
     rows = []
     for i, (line, size) in enumerate(zip(plan.stages, plan.reduced, strict=True)):
-        reduces = f"ddp reduces {size_in_words(size)} per step; " if processes > 1 else ""
-        rows.append((f"stage {i}", f"{line}; {reduces}from {stage_inputs[i].reason if stage_inputs else noun}"))
+        reduces = f"ddp all-reduces {size_in_words(size)} of gradients per step; " if processes > 1 else ""
+        rows.append((f"stage {i}", f"{line}; {reduces}reads {stage_inputs[i].reason if stage_inputs else noun}"))
     return rows
 
 
@@ -152,11 +152,11 @@ def _features_text(cfg: DictConfig, backbone: Backbone, input_shape: Sequence[in
 def _head_text(cfg: DictConfig, noun: str, *, refits_on_val: bool, trains: bool) -> str:
     l2_penalties: Sequence[float] = OmegaConf.select(cfg, "probe.l2") or []
     l2 = f"L2 penalty {l2_penalties[0]:g}" if len(l2_penalties) == 1 else "L2 penalty chosen by cross-validation"
-    text = f"linear probe on features of training {noun} without augmentation; {l2}."
+    text = f"linear probe, fitted on features of the training {noun} without augmentation; {l2}."
     if trains:
         return f"{text} Stages that train only the head are skipped (head=linear keeps them)."
     if refits_on_val:
-        text += " After validation the head is refitted on train + val; the test score is that of the refitted head."
+        text += " After validation the head is refitted on train + val; the test score is for the refitted head."
     ignored = ", ".join(given(*OF_TRAINING)) or "optimizer, lr_scheduler, loss and epochs"
     verb = "is" if len(given(*OF_TRAINING)) == 1 else "are"
     instead = "To train by gradient: head=linear, or scenario=large_similar for all layers."
@@ -168,12 +168,13 @@ def _cache_text(data: Any, stage_inputs: Sequence[StageInput]) -> str:
     size = sum({source.spec: source.bytes for source in stage_inputs}.values())
     if not size:
         return "no stage trains on features"
-    text = f"features take up to {size_in_words(size)} in {data.store.folder}; stages that train on them use "
+    text = f"features take up to {size_in_words(size)} in {data.store.folder}"
     if not data.augments:
-        return text + "the evaluation view"
+        return text
+    text += "; stages that train on features use "
     if data.views > 1:
-        return text + f"up to {data.views} augmented views of each, in turn by epoch (cache=none: new ones in each epoch)"
-    return text + "images without augmentation, as in evaluation (to augment: cache=none, or cache=views for stored augmented views)"
+        return f"{text}up to {data.views} augmented versions of each image in turn, one per epoch (for new ones in each epoch: cache=none)"
+    return f"{text}images without augmentation (to augment: cache=none, or cache=views for a fixed number of augmented versions)"
 
 
 def print_plan(cfg: DictConfig, rows: Sequence[PlanRow], plan: Plan, resume_from: Path | None, *, trains: bool = True) -> None:

@@ -38,14 +38,14 @@ def check_data(cfg: DictConfig, data: Any) -> tuple[str, list[str]]:
     path, record = Path(cfg.paths.run, RECORD), _record_of(data)
     before = read_json(path, remedy="begin a new run") if cfg.resume and path.is_file() else None
     if cfg.resume and record and before is None and Path(cfg.paths.run, "checkpoints", "last.ckpt").is_file():
-        reason = f"{cfg.paths.run} has no {RECORD}: an earlier ftlit began the run, or the file was removed"
-        raise UserError(f"resume=true: {reason}; begin a new run")
+        reason = f"{cfg.paths.run} has no {RECORD} (removed, or the run is from an earlier ftlit)"
+        raise UserError(f"resume=true: {reason}: begin a new run")
     moved = changed_data_paths(cfg) if cfg.resume else []
     if before and record:
         _check_same(before, record)
     elif moved:
         name, old, new = moved[0]
-        raise UserError(f"resume=true needs the config of the run: {name} was {old}, now {new}; give the old value, or begin a new run")
+        raise UserError(f"resume=true needs the same config: {name} was {old}, now {new}; give the old value, or begin a new run")
     if before and RUN in before:
         _check_unedited(cfg, record, before[RUN])
         run = before[RUN]  # of a release with other settings, perhaps
@@ -65,8 +65,8 @@ def _check_unedited(cfg: DictConfig, record: DataRecord, run: str) -> None:
     stored = read_config(cfg.paths.run)
     if stored and stored.edited and _digest_of_run(stored.settings, record) != run:
         raise UserError(
-            f"{Path(cfg.paths.run, CONFIG)} was edited after the run wrote it, and its settings are not those that the run began with: "
-            "restore the file and give the command of the run, or begin a new run in another hydra.run.dir="
+            f"{Path(cfg.paths.run, CONFIG)} was edited and no longer holds the settings of the run: "
+            "restore the file and repeat the command of the run, or begin a new run in another hydra.run.dir=..."
         )
 
 
@@ -90,11 +90,12 @@ def _digest(examples: Examples) -> str:
 
 
 def _check_same(before: Mapping[str, Any], now: DataRecord) -> None:
-    advice = "restore the data of the run, or begin a new run"
+    advice = "restore the old data, or begin a new run"
     if before["class_names"] != now["class_names"]:
-        raise UserError(f"resume=true: the classes are not those that the run began with: {advice}")
+        raise UserError(f"resume=true: the classes have changed since the run began; {advice}")
     for split in SPLITS:
         old, new = before["splits"][split], now["splits"][split]
         if old != new:
-            counts = f"{old['images']}, now {new['images']}" if old["images"] != new["images"] else f"{old['images']}, with other content"
-            raise UserError(f"resume=true: the data have changed since the run began ({split} had {counts}): {advice}")
+            same = old["images"] == new["images"]
+            change = "other images or labels" if same else f"{old['images']} images then, {new['images']} now"
+            raise UserError(f"resume=true: the data have changed since the run began ({split}: {change}); {advice}")

@@ -18,12 +18,16 @@ def build_probe_head(cfg: DictConfig, head: nn.Module, schedule: Schedule) -> Fi
         return None
     probes = instantiate(cfg.probe)
     if probes.cuts is not None or probes.repeats > 1:
-        raise UserError("head=linear_probe is fitted once, at the cut of the backbone: probe.cuts and probe.repeats are for recipe=probe")
+        raise UserError(
+            "head=linear_probe is fitted once, at the cut of the backbone: leave probe.cuts and probe.repeats out, or give recipe=probe"
+        )
     if "average" not in probes.poolings:
-        raise UserError(f"probe.poolings={list(probes.poolings)}: head=linear_probe takes average; others are for recipe=probe")
+        raise UserError(
+            f"probe.poolings={list(probes.poolings)}: head=linear_probe needs probe.poolings=[average]; other poolings need recipe=probe"
+        )
     trains = not all(trains_head_alone(stage) for stage in schedule.stages)
     if not trains and (weights := cfg.loss.get("class_weights")):
-        raise UserError(f"loss.class_weights={weights} has no effect on head=linear_probe, which is fitted without: give head=linear")
+        raise UserError(f"loss.class_weights={weights} has no effect on head=linear_probe: leave it out, or give head=linear")
     return FitProbeHead("head", probes, trains=trains)
 
 
@@ -34,5 +38,5 @@ def check_head(backbone: Backbone, head: nn.Module) -> None:
         with torch.no_grad():
             logits_of(head.eval(), torch.zeros(2, *shape), backbone.pool)
     except Exception as error:
-        where = f"{shape} of cut {backbone.cuts[-1]!r}"
-        raise UserError(f"{type(head).__name__} cannot take the features {where}: {one_line(error)}") from error
+        where = f"{shape} at cut {backbone.cuts[-1]!r}"
+        raise UserError(f"{type(head).__name__} does not accept the features {where}: {one_line(error)}") from error

@@ -21,7 +21,7 @@ def print_interrupted(cfg: DictConfig) -> None:
     saved = (folder / "checkpoints" / "last.ckpt").exists()
     state = "interrupted; the last checkpoint is saved" if saved else "interrupted before the first step"
     if cfg.get("pretrain"):
-        state = "interrupted; complete layers are saved"
+        state = "interrupted; the layers that finished training are saved"
     print_line(f"{state}. To resume: {resume_command(cfg)}")
 
 

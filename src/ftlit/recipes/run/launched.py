@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 TORCHRUN, SRUN = "torchrun", "srun"
 INTERACTIVE = ("bash", "interactive")  # names of SLURM jobs in which Lightning looks for no tasks either
 CONNECT_MINUTES = 10.0  # before the config, and with it rank_timeout, is known
-NEEDS_FOLDER = "resume=auto looks for a run in its folder, and the default folder is a new one each time: give hydra.run.dir=runs/NAME"
+NEEDS_FOLDER = "resume=auto needs a fixed folder, but the default is a new one each time: give hydra.run.dir=runs/NAME"
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,9 @@ def launched() -> Launched | None:
     else:
         return None
     if uneven:
-        raise UserError(f"{found.launcher} started {found.count} processes, not equally many on each machine: start as many on each")
+        raise UserError(
+            f"{found.launcher} started {found.count} processes, but not the same number on each machine: start the same number on each"
+        )
     return found
 
 
@@ -78,7 +80,7 @@ def _of_srun() -> Launched:
     count = int(os.environ["SLURM_NTASKS"])
     if not _is_task():
         raise UserError(
-            f"SLURM has {count} tasks here, and srun did not start this process: put srun before the command, "
+            f"this SLURM job has {count} tasks, but srun did not start this process: put srun before the command, "
             "or ask for one task (--ntasks=1), or unset SLURM_NTASKS"
         )
     nodes = os.environ.get("SLURM_STEP_NUM_NODES", os.environ.get("SLURM_NNODES", "1"))
@@ -108,7 +110,7 @@ def complete(words: Sequence[str]) -> list[str]:
         raise UserError(f"a sweep starts the processes of its jobs itself: leave {own.launcher} out, give trainer.devices={own.devices}")
     for name, number in (("trainer.devices", own.devices), ("trainer.num_nodes", own.nodes)):
         if _number(given.get(name, "auto")) not in (None, number):
-            raise UserError(f"{name}={given[name]}, and {own.launcher} started {number}: leave {name} out, or start as many")
+            raise UserError(f"{name}={given[name]}, but {own.launcher} started {number}: leave {name} out")
     added = [f"++trainer.devices={own.devices}"] if _number(given.get("trainer.devices", "auto")) is None else []
     added += [f"++trainer.num_nodes={own.nodes}"] if own.nodes > 1 and "trainer.num_nodes" not in given else []
     if own.count > 1 and "hydra.run.dir" not in given:
@@ -190,7 +192,7 @@ def check_alone(recipe: str) -> None:
     """Reject several processes for a recipe that runs in one."""
     own = launched()
     if own and own.count > 1:
-        raise UserError(f"recipe={recipe} runs in one process, and {own.launcher} started {own.count}: leave {own.launcher} out")
+        raise UserError(f"recipe={recipe} runs in one process, but {own.launcher} started {own.count}: leave {own.launcher} out")
 
 
 @contextmanager

@@ -45,12 +45,12 @@ def checkpoint_of(cfg: DictConfig) -> Path | None:
     last, best = (Path(cfg.paths.run, "checkpoints", f"{name}.ckpt") for name in ("last", "best"))
     if not cfg.resume:
         if last.exists() or best.exists():
-            raise UserError(f"{cfg.paths.run} holds a run already: give resume=true to resume it, or another hydra.run.dir=")
+            raise UserError(f"{cfg.paths.run} already holds a run: give resume=true to resume it, or another hydra.run.dir=...")
         return None
     check_settings(cfg)
     if not last.exists():  # the run ended before its first step
         if best.exists():
-            raise UserError(f"{last}, from which the run would go on, is missing: put it back, or begin a new run")
+            raise UserError(f"resuming needs {last}, which is missing: restore it, or begin a new run")
         return None
     if last.is_file() and not is_zipfile(last):  # what torch.save writes; a folder: sharded
         raise UserError(f"{last} is damaged, or not a checkpoint: begin a new run")
@@ -82,18 +82,18 @@ def check_settings(cfg: DictConfig) -> None:
     """
     stored = read_config(cfg.paths.run)
     if stored is None:
-        raise UserError(f"resume=true, but {cfg.paths.run} holds no run: give hydra.run.dir=, the folder of the run to resume")
+        raise UserError(f"resume=true, but {cfg.paths.run} holds no run: give the folder of the run to resume, hydra.run.dir=...")
     changed = stored.changes(cfg, (*MAY_CHANGE, *DATA_PATHS))
     if not changed:
         return
     if stored.edited:
-        texts = shorten((f"{name} is {old} there, {new} in this command" for name, old, new in changed), 3)
+        texts = shorten((f"{name} is {old} in the file, {new} in this command" for name, old, new in changed), 3)
         raise UserError(
-            f"{Path(cfg.paths.run, CONFIG)} was edited, or damaged, after the run wrote it: {texts}. A run goes on with the settings "
-            "that it began with: write them back into the file, or begin a new run with other values in another hydra.run.dir="
+            f"{Path(cfg.paths.run, CONFIG)} was edited, or damaged, since the run wrote it: {texts}. A resumed run keeps its "
+            "settings: restore them in the file, or begin a new run in another hydra.run.dir=..."
         )
     name, old, new = changed[0]
-    raise UserError(f"resume=true needs the config of the run: {name} was {old}, now {new}; give the old value, or begin a new run")
+    raise UserError(f"resume=true needs the same config: {name} was {old}, now {new}; give the old value, or begin a new run")
 
 
 def changed_data_paths(cfg: DictConfig) -> list[Change]:
@@ -141,11 +141,12 @@ def read_config(folder: str | Path) -> StoredConfig | None:
 
     def refuse(_: object) -> Any:
         raise UserError(
-            f"resume=true: an earlier ftlit began the run in {folder}: it cannot be resumed, only read (predict, report, export)"
+            f"resume=true: an earlier ftlit began the run in {folder}, which can only be read "
+            "(ftlit predict, report, export): begin a new run"
         )
 
     try:
-        config, edited = load_yaml(path, remedy="begin a new run with another hydra.run.dir="), False
+        config, edited = load_yaml(path, remedy="begin a new run in another hydra.run.dir=..."), False
     except EditedFile as error:
         config, edited = error.config, True
     upgraded({FORMAT_KEY: config.pop(FORMAT_KEY, 0)}, path, refuse)
@@ -167,7 +168,7 @@ def alone_in(folder: str | Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=SECONDS_TO_END)
     except Timeout:
-        raise UserError(f"a run is still active in {folder}: wait for its end, stop it, or give another hydra.run.dir=") from None
+        raise UserError(f"another run is active in {folder}: wait until it ends, stop it, or give another hydra.run.dir=...") from None
     try:
         yield
     finally:

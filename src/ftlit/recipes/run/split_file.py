@@ -14,6 +14,8 @@ from ftlit.formatting import shown
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.run_folder import is_run_folder
 
+UNKNOWN = "unknown whether that run trained on test images"
+
 
 def store_split(folder: str | Path, images: ImageData | None) -> None:
     """Write the split of images that are known by their content; of other data none is stored."""
@@ -39,14 +41,14 @@ def seen_notes(weights: Any, data: Any) -> list[str]:
     try:
         stored = read_split(folder) if (folder / FILE).is_file() else None
     except UserError as error:
-        return [f"{start}it is not known which test images it has seen: {one_line(error).removesuffix(f': {REMEDY}')}"]
+        return [f"{start}{UNKNOWN} ({one_line(error).removesuffix(f': {REMEDY}')})"]
     if stored is None or test.contents is None:
-        reason = f"there is no {FILE}" if stored is None else "the images of these data cannot be compared without decoding"
-        return [f"{start}it is not known which test images it has seen: {reason}"]
+        reason = f"there is no {FILE}" if stored is None else "these test images cannot be compared by content"
+        return [f"{start}{UNKNOWN} ({reason})"]
     places: Sequence[str | None] = [stored.split_of.get(image) for image in cached_hashes(test)]
     train, val = places.count("train"), places.count("val")
-    note = f"{start}its train split holds {train:,} of the {len(test):,} test images, its val split {val:,}"
-    return [note + (f" (data.split_from={shown(folder)} keeps its split)" if train or val else "")]
+    note = f"{start}{train:,} of the {len(test):,} test images are in the train split of that run, {val:,} in its val split"
+    return [note + (f" (to keep the split of that run: data.split_from={shown(folder)})" if train or val else "")]
 
 
 def _run_of(weights: Any) -> Path | None:
