@@ -8,7 +8,7 @@ from ftlit.errors import UserError
 
 ACTIONS = {
     "list": "list the feature tables, most recently used first",
-    "verify": "read all shards, compare checksums, and remove damaged ones",
+    "verify": "check all files of the feature tables against their checksums, and remove damaged ones",
     "prune": "remove feature tables, least recently used first",
 }
 

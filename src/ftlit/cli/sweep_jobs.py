@@ -79,8 +79,8 @@ def run_job(cfg: DictConfig, run: Callable[[], float]) -> float:
     before, this = jobs.read_job(folder), _new_job(cfg)
     if before and (change := _first_change(before, this)):
         raise UserError(
-            f"{folder} holds job {before.number} of a different sweep ({' '.join(before.overrides)}): {change}. Repeat the old settings "
-            "(new values only at the end of the first setting that varies), or give another hydra.sweep.dir=..."
+            f"{folder} holds job {before.number} of a different sweep ({' '.join(before.overrides)}): {change}. Give the old settings "
+            "(only the first swept one may get new values, at its end), or another hydra.sweep.dir=..."
         )
     if before and before.status == 0:
         print(f"{job_label()} is done already: {folder}")

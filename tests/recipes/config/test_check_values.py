@@ -37,7 +37,7 @@ def hydra():
         ("trainer.limit_val_batches=0", "give 1 or more"),
         ("trainer.limit_test_batches=0.0", "give 1 or more"),
         ("trainer.precision=17", "trainer.precision=17: give "),
-        ("trainer.strategy=ddp_spawn", "sent to new processes; give trainer.strategy=ddp"),
+        ("trainer.strategy=ddp_spawn", "is not supported (a run cannot be pickled): give trainer.strategy=ddp"),
         ("trainer.devices=0", "trainer.devices=0: give 1 or more, or -1"),
         ("+optimizer.eps=-1", "optimizer.eps=-1: Invalid epsilon value: -1"),
         ("trainer.check_val_every_n_epoch=11", "is more than trainer.max_epochs=10: no epoch would be validated; give 1 to 10"),

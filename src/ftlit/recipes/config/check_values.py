@@ -70,7 +70,7 @@ def check_search() -> None:
     search = hydra and choices().get(SEARCH)
     if search and run_mode() == "RUN" and not any(word.startswith("hydra.mode=") for word in hydra.overrides.hydra):
         raise UserError(
-            f"{SEARCH}={search} in a config file starts no sweep: give it on the command line, or add -m (hydra.mode=RUN for a single run)"
+            f"{SEARCH}={search} in a config file starts no sweep: give it on the command line, or add -m; for a single run, hydra.mode=RUN"
         )
 
 
@@ -80,7 +80,7 @@ def _check_trainer(trainer: DictConfig) -> None:
     strategy = trainer.get("strategy")
     method = strategy.get("start_method") if isinstance(strategy, DictConfig) else strategy
     if any(name in str(method) for name in ("spawn", "forkserver")):
-        raise UserError(f"trainer.strategy={strategy}: the parts of a run cannot be sent to new processes; give trainer.strategy=ddp")
+        raise UserError(f"trainer.strategy={strategy} is not supported (a run cannot be pickled): give trainer.strategy=ddp")
     for name, use in (("limit_val_batches", "the best checkpoint is chosen on val"), ("limit_test_batches", "each run ends with a test")):
         if trainer.get(name) == 0:
             raise UserError(f"trainer.{name}=0: {use}; give 1 or more batches, or null for all")

@@ -59,7 +59,7 @@ def as_user_error(error: BaseException) -> UserError | None:
         if isinstance(cause, ConfigCompositionException):
             return _wrong_override(chain)
         if hydra_internals.is_bad_group_value(cause):
-            return UserError("a config group takes the name of an option, group=option; to remove the group: ~group")
+            return UserError("give a config group as group=option; to remove the group: ~group")
         if isinstance(cause, OverrideParseException):
             return _unreadable(str(cause.override))
         if call := hydra_internals.failed_call(cause):
