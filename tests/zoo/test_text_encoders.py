@@ -184,7 +184,7 @@ def test_mixing_texts_and_images_is_an_error(folder):
     texts, images = TextSpec(str(folder)), InputSpec()
     for option, spec, line in (
         ("digits_data", texts, "the backbone takes texts, but the data are images: give data=text_csv"),
-        ("csv_data", texts, "these data are images"),
+        ("csv_data", texts, "the data are images"),
         ("text_csv_data", images, "the backbone takes images, but the data are texts: give backbone=bert"),
     ):
         module = "text_sources" if option == "text_csv_data" else "image_sources"

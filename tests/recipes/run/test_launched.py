@@ -38,8 +38,8 @@ def test_the_processes_there_are_become_devices_and_nodes(environment, values):
 @pytest.mark.parametrize(
     ("values", "words", "message"),
     [
-        (TORCHRUN, ["trainer.devices=3"], "trainer.devices=3, and torchrun started 2: leave trainer.devices out"),
-        (SRUN, ["trainer.num_nodes=1"], "trainer.num_nodes=1, and srun started 2"),
+        (TORCHRUN, ["trainer.devices=3"], "trainer.devices=3, but torchrun started 2: leave trainer.devices out"),
+        (SRUN, ["trainer.num_nodes=1"], "trainer.num_nodes=1, but srun started 2"),
         (TORCHRUN, ["-m", "seed=0,1"], "a sweep starts the processes of its jobs itself: leave torchrun out, give trainer.devices=2"),
         ({**SRUN, "SLURM_STEP_TASKS_PER_NODE": "3,1"}, [], "not the same number on each machine"),
         ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, [], "this SLURM job has 4 tasks, but srun did not start this process"),
