@@ -97,6 +97,8 @@ def test_one_number_is_used_for_three_channels_and_specs_compare_by_value(given_
     [
         ({"mean": [0.5, 0.5]}, "input mean [0.5, 0.5]: give one number or three (red, green, blue)"),
         ({"std": []}, "input std []: give one number or three"),
+        ({"mean": "abc"}, "input mean abc: give one number or three"),
+        ({"grey_range": ["a", 1]}, "input grey_range ['a', 1]: give the grey value of black"),
         ({"mean": 2e12}, "give values from -1e+12 to 1e+12"),
         ({"grey_range": [0, 1e13]}, "input grey_range (0.0, 10000000000000.0): give values from -1e+12 to 1e+12"),
         ({"std": 0}, "every value must be above 0"),

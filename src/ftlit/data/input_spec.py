@@ -88,15 +88,21 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 def _channels(what: str, values: object) -> tuple[float, float, float]:
     """Return three values; a single number is repeated for all channels."""
-    numbers = [float(v) for v in values] if hasattr(values, "__iter__") else [float(values)] * 3  # type: ignore[arg-type]
+    try:
+        numbers = [float(v) for v in values] if hasattr(values, "__iter__") else [float(values)] * 3  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        numbers = []
     if len(numbers) != 3:
-        raise UserError(f"input {what} {numbers}: give one number or three (red, green, blue)")
+        raise UserError(f"input {what} {values}: give one number or three (red, green, blue)")
     return numbers[0], numbers[1], numbers[2]
 
 
 def _ascending(values: object) -> tuple[float, float]:
     """Return two finite numbers, the lower one first."""
-    numbers = [float(v) for v in values] if hasattr(values, "__iter__") else []
+    try:
+        numbers = [float(v) for v in values] if hasattr(values, "__iter__") else []
+    except (TypeError, ValueError):
+        numbers = []
     if len(numbers) != 2 or not all(map(isfinite, numbers)) or numbers[0] >= numbers[1]:
         raise UserError(f"input grey_range {values}: give the grey value of black and the higher one of white, such as [0,4095]")
     return numbers[0], numbers[1]

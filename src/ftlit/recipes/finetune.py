@@ -90,10 +90,10 @@ def build(cfg: DictConfig) -> Run:
     if isinstance(data, ImageData) and not data.batch_overrides:  # other data trains on batches of its own
         data = instantiate(cfg.cache)(data, pooled=not getattr(head, "takes_map", False))
     schedule = build_schedule(cfg, backbone)
+    check_until(schedule)
     probe_head = build_probe_head(cfg, head, schedule)
     if probe_head and probe_head.trains:
         schedule = without_warm_up(schedule)
-    check_until(schedule)
     model = _build_module(cfg, backbone, head, data, schedule, base)
     if cfg.compile:
         backbone.compile()

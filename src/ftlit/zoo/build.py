@@ -37,7 +37,7 @@ def override_input_spec(known: InputSpec, given: Mapping[str, Any] | None) -> In
         if name not in (options := [field.name for field in fields(InputSpec)]):
             raise unknown("field of input_spec", name, options)
     try:
-        if "size" in overrides:
+        if isinstance(overrides.get("size"), int | float):
             overrides.setdefault("resize", round((known.resize or known.size) * overrides["size"] / known.size))
         return replace(known, **overrides)
     except UserError:

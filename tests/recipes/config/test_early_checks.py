@@ -75,6 +75,18 @@ def test_paths_that_exist_and_paths_of_other_sources_pass(tmp_path):
             check_early(composed(*words))
 
 
+@pytest.mark.parametrize("name", ["backbone.weights", "cache.folder", "callbacks.last.path", "paths.run"])
+def test_an_empty_path_is_not_the_current_folder(name):
+    with fresh_hydra(), pytest.raises(UserError, match=f"^{name} is empty: give a path"):
+        check_early(composed(f"{name}="))
+
+
+def test_a_file_in_place_of_a_folder_is_named(tmp_path):
+    (tmp_path / "photo.png").touch()
+    with fresh_hydra(), pytest.raises(UserError, match=r"photo\.png is no folder: give the path of a folder"):
+        check_early(composed("data=folder", f"data.root={tmp_path}/photo.png"))
+
+
 @pytest.mark.parametrize(("path", "name"), [(path, name) for path, (names, _) in PATHS.items() for name in names[:1]])
 def test_the_data_source_raises_the_same_error(path, name, tmp_path):
     values = {name: f"{tmp_path}/missing"}

@@ -2,9 +2,10 @@
 
 import lightning.pytorch as pl
 import pytest
+from lightning.pytorch.callbacks import Timer
 from omegaconf import OmegaConf
 
-from ftlit.recipes.run.trainer import _why_lost
+from ftlit.recipes.run.trainer import _why_lost, build_trainer
 
 CFG = OmegaConf.create({"rank_timeout": 0.5})
 
@@ -26,3 +27,11 @@ def test_a_lost_process_is_recognised_by_the_error_that_it_causes(message, reaso
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     assert reason in _why_lost(CFG, trainer, RuntimeError(message))
     assert bool(reason) == bool(_why_lost(CFG, trainer, RuntimeError(message)))
+
+
+def test_the_longest_time_may_be_given_in_units():
+    quiet = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    node = {"_target_": "lightning.pytorch.Trainer", "max_time": {"hours": 2, "minutes": 1}, **quiet}
+    trainer = build_trainer(OmegaConf.create({"rank_timeout": 1, "trainer": node}))
+    (timer,) = (callback for callback in trainer.callbacks if isinstance(callback, Timer))
+    assert timer.time_remaining() == 7260

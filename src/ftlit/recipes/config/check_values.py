@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from lightning.pytorch.strategies import StrategyRegistry
 from omegaconf import DictConfig, OmegaConf
 
 from ftlit.errors import UserError, one_line, unknown
@@ -26,6 +27,7 @@ CHOICES: dict[str, tuple[object, ...]] = {  # values of train.yaml itself
     "decay_all": (True, False),
     "batchnorm": (*POLICIES, AFFINE),
 }
+PICKLING = ("spawn", "forkserver")  # in the names of strategies and start methods that send objects to new Python processes
 KNOWN_PACKAGES = ("ftlit.", "lightning.")  # whose callbacks log no metric of their own
 
 
@@ -78,8 +80,10 @@ def _check_trainer(trainer: DictConfig) -> None:
     if trainer.get("devices") == 0:
         raise UserError("trainer.devices=0: give 1 or more, or -1 for all devices")
     strategy = trainer.get("strategy")
+    if isinstance(strategy, str) and strategy.lower() not in (known := ["auto", *StrategyRegistry.available_strategies()]):
+        raise unknown("trainer.strategy", strategy, [name for name in known if not any(part in name for part in PICKLING)])
     method = strategy.get("start_method") if isinstance(strategy, DictConfig) else strategy
-    if any(name in str(method) for name in ("spawn", "forkserver")):
+    if any(part in str(method) for part in PICKLING):
         raise UserError(f"trainer.strategy={strategy} is not supported (a run cannot be pickled): give trainer.strategy=ddp")
     for name, use in (("limit_val_batches", "the best checkpoint is chosen on val"), ("limit_test_batches", "each run ends with a test")):
         if trainer.get(name) == 0:

@@ -13,6 +13,10 @@ from ftlit.recipes.config.option_names import check_added
 from ftlit.recipes.config.ranges import check_ranges
 
 CSV_FILES = ("csv", "val_csv", "test_csv")
+GIVEN_PATHS = (  # where an empty text would be the current folder
+    *(f"data.{name}" for name in ("root", *CSV_FILES, "split_from")),
+    *("backbone.weights", "cache.folder", "paths.run", "paths.runs", "paths.cache", "callbacks.last.path", "callbacks.best.dirpath"),
+)
 PATHS: Mapping[str, tuple[tuple[str, ...], Callable[[str], Path]]] = {  # data source -> values that are paths, and their check
     "ftlit.lit.datamodules.image_sources.folder_data": (("root",), existing_folder),
     "ftlit.lit.datamodules.image_sources.unlabelled_data": (("root",), existing_folder),
@@ -31,6 +35,9 @@ def check_early(cfg: DictConfig) -> None:
     check_added(cfg)
     for name in sorted(OmegaConf.missing_keys(cfg)):
         raise UserError(f"{name} has no value: give {name}=...")
+    for name in GIVEN_PATHS:
+        if OmegaConf.select(cfg, name) == "":
+            raise UserError(f"{name} is empty: give a path, or leave it out")
     names, check = PATHS.get(str(cfg.data.get("_target_")), ((), Path))
     for name in names:
         if isinstance(path := cfg.data.get(name), str):

@@ -136,6 +136,7 @@ RANGES: dict[str, Range] = {  # patterns of full names; the first match counts
     "trainer.log_every_n_steps": COUNT_OR_NONE,
     "trainer.max_epochs": LENGTH,
     "trainer.max_steps": LENGTH,
+    "trainer.max_time.*": COUNT_OR_NONE,
     "trainer.min_epochs": COUNT_OR_NONE,
     "trainer.min_steps": COUNT_OR_NONE,
     "trainer.num_nodes": Range(1, 4096, whole=True),

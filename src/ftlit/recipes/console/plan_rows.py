@@ -154,7 +154,9 @@ def _head_text(cfg: DictConfig, noun: str, *, refits_on_val: bool, trains: bool)
     l2 = f"L2 penalty {l2_penalties[0]:g}" if len(l2_penalties) == 1 else "L2 penalty chosen by cross-validation"
     text = f"linear probe, fitted on features of the training {noun} without augmentation; {l2}."
     if trains:
-        return f"{text} Stages that train only the head are skipped (head=linear keeps them)."
+        begin = given("schedule.epoch", "schedule.until")
+        unused = f", and {' and '.join(begin)} with them" if begin else ""
+        return f"{text} Stages that train only the head are skipped{unused} (head=linear keeps them)."
     if refits_on_val:
         text += " After validation the head is refitted on train + val; the test score is for the refitted head."
     ignored = ", ".join(given(*OF_TRAINING)) or "optimizer, lr_scheduler, loss and epochs"

@@ -12,6 +12,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig
 
+from ftlit.errors import UserError
 from ftlit.lit.rank_store import LostProcess, meet_before_setup
 from ftlit.lit.stop_signals import STOP_SIGNALS
 from ftlit.lit.trainer_internals import leave_signals, limit_waiting, resume_only_from_given
@@ -31,13 +32,24 @@ def build_trainer(cfg: DictConfig, **settings: Any) -> pl.Trainer:
         cfg: the composed config.
         settings: arguments of the trainer that take the place of those in the config.
     """
-    trainer: pl.Trainer = instantiate(cfg.trainer, **{**_plugins(cfg), **settings})
+    trainer: pl.Trainer = instantiate(cfg.trainer, **{**_plugins(cfg), **settings}, _convert_="all")  # max_time may be a mapping
+    _check_nodes(trainer)
     if STOP_SIGNALS.owned:
         leave_signals(trainer)
     resume_only_from_given(trainer)
     limit_waiting(trainer, cfg.rank_timeout)
     meet_before_setup(trainer)
     return trainer
+
+
+def _check_nodes(trainer: pl.Trainer) -> None:
+    """Refuse several machines of which this process does not know its own: it would wait for the others for ever."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if trainer.num_nodes > 1 and isinstance(environment, LightningEnvironment) and not {"NODE_RANK", "GROUP_RANK"} & set(os.environ):
+        raise UserError(
+            f"trainer.num_nodes={trainer.num_nodes}, and nothing says which machine this is: start the command by torchrun or srun, "
+            "or set NODE_RANK, MASTER_ADDR and MASTER_PORT on each"
+        )
 
 
 def _plugins(cfg: DictConfig) -> dict[str, Any]:
