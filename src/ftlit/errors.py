@@ -1,6 +1,6 @@
 """Errors of the user, one line each: what was given, what is accepted, the closest match."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -17,11 +17,16 @@ def unknown(what: str, given: object, options: Iterable[object]) -> UserError:
     names = [str(option) for option in options]
     if not names:
         return UserError(f"no {what} {given!r}: there are none")
-    near = get_close_matches(str(given), names, n=1, cutoff=0.5)
-    plain = {_plain(name): name for name in names}
-    meant = plain.get(_plain(str(given))) or (near[0] if near else None)
+    meant = closest(given, names)
     there = f"did you mean {meant!r}? There are" if meant else "there are"
     return UserError(f"no {what} {given!r}: {there}: {shorten(names)}")
+
+
+def closest(given: object, names: Sequence[str]) -> str | None:
+    """The name that is most like the given one; `None` where none is."""
+    near = get_close_matches(str(given), names, n=1, cutoff=0.5)
+    plain = {_plain(name): name for name in names}
+    return plain.get(_plain(str(given))) or (near[0] if near else None)
 
 
 def _plain(name: str) -> str:

@@ -1,8 +1,10 @@
 """Csv files: what cannot be read as meant is one line with the file and the line."""
 
+from pathlib import Path
+
 import pytest
 
-from ftlit.data.sources.csv_files import read_csv
+from ftlit.data.sources.csv_files import check_columns, read_csv
 from ftlit.errors import UserError
 
 
@@ -32,3 +34,19 @@ def test_empty_fields_at_the_end_of_a_row_and_spaces_in_the_header_lose_nothing(
         ("line 2", {"path": "x.png", "label": "ant"}),
         ("line 4", {"path": "y.png", "label": "bee"}),
     ]
+
+
+def test_a_mistyped_column_is_an_error_with_the_words_to_give_and_only_the_default_of_split_may_be_missing():
+    path, known = Path("labels.csv"), ["path", "label", "split"]
+    check_columns(path, ["path", "label"], {"path_column": "path", "label_column": "label", "split_column": "split", "group_column": None})
+    for option, column, meant in (
+        ("split_column", "splitt", "split"),
+        ("group_column", "paths", "path"),
+        ("text_column", "Label", "label"),
+    ):
+        with pytest.raises(UserError) as caught:
+            check_columns(path, known, {option: column})
+        words = f"no column {column!r} in labels.csv: did you mean data.{option}={meant}? There are: path, label, split"
+        assert str(caught.value) == words
+    with pytest.raises(UserError, match=r"no column 'fold9' in labels.csv: give data.split_column=...; there are: path, label"):
+        check_columns(path, ["path", "label"], {"split_column": "fold9"})

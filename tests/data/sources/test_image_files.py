@@ -184,7 +184,7 @@ def test_errors_in_a_csv_are_one_line(tmp_path):
     path = tmp_path / "list.csv"
     assert "did you mean 'list.csv'" in error_of(list_csv, write(path, "path,label").with_name("lst.csv"))
     assert "lists no image" in error_of(list_csv, path)
-    assert "did you mean 'label'" in error_of(list_csv, write(path, "path,label", f"{a},x"), label_column="lable")
+    assert "did you mean data.label_column=label?" in error_of(list_csv, write(path, "path,label", f"{a},x"), label_column="lable")
     assert "no column" in error_of(list_csv, write(path, "path|label", f"{a}|x"))
     assert "line 3: 'tran': did you mean 'train'" in error_of(list_csv, write(path, "path,label,split", f"{a},x,train", f"{b},y,tran"))
     assert "line 2: column 'label' is empty" in error_of(list_csv, write(path, "path,label", f"{a},"))

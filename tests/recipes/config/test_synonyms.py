@@ -103,5 +103,5 @@ def test_columns_by_other_names_and_semicolons(tmp_path):
         assert (columns, rows[0][1]) == (["image", "class"], {"image": "a.png", "class": "ants"})
     with pytest.raises(UserError, match=r"no column 'path', 'label' in .*: give data.path_column=image data.label_column=class; there are"):
         check_columns(tmp_path / "a.csv", columns, {"path_column": "path", "label_column": "label", "group_column": None})
-    with pytest.raises(UserError, match=r"no column in .* 'group'"):
+    with pytest.raises(UserError, match=r"no column 'group' in .*: give data.group_column=...; there are: image, class"):
         check_columns(tmp_path / "a.csv", columns, {"path_column": "image", "group_column": "group"})

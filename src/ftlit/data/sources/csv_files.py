@@ -9,7 +9,7 @@ from typing import Any, TextIO
 from ftlit.data.dataset import SPLITS, Split
 from ftlit.data.source_paths import existing_csv
 from ftlit.data.splitting.split_names import split_named
-from ftlit.errors import UserError, one_line, shorten, unknown
+from ftlit.errors import UserError, closest, one_line, shorten, unknown
 from ftlit.formatting import shown
 
 USUAL_NAMES = {  # option that gives a column -> names that other programs use for it
@@ -17,6 +17,7 @@ USUAL_NAMES = {  # option that gives a column -> names that other programs use f
     "label_column": ("class", "class_name", "classname", "target", "category", "labels", "y", "species", "diagnosis", "sentiment"),
     "text_column": ("sentence", "content", "review", "body", "document", "message", "tweet"),
 }
+SPLIT_COLUMN = "split"  # the default of `split_column`, the only column that a file need not have
 _BEYOND = "\0beyond"  # key of the values beyond the last column; no csv file can hold it
 
 
@@ -58,12 +59,13 @@ def check_columns(path: Path, known: Sequence[str], wanted: Mapping[str, str | N
     Args:
         path: of the file.
         known: its columns.
-        wanted: option -> column, `None` for one that is not used.
+        wanted: option -> column, `None` for one that is not used. The default of `split_column` may be missing, another name may not.
 
     Raises:
         UserError: a column is missing. Where the file has another usual name for it, the message gives the option to set.
     """
-    missing = {option: column for option, column in wanted.items() if column is not None and column not in known}
+    optional = {("split_column", SPLIT_COLUMN)}
+    missing = {option: column for option, column in wanted.items() if column not in (None, *known) and (option, column) not in optional}
     if not missing:
         return
     meant = {option: next((name for name in known if name.lower() in USUAL_NAMES.get(option, ())), None) for option in missing}
@@ -71,7 +73,9 @@ def check_columns(path: Path, known: Sequence[str], wanted: Mapping[str, str | N
         words = " ".join(f"data.{option}={name}" for option, name in meant.items())
         raise UserError(f"no column {shorten(map(repr, missing.values()))} in {shown(path)}: give {words}; there are: {shorten(known)}")
     option = next(option for option in missing if not meant[option])
-    raise unknown(f"column in {shown(path)}", missing[option], known)
+    near = closest(missing[option], known)
+    there = f"did you mean data.{option}={near}? There are" if near else f"give data.{option}=...; there are"
+    raise UserError(f"no column {missing[option]!r} in {shown(path)}: {there}: {shorten(known)}")
 
 
 def _check_length(row: dict[str, Any], columns: Sequence[str], where: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ftlit.data.dataset import Collection, Examples, Split
 from ftlit.data.images import image_reader
 from ftlit.data.input_spec import InputSpec
-from ftlit.data.sources.csv_files import cell_of, check_columns, group_of, labels_of, read_csv, split_of
+from ftlit.data.sources.csv_files import SPLIT_COLUMN, cell_of, check_columns, group_of, labels_of, read_csv, split_of
 from ftlit.data.sources.folder_layout import FileEntry
 from ftlit.data.sources.grey_range import MAX_MEASURED, measure_grey_range
 from ftlit.data.sources.image_headers import ImageHeader, header_notes, read_header, read_whole
@@ -96,7 +96,7 @@ def list_csv(
     root: str | Path | None = None,
     path_column: str = "path",
     label_column: str = "label",
-    split_column: str = "split",
+    split_column: str = SPLIT_COLUMN,
     label_separator: str | None = None,
     group_column: str | None = None,
 ) -> list[FileEntry]:
@@ -107,7 +107,7 @@ def list_csv(
         root: base of relative paths; `None` is the folder of the csv file.
         path_column: column with the image's path.
         label_column: column with its label.
-        split_column: column with train, val or test; without it all images are train.
+        split_column: column with train, val or test; without a column `split` all images are train.
         label_separator: separator of several labels in one cell, an empty cell has none; `None`: a cell is one label.
         group_column: column with the group of an image (patient, video, site), which a split keeps together; `None`: no groups.
 
@@ -116,7 +116,8 @@ def list_csv(
     """
     path = Path(path).expanduser()
     columns, rows = read_csv(path)
-    check_columns(path, columns, {"path_column": path_column, "label_column": label_column, "group_column": group_column})
+    wanted = {"path_column": path_column, "label_column": label_column, "split_column": split_column, "group_column": group_column}
+    check_columns(path, columns, wanted)
     base = path.parent if root is None else Path(root).expanduser()
     files = [
         FileEntry(

@@ -53,7 +53,7 @@ def collect_texts(
         others: split -> a separate file for it, or `None`.
         text_column: column with the text; surrounding spaces are removed.
         label_column: column with its label.
-        split_column: column of `csv` with train, val or test; without it all texts are train.
+        split_column: column of `csv` with train, val or test; without a column `split` all texts are train.
         label_separator: separator of several labels in one cell, an empty cell has none; `None`: a cell is one label.
         group_column: column with the group of a text, which a split keeps together; `None`: no groups.
         rule: see `assemble`.
@@ -80,7 +80,7 @@ def collect_texts(
 
 def _rows(path: Path, columns: _Columns, separator: str | None) -> list[_TextRow]:
     known, rows = read_csv(path)
-    check_columns(path, known, {"text_column": columns.text, "label_column": columns.label, "group_column": columns.group})
+    check_columns(path, known, {f"{name}_column": column for name, column in columns._asdict().items()})
     if not rows:
         raise UserError(f"{shown(path)} lists no text")
     return [

@@ -7,6 +7,7 @@ from typing import Any
 
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.sources.builtin import NO_FLIP, digits, torchvision_dataset
+from ftlit.data.sources.csv_files import SPLIT_COLUMN
 from ftlit.data.sources.folder_files import list_folder, list_unlabelled
 from ftlit.data.sources.image_files import collect, list_csv
 from ftlit.lit.datamodules.image_data import DATA_SOURCES, ImageData
@@ -105,7 +106,7 @@ def csv_data(
     root: str | Path | None = None,
     path_column: str = "path",
     label_column: str = "label",
-    split_column: str = "split",
+    split_column: str = SPLIT_COLUMN,
     label_separator: str | None = None,
     group_column: str | None = None,
     on_bad_image: str = "stop",
@@ -120,7 +121,7 @@ def csv_data(
         root: folder of relative paths; `None`: the csv's own folder.
         path_column: column with the image's path.
         label_column: column with its label.
-        split_column: column with train, val or test; it may be missing.
+        split_column: column with train, val or test; only `split`, the default, may be missing.
         label_separator: separates several labels in one cell, such as `|`; `None`: a cell is one label.
         group_column: column with the group of an image (patient, video, site): a split keeps the images of a group together; `None`: none.
         on_bad_image: stop or skip; see `image_files.collect`.

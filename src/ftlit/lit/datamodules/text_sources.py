@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
+from ftlit.data.sources.csv_files import SPLIT_COLUMN
 from ftlit.data.sources.text_files import collect_texts
 from ftlit.data.tokens import TextSpec
 from ftlit.lit.datamodules.image_data import DATA_SOURCES, ImageData
@@ -22,7 +23,7 @@ def text_csv_data(
     test_csv: str | Path | None = None,
     text_column: str = "text",
     label_column: str = "label",
-    split_column: str = "split",
+    split_column: str = SPLIT_COLUMN,
     label_separator: str | None = None,
     group_column: str | None = None,
     splits: Splits = RANDOM_SPLITS,
@@ -40,7 +41,7 @@ def text_csv_data(
         test_csv: a separate file for test.
         text_column: column with the text.
         label_column: column with its label.
-        split_column: column with train, val or test; it may be missing.
+        split_column: column with train, val or test; only `split`, the default, may be missing.
         label_separator: separates several labels in one cell, such as `|`; `None`: a cell is one label.
         group_column: column with the group of a text (author, document): a split keeps the texts of a group together; `None`: none.
         splits: its fields are arguments; see `Splits`. They are for val and test if no file or column gives them.
