@@ -15,7 +15,7 @@ from PIL import Image
 from ftlit import load_backbone
 from ftlit.cli.main import main
 from ftlit.errors import UserError
-from ftlit.inference.predict import predict_dense
+from ftlit.inference.dense_map import predict_dense
 from ftlit.inference.record import record_of
 from ftlit.models.heads import LinearHead
 

@@ -3,11 +3,13 @@
 import ast
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.strategies import FSDPStrategy
+from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
@@ -90,6 +92,16 @@ def test_ddp_averages_gradients_of_unfrozen_parameters_only_after_wrapping_again
     unfreeze = Unfreeze(wrap)
     trainer = fit(Net(), unfreeze, strategy="ddp", devices=1)
     assert unfreeze.averaged == averaged and isinstance(trainer.strategy.lightning_module, Net)
+
+
+def test_wrapping_again_on_cuda_waits_for_the_last_step_and_for_the_broadcast(monkeypatch):
+    done = []
+    strategy = DDPStrategy(parallel_devices=[torch.device("cuda:0")], cluster_environment=LightningEnvironment())
+    strategy.model = object.__new__(DistributedDataParallel)
+    monkeypatch.setattr(strategy, "configure_ddp", lambda: done.append("wrapped"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: done.append(str(device)))
+    internals.wrap_ddp_again(SimpleNamespace(strategy=strategy))
+    assert done == ["cuda:0", "wrapped", "cuda:0"]
 
 
 def test_on_one_device_nothing_is_wrapped():

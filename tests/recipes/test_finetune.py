@@ -8,16 +8,18 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParalle
 
 from ftlit.errors import UserError
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
-from ftlit.recipes.finetune import check_slim
+from ftlit.recipes.finetune import check_sharded
 from ftlit.recipes.run.processes import remove_empty_folder
 
 
 @pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy])
-def test_slim_checkpoints_are_an_error_under_sharded_strategies(strategy):
-    with pytest.raises(UserError, match=f"checkpoint=slim does not work with {strategy.__name__}: give checkpoint=full"):
-        check_slim(strategy())
-    check_slim(DDPStrategy())
-    check_slim(SingleDeviceStrategy())
+@pytest.mark.parametrize(("slim", "what"), [(True, "checkpoint=slim"), (False, "resume=true")])
+def test_slim_checkpoints_and_resuming_are_errors_under_sharded_strategies(strategy, slim, what):
+    with pytest.raises(UserError, match=f"{what} does not work with {strategy.__name__}: .* one device or ddp"):
+        check_sharded(strategy(), slim=slim, resumes=not slim)
+    check_sharded(strategy(), slim=False, resumes=False)
+    for supported in (DDPStrategy(), SingleDeviceStrategy()):
+        check_sharded(supported, slim=True, resumes=True)
 
 
 @pytest.mark.parametrize(

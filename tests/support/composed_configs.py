@@ -40,8 +40,13 @@ NEEDED = {
 }
 
 
-@cache
 def composed(*overrides: str) -> DictConfig:
+    """A config of the test's own: a run replaces `auto` in it."""
+    return _composed(*overrides).copy()
+
+
+@cache
+def _composed(*overrides: str) -> DictConfig:
     return compose("train", overrides=["paths.run=somewhere", *overrides])
 
 

@@ -92,11 +92,12 @@ def predict(arguments: list[str]) -> None:
     given = parser.parse_args(arguments)
     if given.trust:
         search_current_folder()
-    import ftlit.inference.predict  # here, so that --help stays fast
+    import ftlit.inference.dense_map  # here, so that --help stays fast
+    import ftlit.inference.predict
 
     if given.dense:
         options = {"label": given.label, "size": given.size, "out": given.out, "trust": given.trust}
-        ftlit.inference.predict.predict_dense(given.run, given.paths, **options)
+        ftlit.inference.dense_map.predict_dense(given.run, given.paths, **options)
         return
     if given.label is not None or given.size is not None or given.out != ".":
         parser.error("--label, --size and --out need --dense")

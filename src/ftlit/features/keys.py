@@ -28,6 +28,7 @@ from ftlit.features.table import FeatureKey
 from ftlit.fingerprint import fingerprint, prefixes, software
 from ftlit.models.backbone import Backbone
 from ftlit.models.pooling import Pooling, TokenPool, pool, pooled_size
+from ftlit.models.precision import describe_float32
 
 FORMAT = 1  # raised when stored features can no longer be used although no component changed
 VALUES = "values"  # view of images that are known by the values of their tensors
@@ -120,5 +121,4 @@ def _computed_in(backbone: Backbone) -> str:
     where = next(backbone.parameters(), torch.empty(0))
     device = where.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else where.dtype
-    tf32 = ", tf32" if torch.backends.cudnn.allow_tf32 and device == "cuda" else ""
-    return f"{str(dtype).removeprefix('torch.')}, {torch.get_float32_matmul_precision()}{tf32} on {device}"
+    return f"{str(dtype).removeprefix('torch.')}, {describe_float32(device)} on {device}"

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from PIL import Image
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from ftlit.data.images import as_rgb, image_reader
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.tokens import TextSpec
-from ftlit.data.transforms import dense_transform
 from ftlit.errors import UserError, one_line, shorten
 from ftlit.formats import DamagedFile, JsonObject
 from ftlit.inference.record import build_backbone, build_head, read_record
@@ -21,8 +20,8 @@ from ftlit.inference.record_checks import BadRecord, LimitedAllocation
 from ftlit.inference.slim import filled
 from ftlit.models.backbone import Backbone
 from ftlit.models.batchnorm_fold import batchnorm_to_affine
-from ftlit.models.fully_convolutional import fully_convolutional
 from ftlit.models.heads import logits_of
+from ftlit.models.precision import autocast_of, device_of, precision_for
 from ftlit.tensor_files import load_checkpoint
 
 NOT_FINITE = "the network gives probabilities that are not finite numbers: its weights are damaged, or training diverged"
@@ -66,12 +65,14 @@ class Network:
         head: likewise.
         class_names: class number -> name.
         multilabel: whether an image may have any number of labels.
+        precision: in Lightning's names; `bf16-mixed` for instance.
     """
 
     backbone: Backbone
     head: nn.Module
     class_names: Sequence[str]
     multilabel: bool
+    precision: str = "32-true"
 
     def __repr__(self) -> str:
         name = (self.backbone.record or {}).get("name", type(self.backbone).__name__)
@@ -118,39 +119,46 @@ class Network:
         _check_pixels(example)
         return spec.views()[1](example)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes; its inputs may be on any device."""
+        return next(self.head.parameters(), next(self.backbone.parameters(), torch.empty(0))).device
+
+    def to(self, device: str | torch.device, *, precision: str | None = None) -> Self:
+        """Move the network to a device, in place; `ftlit.load("runs/mine").to("cuda")`.
+
+        Args:
+            device: any of torch's.
+            precision: `bf16-mixed` for instance; `auto`: the fastest that keeps accuracy, see `precision_for`; `None`: as it is.
+
+        Returns:
+            This network, with the precision.
+        """
+        self.backbone.to(device)
+        self.head.to(device)
+        if precision == "auto":
+            precision = precision_for(self.backbone, device_of(self.device.type))
+        return self if precision is None else replace(self, precision=precision)
+
     def logits(self, inputs: Tensor) -> Tensor:
-        """Output (N, K) for a batch of tensors from `as_input`."""
-        with torch.inference_mode():
+        """Output (N, K), on the network's device, for a batch of tensors from `as_input`."""
+        inputs = inputs.to(self.device, non_blocking=True)
+        with torch.inference_mode(), autocast_of(self.precision, self.device.type):
             return logits_of(self.head, self.backbone(inputs), self.backbone.pool)
 
     def probabilities(self, inputs: Tensor) -> Tensor:
         """Output (N, K) for a batch of tensors from `as_input`."""
-        return self._normalized(self.logits(inputs))
+        return self.normalized(self.logits(inputs))
 
     def predictions(self, probabilities_NK: Tensor) -> list[Prediction]:
         """Predictions from probabilities (N, K). Raises `UserError` where one is not finite."""
-        _check_finite(probabilities_NK)
+        check_finite(probabilities_NK)
         ranked = probabilities_NK.float().sort(dim=1, descending=True, stable=True)
         rows = zip(ranked.values.tolist(), ranked.indices.tolist(), strict=True)
         return [Prediction({self.class_names[i]: value for value, i in zip(*row, strict=True)}) for row in rows]
 
-    def map_of(self, path: str | Path, size: int | None = None) -> tuple[Tensor, Tensor]:
-        """The image (H, W, 3) in [0, 1], resized to `size` pixels on the shorter side (by default twice the training size), and the
-        probabilities (K, h, w) of each window of the training size in it; see `fully_convolutional`. Raises `UserError` for a network
-        without such a map, or of outputs that are not finite, or a size below the training size.
-        """
-        spec = self.input_spec
-        size = 2 * spec.size if size is None else size
-        if size < spec.size:
-            raise UserError(f"size {size}: the network was trained on images of {spec.size} px, give as many or more")
-        image = dense_transform(spec, size)(image_reader(spec)(path))
-        with torch.inference_mode():
-            logits = fully_convolutional(self.backbone, self.head)(image[None])
-        _check_finite(logits)
-        picture = image * torch.tensor(spec.std)[:, None, None] + torch.tensor(spec.mean)[:, None, None]
-        return picture.clamp(0, 1).permute(1, 2, 0), self._normalized(logits)[0]
-
-    def _normalized(self, logits: Tensor) -> Tensor:
+    def normalized(self, logits: Tensor) -> Tensor:
+        """Probabilities: of classes along dimension 1 they add up to 1."""
         return logits.sigmoid() if self.multilabel else logits.softmax(dim=1)
 
     def _cannot_take(self, given: object) -> UserError:
@@ -159,7 +167,8 @@ class Network:
         return UserError(f"the network of this run takes {noun}, one or a list of them, as {kinds}: this is {type(given).__name__}")
 
 
-def _check_finite(values: Tensor) -> None:
+def check_finite(values: Tensor) -> None:
+    """Raise `UserError` for outputs that are not finite numbers."""
     if not values.isfinite().all():
         raise UserError(NOT_FINITE)
 
@@ -225,4 +234,5 @@ def _built(record: JsonObject, state: Mapping[str, Tensor], *, trust: bool) -> N
     for part, module in (("backbone", backbone), ("head", head)):
         module.load_state_dict({name.removeprefix(f"{part}."): value for name, value in state.items() if name.startswith(f"{part}.")})
         module.eval()
+        module.to(memory_format=torch.channels_last)  # convolutions are faster in this layout, on CPU and GPU
     return Network(backbone, head, record["class_names"], record["multilabel"])

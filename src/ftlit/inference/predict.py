@@ -1,4 +1,4 @@
-"""The command `ftlit predict`: a row for each image or text, or a probability map over an image."""
+"""The command `ftlit predict`: a row for each image or text."""
 
 import csv
 import json
@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ftlit.data.images import BadImage
+from ftlit.data.loading import default_workers
 from ftlit.data.sources.csv_files import read_csv
 from ftlit.data.sources.folder_files import list_unlabelled
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, unknown
-from ftlit.files import write_figure
 from ftlit.formatting import harmless, printable
 from ftlit.inference.network import NOT_FINITE, Network, Prediction, load
 
@@ -35,7 +35,7 @@ class PredictOptions:
         format: `csv`, or `jsonl`: one object per line.
         top: number of classes in a row; all, if there are fewer.
         batch_size: number of inputs that run together.
-        workers: number of processes that read images.
+        workers: number of processes that read images; `None`: see `default_workers`.
         trust: see `ftlit.load`.
         column: of csv files; `None`: `path`, or `text` of texts.
     """
@@ -43,7 +43,7 @@ class PredictOptions:
     format: str = "csv"
     top: int = 1
     batch_size: int = 64
-    workers: int = 0
+    workers: int | None = None
     trust: bool = False
     column: str | None = None
 
@@ -51,8 +51,8 @@ class PredictOptions:
         if self.format not in OUTPUT_FORMATS:
             raise unknown("format", self.format, OUTPUT_FORMATS)
         for name, least in (("top", 1), ("batch_size", 1), ("workers", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: give a whole number, {least} or more")
+            if (value := getattr(self, name)) is not None and value < least:
+                raise UserError(f"--{name.replace('_', '-')} {value}: give a whole number, {least} or more")
 
 
 def predict(run: str, paths: Sequence[str], options: PredictOptions, rows: Callable[..., Iterable[PredictionRow] | None]) -> int:
@@ -91,15 +91,44 @@ def examples_of(paths: Sequence[str], *, texts: bool = False, column: str | None
             yield str(path), str(path)  # a missing file becomes a row with the reason
 
 
-def rows_of(network: Network, examples: Sequence[NamedInput], batch_size: int, workers: int) -> Iterator[PredictionRow]:
+def rows_of(network: Network, examples: Sequence[NamedInput], batch_size: int, workers: int | None) -> Iterator[PredictionRow]:
     """A row for each input, in order; computed on a GPU if there is one."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network.backbone.to(device)
-    network.head.to(device)
+    network = network.to("cuda" if torch.cuda.is_available() else "cpu", precision="auto")
     with _progress(len(examples)) as advance:
-        for batch in DataLoader(Inputs(network, examples), batch_size, num_workers=workers, collate_fn=list):
-            yield from predict_batch(network, batch, device)
-            advance(len(batch))
+        for batch in loader_of(network, examples, batch_size, workers):
+            yield from predict_batch(network, batch)
+            advance(len(batch.names))
+
+
+class InputBatch(NamedTuple):
+    """Inputs that are predicted together.
+
+    Args:
+        names: of the rows, in order.
+        reasons: of each input, why it cannot be read; empty for one that was read.
+        inputs: tensors of those that were read, in order; `None` if none was.
+    """
+
+    names: list[str]
+    reasons: list[str]
+    inputs: Tensor | None
+
+
+def loader_of(
+    network: Network, examples: Sequence[NamedInput], batch_size: int, workers: int | None, processes: int = 1
+) -> DataLoader[Any]:
+    """Batches of `InputBatch`, for each of `processes` that predict; `workers` as in `PredictOptions`."""
+    if workers is None:  # texts are read faster than they are sent
+        texts = isinstance(network.backbone.input_spec, TextSpec)
+        workers = 0 if texts else default_workers(processes, len(examples) // processes)
+    pin = torch.cuda.is_available()
+    return DataLoader(Inputs(network, examples), batch_size, num_workers=workers, collate_fn=_collate, pin_memory=pin)
+
+
+def _collate(read: Sequence[tuple[str, Tensor | str]]) -> InputBatch:
+    inputs = [value for _, value in read if isinstance(value, Tensor)]
+    reasons = [value if isinstance(value, str) else "" for _, value in read]
+    return InputBatch([name for name, _ in read], reasons, torch.stack(inputs) if inputs else None)
 
 
 class Inputs(Dataset[tuple[str, Tensor | str]]):
@@ -125,11 +154,10 @@ class Inputs(Dataset[tuple[str, Tensor | str]]):
             return name, "no such file or folder" if missing else str(error)
 
 
-def predict_batch(network: Network, batch: Sequence[tuple[str, Tensor | str]], device: torch.device) -> list[PredictionRow]:
-    """The rows of a batch of `Inputs`."""
-    inputs = [value for _, value in batch if isinstance(value, Tensor)]
-    found: Iterator[Tensor] = iter(network.probabilities(torch.stack(inputs).to(device)).cpu() if inputs else ())
-    return [(name, value if isinstance(value, str) else _prediction(network, next(found))) for name, value in batch]
+def predict_batch(network: Network, batch: InputBatch) -> list[PredictionRow]:
+    """The rows of a batch."""
+    found: Iterator[Tensor] = iter(() if batch.inputs is None else network.probabilities(batch.inputs).cpu())
+    return [(name, reason or _prediction(network, next(found))) for name, reason in zip(batch.names, batch.reasons, strict=True)]
 
 
 def _prediction(network: Network, probabilities_K: Tensor) -> Prediction | str:
@@ -155,36 +183,6 @@ def write_rows(to: TextIO, rows: Iterable[PredictionRow], options: PredictOption
     return failed
 
 
-def predict_dense(run: str, paths: Sequence[str], *, label: str | None, size: int | None, out: str, trust: bool) -> None:
-    """Draw the probability of `label` (`None`: of the most probable class) over each image, and print the paths of the figures.
-
-    Args:
-        run: folder of a run, or a checkpoint.
-        paths: see `predict`.
-        label: a class.
-        size: pixels of the shorter side of an image after resizing; `None`: twice the training size.
-        out: folder of the figures, created if necessary; the name of a figure is that of its image with `_dense.png`.
-        trust: see `ftlit.load`.
-
-    Raises:
-        UserError: a run, an image, a class or a size that cannot be used.
-    """
-    network = load(run, trust=trust)
-    if label is not None and label not in network.class_names:
-        raise unknown("class", label, network.class_names)
-    images = [path for _, path in examples_of(paths)]
-    folder = Path(out).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
-    targets = [folder / f"{Path(path).stem}_dense.png" for path in images]
-    if twice := [str(target) for target in targets if targets.count(target) > 1]:
-        raise UserError(f"two images would be drawn as {twice[0]}: predict them separately, each with its own --out")
-    for path, target in zip(images, targets, strict=True):
-        picture, probabilities = network.map_of(path, size)
-        number = int(probabilities.mean(dim=(1, 2)).argmax()) if label is None else network.class_names.index(label)
-        _draw(target, picture, probabilities[number], network, f"{network.class_names[number]} in {Path(path).name}")
-        print(printable(str(target)))
-
-
 def _column(path: Path, name: str, *, texts: bool) -> Iterator[NamedInput]:
     known, rows = read_csv(path)
     if name not in known:
@@ -202,21 +200,3 @@ def _progress(total: int) -> Iterator[Any]:
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("predicting", total=total)
         yield lambda done: progress.advance(task, done)
-
-
-def _draw(target: Path, picture: Tensor, map_hw: Tensor, network: Network, title: str) -> None:
-    """The image (H, W, 3), and over it the probability of each window, at the centre of the window."""
-    from matplotlib.figure import Figure  # here, so that --help is fast; no pyplot: no screen is needed
-
-    (height, width), (rows, columns), size = picture.shape[:2], map_hw.shape, network.input_spec.size
-    figure = Figure(figsize=(6.4 * width / height + 1.2, 6.4), layout="constrained")
-    axes = figure.add_subplot(xticks=[], yticks=[])
-    axes.set_title(printable(title), parse_math=False)  # a class name may look like a formula
-    axes.imshow(picture.numpy(), extent=(0, width, height, 0))
-    stride = [(length - size) / (places - 1) if places > 1 else size for length, places in ((height, rows), (width, columns))]
-    top, left = (size / 2 - step / 2 for step in stride)
-    extent = (left, left + columns * stride[1], top + rows * stride[0], top)
-    shown = axes.imshow(map_hw.numpy(), cmap="inferno", vmin=0, vmax=1, alpha=0.5, extent=extent, interpolation="bilinear")
-    axes.set(xlim=(0, width), ylim=(height, 0))
-    figure.colorbar(shown, ax=axes, label=f"probability in the {size} px around", alpha=1.0, shrink=0.8)
-    write_figure(target, figure, dpi=100)

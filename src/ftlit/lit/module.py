@@ -7,8 +7,6 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric, Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MultilabelAccuracy, MultilabelF1Score
 
 from ftlit.data.dataset import SPLITS
 from ftlit.data.samplers import counted_images
@@ -17,6 +15,7 @@ from ftlit.finetuning.lr_schedule import Rates
 from ftlit.finetuning.param_groups import EVERYTHING, Group, build_optimizer
 from ftlit.inference.record import KEY, base_of, read_record
 from ftlit.inference.slim import digests, filled, slimmed
+from ftlit.lit.metrics import SplitMetrics
 from ftlit.lit.module_internals import load_state_of_metric, state_of_metric, trainer_of
 from ftlit.lit.trainer_internals import running_loader, training_length
 from ftlit.models.backbone import Backbone, FeatureBatch
@@ -65,11 +64,8 @@ class FineTuner(LightningModule):
         self.loss = loss or nn.CrossEntropyLoss()
         self._optimizer, self._lr_scale, self._lr_scheduler = optimizer, lr_scale, lr_scheduler
         self._decay_all, self._multilabel = decay_all, multilabel
-        metrics = _metrics(num_classes, multilabel)
-        # the loss is a metric too: a mean over images, in batches and processes of any number, kept in checkpoints
-        self.metrics = nn.ModuleDict({f"{split}_metrics": metrics.clone(prefix=f"{split}/") for split in SPLITS})
-        self.losses = nn.ModuleDict({f"{split}_loss": MeanMetric() for split in SPLITS})
-        self._logged: set[str] = set()  # splits, in this epoch
+        # the loss is among them: a mean over images, in batches and processes of any number, kept in checkpoints
+        self.metrics = nn.ModuleDict({f"{split}_metrics": SplitMetrics(num_classes, multilabel=multilabel) for split in SPLITS})
         self._record, self._base = record, digests(backbone) if slim else None
         self.to(memory_format=torch.channels_last)  # convolutions are faster in this layout, on CPU (up to three times) and GPU
 
@@ -77,18 +73,21 @@ class FineTuner(LightningModule):
         """Images (N, 3, S, S), normalised by the backbone's input spec, or features at a cut -> logits (N, num_classes)."""
         return logits_of(self.head, self.backbone(images), self.backbone.pool)
 
-    def on_train_epoch_start(self) -> None:
-        """Log again in this epoch."""
-        self._logged.discard("train")
+    def on_train_epoch_end(self) -> None:
+        """Log loss and metrics of the epoch."""
+        self._log("train")
 
     def on_validation_epoch_start(self) -> None:
-        """Log again in this epoch. Reset the loss: `trainer.validate` leaves inference tensors, which `fit` cannot change."""
-        self._logged.discard("val")
-        cast(Metric, self.losses["val_loss"]).reset()
+        """Count from 0: `trainer.validate` leaves inference tensors, which `fit` cannot change."""
+        self._metrics("val").reset()
 
-    def on_test_epoch_start(self) -> None:
-        """Log again in this epoch."""
-        self._logged.discard("test")
+    def on_validation_epoch_end(self) -> None:
+        """Log loss and metrics."""
+        self._log("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log loss and metrics."""
+        self._log("test")
 
     def training_step(self, batch: tuple[Tensor | FeatureBatch, Tensor], batch_idx: int) -> Tensor:
         """Loss of (images, targets), which may be labels or class probabilities. Images that fill a batch do not count."""
@@ -131,7 +130,7 @@ class FineTuner(LightningModule):
             checkpoint[KEY] = dict(self._record)
         if self._base is not None:
             checkpoint["state_dict"] = slimmed(checkpoint["state_dict"], self._base)
-        own = {name: state_of_metric(metric) for name, metric in self._train_metrics().items()}
+        own = state_of_metric(self._metrics("train"))
         checkpoint["train_metrics"] = [own]
         if self.trainer.world_size > 1:
             checkpoint["train_metrics"] = [own] * self.trainer.world_size
@@ -149,16 +148,23 @@ class FineTuner(LightningModule):
         trainer = trainer_of(self)
         if trainer is None or trainer.state.fn != "fit":
             return
-        _check_same_network(checkpoint["state_dict"], self.state_dict())
+        if "state_dict" in checkpoint:  # a sharded strategy has loaded and removed it
+            _check_same_network(checkpoint["state_dict"], self.state_dict())
         kept = checkpoint.get("train_metrics", [])
         if len(kept) != trainer.world_size:
             return
-        for name, metric in self._train_metrics().items():
-            load_state_of_metric(metric, kept[trainer.global_rank][name])
+        load_state_of_metric(self._metrics("train"), kept[trainer.global_rank])
 
-    def _train_metrics(self) -> dict[str, Metric]:
-        metrics = cast(MetricCollection, self.metrics["train_metrics"])
-        return {**dict(metrics.items(keep_base=True, copy_state=True)), "loss": cast(Metric, self.losses["train_loss"])}
+    def _metrics(self, split: str) -> SplitMetrics:
+        return cast(SplitMetrics, self.metrics[f"{split}_metrics"])
+
+    def _log(self, split: str) -> None:
+        """Log the metrics of all processes, and count from 0 again. Nothing without a batch, where training resumes after its end."""
+        metrics = self._metrics(split)
+        if not metrics.update_called:
+            return
+        self.log_dict({f"{split}/{name}": value for name, value in metrics.compute().items()}, prog_bar=True, sync_dist=True)
+        metrics.reset()
 
     def _step(self, split: str, logits: Tensor, targets: Tensor, batch_idx: int) -> tuple[Tensor, int, int, int]:
         """Score the images that count. Returns their mean loss, and the result of `counted_images`."""
@@ -166,24 +172,10 @@ class FineTuner(LightningModule):
         return self._score(split, logits[:counted], targets[:counted]), counted, together, processes
 
     def _score(self, split: str, logits: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss, 0 without images, and an update of the metrics, which are logged in the first batch of an epoch."""
-        metrics = cast(MetricCollection, self.metrics[f"{split}_metrics"])
-        mean_loss = cast(MeanMetric, self.losses[f"{split}_loss"])
+        """The mean loss, 0 without images, and an update of the metrics."""
         loss: Tensor = self.loss(logits, targets) if len(targets) else logits.sum()
-        if len(targets):
-            metrics.update(logits.detach(), self._hard(targets))
-            mean_loss.update(loss.detach(), weight=len(targets))
-        if split not in self._logged:  # Lightning keeps the metric objects, and computes them at the end of the epoch
-            self._logged.add(split)
-            self.log(f"{split}/loss", mean_loss, prog_bar=True, on_step=False, on_epoch=True)
-            self.log_dict(metrics, prog_bar=True, on_step=False, on_epoch=True)
+        self._metrics(split).update(logits.detach(), targets, loss.detach())
         return loss
-
-    def _hard(self, targets: Tensor) -> Tensor:
-        """Targets as the metrics take them: of the class probabilities of mixup and cutmix the largest counts."""
-        if self._multilabel:
-            return (targets >= 0.5).int()
-        return targets.argmax(dim=1) if targets.ndim == 2 else targets
 
 
 def _check_same_network(held: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
@@ -192,13 +184,3 @@ def _check_same_network(held: Mapping[str, Tensor], own: Mapping[str, Tensor]) -
         was, now = (f"{state[name]}" if name in state else "nothing" for state in shapes)
         if was != now:
             raise UserError(f"this checkpoint is of another network: it holds {was} for {name!r}, here it is {now}; give the same parts")
-
-
-def _metrics(num_classes: int, multilabel: bool) -> MetricCollection:
-    if multilabel:
-        return MetricCollection(
-            {"accuracy": MultilabelAccuracy(num_classes, average="micro"), "f1": MultilabelF1Score(num_classes, average="macro")}
-        )
-    return MetricCollection(
-        {"accuracy": MulticlassAccuracy(num_classes, average="micro"), "f1": MulticlassF1Score(num_classes, average="macro")}
-    )

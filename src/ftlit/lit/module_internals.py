@@ -19,6 +19,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -38,11 +39,22 @@ def builds_layers_late(module: LightningModule) -> bool:
 
 
 def wrap_ddp_again(trainer: Trainer) -> None:
-    """Build the wrapper of DDP again: its reducer averages the gradients of what requires one now. A no-op under other strategies."""
+    """Build the wrapper of DDP again: its reducer averages the gradients of what requires one now. A no-op under other strategies.
+
+    Lightning builds it on a new CUDA stream, where DDP broadcasts the first process's weights. The streams wait for each other here:
+    otherwise the broadcast could overtake the last optimizer step, and the next forward pass the broadcast.
+    """
     strategy = trainer.strategy
     if isinstance(strategy, DDPStrategy) and isinstance(strategy.model, DistributedDataParallel):
+        _wait_for_device(strategy.root_device)
         strategy.model = strategy.lightning_module
         strategy.configure_ddp()
+        _wait_for_device(strategy.root_device)
+
+
+def _wait_for_device(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def before_setup(trainer: Trainer, action: Callable[[], None]) -> None:
@@ -92,6 +104,6 @@ def state_of_metric(metric: Metric) -> dict[str, Any]:
 
 
 def load_state_of_metric(metric: Metric, state: Mapping[str, Any]) -> None:
-    """Give a metric what `state_of_metric` returned, in place."""
+    """Give a metric what `state_of_metric` returned, in place, on its device: a sharded module has moved when it is loaded."""
     for name, value in state.items():
-        setattr(metric, name, value)
+        setattr(metric, name, value.to(metric.device) if isinstance(value, Tensor) else value)

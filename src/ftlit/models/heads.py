@@ -13,14 +13,21 @@ from torch import Tensor, nn
 from ftlit.code_identity import versioned
 from ftlit.errors import UserError
 from ftlit.models.pooling import Pooling, pool
+from ftlit.models.precision import without_autocast
 from ftlit.registry import Registry
 
 HEADS: Registry[Callable[..., nn.Module]] = Registry("head")  # by the names that checkpoints record
 
 
 def logits_of(head: nn.Module, features: Tensor, pool: Callable[[Tensor], Tensor]) -> Tensor:
-    """Logits (N, num_classes) of features as they come out at the cut; they are pooled by `pool` unless the head takes maps."""
-    return head(features if getattr(head, "takes_map", False) else pool(features))  # type: ignore[no-any-return]
+    """Logits (N, num_classes) of features as they come out at the cut; they are pooled by `pool` unless the head takes maps.
+
+    A head computes in the format of its own weights, float32 under mixed precision: a fitted probe then gives the logits of its fit.
+    """
+    values = features if getattr(head, "takes_map", False) else pool(features)
+    values = values.to(next(head.parameters(), values).dtype)
+    with without_autocast(values.device.type):
+        return head(values)  # type: ignore[no-any-return]
 
 
 @HEADS.register("linear")

@@ -16,7 +16,7 @@ POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
 @versioned("pool", 1)
 def pool(features: Tensor, token_pool: TokenPool = "mean", pooling: Pooling = "average") -> Tensor:
-    """Pool features of any shape to vectors (N, C).
+    """Pool features of any shape to vectors (N, C); of a half-precision format (bfloat16, float16) to float32.
 
     Args:
         features: a map (N, C, H, W), tokens (N, T, C) or vectors (N, C).
@@ -37,15 +37,24 @@ def pool(features: Tensor, token_pool: TokenPool = "mean", pooling: Pooling = "a
         if token_pool == "masked_mean" and features.ndim == 3:
             real = real_tokens(features)
             largest = features.masked_fill(~real[..., None], torch.finfo(features.dtype).min).amax(dim=1)
-            return largest.masked_fill(~real.any(dim=1, keepdim=True), 0.0)  # a text without a token
-        return features.flatten(2).amax(dim=2) if features.ndim == 4 else features.amax(dim=1)
+            return _full(largest.masked_fill(~real.any(dim=1, keepdim=True), 0.0))  # a text without a token
+        return _full(features.flatten(2).amax(dim=2) if features.ndim == 4 else features.amax(dim=1))
     if pooling == "2x2":
-        return torch.nn.functional.adaptive_avg_pool2d(features, 2).flatten(1)
+        return torch.nn.functional.adaptive_avg_pool2d(_full(features), 2).flatten(1)
     if features.ndim == 4:
-        return features.mean(dim=(2, 3))
+        return features.mean(dim=(2, 3), dtype=_sum_dtype(features))
     if features.ndim == 3:
         return TOKEN_POOLS[token_pool](features)
-    return features
+    return _full(features)
+
+
+def _sum_dtype(features: Tensor) -> torch.dtype:
+    """In which features are averaged: a half-precision average would lose what many values have in common."""
+    return torch.float32 if features.dtype in (torch.bfloat16, torch.float16) else features.dtype
+
+
+def _full(features: Tensor) -> Tensor:
+    return features.to(_sum_dtype(features))
 
 
 def real_tokens(features: Tensor) -> Tensor:
@@ -54,9 +63,11 @@ def real_tokens(features: Tensor) -> Tensor:
 
 
 TOKEN_POOLS: dict[TokenPool, Callable[[Tensor], Tensor]] = {
-    "mean": lambda features: features.mean(dim=1),
-    "class_token": lambda features: features[:, 0],
-    "masked_mean": lambda features: features.sum(dim=1) / real_tokens(features).sum(dim=1, keepdim=True).clamp(min=1),
+    "mean": lambda features: features.mean(dim=1, dtype=_sum_dtype(features)),
+    "class_token": lambda features: _full(features[:, 0]),
+    "masked_mean": lambda features: (
+        features.sum(dim=1, dtype=_sum_dtype(features)) / real_tokens(features).sum(dim=1, keepdim=True).clamp(min=1)
+    ),
 }
 
 

@@ -11,6 +11,7 @@ from math import inf, log
 import torch
 from torch import Tensor
 
+from ftlit.models.precision import kept_matmul_precision
 from ftlit.probes.lbfgs import Evaluation, minimise, sum_by_problem
 from ftlit.probes.objectives import LinearLoss, Logistic, LossName, Softmax, Svm, signs_of
 from ftlit.probes.principal_axes import PrincipalAxes
@@ -73,7 +74,7 @@ def solve(features_NC: Tensor, labels_N: Tensor, classes: int, l2_penalties: Seq
         l2_penalties: each above 0.
         kind: the loss.
     """
-    with threads_for(features_NC.numel() * classes):
+    with threads_for(features_NC.numel() * classes), kept_matmul_precision("highest"):  # TF32 would miss the tolerance
         return _solve(features_NC, labels_N, classes, l2_penalties, kind)
 
 

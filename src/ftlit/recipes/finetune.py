@@ -103,8 +103,7 @@ def build(cfg: DictConfig) -> Run:
     configured = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
     trainer = build_trainer(cfg, callbacks=[*own, *configured], logger=build_loggers(cfg.logger))
     use_checked_checkpoints(trainer)
-    if base is not None:
-        check_slim(trainer.strategy)
+    check_sharded(trainer.strategy, slim=base is not None, resumes=resume_from is not None)
     if probe_head:
         check_probe_head(trainer, data)
     check_reached(cfg, schedule, trainer)
@@ -154,10 +153,12 @@ def plan_of(run: Run) -> Plan:
     )
 
 
-def check_slim(strategy: object) -> None:
-    """Refuse slim checkpoints under strategies whose shards Lightning loads strictly: it would miss the tensors that are left out."""
-    if isinstance(strategy, SHARDED):
-        raise UserError(f"checkpoint=slim does not work with {type(strategy).__name__}: give checkpoint=full, or one device or ddp")
+def check_sharded(strategy: object, *, slim: bool, resumes: bool) -> None:
+    """Refuse, where the weights are sharded, resuming and slim checkpoints (Lightning would miss the tensors that are left out)."""
+    if not isinstance(strategy, SHARDED) or not (slim or resumes):
+        return
+    what, instead = ("checkpoint=slim", "give checkpoint=full, or") if slim else ("resume=true", "begin a new run, or give")
+    raise UserError(f"{what} does not work with {type(strategy).__name__}: {instead} one device or ddp")
 
 
 def _begin(cfg: DictConfig, run: Run, plan: Plan) -> None:

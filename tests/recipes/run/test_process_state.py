@@ -23,7 +23,8 @@ def state():
     import torch
 
     level = logging.getLogger("lightning.pytorch").level
-    return sys.argv[:], dict(os.environ), warnings.formatwarning, warnings.filters[:], level, torch.get_deterministic_debug_mode()
+    torch_settings = (torch.get_deterministic_debug_mode(), torch.get_float32_matmul_precision())
+    return sys.argv[:], dict(os.environ), warnings.formatwarning, warnings.filters[:], level, torch_settings
 
 
 @pytest.mark.parametrize("error", [None, ValueError])
@@ -40,7 +41,7 @@ def test_command_line_environment_and_warnings_are_restored(error, monkeypatch):
     assert state() == before
 
 
-def test_a_job_restores_seed_and_determinism_of_the_process():
+def test_a_job_restores_seed_determinism_and_precision_of_the_process():
     import torch
     from lightning.pytorch import Trainer, seed_everything
 
@@ -48,6 +49,7 @@ def test_a_job_restores_seed_and_determinism_of_the_process():
     with process_state(), job_state():
         seed_everything(3, verbose=False)
         Trainer(deterministic=True, accelerator="cpu", logger=False)
+        torch.set_float32_matmul_precision("high")
         assert torch.are_deterministic_algorithms_enabled()
     assert state() == before
 

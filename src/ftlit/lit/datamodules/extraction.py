@@ -130,9 +130,10 @@ def evaluation_features(
 ) -> dict[Split, dict[FeatureSpec, Rows]]:
     """Return the features of each split in the evaluation view, outside of training.
 
-    The backbone moves to the trainer's device, in its precision.
+    The backbone moves to the trainer's device, in its precision, with channels last: on a CPU convolutions are then about twice as fast.
     """
     backbone.to(trainer.strategy.root_device)
+    backbone.to(memory_format=torch.channels_last)
     trainer.precision_plugin.convert_module(backbone)
     with evaluating(backbone):
         views = {split: View(split, EVALUATION) for split in splits}

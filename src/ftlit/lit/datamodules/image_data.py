@@ -1,6 +1,5 @@
 """The data module: batches of images of a collection, in three splits."""
 
-import os
 from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any, Self
@@ -12,6 +11,7 @@ from torch.utils.data import DataLoader
 from ftlit.data.collate import MixedCollate
 from ftlit.data.dataset import SPLITS, Batch, Collection, LabelledImages, Split
 from ftlit.data.input_spec import InputSpec
+from ftlit.data.loading import default_workers
 from ftlit.data.samplers import Batches, EvalOrder, TrainOrder
 from ftlit.data.splitting.splits import draw_per_class, draw_share
 from ftlit.data.tokens import TextSpec
@@ -46,7 +46,7 @@ class ImageData(LightningDataModule):
         augment: see `InputSpec.views`; texts know `none` only.
         mix: see `ftlit.data.collate.MixedCollate`.
         batch_size: images in a batch of one process.
-        num_workers: processes that load; `None`: half of the cores, at most 8.
+        num_workers: processes that load; `None`: see `ftlit.data.loading.default_workers`.
         seed: of the order, of augmentation and mixing, and of the choice by `per_class`.
         per_class: number of training images of each class, chosen by a hash of (seed, image), see `draw_per_class`; `None`: all.
 
@@ -83,7 +83,7 @@ class ImageData(LightningDataModule):
                 f"classes with fewer than per_class={per_class} training {input_spec.noun}, all of which are taken: {shorten(short)}"
             )
         self.batch_size = batch_size
-        self.num_workers = _half_the_cores() if num_workers is None else num_workers
+        self._num_workers = num_workers
         self.mix = mix
         self.input_spec = input_spec
         train, evaluation = input_spec.views(augment)
@@ -125,6 +125,12 @@ class ImageData(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # seeds the workers; without it, loading would change the global random state
         )
+
+    @property
+    def num_workers(self) -> int:
+        """Processes that load images for this one."""
+        processes = self.trainer.num_devices if self.trainer else 1  # on this machine
+        return default_workers(processes) if self._num_workers is None else self._num_workers
 
     @property
     def counts(self) -> dict[Split, dict[str, int]]:
@@ -172,11 +178,6 @@ class ImageData(LightningDataModule):
         """Return the number of processes that share the images, and the rank of this one."""
         processes, rank = process_share(self.trainer)
         return {"processes": processes, "rank": rank}
-
-
-def _half_the_cores() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores // 2)
 
 
 def images_only(data: Any, *, pooled: bool = False) -> Any:

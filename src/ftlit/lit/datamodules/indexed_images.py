@@ -22,7 +22,6 @@ class IndexedImages(Protocol):
         num_classes: number of classes; 0 without labels.
         multilabel: whether an image has several labels.
         batch_size: images in a batch of one process.
-        num_workers: processes that load images.
         seed: of the order of the images.
         per_class: limit on the training images of each class; `None`: all.
     """
@@ -34,9 +33,12 @@ class IndexedImages(Protocol):
     num_classes: int
     multilabel: bool
     batch_size: int
-    num_workers: int
     seed: int
     per_class: int | None
+
+    @property
+    def num_workers(self) -> int:
+        """Processes that load images."""
 
     @property
     def batch_overrides(self) -> Sequence[str]:

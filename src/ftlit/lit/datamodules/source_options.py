@@ -45,7 +45,7 @@ class Loading:
         augment: none, photo, trivial_augment or rand_augment.
         mix: none, mixup, cutmix or both.
         batch_size: images in a batch of one process.
-        num_workers: processes that load; `None`: half of the cores, at most 8.
+        num_workers: processes that load; `None`: see `ftlit.data.loading.default_workers`.
         seed: of order, augmentation and mixing.
         per_class: training images of each class; `None`: all.
     """

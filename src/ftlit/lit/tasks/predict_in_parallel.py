@@ -2,20 +2,21 @@
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from torch.utils.data import DataLoader
 
 from ftlit.errors import UserError, one_line
 from ftlit.inference.network import Network
-from ftlit.inference.predict import Inputs, NamedInput, PredictionRow, predict_batch, rows_of
+from ftlit.inference.predict import NamedInput, PredictionRow, loader_of, predict_batch, rows_of
+from ftlit.models.precision import device_of, precision_for
 
 
 class _Predictor(pl.LightningModule):
-    """Collects the rows of batches of `Inputs`."""
+    """Collects the rows of batches."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -24,11 +25,11 @@ class _Predictor(pl.LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int) -> None:
         """See `ftlit.inference.predict.predict_batch`."""
-        self.rows += predict_batch(self.network, batch, self.device)
+        self.rows += predict_batch(self.network, batch)
 
 
 def rows_of_all(
-    network: Network, examples: Sequence[NamedInput], batch_size: int, workers: int, devices: int
+    network: Network, examples: Sequence[NamedInput], batch_size: int, workers: int | None, devices: int
 ) -> Iterable[PredictionRow] | None:
     """Predict examples in `devices` processes, or in as many as there are examples if these are fewer.
 
@@ -36,7 +37,7 @@ def rows_of_all(
         network: predicts.
         examples: images or texts.
         batch_size: examples in a batch of one process.
-        workers: processes that load, for each process that predicts.
+        workers: processes that load, for each process that predicts; `None`: see `default_workers`.
         devices: number of processes. On a CPU they share its cores.
 
     Returns:
@@ -50,8 +51,9 @@ def rows_of_all(
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     trainer = _trainer(devices)
-    loader = DataLoader(Inputs(network, examples), batch_size, num_workers=workers, collate_fn=list)
-    trainer.predict(predictor := _Predictor(network), loader, return_predictions=False)
+    loader = loader_of(network, examples, batch_size, workers, devices)
+    predictor = _Predictor(replace(network, precision=precision_for(network.backbone, device_of(trainer.strategy.root_device.type))))
+    trainer.predict(predictor, loader, return_predictions=False)
     gathered: list[list[PredictionRow]] = [[]] * trainer.world_size
     torch.distributed.all_gather_object(gathered, predictor.rows)
     if not trainer.is_global_zero:

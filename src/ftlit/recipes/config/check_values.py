@@ -26,6 +26,8 @@ CHOICES: dict[str, tuple[object, ...]] = {  # values of train.yaml itself
     "sweep.resume": (True, False),
     "decay_all": (True, False),
     "batchnorm": (*POLICIES, AFFINE),
+    "float32": ("auto", "highest", "high", "medium"),
+    "optimizer.fused": ("auto", True, False, None),
 }
 PICKLING = ("spawn", "forkserver")  # in the names of strategies and start methods that send objects to new Python processes
 KNOWN_PACKAGES = ("ftlit.", "lightning.")  # whose callbacks log no metric of their own

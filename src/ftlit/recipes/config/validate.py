@@ -24,6 +24,7 @@ from ftlit.lit.datamodules.image_data import DATA_SOURCES
 from ftlit.models.heads import HEADS
 from ftlit.recipes.config import check_values
 from ftlit.recipes.config.option_names import renamed_option
+from ftlit.recipes.config.settings import AUTO, HARDWARE_SETTINGS
 from ftlit.recipes.config.synonyms import synonym
 from ftlit.registry import Registry
 from ftlit.renamed import new_path
@@ -69,7 +70,8 @@ def bind(cfg: DictConfig) -> None:
                 raise known or unknown("option", full_name, [f"{name}.{p}" for p in signature.parameters])
             if OmegaConf.is_missing(node, key):
                 raise UserError(f"{name}.{key} has no value: give {name}.{key}=...")
-            _check(_interpolated_name(written[key]) or f"{name}.{key}", node[key], _hints(target).get(key))
+            if node[key] != AUTO or f"{name}.{key}" not in HARDWARE_SETTINGS:
+                _check(_interpolated_name(written[key]) or f"{name}.{key}", node[key], _hints(target).get(key))
     check_values.check(cfg)
 
 

@@ -17,6 +17,7 @@ from ftlit.models.backbone import Backbone
 from ftlit.recipes.config.check_values import AFFINE
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.config.validate import bind, check_input, check_labelled
+from ftlit.recipes.run.hardware_settings import resolve_hardware_settings
 from ftlit.recipes.run.launched import check_alone
 from ftlit.recipes.run.processes import several_processes
 from ftlit.recipes.run.split_file import resumed_split, seen_notes
@@ -31,7 +32,7 @@ class RunParts:
 
 
 def load_parts(cfg: DictConfig, *, labelled: bool = True) -> RunParts:
-    """Check the config, seed the process, and load backbone and data.
+    """Check the config, seed the process, load backbone and data, and replace the `auto` of settings of the hardware in the config.
 
     Args:
         cfg: the composed config.
@@ -44,13 +45,14 @@ def load_parts(cfg: DictConfig, *, labelled: bool = True) -> RunParts:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     backbone: Backbone = instantiate(cfg.backbone)
     check_input(cfg, backbone.input_spec)
+    notes = resolve_hardware_settings(cfg, backbone)
     data = instantiate(cfg.data, input_spec=backbone.input_spec, **resumed_split(cfg))
     if labelled:
         check_labelled(data)
     if isinstance(data, ImageData):
         if isinstance(data.input_spec, InputSpec):  # with the range of grey values, which prediction needs too
             backbone.input_spec = data.input_spec
-        data.notes += seen_notes(cfg.backbone.get("weights"), data)
+        data.notes += [*notes, *seen_notes(cfg.backbone.get("weights"), data)]
     return RunParts(backbone, data)
 
 

@@ -58,9 +58,11 @@ def job_state() -> Iterator[None]:
     """
     import torch  # here, so that --help stays fast
 
+    from ftlit.models.precision import kept_matmul_precision
+
     hide_warnings()
     benchmark, mode = torch.backends.cudnn.benchmark, torch.get_deterministic_debug_mode()
-    with _environment({} if wants_traceback() else {HYDRA_FULL_ERROR: None}):
+    with kept_matmul_precision(), _environment({} if wants_traceback() else {HYDRA_FULL_ERROR: None}):
         try:
             yield
         finally:

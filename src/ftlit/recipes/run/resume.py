@@ -14,7 +14,16 @@ from ftlit.errors import UserError, shorten
 from ftlit.formats import KEY as FORMAT_KEY
 from ftlit.formats import upgraded, with_format
 from ftlit.recipes.config.hydra_internals import add_task_override, run_folder_template, run_mode
-from ftlit.recipes.config.settings import Change, changes, chosen_options, registered_parts, resolved_settings, stable_settings
+from ftlit.recipes.config.settings import (
+    AUTO,
+    HARDWARE_SETTINGS,
+    Change,
+    changes,
+    chosen_options,
+    registered_parts,
+    resolved_settings,
+    stable_settings,
+)
 from ftlit.recipes.config.yaml_file import EditedFile, load_yaml, write_yaml
 from ftlit.recipes.run.launched import NEEDS_FOLDER, agreed
 
@@ -30,7 +39,6 @@ MAY_CHANGE = (
 DATA_PATHS = ("data.root", "data.csv", "data.val_csv", "data.test_csv")  # may change where the images are the same, see `data_record`
 
 RESUMABLE_RECIPES = ("finetune", "pretrain")  # those whose runs leave a checkpoint
-AUTO = "auto"  # resume=auto
 
 SECONDS_TO_END = 10.0  # that the worker processes of a killed run live on, and its locks with them
 
@@ -83,7 +91,7 @@ def check_settings(cfg: DictConfig) -> None:
     stored = read_config(cfg.paths.run)
     if stored is None:
         raise UserError(f"resume=true, but {cfg.paths.run} holds no run: give the folder of the run to resume, hydra.run.dir=...")
-    changed = stored.changes(cfg, (*MAY_CHANGE, *DATA_PATHS))
+    changed = [change for change in stored.changes(cfg, (*MAY_CHANGE, *DATA_PATHS)) if not _keeps_value(change)]
     if not changed:
         return
     if stored.edited:
@@ -94,6 +102,13 @@ def check_settings(cfg: DictConfig) -> None:
         )
     name, old, new = changed[0]
     raise UserError(f"resume=true needs the same config: {name} was {old}, now {new}; give the old value, or begin a new run")
+
+
+def _keeps_value(change: Change) -> bool:
+    """Whether `auto` stands for the value that the run began with; runs of earlier releases have none."""
+    return change.name in HARDWARE_SETTINGS and (
+        change.now == AUTO or (change.before is None and change.now == HARDWARE_SETTINGS[change.name])
+    )
 
 
 def changed_data_paths(cfg: DictConfig) -> list[Change]:

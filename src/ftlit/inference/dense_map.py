@@ -1,0 +1,90 @@
+"""The command `ftlit predict --dense`: a probability map over each image."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ftlit.data.images import image_reader
+from ftlit.data.transforms import dense_transform
+from ftlit.errors import UserError, unknown
+from ftlit.files import write_figure
+from ftlit.formatting import printable
+from ftlit.inference.network import Network, check_finite, load
+from ftlit.inference.predict import examples_of
+from ftlit.models.fully_convolutional import fully_convolutional
+
+
+def predict_dense(run: str, paths: Sequence[str], *, label: str | None, size: int | None, out: str, trust: bool) -> None:
+    """Draw the probability of `label` (`None`: of the most probable class) over each image, and print the paths of the figures.
+
+    Args:
+        run: folder of a run, or a checkpoint.
+        paths: see `predict`.
+        label: a class.
+        size: pixels of the shorter side of an image after resizing; `None`: twice the training size.
+        out: folder of the figures, created if necessary; the name of a figure is that of its image with `_dense.png`.
+        trust: see `ftlit.load`.
+
+    Raises:
+        UserError: a run, an image, a class or a size that cannot be used.
+    """
+    network = load(run, trust=trust)
+    if label is not None and label not in network.class_names:
+        raise unknown("class", label, network.class_names)
+    images = [path for _, path in examples_of(paths)]
+    folder = Path(out).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    targets = [folder / f"{Path(path).stem}_dense.png" for path in images]
+    if twice := [str(target) for target in targets if targets.count(target) > 1]:
+        raise UserError(f"two images would be drawn as {twice[0]}: predict them separately, each with its own --out")
+    for path, target in zip(images, targets, strict=True):
+        picture, probabilities = probability_map(network, path, size)
+        number = int(probabilities.mean(dim=(1, 2)).argmax()) if label is None else network.class_names.index(label)
+        _draw(target, picture, probabilities[number], network, f"{network.class_names[number]} in {Path(path).name}")
+        print(printable(str(target)))
+
+
+def probability_map(network: Network, path: str | Path, size: int | None = None) -> tuple[Tensor, Tensor]:
+    """An image, and the probabilities of each window of the training size in it; see `fully_convolutional`.
+
+    Args:
+        network: of images.
+        path: file of the image.
+        size: pixels of its shorter side after resizing; `None`: twice the training size.
+
+    Returns:
+        The resized image (H, W, 3) in [0, 1], and probabilities (K, h, w).
+
+    Raises:
+        UserError: a network without such a map, or of outputs that are not finite, or a size below the training size.
+    """
+    spec = network.input_spec
+    size = 2 * spec.size if size is None else size
+    if size < spec.size:
+        raise UserError(f"size {size}: the network was trained on images of {spec.size} px, give as many or more")
+    image = dense_transform(spec, size)(image_reader(spec)(path))
+    with torch.inference_mode():
+        logits = fully_convolutional(network.backbone, network.head)(image[None].to(network.device)).cpu()
+    check_finite(logits)
+    picture = image * torch.tensor(spec.std)[:, None, None] + torch.tensor(spec.mean)[:, None, None]
+    return picture.clamp(0, 1).permute(1, 2, 0), network.normalized(logits)[0]
+
+
+def _draw(target: Path, picture: Tensor, map_hw: Tensor, network: Network, title: str) -> None:
+    """The image (H, W, 3), and over it the probability of each window, at the centre of the window."""
+    from matplotlib.figure import Figure  # here, so that --help is fast; no pyplot: no screen is needed
+
+    (height, width), (rows, columns), size = picture.shape[:2], map_hw.shape, network.input_spec.size
+    figure = Figure(figsize=(6.4 * width / height + 1.2, 6.4), layout="constrained")
+    axes = figure.add_subplot(xticks=[], yticks=[])
+    axes.set_title(printable(title), parse_math=False)  # a class name may look like a formula
+    axes.imshow(picture.numpy(), extent=(0, width, height, 0))
+    stride = [(length - size) / (places - 1) if places > 1 else size for length, places in ((height, rows), (width, columns))]
+    top, left = (size / 2 - step / 2 for step in stride)
+    extent = (left, left + columns * stride[1], top + rows * stride[0], top)
+    shown = axes.imshow(map_hw.numpy(), cmap="inferno", vmin=0, vmax=1, alpha=0.5, extent=extent, interpolation="bilinear")
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    figure.colorbar(shown, ax=axes, label=f"probability in the {size} px around", alpha=1.0, shrink=0.8)
+    write_figure(target, figure, dpi=100)

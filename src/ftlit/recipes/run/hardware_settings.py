@@ -1,0 +1,56 @@
+"""Replace `auto` in the settings that depend on the hardware: `trainer.precision`, `float32`, `optimizer.fused`."""
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from ftlit.errors import UserError
+from ftlit.models.backbone import Backbone
+from ftlit.models.precision import device_of, matmul_precision_of, precision_for, set_matmul_precision
+from ftlit.recipes.config.settings import AUTO, HARDWARE_SETTINGS
+from ftlit.recipes.run.resume import read_config
+
+FLOAT32 = "32-true"
+
+
+def resolve_hardware_settings(cfg: DictConfig, backbone: Backbone) -> list[str]:
+    """Replace `auto` in `HARDWARE_SETTINGS`, in place, and set the precision of float32 matrix products of this process.
+
+    The values depend on the device and the network, so that the same command gives the same result on the same machine. A run that is
+    resumed keeps the values that it began with, also on other hardware.
+
+    Returns:
+        Notes on values that would be others here.
+
+    Raises:
+        UserError: a fused optimizer that clips gradients under mixed precision.
+    """
+    here = _values_here(cfg, backbone)
+    stored = read_config(cfg.paths.run) if cfg.resume else None
+    notes = []
+    for name in [name for name in HARDWARE_SETTINGS if OmegaConf.select(cfg, name) == AUTO]:
+        value = OmegaConf.select(stored.settings, name, default=HARDWARE_SETTINGS[name]) if stored else here[name]
+        OmegaConf.update(cfg, name, value)
+        if value != here[name]:
+            notes.append(f"{name}={value}, as the run began; a new run here would have {here[name]}")
+    if OmegaConf.select(cfg, "optimizer.fused") and _clips_mixed(cfg, str(cfg.trainer.get("precision"))):
+        raise UserError(
+            f"optimizer.fused=true does not clip gradients under trainer.precision={cfg.trainer.precision}: "
+            "give optimizer.fused=false, or leave trainer.gradient_clip_val out"
+        )
+    set_matmul_precision(cfg.float32)
+    return notes
+
+
+def _values_here(cfg: DictConfig, backbone: Backbone) -> dict[str, Any]:
+    """The value that `auto` stands for on this machine, for each of `HARDWARE_SETTINGS`."""
+    device = device_of(str(cfg.trainer.get("accelerator", AUTO)))
+    precision = FLOAT32 if cfg.recipe == "pretrain" else precision_for(backbone, device)  # pretraining in others is untested
+    given = cfg.trainer.get("precision")
+    fused = device.type in ("cpu", "cuda") and not _clips_mixed(cfg, str(precision if given == AUTO else given))
+    return {"trainer.precision": precision, "float32": matmul_precision_of(device), "optimizer.fused": fused or None}
+
+
+def _clips_mixed(cfg: DictConfig, precision: str) -> bool:
+    """Whether gradients are clipped under mixed precision, which Lightning refuses for fused optimizers."""
+    return precision.endswith("mixed") and cfg.trainer.get("gradient_clip_val") is not None
