@@ -2,8 +2,10 @@
 
 import csv
 import shutil
+import time
 import warnings
 from collections.abc import Mapping, Sequence
+from math import inf
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -97,7 +99,7 @@ def _add_rows(digest: xxh3_64, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 class LastCheckpoint(Callback):
-    """Saves the state of training to one file: at the beginning of each epoch, every `every_n_steps` steps, and at the end.
+    """Saves the state of training to one file: before the first step, whenever `every_seconds` have passed, and at the end.
 
     A signal that ends the program (`ftlit.lit.stop_signals`) ends training before the next step, after a checkpoint.
 
@@ -106,17 +108,19 @@ class LastCheckpoint(Callback):
 
     Args:
         path: file of the checkpoint.
-        every_n_steps: optimizer steps between two checkpoints within an epoch.
+        every_seconds: time between two checkpoints, by the clock of the first process.
+        every_n_steps: optimizer steps between two checkpoints, besides those by time; `None`: by time only.
 
     Attributes:
         run: a digest that identifies the run, written to each checkpoint; a checkpoint with another one is not resumed.
     """
 
-    def __init__(self, path: str | PathLike[str], every_n_steps: int = 500) -> None:
-        self.path, self.every_n_steps = Path(path), every_n_steps
+    def __init__(self, path: str | PathLike[str], *, every_seconds: float = 120, every_n_steps: int | None = None) -> None:
+        self.path, self.every_seconds, self.every_n_steps = Path(path), every_seconds, every_n_steps
         self.run: str | None = None
         self._before_step = self._heeds_signals = False
-        self._stops = DelayedValues()  # of several processes: how many have received a signal
+        self._saved_at = -inf  # by `time.monotonic`; before the first checkpoint of a fit
+        self._asked = DelayedValues()  # of several processes: how many have received a signal, and whether a checkpoint is due
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let the trainer write and read checkpoints atomically and checked."""
@@ -130,27 +134,36 @@ class LastCheckpoint(Callback):
         """From now on a signal ends training between two steps. All processes ask, or none, whether one has come."""
         STOP_SIGNALS.deferred = STOP_SIGNALS.owned
         self._heeds_signals = trainer.strategy.reduce_boolean_decision(STOP_SIGNALS.owned, all=False)
-        self._stops.take()  # of an earlier fit
+        self._saved_at = -inf
+        self._asked.take()  # of an earlier fit
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Ask the other processes whether a signal has come. The answer is read before the next step."""
-        if self._heeds_signals and trainer.world_size > 1:
-            self._stops.put(trainer, torch.full((1,), float(STOP_SIGNALS.requested), device=pl_module.device))
+        """Ask the other processes whether a signal has come, and tell them whether a checkpoint is due. The next step reads the answer."""
+        if trainer.world_size > 1:
+            stops, due = self._heeds_signals and STOP_SIGNALS.requested, trainer.is_global_zero and self._is_due()
+            self._asked.put(trainer, torch.tensor([float(stops), float(due)], device=pl_module.device))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Save before the first step of an epoch, before each n-th, and before the step that a signal prevents."""
-        first_of_step = batch_idx % trainer.accumulate_grad_batches == 0
-        stops = first_of_step and self._stop_requested(trainer)
-        if batch_idx == 0 or stops or (first_of_step and trainer.global_step % self.every_n_steps == 0):
+        """Save before the first step, where a checkpoint is due, and before the step that a signal prevents."""
+        if batch_idx % trainer.accumulate_grad_batches:
+            return
+        stops, due = self._decided(trainer)
+        if stops or due or (self.every_n_steps and trainer.global_step % self.every_n_steps == 0):
             self._before_step = True
             self._save(trainer)
             self._before_step = False
         if stops:
             STOP_SIGNALS.stop()
 
-    def _stop_requested(self, trainer: Trainer) -> bool:
-        """Whether a signal has come to this process; of several processes: to any of them before its last backward pass."""
-        return any(self._stops.take()) if trainer.world_size > 1 else self._heeds_signals and STOP_SIGNALS.requested
+    def _decided(self, trainer: Trainer) -> tuple[bool, bool]:
+        """Whether a signal has come to any process, and whether a checkpoint is due; the same in all processes."""
+        if trainer.world_size == 1:
+            return self._heeds_signals and STOP_SIGNALS.requested, self._is_due()
+        stops, due = self._asked.take() or (0.0, float(self._saved_at == -inf))
+        return bool(stops), bool(due)
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._saved_at >= self.every_seconds
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Step the schedulers that need a metric in an epoch that was resumed."""
@@ -181,6 +194,7 @@ class LastCheckpoint(Callback):
 
     def _save(self, trainer: Trainer) -> None:
         """Replace the file as a whole. Other plugins than ours, and a folder of shards, are written beside it first."""
+        self._saved_at = time.monotonic()
         if writes_atomically(trainer):
             return trainer.save_checkpoint(self.path, weights_only=False)
         beside = part_of(self.path)

@@ -1,0 +1,53 @@
+"""LastCheckpoint saves before the first step, by time or steps, and at the end, in all processes at the same steps."""
+
+import pytest
+from lightning_net import BATCHES, fit
+
+from ftlit import LastCheckpoint
+from ftlit.lit.callbacks import exact_resume
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # advice of Lightning on loaders and folders
+STEPS = 2 * BATCHES
+
+
+class Clock:
+    """A clock that moves by hand."""
+
+    now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
+def saved(monkeypatch, tmp_path, **settings):
+    """The steps before which a checkpoint was written; a step takes a second. `STEPS`: at the end."""
+    clock, steps = Clock(), []
+
+    class Recorded(LastCheckpoint):
+        def on_before_backward(self, trainer, pl_module, loss):
+            clock.now += 1
+            super().on_before_backward(trainer, pl_module, loss)
+
+        def _save(self, trainer):
+            steps.append(trainer.global_step)
+            super()._save(trainer)
+
+    monkeypatch.setattr(exact_resume, "time", clock)
+    accumulate = {"accumulate_grad_batches": settings.pop("accumulate")} if "accumulate" in settings else {}
+    fit(Recorded(tmp_path / "last.ckpt", **settings), **accumulate)
+    return steps
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [0, STEPS]),
+        ({"every_seconds": 3}, [0, 3, 6, STEPS]),  # also within an epoch, not at its start
+        ({"every_seconds": 0}, [*range(STEPS), STEPS]),
+        ({"every_n_steps": 4}, [0, 4, STEPS]),
+        ({"every_seconds": 3, "every_n_steps": 5}, [0, 3, 5, STEPS]),
+        ({"every_seconds": 3, "accumulate": 2}, [0, 2, 4]),
+    ],
+)
+def test_a_checkpoint_is_written_when_it_is_due(monkeypatch, tmp_path, settings, expected):
+    assert saved(monkeypatch, tmp_path, **settings) == expected
