@@ -3,6 +3,8 @@
 import torch
 from lightning.pytorch import Trainer
 
+from ftlit.models.precision import describe_float32
+
 PRECISIONS = {
     "32-true": "float32",
     "16-mixed": "float16 (mixed)",
@@ -13,7 +15,7 @@ PRECISIONS = {
 
 
 def describe_devices(trainer: Trainer) -> str:
-    """Devices, their memory, and the number format: `2 x NVIDIA H100 (80 GB), bfloat16 (mixed)`, `CPU, 2 threads, float32`."""
+    """Devices, their memory, and the number format: `2 x NVIDIA H100 (80 GB), bfloat16 (mixed), TF32`, `CPU, 2 threads, float32`."""
     precision = PRECISIONS.get(str(trainer.precision), str(trainer.precision))
     times = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
     device = trainer.strategy.root_device
@@ -22,5 +24,6 @@ def describe_devices(trainer: Trainer) -> str:
         return f"{times}CPU, {threads} {'thread' if threads == 1 else 'threads'}, {precision}"
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        return f"{times}{properties.name} ({properties.total_memory / 2**30:.0f} GB), {precision}"
+        tf32 = ", TF32" if describe_float32("cuda").startswith("high,") else ""  # of matrix products in float32
+        return f"{times}{properties.name} ({properties.total_memory / 2**30:.0f} GB), {precision}{tf32}"
     return f"{times}{device.type}, {precision}"

@@ -56,7 +56,8 @@ def run(cfg: DictConfig) -> float:
         print_line(f"scenario={advice.scenario}: {reason}")
         return float("nan")
     command = [*overrides_of(cfg, advice), *(word for word in _given() if not word.startswith("recipe="))]
-    print_advice(measured, advice, reason, dict(costs_of(parts.backbone, parts.data, _configs())), command)
+    costs = costs_of(parts.backbone, parts.data, _configs(), cfg.trainer.precision)
+    print_advice(measured, advice, reason, dict(costs), command)
     return next(depth.accuracy for depth in measured.depths if depth.cut == advice.cut)
 
 

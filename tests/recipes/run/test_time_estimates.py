@@ -81,7 +81,7 @@ def test_the_scenarios_are_estimated_as_their_runs_are(timed):
     heads = {"small_similar": fitted, "small_different": trained, "large_similar": fitted, "large_different": trained}
     configs = {name: OmegaConf.create({**head, **rest}) for name, head in heads.items()}
     once = train + val + test
-    assert dict(costs_of(network.backbone, images, configs)) == {
+    assert dict(costs_of(network.backbone, images, configs, "32-true")) == {
         "small_similar": once,
         "small_different": once,
         "large_similar": once + 3 * (3 * train + val),

@@ -18,6 +18,7 @@ from ftlit.finetuning.plan import LayerRow, Plan
 from ftlit.lit.datamodules.indexed_images import IndexedImages
 from ftlit.models.backbone import Backbone
 from ftlit.models.heads import is_linear_probe
+from ftlit.models.precision import autocast_of
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.run.artifacts import images_of
 
@@ -78,7 +79,7 @@ def estimate_run(
         spec = inputs[i].spec if inputs else None
         frozen = max((share[cut] for cut in _frozen_prefix(backbone, plan.rows, i)), default=0.0)
         stages.append(StageWork(span, frozen, share[spec.cut] if spec else None))
-    return _run_seconds(seconds_per_image(backbone, images), sizes, stages, fits_head=fits_head)
+    return _run_seconds(seconds_per_image(backbone, images, str(trainer.precision)), sizes, stages, fits_head=fits_head)
 
 
 def _limited(number: int, batch_size: int, limit: float) -> float:
@@ -129,15 +130,16 @@ def shares(backbone: Backbone, shape: Sequence[int]) -> dict[str, float]:
     return {cut: number / max(1, operations[backbone.cuts[-1]]) for cut, number in operations.items()}
 
 
-def costs_of(backbone: Backbone, data: IndexedImages, configs: Mapping[str, DictConfig]) -> Iterator[tuple[str, float]]:
+def costs_of(backbone: Backbone, data: IndexedImages, configs: Mapping[str, DictConfig], precision: str) -> Iterator[tuple[str, float]]:
     """Seconds of each scenario, before its schedule is built: the small ones fit the head, the large ones train all layers in the end.
 
     Args:
         backbone: on the device of the run.
         data: images of the run.
         configs: scenario -> its config.
+        precision: of the run.
     """
-    per_image = seconds_per_image(backbone, data)
+    per_image = seconds_per_image(backbone, data, precision)
     sizes = {split: sum(counts.values()) for split, counts in data.counts.items()}
     for name, cfg in configs.items():
         small, fits_head = name.startswith("small"), has_probe_head(cfg)
@@ -170,8 +172,8 @@ def has_probe_head(cfg: DictConfig) -> bool:
         return False
 
 
-def seconds_per_image(backbone: Backbone, data: IndexedImages) -> tuple[float, float]:
-    """Seconds to load an image for evaluation, and to run the backbone on it without gradients."""
+def seconds_per_image(backbone: Backbone, data: IndexedImages, precision: str = "32-true") -> tuple[float, float]:
+    """Seconds to load an image for evaluation, and to run the backbone on it in this precision, without gradients."""
     train, parameter = data.collection.splits["train"], next(backbone.parameters(), torch.empty(0))
 
     def load(number: int) -> torch.Tensor:
@@ -181,7 +183,7 @@ def seconds_per_image(backbone: Backbone, data: IndexedImages) -> tuple[float, f
     images = load(TIMED_IMAGES)
     loading = (time.perf_counter() - start) / TIMED_IMAGES / max(1, data.num_workers)
     images = images.to(parameter.device, parameter.dtype if images.is_floating_point() else None)
-    with evaluating(backbone), torch.no_grad():
+    with evaluating(backbone), torch.no_grad(), autocast_of(precision, parameter.device.type):
         first = _seconds(backbone, images[:1])  # also warms up
         return loading, min(first, _seconds(backbone, images[:1] if first > SLOW_IMAGE else images))
 
