@@ -43,7 +43,7 @@ def old(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_of_format_0_has_its_recorded_predictions(old, name):
     prediction = load(old / name, trust=name == "own")(old / "digit.png")
-    assert {label: round(value, 6) for label, value in prediction.probabilities.items()} == RUNS[name]
+    assert prediction.probabilities == pytest.approx(RUNS[name], abs=2e-6)  # with channels last, sums have another order
 
 
 def test_a_custom_head_of_format_0_is_imported_only_with_trust(old):

@@ -95,7 +95,9 @@ def test_an_optimizer_is_built_from_groups_and_a_scheduler_from_the_optimizer(op
 
 @pytest.mark.parametrize("name", ["auto", "cpu", "ddp_cpu"])
 def test_a_trainer_that_needs_no_gpu_can_be_built(name):
-    trainer = instantiate(composed(f"trainer={name}", "trainer.accelerator=cpu").trainer, callbacks=[], logger=[])
+    trainer = instantiate(
+        composed(f"trainer={name}", "trainer.accelerator=cpu", "trainer.precision=32-true").trainer, callbacks=[], logger=[]
+    )
     assert isinstance(trainer, Trainer) and trainer.max_epochs == composed(f"trainer={name}").trainer.max_epochs
 
 

@@ -35,6 +35,7 @@ OTHERS: dict[str, dict[str, Any]] = {
         "finite_loss": ({"lr": float("nan")}, {"lr": float("nan"), "finite_loss": None}),
         "last.path": "b/last.ckpt",
         "last.every_n_steps": 1,
+        "last.every_seconds": 0,
         "seeding.seed": 1,
         "best.dirpath": "b",
         "best.filename": "b",

@@ -70,6 +70,9 @@ BATCH = Range(1, 2**20, whole=True)
 PIXELS = Range(1, 2**12, whole=True)
 WIDTH = Range(1, WIDEST, whole=True)
 
+AUTO = "auto"
+# settings of which `auto` depends on the hardware, and their values in runs of earlier releases, which had no `auto`
+HARDWARE_SETTINGS = {"trainer.precision": "32-true", "float32": "highest", "optimizer.fused": None}
 OF_TRAIN_YAML = ("seed", "rank_timeout")  # no signature says that they are numbers
 RANGES: dict[str, Range] = {  # patterns of full names; the first match counts
     "seed": SEED,

@@ -10,10 +10,6 @@ from omegaconf.errors import OmegaConfBaseException
 from ftlit.recipes.config.hydra_internals import choices, compose_defaults
 from ftlit.renamed import new_path
 
-AUTO = "auto"
-# settings of which `auto` depends on the hardware, and their values in runs of earlier releases, which had no `auto`
-HARDWARE_SETTINGS = {"trainer.precision": "32-true", "float32": "highest", "optimizer.fused": None}
-
 
 class Change(NamedTuple):
     """A setting that differs: its full name, and its values. `None` stands for one that is not there too."""

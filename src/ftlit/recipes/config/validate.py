@@ -24,7 +24,7 @@ from ftlit.lit.datamodules.image_data import DATA_SOURCES
 from ftlit.models.heads import HEADS
 from ftlit.recipes.config import check_values
 from ftlit.recipes.config.option_names import renamed_option
-from ftlit.recipes.config.settings import AUTO, HARDWARE_SETTINGS
+from ftlit.recipes.config.ranges import AUTO, HARDWARE_SETTINGS
 from ftlit.recipes.config.synonyms import synonym
 from ftlit.registry import Registry
 from ftlit.renamed import new_path

@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from ftlit.errors import UserError
 from ftlit.models.backbone import Backbone
 from ftlit.models.precision import device_of, matmul_precision_of, precision_for, set_matmul_precision
-from ftlit.recipes.config.settings import AUTO, HARDWARE_SETTINGS
+from ftlit.recipes.config.ranges import AUTO, HARDWARE_SETTINGS
 from ftlit.recipes.run.resume import read_config
 
 FLOAT32 = "32-true"
