@@ -14,16 +14,8 @@ from ftlit.errors import UserError, shorten
 from ftlit.formats import KEY as FORMAT_KEY
 from ftlit.formats import upgraded, with_format
 from ftlit.recipes.config.hydra_internals import add_task_override, run_folder_template, run_mode
-from ftlit.recipes.config.settings import (
-    AUTO,
-    HARDWARE_SETTINGS,
-    Change,
-    changes,
-    chosen_options,
-    registered_parts,
-    resolved_settings,
-    stable_settings,
-)
+from ftlit.recipes.config.ranges import AUTO, HARDWARE_SETTINGS
+from ftlit.recipes.config.settings import Change, changes, chosen_options, registered_parts, resolved_settings, stable_settings
 from ftlit.recipes.config.yaml_file import EditedFile, load_yaml, write_yaml
 from ftlit.recipes.run.launched import NEEDS_FOLDER, agreed
 
