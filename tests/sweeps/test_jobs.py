@@ -75,7 +75,7 @@ def test_a_job_stays_the_same_where_a_later_release_adds_a_setting_and_is_anothe
     before.write(tmp_path)
     assert sweep_jobs.run_job(hydra, lambda: 0.0) == 0.5  # done already
     hydra.decay_all = False
-    with pytest.raises(UserError, match=r"another sweep .*: decay_all was None, now False"):
+    with pytest.raises(UserError, match=r"different sweep .*: decay_all was None, now False"):
         sweep_jobs.run_job(hydra, lambda: 0.0)
 
 
