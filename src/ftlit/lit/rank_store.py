@@ -175,10 +175,10 @@ def join(rank: int, count: int, minutes: float) -> Processes:
         holds_store = rank == 0 and not agent_holds_it
         place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), count, holds_store
         try:  # without waiting for the others here, where no signal would be handled
-            store = TCPStore(*place, timeout=timedelta(minutes=minutes), wait_for_workers=False, multi_tenant=True)
+            server = TCPStore(*place, timeout=timedelta(minutes=minutes), wait_for_workers=False, multi_tenant=True)
         except RuntimeError as error:
             raise LostProcess(f"process {rank} stops: process 0 cannot be reached") from error
-        store = PrefixStore(f"ftlit/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        store = PrefixStore(f"ftlit/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", server)
         _become(Processes(store, rank, count, holds_store=holds_store))
     return JOINED[0]
 
