@@ -42,10 +42,11 @@ def run(cfg: DictConfig) -> float:
         raise UserError(f"recipe=lr_find cannot be resumed: leave resume={str(cfg.resume).lower()} out")
     bind(cfg)
     test: RangeTest = instantiate(cfg.lr_find)
-    run = finetune.build(with_rising_rates(cfg))
+    rising = with_rising_rates(cfg)
+    run = finetune.build(rising)
     if not run.trains:
         raise UserError("recipe=lr_find: a linear probe is fitted without a learning rate; give head=linear")
-    curve = record_losses(cfg, run, test)
+    curve = record_losses(rising, run, test)
     folder = Path(cfg.paths.run)
     if run.trainer.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
