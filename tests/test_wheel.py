@@ -7,6 +7,7 @@ import sys
 import zipfile
 
 import pytest
+import warm
 from paths import ROOT
 
 pytestmark = pytest.mark.e2e
@@ -36,8 +37,9 @@ def test_the_wheel_contains_all_files(site):
 
 
 def test_ftlit_train_runs_from_the_wheel(site, tmp_path):
-    program = "import sys, ftlit; assert ftlit.__file__.startswith(sys.argv.pop(1)); from ftlit.cli.main import main; main()"
-    command = [sys.executable, "-c", program, str(site), "train", "debug=fast", "trainer.max_epochs=3", "paths.runs=runs"]
-    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(site)}, capture_output=True, text=True)
+    program = tmp_path / "program.py"
+    program.write_text("import sys, ftlit; assert ftlit.__file__.startswith(sys.argv.pop(1)); from ftlit.cli.main import main; main()")
+    command = [sys.executable, program, site, "train", "debug=fast", "trainer.max_epochs=3", "paths.runs=runs"]
+    done = warm.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(site)})
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("runs/*/*/checkpoints/best.ckpt"))) == 1

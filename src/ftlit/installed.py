@@ -2,18 +2,23 @@
 
 import json
 import sys
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
 
+_names_by_package = cache(packages_distributions)  # it reads the files of all installed packages: a quarter of a second
+
 
 @cache
 def _distribution(package: str) -> Distribution | None:
-    for name in (package, *packages_distributions().get(package, ())):
-        try:
+    try:
+        return distribution(package)
+    except PackageNotFoundError:
+        names = _names_by_package().get(package, ())
+    for name in names:
+        with suppress(PackageNotFoundError):
             return distribution(name)
-        except PackageNotFoundError:
-            continue
     return None
 
 

@@ -1,7 +1,6 @@
 """Extraction stores the features at any cut and never computes stored features again; batches are read in the given order."""
 
 import signal
-import subprocess
 import sys
 import time
 from copy import deepcopy
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import warm
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -214,31 +214,35 @@ print(counter.images)
 """
 
 
-def start_slow_extraction(folder: Path, seconds: float) -> subprocess.Popen:
-    command = [sys.executable, "-c", SLOW_EXTRACTION, str(Path(__file__).parent), str(folder), str(seconds)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def start_slow_extraction(folder: Path, name: str, seconds: float) -> tuple[warm.Process, Path]:
+    """Start a program that extracts into the folder. Returns it and the file of its output."""
+    program, output = folder / "program.py", folder / f"{name}.txt"
+    program.write_text(SLOW_EXTRACTION)
+    with output.open("w") as out:
+        process = warm.start([sys.executable, program, Path(__file__).parent, folder, seconds], stdout=out)
+    return process, output
 
 
 @pytest.mark.e2e
 def test_only_one_of_two_processes_computes_the_same_features(tmp_path):
-    both = [start_slow_extraction(tmp_path, 0.1) for _ in range(2)]
-    outputs = [process.communicate(timeout=120)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0]
+    both = [start_slow_extraction(tmp_path, name, 0.1) for name in ("one", "other")]
+    assert [process.wait(120) for process, _ in both] == [0, 0]
+    outputs = [output.read_text() for _, output in both]
     assert sorted(text.split()[-1] for text in outputs) == ["0", "64"]
     assert sum("another process computes these features: waiting" in text for text in outputs) == 1
 
 
 @pytest.mark.e2e
 def test_a_killed_process_leaves_complete_shards_and_the_next_process_continues(tmp_path):
-    first = start_slow_extraction(tmp_path, 0.2)
+    first, _ = start_slow_extraction(tmp_path, "first", 0.2)
     while len(list(tmp_path.glob("*/*.safetensors"))) < 3:
         assert first.poll() is None
         time.sleep(0.02)
     first.send_signal(signal.SIGKILL)
     first.wait()
     kept = len(list(tmp_path.glob("*/*.safetensors"))) * 8
-    second = start_slow_extraction(tmp_path, 0.0)
-    assert int(second.communicate(timeout=120)[0]) == 64 - kept
+    second, output = start_slow_extraction(tmp_path, "second", 0.0)
+    assert second.wait(120) == 0 and int(output.read_text()) == 64 - kept
     net = backbone().eval()
     features = extract_features(net, loader(images(64)), cache=tmp_path)
     with torch.inference_mode():

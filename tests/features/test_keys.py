@@ -4,13 +4,13 @@ import ast
 import json
 import os
 import shutil
-import subprocess
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 from paths import python_path
 from torch import nn
 
@@ -148,8 +148,7 @@ def keys_of(folder: Path, users: str) -> dict[str, str]:
     """Return the keys that PROGRAM prints with the package in this folder."""
     (folder / "users.py").write_text(users)
     (folder / "program.py").write_text(PROGRAM)
-    environment = {**os.environ, "PYTHONPATH": python_path(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run([sys.executable, "program.py"], cwd=folder, env=environment, capture_output=True, text=True)
+    done = warm.run([sys.executable, folder / "program.py"], cwd=folder, env={**os.environ, "PYTHONPATH": python_path(folder)})
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -17,7 +17,10 @@ from typing import Any
 import warm
 from warm import receive, send
 
-IMPORTS = ("torch", "torchvision", "torchmetrics", "lightning.pytorch", "hydra", "sklearn.base", "rich.progress", "safetensors.torch")
+IMPORTS = (
+    *("torch", "torchvision", "torchvision.transforms.v2", "torchmetrics", "lightning.pytorch", "hydra", "rich.progress"),
+    *("sklearn.datasets", "sklearn.manifold", "safetensors.torch"),
+)
 
 
 def serve(connection: socket.socket, last: bool = False) -> None:

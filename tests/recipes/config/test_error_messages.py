@@ -1,9 +1,9 @@
 """A user error is one line that names the accepted values; a fault of the program keeps its traceback."""
 
-import subprocess
 import sys
 
 import pytest
+import warm
 from composed_configs import NEEDED, error_text
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
@@ -110,7 +110,7 @@ def test_a_fault_while_a_user_error_is_handled_is_a_fault():
 
 @pytest.mark.e2e
 def test_the_command_line_prints_only_the_message_and_exits_with_2():
-    done = subprocess.run([sys.executable, "-m", "ftlit.cli.train", "backbone=resnet51"], capture_output=True, text=True, check=False)
+    done = warm.run([sys.executable, "-m", "ftlit.cli.train", "backbone=resnet51"])
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith("ftlit: no backbone option 'resnet51': did you mean 'resnet50'?")
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
 from torchvision import datasets
 
 from ftlit.code_identity import versioned
@@ -24,6 +23,8 @@ Arguments = Mapping[str, Any]  # of a torchvision data set's constructor
 
 def digits(rule: SplitRule) -> Collection:
     """scikit-learn's 1,797 handwritten digits, 8x8 grey; see `ftlit.data.splitting.splits.assemble`."""
+    from sklearn.datasets import load_digits  # here: it takes a second, and other data does not need it
+
     bunch = load_digits()
     images = list((bunch.images * (255 / 16)).round().astype(np.uint8))  # its grey values range from 0 to 16
     found = Examples(images, [(int(label),) for label in bunch.target], _array_to_rgb, images)
