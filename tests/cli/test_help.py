@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from functools import cache
 
 import pytest
 import warm
@@ -16,9 +17,14 @@ from ftlit.recipes.config.hydra_internals import fresh_hydra, group_options, rea
 pytestmark = pytest.mark.e2e
 
 
-def help_of(folder, *words, columns=80):
+def help_of(*words, columns=80):
+    return printed(columns, *words)
+
+
+@cache
+def printed(columns, *words):
     command = [sys.executable, "-m", "ftlit.cli.main", *words, "--help"]
-    done = warm.run(command, cwd=folder, env={**os.environ, "COLUMNS": str(columns)})
+    done = warm.run(command, env={**os.environ, "COLUMNS": str(columns)})
     assert done.returncode == 0 and not done.stderr, done.stderr
     return done.stdout
 
@@ -28,8 +34,8 @@ def values_in(text):
 
 
 @pytest.mark.parametrize("given", [[], ["data=folder", "optimizer=sgd", "scenario=small_similar"]])
-def test_the_values_are_those_of_the_composed_config(tmp_path, given):
-    shown = values_in(help_of(tmp_path, "train", *given))
+def test_the_values_are_those_of_the_composed_config(given):
+    shown = values_in(help_of("train", *given))
     with fresh_hydra():
         config, top = compose("train", given), read_config_file("train").values
     options = ["sweep.resume" if name == "sweep" else name for name in top if name != "logger"]
@@ -41,8 +47,8 @@ def test_the_values_are_those_of_the_composed_config(tmp_path, given):
     assert {name for name, value in shown.items() if value == "..."} == {"data.root", "data.csv"}
 
 
-def test_every_option_of_every_group_is_shown(tmp_path):
-    text = " ".join(help_of(tmp_path, "train").split())
+def test_every_option_of_every_group_is_shown():
+    text = " ".join(help_of("train").split())
     for common, endings in re.findall(r"([\w]+)\{([^}]*)\}", text):
         text += " " + " ".join(common + ending for ending in endings.split(", "))
     names = set(re.findall(r"\w+", text))
@@ -53,13 +59,13 @@ def test_every_option_of_every_group_is_shown(tmp_path):
 
 @pytest.mark.parametrize("columns", [80, 200])
 @pytest.mark.parametrize("words", ["", "train", "advise", "predict", "report", "export", "cache", "cache prune"])
-def test_no_line_is_wider_than_the_terminal(tmp_path, words, columns):
-    lines = help_of(tmp_path, *words.split(), columns=columns).splitlines()
+def test_no_line_is_wider_than_the_terminal(words, columns):
+    lines = help_of(*words.split(), columns=columns).splitlines()
     assert lines[0] and max(map(len, lines)) <= columns
 
 
-def test_the_help_names_the_command_that_was_typed_and_the_others(tmp_path):
-    train, advise = help_of(tmp_path, "train"), help_of(tmp_path, "advise")
+def test_the_help_names_the_command_that_was_typed_and_the_others():
+    train, advise = help_of("train"), help_of("advise")
     assert "usage: ftlit train " in train and "usage: ftlit advise " in advise
     assert advise.startswith("Measure") and train.startswith("Fine-tune")
     assert all(f"  ftlit {command} " in train for command in COMMANDS)

@@ -88,7 +88,7 @@ def broken(in_features, num_classes):
 
 def test_an_error_in_the_users_code_shows_its_traceback(tmp_path):
     (tmp_path / "faulty.py").write_text(FAULTY)
-    result = train(tmp_path, "head._target_=faulty.broken", PYTHONPATH=python_path(tmp_path))
+    result = train(tmp_path, "head._target_=faulty.broken", *FAST, PYTHONPATH=python_path(tmp_path))
     assert result.returncode == 1 and "KeyError: 'missing'" in result.stderr and "Traceback" in result.stderr
 
 
@@ -120,14 +120,14 @@ def test_the_command_trains_in_two_processes_and_prints_once(tmp_path):
 
 
 def test_after_ctrl_c_the_printed_command_resumes_the_run(tmp_path):
-    arguments = ("trainer=cpu", "trainer.max_epochs=8", "scenario=large_similar", "data.per_class=60", "report=false")
+    arguments = ("trainer=cpu", "trainer.max_epochs=8", "scenario=large_similar", "data.per_class=10", "report=false")
     command = [sys.executable, str(ROOT / "train.py"), *arguments, f"hydra.run.dir={tmp_path}/run"]
     with (tmp_path / "out").open("w") as out:
         process = warm.start(command, cwd=tmp_path, stdout=out, stderr=subprocess.STDOUT)
         best, last = tmp_path / "run/checkpoints/best.ckpt", tmp_path / "run/checkpoints/last.ckpt"
         deadline = time.monotonic() + 120
         while not best.exists() and time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.2)
+            time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
     output = (tmp_path / "out").read_text()
@@ -142,37 +142,28 @@ def test_after_ctrl_c_the_printed_command_resumes_the_run(tmp_path):
     assert steps == sorted(set(steps)) and len(steps) == 8  # one file, and no epoch occurs twice
 
 
-def test_a_run_is_not_overwritten(tmp_path):
-    assert train(tmp_path, "hydra.run.dir=run", *FAST).returncode == 0
+def test_a_run_is_not_overwritten_and_one_that_ended_before_its_first_step_is_resumed_from_the_start(tmp_path):
+    arguments = [*FAST, f"hydra.run.dir={tmp_path}/run"]
+    assert train(tmp_path, *arguments).returncode == 0
     kept = (tmp_path / "run/checkpoints/last.ckpt").read_bytes()
-    again = train(tmp_path, "hydra.run.dir=run", *FAST)
+    again = train(tmp_path, *arguments)
     assert again.returncode == 2 and "run already holds a run: give resume=true" in again.stderr
     assert (tmp_path / "run/checkpoints/last.ckpt").read_bytes() == kept
-
-
-def test_a_run_that_ended_before_its_first_step_is_resumed_from_the_start(tmp_path):
-    arguments = [*FAST, f"hydra.run.dir={tmp_path}"]
-    assert train(tmp_path, *arguments).returncode == 0
-    shutil.rmtree(tmp_path / "checkpoints")
+    shutil.rmtree(tmp_path / "run/checkpoints")
     other = train(tmp_path, *arguments, "resume=true", "seed=5")
     assert other.returncode == 2 and "seed was 0, now 5" in other.stderr
     assert train(tmp_path, *arguments, "resume=true").returncode == 0
 
 
 def test_an_active_run_is_not_resumed_by_a_second_process(tmp_path):
-    command = [
-        sys.executable,
-        str(ROOT / "train.py"),
-        "trainer=cpu",
-        "trainer.max_epochs=500",
-        "schedule=all_at_once",
-        f"hydra.run.dir={tmp_path}",
-    ]
+    short = ("scenario=large_similar", "head=linear", "schedule=all_at_once", "data.per_class=2", "trainer.limit_val_batches=1")
+    command = [sys.executable, ROOT / "train.py", "trainer=cpu", "trainer.max_epochs=500", *short, f"hydra.run.dir={tmp_path}"]
     active = warm.start(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while not (tmp_path / "checkpoints" / "last.ckpt").exists():
             assert active.poll() is None
-            time.sleep(0.1)
+            time.sleep(0.02)
+        active.send_signal(signal.SIGSTOP)  # it leaves its time to the other
         before = (tmp_path / "config.yaml").stat().st_mtime_ns
         second = train(tmp_path, *command[2:], "resume=true")
         assert second.returncode == 2 and "another run is active in" in second.stderr and "Traceback" not in second.stderr

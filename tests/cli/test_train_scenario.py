@@ -13,7 +13,7 @@ pytestmark = pytest.mark.e2e
 
 
 def test_the_default_scenario_auto_measures_once_and_given_settings_override_the_advice(tmp_path):
-    arguments = ("data.per_class=5", "data.num_workers=0", f"hydra.run.dir={tmp_path}/run", "head=mlp", "trainer.max_epochs=1")
+    arguments = ("data.per_class=5", f"hydra.run.dir={tmp_path}/run", "head=mlp", "trainer.max_epochs=1", "report=false")
     result = train(tmp_path, *arguments)
     assert result.returncode == 0, result.stderr
     assert "scenario=small_similar" in result.stdout and "5 training images per class are few (fewer than 30)" in result.stdout
@@ -30,7 +30,7 @@ def test_the_default_scenario_auto_measures_once_and_given_settings_override_the
 
 
 def test_with_one_image_per_class_the_probe_has_a_fixed_l2_penalty(tmp_path):
-    result = train(tmp_path, "data.per_class=1", "optimizer.lr=2e-3", "hydra.run.dir=run")
+    result = train(tmp_path, "data.per_class=1", "optimizer.lr=2e-3", "report=false", "hydra.run.dir=run")
     assert result.returncode == 0 and "scenario=auto: small_similar. There is only one training image per class" in result.stdout, (
         result.stderr
     )
@@ -40,7 +40,7 @@ def test_with_one_image_per_class_the_probe_has_a_fixed_l2_penalty(tmp_path):
 
 
 def test_a_setting_that_the_advised_scenario_lacks_selects_a_scenario_with_training(tmp_path):
-    result = train(tmp_path, "data.per_class=5", "schedule.epoch=1", "trainer.max_epochs=2", "hydra.run.dir=run")
+    result = train(tmp_path, "data.per_class=5", "schedule.epoch=1", "trainer.max_epochs=2", "report=false", "hydra.run.dir=run")
     assert (
         result.returncode == 0
         and "small_similar does not accept all given settings: scenario=large_similar is used instead" in result.stdout
@@ -50,7 +50,7 @@ def test_a_setting_that_the_advised_scenario_lacks_selects_a_scenario_with_train
 
 
 def test_only_one_of_two_processes_measures(tmp_path):
-    result = train(tmp_path, "data.per_class=5", "trainer=ddp_cpu", "trainer.devices=2", "hydra.run.dir=run", OMP_NUM_THREADS="1")
+    result = train(tmp_path, "data.per_class=5", "trainer=ddp_cpu", "trainer.devices=2", "report=false", OMP_NUM_THREADS="1")
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("computing features of 50 images") <= 1 and result.stdout.count("training images per class are few") == 1
     assert (
@@ -61,9 +61,8 @@ def test_only_one_of_two_processes_measures(tmp_path):
 
 
 def test_each_job_of_a_sweep_has_its_own_advice(tmp_path):
-    result = train(
-        tmp_path, "-m", "data.per_class=5,60", "data.num_workers=0", "data.batch_size=8", "trainer.max_epochs=3", "hydra.sweep.dir=sweep"
-    )
+    short = ("data.batch_size=4", "trainer.max_epochs=3", "report=false")
+    result = train(tmp_path, "-m", "data.per_class=5,30", *short, "hydra.sweep.dir=sweep")
     assert result.returncode == 0, result.stderr
     found = [json.loads((tmp_path / f"sweep/{job}/advice.json").read_text())["advice"]["scenario"] for job in (0, 1)]
     assert found == ["small_similar", "large_similar"]
@@ -113,7 +112,7 @@ def test_the_advice_says_that_a_given_schedule_decides_what_trains(tmp_path):
 
 
 def test_random_weights_are_trained_without_fitting_a_probe(tmp_path):
-    short = ["backbone.weights=null", "trainer.max_epochs=1", "trainer.limit_train_batches=2"]
+    short = ["backbone.weights=null", "trainer.max_epochs=1", "trainer.limit_train_batches=2", "report=false"]
     for options, head, stages in ((), "linear", 1), (("head=mlp", "schedule=head_then_all_fast", "trainer.max_epochs=2"), "mlp", 2):
         result = train(tmp_path, *short, *options, f"hydra.run.dir={head}")
         assert result.returncode == 0 and f"head={head}" in result.stdout and "fitted a linear probe" not in result.stdout, result.stderr
@@ -129,7 +128,7 @@ def test_a_range_test_uses_the_advised_scenario(tmp_path):
 
 @pytest.mark.parametrize("scenario", ["small_similar", "small_different"])
 def test_small_scenarios_fit_a_probe_and_train_nothing(tmp_path, scenario):
-    arguments = (f"scenario={scenario}", "data.num_workers=0", f"hydra.run.dir={tmp_path}/run")
+    arguments = (f"scenario={scenario}", "report=false", f"hydra.run.dir={tmp_path}/run")
     result = train(tmp_path, *arguments)
     assert result.returncode == 0 and "No gradient training" in result.stdout and "fitted a linear probe" in result.stdout, result.stderr
     assert "stage 0" not in result.stdout and "fitted in" in result.stdout

@@ -145,7 +145,7 @@ def read_once(path, start):
     return path.read_text()
 
 
-SHORT = ("trainer=ddp_cpu", "scenario=large_similar", "trainer.max_epochs=3", "data.per_class=60", "report=false")
+SHORT = ("trainer=ddp_cpu", "scenario=large_similar", "trainer.max_epochs=3", "data.per_class=20", "data.batch_size=16", "report=false")
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -169,7 +169,7 @@ def test_ctrl_c_ends_both_processes_and_the_run_can_be_resumed(tmp_path):
         run = warm.start(command, cwd=tmp_path, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
     last = tmp_path / "run/checkpoints/last.ckpt"
     while not last.exists() and run.poll() is None:
-        time.sleep(0.1)
+        time.sleep(0.02)
     os.killpg(run.pid, signal.SIGINT)  # as a terminal does
     assert run.wait(240) == 130
     output = (tmp_path / "out").read_text()

@@ -21,6 +21,7 @@ ALEXNET = (
     "data=folder",
     "data.root=photos",
     "data.augment=none",
+    "report=false",
 )
 
 
@@ -67,7 +68,7 @@ def test_a_network_cut_at_fc6_and_one_with_reinitialized_fc7_are_fine_tuned(phot
 
 
 def test_a_search_is_a_sweep_and_each_job_prints_the_command_that_resumes_it_alone(tmp_path):
-    few = ("data.per_class=4", "probe.l2=[1e-1]", "paths.runs=runs")
+    few = ("data.per_class=4", "probe.l2=[1e-1]", "report=false", "paths.runs=runs")
     done = train(tmp_path, "hparams_search=drop_layers", *few)
     assert done.returncode == 0, done.stderr
     results = sorted(tmp_path.glob("runs/sweeps/*/*/*/result.json"))

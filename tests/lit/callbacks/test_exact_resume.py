@@ -189,8 +189,9 @@ def test_a_resumed_run_ends_with_the_same_bits_under_every_scheduler_and_setting
 
 TRAIN = [sys.executable, str(ROOT / "train.py"), "hydra.run.dir=run"]
 COMMAND = [
-    *(*TRAIN, "head=mlp", "head.dropout=0.3", "data.augment=photo", "data.per_class=30"),
+    *(*TRAIN, "head=mlp", "head.dropout=0.3", "data.augment=photo", "data.per_class=12", "data.batch_size=16"),
     *("scenario=large_similar", "trainer.max_epochs=4", "schedule.epoch=1", "callbacks.last.every_n_steps=1", "report=false"),
+    *("trainer.limit_val_batches=4", "trainer.limit_test_batches=4"),
 ]
 SLOWLY = """
 import time

@@ -14,6 +14,7 @@ from ftlit.recipes.run import launched
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
 SRUN = {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "4", "SLURM_PROCID": "3", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_TASKS_PER_NODE": "2(x2)"}
 FOLDER = "hydra.run.dir=here"
+LONG = ("scenario=large_similar", "head=linear", "schedule=all_at_once", "trainer.max_epochs=5000", "trainer.limit_val_batches=1")
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ def test_processes_that_read_their_data_for_longer_than_the_limit_are_waited_for
 @pytest.mark.e2e
 @pytest.mark.ddp
 def test_a_signal_to_one_of_two_processes_ends_both_with_a_checkpoint(tmp_path, port):
-    words = ("scenario=large_similar", "head=linear", "schedule=all_at_once", "trainer.max_epochs=500", "hydra.run.dir=run")
+    words = (*LONG, "hydra.run.dir=run")
     first, second = srun(tmp_path, port, *words)
     best, deadline = tmp_path / "run/checkpoints/best.ckpt", time.monotonic() + 300
     while not best.exists() and time.monotonic() < deadline:
@@ -118,8 +119,8 @@ def test_a_signal_to_one_of_two_processes_ends_both_with_a_checkpoint(tmp_path, 
 @pytest.mark.e2e
 @pytest.mark.ddp
 def test_a_silent_process_ends_the_other_with_a_line_after_the_timeout(tmp_path, port):
-    words = ("scenario=large_similar", "head=linear", "schedule=all_at_once", "trainer.max_epochs=5000", "hydra.run.dir=run")
-    first, second = srun(tmp_path, port, *words, "rank_timeout=0.4")
+    words = (*LONG, "hydra.run.dir=run")
+    first, second = srun(tmp_path, port, *words, "rank_timeout=0.25")
     best, deadline = tmp_path / "run/checkpoints/best.ckpt", time.monotonic() + 300
     while not best.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -129,7 +130,7 @@ def test_a_silent_process_ends_the_other_with_a_line_after_the_timeout(tmp_path,
     finally:
         second.kill()
         second.output()
-    assert first.returncode == 1 and "process 0 stops: another process has not answered for 0.4 minutes (rank_timeout)" in errors
+    assert first.returncode == 1 and "process 0 stops: another process has not answered for 0.25 minutes (rank_timeout)" in errors
     assert "Traceback" not in errors and "resume=true" in errors
 
 
@@ -146,7 +147,7 @@ def test_a_job_of_one_task_starts_the_processes_of_its_run_and_never_its_neighbo
 
 @pytest.mark.e2e
 def test_a_signal_to_all_processes_of_a_job_spares_those_that_load_images(tmp_path):
-    words = ("scenario=large_similar", "head=linear", "schedule=all_at_once", "trainer.max_epochs=500", "hydra.run.dir=run")
+    words = (*LONG, "hydra.run.dir=run")
     process = start(tmp_path, *words, "data.num_workers=2", "cache=none")
     best, deadline = tmp_path / "run/checkpoints/best.ckpt", time.monotonic() + 300
     while not best.exists() and time.monotonic() < deadline:

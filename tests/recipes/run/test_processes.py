@@ -102,6 +102,9 @@ def test_ctrl_c_ends_the_sweep_and_every_process_of_its_job(tmp_path):
         "trainer=ddp_cpu",
         "trainer.devices=2",
         "scenario=large_similar",
+        "head=linear",
+        "data.per_class=4",
+        "trainer.limit_val_batches=1",
         "seed=0,1",
         "trainer.max_epochs=500",
         "hydra.sweep.dir=sweep",
@@ -110,7 +113,7 @@ def test_ctrl_c_ends_the_sweep_and_every_process_of_its_job(tmp_path):
         process = warm.start([sys.executable, *TRAIN, *arguments], cwd=tmp_path, stdout=out, stderr=subprocess.STDOUT)
         last, deadline = tmp_path / "sweep/0/checkpoints/last.ckpt", time.monotonic() + 120
         while not last.exists() and time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.2)
+            time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         assert process.wait(90) == 130, (tmp_path / "out").read_text()
     assert last.exists() and not (tmp_path / "sweep/1").exists()

@@ -20,7 +20,7 @@ TRAIN = [sys.executable, str(ROOT / "train.py"), "trainer=cpu", "data.num_worker
 FITTED = [*TRAIN, "scenario=small_similar", "data.per_class=4"]
 TRAINED = [
     *(*TRAIN, "scenario=large_similar", "head=linear", "schedule=all_at_once", "data.per_class=8", "data.batch_size=16"),
-    *("trainer.max_epochs=2", "callbacks.last.every_n_steps=1"),
+    *("trainer.max_epochs=2", "trainer.limit_val_batches=2", "trainer.limit_test_batches=2", "callbacks.last.every_n_steps=1"),
 ]
 SENDER = """
 import os, signal

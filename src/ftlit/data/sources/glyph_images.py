@@ -5,6 +5,7 @@ Shapes: N images, S side of an image in pixels.
 """
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import matplotlib
@@ -34,8 +35,9 @@ INK = 44
 Ink = npt.NDArray[np.uint8]
 
 
+@cache
 def render_glyphs() -> tuple[Tensor, Tensor]:
-    """Every symbol in every font that has it.
+    """Every symbol in every font that has it, rendered once in a process: do not change the tensors.
 
     Returns:
         ink uint8 (N, 64, 64), 255 where there is ink, each glyph centred with its longer side 44 pixels long; and its class, int64 (N,),
