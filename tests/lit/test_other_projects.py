@@ -192,8 +192,9 @@ def train(kind, folder, *, ckpt_path=None):
     head, upper, everything, last = kind.stages
     until = Until("my_loss", mode="min", threshold=kind.threshold)
     stages = [Stage(head), Stage(upper, epoch=1), Stage(everything, epoch=LAST - 1, until=until), Stage(last, epoch=LAST)]
-    at_epoch_end = ModelCheckpoint(folder, "{epoch}", save_top_k=-1)
-    after_validation = ModelCheckpoint(folder, "validated {epoch}", monitor="my_loss", save_top_k=-1, save_on_train_epoch_end=False)
+    kept = -1 if ckpt_path is None else 0  # nothing is resumed from a resumed run
+    at_epoch_end = ModelCheckpoint(folder, "{epoch}", save_top_k=kept)
+    after_validation = ModelCheckpoint(folder, "validated {epoch}", monitor="my_loss", save_top_k=kept, save_on_train_epoch_end=False)
     trainer = pl.Trainer(
         max_epochs=EPOCHS,
         accelerator="cpu",

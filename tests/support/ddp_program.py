@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -235,6 +235,7 @@ def no_room(case: str) -> dict:
     return {}
 
 
+@cache
 def grey(i: int) -> Image.Image:
     return Image.linear_gradient("L").rotate(i * 11).resize((8, 8)).convert("RGB")
 

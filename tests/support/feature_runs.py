@@ -1,6 +1,6 @@
 """Runs that train from stored features and from images: data, a model of four layers, schedules, and a callback that counts passes."""
 
-from functools import partial
+from functools import cache, partial
 
 import lightning.pytorch as pl
 import torch
@@ -30,6 +30,7 @@ SCHEDULES = {
 }
 
 
+@cache
 def gradient_image(i: int) -> Image.Image:
     return Image.linear_gradient("L").rotate(i * 7).resize((12, 12)).convert("RGB")
 

@@ -125,6 +125,7 @@ def train(run: Path, folder: Path, texts: Path, *overrides: str) -> str:
         "data=text_csv",
         f"data.csv={texts}",
         "trainer=cpu",
+        "report=false",
         *overrides,
         f"hydra.run.dir={run}",
     ]

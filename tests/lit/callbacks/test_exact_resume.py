@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -44,6 +44,7 @@ RATES = {
 }
 
 
+@cache
 def picture(i: int) -> Image.Image:
     return Image.linear_gradient("L").rotate(i * 7).resize((12, 12)).convert("RGB")
 

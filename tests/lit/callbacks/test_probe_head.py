@@ -1,6 +1,6 @@
 """FitProbeHead: training starts with a linear probe as the head; a resumed run keeps its head."""
 
-from functools import partial
+from functools import cache, partial
 
 import lightning.pytorch as pl
 import pytest
@@ -38,6 +38,7 @@ def message(probe: Probe, images: int) -> str:
     return f"fitted a linear probe ({penalty}) on average-pooled features of top, {images} training images; accuracy {probe.score:.4f} in"
 
 
+@cache
 def picture(i: int) -> Image.Image:
     return Image.linear_gradient("L").rotate(i * 11).resize((8, 8)).convert("RGB")
 

@@ -3,29 +3,11 @@
 import lightning.pytorch as pl
 import pytest
 import torch
-from feature_runs import HEAD, QUIET, SCHEDULES, TOP, Passes, data, fit, model
+from feature_runs import HEAD, QUIET, TOP, Passes, data, fit, model
 from torch import nn
 
 from ftlit import FeatureBatch, FeatureData, Schedule, Stage, UserError
 from ftlit.features.stage_input import trained_layers
-
-INPUT_BY_EPOCH = {
-    "head only": ["top"] * 4,
-    "last layer": ["top", "pooling", "pooling", "pooling"],
-    "head, then all": ["top", "top", "images", "images"],
-    "all": ["images"] * 4,
-    "top down": ["top", "pooling", "low", "images"],
-    "a step within an epoch": ["pooling", "low", "low", "images"],
-    "frozen again within an epoch": ["images", "pooling", "pooling", "top"],
-    "frozen again": ["images", "top", "pooling", "top"],
-}
-
-
-@pytest.mark.parametrize("name", INPUT_BY_EPOCH)
-def test_every_stage_with_a_frozen_prefix_trains_from_the_features_at_its_top(tmp_path, name):
-    _, _, passes = fit(FeatureData(data(), tmp_path, pooled=True), SCHEDULES[name])
-    assert passes.epochs == INPUT_BY_EPOCH[name]
-    assert passes.totals == [4] * 4  # the number of batches on the progress bar
 
 
 def test_a_feature_batch_has_a_length_and_no_arithmetic():

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from functools import partial
+from functools import cache, partial
 
 import lightning.pytorch as pl
 import pytest
@@ -38,6 +38,7 @@ class OtherData(pl.LightningDataModule):
     num_classes, class_names, multilabel, batch_size = 3, list("abc"), False, 8
 
 
+@cache
 def picture(i: int) -> Image.Image:
     return Image.linear_gradient("L").rotate(i * 11).resize((8, 8)).convert("RGB")
 
@@ -149,6 +150,7 @@ def test_every_recipe_accepts_a_users_subclass(tmp_path, recipe):
     assert result.returncode == 0 and expected in result.stdout, result.stderr
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("recipe", ["probe", "pretrain"])
 def test_a_recipe_that_needs_indexed_images_rejects_other_data_in_one_line(tmp_path, recipe):
     result = run(tmp_path, *MLP, *RECIPES[recipe][0], "data._target_=users.OtherData")
