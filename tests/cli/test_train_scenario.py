@@ -9,6 +9,8 @@ import torch
 import warm
 from train_command import train
 
+from ftlit.data.dataset import SPLITS
+
 pytestmark = pytest.mark.e2e
 
 
@@ -61,8 +63,7 @@ def test_only_one_of_two_processes_measures(tmp_path):
 
 
 def test_each_job_of_a_sweep_has_its_own_advice(tmp_path):
-    limits = ("trainer.limit_val_batches=4", "trainer.limit_test_batches=4")
-    short = ("data.batch_size=16", "trainer.max_epochs=3", "report=false", *limits)
+    short = ("data.batch_size=16", "trainer.max_epochs=3", "report=false", *(f"trainer.limit_{name}_batches=4" for name in SPLITS))
     result = train(tmp_path, "-m", "data.per_class=5,60", *short, "hydra.sweep.dir=sweep")
     assert result.returncode == 0, result.stderr
     found = [json.loads((tmp_path / f"sweep/{job}/advice.json").read_text())["advice"]["scenario"] for job in (0, 1)]
@@ -113,8 +114,7 @@ def test_the_advice_says_that_a_given_schedule_decides_what_trains(tmp_path):
 
 
 def test_random_weights_are_trained_without_fitting_a_probe(tmp_path):
-    limits = [f"trainer.limit_{split}_batches=2" for split in ("train", "val", "test")]
-    short = ["backbone.weights=null", "trainer.max_epochs=1", "report=false", *limits]
+    short = ["backbone.weights=null", "trainer.max_epochs=1", "report=false", *(f"trainer.limit_{name}_batches=2" for name in SPLITS)]
     for options, head, stages in ((), "linear", 1), (("head=mlp", "schedule=head_then_all_fast", "trainer.max_epochs=2"), "mlp", 2):
         result = train(tmp_path, *short, *options, f"hydra.run.dir={head}")
         assert result.returncode == 0 and f"head={head}" in result.stdout and "fitted a linear probe" not in result.stdout, result.stderr
@@ -130,7 +130,7 @@ def test_a_range_test_uses_the_advised_scenario(tmp_path):
 
 @pytest.mark.parametrize("scenario", ["small_similar", "small_different"])
 def test_small_scenarios_fit_a_probe_and_train_nothing(tmp_path, scenario):
-    arguments = (f"scenario={scenario}", "data.per_class=60", "report=false", f"hydra.run.dir={tmp_path}/run")
+    arguments = (f"scenario={scenario}", "report=false", f"hydra.run.dir={tmp_path}/run")
     result = train(tmp_path, *arguments)
     assert result.returncode == 0 and "No gradient training" in result.stdout and "fitted a linear probe" in result.stdout, result.stderr
     assert "stage 0" not in result.stdout and "fitted in" in result.stdout
