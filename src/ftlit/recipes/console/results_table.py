@@ -27,12 +27,12 @@ def print_results(
         images: split -> number of images that its accuracy is the share of; empty: no intervals.
         fitted_on: split -> the splits on which the model of its row was trained or fitted.
     """
-    intervals = ["95 % interval"] if images else []
-    table = Table("split", "accuracy", *intervals, "macro F1", "loss", "fitted on")
+    intervals = ["95 % interval of accuracy"] if images else []  # programs read the columns before it
+    table = Table("split", "accuracy", "macro F1", "loss", *intervals, "fitted on")
     for split in ("val", "test"):
         accuracy, f1, loss = (f"{results[f'{split}/{metric}']:.4f}" for metric in ("accuracy", "f1", "loss"))
         bounds = ["{:.3f} to {:.3f}".format(*accuracy_interval(results[f"{split}/accuracy"], images[split]))] if images else []
-        table.add_row(split, accuracy, *bounds, f1, loss, fitted_on[split])
+        table.add_row(split, accuracy, f1, loss, *bounds, fitted_on[split])
     show(table)
     checkpoints = " and ".join(name for name in ("best", "last") if Path(cfg.paths.run, "checkpoints", f"{name}.ckpt").exists())
     files = [*([f"{checkpoints} checkpoint"] if checkpoints else []), "metrics.csv", "config.yaml"]
