@@ -75,7 +75,17 @@ def trained(module: nn.Module, patterns: Sequence[str], batchnorm: BatchNorm = "
 
 
 def batchnorm_policies(module: nn.Module, batchnorm: BatchNorm) -> dict[nn.Module, Policy]:
-    """Return the policy of every batch norm of `module`, in order, with `auto` resolved.
+    """Return the policy of every batch norm of `module`, in order, with `auto` resolved. Raises as `batchnorm_choices`."""
+    pretrained = _pretrained(module)
+    policies: dict[nn.Module, Policy] = {}
+    for norm, choice in batchnorm_choices(module, batchnorm).items():
+        default: Policy = "frozen_stats" if norm in pretrained else "live"
+        policies[norm] = default if choice == "auto" else choice
+    return policies
+
+
+def batchnorm_choices(module: nn.Module, batchnorm: BatchNorm) -> dict[nn.Module, Choice]:
+    """Return the choice that `batchnorm` makes for every batch norm of `module`, in order.
 
     Raises:
         UserError: a pattern that covers no module, or an unknown policy.
@@ -86,14 +96,11 @@ def batchnorm_policies(module: nn.Module, batchnorm: BatchNorm) -> dict[nn.Modul
     for pattern in rules:
         if pattern != "*" and not any(covers(pattern, name) for name in names):
             raise idle(pattern, names)
-    pretrained = _pretrained(module)
-    policies: dict[nn.Module, Policy] = {}
-    for name, norm in module.named_modules():
-        if isinstance(norm, _BatchNorm):
-            choice: Choice = next((choice for pattern, choice in rules.items() if pattern == "*" or covers(pattern, name)), "auto")
-            default: Policy = "frozen_stats" if norm in pretrained else "live"
-            policies[norm] = default if choice == "auto" else choice
-    return policies
+    norms = {norm: name for name, norm in module.named_modules() if isinstance(norm, _BatchNorm)}
+    return {
+        norm: next((choice for pattern, choice in rules.items() if pattern == "*" or covers(pattern, name)), "auto")
+        for norm, name in norms.items()
+    }
 
 
 def _pretrained(module: nn.Module) -> set[nn.Module]:

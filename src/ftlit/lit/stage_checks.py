@@ -7,15 +7,21 @@ from typing import Any
 
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import StochasticWeightAveraging
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from ftlit.errors import UserError, shorten
-from ftlit.finetuning.freeze import trained
+from ftlit.finetuning.freeze import batchnorm_choices, trained
 from ftlit.finetuning.param_groups import EVERYTHING
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage, Until
+from ftlit.models.backbone import Backbone
 
+STATISTICS_OF_RANDOM_ORIGIN = (
+    'the backbone\'s batch norms hold statistics, but its origin is random: give origin=WeightsOrigin("custom", name), so that '
+    'batchnorm auto keeps them, or Stage(..., batchnorm="live")'
+)
 Trainable = tuple[nn.Parameter, bool]  # a parameter, and whether the current stage trains it
 
 
@@ -50,6 +56,27 @@ def trained_parameters(module: nn.Module, stage: Stage) -> list[tuple[str, nn.Pa
     """Name and parameter of everything that a stage trains."""
     names = trained(module, stage.train, stage.policy)
     return [(name, parameter) for name, parameter in module.named_parameters() if name in names]
+
+
+def loses_statistics(module: nn.Module, stage: Stage, modes: Mapping[nn.Module, bool]) -> bool:
+    """Whether `auto` lets a batch norm change that holds statistics, because the origin of its backbone says that its weights are random.
+
+    Args:
+        module: any module.
+        stage: with its batch norm policy.
+        modes: mode of each module in this stage, see `modes_of`.
+    """
+    choices = batchnorm_choices(module, stage.policy)
+    random = [backbone for backbone in module.modules() if isinstance(backbone, Backbone) and not backbone.pretrained]
+    norms = {norm for backbone in random for norm in backbone.modules() if choices.get(norm) == "auto" and modes[norm]}
+    return any(_holds_statistics(norm) for norm in norms)
+
+
+def _holds_statistics(norm: nn.Module) -> bool:
+    mean, var = norm.running_mean, norm.running_var
+    if not isinstance(mean, Tensor) or not isinstance(var, Tensor) or mean.is_meta or is_lazy(mean):
+        return False
+    return bool((mean != 0).any() or (var != 1).any())
 
 
 def check_unchanged(module: nn.Module, expected: Iterable[Trainable]) -> None:

@@ -14,7 +14,16 @@ from ftlit.finetuning.param_groups import check_ratios
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage
 from ftlit.lit.module_internals import builds_layers_late, wrap_ddp_again
-from ftlit.lit.stage_checks import Trainable, check_callbacks, check_optimizers, check_same_schedule, check_unchanged, schedule_values
+from ftlit.lit.stage_checks import (
+    STATISTICS_OF_RANDOM_ORIGIN,
+    Trainable,
+    check_callbacks,
+    check_optimizers,
+    check_same_schedule,
+    check_unchanged,
+    loses_statistics,
+    schedule_values,
+)
 from ftlit.lit.stage_trigger import StageTrigger
 from ftlit.lit.strategies import check_strategy, compile_again, reshard
 from ftlit.lit.trainer_internals import (
@@ -64,6 +73,7 @@ class StagedFinetuning(Callback):
         self._logged_late: set[str] = set()  # metrics that are not logged yet when a validation ends
         self._modes: dict[nn.Module, bool] = {}
         self._expected: list[Trainable] = []
+        self._loses = False  # whether a stage loses statistics of a backbone whose origin is random
         self._limits: dict[EarlyStopping, StoppingLimits] = {}  # as the user gave them
 
     @property
@@ -126,6 +136,8 @@ class StagedFinetuning(Callback):
         check_optimizers(pl_module, self.schedule, trainer.optimizers)
         self._check_steps(trainer, pl_module)
         if trainer.global_step == 0:
+            if self._loses and trainer.is_global_zero:
+                warnings.warn(STATISTICS_OF_RANDOM_ORIGIN, stacklevel=1)
             for optimizer in trainer.optimizers:
                 check_ratios(optimizer)
             self._restart_counts(trainer)
@@ -174,8 +186,10 @@ class StagedFinetuning(Callback):
 
     def _apply_current(self, trainer: Trainer, module: LightningModule) -> None:
         """Apply each stage once, which checks its patterns, and the current one last."""
+        self._loses = False
         for index in [*range(len(self.schedule.stages)), self._current(trainer)]:
             self._apply(module, index)
+            self._loses |= loses_statistics(module, self.stage, self._modes)
 
     def _apply(self, module: LightningModule, index: int) -> bool:
         """Make `index` the current stage of the module, in place. Returns whether other parameters train than before."""
