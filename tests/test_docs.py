@@ -24,11 +24,18 @@ from ftlit.cli.train import RECIPES
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
 from ftlit.recipes.config.overrides import complete
 from ftlit.recipes.config.validate import bind
+from ftlit.sweeps.jobs import Job
+from ftlit.sweeps.summary import write_csv
 
 TRAINING = ("python train.py", "ftlit train", "ftlit advise")
 CONTINUED = "# continues the block above"
 OWN_TESTS = ("extending.md",)  # Python blocks that test_extending.py runs
 MAX_LINES = {"README.md": 250}
+JOBS = [  # of the sweep that a Python block reads
+    Job(2 * seed + i, (f"seed={seed}", f"scenario={scenario}"), status=0, metrics={"test/accuracy": 0.9})
+    for seed in (1, 2)
+    for i, scenario in enumerate(("small_similar", "small_different"))
+]
 
 
 @pytest.mark.e2e
@@ -83,6 +90,8 @@ def workplace(tmp_path_factory):
     done = warm.run([sys.executable, ROOT / "train.py", "hydra.run.dir=runs/example", "debug=fast", "trainer=cpu"], cwd=folder)
     assert done.returncode == 0, done.stderr
     shutil.copytree(folder / "runs/example", folder / "runs/photos")
+    (folder / "runs/sweeps/mine").mkdir(parents=True)
+    write_csv(folder / "runs/sweeps/mine/sweep.csv", [(folder, job) for job in JOBS])
     return folder
 
 

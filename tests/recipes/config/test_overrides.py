@@ -4,6 +4,7 @@ from contextlib import nullcontext
 
 import pytest
 from hydra import compose
+from hydra._internal.utils import get_args_parser
 from hydra.types import RunMode
 
 from ftlit.errors import UserError
@@ -47,6 +48,18 @@ def test_the_plan_lists_replaced_options_and_the_values_that_are_lost(overrides,
 )
 def test_a_search_runs_as_a_sweep_unless_the_command_line_gives_the_mode(overrides, added):
     assert set_search_mode(overrides) == [*overrides, *(["hydra.mode=MULTIRUN"] if added else [])]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["hparams_search=optuna", "seed=1", *flags] for flags in (["--cfg", "hydra"], ["--cfg", "job"], ["--help"], ["--info=config"])),
+        ["--cfg", "job", "seed=1", "hparams_search=optuna"],
+    ],
+)
+def test_hydra_reads_a_search_with_flags(words):
+    read = get_args_parser().parse_args(set_search_mode(words))
+    assert sorted(read.overrides) == ["hparams_search=optuna", "hydra.mode=MULTIRUN", "seed=1"]
 
 
 @pytest.mark.parametrize(

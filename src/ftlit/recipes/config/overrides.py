@@ -63,11 +63,12 @@ def set_search_mode(words: Sequence[str]) -> list[str]:
     >>> print(*set_search_mode(["seed=1", "hparams_search=optuna"]))
     seed=1 hparams_search=optuna hydra.mode=MULTIRUN
     """
-    searches = [word.partition("=")[2] for word in words if re.match(rf"\+{{0,2}}{SEARCH}=", word)]
+    searches = [place for place, word in enumerate(words) if re.match(rf"\+{{0,2}}{SEARCH}=", word)]
     has_mode = any(word in ("-m", "--multirun") or re.match(r"\+{0,2}hydra\.mode=", word) for word in words)
-    if has_mode or not searches or searches[-1] in ("", "null"):
+    if has_mode or not searches or words[searches[-1]].partition("=")[2] in ("", "null"):
         return list(words)
-    return [*words, "hydra.mode=MULTIRUN"]
+    after = searches[-1] + 1  # beside the search: argparse takes all words without dashes together, before the flags or after them
+    return [*words[:after], "hydra.mode=MULTIRUN", *words[after:]]
 
 
 def program() -> list[str]:
