@@ -158,6 +158,12 @@ class Malicious:
         return os.system, (f"touch {self.file}",)
 
 
+def test_a_checkpoint_of_another_module_names_the_way_to_load_it(tmp_path):
+    torch.save({"state_dict": {"weight": torch.zeros(2)}}, tmp_path / "mine.ckpt")
+    with pytest.raises(UserError, match=r"mine\.ckpt was not written by ftlit train: load it with MyModule\.load_from_checkpoint$"):
+        load(tmp_path / "mine.ckpt")
+
+
 def test_a_malicious_pickle_is_not_executed_by_prediction_resuming_or_loading_weights(run, tmp_path):
     ran, folder = tmp_path / "ran", tmp_path / "run"
     shutil.copytree(run / "run", folder)

@@ -169,7 +169,10 @@ def the_backbone(module: nn.Module) -> tuple[str, Backbone]:
     """Return the prefix of the backbone's parameter names, and the backbone. Raises `UserError` if there is not exactly one."""
     found = [(f"{name}." if name else "", part) for name, part in module.named_modules() if isinstance(part, Backbone)]
     if len(found) != 1:
-        raise UserError(f"{type(module).__name__} holds {len(found)} backbones: features are stored for one, give images instead")
+        raise UserError(
+            f"{type(module).__name__} holds {len(found)} backbones, and FeatureData and FitProbeHead need one: give images instead of "
+            "features, and set the head to fit_probe(vectors, labels).as_head()"
+        )
     return found[0]
 
 

@@ -15,7 +15,7 @@ from ftlit.data.input_spec import InputSpec
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, one_line, shorten
 from ftlit.formats import DamagedFile, JsonObject
-from ftlit.inference.record import build_backbone, build_head, read_record
+from ftlit.inference.record import KEY, build_backbone, build_head, read_record
 from ftlit.inference.record_checks import BadRecord, LimitedAllocation
 from ftlit.inference.slim import filled
 from ftlit.models.backbone import Backbone
@@ -216,10 +216,12 @@ def _read(file: Path, given: Path) -> tuple[JsonObject, Mapping[str, Tensor]]:
     """Record and tensors of a checkpoint. Raises `UserError` for another file, a damaged one, or one of a newer program."""
     try:
         checkpoint = load_checkpoint(file)
+        if "state_dict" in checkpoint and KEY not in checkpoint:
+            raise UserError(f"{file} was not written by ftlit train: load it with MyModule.load_from_checkpoint")
         return read_record(checkpoint, file), checkpoint["state_dict"]
     except DamagedFile as error:
         raise DamagedFile(file, error.reason, "restore it from a copy, or train again") from error
-    except UserError:  # a newer format
+    except UserError:  # a newer format, or a checkpoint of another program
         raise
     except Exception as error:  # damaged bytes raise almost any error
         raise UserError(f"{given} is neither the folder of a run that has ended nor its checkpoint: {one_line(error)}") from error

@@ -25,6 +25,7 @@ from ftlit.probes.layer_probes import LayerProbes, best_of
 from ftlit.probes.linear_probe import Probe, fit_probe
 
 MAX_IMAGES = 20_000  # on which a head is fitted if training follows; at least two of each class
+WAY_OUT = "give head=linear; in Python leave FitProbeHead out: head = fit_probe(extract_features(backbone, loader)).as_head()"
 
 
 class FitProbeHead(Callback):
@@ -122,15 +123,13 @@ def check_probe_head(trainer: Trainer, data: Any) -> IndexedImages:
     """
     images = data.images if isinstance(data, FeatureData) else data
     if isinstance(trainer.strategy, SHARDED):
-        raise UserError("a linear probe needs the whole head in each process, and this strategy shards it: give head=linear")
+        raise UserError(f"a linear probe needs the whole head in each process, and this strategy shards it: {WAY_OUT}")
     if not isinstance(images, IndexedImages):
-        raise UserError(f"a linear probe is fitted on ImageData, and this is {type(data).__name__}: give head=linear")
+        raise UserError(f"a linear probe is fitted on ImageData, and this is {type(data).__name__}: {WAY_OUT}")
     if overrides := ", ".join(images.batch_overrides):
-        raise UserError(
-            f"a linear probe cannot be fitted on the batches of {type(data).__name__}, which overrides {overrides}: give head=linear"
-        )
+        raise UserError(f"a linear probe cannot be fitted on the batches of {type(data).__name__}, which overrides {overrides}: {WAY_OUT}")
     if images.multilabel:
-        raise UserError("a linear probe is fitted on images with one label, and these have several: give head=linear")
+        raise UserError(f"a linear probe is fitted on images with one label, and these have several: {WAY_OUT}")
     return images
 
 
