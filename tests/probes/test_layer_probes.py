@@ -102,7 +102,7 @@ def test_repeats_draw_several_training_sets_and_never_train_on_val(tmp_path):
     shares = [result["test/accuracy"] for result in results]
     assert len(shares) == 3 and len(set(shares)) > 1 and all(0.7 < share < 0.97 for share in shares)
     mean, spread = sum(shares) / 3, float(torch.tensor(shares, dtype=torch.float64).std())
-    assert f"test accuracy {mean:.4f} ± {spread:.4f} over 3 draws of 5 images per class" in output
+    assert f"test accuracy {mean:.4f} ± {spread:.4f} over 3 samples of 5 images per class" in output
     assert [line.split()[1] for line in output.splitlines() if line.startswith("│")] == ["layer4", "layer3"]
 
 
@@ -110,7 +110,7 @@ def test_repeats_draw_several_training_sets_and_never_train_on_val(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["probe.repeats=2"], "data.per_class, too"),
+        (["probe.repeats=2"], "number of images per class too, data.per_class=..."),
         (["data.per_class=1"], "no class has two images"),
         (["data.per_class=1", "probe.l2=[1e-2]"], "nothing is held out to choose by: give one cut"),
         (["probe.repeats=0"], "probe.repeats=0"),
