@@ -101,8 +101,8 @@ def test_a_text_is_identified_by_its_bytes(spec, tmp_path):
     [
         ([("a", "x"), (" ", "y")], ("text", "label"), "line 3: column 'text' is empty"),
         ([("a", "x"), ("b", "")], ("text", "label"), "line 3: column 'label' is empty"),
-        ([("a", "x")], ("txt", "label"), "did you mean 'txt'"),
-        ([("a", "x")], ("text", "lable"), "did you mean 'lable'"),
+        ([("a", "x")], ("txt", "label"), "did you mean data.text_column=txt"),
+        ([("a", "x")], ("text", "lable"), "did you mean data.label_column=lable"),
         ([], ("text", "label"), "lists no text"),
         ([("a", "x", "tst")], ("text", "label", "split"), "did you mean 'test'"),
         ([("a", "x", "test"), ("b", "y", "test")], ("text", "label", "split"), "no text of the train split"),

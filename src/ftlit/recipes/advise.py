@@ -215,8 +215,10 @@ def _requested(cfg: DictConfig) -> str:
         return "recipe=lr_find"
     if settings := given(*OF_TRAINING, "backbone.reinit", SEARCH):
         return ", ".join(settings)
-    plain = compose_again([f"scenario={AUTO}"]) if given("experiment") else cfg
-    changed = any(OmegaConf.select(cfg, name) != OmegaConf.select(plain, name) for name in OF_TRAINING)
+    if not given("experiment"):
+        return ""
+    plain, composed = compose_again([f"scenario={AUTO}"]), _compose([f"scenario={AUTO}"])  # `cfg` has values in place of its own `auto`
+    changed = any(OmegaConf.select(composed, name) != OmegaConf.select(plain, name) for name in OF_TRAINING)
     return ", ".join(given("experiment")) if changed else ""
 
 
