@@ -165,7 +165,7 @@ def test_a_single_stage_begins_at_epoch_0_with_the_rate_factors_of_the_schedule(
     for index, train in ((0, "head"), (1, "a"), (2, "*"), (-1, "*")):
         alone = lr_find.single_stage(schedule, index)
         assert alone.stages == (Stage([train]),) and alone.lr_scale == schedule.lr_scale
-    with pytest.raises(UserError, match=r"lr_find.stage=3: this schedule has 3 stages, give -3 to 2"):
+    with pytest.raises(UserError, match=r"lr_find.stage=3: this schedule has 3 stages; give -3 to 2"):
         lr_find.single_stage(schedule, 3)
 
 

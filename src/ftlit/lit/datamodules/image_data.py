@@ -129,8 +129,9 @@ class ImageData(LightningDataModule):
     @property
     def num_workers(self) -> int:
         """Processes that load images for this one."""
-        processes = self.trainer.num_devices if self.trainer else 1  # on this machine
-        return default_workers(processes) if self._num_workers is None else self._num_workers
+        if self._num_workers is not None:
+            return self._num_workers
+        return default_workers(self.trainer.num_devices if self.trainer else 1)  # processes on this machine
 
     @property
     def counts(self) -> dict[Split, dict[str, int]]:
