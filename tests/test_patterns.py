@@ -87,16 +87,16 @@ def test_the_error_for_a_pattern_without_match_names_the_closest_match(pattern, 
     for use in (lambda: select(["head", pattern], NAMES), lambda: first_match([(pattern, 1), ("*", 1)], NAMES)):
         with pytest.raises(UserError) as caught:
             use()
-        assert str(caught.value).startswith(f"pattern {pattern!r} covers no parameter: did you mean {meant!r}?")
+        assert str(caught.value).startswith(f"pattern {pattern!r} matches no parameter: did you mean {meant!r}?")
 
 
 def test_without_a_close_match_the_error_lists_the_names():
-    with pytest.raises(UserError, match=r"'qqqqqq' covers no parameter: there are: backbone, backbone.layer1, backbone.layer10, head, "):
+    with pytest.raises(UserError, match=r"'qqqqqq' matches no parameter: there are: backbone, backbone.layer1, backbone.layer10, head, "):
         select(["qqqqqq"], NAMES)
 
 
 def test_the_error_for_an_uncovered_name_lists_the_patterns():
-    with pytest.raises(UserError, match=r"no pattern covers parameter 'backbone.layer1.0.weight' \(patterns: head, \*.bias\)"):
+    with pytest.raises(UserError, match=r"no pattern matches parameter 'backbone.layer1.0.weight' \(patterns: head, \*.bias\)"):
         first_match([("head", 1), ("*.bias", 1)], NAMES)
 
 
@@ -104,5 +104,5 @@ def test_the_error_for_an_uncovered_name_lists_the_patterns():
     "rules", [["*", "head"], ["head", "*", "head.bias"], ["head.weight", "head.bias", "head", "*"], ["head", "head", "*"]]
 )
 def test_a_pattern_whose_names_are_covered_by_earlier_patterns_is_an_error(rules):
-    with pytest.raises(UserError, match="is never used: the patterns before it cover all that it covers"):
+    with pytest.raises(UserError, match="is never used: earlier patterns match all its parameters"):
         first_match([(pattern, i) for i, pattern in enumerate(rules)], NAMES)

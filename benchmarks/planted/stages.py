@@ -9,7 +9,7 @@ from .fault import Found, fault
 from .nets import Net, Watch, fit, flat, linear_head, max_difference, number, plain
 
 
-@fault("`EarlyStopping` ends the run before the backbone is unfrozen", pattern="before the last one began|before .*unfr")
+@fault("`EarlyStopping` ends the run before the backbone is unfrozen", pattern="before the last stage began|before .*unfr")
 def early_end(peer: Any, folder: Path) -> Found:
     """A constant metric, patience 1, unfreezing at epoch 4 of 8; finetuning-scheduler with its own FTSEarlyStopping. Harm: the run ends
     with a frozen backbone."""

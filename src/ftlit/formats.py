@@ -86,7 +86,7 @@ def upgraded(content: Mapping[str, Any], file: str | Path, from_0: Callable[[Jso
         return bare
     if found == 0:
         return from_0(bare)
-    raise NewerFormat(f"{file} was written by a newer ftlit (format {found}); this one reads formats 0 and {FORMAT}: upgrade ftlit")
+    raise NewerFormat(f"{file} was written by a newer ftlit (format {found}); this version reads formats 0 and {FORMAT}: upgrade ftlit")
 
 
 def write_json(path: Path, content: Mapping[str, Any] | list[JsonObject], *, indent: int | None = 1) -> None:

@@ -49,13 +49,13 @@ def first_match(rules: Sequence[tuple[str, T]], names: Iterable[str]) -> dict[st
         place = next((i for i, (pattern, _) in enumerate(rules) if covers(pattern, name)), None)
         if place is None:
             given = shorten(pattern for pattern, _ in rules)
-            raise UserError(f"no pattern covers parameter {name!r} (patterns: {given}); end with '*' to cover the rest")
+            raise UserError(f"no pattern matches parameter {name!r} (patterns: {given}); add '*' at the end for all other parameters")
         places[name] = place
     used = set(places.values())
     for i, (pattern, _) in enumerate(rules):
         if i not in used:  # by position: a pattern that is given twice is unused the second time
             if any(covers(pattern, name) for name in names):
-                raise UserError(f"pattern {pattern!r} is never used: the patterns before it cover all that it covers; put it earlier")
+                raise UserError(f"pattern {pattern!r} is never used: earlier patterns match all its parameters; move it up")
             raise idle(pattern, names)
     return {name: rules[place] for name, place in places.items()}
 
@@ -70,7 +70,7 @@ def idle(pattern: str, names: Sequence[str]) -> UserError:
     meant = next(iter(last if last and "." not in pattern else near or last), None)
     tops = dict.fromkeys(known for known in modules if known.count(".") <= 1)
     hint = f"did you mean {meant!r}? There are" if meant else "there are"
-    return UserError(f"pattern {pattern!r} covers no parameter: {hint}: {shorten(tops)}")
+    return UserError(f"pattern {pattern!r} matches no parameter: {hint}: {shorten(tops)}")
 
 
 def prefixes(name: str) -> list[str]:

@@ -52,9 +52,9 @@ def test_an_invalid_max_length_is_an_error(length):
 
 
 def test_augmentation_of_texts_and_a_folder_without_tokenizer_are_errors(spec, tmp_path):
-    with pytest.raises(UserError, match="give augment=none"):
+    with pytest.raises(UserError, match="use augment=none"):
         spec.views("photo")
-    with pytest.raises(UserError, match="no tokenizer can be read"):
+    with pytest.raises(UserError, match="cannot read a tokenizer"):
         TextSpec(str(tmp_path)).views()
 
 
@@ -77,14 +77,14 @@ def test_splits_come_from_a_column_or_from_separate_files(spec, tmp_path):
     files = text_csv_data(spec, csv=parts["train"], val_csv=parts["val"], test_csv=test)
     for split in SPLITS:
         assert list(column.collection.splits[split].sources) == list(files.collection.splits[split].sources)
-    with pytest.raises(UserError, match=r"rows of the split test, and data.test_csv=.* gives another"):
+    with pytest.raises(UserError, match=r"rows of the split test, but data.test_csv=.* is given too"):
         text_csv_data(spec, csv=tmp_path / "a.csv", test_csv=test)
 
 
 def test_truncated_texts_and_duplicates_across_splits_are_noted(spec, tmp_path):
     rows = [(*row, "train") for row in words(4)] + [("a " * 20, "x", "val"), (*words(1)[0], "test")]
     data = text_csv_data(spec, csv=write_csv(tmp_path / "a.csv", rows, ("text", "label", "split")))
-    assert "1 of 6 texts are cut at 8 tokens (backbone.max_length)" in data.notes
+    assert "1 of 6 texts are truncated to 8 tokens (backbone.max_length)" in data.notes
     assert any("train[0] = test[0]" in note for note in data.notes)
 
 
@@ -99,14 +99,14 @@ def test_a_text_is_identified_by_its_bytes(spec, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "header", "line"),
     [
-        ([("a", "x"), (" ", "y")], ("text", "label"), "line 3: column 'text' is empty"),
-        ([("a", "x"), ("b", "")], ("text", "label"), "line 3: column 'label' is empty"),
-        ([("a", "x")], ("txt", "label"), "did you mean data.text_column=txt"),
-        ([("a", "x")], ("text", "lable"), "did you mean data.label_column=lable"),
+        ([("a", "x"), (" ", "y")], ("text", "label"), "line 3: no value in column 'text'"),
+        ([("a", "x"), ("b", "")], ("text", "label"), "line 3: no value in column 'label'"),
+        ([("a", "x")], ("txt", "label"), "did you mean data.text_column=txt?"),
+        ([("a", "x")], ("text", "lable"), "did you mean data.label_column=lable?"),
         ([], ("text", "label"), "lists no text"),
         ([("a", "x", "tst")], ("text", "label", "split"), "did you mean 'test'"),
-        ([("a", "x", "test"), ("b", "y", "test")], ("text", "label", "split"), "no text of the train split"),
-        ([("a", "x"), ("b", "x")], ("text", "label"), "at least two are needed"),
+        ([("a", "x", "test"), ("b", "y", "test")], ("text", "label", "split"), "has no rows of the split train"),
+        ([("a", "x"), ("b", "x")], ("text", "label"), "give at least two classes"),
     ],
 )
 def test_the_error_for_an_invalid_csv_is_one_line(spec, tmp_path, rows, header, line):

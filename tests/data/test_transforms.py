@@ -95,16 +95,16 @@ def test_one_number_is_used_for_three_channels_and_specs_compare_by_value(given_
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"mean": [0.5, 0.5]}, "input mean [0.5, 0.5]: give one number or three (red, green, blue)"),
-        ({"std": []}, "input std []: give one number or three"),
-        ({"mean": "abc"}, "input mean abc: give one number or three"),
-        ({"grey_range": ["a", 1]}, "input grey_range ['a', 1]: give the grey value of black"),
+        ({"mean": [0.5, 0.5]}, "input_spec.mean=[0.5, 0.5]: give one number or three (red, green, blue)"),
+        ({"std": []}, "input_spec.std=[]: give one number or three"),
+        ({"mean": "abc"}, "input_spec.mean=abc: give one number or three"),
+        ({"grey_range": ["a", 1]}, "input_spec.grey_range=['a', 1]: give the grey values of black"),
         ({"mean": 2e12}, "give values from -1e+12 to 1e+12"),
-        ({"grey_range": [0, 1e13]}, "input grey_range (0.0, 10000000000000.0): give values from -1e+12 to 1e+12"),
+        ({"grey_range": [0, 1e13]}, "input_spec.grey_range=(0.0, 10000000000000.0): give values from -1e+12 to 1e+12"),
         ({"std": 0}, "every value must be above 0"),
         ({"std": [1, 1, -1]}, "every value must be above 0"),
-        ({"size": 0}, "size is at least 1 and resize at least size"),
-        ({"size": 32, "resize": 31}, "input size 32 with resize 31"),
+        ({"size": 0}, "size must be at least 1, and resize at least size"),
+        ({"size": 32, "resize": 31}, "input_spec.size=32 with resize=31"),
         ({"interpolation": "bilinaer"}, "no interpolation 'bilinaer': did you mean 'bilinear'?"),
     ],
 )

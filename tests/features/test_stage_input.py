@@ -82,4 +82,4 @@ def test_maps_are_stored_only_if_reading_is_faster_than_computing(name, trained_
     above = net.cuts[net.index(trained_from) :]
     (stage_input,) = plan(above, net=net, rows=100, max_bytes=1e12, device=device)
     assert (stage_input.spec is not None) == stored
-    assert stored or "takes longer than to compute them" in stage_input.reason
+    assert stored or "takes longer than computing them" in stage_input.reason

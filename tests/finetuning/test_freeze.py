@@ -155,7 +155,7 @@ def test_a_pattern_without_match_is_an_error_and_changes_nothing():
     model = net()
     set_trainable(model, ["3"])
     before = modes(model), [parameter.requires_grad for parameter in model.parameters()]
-    with pytest.raises(UserError, match="'layer9' covers no parameter"):
+    with pytest.raises(UserError, match="'layer9' matches no parameter"):
         set_trainable(model, ["0", "layer9"])
     assert before == (modes(model), [parameter.requires_grad for parameter in model.parameters()])
 
@@ -226,7 +226,7 @@ def test_a_policy_may_change_from_stage_to_stage():
         assert model[0][1].training == norm_trains
 
 
-@pytest.mark.parametrize(("batchnorm", "message"), [("frozn", "did you mean 'frozen'"), ({"0.9": "frozen"}, "'0.9' covers no parameter")])
+@pytest.mark.parametrize(("batchnorm", "message"), [("frozn", "did you mean 'frozen'"), ({"0.9": "frozen"}, "'0.9' matches no parameter")])
 def test_an_unknown_policy_or_pattern_is_an_error_and_changes_nothing(batchnorm, message):
     model = net()
     with pytest.raises(UserError, match=message):

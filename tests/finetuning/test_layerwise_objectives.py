@@ -25,7 +25,7 @@ def test_a_decoder_reconstructs_the_shape_of_the_inputs(features, inputs):
 
 
 def test_a_decoder_from_tokens_to_a_map_is_an_error():
-    with pytest.raises(UserError, match="no decoder from features"):
+    with pytest.raises(UserError, match="cannot reconstruct shape"):
         mirror((5, 8), (3, 4, 4))
 
 

@@ -115,7 +115,7 @@ def test_the_rate_is_constant_after_the_end_of_the_curve():
 
 @pytest.mark.parametrize("warmup", [-0.1, 1.0])
 def test_a_warm_up_outside_of_0_to_1_is_an_error(warmup):
-    with pytest.raises(UserError, match="from 0 to less than 1"):
+    with pytest.raises(UserError, match="at least 0 and below 1"):
         Rates(optimizer(1.0), cosine, steps=5, epochs=1, warmup=warmup)
 
 
@@ -126,10 +126,10 @@ def test_one_cycle_gives_valid_rates_for_any_length(length, rise):
 
 
 def test_resuming_with_another_training_length_is_an_error():
-    with pytest.raises(UserError, match="training has 20 steps in this checkpoint and 30 here"):
+    with pytest.raises(UserError, match="the run of this checkpoint has 20 steps, but this run has 30"):
         Rates(optimizer(1.0), cosine, steps=30, epochs=3).load_state_dict(Rates(optimizer(1.0), cosine, steps=20, epochs=2).state_dict())
 
 
 def test_a_step_size_of_0_is_an_error():
-    with pytest.raises(UserError, match=r"curve.step_size=0: give a whole number from 1"):
+    with pytest.raises(UserError, match=r"curve.step_size=0: give a whole number, 1 or more"):
         Rates(optimizer(1.0), partial(step, step_size=0), steps=5, epochs=1)

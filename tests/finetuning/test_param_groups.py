@@ -103,7 +103,7 @@ def test_momentum_and_weight_decay_do_not_change_a_parameter_while_it_is_frozen(
 
 
 def test_a_pattern_without_a_parameter_is_an_error():
-    with pytest.raises(UserError, match="'layr1' covers no parameter: did you mean 'layer1'"):
+    with pytest.raises(UserError, match="'layr1' matches no parameter: did you mean 'layer1'"):
         param_groups(net(), [("layr1", 1.0), ("*", 1.0)])
     with pytest.raises(UserError, match=r"'layer1\.0' is never used"):
         param_groups(net(), [("layer1", 1.0), ("layer1.0", 0.1), ("*", 1.0)])
@@ -113,6 +113,6 @@ def test_a_pattern_without_a_parameter_is_an_error():
 
 def test_an_uncovered_parameter_is_an_error_and_no_optimizer_is_built():
     built = []
-    with pytest.raises(UserError, match=r"no pattern covers parameter 'layer2\.0\.weight'"):
+    with pytest.raises(UserError, match=r"no pattern matches parameter 'layer2\.0\.weight'"):
         build_optimizer(net(), built.append, [("layer[013]", 1.0)])
     assert not built

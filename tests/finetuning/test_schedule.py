@@ -54,7 +54,7 @@ def test_last_k():
 @pytest.mark.parametrize("k", [-1, 0, 6])
 def test_last_k_takes_one_to_all_layers(k):
     assert stages(last_k(LAYERS, k=5))[-1][1] == ["head", *LAYERS]
-    with pytest.raises(UserError, match=f"k={k}: this backbone has 5 layers, give 1 to 5"):
+    with pytest.raises(UserError, match=f"k={k}: give 1 to 5, the number of layers"):
         last_k(LAYERS, k=k)
 
 
@@ -129,19 +129,19 @@ def test_a_misspelt_or_missing_field_of_an_explicit_stage_is_an_error(stage, mes
 
 @pytest.mark.parametrize("epochs", [[], [1], [0, 0], [0, 3, 2], [0, 2, 2]])
 def test_stages_out_of_order_are_an_error(epochs):
-    with pytest.raises(UserError, match=r"must begin at epoch 0|each must begin after the one before"):
+    with pytest.raises(UserError, match=r"must begin at epoch 0|each must begin later than the previous stage"):
         Schedule([Stage(["*"], epoch=epoch) for epoch in epochs])
 
 
 @pytest.mark.parametrize("factor", [0, -1, float("nan")])
 def test_a_factor_that_is_not_above_0_is_an_error(factor):
-    with pytest.raises(UserError, match="give a number above 0; to freeze it, leave it out of `train`"):
+    with pytest.raises(UserError, match="give a number above 0; to freeze layers, remove them from `train`"):
         Schedule([Stage(["*"])], [("head", factor), ("*", 1.0)])
 
 
 @pytest.mark.parametrize("epoch", [-1, 1.0, "1"])
 def test_a_stage_must_begin_at_a_whole_number_from_0(epoch):
-    with pytest.raises(UserError, match="give a whole number from 0"):
+    with pytest.raises(UserError, match="give a whole number, 0 or more"):
         Stage(["*"], epoch=epoch)
 
 
@@ -153,7 +153,7 @@ def test_a_stage_needs_a_pattern_and_one_pattern_needs_no_list():
 
 @pytest.mark.parametrize("max_epochs", [0, 1, 3])
 def test_a_last_stage_that_training_never_reaches_is_an_error(max_epochs):
-    with pytest.raises(UserError, match=rf"the last stage 'all' \(epoch 3\) is never reached with max_epochs={max_epochs}"):
+    with pytest.raises(UserError, match=rf"the last stage 'all' \(epoch 3\) never begins with max_epochs={max_epochs}"):
         head_then_all(LAYERS, epoch=3).check_reached(max_epochs)
 
 
@@ -178,11 +178,11 @@ def test_a_metric_can_begin_a_stage_earlier_but_not_later(epoch, decided):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"epoch": 1, "step": 5}, "has step=5 and another beginning"),
-        ({"until": Until("val/loss", patience=2)}, "possibly forever: give epoch="),
-        ({"epoch": 1, "from_best": True}, "give until, whose metric selects them"),
+        ({"epoch": 1, "step": 5}, "has step=5 besides epoch or until"),
+        ({"until": Until("val/loss", patience=2)}, "without a limit: give epoch="),
+        ({"epoch": 1, "from_best": True}, "give until, which selects the best weights"),
         ({"epoch": 1, "batchnorm": "frozn"}, "no batchnorm policy 'frozn': did you mean 'frozen'?"),
-        ({"step": -1}, "begins at step -1: give a whole number from 0"),
+        ({"step": -1}, "begins at step -1: give a whole number, 0 or more"),
     ],
 )
 def test_a_stage_with_contradictory_fields_is_an_error(fields, message):
@@ -194,17 +194,21 @@ def test_a_stage_with_contradictory_fields_is_an_error(fields, message):
 @pytest.mark.parametrize(
     ("stages", "limits", "message"),
     [
-        ([Stage(["a"]), Stage(["*"], step=40)], (4, -1, 10), "the last stage '*' (step 40) is never reached with max_epochs=4 of 10 steps"),
-        ([Stage(["a"]), Stage(["*"], step=40)], (-1, 40, 10), "the last stage '*' (step 40) is never reached with max_steps=40"),
+        (
+            [Stage(["a"]), Stage(["*"], step=40)],
+            (4, -1, 10),
+            "the last stage '*' (step 40) never begins with max_epochs=4 and max_steps=-1 (10 steps per epoch)",
+        ),
+        ([Stage(["a"]), Stage(["*"], step=40)], (-1, 40, 10), "the last stage '*' (step 40) never begins with max_steps=40"),
         (
             [Stage(["a"]), Stage(["*"], epoch=3)],
             (None, 30, 10),
-            "the last stage '*' (epoch 3) is never reached with max_epochs=None of 10",
+            "the last stage '*' (epoch 3) never begins with max_epochs=None and max_steps=",
         ),
         (
             [Stage(["a"]), Stage(["b"], step=40), Stage(["*"], epoch=3)],
             (9, -1, 10),
-            "stage '*' (epoch 3) does not begin after stage 'b' (step 40)",
+            "stage '*' (epoch 3) must begin later than stage 'b' (step 40)",
         ),
     ],
 )

@@ -181,7 +181,7 @@ def test_a_checkpoint_outside_of_a_run_is_exported_beside_itself(runs, tmp_path)
         ("resnet18", {}, ConvHead, {"channels": 8}, "its head is ConvHead"),
         ("resnet18", {}, PooledHead, {"pooling": "max"}, "its head is PooledHead"),
         ("squeezenet1_1", {}, LinearHead, {}, "squeezenet1_1 does not end with a linear layer with a bias"),
-        ("glyph", {}, LinearHead, {}, "glyph is not a network of torchvision"),
+        ("glyph", {}, LinearHead, {}, "torchvision has no network glyph"),
     ],
 )
 def test_a_network_without_torchvision_names_is_an_error_for_torchvision(tmp_path, name, options, head, head_options, reason):
@@ -193,7 +193,7 @@ def test_a_network_without_torchvision_names_is_an_error_for_torchvision(tmp_pat
 
 def test_a_timm_network_is_exported_to_torch_but_not_to_torchvision(tmp_path):
     run = run_of(tmp_path, "resnet18", {"input_spec": {"size": 64}}, load=load_timm)
-    with pytest.raises(UserError, match="resnet18 is not a network of torchvision"):
+    with pytest.raises(UserError, match="torchvision has no network resnet18"):
         export_run(run, "torchvision")
     assert export_run(run, "torch")[0].exists()
 
@@ -207,7 +207,7 @@ def test_an_export_with_other_logits_is_an_error_and_keeps_the_existing_file(run
     network.backbone.register_forward_hook(lambda module, inputs, features: 2 * features)
     path = tmp_path / "net.safetensors"
     path.write_text("before")
-    with pytest.raises(UserError, match="does not give the logits of the run"):
+    with pytest.raises(UserError, match="changes the logits by"):
         export(network, "torchvision", path)
     assert path.read_text() == "before" and [file.name for file in tmp_path.iterdir()] == [path.name]
 
@@ -218,7 +218,7 @@ def test_a_network_that_cannot_be_traced_is_a_one_line_error(runs, tmp_path):
             return super().forward(features) if features.sum() > 0 else super().forward(-features)
 
     network = replace(load_run(runs["glyph"]), head=DataDependent(128, 3))
-    with pytest.raises(UserError, match=r"torch\.export cannot follow this network") as error:
+    with pytest.raises(UserError, match=r"torch\.export cannot trace this network") as error:
         export(network, "torch", tmp_path / "net.pt2")
     assert "\n" not in str(error.value) and not [*tmp_path.iterdir()]
 
@@ -252,15 +252,15 @@ def test_the_command_prints_the_file_and_the_code_that_loads_it(runs, tmp_path, 
     [
         (("RUN",), "the following arguments are required: --to"),
         (("RUN", "--to", "torchvison"), "'torchvison': did you mean 'torchvision'?"),
-        (("RUN", "--to", "onnx", "--out", "net.pt"), "net.pt: with --to onnx the name of the file must end in .onnx"),
+        (("RUN", "--to", "onnx", "--out", "net.pt"), "net.pt: with --to onnx the file name must end in .onnx"),
         (
             ("RUN", "--to", "torchvision", "--out", "net"),
-            "net: with --to torchvision the name of the file must end in .safetensors or .pth",
+            "net: with --to torchvision the file name must end in .safetensors or .pth",
         ),
         (("nothing", "--to", "torch"), "there is no file or folder nothing"),
         (("RUN", "--to", "torch", "--out", "RUN/other.json/net.pt2"), "net.pt2 cannot be written"),
-        (("LINEAR", "--to", "torchvision", "--out", "LINEAR/other.pth"), "is written together with other.json, which exists already"),
-        (("RUN/other.json", "--to", "torch"), "is neither the folder of a run"),
+        (("LINEAR", "--to", "torchvision", "--out", "LINEAR/other.pth"), "would replace the existing file other.json"),
+        (("RUN/other.json", "--to", "torch"), "is neither the folder of a finished run"),
     ],
 )
 def test_wrong_arguments_of_export_are_one_line_errors(runs, monkeypatch, capsys, arguments, message):

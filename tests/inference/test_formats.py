@@ -47,7 +47,7 @@ def test_a_run_of_format_0_has_its_recorded_predictions(old, name):
 
 
 def test_a_custom_head_of_format_0_is_imported_only_with_trust(old):
-    with pytest.raises(UserError, match=r"own_head\.ScaledHead, which is not built in: --trust"):
+    with pytest.raises(UserError, match=r"own_head\.ScaledHead, which is not part of ftlit: add --trust"):
         load(old / "own")
 
 
@@ -216,6 +216,8 @@ def test_a_file_of_a_newer_format_is_a_one_line_error(old, file, reader):
         save_file({"images": torch.zeros(1)}, path, {"format": "2"})
     else:
         path.write_text(json.dumps({"format": 2}))
-    with pytest.raises(UserError, match=r"was written by a newer ftlit \(format 2\); this one reads formats 0 and 1: upgrade") as caught:
+    with pytest.raises(
+        UserError, match=r"was written by a newer ftlit \(format 2\); this version reads formats 0 and 1: upgrade"
+    ) as caught:
         reader(folder)
     assert "\n" not in str(caught.value)

@@ -83,7 +83,7 @@ def test_folders_and_csv_files_are_expanded_and_unreadable_images_have_an_error_
     (run / "some.csv").write_text("path,more\nphotos/light/light2.png,x\nphotos/nothing.png,y\n")
     result = predict(run, "run", "photos/dark", "some.csv", "--top", "2", "--format", "jsonl", "--batch-size", "7")
     rows = [json.loads(line) for line in result.stdout.splitlines()]
-    assert result.returncode == 1 and result.stderr == "ftlit: 1 of 22 images have no prediction, see their rows\n" and len(rows) == 22
+    assert result.returncode == 1 and result.stderr == "ftlit: 1 of 22 images have no prediction: see their rows\n" and len(rows) == 22
     assert [row["path"] for row in rows[:20]] == [str(path.relative_to(run)) for path in sorted((run / "photos/dark").iterdir())]
     assert [two["label"] for two in rows[20]["predictions"]] == ["light", "dark"] and rows[21]["error"] == "no such file or folder"
     table = list(csv.DictReader(io.StringIO(predict(run, "run", "some.csv", "--top", "3").stdout)))
@@ -112,8 +112,8 @@ def test_dense_prediction_writes_a_map_over_the_image(run):
         (("run", "photos/dark/dark1.png", "--top", "0"), "--top 0: give a whole number, 1 or more"),
         (("run", "nothing.csv"), "nothing.csv"),
         (("run", "photos/dark/dark1.png", "--dense", "--label", "drak"), "no class 'drak': did you mean 'dark'"),
-        (("run", "photos/dark/dark1.png", "--dense", "--size", "8"), "size 8: the network was trained on images of 32 px"),
-        (("run", "photos/dark/dark1.png", "photos/dark/dark1.png", "--dense"), "two images would be drawn as dark1_dense.png"),
+        (("run", "photos/dark/dark1.png", "--dense", "--size", "8"), "size 8: give 32 or more"),
+        (("run", "photos/dark/dark1.png", "photos/dark/dark1.png", "--dense"), "two images would be written to dark1_dense.png"),
         (("run", "photos/dark/dark1.png", "--label", "dark"), "--label, --size and --out need --dense"),
         (("run",), "the following arguments are required: PATH"),
     ],
@@ -138,12 +138,12 @@ def test_a_record_with_an_unknown_callable_is_an_error_and_the_callable_is_not_c
         {"backbone": {"name": "os.system", "arguments": {}}},
         {"backbone": {"import": "os.system", "arguments": {"command": f"touch {tmp_path}/ran"}}},
     ):
-        with pytest.raises(UserError, match=r"os.system, which is not built in|no backbone source 'os.system'"):
+        with pytest.raises(UserError, match=r"os.system, which is not part of ftlit|no backbone source 'os.system'"):
             load(changed(run, file, **fields))
         result = predict(tmp_path, str(file), "a.png")
         assert result.returncode == 2 and "os.system" in result.stderr and result.stderr.count("\n") == 1
     for fields in ({"head": {}}, {"head": {"name": "linear", "arguments": {"in_features": 5}}}, {"affine": False}):
-        with pytest.raises(UserError, match=r"do not fit each other|its head has no name and arguments"):
+        with pytest.raises(UserError, match=r"do not match|its head lacks a name or arguments"):
             load(changed(run, file, **fields))
     assert not (tmp_path / "ran").exists()
 
@@ -170,7 +170,7 @@ def test_a_malicious_pickle_is_not_executed_by_prediction_resuming_or_loading_we
     for name in ("best", "last"):
         checkpoint = torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)
         torch.save({**checkpoint, "payload": Malicious(ran)}, folder / f"checkpoints/{name}.ckpt")
-    with pytest.raises(UserError, match="neither the folder of a run"):
+    with pytest.raises(UserError, match="neither the folder of a finished run"):
         load(folder)
     resumed = command(run, ROOT / "train.py", *ARGUMENTS, f"hydra.run.dir={folder}", "resume=true")
     assert resumed.returncode == 2 and "last.ckpt" in resumed.stderr and resumed.stderr.count("\n") == 1, resumed.stderr
@@ -191,7 +191,7 @@ def test_a_custom_head_needs_trust(run, tmp_path, monkeypatch):
     train = [sys.executable, str(ROOT / "train.py"), *arguments]
     done = warm.run(train, cwd=run, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
-    with pytest.raises(UserError, match=r"the head of this run is users_head.Head, which is not built in: --trust"):
+    with pytest.raises(UserError, match=r"the head of this run is users_head.Head, which is not part of ftlit: add --trust"):
         load(run / "custom")
     with pytest.raises(UserError, match="cannot be imported here"):
         load(run / "custom", trust=True)

@@ -44,7 +44,7 @@ def saved(folder, content, state=None):
 
 @pytest.mark.parametrize("names", [[], ["a", "a"], ["a", 3], "abc", {"a": 1}, [["a"], "b"], None])
 def test_class_names_are_different_texts(tmp_path, names):
-    with pytest.raises(UserError, match="class names are not a list of different texts") as caught:
+    with pytest.raises(UserError, match="class names are not a list of distinct texts") as caught:
         load(saved(tmp_path, record(names=names)))
     assert str(tmp_path) in str(caught.value)
 
@@ -53,18 +53,18 @@ def test_class_names_are_different_texts(tmp_path, names):
     ("given", "text"),
     [
         ({"head": {"num_classes": 4}}, "4 outputs for 3 classes"),
-        ({"hidden": [1 << 40]}, "not a number or text of a usual size"),
-        ({"hidden": [float("nan")]}, "not a number or text of a usual size"),
-        ({"hidden": list(range(5000))}, "not a number or text of a usual size"),
+        ({"hidden": [1 << 40]}, "too long, too large, or not a plain value"),
+        ({"hidden": [float("nan")]}, "too long, too large, or not a plain value"),
+        ({"hidden": list(range(5000))}, "too long, too large, or not a plain value"),
         ({"hidden": [1 << 19, 1 << 19]}, "far larger than its weights"),
-        ({"input_spec": {"size": 1 << 15}}, "more than 8192 are not built"),
-        ({"loader": "timm", "name": "resnet18", "pretrained_cfg_overlay": {"file": "evil.pth"}}, "cannot set by itself: --trust"),
-        ({"loader": "timm", "name": "resnet18", "checkpoint_path": "evil.pth"}, "cannot set by itself: --trust"),
-        ({"loader": "timm", "name": "resnet18", "cache_dir": "/"}, "cannot set by itself: --trust"),
-        ({"loader": "bert", "name": "tiny", "attn_implementation": "someone/kernel"}, "cannot set by itself: --trust"),
-        ({"loader": "bert", "name": "tiny", "download": True}, "is not in the hub's cache; --trust"),
+        ({"input_spec": {"size": 1 << 15}}, "above the limit of 8192"),
+        ({"loader": "timm", "name": "resnet18", "pretrained_cfg_overlay": {"file": "evil.pth"}}, "not read from a checkpoint: add --trust"),
+        ({"loader": "timm", "name": "resnet18", "checkpoint_path": "evil.pth"}, "not read from a checkpoint: add --trust"),
+        ({"loader": "timm", "name": "resnet18", "cache_dir": "/"}, "not read from a checkpoint: add --trust"),
+        ({"loader": "bert", "name": "tiny", "attn_implementation": "someone/kernel"}, "not read from a checkpoint: add --trust"),
+        ({"loader": "bert", "name": "tiny", "download": True}, "is not in the local Hugging Face cache: add --trust"),
         ({"progress": True}, "no argument of mlp 'progress'"),
-        ({"head": {"hidden": [1 << 40]}}, "not a number or text of a usual size"),
+        ({"head": {"hidden": [1 << 40]}}, "too long, too large, or not a plain value"),
     ],
 )
 def test_what_a_record_asks_for_is_checked_before_anything_is_built(tmp_path, given, text):

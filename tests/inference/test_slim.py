@@ -171,7 +171,7 @@ def test_a_slim_checkpoint_of_a_head_on_resnet50_is_small(tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (("backbone.weights=null", "checkpoint=slim"), "these weights are a random start: give checkpoint=full"),
+        (("backbone.weights=null", "checkpoint=slim"), "these weights are random: use checkpoint=full"),
         (("checkpoint=slm",), "checkpoint=slm: give full or slim"),
     ],
 )
@@ -182,5 +182,5 @@ def test_a_run_without_base_weights_or_a_misspelt_option_is_a_one_line_error(tmp
 
 def test_a_custom_backbone_cannot_be_slim():
     backbone = ftlit.Backbone({"one": nn.Linear(2, 2)}, ftlit.InputSpec(8))
-    with pytest.raises(UserError, match="not built in"):
+    with pytest.raises(UserError, match="not part of ftlit"):
         base_record(backbone)

@@ -74,7 +74,7 @@ def test_a_stage_may_begin_from_the_best_weights_of_the_previous_stage():
 
 
 def test_a_metric_that_is_not_logged_is_an_error_that_names_the_closest_one():
-    with pytest.raises(UserError, match=r"no logged metric for stage .*'val/scoer': did you mean 'val/score'"):
+    with pytest.raises(UserError, match=r"stage .*: no logged metric 'val/scoer': did you mean 'val/score'"):
         fit(7, schedule=Schedule([Stage(["head"]), Stage(["*"], epoch=5, until=Until("val/scoer", threshold=1.0))]))
 
 
@@ -87,6 +87,6 @@ def test_early_stopping_ends_a_run_in_its_last_stage_only_and_restarts_in_each_s
 def test_a_metric_that_is_not_finite_ends_a_run_in_any_stage():
     stopping = EarlyStopping("val/score", mode="max", check_finite=True)
     schedule = Schedule([Stage(["head"]), Stage(["*"], epoch=6)])
-    with pytest.warns(UserWarning, match="training ended in stage 'head', before the last one began"):
+    with pytest.warns(UserWarning, match="training ended in stage 'head', before the last stage began"):
         _, shots = fit(20, schedule=schedule, model=Net([0.5, float("nan")] * 10), callbacks=[stopping])
     assert shots.stages == [0, 0] and (stopping.patience, stopping.stopping_threshold) == (3, None)

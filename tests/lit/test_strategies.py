@@ -92,7 +92,7 @@ class Unfreeze(pl.Callback):
 
 
 def test_other_code_that_unfreezes_a_parameter_is_an_error():
-    with pytest.raises(UserError, match=r"'body.0.0.weight' was unfrozen by something other than StagedFinetuning"):
+    with pytest.raises(UserError, match=r"'body.0.0.weight' was unfrozen by other code than StagedFinetuning"):
         fit(Net(), Unfreeze())
 
 
@@ -105,7 +105,7 @@ class Trainer:
 
 def test_fsdp_is_supported_only_with_use_orig_params():
     check_strategy(Trainer(FSDPStrategy(use_orig_params=True)))
-    with pytest.raises(UserError, match="give use_orig_params=true"):
+    with pytest.raises(UserError, match="set use_orig_params=true"):
         check_strategy(Trainer(FSDPStrategy(use_orig_params=False)))
 
 

@@ -188,7 +188,7 @@ def test_a_backbone_needs_a_layer_and_no_layer_follows_the_last_cut():
     "name", ["pool", "items", "forward", "train", "cuts", "origin", "input_spec", "num_features", "encoder.forward", "a..b", ""]
 )
 def test_the_name_of_an_attribute_is_not_a_valid_layer_name(name):
-    with pytest.raises(UserError, match="is not a valid name of a layer") as caught:
+    with pytest.raises(UserError, match="is not a valid layer name") as caught:
         Backbone({"stem": nn.Identity(), name: nn.Identity()}, InputSpec())
     assert repr(name) in str(caught.value)
 

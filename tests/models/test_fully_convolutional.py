@@ -148,8 +148,8 @@ def test_convolutional_layers_are_shared_and_keep_their_mode():
 @pytest.mark.parametrize(
     ("name", "head", "message"),
     [
-        ("vit_b_32", LinearHead, "features of this backbone are tokens"),
-        ("maxvit_t", LinearHead, "takes images of 224 px only"),
+        ("vit_b_32", LinearHead, "this backbone gives tokens"),
+        ("maxvit_t", LinearHead, "accepts only images of 224 px"),
         ("glyph", nn.Bilinear, "cannot be converted to a convolution"),
         ("glyph", nn.MaxPool2d, "cannot be converted to a convolution"),
     ],
@@ -164,7 +164,7 @@ def test_the_error_for_a_network_that_cannot_be_converted_is_one_line(name, head
 
 
 def test_a_linear_layer_for_another_map_size_is_an_error():
-    with pytest.raises(UserError, match="10 features is not a convolution of 3x3"):
+    with pytest.raises(UserError, match="10 inputs cannot be a 3x3 convolution"):
         linear_to_conv(nn.Linear(10, 2), 3)
 
 

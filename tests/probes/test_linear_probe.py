@@ -131,27 +131,27 @@ def test_a_probe_can_be_fitted_on_stored_features_at_any_cut(tmp_path):
         assert torch.allclose(probe.weight, fit_probe(features[cut].read(range(40)), labels, l2=1e-3).weight)
     with pytest.raises(UserError, match="no cut 'layer5': did you mean"):
         fit_probe(features, cut="layer5")
-    with pytest.raises(UserError, match="features are of several cuts: give cut=, one of layer2, layer4"):
+    with pytest.raises(UserError, match="features are from several cuts: give cut=, one of layer2, layer4"):
         fit_probe(features)
-    with pytest.raises(UserError, match="this probe takes features of length 128, these have 64"):
+    with pytest.raises(UserError, match="this probe needs features of length 128, not 64"):
         fit_probe(features, cut="layer4", l2=1e-3).accuracy(features["layer2"].read(range(40)), labels)
 
 
 BAD = {
     "all targets are 0": (FEATURES[:5], torch.zeros(5, dtype=torch.long), {}),
-    "3 features of 10 classes, and class 3 has none": (FEATURES[:3], LABELS[:3], {"num_classes": 10}),
-    "and class 1 has none": (FEATURES[:4], torch.tensor([0, 2, 0, 2]), {}),
-    "NaN or infinity, first in row 1": (torch.tensor([[0.0], [float("nan")], [1.0]]), torch.tensor([0, 1, 1]), {}),
-    "targets from 0 to 9: class numbers go from 0 to 4": (FEATURES, LABELS, {"num_classes": 5}),
-    "targets from -1 to 8: class numbers begin at 0": (FEATURES[:10], LABELS[:10] - 1, {}),
-    r"an integer tensor \(4,\), and the targets are torch.float32 \(4,\)": (FEATURES[:4], LABELS[:4].float(), {}),
-    "and the targets are list": (FEATURES[:2], ["a", "b"], {}),
+    "class 3 of 10 classes has no features": (FEATURES[:3], LABELS[:3], {"num_classes": 10}),
+    "class 1 of 3 classes has no features": (FEATURES[:4], torch.tensor([0, 2, 0, 2]), {}),
+    "NaN or infinite values, first in row 1": (torch.tensor([[0.0], [float("nan")], [1.0]]), torch.tensor([0, 1, 1]), {}),
+    "the targets go from 0 to 9; accepted class numbers: 0 to 4": (FEATURES, LABELS, {"num_classes": 5}),
+    "the targets go from -1 to 8; accepted class numbers: 0 or more": (FEATURES[:10], LABELS[:10] - 1, {}),
+    r"an integer tensor \(4,\) .*, but they are torch.float32 \(4,\)": (FEATURES[:4], LABELS[:4].float(), {}),
+    "but they are list": (FEATURES[:2], ["a", "b"], {}),
     "no pooling 'maxx': did you mean 'max'": (FEATURES, LABELS, {"pooling": "maxx"}),
-    r"vectors \(N, C\) of floats, and these features are \(4, 3, 2, 2\)": (torch.zeros(4, 3, 2, 2), LABELS[:4], {}),
-    r"a class number for each of 4 features, .*, and the targets are torch.int64 \(3,\)": (FEATURES[:4], LABELS[:3], {}),
-    "the targets are missing": (FEATURES[:4], None, {}),
+    r"float vectors \(N, C\), not features of shape \(4, 3, 2, 2\)": (torch.zeros(4, 3, 2, 2), LABELS[:4], {}),
+    r"an integer tensor \(4,\) .*, but they are torch.int64 \(3,\)": (FEATURES[:4], LABELS[:3], {}),
+    "but they are missing": (FEATURES[:4], None, {}),
     "no kind of probe 'svn': did you mean 'svm'": (FEATURES, LABELS, {"kind": "svn"}),
-    "probe with L2 penalty 0": (FEATURES, LABELS, {"l2": 0}),
+    "L2 penalty 0 of a probe": (FEATURES, LABELS, {"l2": 0}),
     "there are no features": (FEATURES[:0], LABELS[:0], {}),
     "no class has two images": (FEATURES[:3], LABELS[:3], {}),
 }
@@ -168,7 +168,7 @@ def test_errors_for_invalid_input_are_one_line(message):
 def test_the_error_for_features_larger_than_the_memory_gives_both_sizes(tmp_path, monkeypatch):
     features = extract_features(load_backbone("glyph"), [(torch.rand(9, 3, 32, 32), torch.arange(9) % 3)], cache=tmp_path)
     monkeypatch.setattr("os.sysconf", lambda name: 100)
-    with pytest.raises(UserError, match=r"on 9 features needs 37\.7 kB of memory, this machine has 10 kB: take fewer images"):
+    with pytest.raises(UserError, match=r"on 9 features needs 37\.7 kB of memory, but this machine has 10 kB: use fewer images"):
         fit_probe(features)
 
 
@@ -194,6 +194,6 @@ def test_a_custom_kind_is_fitted_chosen_and_named_in_the_summary(monkeypatch):
     PROBE_KINDS.register("nearest_mean")(kind)
     probe = fit_probe(FEATURES[:300], LABELS[:300], kind="nearest_mean", l2=[1.0, 1e-1, 1e-2])
     assert probe.l2 == min(probe.losses, key=probe.losses.get) and probe.score > 0.9
-    assert probe.summary.startswith("linear probe (nearest_mean, L2 1.0e+00, the strongest tried) on ")
+    assert probe.summary.startswith("linear probe (nearest_mean, L2 1.0e+00, the largest tried) on ")
     with pytest.raises(UserError, match="no kind of probe 'nearest_men': did you mean 'nearest_mean'"):
         fit_probe(FEATURES[:300], LABELS[:300], kind="nearest_men")

@@ -107,9 +107,9 @@ def test_for_a_probe_head_a_tenth_of_the_rate_at_which_the_loss_starts_to_rise_i
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ({"least": 0.0}, "lr_find.least=0 lr_find.most=10: give rates above 0"),
-        ({"least": 1.0, "most": 0.1}, "the second above the first"),
-        ({"most": float("inf")}, "the second above the first"),
+        ({"least": 0.0}, "lr_find.least=0 lr_find.most=10: both must be above 0"),
+        ({"least": 1.0, "most": 0.1}, "most above least"),
+        ({"most": float("inf")}, "most above least"),
         ({"steps": 9}, "lr_find.steps=9: give a whole number, 10 or more"),
     ],
 )
@@ -151,7 +151,7 @@ def test_a_loss_that_is_not_finite_ends_the_test_and_is_not_recorded():
 
 
 def test_a_loss_that_is_not_finite_at_the_first_step_is_an_error():
-    with pytest.raises(UserError, match="the loss of the first step is nan"):
+    with pytest.raises(UserError, match="the loss is nan in the first step"):
         recorded([float("nan"), 1.0])
 
 

@@ -134,13 +134,13 @@ def test_loading_errors_are_one_line(folder, tmp_path, monkeypatch):
     bare = save_tokenizer(tmp_path / "bare")
     (bare / "config.json").write_text((folder / "config.json").read_text())
     for given, settings, line in [
-        (tmp_path / "nowhere", {}, "no folder"),
-        (tmp_path / "gpt2", {}, "is of type gpt2; backbone=bert takes encoders of these types: bert"),
+        (tmp_path / "nowhere", {}, "no such folder"),
+        (tmp_path / "gpt2", {}, "has the type gpt2; backbone=bert accepts encoders of these types: bert"),
         (tmp_path, {}, "cannot read the config"),
         (bare, {}, "no weights in"),
-        (folder, {"max_length": 25}, "this encoder has 24 positions, give 24 or less"),
+        (folder, {"max_length": 25}, "this encoder has 24 positions; give 24 or less"),
         (folder, {"hiden_size": 3}, "did you mean 'hidden_size'"),
-        (folder, {"vocab_size": 7}, "has 20 tokens, and the encoder 7"),
+        (folder, {"vocab_size": 7}, "has 20 tokens, but the encoder only 7"),
         (folder, {"intermediate_size": 64}, "the weights do not fit this network"),
         (folder, {"cut": "encodr.1"}, "did you mean 'encoder.1'"),
         (folder, {"weights": tmp_path / "other.bin"}, "no weights file"),
@@ -155,7 +155,7 @@ def test_errors_for_an_unknown_hub_name_and_a_missing_package_are_one_line(monke
         raise OSError("no network\nat all")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
-    with pytest.raises(UserError, match="is neither a folder here nor in the hub's cache, and cannot be downloaded: no network at all"):
+    with pytest.raises(UserError, match="is neither a folder nor in the Hugging Face cache, and cannot be downloaded: no network at all"):
         load_bert("nobody/nothing")
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UserError, match=r'needs the package transformers: pip install "ftlit\[text\]"'):
@@ -175,7 +175,7 @@ def test_a_network_of_the_hub_is_loaded_from_its_cache(folder, monkeypatch):
 
 
 def test_images_as_input_are_an_error(folder):
-    with pytest.raises(UserError, match="takes token ids"):
+    with pytest.raises(UserError, match="needs token ids"):
         load_bert(str(folder), max_length=8)(torch.zeros(1, 3, 4, 4))
     assert isinstance(load_bert(str(folder), max_length=8).embeddings, TokenEmbeddings)
 

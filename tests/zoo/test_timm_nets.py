@@ -189,13 +189,13 @@ def no_network(*args, **kwargs):
     ({"name": "resnet18.a2"}, "did you mean 'resnet18.a2_in1k'"),
     ({"name": "mnasnet_050", "weights": "default"}, "no weights 'default'"),
     ({"name": "resnet10t", "weights": "default"}, r"cannot download the weights of resnet10t \(timm \(timm/resnet10t.c3_in1k\)\): "
-     r".*no network.*; name a file with backbone.weights=/path/to/file.pth, or start at random with backbone.weights=null"),
+     r".*no network.*; set backbone.weights=/path/to/file.pth, or backbone.weights=null for random weights"),
     ({"name": "resnet10t", "weights": "nowhere.pth"}, "no weights file nowhere.pth"),
     ({"name": "resnet10t", "wide": 3}, "resnet10t cannot be built with {'wide': 3}: .*'wide'"),
-    ({"name": "resnet10t", "num_classes": 3}, "a backbone has no classifier: the head has it"),
+    ({"name": "resnet10t", "num_classes": 3}, "remove it, the head is the classifier"),
     ({"name": "resnet10t", "cut": "layr3"}, "did you mean 'layer3'"),
     ({"name": "resnet10t", "input_spec": {"sise": 3}}, "did you mean 'size'"),
-    ({"name": "test_vit", "input_spec": {"size": 8}}, "cannot"),
+    ({"name": "test_vit", "input_spec": {"size": 8}}, "does not accept"),
 ])  # fmt: skip
 def test_user_errors_are_one_line(settings, message, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))

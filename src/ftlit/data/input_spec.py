@@ -43,16 +43,16 @@ class InputSpec:
             raise unknown("interpolation", self.interpolation, modes)
         for name in ("size", "resize"):
             if not isinstance(getattr(self, name), int | None) or isinstance(getattr(self, name), bool):
-                raise UserError(f"input {name} {getattr(self, name)!r}: give a whole number of pixels")
+                raise UserError(f"input_spec.{name}={getattr(self, name)!r}: give a whole number of pixels")
         if self.size < 1 or (self.resize or self.size) < self.size:
-            raise UserError(f"input size {self.size} with resize {self.resize}: size is at least 1 and resize at least size")
+            raise UserError(f"input_spec.size={self.size} with resize={self.resize}: size must be at least 1, and resize at least size")
         if self.grey_range is not None:
             object.__setattr__(self, "grey_range", _ascending(self.grey_range))
         if min(self.std) <= 0:
-            raise UserError(f"input std {self.std}: every value must be above 0")
+            raise UserError(f"input_spec.std={self.std}: every value must be above 0")
         for name in ("mean", "std", "grey_range"):
             if not all(abs(value) <= MAX_VALUE for value in getattr(self, name) or ()):
-                raise UserError(f"input {name} {getattr(self, name)}: give values from {-MAX_VALUE:g} to {MAX_VALUE:g}")
+                raise UserError(f"input_spec.{name}={getattr(self, name)}: give values from {-MAX_VALUE:g} to {MAX_VALUE:g}")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -93,7 +93,7 @@ def _channels(what: str, values: object) -> tuple[float, float, float]:
     except (TypeError, ValueError):
         numbers = []
     if len(numbers) != 3:
-        raise UserError(f"input {what} {values}: give one number or three (red, green, blue)")
+        raise UserError(f"input_spec.{what}={values}: give one number or three (red, green, blue)")
     return numbers[0], numbers[1], numbers[2]
 
 
@@ -104,5 +104,5 @@ def _ascending(values: object) -> tuple[float, float]:
     except (TypeError, ValueError):
         numbers = []
     if len(numbers) != 2 or not all(map(isfinite, numbers)) or numbers[0] >= numbers[1]:
-        raise UserError(f"input grey_range {values}: give the grey value of black and the higher one of white, such as [0,4095]")
+        raise UserError(f"input_spec.grey_range={values}: give the grey values of black and white, the lower one first, such as [0,4095]")
     return numbers[0], numbers[1]

@@ -36,7 +36,7 @@ class TextSpec:
 
     def __post_init__(self) -> None:
         if not isinstance(self.max_length, int) or isinstance(self.max_length, bool) or self.max_length < 3:
-            raise UserError(f"max_length={self.max_length!r}: give a whole number of tokens, 3 or more (two of them are special tokens)")
+            raise UserError(f"max_length={self.max_length!r}: give a whole number of tokens, 3 or more (two are special tokens)")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -63,7 +63,7 @@ class TextSpec:
     def views(self, augment: str = "none") -> tuple[Transform, Transform]:
         """The transforms of training and of evaluation, which are equal. Raises `UserError` for an `augment` other than `none`."""
         if augment != "none":
-            raise UserError(f"augment={augment}: texts are not augmented, give augment=none")
+            raise UserError(f"augment={augment}: texts are not augmented, use augment=none")
         ids = TokenIds(self)
         return ids, ids
 
@@ -114,11 +114,11 @@ def load_tokenizer(folder: str) -> Any:
     except UserError:
         raise
     except Exception as error:  # files that are missing, damaged, or of another version raise anything
-        raise UserError(f"no tokenizer can be read from {folder}: {one_line(error)}") from error
+        raise UserError(f"cannot read a tokenizer from {folder}: {one_line(error)}") from error
     if not hasattr(tokenizer, "backend_tokenizer"):
-        raise UserError(f"{folder} has no fast tokenizer: save one there with tokenizers (tokenizer.json)")
+        raise UserError(f"{folder} has no fast tokenizer: save one there as tokenizer.json (package tokenizers)")
     if tokenizer.pad_token_id is None:
-        raise UserError(f"the tokenizer of {folder} has no padding token: name one in its tokenizer_config.json (pad_token)")
+        raise UserError(f"the tokenizer of {folder} has no padding token: set pad_token in its tokenizer_config.json")
     return tokenizer
 
 

@@ -85,7 +85,7 @@ def extract_features(
         UserError: not a backbone, no such cut or dtype, no image, or not enough space on the disk.
     """
     if not isinstance(backbone, Backbone):
-        raise UserError(f"extract_features takes a Backbone, and this is {type(backbone).__name__}: load_backbone gives one")
+        raise UserError(f"extract_features needs a Backbone, not {type(backbone).__name__}: use ftlit.load_backbone")
     names = [cuts] if isinstance(cuts, str | int) else list(cuts)
     specs = [FeatureSpec(backbone.cuts[backbone.index(cut)], "average" if pooled else None) for cut in names]
     if not specs:
@@ -214,5 +214,5 @@ def _parts(batch: Any) -> tuple[Tensor, Tensor | None]:
     parts = [batch] if isinstance(batch, Tensor) else list(batch) if isinstance(batch, list | tuple) else []
     images, target, *_ = [*parts, None, None]
     if not isinstance(images, Tensor) or not isinstance(target, Tensor | None):
-        raise UserError(f"a batch is images, or (images, targets, ...), tensors both: here it is {type(batch).__name__}")
+        raise UserError(f"a batch must be a tensor of images, or a tuple (images, targets, ...) of tensors, not {type(batch).__name__}")
     return images, target

@@ -70,7 +70,7 @@ class HashCache:
             finally:
                 connection.close()
         except (sqlite3.Error, OSError) as error:  # without the cache every file is read
-            warnings.warn(f"{self.path} cannot be used, every image is read: {one_line(error)}", stacklevel=2)
+            warnings.warn(f"cannot use the hash cache {self.path}, so every image is read: {one_line(error)}", stacklevel=2)
             if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
                 self.path.unlink(missing_ok=True)  # damaged
             return []

@@ -61,7 +61,7 @@ def read_shard(path: Path, *, check: bool = True) -> Shard:
     except (SafetensorError, RuntimeError) as error:
         raise Damaged(one_line(error)) from error
     if images.dtype != torch.uint8 or images.shape != (*features.shape[:1], 32):
-        raise Damaged("it has no hashes of its images")
+        raise Damaged("no image hashes in it")
     if check and checksum(features, images) != expected:
         raise Damaged("its checksum differs")
     return Shard(path, features, np.frombuffer(images.numpy().tobytes(), HASH_DTYPE))
@@ -145,7 +145,7 @@ def rows_of(path: Path) -> int:
 def unusable(what: str, error: OSError) -> UserError:
     """Return the error for a file or folder of the store that cannot be read or written."""
     reason = error.strerror or one_line(error)
-    return UserError(f"{what} ({reason}): make it accessible, or give another folder (on the command line cache.folder=, or cache=none)")
+    return UserError(f"{what} ({reason}): make it accessible, or use another folder (on the command line: cache.folder=..., or cache=none)")
 
 
 def no_space(folder: Path, needed: int) -> UserError:
@@ -153,6 +153,6 @@ def no_space(folder: Path, needed: int) -> UserError:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     return UserError(
-        f"features need {size_in_words(needed)} more in {folder}, where {size_in_words(free)} are free: "
-        "give a folder on another disk, or store less (on the command line cache.folder=, cache.max_gb=, or cache=none)"
+        f"features need {size_in_words(needed)} more in {folder}, but only {size_in_words(free)} are free: "
+        "use a folder on another disk, or store less (on the command line: cache.folder=..., cache.max_gb=..., or cache=none)"
     )

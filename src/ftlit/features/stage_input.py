@@ -111,7 +111,7 @@ def plan_stage_inputs(
     """
     costs = backbone.on_meta(input_shape or backbone.input_spec.shape)
     noun = backbone.input_spec.noun
-    chosen: dict[FeatureSpec | None, StageInput] = {None: StageInput(None, 0, f"{noun}: the lowest layer trains")}
+    chosen: dict[FeatureSpec | None, StageInput] = {None: StageInput(None, 0, f"{noun}, because the lowest layer trains")}
     for spec in specs:
         if spec is None or spec in chosen:
             continue
@@ -121,10 +121,10 @@ def plan_stage_inputs(
         computing = LOAD_SECONDS + flops / FLOPS_PER_SECOND.get(device, OTHER_FLOPS_PER_SECOND)
         description = f"at {spec.cut} ({'pooled, ' if spec.pooling else ''}{size_in_words(row)} each)"
         if row / READ_BYTES_PER_SECOND > computing:
-            chosen[spec] = StageInput(None, 0, f"{noun}: to read features {description} takes longer than to compute them")
+            chosen[spec] = StageInput(None, 0, f"{noun}, because reading features {description} takes longer than computing them")
         elif size > left:
             chosen[spec] = StageInput(
-                None, 0, f"{noun}: features {description} take {size_in_words(size)}, cache.max_gb leaves {size_in_words(left)}"
+                None, 0, f"{noun}, because features {description} need {size_in_words(size)}, but cache.max_gb leaves {size_in_words(left)}"
             )
         else:
             chosen[spec] = StageInput(spec, size, f"features {description}")
@@ -136,7 +136,7 @@ def with_shared_epochs(inputs: Sequence[StageInput], schedule: Schedule) -> list
     found = list(inputs)
     for i, stage in enumerate(schedule.stages[1:]):
         if stage.step is not None and inputs[i].spec and inputs[i].spec != inputs[i + 1].spec:
-            shared = f"the epoch in which stage {i + 1} begins reads the input of that stage"
+            shared = f"its last epoch reads the input of stage {i + 1}, which begins within this epoch"
             found[i] = replace(inputs[i], reason=f"{inputs[i].reason}; {shared}")
     return found
 

@@ -58,7 +58,7 @@ class Store:
         """Keep other processes from writing to these tables. These are kernel locks: they end with the process that holds them."""
         locks = self.try_lock(tables, seconds=0)
         if locks is None:
-            print(f"ftlit: another process computes these features: waiting for {self.folder}", flush=True)
+            print(f"ftlit: waiting for another process, which computes these features in {self.folder}", flush=True)
             locks = self.try_lock(tables, seconds=-1)
         assert locks is not None
         with locks:
@@ -163,5 +163,5 @@ def _usable(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"{folder} cannot hold features ({one_line(error)}): give another folder (on the command line cache.folder=, or cache=none)"
+            f"{folder} cannot store features ({one_line(error)}): use another folder (on the command line: cache.folder=..., or cache=none)"
         ) from error

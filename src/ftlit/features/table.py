@@ -96,9 +96,7 @@ class FeatureTable:
             return shard
         except Damaged as reason:
             path.unlink(missing_ok=True)
-            warnings.warn(
-                f"stored features are damaged and removed, and computed again when they are needed: {path} ({reason})", stacklevel=3
-            )
+            warnings.warn(f"removed damaged features, which are computed again when needed: {path} ({reason})", stacklevel=3)
             return None
 
     @staticmethod
@@ -106,7 +104,7 @@ class FeatureTable:
         """Print once, by one process, that there are features which are not used."""
         if first and store not in NOTED:
             NOTED.add(store)
-            print(f"note      features of another user in {store} are computed again: cache.trust=true uses them", flush=True)
+            print(f"note      features in {store} are from another user and not used; to use them: cache.trust=true", flush=True)
 
     def merge(self) -> None:
         """Merge many small shards into one, which is read at the speed of memory. Call it under `Store.locked` only."""
@@ -216,7 +214,7 @@ class Writer:
             self._features = torch.empty((max(len(features), self._shard_rows), *self._table.shape), dtype=self._table.dtype)
         rows = self._features[len(self._images) : len(self._images) + len(features)].copy_(features)
         if self._table.dtype != features.dtype and bool(torch.isinf(rows).any()):
-            raise UserError(f"features up to {features.abs().max():.3g} do not fit in {self._table.dtype}: take bfloat16 or float32")
+            raise UserError(f"feature values up to {features.abs().max():.3g} do not fit in {self._table.dtype}: use bfloat16 or float32")
         self._images += images.tolist()
         if time.monotonic() - self._last_write > SHARD_SECONDS:
             self.flush()

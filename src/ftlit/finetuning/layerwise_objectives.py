@@ -52,7 +52,7 @@ class Reconstruction(LayerObjective):
     def __init__(self, layer: nn.Module, below: nn.Module | None, sample: Tensor, *, noise: float = 0.0) -> None:
         super().__init__()
         if not 0 <= noise < 1:
-            raise UserError(f"pretrain.noise={noise}: give a share of the values, from 0 to below 1")
+            raise UserError(f"pretrain.noise={noise}: give a fraction of the values, at least 0 and below 1")
         self.layer, self.noise = layer, noise
         self.spread = float(sample.var(dim=0, correction=0).mean().clamp(min=MIN_VARIANCE))
         was = layer.training
@@ -88,7 +88,7 @@ def mirror(code: tuple[int, ...], output: tuple[int, ...]) -> nn.Module:
         return nn.Sequential(nn.Linear(code[0], size), nn.Unflatten(1, output))
     if len(code) == len(output) == 2 and code[0] == output[0]:
         return nn.Linear(code[1], output[1])
-    raise UserError(f"there is no decoder from features of shape {code} to {output}: pretrain a network of maps or vectors")
+    raise UserError(f"cannot reconstruct shape {output} from features of shape {code}: use a network of feature maps or vectors")
 
 
 def _begin_at_mean(decoder: nn.Module, sample: Tensor) -> None:

@@ -25,7 +25,7 @@ def cross_entropy(counts: Sequence[int], *, label_smoothing: float = 0.0, class_
         UserError: an argument out of its range.
     """
     if not 0 <= label_smoothing < 1:
-        raise UserError(f"label_smoothing {label_smoothing}: give a number in [0, 1)")
+        raise UserError(f"label_smoothing={label_smoothing}: give a number, at least 0 and below 1")
     weights = _weights(counts, class_weights)
     if weights is None:
         return nn.CrossEntropyLoss(label_smoothing=label_smoothing)

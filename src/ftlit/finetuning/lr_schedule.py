@@ -59,7 +59,7 @@ class Rates(LRScheduler):
     ) -> None:
         # LRScheduler.__init__ is not called: it takes a first step and counts steps, and the curve's own scheduler does both
         if not 0 <= warmup < 1:
-            raise UserError(f"lr_scheduler.warmup={warmup}: give a fraction of the run, from 0 to less than 1")
+            raise UserError(f"lr_scheduler.warmup={warmup}: give a fraction of the run, at least 0 and below 1")
         self.optimizer, self.unit, self.monitor = optimizer, unit, monitor
         self._curve, self._warmup, self._restart = curve, warmup, restart
         for group in optimizer.param_groups:
@@ -108,7 +108,7 @@ class Rates(LRScheduler):
             self._stand_in.step()  # no effect; torch requires a step of the optimizer before one of its scheduler
             if isinstance(self._scheduler, ReduceLROnPlateau):
                 if metrics is None:
-                    raise UserError(f"a curve that reduces on a plateau needs the value of {self.monitor!r} at each step")
+                    raise UserError(f"the plateau schedule needs a value of {self.monitor!r}: call step(value)")
                 self._scheduler.step(metrics)
             else:
                 self._scheduler.step()
@@ -133,8 +133,8 @@ class Rates(LRScheduler):
         """Restore the position on the curve. Raises `UserError` if training had another length."""
         if state_dict["total"] != self._total:
             raise UserError(
-                f"training has {state_dict['total']} {self.unit}s in this checkpoint and {self._total} here: give the same length, "
-                "or start a new run from its weights"
+                f"the run of this checkpoint has {state_dict['total']} {self.unit}s, but this run has {self._total}: use the same length, "
+                "or start a new run from the weights of the checkpoint"
             )
         self._begin(state_dict["length"])
         self._taken = state_dict["taken"]
@@ -188,7 +188,7 @@ def plateau(
 def step(optimizer: Optimizer, length: int, *, step_size: int = 10, gamma: float = 0.1) -> AnyScheduler:
     """Multiply by `gamma` every `step_size` units. Raises `UserError` for a size below 1."""
     if step_size < 1:
-        raise UserError(f"lr_scheduler.curve.step_size={step_size}: give a whole number from 1")
+        raise UserError(f"lr_scheduler.curve.step_size={step_size}: give a whole number, 1 or more")
     return StepLR(optimizer, step_size, gamma)
 
 

@@ -76,6 +76,6 @@ def check_ratios(optimizer: Optimizer) -> None:
     if bases and max(bases.values()) - min(bases.values()) > 1e-6 * max(bases.values()):
         given = shorten(f"{name} {rate:.2g} (x {scale:.2g})" for name, (rate, scale) in rates.items())
         raise UserError(
-            f"a scheduler has set rates that are not in the ratio asked for: {given}; "
-            "use ftlit.Rates, or give torch's a list with a rate for each group"
+            f"a scheduler changed the ratios between the learning rates of the groups: {given}; "
+            "use ftlit.Rates, or give the scheduler of torch a list with a rate for each group"
         )

@@ -127,7 +127,7 @@ def examine(
 
 
 def _line(stage: Stage, chosen: set[str], sizes: Mapping[str, int]) -> str:
-    best = ", from the best weights of the stage before" if stage.from_best else ""
+    best = ", from the best weights of the previous stage" if stage.from_best else ""
     return f"{stage.begins}: {stage.name}{best}; {sum(sizes[name] for name in chosen):,} of {sum(sizes.values()):,} parameters train"
 
 
@@ -163,9 +163,9 @@ def _policy(module: nn.Module, stage: Stage, chosen: set[str], norms: Sequence[n
 def _ungrouped(groups: Mapping[str, Sequence[object]]) -> Iterable[str]:
     """Warn of parameters that are not in exactly one group (invariant 2)."""
     if missing := [name for name, found in groups.items() if not found]:
-        yield f"in no parameter group, so it never trains: {shorten(missing, most=3)}; build the optimizer with ftlit.build_optimizer"
+        yield f"parameters in no optimizer group never train: {shorten(missing, most=3)}; use ftlit.build_optimizer"
     if twice := [name for name, found in groups.items() if len(found) > 1]:
-        yield f"in several parameter groups, so it is updated several times a step: {shorten(twice, most=3)}"
+        yield f"parameters in several optimizer groups are updated several times a step: {shorten(twice, most=3)}"
 
 
 def _never(rows: Sequence[LayerRow]) -> Iterable[str]:
@@ -174,22 +174,22 @@ def _never(rows: Sequence[LayerRow]) -> Iterable[str]:
     if skipped := [
         row.layer for row, trains in list(zip(rows, ever, strict=True))[ever.index(True) if True in ever else 0 :] if not trains
     ]:
-        yield f"no stage trains {shorten(skipped)}, though layers below train: is a pattern missing?"
+        yield f"no stage trains {shorten(skipped)}, although lower layers train: is a pattern missing?"
 
 
 def _under_frozen(rows: Sequence[LayerRow], frozen: Collection[str]) -> Iterable[str]:
     """Warn of layers that train below frozen ones: freezing saves the backward pass only if nothing below trains."""
     highest = max((place for place, row in enumerate(rows) if row.layer in frozen), default=0)
     if low := [row.layer for row in rows[:highest] if row.first is not None]:
-        hint = "; schedule.freeze_embeddings=true freezes these too" if low[0].endswith(EMBEDDINGS) else ""
-        yield f"{shorten(low)}: trained below the frozen layers, so the backward pass still runs through all of them{hint}"
+        hint = "; to freeze the embeddings too: schedule.freeze_embeddings=true" if low[0].endswith(EMBEDDINGS) else ""
+        yield f"layers below the frozen ones train ({shorten(low)}), so the backward pass still runs through the frozen layers{hint}"
 
 
 def _pooler(rows: Sequence[LayerRow]) -> Iterable[str]:
     """Warn of a frozen pooler: it was trained for the pretraining task, such as next sentences, or not at all."""
     for row in rows:
         if row.layer.rpartition(".")[2] == "pooler" and row.size and row.first is None:
-            yield f"{row.layer} is frozen in every stage: the mean of the tokens below is usually better (backbone.cut=-2)"
+            yield f"{row.layer} is frozen in every stage: the mean of the tokens below it is usually better (backbone.cut=-2)"
 
 
 def _inputs(module: nn.Module) -> Iterable[str]:
@@ -198,7 +198,7 @@ def _inputs(module: nn.Module) -> Iterable[str]:
         spec, trained_with = backbone.input_spec, backbone.trained_with
         if trained_with and isinstance(spec, InputSpec) and (spec.mean, spec.std) != (trained_with.mean, trained_with.std):
             given, meant = (f"mean {s.mean} std {s.std}" for s in (spec, trained_with))
-            yield f"images are normalised with {given}, the weights were trained with {meant}"
+            yield f"images are normalised with {given}, but the weights were trained with {meant}: check backbone.input_spec"
 
 
 def _random(module: nn.Module, chosen: Sequence[set[str]]) -> Iterable[str]:
@@ -210,15 +210,15 @@ def _random(module: nn.Module, chosen: Sequence[set[str]]) -> Iterable[str]:
             random = [layer for layer in backbone.layers_with_parameters if layer in backbone.random_layers]
             layers = [layer for layer in random if not any(covers(prefix + layer, parameter) for parameter in ever)]
             if layers:
-                yield f"no stage trains {shorten(layers)}, and their weights are random: give weights, or train all"
+                yield f"no stage trains {shorten(layers)}, although these layers have random weights: give weights, or train them"
 
 
 def _few_steps(steps: int | None) -> Iterable[str]:
     """Warn of a head with random weights that training ends too early for."""
     if steps is not None and steps < HEAD_STEPS:
         yield (
-            f"the head starts from random weights and gets {steps} optimizer steps, fewer than the {HEAD_STEPS} that it usually needs: "
-            "give more trainer.max_epochs, a smaller data.batch_size, or head=linear_probe, which is fitted"
+            f"the head starts from random weights and gets only {steps} optimizer steps, but usually needs {HEAD_STEPS}: "
+            "raise trainer.max_epochs, lower data.batch_size, or use head=linear_probe"
         )
 
 
@@ -233,11 +233,11 @@ def _small_batches(
         return
     if batch_size is not None and batch_size < 8:
         yield (
-            f"batch norms train on the statistics of batches of {batch_size} (live), which are noisy: "
-            "batchnorm=frozen_stats or batchnorm=affine avoids this"
+            f"batch norms use the statistics of each batch, which are noisy with {batch_size} images: "
+            "use batchnorm=frozen_stats or batchnorm=affine"
         )
     if processes > 1 and not all(isinstance(norm, SyncBatchNorm) for norm in norms):
         yield (
-            f"batch norms are live: each of the {processes} processes computes its own statistics, and only those of process 0 are saved: "
-            "give trainer.sync_batchnorm=true (GPUs only), batchnorm=frozen_stats or batchnorm=affine"
+            f"each of the {processes} processes computes its own statistics for batch norms, but only those of process 0 are saved: "
+            "use trainer.sync_batchnorm=true (GPUs only), batchnorm=frozen_stats or batchnorm=affine"
         )

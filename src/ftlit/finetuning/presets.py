@@ -83,7 +83,7 @@ def last_k(
 ) -> Schedule:
     """Train only the head until `epoch` (see `head_then_all`), then also the top `k` layers; the layers below stay frozen."""
     if not 1 <= k <= len(layers):
-        raise UserError(f"last_k with k={k}: this backbone has {len(layers)} layers, give 1 to {len(layers)}")
+        raise UserError(f"last_k with k={k}: give 1 to {len(layers)}, the number of layers of this backbone")
     top = list(layers[-k:])
     name = f"head + {top[0]}" + (f"..{top[-1]}" if k > 1 else "")
     train = ["head", *(f"backbone.{layer}" for layer in top)]
@@ -173,7 +173,7 @@ def _until(given: Mapping[str, Any] | None) -> Until | None:
     if given is None:
         return None
     if "metric" not in given:
-        raise UserError(f"until {dict(given)}: name the metric, val/accuracy for instance")
+        raise UserError(f"until {dict(given)} has no metric: add one, such as metric: val/accuracy")
     return Until(**_fields(Until, given))
 
 
@@ -202,13 +202,13 @@ def frozen_layers(layers: Sequence[str], embeddings: bool = False, numbers: Numb
     ['embeddings', 'encoder.0', 'encoder.1']
     """
     if embeddings and EMBEDDINGS not in layers:
-        raise UserError(f"freeze_embeddings=true: this backbone has no layer {EMBEDDINGS!r}: {_alternatives(layers)}")
+        raise UserError(f"freeze_embeddings=true: this backbone has no layer {EMBEDDINGS!r}, {_alternatives(layers)}")
     known = [int(found[1]) for layer in layers if (found := NUMBERED_LAYER.fullmatch(layer))]
     wanted = set(_numbers(numbers))
     if wanted and not known:
-        raise UserError(f"freeze_layers={numbers}: this backbone has no layers encoder.0, encoder.1, ...: {_alternatives(layers)}")
+        raise UserError(f"freeze_layers={numbers}: this backbone has no layers encoder.0, encoder.1, ..., {_alternatives(layers)}")
     if missing := sorted(wanted - set(known)):
-        raise UserError(f"freeze_layers={numbers}: there is no encoder.{missing[0]}, give numbers from {min(known)} to {max(known)}")
+        raise UserError(f"freeze_layers={numbers}: there is no layer encoder.{missing[0]}; give numbers from {min(known)} to {max(known)}")
     names = {f"encoder.{number}" for number in wanted} | ({EMBEDDINGS} if embeddings else set())
     return [layer for layer in layers if layer in names]
 
@@ -231,11 +231,9 @@ def _numbers(given: Numbers) -> Iterator[int]:
         if not (text := str(part).strip()):
             continue
         if not (ends := re.fullmatch(r"(\d+)(?:\s*-\s*(\d+))?", text)) or int(ends[2] or ends[1]) < int(ends[1]):
-            raise UserError(
-                f'freeze_layers={given}: {text!r} is not the number of a layer; give numbers from 0 and ranges, such as "1,2,3" or "0-3"'
-            )
+            raise UserError(f'freeze_layers={given}: {text!r} is not a layer number; give numbers and ranges, such as "1,2,3" or "0-3"')
         yield from range(int(ends[1]), int(ends[2] or ends[1]) + 1)
 
 
 def _alternatives(layers: Sequence[str]) -> str:
-    return f"it has {', '.join(layers)}; schedule=explicit selects layers by name"
+    return f"only {', '.join(layers)}; to freeze layers by name: schedule=explicit"

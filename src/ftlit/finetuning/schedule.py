@@ -36,15 +36,15 @@ class Schedule:
         object.__setattr__(self, "stages", tuple(self.stages))
         object.__setattr__(self, "lr_scale", tuple((pattern, float(factor)) for pattern, factor in self.lr_scale))
         if not self.stages or self.stages[0].until is not None or (self.stages[0].epoch or self.stages[0].step):
-            raise UserError(f"the first stage: {self.stages[0].begins if self.stages else 'there is none'}; it must begin at epoch 0")
+            raise UserError(f"the first stage must begin at epoch 0, but {self.stages[0].begins if self.stages else 'no stage'} is given")
         for unit in ("epoch", "step"):
             times = [getattr(stage, unit) for stage in self.stages if getattr(stage, unit) is not None]
             if any(b <= a for a, b in pairwise(times)):
-                raise UserError(f"stages begin at {unit}s {times}: each must begin after the one before")
+                raise UserError(f"stages begin at {unit}s {times}: each must begin later than the previous stage")
         for pattern, factor in self.lr_scale:
             if not (factor > 0 and isfinite(factor)):
                 raise UserError(
-                    f"learning-rate factor {factor} of {pattern!r}: give a number above 0; to freeze it, leave it out of `train`"
+                    f"learning-rate factor {factor} of {pattern!r}: give a number above 0; to freeze layers, remove them from `train`"
                 )
 
     def stage_at(self, epoch: int, step: int = 0, decided: Mapping[int, int] = NO_TRANSITIONS) -> int:
@@ -98,15 +98,17 @@ class Schedule:
         for (before, a), (stage, b) in pairwise(zip(self.stages, steps, strict=True)):
             if b <= a:
                 raise UserError(
-                    f"stage {stage.name!r} ({stage.begins}) does not begin after stage {before.name!r} ({before.begins}): "
-                    f"an epoch has {steps_per_epoch} steps here"
+                    f"stage {stage.name!r} ({stage.begins}) must begin later than stage {before.name!r} ({before.begins}); "
+                    f"an epoch has {steps_per_epoch} steps"
                 )
         if 0 <= max_steps <= steps[-1] or (max_epochs is not None and 0 <= max_epochs * steps_per_epoch <= steps[-1]):
-            raise self._never(last, f"max_epochs={max_epochs} of {steps_per_epoch} steps (max_steps={max_steps})")
+            raise self._never(last, f"max_epochs={max_epochs} and max_steps={max_steps} ({steps_per_epoch} steps per epoch)")
 
     @staticmethod
     def _never(last: Stage, limit: str) -> UserError:
-        return UserError(f"the last stage {last.name!r} ({last.begins}) is never reached with {limit}: raise it, or begin earlier")
+        return UserError(
+            f"the last stage {last.name!r} ({last.begins}) never begins with {limit}: raise the limit, or begin the stage earlier"
+        )
 
 
 def with_batchnorm(schedule: Schedule, batchnorm: BatchNorm) -> Schedule:
@@ -127,6 +129,6 @@ def without_warm_up(schedule: Schedule, head: str = "head") -> Schedule:
     """
     begin = next((i for i, stage in enumerate(schedule.stages) if not trains_head_alone(stage, head)), None)
     if begin is None:
-        raise UserError("this schedule trains only the head: without its warm-up no stage remains")
+        raise UserError("this schedule trains only the head: no stage is left without the warm-up stages")
     first = replace(schedule.stages[begin], epoch=0, step=None, until=None, from_best=False)
     return replace(schedule, stages=[first, *schedule.stages[begin + 1 :]])

@@ -34,11 +34,13 @@ class Until:
         if self.mode not in ("max", "min"):
             raise unknown("mode", self.mode, ("max", "min"))
         if self.threshold is None and self.patience is None:
-            raise UserError(f"until {self.metric!r}: give a threshold, a patience (a number of validations without improvement) or both")
+            raise UserError(
+                f"until with metric={self.metric!r}: give a threshold, a patience (a number of validations without improvement), or both"
+            )
         if self.patience is not None and (not isinstance(self.patience, int) or self.patience < 1):
-            raise UserError(f"until {self.metric!r}: patience={self.patience!r}: give a whole number from 1")
+            raise UserError(f"until with patience={self.patience!r}: give a whole number, 1 or more")
         if not self.min_delta >= 0:
-            raise UserError(f"until {self.metric!r}: min_delta={self.min_delta!r}: give 0 or more")
+            raise UserError(f"until with min_delta={self.min_delta!r}: give a number, 0 or more")
 
     def reached(self, values: Sequence[float]) -> bool:
         """Whether the condition holds for the metric's values since the stage before began, oldest first. NaN is never an improvement.
@@ -108,18 +110,18 @@ class Stage:
         if self.epoch is None and self.step is None and self.until is None:
             object.__setattr__(self, "epoch", 0)
         if not train:
-            raise UserError(f"stage {self.name or self.epoch!r} trains nothing: give at least one pattern, '*' for everything")
+            raise UserError(f"stage {self.name or self.epoch!r} trains nothing: give at least one pattern, such as '*' for all parameters")
         for unit, value in (("epoch", self.epoch), ("step", self.step)):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-                raise UserError(f"stage {self.name!r} begins at {unit} {value!r}: give a whole number from 0")
+                raise UserError(f"stage {self.name!r} begins at {unit} {value!r}: give a whole number, 0 or more")
         if self.step is not None and (self.epoch is not None or self.until is not None):
-            raise UserError(f"stage {self.name!r} has step={self.step} and another beginning: give epoch, step, or until with epoch")
+            raise UserError(f"stage {self.name!r} has step={self.step} besides epoch or until: give step, epoch, or until with epoch")
         if self.until is not None and self.epoch is None:
             raise UserError(
-                f"stage {self.name!r} waits until {self.until}, possibly forever: give epoch=, the latest epoch at which it begins"
+                f"stage {self.name!r} waits for {self.until} without a limit: give epoch=, the latest epoch at which the stage begins"
             )
         if self.from_best and self.until is None:
-            raise UserError(f"stage {self.name!r} begins from the best weights: give until, whose metric selects them")
+            raise UserError(f"stage {self.name!r} has from_best=true without until: give until, which selects the best weights")
         if self.batchnorm is not None:
             check_batchnorm(self.batchnorm)
 

@@ -38,7 +38,7 @@ def predict_dense(run: str, paths: Sequence[str], *, label: str | None, size: in
     folder.mkdir(parents=True, exist_ok=True)
     targets = [folder / f"{Path(path).stem}_dense.png" for path in images]
     if twice := [str(target) for target in targets if targets.count(target) > 1]:
-        raise UserError(f"two images would be drawn as {twice[0]}: predict them separately, each with its own --out")
+        raise UserError(f"two images would be written to {twice[0]}: predict them separately, each with its own --out")
     for path, target in zip(images, targets, strict=True):
         picture, probabilities = probability_map(network, path, size)
         number = int(probabilities.mean(dim=(1, 2)).argmax()) if label is None else network.class_names.index(label)
@@ -63,7 +63,7 @@ def probability_map(network: Network, path: str | Path, size: int | None = None)
     spec = network.input_spec
     size = 2 * spec.size if size is None else size
     if size < spec.size:
-        raise UserError(f"size {size}: the network was trained on images of {spec.size} px, give as many or more")
+        raise UserError(f"size {size}: give {spec.size} or more, the size of the training images in pixels")
     image = dense_transform(spec, size)(image_reader(spec)(path))
     with torch.inference_mode():
         logits = fully_convolutional(network.backbone, network.head)(image[None].to(network.device)).cpu()
@@ -86,5 +86,5 @@ def _draw(target: Path, picture: Tensor, map_hw: Tensor, network: Network, title
     extent = (left, left + columns * stride[1], top + rows * stride[0], top)
     shown = axes.imshow(map_hw.numpy(), cmap="inferno", vmin=0, vmax=1, alpha=0.5, extent=extent, interpolation="bilinear")
     axes.set(xlim=(0, width), ylim=(height, 0))
-    figure.colorbar(shown, ax=axes, label=f"probability in the {size} px around", alpha=1.0, shrink=0.8)
+    figure.colorbar(shown, ax=axes, label=f"probability in a window of {size} px", alpha=1.0, shrink=0.8)
     write_figure(target, figure, dpi=100)

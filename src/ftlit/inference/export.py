@@ -62,7 +62,7 @@ def export(network: Network, to: str, path: str | Path) -> Path:
     """
     export_format, target = _format_of(to, path), Path(path)
     if not isinstance(network.backbone.input_spec, InputSpec):
-        raise UserError("this network takes texts: only networks of images can be exported")
+        raise UserError("this network takes texts, but only networks for images can be exported")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with scratch_folder(target.parent, ".export-") as beside:
@@ -80,7 +80,7 @@ def _format_of(to: str, path: str | Path | None) -> ExportFormat:
         raise unknown("export format", to, EXPORT_FORMATS)
     suffixes = EXPORT_FORMATS[to].suffixes
     if path is not None and Path(path).suffix not in suffixes:
-        raise UserError(f"{path}: with --to {to} the name of the file must end in {' or '.join(suffixes)}")
+        raise UserError(f"{path}: with --to {to} the file name must end in {' or '.join(suffixes)}")
     if to == "onnx" and (missing := [package for package in ONNX_PACKAGES if find_spec(package) is None]):
         raise UserError(f'--to onnx needs {" and ".join(missing)}: pip install "ftlit[onnx]"')
     return EXPORT_FORMATS[to]
@@ -111,14 +111,14 @@ def _check(network: Network, logits: ImagesToLogitsFunction, to: str) -> None:
         difference = (exported - expected).abs().max() if exported.shape == expected.shape else torch.inf
         if not difference <= TOLERANCE * expected.abs().max():  # true for NaN too
             others = " or ".join(f"--to {other}" for other in EXPORT_FORMATS if other != to)
-            raise UserError(f"--to {to} does not give the logits of the run (they differ by {difference:.1e}): try {others}")
+            raise UserError(f"nothing was written, because --to {to} changes the logits by {difference:.1e}: try {others}")
 
 
 def _move(written: Path, target: Path) -> None:
     """Move a file and those written beside it; the named file comes last."""
     others = [file for file in written.parent.iterdir() if file != written]
     if taken := [file.name for file in others if (target.parent / file.name).exists() and not target.exists()]:
-        raise UserError(f"{target} is written together with {taken[0]}, which exists already: give another --out")
+        raise UserError(f"writing {target} would replace the existing file {taken[0]}: give another --out")
     for file in [*others, written]:
         with file.open("rb") as content:
             os.fsync(content.fileno())

@@ -97,7 +97,7 @@ def _program(network: Network) -> torch.export.ExportedProgram:
         with torch.no_grad():
             return torch.export.export(ImagesToLogits(network), (random_images(network, 2),), dynamic_shapes=shapes, strict=False)
     except Exception as error:  # code that cannot be traced raises almost any error
-        raise UserError(f"torch.export cannot follow this network: {_first_line(error)}") from error
+        raise UserError(f"torch.export cannot trace this network: {_first_line(error)}") from error
 
 
 def _first_line(error: BaseException) -> str:
@@ -121,7 +121,7 @@ def _write_onnx(network: Network, metadata: Metadata, path: Path) -> None:
     try:
         onnx: Any = torch.onnx.export(program, dynamo=True, input_names=["images"], output_names=["logits"], verbose=False)
     except Exception as error:  # as above
-        raise UserError(f"ONNX cannot hold this network: {_first_line(error)}; --to torch can") from error
+        raise UserError(f"this network cannot be converted to ONNX: {_first_line(error)}; use --to torch") from error
     onnx.model.metadata_props.update(_as_json(metadata))
     onnx.save(path)
 

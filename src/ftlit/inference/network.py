@@ -100,7 +100,7 @@ class Network:
     def input_spec(self) -> InputSpec:
         """Input spec of a network of images. Raises `UserError` for a network of texts."""
         if not isinstance(self.backbone.input_spec, InputSpec):
-            raise UserError("the network of this run takes texts; this works with images only")
+            raise UserError("this works only with images, but the network of this run takes texts")
         return self.backbone.input_spec
 
     def as_input(self, example: ImageOrText) -> Tensor:
@@ -164,7 +164,7 @@ class Network:
     def _cannot_take(self, given: object) -> UserError:
         noun = self.backbone.input_spec.noun
         kinds = "strings" if noun == "texts" else "paths, PIL images or RGB tensors (3, H, W)"
-        return UserError(f"the network of this run takes {noun}, one or a list of them, as {kinds}: this is {type(given).__name__}")
+        return UserError(f"the network of this run takes {noun}, one or a list, given as {kinds}, not as {type(given).__name__}")
 
 
 def check_finite(values: Tensor) -> None:
@@ -175,14 +175,14 @@ def check_finite(values: Tensor) -> None:
 
 def _check_pixels(image: Tensor) -> None:
     if image.ndim != 3 or len(image) != 3 or not image.numel():
-        raise UserError(f"an image as a tensor is (3, H, W), red, green, blue: here it is {tuple(image.shape)}")
+        raise UserError(f"an image tensor must have the shape (3, H, W), RGB, not {tuple(image.shape)}")
     if image.dtype == torch.uint8:
         return
     if not image.is_floating_point():
-        raise UserError(f"an image as a tensor has floats in [0, 1], or uint8: here it has {image.dtype}")
+        raise UserError(f"an image tensor must have floats from 0 to 1, or uint8, not {image.dtype}")
     least, most = image.min().item(), image.max().item()
     if not (least >= 0 and most <= 1):  # true for NaN too
-        raise UserError(f"an image as a tensor has floats in [0, 1], or uint8: here they are from {least:.4g} to {most:.4g}")
+        raise UserError(f"an image tensor must have floats from 0 to 1, or uint8, not values from {least:.4g} to {most:.4g}")
 
 
 def load(run: str | Path, *, trust: bool = False) -> Network:
@@ -202,14 +202,14 @@ def load(run: str | Path, *, trust: bool = False) -> Network:
     if not path.exists():
         raise UserError(f"there is no file or folder {path}")
     if not file.is_file():
-        raise UserError(f"{path} holds no checkpoints/best.ckpt: give the folder of a run that has trained for an epoch, or a checkpoint")
+        raise UserError(f"{path} has no checkpoints/best.ckpt: give a checkpoint, or the folder of a run that finished an epoch")
     record, state = _read(file, path)
     try:
         return _built(record, state, trust=trust)
     except BadRecord as error:
-        raise UserError(f"the record in {file} cannot be used: {error}") from error
+        raise UserError(f"the description of the network in {file} is not valid: {error}") from error
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise UserError(f"the record in {file} and its weights do not fit each other: {one_line(error)}") from error
+        raise UserError(f"the description of the network and the weights in {file} do not match: {one_line(error)}") from error
 
 
 def _read(file: Path, given: Path) -> tuple[JsonObject, Mapping[str, Tensor]]:
@@ -224,7 +224,7 @@ def _read(file: Path, given: Path) -> tuple[JsonObject, Mapping[str, Tensor]]:
     except UserError:  # a newer format, or a checkpoint of another program
         raise
     except Exception as error:  # damaged bytes raise almost any error
-        raise UserError(f"{given} is neither the folder of a run that has ended nor its checkpoint: {one_line(error)}") from error
+        raise UserError(f"{given} is neither the folder of a finished run nor a checkpoint of ftlit: {one_line(error)}") from error
 
 
 def _built(record: JsonObject, state: Mapping[str, Tensor], *, trust: bool) -> Network:

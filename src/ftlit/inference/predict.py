@@ -74,7 +74,10 @@ def predict(run: str, paths: Sequence[str], options: PredictOptions, rows: Calla
         return 0
     failed = write_rows(sys.stdout, found, replace(options, top=min(options.top, len(network.class_names))))
     if failed:
-        print(f"ftlit: {failed} of {len(examples)} {network.backbone.input_spec.noun} have no prediction, see their rows", file=sys.stderr)
+        print(
+            f"ftlit: {failed} of {len(examples)} {network.backbone.input_spec.noun} have no prediction: see their rows",
+            file=sys.stderr,
+        )
     return failed
 
 
@@ -84,7 +87,7 @@ def examples_of(paths: Sequence[str], *, texts: bool = False, column: str | None
         if path.suffix.lower() == ".csv":
             yield from _column(path, column or ("text" if texts else "path"), texts=texts)
         elif texts:
-            raise UserError(f"{path}: this run's network takes texts, give csv files with a column text")
+            raise UserError(f"{path}: the network of this run takes texts; give csv files with a column text")
         elif path.is_dir():
             yield from ((str(listed.path), str(listed.path)) for listed in list_unlabelled(path)[0])
         else:
@@ -186,7 +189,7 @@ def write_rows(to: TextIO, rows: Iterable[PredictionRow], options: PredictOption
 def _column(path: Path, name: str, *, texts: bool) -> Iterator[NamedInput]:
     known, rows = read_csv(path)
     if name not in known:
-        raise UserError(f"{unknown(f'column in {path}', name, known)}; --column chooses one")
+        raise UserError(f"{path}: {unknown('column', name, known)} (--column NAME)")
     for _, row in rows:
         yield row[name], row[name] if texts else str(path.parent / row[name])
 

@@ -135,7 +135,7 @@ def _named(name: str, arguments: Mapping[str, Any], without: Sequence[str] = ())
 
 def _imported(noun: str, path: str, trust: bool) -> Callable[..., Any]:
     if not trust:
-        raise UserError(f"the {noun} of this run is {path}, which is not built in: --trust (trust=True) calls it, if you know what it does")
+        raise UserError(f"the {noun} of this run is {path}, which is not part of ftlit: add --trust (trust=True) if you trust this code")
     try:
         return resolve_name(path)  # type: ignore[no-any-return]
     except (ImportError, AttributeError, ValueError) as error:

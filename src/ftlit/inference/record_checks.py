@@ -47,13 +47,13 @@ def check_record(record: Record, *, trust: bool) -> None:
     """
     names = record["class_names"]
     if not isinstance(names, list) or not names or wrong_class_names(names):
-        raise BadRecord("its class names are not a list of different texts")
+        raise BadRecord("its class names are not a list of distinct texts")
     if not all(isinstance(record[name], bool) for name in ("affine", "multilabel")):
-        raise BadRecord("its fields affine and multilabel are not true or false")
+        raise BadRecord("its fields affine and multilabel must be true or false")
     for noun in ("backbone", "head"):
         part = record[noun]
         if not isinstance(part, dict) or not isinstance(part.get("arguments"), dict) or not isinstance(_name(part), str):
-            raise BadRecord(f"its {noun} has no name and arguments")
+            raise BadRecord(f"its {noun} lacks a name or arguments")
         if not trust and "import" not in part:
             _check_arguments(noun, part)
     outputs = record["head"]["arguments"].get("num_classes", len(names))
@@ -72,18 +72,18 @@ def _check_arguments(noun: str, part: Record) -> None:
         others = [name for name in arguments if name not in allowed]
     if others := [name for name in others if name not in COMMON]:
         raise BadRecord(
-            f"its {noun}, {arguments.get('name')} of {part['name']}, has the arguments {shorten(sorted(map(str, others)))}, which a "
-            "checkpoint cannot set by itself: --trust (trust=True) passes them on, if you know what they do"
+            f"its {noun}, {arguments.get('name')} of {part['name']}, has the arguments {shorten(sorted(map(str, others)))}, which are "
+            "not read from a checkpoint: add --trust (trust=True) if you trust this file"
         )
     for name, value in arguments.items():
         most = MAX_VALUE if name == "input_spec" else MAX_NUMBER
         for leaf in _leaves(value):
             if not _is_small(leaf, most) and name != "weights":
-                raise BadRecord(f"its {noun} has {name}={shorten([repr(leaf)[:40]])}, which is not a number or text of a usual size")
+                raise BadRecord(f"its {noun} has {name}={shorten([repr(leaf)[:40]])}, which is too long, too large, or not a plain value")
     spec = arguments.get("input_spec") or {}
     sizes = [spec.get("size"), spec.get("resize")] if isinstance(spec, dict) else []
     if any(isinstance(size, int) and size > MAX_PIXELS for size in sizes):
-        raise BadRecord(f"its {noun} takes images of {sizes[0]} pixels: more than {MAX_PIXELS} are not built")
+        raise BadRecord(f"the image size of its {noun} is {sizes[0]} pixels, above the limit of {MAX_PIXELS}")
 
 
 def _leaves(value: Any, depth: int = 0) -> Iterator[Any]:
@@ -125,5 +125,5 @@ class LimitedAllocation(TorchFunctionMode):
             plain = {name: value for name, value in settings.items() if name not in ("generator", "pin_memory", "out")}
             self.left -= func(*args, **{**plain, "device": "meta"}).numel()
             if self.left < 0:
-                raise BadRecord("its network is far larger than its weights: --trust (trust=True) builds it all the same")
+                raise BadRecord("its network is far larger than its weights: add --trust (trust=True) if you trust this file")
         return func(*args, **settings)

@@ -20,8 +20,8 @@ def base_record(backbone: Backbone) -> dict[str, str]:
         UserError: weights that cannot be loaded again: a random start, or a custom backbone.
     """
     if backbone.record is None or not backbone.pretrained:
-        reason = "this backbone is not built in" if backbone.record is None else "these weights are a random start"
-        raise UserError(f"checkpoint=slim leaves out pretrained weights, and {reason}: give checkpoint=full")
+        reason = "this backbone is not part of ftlit" if backbone.record is None else "these weights are random"
+        raise UserError(f"checkpoint=slim needs pretrained weights that can be loaded again, but {reason}: use checkpoint=full")
     return {"origin": backbone.origin.describe(), "digest": _digest(backbone)}
 
 
@@ -29,7 +29,7 @@ def check_base(backbone: Backbone, base: Base | None) -> None:
     """Raise `UserError` if the backbone was loaded with other weights than those of `base`; `None`: the checkpoint is not slim."""
     if base and (here := _digest(backbone)) != base["digest"]:
         raise UserError(
-            f"this checkpoint holds the difference to {base['origin']} with digest {base['digest']}, and here these weights have {here}: "
+            f"this slim checkpoint needs the pretrained weights {base['origin']} with digest {base['digest']}, but here they have {here}: "
             "restore the old weights"
         )
 

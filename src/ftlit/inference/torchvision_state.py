@@ -29,7 +29,7 @@ def builder(network: Network) -> tuple[str, dict[str, Any]]:
     record = network.backbone.record or {}
     name = record.get("name", "the backbone")
     if record.get("loader") != "torchvision" or name not in models.list_models(module=models):
-        raise _no_original(f"{name} is not a network of torchvision")
+        raise _no_original(f"torchvision has no network {name}")
     arguments = {key: value for key, value in record.items() if key not in NOT_ARGUMENTS}
     skipped = {key: False for key in ("init_weights",) if key in arguments}  # random weights are replaced anyway
     return name, {**arguments, **skipped, "num_classes": len(network.class_names)}
@@ -52,7 +52,7 @@ def original_state(network: Network) -> dict[str, Tensor]:
     if classifier is None or classifier.bias is None:  # MaxViT's has none
         raise _no_original(f"torchvision's {name} does not end with a linear layer with a bias")
     if head is None:
-        raise _no_original(f"its head is {type(network.head).__name__}, torchvision's {name} has one linear layer on pooled features")
+        raise _no_original(f"its head is {type(network.head).__name__}, but torchvision's {name} has one linear layer on pooled features")
     backbone: Any = affine_to_batchnorm(deepcopy(network.backbone))
     state = Backbone({**dict(backbone.items()), "head": head}, network.input_spec).state_dict()
     names = original_names(model, Backbone({**parts.layers, "head": classifier}, network.input_spec))

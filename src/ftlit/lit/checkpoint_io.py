@@ -57,7 +57,7 @@ def _load(path: Path, map_location: Any) -> Any:
     except UserError as error:
         raise UserError(f"{error}: {_remedy(path)}") from error
     except UnpicklingError as error:  # the code in the file did not run
-        raise UserError(f"{path} holds more than tensors and plain values, and is not loaded: {_remedy(path)}") from error
+        raise UserError(f"{path} contains other objects than tensors and plain values, so it is not loaded: {_remedy(path)}") from error
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror or one_line(error)}): {_remedy(path)}") from error
     except Exception as error:  # damaged bytes raise almost any error
@@ -66,8 +66,8 @@ def _load(path: Path, map_location: Any) -> Any:
 
 def _remedy(path: Path) -> str:
     best = path.with_name("best.ckpt")
-    weights = f", and backbone.weights={best} to start from the best weights of this one" if best != path and best.is_file() else ""
-    return f"begin a new run with another hydra.run.dir={weights}"
+    weights = f", and with backbone.weights={best} to start from the best weights of this run" if best != path and best.is_file() else ""
+    return f"start a new run with another hydra.run.dir=...{weights}"
 
 
 def _is_remote(path: Any) -> bool:

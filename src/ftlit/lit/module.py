@@ -183,4 +183,6 @@ def _check_same_network(held: Mapping[str, Tensor], own: Mapping[str, Tensor]) -
     for name in dict.fromkeys([*shapes[0], *shapes[1]]):
         was, now = (f"{state[name]}" if name in state else "nothing" for state in shapes)
         if was != now:
-            raise UserError(f"this checkpoint is of another network: it holds {was} for {name!r}, here it is {now}; give the same parts")
+            raise UserError(
+                f"this checkpoint is from another network: {name!r} is {was} there, but {now} here; use the same backbone and head"
+            )

@@ -40,9 +40,9 @@ def check_last(path: Path, run: str) -> None:
     try:
         content = load_checkpoint(path)
     except Exception as error:
-        raise UserError(f"{path} is damaged, or not a checkpoint ({one_line(error)}): begin a new run") from error
+        raise UserError(f"{path} is damaged, or not a checkpoint ({one_line(error)}): start a new run") from error
     if content.get(STATE, {}).get("run", run) != run:
-        raise UserError(f"{path} is the checkpoint of another run: put the run's own file back, or begin a new run")
+        raise UserError(f"{path} is the checkpoint of another run: restore the file of this run, or start a new run")
     for state in content.get("callbacks", {}).values():
         if isinstance(state, dict) and "best_model_path" in state:
             follow_folder(state, path.parent)
@@ -62,7 +62,7 @@ def check_best(state: dict[str, Any], run: str | None) -> None:
     if not state.get("best_model_path"):
         return
     best = Path(state["best_model_path"])
-    advice = "put the run's own file back, or begin a new run"
+    advice = "restore the file of this run, or start a new run"
     if not best.exists():
         raise UserError(f"{best}, the checkpoint of the best epoch, is missing: {advice}")
     if not best.is_file():  # sharded

@@ -29,7 +29,7 @@ def check_callbacks(callbacks: Iterable[Callback]) -> None:
     """Raise `UserError` for a callback that changes weights or rates itself."""
     if any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks):
         raise UserError(
-            "StochasticWeightAveraging computes the statistics of frozen batch norms again, and sets its own rates: leave it out"
+            "StochasticWeightAveraging changes the statistics of frozen batch norms and the learning rates: remove this callback"
         )
 
 
@@ -44,12 +44,14 @@ def check_optimizers(module: nn.Module, schedule: Schedule, optimizers: Sequence
     for stage in schedule.stages:
         if missing := [name for name, parameter in trained_parameters(module, stage) if id(parameter) not in held]:
             raise UserError(
-                f"stage {stage.name!r} trains parameters that no optimizer holds: {shorten(missing, most=3)}; "
-                "build the optimizer over all parameters, frozen ones too: ftlit.build_optimizer"
+                f"stage {stage.name!r} trains parameters that are not in the optimizer: {shorten(missing, most=3)}; "
+                "build the optimizer with ftlit.build_optimizer, which includes frozen parameters"
             )
     wanted, given = {scale for _, scale in schedule.lr_scale}, {group.get("lr_scale") for group in groups}
     if tuple(schedule.lr_scale) != tuple(EVERYTHING) and not wanted <= given:
-        raise UserError("the optimizer's groups are not those of the schedule: build_optimizer(module, factory, schedule.lr_scale)")
+        raise UserError(
+            "the parameter groups of the optimizer do not match the schedule: use build_optimizer(module, factory, schedule.lr_scale)"
+        )
 
 
 def trained_parameters(module: nn.Module, stage: Stage) -> list[tuple[str, nn.Parameter]]:
@@ -90,7 +92,7 @@ def check_unchanged(module: nn.Module, expected: Iterable[Trainable]) -> None:
         if parameter.requires_grad != trains:
             name = next((name for name, own in module.named_parameters() if own is parameter), "a parameter that was removed")
             change = "frozen" if trains else "unfrozen"
-            raise UserError(f"{name!r} was {change} by something other than StagedFinetuning: let only the schedule decide what trains")
+            raise UserError(f"{name!r} was {change} by other code than StagedFinetuning: let only the schedule set requires_grad")
 
 
 def schedule_values(schedule: Schedule) -> dict[str, Any]:
@@ -114,7 +116,7 @@ def check_same_schedule(saved: Any, schedule: Schedule) -> None:
         UserError: the first stage or learning-rate factor that differs; or an earlier release wrote the checkpoint.
     """
     if not isinstance(saved, Mapping):
-        raise UserError("an earlier ftlit wrote this checkpoint: training cannot resume from it; start a new run from its weights")
+        raise UserError("this checkpoint is from an older version of ftlit and cannot be resumed: start a new run from its weights")
     given = schedule_values(schedule)
     for part, describe in (("stages", _describe_stage), ("lr_scale", _describe_factor)):
         for before, now in zip_longest(saved[part], given[part]):

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from ftlit.errors import unknown
+from ftlit.errors import UserError, unknown
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage, Until
 
@@ -49,7 +49,8 @@ class StageTrigger:
         if until is None or following is None:
             return
         if until.metric not in trainer.callback_metrics:
-            raise unknown(f"logged metric for stage {following.name!r}:", until.metric, trainer.callback_metrics)
+            metric = unknown("logged metric", until.metric, trainer.callback_metrics)
+            raise UserError(f"stage {following.name!r}: {metric}")
         value = rounded(trainer.strategy.broadcast(float(trainer.callback_metrics[until.metric])))
         self._values.append(value)
         if following.from_best and is_best(until, value, self._best):

@@ -120,7 +120,9 @@ class StagedFinetuning(Callback):
             return
         state = checkpoint.get("callbacks", {}).get(self.state_key)
         if state is None:
-            raise UserError("this checkpoint was made without StagedFinetuning: its stage is unknown; start a new run from its weights")
+            raise UserError(
+                "this checkpoint was written without StagedFinetuning, so its stage is unknown: start a new run from its weights"
+            )
         check_same_schedule(state["schedule"], self.schedule)
         self._apply(pl_module, self.schedule.stage_at(checkpoint["epoch"], checkpoint["global_step"], state["decided"]))
 
@@ -173,7 +175,7 @@ class StagedFinetuning(Callback):
         """Warn if training ended before the last stage began."""
         check_unchanged(pl_module, self._expected)
         if not self.is_last and not is_trial_run(trainer):
-            warnings.warn(f"training ended in stage {self.stage.name!r}, before the last one began", stacklevel=1)
+            warnings.warn(f"training ended in stage {self.stage.name!r}, before the last stage began", stacklevel=1)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Restore the limits of the callbacks, and the effect of `.train()`."""
@@ -223,7 +225,7 @@ class StagedFinetuning(Callback):
         if all(stage.step is None for stage in self.schedule.stages):
             return
         if not module.automatic_optimization:
-            raise UserError("a stage that begins at a step needs automatic optimization: give it an epoch")
+            raise UserError("a stage that begins at a step needs automatic optimization: give an epoch instead of a step")
         self.schedule.check_reached(trainer.max_epochs, trainer.max_steps, steps_per_epoch(trainer))
 
     def _restart_counts(self, trainer: Trainer) -> None:

@@ -33,11 +33,11 @@ def check_strategy(trainer: Trainer) -> None:
     """
     strategy = trainer.strategy
     if isinstance(strategy, FSDPStrategy) and not uses_original_parameters(strategy):
-        raise UserError("FSDP with use_orig_params=false trains whole flat parameters, frozen ones too: give use_orig_params=true")
+        raise UserError("FSDP with use_orig_params=false trains frozen parameters too: set use_orig_params=true")
     if isinstance(strategy, UNTESTED) or not isinstance(strategy, SUPPORTED):
         raise UserError(
-            f"StagedFinetuning does not support {type(strategy).__name__}, where unfreezing parameters later is untested: "
-            "give one device, ddp, fsdp or ModelParallelStrategy"
+            f"StagedFinetuning does not support {type(strategy).__name__}, because unfreezing parameters is untested there: "
+            "use one device, ddp, fsdp or ModelParallelStrategy"
         )
 
 

@@ -97,7 +97,7 @@ def training_length(trainer: Trainer) -> tuple[int, int]:
     """(optimizer steps, epochs) of the whole training. Raises `UserError` where it has no end."""
     steps = trainer.estimated_stepping_batches
     if steps == inf:
-        raise UserError("a learning-rate schedule needs the end of training: set trainer.max_epochs or trainer.max_steps")
+        raise UserError("a learning-rate schedule needs the length of training: set trainer.max_epochs or trainer.max_steps")
     return int(steps), ceil(steps / steps_per_epoch(trainer))
 
 
@@ -132,7 +132,8 @@ def check_sampler_epoch(trainer: Trainer, epoch: int) -> None:
     """
     if epoch != trainer.current_epoch:
         raise RuntimeError(
-            f"the training sampler is in epoch {epoch}, training in epoch {trainer.current_epoch}: this version of Lightning does not call "
+            f"the training sampler is in epoch {epoch}, but training in epoch {trainer.current_epoch}: this version of Lightning "
+            "does not call "
             "loader.sampler.set_epoch; see ftlit.lit.trainer_internals"
         )
 

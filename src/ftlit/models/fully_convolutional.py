@@ -37,7 +37,7 @@ def linear_to_conv(linear: nn.Linear, size: int | Size = 1) -> nn.Conv2d:
     channels, rest = divmod(linear.in_features, height * width)
     if rest:
         raise UserError(
-            f"a linear layer of {linear.in_features} features is not a convolution of {height}x{width}: give the size of its map"
+            f"a linear layer with {linear.in_features} inputs cannot be a {height}x{width} convolution: give the size of its feature map"
         )
     return _conv(linear, linear.weight.detach().view(-1, channels, height, width))
 
@@ -58,7 +58,7 @@ def fully_convolutional(backbone: Backbone, head: nn.Module) -> Layers:
         UserError: features that are tokens, a network with a fixed image size, or a module after the last map that cannot be converted.
     """
     if not isinstance(backbone.input_spec, InputSpec) or any(len(shape) == 2 for shape in backbone.feature_shapes.values()):
-        raise UserError("features of this backbone are tokens, and a fully convolutional network needs maps: use a convolutional backbone")
+        raise UserError("this backbone gives tokens, but a fully convolutional network needs feature maps: use a convolutional backbone")
     layers, shape, above = _below_pooling(backbone)
     takes_map = getattr(head, "takes_map", False)
     pool = [] if above or takes_map else [("pool", nn.AdaptiveAvgPool2d(1))]
@@ -83,7 +83,7 @@ def _below_pooling(backbone: Backbone) -> tuple[dict[str, nn.Module], tuple[int,
         if maps:
             backbone.upto(len(maps) - 1).on_meta((3, 2 * size, 2 * size))
     except Exception as error:
-        raise UserError(f"this backbone takes images of {size} px only, not larger ones: {one_line(error)}") from error
+        raise UserError(f"this backbone accepts only images of {size} px, no larger ones: {one_line(error)}") from error
     above = [(f"backbone.{name}", layer) for name, layer in backbone.items() if name not in maps]
     shape: tuple[int, ...] = shapes[maps[-1]] if maps else (3, size, size)
     if above and (sequence := _as_sequence(above[0][1])) is not None:  # a layer that ends with the pooling
@@ -118,7 +118,7 @@ class _Rewrite:
         else:
             raise UserError(
                 f"{name} ({type(module).__name__}) cannot be converted to a convolution; supported heads: linear, mlp, conv, and classes "
-                "with a method as_sequence (see docs/extending.md)"
+                "with a method as_sequence (docs/extending.md)"
             )
 
     def _rewritten(self, module: nn.Module) -> list[nn.Module] | None:

@@ -102,7 +102,7 @@ class MLPHead(nn.Sequential):
 
     def __init__(self, in_features: int, num_classes: int, *, hidden: Sequence[int] = (256,), dropout: float = 0.2) -> None:
         if not 0 <= dropout < 1 or any(width < 1 for width in hidden):
-            raise UserError(f"mlp head with hidden {list(hidden)} and dropout {dropout}: widths are at least 1, dropout is in [0, 1)")
+            raise UserError(f"mlp head with hidden={list(hidden)} dropout={dropout}: give widths of 1 or more, and dropout in [0, 1)")
         layers: list[nn.Module] = []
         for before, width in pairwise([in_features, *hidden]):
             layers += [nn.Linear(before, width), nn.ReLU(), nn.Dropout(dropout)]
@@ -125,7 +125,7 @@ class ConvHead(nn.Module):
 
     def __init__(self, in_features: int, num_classes: int, *, channels: int = 128, dropout: float = 0.0) -> None:
         if not 0 <= dropout < 1 or channels < 1:
-            raise UserError(f"conv head with channels {channels} and dropout {dropout}: channels is at least 1, dropout in [0, 1)")
+            raise UserError(f"conv head with channels={channels} dropout={dropout}: give channels of 1 or more, and dropout in [0, 1)")
         super().__init__()
         self.conv = nn.Sequential(nn.Conv2d(in_features, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
         self.dropout = nn.Dropout(dropout)
@@ -135,7 +135,7 @@ class ConvHead(nn.Module):
         """Logits (N, num_classes). Raises `UserError` for features that are not maps."""
         if features.ndim != 4:
             shape = tuple(features.shape[1:])
-            raise UserError(f"head=conv needs a map at the cut, but the features have shape {shape}: cut lower, or take head=linear")
+            raise UserError(f"head=conv needs feature maps, but the cut gives features of shape {shape}: use a lower cut, or head=linear")
         return self.linear(self.dropout(self.conv(features).mean(dim=(2, 3))))  # type: ignore[no-any-return]
 
     def as_sequence(self) -> dict[str, nn.Module]:

@@ -59,4 +59,4 @@ RANDOM = WeightsOrigin()
 def check_origin(origin: object) -> None:
     """Raise `UserError` if `origin` is not a `WeightsOrigin`, such as the string that `Backbone` used to take."""
     if not isinstance(origin, WeightsOrigin):
-        raise UserError(f'origin={origin!r} of a backbone: give ftlit.WeightsOrigin("custom", {str(origin)!r})')
+        raise UserError(f'Backbone(origin={origin!r}): use origin=ftlit.WeightsOrigin("custom", {str(origin)!r})')

@@ -72,7 +72,7 @@ class Probe:
     @property
     def summary(self) -> str:
         """Kind, L2 penalty (and whether the values that were tried end there), and features."""
-        end = {"": "", "≥": ", the strongest tried", "≤": ", the weakest tried"}[self.bound_sign]
+        end = {"": "", "≥": ", the largest tried", "≤": ", the smallest tried"}[self.bound_sign]
         cut = f" of {self.cut}" if self.cut is not None else ""
         l2 = ", ".join(filter(None, (f"L2 {self.l2:.1e}{end}", self.sklearn)))
         return f"linear probe ({self.kind}, {l2}) on {self.pooling}-pooled features{cut}"
@@ -89,7 +89,7 @@ class Probe:
         """Share of features that are classified correctly; targets (N,) default to those of stored features."""
         vectors, labels = vectors_and_labels(features, targets, self.cut)
         if vectors.shape[1] != self.weight.shape[1]:
-            raise UserError(f"this probe takes features of length {len(self.weight[0])}, these have {vectors.shape[1]}: give the same cut")
+            raise UserError(f"this probe needs features of length {len(self.weight[0])}, not {vectors.shape[1]}: use the same cut")
         return float((self.predict(vectors).cpu() == labels.cpu()).double().mean())
 
     def as_head(self) -> LinearHead | PooledHead:
@@ -144,11 +144,11 @@ def fit_probe(
         raise unknown("pooling", pooling, POOLINGS)
     if isinstance(features, Features):
         if cut is None and len(features.cuts) > 1:
-            raise UserError(f"these features are of several cuts: give cut=, one of {', '.join(features.cuts)}")
+            raise UserError(f"these features are from several cuts: give cut=, one of {', '.join(features.cuts)}")
         cut = features.cuts[0] if cut is None else cut
     l2_penalties = [float(l2)] if isinstance(l2, int | float) else sorted(map(float, l2), reverse=True)
     if not l2_penalties or not all(0 < value < float("inf") for value in l2_penalties):
-        raise UserError(f"probe with L2 penalty {l2}: give numbers above 0")
+        raise UserError(f"L2 penalty {l2} of a probe: give numbers above 0")
     vectors, labels = vectors_and_labels(features, targets, cut)
     classes = check_classes(vectors, labels, num_classes)
     held_out = None if valid is None else _held_out(valid, cut, vectors, labels, classes)
@@ -174,7 +174,7 @@ def _held_out(
     """Vectors and labels of `valid`, checked against those that the probe is fitted on."""
     held_out = vectors_and_labels(*valid, cut) if isinstance(valid, tuple) else vectors_and_labels(valid, None, cut)
     if held_out[0].shape[1] != vectors.shape[1]:
-        raise UserError(f"valid has features of length {held_out[0].shape[1]}, and the others {vectors.shape[1]}: give the same cut")
+        raise UserError(f"valid has features of length {held_out[0].shape[1]}, but needs {vectors.shape[1]}: use the same cut")
     held_out = held_out[0].to(vectors), held_out[1].to(labels)
     check_classes(*held_out, classes, every_class=False)
     return held_out
@@ -208,7 +208,7 @@ def _held_out_results(
     fold = folds_of(labels, FOLDS, seed).to(labels.device)
     used = [number for number in range(FOLDS) if bool((fold == number).any())]
     if not used:
-        raise UserError("no class has two images, so that none can be held out: give one L2 penalty (probe.l2=[0.1]), or more images")
+        raise UserError("no class has two images, so none can be held out: give one L2 penalty (probe.l2=[0.1]), or more images")
     results = [
         _evaluate(vectors[fold != i], labels[fold != i], classes, l2_penalties, kind, vectors[fold == i], labels[fold == i]) for i in used
     ]

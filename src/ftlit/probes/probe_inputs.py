@@ -23,12 +23,12 @@ def vectors_and_labels(features: Features | Tensor | None, targets: Tensor | Non
         features = rows.read(range(len(rows)))
     if not isinstance(features, Tensor) or features.ndim != 2 or not features.is_floating_point():
         shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-        raise UserError(f"a probe takes vectors (N, C) of floats, and these features are {shape}: pool them")
+        raise UserError(f"a probe needs float vectors (N, C), not features of shape {shape}: pool them")
     if not isinstance(targets, Tensor) or targets.shape != features.shape[:1] or targets.is_floating_point():
         given = f"{targets.dtype} {tuple(targets.shape)}" if isinstance(targets, Tensor) else type(targets).__name__
         raise UserError(
-            f"a probe takes a class number for each of {len(features)} features, an integer tensor ({len(features)},), and the targets are "
-            f"{'missing' if targets is None else given}"
+            f"targets must be an integer tensor ({len(features)},) with the class number of each feature vector, "
+            f"but they are {'missing' if targets is None else given}"
         )
     return features if features.dtype == torch.float64 else features.float(), targets.to(features.device, torch.int64)
 
@@ -36,23 +36,21 @@ def vectors_and_labels(features: Features | Tensor | None, targets: Tensor | Non
 def check_classes(vectors: Tensor, labels: Tensor, num_classes: int | None, *, every_class: bool = True) -> int:
     """The number of classes. Raises `UserError` where a probe cannot be fitted."""
     if not len(labels):
-        raise UserError("there are no features: a probe needs some of each class")
+        raise UserError("there are no features: give some of each class")
     if not bool(vectors.isfinite().all()):
         bad = int((~vectors.isfinite()).any(dim=1).nonzero()[0])
-        raise UserError(f"features hold NaN or infinity, first in row {bad}: look at that image, or at the dtype of the features")
+        raise UserError(f"features have NaN or infinite values, first in row {bad}: check this image, and the dtype of the features")
     least, most = int(labels.min()), int(labels.max())
     classes = most + 1 if num_classes is None else num_classes
     if least < 0 or most >= classes:
-        allowed = "class numbers begin at 0" if num_classes is None else f"class numbers go from 0 to {classes - 1}"
-        raise UserError(f"targets from {least} to {most}: {allowed}")
+        allowed = "0 or more" if num_classes is None else f"0 to {classes - 1}"
+        raise UserError(f"the targets go from {least} to {most}; accepted class numbers: {allowed}")
     if classes < 2:
-        raise UserError("all targets are 0: a probe needs at least two classes")
+        raise UserError("all targets are 0: give at least two classes")
     present = torch.bincount(labels, minlength=classes)
     if every_class and not bool(present.all()):
         lacking = present.eq(0).nonzero()[:, 0].tolist()
-        raise UserError(
-            f"{len(labels)} features of {classes} classes, and class {lacking[0]} has none: give each class one, or leave it out"
-        )
+        raise UserError(f"class {lacking[0]} of {classes} classes has no features: give at least one, or remove the class")
     return classes
 
 
@@ -60,6 +58,6 @@ def _check_memory(rows: int, row_bytes: int) -> None:
     needed, held = COPIES * rows * row_bytes, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > held:
         raise UserError(
-            f"fitting a linear probe on {rows:,} features needs {size_in_words(needed)} of memory, this machine has {size_in_words(held)}: "
-            "take fewer images (data.per_class), a cut with shorter features, or pooled ones"
+            f"fitting a linear probe on {rows:,} features needs {size_in_words(needed)} of memory, but this machine has "
+            f"{size_in_words(held)}: use fewer images (data.per_class=...), a cut with shorter features, or pooling"
         )

@@ -110,7 +110,11 @@ def _fill(backbone: Backbone, whole: Backbone, model: nn.Module, tensors: Tensor
     try:
         fill(backbone, tensors, names, model.state_dict().keys() - names.keys())
     except UserError as error:
-        keys = f"; {file.name} has the keys {shorten(filter(None, file.state_dicts))}" if any(file.state_dicts) else ""
+        keys = (
+            f"; {file.name} has the keys {shorten(filter(None, file.state_dicts))} (backbone.weights_key=...)"
+            if any(file.state_dicts)
+            else ""
+        )
         reason = misfit(file, str((whole.record or {}).get("name")), backbone.cuts)
         raise UserError(f"{reason} ({error})" if reason else f"{error}{keys}") from error
 
@@ -121,10 +125,10 @@ def _check_size(name: str, backbone: Backbone) -> None:
         backbone.on_meta(spec.shape)  # the backbone caches the result, and heads need it next
     except (RuntimeError, AssertionError) as error:
         if isinstance(spec, TextSpec):
-            raise UserError(f"{name} cannot take {spec.inputs}: {one_line(error)}") from error
+            raise UserError(f"{name} does not accept {spec.inputs}: {one_line(error)}") from error
         least = bisect_left(range(MAX_SIZE), 1, lo=spec.size, key=lambda larger: int(_fits(backbone, larger)))
         hint = f"the smallest possible size is {least} px" if least < MAX_SIZE else one_line(error)
-        raise UserError(f"{name} cannot take {spec.inputs}: {hint} (input_spec.size)") from error
+        raise UserError(f"{name} does not accept {spec.inputs}: {hint} (input_spec.size)") from error
 
 
 def _fits(backbone: Backbone, size: int) -> bool:

@@ -111,7 +111,7 @@ class TokenEmbeddings(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Embed the ids. Raises `UserError` for anything but ids."""
         if ids.ndim != 2 or ids.is_floating_point():
-            raise UserError(f"this network takes token ids (N, T), not {tuple(ids.shape)} of {ids.dtype}: give texts, data=text_csv")
+            raise UserError(f"this network needs token ids (N, T), not {ids.dtype} {tuple(ids.shape)}: use texts (data=text_csv)")
         features: Tensor = self.project(self.block(ids)).masked_fill((ids == self.pad_id)[..., None], 0.0)
         return features
 

@@ -5,15 +5,15 @@ from collections.abc import Mapping
 from typing import Any
 
 REPLACED_ARGUMENTS = {  # arguments of timm's builders that backbones do not have -> what to use instead
-    "num_classes": "a backbone has no classifier: the head has it",
-    "in_chans": "images have three channels",
-    "img_size": "give input_spec.size",
-    "pretrained": "give weights",
-    "pretrained_cfg": "give weights and input_spec",
-    "pretrained_cfg_overlay": "give weights and input_spec",
-    "cache_dir": "set HF_HOME",
-    "checkpoint_path": "give weights",
-    "features_only": "give cut",
+    "num_classes": "remove it, the head is the classifier",
+    "in_chans": "remove it, images always have three channels",
+    "img_size": "use backbone.input_spec.size",
+    "pretrained": "use backbone.weights",
+    "pretrained_cfg": "use backbone.weights and backbone.input_spec",
+    "pretrained_cfg_overlay": "use backbone.weights and backbone.input_spec",
+    "cache_dir": "set the environment variable HF_HOME",
+    "checkpoint_path": "use backbone.weights",
+    "features_only": "use backbone.cut",
 }
 TEXTS = frozenset(  # arguments that take the name of a layer or of a variant
     {

@@ -20,7 +20,7 @@ from ftlit.zoo.timm_partial import AverageLogits, PartialForward, channels_first
 from ftlit.zoo.timm_pieces import sequence_layers
 from ftlit.zoo.timm_trace import Trace, preserved_state, trace
 
-WHOLE = "taken as a whole: it cannot be split exactly into layers"  # followed by the reason
+WHOLE = "used as a single layer, because its layers cannot be separated exactly"  # followed by the reason
 SMALL_SIZE = 96  # pixels; enough for five halvings
 REL_TOLERANCE = 1e-5  # relative to the largest value: an average may be summed in another order
 TAILS = (("forward_features",), ("forward_cls", "norm"))  # methods with the code after the modules; the second: class attention
@@ -53,8 +53,8 @@ def take_apart(model: Any, size: int) -> tuple[NetworkParts, str]:
             reasons.append(parts)
         else:
             raise UserError(
-                f"{type(model).__name__} cannot be used as an image classifier with cuts: "
-                f"it gives no single vector for an image ({reasons[-1]})"
+                f"{type(model).__name__} cannot be used as a backbone, because it gives no single vector for an image ({reasons[-1]}): "
+                "use another network"
             )
     for layer in parts.layers.values():
         layer.train(model.training)
@@ -70,7 +70,7 @@ def _trace(model: Any, size: int) -> Trace:
             return trace(model, images)
         except (RuntimeError, AssertionError, ValueError, TypeError) as error:
             reason = error
-    raise UserError(f"{type(model).__name__} cannot take images of {size} px: {one_line(reason)}") from reason
+    raise UserError(f"{type(model).__name__} does not accept images of {size} px: {one_line(reason)}") from reason
 
 
 def _checked(method: Callable[[Trace], dict[str, nn.Module]], traced: Trace) -> NetworkParts | str:
@@ -105,7 +105,7 @@ def _with_classifier(layers: dict[str, nn.Module], features: Tensor, traced: Tra
     neck = PartialForward(without(model, [*unused, *classifier_paths(model)], direct), "forward_head")
     layers = {**layers, "neck": channels_first([neck], traced.features, vector)}
     if not _is_close(layers["neck"](features), vector):
-        raise ValueError("its layers do not give what the network gives")
+        raise ValueError("its layers give another output than the network")
     return NetworkParts(layers, classifier)
 
 

@@ -70,7 +70,7 @@ def load_timm(
             raise UserError(f"backbone.{argument} of {name}: {REPLACED_ARGUMENTS[argument]}")
     if refused := refused_arguments(kwargs):
         raise UserError(
-            f"backbone.{refused[0]}={kwargs[refused[0]]!r} of {name}: timm's builder is given numbers, flags and names of layers only"
+            f"backbone.{refused[0]}={kwargs[refused[0]]!r} of {name} is not accepted: give a number, true or false, or the name of a layer"
         )
     known = _input_spec(name, config)
     published = WeightSource(_origin(config), lambda: _fetch(name, config, settings), known)
@@ -109,7 +109,7 @@ def _config(name: str) -> Config:
     if not timm.is_model(name.partition(".")[0]):
         names = timm.list_models()
         nearest = get_close_matches(name, names, n=4, cutoff=0.0)
-        raise UserError(f"no network of timm {name!r}: did you mean {' or '.join(nearest)}? timm.list_models() lists all {len(names):,}")
+        raise UserError(f"timm has no network {name!r}: did you mean {' or '.join(nearest)}? timm.list_models() lists all {len(names):,}")
     try:
         found = timm.get_pretrained_cfg(name, allow_unregistered=False)
     except RuntimeError as error:

@@ -29,7 +29,7 @@ def sequence_layers(traced: Trace, tail: Sequence[str]) -> dict[str, nn.Module]:
     units = [unit for call in sequence for unit in _expand(call, traced, groups)]
     called = {call.name.split(".")[0] for call in traced.calls}
     if sum(_size(unit.module) for unit in units) < sum(_size(model.get_submodule(name)) for name in called) / 2:
-        raise ValueError("less than half of it is a sequence of modules")
+        raise ValueError("less than half of the network is a sequence of modules")
     layers = _named_layers(_group_units(units, groups))
     direct = [name for name, _ in model.named_parameters(recurse=False)]
     if code_before:

@@ -72,7 +72,7 @@ def test_three_published_splits_are_kept_and_duplicates_are_found_by_file(tmp_pa
     data = load("Country211", tmp_path)
     assert data.counts == {"train": {"AD": 2, "BE": 1}, "val": {"AD": 1, "BE": 1}, "test": {"AD": 2, "BE": 1}}
     (note,) = data.notes
-    assert note.startswith("duplicates across splits, byte for byte (1)") and "train/AD/y.png" in note
+    assert note.startswith("exact duplicates in several splits (1)") and "train/AD/y.png" in note
 
 
 def test_labels_are_read_without_decoding(tmp_path, monkeypatch):
@@ -121,7 +121,7 @@ def test_targets_that_are_not_the_labels_of_the_attribute_are_refused():
             return None, self.targets[place] // 2
 
     assert labels_of(Halved(), {}) == [(0,), (1,), (2,), (3,)]
-    with pytest.raises(UserError, match="gives other targets than its labels"):
+    with pytest.raises(UserError, match="changes the targets of"):
         labels_of(Halved(), {"coarse": True})
 
 
@@ -132,10 +132,10 @@ def test_targets_that_are_not_the_labels_of_the_attribute_are_refused():
         ("ImageFolder", {}, "no data set of torchvision 'ImageFolder'"),
         ("CIFAR10", {}, "it is not in .*data.download=true"),
         ("ImageNet", {}, "ImageNet cannot be loaded: The archive"),
-        ("FakeData", {"sise": 3}, "it takes size, image_size"),
+        ("FakeData", {"sise": 3}, "accepted: size, image_size"),
         ("FakeData", {"target_transform": Tensor.float}, "a float as the target of image 0, not a class number"),
-        ("CIFAR10", {"train": False}, "data.options.train would choose a split of CIFAR10"),
-        ("QMNIST", {"what": "nist"}, "data.options.what would choose a split of QMNIST"),
+        ("CIFAR10", {"train": False}, "data.options.train chooses a split of CIFAR10"),
+        ("QMNIST", {"what": "nist"}, "data.options.what chooses a split of QMNIST"),
         ("EMNIST", {}, "missing 1 required positional argument: 'split'"),
     ],
 )
@@ -146,7 +146,7 @@ def test_user_errors_are_one_line(tmp_path, name, options, message):
 
 
 def test_options_that_are_options_of_ftlit_are_refused():
-    with pytest.raises(UserError, match=r"data.options.root has no effect: give data.root"):
+    with pytest.raises(UserError, match=r"data.options.root has no effect: use data.root"):
         torchvision_dataset("FakeData", SplitRule(FRACTIONS), root="", download=False, options={"root": "x"})
 
 

@@ -14,7 +14,7 @@ from ftlit.errors import UserError
         ("", "list.csv is empty: give a header line"),
         ("\n\n", "list.csv is empty"),
         ("path,label\nx.png,ant, big\n", "list.csv, line 2: 3 fields for 2 columns (path, label): put a value"),
-        ("path,label,label\nx.png,ant,bee\n", "list.csv names columns more than once: label"),
+        ("path,label,label\nx.png,ant,bee\n", "list.csv has several columns with the same name (label)"),
         ('path,label\nx.png,"ant\ny.png,bee\n', "cannot be read as csv in UTF-8: unexpected end of data"),
         ('path,label\nx.png,"ant"s\n', "cannot be read as csv in UTF-8"),
     ],

@@ -62,7 +62,9 @@ def test_classes_may_have_the_names_of_splits(tmp_path, classes):
     files, notes = list_folder(tree(tmp_path, *classes))
     assert {(file.split, file.labels[0]) for file in files} == {("train", name) for name in classes}
     named = ", ".join(sorted(name for name in classes if split_named(name)))
-    assert notes == [f"read as classes, as folders of images lie beside them: {named} (data.layout=split/class reads them as splits)"]
+    assert notes == [
+        f"read as classes, because other class folders lie beside them: {named} (to read them as splits: data.layout=split/class)"
+    ]
     assert list_folder(tmp_path, layout="class") == (files, [])
     with pytest.raises(UserError, match="in the layout split/class"):
         list_folder(tmp_path, layout="split/class")
@@ -76,19 +78,19 @@ def test_a_class_has_the_name_of_a_split_within_a_split(tmp_path):
 @pytest.mark.parametrize(
     ("folders", "says"),
     [
-        (("mon/fox", "mon/hare", "tue/fox", "tue/hare"), "data.layout=group/class if the lower folders are the classes"),
-        (("mon/fox", "mon/hare", "tue/fox", "wed/hare"), "most of which hold the same folders"),
+        (("mon/fox", "mon/hare", "tue/fox", "tue/hare"), "data.layout=group/class if the subfolders are the classes"),
+        (("mon/fox", "mon/hare", "tue/fox", "wed/hare"), "have the same subfolders"),
         (("2024/mon/fox", "2024/mon/hare", "2025/mon/fox", "2025/tue/hare"), "data.layout=group/group/class"),
         (("siteA/fox", "siteA/hare", "siteB/fox", "siteB/owl"), "data.layout=group/class"),
         (("p1/v1/fox", "p1/v1/hare", "p2/v1/fox", "p2/v1/hare"), "data.layout=group/group/class"),
-        (("train/fox", "train/hare", "test/fox", "unlabelled"), "data.layout=split/class leaves other folders out"),
+        (("train/fox", "train/hare", "test/fox", "unlabelled"), "data.layout=split/class ignores other folders"),
         (("train/a/fox", "train/a/hare", "train/b/fox", "train/b/hare", "test/a/fox"), "data.layout=split/group/class"),
-        (("fox/train", "fox/test", "hare/train", "hare/test"), "give data.layout=class/split"),
+        (("fox/train", "fox/test", "hare/train", "hare/test"), "set data.layout=class/split"),
         (("train/fox", "train/hare", "dev/fox", "eval/fox"), "dev means val, eval means val"),
         (("train/fox", "train/hare", "more/fox"), "has the folders more, train: give train, val and test"),
         (("Training", "Testing/fox"), "has no class folders"),
-        (("train", "test"), "give one folder for each class, or data.layout=class if test is a class itself"),
-        (("train", "test", "more"), "or one folder for each class (data.layout=class)"),
+        (("train", "test"), "give one folder per class, or data.layout=class if test is one class"),
+        (("train", "test", "more"), "or one folder per class (data.layout=class)"),
     ],
 )
 def test_a_structure_that_may_mean_several_things_is_one_line(tmp_path, folders, says):
@@ -110,7 +112,7 @@ def test_folders_beside_splits_are_left_out_by_a_given_layout(tmp_path):
     tree(tmp_path, "seg_train/fox", "seg_train/hare", "seg_test/fox", "seg_pred")
     assert found(tmp_path, layout="split/class") == {("train", "fox", None), ("train", "hare", None), ("test", "fox", None)}
     assert list_folder(tmp_path, layout="split/class")[1] == [
-        "left out, 2 images outside of the class folders: seg_pred/0.png, seg_pred/1.png"
+        "ignored images outside of the class folders (2): seg_pred/0.png, seg_pred/1.png"
     ]
 
 
@@ -128,8 +130,8 @@ def test_a_pattern_names_groups(tmp_path):
     Image.new("RGB", (2, 2)).save(tmp_path / "hare" / "x.png")
     files, notes = list_folder(tmp_path, group_pattern=r"/(p\d+)_")
     assert [file.group for file in files] == ["p0", "p0", "p1", "p1", "p2", "p2", None]
-    assert notes == ["1 of 7 images are in no group: group_pattern does not match their paths"]
-    for pattern, says in (("(", "is not a regular expression"), ("cow", "matches none of the paths")):
+    assert notes == ["data.group_pattern does not match the paths of 1 of 7 images, so these are in no group"]
+    for pattern, says in (("(", "is not a regular expression"), ("cow", "matches none of the image paths")):
         with pytest.raises(UserError, match=says):
             list_folder(tmp_path, group_pattern=pattern)
 
@@ -153,7 +155,7 @@ def test_empty_folders_and_folders_of_runs_are_left_out_with_a_note(tmp_path):
     begin_run(tmp_path / "mine")
     files, notes = list_folder(tmp_path)
     assert {file.labels for file in files} == {("fox",), ("hare",)}
-    assert notes == ["left out, folders of runs (2): mine, runs/2026/1", "left out, folders without files (2): cow, new"]
+    assert notes == ["ignored folders of runs (2): mine, runs/2026/1", "ignored folders without files (2): cow, new"]
     assert len(list_unlabelled(tmp_path)[0]) == 4
 
 
@@ -168,7 +170,7 @@ def test_a_run_anywhere_in_the_data_changes_neither_images_nor_classes(tmp_path,
     begin_run(tmp_path / folder)
     files, notes = list_folder(root)
     assert (files, list_unlabelled(root)[0]) == (before, unlabelled)
-    assert len(notes) == 1 and notes[0].startswith("left out, folders of runs (")
+    assert len(notes) == 1 and notes[0].startswith("ignored folders of runs (")
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "job.json", "split.json", "advice.json", "multirun.yaml"])
@@ -184,12 +186,12 @@ def test_an_empty_class_folder_in_test_is_as_good_as_none(tmp_path):
     tree(tmp_path, "test/hare", "runs", "notes", images=0)
     (tmp_path / "notes" / "read.txt").touch()
     assert found(tmp_path) == before
-    assert list_folder(tmp_path)[1] == ["left out, folders without files (2): runs, test/hare"]
+    assert list_folder(tmp_path)[1] == ["ignored folders without files (2): runs, test/hare"]
 
 
 def test_images_outside_of_class_folders_are_noted(tmp_path):
     Image.new("RGB", (2, 2)).save(tree(tmp_path, "train/fox", "train/hare") / "train" / "cover.png")
-    assert list_folder(tmp_path)[1] == ["left out, 1 images outside of the class folders: train/cover.png"]
+    assert list_folder(tmp_path)[1] == ["ignored images outside of the class folders (1): train/cover.png"]
 
 
 @pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="these file systems take UTF-8 names only")

@@ -102,7 +102,7 @@ def test_the_error_for_files_that_are_no_images_gives_the_first_ten_and_the_coun
     for i in range(12):
         (tmp_path / "a" / f"note{i:02}.jpg").write_text("a text with the suffix of an image")
     line = error_of(of_folder, tmp_path)
-    assert line.startswith("not an image by its header: 12 of 22 files") and line.endswith("... (12 in all)")
+    assert line.startswith("12 of 22 files are not images: ") and "... (12 in all); remove them, or set" in line
     assert "note09.jpg" in line and "note10.jpg" not in line
 
 
@@ -112,9 +112,9 @@ def test_skip_leaves_out_truncated_images_and_other_files(tmp_path):
     for suffix in ("png", "jpg"):
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "b" / f"short.{suffix}")
         (tmp_path / "b" / f"short.{suffix}").write_bytes((tmp_path / "b" / f"short.{suffix}").read_bytes()[:-500])
-    assert "header: 1 of 13 files" in error_of(of_folder, tmp_path)  # the other two have valid headers
+    assert "1 of 13 files are not images" in error_of(of_folder, tmp_path)  # the other two have valid headers
     data = of_folder(tmp_path, on_bad_image="skip")
-    assert data.notes[0].startswith("left out, not readable as an image: 3 of 13 files")
+    assert data.notes[0].startswith("ignored 3 of 13 files, which cannot be read as images: ")
     assert all(name in data.notes[0] for name in ("note.txt", "short.png", "short.jpg"))
     assert sum(len(split) for split in data.splits.values()) == 10
 
@@ -123,19 +123,19 @@ def test_skip_may_not_empty_a_class(tmp_path):
     folder(tmp_path, a=5, b=5, c=0)
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "x.png").write_text("x")
-    assert "no image is left of c (train)" in error_of(of_folder, tmp_path, on_bad_image="skip")
+    assert "no readable image of c (train)" in error_of(of_folder, tmp_path, on_bad_image="skip")
 
 
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        ({"train__a": 3, "train__b": 3, "val__c": 1}, "val has classes that train lacks: c"),
+        ({"train__a": 3, "train__b": 3, "val__c": 1}, "val has classes that are missing in train: c"),
         ({"train__a": 3, "train__b": 3, "unlabelled": 1}, "has the folders train, unlabelled: give train"),
         ({"val__a": 3, "test__b": 3}, "has the folders test, val: give train"),
         ({"train__a": 3, "val__a": 3, "valid__a": 3}, "has the folders train, val, valid .valid means val."),
         ({"pets__a": 3, "pets__b": 3}, "did you mean data.root=.*pets"),
         ({"pets__train__a": 3, "cars__train__a": 3}, "did you mean data.root=.*cars"),
-        ({"a": 3}, "at least two are needed"),
+        ({"a": 3}, "give at least two classes"),
         ({"": 3}, "no class folders .3 files."),
     ],
 )
@@ -186,13 +186,13 @@ def test_errors_in_a_csv_are_one_line(tmp_path):
     assert "lists no image" in error_of(list_csv, path)
     assert "did you mean data.label_column=label?" in error_of(list_csv, write(path, "path,label", f"{a},x"), label_column="lable")
     assert "no column" in error_of(list_csv, write(path, "path|label", f"{a}|x"))
-    assert "line 3: 'tran': did you mean 'train'" in error_of(list_csv, write(path, "path,label,split", f"{a},x,train", f"{b},y,tran"))
-    assert "line 2: column 'label' is empty" in error_of(list_csv, write(path, "path,label", f"{a},"))
-    assert "line 2: column 'label' is empty" in error_of(list_csv, write(path, "path,label", f"{a}"))
+    assert "no split 'tran': did you mean 'train'" in error_of(list_csv, write(path, "path,label,split", f"{a},x,train", f"{b},y,tran"))
+    assert "line 2: no value in column 'label'" in error_of(list_csv, write(path, "path,label", f"{a},"))
+    assert "line 2: no value in column 'label'" in error_of(list_csv, write(path, "path,label", f"{a}"))
     assert "more than once" in error_of(list_csv, write(path, "path,label", f"{a},x", f"{a},y"))
     line = error_of(list_csv, write(path, "path,label", *(f"none{i:02},x" for i in range(12))))
-    assert "not there (12)" in line and "none09" in line and "none10" not in line
-    assert "lists no image of the train split" in error_of(list_csv, write(path, "path,label,split", f"{a},x,test"))
+    assert "do not exist (12)" in line and "none09" in line and "none10" not in line
+    assert "has no rows of the split train" in error_of(list_csv, write(path, "path,label,split", f"{a},x,test"))
     path.write_bytes("path,label\nä.png,x".encode("latin-1"))
     assert "UTF-8" in error_of(list_csv, path)
 

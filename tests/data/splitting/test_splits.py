@@ -65,12 +65,12 @@ def test_the_order_of_the_images_does_not_change_the_draw_and_another_seed_does(
 
 @pytest.mark.parametrize("fractions", [{"val": 0.0, "test": 0.2}, {"val": 0.5, "test": 0.5}, {"val": -1, "test": 0.1}])
 def test_fractions_out_of_range_are_an_error(fractions):
-    with pytest.raises(UserError, match="above 0 and all together below 1"):
+    with pytest.raises(UserError, match="above 0, and their sum below 1"):
         assemble({"train": examples([(0,), (1,)] * 5)}, ["a", "b"], SplitRule(fractions))
 
 
 def test_too_few_images_to_split_are_an_error():
-    with pytest.raises(UserError, match="2 images are too few to split off val and test: no image is left for val and test"):
+    with pytest.raises(UserError, match="2 images are too few to split off val and test: val and test would be empty"):
         assemble({"train": examples([(0,), (1,)])}, ["a", "b"], SplitRule(FRACTIONS))
 
 
@@ -92,7 +92,7 @@ def test_a_class_missing_in_train_is_an_error_and_one_missing_in_val_is_a_note()
     splits["test"] = examples(labels["test"], [np.array([0, 0]), np.array([0, 1])])
     assert assemble(splits, ["a", "b"], SplitRule({})).notes == ["val has no image of b"]
     splits["val"], splits["train"] = splits["train"], splits["val"]
-    with pytest.raises(UserError, match="val has classes that train lacks: b"):
+    with pytest.raises(UserError, match="val has classes that are missing in train: b"):
         assemble(splits, ["a", "b"], SplitRule({}))
 
 
@@ -100,14 +100,14 @@ def test_duplicates_are_noted_with_names_and_count():
     same = [np.array([1, 2]) for _ in range(2)]
     splits = {split: examples([(0,), (1,)], [same[0], np.array([i, i])]) for i, split in enumerate(("train", "val", "test"), start=5)}
     (note,) = assemble(splits, ["a", "b"], SplitRule({})).notes
-    assert note == "duplicates across splits, byte for byte (1): train[0] = val[0] = test[0]"
+    assert note == "exact duplicates in several splits (1): train[0] = val[0] = test[0]"
 
 
 def test_the_note_on_the_split_gives_sizes_and_classes_whose_image_may_move():
     contents = [np.array([number, i]) for number in (0, 1) for i in range((200, 2)[number])]
     collection = assemble({"train": examples([(0,)] * 200 + [(1,)] * 2, contents)}, ["many", "two"], SplitRule(FRACTIONS))
     note = collection.notes[0]
-    assert note.startswith("split off train by a hash of each image (split_seed=0)") and "(about 20%)" in note
+    assert note.startswith("split off train by a hash of each image (split_seed=0)") and "(asked: 20%)" in note
     assert {split: counts["two"] for split, counts in collection.counts.items()} == {"train": 1, "val": 0, "test": 1}
 
 
@@ -139,5 +139,5 @@ def test_groups_that_the_data_divide_are_noted():
 
 def test_a_class_in_another_spelling_is_named():
     splits = {split: examples([(0,), (i,)], [np.array([i, 0]), np.array([i, 1])]) for i, split in enumerate(("train", "val", "test"))}
-    with pytest.raises(UserError, match=r"val has classes that train lacks: ant \(train has Ant\)"):
+    with pytest.raises(UserError, match=r"val has classes that are missing in train: ant \(train has Ant\)"):
         assemble(splits, ["Ant", "ant", "bee"], SplitRule({}))

@@ -35,7 +35,7 @@ def test_images_keep_the_split_of_the_run_and_others_are_split_by_their_hash(tmp
     after = values(collection)
     assert all(set(before[split]) <= set(after[split]) for split in before)
     assert sum(map(len, after.values())) == 60
-    assert any("40 of 60 images keep the split" in note for note in collection.notes)
+    assert any("40 of 60 images keep their split" in note for note in collection.notes)
 
 
 def test_a_group_whose_images_the_run_had_in_several_splits_goes_to_train(tmp_path):
@@ -46,7 +46,10 @@ def test_a_group_whose_images_the_run_had_in_several_splits_goes_to_train(tmp_pa
     grouped = Examples(list(range(40)), [(i % 2,) for i in range(40)], to_rgb, [np.array([i]) for i in range(40)], together)
     collection = assemble({"train": grouped}, ["a", "b"], SplitRule(FRACTIONS, 0, read_split(tmp_path)))
     assert before["test"][0] in values(collection)["train"]
-    assert any("39 of 40 images keep the split" in note and "; 1 move to train with their group" in note for note in collection.notes)
+    assert any(
+        "39 of 40 images keep their split" in note and "; 1 change their split (their group is in train" in note
+        for note in collection.notes
+    )
 
 
 def test_an_image_with_copies_in_train_and_test_of_the_run_counts_as_trained_on(tmp_path):
@@ -63,7 +66,7 @@ def test_a_resumed_run_gets_its_images_in_their_order_and_a_note_on_new_ones(tmp
     again = assemble({"train": images([50, *reversed(range(40))])}, ["a", "b"], rule)
     assert values(again) == values(before) and again.class_names == before.class_names
     assert [part.labels for part in again.splits.values()] == [part.labels for part in before.splits.values()]
-    assert again.notes == ["resumed with the images of the run; left out, as they are new: 1 (0)"]
+    assert again.notes == ["resumed with the images of the run; new images are ignored (1): 0"]
     assert assemble({"train": images(range(40))}, ["a", "b"], rule).notes == []
 
 
@@ -77,7 +80,7 @@ def test_a_new_class_does_not_change_the_class_numbers_of_a_resumed_run(tmp_path
 
 @pytest.mark.parametrize(
     ("numbers", "labels", "says"),
-    [(range(1, 40), None, "1 are gone or changed"), (range(40), [(1,), (1,), *((i % 2,) for i in range(2, 40))], "1 have other labels")],
+    [(range(1, 40), None, "1 are missing or changed"), (range(40), [(1,), (1,), *((i % 2,) for i in range(2, 40))], "1 have other labels")],
 )
 def test_a_run_is_not_resumed_without_its_images(tmp_path, numbers, labels, says):
     stored(tmp_path)
@@ -88,7 +91,7 @@ def test_a_run_is_not_resumed_without_its_images(tmp_path, numbers, labels, says
 
 def test_a_split_for_data_with_splits_and_damaged_files_are_one_line(tmp_path):
     stored(tmp_path)
-    with pytest.raises(UserError, match="leave split_from out"):
+    with pytest.raises(UserError, match="split_from has no effect"):
         whole = {split: images([i, i + 1]) for i, split in enumerate(("train", "val", "test"))}
         assemble(whole, ["a", "b"], SplitRule({}, 0, read_split(tmp_path)))
     for text in ("", "[]", "{}", json.dumps({"format": 1, "splits": {"train": 3}})):
@@ -98,5 +101,5 @@ def test_a_split_for_data_with_splits_and_damaged_files_are_one_line(tmp_path):
     (tmp_path / FILE).write_text(json.dumps({"format": 99}))
     with pytest.raises(UserError, match="newer ftlit"):
         read_split(tmp_path)
-    with pytest.raises(UserError, match=r"there is no split\.json"):
+    with pytest.raises(UserError, match=r"no split\.json in this folder"):
         read_split(tmp_path / "other")

@@ -96,7 +96,7 @@ def test_a_checkpoint_holds_the_hash_of_the_rows_before_it(tmp_path):
         warnings.filterwarnings("error", ".*was changed")
         fitted(tmp_path, last)  # nothing is left to train
     table.write_text(table.read_text().replace(",0\n", ",7\n", 1))
-    with pytest.warns(UserWarning, match="was changed: its first 4 rows are not those that the run wrote"):
+    with pytest.warns(UserWarning, match="was changed: the first 4 rows differ from the rows that the run wrote"):
         fitted(tmp_path, last)
     content = torch.load(last, weights_only=True)
     del content["exact_resume"]["row_hashes"]  # as earlier releases wrote it

@@ -27,7 +27,7 @@ def test_the_plan_explains_the_input_of_an_epoch_in_which_a_stage_begins_at_a_st
     source = FeatureData(data(), tmp_path)
     schedule = Schedule([Stage(HEAD), Stage(TOP, step=2), Stage([*TOP, "backbone.middle"], epoch=2)])
     head, top, middle = source.plan(model(), schedule, pl.Trainer(max_epochs=4, accelerator="cpu", logger=False))
-    assert "the epoch in which stage 1 begins reads the input of that stage" in head.reason
+    assert "its last epoch reads the input of stage 1, which begins within this epoch" in head.reason
     assert "begins" not in top.reason + middle.reason
 
 
@@ -114,6 +114,6 @@ def test_after_a_fit_another_model_is_tested_on_images(tmp_path):
 
 
 def test_pooled_features_for_a_head_of_maps_are_an_error_before_anything_is_computed(tmp_path):
-    with pytest.raises(UserError, match="pooled=True stores vectors, and this module has a head that takes maps"):
+    with pytest.raises(UserError, match="pooled=True stores vectors, but the head of this module needs feature maps"):
         fit(FeatureData(data(), tmp_path, pooled=True), [Stage(HEAD)], module=model(takes_map=True))
     assert not list(tmp_path.glob("*/*.safetensors"))

@@ -78,12 +78,12 @@ def test_a_subclass_trains_the_same_weights_from_features_and_from_images(tmp_pa
 
 def test_data_without_indexed_images_are_a_one_line_error(tmp_path):
     with pytest.raises(
-        UserError, match=r"^recipe=probe reads images one by one, which OtherData does not support: use one of the data=... options"
+        UserError, match=r"^recipe=probe needs to read single images, but OtherData does not support this: use one of the data=... options"
     ):
         require_indexed_images(OtherData(), "recipe=probe")
     with pytest.raises(UserError, match=r"^a linear probe is fitted on ImageData, and this is OtherData: give head=linear; .*as_head"):
         check_probe_head(pl.Trainer(**QUIET), OtherData())
-    with pytest.raises(UserError, match=r"^FeatureData takes ImageData, and this is OtherData: for a loader there is extract_features$"):
+    with pytest.raises(UserError, match=r"^FeatureData needs ImageData, not OtherData: use extract_features for a loader$"):
         FeatureData(OtherData(), tmp_path)
 
 
@@ -95,7 +95,9 @@ def test_features_do_not_replace_batches_that_a_subclass_overrides(tmp_path, met
         FeatureData(changed, tmp_path)
     with pytest.raises(UserError, match=rf"^a linear probe cannot be fitted on the batches of {overrides}give head=linear; "):
         check_probe_head(pl.Trainer(**QUIET), changed)
-    with pytest.raises(UserError, match=rf"^recipe=probe reads images one by one, and UserBatches overrides {method}: override order"):
+    with pytest.raises(
+        UserError, match=rf"^recipe=probe needs to read single images, but UserBatches overrides {method}: override only order"
+    ):
         require_indexed_images(changed, "recipe=probe")
     assert data(UserImages).batch_overrides == []
 
@@ -155,7 +157,7 @@ def test_every_recipe_accepts_a_users_subclass(tmp_path, recipe):
 def test_a_recipe_that_needs_indexed_images_rejects_other_data_in_one_line(tmp_path, recipe):
     result = run(tmp_path, *MLP, *RECIPES[recipe][0], "data._target_=users.OtherData")
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)
-    assert f"recipe={recipe} reads images one by one, which OtherData does not support" in result.stderr
+    assert f"recipe={recipe} needs to read single images, but OtherData does not support this" in result.stderr
 
 
 @pytest.mark.e2e

@@ -59,13 +59,13 @@ def test_of_two_the_first_is_taken_without_ema_and_the_note_names_the_other(stat
     ema = {name: tensor + 1 for name, tensor in state.items()}
     path = save({"model_ema": ema, "model": state}, tmp_path)
     backbone = load_backbone("glyph", weights=path)
-    assert backbone.origin.note == "taken: model; also in the file: model_ema (backbone.weights_key=...)"
+    assert backbone.origin.note == "read from the state dict model; others in the file: model_ema (backbone.weights_key=...)"
     assert loads(path, state) and loads(path, ema, weights_key="model_ema")
     both = save({"state_dict": {**under("net.", state), **under("ema_net.module.", ema)}}, tmp_path, "lightning.ckpt")
     assert loads(both, state) and loads(both, ema, weights_key="state_dict.ema_net")
-    with pytest.raises(UserError, match="weights_key 'model_em': did you mean 'model_ema'"):
+    with pytest.raises(UserError, match="under the key 'model_em': did you mean 'model_ema'"):
         load_backbone("glyph", weights=path, weights_key="model_em")
-    with pytest.raises(UserError, match=r"weights_key=ema chooses a state dict of a file, and backbone.weights=default is none"):
+    with pytest.raises(UserError, match=r"weights_key=ema applies to files only, but backbone.weights=default is not a file"):
         load_backbone("glyph", weights_key="ema")
 
 
@@ -81,13 +81,13 @@ def test_values_beside_the_weights_are_ignored_and_their_code_does_not_run(state
         "history": np.arange(3.0),
     }
     assert loads(save({"state_dict": state, **beside}, tmp_path), state)
-    with pytest.raises(UserError, match=r"it contains an object of .*test_weight_files\.Unknown, and code in a file is never executed"):
+    with pytest.raises(UserError, match=r"the file contains an object of .*test_weight_files\.Unknown, which is not loaded"):
         load_backbone("glyph", weights=save({"state_dict": state, "trainer": Unknown()}, tmp_path))
 
 
 def test_the_error_names_the_keys_of_the_file(tmp_path):
     path = save({"generator": {"a.weight": torch.ones(2)}, "critic": {"b.weight": torch.ones(2)}}, tmp_path)
-    with pytest.raises(UserError, match=r"of another network.*w.pth has the keys generator, critic"):
+    with pytest.raises(UserError, match=r"from another network.*w.pth has the keys generator, critic"):
         load_backbone("glyph", weights=path)
     with pytest.raises(UserError, match=r"contains no state dict .*; its keys: epoch, lr"):
         load_backbone("glyph", weights=save({"epoch": 3, "lr": 0.1}, tmp_path))
@@ -114,10 +114,10 @@ def test_the_error_for_a_runs_checkpoint_that_does_not_fit_says_what_it_is(state
     lower = {name: tensor for name, tensor in state.items() if not name.startswith("layer4")}
     affine = {name: tensor for name, tensor in lower.items() if "running" not in name}
     for given, facts, line in [
-        (lower, {"cut": "layer3"}, r"of a run with backbone.cut=layer3: give backbone.cut=layer3"),
-        (lower, {"base": {"digest": ""}}, r"slim: it has only the tensors that the run changed; .*ftlit\.load\("),
-        (affine, {"affine": True}, r"of a run with batchnorm=affine, which has no BatchNorm; .*affine_to_batchnorm\("),
-        (affine, {"arguments": {"name": "resnet18"}}, r"of a run with another network: give backbone=resnet18"),
+        (lower, {"cut": "layer3"}, r"from a run with backbone.cut=layer3: use the same cut"),
+        (lower, {"base": {"digest": ""}}, r"slim, so it has only the tensors that the run changed: .*ftlit\.load\("),
+        (affine, {"affine": True}, r"from a run with batchnorm=affine, so it has no BatchNorm layers: .*affine_to_batchnorm\("),
+        (affine, {"arguments": {"name": "resnet18"}}, r"from a run with another network: use backbone=resnet18"),
     ]:
         with pytest.raises(UserError, match=line):
             load_backbone("glyph", weights=checkpoint(given, tmp_path, **facts))
@@ -127,11 +127,11 @@ def test_what_is_not_a_weights_file_is_an_error_with_what_to_give(state, tmp_pat
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     best = save(state, tmp_path / "run" / "checkpoints", "best.ckpt")
     for weights, line in [
-        (tmp_path / "run", f"is the folder of a run: give backbone.weights={best}"),
-        (best.parent, f"is a folder: give one of its files, backbone.weights={best}"),
-        ("https://example.org/a/w.pth?raw=1", "give backbone.weights=w.pth"),
-        ("ImageNet", "give backbone.weights=default"),
-        ("none", "give backbone.weights=null"),
+        (tmp_path / "run", f"is the folder of a run: use backbone.weights={best}"),
+        (best.parent, f"is a folder: give one of its 1 files, such as backbone.weights={best}"),
+        ("https://example.org/a/w.pth?raw=1", "use backbone.weights=w.pth"),
+        ("ImageNet", "use backbone.weights=default"),
+        ("none", "use backbone.weights=null"),
     ]:
         with pytest.raises(UserError) as error:
             find(weights, {})

@@ -119,10 +119,10 @@ def test_weights_of_another_network_are_an_error(original, tmp_path):
         load_backbone("squeezenet1_1", weights=tmp_path / "w.pth")
     message = str(error.value)
     for part in (
-        "are of another network, file",
+        "are from another network, file",
         "(conv1.0.weight, ",
-        "this network's 50 (conv1.conv.weight",
-        "use the backbone that they were saved from",
+        "50 tensors of this network (conv1.conv.weight",
+        "use the backbone of these weights",
     ):
         assert part in message
     assert "\n" not in message
@@ -140,7 +140,7 @@ def test_weights_with_nan_are_an_error_at_the_cuts_that_use_them(original, tmp_p
     """torchvision's IMAGENET1K_FEATURES of VGG16 has NaN in fc6 and fc7."""
     nn.init.constant_(original.conv5[0].weight, float("nan"))
     torch.save(original.state_dict(), tmp_path / "w.pth")
-    with pytest.raises(UserError, match="has NaN or infinite values in conv5: cut below"):
+    with pytest.raises(UserError, match=r"has NaN or infinite values in conv5: use a lower backbone\.cut"):
         load(tmp_path / "w.pth")
     assert_same(load(tmp_path / "w.pth", cut="stage4"), original)
 
@@ -164,19 +164,19 @@ def test_a_file_without_weights_is_an_error_of_one_line(content, suffix, tmp_pat
 def test_no_code_in_a_file_is_executed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": Malicious()}, "w.pth")
-    with pytest.raises(UserError, match="never executed"):
+    with pytest.raises(UserError, match="could run code"):
         load("w.pth")
     Path("bare.pth").write_bytes(pickle.dumps(Malicious(), protocol=2))
-    with pytest.raises(UserError, match="never executed"):
+    with pytest.raises(UserError, match="could run code"):
         load("bare.pth")
     assert not Path("touched").exists()
     torch.save(models.get_model("shufflenet_v2_x0_5"), "whole.pth")
-    with pytest.raises(UserError, match="never executed"):
+    with pytest.raises(UserError, match="could run code"):
         load("whole.pth")
 
 
 def test_missing_weights_are_an_error(original, tmp_path):
-    with pytest.raises(UserError, match=r"no weights file .*nowhere\.pth: name a file .* or start at random"):
+    with pytest.raises(UserError, match=r"no weights file .*nowhere\.pth: set backbone\.weights=.*, or backbone\.weights=null"):
         load(tmp_path / "nowhere.pth")
     with pytest.raises(UserError, match="did you mean 'IMAGENET1K_V1'"):
         load("IMAGENET_V1")

@@ -40,7 +40,7 @@ def read_csv(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
     if not columns:
         raise UserError(f"{shown(path)} is empty: give a header line with the names of the columns, and a row for each example")
     if twice := [name for name, count in Counter(columns).items() if count > 1 and name]:
-        raise UserError(f"{shown(path)} names columns more than once: {shorten(twice)}")
+        raise UserError(f"{shown(path)} has several columns with the same name ({shorten(twice)}): rename or remove them")
     for where, row in rows:
         _check_length(row, columns, where)
     return columns, rows
@@ -89,7 +89,7 @@ def _check_length(row: dict[str, Any], columns: Sequence[str], where: str) -> No
 def cell_of(row: Mapping[str, str], column: str, where: str) -> str:
     """The value of a column without surrounding spaces. Raises `UserError` if it is empty."""
     if not (text := (row[column] or "").strip()):
-        raise UserError(f"{where}: column {column!r} is empty")
+        raise UserError(f"{where}: no value in column {column!r}: fill it in, or remove the row")
     return text
 
 
@@ -105,7 +105,7 @@ def split_of(row: Mapping[str, str], column: str, where: str) -> Split:
     if column not in row:
         return "train"
     if (split := split_named(row[column])) is None:
-        raise unknown(f"split in {where}:", row[column].strip(), SPLITS)
+        raise UserError(f"{where}: {unknown('split', row[column].strip(), SPLITS)}")
     return split
 
 

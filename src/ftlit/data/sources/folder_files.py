@@ -34,7 +34,9 @@ def list_folder(root: str | Path, *, layout: str | None = None, group_pattern: s
     levels = find_layout(tree) if layout is None else parse_layout(layout)
     files = list(entries(tree, levels))
     if not any(file.split == "train" for file in files):
-        raise UserError(f"{shown(tree.path)} holds no training images in the layout {'/'.join(levels)}: give train at least")
+        raise UserError(
+            f"{shown(tree.path)} has no training images in the layout {'/'.join(levels)}: add a folder train, or change data.layout"
+        )
     notes = [*(_named_as_splits(tree, levels) if layout is None else []), *_notes(tree, levels, files)]
     return (files, notes) if group_pattern is None else _grouped(files, tree.path, group_pattern, notes)
 
@@ -45,7 +47,7 @@ def list_unlabelled(root: str | Path) -> Listing:
     found = list(tree.all_files())
     files = [FileEntry(path, (), "train") for path in found if is_image_name(path)]
     if not files:
-        raise UserError(f"{shown(tree.path)} holds no image file ({len(found)} others)")
+        raise UserError(f"{shown(tree.path)} has no image files, only {len(found)} other files")
     return files, _run_notes(tree)
 
 
@@ -56,9 +58,9 @@ def _grouped(files: Sequence[FileEntry], root: Path, pattern: str, notes: list[s
         raise UserError(f"data.group_pattern={pattern} is not a regular expression: {one_line(error)}") from error
     matches = [search(printable(file.path.relative_to(root).as_posix())) for file in files]
     if not any(matches):
-        raise UserError(f"data.group_pattern={pattern} matches none of the paths, for example not {shown(files[0].path.relative_to(root))}")
+        raise UserError(f"data.group_pattern={pattern} matches none of the image paths, such as {shown(files[0].path.relative_to(root))}")
     if missed := matches.count(None):
-        notes = [*notes, f"{missed:,} of {len(files):,} images are in no group: group_pattern does not match their paths"]
+        notes = [*notes, f"data.group_pattern does not match the paths of {missed:,} of {len(files):,} images, so these are in no group"]
     return [
         replace(file, group=None if match is None else match.group(1 if match.re.groups else 0))
         for file, match in zip(files, matches, strict=True)
@@ -68,23 +70,23 @@ def _grouped(files: Sequence[FileEntry], root: Path, pattern: str, notes: list[s
 def _notes(tree: Folder, levels: Layout, files: Sequence[FileEntry]) -> list[str]:
     notes = _run_notes(tree)
     if empty := _empty(tree, len(levels)):
-        notes.append(f"left out, folders without files ({len(empty)}): {_below(tree, empty)}")
+        notes.append(f"ignored folders without files ({len(empty)}): {_below(tree, empty)}")
     used = {file.path for file in files}
     if unused := [path for path in tree.all_files() if path not in used and is_image_name(path)]:
-        notes.append(f"left out, {len(unused):,} images outside of the class folders: {_below(tree, unused)}")
+        notes.append(f"ignored images outside of the class folders ({len(unused):,}): {_below(tree, unused)}")
     return notes
 
 
 def _named_as_splits(tree: Folder, levels: Layout) -> list[str]:
     """Return a note on classes that have the name of a split."""
     names = shorten(map(shown, splits_of(tree.filled)), most=5) if levels == CLASS else ""
-    text = f"read as classes, as folders of images lie beside them: {names} (data.layout=split/class reads them as splits)"
+    text = f"read as classes, because other class folders lie beside them: {names} (to read them as splits: data.layout=split/class)"
     return [text] if names else []
 
 
 def _run_notes(tree: Folder) -> list[str]:
     runs = list(tree.all_runs())
-    return [f"left out, folders of runs ({len(runs)}): {_below(tree, runs)}"] if runs else []
+    return [f"ignored folders of runs ({len(runs)}): {_below(tree, runs)}"] if runs else []
 
 
 def _empty(tree: Folder, levels: int) -> list[Path]:

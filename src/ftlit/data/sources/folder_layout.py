@@ -34,7 +34,7 @@ def parse_layout(text: str) -> Layout:
         if level not in LEVELS:
             raise unknown("level of data.layout", level, LEVELS)
     if levels.count("class") != 1 or levels.count("split") > 1:
-        raise UserError(f"data.layout={text}: give class once, and split at most once, such as class, split/class or group/class")
+        raise UserError(f"data.layout={text}: give class once and split at most once, such as class, split/class or group/class")
     return levels
 
 
@@ -112,8 +112,8 @@ def _check_splits(tree: Folder, named: Mapping[str, tuple[Split, Folder]]) -> No
         meant = ", ".join(f"{shown(name)} means {split}" for name, (split, _) in named.items() if name.lower() != split)
         raise UserError(
             f"{shown(tree.path)} has the folders {shorten(shown(folder.name) for folder in tree.filled)}{meant and f' ({meant})'}: "
-            "give train, val and test (train at least), or one folder for each class (data.layout=class)"
-            + ("; data.layout=split/class leaves other folders out" if others and "train" in splits else "")
+            "give train, val and test (at least train), or one folder per class (data.layout=class)"
+            + ("; data.layout=split/class ignores other folders" if others and "train" in splits else "")
         )
 
 
@@ -122,10 +122,10 @@ def _check_root(tree: Folder) -> None:
     inside = [folder for folder in tree.filled if _holds_splits(folder)]
     if len(inside) > 1 and all(not inner.filled for folder in inside for inner in folder.filled):
         such_as = shown(inside[0].path)
-        raise UserError(f"{shown(tree.path)} has class folders with splits in them, such as {such_as}: give data.layout=class/split")
+        raise UserError(f"{shown(tree.path)} has splits inside its class folders, such as in {such_as}: set data.layout=class/split")
     if inside or (len(tree.filled) == 1 and len(tree.filled[0].filled) > 1):
         deeper = shown((inside or tree.filled)[0].path)
-        raise UserError(f"{shown(tree.path)} does not hold class folders or train, val and test: did you mean data.root={deeper}?")
+        raise UserError(f"{shown(tree.path)} has neither class folders nor train, val and test: did you mean data.root={deeper}?")
 
 
 def _holds_splits(folder: Folder) -> bool:
@@ -142,17 +142,17 @@ def _check_classes(folder: Folder, above: Layout) -> None:
     upper = shorten((shown(inner.name) for inner in folder.filled), most=5)
     lower = (*above, *["group"] * (_depth(folder) - 1), "class")
     raise UserError(
-        f"{shown(folder.path)} has the folders {upper}, most of which hold the same folders ({shorten(shared, most=5)}): give "
-        f"data.layout={'/'.join(lower)} if the lower folders are the classes, or data.layout={'/'.join((*above, 'class'))} if the upper "
-        f"ones are ({'/'.join((*above, 'class', 'group'))} keeps each lower one in one split); splits are called train, val and test"
+        f"most of the folders of {shown(folder.path)} ({upper}) have the same subfolders ({shorten(shared, most=5)}): set "
+        f"data.layout={'/'.join(lower)} if the subfolders are the classes, or data.layout={'/'.join((*above, 'class'))} if the folders are "
+        f"({'/'.join((*above, 'class', 'group'))} keeps each subfolder in one split); folders of splits are called train, val and test"
     )
 
 
 def _check_has_classes(folder: Folder, above: Layout = ()) -> None:
     if not folder.filled:
         files = len(list(folder.all_files()))
-        itself = f", or data.layout=class if {shown(folder.name)} is a class itself" if above else ""
-        raise UserError(f"{shown(folder.path)} has no class folders ({files} files): give one folder for each class{itself}")
+        itself = f", or data.layout=class if {shown(folder.name)} is one class" if above else ""
+        raise UserError(f"{shown(folder.path)} has no class folders ({files} files): give one folder per class{itself}")
 
 
 def _shared_names(folders: Sequence[Folder]) -> list[str]:

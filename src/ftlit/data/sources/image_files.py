@@ -60,10 +60,10 @@ def _in_one_range(collection: Collection, headers: Mapping[Path, ImageHeader], i
     (black, white), (low, high) = measured
     spec = replace(input_spec, grey_range=(black, white))
     splits = {split: replace(examples, load=image_reader(spec)) for split, examples in collection.splits.items()}
-    few = f", {min(len(wide), MAX_MEASURED):,} of them measured," if len(wide) > MAX_MEASURED else ""
+    few = f" (measured on {MAX_MEASURED:,} of them)" if len(wide) > MAX_MEASURED else ""
     collection.notes.append(
-        f"{len(wide):,} training images with greys of more than 8 bits{few} have values from {low:g} to {high:g}: "
-        f"{black:g} is read as black and {white:g} as white in all images (backbone.input_spec.grey_range)"
+        f"{len(wide):,} training images have more than 8 bits per pixel, with grey values from {low:g} to {high:g}{few}: "
+        f"{black:g} is read as black and {white:g} as white in all images (to change this: backbone.input_spec.grey_range)"
     )
     return replace(collection, splits=splits), spec
 
@@ -77,12 +77,12 @@ def _checked(files: Sequence[FileEntry], on_bad_image: str) -> tuple[dict[Path, 
     faults = {path: header.fault for path, header in headers.items() if header.fault is not None}
     names = shorten((shown(path) + (fault and f" ({fault})") for path, fault in faults.items()), most=10)
     if faults and on_bad_image == "stop":
-        raise UserError(f"not an image by its header: {len(faults)} of {len(files)} files (on_bad_image=skip leaves them out): {names}")
+        raise UserError(f"{len(faults)} of {len(files)} files are not images: {names}; remove them, or set data.on_bad_image=skip")
     emptied = _classes(file for file in files if file.path in faults) - _classes(file for file in files if file.path not in faults)
     if emptied:
         gone = shorten(sorted(f"{label} ({split})" for split, label in emptied))
-        raise UserError(f"no image is left of {gone}: the files that cannot be read are {names}")
-    notes = [f"left out, not readable as an image: {len(faults)} of {len(files)} files: {names}"] if faults else []
+        raise UserError(f"no readable image of {gone}; files that cannot be read: {names}")
+    notes = [f"ignored {len(faults)} of {len(files)} files, which cannot be read as images: {names}"] if faults else []
     return {path: header for path, header in headers.items() if header.fault is None}, notes
 
 
@@ -134,12 +134,12 @@ def list_csv(
 
 def _check_listed(files: Sequence[FileEntry], path: Path, base: Path) -> None:
     if not files:
-        raise UserError(f"{shown(path)} lists no image")
+        raise UserError(f"{shown(path)} lists no images: add one row per image")
     if twice := [shown(file) for file, count in Counter(abspath(file.path) for file in files).items() if count > 1]:
-        hint = "give one row each; several labels go into one cell, with label_separator"
+        hint = "give each file one row; for several labels in one cell set data.label_separator"
         raise UserError(f"{shown(path)} lists files more than once ({len(twice)}): {shorten(twice, 10)}; {hint}")
     if missing := [shown(file.path) for file in files if not file.path.is_file()]:
-        hint = f"paths start from root={shown(base)}"
-        raise UserError(f"{shown(path)} lists files that are not there ({len(missing)}): {shorten(missing, 10)}; {hint}")
+        hint = f"relative paths start in {shown(base)} (data.root)"
+        raise UserError(f"{shown(path)} lists files that do not exist ({len(missing)}): {shorten(missing, 10)}; {hint}")
     if "train" not in {file.split for file in files}:
-        raise UserError(f"{shown(path)} lists no image of the train split")
+        raise UserError(f"{shown(path)} has no rows of the split train: add some")

@@ -46,10 +46,10 @@ class ImageHeader:
 
 
 UNREAD: dict[str, Callable[[ImageHeader], bool]] = {
-    "several pages or frames, of which the first is read": lambda header: header.frames > 1,
-    "more than three bands, of which the first three are read": lambda header: header.bands > 3,
-    "a fourth band, which is read as transparency and laid on white": lambda header: header.alpha_band,
-    "16 bits per colour, of which the upper 8 are read": lambda header: header.deep_colour,
+    "several pages or frames (only the first is read)": lambda header: header.frames > 1,
+    "more than three bands (only the first three are read)": lambda header: header.bands > 3,
+    "a fourth band (read as transparency, on white)": lambda header: header.alpha_band,
+    "16 bits per colour (only the upper 8 are read)": lambda header: header.deep_colour,
 }
 
 
@@ -82,10 +82,10 @@ def read_whole(path: Path) -> ImageHeader:
 def header_notes(headers: Mapping[Path, ImageHeader]) -> list[str]:
     """A note for each kind of content that is not read, and one on a mixture of bit depths."""
     found = {text: [path for path, header in headers.items() if holds(header)] for text, holds in UNREAD.items()}
-    notes = [f"{len(paths):,} files hold {text}: {shorten(map(shown, paths), most=3)}" for text, paths in found.items() if paths]
+    notes = [f"{len(paths):,} files have {text}: {shorten(map(shown, paths), most=3)}" for text, paths in found.items() if paths]
     wide = sum(header.wide_greys for header in headers.values())
     if 0 < wide < len(headers):
-        notes.append(f"{wide:,} of {len(headers):,} images have greys of more than 8 bits, others do not: each kind is scaled separately")
+        notes.append(f"{wide:,} of {len(headers):,} images have more than 8 bits per pixel, others have 8: each kind is scaled separately")
     return notes
 
 

@@ -67,10 +67,10 @@ def collect_texts(
         if path is None:
             continue
         if any(row.split == split for row in rows):
-            raise UserError(f"{shown(csv)} has rows of the split {split}, and data.{split}_csv={shown(path)} gives another: leave one out")
+            raise UserError(f"{shown(csv)} has rows of the split {split}, but data.{split}_csv={shown(path)} is given too: use only one")
         rows += [row._replace(split=split) for row in _rows(Path(path).expanduser(), columns._replace(split=None), label_separator)]
     if "train" not in {row.split for row in rows}:
-        raise UserError(f"{shown(csv)} lists no text of the train split")
+        raise UserError(f"{shown(csv)} has no rows of the split train: add some")
     class_names = sorted({label for row in rows for label in row.labels})
     found = {split: _examples(own, class_names) for split in SPLITS if (own := [row for row in rows if row.split == split])}
     collection = assemble(found, class_names, rule, multilabel=label_separator is not None)
@@ -82,7 +82,7 @@ def _rows(path: Path, columns: _Columns, separator: str | None) -> list[_TextRow
     known, rows = read_csv(path)
     check_columns(path, known, {f"{name}_column": column for name, column in columns._asdict().items()})
     if not rows:
-        raise UserError(f"{shown(path)} lists no text")
+        raise UserError(f"{shown(path)} lists no texts: add one row per text")
     return [
         _TextRow(
             cell_of(row, columns.text, at),

@@ -18,9 +18,9 @@ def check_options(name: str, options: Arguments, given: Mapping[str, Arguments])
     """Reject options that choose the split: ftlit sets them for each split."""
     own = {argument for arguments in given.values() for argument in arguments} | set(SPLIT_OPTIONS.get(name, ()))
     if chosen := sorted(own & options.keys()):
-        raise UserError(f"data.options.{chosen[0]} would choose a split of {name}, which is read as {shorten(given)} already: leave it out")
+        raise UserError(f"data.options.{chosen[0]} chooses a split of {name}, but ftlit reads {shorten(given)} itself: remove it")
     if misplaced := sorted({"root", "download"} & options.keys()):
-        raise UserError(f"data.options.{misplaced[0]} has no effect: give data.{misplaced[0]}")
+        raise UserError(f"data.options.{misplaced[0]} has no effect: use data.{misplaced[0]}")
 
 
 def changes_targets(options: Arguments) -> bool:
@@ -39,7 +39,7 @@ def labels_of(dataset: Any, options: Arguments) -> list[tuple[int, ...]]:
         return [(_number(dataset, place),) for place in range(len(dataset))]
     places = {0, len(dataset) // 2, len(dataset) - 1} if options and len(dataset) else ()
     if any(_number(dataset, place) != listed[place][0] for place in places):
-        raise UserError(f"{type(dataset).__name__} with data.options={dict(options)} gives other targets than its labels: not supported")
+        raise UserError(f"data.options={dict(options)} changes the targets of {type(dataset).__name__}, which is not supported")
     return listed
 
 

@@ -56,13 +56,13 @@ def duplicate_notes(splits: Mapping[Split, Examples], hashes: Hashes = content_h
         hashes: gives the hash of each image, as `content_hashes` does.
     """
     if any(examples.contents is None for examples in splits.values()):
-        return ["no search for duplicates across splits: the images of this data set cannot be compared without decoding"]
+        return ["duplicates across splits are unknown, because the images of this data set cannot be compared without decoding"]
     groups = find_copies(splits, hashes)
     across = [group for group in groups if _crosses(group)]
     contradictory = [group for group in groups if _contradicts(group)]
-    notes = [f"duplicates across splits, byte for byte ({len(across)}): {_names(across)}"] if across else []
+    notes = [f"exact duplicates in several splits ({len(across)}): {_names(across)}"] if across else []
     if contradictory:
-        notes.append(f"images with two labels or more, byte for byte the same ({len(contradictory)}): {_names(contradictory)}")
+        notes.append(f"exact duplicates with different labels ({len(contradictory)}): {_names(contradictory)}")
     return notes
 
 

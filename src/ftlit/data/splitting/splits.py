@@ -46,10 +46,10 @@ def assemble(found: Mapping[Split, Examples], class_names: list[str], rule: Spli
         restored.notes.extend([*_class_notes(restored), *duplicate_notes(restored.splits, rule.hashes)])
         return restored
     if len(class_names) < 2 and not multilabel:
-        raise UserError(f"the data have {len(class_names)} class ({shorten(class_names)}): at least two are needed")
+        raise UserError(f"the data have only {len(class_names)} class ({shorten(class_names)}): give at least two classes")
     missing = {split: rule.fractions[split] for split in ORDER if split not in found}
     if rule.stored is not None and not missing:
-        raise UserError("data.split_from: the data give val and test themselves: leave split_from out")
+        raise UserError("data.split_from has no effect, because the data have val and test already: remove it")
     splits, notes = ({split: found[split] for split in SPLITS}, []) if not missing else _with_missing(found, missing, rule, class_names)
     collection = Collection(splits, class_names, multilabel, notes)
     notes += [*_class_notes(collection), *_group_notes(splits), *duplicate_notes(splits, rule.hashes)]
@@ -61,8 +61,8 @@ def _with_missing(
 ) -> tuple[dict[Split, Examples], list[str]]:
     """Return the splits of the data, with missing ones made from train, and notes."""
     if min(missing.values()) <= 0 or sum(missing.values()) >= 1:
-        given = ", ".join(f"{split}_fraction={missing[split]}" for split in SPLITS if split in missing)
-        raise UserError(f"{given}: each must be above 0 and all together below 1")
+        given = ", ".join(f"data.{split}_fraction={missing[split]}" for split in SPLITS if split in missing)
+        raise UserError(f"{given}: each must be above 0, and their sum below 1")
     train = found["train"]
     hashes = rule.hashes(train)
     units = list(hashes) if train.groups is None else [group or image for group, image in zip(train.groups, hashes, strict=True)]
@@ -71,7 +71,7 @@ def _with_missing(
     if empty := [split for split in SPLITS if split in parts.places and not parts.places[split]]:
         names = " and ".join(split for split in SPLITS if split in missing)
         noun = "images" if train.groups is None else f"images in {len(set(units))} groups"
-        raise UserError(f"{len(train)} {noun} are too few to split off {names}: no image is left for {' and '.join(empty)}")
+        raise UserError(f"{len(train)} {noun} are too few to split off {names}: {' and '.join(empty)} would be empty; add images")
     splits = {split: train.subset(parts.places[split]) if split in parts.places else found[split] for split in SPLITS}
     notes = [_split_note(parts, missing, train, class_names, rule.seed)]
     if rule.stored is not None:
@@ -81,7 +81,7 @@ def _with_missing(
 
 def _split_note(parts: Parts, missing: Mapping[Split, float], train: Examples, class_names: Sequence[str], seed: int) -> str:
     shares = {split: len(parts.places[split]) / len(train) for split in SPLITS if split in missing}
-    sizes = " and ".join(f"{split} {share:.0%} (about {missing[split]:.0%})" for split, share in shares.items())
+    sizes = " and ".join(f"{split} {share:.0%} (asked: {missing[split]:.0%})" for split, share in shares.items())
     unit = "image" if train.groups is None else "group"
     counts = Counter(label for labels in train.labels for label in labels)
     single = [class_names[number] for number, count in sorted(counts.items()) if count == 1]
@@ -89,8 +89,8 @@ def _split_note(parts: Parts, missing: Mapping[Split, float], train: Examples, c
     moved = sorted({number for split, numbers in parts.moved.items() for number in numbers if number >= 0 and counts[number] > 1})
     if moved:
         named = shorten((class_names[number] for number in moved), most=5)
-        rest += f"; classes that lacked an image of a split got one, which may change its split later: {named}"
-    return f"split off train by a hash of each {unit} (split_seed={seed}), which keeps its split when others are added: {sizes}{rest}"
+        rest += f"; one image of each of these classes was moved to a split that had none, and may move again: {named}"
+    return f"split off train by a hash of each {unit} (split_seed={seed}), so {unit}s keep their split when others are added: {sizes}{rest}"
 
 
 def draw_per_class(examples: Examples, hashes: Sequence[str], k: int, seed: int) -> list[int]:
@@ -137,7 +137,7 @@ def _class_notes(collection: Collection) -> list[str]:
         if unexpected := [name for name, count in counts[split].items() if count and name not in trained]:
             alike = [name for name in trained if name.casefold() == unexpected[0].casefold()]
             near = f" (train has {alike[0]})" if alike else ""
-            raise UserError(f"{split} has classes that train lacks: {shorten(unexpected, most=10)}{near}")
+            raise UserError(f"{split} has classes that are missing in train: {shorten(unexpected, most=10)}{near}")
         if absent := [name for name in trained if not counts[split][name]]:
             notes.append(f"{split} has no image of {shorten(absent, most=5)}")
     return notes

@@ -11,7 +11,7 @@ from ftlit.formats import read_json, reading, write_json
 from ftlit.formatting import printable, shown
 
 FILE = "split.json"
-REMEDY = "take the split of another run, or begin a new run"
+REMEDY = "use the split of another run (data.split_from=...), or start a new run"
 Place = tuple[Split, int]  # where an image is in the data
 
 
@@ -52,9 +52,9 @@ class StoredSplit:
         splits = [(split, self.split_of.get(hashes[place])) for split, several in places.items() for place in several]
         kept, moved = (sum(old is not None and (old == new) is same for new, old in splits) for same in (True, False))
         gone = len(self.split_of.keys() - set(hashes))
-        rest = f"; {moved:,} move to train with their group, or to another split that is missing here" if moved else ""
-        rest += f"; {gone:,} images of the run are not in the data" if gone else ""
-        return f"{kept:,} of {len(hashes):,} images keep the split of {shown(self.folder)}, {len(splits) - kept - moved:,} are new{rest}"
+        rest = f"; {moved:,} change their split (their group is in train, or the data provide their old split)" if moved else ""
+        rest += f"; {gone:,} images of that run are missing in the data" if gone else ""
+        return f"{kept:,} of {len(hashes):,} images keep their split in {shown(self.folder)}, {len(splits) - kept - moved:,} are new{rest}"
 
     def restored(self, found: Collection, hashes: Callable[[Examples], Sequence[str]]) -> Collection:
         """Return the images of the run, in its splits and order. New images are left out, with a note.
@@ -70,7 +70,7 @@ class StoredSplit:
         self._check_gone(kept, pool)
         splits = {split: self._examples(found, split, kept[split]) for split in SPLITS}
         new = [_name(found.splits[split], place) for places in pool.values() for split, place in places]
-        notes = [f"resumed with the images of the run; left out, as they are new: {len(new)} ({shorten(new, most=3)})"] if new else []
+        notes = [f"resumed with the images of the run; new images are ignored ({len(new)}): {shorten(new, most=3)}"] if new else []
         return Collection(splits, self.class_names, found.multilabel, notes)
 
     def _taken(self, pool: "Mapping[Any, deque[Place]]", image: str, labels: tuple[int, ...], _: str) -> "Place | None":
@@ -85,11 +85,11 @@ class StoredSplit:
         left = {image for (image, _), places in pool.items() if places}
         relabelled = [name for image, _, name in gone if image in left]
         lost = [name for image, _, name in gone if image not in left]
-        parts = [f"{len(lost)} are gone or changed ({shorten(lost, most=3)})"] if lost else []
+        parts = [f"{len(lost)} are missing or changed ({shorten(lost, most=3)})"] if lost else []
         parts += [f"{len(relabelled)} have other labels ({shorten(relabelled, most=3)})"] if relabelled else []
         raise UserError(
-            f"resume=true needs the images of the run: {' and '.join(parts)}; put them back, or begin a new run "
-            f"(data.split_from={shown(self.folder)} keeps its split)"
+            f"resume=true needs the images of the run: {' and '.join(parts)}; restore them, or start a new run "
+            f"(data.split_from={shown(self.folder)} keeps the split)"
         )
 
     def _examples(self, found: Collection, split: Split, places: Sequence[Any]) -> Examples:
@@ -123,7 +123,7 @@ def read_split(folder: str | Path, *, is_whole: bool = False) -> StoredSplit:
     """Read the split that a run stored. Raises `UserError` if there is none, or if it is damaged or written by a newer program."""
     path = Path(folder).expanduser() / FILE
     if not path.is_file():
-        raise UserError(f"data.split_from={shown(folder)}: there is no {FILE}; give the folder of a run that has stored its split")
+        raise UserError(f"data.split_from={shown(folder)}: no {FILE} in this folder; give the folder of a run")
     with reading(path, REMEDY):
         content = read_json(path, remedy=REMEDY)
         images = {split: _entries(content["splits"][split]) for split in SPLITS}

@@ -51,7 +51,7 @@ class BestCheckpoint(ModelCheckpoint):
         **options: Any,
     ) -> None:
         if mode is None and (mode := mode_of(monitor)) is None:
-            raise UserError(f"monitor={monitor}: it is not known whether high or low is best: give callbacks.best.mode=max or min")
+            raise UserError(f"monitor={monitor}: give callbacks.best.mode=max if higher values are better, otherwise min")
         super().__init__(dirpath, filename, monitor, mode=mode, **{"enable_version_counter": False, **options})
         self.best_epoch: int | None = None
         self._best_loss = inf
@@ -75,8 +75,8 @@ class BestCheckpoint(ModelCheckpoint):
     def describe(self) -> str:
         """The weights that are kept, in words."""
         if self.best_epoch is None:
-            return "no epoch was validated: the results are of the last weights"
-        return f"the results are of epoch {self.best_epoch}, the best by {self.monitor}"
+            return "no epoch was validated, so the results are from the last weights"
+        return f"the results are from epoch {self.best_epoch}, the best by {self.monitor}"
 
     def state_dict(self) -> dict[str, Any]:
         """State for a checkpoint."""

@@ -47,7 +47,7 @@ class MetricsFile(CSVLogger):
     def experiment(self) -> Any:
         """The writer of the file. Rows that are in the file already are read before the writer removes it."""
         if not has_csv_writer(self) and self.path.is_file():
-            with reading(self.path, "remove it; its rows are lost, the run is not"):
+            with reading(self.path, "remove it; only its rows are lost"):
                 self._earlier_rows = complete_rows(self.path.read_text())
         with naming(self.path):
             return super().experiment
@@ -77,10 +77,10 @@ class MetricsFile(CSVLogger):
         found = xxh3_64()
         _add_rows(found, kept)
         if len(kept) < count:
-            damage = f"was cut: {len(kept)} of its {count} rows are left" if kept else f"is missing or empty: its {count} rows are lost"
-            warnings.warn(f"{self.path} {damage}, and new rows follow", stacklevel=2)
+            damage = f"was cut off: only {len(kept)} of {count} rows are left" if kept else f"is missing or empty: {count} rows are lost"
+            warnings.warn(f"{self.path} {damage}; new rows are added to it", stacklevel=2)
         elif digest not in (None, found.hexdigest()):
-            warnings.warn(f"{self.path} was changed: its first {count} rows are not those that the run wrote", stacklevel=2)
+            warnings.warn(f"{self.path} was changed: the first {count} rows differ from the rows that the run wrote", stacklevel=2)
         waiting_rows(writer)[:0] = kept
 
 
@@ -216,11 +216,11 @@ class LastCheckpoint(Callback):
         for best in bests:
             follow_folder(saved[best.state_key], best.dirpath)
         if trainer.state.fn == "fit" and OLD_STATE in checkpoint:
-            raise UserError("an older version of ftlit made this checkpoint, and it cannot be resumed: start a new run from its weights")
+            raise UserError("this checkpoint is from an older version of ftlit and cannot be resumed: start a new run from its weights")
         if trainer.state.fn != "fit" or state is None:
             return
         if self.run and state.get("run", self.run) != self.run:
-            raise UserError(f"{trainer.ckpt_path} is the checkpoint of another run: put the run's own file back, or begin a new run")
+            raise UserError(f"{trainer.ckpt_path} is the checkpoint of another run: restore the file of this run, or start a new run")
         for best in bests:
             check_best(saved[best.state_key], self.run)
         if trainer.is_global_zero:

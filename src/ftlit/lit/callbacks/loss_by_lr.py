@@ -51,7 +51,7 @@ class LossByRate(Callback):
     def _record(self, trainer: Trainer, rate: float, loss: float) -> None:
         if not isfinite(loss):
             if not self.losses:
-                raise UserError(f"the loss of the first step is {loss}, whatever the learning rate: check data, loss and precision")
+                raise UserError(f"the loss is {loss} in the first step, before any update of the weights: check data, loss and precision")
             trainer.should_stop = True
             return
         self.rates.append(rate)

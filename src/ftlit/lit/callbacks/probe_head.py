@@ -94,9 +94,9 @@ class FitProbeHead(Callback):
     def _head(self, module: LightningModule) -> nn.Linear:
         head = dict(module.named_modules()).get(self.head)
         if not isinstance(head, nn.Linear):
-            raise UserError(f"{self.head!r} is not a linear layer of {type(module).__name__}: a linear probe can replace only such a head")
+            raise UserError(f"{self.head!r} is not a linear layer of {type(module).__name__}, but a linear probe needs one")
         if head.bias is None:
-            raise UserError(f"{self.head!r} has no bias, and a linear probe has one: give the layer a bias")
+            raise UserError(f"{self.head!r} has no bias, but a linear probe needs one: build the layer with bias=True")
         return head
 
 

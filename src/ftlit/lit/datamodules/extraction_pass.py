@@ -111,7 +111,7 @@ def extract_requested(store: Store, backbone: Backbone, requests: Sequence[Extra
 def _description(requests: Sequence[ExtractionRequest], noun: str) -> str:
     sizes = {request.view.split: len(request.images.hashes) for request in requests}
     views = sum(request.view.number != EVALUATION for request in requests)
-    augmented = f", those of train in {views} views," if views else ""
+    augmented = f", training images in {views} augmented views," if views else ""
     return f"features of {sum(sizes.values()):,} {noun}{augmented} at {_cuts(requests)}"
 
 

@@ -73,7 +73,7 @@ class FeatureData(LightningDataModule):
     ) -> None:
         super().__init__()
         if not isinstance(data, ImageData):
-            raise UserError(f"FeatureData takes ImageData, and this is {type(data).__name__}: for a loader there is extract_features")
+            raise UserError(f"FeatureData needs ImageData, not {type(data).__name__}: use extract_features for a loader")
         if overrides := ", ".join(data.batch_overrides):
             raise UserError(
                 f"FeatureData cannot replace the batches of {type(data).__name__}, which overrides {overrides}: override order() only"
@@ -83,7 +83,7 @@ class FeatureData(LightningDataModule):
         if views < 1:
             raise UserError(f"cache.views={views}: give a whole number, 1 or more")
         if max_gb < 0:
-            raise UserError(f"cache.max_gb={max_gb}: give a number from 0")
+            raise UserError(f"cache.max_gb={max_gb}: give a number, 0 or more")
         self.augments = fingerprint(data.transforms["train"]) != fingerprint(data.transforms["val"])
         self.images, self.input_spec, self.store = data, data.input_spec, Store(folder, trust=trust)
         self.store.check()
@@ -91,7 +91,7 @@ class FeatureData(LightningDataModule):
         self.class_names, self.num_classes, self.multilabel = data.class_names, data.num_classes, data.multilabel
         self.counts, self.notes = data.counts, list(data.notes)
         if views > self.views:
-            self.notes.append(f"data.augment=none does not augment: all {views} views of an image would be equal, one is stored")
+            self.notes.append(f"with data.augment=none all {views} views of an image are equal, so only one is stored")
         self.extraction = Extraction(data, self.store, dtype=dtype, seed=seed)
         self._stage_inputs: list[StageInput] = []
 
@@ -146,9 +146,9 @@ class FeatureData(LightningDataModule):
         """Return what each stage reads. Computes no features."""
         layers = trained_layers(module, schedule)
         if self.images.mix != "none":
-            return [StageInput(None, 0, f"images: data.mix={self.images.mix} mixes them")] * len(layers)
+            return [StageInput(None, 0, f"images, because data.mix={self.images.mix} mixes them")] * len(layers)
         if isinstance(trainer.strategy, SHARDED):
-            return [StageInput(None, 0, f"{self.input_spec.noun}: the strategy shards the weights")] * len(layers)
+            return [StageInput(None, 0, f"{self.input_spec.noun}, because the strategy shards the weights")] * len(layers)
         backbone, sizes = the_backbone(module)[1], {split: len(self.images.collection.splits[split]) for split in SPLITS}
         specs = [spec_of(backbone, names, pooled=self.pooled) for names in layers]
         rows = {spec: len(views) * sizes["train"] + sizes["val"] for spec, views in self._views(specs, schedule, trainer).items()}
@@ -212,7 +212,7 @@ class FeatureData(LightningDataModule):
         module, schedule = self.running.lightning_module, self._staging.schedule if self._staging else None
         self._stage_inputs = self.plan(module, schedule, self.running)
         if self.pooled and any(getattr(part, "takes_map", False) for part in module.modules()):
-            raise UserError("pooled=True stores vectors, and this module has a head that takes maps: give pooled=False")
+            raise UserError("pooled=True stores vectors, but the head of this module needs feature maps: use pooled=False")
         specs = specs_before_training(self.backbone, self._stage_inputs, trained_layers(module, schedule), self._stage or 0)
         requested: dict[View, list[FeatureSpec]] = {}
         for spec, numbers in self._views(specs, schedule, self.running).items():

@@ -80,7 +80,7 @@ class ImageData(LightningDataModule):
         self.notes = list(collection.notes)
         if per_class is not None and (short := [name for name, count in self.counts["train"].items() if count < per_class]):
             self.notes.append(
-                f"classes with fewer than per_class={per_class} training {input_spec.noun}, all of which are taken: {shorten(short)}"
+                f"classes with fewer than data.per_class={per_class} training {input_spec.noun} (all are used): {shorten(short)}"
             )
         self.batch_size = batch_size
         self._num_workers = num_workers
@@ -106,7 +106,7 @@ class ImageData(LightningDataModule):
     def order(self, split: Split) -> TrainOrder | EvalOrder:
         """Return the images of each batch of this process; for train, from the batch at which training continues."""
         if overfits_batches(self.trainer):
-            raise UserError("overfit_batches replaces the order of the images: give limit_train_batches and data.augment=none")
+            raise UserError("overfit_batches is not supported: use limit_train_batches and data.augment=none")
         images = self.collection.splits[split]
         if split != "train":
             return EvalOrder(images, self.batch_size, **self._place())

@@ -65,9 +65,9 @@ def require_indexed_images(data: object, reader: str) -> IndexedImages:
     """Return `data`. Raises `UserError` if it is data of another type, or overrides its batches, which `reader` would not read."""
     if not isinstance(data, IndexedImages):
         raise UserError(
-            f"{reader} reads images one by one, which {type(data).__name__} does not support: "
-            "use one of the data=... options, or an ImageData or a subclass of it"
+            f"{reader} needs to read single images, but {type(data).__name__} does not support this: "
+            "use one of the data=... options, ImageData, or a subclass of ImageData"
         )
     if overrides := ", ".join(data.batch_overrides):
-        raise UserError(f"{reader} reads images one by one, and {type(data).__name__} overrides {overrides}: override order() only")
+        raise UserError(f"{reader} needs to read single images, but {type(data).__name__} overrides {overrides}: override only order()")
     return data

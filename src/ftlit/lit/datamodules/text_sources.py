@@ -63,5 +63,5 @@ def text_csv_data(
     texts = [text for split in collection.splits.values() for text in split.sources]
     fitted, longer = input_spec.fitted(texts)
     if longer:
-        collection.notes.append(f"{longer:,} of {len(texts):,} texts are cut at {fitted.max_length} tokens (backbone.max_length)")
+        collection.notes.append(f"{longer:,} of {len(texts):,} texts are truncated to {fitted.max_length} tokens (backbone.max_length)")
     return ImageData(collection, fitted, **asdict(loading))

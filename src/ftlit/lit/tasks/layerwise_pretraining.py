@@ -91,7 +91,7 @@ class LayerwisePretrainer:
             SystemExit: the Trainer was interrupted by Ctrl-C.
         """
         if self.has_layers and not resume:
-            raise UserError(f"{self.folder} already holds a pretraining: continue it (resume=true), or give another folder")
+            raise UserError(f"{self.folder} already contains a pretraining run: resume it (resume=true), or give another folder")
         (self.folder / LAYERS).mkdir(parents=True, exist_ok=True)
         table = self.folder / CURVES
         curves = read_curves(table) if resume and table.is_file() else {}
@@ -135,7 +135,7 @@ class LayerwisePretrainer:
         )
         trainer.fit(LayerPretrainer(objective, self.pretraining.optimizer), inputs.train, inputs.val)
         if not all(isfinite(train) for train, _ in recorded.errors):
-            raise UserError(f"layer {name!r}: the error is not finite: give a lower pretrain.optimizer.lr, or check the images")
+            raise UserError(f"the error of layer {name!r} is not finite: give a lower pretrain.optimizer.lr, or check the images")
         return recorded.errors
 
     @contextmanager
@@ -185,7 +185,10 @@ def _loader(rows: Rows, batch_size: int, shuffle: torch.Generator | None = None)
 def _warn_about(name: str, errors: Sequence[tuple[float, float]]) -> None:
     _, last = errors[-1]
     if not last < 1:
-        print(f"{name} reconstructs no more than the mean: give more pretrain.epochs, or another pretrain.optimizer.lr", flush=True)
+        print(
+            f"layer {name!r} reconstructs its input no better than the mean: change pretrain.epochs or pretrain.optimizer.lr",
+            flush=True,
+        )
 
 
 def _save(layer: nn.Module, file: Path) -> None:
@@ -195,7 +198,7 @@ def _save(layer: nn.Module, file: Path) -> None:
 
 def _read(file: Path) -> dict[str, Tensor]:
     """The parameters and buffers that `_save` has written. Raises `UserError` for a damaged file."""
-    with reading(file, "remove it, and resume=true trains this layer again"):
+    with reading(file, "remove it; then resume=true trains this layer again"):
         return read_tensors(file)[0]
 
 

@@ -21,9 +21,9 @@ def input_spec_of(file: WeightsFile) -> InputSpec | None:
         measured = {"grey_range": file.record.get("grey_range")}
         spec = InputSpec(**{**measured, **{name: value for name, value in given.items() if value is not None}})
     except (TypeError, ValueError) as error:
-        raise UserError(f"{file.name}: its record gives no valid input_spec: {one_line(error)}") from error
+        raise UserError(f"the input_spec stored in {file.name} is not valid: {one_line(error)}") from error
     if (spec.resize or spec.size) > MAX_PIXELS:
-        raise UserError(f"{file.name}: its record asks for images of {spec.size} px, more than {MAX_PIXELS}")
+        raise UserError(f"the image size stored in {file.name} is {spec.resize or spec.size} px, above the limit of {MAX_PIXELS}")
     return spec
 
 
@@ -41,13 +41,13 @@ def misfit(file: WeightsFile, name: str, cuts: Sequence[str]) -> str:
         return ""
     if own != name:
         loader = str(file.record["backbone"].get("name" if given is not file.record["backbone"] else "loader"))
-        return f"this checkpoint is of a run with another network: give backbone={GROUP.get(loader.removeprefix('load_'), '')}{own}"
+        return f"this checkpoint is from a run with another network: use backbone={GROUP.get(loader.removeprefix('load_'), '')}{own}"
     if file.record.get("base"):
-        return f"this checkpoint is slim: it has only the tensors that the run changed; {_export(file)}"
+        return f"this checkpoint is slim, so it has only the tensors that the run changed: {_export(file)}"
     if file.record.get("affine"):
-        return f"this checkpoint is of a run with batchnorm=affine, which has no BatchNorm; {_export(file)}"
+        return f"this checkpoint is from a run with batchnorm=affine, so it has no BatchNorm layers: {_export(file)}"
     if given.get("cut") in cuts[:-1]:
-        return f"this checkpoint is of a run with backbone.cut={given['cut']}: give backbone.cut={given['cut']}"
+        return f"this checkpoint is from a run with backbone.cut={given['cut']}: use the same cut"
     return ""
 
 
@@ -64,4 +64,4 @@ def _export(file: WeightsFile) -> str:
     """The command that writes all tensors of a run, with BatchNorm."""
     run = repr(str(Path(file.name)))
     state = f"ftlit.affine_to_batchnorm(ftlit.load({run}).backbone).state_dict()"
-    return f"write all its tensors with python -c \"import ftlit, torch; torch.save({state}, 'weights.pth')\""
+    return f"save all tensors with python -c \"import ftlit, torch; torch.save({state}, 'weights.pth')\""

@@ -91,14 +91,17 @@ def select(file: WeightsFile, known: Collection[str], key: str | None = None) ->
     most = max((found.found for found in asked), default=0)
     if not most and key is not None:
         keys = [found.key for found in candidates if found.found > 1]
-        raise unknown(f"state dict of this network in {file.name}: weights_key", key, keys)
+        raise UserError(f"{file.name}: {unknown('state dict of this network under the key', key, keys)} (backbone.weights_key=...)")
     if not most:
         return max(file.state_dicts.values(), key=len), ""
     taken = min((found for found in asked if found.found == most), key=lambda found: bool(EMA.search(found.key)))
     others = [found.key for found in candidates if 2 * found.found > most and found.key != taken.key and found.key]
     if not others:
         return taken.tensors, ""
-    return taken.tensors, f"taken: {taken.key or 'the top level'}; also in the file: {shorten(others, 4)} (backbone.weights_key=...)"
+    return (
+        taken.tensors,
+        f"read from the state dict {taken.key or '(top level)'}; others in the file: {shorten(others, 4)} (backbone.weights_key=...)",
+    )
 
 
 def _candidates(key: str, tensors: Tensors, known: Collection[str]) -> Iterator[Candidate]:
@@ -166,13 +169,13 @@ def _check_fit(origin: WeightsOrigin, wanted: Tensors, found: Tensors, unexpecte
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     if wanted and not found:
         raise UserError(
-            f"the weights are of another network, {origin.describe()}: none of its tensors ({_first(unexpected)}) has the name of one of "
-            f"this network's {len(wanted)} ({_first(missing)}); use the backbone that they were saved from, or other weights"
+            f"the weights are from another network, {origin.describe()}: their tensors ({_first(unexpected)}) have other names than the "
+            f"{len(wanted)} tensors of this network ({_first(missing)}); use the backbone of these weights, or other weights"
         )
     if counted := [f"{len(names)} {fault} ({_first(names)})" for fault, names in faults.items() if names]:
         raise UserError(
             f"the weights do not fit this network, {origin.describe()}: of {len(wanted)} tensors expected, {'; '.join(counted)}; "
-            "use the backbone that they were saved from, with its own arguments (backbone.width_mult=...), or other weights"
+            "use the backbone of these weights with the same arguments (such as backbone.width_mult=...), or other weights"
         )
 
 
@@ -190,5 +193,5 @@ def _check_finite(backbone: Backbone) -> None:
     bad = [name for name, layer in filled if not all(tensor.isfinite().all() for tensor in layer.state_dict().values())]
     if bad:
         raise UserError(
-            f"{backbone.origin.describe()} has NaN or infinite values in {shorten(bad)}: cut below (backbone.cut=...), or use other weights"
+            f"{backbone.origin.describe()} has NaN or infinite values in {shorten(bad)}: use a lower backbone.cut, or other weights"
         )

@@ -41,7 +41,7 @@ def find_folder(name: str, *, with_weights: bool, download: bool) -> Path:
         return path
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
         raise UserError(
-            f"backbone.name={name}: no folder {path}; give a folder with config.json, weights and tokenizer, or a name on the hub"
+            f"backbone.name={name}: no such folder; give a folder with config.json, weights and tokenizer, or a name on Hugging Face"
         )
     transformers()
     cause: Exception | None = None
@@ -52,9 +52,9 @@ def find_folder(name: str, *, with_weights: bool, download: bool) -> Path:
         except Exception as error:  # errors of the hub, and of the network
             cause = error
     if not download:
-        raise UserError(f"{name} is not in the hub's cache; --trust (trust=True) allows a download") from cause
+        raise UserError(f"backbone.name={name} is not in the local Hugging Face cache: add --trust (trust=True) to download it") from cause
     reason = f": {one_line(cause)}" if cause else ""
-    raise UserError(f"backbone.name={name} is neither a folder here nor in the hub's cache, and cannot be downloaded{reason}") from cause
+    raise UserError(f"backbone.name={name} is neither a folder nor in the Hugging Face cache, and cannot be downloaded{reason}") from cause
 
 
 def _snapshot(name: str, *, local: bool, with_weights: bool) -> Path | None:
@@ -76,9 +76,7 @@ def read_weights(folder: Path) -> WeightsFile:
     """Read all tensors of a folder. Raises `UserError` if there are none."""
     files = _weight_files(folder)
     if not files:
-        raise UserError(
-            f"no weights in {folder} ({' or '.join(WEIGHTS)}): name a file with backbone.weights=..., or null for a random start"
-        )
+        raise UserError(f"no weights in {folder} ({' or '.join(WEIGHTS)}): set backbone.weights=/path/to/file, or null for random weights")
     tensors = {name: tensor for file in files for found in read(file).state_dicts.values() for name, tensor in found.items()}
     return WeightsFile(str(folder), {"": tensors})
 
@@ -90,11 +88,11 @@ def read_config(name: str, folder: Path, fields: Mapping[str, Any]) -> Any:
     except UserError:
         raise
     except Exception as error:  # no config.json, a damaged one, a type that this version does not know
-        raise UserError(f"cannot read the config of a network from {folder}: {one_line(error)}") from error
+        raise UserError(f"cannot read the config of the network in {folder}: {one_line(error)}") from error
     is_decoder = getattr(config, "is_decoder", False)
     if config.model_type not in ENCODERS or is_decoder:
         model_type = f"{config.model_type} (a decoder)" if is_decoder else config.model_type
-        raise UserError(f"{name} is of type {model_type}; backbone=bert takes encoders of these types: {', '.join(ENCODERS)}")
+        raise UserError(f"{name} has the type {model_type}; backbone=bert accepts encoders of these types: {', '.join(ENCODERS)}")
     known = config.to_dict()
     for field, value in fields.items():
         if field not in known:
@@ -108,10 +106,11 @@ def check_length(config: Any, tokenizer: Any, spec: TextSpec) -> None:
     """Raise `UserError` if texts are longer than the encoder's positions, or the tokenizer has more tokens than its vocabulary."""
     first = config.pad_token_id + 1 if config.model_type in POSITIONS_AFTER_PADDING else 0
     if spec.max_length > (most := config.max_position_embeddings - first):
-        raise UserError(f"backbone.max_length={spec.max_length}: this encoder has {most} positions, give {most} or less")
+        raise UserError(f"backbone.max_length={spec.max_length}: this encoder has {most} positions; give {most} or less")
     if len(tokenizer) > config.vocab_size:
         raise UserError(
-            f"the tokenizer of {spec.tokenizer} has {len(tokenizer)} tokens, and the encoder {config.vocab_size}: use the encoder's own"
+            f"the tokenizer of {spec.tokenizer} has {len(tokenizer)} tokens, but the encoder only {config.vocab_size}: use the "
+            "encoder's tokenizer"
         )
 
 

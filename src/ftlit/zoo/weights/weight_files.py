@@ -15,7 +15,7 @@ from ftlit.tensor_files import load_checkpoint, read_tensors
 Tensors = dict[str, Tensor]
 
 SUFFIXES = (".pth", ".pt", ".th", ".ckpt", ".bin", ".safetensors")
-ALTERNATIVES = "name a file with backbone.weights=/path/to/file.pth, or start at random with backbone.weights=null"
+ALTERNATIVES = "set backbone.weights=/path/to/file.pth, or backbone.weights=null for random weights"
 RECORD = "ftlit"  # key of the record in ftlit's own checkpoints, see `ftlit.inference.record`
 DEPTH = 2  # levels below the top at which state dicts are found: `model`, `model.state_dict`
 NUMPY = ("multiarray.scalar", "multiarray._reconstruct")
@@ -107,14 +107,14 @@ def _reason(error: Exception) -> str:
     found = re.search(r"GLOBAL (\S+) (?:was not|whose)", str(error))
     if found:
         return (
-            f"it contains an object of {found[1]}, and code in a file is never executed; "
-            "torch.save(model.state_dict(), 'weights.pth') writes a file with tensors alone"
+            f"the file contains an object of {found[1]}, which is not loaded because it could run code; "
+            "save only the tensors: torch.save(model.state_dict(), 'weights.pth')"
         )
     if "TorchScript" in str(error):
-        return "it is a TorchScript archive, whose code is never executed; torch.jit.load(file).state_dict() has its tensors"
+        return "a TorchScript archive is not loaded because it could run code; save only the tensors: torch.jit.load(file).state_dict()"
     return (
-        "it is damaged, or contains more than tensors and plain values; code in a file is never "
-        f"executed (torch.save(model.state_dict(), ...) writes a readable file); delete or replace it, or {ALTERNATIVES}"
+        "the file is damaged, or contains other objects than tensors, which are not loaded because they could run code "
+        f"(save only the tensors: torch.save(model.state_dict(), ...)); replace or delete the file, or {ALTERNATIVES}"
     )
 
 
@@ -122,11 +122,11 @@ def _folder(path: Path) -> UserError:
     """The error for a folder: the checkpoint of a run, or the weights files in it."""
     best = path / "checkpoints" / "best.ckpt"
     if best.is_file():
-        return UserError(f"weights {path} is the folder of a run: give backbone.weights={best}")
+        return UserError(f"backbone.weights={path} is the folder of a run: use backbone.weights={best}")
     try:
         files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
     except OSError as error:
-        return UserError(f"weights {path} is a folder: {one_line(error)}; {ALTERNATIVES}")
+        return UserError(f"backbone.weights={path} is a folder: {one_line(error)}; {ALTERNATIVES}")
     if files:
-        return UserError(f"weights {path} is a folder: give one of its files, backbone.weights={files[0]} ({len(files)} in all)")
-    return UserError(f"weights {path} is a folder without weights files ({' '.join(SUFFIXES)}): {ALTERNATIVES}")
+        return UserError(f"backbone.weights={path} is a folder: give one of its {len(files)} files, such as backbone.weights={files[0]}")
+    return UserError(f"backbone.weights={path} is a folder without weights files ({' '.join(SUFFIXES)}): {ALTERNATIVES}")

@@ -65,7 +65,7 @@ def find(weights: str | PathLike[str] | None, sources: Mapping[str, WeightSource
     found = None if weights is None else sources.get("default" if name == "DEFAULT" else name)
     if weights is None or found:
         if key is not None:
-            raise UserError(f"backbone.weights_key={key} chooses a state dict of a file, and backbone.weights={text} is none")
+            raise UserError(f"backbone.weights_key={key} applies to files only, but backbone.weights={text} is not a file")
         return found
     path = Path(text).expanduser()
     if "://" in text or (path.suffix not in SUFFIXES and not path.exists()):
@@ -80,10 +80,10 @@ def _unknown(text: str, sources: Mapping[str, WeightSource]) -> UserError:
     if "://" in text:
         file = text.partition("?")[0].rpartition("/")[2]
         published = next((name for name, source in sources.items() if source.published_as == file), None)
-        other = f"give backbone.weights={published}" if published else f"curl -LO {text} and give backbone.weights={file}"
-        return UserError(f"weights {text}: a file is not downloaded from an address of your own: {other}")
+        other = f"use backbone.weights={published}" if published else f"download it with curl -LO {text} and use backbone.weights={file}"
+        return UserError(f"backbone.weights={text}: ftlit does not download weights from other addresses; {other}")
     if meant := SYNONYMS.get(text.lower()):
-        return UserError(f"no weights {text!r}: give backbone.weights={meant}")
+        return UserError(f"no weights {text!r}: use backbone.weights={meant}")
     return unknown("weights", text, [*sources, "null", f"/path/to/file ({' '.join(SUFFIXES)})"])
 
 
@@ -142,7 +142,7 @@ def _fetch(entry: Any) -> WeightsFile:
             return weights_file(entry.get_state_dict(progress=True, check_hash=True, weights_only=True), path)
     except (OSError, HTTPException, RuntimeError) as error:  # no network; cut off; the hash is wrong
         raise UserError(
-            f"cannot download {path.name} ({entry.url}): {one_line(error)}; put that file into {path.parent}, or {ALTERNATIVES}"
+            f"cannot download {path.name} ({entry.url}): {one_line(error)}; put this file into {path.parent}, or {ALTERNATIVES}"
         ) from error
 
 
@@ -163,7 +163,7 @@ def _check_hash(path: Path) -> None:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
     if wanted and not actual.startswith(wanted[1]):
         warnings.warn(
-            f"{path} differs from the published file (its sha256 begins with {actual[:8]}) and is used all the same; "
-            "delete it to download the published one",
+            f"{path} differs from the published file (its sha256 begins with {actual[:8]}) but is used; "
+            "delete it to download the published file",
             stacklevel=2,
         )
