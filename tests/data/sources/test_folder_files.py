@@ -177,7 +177,8 @@ def test_a_run_anywhere_in_the_data_changes_neither_images_nor_classes(tmp_path,
 def test_a_file_of_another_program_makes_no_run_of_a_class_folder(tmp_path, name):
     (tree(tmp_path, "fox", "hare") / "fox" / name).write_text("train: [1, 2]\nlr: 0.1")
     files, notes = list_folder(tmp_path)
-    assert [file.labels[0] for file in files] == [*["fox"] * 3, *["hare"] * 2] and not notes
+    assert [file.labels[0] for file in files] == [*["fox"] * 2, *["hare"] * 2]
+    assert notes == [f"left out, 1 files without the ending of an image: fox/{name}"]
 
 
 def test_an_empty_class_folder_in_test_is_as_good_as_none(tmp_path):
@@ -207,3 +208,16 @@ def test_names_of_classes_and_groups_are_text_whatever_their_bytes(tmp_path):
 def test_a_loop_of_links_lists_nothing_twice(tmp_path):
     (tree(tmp_path, "fox", "hare") / "fox" / "loop").symlink_to(tmp_path, target_is_directory=True)
     assert len(list_folder(tmp_path)[0]) == 4
+
+
+def test_files_without_the_ending_of_an_image_are_left_out_with_a_note_but_never_a_whole_class(tmp_path):
+    tree(tmp_path, "fox", "hare")
+    for name in ("fox/labels.txt", "hare/clip.mov"):
+        (tmp_path / name).write_text("x")
+    files, notes = list_folder(tmp_path)
+    assert {file.path.suffix for file in files} == {".png"} and len(files) == 4
+    assert notes == ["left out, 2 files without the ending of an image: fox/labels.txt, hare/clip.mov"]
+    (tmp_path / "owl").mkdir()
+    (tmp_path / "owl/1.heic_").write_text("x")
+    with pytest.raises(UserError, match=r"without a file that has the ending of an image, such as .jpg or .png \(1\): .*owl/1.heic_$"):
+        list_folder(tmp_path)

@@ -112,10 +112,13 @@ def test_skip_leaves_out_truncated_images_and_other_files(tmp_path):
     for suffix in ("png", "jpg"):
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "b" / f"short.{suffix}")
         (tmp_path / "b" / f"short.{suffix}").write_bytes((tmp_path / "b" / f"short.{suffix}").read_bytes()[:-500])
-    assert "1 of 13 files are not images" in error_of(of_folder, tmp_path)  # the other two have valid headers
+    (tmp_path / "b" / "text.png").write_text("x")
+    line = error_of(of_folder, tmp_path)  # the other two have valid headers
+    assert "1 of 13 files are not images" in line and "data.on_bad_image=skip" in line
     data = of_folder(tmp_path, on_bad_image="skip")
-    assert data.notes[0].startswith("ignored 3 of 13 files, which cannot be read as images: ")
-    assert all(name in data.notes[0] for name in ("note.txt", "short.png", "short.jpg"))
+    assert data.notes[0] == "left out, 1 files without the ending of an image: a/note.txt"
+    assert data.notes[1].startswith("ignored 3 of 13 files, which cannot be read as images: ")
+    assert all(name in data.notes[1] for name in ("text.png", "short.png", "short.jpg"))
     assert sum(len(split) for split in data.splits.values()) == 10
 
 

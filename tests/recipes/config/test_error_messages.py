@@ -9,8 +9,10 @@ from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
+from ftlit.data.images import BadImage
 from ftlit.errors import UserError
 from ftlit.patterns import first_match
+from ftlit.recipes.config import hydra_internals
 from ftlit.recipes.config.error_messages import as_user_error
 from ftlit.recipes.config.hydra_internals import fresh_hydra
 
@@ -40,6 +42,7 @@ def test_a_missing_required_value_is_an_error_that_names_it(group, name, monkeyp
         (["scenaro=small_similar"], "no option 'scenaro': did you mean 'scenario'?"),
         (["sede=1"], "no option 'sede': did you mean 'seed'?"),
         (["lr=3e-4"], "no option 'lr': give optimizer.lr=3e-4"),
+        (["data=folder", "data.root=x", "on_bad_image=skip"], "no option 'on_bad_image': did you mean data.on_bad_image?"),
         (["scenario=small_simlar"], "no scenario option 'small_simlar': did you mean 'small_similar'?"),
         (["optimizer.lr=high"], "optimizer.lr='high': give a number"),
         (["head=mlp", "head.hidden=5"], "head.hidden=5: give a list, [a, b]"),
@@ -119,3 +122,11 @@ def test_an_error_that_is_its_own_cause_is_looked_at_once():
     error = RuntimeError("unexpected pos")
     error.__cause__ = error
     assert as_user_error(error) is None
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"), [("folder", "; a new run with data.on_bad_image=skip leaves such files out"), ("torchvision", "")]
+)
+def test_an_image_that_cannot_be_read_is_answered_with_the_option_that_leaves_it_out(option, hint, monkeypatch):
+    monkeypatch.setattr(hydra_internals, "choices", lambda: {"data": option})
+    assert str(as_user_error(BadImage("x.jpg cannot be read"))) == f"x.jpg cannot be read{hint}"

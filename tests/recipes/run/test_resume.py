@@ -200,9 +200,10 @@ def test_a_data_folder_may_be_renamed_if_its_images_are_the_same(tmp_path):
     command = [*(word for word in FITTED if "per_class" not in word), "data=folder", "resume=auto"]
     assert run(tmp_path, command, "data.root=photos").returncode == 0
     (tmp_path / "photos").rename(tmp_path / "pictures")
-    done = run(tmp_path, command, "data.root=pictures")
+    done = run(tmp_path, command, "data.root=pictures", "data.on_bad_image=skip")
     assert done.returncode == 0
-    assert "data.root was photos when the run began, now pictures; the images and labels are the same" in " ".join(done.stdout.split())
+    for change in ("root was photos when the run began, now pictures", "on_bad_image was stop when the run began, now skip"):
+        assert f"data.{change}; the images and labels are the same" in " ".join(done.stdout.split())
     Image.new("L", (20, 20), 5).save(tmp_path / "pictures/a/0.png")
     done = run(tmp_path, command, "data.root=pictures")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "0.png" in done.stderr

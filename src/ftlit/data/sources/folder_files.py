@@ -17,7 +17,7 @@ Listing = tuple[list[FileEntry], list[str]]  # files, and notes
 def list_folder(root: str | Path, *, layout: str | None = None, group_pattern: str | None = None) -> Listing:
     """List the files of a folder of class folders, sorted, with notes on files that are left out and on names with two meanings.
 
-    Hidden files, files of file managers, empty folders and folders of runs are left out.
+    Hidden files, files of file managers, files without the ending of an image, empty folders and folders of runs are left out.
 
     Args:
         root: the folder.
@@ -28,16 +28,21 @@ def list_folder(root: str | Path, *, layout: str | None = None, group_pattern: s
             expression if it has none, is the group of the file.
 
     Raises:
-        UserError: another structure, or an ambiguous one; a pattern that matches no path.
+        UserError: another structure, or an ambiguous one; a class without a file that has the ending of an image; a pattern that matches
+            no path.
     """
     tree = read_tree(existing_folder(root))
     levels = find_layout(tree) if layout is None else parse_layout(layout)
-    files = list(entries(tree, levels))
+    listed = list(entries(tree, levels))
+    files = [file for file in listed if is_image_name(file.path)]
+    _check_endings(listed, files)
     if not any(file.split == "train" for file in files):
         raise UserError(
             f"{shown(tree.path)} has no training images in the layout {'/'.join(levels)}: add a folder train, or change data.layout"
         )
     notes = [*(_named_as_splits(tree, levels) if layout is None else []), *_notes(tree, levels, files)]
+    if others := [file.path for file in listed if not is_image_name(file.path)]:
+        notes.append(f"left out, {len(others):,} files without the ending of an image: {_below(tree, others)}")
     return (files, notes) if group_pattern is None else _grouped(files, tree.path, group_pattern, notes)
 
 
@@ -49,6 +54,14 @@ def list_unlabelled(root: str | Path) -> Listing:
     if not files:
         raise UserError(f"{shown(tree.path)} has no image files, only {len(found)} other files")
     return files, _run_notes(tree)
+
+
+def _check_endings(listed: Sequence[FileEntry], files: Sequence[FileEntry]) -> None:
+    """Reject a class that would vanish, because none of its files has the ending of an image."""
+    kept = {(file.split, file.labels) for file in files}
+    if lost := {(file.split, file.labels): file.path for file in listed if (file.split, file.labels) not in kept}:
+        names = shorten(map(shown, lost.values()), most=3)
+        raise UserError(f"class folders without a file that has the ending of an image, such as .jpg or .png ({len(lost)}): {names}")
 
 
 def _grouped(files: Sequence[FileEntry], root: Path, pattern: str, notes: list[str]) -> Listing:

@@ -32,6 +32,7 @@ OUT_OF_MEMORY = (
     "not enough memory: give a smaller data.batch_size (trainer.accumulate_grad_batches keeps the effective batch size), "
     "a smaller backbone.input_spec.size or head, or trainer.precision=bf16-mixed"
 )
+IMAGE_FILES = ("folder", "csv", "unlabelled")  # options of data that have on_bad_image
 NO_GPU = "torch finds no GPU: give trainer=auto or trainer=cpu"
 LIGHTNING_HINTS = {  # part of a message of Lightning -> advice for the user
     "No supported gpu backend": NO_GPU,
@@ -44,7 +45,7 @@ def as_user_error(error: BaseException) -> UserError | None:
     chain = list(_chain(error))
     for cause in chain:
         if isinstance(cause, UserError):
-            return cause
+            return _bad_image(cause) or cause
     for cause in chain:
         if disk := disk_error(cause):
             return disk
@@ -69,6 +70,14 @@ def as_user_error(error: BaseException) -> UserError | None:
         if isinstance(cause, HydraException | OmegaConfBaseException):
             return UserError(one_line(cause))
     return _misconfigured(error)
+
+
+def _bad_image(error: UserError) -> UserError | None:
+    """The error for an image that cannot be read, with the option that leaves it out, where the data has that option."""
+    images = sys.modules.get("ftlit.data.images")  # not imported here: that takes seconds
+    if images is None or not isinstance(error, images.BadImage) or hydra_internals.choices().get("data") not in IMAGE_FILES:
+        return None
+    return UserError(f"{error}; a new run with data.on_bad_image=skip leaves such files out")
 
 
 def _no_target(key: str) -> UserError:
@@ -154,7 +163,7 @@ def _wrong_override(chain: list[BaseException]) -> UserError:
     parent, _, leaf = name.rpartition(".")
     if parent.partition(".")[0] == "hydra":
         return UserError(f"no option {name!r}: to list Hydra's own options, add --cfg hydra")
-    known = [*_names(), *overlay_groups()]
+    known = [*_names(without=name), *overlay_groups()]
     if not parent and (deeper := [other for other in known if other.endswith(f".{name}")]):  # `lr=1e-3`
         return UserError(f"no option {name!r}: did you mean {' or '.join(deeper[:3])}?")
     siblings = [other for other in known if other.rpartition(".")[0] == parent]
@@ -184,10 +193,14 @@ def _name_of_another_option(name: str, group: str, leaves: list[str]) -> UserErr
     return UserError(f"no option {name!r}: {chosen} has {has}{meant}")
 
 
-def _names() -> list[str]:
-    """Every name of the config that is composed from the groups that were given, without the values that were given."""
+def _names(without: str) -> list[str]:
+    """Every name of the config that is composed from the groups that were given, without the values that were given.
+
+    Args:
+        without: the rejected name; its word is left out.
+    """
     with hydra_internals.fresh_hydra():
-        for overrides in ([word for word in sys.argv[1:] if re.fullmatch(r"[a-z_]+=\w+", word)], []):
+        for overrides in ([word for word in sys.argv[1:] if re.fullmatch(r"[a-z_]+=\w+", word) and word.partition("=")[0] != without], []):
             try:
                 return list(_keys(compose("train", overrides=overrides)))
             except HydraException:

@@ -51,6 +51,10 @@ PATHS = {
     *("images", "imagedir", "traindir"),
 }
 PRETRAINED = {"true": "backbone.weights=default", "false": "backbone.weights=null"}
+SPLIT_FOLDERS = {  # the same, for images of a split in a place of their own -> the folder to put them into
+    **dict.fromkeys(("test", "testdir", "testroot", "testpath", "testfolder", "testdata", "testset"), "test"),
+    **dict.fromkeys(("val", "valdir", "valroot", "valpath", "valfolder", "valdata", "valset", "validation", "validationdir"), "val"),
+}
 OF_DATA = {"numclasses", "nclasses", "nclass", "classes", "numlabels", "outfeatures"}
 CHOICES = {  # group=option -> the words to give
     **dict.fromkeys(("data=imagefolder", "data=image_folder", "data=images", "data=custom"), "data=folder data.root=..."),
@@ -80,6 +84,9 @@ def synonym(name: str, value: object) -> UserError | None:
     plain = name.rpartition(".")[2].lower().replace("_", "").replace("-", "")
     if plain in OF_DATA:
         return UserError(f"no option {name!r}: the number of classes comes from the data; leave this option out")
+    if (split := SPLIT_FOLDERS.get(plain)) and name.rpartition(".")[0] in ("", "data"):
+        places = f"put these images into data.root/{split}/CLASS (the others into data.root/train/CLASS)"
+        return UserError(f"no option {name!r}: {places}, or use data=csv with a column split")
     text = {True: "true", False: "false", None: "null"}.get(value, str(value)) if isinstance(value, bool | None) else str(value)
     words = _words(plain, text)
     if words is None or f" {words}".startswith(f" {name}="):

@@ -18,7 +18,7 @@ from ftlit.formats import read_json, write_json
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.recipes.config.settings import resolved_settings, settings_text
-from ftlit.recipes.run.resume import CONFIG, DATA_PATHS, MAY_CHANGE, changed_data_paths, read_config
+from ftlit.recipes.run.resume import CONFIG, DATA_OPTIONS, MAY_CHANGE, changed_data_options, read_config
 
 RECORD = "data.json"
 RUN = "run"  # the key of the digest that identifies the run
@@ -40,7 +40,7 @@ def check_data(cfg: DictConfig, data: Any) -> tuple[str, list[str]]:
     if cfg.resume and record and before is None and Path(cfg.paths.run, "checkpoints", "last.ckpt").is_file():
         reason = f"{cfg.paths.run} has no {RECORD} (removed, or the run is from an earlier ftlit)"
         raise UserError(f"resume=true: {reason}: begin a new run")
-    moved = changed_data_paths(cfg) if cfg.resume else []
+    moved = changed_data_options(cfg) if cfg.resume else []
     if before and record:
         _check_same(before, record)
     elif moved:
@@ -56,7 +56,7 @@ def check_data(cfg: DictConfig, data: Any) -> tuple[str, list[str]]:
 
 
 def _digest_of_run(settings: DictConfig, record: DataRecord) -> str:
-    text = settings_text(settings, (*MAY_CHANGE, *DATA_PATHS))
+    text = settings_text(settings, (*MAY_CHANGE, *DATA_OPTIONS))
     return hashlib.sha256(f"{text}\n{json.dumps(record, sort_keys=True)}".encode()).hexdigest()[:32]
 
 

@@ -28,7 +28,8 @@ MAY_CHANGE = (
     *("resume", "sweep", "doctor", "paths", "callbacks", "logger", "data.num_workers", "cache.folder", "cache.trust"),
     *("rank_timeout", "trainer.default_root_dir"),
 )
-DATA_PATHS = ("data.root", "data.csv", "data.val_csv", "data.test_csv")  # may change where the images are the same, see `data_record`
+# may change where the images are the same, see `data_record`
+DATA_OPTIONS = ("data.root", "data.csv", "data.val_csv", "data.test_csv", "data.on_bad_image")
 
 RESUMABLE_RECIPES = ("finetune", "pretrain")  # those whose runs leave a checkpoint
 
@@ -83,7 +84,7 @@ def check_settings(cfg: DictConfig) -> None:
     stored = read_config(cfg.paths.run)
     if stored is None:
         raise UserError(f"resume=true, but {cfg.paths.run} holds no run: give the folder of the run to resume, hydra.run.dir=...")
-    changed = [change for change in stored.changes(cfg, (*MAY_CHANGE, *DATA_PATHS)) if not _keeps_value(change)]
+    changed = [change for change in stored.changes(cfg, (*MAY_CHANGE, *DATA_OPTIONS)) if not _keeps_value(change)]
     if not changed:
         return
     if stored.edited:
@@ -103,10 +104,10 @@ def _keeps_value(change: Change) -> bool:
     )
 
 
-def changed_data_paths(cfg: DictConfig) -> list[Change]:
-    """The paths of the data that have changed since the run that is resumed began."""
+def changed_data_options(cfg: DictConfig) -> list[Change]:
+    """The options of the data that have changed since the run that is resumed began."""
     stored = read_config(cfg.paths.run)
-    return [change for change in stored.changes(cfg) if change.name in DATA_PATHS] if stored else []
+    return [change for change in stored.changes(cfg) if change.name in DATA_OPTIONS] if stored else []
 
 
 def write_config(cfg: DictConfig) -> None:
