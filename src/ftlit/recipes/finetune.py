@@ -86,7 +86,7 @@ def build(cfg: DictConfig) -> Run:
     if cfg.batchnorm == AFFINE:  # before the parameter groups are built
         batchnorm_to_affine(backbone)
     head = instantiate(cfg.head, in_features=backbone.num_features, num_classes=data.num_classes)
-    check_head(backbone, head)
+    check_head(backbone, head, data.num_classes)
     if isinstance(data, ImageData) and not data.batch_overrides:  # other data trains on batches of its own
         data = instantiate(cfg.cache)(data, pooled=not getattr(head, "takes_map", False))
     schedule = build_schedule(cfg, backbone)

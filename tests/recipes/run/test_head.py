@@ -3,8 +3,12 @@
 import pytest
 from composed_configs import composed, error_text
 
+from ftlit import load_backbone
+from ftlit.errors import UserError
+from ftlit.models.heads import LinearHead
 from ftlit.recipes.config.hydra_internals import fresh_hydra
 from ftlit.recipes.finetune import build
+from ftlit.recipes.run.head import check_head
 
 
 @pytest.fixture(autouse=True)
@@ -23,3 +27,9 @@ def test_class_weights_of_a_head_that_is_only_fitted_are_an_error(monkeypatch):
 def test_class_weights_apply_where_gradients_train(head, tmp_path):
     run = build(composed("scenario=small_similar", head, "loss.class_weights=balanced", f"paths.run={tmp_path}", f"paths.cache={tmp_path}"))
     assert run.trains and run.model.loss.weight is not None
+
+
+def test_a_head_with_another_number_of_outputs_is_an_error():
+    backbone = load_backbone("glyph", weights=None)
+    with pytest.raises(UserError, match=r"returns \(N, 11\), but there are 10 classes: it must return \(N, 10\)"):
+        check_head(backbone, LinearHead(backbone.num_features, 11), 10)

@@ -18,7 +18,8 @@ from ftlit.files import disk_error
 from ftlit.recipes.config import hydra_internals
 from ftlit.recipes.config.hydra_internals import FailedCall
 from ftlit.recipes.config.literal_values import quote
-from ftlit.recipes.config.option_names import overlay_groups, renamed_option
+from ftlit.recipes.config.option_names import lacks_argument, overlay_groups, renamed_option
+from ftlit.recipes.config.overrides import search_overrides
 from ftlit.recipes.config.synonyms import chosen_synonym, synonym
 
 PLUGIN_EXTRAS = {  # options that another package brings -> the extra that installs it
@@ -168,6 +169,8 @@ def _wrong_override(chain: list[BaseException]) -> UserError:
         return UserError(f"no option {name!r}: did you mean {' or '.join(deeper[:3])}?")
     siblings = [other for other in known if other.rpartition(".")[0] == parent]
     leaves = [other.rpartition(".")[2] for other in siblings]
+    if parent == "backbone" and leaf not in leaves and (lacking := lacks_argument(_chosen(parent), leaf, leaves)):
+        return lacking
     if get_close_matches(leaf, leaves) or not parent:
         return unknown("option", name, siblings)
     return _name_of_another_option(name, parent, leaves)
@@ -181,8 +184,7 @@ def _given_value(name: str) -> str:
 
 def _name_of_another_option(name: str, group: str, leaves: list[str]) -> UserError:
     """`head.hiden=3` where the chosen head takes nothing similar: the closest name of another option of the group."""
-    choice = next((word.partition("=")[2] for word in sys.argv[1:] if word.startswith(f"{group}=")), None)
-    chosen = f"{group}={choice}" if choice else f"the chosen {group}"
+    chosen = _chosen(group)
     with hydra_internals.fresh_hydra():
         options = hydra_internals.group_options(group)
         takes = {key: option for option in options for key in _keys(compose(overrides=[f"+{group}={option}"])) if "." in key}
@@ -191,6 +193,11 @@ def _name_of_another_option(name: str, group: str, leaves: list[str]) -> UserErr
     meant = f"; did you mean {group}.{near[0]} of {group}={other[near[0]]}?" if near else ""
     has = f"the options {', '.join(leaves)}" if leaves else "no options"
     return UserError(f"no option {name!r}: {chosen} has {has}{meant}")
+
+
+def _chosen(group: str) -> str:
+    choice = next((word.partition("=")[2] for word in sys.argv[1:] if word.startswith(f"{group}=")), None)
+    return f"{group}={choice}" if choice else f"the chosen {group}"
 
 
 def _names(without: str) -> list[str]:
@@ -202,7 +209,7 @@ def _names(without: str) -> list[str]:
     with hydra_internals.fresh_hydra():
         for overrides in ([word for word in sys.argv[1:] if re.fullmatch(r"[a-z_]+=\w+", word) and word.partition("=")[0] != without], []):
             try:
-                return list(_keys(compose("train", overrides=overrides)))
+                return list(_keys(compose("train", overrides=[*overrides, *search_overrides()])))
             except HydraException:
                 continue  # another group is wrong too: the defaults then
     return []

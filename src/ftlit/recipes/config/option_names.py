@@ -1,6 +1,7 @@
 """Names of options: those of train.yaml, and old ones. Without torch, so that a mistyped name is an error at once."""
 
 import re
+from collections.abc import Iterable
 from importlib.resources import files
 from itertools import dropwhile, takewhile
 
@@ -42,7 +43,23 @@ def overlay_groups() -> list[str]:
     return [str(name) for entry in groups if isinstance(entry, DictConfig) for name in entry if not str(name).startswith("override ")]
 
 
+def lacks_argument(chosen: str, leaf: str, takes: Iterable[str]) -> UserError | None:
+    """The error for a value that all built-in backbones have and a custom one does not; `None` for another name.
+
+    >>> print(lacks_argument("backbone=mine", "cut", ["width"]))  # doctest: +ELLIPSIS
+    backbone=mine has no argument 'cut' (it takes width): add it to its function, and cut: null to its option, see ...
+    """
+    if leaf not in _conf_file("_zoo.yaml") or leaf.startswith("_"):
+        return None
+    advice = f"add it to its function, and {leaf}: null to its option, see docs/extending.md#backbone"
+    return UserError(f"{chosen} has no argument {leaf!r} (it takes {', '.join(takes) or 'none'}): {advice}")
+
+
 def _train_yaml() -> DictConfig:
-    train = OmegaConf.load(str(files("ftlit.conf") / "train.yaml"))
-    assert isinstance(train, DictConfig)
-    return train
+    return _conf_file("train.yaml")
+
+
+def _conf_file(name: str) -> DictConfig:
+    config = OmegaConf.load(str(files("ftlit.conf") / name))
+    assert isinstance(config, DictConfig)
+    return config

@@ -5,6 +5,7 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -13,9 +14,11 @@ import __main__
 from ftlit.errors import UserError
 from ftlit.recipes.config.hydra_internals import choices, hydra_config, read_config_file, task_overrides
 from ftlit.recipes.config.literal_values import quote, quote_literals
+from ftlit.recipes.config.option_names import overlay_groups
 from ftlit.recipes.config.synonyms import synonym
 
 REPLACED_FOR_ONE_RUN = re.compile(r"\+{0,2}hydra\.(mode|run\.dir|job\.num)=")  # words that `arguments` and its callers give themselves
+SEARCH_PATH = re.compile(r"\+{0,2}hydra\.searchpath=")
 HYDRA_FLAGS = (
     *("help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "shell-completion"),
     *("config-path", "config-name", "config-dir", "experimental-rerun", "info"),
@@ -85,14 +88,55 @@ def typed_command() -> list[str]:
 
 def arguments(folder: str) -> list[str]:
     """The words after the program's name that repeat this run, and no other job of its sweep, in `folder`."""
-    parser = ArgumentParser(add_help=False, allow_abbrev=False)
-    for short, flag in (("-cd", "--config-dir"), ("-cn", "--config-name"), ("-cp", "--config-path")):
-        parser.add_argument(short, flag, dest=flag)
-    flags = [word for flag, value in vars(parser.parse_known_args()[0]).items() if value for word in (flag, value)]
+    flags = [word for pair in config_flags().items() for word in pair]
     own = [override for override in hydra_config().overrides.hydra if not REPLACED_FOR_ONE_RUN.match(override)]
     single = ["hydra.mode=RUN"] if choices().get(SEARCH) else []  # a search is a sweep otherwise
     task = [override for override in task_overrides() if not override.startswith("sweep.")]
     return [*flags, *own, *task, f"hydra.run.dir={quote(folder)}", *single]
+
+
+def config_flags() -> dict[str, str]:
+    """The flags of the command line that say where config files are, with their values."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    for short, flag in (("-cd", "--config-dir"), ("-cn", "--config-name"), ("-cp", "--config-path")):
+        parser.add_argument(short, flag, dest=flag)
+    return {flag: value for flag, value in vars(parser.parse_known_args()[0]).items() if value}
+
+
+def search_words() -> list[str]:
+    """The words of the command line that say where further options are: flags, and the search path."""
+    paths = [word for word in sys.argv[1:] if SEARCH_PATH.match(word)]
+    return [*(word for pair in config_flags().items() for word in pair), *paths]
+
+
+def search_overrides() -> list[str]:
+    """The override with which `hydra.compose`, which takes no flags, finds the options that the command line finds."""
+    folder = config_flags().get("--config-dir")
+    own = [f"hydra.searchpath=[{quote(f'file://{Path(folder).absolute()}')}]"] if folder else []
+    return [word for word in sys.argv[1:] if SEARCH_PATH.match(word)] or own
+
+
+def chosen_part(group: str, option: str) -> str:
+    """The part that the command line chooses: an option of a group, or a class by its import path."""
+    return next((word.lstrip("+") for word in reversed(given(f"{group}._target_"))), f"{group}={option}")
+
+
+def overlay_of(name: str) -> str | None:
+    """The chosen overlay that sets a value, such as `scenario=small_different`; `None` if the command line or no overlay gives it."""
+    if hydra_config() is None or given(name):
+        return None
+    overlays = [f"{group}/{choices().get(group)}" for group in overlay_groups()]
+    return next((overlay.replace("/", "=") for overlay in reversed(overlays) if _sets(overlay, name.split("."))), None)
+
+
+def _sets(overlay: str, path: Sequence[str]) -> bool:
+    file = read_config_file(overlay)
+    if file is None:
+        return False
+    node: Any = file.values
+    for key in path:
+        node = node.get(key) if isinstance(node, dict) else None
+    return node is not None or any(_sets(_path_of(parent, overlay), path) for parent in file.parents)
 
 
 def given(*names: str) -> list[str]:
@@ -136,9 +180,14 @@ def _wanted(overlay: str) -> Iterator[tuple[str, tuple[str, str, dict[str, Any]]
     if file is None:
         return
     for parent in file.parents:  # the overlay begins as another one
-        yield from _wanted(parent.removeprefix("/") if parent.startswith("/") else f"{overlay.partition('/')[0]}/{parent}")
+        yield from _wanted(_path_of(parent, overlay))
     for group, option in file.overrides.items():
         chosen = read_config_file(f"{group}/{option}")
         values = {**(chosen.values if chosen else {}), **file.values.get(group, {})}
         known = {name: value for name, value in values.items() if not name.startswith("_") and value is not None and "${" not in str(value)}
         yield group, (overlay.replace("/", "="), option, known)
+
+
+def _path_of(parent: str, overlay: str) -> str:
+    """`group/option` of a file that the defaults list of an overlay includes."""
+    return parent.removeprefix("/") if parent.startswith("/") else f"{overlay.partition('/')[0]}/{parent}"

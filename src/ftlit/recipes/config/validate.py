@@ -23,7 +23,9 @@ from ftlit.lit import datamodules
 from ftlit.lit.datamodules.image_data import DATA_SOURCES
 from ftlit.models.heads import HEADS
 from ftlit.recipes.config import check_values
-from ftlit.recipes.config.option_names import renamed_option
+from ftlit.recipes.config.hydra_internals import choices, hydra_config
+from ftlit.recipes.config.option_names import lacks_argument, renamed_option
+from ftlit.recipes.config.overrides import chosen_part, overlay_of
 from ftlit.recipes.config.ranges import AUTO, HARDWARE_SETTINGS
 from ftlit.recipes.config.synonyms import synonym
 from ftlit.registry import Registry
@@ -37,6 +39,13 @@ REGISTRIES: Mapping[str, Registry[Any]] = {
     "head": HEADS,
     "loss": LOSSES,
     "schedule": SCHEDULES,
+}
+
+PASSED: Mapping[str, tuple[str, ...]] = {  # config group -> arguments that the recipe gives, and no user
+    "data": ("input_spec",),
+    "head": ("in_features", "num_classes"),
+    "loss": ("counts",),
+    "schedule": ("layers",),
 }
 
 FLAGS: Mapping[str, tuple[object, ...]] = {  # keys that Hydra reads in a node -> their values
@@ -67,12 +76,22 @@ def bind(cfg: DictConfig) -> None:
                     continue
                 full_name = f"{name}.{key}"
                 known = renamed_option(full_name) or synonym(full_name, written[key])
-                raise known or unknown("option", full_name, [f"{name}.{p}" for p in signature.parameters])
+                raise known or _refused(name, key, written[key], [p for p in signature.parameters if p not in PASSED.get(name, ())])
             if OmegaConf.is_missing(node, key):
                 raise UserError(f"{name}.{key} has no value: give {name}.{key}=...")
             if node[key] != AUTO or f"{name}.{key}" not in HARDWARE_SETTINGS:
                 _check(_interpolated_name(written[key]) or f"{name}.{key}", node[key], _hints(target).get(key))
     check_values.check(cfg)
+
+
+def _refused(name: str, key: str, value: object, takes: Sequence[str]) -> UserError:
+    """The error for a value that the target of a node does not take, with the overlay that sets it."""
+    option = choices().get(name) if hydra_config() is not None else None
+    chosen = chosen_part(name, option) if option else f"the chosen {name}"
+    lacking = lacks_argument(chosen, key, takes) if name == "backbone" else None
+    error = lacking or unknown("option", f"{name}.{key}", [f"{name}.{p}" for p in takes])
+    overlay = overlay_of(f"{name}.{key}")
+    return UserError(f"{overlay} sets {name}.{key}={value}, but {error}") if overlay else error
 
 
 def _check_flags(name: str, node: DictConfig) -> None:

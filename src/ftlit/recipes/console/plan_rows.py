@@ -17,7 +17,7 @@ from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.models.backbone import Backbone
 from ftlit.recipes.config.hydra_internals import choices
-from ftlit.recipes.config.overrides import OF_TRAINING, given, replaced
+from ftlit.recipes.config.overrides import OF_TRAINING, chosen_part, given, replaced
 from ftlit.recipes.console.commands import resume_command
 from ftlit.recipes.console.layers_table import layers_table
 from ftlit.recipes.console.printing import console, count
@@ -65,7 +65,7 @@ def plan_rows(
     """
     spec = data.input_spec if isinstance(data, ImageData | FeatureData) else backbone.input_spec
     chosen = choices()
-    rows = [("ftlit", ", ".join(_part(group, chosen[group]) for group in PLAN_GROUPS if chosen.get(group)))]
+    rows = [("ftlit", ", ".join(chosen_part(group, chosen[group]) for group in PLAN_GROUPS if chosen.get(group)))]
     rows += [("note", line) for line in replaced(cfg)]
     rows += [("backbone", _backbone_text(cfg, backbone)), ("input", spec.summary), ("features", _features_text(cfg, backbone, spec.shape))]
     rows += data_rows(data, spec.noun)
@@ -119,11 +119,6 @@ def _estimate_text(cfg: DictConfig, plan: Plan, facts: RunFacts) -> str:
     trained = sum(row.size for row in plan.rows if row.first is not None)
     stored = trained if cfg.checkpoint == "slim" else sum(row.size for row in plan.rows)
     return f"{text}; checkpoints take about {size_in_words(2 * 4 * (stored + 2 * trained))}"
-
-
-def _part(group: str, option: str) -> str:
-    """The part that the command line chooses: an option of a group, or a class by its import path."""
-    return next((word.lstrip("+") for word in reversed(given(f"{group}._target_"))), f"{group}={option}")
 
 
 def data_rows(data: Any, noun: str) -> list[PlanRow]:

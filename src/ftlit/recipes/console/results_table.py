@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from ftlit.probes.advice import Advice, Measurements
-from ftlit.recipes.config.overrides import typed_command
+from ftlit.recipes.config.overrides import search_words, typed_command
 from ftlit.recipes.console.printing import print_line, show
 
 Z_95 = 1.959963984540054  # standard deviations of a normal distribution that hold 95 % of it
@@ -62,4 +62,4 @@ def print_advice(measured: Measurements, advice: Advice, reason: str, costs: Map
     show(table)
     print_line(f"* {reason}")
     print_line("estimated time: " + ", ".join(f"{name} {seconds:,.0f} s" for name, seconds in costs.items()))
-    print_line(shlex.join([*typed_command(), *command]))
+    print_line(shlex.join([*typed_command(), *search_words(), *command]))

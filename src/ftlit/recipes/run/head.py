@@ -31,12 +31,17 @@ def build_probe_head(cfg: DictConfig, head: nn.Module, schedule: Schedule) -> Fi
     return FitProbeHead("head", probes, trains=trains)
 
 
-def check_head(backbone: Backbone, head: nn.Module) -> None:
+def check_head(backbone: Backbone, head: nn.Module, num_classes: int) -> None:
     """Try a head on features of zeros, so that a custom one that does not fit is found before training. Raises `UserError`."""
     shape = backbone.feature_shapes[backbone.cuts[-1]]
     try:
         with torch.no_grad():
-            logits_of(head.eval(), torch.zeros(2, *shape), backbone.pool)
+            logits = logits_of(head.eval(), torch.zeros(2, *shape), backbone.pool)
     except Exception as error:
         where = f"{shape} at cut {backbone.cuts[-1]!r}"
         raise UserError(f"{type(head).__name__} does not accept the features {where}: {one_line(error)}") from error
+    found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if found != (2, num_classes):
+        shown = f"(N{''.join(f', {size}' for size in found[1:])})" if isinstance(found, tuple) else found
+        name = f"{type(head).__module__}.{type(head).__qualname__}"
+        raise UserError(f"head {name} returns {shown}, but there are {num_classes} classes: it must return (N, {num_classes})")
