@@ -182,8 +182,3 @@ def test_real_photos_read_as_rgb():
     paths = sorted(Path(os.environ["FTLIT_TEST_DATA"], "images", "imagenet_sample").glob("*.jpg"))[::50]
     read = image_reader(InputSpec(size=64))
     assert paths and all(read(path).mode == "RGB" for path in paths)
-
-
-def test_a_collection_without_a_split_is_an_error():
-    with pytest.raises(UserError, match="Collection needs the splits train, val, test: val missing"):
-        Collection({split: Examples([], [], str) for split in ("train", "test")}, ["a"])

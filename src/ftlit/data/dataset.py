@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ftlit.data.transforms import Transform
-from ftlit.errors import UserError
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -63,10 +62,6 @@ class Collection:
     class_names: list[str]
     multilabel: bool = False
     notes: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        if missing := [split for split in SPLITS if split not in self.splits]:
-            raise UserError(f"Collection needs the splits {', '.join(SPLITS)}: {' and '.join(missing)} missing")
 
     @property
     def counts(self) -> dict[Split, dict[str, int]]:

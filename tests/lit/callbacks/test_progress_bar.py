@@ -29,3 +29,11 @@ def test_stages_and_epochs_have_a_line_each(capsys, monkeypatch, terminal):
 def test_a_single_stage_is_not_announced(capsys):
     fit(1, schedule=Schedule([Stage(["head"])]), callbacks=[StageProgressBar()], enable_progress_bar=True)
     assert "begins" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("epoch", "lines"), [(0, ["stage 1 begins at epoch 1: *"]), (1, [])])
+def test_a_resumed_run_does_not_announce_a_stage_again_that_has_begun(capsys, tmp_path, epoch, lines):
+    fit(2, schedule=STAGES, folder=tmp_path)
+    capsys.readouterr()
+    fit(4, schedule=STAGES, ckpt_path=tmp_path / f"{epoch}.ckpt", callbacks=[StageProgressBar()], enable_progress_bar=True)
+    assert [line for line in capsys.readouterr().out.splitlines() if "stage" in line] == lines

@@ -23,12 +23,11 @@ class StageProgressBar(RichProgressBar):
             self.disable()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the stage in which a resumed run goes on."""
+        """Do not announce the stage in which a resumed run goes on: it has begun before."""
         super().on_train_start(trainer, pl_module)
         staging = find_callback(trainer, StagedFinetuning)
-        if staging and len(staging.schedule.stages) > 1 and trainer.global_step and trainer.is_global_zero:
+        if staging and trainer.global_step:
             self._stage_shown = staging.index
-            print(f"resumes in stage {staging.index} at epoch {trainer.current_epoch}: {staging.stage.name}", flush=True)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the line of the stage that begins, if there are several."""

@@ -51,7 +51,7 @@ class ImageData(LightningDataModule):
         per_class: number of training images of each class, chosen by a hash of (seed, image), see `draw_per_class`; `None`: all.
 
     Raises:
-        UserError: an argument out of its range.
+        UserError: an argument out of its range, or a collection without one of the splits.
     """
 
     def __init__(
@@ -67,6 +67,8 @@ class ImageData(LightningDataModule):
         per_class: int | None = None,
     ) -> None:
         super().__init__()
+        if missing := [split for split in SPLITS if split not in collection.splits]:
+            raise UserError(f"Collection needs the splits {', '.join(SPLITS)}: {' and '.join(missing)} missing")
         for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0), ("per_class", per_class, 1)):
             if value is not None and value < least:
                 raise UserError(f"data.{name}={value}: give a whole number, {least} or more")
