@@ -131,7 +131,7 @@ def test_a_damaged_hash_cache_gives_at_most_a_warning_and_no_wrong_hash(tmp_path
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert image_hashes(files(*three), hash_cache).tolist() == before
-    assert all("images.sqlite cannot be used" in str(warning.message) for warning in caught)
+    assert all("cannot use the hash cache" in str(warning.message) for warning in caught)
     assert image_hashes(files(*three), hash_cache).tolist() == before
 
 

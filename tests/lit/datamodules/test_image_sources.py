@@ -222,3 +222,8 @@ def test_each_option_of_the_config_group_has_the_defaults_of_its_function(target
     del defaults["input_spec"]
     different = {"seed": "${seed}", "options": {}}
     assert list(option) == list(defaults) and option == {name: different.get(name, default) for name, default in defaults.items()}
+
+
+def test_a_collection_without_a_split_is_an_error():
+    with pytest.raises(UserError, match="Collection needs the splits train, val, test: val missing"):
+        ImageData(Collection({split: Examples([], [], str) for split in ("train", "test")}, ["a"]), InputSpec(size=8))

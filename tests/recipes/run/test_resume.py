@@ -180,7 +180,7 @@ def test_a_table_of_metrics_that_was_cut_is_reported_and_rows_are_never_repeated
     before = table.read_text()
     table.write_text(before[: before.index("\n", len(before) // 2) + 5])
     done = run(copy, TRAINED, "resume=true")
-    assert done.returncode == 0 and "metrics.csv was cut: " in done.stderr
+    assert done.returncode == 0 and "metrics.csv was cut off: " in done.stderr
     table.unlink()
     assert "metrics.csv is missing or empty: " in run(copy, TRAINED, "resume=true").stderr
     rows = list(csv.reader(table.open()))
