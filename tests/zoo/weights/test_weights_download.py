@@ -72,5 +72,5 @@ def test_a_cached_file_that_differs_from_the_published_file_gives_a_warning(publ
     with pytest.warns(UserWarning, match="differs from the published file"):
         assert_same(load_backbone(NAME), model)
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.warns(UserWarning, match="differs from the published file"), pytest.raises(UserError, match="it is damaged"):
+    with pytest.warns(UserWarning, match="differs from the published file"), pytest.raises(UserError, match="the file is damaged"):
         load_backbone(NAME)
