@@ -17,7 +17,6 @@ from PIL import Image
 from ftlit import UserError, load_backbone
 from ftlit.data.images import read_image
 from ftlit.data.transforms import eval_transform
-from ftlit.inference.dense_map import probability_map
 from ftlit.inference.network import load
 
 pytestmark = pytest.mark.e2e
@@ -68,7 +67,7 @@ def test_the_network_of_a_run_has_its_weights_and_predicts_all_forms_of_images(r
     assert network([]) == []
     with pytest.raises(UserError, match=r"\(3, H, W\)"):
         network(torch.zeros(1, 5, 5))
-    picture, probabilities = probability_map(network, image, 32)
+    picture, probabilities = network.map_of(image, 32)
     assert picture.shape == (32, 42, 3) and probabilities.shape[0] == 2 and probabilities.shape[1] == 1
 
 

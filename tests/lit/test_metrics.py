@@ -1,13 +1,20 @@
 """SplitMetrics: torchmetrics' values, at a cost that does not grow with the square of the classes, without waiting for a device."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MultilabelAccuracy, MultilabelF1Score
 
+from ftlit.data.input_spec import InputSpec
 from ftlit.lit.metrics import SplitMetrics
+from ftlit.lit.module import FineTuner
+from ftlit.lit.module_internals import state_of_metric
+from ftlit.models.backbone import Backbone
 
 WAITS = {"aten::item", "aten::_local_scalar_dense", "aten::is_nonzero", "aten::nonzero", "aten::bincount"}
 
@@ -70,3 +77,15 @@ def test_a_batch_without_images_changes_nothing():
     metric.update(torch.empty(0, 3), torch.empty(0, dtype=torch.int64), torch.tensor(0.0))
     metric.update(torch.eye(3), torch.arange(3), torch.tensor(2.0))
     assert metric.compute() == {"loss": 2.0, "accuracy": 1.0, "f1": 1.0}
+
+
+@pytest.mark.parametrize(("key", "images"), [("train_counts", 8), ("train_metrics", 0)])
+def test_a_resumed_epoch_goes_on_from_the_counts_of_this_release_only(key, images):
+    """Earlier releases kept other metrics, under another key."""
+    backbone = Backbone({"layer": nn.Flatten()}, InputSpec(size=1))
+    module = FineTuner(backbone, nn.Linear(3, 2), num_classes=2, optimizer=torch.optim.SGD)
+    module._trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"), world_size=1, global_rank=0)
+    counted = SplitMetrics(2)
+    counted.update(*next(drawn_batches(0, 2, [8], multilabel=False)))
+    module.on_load_checkpoint({key: [state_of_metric(counted)]})
+    assert module.metrics["train_metrics"].images == images

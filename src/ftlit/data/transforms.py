@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.functional import InterpolationMode
 
-from ftlit.errors import unknown
+from ftlit.errors import UserError, unknown
 
 if TYPE_CHECKING:  # an InputSpec makes its own transforms
     from ftlit.data.input_spec import InputSpec
@@ -67,3 +67,16 @@ def _mode(spec: "InputSpec") -> InterpolationMode:
 
 def _to_normalised(spec: "InputSpec") -> list[torch.nn.Module]:
     return [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.ToPureTensor(), v2.Normalize(spec.mean, spec.std)]
+
+
+def check_rgb_tensor(image: Tensor) -> None:
+    """Raise `UserError` unless `image` is an RGB tensor (3, H, W), uint8 or float in [0, 1]."""
+    if image.ndim != 3 or len(image) != 3 or not image.numel():
+        raise UserError(f"an image tensor must have the shape (3, H, W), RGB, not {tuple(image.shape)}")
+    if image.dtype == torch.uint8:
+        return
+    if not image.is_floating_point():
+        raise UserError(f"an image tensor must have floats from 0 to 1, or uint8, not {image.dtype}")
+    least, most = image.min().item(), image.max().item()
+    if not (least >= 0 and most <= 1):  # true for NaN too
+        raise UserError(f"an image tensor must have floats from 0 to 1, or uint8, not values from {least:.4g} to {most:.4g}")

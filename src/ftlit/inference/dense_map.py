@@ -3,17 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from ftlit.data.images import image_reader
-from ftlit.data.transforms import dense_transform
 from ftlit.errors import UserError, unknown
 from ftlit.files import write_figure
 from ftlit.formatting import printable
-from ftlit.inference.network import Network, check_finite, load
+from ftlit.inference.network import Network, load
 from ftlit.inference.predict import examples_of
-from ftlit.models.fully_convolutional import fully_convolutional
 
 
 def predict_dense(run: str, paths: Sequence[str], *, label: str | None, size: int | None, out: str, trust: bool) -> None:
@@ -40,36 +36,10 @@ def predict_dense(run: str, paths: Sequence[str], *, label: str | None, size: in
     if twice := [str(target) for target in targets if targets.count(target) > 1]:
         raise UserError(f"two images would be written to {twice[0]}: predict them separately, each with its own --out")
     for path, target in zip(images, targets, strict=True):
-        picture, probabilities = probability_map(network, path, size)
+        picture, probabilities = network.map_of(path, size)
         number = int(probabilities.mean(dim=(1, 2)).argmax()) if label is None else network.class_names.index(label)
         _draw(target, picture, probabilities[number], network, f"{network.class_names[number]} in {Path(path).name}")
         print(printable(str(target)))
-
-
-def probability_map(network: Network, path: str | Path, size: int | None = None) -> tuple[Tensor, Tensor]:
-    """An image, and the probabilities of each window of the training size in it; see `fully_convolutional`.
-
-    Args:
-        network: of images.
-        path: file of the image.
-        size: pixels of its shorter side after resizing; `None`: twice the training size.
-
-    Returns:
-        The resized image (H, W, 3) in [0, 1], and probabilities (K, h, w).
-
-    Raises:
-        UserError: a network without such a map, or of outputs that are not finite, or a size below the training size.
-    """
-    spec = network.input_spec
-    size = 2 * spec.size if size is None else size
-    if size < spec.size:
-        raise UserError(f"size {size}: give {spec.size} or more, the size of the training images in pixels")
-    image = dense_transform(spec, size)(image_reader(spec)(path))
-    with torch.inference_mode():
-        logits = fully_convolutional(network.backbone, network.head)(image[None].to(network.device)).cpu()
-    check_finite(logits)
-    picture = image * torch.tensor(spec.std)[:, None, None] + torch.tensor(spec.mean)[:, None, None]
-    return picture.clamp(0, 1).permute(1, 2, 0), network.normalized(logits)[0]
 
 
 def _draw(target: Path, picture: Tensor, map_hw: Tensor, network: Network, title: str) -> None:

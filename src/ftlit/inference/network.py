@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ftlit.data.images import as_rgb, image_reader
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.tokens import TextSpec
+from ftlit.data.transforms import check_rgb_tensor, dense_transform
 from ftlit.errors import UserError, one_line, shorten
 from ftlit.formats import DamagedFile, JsonObject
 from ftlit.inference.record import KEY, build_backbone, build_head, read_record
@@ -20,6 +21,7 @@ from ftlit.inference.record_checks import BadRecord, LimitedAllocation
 from ftlit.inference.slim import filled
 from ftlit.models.backbone import Backbone
 from ftlit.models.batchnorm_fold import batchnorm_to_affine
+from ftlit.models.fully_convolutional import fully_convolutional
 from ftlit.models.heads import logits_of
 from ftlit.models.precision import autocast_of, device_of, precision_for
 from ftlit.tensor_files import load_checkpoint
@@ -116,7 +118,7 @@ class Network:
             return spec.views()[1](as_rgb(example, spec))
         if not isinstance(example, Tensor):
             raise self._cannot_take(example)
-        _check_pixels(example)
+        check_rgb_tensor(example)
         return spec.views()[1](example)
 
     @property
@@ -125,14 +127,11 @@ class Network:
         return next(self.head.parameters(), next(self.backbone.parameters(), torch.empty(0))).device
 
     def to(self, device: str | torch.device, *, precision: str | None = None) -> Self:
-        """Move the network to a device, in place; `ftlit.load("runs/mine").to("cuda")`.
+        """Move the network to a device, in place, and return it with a precision: `ftlit.load("runs/mine").to("cuda")`.
 
         Args:
             device: any of torch's.
             precision: `bf16-mixed` for instance; `auto`: the fastest that keeps accuracy, see `precision_for`; `None`: as it is.
-
-        Returns:
-            This network, with the precision.
         """
         self.backbone.to(device)
         self.head.to(device)
@@ -148,17 +147,40 @@ class Network:
 
     def probabilities(self, inputs: Tensor) -> Tensor:
         """Output (N, K) for a batch of tensors from `as_input`."""
-        return self.normalized(self.logits(inputs))
+        return self._normalized(self.logits(inputs))
 
     def predictions(self, probabilities_NK: Tensor) -> list[Prediction]:
         """Predictions from probabilities (N, K). Raises `UserError` where one is not finite."""
-        check_finite(probabilities_NK)
+        _check_finite(probabilities_NK)
         ranked = probabilities_NK.float().sort(dim=1, descending=True, stable=True)
         rows = zip(ranked.values.tolist(), ranked.indices.tolist(), strict=True)
         return [Prediction({self.class_names[i]: value for value, i in zip(*row, strict=True)}) for row in rows]
 
-    def normalized(self, logits: Tensor) -> Tensor:
-        """Probabilities: of classes along dimension 1 they add up to 1."""
+    def map_of(self, path: str | Path, size: int | None = None) -> tuple[Tensor, Tensor]:
+        """An image, and the probabilities of each window of the training size in it; see `fully_convolutional`.
+
+        Args:
+            path: file of the image.
+            size: pixels of its shorter side after resizing; `None`: twice the training size.
+
+        Returns:
+            The resized image (H, W, 3) in [0, 1], and probabilities (K, h, w).
+
+        Raises:
+            UserError: a network without such a map, or of outputs that are not finite, or a size below the training size.
+        """
+        spec = self.input_spec
+        size = 2 * spec.size if size is None else size
+        if size < spec.size:
+            raise UserError(f"size {size}: give {spec.size} or more, the size of the training images in pixels")
+        image = dense_transform(spec, size)(image_reader(spec)(path))
+        with torch.inference_mode():
+            logits = fully_convolutional(self.backbone, self.head)(image[None].to(self.device)).cpu()
+        _check_finite(logits)
+        picture = image * torch.tensor(spec.std)[:, None, None] + torch.tensor(spec.mean)[:, None, None]
+        return picture.clamp(0, 1).permute(1, 2, 0), self._normalized(logits)[0]
+
+    def _normalized(self, logits: Tensor) -> Tensor:
         return logits.sigmoid() if self.multilabel else logits.softmax(dim=1)
 
     def _cannot_take(self, given: object) -> UserError:
@@ -167,22 +189,9 @@ class Network:
         return UserError(f"the network of this run takes {noun}, one or a list, given as {kinds}, not as {type(given).__name__}")
 
 
-def check_finite(values: Tensor) -> None:
-    """Raise `UserError` for outputs that are not finite numbers."""
+def _check_finite(values: Tensor) -> None:
     if not values.isfinite().all():
         raise UserError(NOT_FINITE)
-
-
-def _check_pixels(image: Tensor) -> None:
-    if image.ndim != 3 or len(image) != 3 or not image.numel():
-        raise UserError(f"an image tensor must have the shape (3, H, W), RGB, not {tuple(image.shape)}")
-    if image.dtype == torch.uint8:
-        return
-    if not image.is_floating_point():
-        raise UserError(f"an image tensor must have floats from 0 to 1, or uint8, not {image.dtype}")
-    least, most = image.min().item(), image.max().item()
-    if not (least >= 0 and most <= 1):  # true for NaN too
-        raise UserError(f"an image tensor must have floats from 0 to 1, or uint8, not values from {least:.4g} to {most:.4g}")
 
 
 def load(run: str | Path, *, trust: bool = False) -> Network:

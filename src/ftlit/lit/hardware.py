@@ -3,7 +3,7 @@
 import torch
 from lightning.pytorch import Trainer
 
-from ftlit.models.precision import describe_float32
+from ftlit.models.precision import matmul_precision
 
 PRECISIONS = {
     "32-true": "float32",
@@ -24,6 +24,6 @@ def describe_devices(trainer: Trainer) -> str:
         return f"{times}CPU, {threads} {'thread' if threads == 1 else 'threads'}, {precision}"
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        tf32 = ", TF32" if describe_float32("cuda").startswith("high,") else ""  # of matrix products in float32
+        tf32 = ", TF32" if matmul_precision("cuda") == "high" else ""  # of matrix products in float32
         return f"{times}{properties.name} ({properties.total_memory / 2**30:.0f} GB), {precision}{tf32}"
     return f"{times}{device.type}, {precision}"

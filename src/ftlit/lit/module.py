@@ -21,6 +21,8 @@ from ftlit.lit.trainer_internals import running_loader, training_length
 from ftlit.models.backbone import Backbone, FeatureBatch
 from ftlit.models.heads import logits_of
 
+COUNTS = "train_counts"  # key in a checkpoint: of each process; earlier releases kept other metrics, as `train_metrics`
+
 
 class FineTuner(LightningModule):
     """Images -> backbone -> features -> head -> logits. Logs loss, accuracy and macro F1 for each split, as `val/accuracy` and so on.
@@ -131,10 +133,10 @@ class FineTuner(LightningModule):
         if self._base is not None:
             checkpoint["state_dict"] = slimmed(checkpoint["state_dict"], self._base)
         own = state_of_metric(self._metrics("train"))
-        checkpoint["train_metrics"] = [own]
+        checkpoint[COUNTS] = [own]
         if self.trainer.world_size > 1:
-            checkpoint["train_metrics"] = [own] * self.trainer.world_size
-            torch.distributed.all_gather_object(checkpoint["train_metrics"], own)
+            checkpoint[COUNTS] = [own] * self.trainer.world_size
+            torch.distributed.all_gather_object(checkpoint[COUNTS], own)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Fill a slim checkpoint from its base weights; on resuming in as many processes, restore the training metrics.
@@ -150,7 +152,7 @@ class FineTuner(LightningModule):
             return
         if "state_dict" in checkpoint:  # a sharded strategy has loaded and removed it
             _check_same_network(checkpoint["state_dict"], self.state_dict())
-        kept = checkpoint.get("train_metrics", [])
+        kept = checkpoint.get(COUNTS, [])
         if len(kept) != trainer.world_size:
             return
         load_state_of_metric(self._metrics("train"), kept[trainer.global_rank])

@@ -43,7 +43,7 @@ def device_of(accelerator: str = "auto") -> Device:
         return Device("mps")
     if accelerator not in ("auto", "cpu"):
         return Device(accelerator)
-    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # before torch 2.10 there is no function for it
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # earlier releases of torch lack it
     return Device("cpu", bf16=bool(known.get("avx512_bf16") or known.get("amx_tile")))
 
 
@@ -93,8 +93,14 @@ def describe_float32(device: str) -> str:
     """
     if device not in BACKENDS:
         return "highest"
-    products, convolutions = (_precision(name) for name in BACKENDS[device])
-    return NAMES.get(products, products) + ("" if NAMES.get(convolutions) == "highest" else f", {convolutions}")
+    convolutions = _precision(BACKENDS[device][1])
+    return matmul_precision(device) + ("" if NAMES.get(convolutions) == "highest" else f", {convolutions}")
+
+
+def matmul_precision(device: str) -> str:
+    """The precision of matrix products on `cpu` or `cuda`: `highest`, `high` (TF32) or `medium` (bfloat16). Never raises."""
+    products = _precision(BACKENDS[device][0])
+    return NAMES.get(products, products)
 
 
 def _precision(name: str) -> str:

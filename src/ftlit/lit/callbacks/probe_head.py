@@ -25,7 +25,8 @@ from ftlit.probes.layer_probes import LayerProbes, best_of
 from ftlit.probes.linear_probe import Probe, fit_probe
 
 MAX_IMAGES = 20_000  # on which a head is fitted if training follows; at least two of each class
-WAY_OUT = "give head=linear; in Python leave FitProbeHead out: head = fit_probe(extract_features(backbone, loader)).as_head()"
+LEAVE_OUT = "give head=linear; in Python leave FitProbeHead out"
+WAY_OUT = f"{LEAVE_OUT}: head = fit_probe(extract_features(backbone, loader)).as_head()"
 
 
 class FitProbeHead(Callback):
@@ -129,7 +130,7 @@ def check_probe_head(trainer: Trainer, data: Any) -> IndexedImages:
     if overrides := ", ".join(images.batch_overrides):
         raise UserError(f"a linear probe cannot be fitted on the batches of {type(data).__name__}, which overrides {overrides}: {WAY_OUT}")
     if images.multilabel:
-        raise UserError(f"a linear probe is fitted on images with one label, and these have several: {WAY_OUT}")
+        raise UserError(f"a linear probe is fitted on images with one label, and these have several: {LEAVE_OUT}")
     return images
 
 
