@@ -178,7 +178,7 @@ def test_a_file_of_another_program_makes_no_run_of_a_class_folder(tmp_path, name
     (tree(tmp_path, "fox", "hare") / "fox" / name).write_text("train: [1, 2]\nlr: 0.1")
     files, notes = list_folder(tmp_path)
     assert [file.labels[0] for file in files] == [*["fox"] * 2, *["hare"] * 2]
-    assert notes == [f"left out, 1 files without the ending of an image: fox/{name}"]
+    assert notes == [f"ignored files without the ending of an image (1): fox/{name}"]
 
 
 def test_an_empty_class_folder_in_test_is_as_good_as_none(tmp_path):
@@ -216,7 +216,7 @@ def test_files_without_the_ending_of_an_image_are_left_out_with_a_note_but_never
         (tmp_path / name).write_text("x")
     files, notes = list_folder(tmp_path)
     assert {file.path.suffix for file in files} == {".png"} and len(files) == 4
-    assert notes == ["left out, 2 files without the ending of an image: fox/labels.txt, hare/clip.mov"]
+    assert notes == ["ignored files without the ending of an image (2): fox/labels.txt, hare/clip.mov"]
     (tmp_path / "owl").mkdir()
     (tmp_path / "owl/1.heic_").write_text("x")
     with pytest.raises(UserError, match=r"without a file that has the ending of an image, such as .jpg or .png \(1\): .*owl/1.heic_$"):

@@ -42,7 +42,7 @@ def list_folder(root: str | Path, *, layout: str | None = None, group_pattern: s
         )
     notes = [*(_named_as_splits(tree, levels) if layout is None else []), *_notes(tree, levels, files)]
     if others := [file.path for file in listed if not is_image_name(file.path)]:
-        notes.append(f"left out, {len(others):,} files without the ending of an image: {_below(tree, others)}")
+        notes.append(f"ignored files without the ending of an image ({len(others):,}): {_below(tree, others)}")
     return (files, notes) if group_pattern is None else _grouped(files, tree.path, group_pattern, notes)
 
 
