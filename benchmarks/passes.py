@@ -7,13 +7,14 @@ The sides alternate in one process. On one thread the times are CPU times, which
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
 from _measure import Row, compared, in_turn, machine, table, written
+from _options import count, several
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -43,10 +44,10 @@ def sides(name: str, batch: int, device: str) -> tuple[dict[str, Callable[[], fl
     return {"ftlit": lambda: seconds(ours, precision), "float32": lambda: seconds(plain, "32-true")}, precision
 
 
-def rows(rounds: int, batch: int, device: str) -> list[Row]:
+def rows(networks: Sequence[str], rounds: int, batch: int, device: str) -> list[Row]:
     """A row for each network."""
     found = []
-    for name in NETWORKS:
+    for name in networks:
         both, precision = sides(name, batch, device)
         in_turn(both, 1)  # warms up
         measure = f"pass of an image, {name}: {precision} with channels last / float32 without"
@@ -58,14 +59,15 @@ def rows(rounds: int, batch: int, device: str) -> list[Row]:
 def main(arguments: Any = None) -> None:
     """Measure, print the table, and write it if `--out` is given."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--networks", type=several("network", NETWORKS), default=list(NETWORKS))
+    parser.add_argument("--rounds", type=count, default=5)
+    parser.add_argument("--batch", type=count, default=8)
+    parser.add_argument("--threads", type=count, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
-    found = rows(given.rounds, given.batch, given.device)
+    found = rows(given.networks, given.rounds, given.batch, given.device)
     print(table(found))
     if given.out:
         options = {name: value for name, value in vars(given).items() if name != "out"}

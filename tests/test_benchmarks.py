@@ -134,6 +134,14 @@ def test_steps_alternate_and_the_memory_baseline_is_set_after_everything_is_buil
     assert events == ["optimizer", "baseline"] * 2
 
 
+def test_both_sides_of_a_network_pass_are_measured(bench):
+    from passes import rows
+
+    (row,) = rows(["squeezenet1_1"], 1, 1, "cpu")
+    assert {name: len(seconds) for name, seconds in row.samples.items()} == {"ftlit": 1, "float32": 1}
+    assert row.ratio == row.samples["ftlit"][0] / row.samples["float32"][0]
+
+
 def test_a_failed_round_gives_nan(bench):
     from math import isnan, nan
 

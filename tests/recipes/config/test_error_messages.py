@@ -45,6 +45,8 @@ def test_a_missing_required_value_is_an_error_that_names_it(group, name, monkeyp
         (["data=folder", "data.root=x", "on_bad_image=skip"], "no option 'on_bad_image': did you mean data.on_bad_image?"),
         (["scenario=small_simlar"], "no scenario option 'small_simlar': did you mean 'small_similar'?"),
         (["optimizer.lr=high"], "optimizer.lr='high': give a number"),
+        (["optimizer.fused=maybe"], "optimizer.fused='maybe': give auto or true or false or null"),
+        (["trainer.precision=bf17"], "trainer.precision='bf17': did you mean bf16? Accepted: auto or transformer-engine"),
         (["head=mlp", "head.hidden=5"], "head.hidden=5: give a list, [a, b]"),
         (["head=mlp", "head.dropout=true"], "head.dropout=True: give a number"),
         (["trainer.max_epochs=2.5"], "trainer.max_epochs=2.5: give a whole number"),

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from ftlit.data.dataset import wrong_class_names
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.tokens import TextSpec
-from ftlit.errors import UserError, one_line, shorten, unknown
+from ftlit.errors import UserError, closest, one_line, shorten, unknown
 from ftlit.finetuning.losses import LOSSES
 from ftlit.finetuning.presets import SCHEDULES
 from ftlit.lit import datamodules
@@ -26,7 +26,7 @@ from ftlit.recipes.config import check_values
 from ftlit.recipes.config.hydra_internals import choices, hydra_config
 from ftlit.recipes.config.option_names import lacks_argument, renamed_option
 from ftlit.recipes.config.overrides import chosen_part, overlay_of
-from ftlit.recipes.config.ranges import AUTO, HARDWARE_SETTINGS
+from ftlit.recipes.config.ranges import HARDWARE_SETTINGS
 from ftlit.recipes.config.synonyms import synonym
 from ftlit.registry import Registry
 from ftlit.renamed import new_path
@@ -79,8 +79,10 @@ def bind(cfg: DictConfig) -> None:
                 raise known or _refused(name, key, written[key], [p for p in signature.parameters if p not in PASSED.get(name, ())])
             if OmegaConf.is_missing(node, key):
                 raise UserError(f"{name}.{key} has no value: give {name}.{key}=...")
-            if node[key] != AUTO or f"{name}.{key}" not in HARDWARE_SETTINGS:
-                _check(_interpolated_name(written[key]) or f"{name}.{key}", node[key], _hints(target).get(key))
+            hint = _hints(target).get(key)
+            if f"{name}.{key}" in HARDWARE_SETTINGS and hint is not None:
+                hint = Literal["auto"] | hint
+            _check(_interpolated_name(written[key]) or f"{name}.{key}", node[key], hint)
     check_values.check(cfg)
 
 
@@ -191,7 +193,9 @@ def _check(name: str, value: Any, hint: Any) -> None:
     built = isinstance(value, DictConfig | ListConfig) and len(plain) < len(types)
     unchecked = not plain or built or any(kind in (Any, object) or _is_enum(kind) for kind in types)
     if not unchecked and not any(_is(value, kind) for kind in plain):
-        raise UserError(f"{name}={value!r}: give {' or '.join(_expected(kind, value) for kind in plain)}")
+        near = closest(value, [kind for kind in plain if isinstance(kind, str)])
+        meant = f"did you mean {near}? Accepted: " if near else "give "
+        raise UserError(f"{name}={value!r}: {meant}{' or '.join(_expected(kind, value) for kind in plain)}")
     for inner in _element_types(alternatives) if isinstance(value, ListConfig) else ():
         for i, part in enumerate(value):
             _check(f"{name}[{i}]", part, inner)
