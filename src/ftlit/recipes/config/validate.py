@@ -193,7 +193,7 @@ def _check(name: str, value: Any, hint: Any) -> None:
     built = isinstance(value, DictConfig | ListConfig) and len(plain) < len(types)
     unchecked = not plain or built or any(kind in (Any, object) or _is_enum(kind) for kind in types)
     if not unchecked and not any(_is(value, kind) for kind in plain):
-        near = closest(value, [kind for kind in plain if isinstance(kind, str)])
+        near = closest(value, [kind for kind in plain if isinstance(kind, str)]) if isinstance(value, str) else None
         meant = f"did you mean {near}? Accepted: " if near else "give "
         raise UserError(f"{name}={value!r}: {meant}{' or '.join(_expected(kind, value) for kind in plain)}")
     for inner in _element_types(alternatives) if isinstance(value, ListConfig) else ():
