@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from paths import CONF
 from PIL import Image
@@ -112,8 +111,11 @@ def given(source, spec, values):
     """What a data module gives: classes, images by split, order and batches; or the error. Notes, which name the options, do not count."""
     try:
         data = load(source, spec, values)
-    except InstantiationException as error:
-        return str(as_user_error(error))
+    except Exception as error:  # Hydra 1.3 wraps what a data source raises, 1.4 does not
+        refused = as_user_error(error)
+        if refused is None:
+            raise
+        return str(refused)
     loaders = [data.train_dataloader(), data.val_dataloader()]
     batches = [[part.tolist() for part in batch] for loader in loaders for batch in islice(loader, 2)]
     splits = data.collection.splits if hasattr(data, "collection") else {}

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError
 from ftlit.models.precision import Device
-from ftlit.recipes.config.hydra_internals import fresh_hydra
+from ftlit.recipes.config.hydra_internals import fresh_hydra, instantiate
 from ftlit.recipes.run import hardware_settings, resume
 from ftlit.recipes.run.hardware_settings import resolve_hardware_settings
 from ftlit.recipes.run.resume import check_settings, write_config
@@ -98,8 +98,6 @@ def test_a_fused_optimizer_that_clips_under_mixed_precision_is_an_error(on):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_fused_optimizer_takes_the_same_steps(optimizer):
-    from hydra.utils import instantiate
-
     def steps(fused):
         torch.manual_seed(0)
         layer = torch.nn.Linear(5, 3)
