@@ -121,21 +121,21 @@ def test_a_ledger_repeats_failed_runs_and_rejects_runs_of_other_code(bench, tmp_
 
 
 def test_steps_alternate_and_the_memory_baseline_is_set_after_everything_is_built(bench, monkeypatch):
-    import _sides
+    from hardware import sides
 
-    events, optimizer = [], _sides.Optimizer
-    monkeypatch.setattr(_sides, "Optimizer", lambda *args, **kwargs: events.append("optimizer") or optimizer(*args, **kwargs))
-    monkeypatch.setattr(_sides.Work, "mark_baseline", lambda _: events.append("baseline"))
-    found = _sides.PAIRS["resnet18"](_sides.Work("cpu", 2, 2, 32))
+    events, optimizer = [], sides.Optimizer
+    monkeypatch.setattr(sides, "Optimizer", lambda *args, **kwargs: events.append("optimizer") or optimizer(*args, **kwargs))
+    monkeypatch.setattr(sides.Work, "mark_baseline", lambda _: events.append("baseline"))
+    found = sides.PAIRS["resnet18"](sides.Work("cpu", 2, 2, 32))
     assert {name: len(seconds) for name, seconds in found.items()} == {"ftlit": 2, "PyTorch loop": 2}
     events.clear()
     for name in ("PyTorch loop", "ftlit"):
-        assert len(_sides.SIDES[name](_sides.Work("cpu", 1, 2, 32))) == 1
+        assert len(sides.SIDES[name](sides.Work("cpu", 1, 2, 32))) == 1
     assert events == ["optimizer", "baseline"] * 2
 
 
 def test_both_sides_of_a_network_pass_are_measured(bench):
-    from passes import rows
+    from hardware.passes import rows
 
     (row,) = rows(["squeezenet1_1"], 1, 1, "cpu")
     assert {name: len(seconds) for name, seconds in row.samples.items()} == {"ftlit": 1, "float32": 1}
@@ -146,7 +146,7 @@ def test_a_failed_round_gives_nan(bench):
     from math import isnan, nan
 
     from _measure import compared
-    from overhead import in_pairs
+    from hardware.overhead import in_pairs
 
     row = compared("", {"a": [1.0, nan, 3.0], "b": [1.0, 2.0, 3.0]}, "a", "b", "")
     assert isnan(row.ratio) and isnan(row.ours) and row.other == 2
@@ -193,7 +193,7 @@ def test_batch_norm_policies_are_compared_with_live_over_the_same_seeds(bench):
     ("name", "arguments", "row"),
     [
         ("probe", "--sizes 100x6x3 --kinds softmax", "| softmax | 100 x 6, 3 classes |"),
-        ("feature_extraction", "--only memory --rows 2000 --batches 4 --rounds 1", "| memory: 4 shuffled batches of 256, "),
+        ("extraction.feature_extraction", "--only memory --rows 2000 --batches 4 --rounds 1", "| memory: 4 shuffled batches of 256, "),
         ("cuts", f"--data {RESULTS.parent} --names digits --draws 1", "| digits, 4 | 0."),
     ],
 )

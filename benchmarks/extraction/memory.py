@@ -1,6 +1,6 @@
 """Large cached features: memory of a training epoch and reading speed of shuffled batches.
 
-python benchmarks/_memory.py FOLDER ROWS: one epoch of a linear head, run by `feature_extraction.py --only memory`.
+python benchmarks/extraction/memory.py FOLDER ROWS: one epoch of a linear head, run by `feature_extraction.py --only memory`.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 import torch
 from _measure import Row, compared, in_turn

@@ -1,6 +1,6 @@
 """Cost and gain of cached features compared with plain loops and Lightning's BackboneFinetuning, as a markdown table.
 
-python benchmarks/feature_extraction.py --data FOLDER [--only pass,A,B,C,memory] [--rounds 5] [--json PATH]
+python benchmarks/extraction/feature_extraction.py --data FOLDER [--only pass,A,B,C,memory] [--rounds 5] [--json PATH]
 
 FOLDER holds images/hymenoptera and weights/. The sides of a row alternate in one process; the numbers are medians. Data sets are listed and
 networks are built before the measurement starts. Features are stored in a temporary folder (TMPDIR): `memory` needs 16 GB there.
@@ -19,10 +19,11 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from _measure import Row, compared, in_turn, machine, table, timed, written
-from _memory import memory
-from _parts import (
+from extraction.memory import memory
+from extraction.parts import (
     BATCH,
     CLASSES,
     FLAGS,

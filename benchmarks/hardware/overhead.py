@@ -1,6 +1,6 @@
 """Overhead of ftlit: time and memory of a training step compared with a PyTorch loop and BackboneFinetuning, and start-up time.
 
-python benchmarks/overhead.py [--rounds 5] [--steps 8] [--accelerator cpu|gpu] [--out FILE.json]
+python benchmarks/hardware/overhead.py [--rounds 5] [--steps 8] [--accelerator cpu|gpu] [--out FILE.json]
 
 resnet18 (step time also of efficientnet_b0) with random weights, batches of 32 random images of 224 pixels, AdamW. Steps of a PyTorch loop
 and of ftlit alternate in one process; the other sides run in separate processes, in turn. The first steps are not counted. A step lasts
@@ -26,11 +26,12 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from _measure import Row, compared, in_turn, machine, median, table, timed, written
 from _options import count
-from _sides import ACCELERATED, PAIRS, SIDES, Work
+from hardware.sides import ACCELERATED, PAIRS, SIDES, Work
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def side(name: str, work: Work) -> None:

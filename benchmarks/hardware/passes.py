@@ -1,16 +1,18 @@
 """Network passes in the default precision and layout against float32 without channels last. Images are in memory; nothing is decoded.
 
-python benchmarks/passes.py [--rounds 5] [--threads 1] [--out benchmarks/results/passes.json]
+python benchmarks/hardware/passes.py [--rounds 5] [--threads 1] [--out benchmarks/results/passes.json]
 
 The sides alternate in one process. On one thread the times are CPU times, which other programs on the machine hardly change.
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 import torchvision
 from _measure import Row, compared, in_turn, machine, table, written

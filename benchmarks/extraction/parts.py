@@ -2,12 +2,14 @@
 
 import argparse
 import shutil
+import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from _measure import timed
 from lightning.pytorch import Callback, LightningModule, Trainer
