@@ -48,7 +48,7 @@ from ftlit.recipes.run.parts import build_schedule, check_reached, load_parts
 from ftlit.recipes.run.resume import alone_in, checkpoint_of
 from ftlit.recipes.run.time_estimates import estimate_run
 from ftlit.recipes.run.trainer import build_trainer, lost_processes
-from ftlit.recipes.run.training_steps import steps_per_epoch, training_steps
+from ftlit.recipes.run.training_steps import check_validation_interval, steps_per_epoch, training_steps
 from ftlit.run_folder import write_result
 
 
@@ -107,6 +107,8 @@ def build(cfg: DictConfig) -> Run:
     if probe_head:
         check_probe_head(trainer, data)
     check_reached(cfg, schedule, trainer)
+    if not probe_head or probe_head.trains:
+        check_validation_interval(trainer, data)
     if probe_head and not probe_head.trains:
         resume_from = None  # the head is fitted again, and its rows of metrics are written again
     return Run(model, data, schedule, trainer, resume_from, probe_head, recorder)

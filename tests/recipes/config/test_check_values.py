@@ -2,10 +2,11 @@
 
 import pytest
 from composed_configs import composed, error_text
+from hydra import compose
 
 from ftlit.errors import UserError
 from ftlit.recipes.config import option_names
-from ftlit.recipes.config.hydra_internals import fresh_hydra
+from ftlit.recipes.config.hydra_internals import fresh_hydra, use_hydra_config
 from ftlit.recipes.config.validate import bind, check_labelled
 
 
@@ -50,11 +51,29 @@ def hydra():
         ("trainer.max_epochs=-1", "trainer.max_epochs=-1 never ends: add +trainer.max_steps=..., or give a number of epochs"),
         ("head.hiden=3", "no option 'head.hiden': the chosen head has no options; did you mean head.hidden of head=mlp?"),
         ("data.val_fraction=1.5", "data.val_fraction=1.5: give a number above 0 and below 1"),
+        ("optimizer.lr=[0.1]", "optimizer.lr=[0.1]: give a number"),
+        ("+optimizer.betas=[0.9]", "optimizer.betas=[0.9]: give a longer list"),
+        ("seed='1'", "seed='1': give a whole number"),
+        ("+trainer.val_check_interval=5000", " batches; give 1 to 34, a share such as 0.5, or trainer.check_val_every_n_epoch=null"),
+        ("+trainer.val_check_interval=0.01", "an epoch has 34 batches, less than one lies between two validations; give 0.03 to 1.0"),
         ("backbone.input_spec.size=32.0", "backbone.input_spec.size=32.0: give a whole number from 1 to 4096"),
     ],
 )
 def test_an_unusable_value_is_one_line_before_training(override, message, monkeypatch):
     assert message in error_text(monkeypatch, override)
+
+
+def test_a_value_of_the_replaced_part_is_named_with_the_word_that_removes_it():
+    cfg = compose("train", ["loss._target_=torch.nn.MSELoss"], return_hydra_config=True)
+    with use_hydra_config(cfg), pytest.raises(UserError) as caught:
+        bind(cfg)
+    line = "loss._target_=torch.nn.MSELoss does not take 'label_smoothing', which loss=cross_entropy sets: add '~loss.label_smoothing'"
+    assert str(caught.value) == line
+
+
+def test_a_scheduler_waits_for_a_metric_that_is_logged(monkeypatch):
+    text = error_text(monkeypatch, "lr_scheduler=plateau", "lr_scheduler.monitor=val/los")
+    assert text.startswith("lr_scheduler.monitor: no metric 'val/los': did you mean 'val/loss'?")
 
 
 def test_a_custom_callback_may_log_an_unknown_metric():

@@ -1,5 +1,6 @@
 """Errors that need no torch come before its import, which takes seconds, and so does the line that says what is being loaded."""
 
+import re
 import subprocess
 import sys
 from pkgutil import resolve_name
@@ -75,10 +76,30 @@ def test_paths_that_exist_and_paths_of_other_sources_pass(tmp_path):
             check_early(composed(*words))
 
 
-@pytest.mark.parametrize("name", ["backbone.weights", "cache.folder", "callbacks.last.path", "paths.run"])
+@pytest.mark.parametrize("name", ["backbone.weights", "cache.folder", "paths.run"])
 def test_an_empty_path_is_not_the_current_folder(name):
     with fresh_hydra(), pytest.raises(UserError, match=f"^{name} is empty: give a path"):
         check_early(composed(f"{name}="))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("callbacks.best.filename=x", "callbacks.best.filename=x: resume=true, predict and report read best.ckpt and last.ckpt in "),
+        ("callbacks.best.dirpath=x", "leave callbacks.best.dirpath out, or give the whole run another folder: hydra.run.dir=..."),
+        ("callbacks.last.path=last.ckpt", "callbacks.last.path=last.ckpt: resume=true"),
+        ("logger.csv=null", "logger.csv=null: metrics.csv is always written"),
+        ("+callbacks.own=5", "callbacks.own=5: a class is needed; give callbacks.own._target_=..., or null to leave it out"),
+    ],
+)
+def test_files_of_a_run_have_one_place_and_callbacks_a_class(override, message):
+    with fresh_hydra(), pytest.raises(UserError, match=re.escape(message)):
+        check_early(composed(override))
+
+
+def test_the_files_of_another_run_folder_pass(tmp_path):
+    with fresh_hydra():
+        check_early(composed(f"paths.run={tmp_path}", "callbacks.best=null", f"callbacks.last.path={tmp_path}/checkpoints/last.ckpt"))
 
 
 def test_a_file_in_place_of_a_folder_is_named(tmp_path):

@@ -57,6 +57,8 @@ def test_a_missing_required_value_is_an_error_that_names_it(group, name, monkeyp
         (["head=solved"], "head=solved was renamed: give head=linear_probe"),
         (["probe.strengths=[0.1]"], "probe.strengths was renamed: give probe.l2=..."),
         (["+probe.strengths=[0.1]"], "probe.strengths was renamed: give probe.l2=..."),
+        (["seed=1,2"], "seed=1,2 stands for several runs: add -m; for a list, give 'seed=[1,2]'"),
+        (["seed=range(3)"], "seed=range(3) stands for several runs: add -m"),
         (["seed=[0"], "cannot read 'seed=[0': give group=option or name=value"),
     ],
 )

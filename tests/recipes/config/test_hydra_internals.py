@@ -15,23 +15,27 @@ from omegaconf.errors import ReadonlyConfigError
 from paths import ROOT
 from split_sweep import sweep_jobs
 
-from ftlit.recipes.config import hydra_internals
+from ftlit.recipes.config import hydra_errors, hydra_internals
+from ftlit.recipes.config.hydra_errors import (
+    failed_call,
+    is_bad_group_value,
+    missing_option,
+    rejected_name,
+    run_folder_error,
+    swept_value,
+)
 from ftlit.recipes.config.hydra_internals import (
     add_task_override,
     added_names,
     choices,
     compose_again,
     compose_defaults,
-    failed_call,
     fresh_hydra,
     group_options,
     hydra_config,
     initialize_hydra,
     instantiate,
-    is_bad_group_value,
-    missing_option,
     read_config_file,
-    rejected_name,
     run_folder_template,
     run_mode,
     set_choices,
@@ -63,7 +67,7 @@ def test_no_other_module_uses_undocumented_parts():
     attribute = re.compile(r"\._(get_\w+|is_\w+|value|set_\w+|content|metadata|key)\(")
     for path in (ROOT / "src").rglob("*.py"):
         text = path.read_text()
-        if path.name == "hydra_internals.py":
+        if path.name in ("hydra_internals.py", "hydra_errors.py"):
             continue
         assert not private.search(text), f"{path}: {private.search(text)}"
         if re.search(r"^(from|import) omegaconf", text, flags=re.MULTILINE):
@@ -71,8 +75,8 @@ def test_no_other_module_uses_undocumented_parts():
 
 
 def test_every_function_has_a_contract_test():
-    tree = ast.parse(Path(hydra_internals.__file__).read_text())
-    functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    trees = [ast.parse(Path(module.__file__).read_text()) for module in (hydra_internals, hydra_errors)]
+    functions = {node.name for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)}
     tested = {node.id for node in ast.walk(ast.parse(Path(__file__).read_text())) if isinstance(node, ast.Name)}
     assert functions - tested == {"hydra_main"}  # tests/cli runs it
 
@@ -228,3 +232,19 @@ def test_defaults_are_composed_from_the_own_files_only_and_leave_hydra_as_it_was
         assert GlobalHydra.instance().hydra is before
     assert "head" not in cfg and cfg.trainer.accelerator == "cpu" and cfg.get("pretrain") is None and cfg.seed == 0
     assert not GlobalHydra.instance().is_initialized()
+
+
+def test_a_word_for_several_runs_is_read_from_the_message():
+    for word in ("seed=1,2", "seed=range(3)"):
+        error = error_of(word)
+        assert isinstance(error, ConfigCompositionException) and swept_value(" ".join(str(error).split())) == word
+    assert swept_value("something else") is None
+
+
+def test_hydra_makes_the_folder_of_a_run_where_its_error_is_known(tmp_path):
+    from hydra.core.utils import _save_config
+
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError) as caught:
+        _save_config(OmegaConf.create({}), "config.yaml", tmp_path / "file")
+    assert run_folder_error(caught.value) is caught.value and run_folder_error(FileExistsError()) is None

@@ -76,6 +76,16 @@ def test_a_flag_that_hydra_does_not_have_is_an_error_with_the_option_to_give(wor
     assert str(error.value) == line
 
 
+def test_multirun_may_stand_between_overrides():
+    assert complete(["seed=1,2", "-m", "head=mlp"]) == ["-m", "seed=1,2", "head=mlp"]
+
+
+@pytest.mark.parametrize("word", ["hydra.run.dir=", "hydra.sweep.dir=''"])
+def test_the_folder_of_a_run_has_a_name(word):
+    with pytest.raises(UserError, match="has no value: give a folder, or hydra"):
+        complete([word])
+
+
 def test_a_command_line_without_words_stays():
     """It is the README's first command."""
     assert complete([]) == []

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.strategies import StrategyRegistry
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.finetuning.freeze import POLICIES
@@ -47,7 +47,7 @@ def check(cfg: DictConfig) -> None:
             raise not_among(name, given, options)
     _check_trainer(cfg.trainer)
     check_ranges(cfg)
-    _check_monitors(cfg.callbacks)
+    _check_monitors(cfg.callbacks, cfg.lr_scheduler)
     _check_optimizer(cfg.optimizer, cfg.lr_scheduler)
 
 
@@ -105,26 +105,32 @@ def _check_lengths(trainer: DictConfig) -> None:
         raise UserError("trainer.max_epochs=-1 never ends: add +trainer.max_steps=..., or give a number of epochs")
 
 
-def _check_monitors(callbacks: DictConfig) -> None:
+def _check_monitors(callbacks: DictConfig, lr_scheduler: DictConfig) -> None:
     """A metric that nothing logs would end the run after its first epoch. A custom callback may log metrics that are not known here."""
     known = {str(name): node for name, node in callbacks.items() if isinstance(node, DictConfig)}
     if not all(str(node.get("_target_")).startswith(KNOWN_PACKAGES) for node in known.values()):
         return
-    for name, node in known.items():
+    for name, node in {**{f"callbacks.{name}": node for name, node in known.items()}, "lr_scheduler": lr_scheduler}.items():
         if (monitor := node.get("monitor")) is not None and monitor not in METRICS:
-            raise UserError(f"callbacks.{name}.monitor: {unknown('metric', monitor, METRICS)}")
+            raise UserError(f"{name}.monitor: {unknown('metric', monitor, METRICS)}")
 
 
 def _check_optimizer(optimizer: DictConfig, lr_scheduler: DictConfig) -> None:
     """Build optimizer and scheduler for a single parameter: only they know the ranges of their values."""
     try:
         trial = instantiate(optimizer)([{"params": [torch.nn.Parameter(torch.zeros(1))], "name": "trial"}])
-    except ValueError as error:
+    except (ValueError, TypeError, IndexError) as error:
         values = dict(_values(optimizer))
-        meant = {name: value for name, value in values.items() if one_line(error).endswith(f": {value}")}  # as torch ends such lines
+        short = isinstance(error, IndexError)  # torch reads beyond the end of a list
+        meant = {name: value for name, value in values.items() if _is_meant(value, error)}
         given = ", ".join(f"optimizer.{name}={value}" for name, value in (meant or values).items())
-        raise UserError(f"{given}: {one_line(error)}") from error
+        raise UserError(f"{given}: {'give a longer list' if short else one_line(error)}") from error
     instantiate(lr_scheduler)(trial, steps=100, epochs=10)
+
+
+def _is_meant(value: object, error: Exception) -> bool:
+    """Whether an optimizer refused this value: torch ends such lines with it."""
+    return isinstance(value, ListConfig) if isinstance(error, IndexError) else one_line(error).endswith(f": {value}")
 
 
 def _values(node: DictConfig) -> Iterator[tuple[str, Any]]:

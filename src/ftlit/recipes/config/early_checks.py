@@ -15,8 +15,13 @@ from ftlit.recipes.config.ranges import check_ranges
 CSV_FILES = ("csv", "val_csv", "test_csv")
 GIVEN_PATHS = (  # where an empty text would be the current folder
     *(f"data.{name}" for name in ("root", *CSV_FILES, "split_from")),
-    *("backbone.weights", "cache.folder", "paths.run", "paths.runs", "paths.cache", "callbacks.last.path", "callbacks.best.dirpath"),
+    *("backbone.weights", "cache.folder", "paths.run", "paths.runs", "paths.cache"),
 )
+OF_A_RUN = {  # values that have one place in a run's folder: resume=true, predict and report read it
+    "callbacks.last.path": "checkpoints/last.ckpt",
+    "callbacks.best.dirpath": "checkpoints",
+    "callbacks.best.filename": "best",
+}
 PATHS: Mapping[str, tuple[tuple[str, ...], Callable[[str], Path]]] = {  # data source -> values that are paths, and their check
     "ftlit.lit.datamodules.image_sources.folder_data": (("root",), existing_folder),
     "ftlit.lit.datamodules.image_sources.unlabelled_data": (("root",), existing_folder),
@@ -42,4 +47,22 @@ def check_early(cfg: DictConfig) -> None:
     for name in names:
         if isinstance(path := cfg.data.get(name), str):
             check(path)
+    _check_callbacks(cfg)
     check_ranges(cfg)
+
+
+def _check_callbacks(cfg: DictConfig) -> None:
+    """Check callbacks and loggers as far as their classes need not be imported."""
+    for group in ("callbacks", "logger"):
+        for name, node in cfg[group].items():
+            if node and not (isinstance(node, DictConfig) and "_target_" in node):
+                raise UserError(f"{group}.{name}={node}: a class is needed; give {group}.{name}._target_=..., or null to leave it out")
+    if "csv" in cfg.logger and not isinstance(cfg.logger.csv, DictConfig):
+        raise UserError("logger.csv=null: metrics.csv is always written, report and resume=true read it; leave logger.csv out")
+    for name, place in OF_A_RUN.items():
+        given = OmegaConf.select(cfg, name)
+        if given is not None and Path(given) not in (Path(place), Path(cfg.paths.run, place)):
+            raise UserError(
+                f"{name}={given}: resume=true, predict and report read best.ckpt and last.ckpt in {Path(cfg.paths.run, 'checkpoints')}; "
+                f"leave {name} out, or give the whole run another folder: hydra.run.dir=..."
+            )

@@ -14,9 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ftlit.errors import UserError, one_line, unknown
-from ftlit.files import disk_error
-from ftlit.recipes.config import hydra_internals
-from ftlit.recipes.config.hydra_internals import FailedCall
+from ftlit.files import disk_error, write_error
+from ftlit.recipes.config import hydra_errors, hydra_internals
 from ftlit.recipes.config.literal_values import quote
 from ftlit.recipes.config.option_names import lacks_argument, overlay_groups, renamed_option
 from ftlit.recipes.config.overrides import search_overrides
@@ -60,14 +59,16 @@ def as_user_error(error: BaseException) -> UserError | None:
             return UserError("all trials of this search failed: their errors are printed above")
         if isinstance(cause, ConfigCompositionException):
             return _wrong_override(chain)
-        if hydra_internals.is_bad_group_value(cause):
+        if hydra_errors.is_bad_group_value(cause):
             return UserError("give a config group as group=option; to remove the group: ~group")
         if isinstance(cause, OverrideParseException):
             return _unreadable(str(cause.override))
-        if call := hydra_internals.failed_call(cause):
+        if call := hydra_errors.failed_call(cause):
             return _refused_arguments(call, cause)
         if isinstance(cause, OmegaConfBaseException) and str(cause.full_key or "").endswith("._target_"):
             return _no_target(str(cause.full_key).removesuffix("._target_"))
+        if folder := hydra_errors.run_folder_error(cause):
+            return UserError(f"{write_error(folder.filename, folder)}; hydra.run.dir gives the folder of a run")
         if isinstance(cause, HydraException | OmegaConfBaseException):
             return UserError(one_line(cause))
     return _misconfigured(error)
@@ -114,7 +115,7 @@ def _unreadable(word: str) -> UserError:
     return UserError(text + as_text)
 
 
-def _refused_arguments(call: FailedCall, error: BaseException) -> UserError | None:
+def _refused_arguments(call: hydra_errors.FailedCall, error: BaseException) -> UserError | None:
     """The error of a target that does not accept its arguments. `None` for another kind of error, or one that passed through ftlit,
     which raises `UserError` for arguments.
     """
@@ -140,7 +141,7 @@ def _misconfigured(error: BaseException) -> UserError | None:
 
 def _wrong_option(error: MissingConfigException) -> UserError:
     """`backbone=resnet51`: the closest match, then the options that Hydra lists."""
-    missing = hydra_internals.missing_option(str(error))
+    missing = hydra_errors.missing_option(str(error))
     options = [option for option in error.options or [] if not option.startswith("_")]
     if missing is None:
         return UserError(one_line(error))
@@ -156,7 +157,12 @@ def _wrong_option(error: MissingConfigException) -> UserError:
 
 def _wrong_override(chain: list[BaseException]) -> UserError:
     """`trainer.max_epoch=3` or `backbones=resnet50`: the closest name in the composed config."""
-    name = hydra_internals.rejected_name(" ".join(one_line(error) for error in chain))
+    text = " ".join(one_line(error) for error in chain)
+    if word := hydra_errors.swept_value(text):
+        key, _, value = word.partition("=")
+        as_list = f"; for a list, give {shlex.quote(f'{key}=[{value}]')}" if re.fullmatch(r"[\w.,+-]+", value) else ""
+        return UserError(f"{word} stands for several runs: add -m{as_list}")
+    name = hydra_errors.rejected_name(text)
     if name is None:
         return UserError(one_line(chain[-1]))
     if meant := renamed_option(name) or synonym(name, _given_value(name)):

@@ -1,15 +1,13 @@
-"""The only module that uses undocumented parts of Hydra and OmegaConf, or that depends on which version of Hydra runs.
+"""The only module beside `hydra_errors` that uses undocumented parts of Hydra and OmegaConf, or depends on which version of Hydra runs.
 
 Tried with Hydra 1.3.8 and 1.4.0rc3. Each function has a contract test in tests/recipes/config/test_hydra_internals.py.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
-from traceback import walk_tb
 from typing import Any
 
 import hydra
@@ -18,7 +16,6 @@ from hydra.core.default_element import ConfigDefault, GroupDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
@@ -192,51 +189,3 @@ def read_config_file(path: str) -> ConfigFile | None:
     }
     values: Any = OmegaConf.to_container(loaded.config)
     return ConfigFile({str(name): value for name, value in values.items()}, parents, overrides)
-
-
-def missing_option(message: str) -> tuple[str, str] | None:
-    """Group and option of the config file that Hydra did not find, read from the message of its `MissingConfigException`."""
-    found = re.search(r"Could not find '(.+)/(.+)'", message)
-    return (found[1], found[2]) if found else None
-
-
-def rejected_name(message: str) -> str | None:
-    """The name that Hydra did not find in the config, read from the message of its `ConfigCompositionException`."""
-    found = re.search(r"Could not (?:override|find|delete|delete from config\.) '([^'@=]+)", message)
-    return found[1] if found else None
-
-
-def is_bad_group_value(error: BaseException) -> bool:
-    """Whether Hydra refused something other than a name as the option of a group: `scenario=null`, `head=3`, `data=[1,2]`."""
-    if isinstance(error, TypeError):  # numbers in a list of options
-        modules = [str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__)]
-        return bool(modules) and modules[-1] in ("hydra._internal.defaults_list", "hydra.core.default_element")
-    return isinstance(error, ValueError) and str(error).startswith("Config group override must be")
-
-
-@dataclass(frozen=True)
-class FailedCall:
-    """A call of `instantiate` that failed.
-
-    Attributes:
-        node: full name of the config node, empty for the root.
-        cause: what the target raised, or why it cannot be imported; `None` where Hydra refused the node itself.
-        modules: names of the modules through which `cause` passed inside the target.
-    """
-
-    node: str
-    cause: BaseException | None
-    modules: list[str]
-
-
-def failed_call(error: BaseException) -> FailedCall | None:
-    """Read what Hydra adds to the error of a failed call: 1.3 wraps it, 1.4 adds a note. `None` for any other error."""
-    wrapped = isinstance(error, InstantiationException)
-    text = str(error) if wrapped else "\n".join(getattr(error, "__notes__", ()))
-    found = re.search(r"full_key: (\S+)", text)
-    if not wrapped and found is None:
-        return None
-    cause = error.__cause__ if wrapped else error
-    modules = [str(frame.f_globals.get("__name__", "")) for frame, _ in walk_tb(cause.__traceback__ if cause else None)]
-    last = max((i for i, name in enumerate(modules) if name.startswith("hydra._internal.")), default=-1)
-    return FailedCall(found[1] if found else "", cause, modules[last + 1 :])

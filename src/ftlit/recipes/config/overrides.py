@@ -35,8 +35,10 @@ def complete(words: Sequence[str]) -> list[str]:
     """The words of a command line as Hydra needs them: see `quote_layer_numbers`, `set_search_mode` and `quote_literals`."""
     if nameless := next((word for word in words if re.match(r"[+~]*=", word)), None):
         raise UserError(f"cannot read {nameless!r}: give group=option or name=value")
+    if empty := next((word for word in words if re.fullmatch(r"\+{0,2}hydra\.(run|sweep)\.dir=(''|\"\")?", word)), None):
+        raise UserError(f"{empty} has no value: give a folder, or {empty.partition('=')[0]}=. for the current one")
     _check_flags(words)
-    known = set_search_mode(quote_layer_numbers(words))
+    known = _multirun_first(set_search_mode(quote_layer_numbers(words)))
     return quote_literals(known, sweep=bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(known)))
 
 
@@ -47,6 +49,11 @@ def _check_flags(words: Sequence[str]) -> None:
         if found and not any(flag.startswith(found[1]) for flag in HYDRA_FLAGS):
             name, value = found[1].replace("-", "_"), after if found[2] is None else found[2]
             raise synonym(name, value) or UserError(f"no flag {word!r}: options have no leading dashes: give {name}={value}")
+
+
+def _multirun_first(words: Sequence[str]) -> list[str]:
+    """Move `-m` before all overrides: argparse refuses a flag between them."""
+    return sorted(words, key=lambda word: word not in ("-m", "--multirun"))
 
 
 def quote_layer_numbers(words: Sequence[str]) -> list[str]:

@@ -160,7 +160,7 @@ def check_ranges(cfg: DictConfig) -> None:
     for name, value in [*((name, cfg[name]) for name in OF_TRAIN_YAML), *numbers_in(cfg)]:
         allowed = range_of(name)
         if allowed is not None and value not in allowed:
-            raise UserError(f"{name}={value}: give {allowed.describe()}")
+            raise UserError(f"{name}={value!r}: give {allowed.describe()}")
         if not isfinite(value):
             raise UserError(f"{name}={value}: give a finite number")
 

@@ -25,7 +25,7 @@ from ftlit.models.heads import HEADS
 from ftlit.recipes.config import check_values
 from ftlit.recipes.config.hydra_internals import choices, hydra_config
 from ftlit.recipes.config.option_names import lacks_argument, renamed_option
-from ftlit.recipes.config.overrides import chosen_part, overlay_of
+from ftlit.recipes.config.overrides import chosen_part, given, overlay_of
 from ftlit.recipes.config.ranges import HARDWARE_SETTINGS
 from ftlit.recipes.config.synonyms import synonym
 from ftlit.registry import Registry
@@ -75,7 +75,7 @@ def bind(cfg: DictConfig) -> None:
                 if open_ended:
                     continue
                 full_name = f"{name}.{key}"
-                known = renamed_option(full_name) or synonym(full_name, written[key])
+                known = _left_over(name, key) or renamed_option(full_name) or synonym(full_name, written[key])
                 raise known or _refused(name, key, written[key], [p for p in signature.parameters if p not in PASSED.get(name, ())])
             if OmegaConf.is_missing(node, key):
                 raise UserError(f"{name}.{key} has no value: give {name}.{key}=...")
@@ -84,6 +84,13 @@ def bind(cfg: DictConfig) -> None:
                 hint = Literal["auto"] | hint
             _check(_interpolated_name(written[key]) or f"{name}.{key}", node[key], hint)
     check_values.check(cfg)
+
+
+def _left_over(name: str, key: str) -> UserError | None:
+    """The error for a value of the chosen option that the target of the command line does not take; `None` for a given value."""
+    if hydra_config() is None or not (target := given(f"{name}._target_")) or given(f"{name}.{key}"):
+        return None
+    return UserError(f"{target[-1].lstrip('+')} does not take {key!r}, which {name}={choices().get(name)} sets: add '~{name}.{key}'")
 
 
 def _refused(name: str, key: str, value: object, takes: Sequence[str]) -> UserError:
@@ -190,7 +197,9 @@ def _check(name: str, value: Any, hint: Any) -> None:
         types += get_args(alternative) if get_origin(alternative) is Literal else [get_origin(alternative) or alternative]
     plain = [kind for kind in types if isinstance(kind, str) or kind in _TESTS]
     # a config holds plain values: they never stand for a class (a tensor, a strategy) among the alternatives
-    built = isinstance(value, DictConfig | ListConfig) and len(plain) < len(types)
+    others = [kind for kind in types if kind not in plain]
+    objects = isinstance(value, ListConfig) and all(map(_takes_no_list, others))
+    built = isinstance(value, DictConfig | ListConfig) and bool(others) and not objects
     unchecked = not plain or built or any(kind in (Any, object) or _is_enum(kind) for kind in types)
     if not unchecked and not any(_is(value, kind) for kind in plain):
         near = closest(value, [kind for kind in plain if isinstance(kind, str)]) if isinstance(value, str) else None
@@ -204,6 +213,12 @@ def _check(name: str, value: Any, hint: Any) -> None:
 def _element_types(alternatives: Sequence[Any]) -> Iterator[Any]:
     """The annotated types of the elements of a list."""
     return (get_args(kind)[0] for kind in alternatives if get_origin(kind) in (list, Sequence) and len(get_args(kind)) == 1)
+
+
+def _takes_no_list(kind: Any) -> bool:
+    """Whether an annotation is a class, such as a tensor, whose place a list cannot take."""
+    lists = (abc.Sequence, abc.Set, abc.Mapping)
+    return isinstance(kind, type) and not issubclass(kind, lists) and kind not in (abc.Iterable, abc.Collection)
 
 
 def _is_enum(kind: Any) -> bool:

@@ -1,22 +1,19 @@
 """The optimizer steps of a run, counted before its trainer has seen the data."""
 
+from math import ceil
 from typing import Any
 
 import lightning.pytorch as pl
 
 from ftlit.data.samplers import TrainOrder
+from ftlit.errors import UserError
 from ftlit.recipes.run.artifacts import images_of
 
 
 def steps_per_epoch(trainer: pl.Trainer, data: Any) -> int | None:
     """Optimizer steps of an epoch; `None` for data of another kind than ours."""
-    images = images_of(data)
-    if images is None or images.batch_overrides:
-        return None
-    batches = len(TrainOrder(images.collection.splits["train"], images.batch_size, processes=trainer.world_size))
-    limit = trainer.limit_train_batches
-    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-    return -(-batches // trainer.accumulate_grad_batches)
+    batches = _batches_per_epoch(trainer, data)
+    return None if batches is None else -(-batches // trainer.accumulate_grad_batches)
 
 
 def training_steps(trainer: pl.Trainer, data: Any) -> int | None:
@@ -27,3 +24,29 @@ def training_steps(trainer: pl.Trainer, data: Any) -> int | None:
     ends = [per_epoch * epochs] if epochs is not None and epochs >= 0 else []
     ends += [trainer.max_steps] if trainer.max_steps >= 0 else []
     return min(ends, default=None)
+
+
+def check_validation_interval(trainer: pl.Trainer, data: Any) -> None:
+    """Raise `UserError` for a `val_check_interval` after which no epoch has a validation: Lightning finds it only when training begins."""
+    batches, interval = _batches_per_epoch(trainer, data), trainer.val_check_interval
+    if batches is None or trainer.check_val_every_n_epoch is None or not isinstance(interval, int | float):
+        return
+    if isinstance(interval, int) and interval > batches:
+        raise UserError(
+            f"trainer.val_check_interval={interval}: an epoch has {batches} batches; give 1 to {batches}, a share such as 0.5, "
+            "or trainer.check_val_every_n_epoch=null to count over all epochs"
+        )
+    if isinstance(interval, float) and batches * interval < 1:
+        raise UserError(
+            f"trainer.val_check_interval={interval}: an epoch has {batches} batches, less than one lies between two validations; "
+            f"give {ceil(1000 / batches) / 1000:g} to 1.0"
+        )
+
+
+def _batches_per_epoch(trainer: pl.Trainer, data: Any) -> int | None:
+    images = images_of(data)
+    if images is None or images.batch_overrides:
+        return None
+    batches = len(TrainOrder(images.collection.splits["train"], images.batch_size, processes=trainer.world_size))
+    limit = trainer.limit_train_batches
+    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)

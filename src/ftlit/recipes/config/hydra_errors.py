@@ -1,0 +1,72 @@
+"""Read what Hydra's errors say: from their messages, from where they were raised, and from how the version of Hydra wraps them.
+
+Tried with Hydra 1.3.8 and 1.4.0rc3. Each function has a contract test in tests/recipes/config/test_hydra_internals.py.
+"""
+
+import re
+from dataclasses import dataclass
+from traceback import walk_tb
+
+from hydra.errors import InstantiationException
+
+
+def missing_option(message: str) -> tuple[str, str] | None:
+    """Group and option of the config file that Hydra did not find, read from the message of its `MissingConfigException`."""
+    found = re.search(r"Could not find '(.+)/(.+)'", message)
+    return (found[1], found[2]) if found else None
+
+
+def rejected_name(message: str) -> str | None:
+    """The name that Hydra did not find in the config, read from the message of its `ConfigCompositionException`."""
+    found = re.search(r"Could not (?:override|find|delete|delete from config\.) '([^'@=]+)", message)
+    return found[1] if found else None
+
+
+def is_bad_group_value(error: BaseException) -> bool:
+    """Whether Hydra refused something other than a name as the option of a group: `scenario=null`, `head=3`, `data=[1,2]`."""
+    if isinstance(error, TypeError):  # numbers in a list of options
+        modules = [str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__)]
+        return bool(modules) and modules[-1] in ("hydra._internal.defaults_list", "hydra.core.default_element")
+    return isinstance(error, ValueError) and str(error).startswith("Config group override must be")
+
+
+def swept_value(message: str) -> str | None:
+    """The word `name=1,2` that Hydra refuses outside of a sweep, read from the message of its `ConfigCompositionException`."""
+    found = re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)' ?(?:1\. |requires)", message)
+    return found[1] if found else None
+
+
+def run_folder_error(error: BaseException) -> OSError | None:
+    """The error, where Hydra could not make the folder of a run or of a sweep."""
+    modules = [str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__)]
+    callers = [name for name in modules if name.partition(".")[0] not in ("pathlib", "os")]
+    from_hydra = bool(callers) and callers[-1].startswith(("hydra.", "hydra_plugins."))
+    return error if isinstance(error, OSError) and from_hydra else None
+
+
+@dataclass(frozen=True)
+class FailedCall:
+    """A call of `instantiate` that failed.
+
+    Attributes:
+        node: full name of the config node, empty for the root.
+        cause: what the target raised, or why it cannot be imported; `None` where Hydra refused the node itself.
+        modules: names of the modules through which `cause` passed inside the target.
+    """
+
+    node: str
+    cause: BaseException | None
+    modules: list[str]
+
+
+def failed_call(error: BaseException) -> FailedCall | None:
+    """Read what Hydra adds to the error of a failed call: 1.3 wraps it, 1.4 adds a note. `None` for any other error."""
+    wrapped = isinstance(error, InstantiationException)
+    text = str(error) if wrapped else "\n".join(getattr(error, "__notes__", ()))
+    found = re.search(r"full_key: (\S+)", text)
+    if not wrapped and found is None:
+        return None
+    cause = error.__cause__ if wrapped else error
+    modules = [str(frame.f_globals.get("__name__", "")) for frame, _ in walk_tb(cause.__traceback__ if cause else None)]
+    last = max((i for i, name in enumerate(modules) if name.startswith("hydra._internal.")), default=-1)
+    return FailedCall(found[1] if found else "", cause, modules[last + 1 :])
