@@ -5,6 +5,7 @@ import json
 
 import pytest
 from paths import ROOT
+from PIL import Image
 
 from benchmarks.planted import FAULTS, PEERS
 from benchmarks.planted.fault import CAUGHT
@@ -140,6 +141,15 @@ def test_both_sides_of_a_network_pass_are_measured(bench):
     (row,) = rows(["squeezenet1_1"], 1, 1, "cpu")
     assert {name: len(seconds) for name, seconds in row.samples.items()} == {"ftlit": 1, "float32": 1}
     assert row.ratio == row.samples["ftlit"][0] / row.samples["float32"][0]
+
+
+def test_a_batch_of_8_bits_is_a_quarter_of_one_of_floats(bench, tmp_path):
+    from hardware.loading import rows
+
+    for i in range(3):
+        Image.new("RGB", (40, 30), (i, i, i)).save(tmp_path / f"{i}.png")
+    time, size = rows(tmp_path, 2, 1)
+    assert size.ratio == 0.25 and time.ratio == time.samples["8 bits"][0] / time.samples["floats"][0]
 
 
 def test_a_failed_round_gives_nan(bench):

@@ -62,6 +62,17 @@ def test_a_module_that_overrides_configure_model_or_setup_builds_layers_late():
     assert [internals.builds_layers_late(model()) for model in (Net, Late, Later)] == [False, True, True]
 
 
+def test_hooks_that_a_module_or_its_class_overrides_are_known():
+    class Changed(Net):
+        def on_before_batch_transfer(self, batch, dataloader_idx):
+            return batch
+
+    replaced, hooks = Net(), ("on_before_batch_transfer", "transfer_batch_to_device")
+    replaced.transfer_batch_to_device = lambda batch, device, dataloader_idx: batch
+    found = [internals.overrides(module, pl.LightningModule, *hooks) for module in (Net(), Changed(), replaced)]
+    assert found == [False, True, True] and not internals.overrides(Changed(), pl.LightningModule, hooks[1])
+
+
 class Unfreeze(pl.Callback):
     """Unfreeze the low layer at the second step, and record for how many parameters DDP averages gradients."""
 

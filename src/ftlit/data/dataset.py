@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ftlit.data.pixels import Normalization, SplitView
 from ftlit.data.transforms import Transform
 
 Split = Literal["train", "val", "test"]
@@ -89,14 +90,22 @@ def wrong_class_names(names: Sequence[Any]) -> list[str]:
 class LabelledImages(Dataset[Batch]):
     """One split of a collection as (image float32 (3, S, S), or token ids int64 (T,), target) pairs.
 
+    Args:
+        collection: the images, or texts.
+        split: one of its splits.
+        transform: image -> tensor.
+        as_pixels: give images before their normalisation, where `transform` can be split into these two parts.
+
     Raises:
         BadImage: while reading, an image that cannot be decoded.
     """
 
-    def __init__(self, collection: Collection, split: Split, transform: Transform) -> None:
+    def __init__(self, collection: Collection, split: Split, transform: Transform, *, as_pixels: bool = False) -> None:
         self.examples = collection.splits[split]
         self.targets = collection.targets(split)
-        self.transform = transform
+        view = SplitView.of(transform) if as_pixels else None
+        self.transform = view.pixels if view else transform
+        self.normalization: Normalization | None = view.normalization if view else None
 
     def __len__(self) -> int:
         return len(self.examples)

@@ -152,6 +152,9 @@ class Batches(Dataset[Batch]):
     def __getitem__(self, indices: Sequence[tuple[int, int]]) -> Batch:
         with kept_random_state():
             samples = [self._sample(*pair) for pair in indices]
+            if self.images.normalization:
+                images, targets = zip(*samples, strict=True)
+                samples = list(zip(self.images.normalization.of_one_type(images), targets, strict=True))
             torch.default_generator.manual_seed(derived_seed(self.seed, *indices[0], -1))
             return self.collate(samples)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ftlit.data.dataset import Examples
+from ftlit.data.pixels import SplitView
 from ftlit.data.transforms import Transform
 from ftlit.errors import UserError, unknown
 from ftlit.features.keys import VALUES, feature_keys, stored_dtype
@@ -168,7 +169,7 @@ def run(backbone: Backbone, images: Tensor, specs: Sequence[FeatureSpec]) -> dic
 
 
 class ImageViews(Dataset[tuple[ImageHashes, Tensor]]):
-    """Images in one view: a list of places gives their hashes (n,) and tensors (n, 3, S, S).
+    """Images in one view: a list of places gives their hashes (n,) and tensors (n, 3, S, S), which `normalized` completes.
 
     Random augmentation is a function of (seed, number of the view, image).
 
@@ -180,11 +181,19 @@ class ImageViews(Dataset[tuple[ImageHashes, Tensor]]):
     """
 
     def __init__(self, examples: Examples, hashes: ImageHashes, transform: Transform, seed: tuple[int, int] = (0, 0)) -> None:
-        self.examples, self.hashes, self.transform, self.seed = examples, hashes, transform, seed
+        self.examples, self.hashes, self.seed = examples, hashes, seed
+        view = SplitView.of(transform)
+        self.transform = view.pixels if view else transform
+        self.normalization = view.normalization if view else None
 
     def __getitem__(self, places: Sequence[int]) -> tuple[ImageHashes, Tensor]:
         with kept_random_state():
-            return self.hashes[places], torch.stack([self._tensor(place) for place in places])
+            images = [self._tensor(place) for place in places]
+        return self.hashes[places], torch.stack(self.normalization.of_one_type(images) if self.normalization else images)
+
+    def normalized(self, images: Tensor) -> Tensor:
+        """Normalise a batch of these images on its device, unless it is normalised."""
+        return self.normalization.of_pixels(images) if self.normalization else images
 
     def _tensor(self, place: int) -> Tensor:
         torch.default_generator.manual_seed(derived_seed(*self.seed, int(self.hashes[place], 16)))

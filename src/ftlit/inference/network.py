@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ftlit.data.images import as_rgb, image_reader
+from ftlit.data.images import image_reader
 from ftlit.data.input_spec import InputSpec
-from ftlit.data.tokens import TextSpec
-from ftlit.data.transforms import check_rgb_tensor, dense_transform
+from ftlit.data.transforms import dense_transform
 from ftlit.errors import UserError, one_line, shorten
 from ftlit.formats import DamagedFile, JsonObject
+from ftlit.inference.network_inputs import ImageOrText, cannot_take, normalized, tensor_of
 from ftlit.inference.record import KEY, build_backbone, build_head, read_record
 from ftlit.inference.record_checks import BadRecord, LimitedAllocation
 from ftlit.inference.slim import filled
@@ -27,7 +27,6 @@ from ftlit.models.precision import autocast_of, device_of, precision_for
 from ftlit.tensor_files import load_checkpoint
 
 NOT_FINITE = "the network gives probabilities that are not finite numbers: its weights are damaged, or training diverged"
-ImageOrText = str | Path | Image.Image | Tensor
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ class Network:
         if isinstance(examples, str | Path | Image.Image) or (isinstance(examples, Tensor) and examples.ndim <= 3):
             return self([examples])[0]
         if not isinstance(examples, Iterable):
-            raise self._cannot_take(examples)
+            raise cannot_take(examples, self.backbone.input_spec)
         inputs = [self.as_input(example) for example in examples]
         return self.predictions(self.probabilities(torch.stack(inputs))) if inputs else []
 
@@ -107,19 +106,7 @@ class Network:
 
     def as_input(self, example: ImageOrText) -> Tensor:
         """The tensor of one image (3, S, S), as in evaluation, or text (T,). Raises `UserError` for an unsuitable input."""
-        spec = self.backbone.input_spec
-        if isinstance(spec, TextSpec):
-            if not isinstance(example, str):
-                raise self._cannot_take(example)
-            return spec.views()[1](example)
-        if isinstance(example, str | Path):
-            return spec.views()[1](image_reader(spec)(example))
-        if isinstance(example, Image.Image):
-            return spec.views()[1](as_rgb(example, spec))
-        if not isinstance(example, Tensor):
-            raise self._cannot_take(example)
-        check_rgb_tensor(example)
-        return spec.views()[1](example)
+        return tensor_of(example, self.backbone.input_spec)
 
     @property
     def device(self) -> torch.device:
@@ -140,13 +127,14 @@ class Network:
         return self if precision is None else replace(self, precision=precision)
 
     def logits(self, inputs: Tensor) -> Tensor:
-        """Output (N, K), on the network's device, for a batch of tensors from `as_input`."""
+        """Output (N, K), on the network's device, for a batch of tensors from `as_input` or `pixels_of`."""
         inputs = inputs.to(self.device, non_blocking=True)
+        inputs = normalized(inputs, self.backbone.input_spec)
         with torch.inference_mode(), autocast_of(self.precision, self.device.type):
             return logits_of(self.head, self.backbone(inputs), self.backbone.pool)
 
     def probabilities(self, inputs: Tensor) -> Tensor:
-        """Output (N, K) for a batch of tensors from `as_input`."""
+        """Output (N, K) for a batch of tensors from `as_input` or `pixels_of`."""
         return self._normalized(self.logits(inputs))
 
     def predictions(self, probabilities_NK: Tensor) -> list[Prediction]:
@@ -182,11 +170,6 @@ class Network:
 
     def _normalized(self, logits: Tensor) -> Tensor:
         return logits.sigmoid() if self.multilabel else logits.softmax(dim=1)
-
-    def _cannot_take(self, given: object) -> UserError:
-        noun = self.backbone.input_spec.noun
-        kinds = "strings" if noun == "texts" else "paths, PIL images or RGB tensors (3, H, W)"
-        return UserError(f"the network of this run takes {noun}, one or a list, given as {kinds}, not as {type(given).__name__}")
 
 
 def _check_finite(values: Tensor) -> None:

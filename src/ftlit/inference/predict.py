@@ -21,6 +21,7 @@ from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, unknown
 from ftlit.formatting import harmless, printable
 from ftlit.inference.network import NOT_FINITE, Network, Prediction, load
+from ftlit.inference.network_inputs import pixels_of
 
 OUTPUT_FORMATS = ("csv", "jsonl")
 NamedInput = tuple[str, str]  # name of its row, as given by the user; path or text
@@ -109,7 +110,7 @@ class InputBatch(NamedTuple):
     Args:
         names: of the rows, in order.
         reasons: of each input, why it cannot be read; empty for one that was read.
-        inputs: tensors of those that were read, in order; `None` if none was.
+        inputs: tensors of those that were read, in order, see `pixels_of`; `None` if none was.
     """
 
     names: list[str]
@@ -151,7 +152,7 @@ class Inputs(Dataset[tuple[str, Tensor | str]]):
     def __getitem__(self, i: int) -> tuple[str, Tensor | str]:
         name, example = self.examples[i]
         try:
-            return name, self.network.as_input(example)
+            return name, pixels_of(example, self.network.backbone.input_spec)
         except BadImage as error:
             missing = isinstance(error.__cause__, FileNotFoundError | NotADirectoryError)
             return name, "no such file or folder" if missing else str(error)

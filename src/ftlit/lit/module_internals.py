@@ -7,6 +7,7 @@ Each function has a contract test in tests/lit/test_module_internals.py, "the li
 |---|---|---|
 | `LightningModule._trainer` | `trainer_of` | `LightningModule.trainer` raises without one |
 | `is_overridden` | `builds_layers_late` | layers that `setup` or `configure_model` adds are not there yet |
+| `is_overridden` | `overrides` | a hook that a user has changed may read the batches before they are normalised |
 | `DDPStrategy.model`, `DDPStrategy.configure_ddp` | `wrap_ddp_again` | DDP averages only what required a gradient when it was built |
 | `FSDPStrategy.kwargs` | `uses_original_parameters` | Lightning keeps the arguments of the user nowhere else |
 | `strategy.setup_environment`, `strategy.cluster_environment` | `before_setup`, `name_meeting_place` | no hook precedes the process group |
@@ -36,6 +37,11 @@ def trainer_of(module: LightningModule) -> Trainer | None:
 def builds_layers_late(module: LightningModule) -> bool:
     """Whether the module may add layers in `setup` or `configure_model`, which run after the callbacks' `setup`."""
     return is_overridden("configure_model", module) or is_overridden("setup", module)
+
+
+def overrides(instance: object, parent: type, *hooks: str) -> bool:
+    """Whether an object, or its class, has another implementation of one of these hooks than `parent`."""
+    return any(is_overridden(hook, instance, parent) for hook in hooks)
 
 
 def wrap_ddp_again(trainer: Trainer) -> None:

@@ -9,6 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerState
 from paths import CONF as ALL_CONF
 from PIL import Image
 from torch import nn
@@ -148,6 +149,7 @@ class TwoProcessTrainer:
 
     def __init__(self, rank: int) -> None:
         self.distributed_sampler_kwargs, self.overfit_batches = {"num_replicas": 2, "rank": rank}, 0.0
+        self.state = TrainerState()
 
 
 def test_batches_of_two_processes_together_equal_those_of_one_with_twice_the_batch_size():

@@ -180,12 +180,13 @@ def _compute(
         sampler=share,
         batch_size=None,
         num_workers=min(num_workers, len(share)) if len(share) > 1 else 0,  # starting a process takes longer than one batch
+        pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # leaves the global random state as it is
     )
 
     def loaded() -> Iterator[tuple[ImageHashes, Tensor]]:
         for hashes, images in loader:
-            yield hashes, precision.convert_input(images.to(device))
+            yield hashes, precision.convert_input(request.images.normalized(images.to(device, non_blocking=True)))
             if advance:
                 advance(len(images))
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import Trainer
 from torch import nn
 
 from ftlit.data.dataset import SPLITS, Split
@@ -29,6 +29,7 @@ from ftlit.fingerprint import fingerprint
 from ftlit.lit.datamodules.extraction import VALIDATION, Extraction
 from ftlit.lit.datamodules.extraction_pass import EVALUATION, View
 from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.lit.datamodules.image_wrapper import WrapsImageData
 from ftlit.lit.datamodules.stage_loader import ServedFeatures, StageLoader
 from ftlit.lit.staged_finetuning import StagedFinetuning
 from ftlit.lit.strategies import SHARDED
@@ -38,7 +39,7 @@ from ftlit.models.backbone import Backbone
 WEIGHT_DTYPES = {"64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.float16}  # by precision; else float32
 
 
-class FeatureData(LightningDataModule):
+class FeatureData(WrapsImageData):
     """`ImageData` that serves stored features instead of images wherever the frozen layers of a stage allow it.
 
     Batches are (`FeatureBatch`, targets); the module holds one `Backbone` and passes `batch[0]` to it.
@@ -95,14 +96,9 @@ class FeatureData(LightningDataModule):
         self.extraction = Extraction(data, self.store, dtype=dtype, seed=seed)
         self._stage_inputs: list[StageInput] = []
 
-    def prepare_data(self) -> None:
-        """Prepare the image data module."""
-        self.images.prepare_data()
-
     def setup(self, stage: str) -> None:
-        """Attach the trainer to the image data module, and set that up."""
-        self.images.trainer = self.trainer
-        self.images.setup(stage)
+        """Set up the image data module, and forget the last fit."""
+        super().setup(stage)
         if stage == "fit":
             self._stage_inputs = []
             self.extraction.forget()
@@ -120,27 +116,6 @@ class FeatureData(LightningDataModule):
     def test_dataloader(self) -> StageLoader:
         """Return batches of the test split."""
         return StageLoader(self.images, "test", self.serve)
-
-    @property
-    def batch_size(self) -> int:
-        """Images in a batch of one process."""
-        return self.images.batch_size
-
-    @batch_size.setter
-    def batch_size(self, size: int) -> None:
-        self.images.batch_size = size
-
-    def teardown(self, stage: str) -> None:
-        """Tear down the image data module."""
-        self.images.teardown(stage)
-
-    def state_dict(self) -> dict[str, int]:
-        """Return the position in the epoch, which Lightning stores in checkpoints."""
-        return self.images.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Continue from this position."""
-        self.images.load_state_dict(state_dict)
 
     def plan(self, module: nn.Module, schedule: Schedule | None, trainer: Trainer) -> list[StageInput]:
         """Return what each stage reads. Computes no features."""

@@ -12,12 +12,14 @@ from ftlit.data.collate import MixedCollate
 from ftlit.data.dataset import SPLITS, Batch, Collection, LabelledImages, Split
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.loading import default_workers
+from ftlit.data.pixels import Normalization, SplitView
 from ftlit.data.samplers import Batches, EvalOrder, TrainOrder
 from ftlit.data.splitting.splits import draw_per_class, draw_share
 from ftlit.data.tokens import TextSpec
 from ftlit.data.transforms import Transform
 from ftlit.errors import UserError, shorten
 from ftlit.features.image_hashes import cached_hashes
+from ftlit.lit.datamodules.device_normalization import NormalizesOnDevice, normalizes_batches
 from ftlit.lit.trainer_internals import completed_batches, overfits_batches, process_share
 from ftlit.registry import Registry
 
@@ -33,12 +35,14 @@ BATCH_METHODS = (
 DATA_SOURCES: Registry[Callable[..., LightningDataModule]] = Registry("data source")
 
 
-class ImageData(LightningDataModule):
+class ImageData(NormalizesOnDevice):
     """Batches (images float32 (N, 3, S, S) or token ids int64 (N, T) of texts, targets) of a collection, as a network expects them.
 
     Targets are class numbers, int64 (N,); with several labels, or mixed, float32 (N, num_classes).
     Order, augmentation and mixing are functions of (seed, epoch, image), see `ftlit.data.samplers`. A checkpoint keeps the position in the
-    epoch, and resumed training continues from there.
+    epoch, and resumed training continues from there. While a trainer runs with this data module, batches hold images of 8 bits until
+    they are on its device, where `on_after_batch_transfer` normalises them; not with `mix`, nor where a subclass or the trainer's module
+    overrides a method that sees them before.
 
     Args:
         collection: the images, in three splits.
@@ -119,7 +123,7 @@ class ImageData(LightningDataModule):
     def loader(self, split: Split, order: TrainOrder | EvalOrder) -> DataLoader[Batch]:
         """Return the batches of an order."""
         return DataLoader(
-            Batches(LabelledImages(self.collection, split, self.transforms[split]), self._collate[split], self.seed),
+            Batches(self._labelled(split), self._collate[split], self.seed),
             sampler=order,
             batch_size=None,  # an item is a batch
             num_workers=self.num_workers,
@@ -127,6 +131,17 @@ class ImageData(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # seeds the workers; without it, loading would change the global random state
         )
+
+    def _labelled(self, split: Split) -> LabelledImages:
+        on_device = self.normalization is not None and not self._collate[split].steps and not self.batch_overrides
+        return LabelledImages(self.collection, split, self.transforms[split], as_pixels=on_device and normalizes_batches(self.trainer))
+
+    @property
+    def normalization(self) -> Normalization | None:
+        """Of the images in all splits; `None` where a view cannot be split, or where the views differ in it."""
+        views = [SplitView.of(transform) for transform in self.transforms.values()]
+        found = {view.normalization if view else None for view in views}
+        return found.pop() if len(found) == 1 else None
 
     @property
     def num_workers(self) -> int:

@@ -1,0 +1,58 @@
+"""The inputs of a network: tensors of images or texts, from whatever a user gives."""
+
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from ftlit.data.images import as_rgb, image_reader
+from ftlit.data.input_spec import InputSpec
+from ftlit.data.pixels import SplitView
+from ftlit.data.tokens import TextSpec
+from ftlit.data.transforms import check_rgb_tensor
+from ftlit.errors import UserError
+
+ImageOrText = str | Path | Image.Image | Tensor
+
+
+def tensor_of(example: ImageOrText, spec: InputSpec | TextSpec) -> Tensor:
+    """The tensor of one image (3, S, S), as in evaluation, or text (T,). Raises `UserError` for an unsuitable input."""
+    return spec.views()[1](_readable(example, spec))
+
+
+def pixels_of(example: ImageOrText, spec: InputSpec | TextSpec) -> Tensor:
+    """As `tensor_of`, but an image of 8 bits is not normalised: `normalized` does that, faster, on the network's device."""
+    view = SplitView.of(spec.views()[1])
+    if view is None:
+        return tensor_of(example, spec)
+    (pixels,) = view.normalization.of_one_type([view.pixels(_readable(example, spec))])
+    return pixels
+
+
+def normalized(inputs: Tensor, spec: InputSpec | TextSpec) -> Tensor:
+    """A batch from `pixels_of` or `tensor_of` as the network takes it."""
+    view = SplitView.of(spec.views()[1]) if inputs.ndim == 4 else None
+    return view.normalization.of_pixels(inputs) if view else inputs
+
+
+def cannot_take(given: object, spec: InputSpec | TextSpec) -> UserError:
+    """The error for an input of another type."""
+    kinds = "strings" if isinstance(spec, TextSpec) else "paths, PIL images or RGB tensors (3, H, W)"
+    return UserError(f"the network of this run takes {spec.noun}, one or a list, given as {kinds}, not as {type(given).__name__}")
+
+
+def _readable(example: ImageOrText, spec: InputSpec | TextSpec) -> Any:
+    """What a view takes: an RGB image, or a text."""
+    if isinstance(spec, TextSpec):
+        if not isinstance(example, str):
+            raise cannot_take(example, spec)
+        return example
+    if isinstance(example, str | Path):
+        return image_reader(spec)(example)
+    if isinstance(example, Image.Image):
+        return as_rgb(example, spec)
+    if not isinstance(example, Tensor):
+        raise cannot_take(example, spec)
+    check_rgb_tensor(example)
+    return example
