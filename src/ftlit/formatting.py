@@ -1,5 +1,8 @@
-"""Format numbers as text."""
+"""Format numbers, names and commands as text."""
 
+import re
+import shlex
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -40,6 +43,20 @@ def shown(path: str | Path) -> str:
     """Return a path as printable text. Bytes that are not UTF-8 are escaped; a path with a line break is quoted and escaped."""
     text = printable(str(path))
     return text if text.isprintable() else repr(text)
+
+
+def shell_word(word: str) -> str:
+    """A word as a shell reads it. Single quotes inside are put between double quotes, which is easier to read than `shlex.quote`.
+
+    >>> print(shell_word("seed=1"), shell_word("data.root='a (1)'"))
+    seed=1 "data.root='a (1)'"
+    """
+    return f'"{word}"' if "'" in word and not re.search(r'["$`\\!]', word) else shlex.quote(word)
+
+
+def shell_command(words: Iterable[str]) -> str:
+    """A command as a shell reads it, see `shell_word`."""
+    return " ".join(map(shell_word, words))
 
 
 def harmless(cell: str) -> str:

@@ -2,7 +2,6 @@
 
 import errno
 import re
-import shlex
 import sys
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -15,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.files import disk_error, write_error
+from ftlit.formatting import shell_word
 from ftlit.recipes.config import hydra_errors, hydra_internals
 from ftlit.recipes.config.literal_values import quote
 from ftlit.recipes.config.option_names import lacks_argument, overlay_groups, renamed_option
@@ -111,7 +111,7 @@ def _unreadable(word: str) -> UserError:
     """The error for a word that Hydra's grammar refuses, with the word as one text."""
     text = f"cannot read {word!r}: give group=option or name=value"
     name, found, value = word.partition("=")
-    as_text = f"; with quotes, {shlex.quote(f'{name}={quote(value)}')}" if found and re.fullmatch(r"\+{0,2}[\w.]+", name) else ""
+    as_text = f"; with quotes, {shell_word(f'{name}={quote(value)}')}" if found and re.fullmatch(r"\+{0,2}[\w.]+", name) else ""
     return UserError(text + as_text)
 
 
@@ -160,7 +160,7 @@ def _wrong_override(chain: list[BaseException]) -> UserError:
     text = " ".join(one_line(error) for error in chain)
     if word := hydra_errors.swept_value(text):
         key, _, value = word.partition("=")
-        as_list = f"; for a list, give {shlex.quote(f'{key}=[{value}]')}" if re.fullmatch(r"[\w.,+-]+", value) else ""
+        as_list = f"; for a list, give {shell_word(f'{key}=[{value}]')}" if re.fullmatch(r"[\w.,+-]+", value) else ""
         return UserError(f"{word} stands for several runs: add -m{as_list}")
     name = hydra_errors.rejected_name(text)
     if name is None:

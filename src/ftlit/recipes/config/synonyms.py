@@ -1,9 +1,9 @@
 """Names of other programs for options of this one: the words that take their place on the command line."""
 
-import shlex
 from pathlib import Path
 
 from ftlit.errors import UserError
+from ftlit.formatting import shell_word
 
 VALUE = "{value}"  # stands for the value that was given
 OPTIONS = {  # the last part of a name, in lower case and without `_` and `-` -> the words to give
@@ -108,14 +108,14 @@ def _words(plain: str, value: str) -> str | None:
     template = OPTIONS.get(plain)
     if template is None or (value.lower() == "false" and VALUE not in template):
         return None
-    return " ".join(shlex.quote(word.replace(VALUE, value).replace("{name}", plain)) for word in template.split(" "))
+    return " ".join(shell_word(word.replace(VALUE, value).replace("{name}", plain)) for word in template.split(" "))
 
 
 def _data(value: str) -> str:
     """The data of a path, or of a data set by its name."""
     if value.lower().endswith(".csv"):
-        return f"data=csv {shlex.quote(f'data.csv={value}')}"
-    return _published("data", value) or f"data=folder {shlex.quote(f'data.root={value}')}"
+        return f"data=csv {shell_word(f'data.csv={value}')}"
+    return _published("data", value) or f"data=folder {shell_word(f'data.root={value}')}"
 
 
 def _published(group: str, option: str) -> str | None:
@@ -127,10 +127,10 @@ def _published(group: str, option: str) -> str | None:
         if name := names.get(option.lower().replace("-", "").replace("_", "")):
             return f"data=torchvision data.name={name} data.download=true"
         if "/" in option or Path(option).exists():
-            return _data(option) if option.lower().endswith(".csv") else f"data=folder {shlex.quote(f'data.root={option}')}"
+            return _data(option) if option.lower().endswith(".csv") else f"data=folder {shell_word(f'data.root={option}')}"
     if group == "backbone":
         if Path(option).is_file() or "/" in option:
-            return f"{shlex.quote(f'backbone.weights={option}')} and backbone=..., the network that has these weights"
+            return f"{shell_word(f'backbone.weights={option}')} and backbone=..., the network that has these weights"
         try:
             import timm
         except ImportError:

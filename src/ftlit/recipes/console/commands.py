@@ -1,9 +1,8 @@
 """The commands that start a run again, or resume it."""
 
-import shlex
-
 from omegaconf import DictConfig
 
+from ftlit.formatting import shell_command
 from ftlit.recipes.config.overrides import arguments, typed_command
 
 
@@ -14,4 +13,4 @@ def resume_command(cfg: DictConfig) -> str:
 
 def start_command(cfg: DictConfig) -> str:
     """The command that starts this run again in its folder."""
-    return shlex.join([*typed_command(), *(word for word in arguments(cfg.paths.run) if not word.startswith("resume="))])
+    return shell_command([*typed_command(), *(word for word in arguments(cfg.paths.run) if not word.startswith("resume="))])

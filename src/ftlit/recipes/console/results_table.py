@@ -1,6 +1,5 @@
 """Print the results of a run, and the advice on a scenario."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from math import sqrt
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.table import Table
 
+from ftlit.formatting import shell_command
 from ftlit.probes.advice import Advice, Measurements
 from ftlit.recipes.config.overrides import search_words, typed_command
 from ftlit.recipes.console.printing import print_line, show
@@ -62,4 +62,4 @@ def print_advice(measured: Measurements, advice: Advice, reason: str, costs: Map
     show(table)
     print_line(f"* {reason}")
     print_line("estimated time: " + ", ".join(f"{name} {seconds:,.0f} s" for name, seconds in costs.items()))
-    print_line(shlex.join([*typed_command(), *search_words(), *command]))
+    print_line(shell_command([*typed_command(), *search_words(), *command]))

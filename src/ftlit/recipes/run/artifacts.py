@@ -1,7 +1,6 @@
 """Write the files of a run's folder, and its report."""
 
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
@@ -19,6 +18,7 @@ from ftlit.errors import one_line
 from ftlit.files import remove_parts, write_atomically
 from ftlit.finetuning.plan import Plan
 from ftlit.formats import ENCODING
+from ftlit.formatting import shell_command
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.recipes.config.hydra_internals import choices
@@ -51,7 +51,7 @@ def write_run(cfg: DictConfig, data: Any, plan_rows: Sequence[tuple[str, str]], 
     name = cfg.backbone.get("name", chosen.get("backbone"))
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     run_files.clear(folder)
-    about = [("command", shlex.join([*typed_command(), *arguments(cfg.paths.run)])), ("versions", versions)]
+    about = [("command", shell_command([*typed_command(), *arguments(cfg.paths.run)])), ("versions", versions)]
     run_files.write_run(
         folder,
         {
