@@ -32,12 +32,12 @@ def test_the_default_scenario_auto_measures_once_and_given_settings_override_the
 
 
 def test_with_one_image_per_class_the_probe_has_a_fixed_l2_penalty(tmp_path):
-    result = train(tmp_path, "data.per_class=1", "optimizer.lr=2e-3", "report=false", "hydra.run.dir=run")
+    result = train(tmp_path, "data.per_class=1", "optimizer.lr=2e-3", "data.augment=none", "report=false", "hydra.run.dir=run")
     assert result.returncode == 0 and "scenario=auto: small_similar. There is only one training image per class" in result.stdout, (
         result.stderr
     )
     output = " ".join(result.stdout.split())
-    assert "L2 penalty 0.1." in output and "No gradient training: optimizer.lr=2e-3 is ignored." in output
+    assert "L2 penalty 0.1." in output and "No gradient training: optimizer.lr=2e-3, data.augment=none are ignored." in output
     assert json.loads((tmp_path / "run/result.json").read_text())["test/accuracy"] > 0.7
 
 

@@ -244,7 +244,10 @@ def test_the_command_prints_the_file_and_the_code_that_loads_it(runs, tmp_path, 
     code, out = command(monkeypatch, capsys, runs["linear"], "--to", "torchvision", "--out", tmp_path / "ants.pth")
     path, usage, images = out.splitlines()
     assert code == 0 and path == str(tmp_path / "ants.pth") and "get_model('mobilenet_v3_small', num_classes=3)" in usage
-    assert images == "images: float32 RGB (N, 3, 64, 64) in [0, 1], normalised outside, by input_spec"
+    assert images == (
+        "images: float32 RGB (N, 3, 64, 64) in [0, 1]: shorter side resized to 73 (bilinear), centre crop of 64; "
+        "mean 0.4, std 0.2, not normalised inside"
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from ftlit.errors import UserError, one_line
 from ftlit.formatting import shown
 
 GreyRange = tuple[float, float]  # the values of black and of white
+PHOTO_SIDE = 64  # pixels of the shorter side of a photo, at least
+PHOTO_COLOUR = 10  # mean difference of the largest and the smallest channel of a photo, at least, of 255
 
 
 class BadImage(UserError):
@@ -109,3 +111,17 @@ def image_reader(spec: InputSpec) -> Callable[[str | Path], Image.Image]:
 def as_rgb(image: Image.Image, spec: InputSpec) -> Image.Image:
     """Convert a PIL image as `image_reader` converts an image file."""
     return to_rgb(image) if spec.grey_range is None else to_rgb_in_range(image, spec.grey_range)
+
+
+def looks_like_photo(path: Path) -> bool:
+    """Whether an image file is large and colourful, as photos are, and drawings, scans and small images mostly are not; false where it
+    cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            large = min(image.size) >= PHOTO_SIDE
+            image.draft("RGB", (PHOTO_SIDE, PHOTO_SIDE))  # decodes a JPEG faster
+            values = np.asarray(image.convert("RGB").resize((32, 32)), dtype=np.int16)
+    except Exception:  # PIL raises errors of many kinds; the image is reported where it is needed
+        return False
+    return large and float((values.max(axis=2) - values.min(axis=2)).mean()) >= PHOTO_COLOUR

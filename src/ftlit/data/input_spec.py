@@ -75,7 +75,17 @@ class InputSpec:
     def summary(self) -> str:
         """Description for the plan."""
         grey = "" if self.grey_range is None else ", grey values {:g} to {:g}".format(*self.grey_range)
-        return f"{self.size}x{self.size}, mean {_numbers(self.mean)}, std {_numbers(self.std)}, {self.interpolation}{grey}"
+        return f"{self.size}x{self.size}, {self.normalisation}, {self.interpolation}{grey}"
+
+    @property
+    def normalisation(self) -> str:
+        """Mean and standard deviation, as text."""
+        return f"mean {_numbers(self.mean)}, std {_numbers(self.std)}"
+
+    @property
+    def preparation(self) -> str:
+        """Description of how an image becomes the square that the network sees in evaluation."""
+        return f"shorter side resized to {self.resize or self.size} ({self.interpolation}), centre crop of {self.size}"
 
     def views(self, augment: str = "none") -> tuple[Transform, Transform]:
         """The transforms of training (see `train_transform`) and of evaluation."""

@@ -26,10 +26,9 @@ def cross_entropy(counts: Sequence[int], *, label_smoothing: float = 0.0, class_
     """
     if not 0 <= label_smoothing < 1:
         raise UserError(f"label_smoothing={label_smoothing}: give a number, at least 0 and below 1")
-    weights = _weights(counts, class_weights)
-    if weights is None:
+    if class_weights is None:
         return nn.CrossEntropyLoss(label_smoothing=label_smoothing)
-    return WeightedCrossEntropy(weights, label_smoothing=label_smoothing)
+    return WeightedCrossEntropy(weights_of_classes(counts, class_weights), label_smoothing=label_smoothing)
 
 
 class WeightedCrossEntropy(nn.CrossEntropyLoss):
@@ -56,9 +55,8 @@ def bce(counts: Sequence[int]) -> nn.Module:
     return nn.BCEWithLogitsLoss()
 
 
-def _weights(counts: Sequence[int], how: str | None) -> torch.Tensor | None:
-    if how is None:
-        return None
+def weights_of_classes(counts: Sequence[int], how: str) -> torch.Tensor:
+    """The weight of each class in the loss. Raises `UserError` if `how` is not `balanced`."""
     if how != "balanced":
         raise unknown("class_weights", how, ["balanced", "null"])
     # a class may have no training images, only some in val or test: count one, or its weight, and val/loss, would be infinite

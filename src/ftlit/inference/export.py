@@ -97,7 +97,8 @@ def _folder_of(run: str | Path) -> Path:
 
 def _metadata(network: Network, export_format: ExportFormat) -> Metadata:
     spec = network.input_spec
-    images = f"float32 RGB ({', '.join(map(str, ('N', *spec.shape)))}) in [0, 1], normalised {export_format.normalised}"
+    shape = ", ".join(map(str, ("N", *spec.shape)))
+    images = f"float32 RGB ({shape}) in [0, 1]: {spec.preparation}; {spec.normalisation}, {export_format.normalised}"
     classes = {"class_names": list(network.class_names), "multilabel": network.multilabel}
     return with_format({"input_spec": asdict(spec), **classes, "images": images})
 

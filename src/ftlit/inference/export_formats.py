@@ -50,7 +50,7 @@ class ExportFormat:
         write: writes the network and its metadata to a file.
         read: reads a file as a function from images in [0, 1] to logits.
         usage: how a program loads a file, in one line.
-        normalised: where images are normalised.
+        normalised: whether the file normalises images, as text.
     """
 
     suffixes: tuple[str, ...]
@@ -137,10 +137,10 @@ def _use_onnx(network: Network, path: Path) -> str:
     return f'logits, = onnxruntime.InferenceSession({str(path)!r}).run(["logits"], {{"images": images}})'
 
 
-OUTSIDE = "outside, by input_spec"
+INSIDE, OUTSIDE = "normalised inside", "not normalised inside"
 
 EXPORT_FORMATS = {
     "torchvision": ExportFormat((".safetensors", ".pth"), _write_torchvision, _read_torchvision, _use_torchvision, OUTSIDE),
-    "torch": ExportFormat((".pt2",), _write_torch, _read_torch, _use_torch, "inside"),
-    "onnx": ExportFormat((".onnx",), _write_onnx, _read_onnx, _use_onnx, "inside"),
+    "torch": ExportFormat((".pt2",), _write_torch, _read_torch, _use_torch, INSIDE),
+    "onnx": ExportFormat((".onnx",), _write_onnx, _read_onnx, _use_onnx, INSIDE),
 }

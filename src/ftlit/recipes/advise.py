@@ -16,7 +16,7 @@ from ftlit.probes.logme import logme
 from ftlit.recipes.config.hydra_internals import choices, compose_again, set_choices, task_overrides
 from ftlit.recipes.config.overrides import OF_TRAINING, SEARCH, given
 from ftlit.recipes.console import advice_text
-from ftlit.recipes.console.printing import print_line
+from ftlit.recipes.console.printing import count, print_line
 from ftlit.recipes.console.results_table import print_advice
 from ftlit.recipes.run.feature_setup import features_of
 from ftlit.recipes.run.launched import check_alone, first_ahead
@@ -127,6 +127,7 @@ def measure(cfg: DictConfig, backbone: Backbone, data: IndexedImages) -> Measure
         features = found["train"]["average"]
         labels, depths = features.targets, []
         assert labels is not None
+        print_line(f"fitting linear probes at {count(len(features.cuts), 'cut')} on {len(features):,} {data.input_spec.noun}")
         for cut in features.cuts:
             vectors = features[cut].read(range(len(features)))
             depths.append(Depth(cut, fit_probe(vectors, labels, kind="ridge").score or 0.0, logme(vectors, labels)))

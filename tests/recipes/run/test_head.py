@@ -7,7 +7,8 @@ from ftlit import load_backbone
 from ftlit.errors import UserError
 from ftlit.models.heads import LinearHead
 from ftlit.recipes.config.hydra_internals import fresh_hydra
-from ftlit.recipes.finetune import build
+from ftlit.recipes.console.plan_rows import RunFacts, plan_rows
+from ftlit.recipes.finetune import build, plan_of
 from ftlit.recipes.run.head import check_head
 
 
@@ -24,9 +25,13 @@ def test_class_weights_of_a_head_that_is_only_fitted_are_an_error(monkeypatch):
 
 
 @pytest.mark.parametrize("head", ["scenario=large_similar", "head=linear"])
-def test_class_weights_apply_where_gradients_train(head, tmp_path):
-    run = build(composed("scenario=small_similar", head, "loss.class_weights=balanced", f"paths.run={tmp_path}", f"paths.cache={tmp_path}"))
+def test_class_weights_apply_where_gradients_train(head, tmp_path, monkeypatch):
+    monkeypatch.setattr("ftlit.recipes.console.plan_rows.choices", dict)  # no program composed the config
+    cfg = composed("scenario=small_similar", head, "loss.class_weights=balanced", f"paths.run={tmp_path}", f"paths.cache={tmp_path}")
+    run = build(cfg)
     assert run.trains and run.model.loss.weight is not None
+    rows = dict(plan_rows(cfg, run.model.backbone, run.data, plan_of(run), [], RunFacts("CPU")))
+    assert rows["training"].endswith("class weights balanced, from 0.91 to 1.1")
 
 
 def test_a_head_with_another_number_of_outputs_is_an_error():

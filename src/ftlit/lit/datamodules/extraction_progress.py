@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from rich.errors import LiveError
 from rich.progress import Progress
 
+from ftlit.formatting import duration_in_words
+
 LINE_SECONDS = 30.0  # between two lines
 
 
@@ -47,7 +49,7 @@ class _Lines:
         self._done = min(self._images, self._done + done * self._processes)
         if now - self._last_line > LINE_SECONDS:
             left = (now - self._started) * (self._images / self._done - 1)
-            print(f"features: {self._done:,} of {self._images:,} {self._noun}, about {left / 60:.0f} min left", flush=True)
+            print(f"features: {self._done:,} of {self._images:,} {self._noun}, about {duration_in_words(left)} left", flush=True)
             self._last_line = now
 
 

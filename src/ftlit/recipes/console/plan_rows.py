@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ftlit.errors import shorten
 from ftlit.features.stage_input import StageInput
+from ftlit.finetuning.losses import weights_of_classes
 from ftlit.finetuning.plan import Plan
 from ftlit.formatting import duration_in_words, size_in_words
 from ftlit.lit.datamodules.feature_data import FeatureData
@@ -100,6 +101,9 @@ def _training_text(cfg: DictConfig, data: Any, plan: Plan, facts: RunFacts, noun
     parts.append(batches if facts.steps_per_epoch is None else f"{batches}, {facts.steps_per_epoch:,} optimizer steps per epoch")
     if isinstance(augment := cfg.data.get("augment"), str):
         parts.append("no augmentation" if augment == "none" else f"augmentation {augment}")
+    if (how := cfg.loss.get("class_weights")) == "balanced":
+        weights = weights_of_classes(list(data.counts["train"].values()), how).tolist()
+        parts.append(f"class weights {how}, from {min(weights):.2g} to {max(weights):.2g}")
     return "; ".join(parts)
 
 
@@ -154,8 +158,9 @@ def _head_text(cfg: DictConfig, noun: str, *, refits_on_val: bool, trains: bool)
         return f"{text} Stages that train only the head are skipped{unused} (head=linear keeps them)."
     if refits_on_val:
         text += " After validation the head is refitted on train + val; the test score is for the refitted head."
-    ignored = ", ".join(given(*OF_TRAINING)) or "optimizer, lr_scheduler, loss and epochs"
-    verb = "is" if len(given(*OF_TRAINING)) == 1 else "are"
+    unread = given(*OF_TRAINING, "data.augment", "data.mix")
+    ignored = ", ".join(unread) or "optimizer, lr_scheduler, loss and epochs"
+    verb = "is" if len(unread) == 1 else "are"
     instead = "To train by gradient: head=linear, or scenario=large_similar for all layers."
     return f"{text} No gradient training: {ignored} {verb} ignored. {instead}"
 

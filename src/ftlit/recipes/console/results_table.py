@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.table import Table
 
-from ftlit.formatting import shell_command
+from ftlit.formatting import duration_in_words, shell_command
 from ftlit.probes.advice import Advice, Measurements
 from ftlit.recipes.config.overrides import search_words, typed_command
 from ftlit.recipes.console.printing import print_line, show
@@ -61,5 +61,5 @@ def print_advice(measured: Measurements, advice: Advice, reason: str, costs: Map
         table.add_row(depth.cut, f"{depth.accuracy:.4f}{mark}", f"{depth.logme:.3f}")
     show(table)
     print_line(f"* {reason}")
-    print_line("estimated time: " + ", ".join(f"{name} {seconds:,.0f} s" for name, seconds in costs.items()))
+    print_line("estimated time: " + ", ".join(f"{name} {duration_in_words(seconds)}" for name, seconds in costs.items()))
     print_line(shell_command([*typed_command(), *search_words(), *command]))

@@ -16,7 +16,10 @@ def print_interrupted(cfg: DictConfig) -> None:
     """Print how to resume after Ctrl-C, or a signal that ends the run; how to start again where there is nothing to resume."""
     folder = Path(cfg.paths.run)
     if cfg.recipe not in RESUMABLE_RECIPES or not (folder / CONFIG).exists():
-        print_line(f"interrupted; there is nothing to resume. To start again: {start_command(cfg)}")
+        stored = cfg.recipe != "pretrain" and "folder" in (cfg.get("cache") or {})
+        state = "features that are stored stay in the cache, and are not computed again" if stored else "there is nothing to resume"
+        again = "give the same command" if cfg.recipe == "advise" else start_command(cfg)
+        print_line(f"interrupted; {state}. To start again: {again}")
         return
     saved = (folder / "checkpoints" / "last.ckpt").exists()
     state = "interrupted; the last checkpoint is saved" if saved else "interrupted before the first step"

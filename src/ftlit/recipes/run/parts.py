@@ -1,11 +1,13 @@
 """Load the parts that every recipe starts from: backbone and data, from a config that is checked first."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from omegaconf import DictConfig
 
+from ftlit.data.images import looks_like_photo
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError
 from ftlit.finetuning.freeze import Choice
@@ -21,6 +23,8 @@ from ftlit.recipes.run.hardware_settings import resolve_hardware_settings
 from ftlit.recipes.run.launched import check_alone
 from ftlit.recipes.run.processes import several_processes
 from ftlit.recipes.run.split_file import resumed_split, seen_notes
+
+JUDGED_FILES = 16  # that decide whether the images are photos
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,18 @@ def load_parts(cfg: DictConfig, *, labelled: bool = True) -> RunParts:
     if isinstance(data, ImageData):
         if isinstance(data.input_spec, InputSpec):  # with the range of grey values, which prediction needs too
             backbone.input_spec = data.input_spec
-        data.notes += [*notes, *seen_notes(cfg.backbone.get("weights"), data)]
+        data.notes += [*notes, *_photo_notes(cfg, data), *seen_notes(cfg.backbone.get("weights"), data)]
     return RunParts(backbone, data)
+
+
+def _photo_notes(cfg: DictConfig, data: ImageData) -> list[str]:
+    """A note where the network for drawings, which is the default, gets photos."""
+    train = data.collection.splits["train"]
+    files = [content for content in train.contents or () if isinstance(content, Path)]
+    some = files[:: max(1, len(files) // JUDGED_FILES)][:JUDGED_FILES]
+    if cfg.backbone.get("name") != "glyph" or not some or sum(map(looks_like_photo, some)) <= len(some) / 2:
+        return []
+    return ["backbone=glyph is a small network for drawn signs of 32x32 pixels, but these images look like photos: give backbone=resnet18"]
 
 
 def check_indexed_images(cfg: DictConfig, data: Any) -> None:

@@ -1,0 +1,21 @@
+"""Photos for the network of drawn signs are noted."""
+
+import numpy as np
+import pytest
+from composed_configs import composed
+from PIL import Image
+
+from ftlit.recipes.config.hydra_internals import fresh_hydra
+from ftlit.recipes.run.parts import load_parts
+
+
+@pytest.mark.parametrize(("channels", "side", "noted"), [(3, 80, True), (1, 80, False), (3, 40, False)])
+def test_large_coloured_images_on_glyph_are_noted_as_photos(tmp_path, channels, side, noted):
+    random = np.random.default_rng(0)
+    for i in range(12):
+        (tmp_path / "abc"[i % 3]).mkdir(exist_ok=True)
+        low = Image.fromarray(random.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize((side, side))
+        low.convert("RGB" if channels == 3 else "L").save(tmp_path / "abc"[i % 3] / f"{i}.png")
+    with fresh_hydra():
+        data = load_parts(composed("data=folder", f"data.root={tmp_path}", f"paths.cache={tmp_path}/cache")).data
+    assert any("look like photos: give backbone=resnet18" in note for note in data.notes) is noted
