@@ -19,6 +19,16 @@ def size_in_words(size: float) -> str:
     return f"{size:.3g} GB"
 
 
+def count(number: int, noun: str) -> str:
+    """A number and its noun, in the plural but for 1.
+
+    >>> count(1, "epoch"), count(2000, "batch"), count(0, "step")
+    ('1 epoch', '2,000 batches', '0 steps')
+    """
+    plural = f"{noun}es" if noun.endswith(("s", "ch")) else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
 def duration_in_words(seconds: float) -> str:
     """A duration in the unit that suits it, rounded.
 

@@ -113,12 +113,21 @@ def test_explicit_accepts_one_pattern_without_a_list():
     assert explicit(LAYERS, stages=[{"train": "layer1"}]).stages == (Stage("backbone.layer1"),)
 
 
+def test_a_factor_that_is_no_number_is_an_error():
+    with pytest.raises(UserError, match="learning-rate factor 'abc' of 'head': give a number above 0"):
+        explicit(LAYERS, stages=[{"train": ["*"]}], lr_scale={"head": "abc"})
+
+
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
         ({"train": ["head"], "epochs": 2}, "no field of Stage 'epochs': did you mean 'epoch'?"),
         ({"trian": ["head"]}, "no field of Stage 'trian': did you mean 'train'?"),
         ({"name": "warm-up"}, "stage 'warm-up' trains nothing"),
+        ({"train": 5}, "schedule.stages: train: 5: give names of layers"),
+        ({"train": ["*"], "until": 5}, "until: 5: give a condition on a metric, such as {metric: val/accuracy, threshold: 0.9}"),
+        ({"train": ["*"], "until": {"metric": "val/loss", "threshold": "a"}}, "until with threshold='a': give a number"),
+        ({"train": ["*"], "batchnorm": 4}, "batchnorm: 4: give auto, "),
     ],
 )
 def test_a_misspelt_or_missing_field_of_an_explicit_stage_is_an_error(stage, message):

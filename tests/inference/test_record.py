@@ -2,9 +2,11 @@
 
 import pytest
 from omegaconf import OmegaConf
+from torch import nn
 
-from ftlit import load_backbone
-from ftlit.inference.record import KEY, read_record, record_of
+from ftlit import Backbone, InputSpec, load_backbone
+from ftlit.errors import UserError
+from ftlit.inference.record import KEY, build_backbone, read_record, record_of
 from ftlit.models.heads import HEADS, LinearProbeHead, MLPHead, is_linear_probe
 from ftlit.recipes.run.time_estimates import has_probe_head
 from ftlit.zoo import BACKBONES
@@ -69,3 +71,16 @@ def test_custom_parts_of_a_record_of_format_0_keep_their_import_paths():
     read_again = read_record({KEY: record})
     assert read_again["backbone"] == {"import": "users_code.net", "arguments": {"width": 8}}
     assert read_again["head"] == {"import": "users_code.Head", "arguments": {}}
+
+
+def backbone_of_a_file(weights: str) -> Backbone:
+    raise FileNotFoundError(f"no file {weights}")
+
+
+def test_a_custom_backbone_whose_weights_file_has_moved_is_an_error_in_one_line():
+    own = {"_target_": f"{__name__}.backbone_of_a_file", "weights": "gone.pt"}
+    head = {"_target_": "ftlit.models.heads.LinearHead"}
+    backbone = Backbone({"layer": nn.Flatten()}, InputSpec(size=1))
+    record = record_of(backbone, own, head, class_names=["a", "b"], multilabel=False, affine=False)
+    with pytest.raises(UserError, match=r"backbone_of_a_file cannot be built with \{'weights': 'gone.pt'\}: .*no file gone.pt"):
+        build_backbone(record, trust=True)

@@ -11,6 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MultilabelAccuracy, MultilabelF1Score
 
 from ftlit.data.input_spec import InputSpec
+from ftlit.errors import UserError
 from ftlit.lit.metrics import SplitMetrics
 from ftlit.lit.module import FineTuner
 from ftlit.lit.module_internals import state_of_metric
@@ -77,6 +78,14 @@ def test_a_batch_without_images_changes_nothing():
     metric.update(torch.empty(0, 3), torch.empty(0, dtype=torch.int64), torch.tensor(0.0))
     metric.update(torch.eye(3), torch.arange(3), torch.tensor(2.0))
     assert metric.compute() == {"loss": 2.0, "accuracy": 1.0, "f1": 1.0}
+
+
+def test_a_loss_that_returns_a_value_per_image_is_an_error():
+    backbone = Backbone({"layer": nn.Flatten()}, InputSpec(size=1))
+    loss = nn.CrossEntropyLoss(reduction="none")
+    module = FineTuner(backbone, nn.Linear(3, 2), num_classes=2, optimizer=torch.optim.SGD, loss=loss)
+    with pytest.raises(UserError, match=r"the loss CrossEntropyLoss returned shape \(4,\): it must return the mean, one number"):
+        module.training_step((torch.rand(4, 3, 1, 1), torch.zeros(4, dtype=torch.long)), 0)
 
 
 @pytest.mark.parametrize(("key", "images"), [("train_counts", 8), ("train_metrics", 0)])

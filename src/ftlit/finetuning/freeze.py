@@ -17,7 +17,7 @@ from typing import Literal, get_args
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ftlit.errors import unknown
+from ftlit.errors import UserError, unknown
 from ftlit.models.backbone import Backbone, Layers
 from ftlit.patterns import covers, idle, select
 
@@ -29,6 +29,8 @@ POLICIES: tuple[Choice, ...] = ("auto", *get_args(Policy))
 
 def check_batchnorm(batchnorm: BatchNorm) -> None:
     """Raise `UserError` if `batchnorm` contains an unknown policy."""
+    if not isinstance(batchnorm, str | Mapping):
+        raise UserError(f"batchnorm: {batchnorm}: give {', '.join(POLICIES)}, or a mapping of names of layers to these")
     for policy in [batchnorm] if isinstance(batchnorm, str) else batchnorm.values():
         if policy not in POLICIES:
             raise unknown("batchnorm policy", policy, POLICIES)

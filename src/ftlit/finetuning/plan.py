@@ -13,6 +13,7 @@ from ftlit.finetuning.freeze import batchnorm_policies, trained
 from ftlit.finetuning.presets import EMBEDDINGS
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage
+from ftlit.formatting import count
 from ftlit.models.backbone import Backbone
 from ftlit.patterns import covers
 
@@ -217,7 +218,7 @@ def _few_steps(steps: int | None) -> Iterable[str]:
     """Warn of a head with random weights that training ends too early for."""
     if steps is not None and steps < HEAD_STEPS:
         yield (
-            f"the head starts from random weights and gets only {steps} optimizer steps, but usually needs {HEAD_STEPS}: "
+            f"the head starts from random weights and gets only {count(steps, 'optimizer step')}, but usually needs {HEAD_STEPS}: "
             "raise trainer.max_epochs, lower data.batch_size, or use head=linear_probe"
         )
 
@@ -233,7 +234,7 @@ def _small_batches(
         return
     if batch_size is not None and batch_size < 8:
         yield (
-            f"batch norms use the statistics of each batch, which are noisy with {batch_size} images: "
+            f"batch norms use the statistics of each batch, which are noisy with {count(batch_size, 'image')}: "
             "use batchnorm=frozen_stats or batchnorm=affine"
         )
     if processes > 1 and not all(isinstance(norm, SyncBatchNorm) for norm in norms):

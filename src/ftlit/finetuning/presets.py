@@ -137,8 +137,10 @@ def explicit(layers: Sequence[str], *, stages: Sequence[Mapping[str, Any]], lr_s
 
     def build_stage(given: Mapping[str, Any]) -> Stage:
         stage = _fields(Stage, given)
-        train = stage.get("train") or ()
-        stage["train"] = [full(pattern) for pattern in ([train] if isinstance(train, str) else train)]
+        train = [train] if isinstance(train := stage.get("train") or [], str) else train
+        if not isinstance(train, Sequence) or not all(isinstance(pattern, str) for pattern in train):
+            raise UserError(f"schedule.stages: train: {train}: give names of layers, such as [head, {layers[-1]}]")
+        stage["train"] = [full(pattern) for pattern in train]
         return Stage(**{**stage, "until": _until(stage.get("until"))})
 
     factors = [(full(pattern), factor) for pattern, factor in (lr_scale or {"*": 1.0}).items()]
@@ -172,6 +174,8 @@ def with_reinit(schedule: Schedule, layers: Sequence[str], *, backbone: str = "b
 def _until(given: Mapping[str, Any] | None) -> Until | None:
     if given is None:
         return None
+    if not isinstance(given, Mapping):
+        raise UserError(f"until: {given}: give a condition on a metric, such as {{metric: val/accuracy, threshold: 0.9}}")
     if "metric" not in given:
         raise UserError(f"until {dict(given)} has no metric: add one, such as metric: val/accuracy")
     return Until(**_fields(Until, given))

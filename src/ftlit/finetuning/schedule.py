@@ -9,6 +9,7 @@ from types import MappingProxyType
 from ftlit.errors import UserError
 from ftlit.finetuning.freeze import BatchNorm
 from ftlit.finetuning.stage import Stage
+from ftlit.formatting import count
 
 LrFactors = Sequence[tuple[str, float]]  # (pattern, factor): the first pattern that covers a parameter wins
 NO_TRANSITIONS: Mapping[int, int] = MappingProxyType({})
@@ -34,7 +35,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple(self.stages))
-        object.__setattr__(self, "lr_scale", tuple((pattern, float(factor)) for pattern, factor in self.lr_scale))
+        object.__setattr__(self, "lr_scale", tuple((pattern, _factor(pattern, factor)) for pattern, factor in self.lr_scale))
         if not self.stages or self.stages[0].until is not None or (self.stages[0].epoch or self.stages[0].step):
             raise UserError(f"the first stage must begin at epoch 0, but {self.stages[0].begins if self.stages else 'no stage'} is given")
         for unit in ("epoch", "step"):
@@ -99,10 +100,10 @@ class Schedule:
             if b <= a:
                 raise UserError(
                     f"stage {stage.name!r} ({stage.begins}) must begin later than stage {before.name!r} ({before.begins}); "
-                    f"an epoch has {steps_per_epoch} steps"
+                    f"an epoch has {count(steps_per_epoch, 'step')}"
                 )
         if 0 <= max_steps <= steps[-1] or (max_epochs is not None and 0 <= max_epochs * steps_per_epoch <= steps[-1]):
-            raise self._never(last, f"max_epochs={max_epochs} and max_steps={max_steps} ({steps_per_epoch} steps per epoch)")
+            raise self._never(last, f"max_epochs={max_epochs} and max_steps={max_steps} ({count(steps_per_epoch, 'step')} per epoch)")
 
     @staticmethod
     def _never(last: Stage, limit: str) -> UserError:
@@ -132,3 +133,10 @@ def without_warm_up(schedule: Schedule, head: str = "head") -> Schedule:
         raise UserError("this schedule trains only the head: no stage is left without the warm-up stages")
     first = replace(schedule.stages[begin], epoch=0, step=None, until=None, from_best=False)
     return replace(schedule, stages=[first, *schedule.stages[begin + 1 :]])
+
+
+def _factor(pattern: str, factor: object) -> float:
+    try:
+        return float(factor)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise UserError(f"learning-rate factor {factor!r} of {pattern!r}: give a number above 0") from None

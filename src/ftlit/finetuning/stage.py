@@ -7,6 +7,7 @@ from typing import Literal
 
 from ftlit.errors import UserError, unknown
 from ftlit.finetuning.freeze import BatchNorm, check_batchnorm
+from ftlit.formatting import count
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,9 @@ class Until:
             )
         if self.patience is not None and (not isinstance(self.patience, int) or self.patience < 1):
             raise UserError(f"until with patience={self.patience!r}: give a whole number, 1 or more")
-        if not self.min_delta >= 0:
+        if not isinstance(self.threshold, int | float | None):
+            raise UserError(f"until with threshold={self.threshold!r}: give a number")
+        if not isinstance(self.min_delta, int | float) or not self.min_delta >= 0:
             raise UserError(f"until with min_delta={self.min_delta!r}: give a number, 0 or more")
 
     def reached(self, values: Sequence[float]) -> bool:
@@ -58,7 +61,7 @@ class Until:
     def __str__(self) -> str:
         sign = ">=" if self.mode == "max" else "<="
         parts = [f"{self.metric} {sign} {self.threshold:g}"] if self.threshold is not None else []
-        parts += [f"{self.metric} stalls {self.patience} times"] if self.patience is not None else []
+        parts += [f"{self.metric} stalls {count(self.patience, 'time')}"] if self.patience is not None else []
         return " or ".join(parts)
 
     def _good_enough(self, value: float) -> bool:

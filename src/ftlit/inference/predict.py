@@ -18,7 +18,7 @@ from ftlit.data.loading import default_workers
 from ftlit.data.sources.csv_files import read_csv
 from ftlit.data.sources.folder_files import list_unlabelled
 from ftlit.data.tokens import TextSpec
-from ftlit.errors import UserError, unknown
+from ftlit.errors import UserError, closest, shorten, unknown
 from ftlit.formatting import harmless, printable
 from ftlit.inference.network import NOT_FINITE, Network, Prediction, load
 from ftlit.inference.network_inputs import pixels_of
@@ -190,7 +190,9 @@ def write_rows(to: TextIO, rows: Iterable[PredictionRow], options: PredictOption
 def _column(path: Path, name: str, *, texts: bool) -> Iterator[NamedInput]:
     known, rows = read_csv(path)
     if name not in known:
-        raise UserError(f"{path}: {unknown('column', name, known)} (--column NAME)")
+        near = closest(name, known)
+        meant = f"did you mean --column {near}? Its" if near else "give --column NAME; its"
+        raise UserError(f"{path} has no column {name!r}: {meant} columns: {shorten(known)}")
     for _, row in rows:
         yield row[name], row[name] if texts else str(path.parent / row[name])
 

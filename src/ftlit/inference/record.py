@@ -104,7 +104,11 @@ def build_backbone(record: Record, *, trust: bool) -> Backbone:
     check_record(record, trust=trust)
     part, base = record["backbone"], record.get("base")
     if "import" in part:
-        return _with_grey_range(_imported("backbone", part["import"], trust)(**part["arguments"]), record)
+        build = _imported("backbone", part["import"], trust)
+        try:
+            return _with_grey_range(build(**part["arguments"]), record)
+        except OSError as error:  # its weights file was moved, for instance
+            raise UserError(f"the backbone {part['import']} cannot be built with {part['arguments']}: {one_line(error)}") from error
     load, arguments = BACKBONES[part["name"]], dict(part["arguments"])
     weights, key = arguments.pop("weights", None), arguments.pop("weights_key", None)
     if load is load_bert:

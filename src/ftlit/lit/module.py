@@ -176,6 +176,8 @@ class FineTuner(LightningModule):
     def _score(self, split: str, logits: Tensor, targets: Tensor) -> Tensor:
         """The mean loss, 0 without images, and an update of the metrics."""
         loss: Tensor = self.loss(logits, targets) if len(targets) else logits.sum()
+        if loss.ndim:
+            raise UserError(f"the loss {type(self.loss).__name__} returned shape {tuple(loss.shape)}: it must return the mean, one number")
         self._metrics(split).update(logits.detach(), targets, loss.detach())
         return loss
 

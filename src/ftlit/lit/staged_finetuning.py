@@ -48,8 +48,7 @@ class StagedFinetuning(Callback):
       process decides for all. The stage begins at the next epoch.
     - When a stage begins, DDP wraps the module again (Lightning#20340, invariant 6), compiled code is discarded, and the number of the
       stage is logged as `stage`. A `ftlit.Rates` scheduler with `restart=True` begins again.
-    - `EarlyStopping` counts from the beginning of each stage, and ends training for its patience or threshold in the last stage only.
-      A metric that is not finite ends it in any stage.
+    - `EarlyStopping` counts from the beginning of each stage, and ends only the last one, or any one if its metric is not finite.
 
     Args:
         schedule: stages whose patterns name parameters of the LightningModule, whatever their `requires_grad` was before.

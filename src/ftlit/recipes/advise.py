@@ -7,6 +7,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ftlit.errors import UserError
+from ftlit.formatting import count
 from ftlit.lit.datamodules.indexed_images import IndexedImages
 from ftlit.lit.trainer_internals import rank_before_trainer
 from ftlit.models.backbone import Backbone
@@ -16,7 +17,7 @@ from ftlit.probes.logme import logme
 from ftlit.recipes.config.hydra_internals import choices, compose_again, set_choices, task_overrides
 from ftlit.recipes.config.overrides import OF_TRAINING, SEARCH, given
 from ftlit.recipes.console import advice_text
-from ftlit.recipes.console.printing import count, print_line
+from ftlit.recipes.console.printing import print_line
 from ftlit.recipes.console.results_table import print_advice
 from ftlit.recipes.run.feature_setup import features_of
 from ftlit.recipes.run.launched import check_alone, first_ahead

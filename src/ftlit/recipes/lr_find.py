@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from ftlit.errors import UserError, shorten
 from ftlit.finetuning.lr_range_test import RangeTest, Suggestion, draw, suggest, write_csv
 from ftlit.finetuning.schedule import Schedule
+from ftlit.formatting import count
 from ftlit.lit.callbacks.loss_by_lr import LossByRate
 from ftlit.lit.callbacks.seed_each_step import SeedEachStep
 from ftlit.lit.staged_finetuning import StagedFinetuning
@@ -21,7 +22,7 @@ from ftlit.lit.trainer_internals import callbacks_of
 from ftlit.recipes import finetune
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.config.validate import bind
-from ftlit.recipes.console.printing import count, print_line
+from ftlit.recipes.console.printing import print_line
 from ftlit.recipes.run.trainer import build_trainer
 
 RISING_RATES = {  # the `lr_scheduler` of the test

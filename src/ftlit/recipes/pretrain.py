@@ -10,6 +10,7 @@ from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError
 from ftlit.features.store import Store
 from ftlit.files import temporary_folder, write_figure
+from ftlit.formatting import count
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.datamodules.indexed_images import IndexedImages
 from ftlit.lit.tasks.layerwise_pretraining import Curves, LayerwisePretrainer
@@ -17,7 +18,7 @@ from ftlit.models.backbone import Backbone
 from ftlit.recipes import finetune
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.console.commands import resume_command
-from ftlit.recipes.console.printing import count, print_rows
+from ftlit.recipes.console.printing import print_rows
 from ftlit.recipes.run.data_record import check_data
 from ftlit.recipes.run.feature_setup import one_device
 from ftlit.recipes.run.parts import check_indexed_images, check_one_process, load_parts

@@ -22,7 +22,8 @@ CAPTION = (
     "Sorted by {by}, best first; a choice by test accuracy would be biased. "
     "Mean, standard deviation and 95 % interval (Student's t) are over seeds."
 )
-SCORE_NOTE = "score, highest first: the number that the recipe returns (recipe=lr_find: a learning rate, where higher is not better)."
+SCORE_NOTE = "score, highest first: the number that the recipe returns."
+RATE_NOTE = "score, highest first: the learning rate that recipe=lr_find suggests, so higher is not better."
 SECONDS_NOTE = "Job seconds: mean duration of a whole job, from building to the test."
 
 
@@ -105,7 +106,8 @@ def _spread(values: Sequence[float], metric: str) -> list[str]:
 
 def caption_of(jobs: Sequence[Job]) -> str:
     """The caption of the table: order, statistics, units."""
-    ranked = CAPTION.format(by="val accuracy") if ranking_metric(jobs) == VAL else f"Sorted by {SCORE_NOTE}"
+    rates = any((job.config or {}).get("settings", {}).get("recipe") == "lr_find" for job in jobs)
+    ranked = CAPTION.format(by="val accuracy") if ranking_metric(jobs) == VAL else f"Sorted by {RATE_NOTE if rates else SCORE_NOTE}"
     return f"{ranked} {SECONDS_NOTE}"
 
 

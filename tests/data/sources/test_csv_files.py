@@ -46,7 +46,7 @@ def test_a_mistyped_column_is_an_error_with_the_words_to_give_and_only_the_defau
     ):
         with pytest.raises(UserError) as caught:
             check_columns(path, known, {option: column})
-        words = f"no column {column!r} in labels.csv: did you mean data.{option}={meant}? There are: path, label, split"
+        words = f"labels.csv has no column {column!r}: did you mean data.{option}={meant}? Its columns: path, label, split"
         assert str(caught.value) == words
-    with pytest.raises(UserError, match=r"no column 'fold9' in labels.csv: give data.split_column=...; there are: path, label"):
+    with pytest.raises(UserError, match=r"labels.csv has no column 'fold9': give data.split_column=...; its columns: path, label"):
         check_columns(path, ["path", "label"], {"split_column": "fold9"})

@@ -122,5 +122,5 @@ def test_content_that_is_not_read_is_noted(tmp_path):
     images[3].save(tmp_path / "b" / "frames.gif", save_all=True, append_images=images[4:6])
     Image.fromarray(np.full((4, 4, 4), 9, np.uint8)).save(tmp_path / "b" / "bands.tif")
     notes = collect(list_folder(tmp_path)[0], input_spec=InputSpec(), on_bad_image="stop", rule=RULE)[0].notes
-    assert f"2 files have several pages or frames (only the first is read): {tmp_path}/a/pages.tif, {tmp_path}/b/frames.gif" in notes
-    assert any(note.startswith("1 files have a fourth band (read as transparency") for note in notes)
+    assert f"2 files with several pages or frames (only the first is read): {tmp_path}/a/pages.tif, {tmp_path}/b/frames.gif" in notes
+    assert any(note.startswith("1 file with a fourth band (read as transparency") for note in notes)

@@ -163,6 +163,7 @@ def test_an_experiment_beats_every_scenario_and_the_command_line_beats_both(scen
 @pytest.mark.parametrize("overlay", [[], ["experiment=pretrain_glyph"], *([f"scenario={name}"] for name in OPTIONS["scenario"])])
 def test_debug_beats_every_other_overlay_and_changes_nothing_else(overlay):
     cfg, fast = composed(*overlay), composed(*overlay, "debug=fast")
+    assert fast.trainer.max_epochs == 3  # each stage of a scenario begins
     assert {fast.trainer[f"limit_{split}_batches"] for split in ("train", "val", "test")} == {1}
     assert fast.cache == composed("cache=none").cache  # extraction would read all images, not one batch
     assert not fast.report  # a report of one batch shows nothing

@@ -5,7 +5,7 @@ import sys
 import pytest
 import warm
 from composed_configs import NEEDED, error_text
-from hydra.errors import InstantiationException
+from hydra.errors import ConfigCompositionException, InstantiationException
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
@@ -30,6 +30,12 @@ def test_a_missing_required_value_is_an_error_that_names_it(group, name, monkeyp
     assert error_text(monkeypatch, f"{group}={name}") == f"{required} has no value: give {required}=..."
 
 
+def test_values_to_search_over_are_given_without_the_place_in_hydras_config(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "hparams_search=drop_layers", "hydra.sweeper.params.x=1,2"])
+    line = "hydra.sweeper.params.x=1,2: give values to search over without 'hydra.sweeper.params.': x=1,2"
+    assert str(as_user_error(ConfigCompositionException("Sweeping over Hydra's configuration"))) == line
+
+
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
@@ -46,7 +52,10 @@ def test_a_missing_required_value_is_an_error_that_names_it(group, name, monkeyp
         (["scenario=small_simlar"], "no scenario option 'small_simlar': did you mean 'small_similar'?"),
         (["optimizer.lr=high"], "optimizer.lr='high': give a number"),
         (["optimizer.fused=maybe"], "optimizer.fused='maybe': give auto or true or false or null"),
-        (["trainer.precision=bf17"], "trainer.precision='bf17': did you mean bf16? Accepted: auto or transformer-engine"),
+        (
+            ["trainer.precision=bf17"],
+            "trainer.precision='bf17': did you mean bf16? Accepted: auto or 32-true or bf16-mixed or ",
+        ),
         (["head=mlp", "head.hidden=5"], "head.hidden=5: give a list, [a, b]"),
         (["head=mlp", "head.dropout=true"], "head.dropout=True: give a number"),
         (["trainer.max_epochs=2.5"], "trainer.max_epochs=2.5: give a whole number"),

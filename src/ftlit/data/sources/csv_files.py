@@ -71,11 +71,11 @@ def check_columns(path: Path, known: Sequence[str], wanted: Mapping[str, str | N
     meant = {option: next((name for name in known if name.lower() in USUAL_NAMES.get(option, ())), None) for option in missing}
     if all(meant.values()):
         words = " ".join(f"data.{option}={name}" for option, name in meant.items())
-        raise UserError(f"no column {shorten(map(repr, missing.values()))} in {shown(path)}: give {words}; there are: {shorten(known)}")
+        raise UserError(f"{shown(path)} has no column {shorten(map(repr, missing.values()))}: give {words}; its columns: {shorten(known)}")
     option = next(option for option in missing if not meant[option])
     near = closest(missing[option], known)
-    there = f"did you mean data.{option}={near}? There are" if near else f"give data.{option}=...; there are"
-    raise UserError(f"no column {missing[option]!r} in {shown(path)}: {there}: {shorten(known)}")
+    hint = f"did you mean data.{option}={near}? Its" if near else f"give data.{option}=...; its"
+    raise UserError(f"{shown(path)} has no column {missing[option]!r}: {hint} columns: {shorten(known)}")
 
 
 def _check_length(row: dict[str, Any], columns: Sequence[str], where: str) -> None:

@@ -9,7 +9,7 @@ from ftlit.data.dataset import SPLITS, Split
 from ftlit.data.sources.folder_tree import Folder, is_image_name
 from ftlit.data.splitting.split_names import SPLIT_WORDS, is_filler, split_named, words_of
 from ftlit.errors import UserError, shorten, unknown
-from ftlit.formatting import printable, shown
+from ftlit.formatting import count, printable, shown
 
 Layout = tuple[str, ...]  # the meaning of each level of folders, from the top
 LEVELS = ("class", "split", "group")
@@ -152,7 +152,7 @@ def _check_has_classes(folder: Folder, above: Layout = ()) -> None:
     if not folder.filled:
         files = len(list(folder.all_files()))
         itself = f", or data.layout=class if {shown(folder.name)} is one class" if above else ""
-        raise UserError(f"{shown(folder.path)} has no class folders ({files} files): give one folder per class{itself}")
+        raise UserError(f"{shown(folder.path)} has no class folders ({count(files, 'file')}): give one folder per class{itself}")
 
 
 def _shared_names(folders: Sequence[Folder]) -> list[str]:

@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ftlit.data.images import has_wide_greys, read_image
 from ftlit.errors import UserError, one_line, shorten
-from ftlit.formatting import shown
+from ftlit.formatting import count, shown
 
 # formats in which further frames are not separate images, but previews, depth maps or layers
 ONE_IMAGE = ("MPO", "PSD")
@@ -82,7 +82,7 @@ def read_whole(path: Path) -> ImageHeader:
 def header_notes(headers: Mapping[Path, ImageHeader]) -> list[str]:
     """A note for each kind of content that is not read, and one on a mixture of bit depths."""
     found = {text: [path for path, header in headers.items() if holds(header)] for text, holds in UNREAD.items()}
-    notes = [f"{len(paths):,} files have {text}: {shorten(map(shown, paths), most=3)}" for text, paths in found.items() if paths]
+    notes = [f"{count(len(paths), 'file')} with {text}: {shorten(map(shown, paths), most=3)}" for text, paths in found.items() if paths]
     wide = sum(header.wide_greys for header in headers.values())
     if 0 < wide < len(headers):
         notes.append(f"{wide:,} of {len(headers):,} images have more than 8 bits per pixel, others have 8: each kind is scaled separately")

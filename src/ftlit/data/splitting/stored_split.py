@@ -8,7 +8,7 @@ from typing import Any
 from ftlit.data.dataset import SPLITS, Collection, Examples, Split
 from ftlit.errors import UserError, shorten
 from ftlit.formats import read_json, reading, write_json
-from ftlit.formatting import printable, shown
+from ftlit.formatting import count, printable, shown
 
 FILE = "split.json"
 REMEDY = "use the split of another run (data.split_from=...), or start a new run"
@@ -53,7 +53,7 @@ class StoredSplit:
         kept, moved = (sum(old is not None and (old == new) is same for new, old in splits) for same in (True, False))
         gone = len(self.split_of.keys() - set(hashes))
         rest = f"; {moved:,} change their split (their group is in train, or the data provide their old split)" if moved else ""
-        rest += f"; {gone:,} images of that run are missing in the data" if gone else ""
+        rest += f"; missing in the data: {count(gone, 'image')} of that run" if gone else ""
         return f"{kept:,} of {len(hashes):,} images keep their split in {shown(self.folder)}, {len(splits) - kept - moved:,} are new{rest}"
 
     def restored(self, found: Collection, hashes: Callable[[Examples], Sequence[str]]) -> Collection:

@@ -33,6 +33,7 @@ OUT_OF_MEMORY = (
     "a smaller backbone.input_spec.size or head, or trainer.precision=bf16-mixed"
 )
 IMAGE_FILES = ("folder", "csv", "unlabelled")  # options of data that have on_bad_image
+SEARCHED = "hydra.sweeper.params."
 NO_GPU = "torch finds no GPU: give trainer=auto or trainer=cpu"
 LIGHTNING_HINTS = {  # part of a message of Lightning -> advice for the user
     "No supported gpu backend": NO_GPU,
@@ -157,6 +158,8 @@ def _wrong_option(error: MissingConfigException) -> UserError:
 
 def _wrong_override(chain: list[BaseException]) -> UserError:
     """`trainer.max_epoch=3` or `backbones=resnet50`: the closest name in the composed config."""
+    if searched := next((word for word in sys.argv[1:] if word.lstrip("+").startswith(SEARCHED)), None):
+        return UserError(f"{searched}: give values to search over without {SEARCHED!r}: {searched.lstrip('+').removeprefix(SEARCHED)}")
     text = " ".join(one_line(error) for error in chain)
     if word := hydra_errors.swept_value(text):
         key, _, value = word.partition("=")

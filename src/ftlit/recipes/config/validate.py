@@ -2,21 +2,17 @@
 
 import inspect
 import re
-from collections import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from enum import Enum
 from importlib import import_module
-from pathlib import Path
 from pkgutil import iter_modules, resolve_name
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from ftlit.data.dataset import wrong_class_names
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.tokens import TextSpec
-from ftlit.errors import UserError, closest, one_line, shorten, unknown
+from ftlit.errors import UserError, one_line, shorten, unknown
 from ftlit.finetuning.losses import LOSSES
 from ftlit.finetuning.presets import SCHEDULES
 from ftlit.lit import datamodules
@@ -28,6 +24,7 @@ from ftlit.recipes.config.option_names import lacks_argument, renamed_option
 from ftlit.recipes.config.overrides import chosen_part, given, overlay_of
 from ftlit.recipes.config.ranges import HARDWARE_SETTINGS
 from ftlit.recipes.config.synonyms import synonym
+from ftlit.recipes.config.value_types import check_type
 from ftlit.registry import Registry
 from ftlit.renamed import new_path
 from ftlit.zoo import BACKBONES
@@ -82,7 +79,7 @@ def bind(cfg: DictConfig) -> None:
             hint = _hints(target).get(key)
             if f"{name}.{key}" in HARDWARE_SETTINGS and hint is not None:
                 hint = Literal["auto"] | hint
-            _check(_interpolated_name(written[key]) or f"{name}.{key}", node[key], hint)
+            check_type(_interpolated_name(written[key]) or f"{name}.{key}", node[key], hint)
     check_values.check(cfg)
 
 
@@ -185,66 +182,3 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
         return get_type_hints(inspect.getattr_static(target, "__init__") if isinstance(target, type) else target)
     except (NameError, TypeError):  # annotations that only a type checker can read
         return {}
-
-
-def _check(name: str, value: Any, hint: Any) -> None:
-    alternatives = list(get_args(hint)) if get_origin(hint) in (Union, UnionType) else [hint]
-    is_node = isinstance(value, DictConfig) and "_target_" in value.keys()  # also where it has no value yet
-    if all(get_origin(kind) is abc.Callable for kind in alternatives) and not is_node:
-        raise UserError(f"{name}={value}: a class or function is needed; give {name}._target_=... and its arguments")
-    types: list[Any] = []  # or values of a Literal
-    for alternative in alternatives:
-        types += get_args(alternative) if get_origin(alternative) is Literal else [get_origin(alternative) or alternative]
-    plain = [kind for kind in types if isinstance(kind, str) or kind in _TESTS]
-    # a config holds plain values: they never stand for a class (a tensor, a strategy) among the alternatives
-    others = [kind for kind in types if kind not in plain]
-    objects = isinstance(value, ListConfig) and all(map(_takes_no_list, others))
-    built = isinstance(value, DictConfig | ListConfig) and bool(others) and not objects
-    unchecked = not plain or built or any(kind in (Any, object) or _is_enum(kind) for kind in types)
-    if not unchecked and not any(_is(value, kind) for kind in plain):
-        near = closest(value, [kind for kind in plain if isinstance(kind, str)]) if isinstance(value, str) else None
-        meant = f"did you mean {near}? Accepted: " if near else "give "
-        raise UserError(f"{name}={value!r}: {meant}{' or '.join(_expected(kind, value) for kind in plain)}")
-    for inner in _element_types(alternatives) if isinstance(value, ListConfig) else ():
-        for i, part in enumerate(value):
-            _check(f"{name}[{i}]", part, inner)
-
-
-def _element_types(alternatives: Sequence[Any]) -> Iterator[Any]:
-    """The annotated types of the elements of a list."""
-    return (get_args(kind)[0] for kind in alternatives if get_origin(kind) in (list, Sequence) and len(get_args(kind)) == 1)
-
-
-def _takes_no_list(kind: Any) -> bool:
-    """Whether an annotation is a class, such as a tensor, whose place a list cannot take."""
-    lists = (abc.Sequence, abc.Set, abc.Mapping)
-    return isinstance(kind, type) and not issubclass(kind, lists) and kind not in (abc.Iterable, abc.Collection)
-
-
-def _is_enum(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Enum)
-
-
-_TESTS: dict[Any, tuple[str, Callable[[Any], bool]]] = {
-    NoneType: ("null", lambda v: v is None),
-    bool: ("true or false", lambda v: isinstance(v, bool)),
-    int: ("a whole number", lambda v: isinstance(v, int) and not isinstance(v, bool)),
-    float: ("a number", lambda v: isinstance(v, int | float) and not isinstance(v, bool)),
-    str: ("a string", lambda v: isinstance(v, str)),
-    Path: ("a path", lambda v: isinstance(v, str)),
-    list: ("a list, [a, b]", lambda v: isinstance(v, ListConfig)),
-    tuple: ("a list, [a, b]", lambda v: isinstance(v, ListConfig)),
-    Sequence: ("a list, [a, b]", lambda v: isinstance(v, ListConfig)),
-    dict: ("a mapping, {a: b}", lambda v: isinstance(v, DictConfig)),
-    Mapping: ("a mapping, {a: b}", lambda v: isinstance(v, DictConfig)),
-}
-
-
-def _is(value: Any, kind: Any) -> bool:
-    return bool(value == kind) if isinstance(kind, str) else _TESTS[kind][1](value)
-
-
-def _expected(kind: Any, value: Any) -> str:
-    """An accepted type in words; of a list, the value given as one."""
-    text = kind if isinstance(kind, str) else _TESTS[kind][0]
-    return f"a list, [{value}]" if isinstance(value, str) and text.startswith("a list") else text

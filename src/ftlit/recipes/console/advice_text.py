@@ -1,5 +1,6 @@
 """Word the advice on a scenario: one or two sentences for the console and for advice.json."""
 
+from ftlit.formatting import count
 from ftlit.probes.advice import THRESHOLDS, CutReason, DecisionNumbers, Depth, Reason, SizeReason
 
 
@@ -29,7 +30,7 @@ def _size(reason: Reason, noun: str) -> str:
 
 
 def _measured_size(size: SizeReason, numbers: DecisionNumbers, requested: str, noun: str) -> str:
-    images, steps = f"{numbers.images_per_class:.3g} training {noun} per class", f"{numbers.steps:,.0f} optimizer steps"
+    images, steps = f"{numbers.images_per_class:.3g} training {noun} per class", count(round(numbers.steps), "optimizer step")
     if size is SizeReason.FEW_IMAGES:
         return f"{images} are few (fewer than {THRESHOLDS['few'].value:g}): only the head trains"
     if size is SizeReason.FEW_STEPS:

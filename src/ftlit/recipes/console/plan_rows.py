@@ -13,7 +13,7 @@ from ftlit.errors import shorten
 from ftlit.features.stage_input import StageInput
 from ftlit.finetuning.losses import weights_of_classes
 from ftlit.finetuning.plan import Plan
-from ftlit.formatting import duration_in_words, size_in_words
+from ftlit.formatting import count, duration_in_words, size_in_words
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.models.backbone import Backbone
@@ -21,7 +21,7 @@ from ftlit.recipes.config.hydra_internals import choices
 from ftlit.recipes.config.overrides import OF_TRAINING, chosen_part, given, replaced
 from ftlit.recipes.console.commands import resume_command
 from ftlit.recipes.console.layers_table import layers_table
-from ftlit.recipes.console.printing import console, count
+from ftlit.recipes.console.printing import console
 
 PlanRow = tuple[str, str]  # name and text of a row of the plan
 
@@ -80,8 +80,8 @@ def plan_rows(
     rows.append(("device", facts.devices))
     if cfg.compile:
         rows.append(("compile", "backbone and head; each stage compiles again, so its first steps take longer"))
-    epochs = count(cfg.trainer.max_epochs, "epoch") if facts.trains else "no training epochs"
-    epochs += "" if plan.steps is None else f", {plan.steps:,} optimizer steps"
+    epochs = _epochs_text(cfg.trainer.max_epochs) if facts.trains else "no training epochs"
+    epochs += "" if plan.steps is None else f", {count(plan.steps, 'optimizer step')}"
     rows.append(("run", f"{epochs}, seed {cfg.seed}, folder {cfg.paths.run}"))
     if facts.seconds is not None:
         rows.append(("estimate", _estimate_text(cfg, plan, facts)))
@@ -98,13 +98,17 @@ def _training_text(cfg: DictConfig, data: Any, plan: Plan, facts: RunFacts, noun
     batches += f" in each of {facts.processes} processes" if facts.processes > 1 else ""
     accumulated = cfg.trainer.get("accumulate_grad_batches") or 1
     batches += f", {accumulated} batches per optimizer step" if accumulated > 1 else ""
-    parts.append(batches if facts.steps_per_epoch is None else f"{batches}, {facts.steps_per_epoch:,} optimizer steps per epoch")
+    parts.append(batches if facts.steps_per_epoch is None else f"{batches}, {count(facts.steps_per_epoch, 'optimizer step')} per epoch")
     if isinstance(augment := cfg.data.get("augment"), str):
         parts.append("no augmentation" if augment == "none" else f"augmentation {augment}")
     if (how := cfg.loss.get("class_weights")) == "balanced":
         weights = weights_of_classes(list(data.counts["train"].values()), how).tolist()
         parts.append(f"class weights {how}, from {min(weights):.2g} to {max(weights):.2g}")
     return "; ".join(parts)
+
+
+def _epochs_text(number: int | None) -> str:
+    return "no limit of epochs" if number in (None, -1) else count(number, "epoch")  # type: ignore[arg-type]
 
 
 def _stage_rows(plan: Plan, stage_inputs: Sequence[StageInput], processes: int, noun: str) -> list[PlanRow]:

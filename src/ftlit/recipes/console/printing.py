@@ -24,11 +24,6 @@ def show(table: Table) -> None:
     console().print(table)
 
 
-def count(number: int | None, noun: str) -> str:
-    """`1 epoch`, `3 epochs`."""
-    return f"1 {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def console() -> Console:
     """Wide enough for the plan where no terminal decides."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
