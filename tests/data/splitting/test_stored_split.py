@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ftlit.data.dataset import Examples
+from ftlit.data.dataset import SPLITS, Examples
 from ftlit.data.images import to_rgb
 from ftlit.data.splitting.duplicates import content_hashes
 from ftlit.data.splitting.splits import SplitRule, assemble
@@ -103,3 +103,26 @@ def test_a_split_for_data_with_splits_and_damaged_files_are_one_line(tmp_path):
         read_split(tmp_path)
     with pytest.raises(UserError, match=r"no split\.json in this folder"):
         read_split(tmp_path / "other")
+
+
+@pytest.mark.parametrize(("split", "may_change", "kept"), [("test", ["test"], True), ("train", ["test"], False), ("train", SPLITS, True)])
+def test_a_file_that_training_has_not_read_may_change_in_a_resumed_run(tmp_path, split, may_change, kept):
+    files = [tmp_path / f"{i}.png" for i in range(40)]
+    for i, file in enumerate(files):
+        file.write_bytes(b"%d" % i)
+    examples = Examples(files, [(i % 2,) for i in range(40)], to_rgb, files)
+    before = assemble({"train": examples}, ["a", "b"], SplitRule(FRACTIONS))
+    write_split(tmp_path, before, {name: content_hashes(part) for name, part in before.splits.items()})
+    changed = before.splits[split].contents[0]
+    rule = SplitRule(FRACTIONS, 0, read_split(tmp_path, is_whole=True, may_change=may_change))
+    changed.write_bytes(b"repaired")
+    if not kept:
+        with pytest.raises(UserError, match="1 are missing or changed"):
+            assemble({"train": examples}, ["a", "b"], rule)
+        return
+    again = assemble({"train": examples}, ["a", "b"], rule)
+    assert [part.contents for part in again.splits.values()] == [part.contents for part in before.splits.values()]
+    assert again.notes == [f"files changed since the run began (1), but training has not read them: {changed}"]
+    changed.write_bytes(before.splits["val"].contents[0].read_bytes())
+    with pytest.raises(UserError, match="1 are missing or changed"):  # a copy of an image of the run
+        assemble({"train": examples}, ["a", "b"], rule)

@@ -1,6 +1,7 @@
 """A run goes on from its own state, wherever its folder is now, or says in one line why it does not."""
 
 import csv
+import json
 import os
 import shutil
 import sys
@@ -204,6 +205,12 @@ def test_a_data_folder_may_be_renamed_if_its_images_are_the_same(tmp_path):
     assert done.returncode == 0
     for change in ("root was photos when the run began, now pictures", "on_bad_image was stop when the run began, now skip"):
         assert f"data.{change}; the images and labels are the same" in " ".join(done.stdout.split())
-    Image.new("L", (20, 20), 5).save(tmp_path / "pictures/a/0.png")
+    names = {split: content["names"] for split, content in json.loads((tmp_path / "run/split.json").read_text())["splits"].items()}
+    for grey in (6, 7):  # again, with the split that the resumed run wrote
+        Image.new("L", (20, 20), grey).save(tmp_path / names["test"][0])
+        done = run(tmp_path, command, "data.root=pictures")
+        note = "files changed since the run began (1), but training has not read them"
+        assert done.returncode == 0 and note in " ".join(done.stdout.split()), done.stderr
+    Image.new("L", (20, 20), 5).save(tmp_path / names["train"][0])
     done = run(tmp_path, command, "data.root=pictures")
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "0.png" in done.stderr
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and names["train"][0] in done.stderr

@@ -24,12 +24,20 @@ class StoredSplit:
         images: split -> hash, class numbers and name of each image.
         is_whole: whether the data set must consist of exactly these images, as in a resumed run; otherwise new images are split by their
             hashes.
+        may_change: of a resumed run, the splits whose files may have another content now: those that training has not read.
     """
 
     def __init__(
-        self, folder: Path, class_names: list[str], images: Mapping[Split, Sequence[tuple[str, tuple[int, ...], str]]], *, is_whole: bool
+        self,
+        folder: Path,
+        class_names: list[str],
+        images: Mapping[Split, Sequence[tuple[str, tuple[int, ...], str]]],
+        *,
+        is_whole: bool,
+        may_change: Sequence[Split] = (),
     ) -> None:
-        self.folder, self.class_names, self.images, self.is_whole = folder, class_names, images, is_whole
+        self.folder, self.class_names, self.images = folder, class_names, images
+        self.is_whole, self.may_change = is_whole, may_change
         # copies in several splits count as train: the run has trained on this content
         self.split_of: dict[str, Split] = {image: split for split in reversed(SPLITS) for image, _, _ in images[split]}
 
@@ -57,25 +65,47 @@ class StoredSplit:
         return f"{kept:,} of {len(hashes):,} images keep their split in {shown(self.folder)}, {len(splits) - kept - moved:,} are new{rest}"
 
     def restored(self, found: Collection, hashes: Callable[[Examples], Sequence[str]]) -> Collection:
-        """Return the images of the run, in its splits and order. New images are left out, with a note.
+        """Return the images of the run, in its splits and order. New images are left out, with a note; so is, where that may be, that the
+        content of a file has changed.
 
         Raises:
-            UserError: images of the run are gone, or have other labels now.
+            UserError: images of the run are gone or changed, or have other labels now.
         """
         pool: dict[tuple[str, frozenset[str]], deque[Place]] = defaultdict(deque)
         for split, examples in found.splits.items():
             for place, image in enumerate(hashes(examples)):
                 pool[image, frozenset(found.class_names[label] for label in examples.labels[place])].append((split, place))
         kept = {split: [self._taken(pool, *entry) for entry in self.images[split]] for split in SPLITS}
+        changed = self._take_changed(found, kept, pool)
         self._check_gone(kept, pool)
         splits = {split: self._examples(found, split, kept[split]) for split in SPLITS}
         new = [_name(found.splits[split], place) for places in pool.values() for split, place in places]
         notes = [f"resumed with the images of the run; new images are ignored ({len(new)}): {shorten(new, most=3)}"] if new else []
+        if changed:
+            notes.append(f"files changed since the run began ({len(changed)}), but training has not read them: {shorten(changed, most=3)}")
         return Collection(splits, self.class_names, found.multilabel, notes)
 
     def _taken(self, pool: "Mapping[Any, deque[Place]]", image: str, labels: tuple[int, ...], _: str) -> "Place | None":
         places = pool.get((image, frozenset(self.class_names[label] for label in labels)))
         return places.popleft() if places else None
+
+    def _take_changed(self, found: Collection, kept: Mapping[Split, list[Any]], pool: Mapping[Any, "deque[Place]"]) -> list[str]:
+        """Take the files of `may_change` that have another content now, by name; not one with the content of another image of the run."""
+        left: dict[tuple[str, frozenset[str]], tuple[deque[Place], Place]] = {}
+        for (image, labels), places in pool.items() if self.may_change else ():
+            for origin, place in places if image not in self.split_of else ():
+                contents = found.splits[origin].contents
+                if contents is not None and isinstance(contents[place], Path):
+                    left[_name(found.splits[origin], place), labels] = places, (origin, place)
+        changed = []
+        for split in self.may_change:
+            for i, (_, numbers, name) in enumerate(self.images[split]):
+                key = name, frozenset(self.class_names[label] for label in numbers)
+                if kept[split][i] is None and key in left:
+                    places, kept[split][i] = left.pop(key)
+                    places.remove(kept[split][i])
+                    changed.append(name)
+        return changed
 
     def _check_gone(self, kept: Mapping[Split, Sequence[Any]], pool: Mapping[tuple[str, frozenset[str]], Any]) -> None:
         """Raise `UserError` if images of the run are gone or have other labels."""
@@ -119,15 +149,19 @@ def write_split(folder: str | Path, collection: Collection, hashes: Mapping[Spli
     write_json(Path(folder, FILE), {"class_names": collection.class_names, "splits": splits}, indent=None)
 
 
-def read_split(folder: str | Path, *, is_whole: bool = False) -> StoredSplit:
-    """Read the split that a run stored. Raises `UserError` if there is none, or if it is damaged or written by a newer program."""
+def read_split(folder: str | Path, *, is_whole: bool = False, may_change: Sequence[Split] = ()) -> StoredSplit:
+    """Read the split that a run stored, see `StoredSplit`.
+
+    Raises:
+        UserError: there is none, or it is damaged or written by a newer program.
+    """
     path = Path(folder).expanduser() / FILE
     if not path.is_file():
         raise UserError(f"data.split_from={shown(folder)}: no {FILE} in this folder; give the folder of a run")
     with reading(path, REMEDY):
         content = read_json(path, remedy=REMEDY)
         images = {split: _entries(content["splits"][split]) for split in SPLITS}
-        return StoredSplit(path.parent, [str(name) for name in content["class_names"]], images, is_whole=is_whole)
+        return StoredSplit(path.parent, [str(name) for name in content["class_names"]], images, is_whole=is_whole, may_change=may_change)
 
 
 def _entries(stored: Mapping[str, Any]) -> list[tuple[str, tuple[int, ...], str]]:

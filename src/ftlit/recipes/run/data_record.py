@@ -5,13 +5,13 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from ftlit.data.dataset import SPLITS, Examples
+from ftlit.data.dataset import SPLITS, Examples, Split
 from ftlit.errors import UserError
 from ftlit.features.image_hashes import cached_hashes
 from ftlit.formats import read_json, write_json
@@ -19,6 +19,7 @@ from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.recipes.config.settings import resolved_settings, settings_text
 from ftlit.recipes.run.resume import CONFIG, DATA_OPTIONS, MAY_CHANGE, changed_data_options, read_config
+from ftlit.recipes.run.split_file import may_change
 
 RECORD = "data.json"
 RUN = "run"  # the key of the digest that identifies the run
@@ -42,17 +43,22 @@ def check_data(cfg: DictConfig, data: Any) -> tuple[str, list[str]]:
         raise UserError(f"resume=true: {reason}: begin a new run")
     moved = changed_data_options(cfg) if cfg.resume else []
     if before and record:
-        _check_same(before, record)
+        _check_same(before, record, may_change(cfg))
     elif moved:
         name, old, new = moved[0]
         raise UserError(f"resume=true needs the same config: {name} was {old}, now {new}; give the old value, or begin a new run")
-    if before and RUN in before:
-        _check_unedited(cfg, record, before[RUN])
+    if before and RUN in before and not _is_other_training(before, record):
+        _check_unedited(cfg, {name: before[name] for name in record}, before[RUN])
         run = before[RUN]  # of a release with other settings, perhaps
     else:
         run = _digest_of_run(resolved_settings(cfg), record)
         write_json(path, {RUN: run, **record})
     return run, [f"{name} was {old} when the run began, now {new}; the images and labels are the same" for name, old, new in moved]
+
+
+def _is_other_training(before: Mapping[str, Any], now: DataRecord) -> bool:
+    """Whether files of train or val have changed, before the first step; a change of test files leaves the run the same."""
+    return bool(now) and any(before["splits"][split] != now["splits"][split] for split in ("train", "val"))
 
 
 def _digest_of_run(settings: DictConfig, record: DataRecord) -> str:
@@ -89,13 +95,14 @@ def _digest(examples: Examples) -> str:
     return found.hexdigest()[:32]
 
 
-def _check_same(before: Mapping[str, Any], now: DataRecord) -> None:
+def _check_same(before: Mapping[str, Any], now: DataRecord, may_change: Sequence[Split]) -> None:
+    """Raise `UserError` if the data have changed, apart from the content of files of these splits, which `StoredSplit` has compared."""
     advice = "restore the old data, or begin a new run"
     if before["class_names"] != now["class_names"]:
         raise UserError(f"resume=true: the classes have changed since the run began; {advice}")
     for split in SPLITS:
         old, new = before["splits"][split], now["splits"][split]
-        if old != new:
-            same = old["images"] == new["images"]
+        same = old["images"] == new["images"]
+        if old != new and not (same and split in may_change):
             change = "other images or labels" if same else f"{old['images']} images then, {new['images']} now"
             raise UserError(f"resume=true: the data have changed since the run began ({split}: {change}); {advice}")

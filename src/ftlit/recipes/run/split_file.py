@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from ftlit.data.dataset import SPLITS
+from ftlit.data.dataset import SPLITS, Split
 from ftlit.data.splitting.stored_split import FILE, REMEDY, StoredSplit, read_split, write_split
 from ftlit.errors import UserError, one_line
 from ftlit.features.image_hashes import cached_hashes
@@ -27,9 +27,20 @@ def store_split(folder: str | Path, images: ImageData | None) -> None:
 
 def resumed_split(cfg: DictConfig) -> dict[str, StoredSplit]:
     """The argument `split_from` of the data of a run that is resumed: exactly its images. Empty where the run has stored none."""
-    if not cfg.get("resume") or "split_from" not in cfg.data or not Path(cfg.paths.run, FILE).is_file():
-        return {}
-    return {"split_from": read_split(cfg.paths.run, is_whole=True)}
+    return {"split_from": read_split(cfg.paths.run, is_whole=True, may_change=may_change(cfg))} if _restores_split(cfg) else {}
+
+
+def may_change(cfg: DictConfig) -> Sequence[Split]:
+    """The splits whose files may have another content than when the run that is resumed began, such as a repaired one: those that no saved
+    step of training depends on. None where there is no stored split, by which the images are compared one by one.
+    """
+    if not _restores_split(cfg):
+        return ()
+    return ("test",) if Path(cfg.paths.run, "checkpoints", "last.ckpt").is_file() else SPLITS
+
+
+def _restores_split(cfg: DictConfig) -> bool:
+    return bool(cfg.get("resume")) and "split_from" in cfg.data and Path(cfg.paths.run, FILE).is_file()
 
 
 def seen_notes(weights: Any, data: Any) -> list[str]:
