@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
+from torchvision.transforms.functional import InterpolationMode
 from torchvision.transforms.v2.functional import pil_to_tensor
 from versioned_parts import SPEC, Masked, text_embeddings, versions_of_ftlit
 
@@ -16,6 +17,7 @@ from ftlit.data.images import read_image, read_image_in_range, to_rgb, to_rgb_in
 from ftlit.data.sources.builtin import _array_to_rgb, _load
 from ftlit.data.sources.text_files import read_text
 from ftlit.features.extract import ImageViews
+from ftlit.features.stored_pixels import WholeImage
 from ftlit.models.backbone import Backbone, Layers
 from ftlit.models.batchnorm_fold import AffineNorm
 from ftlit.models.fully_convolutional import _ChannelNorm
@@ -131,6 +133,7 @@ EXAMPLES: dict[str, tuple[Any, float]] = {
     "to_rgb 1, larger floats": (lambda _: pil_to_tensor(to_rgb(floats(1e6))), -442.5165),
     "to_rgb_in_range 1": (lambda _: pil_to_tensor(to_rgb_in_range(floats(1), (0.2, 0.7))), -170.5517),
     "to_rgb_in_range 1, 8-bit RGB": (lambda _: pil_to_tensor(to_rgb_in_range(picture(), (0.2, 0.7))), -2.2091),
+    "whole_image 1": (lambda _: WholeImage(4, InterpolationMode.BILINEAR)(picture()), -146.8082),
     "token_embeddings 1": (lambda _: output(text_embeddings(), torch.tensor([[0, 2, 3, 1]])), 0.334138),
 }
 AUGMENTED_VIEW = 23.78155  # of `ImageViews`; `ftlit.features.keys.FORMAT` is its version

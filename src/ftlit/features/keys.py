@@ -32,7 +32,7 @@ from ftlit.models.precision import describe_float32
 
 FORMAT = 1  # raised when stored features can no longer be used although no component changed
 VALUES = "values"  # view of images that are known by the values of their tensors
-DTYPE_OF = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
+DTYPE_OF = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES if dtype.is_floating_point}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from ftlit.features.spec import HASH_DTYPE, ImageHashes
 from ftlit.files import is_foreign
 from ftlit.formatting import size_in_words
 
-DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16"}  # as safetensors calls them
+# as safetensors calls them
+DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16", torch.uint8: "U8"}
 CHECKSUM_PLACEHOLDER = "0" * 32  # until the rows are written
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # no space on the disk, or the user's quota is used up
 
@@ -154,5 +155,6 @@ def no_space(folder: Path, needed: int) -> UserError:
     free = shutil.disk_usage(existing).free
     return UserError(
         f"features need {size_in_words(needed)} more in {folder}, but only {size_in_words(free)} are free: "
-        "use a folder on another disk, or store less (on the command line: cache.folder=..., cache.max_gb=..., or cache=none)"
+        "use a folder on another disk, or store less "
+        "(on the command line: cache.folder=..., cache.max_gb=..., cache.pixels=false, or cache=none)"
     )

@@ -32,11 +32,13 @@ class StageInput:
         spec: of the features; `None`: images.
         bytes: size of the features of all splits and views on disk.
         reason: description of the features, or why the stage reads images.
+        pixels: whether the images are read from stored pixels.
     """
 
     spec: FeatureSpec | None
     bytes: int
     reason: str
+    pixels: bool = False
 
 
 def frozen_prefix(backbone: Backbone, layers: Collection[str]) -> str | None:

@@ -164,6 +164,7 @@ class Rows:
 
     def __init__(self, table: FeatureTable, images: ImageHashes) -> None:
         self._features = [shard.features for shard in table.shards]
+        self._paths = [shard.path for shard in table.shards]
         self._shard, self._row = table.find(images)
         self.shape, self.dtype, self.row_bytes = table.shape, table.dtype, table.row_bytes
         assert len(images) == 0 or self._shard.min() >= 0
@@ -173,6 +174,17 @@ class Rows:
 
     def __repr__(self) -> str:
         return f"Rows({len(self)} x {self.shape} {str(self.dtype).removeprefix('torch.')})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_features": None}  # worker processes that are not forked map the shards again
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _features=[read_shard(path, check=False).features for path in state["_paths"]])
+
+    def view(self, place: int) -> Tensor:
+        """Return the features at a place, (*shape), without a copy; they must not be changed."""
+        row: Tensor = self._features[self._shard[place]][self._row[place]]
+        return row
 
     def read(self, places: Sequence[int] | np.ndarray[Any, Any]) -> Tensor:
         """Return a copy of the features at these places, (n, *shape)."""

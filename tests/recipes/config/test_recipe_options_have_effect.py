@@ -9,12 +9,12 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from composed_configs import OPTIONS, composed
-from feature_runs import QUIET, SCHEDULES, data, fit
+from feature_runs import ALL, HEAD, QUIET, data, fit
 from omegaconf import DictConfig, OmegaConf
 from paths import CONF
 from torch import nn
 
-from ftlit import UserError
+from ftlit import Stage, UserError
 from ftlit.features import image_hashes, shard, table
 from ftlit.lit.callbacks.exact_resume import MetricsFile
 from ftlit.recipes.config.hydra_internals import fresh_hydra, instantiate
@@ -29,6 +29,7 @@ OTHERS: dict[str, dict[str, Any]] = {
         "views": 2,
         "seed": ({"views": 2}, {"views": 2, "seed": 1}),
         "trust": True,
+        "pixels": True,
     },
     "callbacks": {
         **dict.fromkeys(("last", "seeding", "best", "lr_monitor", "progress")),  # null: without it
@@ -96,7 +97,7 @@ def cache(node: DictConfig, monkeypatch, capsys) -> Any:
         foreign = {Path(path).resolve() for path in files()}
         for module in (image_hashes, shard, table):
             monkeypatch.setattr(module, "is_foreign", lambda path, foreign=foreign: path.resolve() in foreign, raising=False)
-        module, _, passes = fit(instantiate(node)(data(augment="photo")), SCHEDULES["head only"], max_epochs=2)
+        module, _, passes = fit(instantiate(node)(data(augment="photo")), [Stage(HEAD), Stage(ALL, epoch=2)], max_epochs=3)
         found.append((passes.epochs, passes.images, [value.tolist() for value in module.state_dict().values()]))
     return {path.split("/")[0] for path in files()}, found
 

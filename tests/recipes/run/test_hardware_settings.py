@@ -82,10 +82,10 @@ def test_a_resumed_run_keeps_its_values_on_other_hardware_and_says_so(on):
 
 def test_a_run_of_an_earlier_release_goes_on_with_its_values(on):
     cfg, _, _ = on(OLD_CPU, "optimizer.fused=null")
-    del cfg.float32, cfg.optimizer.fused
+    del cfg.float32, cfg.optimizer.fused, cfg.cache.pixels
     write_config(cfg)
     resumed, values, _ = on(A100, "resume=true")
-    assert values == ("32-true", "highest", None)
+    assert values == ("32-true", "highest", None) and resumed.cache.pixels is False
     check_settings(resumed)
 
 

@@ -13,6 +13,7 @@ from ftlit.features.image_hashes import HashCache, image_hashes
 from ftlit.features.keys import feature_keys, stored_dtype, view_digest
 from ftlit.features.spec import FeatureSpec, ImageHashes
 from ftlit.features.store import Store
+from ftlit.features.stored_pixels import PIXELS, StoredImages, StoredPixels
 from ftlit.features.table import FeatureKey, FeatureTable, Rows
 from ftlit.lit.datamodules.extraction_pass import EVALUATION, ExtractionRequest, View, extract_requested
 from ftlit.lit.datamodules.indexed_images import IndexedImages
@@ -45,6 +46,7 @@ class Extraction:
         self._keys: dict[tuple[View, FeatureSpec], tuple[object, FeatureKey]] = {}  # with the versions of the weights
         self._rows: dict[tuple[Split, str], Rows] = {}  # by split and digest
         self._known: dict[FeatureSpec, str] = {}  # digest of the evaluation view
+        self.pixels: dict[Split, StoredImages] = {}  # stored in place of the images of a split
 
     def rows(
         self, trainer: Trainer, backbone: Backbone, specs: Mapping[View, Sequence[FeatureSpec]], stage: int | None
@@ -74,6 +76,25 @@ class Extraction:
             evaluated = [own for view, own in keys.items() if view.number == EVALUATION]
             self._known |= {spec: key.digest for own in evaluated for spec, key in own.items()}
         return {view: {spec: self._rows[view.split, key.digest] for spec, key in own.items()} for view, own in keys.items()}
+
+    def stored_images(self, trainer: Trainer, backbone: Backbone, splits: Sequence[Split]) -> dict[Split, StoredImages]:
+        """Return the pixels of these splits, after storing what is missing. Their views can be stored, see `StoredPixels.of`."""
+        if new := [split for split in splits if split not in self.pixels]:
+            self._hash_images(trainer, new)
+            forms = {split: form for split in new if (form := StoredPixels.of(self.data.transforms[split]))}
+            requests = [self._pixel_request(split, form) for split, form in forms.items()]
+            extract_requested(self.store, backbone, requests, trainer, self.data.num_workers)
+            for request in requests:
+                split, rows = request.view.split, Rows(request.tables[PIXELS], request.images.hashes)
+                self.pixels[split] = StoredImages.of(request.images.examples, rows, forms[split])
+        return {split: self.pixels[split] for split in splits}
+
+    def _pixel_request(self, split: Split, form: StoredPixels) -> ExtractionRequest:
+        examples = self.data.collection.splits[split]
+        key = form.key(examples.load)
+        table = self._tables.setdefault(key.digest, self.store.table(key))
+        images = ImageViews(examples, self._hashes[split], form.write)
+        return ExtractionRequest(View(split, EVALUATION), images, form.row_bytes // 3, {PIXELS: table})
 
     def is_known(self, trainer: Trainer, backbone: Backbone, spec: FeatureSpec) -> bool:
         """Whether features in the evaluation view were used in training and still belong to the current weights."""

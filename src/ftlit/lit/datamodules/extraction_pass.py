@@ -18,6 +18,7 @@ from ftlit.features.extract import ImageViews, fill
 from ftlit.features.shard import no_space
 from ftlit.features.spec import FeatureSpec, ImageHashes
 from ftlit.features.store import Store
+from ftlit.features.stored_pixels import PIXELS, write_pixels
 from ftlit.features.table import FeatureTable
 from ftlit.formatting import size_in_words
 from ftlit.lit.datamodules.extraction_progress import progress_of_features
@@ -102,21 +103,27 @@ def extract_requested(store: Store, backbone: Backbone, requests: Sequence[Extra
             for table in tables:
                 table.refresh(check=False)
     if first:
-        computed = (
-            f"{images:,} computed in {time.perf_counter() - started:.1f} s, {size_in_words(size)}" if images else "all read from the cache"
-        )
+        verb = "decoded" if _are_pixels(requests) else "computed"
+        new = f"{images:,} {verb} in {time.perf_counter() - started:.1f} s, {size_in_words(size)}"
+        computed = new if images else "all read from the cache"
         print(f"{_description(requests, backbone.input_spec.noun)}: {computed}", flush=True)
 
 
 def _description(requests: Sequence[ExtractionRequest], noun: str) -> str:
+    if _are_pixels(requests):
+        return f"pixels of {sum(len(request.images.hashes) for request in requests):,} {noun}"
     sizes = {request.view.split: len(request.images.hashes) for request in requests}
     views = sum(request.view.number != EVALUATION for request in requests)
     augmented = f", training images in {views} augmented views," if views else ""
     return f"features of {sum(sizes.values()):,} {noun}{augmented} at {_cuts(requests)}"
 
 
+def _are_pixels(requests: Sequence[ExtractionRequest]) -> bool:
+    return all(PIXELS in request.tables for request in requests)
+
+
 def _cuts(requests: Sequence[ExtractionRequest]) -> str:
-    return ", ".join(dict.fromkeys(spec.cut for request in requests for spec in request.tables))
+    return ", ".join(dict.fromkeys(spec.cut for request in requests for spec in request.tables if spec != PIXELS))
 
 
 def _refresh(tables: Sequence[FeatureTable], trainer: Trainer, *, check: bool) -> None:
@@ -186,9 +193,15 @@ def _compute(
 
     def loaded() -> Iterator[tuple[ImageHashes, Tensor]]:
         for hashes, images in loader:
-            yield hashes, precision.convert_input(request.images.normalized(images.to(device, non_blocking=True)))
+            yield hashes, images
             if advance:
                 advance(len(images))
 
-    if share:
-        fill(backbone, request.tables, loaded(), context=precision.forward_context)
+    def on_device() -> Iterator[tuple[ImageHashes, Tensor]]:
+        for hashes, images in loaded():
+            yield hashes, precision.convert_input(request.images.normalized(images.to(device, non_blocking=True)))
+
+    if share and PIXELS in request.tables:
+        write_pixels(request.tables[PIXELS], loaded())
+    elif share:
+        fill(backbone, request.tables, on_device(), context=precision.forward_context)

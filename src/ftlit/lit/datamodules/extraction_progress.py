@@ -20,7 +20,7 @@ def progress_of_features(images: int, noun: str, cuts: str, *, shown: bool, proc
     Args:
         images: number of images that all processes compute together.
         noun: plural of one input: images or texts.
-        cuts: names of the cuts, for the text.
+        cuts: names of the cuts, for the text; empty for pixels.
         shown: whether this process prints.
         processes: number of processes, which are assumed to be equally fast.
 
@@ -33,7 +33,7 @@ def progress_of_features(images: int, noun: str, cuts: str, *, shown: bool, proc
         with _bar(-(-images // processes)) as advance:
             yield advance
     else:
-        print(f"computing features of {images:,} {noun} at {cuts}", flush=True)
+        print(f"computing features of {images:,} {noun} at {cuts}" if cuts else f"storing pixels of {images:,} {noun}", flush=True)
         yield _Lines(images, noun, processes)
 
 

@@ -9,8 +9,9 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from ftlit.data.dataset import SPLITS, Split
-from ftlit.errors import UserError, unknown
-from ftlit.features.keys import DTYPE_OF, stored_dtype
+from ftlit.errors import UserError
+from ftlit.features.keys import stored_dtype
+from ftlit.features.pixel_plan import PixelChoice, with_pixels
 from ftlit.features.spec import FeatureSpec
 from ftlit.features.stage_input import (
     StageInput,
@@ -24,8 +25,10 @@ from ftlit.features.stage_input import (
     with_shared_epochs,
 )
 from ftlit.features.store import Store
+from ftlit.features.stored_pixels import StoredImages
 from ftlit.finetuning.schedule import Schedule
 from ftlit.fingerprint import fingerprint
+from ftlit.lit.datamodules.cache_options import check_options, readings, storable_pixels
 from ftlit.lit.datamodules.extraction import VALIDATION, Extraction
 from ftlit.lit.datamodules.extraction_pass import EVALUATION, View
 from ftlit.lit.datamodules.image_data import ImageData
@@ -55,6 +58,7 @@ class FeatureData(WrapsImageData):
         views: 1: train on the evaluation view; more: on this number of augmented views of each image, in turn by epoch.
         seed: of the augmented views.
         trust: use features that other users have stored in the folder; otherwise they are computed again.
+        pixels: whether stages that train on images read stored pixels; see `ftlit.features.pixel_plan.with_pixels`.
 
     Raises:
         UserError: an argument out of range, an unusable folder; when training begins, other than one backbone, or too little space.
@@ -71,20 +75,10 @@ class FeatureData(WrapsImageData):
         views: int = 1,
         seed: int = 0,
         trust: bool = False,
+        pixels: PixelChoice = "auto",
     ) -> None:
         super().__init__()
-        if not isinstance(data, ImageData):
-            raise UserError(f"FeatureData needs ImageData, not {type(data).__name__}: use extract_features for a loader")
-        if overrides := ", ".join(data.batch_overrides):
-            raise UserError(
-                f"FeatureData cannot replace the batches of {type(data).__name__}, which overrides {overrides}: override order() only"
-            )
-        if dtype is not None and dtype not in DTYPE_OF:
-            raise unknown("cache.dtype", dtype, DTYPE_OF)
-        if views < 1:
-            raise UserError(f"cache.views={views}: give a whole number, 1 or more")
-        if max_gb < 0:
-            raise UserError(f"cache.max_gb={max_gb}: give a number, 0 or more")
+        check_options(data, dtype, views, max_gb)
         self.augments = fingerprint(data.transforms["train"]) != fingerprint(data.transforms["val"])
         self.images, self.input_spec, self.store = data, data.input_spec, Store(folder, trust=trust)
         self.store.check()
@@ -93,6 +87,7 @@ class FeatureData(WrapsImageData):
         self.counts, self.notes = data.counts, list(data.notes)
         if views > self.views:
             self.notes.append(f"with data.augment=none all {views} views of an image are equal, so only one is stored")
+        self.pixels, self._storable = pixels, storable_pixels(data, pixels)
         self.extraction = Extraction(data, self.store, dtype=dtype, seed=seed)
         self._stage_inputs: list[StageInput] = []
 
@@ -118,7 +113,17 @@ class FeatureData(WrapsImageData):
         return StageLoader(self.images, "test", self.serve)
 
     def plan(self, module: nn.Module, schedule: Schedule | None, trainer: Trainer) -> list[StageInput]:
-        """Return what each stage reads. Computes no features."""
+        """Return what each stage reads. Computes no features.
+
+        Raises:
+            UserError: pixels that are wanted do not fit.
+        """
+        inputs = self._plan_features(module, schedule, trainer)
+        spans, images = self._spans(schedule, trainer, len(inputs)), len(self.images.collection.splits["train"])
+        read = readings(trainer, spans, images, self.batch_size)
+        return with_pixels(inputs, read, self._storable, self.pixels, self.max_gb * 1e9)
+
+    def _plan_features(self, module: nn.Module, schedule: Schedule | None, trainer: Trainer) -> list[StageInput]:
         layers = trained_layers(module, schedule)
         if self.images.mix != "none":
             return [StageInput(None, 0, f"images, because data.mix={self.images.mix} mixes them")] * len(layers)
@@ -141,24 +146,37 @@ class FeatureData(WrapsImageData):
 
     def _views(self, specs: Sequence[FeatureSpec | None], schedule: Schedule | None, trainer: Trainer) -> dict[FeatureSpec, set[int]]:
         """Return the views of training images that will be read with each spec, from the epochs that its stages may last."""
-        end = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs >= 0 else sys.maxsize
-        spans = schedule.spans(end) if schedule else [range(end)] * len(specs)
+        spans = self._spans(schedule, trainer, len(specs))
         return views_by_spec(specs, [set(map(self._view_in, span[: self.views])) for span in spans])
+
+    @staticmethod
+    def _spans(schedule: Schedule | None, trainer: Trainer, stages: int) -> list[range]:
+        """Return the epochs of each stage, at most."""
+        end = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs >= 0 else sys.maxsize
+        return schedule.spans(end) if schedule else [range(end)] * stages
 
     def _view_in(self, epoch: int) -> int:
         """Return the number of the view of training images in an epoch."""
         return EVALUATION if self.views == 1 else 1 + epoch % self.views
 
-    def serve(self, split: Split, epoch: int) -> ServedFeatures | None:
-        """Return the features that the loader of this split reads in an epoch; `None`: it reads images."""
+    def serve(self, split: Split, epoch: int) -> ServedFeatures | StoredImages | None:
+        """Return the features, or stored pixels, that the loader of this split reads in an epoch; `None`: it reads images."""
         if split == "train":
             check_sampler_epoch(self.running, epoch)
         spec = self._spec_in_fit(split) if self.running.state.fn == "fit" else self._spec_after_fit(split)
         if spec is None:
-            return None
+            return self._stored_images(split)
         view = View(split, self._view_in(epoch) if split == "train" else EVALUATION)
         rows = self.extraction.rows(self.running, self.backbone, {view: [spec]}, self._stage)[view][spec]
         return ServedFeatures(spec.cut, rows, next(self.backbone.parameters(), torch.empty(0)).dtype)
+
+    def _stored_images(self, split: Split) -> StoredImages | None:
+        """Return the pixels of a split where a stage reads them. Test images are read once, and not stored."""
+        if split == "test" or not any(stage_input.pixels for stage_input in self._stage_inputs):
+            return None
+        if self.running.state.fn != "fit":
+            return self.extraction.pixels.get(split)
+        return self.extraction.stored_images(self.running, self.backbone, [split])[split]
 
     @property
     def running(self) -> Trainer:
@@ -195,6 +213,9 @@ class FeatureData(WrapsImageData):
             for view in [*views, VALIDATION] if self.running.enable_validation else views:
                 requested.setdefault(view, []).append(spec)
         self.extraction.rows(self.running, self.backbone, requested, self._stage)
+        if any(stage_input.pixels for stage_input in self._stage_inputs[self._stage or 0 :]):
+            splits: list[Split] = ["train", "val"] if self.running.enable_validation else ["train"]
+            self.extraction.stored_images(self.running, self.backbone, splits)
 
     def _spec_in_fit(self, split: Split) -> FeatureSpec | None:
         """Return the spec that the current stage reads; for train, the lowest of all stages that this epoch may reach."""

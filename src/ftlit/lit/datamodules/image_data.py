@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from copy import copy
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -19,6 +20,7 @@ from ftlit.data.tokens import TextSpec
 from ftlit.data.transforms import Transform
 from ftlit.errors import UserError, shorten
 from ftlit.features.image_hashes import cached_hashes
+from ftlit.features.stored_pixels import StoredImages
 from ftlit.lit.datamodules.device_normalization import NormalizesOnDevice, normalizes_batches
 from ftlit.lit.trainer_internals import completed_batches, overfits_batches, process_share
 from ftlit.registry import Registry
@@ -120,10 +122,10 @@ class ImageData(NormalizesOnDevice):
         order.begin_at(*self._begin)
         return order
 
-    def loader(self, split: Split, order: TrainOrder | EvalOrder) -> DataLoader[Batch]:
-        """Return the batches of an order."""
+    def loader(self, split: Split, order: TrainOrder | EvalOrder, stored: StoredImages | None = None) -> DataLoader[Batch]:
+        """Return the batches of an order; of `stored` pixels in place of the images."""
         return DataLoader(
-            Batches(self._labelled(split), self._collate[split], self.seed),
+            Batches(self._labelled(split, stored), self._collate[split], self.seed),
             sampler=order,
             batch_size=None,  # an item is a batch
             num_workers=self.num_workers,
@@ -132,9 +134,11 @@ class ImageData(NormalizesOnDevice):
             generator=torch.Generator(),  # seeds the workers; without it, loading would change the global random state
         )
 
-    def _labelled(self, split: Split) -> LabelledImages:
+    def _labelled(self, split: Split, stored: StoredImages | None) -> LabelledImages:
         on_device = self.normalization is not None and not self._collate[split].steps and not self.batch_overrides
-        return LabelledImages(self.collection, split, self.transforms[split], as_pixels=on_device and normalizes_batches(self.trainer))
+        collection = replace(self.collection, splits={split: stored.examples}) if stored else self.collection
+        transform = stored.transform if stored else self.transforms[split]
+        return LabelledImages(collection, split, transform, as_pixels=on_device and normalizes_batches(self.trainer))
 
     @property
     def normalization(self) -> Normalization | None:

@@ -1,4 +1,4 @@
-"""The loader of `FeatureData`: it serves features or images, whichever the current stage reads, in the same order."""
+"""The loader of `FeatureData`: it serves features, images or stored pixels, whichever the current stage reads, in the same order."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from ftlit.data.dataset import Batch, Split
 from ftlit.features.batches import read_batches
+from ftlit.features.stored_pixels import StoredImages
 from ftlit.features.table import Rows
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.models.backbone import FeatureBatch
@@ -23,7 +24,7 @@ class ServedFeatures:
     dtype: torch.dtype
 
 
-Serve = Callable[[Split, int], ServedFeatures | None]  # split, epoch -> features; None: images
+Serve = Callable[[Split, int], ServedFeatures | StoredImages | None]  # split, epoch -> features, or stored pixels; None: images
 
 
 class StageLoader:
@@ -39,7 +40,7 @@ class StageLoader:
         self._images, self._split, self._serve = images, split, serve
         self.sampler = images.order(split)  # Lightning sets the epoch on these two attributes
         self.batch_sampler = None
-        self._image_loader: DataLoader[Batch] | None = None
+        self._image_loader: tuple[StoredImages | None, DataLoader[Batch]] | None = None
 
     def __len__(self) -> int:
         """Batches in an epoch, the same in every stage."""
@@ -47,10 +48,11 @@ class StageLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor | FeatureBatch, Tensor]]:
         served = self._serve(self._split, self.sampler.epoch)  # runs at the first batch, after the stage has begun
-        loader, self._image_loader = self._image_loader, None  # worker processes end when no stage needs them
-        if served is None:
-            self._image_loader = loader or self._images.loader(self._split, self.sampler)
-            yield from self._image_loader
+        last, self._image_loader = self._image_loader, None  # worker processes end when no stage needs them
+        if not isinstance(served, ServedFeatures):
+            loader = last[1] if last and last[0] is served else self._images.loader(self._split, self.sampler, served)
+            self._image_loader = served, loader
+            yield from loader
         else:
             targets = self._images.collection.targets(self._split)
             yield from read_batches(self.sampler, served.rows, targets, served.cut, served.dtype)

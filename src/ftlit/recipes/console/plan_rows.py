@@ -174,8 +174,9 @@ def _cache_text(data: Any, stage_inputs: Sequence[StageInput]) -> str:
     size = sum({source.spec: source.bytes for source in stage_inputs}.values())
     if not size:
         return "no stage trains on features"
-    text = f"features take up to {size_in_words(size)} in {data.store.folder}"
-    if not data.augments:
+    kinds = {"pixels" if source.pixels else "features" for source in stage_inputs if source.bytes}
+    text = f"{' and '.join(sorted(kinds))} take up to {size_in_words(size)} in {data.store.folder}"
+    if not data.augments or kinds == {"pixels"}:
         return text
     text += "; stages that train on features use "
     if data.views > 1:

@@ -48,7 +48,12 @@ def _values_here(cfg: DictConfig, backbone: Backbone) -> dict[str, Any]:
     precision = FLOAT32 if cfg.recipe == "pretrain" else precision_for(backbone, device)  # pretraining in others is untested
     given = cfg.trainer.get("precision")
     fused = device.type in ("cpu", "cuda") and not _clips_mixed(cfg, str(precision if given == AUTO else given))
-    return {"trainer.precision": precision, "float32": matmul_precision_of(device), "optimizer.fused": fused or None}
+    return {
+        "trainer.precision": precision,
+        "float32": matmul_precision_of(device),
+        "optimizer.fused": fused or None,
+        "cache.pixels": AUTO,  # the plan decides
+    }
 
 
 def _clips_mixed(cfg: DictConfig, precision: str) -> bool:
