@@ -108,7 +108,7 @@ def _training_text(cfg: DictConfig, data: Any, plan: Plan, facts: RunFacts, noun
 
 
 def _epochs_text(number: int | None) -> str:
-    return "no limit of epochs" if number in (None, -1) else count(number, "epoch")  # type: ignore[arg-type]
+    return "no limit of epochs" if number in (None, -1) else count(number, "epoch")
 
 
 def _stage_rows(plan: Plan, stage_inputs: Sequence[StageInput], processes: int, noun: str) -> list[PlanRow]:
