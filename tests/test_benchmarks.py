@@ -148,8 +148,20 @@ def test_a_batch_of_8_bits_is_a_quarter_of_one_of_floats(bench, tmp_path):
 
     for i in range(3):
         Image.new("RGB", (40, 30), (i, i, i)).save(tmp_path / f"{i}.png")
-    time, size = rows(tmp_path, 2, 1)
+    time, size, *stored = rows(tmp_path, 2, 1, 1)
     assert size.ratio == 0.25 and time.ratio == time.samples["8 bits"][0] / time.samples["floats"][0]
+    assert [len(row.samples["stored"]) for row in stored] == [1, 1]
+
+
+def test_pairs_of_runs_are_compared_seed_by_seed(bench, tmp_path):
+    from _ledger import Ledger
+    from hardware.pixel_accuracy import differences
+
+    ledger = Ledger(tmp_path / "runs.jsonl", ("data", "seed", "pixels"), {})
+    for seed, (stored, files) in enumerate([(0.9, 0.6), (0.7, 0.6), (0.6, None)]):
+        ledger.add(("hymenoptera", seed, True), {"accuracy": stored})
+        ledger.add(("hymenoptera", seed, False), {"accuracy": files} if files else {"error": "killed"})
+    assert "| hymenoptera | 2 | +0.2000 | 1.2706 |" in differences(ledger, 3)
 
 
 def test_a_failed_round_gives_nan(bench):
