@@ -82,7 +82,9 @@ def best_of(probes: Sequence[Probe]) -> Probe:
         UserError: there are several, and nothing was held out to choose by.
     """
     if len(probes) > 1 and any(probe.score is None for probe in probes):
-        raise UserError("no images are held out to choose a probe: give one cut (probe.cuts=[...]), kind and L2 penalty, or more images")
+        raise UserError(
+            "no images are held out to choose a probe: give one cut (probe.cuts=[...]), one kind and one L2 penalty, or more images"
+        )
     return max(probes, key=lambda probe: probe.score or 0.0)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ftlit.data.dataset import Split
 from ftlit.errors import UserError
 from ftlit.features.extract import Features
+from ftlit.formatting import count
 from ftlit.lit.callbacks.recorder import MOST_FEATURES, items_of, predictions_of, to_half
 from ftlit.lit.datamodules.indexed_images import IndexedImages
 from ftlit.models.pooling import POOLINGS, Pooling
@@ -192,4 +193,5 @@ def describe(repeats: Sequence[Repeat], per_class: int | None, noun: str) -> str
     if len(repeats) == 1:
         return f"* chosen {how}: {repeats[0].best.summary}; test accuracy {repeats[0].test} (95 % bootstrap interval)"
     accuracy = with_deviation([repeat.test.share for repeat in repeats])
-    return f"*N: chosen in N samples, {how}; test accuracy {accuracy} over {len(repeats)} samples of {per_class} {noun} per class"
+    size = count(per_class, noun.removesuffix("s")) if per_class else noun
+    return f"*N: chosen in N samples, {how}; test accuracy {accuracy} over {len(repeats)} samples of {size} per class"

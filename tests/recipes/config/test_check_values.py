@@ -41,7 +41,7 @@ def hydra():
         ("trainer.strategy=ddp_spawn", "is not supported (a run cannot be pickled): give trainer.strategy=ddp"),
         ("trainer.strategy=dpp", "no trainer.strategy 'dpp': did you mean 'ddp'? There are: auto, ddp, ddp_fork, "),
         ("+trainer.max_time={days: -1}", "trainer.max_time.days=-1: give a whole number from 0"),
-        ("trainer.num_nodes=2", "the number of this machine is unknown: start the command by torchrun or srun"),
+        ("trainer.num_nodes=2", "the number of this machine is unknown: start the command with torchrun or srun"),
         ("backbone.input_spec.size='32'", "input_spec.size='32': give a whole number of pixels"),
         ("backbone.input_spec.size=[32,32]", "input_spec.size=[32, 32]: give a whole number of pixels"),
         ("schedule.until={metric: val/acc, patience: 1}", "until of stage 'all': no metric 'val/acc': did you mean 'val/accuracy'?"),

@@ -142,9 +142,9 @@ def _check_classes(folder: Folder, above: Layout) -> None:
     upper = shorten((shown(inner.name) for inner in folder.filled), most=5)
     lower = (*above, *["group"] * (_depth(folder) - 1), "class")
     raise UserError(
-        f"most of the folders of {shown(folder.path)} ({upper}) have the same subfolders ({shorten(shared, most=5)}): set "
-        f"data.layout={'/'.join(lower)} if the subfolders are the classes, or data.layout={'/'.join((*above, 'class'))} if the folders are "
-        f"({'/'.join((*above, 'class', 'group'))} keeps each subfolder in one split); folders of splits are called train, val and test"
+        f"most folders of {shown(folder.path)} ({upper}) have the same subfolders ({shorten(shared, most=5)}). Which are the classes? "
+        f"If the subfolders: data.layout={'/'.join(lower)}. If the folders: data.layout={'/'.join((*above, 'class'))}, or "
+        f"{'/'.join((*above, 'class', 'group'))} to keep each subfolder in one split. Folders of splits are called train, val and test"
     )
 
 

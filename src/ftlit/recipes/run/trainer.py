@@ -47,7 +47,7 @@ def _check_nodes(trainer: pl.Trainer) -> None:
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if trainer.num_nodes > 1 and isinstance(environment, LightningEnvironment) and not {"NODE_RANK", "GROUP_RANK"} & set(os.environ):
         raise UserError(
-            f"trainer.num_nodes={trainer.num_nodes}, but the number of this machine is unknown: start the command by torchrun or srun, "
+            f"trainer.num_nodes={trainer.num_nodes}, but the number of this machine is unknown: start the command with torchrun or srun, "
             "or set NODE_RANK, MASTER_ADDR and MASTER_PORT on each"
         )
 
