@@ -63,7 +63,7 @@ def main(arguments: Any = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", type=several("network", NETWORKS), default=list(NETWORKS))
     parser.add_argument("--rounds", type=count, default=5)
-    parser.add_argument("--batch", type=count, default=8)
+    parser.add_argument("--batch", type=count, default=32)
     parser.add_argument("--threads", type=count, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path)
