@@ -13,15 +13,17 @@ from PIL import Image
 from ftlit import UserError
 from ftlit.data.dataset import Examples
 from ftlit.data.images import read_image
+from ftlit.data.sources import image_headers
+from ftlit.data.sources.image_headers import read_headers
 from ftlit.data.splitting.splits import SplitRule, assemble
-from ftlit.features import image_hashes as hashes_module
-from ftlit.features.image_hashes import HashCache, cached_hashes, image_hashes
+from ftlit.features import file_cache
+from ftlit.features.image_hashes import HashCache, cached_hashes, cached_headers, image_hashes
 
 
 @pytest.fixture(autouse=True)
 def short_age(monkeypatch):
     """The age is for file systems with coarse time stamps; here they are fine."""
-    monkeypatch.setattr(hashes_module, "MIN_AGE_NS", 200_000_000)
+    monkeypatch.setattr(file_cache, "MIN_AGE_NS", 200_000_000)
 
 
 def picture(path: Path, grey: int) -> Path:
@@ -32,7 +34,7 @@ def picture(path: Path, grey: int) -> Path:
 def wait_until_old(*paths: Path) -> None:
     """Wait until these files are old enough that every later change would be detected."""
     newest = max(max(path.stat().st_mtime_ns, path.stat().st_ctime_ns) for path in paths)
-    time.sleep(max(0.0, (newest + 1.1 * hashes_module.MIN_AGE_NS) / 1e9 - time.time()))
+    time.sleep(max(0.0, (newest + 1.1 * file_cache.MIN_AGE_NS) / 1e9 - time.time()))
 
 
 def files(*paths: Path) -> Examples:
@@ -131,7 +133,7 @@ def test_a_damaged_hash_cache_gives_at_most_a_warning_and_no_wrong_hash(tmp_path
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert image_hashes(files(*three), hash_cache).tolist() == before
-    assert all("cannot use the hash cache" in str(warning.message) for warning in caught)
+    assert all("cannot use the file cache" in str(warning.message) for warning in caught)
     assert image_hashes(files(*three), hash_cache).tolist() == before
 
 
@@ -160,3 +162,22 @@ def test_images_without_known_content_are_identified_by_their_pixels(tmp_path):
     examples = Examples([1, 2, 1], [(0,)] * 3, lambda grey: Image.new("RGB", (4, 4), (grey,) * 3))
     a, b, again = image_hashes(examples, HashCache(tmp_path)).tolist()
     assert a == again != b
+
+
+@pytest.mark.parametrize("decode", [False, True])
+def test_a_second_run_reads_no_header(tmp_path, three, decode, monkeypatch):
+    monkeypatch.setenv("FTLIT_CACHE", str(tmp_path / "store"))
+    damaged = tmp_path / "damaged.png"
+    damaged.write_bytes(three[0].read_bytes()[:-30])
+    (tmp_path / "text.png").write_text("no image")
+    paths = [*three, damaged, tmp_path / "text.png"]
+    wait_until_old(*paths)
+    read = read_headers(paths, decode=decode)
+    assert [header.fault for header in read.values()] == [None, None, None, "damaged" if decode else None, ""]
+    assert cached_headers(paths, decode=decode) == read
+    opened = []
+    monkeypatch.setattr(image_headers.Image, "open", lambda path, open=image_headers.Image.open: opened.append(path) or open(path))
+    assert cached_headers(paths, decode=decode) == read
+    assert set(opened) == {tmp_path / "text.png", *([damaged] if decode else [])}  # a fault may be mended
+    picture(three[0], 30)
+    assert cached_headers(three[:1]) == {three[0]: read[three[0]]} and opened[-1] == three[0]

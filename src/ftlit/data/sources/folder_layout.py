@@ -17,7 +17,7 @@ SPLIT_CLASS, CLASS = ("split", "class"), ("class",)
 PLAIN_NAMES = ("train", "val", "valid", "validation", "test")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileEntry:
     """An image file with the names of its labels, its split and its group, if any. Names are valid UTF-8 even where the path is not."""
 
@@ -78,7 +78,7 @@ def entries(tree: Folder, layout: Layout) -> Iterator[FileEntry]:
 
 def _below(folder: Folder, levels: Layout, found: FileEntry) -> Iterator[FileEntry]:
     if not levels:
-        yield from (replace(found, path=path) for path in folder.all_files())
+        yield from (FileEntry(path, found.labels, found.split, found.group) for path in folder.all_files())
         return
     level, rest = levels[0], levels[1:]
     if level == "split":

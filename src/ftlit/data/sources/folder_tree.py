@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from os.path import splitext
 from pathlib import Path
 
 from PIL import Image
@@ -67,7 +68,7 @@ class Folder:
 
 def is_image_name(path: Path) -> bool:
     """Whether a path has the suffix of an image."""
-    return path.suffix.lower() in Image.registered_extensions()
+    return splitext(path.name)[1].lower() in Image.registered_extensions()
 
 
 def read_tree(root: Path) -> Folder:

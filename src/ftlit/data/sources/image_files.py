@@ -1,7 +1,7 @@
 """Image files on disk: list the files of a csv, check headers, and collect them. Only greys of more than 8 bits are decoded."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from os.path import abspath
 from pathlib import Path
@@ -12,7 +12,7 @@ from ftlit.data.input_spec import InputSpec
 from ftlit.data.sources.csv_files import SPLIT_COLUMN, cell_of, check_columns, group_of, labels_of, read_csv, split_of
 from ftlit.data.sources.folder_layout import FileEntry
 from ftlit.data.sources.grey_range import MAX_MEASURED, measure_grey_range
-from ftlit.data.sources.image_headers import ImageHeader, header_notes, read_header, read_whole
+from ftlit.data.sources.image_headers import ImageHeader, header_notes, read_headers
 from ftlit.data.sources.label_notes import label_notes
 from ftlit.data.splitting.splits import SplitRule, assemble
 from ftlit.errors import UserError, shorten, unknown
@@ -20,7 +20,13 @@ from ftlit.formatting import shown
 
 
 def collect(
-    files: Sequence[FileEntry], *, input_spec: InputSpec, on_bad_image: str, rule: SplitRule, multilabel: bool = False
+    files: Sequence[FileEntry],
+    *,
+    input_spec: InputSpec,
+    on_bad_image: str,
+    rule: SplitRule,
+    multilabel: bool = False,
+    headers_of: Callable[..., dict[Path, ImageHeader]] = read_headers,
 ) -> tuple[Collection, InputSpec]:
     """Collect the listed files. Returns a checked collection (`ftlit.data.splitting.splits.assemble`) with sorted class names, and the
     input spec with the grey range of the files.
@@ -32,19 +38,24 @@ def collect(
             that fail and says so in the notes. With `stop`, a truncated file with a valid header raises when it is read.
         rule: see `assemble`.
         multilabel: see `assemble`.
+        headers_of: gives the headers of files, as `read_headers` does.
 
     Raises:
         UserError: files that cannot be used. The message has their number and the first ten.
     """
-    headers, notes = _checked(files, on_bad_image)
+    headers, notes = _checked(files, on_bad_image, headers_of)
     kept = [file for file in files if file.path in headers]
     class_names = sorted({label for file in kept for label in file.labels})
     numbers = {name: number for number, name in enumerate(class_names)}
-    found = {}
+    found: dict[Split, Examples] = {}
+    label_sets: dict[tuple[str, ...], tuple[int, ...]] = {}  # files with the same labels share one tuple
     for split in dict.fromkeys(file.split for file in kept):
         part = [file for file in kept if file.split == split]
         paths = [file.path for file in part]
-        labels = [tuple(sorted(numbers[label] for label in file.labels)) for file in part]
+        label_sets |= {
+            file.labels: tuple(sorted(numbers[label] for label in file.labels)) for file in part if file.labels not in label_sets
+        }
+        labels = [label_sets[file.labels] for file in part]
         groups = [file.group for file in part]
         found[split] = Examples(paths, labels, image_reader(input_spec), paths, groups if any(groups) else None)
     collection = assemble(found, class_names, rule, multilabel=multilabel)
@@ -68,12 +79,13 @@ def _in_one_range(collection: Collection, headers: Mapping[Path, ImageHeader], i
     return replace(collection, splits=splits), spec
 
 
-def _checked(files: Sequence[FileEntry], on_bad_image: str) -> tuple[dict[Path, ImageHeader], list[str]]:
+def _checked(
+    files: Sequence[FileEntry], on_bad_image: str, headers_of: Callable[..., dict[Path, ImageHeader]]
+) -> tuple[dict[Path, ImageHeader], list[str]]:
     """Return the headers of the files that are images, and a note on files that are left out."""
     if on_bad_image not in (options := ("stop", "skip")):
         raise unknown("on_bad_image", on_bad_image, options)
-    read = read_header if on_bad_image == "stop" else read_whole
-    headers = {file.path: read(file.path) for file in files}
+    headers = headers_of([file.path for file in files], decode=on_bad_image == "skip")
     faults = {path: header.fault for path, header in headers.items() if header.fault is not None}
     names = shorten((shown(path) + (fault and f" ({fault})") for path, fault in faults.items()), most=10)
     if faults and on_bad_image == "stop":

@@ -1,7 +1,7 @@
 """Headers of image files: whether PIL opens a file, and which part of its content is not read."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
@@ -19,7 +19,7 @@ SAMPLES_PER_PIXEL = 277  # tag of TIFF
 DEEP_COLOUR = re.compile(r"^(RGB|LA|CMYK)[A-Za-z]*;16")  # PIL's raw modes of which it keeps the upper 8 bits
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageHeader:
     """The header of an image file.
 
@@ -68,15 +68,22 @@ def read_header(path: Path) -> ImageHeader:
         return ImageHeader(one_line(error))
 
 
-def read_whole(path: Path) -> ImageHeader:
-    """Read the header and decode the file. A JPEG is decoded at an eighth of its size: every byte is read, in a third of the time."""
+def read_one(path: Path, *, decode: bool = False) -> ImageHeader:
+    """Read the header of a file; with `decode`, all of it. A JPEG is decoded at an eighth of its size: every byte is read, in a third of
+    the time.
+    """
     header = read_header(path)
-    if header.fault is None:
+    if decode and header.fault is None:
         try:
             read_image(path, at_least=1)
         except UserError:
             return ImageHeader("damaged")
     return header
+
+
+def read_headers(paths: Sequence[Path], *, decode: bool = False) -> dict[Path, ImageHeader]:
+    """The header of each file; see `read_one`."""
+    return {path: read_one(path, decode=decode) for path in paths}
 
 
 def header_notes(headers: Mapping[Path, ImageHeader]) -> list[str]:

@@ -10,6 +10,7 @@ from ftlit.data.sources.builtin import NO_FLIP, digits, torchvision_dataset
 from ftlit.data.sources.csv_files import SPLIT_COLUMN
 from ftlit.data.sources.folder_files import list_folder, list_unlabelled
 from ftlit.data.sources.image_files import collect, list_csv
+from ftlit.features.image_hashes import cached_headers
 from ftlit.lit.datamodules.image_data import DATA_SOURCES, ImageData
 from ftlit.lit.datamodules.source_options import Loading, Splits, flat_options
 
@@ -63,7 +64,7 @@ def folder_data(
         UserError: files or arguments that cannot be used.
     """
     files, notes = list_folder(root, layout=layout, group_pattern=group_pattern)
-    collection, spec = collect(files, input_spec=input_spec, on_bad_image=on_bad_image, rule=splits.rule)
+    collection, spec = collect(files, input_spec=input_spec, on_bad_image=on_bad_image, rule=splits.rule, headers_of=cached_headers)
     collection.notes[:0] = notes
     return ImageData(collection, spec, **asdict(loading))
 
@@ -92,7 +93,9 @@ def unlabelled_data(
     """
     files, notes = list_unlabelled(root)
     without_labels = {"multilabel": True}
-    collection, spec = collect(files, input_spec=input_spec, on_bad_image=on_bad_image, rule=splits.rule, **without_labels)
+    collection, spec = collect(
+        files, input_spec=input_spec, on_bad_image=on_bad_image, rule=splits.rule, headers_of=cached_headers, **without_labels
+    )
     collection.notes[:0] = notes
     return ImageData(collection, spec, **asdict(loading))
 
@@ -134,7 +137,9 @@ def csv_data(
     columns = {"path_column": path_column, "label_column": label_column, "split_column": split_column}
     files = list_csv(csv, root=root, label_separator=label_separator, group_column=group_column, **columns)
     several = label_separator is not None
-    collection, spec = collect(files, input_spec=input_spec, on_bad_image=on_bad_image, rule=splits.rule, multilabel=several)
+    collection, spec = collect(
+        files, input_spec=input_spec, on_bad_image=on_bad_image, rule=splits.rule, headers_of=cached_headers, multilabel=several
+    )
     return ImageData(collection, spec, **asdict(loading))
 
 

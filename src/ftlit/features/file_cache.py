@@ -1,0 +1,116 @@
+"""What was read from image files, remembered by path, size, times and inode, so that a second run reads no file."""
+
+import os
+import sqlite3
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from ftlit.errors import one_line
+from ftlit.files import is_foreign
+from ftlit.fingerprint import of_bytes
+
+PATHS_PER_QUERY = 500  # older versions of SQLite take 999 parameters
+FILES_PER_TASK = 64  # of a thread
+MIN_AGE_NS = 2_000_000_000  # a file that changed more recently may change again with the same time stamps
+
+
+class FileCache:
+    """A text for each file, in a table of one SQLite file. It may be removed at any time, and entries that cannot be read are ignored.
+
+    Args:
+        folder: holds `images.sqlite`.
+        table: name of the table.
+        trust: use the file of another user too; otherwise there is one beside it.
+    """
+
+    def __init__(self, folder: Path, table: str, *, trust: bool = False) -> None:
+        self.table = table
+        self.path = folder / "images.sqlite"
+        if not trust and self.path.exists() and is_foreign(self.path):
+            self.path = self.path.with_stem(f"images-{os.getuid()}")
+
+    def texts(self, paths: Sequence[Path], read: Callable[[Path], str]) -> dict[Path, str]:
+        """The text of each file: remembered where the file has not changed, else read in threads, and remembered.
+
+        Args:
+            paths: of the files.
+            read: path -> text; an empty text is not remembered. What it raises ends the reading.
+        """
+        known = self.recall(paths) if paths else {}
+        unknown = [path for path in paths if path not in known]
+        if not unknown:
+            return known
+        parts = [unknown[i : i + FILES_PER_TASK] for i in range(0, len(unknown), FILES_PER_TASK)]
+        with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:  # reading and hashing release Python's lock
+            found = [pair for pairs in pool.map(lambda part: [_read(path, read) for path in part], parts) for pair in pairs]
+        self.remember({path: pair for path, pair in zip(unknown, found, strict=True) if all(pair)})
+        return known | {path: text for path, (_, text) in zip(unknown, found, strict=True)}
+
+    def recall(self, paths: Sequence[Path]) -> dict[Path, str]:
+        """Return the texts of those files that have not changed since they were added."""
+        names = {os.fsencode(path): path for path in paths}
+        found = {}
+        for name, seal, text in self._do(lambda db: self._rows(db, list(names))):
+            path = names[name]
+            if text and seal == _seal(name, _state(path), text):
+                found[path] = text
+        return found
+
+    def remember(self, found: Mapping[Path, tuple[str, str]]) -> None:
+        """Add files, path -> (state, text)."""
+        rows = [(name := os.fsencode(path), _seal(name, *pair), pair[1]) for path, pair in found.items()]
+        self._do(lambda db: db.executemany(f"INSERT OR REPLACE INTO {self.table} VALUES (?, ?, ?)", rows).fetchall())
+
+    def _rows(self, db: sqlite3.Connection, names: Sequence[bytes]) -> Iterator[tuple[bytes, str, str]]:
+        for part in (names[i : i + PATHS_PER_QUERY] for i in range(0, len(names), PATHS_PER_QUERY)):
+            places = ",".join("?" * len(part))
+            yield from db.execute(f"SELECT path, seal, digest FROM {self.table} WHERE path IN ({places})", part)
+
+    def _do(self, work: Any) -> list[Any]:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(self.path, timeout=60)
+            try:
+                with connection:
+                    connection.execute(f"CREATE TABLE IF NOT EXISTS {self.table} (path BLOB PRIMARY KEY, seal TEXT, digest TEXT)")
+                    return list(work(connection))
+            finally:
+                connection.close()
+        except (sqlite3.Error, OSError) as error:  # without the cache every file is read
+            warnings.warn(f"cannot use the file cache {self.path}, so every image is read: {one_line(error)}", stacklevel=2)
+            if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+                self.path.unlink(missing_ok=True)  # damaged
+            return []
+
+
+def _read(path: Path, read: Callable[[Path], str]) -> tuple[str, str]:
+    """Return (state, text) of a file. The state is empty if a later change could go unnoticed."""
+    before = _state(path)
+    text = read(path)
+    return (before if before == _state(path) and not _is_recent(path) else ""), text
+
+
+def _is_recent(path: Path) -> bool:
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return True
+    return time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) < MIN_AGE_NS
+
+
+def _seal(name: bytes, state: str, text: str) -> str:
+    """Checksum of an entry of the cache. It differs if the file has changed, or if the entry is damaged."""
+    return of_bytes(name + f" {state} {text}".encode())
+
+
+def _state(path: Path) -> str:
+    """Size, modification time, inode change time (which `touch -d` cannot set) and inode; empty if there is no file."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return ""
+    return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
