@@ -56,7 +56,7 @@ def test_the_key_is_that_of_all_networks_of_one_geometry():
         return StoredPixels.of(view(spec)).key(image_reader(spec)).digest
 
     normalised = replace(SPEC, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    others = [replace(SPEC, size=30), replace(SPEC, resize=64), replace(SPEC, interpolation="bicubic"), replace(SPEC, grey_range=(0, 9))]
+    others = [replace(SPEC, size=30), replace(SPEC, resize=64), replace(SPEC, interpolation="nearest"), replace(SPEC, grey_range=(0, 9))]
     for view in (train_transform, eval_transform):
         assert digest(normalised, view) == digest(SPEC, view)
         assert digest(SPEC, view) not in {digest(other, view) for other in others}

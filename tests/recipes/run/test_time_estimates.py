@@ -10,7 +10,15 @@ from omegaconf import OmegaConf
 
 from ftlit.finetuning.plan import LayerRow, Plan
 from ftlit.models.heads import LinearProbeHead, MLPHead
-from ftlit.recipes.run.time_estimates import costs_of, estimate_run, has_probe_head, seconds_per_image
+from ftlit.recipes.run.time_estimates import (
+    PIXEL_LOADING,
+    StageWork,
+    _run_seconds,
+    costs_of,
+    estimate_run,
+    has_probe_head,
+    seconds_per_image,
+)
 
 
 def make_probe(in_features, num_classes):
@@ -109,3 +117,9 @@ def test_limits_of_the_trainer_count(timed):
     seconds = estimate_run(trainer, network.backbone, images, Plan((), layers, (), ()), [range(1)], [], fits_head=False)
     assert seconds == pytest.approx(3 * images.batch_size + test)
     assert estimate_run(trainer, network.backbone, images, Plan((), layers, (), ()), None, [], fits_head=False) is None
+
+
+def test_stored_pixels_are_decoded_once_and_then_read_in_less_time_than_images():
+    stages = [StageWork(range(3), 0.0, None, pixels) for pixels in (False, True)]
+    images, pixels = (_run_seconds((10.0, 1.0), {"train": 10, "val": 5, "test": 0}, [stage], fits_head=False) for stage in stages)
+    assert images == 3 * 15 * 10.0 and pixels == pytest.approx(15 * 10.0 + 3 * 15 * 10.0 * PIXEL_LOADING)

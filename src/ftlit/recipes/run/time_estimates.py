@@ -25,6 +25,7 @@ from ftlit.recipes.run.artifacts import images_of
 TIMED_IMAGES = 8
 SLOW_IMAGE = 0.1  # seconds; of a slower network, one image is timed
 BACKWARD = 2  # times the forward pass
+PIXEL_LOADING = 0.3  # of the time that decoding takes (benchmarks/hardware/loading.py)
 DEFAULT_EPOCHS = 1000  # Lightning's, where neither epochs nor steps are limited
 
 
@@ -36,11 +37,13 @@ class StageWork:
         span: its epochs.
         frozen: share below which nothing trains.
         stored: share whose features are stored; `None`: it reads images.
+        pixels: whether it reads stored pixels in place of images.
     """
 
     span: range
     frozen: float
     stored: float | None
+    pixels: bool = False
 
 
 def estimate_run(
@@ -78,7 +81,7 @@ def estimate_run(
     for i, span in enumerate(spans):
         spec = inputs[i].spec if inputs else None
         frozen = max((share[cut] for cut in _frozen_prefix(backbone, plan.rows, i)), default=0.0)
-        stages.append(StageWork(span, frozen, share[spec.cut] if spec else None))
+        stages.append(StageWork(span, frozen, share[spec.cut] if spec else None, bool(inputs) and inputs[i].pixels))
     return _run_seconds(seconds_per_image(backbone, images, str(trainer.precision)), sizes, stages, fits_head=fits_head)
 
 
@@ -105,13 +108,15 @@ def _run_seconds(per_image: tuple[float, float], sizes: Mapping[Split, float], s
     for stage in stages:
         backward = BACKWARD * forward * (1 - stage.frozen)
         if stage.stored is None:
-            step, check = max(loading, forward + backward), from_image
+            reading = loading * PIXEL_LOADING if stage.pixels else loading
+            step, check = max(reading, forward + backward), max(reading, forward)
         else:
             check = forward * (1 - stage.stored)
             step = check + backward
         for epoch in stage.span:
             epochs[epoch] = max(epochs.get(epoch, 0.0), train * step + val * check)
-    return (extracted + fitted) * (train + val) + sum(epochs.values()) + from_image * test
+    decoded = loading if any(stage.pixels for stage in stages) else 0.0
+    return (extracted + fitted + decoded) * (train + val) + sum(epochs.values()) + from_image * test
 
 
 def _frozen_prefix(backbone: Backbone, rows: Sequence[LayerRow], stage: int) -> list[str]:
