@@ -78,7 +78,7 @@ def test_a_class_has_the_name_of_a_split_within_a_split(tmp_path):
 @pytest.mark.parametrize(
     ("folders", "says"),
     [
-        (("mon/fox", "mon/hare", "tue/fox", "tue/hare"), "data.layout=group/class if the subfolders are the classes"),
+        (("mon/fox", "mon/hare", "tue/fox", "tue/hare"), "If the subfolders: data.layout=group/class. If the folders: data.layout=class"),
         (("mon/fox", "mon/hare", "tue/fox", "wed/hare"), "have the same subfolders"),
         (("2024/mon/fox", "2024/mon/hare", "2025/mon/fox", "2025/tue/hare"), "data.layout=group/group/class"),
         (("siteA/fox", "siteA/hare", "siteB/fox", "siteB/owl"), "data.layout=group/class"),

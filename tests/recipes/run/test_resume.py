@@ -87,7 +87,8 @@ def test_a_signal_in_training_saves_before_the_next_step_and_the_same_command_go
 
 
 def test_a_signal_before_the_first_step_and_one_in_the_test_end_with_a_line_too(whole, tmp_path):
-    assert signalled(tmp_path, "on_fit_start", "SIGUSR1").startswith("interrupted before the first step. To resume: ")
+    line = signalled(tmp_path, "on_fit_start", "SIGUSR1")
+    assert line.startswith("interrupted before the first step; features that are stored stay in the cache. To resume: ")
     assert signalled(tmp_path, "on_test_start", "SIGTERM").startswith("interrupted; the last checkpoint is saved. To resume: ")
     assert run(tmp_path, TRAINED, "resume=auto").returncode == 0
     assert same(ended(whole), ended(tmp_path))
