@@ -27,6 +27,7 @@ from ftlit.data.tokens import TextSpec, TokenIds
 from ftlit.data.transforms import AUGMENTS, eval_transform, train_transform
 from ftlit.features.keys import feature_keys, view_digest
 from ftlit.features.spec import FeatureSpec
+from ftlit.features.stored_pixels import StoredPixels
 from ftlit.fingerprint import fingerprint, prefixes
 from ftlit.models.backbone import Backbone, Layers
 from ftlit.models.batchnorm_fold import AffineNorm, batchnorm_to_affine
@@ -112,6 +113,12 @@ def small_backbone() -> Backbone:
     return Backbone({"a": nn.Conv2d(3, 2, 3), "b": nn.ReLU()}, SPEC)
 
 
+def of_stored_pixels() -> str:
+    found = StoredPixels.of(train_transform(SPEC))
+    assert found
+    return found.key(abs).digest
+
+
 DEEP = replace(SPEC, grey_range=(0, 4095))
 
 # stable name -> keys of stored features that change with its version
@@ -138,6 +145,7 @@ KEYS: dict[str, list[Callable[[], str]]] = {
     "to_rgb": [lambda: of_view(image_reader(SPEC)), lambda: of_view(partial(_load, [])), lambda: of_view(lambda x: to_rgb(read_image(x)))],
     "to_rgb_in_range": [lambda: of_view(image_reader(DEEP))],
     "token_embeddings": [lambda: of_layer(text_embeddings())],
+    "whole_image": [of_stored_pixels],
     "token_ids": [lambda: of_view(read_text, object.__new__(TokenIds))],
 }
 AFTER_THE_BACKBONE = {"conv_head", "linear_head", "linear_probe_head", "mlp_head", "pooled_head"}  # no feature depends on them

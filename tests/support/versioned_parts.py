@@ -25,6 +25,6 @@ def text_embeddings() -> nn.Module:
 def versions_of_ftlit() -> list[str]:
     """Import all modules with versioned parts; return name and version of each part, sorted."""
     for module in pkgutil.walk_packages(importlib.import_module("ftlit").__path__, "ftlit."):
-        if module.name.split(".")[1] in ("data", "models", "zoo"):
+        if module.name.split(".")[1] in ("data", "features", "models", "zoo"):
             importlib.import_module(module.name)
     return sorted(name for thing, name in _stable_names.items() if thing.__module__.startswith("ftlit."))
