@@ -22,10 +22,10 @@ def size_in_words(size: float) -> str:
 def count(number: int, noun: str) -> str:
     """A number and its noun, in the plural but for 1.
 
-    >>> count(1, "epoch"), count(2000, "batch"), count(0, "step")
-    ('1 epoch', '2,000 batches', '0 steps')
+    >>> count(1, "epoch"), count(2000, "batch"), count(2, "epoch")
+    ('1 epoch', '2,000 batches', '2 epochs')
     """
-    plural = f"{noun}es" if noun.endswith(("s", "ch")) else f"{noun}s"
+    plural = f"{noun}es" if noun.endswith(("s", "tch")) else f"{noun}s"
     return f"{number:,} {noun if number == 1 else plural}"
 
 
