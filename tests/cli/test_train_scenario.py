@@ -19,6 +19,7 @@ def test_the_default_scenario_auto_measures_once_and_given_settings_override_the
     result = train(tmp_path, *arguments)
     assert result.returncode == 0, result.stderr
     assert "scenario=small_similar" in result.stdout and "5 training images per class are few (fewer than 30)" in result.stdout
+    assert "fitting linear probes at 5 cuts on 50 images" in result.stdout
     assert "head=mlp" in result.stdout and "schedule=head_only" in result.stdout and "No gradient training" not in result.stdout
     written = (tmp_path / "run/advice.json").read_text()
     assert [depth["cut"] for depth in json.loads(written)["measurements"]["depths"]] == ["stem", "layer1", "layer2", "layer3", "layer4"]
