@@ -86,6 +86,8 @@ def upgraded(content: Mapping[str, Any], file: str | Path, from_0: Callable[[Jso
         return bare
     if found == 0:
         return from_0(bare)
+    if not isinstance(found, int) or found < 0:
+        raise DamagedFile(file, f"its format is {found!r}, not a number", "restore it")
     raise NewerFormat(f"{file} was written by a newer ftlit (format {found}); this version reads formats 0 and {FORMAT}: upgrade ftlit")
 
 

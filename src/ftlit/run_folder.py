@@ -4,8 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ftlit.errors import UserError
 from ftlit.formats import DamagedFile, JsonObject, read_json, write_json
 
+DATA = "data.json"
+RUN = "run"  # the key of the digest that identifies a run, in data.json and in the state of a checkpoint
+RUN_STATE = "exact_resume"  # the key of that state in a checkpoint
 RESULT = "result.json"
 ADVICE = "advice.json"
 REPORT = "run.json"  # in `report/`
@@ -41,6 +45,15 @@ def _holds(path: Path, text: bytes) -> bool:
         return False
 
 
+def identity_of(folder: Path) -> str | None:
+    """The digest that identifies the run in a folder; `None` where it is not known."""
+    try:
+        found = read_json(folder / DATA)
+    except UserError:  # missing or damaged: a resumed run says so
+        return None
+    return found.get(RUN) if isinstance(found, dict) else None
+
+
 def write_result(folder: str | Path, result: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
     """Write `result.json`: metrics by name, or a list of such mappings, each of which carries the format."""
     write_json(Path(folder, RESULT), result if isinstance(result, Mapping) else [dict(entry) for entry in result])
@@ -49,7 +62,7 @@ def write_result(folder: str | Path, result: Mapping[str, Any] | Sequence[Mappin
 def read_result(folder: str | Path) -> Result | None:
     """`result.json` without the format; `None` where there is none. Raises `UserError` for a damaged one, or one of a newer program."""
     path = Path(folder, RESULT)
-    return read_json(path, remedy="remove it, or run again") if path.is_file() else None
+    return read_json(path, remedy="restore it, or train again") if path.is_file() else None
 
 
 def write_advice(folder: str | Path, advice: Mapping[str, Any], measurements: Mapping[str, Any] | None) -> None:

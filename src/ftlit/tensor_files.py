@@ -47,6 +47,15 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> Any:
     return torch.load(path, map_location=map_location, weights_only=True)
 
 
+def why_unreadable(path: Path, error: Exception) -> str:
+    """Why `load_checkpoint` failed, in a few words: torch's own text advises to run what the file holds."""
+    if isinstance(error, DamagedFile):
+        return error.reason
+    if not zipfile.is_zipfile(path):
+        return f"{path.stat().st_size:,} bytes that are no archive of tensors" if path.is_file() else "not a file"
+    return f"{type(error).__name__}: it holds more than tensors and plain values, or is incomplete"
+
+
 @contextmanager
 def weights_only() -> Iterator[None]:
     """Keep libraries that call `torch.load` in this block, without saying how, from executing what a file holds."""

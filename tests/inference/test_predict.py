@@ -6,6 +6,7 @@ import json
 import sys
 from math import inf, nan
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,6 +15,7 @@ from torch import nn
 from ftlit import UserError, load, load_backbone
 from ftlit.cli.main import main
 from ftlit.inference.network import Network, Prediction
+from ftlit.inference.predict import loader_of
 from ftlit.inference.record import record_of
 from ftlit.models.heads import LinearHead
 
@@ -180,3 +182,36 @@ def test_a_network_whose_outputs_are_not_finite_gives_rows_with_the_reason(bad, 
     assert code == 1 and "not finite" in row["error"] and "predictions" not in row and "1 of 1 images have no prediction" in err
     with pytest.raises(UserError, match="not finite"):
         load(folder)("set/own/a.png")
+
+
+def test_a_line_break_in_a_name_stays_in_its_row(run, images, monkeypatch, capsys):
+    strange = images / "a\rb.png"
+    (images / "set/own/a.png").rename(strange)
+    code, out, _ = command(monkeypatch, capsys, "predict", run, strange)
+    assert code == 0 and [row["path"] for row in csv.DictReader(io.StringIO(out, newline=""))] == [str(strange)]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(b"", "0 bytes that are no archive of tensors"), (b"junk", "4 bytes that are no archive of tensors")]
+)
+def test_a_damaged_checkpoint_is_named_without_the_advice_of_torch_to_run_it(tmp_path, content, reason):
+    folder = save_run(tmp_path / "run", load_backbone("glyph", weights=None))
+    file = folder / "checkpoints/best.ckpt"
+    file.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        load(folder)
+    assert str(caught.value) == f"{file} is damaged, or not a checkpoint of ftlit ({reason}): restore it, or train again"
+    file.rename(file.with_name("last.ckpt"))
+    with pytest.raises(UserError, match=r"has no checkpoints/best\.ckpt: give .*last\.ckpt"):
+        load(folder)
+
+
+def test_workers_without_a_batch_are_not_started(run):
+    network = load(run)
+    assert loader_of(network, [("a.png", "a.png")] * 3, batch_size=2, workers=50).num_workers == 2
+
+
+def test_an_image_without_a_finite_pixel_is_no_image(run, tmp_path):
+    Image.fromarray(np.full((9, 9), nan, np.float32)).save(tmp_path / "nan.tif")
+    with pytest.raises(UserError, match=r"nan\.tif cannot be read as an image: no pixel is a finite number"):
+        load(run)(tmp_path / "nan.tif")

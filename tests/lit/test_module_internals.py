@@ -2,6 +2,9 @@
 
 import ast
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -224,3 +227,18 @@ def test_before_setup_comes_before_the_process_group(monkeypatch):
 def test_forks_of_one_program_have_no_rank_before_setup(strategy, known):
     trainer = pl.Trainer(accelerator="cpu", devices=2, strategy=strategy, **QUIET)
     assert internals.knows_rank_before_setup(trainer) is known
+
+
+def test_a_dead_process_is_announced_before_this_one_ends(monkeypatch):
+    from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
+
+    monkeypatch.setattr(_ChildProcessObserver, "_terminate_all", _ChildProcessObserver._terminate_all)  # restored afterwards
+    events = []
+    monkeypatch.setattr(os, "_exit", lambda status: events.append(status))
+    internals.announce_dead_processes(lambda: events.append("line"))
+    dead, alive = (
+        subprocess.Popen([sys.executable, "-S", "-c", f"import time; time.sleep({seconds}); raise SystemExit(3)"]) for seconds in (0, 60)
+    )
+    dead.wait()
+    assert _ChildProcessObserver(os.getpid(), [dead, alive])._run() and events == ["line", 1]
+    assert alive.wait() == -signal.SIGKILL

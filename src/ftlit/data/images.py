@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -41,10 +42,18 @@ def _grey_8_bits(image: Image.Image) -> Image.Image:
     """Scale greys to 8 bits: integers from 16 bits, floats from the narrowest of [0, 1], [0, 255] and [0, 65535] that contains them; where
     none does, the largest value becomes white.
     """
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64)).clip(0)
+    values = np.nan_to_num(_finite_somewhere(image)).clip(0)
     tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
     white = next((top for top in tops if values.max() <= top), values.max())
     return Image.fromarray((values * (255 / white)).round().astype(np.uint8))
+
+
+def _finite_somewhere(image: Image.Image) -> np.ndarray[Any, Any]:
+    """The values of an image, float64. Raises `BadImage` if none is a finite number: some often mark places without data."""
+    values = np.asarray(image, dtype=np.float64)
+    if not np.isfinite(values).any():
+        raise BadImage("no pixel is a finite number")
+    return values
 
 
 @versioned("to_rgb_in_range", 1, uses=(to_rgb,))
@@ -53,7 +62,7 @@ def to_rgb_in_range(image: Image.Image, grey_range: GreyRange) -> Image.Image:
     ImageOps.exif_transpose(image, in_place=True)
     if has_wide_greys(image.mode):
         black, white = grey_range
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=black).clip(black, white)
+        values = np.nan_to_num(_finite_somewhere(image), nan=black).clip(black, white)
         image = Image.fromarray(((values - black) * (255 / (white - black))).round().astype(np.uint8))
     return to_rgb(image)
 

@@ -24,7 +24,8 @@ from ftlit.models.batchnorm_fold import batchnorm_to_affine
 from ftlit.models.fully_convolutional import fully_convolutional
 from ftlit.models.heads import logits_of
 from ftlit.models.precision import autocast_of, device_of, precision_for
-from ftlit.tensor_files import load_checkpoint
+from ftlit.run_folder import RUN, RUN_STATE, identity_of
+from ftlit.tensor_files import load_checkpoint, why_unreadable
 
 NOT_FINITE = "the network gives probabilities that are not finite numbers: its weights are damaged, or training diverged"
 
@@ -194,8 +195,10 @@ def load(run: str | Path, *, trust: bool = False) -> Network:
     if not path.exists():
         raise UserError(f"there is no file or folder {path}")
     if not file.is_file():
-        raise UserError(f"{path} has no checkpoints/best.ckpt: give a checkpoint, or the folder of a run that finished an epoch")
-    record, state = _read(file, path)
+        others = sorted(path.glob("checkpoints/*.ckpt")) if path.is_dir() else []
+        advice = f"give {others[0]}" if others else "give a checkpoint, or the folder of a run that finished an epoch"
+        raise UserError(f"{path} has no checkpoints/best.ckpt: {advice}")
+    record, state = _read(file, identity_of(path))
     try:
         return _built(record, state, trust=trust)
     except BadRecord as error:
@@ -204,19 +207,24 @@ def load(run: str | Path, *, trust: bool = False) -> Network:
         raise UserError(f"the description of the network and the weights in {file} do not match: {one_line(error)}") from error
 
 
-def _read(file: Path, given: Path) -> tuple[JsonObject, Mapping[str, Tensor]]:
-    """Record and tensors of a checkpoint. Raises `UserError` for another file, a damaged one, or one of a newer program."""
+def _read(file: Path, run: str | None) -> tuple[JsonObject, Mapping[str, Tensor]]:
+    """Record and tensors of a checkpoint, of this run if one is given. Raises `UserError` for another file, a damaged one, or one of a
+    newer program.
+    """
     try:
         checkpoint = load_checkpoint(file)
         if "state_dict" in checkpoint and KEY not in checkpoint:
             raise UserError(f"{file} was not written by ftlit train: load it with MyModule.load_from_checkpoint")
+        if run and checkpoint.get(RUN_STATE, {}).get(RUN, run) != run:
+            raise UserError(f"{file} is the checkpoint of another run: restore the file of this run, or copy it to a folder of its own")
         return read_record(checkpoint, file), checkpoint["state_dict"]
     except DamagedFile as error:
         raise DamagedFile(file, error.reason, "restore it from a copy, or train again") from error
     except UserError:  # a newer format, or a checkpoint of another program
         raise
     except Exception as error:  # damaged bytes raise almost any error
-        raise UserError(f"{given} is neither the folder of a finished run nor a checkpoint of ftlit: {one_line(error)}") from error
+        why = why_unreadable(file, error)
+        raise UserError(f"{file} is damaged, or not a checkpoint of ftlit ({why}): restore it, or train again") from error
 
 
 def _built(record: JsonObject, state: Mapping[str, Tensor], *, trust: bool) -> Network:

@@ -125,6 +125,7 @@ def loader_of(
     if workers is None:  # texts are read faster than they are sent
         texts = isinstance(network.backbone.input_spec, TextSpec)
         workers = 0 if texts else default_workers(processes, len(examples) // processes)
+    workers = min(workers, -(-len(examples) // batch_size))  # each reads whole batches
     pin = torch.cuda.is_available()
     return DataLoader(Inputs(network, examples), batch_size, num_workers=workers, collate_fn=_collate, pin_memory=pin)
 
@@ -170,7 +171,7 @@ def _prediction(network: Network, probabilities_K: Tensor) -> Prediction | str:
 
 def write_rows(to: TextIO, rows: Iterable[PredictionRow], options: PredictOptions) -> int:
     """Write each row as soon as it is computed. Returns the number of rows without a prediction."""
-    writer = csv.writer(to, lineterminator="\n")
+    writer, quoting = (csv.writer(to, lineterminator="\n", quoting=rule) for rule in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
     more = [f"{name}_{i}" for i in range(2, options.top + 1) for name in ("label", "probability")]
     if options.format == "csv":
         writer.writerow(["path", "label", "probability", *more, "error"])
@@ -183,7 +184,8 @@ def write_rows(to: TextIO, rows: Iterable[PredictionRow], options: PredictOption
             to.write(json.dumps({"path": name, **({"error": result} if isinstance(result, str) else found)}, ensure_ascii=False) + "\n")
         else:
             cells = [cell for label, value in top for cell in (harmless(label), f"{value:.4f}")]
-            writer.writerow([harmless(name), *cells, *[""] * (2 * options.top - len(cells)), result if isinstance(result, str) else ""])
+            row = [harmless(name), *cells, *[""] * (2 * options.top - len(cells)), result if isinstance(result, str) else ""]
+            (quoting if "\r" in "".join(row) else writer).writerow(row)
     return failed
 
 

@@ -11,6 +11,7 @@ Each function has a contract test in tests/lit/test_module_internals.py, "the li
 | `DDPStrategy.model`, `DDPStrategy.configure_ddp` | `wrap_ddp_again` | DDP averages only what required a gradient when it was built |
 | `FSDPStrategy.kwargs` | `uses_original_parameters` | Lightning keeps the arguments of the user nowhere else |
 | `strategy.setup_environment`, `strategy.cluster_environment` | `before_setup`, `name_meeting_place` | no hook precedes the process group |
+| `_ChildProcessObserver._terminate_all` | `announce_dead_processes` | it kills the first process without a word |
 | `LightningModule._compiler_ctx`, `Module._compiled_call_impl` | `is_compiled` | torch has no function for it |
 | `Tensor._version` | `version_of` | to notice weights that changed in place, without reading them |
 | `Metric._update_count` | `state_of_metric`, `load_state_of_metric` | torchmetrics' state dict leaves the states of a running epoch out |
@@ -21,6 +22,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -113,3 +115,15 @@ def load_state_of_metric(metric: Metric, state: Mapping[str, Any]) -> None:
     """Give a metric what `state_of_metric` returned, in place, on its device: a sharded module has moved when it is loaded."""
     for name, value in state.items():
         setattr(metric, name, value.to(metric.device) if isinstance(value, Tensor) else value)
+
+
+def announce_dead_processes(announce: Callable[[], None]) -> None:
+    """Call `announce` before Lightning ends this process because one that it has started failed or was killed; the status is then 1."""
+
+    def end_all(observer: _ChildProcessObserver) -> None:
+        for process in observer._child_processes:
+            process.send_signal(observer._termination_signal)
+        announce()
+        os._exit(1)  # the main thread may wait in a collective operation for ever
+
+    _ChildProcessObserver._terminate_all = end_all  # type: ignore[method-assign]

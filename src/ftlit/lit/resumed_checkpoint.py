@@ -4,10 +4,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from ftlit.errors import UserError, one_line
-from ftlit.tensor_files import load_checkpoint
+from ftlit.errors import UserError
+from ftlit.run_folder import RUN, RUN_STATE
+from ftlit.tensor_files import load_checkpoint, why_unreadable
 
-STATE = "exact_resume"  # the key of `LastCheckpoint` in a checkpoint
 PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 
 
@@ -40,8 +40,8 @@ def check_last(path: Path, run: str) -> None:
     try:
         content = load_checkpoint(path)
     except Exception as error:
-        raise UserError(f"{path} is damaged, or not a checkpoint ({one_line(error)}): start a new run") from error
-    if content.get(STATE, {}).get("run", run) != run:
+        raise UserError(f"{path} is damaged, or not a checkpoint ({why_unreadable(path, error)}): start a new run") from error
+    if content.get(RUN_STATE, {}).get(RUN, run) != run:
         raise UserError(f"{path} is the checkpoint of another run: restore the file of this run, or start a new run")
     for state in content.get("callbacks", {}).values():
         if isinstance(state, dict) and "best_model_path" in state:
@@ -70,6 +70,6 @@ def check_best(state: dict[str, Any], run: str | None) -> None:
     try:
         content = load_checkpoint(best)
     except Exception as error:
-        raise UserError(f"{best} is damaged, or not a checkpoint ({one_line(error)}): {advice}") from error
-    if run and content.get(STATE, {}).get("run", run) != run:
+        raise UserError(f"{best} is damaged, or not a checkpoint ({why_unreadable(best, error)}): {advice}") from error
+    if run and content.get(RUN_STATE, {}).get(RUN, run) != run:
         raise UserError(f"{best} is the checkpoint of another run: {advice}")

@@ -48,7 +48,7 @@ def read(folder: str | Path) -> RunData:
 def _depths(folder: Path) -> dict[str, dict[str, float]]:
     """From `probe.csv`, at the L2 penalty with the lowest loss; else from the measurements of `scenario=auto`."""
     if (table := folder / "probe.csv").is_file():
-        with reading(table, "remove it, or run again"):
+        with reading(table, "restore it, or train again"):
             return _of_probes(table)
     measurements = (read_advice(folder) or {}).get("measurements")
     if measurements:

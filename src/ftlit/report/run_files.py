@@ -35,7 +35,7 @@ FOLDER, RUN, STAGES, TEST, TEST_DIGEST = "report", REPORT, "stages.json", "test.
 METRICS, METRICS_DIGEST = "metrics.csv", "metrics.json"
 SEPARATOR = " | "  # between several labels of one image
 MAX_ITEM_LENGTH = 500  # characters of a text that are kept
-REMEDY = "remove it, or run again"
+REMEDY = "restore it, or train again"
 
 
 def clear(folder: Path) -> None:

@@ -36,6 +36,11 @@ def test_empty_fields_at_the_end_of_a_row_and_spaces_in_the_header_lose_nothing(
     ]
 
 
+def test_a_file_without_a_header_is_said_to_have_none():
+    with pytest.raises(UserError, match=r"list\.csv has no header: its first line is an example \(a/0\.png, ant\); add a line"):
+        check_columns(Path("list.csv"), ["a/0.png", "ant"], {"path_column": "path", "label_column": "label"})
+
+
 def test_a_mistyped_column_is_an_error_with_the_words_to_give_and_only_the_default_of_split_may_be_missing():
     path, known = Path("labels.csv"), ["path", "label", "split"]
     check_columns(path, ["path", "label"], {"path_column": "path", "label_column": "label", "split_column": "split", "group_column": None})

@@ -7,7 +7,16 @@ from ftlit.data.sources.label_notes import label_notes
 
 @pytest.mark.parametrize(
     "names",
-    [["1", "1.0"], ["True", "TRUE"], ["Ant", "ant"], ["red fox", "red_fox"], ["caf\u00e9", "cafe\u0301"], ["0,5", "0.50"], ["a ", "a"]],
+    [
+        ["1", "1.0"],
+        ["True", "TRUE"],
+        ["Ant", "ant"],
+        ["red fox", "red_fox"],
+        ["caf\u00e9", "cafe\u0301"],
+        ["0,5", "0.50"],
+        ["a ", "a"],
+        ["a", "\u200ba"],
+    ],
 )
 def test_labels_that_differ_in_spelling_only_are_noted(names):
     (note,) = label_notes(["other", *names])

@@ -144,3 +144,20 @@ def test_an_error_that_is_its_own_cause_is_looked_at_once():
 def test_an_image_that_cannot_be_read_is_answered_with_the_option_that_leaves_it_out(option, hint, monkeypatch):
     monkeypatch.setattr(hydra_internals, "choices", lambda: {"data": option})
     assert str(as_user_error(BadImage("x.jpg cannot be read"))) == f"x.jpg cannot be read{hint}"
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("run/checkpoints/last.ckpt", "{0} is a checkpoint: hydra.run.dir takes the folder of its run, hydra.run.dir={1}/run"),
+        ("notes.txt", "cannot write {0} (File exists): remove or rename the file that is in the place of a folder; hydra.run.dir gives"),
+    ],
+)
+def test_a_file_in_the_place_of_a_runs_folder_is_named(name, line, tmp_path):
+    from hydra.core.utils import _save_config
+
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).touch()
+    with pytest.raises(FileExistsError) as caught:
+        _save_config(OmegaConf.create({}), "config.yaml", tmp_path / name)
+    assert str(as_user_error(caught.value)).startswith(line.format(tmp_path / name, tmp_path))

@@ -173,6 +173,8 @@ def test_the_message_for_a_missing_option_names_group_and_option():
     error = error_of("head=mpl")
     assert isinstance(error, MissingConfigException) and missing_option(str(error)) == ("head", "mpl") and "mlp" in error.options
     assert missing_option("something else") is None
+    assert missing_option(str(error_of("backbone=run/checkpoints/best.ckpt"))) == ("backbone", "run/checkpoints/best.ckpt")
+    assert missing_option(str(error_of("hydra/launcher=jobs"))) == ("hydra/launcher", "jobs")
 
 
 @pytest.mark.parametrize(

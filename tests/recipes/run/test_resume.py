@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from paths import ROOT, python_path
 from PIL import Image
 
+from ftlit import UserError, load
 from ftlit.recipes.config.yaml_file import load_yaml, write_yaml
 
 pytestmark = pytest.mark.e2e
@@ -116,8 +117,22 @@ def test_checkpoints_that_are_missing_or_of_another_run_are_refused(copy):
         shutil.copy(other / f"checkpoints/{name}.ckpt", file)
         done = run(copy, TRAINED, "resume=true")
         assert done.returncode == 2 and f"{name}.ckpt is the checkpoint of another run" in done.stderr
+        if name == "best":
+            with pytest.raises(UserError, match=r"best\.ckpt is the checkpoint of another run"):
+                load(copy / "run")
+        file.unlink()
+        file.mkdir()
+        assert f"{file} is a folder, as strategies that shard the weights write it" in refused(copy)
+        file.rmdir()
         own.replace(file)
     assert run(copy, TRAINED, "resume=true").returncode == 0
+
+
+def test_a_run_without_its_config_is_said_to_be_so_with_either_value_of_resume(copy):
+    (copy / "run/config.yaml").unlink()
+    for value in ("true", "auto"):
+        done = run(copy, TRAINED, f"resume={value}")
+        assert done.returncode == 2 and done.stderr.startswith(f"ftlit: {copy}/run/config.yaml is missing, without which"), done.stderr
 
 
 def contents(folder):

@@ -1,6 +1,7 @@
 """Weights files as people have them: any prefix, any key, several state dicts, checkpoints with other values, ftlit's own checkpoints."""
 
 import argparse
+import re
 from collections import OrderedDict
 from dataclasses import asdict
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import nn
 
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError
@@ -136,3 +139,22 @@ def test_what_is_not_a_weights_file_is_an_error_with_what_to_give(state, tmp_pat
         with pytest.raises(UserError) as error:
             find(weights, {})
         assert str(error.value).endswith(line) or line in str(error.value)
+
+
+def test_safetensors_are_recognised_under_any_name(state, tmp_path):
+    save_file(state, tmp_path / "w.pth")
+    assert loads(tmp_path / "w.pth", state)
+
+
+def test_files_that_hold_no_weights_say_what_they_are(state, tmp_path):
+    (tmp_path / "lfs.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    torch.jit.save(torch.jit.script(nn.ReLU()), tmp_path / "script.pth")
+    whole = {name: (tensor * 100).to(torch.int8) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    for path, line in [
+        (tmp_path / "lfs.pth", "a pointer of Git LFS, not the weights: get them with `git lfs pull`"),
+        (tmp_path / "script.pth", "a TorchScript archive is not loaded"),
+        (save(whole, tmp_path, "int8.pth"), "has int8 in place of floats"),
+        (save({name: torch.zeros_like(tensor) for name, tensor in state.items()}, tmp_path, "zero.pth"), "the same number everywhere"),
+    ]:
+        with pytest.raises(UserError, match=re.escape(line)):
+            load_backbone("glyph", weights=path)

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from PIL import Image
+
 from ftlit.data.dataset import SPLITS, Split
 from ftlit.data.source_paths import existing_csv
 from ftlit.data.splitting.split_names import split_named
@@ -68,6 +70,8 @@ def check_columns(path: Path, known: Sequence[str], wanted: Mapping[str, str | N
     missing = {option: column for option, column in wanted.items() if column not in (None, *known) and (option, column) not in optional}
     if not missing:
         return
+    if any(Path(name).suffix.lower() in Image.registered_extensions() for name in known):
+        raise UserError(f"{shown(path)} has no header: its first line is an example ({shorten(known)}); add a line with names, path,label")
     meant = {option: next((name for name in known if name.lower() in USUAL_NAMES.get(option, ())), None) for option in missing}
     if all(meant.values()):
         words = " ".join(f"data.{option}={name}" for option, name in meant.items())

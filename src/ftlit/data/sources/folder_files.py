@@ -84,6 +84,8 @@ def _notes(tree: Folder, levels: Layout, files: Sequence[FileEntry]) -> list[str
     notes = _run_notes(tree)
     if empty := _empty(tree, len(levels)):
         notes.append(f"ignored folders without files ({len(empty)}): {_below(tree, empty)}")
+    if levels == CLASS and (nested := [inner for folder in tree.filled if not folder.images for inner in folder.filled]):
+        notes.append(f"images in subfolders have the class of the upper folder: {_below(tree, [folder.path for folder in nested])}")
     used = {file.path for file in files}
     if unused := [path for path in tree.all_files() if path not in used and is_image_name(path)]:
         notes.append(f"ignored images outside of the class folders ({len(unused):,}): {_below(tree, unused)}")

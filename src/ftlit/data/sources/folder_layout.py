@@ -123,8 +123,9 @@ def _check_root(tree: Folder) -> None:
     if len(inside) > 1 and all(not inner.filled for folder in inside for inner in folder.filled):
         such_as = shown(inside[0].path)
         raise UserError(f"{shown(tree.path)} has splits inside its class folders, such as in {such_as}: set data.layout=class/split")
-    if inside or (len(tree.filled) == 1 and len(tree.filled[0].filled) > 1):
-        deeper = shown((inside or tree.filled)[0].path)
+    deepest = _branching(tree)
+    if inside or deepest is not tree:
+        deeper = shown((inside or [deepest])[0].path)
         raise UserError(f"{shown(tree.path)} has neither class folders nor train, val and test: did you mean data.root={deeper}?")
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from unicodedata import normalize
+from unicodedata import category, normalize
 
 from ftlit.errors import shorten
 
@@ -24,8 +24,8 @@ def label_notes(names: Iterable[str]) -> list[str]:
 
 
 def _meaning(name: str) -> str:
-    """The label without case, kind of separator, and way of writing a number."""
-    text = normalize("NFKC", name).strip().casefold()
+    """The label without case, invisible characters, kind of separator, and way of writing a number."""
+    text = "".join(mark for mark in normalize("NFKC", name) if category(mark) != "Cf").strip().casefold()
     try:
         return repr(float(text.replace(",", "."))) if text not in MISSING_VALUES else text
     except ValueError:

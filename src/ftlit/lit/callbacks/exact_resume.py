@@ -22,9 +22,10 @@ from ftlit.files import naming, part_of
 from ftlit.formats import ENCODING, reading
 from ftlit.lit.checkpoint_io import use_checked_checkpoints, writes_atomically
 from ftlit.lit.delayed_values import DelayedValues
-from ftlit.lit.resumed_checkpoint import STATE, check_best, follow_folder
+from ftlit.lit.resumed_checkpoint import check_best, follow_folder
 from ftlit.lit.stop_signals import STOP_SIGNALS
 from ftlit.lit.trainer_internals import has_csv_writer, mark_batch_not_begun, step_skipped_plateau_schedulers, waiting_rows
+from ftlit.run_folder import RUN_STATE
 
 OLD_STATE = "resuming"  # the key of earlier releases in a checkpoint, which is not read
 Row = dict[str, str]
@@ -183,7 +184,7 @@ class LastCheckpoint(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the number of rows that were logged, their hash, the run, and whether a callback has ended training."""
         written = [logger.flush() for logger in _metrics_files(trainer)] if trainer.is_global_zero else []
-        checkpoint[STATE] = {
+        checkpoint[RUN_STATE] = {
             "rows": [count for count, _ in written],
             "row_hashes": [digest for _, digest in written],
             "should_stop": trainer.should_stop,
@@ -210,7 +211,7 @@ class LastCheckpoint(Callback):
         Raises:
             UserError: a checkpoint of an older version, or of another run; a best checkpoint that is missing, damaged, or of another run.
         """
-        state = checkpoint.get(STATE)
+        state = checkpoint.get(RUN_STATE)
         saved = checkpoint.get("callbacks", {})
         bests = [best for best in trainer.checkpoint_callbacks if isinstance(best, ModelCheckpoint) and best.state_key in saved]
         for best in bests:

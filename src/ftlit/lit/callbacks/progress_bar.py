@@ -19,6 +19,8 @@ class StageProgressBar(RichProgressBar):
         """Draw a bar only on a terminal."""
         super().setup(trainer, pl_module, stage)
         self._stage_shown: int | None = None
+        self._ended: str | None = None  # the epoch that has ended, while its line is not printed
+        self._validated = False  # in this epoch
         if not sys.stdout.isatty():
             self.disable()
 
@@ -32,18 +34,34 @@ class StageProgressBar(RichProgressBar):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the line of the stage that begins, if there are several."""
         super().on_train_epoch_start(trainer, pl_module)
+        self._print_epoch(trainer)
         staging = find_callback(trainer, StagedFinetuning)
         if staging and len(staging.schedule.stages) > 1 and staging.index != self._stage_shown and trainer.is_global_zero:
             self._stage_shown = staging.index
             print(f"stage {staging.index} begins at epoch {trainer.current_epoch}: {staging.stage.name}", flush=True)
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that the metrics of val are of this epoch."""
+        super().on_validation_end(trainer, pl_module)
+        self._validated = True
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the line of this epoch."""
+        """Note the epoch whose line is due: the module logs its metrics of train after this hook."""
         super().on_train_epoch_end(trainer, pl_module)
-        if trainer.is_global_zero:
-            metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-            values = " ".join(f"{name} {value:.4f}" for name, value in sorted(metrics.items()) if _shown(name))
-            print(f"epoch {trainer.current_epoch} ({_stage(trainer)}): {values}", flush=True)
+        self._ended = f"epoch {trainer.current_epoch} ({_stage(trainer)})"
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the line of the last epoch."""
+        super().on_train_end(trainer, pl_module)
+        self._print_epoch(trainer)
+
+    def _print_epoch(self, trainer: Trainer) -> None:
+        """Print the line of the epoch that has ended, without metrics of val if it had no validation."""
+        if self._ended and trainer.is_global_zero:
+            metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if _shown(name)}
+            kept = {name: value for name, value in metrics.items() if self._validated or not name.startswith("val/")}
+            print(f"{self._ended}: {' '.join(f'{name} {value:.4f}' for name, value in sorted(kept.items()))}", flush=True)
+        self._ended, self._validated = None, False
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """No metrics at the end of the bar: they would fold it on a narrow terminal, and each epoch has a line."""

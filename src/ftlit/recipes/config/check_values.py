@@ -10,6 +10,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.finetuning.freeze import POLICIES
 from ftlit.finetuning.schedule import Schedule
+from ftlit.lit.callbacks.best_checkpoint import mode_of
 from ftlit.recipes.config.hydra_internals import choices, hydra_config, instantiate, run_mode
 from ftlit.recipes.config.option_names import check_added
 from ftlit.recipes.config.overrides import SEARCH
@@ -113,6 +114,7 @@ def _check_monitors(callbacks: DictConfig, lr_scheduler: DictConfig) -> None:
     for name, node in {**{f"callbacks.{name}": node for name, node in known.items()}, "lr_scheduler": lr_scheduler}.items():
         if (monitor := node.get("monitor")) is not None and monitor not in METRICS:
             raise UserError(f"{name}.monitor: {unknown('metric', monitor, METRICS)}")
+    _check_mode(known.get("best", DictConfig({})))
 
 
 def _check_optimizer(optimizer: DictConfig, lr_scheduler: DictConfig) -> None:
@@ -126,6 +128,13 @@ def _check_optimizer(optimizer: DictConfig, lr_scheduler: DictConfig) -> None:
         given = ", ".join(f"optimizer.{name}={value}" for name, value in (meant or values).items())
         raise UserError(f"{given}: {'give a longer list' if short else one_line(error)}") from error
     instantiate(lr_scheduler)(trial, steps=100, epochs=10)
+
+
+def _check_mode(best: DictConfig) -> None:
+    """A direction that keeps the worst epoch."""
+    monitor, mode = best.get("monitor"), best.get("mode")
+    if monitor and mode in ("min", "max") and mode != (right := mode_of(monitor) or mode):
+        raise UserError(f"callbacks.best.mode={mode} would keep the epoch with the worst {monitor}: leave it out, or give {right}")
 
 
 def _is_meant(value: object, error: Exception) -> bool:

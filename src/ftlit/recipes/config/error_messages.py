@@ -19,7 +19,7 @@ from ftlit.recipes.config import hydra_errors, hydra_internals
 from ftlit.recipes.config.literal_values import quote
 from ftlit.recipes.config.option_names import lacks_argument, overlay_groups, renamed_option
 from ftlit.recipes.config.overrides import search_overrides
-from ftlit.recipes.config.synonyms import chosen_synonym, synonym
+from ftlit.recipes.config.synonyms import chosen_synonym, run_of, synonym
 
 PLUGIN_EXTRAS = {  # options that another package brings -> the extra that installs it
     "hydra/sweeper=optuna": "sweep",
@@ -69,7 +69,7 @@ def as_user_error(error: BaseException) -> UserError | None:
         if isinstance(cause, OmegaConfBaseException) and str(cause.full_key or "").endswith("._target_"):
             return _no_target(str(cause.full_key).removesuffix("._target_"))
         if folder := hydra_errors.run_folder_error(cause):
-            return UserError(f"{write_error(folder.filename, folder)}; hydra.run.dir gives the folder of a run")
+            return _no_run_folder(folder)
         if isinstance(cause, HydraException | OmegaConfBaseException):
             return UserError(one_line(cause))
     return _misconfigured(error)
@@ -81,6 +81,14 @@ def _bad_image(error: UserError) -> UserError | None:
     if images is None or not isinstance(error, images.BadImage) or hydra_internals.choices().get("data") not in IMAGE_FILES:
         return None
     return UserError(f"{error}; a new run with data.on_bad_image=skip leaves such files out")
+
+
+def _no_run_folder(error: OSError) -> UserError:
+    """The error for the folder of a run that cannot be made."""
+    run = run_of(str(error.filename))
+    if run != error.filename:
+        return UserError(f"{error.filename} is a checkpoint: hydra.run.dir takes the folder of its run, hydra.run.dir={run}")
+    return UserError(f"{write_error(error.filename, error)}; hydra.run.dir gives the folder of a run")
 
 
 def _no_target(key: str) -> UserError:

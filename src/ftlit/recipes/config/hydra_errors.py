@@ -12,7 +12,7 @@ from hydra.errors import InstantiationException
 
 def missing_option(message: str) -> tuple[str, str] | None:
     """Group and option of the config file that Hydra did not find, read from the message of its `MissingConfigException`."""
-    found = re.search(r"Could not find '(.+)/(.+)'", message)
+    found = re.search(r"Could not find '((?:hydra/)?[^/]+)/(.+)'", message)  # an option may be a path
     return (found[1], found[2]) if found else None
 
 

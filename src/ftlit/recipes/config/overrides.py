@@ -17,7 +17,8 @@ from ftlit.recipes.config.literal_values import quote, quote_literals
 from ftlit.recipes.config.option_names import overlay_groups
 from ftlit.recipes.config.synonyms import synonym
 
-REPLACED_FOR_ONE_RUN = re.compile(r"\+{0,2}hydra\.(mode|run\.dir|job\.num)=")  # words that `arguments` and its callers give themselves
+# words that `arguments` and its callers give themselves, and those that Lightning gives to the processes that it starts
+REPLACED_FOR_ONE_RUN = re.compile(r"\+{0,2}hydra\.(mode|run\.dir|job\.num)=|hydra\.(job\.name=train_ddp_process_|output_subdir=null)")
 SEARCH_PATH = re.compile(r"\+{0,2}hydra\.searchpath=")
 HYDRA_FLAGS = (
     *("help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "shell-completion"),

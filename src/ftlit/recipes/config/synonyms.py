@@ -43,8 +43,9 @@ OPTIONS = {  # the last part of a name, in lower case and without `_` and `-` ->
     **dict.fromkeys(("dropout", "droprate"), "head=mlp head.dropout={value}"),
     **dict.fromkeys(("hidden", "hiddensize", "hiddendim"), "head=mlp head.hidden={value}"),
     **dict.fromkeys(("randomseed", "randomstate", "rngseed"), "seed={value}"),
-    **dict.fromkeys(("resumefrom", "resumefromcheckpoint"), "resume=true hydra.run.dir={value}"),
     **dict.fromkeys(("task", "mode"), "recipe={value}"),
+    **dict.fromkeys(("finetune", "finetuning", "unfreeze", "fulltraining"), "scenario=large_similar"),
+    **dict.fromkeys(("name", "runname", "expname", "experimentname", "project"), "hydra.run.dir=runs/{value}"),
 }
 PATHS = {
     *("dataset", "datadir", "datapath", "dataroot", "datasetpath", "path", "root", "dir", "folder", "csv"),
@@ -55,6 +56,9 @@ SPLIT_FOLDERS = {  # the same, for images of a split in a place of their own -> 
     **dict.fromkeys(("test", "testdir", "testroot", "testpath", "testfolder", "testdata", "testset"), "test"),
     **dict.fromkeys(("val", "valdir", "valroot", "valpath", "valfolder", "valdata", "valset", "validation", "validationdir"), "val"),
 }
+RESUME = {"resumefrom", "resumefromcheckpoint"}
+STOPPING = "+callbacks.early_stopping"
+EARLY_STOPPING = {"patience", "earlystopping", "earlystop", "earlystoppingpatience"}
 OF_DATA = {"numclasses", "nclasses", "nclass", "classes", "numlabels", "outfeatures"}
 CHOICES = {  # group=option -> the words to give
     **dict.fromkeys(("data=imagefolder", "data=image_folder", "data=images", "data=custom"), "data=folder data.root=..."),
@@ -105,10 +109,21 @@ def _words(plain: str, value: str) -> str | None:
         return PRETRAINED.get(value.lower(), f"backbone.weights={value}")
     if plain in PATHS:
         return _data(value)
+    if plain in RESUME:
+        return f"resume=true {shell_word(f'hydra.run.dir={run_of(value)}')}"
+    if plain in EARLY_STOPPING and value.lower() != "false":
+        patience = f"{STOPPING}.patience={value}" if value.isdecimal() else ""
+        return f"{STOPPING}._target_=lightning.pytorch.callbacks.EarlyStopping {STOPPING}.monitor=val/loss {patience}".strip()
     template = OPTIONS.get(plain)
     if template is None or (value.lower() == "false" and VALUE not in template):
         return None
     return " ".join(shell_word(word.replace(VALUE, value).replace("{name}", plain)) for word in template.split(" "))
+
+
+def run_of(path: str) -> str:
+    """The folder of the run of a checkpoint; any other path as it is."""
+    parts = Path(path).parts
+    return str(Path(*parts[:-2])) if path.endswith(".ckpt") and parts[-2:-1] == ("checkpoints",) and len(parts) > 2 else path
 
 
 def _data(value: str) -> str:

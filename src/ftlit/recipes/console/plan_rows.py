@@ -165,8 +165,9 @@ def _head_text(cfg: DictConfig, noun: str, *, refits_on_val: bool, trains: bool)
     unread = given(*OF_TRAINING, "data.augment", "data.mix")
     ignored = ", ".join(unread) or "optimizer, lr_scheduler, loss and epochs"
     verb = "is" if len(unread) == 1 else "are"
+    printed = " The loss that is printed is that of loss.*." if any(name.startswith("loss") for name in unread) else ""
     instead = "To train by gradient: head=linear, or scenario=large_similar for all layers."
-    return f"{text} No gradient training: {ignored} {verb} ignored. {instead}"
+    return f"{text} No gradient training: {ignored} {verb} ignored.{printed} {instead}"
 
 
 def _cache_text(data: Any, stage_inputs: Sequence[StageInput]) -> str:

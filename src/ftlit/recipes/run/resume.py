@@ -53,7 +53,9 @@ def checkpoint_of(cfg: DictConfig) -> Path | None:
         if best.exists():
             raise UserError(f"resuming needs {last}, which is missing: restore it, or begin a new run")
         return None
-    if last.is_file() and not is_zipfile(last):  # what torch.save writes; a folder: sharded
+    for path in filter(Path.is_dir, (last, best)):
+        raise UserError(f"{path} is a folder, as strategies that shard the weights write it, and cannot be resumed: begin a new run")
+    if not is_zipfile(last):  # what torch.save writes
         raise UserError(f"{last} is damaged, or not a checkpoint: begin a new run")
     return last
 
@@ -82,6 +84,11 @@ def check_settings(cfg: DictConfig) -> None:
         UserError: the folder holds no run; the first setting that differs; `config.yaml` was edited.
     """
     stored = read_config(cfg.paths.run)
+    if stored is None and _holds_run(Path(cfg.paths.run)):
+        raise UserError(
+            f"{Path(cfg.paths.run, CONFIG)} is missing, without which the run cannot be resumed: restore it, or begin a new run in another "
+            "hydra.run.dir=..."
+        )
     if stored is None:
         raise UserError(f"resume=true, but {cfg.paths.run} holds no run: give the folder of the run to resume, hydra.run.dir=...")
     changed = [change for change in stored.changes(cfg, (*MAY_CHANGE, *DATA_OPTIONS)) if not _keeps_value(change)]

@@ -13,6 +13,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig
 
 from ftlit.errors import UserError
+from ftlit.lit.module_internals import announce_dead_processes
 from ftlit.lit.rank_store import LostProcess, meet_before_setup
 from ftlit.lit.stop_signals import STOP_SIGNALS
 from ftlit.lit.trainer_internals import leave_signals, limit_waiting, resume_only_from_given
@@ -39,6 +40,10 @@ def build_trainer(cfg: DictConfig, **settings: Any) -> pl.Trainer:
     resume_only_from_given(trainer)
     limit_waiting(trainer, cfg.rank_timeout)
     meet_before_setup(trainer)
+    if trainer.world_size > 1:
+        announce_dead_processes(
+            lambda: print_lost_process(cfg, f"process {trainer.global_rank} stops: another process failed or was killed")
+        )
     return trainer
 
 

@@ -139,6 +139,7 @@ def fill(backbone: Backbone, tensors: Mapping[str, Tensor], names: Mapping[str, 
     resized = [name for name in RESIZABLE if name in found and _can_resize(found[name], wanted[name])]
     found |= {name: RESIZABLE[name](found[name].float(), wanted[name].shape[1]) for name in resized}
     _check_fit(backbone.origin, wanted, found, unexpected)
+    _check_values(backbone.origin, wanted, found)
     exact = {name: tensor.to(wanted[name].dtype, copy=True) for name, tensor in found.items()}
     backbone.load_state_dict(exact, strict=False, assign=True)
     backbone.origin = replace(backbone.origin, resized=tuple(resized))
@@ -177,6 +178,16 @@ def _check_fit(origin: WeightsOrigin, wanted: Tensors, found: Tensors, unexpecte
             f"the weights do not fit this network, {origin.describe()}: of {len(wanted)} tensors expected, {'; '.join(counted)}; "
             "use the backbone of these weights with the same arguments (such as backbone.width_mult=...), or other weights"
         )
+
+
+def _check_values(origin: WeightsOrigin, wanted: Tensors, found: Tensors) -> None:
+    """Reject quantized weights, and a file in which nothing was ever stored: every matrix is constant."""
+    if whole := [name for name in found if wanted[name].is_floating_point() and not found[name].is_floating_point()]:
+        kind = str(found[whole[0]].dtype).removeprefix("torch.")
+        raise UserError(f"{origin.describe()} has {kind} in place of floats ({_first(whole)}): give weights that are not quantized")
+    matrices = [tensor for tensor in found.values() if tensor.ndim > 1 and tensor.numel() > 1]
+    if matrices and all((tensor == tensor.flatten()[0]).all() for tensor in matrices):
+        raise UserError(f"{origin.describe()} has the same number everywhere, so it was never trained: give other weights")
 
 
 def _first(names: list[str], most: int = 3) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile, is_zipfile
 
 from torch import Tensor
 from torch.serialization import safe_globals
@@ -18,6 +19,7 @@ SUFFIXES = (".pth", ".pt", ".th", ".ckpt", ".bin", ".safetensors")
 ALTERNATIVES = "set backbone.weights=/path/to/file.pth, or backbone.weights=null for random weights"
 RECORD = "ftlit"  # key of the record in ftlit's own checkpoints, see `ftlit.inference.record`
 DEPTH = 2  # levels below the top at which state dicts are found: `model`, `model.state_dict`
+LFS = b"version https://git-lfs"  # the first bytes of a pointer
 NUMPY = ("multiarray.scalar", "multiarray._reconstruct")
 IGNORED_CLASSES = (  # of values beside the weights; `_Ignored` takes their place, so that none of their code runs
     "argparse.Namespace",
@@ -69,9 +71,9 @@ def read(path: Path) -> WeightsFile:
     if not path.is_file():
         raise UserError(f"no weights file {path}: {ALTERNATIVES}")
     try:
-        content = read_tensors(path)[0] if path.suffix == ".safetensors" else _load(path)
+        content = read_tensors(path)[0] if path.suffix == ".safetensors" or _is_safetensors(path) else _load(path)
     except Exception as error:  # damaged bytes raise nearly anything
-        raise UserError(f"cannot read weights from {path}: {_reason(error)}") from error
+        raise UserError(f"cannot read weights from {path}: {_reason(path, error)}") from error
     return weights_file(content, path)
 
 
@@ -102,20 +104,37 @@ def _state_dicts(content: object, path: tuple[str, ...] = ()) -> Iterator[tuple[
         yield from _state_dicts(inner, (*path, key))
 
 
-def _reason(error: Exception) -> str:
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file of any name begins as safetensors do: the length of a JSON object, and the object."""
+    with path.open("rb") as file:
+        begin = file.read(9)
+    return len(begin) == 9 and begin[8:] == b"{" and int.from_bytes(begin[:8], "little") < path.stat().st_size
+
+
+def _reason(path: Path, error: Exception) -> str:
     """The class that is not read, where that is the reason; else that the file is damaged."""
+    with path.open("rb") as file:
+        if file.read(len(LFS)) == LFS:
+            return "the file is a pointer of Git LFS, not the weights: get them with `git lfs pull`"
     found = re.search(r"GLOBAL (\S+) (?:was not|whose)", str(error))
     if found:
         return (
             f"the file contains an object of {found[1]}, which is not loaded because it could run code; "
             "save only the tensors: torch.save(model.state_dict(), 'weights.pth')"
         )
-    if "TorchScript" in str(error):
+    if "TorchScript" in str(error) or _is_torchscript(path):
         return "a TorchScript archive is not loaded because it could run code; save only the tensors: torch.jit.load(file).state_dict()"
     return (
         "the file is damaged, or contains other objects than tensors, which are not loaded because they could run code "
         f"(save only the tensors: torch.save(model.state_dict(), ...)); replace or delete the file, or {ALTERNATIVES}"
     )
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not is_zipfile(path):
+        return False
+    with ZipFile(path) as archive:
+        return any(name.endswith("constants.pkl") for name in archive.namelist())
 
 
 def _folder(path: Path) -> UserError:
