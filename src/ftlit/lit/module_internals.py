@@ -126,4 +126,4 @@ def announce_dead_processes(announce: Callable[[], None]) -> None:
         announce()
         os._exit(1)  # the main thread may wait in a collective operation for ever
 
-    _ChildProcessObserver._terminate_all = end_all  # type: ignore[method-assign]
+    _ChildProcessObserver._terminate_all = end_all  # type: ignore[assignment,method-assign]
