@@ -68,6 +68,11 @@ def of_overhead(found: dict[str, Any]) -> str:
     return f"{table([Row(**row) for row in found['rows']])}\n\n{setting}. {measured(found['machine'])}"
 
 
+def of_rounds(found: dict[str, Any]) -> str:
+    """A table of rows over rounds."""
+    return f"{table([Row(**row) for row in found['rows']])}\n\n{found['options']['rounds']} rounds. {measured(found['machine'])}"
+
+
 def measured(machine: dict[str, Any], others: dict[str, str] | None = None) -> str:
     """Date, machine and versions of a measurement."""
     versions = {name: machine[name] for name in ("ftlit", "torch", "lightning")} | (others or {})
@@ -85,6 +90,9 @@ SECTIONS = {
     "batchnorm": of_batchnorm,
     "overhead": of_overhead,
     "overhead_gpu": of_overhead,
+    "startup": of_rounds,
+    "passes": of_rounds,
+    "device": of_rounds,
 }
 
 

@@ -216,6 +216,11 @@ def test_batch_norm_policies_are_compared_with_live_over_the_same_seeds(bench):
     [
         ("probe", "--sizes 100x6x3 --kinds softmax", "| softmax | 100 x 6, 3 classes |"),
         ("extraction.feature_extraction", "--only memory --rows 2000 --batches 4 --rounds 1", "| memory: 4 shuffled batches of 256, "),
+        (
+            "hardware.device",
+            "--networks resnet18 --batches 2 --steps 1 --size 32 --rounds 1",
+            "| training: images per second, resnet18, 32-true, batches of 2 |",
+        ),
         ("cuts", f"--data {RESULTS.parent} --names digits --draws 1", "| digits, 4 | 0."),
     ],
 )

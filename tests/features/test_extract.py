@@ -150,6 +150,16 @@ def test_user_errors_are_one_line(tmp_path, message):
         extract_features(backbone(), loader(), cache=tmp_path)["low"]
 
 
+def test_features_too_large_for_float16_are_computed_again_in_float32(tmp_path):
+    net = Backbone({"conv": nn.Conv2d(3, 2, 1, bias=False)}, InputSpec(size=8))
+    nn.init.ones_(net.get_submodule("conv").weight)
+    values = torch.ones(3, 3, 8, 8)
+    values[1] = 60000.0  # fits in float16, the sum of three channels does not
+    with torch.autocast("cpu", torch.float16), pytest.warns(UserWarning, match="features of 1 images: computed again in float32"):
+        found = extract_features(net, DataLoader(values, 3), cache=tmp_path)["conv"].read(range(3))
+    assert found[:, 0].tolist() == [3.0, 180000.0, 3.0]
+
+
 def stored_rows(folder, rows: int) -> Rows:
     table = Store(folder).table(FeatureKey("k", torch.float32, (3,), {}))
     names = np.array([f"{i:032x}" for i in range(rows)], HASH_DTYPE)

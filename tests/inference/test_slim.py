@@ -172,7 +172,7 @@ def test_a_slim_checkpoint_of_a_head_on_resnet50_is_small(tmp_path):
     ("given", "message"),
     [
         (("backbone.weights=null", "checkpoint=slim"), "these weights are random: use checkpoint=full"),
-        (("checkpoint=slm",), "checkpoint=slm: give full or slim"),
+        (("checkpoint=slm",), "checkpoint=slm: give auto, full or slim"),
     ],
 )
 def test_a_run_without_base_weights_or_a_misspelt_option_is_a_one_line_error(tmp_path, given, message):

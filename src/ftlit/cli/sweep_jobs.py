@@ -1,5 +1,6 @@
 """The jobs of a sweep: each writes its state to its folder, whatever launches it, and a sweep that is started again runs the rest."""
 
+import os
 import sys
 import time
 import traceback
@@ -17,11 +18,14 @@ from ftlit.formats import FORMAT
 from ftlit.recipes.config.hydra_internals import add_task_override, hydra_config, task_overrides
 from ftlit.recipes.config.overrides import job_label
 from ftlit.recipes.config.settings import changes, chosen_options, stable_settings
+from ftlit.recipes.run.process_state import INITIAL_ENVIRONMENT
 from ftlit.recipes.run.processes import INTERRUPTED_STATUS, USER_ERROR_STATUS, JobExit
 from ftlit.recipes.run.resume import MAY_CHANGE, RESUMABLE_RECIPES
 from ftlit.sweeps import jobs, summary
 from ftlit.sweeps.jobs import Job
 
+GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
+ONE_GPU = {"devices": (1, "1"), "num_nodes": (1,), "accelerator": ("auto", "gpu", "cuda")}  # values of the trainer
 SWEEP_FOLDERS: list[Path] = []  # the folder of the sweep that this process runs, empty for a single run
 
 
@@ -166,3 +170,29 @@ def _reason_of(end: BaseException) -> str:
     if isinstance(end, JobExit):
         return end.reason
     return "interrupted" if _status_of(end) == INTERRUPTED_STATUS else one_line(end.__context__ or end)
+
+
+def take_gpu(cfg: DictConfig, number: int) -> str | None:
+    """Let this process see one GPU only, the job's number modulo the number of GPUs.
+
+    Lightning gives the first GPU to every process with one device. The process keeps its GPU for the jobs that follow. Nothing changes
+    where the variable is set, by the user or by a cluster, where the trainer has other devices, and with fewer than two GPUs.
+
+    Args:
+        cfg: config of the job.
+        number: of the job in its sweep.
+
+    Returns:
+        The GPU's number; `None`: unchanged.
+    """
+    trainer = cfg.get("trainer") or {}
+    if GPU_VARIABLE in os.environ or any(trainer.get(name, known[0]) not in known for name, known in ONE_GPU.items()):
+        return None
+    import torch  # here, so that --help stays fast
+
+    gpus = torch.cuda.device_count()
+    if gpus < 2 or torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # it is too late for a process that uses one
+        return None
+    chosen = str(number % gpus)
+    os.environ[GPU_VARIABLE] = INITIAL_ENVIRONMENT[GPU_VARIABLE] = chosen  # also for a process that the job starts
+    return chosen

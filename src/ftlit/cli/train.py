@@ -10,12 +10,13 @@ from typing import NoReturn
 from omegaconf import DictConfig
 
 from ftlit.cli import search_current_folder, sweep_jobs
+from ftlit.cli.deferred_imports import defer_torchmetrics
 from ftlit.cli.output import robust_output
 from ftlit.errors import one_line, unknown
 from ftlit.files import WriteError
 from ftlit.lit.stop_signals import owned_signals
 from ftlit.recipes.config.early_checks import check_early
-from ftlit.recipes.config.hydra_internals import choices, hydra_main, set_help
+from ftlit.recipes.config.hydra_internals import choices, hydra_config, hydra_main, set_help
 from ftlit.recipes.config.overrides import complete, job_label
 from ftlit.recipes.run import launched, processes, resume
 from ftlit.recipes.run.process_state import error_environment, job_state, process_state, wants_traceback
@@ -32,6 +33,7 @@ def main() -> None:
     interruption, by Ctrl-C, SIGTERM or SIGUSR1, is status 130.
     """
     search_current_folder()
+    defer_torchmetrics()
     set_help(_help_text)
     with robust_output(), owned_signals(), process_state(argv=[*sys.argv], environment=error_environment()):
         status = _run_hydra()
@@ -81,6 +83,8 @@ def _run(cfg: DictConfig) -> float:
 
 
 def _run_recipe(cfg: DictConfig) -> float:
+    if processes.is_sweep() and not sweep_jobs.SWEEP_FOLDERS:  # a launcher runs the jobs side by side, not this program one by one
+        sweep_jobs.take_gpu(cfg, hydra_config().job.num)
     if processes.is_sweep() and processes.several_processes(cfg):
         return processes.run_in_own_process()
     if cfg.recipe not in RECIPES:

@@ -1,5 +1,6 @@
 """Extract features at any number of cuts in one pass over images, and store them."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -145,8 +146,11 @@ def fill(
             if not needed:
                 continue
             chosen = images if len(needed) == len(images) else images[needed]
+            asked = [spec for spec in tables if missing[spec]]
             with context():
-                features = run(backbone, chosen, [spec for spec in tables if missing[spec]])
+                features = run(backbone, chosen, asked)
+                if torch.is_autocast_enabled(chosen.device.type) and torch.get_autocast_dtype(chosen.device.type) == torch.float16:
+                    _repeat_in_float32(backbone, chosen, features)
             for spec, values in features.items():
                 rows = [needed.index(place) for place in missing[spec]] if len(missing[spec]) < len(needed) else slice(None)
                 writers[spec].add(hashes[missing[spec]], values[rows])
@@ -166,6 +170,19 @@ def run(backbone: Backbone, images: Tensor, specs: Sequence[FeatureSpec]) -> dic
                 values = backbone.pool(features, spec.pooling) if spec.pooling else features
                 found[spec] = values if name == backbone.cuts[highest] else values.clone()  # the layer above may work in place
     return found
+
+
+def _repeat_in_float32(backbone: Backbone, images: Tensor, features: dict[FeatureSpec, Tensor]) -> None:
+    """Compute the features of images that are too large for float16 again, without autocast, in place."""
+    bad = torch.stack([~values.flatten(1).isfinite().all(1) for values in features.values()]).any(0)
+    if not bad.any():
+        return
+    with torch.autocast(images.device.type, enabled=False):
+        again = run(backbone, images[bad], list(features))
+    for spec, values in again.items():
+        features[spec] = features[spec].to(values.dtype)  # a map is float16 until here
+        features[spec][bad] = values
+    warnings.warn(f"float16 is too small for the features of {int(bad.sum())} images: computed again in float32", stacklevel=2)
 
 
 class ImageViews(Dataset[tuple[ImageHashes, Tensor]]):

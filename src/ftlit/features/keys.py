@@ -8,7 +8,7 @@ name and a version number, a package's by its version, a user's by bytecode and 
 - pooling, token_pool and pool (the function, by its version): none of them where features are stored whole.
 - view: how an image becomes a tensor: the function that reads it, the transform, and of an augmented view its seed and number.
 - shape and dtype: of a row as it is stored.
-- computed_in: device and precision.
+- computed_in: device and precision, and whether layers are compiled.
 - software: versions of torch, torchvision, Pillow and numpy.
 
 The hash of an image (`ftlit.features.image_hashes`) is of the bytes of its file, or of the values of its array. Paths, names of data sets,
@@ -26,7 +26,7 @@ from ftlit.features.shard import DTYPES
 from ftlit.features.spec import FeatureSpec
 from ftlit.features.table import FeatureKey
 from ftlit.fingerprint import fingerprint, prefixes, software
-from ftlit.models.backbone import Backbone
+from ftlit.models.backbone import Backbone, compiled_parts
 from ftlit.models.pooling import Pooling, TokenPool, pool, pooled_size
 from ftlit.models.precision import describe_float32
 
@@ -121,4 +121,5 @@ def _computed_in(backbone: Backbone) -> str:
     where = next(backbone.parameters(), torch.empty(0))
     device = where.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else where.dtype
-    return f"{str(dtype).removeprefix('torch.')}, {describe_float32(device)} on {device}"
+    compiled = ", compiled" if compiled_parts(backbone) else ""
+    return f"{str(dtype).removeprefix('torch.')}, {describe_float32(device)} on {device}{compiled}"

@@ -10,6 +10,7 @@ from ftlit.fingerprint import fingerprint, of_tensor
 from ftlit.models.backbone import Backbone
 
 BASE = "backbone."  # prefix of the tensors that may be left out
+PUBLISHED = ("shipped", "torchvision", "timm")  # of `WeightsKind`; a file may be gone later, and text encoders need --trust
 Base = Mapping[str, Any]
 
 
@@ -23,6 +24,11 @@ def base_record(backbone: Backbone) -> dict[str, str]:
         reason = "this backbone is not part of ftlit" if backbone.record is None else "these weights are random"
         raise UserError(f"checkpoint=slim needs pretrained weights that can be loaded again, but {reason}: use checkpoint=full")
     return {"origin": backbone.origin.describe(), "digest": _digest(backbone)}
+
+
+def loads_again(backbone: Backbone) -> bool:
+    """Whether the backbone's weights are part of ftlit or published, so that a slim checkpoint finds them wherever it is read."""
+    return backbone.record is not None and backbone.origin.kind in PUBLISHED
 
 
 def check_base(backbone: Backbone, base: Base | None) -> None:

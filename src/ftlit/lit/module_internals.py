@@ -12,13 +12,15 @@ Each function has a contract test in tests/lit/test_module_internals.py, "the li
 | `FSDPStrategy.kwargs` | `uses_original_parameters` | Lightning keeps the arguments of the user nowhere else |
 | `strategy.setup_environment`, `strategy.cluster_environment` | `before_setup`, `name_meeting_place` | no hook precedes the process group |
 | `_ChildProcessObserver._terminate_all` | `announce_dead_processes` | it kills the first process without a word |
-| `LightningModule._compiler_ctx`, `Module._compiled_call_impl` | `is_compiled` | torch has no function for it |
+| `LightningModule._compiler_ctx` | `is_compiled` | torch has no function for it |
+| `torch._dynamo.config.recompile_limit` | `raised_recompile_limit` | it has no public name |
 | `Tensor._version` | `version_of` | to notice weights that changed in place, without reading them |
 | `Metric._update_count` | `state_of_metric`, `load_state_of_metric` | torchmetrics' state dict leaves the states of a running epoch out |
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,6 +31,8 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import Metric
+
+from ftlit.models.backbone import compiled_parts
 
 
 def trainer_of(module: LightningModule) -> Trainer | None:
@@ -97,7 +101,23 @@ def uses_original_parameters(strategy: FSDPStrategy) -> bool:
 
 def is_compiled(module: LightningModule) -> bool:
     """Whether `module` or a part of it runs compiled: by `torch.compile(module)` or by `part.compile()`."""
-    return module._compiler_ctx is not None or any(part._compiled_call_impl is not None for part in module.modules())
+    return module._compiler_ctx is not None or compiled_parts(module) > 0
+
+
+def recompile_limit() -> int:
+    """How often torch compiles one piece of code again before it runs it uncompiled."""
+    return int(torch._dynamo.config.recompile_limit)
+
+
+@contextmanager
+def raised_recompile_limit(limit: int) -> Iterator[None]:
+    """Set `recompile_limit` to at least `limit`, and restore it afterwards."""
+    before = recompile_limit()
+    torch._dynamo.config.recompile_limit = max(before, limit)
+    try:
+        yield
+    finally:
+        torch._dynamo.config.recompile_limit = before
 
 
 def version_of(tensor: Tensor) -> int | None:

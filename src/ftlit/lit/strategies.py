@@ -1,5 +1,8 @@
 """Strategies and compilers under a stage that begins during training: which are supported, and what each of them needs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import (
@@ -11,13 +14,16 @@ from lightning.pytorch.strategies import (
 )
 from lightning.pytorch.strategies.single_xla import SingleDeviceXLAStrategy
 from lightning.pytorch.strategies.xla import XLAStrategy
+from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from ftlit.errors import UserError
-from ftlit.lit.module_internals import is_compiled, uses_original_parameters
+from ftlit.lit.module_internals import is_compiled, raised_recompile_limit, recompile_limit, uses_original_parameters
+from ftlit.models.backbone import Backbone, compiled_parts
 
 SHARDED = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)  # no process holds all weights
 SUPPORTED = (SingleDeviceStrategy, DDPStrategy, FSDPStrategy, ModelParallelStrategy)
+RECOMPILED = 8  # times that each compiled part may be compiled: in both modes, frozen or not, for batches of two sizes
 UNTESTED = (DeepSpeedStrategy, XLAStrategy, SingleDeviceXLAStrategy)  # some of them are subclasses of supported ones
 
 
@@ -51,11 +57,38 @@ def reshard(module: LightningModule) -> None:
             part.reshard()
 
 
+def compile_layers(backbone: Backbone, head: nn.Module, *, backend: str = "inductor") -> None:
+    """Let each layer of the backbone, and the head, run compiled, in training and in extraction.
+
+    Equal layers, such as the blocks of a ViT, share their compiled code, and a stage compiles only the layers again that it changes.
+    """
+    for _, layer in backbone.items():
+        layer.compile(backend=backend)
+    head.compile(backend=backend)
+
+
+@contextmanager
+def compiled_layers_allowed(module: LightningModule) -> Iterator[None]:
+    """Raise torch's limit of recompilations for a block: it counts by code object, which all layers of a class have in common, and each of
+    them is compiled for training, evaluation, batches of other sizes, and again where it is unfrozen. A no-op where nothing is compiled.
+    """
+    if is_compiled(module):
+        with raised_recompile_limit(_needed_limit(module)):
+            yield
+    else:
+        yield
+
+
+def _needed_limit(module: LightningModule) -> int:
+    return RECOMPILED * max(2, compiled_parts(module))
+
+
 def compile_again(module: LightningModule) -> None:
     """Discard compiled code, so that the next step compiles what trains now. A no-op where nothing is compiled.
 
     torch recompiles by itself where `requires_grad` or a mode has changed, but only 8 times; then it runs uncompiled
-    (`torch._dynamo.config.recompile_limit`). A schedule may have more stages than that.
+    (`torch._dynamo.config.recompile_limit`). A schedule may have more stages than that. Where the limit is raised
+    (`compiled_layers_allowed`), it recompiles the layers that have changed, and the others keep their code.
     """
-    if is_compiled(module):
+    if is_compiled(module) and recompile_limit() < _needed_limit(module):
         torch.compiler.reset()

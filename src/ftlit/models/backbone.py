@@ -227,12 +227,17 @@ class Backbone(Layers):
         return shape[-1] if len(shape) == 2 else shape[0]
 
 
+def compiled_parts(module: nn.Module) -> int:
+    """The number of modules in `module`, itself included, that run compiled by `Module.compile`; torch has no function for it."""
+    return sum(part._compiled_call_impl is not None for part in module.modules())
+
+
 def run_on_meta(layer: nn.Module, features: Tensor) -> Tensor:
     """Run `layer` on the `meta` device, which gives shapes only. The layer stays as it is, including any state of a forward pass."""
     before = {module: dict(vars(module)) for module in layer.modules()}
     state = {name: torch.empty_like(t, device="meta") for name, t in [*layer.named_parameters(), *layer.named_buffers()]}
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # nothing to gain for a compiled layer
             return torch.func.functional_call(layer.eval(), state, (features,))  # type: ignore[no-any-return]
     finally:
         for module, attributes in before.items():

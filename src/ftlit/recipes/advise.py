@@ -20,6 +20,7 @@ from ftlit.recipes.console import advice_text
 from ftlit.recipes.console.printing import print_line
 from ftlit.recipes.console.results_table import print_advice
 from ftlit.recipes.run.feature_setup import features_of
+from ftlit.recipes.run.hardware_settings import SHARDING
 from ftlit.recipes.run.launched import check_alone, first_ahead
 from ftlit.recipes.run.parts import RunParts, load_parts
 from ftlit.recipes.run.resume import checkpoint_of, read_config
@@ -31,7 +32,6 @@ SCENARIOS = ("small_similar", "small_different", "large_similar", "large_differe
 L2_ONE_PER_CLASS = 0.1  # where no image can be held out to choose it: digits reach the same accuracy from 10 to 1e-4
 MAX_MEASURED_IMAGES = 2000
 MAY_CHANGE_LENGTH = ("experiment", "hparams_search", "debug")  # overlays that may set the number of epochs
-SHARDING = ("fsdp", "FSDP", "ModelParallel", "model_parallel")  # in the names of the strategies of `lit.strategies.SHARDED`
 
 
 def run(cfg: DictConfig) -> float:

@@ -15,9 +15,8 @@ from ftlit.errors import UserError
 from ftlit.features.stage_input import StageInput
 from ftlit.finetuning.losses import LOSSES
 from ftlit.finetuning.plan import Plan, examine
-from ftlit.finetuning.schedule import Schedule, without_warm_up
+from ftlit.finetuning.schedule import Schedule, trains_head_alone, without_warm_up
 from ftlit.inference.record import part_of, record_of
-from ftlit.inference.slim import base_record
 from ftlit.lit.callbacks.best_checkpoint import BestCheckpoint
 from ftlit.lit.callbacks.exact_resume import LastCheckpoint
 from ftlit.lit.callbacks.finite_loss import check_results
@@ -30,7 +29,7 @@ from ftlit.lit.hardware import describe_devices
 from ftlit.lit.module import FineTuner
 from ftlit.lit.resumed_checkpoint import check_last
 from ftlit.lit.staged_finetuning import StagedFinetuning
-from ftlit.lit.strategies import SHARDED
+from ftlit.lit.strategies import SHARDED, compile_layers, compiled_layers_allowed
 from ftlit.lit.trainer_internals import find_callback
 from ftlit.models.backbone import Backbone
 from ftlit.models.batchnorm_fold import batchnorm_to_affine
@@ -41,6 +40,7 @@ from ftlit.recipes.console.plan_rows import RunFacts, plan_rows, print_plan
 from ftlit.recipes.console.results_table import print_results
 from ftlit.recipes.run import artifacts
 from ftlit.recipes.run.data_record import check_data
+from ftlit.recipes.run.hardware_settings import base_of, resolve_checkpoint, resolve_compile
 from ftlit.recipes.run.head import build_probe_head, check_head
 from ftlit.recipes.run.launched import first_ahead
 from ftlit.recipes.run.loggers import begin_loggers, build_loggers
@@ -82,7 +82,7 @@ def build(cfg: DictConfig) -> Run:
     with first_ahead("parts", cfg.rank_timeout):  # it may hash many files; the others find the hashes
         parts = load_parts(cfg)
     backbone, data = parts.backbone, parts.data
-    base = base_record(backbone) if cfg.checkpoint == "slim" else None  # before anything is rewritten
+    base = base_of(cfg, backbone)  # before anything is rewritten
     if cfg.batchnorm == AFFINE:  # before the parameter groups are built
         batchnorm_to_affine(backbone)
     head = instantiate(cfg.head, in_features=backbone.num_features, num_classes=data.num_classes)
@@ -94,10 +94,11 @@ def build(cfg: DictConfig) -> Run:
     probe_head = build_probe_head(cfg, head, schedule)
     if probe_head and probe_head.trains:
         schedule = without_warm_up(schedule)
+    frozen = (probe_head is not None and not probe_head.trains) or all(trains_head_alone(stage) for stage in schedule.stages)
+    base = base if resolve_checkpoint(cfg, backbone, frozen=frozen) == "slim" else None
     model = _build_module(cfg, backbone, head, data, schedule, base)
-    if cfg.compile:
-        backbone.compile()
-        head.compile()
+    if resolve_compile(cfg, backbone, data, frozen=frozen):
+        compile_layers(backbone, head)
     recorder = Recorder(cfg.paths.run) if cfg.report else None
     own = [callback for callback in (StagedFinetuning(schedule), probe_head, recorder) if callback is not None]
     configured = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
@@ -127,7 +128,7 @@ def fit(cfg: DictConfig, run: Run) -> float:
             if first:
                 _begin(cfg, run, plan)
         started = time.perf_counter()
-        with lost_processes(cfg, run.trainer):
+        with lost_processes(cfg, run.trainer), compiled_layers_allowed(run.model):
             run.trainer.fit(run.model, run.data, ckpt_path=run.resume_from, weights_only=True)
             seconds = time.perf_counter() - started
             results = _evaluate(cfg, run)

@@ -29,7 +29,7 @@ def hydra():
         ("head._target_=torch.nn.NoSuch", "torch.nn has no name 'NoSuch'"),
         ("optimizer.lr=-1", "optimizer.lr=-1: give a number above 0 and at most 1000"),
         ("optimizer.weight_decay=-1", "optimizer.weight_decay=-1: give a number from 0 to 1000"),
-        ("checkpoint=slm", "checkpoint=slm: give full or slim"),
+        ("checkpoint=slm", "checkpoint=slm: give auto, full or slim"),
         ("report=yep", "report=yep: give true or false"),
         ("resume=1", "resume=1: give true, false or auto"),
         ("sweep.resume=trie", "sweep.resume=trie: give true or false"),

@@ -7,12 +7,13 @@ import torch
 from composed_configs import composed
 from omegaconf import OmegaConf
 
+from ftlit import load_backbone
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError
 from ftlit.models.precision import Device
 from ftlit.recipes.config.hydra_internals import fresh_hydra, instantiate
 from ftlit.recipes.run import hardware_settings, resume
-from ftlit.recipes.run.hardware_settings import resolve_hardware_settings
+from ftlit.recipes.run.hardware_settings import resolve_checkpoint, resolve_hardware_settings
 from ftlit.recipes.run.resume import check_settings, write_config
 
 
@@ -111,3 +112,20 @@ def test_a_fused_optimizer_takes_the_same_steps(optimizer):
 
     torch.testing.assert_close(steps("true"), steps("false"), rtol=1e-6, atol=1e-7)
     assert composed(f"optimizer={optimizer}").optimizer.fused == "auto"
+
+
+@pytest.mark.parametrize(
+    ("settings", "weights", "frozen", "expected"),
+    [
+        ({}, "default", True, "slim"),
+        ({}, "default", False, "full"),
+        ({}, None, True, "full"),
+        ({"trainer": {"strategy": "fsdp"}}, "default", True, "full"),
+        ({"checkpoint": "full"}, "default", True, "full"),
+    ],
+)
+def test_checkpoints_are_slim_where_the_backbone_never_trains_and_its_weights_are_published(tmp_path, settings, weights, frozen, expected):
+    given = {"checkpoint": "auto", "resume": False, "paths": {"run": str(tmp_path)}, "trainer": {"strategy": "auto"}}
+    cfg = OmegaConf.create({**given, **settings})
+    resolve_checkpoint(cfg, load_backbone("glyph", weights=weights), frozen=frozen)
+    assert cfg.checkpoint == expected

@@ -1,7 +1,7 @@
 """Published data sets: scikit-learn's handwritten digits, and torchvision's classification data sets by class name."""
 
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,18 @@ Arguments = Mapping[str, Any]  # of a torchvision data set's constructor
 
 def digits(rule: SplitRule) -> Collection:
     """scikit-learn's 1,797 handwritten digits, 8x8 grey; see `ftlit.data.splitting.splits.assemble`."""
+    values, labels = _digit_arrays()
+    images = list((values * (255 / 16)).round().astype(np.uint8))  # its grey values range from 0 to 16
+    found = Examples(images, [(int(label),) for label in labels], _array_to_rgb, images)
+    return assemble({"train": found}, [str(digit) for digit in range(10)], rule)
+
+
+@cache  # a run with scenario=auto builds its data twice
+def _digit_arrays() -> tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]:
     from sklearn.datasets import load_digits  # here: it takes a second, and other data does not need it
 
     bunch = load_digits()
-    images = list((bunch.images * (255 / 16)).round().astype(np.uint8))  # its grey values range from 0 to 16
-    found = Examples(images, [(int(label),) for label in bunch.target], _array_to_rgb, images)
-    return assemble({"train": found}, [str(digit) for digit in range(10)], rule)
+    return bunch.images, bunch.target
 
 
 @versioned("read_digit", 1)

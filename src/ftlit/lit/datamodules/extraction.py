@@ -101,15 +101,16 @@ class Extraction:
         return spec in self._known and self._current_keys(trainer, backbone, VALIDATION, [spec])[spec].digest == self._known[spec]
 
     def _hash_images(self, trainer: Trainer, splits: Sequence[Split]) -> None:
-        """Hash all images. The first process reads the files; the others use its cache."""
+        """Hash all images. The first process, and then the first of each other machine, reads the files; the others use its cache."""
         hash_cache = HashCache(self.store.folder, trust=self.store.trust)
         missing = [split for split in splits if split not in self._hashes]
         with first_ahead(trainer):
             if trainer.is_global_zero:
                 self._hashes |= {split: image_hashes(self.data.collection.splits[split], hash_cache) for split in missing}
-        if not trainer.is_global_zero:
-            self._hashes |= {split: image_hashes(self.data.collection.splits[split], hash_cache) for split in missing}
-        meet(trainer)
+        for first in (True, False):
+            if not trainer.is_global_zero and (trainer.local_rank == 0) is first:
+                self._hashes |= {split: image_hashes(self.data.collection.splits[split], hash_cache) for split in missing}
+            meet(trainer)
 
     def _request(self, view: View, keys: SpecKeys) -> ExtractionRequest:
         examples, hashes = self.data.collection.splits[view.split], self._hashes[view.split]

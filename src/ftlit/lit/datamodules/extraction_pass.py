@@ -94,12 +94,13 @@ def extract_requested(store: Store, backbone: Backbone, requests: Sequence[Extra
         progress = progress_of_features(images, backbone.input_spec.noun, _cuts(requests), shown=first, processes=trainer.world_size)
         with together(trainer), progress as advance:
             for request, (places, _) in zip(requests, missing, strict=True):
-                _compute(backbone, request, places, trainer, num_workers, advance)
+                _compute(backbone, request, places, (trainer.global_rank, trainer.world_size), trainer, num_workers, advance)
         _refresh(tables, trainer, check=False)
-        if trainer.num_nodes > 1:  # the disk of another machine may hold what this one lacks
+        if trainer.num_nodes > 1:  # the disk of another machine may hold what this one lacks: its processes share that
+            lacking = [request.missing()[0] for request in requests]
             with together(trainer):
-                for request in requests if trainer.local_rank == 0 else ():
-                    _compute(backbone, request, request.missing()[0], trainer, num_workers, None)
+                for request, places in zip(requests, lacking, strict=True):
+                    _compute(backbone, request, places, (trainer.local_rank, trainer.num_devices), trainer, num_workers)
             for table in tables:
                 table.refresh(check=False)
     if first:
@@ -173,15 +174,16 @@ def _compute(
     backbone: Backbone,
     request: ExtractionRequest,
     missing: Sequence[int],
+    part: tuple[int, int],
     trainer: Trainer,
     num_workers: int,
-    advance: Callable[[int], None] | None,
+    advance: Callable[[int], object] = lambda number: None,
 ) -> None:
-    """Compute this process's share of the missing features; without `advance` all of them, and without progress."""
+    """Compute this process's share of the missing features, batches `part[0]`, `part[0] + part[1]`, ...; report images to `advance`."""
     device, precision = next(backbone.parameters(), torch.empty(0)).device, trainer.precision_plugin
     size = min(max(1, BATCH_PIXELS.get(device.type, OTHER_BATCH_PIXELS) // request.pixels), MAX_BATCH_IMAGES)
     batches = [missing[begin : begin + size] for begin in range(0, len(missing), size)]
-    share = batches[trainer.global_rank :: trainer.world_size] if advance else batches
+    share = batches[part[0] :: part[1]]
     loader = DataLoader(
         request.images,
         sampler=share,
@@ -194,8 +196,7 @@ def _compute(
     def loaded() -> Iterator[tuple[ImageHashes, Tensor]]:
         for hashes, images in loader:
             yield hashes, images
-            if advance:
-                advance(len(images))
+            advance(len(images))
 
     def on_device() -> Iterator[tuple[ImageHashes, Tensor]]:
         for hashes, images in loaded():

@@ -20,9 +20,9 @@ METRICS = [f"val/{metric}" for metric in ("accuracy", "f1", "loss")]  # that Fin
 AFFINE = "affine"
 CHOICES: dict[str, tuple[object, ...]] = {  # values of train.yaml itself
     "doctor": ("warn", "strict"),
-    "checkpoint": ("full", "slim"),
+    "checkpoint": ("auto", "full", "slim"),
     "report": (True, False),
-    "compile": (True, False),
+    "compile": ("auto", True, False),
     "resume": (True, False, "auto"),
     "sweep.resume": (True, False),
     "decay_all": (True, False),

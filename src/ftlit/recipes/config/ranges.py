@@ -73,6 +73,7 @@ WIDTH = Range(1, WIDEST, whole=True)
 AUTO = "auto"
 # settings of which `auto` depends on the hardware or the plan, and their values in runs of earlier releases, which had no `auto`
 HARDWARE_SETTINGS = {"trainer.precision": "32-true", "float32": "highest", "optimizer.fused": None, "cache.pixels": False}
+RESOLVED_SETTINGS = {**HARDWARE_SETTINGS, "checkpoint": "full", "compile": False}  # in which `auto` is replaced when a run begins
 OF_TRAIN_YAML = ("seed", "rank_timeout")  # no signature says that they are numbers
 RANGES: dict[str, Range] = {  # patterns of full names; the first match counts
     "seed": SEED,

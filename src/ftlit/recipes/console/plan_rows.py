@@ -79,7 +79,9 @@ def plan_rows(
             rows.append(("cache", _cache_text(data, stage_inputs)))
     rows.append(("device", facts.devices))
     if cfg.compile:
-        rows.append(("compile", "backbone and head; each stage compiles again, so its first steps take longer"))
+        rows.append(("compile", "each layer and the head; a stage compiles what it changes, so its first steps take longer"))
+    if cfg.checkpoint == "slim":
+        rows.append(("saved", "changes to the pretrained weights only (checkpoint=slim)"))
     epochs = _epochs_text(cfg.trainer.max_epochs) if facts.trains else "no training epochs"
     epochs += "" if plan.steps is None else f", {count(plan.steps, 'optimizer step')}"
     rows.append(("run", f"{epochs}, seed {cfg.seed}, folder {cfg.paths.run}"))

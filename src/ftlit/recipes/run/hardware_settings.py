@@ -1,16 +1,20 @@
-"""Replace `auto` in the settings that depend on the hardware: `trainer.precision`, `float32`, `optimizer.fused`."""
+"""Replace `auto` in `checkpoint`, `compile` and the settings that depend on the hardware: precision, `float32`, `optimizer.fused`."""
 
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from ftlit.errors import UserError
+from ftlit.inference.slim import base_record, loads_again
 from ftlit.models.backbone import Backbone
 from ftlit.models.precision import device_of, matmul_precision_of, precision_for, set_matmul_precision
 from ftlit.recipes.config.ranges import AUTO, HARDWARE_SETTINGS
 from ftlit.recipes.run.resume import read_config
 
 FLOAT32 = "32-true"
+ASSUMED_SPEED = 1.5e14  # operations per second of a GPU: only for `compile=auto`
+MIN_SECONDS_TO_COMPILE = 300.0
+SHARDING = ("fsdp", "FSDP", "ModelParallel", "model_parallel")  # in the names of the strategies of `lit.strategies.SHARDED`
 
 
 def resolve_hardware_settings(cfg: DictConfig, backbone: Backbone) -> list[str]:
@@ -40,6 +44,49 @@ def resolve_hardware_settings(cfg: DictConfig, backbone: Backbone) -> list[str]:
         )
     set_matmul_precision(cfg.float32)
     return notes
+
+
+def base_of(cfg: DictConfig, backbone: Backbone) -> dict[str, str] | None:
+    """See `base_record`; `None` where checkpoints will be full. With `checkpoint=auto` the schedule decides, see `resolve_checkpoint`."""
+    return base_record(backbone) if cfg.checkpoint == "slim" or (cfg.checkpoint == AUTO and loads_again(backbone)) else None
+
+
+def resolve_checkpoint(cfg: DictConfig, backbone: Backbone, *, frozen: bool) -> str:
+    """Replace `checkpoint=auto`, in place: slim where the backbone never trains and its weights can be loaded again anywhere, else full.
+
+    A run that is resumed keeps the value that it began with. Returns the value.
+
+    Args:
+        cfg: the composed config.
+        backbone: as it was loaded.
+        frozen: whether no stage trains any of it.
+    """
+    if cfg.checkpoint == AUTO:
+        stored = read_config(cfg.paths.run) if cfg.resume else None
+        if stored:
+            cfg.checkpoint = OmegaConf.select(stored.settings, "checkpoint", default="full")
+        else:
+            shards = any(name in str(cfg.trainer.get("strategy")) for name in SHARDING)
+            cfg.checkpoint = "slim" if frozen and loads_again(backbone) and not shards else "full"
+    return str(cfg.checkpoint)
+
+
+def resolve_compile(cfg: DictConfig, backbone: Backbone, data: Any, *, frozen: bool) -> bool:
+    """Replace `compile=auto`, in place: true on CUDA where training takes long enough to repay what compiling takes. Returns the value.
+
+    It depends on the plan only, not on a clock: forward and backward passes of all images at an assumed speed. A run that is resumed keeps
+    the value that it began with.
+    """
+    if cfg.compile == AUTO:
+        stored = read_config(cfg.paths.run) if cfg.resume else None
+        if stored:
+            cfg.compile = bool(OmegaConf.select(stored.settings, "compile", default=False))
+        else:
+            operations = backbone.on_meta(data.input_spec.shape)[backbone.cuts[-1]][1]
+            images = sum(data.counts["train"].values()) * max(0, cfg.trainer.get("max_epochs") or 0)
+            on_gpu = device_of(str(cfg.trainer.get("accelerator", AUTO))).type == "cuda"
+            cfg.compile = on_gpu and not frozen and 3 * operations * images / ASSUMED_SPEED > MIN_SECONDS_TO_COMPILE
+    return bool(cfg.compile)
 
 
 def _values_here(cfg: DictConfig, backbone: Backbone) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from ftlit.errors import UserError, shorten
 from ftlit.formats import KEY as FORMAT_KEY
 from ftlit.formats import upgraded, with_format
 from ftlit.recipes.config.hydra_internals import add_task_override, run_folder_template, run_mode
-from ftlit.recipes.config.ranges import AUTO, HARDWARE_SETTINGS
+from ftlit.recipes.config.ranges import AUTO, RESOLVED_SETTINGS
 from ftlit.recipes.config.settings import Change, changes, chosen_options, registered_parts, resolved_settings, stable_settings
 from ftlit.recipes.config.yaml_file import EditedFile, load_yaml, write_yaml
 from ftlit.recipes.run.launched import NEEDS_FOLDER, agreed
@@ -106,8 +106,8 @@ def check_settings(cfg: DictConfig) -> None:
 
 def _keeps_value(change: Change) -> bool:
     """Whether `auto` stands for the value that the run began with; runs of earlier releases have none."""
-    return change.name in HARDWARE_SETTINGS and (
-        change.now == AUTO or (change.before is None and change.now == HARDWARE_SETTINGS[change.name])
+    return change.name in RESOLVED_SETTINGS and (
+        change.now == AUTO or (change.before is None and change.now == RESOLVED_SETTINGS[change.name])
     )
 
 

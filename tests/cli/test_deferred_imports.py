@@ -1,0 +1,43 @@
+"""torchmetrics is imported as far as a run needs it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from ftlit.cli import deferred_imports
+
+PACKAGE = {
+    "__init__": "RAN = True\nfrom torchmetrics.metric import Metric\nclass Accuracy: ...\n",
+    "__about__": '__version__ = "1.0"\n',
+    "metric": "from torchmetrics import _logger\nclass Metric: ...\n",
+    "utilities": "",
+}
+
+
+def test_a_package_runs_its_init_when_more_than_its_base_classes_is_asked_for(monkeypatch, tmp_path):
+    (tmp_path / "torchmetrics").mkdir()
+    for name, text in PACKAGE.items():
+        (tmp_path / "torchmetrics" / f"{name}.py").write_text(text)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchmetrics"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
+    deferred_imports.defer_torchmetrics()
+    import torchmetrics
+    from torchmetrics import Metric
+
+    assert torchmetrics.__version__ == "1.0" and not hasattr(torchmetrics, "__wrapped__") and "RAN" not in vars(torchmetrics)
+    assert torchmetrics.Accuracy and torchmetrics.RAN and torchmetrics.Metric is Metric
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchmetrics"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+@pytest.mark.slow
+def test_lightning_needs_the_base_classes_only():
+    program = (
+        "from ftlit.cli.deferred_imports import defer_torchmetrics; defer_torchmetrics(); import sys, lightning.pytorch\n"
+        "assert 'torchmetrics.metric' in sys.modules and 'torchmetrics.functional' not in sys.modules\n"
+        "import torchmetrics; torchmetrics.Accuracy(task='binary'); assert 'torchmetrics.functional' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
