@@ -14,6 +14,7 @@ TRACEBACK = "FTLIT_TRACEBACK"  # what the user gave as HYDRA_FULL_ERROR, for the
 
 LIBRARY_LOGGERS = ("lightning.pytorch", "lightning.fabric")
 HIDDEN_WARNINGS = (  # of Lightning: hints on hardware and loaders, and warnings of intended behaviour
+    r"monitor='val/(accuracy|f1|loss)'\)` could not find the monitored key",  # of training without validation; the last line says so
     "does not have many workers",
     "number of training batches",
     "directory .* exists and is not empty",
