@@ -62,11 +62,11 @@ def test_a_folder_in_place_of_the_file_or_a_file_in_place_of_its_folder_is_named
 
 def test_errors_of_the_disk_are_recognised_and_faults_of_the_program_are_not(tmp_path):
     full = disk_error(OSError(errno.ENOSPC, "No space left on device"))
-    assert isinstance(full, UserError) and str(full) == "cannot write or read a file (No space left on device): free some space"
+    assert isinstance(full, UserError) and str(full) == "cannot access a file (No space left on device): free some space"
     with (tmp_path / "log").open("w") as file, pytest.raises(OSError, match="full") as caught:
         file.write("a file that is open where the error is raised")
         raise OSError(errno.ENOSPC, "full")
-    assert str(disk_error(caught.value)) == f"cannot write or read {tmp_path / 'log'} (full): free some space"
+    assert str(disk_error(caught.value)) == f"cannot access {tmp_path / 'log'} (full): free some space"
     assert disk_error(FileNotFoundError(errno.ENOENT, "x")) is None and disk_error(ValueError()) is None
     with pytest.raises(WriteError, match=r"cannot write metrics\.csv"), naming("metrics.csv"):
         raise PermissionError(errno.EACCES, "Permission denied")

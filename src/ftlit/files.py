@@ -46,7 +46,7 @@ def disk_error(error: BaseException) -> WriteError | None:
     if not isinstance(error, OSError) or error.errno not in (*DISK_ERRORS, *(PERMISSION_ERRORS if error.filename else ())):
         return None
     name = error.filename or _open_file(error) or "a file"
-    return WriteError(f"cannot write or read {name} ({error.strerror}): {REMEDIES[error.errno or 0]}")
+    return WriteError(f"cannot access {name} ({error.strerror}): {REMEDIES[error.errno or 0]}")
 
 
 def _open_file(error: OSError) -> str | None:

@@ -105,7 +105,7 @@ def test_a_text_is_identified_by_its_bytes(spec, tmp_path):
         ([("a", "x")], ("text", "lable"), "did you mean data.label_column=lable?"),
         ([], ("text", "label"), "lists no text"),
         ([("a", "x", "tst")], ("text", "label", "split"), "did you mean 'test'"),
-        ([("a", "x", "test"), ("b", "y", "test")], ("text", "label", "split"), "has no rows of the split train"),
+        ([("a", "x", "test"), ("b", "y", "test")], ("text", "label", "split"), "has no rows with split=train"),
         ([("a", "x"), ("b", "x")], ("text", "label"), "give at least two classes"),
     ],
 )

@@ -239,7 +239,7 @@ def test_only_one_of_two_processes_computes_the_same_features(tmp_path):
     assert [process.wait(120) for process, _ in both] == [0, 0]
     outputs = [output.read_text() for _, output in both]
     assert sorted(text.split()[-1] for text in outputs) == ["0", "64"]
-    assert sum("waiting for another process, which computes these features" in text for text in outputs) == 1
+    assert sum("waiting for another process that is computing these features" in text for text in outputs) == 1
 
 
 @pytest.mark.e2e

@@ -127,7 +127,7 @@ def test_a_waiting_process_prints_a_line_and_continues_when_the_other_ends_or_is
     go.set()
     first.join(), second.join()
     assert second.exitcode == 0
-    assert capfd.readouterr().out == f"ftlit: waiting for another process, which computes these features in {tmp_path}\n"
+    assert capfd.readouterr().out == f"ftlit: waiting for another process that is computing these features in {tmp_path}\n"
 
 
 def test_locking_several_tables_in_any_order_never_deadlocks(tmp_path):

@@ -71,7 +71,7 @@ def test_a_parameter_in_no_group_or_in_two_groups_is_reported():
     twice.param_groups.append({**twice.param_groups[0], "params": [model.head.bias]})
     (missing,), (double,) = plan(model=model, optimizer=forgotten).warnings, plan(model=model, optimizer=twice).warnings
     assert missing.startswith("parameters in no optimizer group never train: head.weight, head.bias")
-    assert double.startswith("parameters in several optimizer groups are updated several times a step: head.bias")
+    assert double.startswith("parameters that are in more than one optimizer group are updated more than once per step: head.bias")
 
 
 def test_a_frozen_layer_between_trained_layers_is_reported():

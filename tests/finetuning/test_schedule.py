@@ -162,7 +162,7 @@ def test_a_stage_needs_a_pattern_and_one_pattern_needs_no_list():
 
 @pytest.mark.parametrize("max_epochs", [0, 1, 3])
 def test_a_last_stage_that_training_never_reaches_is_an_error(max_epochs):
-    with pytest.raises(UserError, match=rf"the last stage 'all' \(epoch 3\) never begins with max_epochs={max_epochs}"):
+    with pytest.raises(UserError, match=rf"the last stage 'all' \(epoch 3\) would never begin, because max_epochs={max_epochs}"):
         head_then_all(LAYERS, epoch=3).check_reached(max_epochs)
 
 
@@ -206,13 +206,13 @@ def test_a_stage_with_contradictory_fields_is_an_error(fields, message):
         (
             [Stage(["a"]), Stage(["*"], step=40)],
             (4, -1, 10),
-            "the last stage '*' (step 40) never begins with max_epochs=4 and max_steps=-1 (10 steps per epoch)",
+            "the last stage '*' (step 40) would never begin, because max_epochs=4 and max_steps=-1 (10 steps per epoch)",
         ),
-        ([Stage(["a"]), Stage(["*"], step=40)], (-1, 40, 10), "the last stage '*' (step 40) never begins with max_steps=40"),
+        ([Stage(["a"]), Stage(["*"], step=40)], (-1, 40, 10), "the last stage '*' (step 40) would never begin, because max_steps=40"),
         (
             [Stage(["a"]), Stage(["*"], epoch=3)],
             (None, 30, 10),
-            "the last stage '*' (epoch 3) never begins with max_epochs=None and max_steps=",
+            "the last stage '*' (epoch 3) would never begin, because max_epochs=None and max_steps=",
         ),
         (
             [Stage(["a"]), Stage(["b"], step=40), Stage(["*"], epoch=3)],

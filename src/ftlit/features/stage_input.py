@@ -172,8 +172,9 @@ def the_backbone(module: nn.Module) -> tuple[str, Backbone]:
     found = [(f"{name}." if name else "", part) for name, part in module.named_modules() if isinstance(part, Backbone)]
     if len(found) != 1:
         raise UserError(
-            f"{type(module).__name__} holds {len(found)} backbones, and FeatureData and FitProbeHead need one: give images instead of "
-            "features, and set the head to fit_probe(vectors, labels).as_head()"
+            f"{type(module).__name__} has {len(found)} backbones, but FeatureData and FitProbeHead work with exactly "
+            "one: train on images, and "
+            "make the head with fit_probe(vectors, labels).as_head()"
         )
     return found[0]
 

@@ -58,7 +58,7 @@ class Store:
         """Keep other processes from writing to these tables. These are kernel locks: they end with the process that holds them."""
         locks = self.try_lock(tables, seconds=0)
         if locks is None:
-            print(f"ftlit: waiting for another process, which computes these features in {self.folder}", flush=True)
+            print(f"ftlit: waiting for another process that is computing these features in {self.folder}", flush=True)
             locks = self.try_lock(tables, seconds=-1)
         assert locks is not None
         with locks:

@@ -77,5 +77,5 @@ def check_ratios(optimizer: Optimizer) -> None:
         given = shorten(f"{name} {rate:.2g} (x {scale:.2g})" for name, (rate, scale) in rates.items())
         raise UserError(
             f"a scheduler changed the ratios between the learning rates of the groups: {given}; "
-            "use ftlit.Rates, or give the scheduler of torch a list with a rate for each group"
+            "use ftlit.Rates, or give torch's scheduler a list with one rate per group"
         )

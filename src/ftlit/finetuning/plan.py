@@ -166,7 +166,7 @@ def _ungrouped(groups: Mapping[str, Sequence[object]]) -> Iterable[str]:
     if missing := [name for name, found in groups.items() if not found]:
         yield f"parameters in no optimizer group never train: {shorten(missing, most=3)}; use ftlit.build_optimizer"
     if twice := [name for name, found in groups.items() if len(found) > 1]:
-        yield f"parameters in several optimizer groups are updated several times a step: {shorten(twice, most=3)}"
+        yield f"parameters that are in more than one optimizer group are updated more than once per step: {shorten(twice, most=3)}"
 
 
 def _never(rows: Sequence[LayerRow]) -> Iterable[str]:

@@ -108,7 +108,8 @@ class Schedule:
     @staticmethod
     def _never(last: Stage, limit: str) -> UserError:
         return UserError(
-            f"the last stage {last.name!r} ({last.begins}) never begins with {limit}: raise the limit, or begin the stage earlier"
+            f"the last stage {last.name!r} ({last.begins}) would never begin, because {limit} ends the run before: "
+            "raise this limit, or begin the stage earlier"
         )
 
 

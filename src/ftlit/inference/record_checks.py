@@ -79,7 +79,10 @@ def _check_arguments(noun: str, part: Record) -> None:
         most = MAX_VALUE if name == "input_spec" else MAX_NUMBER
         for leaf in _leaves(value):
             if not _is_small(leaf, most) and name != "weights":
-                raise BadRecord(f"its {noun} has {name}={shorten([repr(leaf)[:40]])}, which is too long, too large, or not a plain value")
+                raise BadRecord(
+                    f"its {noun} has {name}={shorten([repr(leaf)[:40]])}, but only short texts, numbers of a usual size, true, "
+                    "false and null are read"
+                )
     spec = arguments.get("input_spec") or {}
     sizes = [spec.get("size"), spec.get("resize")] if isinstance(spec, dict) else []
     if any(isinstance(size, int) and size > MAX_PIXELS for size in sizes):
@@ -125,5 +128,8 @@ class LimitedAllocation(TorchFunctionMode):
             plain = {name: value for name, value in settings.items() if name not in ("generator", "pin_memory", "out")}
             self.left -= func(*args, **{**plain, "device": "meta"}).numel()
             if self.left < 0:
-                raise BadRecord("its network is far larger than its weights: add --trust (trust=True) if you trust this file")
+                raise BadRecord(
+                    "the network that it describes is far larger than its weights, and building it may use up the memory: add "
+                    "--trust (trust=True) if you trust this file"
+                )
         return func(*args, **settings)

@@ -22,7 +22,7 @@ THRESHOLDS = {
     "errors": Threshold(
         0.02,
         "errors of a linear probe, relative to those of a constant prediction of the majority class",
-        "training all layers removed half of them at most in benchmarks/advice.py: .01 are left to gain",
+        "below, fine-tuning gains at most .01 accuracy: in benchmarks/advice.py it removed at most half of the errors",
     ),
     "cut": Threshold(
         40, "measured images that choose the cut under a head", "with fewer images, lower cuts did worse than the top in benchmarks/cuts.py"

@@ -83,7 +83,7 @@ def resolve_auto(cfg: DictConfig) -> DictConfig:
     stored = read_advice(cfg.paths.run)
     if stored is None:
         raise UserError(
-            f"scenario=auto: the first process wrote no advice.json to {cfg.paths.run}: give the scenario that `ftlit advise` prints"
+            f"scenario=auto: process 0 wrote no advice.json to {cfg.paths.run}: give the scenario that `ftlit advise` prints, scenario=NAME"
         )
     names = ("scenario", "cut", "pretrained", "fits_probe_head", "holds_out_images")
     return adopt(_compose(overrides_of(cfg, Advice(**{name: stored["advice"][name] for name in names}))))

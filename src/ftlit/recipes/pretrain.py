@@ -69,7 +69,8 @@ def pretrain(cfg: DictConfig) -> tuple[Backbone, float]:
     check_indexed_images(cfg, data)
     if isinstance(backbone.input_spec, TextSpec):
         raise UserError(
-            "recipe=pretrain without labels needs images, but the data are texts: give pretrained weights, backbone.weights=..."
+            "recipe=pretrain learns from images only, but the data are texts: use recipe=finetune with pretrained "
+            "weights, backbone.weights=..."
         )
     folder = Path(cfg.paths.run)
     with temporary_folder() as own_folder:

@@ -105,7 +105,7 @@ def _with_classifier(layers: dict[str, nn.Module], features: Tensor, traced: Tra
     neck = PartialForward(without(model, [*unused, *classifier_paths(model)], direct), "forward_head")
     layers = {**layers, "neck": channels_first([neck], traced.features, vector)}
     if not _is_close(layers["neck"](features), vector):
-        raise ValueError("its layers give another output than the network")
+        raise ValueError("its layers, called one after the other, do not give the output of the network")
     return NetworkParts(layers, classifier)
 
 

@@ -37,7 +37,7 @@ def test_empty_fields_at_the_end_of_a_row_and_spaces_in_the_header_lose_nothing(
 
 
 def test_a_file_without_a_header_is_said_to_have_none():
-    with pytest.raises(UserError, match=r"list\.csv has no header: its first line is an example \(a/0\.png, ant\); add a line"):
+    with pytest.raises(UserError, match=r"list\.csv has no header: its first line is data already \(a/0\.png, ant\); add a line"):
         check_columns(Path("list.csv"), ["a/0.png", "ant"], {"path_column": "path", "label_column": "label"})
 
 

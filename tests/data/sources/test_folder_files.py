@@ -155,7 +155,7 @@ def test_empty_folders_and_folders_of_runs_are_left_out_with_a_note(tmp_path):
     begin_run(tmp_path / "mine")
     files, notes = list_folder(tmp_path)
     assert {file.labels for file in files} == {("fox",), ("hare",)}
-    assert notes == ["ignored folders of runs (2): mine, runs/2026/1", "ignored folders without files (2): cow, new"]
+    assert notes == ["ignored folders that hold runs of ftlit (2): mine, runs/2026/1", "ignored folders without files (2): cow, new"]
     assert len(list_unlabelled(tmp_path)[0]) == 4
 
 
@@ -170,7 +170,7 @@ def test_a_run_anywhere_in_the_data_changes_neither_images_nor_classes(tmp_path,
     begin_run(tmp_path / folder)
     files, notes = list_folder(root)
     assert (files, list_unlabelled(root)[0]) == (before, unlabelled)
-    assert len(notes) == 1 and notes[0].startswith("ignored folders of runs (")
+    assert len(notes) == 1 and notes[0].startswith("ignored folders that hold runs of ftlit (")
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "job.json", "split.json", "advice.json", "multirun.yaml"])
@@ -178,7 +178,7 @@ def test_a_file_of_another_program_makes_no_run_of_a_class_folder(tmp_path, name
     (tree(tmp_path, "fox", "hare") / "fox" / name).write_text("train: [1, 2]\nlr: 0.1")
     files, notes = list_folder(tmp_path)
     assert [file.labels[0] for file in files] == [*["fox"] * 2, *["hare"] * 2]
-    assert notes == [f"ignored files without the ending of an image (1): fox/{name}"]
+    assert notes == [f"ignored files whose names do not end like those of images (1): fox/{name}"]
 
 
 def test_an_empty_class_folder_in_test_is_as_good_as_none(tmp_path):
@@ -216,8 +216,8 @@ def test_files_without_the_ending_of_an_image_are_left_out_with_a_note_but_never
         (tmp_path / name).write_text("x")
     files, notes = list_folder(tmp_path)
     assert {file.path.suffix for file in files} == {".png"} and len(files) == 4
-    assert notes == ["ignored files without the ending of an image (2): fox/labels.txt, hare/clip.mov"]
+    assert notes == ["ignored files whose names do not end like those of images (2): fox/labels.txt, hare/clip.mov"]
     (tmp_path / "owl").mkdir()
     (tmp_path / "owl/1.heic_").write_text("x")
-    with pytest.raises(UserError, match=r"without a file that has the ending of an image, such as .jpg or .png \(1\): .*owl/1.heic_$"):
+    with pytest.raises(UserError, match=r"without an image file \(.jpg, .png, ...\) \(1\): .*owl/1.heic_$"):
         list_folder(tmp_path)

@@ -110,7 +110,7 @@ def test_a_mixture_of_bit_depths_is_noted(tmp_path):
         for i in range(6):
             save(tmp_path / label / f"{i}.png", ramp(0, 200 + i), dtype)
     notes = collect(list_folder(tmp_path)[0], input_spec=InputSpec(), on_bad_image="stop", rule=RULE)[0].notes
-    assert "6 of 12 images have more than 8 bits per pixel, others have 8: each kind is scaled separately" in notes
+    assert "6 of 12 images have more than 8 bits per channel, the others have 8: each bit depth is scaled separately" in notes
 
 
 def test_content_that_is_not_read_is_noted(tmp_path):

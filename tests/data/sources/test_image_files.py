@@ -116,7 +116,7 @@ def test_skip_leaves_out_truncated_images_and_other_files(tmp_path):
     line = error_of(of_folder, tmp_path)  # the other two have valid headers
     assert "1 of 13 files are not images" in line and "data.on_bad_image=skip" in line
     data = of_folder(tmp_path, on_bad_image="skip")
-    assert data.notes[0] == "ignored files without the ending of an image (1): a/note.txt"
+    assert data.notes[0] == "ignored files whose names do not end like those of images (1): a/note.txt"
     assert data.notes[1].startswith("ignored 3 of 13 files, which cannot be read as images: ")
     assert all(name in data.notes[1] for name in ("text.png", "short.png", "short.jpg"))
     assert sum(len(split) for split in data.splits.values()) == 10
@@ -195,7 +195,7 @@ def test_errors_in_a_csv_are_one_line(tmp_path):
     assert "more than once" in error_of(list_csv, write(path, "path,label", f"{a},x", f"{a},y"))
     line = error_of(list_csv, write(path, "path,label", *(f"none{i:02},x" for i in range(12))))
     assert "do not exist (12)" in line and "none09" in line and "none10" not in line
-    assert "has no rows of the split train" in error_of(list_csv, write(path, "path,label,split", f"{a},x,test"))
+    assert "has no rows with split=train" in error_of(list_csv, write(path, "path,label,split", f"{a},x,test"))
     path.write_bytes("path,label\nä.png,x".encode("latin-1"))
     assert "UTF-8" in error_of(list_csv, path)
 

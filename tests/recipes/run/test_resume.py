@@ -132,7 +132,9 @@ def test_a_run_without_its_config_is_said_to_be_so_with_either_value_of_resume(c
     (copy / "run/config.yaml").unlink()
     for value in ("true", "auto"):
         done = run(copy, TRAINED, f"resume={value}")
-        assert done.returncode == 2 and done.stderr.startswith(f"ftlit: {copy}/run/config.yaml is missing, without which"), done.stderr
+        assert done.returncode == 2 and done.stderr.startswith(
+            f"ftlit: {copy}/run/config.yaml is missing, and the run cannot be resumed without it"
+        ), done.stderr
 
 
 def contents(folder):

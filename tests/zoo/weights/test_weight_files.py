@@ -119,7 +119,11 @@ def test_the_error_for_a_runs_checkpoint_that_does_not_fit_says_what_it_is(state
     for given, facts, line in [
         (lower, {"cut": "layer3"}, r"from a run with backbone.cut=layer3: use the same cut"),
         (lower, {"base": {"digest": ""}}, r"slim, so it has only the tensors that the run changed: .*ftlit\.load\("),
-        (affine, {"affine": True}, r"from a run with batchnorm=affine, so it has no BatchNorm layers: .*affine_to_batchnorm\("),
+        (
+            affine,
+            {"affine": True},
+            r"from a run with batchnorm=affine, which replaced the BatchNorm layers by a x + b: .*affine_to_batchnorm\(",
+        ),
         (affine, {"arguments": {"name": "resnet18"}}, r"from a run with another network: use backbone=resnet18"),
     ]:
         with pytest.raises(UserError, match=line):
@@ -154,7 +158,7 @@ def test_files_that_hold_no_weights_say_what_they_are(state, tmp_path):
         (tmp_path / "lfs.pth", "a pointer of Git LFS, not the weights: get them with `git lfs pull`"),
         (tmp_path / "script.pth", "a TorchScript archive is not loaded"),
         (save(whole, tmp_path, "int8.pth"), "has int8 in place of floats"),
-        (save({name: torch.zeros_like(tensor) for name, tensor in state.items()}, tmp_path, "zero.pth"), "the same number everywhere"),
+        (save({name: torch.zeros_like(tensor) for name, tensor in state.items()}, tmp_path, "zero.pth"), "equal numbers in every matrix"),
     ]:
         with pytest.raises(UserError, match=re.escape(line)):
             load_backbone("glyph", weights=path)

@@ -71,7 +71,10 @@ def check_columns(path: Path, known: Sequence[str], wanted: Mapping[str, str | N
     if not missing:
         return
     if any(Path(name).suffix.lower() in Image.registered_extensions() for name in known):
-        raise UserError(f"{shown(path)} has no header: its first line is an example ({shorten(known)}); add a line with names, path,label")
+        raise UserError(
+            f"{shown(path)} has no header: its first line is data already ({shorten(known)}); add a line with the names "
+            "of the columns: path,label"
+        )
     meant = {option: next((name for name in known if name.lower() in USUAL_NAMES.get(option, ())), None) for option in missing}
     if all(meant.values()):
         words = " ".join(f"data.{option}={name}" for option, name in meant.items())

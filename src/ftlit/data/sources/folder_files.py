@@ -42,7 +42,7 @@ def list_folder(root: str | Path, *, layout: str | None = None, group_pattern: s
         )
     notes = [*(_named_as_splits(tree, levels) if layout is None else []), *_notes(tree, levels, files)]
     if others := [file.path for file in listed if not is_image_name(file.path)]:
-        notes.append(f"ignored files without the ending of an image ({len(others):,}): {_below(tree, others)}")
+        notes.append(f"ignored files whose names do not end like those of images ({len(others):,}): {_below(tree, others)}")
     return (files, notes) if group_pattern is None else _grouped(files, tree.path, group_pattern, notes)
 
 
@@ -61,7 +61,7 @@ def _check_endings(listed: Sequence[FileEntry], files: Sequence[FileEntry]) -> N
     kept = {(file.split, file.labels) for file in files}
     if lost := {(file.split, file.labels): file.path for file in listed if (file.split, file.labels) not in kept}:
         names = shorten(map(shown, lost.values()), most=3)
-        raise UserError(f"class folders without a file that has the ending of an image, such as .jpg or .png ({len(lost)}): {names}")
+        raise UserError(f"class folders without an image file (.jpg, .png, ...) ({len(lost)}): {names}")
 
 
 def _grouped(files: Sequence[FileEntry], root: Path, pattern: str, notes: list[str]) -> Listing:
@@ -101,7 +101,7 @@ def _named_as_splits(tree: Folder, levels: Layout) -> list[str]:
 
 def _run_notes(tree: Folder) -> list[str]:
     runs = list(tree.all_runs())
-    return [f"ignored folders of runs ({len(runs)}): {_below(tree, runs)}"] if runs else []
+    return [f"ignored folders that hold runs of ftlit ({len(runs)}): {_below(tree, runs)}"] if runs else []
 
 
 def _empty(tree: Folder, levels: int) -> list[Path]:

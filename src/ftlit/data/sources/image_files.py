@@ -73,7 +73,7 @@ def _in_one_range(collection: Collection, headers: Mapping[Path, ImageHeader], i
     splits = {split: replace(examples, load=image_reader(spec)) for split, examples in collection.splits.items()}
     few = f" (measured on {MAX_MEASURED:,} of them)" if len(wide) > MAX_MEASURED else ""
     collection.notes.append(
-        f"{len(wide):,} training images have more than 8 bits per pixel, with grey values from {low:g} to {high:g}{few}: "
+        f"{len(wide):,} training images have more than 8 bits per channel, with grey values from {low:g} to {high:g}{few}: "
         f"{black:g} is read as black and {white:g} as white in all images (to change this: backbone.input_spec.grey_range)"
     )
     return replace(collection, splits=splits), spec
@@ -154,4 +154,4 @@ def _check_listed(files: Sequence[FileEntry], path: Path, base: Path) -> None:
         hint = f"relative paths start in {shown(base)} (data.root)"
         raise UserError(f"{shown(path)} lists files that do not exist ({len(missing)}): {shorten(missing, 10)}; {hint}")
     if "train" not in {file.split for file in files}:
-        raise UserError(f"{shown(path)} has no rows of the split train: add some")
+        raise UserError(f"{shown(path)} has no rows with split=train: add some")

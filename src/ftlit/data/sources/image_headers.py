@@ -92,7 +92,9 @@ def header_notes(headers: Mapping[Path, ImageHeader]) -> list[str]:
     notes = [f"{count(len(paths), 'file')} with {text}: {shorten(map(shown, paths), most=3)}" for text, paths in found.items() if paths]
     wide = sum(header.wide_greys for header in headers.values())
     if 0 < wide < len(headers):
-        notes.append(f"{wide:,} of {len(headers):,} images have more than 8 bits per pixel, others have 8: each kind is scaled separately")
+        notes.append(
+            f"{wide:,} of {len(headers):,} images have more than 8 bits per channel, the others have 8: each bit depth is scaled separately"
+        )
     return notes
 
 

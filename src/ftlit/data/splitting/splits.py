@@ -91,7 +91,7 @@ def _split_note(parts: Parts, missing: Mapping[Split, float], train: Examples, c
     if moved:
         named = shorten((class_names[number] for number in moved), most=5)
         rest += f"; one image of each of these classes was moved to a split that had none, and may move again: {named}"
-    return f"split off train by a hash of each {unit} (split_seed={seed}), so adding {unit}s moves none: {sizes}{rest}"
+    return f"split off train by a hash of each {unit} (split_seed={seed}), so {unit}s keep their split when others are added: {sizes}{rest}"
 
 
 def draw_per_class(examples: Examples, hashes: Sequence[str], k: int, seed: int) -> list[int]:

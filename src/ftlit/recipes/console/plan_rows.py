@@ -183,7 +183,7 @@ def _cache_text(data: Any, stage_inputs: Sequence[StageInput]) -> str:
         return text
     text += "; stages that train on features use "
     if data.views > 1:
-        return f"{text}up to {data.views} augmented versions of each image in turn, one per epoch (for new ones in each epoch: cache=none)"
+        return f"{text}up to {data.views} augmented versions of each image, another one in each epoch (cache=none makes new ones each time)"
     return f"{text}images without augmentation (to augment: cache=none, or cache=views for a fixed number of augmented versions)"
 
 

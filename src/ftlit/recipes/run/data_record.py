@@ -70,7 +70,7 @@ def _check_unedited(cfg: DictConfig, record: DataRecord, run: str) -> None:
     stored = read_config(cfg.paths.run)
     if stored and stored.edited and _digest_of_run(stored.settings, record) != run:
         raise UserError(
-            f"{Path(cfg.paths.run, CONFIG)} was edited and no longer holds the settings of the run: "
+            f"{Path(cfg.paths.run, CONFIG)} was edited and no longer matches the run: "
             "restore the file and repeat the command of the run, or begin a new run in another hydra.run.dir=..."
         )
 

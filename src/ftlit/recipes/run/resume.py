@@ -86,8 +86,9 @@ def check_settings(cfg: DictConfig) -> None:
     stored = read_config(cfg.paths.run)
     if stored is None and _holds_run(Path(cfg.paths.run)):
         raise UserError(
-            f"{Path(cfg.paths.run, CONFIG)} is missing, without which the run cannot be resumed: restore it, or begin a new run in another "
-            "hydra.run.dir=..."
+            f"{Path(cfg.paths.run, CONFIG)} is missing, and the run cannot be resumed without it: restore it, or begin "
+            "a new run in another "
+            "folder, hydra.run.dir=..."
         )
     if stored is None:
         raise UserError(f"resume=true, but {cfg.paths.run} holds no run: give the folder of the run to resume, hydra.run.dir=...")

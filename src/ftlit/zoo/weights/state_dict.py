@@ -187,7 +187,7 @@ def _check_values(origin: WeightsOrigin, wanted: Tensors, found: Tensors) -> Non
         raise UserError(f"{origin.describe()} has {kind} in place of floats ({_first(whole)}): give weights that are not quantized")
     matrices = [tensor for tensor in found.values() if tensor.ndim > 1 and tensor.numel() > 1]
     if matrices and all((tensor == tensor.flatten()[0]).all() for tensor in matrices):
-        raise UserError(f"{origin.describe()} has the same number everywhere, so it was never trained: give other weights")
+        raise UserError(f"{origin.describe()} has equal numbers in every matrix, so it was never trained: give other weights")
 
 
 def _first(names: list[str], most: int = 3) -> str:
