@@ -173,8 +173,7 @@ def the_backbone(module: nn.Module) -> tuple[str, Backbone]:
     if len(found) != 1:
         raise UserError(
             f"{type(module).__name__} has {len(found)} backbones, but FeatureData and FitProbeHead work with exactly "
-            "one: train on images, and "
-            "make the head with fit_probe(vectors, labels).as_head()"
+            "one: train on images, and make the head with fit_probe(vectors, labels).as_head()"
         )
     return found[0]
 

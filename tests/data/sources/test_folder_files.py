@@ -178,7 +178,7 @@ def test_a_file_of_another_program_makes_no_run_of_a_class_folder(tmp_path, name
     (tree(tmp_path, "fox", "hare") / "fox" / name).write_text("train: [1, 2]\nlr: 0.1")
     files, notes = list_folder(tmp_path)
     assert [file.labels[0] for file in files] == [*["fox"] * 2, *["hare"] * 2]
-    assert notes == [f"ignored files whose names do not end like those of images (1): fox/{name}"]
+    assert notes == [f"ignored files without an image extension (1): fox/{name}"]
 
 
 def test_an_empty_class_folder_in_test_is_as_good_as_none(tmp_path):
@@ -216,7 +216,7 @@ def test_files_without_the_ending_of_an_image_are_left_out_with_a_note_but_never
         (tmp_path / name).write_text("x")
     files, notes = list_folder(tmp_path)
     assert {file.path.suffix for file in files} == {".png"} and len(files) == 4
-    assert notes == ["ignored files whose names do not end like those of images (2): fox/labels.txt, hare/clip.mov"]
+    assert notes == ["ignored files without an image extension (2): fox/labels.txt, hare/clip.mov"]
     (tmp_path / "owl").mkdir()
     (tmp_path / "owl/1.heic_").write_text("x")
     with pytest.raises(UserError, match=r"without an image file \(.jpg, .png, ...\) \(1\): .*owl/1.heic_$"):

@@ -116,7 +116,7 @@ def test_skip_leaves_out_truncated_images_and_other_files(tmp_path):
     line = error_of(of_folder, tmp_path)  # the other two have valid headers
     assert "1 of 13 files are not images" in line and "data.on_bad_image=skip" in line
     data = of_folder(tmp_path, on_bad_image="skip")
-    assert data.notes[0] == "ignored files whose names do not end like those of images (1): a/note.txt"
+    assert data.notes[0] == "ignored files without an image extension (1): a/note.txt"
     assert data.notes[1].startswith("ignored 3 of 13 files, which cannot be read as images: ")
     assert all(name in data.notes[1] for name in ("text.png", "short.png", "short.jpg"))
     assert sum(len(split) for split in data.splits.values()) == 10

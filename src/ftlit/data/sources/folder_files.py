@@ -42,7 +42,7 @@ def list_folder(root: str | Path, *, layout: str | None = None, group_pattern: s
         )
     notes = [*(_named_as_splits(tree, levels) if layout is None else []), *_notes(tree, levels, files)]
     if others := [file.path for file in listed if not is_image_name(file.path)]:
-        notes.append(f"ignored files whose names do not end like those of images ({len(others):,}): {_below(tree, others)}")
+        notes.append(f"ignored files without an image extension ({len(others):,}): {_below(tree, others)}")
     return (files, notes) if group_pattern is None else _grouped(files, tree.path, group_pattern, notes)
 
 

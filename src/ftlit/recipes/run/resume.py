@@ -87,8 +87,7 @@ def check_settings(cfg: DictConfig) -> None:
     if stored is None and _holds_run(Path(cfg.paths.run)):
         raise UserError(
             f"{Path(cfg.paths.run, CONFIG)} is missing, and the run cannot be resumed without it: restore it, or begin "
-            "a new run in another "
-            "folder, hydra.run.dir=..."
+            "a new run in another folder, hydra.run.dir=..."
         )
     if stored is None:
         raise UserError(f"resume=true, but {cfg.paths.run} holds no run: give the folder of the run to resume, hydra.run.dir=...")
