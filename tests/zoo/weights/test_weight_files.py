@@ -122,7 +122,7 @@ def test_the_error_for_a_runs_checkpoint_that_does_not_fit_says_what_it_is(state
         (
             affine,
             {"affine": True},
-            r"from a run with batchnorm=affine, which replaced the BatchNorm layers by a x + b: .*affine_to_batchnorm\(",
+            r"from a run with batchnorm=affine, which replaced the BatchNorm layers by a x \+ b: .*affine_to_batchnorm\(",
         ),
         (affine, {"arguments": {"name": "resnet18"}}, r"from a run with another network: use backbone=resnet18"),
     ]:
