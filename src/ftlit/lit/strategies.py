@@ -23,7 +23,7 @@ from ftlit.models.backbone import Backbone, compiled_parts
 
 SHARDED = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)  # no process holds all weights
 SUPPORTED = (SingleDeviceStrategy, DDPStrategy, FSDPStrategy, ModelParallelStrategy)
-RECOMPILED = 8  # times that each compiled part may be compiled: in both modes, frozen or not, for batches of two sizes
+RECOMPILED = 16  # times that each compiled part may be compiled: in both modes, frozen or not, for batches of several sizes
 UNTESTED = (DeepSpeedStrategy, XLAStrategy, SingleDeviceXLAStrategy)  # some of them are subclasses of supported ones
 
 
@@ -61,10 +61,11 @@ def compile_layers(backbone: Backbone, head: nn.Module, *, backend: str = "induc
     """Let each layer of the backbone, and the head, run compiled, in training and in extraction.
 
     Equal layers, such as the blocks of a ViT, share their compiled code, and a stage compiles only the layers again that it changes.
+    A last batch of another size is compiled for itself: torch cannot compile torchvision's ViT for sizes that vary.
     """
     for _, layer in backbone.items():
-        layer.compile(backend=backend)
-    head.compile(backend=backend)
+        layer.compile(backend=backend, dynamic=False)
+    head.compile(backend=backend, dynamic=False)
 
 
 @contextmanager
