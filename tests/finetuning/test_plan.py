@@ -70,7 +70,7 @@ def test_a_parameter_in_no_group_or_in_two_groups_is_reported():
     twice = build_optimizer(model, SGD)
     twice.param_groups.append({**twice.param_groups[0], "params": [model.head.bias]})
     (missing,), (double,) = plan(model=model, optimizer=forgotten).warnings, plan(model=model, optimizer=twice).warnings
-    assert missing.startswith("parameters in no optimizer group never train: head.weight, head.bias")
+    assert missing.startswith("parameters that are in no optimizer group will not be trained: head.weight, head.bias")
     assert double.startswith("parameters that are in more than one optimizer group are updated more than once per step: head.bias")
 
 

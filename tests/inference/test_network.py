@@ -169,7 +169,7 @@ def test_a_malicious_pickle_is_not_executed_by_prediction_resuming_or_loading_we
     for name in ("best", "last"):
         checkpoint = torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)
         torch.save({**checkpoint, "payload": Malicious(ran)}, folder / f"checkpoints/{name}.ckpt")
-    with pytest.raises(UserError, match="neither the folder of a finished run"):
+    with pytest.raises(UserError, match="it holds more than tensors and plain values"):
         load(folder)
     resumed = command(run, ROOT / "train.py", *ARGUMENTS, f"hydra.run.dir={folder}", "resume=true")
     assert resumed.returncode == 2 and "last.ckpt" in resumed.stderr and resumed.stderr.count("\n") == 1, resumed.stderr

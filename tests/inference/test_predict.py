@@ -120,7 +120,7 @@ def test_a_missing_run_is_an_error_that_names_it(tmp_path, monkeypatch, capsys):
         (torch.full((3, 8, 8), 200), r"floats from 0 to 1, or uint8, not torch.int64"),
         (torch.zeros(8, 8), r"\(3, H, W\), RGB, not \(8, 8\)"),
         (torch.zeros(3, 0, 8), r"RGB, not \(3, 0, 8\)"),
-        (5, r"takes images, one or a list, given as paths, PIL images or RGB tensors \(3, H, W\), not as int"),
+        (5, r"takes images \(paths, PIL images or RGB tensors \(3, H, W\)\), one or a list of them, but got int"),
         ([None], "not as NoneType"),
     ],
 )

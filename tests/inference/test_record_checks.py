@@ -53,9 +53,9 @@ def test_class_names_are_different_texts(tmp_path, names):
     ("given", "text"),
     [
         ({"head": {"num_classes": 4}}, "4 outputs for 3 classes"),
-        ({"hidden": [1 << 40]}, "but only short texts, numbers of a usual size"),
-        ({"hidden": [float("nan")]}, "but only short texts, numbers of a usual size"),
-        ({"hidden": list(range(5000))}, "but only short texts, numbers of a usual size"),
+        ({"hidden": [1 << 40]}, "short texts, true, false and null are read"),
+        ({"hidden": [float("nan")]}, "short texts, true, false and null are read"),
+        ({"hidden": list(range(5000))}, "short texts, true, false and null are read"),
         ({"hidden": [1 << 19, 1 << 19]}, "is far larger than its weights, and building it may use up the memory"),
         ({"input_spec": {"size": 1 << 15}}, "above the limit of 8192"),
         ({"loader": "timm", "name": "resnet18", "pretrained_cfg_overlay": {"file": "evil.pth"}}, "not read from a checkpoint: add --trust"),
@@ -64,7 +64,7 @@ def test_class_names_are_different_texts(tmp_path, names):
         ({"loader": "bert", "name": "tiny", "attn_implementation": "someone/kernel"}, "not read from a checkpoint: add --trust"),
         ({"loader": "bert", "name": "tiny", "download": True}, "is not in the local Hugging Face cache: add --trust"),
         ({"progress": True}, "no argument of mlp 'progress'"),
-        ({"head": {"hidden": [1 << 40]}}, "but only short texts, numbers of a usual size"),
+        ({"head": {"hidden": [1 << 40]}}, "short texts, true, false and null are read"),
     ],
 )
 def test_what_a_record_asks_for_is_checked_before_anything_is_built(tmp_path, given, text):

@@ -70,7 +70,7 @@ def test_the_others_end_with_the_first(processes):
 
 def test_nobody_waits_for_a_process_that_has_ended(processes):
     processes[1].end()
-    with pytest.raises(LostProcess, match="process 0 stops: process 1 has ended, see its error"):
+    with pytest.raises(LostProcess, match="process 0 stops, because process 1 has ended: see the error of that process"):
         processes[0].meet(1)
 
 

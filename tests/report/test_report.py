@@ -166,7 +166,7 @@ def test_a_run_that_diverged_has_a_page():
     pictures = dict(pictures_of(run_data))
     assert [name for name, picture in pictures.items() if isinstance(picture, str)] == ["features"]
     text = page(run_data, pictures)
-    assert "not drawn: " in text and "200 test images have no finite probability" in text
+    assert "not drawn: " in text and "200 test images have probabilities that are not finite" in text
 
 
 def test_learning_rates_have_plain_tick_labels_and_missing_rates_cause_no_warning(recwarn):

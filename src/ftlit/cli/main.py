@@ -21,7 +21,7 @@ from ftlit.recipes.run.process_state import process_state
 
 COMMAND_ROWS = (
     ("ftlit train [GROUP=OPTION ...]", "fine-tune a pretrained network"),
-    ("ftlit advise [GROUP=OPTION ...]", "measure which scenario suits these images, without training"),
+    ("ftlit advise [GROUP=OPTION ...]", "measure, without training, whether to fit a linear probe or to fine-tune, and at which cut"),
     ("ftlit predict RUN PATH ...", "predict the classes of images, or draw the probability of a class over each image"),
     ("ftlit report FOLDER", "rewrite the report of a run, or the table of a sweep"),
     ("ftlit export RUN --to FORMAT", "export the network of a run for use without ftlit"),

@@ -47,7 +47,10 @@ def predict_parser() -> _Parser:
     parser.add_argument("--format", default="csv", help="csv, or jsonl: one JSON object per line (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images per batch (default: %(default)s)")
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="processes that read images (default: by the number of images and cores; 0: this one)"
+        "--workers",
+        type=int,
+        metavar="N",
+        help="worker processes that read images (default: by the number of images and cores; 0: none)",
     )
     parser.add_argument("--devices", type=int, default=1, metavar="N", help="processes that predict, one per device (default: %(default)s)")
     _add_trust(parser)

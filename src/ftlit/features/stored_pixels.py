@@ -51,7 +51,7 @@ class WholeImage:
         pixels = F.to_image(F.resize(image, [self.side, self.side], interpolation=self.interpolation, antialias=True))
         if pixels.dtype != torch.uint8 or len(pixels) != 3:
             kind = f"{len(pixels)} channels of {str(pixels.dtype).removeprefix('torch.')}"
-            raise UserError(f"cache.pixels stores RGB images of 8 bits, not {kind}: give cache.pixels=false")
+            raise UserError(f"cache.pixels stores only RGB images of 8 bits per channel, not {kind}: give cache.pixels=false")
         return torch.cat([pixels.permute(1, 2, 0).reshape(-1), torch.tensor([width, height], dtype=torch.int32).view(torch.uint8)])
 
 

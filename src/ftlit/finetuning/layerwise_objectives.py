@@ -88,7 +88,10 @@ def mirror(code: tuple[int, ...], output: tuple[int, ...]) -> nn.Module:
         return nn.Sequential(nn.Linear(code[0], size), nn.Unflatten(1, output))
     if len(code) == len(output) == 2 and code[0] == output[0]:
         return nn.Linear(code[1], output[1])
-    raise UserError(f"cannot reconstruct shape {output} from features of shape {code}: use a network of feature maps or vectors")
+    raise UserError(
+        f"cannot reconstruct shape {output} from features of shape {code}: use a network whose layers give feature "
+        "maps (C, H, W) or vectors (C)"
+    )
 
 
 def _begin_at_mean(decoder: nn.Module, sample: Tensor) -> None:

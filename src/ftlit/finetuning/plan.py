@@ -164,7 +164,7 @@ def _policy(module: nn.Module, stage: Stage, chosen: set[str], norms: Sequence[n
 def _ungrouped(groups: Mapping[str, Sequence[object]]) -> Iterable[str]:
     """Warn of parameters that are not in exactly one group (invariant 2)."""
     if missing := [name for name, found in groups.items() if not found]:
-        yield f"parameters in no optimizer group never train: {shorten(missing, most=3)}; use ftlit.build_optimizer"
+        yield f"parameters that are in no optimizer group will not be trained: {shorten(missing, most=3)}; use ftlit.build_optimizer"
     if twice := [name for name, found in groups.items() if len(found) > 1]:
         yield f"parameters that are in more than one optimizer group are updated more than once per step: {shorten(twice, most=3)}"
 

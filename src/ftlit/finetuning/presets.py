@@ -177,7 +177,7 @@ def _until(given: Mapping[str, Any] | None) -> Until | None:
     if not isinstance(given, Mapping):
         raise UserError(f"until: {given}: give a condition on a metric, such as {{metric: val/accuracy, threshold: 0.9}}")
     if "metric" not in given:
-        raise UserError(f"until {dict(given)} has no metric: add one, such as metric: val/accuracy")
+        raise UserError(f"`until` of a stage, {dict(given)}, names no metric: add one, for example metric: val/accuracy")
     return Until(**_fields(Until, given))
 
 

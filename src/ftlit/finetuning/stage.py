@@ -39,7 +39,7 @@ class Until:
                 f"until with metric={self.metric!r}: give a threshold, a patience (a number of validations without improvement), or both"
             )
         if self.patience is not None and (not isinstance(self.patience, int) or self.patience < 1):
-            raise UserError(f"until with patience={self.patience!r}: give a whole number, 1 or more")
+            raise UserError(f"patience={self.patience!r} in `until`: give a whole number, 1 or more")
         if not isinstance(self.threshold, int | float | None):
             raise UserError(f"until with threshold={self.threshold!r}: give a number")
         if not isinstance(self.min_delta, int | float) or not self.min_delta >= 0:

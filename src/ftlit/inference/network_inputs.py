@@ -39,7 +39,7 @@ def normalized(inputs: Tensor, spec: InputSpec | TextSpec) -> Tensor:
 def cannot_take(given: object, spec: InputSpec | TextSpec) -> UserError:
     """The error for an input of another type."""
     kinds = "strings" if isinstance(spec, TextSpec) else "paths, PIL images or RGB tensors (3, H, W)"
-    return UserError(f"the network of this run takes {spec.noun}, one or a list, given as {kinds}, not as {type(given).__name__}")
+    return UserError(f"the network of this run takes {spec.noun} ({kinds}), one or a list of them, but got {type(given).__name__}")
 
 
 def _readable(example: ImageOrText, spec: InputSpec | TextSpec) -> Any:

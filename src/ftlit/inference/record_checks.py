@@ -80,7 +80,7 @@ def _check_arguments(noun: str, part: Record) -> None:
         for leaf in _leaves(value):
             if not _is_small(leaf, most) and name != "weights":
                 raise BadRecord(
-                    f"its {noun} has {name}={shorten([repr(leaf)[:40]])}, but only short texts, numbers of a usual size, true, "
+                    f"its {noun} has {name}={shorten([repr(leaf)[:40]])}, but only numbers up to {most:g}, short texts, true, "
                     "false and null are read"
                 )
     spec = arguments.get("input_spec") or {}

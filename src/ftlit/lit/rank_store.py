@@ -147,7 +147,7 @@ class Processes:
         while (found := self._found(name)) is None:
             report = self._found(f"report/{rank}") or ""
             if report == ENDED and self._found(name) is None:
-                raise LostProcess(f"process {self.rank} stops: process {rank} has ended, see its error")
+                raise LostProcess(f"process {self.rank} stops, because process {rank} has ended: see the error of that process")
             if report != last:
                 last, since = report, time.monotonic()
             if time.monotonic() - since > 60 * minutes:

@@ -83,7 +83,7 @@ def _below_pooling(backbone: Backbone) -> tuple[dict[str, nn.Module], tuple[int,
         if maps:
             backbone.upto(len(maps) - 1).on_meta((3, 2 * size, 2 * size))
     except Exception as error:
-        raise UserError(f"this backbone accepts only images of {size} px, no larger ones: {one_line(error)}") from error
+        raise UserError(f"this backbone accepts only images of exactly {size} px: {one_line(error)}") from error
     above = [(f"backbone.{name}", layer) for name, layer in backbone.items() if name not in maps]
     shape: tuple[int, ...] = shapes[maps[-1]] if maps else (3, size, size)
     if above and (sequence := _as_sequence(above[0][1])) is not None:  # a layer that ends with the pooling

@@ -17,15 +17,18 @@ class Threshold:
 
 
 THRESHOLDS = {
-    "few": Threshold(30, "training images per class", "below, training all layers gained .010 at most in benchmarks/advice.py"),
-    "steps": Threshold(100, "optimizer steps of full training", "below, it gained .013 at most in benchmarks/advice.py"),
+    "few": Threshold(30, "training images per class", "with fewer, training all layers gained at most .010 (benchmarks/advice.py)"),
+    "steps": Threshold(100, "optimizer steps of full training", "with fewer, it gained at most .013 accuracy (benchmarks/advice.py)"),
     "errors": Threshold(
         0.02,
         "errors of a linear probe, relative to those of a constant prediction of the majority class",
-        "below, fine-tuning gains at most .01 accuracy: in benchmarks/advice.py it removed at most half of the errors",
+        "with a smaller share of errors, fine-tuning can gain at most .01 accuracy: it never removed more than "
+        "half of them (benchmarks/advice.py)",
     ),
     "cut": Threshold(
-        40, "measured images that choose the cut under a head", "with fewer images, lower cuts did worse than the top in benchmarks/cuts.py"
+        40,
+        "images used to choose the cut at which the head is attached",
+        "with fewer images, lower cuts did worse than the top in benchmarks/cuts.py",
     ),
 }
 

@@ -94,10 +94,11 @@ def build(cfg: DictConfig) -> Run:
     probe_head = build_probe_head(cfg, head, schedule)
     if probe_head and probe_head.trains:
         schedule = without_warm_up(schedule)
-    frozen = (probe_head is not None and not probe_head.trains) or all(trains_head_alone(stage) for stage in schedule.stages)
+    only_fits = probe_head is not None and not probe_head.trains
+    frozen = only_fits or all(trains_head_alone(stage) for stage in schedule.stages)
     base = base if resolve_checkpoint(cfg, backbone, frozen=frozen) == "slim" else None
     model = _build_module(cfg, backbone, head, data, schedule, base)
-    if resolve_compile(cfg, backbone, data, frozen=frozen):
+    if resolve_compile(cfg, backbone, data, frozen=frozen) and not only_fits:
         compile_layers(backbone, head)
     recorder = Recorder(cfg.paths.run) if cfg.report else None
     own = [callback for callback in (StagedFinetuning(schedule), probe_head, recorder) if callback is not None]

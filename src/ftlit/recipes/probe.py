@@ -194,4 +194,5 @@ def describe(repeats: Sequence[Repeat], per_class: int | None, noun: str) -> str
         return f"* chosen {how}: {repeats[0].best.summary}; test accuracy {repeats[0].test} (95 % bootstrap interval)"
     accuracy = with_deviation([repeat.test.share for repeat in repeats])
     size = count(per_class, noun.removesuffix("s")) if per_class else noun
-    return f"*N: chosen in N samples, {how}; test accuracy {accuracy} over {len(repeats)} samples of {size} per class"
+    subsets = f"{len(repeats)} random subsets ({size} per class)"
+    return f"*N: this cut was chosen in N of {subsets}, {how}; test accuracy {accuracy} over these subsets"

@@ -132,7 +132,7 @@ def _calibration(run: RunData) -> str:
     if run.predictions is None or run.about.get("multilabel"):
         return ""
     without = int((~np.isfinite(run.predictions.probability)).sum())
-    lost = f" {without:,} test images have no finite probability." if without else ""
+    lost = f" {without:,} test images have probabilities that are not finite, and are left out." if without else ""
     return f"<p>Expected calibration error: {reliability(run.predictions)[3]:.4f}.{lost}</p>"
 
 

@@ -63,7 +63,8 @@ def test_classes_may_have_the_names_of_splits(tmp_path, classes):
     assert {(file.split, file.labels[0]) for file in files} == {("train", name) for name in classes}
     named = ", ".join(sorted(name for name in classes if split_named(name)))
     assert notes == [
-        f"read as classes, because other class folders lie beside them: {named} (to read them as splits: data.layout=split/class)"
+        f"folders with the names of splits are read as classes ({named}), because there are other class folders "
+        "beside them (to read them as splits: data.layout=split/class)"
     ]
     assert list_folder(tmp_path, layout="class") == (files, [])
     with pytest.raises(UserError, match="in the layout split/class"):
@@ -130,7 +131,7 @@ def test_a_pattern_names_groups(tmp_path):
     Image.new("RGB", (2, 2)).save(tmp_path / "hare" / "x.png")
     files, notes = list_folder(tmp_path, group_pattern=r"/(p\d+)_")
     assert [file.group for file in files] == ["p0", "p0", "p1", "p1", "p2", "p2", None]
-    assert notes == ["data.group_pattern does not match the paths of 1 of 7 images, so these are in no group"]
+    assert notes == ["data.group_pattern does not match the paths of 1 of 7 images, which belong to no group"]
     for pattern, says in (("(", "is not a regular expression"), ("cow", "matches none of the image paths")):
         with pytest.raises(UserError, match=says):
             list_folder(tmp_path, group_pattern=pattern)

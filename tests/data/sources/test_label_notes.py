@@ -20,13 +20,13 @@ from ftlit.data.sources.label_notes import label_notes
 )
 def test_labels_that_differ_in_spelling_only_are_noted(names):
     (note,) = label_notes(["other", *names])
-    assert note == f"labels that differ only in spelling are different classes: {names[0]!r} and {names[1]!r}"
+    assert note == f"labels that differ only in spelling were read as different classes: {names[0]!r} and {names[1]!r}"
 
 
 @pytest.mark.parametrize("name", ["nan", "NaN", "None", "null", "N/A", "<NA>"])
 def test_labels_that_look_like_a_missing_value_are_noted(name):
     (note,) = label_notes(["ant", name])
-    assert note.startswith(f"labels that look like missing values are classes: {name!r}")
+    assert note.startswith(f"labels that look like missing values were read as classes: {name!r}")
 
 
 @pytest.mark.parametrize("names", [["ant", "ants"], ["1", "2", "10"], ["1a", "1b"], ["1", "-1"], ["left", "right"]])

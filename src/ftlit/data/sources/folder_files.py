@@ -73,7 +73,10 @@ def _grouped(files: Sequence[FileEntry], root: Path, pattern: str, notes: list[s
     if not any(matches):
         raise UserError(f"data.group_pattern={pattern} matches none of the image paths, such as {shown(files[0].path.relative_to(root))}")
     if missed := matches.count(None):
-        notes = [*notes, f"data.group_pattern does not match the paths of {missed:,} of {len(files):,} images, so these are in no group"]
+        notes = [
+            *notes,
+            f"data.group_pattern does not match the paths of {missed:,} of {len(files):,} images, which belong to no group",
+        ]
     return [
         replace(file, group=None if match is None else match.group(1 if match.re.groups else 0))
         for file, match in zip(files, matches, strict=True)
@@ -95,7 +98,10 @@ def _notes(tree: Folder, levels: Layout, files: Sequence[FileEntry]) -> list[str
 def _named_as_splits(tree: Folder, levels: Layout) -> list[str]:
     """Return a note on classes that have the name of a split."""
     names = shorten(map(shown, splits_of(tree.filled)), most=5) if levels == CLASS else ""
-    text = f"read as classes, because other class folders lie beside them: {names} (to read them as splits: data.layout=split/class)"
+    text = (
+        f"folders with the names of splits are read as classes ({names}), because there are other class folders beside them "
+        "(to read them as splits: data.layout=split/class)"
+    )
     return [text] if names else []
 
 

@@ -48,7 +48,7 @@ class ImageHeader:
 UNREAD: dict[str, Callable[[ImageHeader], bool]] = {
     "several pages or frames (only the first is read)": lambda header: header.frames > 1,
     "more than three bands (only the first three are read)": lambda header: header.bands > 3,
-    "a fourth band (read as transparency, on white)": lambda header: header.alpha_band,
+    "a fourth band (read as transparency, blended onto white)": lambda header: header.alpha_band,
     "16 bits per colour (only the upper 8 are read)": lambda header: header.deep_colour,
 }
 

@@ -17,9 +17,11 @@ def label_notes(names: Iterable[str]) -> list[str]:
         alike.setdefault(_meaning(name), []).append(name)
     several = [" and ".join(map(repr, same)) for same in alike.values() if len(same) > 1]
     missing = [repr(name) for same in alike.values() for name in same if name.strip().lower() in MISSING_VALUES]
-    notes = [f"labels that differ only in spelling are different classes: {shorten(several, most=5)}"] if several else []
+    notes = [f"labels that differ only in spelling were read as different classes: {shorten(several, most=5)}"] if several else []
     if missing:
-        notes.append(f"labels that look like missing values are classes: {shorten(missing, most=5)} (remove examples without a label)")
+        notes.append(
+            f"labels that look like missing values were read as classes: {shorten(missing, most=5)} (remove examples without a label)"
+        )
     return notes
 
 

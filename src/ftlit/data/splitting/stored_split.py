@@ -61,7 +61,7 @@ class StoredSplit:
         kept, moved = (sum(old is not None and (old == new) is same for new, old in splits) for same in (True, False))
         gone = len(self.split_of.keys() - set(hashes))
         rest = f"; {moved:,} change their split (their group is in train, or the data provide their old split)" if moved else ""
-        rest += f"; missing in the data: {count(gone, 'image')} of that run" if gone else ""
+        rest += f"; not found in the data: {count(gone, 'image')} of that run" if gone else ""
         return f"{kept:,} of {len(hashes):,} images keep their split in {shown(self.folder)}, {len(splits) - kept - moved:,} are new{rest}"
 
     def restored(self, found: Collection, hashes: Callable[[Examples], Sequence[str]]) -> Collection:

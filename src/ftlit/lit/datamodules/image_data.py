@@ -88,7 +88,7 @@ class ImageData(NormalizesOnDevice):
         self.notes = list(collection.notes)
         if per_class is not None and (short := [name for name, count in self.counts["train"].items() if count < per_class]):
             self.notes.append(
-                f"classes with fewer than data.per_class={per_class} training {input_spec.noun} (all are used): {shorten(short)}"
+                f"classes with fewer than data.per_class={per_class} training {input_spec.noun}, all of which are used: {shorten(short)}"
             )
         self.batch_size = batch_size
         self._num_workers = num_workers

@@ -75,7 +75,8 @@ def check_search() -> None:
     search = hydra and choices().get(SEARCH)
     if search and run_mode() == "RUN" and not any(word.startswith("hydra.mode=") for word in hydra.overrides.hydra):
         raise UserError(
-            f"{SEARCH}={search} in a config file starts no sweep: give it on the command line, or add -m; for a single run, hydra.mode=RUN"
+            f"{SEARCH}={search} in a config file does not start a sweep: give it on the command line, or add -m; for a "
+            "single run, hydra.mode=RUN"
         )
 
 

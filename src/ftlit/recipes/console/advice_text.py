@@ -32,9 +32,10 @@ def _size(reason: Reason, noun: str) -> str:
 def _measured_size(size: SizeReason, numbers: DecisionNumbers, requested: str, noun: str) -> str:
     images, steps = f"{numbers.images_per_class:.3g} training {noun} per class", count(round(numbers.steps), "optimizer step")
     if size is SizeReason.FEW_IMAGES:
-        return f"{images} are few (fewer than {THRESHOLDS['few'].value:g}): only the head trains"
+        return f"{images} are few (fewer than {THRESHOLDS['few'].value:g}), so only the head trains"
     if size is SizeReason.FEW_STEPS:
-        return f"{images} are many, but {steps} are few (fewer than {THRESHOLDS['steps'].value:g}): only the head trains"
+        least = f"{THRESHOLDS['steps'].value:g}"
+        return f"{images} are enough to train all layers, but {steps} are too few (at least {least} are needed), so only the head trains"
     many = f"{images} and {steps} are many"
     if size is SizeReason.LITTLE_TO_GAIN:
         return (

@@ -78,7 +78,7 @@ def plan_rows(
         if stage_inputs:
             rows.append(("cache", _cache_text(data, stage_inputs)))
     rows.append(("device", facts.devices))
-    if cfg.compile:
+    if cfg.compile and facts.trains:
         rows.append(("compile", "each layer and the head; a stage compiles what it changes, so its first steps take longer"))
     if cfg.checkpoint == "slim":
         rows.append(("saved", "changes to the pretrained weights only (checkpoint=slim)"))

@@ -36,7 +36,7 @@ def resolve_hardware_settings(cfg: DictConfig, backbone: Backbone) -> list[str]:
         value = OmegaConf.select(stored.settings, name, default=HARDWARE_SETTINGS[name]) if stored else here[name]
         OmegaConf.update(cfg, name, value)
         if value != here[name]:
-            notes.append(f"{name}={value}, as the run began; a new run here would have {here[name]}")
+            notes.append(f"{name}={value} is kept from the begin of the run; a new run on this machine would use {here[name]}")
     if OmegaConf.select(cfg, "optimizer.fused") and _clips_mixed(cfg, str(cfg.trainer.get("precision"))):
         raise UserError(
             f"optimizer.fused=true does not clip gradients under trainer.precision={cfg.trainer.precision}: "
