@@ -1,7 +1,7 @@
-"""Signals that end a run: SIGTERM and SIGUSR1, which clusters send some time before they end a job.
+"""Signals that end a run: Ctrl-C, and SIGTERM and SIGUSR1, which clusters send some time before they end a job.
 
-Outside of training a signal raises `KeyboardInterrupt` at once, as Ctrl-C does. During training it is deferred: `LastCheckpoint` ends
-training between two steps, with a checkpoint.
+Outside of training a signal raises `KeyboardInterrupt` at once. During training it is deferred: `LastCheckpoint` ends training between two
+steps, with a checkpoint.
 """
 
 import os
@@ -11,8 +11,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
-SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+DEFAULTS: dict[int, Any] = {  # signal -> its handler where a program sets none
+    signal.SIGINT: signal.default_int_handler,
+    **{getattr(signal, name): signal.SIG_DFL for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)},
+}
+SIGNALS = list(DEFAULTS)
 SECONDS_TO_STOP = 20.0  # from the signal to the end of the step; SLURM kills 30 s after SIGTERM (KillWait)
 
 
@@ -78,7 +83,7 @@ if hasattr(os, "register_at_fork") and hasattr(signal, "sigwaitinfo"):
 def owned_signals() -> Iterator[None]:
     """Receive signals within a block, except those that have a handler already, such as that of a launcher (submitit)."""
     main = threading.current_thread() is threading.main_thread()
-    free = [number for number in SIGNALS if main and signal.getsignal(number) is signal.SIG_DFL]
+    free = [number for number in SIGNALS if main and signal.getsignal(number) is DEFAULTS[number]]
     for number in free:
         signal.signal(number, STOP_SIGNALS.receive)
     STOP_SIGNALS.owned = STOP_SIGNALS.owned or bool(free)
@@ -89,4 +94,4 @@ def owned_signals() -> Iterator[None]:
             STOP_SIGNALS.forget()
             STOP_SIGNALS.owned = False
         for number in free:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, DEFAULTS[number])

@@ -95,7 +95,7 @@ def _wait_for(command: list[str], folder: str, environment: dict[str, str]) -> i
     after the first, ends the group at once.
     """
     stops: list[int] = []  # signals: noted, not raised, so that none falls between the start of the child and its name
-    before = {number: signal.signal(number, lambda number, _: stops.append(number)) for number in (signal.SIGINT, *SIGNALS)}
+    before = {number: signal.signal(number, lambda number, _: stops.append(number)) for number in SIGNALS}
     try:
         child = subprocess.Popen(command, env=environment, cwd=folder, stdin=subprocess.DEVNULL, start_new_session=True)
         deadline = float("inf")
