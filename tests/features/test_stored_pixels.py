@@ -69,9 +69,7 @@ def test_other_views_are_not_stored(tmp_path):
 
 
 def test_images_of_another_type_are_an_error_that_names_the_option():
-    with pytest.raises(
-        UserError, match=r"stores only RGB images of 8 bits per channel, not 3 channels of float32: give"
-    ):
+    with pytest.raises(UserError, match=r"stores only RGB images of 8 bits per channel, not 3 channels of float32: give"):
         StoredPixels.of(train_transform(SPEC)).write(torch.rand(3, 60, 60))
 
 

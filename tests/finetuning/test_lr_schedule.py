@@ -133,3 +133,10 @@ def test_resuming_with_another_training_length_is_an_error():
 def test_a_step_size_of_0_is_an_error():
     with pytest.raises(UserError, match=r"curve.step_size=0: give a whole number, 1 or more"):
         Rates(optimizer(1.0), partial(step, step_size=0), steps=5, epochs=1)
+
+
+def test_a_warm_up_shorter_than_the_unit_is_an_error():
+    optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    with pytest.raises(UserError, match=r"^lr_scheduler.warmup=0.1 of 4 epochs is less than one epoch, .* give at least 0.25, 0, or"):
+        Rates(optimizer, constant, steps=40, epochs=4, unit="epoch", warmup=0.1)
+    assert Rates(optimizer, constant, steps=40, epochs=4, unit="epoch", warmup=0.25).factor == 0.5

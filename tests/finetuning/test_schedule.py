@@ -248,3 +248,19 @@ def test_reinitialized_layers_train_with_the_head_at_its_rate():
 def test_an_explicit_schedule_is_not_changed_for_reinitialized_layers():
     schedule = explicit(["stem", "layer1"], stages=[{"train": ["head"]}], lr_scale={"head": 1, "backbone": 0.1})
     assert with_reinit(schedule, ["layer1"]) is schedule
+
+
+@pytest.mark.parametrize(
+    ("epochs", "until", "line"),
+    [
+        ((1, 5), Until("val/loss", mode="min", patience=2), "stage 'a' begins at epoch 1 at the latest, before val/loss can stall 2 times"),
+        ((4, 7), Until("val/loss", mode="min", patience=2), "stage 'b' begins at epoch 7 at the latest, before val/loss can stall 2 times"),
+        ((4, 8), Until("val/loss", mode="min", patience=2), None),
+        ((1, 2), Until("val/loss", mode="min", patience=2, threshold=0.1), None),
+        ((1, 2), None, None),
+    ],
+)
+def test_a_patience_that_ends_after_the_latest_epoch_is_noted(epochs, until, line):
+    stages = [Stage(["head"]), *(Stage(["*"], epoch=epoch, until=until, name=name) for name, epoch in zip("ab", epochs, strict=True))]
+    lines = list(Schedule(stages).unreachable_patience())
+    assert [text.partition(":")[0] for text in lines] == ([line] if line else [])

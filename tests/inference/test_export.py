@@ -263,7 +263,7 @@ def test_the_command_prints_the_file_and_the_code_that_loads_it(runs, tmp_path, 
         (("nothing", "--to", "torch"), "there is no file or folder nothing"),
         (("RUN", "--to", "torch", "--out", "RUN/other.json/net.pt2"), "net.pt2 cannot be written"),
         (("LINEAR", "--to", "torchvision", "--out", "LINEAR/other.pth"), "would replace the existing file other.json"),
-        (("RUN/other.json", "--to", "torch"), "is neither the folder of a finished run"),
+        (("RUN/other.json", "--to", "torch"), "is damaged, or not a checkpoint of ftlit"),
     ],
 )
 def test_wrong_arguments_of_export_are_one_line_errors(runs, monkeypatch, capsys, arguments, message):

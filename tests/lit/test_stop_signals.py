@@ -9,7 +9,7 @@ import time
 import pytest
 
 from ftlit.lit import stop_signals
-from ftlit.lit.stop_signals import SIGNALS, STOP_SIGNALS, owned_signals
+from ftlit.lit.stop_signals import DEFAULTS, SIGNALS, STOP_SIGNALS, owned_signals
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signals on Windows")
 
@@ -28,7 +28,7 @@ def send(number):
 def test_outside_of_training_a_signal_is_ctrl_c(number):
     with pytest.raises(KeyboardInterrupt), owned_signals():
         send(number)
-    assert signal.getsignal(number) is signal.SIG_DFL and not STOP_SIGNALS.owned
+    assert signal.getsignal(number) is DEFAULTS[number] and not STOP_SIGNALS.owned
 
 
 def test_while_it_is_deferred_a_first_signal_is_noted_and_a_second_raises():

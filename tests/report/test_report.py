@@ -122,7 +122,7 @@ def test_an_interrupted_write_keeps_the_previous_file_and_a_damaged_file_is_an_e
     assert [stage.name for stage in read_stages(tmp_path)] == ["head"]
     (tmp_path / FOLDER / "run.json").write_text('{"class_names": ["a"]}')
     (tmp_path / FOLDER / STAGES).write_text("[{")
-    with pytest.raises(UserError, match=r"report/stages\.json is damaged .*: remove it, or run again"):
+    with pytest.raises(UserError, match=r"report/stages\.json is damaged .*: restore it, or train again"):
         read(tmp_path)
 
 

@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from ftlit.errors import UserError
+from ftlit.formatting import count
 
 AnyScheduler = LRScheduler | ReduceLROnPlateau
 Curve = Callable[[Optimizer, int], AnyScheduler]
@@ -42,7 +43,7 @@ class Rates(LRScheduler):
         monitor: the metric that a curve of `ReduceLROnPlateau` monitors.
 
     Raises:
-        UserError: a warm-up out of its range.
+        UserError: a warm-up out of its range, or shorter than the unit of the scheduler.
     """
 
     def __init__(
@@ -65,6 +66,11 @@ class Rates(LRScheduler):
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         self._total = steps if unit == "step" else epochs
+        if unit == "epoch" and 0 < warmup * epochs < 1:
+            raise UserError(
+                f"lr_scheduler.warmup={warmup} of {count(epochs, 'epoch')} is less than one epoch, the unit of this scheduler: give at "
+                f"least {1 / epochs:.2g}, 0, or a scheduler that moves by steps (lr_scheduler=cosine)"
+            )
         self._begin(self._total)
 
     @property

@@ -109,6 +109,7 @@ def examine(
     warnings = [
         *_ungrouped(groups),
         *_never([row for row in rows if row.layer not in schedule.frozen]),
+        *schedule.unreachable_patience(),
         *_under_frozen(rows, schedule.frozen),
         *_pooler(rows),
         *_small_batches(module, schedule.stages, chosen, batch_size, processes),

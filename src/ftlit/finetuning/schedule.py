@@ -1,6 +1,6 @@
 """The schedule: an ordered list of stages (what trains from when) and an ordered list of learning-rate factors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import isfinite
@@ -79,6 +79,18 @@ class Schedule:
     def latest_steps(self, steps_per_epoch: int) -> list[int]:
         """Return the latest optimizer step at which each stage begins."""
         return [(stage.epoch or 0) * steps_per_epoch if stage.step is None else stage.step for stage in self.stages]
+
+    def unreachable_patience(self) -> Iterator[str]:
+        """Yield a line for each stage whose `until` can hold only when the stage begins anyway: at its latest epoch."""
+        for before, stage in pairwise(self.stages):
+            if stage.until is None or stage.until.patience is None or stage.until.threshold is not None or stage.epoch is None:
+                continue
+            least = (before.epoch or 0) + stage.until.patience + 2  # a first validation, those of the patience, and an epoch to gain
+            if stage.epoch < least:
+                yield (
+                    f"stage {stage.name!r} begins at epoch {stage.epoch} at the latest, before {stage.until.metric} can stall "
+                    f"{count(stage.until.patience, 'time')}: raise its epoch to {least} or more (schedule.epoch, schedule.every)"
+                )
 
     def check_reached(self, max_epochs: int | None, max_steps: int = -1, steps_per_epoch: int | None = None) -> None:
         """Raise `UserError` if training would end before the last stage begins, or a stage would begin after a later one.

@@ -1,5 +1,6 @@
-"""The best checkpoint of a run that is resumed: found where the run's folder is now, and checked to be the run's own."""
+"""What an exact resume needs: the best checkpoint, found where the run's folder is now and checked to be the run's own, and loaders."""
 
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -73,3 +74,14 @@ def check_best(state: dict[str, Any], run: str | None) -> None:
         raise UserError(f"{best} is damaged, or not a checkpoint ({why_unreadable(best, error)}): {advice}") from error
     if run and content.get(RUN_STATE, {}).get(RUN, run) != run:
         raise UserError(f"{best} is the checkpoint of another run: {advice}")
+
+
+def check_loaders(loaders: Any) -> None:
+    """Refuse loaders that store their own position: before a step, when a checkpoint is saved, they have given its batch already."""
+    several = loaders.values() if isinstance(loaders, Mapping) else loaders if isinstance(loaders, list | tuple) else [loaders]
+    for loader in several:
+        if hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict"):
+            raise UserError(
+                f"LastCheckpoint cannot resume {type(loader).__name__} exactly, because it stores its own position: use Lightning's "
+                "ModelCheckpoint(every_n_train_steps=...), or a loader without state_dict"
+            )

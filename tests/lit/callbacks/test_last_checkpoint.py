@@ -1,9 +1,12 @@
 """LastCheckpoint saves before the first step, by time or steps, and at the end, in all processes at the same steps."""
 
+import lightning.pytorch as pl
 import pytest
-from lightning_net import BATCHES, fit
+import torch
+from lightning_net import BATCHES, QUIET, Net, fit
+from torch.utils.data import DataLoader
 
-from ftlit import LastCheckpoint
+from ftlit import LastCheckpoint, UserError
 from ftlit.lit.callbacks import exact_resume
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # advice of Lightning on loaders and folders
@@ -51,3 +54,19 @@ def saved(monkeypatch, tmp_path, **settings):
 )
 def test_a_checkpoint_is_written_when_it_is_due(monkeypatch, tmp_path, settings, expected):
     assert saved(monkeypatch, tmp_path, **settings) == expected
+
+
+class Resumable(DataLoader):
+    """A loader that stores its own position."""
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+def test_a_loader_that_stores_its_own_position_is_refused(tmp_path):
+    loader = Resumable(torch.ones(4, 2))
+    with pytest.raises(UserError, match=r"^LastCheckpoint cannot resume Resumable exactly, because it stores its own position: use "):
+        pl.Trainer(accelerator="cpu", max_epochs=1, callbacks=[LastCheckpoint(tmp_path / "last.ckpt")], **QUIET).fit(Net(), loader)

@@ -107,9 +107,7 @@ def test_a_learning_rate_of_the_scenario_survives_another_optimizer():
 @pytest.mark.parametrize(("mode", "given", "is_error"), [("RUN", False, True), ("RUN", True, False), ("MULTIRUN", False, False)])
 def test_a_search_from_a_config_file_runs_as_a_single_run_only_on_request(mode, given, is_error):
     overrides = ["hparams_search=drop_layers", *([f"hydra.mode={mode}"] if given else [])]
-    expected = (
-        pytest.raises(UserError, match="=drop_layers in a config file does not start a sweep") if is_error else nullcontext()
-    )
+    expected = pytest.raises(UserError, match="=drop_layers in a config file does not start a sweep") if is_error else nullcontext()
     with fresh_hydra():
         cfg = compose("train", overrides, return_hydra_config=True)
         cfg.hydra.mode = RunMode[mode]

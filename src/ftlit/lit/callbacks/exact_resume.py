@@ -22,9 +22,15 @@ from ftlit.files import naming, part_of
 from ftlit.formats import ENCODING, reading
 from ftlit.lit.checkpoint_io import use_checked_checkpoints, writes_atomically
 from ftlit.lit.delayed_values import DelayedValues
-from ftlit.lit.resumed_checkpoint import check_best, follow_folder
+from ftlit.lit.resumed_checkpoint import check_best, check_loaders, follow_folder
 from ftlit.lit.stop_signals import STOP_SIGNALS
-from ftlit.lit.trainer_internals import has_csv_writer, mark_batch_not_begun, step_skipped_plateau_schedulers, waiting_rows
+from ftlit.lit.trainer_internals import (
+    has_csv_writer,
+    mark_batch_not_begun,
+    running_loader,
+    step_skipped_plateau_schedulers,
+    waiting_rows,
+)
 from ftlit.run_folder import RUN_STATE
 
 OLD_STATE = "resuming"  # the key of earlier releases in a checkpoint, which is not read
@@ -132,7 +138,12 @@ class LastCheckpoint(Callback):
         return {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From now on a signal ends training between two steps. All processes ask, or none, whether one has come."""
+        """From now on a signal ends training between two steps. All processes ask, or none, whether one has come.
+
+        Raises:
+            UserError: a loader keeps its own position, which would be one batch ahead in each checkpoint.
+        """
+        check_loaders(running_loader(trainer))
         STOP_SIGNALS.deferred = STOP_SIGNALS.owned
         self._heeds_signals = trainer.strategy.reduce_boolean_decision(STOP_SIGNALS.owned, all=False)
         self._saved_at = -inf

@@ -128,7 +128,7 @@ def _check_optimizer(optimizer: DictConfig, lr_scheduler: DictConfig) -> None:
         meant = {name: value for name, value in values.items() if _is_meant(value, error)}
         given = ", ".join(f"optimizer.{name}={value}" for name, value in (meant or values).items())
         raise UserError(f"{given}: {'give a longer list' if short else one_line(error)}") from error
-    instantiate(lr_scheduler)(trial, steps=100, epochs=10)
+    instantiate(lr_scheduler)(trial, steps=1000, epochs=1000)
 
 
 def _check_mode(best: DictConfig) -> None:
