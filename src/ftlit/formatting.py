@@ -5,6 +5,8 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # besides those of lines and columns
+
 
 def size_in_words(size: float) -> str:
     """A number of bytes with a unit, three digits.
@@ -70,11 +72,13 @@ def shell_command(words: Iterable[str]) -> str:
 
 
 def harmless(cell: str) -> str:
-    """A csv cell that a spreadsheet does not take for a formula: an apostrophe before it if it begins as one, and is no number.
+    r"""A csv cell that a spreadsheet does not take for a formula: an apostrophe before it if it begins as one, and is no number. Control
+    characters, by which a name could drive a terminal, are escaped.
 
-    >>> harmless("=1+1"), harmless("ants"), harmless("-0.5")
-    ("'=1+1", 'ants', '-0.5')
+    >>> print(harmless("=1+1"), harmless("ants"), harmless("-0.5"), harmless("\x1b[31mred"))
+    '=1+1 ants -0.5 \x1b[31mred
     """
+    cell = CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", cell)
     return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) and not _is_number(cell) else cell
 
 
