@@ -254,7 +254,7 @@ def test_an_explicit_schedule_is_not_changed_for_reinitialized_layers():
     ("epochs", "until", "line"),
     [
         ((1, 5), Until("val/loss", mode="min", patience=2), "stage 'a' begins at epoch 1 at the latest, before val/loss can stall 2 times"),
-        ((4, 7), Until("val/loss", mode="min", patience=2), "stage 'b' begins at epoch 7 at the latest, before val/loss can stall 2 times"),
+        ((4, 6), Until("val/loss", mode="min", patience=2), "stage 'b' begins at epoch 6 at the latest, before val/loss can stall 2 times"),
         ((4, 8), Until("val/loss", mode="min", patience=2), None),
         ((1, 2), Until("val/loss", mode="min", patience=2, threshold=0.1), None),
         ((1, 2), None, None),

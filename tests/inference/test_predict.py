@@ -121,7 +121,7 @@ def test_a_missing_run_is_an_error_that_names_it(tmp_path, monkeypatch, capsys):
         (torch.zeros(8, 8), r"\(3, H, W\), RGB, not \(8, 8\)"),
         (torch.zeros(3, 0, 8), r"RGB, not \(3, 0, 8\)"),
         (5, r"takes images \(paths, PIL images or RGB tensors \(3, H, W\)\), one or a list of them, but got int"),
-        ([None], "not as NoneType"),
+        ([None], "but got NoneType"),
     ],
 )
 def test_an_argument_that_is_not_an_image_is_an_error(run, given, message):

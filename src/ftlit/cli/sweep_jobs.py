@@ -20,7 +20,7 @@ from ftlit.recipes.config.overrides import job_label
 from ftlit.recipes.config.settings import changes, chosen_options, stable_settings
 from ftlit.recipes.run.process_state import INITIAL_ENVIRONMENT
 from ftlit.recipes.run.processes import INTERRUPTED_STATUS, USER_ERROR_STATUS, JobExit
-from ftlit.recipes.run.resume import MAY_CHANGE, RESUMABLE_RECIPES
+from ftlit.recipes.run.resume import MAY_CHANGE, RESUMABLE_RECIPES, keeps_value
 from ftlit.sweeps import jobs, summary
 from ftlit.sweeps.jobs import Job
 
@@ -156,7 +156,7 @@ def _first_change(before: Job, now: Job) -> str:
     if "settings" not in before.config:
         return "an earlier ftlit ran this job"
     old, new = (OmegaConf.create(job.config["settings"]) for job in (before, now))
-    changed = changes(old, new, before.config["chosen"], MAY_CHANGE)
+    changed = [change for change in changes(old, new, before.config["chosen"], MAY_CHANGE) if not keeps_value(change)]
     return f"{changed[0].name} was {changed[0].before}, now {changed[0].now}" if changed else ""
 
 

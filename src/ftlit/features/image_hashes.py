@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 
 from ftlit.data.dataset import Examples
 from ftlit.data.sources.image_headers import ImageHeader, read_one
@@ -18,7 +19,8 @@ from ftlit.features.store import Store
 from ftlit.fingerprint import fingerprint, of_array
 
 HASHES = "digests"
-HEADERS, DECODED = "headers_1", "decoded_1"  # another number where ImageHeader changes
+PILLOW = PIL.__version__.replace(".", "_")  # which formats open depends on it
+HEADERS, DECODED = f"headers_1_{PILLOW}", f"decoded_1_{PILLOW}"  # another number where ImageHeader changes
 
 
 class HashCache(FileCache):

@@ -172,6 +172,8 @@ def write_pixels(table: FeatureTable, batches: Iterable[tuple[ImageHashes, Tenso
     """Write the rows of images that the table lacks."""
     writer = Writer(table)
     for hashes, rows in batches:
+        if rows.dtype != torch.uint8 or tuple(rows.shape[1:]) != tuple(table.shape):
+            raise UserError("cache.pixels stores only RGB images of 8 bits per channel: give cache.pixels=false")
         writer.add(hashes, rows)
     writer.flush()
 

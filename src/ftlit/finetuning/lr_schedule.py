@@ -5,6 +5,7 @@ group is its base rate times the factor. This also works with schedulers that su
 base rates follow from the learning-rate factors of the layers, see `presets`.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -43,7 +44,7 @@ class Rates(LRScheduler):
         monitor: the metric that a curve of `ReduceLROnPlateau` monitors.
 
     Raises:
-        UserError: a warm-up out of its range, or shorter than the unit of the scheduler.
+        UserError: a warm-up out of its range.
     """
 
     def __init__(
@@ -67,9 +68,10 @@ class Rates(LRScheduler):
             group.setdefault("initial_lr", group["lr"])
         self._total = steps if unit == "step" else epochs
         if unit == "epoch" and 0 < warmup * epochs < 1:
-            raise UserError(
-                f"lr_scheduler.warmup={warmup} of {count(epochs, 'epoch')} is less than one epoch, the unit of this scheduler: give at "
-                f"least {1 / epochs:.2g}, 0, or a scheduler that moves by steps (lr_scheduler=cosine)"
+            warnings.warn(
+                f"lr_scheduler.warmup={warmup} of {count(epochs, 'epoch')} is less than one epoch, its unit, so there is no "
+                f"warm-up: give at least {1 / epochs:.2g}, or a scheduler that moves by steps (lr_scheduler=cosine)",
+                stacklevel=2,
             )
         self._begin(self._total)
 

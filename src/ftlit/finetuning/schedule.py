@@ -82,15 +82,21 @@ class Schedule:
 
     def unreachable_patience(self) -> Iterator[str]:
         """Yield a line for each stage whose `until` can hold only when the stage begins anyway: at its latest epoch."""
-        for before, stage in pairwise(self.stages):
-            if stage.until is None or stage.until.patience is None or stage.until.threshold is not None or stage.epoch is None:
+        earliest = 0  # epoch at which the stage before can begin
+        for stage in self.stages[1:]:
+            until, epoch = stage.until, stage.epoch
+            if epoch is None:
                 continue
-            least = (before.epoch or 0) + stage.until.patience + 2  # a first validation, those of the patience, and an epoch to gain
-            if stage.epoch < least:
+            if until is None or until.patience is None or until.threshold is not None:
+                earliest = epoch if until is None else min(epoch, earliest + 1)
+                continue
+            least = earliest + until.patience + 2  # a first validation, those of the patience, and an epoch to gain
+            if epoch < least:
                 yield (
-                    f"stage {stage.name!r} begins at epoch {stage.epoch} at the latest, before {stage.until.metric} can stall "
-                    f"{count(stage.until.patience, 'time')}: raise its epoch to {least} or more (schedule.epoch, schedule.every)"
+                    f"stage {stage.name!r} begins at epoch {epoch} at the latest, before {until.metric} can stall "
+                    f"{count(until.patience, 'time')}: raise its epoch to {least} or more (schedule.epoch, schedule.every)"
                 )
+            earliest = min(epoch, least - 1)
 
     def check_reached(self, max_epochs: int | None, max_steps: int = -1, steps_per_epoch: int | None = None) -> None:
         """Raise `UserError` if training would end before the last stage begins, or a stage would begin after a later one.

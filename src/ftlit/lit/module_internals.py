@@ -143,7 +143,9 @@ def announce_dead_processes(announce: Callable[[], None]) -> None:
     def end_all(observer: _ChildProcessObserver) -> None:
         for process in observer._child_processes:
             process.send_signal(observer._termination_signal)
-        announce()
-        os._exit(1)  # the main thread may wait in a collective operation for ever
+        try:
+            announce()
+        finally:
+            os._exit(1)  # the main thread may wait in a collective operation for ever
 
     _ChildProcessObserver._terminate_all = end_all  # type: ignore[assignment,method-assign]

@@ -106,8 +106,8 @@ def _spread(values: Sequence[float], metric: str) -> list[str]:
 
 def caption_of(jobs: Sequence[Job]) -> str:
     """The caption of the table: order, statistics, units."""
-    settings = [(job.config or {}).get("settings") for job in jobs]  # a digest in format 0
-    rates = any(isinstance(each, dict) and each.get("recipe") == "lr_find" for each in settings)
+    configs = [job.config for job in jobs if isinstance(job.config, dict)]  # in format 0 a digest
+    rates = any(config.get("settings", {}).get("recipe") == "lr_find" for config in configs)
     ranked = CAPTION.format(by="val accuracy") if ranking_metric(jobs) == VAL else f"Sorted by {RATE_NOTE if rates else SCORE_NOTE}"
     return f"{ranked} {SECONDS_NOTE}"
 

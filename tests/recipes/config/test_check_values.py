@@ -56,7 +56,6 @@ def hydra():
         ("callbacks.best.mode=min", "callbacks.best.mode=min would keep the epoch with the worst val/accuracy: leave it out, or give max"),
         ("seed='1'", "seed='1': give a whole number"),
         ("+trainer.val_check_interval=5000", " batches; give 1 to 34, a share such as 0.5, or trainer.check_val_every_n_epoch=null"),
-        ("+trainer.val_check_interval=0.01", "an epoch has 34 batches, less than one lies between two validations; give 0.03 to 1.0"),
         ("backbone.input_spec.size=32.0", "backbone.input_spec.size=32.0: give a whole number from 1 to 4096"),
     ],
 )

@@ -35,7 +35,7 @@ def test_every_reason_has_a_text_in_sentences(size, cut):
 
 def test_the_text_gives_thresholds_that_were_not_reached():
     assert f"(fewer than {THRESHOLDS['few'].value:g})" in describe(Reason(SizeReason.FEW_IMAGES, None, NUMBERS), "images")
-    assert f"(fewer than {THRESHOLDS['steps'].value:g})" in describe(Reason(SizeReason.FEW_STEPS, None, NUMBERS), "images")
+    assert f"(at least {THRESHOLDS['steps'].value:g} are needed)" in describe(Reason(SizeReason.FEW_STEPS, None, NUMBERS), "images")
     assert "(minimum 40)" in describe(Reason(SizeReason.FEW_IMAGES, CutReason.TOO_FEW_TO_CHOOSE, NUMBERS), "images")
 
 

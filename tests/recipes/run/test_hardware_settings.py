@@ -75,7 +75,7 @@ def test_a_resumed_run_keeps_its_values_on_other_hardware_and_says_so(on):
     check_settings(again)  # as composed, before `auto` is replaced
     resumed, values, notes = on(OLD_CPU, "resume=true")
     assert values == began and len(notes) == 2
-    assert "trainer.precision=bf16-mixed is kept from the begin of the run; a new run on this machine would use 32-true" in notes
+    assert "trainer.precision=bf16-mixed is kept from the beginning of the run; a new run here would use 32-true" in notes
     check_settings(resumed)
     with pytest.raises(UserError, match=r"trainer\.precision was bf16-mixed, now 32-true"):
         check_settings(on(A100, "resume=true", "trainer.precision=32-true")[0])

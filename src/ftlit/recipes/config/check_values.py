@@ -109,13 +109,15 @@ def _check_lengths(trainer: DictConfig) -> None:
 
 def _check_monitors(callbacks: DictConfig, lr_scheduler: DictConfig) -> None:
     """A metric that nothing logs would end the run after its first epoch. A custom callback may log metrics that are not known here."""
-    known = {str(name): node for name, node in callbacks.items() if isinstance(node, DictConfig)}
+    known = {f"callbacks.{name!s}": node for name, node in callbacks.items() if isinstance(node, DictConfig)} | {
+        "lr_scheduler": lr_scheduler
+    }
     if not all(str(node.get("_target_")).startswith(KNOWN_PACKAGES) for node in known.values()):
         return
-    for name, node in {**{f"callbacks.{name}": node for name, node in known.items()}, "lr_scheduler": lr_scheduler}.items():
+    for name, node in known.items():
         if (monitor := node.get("monitor")) is not None and monitor not in METRICS:
             raise UserError(f"{name}.monitor: {unknown('metric', monitor, METRICS)}")
-    _check_mode(known.get("best", DictConfig({})))
+    _check_mode(known.get("callbacks.best", DictConfig({})))
 
 
 def _check_optimizer(optimizer: DictConfig, lr_scheduler: DictConfig) -> None:

@@ -61,7 +61,7 @@ def _check_callbacks(cfg: DictConfig) -> None:
         raise UserError("logger.csv=null: metrics.csv is always written, report and resume=true read it; leave logger.csv out")
     for name, place in OF_A_RUN.items():
         given = OmegaConf.select(cfg, name)
-        if given is not None and Path(given) not in (Path(place), Path(cfg.paths.run, place)):
+        if given is not None and Path(str(given)) != (Path(place) if name.endswith("filename") else Path(cfg.paths.run, place)):
             raise UserError(
                 f"{name}={given}: resume=true, predict and report read best.ckpt and last.ckpt in {Path(cfg.paths.run, 'checkpoints')}; "
                 f"leave {name} out, or give the whole run another folder: hydra.run.dir=..."

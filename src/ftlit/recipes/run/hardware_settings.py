@@ -9,6 +9,7 @@ from ftlit.inference.slim import base_record, loads_again
 from ftlit.models.backbone import Backbone
 from ftlit.models.precision import device_of, matmul_precision_of, precision_for, set_matmul_precision
 from ftlit.recipes.config.ranges import AUTO, HARDWARE_SETTINGS
+from ftlit.recipes.run.artifacts import images_of
 from ftlit.recipes.run.resume import read_config
 
 FLOAT32 = "32-true"
@@ -36,7 +37,7 @@ def resolve_hardware_settings(cfg: DictConfig, backbone: Backbone) -> list[str]:
         value = OmegaConf.select(stored.settings, name, default=HARDWARE_SETTINGS[name]) if stored else here[name]
         OmegaConf.update(cfg, name, value)
         if value != here[name]:
-            notes.append(f"{name}={value} is kept from the begin of the run; a new run on this machine would use {here[name]}")
+            notes.append(f"{name}={value} is kept from the beginning of the run; a new run here would use {here[name]}")
     if OmegaConf.select(cfg, "optimizer.fused") and _clips_mixed(cfg, str(cfg.trainer.get("precision"))):
         raise UserError(
             f"optimizer.fused=true does not clip gradients under trainer.precision={cfg.trainer.precision}: "
@@ -82,11 +83,19 @@ def resolve_compile(cfg: DictConfig, backbone: Backbone, data: Any, *, frozen: b
         if stored:
             cfg.compile = bool(OmegaConf.select(stored.settings, "compile", default=False))
         else:
-            operations = backbone.on_meta(data.input_spec.shape)[backbone.cuts[-1]][1]
-            images = sum(data.counts["train"].values()) * max(0, cfg.trainer.get("max_epochs") or 0)
             on_gpu = device_of(str(cfg.trainer.get("accelerator", AUTO))).type == "cuda"
-            cfg.compile = on_gpu and not frozen and 3 * operations * images / ASSUMED_SPEED > MIN_SECONDS_TO_COMPILE
+            cfg.compile = on_gpu and not frozen and _repays_compiling(cfg, backbone, data)
     return bool(cfg.compile)
+
+
+def _repays_compiling(cfg: DictConfig, backbone: Backbone, data: Any) -> bool:
+    """Whether training takes so long that compiling pays; false for data of another kind than ours, whose size is not known."""
+    images = images_of(data)
+    if images is None:
+        return False
+    operations = backbone.on_meta(images.input_spec.shape)[backbone.cuts[-1]][1]
+    read = len(images.collection.splits["train"]) * max(0, cfg.trainer.get("max_epochs") or 0)
+    return bool(3 * operations * read / ASSUMED_SPEED > MIN_SECONDS_TO_COMPILE)
 
 
 def _values_here(cfg: DictConfig, backbone: Backbone) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def check_settings(cfg: DictConfig) -> None:
         )
     if stored is None:
         raise UserError(f"resume=true, but {cfg.paths.run} holds no run: give the folder of the run to resume, hydra.run.dir=...")
-    changed = [change for change in stored.changes(cfg, (*MAY_CHANGE, *DATA_OPTIONS)) if not _keeps_value(change)]
+    changed = [change for change in stored.changes(cfg, (*MAY_CHANGE, *DATA_OPTIONS)) if not keeps_value(change)]
     if not changed:
         return
     if stored.edited:
@@ -104,7 +104,7 @@ def check_settings(cfg: DictConfig) -> None:
     raise UserError(f"resume=true needs the same config: {name} was {old}, now {new}; give the old value, or begin a new run")
 
 
-def _keeps_value(change: Change) -> bool:
+def keeps_value(change: Change) -> bool:
     """Whether `auto` stands for the value that the run began with; runs of earlier releases have none."""
     return change.name in RESOLVED_SETTINGS and (
         change.now == AUTO or (change.before is None and change.now == RESOLVED_SETTINGS[change.name])

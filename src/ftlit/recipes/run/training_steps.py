@@ -1,6 +1,5 @@
 """The optimizer steps of a run, counted before its trainer has seen the data."""
 
-from math import ceil
 from typing import Any
 
 import lightning.pytorch as pl
@@ -29,17 +28,12 @@ def training_steps(trainer: pl.Trainer, data: Any) -> int | None:
 def check_validation_interval(trainer: pl.Trainer, data: Any) -> None:
     """Raise `UserError` for a `val_check_interval` after which no epoch has a validation: Lightning finds it only when training begins."""
     batches, interval = _batches_per_epoch(trainer, data), trainer.val_check_interval
-    if batches is None or trainer.check_val_every_n_epoch is None or not isinstance(interval, int | float):
+    if batches is None or trainer.check_val_every_n_epoch is None:
         return
     if isinstance(interval, int) and interval > batches:
         raise UserError(
             f"trainer.val_check_interval={interval}: an epoch has {batches} batches; give 1 to {batches}, a share such as 0.5, "
             "or trainer.check_val_every_n_epoch=null to count over all epochs"
-        )
-    if isinstance(interval, float) and batches * interval < 1:
-        raise UserError(
-            f"trainer.val_check_interval={interval}: an epoch has {batches} batches, less than one lies between two validations; "
-            f"give {ceil(1000 / batches) / 1000:g} to 1.0"
         )
 
 
