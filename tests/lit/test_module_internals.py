@@ -237,7 +237,7 @@ def test_a_dead_process_is_announced_before_this_one_ends(monkeypatch):
     monkeypatch.setattr(os, "_exit", lambda status: events.append(status))
     internals.announce_dead_processes(lambda: events.append("line"))
     dead, alive = (
-        subprocess.Popen([sys.executable, "-S", "-c", f"import time; time.sleep({seconds}); raise SystemExit(3)"]) for seconds in (0, 60)
+        subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({seconds}); raise SystemExit(3)"]) for seconds in (0, 60)
     )
     dead.wait()
     assert _ChildProcessObserver(os.getpid(), [dead, alive])._run() and events == ["line", 1]
