@@ -181,3 +181,20 @@ def test_a_second_run_reads_no_header(tmp_path, three, decode, monkeypatch):
     assert set(opened) == {tmp_path / "text.png", *([damaged] if decode else [])}  # a fault may be mended
     picture(three[0], 30)
     assert cached_headers(three[:1]) == {three[0]: read[three[0]]} and opened[-1] == three[0]
+
+
+def test_folders_of_equal_names_share_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FTLIT_CACHE", str(tmp_path / "store"))
+    for name, mode in (("a", "L"), ("b", "RGB")):
+        (tmp_path / name / "data").mkdir(parents=True)
+        Image.new(mode, (8, 8)).save(tmp_path / name / "data/0.png")
+    path = Path("data/0.png")
+    wait_until_old(*(tmp_path / name / path for name in "ab"))
+    for name, mode in (("a", "L"), ("b", "RGB"), ("a", "L")):
+        monkeypatch.chdir(tmp_path / name)
+        assert cached_headers([path])[path].mode == mode
+    opened = []
+    monkeypatch.setattr(image_headers.Image, "open", lambda path, open=image_headers.Image.open: opened.append(path) or open(path))
+    cached_headers([path])
+    monkeypatch.chdir(tmp_path / "b")
+    assert cached_headers([path])[path].mode == "RGB" and opened == []

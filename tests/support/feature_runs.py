@@ -94,3 +94,14 @@ def distance(a: nn.Module, b: nn.Module) -> float:
     """Return the largest difference of a parameter or buffer, relative to the largest value in it."""
     pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
     return max(float((x - y).abs().max() / y.abs().max().clamp(min=1e-12)) for x, y in pairs if x.is_floating_point())
+
+
+class Stop(pl.Callback):
+    """Raise an error before a step, in place of a kill."""
+
+    def __init__(self, step: int | None) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            raise InterruptedError

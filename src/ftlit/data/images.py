@@ -49,7 +49,7 @@ def _grey_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _finite_somewhere(image: Image.Image) -> np.ndarray[Any, Any]:
-    """The values of an image, float64. Raises `BadImage` if none is a finite number: some often mark places without data."""
+    """Return the values of an image as float64; NaN may mark pixels without data. Raises `BadImage` if no value is finite."""
     values = np.asarray(image, dtype=np.float64)
     if not np.isfinite(values).any():
         raise BadImage("no pixel is a finite number")

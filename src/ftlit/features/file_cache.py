@@ -52,7 +52,7 @@ class FileCache:
 
     def recall(self, paths: Sequence[Path]) -> dict[Path, str]:
         """Return the texts of those files that have not changed since they were added."""
-        names = {os.fsencode(path): path for path in paths}
+        names = {_name(path): path for path in paths}
         found = {}
         for name, seal, text in self._do(lambda db: self._rows(db, list(names))):
             path = names[name]
@@ -62,7 +62,7 @@ class FileCache:
 
     def remember(self, found: Mapping[Path, tuple[str, str]]) -> None:
         """Add files, path -> (state, text)."""
-        rows = [(name := os.fsencode(path), _seal(name, *pair), pair[1]) for path, pair in found.items()]
+        rows = [(name := _name(path), _seal(name, *pair), pair[1]) for path, pair in found.items()]
         self._do(lambda db: db.executemany(f"INSERT OR REPLACE INTO {self.table} VALUES (?, ?, ?)", rows).fetchall())
 
     def _rows(self, db: sqlite3.Connection, names: Sequence[bytes]) -> Iterator[tuple[bytes, str, str]]:
@@ -85,6 +85,11 @@ class FileCache:
             if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
                 self.path.unlink(missing_ok=True)  # damaged
             return []
+
+
+def _name(path: Path) -> bytes:
+    """The absolute path: folders of equal names in several projects share the cache."""
+    return os.path.join(os.getcwdb(), os.fsencode(path))
 
 
 def _read(path: Path, read: Callable[[Path], str]) -> tuple[str, str]:

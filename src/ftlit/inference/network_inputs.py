@@ -1,5 +1,6 @@
 """The inputs of a network: tensors of images or texts, from whatever a user gives."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def tensor_of(example: ImageOrText, spec: InputSpec | TextSpec) -> Tensor:
 
 def pixels_of(example: ImageOrText, spec: InputSpec | TextSpec) -> Tensor:
     """As `tensor_of`, but an image of 8 bits is not normalised: `normalized` does that, faster, on the network's device."""
-    view = SplitView.of(spec.views()[1])
+    view = _split_view(spec)
     if view is None:
         return tensor_of(example, spec)
     (pixels,) = view.normalization.of_one_type([view.pixels(_readable(example, spec))])
@@ -32,8 +33,14 @@ def pixels_of(example: ImageOrText, spec: InputSpec | TextSpec) -> Tensor:
 
 def normalized(inputs: Tensor, spec: InputSpec | TextSpec) -> Tensor:
     """A batch from `pixels_of` or `tensor_of` as the network takes it."""
-    view = SplitView.of(spec.views()[1]) if inputs.ndim == 4 else None
+    view = _split_view(spec) if inputs.ndim == 4 else None
     return view.normalization.of_pixels(inputs) if view else inputs
+
+
+@cache  # its constants are copied to a device once, not for each batch
+def _split_view(spec: InputSpec | TextSpec) -> SplitView | None:
+    """The evaluation view in two parts; `None` for texts."""
+    return SplitView.of(spec.views()[1])
 
 
 def cannot_take(given: object, spec: InputSpec | TextSpec) -> UserError:

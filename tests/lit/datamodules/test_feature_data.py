@@ -6,7 +6,7 @@ from functools import partial
 import lightning.pytorch as pl
 import pytest
 import torch
-from feature_runs import ALL, HEAD, QUIET, SCHEDULES, TOP, Passes, data, distance, fit, gradient_image, model
+from feature_runs import ALL, HEAD, QUIET, SCHEDULES, TOP, Passes, Stop, data, distance, fit, gradient_image, model
 from torch import nn
 
 from ftlit import FeatureData, InputSpec, Schedule, Stage, StagedFinetuning, UserError, build_optimizer
@@ -102,17 +102,6 @@ def test_a_module_without_a_backbone_is_a_one_line_error(tmp_path):
 
     with pytest.raises(UserError, match="Plain has 0 backbones"):
         pl.Trainer(max_epochs=1, accelerator="cpu", **QUIET).fit(Plain(), FeatureData(data(), tmp_path))
-
-
-class Stop(pl.Callback):
-    """Raise an error before a step, in place of a kill."""
-
-    def __init__(self, step: int | None) -> None:
-        self.step = step
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_step == self.step:
-            raise InterruptedError
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 5, 6, 7])

@@ -4,7 +4,7 @@ from contextlib import nullcontext
 
 import lightning.pytorch as pl
 import pytest
-from feature_runs import ALL, HEAD, QUIET, SCHEDULES, data, distance, fit, gradient_image, model
+from feature_runs import ALL, HEAD, QUIET, SCHEDULES, Stop, data, distance, fit, gradient_image, model
 from PIL import Image
 
 from ftlit import FeatureData, InputSpec, Schedule, Stage, StagedFinetuning, UserError
@@ -55,17 +55,6 @@ def test_another_network_of_the_geometry_decodes_no_image(photos, tmp_path):
     assert OPENED == []
     fit(FeatureData(photos(augment="photo"), tmp_path / "store"), [Stage(ALL)], max_epochs=1)
     assert len(OPENED) >= 15  # read once only: not worth it
-
-
-class Stop(pl.Callback):
-    """Raise an error before a step, in place of a kill."""
-
-    def __init__(self, step: int | None) -> None:
-        self.step = step
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_step == self.step:
-            raise InterruptedError
 
 
 @pytest.mark.parametrize("mix", ["none", "both"])

@@ -41,7 +41,7 @@ def run_folder_error(error: BaseException) -> OSError | None:
     modules = [str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__)]
     callers = [name for name in modules if name.partition(".")[0] not in ("pathlib", "os")]
     from_hydra = bool(callers) and callers[-1].startswith(("hydra.", "hydra_plugins."))
-    return error if isinstance(error, OSError) and from_hydra else None
+    return error if isinstance(error, OSError) and error.filename and from_hydra else None
 
 
 @dataclass(frozen=True)
