@@ -41,6 +41,15 @@ def test_while_it_is_deferred_a_first_signal_is_noted_and_a_second_raises():
         send(signal.SIGTERM)  # the program is ending: once is enough
 
 
+@pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])
+def test_ctrl_c_in_training_is_answered_at_once_by_one_process(capfd, monkeypatch, rank, lines):
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    with owned_signals():
+        STOP_SIGNALS.deferred = True
+        send(signal.SIGINT)
+    assert capfd.readouterr().err.count("stopping after this step") == lines
+
+
 def test_a_signal_that_nobody_asks_for_raises_after_some_time(monkeypatch):
     monkeypatch.setattr(stop_signals, "SECONDS_TO_STOP", 0.2)
     with owned_signals(), pytest.raises(KeyboardInterrupt):

@@ -18,6 +18,7 @@ DEFAULTS: dict[int, Any] = {  # signal -> its handler where a program sets none
     **{getattr(signal, name): signal.SIG_DFL for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)},
 }
 SIGNALS = list(DEFAULTS)
+STOPPING = b"\nstopping after this step, with a checkpoint (Ctrl-C again: at once, without one)\n"
 SECONDS_TO_STOP = 20.0  # from the signal to the end of the step; SLURM kills 30 s after SIGTERM (KillWait)
 
 
@@ -39,6 +40,8 @@ class StopSignals:
         """Handle a signal. A second signal raises at once, and a deferred one after `SECONDS_TO_STOP`."""
         if self.deferred and not self.requested:
             self.requested = True
+            if number == signal.SIGINT and os.environ.get("LOCAL_RANK", "0") == "0":
+                os.write(2, STOPPING)  # not print: the signal may have come within one
             self._later = threading.Timer(SECONDS_TO_STOP, os.kill, (os.getpid(), number))
             self._later.daemon = True
             self._later.start()

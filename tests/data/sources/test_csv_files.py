@@ -15,8 +15,8 @@ from ftlit.errors import UserError
         ("\n\n", "list.csv is empty"),
         ("path,label\nx.png,ant, big\n", "list.csv, line 2: 3 fields for 2 columns (path, label): put a value"),
         ("path,label,label\nx.png,ant,bee\n", "list.csv has several columns with the same name (label)"),
-        ('path,label\nx.png,"ant\ny.png,bee\n', "cannot be read as csv in UTF-8: unexpected end of data"),
-        ('path,label\nx.png,"ant"s\n', "cannot be read as csv in UTF-8"),
+        ('path,label\nx.png,"ant\ny.png,bee\n', "cannot be read as csv: unexpected end of data"),
+        ('path,label\nx.png,"ant"s\n', "cannot be read as csv"),
     ],
 )
 def test_a_file_that_would_lose_values_is_an_error(tmp_path, text, says):

@@ -195,9 +195,10 @@ def test_errors_in_a_csv_are_one_line(tmp_path):
     assert "more than once" in error_of(list_csv, write(path, "path,label", f"{a},x", f"{a},y"))
     line = error_of(list_csv, write(path, "path,label", *(f"none{i:02},x" for i in range(12))))
     assert "do not exist (12)" in line and "none09" in line and "none10" not in line
+    assert "write / for each \\;" in error_of(list_csv, write(path, "path,label", "ants\\0.png,x"))
     assert "has no rows with split=train" in error_of(list_csv, write(path, "path,label,split", f"{a},x,test"))
     path.write_bytes("path,label\nä.png,x".encode("latin-1"))
-    assert "UTF-8" in error_of(list_csv, path)
+    assert "not encoded in UTF-8: save it as UTF-8" in error_of(list_csv, path)
 
 
 @pytest.mark.skipif("FTLIT_TEST_DATA" not in os.environ, reason="needs FTLIT_TEST_DATA, a folder of real images")

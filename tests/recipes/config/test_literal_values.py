@@ -83,6 +83,9 @@ def test_in_a_sweep_a_comma_separates_existing_paths_and_names(tmp_path, monkeyp
 
     assert values("data.root=a (1),it's,that's") == ["a (1)", "it's", "that's"]
     assert values("data.root=one,two") == "one,two"
+    assert values("data.root=one,two,it's") == ["one,two", "it's"]
+    assert values("data.root=new,one,two") == ["new", "one,two"]
+    assert values("data.root='x,y',it's me") == ["x,y", "it's me"]
     assert values("data.root='a (1)',b") == ["a (1)", "b"]
     assert values("backbone.weights=default,null") == ["default", None]
     assert values("backbone.weights=choice(x.pth,y.pth)") == ["x.pth", "y.pth"]

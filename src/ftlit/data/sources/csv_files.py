@@ -37,8 +37,10 @@ def read_csv(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
             columns = [name.strip() for name in reader.fieldnames or []]
             reader.fieldnames = columns
             rows = [(f"{shown(path)}, line {reader.line_num}", row) for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{shown(path)} cannot be read as csv in UTF-8: {one_line(error)}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{shown(path)} is not encoded in UTF-8: save it as UTF-8 (in a spreadsheet: as type CSV UTF-8)") from error
+    except csv.Error as error:
+        raise UserError(f"{shown(path)} cannot be read as csv: {one_line(error)}") from error
     if not columns:
         raise UserError(f"{shown(path)} is empty: give a header line with the names of the columns, and a row for each example")
     if twice := [name for name, count in Counter(columns).items() if count > 1 and name]:

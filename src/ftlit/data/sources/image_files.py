@@ -152,6 +152,8 @@ def _check_listed(files: Sequence[FileEntry], path: Path, base: Path) -> None:
         raise UserError(f"{shown(path)} lists files more than once ({len(twice)}): {shorten(twice, 10)}; {hint}")
     if missing := [shown(file.path) for file in files if not file.path.is_file()]:
         hint = f"relative paths start in {shown(base)} (data.root)"
+        if all("\\" in name for name in missing):
+            hint = f"write / for each \\; {hint}"
         raise UserError(f"{shown(path)} lists files that do not exist ({len(missing)}): {shorten(missing, 10)}; {hint}")
     if "train" not in {file.split for file in files}:
         raise UserError(f"{shown(path)} has no rows with split=train: add some")

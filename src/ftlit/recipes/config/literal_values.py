@@ -27,8 +27,8 @@ NAMES = ("backbone.name", "backbone.weights")  # a name or a path
 def quote_literals(words: Sequence[str], *, sweep: bool) -> list[str]:
     """Put quotes around the values of parameters that are paths or other plain texts.
 
-    `${...}` inside stays an interpolation, a quoted value and `null` stay as they are. In a sweep, commas separate values, unless the whole
-    is the name of something that exists.
+    `${...}` inside stays an interpolation, a quoted value and `null` stay as they are. In a sweep, commas separate values, unless they are
+    part of the name of something that exists.
 
     Args:
         words: of the command line.
@@ -68,9 +68,21 @@ def _quote_word(name: str, value: str, sweep: bool) -> str:
 
 
 def _split(value: str) -> list[str]:
-    """The values between commas; between quotes, a comma separates nothing."""
-    parts = value.split(",")
-    return parts if all(map(_exists, parts)) else [found[0] for found in re.finditer(rf"(?:{QUOTED.pattern}|[^,])+", value, re.DOTALL)]
+    """The values between commas; within the name of something that exists, and within quotes, a comma separates nothing."""
+    paths = _joined(value.split(","))
+    if all(map(_exists, paths)):
+        return paths
+    return _joined([found[0] for found in re.finditer(rf"(?:{QUOTED.pattern}|[^,])+", value, re.DOTALL)])
+
+
+def _joined(parts: list[str]) -> list[str]:
+    """Join neighbours that are the name of something that exists with the commas between them, the longest such name first."""
+    values: list[str] = []
+    while parts:
+        most = next((n for n in range(len(parts), 1, -1) if _exists(",".join(parts[:n]))), 1)
+        values.append(",".join(parts[:most]))
+        parts = parts[most:]
+    return values
 
 
 def _quote_value(value: str) -> str:
