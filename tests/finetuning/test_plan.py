@@ -64,6 +64,10 @@ def test_few_steps_for_a_head_with_random_weights_are_reported():
     assert plan(steps=100).steps == 100
 
 
+def test_a_linear_probe_is_proposed_only_where_it_may_be_fitted():
+    assert "head=linear_probe" in plan(steps=99).warnings[0] and "head=linear_probe" not in plan(steps=99, may_fit_head=False).warnings[0]
+
+
 def test_a_parameter_in_no_group_or_in_two_groups_is_reported():
     model = Net()
     forgotten = torch.optim.SGD([*model.low.parameters(), *model.high.parameters()], lr=0.1)

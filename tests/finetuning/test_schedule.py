@@ -206,13 +206,13 @@ def test_a_stage_with_contradictory_fields_is_an_error(fields, message):
         (
             [Stage(["a"]), Stage(["*"], step=40)],
             (4, -1, 10),
-            "the last stage '*' (step 40) would never begin, because max_epochs=4 and max_steps=-1 (10 steps per epoch)",
+            "the last stage '*' (step 40) would never begin, because max_epochs=4 (10 steps per epoch)",
         ),
         ([Stage(["a"]), Stage(["*"], step=40)], (-1, 40, 10), "the last stage '*' (step 40) would never begin, because max_steps=40"),
         (
             [Stage(["a"]), Stage(["*"], epoch=3)],
             (None, 30, 10),
-            "the last stage '*' (epoch 3) would never begin, because max_epochs=None and max_steps=",
+            "the last stage '*' (epoch 3) would never begin, because max_steps=30 (10 steps per epoch)",
         ),
         (
             [Stage(["a"]), Stage(["b"], step=40), Stage(["*"], epoch=3)],

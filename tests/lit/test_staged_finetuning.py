@@ -4,7 +4,7 @@ import lightning.pytorch as pl
 import pytest
 from staged_net import Net, fit, moved
 
-from ftlit import Rates, Schedule, Stage
+from ftlit import Rates, Schedule, Stage, UserError
 from ftlit.finetuning.lr_schedule import linear
 
 
@@ -31,6 +31,12 @@ def test_frozen_modules_and_their_dropout_stay_in_evaluation_mode(run):
     head_stage, last_stage = model.seen[5], model.seen[-1]
     assert not any(head_stage[name] for name in ("body.low", "body.low.1", "body.low.2", "body.top.2"))
     assert head_stage["head"] and all(last_stage.values())
+
+
+def test_a_last_stage_by_epoch_after_the_last_step_is_an_error_before_training():
+    with pytest.raises(UserError, match=r"the last stage .* would never begin, because max_steps=12 \(4 steps per epoch\)"):
+        fit(5, max_steps=12)
+    fit(5, max_steps=13)
 
 
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "training_step"])

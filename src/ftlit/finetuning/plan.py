@@ -79,6 +79,7 @@ def examine(
     processes: int = 1,
     steps: int | None = None,
     fits_head: bool = False,
+    may_fit_head: bool = True,
 ) -> Plan:
     """Examine what `schedule` will do to `module`, without changing it.
 
@@ -91,6 +92,7 @@ def examine(
         processes: number of processes that train together.
         steps: optimizer steps of the whole training, if known.
         fits_head: whether the head starts as a fitted linear probe, not from random weights.
+        may_fit_head: whether it could, with this data, loss and strategy.
 
     Raises:
         UserError: a pattern that covers nothing.
@@ -115,7 +117,7 @@ def examine(
         *_small_batches(module, schedule.stages, chosen, batch_size, processes),
         *_inputs(module),
         *_random(module, chosen),
-        *([] if fits_head else _few_steps(steps)),
+        *([] if fits_head else _few_steps(steps, may_fit_head=may_fit_head)),
     ]
     return Plan(
         tuple(_line(stage, names_in, sizes) for stage, names_in in zip(schedule.stages, chosen, strict=True)),
@@ -215,12 +217,14 @@ def _random(module: nn.Module, chosen: Sequence[set[str]]) -> Iterable[str]:
                 yield f"no stage trains {shorten(layers)}, although these layers have random weights: give weights, or train them"
 
 
-def _few_steps(steps: int | None) -> Iterable[str]:
+def _few_steps(steps: int | None, *, may_fit_head: bool) -> Iterable[str]:
     """Warn of a head with random weights that training ends too early for."""
+    ways = "raise trainer.max_epochs, lower data.batch_size, or use head=linear_probe"
+    if not may_fit_head:
+        ways = "raise trainer.max_epochs, or lower data.batch_size"
     if steps is not None and steps < HEAD_STEPS:
         yield (
-            f"the head starts from random weights and gets only {count(steps, 'optimizer step')}, but usually needs {HEAD_STEPS}: "
-            "raise trainer.max_epochs, lower data.batch_size, or use head=linear_probe"
+            f"the head starts from random weights and gets only {count(steps, 'optimizer step')}, but usually needs {HEAD_STEPS}: {ways}"
         )
 
 

@@ -120,8 +120,12 @@ class Schedule:
                     f"stage {stage.name!r} ({stage.begins}) must begin later than stage {before.name!r} ({before.begins}); "
                     f"an epoch has {count(steps_per_epoch, 'step')}"
                 )
-        if 0 <= max_steps <= steps[-1] or (max_epochs is not None and 0 <= max_epochs * steps_per_epoch <= steps[-1]):
-            raise self._never(last, f"max_epochs={max_epochs} and max_steps={max_steps} ({count(steps_per_epoch, 'step')} per epoch)")
+        ends = {f"max_steps={max_steps}": max_steps}
+        if max_epochs is not None:
+            ends[f"max_epochs={max_epochs}"] = max_epochs * steps_per_epoch
+        for limit, end in ends.items():
+            if 0 <= end <= steps[-1]:
+                raise self._never(last, f"{limit} ({count(steps_per_epoch, 'step')} per epoch)")
 
     @staticmethod
     def _never(last: Stage, limit: str) -> UserError:

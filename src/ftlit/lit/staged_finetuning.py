@@ -1,6 +1,7 @@
 """StagedFinetuning: the callback that freezes and unfreezes parts of any LightningModule by a schedule."""
 
 import warnings
+from math import inf
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -221,11 +222,12 @@ class StagedFinetuning(Callback):
         self._limit_early_stopping()
 
     def _check_steps(self, trainer: Trainer, module: LightningModule) -> None:
-        if all(stage.step is None for stage in self.schedule.stages):
-            return
-        if not module.automatic_optimization:
+        by_step = any(stage.step is not None for stage in self.schedule.stages)
+        if by_step and not module.automatic_optimization:
             raise UserError("a stage that begins at a step needs automatic optimization: give an epoch instead of a step")
-        self.schedule.check_reached(trainer.max_epochs, trainer.max_steps, steps_per_epoch(trainer))
+        ends_by_step = trainer.max_steps >= 0 and not is_trial_run(trainer) and trainer.num_training_batches < inf
+        if by_step or (ends_by_step and module.automatic_optimization):
+            self.schedule.check_reached(trainer.max_epochs, trainer.max_steps, steps_per_epoch(trainer))
 
     def _restart_counts(self, trainer: Trainer) -> None:
         """Restart everything that counts from the beginning of a stage: some schedulers, and `EarlyStopping`."""

@@ -41,7 +41,7 @@ from ftlit.recipes.console.results_table import print_results
 from ftlit.recipes.run import artifacts
 from ftlit.recipes.run.data_record import check_data
 from ftlit.recipes.run.hardware_settings import base_of, resolve_checkpoint, resolve_compile
-from ftlit.recipes.run.head import build_probe_head, check_head
+from ftlit.recipes.run.head import build_probe_head, check_head, may_fit_head
 from ftlit.recipes.run.launched import first_ahead
 from ftlit.recipes.run.loggers import begin_loggers, build_loggers
 from ftlit.recipes.run.parts import build_schedule, check_reached, load_parts
@@ -108,7 +108,7 @@ def build(cfg: DictConfig) -> Run:
     check_sharded(trainer.strategy, slim=base is not None, resumes=resume_from is not None)
     if probe_head:
         check_probe_head(trainer, data)
-    check_reached(cfg, schedule, trainer)
+    check_reached(cfg, schedule, trainer, data)
     if not probe_head or probe_head.trains:
         check_validation_interval(trainer, data)
     if probe_head and not probe_head.trains:
@@ -154,6 +154,7 @@ def plan_of(run: Run) -> Plan:
         processes=run.trainer.world_size,
         steps=training_steps(run.trainer, run.data) if run.trains else None,
         fits_head=run.probe_head is not None,
+        may_fit_head=may_fit_head(run.trainer, run.data, run.schedule, run.model.loss),
     )
 
 

@@ -34,6 +34,15 @@ def test_class_weights_apply_where_gradients_train(head, tmp_path, monkeypatch):
     assert rows["training"].endswith("class weights balanced, from 0.91 to 1.1")
 
 
+@pytest.mark.parametrize(("scenario", "accepted"), [("small_similar", False), ("large_similar", True)])
+def test_the_linear_probe_that_the_doctor_proposes_is_accepted(scenario, accepted, tmp_path):
+    words = (f"scenario={scenario}", "loss.class_weights=balanced", "data.per_class=3", f"paths.run={tmp_path}", f"paths.cache={tmp_path}")
+    (warning,) = plan_of(build(composed(*words, "head=linear"))).warnings
+    assert ("head=linear_probe" in warning) == accepted
+    if accepted:
+        build(composed(*words, "head=linear_probe"))
+
+
 def test_a_head_with_another_number_of_outputs_is_an_error():
     backbone = load_backbone("glyph", weights=None)
     with pytest.raises(UserError, match=r"returns \(N, 11\), but there are 10 classes: it must return \(N, 10\)"):

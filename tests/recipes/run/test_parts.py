@@ -1,8 +1,8 @@
-"""Photos for the network of drawn signs are noted."""
+"""Photos for the network of drawn signs are noted; a stage that no step reaches is an error."""
 
 import numpy as np
 import pytest
-from composed_configs import composed
+from composed_configs import composed, error_text
 from PIL import Image
 
 from ftlit.recipes.config.hydra_internals import fresh_hydra
@@ -19,3 +19,10 @@ def test_large_coloured_images_on_glyph_are_noted_as_photos(tmp_path, channels, 
     with fresh_hydra():
         data = load_parts(composed("data=folder", f"data.root={tmp_path}", f"paths.cache={tmp_path}/cache")).data
     assert any("look like photos: give backbone=resnet18" in note for note in data.notes) is noted
+
+
+def test_a_stage_by_epoch_after_the_last_step_is_an_error_that_names_the_options(monkeypatch):
+    with fresh_hydra():
+        words = ("scenario=large_similar", "head=linear", "data.per_class=20", "schedule.epoch=4", "+trainer.max_steps=20")
+        message = error_text(monkeypatch, *words)
+    assert "would never begin, because max_steps=20 (7 steps per epoch)" in message and message.endswith("(schedule.epoch)")

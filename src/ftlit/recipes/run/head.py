@@ -1,12 +1,16 @@
 """The head of a run: whether it fits the features, and how it is fitted as a linear probe."""
 
+from typing import Any
+
+import lightning.pytorch as pl
 import torch
 from omegaconf import DictConfig
 from torch import nn
 
 from ftlit.errors import UserError, one_line
+from ftlit.finetuning.losses import WeightedCrossEntropy
 from ftlit.finetuning.schedule import Schedule, trains_head_alone
-from ftlit.lit.callbacks.probe_head import FitProbeHead
+from ftlit.lit.callbacks.probe_head import FitProbeHead, check_probe_head
 from ftlit.models.backbone import Backbone
 from ftlit.models.heads import is_linear_probe, logits_of
 from ftlit.recipes.config.hydra_internals import instantiate
@@ -29,6 +33,15 @@ def build_probe_head(cfg: DictConfig, head: nn.Module, schedule: Schedule) -> Fi
     if not trains and (weights := cfg.loss.get("class_weights")):
         raise UserError(f"loss.class_weights={weights} has no effect on head=linear_probe: leave it out, or give head=linear")
     return FitProbeHead("head", probes, trains=trains)
+
+
+def may_fit_head(trainer: pl.Trainer, data: Any, schedule: Schedule, loss: nn.Module) -> bool:
+    """Whether `head=linear_probe` would be accepted in a run with these parts."""
+    try:
+        check_probe_head(trainer, data)
+    except UserError:
+        return False
+    return not isinstance(loss, WeightedCrossEntropy) or not all(trains_head_alone(stage) for stage in schedule.stages)
 
 
 def check_head(backbone: Backbone, head: nn.Module, num_classes: int) -> None:

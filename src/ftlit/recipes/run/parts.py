@@ -23,6 +23,7 @@ from ftlit.recipes.run.hardware_settings import resolve_hardware_settings
 from ftlit.recipes.run.launched import check_alone
 from ftlit.recipes.run.processes import several_processes
 from ftlit.recipes.run.split_file import resumed_split, seen_notes
+from ftlit.recipes.run.training_steps import steps_per_epoch
 
 JUDGED_FILES = 16  # that decide whether the images are photos
 
@@ -90,10 +91,10 @@ def build_schedule(cfg: DictConfig, backbone: Backbone) -> Schedule:
     return with_reinit(schedule, [layer for layer in backbone.reinit if layer in layers])
 
 
-def check_reached(cfg: DictConfig, schedule: Schedule, trainer: pl.Trainer) -> None:
+def check_reached(cfg: DictConfig, schedule: Schedule, trainer: pl.Trainer, data: Any) -> None:
     """Refuse a stage that begins after the end of training, and name the settings of the schedule."""
     try:
-        schedule.check_reached(trainer.max_epochs, trainer.max_steps)
+        schedule.check_reached(trainer.max_epochs, trainer.max_steps, steps_per_epoch(trainer, data))
     except UserError as error:
         names = ", ".join(f"schedule.{name}" for name in ("epoch", "every", "stages") if name in cfg.schedule)
         raise UserError(f"{error} ({names})" if names else str(error)) from None
