@@ -5,7 +5,8 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # besides those of lines and columns
+# by which a name could drive a terminal or turn the direction of a line, besides those of lines and columns
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def size_in_words(size: float) -> str:
@@ -57,6 +58,15 @@ def shown(path: str | Path) -> str:
     return text if text.isprintable() else repr(text)
 
 
+def without_control(text: str) -> str:
+    r"""A text whose control characters are escaped, except line breaks and tabs.
+
+    >>> print(without_control("\x1b[31mred"))
+    \x1b[31mred
+    """
+    return CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 def shell_word(word: str) -> str:
     """A word as a shell reads it. Single quotes inside are put between double quotes, which is easier to read than `shlex.quote`.
 
@@ -73,12 +83,12 @@ def shell_command(words: Iterable[str]) -> str:
 
 def harmless(cell: str) -> str:
     r"""A csv cell that a spreadsheet does not take for a formula: an apostrophe before it if it begins as one, and is no number. Control
-    characters, by which a name could drive a terminal, are escaped.
+    characters are escaped.
 
     >>> print(harmless("=1+1"), harmless("ants"), harmless("-0.5"), harmless("\x1b[31mred"))
     '=1+1 ants -0.5 \x1b[31mred
     """
-    cell = CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", cell)
+    cell = without_control(cell)
     return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) and not _is_number(cell) else cell
 
 

@@ -204,6 +204,9 @@ def test_a_damaged_checkpoint_is_named_without_the_advice_of_torch_to_run_it(tmp
     file.rename(file.with_name("last.ckpt"))
     with pytest.raises(UserError, match=r"has no checkpoints/best\.ckpt: give .*last\.ckpt"):
         load(folder)
+    file.mkdir()
+    with pytest.raises(UserError, match=r"best\.ckpt is not a file: give .*last\.ckpt"):
+        load(folder)
 
 
 def test_workers_without_a_batch_are_not_started(run):

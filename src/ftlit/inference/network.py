@@ -15,6 +15,7 @@ from ftlit.data.input_spec import InputSpec
 from ftlit.data.transforms import dense_transform
 from ftlit.errors import UserError, one_line, shorten
 from ftlit.formats import DamagedFile, JsonObject
+from ftlit.formatting import shown
 from ftlit.inference.network_inputs import ImageOrText, cannot_take, normalized, tensor_of
 from ftlit.inference.record import KEY, build_backbone, build_head, read_record
 from ftlit.inference.record_checks import BadRecord, LimitedAllocation
@@ -195,9 +196,10 @@ def load(run: str | Path, *, trust: bool = False) -> Network:
     if not path.exists():
         raise UserError(f"there is no file or folder {path}")
     if not file.is_file():
-        others = sorted(path.glob("checkpoints/*.ckpt")) if path.is_dir() else []
-        advice = f"give {others[0]}" if others else "give a checkpoint, or the folder of a run that finished an epoch"
-        raise UserError(f"{path} has no checkpoints/best.ckpt: {advice}")
+        others = [other for other in sorted(path.glob("checkpoints/*.ckpt")) if other.is_file()] if path.is_dir() else []
+        advice = f"give {shown(others[0])}" if others else "give a checkpoint, or the folder of a run that finished an epoch"
+        what = f"{shown(file)} is not a file" if file.exists() else f"{shown(path)} has no checkpoints/best.ckpt"
+        raise UserError(f"{what}: {advice}")
     record, state = _read(file, identity_of(path))
     try:
         return _built(record, state, trust=trust)

@@ -16,6 +16,7 @@ from ftlit.data.sources.label_notes import label_notes
         ["0,5", "0.50"],
         ["a ", "a"],
         ["a", "\u200ba"],
+        ["3", "3\0"],
     ],
 )
 def test_labels_that_differ_in_spelling_only_are_noted(names):

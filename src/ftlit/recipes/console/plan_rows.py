@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from rich.markup import escape
 from rich.table import Table
 
 from ftlit.errors import shorten
@@ -21,7 +20,7 @@ from ftlit.recipes.config.hydra_internals import choices
 from ftlit.recipes.config.overrides import OF_TRAINING, chosen_part, given, replaced
 from ftlit.recipes.console.commands import resume_command
 from ftlit.recipes.console.layers_table import layers_table
-from ftlit.recipes.console.printing import console
+from ftlit.recipes.console.printing import console, plain
 
 PlanRow = tuple[str, str]  # name and text of a row of the plan
 
@@ -191,11 +190,11 @@ def print_plan(cfg: DictConfig, rows: Sequence[PlanRow], plan: Plan, resume_from
     """Print the rows of the plan, the command that resumes the run, what trains when at which rate, and the doctor's warnings."""
     table = Table.grid(padding=(0, 2))
     for name, text in rows:
-        table.add_row(f"[bold]{name}[/bold]", escape(text))
+        table.add_row(f"[bold]{name}[/bold]", plain(text.replace("\n", "\\n")))
     console().print(table)
     resume = f"resuming from {resume_from}" if resume_from else resume_command(cfg)
-    console().print(f"[bold]resume[/bold]    {escape(resume)}", soft_wrap=True)  # in one line, to be copied
+    console().print(f"[bold]resume[/bold]    {plain(resume)}", soft_wrap=True)  # in one line, to be copied
     if trains:
         console().print(layers_table(plan))
     for warning in plan.warnings:
-        console().print(f"[bold]doctor[/bold]  {escape(warning)}", soft_wrap=True)
+        console().print(f"[bold]doctor[/bold]  {plain(warning)}", soft_wrap=True)

@@ -7,10 +7,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ftlit.formatting import without_control
+
 
 def print_line(text: str) -> None:
-    """Print a text in one line, as it is."""
-    console().print(escape(text), soft_wrap=True)
+    """Print a text in one line, as it is, except control characters."""
+    console().print(plain(text), soft_wrap=True)
+
+
+def plain(text: str) -> str:
+    """A text from outside for the console: without markup, control characters escaped."""
+    return escape(without_control(text))
 
 
 def print_rows(rows: Iterable[tuple[str, str]]) -> None:
