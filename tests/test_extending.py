@@ -30,7 +30,7 @@ def make(tmp_path, monkeypatch):
     monkeypatch.setattr(PROBE_KINDS, "_parts", dict(PROBE_KINDS))
 
     def built(group, **arguments):
-        option = OmegaConf.create(OPTIONS[group])
+        option = OmegaConf.create({"seed": 0, group: OmegaConf.create(OPTIONS[group])})[group]  # beside the values that it may name
         option.pop("defaults", None)  # for Hydra only: the option that this one extends
         return instantiate(option, **arguments)
 
@@ -73,8 +73,12 @@ def test_a_command_runs_with_all_options_of_the_page(tmp_path, recipe):
         (tmp_path / name).write_text(text)
     options = [f"{group}={option}" for _, group, option, _ in YAML]
     scenario = ("scenario=large_similar", "trainer.max_epochs=3", "trainer=cpu", "report=false")
+    shared = (
+        "data.per_class=9",
+        *(["probe.repeats=2", "probe.l2=[1.0]", "probe.cuts=[top]"] if recipe == "probe" else []),
+    )  # passed on to ImageData
     inherited = ("probe.seed=1",)  # a value of softmax: the probe has it through its `defaults` line only
-    command = [sys.executable, ROOT / "train.py", "--config-dir", "my_conf", *options, f"recipe={recipe}", *scenario, *inherited]
+    command = [sys.executable, ROOT / "train.py", "--config-dir", "my_conf", *options, f"recipe={recipe}", *scenario, *shared, *inherited]
     environment = {**os.environ, "PYTHONPATH": python_path(tmp_path), "FTLIT_CACHE": str(tmp_path / "store")}
     done = warm.run([*command, "hydra.run.dir=run"], cwd=tmp_path, env=environment)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr

@@ -79,6 +79,21 @@ def test_a_job_stays_the_same_where_a_later_release_adds_a_setting_and_is_anothe
         sweep_jobs.run_job(hydra, lambda: 0.0)
 
 
+def test_a_job_that_failed_before_training_may_be_corrected_and_no_other(hydra, tmp_path):
+    sweep_jobs.run_job(hydra, partial(sys.exit, 2))
+    (tmp_path / "config.yaml").touch()  # training had begun
+    hydra.decay_all = False
+    with pytest.raises(UserError, match=rf"decay_all was True, now False.* or remove {tmp_path} to begin this job again"):
+        sweep_jobs.run_job(hydra, lambda: 0.5)
+    (tmp_path / "config.yaml").unlink()
+    assert sweep_jobs.run_job(hydra, lambda: 0.5) == 0.5
+    ended = read_job(tmp_path)
+    assert (ended.status, ended.reason) == (0, "") and ended.config["settings"]["decay_all"] is False
+    hydra.decay_all = True
+    with pytest.raises(UserError, match="decay_all was False, now True"):
+        sweep_jobs.run_job(hydra, lambda: 0.5)
+
+
 def test_a_sweep_resumes_its_unfinished_jobs_on_request_only(tmp_path):
     arguments = ("-m", "seed=1,2", *TINY)
     first = sweep(tmp_path, *arguments)

@@ -82,10 +82,13 @@ def run_job(cfg: DictConfig, run: Callable[[], float]) -> float:
     folder = Path(hydra_config().runtime.output_dir)
     before, this = jobs.read_job(folder), _new_job(cfg)
     if before and (change := _first_change(before, this)):
-        raise UserError(
-            f"{folder} holds job {before.number} of a different sweep ({' '.join(before.overrides)}): {change}. Give the old settings "
-            "(only the first swept one may get new values, at its end), or another hydra.sweep.dir=..."
-        )
+        if not _failed_early(before, folder):
+            fresh = "" if before.status in (0, None) else f", or remove {folder} to begin this job again with the new settings"
+            raise UserError(
+                f"{folder} holds job {before.number} of a different sweep ({' '.join(before.overrides)}): {change}. Give the old settings "
+                f"(only the first swept one may get new values, at its end){fresh}, or another hydra.sweep.dir=..."
+            )
+        before = None  # its settings were corrected
     if before and before.status == 0:
         print(f"{job_label()} is done already: {folder}")
         return nan if before.score is None else before.score
@@ -95,6 +98,11 @@ def run_job(cfg: DictConfig, run: Callable[[], float]) -> float:
         this = replace(this, seconds=before.seconds)
     this.write(folder)
     return _run_and_record(this, folder, run)
+
+
+def _failed_early(before: Job, folder: Path) -> bool:
+    """Whether a job failed before it left anything that training or a recipe had computed: it may begin again with other settings."""
+    return before.status not in (0, INTERRUPTED_STATUS, None) and not (folder / "config.yaml").is_file()
 
 
 def _run_and_record(this: Job, folder: Path, run: Callable[[], float]) -> float:

@@ -74,6 +74,11 @@ def run(cfg: DictConfig) -> float:
         raise UserError(
             f"probe.repeats={probes.repeats} draws random training samples: give their number of images per class too, data.per_class=..."
         )
+    if probes.repeats > 1 and "seed" not in cfg.data:
+        raise UserError(
+            f"probe.repeats={probes.repeats} gives another data.seed to each random sample, but this data has no such option: "
+            "add seed to its function and its option, see docs/extending.md#data-source"
+        )
     check_data(cfg, parts.data)
     repeats = []
     for i in range(probes.repeats):

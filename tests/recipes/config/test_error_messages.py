@@ -15,6 +15,7 @@ from ftlit.patterns import first_match
 from ftlit.recipes.config import hydra_internals
 from ftlit.recipes.config.error_messages import as_user_error
 from ftlit.recipes.config.hydra_internals import fresh_hydra
+from ftlit.recipes.config.option_names import lacks_argument
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +29,17 @@ def hydra():
 def test_a_missing_required_value_is_an_error_that_names_it(group, name, monkeypatch):
     required = NEEDED[group, name][0].partition("=")[0]
     assert error_text(monkeypatch, f"{group}={name}") == f"{required} has no value: give {required}=..."
+
+
+@pytest.mark.parametrize(("name", "value"), [("per_class", "null"), ("augment", "none"), ("seed", "${seed}")])
+def test_a_custom_option_without_a_value_that_built_in_ones_share_says_how_to_take_it(name, value):
+    line = str(lacks_argument("data", "data=colours", name, ["images"]))
+    assert line.startswith(
+        f"data=colours has no argument '{name}' (it takes images): add it to its function, and {name}: {value} to its option"
+    )
+    assert lacks_argument("data", "data=colours", "image", ["images"]) is None
+    assert lacks_argument("data", "data=unlabelled", name, ["root"]) is None
+    assert lacks_argument("head", "head=mine", "hidden", ["width"]) is None
 
 
 def test_values_to_search_over_are_given_without_the_place_in_hydras_config(monkeypatch):

@@ -186,7 +186,7 @@ def _wrong_override(chain: list[BaseException]) -> UserError:
         return UserError(f"no option {name!r}: did you mean {' or '.join(deeper[:3])}?")
     siblings = [other for other in known if other.rpartition(".")[0] == parent]
     leaves = [other.rpartition(".")[2] for other in siblings]
-    if parent == "backbone" and leaf not in leaves and (lacking := lacks_argument(_chosen(parent), leaf, leaves)):
+    if leaf not in leaves and (lacking := lacks_argument(parent, _chosen(parent), leaf, leaves)):
         return lacking
     if get_close_matches(leaf, leaves) or not parent:
         return unknown("option", name, siblings)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from importlib.resources import files
 from itertools import dropwhile, takewhile
+from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -11,6 +12,9 @@ from ftlit.errors import UserError, unknown
 from ftlit.recipes.config.hydra_internals import added_names, choices, hydra_config, task_overrides
 from ftlit.recipes.config.synonyms import synonym
 from ftlit.renamed import OPTIONS
+
+# config group -> a file whose values all its built-in options share, and the section on custom options
+SHARED = {"backbone": ("_zoo.yaml", "backbone"), "data": ("data/digits.yaml", "data-source")}
 
 
 def renamed_option(name: str) -> UserError | None:
@@ -43,16 +47,23 @@ def overlay_groups() -> list[str]:
     return [str(name) for entry in groups if isinstance(entry, DictConfig) for name in entry if not str(name).startswith("override ")]
 
 
-def lacks_argument(chosen: str, leaf: str, takes: Iterable[str]) -> UserError | None:
-    """The error for a value that all built-in backbones have and a custom one does not; `None` for another name.
+def lacks_argument(group: str, chosen: str, leaf: str, takes: Iterable[str]) -> UserError | None:
+    """The error for a value that the built-in options of a group share and a custom one does not have; `None` for another name.
 
-    >>> print(lacks_argument("backbone=mine", "cut", ["width"]))  # doctest: +ELLIPSIS
+    >>> print(lacks_argument("backbone", "backbone=mine", "cut", ["width"]))  # doctest: +ELLIPSIS
     backbone=mine has no argument 'cut' (it takes width): add it to its function, and cut: null to its option, see ...
     """
-    if leaf not in _conf_file("_zoo.yaml") or leaf.startswith("_"):
+    own = chosen.startswith(group) and "=ftlit." not in chosen and not _conf_path(f"{group}/{chosen.rpartition('=')[2]}.yaml").is_file()
+    if group not in SHARED or not own or leaf.startswith("_") or leaf not in (shared := _conf_file(SHARED[group][0])):
         return None
-    advice = f"add it to its function, and {leaf}: null to its option, see docs/extending.md#backbone"
+    written = OmegaConf.to_container(shared)[leaf]
+    value = "null" if written is None or isinstance(written, dict | list) else written
+    advice = f"add it to its function, and {leaf}: {value} to its option, see docs/extending.md#{SHARED[group][1]}"
     return UserError(f"{chosen} has no argument {leaf!r} (it takes {', '.join(takes) or 'none'}): {advice}")
+
+
+def _conf_path(name: str) -> Path:
+    return Path(str(files("ftlit.conf") / name))
 
 
 def _train_yaml() -> DictConfig:
@@ -60,6 +71,6 @@ def _train_yaml() -> DictConfig:
 
 
 def _conf_file(name: str) -> DictConfig:
-    config = OmegaConf.load(str(files("ftlit.conf") / name))
+    config = OmegaConf.load(str(_conf_path(name)))
     assert isinstance(config, DictConfig)
     return config

@@ -94,8 +94,7 @@ def _refused(name: str, key: str, value: object, takes: Sequence[str]) -> UserEr
     """The error for a value that the target of a node does not take, with the overlay that sets it."""
     option = choices().get(name) if hydra_config() is not None else None
     chosen = chosen_part(name, option) if option else f"the chosen {name}"
-    lacking = lacks_argument(chosen, key, takes) if name == "backbone" else None
-    error = lacking or unknown("option", f"{name}.{key}", [f"{name}.{p}" for p in takes])
+    error = lacks_argument(name, chosen, key, takes) or unknown("option", f"{name}.{key}", [f"{name}.{p}" for p in takes])
     overlay = overlay_of(f"{name}.{key}")
     return UserError(f"{overlay} sets {name}.{key}={value}, but {error}") if overlay else error
 
