@@ -56,7 +56,7 @@ def plan_warnings(backbone: nn.Module) -> list[str]:
     return list(examine(module, ["head"], Schedule([Stage(["head"]), Stage(["*"], 1)]), optimizer).warnings)
 
 
-@fault("the best epoch is chosen on the images that are then reported", pattern="exact duplicates in several splits|val.*test")
+@fault("the best epoch is chosen on the images that are then reported", pattern="exact duplicates are in several splits|val.*test")
 def chosen_on_test(peer: Any, folder: Path) -> Found:
     """Val and test hold the same images (dinov2's `linear.py`). Harm: the run succeeds, as it does in all three libraries; ftlit lists
     the duplicates before the run."""

@@ -45,7 +45,10 @@ class InputSpec:
             if not isinstance(getattr(self, name), int | None) or isinstance(getattr(self, name), bool):
                 raise UserError(f"input_spec.{name}={getattr(self, name)!r}: give a whole number of pixels")
         if self.size < 1 or (self.resize or self.size) < self.size:
-            raise UserError(f"input_spec.size={self.size} with resize={self.resize}: size must be at least 1, and resize at least size")
+            raise UserError(
+                f"input_spec.size={self.size} with input_spec.resize={self.resize}: the size must be at least 1, and resize must "
+                "not be below the size"
+            )
         if self.grey_range is not None:
             object.__setattr__(self, "grey_range", _ascending(self.grey_range))
         if min(self.std) <= 0:
@@ -114,5 +117,5 @@ def _ascending(values: object) -> tuple[float, float]:
     except (TypeError, ValueError):
         numbers = []
     if len(numbers) != 2 or not all(map(isfinite, numbers)) or numbers[0] >= numbers[1]:
-        raise UserError(f"input_spec.grey_range={values}: give the grey values of black and white, the lower one first, such as [0,4095]")
+        raise UserError(f"input_spec.grey_range={values}: give the lowest grey value (black), then the highest (white), such as [0,4095]")
     return numbers[0], numbers[1]

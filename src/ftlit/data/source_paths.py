@@ -24,7 +24,7 @@ def existing_csv(path: str | Path) -> Path:
 
 def _missing(what: str, path: Path) -> UserError:
     if path.exists():
-        return UserError(f"{shown(path)} is no {what}: give the path of a {what}")
+        return UserError(f"{shown(path)} is not a {what}: give the path of a {what}")
     if not path.parent.is_dir():
         return UserError(f"no {what} {shown(path)}: there is no folder {shown(path.parent)} either")
     beside = sorted(shown(other.name) for other in path.parent.iterdir() if other.is_dir() == (what == "folder"))

@@ -63,7 +63,7 @@ class TextSpec:
     def views(self, augment: str = "none") -> tuple[Transform, Transform]:
         """The transforms of training and of evaluation, which are equal. Raises `UserError` for an `augment` other than `none`."""
         if augment != "none":
-            raise UserError(f"augment={augment}: texts are not augmented, use augment=none")
+            raise UserError(f"augment={augment}: texts cannot be augmented, so give augment=none")
         ids = TokenIds(self)
         return ids, ids
 

@@ -76,7 +76,9 @@ def check_rgb_tensor(image: Tensor) -> None:
     if image.dtype == torch.uint8:
         return
     if not image.is_floating_point():
-        raise UserError(f"an image tensor must have floats from 0 to 1, or uint8, not {image.dtype}")
+        raise UserError(f"an image tensor must hold floats from 0 to 1, or be uint8, but this one is {image.dtype}")
     least, most = image.min().item(), image.max().item()
     if not (least >= 0 and most <= 1):  # true for NaN too
-        raise UserError(f"an image tensor must have floats from 0 to 1, or uint8, not values from {least:.4g} to {most:.4g}")
+        raise UserError(
+            f"an image tensor must hold floats from 0 to 1, or be uint8, but this one holds values from {least:.4g} to {most:.4g}"
+        )

@@ -58,7 +58,7 @@ def test_a_data_set_with_a_train_flag_has_val_split_off_train(tmp_path):
     sizes = {split: len(examples) for split, examples in data.splits.items()}
     assert sizes["train"] + sizes["val"] == 100 and sizes["test"] == 20 and 10 <= sizes["val"] <= 30
     assert data.class_names[3] == "3 - three"
-    assert data.notes[0].startswith("split off train by a hash of each image (split_seed=0)")
+    assert data.notes[0].startswith("taken from train by a hash of each image (split_seed=0)")
     first = data.splits["val"]
     assert first.load(first.sources[0]).mode == "RGB"
 
@@ -72,7 +72,7 @@ def test_three_published_splits_are_kept_and_duplicates_are_found_by_file(tmp_pa
     data = load("Country211", tmp_path)
     assert data.counts == {"train": {"AD": 2, "BE": 1}, "val": {"AD": 1, "BE": 1}, "test": {"AD": 2, "BE": 1}}
     (note,) = data.notes
-    assert note.startswith("exact duplicates in several splits (1)") and "train/AD/y.png" in note
+    assert note.startswith("exact duplicates are in several splits (1)") and "train/AD/y.png" in note
 
 
 def test_labels_are_read_without_decoding(tmp_path, monkeypatch):
@@ -130,7 +130,7 @@ def test_targets_that_are_not_the_labels_of_the_attribute_are_refused():
     [
         ("CIFAR1O", {}, "did you mean 'CIFAR10'"),
         ("ImageFolder", {}, "no data set of torchvision 'ImageFolder'"),
-        ("CIFAR10", {}, "it is not in .*data.download=true"),
+        ("CIFAR10", {}, "the data set is not in .*data.download=true"),
         ("ImageNet", {}, "ImageNet cannot be loaded: The archive"),
         ("FakeData", {"sise": 3}, "accepted: size, image_size"),
         ("FakeData", {"target_transform": Tensor.float}, "a float as the target of image 0, not a class number"),

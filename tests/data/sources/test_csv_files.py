@@ -13,7 +13,7 @@ from ftlit.errors import UserError
     [
         ("", "list.csv is empty: give a header line"),
         ("\n\n", "list.csv is empty"),
-        ("path,label\nx.png,ant, big\n", "list.csv, line 2: 3 fields for 2 columns (path, label): put a value"),
+        ("path,label\nx.png,ant, big\n", "list.csv, line 2 has 3 values for 2 columns (path, label): if a value contains a comma, put"),
         ("path,label,label\nx.png,ant,bee\n", "list.csv has several columns with the same name (label)"),
         ('path,label\nx.png,"ant\ny.png,bee\n', "cannot be read as csv: unexpected end of data"),
         ('path,label\nx.png,"ant"s\n', "cannot be read as csv"),
@@ -37,7 +37,7 @@ def test_empty_fields_at_the_end_of_a_row_and_spaces_in_the_header_lose_nothing(
 
 
 def test_a_file_without_a_header_is_said_to_have_none():
-    with pytest.raises(UserError, match=r"list\.csv has no header: its first line is data already \(a/0\.png, ant\); add a line"):
+    with pytest.raises(UserError, match=r"the first line of .*list\.csv is data \(a/0\.png, ant\), not a header: insert a first line"):
         check_columns(Path("list.csv"), ["a/0.png", "ant"], {"path_column": "path", "label_column": "label"})
 
 
@@ -51,7 +51,9 @@ def test_a_mistyped_column_is_an_error_with_the_words_to_give_and_only_the_defau
     ):
         with pytest.raises(UserError) as caught:
             check_columns(path, known, {option: column})
-        words = f"labels.csv has no column {column!r}: did you mean data.{option}={meant}? Its columns: path, label, split"
+        words = f"labels.csv has no column {column!r}: did you mean data.{option}={meant}? The file has the columns path, label, split"
         assert str(caught.value) == words
-    with pytest.raises(UserError, match=r"labels.csv has no column 'fold9': give data.split_column=...; its columns: path, label"):
+    with pytest.raises(
+        UserError, match=r"labels.csv has no column 'fold9': give data.split_column=...; the file has the columns path, label"
+    ):
         check_columns(path, ["path", "label"], {"split_column": "fold9"})

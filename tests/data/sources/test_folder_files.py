@@ -63,8 +63,8 @@ def test_classes_may_have_the_names_of_splits(tmp_path, classes):
     assert {(file.split, file.labels[0]) for file in files} == {("train", name) for name in classes}
     named = ", ".join(sorted(name for name in classes if split_named(name)))
     assert notes == [
-        f"folders with the names of splits are read as classes ({named}), because there are other class folders "
-        "beside them (to read them as splits: data.layout=split/class)"
+        f"folders named like splits ({named}) are read as classes, because there are other class folders "
+        "beside them; to read them as splits, give data.layout=split/class"
     ]
     assert list_folder(tmp_path, layout="class") == (files, [])
     with pytest.raises(UserError, match="in the layout split/class"):
@@ -79,19 +79,22 @@ def test_a_class_has_the_name_of_a_split_within_a_split(tmp_path):
 @pytest.mark.parametrize(
     ("folders", "says"),
     [
-        (("mon/fox", "mon/hare", "tue/fox", "tue/hare"), "If the subfolders: data.layout=group/class. If the folders: data.layout=class"),
+        (
+            ("mon/fox", "mon/hare", "tue/fox", "tue/hare"),
+            "If the subfolders are the classes, give data.layout=group/class. If the folders are the classes, give data.layout=class, or",
+        ),
         (("mon/fox", "mon/hare", "tue/fox", "wed/hare"), "have the same subfolders"),
         (("2024/mon/fox", "2024/mon/hare", "2025/mon/fox", "2025/tue/hare"), "data.layout=group/group/class"),
         (("siteA/fox", "siteA/hare", "siteB/fox", "siteB/owl"), "data.layout=group/class"),
         (("p1/v1/fox", "p1/v1/hare", "p2/v1/fox", "p2/v1/hare"), "data.layout=group/group/class"),
-        (("train/fox", "train/hare", "test/fox", "unlabelled"), "data.layout=split/class ignores other folders"),
+        (("train/fox", "train/hare", "test/fox", "unlabelled"), "to ignore the other folders, give data.layout=split/class"),
         (("train/a/fox", "train/a/hare", "train/b/fox", "train/b/hare", "test/a/fox"), "data.layout=split/group/class"),
         (("fox/train", "fox/test", "hare/train", "hare/test"), "set data.layout=class/split"),
         (("train/fox", "train/hare", "dev/fox", "eval/fox"), "dev means val, eval means val"),
-        (("train/fox", "train/hare", "more/fox"), "has the folders more, train: give train, val and test"),
-        (("Training", "Testing/fox"), "has no class folders"),
-        (("train", "test"), "give one folder per class, or data.layout=class if test is one class"),
-        (("train", "test", "more"), "or one folder per class (data.layout=class)"),
+        (("train/fox", "train/hare", "more/fox"), "has the folders more, train: name the folders train, val and test"),
+        (("Training", "Testing/fox"), "and no class folders"),
+        (("train", "test"), "make one folder per class, or data.layout=class if test is itself a class"),
+        (("train", "test", "more"), "or make one folder per class and give data.layout=class"),
     ],
 )
 def test_a_structure_that_may_mean_several_things_is_one_line(tmp_path, folders, says):
@@ -113,12 +116,13 @@ def test_folders_beside_splits_are_left_out_by_a_given_layout(tmp_path):
     tree(tmp_path, "seg_train/fox", "seg_train/hare", "seg_test/fox", "seg_pred")
     assert found(tmp_path, layout="split/class") == {("train", "fox", None), ("train", "hare", None), ("test", "fox", None)}
     assert list_folder(tmp_path, layout="split/class")[1] == [
-        "ignored images outside of the class folders (2): seg_pred/0.png, seg_pred/1.png"
+        "images outside of the class folders are ignored (2): seg_pred/0.png, seg_pred/1.png"
     ]
 
 
 @pytest.mark.parametrize(
-    ("layout", "says"), [("classes", "did you mean 'class'"), ("group", "give class once"), ("split/class/split", "split at most once")]
+    ("layout", "says"),
+    [("classes", "did you mean 'class'"), ("group", "give the level class once"), ("split/class/split", "the level split at most once")],
 )
 def test_an_unknown_layout_is_one_line(tmp_path, layout, says):
     with pytest.raises(UserError, match=says):
@@ -131,7 +135,7 @@ def test_a_pattern_names_groups(tmp_path):
     Image.new("RGB", (2, 2)).save(tmp_path / "hare" / "x.png")
     files, notes = list_folder(tmp_path, group_pattern=r"/(p\d+)_")
     assert [file.group for file in files] == ["p0", "p0", "p1", "p1", "p2", "p2", None]
-    assert notes == ["data.group_pattern does not match the paths of 1 of 7 images, which belong to no group"]
+    assert notes == ["data.group_pattern does not match the paths of 1 of 7 images, so these images are in no group"]
     for pattern, says in (("(", "is not a regular expression"), ("cow", "matches none of the image paths")):
         with pytest.raises(UserError, match=says):
             list_folder(tmp_path, group_pattern=pattern)
@@ -156,7 +160,10 @@ def test_empty_folders_and_folders_of_runs_are_left_out_with_a_note(tmp_path):
     begin_run(tmp_path / "mine")
     files, notes = list_folder(tmp_path)
     assert {file.labels for file in files} == {("fox",), ("hare",)}
-    assert notes == ["ignored folders that hold runs of ftlit (2): mine, runs/2026/1", "ignored folders without files (2): cow, new"]
+    assert notes == [
+        "folders that hold runs of ftlit are ignored (2): mine, runs/2026/1",
+        "folders without files are ignored (2): cow, new",
+    ]
     assert len(list_unlabelled(tmp_path)[0]) == 4
 
 
@@ -171,7 +178,7 @@ def test_a_run_anywhere_in_the_data_changes_neither_images_nor_classes(tmp_path,
     begin_run(tmp_path / folder)
     files, notes = list_folder(root)
     assert (files, list_unlabelled(root)[0]) == (before, unlabelled)
-    assert len(notes) == 1 and notes[0].startswith("ignored folders that hold runs of ftlit (")
+    assert len(notes) == 1 and notes[0].startswith("folders that hold runs of ftlit are ignored (")
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "job.json", "split.json", "advice.json", "multirun.yaml"])
@@ -179,7 +186,7 @@ def test_a_file_of_another_program_makes_no_run_of_a_class_folder(tmp_path, name
     (tree(tmp_path, "fox", "hare") / "fox" / name).write_text("train: [1, 2]\nlr: 0.1")
     files, notes = list_folder(tmp_path)
     assert [file.labels[0] for file in files] == [*["fox"] * 2, *["hare"] * 2]
-    assert notes == [f"ignored files without an image extension (1): fox/{name}"]
+    assert notes == [f"files without an image extension are ignored (1): fox/{name}"]
 
 
 def test_an_empty_class_folder_in_test_is_as_good_as_none(tmp_path):
@@ -188,12 +195,12 @@ def test_an_empty_class_folder_in_test_is_as_good_as_none(tmp_path):
     tree(tmp_path, "test/hare", "runs", "notes", images=0)
     (tmp_path / "notes" / "read.txt").touch()
     assert found(tmp_path) == before
-    assert list_folder(tmp_path)[1] == ["ignored folders without files (2): runs, test/hare"]
+    assert list_folder(tmp_path)[1] == ["folders without files are ignored (2): runs, test/hare"]
 
 
 def test_images_outside_of_class_folders_are_noted(tmp_path):
     Image.new("RGB", (2, 2)).save(tree(tmp_path, "train/fox", "train/hare") / "train" / "cover.png")
-    assert list_folder(tmp_path)[1] == ["ignored images outside of the class folders (1): train/cover.png"]
+    assert list_folder(tmp_path)[1] == ["images outside of the class folders are ignored (1): train/cover.png"]
 
 
 @pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="these file systems take UTF-8 names only")
@@ -217,7 +224,7 @@ def test_files_without_the_ending_of_an_image_are_left_out_with_a_note_but_never
         (tmp_path / name).write_text("x")
     files, notes = list_folder(tmp_path)
     assert {file.path.suffix for file in files} == {".png"} and len(files) == 4
-    assert notes == ["ignored files without an image extension (2): fox/labels.txt, hare/clip.mov"]
+    assert notes == ["files without an image extension are ignored (2): fox/labels.txt, hare/clip.mov"]
     (tmp_path / "owl").mkdir()
     (tmp_path / "owl/1.heic_").write_text("x")
     with pytest.raises(UserError, match=r"without an image file \(.jpg, .png, ...\) \(1\): .*owl/1.heic_$"):

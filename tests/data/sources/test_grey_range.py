@@ -110,7 +110,7 @@ def test_a_mixture_of_bit_depths_is_noted(tmp_path):
         for i in range(6):
             save(tmp_path / label / f"{i}.png", ramp(0, 200 + i), dtype)
     notes = collect(list_folder(tmp_path)[0], input_spec=InputSpec(), on_bad_image="stop", rule=RULE)[0].notes
-    assert "6 of 12 images have more than 8 bits per channel, the others have 8: each bit depth is scaled separately" in notes
+    assert "6 of 12 images have more than 8 bits per channel and the others have 8; each image is scaled by its own bit depth" in notes
 
 
 def test_content_that_is_not_read_is_noted(tmp_path):
@@ -122,5 +122,7 @@ def test_content_that_is_not_read_is_noted(tmp_path):
     images[3].save(tmp_path / "b" / "frames.gif", save_all=True, append_images=images[4:6])
     Image.fromarray(np.full((4, 4, 4), 9, np.uint8)).save(tmp_path / "b" / "bands.tif")
     notes = collect(list_folder(tmp_path)[0], input_spec=InputSpec(), on_bad_image="stop", rule=RULE)[0].notes
-    assert f"2 files with several pages or frames (only the first is read): {tmp_path}/a/pages.tif, {tmp_path}/b/frames.gif" in notes
-    assert any(note.startswith("1 file with a fourth band (read as transparency") for note in notes)
+    assert (
+        f"2 files with several pages or frames, of which only the first is read: {tmp_path}/a/pages.tif, {tmp_path}/b/frames.gif" in notes
+    )
+    assert any(note.startswith("1 file with a fourth channel, which is read as transparency") for note in notes)

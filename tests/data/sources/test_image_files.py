@@ -86,7 +86,7 @@ def test_a_missing_split_is_split_off_train_with_a_note(tmp_path):
     data = of_folder(folder(tmp_path, train__a=10, train__b=10, test__a=3, test__b=3))
     assert data.counts["test"] == {"a": 3, "b": 3} and min(data.counts["val"].values()) > 0
     (note,) = data.notes
-    assert note.startswith("split off train by a hash of each image (split_seed=0)") and "val " in note and "test " not in note
+    assert note.startswith("taken from train by a hash of each image (split_seed=0)") and "val " in note and "test " not in note
 
 
 def test_files_of_file_managers_are_ignored(tmp_path):
@@ -116,8 +116,8 @@ def test_skip_leaves_out_truncated_images_and_other_files(tmp_path):
     line = error_of(of_folder, tmp_path)  # the other two have valid headers
     assert "1 of 13 files are not images" in line and "data.on_bad_image=skip" in line
     data = of_folder(tmp_path, on_bad_image="skip")
-    assert data.notes[0] == "ignored files without an image extension (1): a/note.txt"
-    assert data.notes[1].startswith("ignored 3 of 13 files, which cannot be read as images: ")
+    assert data.notes[0] == "files without an image extension are ignored (1): a/note.txt"
+    assert data.notes[1].startswith("3 of 13 files are ignored, because they cannot be read as images: ")
     assert all(name in data.notes[1] for name in ("text.png", "short.png", "short.jpg"))
     assert sum(len(split) for split in data.splits.values()) == 10
 
@@ -126,20 +126,20 @@ def test_skip_may_not_empty_a_class(tmp_path):
     folder(tmp_path, a=5, b=5, c=0)
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "x.png").write_text("x")
-    assert "no readable image of c (train)" in error_of(of_folder, tmp_path, on_bad_image="skip")
+    assert "no image of c (train) can be read" in error_of(of_folder, tmp_path, on_bad_image="skip")
 
 
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
         ({"train__a": 3, "train__b": 3, "val__c": 1}, "val has classes that are missing in train: c"),
-        ({"train__a": 3, "train__b": 3, "unlabelled": 1}, "has the folders train, unlabelled: give train"),
-        ({"val__a": 3, "test__b": 3}, "has the folders test, val: give train"),
+        ({"train__a": 3, "train__b": 3, "unlabelled": 1}, "has the folders train, unlabelled: name the folders train"),
+        ({"val__a": 3, "test__b": 3}, "has the folders test, val: name the folders train"),
         ({"train__a": 3, "val__a": 3, "valid__a": 3}, "has the folders train, val, valid .valid means val."),
         ({"pets__a": 3, "pets__b": 3}, "did you mean data.root=.*pets"),
         ({"pets__train__a": 3, "cars__train__a": 3}, "did you mean data.root=.*cars"),
         ({"a": 3}, "give at least two classes"),
-        ({"": 3}, "no class folders .3 files."),
+        ({"": 3}, "has 3 files and no class folders"),
     ],
 )
 def test_an_unknown_folder_structure_is_an_error_of_one_line(tmp_path, counts, message):
@@ -190,13 +190,13 @@ def test_errors_in_a_csv_are_one_line(tmp_path):
     assert "did you mean data.label_column=label?" in error_of(list_csv, write(path, "path,label", f"{a},x"), label_column="lable")
     assert "no column" in error_of(list_csv, write(path, "path|label", f"{a}|x"))
     assert "no split 'tran': did you mean 'train'" in error_of(list_csv, write(path, "path,label,split", f"{a},x,train", f"{b},y,tran"))
-    assert "line 2: no value in column 'label'" in error_of(list_csv, write(path, "path,label", f"{a},"))
-    assert "line 2: no value in column 'label'" in error_of(list_csv, write(path, "path,label", f"{a}"))
+    assert "line 2 has no value in column 'label'" in error_of(list_csv, write(path, "path,label", f"{a},"))
+    assert "line 2 has no value in column 'label'" in error_of(list_csv, write(path, "path,label", f"{a}"))
     assert "more than once" in error_of(list_csv, write(path, "path,label", f"{a},x", f"{a},y"))
     line = error_of(list_csv, write(path, "path,label", *(f"none{i:02},x" for i in range(12))))
     assert "do not exist (12)" in line and "none09" in line and "none10" not in line
     assert "write / for each \\;" in error_of(list_csv, write(path, "path,label", "ants\\0.png,x"))
-    assert "has no rows with split=train" in error_of(list_csv, write(path, "path,label,split", f"{a},x,test"))
+    assert "has no rows of the split train" in error_of(list_csv, write(path, "path,label,split", f"{a},x,test"))
     path.write_bytes("path,label\nä.png,x".encode("latin-1"))
     assert "not encoded in UTF-8: save it as UTF-8" in error_of(list_csv, path)
 

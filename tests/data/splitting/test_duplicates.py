@@ -37,7 +37,7 @@ def test_equal_bytes_with_two_labels_are_noted_within_a_split_too(tmp_path):
     (tmp_path / "y").write_text("same")
     paths = [tmp_path / "x", tmp_path / "y"]
     (note,) = duplicate_notes({"train": Examples(paths, [(0,), (1,)], read_image, paths)})
-    assert note == f"exact duplicates with different labels (1): {paths[0]} = {paths[1]}"
+    assert note == f"exact duplicates have different labels (1): {paths[0]} = {paths[1]}"
     assert duplicate_notes({"train": Examples(paths, [(1,), (1,)], read_image, paths)}) == []
 
 

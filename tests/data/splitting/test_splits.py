@@ -70,7 +70,7 @@ def test_fractions_out_of_range_are_an_error(fractions):
 
 
 def test_too_few_images_to_split_are_an_error():
-    with pytest.raises(UserError, match="2 images are too few to split off val and test: val and test would be empty"):
+    with pytest.raises(UserError, match="2 images are too few to split off val and test, because val and test would be empty"):
         assemble({"train": examples([(0,), (1,)])}, ["a", "b"], SplitRule(FRACTIONS))
 
 
@@ -82,7 +82,7 @@ def test_a_single_class_is_an_error():
 def test_a_single_image_stays_in_train_with_a_note():
     collection = assemble({"train": examples([(0,)] * 10 + [(1,)])}, ["a", "rare"], SplitRule(FRACTIONS))
     assert collection.counts["train"]["rare"] == 1
-    assert "the only image of rare stays in train" in collection.notes[0]
+    assert "classes with only one image keep it in train: rare" in collection.notes[0]
     assert "val has no image of rare" in collection.notes
 
 
@@ -100,14 +100,14 @@ def test_duplicates_are_noted_with_names_and_count():
     same = [np.array([1, 2]) for _ in range(2)]
     splits = {split: examples([(0,), (1,)], [same[0], np.array([i, i])]) for i, split in enumerate(("train", "val", "test"), start=5)}
     (note,) = assemble(splits, ["a", "b"], SplitRule({})).notes
-    assert note == "exact duplicates in several splits (1): train[0] = val[0] = test[0]"
+    assert note == "exact duplicates are in several splits (1): train[0] = val[0] = test[0]"
 
 
 def test_the_note_on_the_split_gives_sizes_and_classes_whose_image_may_move():
     contents = [np.array([number, i]) for number in (0, 1) for i in range((200, 2)[number])]
     collection = assemble({"train": examples([(0,)] * 200 + [(1,)] * 2, contents)}, ["many", "two"], SplitRule(FRACTIONS))
     note = collection.notes[0]
-    assert note.startswith("split off train by a hash of each image (split_seed=0)") and "(asked: 20%)" in note
+    assert note.startswith("taken from train by a hash of each image (split_seed=0)") and "(asked: 20%)" in note
     assert {split: counts["two"] for split, counts in collection.counts.items()} == {"train": 1, "val": 0, "test": 1}
 
 
@@ -134,7 +134,7 @@ def test_groups_that_the_data_divide_are_noted():
         split: Examples(range(2), [(0,), (1,)], to_rgb, [np.array([i, j]) for j in range(2)], ["p1" if i < 2 else "p2", None])
         for i, split in enumerate(("train", "val", "test"))
     }
-    assert assemble(splits, ["a", "b"], SplitRule({})).notes == ["groups in more than one split (1): p1 (train, val)"]
+    assert assemble(splits, ["a", "b"], SplitRule({})).notes == ["groups are in more than one split (1): p1 (train, val)"]
 
 
 def test_a_class_in_another_spelling_is_named():

@@ -35,7 +35,7 @@ def test_images_keep_the_split_of_the_run_and_others_are_split_by_their_hash(tmp
     after = values(collection)
     assert all(set(before[split]) <= set(after[split]) for split in before)
     assert sum(map(len, after.values())) == 60
-    assert any("40 of 60 images keep their split" in note for note in collection.notes)
+    assert any("40 of 60 images are in the same split as in the run" in note for note in collection.notes)
 
 
 def test_a_group_whose_images_the_run_had_in_several_splits_goes_to_train(tmp_path):
@@ -47,7 +47,8 @@ def test_a_group_whose_images_the_run_had_in_several_splits_goes_to_train(tmp_pa
     collection = assemble({"train": grouped}, ["a", "b"], SplitRule(FRACTIONS, 0, read_split(tmp_path)))
     assert before["test"][0] in values(collection)["train"]
     assert any(
-        "39 of 40 images keep their split" in note and "; 1 change their split (their group is in train" in note
+        "39 of 40 images are in the same split as in the run" in note
+        and "; 1 are in another split, because their group is in train" in note
         for note in collection.notes
     )
 
@@ -66,7 +67,7 @@ def test_a_resumed_run_gets_its_images_in_their_order_and_a_note_on_new_ones(tmp
     again = assemble({"train": images([50, *reversed(range(40))])}, ["a", "b"], rule)
     assert values(again) == values(before) and again.class_names == before.class_names
     assert [part.labels for part in again.splits.values()] == [part.labels for part in before.splits.values()]
-    assert again.notes == ["resumed with the images of the run; new images are ignored (1): 0"]
+    assert again.notes == ["the resumed run keeps the images that it began with; new images are ignored (1): 0"]
     assert assemble({"train": images(range(40))}, ["a", "b"], rule).notes == []
 
 
@@ -122,7 +123,7 @@ def test_a_file_that_training_has_not_read_may_change_in_a_resumed_run(tmp_path,
         return
     again = assemble({"train": examples}, ["a", "b"], rule)
     assert [part.contents for part in again.splits.values()] == [part.contents for part in before.splits.values()]
-    assert again.notes == [f"files changed since the run began (1), but training has not read them: {changed}"]
+    assert again.notes == [f"files have changed since the run began (1), but training has not used any of them so far: {changed}"]
     changed.write_bytes(before.splits["val"].contents[0].read_bytes())
     with pytest.raises(UserError, match="1 are missing or changed"):  # a copy of an image of the run
         assemble({"train": examples}, ["a", "b"], rule)

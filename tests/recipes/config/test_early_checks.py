@@ -104,7 +104,7 @@ def test_the_files_of_another_run_folder_pass(tmp_path):
 
 def test_a_file_in_place_of_a_folder_is_named(tmp_path):
     (tmp_path / "photo.png").touch()
-    with fresh_hydra(), pytest.raises(UserError, match=r"photo\.png is no folder: give the path of a folder"):
+    with fresh_hydra(), pytest.raises(UserError, match=r"photo\.png is not a folder: give the path of a folder"):
         check_early(composed("data=folder", f"data.root={tmp_path}/photo.png"))
 
 

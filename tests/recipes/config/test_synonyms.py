@@ -106,9 +106,11 @@ def test_columns_by_other_names_and_semicolons(tmp_path):
         (tmp_path / "a.csv").write_text(f"image{mark}class\na.png{mark}ants\n", encoding="utf-8-sig")
         columns, rows = read_csv(tmp_path / "a.csv")
         assert (columns, rows[0][1]) == (["image", "class"], {"image": "a.png", "class": "ants"})
-    with pytest.raises(UserError, match=r"has no column 'path', 'label': give data.path_column=image data.label_column=class; its columns"):
+    with pytest.raises(
+        UserError, match=r"has no column 'path', 'label': give data.path_column=image data.label_column=class; the file has the columns"
+    ):
         check_columns(tmp_path / "a.csv", columns, {"path_column": "path", "label_column": "label", "group_column": None})
-    with pytest.raises(UserError, match=r"has no column 'group': give data.group_column=...; its columns: image, class"):
+    with pytest.raises(UserError, match=r"has no column 'group': give data.group_column=...; the file has the columns image, class"):
         check_columns(tmp_path / "a.csv", columns, {"path_column": "image", "group_column": "group"})
 
 

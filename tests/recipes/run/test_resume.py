@@ -227,7 +227,7 @@ def test_a_data_folder_may_be_renamed_if_its_images_are_the_same(tmp_path):
     for grey in (6, 7):  # again, with the split that the resumed run wrote
         Image.new("L", (20, 20), grey).save(tmp_path / names["test"][0])
         done = run(tmp_path, command, "data.root=pictures")
-        note = "files changed since the run began (1), but training has not read them"
+        note = "files have changed since the run began (1), but training has not used any of them so far"
         assert done.returncode == 0 and note in " ".join(done.stdout.split()), done.stderr
     Image.new("L", (20, 20), 5).save(tmp_path / names["train"][0])
     done = run(tmp_path, command, "data.root=pictures")

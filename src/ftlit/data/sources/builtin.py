@@ -106,7 +106,7 @@ def _build(name: str, root: Path, download: bool, options: Arguments) -> Any:
     except TypeError as error:
         raise UserError(f"{name} does not accept these arguments ({one_line(error)}); accepted: {', '.join(takes)}") from error
     except Exception as error:  # each class has its own: not found, a damaged archive, no network, a package that it needs
-        hint = f"it is not in {root}; set data.download=true to download it, or data.root to the folder that has it"
+        hint = f"the data set is not in {root}; give data.download=true to download it, or data.root=... with the folder that contains it"
         raise UserError(f"{name} cannot be loaded: {hint if 'download=True' in str(error) else one_line(error)}") from error
 
 

@@ -74,31 +74,32 @@ def check_columns(path: Path, known: Sequence[str], wanted: Mapping[str, str | N
         return
     if any(Path(name).suffix.lower() in Image.registered_extensions() for name in known):
         raise UserError(
-            f"{shown(path)} has no header: its first line is data already ({shorten(known)}); add a line with the names "
-            "of the columns: path,label"
+            f"the first line of {shown(path)} is data ({shorten(known)}), not a header: insert a first line with the names of the columns, "
+            "such as path,label"
         )
     meant = {option: next((name for name in known if name.lower() in USUAL_NAMES.get(option, ())), None) for option in missing}
     if all(meant.values()):
         words = " ".join(f"data.{option}={name}" for option, name in meant.items())
-        raise UserError(f"{shown(path)} has no column {shorten(map(repr, missing.values()))}: give {words}; its columns: {shorten(known)}")
+        none = shorten(map(repr, missing.values()))
+        raise UserError(f"{shown(path)} has no column {none}: give {words}; the file has the columns {shorten(known)}")
     option = next(option for option in missing if not meant[option])
     near = closest(missing[option], known)
-    hint = f"did you mean data.{option}={near}? Its" if near else f"give data.{option}=...; its"
-    raise UserError(f"{shown(path)} has no column {missing[option]!r}: {hint} columns: {shorten(known)}")
+    hint = f"did you mean data.{option}={near}? The" if near else f"give data.{option}=...; the"
+    raise UserError(f"{shown(path)} has no column {missing[option]!r}: {hint} file has the columns {shorten(known)}")
 
 
 def _check_length(row: dict[str, Any], columns: Sequence[str], where: str) -> None:
     """Reject a row with more values than columns: a comma in a cell without quotes would cut that cell."""
     beyond: list[str] = row.pop(_BEYOND, [])
     if any(text.strip() for text in beyond):
-        given = f"{len(columns) + len(beyond)} fields for {len(columns)} columns"
-        raise UserError(f"{where}: {given} ({shorten(columns)}): put a value with a comma in double quotes")
+        given = f"{len(columns) + len(beyond)} values for {len(columns)} columns"
+        raise UserError(f"{where} has {given} ({shorten(columns)}): if a value contains a comma, put it in double quotes")
 
 
 def cell_of(row: Mapping[str, str], column: str, where: str) -> str:
     """The value of a column without surrounding spaces. Raises `UserError` if it is empty."""
     if not (text := (row[column] or "").strip()):
-        raise UserError(f"{where}: no value in column {column!r}: fill it in, or remove the row")
+        raise UserError(f"{where} has no value in column {column!r}: fill in a value, or remove the row")
     return text
 
 

@@ -38,11 +38,11 @@ def list_folder(root: str | Path, *, layout: str | None = None, group_pattern: s
     _check_endings(listed, files)
     if not any(file.split == "train" for file in files):
         raise UserError(
-            f"{shown(tree.path)} has no training images in the layout {'/'.join(levels)}: add a folder train, or change data.layout"
+            f"{shown(tree.path)} has no training images in the layout {'/'.join(levels)}: add a folder named train, or change data.layout"
         )
     notes = [*(_named_as_splits(tree, levels) if layout is None else []), *_notes(tree, levels, files)]
     if others := [file.path for file in listed if not is_image_name(file.path)]:
-        notes.append(f"ignored files without an image extension ({len(others):,}): {_below(tree, others)}")
+        notes.append(f"files without an image extension are ignored ({len(others):,}): {_below(tree, others)}")
     return (files, notes) if group_pattern is None else _grouped(files, tree.path, group_pattern, notes)
 
 
@@ -71,11 +71,14 @@ def _grouped(files: Sequence[FileEntry], root: Path, pattern: str, notes: list[s
         raise UserError(f"data.group_pattern={pattern} is not a regular expression: {one_line(error)}") from error
     matches = [search(printable(file.path.relative_to(root).as_posix())) for file in files]
     if not any(matches):
-        raise UserError(f"data.group_pattern={pattern} matches none of the image paths, such as {shown(files[0].path.relative_to(root))}")
+        such_as = shown(files[0].path.relative_to(root))
+        raise UserError(
+            f"data.group_pattern={pattern} matches none of the image paths: give a pattern that matches paths such as {such_as}"
+        )
     if missed := matches.count(None):
         notes = [
             *notes,
-            f"data.group_pattern does not match the paths of {missed:,} of {len(files):,} images, which belong to no group",
+            f"data.group_pattern does not match the paths of {missed:,} of {len(files):,} images, so these images are in no group",
         ]
     return [
         replace(file, group=None if match is None else match.group(1 if match.re.groups else 0))
@@ -86,12 +89,14 @@ def _grouped(files: Sequence[FileEntry], root: Path, pattern: str, notes: list[s
 def _notes(tree: Folder, levels: Layout, files: Sequence[FileEntry]) -> list[str]:
     notes = _run_notes(tree)
     if empty := _empty(tree, len(levels)):
-        notes.append(f"ignored folders without files ({len(empty)}): {_below(tree, empty)}")
+        notes.append(f"folders without files are ignored ({len(empty)}): {_below(tree, empty)}")
     if levels == CLASS and (nested := [inner for folder in tree.filled if not folder.images for inner in folder.filled]):
-        notes.append(f"images in subfolders have the class of the upper folder: {_below(tree, [folder.path for folder in nested])}")
+        notes.append(
+            f"images in subfolders get the class of the class folder around them: {_below(tree, [folder.path for folder in nested])}"
+        )
     used = {file.path for file in files}
     if unused := [path for path in tree.all_files() if path not in used and is_image_name(path)]:
-        notes.append(f"ignored images outside of the class folders ({len(unused):,}): {_below(tree, unused)}")
+        notes.append(f"images outside of the class folders are ignored ({len(unused):,}): {_below(tree, unused)}")
     return notes
 
 
@@ -99,15 +104,15 @@ def _named_as_splits(tree: Folder, levels: Layout) -> list[str]:
     """Return a note on classes that have the name of a split."""
     names = shorten(map(shown, splits_of(tree.filled)), most=5) if levels == CLASS else ""
     text = (
-        f"folders with the names of splits are read as classes ({names}), because there are other class folders beside them "
-        "(to read them as splits: data.layout=split/class)"
+        f"folders named like splits ({names}) are read as classes, because there are other class folders beside them; "
+        "to read them as splits, give data.layout=split/class"
     )
     return [text] if names else []
 
 
 def _run_notes(tree: Folder) -> list[str]:
     runs = list(tree.all_runs())
-    return [f"ignored folders that hold runs of ftlit ({len(runs)}): {_below(tree, runs)}"] if runs else []
+    return [f"folders that hold runs of ftlit are ignored ({len(runs)}): {_below(tree, runs)}"] if runs else []
 
 
 def _empty(tree: Folder, levels: int) -> list[Path]:

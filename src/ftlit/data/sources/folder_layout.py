@@ -34,7 +34,9 @@ def parse_layout(text: str) -> Layout:
         if level not in LEVELS:
             raise unknown("level of data.layout", level, LEVELS)
     if levels.count("class") != 1 or levels.count("split") > 1:
-        raise UserError(f"data.layout={text}: give class once and split at most once, such as class, split/class or group/class")
+        raise UserError(
+            f"data.layout={text}: give the level class once and the level split at most once, such as class, split/class or group/class"
+        )
     return levels
 
 
@@ -112,8 +114,8 @@ def _check_splits(tree: Folder, named: Mapping[str, tuple[Split, Folder]]) -> No
         meant = ", ".join(f"{shown(name)} means {split}" for name, (split, _) in named.items() if name.lower() != split)
         raise UserError(
             f"{shown(tree.path)} has the folders {shorten(shown(folder.name) for folder in tree.filled)}{meant and f' ({meant})'}: "
-            "give train, val and test (at least train), or one folder per class (data.layout=class)"
-            + ("; data.layout=split/class ignores other folders" if others and "train" in splits else "")
+            "name the folders train, val and test (at least train), or make one folder per class and give data.layout=class"
+            + ("; to ignore the other folders, give data.layout=split/class" if others and "train" in splits else "")
         )
 
 
@@ -126,7 +128,9 @@ def _check_root(tree: Folder) -> None:
     deepest = _branching(tree)
     if inside or deepest is not tree:
         deeper = shown((inside or [deepest])[0].path)
-        raise UserError(f"{shown(tree.path)} has neither class folders nor train, val and test: did you mean data.root={deeper}?")
+        raise UserError(
+            f"{shown(tree.path)} has neither class folders nor the folders train, val and test: did you mean data.root={deeper}?"
+        )
 
 
 def _holds_splits(folder: Folder) -> bool:
@@ -143,17 +147,19 @@ def _check_classes(folder: Folder, above: Layout) -> None:
     upper = shorten((shown(inner.name) for inner in folder.filled), most=5)
     lower = (*above, *["group"] * (_depth(folder) - 1), "class")
     raise UserError(
-        f"most folders of {shown(folder.path)} ({upper}) have the same subfolders ({shorten(shared, most=5)}). Which are the classes? "
-        f"If the subfolders: data.layout={'/'.join(lower)}. If the folders: data.layout={'/'.join((*above, 'class'))}, or "
-        f"{'/'.join((*above, 'class', 'group'))} to keep each subfolder in one split. Folders of splits are called train, val and test"
+        f"most folders of {shown(folder.path)} ({upper}) have the same subfolders ({shorten(shared, most=5)}). "
+        f"If the subfolders are the classes, give data.layout={'/'.join(lower)}. "
+        f"If the folders are the classes, give data.layout={'/'.join((*above, 'class'))}, or "
+        f"data.layout={'/'.join((*above, 'class', 'group'))} to keep each subfolder in one split. "
+        "If the folders are splits, name them train, val and test"
     )
 
 
 def _check_has_classes(folder: Folder, above: Layout = ()) -> None:
     if not folder.filled:
         files = len(list(folder.all_files()))
-        itself = f", or data.layout=class if {shown(folder.name)} is one class" if above else ""
-        raise UserError(f"{shown(folder.path)} has no class folders ({count(files, 'file')}): give one folder per class{itself}")
+        itself = f", or data.layout=class if {shown(folder.name)} is itself a class" if above else ""
+        raise UserError(f"{shown(folder.path)} has {count(files, 'file')} and no class folders: make one folder per class{itself}")
 
 
 def _shared_names(folders: Sequence[Folder]) -> list[str]:

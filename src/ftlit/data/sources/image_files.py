@@ -93,8 +93,8 @@ def _checked(
     emptied = _classes(file for file in files if file.path in faults) - _classes(file for file in files if file.path not in faults)
     if emptied:
         gone = shorten(sorted(f"{label} ({split})" for split, label in emptied))
-        raise UserError(f"no readable image of {gone}; files that cannot be read: {names}")
-    notes = [f"ignored {len(faults)} of {len(files)} files, which cannot be read as images: {names}"] if faults else []
+        raise UserError(f"no image of {gone} can be read; replace the files that cannot be read: {names}")
+    notes = [f"{len(faults)} of {len(files)} files are ignored, because they cannot be read as images: {names}"] if faults else []
     return {path: header for path, header in headers.items() if header.fault is None}, notes
 
 
@@ -148,7 +148,7 @@ def _check_listed(files: Sequence[FileEntry], path: Path, base: Path) -> None:
     if not files:
         raise UserError(f"{shown(path)} lists no images: add one row per image")
     if twice := [shown(file) for file, count in Counter(abspath(file.path) for file in files).items() if count > 1]:
-        hint = "give each file one row; for several labels in one cell set data.label_separator"
+        hint = "give each file only one row; if it has several labels, write them in one cell and give data.label_separator=..."
         raise UserError(f"{shown(path)} lists files more than once ({len(twice)}): {shorten(twice, 10)}; {hint}")
     if missing := [shown(file.path) for file in files if not file.path.is_file()]:
         hint = f"relative paths start in {shown(base)} (data.root)"
@@ -156,4 +156,4 @@ def _check_listed(files: Sequence[FileEntry], path: Path, base: Path) -> None:
             hint = f"write / for each \\; {hint}"
         raise UserError(f"{shown(path)} lists files that do not exist ({len(missing)}): {shorten(missing, 10)}; {hint}")
     if "train" not in {file.split for file in files}:
-        raise UserError(f"{shown(path)} has no rows with split=train: add some")
+        raise UserError(f"{shown(path)} has no rows of the split train: add some")

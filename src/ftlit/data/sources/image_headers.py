@@ -46,10 +46,10 @@ class ImageHeader:
 
 
 UNREAD: dict[str, Callable[[ImageHeader], bool]] = {
-    "several pages or frames (only the first is read)": lambda header: header.frames > 1,
-    "more than three bands (only the first three are read)": lambda header: header.bands > 3,
-    "a fourth band (read as transparency, blended onto white)": lambda header: header.alpha_band,
-    "16 bits per colour (only the upper 8 are read)": lambda header: header.deep_colour,
+    "several pages or frames, of which only the first is read": lambda header: header.frames > 1,
+    "more than three channels, of which only the first three are read": lambda header: header.bands > 3,
+    "a fourth channel, which is read as transparency on a white background": lambda header: header.alpha_band,
+    "16 bits per channel, of which only the upper 8 are read": lambda header: header.deep_colour,
 }
 
 
@@ -93,7 +93,8 @@ def header_notes(headers: Mapping[Path, ImageHeader]) -> list[str]:
     wide = sum(header.wide_greys for header in headers.values())
     if 0 < wide < len(headers):
         notes.append(
-            f"{wide:,} of {len(headers):,} images have more than 8 bits per channel, the others have 8: each bit depth is scaled separately"
+            f"{wide:,} of {len(headers):,} images have more than 8 bits per channel and the others have 8; each image is scaled by its own "
+            "bit depth"
         )
     return notes
 

@@ -20,7 +20,8 @@ def label_notes(names: Iterable[str]) -> list[str]:
     notes = [f"labels that differ only in spelling were read as different classes: {shorten(several, most=5)}"] if several else []
     if missing:
         notes.append(
-            f"labels that look like missing values were read as classes: {shorten(missing, most=5)} (remove examples without a label)"
+            f"labels that look like missing values were read as classes: {shorten(missing, most=5)}; "
+            "if these examples have no label, remove them"
         )
     return notes
 

@@ -67,10 +67,12 @@ def collect_texts(
         if path is None:
             continue
         if any(row.split == split for row in rows):
-            raise UserError(f"{shown(csv)} has rows of the split {split}, but data.{split}_csv={shown(path)} is given too: use only one")
+            raise UserError(
+                f"{shown(csv)} already has rows of the split {split}: remove these rows, or leave out data.{split}_csv={shown(path)}"
+            )
         rows += [row._replace(split=split) for row in _rows(Path(path).expanduser(), columns._replace(split=None), label_separator)]
     if "train" not in {row.split for row in rows}:
-        raise UserError(f"{shown(csv)} has no rows with split=train: add some")
+        raise UserError(f"{shown(csv)} has no rows of the split train: add some")
     class_names = sorted({label for row in rows for label in row.labels})
     found = {split: _examples(own, class_names) for split in SPLITS if (own := [row for row in rows if row.split == split])}
     collection = assemble(found, class_names, rule, multilabel=label_separator is not None)

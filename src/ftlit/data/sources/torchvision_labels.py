@@ -18,7 +18,9 @@ def check_options(name: str, options: Arguments, given: Mapping[str, Arguments])
     """Reject options that choose the split: ftlit sets them for each split."""
     own = {argument for arguments in given.values() for argument in arguments} | set(SPLIT_OPTIONS.get(name, ()))
     if chosen := sorted(own & options.keys()):
-        raise UserError(f"data.options.{chosen[0]} chooses a split of {name}, but ftlit reads {shorten(given)} itself: remove it")
+        raise UserError(
+            f"data.options.{chosen[0]} chooses a split of {name}, but ftlit already reads the splits {shorten(given)}: remove this option"
+        )
     if misplaced := sorted({"root", "download"} & options.keys()):
         raise UserError(f"data.options.{misplaced[0]} has no effect: use data.{misplaced[0]}")
 
@@ -39,7 +41,10 @@ def labels_of(dataset: Any, options: Arguments) -> list[tuple[int, ...]]:
         return [(_number(dataset, place),) for place in range(len(dataset))]
     places = {0, len(dataset) // 2, len(dataset) - 1} if options and len(dataset) else ()
     if any(_number(dataset, place) != listed[place][0] for place in places):
-        raise UserError(f"data.options={dict(options)} changes the targets of {type(dataset).__name__}, which is not supported")
+        raise UserError(
+            f"data.options={dict(options)} changes the targets of {type(dataset).__name__}, which is not supported: leave out the "
+            "option that changes them"
+        )
     return listed
 
 
@@ -63,7 +68,7 @@ def _number(dataset: Any, place: int) -> int:
         return index(target)
     except TypeError:
         gives = f"{type(dataset).__name__} gives a {type(target).__name__} as the target of image {place}"
-        raise UserError(f"{gives}, not a class number: change data.options") from None
+        raise UserError(f"{gives}, not a class number: set data.options so that the targets are class numbers") from None
 
 
 def class_names(dataset: Any, least: int, *, relabelled: bool) -> list[str]:

@@ -71,13 +71,13 @@ def duplicate_notes(splits: Mapping[Split, Examples], hashes: Hashes = content_h
         hashes: gives the hash of each image, as `content_hashes` does.
     """
     if any(examples.contents is None for examples in splits.values()):
-        return ["duplicates across splits are unknown, because the images of this data set cannot be compared without decoding"]
+        return ["the splits are not checked for duplicates, because the images of this data set cannot be compared without decoding"]
     groups = find_copies(splits, hashes)
     across = [group for group in groups if _crosses(group)]
     contradictory = [group for group in groups if _contradicts(group)]
-    notes = [f"exact duplicates in several splits ({len(across)}): {_names(across)}"] if across else []
+    notes = [f"exact duplicates are in several splits ({len(across)}): {_names(across)}"] if across else []
     if contradictory:
-        notes.append(f"exact duplicates with different labels ({len(contradictory)}): {_names(contradictory)}")
+        notes.append(f"exact duplicates have different labels ({len(contradictory)}): {_names(contradictory)}")
     return notes
 
 

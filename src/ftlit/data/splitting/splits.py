@@ -72,7 +72,9 @@ def _with_missing(
     if empty := [split for split in SPLITS if split in parts.places and not parts.places[split]]:
         names = " and ".join(split for split in SPLITS if split in missing)
         noun = "images" if train.groups is None else f"images in {len(set(units))} groups"
-        raise UserError(f"{len(train)} {noun} are too few to split off {names}: {' and '.join(empty)} would be empty; add images")
+        raise UserError(
+            f"{len(train)} {noun} are too few to split off {names}, because {' and '.join(empty)} would be empty: add training data"
+        )
     splits = {split: train.subset(parts.places[split]) if split in parts.places else found[split] for split in SPLITS}
     notes = [_split_note(parts, missing, train, class_names, rule.seed)]
     if rule.stored is not None:
@@ -86,12 +88,16 @@ def _split_note(parts: Parts, missing: Mapping[Split, float], train: Examples, c
     unit = "image" if train.groups is None else "group"
     counts = Counter(label for labels in train.labels for label in labels)
     single = [class_names[number] for number, count in sorted(counts.items()) if count == 1]
-    rest = f"; the only image of {shorten(single, most=5)} stays in train" if single else ""
+    rest = f"; classes with only one image keep it in train: {shorten(single, most=5)}" if single else ""
     moved = sorted({number for split, numbers in parts.moved.items() for number in numbers if number >= 0 and counts[number] > 1})
     if moved:
         named = shorten((class_names[number] for number in moved), most=5)
-        rest += f"; one image of each of these classes was moved to a split that had none, and may move again: {named}"
-    return f"split off train by a hash of each {unit} (split_seed={seed}), so {unit}s keep their split when others are added: {sizes}{rest}"
+        rest += (
+            f"; one {unit} of each of these classes was moved to a split without the class, and may move again when data are added: {named}"
+        )
+    return (
+        f"taken from train by a hash of each {unit} (split_seed={seed}): {sizes}; {unit}s stay in their split when others are added{rest}"
+    )
 
 
 def draw_per_class(examples: Examples, hashes: Sequence[str], k: int, seed: int) -> list[int]:
@@ -151,4 +157,4 @@ def _group_notes(splits: Mapping[Split, Examples]) -> list[str]:
         for group in dict.fromkeys(filter(None, examples.groups or ())):
             found.setdefault(group, []).append(split)
     divided = [f"{group} ({', '.join(several)})" for group, several in found.items() if len(several) > 1]
-    return [f"groups in more than one split ({len(divided)}): {shorten(divided, most=3)}"] if divided else []
+    return [f"groups are in more than one split ({len(divided)}): {shorten(divided, most=3)}"] if divided else []

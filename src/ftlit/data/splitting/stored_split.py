@@ -11,7 +11,7 @@ from ftlit.formats import read_json, reading, write_json
 from ftlit.formatting import count, printable, shown
 
 FILE = "split.json"
-REMEDY = "use the split of another run (data.split_from=...), or start a new run"
+REMEDY = "give the folder of another run as data.split_from=..., or start a new run"
 Place = tuple[Split, int]  # where an image is in the data
 
 
@@ -60,9 +60,12 @@ class StoredSplit:
         splits = [(split, self.split_of.get(hashes[place])) for split, several in places.items() for place in several]
         kept, moved = (sum(old is not None and (old == new) is same for new, old in splits) for same in (True, False))
         gone = len(self.split_of.keys() - set(hashes))
-        rest = f"; {moved:,} change their split (their group is in train, or the data provide their old split)" if moved else ""
+        rest = (
+            f"; {moved:,} are in another split, because their group is in train or the data now come with their old split" if moved else ""
+        )
         rest += f"; not found in the data: {count(gone, 'image')} of that run" if gone else ""
-        return f"{kept:,} of {len(hashes):,} images keep their split in {shown(self.folder)}, {len(splits) - kept - moved:,} are new{rest}"
+        new = len(splits) - kept - moved
+        return f"{kept:,} of {len(hashes):,} images are in the same split as in the run {shown(self.folder)}, {new:,} are new{rest}"
 
     def restored(self, found: Collection, hashes: Callable[[Examples], Sequence[str]]) -> Collection:
         """Return the images of the run, in its splits and order. New images are left out, with a note; so is, where that may be, that the
@@ -80,9 +83,14 @@ class StoredSplit:
         self._check_gone(kept, pool)
         splits = {split: self._examples(found, split, kept[split]) for split in SPLITS}
         new = [_name(found.splits[split], place) for places in pool.values() for split, place in places]
-        notes = [f"resumed with the images of the run; new images are ignored ({len(new)}): {shorten(new, most=3)}"] if new else []
+        notes = (
+            [f"the resumed run keeps the images that it began with; new images are ignored ({len(new)}): {shorten(new, most=3)}"]
+            if new
+            else []
+        )
         if changed:
-            notes.append(f"files changed since the run began ({len(changed)}), but training has not read them: {shorten(changed, most=3)}")
+            names = shorten(changed, most=3)
+            notes.append(f"files have changed since the run began ({len(changed)}), but training has not used any of them so far: {names}")
         return Collection(splits, self.class_names, found.multilabel, notes)
 
     def _taken(self, pool: "Mapping[Any, deque[Place]]", image: str, labels: tuple[int, ...], _: str) -> "Place | None":
@@ -118,8 +126,8 @@ class StoredSplit:
         parts = [f"{len(lost)} are missing or changed ({shorten(lost, most=3)})"] if lost else []
         parts += [f"{len(relabelled)} have other labels ({shorten(relabelled, most=3)})"] if relabelled else []
         raise UserError(
-            f"resume=true needs the images of the run: {' and '.join(parts)}; restore them, or start a new run "
-            f"(data.split_from={shown(self.folder)} keeps the split)"
+            f"resume=true needs the images and labels that the run began with: {' and '.join(parts)}; restore them, or start a new run "
+            f"with data.split_from={shown(self.folder)} to keep the split"
         )
 
     def _examples(self, found: Collection, split: Split, places: Sequence[Any]) -> Examples:
