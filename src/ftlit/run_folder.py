@@ -91,3 +91,10 @@ def _advice_from_0(content: JsonObject) -> JsonObject:
     renamed = {"solvable": "fits_probe_head", "holds_out": "holds_out_images"}
     advice = {renamed.get(name, name): value for name, value in content["advice"].items()}
     return {"advice": advice, "measurements": content.get("measured")}
+
+
+def new_run_advice(path: Path) -> str:
+    """How to go on without a checkpoint: from the weights of the best epoch beside it, where there are any."""
+    best = path.with_name("best.ckpt")
+    weights = f", and with backbone.weights={best} to start from the best weights of this run" if best != path and best.is_file() else ""
+    return f"start a new run with another hydra.run.dir=...{weights}"

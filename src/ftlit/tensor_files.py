@@ -44,7 +44,8 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> Any:
     """
     if zipfile.is_zipfile(path):  # what torch.save writes since 1.6; older files have no checksum
         check_zip(path)
-    return torch.load(path, map_location=map_location, weights_only=True)
+    with Path(path).open("rb") as file:  # from a path, torch decides by the suffix how to read it
+        return torch.load(file, map_location=map_location, weights_only=True)
 
 
 def why_unreadable(path: Path, error: Exception) -> str:

@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 
 from ftlit.errors import UserError, one_line
 from ftlit.lit.strategies import SHARDED
+from ftlit.run_folder import new_run_advice
 from ftlit.tensor_files import load_checkpoint, save_checkpoint
 
 KEYS = ("state_dict", "pytorch-lightning_version")  # of every checkpoint of Lightning
@@ -34,7 +35,7 @@ class CheckedCheckpointIO(TorchCheckpointIO):
             return super().load_checkpoint(path, map_location, weights_only is not False)
         content = _load(Path(path), map_location)
         if not isinstance(content, dict) or not all(key in content for key in KEYS):
-            raise UserError(f"{path} is not a checkpoint of a run: {_remedy(Path(path))}")
+            raise UserError(f"{path} is not a checkpoint of a run: {new_run_advice(Path(path))}")
         return content
 
 
@@ -55,19 +56,14 @@ def _load(path: Path, map_location: Any) -> Any:
     except FileNotFoundError:
         raise
     except UserError as error:
-        raise UserError(f"{error}: {_remedy(path)}") from error
+        raise UserError(f"{error}: {new_run_advice(path)}") from error
     except UnpicklingError as error:  # the code in the file did not run
-        raise UserError(f"{path} contains other objects than tensors and plain values, so it is not loaded: {_remedy(path)}") from error
+        reason = "contains other objects than tensors and plain values, so it is not loaded"
+        raise UserError(f"{path} {reason}: {new_run_advice(path)}") from error
     except OSError as error:
-        raise UserError(f"cannot read {path} ({error.strerror or one_line(error)}): {_remedy(path)}") from error
+        raise UserError(f"cannot read {path} ({error.strerror or one_line(error)}): {new_run_advice(path)}") from error
     except Exception as error:  # damaged bytes raise almost any error
-        raise UserError(f"{path} is damaged, or not a checkpoint: {_remedy(path)}") from error
-
-
-def _remedy(path: Path) -> str:
-    best = path.with_name("best.ckpt")
-    weights = f", and with backbone.weights={best} to start from the best weights of this run" if best != path and best.is_file() else ""
-    return f"start a new run with another hydra.run.dir=...{weights}"
+        raise UserError(f"{path} is damaged, or not a checkpoint: {new_run_advice(path)}") from error
 
 
 def _is_remote(path: Any) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ftlit.errors import UserError
-from ftlit.run_folder import RUN, RUN_STATE
+from ftlit.run_folder import RUN, RUN_STATE, new_run_advice
 from ftlit.tensor_files import load_checkpoint, why_unreadable
 
 PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
@@ -41,7 +41,7 @@ def check_last(path: Path, run: str) -> None:
     try:
         content = load_checkpoint(path)
     except Exception as error:
-        raise UserError(f"{path} is damaged, or not a checkpoint ({why_unreadable(path, error)}): start a new run") from error
+        raise UserError(f"{path} is damaged, or not a checkpoint ({why_unreadable(path, error)}): {new_run_advice(path)}") from error
     if content.get(RUN_STATE, {}).get(RUN, run) != run:
         raise UserError(f"{path} is the checkpoint of another run: restore the file of this run, or start a new run")
     for state in content.get("callbacks", {}).values():

@@ -38,8 +38,11 @@ def check_classes(vectors: Tensor, labels: Tensor, num_classes: int | None, *, e
     if not len(labels):
         raise UserError("there are no features: give some of each class")
     if not bool(vectors.isfinite().all()):
-        bad = int((~vectors.isfinite()).any(dim=1).nonzero()[0])
-        raise UserError(f"features have NaN or infinite values, first in row {bad}: check this image, and the dtype of the features")
+        bad = (~vectors.isfinite()).any(dim=1).nonzero()[:, 0]
+        if len(bad) == len(vectors):
+            raise UserError("all features have NaN or infinite values: check the weights of the backbone, and the dtype of the features")
+        first = int(bad[0])
+        raise UserError(f"features have NaN or infinite values, first in row {first}: check this image, and the dtype of the features")
     least, most = int(labels.min()), int(labels.max())
     classes = most + 1 if num_classes is None else num_classes
     if least < 0 or most >= classes:

@@ -46,6 +46,26 @@ def test_any_one_prefix_is_removed(prefix, state, tmp_path):
     assert loads(save({**under(prefix, state), **head}, tmp_path), state)
 
 
+def test_the_content_decides_how_a_file_is_read_whatever_its_name(state, tmp_path):
+    assert loads(save(state, tmp_path, "w.safetensors"), state)
+    save_file(state, tmp_path / "other.pth")
+    assert loads(tmp_path / "other.pth", state)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        ("weight", torch.Tensor.to_sparse, "has tensors in a sparse layout"),
+        ("weight", lambda tensor: tensor.to("meta"), "has tensors without values, on the device meta"),
+        ("running_var", torch.neg, "has negative variances"),
+    ],
+)
+def test_tensors_that_no_network_can_use_are_named(state, tmp_path, name, change, says):
+    changed = {key: change(tensor) if key.endswith(name) and tensor.ndim in (1, 4) else tensor for key, tensor in state.items()}
+    with pytest.raises(UserError, match=says):
+        load_backbone("glyph", weights=save(changed, tmp_path))
+
+
 def test_wrappers_inside_a_name_are_removed(state, tmp_path):
     wrapped = {name.replace(".", "._orig_mod._fsdp_wrapped_module.", 1): tensor for name, tensor in state.items()}
     assert loads(save(wrapped, tmp_path), state)

@@ -20,7 +20,7 @@ from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.recipes.config.settings import resolved_settings, settings_text
 from ftlit.recipes.run.resume import CONFIG, DATA_OPTIONS, MAY_CHANGE, changed_data_options, read_config
 from ftlit.recipes.run.split_file import may_change
-from ftlit.run_folder import DATA, RUN
+from ftlit.run_folder import DATA, RUN, new_run_advice
 
 DataRecord = dict[str, Any]  # class_names, and for each split the number of its images and a digest
 
@@ -36,10 +36,11 @@ def check_data(cfg: DictConfig, data: Any) -> tuple[str, list[str]]:
             `config.yaml` was edited.
     """
     path, record = Path(cfg.paths.run, DATA), _record_of(data)
-    before = read_json(path, remedy="begin a new run") if cfg.resume and path.is_file() else None
-    if cfg.resume and record and before is None and Path(cfg.paths.run, "checkpoints", "last.ckpt").is_file():
+    last = Path(cfg.paths.run, "checkpoints", "last.ckpt")
+    before = read_json(path, remedy=new_run_advice(last)) if cfg.resume and path.is_file() else None
+    if cfg.resume and record and before is None and last.is_file():
         reason = f"{cfg.paths.run} has no {DATA} (removed, or the run is from an earlier ftlit)"
-        raise UserError(f"resume=true: {reason}: begin a new run")
+        raise UserError(f"resume=true: {reason}: {new_run_advice(last)}")
     moved = changed_data_options(cfg) if cfg.resume else []
     if before and record:
         _check_same(before, record, may_change(cfg))

@@ -18,6 +18,7 @@ from ftlit.recipes.config.ranges import AUTO, RESOLVED_SETTINGS
 from ftlit.recipes.config.settings import Change, changes, chosen_options, registered_parts, resolved_settings, stable_settings
 from ftlit.recipes.config.yaml_file import EditedFile, load_yaml, write_yaml
 from ftlit.recipes.run.launched import NEEDS_FOLDER, agreed
+from ftlit.run_folder import new_run_advice
 
 CONFIG = "config.yaml"
 REGISTERED_KEY = "registered"  # of the built-in parts, in `config.yaml`
@@ -51,12 +52,12 @@ def checkpoint_of(cfg: DictConfig) -> Path | None:
     check_settings(cfg)
     if not last.exists():  # the run ended before its first step
         if best.exists():
-            raise UserError(f"resuming needs {last}, which is missing: restore it, or begin a new run")
+            raise UserError(f"resuming needs {last}, which is missing: restore it, or {new_run_advice(last)}")
         return None
     for path in filter(Path.is_dir, (last, best)):
         raise UserError(f"{path} is a folder, as strategies that shard the weights write it, and cannot be resumed: begin a new run")
     if not is_zipfile(last):  # what torch.save writes
-        raise UserError(f"{last} is damaged, or not a checkpoint: begin a new run")
+        raise UserError(f"{last} is damaged, or not a checkpoint: {new_run_advice(last)}")
     return last
 
 

@@ -181,10 +181,15 @@ def _check_fit(origin: WeightsOrigin, wanted: Tensors, found: Tensors, unexpecte
 
 
 def _check_values(origin: WeightsOrigin, wanted: Tensors, found: Tensors) -> None:
-    """Reject quantized weights, and a file in which nothing was ever stored: every matrix is constant."""
+    """Reject quantized weights, tensors without ordinary storage, and a file in which nothing was ever stored: every matrix is constant."""
+    if odd := [name for name in found if found[name].layout != torch.strided or found[name].is_meta]:
+        kind = "without values, on the device meta" if found[odd[0]].is_meta else "in a sparse layout"
+        raise UserError(f"{origin.describe()} has tensors {kind} ({_first(odd)}): give weights that are saved as ordinary tensors")
     if whole := [name for name in found if wanted[name].is_floating_point() and not found[name].is_floating_point()]:
         kind = str(found[whole[0]].dtype).removeprefix("torch.")
         raise UserError(f"{origin.describe()} has {kind} in place of floats ({_first(whole)}): give weights that are not quantized")
+    if negative := [name for name in found if name.endswith("running_var") and bool((found[name] < 0).any())]:
+        raise UserError(f"{origin.describe()} has negative variances ({_first(negative)}), which give NaN: give other weights")
     matrices = [tensor for tensor in found.values() if tensor.ndim > 1 and tensor.numel() > 1]
     if matrices and all((tensor == tensor.flatten()[0]).all() for tensor in matrices):
         raise UserError(f"{origin.describe()} has equal numbers in every matrix, so it was never trained: give other weights")

@@ -71,7 +71,7 @@ def read(path: Path) -> WeightsFile:
     if not path.is_file():
         raise UserError(f"no weights file {path}: {ALTERNATIVES}")
     try:
-        content = read_tensors(path)[0] if path.suffix == ".safetensors" or _is_safetensors(path) else _load(path)
+        content = read_tensors(path)[0] if _is_safetensors(path) else _load(path)
     except Exception as error:  # damaged bytes raise nearly anything
         raise UserError(f"cannot read weights from {path}: {_reason(path, error)}") from error
     return weights_file(content, path)
