@@ -89,7 +89,8 @@ def workplace(tmp_path_factory):
         Image.new("RGB", (40, 30), (200, 100 * number, 0)).save(folder / f"new_photos/{number}.jpg")
     done = warm.run([sys.executable, ROOT / "train.py", "hydra.run.dir=runs/example", "debug=fast", "trainer=cpu"], cwd=folder)
     assert done.returncode == 0, done.stderr
-    shutil.copytree(folder / "runs/example", folder / "runs/photos")
+    for run in ("photos", "photos2"):
+        shutil.copytree(folder / "runs/example", folder / "runs" / run)
     (folder / "runs/sweeps/mine").mkdir(parents=True)
     write_csv(folder / "runs/sweeps/mine/sweep.csv", [(folder, job) for job in JOBS])
     return folder

@@ -1,6 +1,7 @@
 """Mistakes that would train the wrong parameters are errors: of the schedule, the optimizer, the scheduler and the checkpoint."""
 
 import json
+import warnings
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -9,8 +10,10 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from staged_net import Net, fit
+from torch.optim import lr_scheduler
 
-from ftlit import Schedule, Stage, StagedFinetuning, Until, UserError, build_optimizer
+from ftlit import Rates, Schedule, Stage, StagedFinetuning, Until, UserError, build_optimizer
+from ftlit.finetuning.lr_schedule import cosine
 from ftlit.lit.stage_checks import check_same_schedule, schedule_values
 
 
@@ -91,6 +94,50 @@ def test_a_scheduler_that_sets_one_rate_for_all_groups_is_an_error(scheduled):
     )
     with error if scheduled == "one rate" else nullcontext():
         fit(1, schedule=schedule, model=Scheduled())
+
+
+HEAD_AND_REST = Schedule([Stage(["*"])], [("head*", 1.0), ("*", 0.1)])
+
+
+class WithScheduler(Net):
+    def __init__(self, build):
+        super().__init__()
+        self.build = build
+
+    def configure_optimizers(self):
+        optimizer = build_optimizer(self, partial(torch.optim.SGD, lr=0.1), HEAD_AND_REST.lr_scale)
+        plateau = {"monitor": "val/score", "strict": False}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.build(optimizer), **plateau}}
+
+
+COSINE, PLATEAU = partial(lr_scheduler.CosineAnnealingLR, T_max=2), lr_scheduler.ReduceLROnPlateau
+
+
+@pytest.mark.parametrize(
+    ("build", "floor"),
+    [
+        (partial(COSINE, eta_min=1e-3), "CosineAnnealingLR with eta_min=0.001"),
+        (partial(lr_scheduler.CosineAnnealingWarmRestarts, T_0=2, eta_min=1e-3), "CosineAnnealingWarmRestarts with eta_min=0.001"),
+        (lambda optimizer: lr_scheduler.SequentialLR(optimizer, [COSINE(optimizer, eta_min=1e-3)], []), "CosineAnnealingLR with eta_min"),
+        (partial(PLATEAU, min_lr=1e-4), "ReduceLROnPlateau with min_lr=0.0001"),
+        (partial(PLATEAU, min_lr=[1e-4, 1e-5]), None),
+        (COSINE, None),
+        (partial(Rates, curve=partial(cosine, least=0.1), steps=2, epochs=2), None),
+    ],
+)
+def test_a_lowest_rate_that_would_change_the_ratios_of_the_groups_is_an_error_before_training(build, floor):
+    with pytest.raises(UserError, match=f"{floor}.* would change the ratios .*: give .*=0") if floor else nullcontext():
+        fit(2, schedule=HEAD_AND_REST, model=WithScheduler(build))
+
+
+@pytest.mark.parametrize("last", [1.0, 0.5])
+def test_a_scheduler_that_changes_the_ratios_during_training_is_a_warning_once(last):
+    build = partial(lr_scheduler.LambdaLR, lr_lambda=[lambda epoch: 1.0, lambda epoch: 1.0 if epoch < 1 else last])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(4, schedule=HEAD_AND_REST, model=WithScheduler(build))
+    found = [str(warning.message) for warning in caught if "changed the ratios" in str(warning.message)]
+    assert len(found) == (last < 1)
 
 
 def test_parameter_groups_that_ftlit_did_not_build_are_accepted():

@@ -57,12 +57,14 @@ class Collection:
         class_names: class number -> name.
         multilabel: whether an image has any number of labels rather than one.
         notes: warnings about the data, one sentence each, printed before training.
+        split_off: the splits that were made from train, because the data had none.
     """
 
     splits: Mapping[Split, Examples]
     class_names: list[str]
     multilabel: bool = False
     notes: list[str] = field(default_factory=list)
+    split_off: Sequence[Split] = ()
 
     @property
     def counts(self) -> dict[Split, dict[str, int]]:

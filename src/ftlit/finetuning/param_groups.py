@@ -11,6 +11,8 @@ from ftlit.patterns import first_match
 
 Group = dict[str, Any]
 EVERYTHING: Sequence[tuple[str, float]] = (("*", 1.0),)
+REL_TOLERANCE = 1e-6
+FLOORS = {"eta_min": "eta_min", "min_lr": "min_lrs"}  # arguments of torch's schedulers for the lowest rate -> their attributes
 NO_DECAY = " (no decay)"  # suffix of the name of a group without weight decay
 
 
@@ -65,17 +67,51 @@ def build_optimizer(
     return optimizer
 
 
-def check_ratios(optimizer: Optimizer) -> None:
-    """Raise `UserError` if the rates of the groups of `build_optimizer` are not in the ratio of their factors.
+def lost_ratios(optimizer: Optimizer, tolerance: float = REL_TOLERANCE) -> str:
+    """A line on rates of the groups of `build_optimizer` that are not in the ratio of their factors; empty where all are.
 
     torch's `OneCycleLR(optimizer, max_lr=0.1)`, for instance, sets one rate for all groups.
+
+    Args:
+        optimizer: any optimizer.
+        tolerance: relative to the largest rate with which training began.
     """
-    own = [group for group in optimizer.param_groups if "name" in group and group.get("lr_scale")]  # timm's groups have no name
-    rates = {group["name"]: (float(group["lr"]), group["lr_scale"]) for group in own}
-    bases = {name: rate / scale for name, (rate, scale) in rates.items()}
-    if bases and max(bases.values()) - min(bases.values()) > 1e-6 * max(bases.values()):
-        given = shorten(f"{name} {rate:.2g} (x {scale:.2g})" for name, (rate, scale) in rates.items())
-        raise UserError(
-            f"a scheduler changed the ratios between the learning rates of the groups: {given}; "
-            "use ftlit.Rates, or give torch's scheduler a list with one rate per group"
-        )
+    rates = [(group, float(group["lr"])) for group in _scaled(optimizer)]
+    begun = max((float(group.get("initial_lr", rate)) / group["lr_scale"] for group, rate in rates), default=0.0)
+    if not _differ([rate / group["lr_scale"] for group, rate in rates], tolerance * begun):
+        return ""
+    given = shorten(f"{group['name']} {rate:.2g} (x {group['lr_scale']:.2g})" for group, rate in rates)
+    return (
+        f"a scheduler changed the ratios between the learning rates of the groups: {given}; "
+        "use ftlit.Rates, or give torch's scheduler a list with one rate per group"
+    )
+
+
+def check_floor(scheduler: Any) -> None:
+    """Raise `UserError` for a scheduler of torch whose lowest learning rates are not in the ratio of the groups' factors."""
+    for part in getattr(scheduler, "_schedulers", ()):  # of SequentialLR and ChainedScheduler
+        check_floor(part)
+    optimizer = getattr(scheduler, "optimizer", None)
+    for name, attribute in FLOORS.items():
+        floor = getattr(scheduler, attribute, None)
+        if not floor or not isinstance(optimizer, Optimizer):
+            continue
+        floors = list(floor) if isinstance(floor, list | tuple) else [floor] * len(optimizer.param_groups)
+        rates = [(rate / group["lr_scale"]) for group, rate in zip(optimizer.param_groups, floors, strict=False) if _is_scaled(group)]
+        if _differ(rates, REL_TOLERANCE * max(rates, default=0.0)):
+            raise UserError(
+                f"{type(scheduler).__name__} with {name}={shorten(dict.fromkeys(floors))} would change the ratios between the learning "
+                f"rates of the groups: give {name}=0, or ftlit.Rates with a curve such as partial(cosine, least=0.01), which is a factor"
+            )
+
+
+def _scaled(optimizer: Optimizer) -> list[Group]:
+    return [group for group in optimizer.param_groups if _is_scaled(group)]
+
+
+def _is_scaled(group: Group) -> bool:
+    return "name" in group and bool(group.get("lr_scale"))  # timm's groups have no name
+
+
+def _differ(rates: Sequence[float], tolerance: float) -> bool:
+    return bool(rates) and max(rates) - min(rates) > tolerance

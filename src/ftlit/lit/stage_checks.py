@@ -1,11 +1,13 @@
 """Checks of StagedFinetuning: mistakes that would train the wrong parameters without an error, found before or during training."""
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import zip_longest
+from math import inf
 from typing import Any
 
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -13,15 +15,18 @@ from torch.optim import Optimizer
 
 from ftlit.errors import UserError, shorten
 from ftlit.finetuning.freeze import batchnorm_choices, trained
-from ftlit.finetuning.param_groups import EVERYTHING
+from ftlit.finetuning.param_groups import EVERYTHING, check_floor, lost_ratios
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage, Until
+from ftlit.lit.trainer_internals import is_trial_run, steps_per_epoch
 from ftlit.models.backbone import Backbone
 
 STATISTICS_OF_RANDOM_ORIGIN = (
     'the backbone\'s batch norms hold statistics, but its origin is random: give origin=WeightsOrigin("custom", name), so that '
     'batchnorm auto keeps them, or Stage(..., batchnorm="live")'
 )
+# of learning rates during training: below it a rate does not matter, and torch's recursive formulas are inexact near 0
+LATE_TOLERANCE = 1e-4
 Trainable = tuple[nn.Parameter, bool]  # a parameter, and whether the current stage trains it
 
 
@@ -52,6 +57,36 @@ def check_optimizers(module: nn.Module, schedule: Schedule, optimizers: Sequence
         raise UserError(
             "the parameter groups of the optimizer do not match the schedule: use build_optimizer(module, factory, schedule.lr_scale)"
         )
+
+
+def check_length(schedule: Schedule, trainer: Trainer, module: LightningModule) -> None:
+    """Check that training reaches every stage, in their order, once the number of steps in an epoch is known.
+
+    Raises:
+        UserError: a stage that would never begin, or a stage by steps without automatic optimization.
+    """
+    by_step = any(stage.step is not None for stage in schedule.stages)
+    if by_step and not module.automatic_optimization:
+        raise UserError("a stage that begins at a step needs automatic optimization: give an epoch instead of a step")
+    ends_by_step = trainer.max_steps >= 0 and not is_trial_run(trainer) and trainer.num_training_batches < inf
+    if by_step or (ends_by_step and module.automatic_optimization):
+        schedule.check_reached(trainer.max_epochs, trainer.max_steps, steps_per_epoch(trainer))
+
+
+def check_rates(trainer: Trainer) -> None:
+    """Raise `UserError` for a scheduler that changes, or would change, the ratios between the learning rates of the groups."""
+    for lost in filter(None, map(lost_ratios, trainer.optimizers)):
+        raise UserError(lost)
+    for config in trainer.lr_scheduler_configs:
+        check_floor(config.scheduler)
+
+
+def ratios_keep(trainer: Trainer) -> bool:
+    """Whether the ratios between the learning rates of the groups are still those of their factors; warns if not."""
+    lost = [line for line in (lost_ratios(optimizer, LATE_TOLERANCE) for optimizer in trainer.optimizers) if line]
+    if lost and trainer.is_global_zero:
+        warnings.warn(lost[0], stacklevel=1)
+    return not lost
 
 
 def trained_parameters(module: nn.Module, stage: Stage) -> list[tuple[str, nn.Parameter]]:

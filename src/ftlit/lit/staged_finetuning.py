@@ -1,7 +1,6 @@
 """StagedFinetuning: the callback that freezes and unfreezes parts of any LightningModule by a schedule."""
 
 import warnings
-from math import inf
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -11,7 +10,6 @@ from torch import nn
 from ftlit.errors import UserError
 from ftlit.finetuning.freeze import hold_modes, modes_of, release_modes, set_modes, set_trainable
 from ftlit.finetuning.lr_schedule import Rates
-from ftlit.finetuning.param_groups import check_ratios
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage
 from ftlit.lit.module_internals import builds_layers_late, wrap_ddp_again
@@ -19,10 +17,13 @@ from ftlit.lit.stage_checks import (
     STATISTICS_OF_RANDOM_ORIGIN,
     Trainable,
     check_callbacks,
+    check_length,
     check_optimizers,
+    check_rates,
     check_same_schedule,
     check_unchanged,
     loses_statistics,
+    ratios_keep,
     schedule_values,
 )
 from ftlit.lit.stage_trigger import StageTrigger
@@ -73,6 +74,7 @@ class StagedFinetuning(Callback):
         self._logged_late: set[str] = set()  # metrics that are not logged yet when a validation ends
         self._modes: dict[nn.Module, bool] = {}
         self._expected: list[Trainable] = []
+        self._ratios_keep = True  # of the learning rates, until a warning says otherwise
         self._loses = False  # whether a stage loses statistics of a backbone whose origin is random
         self._limits: dict[EarlyStopping, StoppingLimits] = {}  # as the user gave them
 
@@ -136,12 +138,12 @@ class StagedFinetuning(Callback):
         """Check what is known only now: the optimizers, and the number of steps in an epoch."""
         self._apply(pl_module, self.index)  # a strategy may have replaced modules, by SyncBatchNorm for instance
         check_optimizers(pl_module, self.schedule, trainer.optimizers)
-        self._check_steps(trainer, pl_module)
+        check_length(self.schedule, trainer, pl_module)
         if trainer.global_step == 0:
             if self._loses and trainer.is_global_zero:
                 warnings.warn(STATISTICS_OF_RANDOM_ORIGIN, stacklevel=1)
-            for optimizer in trainer.optimizers:
-                check_ratios(optimizer)
+            check_rates(trainer)
+            self._ratios_keep = True
             self._restart_counts(trainer)
         self._limit_early_stopping()
 
@@ -166,7 +168,8 @@ class StagedFinetuning(Callback):
             self.trigger.update(trainer, pl_module, self.index)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Decide here if there is no validation, or if the metric is logged by the training steps."""
+        """Decide here if there is no validation, or if the metric is logged by the training steps. Check the learning rates."""
+        self._ratios_keep = self._ratios_keep and ratios_keep(trainer)
         until = self.trigger.condition(self.index)
         if until and (not trainer.enable_validation or until.metric in self._logged_late):
             self.trigger.update(trainer, pl_module, self.index)
@@ -220,14 +223,6 @@ class StagedFinetuning(Callback):
             logger.log_metrics({"stage": float(index)}, step=trainer.global_step)
         self._restart_counts(trainer)
         self._limit_early_stopping()
-
-    def _check_steps(self, trainer: Trainer, module: LightningModule) -> None:
-        by_step = any(stage.step is not None for stage in self.schedule.stages)
-        if by_step and not module.automatic_optimization:
-            raise UserError("a stage that begins at a step needs automatic optimization: give an epoch instead of a step")
-        ends_by_step = trainer.max_steps >= 0 and not is_trial_run(trainer) and trainer.num_training_batches < inf
-        if by_step or (ends_by_step and module.automatic_optimization):
-            self.schedule.check_reached(trainer.max_epochs, trainer.max_steps, steps_per_epoch(trainer))
 
     def _restart_counts(self, trainer: Trainer) -> None:
         """Restart everything that counts from the beginning of a stage: some schedulers, and `EarlyStopping`."""

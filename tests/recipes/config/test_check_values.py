@@ -51,6 +51,7 @@ def hydra():
         ("trainer.max_epochs=-1", "trainer.max_epochs=-1 never ends: add +trainer.max_steps=..., or give a number of epochs"),
         ("head.hiden=3", "no option 'head.hiden': the chosen head has no options; did you mean head.hidden of head=mlp?"),
         ("data.val_fraction=1.5", "data.val_fraction=1.5: give a number above 0 and below 1"),
+        ("data.test_fraction=0", "data.test_fraction=0: give a number above 0 and below 1, such as 0.05: every run needs val"),
         ("optimizer.lr=[0.1]", "optimizer.lr=[0.1]: give a number"),
         ("+optimizer.betas=[0.9]", "optimizer.betas=[0.9]: give a longer list"),
         ("callbacks.best.mode=min", "callbacks.best.mode=min would keep the epoch with the worst val/accuracy: leave it out, or give max"),

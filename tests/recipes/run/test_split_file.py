@@ -1,5 +1,6 @@
 """The split in a run's folder: a resumed run gets its images, and weights from a run name the test images that they have seen."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,17 @@ def test_the_plan_says_how_many_test_images_the_run_of_the_weights_has_seen(tmp_
     (note,) = seen_notes(weights_of(tmp_path), now)
     assert f"{trained} of the {len(test)} test images are in the train split of that run, {validated} in its val split" in note
     assert (trained > 0) == seen == (f"data.split_from={tmp_path}" in note)
+
+
+def test_the_note_proposes_no_split_that_is_followed_already_or_would_be_refused(tmp_path):
+    store_split(tmp_path, data(range(100)))
+    weights, now = weights_of(tmp_path), data(range(100), 1)
+    own = ImageData(replace(now.collection, split_off=["val"]), InputSpec(size=8), augment="none", num_workers=0)  # test is the data's
+    proposed = [
+        "data.split_from" in seen_notes(weights, images, split_from)[0]
+        for images, split_from in ((now, None), (now, str(tmp_path / "other")), (now, str(tmp_path)), (own, None))
+    ]
+    assert proposed == [True, True, False, False]
 
 
 def test_weights_that_lie_in_no_run_have_no_note(tmp_path):

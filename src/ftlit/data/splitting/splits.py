@@ -52,7 +52,7 @@ def assemble(found: Mapping[Split, Examples], class_names: list[str], rule: Spli
     if rule.stored is not None and not missing:
         raise UserError("data.split_from has no effect, because the data have val and test already: remove it")
     splits, notes = ({split: found[split] for split in SPLITS}, []) if not missing else _with_missing(found, missing, rule, class_names)
-    collection = Collection(splits, class_names, multilabel, notes)
+    collection = Collection(splits, class_names, multilabel, notes, list(missing))
     notes += [*_class_notes(collection), *_group_notes(splits), *duplicate_notes(splits, rule.hashes)]
     return collection
 

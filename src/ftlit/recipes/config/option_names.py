@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from importlib.resources import files
 from itertools import dropwhile, takewhile
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -56,7 +57,7 @@ def lacks_argument(group: str, chosen: str, leaf: str, takes: Iterable[str]) -> 
     own = chosen.startswith(group) and "=ftlit." not in chosen and not _conf_path(f"{group}/{chosen.rpartition('=')[2]}.yaml").is_file()
     if group not in SHARED or not own or leaf.startswith("_") or leaf not in (shared := _conf_file(SHARED[group][0])):
         return None
-    written = OmegaConf.to_container(shared)[leaf]
+    written: Any = OmegaConf.to_container(shared)[leaf]  # type: ignore[index, call-overload]
     value = "null" if written is None or isinstance(written, dict | list) else written
     advice = f"add it to its function, and {leaf}: {value} to its option, see docs/extending.md#{SHARED[group][1]}"
     return UserError(f"{chosen} has no argument {leaf!r} (it takes {', '.join(takes) or 'none'}): {advice}")

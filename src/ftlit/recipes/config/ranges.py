@@ -26,6 +26,7 @@ class Range:
         whole: whether the numbers are whole.
         open: ends that do not belong to it: `least`, `most`, or both in `both`.
         minus_one: what -1 stands for; empty: it is not accepted.
+        hint: what to do instead of a number outside, for the error.
     """
 
     least: float
@@ -33,6 +34,7 @@ class Range:
     whole: bool = False
     open: str = ""
     minus_one: str = ""
+    hint: str = ""
 
     def __contains__(self, value: object) -> bool:
         if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
@@ -62,6 +64,7 @@ COUNT_OR_NONE = Range(0, MANY, whole=True)
 LENGTH = Range(1, MANY, whole=True, minus_one="no limit")
 SEED = Range(0, LARGEST_SEED, whole=True)
 SHARE = Range(0, 1, open="both")
+NEEDS_SPLITS = ", such as 0.05: every run needs val and test images (leave the option out where the data give them)"
 FRACTION = Range(0, 1, open="most")
 FACTOR = Range(0, 1000, open="least")
 RATE = Range(0, 1000, open="least")
@@ -94,7 +97,7 @@ RANGES: dict[str, Range] = {  # patterns of full names; the first match counts
     "callbacks.last.every_n_steps": COUNT_OR_NONE,
     "callbacks.last.every_seconds": Range(0, 7 * 24 * 3600),
     "callbacks.best.every_n_epochs": COUNT,
-    "data.*_fraction": SHARE,
+    "data.*_fraction": Range(0, 1, open="both", hint=NEEDS_SPLITS),
     "data.split_seed": SEED,
     "data.batch_size": BATCH,
     "data.batches": Range(1, 10**6, whole=True),
@@ -161,7 +164,7 @@ def check_ranges(cfg: DictConfig) -> None:
     for name, value in [*((name, cfg[name]) for name in OF_TRAIN_YAML), *numbers_in(cfg)]:
         allowed = range_of(name)
         if allowed is not None and value not in allowed:
-            raise UserError(f"{name}={value!r}: give {allowed.describe()}")
+            raise UserError(f"{name}={value!r}: give {allowed.describe()}{allowed.hint}")
         if not isfinite(value):
             raise UserError(f"{name}={value}: give a finite number")
 

@@ -57,7 +57,7 @@ def load_parts(cfg: DictConfig, *, labelled: bool = True) -> RunParts:
     if isinstance(data, ImageData):
         if isinstance(data.input_spec, InputSpec):  # with the range of grey values, which prediction needs too
             backbone.input_spec = data.input_spec
-        data.notes += [*notes, *_photo_notes(cfg, data), *seen_notes(cfg.backbone.get("weights"), data)]
+        data.notes += [*notes, *_photo_notes(cfg, data), *seen_notes(cfg.backbone.get("weights"), data, cfg.data.get("split_from"))]
     return RunParts(backbone, data)
 
 

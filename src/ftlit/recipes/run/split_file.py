@@ -43,8 +43,14 @@ def _restores_split(cfg: DictConfig) -> bool:
     return bool(cfg.get("resume")) and "split_from" in cfg.data and Path(cfg.paths.run, FILE).is_file()
 
 
-def seen_notes(weights: Any, data: Any) -> list[str]:
-    """A note on the test images that the run which the weights come from has seen; empty for weights that lie in no run's folder."""
+def seen_notes(weights: Any, data: Any, split_from: Any = None) -> list[str]:
+    """A note on the test images that the run which the weights come from has seen; empty for weights that lie in no run's folder.
+
+    Args:
+        weights: value of `backbone.weights`.
+        data: of the run.
+        split_from: value of `data.split_from`, which the note proposes only where it is not followed yet.
+    """
     folder = _run_of(weights)
     if folder is None or not isinstance(data, ImageData):
         return []
@@ -59,7 +65,9 @@ def seen_notes(weights: Any, data: Any) -> list[str]:
     places: Sequence[str | None] = [stored.split_of.get(image) for image in cached_hashes(test)]
     train, val = places.count("train"), places.count("val")
     note = f"{start}{train:,} of the {len(test):,} test images are in the train split of that run, {val:,} in its val split"
-    return [note + (f" (to keep the split of that run: data.split_from={shown(folder)})" if train or val else "")]
+    followed = split_from is not None and Path(split_from).expanduser().resolve() == folder.resolve()
+    advised = (train or val) and "test" in data.all_images.split_off and not followed
+    return [note + (f" (to keep the split of that run: data.split_from={shown(folder)})" if advised else "")]
 
 
 def _run_of(weights: Any) -> Path | None:
