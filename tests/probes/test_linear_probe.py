@@ -143,6 +143,7 @@ BAD = {
     "class 1 of 3 classes has no features": (FEATURES[:4], torch.tensor([0, 2, 0, 2]), {}),
     "NaN or infinite values, first in row 1": (torch.tensor([[0.0], [float("nan")], [1.0]]), torch.tensor([0, 1, 1]), {}),
     "all features have NaN or infinite values: check the weights": (torch.full((3, 1), float("inf")), torch.tensor([0, 1, 1]), {}),
+    "all feature vectors are equal": (torch.ones(4, 2), LABELS[:4], {}),
     "the targets go from 0 to 9; accepted class numbers: 0 to 4": (FEATURES, LABELS, {"num_classes": 5}),
     "the targets go from -1 to 8; accepted class numbers: 0 or more": (FEATURES[:10], LABELS[:10] - 1, {}),
     r"an integer tensor \(4,\) .*, but they are torch.float32 \(4,\)": (FEATURES[:4], LABELS[:4].float(), {}),

@@ -28,6 +28,7 @@ from ftlit.models.precision import autocast_of, device_of, precision_for
 from ftlit.run_folder import RUN, RUN_STATE, identity_of
 from ftlit.tensor_files import load_checkpoint, why_unreadable
 
+MAX_DENSE = 4096  # pixels of the shorter side of an image of which a map is drawn: the feature maps of more fill the memory
 NOT_FINITE = "the network gives probabilities that are not finite numbers: its weights are damaged, or training diverged"
 
 
@@ -157,12 +158,12 @@ class Network:
             The resized image (H, W, 3) in [0, 1], and probabilities (K, h, w).
 
         Raises:
-            UserError: a network without such a map, or of outputs that are not finite, or a size below the training size.
+            UserError: a network without such a map, or of outputs that are not finite, or a size below the training size or above 4,096.
         """
         spec = self.input_spec
         size = 2 * spec.size if size is None else size
-        if size < spec.size:
-            raise UserError(f"size {size}: give {spec.size} or more, the size of the training images in pixels")
+        if not spec.size <= size <= MAX_DENSE:
+            raise UserError(f"size {size}: give {spec.size} (the size of the training images in pixels) to {MAX_DENSE}")
         image = dense_transform(spec, size)(image_reader(spec)(path))
         with torch.inference_mode():
             logits = fully_convolutional(self.backbone, self.head)(image[None].to(self.device)).cpu()

@@ -74,6 +74,25 @@ ERRORS = [synonym(name, BY_TEMPLATE.get(template, "3")) for name, template in OP
 CHOICE_ERRORS = [chosen_synonym(*choice.split("=")) for choice in CHOICES]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("lr", "auto", "recipe=lr_find"),
+        ("device", "cuda:0", "trainer=gpu"),
+        ("accelerator", "cpu", "trainer=cpu"),
+        ("device", "mps", "trainer.accelerator=mps"),
+        ("gpus", 0, "trainer=cpu"),
+        ("gpus", 2, "trainer=gpu trainer.devices=2"),
+        ("amp", False, "trainer.precision=32-true"),
+        ("precision", 32, "trainer.precision=32-true"),
+        ("precision", "bf16", "trainer.precision=bf16-mixed"),
+        ("fp16", True, "trainer.precision=16-mixed"),
+    ],
+)
+def test_the_words_depend_on_the_value_where_it_means_another_option(name, value, words):
+    assert str(synonym(name, value)) == f"no option {name!r}: give {words}"
+
+
 def is_choice(word):
     return word.partition("=")[0].lstrip("~") in GROUPS
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -16,42 +17,55 @@ USUAL: tuple[GreyRange, ...] = ((0, 1), (-1, 1), (0, 255), (0, 1023), (0, 4095),
 LEAST_FILLED = 0.25
 
 
-def measure_grey_range(paths: Sequence[Path]) -> tuple[GreyRange, GreyRange] | None:
+class GreyValues(NamedTuple):
+    """The grey values of files.
+
+    Args:
+        read_as: the values that are read as black and as white.
+        found: the lowest and the highest finite value.
+        not_finite: number of the measured files with NaN or infinite values.
+    """
+
+    read_as: GreyRange
+    found: GreyRange
+    not_finite: int
+
+
+def measure_grey_range(paths: Sequence[Path]) -> GreyValues | None:
     """Measure the grey values of files.
 
     Returns:
-        The range in which to read the files, and the range of their values; `None` if there is no finite value. The first is the narrowest
-        range of `USUAL` that contains the values, if they fill a quarter of it, otherwise that of the values. Values a little below 0 are
-        clipped to 0.
+        `None` if there is no finite value. The range in which to read the files is the narrowest of `USUAL` that contains the values, if
+        they fill a quarter of it, otherwise that of the values. Values a little below 0 are clipped to 0.
     """
     step = -(-len(paths) // MAX_MEASURED) or 1
     with ThreadPoolExecutor(4) as pool:  # decoders release Python's lock
-        ends = [pair for pair in pool.map(_ends, paths[::step]) if pair is not None]
+        ends = [found for found in pool.map(_ends, paths[::step]) if found is not None]
     if not ends:
         return None
-    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    low, high, holes = min(low for low, _, _ in ends), max(high for _, high, _ in ends), sum(hole for _, _, hole in ends)
     if -LEAST_FILLED * high < low < 0:  # overshoot of a filter: clipped
         low = 0.0
     for black, white in USUAL:
         if black <= low and high <= white:
             fits = high - low >= LEAST_FILLED * (white - black)
-            return ((black, white) if fits else _own(low, high)), (low, high)
-    return _own(low, high), (low, high)
+            return GreyValues((black, white) if fits else _own(low, high), (low, high), holes)
+    return GreyValues(_own(low, high), (low, high), holes)
 
 
 def _own(low: float, high: float) -> GreyRange:
     return low, high if high > low else low + 1
 
 
-def _ends(path: Path) -> GreyRange | None:
-    """The lowest and the highest value of an image, without outliers; `None` for a file that cannot be decoded."""
+def _ends(path: Path) -> tuple[float, float, bool] | None:
+    """The lowest and the highest value of an image, without outliers, and whether others are not finite; `None` where none can be read."""
     try:
         with Image.open(path) as image:
             values = np.asarray(image, dtype=np.float64).ravel()
     except Exception:  # decoders raise anything
         return None
-    values = values[np.isfinite(values)]
-    if not values.size:
+    finite = values[np.isfinite(values)]
+    if not finite.size:
         return None
-    low, high = np.quantile(values, (OUTLIERS, 1 - OUTLIERS), method="nearest")
-    return float(low), float(high)
+    low, high = np.quantile(finite, (OUTLIERS, 1 - OUTLIERS), method="nearest")
+    return float(low), float(high), finite.size < values.size

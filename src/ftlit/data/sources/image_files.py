@@ -68,7 +68,7 @@ def _in_one_range(collection: Collection, headers: Mapping[Path, ImageHeader], i
     wide = [path for path in collection.splits["train"].sources if headers[path].wide_greys]
     if not wide or input_spec.grey_range is not None or (measured := measure_grey_range(wide)) is None:
         return collection, input_spec
-    (black, white), (low, high) = measured
+    (black, white), (low, high) = measured.read_as, measured.found
     spec = replace(input_spec, grey_range=(black, white))
     splits = {split: replace(examples, load=image_reader(spec)) for split, examples in collection.splits.items()}
     few = f" (measured on {MAX_MEASURED:,} of them)" if len(wide) > MAX_MEASURED else ""
@@ -76,6 +76,11 @@ def _in_one_range(collection: Collection, headers: Mapping[Path, ImageHeader], i
         f"{len(wide):,} training images have more than 8 bits per channel, with grey values from {low:g} to {high:g}{few}: "
         f"{black:g} is read as black and {white:g} as white in all images (to change this: backbone.input_spec.grey_range)"
     )
+    if measured.not_finite:
+        collection.notes.append(
+            f"{measured.not_finite:,} of {min(len(wide), MAX_MEASURED):,} measured images have NaN or infinite pixels: "
+            "NaN and -infinity are read as black, infinity as white"
+        )
     return replace(collection, splits=splits), spec
 
 

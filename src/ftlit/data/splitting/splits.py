@@ -9,6 +9,7 @@ from ftlit.data.splitting.duplicates import Hashes, content_hashes, duplicate_no
 from ftlit.data.splitting.hash_split import ORDER, Parts, split_by_hash, unit_hash
 from ftlit.data.splitting.stored_split import StoredSplit
 from ftlit.errors import UserError, shorten
+from ftlit.formatting import count
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,10 @@ def _with_missing(
     if empty := [split for split in SPLITS if split in parts.places and not parts.places[split]]:
         names = " and ".join(split for split in SPLITS if split in missing)
         noun = "images" if train.groups is None else f"images in {len(set(units))} groups"
+        copies = f", {len(set(units))} of them different," if train.groups is None and len(set(units)) < len(units) else ""
         raise UserError(
-            f"{len(train)} {noun} are too few to split off {names}, because {' and '.join(empty)} would be empty: add training data"
+            f"{len(train)} {noun}{copies} of {count(len(class_names), 'class')} are too few to split off {names}, because each class "
+            f"keeps one in train and {' and '.join(empty)} would be empty: add different images of each class"
         )
     splits = {split: train.subset(parts.places[split]) if split in parts.places else found[split] for split in SPLITS}
     notes = [_split_note(parts, missing, train, class_names, rule.seed)]

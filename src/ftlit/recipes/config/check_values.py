@@ -89,6 +89,9 @@ def _check_trainer(trainer: DictConfig) -> None:
     method = strategy.get("start_method") if isinstance(strategy, DictConfig) else strategy
     if any(part in str(method) for part in PICKLING):
         raise UserError(f"trainer.strategy={strategy} is not supported (a run cannot be pickled): give trainer.strategy=ddp")
+    for name in ("fast_dev_run", "barebones"):
+        if trainer.get(name):
+            raise UserError(f"trainer.{name} is not supported (it leaves out checkpoints and results): give debug=fast for a trial run")
     for name, use in (("limit_val_batches", "the best checkpoint is chosen on val"), ("limit_test_batches", "each run ends with a test")):
         if trainer.get(name) == 0:
             raise UserError(f"trainer.{name}=0: {use}; give 1 or more batches, or null for all")

@@ -1,15 +1,29 @@
 """Names of other programs for options of this one: the words that take their place on the command line."""
 
+import re
 from pathlib import Path
 
 from ftlit.errors import UserError
 from ftlit.formatting import shell_word
 
+RATE = ("lr", "learningrate", "baselr", "maxlr", "lrate")
+DEVICE, GPUS, HALF = ("device", "accelerator"), ("gpus", "ngpus", "numgpus", "gpu"), ("amp", "fp16", "mixedprecision")
+BY_VALUE = [  # names as in OPTIONS, a pattern of the value, and the words that take their place for it
+    (RATE, "auto", "recipe=lr_find"),
+    (DEVICE, "(cuda|gpu).*|[0-9]+", "trainer=gpu"),
+    (DEVICE, "cpu", "trainer=cpu"),
+    (GPUS, "0|none|null|false", "trainer=cpu"),
+    (HALF, "false|no", "trainer.precision=32-true"),
+    (("precision",), "(fp|float)?32", "trainer.precision=32-true"),
+    (("precision",), "(fp|float)?16|half", "trainer.precision=16-mixed"),
+    (("precision",), "bf16|bfloat16", "trainer.precision=bf16-mixed"),
+    (("precision",), "(fp|float)?64|double", "trainer.precision=64-true"),
+]
 VALUE = "{value}"  # stands for the value that was given
 OPTIONS = {  # the last part of a name, in lower case and without `_` and `-` -> the words to give
     **dict.fromkeys(("epochs", "epoch", "numepochs", "nepochs", "nepoch", "maxepochs", "trainepochs"), "trainer.max_epochs={value}"),
     **dict.fromkeys(("steps", "maxsteps", "iterations", "maxiter", "maxiters", "numsteps"), "+trainer.max_steps={value}"),
-    **dict.fromkeys(("lr", "learningrate", "baselr", "maxlr", "lrate"), "optimizer.lr={value}"),
+    **dict.fromkeys(RATE, "optimizer.lr={value}"),
     **dict.fromkeys(("wd", "weightdecay"), "optimizer.weight_decay={value}"),
     "momentum": "optimizer=sgd optimizer.momentum={value}",
     **dict.fromkeys(("optim", "opt"), "optimizer={value}"),
@@ -26,10 +40,11 @@ OPTIONS = {  # the last part of a name, in lower case and without `_` and `-` ->
     **dict.fromkeys(("model", "modelname", "arch", "architecture", "network", "net", "encoder"), "backbone={value}"),
     **dict.fromkeys(("weights", "checkpoint", "ckpt", "ckptpath", "checkpointpath", "weightspath"), "backbone.weights={value}"),
     **dict.fromkeys(("ema", "useema", "checkpointkey"), "backbone.weights_key=model_ema"),
-    **dict.fromkeys(("device", "accelerator"), "trainer.accelerator={value}"),
-    **dict.fromkeys(("gpus", "ngpus", "numgpus", "gpu"), "trainer=gpu trainer.devices={value}"),
-    **dict.fromkeys(("amp", "fp16", "mixedprecision", "precision"), "trainer.precision=16-mixed"),
+    **dict.fromkeys(DEVICE, "trainer.accelerator={value}"),
+    **dict.fromkeys(GPUS, "trainer=gpu trainer.devices={value}"),
+    **dict.fromkeys(HALF, "trainer.precision=16-mixed"),
     "bf16": "trainer.precision=bf16-mixed",
+    "precision": "trainer.precision={value}",
     **dict.fromkeys(("clip", "clipgrad", "gradclip", "maxgradnorm", "gradientclip"), "trainer.gradient_clip_val={value}"),
     **dict.fromkeys(("accumulate", "gradientaccumulation", "gradientaccumulationsteps"), "trainer.accumulate_grad_batches={value}"),
     **dict.fromkeys(("freeze", "freezebackbone", "frozen", "featureextraction"), "schedule=head_only"),
@@ -114,6 +129,9 @@ def _words(plain: str, value: str) -> str | None:
     if plain in EARLY_STOPPING and value.lower() != "false":
         patience = f"{STOPPING}.patience={value}" if value.isdecimal() else ""
         return f"{STOPPING}._target_=lightning.pytorch.callbacks.EarlyStopping {STOPPING}.monitor=val/loss {patience}".strip()
+    for names, pattern, words in BY_VALUE:
+        if plain in names and re.fullmatch(pattern, value.lower()):
+            return words
     template = OPTIONS.get(plain)
     if template is None or (value.lower() == "false" and VALUE not in template):
         return None
