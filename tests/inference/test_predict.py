@@ -121,7 +121,13 @@ def test_a_missing_run_is_an_error_that_names_it(tmp_path, monkeypatch, capsys):
         (torch.zeros(8, 8), r"\(3, H, W\), RGB, not \(8, 8\)"),
         (torch.zeros(3, 0, 8), r"RGB, not \(3, 0, 8\)"),
         (5, r"takes images \(paths, PIL images or RGB tensors \(3, H, W\)\), one or a list of them, but got int"),
-        ([None], "but got NoneType"),
+        ([None], "but got NoneType in a list"),
+        ([1, 2], "but got int in a list"),
+        (b"a file", r"but got bytes; give PIL.Image.open\(io.BytesIO\(data\)\)"),
+        ([b"a file"], r"but got bytes in a list; give PIL.Image.open"),
+        (io.BytesIO(b"a file"), r"but got BytesIO; give PIL.Image.open\(file\)"),
+        (np.zeros((2, 8, 8, 3), np.uint8), r"but got ndarray in a ndarray; give PIL.Image.fromarray\(array\)"),
+        ({"a.png": 1}, "but got dict$"),
     ],
 )
 def test_an_argument_that_is_not_an_image_is_an_error(run, given, message):

@@ -1,5 +1,6 @@
 """Invariant 1 on a small backbone: a cut loses nothing; and reading properties does not change a backbone."""
 
+import re
 from copy import deepcopy
 from itertools import product
 
@@ -47,6 +48,15 @@ def toy() -> Backbone:
     }
     layers["top"].register_buffer("unsaved", torch.arange(3), persistent=False)
     return Backbone(layers, InputSpec(size=8), token_pool="class_token", origin=WeightsOrigin("custom", "a test"))
+
+
+@pytest.mark.parametrize("origin", [None, "", 3, "my weights"])
+def test_the_origin_that_the_error_proposes_is_accepted(origin):
+    with pytest.raises(UserError) as caught:
+        Backbone({"low": nn.Identity()}, InputSpec(size=8), origin=origin)
+    proposed = re.search(r"give origin=ftlit\.(WeightsOrigin\(.*?\))", str(caught.value))[1]
+    assert eval(proposed) == WeightsOrigin("custom", "my weights")
+    assert ("leave origin out" in str(caught.value)) == (origin != "my weights")
 
 
 @pytest.mark.parametrize("cut", [*CUTS, 0, 2, -1, -3, -5])

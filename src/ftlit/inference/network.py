@@ -16,7 +16,7 @@ from ftlit.data.transforms import dense_transform
 from ftlit.errors import UserError, one_line, shorten
 from ftlit.formats import DamagedFile, JsonObject
 from ftlit.formatting import shown
-from ftlit.inference.network_inputs import ImageOrText, cannot_take, normalized, tensor_of
+from ftlit.inference.network_inputs import NOT_SEVERAL, ImageOrText, cannot_take, normalized, tensor_of
 from ftlit.inference.record import KEY, build_backbone, build_head, read_record
 from ftlit.inference.record_checks import BadRecord, LimitedAllocation
 from ftlit.inference.slim import filled
@@ -95,9 +95,14 @@ class Network:
         """
         if isinstance(examples, str | Path | Image.Image) or (isinstance(examples, Tensor) and examples.ndim <= 3):
             return self([examples])[0]
-        if not isinstance(examples, Iterable):
-            raise cannot_take(examples, self.backbone.input_spec)
-        inputs = [self.as_input(example) for example in examples]
+        spec = self.backbone.input_spec
+        if not isinstance(examples, Iterable) or isinstance(examples, NOT_SEVERAL):
+            raise cannot_take(examples, spec)
+        inputs = []
+        for example in examples:
+            if not isinstance(example, ImageOrText):
+                raise cannot_take(example, spec, within=examples)
+            inputs.append(self.as_input(example))
         return self.predictions(self.probabilities(torch.stack(inputs))) if inputs else []
 
     @property

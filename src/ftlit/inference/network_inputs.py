@@ -1,9 +1,12 @@
 """The inputs of a network: tensors of images or texts, from whatever a user gives."""
 
+from collections.abc import Mapping
 from functools import cache
+from io import IOBase
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from torch import Tensor
 
@@ -15,6 +18,12 @@ from ftlit.data.transforms import check_rgb_tensor
 from ftlit.errors import UserError
 
 ImageOrText = str | Path | Image.Image | Tensor
+CONVERSIONS: dict[Any, str] = {  # types of images that are not taken -> how to make one that is
+    bytes | bytearray | memoryview: "PIL.Image.open(io.BytesIO(data)) of the bytes of an image file",
+    IOBase: "PIL.Image.open(file)",
+    np.ndarray: "PIL.Image.fromarray(array) of each array (H, W, 3) of uint8",
+}
+NOT_SEVERAL = (bytes, bytearray, memoryview, IOBase, Mapping)  # of which each can be iterated, but not over examples
 
 
 def tensor_of(example: ImageOrText, spec: InputSpec | TextSpec) -> Tensor:
@@ -43,10 +52,13 @@ def _split_view(spec: InputSpec | TextSpec) -> SplitView | None:
     return SplitView.of(spec.views()[1])
 
 
-def cannot_take(given: object, spec: InputSpec | TextSpec) -> UserError:
-    """The error for an input of another type."""
+def cannot_take(given: object, spec: InputSpec | TextSpec, within: object = None) -> UserError:
+    """The error for an input of another type; `within` is what held it, if anything did."""
     kinds = "strings" if isinstance(spec, TextSpec) else "paths, PIL images or RGB tensors (3, H, W)"
-    return UserError(f"the network of this run takes {spec.noun} ({kinds}), one or a list of them, but got {type(given).__name__}")
+    place = "" if within is None else f" in a {type(within).__name__}"
+    ways = () if isinstance(spec, TextSpec) else (way for kind, way in CONVERSIONS.items() if isinstance(given, kind))
+    text = f"the network of this run takes {spec.noun} ({kinds}), one or a list of them, but got {type(given).__name__}{place}"
+    return UserError("; ".join([text, *(f"give {way}" for way in ways)]))
 
 
 def _readable(example: ImageOrText, spec: InputSpec | TextSpec) -> Any:

@@ -59,4 +59,6 @@ RANDOM = WeightsOrigin()
 def check_origin(origin: object) -> None:
     """Raise `UserError` if `origin` is not a `WeightsOrigin`, such as the string that `Backbone` used to take."""
     if not isinstance(origin, WeightsOrigin):
-        raise UserError(f'Backbone(origin={origin!r}): use origin=ftlit.WeightsOrigin("custom", {str(origin)!r})')
+        name = repr(origin) if isinstance(origin, str) and origin else '"my weights"'
+        random = "" if isinstance(origin, str) and origin else "; for random weights leave origin out"
+        raise UserError(f'Backbone(origin={origin!r}): for pretrained weights give origin=ftlit.WeightsOrigin("custom", {name}){random}')
