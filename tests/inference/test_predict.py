@@ -114,10 +114,10 @@ def test_a_missing_run_is_an_error_that_names_it(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (torch.full((3, 8, 8), 200.0), r"floats from 0 to 1, or uint8, not values from 200 to 200"),
-        (torch.full((3, 8, 8), -0.5), r"floats from 0 to 1, or uint8"),
-        (torch.full((3, 8, 8), torch.nan), r"floats from 0 to 1, or uint8"),
-        (torch.full((3, 8, 8), 200), r"floats from 0 to 1, or uint8, not torch.int64"),
+        (torch.full((3, 8, 8), 200.0), r"or be uint8, but this one holds values from 200 to 200"),
+        (torch.full((3, 8, 8), -0.5), r"floats from 0 to 1, or be uint8"),
+        (torch.full((3, 8, 8), torch.nan), r"floats from 0 to 1, or be uint8"),
+        (torch.full((3, 8, 8), 200), r"or be uint8, but this one is torch.int64"),
         (torch.zeros(8, 8), r"\(3, H, W\), RGB, not \(8, 8\)"),
         (torch.zeros(3, 0, 8), r"RGB, not \(3, 0, 8\)"),
         (5, r"takes images \(paths, PIL images or RGB tensors \(3, H, W\)\), one or a list of them, but got int"),
