@@ -17,6 +17,7 @@ from ftlit.cli.parsers import ACTIONS, cache_parser, export_parser, predict_pars
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.files import disk_error
 from ftlit.installed import package_version
+from ftlit.lit.stop_signals import INTERRUPTED_STATUS
 from ftlit.recipes.run.process_state import process_state
 
 COMMAND_ROWS = (
@@ -50,6 +51,9 @@ def _run(command: str, arguments: list[str]) -> None:
         if command not in COMMANDS:
             raise unknown("command", command, COMMANDS)
         COMMANDS[command](arguments)
+    except KeyboardInterrupt:
+        print("ftlit: interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED_STATUS)
     except (UserError, OSError) as error:
         text = error if isinstance(error, UserError) else disk_error(error)
         if text is None:

@@ -15,11 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from ftlit.errors import UserError, one_line
 from ftlit.formats import FORMAT
+from ftlit.lit.stop_signals import INTERRUPTED_STATUS
 from ftlit.recipes.config.hydra_internals import add_task_override, hydra_config, task_overrides
 from ftlit.recipes.config.overrides import job_label
 from ftlit.recipes.config.settings import changes, chosen_options, stable_settings
 from ftlit.recipes.run.process_state import INITIAL_ENVIRONMENT
-from ftlit.recipes.run.processes import INTERRUPTED_STATUS, USER_ERROR_STATUS, JobExit
+from ftlit.recipes.run.processes import USER_ERROR_STATUS, JobExit
 from ftlit.recipes.run.resume import MAY_CHANGE, RESUMABLE_RECIPES, keeps_value
 from ftlit.sweeps import jobs, summary
 from ftlit.sweeps.jobs import Job

@@ -14,7 +14,7 @@ from ftlit.cli.deferred_imports import defer_torchmetrics
 from ftlit.cli.output import robust_output
 from ftlit.errors import one_line, unknown
 from ftlit.files import WriteError
-from ftlit.lit.stop_signals import owned_signals
+from ftlit.lit.stop_signals import INTERRUPTED_STATUS, owned_signals
 from ftlit.recipes.config.early_checks import check_early
 from ftlit.recipes.config.hydra_internals import choices, hydra_config, hydra_main, set_help
 from ftlit.recipes.config.overrides import complete, job_label
@@ -48,7 +48,7 @@ def _run_hydra() -> int:
     except KeyboardInterrupt:  # outside of a run
         if launched.is_first_on_machine():
             print("ftlit: interrupted before a run began: give the same command to start again", file=sys.stderr)
-        sys.exit(processes.INTERRUPTED_STATUS)
+        sys.exit(INTERRUPTED_STATUS)
     except Exception as error:
         exit_for_user_error(error)
         processes.write_reason(f"{type(error).__name__}: {one_line(error)}")
@@ -113,7 +113,7 @@ def exit_for_interruption(cfg: DictConfig) -> NoReturn:
     from ftlit.recipes.run.interruption import print_interrupted
 
     print_interrupted(cfg)
-    raise processes.JobExit(0 if rank_before_trainer() else processes.INTERRUPTED_STATUS, "interrupted") from None
+    raise processes.JobExit(0 if rank_before_trainer() else INTERRUPTED_STATUS, "interrupted") from None
 
 
 def exit_for_user_error(error: Exception, cfg: DictConfig | None = None) -> None:

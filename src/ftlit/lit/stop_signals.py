@@ -18,6 +18,7 @@ DEFAULTS: dict[int, Any] = {  # signal -> its handler where a program sets none
     **{getattr(signal, name): signal.SIG_DFL for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)},
 }
 SIGNALS = list(DEFAULTS)
+INTERRUPTED_STATUS = 130  # what shells give for a program that Ctrl-C ended
 STOPPING = b"\nstopping after this step, with a checkpoint (Ctrl-C again: at once, without one)\n"
 SECONDS_TO_STOP = 20.0  # from the signal to the end of the step; SLURM kills 30 s after SIGTERM (KillWait)
 

@@ -51,11 +51,11 @@ def launched() -> Launched | None:
         UserError: the processes cannot be one run.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        count = int(os.environ["WORLD_SIZE"])
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", count))
-        found = Launched(TORCHRUN, int(os.environ["RANK"]), count, count // here)
+        count = _variable("WORLD_SIZE")
+        here = _variable("LOCAL_WORLD_SIZE", count)
+        found = Launched(TORCHRUN, _variable("RANK"), count, count // here)
         uneven = here * found.nodes != count
-    elif int(os.environ.get("SLURM_NTASKS", 1)) > 1 and not _is_alone_in_slurm():
+    elif _variable("SLURM_NTASKS", 1) > 1 and not _is_alone_in_slurm():
         found = _of_srun()
         uneven = len(set(_tasks_per_node())) > 1 or found.devices * found.nodes != found.count
     else:
@@ -65,6 +65,14 @@ def launched() -> Launched | None:
             f"{found.launcher} started {found.count} processes, but not the same number on each machine: start the same number on each"
         )
     return found
+
+
+def _variable(name: str, default: int | None = None) -> int:
+    """An environment variable that a launcher sets."""
+    value = os.environ.get(name, str(default))
+    if not value.isdecimal():
+        raise UserError(f"the environment has {name}={value}, which is not a whole number: unset it, or start with torchrun or srun")
+    return int(value)
 
 
 def _is_alone_in_slurm() -> bool:
@@ -77,14 +85,14 @@ def _is_task() -> bool:
 
 
 def _of_srun() -> Launched:
-    count = int(os.environ["SLURM_NTASKS"])
+    count = _variable("SLURM_NTASKS")
     if not _is_task():
         raise UserError(
             f"this SLURM job has {count} tasks, but srun did not start this process: put srun before the command, "
             "or ask for one task (--ntasks=1), or unset SLURM_NTASKS"
         )
     nodes = os.environ.get("SLURM_STEP_NUM_NODES", os.environ.get("SLURM_NNODES", "1"))
-    return Launched(SRUN, int(os.environ["SLURM_PROCID"]), count, int(nodes))
+    return Launched(SRUN, _variable("SLURM_PROCID"), count, int(nodes))
 
 
 def _tasks_per_node() -> list[str]:

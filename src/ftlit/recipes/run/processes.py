@@ -14,7 +14,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from ftlit.lit.stop_signals import SIGNALS
+from ftlit.lit.stop_signals import INTERRUPTED_STATUS, SIGNALS
 from ftlit.recipes.config.hydra_internals import hydra_config, run_mode
 from ftlit.recipes.config.overrides import arguments, program
 from ftlit.recipes.run.process_state import INITIAL_ENVIRONMENT
@@ -22,7 +22,6 @@ from ftlit.run_folder import read_result
 
 STARTED = time.time()  # of this program
 USER_ERROR_STATUS = 2
-INTERRUPTED_STATUS = 130  # what shells give for a program that Ctrl-C ended
 SECONDS_TO_SAVE = 60  # that an interrupted job has for its checkpoint
 ONE_PROCESS = {"devices": 1, "num_nodes": 1, "strategy": "auto"}  # values of the trainer
 REASON_FILE = "FTLIT_REASON"  # in the environment of a job's own process: the file for the reason of its failure

@@ -101,7 +101,7 @@ def check_settings(cfg: DictConfig) -> None:
             f"{Path(cfg.paths.run, CONFIG)} was edited, or damaged, since the run wrote it: {texts}. A resumed run keeps its "
             "settings: restore them in the file, or begin a new run in another hydra.run.dir=..."
         )
-    name, old, new = changed[0]
+    name, old, new = min(changed, key=lambda change: change.name.count("."))  # others may refer to a top-level one, as data.seed to seed
     raise UserError(f"resume=true needs the same config: {name} was {old}, now {new}; give the old value, or begin a new run")
 
 
