@@ -110,9 +110,9 @@ def test_repeats_draw_several_training_sets_and_never_train_on_val(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["probe.repeats=2"], "number of images per class too, data.per_class=..."),
-        (["data.per_class=1"], "no class has two images"),
-        (["data.per_class=1", "probe.l2=[1e-2]"], "no images are held out to choose a probe: give one cut"),
+        (["probe.repeats=2"], "number of examples per class too, data.per_class=..."),
+        (["data.per_class=1"], "no class has two examples"),
+        (["data.per_class=1", "probe.l2=[1e-2]"], "no examples are held out to choose a probe: give one cut"),
         (["probe.repeats=0"], "probe.repeats=0"),
         (["probe.poolings=[mux]"], "did you mean 'max'"),
         (["probe.l2=[high]"], "probe.l2[0]='high': give a number"),

@@ -155,7 +155,7 @@ BAD = {
     "no kind of probe 'svn': did you mean 'svm'": (FEATURES, LABELS, {"kind": "svn"}),
     "L2 penalty 0 of a probe": (FEATURES, LABELS, {"l2": 0}),
     "there are no features": (FEATURES[:0], LABELS[:0], {}),
-    "no class has two images": (FEATURES[:3], LABELS[:3], {}),
+    "no class has two examples": (FEATURES[:3], LABELS[:3], {}),
 }
 
 

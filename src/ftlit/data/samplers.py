@@ -91,7 +91,7 @@ class EvalOrder(DistributedSampler[Any]):
     def __init__(self, images: Sized, batch_size: int, *, processes: int = 1, rank: int = 0) -> None:
         super().__init__(images, processes, rank, shuffle=False)  # type: ignore[arg-type]
         if len(images) < processes:
-            raise UserError(f"{len(images)} images are too few for {processes} processes: set trainer.devices={len(images)} or less")
+            raise UserError(f"{len(images)} examples are too few for {processes} processes: set trainer.devices={len(images)} or less")
         self.batch_size = batch_size
 
     def __len__(self) -> int:

@@ -83,7 +83,7 @@ def best_of(probes: Sequence[Probe]) -> Probe:
     """
     if len(probes) > 1 and any(probe.score is None for probe in probes):
         raise UserError(
-            "no images are held out to choose a probe: give one cut (probe.cuts=[...]), one kind and one L2 penalty, or more images"
+            "no examples are held out to choose a probe: give one cut (probe.cuts=[...]), one kind and one L2 penalty, or more examples"
         )
     return max(probes, key=lambda probe: probe.score or 0.0)
 

@@ -208,7 +208,7 @@ def _held_out_results(
     fold = folds_of(labels, FOLDS, seed).to(labels.device)
     used = [number for number in range(FOLDS) if bool((fold == number).any())]
     if not used:
-        raise UserError("no class has two images, so none can be held out: give one L2 penalty (probe.l2=[0.1]), or more images")
+        raise UserError("no class has two examples, so none can be held out: give one L2 penalty (probe.l2=[0.1]), or more examples")
     results = [
         _evaluate(vectors[fold != i], labels[fold != i], classes, l2_penalties, kind, vectors[fold == i], labels[fold == i]) for i in used
     ]

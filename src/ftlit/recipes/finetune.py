@@ -232,7 +232,7 @@ def _build_module(
 ) -> FineTuner:
     loss = instantiate(cfg.loss, counts=list(data.counts["train"].values()))
     if isinstance(loss, nn.CrossEntropyLoss if data.multilabel else nn.BCEWithLogitsLoss):
-        advice = "several labels per image: give loss=bce" if data.multilabel else "one label per image: give loss=cross_entropy"
+        advice = "several labels per example: give loss=bce" if data.multilabel else "one label per example: give loss=cross_entropy"
         raise UserError(f"this data has {advice}")
     groups: list[Any] = [OmegaConf.to_container(cfg[name], resolve=True) for name in ("backbone", "head")]
     about = {"class_names": data.class_names, "multilabel": data.multilabel, "affine": cfg.batchnorm == AFFINE}

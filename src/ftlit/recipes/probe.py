@@ -72,7 +72,7 @@ def run(cfg: DictConfig) -> float:
     per_class = cfg.data.get("per_class")
     if probes.repeats > 1 and per_class is None:
         raise UserError(
-            f"probe.repeats={probes.repeats} draws random training samples: give their number of images per class too, data.per_class=..."
+            f"probe.repeats={probes.repeats} draws random training samples: give their number of examples per class too, data.per_class=..."
         )
     if probes.repeats > 1 and "seed" not in cfg.data:
         raise UserError(
@@ -101,7 +101,7 @@ def check_data(cfg: DictConfig, data: Any) -> None:
     """Refuse data modules that are not built in, and several labels per image."""
     check_indexed_images(cfg, data)
     if data.multilabel:
-        raise UserError("recipe=probe needs one label per image, but these data have several")
+        raise UserError("recipe=probe needs one label per example, but these data have several")
 
 
 def probe_layers(cfg: DictConfig, probes: LayerProbes, parts: RunParts) -> Repeat:

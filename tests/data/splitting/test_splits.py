@@ -70,13 +70,13 @@ def test_fractions_out_of_range_are_an_error(fractions):
 
 
 def test_too_few_images_to_split_are_an_error():
-    with pytest.raises(UserError, match="2 images of 2 classes are too few to split off val and test, because each class keeps one"):
+    with pytest.raises(UserError, match="2 examples of 2 classes are too few to split off val and test, because each class keeps one"):
         assemble({"train": examples([(0,), (1,)])}, ["a", "b"], SplitRule(FRACTIONS))
 
 
 def test_copies_are_named_where_they_make_a_data_set_too_small():
     copies = Examples(range(8), [(0,)] * 4 + [(1,)] * 4, to_rgb, [np.zeros(2)] * 4 + [np.ones(2)] * 4)
-    with pytest.raises(UserError, match="8 images, 2 of them different, of 2 classes are too few"):
+    with pytest.raises(UserError, match="8 examples, 2 of them different, of 2 classes are too few"):
         assemble({"train": copies}, ["a", "b"], SplitRule(FRACTIONS))
 
 
@@ -88,15 +88,15 @@ def test_a_single_class_is_an_error():
 def test_a_single_image_stays_in_train_with_a_note():
     collection = assemble({"train": examples([(0,)] * 10 + [(1,)])}, ["a", "rare"], SplitRule(FRACTIONS))
     assert collection.counts["train"]["rare"] == 1
-    assert "classes with only one image keep it in train: rare" in collection.notes[0]
-    assert "val has no image of rare" in collection.notes
+    assert "classes with only one example keep it in train: rare" in collection.notes[0]
+    assert "val has no example of rare" in collection.notes
 
 
 def test_a_class_missing_in_train_is_an_error_and_one_missing_in_val_is_a_note():
     labels = {"train": [(0,), (1,)], "val": [(0,)], "test": [(0,), (1,)]}
     splits = {split: examples(some, [np.array([len(split), i]) for i in range(len(some))]) for split, some in labels.items()}
     splits["test"] = examples(labels["test"], [np.array([0, 0]), np.array([0, 1])])
-    assert assemble(splits, ["a", "b"], SplitRule({})).notes == ["val has no image of b"]
+    assert assemble(splits, ["a", "b"], SplitRule({})).notes == ["val has no example of b"]
     splits["val"], splits["train"] = splits["train"], splits["val"]
     with pytest.raises(UserError, match="val has classes that are missing in train: b"):
         assemble(splits, ["a", "b"], SplitRule({}))
@@ -113,7 +113,7 @@ def test_the_note_on_the_split_gives_sizes_and_classes_whose_image_may_move():
     contents = [np.array([number, i]) for number in (0, 1) for i in range((200, 2)[number])]
     collection = assemble({"train": examples([(0,)] * 200 + [(1,)] * 2, contents)}, ["many", "two"], SplitRule(FRACTIONS))
     note = collection.notes[0]
-    assert note.startswith("taken from train by a hash of each image (split_seed=0)") and "(asked: 20%)" in note
+    assert note.startswith("taken from train by a hash of each example (split_seed=0)") and "(asked: 20%)" in note
     assert {split: counts["two"] for split, counts in collection.counts.items()} == {"train": 1, "val": 0, "test": 1}
 
 
@@ -147,3 +147,16 @@ def test_a_class_in_another_spelling_is_named():
     splits = {split: examples([(0,), (i,)], [np.array([i, 0]), np.array([i, 1])]) for i, split in enumerate(("train", "val", "test"))}
     with pytest.raises(UserError, match=r"val has classes that are missing in train: ant \(train has Ant\)"):
         assemble(splits, ["Ant", "ant", "bee"], SplitRule({}))
+
+
+def test_notes_and_errors_on_splits_speak_of_examples_which_may_be_texts():
+    texts = [f"text {i}" for i in range(20)]
+    labels = [(i % 2,) for i in range(19)] + [(2,)]
+    train = Examples(texts, labels, str, [np.frombuffer(text.encode(), np.uint8) for text in texts])
+    rule = SplitRule({"val": 0.2, "test": 0.2})
+    collection = assemble({"train": train}, ["a", "b", "rare"], rule)
+    with pytest.raises(UserError) as caught:
+        assemble({"train": train.subset(range(2))}, ["a", "b"], rule)
+    unknown = assemble({"train": Examples(texts, labels, str)}, ["a", "b", "rare"], rule)
+    lines = [*collection.notes, *unknown.notes, str(caught.value)]
+    assert any("example" in line for line in lines) and not any("image" in line for line in lines)

@@ -35,7 +35,7 @@ def test_images_keep_the_split_of_the_run_and_others_are_split_by_their_hash(tmp
     after = values(collection)
     assert all(set(before[split]) <= set(after[split]) for split in before)
     assert sum(map(len, after.values())) == 60
-    assert any("40 of 60 images are in the same split as in the run" in note for note in collection.notes)
+    assert any("40 of 60 examples are in the same split as in the run" in note for note in collection.notes)
 
 
 def test_a_group_whose_images_the_run_had_in_several_splits_goes_to_train(tmp_path):
@@ -47,7 +47,7 @@ def test_a_group_whose_images_the_run_had_in_several_splits_goes_to_train(tmp_pa
     collection = assemble({"train": grouped}, ["a", "b"], SplitRule(FRACTIONS, 0, read_split(tmp_path)))
     assert before["test"][0] in values(collection)["train"]
     assert any(
-        "39 of 40 images are in the same split as in the run" in note
+        "39 of 40 examples are in the same split as in the run" in note
         and "; 1 are in another split, because their group is in train" in note
         for note in collection.notes
     )
@@ -67,7 +67,7 @@ def test_a_resumed_run_gets_its_images_in_their_order_and_a_note_on_new_ones(tmp
     again = assemble({"train": images([50, *reversed(range(40))])}, ["a", "b"], rule)
     assert values(again) == values(before) and again.class_names == before.class_names
     assert [part.labels for part in again.splits.values()] == [part.labels for part in before.splits.values()]
-    assert again.notes == ["the resumed run keeps the images that it began with; new images are ignored (1): 0"]
+    assert again.notes == ["the resumed run keeps the examples that it began with; new ones are ignored (1): 0"]
     assert assemble({"train": images(range(40))}, ["a", "b"], rule).notes == []
 
 

@@ -225,7 +225,7 @@ def test_a_data_folder_may_be_renamed_if_its_images_are_the_same(tmp_path):
     done = run(tmp_path, command, "data.root=pictures", "data.on_bad_image=skip")
     assert done.returncode == 0
     for change in ("root was photos when the run began, now pictures", "on_bad_image was stop when the run began, now skip"):
-        assert f"data.{change}; the images and labels are the same" in " ".join(done.stdout.split())
+        assert f"data.{change}; the data and labels are the same" in " ".join(done.stdout.split())
     names = {split: content["names"] for split, content in json.loads((tmp_path / "run/split.json").read_text())["splits"].items()}
     for grey in (6, 7):  # again, with the split that the resumed run wrote
         Image.new("L", (20, 20), grey).save(tmp_path / names["test"][0])

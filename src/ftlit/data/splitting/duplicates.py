@@ -71,7 +71,7 @@ def duplicate_notes(splits: Mapping[Split, Examples], hashes: Hashes = content_h
         hashes: gives the hash of each image, as `content_hashes` does.
     """
     if any(examples.contents is None for examples in splits.values()):
-        return ["the splits are not checked for duplicates, because the images of this data set cannot be compared without decoding"]
+        return ["the splits are not checked for duplicates, because the examples of this data set cannot be compared without loading them"]
     groups = find_copies(splits, hashes)
     across = [group for group in groups if _crosses(group)]
     contradictory = [group for group in groups if _contradicts(group)]

@@ -72,11 +72,11 @@ def _with_missing(
     parts = split_by_hash(units, train.labels, missing, rule.seed, known)
     if empty := [split for split in SPLITS if split in parts.places and not parts.places[split]]:
         names = " and ".join(split for split in SPLITS if split in missing)
-        noun = "images" if train.groups is None else f"images in {len(set(units))} groups"
+        noun = "examples" if train.groups is None else f"examples in {len(set(units))} groups"
         copies = f", {len(set(units))} of them different," if train.groups is None and len(set(units)) < len(units) else ""
         raise UserError(
             f"{len(train)} {noun}{copies} of {count(len(class_names), 'class')} are too few to split off {names}, because each class "
-            f"keeps one in train and {' and '.join(empty)} would be empty: add different images of each class"
+            f"keeps one in train and {' and '.join(empty)} would be empty: add different examples of each class"
         )
     splits = {split: train.subset(parts.places[split]) if split in parts.places else found[split] for split in SPLITS}
     notes = [_split_note(parts, missing, train, class_names, rule.seed)]
@@ -88,10 +88,10 @@ def _with_missing(
 def _split_note(parts: Parts, missing: Mapping[Split, float], train: Examples, class_names: Sequence[str], seed: int) -> str:
     shares = {split: len(parts.places[split]) / len(train) for split in SPLITS if split in missing}
     sizes = " and ".join(f"{split} {share:.0%} (asked: {missing[split]:.0%})" for split, share in shares.items())
-    unit = "image" if train.groups is None else "group"
+    unit = "example" if train.groups is None else "group"
     counts = Counter(label for labels in train.labels for label in labels)
     single = [class_names[number] for number, count in sorted(counts.items()) if count == 1]
-    rest = f"; classes with only one image keep it in train: {shorten(single, most=5)}" if single else ""
+    rest = f"; classes with only one example keep it in train: {shorten(single, most=5)}" if single else ""
     moved = sorted({number for split, numbers in parts.moved.items() for number in numbers if number >= 0 and counts[number] > 1})
     if moved:
         named = shorten((class_names[number] for number in moved), most=5)
@@ -149,7 +149,7 @@ def _class_notes(collection: Collection) -> list[str]:
             near = f" (train has {alike[0]})" if alike else ""
             raise UserError(f"{split} has classes that are missing in train: {shorten(unexpected, most=10)}{near}")
         if absent := [name for name in trained if not counts[split][name]]:
-            notes.append(f"{split} has no image of {shorten(absent, most=5)}")
+            notes.append(f"{split} has no example of {shorten(absent, most=5)}")
     return notes
 
 

@@ -63,9 +63,9 @@ class StoredSplit:
         rest = (
             f"; {moved:,} are in another split, because their group is in train or the data now come with their old split" if moved else ""
         )
-        rest += f"; not found in the data: {count(gone, 'image')} of that run" if gone else ""
+        rest += f"; not found in the data: {count(gone, 'example')} of that run" if gone else ""
         new = len(splits) - kept - moved
-        return f"{kept:,} of {len(hashes):,} images are in the same split as in the run {shown(self.folder)}, {new:,} are new{rest}"
+        return f"{kept:,} of {len(hashes):,} examples are in the same split as in the run {shown(self.folder)}, {new:,} are new{rest}"
 
     def restored(self, found: Collection, hashes: Callable[[Examples], Sequence[str]]) -> Collection:
         """Return the images of the run, in its splits and order. New images are left out, with a note; so is, where that may be, that the
@@ -84,7 +84,7 @@ class StoredSplit:
         splits = {split: self._examples(found, split, kept[split]) for split in SPLITS}
         new = [_name(found.splits[split], place) for places in pool.values() for split, place in places]
         notes = (
-            [f"the resumed run keeps the images that it began with; new images are ignored ({len(new)}): {shorten(new, most=3)}"]
+            [f"the resumed run keeps the examples that it began with; new ones are ignored ({len(new)}): {shorten(new, most=3)}"]
             if new
             else []
         )
@@ -126,7 +126,7 @@ class StoredSplit:
         parts = [f"{len(lost)} are missing or changed ({shorten(lost, most=3)})"] if lost else []
         parts += [f"{len(relabelled)} have other labels ({shorten(relabelled, most=3)})"] if relabelled else []
         raise UserError(
-            f"resume=true needs the images and labels that the run began with: {' and '.join(parts)}; restore them, or start a new run "
+            f"resume=true needs the examples and labels that the run began with: {' and '.join(parts)}; restore them, or start a new run "
             f"with data.split_from={shown(self.folder)} to keep the split"
         )
 

@@ -75,7 +75,7 @@ def _skips_steps(trainer: Trainer) -> bool:
 def _message(step: int, epoch: int, value: str) -> str:
     return (
         f"training stops: the loss of step {step} in epoch {epoch} is {value}. Give a lower optimizer.lr or "
-        "trainer.gradient_clip_val=1, or check the images (to continue anyway: callbacks.finite_loss=null)"
+        "trainer.gradient_clip_val=1, or check the data (to continue anyway: callbacks.finite_loss=null)"
     )
 
 
@@ -83,4 +83,4 @@ def check_results(results: Mapping[str, float]) -> None:
     """Raise `UserError` where the loss on val or test is not finite: the network then predicts nothing."""
     for name in ("val/loss", "test/loss"):
         if not isfinite(results.get(name, 0.0)):
-            raise UserError(f"{name} of the trained network is {results[name]}: give a lower optimizer.lr, or check the images")
+            raise UserError(f"{name} of the trained network is {results[name]}: give a lower optimizer.lr, or check the data")

@@ -130,7 +130,7 @@ def check_probe_head(trainer: Trainer, data: Any) -> IndexedImages:
     if overrides := ", ".join(images.batch_overrides):
         raise UserError(f"a linear probe cannot be fitted on the batches of {type(data).__name__}, which overrides {overrides}: {WAY_OUT}")
     if images.multilabel:
-        raise UserError(f"a linear probe is fitted on images with one label, and these have several: {LEAVE_OUT}")
+        raise UserError(f"a linear probe is fitted on data with one label each, and these have several: {LEAVE_OUT}")
     return images
 
 

@@ -64,7 +64,7 @@ COUNT_OR_NONE = Range(0, MANY, whole=True)
 LENGTH = Range(1, MANY, whole=True, minus_one="no limit")
 SEED = Range(0, LARGEST_SEED, whole=True)
 SHARE = Range(0, 1, open="both")
-NEEDS_SPLITS = ", such as 0.05: every run needs val and test images (leave the option out where the data give them)"
+NEEDS_SPLITS = ", such as 0.05: every run needs val and test examples (leave the option out where the data give them)"
 FRACTION = Range(0, 1, open="most")
 FACTOR = Range(0, 1000, open="least")
 RATE = Range(0, 1000, open="least")

@@ -109,7 +109,7 @@ def _check_flags(name: str, node: DictConfig) -> None:
 def check_labelled(data: Any) -> None:
     """Raise `UserError` for data without labels, from which only pretraining learns, and for class names that are not different texts."""
     if not data.num_classes:
-        raise UserError("the images have no labels: give labelled data, or recipe=pretrain pretrain=autoencoder")
+        raise UserError("the data have no labels: give labelled data, or recipe=pretrain pretrain=autoencoder")
     names, owner = list(getattr(data, "class_names", ())), type(data).__name__
     if len(names) != data.num_classes:
         raise UserError(f"class_names of {owner} has {len(names)} names for {data.num_classes} classes: give one name per class")

@@ -53,7 +53,7 @@ def check_data(cfg: DictConfig, data: Any) -> tuple[str, list[str]]:
     else:
         run = _digest_of_run(resolved_settings(cfg), record)
         write_json(path, {RUN: run, **record})
-    return run, [f"{name} was {old} when the run began, now {new}; the images and labels are the same" for name, old, new in moved]
+    return run, [f"{name} was {old} when the run began, now {new}; the data and labels are the same" for name, old, new in moved]
 
 
 def _is_other_training(before: Mapping[str, Any], now: DataRecord) -> bool:
@@ -104,5 +104,5 @@ def _check_same(before: Mapping[str, Any], now: DataRecord, may_change: Sequence
         old, new = before["splits"][split], now["splits"][split]
         same = old["images"] == new["images"]
         if old != new and not (same and split in may_change):
-            change = "other images or labels" if same else f"{old['images']} images then, {new['images']} now"
+            change = "other content or labels" if same else f"{old['images']} examples then, {new['images']} now"
             raise UserError(f"resume=true: the data have changed since the run began ({split}: {change}); {advice}")
