@@ -56,7 +56,7 @@ def test_a_folder_in_place_of_the_file_or_a_file_in_place_of_its_folder_is_named
     with pytest.raises(WriteError, match=r"folder \(Is a directory\): remove the folder"):
         write_atomically(tmp_path / "folder", "x")
     (tmp_path / "file").touch()
-    with pytest.raises(WriteError, match="remove or rename the file that is in the place of a folder"):
+    with pytest.raises(WriteError, match="remove or rename the file that has the name of a folder"):
         write_atomically(tmp_path / "file" / "x", "x")
 
 

@@ -226,7 +226,7 @@ def test_loggers_locks_open_files_and_empty_containers_do_not_change_the_fingerp
 
 
 def test_a_referenced_value_that_cannot_be_fingerprinted_is_an_error():
-    with pytest.raises(UserError, match=r"generator cannot be fingerprinted .*; give cache=none$"):
+    with pytest.raises(UserError, match=r"generator cannot be hashed .*: give cache=none$"):
         fingerprint(function_with_global("(i for i in range(3))"))
 
 

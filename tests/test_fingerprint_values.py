@@ -161,7 +161,8 @@ def test_the_error_for_an_unsupported_object_is_one_line_also_if_it_is_nested(ma
     model.__dict__["held"] = thing
     for holder in (thing, [thing], {"a": thing}, model, lambda: thing):
         with pytest.raises(
-            UserError, match=r"^features cannot be cached: an object of \w+ cannot be fingerprinted .*; give cache=none$"
+            UserError,
+            match=r"^features cannot be cached, because the content of an object of type \w+ cannot be hashed .*: give cache=none$",
         ) as error:
             fingerprint(holder)
         assert len(str(error.value).splitlines()) == 1

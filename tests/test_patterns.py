@@ -91,7 +91,9 @@ def test_the_error_for_a_pattern_without_match_names_the_closest_match(pattern, 
 
 
 def test_without_a_close_match_the_error_lists_the_names():
-    with pytest.raises(UserError, match=r"'qqqqqq' matches no parameter: there are: backbone, backbone.layer1, backbone.layer10, head, "):
+    with pytest.raises(
+        UserError, match=r"'qqqqqq' matches no parameter: the names are backbone, backbone.layer1, backbone.layer10, head, "
+    ):
         select(["qqqqqq"], NAMES)
 
 
@@ -104,5 +106,5 @@ def test_the_error_for_an_uncovered_name_lists_the_patterns():
     "rules", [["*", "head"], ["head", "*", "head.bias"], ["head.weight", "head.bias", "head", "*"], ["head", "head", "*"]]
 )
 def test_a_pattern_whose_names_are_covered_by_earlier_patterns_is_an_error(rules):
-    with pytest.raises(UserError, match="is never used: earlier patterns match all its parameters"):
+    with pytest.raises(UserError, match="is never used, because earlier patterns match all parameters that it matches"):
         first_match([(pattern, i) for i, pattern in enumerate(rules)], NAMES)

@@ -226,4 +226,7 @@ def _decides_loading(value: Any) -> bool:
 
 def _opaque(thing: Any, why: object) -> UserError:
     text = " ".join(str(why).split())
-    return UserError(f"features cannot be cached: an object of {type(thing).__name__} cannot be fingerprinted ({text}); give cache=none")
+    return UserError(
+        f"features cannot be cached, because the content of an object of type {type(thing).__name__} "
+        f"cannot be hashed ({text}): give cache=none"
+    )

@@ -55,7 +55,9 @@ def first_match(rules: Sequence[tuple[str, T]], names: Iterable[str]) -> dict[st
     for i, (pattern, _) in enumerate(rules):
         if i not in used:  # by position: a pattern that is given twice is unused the second time
             if any(covers(pattern, name) for name in names):
-                raise UserError(f"pattern {pattern!r} is never used: earlier patterns match all its parameters; move it up")
+                raise UserError(
+                    f"pattern {pattern!r} is never used, because earlier patterns match all parameters that it matches: move it before them"
+                )
             raise idle(pattern, names)
     return {name: rules[place] for name, place in places.items()}
 
@@ -69,8 +71,8 @@ def idle(pattern: str, names: Sequence[str]) -> UserError:
     last = [suffixes[leaf]] if leaf in suffixes else [suffixes[k] for k in get_close_matches(leaf, suffixes, n=1, cutoff=0.6)]
     meant = next(iter(last if last and "." not in pattern else near or last), None)
     tops = dict.fromkeys(known for known in modules if known.count(".") <= 1)
-    hint = f"did you mean {meant!r}? There are" if meant else "there are"
-    return UserError(f"pattern {pattern!r} matches no parameter: {hint}: {shorten(tops)}")
+    hint = f"did you mean {meant!r}? The names are" if meant else "the names are"
+    return UserError(f"pattern {pattern!r} matches no parameter: {hint} {shorten(tops)}")
 
 
 def prefixes(name: str) -> list[str]:

@@ -79,7 +79,7 @@ def read_advice(folder: str | Path) -> JsonObject | None:
     path = Path(folder, ADVICE)
     if not path.is_file():
         return None
-    remedy = "remove it; to resume the run, give the scenario that the run printed, scenario=NAME"
+    remedy = "remove this file; to resume the run, give scenario=NAME with the scenario that the run printed"
     content = read_json(path, _advice_from_0, remedy=remedy)
     if not isinstance(content, dict) or not isinstance(content.get("advice"), dict):
         raise DamagedFile(path, "it holds no advice", remedy)

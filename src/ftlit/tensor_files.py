@@ -53,8 +53,8 @@ def why_unreadable(path: Path, error: Exception) -> str:
     if isinstance(error, DamagedFile):
         return error.reason
     if not zipfile.is_zipfile(path):
-        return f"{path.stat().st_size:,} bytes that are no archive of tensors" if path.is_file() else "not a file"
-    return f"{type(error).__name__}: it holds more than tensors and plain values, or is incomplete"
+        return f"{path.stat().st_size:,} bytes that are not an archive of tensors" if path.is_file() else "not a file"
+    return f"{type(error).__name__}: the file holds more than tensors and plain values, or is incomplete"
 
 
 @contextmanager

@@ -155,7 +155,7 @@ def test_features_too_large_for_float16_are_computed_again_in_float32(tmp_path):
     nn.init.ones_(net.get_submodule("conv").weight)
     values = torch.ones(3, 3, 8, 8)
     values[1] = 60000.0  # fits in float16, the sum of three channels does not
-    with torch.autocast("cpu", torch.float16), pytest.warns(UserWarning, match="features of 1 images: computed again in float32"):
+    with torch.autocast("cpu", torch.float16), pytest.warns(UserWarning, match="features of 1 image are too large for float16"):
         found = extract_features(net, DataLoader(values, 3), cache=tmp_path)["conv"].read(range(3))
     assert found[:, 0].tolist() == [3.0, 180000.0, 3.0]
 

@@ -23,7 +23,7 @@ def chosen(readings=(5, 2), pixels=PIXELS, choice="auto", max_bytes=BYTES + 1000
 def test_stages_that_train_on_images_twice_or_more_read_stored_pixels():
     features, images = with_pixels(INPUTS, [5, 2], PIXELS, "auto", BYTES + 1000)
     assert features is INPUTS[0] and images.pixels and images.bytes == BYTES
-    assert images.reason.endswith("; crops of stored pixels, 96 px (cache.pixels=false: decoded in each epoch)")
+    assert images.reason.endswith("; crops of stored pixels, 96 px (cache.pixels=false decodes the images in each epoch)")
     assert chosen() == [False, True] and chosen(readings=(5, 1.5)) == [False, False]
 
 
@@ -35,6 +35,8 @@ def test_images_in_memory_are_stored_only_on_request():
 
 def test_pixels_that_do_not_fit_beside_the_features_are_not_stored_and_the_plan_says_so():
     (_, images) = with_pixels(INPUTS, [5, 2], PIXELS, "auto", BYTES + 999)
-    assert not images.pixels and images.reason.endswith("px would need 2.83 MB, but cache.max_gb leaves 2.83 MB")
-    with pytest.raises(UserError, match=r"cache.pixels=true stores 2.83 MB, but cache.max_gb leaves 2.83 MB: give cache.max_gb=1, or"):
+    assert not images.pixels and images.reason.endswith("px would need 2.83 MB, but cache.max_gb leaves room for only 2.83 MB")
+    with pytest.raises(
+        UserError, match=r"cache.pixels=true needs 2.83 MB, but cache.max_gb leaves room for only 2.83 MB: give cache.max_gb=1, or"
+    ):
         chosen(choice=True, max_bytes=BYTES + 999)

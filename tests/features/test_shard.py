@@ -121,7 +121,7 @@ def test_the_error_for_a_full_disk_gives_a_remedy_and_earlier_shards_are_kept(tm
     monkeypatch.setattr(ftlit.features.shard.os, "replace", full)
     writer = Writer(table)
     writer.add(hashes(7, 8), values([7, 8]))
-    line = rf"^features need 40 B more in .*/{KEY}, but only .*B are free: use a folder on another disk, "
+    line = rf"^features need 40 B more in .*/{KEY}, but only .*B are free: use a folder on another disk \(cache"
     with pytest.raises(UserError, match=line) as raised:
         writer.flush()
     assert "\n" not in str(raised.value) and not list(tmp_path.glob("*/*.part"))
@@ -140,7 +140,9 @@ def test_another_disk_error_gives_a_remedy_and_leaves_no_partial_file(tmp_path, 
     writer = Writer(Store(tmp_path).table(feature_key()))
     monkeypatch.setattr(ftlit.features.shard.os, "replace", broken)
     writer.add(hashes(7), values([7]))
-    with pytest.raises(UserError, match=r"cannot write features in .* \(Input/output error\): make it accessible, or use another folder"):
+    with pytest.raises(
+        UserError, match=r"cannot write features in .* \(Input/output error\): make the file or folder accessible, use another folder"
+    ):
         writer.flush()
     assert not list(tmp_path.glob("*/*.part"))
 
@@ -149,7 +151,7 @@ def test_the_error_for_a_shard_that_cannot_be_opened_names_it(tmp_path):
     path = one_shard(tmp_path)
     path.unlink()
     path.mkdir()
-    with pytest.raises(UserError, match=r"cannot read .* \(.*\): make it accessible, or use another folder") as caught:
+    with pytest.raises(UserError, match=r"cannot read .* \(.*\): make the file or folder accessible, use another folder") as caught:
         Store(tmp_path).table(feature_key()).refresh()
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 

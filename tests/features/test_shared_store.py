@@ -24,7 +24,7 @@ def test_features_of_another_user_are_computed_again_with_one_note(tmp_path, as_
     for _ in range(2):
         table.refresh()
     assert table.missing(hashes(*range(4))).tolist() == [0, 1, 2, 3]
-    note = f"note      features in {tmp_path} are from another user and not used; to use them: cache.trust=true\n"
+    note = f"note      features in {tmp_path} belong to another user, so they are not used; if you trust that user, give cache.trust=true\n"
     assert capsys.readouterr().out == note
     written(table, range(4))
     assert all(path.read_bytes() == content for path, content in theirs.items())

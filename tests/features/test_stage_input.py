@@ -57,7 +57,7 @@ def test_stages_with_the_same_cut_share_its_features():
 def test_earlier_stages_have_priority_and_the_reason_gives_the_sizes_that_do_not_fit():
     head, top, middle = plan((), ("top",), ("top", "middle"), max_bytes=10 * 16 * 4 + 11_520)
     assert head.spec and top.spec and middle.spec is None
-    assert "cache.max_gb leaves 0 B" in middle.reason and "31.4 kB" in middle.reason
+    assert "cache.max_gb leaves room for only 0 B" in middle.reason and "31.4 kB" in middle.reason
     assert plan((), max_bytes=0)[0].spec is None
 
 

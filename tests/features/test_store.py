@@ -63,5 +63,5 @@ def test_a_foreign_folder_is_neither_listed_nor_removed(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/version").exists(), reason="needs a folder that is not writable even for root")
 def test_the_error_for_a_read_only_folder_names_it():
-    with pytest.raises(UserError, match=r"/proc/features cannot store features \(.*\): use another folder"):
+    with pytest.raises(UserError, match=r"cannot store features in /proc/features \(.*\): use another folder"):
         Store("/proc/features").table(feature_key())

@@ -137,5 +137,5 @@ def test_a_batch_larger_than_a_shard_is_one_shard(tmp_path):
 
 def test_features_that_overflow_half_precision_are_an_error(tmp_path):
     table = Store(tmp_path).table(feature_key(shape=(2,), dtype=torch.float16))
-    with pytest.raises(UserError, match=r"feature values up to 1e\+05 do not fit in torch.float16: use bfloat16"):
+    with pytest.raises(UserError, match=r"feature values up to 1e\+05 do not fit in torch.float16: give cache.dtype=bfloat16"):
         Writer(table).add(hashes(0), torch.tensor([[1.0, 1e5]]))

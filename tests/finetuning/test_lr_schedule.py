@@ -126,7 +126,7 @@ def test_one_cycle_gives_valid_rates_for_any_length(length, rise):
 
 
 def test_resuming_with_another_training_length_is_an_error():
-    with pytest.raises(UserError, match="the run of this checkpoint has 20 steps, but this run has 30"):
+    with pytest.raises(UserError, match="this checkpoint is from a run of 20 steps, but this run has 30"):
         Rates(optimizer(1.0), cosine, steps=30, epochs=3).load_state_dict(Rates(optimizer(1.0), cosine, steps=20, epochs=2).state_dict())
 
 

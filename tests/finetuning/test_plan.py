@@ -74,8 +74,10 @@ def test_a_parameter_in_no_group_or_in_two_groups_is_reported():
     twice = build_optimizer(model, SGD)
     twice.param_groups.append({**twice.param_groups[0], "params": [model.head.bias]})
     (missing,), (double,) = plan(model=model, optimizer=forgotten).warnings, plan(model=model, optimizer=twice).warnings
-    assert missing.startswith("parameters that are in no optimizer group will not be trained: head.weight, head.bias")
-    assert double.startswith("parameters that are in more than one optimizer group are updated more than once per step: head.bias")
+    assert missing.startswith("these parameters do not train, because they are in no optimizer group: head.weight, head.bias")
+    assert double.startswith(
+        "these parameters are updated more than once per step, because they are in several optimizer groups: head.bias"
+    )
 
 
 def test_a_frozen_layer_between_trained_layers_is_reported():

@@ -54,7 +54,7 @@ def test_last_k():
 @pytest.mark.parametrize("k", [-1, 0, 6])
 def test_last_k_takes_one_to_all_layers(k):
     assert stages(last_k(LAYERS, k=5))[-1][1] == ["head", *LAYERS]
-    with pytest.raises(UserError, match=f"k={k}: give 1 to 5, the number of layers"):
+    with pytest.raises(UserError, match=f"k={k}: give a number from 1 to 5, the number of layers"):
         last_k(LAYERS, k=k)
 
 
@@ -124,10 +124,13 @@ def test_a_factor_that_is_no_number_is_an_error():
         ({"train": ["head"], "epochs": 2}, "no field of Stage 'epochs': did you mean 'epoch'?"),
         ({"trian": ["head"]}, "no field of Stage 'trian': did you mean 'train'?"),
         ({"name": "warm-up"}, "stage 'warm-up' trains nothing"),
-        ({"train": 5}, "schedule.stages: train: 5: give names of layers"),
-        ({"train": ["*"], "until": 5}, "until: 5: give a condition on a metric, such as {metric: val/accuracy, threshold: 0.9}"),
-        ({"train": ["*"], "until": {"metric": "val/loss", "threshold": "a"}}, "until with threshold='a': give a number"),
-        ({"train": ["*"], "batchnorm": 4}, "batchnorm: 4: give auto, "),
+        ({"train": 5}, "train=5 in schedule.stages: give names of layers"),
+        (
+            {"train": ["*"], "until": 5},
+            "until=5 is not valid: give a condition on a metric, such as {metric: val/accuracy, threshold: 0.9}",
+        ),
+        ({"train": ["*"], "until": {"metric": "val/loss", "threshold": "a"}}, "threshold='a' in `until`: give a number"),
+        ({"train": ["*"], "batchnorm": 4}, "batchnorm=4 is not valid: give one of auto, "),
     ],
 )
 def test_a_misspelt_or_missing_field_of_an_explicit_stage_is_an_error(stage, message):
@@ -187,9 +190,9 @@ def test_a_metric_can_begin_a_stage_earlier_but_not_later(epoch, decided):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"epoch": 1, "step": 5}, "has step=5 besides epoch or until"),
-        ({"until": Until("val/loss", patience=2)}, "without a limit: give epoch="),
-        ({"epoch": 1, "from_best": True}, "give until, which selects the best weights"),
+        ({"epoch": 1, "step": 5}, "has step=5 and also epoch or until"),
+        ({"until": Until("val/loss", patience=2)}, "without a limit: also give epoch="),
+        ({"epoch": 1, "from_best": True}, "give until=..., whose metric selects the best weights"),
         ({"epoch": 1, "batchnorm": "frozn"}, "no batchnorm policy 'frozn': did you mean 'frozen'?"),
         ({"step": -1}, "begins at step -1: give a whole number, 0 or more"),
     ],
@@ -217,7 +220,7 @@ def test_a_stage_with_contradictory_fields_is_an_error(fields, message):
         (
             [Stage(["a"]), Stage(["b"], step=40), Stage(["*"], epoch=3)],
             (9, -1, 10),
-            "stage '*' (epoch 3) must begin later than stage 'b' (step 40)",
+            "stage '*' must begin later than stage 'b': epoch 3 and step 40 are given",
         ),
     ],
 )
@@ -253,8 +256,16 @@ def test_an_explicit_schedule_is_not_changed_for_reinitialized_layers():
 @pytest.mark.parametrize(
     ("epochs", "until", "line"),
     [
-        ((1, 5), Until("val/loss", mode="min", patience=2), "stage 'a' begins at epoch 1 at the latest, before val/loss can stall 2 times"),
-        ((4, 6), Until("val/loss", mode="min", patience=2), "stage 'b' begins at epoch 6 at the latest, before val/loss can stall 2 times"),
+        (
+            (1, 5),
+            Until("val/loss", mode="min", patience=2),
+            "stage 'a' begins at epoch 1 at the latest, before val/loss can go 2 validations without improvement",
+        ),
+        (
+            (4, 6),
+            Until("val/loss", mode="min", patience=2),
+            "stage 'b' begins at epoch 6 at the latest, before val/loss can go 2 validations without improvement",
+        ),
         ((4, 8), Until("val/loss", mode="min", patience=2), None),
         ((1, 2), Until("val/loss", mode="min", patience=2, threshold=0.1), None),
         ((1, 2), None, None),

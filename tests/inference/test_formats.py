@@ -47,7 +47,7 @@ def test_a_run_of_format_0_has_its_recorded_predictions(old, name):
 
 
 def test_a_custom_head_of_format_0_is_imported_only_with_trust(old):
-    with pytest.raises(UserError, match=r"own_head\.ScaledHead, which is not part of ftlit: add --trust"):
+    with pytest.raises(UserError, match=r"own_head\.ScaledHead, which is not part of ftlit: if you trust this code, add --trust"):
         load(old / "own")
 
 

@@ -84,7 +84,7 @@ def test_rows_have_the_paths_of_the_csv_and_unreadable_images_are_counted(run, i
     rows = list(csv.DictReader(io.StringIO(out)))
     assert [row["path"] for row in rows] == ["own/b.png", "./own/a.png", "own/c.png", "set/own/a.png"]
     assert [bool(row["label"]) for row in rows] == [True, True, False, True] and rows[2]["error"] == "no such file or folder"
-    assert code == 1 and err == "ftlit: 1 of 4 images have no prediction: see their rows\n"
+    assert code == 1 and err == "ftlit: 1 of 4 images have no prediction: their rows of the output give the reason\n"
     assert len(rows[0]) == 2 + 2 * len(CLASSES) and {rows[0][f"label_{i}"] for i in range(2, 8)} | {rows[0]["label"]} == set(CLASSES)
     code, out, _ = command(monkeypatch, capsys, "predict", run, "set/list.csv", "--format", "jsonl")
     records = [json.loads(line) for line in out.splitlines()]
@@ -120,14 +120,14 @@ def test_a_missing_run_is_an_error_that_names_it(tmp_path, monkeypatch, capsys):
         (torch.full((3, 8, 8), 200), r"or be uint8, but this one is torch.int64"),
         (torch.zeros(8, 8), r"\(3, H, W\), RGB, not \(8, 8\)"),
         (torch.zeros(3, 0, 8), r"RGB, not \(3, 0, 8\)"),
-        (5, r"takes images \(paths, PIL images or RGB tensors \(3, H, W\)\), one or a list of them, but got int"),
-        ([None], "but got NoneType in a list"),
-        ([1, 2], "but got int in a list"),
-        (b"a file", r"but got bytes; give PIL.Image.open\(io.BytesIO\(data\)\)"),
-        ([b"a file"], r"but got bytes in a list; give PIL.Image.open"),
-        (io.BytesIO(b"a file"), r"but got BytesIO; give PIL.Image.open\(file\)"),
-        (np.zeros((2, 8, 8, 3), np.uint8), r"but got ndarray in a ndarray; give PIL.Image.fromarray\(array\)"),
-        ({"a.png": 1}, "but got dict$"),
+        (5, r"takes images \(paths, PIL images or RGB tensors \(3, H, W\)\), either one or a list, not int"),
+        ([None], "not NoneType in a list"),
+        ([1, 2], "not int in a list"),
+        (b"a file", r"not bytes; give PIL.Image.open\(io.BytesIO\(data\)\)"),
+        ([b"a file"], r"not bytes in a list; give PIL.Image.open"),
+        (io.BytesIO(b"a file"), r"not BytesIO; give PIL.Image.open\(file\)"),
+        (np.zeros((2, 8, 8, 3), np.uint8), r"not ndarray in a ndarray; give PIL.Image.fromarray\(array\)"),
+        ({"a.png": 1}, "not dict$"),
     ],
 )
 def test_an_argument_that_is_not_an_image_is_an_error(run, given, message):
@@ -198,7 +198,7 @@ def test_a_line_break_in_a_name_stays_in_its_row(run, images, monkeypatch, capsy
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(b"", "0 bytes that are no archive of tensors"), (b"junk", "4 bytes that are no archive of tensors")]
+    ("content", "reason"), [(b"", "0 bytes that are not an archive of tensors"), (b"junk", "4 bytes that are not an archive of tensors")]
 )
 def test_a_damaged_checkpoint_is_named_without_the_advice_of_torch_to_run_it(tmp_path, content, reason):
     folder = save_run(tmp_path / "run", load_backbone("glyph", weights=None))

@@ -52,16 +52,19 @@ def test_class_names_are_different_texts(tmp_path, names):
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        ({"head": {"num_classes": 4}}, "4 outputs for 3 classes"),
+        ({"head": {"num_classes": 4}}, "4 outputs, but there are 3 classes"),
         ({"hidden": [1 << 40]}, "short texts, true, false and null are read"),
         ({"hidden": [float("nan")]}, "short texts, true, false and null are read"),
         ({"hidden": list(range(5000))}, "short texts, true, false and null are read"),
-        ({"hidden": [1 << 19, 1 << 19]}, "is far larger than its weights, and building it may use up the memory"),
+        (
+            {"hidden": [1 << 19, 1 << 19]},
+            "far more parameters than the weights in the file have, and building that network may use up the memory",
+        ),
         ({"input_spec": {"size": 1 << 15}}, "above the limit of 8192"),
-        ({"loader": "timm", "name": "resnet18", "pretrained_cfg_overlay": {"file": "evil.pth"}}, "not read from a checkpoint: add --trust"),
-        ({"loader": "timm", "name": "resnet18", "checkpoint_path": "evil.pth"}, "not read from a checkpoint: add --trust"),
-        ({"loader": "timm", "name": "resnet18", "cache_dir": "/"}, "not read from a checkpoint: add --trust"),
-        ({"loader": "bert", "name": "tiny", "attn_implementation": "someone/kernel"}, "not read from a checkpoint: add --trust"),
+        ({"loader": "timm", "name": "resnet18", "pretrained_cfg_overlay": {"file": "evil.pth"}}, "are read only from a trusted file: "),
+        ({"loader": "timm", "name": "resnet18", "checkpoint_path": "evil.pth"}, "are read only from a trusted file: "),
+        ({"loader": "timm", "name": "resnet18", "cache_dir": "/"}, "are read only from a trusted file: "),
+        ({"loader": "bert", "name": "tiny", "attn_implementation": "someone/kernel"}, "are read only from a trusted file: "),
         ({"loader": "bert", "name": "tiny", "download": True}, "is not in the local Hugging Face cache: add --trust"),
         ({"progress": True}, "no argument of mlp 'progress'"),
         ({"head": {"hidden": [1 << 40]}}, "short texts, true, false and null are read"),
@@ -88,7 +91,7 @@ def test_a_field_of_another_kind_is_one_line(tmp_path, part, value):
 
 
 def test_allocation_is_limited_before_memory_is_taken():
-    with pytest.raises(BadRecord, match="far larger"), LimitedAllocation({}, {}):
+    with pytest.raises(BadRecord, match="far more parameters"), LimitedAllocation({}, {}):
         torch.nn.Linear(1 << 20, 1 << 20)
     with LimitedAllocation({}, {}), torch.device("meta"):
         torch.nn.Linear(1 << 20, 1 << 20)  # takes no memory

@@ -111,7 +111,7 @@ def test_other_base_weights_are_an_error_with_both_digests(runs, tmp_path):
     old = torch.load(runs / "slim/checkpoints/best.ckpt", weights_only=True)["ftlit"]["base"]["digest"]
     try:
         save_file(weights, here)
-        with pytest.raises(UserError, match="restore the old weights") as caught:
+        with pytest.raises(UserError, match="restore the weights with digest") as caught:
             load(runs / "slim")
         new = base_record(load_backbone("glyph", weights=here))["digest"]
         assert old in str(caught.value) and new in str(caught.value) and old != new and "\n" not in str(caught.value)

@@ -84,7 +84,9 @@ def test_a_loss_that_returns_a_value_per_image_is_an_error():
     backbone = Backbone({"layer": nn.Flatten()}, InputSpec(size=1))
     loss = nn.CrossEntropyLoss(reduction="none")
     module = FineTuner(backbone, nn.Linear(3, 2), num_classes=2, optimizer=torch.optim.SGD, loss=loss)
-    with pytest.raises(UserError, match=r"the loss CrossEntropyLoss returned shape \(4,\): it must return the mean, one number"):
+    with pytest.raises(
+        UserError, match=r"the loss CrossEntropyLoss returned shape \(4,\): it must return one number, the mean of the batch"
+    ):
         module.training_step((torch.rand(4, 3, 1, 1), torch.zeros(4, dtype=torch.long)), 0)
 
 

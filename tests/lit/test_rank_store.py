@@ -56,7 +56,9 @@ def test_each_process_waits_for_the_other(processes, late):
 
 def test_a_process_that_never_reports_is_an_error_with_the_option(processes):
     silent = Processes(processes[1].store, 2, 4)
-    with pytest.raises(LostProcess, match=r"process 2 stops: process 3 has not reported for .* minutes \(rank_timeout\)") as caught:
+    with pytest.raises(
+        LostProcess, match=r"process 2 stops: process 3 has not reported for .* minutes \(the limit set by rank_timeout\)"
+    ) as caught:
         silent.value("something", 3, SHORT)
     assert caught.value.silent
 
@@ -64,7 +66,7 @@ def test_a_process_that_never_reports_is_an_error_with_the_option(processes):
 def test_the_others_end_with_the_first(processes):
     with suppress(ZeroDivisionError), processes[0].ahead("block", 1):
         raise ZeroDivisionError
-    with pytest.raises(LostProcess, match="process 1 stops: process 0 failed"), processes[1].ahead("block", 1):
+    with pytest.raises(LostProcess, match="process 1 stops, because process 0 failed"), processes[1].ahead("block", 1):
         pass
 
 

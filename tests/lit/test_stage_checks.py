@@ -48,10 +48,10 @@ def test_a_checkpoint_keeps_the_schedule_as_plain_values():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"until": replace(STALLED, min_delta=0.25)}, r"mode max, min_delta 0\.5.* now .*mode max, min_delta 0\.25"),
-        ({"batchnorm": "live"}, r"'body.low': 'frozen'.* now .*batchnorm live"),
-        ({"from_best": False}, "from the best weights; now"),
-        ({"name": "all"}, r"stage '\*': .* now stage 'all': "),
+        ({"until": replace(STALLED, min_delta=0.25)}, r"mode max, min_delta 0\.5.* Now: .*mode max, min_delta 0\.25"),
+        ({"batchnorm": "live"}, r"'body.low': 'frozen'.* Now: .*batchnorm live"),
+        ({"from_best": False}, "from the best weights. Now"),
+        ({"name": "all"}, r"stage '\*': .* Now: stage 'all': "),
         ({"epoch": 4}, "epoch 3 at the latest.* epoch 4 at the latest"),
     ],
 )
@@ -62,9 +62,9 @@ def test_every_change_of_a_stage_is_an_error_that_shows_the_change(change, messa
 
 
 def test_another_number_of_stages_or_factors_and_an_earlier_release_are_errors():
-    with pytest.raises(UserError, match=r"another schedule: stage '\*'.*; now no such stage"):
+    with pytest.raises(UserError, match=r"another schedule. In the checkpoint: stage '\*'.*\. Now: no such stage"):
         check_same_schedule(schedule_values(RICH), Schedule(RICH.stages[:1], RICH.lr_scale))
-    with pytest.raises(UserError, match=r"another schedule: no such learning-rate factor; now learning rate of \*: x 0\.1"):
+    with pytest.raises(UserError, match=r"In the checkpoint: no such learning-rate factor\. Now: learning rate of \*: x 0\.1"):
         check_same_schedule(schedule_values(Schedule(RICH.stages, RICH.lr_scale[:1])), RICH)
     with pytest.raises(UserError, match="this checkpoint is from an older version of ftlit"):
         check_same_schedule(["stage 'head': head from epoch 0; batchnorm auto"], RICH)
@@ -90,7 +90,7 @@ def test_a_scheduler_that_sets_one_rate_for_all_groups_is_an_error(scheduled):
 
     error = pytest.raises(
         UserError,
-        match=r"changed the ratios between the learning rates of the groups: head\* 0.004 \(x 1\), \* 0.004 \(x 0.1\); use ftlit.Rates",
+        match=r"changed the ratios between the learning rates of the parameter groups: head\* 0.004 \(x 1\), \* 0.004 \(x 0.1\); use",
     )
     with error if scheduled == "one rate" else nullcontext():
         fit(1, schedule=schedule, model=Scheduled())

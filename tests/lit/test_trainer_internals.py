@@ -179,7 +179,7 @@ def test_the_epoch_is_set_on_the_sampler_of_any_loader_before_it_is_read():
 def test_a_loader_whose_epoch_is_not_set_is_an_error():
     sampler, running = Epochs(range(BATCHES)), trainer(max_epochs=3)
     sampler.set_epoch = lambda epoch: None
-    with pytest.raises(RuntimeError, match="the training sampler is in epoch 0, but training in epoch 1"):
+    with pytest.raises(RuntimeError, match="the training sampler is in epoch 0, but the trainer is in epoch 1"):
         running.fit(Net(), Loader(sampler, lambda: running))
 
 

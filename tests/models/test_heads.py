@@ -37,7 +37,7 @@ def test_mlp_applies_dropout_in_training_mode_only():
 
 @pytest.mark.parametrize(("hidden", "dropout"), [([0], 0.2), ([4, -1], 0.2), ([4], 1.0), ([4], -0.1), ([], 2.0)])
 def test_mlp_errors_give_the_valid_widths_and_dropout(hidden, dropout):
-    with pytest.raises(UserError, match=r"give widths of 1 or more, and dropout in \[0, 1\)"):
+    with pytest.raises(UserError, match=r"give hidden widths of 1 or more, and a dropout of at least 0 and below 1"):
         MLPHead(6, 3, hidden=hidden, dropout=dropout)
 
 
@@ -53,7 +53,8 @@ def test_conv_averages_over_positions_after_the_convolution():
 @pytest.mark.parametrize(("features", "shape"), [(VECTORS, r"\(6,\)"), (TOKENS, r"\(7, 6\)")])
 def test_the_conv_error_for_features_that_are_no_map_gives_a_remedy(features, shape):
     with pytest.raises(
-        UserError, match=f"needs feature maps, but the cut gives features of shape {shape}: use a lower cut, or head=linear"
+        UserError,
+        match=f"needs feature maps, but backbone.cut gives features of shape {shape}: give backbone.cut=... with a lower",
     ):
         ConvHead(6, 3)(features)
 

@@ -112,7 +112,7 @@ def test_repeats_draw_several_training_sets_and_never_train_on_val(tmp_path):
     [
         (["probe.repeats=2"], "number of examples per class too, data.per_class=..."),
         (["data.per_class=1"], "no class has two examples"),
-        (["data.per_class=1", "probe.l2=[1e-2]"], "no examples are held out to choose a probe: give one cut"),
+        (["data.per_class=1", "probe.l2=[1e-2]"], "no examples are held out to choose between probes: give more examples, or only one"),
         (["probe.repeats=0"], "probe.repeats=0"),
         (["probe.poolings=[mux]"], "did you mean 'max'"),
         (["probe.l2=[high]"], "probe.l2[0]='high': give a number"),

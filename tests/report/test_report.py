@@ -144,7 +144,7 @@ def test_a_changed_digit_in_the_metrics_of_a_run_that_ended_is_an_error(tmp_path
     write_metrics_digest(tmp_path)
     assert rows[1] == {"epoch": 1, "step": 6, "val/loss": 0.25} and read_metrics(tmp_path) == rows
     table.write_text(table.read_text().replace("0.25", "0.26"))
-    with pytest.raises(UserError, match=r"metrics\.csv is damaged \(it differs from the digest in report/metrics\.json\)"):
+    with pytest.raises(UserError, match=r"metrics\.csv is damaged \(its content does not match the digest in report/metrics\.json\)"):
         read_metrics(tmp_path)
     clear(tmp_path)  # the run is resumed
     assert read_metrics(tmp_path)[1]["val/loss"] == 0.26

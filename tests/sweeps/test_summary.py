@@ -56,7 +56,7 @@ def test_the_table_gives_the_reason_of_a_failed_job(tmp_path):
     header, rows = table_of(jobs)
     assert header[-1] == "failed" and [row[-1] for row in rows] == ["job 1 (seed=2): out of | memory", "job 2 (seed=1): no"]
     assert rows[0][:3] == ["1", "1", "0.4000"] and rows[1][:3] == ["2", "0", "-"]
-    assert "out of \\| memory" in markdown_of(jobs) and "a choice by test accuracy would be biased" in markdown_of(jobs)
+    assert "out of \\| memory" in markdown_of(jobs) and "choosing settings by test accuracy would be biased" in markdown_of(jobs)
 
 
 def test_the_table_shows_the_mean_of_a_probe_and_the_score_of_a_recipe_without_results(tmp_path):
@@ -68,9 +68,9 @@ def test_the_table_shows_the_mean_of_a_probe_and_the_score_of_a_recipe_without_r
         Job(number, (f"x={number}",), status=0, reason="", score=score).write(tmp_path / "rates" / str(number))
     header, rows = table_of(jobs_in(tmp_path / "rates"))
     assert header[:3] == ["x", "seeds", "score"] and [row[0] for row in rows] == ["1", "0"]
-    assert "Sorted by score, highest first: the number that the recipe returns." in markdown_of(jobs_in(tmp_path / "rates"))
+    assert "Sorted by score, highest first; the score is the number that the recipe returns." in markdown_of(jobs_in(tmp_path / "rates"))
     rate = Job(0, config={"settings": {"recipe": "lr_find"}}, status=0, score=0.1)
-    assert "so higher is not better" in markdown_of([rate])
+    assert "so a higher one is not better" in markdown_of([rate])
 
 
 def test_intervals_of_accuracies_but_not_of_scores_are_limited_to_0_and_1():

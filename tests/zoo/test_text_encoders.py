@@ -140,7 +140,7 @@ def test_loading_errors_are_one_line(folder, tmp_path, monkeypatch):
         (bare, {}, "no weights in"),
         (folder, {"max_length": 25}, "this encoder has 24 positions; give 24 or less"),
         (folder, {"hiden_size": 3}, "did you mean 'hidden_size'"),
-        (folder, {"vocab_size": 7}, "has 20 tokens, but the encoder only 7"),
+        (folder, {"vocab_size": 7}, "has 20 tokens, but the encoder has only 7"),
         (folder, {"intermediate_size": 64}, "the weights do not fit this network"),
         (folder, {"cut": "encodr.1"}, "did you mean 'encoder.1'"),
         (folder, {"weights": tmp_path / "other.bin"}, "no weights file"),

@@ -190,9 +190,9 @@ def test_another_image_size_is_supported():
 
 
 @pytest.mark.parametrize(("name", "size", "message"), [
-    ("alexnet", 16, "the smallest possible size is 63 px"),
-    ("inception_v3", 50, "the smallest possible size is 75 px"),
-    ("convnext_tiny", 20, "the smallest possible size is 32 px"),
+    ("alexnet", 16, "give input_spec.size=63 or more"),
+    ("inception_v3", 50, "give input_spec.size=75 or more"),
+    ("convnext_tiny", 20, "give input_spec.size=32 or more"),
     ("vit_b_16", 100, "a multiple of 16 px, not 100: give input_spec.size=96 or 112"),
     ("vit_b_32", 20, "a multiple of 32 px, not 20: give input_spec.size=32"),
     ("maxvit_t", 100, "a multiple of 224 px, not 100: give input_spec.size=224"),

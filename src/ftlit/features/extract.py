@@ -23,6 +23,7 @@ from ftlit.features.store import Store
 from ftlit.features.table import FeatureTable, Rows, Writer
 from ftlit.finetuning.freeze import set_modes
 from ftlit.fingerprint import of_tensor
+from ftlit.formatting import count
 from ftlit.models.backbone import Backbone
 from ftlit.seeding import derived_seed, kept_random_state
 
@@ -182,7 +183,9 @@ def _repeat_in_float32(backbone: Backbone, images: Tensor, features: dict[Featur
     for spec, values in again.items():
         features[spec] = features[spec].to(values.dtype)  # a map is float16 until here
         features[spec][bad] = values
-    warnings.warn(f"float16 is too small for the features of {int(bad.sum())} images: computed again in float32", stacklevel=2)
+    warnings.warn(
+        f"the features of {count(int(bad.sum()), 'image')} are too large for float16, so they are computed again in float32", stacklevel=2
+    )
 
 
 class ImageViews(Dataset[tuple[ImageHashes, Tensor]]):

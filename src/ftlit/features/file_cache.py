@@ -81,7 +81,7 @@ class FileCache:
             finally:
                 connection.close()
         except (sqlite3.Error, OSError) as error:  # without the cache every file is read
-            warnings.warn(f"cannot use the file cache {self.path}, so every image is read: {one_line(error)}", stacklevel=2)
+            warnings.warn(f"cannot use the file cache {self.path} ({one_line(error)}), so every image file is read again", stacklevel=2)
             if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
                 self.path.unlink(missing_ok=True)  # damaged
             return []

@@ -59,15 +59,20 @@ def with_pixels(
     left, summary, size = max_bytes - features, pixels.forms["train"].summary, size_in_words(pixels.bytes)
     if pixels.bytes <= left:
         return [
-            replace(given, reason=f"{given.reason}; {summary} (cache.pixels=false: decoded in each epoch)", bytes=pixels.bytes, pixels=True)
+            replace(
+                given,
+                reason=f"{given.reason}; {summary} (cache.pixels=false decodes the images in each epoch)",
+                bytes=pixels.bytes,
+                pixels=True,
+            )
             if given.spec is None
             else given
             for given in inputs
         ]
     if choice is True:
         raise UserError(
-            f"cache.pixels=true stores {size}, but cache.max_gb leaves {size_in_words(left)}: "
+            f"cache.pixels=true needs {size}, but cache.max_gb leaves room for only {size_in_words(left)}: "
             f"give cache.max_gb={ceil((pixels.bytes + features) / 1e9)}, or cache.pixels=auto"
         )
-    too_large = f"; {summary} would need {size}, but cache.max_gb leaves {size_in_words(left)}"
+    too_large = f"; {summary} would need {size}, but cache.max_gb leaves room for only {size_in_words(left)}"
     return [replace(given, reason=given.reason + too_large) if given.spec is None else given for given in inputs]

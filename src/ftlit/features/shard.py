@@ -146,7 +146,9 @@ def rows_of(path: Path) -> int:
 def unusable(what: str, error: OSError) -> UserError:
     """Return the error for a file or folder of the store that cannot be read or written."""
     reason = error.strerror or one_line(error)
-    return UserError(f"{what} ({reason}): make it accessible, or use another folder (on the command line: cache.folder=..., or cache=none)")
+    return UserError(
+        f"{what} ({reason}): make the file or folder accessible, use another folder (cache.folder=...), or store no features (cache=none)"
+    )
 
 
 def no_space(folder: Path, needed: int) -> UserError:
@@ -155,6 +157,6 @@ def no_space(folder: Path, needed: int) -> UserError:
     free = shutil.disk_usage(existing).free
     return UserError(
         f"features need {size_in_words(needed)} more in {folder}, but only {size_in_words(free)} are free: "
-        "use a folder on another disk, or store less "
-        "(on the command line: cache.folder=..., cache.max_gb=..., cache.pixels=false, or cache=none)"
+        "use a folder on another disk (cache.folder=...), store less (cache.max_gb=..., cache.pixels=false), or store no features "
+        "(cache=none)"
     )

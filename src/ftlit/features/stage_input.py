@@ -121,12 +121,15 @@ def plan_stage_inputs(
         row = dtype.itemsize * (backbone.num_features if spec.pooling else torch.Size(shape).numel())
         size, left = row * rows[spec], max_bytes - sum(stage_input.bytes for stage_input in chosen.values())
         computing = LOAD_SECONDS + flops / FLOPS_PER_SECOND.get(device, OTHER_FLOPS_PER_SECOND)
-        description = f"at {spec.cut} ({'pooled, ' if spec.pooling else ''}{size_in_words(row)} each)"
+        description = f"at {spec.cut} ({'pooled, ' if spec.pooling else ''}{size_in_words(row)} per example)"
         if row / READ_BYTES_PER_SECOND > computing:
             chosen[spec] = StageInput(None, 0, f"{noun}, because reading features {description} takes longer than computing them")
         elif size > left:
             chosen[spec] = StageInput(
-                None, 0, f"{noun}, because features {description} need {size_in_words(size)}, but cache.max_gb leaves {size_in_words(left)}"
+                None,
+                0,
+                f"{noun}, because features {description} need {size_in_words(size)}, but cache.max_gb leaves "
+                f"room for only {size_in_words(left)}",
             )
         else:
             chosen[spec] = StageInput(spec, size, f"features {description}")
@@ -138,7 +141,7 @@ def with_shared_epochs(inputs: Sequence[StageInput], schedule: Schedule) -> list
     found = list(inputs)
     for i, stage in enumerate(schedule.stages[1:]):
         if stage.step is not None and inputs[i].spec and inputs[i].spec != inputs[i + 1].spec:
-            shared = f"its last epoch reads the input of stage {i + 1}, which begins within this epoch"
+            shared = f"the last epoch of this stage reads the input of stage {i + 1}, because stage {i + 1} begins within that epoch"
             found[i] = replace(inputs[i], reason=f"{inputs[i].reason}; {shared}")
     return found
 
@@ -172,8 +175,8 @@ def the_backbone(module: nn.Module) -> tuple[str, Backbone]:
     found = [(f"{name}." if name else "", part) for name, part in module.named_modules() if isinstance(part, Backbone)]
     if len(found) != 1:
         raise UserError(
-            f"{type(module).__name__} has {len(found)} backbones, but FeatureData and FitProbeHead work with exactly "
-            "one: train on images, and make the head with fit_probe(vectors, labels).as_head()"
+            f"{type(module).__name__} has {len(found)} backbones, but FeatureData and FitProbeHead work with exactly one: train on "
+            "ImageData instead of FeatureData, and make the head with fit_probe(vectors, labels).as_head() instead of FitProbeHead"
         )
     return found[0]
 

@@ -163,5 +163,6 @@ def _usable(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"{folder} cannot store features ({one_line(error)}): use another folder (on the command line: cache.folder=..., or cache=none)"
+            f"cannot store features in {folder} ({one_line(error)}): use another folder (cache.folder=...), or store no "
+            "features (cache=none)"
         ) from error

@@ -104,7 +104,11 @@ class FeatureTable:
         """Print once, by one process, that there are features which are not used."""
         if first and store not in NOTED:
             NOTED.add(store)
-            print(f"note      features in {store} are from another user and not used; to use them: cache.trust=true", flush=True)
+            print(
+                f"note      features in {store} belong to another user, so they are not used; if you trust that user, give "
+                "cache.trust=true",
+                flush=True,
+            )
 
     def merge(self) -> None:
         """Merge many small shards into one, which is read at the speed of memory. Call it under `Store.locked` only."""
@@ -226,7 +230,8 @@ class Writer:
             self._features = torch.empty((max(len(features), self._shard_rows), *self._table.shape), dtype=self._table.dtype)
         rows = self._features[len(self._images) : len(self._images) + len(features)].copy_(features)
         if self._table.dtype != features.dtype and bool(torch.isinf(rows).any()):
-            raise UserError(f"feature values up to {features.abs().max():.3g} do not fit in {self._table.dtype}: use bfloat16 or float32")
+            most = features.abs().max()
+            raise UserError(f"feature values up to {most:.3g} do not fit in {self._table.dtype}: give cache.dtype=bfloat16 or float32")
         self._images += images.tolist()
         if time.monotonic() - self._last_write > SHARD_SECONDS:
             self.flush()

@@ -30,7 +30,7 @@ POLICIES: tuple[Choice, ...] = ("auto", *get_args(Policy))
 def check_batchnorm(batchnorm: BatchNorm) -> None:
     """Raise `UserError` if `batchnorm` contains an unknown policy."""
     if not isinstance(batchnorm, str | Mapping):
-        raise UserError(f"batchnorm: {batchnorm}: give {', '.join(POLICIES)}, or a mapping of names of layers to these")
+        raise UserError(f"batchnorm={batchnorm} is not valid: give one of {', '.join(POLICIES)}, or a mapping from layer names to these")
     for policy in [batchnorm] if isinstance(batchnorm, str) else batchnorm.values():
         if policy not in POLICIES:
             raise unknown("batchnorm policy", policy, POLICIES)

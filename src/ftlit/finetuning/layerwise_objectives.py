@@ -52,7 +52,7 @@ class Reconstruction(LayerObjective):
     def __init__(self, layer: nn.Module, below: nn.Module | None, sample: Tensor, *, noise: float = 0.0) -> None:
         super().__init__()
         if not 0 <= noise < 1:
-            raise UserError(f"pretrain.noise={noise}: give a fraction of the values, at least 0 and below 1")
+            raise UserError(f"pretrain.noise={noise}: give the share of input values that are set to 0, at least 0 and below 1")
         self.layer, self.noise = layer, noise
         self.spread = float(sample.var(dim=0, correction=0).mean().clamp(min=MIN_VARIANCE))
         was = layer.training

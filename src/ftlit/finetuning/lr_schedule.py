@@ -69,8 +69,9 @@ class Rates(LRScheduler):
         self._total = steps if unit == "step" else epochs
         if unit == "epoch" and 0 < warmup * epochs < 1:
             warnings.warn(
-                f"lr_scheduler.warmup={warmup} of {count(epochs, 'epoch')} is less than one epoch, its unit, so there is no "
-                f"warm-up: give at least {1 / epochs:.2g}, or a scheduler that moves by steps (lr_scheduler=cosine)",
+                f"lr_scheduler.warmup={warmup} of {count(epochs, 'epoch')} is less than one epoch, but this scheduler changes "
+                f"the rate once per epoch, so there is no warm-up: give at least {1 / epochs:.2g}, or a scheduler that changes it at every "
+                "step, such as lr_scheduler=cosine",
                 stacklevel=2,
             )
         self._begin(self._total)
@@ -141,8 +142,8 @@ class Rates(LRScheduler):
         """Restore the position on the curve. Raises `UserError` if training had another length."""
         if state_dict["total"] != self._total:
             raise UserError(
-                f"the run of this checkpoint has {state_dict['total']} {self.unit}s, but this run has {self._total}: use the same length, "
-                "or start a new run from the weights of the checkpoint"
+                f"this checkpoint is from a run of {state_dict['total']} {self.unit}s, but this run has {self._total}: train for the same "
+                "number, or start a new run from the weights of the checkpoint"
             )
         self._begin(state_dict["length"])
         self._taken = state_dict["taken"]

@@ -82,8 +82,8 @@ def lost_ratios(optimizer: Optimizer, tolerance: float = REL_TOLERANCE) -> str:
         return ""
     given = shorten(f"{group['name']} {rate:.2g} (x {group['lr_scale']:.2g})" for group, rate in rates)
     return (
-        f"a scheduler changed the ratios between the learning rates of the groups: {given}; "
-        "use ftlit.Rates, or give torch's scheduler a list with one rate per group"
+        f"a scheduler changed the ratios between the learning rates of the parameter groups: {given}; "
+        "use ftlit.Rates, or give torch's scheduler a list with one learning rate per parameter group"
     )
 
 
@@ -101,7 +101,8 @@ def check_floor(scheduler: Any) -> None:
         if _differ(rates, REL_TOLERANCE * max(rates, default=0.0)):
             raise UserError(
                 f"{type(scheduler).__name__} with {name}={shorten(dict.fromkeys(floors))} would change the ratios between the learning "
-                f"rates of the groups: give {name}=0, or ftlit.Rates with a curve such as partial(cosine, least=0.01), which is a factor"
+                f"rates of the parameter groups: give {name}=0, or ftlit.Rates with a curve such as partial(cosine, least=0.01), which "
+                "is a factor"
             )
 
 

@@ -167,9 +167,11 @@ def _policy(module: nn.Module, stage: Stage, chosen: set[str], norms: Sequence[n
 def _ungrouped(groups: Mapping[str, Sequence[object]]) -> Iterable[str]:
     """Warn of parameters that are not in exactly one group (invariant 2)."""
     if missing := [name for name, found in groups.items() if not found]:
-        yield f"parameters that are in no optimizer group will not be trained: {shorten(missing, most=3)}; use ftlit.build_optimizer"
+        names = shorten(missing, most=3)
+        yield f"these parameters do not train, because they are in no optimizer group: {names}; use ftlit.build_optimizer"
     if twice := [name for name, found in groups.items() if len(found) > 1]:
-        yield f"parameters that are in more than one optimizer group are updated more than once per step: {shorten(twice, most=3)}"
+        names = shorten(twice, most=3)
+        yield f"these parameters are updated more than once per step, because they are in several optimizer groups: {names}"
 
 
 def _never(rows: Sequence[LayerRow]) -> Iterable[str]:
@@ -178,22 +180,22 @@ def _never(rows: Sequence[LayerRow]) -> Iterable[str]:
     if skipped := [
         row.layer for row, trains in list(zip(rows, ever, strict=True))[ever.index(True) if True in ever else 0 :] if not trains
     ]:
-        yield f"no stage trains {shorten(skipped)}, although lower layers train: is a pattern missing?"
+        yield f"no stage trains {shorten(skipped)}, although lower layers train: is a name missing in `train` of a stage?"
 
 
 def _under_frozen(rows: Sequence[LayerRow], frozen: Collection[str]) -> Iterable[str]:
     """Warn of layers that train below frozen ones: freezing saves the backward pass only if nothing below trains."""
     highest = max((place for place, row in enumerate(rows) if row.layer in frozen), default=0)
     if low := [row.layer for row in rows[:highest] if row.first is not None]:
-        hint = "; to freeze the embeddings too: schedule.freeze_embeddings=true" if low[0].endswith(EMBEDDINGS) else ""
-        yield f"layers below the frozen ones train ({shorten(low)}), so the backward pass still runs through the frozen layers{hint}"
+        hint = "; to freeze the embeddings too, give schedule.freeze_embeddings=true" if low[0].endswith(EMBEDDINGS) else ""
+        yield f"layers below the frozen layers train ({shorten(low)}), so the backward pass runs through the frozen layers too{hint}"
 
 
 def _pooler(rows: Sequence[LayerRow]) -> Iterable[str]:
     """Warn of a frozen pooler: it was trained for the pretraining task, such as next sentences, or not at all."""
     for row in rows:
         if row.layer.rpartition(".")[2] == "pooler" and row.size and row.first is None:
-            yield f"{row.layer} is frozen in every stage: the mean of the tokens below it is usually better (backbone.cut=-2)"
+            yield f"{row.layer} is frozen in every stage; the mean of the tokens below this layer is usually better: give backbone.cut=-2"
 
 
 def _inputs(module: nn.Module) -> Iterable[str]:
@@ -214,7 +216,8 @@ def _random(module: nn.Module, chosen: Sequence[set[str]]) -> Iterable[str]:
             random = [layer for layer in backbone.layers_with_parameters if layer in backbone.random_layers]
             layers = [layer for layer in random if not any(covers(prefix + layer, parameter) for parameter in ever)]
             if layers:
-                yield f"no stage trains {shorten(layers)}, although these layers have random weights: give weights, or train them"
+                names = shorten(layers)
+                yield f"no stage trains {names}, although these layers have random weights: give backbone.weights=..., or train them"
 
 
 def _few_steps(steps: int | None, *, may_fit_head: bool) -> Iterable[str]:

@@ -83,7 +83,7 @@ def last_k(
 ) -> Schedule:
     """Train only the head until `epoch` (see `head_then_all`), then also the top `k` layers; the layers below stay frozen."""
     if not 1 <= k <= len(layers):
-        raise UserError(f"last_k with k={k}: give 1 to {len(layers)}, the number of layers of this backbone")
+        raise UserError(f"last_k with k={k}: give a number from 1 to {len(layers)}, the number of layers of this backbone")
     top = list(layers[-k:])
     name = f"head + {top[0]}" + (f"..{top[-1]}" if k > 1 else "")
     train = ["head", *(f"backbone.{layer}" for layer in top)]
@@ -139,7 +139,7 @@ def explicit(layers: Sequence[str], *, stages: Sequence[Mapping[str, Any]], lr_s
         stage = _fields(Stage, given)
         train = [train] if isinstance(train := stage.get("train") or [], str) else train
         if not isinstance(train, Sequence) or not all(isinstance(pattern, str) for pattern in train):
-            raise UserError(f"schedule.stages: train: {train}: give names of layers, such as [head, {layers[-1]}]")
+            raise UserError(f"train={train} in schedule.stages: give names of layers, such as [head, {layers[-1]}]")
         stage["train"] = [full(pattern) for pattern in train]
         return Stage(**{**stage, "until": _until(stage.get("until"))})
 
@@ -175,9 +175,9 @@ def _until(given: Mapping[str, Any] | None) -> Until | None:
     if given is None:
         return None
     if not isinstance(given, Mapping):
-        raise UserError(f"until: {given}: give a condition on a metric, such as {{metric: val/accuracy, threshold: 0.9}}")
+        raise UserError(f"until={given} is not valid: give a condition on a metric, such as {{metric: val/accuracy, threshold: 0.9}}")
     if "metric" not in given:
-        raise UserError(f"`until` of a stage, {dict(given)}, names no metric: add one, for example metric: val/accuracy")
+        raise UserError(f"until={dict(given)} of a stage has no metric: add one, such as `metric: val/accuracy`")
     return Until(**_fields(Until, given))
 
 
@@ -210,7 +210,9 @@ def frozen_layers(layers: Sequence[str], embeddings: bool = False, numbers: Numb
     known = [int(found[1]) for layer in layers if (found := NUMBERED_LAYER.fullmatch(layer))]
     wanted = set(_numbers(numbers))
     if wanted and not known:
-        raise UserError(f"freeze_layers={numbers}: this backbone has no layers encoder.0, encoder.1, ..., {_alternatives(layers)}")
+        raise UserError(
+            f"freeze_layers={numbers} freezes layers named encoder.0, encoder.1, ..., but this backbone has {_alternatives(layers)}"
+        )
     if missing := sorted(wanted - set(known)):
         raise UserError(f"freeze_layers={numbers}: there is no layer encoder.{missing[0]}; give numbers from {min(known)} to {max(known)}")
     names = {f"encoder.{number}" for number in wanted} | ({EMBEDDINGS} if embeddings else set())
@@ -240,4 +242,4 @@ def _numbers(given: Numbers) -> Iterator[int]:
 
 
 def _alternatives(layers: Sequence[str]) -> str:
-    return f"only {', '.join(layers)}; to freeze layers by name: schedule=explicit"
+    return f"only {', '.join(layers)}; to freeze layers by name, give schedule=explicit"

@@ -93,8 +93,9 @@ class Schedule:
             least = earliest + until.patience + 2  # a first validation, those of the patience, and an epoch to gain
             if epoch < least:
                 yield (
-                    f"stage {stage.name!r} begins at epoch {epoch} at the latest, before {until.metric} can stall "
-                    f"{count(until.patience, 'time')}: raise its epoch to {least} or more (schedule.epoch, schedule.every)"
+                    f"stage {stage.name!r} begins at epoch {epoch} at the latest, before {until.metric} can go "
+                    f"{count(until.patience, 'validation')} without improvement: let the stage begin at epoch {least} or later "
+                    "(schedule.epoch or schedule.every)"
                 )
             earliest = min(epoch, least - 1)
 
@@ -117,7 +118,7 @@ class Schedule:
         for (before, a), (stage, b) in pairwise(zip(self.stages, steps, strict=True)):
             if b <= a:
                 raise UserError(
-                    f"stage {stage.name!r} ({stage.begins}) must begin later than stage {before.name!r} ({before.begins}); "
+                    f"stage {stage.name!r} must begin later than stage {before.name!r}: {stage.begins} and {before.begins} are given, and "
                     f"an epoch has {count(steps_per_epoch, 'step')}"
                 )
         ends = {f"max_steps={max_steps}": max_steps}
@@ -130,8 +131,8 @@ class Schedule:
     @staticmethod
     def _never(last: Stage, limit: str) -> UserError:
         return UserError(
-            f"the last stage {last.name!r} ({last.begins}) would never begin, because {limit} ends the run before: "
-            "raise this limit, or begin the stage earlier"
+            f"the last stage {last.name!r} ({last.begins}) would never begin, because {limit} ends the run before that: "
+            "raise this limit, or let the stage begin earlier"
         )
 
 
@@ -153,7 +154,9 @@ def without_warm_up(schedule: Schedule, head: str = "head") -> Schedule:
     """
     begin = next((i for i, stage in enumerate(schedule.stages) if not trains_head_alone(stage, head)), None)
     if begin is None:
-        raise UserError("this schedule trains only the head: no stage is left without the warm-up stages")
+        raise UserError(
+            "all stages of this schedule train only the head, so none is left without them: add a stage that trains the backbone"
+        )
     first = replace(schedule.stages[begin], epoch=0, step=None, until=None, from_best=False)
     return replace(schedule, stages=[first, *schedule.stages[begin + 1 :]])
 

@@ -36,14 +36,14 @@ class Until:
             raise unknown("mode", self.mode, ("max", "min"))
         if self.threshold is None and self.patience is None:
             raise UserError(
-                f"until with metric={self.metric!r}: give a threshold, a patience (a number of validations without improvement), or both"
+                f"metric={self.metric!r} in `until`: also give a threshold, a patience (number of validations without improvement), or both"
             )
         if self.patience is not None and (not isinstance(self.patience, int) or self.patience < 1):
             raise UserError(f"patience={self.patience!r} in `until`: give a whole number, 1 or more")
         if not isinstance(self.threshold, int | float | None):
-            raise UserError(f"until with threshold={self.threshold!r}: give a number")
+            raise UserError(f"threshold={self.threshold!r} in `until`: give a number")
         if not isinstance(self.min_delta, int | float) or not self.min_delta >= 0:
-            raise UserError(f"until with min_delta={self.min_delta!r}: give a number, 0 or more")
+            raise UserError(f"min_delta={self.min_delta!r} in `until`: give a number, 0 or more")
 
     def reached(self, values: Sequence[float]) -> bool:
         """Whether the condition holds for the metric's values since the stage before began, oldest first. NaN is never an improvement.
@@ -113,18 +113,22 @@ class Stage:
         if self.epoch is None and self.step is None and self.until is None:
             object.__setattr__(self, "epoch", 0)
         if not train:
-            raise UserError(f"stage {self.name or self.epoch!r} trains nothing: give at least one pattern, such as '*' for all parameters")
+            raise UserError(
+                f"stage {self.name or self.epoch!r} trains nothing: give `train` at least one pattern, such as '*' for all parameters"
+            )
         for unit, value in (("epoch", self.epoch), ("step", self.step)):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
                 raise UserError(f"stage {self.name!r} begins at {unit} {value!r}: give a whole number, 0 or more")
         if self.step is not None and (self.epoch is not None or self.until is not None):
-            raise UserError(f"stage {self.name!r} has step={self.step} besides epoch or until: give step, epoch, or until with epoch")
+            raise UserError(
+                f"stage {self.name!r} has step={self.step} and also epoch or until: give only step, only epoch, or until with epoch"
+            )
         if self.until is not None and self.epoch is None:
             raise UserError(
-                f"stage {self.name!r} waits for {self.until} without a limit: give epoch=, the latest epoch at which the stage begins"
+                f"stage {self.name!r} waits for {self.until} without a limit: also give epoch=..., the latest epoch for this stage to begin"
             )
         if self.from_best and self.until is None:
-            raise UserError(f"stage {self.name!r} has from_best=true without until: give until, which selects the best weights")
+            raise UserError(f"stage {self.name!r} has from_best=true, but no until: give until=..., whose metric selects the best weights")
         if self.batchnorm is not None:
             check_batchnorm(self.batchnorm)
 

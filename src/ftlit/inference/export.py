@@ -112,7 +112,9 @@ def _check(network: Network, logits: ImagesToLogitsFunction, to: str) -> None:
         difference = (exported - expected).abs().max() if exported.shape == expected.shape else torch.inf
         if not difference <= TOLERANCE * expected.abs().max():  # true for NaN too
             others = " or ".join(f"--to {other}" for other in EXPORT_FORMATS if other != to)
-            raise UserError(f"nothing was written, because --to {to} changes the logits by {difference:.1e}: try {others}")
+            raise UserError(
+                f"nothing was written, because --to {to} changes the logits by {difference:.1e}, which is too much: try {others}"
+            )
 
 
 def _move(written: Path, target: Path) -> None:

@@ -109,7 +109,9 @@ class Network:
     def input_spec(self) -> InputSpec:
         """Input spec of a network of images. Raises `UserError` for a network of texts."""
         if not isinstance(self.backbone.input_spec, InputSpec):
-            raise UserError("this works only with images, but the network of this run takes texts")
+            raise UserError(
+                "the network of this run takes texts, but ftlit export and ftlit predict --dense work only with networks of images"
+            )
         return self.backbone.input_spec
 
     def as_input(self, example: ImageOrText) -> Tensor:
@@ -168,7 +170,7 @@ class Network:
         spec = self.input_spec
         size = 2 * spec.size if size is None else size
         if not spec.size <= size <= MAX_DENSE:
-            raise UserError(f"size {size}: give {spec.size} (the size of the training images in pixels) to {MAX_DENSE}")
+            raise UserError(f"size {size}: give a number of pixels from {spec.size}, the size of the training images, to {MAX_DENSE}")
         image = dense_transform(spec, size)(image_reader(spec)(path))
         with torch.inference_mode():
             logits = fully_convolutional(self.backbone, self.head)(image[None].to(self.device)).cpu()
@@ -212,7 +214,7 @@ def load(run: str | Path, *, trust: bool = False) -> Network:
     except BadRecord as error:
         raise UserError(f"the description of the network in {file} is not valid: {error}") from error
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise UserError(f"the description of the network and the weights in {file} do not match: {one_line(error)}") from error
+        raise UserError(f"the weights in {file} do not match the description of the network in the same file: {one_line(error)}") from error
 
 
 def _read(file: Path, run: str | None) -> tuple[JsonObject, Mapping[str, Tensor]]:
@@ -222,9 +224,12 @@ def _read(file: Path, run: str | None) -> tuple[JsonObject, Mapping[str, Tensor]
     try:
         checkpoint = load_checkpoint(file)
         if "state_dict" in checkpoint and KEY not in checkpoint:
-            raise UserError(f"{file} was not written by ftlit train: load it with MyModule.load_from_checkpoint")
+            raise UserError(f"{file} was not written by ftlit train: load it with load_from_checkpoint of its own LightningModule")
         if run and checkpoint.get(RUN_STATE, {}).get(RUN, run) != run:
-            raise UserError(f"{file} is the checkpoint of another run: restore the file of this run, or copy it to a folder of its own")
+            raise UserError(
+                f"{file} is the checkpoint of another run: restore the checkpoint of the run in this folder, or "
+                "copy the file to another folder"
+            )
         return read_record(checkpoint, file), checkpoint["state_dict"]
     except DamagedFile as error:
         raise DamagedFile(file, error.reason, "restore it from a copy, or train again") from error

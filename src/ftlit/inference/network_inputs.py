@@ -57,7 +57,7 @@ def cannot_take(given: object, spec: InputSpec | TextSpec, within: object = None
     kinds = "strings" if isinstance(spec, TextSpec) else "paths, PIL images or RGB tensors (3, H, W)"
     place = "" if within is None else f" in a {type(within).__name__}"
     ways = () if isinstance(spec, TextSpec) else (way for kind, way in CONVERSIONS.items() if isinstance(given, kind))
-    text = f"the network of this run takes {spec.noun} ({kinds}), one or a list of them, but got {type(given).__name__}{place}"
+    text = f"the network of this run takes {spec.noun} ({kinds}), either one or a list, not {type(given).__name__}{place}"
     return UserError("; ".join([text, *(f"give {way}" for way in ways)]))
 
 

@@ -76,7 +76,8 @@ def predict(run: str, paths: Sequence[str], options: PredictOptions, rows: Calla
     failed = write_rows(sys.stdout, found, replace(options, top=min(options.top, len(network.class_names))))
     if failed:
         print(
-            f"ftlit: {failed} of {len(examples)} {network.backbone.input_spec.noun} have no prediction: see their rows",
+            f"ftlit: {failed} of {len(examples)} {network.backbone.input_spec.noun} have no prediction: "
+            "their rows of the output give the reason",
             file=sys.stderr,
         )
     return failed
@@ -88,7 +89,9 @@ def examples_of(paths: Sequence[str], *, texts: bool = False, column: str | None
         if path.suffix.lower() == ".csv":
             yield from _column(path, column or ("text" if texts else "path"), texts=texts)
         elif texts:
-            raise UserError(f"{path}: the network of this run takes texts; give csv files with a column text")
+            raise UserError(
+                f"{path} is not a csv file, but the network of this run takes texts: give csv files with a column named {column or 'text'}"
+            )
         elif path.is_dir():
             yield from ((str(listed.path), str(listed.path)) for listed in list_unlabelled(path)[0])
         else:
@@ -193,8 +196,8 @@ def _column(path: Path, name: str, *, texts: bool) -> Iterator[NamedInput]:
     known, rows = read_csv(path)
     if name not in known:
         near = closest(name, known)
-        meant = f"did you mean --column {near}? Its" if near else "give --column NAME; its"
-        raise UserError(f"{path} has no column {name!r}: {meant} columns: {shorten(known)}")
+        meant = f"did you mean --column {near}? The" if near else "give --column NAME; the"
+        raise UserError(f"{path} has no column {name!r}: {meant} file has the columns {shorten(known)}")
     for _, row in rows:
         yield row[name], row[name] if texts else str(path.parent / row[name])
 

@@ -139,11 +139,16 @@ def _named(name: str, arguments: Mapping[str, Any], without: Sequence[str] = ())
 
 def _imported(noun: str, path: str, trust: bool) -> Callable[..., Any]:
     if not trust:
-        raise UserError(f"the {noun} of this run is {path}, which is not part of ftlit: add --trust (trust=True) if you trust this code")
+        raise UserError(
+            f"the {noun} of this run is {path}, which is not part of ftlit: if you trust this code, add --trust (in Python: trust=True)"
+        )
     try:
         return resolve_name(path)  # type: ignore[no-any-return]
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"the {noun} of this run is {path}, which cannot be imported here: {one_line(error)}") from error
+        raise UserError(
+            f"the {noun} of this run is {path}, which cannot be imported: {one_line(error)}; install its package, or add its folder to "
+            "PYTHONPATH"
+        ) from error
 
 
 def _plain(values: Mapping[str, Any]) -> JsonObject:

@@ -58,7 +58,7 @@ def check_record(record: Record, *, trust: bool) -> None:
             _check_arguments(noun, part)
     outputs = record["head"]["arguments"].get("num_classes", len(names))
     if outputs != len(names):
-        raise BadRecord(f"its head has {outputs} outputs for {len(names)} classes")
+        raise BadRecord(f"its head has {outputs} outputs, but there are {len(names)} classes")
 
 
 def _name(part: Record) -> Any:
@@ -73,7 +73,7 @@ def _check_arguments(noun: str, part: Record) -> None:
     if others := [name for name in others if name not in COMMON]:
         raise BadRecord(
             f"its {noun}, {arguments.get('name')} of {part['name']}, has the arguments {shorten(sorted(map(str, others)))}, which are "
-            "not read from a checkpoint: add --trust (trust=True) if you trust this file"
+            "read only from a trusted file: if you trust this file, add --trust (in Python: trust=True)"
         )
     for name, value in arguments.items():
         most = MAX_VALUE if name == "input_spec" else MAX_NUMBER
@@ -85,8 +85,8 @@ def _check_arguments(noun: str, part: Record) -> None:
                 )
     spec = arguments.get("input_spec") or {}
     sizes = [spec.get("size"), spec.get("resize")] if isinstance(spec, dict) else []
-    if any(isinstance(size, int) and size > MAX_PIXELS for size in sizes):
-        raise BadRecord(f"the image size of its {noun} is {sizes[0]} pixels, above the limit of {MAX_PIXELS}")
+    if large := [size for size in sizes if isinstance(size, int) and size > MAX_PIXELS]:
+        raise BadRecord(f"the images of its {noun} have a side of {large[0]} pixels, above the limit of {MAX_PIXELS}")
 
 
 def _leaves(value: Any, depth: int = 0) -> Iterator[Any]:
@@ -129,7 +129,7 @@ class LimitedAllocation(TorchFunctionMode):
             self.left -= func(*args, **{**plain, "device": "meta"}).numel()
             if self.left < 0:
                 raise BadRecord(
-                    "the network that it describes is far larger than its weights, and building it may use up the memory: add "
-                    "--trust (trust=True) if you trust this file"
+                    "it describes a network with far more parameters than the weights in the file have, and building that network may use "
+                    "up the memory: if you trust this file, add --trust (in Python: trust=True)"
                 )
         return func(*args, **settings)

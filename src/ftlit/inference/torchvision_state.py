@@ -52,7 +52,9 @@ def original_state(network: Network) -> dict[str, Tensor]:
     if classifier is None or classifier.bias is None:  # MaxViT's has none
         raise _no_original(f"torchvision's {name} does not end with a linear layer with a bias")
     if head is None:
-        raise _no_original(f"its head is {type(network.head).__name__}, but torchvision's {name} has one linear layer on pooled features")
+        raise _no_original(
+            f"its head is {type(network.head).__name__}, but the head of torchvision's {name} is one linear layer on pooled features"
+        )
     backbone: Any = affine_to_batchnorm(deepcopy(network.backbone))
     state = Backbone({**dict(backbone.items()), "head": head}, network.input_spec).state_dict()
     names = original_names(model, Backbone({**parts.layers, "head": classifier}, network.input_spec))

@@ -58,7 +58,7 @@ def _load(path: Path, map_location: Any) -> Any:
     except UserError as error:
         raise UserError(f"{error}: {new_run_advice(path)}") from error
     except UnpicklingError as error:  # the code in the file did not run
-        reason = "contains other objects than tensors and plain values, so it is not loaded"
+        reason = "contains objects other than tensors and plain values, so it is not loaded"
         raise UserError(f"{path} {reason}: {new_run_advice(path)}") from error
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror or one_line(error)}): {new_run_advice(path)}") from error

@@ -177,7 +177,9 @@ class FineTuner(LightningModule):
         """The mean loss, 0 without images, and an update of the metrics."""
         loss: Tensor = self.loss(logits, targets) if len(targets) else logits.sum()
         if loss.ndim:
-            raise UserError(f"the loss {type(self.loss).__name__} returned shape {tuple(loss.shape)}: it must return the mean, one number")
+            raise UserError(
+                f"the loss {type(self.loss).__name__} returned shape {tuple(loss.shape)}: it must return one number, the mean of the batch"
+            )
         self._metrics(split).update(logits.detach(), targets, loss.detach())
         return loss
 
@@ -188,5 +190,6 @@ def _check_same_network(held: Mapping[str, Tensor], own: Mapping[str, Tensor]) -
         was, now = (f"{state[name]}" if name in state else "nothing" for state in shapes)
         if was != now:
             raise UserError(
-                f"this checkpoint is from another network: {name!r} is {was} there, but {now} here; use the same backbone and head"
+                f"this checkpoint is from another network: {name!r} is {was} in the checkpoint, but {now} here; "
+                "use the backbone and head of the checkpoint"
             )

@@ -99,7 +99,7 @@ class Processes:
         if self.rank:
             outcome = self.value(name, 0, minutes)
             if outcome == FAILED:
-                raise LostProcess(f"process {self.rank} stops: process 0 failed, see its error")
+                raise LostProcess(f"process {self.rank} stops, because process 0 failed: see the error of that process")
             if outcome != DONE:
                 raise UserError(outcome)
             yield
@@ -151,7 +151,7 @@ class Processes:
             if report != last:
                 last, since = report, time.monotonic()
             if time.monotonic() - since > 60 * minutes:
-                silence = f"process {rank} has not reported for {minutes:g} minutes (rank_timeout)"
+                silence = f"process {rank} has not reported for {minutes:g} minutes (the limit set by rank_timeout)"
                 raise LostProcess(f"process {self.rank} stops: {silence}", silent=True)
             time.sleep(POLL_SECONDS)
         return found

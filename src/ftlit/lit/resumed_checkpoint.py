@@ -43,7 +43,7 @@ def check_last(path: Path, run: str) -> None:
     except Exception as error:
         raise UserError(f"{path} is damaged, or not a checkpoint ({why_unreadable(path, error)}): {new_run_advice(path)}") from error
     if content.get(RUN_STATE, {}).get(RUN, run) != run:
-        raise UserError(f"{path} is the checkpoint of another run: restore the file of this run, or start a new run")
+        raise UserError(f"{path} is the checkpoint of another run: restore the checkpoint of the run that is resumed, or start a new run")
     for state in content.get("callbacks", {}).values():
         if isinstance(state, dict) and "best_model_path" in state:
             follow_folder(state, path.parent)
@@ -82,6 +82,6 @@ def check_loaders(loaders: Any) -> None:
     for loader in several:
         if hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict"):
             raise UserError(
-                f"LastCheckpoint cannot resume {type(loader).__name__} exactly, because it stores its own position: use Lightning's "
-                "ModelCheckpoint(every_n_train_steps=...), or a loader without state_dict"
+                f"LastCheckpoint cannot resume {type(loader).__name__} exactly, because this loader stores its own position: use "
+                "Lightning's ModelCheckpoint(every_n_train_steps=...), or a loader without state_dict"
             )

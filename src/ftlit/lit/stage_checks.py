@@ -22,8 +22,8 @@ from ftlit.lit.trainer_internals import is_trial_run, steps_per_epoch
 from ftlit.models.backbone import Backbone
 
 STATISTICS_OF_RANDOM_ORIGIN = (
-    'the backbone\'s batch norms hold statistics, but its origin is random: give origin=WeightsOrigin("custom", name), so that '
-    'batchnorm auto keeps them, or Stage(..., batchnorm="live")'
+    "the batch norms of the backbone hold statistics, but its origin says that the weights are random: to keep the statistics, give "
+    'origin=WeightsOrigin("custom", name); to update them, give Stage(..., batchnorm="live")'
 )
 # of learning rates during training: below it a rate does not matter, and torch's recursive formulas are inexact near 0
 LATE_TOLERANCE = 1e-4
@@ -151,14 +151,16 @@ def check_same_schedule(saved: Any, schedule: Schedule) -> None:
         UserError: the first stage or learning-rate factor that differs; or an earlier release wrote the checkpoint.
     """
     if not isinstance(saved, Mapping):
-        raise UserError("this checkpoint is from an older version of ftlit and cannot be resumed: start a new run from its weights")
+        raise UserError(
+            "this checkpoint is from an older version of ftlit and cannot be resumed: start a new run with backbone.weights=..."
+        )
     given = schedule_values(schedule)
     for part, describe in (("stages", _describe_stage), ("lr_scale", _describe_factor)):
         for before, now in zip_longest(saved[part], given[part]):
             if before != now:
                 raise UserError(
-                    f"this checkpoint was made with another schedule: {describe(before)}; now {describe(now)}. "
-                    "Give the same schedule, or start a new run"
+                    f"this checkpoint was made with another schedule. In the checkpoint: {describe(before)}. Now: {describe(now)}. "
+                    "Give the schedule of the checkpoint, or start a new run"
                 )
 
 

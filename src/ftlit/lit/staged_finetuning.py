@@ -123,7 +123,8 @@ class StagedFinetuning(Callback):
         state = checkpoint.get("callbacks", {}).get(self.state_key)
         if state is None:
             raise UserError(
-                "this checkpoint was written without StagedFinetuning, so its stage is unknown: start a new run from its weights"
+                "this checkpoint was written without the callback StagedFinetuning, so the stage to resume is unknown: "
+                "start a new run from the weights of the checkpoint"
             )
         check_same_schedule(state["schedule"], self.schedule)
         self._apply(pl_module, self.schedule.stage_at(checkpoint["epoch"], checkpoint["global_step"], state["decided"]))

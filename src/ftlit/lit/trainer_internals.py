@@ -132,9 +132,8 @@ def check_sampler_epoch(trainer: Trainer, epoch: int) -> None:
     """
     if epoch != trainer.current_epoch:
         raise RuntimeError(
-            f"the training sampler is in epoch {epoch}, but training in epoch {trainer.current_epoch}: this version of Lightning "
-            "does not call "
-            "loader.sampler.set_epoch; see ftlit.lit.trainer_internals"
+            f"the training sampler is in epoch {epoch}, but the trainer is in epoch {trainer.current_epoch}: this version of Lightning "
+            "does not call loader.sampler.set_epoch; use another version, see ftlit.lit.trainer_internals"
         )
 
 

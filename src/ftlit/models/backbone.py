@@ -89,7 +89,10 @@ def _check_names(names: Sequence[str], taken: set[str]) -> None:
     for name in names:
         first, *inner = name.split(".")
         if not all((first, *inner)) or first in taken or any(part in dir(nn.Module) for part in inner):
-            raise UserError(f"{name!r} is not a valid layer name: no part may be empty or an attribute of nn.Module; choose another name")
+            raise UserError(
+                f"{name!r} is not a valid layer name: no part between dots may be empty or the name of an attribute of nn.Module; "
+                "choose another name"
+            )
         if inside := [other for other in names if other.startswith(f"{name}.")]:
             raise UserError(f"layer {inside[0]!r} lies inside layer {name!r}: give separate layers, such as {name}.0 and {name}.1")
 

@@ -37,7 +37,8 @@ def linear_to_conv(linear: nn.Linear, size: int | Size = 1) -> nn.Conv2d:
     channels, rest = divmod(linear.in_features, height * width)
     if rest:
         raise UserError(
-            f"a linear layer with {linear.in_features} inputs cannot be a {height}x{width} convolution: give the size of its feature map"
+            f"a linear layer with {linear.in_features} inputs cannot become a {height}x{width} convolution: "
+            "give the size of the feature map that it reads"
         )
     return _conv(linear, linear.weight.detach().view(-1, channels, height, width))
 

@@ -102,7 +102,10 @@ class MLPHead(nn.Sequential):
 
     def __init__(self, in_features: int, num_classes: int, *, hidden: Sequence[int] = (256,), dropout: float = 0.2) -> None:
         if not 0 <= dropout < 1 or any(width < 1 for width in hidden):
-            raise UserError(f"mlp head with hidden={list(hidden)} dropout={dropout}: give widths of 1 or more, and dropout in [0, 1)")
+            raise UserError(
+                f"mlp head with hidden={list(hidden)} and dropout={dropout}: give hidden widths of 1 or more, and a dropout of at "
+                "least 0 and below 1"
+            )
         layers: list[nn.Module] = []
         for before, width in pairwise([in_features, *hidden]):
             layers += [nn.Linear(before, width), nn.ReLU(), nn.Dropout(dropout)]
@@ -135,7 +138,8 @@ class ConvHead(nn.Module):
         """Logits (N, num_classes). Raises `UserError` for features that are not maps."""
         if features.ndim != 4:
             shape = tuple(features.shape[1:])
-            raise UserError(f"head=conv needs feature maps, but the cut gives features of shape {shape}: use a lower cut, or head=linear")
+            given = f"backbone.cut gives features of shape {shape}"
+            raise UserError(f"head=conv needs feature maps, but {given}: give backbone.cut=... with a lower layer, or head=linear")
         return self.linear(self.dropout(self.conv(features).mean(dim=(2, 3))))  # type: ignore[no-any-return]
 
     def as_sequence(self) -> dict[str, nn.Module]:

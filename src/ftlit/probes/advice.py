@@ -17,18 +17,20 @@ class Threshold:
 
 
 THRESHOLDS = {
-    "few": Threshold(30, "training images per class", "with fewer, training all layers gained at most .010 (benchmarks/advice.py)"),
-    "steps": Threshold(100, "optimizer steps of full training", "with fewer, it gained at most .013 accuracy (benchmarks/advice.py)"),
+    "few": Threshold(
+        30, "training images per class", "with fewer images, training all layers gained at most .010 accuracy (benchmarks/advice.py)"
+    ),
+    "steps": Threshold(100, "optimizer steps of full training", "with fewer steps, it gained at most .013 accuracy (benchmarks/advice.py)"),
     "errors": Threshold(
         0.02,
-        "errors of a linear probe, relative to those of a constant prediction of the majority class",
-        "with a smaller share of errors, fine-tuning can gain at most .01 accuracy: it never removed more than "
-        "half of them (benchmarks/advice.py)",
+        "errors of a linear probe, relative to the errors of always predicting the majority class",
+        "if the probe makes fewer errors, fine-tuning can gain at most .01 accuracy: it never removed more than half of the "
+        "errors (benchmarks/advice.py)",
     ),
     "cut": Threshold(
         40,
         "images used to choose the cut at which the head is attached",
-        "with fewer images, lower cuts did worse than the top in benchmarks/cuts.py",
+        "with fewer images, lower cuts did worse than the top layer (benchmarks/cuts.py)",
     ),
 }
 

@@ -89,7 +89,9 @@ class Probe:
         """Share of features that are classified correctly; targets (N,) default to those of stored features."""
         vectors, labels = vectors_and_labels(features, targets, self.cut)
         if vectors.shape[1] != self.weight.shape[1]:
-            raise UserError(f"this probe needs features of length {len(self.weight[0])}, not {vectors.shape[1]}: use the same cut")
+            raise UserError(
+                f"this probe needs features of length {len(self.weight[0])}, not {vectors.shape[1]}: use features of the same cut"
+            )
         return float((self.predict(vectors).cpu() == labels.cpu()).double().mean())
 
     def as_head(self) -> LinearHead | PooledHead:
@@ -144,11 +146,11 @@ def fit_probe(
         raise unknown("pooling", pooling, POOLINGS)
     if isinstance(features, Features):
         if cut is None and len(features.cuts) > 1:
-            raise UserError(f"these features are from several cuts: give cut=, one of {', '.join(features.cuts)}")
+            raise UserError(f"these features are from several cuts: give cut=..., one of {', '.join(features.cuts)}")
         cut = features.cuts[0] if cut is None else cut
     l2_penalties = [float(l2)] if isinstance(l2, int | float) else sorted(map(float, l2), reverse=True)
     if not l2_penalties or not all(0 < value < float("inf") for value in l2_penalties):
-        raise UserError(f"L2 penalty {l2} of a probe: give numbers above 0")
+        raise UserError(f"l2={l2} of a probe: give L2 penalties above 0")
     vectors, labels = vectors_and_labels(features, targets, cut)
     classes = check_classes(vectors, labels, num_classes)
     held_out = None if valid is None else _held_out(valid, cut, vectors, labels, classes)
@@ -164,7 +166,9 @@ def fit_probe(
     weight, bias = _folded(path, mean, scale)
     left, converged = path.left[0].item(), bool(path.converged[0])
     if not converged:
-        warnings.warn(f"the {kind} probe with L2 penalty {best:g} did not converge: its objective may be {left:.3%} too high", stacklevel=2)
+        warnings.warn(
+            f"the {kind} probe with L2 penalty {best:g} did not converge: its loss may be {left:.3%} above the minimum", stacklevel=2
+        )
     return Probe(weight[0], bias[0], kind, best, len(labels), path.objective[0].item(), left, converged, cut, pooling, scores, losses)
 
 
@@ -174,7 +178,7 @@ def _held_out(
     """Vectors and labels of `valid`, checked against those that the probe is fitted on."""
     held_out = vectors_and_labels(*valid, cut) if isinstance(valid, tuple) else vectors_and_labels(valid, None, cut)
     if held_out[0].shape[1] != vectors.shape[1]:
-        raise UserError(f"valid has features of length {held_out[0].shape[1]}, but needs {vectors.shape[1]}: use the same cut")
+        raise UserError(f"`valid` has features of length {held_out[0].shape[1]}, not {vectors.shape[1]}: use features of the same cut")
     held_out = held_out[0].to(vectors), held_out[1].to(labels)
     check_classes(*held_out, classes, every_class=False)
     return held_out
@@ -208,7 +212,9 @@ def _held_out_results(
     fold = folds_of(labels, FOLDS, seed).to(labels.device)
     used = [number for number in range(FOLDS) if bool((fold == number).any())]
     if not used:
-        raise UserError("no class has two examples, so none can be held out: give one L2 penalty (probe.l2=[0.1]), or more examples")
+        raise UserError(
+            "no class has two examples, so none can be held out to choose the L2 penalty: give one (probe.l2=[0.1]), or more examples"
+        )
     results = [
         _evaluate(vectors[fold != i], labels[fold != i], classes, l2_penalties, kind, vectors[fold == i], labels[fold == i]) for i in used
     ]

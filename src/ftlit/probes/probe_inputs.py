@@ -23,7 +23,7 @@ def vectors_and_labels(features: Features | Tensor | None, targets: Tensor | Non
         features = rows.read(range(len(rows)))
     if not isinstance(features, Tensor) or features.ndim != 2 or not features.is_floating_point():
         shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-        raise UserError(f"a probe needs float vectors (N, C), not features of shape {shape}: pool them")
+        raise UserError(f"a probe needs float vectors (N, C), not features of shape {shape}: pool each feature to a vector")
     if not isinstance(targets, Tensor) or targets.shape != features.shape[:1] or targets.is_floating_point():
         given = f"{targets.dtype} {tuple(targets.shape)}" if isinstance(targets, Tensor) else type(targets).__name__
         raise UserError(
@@ -36,13 +36,15 @@ def vectors_and_labels(features: Features | Tensor | None, targets: Tensor | Non
 def check_classes(vectors: Tensor, labels: Tensor, num_classes: int | None, *, every_class: bool = True) -> int:
     """The number of classes. Raises `UserError` where a probe cannot be fitted."""
     if not len(labels):
-        raise UserError("there are no features: give some of each class")
+        raise UserError("there are no features: give at least one feature vector of each class")
     if not bool(vectors.isfinite().all()):
         bad = (~vectors.isfinite()).any(dim=1).nonzero()[:, 0]
         if len(bad) == len(vectors):
             raise UserError("all features have NaN or infinite values: check the weights of the backbone, and the dtype of the features")
         first = int(bad[0])
-        raise UserError(f"features have NaN or infinite values, first in row {first}: check this image, and the dtype of the features")
+        raise UserError(
+            f"features have NaN or infinite values, first in row {first}: check the image of this row, and the dtype of the features"
+        )
     if len(vectors) > 1 and bool((vectors == vectors[0]).all()):
         raise UserError("all feature vectors are equal: check that the images differ (a transparent image is read as white)")
     least, most = int(labels.min()), int(labels.max())
@@ -55,7 +57,7 @@ def check_classes(vectors: Tensor, labels: Tensor, num_classes: int | None, *, e
     present = torch.bincount(labels, minlength=classes)
     if every_class and not bool(present.all()):
         lacking = present.eq(0).nonzero()[:, 0].tolist()
-        raise UserError(f"class {lacking[0]} of {classes} classes has no features: give at least one, or remove the class")
+        raise UserError(f"class {lacking[0]} of {classes} classes has no feature vector: give at least one, or remove the class")
     return classes
 
 
@@ -64,5 +66,6 @@ def _check_memory(rows: int, row_bytes: int) -> None:
     if needed > held:
         raise UserError(
             f"fitting a linear probe on {rows:,} features needs {size_in_words(needed)} of memory, but this machine has "
-            f"{size_in_words(held)}: use fewer images (data.per_class=...), a cut with shorter features, or pooling"
+            f"{size_in_words(held)}: use fewer images (data.per_class=...), or a layer with fewer features "
+            "(backbone.cut=... or probe.cuts=...)"
         )

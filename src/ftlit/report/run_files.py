@@ -99,7 +99,7 @@ def _checked(path: Path, digest: Path) -> bytes:
     """The bytes of a file. Raises `DamagedFile` where its digest, if there is one, is of other bytes."""
     content = path.read_bytes()
     if digest.is_file() and read_json(digest, remedy=REMEDY)["digest"] != of_bytes(content):
-        raise DamagedFile(path, f"it differs from the digest in {FOLDER}/{digest.name}")
+        raise DamagedFile(path, f"its content does not match the digest in {FOLDER}/{digest.name}")
     return content
 
 

@@ -19,12 +19,12 @@ METRICS_IN_0_1 = ("accuracy", "f1")  # their intervals are clipped to [0, 1]
 SECONDS = "job seconds"
 MAX_DRAWN_SETTINGS = 40  # settings in the picture
 CAPTION = (
-    "Sorted by {by}, best first; a choice by test accuracy would be biased. "
+    "Sorted by {by}, best first; choosing settings by test accuracy would be biased. "
     "Mean, standard deviation and 95 % interval (Student's t) are over seeds."
 )
-SCORE_NOTE = "score, highest first: the number that the recipe returns."
-RATE_NOTE = "score, highest first: the learning rate that recipe=lr_find suggests, so higher is not better."
-SECONDS_NOTE = "Job seconds: mean duration of a whole job, from building to the test."
+SCORE_NOTE = "score, highest first; the score is the number that the recipe returns."
+RATE_NOTE = "score, highest first; the score is the learning rate that recipe=lr_find suggests, so a higher one is not better."
+SECONDS_NOTE = "Job seconds: mean duration of a whole job, from building the network to the test."
 
 
 def half_interval(values: Sequence[float]) -> float:

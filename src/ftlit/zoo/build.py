@@ -111,7 +111,7 @@ def _fill(backbone: Backbone, whole: Backbone, model: nn.Module, tensors: Tensor
         fill(backbone, tensors, names, model.state_dict().keys() - names.keys())
     except UserError as error:
         keys = (
-            f"; {file.name} has the keys {shorten(filter(None, file.state_dicts))} (backbone.weights_key=...)"
+            f"; to read only a part of {file.name}, give backbone.weights_key=..., one of {shorten(filter(None, file.state_dicts))}"
             if any(file.state_dicts)
             else ""
         )
@@ -127,8 +127,8 @@ def _check_size(name: str, backbone: Backbone) -> None:
         if isinstance(spec, TextSpec):
             raise UserError(f"{name} does not accept {spec.inputs}: {one_line(error)}") from error
         least = bisect_left(range(MAX_SIZE), 1, lo=spec.size, key=lambda larger: int(_fits(backbone, larger)))
-        hint = f"the smallest possible size is {least} px" if least < MAX_SIZE else one_line(error)
-        raise UserError(f"{name} does not accept {spec.inputs}: {hint} (input_spec.size)") from error
+        hint = f"give input_spec.size={least} or more" if least < MAX_SIZE else f"{one_line(error)}; give another input_spec.size=..."
+        raise UserError(f"{name} does not accept {spec.inputs}: {hint}") from error
 
 
 def _fits(backbone: Backbone, size: int) -> bool:

@@ -23,8 +23,8 @@ def build(*, size: int, hidden: Sequence[int] = (512, 256, 128), activation: str
     """
     if not hidden or any(width < 1 for width in hidden) or activation not in ACTIVATIONS:
         raise UserError(
-            f"mlp with hidden={list(hidden)} activation={activation!r}: hidden must have at least one width, each 1 or more, "
-            f"and activation must be {' or '.join(ACTIVATIONS)}"
+            f"mlp with hidden={list(hidden)} and activation={activation!r}: give at least one hidden width, each of 1 or more, "
+            f"and the activation {' or '.join(ACTIVATIONS)}"
         )
     layers: dict[str, nn.Module] = {}
     in_features = 3 * size * size

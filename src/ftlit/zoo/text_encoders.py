@@ -111,7 +111,9 @@ class TokenEmbeddings(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Embed the ids. Raises `UserError` for anything but ids."""
         if ids.ndim != 2 or ids.is_floating_point():
-            raise UserError(f"this network needs token ids (N, T), not {ids.dtype} {tuple(ids.shape)}: use texts (data=text_csv)")
+            raise UserError(
+                f"this network needs token ids of shape (N, T), not {ids.dtype} of shape {tuple(ids.shape)}: use texts, with data=text_csv"
+            )
         features: Tensor = self.project(self.block(ids)).masked_fill((ids == self.pad_id)[..., None], 0.0)
         return features
 

@@ -70,7 +70,7 @@ def load_timm(
             raise UserError(f"backbone.{argument} of {name}: {REPLACED_ARGUMENTS[argument]}")
     if refused := refused_arguments(kwargs):
         raise UserError(
-            f"backbone.{refused[0]}={kwargs[refused[0]]!r} of {name} is not accepted: give a number, true or false, or the name of a layer"
+            f"{name} does not accept backbone.{refused[0]}={kwargs[refused[0]]!r}: give a number, true, false or the name of a layer"
         )
     known = _input_spec(name, config)
     published = WeightSource(_origin(config), lambda: _fetch(name, config, settings), known)

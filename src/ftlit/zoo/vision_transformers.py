@@ -32,7 +32,10 @@ class PatchEmbeddings(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute the tokens. Raises `UserError` for images of a size without position embeddings."""
         if x.shape[-2:] != (self.size, self.size):
-            raise UserError(f"this network was built for images of {self.size} px, but got {tuple(x.shape[-2:])}: set input_spec.size")
+            raise UserError(
+                f"this network was built for images of {self.size} px, but these have {tuple(x.shape[-2:])}: "
+                "give input_spec.size=..., the size of the images"
+            )
         patches = self.patch_conv(x).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.class_token.expand(x.shape[0], -1, -1), patches], dim=1)
         features: Tensor = self.dropout(tokens + self.position_embedding)

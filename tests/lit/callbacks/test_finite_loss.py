@@ -44,7 +44,9 @@ def fit(losses, *callbacks, **options):
 @pytest.mark.parametrize("bad", [nan, inf, -inf])
 @pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 2}])
 def test_training_ends_at_the_first_loss_that_is_not_finite(bad, options):
-    with pytest.raises(UserError, match=f"^training stops: the loss of step . in epoch 0 is {bad}.*callbacks.finite_loss=null") as caught:
+    with pytest.raises(
+        UserError, match=f"^training stops, because the loss of step . in epoch 0 is {bad}.*callbacks.finite_loss=null"
+    ) as caught:
         fit([1.0, 1.0, 1.0, bad, 1.0], FiniteLoss(), **options)
     assert "\n" not in str(caught.value)
 

@@ -68,5 +68,7 @@ class Resumable(DataLoader):
 
 def test_a_loader_that_stores_its_own_position_is_refused(tmp_path):
     loader = Resumable(torch.ones(4, 2))
-    with pytest.raises(UserError, match=r"^LastCheckpoint cannot resume Resumable exactly, because it stores its own position: use "):
+    with pytest.raises(
+        UserError, match=r"^LastCheckpoint cannot resume Resumable exactly, because this loader stores its own position: use "
+    ):
         pl.Trainer(accelerator="cpu", max_epochs=1, callbacks=[LastCheckpoint(tmp_path / "last.ckpt")], **QUIET).fit(Net(), loader)

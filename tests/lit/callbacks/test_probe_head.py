@@ -153,9 +153,9 @@ def test_the_head_is_not_refitted_if_images_are_limited_or_training_follows(limi
 
 
 def test_a_head_that_is_not_linear_is_a_one_line_error():
-    with pytest.raises(UserError, match="'head' is not a linear layer of FineTuner"):
+    with pytest.raises(UserError, match="'head' of FineTuner is not a linear layer"):
         fit(data(), model(MLPHead(5, 3)))
-    with pytest.raises(UserError, match="'classifier' is not a linear layer"):
+    with pytest.raises(UserError, match="'classifier' of FineTuner is not a linear layer"):
         fit(data(), callback=FitProbeHead("classifier"))
 
 
@@ -164,5 +164,5 @@ def test_without_warm_up_the_head_only_stages_are_dropped_and_the_next_stage_beg
     found = without_warm_up(Schedule(stages, [("*", 0.5)]))
     assert [(stage.train, stage.begins) for stage in found.stages] == [(("head", "backbone.top"), "epoch 0"), (("*",), "epoch 4")]
     assert found.lr_scale == (("*", 0.5),) and without_warm_up(found) == found
-    with pytest.raises(UserError, match="trains only the head"):
+    with pytest.raises(UserError, match="train only the head"):
         without_warm_up(Schedule(stages[:2]))

@@ -75,12 +75,12 @@ def test_only_views_that_an_epoch_reads_are_computed(tmp_path, begins, shown):
 
 def test_without_augmentation_one_view_is_stored_and_a_note_gives_the_reason(tmp_path):
     source = FeatureData(data(augment="none"), tmp_path, views=3)
-    assert source.views == 1 and "all 3 views of an image are equal, so only one is stored" in source.notes[-1]
+    assert source.views == 1 and "of cache.views=3 views of an image only one is stored" in source.notes[-1]
     assert FeatureData(data(augment="photo"), tmp_path, views=3).notes == []
 
 
 def test_an_unusable_folder_is_an_error_at_construction():
-    with pytest.raises(UserError, match=r"^/proc/features cannot store features \(.*\): use another folder"):
+    with pytest.raises(UserError, match=r"^cannot store features in /proc/features \(.*\): use another folder"):
         FeatureData(data(), "/proc/features")
 
 

@@ -227,5 +227,5 @@ def test_each_option_of_the_config_group_has_the_defaults_of_its_function(target
 
 
 def test_a_collection_without_a_split_is_an_error():
-    with pytest.raises(UserError, match="Collection needs the splits train, val, test: val missing"):
+    with pytest.raises(UserError, match="the Collection lacks val: give all of the splits train, val, test"):
         ImageData(Collection({split: Examples([], [], str) for split in ("train", "test")}, ["a"]), InputSpec(size=8))

@@ -162,7 +162,7 @@ def test_an_image_that_cannot_be_read_is_answered_with_the_option_that_leaves_it
     ("name", "line"),
     [
         ("run/checkpoints/last.ckpt", "{0} is a checkpoint: hydra.run.dir takes the folder of its run, hydra.run.dir={1}/run"),
-        ("notes.txt", "cannot write {0} (File exists): remove or rename the file that is in the place of a folder; hydra.run.dir gives"),
+        ("notes.txt", "cannot write {0} (File exists): remove or rename the file that has the name of a folder; hydra.run.dir gives"),
     ],
 )
 def test_a_file_in_the_place_of_a_runs_folder_is_named(name, line, tmp_path):

@@ -66,7 +66,7 @@ def test_a_loss_that_is_not_finite_in_one_process_ends_both_with_one_line(tmp_pa
     (tmp_path / "odd.py").write_text(ODD)
     lines = failed(srun(tmp_path, port, *TRAINING, "+callbacks.odd._target_=odd.NotANumber"))
     (line,) = (line for line in lines if not line.startswith("warning: "))  # of torchmetrics
-    assert line.startswith("ftlit: training stops: the loss of step 3 in epoch 3 is not finite in 1 of 2 processes. Give ")
+    assert line.startswith("ftlit: training stops, because the loss of step 3 in epoch 3 is not finite in 1 of 2 processes. Give ")
 
 
 @pytest.mark.slow

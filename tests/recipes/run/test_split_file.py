@@ -85,7 +85,7 @@ def test_where_the_split_of_the_run_cannot_be_read_the_note_says_why(tmp_path, t
         (tmp_path / "split.json").write_text('{"format": 99}' if text == "newer" else text)
     (note,) = seen_notes(weights_of(tmp_path), data(range(30)))
     assert f"weights of the run {tmp_path}: unknown whether that run trained on the test split (" in note and reason in note
-    assert "\n" not in note and "use the split" not in note
+    assert "\n" not in note and "give the folder of another run" not in note
 
 
 def test_of_images_that_cannot_be_compared_it_is_not_known_what_the_run_has_seen(tmp_path):

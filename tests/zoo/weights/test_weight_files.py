@@ -82,7 +82,7 @@ def test_of_two_the_first_is_taken_without_ema_and_the_note_names_the_other(stat
     ema = {name: tensor + 1 for name, tensor in state.items()}
     path = save({"model_ema": ema, "model": state}, tmp_path)
     backbone = load_backbone("glyph", weights=path)
-    assert backbone.origin.note == "read from the state dict model; others in the file: model_ema (backbone.weights_key=...)"
+    assert backbone.origin.note == "read from the state dict model; to read another one, give backbone.weights_key=..., such as model_ema"
     assert loads(path, state) and loads(path, ema, weights_key="model_ema")
     both = save({"state_dict": {**under("net.", state), **under("ema_net.module.", ema)}}, tmp_path, "lightning.ckpt")
     assert loads(both, state) and loads(both, ema, weights_key="state_dict.ema_net")
@@ -110,7 +110,9 @@ def test_values_beside_the_weights_are_ignored_and_their_code_does_not_run(state
 
 def test_the_error_names_the_keys_of_the_file(tmp_path):
     path = save({"generator": {"a.weight": torch.ones(2)}, "critic": {"b.weight": torch.ones(2)}}, tmp_path)
-    with pytest.raises(UserError, match=r"from another network.*w.pth has the keys generator, critic"):
+    with pytest.raises(
+        UserError, match=r"from another network.*to read only a part of .*w.pth, give backbone.weights_key=..., one of generator, critic"
+    ):
         load_backbone("glyph", weights=path)
     with pytest.raises(UserError, match=r"contains no state dict .*; its keys: epoch, lr"):
         load_backbone("glyph", weights=save({"epoch": 3, "lr": 0.1}, tmp_path))
@@ -142,7 +144,7 @@ def test_the_error_for_a_runs_checkpoint_that_does_not_fit_says_what_it_is(state
         (
             affine,
             {"affine": True},
-            r"from a run with batchnorm=affine, which replaced the BatchNorm layers by a x \+ b: .*affine_to_batchnorm\(",
+            r"from a run with batchnorm=affine, which folded the BatchNorm layers into y = a x \+ b: .*affine_to_batchnorm\(",
         ),
         (affine, {"arguments": {"name": "resnet18"}}, r"from a run with another network: use backbone=resnet18"),
     ]:
@@ -178,7 +180,10 @@ def test_files_that_hold_no_weights_say_what_they_are(state, tmp_path):
         (tmp_path / "lfs.pth", "a pointer of Git LFS, not the weights: get them with `git lfs pull`"),
         (tmp_path / "script.pth", "a TorchScript archive is not loaded"),
         (save(whole, tmp_path, "int8.pth"), "has int8 in place of floats"),
-        (save({name: torch.zeros_like(tensor) for name, tensor in state.items()}, tmp_path, "zero.pth"), "equal numbers in every matrix"),
+        (
+            save({name: torch.zeros_like(tensor) for name, tensor in state.items()}, tmp_path, "zero.pth"),
+            "in every matrix all numbers are equal",
+        ),
     ]:
         with pytest.raises(UserError, match=re.escape(line)):
             load_backbone("glyph", weights=path)

@@ -228,11 +228,16 @@ class LastCheckpoint(Callback):
         for best in bests:
             follow_folder(saved[best.state_key], best.dirpath)
         if trainer.state.fn == "fit" and OLD_STATE in checkpoint:
-            raise UserError("this checkpoint is from an older version of ftlit and cannot be resumed: start a new run from its weights")
+            raise UserError(
+                "this checkpoint is from an older version of ftlit and cannot be resumed: start a new run with backbone.weights=..."
+            )
         if trainer.state.fn != "fit" or state is None:
             return
         if self.run and state.get("run", self.run) != self.run:
-            raise UserError(f"{trainer.ckpt_path} is the checkpoint of another run: restore the file of this run, or start a new run")
+            raise UserError(
+                f"{trainer.ckpt_path} is the checkpoint of another run: restore the checkpoint of the run that is resumed, or "
+                "start a new run"
+            )
         for best in bests:
             check_best(saved[best.state_key], self.run)
         if trainer.is_global_zero:

@@ -74,8 +74,8 @@ def _skips_steps(trainer: Trainer) -> bool:
 
 def _message(step: int, epoch: int, value: str) -> str:
     return (
-        f"training stops: the loss of step {step} in epoch {epoch} is {value}. Give a lower optimizer.lr or "
-        "trainer.gradient_clip_val=1, or check the data (to continue anyway: callbacks.finite_loss=null)"
+        f"training stops, because the loss of step {step} in epoch {epoch} is {value}. Give a lower optimizer.lr or "
+        "trainer.gradient_clip_val=1, or check the data; to continue anyway, give callbacks.finite_loss=null"
     )
 
 

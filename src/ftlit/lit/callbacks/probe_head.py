@@ -25,8 +25,8 @@ from ftlit.probes.layer_probes import LayerProbes, best_of
 from ftlit.probes.linear_probe import Probe, fit_probe
 
 MAX_IMAGES = 20_000  # on which a head is fitted if training follows; at least two of each class
-LEAVE_OUT = "give head=linear; in Python leave FitProbeHead out"
-WAY_OUT = f"{LEAVE_OUT}: head = fit_probe(extract_features(backbone, loader)).as_head()"
+LEAVE_OUT = "give head=linear; in Python, leave out FitProbeHead"
+WAY_OUT = f"{LEAVE_OUT} and use head = fit_probe(extract_features(backbone, loader)).as_head()"
 
 
 class FitProbeHead(Callback):
@@ -95,7 +95,9 @@ class FitProbeHead(Callback):
     def _head(self, module: LightningModule) -> nn.Linear:
         head = dict(module.named_modules()).get(self.head)
         if not isinstance(head, nn.Linear):
-            raise UserError(f"{self.head!r} is not a linear layer of {type(module).__name__}, but a linear probe needs one")
+            raise UserError(
+                f"a linear probe needs a linear layer as head, but {self.head!r} of {type(module).__name__} is not a linear layer"
+            )
         if head.bias is None:
             raise UserError(f"{self.head!r} has no bias, but a linear probe needs one: build the layer with bias=True")
         return head
@@ -124,13 +126,14 @@ def check_probe_head(trainer: Trainer, data: Any) -> IndexedImages:
     """
     images = data.images if isinstance(data, FeatureData) else data
     if isinstance(trainer.strategy, SHARDED):
-        raise UserError(f"a linear probe needs the whole head in each process, and this strategy shards it: {WAY_OUT}")
+        raise UserError(f"a linear probe needs the whole head in each process, but this strategy shards the head: {WAY_OUT}")
     if not isinstance(images, IndexedImages):
-        raise UserError(f"a linear probe is fitted on ImageData, and this is {type(data).__name__}: {WAY_OUT}")
+        raise UserError(f"a linear probe can be fitted only on ImageData, not on {type(data).__name__}: {WAY_OUT}")
     if overrides := ", ".join(images.batch_overrides):
-        raise UserError(f"a linear probe cannot be fitted on the batches of {type(data).__name__}, which overrides {overrides}: {WAY_OUT}")
+        name = type(data).__name__
+        raise UserError(f"a linear probe cannot be fitted on the batches of {name}, because {name} overrides {overrides}: {WAY_OUT}")
     if images.multilabel:
-        raise UserError(f"a linear probe is fitted on data with one label each, and these have several: {LEAVE_OUT}")
+        raise UserError(f"a linear probe is fitted on data with one label each, but these data have several: {LEAVE_OUT}")
     return images
 
 

@@ -16,10 +16,11 @@ from ftlit.lit.datamodules.image_data import ImageData
 def check_options(data: object, dtype: str | None, views: int, max_gb: float) -> None:
     """Raise `UserError` for data whose images cannot be read one by one, and for options out of their range; see `FeatureData`."""
     if not isinstance(data, ImageData):
-        raise UserError(f"FeatureData needs ImageData, not {type(data).__name__}: use extract_features for a loader")
+        raise UserError(f"FeatureData needs ImageData, not {type(data).__name__}; for the features of a loader, use extract_features")
     if overrides := ", ".join(data.batch_overrides):
         raise UserError(
-            f"FeatureData cannot replace the batches of {type(data).__name__}, which overrides {overrides}: override order() only"
+            f"FeatureData cannot replace the batches of {type(data).__name__}, because this class overrides {overrides}: "
+            "override only order()"
         )
     if dtype is not None and dtype not in DTYPE_OF:
         raise unknown("cache.dtype", dtype, DTYPE_OF)

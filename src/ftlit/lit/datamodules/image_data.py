@@ -74,7 +74,7 @@ class ImageData(NormalizesOnDevice):
     ) -> None:
         super().__init__()
         if missing := [split for split in SPLITS if split not in collection.splits]:
-            raise UserError(f"Collection needs the splits {', '.join(SPLITS)}: {' and '.join(missing)} missing")
+            raise UserError(f"the Collection lacks {' and '.join(missing)}: give all of the splits {', '.join(SPLITS)}")
         for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0), ("per_class", per_class, 1)):
             if value is not None and value < least:
                 raise UserError(f"data.{name}={value}: give a whole number, {least} or more")
@@ -88,7 +88,8 @@ class ImageData(NormalizesOnDevice):
         self.notes = list(collection.notes)
         if per_class is not None and (short := [name for name, count in self.counts["train"].items() if count < per_class]):
             self.notes.append(
-                f"classes with fewer than data.per_class={per_class} training {input_spec.noun}, all of which are used: {shorten(short)}"
+                f"all training {input_spec.noun} of these classes are used, because they are fewer than data.per_class={per_class}: "
+                f"{shorten(short)}"
             )
         self.batch_size = batch_size
         self._num_workers = num_workers

@@ -69,5 +69,8 @@ def require_indexed_images(data: object, reader: str) -> IndexedImages:
             "use one of the data=... options, ImageData, or a subclass of ImageData"
         )
     if overrides := ", ".join(data.batch_overrides):
-        raise UserError(f"{reader} needs to read single images, but {type(data).__name__} overrides {overrides}: override only order()")
+        raise UserError(
+            f"{reader} needs to read single images, which is not possible because {type(data).__name__} overrides {overrides}: "
+            "override only order()"
+        )
     return data

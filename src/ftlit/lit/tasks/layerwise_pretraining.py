@@ -91,7 +91,9 @@ class LayerwisePretrainer:
             SystemExit: the Trainer was interrupted by Ctrl-C.
         """
         if self.has_layers and not resume:
-            raise UserError(f"{self.folder} already contains a pretraining run: resume it (resume=true), or give another folder")
+            raise UserError(
+                f"{self.folder} already contains a pretraining run: resume it with resume=true, or give another hydra.run.dir=..."
+            )
         (self.folder / LAYERS).mkdir(parents=True, exist_ok=True)
         table = self.folder / CURVES
         curves = read_curves(table) if resume and table.is_file() else {}
@@ -135,7 +137,9 @@ class LayerwisePretrainer:
         )
         trainer.fit(LayerPretrainer(objective, self.pretraining.optimizer), inputs.train, inputs.val)
         if not all(isfinite(train) for train, _ in recorded.errors):
-            raise UserError(f"the error of layer {name!r} is not finite: give a lower pretrain.optimizer.lr, or check the images")
+            raise UserError(
+                f"the reconstruction error of layer {name!r} is not finite: give a lower pretrain.optimizer.lr, or check the images"
+            )
         return recorded.errors
 
     @contextmanager
@@ -186,7 +190,7 @@ def _warn_about(name: str, errors: Sequence[tuple[float, float]]) -> None:
     _, last = errors[-1]
     if not last < 1:
         print(
-            f"layer {name!r} reconstructs its input no better than the mean: change pretrain.epochs or pretrain.optimizer.lr",
+            f"layer {name!r} reconstructs its inputs no better than their mean does: change pretrain.epochs or pretrain.optimizer.lr",
             flush=True,
         )
 
@@ -211,7 +215,7 @@ def write_curves(path: Path, curves: Mapping[str, Sequence[tuple[float, float]]]
 def read_curves(path: Path) -> Curves:
     """The curves that `write_curves` has written. Raises `UserError` for a damaged file."""
     found: Curves = {}
-    with reading(path, "remove it; the curves of the layers so far are lost"), path.open(newline="") as file:
+    with reading(path, "remove this file; the curves of the layers trained so far are then lost"), path.open(newline="") as file:
         for row in csv.DictReader(file):
             found.setdefault(row["layer"], []).append((float(row["train/error"]), float(row["val/error"])))
     return found

@@ -45,7 +45,7 @@ def misfit(file: WeightsFile, name: str, cuts: Sequence[str]) -> str:
     if file.record.get("base"):
         return f"this checkpoint is slim, so it has only the tensors that the run changed: {_export(file)}"
     if file.record.get("affine"):
-        return f"this checkpoint is from a run with batchnorm=affine, which replaced the BatchNorm layers by a x + b: {_export(file)}"
+        return f"this checkpoint is from a run with batchnorm=affine, which folded the BatchNorm layers into y = a x + b: {_export(file)}"
     if given.get("cut") in cuts[:-1]:
         return f"this checkpoint is from a run with backbone.cut={given['cut']}: use the same cut"
     return ""

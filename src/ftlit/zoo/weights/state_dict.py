@@ -91,7 +91,7 @@ def select(file: WeightsFile, known: Collection[str], key: str | None = None) ->
     most = max((found.found for found in asked), default=0)
     if not most and key is not None:
         keys = [found.key for found in candidates if found.found > 1]
-        raise UserError(f"{file.name}: {unknown('state dict of this network under the key', key, keys)} (backbone.weights_key=...)")
+        raise UserError(f"backbone.weights_key={key}: {file.name} has {unknown('state dict of this network under the key', key, keys)}")
     if not most:
         return max(file.state_dicts.values(), key=len), ""
     taken = min((found for found in asked if found.found == most), key=lambda found: bool(EMA.search(found.key)))
@@ -100,7 +100,8 @@ def select(file: WeightsFile, known: Collection[str], key: str | None = None) ->
         return taken.tensors, ""
     return (
         taken.tensors,
-        f"read from the state dict {taken.key or '(top level)'}; others in the file: {shorten(others, 4)} (backbone.weights_key=...)",
+        f"read from the state dict {taken.key or '(top level)'}; to read another one, give backbone.weights_key=..., such as "
+        f"{shorten(others, 4)}",
     )
 
 
@@ -170,13 +171,14 @@ def _check_fit(origin: WeightsOrigin, wanted: Tensors, found: Tensors, unexpecte
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     if wanted and not found:
         raise UserError(
-            f"the weights are from another network, {origin.describe()}: their tensors ({_first(unexpected)}) have other names than the "
-            f"{len(wanted)} tensors of this network ({_first(missing)}); use the backbone of these weights, or other weights"
+            f"the weights are from another network, {origin.describe()}: their tensors have names such as {_first(unexpected)}, but the "
+            f"{len(wanted)} tensors of this network have names such as {_first(missing)}; use the backbone of these weights, or other "
+            "weights"
         )
     if counted := [f"{len(names)} {fault} ({_first(names)})" for fault, names in faults.items() if names]:
         raise UserError(
-            f"the weights do not fit this network, {origin.describe()}: of {len(wanted)} tensors expected, {'; '.join(counted)}; "
-            "use the backbone of these weights with the same arguments (such as backbone.width_mult=...), or other weights"
+            f"the weights do not fit this network, {origin.describe()}: of {len(wanted)} tensors expected, {', '.join(counted)}; "
+            "use the backbone and arguments that these weights were trained with (such as backbone.width_mult=...), or other weights"
         )
 
 
@@ -192,7 +194,7 @@ def _check_values(origin: WeightsOrigin, wanted: Tensors, found: Tensors) -> Non
         raise UserError(f"{origin.describe()} has negative variances ({_first(negative)}), which give NaN: give other weights")
     matrices = [tensor for tensor in found.values() if tensor.ndim > 1 and tensor.numel() > 1]
     if matrices and all((tensor == tensor.flatten()[0]).all() for tensor in matrices):
-        raise UserError(f"{origin.describe()} has equal numbers in every matrix, so it was never trained: give other weights")
+        raise UserError(f"{origin.describe()} was never trained, because in every matrix all numbers are equal: give other weights")
 
 
 def _first(names: list[str], most: int = 3) -> str:
@@ -209,5 +211,6 @@ def _check_finite(backbone: Backbone) -> None:
     bad = [name for name, layer in filled if not all(tensor.isfinite().all() for tensor in layer.state_dict().values())]
     if bad:
         raise UserError(
-            f"{backbone.origin.describe()} has NaN or infinite values in {shorten(bad)}: use a lower backbone.cut, or other weights"
+            f"{backbone.origin.describe()} has NaN or infinite values in {shorten(bad)}: give backbone.cut=... below these layers, "
+            "or other weights"
         )

@@ -52,7 +52,9 @@ def find_folder(name: str, *, with_weights: bool, download: bool) -> Path:
         except Exception as error:  # errors of the hub, and of the network
             cause = error
     if not download:
-        raise UserError(f"backbone.name={name} is not in the local Hugging Face cache: add --trust (trust=True) to download it") from cause
+        raise UserError(
+            f"backbone.name={name} is not in the local Hugging Face cache: add --trust (in Python: trust=True) to download it"
+        ) from cause
     reason = f": {one_line(cause)}" if cause else ""
     raise UserError(f"backbone.name={name} is neither a folder nor in the Hugging Face cache, and cannot be downloaded{reason}") from cause
 
@@ -109,8 +111,8 @@ def check_length(config: Any, tokenizer: Any, spec: TextSpec) -> None:
         raise UserError(f"backbone.max_length={spec.max_length}: this encoder has {most} positions; give {most} or less")
     if len(tokenizer) > config.vocab_size:
         raise UserError(
-            f"the tokenizer of {spec.tokenizer} has {len(tokenizer)} tokens, but the encoder only {config.vocab_size}: use the "
-            "encoder's tokenizer"
+            f"the tokenizer of {spec.tokenizer} has {len(tokenizer)} tokens, but the encoder has only {config.vocab_size}: "
+            "use the tokenizer that belongs to the encoder"
         )
 
 

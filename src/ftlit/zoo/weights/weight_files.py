@@ -120,13 +120,13 @@ def _reason(path: Path, error: Exception) -> str:
     if found:
         return (
             f"the file contains an object of {found[1]}, which is not loaded because it could run code; "
-            "save only the tensors: torch.save(model.state_dict(), 'weights.pth')"
+            "save only the tensors with torch.save(model.state_dict(), 'weights.pth')"
         )
     if "TorchScript" in str(error) or _is_torchscript(path):
-        return "a TorchScript archive is not loaded because it could run code; save only the tensors: torch.jit.load(file).state_dict()"
+        return "a TorchScript archive is not loaded because it could run code; save only the tensors of torch.jit.load(file).state_dict()"
     return (
-        "the file is damaged, or contains other objects than tensors, which are not loaded because they could run code "
-        f"(save only the tensors: torch.save(model.state_dict(), ...)); replace or delete the file, or {ALTERNATIVES}"
+        "the file is damaged, or contains objects other than tensors, and such objects are not loaded because they could run code; "
+        f"save only the tensors with torch.save(model.state_dict(), ...), replace or delete the file, or {ALTERNATIVES}"
     )
 
 

@@ -81,7 +81,7 @@ def _unknown(text: str, sources: Mapping[str, WeightSource]) -> UserError:
         file = text.partition("?")[0].rpartition("/")[2]
         published = next((name for name, source in sources.items() if source.published_as == file), None)
         other = f"use backbone.weights={published}" if published else f"download it with curl -LO {text} and use backbone.weights={file}"
-        return UserError(f"backbone.weights={text}: ftlit does not download weights from other addresses; {other}")
+        return UserError(f"backbone.weights={text}: ftlit does not download weights from this address; {other}")
     if meant := SYNONYMS.get(text.lower()):
         return UserError(f"no weights {text!r}: use backbone.weights={meant}")
     return unknown("weights", text, [*sources, "null", f"/path/to/file ({' '.join(SUFFIXES)})"])
@@ -163,7 +163,7 @@ def _check_hash(path: Path) -> None:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
     if wanted and not actual.startswith(wanted[1]):
         warnings.warn(
-            f"{path} differs from the published file (its sha256 begins with {actual[:8]}) but is used; "
-            "delete it to download the published file",
+            f"{path} is used, although it is not the published file (its sha256 begins with {actual[:8]}); "
+            "to download the published file, delete this one",
             stacklevel=2,
         )
