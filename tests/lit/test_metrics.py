@@ -40,7 +40,7 @@ def test_the_values_are_those_of_torchmetrics(multilabel, seed, classes, sizes):
     for logits, targets, loss in batches:
         own.update(logits, targets, loss)
         for metric in (accuracy, f1):  # probabilities: torchmetrics takes logits that are all in [0, 1] for probabilities
-            metric.update(logits.sigmoid() if multilabel else logits, targets.int())
+            metric.update(logits.double().sigmoid() if multilabel else logits, targets.int())
     mean = sum(loss * len(targets) for _, targets, loss in batches) / sum(sizes)
     expected = {"loss": mean, "accuracy": accuracy.compute(), "f1": f1.compute()}
     torch.testing.assert_close(own.compute(), expected)
