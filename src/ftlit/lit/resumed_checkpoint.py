@@ -1,10 +1,13 @@
 """What an exact resume needs: the best checkpoint, found where the run's folder is now and checked to be the run's own, and loaders."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from ftlit.data.samplers import TrainOrder
 from ftlit.errors import UserError
 from ftlit.run_folder import RUN, RUN_STATE, new_run_advice
 from ftlit.tensor_files import load_checkpoint, why_unreadable
@@ -78,10 +81,22 @@ def check_best(state: dict[str, Any], run: str | None) -> None:
 
 def check_loaders(loaders: Any) -> None:
     """Refuse loaders that store their own position: before a step, when a checkpoint is saved, they have given its batch already."""
-    several = loaders.values() if isinstance(loaders, Mapping) else loaders if isinstance(loaders, list | tuple) else [loaders]
-    for loader in several:
+    for loader in _several(loaders):
         if hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict"):
             raise UserError(
                 f"LastCheckpoint cannot resume {type(loader).__name__} exactly, because this loader stores its own position: use "
                 "Lightning's ModelCheckpoint(every_n_train_steps=...), or a loader without state_dict"
             )
+
+
+@contextmanager
+def continuing(loaders: Any) -> Iterator[None]:
+    """Hide, for a block, Lightning's warning of a loader that is not resumable, where the order of all loaders is ours: it continues."""
+    with warnings.catch_warnings():
+        if all(isinstance(getattr(loader, "sampler", None), TrainOrder) for loader in _several(loaders)):
+            warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
+        yield
+
+
+def _several(loaders: Any) -> list[Any]:
+    return list(loaders.values() if isinstance(loaders, Mapping) else loaders if isinstance(loaders, list | tuple) else [loaders])

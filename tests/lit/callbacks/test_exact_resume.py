@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from functools import cache, partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from paths import ROOT, python_path
 from PIL import Image
 from torch import nn
 from torch.optim.lr_scheduler import ExponentialLR, StepLR
+from torch.utils.data import DataLoader
 
 from ftlit import Backbone, FeatureData, FineTuner, InputSpec, Rates, Schedule, Stage, StagedFinetuning, Until, UserError
 from ftlit.data.dataset import Collection, Examples
@@ -26,6 +28,7 @@ from ftlit.lit.callbacks.best_checkpoint import BestCheckpoint
 from ftlit.lit.callbacks.exact_resume import LastCheckpoint, MetricsFile
 from ftlit.lit.callbacks.seed_each_step import SeedEachStep
 from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.lit.resumed_checkpoint import continuing
 from ftlit.models.heads import MLPHead
 
 pytestmark = pytest.mark.e2e
@@ -143,7 +146,21 @@ def test_the_run_passes_all_stages_and_a_metric_begins_one(whole):
 @pytest.mark.parametrize("step", range(EPOCHS * STEPS))
 def test_a_run_killed_in_any_step_and_resumed_ends_with_the_same_bits(whole, step):
     end, folder = whole
-    assert differences(end, fit(killed(folder, step), RATES["cosine"], resume=True)) == set()
+    with warnings.catch_warnings():
+        for text in ("your dataloader is not resumable", "is not empty", "is replaced"):  # what Lightning says of other loaders and files
+            warnings.filterwarnings("error", f"(?s)(?!Checkpoint directory).*{text}")
+        resumed = fit(killed(folder, step), RATES["cosine"], resume=True)
+    assert differences(end, resumed) == set()
+
+
+def test_that_a_loader_is_not_resumable_is_hidden_only_of_ours():
+    text = "You're resuming from a checkpoint that ended before the epoch ended and your dataloader is not resumable."
+    for loader, expected in ((data().train_dataloader(), 0), ([data().train_dataloader(), DataLoader([1])], 1), (DataLoader([1]), 1)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with continuing(loader):
+                warnings.warn(text, stacklevel=1)
+        assert len(caught) == expected
 
 
 CASES = {

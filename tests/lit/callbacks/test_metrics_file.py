@@ -31,7 +31,7 @@ def continued(folder, stored):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         logger.continue_after(*stored)
-    return logger, [str(warning.message) for warning in caught if "deleted" not in str(warning.message)]
+    return logger, [str(warning.message) for warning in caught]
 
 
 def test_rows_that_are_kept_have_the_hash_that_they_had_before(tmp_path, written):
@@ -47,6 +47,15 @@ def test_a_hash_is_of_the_rows_before_it(tmp_path, written):
     assert logger.flush() != stored
     again, messages = continued(tmp_path, stored)
     assert messages == [] and again.flush() == stored and len(again.path.read_text().splitlines()) == 4
+
+
+def test_a_new_run_reports_once_that_the_rows_of_an_earlier_one_are_replaced(tmp_path, written):
+    logger = MetricsFile(tmp_path)
+    logger.log_metrics({"loss": 1.0}, 0)
+    with pytest.warns(UserWarning, match="metrics.csv of an earlier run is replaced") as caught:
+        logger.save()
+        logger.save()
+    assert len(caught) == 1 and len(logger.path.read_text().splitlines()) == 2
 
 
 def test_a_bit_that_flips_anywhere_in_the_rows_is_reported(tmp_path, written):

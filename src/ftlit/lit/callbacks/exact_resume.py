@@ -1,10 +1,9 @@
 """Exact resume (invariant 5): LastCheckpoint saves between two optimizer steps, and MetricsFile continues `metrics.csv`."""
 
-import csv
 import shutil
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from math import inf
 from os import PathLike
 from pathlib import Path
@@ -19,10 +18,11 @@ from xxhash import xxh3_64
 
 from ftlit.errors import UserError
 from ftlit.files import naming, part_of
-from ftlit.formats import ENCODING, reading
+from ftlit.formats import reading
+from ftlit.lit.callbacks.metric_rows import Row, add_rows, complete_rows
 from ftlit.lit.checkpoint_io import use_checked_checkpoints, writes_atomically
 from ftlit.lit.delayed_values import DelayedValues
-from ftlit.lit.resumed_checkpoint import check_best, check_loaders, follow_folder
+from ftlit.lit.resumed_checkpoint import check_best, check_loaders, continuing, follow_folder
 from ftlit.lit.stop_signals import STOP_SIGNALS
 from ftlit.lit.trainer_internals import (
     has_csv_writer,
@@ -34,7 +34,6 @@ from ftlit.lit.trainer_internals import (
 from ftlit.run_folder import RUN_STATE
 
 OLD_STATE = "resuming"  # the key of earlier releases in a checkpoint, which is not read
-Row = dict[str, str]
 
 
 class MetricsFile(CSVLogger):
@@ -43,6 +42,7 @@ class MetricsFile(CSVLogger):
     def __init__(self, save_dir: str | Path, name: str | None = "", version: int | str | None = "") -> None:
         super().__init__(save_dir, name=name, version=version)
         self._earlier_rows: list[Row] = []
+        self._replaces = False  # whether it removes rows of an earlier run
         self._count, self._hash = 0, xxh3_64()  # of the rows that were written
 
     @property
@@ -56,16 +56,21 @@ class MetricsFile(CSVLogger):
         if not has_csv_writer(self) and self.path.is_file():
             with reading(self.path, "remove it; only its rows are lost"):
                 self._earlier_rows = complete_rows(self.path.read_text())
-        with naming(self.path):
+            self._replaces = True
+        with naming(self.path), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Experiment logs directory .* exists and is not empty")  # see `save`
             return super().experiment
 
     def save(self) -> None:
         """Write the rows that are in memory. Raises `WriteError`."""
         rows = waiting_rows(self.experiment)
+        if rows and self._replaces:
+            self._replaces = False
+            warnings.warn(f"directory {self.log_dir} exists and is not empty: {self.path} of an earlier run is replaced", stacklevel=2)
         with naming(self.path):
             super().save()
         self._count += len(rows)
-        _add_rows(self._hash, rows)
+        add_rows(self._hash, rows)
 
     def flush(self) -> tuple[int, str]:
         """Write rows that are still in memory. Returns the number of rows in the file, and a hash of them."""
@@ -80,29 +85,16 @@ class MetricsFile(CSVLogger):
             digest: the hash of these rows, as `flush` gave it; `None` in checkpoints of earlier releases.
         """
         writer = self.experiment  # first, because it reads the earlier rows
+        self._replaces = False
         kept = self._earlier_rows[:count]
         found = xxh3_64()
-        _add_rows(found, kept)
+        add_rows(found, kept)
         if len(kept) < count:
             damage = f"was cut off: only {len(kept)} of {count} rows left" if kept else f"is missing or empty: rows lost: {count}"
             warnings.warn(f"{self.path} {damage}; new rows are added to it", stacklevel=2)
         elif digest not in (None, found.hexdigest()):
             warnings.warn(f"{self.path} was changed: the first {count} rows differ from the rows that the run wrote", stacklevel=2)
         waiting_rows(writer)[:0] = kept
-
-
-def complete_rows(text: str) -> list[Row]:
-    """The rows of a csv file without empty cells and cells beyond the header; a last line without an end was cut, and is left out."""
-    lines = text.splitlines(keepends=True)
-    whole = lines if text.endswith("\n") else lines[:-1]
-    return [{name: value for name, value in row.items() if name and value} for row in csv.DictReader(whole)]
-
-
-def _add_rows(digest: xxh3_64, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add rows to a hash: their cells that are not empty, whatever the order of the columns."""
-    for row in rows:
-        cells = {name: str(value) for name, value in row.items() if value is not None}
-        digest.update(f"{sorted((name, text) for name, text in cells.items() if text)}\n".encode(**ENCODING))
 
 
 class LastCheckpoint(Callback):
@@ -127,6 +119,7 @@ class LastCheckpoint(Callback):
         self.run: str | None = None
         self._before_step = self._heeds_signals = False
         self._saved_at = -inf  # by `time.monotonic`; before the first checkpoint of a fit
+        self._continuing = ExitStack()  # until the first step
         self._asked = DelayedValues()  # of several processes: how many have received a signal, and whether a checkpoint is due
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -143,7 +136,8 @@ class LastCheckpoint(Callback):
         Raises:
             UserError: a loader keeps its own position, which would be one batch ahead in each checkpoint.
         """
-        check_loaders(running_loader(trainer))
+        check_loaders(loaders := running_loader(trainer))
+        self._continuing.enter_context(continuing(loaders))
         STOP_SIGNALS.deferred = STOP_SIGNALS.owned
         self._heeds_signals = trainer.strategy.reduce_boolean_decision(STOP_SIGNALS.owned, all=False)
         self._saved_at = -inf
@@ -157,6 +151,7 @@ class LastCheckpoint(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Save before the first step, where a checkpoint is due, and before the step that a signal prevents."""
+        self._continuing.close()
         if batch_idx % trainer.accumulate_grad_batches:
             return
         stops, due = self._decided(trainer)
@@ -190,6 +185,7 @@ class LastCheckpoint(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """From now on a signal ends the program at once."""
+        self._continuing.close()
         STOP_SIGNALS.deferred = False
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
