@@ -23,6 +23,10 @@ AT_ONCE = "schedule=all_at_once replaces schedule=head_then_all of scenario=larg
         (["schedule=all_at_once"], [f"{AT_ONCE} (schedule.epoch=2, schedule.scale=0.1, schedule.decay=0.8)"]),
         (["scenario=large_similar", "head=linear"], ["head=linear replaces head=linear_probe of scenario=large_similar"]),
         (["schedule=all_at_once", "schedule.scale=0.5", "schedule.decay=0.8"], [f"{AT_ONCE} (schedule.epoch=2)"]),
+        (
+            ["scenario=large_similar", "lr_scheduler=constant"],
+            ["lr_scheduler=constant replaces lr_scheduler=cosine of scenario=large_similar"],
+        ),
         (["scenario=small_similar", "experiment=pretrain_glyph"], []),
         (["~scenario", "schedule=all_at_once"], []),
     ],

@@ -192,8 +192,13 @@ def _wanted(overlay: str) -> Iterator[tuple[str, tuple[str, str, dict[str, Any]]
     for group, option in file.overrides.items():
         chosen = read_config_file(f"{group}/{option}")
         values = {**(chosen.values if chosen else {}), **file.values.get(group, {})}
-        known = {name: value for name, value in values.items() if not name.startswith("_") and value is not None and "${" not in str(value)}
+        known = {name: value for name, value in values.items() if not name.startswith("_") and _is_plain(value)}
         yield group, (overlay.replace("/", "="), option, known)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a user reads a value as a setting: not a part of the option, such as the curve of a scheduler, nor a reference."""
+    return value is not None and not isinstance(value, dict) and "${" not in str(value)
 
 
 def _path_of(parent: str, overlay: str) -> str:

@@ -1,6 +1,6 @@
 """The plan of a run, as rows of text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,7 @@ def _training_text(cfg: DictConfig, data: Any, plan: Plan, facts: RunFacts, noun
     parts = [f"{plan.optimizer}, learning rate up to {max(rates):g}" if rates else plan.optimizer]
     if plan.weight_decays:
         parts[0] += f", weight decay {plan.weight_decays[-1]:g}"
+    parts[0] += "".join(f", {part}" for part in _rates_over_time(cfg))
     batches = f"batches of {data.batch_size} {noun}"
     batches += f" in each of {facts.processes} processes" if facts.processes > 1 else ""
     accumulated = cfg.trainer.get("accumulate_grad_batches") or 1
@@ -105,7 +106,23 @@ def _training_text(cfg: DictConfig, data: Any, plan: Plan, facts: RunFacts, noun
     if (how := cfg.loss.get("class_weights")) == "balanced":
         weights = weights_of_classes(list(data.counts["train"].values()), how).tolist()
         parts.append(f"class weights {how}, from {min(weights):.2g} to {max(weights):.2g}")
-    return "; ".join(parts)
+    return "; ".join([*parts, *_monitors(cfg)])
+
+
+def _rates_over_time(cfg: DictConfig) -> Iterator[str]:
+    """The warm-up, and the metric that the learning rate depends on."""
+    if warmup := cfg.lr_scheduler.get("warmup"):
+        yield f"warm-up over the first {warmup:.3g} of {'each stage' if cfg.lr_scheduler.get('restart') else 'the run'}"
+    if monitor := cfg.lr_scheduler.get("monitor"):
+        yield f"reduced when {monitor} stalls"
+
+
+def _monitors(cfg: DictConfig) -> Iterator[str]:
+    """The metric of each callback that has one, unless it is the usual one of the best epoch."""
+    for name, callback in cfg.callbacks.items():
+        monitor = callback.get("monitor") if callback else None
+        if monitor and (name, monitor) != ("best", "val/accuracy"):
+            yield f"{'best epoch' if name == 'best' else name} by {monitor}"
 
 
 def _epochs_text(number: int | None) -> str:

@@ -1,0 +1,30 @@
+"""The row `training` of the plan names what acts on the learning rate, and the metrics that decide."""
+
+import pytest
+from composed_configs import composed
+
+from ftlit.recipes.config.hydra_internals import fresh_hydra
+from ftlit.recipes.console.plan_rows import RunFacts, plan_rows
+from ftlit.recipes.finetune import build, plan_of
+
+STOPPING = ("_target_=lightning.pytorch.callbacks.EarlyStopping", "monitor=val/loss")
+
+
+@pytest.mark.parametrize(
+    ("words", "texts", "absent"),
+    [
+        ([], [], ["warm-up", " by "]),
+        (["lr_scheduler=cosine_warmup"], [", warm-up over the first 0.1 of the run;"], ["stalls"]),
+        (["lr_scheduler.warmup=0.2", "lr_scheduler.restart=true"], [", warm-up over the first 0.2 of each stage;"], []),
+        (["lr_scheduler=plateau", "lr_scheduler.monitor=val/f1"], [", reduced when val/f1 stalls;"], ["warm-up"]),
+        (["callbacks.best.monitor=val/f1"], ["; best epoch by val/f1"], []),
+        ([f"+callbacks.early_stopping.{word}" for word in STOPPING], ["; early_stopping by val/loss"], ["best epoch"]),
+    ],
+)
+def test_warm_up_and_metrics_that_decide_are_in_the_plan(words, texts, absent, tmp_path, monkeypatch):
+    monkeypatch.setattr("ftlit.recipes.console.plan_rows.choices", dict)  # no program composed the config
+    with fresh_hydra():
+        cfg = composed("scenario=large_similar", "data.per_class=3", *words, f"paths.run={tmp_path}", f"paths.cache={tmp_path}")
+        run = build(cfg)
+        row = dict(plan_rows(cfg, run.model.backbone, run.data, plan_of(run), [], RunFacts("CPU")))["training"]
+    assert all(text in row for text in texts) and not any(text in row for text in absent)
