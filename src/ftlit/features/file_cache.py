@@ -52,23 +52,28 @@ class FileCache:
 
     def recall(self, paths: Sequence[Path]) -> dict[Path, str]:
         """Return the texts of those files that have not changed since they were added."""
-        names = {_name(path): path for path in paths}
-        found = {}
-        for name, seal, text in self._do(lambda db: self._rows(db, list(names))):
-            path = names[name]
-            if text and seal == _seal(name, _state(path), text):
-                found[path] = text
+        found: dict[Path, str] = {}
+        last = ""
+
+        def add(db: sqlite3.Connection) -> Iterator[None]:
+            nonlocal last
+            for part in (paths[i : i + PATHS_PER_QUERY] for i in range(0, len(paths), PATHS_PER_QUERY)):
+                names = {_name(path): path for path in part}
+                places = ",".join("?" * len(names))
+                rows = db.execute(f"SELECT path, seal, digest FROM {self.table} WHERE path IN ({places})", list(names))
+                for name, seal, text in rows:
+                    path = names[name]
+                    if text and seal == _seal(name, _state(path), text):
+                        found[path] = last = text if text != last else last  # most headers are equal: one text for all
+            yield from ()
+
+        self._do(add)
         return found
 
     def remember(self, found: Mapping[Path, tuple[str, str]]) -> None:
         """Add files, path -> (state, text)."""
         rows = [(name := _name(path), _seal(name, *pair), pair[1]) for path, pair in found.items()]
         self._do(lambda db: db.executemany(f"INSERT OR REPLACE INTO {self.table} VALUES (?, ?, ?)", rows).fetchall())
-
-    def _rows(self, db: sqlite3.Connection, names: Sequence[bytes]) -> Iterator[tuple[bytes, str, str]]:
-        for part in (names[i : i + PATHS_PER_QUERY] for i in range(0, len(names), PATHS_PER_QUERY)):
-            places = ",".join("?" * len(part))
-            yield from db.execute(f"SELECT path, seal, digest FROM {self.table} WHERE path IN ({places})", part)
 
     def _do(self, work: Any) -> list[Any]:
         try:

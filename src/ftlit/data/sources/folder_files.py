@@ -34,14 +34,20 @@ def list_folder(root: str | Path, *, layout: str | None = None, group_pattern: s
     tree = read_tree(existing_folder(root))
     levels = find_layout(tree) if layout is None else parse_layout(layout)
     listed = list(entries(tree, levels))
-    files = [file for file in listed if is_image_name(file.path)]
+    files: list[FileEntry] = []
+    others: list[Path] = []
+    for file in listed:
+        if is_image_name(file.path):
+            files.append(file)
+        else:
+            others.append(file.path)
     _check_endings(listed, files)
     if not any(file.split == "train" for file in files):
         raise UserError(
             f"{shown(tree.path)} has no training images in the layout {'/'.join(levels)}: add a folder named train, or change data.layout"
         )
     notes = [*(_named_as_splits(tree, levels) if layout is None else []), *_notes(tree, levels, files)]
-    if others := [file.path for file in listed if not is_image_name(file.path)]:
+    if others:
         notes.append(f"files without an image extension are ignored ({len(others):,}): {_below(tree, others)}")
     return (files, notes) if group_pattern is None else _grouped(files, tree.path, group_pattern, notes)
 

@@ -60,7 +60,7 @@ class Folder:
         """The folders in it that are not empty."""
         return [folder for folder in self.folders if not folder.is_empty]
 
-    @property
+    @cached_property
     def images(self) -> list[Path]:
         """The files directly in it that have the suffix of an image."""
         return [path for path in self.files if is_image_name(path)]
