@@ -155,7 +155,7 @@ def without_warm_up(schedule: Schedule, head: str = "head") -> Schedule:
     begin = next((i for i, stage in enumerate(schedule.stages) if not trains_head_alone(stage, head)), None)
     if begin is None:
         raise UserError(
-            "all stages of this schedule train only the head, so none is left without them: add a stage that trains the backbone"
+            "every stage of this schedule trains only the head, and such stages are left out here: add a stage that trains the backbone"
         )
     first = replace(schedule.stages[begin], epoch=0, step=None, until=None, from_best=False)
     return replace(schedule, stages=[first, *schedule.stages[begin + 1 :]])

@@ -164,5 +164,5 @@ def test_without_warm_up_the_head_only_stages_are_dropped_and_the_next_stage_beg
     found = without_warm_up(Schedule(stages, [("*", 0.5)]))
     assert [(stage.train, stage.begins) for stage in found.stages] == [(("head", "backbone.top"), "epoch 0"), (("*",), "epoch 4")]
     assert found.lr_scale == (("*", 0.5),) and without_warm_up(found) == found
-    with pytest.raises(UserError, match="train only the head"):
+    with pytest.raises(UserError, match="trains only the head"):
         without_warm_up(Schedule(stages[:2]))

@@ -75,7 +75,7 @@ def test_only_views_that_an_epoch_reads_are_computed(tmp_path, begins, shown):
 
 def test_without_augmentation_one_view_is_stored_and_a_note_gives_the_reason(tmp_path):
     source = FeatureData(data(augment="none"), tmp_path, views=3)
-    assert source.views == 1 and "of cache.views=3 views of an image only one is stored" in source.notes[-1]
+    assert source.views == 1 and "cache.views=3, but only one view of an image is stored" in source.notes[-1]
     assert FeatureData(data(augment="photo"), tmp_path, views=3).notes == []
 
 

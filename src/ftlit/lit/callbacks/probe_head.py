@@ -133,7 +133,7 @@ def check_probe_head(trainer: Trainer, data: Any) -> IndexedImages:
         name = type(data).__name__
         raise UserError(f"a linear probe cannot be fitted on the batches of {name}, because {name} overrides {overrides}: {WAY_OUT}")
     if images.multilabel:
-        raise UserError(f"a linear probe is fitted on data with one label each, but these data have several: {LEAVE_OUT}")
+        raise UserError(f"a linear probe needs one label per example, but these data have several: {LEAVE_OUT}")
     return images
 
 

@@ -86,7 +86,7 @@ class FeatureData(WrapsImageData):
         self.class_names, self.num_classes, self.multilabel = data.class_names, data.num_classes, data.multilabel
         self.counts, self.notes = data.counts, list(data.notes)
         if views > self.views:
-            self.notes.append(f"of cache.views={views} views of an image only one is stored, because with data.augment=none all are equal")
+            self.notes.append(f"cache.views={views}, but only one view of an image is stored: with data.augment=none all are equal")
         self.pixels, self._storable = pixels, storable_pixels(data, pixels)
         self.extraction = Extraction(data, self.store, dtype=dtype, seed=seed)
         self._stage_inputs: list[StageInput] = []
