@@ -107,9 +107,9 @@ def test_for_a_probe_head_a_tenth_of_the_rate_at_which_the_loss_starts_to_rise_i
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ({"least": 0.0}, "lr_find.least=0 lr_find.most=10: both must be above 0"),
-        ({"least": 1.0, "most": 0.1}, "lr_find.most must be the larger one"),
-        ({"most": float("inf")}, "lr_find.most must be the larger one"),
+        ({"least": 0.0}, "lr_find.least=0 and lr_find.most=10: both must be above 0"),
+        ({"least": 1.0, "most": 0.1}, "lr_find.most above lr_find.least"),
+        ({"most": float("inf")}, "lr_find.most above lr_find.least"),
         ({"steps": 9}, "lr_find.steps=9: give a whole number, 10 or more"),
     ],
 )
