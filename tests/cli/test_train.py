@@ -135,7 +135,7 @@ def test_after_ctrl_c_the_printed_command_resumes_the_run(tmp_path):
     resume = shlex.split(re.search(r"To resume: (.*)", output)[1])
     assert resume[:1] == ["python"]
     changed = warm.run([sys.executable, *resume[1:], "optimizer.lr=0.5"], cwd=tmp_path)
-    assert changed.returncode == 2 and "needs the same config: optimizer.lr was 0.001, now 0.5" in changed.stderr
+    assert changed.returncode == 2 and "needs the same config: optimizer.lr was 0.001 and is now 0.5" in changed.stderr
     result = warm.run([sys.executable, *resume[1:]], cwd=tmp_path)
     assert result.returncode == 0 and "resuming from" in result.stdout, result.stderr
     steps = [int(row["step"]) for row in csv.DictReader((tmp_path / "run/metrics.csv").open()) if row["train/loss"]]
@@ -151,7 +151,7 @@ def test_a_run_is_not_overwritten_and_one_that_ended_before_its_first_step_is_re
     assert (tmp_path / "run/checkpoints/last.ckpt").read_bytes() == kept
     shutil.rmtree(tmp_path / "run/checkpoints")
     other = train(tmp_path, *arguments, "resume=true", "seed=5")
-    assert other.returncode == 2 and "seed was 0, now 5" in other.stderr
+    assert other.returncode == 2 and "seed was 0 and is now 5" in other.stderr
     assert train(tmp_path, *arguments, "resume=true").returncode == 0
 
 

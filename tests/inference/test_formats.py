@@ -83,10 +83,14 @@ def test_a_sweep_and_a_store_of_format_0_can_be_listed(old, capsys, monkeypatch)
 @pytest.mark.e2e
 def test_resuming_a_run_of_format_0_is_a_one_line_error(old):
     for name in ("trained", "auto"):
-        with pytest.raises(UserError, match="an earlier ftlit began the run"):
+        with pytest.raises(UserError, match="is from an older version of ftlit and cannot be resumed: start a new run"):
             read_config(old / name)
     done = warm.run([sys.executable, ROOT / "train.py", f"hydra.run.dir={old}/auto", "resume=true"], cwd=old, env=dict(os.environ))
-    assert done.returncode == 2 and "an earlier ftlit began the run" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert (
+        done.returncode == 2
+        and "is from an older version of ftlit and cannot be resumed: start a new run" in done.stderr
+        and done.stderr.count("\n") == 1
+    ), done.stderr
 
 
 def test_resuming_a_sweep_of_format_0_is_a_one_line_error(old):
@@ -94,8 +98,12 @@ def test_resuming_a_sweep_of_format_0_is_a_one_line_error(old):
     before = {path: path.read_bytes() for path in (old / "sweep").rglob("*") if path.is_file()}
     command = [sys.executable, ROOT / "train.py", *given, f"hydra.sweep.dir={old}/sweep", "sweep.resume=true"]
     done = warm.run(command, cwd=old, env=dict(os.environ))
-    assert done.returncode == 2 and "an earlier ftlit ran the sweep" in done.stderr and done.stderr.count("\n") == 1, done.stderr
-    assert "not run again" not in done.stdout
+    assert (
+        done.returncode == 2
+        and "is from an older version of ftlit and cannot be resumed: start a new sweep" in done.stderr
+        and done.stderr.count("\n") == 1
+    ), done.stderr
+    assert "resuming the sweep" not in done.stdout
     assert all(path.read_bytes() == content for path, content in before.items())
 
 

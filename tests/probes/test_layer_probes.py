@@ -102,7 +102,7 @@ def test_repeats_draw_several_training_sets_and_never_train_on_val(tmp_path):
     shares = [result["test/accuracy"] for result in results]
     assert len(shares) == 3 and len(set(shares)) > 1 and all(0.7 < share < 0.97 for share in shares)
     mean, spread = sum(shares) / 3, float(torch.tensor(shares, dtype=torch.float64).std())
-    assert f"test accuracy {mean:.4f} ± {spread:.4f} over these subsets" in output
+    assert f"test accuracy over these subsets {mean:.4f} ± {spread:.4f}" in output
     assert [line.split()[1] for line in output.splitlines() if line.startswith("│")] == ["layer4", "layer3"]
 
 

@@ -90,7 +90,8 @@ def test_a_loss_that_never_falls_is_a_user_error():
     rates = grid(20)
     suggestion = suggest(rates, [1.0 + i for i in range(20)])
     with pytest.raises(
-        UserError, match=r"does not fall between learning rates 1.0e-06 and 1.0e\+01: give a smaller lr_find.least, or more lr_find.steps"
+        UserError,
+        match=r"never falls as the learning rate goes from 1.0e-06 to 1.0e\+01: give a smaller lr_find.least, or more lr_find.steps",
     ):
         lr_find.choose_rate(suggestion, rates, probe_head=False)
 
@@ -100,7 +101,7 @@ def test_for_a_probe_head_a_tenth_of_the_rate_at_which_the_loss_starts_to_rise_i
     flat = [0.01 * (1 + (rate / 0.1) ** 2) for rate in rates]
     assert 0.003 < lr_find.choose_rate(suggest(rates, flat), rates, probe_head=True) < 0.03
     rates = grid(100, least=1e-2)
-    with pytest.raises(UserError, match=r"the loss rises from the lowest learning rates on: give a smaller lr_find\.least"):
+    with pytest.raises(UserError, match=r"the loss already rises at the lowest learning rates: give a smaller lr_find\.least"):
         lr_find.choose_rate(suggest(rates, [100.0**i for i in range(100)]), rates, probe_head=True)
 
 
@@ -165,7 +166,7 @@ def test_a_single_stage_begins_at_epoch_0_with_the_rate_factors_of_the_schedule(
     for index, train in ((0, "head"), (1, "a"), (2, "*"), (-1, "*")):
         alone = lr_find.single_stage(schedule, index)
         assert alone.stages == (Stage([train]),) and alone.lr_scale == schedule.lr_scale
-    with pytest.raises(UserError, match=r"lr_find.stage=3: this schedule has 3 stages; give -3 to 2"):
+    with pytest.raises(UserError, match=r"lr_find.stage=3: this schedule has 3 stages; count them from 0, or give -1 for the last"):
         lr_find.single_stage(schedule, 3)
 
 
@@ -233,7 +234,11 @@ def test_only_the_given_stage_trains_and_the_seed_determines_the_losses(tmp_path
 
 @pytest.mark.parametrize(
     ("override", "line"),
-    [("resume=true", "leave resume=true out"), ("lr_find.steps=many", "a whole number"), ("lr_find.stage=2", "has 1 stage; give -1")],
+    [
+        ("resume=true", "leave resume=true out"),
+        ("lr_find.steps=many", "a whole number"),
+        ("lr_find.stage=2", "has 1 stage; count them from 0, or give -1 for the last"),
+    ],
 )
 def test_a_wrong_setting_is_an_error_before_training(tmp_path, override, line):
     with pytest.raises(UserError, match=line):

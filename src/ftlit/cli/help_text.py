@@ -26,10 +26,10 @@ BROUGHT_BY = {"data.root": "folder", "data.csv": "csv"}  # setting -> the option
 FLAGS = (
     ("-m, --multirun", "run a sweep: one run for each combination of comma-separated values"),
     ("--config-dir FOLDER", "add your own options from a folder: FOLDER/head/mine.yaml becomes head=mine"),
-    ("--cfg job", "print the composed config; with --resolve, references are resolved"),
+    ("--cfg job", "print the composed config; add --resolve to replace each ${...} by its value"),
     ("--hydra-help", "flags and groups of Hydra itself"),
 )
-ABOUT = {"advise": "Measure which scenario suits these images, and estimate its time, without training."}
+ABOUT = {"advise": "Measure, without training, which scenario suits your images, and estimate the time of each scenario."}
 MANY = 20  # options of a group that are listed by family
 
 
@@ -41,7 +41,9 @@ def help_text(config: DictConfig) -> str:
         f"usage: {command} [GROUP=OPTION ...] [NAME=VALUE ...]",
         two_columns("Examples", _examples(command, advises=config.recipe == "advise")),
         two_columns("Other commands", COMMAND_ROWS),
-        paragraph("The values below depend on the words before --help: `data=folder --help` shows the values for your own images."),
+        paragraph(
+            "The values below depend on the options before --help. For example, `data=folder --help` shows the values for your own images."
+        ),
         two_columns("Values that are often set", _settings(config)),
         two_columns("Options", _options(config)),
         two_columns("Groups and their options; resnet{18, 34} stands for resnet18, resnet34", _groups()),

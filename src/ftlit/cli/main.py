@@ -24,10 +24,10 @@ COMMAND_ROWS = (
     ("ftlit train [GROUP=OPTION ...]", "fine-tune a pretrained network"),
     ("ftlit advise [GROUP=OPTION ...]", "measure, without training, whether to fit a linear probe or to fine-tune, and at which cut"),
     ("ftlit predict RUN PATH ...", "predict the classes of images, or draw the probability of a class over each image"),
-    ("ftlit report FOLDER", "rewrite the report of a run, or the table of a sweep"),
+    ("ftlit report FOLDER", "write the report of a run again, or the table of a sweep"),
     ("ftlit export RUN --to FORMAT", "export the network of a run for use without ftlit"),
     ("ftlit cache list | verify | prune", "list, check or remove stored features"),
-    ("ftlit --version", "versions of ftlit, Python and the libraries below it"),
+    ("ftlit --version", "versions of ftlit, Python, torch, torchvision, Lightning and Hydra"),
 )
 LIBRARIES = ("torch", "torchvision", "lightning", "hydra-core")
 
@@ -86,7 +86,7 @@ def advise(arguments: list[str]) -> None:
     """Train with `recipe=advise`, which trains nothing. Raises `UserError` for another recipe."""
     other = next((word for word in arguments if word.startswith("recipe=")), None)
     if other:
-        raise UserError(f"ftlit advise runs recipe=advise: leave {other} out, or use ftlit train")
+        raise UserError(f"ftlit advise always runs recipe=advise: leave {other} out, or use ftlit train")
     train([*arguments, "recipe=advise"])
 
 
@@ -156,7 +156,7 @@ def cache(arguments: list[str]) -> None:
     if given.folder is not None and not Path(given.folder).expanduser().is_dir():
         parser.error(f"there is no folder {given.folder}")
     if given.action == "prune" and not given.all and given.unused is None and given.max_gb is None:
-        parser.error("give what to remove: --unused 30d, --max-gb 10, or --all")
+        parser.error("say what to remove with --unused 30d, --max-gb 10 or --all")
     if given.action == "prune" and given.max_gb is not None and given.max_gb < 0:
         parser.error(f"--max-gb {given.max_gb:g}: give 0 or more")
     import ftlit.cli.cache  # here, so that --help stays fast

@@ -38,28 +38,36 @@ def predict_parser() -> _Parser:
     )
     parser.add_argument("run", metavar="RUN", help="folder of a run, or a checkpoint")
     parser.add_argument(
-        "paths", nargs="+", metavar="PATH", help="images, folders of images, csv files with a column path (for texts: text)"
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="images, folders of images, or csv files with a column named path (named text for a network that takes texts)",
     )
     parser.add_argument(
         "--top", type=int, default=1, metavar="K", help="the number of most probable classes to print (default: %(default)s)"
     )
-    parser.add_argument("--column", metavar="NAME", help="column of csv files to read (default: path; for texts: text)")
+    parser.add_argument("--column", metavar="NAME", help="the column to read in csv files (default: path for images, text for texts)")
     parser.add_argument("--format", default="csv", help="csv, or jsonl: one JSON object per line (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images per batch (default: %(default)s)")
     parser.add_argument(
         "--workers",
         type=int,
         metavar="N",
-        help="worker processes that read images (default: by the number of images and cores; 0: none)",
+        help="number of worker processes that read images, 0 for none (default: depends on the number of images and CPU cores)",
     )
     parser.add_argument("--devices", type=int, default=1, metavar="N", help="processes that predict, one per device (default: %(default)s)")
     _add_trust(parser)
     parser.add_argument("--dense", action="store_true", help="draw the probability of a class over each image, window by window")
-    parser.add_argument("--label", metavar="CLASS", help="--dense: the class to draw (default: the most probable one)")
+    parser.add_argument("--label", metavar="CLASS", help="only with --dense: the class to draw (default: the most probable one)")
     parser.add_argument(
-        "--size", type=int, metavar="PX", help="--dense: the shorter side of the image in pixels (default: twice the training size)"
+        "--size",
+        type=int,
+        metavar="PX",
+        help="only with --dense: resize the shorter side of each image to this many pixels (default: twice the training size)",
     )
-    parser.add_argument("--out", metavar="FOLDER", default=".", help="--dense: the folder for the maps (default: current folder)")
+    parser.add_argument(
+        "--out", metavar="FOLDER", default=".", help="only with --dense: the folder to write the maps to (default: current folder)"
+    )
     return parser
 
 
@@ -89,7 +97,9 @@ def _add_trust(parser: _Parser) -> None:
 
 def report_parser() -> _Parser:
     """The arguments of `ftlit report`."""
-    parser = _Parser("ftlit report", description="Rewrite report.html of a run, or the table and files of a sweep.")
+    parser = _Parser(
+        "ftlit report", description="Write report.html of a run again, or the table of a sweep (sweep.csv, sweep.md, sweep.png)."
+    )
     parser.add_argument("folder", metavar="FOLDER", help="folder of a run, or of a sweep")
     return parser
 
@@ -98,7 +108,7 @@ def cache_parser() -> _Parser:
     """The arguments of `ftlit cache` and of its actions."""
     parser = _Parser(
         "ftlit cache",
-        description="Manage stored features: one feature table per network, cut and view (an augmented version, or the plain image).",
+        description="Manage stored features: a feature table for each network, cut and view (the plain image or an augmented version).",
         epilog="example: ftlit cache prune --unused 30d --max-gb 10",
     )
     actions = parser.add_subparsers(dest="action")
@@ -108,9 +118,11 @@ def cache_parser() -> _Parser:
             "--folder", help="folder of the stored features (default: the environment variable FTLIT_CACHE, else ~/.cache/ftlit)"
         )
     prune = parsers["prune"]
-    prune.add_argument("--unused", type=_days, metavar="DAYS", help="remove tables that were not used for this many days, such as 30d")
     prune.add_argument(
-        "--max-gb", type=float, metavar="GB", help="remove the least recently used tables until at most this many GB are left"
+        "--unused", type=_days, metavar="DAYS", help="remove feature tables that were not used for this many days, given as 30 or 30d"
+    )
+    prune.add_argument(
+        "--max-gb", type=float, metavar="GB", help="remove the least recently used feature tables until at most this many GB are left"
     )
     prune.add_argument("--all", action="store_true", help="remove all feature tables")
     return parser

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ftlit.errors import UserError, one_line
 from ftlit.formats import FORMAT
+from ftlit.formatting import count
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS
 from ftlit.recipes.config.hydra_internals import add_task_override, hydra_config, task_overrides
 from ftlit.recipes.config.overrides import job_label
@@ -46,7 +47,7 @@ class SweepCallback(Callback):
             print(f"ftlit: {error}", file=sys.stderr)
             sys.exit(USER_ERROR_STATUS)
         if done:
-            print(f"resuming the sweep in {folder}: {done} finished {'job does' if done == 1 else 'jobs do'} not run again")
+            print(f"resuming the sweep in {folder}: skipping {count(done, 'finished job')}")
         SWEEP_FOLDERS.append(folder)
 
 
@@ -65,7 +66,8 @@ def _count_done(folder: Path, resume: Any) -> int:
     found = [job for _, job in jobs.jobs_of(folder)]
     if any(job.format < FORMAT for job in found):
         raise UserError(
-            f"sweep.resume=true: an earlier ftlit ran the sweep in {folder}, which can only be read (ftlit report): begin a new sweep"
+            f"the sweep in {folder} is from an older version of ftlit and cannot be resumed: start a new sweep with another "
+            "hydra.sweep.dir=... (ftlit report still reads the old one)"
         )
     return sum(job.status == 0 for job in found)
 
@@ -84,10 +86,10 @@ def run_job(cfg: DictConfig, run: Callable[[], float]) -> float:
     before, this = jobs.read_job(folder), _new_job(cfg)
     if before and (change := _first_change(before, this)):
         if not _failed_early(before, folder):
-            fresh = "" if before.status in (0, None) else f", or remove {folder} to begin this job again with the new settings"
+            fresh = "" if before.status in (0, None) else f", remove {folder} to begin this job again with the new settings"
             raise UserError(
-                f"{folder} holds job {before.number} of a different sweep ({' '.join(before.overrides)}): {change}. Give the old settings "
-                f"(only the first swept one may get new values, at its end){fresh}, or another hydra.sweep.dir=..."
+                f"{folder} holds job {before.number} of a different sweep ({' '.join(before.overrides)}): {change}. Give the settings "
+                f"of that sweep (you may append new values to the first swept option){fresh}, or give another hydra.sweep.dir=..."
             )
         before = None  # its settings were corrected
     if before and before.status == 0:
@@ -163,10 +165,10 @@ def _new_job(cfg: DictConfig) -> Job:
 def _first_change(before: Job, now: Job) -> str:
     """The first setting in which two jobs differ, in words; empty where they are the same job."""
     if "settings" not in before.config:
-        return "an earlier ftlit ran this job"
+        return "an older version of ftlit ran this job"
     old, new = (OmegaConf.create(job.config["settings"]) for job in (before, now))
     changed = [change for change in changes(old, new, before.config["chosen"], MAY_CHANGE) if not keeps_value(change)]
-    return f"{changed[0].name} was {changed[0].before}, now {changed[0].now}" if changed else ""
+    return f"{changed[0].name} was {changed[0].before} and is now {changed[0].now}" if changed else ""
 
 
 def _status_of(end: BaseException) -> int:

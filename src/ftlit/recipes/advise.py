@@ -83,7 +83,8 @@ def resolve_auto(cfg: DictConfig) -> DictConfig:
     stored = read_advice(cfg.paths.run)
     if stored is None:
         raise UserError(
-            f"scenario=auto: process 0 wrote no advice.json to {cfg.paths.run}: give the scenario that `ftlit advise` prints, scenario=NAME"
+            f"scenario=auto failed, because process 0 wrote no advice.json to {cfg.paths.run}: "
+            "run ftlit advise, and give the scenario=... that it prints"
         )
     names = ("scenario", "cut", "pretrained", "fits_probe_head", "holds_out_images")
     return adopt(_compose(overrides_of(cfg, Advice(**{name: stored["advice"][name] for name in names}))))
@@ -168,7 +169,7 @@ def write(cfg: DictConfig, advice: Advice, parts: RunParts, measured: Measuremen
 def _reason(advice: Advice, parts: RunParts) -> str:
     text = advice_text.describe(advice.reason, parts.data.input_spec.noun) if advice.reason else ""
     schedule = given("schedule") if advice.scenario.startswith("small") else []
-    return f"{text} But {' '.join(schedule)} is given, and the schedule decides which layers train." if schedule else text
+    return f"{text} But {' '.join(schedule)} is given, so this schedule, not the advice, decides which layers train." if schedule else text
 
 
 def overrides_of(cfg: DictConfig, advice: Advice) -> list[str]:

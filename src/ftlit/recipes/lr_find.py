@@ -46,7 +46,7 @@ def run(cfg: DictConfig) -> float:
     rising = with_rising_rates(cfg)
     run = finetune.build(rising)
     if not run.trains:
-        raise UserError("recipe=lr_find: a linear probe is fitted without a learning rate; give head=linear")
+        raise UserError("recipe=lr_find does not work with a linear probe, which is fitted without a learning rate: give head=linear")
     curve = record_losses(rising, run, test)
     folder = Path(cfg.paths.run)
     if run.trainer.is_global_zero:
@@ -90,7 +90,9 @@ def single_stage(schedule: Schedule, index: int) -> Schedule:
     """One stage of a schedule, from the first step on, with the rates of the schedule. Raises `UserError` where there is no such stage."""
     stages = schedule.stages
     if not -len(stages) <= index < len(stages):
-        raise UserError(f"lr_find.stage={index}: this schedule has {count(len(stages), 'stage')}; give {-len(stages)} to {len(stages) - 1}")
+        raise UserError(
+            f"lr_find.stage={index}: this schedule has {count(len(stages), 'stage')}; count them from 0, or give -1 for the last"
+        )
     return replace(schedule, stages=[replace(stages[index], epoch=0, step=None, until=None, from_best=False)])
 
 
@@ -104,9 +106,9 @@ def choose_rate(suggestion: Suggestion, rates: Sequence[float], *, probe_head: b
     rate = suggestion.climbs if probe_head else suggestion.steep
     if rate is None or rate < rates[0]:
         does = (
-            "rises from the lowest learning rates on"
+            "already rises at the lowest learning rates"
             if probe_head
-            else f"does not fall between learning rates {rates[0]:.1e} and {rates[-1]:.1e}"
+            else f"never falls as the learning rate goes from {rates[0]:.1e} to {rates[-1]:.1e}"
         )
         raise UserError(f"the loss {does}: give a smaller lr_find.least, or more lr_find.steps")
     return rate
@@ -118,11 +120,14 @@ def describe(rate: float, suggestion: Suggestion, run: finetune.Run, folder: Pat
     groups = shorten(f"{pattern} at {rate * scale:.1e}" for pattern, scale in run.schedule.lr_scale)
     probe_head = run.probe_head is not None
     if probe_head:
-        other, more = "a tenth of the learning rate at which the loss is twice its minimum", "the loss is lower even at the highest rate"
+        other, more = (
+            "this is a tenth of the learning rate at which the loss is twice its minimum",
+            "the loss is lower even at the highest learning rate",
+        )
     else:
         other, more = (
-            f"alternative, a tenth of the rate with the lowest loss: {suggestion.tenth:.1e}",
-            "the loss still falls at the highest rate",
+            f"alternative learning rate {suggestion.tenth:.1e}, a tenth of the one with the lowest loss",
+            "the loss still falls at the highest learning rate",
         )
     more = f"; {more}, so a higher lr_find.most may help" if suggestion.open_ended(probe_head=probe_head) else ""
     return f"optimizer.lr={rate:.1e} ({groups}); {other}{more}; lr_find.csv, lr_find.png: {folder}"

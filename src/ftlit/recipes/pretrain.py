@@ -41,7 +41,7 @@ def run(cfg: DictConfig) -> float:
         score, backbone, first = finetune.fit(cfg, run), run.model.backbone, run.trainer.is_global_zero
     if first:
         path = save_backbone(backbone, Path(cfg.paths.run, "backbone.safetensors"))
-        print(f"wrote {path}; to use these weights: backbone.weights={path}")
+        print(f"wrote {path}; to use these weights, give backbone.weights={path}")
     return score
 
 

@@ -72,7 +72,8 @@ def run(cfg: DictConfig) -> float:
     per_class = cfg.data.get("per_class")
     if probes.repeats > 1 and per_class is None:
         raise UserError(
-            f"probe.repeats={probes.repeats} draws random training samples: give their number of examples per class too, data.per_class=..."
+            f"probe.repeats={probes.repeats} draws random training samples: "
+            "also give data.per_class=..., the number of examples per class in each sample"
         )
     if probes.repeats > 1 and "seed" not in cfg.data:
         raise UserError(
@@ -196,8 +197,8 @@ def describe(repeats: Sequence[Repeat], per_class: int | None, noun: str) -> str
     held_out = repeats[0].held_out
     how = f"on {held_out}, refitted on train + val" if per_class is None else f"by {held_out}"
     if len(repeats) == 1:
-        return f"* chosen {how}: {repeats[0].best.summary}; test accuracy {repeats[0].test} (95 % bootstrap interval)"
+        return f"* marks the probe chosen {how}: {repeats[0].best.summary}; test accuracy with 95 % bootstrap interval {repeats[0].test}"
     accuracy = with_deviation([repeat.test.share for repeat in repeats])
     size = count(per_class, noun.removesuffix("s")) if per_class else noun
     subsets = f"{len(repeats)} random subsets ({size} per class)"
-    return f"*N: this cut was chosen in N of {subsets}, {how}; test accuracy {accuracy} over these subsets"
+    return f"*N marks a cut chosen in N of {subsets}, {how}; test accuracy over these subsets {accuracy}"

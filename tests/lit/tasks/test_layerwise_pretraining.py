@@ -110,7 +110,7 @@ def test_pretraining_with_another_config_is_not_resumed(whole):
 def test_a_pretraining_without_its_config_or_of_an_earlier_format_is_refused_with_this_reason(whole):
     folder, _ = whole
     shutil.copytree(folder / "run/layers", folder / "early/layers")
-    for text, message in ((None, "early holds no run"), ("recipe: pretrain\n", "an earlier ftlit began the run")):
+    for text, message in ((None, "early holds no run"), ("recipe: pretrain\n", "is from an older version of ftlit")):
         if text:
             (folder / "early/config.yaml").write_text(text)
         done = train(folder, *MLP, "pretrain=autoencoder", "hydra.run.dir=early", "resume=true")

@@ -43,22 +43,31 @@ def hydra():
         ("trainer.strategy=ddp_spawn", "is not supported (a run cannot be pickled): give trainer.strategy=ddp"),
         ("trainer.strategy=dpp", "no trainer.strategy 'dpp': did you mean 'ddp'? There are: auto, ddp, ddp_fork, "),
         ("+trainer.max_time={days: -1}", "trainer.max_time.days=-1: give a whole number from 0"),
-        ("trainer.num_nodes=2", "the number of this machine is unknown: start the command with torchrun or srun"),
+        ("trainer.num_nodes=2", "the rank of this machine is unknown: start the command with torchrun or srun"),
         ("backbone.input_spec.size='32'", "input_spec.size='32': give a whole number of pixels"),
         ("backbone.input_spec.size=[32,32]", "input_spec.size=[32, 32]: give a whole number of pixels"),
-        ("schedule.until={metric: val/acc, patience: 1}", "until of stage 'all': no metric 'val/acc': did you mean 'val/accuracy'?"),
+        (
+            "schedule.until={metric: val/acc, patience: 1}",
+            "the option `until` of stage 'all': no metric 'val/acc': did you mean 'val/accuracy'?",
+        ),
         ("trainer.devices=0", "trainer.devices=0: give 1 or more, or -1"),
         ("+optimizer.eps=-1", "optimizer.eps=-1: Invalid epsilon value: -1"),
         ("trainer.check_val_every_n_epoch=11", "is more than trainer.max_epochs=10: no epoch would be validated; give 1 to 10"),
         ("trainer.max_epochs=-1", "trainer.max_epochs=-1 never ends: add +trainer.max_steps=..., or give a number of epochs"),
-        ("head.hiden=3", "no option 'head.hiden': the chosen head has no options; did you mean head.hidden of head=mlp?"),
+        ("head.hiden=3", "no option 'head.hiden': the chosen head has no options; did you mean head.hidden, an option of head=mlp?"),
         ("data.val_fraction=1.5", "data.val_fraction=1.5: give a number above 0 and below 1"),
         ("data.test_fraction=0", "data.test_fraction=0: give a number above 0 and below 1, such as 0.05: every run needs val"),
         ("optimizer.lr=[0.1]", "optimizer.lr=[0.1]: give a number"),
         ("+optimizer.betas=[0.9]", "optimizer.betas=[0.9]: give a longer list"),
-        ("callbacks.best.mode=min", "callbacks.best.mode=min would keep the epoch with the worst val/accuracy: leave it out, or give max"),
+        (
+            "callbacks.best.mode=min",
+            "callbacks.best.mode=min would keep the epoch with the worst val/accuracy: leave this option out, or give max",
+        ),
         ("seed='1'", "seed='1': give a whole number"),
-        ("+trainer.val_check_interval=5000", " batches; give 1 to 34, a share such as 0.5, or trainer.check_val_every_n_epoch=null"),
+        (
+            "+trainer.val_check_interval=5000",
+            " batches; give a number from 1 to 34, a share of an epoch such as 0.5, or trainer.check_val_every_n_epoch=null",
+        ),
         ("backbone.input_spec.size=32.0", "backbone.input_spec.size=32.0: give a whole number from 1 to 4096"),
     ],
 )
@@ -71,7 +80,7 @@ def test_a_value_of_the_replaced_part_is_named_with_the_word_that_removes_it():
     with use_hydra_config(cfg), pytest.raises(UserError) as caught:
         bind(cfg)
     line = "loss._target_=torch.nn.MSELoss does not take 'label_smoothing', which loss=cross_entropy sets: add '~loss.label_smoothing'"
-    assert str(caught.value) == line
+    assert str(caught.value) == f"{line} to remove this setting"
 
 
 def test_a_scheduler_waits_for_a_metric_that_is_logged(monkeypatch):
@@ -94,8 +103,8 @@ def test_the_names_of_train_yaml_are_the_known_names():
 @pytest.mark.parametrize(
     ("names", "text"),
     [
-        (["ant", "bee", "ant"], "class_names of Data has 'ant': give each class a different str"),
-        (["1", 2, 3.0], "class_names of Data has 2, 3.0: give each class a different str"),
+        (["ant", "bee", "ant"], "class_names of Data has 'ant': give each class a different name, as a str"),
+        (["1", 2, 3.0], "class_names of Data has 2, 3.0: give each class a different name, as a str"),
         (["ant", "bee"], "class_names of Data has 2 names for 3 classes: give one name per class"),
     ],
 )

@@ -85,11 +85,14 @@ def test_an_empty_path_is_not_the_current_folder(name):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("callbacks.best.filename=x", "callbacks.best.filename=x: resume=true, predict and report read best.ckpt and last.ckpt in "),
-        ("callbacks.best.dirpath=x", "leave callbacks.best.dirpath out, or give the whole run another folder: hydra.run.dir=..."),
-        ("callbacks.last.path=last.ckpt", "callbacks.last.path=last.ckpt: resume=true"),
-        ("logger.csv=null", "logger.csv=null: metrics.csv is always written"),
-        ("+callbacks.own=5", "callbacks.own=5: a class is needed; give callbacks.own._target_=..., or null to leave it out"),
+        (
+            "callbacks.best.filename=x",
+            "callbacks.best.filename=x is not supported, because resume=true, ftlit predict and ftlit report read best.ckpt",
+        ),
+        ("callbacks.best.dirpath=x", "leave callbacks.best.dirpath out, or give the whole run another folder with hydra.run.dir=..."),
+        ("callbacks.last.path=last.ckpt", "callbacks.last.path=last.ckpt is not supported, because resume=true"),
+        ("logger.csv=null", "logger.csv=null is not supported, because ftlit report and resume=true read metrics.csv"),
+        ("+callbacks.own=5", "callbacks.own=5 names no class: give callbacks.own._target_=..., or callbacks.own=null for none"),
     ],
 )
 def test_files_of_a_run_have_one_place_and_callbacks_a_class(override, message):

@@ -35,7 +35,7 @@ def test_a_missing_required_value_is_an_error_that_names_it(group, name, monkeyp
 def test_a_custom_option_without_a_value_that_built_in_ones_share_says_how_to_take_it(name, value):
     line = str(lacks_argument("data", "data=colours", name, ["images"]))
     assert line.startswith(
-        f"data=colours has no argument '{name}' (it takes images): add it to its function, and {name}: {value} to its option"
+        f"data=colours has no argument '{name}' (it takes images): add this argument to its function, and the line `{name}: {value}` to"
     )
     assert lacks_argument("data", "data=colours", "image", ["images"]) is None
     assert lacks_argument("data", "data=unlabelled", name, ["root"]) is None
@@ -44,7 +44,7 @@ def test_a_custom_option_without_a_value_that_built_in_ones_share_says_how_to_ta
 
 def test_values_to_search_over_are_given_without_the_place_in_hydras_config(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", "hparams_search=drop_layers", "hydra.sweeper.params.x=1,2"])
-    line = "hydra.sweeper.params.x=1,2: give values to search over without 'hydra.sweeper.params.': x=1,2"
+    line = "hydra.sweeper.params.x=1,2: to search over values, leave out 'hydra.sweeper.params.' and give x=1,2"
     assert str(as_user_error(ConfigCompositionException("Sweeping over Hydra's configuration"))) == line
 
 
@@ -79,8 +79,8 @@ def test_values_to_search_over_are_given_without_the_place_in_hydras_config(monk
         (["head=solved"], "head=solved was renamed: give head=linear_probe"),
         (["probe.strengths=[0.1]"], "probe.strengths was renamed: give probe.l2=..."),
         (["+probe.strengths=[0.1]"], "probe.strengths was renamed: give probe.l2=..."),
-        (["seed=1,2"], "seed=1,2 stands for several runs: add -m; for a list, give 'seed=[1,2]'"),
-        (["seed=range(3)"], "seed=range(3) stands for several runs: add -m"),
+        (["seed=1,2"], "seed=1,2 gives several values: add -m to run a sweep over them; for a list, give 'seed=[1,2]'"),
+        (["seed=range(3)"], "seed=range(3) gives several values: add -m to run a sweep over them"),
         (["seed=[0"], "cannot read 'seed=[0': give group=option or name=value"),
     ],
 )
@@ -151,7 +151,7 @@ def test_an_error_that_is_its_own_cause_is_looked_at_once():
 
 
 @pytest.mark.parametrize(
-    ("option", "hint"), [("folder", "; a new run with data.on_bad_image=skip leaves such files out"), ("torchvision", "")]
+    ("option", "hint"), [("folder", "; to leave such files out, start a new run with data.on_bad_image=skip"), ("torchvision", "")]
 )
 def test_an_image_that_cannot_be_read_is_answered_with_the_option_that_leaves_it_out(option, hint, monkeypatch):
     monkeypatch.setattr(hydra_internals, "choices", lambda: {"data": option})
@@ -161,8 +161,8 @@ def test_an_image_that_cannot_be_read_is_answered_with_the_option_that_leaves_it
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("run/checkpoints/last.ckpt", "{0} is a checkpoint: hydra.run.dir takes the folder of its run, hydra.run.dir={1}/run"),
-        ("notes.txt", "cannot write {0} (File exists): remove or rename the file that has the name of a folder; hydra.run.dir gives"),
+        ("run/checkpoints/last.ckpt", "{0} is a checkpoint, but hydra.run.dir takes the folder of a run: give hydra.run.dir={1}/run"),
+        ("notes.txt", "cannot write {0} (File exists): remove or rename the file that has the name of a folder; to use another"),
     ],
 )
 def test_a_file_in_the_place_of_a_runs_folder_is_named(name, line, tmp_path):

@@ -93,5 +93,5 @@ def test_in_a_sweep_a_comma_separates_existing_paths_and_names(tmp_path, monkeyp
 
 
 def test_a_name_that_is_not_utf8_is_an_error_that_shows_it():
-    with pytest.raises(UserError, match=r"data\.root=a\\xff: not valid UTF-8"):
+    with pytest.raises(UserError, match=r"data\.root=a\\xff is not valid UTF-8"):
         quote_literals(["data.root=a\udcff"], sweep=False)

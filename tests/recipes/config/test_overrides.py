@@ -71,7 +71,7 @@ def test_hydra_reads_a_search_with_flags(words):
     [
         (["--epochs", "5"], "no option 'epochs': give trainer.max_epochs=5"),
         (["--learning-rate=0.1"], "no option 'learning_rate': give optimizer.lr=0.1"),
-        (["--seed", "3"], "no flag '--seed': options have no leading dashes: give seed=3"),
+        (["--seed", "3"], "there is no flag '--seed': options have no leading dashes, so give seed=3"),
     ],
 )
 def test_a_flag_that_hydra_does_not_have_is_an_error_with_the_option_to_give(words, line):

@@ -79,4 +79,4 @@ def test_a_process_that_hangs_in_a_step_though_it_reports_ends_the_other(tmp_pat
         second.kill()
         second.output()
     assert first.returncode == 1
-    assert "process 0 stops: another process has not answered for 0.2 minutes (rank_timeout). To resume: " in errors
+    assert "process 0 stops: another process has not answered for 0.2 minutes (the limit set by rank_timeout). To resume: " in errors

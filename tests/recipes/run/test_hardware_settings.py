@@ -75,9 +75,9 @@ def test_a_resumed_run_keeps_its_values_on_other_hardware_and_says_so(on):
     check_settings(again)  # as composed, before `auto` is replaced
     resumed, values, notes = on(OLD_CPU, "resume=true")
     assert values == began and len(notes) == 2
-    assert "trainer.precision=bf16-mixed is kept from the beginning of the run; a new run here would use 32-true" in notes
+    assert "the resumed run keeps trainer.precision=bf16-mixed; a new run on this machine would use 32-true" in notes
     check_settings(resumed)
-    with pytest.raises(UserError, match=r"trainer\.precision was bf16-mixed, now 32-true"):
+    with pytest.raises(UserError, match=r"trainer\.precision was bf16-mixed and is now 32-true"):
         check_settings(on(A100, "resume=true", "trainer.precision=32-true")[0])
 
 
@@ -92,7 +92,7 @@ def test_a_run_of_an_earlier_release_goes_on_with_its_values(on):
 
 def test_a_fused_optimizer_that_clips_under_mixed_precision_is_an_error(on):
     words = ["trainer.gradient_clip_val=1", "optimizer.fused=true"]
-    with pytest.raises(UserError, match=r"optimizer\.fused=true does not clip gradients under trainer\.precision=bf16-mixed: give"):
+    with pytest.raises(UserError, match=r"cannot be clipped with optimizer\.fused=true and trainer\.precision=bf16-mixed: give"):
         on(A100, *words)
     assert on(A100, *words, "trainer.precision=32-true")[1] == ("32-true", "high", True)
 

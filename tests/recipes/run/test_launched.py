@@ -39,9 +39,13 @@ def test_the_processes_there_are_become_devices_and_nodes(environment, values):
 @pytest.mark.parametrize(
     ("values", "words", "message"),
     [
-        (TORCHRUN, ["trainer.devices=3"], "trainer.devices=3, but torchrun started 2: leave trainer.devices out"),
-        (SRUN, ["trainer.num_nodes=1"], "trainer.num_nodes=1, but srun started 2"),
-        (TORCHRUN, ["-m", "seed=0,1"], "a sweep starts the processes of its jobs itself: leave torchrun out, give trainer.devices=2"),
+        (
+            TORCHRUN,
+            ["trainer.devices=3"],
+            "trainer.devices=3, but torchrun started the processes for trainer.devices=2: leave trainer.devices out",
+        ),
+        (SRUN, ["trainer.num_nodes=1"], "trainer.num_nodes=1, but srun started the processes for trainer.num_nodes=2"),
+        (TORCHRUN, ["-m", "seed=0,1"], "a sweep starts the processes of its jobs itself: leave torchrun out, and give trainer.devices=2"),
         ({**SRUN, "SLURM_STEP_TASKS_PER_NODE": "3,1"}, [], "not the same number on each machine"),
         ({"SLURM_NTASKS": "many"}, [], "SLURM_NTASKS=many, which is not a whole number"),
         ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, [], "this SLURM job has 4 tasks, but srun did not start this process"),
@@ -131,7 +135,10 @@ def test_a_silent_process_ends_the_other_with_a_line_after_the_timeout(tmp_path,
     finally:
         second.kill()
         second.output()
-    assert first.returncode == 1 and "process 0 stops: another process has not answered for 0.25 minutes (rank_timeout)" in errors
+    assert (
+        first.returncode == 1
+        and "process 0 stops: another process has not answered for 0.25 minutes (the limit set by rank_timeout)" in errors
+    )
     assert "Traceback" not in errors and "resume=true" in errors
 
 

@@ -122,7 +122,7 @@ def test_checkpoints_that_are_missing_or_of_another_run_are_refused(copy):
                 load(copy / "run")
         file.unlink()
         file.mkdir()
-        assert f"{file} is a folder, as strategies that shard the weights write it" in refused(copy)
+        assert f"{file} is a folder, written by a strategy that shards the weights" in refused(copy)
         file.rmdir()
         own.replace(file)
     assert run(copy, TRAINED, "resume=true").returncode == 0
@@ -133,7 +133,7 @@ def test_a_run_without_its_config_is_said_to_be_so_with_either_value_of_resume(c
     for value in ("true", "auto"):
         done = run(copy, TRAINED, f"resume={value}")
         assert done.returncode == 2 and done.stderr.startswith(
-            f"ftlit: {copy}/run/config.yaml is missing, and the run cannot be resumed without it"
+            f"ftlit: resuming this run needs {copy}/run/config.yaml, which is missing"
         ), done.stderr
 
 
@@ -162,9 +162,9 @@ def without(folder, name):
 def test_a_setting_that_a_later_release_adds_is_no_change_and_one_that_the_user_adds_is(copy):
     for name in ("decay_all", "data.augment", "lr_scheduler.warmup", "trainer.strategy"):
         without(copy, name)
-    assert "data.augment was None, now strong" in refused(copy, "data.augment=strong")
-    assert "trainer.gradient_clip_val was None, now 1" in refused(copy, "+trainer.gradient_clip_val=1")
-    assert "trainer.strategy was None, now ddp" in refused(copy, "trainer=ddp_cpu", "trainer.devices=1")
+    assert "data.augment was None and is now strong" in refused(copy, "data.augment=strong")
+    assert "trainer.gradient_clip_val was None and is now 1" in refused(copy, "+trainer.gradient_clip_val=1")
+    assert "trainer.strategy was None and is now ddp" in refused(copy, "trainer=ddp_cpu", "trainer.devices=1")
     done = run(copy, TRAINED, "resume=true")
     assert done.returncode == 0, done.stderr
     assert run(copy, TRAINED, "resume=true").returncode == 0  # again, with the config that the resumed run wrote
@@ -174,7 +174,7 @@ def test_an_edited_config_is_named_with_the_setting_that_differs(copy):
     path = copy / "run/config.yaml"
     whole = path.read_text()
     path.write_text(whole.replace("max_epochs: 2", "max_epochs: 3"))
-    assert "config.yaml was edited, or damaged, since the run wrote it: trainer.max_epochs is 3 in the file, 2 in this command" in refused(
+    assert "config.yaml was edited or damaged after the run wrote it: trainer.max_epochs is 3 in the file, 2 in this command" in refused(
         copy
     )
     assert "no longer matches the run: restore the file" in refused(copy, "trainer.max_epochs=3")
@@ -183,7 +183,7 @@ def test_an_edited_config_is_named_with_the_setting_that_differs(copy):
 
 
 def test_a_resume_that_is_refused_writes_nothing_whatever_the_reason(copy):
-    assert "seed was 0, now 1" in refused(copy, "seed=1")
+    assert "seed was 0 and is now 1" in refused(copy, "seed=1")
     assert "already holds a run" in refused(copy, "resume=false")
     last = copy / "run/checkpoints/last.ckpt"
     content = torch.load(last, weights_only=True)
@@ -224,7 +224,7 @@ def test_a_data_folder_may_be_renamed_if_its_images_are_the_same(tmp_path):
     (tmp_path / "photos").rename(tmp_path / "pictures")
     done = run(tmp_path, command, "data.root=pictures", "data.on_bad_image=skip")
     assert done.returncode == 0
-    for change in ("root was photos when the run began, now pictures", "on_bad_image was stop when the run began, now skip"):
+    for change in ("root was photos when the run began and is now pictures", "on_bad_image was stop when the run began and is now skip"):
         assert f"data.{change}; the data and labels are the same" in " ".join(done.stdout.split())
     names = {split: content["names"] for split, content in json.loads((tmp_path / "run/split.json").read_text())["splits"].items()}
     for grey in (6, 7):  # again, with the split that the resumed run wrote

@@ -84,7 +84,8 @@ def test_where_the_split_of_the_run_cannot_be_read_the_note_says_why(tmp_path, t
     if text is not None:
         (tmp_path / "split.json").write_text('{"format": 99}' if text == "newer" else text)
     (note,) = seen_notes(weights_of(tmp_path), data(range(30)))
-    assert f"weights of the run {tmp_path}: unknown whether that run trained on the test split (" in note and reason in note
+    start = f"weights of the run {tmp_path}: it is unknown whether that run trained on the test split of this one ("
+    assert note.startswith(start) and reason in note
     assert "\n" not in note and "give the folder of another run" not in note
 
 
@@ -93,4 +94,4 @@ def test_of_images_that_cannot_be_compared_it_is_not_known_what_the_run_has_seen
     train = Examples(range(30), [(i % 2,) for i in range(30)], to_rgb)
     collection = assemble({"train": train}, ["a", "b"], SplitRule({"val": 0.2, "test": 0.2}))
     (note,) = seen_notes(weights_of(tmp_path), ImageData(collection, InputSpec(size=8), augment="none", num_workers=0))
-    assert "(these test images cannot be compared by content)" in note
+    assert "(these images cannot be compared by content with those of that run)" in note

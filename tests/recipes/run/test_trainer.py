@@ -18,7 +18,7 @@ CFG = OmegaConf.create({"rank_timeout": 0.5})
             "has not answered for 0.5 minutes",
         ),
         ("Application timeout caused pair closure", "has not answered for 0.5 minutes"),
-        ("[gloo/transport/tcp/pair.cc:544] Connection closed by peer [127.0.0.1]:1", "failed, see its error above"),
+        ("[gloo/transport/tcp/pair.cc:544] Connection closed by peer [127.0.0.1]:1", "failed; see the error above"),
         ("mat1 and mat2 shapes cannot be multiplied", ""),
         ("timeout of a loader", ""),
     ],

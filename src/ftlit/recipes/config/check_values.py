@@ -66,7 +66,7 @@ def check_until(schedule: Schedule) -> None:
     """Raise `UserError` for a stage that waits for a metric that nothing logs."""
     for stage in schedule.stages:
         if stage.until is not None and stage.until.metric not in METRICS:
-            raise UserError(f"until of stage {stage.name!r}: {unknown('metric', stage.until.metric, METRICS)}")
+            raise UserError(f"the option `until` of stage {stage.name!r}: {unknown('metric', stage.until.metric, METRICS)}")
 
 
 def check_search() -> None:
@@ -75,8 +75,7 @@ def check_search() -> None:
     search = hydra and choices().get(SEARCH)
     if search and run_mode() == "RUN" and not any(word.startswith("hydra.mode=") for word in hydra.overrides.hydra):
         raise UserError(
-            f"{SEARCH}={search} in a config file does not start a sweep: give it on the command line, or add -m; for a "
-            "single run, hydra.mode=RUN"
+            f"{SEARCH}={search} in a config file does not start a sweep: to start one, add -m; to start a single run, give hydra.mode=RUN"
         )
 
 
@@ -140,7 +139,7 @@ def _check_mode(best: DictConfig) -> None:
     """A direction that keeps the worst epoch."""
     monitor, mode = best.get("monitor"), best.get("mode")
     if monitor and mode in ("min", "max") and mode != (right := mode_of(monitor) or mode):
-        raise UserError(f"callbacks.best.mode={mode} would keep the epoch with the worst {monitor}: leave it out, or give {right}")
+        raise UserError(f"callbacks.best.mode={mode} would keep the epoch with the worst {monitor}: leave this option out, or give {right}")
 
 
 def _is_meant(value: object, error: Exception) -> bool:

@@ -56,13 +56,13 @@ def _check_callbacks(cfg: DictConfig) -> None:
     for group in ("callbacks", "logger"):
         for name, node in cfg[group].items():
             if node and not (isinstance(node, DictConfig) and "_target_" in node):
-                raise UserError(f"{group}.{name}={node}: a class is needed; give {group}.{name}._target_=..., or null to leave it out")
+                raise UserError(f"{group}.{name}={node} names no class: give {group}.{name}._target_=..., or {group}.{name}=null for none")
     if "csv" in cfg.logger and not isinstance(cfg.logger.csv, DictConfig):
-        raise UserError("logger.csv=null: metrics.csv is always written, report and resume=true read it; leave logger.csv out")
+        raise UserError("logger.csv=null is not supported, because ftlit report and resume=true read metrics.csv: leave logger.csv out")
     for name, place in OF_A_RUN.items():
         given = OmegaConf.select(cfg, name)
         if given is not None and Path(str(given)) != (Path(place) if name.endswith("filename") else Path(cfg.paths.run, place)):
             raise UserError(
-                f"{name}={given}: resume=true, predict and report read best.ckpt and last.ckpt in {Path(cfg.paths.run, 'checkpoints')}; "
-                f"leave {name} out, or give the whole run another folder: hydra.run.dir=..."
+                f"{name}={given} is not supported, because resume=true, ftlit predict and ftlit report read best.ckpt and last.ckpt in "
+                f"{Path(cfg.paths.run, 'checkpoints')}: leave {name} out, or give the whole run another folder with hydra.run.dir=..."
             )

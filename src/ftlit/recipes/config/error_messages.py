@@ -51,7 +51,7 @@ def as_user_error(error: BaseException) -> UserError | None:
         if disk := disk_error(cause):
             return disk
         if isinstance(cause, OSError) and cause.errno == errno.ENAMETOOLONG:  # an option of a group is a file's name
-            return UserError(f"a name is too long, give a shorter one: {one_line(cause)[:100]}...")
+            return UserError(f"a name is too long for a file or folder ({one_line(cause)[:100]}...): give a shorter name")
         if is_out_of_memory(cause):
             return UserError(OUT_OF_MEMORY)
         if isinstance(cause, MissingConfigException):
@@ -61,7 +61,7 @@ def as_user_error(error: BaseException) -> UserError | None:
         if isinstance(cause, ConfigCompositionException):
             return _wrong_override(chain)
         if hydra_errors.is_bad_group_value(cause):
-            return UserError("give a config group as group=option; to remove the group: ~group")
+            return UserError("give a config group as group=option; to remove the group, give ~group")
         if isinstance(cause, OverrideParseException):
             return _unreadable(str(cause.override))
         if call := hydra_errors.failed_call(cause):
@@ -80,15 +80,15 @@ def _bad_image(error: UserError) -> UserError | None:
     images = sys.modules.get("ftlit.data.images")  # not imported here: that takes seconds
     if images is None or not isinstance(error, images.BadImage) or hydra_internals.choices().get("data") not in IMAGE_FILES:
         return None
-    return UserError(f"{error}; a new run with data.on_bad_image=skip leaves such files out")
+    return UserError(f"{error}; to leave such files out, start a new run with data.on_bad_image=skip")
 
 
 def _no_run_folder(error: OSError) -> UserError:
     """The error for the folder of a run that cannot be made."""
     run = run_of(str(error.filename))
     if run != error.filename:
-        return UserError(f"{error.filename} is a checkpoint: hydra.run.dir takes the folder of its run, hydra.run.dir={run}")
-    return UserError(f"{write_error(error.filename, error)}; hydra.run.dir gives the folder of a run")
+        return UserError(f"{error.filename} is a checkpoint, but hydra.run.dir takes the folder of a run: give hydra.run.dir={run}")
+    return UserError(f"{write_error(error.filename, error)}; to use another folder for the run, give hydra.run.dir=...")
 
 
 def _no_target(key: str) -> UserError:
@@ -167,12 +167,14 @@ def _wrong_option(error: MissingConfigException) -> UserError:
 def _wrong_override(chain: list[BaseException]) -> UserError:
     """`trainer.max_epoch=3` or `backbones=resnet50`: the closest name in the composed config."""
     if searched := next((word for word in sys.argv[1:] if word.lstrip("+").startswith(SEARCHED)), None):
-        return UserError(f"{searched}: give values to search over without {SEARCHED!r}: {searched.lstrip('+').removeprefix(SEARCHED)}")
+        return UserError(
+            f"{searched}: to search over values, leave out {SEARCHED!r} and give {searched.lstrip('+').removeprefix(SEARCHED)}"
+        )
     text = " ".join(one_line(error) for error in chain)
     if word := hydra_errors.swept_value(text):
         key, _, value = word.partition("=")
         as_list = f"; for a list, give {shell_word(f'{key}=[{value}]')}" if re.fullmatch(r"[\w.,+-]+", value) else ""
-        return UserError(f"{word} stands for several runs: add -m{as_list}")
+        return UserError(f"{word} gives several values: add -m to run a sweep over them{as_list}")
     name = hydra_errors.rejected_name(text)
     if name is None:
         return UserError(one_line(chain[-1]))
@@ -207,7 +209,7 @@ def _name_of_another_option(name: str, group: str, leaves: list[str]) -> UserErr
         takes = {key: option for option in options for key in _keys(compose(overrides=[f"+{group}={option}"])) if "." in key}
     other = {key.removeprefix(f"{group}."): option for key, option in takes.items()}
     near = get_close_matches(name.removeprefix(f"{group}."), [key for key in other if key not in leaves], n=1)
-    meant = f"; did you mean {group}.{near[0]} of {group}={other[near[0]]}?" if near else ""
+    meant = f"; did you mean {group}.{near[0]}, an option of {group}={other[near[0]]}?" if near else ""
     has = f"the options {', '.join(leaves)}" if leaves else "no options"
     return UserError(f"no option {name!r}: {chosen} has {has}{meant}")
 

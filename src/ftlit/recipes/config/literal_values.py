@@ -100,5 +100,5 @@ def _check_utf8(name: str, value: str) -> None:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        text = f"{name}={printable(value)}: not valid UTF-8, which config files need: rename it, or give a symbolic link to it"
+        text = f"{name}={printable(value)} is not valid UTF-8, which config files need: rename this path, or give a symbolic link to it"
         raise UserError(text) from error

@@ -52,14 +52,15 @@ def lacks_argument(group: str, chosen: str, leaf: str, takes: Iterable[str]) -> 
     """The error for a value that the built-in options of a group share and a custom one does not have; `None` for another name.
 
     >>> print(lacks_argument("backbone", "backbone=mine", "cut", ["width"]))  # doctest: +ELLIPSIS
-    backbone=mine has no argument 'cut' (it takes width): add it to its function, and cut: null to its option, see ...
+    backbone=mine has no argument 'cut' (it takes width): add this argument to its function, and ...
     """
     own = chosen.startswith(group) and "=ftlit." not in chosen and not _conf_path(f"{group}/{chosen.rpartition('=')[2]}.yaml").is_file()
     if group not in SHARED or not own or leaf.startswith("_") or leaf not in (shared := _conf_file(SHARED[group][0])):
         return None
     written: Any = OmegaConf.to_container(shared)[leaf]  # type: ignore[index, call-overload]
     value = "null" if written is None or isinstance(written, dict | list) else written
-    advice = f"add it to its function, and {leaf}: {value} to its option, see docs/extending.md#{SHARED[group][1]}"
+    line = f"the line `{leaf}: {value}` to its config file"
+    advice = f"add this argument to its function, and {line} (see docs/extending.md#{SHARED[group][1]})"
     return UserError(f"{chosen} has no argument {leaf!r} (it takes {', '.join(takes) or 'none'}): {advice}")
 
 

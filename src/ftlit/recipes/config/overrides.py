@@ -49,7 +49,7 @@ def _check_flags(words: Sequence[str]) -> None:
         found = re.fullmatch(r"--([A-Za-z][\w.-]*)(?:=(.*))?", word, re.DOTALL)
         if found and not any(flag.startswith(found[1]) for flag in HYDRA_FLAGS):
             name, value = found[1].replace("-", "_"), after if found[2] is None else found[2]
-            raise synonym(name, value) or UserError(f"no flag {word!r}: options have no leading dashes: give {name}={value}")
+            raise synonym(name, value) or UserError(f"there is no flag {word!r}: options have no leading dashes, so give {name}={value}")
 
 
 def _multirun_first(words: Sequence[str]) -> list[str]:

@@ -105,7 +105,7 @@ def synonym(name: str, value: object) -> UserError | None:
         return UserError(f"no option {name!r}: the number of classes comes from the data; leave this option out")
     if (split := SPLIT_FOLDERS.get(plain)) and name.rpartition(".")[0] in ("", "data"):
         places = f"put these images into data.root/{split}/CLASS (the others into data.root/train/CLASS)"
-        return UserError(f"no option {name!r}: {places}, or use data=csv with a column split")
+        return UserError(f"no option {name!r}: {places}, or use data=csv with a column named split")
     text = {True: "true", False: "false", None: "null"}.get(value, str(value)) if isinstance(value, bool | None) else str(value)
     words = _words(plain, text)
     if words is None or f" {words}".startswith(f" {name}="):

@@ -87,7 +87,8 @@ def _left_over(name: str, key: str) -> UserError | None:
     """The error for a value of the chosen option that the target of the command line does not take; `None` for a given value."""
     if hydra_config() is None or not (target := given(f"{name}._target_")) or given(f"{name}.{key}"):
         return None
-    return UserError(f"{target[-1].lstrip('+')} does not take {key!r}, which {name}={choices().get(name)} sets: add '~{name}.{key}'")
+    chosen = f"{name}={choices().get(name)}"
+    return UserError(f"{target[-1].lstrip('+')} does not take {key!r}, which {chosen} sets: add '~{name}.{key}' to remove this setting")
 
 
 def _refused(name: str, key: str, value: object, takes: Sequence[str]) -> UserError:
@@ -114,7 +115,7 @@ def check_labelled(data: Any) -> None:
     if len(names) != data.num_classes:
         raise UserError(f"class_names of {owner} has {len(names)} names for {data.num_classes} classes: give one name per class")
     if wrong := wrong_class_names(names):
-        raise UserError(f"class_names of {owner} has {shorten(wrong)}: give each class a different str")
+        raise UserError(f"class_names of {owner} has {shorten(wrong)}: give each class a different name, as a str")
 
 
 def check_input(cfg: DictConfig, input_spec: object) -> None:

@@ -18,7 +18,10 @@ def _size(reason: Reason, noun: str) -> str:
     if reason.size is SizeReason.RANDOM_WEIGHTS:
         return "The weights are random, so there is nothing to transfer: all layers train"
     if reason.size is SizeReason.NOT_MEASURABLE:
-        return f"Linear probes are not possible (they need {noun} of every class, one label each, no custom batches): all layers train"
+        return (
+            "Linear probes cannot be fitted on these data, so all layers train "
+            f"(they need {noun} of every class, one label for each, and a data module without custom batches)"
+        )
     if reason.size is SizeReason.ONE_PER_CLASS:
         one = noun.removesuffix("s")
         return (
@@ -35,12 +38,15 @@ def _measured_size(size: SizeReason, numbers: DecisionNumbers, requested: str, n
         return f"{images} are few (fewer than {THRESHOLDS['few'].value:g}), so only the head trains"
     if size is SizeReason.FEW_STEPS:
         least = f"{THRESHOLDS['steps'].value:g}"
-        return f"{images} are enough to train all layers, but {steps} are too few (at least {least} are needed), so only the head trains"
+        return (
+            f"{images} are enough to train all layers, but {steps} are too few (at least {least} are needed), so only the head trains; "
+            "for more steps, give a higher trainer.max_epochs"
+        )
     many = f"{images} and {steps} are many"
     if size is SizeReason.LITTLE_TO_GAIN:
         return (
-            f"{many}, but a linear probe already reaches {1 - numbers.probe_error:.1%}: fine-tuning is unlikely to help "
-            f"(to train all layers anyway: scenario={numbers.full_scenario})"
+            f"{many}, but a linear probe already reaches an accuracy of {1 - numbers.probe_error:.1%}, so fine-tuning is unlikely to help; "
+            f"to train all layers anyway, give scenario={numbers.full_scenario}"
         )
     return f"{many}: all layers train" + (f", because of {requested}" if size is SizeReason.REQUESTED else "")
 
@@ -51,7 +57,9 @@ def _cut(reason: CutReason, numbers: DecisionNumbers, noun: str) -> str:
     minimum = f"{THRESHOLDS['cut'].value:g}"
     return {
         CutReason.LOWER_MORE_ACCURATE: f"{best} separates the classes better than the top layer, {top}: {different}",
-        CutReason.LOWER_BY_LOGME: f"{best} is as accurate as the top layer, {top}, and has a better LogME: {different}",
+        CutReason.LOWER_BY_LOGME: (
+            f"{best} is as accurate as the top layer, {top}, and has a better transferability score (LogME): {different}"
+        ),
         CutReason.TOP_MOST_ACCURATE: f"No lower layer separates the classes better than the top layer, {top}: {similar}",
         CutReason.TOP_BY_ACCURACY_AND_LOGME: _top_by_both(numbers, noun, similar),
         CutReason.TOO_FEW_TO_CHOOSE: (
@@ -65,8 +73,10 @@ def _top_by_both(numbers: DecisionNumbers, noun: str, similar: str) -> str:
     top, other = numbers.top, numbers.most_accurate
     if other.accuracy <= top.accuracy:
         return f"No lower layer separates the classes better than the top layer, {_depth(top, noun)}: {similar}"
-    lower = f"{_depth(other, noun)} is more accurate than the top layer, {_depth(top, noun)}, but its LogME is not better"
-    return f"{lower}; both must agree, so the head is on the top layer"
+    lower = (
+        f"{_depth(other, noun)} is more accurate than the top layer, {_depth(top, noun)}, but has no better transferability score (LogME)"
+    )
+    return f"{lower}; a lower layer is used only if both are better, so the head is on the top layer"
 
 
 def _depth(depth: Depth, noun: str) -> str:

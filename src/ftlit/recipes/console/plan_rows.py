@@ -78,9 +78,11 @@ def plan_rows(
             rows.append(("cache", _cache_text(data, stage_inputs)))
     rows.append(("device", facts.devices))
     if cfg.compile and facts.trains:
-        rows.append(("compile", "each layer and the head; a stage compiles what it changes, so its first steps take longer"))
+        rows.append(
+            ("compile", "each layer and the head; the first steps of a stage take longer, as its changed layers are compiled again")
+        )
     if cfg.checkpoint == "slim":
-        rows.append(("saved", "changes to the pretrained weights only (checkpoint=slim)"))
+        rows.append(("saved", "only the weights that differ from the pretrained ones (checkpoint=slim)"))
     epochs = _epochs_text(cfg.trainer.max_epochs) if facts.trains else "no training epochs"
     epochs += "" if plan.steps is None else f", {count(plan.steps, 'optimizer step')}"
     rows.append(("run", f"{epochs}, seed {cfg.seed}, folder {cfg.paths.run}"))
@@ -176,16 +178,19 @@ def _head_text(cfg: DictConfig, noun: str, *, refits_on_val: bool, trains: bool)
     text = f"linear probe, fitted on features of the training {noun} without augmentation; {l2}."
     if trains:
         begin = given("schedule.epoch", "schedule.until")
-        unused = f", and {' and '.join(begin)} with them" if begin else ""
-        return f"{text} Stages that train only the head are skipped{unused} (head=linear keeps them)."
+        unused = f", so {' and '.join(begin)} {_is(begin)} ignored" if begin else ""
+        return f"{text} Stages that train only the head are skipped{unused}; to keep these stages, give head=linear."
     if refits_on_val:
         text += " After validation the head is refitted on train + val; the test score is for the refitted head."
     unread = given(*OF_TRAINING, "data.augment", "data.mix")
     ignored = ", ".join(unread) or "optimizer, lr_scheduler, loss and epochs"
-    verb = "is" if len(unread) == 1 else "are"
     printed = " The loss that is printed is that of loss.*." if any(name.startswith("loss") for name in unread) else ""
-    instead = "To train by gradient: head=linear, or scenario=large_similar for all layers."
-    return f"{text} No gradient training: {ignored} {verb} ignored.{printed} {instead}"
+    instead = "To train the head by gradient descent, give head=linear; to train all layers, give scenario=large_similar."
+    return f"{text} There is no gradient training, so {ignored} {_is(unread)} ignored.{printed} {instead}"
+
+
+def _is(words: Sequence[str]) -> str:
+    return "is" if len(words) == 1 else "are"
 
 
 def _cache_text(data: Any, stage_inputs: Sequence[StageInput]) -> str:
@@ -199,8 +204,9 @@ def _cache_text(data: Any, stage_inputs: Sequence[StageInput]) -> str:
         return text
     text += "; stages that train on features use "
     if data.views > 1:
-        return f"{text}up to {data.views} augmented versions of each image, another one in each epoch (cache=none makes new ones each time)"
-    return f"{text}images without augmentation (to augment: cache=none, or cache=views for a fixed number of augmented versions)"
+        text += f"up to {data.views} augmented versions of each image, a different one in each epoch "
+        return f"{text}(for a new version in each epoch, give cache=none)"
+    return f"{text}images without augmentation (to augment them, give cache=none, or cache=views for a fixed number of versions)"
 
 
 def print_plan(cfg: DictConfig, rows: Sequence[PlanRow], plan: Plan, resume_from: Path | None, *, trains: bool = True) -> None:

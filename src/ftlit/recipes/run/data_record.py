@@ -39,21 +39,26 @@ def check_data(cfg: DictConfig, data: Any) -> tuple[str, list[str]]:
     last = Path(cfg.paths.run, "checkpoints", "last.ckpt")
     before = read_json(path, remedy=new_run_advice(last)) if cfg.resume and path.is_file() else None
     if cfg.resume and record and before is None and last.is_file():
-        reason = f"{cfg.paths.run} has no {DATA} (removed, or the run is from an earlier ftlit)"
-        raise UserError(f"resume=true: {reason}: {new_run_advice(last)}")
+        raise UserError(
+            f"resuming this run needs {path}, which is missing (older versions of ftlit did not write this file): "
+            f"restore it, or {new_run_advice(last)}"
+        )
     moved = changed_data_options(cfg) if cfg.resume else []
     if before and record:
         _check_same(before, record, may_change(cfg))
     elif moved:
         name, old, new = moved[0]
-        raise UserError(f"resume=true needs the same config: {name} was {old}, now {new}; give the old value, or begin a new run")
+        raise UserError(f"resume=true needs the same config: {name} was {old} and is now {new}; give the old value, or start a new run")
     if before and RUN in before and not _is_other_training(before, record):
         _check_unedited(cfg, {name: before[name] for name in record}, before[RUN])
         run = before[RUN]  # of a release with other settings, perhaps
     else:
         run = _digest_of_run(resolved_settings(cfg), record)
         write_json(path, {RUN: run, **record})
-    return run, [f"{name} was {old} when the run began, now {new}; the data and labels are the same" for name, old, new in moved]
+    return run, [
+        f"{name} was {old} when the run began and is now {new}; the data and labels are the same, so the run is resumed"
+        for name, old, new in moved
+    ]
 
 
 def _is_other_training(before: Mapping[str, Any], now: DataRecord) -> bool:
@@ -72,7 +77,7 @@ def _check_unedited(cfg: DictConfig, record: DataRecord, run: str) -> None:
     if stored and stored.edited and _digest_of_run(stored.settings, record) != run:
         raise UserError(
             f"{Path(cfg.paths.run, CONFIG)} was edited and no longer matches the run: "
-            "restore the file and repeat the command of the run, or begin a new run in another hydra.run.dir=..."
+            "restore the file and repeat the command of the run, or start a new run with another hydra.run.dir=..."
         )
 
 
@@ -97,7 +102,7 @@ def _digest(examples: Examples) -> str:
 
 def _check_same(before: Mapping[str, Any], now: DataRecord, may_change: Sequence[Split]) -> None:
     """Raise `UserError` if the data have changed, apart from the content of files of these splits, which `StoredSplit` has compared."""
-    advice = "restore the old data, or begin a new run"
+    advice = "restore the old data, or start a new run"
     if before["class_names"] != now["class_names"]:
         raise UserError(f"resume=true: the classes have changed since the run began; {advice}")
     for split in SPLITS:

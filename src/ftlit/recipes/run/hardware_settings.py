@@ -37,10 +37,10 @@ def resolve_hardware_settings(cfg: DictConfig, backbone: Backbone) -> list[str]:
         value = OmegaConf.select(stored.settings, name, default=HARDWARE_SETTINGS[name]) if stored else here[name]
         OmegaConf.update(cfg, name, value)
         if value != here[name]:
-            notes.append(f"{name}={value} is kept from the beginning of the run; a new run here would use {here[name]}")
+            notes.append(f"the resumed run keeps {name}={value}; a new run on this machine would use {here[name]}")
     if OmegaConf.select(cfg, "optimizer.fused") and _clips_mixed(cfg, str(cfg.trainer.get("precision"))):
         raise UserError(
-            f"optimizer.fused=true does not clip gradients under trainer.precision={cfg.trainer.precision}: "
+            f"gradients cannot be clipped with optimizer.fused=true and trainer.precision={cfg.trainer.precision}: "
             "give optimizer.fused=false, or leave trainer.gradient_clip_val out"
         )
     set_matmul_precision(cfg.float32)

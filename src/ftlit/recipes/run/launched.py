@@ -115,10 +115,12 @@ def complete(words: Sequence[str]) -> list[str]:
     if {"-m", "--multirun"} & set(words) or given.get("hydra.mode") == "MULTIRUN":
         if own.count == 1:
             return list(words)
-        raise UserError(f"a sweep starts the processes of its jobs itself: leave {own.launcher} out, give trainer.devices={own.devices}")
+        raise UserError(
+            f"a sweep starts the processes of its jobs itself: leave {own.launcher} out, and give trainer.devices={own.devices}"
+        )
     for name, number in (("trainer.devices", own.devices), ("trainer.num_nodes", own.nodes)):
         if _number(given.get(name, "auto")) not in (None, number):
-            raise UserError(f"{name}={given[name]}, but {own.launcher} started {number}: leave {name} out")
+            raise UserError(f"{name}={given[name]}, but {own.launcher} started the processes for {name}={number}: leave {name} out")
     added = [f"++trainer.devices={own.devices}"] if _number(given.get("trainer.devices", "auto")) is None else []
     added += [f"++trainer.num_nodes={own.nodes}"] if own.nodes > 1 and "trainer.num_nodes" not in given else []
     if own.count > 1 and "hydra.run.dir" not in given:

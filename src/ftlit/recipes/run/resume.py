@@ -52,10 +52,12 @@ def checkpoint_of(cfg: DictConfig) -> Path | None:
     check_settings(cfg)
     if not last.exists():  # the run ended before its first step
         if best.exists():
-            raise UserError(f"resuming needs {last}, which is missing: restore it, or {new_run_advice(last)}")
+            raise UserError(f"resuming this run needs {last}, which is missing: restore it, or {new_run_advice(last)}")
         return None
     for path in filter(Path.is_dir, (last, best)):
-        raise UserError(f"{path} is a folder, as strategies that shard the weights write it, and cannot be resumed: begin a new run")
+        raise UserError(
+            f"{path} is a folder, written by a strategy that shards the weights, and no run can be resumed from it: start a new run"
+        )
     if not is_zipfile(last):  # what torch.save writes
         raise UserError(f"{last} is damaged, or not a checkpoint: {new_run_advice(last)}")
     return last
@@ -87,22 +89,22 @@ def check_settings(cfg: DictConfig) -> None:
     stored = read_config(cfg.paths.run)
     if stored is None and _holds_run(Path(cfg.paths.run)):
         raise UserError(
-            f"{Path(cfg.paths.run, CONFIG)} is missing, and the run cannot be resumed without it: restore it, or begin "
-            "a new run in another folder, hydra.run.dir=..."
+            f"resuming this run needs {Path(cfg.paths.run, CONFIG)}, which is missing: "
+            "restore it, or start a new run with another hydra.run.dir=..."
         )
     if stored is None:
-        raise UserError(f"resume=true, but {cfg.paths.run} holds no run: give the folder of the run to resume, hydra.run.dir=...")
+        raise UserError(f"resume=true, but {cfg.paths.run} holds no run: give the folder of the run to resume with hydra.run.dir=...")
     changed = [change for change in stored.changes(cfg, (*MAY_CHANGE, *DATA_OPTIONS)) if not keeps_value(change)]
     if not changed:
         return
     if stored.edited:
         texts = shorten((f"{name} is {old} in the file, {new} in this command" for name, old, new in changed), 3)
         raise UserError(
-            f"{Path(cfg.paths.run, CONFIG)} was edited, or damaged, since the run wrote it: {texts}. A resumed run keeps its "
-            "settings: restore them in the file, or begin a new run in another hydra.run.dir=..."
+            f"{Path(cfg.paths.run, CONFIG)} was edited or damaged after the run wrote it: {texts}. A resumed run must keep its "
+            "settings: restore the old settings in this file, or start a new run with another hydra.run.dir=..."
         )
     name, old, new = min(changed, key=lambda change: change.name.count("."))  # others may refer to a top-level one, as data.seed to seed
-    raise UserError(f"resume=true needs the same config: {name} was {old}, now {new}; give the old value, or begin a new run")
+    raise UserError(f"resume=true needs the same config: {name} was {old} and is now {new}; give the old value, or start a new run")
 
 
 def keeps_value(change: Change) -> bool:
@@ -157,12 +159,12 @@ def read_config(folder: str | Path) -> StoredConfig | None:
 
     def refuse(_: object) -> Any:
         raise UserError(
-            f"resume=true: an earlier ftlit began the run in {folder}, which can only be read "
-            "(ftlit predict, report, export): begin a new run"
+            f"the run in {folder} is from an older version of ftlit and cannot be resumed: start a new run with another "
+            "hydra.run.dir=... (ftlit predict, report and export still read the old one)"
         )
 
     try:
-        config, edited = load_yaml(path, remedy="begin a new run in another hydra.run.dir=..."), False
+        config, edited = load_yaml(path, remedy="start a new run with another hydra.run.dir=..."), False
     except EditedFile as error:
         config, edited = error.config, True
     upgraded({FORMAT_KEY: config.pop(FORMAT_KEY, 0)}, path, refuse)

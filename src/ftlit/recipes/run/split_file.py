@@ -14,7 +14,7 @@ from ftlit.formatting import shown
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.run_folder import is_run_folder
 
-UNKNOWN = "unknown whether that run trained on the test split"
+UNKNOWN = "it is unknown whether that run trained on the test split of this one"
 
 
 def store_split(folder: str | Path, images: ImageData | None) -> None:
@@ -60,14 +60,15 @@ def seen_notes(weights: Any, data: Any, split_from: Any = None) -> list[str]:
     except UserError as error:
         return [f"{start}{UNKNOWN} ({one_line(error).removesuffix(f': {REMEDY}')})"]
     if stored is None or test.contents is None:
-        reason = f"there is no {FILE}" if stored is None else f"these test {data.input_spec.noun} cannot be compared by content"
+        noun = data.input_spec.noun
+        reason = f"there is no {FILE}" if stored is None else f"these {noun} cannot be compared by content with those of that run"
         return [f"{start}{UNKNOWN} ({reason})"]
     places: Sequence[str | None] = [stored.split_of.get(image) for image in cached_hashes(test)]
     train, val = places.count("train"), places.count("val")
     note = f"{start}{train:,} of the {len(test):,} test {data.input_spec.noun} are in the train split of that run, {val:,} in its val split"
     followed = split_from is not None and Path(split_from).expanduser().resolve() == folder.resolve()
     advised = (train or val) and "test" in data.all_images.split_off and not followed
-    return [note + (f" (to keep the split of that run: data.split_from={shown(folder)})" if advised else "")]
+    return [note + (f"; to keep the split of that run, give data.split_from={shown(folder)}" if advised else "")]
 
 
 def _run_of(weights: Any) -> Path | None:

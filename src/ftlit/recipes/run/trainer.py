@@ -52,8 +52,8 @@ def _check_nodes(trainer: pl.Trainer) -> None:
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if trainer.num_nodes > 1 and isinstance(environment, LightningEnvironment) and not {"NODE_RANK", "GROUP_RANK"} & set(os.environ):
         raise UserError(
-            f"trainer.num_nodes={trainer.num_nodes}, but the number of this machine is unknown: start the command with torchrun or srun, "
-            "or set NODE_RANK, MASTER_ADDR and MASTER_PORT on each"
+            f"trainer.num_nodes={trainer.num_nodes}, but the rank of this machine is unknown: start the command with torchrun or srun, "
+            "or set NODE_RANK, MASTER_ADDR and MASTER_PORT on each machine"
         )
 
 
@@ -74,8 +74,8 @@ def _why_lost(cfg: DictConfig, trainer: pl.Trainer, error: RuntimeError) -> str:
     """Why a collective operation failed, if another process is the reason; else empty."""
     stops = f"process {trainer.global_rank} stops: another process"
     if _is_timeout(error):
-        return f"{stops} has not answered for {cfg.rank_timeout:g} minutes (rank_timeout)"
-    return f"{stops} failed, see its error above" if any(text in str(error) for text in CONNECTION_LOST) else ""
+        return f"{stops} has not answered for {cfg.rank_timeout:g} minutes (the limit set by rank_timeout)"
+    return f"{stops} failed; see the error above" if any(text in str(error) for text in CONNECTION_LOST) else ""
 
 
 @contextmanager

@@ -32,8 +32,8 @@ def check_validation_interval(trainer: pl.Trainer, data: Any) -> None:
         return
     if isinstance(interval, int) and interval > batches:
         raise UserError(
-            f"trainer.val_check_interval={interval}: an epoch has {batches} batches; give 1 to {batches}, a share such as 0.5, "
-            "or trainer.check_val_every_n_epoch=null to count over all epochs"
+            f"trainer.val_check_interval={interval}: an epoch has only {batches} batches; give a number from 1 to {batches}, "
+            "a share of an epoch such as 0.5, or trainer.check_val_every_n_epoch=null to count batches across epochs"
         )
 
 
