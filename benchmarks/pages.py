@@ -13,6 +13,7 @@ import cuts
 import faults
 import quality
 from _measure import Row, table
+from hardware import precision
 from planted.fault import CAUGHT, Verdict
 
 RESULTS = Path(__file__).parent / "results"
@@ -73,6 +74,11 @@ def of_rounds(found: dict[str, Any]) -> str:
     return f"{table([Row(**row) for row in found['rows']])}\n\n{found['options']['rounds']} rounds. {measured(found['machine'])}"
 
 
+def of_precision(found: dict[str, Any]) -> str:
+    """The accuracy and the advice in both precisions."""
+    return f"{precision.table(found['rows'])}\n\n{measured(found['machine'])}"
+
+
 def measured(machine: dict[str, Any], others: dict[str, str] | None = None) -> str:
     """Date, machine and versions of a measurement."""
     versions = {name: machine[name] for name in ("ftlit", "torch", "lightning")} | (others or {})
@@ -93,6 +99,7 @@ SECTIONS = {
     "startup": of_rounds,
     "passes": of_rounds,
     "device": of_rounds,
+    "precision": of_precision,
 }
 
 

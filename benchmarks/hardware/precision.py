@@ -90,7 +90,7 @@ def main(arguments: Any = None) -> None:
             print(table(rows).splitlines()[-2], file=sys.stderr, flush=True)
     print(table(rows))
     if given.out:
-        written(given.out, machine(), {name: str(value) for name, value in vars(given).items() if name != "out"}, rows)
+        written(given.out, machine(), {name: str(value) for name, value in vars(given).items() if name not in ("out", "data")}, rows)
 
 
 if __name__ == "__main__":
