@@ -126,7 +126,7 @@ def test_a_range_test_uses_the_advised_scenario(tmp_path):
     result = train(tmp_path, "recipe=lr_find", "lr_find.steps=30", "hydra.run.dir=run")
     assert result.returncode == 0 and (tmp_path / "run/lr_find.csv").is_file() and (tmp_path / "run/advice.json").is_file(), result.stderr
     result = train(tmp_path, "recipe=lr_find", "data.per_class=5", "hydra.run.dir=other")
-    assert result.returncode == 2 and "a linear probe is fitted without a learning rate" in result.stderr
+    assert result.returncode == 2 and "does not work with a linear probe, which is fitted without a learning rate" in result.stderr
 
 
 @pytest.mark.parametrize("scenario", ["small_similar", "small_different"])
