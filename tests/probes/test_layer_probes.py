@@ -110,7 +110,7 @@ def test_repeats_draw_several_training_sets_and_never_train_on_val(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["probe.repeats=2"], "number of examples per class too, data.per_class=..."),
+        (["probe.repeats=2"], "also give data.per_class=..., the number of examples per class"),
         (["data.per_class=1"], "no class has two examples"),
         (["data.per_class=1", "probe.l2=[1e-2]"], "no examples are held out to choose between probes: give more examples, or only one"),
         (["probe.repeats=0"], "probe.repeats=0"),
