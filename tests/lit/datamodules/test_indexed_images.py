@@ -167,4 +167,4 @@ def test_a_recipe_that_needs_indexed_images_rejects_other_data_in_one_line(tmp_p
 def test_scenario_auto_trains_on_the_batches_that_a_subclass_augments(tmp_path):
     result = run(tmp_path, "backbone=glyph", "trainer.max_epochs=3", "data._target_=users.augmented", "hydra.run.dir=run")
     assert result.returncode == 0 and "images of a batch (32, 3, " in result.stdout, result.stderr
-    assert "no custom batches" in result.stdout and "fitted a linear probe" not in result.stdout
+    assert "without custom batches" in result.stdout and "fitted a linear probe" not in result.stdout
