@@ -163,10 +163,10 @@ def test_a_single_stage_begins_at_epoch_0_with_the_rate_factors_of_the_schedule(
         Stage(["*"], step=99),
     ]
     schedule = Schedule(stages, [("head", 1.0), ("*", 0.1)])
-    for index, train in ((0, "head"), (1, "a"), (2, "*"), (-1, "*")):
+    for index, train in ((0, "head"), (1, "a"), (2, "*"), (-1, "*"), (-3, "head")):
         alone = lr_find.single_stage(schedule, index)
         assert alone.stages == (Stage([train]),) and alone.lr_scale == schedule.lr_scale
-    with pytest.raises(UserError, match=r"lr_find.stage=3: this schedule has 3 stages; count them from 0, or give -1 for the last"):
+    with pytest.raises(UserError, match=r"lr_find.stage=3: this schedule has 3 stages; give from 0 to 2, or from -1 \(the last\) to -3$"):
         lr_find.single_stage(schedule, 3)
 
 
@@ -237,7 +237,7 @@ def test_only_the_given_stage_trains_and_the_seed_determines_the_losses(tmp_path
     [
         ("resume=true", "leave resume=true out"),
         ("lr_find.steps=many", "a whole number"),
-        ("lr_find.stage=2", "has 1 stage; count them from 0, or give -1 for the last"),
+        ("lr_find.stage=2", "has 1 stage; give 0, or leave it out"),
     ],
 )
 def test_a_wrong_setting_is_an_error_before_training(tmp_path, override, line):

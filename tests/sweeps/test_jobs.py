@@ -15,6 +15,7 @@ from paths import ROOT
 from ftlit import UserError
 from ftlit.cli import sweep_jobs
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
+from ftlit.run_folder import write_advice
 from ftlit.sweeps.jobs import Job, jobs_of, read_job, settings_of
 
 pytestmark = pytest.mark.e2e
@@ -92,6 +93,20 @@ def test_a_job_that_failed_before_training_may_be_corrected_and_no_other(hydra, 
     hydra.decay_all = True
     with pytest.raises(UserError, match="decay_all was False and is now True"):
         sweep_jobs.run_job(hydra, lambda: 0.5)
+
+
+def test_a_corrected_job_does_not_keep_the_advice_and_the_curve_of_the_failed_one(hydra, tmp_path):
+    def fail():
+        write_advice(tmp_path, {"scenario": "large_similar"}, None)
+        for name in ("lr_find.csv", "lr_find.png", "reason.txt"):
+            (tmp_path / name).touch()
+        sys.exit(2)
+
+    sweep_jobs.run_job(hydra, fail)
+    (tmp_path / "notes.txt").touch()  # of the user
+    hydra.decay_all = False
+    sweep_jobs.run_job(hydra, lambda: 0.5)
+    assert read_job(tmp_path).advised == "" and {path.name for path in tmp_path.iterdir()} == {"job.json", "notes.txt"}
 
 
 def test_a_sweep_resumes_its_unfinished_jobs_on_request_only(tmp_path):

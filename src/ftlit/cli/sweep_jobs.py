@@ -21,13 +21,15 @@ from ftlit.recipes.config.hydra_internals import add_task_override, hydra_config
 from ftlit.recipes.config.overrides import job_label
 from ftlit.recipes.config.settings import changes, chosen_options, stable_settings
 from ftlit.recipes.run.process_state import INITIAL_ENVIRONMENT
-from ftlit.recipes.run.processes import USER_ERROR_STATUS, JobExit
+from ftlit.recipes.run.processes import REASON, USER_ERROR_STATUS, JobExit
 from ftlit.recipes.run.resume import MAY_CHANGE, RESUMABLE_RECIPES, keeps_value
+from ftlit.run_folder import ADVICE
 from ftlit.sweeps import jobs, summary
 from ftlit.sweeps.jobs import Job
 
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 ONE_GPU = {"devices": (1, "1"), "num_nodes": (1,), "accelerator": ("auto", "gpu", "cuda")}  # values of the trainer
+EARLY_FILES = (ADVICE, "lr_find.csv", "lr_find.png", REASON)  # of recipes that have not written config.yaml, or do not write it
 SWEEP_FOLDERS: list[Path] = []  # the folder of the sweep that this process runs, empty for a single run
 
 
@@ -92,6 +94,8 @@ def run_job(cfg: DictConfig, run: Callable[[], float]) -> float:
                 f"of that sweep (you may append new values to the first swept option){fresh}, or give another hydra.sweep.dir=..."
             )
         before = None  # its settings were corrected
+        for name in EARLY_FILES:
+            (folder / name).unlink(missing_ok=True)
     if before and before.status == 0:
         print(f"{job_label()} is done already: {folder}")
         return nan if before.score is None else before.score
@@ -104,7 +108,7 @@ def run_job(cfg: DictConfig, run: Callable[[], float]) -> float:
 
 
 def _failed_early(before: Job, folder: Path) -> bool:
-    """Whether a job failed before it left anything that training or a recipe had computed: it may begin again with other settings."""
+    """Whether a job failed before it wrote `config.yaml`, so that it may begin again with other settings. `EARLY_FILES` may be left."""
     return before.status not in (0, INTERRUPTED_STATUS, None) and not (folder / "config.yaml").is_file()
 
 

@@ -89,10 +89,10 @@ def record_losses(cfg: DictConfig, run: finetune.Run, test: RangeTest) -> LossBy
 def single_stage(schedule: Schedule, index: int) -> Schedule:
     """One stage of a schedule, from the first step on, with the rates of the schedule. Raises `UserError` where there is no such stage."""
     stages = schedule.stages
-    if not -len(stages) <= index < len(stages):
-        raise UserError(
-            f"lr_find.stage={index}: this schedule has {count(len(stages), 'stage')}; count them from 0, or give -1 for the last"
-        )
+    number = len(stages)
+    if not -number <= index < number:
+        accepted = f"from 0 to {number - 1}, or from -1 (the last) to {-number}" if number > 1 else "0, or leave it out"
+        raise UserError(f"lr_find.stage={index}: this schedule has {count(number, 'stage')}; give {accepted}")
     return replace(schedule, stages=[replace(stages[index], epoch=0, step=None, until=None, from_best=False)])
 
 

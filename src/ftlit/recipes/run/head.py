@@ -29,10 +29,10 @@ def build_probe_head(cfg: DictConfig, head: nn.Module, schedule: Schedule) -> Fi
         raise UserError(
             f"probe.poolings={list(probes.poolings)}: head=linear_probe needs probe.poolings=[average]; other poolings need recipe=probe"
         )
-    trains = not all(trains_head_alone(stage) for stage in schedule.stages)
-    if not trains and (weights := cfg.loss.get("class_weights")):
+    weights = cfg.loss.get("class_weights")
+    if _ignores_weights(schedule, weighted=bool(weights)):
         raise UserError(f"loss.class_weights={weights} has no effect on head=linear_probe: leave it out, or give head=linear")
-    return FitProbeHead("head", probes, trains=trains)
+    return FitProbeHead("head", probes, trains=not _only_fits(schedule))
 
 
 def may_fit_head(trainer: pl.Trainer, data: Any, schedule: Schedule, loss: nn.Module) -> bool:
@@ -41,7 +41,17 @@ def may_fit_head(trainer: pl.Trainer, data: Any, schedule: Schedule, loss: nn.Mo
         check_probe_head(trainer, data)
     except UserError:
         return False
-    return not isinstance(loss, WeightedCrossEntropy) or not all(trains_head_alone(stage) for stage in schedule.stages)
+    return not _ignores_weights(schedule, weighted=isinstance(loss, WeightedCrossEntropy))
+
+
+def _ignores_weights(schedule: Schedule, *, weighted: bool) -> bool:
+    """Whether weights of classes would have no effect on a head that is fitted: no stage trains after it."""
+    return weighted and _only_fits(schedule)
+
+
+def _only_fits(schedule: Schedule) -> bool:
+    """Whether a linear probe leaves nothing to train: no stage trains more than the head."""
+    return all(trains_head_alone(stage) for stage in schedule.stages)
 
 
 def check_head(backbone: Backbone, head: nn.Module, num_classes: int) -> None:

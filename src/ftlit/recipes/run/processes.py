@@ -24,6 +24,7 @@ STARTED = time.time()  # of this program
 USER_ERROR_STATUS = 2
 SECONDS_TO_SAVE = 60  # that an interrupted job has for its checkpoint
 ONE_PROCESS = {"devices": 1, "num_nodes": 1, "strategy": "auto"}  # values of the trainer
+REASON = "reason.txt"  # in the folder of a job, while its own process runs
 REASON_FILE = "FTLIT_REASON"  # in the environment of a job's own process: the file for the reason of its failure
 
 
@@ -75,7 +76,7 @@ def run_in_own_process() -> float:
     folder = hydra.runtime.output_dir
     command = [sys.executable, *program(), *arguments(folder), "hydra.mode=RUN", f"hydra.job.num={hydra.job.num}"]
     sys.stdout.flush()
-    reason = Path(folder, "reason.txt")
+    reason = Path(folder, REASON)
     reason.unlink(missing_ok=True)
     if status := _wait_for(command, hydra.runtime.cwd, {**INITIAL_ENVIRONMENT, REASON_FILE: str(reason)}):
         raise JobExit(status, reason.read_text() if reason.is_file() else _reason_of(status))
