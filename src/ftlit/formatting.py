@@ -5,8 +5,8 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-# by which a name could drive a terminal or turn the direction of a line, besides those of lines and columns
-CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # besides those of lines and columns
+DIRECTION = re.compile(r"[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # turns the direction of what follows
 
 
 def size_in_words(size: float) -> str:
@@ -59,12 +59,16 @@ def shown(path: str | Path) -> str:
 
 
 def without_control(text: str) -> str:
-    r"""A text whose control characters are escaped, except line breaks and tabs.
+    r"""A text for a terminal: control characters, except line breaks and tabs, and those that turn its direction are escaped.
 
     >>> print(without_control("\x1b[31mred"))
     \x1b[31mred
     """
-    return CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+    return DIRECTION.sub(_escaped, CONTROL.sub(_escaped, text))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return ascii(found[0])[1:-1]
 
 
 def shell_word(word: str) -> str:
@@ -88,7 +92,7 @@ def harmless(cell: str) -> str:
     >>> print(harmless("=1+1"), harmless("ants"), harmless("-0.5"), harmless("\x1b[31mred"))
     '=1+1 ants -0.5 \x1b[31mred
     """
-    cell = without_control(cell)
+    cell = CONTROL.sub(_escaped, cell)
     return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) and not _is_number(cell) else cell
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from ftlit.errors import UserError
 from ftlit.formats import DamagedFile, JsonObject, read_json, write_json
+from ftlit.formatting import shell_word
 
 DATA = "data.json"
 RUN = "run"  # the key of the digest that identifies a run, in data.json and in the state of a checkpoint
@@ -96,5 +97,15 @@ def _advice_from_0(content: JsonObject) -> JsonObject:
 def new_run_advice(path: Path) -> str:
     """How to go on without a checkpoint: from the weights of the best epoch beside it, where there are any."""
     best = path.with_name("best.ckpt")
-    weights = f", and with backbone.weights={best} to start from the best weights of this run" if best != path and best.is_file() else ""
+    usable = best != path and best.is_file() and not _is_partial(path.parent.parent)
+    weights = f", and with {shell_word(f'backbone.weights={best}')} to start from the best weights of this run" if usable else ""
     return f"start a new run with another hydra.run.dir=...{weights}"
+
+
+def _is_partial(folder: Path) -> bool:
+    """Whether the checkpoints of a run cannot be read as weights of a backbone: slim ones, and those without batch norms."""
+    try:
+        lines = (folder / "config.yaml").read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    return "checkpoint: slim" in lines or "batchnorm: affine" in lines

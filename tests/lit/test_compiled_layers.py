@@ -23,7 +23,7 @@ class Limit(pl.Callback):
         self.limit = recompile_limit()
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vit_b_16"])
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "vit_b_16"])
 def test_layers_stay_compiled_through_a_stage_change(name):
     torch.compiler.reset()
     counters.clear()

@@ -137,13 +137,18 @@ def test_a_probe_can_be_fitted_on_stored_features_at_any_cut(tmp_path):
         fit_probe(features, cut="layer4", l2=1e-3).accuracy(features["layer2"].read(range(40)), labels)
 
 
+def test_equal_features_are_a_warning_and_give_the_share_of_each_class():
+    with pytest.warns(UserWarning, match="all feature vectors are equal"):
+        probe = fit_probe(torch.ones(12, 2), torch.tensor([0, 0, 1] * 4), valid=(torch.ones(2, 2), torch.tensor([0, 1])))
+    assert not probe.weight.any()
+
+
 BAD = {
     "all targets are 0": (FEATURES[:5], torch.zeros(5, dtype=torch.long), {}),
     "class 3 of 10 classes has no feature vector": (FEATURES[:3], LABELS[:3], {"num_classes": 10}),
     "class 1 of 3 classes has no feature vector": (FEATURES[:4], torch.tensor([0, 2, 0, 2]), {}),
     "NaN or infinite values, first in row 1": (torch.tensor([[0.0], [float("nan")], [1.0]]), torch.tensor([0, 1, 1]), {}),
     "all features have NaN or infinite values: check the weights": (torch.full((3, 1), float("inf")), torch.tensor([0, 1, 1]), {}),
-    "all feature vectors are equal": (torch.ones(4, 2), LABELS[:4], {}),
     "the targets go from 0 to 9; accepted class numbers: 0 to 4": (FEATURES, LABELS, {"num_classes": 5}),
     "the targets go from -1 to 8; accepted class numbers: 0 or more": (FEATURES[:10], LABELS[:10] - 1, {}),
     r"an integer tensor \(4,\) .*, but they are torch.float32 \(4,\)": (FEATURES[:4], LABELS[:4].float(), {}),

@@ -35,7 +35,11 @@ def main() -> None:
     search_current_folder()
     defer_torchmetrics()
     set_help(_help_text)
-    with robust_output(), owned_signals(), process_state(argv=[*sys.argv], environment=error_environment()):
+    with (
+        robust_output(),
+        owned_signals(answers=launched.is_first_on_machine()),
+        process_state(argv=[*sys.argv], environment=error_environment()),
+    ):
         status = _run_hydra()
     if status:
         sys.exit(status)

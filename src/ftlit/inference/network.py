@@ -159,7 +159,7 @@ class Network:
 
         Args:
             path: file of the image.
-            size: pixels of its shorter side after resizing; `None`: twice the training size.
+            size: pixels of its shorter side after resizing; `None`: twice the training size, at most 4,096.
 
         Returns:
             The resized image (H, W, 3) in [0, 1], and probabilities (K, h, w).
@@ -168,9 +168,10 @@ class Network:
             UserError: a network without such a map, or of outputs that are not finite, or a size below the training size or above 4,096.
         """
         spec = self.input_spec
-        size = 2 * spec.size if size is None else size
-        if not spec.size <= size <= MAX_DENSE:
-            raise UserError(f"size {size}: give a number of pixels from {spec.size}, the size of the training images, to {MAX_DENSE}")
+        most = max(spec.size, MAX_DENSE)
+        size = min(2 * spec.size, most) if size is None else size
+        if not spec.size <= size <= most:
+            raise UserError(f"size {size}: give a number of pixels from {spec.size}, the size of the training images, to {most}")
         image = dense_transform(spec, size)(image_reader(spec)(path))
         with torch.inference_mode():
             logits = fully_convolutional(self.backbone, self.head)(image[None].to(self.device)).cpu()

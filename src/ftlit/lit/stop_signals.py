@@ -6,10 +6,11 @@ steps, with a checkpoint.
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -19,7 +20,7 @@ DEFAULTS: dict[int, Any] = {  # signal -> its handler where a program sets none
 }
 SIGNALS = list(DEFAULTS)
 INTERRUPTED_STATUS = 130  # what shells give for a program that Ctrl-C ended
-STOPPING = b"\nstopping after this step, with a checkpoint (Ctrl-C again: at once, without one)\n"
+STOPPING = b"\nstopping after this step or validation, with a checkpoint (Ctrl-C again: at once, without one)\n"
 SECONDS_TO_STOP = 20.0  # from the signal to the end of the step; SLURM kills 30 s after SIGTERM (KillWait)
 
 
@@ -29,11 +30,12 @@ class StopSignals:
     Attributes:
         owned: whether `receive` is the handler of the signals.
         requested: whether a signal was received.
+        answers: whether the first Ctrl-C in training is answered on stderr.
         deferred: whether training reads `requested` between two steps; otherwise a signal raises at once.
     """
 
     def __init__(self) -> None:
-        self.owned = self.requested = self.deferred = False
+        self.owned = self.answers = self.requested = self.deferred = False
         self._raised_at = -SECONDS_TO_STOP
         self._later: threading.Timer | None = None
 
@@ -41,11 +43,12 @@ class StopSignals:
         """Handle a signal. A second signal raises at once, and a deferred one after `SECONDS_TO_STOP`."""
         if self.deferred and not self.requested:
             self.requested = True
-            if number == signal.SIGINT and os.environ.get("LOCAL_RANK", "0") == "0":
-                os.write(2, STOPPING)  # not print: the signal may have come within one
             self._later = threading.Timer(SECONDS_TO_STOP, os.kill, (os.getpid(), number))
             self._later.daemon = True
             self._later.start()
+            if number == signal.SIGINT and self.answers:
+                with suppress(OSError, ValueError):  # nobody reads it any more
+                    os.write(sys.stderr.fileno(), STOPPING)  # not print: the signal may have come within one
             return
         self.requested = True
         if time.monotonic() - self._raised_at >= SECONDS_TO_STOP:  # otherwise the program is ending already
@@ -84,13 +87,17 @@ if hasattr(os, "register_at_fork") and hasattr(signal, "sigwaitinfo"):
 
 
 @contextmanager
-def owned_signals() -> Iterator[None]:
-    """Receive signals within a block, except those that have a handler already, such as that of a launcher (submitit)."""
+def owned_signals(*, answers: bool = True) -> Iterator[None]:
+    """Receive signals within a block, except those that have a handler already, such as that of a launcher (submitit).
+
+    Args:
+        answers: whether this process answers Ctrl-C, for all that get it.
+    """
     main = threading.current_thread() is threading.main_thread()
     free = [number for number in SIGNALS if main and signal.getsignal(number) is DEFAULTS[number]]
     for number in free:
         signal.signal(number, STOP_SIGNALS.receive)
-    STOP_SIGNALS.owned = STOP_SIGNALS.owned or bool(free)
+    STOP_SIGNALS.owned, STOP_SIGNALS.answers = STOP_SIGNALS.owned or bool(free), answers
     try:
         yield
     finally:

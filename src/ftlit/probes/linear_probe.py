@@ -153,6 +153,13 @@ def fit_probe(
         raise UserError(f"l2={l2} of a probe: give L2 penalties above 0")
     vectors, labels = vectors_and_labels(features, targets, cut)
     classes = check_classes(vectors, labels, num_classes)
+    if len(vectors) > 1 and bool((vectors == vectors[0]).all()):
+        where = "" if cut is None else f" at {cut}"
+        warnings.warn(
+            f"all feature vectors{where} are equal, so a probe cannot tell the classes apart: check that the images differ (a transparent "
+            "image is read as white), and the weights of the backbone",
+            stacklevel=2,
+        )
     held_out = None if valid is None else _held_out(valid, cut, vectors, labels, classes)
     scores, losses = dict[float, float](), dict[float, float]()
     if len(l2_penalties) > 1 or held_out is not None:

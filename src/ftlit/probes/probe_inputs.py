@@ -45,8 +45,6 @@ def check_classes(vectors: Tensor, labels: Tensor, num_classes: int | None, *, e
         raise UserError(
             f"features have NaN or infinite values, first in row {first}: check the image of this row, and the dtype of the features"
         )
-    if len(vectors) > 1 and bool((vectors == vectors[0]).all()):
-        raise UserError("all feature vectors are equal: check that the images differ (a transparent image is read as white)")
     least, most = int(labels.min()), int(labels.max())
     classes = most + 1 if num_classes is None else num_classes
     if least < 0 or most >= classes:

@@ -17,6 +17,7 @@ from ftlit.data.sources.label_notes import label_notes
         ["a ", "a"],
         ["a", "\u200ba"],
         ["3", "3\0"],
+        ["hot dog", "hot\tdog"],
     ],
 )
 def test_labels_that_differ_in_spelling_only_are_noted(names):

@@ -79,6 +79,10 @@ CHOICE_ERRORS = [chosen_synonym(*choice.split("=")) for choice in CHOICES]
     [
         ("lr", "auto", "recipe=lr_find"),
         ("device", "cuda:0", "trainer=gpu"),
+        ("device", "cuda:1", "trainer=gpu 'trainer.devices=[1]'"),
+        ("gpu", 0, "trainer=gpu"),
+        ("gpu", True, "trainer=gpu"),
+        ("mixed_precision", "bf16", "trainer.precision=bf16-mixed"),
         ("accelerator", "cpu", "trainer=cpu"),
         ("device", "mps", "trainer.accelerator=mps"),
         ("gpus", 0, "trainer=cpu"),

@@ -23,11 +23,13 @@ class GreyValues(NamedTuple):
     Args:
         read_as: the values that are read as black and as white.
         found: the lowest and the highest finite value.
-        not_finite: number of the measured files with NaN or infinite values.
+        measured: number of the files that were decoded.
+        not_finite: number of these with NaN or infinite values.
     """
 
     read_as: GreyRange
     found: GreyRange
+    measured: int
     not_finite: int
 
 
@@ -40,25 +42,29 @@ def measure_grey_range(paths: Sequence[Path]) -> GreyValues | None:
     """
     step = -(-len(paths) // MAX_MEASURED) or 1
     with ThreadPoolExecutor(4) as pool:  # decoders release Python's lock
-        ends = [found for found in pool.map(_ends, paths[::step]) if found is not None]
+        read = [found for found in pool.map(_ends, paths[::step]) if found is not None]
+    ends = [found for found, _ in read if found is not None]
     if not ends:
         return None
-    low, high, holes = min(low for low, _, _ in ends), max(high for _, high, _ in ends), sum(hole for _, _, hole in ends)
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    counts = len(read), sum(hole for _, hole in read)
     if -LEAST_FILLED * high < low < 0:  # overshoot of a filter: clipped
         low = 0.0
     for black, white in USUAL:
         if black <= low and high <= white:
             fits = high - low >= LEAST_FILLED * (white - black)
-            return GreyValues((black, white) if fits else _own(low, high), (low, high), holes)
-    return GreyValues(_own(low, high), (low, high), holes)
+            return GreyValues((black, white) if fits else _own(low, high), (low, high), *counts)
+    return GreyValues(_own(low, high), (low, high), *counts)
 
 
 def _own(low: float, high: float) -> GreyRange:
     return low, high if high > low else low + 1
 
 
-def _ends(path: Path) -> tuple[float, float, bool] | None:
-    """The lowest and the highest value of an image, without outliers, and whether others are not finite; `None` where none can be read."""
+def _ends(path: Path) -> tuple[GreyRange | None, bool] | None:
+    """The lowest and the highest finite value of an image, without outliers, and whether others are not finite; `None` for a file that
+    cannot be decoded.
+    """
     try:
         with Image.open(path) as image:
             values = np.asarray(image, dtype=np.float64).ravel()
@@ -66,6 +72,6 @@ def _ends(path: Path) -> tuple[float, float, bool] | None:
         return None
     finite = values[np.isfinite(values)]
     if not finite.size:
-        return None
+        return None, True
     low, high = np.quantile(finite, (OUTLIERS, 1 - OUTLIERS), method="nearest")
-    return float(low), float(high), finite.size < values.size
+    return (float(low), float(high)), finite.size < values.size

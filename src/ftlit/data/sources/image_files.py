@@ -11,7 +11,7 @@ from ftlit.data.images import image_reader
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.sources.csv_files import SPLIT_COLUMN, cell_of, check_columns, group_of, labels_of, read_csv, split_of
 from ftlit.data.sources.folder_layout import FileEntry
-from ftlit.data.sources.grey_range import MAX_MEASURED, measure_grey_range
+from ftlit.data.sources.grey_range import measure_grey_range
 from ftlit.data.sources.image_headers import ImageHeader, header_notes, read_headers
 from ftlit.data.sources.label_notes import label_notes
 from ftlit.data.splitting.splits import SplitRule, assemble
@@ -71,14 +71,14 @@ def _in_one_range(collection: Collection, headers: Mapping[Path, ImageHeader], i
     (black, white), (low, high) = measured.read_as, measured.found
     spec = replace(input_spec, grey_range=(black, white))
     splits = {split: replace(examples, load=image_reader(spec)) for split, examples in collection.splits.items()}
-    few = f" (measured on {MAX_MEASURED:,} of them)" if len(wide) > MAX_MEASURED else ""
+    few = f" (measured on {measured.measured:,} of them)" if measured.measured < len(wide) else ""
     collection.notes.append(
         f"{len(wide):,} training images have more than 8 bits per channel, with grey values from {low:g} to {high:g}{few}: "
         f"{black:g} is read as black and {white:g} as white in all images (to change this: backbone.input_spec.grey_range)"
     )
     if measured.not_finite:
         collection.notes.append(
-            f"{measured.not_finite:,} of {min(len(wide), MAX_MEASURED):,} measured images have NaN or infinite pixels: "
+            f"{measured.not_finite:,} of the {measured.measured:,} measured images have NaN or infinite pixels: "
             "NaN and -infinity are read as black, infinity as white"
         )
     return replace(collection, splits=splits), spec
@@ -155,10 +155,10 @@ def _check_listed(files: Sequence[FileEntry], path: Path, base: Path) -> None:
     if twice := [shown(file) for file, count in Counter(abspath(file.path) for file in files).items() if count > 1]:
         hint = "give each file only one row; if it has several labels, write them in one cell and give data.label_separator=..."
         raise UserError(f"{shown(path)} lists files more than once ({len(twice)}): {shorten(twice, 10)}; {hint}")
-    if missing := [shown(file.path) for file in files if not file.path.is_file()]:
+    if missing := [file.path for file in files if not file.path.is_file()]:
         hint = f"relative paths start in {shown(base)} (data.root)"
-        if all("\\" in name for name in missing):
+        if all("\\" in str(name) for name in missing):
             hint = f"write / for each \\; {hint}"
-        raise UserError(f"{shown(path)} lists files that do not exist ({len(missing)}): {shorten(missing, 10)}; {hint}")
+        raise UserError(f"{shown(path)} lists files that do not exist ({len(missing)}): {shorten(map(shown, missing), 10)}; {hint}")
     if "train" not in {file.split for file in files}:
         raise UserError(f"{shown(path)} has no rows of the split train: add some")

@@ -28,7 +28,7 @@ def label_notes(names: Iterable[str]) -> list[str]:
 
 def _meaning(name: str) -> str:
     """The label without case, invisible characters, kind of separator, and way of writing a number."""
-    text = "".join(mark for mark in normalize("NFKC", name) if category(mark) not in ("Cf", "Cc")).strip().casefold()
+    text = "".join(mark for mark in normalize("NFKC", name) if mark.isspace() or category(mark) not in ("Cf", "Cc")).strip().casefold()
     try:
         return repr(float(text.replace(",", "."))) if text not in MISSING_VALUES else text
     except ValueError:

@@ -74,9 +74,11 @@ def _with_missing(
         names = " and ".join(split for split in SPLITS if split in missing)
         noun = "examples" if train.groups is None else f"examples in {len(set(units))} groups"
         copies = f", {len(set(units))} of them different," if train.groups is None and len(set(units)) < len(units) else ""
+        reason = f"{' and '.join(empty)} would be empty"
+        if class_names and rule.stored is None:
+            reason = f"each of {count(len(class_names), 'class')} keeps one in train, and {reason}"
         raise UserError(
-            f"{len(train)} {noun}{copies} of {count(len(class_names), 'class')} are too few to split off {names}, because each class "
-            f"keeps one in train and {' and '.join(empty)} would be empty: add different examples of each class"
+            f"{len(train):,} {noun}{copies} are too few to split off {names}, because {reason}: add different ones of each class"
         )
     splits = {split: train.subset(parts.places[split]) if split in parts.places else found[split] for split in SPLITS}
     notes = [_split_note(parts, missing, train, class_names, rule.seed)]

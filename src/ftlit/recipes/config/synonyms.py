@@ -7,13 +7,16 @@ from ftlit.errors import UserError
 from ftlit.formatting import shell_word
 
 RATE = ("lr", "learningrate", "baselr", "maxlr", "lrate")
-DEVICE, GPUS, HALF = ("device", "accelerator"), ("gpus", "ngpus", "numgpus", "gpu"), ("amp", "fp16", "mixedprecision")
+DEVICE, GPUS, HALF = ("device", "accelerator", "gpu"), ("gpus", "ngpus", "numgpus"), ("amp", "fp16", "mixedprecision")
 BY_VALUE = [  # names as in OPTIONS, a pattern of the value, and the words that take their place for it
     (RATE, "auto", "recipe=lr_find"),
-    (DEVICE, "(cuda|gpu).*|[0-9]+", "trainer=gpu"),
-    (DEVICE, "cpu", "trainer=cpu"),
+    (DEVICE, "(cuda|gpu)(:?0)?|0|true", "trainer=gpu"),
+    (DEVICE, "(?:cuda:|gpu:)?([0-9]+)", r"trainer=gpu 'trainer.devices=[\1]'"),
+    (DEVICE, "cpu|false", "trainer=cpu"),
     (GPUS, "0|none|null|false", "trainer=cpu"),
+    (GPUS, "true", "trainer=gpu"),
     (HALF, "false|no", "trainer.precision=32-true"),
+    (HALF, "bf16|bfloat16", "trainer.precision=bf16-mixed"),
     (("precision",), "(fp|float)?32", "trainer.precision=32-true"),
     (("precision",), "(fp|float)?16|half", "trainer.precision=16-mixed"),
     (("precision",), "bf16|bfloat16", "trainer.precision=bf16-mixed"),
@@ -130,8 +133,8 @@ def _words(plain: str, value: str) -> str | None:
         patience = f"{STOPPING}.patience={value}" if value.isdecimal() else ""
         return f"{STOPPING}._target_=lightning.pytorch.callbacks.EarlyStopping {STOPPING}.monitor=val/loss {patience}".strip()
     for names, pattern, words in BY_VALUE:
-        if plain in names and re.fullmatch(pattern, value.lower()):
-            return words
+        if plain in names and (found := re.fullmatch(pattern, value.lower())):
+            return found.expand(words)
     template = OPTIONS.get(plain)
     if template is None or (value.lower() == "false" and VALUE not in template):
         return None

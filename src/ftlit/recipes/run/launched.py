@@ -69,9 +69,9 @@ def launched() -> Launched | None:
 
 def _variable(name: str, default: int | None = None) -> int:
     """An environment variable that a launcher sets."""
-    value = os.environ.get(name, str(default))
+    value = os.environ.get(name, "" if default is None else str(default))
     if not value.isdecimal():
-        raise UserError(f"the environment has {name}={value}, which is not a whole number: unset it, or start with torchrun or srun")
+        raise UserError(f"the environment has {name}={value!r}, which is not a whole number: start with torchrun or srun, or unset it")
     return int(value)
 
 
@@ -91,8 +91,8 @@ def _of_srun() -> Launched:
             f"this SLURM job has {count} tasks, but srun did not start this process: put srun before the command, "
             "or ask for one task (--ntasks=1), or unset SLURM_NTASKS"
         )
-    nodes = os.environ.get("SLURM_STEP_NUM_NODES", os.environ.get("SLURM_NNODES", "1"))
-    return Launched(SRUN, _variable("SLURM_PROCID"), count, int(nodes))
+    nodes = _variable("SLURM_STEP_NUM_NODES", _variable("SLURM_NNODES", 1))
+    return Launched(SRUN, _variable("SLURM_PROCID"), count, nodes)
 
 
 def _tasks_per_node() -> list[str]:

@@ -24,6 +24,7 @@ LEGACY_NAMES = (
     (re.compile(r"\bmlp\.linear_2\."), "mlp.3."),
 )
 AUXILIARY_HEADS = {"aux1", "aux2", "AuxLogits"}  # the second and third heads of GoogLeNet and Inception v3
+LEAST_VARIANCE = -1e-3  # of a batch norm: rounding may leave a little less than 0, to which eps (1e-5 to 1e-3) is added
 MAY_BE_MISSING = "num_batches_tracked"  # only a BN without momentum reads it, and early files lack it
 EMA = re.compile(r"(?:^|[._])ema(?:[._]|$)")  # an exponential moving average of the weights
 
@@ -190,7 +191,7 @@ def _check_values(origin: WeightsOrigin, wanted: Tensors, found: Tensors) -> Non
     if whole := [name for name in found if wanted[name].is_floating_point() and not found[name].is_floating_point()]:
         kind = str(found[whole[0]].dtype).removeprefix("torch.")
         raise UserError(f"{origin.describe()} has {kind} in place of floats ({_first(whole)}): give weights that are not quantized")
-    if negative := [name for name in found if name.endswith("running_var") and bool((found[name] < 0).any())]:
+    if negative := [name for name in found if name.endswith("running_var") and bool((found[name] < LEAST_VARIANCE).any())]:
         raise UserError(f"{origin.describe()} has negative variances ({_first(negative)}), which give NaN: give other weights")
     matrices = [tensor for tensor in found.values() if tensor.ndim > 1 and tensor.numel() > 1]
     if matrices and all((tensor == tensor.flatten()[0]).all() for tensor in matrices):
