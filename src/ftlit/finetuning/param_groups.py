@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from ftlit.errors import UserError, shorten
+from ftlit.errors import shorten
 from ftlit.patterns import first_match
 
 Group = dict[str, Any]
@@ -87,10 +87,14 @@ def lost_ratios(optimizer: Optimizer, tolerance: float = REL_TOLERANCE) -> str:
     )
 
 
-def check_floor(scheduler: Any) -> None:
-    """Raise `UserError` for a scheduler of torch whose lowest learning rates are not in the ratio of the groups' factors."""
+def floors_lose_ratios(scheduler: Any) -> str:
+    """A line on a scheduler of torch whose lowest learning rates are not in the ratio of the groups' factors; empty for any other.
+
+    Training may never reach these rates, as with `ReduceLROnPlateau(min_lr=1e-8)`.
+    """
     for part in getattr(scheduler, "_schedulers", ()):  # of SequentialLR and ChainedScheduler
-        check_floor(part)
+        if line := floors_lose_ratios(part):
+            return line
     optimizer = getattr(scheduler, "optimizer", None)
     for name, attribute in FLOORS.items():
         floor = getattr(scheduler, attribute, None)
@@ -99,11 +103,13 @@ def check_floor(scheduler: Any) -> None:
         floors = list(floor) if isinstance(floor, list | tuple) else [floor] * len(optimizer.param_groups)
         rates = [(rate / group["lr_scale"]) for group, rate in zip(optimizer.param_groups, floors, strict=False) if _is_scaled(group)]
         if _differ(rates, REL_TOLERANCE * max(rates, default=0.0)):
-            raise UserError(
-                f"{type(scheduler).__name__} with {name}={shorten(dict.fromkeys(floors))} would change the ratios between the learning "
-                f"rates of the parameter groups: give {name}=0, or ftlit.Rates with a curve such as partial(cosine, least=0.01), which "
-                "is a factor"
+            each = f"{name}=[...] with one rate per parameter group, " if attribute == "min_lrs" else ""
+            return (
+                f"{type(scheduler).__name__} with {name}={shorten(dict.fromkeys(floors))} changes the ratios between the learning rates of "
+                f"the parameter groups when it gets there: give {name}=0, {each}or ftlit.Rates with a curve such as "
+                "partial(cosine, least=0.01), which is a factor"
             )
+    return ""
 
 
 def _scaled(optimizer: Optimizer) -> list[Group]:

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from ftlit.errors import UserError, shorten
 from ftlit.finetuning.freeze import batchnorm_choices, trained
-from ftlit.finetuning.param_groups import EVERYTHING, check_floor, lost_ratios
+from ftlit.finetuning.param_groups import EVERYTHING, floors_lose_ratios, lost_ratios
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage, Until
 from ftlit.lit.trainer_internals import is_trial_run, steps_per_epoch
@@ -74,11 +74,14 @@ def check_length(schedule: Schedule, trainer: Trainer, module: LightningModule) 
 
 
 def check_rates(trainer: Trainer) -> None:
-    """Raise `UserError` for a scheduler that changes, or would change, the ratios between the learning rates of the groups."""
+    """Raise `UserError` for a scheduler that has changed the ratios between the learning rates of the groups; warn of one that may do so
+    later.
+    """
     for lost in filter(None, map(lost_ratios, trainer.optimizers)):
         raise UserError(lost)
-    for config in trainer.lr_scheduler_configs:
-        check_floor(config.scheduler)
+    for line in filter(None, (floors_lose_ratios(config.scheduler) for config in trainer.lr_scheduler_configs)):
+        if trainer.is_global_zero:
+            warnings.warn(line, stacklevel=1)
 
 
 def ratios_keep(trainer: Trainer) -> bool:

@@ -50,6 +50,8 @@ class StagedFinetuning(Callback):
       process decides for all. The stage begins at the next epoch.
     - When a stage begins, DDP wraps the module again (Lightning#20340, invariant 6), compiled code is discarded, and the number of the
       stage is logged as `stage`. A `ftlit.Rates` scheduler with `restart=True` begins again.
+    - A scheduler should keep the ratios between the learning rates of the parameter groups: one whose lowest rate would change them
+      (`eta_min`, `min_lr` of torch) is a warning when training begins, and a change during training is one at the end of the epoch.
     - `EarlyStopping` counts from the beginning of each stage, and ends only the last one, or any one if its metric is not finite.
 
     Args:
@@ -61,7 +63,7 @@ class StagedFinetuning(Callback):
 
     Raises:
         UserError: when training begins: a pattern that matches no parameter, a last stage that training never reaches, an optimizer that
-            lacks parameters of a stage, learning rates in another ratio than `lr_scale`, an unsupported strategy or callback; during
+            lacks parameters of a stage, first learning rates in another ratio than `lr_scale`, an unsupported strategy or callback; during
             training: a metric that is not logged, a parameter that other code froze or unfroze; on resuming: a checkpoint of another
             schedule.
     """
