@@ -174,7 +174,7 @@ def _begin(cfg: DictConfig, run: Run, plan: Plan) -> None:
         last.run = identity
     if run.resume_from:
         check_last(run.resume_from, identity)
-    begin_loggers(run.trainer.loggers)
+    begin_loggers(run.trainer.loggers, again=bool(cfg.resume and not run.resume_from))
     artifacts.write_folder(cfg, run.data)
     inputs: list[StageInput] = run.data.plan(run.model, run.schedule, run.trainer) if isinstance(run.data, FeatureData) else []
     rows = plan_rows(cfg, run.model.backbone, run.data, plan, inputs, _facts(cfg, run, plan, inputs))

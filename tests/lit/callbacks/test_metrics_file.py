@@ -1,6 +1,7 @@
 """MetricsFile continues the `metrics.csv` of a run that is resumed, and reports rows that are missing or have changed."""
 
 import csv
+import re
 import warnings
 
 import pytest
@@ -11,6 +12,7 @@ from torch import tensor
 
 from ftlit.errors import UserError
 from ftlit.lit.callbacks.exact_resume import LastCheckpoint, MetricsFile
+from ftlit.recipes.run.process_state import HIDDEN_WARNINGS
 
 ROWS = [{"loss": tensor(1 / 3), "epoch": 0}, {"loss": float("nan"), "rate": 1e-9}, {"loss": 2.5, "rate": None}]
 
@@ -52,10 +54,20 @@ def test_a_hash_is_of_the_rows_before_it(tmp_path, written):
 def test_a_new_run_reports_once_that_the_rows_of_an_earlier_one_are_replaced(tmp_path, written):
     logger = MetricsFile(tmp_path)
     logger.log_metrics({"loss": 1.0}, 0)
-    with pytest.warns(UserWarning, match="metrics.csv of an earlier run is replaced") as caught:
+    with pytest.warns(UserWarning, match="replacing the rows of an earlier run in .*metrics.csv") as caught:
         logger.save()
         logger.save()
     assert len(caught) == 1 and len(logger.path.read_text().splitlines()) == 2
+    assert not any(re.search(hidden, str(caught[0].message)) for hidden in HIDDEN_WARNINGS)  # the command line shows it, too
+
+
+def test_a_file_without_rows_is_replaced_without_a_word(tmp_path):
+    (tmp_path / "metrics.csv").write_text("epoch,step,loss\n")
+    logger = MetricsFile(tmp_path)
+    logger.log_metrics({"loss": 1.0}, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        logger.save()
 
 
 def test_a_bit_that_flips_anywhere_in_the_rows_is_reported(tmp_path, written):

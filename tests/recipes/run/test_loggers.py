@@ -4,6 +4,7 @@ import csv
 import inspect
 import os
 import sys
+from contextlib import nullcontext
 from importlib.util import find_spec
 
 import pytest
@@ -15,6 +16,7 @@ from omegaconf import OmegaConf
 from paths import ROOT
 
 from ftlit.errors import UserError
+from ftlit.lit.callbacks.exact_resume import MetricsFile
 from ftlit.recipes.config.hydra_internals import fresh_hydra
 from ftlit.recipes.run.loggers import PACKAGES, begin_loggers, build_loggers
 
@@ -86,10 +88,21 @@ class Unreachable(Logger):
 def test_a_logger_that_cannot_connect_is_a_one_line_error_before_training():
     node = {"custom": {"_target_": f"{__name__}.Unreachable"}}
     with pytest.raises(UserError, match=r"^Unreachable cannot connect: no answer"):
-        begin_loggers(build_loggers(OmegaConf.create(node)))
+        begin_loggers(build_loggers(OmegaConf.create(node)), again=False)
     node["custom"]["port"] = -1
     with pytest.raises(UserError, match=r"^logger\.custom: no port -1$"):
         build_loggers(OmegaConf.create(node))
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_run_that_begins_again_replaces_its_own_rows_without_a_warning(again, tmp_path):
+    (tmp_path / "metrics.csv").write_text("epoch,loss\n0,1.0\n")
+    logger = MetricsFile(tmp_path)
+    begin_loggers([logger], again=again)
+    logger.log_metrics({"loss": 2.0}, 0)
+    with nullcontext() if again else pytest.warns(UserWarning, match="replacing the rows of an earlier run"):
+        logger.save()
+    assert (tmp_path / "metrics.csv").read_text().split() == ["loss,step", "2.0,0"]
 
 
 def test_every_package_of_a_logger_is_an_extra_of_the_project():

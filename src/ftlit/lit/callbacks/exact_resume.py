@@ -56,7 +56,7 @@ class MetricsFile(CSVLogger):
         if not has_csv_writer(self) and self.path.is_file():
             with reading(self.path, "remove it; only its rows are lost"):
                 self._earlier_rows = complete_rows(self.path.read_text())
-            self._replaces = True
+            self._replaces = bool(self._earlier_rows)
         with naming(self.path), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Experiment logs directory .* exists and is not empty")  # see `save`
             return super().experiment
@@ -66,7 +66,7 @@ class MetricsFile(CSVLogger):
         rows = waiting_rows(self.experiment)
         if rows and self._replaces:
             self._replaces = False
-            warnings.warn(f"directory {self.log_dir} exists and is not empty: {self.path} of an earlier run is replaced", stacklevel=2)
+            warnings.warn(f"replacing the rows of an earlier run in {self.path}", stacklevel=2)
         with naming(self.path):
             super().save()
         self._count += len(rows)
@@ -119,7 +119,7 @@ class LastCheckpoint(Callback):
         self.run: str | None = None
         self._before_step = self._heeds_signals = False
         self._saved_at = -inf  # by `time.monotonic`; before the first checkpoint of a fit
-        self._continuing = ExitStack()  # until the first step
+        self._continuing = ExitStack()  # of a resumed run, until its first step
         self._asked = DelayedValues()  # of several processes: how many have received a signal, and whether a checkpoint is due
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -137,7 +137,8 @@ class LastCheckpoint(Callback):
             UserError: a loader keeps its own position, which would be one batch ahead in each checkpoint.
         """
         check_loaders(loaders := running_loader(trainer))
-        self._continuing.enter_context(continuing(loaders))
+        if trainer.ckpt_path:
+            self._continuing.enter_context(continuing(loaders))
         STOP_SIGNALS.deferred = STOP_SIGNALS.owned
         self._heeds_signals = trainer.strategy.reduce_boolean_decision(STOP_SIGNALS.owned, all=False)
         self._saved_at = -inf
@@ -178,6 +179,7 @@ class LastCheckpoint(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end of training."""
+        self._continuing.close()  # there may have been no step
         self._save(trainer)
         STOP_SIGNALS.deferred = False
         if self._heeds_signals and trainer.strategy.reduce_boolean_decision(STOP_SIGNALS.requested, all=False):

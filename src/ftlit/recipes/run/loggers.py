@@ -36,14 +36,20 @@ def build_loggers(loggers: DictConfig) -> list[Logger]:
     return built
 
 
-def begin_loggers(loggers: Iterable[Logger]) -> None:
+def begin_loggers(loggers: Iterable[Logger], *, again: bool) -> None:
     """Connect each logger, so that a server that does not answer or a missing login is found now. `metrics.csv` waits for its first row.
+
+    Args:
+        loggers: of the trainer.
+        again: whether a run is resumed from its beginning: it replaces its own rows, without a warning.
 
     Raises:
         UserError: a logger cannot connect; with its own reason.
     """
     for logger in loggers:
         if isinstance(logger, MetricsFile):
+            if again:
+                logger.continue_after(0, None)
             continue
         try:
             connect(logger)
