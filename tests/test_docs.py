@@ -75,7 +75,7 @@ def test_each_other_command_is_understood(command, monkeypatch):
 
 def test_every_command_is_one_that_is_tested():
     others = [command for command in commands("") if command and not command.startswith((*TRAINING, "ftlit "))]
-    assert all(command.startswith("pip install -e ") for command in others), others
+    assert all(command.startswith(("pip install -e ", doc_pages.WRITES_DIGIT)) for command in others), others
     assert len(commands("python train.py")) > 80
 
 
@@ -83,7 +83,7 @@ def test_every_command_is_one_that_is_tested():
 def workplace(tmp_path_factory):
     """A folder with what the Python blocks read: runs, an image, a folder of images."""
     folder = tmp_path_factory.mktemp("workplace")
-    Image.new("L", (20, 30), 200).save(folder / "digit.png")
+    doc_pages.write_digit(folder)
     (folder / "new_photos").mkdir()
     for number in (1, 2):
         Image.new("RGB", (40, 30), (200, 100 * number, 0)).save(folder / f"new_photos/{number}.jpg")
@@ -106,6 +106,19 @@ def test_the_python_blocks_of_a_page_run(page, workplace, monkeypatch):
         if block.language == "python":
             namespace = namespace if block.text.startswith(CONTINUED) else {"__name__": "block"}
             exec(compile(block.text, block.name, "exec"), namespace)
+
+
+@pytest.mark.e2e
+def test_the_script_without_ftlit_prepares_an_image_of_any_shape_as_a_run_does(workplace, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").symlink_to(workplace / "runs")
+    Image.fromarray(torch.randint(256, (31, 75, 3), dtype=torch.uint8).numpy()).save("digit.png")
+    namespace: dict = {"__name__": "block"}
+    exec(next(block.text for block in all_blocks("python") if "onnxruntime" in block.text), namespace)
+    network = ftlit.load("runs/example")
+    probabilities = network("digit.png").probabilities
+    wanted = torch.tensor([probabilities[name] for name in network.class_names])
+    assert torch.allclose(torch.tensor(namespace["logits"][0]).softmax(0), wanted, atol=1e-5)
 
 
 @pytest.mark.e2e

@@ -14,6 +14,7 @@ from torch import nn
 
 from ftlit import UserError, load, load_backbone
 from ftlit.cli.main import main
+from ftlit.inference import predict
 from ftlit.inference.network import Network, Prediction
 from ftlit.inference.predict import loader_of
 from ftlit.inference.record import record_of
@@ -224,3 +225,24 @@ def test_an_image_without_a_finite_pixel_is_no_image(run, tmp_path):
     Image.fromarray(np.full((9, 9), nan, np.float32)).save(tmp_path / "nan.tif")
     with pytest.raises(UserError, match=r"nan\.tif cannot be read as an image: no pixel is a finite number"):
         load(run)(tmp_path / "nan.tif")
+
+
+def test_inputs_are_read_in_parts_and_come_in_order(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict, "HELD", 3)
+    sizes: list[int] = []
+    loader = predict.loader_of
+    monkeypatch.setattr(predict, "loader_of", lambda network, part, *rest: sizes.append(len(part)) or loader(network, part, *rest))
+    (tmp_path / "list.csv").write_text("path\n" + "".join(f"{i}.png\n" for i in range(4)))
+    for folder, number in (("a", 3), ("a/b", 1)):
+        (tmp_path / folder).mkdir()
+        for i in range(number):
+            Image.new("RGB", (8, 8)).save(tmp_path / folder / f"{i}.png")
+    examples = predict.Examples([str(tmp_path / "list.csv"), str(tmp_path / "a"), "none.png"])
+    rows = list(predict.rows_of(load(run), examples, 2, 0))
+    assert len(examples) == 9 and sizes == [3, 3, 3]
+    assert [name for name, _ in rows] == [
+        *(f"{i}.png" for i in range(4)),
+        *(str(tmp_path / "a" / name) for name in ("0.png", "1.png", "2.png", "b/0.png")),
+        "none.png",
+    ]
+    assert [isinstance(result, str) for _, result in rows] == [True] * 4 + [False] * 4 + [True]

@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 STARTS = {"python": [sys.executable], "ftlit": [sys.executable, "-m", "ftlit.cli.main"]}
 LEFT_OUT = "..."
+WRITES_DIGIT = "python -c"  # the beginning of the command that does
 FIGURES = "runs/figures"  # the run whose figures docs/images holds
 
 
@@ -130,11 +132,15 @@ def updated(sample: Sample, printed: list[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
+def write_digit(folder: Path) -> None:
+    """Write `digit.png` by the command of the docs."""
+    command = next(command for command in commands(WRITES_DIGIT))
+    subprocess.run([sys.executable, *shlex.split(command)[1:]], cwd=folder, check=True)
+
+
 def prepare(folder: Path) -> None:
     """What the samples need: an image, and photos with weights if the test data is there."""
-    from PIL import Image
-
-    Image.new("L", (20, 30), 200).save(folder / "digit.png")
+    write_digit(folder)
     if data := os.environ.get("FTLIT_TEST_DATA"):
         (folder / "photos").symlink_to(Path(data, "images/hymenoptera"))
         (folder / "weights").mkdir()

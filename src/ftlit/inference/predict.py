@@ -3,9 +3,10 @@
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from ftlit.data.images import BadImage
 from ftlit.data.loading import default_workers
 from ftlit.data.sources.csv_files import read_csv
-from ftlit.data.sources.folder_files import list_unlabelled
+from ftlit.data.sources.folder_files import FolderImages
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, closest, shorten, unknown
 from ftlit.formatting import harmless, printable
@@ -24,6 +25,7 @@ from ftlit.inference.network import NOT_FINITE, Network, Prediction, load
 from ftlit.inference.network_inputs import pixels_of
 
 OUTPUT_FORMATS = ("csv", "jsonl")
+HELD = 20_000  # inputs that are listed for the loader at a time: memory does not grow with their number
 NamedInput = tuple[str, str]  # name of its row, as given by the user; path or text
 PredictionRow = tuple[str, Prediction | str]  # name; prediction, or the reason why there is none
 
@@ -69,7 +71,7 @@ def predict(run: str, paths: Sequence[str], options: PredictOptions, rows: Calla
         UserError: a run that cannot be loaded, a path that does not exist.
     """
     network = load(run, trust=options.trust)
-    examples = list(examples_of(paths, texts=isinstance(network.backbone.input_spec, TextSpec), column=options.column))
+    examples = Examples(paths, texts=isinstance(network.backbone.input_spec, TextSpec), column=options.column)
     found = rows(network, examples, options.batch_size, options.workers)
     if found is None:
         return 0
@@ -83,28 +85,51 @@ def predict(run: str, paths: Sequence[str], options: PredictOptions, rows: Calla
     return failed
 
 
-def examples_of(paths: Sequence[str], *, texts: bool = False, column: str | None = None) -> Iterator[NamedInput]:
-    """The images or texts of these paths, in order; those of a folder by name, recursively; those of a csv file by a column."""
-    for path in map(Path, paths):
-        if path.suffix.lower() == ".csv":
-            yield from _column(path, column or ("text" if texts else "path"), texts=texts)
-        elif texts:
-            raise UserError(
-                f"{path} is not a csv file, but the network of this run takes texts: give csv files with a column named {column or 'text'}"
-            )
-        elif path.is_dir():
-            yield from ((str(listed.path), str(listed.path)) for listed in list_unlabelled(path)[0])
-        else:
-            yield str(path), str(path)  # a missing file becomes a row with the reason
+class Examples(Collection[NamedInput]):
+    """The images or texts of paths, in order; those of a folder by name, recursively; those of a csv file by a column.
+
+    Args:
+        paths: image files, folders of them, csv files with a column of paths or texts. A missing image becomes a row with the reason.
+        texts: whether the network takes texts.
+        column: of csv files; `None`: `path`, or `text` of texts.
+
+    Raises:
+        UserError: a folder without images, a csv file that cannot be read, an image for a network of texts.
+    """
+
+    def __init__(self, paths: Sequence[str], *, texts: bool = False, column: str | None = None) -> None:
+        self._parts = [_part(Path(path), column or ("text" if texts else "path"), texts=texts) for path in paths]
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def __iter__(self) -> Iterator[NamedInput]:
+        for part in self._parts:
+            for example in part:
+                yield example if isinstance(example, tuple) else (str(example), str(example))
+
+    def __contains__(self, example: object) -> bool:
+        return any(example == other for other in self)
 
 
-def rows_of(network: Network, examples: Sequence[NamedInput], batch_size: int, workers: int | None) -> Iterator[PredictionRow]:
+def _part(path: Path, column: str, *, texts: bool) -> Collection[NamedInput | Path]:
+    """The examples of one path."""
+    if path.suffix.lower() == ".csv":
+        return list(_column(path, column, texts=texts))
+    if texts:
+        raise UserError(f"{path}: the network of this run takes texts; give csv files with a column text")
+    return FolderImages(path) if path.is_dir() else [path]
+
+
+def rows_of(network: Network, examples: Collection[NamedInput], batch_size: int, workers: int | None) -> Iterator[PredictionRow]:
     """A row for each input, in order; computed on a GPU if there is one."""
     network = network.to("cuda" if torch.cuda.is_available() else "cpu", precision="auto")
+    rest = iter(examples)
     with _progress(len(examples)) as advance:
-        for batch in loader_of(network, examples, batch_size, workers):
-            yield from predict_batch(network, batch)
-            advance(len(batch.names))
+        while part := list(islice(rest, HELD)):
+            for batch in loader_of(network, part, batch_size, workers):
+                yield from predict_batch(network, batch)
+                advance(len(batch.names))
 
 
 class InputBatch(NamedTuple):

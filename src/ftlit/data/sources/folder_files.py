@@ -1,7 +1,7 @@
 """List the image files of a folder, by its layout."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def list_folder(root: str | Path, *, layout: str | None = None, group_pattern: s
     files: list[FileEntry] = []
     others: list[Path] = []
     for file in listed:
-        if is_image_name(file.path):
+        if is_image_name(file.path.name):
             files.append(file)
         else:
             others.append(file.path)
@@ -54,12 +54,34 @@ def list_folder(root: str | Path, *, layout: str | None = None, group_pattern: s
 
 def list_unlabelled(root: str | Path) -> Listing:
     """List all image files below a folder, by their suffix, sorted, without labels, in train. Raises `UserError` if there are none."""
-    tree = read_tree(existing_folder(root))
-    found = list(tree.all_files())
-    files = [FileEntry(path, (), "train") for path in found if is_image_name(path)]
-    if not files:
-        raise UserError(f"{shown(tree.path)} has no image files, only {len(found)} other files")
-    return files, _run_notes(tree)
+    images = FolderImages(root)
+    return [FileEntry(path, (), "train") for path in images], _run_notes(images.tree)
+
+
+class FolderImages(Collection[Path]):
+    """The paths of all image files below a folder, by their suffix, sorted; only their names are held.
+
+    Args:
+        root: the folder.
+
+    Raises:
+        UserError: there are none.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.tree = read_tree(existing_folder(root))
+        self._number = sum(map(is_image_name, self.tree.all_names()))
+        if not self._number:
+            raise UserError(f"{shown(self.tree.path)} has no image files, only {sum(1 for _ in self.tree.all_names())} other files")
+
+    def __len__(self) -> int:
+        return self._number
+
+    def __iter__(self) -> Iterator[Path]:
+        return (path for path in self.tree.all_files() if is_image_name(path.name))
+
+    def __contains__(self, path: object) -> bool:
+        return any(path == other for other in self)
 
 
 def _check_endings(listed: Sequence[FileEntry], files: Sequence[FileEntry]) -> None:
@@ -100,8 +122,9 @@ def _notes(tree: Folder, levels: Layout, files: Sequence[FileEntry]) -> list[str
         notes.append(
             f"images in subfolders get the class of the class folder around them: {_below(tree, [folder.path for folder in nested])}"
         )
-    used = {file.path for file in files}
-    if unused := [path for path in tree.all_files() if path not in used and is_image_name(path)]:
+    if sum(map(is_image_name, tree.all_names())) > len(files):
+        used = {file.path for file in files}
+        unused = [path for path in tree.all_files() if path not in used and is_image_name(path.name)]
         notes.append(f"images outside of the class folders are ignored ({len(unused):,}): {_below(tree, unused)}")
     return notes
 

@@ -109,7 +109,7 @@ def _are_splits(tree: Folder, named: Mapping[str, tuple[Split, Folder]]) -> bool
 def _check_splits(tree: Folder, named: Mapping[str, tuple[Split, Folder]]) -> None:
     """Reject splits without train, two folders of one split, and other folders with images beside them."""
     splits = [split for split, _ in named.values()]
-    others = [folder.name for folder in tree.filled if folder.name not in named and any(map(is_image_name, folder.all_files()))]
+    others = [folder.name for folder in tree.filled if folder.name not in named and any(map(is_image_name, folder.all_names()))]
     if others or "train" not in splits or len(set(splits)) < len(splits):
         meant = ", ".join(f"{shown(name)} means {split}" for name, (split, _) in named.items() if name.lower() != split)
         raise UserError(
@@ -157,7 +157,7 @@ def _check_classes(folder: Folder, above: Layout) -> None:
 
 def _check_has_classes(folder: Folder, above: Layout = ()) -> None:
     if not folder.filled:
-        files = len(list(folder.all_files()))
+        files = len(list(folder.all_names()))
         itself = f", or data.layout=class if {shown(folder.name)} is itself a class" if above else ""
         raise UserError(f"{shown(folder.path)} has {count(files, 'file')} and no class folders: make one folder per class{itself}")
 

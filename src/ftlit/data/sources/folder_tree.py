@@ -22,13 +22,13 @@ class Folder:
 
     Args:
         path: of the folder.
-        files: directly in it.
+        names: of the files directly in it; paths would take five times the memory.
         folders: in it, without folders of runs.
         runs: folders of runs in it.
     """
 
     path: Path
-    files: list[Path] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
     folders: list["Folder"] = field(default_factory=list)
     runs: list[Path] = field(default_factory=list)
 
@@ -39,9 +39,16 @@ class Folder:
 
     def all_files(self) -> Iterator[Path]:
         """All files in it and below."""
-        yield from self.files
+        for name in self.names:
+            yield self.path / name
         for folder in self.folders:
             yield from folder.all_files()
+
+    def all_names(self) -> Iterator[str]:
+        """The names of all files in it and below."""
+        yield from self.names
+        for folder in self.folders:
+            yield from folder.all_names()
 
     def all_runs(self) -> Iterator[Path]:
         """All folders of runs in it and below."""
@@ -52,23 +59,23 @@ class Folder:
     @cached_property
     def is_empty(self) -> bool:
         """Whether it and the folders below have no file, or, if they hold runs, no image: loggers write files beside runs."""
-        files = self.all_files()
-        return not any(map(is_image_name, files)) if any(self.all_runs()) else next(files, None) is None
+        names = self.all_names()
+        return not any(map(is_image_name, names)) if any(self.all_runs()) else next(names, None) is None
 
     @cached_property
     def filled(self) -> list["Folder"]:
         """The folders in it that are not empty."""
         return [folder for folder in self.folders if not folder.is_empty]
 
-    @cached_property
-    def images(self) -> list[Path]:
-        """The files directly in it that have the suffix of an image."""
-        return [path for path in self.files if is_image_name(path)]
+    @property
+    def images(self) -> list[str]:
+        """The names of the files directly in it that have the suffix of an image."""
+        return [name for name in self.names if is_image_name(name)]
 
 
-def is_image_name(path: Path) -> bool:
-    """Whether a path has the suffix of an image."""
-    return splitext(path.name)[1].lower() in Image.registered_extensions()
+def is_image_name(name: str) -> bool:
+    """Whether a file has the suffix of an image."""
+    return splitext(name)[1].lower() in Image.registered_extensions()
 
 
 def read_tree(root: Path) -> Folder:
@@ -87,10 +94,9 @@ def _read(path: Path, above: tuple[tuple[int, int], ...]) -> Folder:
         names = sorted((entry.name, entry.is_dir()) for entry in entries if not _is_ignored(entry.name))
     with_runs = []
     for name, is_folder in names:
-        inner = path / name
         if not is_folder:
-            tree.files.append(inner)
-        elif is_run_folder(inner):
+            tree.names.append(name)
+        elif is_run_folder(inner := path / name):
             with_runs.append(inner)
         elif not _lies_in(inner, above):
             tree.folders.append(_read(inner, above))
@@ -117,13 +123,13 @@ def _depths(folder: Folder) -> set[int]:
 def _without_run(tree: Folder) -> Folder:
     """Return a folder without the files and subfolders of the run in it."""
     own = [folder.path for folder in tree.folders if _is_of_run(folder)]
-    images = [path for path in tree.images if path.name not in FIGURES]
+    images = [name for name in tree.images if name not in FIGURES]
     return Folder(tree.path, images, [folder for folder in tree.folders if folder.path not in own], [*tree.runs, *own])
 
 
 def _is_of_run(folder: Folder) -> bool:
     """Whether a subfolder of a run's folder belongs to the run. One that holds images is a class, unless it is the report."""
-    return folder.name in FOLDERS and (not folder.images or folder.path / REPORT in folder.files)
+    return folder.name in FOLDERS and (not folder.images or REPORT in folder.names)
 
 
 def _lies_in(folder: Path, above: tuple[tuple[int, int], ...]) -> bool:

@@ -1,7 +1,7 @@
 """Predict in several processes, each on its own device."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +29,7 @@ class _Predictor(pl.LightningModule):
 
 
 def rows_of_all(
-    network: Network, examples: Sequence[NamedInput], batch_size: int, workers: int | None, devices: int
+    network: Network, examples: Collection[NamedInput], batch_size: int, workers: int | None, devices: int
 ) -> Iterable[PredictionRow] | None:
     """Predict examples in `devices` processes, or in as many as there are examples if these are fewer.
 
@@ -51,7 +51,7 @@ def rows_of_all(
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     trainer = _trainer(devices)
-    loader = loader_of(network, examples, batch_size, workers, devices)
+    loader = loader_of(network, list(examples), batch_size, workers, devices)
     predictor = _Predictor(replace(network, precision=precision_for(network.backbone, device_of(trainer.strategy.root_device.type))))
     trainer.predict(predictor, loader, return_predictions=False)
     gathered: list[list[PredictionRow]] = [[]] * trainer.world_size
