@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import warm
-from composed_configs import NEEDED, error_text
+from composed_configs import NEEDED, composed, error_text
 from hydra.errors import ConfigCompositionException, InstantiationException
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError
@@ -16,6 +16,7 @@ from ftlit.recipes.config import hydra_internals
 from ftlit.recipes.config.error_messages import as_user_error
 from ftlit.recipes.config.hydra_internals import fresh_hydra
 from ftlit.recipes.config.option_names import lacks_argument
+from ftlit.recipes.config.validate import bind
 
 
 @pytest.fixture(autouse=True)
@@ -31,15 +32,40 @@ def test_a_missing_required_value_is_an_error_that_names_it(group, name, monkeyp
     assert error_text(monkeypatch, f"{group}={name}") == f"{required} has no value: give {required}=..."
 
 
+@pytest.mark.parametrize("chosen", ["data=colours", "the chosen data"])  # the second: of a config file, or of Python
 @pytest.mark.parametrize(("name", "value"), [("per_class", "null"), ("augment", "none"), ("seed", "${seed}")])
-def test_a_custom_option_without_a_value_that_built_in_ones_share_says_how_to_take_it(name, value):
-    line = str(lacks_argument("data", "data=colours", name, ["images"]))
+def test_a_custom_option_without_a_value_that_built_in_ones_share_says_how_to_take_it(chosen, name, value):
+    line = str(lacks_argument("data", chosen, "my_data.colours", name, ["images"]))
     assert line.startswith(
-        f"data=colours has no argument '{name}' (it takes images): add this argument to its function, and the line `{name}: {value}` to"
+        f"{chosen} has no argument '{name}' (it takes images): add this argument to its function, and the line `{name}: {value}` to"
     )
-    assert lacks_argument("data", "data=colours", "image", ["images"]) is None
-    assert lacks_argument("data", "data=unlabelled", name, ["root"]) is None
-    assert lacks_argument("head", "head=mine", "hidden", ["width"]) is None
+    assert lacks_argument("data", chosen, "my_data.colours", "image", ["images"]) is None
+    assert lacks_argument("data", chosen, "ftlit.lit.datamodules.image_sources.unlabelled_data", name, ["root"]) is None
+    assert lacks_argument("data", chosen, None, name, ["root"]) is None
+    assert lacks_argument("head", "head=mine", "my_heads.Wide", "hidden", ["width"]) is None
+
+
+def own_backbone(width=1): ...
+
+
+def test_a_shared_value_of_a_custom_part_that_the_command_line_does_not_name_says_how_to_take_it(tmp_path, monkeypatch):
+    (tmp_path / "experiment").mkdir()
+    part = f"{{_target_: {__name__}.own_backbone, width: 2}}"
+    (tmp_path / "backbone").mkdir()
+    (tmp_path / "backbone" / "mine.yaml").write_text(part)
+    (tmp_path / "experiment" / "wide.yaml").write_text("# @package _global_\ndefaults: [{override /backbone: mine}]\n")
+    search = f"hydra.searchpath=[file://{tmp_path}]"
+    message = error_text(monkeypatch, search, "experiment=wide", "backbone.cut=a")
+    assert message.startswith(
+        "the chosen backbone has no argument 'cut' (it takes width): add this argument to its function, and the line `cut:"
+    )
+
+
+def test_a_shared_value_of_a_custom_part_in_a_config_of_the_users_own_says_how_to_take_it():
+    cfg = composed()
+    cfg.backbone = OmegaConf.create(f"{{_target_: {__name__}.own_backbone, cut: a}}")
+    with pytest.raises(UserError, match=r"^the chosen backbone has no argument 'cut' \(it takes width\): add this argument"):
+        bind(cfg)
 
 
 def test_values_to_search_over_are_given_without_the_place_in_hydras_config(monkeypatch):

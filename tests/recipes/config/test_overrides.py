@@ -4,7 +4,9 @@ from contextlib import nullcontext
 
 import pytest
 from hydra import compose
+from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from ftlit.errors import UserError
@@ -36,6 +38,26 @@ def test_the_plan_lists_replaced_options_and_the_values_that_are_lost(overrides,
         cfg = compose("train", overrides, return_hydra_config=True)
         with use_hydra_config(cfg):
             assert replaced(cfg) == lines
+
+
+def test_a_lost_value_within_another_one_is_listed_by_its_full_name(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "small.yaml").write_text("""# @package _global_
+defaults: [{override /backbone: small}, {override /lr_scheduler: cosine}]
+backbone: {cut: layer3}
+""")
+    (tmp_path / "backbone").mkdir()
+    (tmp_path / "backbone" / "small.yaml").write_text("{_target_: ftlit.load_backbone, name: resnet18, input_spec: {size: 64}}")
+    overrides = ["experiment=small", "backbone=resnet34", "lr_scheduler=constant"]
+    with initialize_hydra():
+        loader = GlobalHydra.instance().config_loader()
+        loader.get_search_path().prepend("test", f"file://{tmp_path}")  # as --config-dir does
+        loader.repository = ConfigRepository(loader.get_search_path())
+        cfg = compose("train", overrides, return_hydra_config=True)
+        with use_hydra_config(cfg):
+            replaced_backbone, replaced_scheduler = sorted(line for line in replaced(cfg) if "experiment=small" in line)
+    assert replaced_backbone.endswith("no longer apply (backbone.name=resnet18, backbone.input_spec.size=64)")  # the cut does
+    assert replaced_scheduler == "lr_scheduler=constant replaces lr_scheduler=cosine of experiment=small"
 
 
 @pytest.mark.parametrize(

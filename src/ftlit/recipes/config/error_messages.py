@@ -183,12 +183,14 @@ def _wrong_override(chain: list[BaseException]) -> UserError:
     parent, _, leaf = name.rpartition(".")
     if parent.partition(".")[0] == "hydra":
         return UserError(f"no option {name!r}: to list Hydra's own options, add --cfg hydra")
-    known = [*_names(without=name), *overlay_groups()]
+    composed = _composed(without=name)
+    known = [*_keys(composed), *overlay_groups()]
     if not parent and (deeper := [other for other in known if other.endswith(f".{name}")]):  # `lr=1e-3`
         return UserError(f"no option {name!r}: did you mean {' or '.join(deeper[:3])}?")
     siblings = [other for other in known if other.rpartition(".")[0] == parent]
     leaves = [other.rpartition(".")[2] for other in siblings]
-    if leaf not in leaves and (lacking := lacks_argument(parent, _chosen(parent), leaf, leaves)):
+    target = OmegaConf.select(composed, f"{parent}._target_")
+    if leaf not in leaves and (lacking := lacks_argument(parent, _chosen(parent), target, leaf, leaves)):
         return lacking
     if get_close_matches(leaf, leaves) or not parent:
         return unknown("option", name, siblings)
@@ -219,8 +221,8 @@ def _chosen(group: str) -> str:
     return f"{group}={choice}" if choice else f"the chosen {group}"
 
 
-def _names(without: str) -> list[str]:
-    """Every name of the config that is composed from the groups that were given, without the values that were given.
+def _composed(without: str) -> DictConfig:
+    """The config that is composed from the groups that were given, without the values that were given.
 
     Args:
         without: the rejected name; its word is left out.
@@ -228,13 +230,14 @@ def _names(without: str) -> list[str]:
     with hydra_internals.fresh_hydra():
         for overrides in ([word for word in sys.argv[1:] if re.fullmatch(r"[a-z_]+=\w+", word) and word.partition("=")[0] != without], []):
             try:
-                return list(_keys(compose("train", overrides=[*overrides, *search_overrides()])))
+                return compose("train", overrides=[*overrides, *search_overrides()])
             except HydraException:
                 continue  # another group is wrong too: the defaults then
-    return []
+    return OmegaConf.create({})
 
 
 def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Every name of a config."""
     for key in (key for key in map(str, node) if not key.startswith("_")):
         yield f"{prefix}{key}"
         if not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key):

@@ -14,7 +14,7 @@ from ftlit.recipes.config.hydra_internals import added_names, choices, hydra_con
 from ftlit.recipes.config.synonyms import synonym
 from ftlit.renamed import OPTIONS
 
-# config group -> a file whose values all its built-in options share, and the section on custom options
+# config group -> a file with the values that most of its built-in options have, and the section on custom options
 SHARED = {"backbone": ("_zoo.yaml", "backbone"), "data": ("data/digits.yaml", "data-source")}
 
 
@@ -48,14 +48,22 @@ def overlay_groups() -> list[str]:
     return [str(name) for entry in groups if isinstance(entry, DictConfig) for name in entry if not str(name).startswith("override ")]
 
 
-def lacks_argument(group: str, chosen: str, leaf: str, takes: Iterable[str]) -> UserError | None:
-    """The error for a value that the built-in options of a group share and a custom one does not have; `None` for another name.
+def lacks_argument(group: str, chosen: str, target: str | None, leaf: str, takes: Iterable[str]) -> UserError | None:
+    """The error for a value that most built-in options of a group have and a custom one does not; `None` for another name or option.
 
-    >>> print(lacks_argument("backbone", "backbone=mine", "cut", ["width"]))  # doctest: +ELLIPSIS
+    Args:
+        group: the config group.
+        chosen: its option, in words.
+        target: import path of the option's function, `None` where it is not known.
+        leaf: name of the value in the group.
+        takes: names that the option has.
+
+    >>> print(lacks_argument("backbone", "backbone=mine", "my_nets.build", "cut", ["width"]))  # doctest: +ELLIPSIS
     backbone=mine has no argument 'cut' (it takes width): add this argument to its function, and ...
     """
-    own = chosen.startswith(group) and "=ftlit." not in chosen and not _conf_path(f"{group}/{chosen.rpartition('=')[2]}.yaml").is_file()
-    if group not in SHARED or not own or leaf.startswith("_") or leaf not in (shared := _conf_file(SHARED[group][0])):
+    if group not in SHARED or target is None or target.startswith("ftlit."):
+        return None
+    if leaf.startswith("_") or leaf not in (shared := _conf_file(SHARED[group][0])):
         return None
     written: Any = OmegaConf.to_container(shared)[leaf]  # type: ignore[index, call-overload]
     value = "null" if written is None or isinstance(written, dict | list) else written

@@ -3,7 +3,7 @@
 import re
 import sys
 from argparse import ArgumentParser
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -175,7 +175,7 @@ def replaced(cfg: DictConfig) -> list[str]:
     for group, (overlay, option, values) in wanted.items():
         choice = choices().get(group)
         if group in given and choice and choice != option:
-            names = [name for name in values if f"{group}.{name}" not in given and cfg[group].get(name) != values[name]]
+            names = [name for name in values if f"{group}.{name}" not in given and OmegaConf.select(cfg[group], name) != values[name]]
             lost = ", ".join(f"{group}.{name}={values[name]}" for name in names)
             line = f"{group}={choice} replaces {group}={option} of {overlay}"
             lines.append(f"{line}, whose values no longer apply ({lost})" if lost else line)
@@ -191,14 +191,21 @@ def _wanted(overlay: str) -> Iterator[tuple[str, tuple[str, str, dict[str, Any]]
         yield from _wanted(_path_of(parent, overlay))
     for group, option in file.overrides.items():
         chosen = read_config_file(f"{group}/{option}")
-        values = {**(chosen.values if chosen else {}), **file.values.get(group, {})}
-        known = {name: value for name, value in values.items() if not name.startswith("_") and _is_plain(value)}
+        known = {**_settings(chosen.values if chosen else {}), **_settings(file.values.get(group, {}))}
         yield group, (overlay.replace("/", "="), option, known)
 
 
-def _is_plain(value: object) -> bool:
-    """Whether a user reads a value as a setting: not a part of the option, such as the curve of a scheduler, nor a reference."""
-    return value is not None and not isinstance(value, dict) and "${" not in str(value)
+def _settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values that a user reads as settings, by their full names: not a part of the option, such as the curve of a scheduler, nor a
+    reference.
+    """
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found |= {} if "_target_" in value else _settings(value, f"{prefix}{name}.")
+        elif value is not None and not name.startswith("_") and "${" not in str(value):
+            found[f"{prefix}{name}"] = value
+    return found
 
 
 def _path_of(parent: str, overlay: str) -> str:

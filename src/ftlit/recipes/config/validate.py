@@ -73,7 +73,9 @@ def bind(cfg: DictConfig) -> None:
                     continue
                 full_name = f"{name}.{key}"
                 known = _left_over(name, key) or renamed_option(full_name) or synonym(full_name, written[key])
-                raise known or _refused(name, key, written[key], [p for p in signature.parameters if p not in PASSED.get(name, ())])
+                raise known or _refused(
+                    name, node["_target_"], key, written[key], [p for p in signature.parameters if p not in PASSED.get(name, ())]
+                )
             if OmegaConf.is_missing(node, key):
                 raise UserError(f"{name}.{key} has no value: give {name}.{key}=...")
             hint = _hints(target).get(key)
@@ -91,11 +93,11 @@ def _left_over(name: str, key: str) -> UserError | None:
     return UserError(f"{target[-1].lstrip('+')} does not take {key!r}, which {chosen} sets: add '~{name}.{key}' to remove this setting")
 
 
-def _refused(name: str, key: str, value: object, takes: Sequence[str]) -> UserError:
+def _refused(name: str, target: str, key: str, value: object, takes: Sequence[str]) -> UserError:
     """The error for a value that the target of a node does not take, with the overlay that sets it."""
     option = choices().get(name) if hydra_config() is not None else None
     chosen = chosen_part(name, option) if option else f"the chosen {name}"
-    error = lacks_argument(name, chosen, key, takes) or unknown("option", f"{name}.{key}", [f"{name}.{p}" for p in takes])
+    error = lacks_argument(name, chosen, target, key, takes) or unknown("option", f"{name}.{key}", [f"{name}.{p}" for p in takes])
     overlay = overlay_of(f"{name}.{key}")
     return UserError(f"{overlay} sets {name}.{key}={value}, but {error}") if overlay else error
 
