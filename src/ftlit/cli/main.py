@@ -104,9 +104,7 @@ def predict(arguments: list[str]) -> None:
         ftlit.inference.dense_map.predict_dense(given.run, given.paths, **options)
         return
     if given.label is not None or given.size is not None or given.out != ".":
-        parser.error(
-            "--label, --size and --out need --dense (to write the predictions to a file, end the command with > predictions.csv)"
-        )
+        parser.error("--label, --size and --out need --dense (to write the predictions to a file, end the command with > predictions.csv)")
     how = ftlit.inference.predict.PredictOptions(given.format, given.top, given.batch_size, given.workers, given.trust, given.column)
     if ftlit.inference.predict.predict(given.run, given.paths, how, _rows_by(given.devices)):
         sys.exit(1)

@@ -195,7 +195,10 @@ def _pooler(rows: Sequence[LayerRow]) -> Iterable[str]:
     """Warn of a frozen pooler: it was trained for the pretraining task, such as next sentences, or not at all."""
     for row in rows:
         if row.layer.rpartition(".")[2] == "pooler" and row.size and row.first is None:
-            yield f"{row.layer} is frozen in every stage; the mean of the tokens below this layer is usually better: give backbone.cut=-2"
+            yield (
+                f"{row.layer} is frozen in every stage, so it cannot adapt to the data; the mean of the tokens that go into it usually "
+                "gives better features: give backbone.cut=-2"
+            )
 
 
 def _inputs(module: nn.Module) -> Iterable[str]:

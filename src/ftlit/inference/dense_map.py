@@ -9,7 +9,7 @@ from ftlit.errors import UserError, unknown
 from ftlit.files import write_figure
 from ftlit.formatting import printable
 from ftlit.inference.network import Network, load
-from ftlit.inference.predict import Examples
+from ftlit.inference.predict import NamedInputs
 
 
 def predict_dense(run: str, paths: Sequence[str], *, label: str | None, size: int | None, out: str, trust: bool) -> None:
@@ -29,7 +29,7 @@ def predict_dense(run: str, paths: Sequence[str], *, label: str | None, size: in
     network = load(run, trust=trust)
     if label is not None and label not in network.class_names:
         raise unknown("class", label, network.class_names)
-    images = [path for _, path in Examples(paths)]
+    images = [path for _, path in NamedInputs(paths)]
     folder = Path(out).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     targets = [folder / f"{Path(path).stem}_dense.png" for path in images]

@@ -71,7 +71,7 @@ def predict(run: str, paths: Sequence[str], options: PredictOptions, rows: Calla
         UserError: a run that cannot be loaded, a path that does not exist.
     """
     network = load(run, trust=options.trust)
-    examples = Examples(paths, texts=isinstance(network.backbone.input_spec, TextSpec), column=options.column)
+    examples = NamedInputs(paths, texts=isinstance(network.backbone.input_spec, TextSpec), column=options.column)
     found = rows(network, examples, options.batch_size, options.workers)
     if found is None:
         return 0
@@ -85,7 +85,7 @@ def predict(run: str, paths: Sequence[str], options: PredictOptions, rows: Calla
     return failed
 
 
-class Examples(Collection[NamedInput]):
+class NamedInputs(Collection[NamedInput]):
     """The images or texts of paths, in order; those of a folder by name, recursively; those of a csv file by a column.
 
     Args:

@@ -121,8 +121,8 @@ def describe(rate: float, suggestion: Suggestion, run: finetune.Run, folder: Pat
     probe_head = run.probe_head is not None
     if probe_head:
         other, more = (
-            "this is a tenth of the learning rate at which the loss is twice its minimum",
-            "the loss is lower even at the highest learning rate",
+            "this is a tenth of the learning rate at which the loss, past its minimum, has risen to twice that",
+            "the loss has not risen that far at the highest learning rate",
         )
     else:
         other, more = (

@@ -81,7 +81,7 @@ def test_a_class_has_the_name_of_a_split_within_a_split(tmp_path):
     [
         (
             ("mon/fox", "mon/hare", "tue/fox", "tue/hare"),
-            "If the subfolders are the classes, give data.layout=group/class. If the folders are the classes, give data.layout=class, or",
+            "If the subfolders are, give data.layout=group/class. If the folders are, give data.layout=class, or data.layout=class/group",
         ),
         (("mon/fox", "mon/hare", "tue/fox", "wed/hare"), "have the same subfolders"),
         (("2024/mon/fox", "2024/mon/hare", "2025/mon/fox", "2025/tue/hare"), "data.layout=group/group/class"),

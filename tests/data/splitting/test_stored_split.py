@@ -48,7 +48,7 @@ def test_a_group_whose_images_the_run_had_in_several_splits_goes_to_train(tmp_pa
     assert before["test"][0] in values(collection)["train"]
     assert any(
         "39 of 40 examples are in the same split as in the run" in note
-        and "; 1 are in another split, because their group is in train" in note
+        and "; 1 are no longer in the split of that run, because their group is in train" in note
         for note in collection.notes
     )
 

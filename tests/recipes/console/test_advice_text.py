@@ -51,4 +51,7 @@ def test_a_lower_layer_that_is_more_accurate_and_not_taken_is_named_with_the_rea
 
 def test_the_text_names_a_scenario_without_a_given_setting():
     text = describe(Reason(SizeReason.ONE_PER_CLASS, misfit="small_similar"), "images")
-    assert "small_similar does not accept all given settings: scenario=large_similar is used instead." in text
+    assert (
+        "small_similar would be the choice, but it does not accept one of the given settings: scenario=large_similar is used instead."
+        in text
+    )

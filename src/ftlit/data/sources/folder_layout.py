@@ -147,11 +147,10 @@ def _check_classes(folder: Folder, above: Layout) -> None:
     upper = shorten((shown(inner.name) for inner in folder.filled), most=5)
     lower = (*above, *["group"] * (_depth(folder) - 1), "class")
     raise UserError(
-        f"most folders of {shown(folder.path)} ({upper}) have the same subfolders ({shorten(shared, most=5)}). "
-        f"If the subfolders are the classes, give data.layout={'/'.join(lower)}. "
-        f"If the folders are the classes, give data.layout={'/'.join((*above, 'class'))}, or "
-        f"data.layout={'/'.join((*above, 'class', 'group'))} to keep each subfolder in one split. "
-        "If the folders are splits, name them train, val and test"
+        f"most folders of {shown(folder.path)} ({upper}) have the same subfolders ({shorten(shared, most=5)}), so it is "
+        f"not clear which are the classes. If the subfolders are, give data.layout={'/'.join(lower)}. If the folders are, give "
+        f"data.layout={'/'.join((*above, 'class'))}, or data.layout={'/'.join((*above, 'class', 'group'))} where the images of a subfolder "
+        "belong together (one patient, one video) and must stay in one split. If the folders are splits, name them train, val and test"
     )
 
 

@@ -61,7 +61,10 @@ class StoredSplit:
         kept, moved = (sum(old is not None and (old == new) is same for new, old in splits) for same in (True, False))
         gone = len(self.split_of.keys() - set(hashes))
         rest = (
-            f"; {moved:,} are in another split, because their group is in train or the data now come with their old split" if moved else ""
+            f"; {moved:,} are no longer in the split of that run, because their group is in train, or because the data now come with "
+            "a split of that name"
+            if moved
+            else ""
         )
         rest += f"; not found in the data: {count(gone, 'example')} of that run" if gone else ""
         new = len(splits) - kept - moved

@@ -91,7 +91,7 @@ class MetricsFile(CSVLogger):
         add_rows(found, kept)
         if len(kept) < count:
             damage = f"was cut off: only {len(kept)} of {count} rows left" if kept else f"is missing or empty: rows lost: {count}"
-            warnings.warn(f"{self.path} {damage}; new rows are added to it", stacklevel=2)
+            warnings.warn(f"{self.path} {damage}; the rows that are left stay, and new rows follow them", stacklevel=2)
         elif digest not in (None, found.hexdigest()):
             warnings.warn(f"{self.path} was changed: the first {count} rows differ from the rows that the run wrote", stacklevel=2)
         waiting_rows(writer)[:0] = kept

@@ -190,7 +190,8 @@ def _warn_about(name: str, errors: Sequence[tuple[float, float]]) -> None:
     _, last = errors[-1]
     if not last < 1:
         print(
-            f"layer {name!r} reconstructs its inputs no better than their mean does: change pretrain.epochs or pretrain.optimizer.lr",
+            f"layer {name!r} has not learned: its reconstruction error is no lower than that of always giving the mean input; "
+            "give more pretrain.epochs, or another pretrain.optimizer.lr",
             flush=True,
         )
 

@@ -10,7 +10,10 @@ def describe(reason: Reason, noun: str) -> str:
     if reason.cut and reason.numbers:
         sentences.append(_cut(reason.cut, reason.numbers, noun))
     if reason.misfit:
-        sentences.append(f"scenario={reason.misfit} does not accept all given settings: scenario=large_similar is used instead")
+        sentences.append(
+            f"scenario={reason.misfit} would be the choice, but it does not accept one of the given settings: "
+            "scenario=large_similar is used instead"
+        )
     return " ".join(f"{sentence}." for sentence in sentences)
 
 
