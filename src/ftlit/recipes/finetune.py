@@ -17,7 +17,6 @@ from ftlit.finetuning.losses import LOSSES
 from ftlit.finetuning.plan import Plan, examine
 from ftlit.finetuning.schedule import Schedule, trains_head_alone, without_warm_up
 from ftlit.inference.record import part_of, record_of
-from ftlit.lit.callbacks.best_checkpoint import BestCheckpoint
 from ftlit.lit.callbacks.exact_resume import LastCheckpoint
 from ftlit.lit.callbacks.finite_loss import check_results
 from ftlit.lit.callbacks.probe_head import FitProbeHead, check_probe_head
@@ -47,7 +46,7 @@ from ftlit.recipes.run.loggers import begin_loggers, build_loggers
 from ftlit.recipes.run.parts import build_schedule, check_reached, load_parts
 from ftlit.recipes.run.resume import alone_in, checkpoint_of
 from ftlit.recipes.run.time_estimates import estimate_run
-from ftlit.recipes.run.trainer import build_trainer, lost_processes
+from ftlit.recipes.run.trainer import build_trainer, describe_fit, lost_processes
 from ftlit.recipes.run.training_steps import check_validation_interval, steps_per_epoch, training_steps
 from ftlit.run_folder import write_result
 
@@ -136,7 +135,7 @@ def fit(cfg: DictConfig, run: Run) -> float:
         check_results(results)
         if first:
             write_result(cfg.paths.run, results)
-            print_results(cfg, results, _notes(run, seconds), *_judged(run))
+            print_results(cfg, results, describe_fit(run.trainer, seconds, trains=run.trains), *_judged(run))
             if run.recorder and run.recorder.tested:
                 artifacts.write_run_report(cfg, run.data, run.recorder.tested, run.recorder.features)
     return results["val/accuracy"]
@@ -219,12 +218,6 @@ def _judged(run: Run) -> tuple[dict[str, int], dict[str, str]]:
     images = {split: sum(counts.values()) for split, counts in run.data.counts.items()} if shares else {}
     refitted = run.probe_head is not None and not run.trains and run.probe_head.refitted is not None
     return images, {"val": "train", "test": "train + val" if refitted else "train"}
-
-
-def _notes(run: Run, seconds: float) -> list[str]:
-    """What was done, how long it took, and the epoch of the results."""
-    best = find_callback(run.trainer, BestCheckpoint) if run.trains else None
-    return [f"{'trained' if run.trains else 'fitted'} in {seconds:.1f} s", *([best.describe()] if best else [])]
 
 
 def _build_module(

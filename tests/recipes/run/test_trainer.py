@@ -2,10 +2,10 @@
 
 import lightning.pytorch as pl
 import pytest
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.callbacks import EarlyStopping, Timer
 from omegaconf import OmegaConf
 
-from ftlit.recipes.run.trainer import _why_lost, build_trainer
+from ftlit.recipes.run.trainer import _why_lost, build_trainer, describe_fit
 
 CFG = OmegaConf.create({"rank_timeout": 0.5})
 
@@ -35,3 +35,13 @@ def test_the_longest_time_may_be_given_in_units():
     trainer = build_trainer(OmegaConf.create({"rank_timeout": 1, "trainer": node}))
     (timer,) = (callback for callback in trainer.callbacks if isinstance(callback, Timer))
     assert timer.time_remaining() == 7260
+
+
+def test_the_line_of_a_run_says_why_it_ended_early():
+    quiet = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    stopping = EarlyStopping("val/loss")
+    trainer = pl.Trainer(callbacks=[stopping], **quiet)
+    assert describe_fit(trainer, 2.04, trains=True) == ["trained in 2.0 s"]
+    stopping.stopped_epoch = 7
+    assert describe_fit(trainer, 2, trains=True) == ["trained in 2.0 s", "stopped early after epoch 7, because val/loss stalled"]
+    assert describe_fit(trainer, 2, trains=False) == ["fitted in 2.0 s"]

@@ -10,13 +10,15 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch.callbacks import EarlyStopping
 from omegaconf import DictConfig
 
 from ftlit.errors import UserError
+from ftlit.lit.callbacks.best_checkpoint import BestCheckpoint
 from ftlit.lit.module_internals import announce_dead_processes
 from ftlit.lit.rank_store import LostProcess, meet_before_setup
 from ftlit.lit.stop_signals import STOP_SIGNALS
-from ftlit.lit.trainer_internals import leave_signals, limit_waiting, resume_only_from_given
+from ftlit.lit.trainer_internals import callbacks_of, find_callback, leave_signals, limit_waiting, resume_only_from_given
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.run.interruption import print_lost_process
 from ftlit.recipes.run.launched import SRUN, launched
@@ -89,3 +91,13 @@ def lost_processes(cfg: DictConfig, trainer: pl.Trainer) -> Iterator[None]:
             raise
         print_lost_process(cfg, reason)
         sys.exit(1)
+
+
+def describe_fit(trainer: pl.Trainer, seconds: float, *, trains: bool) -> list[str]:
+    """How long a fit took; of training also why it ended early, and the epoch of the results."""
+    if not trains:
+        return [f"fitted in {seconds:.1f} s"]
+    best = find_callback(trainer, BestCheckpoint)
+    stopped = [callback for callback in callbacks_of(trainer) if isinstance(callback, EarlyStopping) and callback.stopped_epoch]
+    early = [f"stopped early after epoch {callback.stopped_epoch}, because {callback.monitor} stalled" for callback in stopped]
+    return [f"trained in {seconds:.1f} s", *early, *([best.describe()] if best else [])]
