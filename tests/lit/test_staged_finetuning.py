@@ -2,6 +2,7 @@
 
 import lightning.pytorch as pl
 import pytest
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from staged_net import Net, fit, moved
 
 from ftlit import Rates, Schedule, Stage, UserError
@@ -37,6 +38,12 @@ def test_a_last_stage_by_epoch_after_the_last_step_is_an_error_before_training()
     with pytest.raises(UserError, match=r"the last stage .* would never begin, because max_steps=12 \(4 steps per epoch\)"):
         fit(5, max_steps=12)
     fit(5, max_steps=13)
+
+
+def test_a_last_stage_that_the_run_reaches_because_batches_are_accumulated_is_not_refused():
+    accumulation = GradientAccumulationScheduler({0: 4, 2: 1})  # 1 step in each of the first two epochs
+    _, shots = fit(4, schedule=Schedule([Stage(["head"]), Stage(["*"], epoch=2)]), callbacks=[accumulation], max_steps=4)
+    assert shots.stages == [0, 0, 1]
 
 
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "training_step"])

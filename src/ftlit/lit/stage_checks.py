@@ -8,7 +8,7 @@ from math import inf
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
@@ -18,7 +18,7 @@ from ftlit.finetuning.freeze import batchnorm_choices, trained
 from ftlit.finetuning.param_groups import EVERYTHING, floors_lose_ratios, lost_ratios
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage, Until
-from ftlit.lit.trainer_internals import is_trial_run, steps_per_epoch
+from ftlit.lit.trainer_internals import find_callback, is_trial_run, steps_per_epoch
 from ftlit.models.backbone import Backbone
 
 STATISTICS_OF_RANDOM_ORIGIN = (
@@ -61,7 +61,7 @@ def check_optimizers(module: nn.Module, schedule: Schedule, optimizers: Sequence
 
 
 def check_length(schedule: Schedule, trainer: Trainer, module: LightningModule) -> None:
-    """Check that training reaches every stage, in their order, once the number of steps in an epoch is known.
+    """Check that training reaches every stage, in their order, as far as the number of steps in an epoch is known.
 
     Raises:
         UserError: a stage that would never begin, or a stage by steps without automatic optimization.
@@ -71,7 +71,13 @@ def check_length(schedule: Schedule, trainer: Trainer, module: LightningModule) 
         raise UserError("a stage that begins at a step needs automatic optimization: give an epoch instead of a step")
     ends_by_step = trainer.max_steps >= 0 and not is_trial_run(trainer) and trainer.num_training_batches < inf
     if by_step or (ends_by_step and module.automatic_optimization):
-        schedule.check_reached(trainer.max_epochs, trainer.max_steps, steps_per_epoch(trainer))
+        per_epoch = None if accumulation_varies(trainer) else steps_per_epoch(trainer)
+        schedule.check_reached(trainer.max_epochs, trainer.max_steps, per_epoch)
+
+
+def accumulation_varies(trainer: Trainer) -> bool:
+    """Whether a callback sets the accumulation of each epoch when it begins, so that the steps of an epoch are not known before."""
+    return find_callback(trainer, GradientAccumulationScheduler) is not None
 
 
 def check_rates(trainer: Trainer) -> None:

@@ -87,9 +87,13 @@ def steps_per_epoch(trainer: Trainer) -> int:
     """Optimizer steps in an epoch. Raises `UserError` where the training loader has no length and no limit."""
     if trainer.num_training_batches == inf:
         trainer.fit_loop.setup_data()  # with max_steps alone nothing has asked for the loader yet
-    batches = trainer.num_training_batches
-    if batches == inf:
+    if (batches := trainer.num_training_batches) == inf:
         raise UserError("the training loader has no length: set trainer.limit_train_batches to a whole number of batches")
+    return steps_of(trainer, batches)
+
+
+def steps_of(trainer: Trainer, batches: float) -> int:
+    """Optimizer steps of an epoch with this many batches; at least 1, to divide by, also where no batch is left."""
     return max(1, ceil(batches / trainer.accumulate_grad_batches))
 
 

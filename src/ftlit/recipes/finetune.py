@@ -47,7 +47,7 @@ from ftlit.recipes.run.parts import build_schedule, check_reached, load_parts
 from ftlit.recipes.run.resume import alone_in, checkpoint_of
 from ftlit.recipes.run.time_estimates import estimate_run
 from ftlit.recipes.run.trainer import build_trainer, describe_fit, lost_processes
-from ftlit.recipes.run.training_steps import check_validation_interval, steps_per_epoch, training_steps
+from ftlit.recipes.run.training_steps import check_batches, steps_per_epoch, training_steps
 from ftlit.run_folder import write_result
 
 
@@ -108,10 +108,10 @@ def build(cfg: DictConfig) -> Run:
     if probe_head:
         check_probe_head(trainer, data)
     check_reached(cfg, schedule, trainer, data)
-    if not probe_head or probe_head.trains:
-        check_validation_interval(trainer, data)
-    if probe_head and not probe_head.trains:
+    if only_fits:
         resume_from = None  # the head is fitted again, and its rows of metrics are written again
+    else:
+        check_batches(trainer, data)
     return Run(model, data, schedule, trainer, resume_from, probe_head, recorder)
 
 

@@ -68,6 +68,7 @@ def hydra():
             "+trainer.val_check_interval=5000",
             " batches; give a number from 1 to 34, a share of an epoch such as 0.5, or trainer.check_val_every_n_epoch=null",
         ),
+        ("trainer.limit_train_batches=0.001", "trainer.limit_train_batches=0.001 leaves less than one batch of an epoch: give a number of"),
         ("backbone.input_spec.size=32.0", "backbone.input_spec.size=32.0: give a whole number from 1 to 4096"),
     ],
 )

@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 from composed_configs import composed, error_text
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from PIL import Image
 
 from ftlit.recipes.config.hydra_internals import fresh_hydra
 from ftlit.recipes.run.parts import load_parts
+from ftlit.recipes.run.training_steps import steps_per_epoch
 
 
 @pytest.mark.parametrize(("channels", "side", "noted"), [(3, 80, True), (1, 80, False), (3, 40, False)])
@@ -26,3 +29,10 @@ def test_a_stage_by_epoch_after_the_last_step_is_an_error_that_names_the_options
         words = ("scenario=large_similar", "head=linear", "data.per_class=20", "schedule.epoch=4", "+trainer.max_steps=20")
         message = error_text(monkeypatch, *words)
     assert "would never begin, because max_steps=20 (7 steps per epoch)" in message and message.endswith("(schedule.epoch)")
+
+
+def test_the_steps_of_an_epoch_are_not_known_where_a_callback_sets_the_accumulation(tmp_path):
+    with fresh_hydra():
+        data = load_parts(composed("data.per_class=20", f"paths.cache={tmp_path}")).data
+    assert steps_per_epoch(Trainer(accelerator="cpu"), data) == 7
+    assert steps_per_epoch(Trainer(accelerator="cpu", callbacks=[GradientAccumulationScheduler({0: 4, 2: 1})]), data) is None

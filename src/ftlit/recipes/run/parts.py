@@ -94,7 +94,7 @@ def build_schedule(cfg: DictConfig, backbone: Backbone) -> Schedule:
 def check_reached(cfg: DictConfig, schedule: Schedule, trainer: pl.Trainer, data: Any) -> None:
     """Refuse a stage that begins after the end of training, and name the settings of the schedule."""
     try:
-        schedule.check_reached(trainer.max_epochs, trainer.max_steps, steps_per_epoch(trainer, data) or None)
+        schedule.check_reached(trainer.max_epochs, trainer.max_steps, steps_per_epoch(trainer, data))
     except UserError as error:
         names = ", ".join(f"schedule.{name}" for name in ("epoch", "every", "stages") if name in cfg.schedule)
         raise UserError(f"{error} ({names})" if names else str(error)) from None

@@ -6,13 +6,15 @@ import lightning.pytorch as pl
 
 from ftlit.data.samplers import TrainOrder
 from ftlit.errors import UserError
+from ftlit.lit.stage_checks import accumulation_varies
+from ftlit.lit.trainer_internals import steps_of
 from ftlit.recipes.run.artifacts import images_of
 
 
 def steps_per_epoch(trainer: pl.Trainer, data: Any) -> int | None:
-    """Optimizer steps of an epoch; `None` for data of another kind than ours."""
+    """Optimizer steps of an epoch; `None` for data of another kind than ours, or where epochs differ in them."""
     batches = _batches_per_epoch(trainer, data)
-    return None if batches is None else -(-batches // trainer.accumulate_grad_batches)
+    return None if batches is None or accumulation_varies(trainer) else steps_of(trainer, batches)
 
 
 def training_steps(trainer: pl.Trainer, data: Any) -> int | None:
@@ -25,10 +27,21 @@ def training_steps(trainer: pl.Trainer, data: Any) -> int | None:
     return min(ends, default=None)
 
 
-def check_validation_interval(trainer: pl.Trainer, data: Any) -> None:
-    """Raise `UserError` for a `val_check_interval` after which no epoch has a validation: Lightning finds it only when training begins."""
-    batches, interval = _batches_per_epoch(trainer, data), trainer.val_check_interval
-    if batches is None or trainer.check_val_every_n_epoch is None:
+def check_batches(trainer: pl.Trainer, data: Any) -> None:
+    """Check what Lightning finds only when training begins.
+
+    Raises:
+        UserError: a `limit_train_batches` that leaves no batch, or a `val_check_interval` after which no epoch has a validation.
+    """
+    batches, interval, limit = _batches_per_epoch(trainer, data), trainer.val_check_interval, trainer.limit_train_batches
+    if batches is None:
+        return
+    if not batches and isinstance(limit, float) and limit:
+        raise UserError(
+            f"trainer.limit_train_batches={limit:g} leaves less than one batch of an epoch: give a number of batches, 1 or more, or a "
+            "larger share"
+        )
+    if trainer.check_val_every_n_epoch is None:
         return
     if isinstance(interval, int) and interval > batches:
         raise UserError(
