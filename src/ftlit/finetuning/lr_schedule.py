@@ -88,6 +88,11 @@ class Rates(LRScheduler):
         return self._restart
 
     @property
+    def warmup(self) -> float:
+        """The fraction of the length in which the factor first rises; 0 also where that is less than one step or epoch."""
+        return self._warmup if self._warmup_length else 0.0
+
+    @property
     def reduce_on_plateau(self) -> bool:
         """Whether a step needs the value of a metric."""
         return isinstance(self._scheduler, ReduceLROnPlateau)

@@ -118,13 +118,16 @@ class FineTuner(LightningModule):
         """A new optimizer over all parameters, frozen or not, in named groups."""
         return build_optimizer(self, self._optimizer, self._lr_scale, decay_all=self._decay_all)
 
+    def build_scheduler(self, optimizer: Optimizer, steps: int, epochs: int) -> Any:
+        """A new scheduler for training of this length; `None` without one."""
+        return None if self._lr_scheduler is None else self._lr_scheduler(optimizer, steps=steps, epochs=epochs)
+
     def configure_optimizers(self) -> Any:
         """The optimizer, built once, and its rates."""
         optimizer = self.build_optimizer()
         if self._lr_scheduler is None:
             return optimizer
-        steps, epochs = training_length(self.trainer)
-        return {"optimizer": optimizer, "lr_scheduler": self._lr_scheduler(optimizer, steps=steps, epochs=epochs).config}
+        return {"optimizer": optimizer, "lr_scheduler": self.build_scheduler(optimizer, *training_length(self.trainer)).config}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the record that builds the network again, and the state of each process's training metrics of this epoch."""

@@ -47,7 +47,7 @@ from ftlit.recipes.run.parts import build_schedule, check_reached, load_parts
 from ftlit.recipes.run.resume import alone_in, checkpoint_of
 from ftlit.recipes.run.time_estimates import estimate_run
 from ftlit.recipes.run.trainer import build_trainer, describe_fit, lost_processes
-from ftlit.recipes.run.training_steps import check_batches, steps_per_epoch, training_steps
+from ftlit.recipes.run.training_steps import check_batches, rates_of, steps_per_epoch, training_steps
 from ftlit.run_folder import write_result
 
 
@@ -196,6 +196,7 @@ def _facts(cfg: DictConfig, run: Run, plan: Plan, inputs: Sequence[StageInput]) 
         trains=run.trains,
         processes=run.trainer.world_size,
         steps_per_epoch=per_epoch,
+        rates=rates_of(run.model, run.trainer, run.data) if run.trains else None,
         seconds=None if cfg.compile else estimate_run(run.trainer, run.model.backbone, run.data, plan, spans, inputs, fits_head=fits_head),
     )
 

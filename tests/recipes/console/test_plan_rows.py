@@ -6,7 +6,9 @@ from composed_configs import composed
 from ftlit.recipes.config.hydra_internals import fresh_hydra
 from ftlit.recipes.console.plan_rows import RunFacts, plan_rows
 from ftlit.recipes.finetune import build, plan_of
+from ftlit.recipes.run.training_steps import rates_of
 
+PLATEAU = "torch.optim.lr_scheduler.ReduceLROnPlateau"
 STOPPING = ("_target_=lightning.pytorch.callbacks.EarlyStopping", "monitor=val/loss")
 
 
@@ -17,6 +19,9 @@ STOPPING = ("_target_=lightning.pytorch.callbacks.EarlyStopping", "monitor=val/l
         (["lr_scheduler=cosine_warmup"], [", warm-up over the first 0.1 of the run;"], ["stalls"]),
         (["lr_scheduler.warmup=0.2", "lr_scheduler.restart=true"], [", warm-up over the first 0.2 of each stage;"], []),
         (["lr_scheduler=plateau", "lr_scheduler.monitor=val/f1"], [", reduced when val/f1 stalls;"], ["warm-up"]),
+        (["lr_scheduler=plateau", "lr_scheduler.warmup=0.09"], [", reduced when val/loss stalls;"], ["warm-up"]),  # of 10 epochs
+        (["lr_scheduler=any", f"lr_scheduler.curve.scheduler._target_={PLATEAU}"], [", reduced when val/loss stalls;"], ["warm-up"]),
+        (["+lr_scheduler.monitor=val/f1"], [], ["stalls"]),
         (["callbacks.best.monitor=val/f1"], ["; best epoch by val/f1"], []),
         ([f"+callbacks.early_stopping.{word}" for word in STOPPING], ["; early_stopping by val/loss"], ["best epoch"]),
     ],
@@ -26,5 +31,6 @@ def test_warm_up_and_metrics_that_decide_are_in_the_plan(words, texts, absent, t
     with fresh_hydra():
         cfg = composed("scenario=large_similar", "data.per_class=3", *words, f"paths.run={tmp_path}", f"paths.cache={tmp_path}")
         run = build(cfg)
-        row = dict(plan_rows(cfg, run.model.backbone, run.data, plan_of(run), [], RunFacts("CPU")))["training"]
+        facts = RunFacts("CPU", rates=rates_of(run.model, run.trainer, run.data))
+        row = dict(plan_rows(cfg, run.model.backbone, run.data, plan_of(run), [], facts))["training"]
     assert all(text in row for text in texts) and not any(text in row for text in absent)

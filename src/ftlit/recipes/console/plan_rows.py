@@ -11,6 +11,7 @@ from rich.table import Table
 from ftlit.errors import shorten
 from ftlit.features.stage_input import StageInput
 from ftlit.finetuning.losses import weights_of_classes
+from ftlit.finetuning.lr_schedule import Rates
 from ftlit.finetuning.plan import Plan
 from ftlit.formatting import count, duration_in_words, size_in_words
 from ftlit.lit.datamodules.feature_data import FeatureData
@@ -38,6 +39,7 @@ class RunFacts:
         trains: whether there is any gradient training.
         processes: how many there are.
         steps_per_epoch: optimizer steps of an epoch, if known.
+        rates: the learning rates over time, if known.
         seconds: estimate for the whole run on this machine, if there is one.
     """
 
@@ -47,6 +49,7 @@ class RunFacts:
     trains: bool = True
     processes: int = 1
     steps_per_epoch: int | None = None
+    rates: Rates | None = None
     seconds: float | None = None
 
 
@@ -97,7 +100,7 @@ def _training_text(cfg: DictConfig, data: Any, plan: Plan, facts: RunFacts, noun
     parts = [f"{plan.optimizer}, learning rate up to {max(rates):g}" if rates else plan.optimizer]
     if plan.weight_decays:
         parts[0] += f", weight decay {plan.weight_decays[-1]:g}"
-    parts[0] += "".join(f", {part}" for part in _rates_over_time(cfg))
+    parts[0] += "".join(f", {part}" for part in _rates_over_time(facts.rates))
     batches = f"batches of {data.batch_size} {noun}"
     batches += f" in each of {facts.processes} processes" if facts.processes > 1 else ""
     accumulated = cfg.trainer.get("accumulate_grad_batches") or 1
@@ -111,12 +114,12 @@ def _training_text(cfg: DictConfig, data: Any, plan: Plan, facts: RunFacts, noun
     return "; ".join([*parts, *_monitors(cfg)])
 
 
-def _rates_over_time(cfg: DictConfig) -> Iterator[str]:
+def _rates_over_time(rates: Rates | None) -> Iterator[str]:
     """The warm-up, and the metric that the learning rate depends on."""
-    if warmup := cfg.lr_scheduler.get("warmup"):
-        yield f"warm-up over the first {warmup:.3g} of {'each stage' if cfg.lr_scheduler.get('restart') else 'the run'}"
-    if monitor := cfg.lr_scheduler.get("monitor"):
-        yield f"reduced when {monitor} stalls"
+    if rates and rates.warmup:
+        yield f"warm-up over the first {rates.warmup:.3g} of {'each stage' if rates.restarts else 'the run'}"
+    if rates and rates.reduce_on_plateau:
+        yield f"reduced when {rates.monitor} stalls"
 
 
 def _monitors(cfg: DictConfig) -> Iterator[str]:

@@ -1,11 +1,14 @@
 """The optimizer steps of a run, counted before its trainer has seen the data."""
 
+import warnings
 from typing import Any
 
 import lightning.pytorch as pl
 
 from ftlit.data.samplers import TrainOrder
 from ftlit.errors import UserError
+from ftlit.finetuning.lr_schedule import Rates
+from ftlit.lit.module import FineTuner
 from ftlit.lit.stage_checks import accumulation_varies
 from ftlit.lit.trainer_internals import steps_of
 from ftlit.recipes.run.artifacts import images_of
@@ -25,6 +28,17 @@ def training_steps(trainer: pl.Trainer, data: Any) -> int | None:
     ends = [per_epoch * epochs] if epochs is not None and epochs >= 0 else []
     ends += [trainer.max_steps] if trainer.max_steps >= 0 else []
     return min(ends, default=None)
+
+
+def rates_of(model: FineTuner, trainer: pl.Trainer, data: Any) -> Rates | None:
+    """The learning rates over time as training will have them; `None` for a scheduler of another class, or a length that is not known."""
+    steps, per_epoch = training_steps(trainer, data), steps_per_epoch(trainer, data)
+    if steps is None or per_epoch is None:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they come when training begins
+        rates = model.build_scheduler(model.build_optimizer(), steps, -(-steps // per_epoch))
+    return rates if isinstance(rates, Rates) else None
 
 
 def check_batches(trainer: pl.Trainer, data: Any) -> None:
