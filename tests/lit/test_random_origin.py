@@ -9,6 +9,7 @@ from torch import nn
 
 from ftlit import Backbone, Schedule, Stage, WeightsOrigin
 from ftlit.data.input_spec import InputSpec
+from ftlit.lit.stage_checks import STATISTICS_OF_RANDOM_ORIGIN
 
 SCHEDULE = Schedule([Stage(["head"]), Stage(["*"], epoch=1)])
 
@@ -32,7 +33,7 @@ def warned(model, schedule=SCHEDULE, **settings):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit(2, model=model, schedule=schedule, **settings)
-    return [str(one.message) for one in caught if "origin is random" in str(one.message)]
+    return [str(one.message) for one in caught if str(one.message) == STATISTICS_OF_RANDOM_ORIGIN]
 
 
 def test_statistics_that_auto_would_lose_are_reported_once():

@@ -117,7 +117,8 @@ def export(arguments: list[str]) -> None:
         search_current_folder()
     from ftlit.inference.export import export_run  # here, so that --help stays fast
 
-    print(f"exporting {given.run} (--to {given.to}), then comparing the file with the run", file=sys.stderr)  # before seconds of silence
+    if sys.stderr.isatty():  # before seconds of silence
+        print(f"exporting {given.run} (--to {given.to}), then comparing the file with the run", file=sys.stderr)
     print(*export_run(given.run, given.to, given.out, trust=given.trust), sep="\n")
 
 
