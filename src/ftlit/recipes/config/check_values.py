@@ -88,6 +88,9 @@ def _check_trainer(trainer: DictConfig) -> None:
     method = strategy.get("start_method") if isinstance(strategy, DictConfig) else strategy
     if any(part in str(method) for part in PICKLING):
         raise UserError(f"trainer.strategy={strategy} is not supported (a run cannot be pickled): give trainer.strategy=ddp")
+    for name, instead in (("logger", "logger=csv or logger=tensorboard"), ("callbacks", "+callbacks.NAME._target_=...")):
+        if trainer.get(name) is not None:
+            raise UserError(f"trainer.{name} has no effect, because the group {name} replaces it: give {instead}")
     for name in ("fast_dev_run", "barebones"):
         if trainer.get(name):
             raise UserError(f"trainer.{name} is not supported (it leaves out checkpoints and results): give debug=fast for a trial run")
