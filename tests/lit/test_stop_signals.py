@@ -44,7 +44,7 @@ def test_while_it_is_deferred_a_first_signal_is_noted_and_a_second_raises():
 
 @pytest.mark.parametrize("answers", [True, False])
 def test_ctrl_c_in_training_is_answered_at_once_by_one_process(tmp_path, monkeypatch, answers):
-    with (tmp_path / "err").open("w") as stream, owned_signals(answers=answers):
+    with (tmp_path / "err").open("w") as stream, owned_signals(answers=answers), owned_signals():
         monkeypatch.setattr(sys, "stderr", stream)
         STOP_SIGNALS.deferred = True
         send(signal.SIGINT)

@@ -1,6 +1,7 @@
 """Jobs of a sweep: exit status, interruption, resuming, and sweeps with every launcher and sweeper."""
 
 import os
+import re
 import sys
 from dataclasses import replace
 from functools import partial
@@ -69,6 +70,15 @@ def test_an_interruption_ends_the_sweep_and_a_resumed_job_adds_up_its_seconds(hy
     assert 100 <= read_job(tmp_path).seconds < 200
 
 
+def test_a_job_that_is_resumed_by_itself_is_done_in_the_table_of_its_sweep(hydra, tmp_path):
+    assert sweep_jobs.finish_alone(0.5) == 0.5 and not list(tmp_path.iterdir())  # a run without a sweep
+    with pytest.raises(SystemExit):
+        sweep_jobs.run_job(hydra, partial(sys.exit, 130))
+    sweep_jobs.finish_alone(0.5)
+    ended = read_job(tmp_path)
+    assert (ended.status, ended.reason, ended.score) == (0, "", 0.5)
+
+
 def test_a_job_stays_the_same_where_a_later_release_adds_a_setting_and_is_another_where_the_user_changes_one(hydra, tmp_path):
     sweep_jobs.run_job(hydra, lambda: 0.5)
     before = read_job(tmp_path)
@@ -134,6 +144,10 @@ def test_parallel_jobs_give_the_same_table(tmp_path):
     good, bad = jobs_in(tmp_path / "sweep")
     assert (good.status, bad.status) == (0, 2) and bad.reason.startswith("no layer 'nope'")
     assert "test accuracy" in done.stdout and "ftlit: job 1 (backbone.cut=nope" in done.stderr
+    command = f"python {ROOT / 'train.py'}"  # not that of the launcher's processes
+    assert f"not finished: {command} -m hydra/launcher=joblib" in done.stderr and "hydra.sweep.dir=sweep sweep.resume=true" in done.stderr
+    (resume,) = re.findall(r"^resume +(.*)$", done.stdout, re.MULTILINE)
+    assert resume.startswith(command) and "launcher" not in resume
 
 
 @needs("hydra_optuna_sweeper")

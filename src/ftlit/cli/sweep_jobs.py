@@ -1,6 +1,7 @@
 """The jobs of a sweep: each writes its state to its folder, whatever launches it, and a sweep that is started again runs the rest."""
 
 import os
+import re
 import sys
 import time
 import traceback
@@ -15,10 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from ftlit.errors import UserError, one_line
 from ftlit.formats import FORMAT
-from ftlit.formatting import count
+from ftlit.formatting import count, shell_command
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS
 from ftlit.recipes.config.hydra_internals import add_task_override, hydra_config, task_overrides
-from ftlit.recipes.config.overrides import job_label
+from ftlit.recipes.config.literal_values import quote
+from ftlit.recipes.config.overrides import job_label, typed_command
 from ftlit.recipes.config.settings import changes, chosen_options, stable_settings
 from ftlit.recipes.run.process_state import INITIAL_ENVIRONMENT
 from ftlit.recipes.run.processes import REASON, USER_ERROR_STATUS, JobExit
@@ -107,6 +109,18 @@ def run_job(cfg: DictConfig, run: Callable[[], float]) -> float:
     return _run_and_record(this, folder, run)
 
 
+def finish_alone(score: float) -> float:
+    """Record the success of a run by itself in the folder of a job, where it was resumed: the table of its sweep reads that. Returns the
+    score.
+    """
+    from ftlit.lit.trainer_internals import rank_before_trainer  # here, so that --help stays fast
+
+    folder = Path(hydra_config().runtime.output_dir)
+    if not rank_before_trainer() and (before := jobs.read_job(folder)) and before.status != 0:
+        replace(before, status=0, reason="", score=None if isnan(score) else score).write(folder)
+    return score
+
+
 def _failed_early(before: Job, folder: Path) -> bool:
     """Whether a job failed before it wrote `config.yaml`, so that it may begin again with other settings. `EARLY_FILES` may be left."""
     return before.status not in (0, INTERRUPTED_STATUS, None) and not (folder / "config.yaml").is_file()
@@ -157,6 +171,10 @@ def _end_sweep_in(folder: Path) -> set[int | None]:
         how = jobs.RUNNING if job.status is None else f"failed with status {job.status}"
         print(f"ftlit: job {job.number} ({' '.join(job.overrides)}) {how}, its folder: {path.absolute()}", file=sys.stderr)
         statuses.add(job.status)
+    if statuses:
+        own = [word for word in sys.argv[1:] if not re.match(r"\+{0,2}(sweep\.resume|hydra\.sweep\.dir)=", word)]
+        words = [*typed_command(), *own, f"hydra.sweep.dir={quote(str(folder))}", "sweep.resume=true"]
+        print(f"ftlit: to run the jobs that have not finished: {shell_command(words)}", file=sys.stderr)
     return statuses
 
 

@@ -17,7 +17,7 @@ from ftlit.files import WriteError
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS, owned_signals
 from ftlit.recipes.config.early_checks import check_early
 from ftlit.recipes.config.hydra_internals import choices, hydra_config, hydra_main, set_help
-from ftlit.recipes.config.overrides import complete, job_label
+from ftlit.recipes.config.overrides import command_environment, complete, job_label
 from ftlit.recipes.run import launched, processes, resume
 from ftlit.recipes.run.process_state import error_environment, job_state, process_state, wants_traceback
 
@@ -38,7 +38,7 @@ def main() -> None:
     with (
         robust_output(),
         owned_signals(answers=launched.is_first_on_machine()),
-        process_state(argv=[*sys.argv], environment=error_environment()),
+        process_state(argv=[*sys.argv], environment=error_environment() | command_environment()),
     ):
         status = _run_hydra()
     if status:
@@ -70,7 +70,7 @@ def _help_text(cfg: DictConfig) -> str:
 
 @hydra_main(config_name="train")
 def _train(cfg: DictConfig) -> float:
-    return sweep_jobs.run_job(cfg, partial(_run, cfg)) if processes.is_sweep() else _run(cfg)
+    return sweep_jobs.run_job(cfg, partial(_run, cfg)) if processes.is_sweep() else sweep_jobs.finish_alone(_run(cfg))
 
 
 def _run(cfg: DictConfig) -> float:

@@ -97,7 +97,9 @@ def owned_signals(*, answers: bool = True) -> Iterator[None]:
     free = [number for number in SIGNALS if main and signal.getsignal(number) is DEFAULTS[number]]
     for number in free:
         signal.signal(number, STOP_SIGNALS.receive)
-    STOP_SIGNALS.owned, STOP_SIGNALS.answers = STOP_SIGNALS.owned or bool(free), answers
+    STOP_SIGNALS.owned = STOP_SIGNALS.owned or bool(free)
+    if free:  # otherwise another block decides
+        STOP_SIGNALS.answers = answers
     try:
         yield
     finally:

@@ -1,10 +1,12 @@
 """A user error is one line that names the accepted values; a fault of the program keeps its traceback."""
 
+import re
 import sys
 
 import pytest
 import warm
 from composed_configs import NEEDED, composed, error_text
+from hydra import compose
 from hydra.errors import ConfigCompositionException, InstantiationException
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError
@@ -13,8 +15,9 @@ from ftlit.data.images import BadImage
 from ftlit.errors import UserError
 from ftlit.patterns import first_match
 from ftlit.recipes.config import hydra_internals
+from ftlit.recipes.config.early_checks import check_early
 from ftlit.recipes.config.error_messages import as_user_error
-from ftlit.recipes.config.hydra_internals import fresh_hydra
+from ftlit.recipes.config.hydra_internals import fresh_hydra, use_hydra_config
 from ftlit.recipes.config.option_names import lacks_argument
 from ftlit.recipes.config.validate import bind
 
@@ -66,6 +69,20 @@ def test_a_shared_value_of_a_custom_part_in_a_config_of_the_users_own_says_how_t
     cfg.backbone = OmegaConf.create(f"{{_target_: {__name__}.own_backbone, cut: a}}")
     with pytest.raises(UserError, match=r"^the chosen backbone has no argument 'cut' \(it takes width\): add this argument"):
         bind(cfg)
+
+
+@pytest.mark.parametrize("values", ["backbone: resnet18", "defaults: [{override /backbone: mlp}]", "seed: 3"])
+def test_an_experiment_whose_values_nothing_would_read_names_the_missing_line(tmp_path, monkeypatch, values):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "own.yaml").write_text(values)
+    words = (f"hydra.searchpath=[file://{tmp_path}]", "experiment=own")
+    monkeypatch.setattr(sys, "argv", ["train.py", *words])
+    with pytest.raises(Exception) as caught:
+        cfg = compose("train", overrides=["paths.run=somewhere", *words], return_hydra_config=True)
+        with use_hydra_config(cfg):
+            check_early(cfg)
+    line = r"the values of experiment=own would have no effect: begin its file with the line # @package _global_"
+    assert re.match(line, str(as_user_error(caught.value)))
 
 
 def test_values_to_search_over_are_given_without_the_place_in_hydras_config(monkeypatch):

@@ -18,6 +18,7 @@ from split_sweep import sweep_jobs
 from ftlit.recipes.config import hydra_errors, hydra_internals
 from ftlit.recipes.config.hydra_errors import (
     failed_call,
+    group_of_replacement,
     is_bad_group_value,
     missing_option,
     rejected_name,
@@ -185,6 +186,11 @@ def test_the_message_for_an_unknown_name_contains_the_name(override, name):
     error = error_of(override)
     assert isinstance(error, ConfigCompositionException)
     assert rejected_name(str(error)) == name and rejected_name("something else") is None
+
+
+def test_the_message_for_a_replacement_under_another_group_names_that_group():
+    message = "In 'experiment/own': Could not override 'backbone@experiment.backbone'.\nDid you mean to override backbone?"
+    assert group_of_replacement(message) == "experiment" and group_of_replacement(str(error_of("backbones=mlp"))) is None
 
 
 def test_a_group_accepts_names_only():

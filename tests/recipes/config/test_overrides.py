@@ -122,6 +122,12 @@ def test_flags_of_hydra_stay(words):
     assert complete(words) == words
 
 
+@pytest.mark.parametrize("words", [["--cfg", "job", "-m", "seed=1,2"], ["--multirun", "--info=defaults", "seed=1,2"]])
+def test_a_flag_that_shows_one_config_is_refused_in_a_sweep(words):
+    with pytest.raises(UserError, match=r"^--(cfg|info=defaults) shows one config and -m starts a sweep"):
+        complete(words)
+
+
 def test_a_learning_rate_of_the_scenario_survives_another_optimizer():
     with initialize_hydra():
         cfg = compose("train", ["scenario=small_similar", "optimizer=sgd"], return_hydra_config=True)

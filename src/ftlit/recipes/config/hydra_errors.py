@@ -22,6 +22,14 @@ def rejected_name(message: str) -> str | None:
     return found[1] if found else None
 
 
+def group_of_replacement(message: str) -> str | None:
+    """The group of the option that replaces another group's option under its own name (`backbone@experiment.backbone`), read from the
+    message of a `ConfigCompositionException`: its file lacks the line `# @package _global_`.
+    """
+    found = re.search(r"Could not override '[\w/]+@(\w+)\.", message)
+    return found[1] if found else None
+
+
 def is_bad_group_value(error: BaseException) -> bool:
     """Whether Hydra refused something other than a name as the option of a group: `scenario=null`, `head=3`, `data=[1,2]`."""
     if isinstance(error, TypeError):  # numbers in a list of options

@@ -48,6 +48,14 @@ def overlay_groups() -> list[str]:
     return [str(name) for entry in groups if isinstance(entry, DictConfig) for name in entry if not str(name).startswith("override ")]
 
 
+def not_global(overlay: str, option: str) -> UserError:
+    """The error for an option of an overlay whose values Hydra put under the name of its group, where nothing reads them."""
+    return UserError(
+        f"the values of {overlay}={option} would have no effect: begin its file with the line # @package _global_ "
+        "(docs/sweeps.md#experiments-of-your-own)"
+    )
+
+
 def lacks_argument(group: str, chosen: str, target: str | None, leaf: str, takes: Iterable[str]) -> UserError | None:
     """The error for a value that most built-in options of a group have and a custom one does not; `None` for another name or option.
 

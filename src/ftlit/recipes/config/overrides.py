@@ -1,5 +1,7 @@
 """The command line of a run: completed for Hydra, and read back from Hydra to resume the run or to start a job of a sweep by itself."""
 
+import json
+import os
 import re
 import sys
 from argparse import ArgumentParser
@@ -18,7 +20,10 @@ from ftlit.recipes.config.option_names import overlay_groups
 from ftlit.recipes.config.synonyms import synonym
 
 # words that `arguments` and its callers give themselves, and those that Lightning gives to the processes that it starts
-REPLACED_FOR_ONE_RUN = re.compile(r"\+{0,2}hydra\.(mode|run\.dir|job\.num)=|hydra\.(job\.name=train_ddp_process_|output_subdir=null)")
+REPLACED_FOR_ONE_RUN = re.compile(
+    r"\+{0,2}hydra(\.(mode|run\.dir|job\.num)=|\.launcher\.|/launcher=)|hydra\.(job\.name=train_ddp_process_|output_subdir=null)"
+)
+COMMAND = "FTLIT_COMMAND"  # in the environment: the command line, for processes of Hydra's launchers, which have another one
 SEARCH_PATH = re.compile(r"\+{0,2}hydra\.searchpath=")
 HYDRA_FLAGS = (
     *("help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "shell-completion"),
@@ -39,6 +44,9 @@ def complete(words: Sequence[str]) -> list[str]:
     if empty := next((word for word in words if re.fullmatch(r"\+{0,2}hydra\.(run|sweep)\.dir=(''|\"\")?", word)), None):
         raise UserError(f"{empty} has no value: give a folder, or {empty.partition('=')[0]}=. for the current one")
     _check_flags(words)
+    shows = next((word for word in words if re.fullmatch(r"--(cfg|info|hydra-help|help|version)(=.*)?|-c", word)), None)
+    if shows and {"-m", "--multirun"} & set(words):
+        raise UserError(f"{shows} shows one config and -m starts a sweep: leave out -m and give each option one value")
     known = _multirun_first(set_search_mode(quote_layer_numbers(words)))
     return quote_literals(known, sweep=bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(known)))
 
@@ -82,10 +90,30 @@ def set_search_mode(words: Sequence[str]) -> list[str]:
     return [*words[:after], "hydra.mode=MULTIRUN", *words[after:]]
 
 
-def program() -> list[str]:
-    """The words after `python` that start this program again."""
+def command_environment() -> dict[str, str | None]:
+    """The variable by which a process of a launcher knows the command line of its sweep."""
+    return {COMMAND: json.dumps({"process": os.getpid(), "program": _own_program(), "words": sys.argv[1:]})}
+
+
+def _own_program() -> list[str]:
     spec = getattr(__main__, "__spec__", None)
     return ["-m", spec.name] if spec else [sys.argv[0]]
+
+
+def _of_another_process(name: str) -> list[str] | None:
+    """`program` or `words` of the command line that another process was started with; `None` in that process itself."""
+    found = json.loads(os.environ.get(COMMAND, "null"))
+    return found[name] if found and found["process"] != os.getpid() else None
+
+
+def program() -> list[str]:
+    """The words after `python` that start this program again."""
+    return _of_another_process("program") or _own_program()
+
+
+def _typed_words() -> list[str]:
+    words = _of_another_process("words")
+    return sys.argv[1:] if words is None else words
 
 
 def typed_command() -> list[str]:
@@ -108,12 +136,12 @@ def config_flags() -> dict[str, str]:
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     for short, flag in (("-cd", "--config-dir"), ("-cn", "--config-name"), ("-cp", "--config-path")):
         parser.add_argument(short, flag, dest=flag)
-    return {flag: value for flag, value in vars(parser.parse_known_args()[0]).items() if value}
+    return {flag: value for flag, value in vars(parser.parse_known_args(_typed_words())[0]).items() if value}
 
 
 def search_words() -> list[str]:
     """The words of the command line that say where further options are: flags, and the search path."""
-    paths = [word for word in sys.argv[1:] if SEARCH_PATH.match(word)]
+    paths = [word for word in _typed_words() if SEARCH_PATH.match(word)]
     return [*(word for pair in config_flags().items() for word in pair), *paths]
 
 
@@ -121,7 +149,7 @@ def search_overrides() -> list[str]:
     """The override with which `hydra.compose`, which takes no flags, finds the options that the command line finds."""
     folder = config_flags().get("--config-dir")
     own = [f"hydra.searchpath=[{quote(f'file://{Path(folder).absolute()}')}]"] if folder else []
-    return [word for word in sys.argv[1:] if SEARCH_PATH.match(word)] or own
+    return [word for word in _typed_words() if SEARCH_PATH.match(word)] or own
 
 
 def chosen_part(group: str, option: str) -> str:
