@@ -35,6 +35,7 @@ def hydra():
         ("sweep.resume=trie", "sweep.resume=trie: give true or false"),
         ("seed=-1", "seed=-1: give a whole number from 0 to 4294967295"),
         ("callbacks.best.monitor=val/acc", "callbacks.best.monitor: no metric 'val/acc': did you mean 'val/accuracy'?"),
+        ("~lr_scheduler.curve", "to choose a whole curve, give lr_scheduler=cosine"),
         ("+trainer.logger=false", "give logger=csv or logger=tensorboard"),
         ("+trainer.callbacks=[]", "give +callbacks.NAME._target_=..."),
         ("+trainer.fast_dev_run=true", "give debug=fast"),

@@ -135,7 +135,10 @@ def _check_optimizer(optimizer: DictConfig, lr_scheduler: DictConfig) -> None:
         meant = {name: value for name, value in values.items() if _is_meant(value, error)}
         given = ", ".join(f"optimizer.{name}={value}" for name, value in (meant or values).items())
         raise UserError(f"{given}: {'give a longer list' if short else one_line(error)}") from error
-    instantiate(lr_scheduler)(trial, steps=1000, epochs=1000)
+    try:
+        instantiate(lr_scheduler)(trial, steps=1000, epochs=1000)
+    except TypeError as error:  # a value that the command line deleted
+        raise UserError(f"lr_scheduler: {one_line(error)}; to choose a whole curve, give lr_scheduler=cosine") from error
 
 
 def _check_mode(best: DictConfig) -> None:

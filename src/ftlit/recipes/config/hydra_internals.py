@@ -114,7 +114,8 @@ def run_folder_template() -> str:
 
 def choices() -> Any:
     """The chosen option of each group of the running program's config, by the group's name."""
-    return hydra_config().runtime.choices
+    config = hydra_config()
+    return {} if config is None else config.runtime.choices  # one that was composed elsewhere
 
 
 def set_choices(chosen: Any) -> None:

@@ -95,7 +95,7 @@ def _left_over(name: str, key: str) -> UserError | None:
 
 def _refused(name: str, target: str, key: str, value: object, takes: Sequence[str]) -> UserError:
     """The error for a value that the target of a node does not take, with the overlay that sets it."""
-    option = choices().get(name) if hydra_config() is not None else None
+    option = choices().get(name)
     chosen = chosen_part(name, option) if option else f"the chosen {name}"
     error = lacks_argument(name, chosen, target, key, takes) or unknown("option", f"{name}.{key}", [f"{name}.{p}" for p in takes])
     overlay = overlay_of(f"{name}.{key}")
