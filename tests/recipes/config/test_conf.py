@@ -19,6 +19,7 @@ from ftlit.finetuning.schedule import Schedule
 from ftlit.models.backbone import Backbone
 from ftlit.models.heads import PooledHead
 from ftlit.recipes.config.hydra_internals import fresh_hydra, instantiate
+from ftlit.recipes.config.option_names import GLOBAL
 from ftlit.recipes.config.validate import REGISTRIES, bind
 from ftlit.zoo.torchvision_nets import available
 
@@ -174,3 +175,8 @@ def test_debug_beats_every_other_overlay_and_changes_nothing_else(overlay):
 def test_a_scenario_beats_the_defaults_of_the_groups():
     cfg, plain = composed("scenario=small_similar"), composed("~scenario")
     assert plain.optimizer.lr == OmegaConf.load(CONF / "optimizer" / "adamw.yaml").lr != cfg.optimizer.lr
+
+
+def test_the_groups_that_set_values_of_others_are_those_whose_files_have_the_header():
+    with_header = {path.parent.name for path in CONF.glob("*/*.yaml") if "# @package _global_" in path.read_text()}
+    assert with_header - {"hydra"} == set(GLOBAL)

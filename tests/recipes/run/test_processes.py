@@ -79,7 +79,8 @@ def test_a_lost_process_ends_only_its_job(tmp_path):
     result = run(tmp_path, FTLIT, "--config-dir", "users_conf", "-m", *arguments, PYTHONPATH=python_path(tmp_path))
     assert result.returncode == 1, result.stderr
     assert_jobs(tmp_path, result, good=(0, 2), bad=(1,), plans=3)
-    lost, summary = failures(result)
+    lost, summary, again = failures(result)
+    assert again.startswith("ftlit: to run the jobs that have not finished: ftlit train -m --config-dir users_conf trainer=cpu")
     assert lost.startswith("ftlit: process 0 stops: another process failed") and "job 1 (" in summary and f"{tmp_path}/sweep/1" in summary
     first, third = (json.loads((tmp_path / f"sweep/{number}/result.json").read_text()) for number in (0, 2))
     assert first == third  # a failed job has no effect on the next one
@@ -91,7 +92,7 @@ def test_a_user_error_is_one_line_with_its_job(tmp_path):
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert_jobs(tmp_path, result, good=(), bad=(0, 1))
     lines = failures(result)
-    for number, error, summary in zip((0, 1), lines[:2], lines[2:], strict=True):
+    for number, error, summary in zip((0, 1), lines[:2], lines[2:4], strict=True):
         assert f"job {number} (" in error and "'layer3'" in error
         assert f"job {number} (" in summary and "failed with status 2" in summary
 

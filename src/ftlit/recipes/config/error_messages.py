@@ -17,7 +17,7 @@ from ftlit.files import disk_error, write_error
 from ftlit.formatting import shell_word
 from ftlit.recipes.config import hydra_errors, hydra_internals
 from ftlit.recipes.config.literal_values import quote
-from ftlit.recipes.config.option_names import lacks_argument, not_global, overlay_groups, renamed_option
+from ftlit.recipes.config.option_names import GLOBAL, lacks_argument, not_global, overlay_groups, renamed_option
 from ftlit.recipes.config.overrides import search_overrides
 from ftlit.recipes.config.synonyms import chosen_synonym, run_of, synonym
 
@@ -175,7 +175,7 @@ def _wrong_override(chain: list[BaseException]) -> UserError:
         key, _, value = word.partition("=")
         as_list = f"; for a list, give {shell_word(f'{key}=[{value}]')}" if re.fullmatch(r"[\w.,+-]+", value) else ""
         return UserError(f"{word} gives several values: add -m to run a sweep over them{as_list}")
-    if (overlay := hydra_errors.group_of_replacement(text)) in overlay_groups():
+    if (overlay := hydra_errors.group_of_replacement(text)) in GLOBAL:
         return not_global(str(overlay), str(_given_value(str(overlay))))
     name = hydra_errors.rejected_name(text)
     if name is None:

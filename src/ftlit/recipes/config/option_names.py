@@ -48,6 +48,10 @@ def overlay_groups() -> list[str]:
     return [str(name) for entry in groups if isinstance(entry, DictConfig) for name in entry if not str(name).startswith("override ")]
 
 
+# groups whose options have no values of their own: the header `# @package _global_` of their files lets them set those of others
+GLOBAL = ("scenario", "experiment", "debug", "hparams_search")
+
+
 def not_global(overlay: str, option: str) -> UserError:
     """The error for an option of an overlay whose values Hydra put under the name of its group, where nothing reads them."""
     return UserError(
