@@ -189,8 +189,14 @@ def test_the_message_for_an_unknown_name_contains_the_name(override, name):
 
 
 def test_the_message_for_a_replacement_under_another_group_names_that_group():
-    message = "In 'experiment/own': Could not override 'backbone@experiment.backbone'.\nDid you mean to override backbone?"
-    assert group_of_replacement(message) == "experiment" and group_of_replacement(str(error_of("backbones=mlp"))) is None
+    messages = (
+        "In 'experiment/own': Could not override 'backbone@experiment.backbone'.\nDid you mean to override backbone?",
+        "In 'experiment/own': Invalid Defaults List override '/backbone: mlp'.\nNo earlier Group Default for 'backbone@experiment.x' "
+        "exists to override.",
+    )
+    assert {group_of_replacement(message) for message in messages} == {"experiment"} and group_of_replacement(
+        str(error_of("backbones=mlp"))
+    ) is None
 
 
 def test_a_group_accepts_names_only():

@@ -26,7 +26,7 @@ def group_of_replacement(message: str) -> str | None:
     """The group of the option that replaces another group's option under its own name (`backbone@experiment.backbone`), read from the
     message of a `ConfigCompositionException`: its file lacks the line `# @package _global_`.
     """
-    found = re.search(r"Could not override '[\w/]+@(\w+)\.", message)
+    found = re.search(r"(?:Could not override|No earlier Group Default for) '[\w/]+@(\w+)\.", message)
     return found[1] if found else None
 
 
