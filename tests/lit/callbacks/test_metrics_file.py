@@ -61,13 +61,14 @@ def test_a_new_run_reports_once_that_the_rows_of_an_earlier_one_are_replaced(tmp
     assert not any(re.search(hidden, str(caught[0].message)) for hidden in HIDDEN_WARNINGS)  # the command line shows it, too
 
 
-def test_a_file_without_rows_is_replaced_without_a_word(tmp_path):
+def test_a_file_without_rows_is_replaced_without_a_warning(tmp_path):
     (tmp_path / "metrics.csv").write_text("epoch,step,loss\n")
     logger = MetricsFile(tmp_path)
     logger.log_metrics({"loss": 1.0}, 0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         logger.save()
+    assert [row["loss"] for row in csv.DictReader(logger.path.open())] == ["1.0"]
 
 
 def test_a_bit_that_flips_anywhere_in_the_rows_is_reported(tmp_path, written):
