@@ -18,6 +18,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# What programs print without a terminal is as wide as this variable of the shell.
+os.environ.pop("COLUMNS", None)
+
 # No test reads or writes the feature cache of the user who runs it.
 if "FTLIT_CACHE" not in os.environ:
     os.environ["FTLIT_CACHE"] = tempfile.mkdtemp(prefix="ftlit-features-")

@@ -1,14 +1,17 @@
-"""A run that ends with an error before training leaves no folder; a checkpoint that could not be loaded is not written."""
+"""A run that ends with an error before training leaves no folder; a checkpoint that could not be loaded is not written; an accuracy on one
+batch has no interval.
+"""
 
 import os
 
 import pytest
+from composed_configs import composed
 from hydra import compose
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 
 from ftlit.errors import UserError
-from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
-from ftlit.recipes.finetune import check_sharded
+from ftlit.recipes.config.hydra_internals import fresh_hydra, initialize_hydra, use_hydra_config
+from ftlit.recipes.finetune import _judged, build, check_sharded
 from ftlit.recipes.run.processes import remove_empty_folder
 
 
@@ -39,3 +42,11 @@ def test_the_folder_of_a_run_is_removed_only_if_this_program_made_it_and_it_is_e
         remove_empty_folder()
         assert folder.exists() == stays
         remove_empty_folder()
+
+
+@pytest.mark.parametrize("limit", ["1.0", "1", "0.5"])
+def test_only_accuracies_on_all_images_have_an_interval(limit, tmp_path):
+    words = (f"trainer.limit_val_batches={limit}", f"trainer.limit_test_batches={limit}", f"paths.cache={tmp_path}")
+    with fresh_hydra():
+        images, _ = _judged(build(composed("data.per_class=3", "trainer=cpu", *words)))
+    assert bool(images) == (limit == "1.0")

@@ -85,7 +85,7 @@ def run(command: str, folder: Path, store: Path) -> list[str]:
     """Run a command of a page in a folder, and return the lines it prints, stderr last, without blank lines and paths of this machine."""
     first, *words = shlex.split(command)
     words = [str(ROOT / word) if word == "train.py" else word for word in words]
-    environment = {**os.environ, "FTLIT_CACHE": str(store), "COLUMNS": "100"}
+    environment = {**os.environ, "FTLIT_CACHE": str(store), "COLUMNS": "160"}
     done = warm.run([*STARTS[first], *words], cwd=folder, env=environment, timeout=600)
     text = done.stdout + done.stderr
     for path, shown in ((str(store), "~/.cache/ftlit"), (f"{folder}/", ""), (f"{ROOT}/train.py", "train.py")):

@@ -35,8 +35,9 @@ from ftlit.models.batchnorm_fold import batchnorm_to_affine
 from ftlit.recipes.config.check_values import AFFINE, check_until
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.config.validate import bind
-from ftlit.recipes.console.plan_rows import RunFacts, plan_rows, print_plan
+from ftlit.recipes.console.plan_rows import plan_rows, print_plan
 from ftlit.recipes.console.results_table import print_results
+from ftlit.recipes.console.run_facts import RunFacts
 from ftlit.recipes.run import artifacts
 from ftlit.recipes.run.data_record import check_data
 from ftlit.recipes.run.hardware_settings import base_of, resolve_checkpoint, resolve_compile
@@ -215,7 +216,7 @@ def _evaluate(cfg: DictConfig, run: Run) -> dict[str, float]:
 def _judged(run: Run) -> tuple[dict[str, int], dict[str, str]]:
     """Split -> number of images whose share is its accuracy (empty if it is not one), and split -> where its model was fitted."""
     limits = (run.trainer.limit_val_batches, run.trainer.limit_test_batches)
-    shares = not run.data.multilabel and limits == (1.0, 1.0)
+    shares = not run.data.multilabel and all(isinstance(limit, float) and limit == 1 for limit in limits)  # the integer 1 is one batch
     images = {split: sum(counts.values()) for split, counts in run.data.counts.items()} if shares else {}
     refitted = run.probe_head is not None and not run.trains and run.probe_head.refitted is not None
     return images, {"val": "train", "test": "train + val" if refitted else "train"}

@@ -64,3 +64,9 @@ def test_names_and_numbers_are_whole_and_the_prefix_is_left_out(width):
 def test_groups_are_shown_only_if_they_are_not_the_layers():
     assert "group" not in printed([row(), row("head")], 80)
     assert "body" in printed([row(groups=("body",)), row("head")], 80)
+
+
+def test_only_layers_that_train_have_a_learning_rate():
+    lines = printed([row("idle", modes=("eval", "eval")), row("active", modes=("eval", "part"))], 80).splitlines()
+    cells = [line.split() for line in lines if line.strip()]
+    assert {row[0]: row[2] for row in cells if row[0] in ("idle", "active")} == {"active": "1.0e-03", "idle": "-"}

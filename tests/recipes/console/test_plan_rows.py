@@ -4,7 +4,8 @@ import pytest
 from composed_configs import composed
 
 from ftlit.recipes.config.hydra_internals import fresh_hydra
-from ftlit.recipes.console.plan_rows import RunFacts, plan_rows
+from ftlit.recipes.console.plan_rows import plan_rows
+from ftlit.recipes.console.run_facts import RunFacts
 from ftlit.recipes.finetune import build, plan_of
 from ftlit.recipes.run.training_steps import rates_of
 

@@ -7,7 +7,8 @@ from ftlit import load_backbone
 from ftlit.errors import UserError
 from ftlit.models.heads import LinearHead
 from ftlit.recipes.config.hydra_internals import fresh_hydra
-from ftlit.recipes.console.plan_rows import RunFacts, plan_rows
+from ftlit.recipes.console.plan_rows import plan_rows
+from ftlit.recipes.console.run_facts import RunFacts
 from ftlit.recipes.finetune import build, plan_of
 from ftlit.recipes.run.head import check_head
 

@@ -28,7 +28,7 @@ def layers_table(plan: Plan) -> Table:
     for row in reversed(plan.rows):
         norm, group = batchnorm_text(row), shorten(map(_short, row.groups), most=3)
         optional = [text for text, shown in ((norm, has_norms), (group, has_groups)) if shown]
-        rates = " ".join(f"{rate:.1e}" for rate in row.rates)
+        rates = " ".join(f"{rate:.1e}" for rate in row.rates) if row.first is not None else "-"
         table.add_row(_short(row.layer), f"{row.size:,}", rates, stages_text(row), *optional)
     return table
 

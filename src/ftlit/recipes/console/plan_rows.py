@@ -1,7 +1,6 @@
 """The plan of a run, as rows of text."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,6 @@ from rich.table import Table
 
 from ftlit.errors import shorten
 from ftlit.features.stage_input import StageInput
-from ftlit.finetuning.losses import weights_of_classes
-from ftlit.finetuning.lr_schedule import Rates
 from ftlit.finetuning.plan import Plan
 from ftlit.formatting import count, duration_in_words, size_in_words
 from ftlit.lit.datamodules.feature_data import FeatureData
@@ -21,36 +18,13 @@ from ftlit.recipes.config.hydra_internals import choices
 from ftlit.recipes.config.overrides import OF_TRAINING, chosen_part, given, replaced
 from ftlit.recipes.console.commands import resume_command
 from ftlit.recipes.console.layers_table import layers_table
-from ftlit.recipes.console.printing import console, plain
+from ftlit.recipes.console.printing import plain, show
+from ftlit.recipes.console.run_facts import RunFacts
+from ftlit.recipes.console.training_row import few_val_note, training_text
 
 PlanRow = tuple[str, str]  # name and text of a row of the plan
 
 PLAN_GROUPS = ("scenario", "experiment", "backbone", "head", "loss", "data", "schedule", "optimizer", "lr_scheduler", "cache", "trainer")
-
-
-@dataclass(frozen=True)
-class RunFacts:
-    """Facts of a run for its plan, beyond schedule and data.
-
-    Args:
-        devices: description of the devices and the number format.
-        fits_head: whether the head is fitted as a linear probe.
-        refits_on_val: whether it is refitted on train + val.
-        trains: whether there is any gradient training.
-        processes: how many there are.
-        steps_per_epoch: optimizer steps of an epoch, if known.
-        rates: the learning rates over time, if known.
-        seconds: estimate for the whole run on this machine, if there is one.
-    """
-
-    devices: str
-    fits_head: bool = False
-    refits_on_val: bool = False
-    trains: bool = True
-    processes: int = 1
-    steps_per_epoch: int | None = None
-    rates: Rates | None = None
-    seconds: float | None = None
 
 
 def plan_rows(
@@ -72,10 +46,12 @@ def plan_rows(
     rows += [("note", line) for line in replaced(cfg)]
     rows += [("backbone", _backbone_text(cfg, backbone)), ("input", spec.summary), ("features", _features_text(cfg, backbone, spec.shape))]
     rows += data_rows(data, spec.noun)
+    if facts.trains:
+        rows += [("note", note) for note in few_val_note(cfg, data, plan, spec.noun)]
     if facts.fits_head:
         rows.append(("head", _head_text(cfg, spec.noun, refits_on_val=facts.refits_on_val, trains=facts.trains)))
     if facts.trains:
-        rows.append(("training", _training_text(cfg, data, plan, facts, spec.noun)))
+        rows.append(("training", training_text(cfg, data, plan, facts, stage_inputs, spec.noun)))
         rows += _stage_rows(plan, stage_inputs, facts.processes, spec.noun)
         if stage_inputs:
             rows.append(("cache", _cache_text(data, stage_inputs)))
@@ -92,42 +68,6 @@ def plan_rows(
     if facts.seconds is not None:
         rows.append(("estimate", _estimate_text(cfg, plan, facts)))
     return rows
-
-
-def _training_text(cfg: DictConfig, data: Any, plan: Plan, facts: RunFacts, noun: str) -> str:
-    """Optimizer, learning rate, weight decay, batches, augmentation."""
-    rates = [rate for row in plan.rows for rate in row.rates]
-    parts = [f"{plan.optimizer}, learning rate up to {max(rates):g}" if rates else plan.optimizer]
-    if plan.weight_decays:
-        parts[0] += f", weight decay {plan.weight_decays[-1]:g}"
-    parts[0] += "".join(f", {part}" for part in _rates_over_time(facts.rates))
-    batches = f"batches of {data.batch_size} {noun}"
-    batches += f" in each of {facts.processes} processes" if facts.processes > 1 else ""
-    accumulated = cfg.trainer.get("accumulate_grad_batches") or 1
-    batches += f", {accumulated} batches per optimizer step" if accumulated > 1 else ""
-    parts.append(batches if facts.steps_per_epoch is None else f"{batches}, {count(facts.steps_per_epoch, 'optimizer step')} per epoch")
-    if isinstance(augment := cfg.data.get("augment"), str):
-        parts.append("no augmentation" if augment == "none" else f"augmentation {augment}")
-    if (how := cfg.loss.get("class_weights")) == "balanced":
-        weights = weights_of_classes(list(data.counts["train"].values()), how).tolist()
-        parts.append(f"class weights {how}, from {min(weights):.2g} to {max(weights):.2g}")
-    return "; ".join([*parts, *_monitors(cfg)])
-
-
-def _rates_over_time(rates: Rates | None) -> Iterator[str]:
-    """The warm-up, and the metric that the learning rate depends on."""
-    if rates and rates.warmup:
-        yield f"warm-up over the first {rates.warmup:.3g} of {'each stage' if rates.restarts else 'the run'}"
-    if rates and rates.reduce_on_plateau:
-        yield f"reduced when {rates.monitor} stalls"
-
-
-def _monitors(cfg: DictConfig) -> Iterator[str]:
-    """The metric of each callback that has one, unless it is the usual one of the best epoch."""
-    for name, callback in cfg.callbacks.items():
-        monitor = callback.get("monitor") if callback else None
-        if monitor and (name, monitor) != ("best", "val/accuracy"):
-            yield f"{'best epoch' if name == 'best' else name} by {monitor}"
 
 
 def _epochs_text(number: int | None) -> str:
@@ -197,19 +137,12 @@ def _is(words: Sequence[str]) -> str:
 
 
 def _cache_text(data: Any, stage_inputs: Sequence[StageInput]) -> str:
-    """Where features are stored, their size at most, and the views that stages train on."""
+    """Where features are stored, and their size at most."""
     size = sum({source.spec: source.bytes for source in stage_inputs}.values())
     if not size:
         return "no stage trains on features"
     kinds = {"pixels" if source.pixels else "features" for source in stage_inputs if source.bytes}
-    text = f"{' and '.join(sorted(kinds))} take up to {size_in_words(size)} in {data.store.folder}"
-    if not data.augments or kinds == {"pixels"}:
-        return text
-    text += "; stages that train on features use "
-    if data.views > 1:
-        text += f"up to {data.views} augmented versions of each image, a different one in each epoch "
-        return f"{text}(for a new version in each epoch, give cache=none)"
-    return f"{text}images without augmentation (to augment them, give cache=none, or cache=views for a fixed number of versions)"
+    return f"{' and '.join(sorted(kinds))} take up to {size_in_words(size)} in {data.store.folder}"
 
 
 def print_plan(cfg: DictConfig, rows: Sequence[PlanRow], plan: Plan, resume_from: Path | None, *, trains: bool = True) -> None:
@@ -217,10 +150,10 @@ def print_plan(cfg: DictConfig, rows: Sequence[PlanRow], plan: Plan, resume_from
     table = Table.grid(padding=(0, 2))
     for name, text in rows:
         table.add_row(f"[bold]{name}[/bold]", plain(text.replace("\n", "\\n")))
-    console().print(table)
+    show(table)
     resume = f"resuming from {resume_from}" if resume_from else resume_command(cfg)
-    console().print(f"[bold]resume[/bold]    {plain(resume)}", soft_wrap=True)  # in one line, to be copied
+    show(f"[bold]resume[/bold]    {plain(resume)}")  # in one line, to be copied
     if trains:
-        console().print(layers_table(plan))
+        show(layers_table(plan))
     for warning in plan.warnings:
-        console().print(f"[bold]doctor[/bold]  {plain(warning)}", soft_wrap=True)
+        show(f"[bold]doctor[/bold]  {plain(warning)}")

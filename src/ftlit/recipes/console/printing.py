@@ -1,5 +1,6 @@
 """Print lines and tables on stdout."""
 
+import os
 import sys
 from collections.abc import Iterable
 
@@ -12,7 +13,7 @@ from ftlit.formatting import without_control
 
 def print_line(text: str) -> None:
     """Print a text in one line, as it is, except control characters."""
-    console().print(plain(text), soft_wrap=True)
+    show(plain(text))
 
 
 def plain(text: str) -> str:
@@ -26,11 +27,16 @@ def print_rows(rows: Iterable[tuple[str, str]]) -> None:
         print_line(f"{name:<8}  {text}")
 
 
-def show(table: Table) -> None:
-    """Print a table."""
-    console().print(table)
+def show(item: Table | str) -> None:
+    """Print a table, or a text with markup in one line; without spaces at the ends of lines."""
+    out = console()
+    with out.capture() as captured:
+        out.print(item, soft_wrap=isinstance(item, str))
+    print(*(line.rstrip(" ") for line in captured.get().removesuffix("\n").split("\n")), sep="\n")
 
 
 def console() -> Console:
-    """Wide enough for the plan where no terminal decides."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    """As wide as the terminal, or as `COLUMNS`; else wide enough for the plan."""
+    columns = os.environ.get("COLUMNS", "")
+    decided = sys.stdout.isatty() or (columns.isdigit() and int(columns))
+    return Console(highlight=False, width=None if decided else 160)

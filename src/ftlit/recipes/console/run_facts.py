@@ -1,0 +1,30 @@
+"""Facts of a run for its plan."""
+
+from dataclasses import dataclass
+
+from ftlit.finetuning.lr_schedule import Rates
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """Facts of a run for its plan, beyond schedule and data.
+
+    Args:
+        devices: description of the devices and the number format.
+        fits_head: whether the head is fitted as a linear probe.
+        refits_on_val: whether it is refitted on train + val.
+        trains: whether there is any gradient training.
+        processes: how many there are.
+        steps_per_epoch: optimizer steps of an epoch, if known.
+        rates: the learning rates over time, if known.
+        seconds: estimate for the whole run on this machine, if there is one.
+    """
+
+    devices: str
+    fits_head: bool = False
+    refits_on_val: bool = False
+    trains: bool = True
+    processes: int = 1
+    steps_per_epoch: int | None = None
+    rates: Rates | None = None
+    seconds: float | None = None

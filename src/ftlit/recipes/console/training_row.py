@@ -1,0 +1,91 @@
+"""The row `training` of the plan, and a note on the choice of the epoch."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from omegaconf import DictConfig
+
+from ftlit.errors import shorten
+from ftlit.features.stage_input import StageInput
+from ftlit.finetuning.losses import weights_of_classes
+from ftlit.finetuning.lr_schedule import Rates
+from ftlit.finetuning.plan import Plan
+from ftlit.formatting import count
+from ftlit.recipes.console.results_table import accuracy_interval
+from ftlit.recipes.console.run_facts import RunFacts
+
+FEW_VAL = 30  # images: the 95 % interval of an accuracy on fewer is wider than +/- 0.17
+INSTEAD = "to augment, give cache=none, or cache=views for a fixed number of versions"
+
+
+def training_text(cfg: DictConfig, data: Any, plan: Plan, facts: RunFacts, stage_inputs: Sequence[StageInput], noun: str) -> str:
+    """Optimizer, learning rate, weight decay, batches, augmentation; see `plan_rows` for the arguments."""
+    rates = [rate for row in plan.rows if row.first is not None for rate in row.rates]
+    parts = [f"{plan.optimizer}, learning rate up to {max(rates):g}" if rates else plan.optimizer]
+    if plan.weight_decays:
+        parts[0] += f", weight decay {plan.weight_decays[-1]:g}"
+    parts[0] += "".join(f", {part}" for part in _rates_over_time(facts.rates))
+    batches = f"batches of {data.batch_size} {noun}"
+    batches += f" in each of {facts.processes} processes" if facts.processes > 1 else ""
+    accumulated = cfg.trainer.get("accumulate_grad_batches") or 1
+    batches += f", {accumulated} batches per optimizer step" if accumulated > 1 else ""
+    parts.append(batches if facts.steps_per_epoch is None else f"{batches}, {count(facts.steps_per_epoch, 'optimizer step')} per epoch")
+    parts += _augmentation(cfg.data.get("augment"), data, stage_inputs, noun)
+    if (how := cfg.loss.get("class_weights")) == "balanced":
+        weights = weights_of_classes(list(data.counts["train"].values()), how).tolist()
+        parts.append(f"class weights {how}, from {min(weights):.2g} to {max(weights):.2g}")
+    return "; ".join([*parts, *_monitors(cfg)])
+
+
+def _augmentation(augment: object, data: Any, stage_inputs: Sequence[StageInput], noun: str) -> Iterator[str]:
+    """Which stages train on augmented images: those that read features have a fixed number of versions, or none."""
+    if augment == "none":
+        yield "no augmentation"
+        return
+    if not isinstance(augment, str) and not (stage_inputs and data.augments):
+        return
+    name = f"augmentation {augment}" if isinstance(augment, str) else "augmentation"
+    on_features = [stage for stage, stage_input in enumerate(stage_inputs) if stage_input.spec]
+    if not on_features:
+        yield name
+    elif data.views > 1:
+        where = f" in {_stages(on_features)}" if len(on_features) < len(stage_inputs) else ""
+        yield f"{name}, {data.views} versions of each image{where}, one per epoch (for a new one in each epoch, give cache=none)"
+    elif len(on_features) < len(stage_inputs):
+        yield f"{name}, but not in {_stages(on_features)}, where features are stored ({INSTEAD})"
+    else:
+        yield f"{name} is not used, because no stage trains on {noun} ({INSTEAD})"
+
+
+def _stages(numbers: Sequence[int]) -> str:
+    return f"stage{'s' if len(numbers) > 1 else ''} {shorten(map(str, numbers))}"
+
+
+def _rates_over_time(rates: Rates | None) -> Iterator[str]:
+    """The warm-up, and the metric that the learning rate depends on."""
+    if rates and rates.warmup:
+        yield f"warm-up over the first {rates.warmup:.3g} of {'each stage' if rates.restarts else 'the run'}"
+    if rates and rates.reduce_on_plateau:
+        yield f"reduced when {rates.monitor} stalls"
+
+
+def _monitors(cfg: DictConfig) -> Iterator[str]:
+    """The metric of each callback that has one, unless it is the usual one of the best epoch."""
+    for name, callback in cfg.callbacks.items():
+        monitor = callback.get("monitor") if callback else None
+        if monitor and (name, monitor) != ("best", "val/accuracy"):
+            yield f"{'best epoch' if name == 'best' else name} by {monitor}"
+
+
+def few_val_note(cfg: DictConfig, data: Any, plan: Plan, noun: str) -> Iterator[str]:
+    """A note where val is too small to choose an epoch well."""
+    number = sum(data.counts["val"].values())
+    if not 0 < number < FEW_VAL or data.multilabel or not cfg.callbacks.get("best"):
+        return
+    low, high = accuracy_interval(0.5, number)
+    head_alone = all(row.layer == "head" for row in plan.rows if row.first is not None)
+    probe = "; head=linear_probe needs no such choice" if head_alone else ""
+    yield (
+        f"val has only {count(number, noun.removesuffix('s'))}, which give an accuracy to within about {(high - low) / 2:.2f}, so the "
+        f"choice of the best epoch is rough: give more {noun}, or callbacks.best=null to keep the weights of the last epoch{probe}"
+    )

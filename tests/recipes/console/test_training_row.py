@@ -1,0 +1,57 @@
+"""The plan says once which stages train on augmented images, and notes a val split that is too small to choose an epoch."""
+
+import pytest
+from composed_configs import composed
+
+from ftlit.lit.datamodules.feature_data import FeatureData
+from ftlit.recipes.config.hydra_internals import fresh_hydra
+from ftlit.recipes.console.plan_rows import plan_rows
+from ftlit.recipes.console.run_facts import RunFacts
+from ftlit.recipes.finetune import build, plan_of
+
+
+def planned(tmp_path, monkeypatch, *words):
+    monkeypatch.setattr("ftlit.recipes.console.plan_rows.choices", dict)  # no program composed the config
+    with fresh_hydra():
+        cfg = composed(*words, f"paths.run={tmp_path}", f"paths.cache={tmp_path}")
+        run = build(cfg)
+        inputs = run.data.plan(run.model, run.schedule, run.trainer) if isinstance(run.data, FeatureData) else []
+        return plan_rows(cfg, run.model.backbone, run.data, plan_of(run), inputs, RunFacts("CPU", trains=run.trains)), cfg
+
+
+SMALL = ("scenario=small_similar", "head=linear")
+LARGE = ("scenario=large_similar", "schedule=head_then_all", "head=linear")
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ([*SMALL], "; augmentation photo is not used, because no stage trains on images (to augment, give cache=none, or "),
+        ([*SMALL, "cache=none"], "; augmentation photo$"),
+        ([*SMALL, "cache=views"], "; augmentation photo, 4 versions of each image, one per epoch (for a new one in each epoch, give cache"),
+        ([*LARGE], "; augmentation photo, but not in stage 0, where features are stored (to augment, give cache=none, or cache=views "),
+        ([*LARGE, "cache=none"], "; augmentation photo$"),
+        ([*LARGE, "cache=views"], "; augmentation photo, 4 versions of each image in stage 0, one per epoch"),
+        ([*LARGE, "data.mix=mixup"], "; augmentation photo$"),
+        ([*SMALL, "data.augment=none"], "; no augmentation$"),
+    ],
+)
+def test_the_plan_says_once_which_stages_train_on_augmented_images(words, text, tmp_path, monkeypatch):
+    words = words if "data.augment=none" in words else [*words, "data.augment=photo"]
+    rows, _ = planned(tmp_path, monkeypatch, *words)
+    texts = [row for _, row in rows if "augment" in row]
+    assert len(texts) == 1 and text in f"{texts[0]}$"
+
+
+def test_few_validation_images_are_noted_where_they_choose_the_epoch(tmp_path, monkeypatch):
+    few = ("data.val_fraction=0.01", "data.split_seed=1")
+
+    def notes(*words):
+        rows, _ = planned(tmp_path, monkeypatch, *few, *words)
+        return [text for name, text in rows if name == "note" and text.startswith("val has only ")]
+
+    (note,) = notes(*SMALL)
+    assert "so the choice of the best epoch is rough" in note and note.endswith("; head=linear_probe needs no such choice")
+    (note,) = notes(*LARGE)
+    assert note.endswith("or callbacks.best=null to keep the weights of the last epoch")
+    assert not notes(*SMALL, "callbacks.best=null") and not notes("scenario=small_similar") and not notes(*SMALL, "data.val_fraction=0.2")
