@@ -26,6 +26,9 @@ def _missing(what: str, path: Path) -> UserError:
     if path.exists():
         return UserError(f"{shown(path)} is not a {what}: give the path of a {what}")
     if not path.parent.is_dir():
-        return UserError(f"no {what} {shown(path)}: there is no folder {shown(path.parent)} either")
+        missing = next(folder for folder in path.parents if folder.parent.is_dir())  # the highest that is no folder
+        return UserError(f"the path {shown(path)} cannot be followed: {_missing('folder', missing)}")
     beside = sorted(shown(other.name) for other in path.parent.iterdir() if other.is_dir() == (what == "folder"))
+    if not beside:
+        return UserError(f"no {what} {shown(path.name)!r}: {shown(path.parent.absolute())} has no {what.split()[-1]}s")
     return UserError(f"{unknown(what, shown(path.name), beside)} (in {shown(path.parent.absolute())})")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from ftlit.code_identity import versioned
 from ftlit.data.transforms import Transform
 from ftlit.errors import UserError, one_line
 
+FAST = "tokenizer.json"  # the file of a fast tokenizer
 PATCH = 16**2  # pixels per token, as in a ViT with patches of 16x16
 
 
@@ -114,9 +116,10 @@ def load_tokenizer(folder: str) -> Any:
     except UserError:
         raise
     except Exception as error:  # files that are missing, damaged, or of another version raise anything
-        raise UserError(f"cannot read a tokenizer from {folder}: {one_line(error)}") from error
+        lacks = None if Path(folder, FAST).is_file() else f"it has no {FAST}; add this file of the pretrained weights"
+        raise UserError(f"cannot read a tokenizer from {folder}: {lacks or one_line(error)}") from error
     if not hasattr(tokenizer, "backend_tokenizer"):
-        raise UserError(f"{folder} has no fast tokenizer: save one there as tokenizer.json (package tokenizers)")
+        raise UserError(f"{folder} has no fast tokenizer: save one there as {FAST} (package tokenizers)")
     if tokenizer.pad_token_id is None:
         raise UserError(f"the tokenizer of {folder} has no padding token: set pad_token in its tokenizer_config.json")
     return tokenizer

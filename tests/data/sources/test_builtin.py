@@ -136,7 +136,7 @@ def test_targets_that_are_not_the_labels_of_the_attribute_are_refused():
         ("FakeData", {"target_transform": Tensor.float}, "a float as the target of image 0, not a class number"),
         ("CIFAR10", {"train": False}, "data.options.train chooses a split of CIFAR10"),
         ("QMNIST", {"what": "nist"}, "data.options.what chooses a split of QMNIST"),
-        ("EMNIST", {}, "missing 1 required positional argument: 'split'"),
+        ("EMNIST", {}, "EMNIST needs the argument 'split': give .data.options.split=...$"),
     ],
 )
 def test_user_errors_are_one_line(tmp_path, name, options, message):

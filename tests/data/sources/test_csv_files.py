@@ -15,8 +15,9 @@ from ftlit.errors import UserError
         ("\n\n", "list.csv is empty"),
         ("path,label\nx.png,ant, big\n", "list.csv, line 2 has 3 values for 2 columns (path, label): if a value contains a comma, put"),
         ("path,label,label\nx.png,ant,bee\n", "list.csv has several columns with the same name (label)"),
-        ('path,label\nx.png,"ant\ny.png,bee\n', "cannot be read as csv: unexpected end of data"),
-        ('path,label\nx.png,"ant"s\n', "cannot be read as csv"),
+        ('path,label\na.png,ant\nx.png,"ant\ny.png,bee\n', "the row that begins in line 3 has a double quote that is opened and never"),
+        ('path,label\nx.png,"ant"s\n', "the row that begins in line 2 has a double quote inside a value in double quotes: write each"),
+        ('"path,label\n', "cannot be read as csv: the row that begins in line 1 has a double quote that is opened and never closed"),
     ],
 )
 def test_a_file_that_would_lose_values_is_an_error(tmp_path, text, says):

@@ -81,20 +81,27 @@ def test_a_class_has_the_name_of_a_split_within_a_split(tmp_path):
     [
         (
             ("mon/fox", "mon/hare", "tue/fox", "tue/hare"),
-            "If the subfolders are, give data.layout=group/class. If the folders are, give data.layout=class, or data.layout=class/group",
+            "If the classes are fox, hare, give data.layout=group/class. If the classes are mon, tue, give data.layout=class",
         ),
         (("mon/fox", "mon/hare", "tue/fox", "wed/hare"), "have the same subfolders"),
-        (("2024/mon/fox", "2024/mon/hare", "2025/mon/fox", "2025/tue/hare"), "data.layout=group/group/class"),
+        (
+            ("2024/mon/fox", "2024/mon/hare", "2025/mon/fox", "2025/tue/hare"),
+            "If the classes are fox, hare, give data.layout=group/group/class",
+        ),
         (("siteA/fox", "siteA/hare", "siteB/fox", "siteB/owl"), "data.layout=group/class"),
         (("p1/v1/fox", "p1/v1/hare", "p2/v1/fox", "p2/v1/hare"), "data.layout=group/group/class"),
-        (("train/fox", "train/hare", "test/fox", "unlabelled"), "to ignore the other folders, give data.layout=split/class"),
+        (
+            ("train/fox", "train/hare", "test/fox", "unlabelled"),
+            "has test and train, but also the folders unlabelled: to ignore these, give data.lay",
+        ),
         (("train/a/fox", "train/a/hare", "train/b/fox", "train/b/hare", "test/a/fox"), "data.layout=split/group/class"),
         (("fox/train", "fox/test", "hare/train", "hare/test"), "set data.layout=class/split"),
-        (("train/fox", "train/hare", "dev/fox", "eval/fox"), "dev means val, eval means val"),
-        (("train/fox", "train/hare", "more/fox"), "has the folders more, train: name the folders train, val and test"),
+        (("train/fox", "train/hare", "dev/fox", "eval/fox"), "the folders dev and eval of "),
+        (("train/fox", "train/hare", "more/fox"), "if one of them is a split, name it train, val or test; if all these folders"),
+        (("learn/fox", "val/fox", "test/fox"), "has the folders learn, test, val, of which none is train: name the folder of the"),
         (("Training", "Testing/fox"), "and no class folders"),
-        (("train", "test"), "make one folder per class, or data.layout=class if test is itself a class"),
-        (("train", "test", "more"), "or make one folder per class and give data.layout=class"),
+        (("train", "test"), "make one folder per class, or give data.layout=class if test is itself a class"),
+        (("train", "test", "more"), "if all these folders are classes, give data.layout=class"),
     ],
 )
 def test_a_structure_that_may_mean_several_things_is_one_line(tmp_path, folders, says):

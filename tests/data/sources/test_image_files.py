@@ -133,9 +133,12 @@ def test_skip_may_not_empty_a_class(tmp_path):
     ("counts", "message"),
     [
         ({"train__a": 3, "train__b": 3, "val__c": 1}, "val has classes that are missing in train: c"),
-        ({"train__a": 3, "train__b": 3, "unlabelled": 1}, "has the folders train, unlabelled: name the folders train"),
-        ({"val__a": 3, "test__b": 3}, "has the folders test, val: name the folders train"),
-        ({"train__a": 3, "val__a": 3, "valid__a": 3}, "has the folders train, val, valid .valid means val."),
+        (
+            {"train__a": 3, "train__b": 3, "unlabelled": 1},
+            "has train, but also the folders unlabelled: to ignore these, give data.layout=split",
+        ),
+        ({"val__a": 3, "test__b": 3}, "has the folders test, val, of which none is train: name the folder of the training"),
+        ({"train__a": 3, "val__a": 3, "valid__a": 3}, "the folders val and valid of .* would be the same split, val: make them one"),
         ({"pets__a": 3, "pets__b": 3}, "did you mean data.root=.*pets"),
         ({"pets__train__a": 3, "cars__train__a": 3}, "did you mean data.root=.*cars"),
         ({"a": 3}, "give at least two classes"),
@@ -153,7 +156,9 @@ def test_the_error_for_a_missing_root_names_the_closest_match(tmp_path):
     (tmp_path / "hymenopter.txt").touch()
     line = f"no folder 'hymenopter': did you mean 'hymenoptera'? There are: hymenoptera (in {tmp_path})"
     assert error_of(list_folder, tmp_path / "hymenopter") == line
-    assert "either" in error_of(list_folder, tmp_path / "no" / "where")
+    below = tmp_path / "hymenopter" / "no" / "where"
+    assert error_of(list_folder, below) == f"the path {below} cannot be followed: {line}"
+    assert error_of(of_csv, tmp_path / "hymenoptera" / "x.csv") == f"no csv file 'x.csv': {tmp_path / 'hymenoptera'} has no files"
 
 
 def test_the_error_for_an_unknown_on_bad_image_lists_the_options(tmp_path):

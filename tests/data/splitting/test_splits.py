@@ -1,5 +1,7 @@
 """Invariants of data sets in three splits."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -70,15 +72,20 @@ def test_fractions_out_of_range_are_an_error(fractions):
 
 
 def test_too_few_images_to_split_are_an_error():
-    with pytest.raises(
-        UserError, match="2 examples are too few to split off val and test, because each of 2 classes keeps one in train, and"
-    ):
+    reason = "because each of 2 classes keeps one example in train, and none is left for val and test: add examples of each class"
+    with pytest.raises(UserError, match=f"^2 examples are too few to split off val and test, {reason}$"):
         assemble({"train": examples([(0,), (1,)])}, ["a", "b"], SplitRule(FRACTIONS))
+    grouped = replace(examples([(0,), (1,)] * 2), groups=["x", "y"] * 2)
+    with pytest.raises(UserError, match=r"^4 examples in 2 groups are too few .* keeps one group in train, .*: add groups of each class$"):
+        assemble({"train": grouped}, ["a", "b"], SplitRule(FRACTIONS))
 
 
 def test_copies_are_named_where_they_make_a_data_set_too_small():
     copies = Examples(range(8), [(0,)] * 4 + [(1,)] * 4, to_rgb, [np.zeros(2)] * 4 + [np.ones(2)] * 4)
-    with pytest.raises(UserError, match="2 of them different, are too few"):
+    line = (
+        "^8 examples, of which only 2 differ, are too few .* copies of an example stay in one split, .*: add other examples of each class$"
+    )
+    with pytest.raises(UserError, match=line):
         assemble({"train": copies}, ["a", "b"], SplitRule(FRACTIONS))
 
 

@@ -67,7 +67,7 @@ def test_a_resumed_run_gets_its_images_in_their_order_and_a_note_on_new_ones(tmp
     again = assemble({"train": images([50, *reversed(range(40))])}, ["a", "b"], rule)
     assert values(again) == values(before) and again.class_names == before.class_names
     assert [part.labels for part in again.splits.values()] == [part.labels for part in before.splits.values()]
-    assert again.notes == ["the resumed run keeps the examples that it began with; new ones are ignored (1): 0"]
+    assert again.notes == ["the resumed run keeps the examples that it began with; new ones are ignored (1): number 0 of train"]
     assert assemble({"train": images(range(40))}, ["a", "b"], rule).notes == []
 
 
@@ -81,7 +81,10 @@ def test_a_new_class_does_not_change_the_class_numbers_of_a_resumed_run(tmp_path
 
 @pytest.mark.parametrize(
     ("numbers", "labels", "says"),
-    [(range(1, 40), None, "1 are missing or changed"), (range(40), [(1,), (1,), *((i % 2,) for i in range(2, 40))], "1 have other labels")],
+    [
+        (range(1, 40), None, "found 1 example missing or changed .number 0 of train.: restore them"),
+        (range(40), [(1,), (1,), *((i % 2,) for i in range(2, 40))], "found 1 example with other labels .number 0 of train.: restore them"),
+    ],
 )
 def test_a_run_is_not_resumed_without_its_images(tmp_path, numbers, labels, says):
     stored(tmp_path)
@@ -118,12 +121,12 @@ def test_a_file_that_training_has_not_read_may_change_in_a_resumed_run(tmp_path,
     rule = SplitRule(FRACTIONS, 0, read_split(tmp_path, is_whole=True, may_change=may_change))
     changed.write_bytes(b"repaired")
     if not kept:
-        with pytest.raises(UserError, match="1 are missing or changed"):
+        with pytest.raises(UserError, match="1 example missing or changed"):
             assemble({"train": examples}, ["a", "b"], rule)
         return
     again = assemble({"train": examples}, ["a", "b"], rule)
     assert [part.contents for part in again.splits.values()] == [part.contents for part in before.splits.values()]
     assert again.notes == [f"files have changed since the run began (1), but training has not used any of them so far: {changed}"]
     changed.write_bytes(before.splits["val"].contents[0].read_bytes())
-    with pytest.raises(UserError, match="1 are missing or changed"):  # a copy of an image of the run
+    with pytest.raises(UserError, match="1 example missing or changed"):  # a copy of an image of the run
         assemble({"train": examples}, ["a", "b"], rule)

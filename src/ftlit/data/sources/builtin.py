@@ -101,6 +101,10 @@ def _build(name: str, root: Path, download: bool, options: Arguments) -> Any:
         given["root"] = str(root)
     if "download" in takes or download:  # SEMEION downloads by default; some classes pass it on in **kwargs
         given["download"] = download
+    required = [key for key, argument in takes.items() if argument.default is argument.empty and argument.kind != argument.VAR_KEYWORD]
+    if missing := [key for key in required if key not in given]:
+        words = " ".join(f"+data.options.{key}=..." for key in missing)
+        raise UserError(f"{name} needs the argument {' and '.join(map(repr, missing))}: give {words}")
     try:
         return cls(**given)
     except TypeError as error:

@@ -19,6 +19,10 @@ USUAL_NAMES = {  # option that gives a column -> names that other programs use f
     "label_column": ("class", "class_name", "classname", "target", "category", "labels", "y", "species", "diagnosis", "sentiment"),
     "text_column": ("sentence", "content", "review", "body", "document", "message", "tweet"),
 }
+QUOTE_ERRORS = {  # part of a message of the csv module -> what is wrong with a row
+    "unexpected end of data": "has a double quote that is opened and never closed",
+    "expected after": 'has a double quote inside a value in double quotes: write each " inside such a value as ""',
+}
 SPLIT_COLUMN = "split"  # the default of `split_column`, the only column that a file need not have
 _BEYOND = "\0beyond"  # key of the values beyond the last column; no csv file can hold it
 
@@ -30,17 +34,23 @@ def read_csv(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
         UserError: no such file, an empty file, a file that is not csv in UTF-8, a column named twice, a row with more fields than columns.
     """
     existing_csv(path)
+    rows: list[tuple[str, dict[str, str]]] = []
+    begin = 1  # line of the row that is read
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheets write a byte order mark
             # strict: a quote that is not closed would make one cell of the rest of the file
             reader = csv.DictReader(file, restkey=_BEYOND, restval="", strict=True, delimiter=_delimiter(file))
             columns = [name.strip() for name in reader.fieldnames or []]
             reader.fieldnames = columns
-            rows = [(f"{shown(path)}, line {reader.line_num}", row) for row in reader]
+            begin = reader.line_num + 1
+            for row in reader:
+                rows.append((f"{shown(path)}, line {reader.line_num}", row))
+                begin = reader.line_num + 1
     except UnicodeDecodeError as error:
         raise UserError(f"{shown(path)} is not encoded in UTF-8: save it as UTF-8 (in a spreadsheet: as type CSV UTF-8)") from error
     except csv.Error as error:
-        raise UserError(f"{shown(path)} cannot be read as csv: {one_line(error)}") from error
+        reason = next((text for part, text in QUOTE_ERRORS.items() if part in str(error)), one_line(error))
+        raise UserError(f"{shown(path)} cannot be read as csv: the row that begins in line {begin} {reason}") from error
     if not columns:
         raise UserError(f"{shown(path)} is empty: give a header line with the names of the columns, and a row for each example")
     if twice := [name for name, count in Counter(columns).items() if count > 1 and name]:

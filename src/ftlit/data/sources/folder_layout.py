@@ -108,14 +108,25 @@ def _are_splits(tree: Folder, named: Mapping[str, tuple[Split, Folder]]) -> bool
 
 def _check_splits(tree: Folder, named: Mapping[str, tuple[Split, Folder]]) -> None:
     """Reject splits without train, two folders of one split, and other folders with images beside them."""
-    splits = [split for split, _ in named.values()]
-    others = [folder.name for folder in tree.filled if folder.name not in named and any(map(is_image_name, folder.all_names()))]
-    if others or "train" not in splits or len(set(splits)) < len(splits):
-        meant = ", ".join(f"{shown(name)} means {split}" for name, (split, _) in named.items() if name.lower() != split)
+    of_split: dict[Split, list[str]] = {}
+    for name, (split, _) in named.items():
+        of_split.setdefault(split, []).append(shown(name))
+    all_classes = "if all these folders are classes, give data.layout=class"
+    if "train" not in of_split:
         raise UserError(
-            f"{shown(tree.path)} has the folders {shorten(shown(folder.name) for folder in tree.filled)}{meant and f' ({meant})'}: "
-            "name the folders train, val and test (at least train), or make one folder per class and give data.layout=class"
-            + ("; to ignore the other folders, give data.layout=split/class" if others and "train" in splits else "")
+            f"{shown(tree.path)} has the folders {shorten(shown(folder.name) for folder in tree.filled)}, of which none is train: name the "
+            f"folder of the training images train; {all_classes}"
+        )
+    if twice := next((split for split, names in of_split.items() if len(names) > 1), None):
+        raise UserError(
+            f"the folders {' and '.join(of_split[twice])} of {shown(tree.path)} would be the same split, {twice}: make them one folder, or "
+            f"rename those that are not {twice}; {all_classes}"
+        )
+    others = [shown(folder.name) for folder in tree.filled if folder.name not in named and any(map(is_image_name, folder.all_names()))]
+    if others:
+        raise UserError(
+            f"{shown(tree.path)} has {' and '.join(map(shown, named))}, but also the folders {shorten(others)}: to ignore these, give "
+            f"data.layout=split/class; if one of them is a split, name it train, val or test; {all_classes}"
         )
 
 
@@ -146,18 +157,19 @@ def _check_classes(folder: Folder, above: Layout) -> None:
         return
     upper = shorten((shown(inner.name) for inner in folder.filled), most=5)
     lower = (*above, *["group"] * (_depth(folder) - 1), "class")
+    lowest = shorten(sorted(_names_at(folder, _depth(folder))), most=5)
     raise UserError(
         f"most folders of {shown(folder.path)} ({upper}) have the same subfolders ({shorten(shared, most=5)}), so it is "
-        f"not clear which are the classes. If the subfolders are, give data.layout={'/'.join(lower)}. If the folders are, give "
-        f"data.layout={'/'.join((*above, 'class'))}, or data.layout={'/'.join((*above, 'class', 'group'))} where the images of a subfolder "
-        "belong together (one patient, one video) and must stay in one split. If the folders are splits, name them train, val and test"
+        f"not clear which are the classes. If the classes are {lowest}, give data.layout={'/'.join(lower)}. If the classes are {upper}, "
+        f"give data.layout={'/'.join((*above, 'class'))}, or data.layout={'/'.join((*above, 'class', 'group'))} where the images of a "
+        f"subfolder belong together (one patient, one video) and must stay in one split. If {upper} are splits, name them train, val and test"
     )
 
 
 def _check_has_classes(folder: Folder, above: Layout = ()) -> None:
     if not folder.filled:
         files = len(list(folder.all_names()))
-        itself = f", or data.layout=class if {shown(folder.name)} is itself a class" if above else ""
+        itself = f", or give data.layout=class if {shown(folder.name)} is itself a class" if above else ""
         raise UserError(f"{shown(folder.path)} has {count(files, 'file')} and no class folders: make one folder per class{itself}")
 
 
@@ -185,3 +197,8 @@ def _depth(folder: Folder) -> int:
     """Return the number of levels of folders down to the first with images."""
     inner = folder.filled[0]
     return 1 if inner.images or not inner.filled else 1 + _depth(inner)
+
+
+def _names_at(folder: Folder, depth: int) -> set[str]:
+    """Return the names of the folders this number of levels below."""
+    return {shown(folder.name)} if depth == 0 else {name for inner in folder.filled for name in _names_at(inner, depth - 1)}

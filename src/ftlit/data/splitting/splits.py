@@ -72,13 +72,17 @@ def _with_missing(
     parts = split_by_hash(units, train.labels, missing, rule.seed, known)
     if empty := [split for split in SPLITS if split in parts.places and not parts.places[split]]:
         names = " and ".join(split for split in SPLITS if split in missing)
-        noun = "examples" if train.groups is None else f"examples in {len(set(units))} groups"
-        copies = f", {len(set(units))} of them different," if train.groups is None and len(set(units)) < len(units) else ""
-        reason = f"{' and '.join(empty)} would be empty"
-        if class_names and rule.stored is None:
-            reason = f"each of {count(len(class_names), 'class')} keeps one in train, and {reason}"
+        unit, different = "example" if train.groups is None else "group", len(set(units))
+        copies = train.groups is None and different < len(units)
+        given = count(len(train), "example")
+        given += (
+            f" in {count(different, 'group')}" if train.groups is not None else f", of which only {different} differ," if copies else ""
+        )
+        why = ["copies of an example stay in one split"] if copies else []
+        why += [f"each of {count(len(class_names), 'class')} keeps one {unit} in train"] if class_names and rule.stored is None else []
+        why += [f"{'and ' if why else ''}none is left for {' and '.join(empty)}"]
         raise UserError(
-            f"{len(train):,} {noun}{copies} are too few to split off {names}, because {reason}: add different ones of each class"
+            f"{given} are too few to split off {names}, because {', '.join(why)}: add {'other ' if copies else ''}{unit}s of each class"
         )
     splits = {split: train.subset(parts.places[split]) if split in parts.places else found[split] for split in SPLITS}
     notes = [_split_note(parts, missing, train, class_names, rule.seed)]

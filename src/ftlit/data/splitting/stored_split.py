@@ -85,7 +85,7 @@ class StoredSplit:
         changed = self._take_changed(found, kept, pool)
         self._check_gone(kept, pool)
         splits = {split: self._examples(found, split, kept[split]) for split in SPLITS}
-        new = [_name(found.splits[split], place) for places in pool.values() for split, place in places]
+        new = [_shown(split, _name(found.splits[split], place)) for places in pool.values() for split, place in places]
         notes = (
             [f"the resumed run keeps the examples that it began with; new ones are ignored ({len(new)}): {shorten(new, most=3)}"]
             if new
@@ -120,17 +120,22 @@ class StoredSplit:
 
     def _check_gone(self, kept: Mapping[Split, Sequence[Any]], pool: Mapping[tuple[str, frozenset[str]], Any]) -> None:
         """Raise `UserError` if images of the run are gone or have other labels."""
-        gone = [entry for split in SPLITS for entry, place in zip(self.images[split], kept[split], strict=True) if place is None]
+        gone = [
+            (image, _shown(split, name))
+            for split in SPLITS
+            for (image, _, name), place in zip(self.images[split], kept[split], strict=True)
+            if place is None
+        ]
         if not gone:
             return
         left = {image for (image, _), places in pool.items() if places}
-        relabelled = [name for image, _, name in gone if image in left]
-        lost = [name for image, _, name in gone if image not in left]
-        parts = [f"{len(lost)} are missing or changed ({shorten(lost, most=3)})"] if lost else []
-        parts += [f"{len(relabelled)} have other labels ({shorten(relabelled, most=3)})"] if relabelled else []
+        relabelled = [name for image, name in gone if image in left]
+        lost = [name for image, name in gone if image not in left]
+        parts = [f"{count(len(lost), 'example')} missing or changed ({shorten(lost, most=3)})"] if lost else []
+        parts += [f"{count(len(relabelled), 'example')} with other labels ({shorten(relabelled, most=3)})"] if relabelled else []
         raise UserError(
-            f"resume=true needs the examples and labels that the run began with: {' and '.join(parts)}; restore them, or start a new run "
-            f"with data.split_from={shown(self.folder)} to keep the split"
+            f"resume=true needs the examples and labels that the run began with, but found {' and '.join(parts)}: restore them, or start a "
+            f"new run with data.split_from={shown(self.folder)} to keep the split"
         )
 
     def _examples(self, found: Collection, split: Split, places: Sequence[Any]) -> Examples:
@@ -178,6 +183,11 @@ def read_split(folder: str | Path, *, is_whole: bool = False, may_change: Sequen
 def _entries(stored: Mapping[str, Any]) -> list[tuple[str, tuple[int, ...], str]]:
     columns = stored["hashes"], [tuple(map(int, labels)) for labels in stored["labels"]], stored["names"]
     return list(zip(*columns, strict=True))
+
+
+def _shown(split: Split, name: str) -> str:
+    """The name of an example for a message: one without a file is named by its number."""
+    return f"number {name} of {split}" if name.isdecimal() else name
 
 
 def _name(examples: Examples, place: int) -> str:
