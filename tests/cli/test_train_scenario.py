@@ -32,6 +32,24 @@ def test_the_default_scenario_auto_measures_once_and_given_settings_override_the
     assert "are very few" in (tmp_path / "run/advice.json").read_text()
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["loss.class_weights=balanced"], "has no effect on head=linear_probe"),
+        (["recipe=lr_find"], "does not work with a linear probe"),
+        (["head=linear", "doctor=strict", "trainer.max_epochs=1"], "doctor=strict: "),
+    ],
+)
+def test_nothing_is_left_of_a_run_that_is_refused_after_its_advice(tmp_path, words, line):
+    command = ("data.per_class=3", *words, "report=false", "hydra.run.dir=run")
+    refused = train(tmp_path, *command)
+    assert refused.returncode == 2 and line in refused.stderr and "scenario=auto: small_similar" in refused.stdout
+    assert not list(tmp_path.glob("run*"))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/advice.json").write_text("older")
+    assert train(tmp_path, *command).returncode == 2 and (tmp_path / "run/advice.json").exists()
+
+
 def test_with_one_image_per_class_the_probe_has_a_fixed_l2_penalty(tmp_path):
     result = train(tmp_path, "data.per_class=1", "optimizer.lr=2e-3", "data.augment=none", "report=false", "hydra.run.dir=run")
     assert result.returncode == 0 and "scenario=auto: small_similar. There is only one training image per class" in result.stdout, (

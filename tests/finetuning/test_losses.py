@@ -20,6 +20,12 @@ def test_balanced_weighs_classes_as_scikit_learn_does(counts):
     np.testing.assert_allclose(cross_entropy(counts, class_weights="balanced").weight.numpy(), expected, rtol=1e-6)
 
 
+@given(st.lists(st.integers(1, 5000), min_size=1, max_size=8))
+def test_the_mean_weight_of_the_training_images_is_1_so_that_the_learning_rate_need_not_change(counts):
+    weight = cross_entropy(counts, class_weights="balanced").weight
+    assert float((weight * torch.tensor(counts)).sum()) / sum(counts) == pytest.approx(1, rel=1e-5)
+
+
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=8).filter(any))
 def test_a_class_without_training_images_has_the_weight_of_one_image_and_the_loss_is_finite(counts):
     weight = cross_entropy(counts, class_weights="balanced").weight

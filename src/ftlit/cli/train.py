@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import nullcontext
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -96,9 +97,7 @@ def _run_recipe(cfg: DictConfig) -> float:
     check_early(cfg)
     resume.decide(cfg)
     _print_loading()
-    with job_state():
-        if cfg.recipe in ADVISED:
-            cfg = import_module(RECIPES["advise"]).resolve_auto(cfg)
+    with job_state(), import_module(RECIPES["advise"]).advice_of_run(cfg) if cfg.recipe in ADVISED else nullcontext(cfg) as cfg:
         return import_module(RECIPES[cfg.recipe]).run(cfg)  # type: ignore[no-any-return]
 
 

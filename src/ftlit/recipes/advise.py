@@ -1,7 +1,9 @@
 """Run `recipe=advise` and `scenario=auto`: measure the features of every cut on some training images, and decide on a scenario."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from pathlib import Path
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -23,9 +25,9 @@ from ftlit.recipes.run.feature_setup import features_of
 from ftlit.recipes.run.hardware_settings import SHARDING
 from ftlit.recipes.run.launched import check_alone, first_ahead
 from ftlit.recipes.run.parts import RunParts, load_parts
-from ftlit.recipes.run.resume import checkpoint_of, read_config
+from ftlit.recipes.run.resume import CONFIG, checkpoint_of, read_config
 from ftlit.recipes.run.time_estimates import costs_of, epochs_of, has_probe_head
-from ftlit.run_folder import read_advice, write_advice
+from ftlit.run_folder import ADVICE, read_advice, write_advice
 
 AUTO = "auto"
 SCENARIOS = ("small_similar", "small_different", "large_similar", "large_different")
@@ -88,6 +90,19 @@ def resolve_auto(cfg: DictConfig) -> DictConfig:
         )
     names = ("scenario", "cut", "pretrained", "fits_probe_head", "holds_out_images")
     return adopt(_compose(overrides_of(cfg, Advice(**{name: stored["advice"][name] for name in names}))))
+
+
+@contextmanager
+def advice_of_run(cfg: DictConfig) -> Iterator[DictConfig]:
+    """`resolve_auto` for the run in a block. If the run ends before it began, the advice that was written for it is removed."""
+    path, begun = (Path(cfg.paths.run, name) for name in (ADVICE, CONFIG))
+    is_new = not path.exists()
+    try:
+        yield resolve_auto(cfg)
+    except BaseException:
+        if is_new and not begun.exists():
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _measured(cfg: DictConfig) -> DictConfig:
