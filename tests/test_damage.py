@@ -60,6 +60,14 @@ def test_a_file_that_is_no_json_is_named_with_a_remedy(tmp_path, text):
     assert one_line_that_names(path, caught.value)
 
 
+def test_a_file_that_is_missing_is_not_to_be_removed(tmp_path):
+    (tmp_path / "link.json").symlink_to(tmp_path / "file.json")
+    for name in ("link.json", "file.json"):
+        with pytest.raises(UserError) as caught:
+            read_json(tmp_path / name)
+        assert str(caught.value) == f"{tmp_path / name} is missing, or is a link to a file that is missing: restore it"
+
+
 def test_a_file_without_a_checksum_is_read_as_it_is(tmp_path):
     path = tmp_path / "result.json"
     path.write_text('{"format": 1, "a": 2}')

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from math import isfinite
 
 
 class UserError(ValueError):
@@ -32,6 +33,19 @@ def closest(given: object, names: Sequence[str]) -> str | None:
 def _plain(name: str) -> str:
     """A name without the differences between `ResNet-50` and `resnet50`."""
     return name.casefold().replace("-", "").replace("_", "")
+
+
+def in_quotes(value: object) -> str:
+    """The end of an error for a value that should be a number: says so where it is one, written as a text.
+
+    >>> in_quotes("32"), in_quotes("many"), in_quotes(32)
+    (' (this is a text: leave out its quotes)', '', '')
+    """
+    try:
+        number = isinstance(value, str) and isfinite(float(value))
+    except ValueError:
+        return ""
+    return " (this is a text: leave out its quotes)" if number else ""
 
 
 def shorten(items: Iterable[object], most: int = 12) -> str:

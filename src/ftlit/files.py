@@ -27,8 +27,6 @@ REMEDIES = {  # of errors that a user can mend -> what to do
     errno.EROFS: "make the disk writable",
     errno.EIO: "check the disk",
     errno.EISDIR: "remove the folder that has this name",
-    errno.ENOTDIR: "remove or rename the file that has the name of a folder",
-    errno.EEXIST: "remove or rename the file that has the name of a folder",
     errno.ENAMETOOLONG: "give a shorter name",
     errno.EMFILE: "raise the limit on open files",
     errno.ESTALE: "check the disk",
@@ -60,6 +58,10 @@ def _open_file(error: OSError) -> str | None:
 
 def write_error(path: str | Path, error: OSError) -> WriteError:
     """The error for a file that cannot be written: its name, the reason, and what to do."""
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        for place in (Path(path), *Path(path).parents):
+            if os.path.lexists(place) and not place.is_dir():
+                return WriteError(f"cannot make the folder {place}, because a file has that name: remove or rename this file")
     remedy = REMEDIES.get(error.errno or 0)
     return WriteError(f"cannot write {path} ({error.strerror or one_line(error)})" + (f": {remedy}" if remedy else ""))
 

@@ -22,6 +22,16 @@ def size_in_words(size: float) -> str:
     return f"{size:.3g} GB"
 
 
+def sizes_in_words(larger: float, smaller: float) -> tuple[str, str]:
+    """Two different numbers of bytes, see `size_in_words`; with all digits where three would not tell them apart.
+
+    >>> sizes_in_words(2_830_400, 2_829_900)
+    ('2,830,400 B', '2,829,900 B')
+    """
+    words = size_in_words(larger), size_in_words(smaller)
+    return words if words[0] != words[1] else (f"{larger:,.0f} B", f"{smaller:,.0f} B")
+
+
 def count(number: int, noun: str) -> str:
     """A number and its noun, in the plural but for 1.
 

@@ -35,8 +35,7 @@ def test_images_in_memory_are_stored_only_on_request():
 
 def test_pixels_that_do_not_fit_beside_the_features_are_not_stored_and_the_plan_says_so():
     (_, images) = with_pixels(INPUTS, [5, 2], PIXELS, "auto", BYTES + 999)
-    assert not images.pixels and images.reason.endswith("px would need 2.83 MB, but cache.max_gb leaves room for only 2.83 MB")
-    with pytest.raises(
-        UserError, match=r"cache.pixels=true needs 2.83 MB, but cache.max_gb leaves room for only 2.83 MB: give cache.max_gb=1, or"
-    ):
+    sizes = f"{BYTES:,} B, but cache.max_gb leaves room for only {BYTES - 1:,} B"
+    assert not images.pixels and images.reason.endswith(f"px would need {sizes}")
+    with pytest.raises(UserError, match=f"^cache.pixels=true needs {sizes}: give cache.max_gb=1, or"):
         chosen(choice=True, max_bytes=BYTES + 999)

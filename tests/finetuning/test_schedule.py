@@ -190,11 +190,16 @@ def test_a_metric_can_begin_a_stage_earlier_but_not_later(epoch, decided):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"epoch": 1, "step": 5}, "has step=5 and also epoch or until"),
-        ({"until": Until("val/loss", patience=2)}, "without a limit: also give epoch="),
+        ({"epoch": 1, "step": 5}, "has step=5 and also epoch: leave out either step or epoch"),
+        (
+            {"epoch": 1, "step": 5, "until": Until("val/loss", patience=2)},
+            "and also epoch and until: leave out either step or epoch and until",
+        ),
+        ({"until": Until("val/loss", patience=2)}, "begins when val/loss stalls 2 times, which may never happen: also give epoch="),
         ({"epoch": 1, "from_best": True}, "give until=..., whose metric selects the best weights"),
         ({"epoch": 1, "batchnorm": "frozn"}, "no batchnorm policy 'frozn': did you mean 'frozen'?"),
-        ({"step": -1}, "begins at step -1: give a whole number, 0 or more"),
+        ({"step": -1}, "has step=-1: give a whole number, 0 or more"),
+        ({"epoch": "1"}, "has epoch='1': give a whole number, 0 or more (this is a text: leave out its quotes)"),
     ],
 )
 def test_a_stage_with_contradictory_fields_is_an_error(fields, message):
@@ -220,7 +225,14 @@ def test_a_stage_with_contradictory_fields_is_an_error(fields, message):
         (
             [Stage(["a"]), Stage(["b"], step=40), Stage(["*"], epoch=3)],
             (9, -1, 10),
-            "stage '*' must begin later than stage 'b': epoch 3 and step 40 are given",
+            "stage '*' (epoch 3) must begin later than stage 'b' (step 40), but with 10 steps per epoch they begin at "
+            "steps 30 and 40: let stage '*' begin at epoch 5",
+        ),
+        (
+            [Stage(["a"]), Stage(["b"], epoch=4), Stage(["*"], step=40)],
+            (9, -1, 10),
+            "stage '*' (step 40) must begin later than stage 'b' (epoch 4), but with 10 steps per epoch they begin at "
+            "steps 40 and 40: let stage '*' begin at step 41",
         ),
     ],
 )

@@ -111,8 +111,8 @@ def test_repeats_draw_several_training_sets_and_never_train_on_val(tmp_path):
     ("arguments", "message"),
     [
         (["probe.repeats=2"], "also give data.per_class=..., the number of examples per class"),
-        (["data.per_class=1"], "no class has two examples"),
-        (["data.per_class=1", "probe.l2=[1e-2]"], "no examples are held out to choose between probes: give more examples, or only one"),
+        (["data.per_class=1"], "every class has only one example"),
+        (["data.per_class=1", "probe.l2=[1e-2]"], "no examples are held out to choose between probes: give more examples, or a single"),
         (["probe.repeats=0"], "probe.repeats=0"),
         (["probe.poolings=[mux]"], "did you mean 'max'"),
         (["probe.l2=[high]"], "probe.l2[0]='high': give a number"),

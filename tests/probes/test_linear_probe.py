@@ -160,7 +160,7 @@ BAD = {
     "no kind of probe 'svn': did you mean 'svm'": (FEATURES, LABELS, {"kind": "svn"}),
     "l2=0 of a probe: give L2 penalties above 0": (FEATURES, LABELS, {"l2": 0}),
     "there are no features": (FEATURES[:0], LABELS[:0], {}),
-    "no class has two examples": (FEATURES[:3], LABELS[:3], {}),
+    "every class has only one example": (FEATURES[:3], LABELS[:3], {}),
 }
 
 

@@ -8,7 +8,7 @@ from torchvision.transforms.functional import InterpolationMode
 from ftlit.code_identity import versioned
 from ftlit.data.limits import MAX_VALUE
 from ftlit.data.transforms import Transform, eval_transform, train_transform
-from ftlit.errors import UserError, unknown
+from ftlit.errors import UserError, in_quotes, unknown
 
 
 @versioned("input_spec", 1)
@@ -42,8 +42,9 @@ class InputSpec:
         if self.interpolation not in (modes := [m.value for m in InterpolationMode]):
             raise unknown("interpolation", self.interpolation, modes)
         for name in ("size", "resize"):
-            if not isinstance(getattr(self, name), int | None) or isinstance(getattr(self, name), bool):
-                raise UserError(f"input_spec.{name}={getattr(self, name)!r}: give a whole number of pixels")
+            given = getattr(self, name)
+            if not isinstance(given, int | None) or isinstance(given, bool):
+                raise UserError(f"input_spec.{name}={given!r}: give a whole number of pixels{in_quotes(given)}")
         if self.size < 1 or (self.resize or self.size) < self.size:
             raise UserError(
                 f"input_spec.size={self.size} with input_spec.resize={self.resize}: the size must be at least 1, and resize must "

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ftlit.code_identity import versioned
 from ftlit.data.transforms import Transform
-from ftlit.errors import UserError, one_line
+from ftlit.errors import UserError, in_quotes, one_line
 
 FAST = "tokenizer.json"  # the file of a fast tokenizer
 PATCH = 16**2  # pixels per token, as in a ViT with patches of 16x16
@@ -38,7 +38,8 @@ class TextSpec:
 
     def __post_init__(self) -> None:
         if not isinstance(self.max_length, int) or isinstance(self.max_length, bool) or self.max_length < 3:
-            raise UserError(f"max_length={self.max_length!r}: give a whole number of tokens, 3 or more (two are special tokens)")
+            accepted = "a whole number of tokens, 3 or more: two are special tokens"
+            raise UserError(f"max_length={self.max_length!r}: give {accepted}{in_quotes(self.max_length)}")
 
     @property
     def shape(self) -> tuple[int, ...]:

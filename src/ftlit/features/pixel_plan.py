@@ -8,7 +8,7 @@ from typing import Literal
 from ftlit.errors import UserError
 from ftlit.features.stage_input import StageInput
 from ftlit.features.stored_pixels import StoredPixels
-from ftlit.formatting import size_in_words
+from ftlit.formatting import sizes_in_words
 
 PixelChoice = bool | Literal["auto"]
 PIXEL_CHOICES = ("auto", "true", "false")
@@ -56,7 +56,7 @@ def with_pixels(
     if choice == "auto" and (not pixels.in_files or sum(readings[i] for i in stages) < MIN_READINGS):
         return list(inputs)
     features = sum({stage_input.spec: stage_input.bytes for stage_input in inputs}.values())
-    left, summary, size = max_bytes - features, pixels.forms["train"].summary, size_in_words(pixels.bytes)
+    left, summary = max_bytes - features, pixels.forms["train"].summary
     if pixels.bytes <= left:
         return [
             replace(
@@ -69,10 +69,11 @@ def with_pixels(
             else given
             for given in inputs
         ]
+    size, room = sizes_in_words(pixels.bytes, left)
     if choice is True:
         raise UserError(
-            f"cache.pixels=true needs {size}, but cache.max_gb leaves room for only {size_in_words(left)}: "
+            f"cache.pixels=true needs {size}, but cache.max_gb leaves room for only {room}: "
             f"give cache.max_gb={ceil((pixels.bytes + features) / 1e9)}, or cache.pixels=auto"
         )
-    too_large = f"; {summary} would need {size}, but cache.max_gb leaves room for only {size_in_words(left)}"
+    too_large = f"; {summary} would need {size}, but cache.max_gb leaves room for only {room}"
     return [replace(given, reason=given.reason + too_large) if given.spec is None else given for given in inputs]

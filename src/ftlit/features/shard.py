@@ -18,7 +18,7 @@ from xxhash import xxh3_128
 from ftlit.errors import UserError, one_line
 from ftlit.features.spec import HASH_DTYPE, ImageHashes
 from ftlit.files import is_foreign
-from ftlit.formatting import size_in_words
+from ftlit.formatting import sizes_in_words
 
 # as safetensors calls them
 DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16", torch.uint8: "U8"}
@@ -155,8 +155,11 @@ def no_space(folder: Path, needed: int) -> UserError:
     """Return the error for features that the disk cannot hold."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
+    size, room = sizes_in_words(needed, free)
+    # the disk may have room where a user's quota is used up, or where the last bytes are kept for the administrator
+    lacking = f"only {room} are free" if free < needed else "the disk is full, or your quota is used up"
     return UserError(
-        f"features need {size_in_words(needed)} more in {folder}, but only {size_in_words(free)} are free: "
+        f"features need {size} more in {folder}, but {lacking}: "
         "use a folder on another disk (cache.folder=...), store less (cache.max_gb=..., cache.pixels=false), or store no features "
         "(cache=none)"
     )

@@ -12,7 +12,7 @@ from ftlit.errors import UserError
 from ftlit.features.spec import FeatureSpec
 from ftlit.finetuning.freeze import trained
 from ftlit.finetuning.schedule import Schedule
-from ftlit.formatting import size_in_words
+from ftlit.formatting import size_in_words, sizes_in_words
 from ftlit.models.backbone import Backbone
 from ftlit.patterns import covers
 
@@ -125,12 +125,9 @@ def plan_stage_inputs(
         if row / READ_BYTES_PER_SECOND > computing:
             chosen[spec] = StageInput(None, 0, f"{noun}, because reading features {description} takes longer than computing them")
         elif size > left:
-            chosen[spec] = StageInput(
-                None,
-                0,
-                f"{noun}, because features {description} need {size_in_words(size)}, but cache.max_gb leaves "
-                f"room for only {size_in_words(left)}",
-            )
+            needed, room = sizes_in_words(size, left)
+            reason = f"{noun}, because features {description} need {needed}, but cache.max_gb leaves room for only {room}"
+            chosen[spec] = StageInput(None, 0, reason)
         else:
             chosen[spec] = StageInput(spec, size, f"features {description}")
     return [chosen[spec] for spec in specs]

@@ -6,7 +6,7 @@ from itertools import pairwise
 from math import isfinite
 from types import MappingProxyType
 
-from ftlit.errors import UserError
+from ftlit.errors import UserError, in_quotes
 from ftlit.finetuning.freeze import BatchNorm
 from ftlit.finetuning.stage import Stage
 from ftlit.formatting import count
@@ -117,9 +117,10 @@ class Schedule:
         steps = self.latest_steps(steps_per_epoch)
         for (before, a), (stage, b) in pairwise(zip(self.stages, steps, strict=True)):
             if b <= a:
+                later = f"epoch {a // steps_per_epoch + 1}" if stage.step is None else f"step {a + 1}"
                 raise UserError(
-                    f"stage {stage.name!r} must begin later than stage {before.name!r}: {stage.begins} and {before.begins} are given, and "
-                    f"an epoch has {count(steps_per_epoch, 'step')}"
+                    f"stage {stage.name!r} ({stage.begins}) must begin later than stage {before.name!r} ({before.begins}), but with "
+                    f"{count(steps_per_epoch, 'step')} per epoch they begin at steps {b} and {a}: let stage {stage.name!r} begin at {later}"
                 )
         ends = {f"max_steps={max_steps}": max_steps}
         if max_epochs is not None:
@@ -165,4 +166,4 @@ def _factor(pattern: str, factor: object) -> float:
     try:
         return float(factor)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        raise UserError(f"learning-rate factor {factor!r} of {pattern!r}: give a number above 0") from None
+        raise UserError(f"learning-rate factor {factor!r} of {pattern!r}: give a number above 0{in_quotes(factor)}") from None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Literal
 
-from ftlit.errors import UserError, unknown
+from ftlit.errors import UserError, in_quotes, unknown
 from ftlit.finetuning.freeze import BatchNorm, check_batchnorm
 from ftlit.formatting import count
 
@@ -39,11 +39,11 @@ class Until:
                 f"metric={self.metric!r} in `until`: also give a threshold, a patience (number of validations without improvement), or both"
             )
         if self.patience is not None and (not isinstance(self.patience, int) or self.patience < 1):
-            raise UserError(f"patience={self.patience!r} in `until`: give a whole number, 1 or more")
+            raise UserError(f"patience={self.patience!r} in `until`: give a whole number, 1 or more{in_quotes(self.patience)}")
         if not isinstance(self.threshold, int | float | None):
-            raise UserError(f"threshold={self.threshold!r} in `until`: give a number")
+            raise UserError(f"threshold={self.threshold!r} in `until`: give a number{in_quotes(self.threshold)}")
         if not isinstance(self.min_delta, int | float) or not self.min_delta >= 0:
-            raise UserError(f"min_delta={self.min_delta!r} in `until`: give a number, 0 or more")
+            raise UserError(f"min_delta={self.min_delta!r} in `until`: give a number, 0 or more{in_quotes(self.min_delta)}")
 
     def reached(self, values: Sequence[float]) -> bool:
         """Whether the condition holds for the metric's values since the stage before began, oldest first. NaN is never an improvement.
@@ -118,14 +118,14 @@ class Stage:
             )
         for unit, value in (("epoch", self.epoch), ("step", self.step)):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-                raise UserError(f"stage {self.name!r} begins at {unit} {value!r}: give a whole number, 0 or more")
+                raise UserError(f"stage {self.name!r} has {unit}={value!r}: give a whole number, 0 or more{in_quotes(value)}")
         if self.step is not None and (self.epoch is not None or self.until is not None):
-            raise UserError(
-                f"stage {self.name!r} has step={self.step} and also epoch or until: give only step, only epoch, or until with epoch"
-            )
+            also = " and ".join(name for name in ("epoch", "until") if getattr(self, name) is not None)
+            raise UserError(f"stage {self.name!r} has step={self.step} and also {also}: leave out either step or {also}")
         if self.until is not None and self.epoch is None:
             raise UserError(
-                f"stage {self.name!r} waits for {self.until} without a limit: also give epoch=..., the latest epoch for this stage to begin"
+                f"stage {self.name!r} begins when {self.until}, which may never happen: also give epoch=..., "
+                "the latest epoch at which it begins"
             )
         if self.from_best and self.until is None:
             raise UserError(f"stage {self.name!r} has from_best=true, but no until: give until=..., whose metric selects the best weights")

@@ -83,7 +83,7 @@ def best_of(probes: Sequence[Probe]) -> Probe:
     """
     if len(probes) > 1 and any(probe.score is None for probe in probes):
         raise UserError(
-            "no examples are held out to choose between probes: give more examples, or only one of each of probe.cuts, probe.kinds, "
+            "no examples are held out to choose between probes: give more examples, or a single value each for probe.cuts, probe.kinds, "
             "probe.poolings and probe.l2"
         )
     return max(probes, key=lambda probe: probe.score or 0.0)

@@ -220,7 +220,8 @@ def _held_out_results(
     used = [number for number in range(FOLDS) if bool((fold == number).any())]
     if not used:
         raise UserError(
-            "no class has two examples, so none can be held out to choose the L2 penalty: give one (probe.l2=[0.1]), or more examples"
+            "every class has only one example, so none can be held out to choose the L2 penalty: give a single penalty (probe.l2=[0.1]), "
+            "or more examples of each class"
         )
     results = [
         _evaluate(vectors[fold != i], labels[fold != i], classes, l2_penalties, kind, vectors[fold == i], labels[fold == i]) for i in used

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ftlit.errors import UserError
 from ftlit.features.extract import Features
-from ftlit.formatting import size_in_words
+from ftlit.formatting import sizes_in_words
 
 COPIES = 8  # of the features and of the outputs that the solver holds at a time
 
@@ -62,8 +62,9 @@ def check_classes(vectors: Tensor, labels: Tensor, num_classes: int | None, *, e
 def _check_memory(rows: int, row_bytes: int) -> None:
     needed, held = COPIES * rows * row_bytes, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > held:
+        size, memory = sizes_in_words(needed, held)
         raise UserError(
-            f"fitting a linear probe on {rows:,} features needs {size_in_words(needed)} of memory, but this machine has "
-            f"{size_in_words(held)}: use fewer images (data.per_class=...), or a layer with fewer features "
+            f"fitting a linear probe on {rows:,} features needs {size} of memory, but this machine has {memory}: "
+            f"use fewer images (data.per_class=...), or a layer with fewer features "
             "(backbone.cut=... or probe.cuts=...)"
         )

@@ -35,7 +35,7 @@ def hydra():
         ("sweep.resume=trie", "sweep.resume=trie: give true or false"),
         ("seed=-1", "seed=-1: give a whole number from 0 to 4294967295"),
         ("callbacks.best.monitor=val/acc", "callbacks.best.monitor: no metric 'val/acc': did you mean 'val/accuracy'?"),
-        ("~lr_scheduler.curve", "to choose a whole curve, give lr_scheduler=cosine"),
+        ("~lr_scheduler.curve", "lr_scheduler has no curve: leave out ~lr_scheduler.curve, or choose another scheduler"),
         ("+trainer.logger=false", "give logger=csv or logger=tensorboard"),
         ("+trainer.callbacks=[]", "give +callbacks.NAME._target_=..."),
         ("+trainer.fast_dev_run=true", "give debug=fast"),
@@ -47,7 +47,7 @@ def hydra():
         ("trainer.strategy=dpp", "no trainer.strategy 'dpp': did you mean 'ddp'? There are: auto, ddp, ddp_fork, "),
         ("+trainer.max_time={days: -1}", "trainer.max_time.days=-1: give a whole number from 0"),
         ("trainer.num_nodes=2", "the rank of this machine is unknown: start the command with torchrun or srun"),
-        ("backbone.input_spec.size='32'", "input_spec.size='32': give a whole number of pixels"),
+        ("backbone.input_spec.size='32'", "input_spec.size='32': give a whole number of pixels (this is a text: leave out its quotes)"),
         ("backbone.input_spec.size=[32,32]", "input_spec.size=[32, 32]: give a whole number of pixels"),
         (
             "schedule.until={metric: val/acc, patience: 1}",
@@ -107,8 +107,8 @@ def test_the_names_of_train_yaml_are_the_known_names():
 @pytest.mark.parametrize(
     ("names", "text"),
     [
-        (["ant", "bee", "ant"], "class_names of Data has 'ant': give each class a different name, as a str"),
-        (["1", 2, 3.0], "class_names of Data has 2, 3.0: give each class a different name, as a str"),
+        (["ant", "bee", "ant"], "class_names of Data has 'ant' more than once: give each class another name"),
+        (["1", 2, 3.0], "class_names of Data has 2, 3.0, which is no str: give each class a name that is a str"),
         (["ant", "bee"], "class_names of Data has 2 names for 3 classes: give one name per class"),
     ],
 )

@@ -105,6 +105,7 @@ def test_values_to_search_over_are_given_without_the_place_in_hydras_config(monk
         (["lr=3e-4"], "no option 'lr': give optimizer.lr=3e-4"),
         (["data=folder", "data.root=x", "on_bad_image=skip"], "no option 'on_bad_image': did you mean data.on_bad_image?"),
         (["scenario=small_simlar"], "no scenario option 'small_simlar': did you mean 'small_similar'?"),
+        (["optimizer.lr='0.1'"], "optimizer.lr='0.1': give a number (this is a text: leave out its quotes)"),
         (["optimizer.lr=high"], "optimizer.lr='high': give a number"),
         (["optimizer.fused=maybe"], "optimizer.fused='maybe': give auto or true or false or null"),
         (
@@ -205,7 +206,7 @@ def test_an_image_that_cannot_be_read_is_answered_with_the_option_that_leaves_it
     ("name", "line"),
     [
         ("run/checkpoints/last.ckpt", "{0} is a checkpoint, but hydra.run.dir takes the folder of a run: give hydra.run.dir={1}/run"),
-        ("notes.txt", "cannot write {0} (File exists): remove or rename the file that has the name of a folder; to use another"),
+        ("notes.txt", "cannot make the folder {0}, because a file has that name: remove or rename this file; to use another"),
     ],
 )
 def test_a_file_in_the_place_of_a_runs_folder_is_named(name, line, tmp_path):

@@ -162,7 +162,8 @@ def _check_classes(folder: Folder, above: Layout) -> None:
         f"most folders of {shown(folder.path)} ({upper}) have the same subfolders ({shorten(shared, most=5)}), so it is "
         f"not clear which are the classes. If the classes are {lowest}, give data.layout={'/'.join(lower)}. If the classes are {upper}, "
         f"give data.layout={'/'.join((*above, 'class'))}, or data.layout={'/'.join((*above, 'class', 'group'))} where the images of a "
-        f"subfolder belong together (one patient, one video) and must stay in one split. If {upper} are splits, name them train, val and test"
+        "subfolder belong together (one patient, one video) and must stay in one split. "
+        f"If {upper} are splits, name them train, val and test"
     )
 
 

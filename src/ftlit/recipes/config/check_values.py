@@ -138,7 +138,10 @@ def _check_optimizer(optimizer: DictConfig, lr_scheduler: DictConfig) -> None:
     try:
         instantiate(lr_scheduler)(trial, steps=1000, epochs=1000)
     except TypeError as error:  # a value that the command line deleted
-        raise UserError(f"lr_scheduler: {one_line(error)}; to choose a whole curve, give lr_scheduler=cosine") from error
+        if "curve" not in lr_scheduler:
+            remedy = "leave out ~lr_scheduler.curve, or choose another scheduler, such as lr_scheduler=cosine"
+            raise UserError(f"lr_scheduler has no curve: {remedy}") from error
+        raise UserError(f"lr_scheduler: {one_line(error)}; to choose another one, give lr_scheduler=cosine") from error
 
 
 def _check_mode(best: DictConfig) -> None:

@@ -116,8 +116,10 @@ def check_labelled(data: Any) -> None:
     names, owner = list(getattr(data, "class_names", ())), type(data).__name__
     if len(names) != data.num_classes:
         raise UserError(f"class_names of {owner} has {len(names)} names for {data.num_classes} classes: give one name per class")
+    if other := [repr(name) for name in names if type(name) is not str]:
+        raise UserError(f"class_names of {owner} has {shorten(other)}, which is no str: give each class a name that is a str")
     if wrong := wrong_class_names(names):
-        raise UserError(f"class_names of {owner} has {shorten(wrong)}: give each class a different name, as a str")
+        raise UserError(f"class_names of {owner} has {shorten(wrong)} more than once: give each class another name")
 
 
 def check_input(cfg: DictConfig, input_spec: object) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from omegaconf import DictConfig, ListConfig
 
-from ftlit.errors import UserError, closest
+from ftlit.errors import UserError, closest, in_quotes
 
 USUAL_PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")  # shown of the many that `trainer.precision` takes
 
@@ -32,7 +32,8 @@ def check_type(name: str, value: Any, hint: Any) -> None:
     if not unchecked and not any(_is(value, kind) for kind in plain):
         near = closest(value, [kind for kind in plain if isinstance(kind, str)]) if isinstance(value, str) else None
         meant = f"did you mean {near}? Accepted: " if near else "give "
-        raise UserError(f"{name}={value!r}: {meant}{_alternatives([_expected(kind, value) for kind in plain])}")
+        quoted = in_quotes(value) if {int, float} & set(plain) else ""
+        raise UserError(f"{name}={value!r}: {meant}{_alternatives([_expected(kind, value) for kind in plain])}{quoted}")
     for inner in _element_types(alternatives) if isinstance(value, ListConfig) else ():
         for i, part in enumerate(value):
             check_type(f"{name}[{i}]", part, inner)
