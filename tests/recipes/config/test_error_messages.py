@@ -40,7 +40,7 @@ def test_a_missing_required_value_is_an_error_that_names_it(group, name, monkeyp
 def test_a_custom_option_without_a_value_that_built_in_ones_share_says_how_to_take_it(chosen, name, value):
     line = str(lacks_argument("data", chosen, "my_data.colours", name, ["images"]))
     assert line.startswith(
-        f"{chosen} has no argument '{name}' (it takes images): add this argument to its function, and the line `{name}: {value}` to"
+        f"{chosen} has no argument '{name}' (its arguments: images): add this argument to its function, and the line `{name}: {value}` to"
     )
     assert lacks_argument("data", chosen, "my_data.colours", "image", ["images"]) is None
     assert lacks_argument("data", chosen, "ftlit.lit.datamodules.image_sources.unlabelled_data", name, ["root"]) is None
@@ -60,14 +60,14 @@ def test_a_shared_value_of_a_custom_part_that_the_command_line_does_not_name_say
     search = f"hydra.searchpath=[file://{tmp_path}]"
     message = error_text(monkeypatch, search, "experiment=wide", "backbone.cut=a")
     assert message.startswith(
-        "the chosen backbone has no argument 'cut' (it takes width): add this argument to its function, and the line `cut:"
+        "the chosen backbone has no argument 'cut' (its arguments: width): add this argument to its function, and the line `cut:"
     )
 
 
 def test_a_shared_value_of_a_custom_part_in_a_config_of_the_users_own_says_how_to_take_it():
     cfg = composed()
     cfg.backbone = OmegaConf.create(f"{{_target_: {__name__}.own_backbone, cut: a}}")
-    with pytest.raises(UserError, match=r"^the chosen backbone has no argument 'cut' \(it takes width\): add this argument"):
+    with pytest.raises(UserError, match=r"^the chosen backbone has no argument 'cut' \(its arguments: width\): add this argument"):
         bind(cfg)
 
 
@@ -117,8 +117,11 @@ def test_values_to_search_over_are_given_without_the_place_in_hydras_config(monk
         (["head=mlp", "head.dropout=true"], "head.dropout=True: give a number"),
         (["trainer.max_epochs=2.5"], "trainer.max_epochs=2.5: give a whole number"),
         (["seed=first"], "seed='first': give a whole number"),
-        (["scenario=null"], "give a config group as group=option"),
-        (["head=3"], "give a config group as group=option"),
+        (["scenario=null"], "scenario=null: give the name of an option of scenario (auto, large_different, large_similar, small_"),
+        (
+            ["seed=1", "head=3"],
+            "head=3: give the name of an option of head (conv, linear, linear_probe, mlp), or ~head to remove the group",
+        ),
         (["backbone.name=3"], "backbone.name=3: give a string"),
         (["head=solved"], "head=solved was renamed: give head=linear_probe"),
         (["probe.strengths=[0.1]"], "probe.strengths was renamed: give probe.l2=..."),

@@ -16,10 +16,10 @@ from ftlit.errors import UserError, one_line, unknown
 from ftlit.files import disk_error, write_error
 from ftlit.formatting import shell_word
 from ftlit.recipes.config import hydra_errors, hydra_internals
-from ftlit.recipes.config.literal_values import quote
 from ftlit.recipes.config.option_names import GLOBAL, lacks_argument, not_global, overlay_groups, renamed_option
 from ftlit.recipes.config.overrides import search_overrides
 from ftlit.recipes.config.synonyms import chosen_synonym, run_of, synonym
+from ftlit.recipes.config.syntax_errors import bad_group_value, unreadable
 
 PLUGIN_EXTRAS = {  # options that another package brings -> the extra that installs it
     "hydra/sweeper=optuna": "sweep",
@@ -61,9 +61,9 @@ def as_user_error(error: BaseException) -> UserError | None:
         if isinstance(cause, ConfigCompositionException):
             return _wrong_override(chain)
         if hydra_errors.is_bad_group_value(cause):
-            return UserError("give a config group as group=option; to remove the group, give ~group")
+            return bad_group_value(sys.argv[1:])
         if isinstance(cause, OverrideParseException):
-            return _unreadable(str(cause.override))
+            return unreadable(str(cause.override))
         if call := hydra_errors.failed_call(cause):
             return _refused_arguments(call, cause)
         if isinstance(cause, OmegaConfBaseException) and str(cause.full_key or "").endswith("._target_"):
@@ -114,14 +114,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__  # not the context: an error of ours that is raised while a user error is handled is a fault
-
-
-def _unreadable(word: str) -> UserError:
-    """The error for a word that Hydra's grammar refuses, with the word as one text."""
-    text = f"cannot read {word!r}: give group=option or name=value"
-    name, found, value = word.partition("=")
-    as_text = f"; with quotes, {shell_word(f'{name}={quote(value)}')}" if found and re.fullmatch(r"\+{0,2}[\w.]+", name) else ""
-    return UserError(text + as_text)
 
 
 def _refused_arguments(call: hydra_errors.FailedCall, error: BaseException) -> UserError | None:

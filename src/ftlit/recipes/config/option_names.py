@@ -71,7 +71,7 @@ def lacks_argument(group: str, chosen: str, target: str | None, leaf: str, takes
         takes: names that the option has.
 
     >>> print(lacks_argument("backbone", "backbone=mine", "my_nets.build", "cut", ["width"]))  # doctest: +ELLIPSIS
-    backbone=mine has no argument 'cut' (it takes width): add this argument to its function, and ...
+    backbone=mine has no argument 'cut' (its arguments: width): add this argument to its function, and ...
     """
     if group not in SHARED or target is None or target.startswith("ftlit."):
         return None
@@ -81,7 +81,7 @@ def lacks_argument(group: str, chosen: str, target: str | None, leaf: str, takes
     value = "null" if written is None or isinstance(written, dict | list) else written
     line = f"the line `{leaf}: {value}` to its config file"
     advice = f"add this argument to its function, and {line} (see docs/extending.md#{SHARED[group][1]})"
-    return UserError(f"{chosen} has no argument {leaf!r} (it takes {', '.join(takes) or 'none'}): {advice}")
+    return UserError(f"{chosen} has no argument {leaf!r} (its arguments: {', '.join(takes) or 'none'}): {advice}")
 
 
 def _conf_path(name: str) -> Path:

@@ -18,6 +18,7 @@ from ftlit.recipes.config.hydra_internals import choices, hydra_config, read_con
 from ftlit.recipes.config.literal_values import quote, quote_literals
 from ftlit.recipes.config.option_names import overlay_groups
 from ftlit.recipes.config.synonyms import synonym
+from ftlit.recipes.config.syntax_errors import check_spaces
 
 # words that `arguments` and its callers give themselves, and those that Lightning gives to the processes that it starts
 REPLACED_FOR_ONE_RUN = re.compile(
@@ -39,8 +40,7 @@ OVERLAYS = ("scenario", "experiment")  # a later one beats an earlier one
 
 def complete(words: Sequence[str]) -> list[str]:
     """The words of a command line as Hydra needs them: see `quote_layer_numbers`, `set_search_mode` and `quote_literals`."""
-    if nameless := next((word for word in words if re.match(r"[+~]*=", word)), None):
-        raise UserError(f"cannot read {nameless!r}: give group=option or name=value")
+    check_spaces(words)
     if empty := next((word for word in words if re.fullmatch(r"\+{0,2}hydra\.(run|sweep)\.dir=(''|\"\")?", word)), None):
         raise UserError(f"{empty} has no value: give a folder, or {empty.partition('=')[0]}=. for the current one")
     _check_flags(words)

@@ -1,0 +1,55 @@
+"""A word that cannot be read is one line that says why, and where spaces are the reason, what to type."""
+
+import shlex
+
+import pytest
+
+from ftlit.errors import UserError
+from ftlit.recipes.config.overrides import complete
+from ftlit.recipes.config.syntax_errors import check_spaces, unreadable
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["seed=1", "backbone.cut = 1000"], "backbone.cut=1000"),
+        (["backbone.cut =1000"], "backbone.cut=1000"),
+        (["seed=1", "lr", "=", "0.1", "head=mlp"], "lr=0.1"),
+        (["lr", "=0.1"], "lr=0.1"),
+        (["lr=", "0.1"], "lr=0.1"),
+        (["data.per_class=", "-1"], "data.per_class=-1"),
+        (["data.root =my photos"], "data.root=my photos"),
+    ],
+)
+def test_spaces_around_the_equals_sign_are_named_with_the_word_to_type(words, meant):
+    with pytest.raises(UserError, match=r"^cannot read '.*': leave out the spaces around =, so give ") as caught:
+        complete(words)
+    assert shlex.split(str(caught.value).partition("so give ")[2]) == [meant]
+
+
+@pytest.mark.parametrize("words", [["=3"], ["=", "3"], ["seed=1", "=3"], ["+=3"], ["~="]])
+def test_a_word_without_a_name_is_an_error(words):
+    with pytest.raises(UserError, match=r"^cannot read '.*': give group=option or name=value$"):
+        check_spaces(words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["head=", "-m"], ["head=", "~scenario"], ["~head"], ["data.root=", "seed=1"], ["--cfg", "job", "seed=1"], ["data.root=my = photos"]],
+)
+def test_other_words_pass(words):
+    check_spaces(words)
+
+
+@pytest.mark.parametrize(
+    ("word", "remedy"),
+    [
+        ("cache.trust='", r"close the quote ', or write \' where it is part of a text"),
+        ('data.note="a', 'close the quote ", or write \\" where it is part of a text'),
+        ("data.note='a' b", "put the whole value between two quotes"),
+        ("data.note=a (1", "give group=option or name=value; with quotes, \"data.note='a (1'\""),
+        ("seed", "give group=option or name=value"),
+    ],
+)
+def test_a_word_that_cannot_be_read_has_a_remedy_without_nested_quotes(word, remedy):
+    assert str(unreadable(word)) == f"cannot read {word!r}: {remedy}"
