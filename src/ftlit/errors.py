@@ -14,10 +14,12 @@ def unknown(what: str, given: object, options: Iterable[object]) -> UserError:
 
     >>> print(unknown("layer", "layr4", ["stem", "layer4"]))
     no layer 'layr4': did you mean 'layer4'? There are: stem, layer4
+    >>> print(unknown("argument of alexnet", "width", []))
+    no argument of alexnet 'width', and no other argument of alexnet
     """
     names = [str(option) for option in options]
     if not names:
-        return UserError(f"no {what} {given!r}: there are none")
+        return UserError(f"no {what} {given!r}, and no other {what}")
     meant = closest(given, names)
     there = f"did you mean {meant!r}? There are" if meant else "there are"
     return UserError(f"no {what} {given!r}: {there}: {shorten(names)}")

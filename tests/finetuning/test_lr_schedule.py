@@ -1,5 +1,6 @@
 """One factor scales the rates of all groups: their ratios are constant, and the curves equal those of torch."""
 
+import re
 from functools import partial
 
 import pytest
@@ -140,3 +141,13 @@ def test_a_warm_up_shorter_than_the_unit_is_noted():
     with pytest.warns(UserWarning, match=r"^lr_scheduler.warmup=0.1 of 4 epochs is less than one epoch, .* give at least 0.25, or"):
         assert Rates(optimizer, constant, steps=40, epochs=4, unit="epoch", warmup=0.1).factor == 1.0
     assert Rates(optimizer, constant, steps=40, epochs=4, unit="epoch", warmup=0.25).factor == 0.5
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 7, 30, 300])
+def test_the_share_that_the_note_on_a_short_warm_up_gives_is_long_enough(epochs):
+    with pytest.warns(UserWarning, match="so there is no warm-up: give ") as caught:
+        Rates(optimizer(1.0), constant, steps=900, epochs=epochs, unit="epoch", warmup=0.001)
+    least = re.search(r"at least ([\d.]+)", str(caught[0].message))
+    assert (least is None) == (epochs == 1)
+    if least is not None:
+        assert Rates(optimizer(1.0), constant, steps=900, epochs=epochs, unit="epoch", warmup=float(least[1])).factor < 1

@@ -7,6 +7,7 @@ base rates follow from the learning-rate factors of the layers, see `presets`.
 
 import warnings
 from collections.abc import Callable
+from math import ceil
 from typing import Any, Literal
 
 import torch
@@ -68,10 +69,10 @@ class Rates(LRScheduler):
             group.setdefault("initial_lr", group["lr"])
         self._total = steps if unit == "step" else epochs
         if unit == "epoch" and 0 < warmup * epochs < 1:
+            least = f"at least {ceil(1000 / epochs) / 1000:g}, or " if epochs > 1 else ""  # rounded up: 0.33 of 3 epochs is no epoch
             warnings.warn(
-                f"lr_scheduler.warmup={warmup} of {count(epochs, 'epoch')} is less than one epoch, but this scheduler changes "
-                f"the rate once per epoch, so there is no warm-up: give at least {1 / epochs:.2g}, or a scheduler that changes it at every "
-                "step, such as lr_scheduler=cosine",
+                f"lr_scheduler.warmup={warmup} of {count(epochs, 'epoch')} is less than one epoch, but this scheduler changes the rate "
+                f"once per epoch, so there is no warm-up: give {least}a scheduler that changes it at every step, such as lr_scheduler=cosine",
                 stacklevel=2,
             )
         self._begin(self._total)
