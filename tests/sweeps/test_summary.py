@@ -31,16 +31,56 @@ def jobs_in(folder):
     return [job for _, job in jobs_of(folder)]
 
 
-def test_each_row_summarizes_a_setting_over_its_seeds_and_rows_are_ranked_by_val(tmp_path):
+def test_each_row_summarizes_a_setting_over_its_seeds_and_the_best_by_val_is_marked(tmp_path):
     low, high = [accuracies(0.5, test) for test in (0.7, 0.8, 0.9)], [accuracies(0.6, 0.1)] * 3
     jobs = [(f"head=a seed={seed}", low[seed], "") for seed in range(3)] + [(f"head=b seed={seed}", high[seed], "") for seed in range(3)]
     header, rows = table_of(jobs_in(made(tmp_path, *jobs)))
     assert header == ["head", "seeds", "test accuracy", "std", "95 % interval", "val accuracy", "job seconds"]
     assert rows == [
-        ["b", "3", "0.1000", "0.0000", "0.1000 to 0.1000", "0.6000", "2.0"],
         ["a", "3", "0.8000", "0.1000", "0.5516 to 1.0000", "0.5000", "2.0"],
+        ["b", "3", "0.1000", "0.0000", "-", "0.6000 *", "2.0"],
     ]
     assert half_interval([0.7, 0.8, 0.9]) == pytest.approx(4.302653 * 0.1 / 3**0.5)
+
+
+def test_rows_and_the_figure_are_in_the_order_of_the_swept_values_then_of_the_seeds(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    swept = [f"lr={lr} head={head} seed={seed}" for seed in (2, 10, 1) for head in ("mlp", "conv") for lr in ("1e-2", "null", "1e-3", "5")]
+    made(tmp_path, *((words, accuracies(number / 100, 0.5), "") for number, words in enumerate(swept)))
+    lrs, heads = ("1e-3", "1e-2", "5", "null"), ("mlp", "conv")  # numbers by size, words as they were given
+    assert [tuple(row[:2]) for row in table_of(jobs_in(tmp_path))[1]] == [(lr, head) for lr in lrs for head in heads]
+    labels = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: labels.extend(figure.axes[0].get_yticklabels()))
+    main.report([str(tmp_path)])
+    assert [label.get_text() for label in labels] == [f"lr={lr}\nhead={head}" for lr in lrs for head in heads]
+    with (tmp_path / "sweep.csv").open() as file:
+        rows = [row["overrides"] for row in csv.DictReader(file)]
+    assert rows == [f"lr={lr} head={head} seed={seed}" for lr in lrs for head in heads for seed in (1, 2, 10)]
+
+
+def test_settings_that_are_equally_good_are_all_marked_and_a_single_one_is_not(tmp_path):
+    made(tmp_path, *((f"x={x}", accuracies(val, 0.5), "") for x, val in enumerate((0.5, 0.9, 0.9))))
+    assert [row[-2] for row in table_of(jobs_in(tmp_path))[1]] == ["0.5000", "0.9000 *", "0.9000 *"]
+    assert table_of(jobs_in(tmp_path)[2:])[1][0][-2] == "0.9000"
+
+
+def test_equal_results_of_all_seeds_have_no_interval_and_a_note(tmp_path):
+    made(tmp_path, *((f"x={x} seed={seed}", accuracies(0.5, 0.7 + x * seed / 10), "") for x in (0, 1) for seed in (1, 2)))
+    jobs = jobs_in(tmp_path)
+    assert [row[4] == "-" for row in table_of(jobs)[1]] == [True, False]
+    assert "No interval where all seeds give the same value" in markdown_of(jobs) and "No interval" not in markdown_of(jobs[2:])
+
+
+def test_the_table_and_the_csv_file_show_the_cut_that_each_probe_chose(tmp_path):
+    probe = {"held_out/accuracy": 0.5, "test/accuracy": 0.5}
+    jobs = [[{**probe, "cut": cut} for cut in cuts] for cuts in (("layer4",), ("layer3", "layer4", "layer3"))]
+    made(tmp_path, *((f"data.per_class={size}", result, "") for size, result in zip((5, 10), jobs, strict=True)))
+    header, rows = table_of(jobs_in(tmp_path))
+    assert header[:2] == ["data.per_class", "cut"] and [row[1] for row in rows] == ["layer4", "layer3, layer4"]
+    main.report([str(tmp_path)])
+    with (tmp_path / "sweep.csv").open() as file:
+        assert [row["cut"] for row in csv.DictReader(file)] == ["layer4", "layer3, layer4"]
 
 
 def test_a_repeated_seed_counts_once_and_constant_settings_have_no_column(tmp_path):
@@ -67,10 +107,10 @@ def test_the_table_shows_the_mean_of_a_probe_and_the_score_of_a_recipe_without_r
     for number, score in enumerate((0.1, 0.3)):
         Job(number, (f"x={number}",), status=0, reason="", score=score).write(tmp_path / "rates" / str(number))
     header, rows = table_of(jobs_in(tmp_path / "rates"))
-    assert header[:3] == ["x", "seeds", "score"] and [row[0] for row in rows] == ["1", "0"]
-    assert "Sorted by score, highest first; the score is the number that the recipe returns." in markdown_of(jobs_in(tmp_path / "rates"))
-    rate = Job(0, config={"settings": {"recipe": "lr_find"}}, status=0, score=0.1)
-    assert "so a higher one is not better" in markdown_of([rate])
+    assert header[:3] == ["x", "seeds", "score"] and [(row[0], row[2]) for row in rows] == [("0", "0.1000"), ("1", "0.3000 *")]
+    assert "* marks the highest score; the score is the number that the recipe returns." in markdown_of(jobs_in(tmp_path / "rates"))
+    rates = [Job(number, (f"x={number}",), {"settings": {"recipe": "lr_find"}}, status=0, score=0.1 + number) for number in (0, 1)]
+    assert "so a higher one is not better" in markdown_of(rates) and "*" not in markdown_of(rates)
 
 
 def test_intervals_of_accuracies_but_not_of_scores_are_limited_to_0_and_1():

@@ -1,9 +1,8 @@
-"""Jobs of a sweep, read from its folder, and its settings (jobs that differ in their seed alone), best first."""
+"""Jobs of a sweep, read from its folder, and its settings (jobs that differ in their seed alone), in the order of their values."""
 
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from math import isfinite, nan
+from math import inf, isfinite, isnan, nan
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -33,6 +32,7 @@ class Job:
         seconds: duration of the whole job; of a resumed one, of all its parts together.
         metrics: of `result.json`, means where that has several entries; empty where there is none.
         advised: the scenario that `scenario=auto` chose; empty for other scenarios.
+        cut: the cut that `recipe=probe` chose, several for several repeats; empty for other recipes.
         format: of the file that it was read from.
     """
 
@@ -45,6 +45,7 @@ class Job:
     seconds: float | None = None
     metrics: dict[str, float] = field(default_factory=dict, compare=False)
     advised: str = field(default="", compare=False)
+    cut: str = field(default="", compare=False)
     format: int = field(default=FORMAT, compare=False)
 
     @property
@@ -55,7 +56,7 @@ class Job:
 
     def write(self, folder: Path) -> None:
         """Write `job.json` atomically, without the fields that are read from other files of the folder."""
-        own = {name: value for name, value in asdict(self).items() if name not in ("metrics", "advised", KEY)}
+        own = {name: value for name, value in asdict(self).items() if name not in ("metrics", "advised", "cut", KEY)}
         write_json(folder / FILE, own)
 
 
@@ -65,7 +66,7 @@ class Setting:
 
     Args:
         values: of the overrides that vary within the sweep.
-        jobs: by number.
+        jobs: by seed.
     """
 
     values: tuple[str, ...]
@@ -100,7 +101,11 @@ def read_job(folder: Path) -> Job | None:
     with reading(path, REMEDY):
         content = read_json(path, lambda old: {**old, KEY: 0}, remedy=REMEDY)
         job = Job(**{**content, "overrides": tuple(content["overrides"])})
-    return replace(job, metrics=_metrics(folder), advised=_advised(folder)) if job.status == 0 else job
+    if job.status != 0:
+        return job
+    entries = _results(folder)
+    with reading(folder / RESULT, REMEDY):
+        return replace(job, metrics=_metrics(entries), cut=_cut(entries), advised=_advised(folder))
 
 
 def _advised(folder: Path) -> str:
@@ -108,19 +113,24 @@ def _advised(folder: Path) -> str:
     return str(content["advice"].get("scenario", "")) if content else ""
 
 
-def _metrics(folder: Path) -> dict[str, float]:
-    """The numbers of `result.json`; those of a probe on held-out images count as val."""
-    result = read_result(folder)
-    if not result:
-        return {}
-    entries = result if isinstance(result, list) else [result]
-    with reading(folder / RESULT, REMEDY):
-        names = [name for name, value in entries[0].items() if isinstance(value, int | float)]
-        return {name.replace("held_out/", "val/"): mean(nan if e[name] is None else e[name] for e in entries) for name in names}
+def _results(folder: Path) -> list[Any]:
+    """The entries of `result.json`: none, one, or one for each repeat of a probe."""
+    result = read_result(folder) or []
+    return result if isinstance(result, list) else [result]
+
+
+def _metrics(entries: Sequence[Any]) -> dict[str, float]:
+    """The numbers of the results; those of a probe on held-out images count as val."""
+    names = [name for name, value in entries[0].items() if isinstance(value, int | float)] if entries else []
+    return {name.replace("held_out/", "val/"): mean(nan if e[name] is None else e[name] for e in entries) for name in names}
+
+
+def _cut(entries: Sequence[Any]) -> str:
+    return ", ".join(dict.fromkeys(str(entry["cut"]) for entry in entries if "cut" in entry))
 
 
 def jobs_of(folder: Path) -> list[tuple[Path, Job]]:
-    """Folders and jobs of a sweep, by number.
+    """Folders and jobs of a sweep, by their swept values, then by seed: numbers by size, other values as the sweep has them.
 
     Raises:
         UserError: the folder is not that of a sweep, or has no job.
@@ -133,7 +143,23 @@ def jobs_of(folder: Path) -> list[tuple[Path, Job]]:
         raise UserError(f"the sweep in {folder} is empty: no job began")
     if not jobs:
         raise UserError(f"{folder} is not the folder of a sweep: give the folder that holds its jobs, such as runs/sweeps/DATE/TIME")
-    return jobs
+    names = [*varying([job for _, job in jobs]), SEED]
+    places = {name: _places(job.values.get(name, "") for _, job in jobs) for name in names}
+    return sorted(jobs, key=lambda pair: [places[name][pair[1].values.get(name, "")] for name in names])
+
+
+def _places(values: Iterable[str]) -> dict[str, int]:
+    """The place of each value among them."""
+    return {value: place for place, value in enumerate(sorted(dict.fromkeys(values), key=_size))}
+
+
+def _size(value: str) -> float:
+    """A number, or infinity for a value that is none."""
+    try:
+        number = float(value)
+    except ValueError:
+        return inf
+    return inf if isnan(number) else number
 
 
 def varying(jobs: Sequence[Job]) -> list[str]:
@@ -143,15 +169,19 @@ def varying(jobs: Sequence[Job]) -> list[str]:
 
 
 def settings_of(jobs: Sequence[Job]) -> list[Setting]:
-    """The settings, best first: by accuracy on val, or by score where no job has one."""
-    names, by = varying(jobs), ranking_metric(jobs)
+    """The settings, in the order of the jobs."""
+    names = varying(jobs)
     keys = [tuple(job.values.get(name, "") for name in names) for job in jobs]
-    settings = [Setting(key, tuple(job for job, own in zip(jobs, keys, strict=True) if own == key)) for key in dict.fromkeys(keys)]
-    return sorted(settings, key=lambda setting: mean(setting.of(by) or [-sys.float_info.max]), reverse=True)
+    return [Setting(key, tuple(job for job, own in zip(jobs, keys, strict=True) if own == key)) for key in dict.fromkeys(keys)]
+
+
+def best_first(settings: Sequence[Setting], by: str) -> list[Setting]:
+    """The settings that have a metric, the one with the highest mean first."""
+    return sorted((setting for setting in settings if setting.of(by)), key=lambda setting: mean(setting.of(by)), reverse=True)
 
 
 def ranking_metric(jobs: Sequence[Job]) -> str:
-    """The metric that ranks the settings."""
+    """The metric that ranks the settings: accuracy on val, or the score where no job has one."""
     return VAL if any(VAL in job.metrics for job in jobs) else SCORE
 
 

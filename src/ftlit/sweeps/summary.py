@@ -13,17 +13,22 @@ from rich.table import Table
 from ftlit.errors import one_line, shorten
 from ftlit.files import write_atomically, write_figure, write_rows
 from ftlit.formatting import harmless
-from ftlit.sweeps.jobs import SCORE, SEED, TEST, VAL, Job, jobs_of, ranking_metric, settings_of, varying
+from ftlit.sweeps.jobs import SCORE, SEED, TEST, VAL, Job, Setting, best_first, jobs_of, ranking_metric, settings_of, varying
 
 METRICS_IN_0_1 = ("accuracy", "f1")  # their intervals are clipped to [0, 1]
 SECONDS = "job seconds"
 MAX_DRAWN_SETTINGS = 40  # settings in the picture
-CAPTION = (
-    "Sorted by {by}, best first; choosing settings by test accuracy would be biased. "
+MARK = " *"  # beside the number that is best
+VAL_NOTE = (
+    "* marks the best val accuracy; choosing settings by test accuracy would be biased. "
     "Mean, standard deviation and 95 % interval (Student's t) are over seeds."
 )
-SCORE_NOTE = "score, highest first; the score is the number that the recipe returns."
-RATE_NOTE = "score, highest first; the score is the learning rate that recipe=lr_find suggests, so a higher one is not better."
+SCORE_NOTE = "* marks the highest score; the score is the number that the recipe returns."
+RATE_NOTE = "The score is the learning rate that recipe=lr_find suggests, so a higher one is not better."
+EQUAL_NOTE = (
+    "No interval where all seeds give the same value: nothing in these jobs depends on the seed (a linear probe on all training "
+    "examples is the same fit), or too few examples are tested to show a difference."
+)
 SECONDS_NOTE = "Job seconds: mean duration of a whole job, from building the network to the test."
 
 
@@ -38,12 +43,15 @@ def half_interval(values: Sequence[float]) -> float:
     return float(t.ppf(0.975, len(values) - 1) * stdev(values) / sqrt(len(values)))
 
 
-def interval(values: Sequence[float], metric: str) -> tuple[float, float]:
-    """The 95 % interval of the mean, `half_interval` to both sides, clipped to [0, 1] for accuracy and F1. Needs two values.
+def interval(values: Sequence[float], metric: str) -> tuple[float, float] | None:
+    """The 95 % interval of the mean, `half_interval` to both sides, clipped to [0, 1] for accuracy and F1; `None` without two different
+    values.
 
     >>> interval([0.9, 1.0], "test/accuracy")[1]
     1.0
     """
+    if len(set(values)) < 2:
+        return None
     middle, half = mean(values), half_interval(values)
     low, high = middle - half, middle + half
     return (max(0.0, low), min(1.0, high)) if metric.endswith(METRICS_IN_0_1) else (low, high)
@@ -51,30 +59,35 @@ def interval(values: Sequence[float], metric: str) -> tuple[float, float]:
 
 def table_of(jobs: Sequence[Job]) -> tuple[list[str], list[list[str]]]:
     """Header and cells, one row per setting."""
-    names, by = varying(jobs), ranking_metric(jobs)
+    names, by, settings = varying(jobs), ranking_metric(jobs), settings_of(jobs)
     failures = any(job.status != 0 for job in jobs)
+    chosen = [name for name in ("advised", "cut") if any(getattr(job, name) for job in jobs)]
     shown = TEST if by == VAL else SCORE
     label = "test accuracy" if by == VAL else SCORE
-    advised = any(job.advised for job in jobs)
-    header = [
-        *names,
-        *(["advised"] if advised else []),
-        "seeds",
-        label,
-        "std",
-        "95 % interval",
-        *(["val accuracy"] if by == VAL else []),
-        SECONDS,
-    ]
+    header = [*names, *chosen, "seeds", label, "std", "95 % interval", *(["val accuracy"] if by == VAL else []), SECONDS]
+    marked = [] if _are_range_tests(jobs) else _best(settings, by)
     rows = []
-    for setting in settings_of(jobs):
+    for setting in settings:
         seconds = [job.seconds for job in setting.done if job.seconds is not None]
-        val = [_mean(setting.of(VAL))] if by == VAL else []
-        time = f"{mean(seconds):.1f}" if seconds else "-"
-        scenarios = [", ".join(dict.fromkeys(job.advised or "-" for job in setting.done)) or "-"] if advised else []
-        row = [*setting.values, *scenarios, str(len(setting.done)), *_spread(setting.of(shown), shown), *val, time]
+        parts = [", ".join(dict.fromkeys(getattr(job, name) or "-" for job in setting.done)) or "-" for name in chosen]
+        row = [*setting.values, *parts, str(len(setting.done)), *_spread(setting.of(shown), shown)]
+        row += [_mean(setting.of(VAL))] if by == VAL else []
+        if setting in marked:
+            row[header.index("val accuracy" if by == VAL else SCORE)] += MARK
+        row.append(f"{mean(seconds):.1f}" if seconds else "-")
         rows.append([*row, failure_reasons(setting.failed)] if failures else row)
     return [*header, "failed"] if failures else header, rows
+
+
+def _are_range_tests(jobs: Sequence[Job]) -> bool:
+    configs = [job.config for job in jobs if isinstance(job.config, dict)]  # in format 0 a digest
+    return any(config.get("settings", {}).get("recipe") == "lr_find" for config in configs)
+
+
+def _best(settings: Sequence[Setting], by: str) -> list[Setting]:
+    """The settings with the highest mean, several where it is equal; none where there is nothing to choose from."""
+    ranked = best_first(settings, by) if len(settings) > 1 else []
+    return [setting for setting in ranked if mean(setting.of(by)) == mean(ranked[0].of(by))]
 
 
 def failure_reasons(failed: Sequence[Job]) -> str:
@@ -97,19 +110,19 @@ def _mean(values: Sequence[float]) -> str:
 
 
 def _spread(values: Sequence[float], metric: str) -> list[str]:
-    """Mean, deviation and interval; `-` where there are too few values."""
-    if len(values) < 2:
-        return [_mean(values), "-", "-"]
-    low, high = interval(values, metric)
-    return [f"{mean(values):.4f}", f"{stdev(values):.4f}", f"{low:.4f} to {high:.4f}"]
+    """Mean, deviation and interval; `-` where there is none."""
+    limits = interval(values, metric)
+    deviation = f"{stdev(values):.4f}" if len(values) > 1 else "-"
+    return [_mean(values), deviation, f"{limits[0]:.4f} to {limits[1]:.4f}" if limits else "-"]
 
 
 def caption_of(jobs: Sequence[Job]) -> str:
-    """The caption of the table: order, statistics, units."""
-    configs = [job.config for job in jobs if isinstance(job.config, dict)]  # in format 0 a digest
-    rates = any(config.get("settings", {}).get("recipe") == "lr_find" for config in configs)
-    ranked = CAPTION.format(by="val accuracy") if ranking_metric(jobs) == VAL else f"Sorted by {RATE_NOTE if rates else SCORE_NOTE}"
-    return f"{ranked} {SECONDS_NOTE}"
+    """The caption of the table: what is marked, statistics, units."""
+    by_val = ranking_metric(jobs) == VAL
+    ranked = VAL_NOTE if by_val else RATE_NOTE if _are_range_tests(jobs) else SCORE_NOTE
+    results = [setting.of(TEST if by_val else SCORE) for setting in settings_of(jobs)]
+    equal = any(len(values) > 1 and len(set(values)) == 1 for values in results)
+    return " ".join([ranked, *([EQUAL_NOTE] if equal else []), SECONDS_NOTE])
 
 
 def markdown_of(jobs: Sequence[Job]) -> str:
@@ -123,22 +136,25 @@ def markdown_of(jobs: Sequence[Job]) -> str:
 def write_csv(path: Path, jobs: Sequence[tuple[Path, Job]]) -> None:
     """Write one row per job."""
     names = list(dict.fromkeys(name for _, job in jobs for name in job.metrics))
-    rows: list[tuple[object, ...]] = [("job", "overrides", "advised", "status", "reason", *names, SCORE, SECONDS, "folder")]
+    rows: list[tuple[object, ...]] = [("job", "overrides", "advised", "cut", "status", "reason", *names, SCORE, SECONDS, "folder")]
     for folder, job in jobs:
         metrics = (job.metrics.get(name) for name in names)
         overrides = " ".join(job.overrides)
-        about = job.number, harmless(overrides), job.advised, job.status, harmless(job.reason)
+        about = job.number, harmless(overrides), job.advised, harmless(job.cut), job.status, harmless(job.reason)
         rows.append((*about, *metrics, job.score, job.seconds, folder.name))
     write_rows(path, rows)
 
 
 def draw(path: Path, jobs: Sequence[Job]) -> None:
-    """Draw a row per setting, the best on top, at most `MAX_DRAWN_SETTINGS`: a point per seed, the mean and its interval, as PNG."""
+    """Draw a row per setting, in the order of the table, the best `MAX_DRAWN_SETTINGS`: a point per seed, the mean and its interval, as
+    PNG.
+    """
     from matplotlib.figure import Figure  # here, so that the command line is read without it; no pyplot: no screen is needed
 
-    names, metric = varying(jobs), TEST if ranking_metric(jobs) == VAL else SCORE
-    known = [setting for setting in settings_of(jobs) if setting.of(metric)]
-    shown = known[:MAX_DRAWN_SETTINGS]
+    names, by, settings = varying(jobs), ranking_metric(jobs), settings_of(jobs)
+    metric = TEST if by == VAL else SCORE
+    known = [setting for setting in best_first(settings, by) if setting.of(metric)]
+    shown = [setting for setting in settings if setting in known[:MAX_DRAWN_SETTINGS]]
     labels = ["\n".join(map("=".join, zip(names, setting.values, strict=True))) or "all jobs" for setting in shown]
     lines = max(1, len(names))
     figure = Figure(figsize=(7.0, 1.2 + (0.3 + 0.2 * lines) * max(1, len(shown))), layout="constrained")
@@ -146,8 +162,8 @@ def draw(path: Path, jobs: Sequence[Job]) -> None:
     for place, setting in enumerate(shown):
         values = setting.of(metric)
         middle = mean(values)
-        low, high = interval(values, metric) if len(values) > 1 else (middle, middle)
-        error = [[middle - low], [high - middle]] if len(values) > 1 else None
+        limits = interval(values, metric)
+        error = [[middle - limits[0]], [limits[1] - middle]] if limits else None
         axes.plot(values, [place] * len(values), "o", color="C0", alpha=0.4, label="one seed")
         axes.errorbar([middle], [place], xerr=error, fmt="D", color="black", capsize=4, markersize=5, label="mean, 95 %")
     axes.set_yticks(range(len(shown)), labels, fontsize=8, parse_math=False)
