@@ -16,8 +16,10 @@ from paths import ROOT
 from ftlit import UserError
 from ftlit.cli import sweep_jobs
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
+from ftlit.recipes.config.overrides import command_environment, complete
+from ftlit.recipes.run.process_state import process_state
 from ftlit.run_folder import write_advice
-from ftlit.sweeps.jobs import Job, jobs_of, read_job, settings_of
+from ftlit.sweeps.jobs import Job, jobs_of, read_job
 
 pytestmark = pytest.mark.e2e
 
@@ -51,7 +53,7 @@ def hydra(tmp_path):
 
 @pytest.mark.parametrize(("code", "status", "reason"), [(None, 0, ""), (0, 0, ""), (3, 3, "3"), ("full disk", 1, "full disk")])
 def test_a_job_that_exits_has_the_exit_status_of_its_process(hydra, tmp_path, code, status, reason):
-    sweep_jobs.run_job(hydra, partial(sys.exit, code))
+    assert sweep_jobs.run_job(hydra, partial(sys.exit, code)) is None
     ended = read_job(tmp_path)
     assert (ended.status, ended.reason) == (status, reason)
 
@@ -68,6 +70,19 @@ def test_an_interruption_ends_the_sweep_and_a_resumed_job_adds_up_its_seconds(hy
     (tmp_path / "config.yaml").touch()
     sweep_jobs.run_job(hydra, lambda: 0.5)
     assert 100 <= read_job(tmp_path).seconds < 200
+
+
+def test_an_interrupted_job_is_no_failed_one_and_the_command_that_resumes_its_sweep_is_the_typed_one(tmp_path, monkeypatch, capsys):
+    Job(0, ("seed=1",), status=130, reason="interrupted").write(tmp_path / "0")
+    monkeypatch.setattr(sweep_jobs, "SWEEP_FOLDERS", [tmp_path])
+    typed = ["seed=1,2", "hparams_search=optuna", "sweep.resume=true", f"hydra.sweep.dir={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *typed])
+    with process_state(environment=command_environment()):
+        sys.argv[1:] = complete(typed)  # adds hydra.mode=MULTIRUN
+        assert sweep_jobs.end_sweep() == 1
+    job, again = capsys.readouterr().err.splitlines()
+    assert job.startswith("ftlit: job 0 (seed=1) was interrupted, its folder: ")
+    assert again.endswith(f" seed=1,2 hparams_search=optuna hydra.sweep.dir={tmp_path} sweep.resume=true")
 
 
 def test_a_job_that_is_resumed_by_itself_is_done_in_the_table_of_its_sweep(hydra, tmp_path):
@@ -129,6 +144,8 @@ def test_a_sweep_resumes_its_unfinished_jobs_on_request_only(tmp_path):
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "give sweep.resume=true" in refused.stderr
     resumed = sweep(tmp_path, *arguments, "sweep.resume=true")
     assert resumed.returncode == 0 and "resuming from" in resumed.stdout and "skipping 1 finished job\n" in resumed.stdout, resumed.stderr
+    words = " ".join(arguments[1:]).replace("seed=1,2", "seed=1")
+    assert f"\njob 0 ({words}) is done already: " in resumed.stdout  # without sweep.resume=true, which is no setting of the job
     now = {number: (tmp_path / f"sweep/{number}/result.json").stat().st_mtime_ns for number in (0, 1)}
     assert now[0] == ended[0] and now[1] > ended[1]
     assert [job.status for job in jobs_in(tmp_path / "sweep")] == [0, 0]
@@ -150,13 +167,25 @@ def test_parallel_jobs_give_the_same_table(tmp_path):
     assert resume.startswith(command) and "launcher" not in resume
 
 
+@needs("hydra_submitit_launcher")
+def test_slurm_without_its_programs_is_one_line_that_names_them_and_the_local_launcher(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    refused = sweep(tmp_path, "-m", "hydra/launcher=submitit_slurm", "seed=1,2", *TINY)
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1, refused.stderr
+    assert "hydra/launcher=submitit_slurm needs srun and sbatch" in refused.stderr and "hydra/launcher=submitit_local" in refused.stderr
+    assert not (tmp_path / "sweep/0").exists()
+
+
 @needs("hydra_optuna_sweeper")
-def test_an_optuna_search_gives_the_table(tmp_path):
-    schedule = ("schedule=all_at_once", "hydra.sweeper.n_trials=2", "scenario=large_similar")
+def test_an_optuna_search_gives_the_table_and_a_failed_trial_does_not_end_it(tmp_path):
+    schedule = ("schedule=all_at_once", "hydra.sweeper.n_trials=3", "scenario=large_similar", "backbone.cut=choice(layer4,nope)")
     done = sweep(tmp_path, "hparams_search=optuna", *(word for word in TINY if not word.startswith("scenario=")), *schedule)
-    assert done.returncode == 0 and "optimizer.lr" in done.stdout, done.stderr
-    best = settings_of(jobs_in(tmp_path / "sweep"))[0]
-    assert f"best_value: {best.done[0].score}" in (tmp_path / "sweep/optimization_results.yaml").read_text()
+    assert done.returncode == 2 and "optimizer.lr" in done.stdout and "Traceback" not in done.stderr, done.stderr
+    assert {job.status for job in jobs_in(tmp_path / "sweep")} == {0, 2}
+    best = max(jobs_in(tmp_path / "sweep"), key=lambda job: job.score or 0.0)
+    found = (tmp_path / "sweep/optimization_results.yaml").read_text()
+    rate = best.values["optimizer.lr"]
+    assert f"best_value: {best.score}\n" in found and f"optimizer.lr: {rate}\n" in found and float(rate) == float(f"{float(rate):.3g}")
 
 
 @pytest.mark.slow

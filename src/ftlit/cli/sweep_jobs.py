@@ -2,12 +2,13 @@
 
 import os
 import re
+import shutil
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
-from math import isnan, nan
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from ftlit.errors import UserError, one_line
 from ftlit.formats import FORMAT
 from ftlit.formatting import count, shell_command
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS
-from ftlit.recipes.config.hydra_internals import add_task_override, hydra_config, task_overrides
+from ftlit.recipes.config.hydra_internals import add_task_override, hydra_config
 from ftlit.recipes.config.literal_values import quote
-from ftlit.recipes.config.overrides import job_label, typed_command
+from ftlit.recipes.config.overrides import job_label, job_overrides, typed_command, typed_words
 from ftlit.recipes.config.settings import changes, chosen_options, stable_settings
 from ftlit.recipes.run.process_state import INITIAL_ENVIRONMENT
 from ftlit.recipes.run.processes import REASON, USER_ERROR_STATUS, JobExit
@@ -31,6 +32,7 @@ from ftlit.sweeps.jobs import Job
 
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 ONE_GPU = {"devices": (1, "1"), "num_nodes": (1,), "accelerator": ("auto", "gpu", "cuda")}  # values of the trainer
+SLURM, SLURM_PROGRAMS = "submitit_slurm", ("srun", "sbatch")  # the launcher, and what it calls
 EARLY_FILES = (ADVICE, "lr_find.csv", "lr_find.png", REASON)  # of recipes that have not written config.yaml, or do not write it
 SWEEP_FOLDERS: list[Path] = []  # the folder of the sweep that this process runs, empty for a single run
 
@@ -46,6 +48,7 @@ class SweepCallback(Callback):
         """
         folder = Path(config.hydra.sweep.dir)
         try:
+            _check_launcher(config.hydra.runtime.choices.get("hydra/launcher"))
             done = _count_done(folder, OmegaConf.select(config, "sweep.resume"))
         except UserError as error:
             print(f"ftlit: {error}", file=sys.stderr)
@@ -53,6 +56,16 @@ class SweepCallback(Callback):
         if done:
             print(f"resuming the sweep in {folder}: skipping {count(done, 'finished job')}")
         SWEEP_FOLDERS.append(folder)
+
+
+def _check_launcher(launcher: str | None) -> None:
+    """Raise `UserError` for the launcher of SLURM where SLURM is not installed."""
+    missing = [name for name in SLURM_PROGRAMS if launcher == SLURM and shutil.which(name) is None]
+    if missing:
+        raise UserError(
+            f"hydra/launcher={SLURM} needs {' and '.join(missing)} of SLURM, not found on this machine: start the sweep on a machine that "
+            "submits SLURM jobs, or give hydra/launcher=submitit_local to run its jobs here"
+        )
 
 
 def _count_done(folder: Path, resume: Any) -> int:
@@ -76,11 +89,11 @@ def _count_done(folder: Path, resume: Any) -> int:
     return sum(job.status == 0 for job in found)
 
 
-def run_job(cfg: DictConfig, run: Callable[[], float]) -> float:
+def run_job(cfg: DictConfig, run: Callable[[], float]) -> float | None:
     """Run a job of a sweep and write its state before and after. One that is done already does not run again.
 
     Returns:
-        Its score; NaN where it failed, so that the sweep continues.
+        Its score; `None` where it failed or its score is NaN: the sweep continues, and a search counts a failed trial.
 
     Raises:
         UserError: its folder is that of another job, of a sweep with other settings.
@@ -100,7 +113,7 @@ def run_job(cfg: DictConfig, run: Callable[[], float]) -> float:
             (folder / name).unlink(missing_ok=True)
     if before and before.status == 0:
         print(f"{job_label()} is done already: {folder}")
-        return nan if before.score is None else before.score
+        return before.score
     if before and cfg.recipe in RESUMABLE_RECIPES and (folder / "config.yaml").is_file():
         cfg.resume = True
         add_task_override("resume=true")  # for processes that the job starts, and for configs that it composes
@@ -126,12 +139,11 @@ def _failed_early(before: Job, folder: Path) -> bool:
     return before.status not in (0, INTERRUPTED_STATUS, None) and not (folder / "config.yaml").is_file()
 
 
-def _run_and_record(this: Job, folder: Path, run: Callable[[], float]) -> float:
+def _run_and_record(this: Job, folder: Path, run: Callable[[], float]) -> float | None:
     started, ended = time.perf_counter(), replace(this, status=1)
     try:
         score = run()
         ended = replace(this, status=0, reason="", score=None if isnan(score) else score)
-        return score
     except (KeyboardInterrupt, SystemExit) as end:
         status = _status_of(end)
         ended = replace(this, status=status, reason=_reason_of(end) if status else "")
@@ -142,7 +154,7 @@ def _run_and_record(this: Job, folder: Path, run: Callable[[], float]) -> float:
         ended = replace(this, reason=f"{type(error).__name__}: {one_line(error)}", status=1)
     finally:
         replace(ended, seconds=round((this.seconds or 0) + time.perf_counter() - started, 2)).write(folder)
-    return nan
+    return ended.score
 
 
 def end_sweep() -> int:
@@ -168,20 +180,19 @@ def _end_sweep_in(folder: Path) -> set[int | None]:
     summary.report(folder)
     statuses = set()
     for path, job in jobs.failed(folder):
-        how = jobs.RUNNING if job.status is None else f"failed with status {job.status}"
+        how = {None: jobs.RUNNING, INTERRUPTED_STATUS: "was interrupted"}.get(job.status, f"failed with status {job.status}")
         print(f"ftlit: job {job.number} ({' '.join(job.overrides)}) {how}, its folder: {path.absolute()}", file=sys.stderr)
         statuses.add(job.status)
     if statuses:
-        own = [word for word in sys.argv[1:] if not re.match(r"\+{0,2}(sweep\.resume|hydra\.sweep\.dir)=", word)]
+        own = [word for word in typed_words() if not re.match(r"\+{0,2}(sweep\.resume|hydra\.sweep\.dir)=", word)]
         words = [*typed_command(), *own, f"hydra.sweep.dir={quote(str(folder))}", "sweep.resume=true"]
         print(f"ftlit: to run the jobs that have not finished: {shell_command(words)}", file=sys.stderr)
     return statuses
 
 
 def _new_job(cfg: DictConfig) -> Job:
-    given = tuple(word for word in task_overrides() if not word.lstrip("+").startswith("sweep."))
     config = {"chosen": chosen_options(), "settings": OmegaConf.to_container(stable_settings(cfg))}
-    return Job(hydra_config().job.num, given, config)
+    return Job(hydra_config().job.num, tuple(job_overrides()), config)
 
 
 def _first_change(before: Job, now: Job) -> str:

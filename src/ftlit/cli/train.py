@@ -70,7 +70,7 @@ def _help_text(cfg: DictConfig) -> str:
 
 
 @hydra_main(config_name="train")
-def _train(cfg: DictConfig) -> float:
+def _train(cfg: DictConfig) -> float | None:
     return sweep_jobs.run_job(cfg, partial(_run, cfg)) if processes.is_sweep() else sweep_jobs.finish_alone(_run(cfg))
 
 

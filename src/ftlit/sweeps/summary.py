@@ -19,12 +19,11 @@ METRICS_IN_0_1 = ("accuracy", "f1")  # their intervals are clipped to [0, 1]
 SECONDS = "job seconds"
 MAX_DRAWN_SETTINGS = 40  # settings in the picture
 MARK = " *"  # beside the number that is best
-VAL_NOTE = (
-    "* marks the best val accuracy; choosing settings by test accuracy would be biased. "
-    "Mean, standard deviation and 95 % interval (Student's t) are over seeds."
-)
-SCORE_NOTE = "* marks the highest score; the score is the number that the recipe returns."
+MARKED_NOTE = "* marks the best {by}."
+TEST_NOTE = "Choosing settings by test accuracy would be biased."
+SCORE_NOTE = "The score is the number that the recipe returns, higher is better."
 RATE_NOTE = "The score is the learning rate that recipe=lr_find suggests, so a higher one is not better."
+STATISTICS_NOTE = "Mean, standard deviation and 95 % interval (Student's t) are over seeds."
 EQUAL_NOTE = (
     "No interval where all seeds give the same value: nothing in these jobs depends on the seed (a linear probe on all training "
     "examples is the same fit), or too few examples are tested to show a difference."
@@ -65,7 +64,7 @@ def table_of(jobs: Sequence[Job]) -> tuple[list[str], list[list[str]]]:
     shown = TEST if by == VAL else SCORE
     label = "test accuracy" if by == VAL else SCORE
     header = [*names, *chosen, "seeds", label, "std", "95 % interval", *(["val accuracy"] if by == VAL else []), SECONDS]
-    marked = [] if _are_range_tests(jobs) else _best(settings, by)
+    marked = _marked(jobs)
     rows = []
     for setting in settings:
         seconds = [job.seconds for job in setting.done if job.seconds is not None]
@@ -84,9 +83,10 @@ def _are_range_tests(jobs: Sequence[Job]) -> bool:
     return any(config.get("settings", {}).get("recipe") == "lr_find" for config in configs)
 
 
-def _best(settings: Sequence[Setting], by: str) -> list[Setting]:
-    """The settings with the highest mean, several where it is equal; none where there is nothing to choose from."""
-    ranked = best_first(settings, by) if len(settings) > 1 else []
+def _marked(jobs: Sequence[Job]) -> list[Setting]:
+    """The best settings, several where their means are equal; none where there is nothing to choose from."""
+    by, settings = ranking_metric(jobs), settings_of(jobs)
+    ranked = best_first(settings, by) if len(settings) > 1 and not _are_range_tests(jobs) else []
     return [setting for setting in ranked if mean(setting.of(by)) == mean(ranked[0].of(by))]
 
 
@@ -119,10 +119,11 @@ def _spread(values: Sequence[float], metric: str) -> list[str]:
 def caption_of(jobs: Sequence[Job]) -> str:
     """The caption of the table: what is marked, statistics, units."""
     by_val = ranking_metric(jobs) == VAL
-    ranked = VAL_NOTE if by_val else RATE_NOTE if _are_range_tests(jobs) else SCORE_NOTE
+    notes = [MARKED_NOTE.format(by="val accuracy" if by_val else SCORE)] if _marked(jobs) else []
+    notes += [TEST_NOTE if by_val else RATE_NOTE if _are_range_tests(jobs) else SCORE_NOTE, STATISTICS_NOTE]
     results = [setting.of(TEST if by_val else SCORE) for setting in settings_of(jobs)]
-    equal = any(len(values) > 1 and len(set(values)) == 1 for values in results)
-    return " ".join([ranked, *([EQUAL_NOTE] if equal else []), SECONDS_NOTE])
+    notes += [EQUAL_NOTE] if any(len(values) > 1 and len(set(values)) == 1 for values in results) else []
+    return " ".join([*notes, SECONDS_NOTE])
 
 
 def markdown_of(jobs: Sequence[Job]) -> str:

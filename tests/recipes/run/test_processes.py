@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -80,11 +81,11 @@ def test_a_lost_process_ends_only_its_job(tmp_path):
     assert result.returncode == 1, result.stderr
     assert_jobs(tmp_path, result, good=(0, 2), bad=(1,), plans=3)
     lost, summary, again = failures(result)
-    assert again.startswith("ftlit: to run the jobs that have not finished: ftlit train -m --config-dir users_conf trainer=cpu")
+    assert again.startswith("ftlit: to run the jobs that have not finished: ftlit train --config-dir users_conf -m trainer=cpu")
     assert lost.startswith("ftlit: process 0 stops: another process failed") and "job 1 (" in summary and f"{tmp_path}/sweep/1" in summary
     first, third = (json.loads((tmp_path / f"sweep/{number}/result.json").read_text()) for number in (0, 2))
     assert first == third  # a failed job has no effect on the next one
-    assert " ".join(result.stdout.split()).count("resume ftlit train --config-dir users_conf hydra.sweep.dir=sweep trainer=cpu") == 3
+    assert " ".join(result.stdout.split()).count("resume ftlit train --config-dir users_conf trainer=cpu") == 3
 
 
 def test_a_user_error_is_one_line_with_its_job(tmp_path):
@@ -120,6 +121,7 @@ def test_ctrl_c_ends_the_sweep_and_every_process_of_its_job(tmp_path):
     assert last.exists() and not (tmp_path / "sweep/1").exists()
     output = (tmp_path / "out").read_text()
     assert "To resume: " in output and "Traceback" not in output
+    assert re.search(r"ftlit: job 0 \(.*\) was interrupted, its folder", output) and "failed with" not in output
     assert not list(running(tmp_path))
 
 

@@ -24,7 +24,7 @@ from ftlit.recipes.config.syntax_errors import check_spaces
 REPLACED_FOR_ONE_RUN = re.compile(
     r"\+{0,2}hydra(\.(mode|run\.dir|job\.num)=|\.launcher\.|/launcher=)|hydra\.(job\.name=train_ddp_process_|output_subdir=null)"
 )
-COMMAND = "FTLIT_COMMAND"  # in the environment: the command line, for processes of Hydra's launchers, which have another one
+COMMAND = "FTLIT_COMMAND"  # in the environment: the command line as it was typed; processes of Hydra's launchers have another one
 SEARCH_PATH = re.compile(r"\+{0,2}hydra\.searchpath=")
 HYDRA_FLAGS = (
     *("help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "shell-completion"),
@@ -92,7 +92,7 @@ def set_search_mode(words: Sequence[str]) -> list[str]:
 
 def command_environment() -> dict[str, str | None]:
     """The variable by which a process of a launcher knows the command line of its sweep."""
-    return {COMMAND: json.dumps({"process": os.getpid(), "program": _own_program(), "words": sys.argv[1:]})}
+    return {COMMAND: json.dumps({"program": _own_program(), "words": sys.argv[1:]})}
 
 
 def _own_program() -> list[str]:
@@ -100,19 +100,20 @@ def _own_program() -> list[str]:
     return ["-m", spec.name] if spec else [sys.argv[0]]
 
 
-def _of_another_process(name: str) -> list[str] | None:
-    """`program` or `words` of the command line that another process was started with; `None` in that process itself."""
+def _noted(name: str) -> list[str] | None:
+    """`program` or `words` of the noted command line; `None` outside of the program."""
     found = json.loads(os.environ.get(COMMAND, "null"))
-    return found[name] if found and found["process"] != os.getpid() else None
+    return found[name] if found else None
 
 
 def program() -> list[str]:
     """The words after `python` that start this program again."""
-    return _of_another_process("program") or _own_program()
+    return _noted("program") or _own_program()
 
 
-def _typed_words() -> list[str]:
-    words = _of_another_process("words")
+def typed_words() -> list[str]:
+    """The words after the name of this program as they were typed, before `complete`."""
+    words = _noted("words")
     return sys.argv[1:] if words is None else words
 
 
@@ -127,8 +128,12 @@ def arguments(folder: str) -> list[str]:
     flags = [word for pair in config_flags().items() for word in pair]
     own = [override for override in hydra_config().overrides.hydra if not REPLACED_FOR_ONE_RUN.match(override)]
     single = ["hydra.mode=RUN"] if choices().get(SEARCH) else []  # a search is a sweep otherwise
-    task = [override for override in task_overrides() if not override.startswith("sweep.")]
-    return [*flags, *own, *task, f"hydra.run.dir={quote(folder)}", *single]
+    return [*flags, *own, *job_overrides(), f"hydra.run.dir={quote(folder)}", *single]
+
+
+def job_overrides() -> list[str]:
+    """The overrides of this run, without those that say how its sweep goes on."""
+    return [override for override in task_overrides() if not override.lstrip("+").startswith("sweep.")]
 
 
 def config_flags() -> dict[str, str]:
@@ -136,12 +141,12 @@ def config_flags() -> dict[str, str]:
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     for short, flag in (("-cd", "--config-dir"), ("-cn", "--config-name"), ("-cp", "--config-path")):
         parser.add_argument(short, flag, dest=flag)
-    return {flag: value for flag, value in vars(parser.parse_known_args(_typed_words())[0]).items() if value}
+    return {flag: value for flag, value in vars(parser.parse_known_args(typed_words())[0]).items() if value}
 
 
 def search_words() -> list[str]:
     """The words of the command line that say where further options are: flags, and the search path."""
-    paths = [word for word in _typed_words() if SEARCH_PATH.match(word)]
+    paths = [word for word in typed_words() if SEARCH_PATH.match(word)]
     return [*(word for pair in config_flags().items() for word in pair), *paths]
 
 
@@ -149,7 +154,7 @@ def search_overrides() -> list[str]:
     """The override with which `hydra.compose`, which takes no flags, finds the options that the command line finds."""
     folder = config_flags().get("--config-dir")
     own = [f"hydra.searchpath=[{quote(f'file://{Path(folder).absolute()}')}]"] if folder else []
-    return [word for word in _typed_words() if SEARCH_PATH.match(word)] or own
+    return [word for word in typed_words() if SEARCH_PATH.match(word)] or own
 
 
 def chosen_part(group: str, option: str) -> str:
@@ -190,7 +195,7 @@ def job_label() -> str:
     hydra = hydra_config()
     if hydra is None or OmegaConf.is_missing(hydra.job, "num"):
         return ""
-    return f"job {hydra.job.num} ({' '.join(task_overrides())})"
+    return f"job {hydra.job.num} ({' '.join(job_overrides())})"
 
 
 def replaced(cfg: DictConfig) -> list[str]:

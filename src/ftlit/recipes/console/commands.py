@@ -1,5 +1,7 @@
 """The commands that start a run again, or resume it."""
 
+import re
+
 from omegaconf import DictConfig
 
 from ftlit.formatting import shell_command
@@ -12,5 +14,6 @@ def resume_command(cfg: DictConfig) -> str:
 
 
 def start_command(cfg: DictConfig) -> str:
-    """The command that starts this run again in its folder."""
-    return shell_command([*typed_command(), *(word for word in arguments(cfg.paths.run) if not word.startswith("resume="))])
+    """The command that starts this run again in its folder, by itself where it is a job of a sweep."""
+    words = [word for word in arguments(cfg.paths.run) if not re.match(r"\+{0,2}(resume=|hydra\.sweep\.)", word)]
+    return shell_command([*typed_command(), *words])
