@@ -202,8 +202,22 @@ def test_a_run_with_few_files_has_a_short_page():
     assert re.findall(r'<section id="(\w+)"', page(empty, {})) == ["plan", "data"]
 
 
+def test_tables_and_figures_name_the_examples_by_the_noun_of_the_data():
+    run_data = run_data_of(3)
+    texts = replace(run_data, about={"noun": "texts"}, samples=None, mistakes=None)
+    right = replace(texts, predictions=replace(texts.predictions, predicted=texts.predictions.labels))
+    lost = replace(texts, predictions=replace(texts.predictions, probability=np.full(400, np.nan)))
+    for shown in map(page, (texts, right, lost), ({}, {}, {})):
+        assert "test texts" in shown and "test images" not in shown
+    axes = [axes for name in ("calibration", "depth") for axes in FIGURES[name][1](texts).axes]
+    labels = [text for own in axes for text in (own.get_ylabel(), *own.get_legend_handles_labels()[1])]
+    assert {"texts", "test texts", "probe accuracy on held-out texts"} <= set(labels) and not any("images" in label for label in labels)
+    assert ">test images<" in page(replace(texts, about={}), {})  # a run of an earlier release
+
+
 def test_names_are_escaped_and_the_page_requests_nothing():
-    text = page(run_data_of(3), {"confusion": b"", "mistakes": b""})
+    run_data = run_data_of(3)
+    text = page(replace(run_data, about={**run_data.about, "noun": HOSTILE}), {"confusion": b"", "mistakes": b""})
     assert HOSTILE not in text and "<img src=x" not in text
     assert not re.search(r"(src|href)=\"?(https?:|//|file:)", text) and "default-src 'none'" in text
 

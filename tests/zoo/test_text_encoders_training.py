@@ -148,7 +148,10 @@ def test_the_command_line_freezes_the_named_layers(folder, texts, tmp_path):
 
 
 def test_the_probe_recipe_reports_each_cut(folder, texts, tmp_path):
-    message = train(tmp_path / "run", folder, texts, "backbone.max_length=12", "recipe=probe", "probe.poolings=[average,max]")
+    message = train(
+        tmp_path / "run", folder, texts, "backbone.max_length=12", "recipe=probe", "probe.poolings=[average,max]", "report=true"
+    )
+    assert ">test texts<" in (tmp_path / "run/report.html").read_text()
     assert all(word in message for word in ("embeddings", "encoder.1", "pooler", "max, 16"))
     (result,) = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["test/accuracy"] > 0.6  # the first word is the class, of a handful of texts

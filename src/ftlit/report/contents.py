@@ -66,7 +66,7 @@ class RunData:
 
     Args:
         folder: of the run.
-        about: `run.json`: title, plan, warnings, layers, counts.
+        about: `run.json`: title, plan, warnings, layers, counts, noun of the examples.
         class_names: class number -> name.
         metrics: rows of metrics.csv, numbers only.
         stages: in order.
@@ -89,3 +89,8 @@ class RunData:
     mistakes: Pictures | None
     depths: Mapping[str, Mapping[str, float]]
     result: Mapping[str, float]
+
+    @property
+    def noun(self) -> str:
+        """The examples: images or texts; `images` for runs of earlier releases."""
+        return str(self.about.get("noun", "images"))

@@ -118,12 +118,12 @@ def calibration(run: RunData) -> Figure | None:
     width = 1 / len(counts)
     begins = np.arange(len(counts)) * width
     upper.plot([0, 1], [0, 1], "--", color="grey", linewidth=1, label="perfect calibration")
-    upper.bar(begins, np.nan_to_num(accuracy), width, align="edge", color="#8fb4dc", edgecolor="white", label="test images")
+    upper.bar(begins, np.nan_to_num(accuracy), width, align="edge", color="#8fb4dc", edgecolor="white", label=f"test {run.noun}")
     upper.plot(confidence, accuracy, "o", color="#1d4370", markersize=4)
     upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), title=f"expected calibration error {error:.3f}")
     upper.legend(loc="upper left", fontsize=8)
     lower.bar(begins, counts, width, align="edge", color="#d9dce1", edgecolor="white")
-    lower.set(xlabel="probability of the predicted class", ylabel="images")
+    lower.set(xlabel="probability of the predicted class", ylabel=run.noun)
     return figure
 
 
@@ -157,7 +157,7 @@ def depth(run: RunData) -> Figure | None:
     if not run.depths:
         return None
     figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot(ylabel="probe accuracy on held-out images", xlabel="cut")
+    axes = figure.add_subplot(ylabel=f"probe accuracy on held-out {run.noun}", xlabel="cut")
     for kind, cuts in run.depths.items():
         axes.plot(list(cuts), list(cuts.values()), "o-", label=kind)
     axes.tick_params(axis="x", rotation=60)

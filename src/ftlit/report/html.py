@@ -125,14 +125,14 @@ def _classes(run: RunData) -> str:
         scores = sorted(scores, key=lambda score: score.f1)[:MAX_ROWS]
         note = f"<p>The {MAX_ROWS} classes with the lowest F1; {more:,} more in {FOLDER}/{TEST}.</p>"
     rows = [[s.name, f"{s.images:,}", f"{s.precision:.3f}", f"{s.recall:.3f}", f"{s.f1:.3f}"] for s in scores]
-    return _table(["class", "test images", "precision", "recall", "F1"], rows, sortable=True) + note
+    return _table(["class", f"test {run.noun}", "precision", "recall", "F1"], rows, sortable=True) + note
 
 
 def _calibration(run: RunData) -> str:
     if run.predictions is None or run.about.get("multilabel"):
         return ""
     without = int((~np.isfinite(run.predictions.probability)).sum())
-    lost = f" {without:,} test images have probabilities that are not finite, and are left out." if without else ""
+    lost = f" {without:,} test {escape(run.noun)} have probabilities that are not finite, and are left out." if without else ""
     return f"<p>Expected calibration error: {reliability(run.predictions)[3]:.4f}.{lost}</p>"
 
 
@@ -170,7 +170,7 @@ def _pairs(run: RunData) -> Iterator[str]:
         rows = [[names[i], names[j], f"{n:,}", f"{100 * n / images[i]:.1f}"] for n, i, j in sorted(wrong, reverse=True)[:20]]
         yield _table(["class", "predicted", "count", "% of the class"], rows, sortable=True)
     else:
-        yield f"<p>All test images of {escape(shorten(names))} are predicted correctly.</p>"
+        yield f"<p>All test {escape(run.noun)} of {escape(shorten(names))} are predicted correctly.</p>"
 
 
 def _mistakes(run: RunData) -> str:

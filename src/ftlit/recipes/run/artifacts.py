@@ -52,6 +52,7 @@ def write_run(cfg: DictConfig, data: Any, plan_rows: Sequence[tuple[str, str]], 
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     run_files.clear(folder)
     about = [("command", shell_command([*typed_command(), *arguments(cfg.paths.run)])), ("versions", versions)]
+    images = images_of(data)
     run_files.write_run(
         folder,
         {
@@ -62,9 +63,9 @@ def write_run(cfg: DictConfig, data: Any, plan_rows: Sequence[tuple[str, str]], 
             "class_names": list(data.class_names),
             "counts": {split: dict(counts) for split, counts in data.counts.items()},
             "multilabel": bool(data.multilabel),
+            "noun": images.input_spec.noun if images else "examples",
         },
     )
-    images = images_of(data)
     if images is not None and isinstance(images.input_spec, InputSpec):
         train = images.collection.splits["train"]
         places = torch.randperm(len(train), generator=torch.Generator().manual_seed(cfg.seed))[:MAX_IMAGES].tolist()
