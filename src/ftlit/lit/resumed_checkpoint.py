@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -91,11 +91,21 @@ def check_loaders(loaders: Any) -> None:
 
 @contextmanager
 def continuing(loaders: Any) -> Iterator[None]:
-    """Hide, for a block, Lightning's warning of a loader that is not resumable, where the order of all loaders is ours: it continues."""
-    with warnings.catch_warnings():
-        if all(isinstance(getattr(loader, "sampler", None), TrainOrder) for loader in _several(loaders)):
-            warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
+    """Hide, for a block, Lightning's warning of a loader that is not resumable, where the order of all loaders is ours: it continues.
+
+    Filters that others set within the block stay, so that `warnings.catch_warnings` does not do.
+    """
+    if not all(isinstance(getattr(loader, "sampler", None), TrainOrder) for loader in _several(loaders)):
         yield
+        return
+    warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
+    filters: Any = warnings.filters
+    own = filters[0]
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # others have removed all filters
+            filters.remove(own)
 
 
 def _several(loaders: Any) -> list[Any]:

@@ -1,11 +1,15 @@
 """LastCheckpoint hides one warning of Lightning's in a resumed run, and leaves the warning filters of others as they are."""
 
 import warnings
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
+import pytest
 from lightning.pytorch.demos.boring_classes import BoringModel
 
+from ftlit.data.samplers import TrainOrder
 from ftlit.lit.callbacks.exact_resume import LastCheckpoint
+from ftlit.lit.resumed_checkpoint import continuing
 
 
 class SetsFilter(pl.Callback):
@@ -39,3 +43,14 @@ def test_warning_filters_stay_as_others_set_them(tmp_path):
         filters = warnings.filters
         assert fit_with(EndsAtOnce(), 2, ckpt_path=last) == 2
         assert warnings.filters is filters
+
+
+@pytest.mark.parametrize("sampler", [TrainOrder(range(4), 2), None])
+def test_a_filter_that_others_set_while_a_run_is_being_resumed_stays(sampler):
+    with warnings.catch_warnings():
+        before = list(warnings.filters)
+        with continuing(SimpleNamespace(sampler=sampler)):
+            assert (warnings.filters != before) == bool(sampler)
+            warnings.filterwarnings("ignore", "hidden by the user")
+        kept, *others = warnings.filters
+        assert kept[1].pattern == "hidden by the user" and others == before
