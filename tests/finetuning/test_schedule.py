@@ -190,10 +190,10 @@ def test_a_metric_can_begin_a_stage_earlier_but_not_later(epoch, decided):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"epoch": 1, "step": 5}, "has step=5 and also epoch: leave out either step or epoch"),
+        ({"epoch": 1, "step": 5}, "has step=5 and also epoch: leave out step, or leave out epoch"),
         (
             {"epoch": 1, "step": 5, "until": Until("val/loss", patience=2)},
-            "and also epoch and until: leave out either step or epoch and until",
+            "and also epoch and until: leave out step, or leave out epoch and until",
         ),
         ({"until": Until("val/loss", patience=2)}, "begins when val/loss stalls 2 times, which may never happen: also give epoch="),
         ({"epoch": 1, "from_best": True}, "give until=..., whose metric selects the best weights"),

@@ -163,6 +163,6 @@ def _usable(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"cannot store features in {folder} ({one_line(error)}): use another folder (cache.folder=...), or store no "
+            f"cannot store features in {folder} ({error.strerror or one_line(error)}): use another folder (cache.folder=...), or store no "
             "features (cache=none)"
         ) from error

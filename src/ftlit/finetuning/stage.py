@@ -121,7 +121,7 @@ class Stage:
                 raise UserError(f"stage {self.name!r} has {unit}={value!r}: give a whole number, 0 or more{in_quotes(value)}")
         if self.step is not None and (self.epoch is not None or self.until is not None):
             also = " and ".join(name for name in ("epoch", "until") if getattr(self, name) is not None)
-            raise UserError(f"stage {self.name!r} has step={self.step} and also {also}: leave out either step or {also}")
+            raise UserError(f"stage {self.name!r} has step={self.step} and also {also}: leave out step, or leave out {also}")
         if self.until is not None and self.epoch is None:
             raise UserError(
                 f"stage {self.name!r} begins when {self.until}, which may never happen: also give epoch=..., "

@@ -80,7 +80,7 @@ def test_without_augmentation_one_view_is_stored_and_a_note_gives_the_reason(tmp
 
 
 def test_an_unusable_folder_is_an_error_at_construction():
-    with pytest.raises(UserError, match=r"^cannot store features in /proc/features \(.*\): use another folder"):
+    with pytest.raises(UserError, match=r"^cannot store features in /proc/features \(No such file or directory\): use another folder"):
         FeatureData(data(), "/proc/features")
 
 
