@@ -164,6 +164,14 @@ def test_report_writes_table_and_files_from_the_folder_only(tmp_path, capsys):
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_printed_table_is_at_most_as_wide_as_columns_and_no_line_is_padded(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    made(tmp_path, ("head=a seed=1", accuracies(0.5, 0.4), ""), ("head=b seed=1", {}, "it broke"))
+    main.report([str(tmp_path)])
+    *table, _ = capsys.readouterr().out.splitlines()  # the last line names the folder, and is not folded
+    assert max(map(len, table)) == 60 and all(line == line.rstrip() for line in table)
+
+
 def test_the_table_shows_the_advised_scenario_of_each_setting(tmp_path):
     made(tmp_path, *((f"data.per_class={number} seed={seed}", accuracies(0.5, 0.4), "") for number in (5, 40) for seed in (0, 1)))
     assert "advised" not in table_of(jobs_in(tmp_path))[0]

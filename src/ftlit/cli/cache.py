@@ -1,16 +1,16 @@
 """Show, check and remove stored features: the commands of `ftlit cache`."""
 
-import sys
 import time
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from ftlit.errors import one_line
 from ftlit.features.shard import Damaged, read_shard
 from ftlit.features.store import Store, StoredTable
 from ftlit.formatting import size_in_words
+from ftlit.printing import print_line
+from ftlit.printing import show as show_table
 
 SECONDS_PER_DAY = 86400.0
 
@@ -26,11 +26,10 @@ def show(folder: str | None) -> None:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(table.used))
         row = (table.digest[:8], about.get("cut", "?"), shape, about.get("view", "?"), about.get("weights", "?"))
         rows.add_row(*row, f"{table.images:,}", size_in_words(table.bytes), used)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     if stored:
-        console.print(rows)
+        show_table(rows)
     size = size_in_words(sum(table.bytes for table in stored))
-    console.print(f"{_count(len(stored), 'feature table')}, {size}: {store.folder}", soft_wrap=True)
+    print_line(f"{_count(len(stored), 'feature table')}, {size}: {store.folder}")
 
 
 def verify(folder: str | None) -> int:

@@ -13,13 +13,13 @@ from ftlit.formatting import count
 from ftlit.lit.datamodules.indexed_images import IndexedImages
 from ftlit.lit.trainer_internals import rank_before_trainer
 from ftlit.models.backbone import Backbone
+from ftlit.printing import print_line
 from ftlit.probes.advice import Advice, Depth, Measurements, Reason, SizeReason, advise
 from ftlit.probes.linear_probe import fit_probe
 from ftlit.probes.logme import logme
 from ftlit.recipes.config.hydra_internals import choices, compose_again, set_choices, task_overrides
 from ftlit.recipes.config.overrides import OF_TRAINING, SEARCH, given
 from ftlit.recipes.console import advice_text
-from ftlit.recipes.console.printing import print_line
 from ftlit.recipes.console.results_table import print_advice
 from ftlit.recipes.run.feature_setup import features_of
 from ftlit.recipes.run.hardware_settings import SHARDING

@@ -19,10 +19,10 @@ from ftlit.lit.callbacks.loss_by_lr import LossByRate
 from ftlit.lit.callbacks.seed_each_step import SeedEachStep
 from ftlit.lit.staged_finetuning import StagedFinetuning
 from ftlit.lit.trainer_internals import callbacks_of
+from ftlit.printing import print_line
 from ftlit.recipes import finetune
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.config.validate import bind
-from ftlit.recipes.console.printing import print_line
 from ftlit.recipes.run.trainer import build_trainer
 
 RISING_RATES = {  # the `lr_scheduler` of the test

@@ -15,10 +15,10 @@ from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.datamodules.indexed_images import IndexedImages
 from ftlit.lit.tasks.layerwise_pretraining import Curves, LayerwisePretrainer
 from ftlit.models.backbone import Backbone
+from ftlit.printing import print_rows
 from ftlit.recipes import finetune
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.console.commands import resume_command
-from ftlit.recipes.console.printing import print_rows
 from ftlit.recipes.run.data_record import check_data
 from ftlit.recipes.run.feature_setup import one_device
 from ftlit.recipes.run.parts import check_indexed_images, check_one_process, load_parts

@@ -18,11 +18,11 @@ from ftlit.formatting import count
 from ftlit.lit.callbacks.recorder import MOST_FEATURES, items_of, predictions_of, to_half
 from ftlit.lit.datamodules.indexed_images import IndexedImages
 from ftlit.models.pooling import POOLINGS, Pooling
+from ftlit.printing import print_line, show
 from ftlit.probes.layer_probes import Interval, LayerProbes, best_of, bootstrap, draw, write_csv
 from ftlit.probes.linear_probe import L2_PENALTIES, Probe
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.console.plan_rows import data_rows
-from ftlit.recipes.console.printing import print_line, show
 from ftlit.recipes.run import artifacts
 from ftlit.recipes.run.feature_setup import features_of
 from ftlit.recipes.run.parts import RunParts, check_indexed_images, check_one_process, load_parts

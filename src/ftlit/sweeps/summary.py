@@ -6,13 +6,13 @@ from math import sqrt
 from pathlib import Path
 from statistics import mean, stdev
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ftlit.errors import one_line, shorten
 from ftlit.files import write_atomically, write_figure, write_rows
 from ftlit.formatting import harmless
+from ftlit.printing import show
 from ftlit.sweeps.jobs import SCORE, SEED, TEST, VAL, Job, Setting, best_first, jobs_of, ranking_metric, settings_of, varying
 
 METRICS_IN_0_1 = ("accuracy", "f1")  # their intervals are clipped to [0, 1]
@@ -188,9 +188,8 @@ def report(folder: str | Path) -> None:
     table = Table(*map(escape, header), caption=escape(caption_of(jobs)), caption_justify="left")
     for row in rows:
         table.add_row(*map(escape, row))
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     try:
-        console.print(table)
+        show(table)
     finally:  # also if nobody reads stdout any more
         writers: dict[str, Callable[[Path], object]] = {
             "sweep.csv": lambda path: write_csv(path, found),
@@ -199,7 +198,7 @@ def report(folder: str | Path) -> None:
         }
         written = [name for name, write in writers.items() if _write(folder / name, write)]
     if written:
-        console.print(f"{', '.join(written)}: {escape(str(folder))}", soft_wrap=True)
+        show(f"{', '.join(written)}: {escape(str(folder))}")
 
 
 def _write(path: Path, write: Callable[[Path], object]) -> bool:

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
+from ftlit.printing import print_line
 from ftlit.recipes.console.plan_rows import print_plan
-from ftlit.recipes.console.printing import print_line
 
 NAME = "\x1b[31mred\x07 [bold]\u202e"
 

@@ -14,11 +14,11 @@ from ftlit.formatting import count, duration_in_words, size_in_words
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.models.backbone import Backbone
+from ftlit.printing import plain, show
 from ftlit.recipes.config.hydra_internals import choices
 from ftlit.recipes.config.overrides import OF_TRAINING, chosen_part, given, replaced
 from ftlit.recipes.console.commands import resume_command
 from ftlit.recipes.console.layers_table import layers_table
-from ftlit.recipes.console.printing import plain, show
 from ftlit.recipes.console.run_facts import RunFacts
 from ftlit.recipes.console.training_row import few_val_note, training_text
 

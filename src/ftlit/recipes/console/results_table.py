@@ -8,9 +8,9 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from ftlit.formatting import duration_in_words, shell_command
+from ftlit.printing import print_line, show
 from ftlit.probes.advice import Advice, Measurements
 from ftlit.recipes.config.overrides import search_words, typed_command
-from ftlit.recipes.console.printing import print_line, show
 
 Z_95 = 1.959963984540054  # standard deviations of a normal distribution that hold 95 % of it
 

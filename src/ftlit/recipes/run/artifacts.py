@@ -21,9 +21,9 @@ from ftlit.formats import ENCODING
 from ftlit.formatting import shell_command
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.printing import print_line
 from ftlit.recipes.config.hydra_internals import choices
 from ftlit.recipes.config.overrides import arguments, typed_command
-from ftlit.recipes.console.printing import print_line
 from ftlit.recipes.run.resume import write_config
 from ftlit.recipes.run.split_file import store_split
 from ftlit.report import run_files

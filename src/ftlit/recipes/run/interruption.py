@@ -6,8 +6,8 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
+from ftlit.printing import print_line
 from ftlit.recipes.console.commands import resume_command, start_command
-from ftlit.recipes.console.printing import print_line
 from ftlit.recipes.run.resume import CONFIG, RESUMABLE_RECIPES
 
 KEPT = "features that are stored stay in the cache"
