@@ -71,6 +71,10 @@ def test_the_help_names_the_command_that_was_typed_and_the_others():
     assert all(f"  ftlit {command} " in train for command in COMMANDS)
 
 
+def test_the_help_says_how_the_file_of_an_experiment_begins():
+    assert "FOLDER/experiment/mine.yaml begins with the line `# @package _global_`" in " ".join(help_of("train").split())
+
+
 def test_families_are_complete_and_do_not_split_numbers():
     names = ["resnet18", "resnet101", "vgg11", "vgg11_bn", "wide_resnet50_2", "wide_resnet101_2", "timm"]
     found = families(names)

@@ -64,6 +64,8 @@ def test_the_network_of_a_run_has_its_weights_and_predicts_all_forms_of_images(r
     colours = [image, str(image), Image.open(image), torch.from_numpy(np.array(Image.open(image))).permute(2, 0, 1)]
     for other in network([*colours, colours[3].float() / 255]):
         assert other.top(2)[0][0] == "dark" and other.probability == pytest.approx(prediction.probability, abs=1e-4)
+    stacked = torch.stack([colours[3], colours[3].flip(2)])
+    assert [other.probabilities for other in network(stacked)] == [other.probabilities for other in network(list(stacked))]
     assert network([]) == []
     with pytest.raises(UserError, match=r"\(3, H, W\)"):
         network(torch.zeros(1, 5, 5))

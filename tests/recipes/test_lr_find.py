@@ -13,7 +13,7 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader
 
 from ftlit import Rates, Schedule, Stage, Until, UserError
-from ftlit.finetuning.lr_range_test import RangeTest, diverged, smooth, suggest
+from ftlit.finetuning.lr_range_test import RangeTest, Suggestion, diverged, smooth, suggest
 from ftlit.finetuning.lr_schedule import constant
 from ftlit.lit.callbacks.loss_by_lr import LossByRate
 from ftlit.recipes import lr_find
@@ -103,6 +103,22 @@ def test_for_a_probe_head_a_tenth_of_the_rate_at_which_the_loss_starts_to_rise_i
     rates = grid(100, least=1e-2)
     with pytest.raises(UserError, match=r"the loss already rises at the lowest learning rates: give a smaller lr_find\.least"):
         lr_find.choose_rate(suggest(rates, [100.0**i for i in range(100)]), rates, probe_head=True)
+
+
+@pytest.mark.parametrize(
+    ("suggested", "alternative", "configured", "preferred"),
+    [
+        (2e-3, 5e-3, 1e-2, None),  # all within a factor of ten of the suggestion
+        (8e-4, 1e-3, 1e-2, "configured optimizer.lr=0.01,"),  # the loss is lowest at 1e-2
+        (8e-4, 9e-4, 1e-2, "suggested optimizer.lr=0.0008,"),  # at the configured rate it rises again
+        (1.5e-2, 2e-3, 1e-3, "suggested optimizer.lr=0.015,"),
+        (9e-4, 1.0, 2e-3, "configured optimizer.lr=0.002,"),  # the alternative is a thousand times higher
+    ],
+)
+def test_of_rates_that_are_far_apart_the_highest_at_which_the_loss_falls_is_preferred(suggested, alternative, configured, preferred):
+    text = lr_find.prefer(suggested, Suggestion(suggested, alternative, alternative, 10.0), configured)
+    assert preferred in text if preferred else not text
+    assert not preferred or f"-m optimizer.lr={','.join(f'{rate:g}' for rate in sorted((suggested, alternative, configured)))}" in text
 
 
 @pytest.mark.parametrize(
@@ -214,7 +230,7 @@ def test_the_recipe_keeps_the_ratio_between_groups_at_every_step_and_writes_its_
 
 
 @pytest.mark.e2e
-def test_only_the_given_stage_trains_and_the_seed_determines_the_losses(tmp_path):
+def test_only_the_given_stage_trains_and_is_listed_and_the_seed_determines_the_losses(tmp_path, capsys):
     Spy.seen.clear()
     short = [
         "debug=fast",
@@ -228,6 +244,8 @@ def test_only_the_given_stage_trains_and_the_seed_determines_the_losses(tmp_path
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         lr_find.run(composed(tmp_path / name, *short, f"seed={seed}"))
     assert {name for groups in Spy.seen for name, (_, moved) in groups.items() if moved} == {"head"}
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("optimizer.lr=")]
+    assert len(lines) == 3 and all("(head at " in line and "backbone." not in line for line in lines)
     a, b, c = ((tmp_path / name / "lr_find.csv").read_text() for name in "abc")
     assert a == b != c
 

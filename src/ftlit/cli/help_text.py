@@ -25,7 +25,11 @@ SETTINGS = (  # what people set most
 BROUGHT_BY = {"data.root": "folder", "data.csv": "csv"}  # setting -> the option of its group that has it
 FLAGS = (
     ("-m, --multirun", "run a sweep: one run for each combination of comma-separated values"),
-    ("--config-dir FOLDER", "add your own options from a folder: FOLDER/head/mine.yaml becomes head=mine"),
+    (
+        "--config-dir FOLDER",
+        "add your own options from a folder: FOLDER/head/mine.yaml becomes head=mine\n"
+        "FOLDER/experiment/mine.yaml begins with the line `# @package _global_`, so that it may set values of all groups",
+    ),
     ("--cfg job", "print the composed config; add --resolve to replace each ${...} by its value"),
     ("--hydra-help", "flags and groups of Hydra itself"),
 )

@@ -49,7 +49,7 @@ class Schedule:
                 )
 
     def stage_at(self, epoch: int, step: int = 0, decided: Mapping[int, int] = NO_TRANSITIONS) -> int:
-        """Return the index of the current stage: a pure function of epoch, step and logged transitions (invariant 4).
+        """Return the index of the current stage: a pure function of epoch, step and logged transitions.
 
         Args:
             epoch: completed epochs.

@@ -88,7 +88,7 @@ class Network:
 
         Args:
             examples: path, PIL image, or RGB tensor (3, H, W), uint8 or float in [0, 1]; or several of these, as many as fit in
-                memory. Texts for a network of texts.
+                memory, in a list or as one tensor (N, 3, H, W). Texts for a network of texts.
 
         Raises:
             UserError: a file that cannot be read, also one of several, or an input that is not an image, or not a text.

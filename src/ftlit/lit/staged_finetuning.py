@@ -41,14 +41,14 @@ from ftlit.lit.trainer_internals import (
 class StagedFinetuning(Callback):
     """Freezes and unfreezes the parameters of any LightningModule by a schedule, and is the only one that does so.
 
-    - The current stage is a function of the epoch, the optimizer step and the decisions of metrics (`Schedule.stage_at`, invariant 4).
-      A checkpoint keeps only these decisions; resumed training is in the right stage from its first step (invariant 5).
+    - The current stage is a function of the epoch, the optimizer step and the decisions of metrics (`Schedule.stage_at`).
+      A checkpoint keeps only these decisions; resumed training is in the right stage from its first step.
     - A stage changes `requires_grad`, training modes and gradients, nothing else. Frozen modules stay in evaluation mode, also when
-      other code calls `.train()` (invariant 3). When training ends, parameters and modes stay as the last stage left them.
-    - Nothing is added to the optimizer later: build it over all parameters, frozen ones too (`ftlit.build_optimizer`, invariant 2).
+      other code calls `.train()`. When training ends, parameters and modes stay as the last stage left them.
+    - Nothing is added to the optimizer later: build it over all parameters, frozen ones too (`ftlit.build_optimizer`).
     - A stage with `until` is decided after each validation, or at the end of the epoch if the metric is not logged before. The first
       process decides for all. The stage begins at the next epoch.
-    - When a stage begins, DDP wraps the module again (Lightning#20340, invariant 6), compiled code is discarded, and the number of the
+    - When a stage begins, DDP wraps the module again (Lightning#20340), compiled code is discarded, and the number of the
       stage is logged as `stage`. A `ftlit.Rates` scheduler with `restart=True` begins again.
     - A scheduler should keep the ratios between the learning rates of the parameter groups: one whose lowest rate would change them
       (`eta_min`, `min_lr` of torch) is a warning when training begins, and a change during training is one at the end of the epoch.

@@ -23,7 +23,7 @@ NORMS = (nn.BatchNorm2d, AffineNorm, LayerNorm2d)  # exact classes, used on maps
 
 
 def linear_to_conv(linear: nn.Linear, size: int | Size = 1) -> nn.Conv2d:
-    """Convert a linear layer of a flattened map (C, h, w) to a convolution with a kernel of that size (invariant 7).
+    """Convert a linear layer of a flattened map (C, h, w) to a convolution with a kernel of that size.
 
     Args:
         linear: a layer of C * h * w input features. It is not changed; the convolution has new parameters with the same values, device,

@@ -13,10 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from ftlit.errors import UserError, shorten
 from ftlit.finetuning.lr_range_test import RangeTest, Suggestion, draw, suggest, write_csv
+from ftlit.finetuning.param_groups import NO_DECAY
 from ftlit.finetuning.schedule import Schedule
 from ftlit.formatting import count
 from ftlit.lit.callbacks.loss_by_lr import LossByRate
 from ftlit.lit.callbacks.seed_each_step import SeedEachStep
+from ftlit.lit.module import FineTuner
 from ftlit.lit.staged_finetuning import StagedFinetuning
 from ftlit.lit.trainer_internals import callbacks_of
 from ftlit.printing import print_line
@@ -24,6 +26,8 @@ from ftlit.recipes import finetune
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.config.validate import bind
 from ftlit.recipes.run.trainer import build_trainer
+
+FAR = 10  # times: learning rates that are further apart train differently
 
 RISING_RATES = {  # the `lr_scheduler` of the test
     "_target_": "ftlit.finetuning.lr_schedule.Rates",
@@ -56,7 +60,7 @@ def run(cfg: DictConfig) -> float:
     rate = choose_rate(suggestion, curve.rates, probe_head=run.probe_head is not None)
     if run.trainer.is_global_zero:
         draw(folder / "lr_find.png", curve.rates, curve.losses, suggestion, probe_head=run.probe_head is not None)
-        print_line(describe(rate, suggestion, run, folder))
+        print_line(describe(rate, suggestion, run, folder, float(cfg.optimizer.get("lr") or rate)))
     return rate
 
 
@@ -114,10 +118,10 @@ def choose_rate(suggestion: Suggestion, rates: Sequence[float], *, probe_head: b
     return rate
 
 
-def describe(rate: float, suggestion: Suggestion, run: finetune.Run, folder: Path) -> str:
-    """The override, the rate of each group, and the alternative suggestion."""
+def describe(rate: float, suggestion: Suggestion, run: finetune.Run, folder: Path, configured: float) -> str:
+    """The override, the rate of each group that trains, the alternative suggestion, and which rate to prefer where they are far apart."""
     rate = float(f"{rate:.1e}")
-    groups = shorten(f"{pattern} at {rate * scale:.1e}" for pattern, scale in run.schedule.lr_scale)
+    groups = shorten(f"{name} at {rate * scale:.1e}" for name, scale in trained_groups(run.model))
     probe_head = run.probe_head is not None
     if probe_head:
         other, more = (
@@ -130,4 +134,32 @@ def describe(rate: float, suggestion: Suggestion, run: finetune.Run, folder: Pat
             "the loss still falls at the highest learning rate",
         )
     more = f"; {more}, so a higher lr_find.most may help" if suggestion.open_ended(probe_head=probe_head) else ""
-    return f"optimizer.lr={rate:.1e} ({groups}); {other}{more}; lr_find.csv, lr_find.png: {folder}"
+    advice = "" if probe_head else prefer(rate, suggestion, configured)
+    return f"optimizer.lr={rate:.1e} ({groups}); {other}{more}{advice}; lr_find.csv, lr_find.png: {folder}"
+
+
+def trained_groups(model: FineTuner) -> dict[tuple[str, float], None]:
+    """Name and learning-rate factor of each parameter group that trains, in the order of the groups."""
+    groups = model.build_optimizer().param_groups
+    trained = [group for group in groups if any(parameter.requires_grad for parameter in group["params"])]
+    return dict.fromkeys((group["name"].removesuffix(NO_DECAY), group["lr_scale"]) for group in trained)
+
+
+def prefer(rate: float, suggestion: Suggestion, configured: float) -> str:
+    """Which learning rate to prefer where the suggestion is far from the configured one, or from its alternative; else an empty text.
+
+    It is the higher of the suggested and the configured one, unless the loss rises there. Measured with linear heads on 4 data sets and 3
+    networks, and with all layers of glyph on 3 data sets: in the 7 cases in which they were far apart it was at least as accurate on val.
+    """
+    alternative = float(f"{suggestion.tenth:.1e}")
+    if all(1 / FAR < other / rate < FAR for other in (configured, alternative)):
+        return ""
+    lower, higher = sorted((rate, configured))
+    better = higher if higher <= 10 * suggestion.tenth else lower
+    which = "configured" if better == configured else "suggested"
+    compared = ",".join(f"{each:g}" for each in sorted({rate, configured, alternative}))
+    return (
+        f"; these differ by more than a factor of {FAR} from each other or from the configured rate: prefer the {which} "
+        f"optimizer.lr={better:g}, the highest at which the loss still falls, because training goes further in as many steps; to compare, "
+        f"train with -m optimizer.lr={compared}"
+    )

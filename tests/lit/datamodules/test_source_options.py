@@ -1,11 +1,13 @@
-"""The option records of a data source become flat arguments, with a signature against which a config is checked."""
+"""The option records of a data source become flat arguments, with a signature against which a config is checked, and a description."""
 
+import re
 from dataclasses import asdict
-from inspect import signature
+from inspect import getdoc, signature
 from typing import get_type_hints
 
 import pytest
 
+from ftlit.lit.datamodules import image_sources, text_sources
 from ftlit.lit.datamodules.source_options import Loading, Splits, flat_options
 
 SPLITS, LOADING = Splits(), Loading(augment="none", batch_size=4)
@@ -39,3 +41,16 @@ def test_an_unknown_option_is_a_type_error(options):
 def test_a_missing_argument_is_a_type_error():
     with pytest.raises(TypeError, match=r"missing a required argument: 'root'"):
         source(None)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *(image_sources.digits_data, image_sources.folder_data, image_sources.unlabelled_data, image_sources.csv_data),
+        *(image_sources.torchvision_data, text_sources.text_csv_data),
+    ],
+)
+def test_the_help_of_a_source_describes_the_arguments_that_it_takes_and_no_others(source):
+    arguments = getdoc(source).partition("\nArgs:\n")[2].partition("\n\n")[0]
+    described = re.findall(r"^    (\w+): \S", arguments, re.MULTILINE)
+    assert sorted(described) == sorted(signature(source).parameters)

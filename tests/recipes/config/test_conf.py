@@ -19,7 +19,7 @@ from ftlit.finetuning.schedule import Schedule
 from ftlit.models.backbone import Backbone
 from ftlit.models.heads import PooledHead
 from ftlit.recipes.config.hydra_internals import fresh_hydra, instantiate
-from ftlit.recipes.config.option_names import GLOBAL
+from ftlit.recipes.config.option_names import overlay_groups
 from ftlit.recipes.config.validate import REGISTRIES, bind
 from ftlit.zoo.torchvision_nets import available
 
@@ -179,4 +179,4 @@ def test_a_scenario_beats_the_defaults_of_the_groups():
 
 def test_the_groups_that_set_values_of_others_are_those_whose_files_have_the_header():
     with_header = {path.parent.name for path in CONF.glob("*/*.yaml") if "# @package _global_" in path.read_text()}
-    assert with_header - {"hydra"} == set(GLOBAL)
+    assert with_header - {"hydra"} == set(overlay_groups())

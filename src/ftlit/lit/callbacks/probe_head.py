@@ -39,7 +39,8 @@ class FitProbeHead(Callback):
 
     Without training, val has nothing left to choose, and few labels are worth more in the head. So a second probe of the same kind and L2
     penalty, `refitted`, is fitted on train + val, to be used after validation. It is `None` if the images of train (`per_class`,
-    `limit_train_batches`) or val are limited.
+    `limit_train_batches`) or val are limited. `fit` ends before its first step, so it validates nothing: call `trainer.validate`, then
+    `use_refitted`, then `trainer.test`, or save the module.
 
     Args:
         head: name of the linear layer in the module.

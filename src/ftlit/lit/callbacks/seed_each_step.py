@@ -11,7 +11,7 @@ from ftlit.seeding import derived_seed
 class SeedEachStep(Callback):
     """Seeds torch's random number generators before each training batch from (seed, epoch, batch, process).
 
-    A resumed run draws the numbers of the run that never stopped (invariant 5), without a generator's state in the checkpoint.
+    A resumed run draws the numbers of the run that never stopped, without a generator's state in the checkpoint.
 
     Args:
         seed: seed of the run.

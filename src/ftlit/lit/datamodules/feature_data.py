@@ -47,7 +47,7 @@ class FeatureData(WrapsImageData):
 
     Batches are (`FeatureBatch`, targets); the module holds one `Backbone` and passes `batch[0]` to it.
     Before training, one pass over train and val stores what is not stored yet, at every cut that the schedule of `StagedFinetuning` needs
-    (else at the top of the frozen layers). Each epoch, and validation and test afterwards, read those of their stage (invariant 8).
+    (else at the top of the frozen layers). Each epoch, and validation and test afterwards, read those of their stage.
 
     Args:
         data: the images. A subclass of `ImageData` may override `order`, but no method that changes batches (`BATCH_METHODS`).

@@ -26,8 +26,8 @@ def digits_data(input_spec: InputSpec, *, splits: Splits = SPLITS, loading: Load
 
     Args:
         input_spec: what the network expects.
-        splits: its fields are arguments; see `Splits`.
-        loading: its fields are arguments; see `Loading`.
+        splits: see `Splits`.
+        loading: see `Loading`.
 
     Raises:
         UserError: an argument out of its range.
@@ -48,6 +48,7 @@ def folder_data(
     loading: Loading = LOADING,
 ) -> ImageData:
     """Load image files from one folder per class, with or without train, val and test folders above them. See `folder_files.list_folder`.
+    The fractions of splits are for val and test where there is no folder.
 
     Args:
         input_spec: what the network expects.
@@ -57,8 +58,8 @@ def folder_data(
         group_pattern: regular expression that finds the group of an image (patient, video, site) in its path below `root`. A split keeps
             the images of a group together. `None`: groups are those of `layout`, if it has any.
         on_bad_image: stop or skip; see `image_files.collect`.
-        splits: its fields are arguments; see `Splits`. They are for val and test where there is no folder.
-        loading: its fields are arguments; see `Loading`.
+        splits: see `Splits`.
+        loading: see `Loading`.
 
     Raises:
         UserError: files or arguments that cannot be used.
@@ -79,14 +80,15 @@ def unlabelled_data(
     splits: Splits = UNLABELLED_SPLITS,
     loading: Loading = UNLABELLED,
 ) -> ImageData:
-    """Load all image files below a folder, without labels: for `recipe=pretrain`.
+    """Load all image files below a folder, without labels: for `recipe=pretrain`. No pretraining sees the images of test; `augment` is for
+    the images of the lowest layer.
 
     Args:
         input_spec: what the network expects.
         root: the folder; see `folder_files.list_unlabelled`.
         on_bad_image: stop or skip; see `image_files.collect`.
-        splits: its fields are arguments; see `Splits`. No pretraining sees the images of test.
-        loading: its fields but `mix` and `per_class` are arguments; see `Loading`. `augment` is for the images of the lowest layer.
+        splits: see `Splits`.
+        loading: see `Loading`.
 
     Raises:
         UserError: files or arguments that cannot be used.
@@ -117,6 +119,7 @@ def csv_data(
     loading: Loading = LOADING,
 ) -> ImageData:
     """Load image files listed in a csv with the columns path, label and, if it gives the splits, split. See `image_files.list_csv`.
+    The fractions of splits are for val and test if the csv does not give them.
 
     Args:
         input_spec: what the network expects.
@@ -128,8 +131,8 @@ def csv_data(
         label_separator: separates several labels in one cell, such as `|`; `None`: a cell is one label.
         group_column: column with the group of an image (patient, video, site): a split keeps the images of a group together; `None`: none.
         on_bad_image: stop or skip; see `image_files.collect`.
-        splits: its fields are arguments; see `Splits`. They are for val and test if the csv does not give them.
-        loading: its fields are arguments; see `Loading`.
+        splits: see `Splits`.
+        loading: see `Loading`.
 
     Raises:
         UserError: files or arguments that cannot be used.
@@ -156,7 +159,7 @@ def torchvision_data(
     splits: Splits = SPLITS,
     loading: Loading = LOADING,
 ) -> ImageData:
-    """Load a classification data set of torchvision, by class name.
+    """Load a classification data set of torchvision, by class name. The fractions of splits are for val and test if it does not give them.
 
     Args:
         input_spec: what the network expects.
@@ -164,9 +167,9 @@ def torchvision_data(
         root: folder of the data set.
         download: whether to download what is missing.
         options: more arguments of the data set's class, such as `split` of EMNIST or `size` of FakeData.
-        augment: see `Loading`; `None`: photo, but none for letters and signs, which a flip would change.
-        splits: its fields are arguments; see `Splits`. They are for val and test if the data set does not give them.
-        loading: its other fields are arguments; see `Loading`.
+        augment: none, photo, trivial_augment or rand_augment; `None`: photo, but none for letters and signs, which a flip would change.
+        splits: see `Splits`.
+        loading: see `Loading`.
 
     Raises:
         UserError: a data set that is unknown or missing, or arguments that cannot be used.

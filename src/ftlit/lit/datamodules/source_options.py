@@ -1,7 +1,8 @@
 """Options that the data sources share, and the decorator that spreads them as flat arguments (`data.batch_size=8`)."""
 
 import inspect
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import wraps
 from pathlib import Path
@@ -12,6 +13,7 @@ from ftlit.data.splitting.stored_split import StoredSplit, read_split
 from ftlit.features.image_hashes import cached_hashes
 
 Made = TypeVar("Made")
+ENTRY = r"^ {{4}}{}: .*\n(?: {{8}}.*\n)*"  # of an argument in a docstring, by its name
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def flat_options(*, without: Sequence[str] = ()) -> Callable[[Callable[..., Made
     """Give a factory one argument for each field of its record parameters, in place of the records.
 
     A record parameter has a dataclass as default; its fields are the defaults of the flat arguments. The flat arguments are in the
-    signature and in the annotations, so that a config is checked against them.
+    signature and in the annotations, so that a config is checked against them, and in the docstring, where they are described.
 
     Args:
         without: fields that the factory does not take; they keep their default.
@@ -83,9 +85,21 @@ def flat_options(*, without: Sequence[str] = ()) -> Callable[[Callable[..., Made
 
         made.__signature__ = flat_signature  # type: ignore[attr-defined]
         made.__annotations__ = {parameter.name: parameter.annotation for parameter in flat_signature.parameters.values()}
+        made.__doc__ = _flat_docstring(factory, records, [parameter.name for parameter in flat])
         return made
 
     return decorate
+
+
+def _flat_docstring(factory: Callable[..., Any], records: Mapping[str, Any], names: Collection[str]) -> str | None:
+    """The docstring of a factory, with the entries of the fields that are arguments in place of the entry of each record."""
+    text = inspect.getdoc(factory)
+    for name, record in records.items() if text else ():
+        described = f"{inspect.getdoc(type(record))}\n"
+        entries = {found[1]: found[0] for found in re.finditer(ENTRY.format(r"(\w+)"), described, re.MULTILINE)}
+        flat = "".join(entries[field.name] for field in fields(record) if field.name in names)
+        text = re.sub(ENTRY.format(name), lambda _, flat=flat: flat, f"{text}\n", flags=re.MULTILINE).removesuffix("\n")  # type: ignore[misc]
+    return text
 
 
 def _parameters(record: Any) -> list[inspect.Parameter]:

@@ -32,7 +32,7 @@ def text_csv_data(
     """Load texts of a csv with the columns text, label and, if it gives the splits, split.
 
     All texts are padded to the length of the longest, at most the network's `max_length` tokens. Longer texts are cut, and counted in a
-    note.
+    note. The fractions of splits are for val and test if no file or column gives them.
 
     Args:
         input_spec: what the network expects: its tokenizer.
@@ -44,8 +44,8 @@ def text_csv_data(
         split_column: column with train, val or test; only `split`, the default, may be missing.
         label_separator: separates several labels in one cell, such as `|`; `None`: a cell is one label.
         group_column: column with the group of a text (author, document): a split keeps the texts of a group together; `None`: none.
-        splits: its fields are arguments; see `Splits`. They are for val and test if no file or column gives them.
-        loading: its fields but `augment` and `mix` are arguments; see `Loading`.
+        splits: see `Splits`.
+        loading: see `Loading`.
 
     Raises:
         UserError: files or arguments that cannot be used.

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from ftlit.data.source_paths import existing_csv, existing_folder
 from ftlit.errors import UserError
 from ftlit.recipes.config.hydra_internals import choices
-from ftlit.recipes.config.option_names import GLOBAL, check_added, not_global
+from ftlit.recipes.config.option_names import check_added, not_global, overlay_groups
 from ftlit.recipes.config.ranges import check_ranges
 
 CSV_FILES = ("csv", "val_csv", "test_csv")
@@ -38,7 +38,7 @@ def check_early(cfg: DictConfig) -> None:
         UserError: an added name that nothing reads, a value that is missing, a number out of its range, or a path of a built-in data source
             that does not exist.
     """
-    for overlay in GLOBAL:
+    for overlay in overlay_groups():
         if isinstance(cfg.get(overlay), DictConfig):
             raise not_global(overlay, str(choices().get(overlay)))
     check_added(cfg)

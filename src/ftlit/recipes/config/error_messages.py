@@ -16,7 +16,7 @@ from ftlit.errors import UserError, one_line, unknown
 from ftlit.files import disk_error, write_error
 from ftlit.formatting import shell_word
 from ftlit.recipes.config import hydra_errors, hydra_internals
-from ftlit.recipes.config.option_names import GLOBAL, lacks_argument, not_global, overlay_groups, renamed_option
+from ftlit.recipes.config.option_names import known_names, lacks_argument, not_global, overlay_groups, renamed_option
 from ftlit.recipes.config.overrides import search_overrides
 from ftlit.recipes.config.synonyms import chosen_synonym, run_of, synonym
 from ftlit.recipes.config.syntax_errors import bad_group_value, unreadable
@@ -167,7 +167,7 @@ def _wrong_override(chain: list[BaseException]) -> UserError:
         key, _, value = word.partition("=")
         as_list = f"; for a list, give {shell_word(f'{key}=[{value}]')}" if re.fullmatch(r"[\w.,+-]+", value) else ""
         return UserError(f"{word} gives several values: add -m to run a sweep over them{as_list}")
-    if (overlay := hydra_errors.group_of_replacement(text)) in GLOBAL:
+    if (overlay := hydra_errors.group_of_replacement(text)) in overlay_groups():
         return not_global(str(overlay), str(_given_value(str(overlay))))
     name = hydra_errors.rejected_name(text)
     if name is None:
@@ -178,7 +178,7 @@ def _wrong_override(chain: list[BaseException]) -> UserError:
     if parent.partition(".")[0] == "hydra":
         return UserError(f"no option {name!r}: to list Hydra's own options, add --cfg hydra")
     composed = _composed(without=name)
-    known = [*_keys(composed), *overlay_groups()]
+    known = list(dict.fromkeys([*_keys(composed), *known_names(), *overlay_groups()]))
     if not parent and (deeper := [other for other in known if other.endswith(f".{name}")]):  # `lr=1e-3`
         return UserError(f"no option {name!r}: did you mean {' or '.join(deeper[:3])}?")
     siblings = [other for other in known if other.rpartition(".")[0] == parent]

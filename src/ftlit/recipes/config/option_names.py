@@ -43,13 +43,11 @@ def known_names() -> list[str]:
 
 
 def overlay_groups() -> list[str]:
-    """The groups of train.yaml whose options set values of others: `scenario`, `experiment`, ..."""
+    """The groups of train.yaml whose options have no values of their own: the header `# @package _global_` of their files lets them set
+    those of others. A later group beats an earlier one.
+    """
     groups = dropwhile(lambda entry: entry != "_self_", _train_yaml().defaults)
     return [str(name) for entry in groups if isinstance(entry, DictConfig) for name in entry if not str(name).startswith("override ")]
-
-
-# groups whose options have no values of their own: the header `# @package _global_` of their files lets them set those of others
-GLOBAL = ("scenario", "experiment", "debug", "hparams_search")
 
 
 def not_global(overlay: str, option: str) -> UserError:

@@ -35,7 +35,6 @@ OF_TRAINING = (  # names that only training reads
     *("optimizer", "lr_scheduler", "schedule", "loss", "batchnorm", "decay_all", "compile"),
     *(f"trainer.{name}" for name in ("max_epochs", "max_steps", "accumulate_grad_batches", "gradient_clip_val")),
 )
-OVERLAYS = ("scenario", "experiment")  # a later one beats an earlier one
 
 
 def complete(words: Sequence[str]) -> list[str]:
@@ -203,7 +202,7 @@ def replaced(cfg: DictConfig) -> list[str]:
     if hydra_config() is None:  # the config was composed elsewhere
         return []
     given = {word.lstrip("+").partition("=")[0] for word in task_overrides()}
-    wanted = {group: want for overlay in OVERLAYS for group, want in _wanted(f"{overlay}/{choices().get(overlay)}")}
+    wanted = {group: want for overlay in overlay_groups() for group, want in _wanted(f"{overlay}/{choices().get(overlay)}")}
     lines = []
     for group, (overlay, option, values) in wanted.items():
         choice = choices().get(group)
