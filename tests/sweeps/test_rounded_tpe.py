@@ -1,5 +1,7 @@
 """Numbers that a search with Optuna draws are short, and the ones that it goes on with."""
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,15 +16,15 @@ NUMBERS = st.floats(1e-9, 1e9)
 @given(st.tuples(NUMBERS, NUMBERS, NUMBERS).map(sorted))
 def test_a_rounded_number_stays_in_its_interval(numbers):
     low, value, high = numbers
-    found = rounded(value, optuna.distributions.UniformDistribution(low, high))
+    found = rounded(value, SimpleNamespace(low=low, high=high))
     assert low <= found <= high
     assert found in (low, high) or (found == float(f"{found:.3g}") and found == pytest.approx(value, rel=0.005))
 
 
 def test_words_whole_numbers_and_numbers_on_a_grid_are_as_they_were_drawn():
-    assert rounded("mlp", optuna.distributions.CategoricalDistribution(("mlp",))) == "mlp"
-    assert rounded(12345, optuna.distributions.IntUniformDistribution(1, 20000)) == 12345
-    assert rounded(1.125, optuna.distributions.DiscreteUniformDistribution(0, 2, 0.125)) == 1.125
+    assert (rounded("mlp", SimpleNamespace(choices=("mlp",))), rounded(12345, SimpleNamespace(low=1, high=20000))) == ("mlp", 12345)
+    trial = optuna.create_study(sampler=RoundedTPESampler(seed=0)).ask()
+    assert trial.suggest_float("x", 1000.125, 1001.125, step=0.125) in [1000.125 + i / 8 for i in range(9)]
 
 
 @pytest.mark.parametrize("multivariate", [False, True])

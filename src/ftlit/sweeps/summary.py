@@ -26,7 +26,7 @@ RATE_NOTE = "The score is the learning rate that recipe=lr_find suggests, so a h
 STATISTICS_NOTE = "Mean, standard deviation and 95 % interval (Student's t) are over seeds."
 EQUAL_NOTE = (
     "No interval where all seeds give the same value: nothing in these jobs depends on the seed (a linear probe on all training "
-    "examples is the same fit), or too few examples are tested to show a difference."
+    "examples is the same fit), or they are equal by chance."
 )
 SECONDS_NOTE = "Job seconds: mean duration of a whole job, from building the network to the test."
 
