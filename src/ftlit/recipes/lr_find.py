@@ -159,7 +159,7 @@ def prefer(rate: float, suggestion: Suggestion, configured: float) -> str:
     which = "configured" if better == configured else "suggested"
     compared = ",".join(f"{each:g}" for each in sorted({rate, configured, alternative}))
     return (
-        f"; these differ by more than a factor of {FAR} from each other or from the configured rate: prefer the {which} "
-        f"optimizer.lr={better:g}, the highest at which the loss still falls, because training goes further in as many steps; to compare, "
-        f"train with -m optimizer.lr={compared}"
+        f"; these and the configured {configured:g} are more than a factor of {FAR} apart: prefer the {which} optimizer.lr={better:g}, "
+        "because the loss still falls there and training goes further in as many steps; "
+        f"to compare, train with -m optimizer.lr={compared}"
     )
