@@ -207,7 +207,8 @@ def replaced(cfg: DictConfig) -> list[str]:
     for group, (overlay, option, values) in wanted.items():
         choice = choices().get(group)
         if group in given and choice and choice != option:
-            names = [name for name in values if f"{group}.{name}" not in given and OmegaConf.select(cfg[group], name) != values[name]]
+            own = values if group in cfg else ()  # an overlay has no values of its own
+            names = [name for name in own if f"{group}.{name}" not in given and OmegaConf.select(cfg[group], name) != values[name]]
             lost = ", ".join(f"{group}.{name}={values[name]}" for name in names)
             line = f"{group}={choice} replaces {group}={option} of {overlay}"
             lines.append(f"{line}, whose values no longer apply ({lost})" if lost else line)
