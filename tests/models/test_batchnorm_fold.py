@@ -22,7 +22,7 @@ SMALL = {
     "mnasnet0_5": 64, "regnet_y_400mf": 64, "maxvit_t": 224,
 }  # fmt: skip
 WITHOUT = ("alexnet", "convnext", "squeezenet", "swin", "vgg", "vit")
-OTHERS = {name for name in available() if name.endswith("_bn") or not name.startswith(WITHOUT)} - set(SMALL) - {"mlp"}
+OTHERS = {name for name in available() if name.endswith("_bn") or not name.startswith(WITHOUT)} - set(SMALL) - {"mlp", "efficientnet_lite0"}
 GIANTS = {"regnet_y_128gf", "efficientnet_b7", "efficientnet_v2_l"}
 
 

@@ -10,7 +10,7 @@ from ftlit.fingerprint import fingerprint, of_tensor
 from ftlit.models.backbone import Backbone
 
 BASE = "backbone."  # prefix of the tensors that may be left out
-PUBLISHED = ("shipped", "torchvision", "timm")  # of `WeightsKind`; a file may be gone later, and text encoders need --trust
+PUBLISHED = ("shipped", "package", "torchvision", "timm")  # of `WeightsKind`; a file may be gone later, and text encoders need --trust
 Base = Mapping[str, Any]
 
 

@@ -1,11 +1,11 @@
-"""The origin of a backbone's weights: random, published by a library, shipped with ftlit, or a file."""
+"""The origin of a backbone's weights: random, published by a library, shipped with ftlit, of an installed package, or a file."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ftlit.errors import UserError, unknown
 
-WeightsKind = Literal["random", "shipped", "torchvision", "timm", "transformers", "file", "custom"]
+WeightsKind = Literal["random", "shipped", "package", "torchvision", "timm", "transformers", "file", "custom"]
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class WeightsOrigin:
 
     Args:
         kind: `random`: no pretrained weights. `torchvision`, `timm`, `transformers`: published for that library. `shipped`: part of this
-            package. `file`: a file that the user named. `custom`: from the user's own code.
+            package. `package`: part of another installed package. `file`: a file that the user named. `custom`: from the user's own code.
         name: name of the weights or path of the file; empty for random weights.
         file: file name under which they are published, if that is not the name.
         resized: tensors whose shape was adapted to the network, position embeddings for instance.
@@ -45,10 +45,10 @@ class WeightsOrigin:
         >>> WeightsOrigin("torchvision", "IMAGENET1K_V1", file="resnet18-f37072fd.pth").describe()
         'torchvision IMAGENET1K_V1 (resnet18-f37072fd.pth)'
         """
-        prefix = {"random": "random start", "timm": "timm", "torchvision": "torchvision", "shipped": "shipped", "file": "file"}
+        prefix = "random start" if self.kind == "random" else "" if self.kind in ("transformers", "custom") else self.kind
         name = f"({self.name})" if self.kind == "timm" else self.name
         file = f"({self.file})" if self.file else ""
-        text = " ".join(part for part in (prefix.get(self.kind, ""), name, file) if part)
+        text = " ".join(part for part in (prefix, name, file) if part)
         text += "".join(f", {tensor} resized" for tensor in self.resized)
         return f"{text}; {self.note}" if self.note else text
 

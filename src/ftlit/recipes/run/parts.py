@@ -24,6 +24,7 @@ from ftlit.recipes.run.launched import check_alone
 from ftlit.recipes.run.processes import several_processes
 from ftlit.recipes.run.split_file import resumed_split, seen_notes
 from ftlit.recipes.run.training_steps import steps_per_epoch
+from ftlit.zoo.weights.weight_files import INSTALL_PHOTOS, PHOTO_BACKBONE
 
 JUDGED_FILES = 16  # that decide whether the images are photos
 
@@ -68,7 +69,10 @@ def _photo_notes(cfg: DictConfig, data: ImageData) -> list[str]:
     some = files[:: max(1, len(files) // JUDGED_FILES)][:JUDGED_FILES]
     if cfg.backbone.get("name") != "glyph" or not some or sum(map(looks_like_photo, some)) <= len(some) / 2:
         return []
-    return ["backbone=glyph is a small network for drawn signs of 32x32 pixels, but these images look like photos: give backbone=resnet18"]
+    return [
+        "backbone=glyph is a small network for drawn signs of 32x32 pixels, but these images look like photos: give backbone=resnet18, or, "
+        f"to download no weights, backbone={PHOTO_BACKBONE}: {INSTALL_PHOTOS}"
+    ]
 
 
 def check_indexed_images(cfg: DictConfig, data: Any) -> None:

@@ -20,7 +20,7 @@ from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.zoo.weights.own_checkpoints import input_spec_of
-from ftlit.zoo.weights.weight_files import ALTERNATIVES, SUFFIXES, WeightsFile, read, weights_file
+from ftlit.zoo.weights.weight_files import ALTERNATIVES, SUFFIXES, WITHOUT_DOWNLOAD, WeightsFile, read, weights_file
 
 SYNONYMS = {  # in lower case
     **dict.fromkeys(("imagenet", "imagenet1k", "pretrained", "true", "yes", "best"), "default"),
@@ -142,7 +142,8 @@ def _fetch(entry: Any) -> WeightsFile:
             return weights_file(entry.get_state_dict(progress=True, check_hash=True, weights_only=True), path)
     except (OSError, HTTPException, RuntimeError) as error:  # no network; cut off; the hash is wrong
         raise UserError(
-            f"cannot download {path.name} ({entry.url}): {one_line(error)}; put this file into {path.parent}, or {ALTERNATIVES}"
+            f"cannot download {path.name} ({entry.url}): {one_line(error)}; put this file into {path.parent}, or {ALTERNATIVES}; "
+            f"{WITHOUT_DOWNLOAD}"
         ) from error
 
 
