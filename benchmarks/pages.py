@@ -11,6 +11,7 @@ from typing import Any
 import batchnorm
 import cuts
 import faults
+import heads
 import quality
 from _measure import Row, table
 from hardware import precision
@@ -52,6 +53,11 @@ def of_cuts(found: dict[str, Any]) -> str:
     return f"{cuts.table(found['rows'])}\n\n{found['options']['draws']} draws. {measured(found['machine'])}"
 
 
+def of_heads(found: dict[str, Any]) -> str:
+    """The gain of heads on several cuts and views."""
+    return f"{heads.table(found['rows'])}\n\n{found['options']['seeds']} seeds. {measured(found['machine'])}"
+
+
 def of_batchnorm(found: dict[str, Any]) -> str:
     """The table of batch-norm policies."""
     return f"{batchnorm.table(found['rows'])}\n\n{over_seeds(found)}"
@@ -90,6 +96,7 @@ def measured(machine: dict[str, Any], others: dict[str, str] | None = None) -> s
 SECTIONS = {
     "faults": of_faults,
     "cuts": of_cuts,
+    "heads": of_heads,
     "quality": of_quality,
     "quality_equal": of_quality,
     "quality_photos": of_quality,

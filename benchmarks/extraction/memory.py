@@ -54,7 +54,7 @@ def memory(given: argparse.Namespace, folder: Path) -> list[Row]:
     for size_of_batch in (256, 32):
         batches = list(itertools.islice(TrainOrder(range(given.rows), size_of_batch), given.batches))
         places = [np.array([index for _, index in batch]) for batch in batches]
-        assert torch.equal(next(read_batches(batches, rows, targets, "top", torch.float32))[0].values, torch.from_numpy(array[places[0]]))
+        assert torch.equal(next(read_batches(batches, {"top": rows}, targets, torch.float32))[0].values, torch.from_numpy(array[places[0]]))
         sides = {
             "read_batches": lambda batches=batches: rate(batches, rows, targets),
             "numpy": lambda places=places: numpy_rate(places, array),
@@ -101,7 +101,7 @@ def digests(count: int) -> ImageHashes:
 def rate(batches: Sequence[BatchIndices], rows: Rows, targets: Tensor) -> float:
     """GB/s of `read_batches`."""
     begin = perf_counter()
-    for _ in read_batches(batches, rows, targets, "top", torch.float32):
+    for _ in read_batches(batches, {"top": rows}, targets, torch.float32):
         pass
     return sum(map(len, batches)) * rows.row_bytes / 1e9 / (perf_counter() - begin)
 
@@ -137,7 +137,7 @@ def epoch(folder: Path, count: int) -> None:
     opening = perf_counter() - begin
     head = nn.Linear(WIDTH, CLASSES)
     optimizer = SGD(head.parameters(), 1e-3)
-    for features, target in read_batches(TrainOrder(range(count), 256), rows, targets, "top", torch.float32):
+    for features, target in read_batches(TrainOrder(range(count), 256), {"top": rows}, targets, torch.float32):
         loss = nn.functional.cross_entropy(head(features.values), target)
         optimizer.zero_grad()
         loss.backward()

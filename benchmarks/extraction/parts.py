@@ -80,7 +80,7 @@ def from_memory(features: Tensor, targets: Tensor, cut: str | None = None, *, sh
 
     def at_cut(samples: list[tuple[Tensor, Tensor]]) -> Any:
         values, labels = torch.utils.data.default_collate(samples)
-        return FeatureBatch(values, cut), labels
+        return FeatureBatch({cut: values}), labels
 
     return DataLoader(TensorDataset(features, targets), BATCH, shuffle=shuffle, collate_fn=at_cut if cut else None)
 

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from ftlit.lit.staged_finetuning import StagedFinetuning as StagedFinetuning
     from ftlit.lit.tasks.layerwise_pretraining import LayerwisePretrainer as LayerwisePretrainer
     from ftlit.models.backbone import Backbone as Backbone
-    from ftlit.models.backbone import FeatureBatch as FeatureBatch
     from ftlit.models.batchnorm_fold import affine_to_batchnorm as affine_to_batchnorm
     from ftlit.models.batchnorm_fold import batchnorm_to_affine as batchnorm_to_affine
+    from ftlit.models.feature_batch import FeatureBatch as FeatureBatch
     from ftlit.models.fully_convolutional import fully_convolutional as fully_convolutional
     from ftlit.models.fully_convolutional import linear_to_conv as linear_to_conv
     from ftlit.models.weights_origin import WeightsOrigin as WeightsOrigin
@@ -50,7 +50,7 @@ __version__ = "0.1.0"  # the only place; pyproject.toml reads it
 _MODULES = {
     "Backbone": "models.backbone",
     "Features": "features.extract",
-    "FeatureBatch": "models.backbone",
+    "FeatureBatch": "models.feature_batch",
     "FeatureData": "lit.datamodules.feature_data",
     "FineTuner": "lit.module",
     "ImageData": "lit.datamodules.image_data",

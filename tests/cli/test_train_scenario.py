@@ -77,7 +77,7 @@ def test_only_one_of_two_processes_measures(tmp_path):
     assert result.stdout.count("computing features of 50 images") <= 1 and result.stdout.count("training images per class are few") == 1
     assert (
         "scenario=small_similar" in result.stdout
-        and result.stdout.count("fitted a linear probe") == 1
+        and result.stdout.count("fitted the mean of 2 linear probes") == 1
         and ", 50 training images" in result.stdout
     )
 
@@ -152,7 +152,7 @@ def test_a_range_test_uses_the_advised_scenario(tmp_path):
 def test_small_scenarios_fit_a_probe_and_train_nothing(tmp_path, scenario):
     arguments = (f"scenario={scenario}", "report=false", f"hydra.run.dir={tmp_path}/run")
     result = train(tmp_path, *arguments)
-    assert result.returncode == 0 and "There is no gradient training" in result.stdout and "fitted a linear probe" in result.stdout, (
+    assert result.returncode == 0 and "There is no gradient training" in result.stdout and "of 2 linear probes" in result.stdout, (
         result.stderr
     )
     assert "stage 0" not in result.stdout and "fitted in" in result.stdout

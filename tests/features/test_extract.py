@@ -179,7 +179,7 @@ def test_batches_follow_the_given_order_for_any_block_size(tmp_path_factory, blo
     order = [[(epoch, index) for index in batch] for batch in batches]
     before, ftlit.features.batches.BLOCK_BYTES = ftlit.features.batches.BLOCK_BYTES, block
     try:
-        read = list(read_batches(order, rows, torch.arange(20), "top", torch.float64))
+        read = list(read_batches(order, {"top": rows}, torch.arange(20), torch.float64))
     finally:
         ftlit.features.batches.BLOCK_BYTES = before
     assert len(read) == len(batches)

@@ -13,7 +13,7 @@ from ftlit.features.stored_pixels import StoredPixels
 FORMS = {"train": StoredPixels.of(train_transform(InputSpec(size=48))), "val": StoredPixels.of(eval_transform(InputSpec(size=48)))}
 PIXELS = StorablePixels(FORMS, {"train": 100, "val": 10}, in_files=True)
 BYTES = 100 * (3 * 96**2 + 8) + 10 * 3 * 48**2
-INPUTS = [StageInput(FeatureSpec("top", None), 1000, "features at top"), StageInput(None, 0, "images, because all layers train")]
+INPUTS = [StageInput((FeatureSpec("top", None),), 1000, "features at top"), StageInput((), 0, "images, because all layers train")]
 
 
 def chosen(readings=(5, 2), pixels=PIXELS, choice="auto", max_bytes=BYTES + 1000) -> list[bool]:

@@ -6,7 +6,7 @@ from torch import nn
 
 from ftlit import Backbone, InputSpec, load_backbone
 from ftlit.features.spec import FeatureSpec
-from ftlit.features.stage_input import frozen_prefix, plan_stage_inputs, spec_of
+from ftlit.features.stage_input import frozen_prefix, plan_stage_inputs, specs_of
 
 CUTS = ("low", "middle", "pooling", "top")
 
@@ -18,7 +18,7 @@ def backbone() -> Backbone:
 
 def plan(*trained, pooled=True, rows=10, net=None, **how):
     net = net or backbone()
-    specs = [spec_of(net, layers, pooled=pooled) for layers in trained]
+    specs = [specs_of(net, layers, pooled=pooled) for layers in trained]
     return plan_stage_inputs(net, specs, dict.fromkeys(specs, rows), **{"max_bytes": 1e9, **how})
 
 
@@ -39,15 +39,15 @@ def test_the_frozen_prefix_ends_below_the_lowest_trained_layer(trained, cut):
 
 def test_each_stage_reads_the_features_at_its_cut_and_only_the_last_cut_is_pooled():
     head, top, middle, everything = plan((), ("top",), ("top", "middle"), CUTS)
-    assert head.spec == FeatureSpec("top", "average") and head.bytes == 10 * 16 * 4
-    assert top.spec == FeatureSpec("pooling", None) and top.bytes == 10 * 8 * 6 * 6 * 4
-    assert middle.spec == FeatureSpec("low", None) and everything.spec is None
+    assert head.specs == (FeatureSpec("top", "average"),) and head.bytes == 10 * 16 * 4
+    assert top.specs == (FeatureSpec("pooling", None),) and top.bytes == 10 * 8 * 6 * 6 * 4
+    assert middle.specs == (FeatureSpec("low", None),) and everything.specs == ()
     assert "the lowest layer trains" in everything.reason and "pooled" in head.reason and "pooled" not in top.reason
 
 
 def test_a_head_that_takes_maps_gets_maps():
     (head,) = plan((), pooled=False)
-    assert head.spec == FeatureSpec("top", None) and head.bytes == 10 * 16 * 4 * 4 * 4
+    assert head.specs == (FeatureSpec("top", None),) and head.bytes == 10 * 16 * 4 * 4 * 4
 
 
 def test_stages_with_the_same_cut_share_its_features():
@@ -56,9 +56,9 @@ def test_stages_with_the_same_cut_share_its_features():
 
 def test_earlier_stages_have_priority_and_the_reason_gives_the_sizes_that_do_not_fit():
     head, top, middle = plan((), ("top",), ("top", "middle"), max_bytes=10 * 16 * 4 + 11_520)
-    assert head.spec and top.spec and middle.spec is None
+    assert head.specs and top.specs and not middle.specs
     assert "cache.max_gb leaves room for only 0 B" in middle.reason and "31.4 kB" in middle.reason
-    assert plan((), max_bytes=0)[0].spec is None
+    assert plan((), max_bytes=0)[0].specs == ()
 
 
 def test_half_precision_halves_the_size():
@@ -66,7 +66,7 @@ def test_half_precision_halves_the_size():
 
 
 def test_each_feature_spec_has_the_requested_number_of_rows():
-    specs = [FeatureSpec("top", "average"), FeatureSpec("pooling", None)]
+    specs = [(FeatureSpec("top", "average"),), (FeatureSpec("pooling", None),)]
     head, top = plan_stage_inputs(backbone(), specs, {specs[0]: 15, specs[1]: 10}, max_bytes=1e9)
     assert head.bytes == 15 * 16 * 4 and top.bytes == 10 * 8 * 6 * 6 * 4
 
@@ -81,5 +81,5 @@ def test_maps_are_stored_only_if_reading_is_faster_than_computing(name, trained_
     net = load_backbone(name, weights=None)
     above = net.cuts[net.index(trained_from) :]
     (stage_input,) = plan(above, net=net, rows=100, max_bytes=1e12, device=device)
-    assert (stage_input.spec is not None) == stored
+    assert bool(stage_input.specs) == stored
     assert stored or "takes longer than computing them" in stage_input.reason

@@ -38,7 +38,7 @@ def run_of(folder, name, options, head=LinearHead, *, affine=False, multilabel=F
             norm.running_var.uniform_(0.7, 1.3)
     if affine:
         batchnorm_to_affine(backbone)
-    made = head(backbone.num_features, len(CLASSES), **head_options)
+    made = head(**{"in_features": backbone.num_features, "num_classes": len(CLASSES), **head_options})
     (folder / "checkpoints").mkdir(parents=True)
     target = f"{head.__module__}.{head.__name__}"
     facts = {"class_names": CLASSES, "multilabel": multilabel, "affine": affine}
@@ -52,8 +52,9 @@ def run_of(folder, name, options, head=LinearHead, *, affine=False, multilabel=F
 def logits_of(network, images):
     """Return the logits of images in [0, 1], computed step by step."""
     spec = network.input_spec
-    features = network.backbone(normalize(images, list(spec.mean), list(spec.std)))
-    return network.head(features if hasattr(network.head, "takes_map") else network.backbone.pool(features))
+    images = normalize(images, list(spec.mean), list(spec.std))
+    features = [network.backbone.upto(cut)(images) for cut in getattr(network.head, "cuts", ()) or [-1]]
+    return network.head(*(each if hasattr(network.head, "takes_map") else network.backbone.pool(each) for each in features))
 
 
 def same(found, expected):
@@ -95,17 +96,18 @@ def test_torchvision_loads_the_exported_weights_and_gives_the_same_logits(tmp_pa
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Save the runs for the exports to torch and onnx."""
-    folder = tmp_path_factory.mktemp("runs")
+    folder, several = tmp_path_factory.mktemp("runs"), {"in_features": [64, 128], "cuts": ["layer2", "layer4"]}
     return {
         "linear": run_of(folder / "linear", "mobilenet_v3_small", {"input_spec": MINE}, multilabel=True),
         "conv": run_of(folder / "conv", *RESNET, ConvHead, affine=True, channels=8),
         "cut": run_of(folder / "cut", "resnet18", {"input_spec": MINE, "cut": "layer2"}, MLPHead, hidden=[8]),
         "tokens": run_of(folder / "tokens", "swin_t", {"input_spec": MINE}, PooledHead, pooling="max"),
         "glyph": run_of(folder / "glyph", "glyph", {}),
+        **{combine: run_of(folder / combine, "glyph", {}, combine=combine, **several) for combine in ("concat", "average")},
     }
 
 
-@pytest.mark.parametrize("kind", ["linear", "conv", "cut", "tokens", "glyph"])
+@pytest.mark.parametrize("kind", ["linear", "conv", "cut", "tokens", "glyph", "concat", "average"])
 @torch.inference_mode()
 def test_the_torch_program_accepts_any_batch_size_and_normalises_the_images(runs, kind, tmp_path):
     network = load_run(runs[kind])
@@ -120,7 +122,7 @@ def test_the_torch_program_accepts_any_batch_size_and_normalises_the_images(runs
     assert stored["input_spec"]["size"] == network.input_spec.size
 
 
-@pytest.mark.parametrize("kind", ["linear", "conv"])
+@pytest.mark.parametrize("kind", ["linear", "conv", "concat", "average"])
 @torch.inference_mode()
 def test_the_onnx_model_accepts_any_batch_size_and_normalises_the_images(runs, kind, tmp_path):
     from onnxruntime import InferenceSession
@@ -133,7 +135,7 @@ def test_the_onnx_model_accepts_any_batch_size_and_normalises_the_images(runs, k
         assert same(torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0]), logits_of(network, images))
     stored = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
     assert stored["class_names"] == CLASSES and stored["multilabel"] == (kind == "linear")
-    assert stored["input_spec"]["mean"] == [0.4, 0.4, 0.4]
+    assert stored["input_spec"]["mean"] == list(network.input_spec.mean)
 
 
 def test_class_names_and_input_spec_are_stored_with_torchvision_weights(runs, tmp_path):

@@ -11,6 +11,7 @@ from torch import nn
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError
 from ftlit.models.backbone import Backbone, Layers
+from ftlit.models.feature_batch import FeatureBatch
 from ftlit.models.pooling import pool, pooled_size, poolings_of
 from ftlit.models.weights_origin import RANDOM, WeightsOrigin
 
@@ -63,6 +64,23 @@ def test_the_origin_that_the_error_proposes_is_accepted(origin):
 def test_a_cut_loses_nothing(cut):
     backbone, x = toy().eval(), torch.randn(2, 3, 8, 8)
     assert torch.equal(backbone.after(cut)(backbone.upto(cut)(x)), backbone(x))
+
+
+@pytest.mark.parametrize("cuts", [("stem", "encoder.1", "top"), ("encoder.0",), CUTS])
+def test_features_at_several_cuts_are_those_at_each_and_those_above_continue_from_them(cuts):
+    net, x = toy().eval(), torch.randn(3, 3, 8, 8)
+    found = net.features_at(x, cuts)
+    assert all(torch.equal(values, net.upto(cut)(x)) for cut, values in zip(cuts, found, strict=True))
+    batch = FeatureBatch(dict(zip(cuts, found, strict=True)))
+    assert batch.cut == cuts[-1] and torch.equal(net(batch), net(x))
+    above = (*cuts, *CUTS[CUTS.index(cuts[-1]) + 1 :])
+    assert all(map(torch.equal, net.features_at(batch, above), net.features_at(x, above)))
+
+
+def test_features_at_a_cut_run_no_layer_above_it():
+    net = toy().eval()
+    del net.top
+    assert net.features_at(torch.randn(2, 3, 8, 8), ["encoder.1"])[0].shape == (2, *SHAPES["encoder.1"])
 
 
 def test_layers_run_in_the_given_order():

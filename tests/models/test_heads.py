@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError
-from ftlit.models.heads import ConvHead, LinearHead, MLPHead, logits_of
+from ftlit.models.backbone import Backbone
+from ftlit.models.feature_batch import FeatureBatch
+from ftlit.models.heads import ConvHead, LinearHead, MLPHead, features_for, logits_of
 
 VECTORS, MAPS, TOKENS = torch.randn(5, 6), torch.randn(5, 6, 3, 4), torch.randn(5, 7, 6)
 
@@ -70,7 +73,25 @@ def test_only_conv_takes_unpooled_features():
 
 
 def test_a_head_gets_pooled_features_unless_it_takes_maps():
-    linear, conv = LinearHead(6, 3), ConvHead(6, 3).eval()
-    pooled = MAPS.mean(dim=(2, 3))
-    assert torch.equal(logits_of(linear, MAPS, lambda features: features.mean(dim=(2, 3))), linear(pooled))
-    assert torch.equal(logits_of(conv, MAPS, lambda features: features.mean(dim=(2, 3))), conv(MAPS))
+    linear, conv, pooled = LinearHead(6, 3), ConvHead(6, 3).eval(), MAPS.mean(dim=(2, 3))
+    backbone = Backbone({"layer": nn.Conv2d(3, 6, 1)}, InputSpec(size=4))
+    at_cut = FeatureBatch({"layer": MAPS})
+    assert torch.equal(*features_for(linear, backbone, at_cut), pooled) and torch.equal(logits_of(linear, [pooled]), linear(pooled))
+    assert torch.equal(*features_for(conv, backbone, at_cut), MAPS) and torch.equal(logits_of(conv, [MAPS]), conv(MAPS))
+
+
+def test_a_linear_head_on_several_cuts_is_one_layer_on_all_features_or_the_mean_of_the_probabilities_of_one_for_each():
+    features = [torch.randn(5, 6), torch.randn(5, 2)]
+    concat = LinearHead([6, 2], 3, cuts=["low", "top"])
+    torch.testing.assert_close(concat(*features), torch.cat(features, dim=1) @ concat.weight.T + concat.bias)
+    average = LinearHead([6, 2], 3, cuts=["low", "top"], combine="average")
+    weights = average.weight.split([6, 2], dim=1)
+    each = [x @ weight.T + bias for x, weight, bias in zip(features, weights, average.bias, strict=True)]
+    torch.testing.assert_close(average(*features).softmax(dim=1), sum(own.softmax(dim=1) for own in each) / 2)
+
+
+def test_other_numbers_of_cuts_and_lengths_and_an_unknown_combine_are_errors():
+    with pytest.raises(UserError, match=r"a linear head on 2 cuts needs as many lengths of features, not in_features=6"):
+        LinearHead(6, 3, cuts=["low", "top"])
+    with pytest.raises(UserError, match=r"no head\.combine 'concatenate': did you mean 'concat'"):
+        LinearHead(6, 3, combine="concatenate")

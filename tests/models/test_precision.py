@@ -114,7 +114,8 @@ def test_half_precision_features_are_pooled_in_float32(shape, pooling):
 @pytest.mark.parametrize("head", [LinearHead(6, 3), ConvHead(6, 3).eval()])
 def test_a_head_computes_in_the_format_of_its_weights(head):
     maps = torch.randn(4, 6, 5, 5).bfloat16()
+    features = maps if getattr(head, "takes_map", False) else pool(maps)
     with torch.autocast("cpu", torch.bfloat16):
-        logits = logits_of(head, maps, pool)
-    assert torch.equal(logits, logits_of(head, maps.float(), pool)) and logits.dtype == torch.float32
-    assert logits_of(head.bfloat16(), maps, pool).dtype == torch.bfloat16  # precision=bf16-true
+        logits = logits_of(head, [features])
+    assert torch.equal(logits, logits_of(head, [features.float()])) and logits.dtype == torch.float32
+    assert logits_of(head.bfloat16(), [features]).dtype == torch.bfloat16  # precision=bf16-true

@@ -131,7 +131,7 @@ def test_user_errors_are_one_line(tmp_path, arguments, message):
 def test_a_plot_supports_any_number_of_kinds(tmp_path):
     def fitted(kind, cut):
         weight = torch.zeros(2, 3)
-        return Probe(weight, torch.zeros(2), kind, 0.1, 20, 0.5, 0.0, True, cut, "average", {0.1: 0.9}, {0.1: 0.3})
+        return Probe(weight, torch.zeros(2), kind, 0.1, 20, 0.5, 0.0, True, [cut], [weight.shape[1]], "average", {0.1: 0.9}, {0.1: 0.3})
 
     probes = [fitted(f"kind{i}", cut) for i in range(11) for cut in ("layer2", "layer1")]
     draw(tmp_path / "probe.png", ["layer1", "layer2"], [probes], [(probes[0], Interval(0.9, 0.8, 1.0))], "eleven kinds")

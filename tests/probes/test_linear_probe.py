@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ftlit import UserError, extract_features, fit_probe, load_backbone
-from ftlit.probes.linear_probe import FOLDS, folds_of
+from ftlit.probes.cross_validation import FOLDS, MIN_DEVIATION, folds_of
 from ftlit.probes.probe_kinds import PROBE_KINDS, ProbeKind
 from ftlit.probes.solver import RegularizationPath
 
@@ -44,11 +44,12 @@ def test_an_almost_constant_feature_has_a_small_weight(kind):
 def test_probabilities_equal_those_of_scikit_learn_on_standardised_features(classes):
     chosen = LABELS < classes
     features, labels = FEATURES[chosen][:300], LABELS[chosen][:300]
-    theirs = make_pipeline(StandardScaler(), LogisticRegression(C=1 / (len(labels) * 1e-2), tol=1e-10, max_iter=10_000)).fit(
-        features, labels
-    )
-    ours = fit_probe(features, labels, l2=1e-2).logits(features).softmax(dim=1)
-    assert np.abs(theirs.predict_proba(features) - ours.numpy()).max() < 1e-3
+    deviation = features.std(dim=0)
+    kept = features[:, deviation > MIN_DEVIATION * deviation[deviation > 0].median()]
+    theirs = make_pipeline(StandardScaler(), LogisticRegression(C=1 / (len(labels) * 1e-2), tol=1e-10, max_iter=10_000)).fit(kept, labels)
+    ours = fit_probe(features, labels, l2=1e-2)
+    assert np.abs(theirs.predict_proba(kept) - ours.logits(features).softmax(dim=1).numpy()).max() < 1e-3
+    assert kept.shape[1] < 64 and int((ours.weight != 0).any(dim=0).sum()) == kept.shape[1]
 
 
 def hinge(probe, features, labels):
@@ -72,7 +73,7 @@ def test_the_l2_penalty_with_the_lowest_validation_loss_is_chosen_and_the_probe_
     probe = fit_probe(*train, l2=l2_penalties, valid=valid, kind=kind)
     alone = {l2: fit_probe(*train, l2=l2, kind=kind) for l2 in l2_penalties}
     assert probe.scores == pytest.approx({l2: alone[l2].accuracy(*valid) for l2 in l2_penalties})
-    assert probe.losses == pytest.approx({l2: loss(alone[l2], *valid) for l2 in l2_penalties}, rel=1e-4)
+    assert probe.losses == pytest.approx({l2: loss(alone[l2], *valid) for l2 in l2_penalties}, rel=3e-4)
     assert probe.l2 == min(l2_penalties, key=probe.losses.get) and probe.l2 not in (l2_penalties[0], l2_penalties[-1])
     both = fit_probe(torch.cat([train[0], valid[0]]), torch.cat([train[1], valid[1]]), l2=probe.l2, kind=kind)
     assert torch.allclose(probe.weight, both.weight, atol=1e-5)
@@ -131,7 +132,7 @@ def test_a_probe_can_be_fitted_on_stored_features_at_any_cut(tmp_path):
         assert torch.allclose(probe.weight, fit_probe(features[cut].read(range(40)), labels, l2=1e-3).weight)
     with pytest.raises(UserError, match="no cut 'layer5': did you mean"):
         fit_probe(features, cut="layer5")
-    with pytest.raises(UserError, match=r"features are from several cuts: give cut=\.\.\., one of layer2, layer4"):
+    with pytest.raises(UserError, match=r"features are from several cuts: give cut=\.\.\., one or more of layer2, layer4"):
         fit_probe(features)
     with pytest.raises(UserError, match="this probe needs features of length 128, not 64"):
         fit_probe(features, cut="layer4", l2=1e-3).accuracy(features["layer2"].read(range(40)), labels)

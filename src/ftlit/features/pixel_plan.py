@@ -50,12 +50,12 @@ def with_pixels(
     Raises:
         UserError: pixels that are wanted do not fit.
     """
-    stages = [i for i, stage_input in enumerate(inputs) if stage_input.spec is None]
+    stages = [i for i, stage_input in enumerate(inputs) if not stage_input.specs]
     if pixels is None or choice is False or not stages:
         return list(inputs)
     if choice == "auto" and (not pixels.in_files or sum(readings[i] for i in stages) < MIN_READINGS):
         return list(inputs)
-    features = sum({stage_input.spec: stage_input.bytes for stage_input in inputs}.values())
+    features = sum({stage_input.specs: stage_input.bytes for stage_input in inputs}.values())
     left, summary = max_bytes - features, pixels.forms["train"].summary
     if pixels.bytes <= left:
         return [
@@ -65,7 +65,7 @@ def with_pixels(
                 bytes=pixels.bytes,
                 pixels=True,
             )
-            if given.spec is None
+            if not given.specs
             else given
             for given in inputs
         ]
@@ -76,4 +76,4 @@ def with_pixels(
             f"give cache.max_gb={ceil((pixels.bytes + features) / 1e9)}, or cache.pixels=auto"
         )
     too_large = f"; {summary} would need {size}, but cache.max_gb leaves room for only {room}"
-    return [replace(given, reason=given.reason + too_large) if given.spec is None else given for given in inputs]
+    return [replace(given, reason=given.reason + too_large) if not given.specs else given for given in inputs]

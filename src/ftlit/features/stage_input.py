@@ -14,6 +14,7 @@ from ftlit.finetuning.freeze import trained
 from ftlit.finetuning.schedule import Schedule
 from ftlit.formatting import size_in_words, sizes_in_words
 from ftlit.models.backbone import Backbone
+from ftlit.models.pooling import pooled_size
 from ftlit.patterns import covers
 
 # An average machine, to decide whether reading features is faster than computing them.
@@ -24,18 +25,21 @@ OTHER_FLOPS_PER_SECOND = 2e13  # of a device that is not in the table
 CHANGES_IN_TRAINING = (_NormBase, _DropoutNd, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)  # random, or with statistics
 
 
+Specs = tuple[FeatureSpec, ...]  # of the features that a stage reads; empty: images
+
+
 @dataclass(frozen=True)
 class StageInput:
     """The input of a stage: stored features or images.
 
     Args:
-        spec: of the features; `None`: images.
+        specs: of the features, the lowest cut first; none: images.
         bytes: size of the features of all splits and views on disk.
         reason: description of the features, or why the stage reads images.
         pixels: whether the images are read from stored pixels.
     """
 
-    spec: FeatureSpec | None
+    specs: Specs
     bytes: int
     reason: str
     pixels: bool = False
@@ -51,21 +55,23 @@ def frozen_prefix(backbone: Backbone, layers: Collection[str]) -> str | None:
     return below
 
 
-def spec_of(backbone: Backbone, layers: Collection[str], *, pooled: bool) -> FeatureSpec | None:
-    """Return the features that a stage can train from; `None` if the lowest layer trains.
+def specs_of(backbone: Backbone, layers: Collection[str], *, pooled: bool, head_cuts: Sequence[str] = ()) -> Specs:
+    """Return the features that a stage can train from; none if the lowest layer trains.
 
     Args:
         backbone: named layers.
         layers: names of those that train.
         pooled: whether the head takes pooled vectors; then features at the last cut are stored pooled.
+        head_cuts: the cuts that the head reads, pooled, if these are several.
     """
     cut = frozen_prefix(backbone, layers)
-    return None if cut is None else FeatureSpec(cut, "average" if pooled and cut == backbone.cuts[-1] else None)
+    if cut is None:
+        return ()
+    below = [FeatureSpec(name, "average") for name in head_cuts if backbone.index(name) < backbone.index(cut)]
+    return (*below, FeatureSpec(cut, "average" if pooled and cut == backbone.cuts[-1] else None))
 
 
-def specs_before_training(
-    backbone: Backbone, inputs: Sequence[StageInput], layers: Sequence[Collection[str]], now: int
-) -> list[FeatureSpec | None]:
+def specs_before_training(backbone: Backbone, inputs: Sequence[StageInput], layers: Sequence[Collection[str]], now: int) -> list[Specs]:
     """Return the specs whose features can be computed now, because no layer below their cut trains before their stage begins.
 
     Args:
@@ -75,20 +81,20 @@ def specs_before_training(
         now: the current stage; those before it are over.
 
     Returns:
-        A spec for each stage; `None` if the features cannot be computed now, or if the stage is over or reads images.
+        The specs of each stage; none if the features cannot be computed now, or if the stage is over or reads images.
     """
 
-    def stays_frozen(spec: FeatureSpec, stage: int) -> bool:
-        return not set(backbone.upto(spec.cut).cuts) & set().union(*layers[now:stage])
+    def stays_frozen(specs: Specs, stage: int) -> bool:
+        return not set(backbone.upto(specs[-1].cut).cuts) & set().union(*layers[now:stage])
 
-    specs = [stage_input.spec for stage_input in inputs]
-    return [spec if spec and stage >= now and stays_frozen(spec, stage) else None for stage, spec in enumerate(specs)]
+    wanted = [stage_input.specs for stage_input in inputs]
+    return [specs if specs and stage >= now and stays_frozen(specs, stage) else () for stage, specs in enumerate(wanted)]
 
 
 def plan_stage_inputs(
     backbone: Backbone,
-    specs: Sequence[FeatureSpec | None],
-    rows: Mapping[FeatureSpec, int],
+    specs: Sequence[Specs],
+    rows: Mapping[Specs, int],
     *,
     dtype: torch.dtype = torch.float32,
     max_bytes: float,
@@ -101,8 +107,8 @@ def plan_stage_inputs(
 
     Args:
         backbone: computes the features.
-        specs: of the features that each stage can train from; see `spec_of`.
-        rows: spec -> number of rows to store: images times views.
+        specs: of the features that each stage can train from; see `specs_of`.
+        rows: specs -> number of rows to store: images times views.
         dtype: of the stored features.
         max_bytes: of all features together.
         device: type of the device that would compute them.
@@ -113,42 +119,43 @@ def plan_stage_inputs(
     """
     costs = backbone.on_meta(input_shape or backbone.input_spec.shape)
     noun = backbone.input_spec.noun
-    chosen: dict[FeatureSpec | None, StageInput] = {None: StageInput(None, 0, f"{noun}, because the lowest layer trains")}
-    for spec in specs:
-        if spec is None or spec in chosen:
+    chosen: dict[Specs, StageInput] = {(): StageInput((), 0, f"{noun}, because the lowest layer trains")}
+    for own in specs:
+        if own in chosen:
             continue
-        shape, flops = costs[spec.cut]
-        row = dtype.itemsize * (backbone.num_features if spec.pooling else torch.Size(shape).numel())
-        size, left = row * rows[spec], max_bytes - sum(stage_input.bytes for stage_input in chosen.values())
+        flops = costs[own[-1].cut][1]
+        shapes = {spec: costs[spec.cut][0] for spec in own}
+        row = dtype.itemsize * sum(pooled_size(shape) if spec.pooling else torch.Size(shape).numel() for spec, shape in shapes.items())
+        size, left = row * rows[own], max_bytes - sum(stage_input.bytes for stage_input in chosen.values())
         computing = LOAD_SECONDS + flops / FLOPS_PER_SECOND.get(device, OTHER_FLOPS_PER_SECOND)
-        description = f"at {spec.cut} ({'pooled, ' if spec.pooling else ''}{size_in_words(row)} per example)"
+        description = f"at {', '.join(spec.cut for spec in own)} ({'pooled, ' if own[-1].pooling else ''}{size_in_words(row)} per example)"
         if row / READ_BYTES_PER_SECOND > computing:
-            chosen[spec] = StageInput(None, 0, f"{noun}, because reading features {description} takes longer than computing them")
+            chosen[own] = StageInput((), 0, f"{noun}, because reading features {description} takes longer than computing them")
         elif size > left:
             needed, room = sizes_in_words(size, left)
             reason = f"{noun}, because features {description} need {needed}, but cache.max_gb leaves room for only {room}"
-            chosen[spec] = StageInput(None, 0, reason)
+            chosen[own] = StageInput((), 0, reason)
         else:
-            chosen[spec] = StageInput(spec, size, f"features {description}")
-    return [chosen[spec] for spec in specs]
+            chosen[own] = StageInput(own, size, f"features {description}")
+    return [chosen[own] for own in specs]
 
 
 def with_shared_epochs(inputs: Sequence[StageInput], schedule: Schedule) -> list[StageInput]:
     """Add to the reason of a stage that its last epoch reads the input of the next stage, where that begins within an epoch."""
     found = list(inputs)
     for i, stage in enumerate(schedule.stages[1:]):
-        if stage.step is not None and inputs[i].spec and inputs[i].spec != inputs[i + 1].spec:
+        if stage.step is not None and inputs[i].specs and inputs[i].specs != inputs[i + 1].specs:
             shared = f"the last epoch of this stage reads the input of stage {i + 1}, because stage {i + 1} begins within that epoch"
             found[i] = replace(inputs[i], reason=f"{inputs[i].reason}; {shared}")
     return found
 
 
-def views_by_spec(specs: Sequence[FeatureSpec | None], views: Sequence[Collection[int]]) -> dict[FeatureSpec, set[int]]:
-    """Join the views (numbers) that the stages with the same spec read."""
-    found: dict[FeatureSpec, set[int]] = {}
-    for spec, numbers in zip(specs, views, strict=True):
-        if spec:
-            found.setdefault(spec, set()).update(numbers)
+def views_by_specs(specs: Sequence[Specs], views: Sequence[Collection[int]]) -> dict[Specs, set[int]]:
+    """Join the views (numbers) that the stages with the same specs read."""
+    found: dict[Specs, set[int]] = {}
+    for own, numbers in zip(specs, views, strict=True):
+        if own:
+            found.setdefault(own, set()).update(numbers)
     return found
 
 

@@ -15,7 +15,7 @@ from torchvision.transforms.v2.functional import normalize
 from ftlit.errors import UserError
 from ftlit.inference.network import Network
 from ftlit.inference.torchvision_state import builder, built, original_state
-from ftlit.models.heads import logits_of
+from ftlit.models.heads import features_for, logits_of
 
 Metadata = Mapping[str, Any]
 ImagesToLogitsFunction = Callable[[Tensor], Tensor]
@@ -39,7 +39,7 @@ class ImagesToLogits(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, K)."""
-        return logits_of(self.head, self.backbone((images - self.mean) / self.std), self.backbone.pool)
+        return logits_of(self.head, features_for(self.head, self.backbone, (images - self.mean) / self.std))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from ftlit.inference.slim import filled
 from ftlit.models.backbone import Backbone
 from ftlit.models.batchnorm_fold import batchnorm_to_affine
 from ftlit.models.fully_convolutional import fully_convolutional
-from ftlit.models.heads import logits_of
+from ftlit.models.heads import features_for, logits_of
 from ftlit.models.precision import autocast_of, device_of, precision_for
 from ftlit.run_folder import RUN, RUN_STATE, identity_of
 from ftlit.tensor_files import load_checkpoint, why_unreadable
@@ -141,7 +141,7 @@ class Network:
         inputs = inputs.to(self.device, non_blocking=True)
         inputs = normalized(inputs, self.backbone.input_spec)
         with torch.inference_mode(), autocast_of(self.precision, self.device.type):
-            return logits_of(self.head, self.backbone(inputs), self.backbone.pool)
+            return logits_of(self.head, features_for(self.head, self.backbone, inputs))
 
     def probabilities(self, inputs: Tensor) -> Tensor:
         """Output (N, K) for a batch of tensors from `as_input` or `pixels_of`."""

@@ -10,6 +10,7 @@ from ftlit.errors import UserError
 from ftlit.inference.network import Network
 from ftlit.models.backbone import Backbone
 from ftlit.models.batchnorm_fold import affine_to_batchnorm
+from ftlit.models.heads import head_cuts
 from ftlit.zoo.torchvision_layers import take_apart
 from ftlit.zoo.weights.state_dict import original_names
 
@@ -52,6 +53,8 @@ def original_state(network: Network) -> dict[str, Tensor]:
     classifier, head = _only_linear(parts.classifier), _only_linear(network.head)
     if classifier is None or classifier.bias is None:  # MaxViT's has none
         raise _no_original(f"torchvision's {name} does not end with a linear layer with a bias")
+    if cuts := head_cuts(network.head):
+        raise _no_original(f"its head reads {len(cuts)} layers, but the head of torchvision's {name} reads the last one")
     if head is None:
         raise _no_original(
             f"its head is {type(network.head).__name__}, but the head of torchvision's {name} is one linear layer on pooled features"

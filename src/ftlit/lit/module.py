@@ -18,8 +18,9 @@ from ftlit.inference.slim import digests, filled, slimmed
 from ftlit.lit.metrics import SplitMetrics
 from ftlit.lit.module_internals import load_state_of_metric, state_of_metric, trainer_of
 from ftlit.lit.trainer_internals import running_loader, training_length
-from ftlit.models.backbone import Backbone, FeatureBatch
-from ftlit.models.heads import logits_of
+from ftlit.models.backbone import Backbone
+from ftlit.models.feature_batch import FeatureBatch
+from ftlit.models.heads import features_for, logits_of
 
 COUNTS = "train_counts"  # key in a checkpoint: of each process; earlier releases kept other metrics, as `train_metrics`
 
@@ -73,7 +74,7 @@ class FineTuner(LightningModule):
 
     def forward(self, images: Tensor | FeatureBatch) -> Tensor:
         """Images (N, 3, S, S), normalised by the backbone's input spec, or features at a cut -> logits (N, num_classes)."""
-        return logits_of(self.head, self.backbone(images), self.backbone.pool)
+        return logits_of(self.head, features_for(self.head, self.backbone, images))
 
     def on_train_epoch_end(self) -> None:
         """Log loss and metrics of the epoch."""
@@ -103,12 +104,14 @@ class FineTuner(LightningModule):
         self._step("val", self(images), targets, batch_idx)
 
     def test_step(self, batch: tuple[Tensor | FeatureBatch, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Log loss and metrics of a test batch. Returns `logits` (N, num_classes), pooled `features` (N, C) and `targets`."""
+        """Log loss and metrics of a test batch. Returns `logits` (N, num_classes), pooled `features` at the highest cut that the head reads
+        (N, C), and `targets`.
+        """
         images, targets = batch
-        features = self.backbone(images)
-        logits = logits_of(self.head, features, self.backbone.pool)
+        features = features_for(self.head, self.backbone, images)
+        logits = logits_of(self.head, features)
         self._step("test", logits, targets, batch_idx)
-        return {"logits": logits, "features": self.backbone.pool(features), "targets": targets}
+        return {"logits": logits, "features": self.backbone.pool(features[-1]), "targets": targets}
 
     def predict_step(self, batch: tuple[Tensor | FeatureBatch, Tensor], batch_idx: int) -> Tensor:
         """Logits (N, num_classes)."""

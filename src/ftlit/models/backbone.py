@@ -16,34 +16,9 @@ from ftlit.code_identity import versioned
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, unknown
+from ftlit.models.feature_batch import FeatureBatch
 from ftlit.models.pooling import Pooling, TokenPool, pool
 from ftlit.models.weights_origin import RANDOM, WeightsOrigin, check_origin
-
-
-class FeatureBatch:
-    """A batch of features at a cut. A backbone that takes it runs only the layers above the cut.
-
-    Like a tensor it has a length N and a shape, and moves to a device; it does not support arithmetic.
-
-    Args:
-        values: the features, (N, ...).
-        cut: name of the layer that they are the output of.
-    """
-
-    def __init__(self, values: Tensor, cut: str) -> None:
-        self.values, self.cut = values, cut
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    @property
-    def shape(self) -> torch.Size:
-        """The shape of the values."""
-        return self.values.shape
-
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "FeatureBatch":
-        """Move the values to a device, as Lightning does with a batch."""
-        return FeatureBatch(self.values.to(device, non_blocking=non_blocking), self.cut)
 
 
 @versioned("layers", 1)
@@ -141,11 +116,22 @@ class Backbone(Layers):
         self._on_meta: dict[tuple[int, ...], dict[str, tuple[tuple[int, ...], int]]] = {}
 
     def forward(self, x: Tensor | FeatureBatch) -> Tensor:
-        """Run every layer, or those above the cut of a `FeatureBatch`."""
-        features, begin = (x, 0) if isinstance(x, Tensor) else (x.values, self.index(x.cut) + 1)
-        for name in self.cuts[begin:]:
+        """Run every layer, or those above the highest cut of a `FeatureBatch`."""
+        return self.features_at(x, self.cuts[-1:])[0]
+
+    def features_at(self, x: Tensor | FeatureBatch, cuts: Sequence[str]) -> list[Tensor]:
+        """Features at each of `cuts` (names, the lowest first), in one pass up to the highest of them.
+
+        Args:
+            x: as `forward` takes it. A `FeatureBatch` has the features at all of `cuts` that are not above its highest cut.
+            cuts: names of layers.
+        """
+        found, features, begin = ({}, x, 0) if isinstance(x, Tensor) else (dict(x.features), x.values, self.index(x.cut) + 1)
+        for name in self.cuts[begin : self.index(cuts[-1]) + 1]:
             features = self.get_submodule(name)(features)
-        return features
+            if name in cuts:
+                found[name] = features
+        return [found[cut] for cut in cuts]
 
     def upto(self, cut: str | int) -> "Backbone":
         """Return the layers up to and including `cut` as a backbone. The modules are shared, not copied.

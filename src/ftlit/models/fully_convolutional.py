@@ -15,6 +15,7 @@ from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError, one_line
 from ftlit.models.backbone import Backbone, Layers, run_on_meta
 from ftlit.models.batchnorm_fold import AffineNorm
+from ftlit.models.heads import head_cuts
 
 Size = tuple[int, int]
 ELEMENTWISE = (nn.ReLU, nn.GELU, nn.Hardswish, nn.SiLU, nn.Tanh, nn.Dropout, nn.Identity)
@@ -56,10 +57,15 @@ def fully_convolutional(backbone: Backbone, head: nn.Module) -> Layers:
         head: linear, a stack of linear layers and activations, or a head with a method `as_sequence`, as the built-in ones have.
 
     Raises:
-        UserError: features that are tokens, a network with a fixed image size, or a module after the last map that cannot be converted.
+        UserError: a head on several cuts, features that are tokens, a network with a fixed image size, or a module after the last map that
+            cannot be converted.
     """
     if not isinstance(backbone.input_spec, InputSpec) or any(len(shape) == 2 for shape in backbone.feature_shapes.values()):
         raise UserError("this backbone gives tokens, but a fully convolutional network needs feature maps: use a convolutional backbone")
+    if cuts := head_cuts(head):
+        raise UserError(
+            f"the head reads {', '.join(cuts)}, but a fully convolutional network needs a head on one layer: train with head.cuts=1"
+        )
     layers, shape, above = _below_pooling(backbone)
     takes_map = getattr(head, "takes_map", False)
     pool = [] if above or takes_map else [("pool", nn.AdaptiveAvgPool2d(1))]

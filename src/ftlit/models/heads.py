@@ -1,47 +1,98 @@
 """Heads: features -> logits. A head is any module that is built by `(in_features, num_classes)`.
 
 It takes vectors (N, in_features), pooled as the backbone pools, or, where it has an attribute `takes_map = True`, the features as
-they come out at the cut. `fully_convolutional` converts a head whose class has a method `as_sequence()`: the modules, by name, that
-compute the same as `forward` one after the other.
+they come out at the cut. A head with an attribute `cuts`, names of layers, takes an argument for each of them. `fully_convolutional`
+converts a head whose class has a method `as_sequence()`: the modules, by name, that compute the same as `forward` one after the other.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Literal, get_args
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from ftlit.code_identity import versioned
-from ftlit.errors import UserError
+from ftlit.errors import UserError, unknown
+from ftlit.models.backbone import Backbone, Layers
+from ftlit.models.feature_batch import FeatureBatch
 from ftlit.models.pooling import Pooling, pool
 from ftlit.models.precision import without_autocast
 from ftlit.registry import Registry
 
+Combine = Literal["concat", "average", "blend"]
+COMBINES: tuple[Combine, ...] = get_args(Combine)
 HEADS: Registry[Callable[..., nn.Module]] = Registry("head")  # by the names that checkpoints record
 
 
-def logits_of(head: nn.Module, features: Tensor, pool: Callable[[Tensor], Tensor]) -> Tensor:
-    """Logits (N, num_classes) of features as they come out at the cut; they are pooled by `pool` unless the head takes maps.
+def features_for(head: nn.Module, backbone: Backbone, x: Tensor | FeatureBatch) -> list[Tensor]:
+    """The features that `head` reads, in one pass of the backbone: those at its `cuts`, or at the last cut.
+
+    Returns:
+        Vectors (N, C) of each cut, pooled as the backbone pools; for a head that takes maps the features as they come out.
+    """
+    cuts = getattr(head, "cuts", ())
+    found = backbone.features_at(x, cuts) if cuts else [backbone(x)]
+    return found if getattr(head, "takes_map", False) else [backbone.pool(values) for values in found]
+
+
+def head_cuts(module: nn.Module) -> tuple[str, ...]:
+    """The cuts that the head inside `module` reads, if these are several."""
+    return next((cuts for part in module.modules() if len(cuts := getattr(part, "cuts", ())) > 1 and not isinstance(part, Layers)), ())
+
+
+def logits_of(head: nn.Module, features: Sequence[Tensor]) -> Tensor:
+    """Logits (N, num_classes) of features from `features_for`.
 
     A head computes in the format of its own weights, float32 under mixed precision: a fitted probe then gives the logits of its fit.
     """
-    values = features if getattr(head, "takes_map", False) else pool(features)
-    values = values.to(next(head.parameters(), values).dtype)
-    with without_autocast(values.device.type):
-        return head(values)  # type: ignore[no-any-return]
+    dtype = next(head.parameters(), features[0]).dtype
+    with without_autocast(features[0].device.type):
+        return head(*(values.to(dtype) for values in features))  # type: ignore[no-any-return]
 
 
 @HEADS.register("linear")
 @versioned("linear_head", 1)
 class LinearHead(nn.Linear):
-    """Vectors (N, in_features) -> logits (N, num_classes) by one linear layer.
+    """Vectors (N, in_features) -> logits (N, num_classes) by one linear layer; or vectors of several cuts, one argument for each.
 
     Args:
-        in_features: length of the features.
+        in_features: length of the features; with `cuts` a list, one length for each.
         num_classes: length of the logits.
+        cuts: names of the layers whose features it reads, the lowest first; none: the last cut of the backbone.
+        combine: of several cuts. `concat` or `blend`: one linear layer on the concatenated features. `average`: a linear layer for each
+            cut, and the logits are the logarithm of the mean of their probabilities.
+
+    Attributes:
+        weight: (num_classes, sum of in_features).
+        bias: (num_classes,), or (cuts, num_classes) of an average.
+
+    Raises:
+        UserError: an unknown `combine`, or other numbers of cuts and lengths.
     """
 
-    def __init__(self, in_features: int, num_classes: int) -> None:
-        super().__init__(in_features, num_classes)
+    def __init__(
+        self, in_features: int | Sequence[int], num_classes: int, *, cuts: Sequence[str] = (), combine: Combine = "concat"
+    ) -> None:
+        widths = [in_features] if isinstance(in_features, int) else list(in_features)
+        if combine not in COMBINES:
+            raise unknown("head.combine", combine, COMBINES)
+        if len(widths) != max(1, len(cuts)):
+            raise UserError(f"a linear head on {len(cuts)} cuts needs as many lengths of features, not in_features={in_features}")
+        super().__init__(sum(widths), num_classes)
+        self.widths, self.cuts, self.combine = widths, tuple(cuts), combine
+        if combine == "average":
+            self.bias = nn.Parameter(self.bias.detach().expand(len(widths), -1).clone())
+
+    def forward(self, *features: Tensor) -> Tensor:
+        """Logits (N, num_classes)."""
+        if self.combine != "average":
+            return super().forward(features[0] if len(features) == 1 else torch.cat(features, dim=1))
+        weights = torch.split(self.weight, self.widths, dim=1)
+        outputs = [linear(*own) for own in zip(features, weights, self.bias, strict=True)]
+        return torch.stack(outputs).log_softmax(dim=2).logsumexp(dim=0) - math.log(len(outputs))
 
 
 @HEADS.register("linear_probe")
@@ -49,11 +100,33 @@ class LinearHead(nn.Linear):
 class LinearProbeHead(LinearHead):
     """A linear head that is fitted as a linear probe before training; see `ftlit.lit.callbacks.probe_head.FitProbeHead`.
 
+    Args:
+        in_features: see `LinearHead`.
+        num_classes: see `LinearHead`.
+        cuts: see `LinearHead`; in a config also the number of the upper layers to read, places (-1 for the last layer), `null` for the
+            last layer, or `auto`: `AUTO_CUTS` where the head is only fitted, the last one where training follows.
+        combine: see `LinearHead`. A layer that is fitted as `blend` is the mean of two probes, of the last cut alone and of all cuts
+            together: where few images cannot tell what the lower layers are good for, it relies more on the last one than `concat`.
+
     Attributes:
         recorded_as: the head that results, which is what a checkpoint records.
     """
 
     recorded_as = LinearHead
+
+    def __init__(
+        self,
+        in_features: int | Sequence[int],
+        num_classes: int,
+        *,
+        cuts: int | Sequence[str | int] | Literal["auto"] | None = None,
+        combine: Combine = "concat",
+    ) -> None:
+        given = () if cuts is None or cuts == "auto" else (cuts,) if isinstance(cuts, int | str) else tuple(cuts)
+        names = [cut for cut in given if isinstance(cut, str)]
+        if len(names) < len(given):
+            raise UserError(f"cuts={cuts} of a linear head: give the names of the layers")
+        super().__init__(in_features, num_classes, cuts=names, combine=combine)
 
 
 def is_linear_probe(target: object) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -75,7 +75,18 @@ class LayerProbes:
         ]
 
 
-def best_of(probes: Sequence[Probe]) -> Probe:
+class Scored(Protocol):
+    """What `best_of` chooses from."""
+
+    @property
+    def score(self) -> float | None:
+        """Accuracy on held-out features."""
+
+
+Best = TypeVar("Best", bound=Scored)
+
+
+def best_of(probes: Sequence[Best]) -> Best:
     """The probe with the best accuracy on held-out features; the first of equals.
 
     Raises:

@@ -1,5 +1,6 @@
 """Linear probes: fit a linear classifier of features, in closed or convex form, and choose its L2 penalty on held-out features."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,14 +12,11 @@ from ftlit.errors import UserError, unknown
 from ftlit.features.extract import Features
 from ftlit.models.heads import LinearHead, PooledHead
 from ftlit.models.pooling import POOLINGS, Pooling
-from ftlit.probes.probe_inputs import check_classes, vectors_and_labels
-from ftlit.probes.probe_kinds import PROBE_KINDS, ProbeKind
-from ftlit.probes.solver import RegularizationPath
-from ftlit.seeding import derived_seed
+from ftlit.probes.cross_validation import HeldOut, LabelledVectors, cross_validate, folded, hold_out, scales
+from ftlit.probes.probe_inputs import check_classes, cuts_of, vectors_and_labels
+from ftlit.probes.probe_kinds import PROBE_KINDS
 
 L2_PENALTIES = tuple(10 ** (1 - i / 4) for i in range(25))  # 10 to 1e-5
-FOLDS = 5
-MIN_DEVIATION = 1e-6  # of a feature, relative to the largest; one that varies less is taken as constant
 
 
 @dataclass(frozen=True)
@@ -34,10 +32,12 @@ class Probe:
         objective: mean loss plus penalty at the solution.
         left: upper bound on what the objective may still fall by, relative to it; see `RegularizationPath`.
         converged: whether `left` is within the tolerance.
-        cut: the cut of the features, where it is known.
+        cuts: the cuts of the features, where they are known; those of several are concatenated.
+        widths: length of the features at each cut; they sum to C.
         pooling: how the features are pooled.
         scores: L2 penalty -> mean accuracy on held-out features; empty where nothing was held out.
         losses: L2 penalty -> mean loss on held-out features, by which the L2 penalty is chosen.
+        held_out: results on the held-out features at the chosen L2 penalty; `None` where nothing was held out.
     """
 
     weight: Tensor = field(repr=False)
@@ -48,10 +48,17 @@ class Probe:
     objective: float
     left: float
     converged: bool
-    cut: str | None
+    cuts: Sequence[str]
+    widths: Sequence[int]
     pooling: Pooling
     scores: dict[float, float] = field(repr=False)
     losses: dict[float, float] = field(repr=False)
+    held_out: HeldOut | None = field(default=None, repr=False)
+
+    @property
+    def cut(self) -> str | None:
+        """Name of the cut, several joined by a comma; `None` where it is not known."""
+        return ", ".join(self.cuts) or None
 
     @property
     def score(self) -> float | None:
@@ -87,7 +94,7 @@ class Probe:
 
     def accuracy(self, features: Features | Tensor, targets: Tensor | None = None) -> float:
         """Share of features that are classified correctly; targets (N,) default to those of stored features."""
-        vectors, labels = vectors_and_labels(features, targets, self.cut)
+        vectors, labels = vectors_and_labels(features, targets, self.cuts)
         if vectors.shape[1] != self.weight.shape[1]:
             raise UserError(
                 f"this probe needs features of length {len(self.weight[0])}, not {vectors.shape[1]}: use features of the same cut"
@@ -97,7 +104,10 @@ class Probe:
     def as_head(self) -> LinearHead | PooledHead:
         """A float32 head with the same logits inside a network; for another pooling than the average it takes feature maps."""
         width, classes = self.weight.shape[1], len(self.bias)
-        head = LinearHead(width, classes) if self.pooling == "average" else PooledHead(width, classes, self.pooling)
+        if len(self.cuts) > 1:
+            head: LinearHead | PooledHead = LinearHead(self.widths, classes, cuts=self.cuts)
+        else:
+            head = LinearHead(width, classes) if self.pooling == "average" else PooledHead(width, classes, self.pooling)
         linear = head if isinstance(head, LinearHead) else head.linear
         with torch.no_grad():
             linear.weight.copy_(self.weight)
@@ -109,7 +119,8 @@ def fit_probe(
     features: Features | Tensor,
     targets: Tensor | None = None,
     *,
-    cut: str | None = None,
+    cut: str | Sequence[str] | None = None,
+    views: Sequence[Features | Tensor] = (),
     kind: str = "softmax",
     l2: float | Sequence[float] = L2_PENALTIES,
     num_classes: int | None = None,
@@ -117,7 +128,7 @@ def fit_probe(
     seed: int = 0,
     pooling: Pooling = "average",
 ) -> Probe:
-    """Fit a linear classifier of features that are standardised by their own mean and deviation (constant features get weight 0).
+    """Fit a linear classifier of features that are standardised by their own mean and deviation (features that hardly vary get weight 0).
 
     Of several L2 penalties the one with the lowest loss on `valid` is chosen (not the highest accuracy: on few images many L2 penalties
     are equally accurate, but few are calibrated). Without `valid` it is the loss in stratified 5-fold cross-validation: the images of a
@@ -128,7 +139,9 @@ def fit_probe(
     Args:
         features: vectors (N, C), or stored features.
         targets: class numbers (N,); `None`: those of the stored features.
-        cut: one cut of the stored features; may be left out where they have only one.
+        cut: one cut of the stored features, or several, whose features are concatenated; may be left out where they have only one.
+        views: further features of the same images in the same order, of augmented views. They are fitted on too; results on held-out
+            images are on `features` alone.
         kind: `softmax` (logistic regression), `svm` (squared hinge, one class against the rest), `ridge`, or a registered custom one.
         l2: L2 penalty on the weights, or several to choose from, above 0: mean loss + L2 penalty / 2 * |weight|^2; scikit-learn's C is
             1 / (N L2 penalty).
@@ -139,126 +152,83 @@ def fit_probe(
 
     Raises:
         UserError: an unknown cut or kind, an L2 penalty that is not above 0, features that are not vectors of numbers or do not fit into
-            memory, targets that are not class numbers or leave a class without an image, fewer than two classes.
+            memory, views of other lengths, targets that are not class numbers or leave a class without an image, fewer than two classes.
     """
     method = PROBE_KINDS[kind]
     if pooling not in POOLINGS:
         raise unknown("pooling", pooling, POOLINGS)
-    if isinstance(features, Features):
-        if cut is None and len(features.cuts) > 1:
-            raise UserError(f"these features are from several cuts: give cut=..., one of {', '.join(features.cuts)}")
-        cut = features.cuts[0] if cut is None else cut
+    cuts = cuts_of(features, cut)
     l2_penalties = [float(l2)] if isinstance(l2, int | float) else sorted(map(float, l2), reverse=True)
     if not l2_penalties or not all(0 < value < float("inf") for value in l2_penalties):
         raise UserError(f"l2={l2} of a probe: give L2 penalties above 0")
-    vectors, labels = vectors_and_labels(features, targets, cut)
+    vectors, labels = vectors_and_labels(features, targets, cuts, views=len(views))
+    examples = LabelledVectors(vectors, labels, [vectors_and_labels(view, labels, cuts)[0].to(vectors) for view in views])
+    if any(view.shape != vectors.shape for view in examples.views):
+        shapes = ", ".join(str(tuple(view.shape)) for view in examples.views)
+        raise UserError(f"views must have the shape {tuple(vectors.shape)} of the features, not {shapes}: give one row for each image")
     classes = check_classes(vectors, labels, num_classes)
+    for view in examples.views:
+        check_classes(view, labels, classes)
     if len(vectors) > 1 and bool((vectors == vectors[0]).all()):
-        where = "" if cut is None else f" at {cut}"
+        where = f" at {', '.join(cuts)}" if cuts else ""
         warnings.warn(
             f"all feature vectors{where} are equal, so a probe cannot tell the classes apart: check that the images differ (a transparent "
             "image is read as white), and the weights of the backbone",
             stacklevel=2,
         )
-    held_out = None if valid is None else _held_out(valid, cut, vectors, labels, classes)
-    scores, losses = dict[float, float](), dict[float, float]()
-    if len(l2_penalties) > 1 or held_out is not None:
-        right, loss = _held_out_results(vectors, labels, classes, l2_penalties, method, held_out, seed)
-        scores, losses = (dict(zip(l2_penalties, found.mean(dim=1).tolist(), strict=True)) for found in (right, loss))
+    others = None if valid is None else _valid_examples(valid, cuts, examples, classes)
+    held_out, scores, losses = None, dict[float, float](), dict[float, float]()
+    if others is not None:
+        held_out = hold_out(examples, others, classes, l2_penalties, method)
+    elif len(l2_penalties) > 1:
+        held_out = cross_validate(examples, classes, l2_penalties, method, seed)
     if held_out is not None:
-        vectors, labels = torch.cat([vectors, held_out[0]]), torch.cat([labels, held_out[1]])
+        means = (held_out.correct.double().mean(dim=1).tolist(), held_out.losses.mean(dim=1).tolist())
+        scores, losses = (dict(zip(l2_penalties, values, strict=True)) for values in means)
     best = min(l2_penalties, key=lambda value: losses.get(value, 0.0))
-    mean, scale = _scales(vectors)
-    path = method.fit((vectors - mean) / scale, labels, classes, [best])
-    weight, bias = _folded(path, mean, scale)
+    vectors, labels = examples.rows
+    if others is not None:
+        vectors, labels = torch.cat([vectors, others.vectors]), torch.cat([labels, others.labels])
+    mean, inverse = scales(vectors)
+    path = method.fit((vectors - mean) * inverse, labels, classes, [best])
+    weight, bias = folded(path, mean, inverse)
     left, converged = path.left[0].item(), bool(path.converged[0])
     if not converged:
         warnings.warn(
             f"the {kind} probe with L2 penalty {best:g} did not converge: its loss may be {left:.3%} above the minimum", stacklevel=2
         )
-    return Probe(weight[0], bias[0], kind, best, len(labels), path.objective[0].item(), left, converged, cut, pooling, scores, losses)
+    return Probe(
+        weight[0],
+        bias[0],
+        kind,
+        best,
+        len(labels),
+        path.objective[0].item(),
+        left,
+        converged,
+        cuts,
+        _widths(features, cuts, vectors.shape[1]),
+        pooling,
+        scores,
+        losses,
+        held_out and held_out.at(l2_penalties.index(best)),
+    )
 
 
-def _held_out(
-    valid: tuple[Tensor, Tensor] | Features, cut: str | None, vectors: Tensor, labels: Tensor, classes: int
-) -> tuple[Tensor, Tensor]:
+def _widths(features: Features | Tensor, cuts: Sequence[str], width: int) -> list[int]:
+    """Length of the features at each cut."""
+    return [math.prod(features[cut].shape) for cut in cuts] if isinstance(features, Features) else [width]
+
+
+def _valid_examples(
+    valid: tuple[Tensor, Tensor] | Features, cuts: Sequence[str], examples: LabelledVectors, classes: int
+) -> LabelledVectors:
     """Vectors and labels of `valid`, checked against those that the probe is fitted on."""
-    held_out = vectors_and_labels(*valid, cut) if isinstance(valid, tuple) else vectors_and_labels(valid, None, cut)
-    if held_out[0].shape[1] != vectors.shape[1]:
-        raise UserError(f"`valid` has features of length {held_out[0].shape[1]}, not {vectors.shape[1]}: use features of the same cut")
-    held_out = held_out[0].to(vectors), held_out[1].to(labels)
-    check_classes(*held_out, classes, every_class=False)
-    return held_out
-
-
-def folds_of(labels: Tensor, folds: int, seed: int) -> Tensor:
-    """The fold (N,) that holds out each sample, 0 .. folds - 1, classes spread evenly; -1: never held out, the only one of its class."""
-    draw = torch.Generator().manual_seed(derived_seed(seed, folds))
-    found, begin = torch.full(labels.shape, -1), 0
-    for label in range(int(labels.max()) + 1):
-        places = torch.nonzero(labels.cpu() == label)[:, 0]
-        if len(places) > 1:
-            shuffled = places[torch.randperm(len(places), generator=draw)]
-            found[shuffled] = (begin + torch.arange(len(places))) % folds
-            begin += len(places)  # small classes do not all begin in the first fold
-    return found
-
-
-def _held_out_results(
-    vectors: Tensor,
-    labels: Tensor,
-    classes: int,
-    l2_penalties: Sequence[float],
-    kind: ProbeKind,
-    held_out: tuple[Tensor, Tensor] | None,
-    seed: int,
-) -> tuple[Tensor, Tensor]:
-    """For each L2 penalty and each of M held-out samples, whether it is classified correctly and its loss: both (S, M) float64."""
-    if held_out is not None:
-        return _evaluate(vectors, labels, classes, l2_penalties, kind, *held_out)
-    fold = folds_of(labels, FOLDS, seed).to(labels.device)
-    used = [number for number in range(FOLDS) if bool((fold == number).any())]
-    if not used:
+    found = vectors_and_labels(*valid, cuts) if isinstance(valid, tuple) else vectors_and_labels(valid, None, cuts)
+    if found[0].shape[1] != examples.vectors.shape[1]:
         raise UserError(
-            "every class has only one example, so none can be held out to choose the L2 penalty: give a single penalty (probe.l2=[0.1]), "
-            "or more examples of each class"
+            f"`valid` has features of length {found[0].shape[1]}, not {examples.vectors.shape[1]}: use features of the same cut"
         )
-    results = [
-        _evaluate(vectors[fold != i], labels[fold != i], classes, l2_penalties, kind, vectors[fold == i], labels[fold == i]) for i in used
-    ]
-    right, losses = (torch.cat(each, dim=1) for each in zip(*results, strict=True))
-    return right, losses
-
-
-def _evaluate(
-    vectors: Tensor, labels: Tensor, classes: int, l2_penalties: Sequence[float], kind: ProbeKind, others: Tensor, other_labels: Tensor
-) -> tuple[Tensor, Tensor]:
-    """See `_held_out_results`; fitted on `vectors`, evaluated on `others`."""
-    mean, scale = _scales(vectors)
-    path = kind.fit((vectors - mean) / scale, labels, classes, l2_penalties)
-    standard = (others - mean) / scale
-    right, losses = [], []
-    for weight, bias in zip(path.weight, path.bias, strict=True):
-        outputs = standard @ weight.T + bias
-        numbers = outputs.argmax(dim=1) if classes > 2 else (outputs[:, 0] > 0).long()
-        right.append((numbers == other_labels).double())
-        losses.append(kind.losses(outputs, other_labels).double())
-    return torch.stack(right), torch.stack(losses)
-
-
-def _scales(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each feature, (C,). The deviation is 1 for constant features and those that vary much less than the others:
-    scaled to 1 they would get weights of millions, and any change of the layers below would dominate the logits (all-MiniLM-L6-v2 has two
-    features with a deviation of 1e-33).
-    """
-    deviation, mean = torch.std_mean(vectors.double(), dim=0, correction=0)
-    constant = (deviation <= 10 * torch.finfo(vectors.dtype).eps * mean.abs()) | (deviation <= MIN_DEVIATION * deviation.max())
-    return mean.to(vectors.dtype), torch.where(constant, 1.0, deviation).to(vectors.dtype)
-
-
-def _folded(path: RegularizationPath, mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights (S, K, C) and biases (S, K) for features that are not standardised, one output per class."""
-    weight, bias = path.weight / scale, path.bias - (path.weight / scale) @ mean
-    if bias.shape[1] == 1:  # one output z for two classes: logits -z/2 and z/2
-        weight, bias = torch.cat([-weight, weight], dim=1) / 2, torch.cat([-bias, bias], dim=1) / 2
-    return weight, bias
+    others = LabelledVectors(found[0].to(examples.vectors), found[1].to(examples.labels))
+    check_classes(others.vectors, others.labels, classes, every_class=False)
+    return others

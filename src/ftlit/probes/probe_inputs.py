@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -13,14 +14,33 @@ from ftlit.formatting import sizes_in_words
 COPIES = 8  # of the features and of the outputs that the solver holds at a time
 
 
-def vectors_and_labels(features: Features | Tensor | None, targets: Tensor | None, cut: str | None) -> tuple[Tensor, Tensor]:
-    """Vectors (N, C), at least float32, and class numbers (N,) on the same device. Raises `UserError` for anything else."""
+def cuts_of(features: Features | Tensor, cut: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The cuts that a probe reads; none of features that are not stored. Raises `UserError` where it has to be chosen."""
+    if isinstance(features, Features) and cut is None and len(features.cuts) > 1:
+        raise UserError(f"these features are from several cuts: give cut=..., one or more of {', '.join(features.cuts)}")
+    chosen = features.cuts if isinstance(features, Features) and cut is None else cut
+    return (chosen,) if isinstance(chosen, str) else tuple(chosen or ())
+
+
+def vectors_and_labels(
+    features: Features | Tensor | None, targets: Tensor | None, cuts: Sequence[str], *, views: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Vectors (N, C), at least float32, and class numbers (N,) on the same device. Raises `UserError` for anything else.
+
+    Args:
+        features: vectors, or stored features.
+        targets: class numbers; `None`: those of the stored features.
+        cuts: of the stored features, concatenated; none: their first.
+        views: number of further vectors of each example that will be in memory too.
+    """
     if isinstance(features, Features):
-        rows = features[features.cuts[0] if cut is None else cut]
+        rows = [features[cut] for cut in cuts or features.cuts[:1]]
         targets = features.targets if targets is None else targets
         outputs = int(targets.max()) + 1 if isinstance(targets, Tensor) and len(targets) else 0
-        _check_memory(len(rows), max(4, rows.dtype.itemsize) * (math.prod(rows.shape) + outputs))
-        features = rows.read(range(len(rows)))
+        width = sum(math.prod(part.shape) for part in rows)
+        _check_memory((1 + views) * len(features), max(4, rows[0].dtype.itemsize) * (width + outputs))
+        parts = [part.read(range(len(part))) for part in rows]
+        features = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
     if not isinstance(features, Tensor) or features.ndim != 2 or not features.is_floating_point():
         shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise UserError(f"a probe needs float vectors (N, C), not features of shape {shape}: pool each feature to a vector")

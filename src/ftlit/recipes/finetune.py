@@ -32,6 +32,7 @@ from ftlit.lit.strategies import SHARDED, compile_layers, compiled_layers_allowe
 from ftlit.lit.trainer_internals import find_callback
 from ftlit.models.backbone import Backbone
 from ftlit.models.batchnorm_fold import batchnorm_to_affine
+from ftlit.models.heads import head_cuts
 from ftlit.recipes.config.check_values import AFFINE, check_until
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.config.validate import bind
@@ -41,7 +42,7 @@ from ftlit.recipes.console.run_facts import RunFacts
 from ftlit.recipes.run import artifacts
 from ftlit.recipes.run.data_record import check_data
 from ftlit.recipes.run.hardware_settings import base_of, resolve_checkpoint, resolve_compile
-from ftlit.recipes.run.head import build_probe_head, check_head, may_fit_head
+from ftlit.recipes.run.head import build_head, build_probe_head, check_head, may_fit_head, recorded_head
 from ftlit.recipes.run.launched import first_ahead
 from ftlit.recipes.run.loggers import begin_loggers, build_loggers
 from ftlit.recipes.run.parts import build_schedule, check_reached, load_parts
@@ -85,12 +86,12 @@ def build(cfg: DictConfig) -> Run:
     base = base_of(cfg, backbone)  # before anything is rewritten
     if cfg.batchnorm == AFFINE:  # before the parameter groups are built
         batchnorm_to_affine(backbone)
-    head = instantiate(cfg.head, in_features=backbone.num_features, num_classes=data.num_classes)
+    schedule = build_schedule(cfg, backbone)
+    check_until(schedule)
+    head = build_head(cfg, backbone, schedule, data.num_classes)
     check_head(backbone, head, data.num_classes)
     if isinstance(data, ImageData) and not data.batch_overrides:  # other data trains on batches of its own
         data = instantiate(cfg.cache)(data, pooled=not getattr(head, "takes_map", False))
-    schedule = build_schedule(cfg, backbone)
-    check_until(schedule)
     probe_head = build_probe_head(cfg, head, schedule)
     if probe_head and probe_head.trains:
         schedule = without_warm_up(schedule)
@@ -187,18 +188,22 @@ def _begin(cfg: DictConfig, run: Run, plan: Plan) -> None:
 def _facts(cfg: DictConfig, run: Run, plan: Plan, inputs: Sequence[StageInput]) -> RunFacts:
     """What the plan says of this run beyond its schedule."""
     fits_head = run.probe_head is not None
+    views = check_probe_head(run.trainer, run.data).number_of_views(fits_head=not run.trains) if fits_head else 0
+    passes = 1 + views if fits_head else 0
     per_epoch = steps_per_epoch(run.trainer, run.data)
     epochs = -(-plan.steps // per_epoch) if plan.steps and per_epoch else None
     spans = [] if not run.trains else None if epochs is None else run.schedule.spans(epochs)
     return RunFacts(
         describe_devices(run.trainer),
         fits_head=fits_head,
+        head_cuts=head_cuts(run.model.head),
+        views=views,
         refits_on_val=run.probe_head is not None and run.probe_head.refits(run.trainer, run.data),
         trains=run.trains,
         processes=run.trainer.world_size,
         steps_per_epoch=per_epoch,
         rates=rates_of(run.model, run.trainer, run.data) if run.trains else None,
-        seconds=None if cfg.compile else estimate_run(run.trainer, run.model.backbone, run.data, plan, spans, inputs, fits_head=fits_head),
+        seconds=None if cfg.compile else estimate_run(run.trainer, run.model.backbone, run.data, plan, spans, inputs, head_passes=passes),
     )
 
 
@@ -229,9 +234,9 @@ def _build_module(
     if isinstance(loss, nn.CrossEntropyLoss if data.multilabel else nn.BCEWithLogitsLoss):
         advice = "several labels per example: give loss=bce" if data.multilabel else "one label per example: give loss=cross_entropy"
         raise UserError(f"this data has {advice}")
-    groups: list[Any] = [OmegaConf.to_container(cfg[name], resolve=True) for name in ("backbone", "head")]
+    own: Any = OmegaConf.to_container(cfg.backbone, resolve=True)
     about = {"class_names": data.class_names, "multilabel": data.multilabel, "affine": cfg.batchnorm == AFFINE}
-    record = record_of(backbone, *groups, loss=part_of(cfg.loss, LOSSES), **about)
+    record = record_of(backbone, own, recorded_head(cfg, head), loss=part_of(cfg.loss, LOSSES), **about)
     return FineTuner(
         backbone,
         head,

@@ -47,7 +47,7 @@ def data(labels=lambda i: (i % 3,), **options) -> ImageData:
     splits = {split: Examples(range(n), [labels(i) for i in range(n)], picture) for split, n in (("train", 30), ("val", 6), ("test", 6))}
     multilabel = isinstance(labels(0), list)
     collection = Collection(splits, list("abc"), multilabel)
-    return ImageData(collection, InputSpec(size=8), batch_size=8, num_workers=0, augment="photo", **options)
+    return ImageData(collection, InputSpec(size=8), batch_size=8, num_workers=0, **{"augment": "photo", "views": 0, **options})
 
 
 def model(head: nn.Module | None = None) -> FineTuner:
@@ -78,7 +78,7 @@ def test_training_starts_with_a_probe_of_the_training_images_only(tmp_path, stor
         vectors = module.eval().backbone.pool(module.backbone(images))
     expected = fit_probe(vectors, torch.arange(30) % 3, l2=L2_PENALTIES)
     _, callback, initial = fit(FeatureData(data(), tmp_path, pooled=True) if stored else data(), module.train())
-    assert callback.probe.scores == expected.scores
+    assert callback.probe.parts[0].scores == expected.scores
     assert torch.allclose(initial.weight, expected.weight, atol=1e-4) and torch.allclose(initial.bias, expected.bias, atol=1e-4)
 
 
@@ -97,9 +97,9 @@ def test_before_training_the_probe_is_fitted_on_a_share_of_each_class(tmp_path, 
     expected = fit_probe(vectors, torch.tensor(few.labels)[:, 0], l2=L2_PENALTIES)
     _, callback, _ = fit(source, module.train())
     assert ", 15 training images; accuracy" in capsys.readouterr().out
-    assert torch.allclose(callback.probe.weight, expected.weight, atol=1e-4)
+    assert torch.allclose(callback.probe.parts[0].weight, expected.weight, atol=1e-4)
     _, callback, _ = fit(source, callback=FitProbeHead(probing=LayerProbes(l2=L2_PENALTIES), trains=False))
-    assert message(callback.probe, 30) in capsys.readouterr().out
+    assert message(callback.probe.parts[0], 30) in capsys.readouterr().out
 
 
 def test_a_resumed_run_keeps_the_head_of_its_checkpoint(tmp_path):
@@ -116,7 +116,7 @@ def test_without_training_the_probe_is_the_final_head(tmp_path):
     module, callback = model(), FitProbeHead(probing=LayerProbes(l2=L2_PENALTIES), trains=False)
     before = {name: value.clone() for name, value in module.backbone.state_dict().items()}
     trainer, _, _ = fit(FeatureData(data(), tmp_path, pooled=True), module, callback=callback)
-    assert trainer.global_step == 0 and torch.equal(module.head.weight.detach(), callback.probe.weight)
+    assert trainer.global_step == 0 and torch.equal(module.head.weight.detach(), callback.probe.parts[0].weight)
     assert all(torch.equal(before[name], value) for name, value in module.backbone.state_dict().items())
 
 
@@ -127,8 +127,10 @@ def test_without_training_the_head_is_refitted_on_train_and_val_after_validation
     with torch.no_grad():
         vectors = module.eval().backbone.pool(module.backbone(torch.stack([data().transforms["val"](picture(i)) for i in range(30)])))
     both = torch.cat([vectors, vectors[:6]]), torch.cat([torch.arange(30), torch.arange(6)]) % 3
-    expected = fit_probe(*both, l2=callback.probe.l2)
-    assert torch.equal(module.head.weight.detach(), callback.probe.weight) and not torch.allclose(expected.weight, callback.probe.weight)
+    expected = fit_probe(*both, l2=callback.probe.parts[0].l2)
+    assert torch.equal(module.head.weight.detach(), callback.probe.parts[0].weight) and not torch.allclose(
+        expected.weight, callback.probe.parts[0].weight
+    )
     callback.use_refitted(module)
     assert torch.allclose(module.head.weight, expected.weight, atol=1e-4) and torch.allclose(module.head.bias, expected.bias, atol=1e-4)
 
@@ -166,3 +168,30 @@ def test_without_warm_up_the_head_only_stages_are_dropped_and_the_next_stage_beg
     assert found.lr_scale == (("*", 0.5),) and without_warm_up(found) == found
     with pytest.raises(UserError, match="trains only the head"):
         without_warm_up(Schedule(stages[:2]))
+
+
+@pytest.mark.parametrize(("train", "options", "views"), [
+    (30, {}, 4),
+    (160, {}, 3),  # with the 6 images of val
+    (160, {"per_class": 60}, 4),
+    (400, {}, 1),
+    (700, {}, 0),
+    (30, {"augment": "none"}, 0),
+    (700, {"views": 2}, 2),
+])  # fmt: skip
+def test_a_fitted_head_reads_augmented_views_of_few_images(train, options, views):
+    splits = {split: Examples(range(n), [(i % 3,) for i in range(n)], picture) for split, n in (("train", train), ("val", 6), ("test", 6))}
+    images = ImageData(Collection(splits, list("abc"), False), InputSpec(size=8), **{"num_workers": 0, "views": "auto", **options})
+    assert images.number_of_views(fits_head=True) == views
+    assert images.number_of_views(fits_head=False) == (views if "views" in options else 0)
+
+
+def test_the_head_is_fitted_on_plain_and_augmented_features_at_several_cuts(tmp_path):
+    head = LinearHead([4, 5], 3, cuts=["low", "top"])
+    module, callback = model(head), FitProbeHead(probing=LayerProbes(l2=L2_PENALTIES), trains=False)
+    source = FeatureData(data(views=2), tmp_path, pooled=True)
+    fit(source, module, callback=callback)
+    tables = {(table.about["cut"], table.about["view"]): table.images for table in source.store.tables()}
+    assert tables == {(cut, view): 36 for cut in ("low", "top") for view in ("evaluation", "augmented 1", "augmented 2")}
+    assert callback.probe.views == 2 and callback.probe.parts[0].samples == 90 and callback.refitted.parts[0].samples == 108
+    assert torch.equal(head.weight.detach(), callback.probe.as_head().weight)

@@ -48,6 +48,7 @@ OTHERS = {
     "options": {"size": 50, "image_size": [3, 8, 8], "num_classes": 2},
     "path_column": "other",
     "per_class": 3,
+    "views": 3,
     "root": "days",
     "seed": 1,
     "split_column": "part",
@@ -120,7 +121,7 @@ def given(source, spec, values):
     batches = [[part.tolist() for part in batch] for loader in loaders for batch in islice(loader, 2)]
     splits = data.collection.splits if hasattr(data, "collection") else {}
     images = [(split, list(map(str, part.sources)), part.labels) for split, part in splits.items()]
-    return data.class_names, images, batches, [(len(loader), loader.num_workers) for loader in loaders]
+    return data.class_names, images, batches, [(len(loader), loader.num_workers) for loader in loaders], getattr(data, "views", 0)
 
 
 def store_split(data, folder):

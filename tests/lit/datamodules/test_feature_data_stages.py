@@ -11,7 +11,7 @@ from ftlit.features.stage_input import trained_layers
 
 
 def test_a_feature_batch_has_a_length_and_no_arithmetic():
-    features = FeatureBatch(torch.zeros(5, 3, 2, 2), "top")
+    features = FeatureBatch({"top": torch.zeros(5, 3, 2, 2)})
     assert len(features) == 5 and features.shape == (5, 3, 2, 2) and features.to("meta").values.device.type == "meta"
     for use in (
         lambda: features * 0.5,

@@ -33,12 +33,12 @@ def test_other_weights_transforms_and_seeds_of_views_have_feature_tables_of_thei
         changed.backbone.get_submodule("low.0").weight[0, 0, 0, 0] += 1e-6
     assert fit(FeatureData(data(), tmp_path), [Stage(HEAD)], module=changed)[2].images["low"] == 22
     for options, computed in (({"views": 2}, 30), ({"views": 3}, 15), ({"views": 2, "seed": 1}, 30), ({"dtype": "float16"}, 22)):
-        images = data(augment="none" if "dtype" in options else "photo")
+        images = data(augment="none" if "dtype" in options else "photo", views=options.pop("views", 0))
         assert fit(FeatureData(images, tmp_path, **options), [Stage(HEAD)])[2].images["low"] == computed, options
 
 
 def test_augmented_views_alternate_by_epoch(tmp_path):
-    source = FeatureData(data(augment="photo"), tmp_path, views=2)
+    source = FeatureData(data(augment="photo", views=2), tmp_path)
     seen = []
 
     class Keep(pl.Callback):
@@ -47,7 +47,7 @@ def test_augmented_views_alternate_by_epoch(tmp_path):
 
     trainer = pl.Trainer(max_epochs=4, accelerator="cpu", callbacks=[StagedFinetuning(Schedule([Stage(HEAD)])), Keep()], **QUIET)
     trainer.fit(model(), source)
-    spec, views = source._stage_inputs[0].spec, [View("train", 1), View("train", 2)]
+    (spec,), views = source._stage_inputs[0].specs, [View("train", 1), View("train", 2)]
     rows = source.extraction.rows(trainer, trainer.lightning_module.backbone, {view: [spec] for view in views}, 0)
     first, second = (rows[view][spec].read(range(15)) for view in views)
     assert not torch.equal(first, second)
@@ -65,7 +65,7 @@ def test_augmented_views_alternate_by_epoch(tmp_path):
 @pytest.mark.parametrize(("begins", "shown"), [(1, 1), (3, 3), (None, 4)])
 def test_only_views_that_an_epoch_reads_are_computed(tmp_path, begins, shown):
     stages = [Stage(HEAD)] + ([Stage(ALL, epoch=begins)] if begins else [])
-    source = FeatureData(data(augment="photo"), tmp_path, views=8, pooled=True)
+    source = FeatureData(data(augment="photo", views=8), tmp_path, pooled=True)
     module, trainer, _ = fit(source, stages)
     held = {table.about["view"]: table.images for table in source.store.tables()}
     assert held == {"evaluation": 7, **{f"augmented {1 + i}": 15 for i in range(shown)}}
@@ -73,10 +73,10 @@ def test_only_views_that_an_epoch_reads_are_computed(tmp_path, begins, shown):
     assert plan.bytes == (shown * 15 + 7 + 5) * 6 * 4  # with the test images
 
 
-def test_without_augmentation_one_view_is_stored_and_a_note_gives_the_reason(tmp_path):
-    source = FeatureData(data(augment="none"), tmp_path, views=3)
-    assert source.views == 1 and "cache.views=3, but only one view of an image is stored" in source.notes[-1]
-    assert FeatureData(data(augment="photo"), tmp_path, views=3).notes == []
+def test_without_augmentation_only_the_plain_view_is_stored_and_a_note_gives_the_reason(tmp_path):
+    source = FeatureData(data(augment="none", views=3), tmp_path)
+    assert source.views == 0 and "data.views=3 is ignored: without augmentation (data.augment=none)" in source.notes[-1]
+    assert FeatureData(data(augment="photo", views=3), tmp_path).notes == []
 
 
 def test_an_unusable_folder_is_an_error_at_construction():
@@ -100,7 +100,7 @@ def test_features_stored_in_half_precision_train_nearly_the_same_weights(tmp_pat
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"views": 0}, "cache.views=0"), ({"max_gb": -1}, "cache.max_gb=-1"), ({"dtype": "int8"}, "no cache.dtype 'int8'")],
+    [({"max_gb": -1}, "cache.max_gb=-1"), ({"dtype": "int8"}, "no cache.dtype 'int8'")],
 )
 def test_options_out_of_range_are_errors(tmp_path, options, message):
     with pytest.raises(UserError, match=message):

@@ -57,7 +57,10 @@ def hydra():
         ("+optimizer.eps=-1", "optimizer.eps=-1: Invalid epsilon value: -1"),
         ("trainer.check_val_every_n_epoch=11", "is more than trainer.max_epochs=10: no epoch would be validated; give 1 to 10"),
         ("trainer.max_epochs=-1", "trainer.max_epochs=-1 never ends: add +trainer.max_steps=..., or give a number of epochs"),
-        ("head.hiden=3", "no option 'head.hiden': the chosen head has no options; did you mean head.hidden, an option of head=mlp?"),
+        (
+            "head.hiden=3",
+            "no option 'head.hiden': the chosen head has the options cuts, combine; did you mean head.hidden, an option of",
+        ),
         ("data.val_fraction=1.5", "data.val_fraction=1.5: give a number above 0 and below 1"),
         ("data.test_fraction=0", "data.test_fraction=0: give a number above 0 and below 1, such as 0.05: every run needs val"),
         ("optimizer.lr=[0.1]", "optimizer.lr=[0.1]: give a number"),

@@ -14,6 +14,8 @@ LAYERS = ["embeddings", *(f"encoder.{i}" for i in range(3))]
 OTHERS: dict[str, Any] = {  # another value of an option that is no number
     "activation": "sigmoid",
     "class_weights": "balanced",
+    "combine": "average",
+    "cuts": 1,
     "freeze_layers": "0",
     "lr_scale": {"*": 0.5},
     "mode": "max",
@@ -65,7 +67,10 @@ def other(path, value):
 
 def head(node):
     torch.manual_seed(0)
-    return repr(instantiate(node, in_features=4, num_classes=3))
+    if "cuts" in node:  # as `build_head` gives them
+        node = {**node, "cuts": ["low", "top"][-node["cuts"] if node["cuts"] != "auto" else 0 :]}
+    head = instantiate(node, in_features=[4, 4][-len(node.get("cuts", "-")) :] if "cuts" in node else 4, num_classes=3)
+    return repr(head), {name: tuple(values.shape) for name, values in head.named_parameters()}
 
 
 def loss(node):

@@ -30,7 +30,7 @@ AT_ONCE = "schedule=all_at_once replaces schedule=head_then_all of scenario=larg
             ["lr_scheduler=constant replaces lr_scheduler=cosine of scenario=large_similar"],
         ),
         (["scenario=small_similar", "experiment=pretrain_glyph"], []),
-        (["debug=fast", "cache=views"], ["cache=views replaces cache=none of debug=fast"]),
+        (["debug=fast", "cache=auto"], ["cache=auto replaces cache=none of debug=fast"]),
         (["debug=fast", "scenario=small_similar"], ["scenario=small_similar replaces scenario=large_similar of debug=fast"]),
         (["~scenario", "schedule=all_at_once"], []),
     ],

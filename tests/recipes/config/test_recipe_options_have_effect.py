@@ -26,8 +26,7 @@ OTHERS: dict[str, dict[str, Any]] = {
         "folder": "b",
         "dtype": "float16",
         "max_gb": 0,
-        "views": 2,
-        "seed": ({"views": 2}, {"views": 2, "seed": 1}),
+        "seed": 1,
         "trust": True,
         "pixels": True,
     },
@@ -97,7 +96,7 @@ def cache(node: DictConfig, monkeypatch, capsys) -> Any:
         foreign = {Path(path).resolve() for path in files()}
         for module in (image_hashes, shard, table):
             monkeypatch.setattr(module, "is_foreign", lambda path, foreign=foreign: path.resolve() in foreign, raising=False)
-        module, _, passes = fit(instantiate(node)(data(augment="photo")), [Stage(HEAD), Stage(ALL, epoch=2)], max_epochs=3)
+        module, _, passes = fit(instantiate(node)(data(augment="photo", views=2)), [Stage(HEAD), Stage(ALL, epoch=2)], max_epochs=3)
         found.append((passes.epochs, passes.images, [value.tolist() for value in module.state_dict().values()]))
     return {path.split("/")[0] for path in files()}, found
 

@@ -28,10 +28,13 @@ LARGE = ("scenario=large_similar", "schedule=head_then_all", "head=linear")
     [
         ([*SMALL], "; augmentation photo is not used, because no stage trains on images (to augment, give cache=none, or "),
         ([*SMALL, "cache=none"], "; augmentation photo$"),
-        ([*SMALL, "cache=views"], "; augmentation photo, 4 versions of each image, one per epoch (for a new one in each epoch, give cache"),
-        ([*LARGE], "; augmentation photo, but not in stage 0, where features are stored (to augment, give cache=none, or cache=views "),
+        (
+            [*SMALL, "data.views=4"],
+            "; augmentation photo, 4 versions of each image, one per epoch (for a new one in each epoch, give ",
+        ),
+        ([*LARGE], "; augmentation photo, but not in stage 0, where features are stored (to augment, give cache=none, or data.views=4 "),
         ([*LARGE, "cache=none"], "; augmentation photo$"),
-        ([*LARGE, "cache=views"], "; augmentation photo, 4 versions of each image in stage 0, one per epoch"),
+        ([*LARGE, "data.views=4"], "; augmentation photo, 4 versions of each image in stage 0, one per epoch"),
         ([*LARGE, "data.mix=mixup"], "; augmentation photo$"),
         ([*SMALL, "data.augment=none"], "; no augmentation$"),
     ],

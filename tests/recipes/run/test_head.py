@@ -1,11 +1,13 @@
-"""A head that is fitted as a linear probe refuses options of the loss that it cannot follow."""
+"""The head of a run: the layers that it reads, and the options that a head which is fitted as a linear probe refuses."""
 
 import pytest
+import torch
 from composed_configs import composed, error_text
 
-from ftlit import load_backbone
+from ftlit import load, load_backbone
 from ftlit.errors import UserError
-from ftlit.models.heads import LinearHead
+from ftlit.lit.datamodules.image_data import AUTO_VIEWS
+from ftlit.models.heads import COMBINES, LinearHead
 from ftlit.recipes.config.hydra_internals import fresh_hydra
 from ftlit.recipes.console.plan_rows import plan_rows
 from ftlit.recipes.console.run_facts import RunFacts
@@ -48,3 +50,62 @@ def test_a_head_with_another_number_of_outputs_is_an_error():
     backbone = load_backbone("glyph", weights=None)
     with pytest.raises(UserError, match=r"returns \(N, 11\), but there are 10 classes: it must return \(N, 10\)"):
         check_head(backbone, LinearHead(backbone.num_features, 11), 10)
+
+
+@pytest.mark.parametrize(
+    ("given", "cuts", "widths"),
+    [
+        ("null", (), [128]),
+        ("1", (), [128]),
+        ("2", ("layer3", "layer4"), [96, 128]),
+        ("99", ("stem", "layer1", "layer2", "layer3", "layer4"), [32, 32, 64, 96, 128]),
+        ("[layer3,stem]", ("stem", "layer3"), [32, 96]),
+        ("[layer2]", (), [64]),
+        ("[-1,-3]", ("layer2", "layer4"), [64, 128]),
+    ],
+)
+def test_a_head_reads_the_given_layers_and_the_backbone_ends_at_the_highest(given, cuts, widths, tmp_path):
+    run = build(composed("scenario=small_similar", f"head.cuts={given}", f"paths.run={tmp_path}", f"paths.cache={tmp_path}"))
+    head, backbone = run.model.head, run.model.backbone
+    assert (head.cuts, head.widths) == (cuts, widths)
+    assert backbone.cuts[-1] == (cuts[-1] if cuts else "layer2" if given == "[layer2]" else "layer4")
+
+
+def test_a_number_of_layers_counts_from_the_cut_of_the_backbone(tmp_path):
+    words = ("scenario=small_different", "backbone.cut=layer3", "head.cuts=2", f"paths.run={tmp_path}", f"paths.cache={tmp_path}")
+    assert build(composed(*words)).model.head.cuts == ("layer2", "layer3")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["head.cuts=[layer2]", "backbone.cut=layer3"],
+            "head.cuts=['layer2'] and backbone.cut=layer3 both say where the head reads: leave backbone.cut out, or give head.cuts=4, the "
+            "number of layers up to this cut",
+        ),
+        (["head.cuts=[]"], "head.cuts=[]: give names of layers, the number of the upper layers to read, or null for the last one"),
+        (["head.cuts=[layer5]"], "no layer 'layer5': did you mean 'layer4'? There are: stem, layer1, layer2, layer3, layer4"),
+        (["head.cuts=0"], "head.cuts=0: give a whole number from 1 to"),
+        (["head.combine=mean"], "head.combine='mean': "),
+        (["cache.views=3"], "data.views=3"),
+    ],
+)
+def test_layers_that_a_head_cannot_read_are_an_error(monkeypatch, words, message):
+    assert message in error_text(monkeypatch, "scenario=small_similar", *words)
+
+
+@pytest.mark.parametrize("combine", COMBINES)
+def test_a_fitted_head_on_several_layers_predicts_after_loading_as_in_the_run(combine, tmp_path):
+    few = ("data.per_class=5", "data.augment=photo", "data.num_workers=0", "report=false", "trainer.precision=32-true")
+    words = (f"head.combine={combine}", "head.cuts=3", *few, f"paths.run={tmp_path}", f"paths.cache={tmp_path}/cache")
+    cfg = composed("scenario=small_similar", *words)
+    run = build(cfg)
+    run.trainer.fit(run.model, run.data)
+    run.probe_head.use_refitted(run.model)
+    (tmp_path / "checkpoints").mkdir()
+    run.trainer.save_checkpoint(tmp_path / "checkpoints" / "best.ckpt")
+    network, images = load(tmp_path), torch.randn(5, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(network.logits(images), run.model.eval()(images))
+    assert network.head.cuts == ("layer2", "layer3", "layer4") and run.probe_head.probe.views == AUTO_VIEWS

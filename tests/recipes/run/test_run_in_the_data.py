@@ -33,7 +33,7 @@ def test_a_run_in_the_data_root_is_resumed_predicted_and_reported_with_names_tha
     resumed = train(tmp_path, *RUN, "resume=true")
     for done in (first, resumed):
         assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-        assert re.search(r"classes   bee: \d+, caf\\xe9: \d+ ", done.stdout) and "no report" not in done.stdout
+        assert re.search(r"classes   bee: \d+, caf\\xe9: \d+\s", done.stdout) and "no report" not in done.stdout
     assert r"new ones are ignored (1): bee/\xfe.png" in resumed.stdout
     assert "folders that hold runs of ftlit are ignored (2): checkpoints, report" in resumed.stdout
     split = json.loads((tmp_path / "split.json").read_text("utf-8"))

@@ -60,7 +60,7 @@ def rows(network, *modes):
 
 def estimate(network, images, spans, layers, **settings):
     trainer = pl.Trainer(max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False)
-    return estimate_run(trainer, network.backbone, images, Plan((), layers, (), ()), spans, [], **{"fits_head": False} | settings)
+    return estimate_run(trainer, network.backbone, images, Plan((), layers, (), ()), spans, [], **{"head_passes": 0} | settings)
 
 
 def test_epochs_of_full_training_cost_three_forward_passes_and_the_last_pass_is_the_test(timed):
@@ -73,7 +73,7 @@ def test_a_frozen_backbone_has_no_backward_pass_and_a_fitted_head_reads_train_an
     network, images, train, val, test = timed
     frozen = rows(network, ["eval"] * len(network.backbone.cuts))
     assert estimate(network, images, [range(1)], frozen) == pytest.approx(train + val + test)
-    assert estimate(network, images, [], frozen, fits_head=True) == pytest.approx(train + val + test)
+    assert estimate(network, images, [], frozen, head_passes=1) == pytest.approx(train + val + test)
 
 
 def test_of_stages_that_may_share_an_epoch_the_slower_one_counts(timed):
@@ -96,8 +96,8 @@ def test_the_scenarios_are_estimated_as_their_runs_are(timed):
         "large_different": once + 2 * (3 * train + val),
     }
     frozen, whole = (rows(network, [mode] * len(network.backbone.cuts)) for mode in ("eval", "train"))
-    assert estimate(network, images, [], frozen, fits_head=True) == once
-    assert estimate(network, images, [range(3)], whole, fits_head=True) == once + 3 * (3 * train + val)
+    assert estimate(network, images, [], frozen, head_passes=1) == once
+    assert estimate(network, images, [range(3)], whole, head_passes=1) == once + 3 * (3 * train + val)
 
 
 def test_timing_leaves_weights_statistics_modes_and_random_numbers_as_they_are():
@@ -114,12 +114,12 @@ def test_limits_of_the_trainer_count(timed):
     network, images, *_, test = timed
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, limit_train_batches=1, limit_val_batches=0.0)
     layers = rows(network, ["train"] * len(network.backbone.cuts))
-    seconds = estimate_run(trainer, network.backbone, images, Plan((), layers, (), ()), [range(1)], [], fits_head=False)
+    seconds = estimate_run(trainer, network.backbone, images, Plan((), layers, (), ()), [range(1)], [], head_passes=0)
     assert seconds == pytest.approx(3 * images.batch_size + test)
-    assert estimate_run(trainer, network.backbone, images, Plan((), layers, (), ()), None, [], fits_head=False) is None
+    assert estimate_run(trainer, network.backbone, images, Plan((), layers, (), ()), None, [], head_passes=0) is None
 
 
 def test_stored_pixels_are_decoded_once_and_then_read_in_less_time_than_images():
     stages = [StageWork(range(3), 0.0, None, pixels) for pixels in (False, True)]
-    images, pixels = (_run_seconds((10.0, 1.0), {"train": 10, "val": 5, "test": 0}, [stage], fits_head=False) for stage in stages)
+    images, pixels = (_run_seconds((10.0, 1.0), {"train": 10, "val": 5, "test": 0}, [stage], head_passes=0) for stage in stages)
     assert images == 3 * 15 * 10.0 and pixels == pytest.approx(15 * 10.0 + 3 * 15 * 10.0 * PIXEL_LOADING)

@@ -1,6 +1,6 @@
 """Fit a linear probe as the head before training begins: fine-tuning starts from its optimum (LP-FT, Kumar et al. 2022)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,21 +8,23 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
+from ftlit.data.dataset import Split
 from ftlit.errors import UserError
 from ftlit.features.extract import Features
 from ftlit.features.spec import FeatureSpec
 from ftlit.features.stage_input import the_backbone
 from ftlit.features.store import Store
 from ftlit.files import temporary_folder
-from ftlit.lit.datamodules.extraction import VALIDATION, Extraction
+from ftlit.lit.datamodules.extraction import Extraction
 from ftlit.lit.datamodules.extraction_pass import EVALUATION, View, together
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.indexed_images import IndexedImages
 from ftlit.lit.rank_store import first_ahead, meet
 from ftlit.lit.strategies import SHARDED
 from ftlit.lit.trainer_internals import datamodule_of, end_before_first_step
-from ftlit.probes.layer_probes import LayerProbes, best_of
-from ftlit.probes.linear_probe import Probe, fit_probe
+from ftlit.models.heads import Combine, LinearHead, head_cuts
+from ftlit.probes.head_probe import HeadProbe, fit_head
+from ftlit.probes.layer_probes import LayerProbes
 
 MAX_IMAGES = 20_000  # on which a head is fitted if training follows; at least two of each class
 LEAVE_OUT = "give head=linear; in Python, leave out FitProbeHead"
@@ -32,10 +34,10 @@ WAY_OUT = f"{LEAVE_OUT} and use head = fit_probe(extract_features(backbone, load
 class FitProbeHead(Callback):
     """Fits a linear probe before the first step and copies it into the head.
 
-    The probe is fitted on the features of the training images, pooled at the last cut, in the evaluation view. Where training follows, at
-    most `MAX_IMAGES` of them are used, and no more than `limit_train_batches` leaves to an epoch. Kind and L2 penalty are chosen by
-    cross-validation among these images only. The first process fits, the others receive its result. A run with training that resumes from
-    a checkpoint takes the head from there.
+    The probe is fitted on the features of the training images, pooled at the cuts that the head reads (see `LinearHead`), in the
+    evaluation view and in augmented ones (see `views` of `ImageData`). Where training follows, at most `MAX_IMAGES` of them are used, and
+    no more than `limit_train_batches` leaves to an epoch. Kind and L2 penalty are chosen by cross-validation among these images only. The
+    first process fits, the others receive its result. A run with training that resumes from a checkpoint takes the head from there.
 
     Without training, val has nothing left to choose, and few labels are worth more in the head. So a second probe of the same kind and L2
     penalty, `refitted`, is fitted on train + val, to be used after validation. It is `None` if the images of train (`per_class`,
@@ -57,8 +59,8 @@ class FitProbeHead(Callback):
 
     def __init__(self, head: str = "head", probing: LayerProbes | None = None, *, trains: bool = True) -> None:
         self.head, self.probing, self.trains = head, probing or LayerProbes(), trains
-        self.probe: Probe | None = None
-        self.refitted: Probe | None = None
+        self.probe: HeadProbe | None = None
+        self.refitted: HeadProbe | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fit the probe and copy it into the head, in place."""
@@ -68,18 +70,21 @@ class FitProbeHead(Callback):
             return
         head = self._head(pl_module)
         refits = self.refits(trainer, datamodule_of(trainer))
-        given = _features(trainer, pl_module, trains=self.trains, with_val=refits)
-        with given as (features, valid), together(trainer), first_ahead(trainer):
+        cuts = head_cuts(head) or the_backbone(pl_module)[1].cuts[-1:]
+        combine: Combine = head.combine if isinstance(head, LinearHead) else "concat"
+        given = _features(trainer, cuts, trains=self.trains, splits=("train", "val") if refits else ("train",))
+        with given as splits, together(trainer), first_ahead(trainer):
+            features, *views = splits[0]
             if trainer.is_global_zero:
-                self.probe = best_of(self.probing.at({"average": features}))
-                self.refitted = None if valid is None else _refit(self.probe, features, valid)
+                self.probe = fit_head(self.probing, features, views, cuts, combine)
+                self.refitted = self.probe.refitted([own[0] for own in splits], [own[1:] for own in splits]) if refits else None
         self.probe, self.refitted = trainer.strategy.broadcast((self.probe, self.refitted))
         assert self.probe is not None
         _copy(self.probe, head)
         if trainer.is_global_zero:
             score = "" if self.probe.score is None else f"; accuracy {self.probe.score:.4f} in cross-validation"
             noun = the_backbone(pl_module)[1].input_spec.noun
-            print(f"fitted a {self.probe.summary}, {len(features):,} training {noun}{score}", flush=True)
+            print(f"fitted {self.probe.summary}, {len(features):,} training {noun}{score}", flush=True)
 
     def refits(self, trainer: Trainer, data: Any) -> bool:
         """Return whether the head will be refitted on train + val of this data. Raises `UserError`, see `check_probe_head`."""
@@ -104,18 +109,12 @@ class FitProbeHead(Callback):
         return head
 
 
-def _copy(probe: Probe, head: nn.Linear) -> None:
+def _copy(probe: HeadProbe, head: nn.Linear) -> None:
+    fitted = probe.as_head()
+    assert isinstance(fitted, nn.Linear)
     with torch.no_grad():
-        head.weight.copy_(probe.weight)
-        head.bias.copy_(probe.bias)
-
-
-def _refit(probe: Probe, features: Features, valid: Features) -> Probe:
-    """Fit the same kind of probe, with the same L2 penalty, on both."""
-    cut = features.cuts[0]
-    vectors = torch.cat([part[cut].read(range(len(part))) for part in (features, valid)])
-    labels = torch.cat([part.targets for part in (features, valid) if part.targets is not None])
-    return fit_probe(vectors, labels, cut=cut, kind=probe.kind, l2=probe.l2, pooling=probe.pooling)
+        head.weight.copy_(fitted.weight)
+        head.bias.copy_(fitted.bias)
 
 
 def check_probe_head(trainer: Trainer, data: Any) -> IndexedImages:
@@ -139,23 +138,28 @@ def check_probe_head(trainer: Trainer, data: Any) -> IndexedImages:
 
 
 @contextmanager
-def _features(trainer: Trainer, module: LightningModule, *, trains: bool, with_val: bool) -> Iterator[tuple[Features, Features | None]]:
-    """Yield the features of the training images (see `_train_share`) and of val at the last cut, from the store or a temporary folder."""
+def _features(trainer: Trainer, cuts: Sequence[str], *, trains: bool, splits: Sequence[Split]) -> Iterator[list[list[Features]]]:
+    """Yield the features of each split at these cuts, in the plain view and in each augmented one, from the store or a temporary folder. Of
+    train it takes a share; see `_train_share`.
+    """
     data = datamodule_of(trainer)
     images = check_probe_head(trainer, data)
     share = _train_share(trainer, images, trains=trains)
-    backbone = the_backbone(module)[1]
-    spec = FeatureSpec(backbone.cuts[-1], "average")
+    backbone = the_backbone(trainer.lightning_module)[1]
+    specs = [FeatureSpec(cut, "average") for cut in cuts]
     with temporary_folder() as own_folder:
         extraction = data.extraction if isinstance(data, FeatureData) else None
         extraction = extraction or Extraction(images, Store(trainer.strategy.broadcast(own_folder)), dtype=None, seed=0)
         if share < 1:
             images = images.with_share(share)
             extraction = Extraction(images, extraction.store, dtype=extraction.dtype, seed=extraction.seed)
-        views = [View("train", EVALUATION), VALIDATION] if with_val else [View("train", EVALUATION)]
-        rows = extraction.rows(trainer, backbone, {view: [spec] for view in views}, None)
-        features = [Features({spec.cut: rows[view][spec]}, images.collection.targets(view.split)) for view in views]
-        yield features[0], features[1] if with_val else None
+        numbers = [EVALUATION, *range(1, 1 + images.number_of_views(fits_head=not trains))]
+        wanted = {split: [View(split, number) for number in numbers] for split in splits}
+        rows = extraction.rows(trainer, backbone, {view: specs for of_split in wanted.values() for view in of_split}, None)
+        yield [
+            [Features({spec.cut: rows[view][spec] for spec in specs}, images.collection.targets(view.split)) for view in wanted[split]]
+            for split in splits
+        ]
         meet(trainer)
 
 

@@ -13,7 +13,7 @@ from ftlit.features.stored_pixels import StoredPixels, reads_files
 from ftlit.lit.datamodules.image_data import ImageData
 
 
-def check_options(data: object, dtype: str | None, views: int, max_gb: float) -> None:
+def check_options(data: object, dtype: str | None, max_gb: float) -> None:
     """Raise `UserError` for data whose images cannot be read one by one, and for options out of their range; see `FeatureData`."""
     if not isinstance(data, ImageData):
         raise UserError(f"FeatureData needs ImageData, not {type(data).__name__}; for the features of a loader, use extract_features")
@@ -24,8 +24,6 @@ def check_options(data: object, dtype: str | None, views: int, max_gb: float) ->
         )
     if dtype is not None and dtype not in DTYPE_OF:
         raise unknown("cache.dtype", dtype, DTYPE_OF)
-    if views < 1:
-        raise UserError(f"cache.views={views}: give a whole number, 1 or more")
     if max_gb < 0:
         raise UserError(f"cache.max_gb={max_gb}: give a number, 0 or more")
 

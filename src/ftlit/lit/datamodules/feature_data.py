@@ -14,20 +14,20 @@ from ftlit.features.keys import stored_dtype
 from ftlit.features.pixel_plan import PixelChoice, with_pixels
 from ftlit.features.spec import FeatureSpec
 from ftlit.features.stage_input import (
+    Specs,
     StageInput,
     plan_stage_inputs,
-    spec_of,
     specs_before_training,
+    specs_of,
     stages_of_epoch,
     the_backbone,
     trained_layers,
-    views_by_spec,
+    views_by_specs,
     with_shared_epochs,
 )
 from ftlit.features.store import Store
 from ftlit.features.stored_pixels import StoredImages
 from ftlit.finetuning.schedule import Schedule
-from ftlit.fingerprint import fingerprint
 from ftlit.lit.datamodules.cache_options import check_options, readings, storable_pixels
 from ftlit.lit.datamodules.extraction import VALIDATION, Extraction
 from ftlit.lit.datamodules.extraction_pass import EVALUATION, View
@@ -38,6 +38,7 @@ from ftlit.lit.staged_finetuning import StagedFinetuning
 from ftlit.lit.strategies import SHARDED
 from ftlit.lit.trainer_internals import check_sampler_epoch, completed_batches, find_callback, steps_per_epoch
 from ftlit.models.backbone import Backbone
+from ftlit.models.heads import head_cuts
 
 WEIGHT_DTYPES = {"64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.float16}  # by precision; else float32
 
@@ -55,7 +56,6 @@ class FeatureData(WrapsImageData):
         pooled: store the features at the last cut as vectors, pooled as the network pools: for heads that take vectors.
         dtype: of the stored features: float32, float64, float16 or bfloat16; `None`: the dtype of the weights.
         max_gb: limit on the size of a schedule's features, in 1e9 bytes.
-        views: 1: train on the evaluation view; more: on this number of augmented views of each image, in turn by epoch.
         seed: of the augmented views.
         trust: use features that other users have stored in the folder; otherwise they are computed again.
         pixels: whether stages that train on images read stored pixels; see `ftlit.features.pixel_plan.with_pixels`.
@@ -72,21 +72,17 @@ class FeatureData(WrapsImageData):
         pooled: bool = False,
         dtype: str | None = None,
         max_gb: float = 20.0,
-        views: int = 1,
         seed: int = 0,
         trust: bool = False,
         pixels: PixelChoice = "auto",
     ) -> None:
         super().__init__()
-        check_options(data, dtype, views, max_gb)
-        self.augments = fingerprint(data.transforms["train"]) != fingerprint(data.transforms["val"])
+        check_options(data, dtype, max_gb)
         self.images, self.input_spec, self.store = data, data.input_spec, Store(folder, trust=trust)
         self.store.check()
-        self.pooled, self.dtype, self.max_gb, self.views = pooled, dtype, max_gb, views if self.augments else 1
+        self.pooled, self.dtype, self.max_gb = pooled, dtype, max_gb
         self.class_names, self.num_classes, self.multilabel = data.class_names, data.num_classes, data.multilabel
         self.counts, self.notes = data.counts, list(data.notes)
-        if views > self.views:
-            self.notes.append(f"cache.views={views}, but only one view of an image is stored: with data.augment=none all are equal")
         self.pixels, self._storable = pixels, storable_pixels(data, pixels)
         self.extraction = Extraction(data, self.store, dtype=dtype, seed=seed)
         self._stage_inputs: list[StageInput] = []
@@ -126,13 +122,13 @@ class FeatureData(WrapsImageData):
     def _plan_features(self, module: nn.Module, schedule: Schedule | None, trainer: Trainer) -> list[StageInput]:
         layers = trained_layers(module, schedule)
         if self.images.mix != "none":
-            return [StageInput(None, 0, f"images, because data.mix={self.images.mix} mixes them")] * len(layers)
+            return [StageInput((), 0, f"images, because data.mix={self.images.mix} mixes them")] * len(layers)
         if isinstance(trainer.strategy, SHARDED):
-            return [StageInput(None, 0, f"{self.input_spec.noun}, because the strategy shards the weights")] * len(layers)
+            return [StageInput((), 0, f"{self.input_spec.noun}, because the strategy shards the weights")] * len(layers)
         backbone, sizes = the_backbone(module)[1], {split: len(self.images.collection.splits[split]) for split in SPLITS}
-        specs = [spec_of(backbone, names, pooled=self.pooled) for names in layers]
-        rows = {spec: len(views) * sizes["train"] + sizes["val"] for spec, views in self._views(specs, schedule, trainer).items()}
-        with_test = {spec: count + sizes["test"] if spec.cut == backbone.cuts[-1] else count for spec, count in rows.items()}
+        specs = [specs_of(backbone, names, pooled=self.pooled, head_cuts=head_cuts(module)) for names in layers]
+        rows = {own: len(views) * sizes["train"] + sizes["val"] for own, views in self._views(specs, schedule, trainer).items()}
+        with_test = {own: count + sizes["test"] if own[-1].cut == backbone.cuts[-1] else count for own, count in rows.items()}
         inputs = plan_stage_inputs(
             backbone,
             specs,
@@ -144,10 +140,20 @@ class FeatureData(WrapsImageData):
         )
         return with_shared_epochs(inputs, schedule) if schedule else inputs
 
-    def _views(self, specs: Sequence[FeatureSpec | None], schedule: Schedule | None, trainer: Trainer) -> dict[FeatureSpec, set[int]]:
-        """Return the views of training images that will be read with each spec, from the epochs that its stages may last."""
+    def _views(self, specs: Sequence[Specs], schedule: Schedule | None, trainer: Trainer) -> dict[Specs, set[int]]:
+        """Return the views of training images that will be read with the same specs, from the epochs that their stages may last."""
         spans = self._spans(schedule, trainer, len(specs))
-        return views_by_spec(specs, [set(map(self._view_in, span[: self.views])) for span in spans])
+        return views_by_specs(specs, [set(map(self._view_in, span[: max(1, self.views)])) for span in spans])
+
+    @property
+    def views(self) -> int:
+        """Augmented views of each training image that stages read, in turn by epoch; 0: the plain view."""
+        return self.images.number_of_views(fits_head=False)
+
+    @property
+    def augments(self) -> bool:
+        """Whether training images are augmented."""
+        return self.images.augments
 
     @staticmethod
     def _spans(schedule: Schedule | None, trainer: Trainer, stages: int) -> list[range]:
@@ -157,18 +163,18 @@ class FeatureData(WrapsImageData):
 
     def _view_in(self, epoch: int) -> int:
         """Return the number of the view of training images in an epoch."""
-        return EVALUATION if self.views == 1 else 1 + epoch % self.views
+        return 1 + epoch % self.views if self.views else EVALUATION
 
     def serve(self, split: Split, epoch: int) -> ServedFeatures | StoredImages | None:
         """Return the features, or stored pixels, that the loader of this split reads in an epoch; `None`: it reads images."""
         if split == "train":
             check_sampler_epoch(self.running, epoch)
-        spec = self._spec_in_fit(split) if self.running.state.fn == "fit" else self._spec_after_fit(split)
-        if spec is None:
+        specs = self._specs_in_fit(split) if self.running.state.fn == "fit" else self._specs_after_fit(split)
+        if not specs:
             return self._stored_images(split)
         view = View(split, self._view_in(epoch) if split == "train" else EVALUATION)
-        rows = self.extraction.rows(self.running, self.backbone, {view: [spec]}, self._stage)[view][spec]
-        return ServedFeatures(spec.cut, rows, next(self.backbone.parameters(), torch.empty(0)).dtype)
+        rows = self.extraction.rows(self.running, self.backbone, {view: specs}, self._stage)[view]
+        return ServedFeatures({spec.cut: rows[spec] for spec in specs}, next(self.backbone.parameters(), torch.empty(0)).dtype)
 
     def _stored_images(self, split: Split) -> StoredImages | None:
         """Return the pixels of a split where a stage reads them. Test images are read once, and not stored."""
@@ -208,39 +214,42 @@ class FeatureData(WrapsImageData):
             raise UserError("pooled=True stores vectors, but the head of this module needs feature maps: use pooled=False")
         specs = specs_before_training(self.backbone, self._stage_inputs, trained_layers(module, schedule), self._stage or 0)
         requested: dict[View, list[FeatureSpec]] = {}
-        for spec, numbers in self._views(specs, schedule, self.running).items():
+        for own, numbers in self._views(specs, schedule, self.running).items():
             views = [View("train", number) for number in sorted(numbers)]
             for view in [*views, VALIDATION] if self.running.enable_validation else views:
-                requested.setdefault(view, []).append(spec)
+                requested[view] = list(dict.fromkeys([*requested.get(view, []), *own]))
         self.extraction.rows(self.running, self.backbone, requested, self._stage)
         if any(stage_input.pixels for stage_input in self._stage_inputs[self._stage or 0 :]):
             splits: list[Split] = ["train", "val"] if self.running.enable_validation else ["train"]
             self.extraction.stored_images(self.running, self.backbone, splits)
 
-    def _spec_in_fit(self, split: Split) -> FeatureSpec | None:
-        """Return the spec that the current stage reads; for train, the lowest of all stages that this epoch may reach."""
+    def _specs_in_fit(self, split: Split) -> Specs:
+        """Return the specs that the current stage reads; for train, the lowest of all stages that this epoch may reach."""
         staging, trainer = self._staging, self.running
         if staging is None:  # other code may have unfrozen layers since the plan
             self._stage_inputs = self.plan(trainer.lightning_module, None, trainer)
-            return self._stage_inputs[0].spec
+            return self._stage_inputs[0].specs
         stages = {staging.index}
         if split == "train":
             begin = trainer.global_step - completed_batches(trainer) // trainer.accumulate_grad_batches
             steps = range(begin, begin + steps_per_epoch(trainer))
             stages |= stages_of_epoch(staging.schedule, staging.index, trainer.current_epoch, steps, staging.trigger.decided)
-        specs = [self._stage_inputs[place].spec for place in stages]
-        found = sorted((spec for spec in specs if spec), key=lambda spec: self.backbone.index(spec.cut))
-        return found[0] if len(found) == len(specs) else None
+        return min((self._stage_inputs[place].specs for place in stages), key=self._height)
 
-    def _spec_after_fit(self, split: Split) -> FeatureSpec | None:
-        """Return the highest spec whose features from the last fit still belong to the weights.
+    def _height(self, specs: Specs) -> int:
+        """Return the place of the highest cut; -1 for images."""
+        return self.backbone.index(specs[-1].cut) if specs else -1
+
+    def _specs_after_fit(self, split: Split) -> Specs:
+        """Return the highest specs whose features from the last fit still belong to the weights; none: images.
 
         Features of test images are read once. They are stored only at the last cut, where only the head would run, for the jobs of a sweep.
         """
         backbones = [part for part in self.running.lightning_module.modules() if isinstance(part, Backbone)]
         if len(backbones) != 1:  # not the module of the fit
-            return None
-        specs = {stage_input.spec for stage_input in self._stage_inputs if stage_input.spec and stage_input.spec.cut in self.backbone.cuts}
-        highest_first = sorted(specs, key=lambda spec: -self.backbone.index(spec.cut))
-        known = next((spec for spec in highest_first if self.extraction.is_known(self.running, self.backbone, spec)), None)
-        return known if known and (split != "test" or known.cut == self.backbone.cuts[-1]) else None
+            return ()
+        read = {own.specs for own in self._stage_inputs if own.specs and own.specs[-1].cut in self.backbone.cuts}
+        for specs in sorted(read, key=self._height, reverse=True):
+            if all(self.extraction.is_known(self.running, self.backbone, spec) for spec in specs):
+                return specs if split != "test" or specs[-1].cut == self.backbone.cuts[-1] else ()
+        return ()

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -21,6 +21,7 @@ from ftlit.data.transforms import Transform
 from ftlit.errors import UserError, shorten
 from ftlit.features.image_hashes import cached_hashes
 from ftlit.features.stored_pixels import StoredImages
+from ftlit.fingerprint import fingerprint
 from ftlit.lit.datamodules.device_normalization import NormalizesOnDevice, normalizes_batches
 from ftlit.lit.trainer_internals import completed_batches, overfits_batches, process_share
 from ftlit.registry import Registry
@@ -34,6 +35,8 @@ BATCH_METHODS = (
     "transfer_batch_to_device",
     "on_after_batch_transfer",
 )
+AUTO_VIEWS = 4
+AUTO_AUGMENTED = 640  # augmented images in all, which are cheap beside the rest of a run
 DATA_SOURCES: Registry[Callable[..., LightningDataModule]] = Registry("data source")
 
 
@@ -55,6 +58,9 @@ class ImageData(NormalizesOnDevice):
         num_workers: processes that load; `None`: see `ftlit.data.loading.default_workers`.
         seed: of the order, of augmentation and mixing, and of the choice by `per_class`.
         per_class: number of training images of each class, chosen by a hash of (seed, image), see `draw_per_class`; `None`: all.
+        views: number of augmented views of each training image, where features are computed once: a fitted head is fitted on the plain
+            view and on these; training by gradient from stored features reads one of them per epoch, in turn (0: the plain view).
+            `auto`: for a head that is fitted and not trained after up to `AUTO_VIEWS`, as many as make `AUTO_AUGMENTED` images; else 0.
 
     Raises:
         UserError: an argument out of its range, or a collection without one of the splits.
@@ -71,12 +77,18 @@ class ImageData(NormalizesOnDevice):
         num_workers: int | None = None,
         seed: int = 0,
         per_class: int | None = None,
+        views: int | Literal["auto"] = "auto",
     ) -> None:
         super().__init__()
         if missing := [split for split in SPLITS if split not in collection.splits]:
             raise UserError(f"the Collection lacks {' and '.join(missing)}: give all of the splits {', '.join(SPLITS)}")
-        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0), ("per_class", per_class, 1)):
-            if value is not None and value < least:
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("per_class", per_class, 1),
+            ("views", views, 0),
+        ):
+            if isinstance(value, int) and value < least:
                 raise UserError(f"data.{name}={value}: give a whole number, {least} or more")
         self.seed, self.per_class = seed, per_class
         self.collection = self.all_images = collection
@@ -97,8 +109,22 @@ class ImageData(NormalizesOnDevice):
         self.input_spec = input_spec
         train, evaluation = input_spec.views(augment)
         self.transforms: dict[Split, Transform] = {"train": train, "val": evaluation, "test": evaluation}
+        self.augments = fingerprint(train) != fingerprint(evaluation)
+        self.views = views
+        if views not in ("auto", 0) and not self.augments:
+            self.views = 0
+            self.notes.append(f"data.views={views} is ignored: without augmentation (data.augment={augment}) all views are equal")
         self._collate = {split: MixedCollate(mix if split == "train" else "none", self.num_classes) for split in SPLITS}
         self._begin = (0, 0)  # epoch and batch from which training continues
+
+    def number_of_views(self, *, fits_head: bool) -> int:
+        """Augmented views that are read of each training image; `fits_head`: by a head that is fitted, and not trained after."""
+        if self.views != "auto":
+            return self.views
+        if not fits_head or not self.augments:
+            return 0
+        read: list[Split] = ["train", "val"] if self.per_class is None else ["train"]  # a head is refitted on both
+        return min(AUTO_VIEWS, AUTO_AUGMENTED // max(1, sum(len(self.collection.splits[split]) for split in read)))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return shuffled, augmented, mixed batches."""

@@ -71,7 +71,7 @@ def folder_data(
 
 
 @DATA_SOURCES.register("unlabelled")
-@flat_options(without=("mix", "per_class"))
+@flat_options(without=("mix", "per_class", "views"))
 def unlabelled_data(
     input_spec: InputSpec,
     *,

@@ -48,6 +48,9 @@ class IndexedImages(Protocol):
     def counts(self) -> Mapping[Split, Mapping[str, int]]:
         """Images of each class by split."""
 
+    def number_of_views(self, *, fits_head: bool) -> int:
+        """Augmented views that are read of each training image; `fits_head`: by a head that is fitted, and not trained after."""
+
     def with_few(self, per_class: int) -> Self:
         """Return the same data with at most this number of training images of each class."""
 

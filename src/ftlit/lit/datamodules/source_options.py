@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_type_hints
 
 from ftlit.data.splitting.splits import SplitRule
 from ftlit.data.splitting.stored_split import StoredSplit, read_split
@@ -50,6 +50,7 @@ class Loading:
         num_workers: processes that load; `None`: see `ftlit.data.loading.default_workers`.
         seed: of order, augmentation and mixing.
         per_class: training images of each class; `None`: all.
+        views: augmented views of each training image; see `ImageData`.
     """
 
     augment: str = "photo"
@@ -58,6 +59,7 @@ class Loading:
     num_workers: int | None = None
     seed: int = 0
     per_class: int | None = None
+    views: int | Literal["auto"] = "auto"
 
 
 def flat_options(*, without: Sequence[str] = ()) -> Callable[[Callable[..., Made]], Callable[..., Made]]:

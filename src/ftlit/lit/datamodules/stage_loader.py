@@ -1,6 +1,6 @@
 """The loader of `FeatureData`: it serves features, images or stored pixels, whichever the current stage reads, in the same order."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,15 +12,14 @@ from ftlit.features.batches import read_batches
 from ftlit.features.stored_pixels import StoredImages
 from ftlit.features.table import Rows
 from ftlit.lit.datamodules.image_data import ImageData
-from ftlit.models.backbone import FeatureBatch
+from ftlit.models.feature_batch import FeatureBatch
 
 
 @dataclass(frozen=True)
 class ServedFeatures:
-    """Features that replace the images of a split: rows at a cut, and the dtype of the batches."""
+    """Features that replace the images of a split: rows by cut, the lowest first, and the dtype of the batches."""
 
-    cut: str
-    rows: Rows
+    rows: Mapping[str, Rows]
     dtype: torch.dtype
 
 
@@ -55,4 +54,4 @@ class StageLoader:
             yield from loader
         else:
             targets = self._images.collection.targets(self._split)
-            yield from read_batches(self.sampler, served.rows, targets, served.cut, served.dtype)
+            yield from read_batches(self.sampler, served.rows, targets, served.dtype)

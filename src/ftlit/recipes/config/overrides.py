@@ -31,6 +31,7 @@ HYDRA_FLAGS = (
     *("config-path", "config-name", "config-dir", "experimental-rerun", "info"),
 )
 SEARCH = "hparams_search"
+OF_LINEAR_PROBE = ("head.cuts", "head.combine")  # settings of head=linear_probe, the default, that other heads do not have
 OF_TRAINING = (  # names that only training reads
     *("optimizer", "lr_scheduler", "schedule", "loss", "batchnorm", "decay_all", "compile"),
     *(f"trainer.{name}" for name in ("max_epochs", "max_steps", "accumulate_grad_batches", "gradient_clip_val")),
@@ -208,7 +209,8 @@ def replaced(cfg: DictConfig) -> list[str]:
         choice = choices().get(group)
         if group in given and choice and choice != option:
             own = values if group in cfg else ()  # an overlay has no values of its own
-            names = [name for name in own if f"{group}.{name}" not in given and OmegaConf.select(cfg[group], name) != values[name]]
+            names = [name for name in own if f"{group}.{name}" not in (*given, *OF_LINEAR_PROBE)]
+            names = [name for name in names if OmegaConf.select(cfg[group], name) != values[name]]
             lost = ", ".join(f"{group}.{name}={values[name]}" for name in names)
             line = f"{group}={choice} replaces {group}={option} of {overlay}"
             lines.append(f"{line}, whose values no longer apply ({lost})" if lost else line)

@@ -53,6 +53,7 @@ OPTIONS = {  # the last part of a name, in lower case and without `_` and `-` ->
     **dict.fromkeys(("freeze", "freezebackbone", "frozen", "featureextraction"), "schedule=head_only"),
     **dict.fromkeys(("aug", "augmentation", "augmentations", "autoaugment", "transforms"), "data.augment=trivial_augment"),
     **dict.fromkeys(("mixup", "cutmix"), "data.mix={name}"),
+    "views": "data.views={value}",
     **dict.fromkeys(("valsplit", "valsize", "validationsplit", "valfraction", "valratio"), "data.val_fraction={value}"),
     **dict.fromkeys(("testsplit", "testsize", "testfraction", "testratio"), "data.test_fraction={value}"),
     **dict.fromkeys(("smoothing", "labelsmoothing"), "loss.label_smoothing={value}"),
@@ -94,6 +95,7 @@ CHOICES = {  # group=option -> the words to give
     **dict.fromkeys(("lr_scheduler=none", "lr_scheduler=const", "lr_scheduler=fixed"), "lr_scheduler=constant"),
     **dict.fromkeys(("scenario=none", "scenario=off", "scenario=false"), "~scenario"),
     **dict.fromkeys(("cache=false", "cache=off", "cache=no"), "cache=none"),
+    "cache=views": "data.views=4",
 }
 
 

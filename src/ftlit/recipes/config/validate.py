@@ -7,7 +7,7 @@ from importlib import import_module
 from pkgutil import iter_modules, resolve_name
 from typing import Any, Literal, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ftlit.data.dataset import wrong_class_names
 from ftlit.data.input_spec import InputSpec
@@ -21,7 +21,7 @@ from ftlit.models.heads import HEADS
 from ftlit.recipes.config import check_values
 from ftlit.recipes.config.hydra_internals import choices, hydra_config
 from ftlit.recipes.config.option_names import lacks_argument, renamed_option
-from ftlit.recipes.config.overrides import chosen_part, given, overlay_of
+from ftlit.recipes.config.overrides import OF_LINEAR_PROBE, chosen_part, given, overlay_of
 from ftlit.recipes.config.ranges import HARDWARE_SETTINGS
 from ftlit.recipes.config.synonyms import synonym
 from ftlit.recipes.config.value_types import check_type
@@ -56,6 +56,7 @@ def bind(cfg: DictConfig) -> None:
     """Check every node of `cfg` that has a `_target_`: its names are arguments of the target, and plain values have the annotated type.
     Then check values as `check_values.check` does.
 
+    Settings of `OF_LINEAR_PROBE` that a head of one's own does not take are removed from `cfg`.
     Only annotations of numbers, strings, paths, literals, lists and mappings are checked.
 
     Raises:
@@ -67,11 +68,15 @@ def bind(cfg: DictConfig) -> None:
         signature = inspect.signature(target)
         open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
         written: Any = OmegaConf.to_container(node)
-        for key in (key for key in map(str, node) if not key.startswith("_")):
+        for key in [key for key in map(str, node) if not key.startswith("_")]:
             if key not in signature.parameters:
                 if open_ended:
                     continue
                 full_name = f"{name}.{key}"
+                if full_name in OF_LINEAR_PROBE and not given(full_name):
+                    with open_dict(node):
+                        del node[key]
+                    continue
                 known = _left_over(name, key) or renamed_option(full_name) or synonym(full_name, written[key])
                 raise known or _refused(
                     name, node["_target_"], key, written[key], [p for p in signature.parameters if p not in PASSED.get(name, ())]
@@ -79,7 +84,7 @@ def bind(cfg: DictConfig) -> None:
             if OmegaConf.is_missing(node, key):
                 raise UserError(f"{name}.{key} has no value: give {name}.{key}=...")
             hint = _hints(target).get(key)
-            if f"{name}.{key}" in HARDWARE_SETTINGS and hint is not None:
+            if f"{name}.{key}" in (*HARDWARE_SETTINGS, "head.cuts") and hint is not None:
                 hint = Literal["auto"] | hint
             check_type(_interpolated_name(written[key]) or f"{name}.{key}", node[key], hint)
     check_values.check(cfg)

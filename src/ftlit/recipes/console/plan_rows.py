@@ -14,6 +14,7 @@ from ftlit.formatting import count, duration_in_words, size_in_words
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.models.backbone import Backbone
+from ftlit.models.pooling import pooled_size
 from ftlit.printing import plain, show
 from ftlit.recipes.config.hydra_internals import choices
 from ftlit.recipes.config.overrides import OF_TRAINING, chosen_part, given, replaced
@@ -44,12 +45,16 @@ def plan_rows(
     chosen = choices()
     rows = [("ftlit", ", ".join(chosen_part(group, chosen[group]) for group in PLAN_GROUPS if chosen.get(group)))]
     rows += [("note", line) for line in replaced(cfg)]
-    rows += [("backbone", _backbone_text(cfg, backbone)), ("input", spec.summary), ("features", _features_text(cfg, backbone, spec.shape))]
+    rows += [
+        ("backbone", _backbone_text(cfg, backbone)),
+        ("input", spec.summary),
+        ("features", _features_text(cfg, backbone, spec.shape, facts.head_cuts)),
+    ]
     rows += data_rows(data, spec.noun)
     if facts.trains:
         rows += [("note", note) for note in few_val_note(cfg, data, plan, spec.noun)]
     if facts.fits_head:
-        rows.append(("head", _head_text(cfg, spec.noun, refits_on_val=facts.refits_on_val, trains=facts.trains)))
+        rows.append(("head", _head_text(cfg, spec.noun, facts)))
     if facts.trains:
         rows.append(("training", training_text(cfg, data, plan, facts, stage_inputs, spec.noun)))
         rows += _stage_rows(plan, stage_inputs, facts.processes, spec.noun)
@@ -109,21 +114,26 @@ def _backbone_text(cfg: DictConfig, backbone: Backbone) -> str:
     return f"{text}; reinitialized: {shorten(backbone.reinit)}" if backbone.reinit else text
 
 
-def _features_text(cfg: DictConfig, backbone: Backbone, input_shape: Sequence[int]) -> str:
-    shape = "x".join(map(str, backbone.on_meta(input_shape)[backbone.cuts[-1]][0]))
-    head = cfg.head._target_.rpartition(".")[2]
+def _features_text(cfg: DictConfig, backbone: Backbone, input_shape: Sequence[int], cuts: Sequence[str]) -> str:
+    shapes, head = {cut: shape for cut, (shape, _) in backbone.on_meta(input_shape).items()}, cfg.head._target_.rpartition(".")[2]
+    if cuts:
+        return f"at the cuts {', '.join(cuts)}, {sum(pooled_size(shapes[cut]) for cut in cuts)} features for the head ({head})"
+    shape = "x".join(map(str, shapes[backbone.cuts[-1]]))
     return f"{shape} at cut {backbone.cuts[-1]}, {backbone.num_features} features for the head ({head})"
 
 
-def _head_text(cfg: DictConfig, noun: str, *, refits_on_val: bool, trains: bool) -> str:
+def _head_text(cfg: DictConfig, noun: str, facts: RunFacts) -> str:
     l2_penalties: Sequence[float] = OmegaConf.select(cfg, "probe.l2") or []
     l2 = f"L2 penalty {l2_penalties[0]:g}" if len(l2_penalties) == 1 else "L2 penalty chosen by cross-validation"
-    text = f"linear probe, fitted on features of the training {noun} without augmentation; {l2}."
-    if trains:
+    views = f"and {facts.views} augmented views of each (data.views=0: none)" if facts.views else "without augmentation"
+    several = {"concat": "", "blend": ", the mean of two: of the last cut and of all cuts", "average": ", the mean of one for each cut"}
+    of_cuts = several[cfg.head.combine] if facts.head_cuts else ""
+    text = f"linear probe{of_cuts}, fitted on features of the training {noun} {views}; {l2}."
+    if facts.trains:
         begin = given("schedule.epoch", "schedule.until")
         unused = f", so {' and '.join(begin)} {_is(begin)} ignored" if begin else ""
         return f"{text} Stages that train only the head are skipped{unused}; to keep these stages, give head=linear."
-    if refits_on_val:
+    if facts.refits_on_val:
         text += " After validation the head is refitted on train + val; the test score is for the refitted head."
     unread = given(*OF_TRAINING, "data.augment", "data.mix")
     ignored = ", ".join(unread) or "optimizer, lr_scheduler, loss and epochs"
@@ -138,7 +148,7 @@ def _is(words: Sequence[str]) -> str:
 
 def _cache_text(data: Any, stage_inputs: Sequence[StageInput]) -> str:
     """Where features are stored, and their size at most."""
-    size = sum({source.spec: source.bytes for source in stage_inputs}.values())
+    size = sum({source.specs: source.bytes for source in stage_inputs}.values())
     if not size:
         return "no stage trains on features"
     kinds = {"pixels" if source.pixels else "features" for source in stage_inputs if source.bytes}

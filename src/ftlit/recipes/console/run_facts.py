@@ -1,5 +1,6 @@
 """Facts of a run for its plan."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ftlit.finetuning.lr_schedule import Rates
@@ -12,6 +13,8 @@ class RunFacts:
     Args:
         devices: description of the devices and the number format.
         fits_head: whether the head is fitted as a linear probe.
+        head_cuts: the cuts that the head reads, if these are several.
+        views: augmented views that a fitted head is fitted on besides the plain one.
         refits_on_val: whether it is refitted on train + val.
         trains: whether there is any gradient training.
         processes: how many there are.
@@ -22,6 +25,8 @@ class RunFacts:
 
     devices: str
     fits_head: bool = False
+    head_cuts: Sequence[str] = ()
+    views: int = 0
     refits_on_val: bool = False
     trains: bool = True
     processes: int = 1

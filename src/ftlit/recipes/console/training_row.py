@@ -15,7 +15,7 @@ from ftlit.recipes.console.results_table import accuracy_interval
 from ftlit.recipes.console.run_facts import RunFacts
 
 FEW_VAL = 30  # images: the 95 % interval of an accuracy on fewer is wider than +/- 0.17
-INSTEAD = "to augment, give cache=none, or cache=views for a fixed number of versions"
+INSTEAD = "to augment, give cache=none, or data.views=4 for a fixed number of versions"
 
 
 def training_text(cfg: DictConfig, data: Any, plan: Plan, facts: RunFacts, stage_inputs: Sequence[StageInput], noun: str) -> str:
@@ -45,10 +45,10 @@ def _augmentation(augment: object, data: Any, stage_inputs: Sequence[StageInput]
     if not isinstance(augment, str) and not (stage_inputs and data.augments):
         return
     name = f"augmentation {augment}" if isinstance(augment, str) else "augmentation"
-    on_features = [stage for stage, stage_input in enumerate(stage_inputs) if stage_input.spec]
+    on_features = [stage for stage, stage_input in enumerate(stage_inputs) if stage_input.specs]
     if not on_features:
         yield name
-    elif data.views > 1:
+    elif data.views:
         where = f" in {_stages(on_features)}" if len(on_features) < len(stage_inputs) else ""
         yield f"{name}, {data.views} versions of each image{where}, one per epoch (for a new one in each epoch, give cache=none)"
     elif len(on_features) < len(stage_inputs):

@@ -4,7 +4,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 from ftlit.errors import UserError, one_line
@@ -12,8 +12,12 @@ from ftlit.finetuning.losses import WeightedCrossEntropy
 from ftlit.finetuning.schedule import Schedule, trains_head_alone
 from ftlit.lit.callbacks.probe_head import FitProbeHead, check_probe_head
 from ftlit.models.backbone import Backbone
-from ftlit.models.heads import is_linear_probe, logits_of
+from ftlit.models.feature_batch import FeatureBatch
+from ftlit.models.heads import LinearHead, features_for, head_cuts, is_linear_probe, logits_of
+from ftlit.models.pooling import pooled_size
 from ftlit.recipes.config.hydra_internals import instantiate
+
+AUTO_CUTS = 4  # layers that a head reads which is only fitted: measured by benchmarks/heads.py
 
 
 def build_probe_head(cfg: DictConfig, head: nn.Module, schedule: Schedule) -> FitProbeHead | None:
@@ -54,12 +58,52 @@ def _only_fits(schedule: Schedule) -> bool:
     return all(trains_head_alone(stage) for stage in schedule.stages)
 
 
+def read_by_head(cfg: DictConfig, backbone: Backbone) -> Backbone:
+    """The backbone up to the highest layer that `head.cuts` names. Raises `UserError` where `backbone.cut` is given too."""
+    cuts = cfg.head.get("cuts")
+    if not isinstance(cuts, ListConfig):
+        return backbone
+    if not cuts:
+        raise UserError("head.cuts=[]: give names of layers, the number of the upper layers to read, or null for the last one")
+    if cfg.backbone.get("cut") is not None:
+        raise UserError(
+            f"head.cuts={list(cuts)} and backbone.cut={cfg.backbone.cut} both say where the head reads: leave backbone.cut out, or give "
+            "head.cuts=4, the number of layers up to this cut"
+        )
+    return backbone.upto(max(backbone.index(cut) for cut in cuts))
+
+
+def build_head(cfg: DictConfig, backbone: Backbone, schedule: Schedule, num_classes: int) -> nn.Module:
+    """The head of the config. One on several layers gets their names, the lowest first, and the length of the features at each."""
+    given = cfg.head.get("cuts")
+    if given == "auto":
+        given = AUTO_CUTS if _only_fits(schedule) else None
+    read = range(-min(given, len(backbone.cuts)), 0) if isinstance(given, int) else given or ()
+    cuts = [backbone.cuts[place] for place in sorted({backbone.index(cut) for cut in read})]
+    several: dict[str, Any] = {"cuts": cuts} if len(cuts) > 1 else {"cuts": [], "combine": "concat"}
+    widths = [pooled_size(backbone.feature_shapes[cut]) for cut in cuts]
+    in_features = widths if len(cuts) > 1 else backbone.num_features
+    head: nn.Module = instantiate(cfg.head, in_features=in_features, num_classes=num_classes, **(several if "cuts" in cfg.head else {}))
+    return head
+
+
+def recorded_head(cfg: DictConfig, head: nn.Module) -> dict[str, Any]:
+    """The head as a checkpoint records it: the config, with the names of the layers where it reads several."""
+    options: dict[str, Any] = OmegaConf.to_container(cfg.head, resolve=True)  # type: ignore[assignment]
+    if not isinstance(head, LinearHead):
+        return options
+    options = {name: value for name, value in options.items() if name not in ("cuts", "combine")}
+    combine = "average" if head.combine == "average" else "concat"
+    return {**options, "in_features": head.widths, "cuts": head.cuts, "combine": combine} if head.cuts else options
+
+
 def check_head(backbone: Backbone, head: nn.Module, num_classes: int) -> None:
     """Try a head on features of zeros, so that a custom one that does not fit is found before training. Raises `UserError`."""
     shape = backbone.feature_shapes[backbone.cuts[-1]]
+    cuts = {cut: torch.zeros(2, *backbone.feature_shapes[cut]) for cut in head_cuts(head) or backbone.cuts[-1:]}
     try:
         with torch.no_grad():
-            logits = logits_of(head.eval(), torch.zeros(2, *shape), backbone.pool)
+            logits = logits_of(head.eval(), features_for(head, backbone, FeatureBatch(cuts)))
     except Exception as error:
         where = f"{shape} at cut {backbone.cuts[-1]!r}"
         raise UserError(f"{type(head).__name__} does not accept the features {where}: {one_line(error)}") from error

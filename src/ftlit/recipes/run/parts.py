@@ -20,6 +20,7 @@ from ftlit.recipes.config.check_values import AFFINE
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.config.validate import bind, check_input, check_labelled
 from ftlit.recipes.run.hardware_settings import resolve_hardware_settings
+from ftlit.recipes.run.head import read_by_head
 from ftlit.recipes.run.launched import check_alone
 from ftlit.recipes.run.processes import several_processes
 from ftlit.recipes.run.split_file import resumed_split, seen_notes
@@ -49,7 +50,7 @@ def load_parts(cfg: DictConfig, *, labelled: bool = True) -> RunParts:
     """
     bind(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    backbone: Backbone = instantiate(cfg.backbone)
+    backbone: Backbone = read_by_head(cfg, instantiate(cfg.backbone))
     check_input(cfg, backbone.input_spec)
     notes = resolve_hardware_settings(cfg, backbone)
     data = instantiate(cfg.data, input_spec=backbone.input_spec, **resumed_split(cfg))

@@ -169,9 +169,19 @@ def read_config(folder: str | Path) -> StoredConfig | None:
         config, edited = error.config, True
     upgraded({FORMAT_KEY: config.pop(FORMAT_KEY, 0)}, path, refuse)
     chosen: Any = OmegaConf.to_container(config.pop(CHOSEN_KEY, OmegaConf.create({})))
+    _move_views(config, chosen)
     for group, name in config.pop(REGISTERED_KEY, {}).items():  # their paths may be those of an earlier release
         config[group]["_target_"] = name
     return StoredConfig(stable_settings(config), chosen, edited)
+
+
+def _move_views(config: DictConfig, chosen: dict[str, Any]) -> None:
+    """Rename `cache.views` of runs of earlier versions to `data.views`, in place; there 1 stood for the plain view."""
+    views = config.get("cache", {}).pop("views", 1)
+    if views > 1:
+        config.data.views = views
+    if chosen.get("cache") == "views":
+        chosen["cache"] = "auto"
 
 
 @contextmanager

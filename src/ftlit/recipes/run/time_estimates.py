@@ -54,7 +54,7 @@ def estimate_run(
     spans: Sequence[range] | None,
     inputs: Sequence[StageInput],
     *,
-    fits_head: bool,
+    head_passes: int,
 ) -> float | None:
     """Seconds of a run in one process on a CPU, at most: no stage begins early, and no features are stored yet.
 
@@ -65,7 +65,7 @@ def estimate_run(
         plan: of the schedule; its rows begin with the backbone's layers.
         spans: epochs of each stage; `None`: training has no known end; empty: no gradient training.
         inputs: of each stage; empty: all stages read images.
-        fits_head: whether a linear probe is fitted first.
+        head_passes: views of the images that a linear probe is fitted on first, the plain one included; 0: none is fitted.
 
     Returns:
         `None` on other devices, without a known end, and for data of another kind than ours.
@@ -79,10 +79,10 @@ def estimate_run(
     share = shares(backbone, images.input_spec.shape)
     stages = []
     for i, span in enumerate(spans):
-        spec = inputs[i].spec if inputs else None
+        specs = inputs[i].specs if inputs else ()
         frozen = max((share[cut] for cut in _frozen_prefix(backbone, plan.rows, i)), default=0.0)
-        stages.append(StageWork(span, frozen, share[spec.cut] if spec else None, bool(inputs) and inputs[i].pixels))
-    return _run_seconds(seconds_per_image(backbone, images, str(trainer.precision)), sizes, stages, fits_head=fits_head)
+        stages.append(StageWork(span, frozen, share[specs[-1].cut] if specs else None, bool(inputs) and inputs[i].pixels))
+    return _run_seconds(seconds_per_image(backbone, images, str(trainer.precision)), sizes, stages, head_passes=head_passes)
 
 
 def _limited(number: int, batch_size: int, limit: float) -> float:
@@ -90,20 +90,20 @@ def _limited(number: int, batch_size: int, limit: float) -> float:
     return min(number, limit * batch_size) if isinstance(limit, int) else number * limit
 
 
-def _run_seconds(per_image: tuple[float, float], sizes: Mapping[Split, float], stages: Sequence[StageWork], *, fits_head: bool) -> float:
+def _run_seconds(per_image: tuple[float, float], sizes: Mapping[Split, float], stages: Sequence[StageWork], *, head_passes: int) -> float:
     """Seconds of a run: features and the fit of the head from one pass over train and val, the epochs, the test.
 
     Args:
         per_image: see `seconds_per_image`.
         sizes: images that are read in each split.
         stages: of gradient training; of two that share an epoch the slower one counts.
-        fits_head: whether a linear probe is fitted first.
+        head_passes: views of the images that a linear probe is fitted on first, the plain one included; 0: none is fitted.
     """
     loading, forward = per_image
     train, val, test = sizes["train"], sizes["val"], sizes["test"]
     from_image = max(loading, forward)
     extracted = max((max(loading, forward * stage.stored) for stage in stages if stage.stored is not None), default=0.0)
-    fitted = from_image if fits_head else 0.0
+    fitted = from_image * head_passes
     epochs: dict[int, float] = {}
     for stage in stages:
         backward = BACKWARD * forward * (1 - stage.frozen)
@@ -153,7 +153,8 @@ def costs_of(backbone: Backbone, data: IndexedImages, configs: Mapping[str, Dict
         stages = [StageWork(range(of_head), 1.0, 1.0)] if of_head else []
         if not small:
             stages.append(StageWork(range(of_head, epochs), 0.0, None))
-        yield name, _run_seconds(per_image, sizes, stages, fits_head=fits_head)
+        passes = 1 + data.number_of_views(fits_head=small) if fits_head else 0
+        yield name, _run_seconds(per_image, sizes, stages, head_passes=passes)
 
 
 def epochs_of(cfg: DictConfig, batches: float) -> float:

@@ -1,0 +1,136 @@
+"""Held-out results of a linear classifier: in stratified cross-validation, or on given features."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ftlit.errors import UserError
+from ftlit.probes.probe_kinds import ProbeKind
+from ftlit.probes.solver import RegularizationPath
+from ftlit.seeding import derived_seed
+
+FOLDS = 5
+MIN_DEVIATION = 0.1  # of a feature, relative to the median; one that varies less gets weight 0
+
+
+@dataclass(frozen=True)
+class LabelledVectors:
+    """Vectors and class numbers to fit a linear classifier on.
+
+    Args:
+        vectors: (N, C).
+        labels: class numbers (N,).
+        views: further vectors (N, C) each of the same examples: augmented views of their images.
+    """
+
+    vectors: Tensor
+    labels: Tensor
+    views: Sequence[Tensor] = ()
+
+    def at(self, places: Tensor) -> "LabelledVectors":
+        """The examples at these places."""
+        return LabelledVectors(self.vectors[places], self.labels[places], [view[places] for view in self.views])
+
+    @property
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """Vectors and class numbers of all views, one after the other."""
+        views = 1 + len(self.views)
+        return (self.vectors, self.labels) if views == 1 else (torch.cat([self.vectors, *self.views]), self.labels.repeat(views))
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Results on M examples that were held out, each by the classifiers fitted without it.
+
+    Args:
+        logits: (S, M, K), for each of S L2 penalties.
+        labels: class numbers (M,).
+        places: (M,), of the examples among all.
+        losses: (S, M) float64.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    places: Tensor
+    losses: Tensor
+
+    @property
+    def correct(self) -> Tensor:
+        """Whether each is classified correctly (S, M)."""
+        return self.logits.argmax(dim=2) == self.labels
+
+    def at(self, place: int) -> "HeldOut":
+        """The results at one L2 penalty."""
+        return HeldOut(self.logits[[place]], self.labels, self.places, self.losses[[place]])
+
+
+def folds_of(labels: Tensor, folds: int, seed: int) -> Tensor:
+    """The fold (N,) that holds out each sample, 0 .. folds - 1, classes spread evenly; -1: never held out, the only one of its class."""
+    draw = torch.Generator().manual_seed(derived_seed(seed, folds))
+    found, begin = torch.full(labels.shape, -1), 0
+    for label in range(int(labels.max()) + 1):
+        places = torch.nonzero(labels.cpu() == label)[:, 0]
+        if len(places) > 1:
+            shuffled = places[torch.randperm(len(places), generator=draw)]
+            found[shuffled] = (begin + torch.arange(len(places))) % folds
+            begin += len(places)  # small classes do not all begin in the first fold
+    return found
+
+
+def cross_validate(examples: LabelledVectors, classes: int, l2_penalties: Sequence[float], kind: ProbeKind, seed: int) -> HeldOut:
+    """Results in stratified 5-fold cross-validation. The views of an example are held out together, and results are on its vector.
+
+    Raises:
+        UserError: no class has two examples.
+    """
+    fold = folds_of(examples.labels, FOLDS, seed).to(examples.labels.device)
+    used = [number for number in range(FOLDS) if bool((fold == number).any())]
+    if not used:
+        raise UserError(
+            "every class has only one example, so none can be held out to choose the L2 penalty: give a single penalty (probe.l2=[0.1]), "
+            "or more examples of each class"
+        )
+    parts = [hold_out(examples.at(fold != i), examples.at(fold == i), classes, l2_penalties, kind) for i in used]
+    places = torch.cat([torch.nonzero(fold == i)[:, 0] for i in used])
+    logits, losses = (torch.cat([getattr(part, name) for part in parts], dim=1) for name in ("logits", "losses"))
+    return HeldOut(logits, torch.cat([part.labels for part in parts]), places, losses)
+
+
+def hold_out(examples: LabelledVectors, others: LabelledVectors, classes: int, l2_penalties: Sequence[float], kind: ProbeKind) -> HeldOut:
+    """Results on `others` of classifiers that are fitted on `examples`."""
+    vectors, labels = examples.rows
+    mean, inverse = scales(vectors)
+    path = kind.fit((vectors - mean) * inverse, labels, classes, l2_penalties)
+    outputs = torch.einsum("mc,skc->smk", (others.vectors - mean) * inverse, path.weight) + path.bias[:, None]
+    losses = torch.stack([kind.losses(own, others.labels) for own in outputs]).double()
+    return HeldOut(of_every_class(outputs), others.labels, torch.arange(len(others.labels)), losses)
+
+
+def scales(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and inverse deviation of each feature, (C,). The inverse is 0 for features that vary much less than the others.
+
+    Scaled to a deviation of 1, those would get the largest weights: the deviation among a handful of images can be a thousandth of what
+    it is among others, and any change of the layers below would dominate the logits (all-MiniLM-L6-v2 has two features with a deviation
+    of 1e-33).
+    """
+    deviation, mean = torch.std_mean(vectors.double(), dim=0, correction=0)
+    varies = deviation > 10 * torch.finfo(vectors.dtype).eps * mean.abs()
+    median = deviation[varies].median() if bool(varies.any()) else deviation.new_zeros(())
+    kept = varies & (deviation > MIN_DEVIATION * median)
+    return mean.to(vectors.dtype), torch.where(kept, 1 / deviation, 0.0).to(vectors.dtype)
+
+
+def folded(path: RegularizationPath, mean: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights (S, K, C) and biases (S, K) for features that are not standardised, one output per class."""
+    weight = path.weight * inverse
+    bias = path.bias - weight @ mean
+    if bias.shape[1] == 1:
+        return torch.cat([-weight, weight], dim=1) / 2, torch.cat([-bias, bias], dim=1) / 2
+    return weight, bias
+
+
+def of_every_class(outputs: Tensor) -> Tensor:
+    """Logits (..., K): for two classes of one output z they are -z/2 and z/2."""
+    return torch.cat([-outputs, outputs], dim=-1) / 2 if outputs.shape[-1] == 1 else outputs

@@ -1,0 +1,117 @@
+"""The linear probes of a head: one or several, on the features of its cuts, which `combine` makes one head of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ftlit.features.extract import Features
+from ftlit.models.heads import Combine, LinearHead, PooledHead
+from ftlit.probes.layer_probes import LayerProbes, best_of
+from ftlit.probes.linear_probe import L2_PENALTIES, Probe, fit_probe
+from ftlit.probes.probe_inputs import vectors_and_labels
+from ftlit.probes.probe_kinds import PROBE_KINDS
+
+
+@dataclass(frozen=True)
+class HeadProbe:
+    """The linear probes that make up a head.
+
+    Args:
+        parts: one for each group of cuts, see `groups_of`.
+        combine: how they become one head, see `LinearProbeHead`.
+        views: number of augmented views that they were fitted on besides the plain one.
+    """
+
+    parts: Sequence[Probe]
+    combine: Combine = "concat"
+    views: int = 0
+
+    @property
+    def score(self) -> float | None:
+        """Accuracy of the head on held-out features; `None` where nothing was held out."""
+        held_out = [part.held_out for part in self.parts if part.held_out is not None]
+        if len(held_out) < len(self.parts):
+            return None
+        logits = torch.stack([own.logits[0] for own in held_out])
+        together = (logits.softmax(dim=2) if self.combine == "average" else logits).mean(dim=0)
+        return float((together.argmax(dim=1) == held_out[0].labels).double().mean())
+
+    @property
+    def summary(self) -> str:
+        """Kind, L2 penalty and features of each probe."""
+        parts = "; ".join(part.summary.removeprefix("linear probe ") for part in self.parts)
+        what = f"a linear probe {parts}" if len(self.parts) == 1 else f"the mean of {len(self.parts)} linear probes, {parts}"
+        return f"{what}, and on {self.views} augmented views of each image" if self.views else what
+
+    def as_head(self) -> LinearHead | PooledHead:
+        """A float32 head with the logits of the probes."""
+        if len(self.parts) == 1:
+            return self.parts[0].as_head()
+        if self.combine == "average":
+            cuts, widths = ([one for part in self.parts for one in getattr(part, name)] for name in ("cuts", "widths"))
+            weight, bias = torch.cat([part.weight for part in self.parts], dim=1), torch.stack([part.bias for part in self.parts])
+            return _filled(LinearHead(widths, bias.shape[1], cuts=cuts, combine="average"), weight, bias)
+        top, every = self.parts
+        weight, bias = every.weight.clone(), (every.bias + top.bias) / 2
+        weight[:, -top.weight.shape[1] :] += top.weight
+        return _filled(LinearHead(every.widths, len(bias), cuts=every.cuts), weight / 2, bias)
+
+    def refitted(self, features: Sequence[Features], views: Sequence[Sequence[Features]]) -> "HeadProbe":
+        """Fit the same probes, with the same L2 penalties, on several splits together.
+
+        Args:
+            features: of each split.
+            views: the augmented views of each split.
+        """
+        parts = []
+        for part in self.parts:
+            plain = [vectors_and_labels(split, None, part.cuts) for split in features]
+            vectors, labels = (torch.cat(tensors) for tensors in zip(*plain, strict=True))
+            augmented = [
+                torch.cat([vectors_and_labels(split, None, part.cuts)[0] for split in of_view]) for of_view in zip(*views, strict=True)
+            ]
+            fitted = fit_probe(vectors, labels, views=augmented, kind=part.kind, l2=part.l2, pooling=part.pooling)
+            parts.append(replace(fitted, cuts=part.cuts, widths=part.widths))
+        return replace(self, parts=parts)
+
+
+def _filled(head: LinearHead, weight: Tensor, bias: Tensor) -> LinearHead:
+    with torch.no_grad():
+        head.weight.copy_(weight)
+        head.bias.copy_(bias)
+    return head
+
+
+def fit_head(
+    probing: LayerProbes, features: Features, views: Sequence[Features], cuts: Sequence[str], combine: Combine = "concat"
+) -> HeadProbe:
+    """Fit the probes of a head on the features of its cuts; of several kinds, the one of the best accuracy on held-out features.
+
+    Args:
+        probing: kinds and L2 penalties to try.
+        features: at these cuts, in the plain view.
+        views: likewise, in augmented views.
+        cuts: names of layers, the lowest first.
+        combine: see `LinearProbeHead`.
+    """
+    l2 = [float(value) for value in probing.l2 or L2_PENALTIES]
+
+    def of_kind(kind: str) -> HeadProbe:
+        groups = groups_of(cuts, combine)
+        parts = [fit_probe(features, cut=group, views=views, kind=kind, l2=l2, seed=probing.seed) for group in groups]
+        return HeadProbe(parts, combine, len(views))
+
+    return best_of([of_kind(kind) for kind in PROBE_KINDS if kind in probing.kinds])
+
+
+def groups_of(cuts: Sequence[str], combine: Combine) -> list[tuple[str, ...]]:
+    """The cuts that each probe of a head reads.
+
+    >>> groups_of(["layer3", "layer4"], "blend")
+    [('layer4',), ('layer3', 'layer4')]
+    """
+    if combine == "average":
+        return [(cut,) for cut in cuts]
+    return [(cuts[-1],), tuple(cuts)] if combine == "blend" and len(cuts) > 1 else [tuple(cuts)]

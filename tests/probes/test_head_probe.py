@@ -1,0 +1,125 @@
+"""The probes of a head: what each `combine` fits, views of the same images, the refit, the head that results."""
+
+import pytest
+import torch
+
+from ftlit import Backbone, InputSpec, UserError, extract_features, fit_probe
+from ftlit.models.heads import COMBINES
+from ftlit.probes.cross_validation import MIN_DEVIATION, LabelledVectors, cross_validate, scales
+from ftlit.probes.head_probe import fit_head, groups_of
+from ftlit.probes.layer_probes import LayerProbes
+from ftlit.probes.probe_kinds import PROBE_KINDS
+
+CUTS, LABELS, PROBING = ("low", "middle", "top"), torch.arange(40) % 3, LayerProbes(l2=[1.0, 0.1, 0.01])
+
+
+def vectors(seed: int, noise: float = 1.5) -> torch.Tensor:
+    """Features (40, 6) that tell the classes apart in part."""
+    draw = torch.Generator().manual_seed(seed)
+    return torch.nn.functional.one_hot(LABELS, 6) + noise * torch.randn(40, 6, generator=draw)
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    """Stored features of 40 images at three cuts of widths 4, 6 and 5, and of two noisy views of them."""
+    torch.manual_seed(0)
+    layers = {
+        cut: torch.nn.Sequential(torch.nn.Conv2d(a, b, 2), torch.nn.Tanh()) for cut, a, b in zip(CUTS, (3, 4, 6), (4, 6, 5), strict=True)
+    }
+    backbone = Backbone(layers, InputSpec(size=6))
+    plain = torch.rand(40, 3, 6, 6) + LABELS[:, None, None, None] * 0.2
+    images = [plain, *(plain + 0.05 * torch.randn_like(plain) for _ in range(2))]
+    store = tmp_path_factory.mktemp("store")
+    return [extract_features(backbone, [(view, LABELS)], CUTS, cache=store) for view in images]
+
+
+def logits(head, features):
+    """Logits of a head on stored features."""
+    cuts = head.cuts or (CUTS[-1],)
+    with torch.no_grad():
+        return head(*(features[cut].read(range(len(features))) for cut in cuts))
+
+
+@pytest.mark.parametrize("kind", PROBE_KINDS)
+@pytest.mark.parametrize("combine", COMBINES)
+def test_a_head_has_the_logits_of_its_probes_combined(features, combine, kind):
+    plain, *views = features
+    fitted = fit_head(LayerProbes(kinds=[kind], l2=[0.1]), plain, views, CUTS, combine)
+    parts = [fit_probe(plain, cut=group, views=views, kind=kind, l2=0.1) for group in groups_of(CUTS, combine)]
+    outputs = [part.logits(torch.cat([plain[cut].read(range(40)) for cut in part.cuts], dim=1)) for part in parts]
+    expected = {
+        "concat": lambda: outputs[0],
+        "blend": lambda: (outputs[0] + outputs[1]) / 2,
+        "average": lambda: torch.stack(outputs).softmax(dim=2).mean(dim=0).log(),
+    }[combine]()
+    torch.testing.assert_close(logits(fitted.as_head(), plain), expected, atol=1e-4, rtol=1e-4)
+    assert [part.cuts for part in parts] == {
+        "concat": [CUTS], "blend": [("top",), CUTS], "average": [("low",), ("middle",), ("top",)]
+    }[combine]  # fmt: skip
+
+
+def test_a_head_on_one_cut_is_one_probe_however_it_is_combined(features):
+    heads = [fit_head(PROBING, features[0], (), ("top",), combine).as_head() for combine in COMBINES]
+    assert all(torch.equal(head.weight, heads[0].weight) and head.cuts == () for head in heads)
+
+
+def test_views_that_are_copies_change_nothing():
+    plain = vectors(0)
+    alone, copies = (fit_probe(plain, LABELS, views=views, l2=[1.0, 0.1, 0.01]) for views in ((), (plain, plain)))
+    assert torch.allclose(alone.weight, copies.weight, atol=1e-3) and alone.l2 == copies.l2
+    assert alone.losses == pytest.approx(copies.losses, rel=1e-3)
+
+
+def test_the_views_of_a_held_out_image_are_held_out_with_it():
+    plain, view = vectors(0), vectors(1)
+    other = view.clone()
+    found = cross_validate(LabelledVectors(plain, LABELS, [view]), 3, [0.1], PROBE_KINDS["softmax"], 0)
+    place = int(found.places[0])
+    other[place] += 100  # a view of the first held-out image only
+    changed = cross_validate(LabelledVectors(plain, LABELS, [other]), 3, [0.1], PROBE_KINDS["softmax"], 0)
+    assert torch.equal(found.logits[0, 0], changed.logits[0, 0]) and not torch.equal(found.logits, changed.logits)
+
+
+def test_views_make_a_probe_better_where_the_features_are_noisy():
+    test = torch.cat([vectors(seed) for seed in range(10, 30)])
+    labels = LABELS.repeat(20)
+    alone, several = (fit_probe(vectors(0), LABELS, views=views) for views in ((), [vectors(seed) for seed in range(1, 5)]))
+    assert several.accuracy(test, labels) > alone.accuracy(test, labels) + 0.02
+
+
+def test_held_out_results_are_those_of_every_image_once():
+    probe = fit_probe(vectors(0), LABELS, l2=[1.0, 0.1])
+    assert sorted(probe.held_out.places.tolist()) == list(range(40))
+    assert torch.equal(LABELS[probe.held_out.places], probe.held_out.labels)
+    right = probe.held_out.logits[0].argmax(dim=1) == probe.held_out.labels
+    assert probe.score == pytest.approx(right.double().mean())
+
+
+@pytest.mark.parametrize("combine", COMBINES)
+def test_the_score_of_a_head_is_the_accuracy_of_its_combined_held_out_logits(features, combine):
+    fitted = fit_head(PROBING, features[0], (), CUTS, combine)
+    held_out = [part.held_out.logits[0] for part in fitted.parts]
+    together = sum(own.softmax(dim=1) if combine == "average" else own for own in held_out)
+    assert fitted.score == pytest.approx((together.argmax(dim=1) == fitted.parts[0].held_out.labels).double().mean())
+
+
+@pytest.mark.parametrize("combine", COMBINES)
+def test_the_refit_has_the_same_penalties_on_all_splits(features, combine):
+    plain, *views = features
+    fitted = fit_head(PROBING, plain, views, CUTS, combine)
+    refitted = fitted.refitted([plain, views[0]], [[views[1]], [plain]])
+    assert [part.l2 for part in refitted.parts] == [part.l2 for part in fitted.parts]
+    assert all(part.samples == 160 for part in refitted.parts) and refitted.as_head().cuts == CUTS
+
+
+def test_a_feature_that_hardly_varies_has_weight_zero():
+    features = vectors(0)
+    features[:, 3] *= 1e-3 / features[:, 3].std()
+    assert (scales(features)[1] == 0).tolist() == [False] * 3 + [True] + [False] * 2 and MIN_DEVIATION > 1e-3
+    probe = fit_probe(features, LABELS, l2=0.1)
+    assert not probe.weight[:, 3].any() and probe.weight[:, :3].all()
+
+
+def test_views_of_other_images_are_an_error():
+    with pytest.raises(UserError, match=r"views must have the shape \(40, 6\) of the features, not \(40, 5\)"):
+        fit_probe(vectors(0), LABELS, views=[vectors(1)[:, :5]])
