@@ -203,8 +203,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             continue
         cells = []
         for group in groups.values():
-            mean, half = interval(differences(rows, head, group) or [0.0])
-            cells.append(f"{mean:+.3f}" + ("" if half is None else f" ± {half:.3f}"))
+            found = differences(rows, head, group) or [0.0]
+            mean, half = interval(found)
+            cells.append(f"{mean:+z.3f}" + (f" ± {half:.3f}" if len(found) > 2 else ""))  # of two cells an interval says nothing
         worst = min(differences(rows, head, lambda row: True))
         lines.append(f"| {f'**{head}**' if head == DEFAULT else head} | {' | '.join(cells)} | {worst:+.3f} |")
     lines += ["", "| data, network | " + " | ".join(f"{size} per class" for size in sizes) + " |", "|---" * (len(sizes) + 1) + "|"]

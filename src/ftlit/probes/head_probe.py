@@ -42,7 +42,7 @@ class HeadProbe:
     def summary(self) -> str:
         """Kind, L2 penalty and features of each probe."""
         parts = "; ".join(part.summary.removeprefix("linear probe ") for part in self.parts)
-        what = f"a linear probe {parts}" if len(self.parts) == 1 else f"the mean of {len(self.parts)} linear probes, {parts}"
+        what = f"a linear probe {parts}" if len(self.parts) == 1 else f"the mean of {len(self.parts)} linear probes: {parts}"
         return f"{what}, and on {self.views} augmented views of each image" if self.views else what
 
     def as_head(self) -> LinearHead | PooledHead:
