@@ -53,6 +53,20 @@ def test_a_stopped_run_of_format_1_is_resumed_and_ends_as_the_run_that_never_sto
     assert rows[0] == rows[1]
 
 
+def test_a_head_that_was_only_fitted_on_one_layer_is_fitted_again_on_that_layer_only(runs):
+    data = ("data=folder", "data.root=images", "data.num_workers=0", "trainer=cpu", "checkpoint=slim")
+    command = [sys.executable, ROOT / "train.py", *data, "hydra.run.dir=auto", "resume=true"]
+    best = (runs / "auto/checkpoints/best.ckpt").read_bytes()
+    (runs / "auto/checkpoints/last.ckpt").write_bytes(best)  # the fixture has none; a head that is only fitted reads no weights of it
+    refused = warm.run(command, cwd=runs, env=dict(os.environ), timeout=300)
+    assert refused.returncode == 2 and "give head.cuts=null data.views=0, or start a new run" in refused.stderr, refused.stderr
+    assert (runs / "auto/checkpoints/best.ckpt").read_bytes() == best
+    for _ in range(2):  # again, with the config that the resumed run wrote
+        done = warm.run([*command, "head.cuts=null", "data.views=0"], cwd=runs, env=dict(os.environ), timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert probabilities(runs, "auto") == pytest.approx(EXPECTED["auto"], abs=1e-3)
+
+
 @pytest.mark.parametrize(
     ("name", "sections"),
     [

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from ftlit.errors import UserError
 from ftlit.formatting import count
@@ -191,7 +191,8 @@ def overrides_of(cfg: DictConfig, advice: Advice) -> list[str]:
     """The command-line overrides of an advice, except for those that the user has decided."""
     overrides = [f"scenario={advice.scenario}"]
     if advice.scenario == "small_different" and cfg.backbone.get("cut") is None:
-        overrides.append(f"backbone.cut={advice.cut}")
+        names_layers = isinstance(cfg.head.get("cuts"), ListConfig)  # the backbone ends there, not at the cut of the scenario either
+        overrides.append(f"backbone.cut={'null' if names_layers else advice.cut}")
     probe_head = has_probe_head(cfg)
     if not advice.fits_probe_head and probe_head and not given("head"):
         overrides.append("head=linear")

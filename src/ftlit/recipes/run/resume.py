@@ -32,6 +32,9 @@ MAY_CHANGE = (
 # may change where the images are the same, see `data_record`
 DATA_OPTIONS = ("data.root", "data.csv", "data.val_csv", "data.test_csv", "data.on_bad_image")
 
+# what a head that was only fitted read in runs of versions without these settings; `auto` stands for more now
+BEFORE_SEVERAL_CUTS = {"head.cuts": None, "data.views": 0}
+
 RESUMABLE_RECIPES = ("finetune", "pretrain")  # those whose runs leave a checkpoint
 
 SECONDS_TO_END = 10.0  # that the worker processes of a killed run live on, and its locks with them
@@ -104,7 +107,9 @@ def check_settings(cfg: DictConfig) -> None:
             "settings: restore the old settings in this file, or start a new run with another hydra.run.dir=..."
         )
     name, old, new = min(changed, key=lambda change: change.name.count("."))  # others may refer to a top-level one, as data.seed to seed
-    raise UserError(f"resume=true needs the same config: {name} was {old} and is now {new}; give the old value, or start a new run")
+    words = [f"{each}={'null' if was is None else was}" for each, was, _ in changed if (each, was) in BEFORE_SEVERAL_CUTS.items()]
+    value = " ".join(words) if name in BEFORE_SEVERAL_CUTS and words else "the old value"
+    raise UserError(f"resume=true needs the same config: {name} was {old} and is now {new}; give {value}, or start a new run")
 
 
 def keeps_value(change: Change) -> bool:
@@ -172,16 +177,39 @@ def read_config(folder: str | Path) -> StoredConfig | None:
     _move_views(config, chosen)
     for group, name in config.pop(REGISTERED_KEY, {}).items():  # their paths may be those of an earlier release
         config[group]["_target_"] = name
+    _add_what_fitted_heads_read(config)
     return StoredConfig(stable_settings(config), chosen, edited)
 
 
 def _move_views(config: DictConfig, chosen: dict[str, Any]) -> None:
     """Rename `cache.views` of runs of earlier versions to `data.views`, in place; there 1 stood for the plain view."""
-    views = config.get("cache", {}).pop("views", 1)
-    if views > 1:
+    views = (config.get("cache") or {}).pop("views", 1)
+    if views > 1 and _may_have_views(config):
         config.data.views = views
     if chosen.get("cache") == "views":
         chosen["cache"] = "auto"
+
+
+def _add_what_fitted_heads_read(config: DictConfig) -> None:
+    """Set `BEFORE_SEVERAL_CUTS`, in place, where an earlier version only fitted the head, so that it is not fitted again as another one.
+
+    Where training follows, `auto` stands for the same values still.
+    """
+    recipe, head, schedule, stages = (
+        OmegaConf.select(config, name) for name in ("recipe", "head._target_", "schedule._target_", "schedule.stages")
+    )
+    if recipe != "finetune" or head != "head:linear_probe" or "cuts" in config.head:
+        return
+    if not (all(stage.train in ("head", ["head"]) for stage in stages) if stages else schedule == "schedule:head_only"):
+        return
+    config.head.cuts = BEFORE_SEVERAL_CUTS["head.cuts"]
+    if _may_have_views(config):
+        config.data.views = BEFORE_SEVERAL_CUTS["data.views"]
+
+
+def _may_have_views(config: DictConfig) -> bool:
+    """Whether the data source has the option `views`, which those with `mix` have."""
+    return "mix" in config.data
 
 
 @contextmanager
