@@ -86,7 +86,7 @@ def test_a_linear_head_on_several_cuts_is_one_layer_on_all_features_or_the_mean_
     torch.testing.assert_close(concat(*features), torch.cat(features, dim=1) @ concat.weight.T + concat.bias)
     average = LinearHead([6, 2], 3, cuts=["low", "top"], combine="average")
     weights = average.weight.split([6, 2], dim=1)
-    each = [x @ weight.T + bias for x, weight, bias in zip(features, weights, average.bias, strict=True)]
+    each = [x @ weight.T + bias for x, weight, bias in zip(features, weights, average.bias.view(2, 3), strict=True)]
     torch.testing.assert_close(average(*features).softmax(dim=1), sum(own.softmax(dim=1) for own in each) / 2)
 
 

@@ -5,6 +5,7 @@ import torch
 
 from ftlit import Backbone, InputSpec, UserError, extract_features, fit_probe
 from ftlit.models.heads import COMBINES
+from ftlit.probes import cross_validation
 from ftlit.probes.cross_validation import MIN_DEVIATION, LabelledVectors, cross_validate, scales
 from ftlit.probes.head_probe import fit_head, groups_of
 from ftlit.probes.layer_probes import LayerProbes
@@ -92,15 +93,18 @@ def test_held_out_results_are_those_of_every_image_once():
     assert sorted(probe.held_out.places.tolist()) == list(range(40))
     assert torch.equal(LABELS[probe.held_out.places], probe.held_out.labels)
     right = probe.held_out.logits[0].argmax(dim=1) == probe.held_out.labels
+    assert torch.equal(right, probe.held_out.correct[0])
     assert probe.score == pytest.approx(right.double().mean())
 
 
 @pytest.mark.parametrize("combine", COMBINES)
 def test_the_score_of_a_head_is_the_accuracy_of_its_combined_held_out_logits(features, combine):
     fitted = fit_head(PROBING, features[0], (), CUTS, combine)
-    held_out = [part.held_out.logits[0] for part in fitted.parts]
-    together = sum(own.softmax(dim=1) if combine == "average" else own for own in held_out)
-    assert fitted.score == pytest.approx((together.argmax(dim=1) == fitted.parts[0].held_out.labels).double().mean())
+    groups = groups_of(CUTS, combine)
+    held_out = [fit_probe(features[0], cut=group, l2=PROBING.l2, seed=PROBING.seed).held_out for group in groups]
+    together = sum(own.logits[0].softmax(dim=1) if combine == "average" else own.logits[0] for own in held_out)
+    assert fitted.score == pytest.approx((together.argmax(dim=1) == held_out[0].labels).double().mean())
+    assert all(part.held_out is None for part in fitted.parts)  # it would be sent to every process
 
 
 @pytest.mark.parametrize("combine", COMBINES)
@@ -123,3 +127,37 @@ def test_a_feature_that_hardly_varies_has_weight_zero():
 def test_views_of_other_images_are_an_error():
     with pytest.raises(UserError, match=r"views must have the shape \(40, 6\) of the features, not \(40, 5\)"):
         fit_probe(vectors(0), LABELS, views=[vectors(1)[:, :5]])
+    with pytest.raises(UserError, match=r"targets must be an integer tensor \(39,\)"):
+        fit_probe(vectors(0), LABELS, views=[vectors(1)[:39]])
+
+
+def test_a_cut_whose_features_vary_less_than_those_of_another_is_read_too():
+    both = torch.cat([vectors(0) * 1e-3, vectors(1)], dim=1)
+    probe = fit_probe(both, LABELS, l2=0.1, widths=[6, 6])
+    assert probe.weight[:, :6].any() and probe.weight[:, 6:].any()
+    scaled = fit_probe(torch.cat([vectors(0), vectors(1)], dim=1), LABELS, l2=0.1)
+    assert torch.allclose(probe.weight[:, :6] * 1e-3, scaled.weight[:, :6], atol=1e-3)
+
+
+def test_cuts_are_read_in_the_order_of_the_network_however_they_are_given(features):
+    there, back = (fit_probe(features[0], cut=cuts, l2=0.1) for cuts in (["low", "top"], ["top", "low"]))
+    assert back.cuts == ("low", "top") and torch.equal(there.weight, back.weight)
+
+
+@pytest.mark.parametrize(("cut", "message"), [([], r"cut=\[\]: give the name of at least one cut"), (["low", "low"], "each once")])
+def test_no_cut_and_one_that_is_given_twice_are_errors(features, cut, message):
+    with pytest.raises(UserError, match=message):
+        fit_probe(features[0], cut=cut)
+
+
+def test_several_cuts_of_vectors_and_of_another_pooling_are_errors(features):
+    with pytest.raises(UserError, match=r"cut=\['low', 'top'\] needs stored features"):
+        fit_probe(vectors(0), LABELS, cut=["low", "top"])
+    with pytest.raises(UserError, match="pooling='max' with several cuts"):
+        fit_probe(features[0], cut=["low", "top"], pooling="max")
+
+
+def test_logits_that_would_fill_the_memory_are_not_kept(monkeypatch):
+    monkeypatch.setattr(cross_validation, "MAX_LOGITS", 2 * 40 * 3 - 1)
+    probe = fit_probe(vectors(0), LABELS, l2=[1.0, 0.1])
+    assert probe.held_out.logits is None and probe.score == pytest.approx(probe.held_out.correct.double().mean())

@@ -14,7 +14,7 @@ from ftlit.finetuning.freeze import trained
 from ftlit.finetuning.schedule import Schedule
 from ftlit.formatting import size_in_words, sizes_in_words
 from ftlit.models.backbone import Backbone
-from ftlit.models.pooling import pooled_size
+from ftlit.models.pooling import Pooling, pooled_size
 from ftlit.patterns import covers
 
 # An average machine, to decide whether reading features is faster than computing them.
@@ -62,13 +62,17 @@ def specs_of(backbone: Backbone, layers: Collection[str], *, pooled: bool, head_
         backbone: named layers.
         layers: names of those that train.
         pooled: whether the head takes pooled vectors; then features at the last cut are stored pooled.
-        head_cuts: the cuts that the head reads, pooled, if these are several.
+        head_cuts: the cuts that the head names, the lowest first; none: it reads the last one.
     """
     cut = frozen_prefix(backbone, layers)
     if cut is None:
         return ()
-    below = [FeatureSpec(name, "average") for name in head_cuts if backbone.index(name) < backbone.index(cut)]
-    return (*below, FeatureSpec(cut, "average" if pooled and cut == backbone.cuts[-1] else None))
+    pooling: Pooling | None = "average" if pooled else None
+    ends = head_cuts or backbone.cuts[-1:]
+    if backbone.index(cut) >= backbone.index(ends[-1]):
+        return tuple(FeatureSpec(name, pooling) for name in ends)
+    below = [FeatureSpec(name, pooling) for name in ends if backbone.index(name) < backbone.index(cut)]
+    return (*below, FeatureSpec(cut, None))
 
 
 def specs_before_training(backbone: Backbone, inputs: Sequence[StageInput], layers: Sequence[Collection[str]], now: int) -> list[Specs]:

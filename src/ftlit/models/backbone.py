@@ -120,14 +120,17 @@ class Backbone(Layers):
         return self.features_at(x, self.cuts[-1:])[0]
 
     def features_at(self, x: Tensor | FeatureBatch, cuts: Sequence[str]) -> list[Tensor]:
-        """Features at each of `cuts` (names, the lowest first), in one pass up to the highest of them.
+        """Features at each of `cuts` (names), in one pass up to the highest of them.
 
         Args:
             x: as `forward` takes it. A `FeatureBatch` has the features at all of `cuts` that are not above its highest cut.
             cuts: names of layers.
         """
-        found, features, begin = ({}, x, 0) if isinstance(x, Tensor) else (dict(x.features), x.values, self.index(x.cut) + 1)
-        for name in self.cuts[begin : self.index(cuts[-1]) + 1]:
+        found, features, begin = {}, x, 0
+        if not isinstance(x, Tensor):
+            highest = max(x.features, key=self.index)
+            found, features, begin = dict(x.features), x.features[highest], self.index(highest) + 1
+        for name in self.cuts[begin : max(map(self.index, cuts)) + 1]:
             features = self.get_submodule(name)(features)
             if name in cuts:
                 found[name] = features

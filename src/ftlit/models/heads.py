@@ -39,8 +39,9 @@ def features_for(head: nn.Module, backbone: Backbone, x: Tensor | FeatureBatch) 
 
 
 def head_cuts(module: nn.Module) -> tuple[str, ...]:
-    """The cuts that the head inside `module` reads, if these are several."""
-    return next((cuts for part in module.modules() if len(cuts := getattr(part, "cuts", ())) > 1 and not isinstance(part, Layers)), ())
+    """The cuts that the head inside `module` names; none: it reads the last one."""
+    named = (getattr(part, "cuts", ()) for part in module.modules() if not isinstance(part, Layers))
+    return next((cuts for cuts in named if isinstance(cuts, tuple) and cuts and all(isinstance(cut, str) for cut in cuts)), ())
 
 
 def logits_of(head: nn.Module, features: Sequence[Tensor]) -> Tensor:
@@ -67,7 +68,7 @@ class LinearHead(nn.Linear):
 
     Attributes:
         weight: (num_classes, sum of in_features).
-        bias: (num_classes,), or (cuts, num_classes) of an average.
+        bias: (num_classes,), or (cuts x num_classes,) of an average.
 
     Raises:
         UserError: an unknown `combine`, or other numbers of cuts and lengths.
@@ -84,14 +85,14 @@ class LinearHead(nn.Linear):
         super().__init__(sum(widths), num_classes)
         self.widths, self.cuts, self.combine = widths, tuple(cuts), combine
         if combine == "average":
-            self.bias = nn.Parameter(self.bias.detach().expand(len(widths), -1).clone())
+            self.bias = nn.Parameter(self.bias.detach().repeat(len(widths)))
 
     def forward(self, *features: Tensor) -> Tensor:
         """Logits (N, num_classes)."""
         if self.combine != "average":
             return super().forward(features[0] if len(features) == 1 else torch.cat(features, dim=1))
         weights = torch.split(self.weight, self.widths, dim=1)
-        outputs = [linear(*own) for own in zip(features, weights, self.bias, strict=True)]
+        outputs = [linear(*own) for own in zip(features, weights, self.bias.view(len(weights), -1), strict=True)]
         return torch.stack(outputs).log_softmax(dim=2).logsumexp(dim=0) - math.log(len(outputs))
 
 

@@ -12,6 +12,7 @@ from ftlit.probes.solver import RegularizationPath
 from ftlit.seeding import derived_seed
 
 FOLDS = 5
+MAX_LOGITS = 2**25  # numbers, 134 MB in float32
 MIN_DEVIATION = 0.1  # of a feature, relative to the median; one that varies less gets weight 0
 
 
@@ -23,15 +24,17 @@ class LabelledVectors:
         vectors: (N, C).
         labels: class numbers (N,).
         views: further vectors (N, C) each of the same examples: augmented views of their images.
+        widths: lengths of the features of each cut, which sum to C; empty: one cut.
     """
 
     vectors: Tensor
     labels: Tensor
     views: Sequence[Tensor] = ()
+    widths: Sequence[int] = ()
 
     def at(self, places: Tensor) -> "LabelledVectors":
         """The examples at these places."""
-        return LabelledVectors(self.vectors[places], self.labels[places], [view[places] for view in self.views])
+        return LabelledVectors(self.vectors[places], self.labels[places], [view[places] for view in self.views], self.widths)
 
     @property
     def rows(self) -> tuple[Tensor, Tensor]:
@@ -45,25 +48,23 @@ class HeldOut:
     """Results on M examples that were held out, each by the classifiers fitted without it.
 
     Args:
-        logits: (S, M, K), for each of S L2 penalties.
         labels: class numbers (M,).
         places: (M,), of the examples among all.
+        correct: whether each is classified correctly (S, M), for each of S L2 penalties.
         losses: (S, M) float64.
+        logits: (S, M, K); `None` where they would take more than `MAX_LOGITS` numbers.
     """
 
-    logits: Tensor
     labels: Tensor
     places: Tensor
+    correct: Tensor
     losses: Tensor
-
-    @property
-    def correct(self) -> Tensor:
-        """Whether each is classified correctly (S, M)."""
-        return self.logits.argmax(dim=2) == self.labels
+    logits: Tensor | None
 
     def at(self, place: int) -> "HeldOut":
         """The results at one L2 penalty."""
-        return HeldOut(self.logits[[place]], self.labels, self.places, self.losses[[place]])
+        logits = None if self.logits is None else self.logits[[place]]
+        return HeldOut(self.labels, self.places, self.correct[[place]], self.losses[[place]], logits)
 
 
 def folds_of(labels: Tensor, folds: int, seed: int) -> Tensor:
@@ -92,24 +93,41 @@ def cross_validate(examples: LabelledVectors, classes: int, l2_penalties: Sequen
             "every class has only one example, so none can be held out to choose the L2 penalty: give a single penalty (probe.l2=[0.1]), "
             "or more examples of each class"
         )
-    parts = [hold_out(examples.at(fold != i), examples.at(fold == i), classes, l2_penalties, kind) for i in used]
+    keeps = len(l2_penalties) * len(fold) * classes <= MAX_LOGITS
+    parts = [hold_out(examples.at(fold != i), examples.at(fold == i), classes, l2_penalties, kind, keeps_logits=keeps) for i in used]
     places = torch.cat([torch.nonzero(fold == i)[:, 0] for i in used])
-    logits, losses = (torch.cat([getattr(part, name) for part in parts], dim=1) for name in ("logits", "losses"))
-    return HeldOut(logits, torch.cat([part.labels for part in parts]), places, losses)
+    correct, losses = (torch.cat([getattr(part, name) for part in parts], dim=1) for name in ("correct", "losses"))
+    logits = torch.cat([part.logits for part in parts if part.logits is not None], dim=1) if keeps else None
+    return HeldOut(torch.cat([part.labels for part in parts]), places, correct, losses, logits)
 
 
-def hold_out(examples: LabelledVectors, others: LabelledVectors, classes: int, l2_penalties: Sequence[float], kind: ProbeKind) -> HeldOut:
+def hold_out(
+    examples: LabelledVectors,
+    others: LabelledVectors,
+    classes: int,
+    l2_penalties: Sequence[float],
+    kind: ProbeKind,
+    *,
+    keeps_logits: bool = False,
+) -> HeldOut:
     """Results on `others` of classifiers that are fitted on `examples`."""
     vectors, labels = examples.rows
-    mean, inverse = scales(vectors)
+    mean, inverse = scales(vectors, examples.widths)
     path = kind.fit((vectors - mean) * inverse, labels, classes, l2_penalties)
-    outputs = torch.einsum("mc,skc->smk", (others.vectors - mean) * inverse, path.weight) + path.bias[:, None]
-    losses = torch.stack([kind.losses(own, others.labels) for own in outputs]).double()
-    return HeldOut(of_every_class(outputs), others.labels, torch.arange(len(others.labels)), losses)
+    standard = (others.vectors - mean) * inverse
+    correct, losses, logits = [], [], []
+    for weight, bias in zip(path.weight, path.bias, strict=True):
+        outputs = standard @ weight.T + bias
+        own = of_every_class(outputs)
+        correct.append(own.argmax(dim=1) == others.labels)
+        losses.append(kind.losses(outputs, others.labels).double())
+        logits += [own] if keeps_logits else []
+    places = torch.arange(len(others.labels))
+    return HeldOut(others.labels, places, torch.stack(correct), torch.stack(losses), torch.stack(logits) if keeps_logits else None)
 
 
-def scales(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and inverse deviation of each feature, (C,). The inverse is 0 for features that vary much less than the others.
+def scales(vectors: Tensor, widths: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+    """Mean and inverse deviation of each feature, (C,). The inverse is 0 for features that vary much less than the others of their cut.
 
     Scaled to a deviation of 1, those would get the largest weights: the deviation among a handful of images can be a thousandth of what
     it is among others, and any change of the layers below would dominate the logits (all-MiniLM-L6-v2 has two features with a deviation
@@ -117,8 +135,12 @@ def scales(vectors: Tensor) -> tuple[Tensor, Tensor]:
     """
     deviation, mean = torch.std_mean(vectors.double(), dim=0, correction=0)
     varies = deviation > 10 * torch.finfo(vectors.dtype).eps * mean.abs()
-    median = deviation[varies].median() if bool(varies.any()) else deviation.new_zeros(())
-    kept = varies & (deviation > MIN_DEVIATION * median)
+    sizes = list(widths) or [len(deviation)]
+    least = [
+        own[moves].median().expand(len(own)) if bool(moves.any()) else own
+        for own, moves in zip(torch.split(deviation, sizes), torch.split(varies, sizes), strict=True)
+    ]
+    kept = varies & (deviation > MIN_DEVIATION * torch.cat(least))
     return mean.to(vectors.dtype), torch.where(kept, 1 / deviation, 0.0).to(vectors.dtype)
 
 

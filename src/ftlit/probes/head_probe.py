@@ -22,21 +22,13 @@ class HeadProbe:
         parts: one for each group of cuts, see `groups_of`.
         combine: how they become one head, see `LinearProbeHead`.
         views: number of augmented views that they were fitted on besides the plain one.
+        score: accuracy of the head on held-out features; `None` where nothing was held out.
     """
 
     parts: Sequence[Probe]
     combine: Combine = "concat"
     views: int = 0
-
-    @property
-    def score(self) -> float | None:
-        """Accuracy of the head on held-out features; `None` where nothing was held out."""
-        held_out = [part.held_out for part in self.parts if part.held_out is not None]
-        if len(held_out) < len(self.parts):
-            return None
-        logits = torch.stack([own.logits[0] for own in held_out])
-        together = (logits.softmax(dim=2) if self.combine == "average" else logits).mean(dim=0)
-        return float((together.argmax(dim=1) == held_out[0].labels).double().mean())
+    score: float | None = None
 
     @property
     def summary(self) -> str:
@@ -51,8 +43,8 @@ class HeadProbe:
             return self.parts[0].as_head()
         if self.combine == "average":
             cuts, widths = ([one for part in self.parts for one in getattr(part, name)] for name in ("cuts", "widths"))
-            weight, bias = torch.cat([part.weight for part in self.parts], dim=1), torch.stack([part.bias for part in self.parts])
-            return _filled(LinearHead(widths, bias.shape[1], cuts=cuts, combine="average"), weight, bias)
+            weight, bias = torch.cat([part.weight for part in self.parts], dim=1), torch.cat([part.bias for part in self.parts])
+            return _filled(LinearHead(widths, len(weight), cuts=cuts, combine="average"), weight, bias)
         top, every = self.parts
         weight, bias = every.weight.clone(), (every.bias + top.bias) / 2
         weight[:, -top.weight.shape[1] :] += top.weight
@@ -67,14 +59,24 @@ class HeadProbe:
         """
         parts = []
         for part in self.parts:
-            plain = [vectors_and_labels(split, None, part.cuts) for split in features]
+            plain = [vectors_and_labels(split, None, part.cuts, views=len(views[0])) for split in features]
             vectors, labels = (torch.cat(tensors) for tensors in zip(*plain, strict=True))
             augmented = [
                 torch.cat([vectors_and_labels(split, None, part.cuts)[0] for split in of_view]) for of_view in zip(*views, strict=True)
             ]
-            fitted = fit_probe(vectors, labels, views=augmented, kind=part.kind, l2=part.l2, pooling=part.pooling)
-            parts.append(replace(fitted, cuts=part.cuts, widths=part.widths))
+            fitted = fit_probe(vectors, labels, views=augmented, kind=part.kind, l2=part.l2, pooling=part.pooling, widths=part.widths)
+            parts.append(replace(fitted, cuts=part.cuts))
         return replace(self, parts=parts)
+
+
+def _score(parts: Sequence[Probe], combine: Combine) -> float | None:
+    """Accuracy of the combined logits on held-out features; where these are too many to be kept, of the probe that reads most cuts."""
+    logits = [part.held_out.logits[0] for part in parts if part.held_out is not None and part.held_out.logits is not None]
+    if len(parts) == 1 or len(logits) < len(parts):
+        return parts[-1].score
+    together = torch.stack([own.softmax(dim=1) if combine == "average" else own for own in logits]).mean(dim=0)
+    assert parts[0].held_out is not None
+    return float((together.argmax(dim=1) == parts[0].held_out.labels).double().mean())
 
 
 def _filled(head: LinearHead, weight: Tensor, bias: Tensor) -> LinearHead:
@@ -101,7 +103,8 @@ def fit_head(
     def of_kind(kind: str) -> HeadProbe:
         groups = groups_of(cuts, combine)
         parts = [fit_probe(features, cut=group, views=views, kind=kind, l2=l2, seed=probing.seed) for group in groups]
-        return HeadProbe(parts, combine, len(views))
+        without = [replace(part, held_out=None) for part in parts]  # of many classes they are large, and the score is all that is read
+        return HeadProbe(without, combine, len(views), _score(parts, combine))
 
     return best_of([of_kind(kind) for kind in PROBE_KINDS if kind in probing.kinds])
 

@@ -127,6 +127,7 @@ def fit_probe(
     valid: tuple[Tensor, Tensor] | Features | None = None,
     seed: int = 0,
     pooling: Pooling = "average",
+    widths: Sequence[int] | None = None,
 ) -> Probe:
     """Fit a linear classifier of features that are standardised by their own mean and deviation (features that hardly vary get weight 0).
 
@@ -149,6 +150,7 @@ def fit_probe(
         valid: features and targets for the choice of the L2 penalty.
         seed: of the folds.
         pooling: how the vectors were pooled; recorded in the probe, for its head.
+        widths: lengths of the features of each cut in concatenated vectors; `None`: those of the stored features, or one cut.
 
     Raises:
         UserError: an unknown cut or kind, an L2 penalty that is not above 0, features that are not vectors of numbers or do not fit into
@@ -161,8 +163,12 @@ def fit_probe(
     l2_penalties = [float(l2)] if isinstance(l2, int | float) else sorted(map(float, l2), reverse=True)
     if not l2_penalties or not all(0 < value < float("inf") for value in l2_penalties):
         raise UserError(f"l2={l2} of a probe: give L2 penalties above 0")
+    if len(cuts) > 1 and pooling != "average":
+        raise UserError(f"pooling={pooling!r} with several cuts: give pooling='average', or one cut")
     vectors, labels = vectors_and_labels(features, targets, cuts, views=len(views))
-    examples = LabelledVectors(vectors, labels, [vectors_and_labels(view, labels, cuts)[0].to(vectors) for view in views])
+    augmented = [vectors_and_labels(view, labels, cuts)[0].to(vectors) for view in views]
+    widths = _widths(features, cuts, vectors.shape[1]) if widths is None else widths
+    examples = LabelledVectors(vectors, labels, augmented, widths)
     if any(view.shape != vectors.shape for view in examples.views):
         shapes = ", ".join(str(tuple(view.shape)) for view in examples.views)
         raise UserError(f"views must have the shape {tuple(vectors.shape)} of the features, not {shapes}: give one row for each image")
@@ -189,7 +195,7 @@ def fit_probe(
     vectors, labels = examples.rows
     if others is not None:
         vectors, labels = torch.cat([vectors, others.vectors]), torch.cat([labels, others.labels])
-    mean, inverse = scales(vectors)
+    mean, inverse = scales(vectors, widths)
     path = method.fit((vectors - mean) * inverse, labels, classes, [best])
     weight, bias = folded(path, mean, inverse)
     left, converged = path.left[0].item(), bool(path.converged[0])
@@ -207,7 +213,7 @@ def fit_probe(
         left,
         converged,
         cuts,
-        _widths(features, cuts, vectors.shape[1]),
+        widths,
         pooling,
         scores,
         losses,

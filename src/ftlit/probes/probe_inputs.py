@@ -19,7 +19,12 @@ def cuts_of(features: Features | Tensor, cut: str | Sequence[str] | None) -> tup
     if isinstance(features, Features) and cut is None and len(features.cuts) > 1:
         raise UserError(f"these features are from several cuts: give cut=..., one or more of {', '.join(features.cuts)}")
     chosen = features.cuts if isinstance(features, Features) and cut is None else cut
-    return (chosen,) if isinstance(chosen, str) else tuple(chosen or ())
+    cuts = (chosen,) if isinstance(chosen, str) else tuple(chosen or ())
+    if cut is not None and (not cuts or len(set(cuts)) < len(cuts)):
+        raise UserError(f"cut={list(cuts)}: give the name of at least one cut, each once")
+    if len(cuts) > 1 and not isinstance(features, Features):
+        raise UserError(f"cut={list(cuts)} needs stored features: give those of extract_features, or leave cut out")
+    return tuple(name for name in features.cuts if name in cuts) if len(cuts) > 1 and isinstance(features, Features) else cuts
 
 
 def vectors_and_labels(

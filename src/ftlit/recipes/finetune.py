@@ -42,7 +42,7 @@ from ftlit.recipes.console.run_facts import RunFacts
 from ftlit.recipes.run import artifacts
 from ftlit.recipes.run.data_record import check_data
 from ftlit.recipes.run.hardware_settings import base_of, resolve_checkpoint, resolve_compile
-from ftlit.recipes.run.head import build_head, build_probe_head, check_head, may_fit_head, recorded_head
+from ftlit.recipes.run.head import build_probe_head, check_head, head_arguments, may_fit_head, recorded_head
 from ftlit.recipes.run.launched import first_ahead
 from ftlit.recipes.run.loggers import begin_loggers, build_loggers
 from ftlit.recipes.run.parts import build_schedule, check_reached, load_parts
@@ -88,7 +88,8 @@ def build(cfg: DictConfig) -> Run:
         batchnorm_to_affine(backbone)
     schedule = build_schedule(cfg, backbone)
     check_until(schedule)
-    head = build_head(cfg, backbone, schedule, data.num_classes)
+    arguments = head_arguments(cfg, backbone, schedule)
+    head = instantiate(cfg.head, **arguments, num_classes=data.num_classes)
     check_head(backbone, head, data.num_classes)
     if isinstance(data, ImageData) and not data.batch_overrides:  # other data trains on batches of its own
         data = instantiate(cfg.cache)(data, pooled=not getattr(head, "takes_map", False))
@@ -98,7 +99,7 @@ def build(cfg: DictConfig) -> Run:
     only_fits = probe_head is not None and not probe_head.trains
     frozen = only_fits or all(trains_head_alone(stage) for stage in schedule.stages)
     base = base if resolve_checkpoint(cfg, backbone, frozen=frozen) == "slim" else None
-    model = _build_module(cfg, backbone, head, data, schedule, base)
+    model = _build_module(cfg, backbone, head, data, schedule, recorded_head(cfg, arguments), base)
     if resolve_compile(cfg, backbone, data, frozen=frozen) and not only_fits:
         compile_layers(backbone, head)
     recorder = Recorder(cfg.paths.run) if cfg.report else None
@@ -228,7 +229,13 @@ def _judged(run: Run) -> tuple[dict[str, int], dict[str, str]]:
 
 
 def _build_module(
-    cfg: DictConfig, backbone: Backbone, head: nn.Module, data: Any, schedule: Schedule, base: dict[str, str] | None
+    cfg: DictConfig,
+    backbone: Backbone,
+    head: nn.Module,
+    data: Any,
+    schedule: Schedule,
+    recorded: dict[str, Any],
+    base: dict[str, str] | None,
 ) -> FineTuner:
     loss = instantiate(cfg.loss, counts=list(data.counts["train"].values()))
     if isinstance(loss, nn.CrossEntropyLoss if data.multilabel else nn.BCEWithLogitsLoss):
@@ -236,7 +243,7 @@ def _build_module(
         raise UserError(f"this data has {advice}")
     own: Any = OmegaConf.to_container(cfg.backbone, resolve=True)
     about = {"class_names": data.class_names, "multilabel": data.multilabel, "affine": cfg.batchnorm == AFFINE}
-    record = record_of(backbone, own, recorded_head(cfg, head), loss=part_of(cfg.loss, LOSSES), **about)
+    record = record_of(backbone, own, recorded, loss=part_of(cfg.loss, LOSSES), **about)
     return FineTuner(
         backbone,
         head,

@@ -1,5 +1,7 @@
 """The head of a run: the layers that it reads, and the options that a head which is fitted as a linear probe refuses."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from composed_configs import composed, error_text
@@ -109,3 +111,27 @@ def test_a_fitted_head_on_several_layers_predicts_after_loading_as_in_the_run(co
     with torch.no_grad():
         torch.testing.assert_close(network.logits(images), run.model.eval()(images))
     assert network.head.cuts == ("layer2", "layer3", "layer4") and run.probe_head.probe.views == AUTO_VIEWS
+
+
+@pytest.mark.parametrize(
+    ("target", "words", "cuts"),
+    [
+        ("ftlit.models.heads.LinearHead", [], ()),  # trained by gradient descent: the last layer only
+        ("ftlit.models.heads.LinearHead", ["head.cuts=[layer3,layer4]"], ("layer3", "layer4")),
+        ("test_head.OpenHead", [], ()),
+    ],
+)
+def test_auto_is_for_heads_that_are_fitted(target, words, cuts, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    monkeypatch.setattr("ftlit.recipes.config.validate.given", lambda *names: [word for word in words if word.startswith(names)])
+    few = (f"head._target_={target}", *words, f"paths.run={tmp_path}", f"paths.cache={tmp_path}")
+    head = build(composed("scenario=small_similar", *few)).model.head
+    assert head.cuts == cuts if isinstance(head, LinearHead) else head.options == {}
+
+
+class OpenHead(torch.nn.Linear):
+    """A head that takes any options, and would take those of a linear probe."""
+
+    def __init__(self, in_features, num_classes, **options):
+        super().__init__(in_features, num_classes)
+        self.options = options

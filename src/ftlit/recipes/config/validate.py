@@ -70,12 +70,12 @@ def bind(cfg: DictConfig) -> None:
         written: Any = OmegaConf.to_container(node)
         for key in [key for key in map(str, node) if not key.startswith("_")]:
             if key not in signature.parameters:
-                if open_ended:
-                    continue
                 full_name = f"{name}.{key}"
                 if full_name in OF_LINEAR_PROBE and not given(full_name):
                     with open_dict(node):
                         del node[key]
+                    continue
+                if open_ended:
                     continue
                 known = _left_over(name, key) or renamed_option(full_name) or synonym(full_name, written[key])
                 raise known or _refused(

@@ -1,5 +1,6 @@
 """The head of a run: whether it fits the features, and how it is fitted as a linear probe."""
 
+from pkgutil import resolve_name
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,7 +14,7 @@ from ftlit.finetuning.schedule import Schedule, trains_head_alone
 from ftlit.lit.callbacks.probe_head import FitProbeHead, check_probe_head
 from ftlit.models.backbone import Backbone
 from ftlit.models.feature_batch import FeatureBatch
-from ftlit.models.heads import LinearHead, features_for, head_cuts, is_linear_probe, logits_of
+from ftlit.models.heads import features_for, head_cuts, is_linear_probe, logits_of
 from ftlit.models.pooling import pooled_size
 from ftlit.recipes.config.hydra_internals import instantiate
 
@@ -73,28 +74,29 @@ def read_by_head(cfg: DictConfig, backbone: Backbone) -> Backbone:
     return backbone.upto(max(backbone.index(cut) for cut in cuts))
 
 
-def build_head(cfg: DictConfig, backbone: Backbone, schedule: Schedule, num_classes: int) -> nn.Module:
-    """The head of the config. One on several layers gets their names, the lowest first, and the length of the features at each."""
+def head_arguments(cfg: DictConfig, backbone: Backbone, schedule: Schedule) -> dict[str, Any]:
+    """The arguments of the head that follow from the backbone: of one on several layers their names, the lowest first, and the length of
+    the features at each.
+    """
     given = cfg.head.get("cuts")
     if given == "auto":
-        given = AUTO_CUTS if _only_fits(schedule) else None
+        fitted = is_linear_probe(resolve_name(cfg.head._target_)) and _only_fits(schedule)
+        given = AUTO_CUTS if fitted else None
     read = range(-min(given, len(backbone.cuts)), 0) if isinstance(given, int) else given or ()
     cuts = [backbone.cuts[place] for place in sorted({backbone.index(cut) for cut in read})]
-    several: dict[str, Any] = {"cuts": cuts} if len(cuts) > 1 else {"cuts": [], "combine": "concat"}
-    widths = [pooled_size(backbone.feature_shapes[cut]) for cut in cuts]
-    in_features = widths if len(cuts) > 1 else backbone.num_features
-    head: nn.Module = instantiate(cfg.head, in_features=in_features, num_classes=num_classes, **(several if "cuts" in cfg.head else {}))
-    return head
+    if len(cuts) > 1:
+        return {"in_features": [pooled_size(backbone.feature_shapes[cut]) for cut in cuts], "cuts": cuts}
+    one = {"cuts": [], "combine": "concat"}
+    return {"in_features": backbone.num_features, **{name: value for name, value in one.items() if name in cfg.head}}
 
 
-def recorded_head(cfg: DictConfig, head: nn.Module) -> dict[str, Any]:
-    """The head as a checkpoint records it: the config, with the names of the layers where it reads several."""
-    options: dict[str, Any] = OmegaConf.to_container(cfg.head, resolve=True)  # type: ignore[assignment]
-    if not isinstance(head, LinearHead):
-        return options
-    options = {name: value for name, value in options.items() if name not in ("cuts", "combine")}
-    combine = "average" if head.combine == "average" else "concat"
-    return {**options, "in_features": head.widths, "cuts": head.cuts, "combine": combine} if head.cuts else options
+def recorded_head(cfg: DictConfig, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The head as a checkpoint records it: the config, and its `head_arguments`."""
+    options: dict[str, Any] = {**OmegaConf.to_container(cfg.head, resolve=True), **arguments}  # type: ignore[dict-item]
+    if is_linear_probe(resolve_name(cfg.head._target_)):
+        cuts, combine = options.pop("cuts"), options.pop("combine")
+        options |= {"cuts": cuts, "combine": "average" if combine == "average" else "concat"} if cuts else {}
+    return options
 
 
 def check_head(backbone: Backbone, head: nn.Module, num_classes: int) -> None:
