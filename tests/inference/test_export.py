@@ -184,6 +184,13 @@ def test_a_checkpoint_outside_of_a_run_is_exported_beside_itself(runs, tmp_path)
         ("resnet18", {}, PooledHead, {"pooling": "max"}, "its head is PooledHead"),
         ("squeezenet1_1", {}, LinearHead, {}, "squeezenet1_1 does not end with a linear layer with a bias"),
         ("glyph", {}, LinearHead, {}, "torchvision has no network glyph"),
+        (
+            "resnet18",
+            {},
+            LinearHead,
+            {"in_features": [256, 512], "cuts": ["layer3", "layer4"]},
+            "its head reads 2 layers, but the head of torchvision's resnet18 reads the last one; train with head.cuts=null",
+        ),
     ],
 )
 def test_a_network_without_torchvision_names_is_an_error_for_torchvision(tmp_path, name, options, head, head_options, reason):

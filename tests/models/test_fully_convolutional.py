@@ -175,3 +175,9 @@ def test_a_network_of_linear_layers_becomes_a_network_of_convolutions():
     found = fully_convolutional(backbone, head)(images)
     assert found.shape == (2, 3, 3, 2)
     assert torch.allclose(found[:, :, 2, 1], head(backbone(images[:, :, 2:, 1:])), atol=1e-5)
+
+
+def test_a_head_on_several_layers_has_no_map():
+    head = LinearHead([64, 128], 3, cuts=["layer2", "layer4"])
+    with pytest.raises(UserError, match=r"the head reads layer2, layer4, but .* train with head\.cuts=null"):
+        fully_convolutional(load_backbone("glyph", weights=None), head)

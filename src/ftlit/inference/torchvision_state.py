@@ -54,7 +54,9 @@ def original_state(network: Network) -> dict[str, Tensor]:
     if classifier is None or classifier.bias is None:  # MaxViT's has none
         raise _no_original(f"torchvision's {name} does not end with a linear layer with a bias")
     if cuts := head_cuts(network.head):
-        raise _no_original(f"its head reads {len(cuts)} layers, but the head of torchvision's {name} reads the last one")
+        raise _no_original(
+            f"its head reads {len(cuts)} layers, but the head of torchvision's {name} reads the last one; train with head.cuts=null"
+        )
     if head is None:
         raise _no_original(
             f"its head is {type(network.head).__name__}, but the head of torchvision's {name} is one linear layer on pooled features"

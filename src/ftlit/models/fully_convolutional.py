@@ -64,7 +64,7 @@ def fully_convolutional(backbone: Backbone, head: nn.Module) -> Layers:
         raise UserError("this backbone gives tokens, but a fully convolutional network needs feature maps: use a convolutional backbone")
     if cuts := head_cuts(head):
         raise UserError(
-            f"the head reads {', '.join(cuts)}, but a fully convolutional network needs a head on one layer: train with head.cuts=1"
+            f"the head reads {', '.join(cuts)}, but a fully convolutional network needs a head on one layer: train with head.cuts=null"
         )
     layers, shape, above = _below_pooling(backbone)
     takes_map = getattr(head, "takes_map", False)
