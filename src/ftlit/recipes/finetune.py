@@ -189,7 +189,7 @@ def _begin(cfg: DictConfig, run: Run, plan: Plan) -> None:
 def _facts(cfg: DictConfig, run: Run, plan: Plan, inputs: Sequence[StageInput]) -> RunFacts:
     """What the plan says of this run beyond its schedule."""
     fits_head = run.probe_head is not None
-    views = check_probe_head(run.trainer, run.data).number_of_views(fits_head=not run.trains) if fits_head else 0
+    views = run.probe_head.reads(run.trainer, run.data)[2] if run.probe_head else 0
     passes = 1 + views if fits_head else 0
     per_epoch = steps_per_epoch(run.trainer, run.data)
     epochs = -(-plan.steps // per_epoch) if plan.steps and per_epoch else None

@@ -173,7 +173,6 @@ def test_without_warm_up_the_head_only_stages_are_dropped_and_the_next_stage_beg
 @pytest.mark.parametrize(("train", "options", "views"), [
     (30, {}, 4),
     (160, {}, 3),  # with the 6 images of val
-    (160, {"per_class": 60}, 4),
     (400, {}, 1),
     (700, {}, 0),
     (30, {"augment": "none"}, 0),
@@ -182,8 +181,8 @@ def test_without_warm_up_the_head_only_stages_are_dropped_and_the_next_stage_beg
 def test_a_fitted_head_reads_augmented_views_of_few_images(train, options, views):
     splits = {split: Examples(range(n), [(i % 3,) for i in range(n)], picture) for split, n in (("train", train), ("val", 6), ("test", 6))}
     images = ImageData(Collection(splits, list("abc"), False), InputSpec(size=8), **{"num_workers": 0, "views": "auto", **options})
-    assert images.number_of_views(fits_head=True) == views
-    assert images.number_of_views(fits_head=False) == (views if "views" in options else 0)
+    assert images.number_of_views(["train", "val"]) == views
+    assert images.number_of_views() == (views if "views" in options else 0)
 
 
 def test_the_head_is_fitted_on_plain_and_augmented_features_at_several_cuts(tmp_path):
@@ -195,3 +194,32 @@ def test_the_head_is_fitted_on_plain_and_augmented_features_at_several_cuts(tmp_
     assert tables == {(cut, view): 36 for cut in ("low", "top") for view in ("evaluation", "augmented 1", "augmented 2")}
     assert callback.probe.views == 2 and callback.probe.parts[0].samples == 90 and callback.refitted.parts[0].samples == 108
     assert torch.equal(head.weight.detach(), callback.probe.as_head().weight)
+
+
+@pytest.mark.parametrize(
+    ("limits", "fitted_on", "views"),
+    [
+        ({}, "train and val", 3),  # 166 images
+        ({"limit_val_batches": 0}, "train", 4),  # 160
+        ({"limit_train_batches": 0.5}, "train", 4),
+        ({"limit_train_batches": 10, "limit_val_batches": 1}, "train", 4),
+    ],
+)
+def test_the_number_of_views_depends_on_the_images_that_are_read(limits, fitted_on, views, tmp_path, capsys):
+    splits = {split: Examples(range(n), [(i % 3,) for i in range(n)], picture) for split, n in (("train", 160), ("val", 6), ("test", 6))}
+    images = ImageData(Collection(splits, list("abc")), InputSpec(size=8), batch_size=8, num_workers=0)
+    source, callback = FeatureData(images, tmp_path, pooled=True), FitProbeHead(probing=LayerProbes(l2=L2_PENALTIES), trains=False)
+    trainer = pl.Trainer(max_epochs=1, callbacks=[StagedFinetuning(Schedule([Stage(["*"])])), callback], **QUIET, **limits)
+    read, splits_read, planned = callback.reads(trainer, source)
+    assert (" and ".join(splits_read), planned) == (fitted_on, views)
+    trainer.fit(model(), source)
+    assert callback.probe.views == views
+    number = sum(len(read.collection.splits[split]) for split in splits_read)
+    assert f"features of {number} images, each in {views} augmented views, at top: " in capsys.readouterr().out
+
+
+def test_the_line_of_an_extraction_names_whose_views_are_computed(tmp_path, capsys):
+    source = FeatureData(data(views=1), tmp_path, pooled=True)
+    trainer = pl.Trainer(max_epochs=1, callbacks=[StagedFinetuning(Schedule([Stage(["head"])]))], **QUIET)
+    trainer.fit(model(), source)
+    assert "features of 36 images, training images in 1 augmented view, at top: " in capsys.readouterr().out

@@ -3,6 +3,7 @@
 import os
 import sys
 from functools import cache, partial
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
@@ -16,8 +17,8 @@ from ftlit import Backbone, FeatureData, FineTuner, FitProbeHead, ImageData, Inp
 from ftlit.data.dataset import Collection, Examples
 from ftlit.lit.callbacks.probe_head import check_probe_head
 from ftlit.lit.datamodules.glyph_source import GlyphData
-from ftlit.lit.datamodules.image_data import BATCH_METHODS
-from ftlit.lit.datamodules.indexed_images import IndexedImages, require_indexed_images
+from ftlit.lit.datamodules.image_data import AUTO_VIEWS, BATCH_METHODS
+from ftlit.lit.datamodules.indexed_images import IndexedImages, number_of_views, require_indexed_images
 from ftlit.models.heads import LinearHead
 from ftlit.probes.layer_probes import LayerProbes
 
@@ -63,6 +64,21 @@ def test_only_image_data_and_its_subclasses_have_the_interface(tmp_path):
         assert isinstance(data(data_class), IndexedImages) and require_indexed_images(data(data_class), "this") is not None
     for other in (OtherData(), GlyphData(SPEC), FeatureData(data(ImageData), tmp_path), None):
         assert not isinstance(other, IndexedImages)
+
+
+def test_data_of_a_user_need_no_method_for_views():
+    methods = ("with_few", "with_share", "train_dataloader", "val_dataloader")
+    own = ("collection", "input_spec", "transforms", "class_names", "num_classes", "multilabel", "batch_size", "seed", "per_class")
+    images = data(ImageData)
+    other = SimpleNamespace(**{name: getattr(images, name) for name in (*own, *methods, "num_workers", "batch_overrides", "counts")})
+    assert require_indexed_images(other, "this") is other and number_of_views(other, ["train"]) == 0
+
+
+def test_views_are_read_of_images_that_a_subclass_augments_after_construction():
+    images = data(ImageData)
+    assert not images.augments and number_of_views(images, ["train"]) == 0
+    images.transforms["train"] = SPEC.views("photo")[0]
+    assert images.augments and number_of_views(images, ["train"]) == AUTO_VIEWS
 
 
 def test_limiting_the_images_of_a_subclass_keeps_its_class():

@@ -54,3 +54,7 @@ def test_the_help_of_a_source_describes_the_arguments_that_it_takes_and_no_other
     arguments = getdoc(source).partition("\nArgs:\n")[2].partition("\n\n")[0]
     described = re.findall(r"^    (\w+): \S", arguments, re.MULTILINE)
     assert sorted(described) == sorted(signature(source).parameters)
+
+
+def test_texts_have_no_option_of_images_only():
+    assert not {"augment", "mix", "views"} & set(signature(text_sources.text_csv_data).parameters)

@@ -3,10 +3,11 @@
 import pytest
 from composed_configs import composed
 
+from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.recipes.config.hydra_internals import fresh_hydra
 from ftlit.recipes.console.plan_rows import plan_rows
 from ftlit.recipes.console.run_facts import RunFacts
-from ftlit.recipes.finetune import build, plan_of
+from ftlit.recipes.finetune import _facts, build, plan_of
 from ftlit.recipes.run.training_steps import rates_of
 
 PLATEAU = "torch.optim.lr_scheduler.ReduceLROnPlateau"
@@ -35,3 +36,40 @@ def test_warm_up_and_metrics_that_decide_are_in_the_plan(words, texts, absent, t
         facts = RunFacts("CPU", rates=rates_of(run.model, run.trainer, run.data))
         row = dict(plan_rows(cfg, run.model.backbone, run.data, plan_of(run), [], facts))["training"]
     assert all(text in row for text in texts) and not any(text in row for text in absent)
+
+
+def planned(tmp_path, monkeypatch, *words):
+    words = ("data.per_class=3", "data.augment=photo", "data.num_workers=0", *words)
+    monkeypatch.setattr("ftlit.recipes.console.plan_rows.choices", dict)
+    monkeypatch.setattr("ftlit.recipes.config.overrides.task_overrides", lambda: list(words))
+    with fresh_hydra():
+        cfg = composed(*words, f"paths.run={tmp_path}", f"paths.cache={tmp_path}")
+        run = build(cfg)
+        plan, inputs = plan_of(run), run.data.plan(run.model, run.schedule, run.trainer) if isinstance(run.data, FeatureData) else []
+        return plan_rows(cfg, run.model.backbone, run.data, plan, inputs, _facts(cfg, run, plan, inputs))
+
+
+@pytest.mark.parametrize(("views", "ignored"), [("2", "data.mix=mixup"), ("0", "data.augment=photo, data.mix=mixup")])
+def test_augmentation_is_ignored_only_where_no_augmented_view_is_read(views, ignored, tmp_path, monkeypatch):
+    rows = planned(tmp_path, monkeypatch, "scenario=small_similar", "data.mix=mixup", f"data.views={views}")
+    assert f"There is no gradient training, so {ignored} " in dict(rows)["head"]
+
+
+LINEAR = ("scenario=small_similar", "head=linear")
+
+
+@pytest.mark.parametrize(
+    ("words", "ignored"),
+    [
+        ([*LINEAR, "data.views=2"], False),
+        (["scenario=small_similar", "data.views=2"], False),
+        (["scenario=large_similar", "data.views=2"], False),  # the head is fitted before training
+        ([*LINEAR, "cache=none", "data.views=0"], False),
+        ([*LINEAR, "cache=none", "data.views=2"], True),
+        ([*LINEAR, "data.mix=mixup", "data.views=2"], True),
+        (["scenario=large_similar", "head=linear", "schedule=all_at_once", "data.views=2"], True),
+    ],
+)
+def test_views_that_nothing_reads_are_noted(words, ignored, tmp_path, monkeypatch):
+    notes = [text for name, text in planned(tmp_path, monkeypatch, *words) if name == "note"]
+    assert any(note.startswith("data.views=2 is ignored: ") for note in notes) == ignored

@@ -1,6 +1,7 @@
 """Photos for the network of drawn signs are noted; a stage that no step reaches is an error."""
 
 import re
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from PIL import Image
 
+from ftlit.errors import UserError
 from ftlit.recipes.config.hydra_internals import fresh_hydra
-from ftlit.recipes.run.parts import load_parts
+from ftlit.recipes.run.parts import check_indexed_images, load_parts
 from ftlit.recipes.run.training_steps import steps_per_epoch
 
 
@@ -39,3 +41,12 @@ def test_the_steps_of_an_epoch_are_not_known_where_a_callback_sets_the_accumulat
         data = load_parts(composed("data.per_class=20", f"paths.cache={tmp_path}")).data
     assert steps_per_epoch(Trainer(accelerator="cpu"), data) == 7
     assert steps_per_epoch(Trainer(accelerator="cpu", callbacks=[GradientAccumulationScheduler({0: 4, 2: 1})]), data) is None
+
+
+@pytest.mark.parametrize(("views", "refused"), [("4", True), ("0", False), ("auto", False)])
+def test_views_that_a_recipe_does_not_read_are_an_error(views, refused, tmp_path):
+    with fresh_hydra():
+        cfg = composed("recipe=probe", f"data.views={views}", "data.per_class=3", "data.augment=photo", f"paths.cache={tmp_path}")
+        data = load_parts(cfg).data
+    with pytest.raises(UserError, match=r"^recipe=probe reads no .*: leave data\.views=4 out$") if refused else nullcontext():
+        check_indexed_images(cfg, data)

@@ -18,7 +18,7 @@ from ftlit.files import temporary_folder
 from ftlit.lit.datamodules.extraction import Extraction
 from ftlit.lit.datamodules.extraction_pass import EVALUATION, View, together
 from ftlit.lit.datamodules.feature_data import FeatureData
-from ftlit.lit.datamodules.indexed_images import IndexedImages
+from ftlit.lit.datamodules.indexed_images import IndexedImages, number_of_views
 from ftlit.lit.rank_store import first_ahead, meet
 from ftlit.lit.strategies import SHARDED
 from ftlit.lit.trainer_internals import datamodule_of, end_before_first_step
@@ -69,15 +69,15 @@ class FitProbeHead(Callback):
         if trainer.ckpt_path is not None and self.trains:
             return
         head = self._head(pl_module)
-        refits = self.refits(trainer, datamodule_of(trainer))
+        images, fitted_on, views = self.reads(trainer, datamodule_of(trainer))
         cuts = head_cuts(head) or the_backbone(pl_module)[1].cuts[-1:]
         combine: Combine = head.combine if isinstance(head, LinearHead) else "concat"
-        given = _features(trainer, cuts, trains=self.trains, splits=("train", "val") if refits else ("train",))
-        with given as splits, together(trainer), first_ahead(trainer):
-            features, *views = splits[0]
+        with _features(trainer, images, cuts, fitted_on, views) as splits, together(trainer), first_ahead(trainer):
+            features, *augmented = splits[0]
             if trainer.is_global_zero:
-                self.probe = fit_head(self.probing, features, views, cuts, combine)
-                self.refitted = self.probe.refitted([own[0] for own in splits], [own[1:] for own in splits]) if refits else None
+                self.probe = fit_head(self.probing, features, augmented, cuts, combine)
+                both = [own[0] for own in splits], [own[1:] for own in splits]
+                self.refitted = self.probe.refitted(*both) if "val" in fitted_on else None
         self.probe, self.refitted = trainer.strategy.broadcast((self.probe, self.refitted))
         assert self.probe is not None
         _copy(self.probe, head)
@@ -92,6 +92,16 @@ class FitProbeHead(Callback):
         limit = trainer.limit_val_batches
         all_of_val = isinstance(limit, float) and limit == 1  # the integer 1 is one batch
         return not self.trains and all_of_val and images.per_class is None and _train_share(trainer, images, trains=False) == 1
+
+    def reads(self, trainer: Trainer, data: Any) -> tuple[IndexedImages, list[Split], int]:
+        """Return the images on which the head is fitted, a share of these data, their splits that are read, and the number of augmented
+        views of each image. Raises `UserError`, see `check_probe_head`.
+        """
+        images = check_probe_head(trainer, data)
+        fitted_on: list[Split] = ["train", "val"] if self.refits(trainer, data) else ["train"]
+        if (share := _train_share(trainer, images, trains=self.trains)) < 1:
+            images = images.with_share(share)
+        return images, fitted_on, number_of_views(images, () if self.trains else fitted_on)
 
     def use_refitted(self, pl_module: LightningModule) -> None:
         """Copy the probe of train + val into the head, in place, if there is one. Afterwards scores on val are too high."""
@@ -138,22 +148,19 @@ def check_probe_head(trainer: Trainer, data: Any) -> IndexedImages:
 
 
 @contextmanager
-def _features(trainer: Trainer, cuts: Sequence[str], *, trains: bool, splits: Sequence[Split]) -> Iterator[list[list[Features]]]:
-    """Yield the features of each split at these cuts, in the plain view and in each augmented one, from the store or a temporary folder. Of
-    train it takes a share; see `_train_share`.
-    """
+def _features(
+    trainer: Trainer, images: IndexedImages, cuts: Sequence[str], splits: Sequence[Split], views: int
+) -> Iterator[list[list[Features]]]:
+    """Yield the features of each split at these cuts, in the plain view and in each augmented one, from the store or a temporary folder."""
     data = datamodule_of(trainer)
-    images = check_probe_head(trainer, data)
-    share = _train_share(trainer, images, trains=trains)
     backbone = the_backbone(trainer.lightning_module)[1]
     specs = [FeatureSpec(cut, "average") for cut in cuts]
     with temporary_folder() as own_folder:
         extraction = data.extraction if isinstance(data, FeatureData) else None
         extraction = extraction or Extraction(images, Store(trainer.strategy.broadcast(own_folder)), dtype=None, seed=0)
-        if share < 1:
-            images = images.with_share(share)
+        if extraction.data is not images:
             extraction = Extraction(images, extraction.store, dtype=extraction.dtype, seed=extraction.seed)
-        numbers = [EVALUATION, *range(1, 1 + images.number_of_views(fits_head=not trains))]
+        numbers = [EVALUATION, *range(1, 1 + views)]
         wanted = {split: [View(split, number) for number in numbers] for split in splits}
         rows = extraction.rows(trainer, backbone, {view: specs for of_split in wanted.values() for view in of_split}, None)
         yield [

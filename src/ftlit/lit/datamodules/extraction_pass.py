@@ -20,7 +20,7 @@ from ftlit.features.spec import FeatureSpec, ImageHashes
 from ftlit.features.store import Store
 from ftlit.features.stored_pixels import PIXELS, write_pixels
 from ftlit.features.table import FeatureTable
-from ftlit.formatting import size_in_words
+from ftlit.formatting import count, size_in_words
 from ftlit.lit.datamodules.extraction_progress import progress_of_features
 from ftlit.lit.rank_store import meet
 from ftlit.models.backbone import Backbone
@@ -114,8 +114,9 @@ def _description(requests: Sequence[ExtractionRequest], noun: str) -> str:
     if _are_pixels(requests):
         return f"pixels of {sum(len(request.images.hashes) for request in requests):,} {noun}"
     sizes = {request.view.split: len(request.images.hashes) for request in requests}
-    views = sum(request.view.number != EVALUATION for request in requests)
-    augmented = f", training images in {views} augmented views," if views else ""
+    views = {request.view for request in requests if request.view.number != EVALUATION}
+    whose = "each" if {view.split for view in views} == set(sizes) else f"training {noun}"
+    augmented = f", {whose} in {count(len({view.number for view in views}), 'augmented view')}," if views else ""
     return f"features of {sum(sizes.values()):,} {noun}{augmented} at {_cuts(requests)}"
 
 

@@ -142,13 +142,13 @@ class FeatureData(WrapsImageData):
 
     def _views(self, specs: Sequence[Specs], schedule: Schedule | None, trainer: Trainer) -> dict[Specs, set[int]]:
         """Return the views of training images that will be read with the same specs, from the epochs that their stages may last."""
-        spans = self._spans(schedule, trainer, len(specs))
-        return views_by_specs(specs, [set(map(self._view_in, span[: max(1, self.views)])) for span in spans])
+        spans, most = self._spans(schedule, trainer, len(specs)), max(1, self.views)
+        return views_by_specs(specs, [set(map(self._view_in, span[:most])) for span in spans])
 
     @property
     def views(self) -> int:
         """Augmented views of each training image that stages read, in turn by epoch; 0: the plain view."""
-        return self.images.number_of_views(fits_head=False)
+        return self.images.number_of_views()
 
     @property
     def augments(self) -> bool:
@@ -163,7 +163,8 @@ class FeatureData(WrapsImageData):
 
     def _view_in(self, epoch: int) -> int:
         """Return the number of the view of training images in an epoch."""
-        return 1 + epoch % self.views if self.views else EVALUATION
+        views = self.views
+        return 1 + epoch % views if views else EVALUATION
 
     def serve(self, split: Split, epoch: int) -> ServedFeatures | StoredImages | None:
         """Return the features, or stored pixels, that the loader of this split reads in an epoch; `None`: it reads images."""

@@ -109,22 +109,24 @@ class ImageData(NormalizesOnDevice):
         self.input_spec = input_spec
         train, evaluation = input_spec.views(augment)
         self.transforms: dict[Split, Transform] = {"train": train, "val": evaluation, "test": evaluation}
-        self.augments = fingerprint(train) != fingerprint(evaluation)
         self.views = views
         if views not in ("auto", 0) and not self.augments:
-            self.views = 0
             self.notes.append(f"data.views={views} is ignored: without augmentation (data.augment={augment}) all views are equal")
         self._collate = {split: MixedCollate(mix if split == "train" else "none", self.num_classes) for split in SPLITS}
         self._begin = (0, 0)  # epoch and batch from which training continues
 
-    def number_of_views(self, *, fits_head: bool) -> int:
-        """Augmented views that are read of each training image; `fits_head`: by a head that is fitted, and not trained after."""
+    @property
+    def augments(self) -> bool:
+        """Whether training images are augmented."""
+        return fingerprint(self.transforms["train"]) != fingerprint(self.transforms["val"])
+
+    def number_of_views(self, fitted_on: Sequence[Split] = ()) -> int:
+        """Augmented views that are read of each image; `fitted_on`: by a head that is fitted on these splits, and not trained after."""
+        if self.views == 0 or (self.views == "auto" and not fitted_on) or not self.augments:
+            return 0
         if self.views != "auto":
             return self.views
-        if not fits_head or not self.augments:
-            return 0
-        read: list[Split] = ["train", "val"] if self.per_class is None else ["train"]  # a head is refitted on both
-        return min(AUTO_VIEWS, AUTO_AUGMENTED // max(1, sum(len(self.collection.splits[split]) for split in read)))
+        return min(AUTO_VIEWS, AUTO_AUGMENTED // max(1, sum(len(self.collection.splits[split]) for split in fitted_on)))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return shuffled, augmented, mixed batches."""

@@ -8,6 +8,7 @@ from ftlit.data.input_spec import InputSpec
 from ftlit.data.tokens import TextSpec
 from ftlit.data.transforms import Transform
 from ftlit.errors import UserError
+from ftlit.lit.datamodules.image_data import ImageData
 
 
 @runtime_checkable
@@ -48,9 +49,6 @@ class IndexedImages(Protocol):
     def counts(self) -> Mapping[Split, Mapping[str, int]]:
         """Images of each class by split."""
 
-    def number_of_views(self, *, fits_head: bool) -> int:
-        """Augmented views that are read of each training image; `fits_head`: by a head that is fitted, and not trained after."""
-
     def with_few(self, per_class: int) -> Self:
         """Return the same data with at most this number of training images of each class."""
 
@@ -62,6 +60,11 @@ class IndexedImages(Protocol):
 
     def val_dataloader(self) -> Any:
         """Return batches of the val split in the evaluation view."""
+
+
+def number_of_views(images: IndexedImages, fitted_on: Sequence[Split] = ()) -> int:
+    """Augmented views that are read of each image, see `ImageData`; other data have none."""
+    return images.number_of_views(fitted_on) if isinstance(images, ImageData) else 0
 
 
 def require_indexed_images(data: object, reader: str) -> IndexedImages:

@@ -14,7 +14,7 @@ RANDOM_SPLITS = Splits()
 
 
 @DATA_SOURCES.register("text_csv")
-@flat_options(without=("augment", "mix"))
+@flat_options(without=("augment", "mix", "views"))
 def text_csv_data(
     input_spec: TextSpec,
     *,

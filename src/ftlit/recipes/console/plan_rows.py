@@ -21,7 +21,7 @@ from ftlit.recipes.config.overrides import OF_TRAINING, chosen_part, given, repl
 from ftlit.recipes.console.commands import resume_command
 from ftlit.recipes.console.layers_table import layers_table
 from ftlit.recipes.console.run_facts import RunFacts
-from ftlit.recipes.console.training_row import few_val_note, training_text
+from ftlit.recipes.console.training_row import few_val_note, training_text, unread_views
 
 PlanRow = tuple[str, str]  # name and text of a row of the plan
 
@@ -51,6 +51,7 @@ def plan_rows(
         ("features", _features_text(cfg, backbone, spec.shape, facts.head_cuts)),
     ]
     rows += data_rows(data, spec.noun)
+    rows += [("note", note) for note in unread_views(cfg, data, stage_inputs, facts)]
     if facts.trains:
         rows += [("note", note) for note in few_val_note(cfg, data, plan, spec.noun)]
     if facts.fits_head:
@@ -135,7 +136,7 @@ def _head_text(cfg: DictConfig, noun: str, facts: RunFacts) -> str:
         return f"{text} Stages that train only the head are skipped{unused}; to keep these stages, give head=linear."
     if facts.refits_on_val:
         text += " After validation the head is refitted on train + val; the test score is for the refitted head."
-    unread = given(*OF_TRAINING, "data.augment", "data.mix")
+    unread = given(*OF_TRAINING, "data.mix", *([] if facts.views else ["data.augment"]))
     ignored = ", ".join(unread) or "optimizer, lr_scheduler, loss and epochs"
     printed = " The loss that is printed is that of loss.*." if any(name.startswith("loss") for name in unread) else ""
     instead = "To train the head by gradient descent, give head=linear; to train all layers, give scenario=large_similar."

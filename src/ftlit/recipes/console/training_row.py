@@ -77,6 +77,14 @@ def _monitors(cfg: DictConfig) -> Iterator[str]:
             yield f"{'best epoch' if name == 'best' else name} by {monitor}"
 
 
+def unread_views(cfg: DictConfig, data: Any, stage_inputs: Sequence[StageInput], facts: RunFacts) -> Iterator[str]:
+    """A note where augmented views are given, but neither a fitted head nor a stage reads features of them."""
+    views, on_features = cfg.data.get("views"), facts.trains and any(stage_input.specs for stage_input in stage_inputs)
+    if views in (None, "auto", 0) or facts.views or on_features or not getattr(data, "augments", False):  # those of ImageData note that
+        return
+    yield f"data.views={views} is ignored: no head is fitted as a linear probe, and no stage trains from stored features"
+
+
 def few_val_note(cfg: DictConfig, data: Any, plan: Plan, noun: str) -> Iterator[str]:
     """A note where val is too small to choose an epoch well."""
     number = sum(data.counts["val"].values())

@@ -15,7 +15,7 @@ from ftlit.data.dataset import Split
 from ftlit.features.extract import evaluating
 from ftlit.features.stage_input import StageInput
 from ftlit.finetuning.plan import LayerRow, Plan
-from ftlit.lit.datamodules.indexed_images import IndexedImages
+from ftlit.lit.datamodules.indexed_images import IndexedImages, number_of_views
 from ftlit.models.backbone import Backbone
 from ftlit.models.heads import is_linear_probe
 from ftlit.models.precision import autocast_of
@@ -146,6 +146,7 @@ def costs_of(backbone: Backbone, data: IndexedImages, configs: Mapping[str, Dict
     """
     per_image = seconds_per_image(backbone, data, precision)
     sizes = {split: sum(counts.values()) for split, counts in data.counts.items()}
+    fitted_on: list[Split] = ["train", "val"] if data.per_class is None else ["train"]  # a head is refitted on both
     for name, cfg in configs.items():
         small, fits_head = name.startswith("small"), has_probe_head(cfg)
         epochs = ceil(epochs_of(cfg, sizes["train"] / data.batch_size))
@@ -153,7 +154,7 @@ def costs_of(backbone: Backbone, data: IndexedImages, configs: Mapping[str, Dict
         stages = [StageWork(range(of_head), 1.0, 1.0)] if of_head else []
         if not small:
             stages.append(StageWork(range(of_head, epochs), 0.0, None))
-        passes = 1 + data.number_of_views(fits_head=small) if fits_head else 0
+        passes = 1 + number_of_views(data, fitted_on if small else ()) if fits_head else 0
         yield name, _run_seconds(per_image, sizes, stages, head_passes=passes)
 
 
