@@ -41,6 +41,7 @@ from ftlit.recipes.console.results_table import print_results
 from ftlit.recipes.console.run_facts import RunFacts
 from ftlit.recipes.run import artifacts
 from ftlit.recipes.run.data_record import check_data
+from ftlit.recipes.run.feature_setup import head_feature_bytes
 from ftlit.recipes.run.hardware_settings import base_of, resolve_checkpoint, resolve_compile
 from ftlit.recipes.run.head import build_probe_head, check_head, head_arguments, may_fit_head, recorded_head
 from ftlit.recipes.run.launched import first_ahead
@@ -199,6 +200,7 @@ def _facts(cfg: DictConfig, run: Run, plan: Plan, inputs: Sequence[StageInput]) 
         fits_head=fits_head,
         head_cuts=head_cuts(run.model.head),
         views=views,
+        head_bytes=head_feature_bytes(run.trainer, run.data, run.model, run.probe_head) if run.probe_head else 0,
         refits_on_val=run.probe_head is not None and run.probe_head.refits(run.trainer, run.data),
         trains=run.trains,
         processes=run.trainer.world_size,

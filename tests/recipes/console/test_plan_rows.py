@@ -1,8 +1,12 @@
 """The row `training` of the plan names what acts on the learning rate, and the metrics that decide."""
 
+import re
+
 import pytest
 from composed_configs import composed
 
+from ftlit.errors import UserError
+from ftlit.formatting import size_in_words
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.recipes.config.hydra_internals import fresh_hydra
 from ftlit.recipes.console.plan_rows import plan_rows
@@ -73,3 +77,19 @@ LINEAR = ("scenario=small_similar", "head=linear")
 def test_views_that_nothing_reads_are_noted(words, ignored, tmp_path, monkeypatch):
     notes = [text for name, text in planned(tmp_path, monkeypatch, *words) if name == "note"]
     assert any(note.startswith("data.views=2 is ignored: ") for note in notes) == ignored
+
+
+def test_the_cache_of_the_plan_has_the_features_of_a_fitted_head(tmp_path, monkeypatch):
+    def sizes(*words):
+        row = dict(planned(tmp_path, monkeypatch, "head.cuts=null", "trainer.precision=32-true", *words))["cache"]
+        return re.search(r"^features take up to ([\d.]+ kB) in ", row)[1]
+
+    assert sizes("scenario=small_similar", "data.views=0") == size_in_words(30 * 128 * 4)  # 10 classes
+    assert sizes("scenario=small_similar", "data.views=2") == size_in_words(3 * 30 * 128 * 4)
+
+
+def test_views_whose_features_do_not_fit_are_an_error_before_anything_is_computed(tmp_path, monkeypatch):
+    words = ("scenario=small_similar", "cache.max_gb=0.0001")
+    with pytest.raises(UserError, match=r"^data\.views=9: the features .* only 100 kB: give fewer views, or cache\.max_gb=1$"):
+        planned(tmp_path, monkeypatch, *words, "data.views=9")
+    assert not list(tmp_path.rglob("*.safetensors")) and planned(tmp_path, monkeypatch, *words)

@@ -163,8 +163,7 @@ class FeatureData(WrapsImageData):
 
     def _view_in(self, epoch: int) -> int:
         """Return the number of the view of training images in an epoch."""
-        views = self.views
-        return 1 + epoch % views if views else EVALUATION
+        return 1 + epoch % views if (views := self.views) else EVALUATION
 
     def serve(self, split: Split, epoch: int) -> ServedFeatures | StoredImages | None:
         """Return the features, or stored pixels, that the loader of this split reads in an epoch; `None`: it reads images."""

@@ -59,8 +59,8 @@ def plan_rows(
     if facts.trains:
         rows.append(("training", training_text(cfg, data, plan, facts, stage_inputs, spec.noun)))
         rows += _stage_rows(plan, stage_inputs, facts.processes, spec.noun)
-        if stage_inputs:
-            rows.append(("cache", _cache_text(data, stage_inputs)))
+    if stage_inputs and (facts.trains or facts.head_bytes):
+        rows.append(("cache", _cache_text(data, stage_inputs if facts.trains else (), facts.head_bytes)))
     rows.append(("device", facts.devices))
     if cfg.compile and facts.trains:
         rows.append(
@@ -147,12 +147,12 @@ def _is(words: Sequence[str]) -> str:
     return "is" if len(words) == 1 else "are"
 
 
-def _cache_text(data: Any, stage_inputs: Sequence[StageInput]) -> str:
-    """Where features are stored, and their size at most."""
-    size = sum({source.specs: source.bytes for source in stage_inputs}.values())
+def _cache_text(data: Any, stage_inputs: Sequence[StageInput], head_bytes: int) -> str:
+    """Where features, also those of a fitted head, are stored, and their size at most."""
+    size = sum({source.specs: source.bytes for source in stage_inputs}.values()) + head_bytes
     if not size:
         return "no stage trains on features"
-    kinds = {"pixels" if source.pixels else "features" for source in stage_inputs if source.bytes}
+    kinds = {"pixels" if source.pixels else "features" for source in stage_inputs if source.bytes} | ({"features"} if head_bytes else set())
     return f"{' and '.join(sorted(kinds))} take up to {size_in_words(size)} in {data.store.folder}"
 
 

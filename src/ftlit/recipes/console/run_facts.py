@@ -15,6 +15,7 @@ class RunFacts:
         fits_head: whether the head is fitted as a linear probe.
         head_cuts: the cuts that the head reads, if these are several.
         views: augmented views that a fitted head is fitted on besides the plain one.
+        head_bytes: size of the stored features that it is fitted on.
         refits_on_val: whether it is refitted on train + val.
         trains: whether there is any gradient training.
         processes: how many there are.
@@ -27,6 +28,7 @@ class RunFacts:
     fits_head: bool = False
     head_cuts: Sequence[str] = ()
     views: int = 0
+    head_bytes: int = 0
     refits_on_val: bool = False
     trains: bool = True
     processes: int = 1

@@ -3,19 +3,29 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from math import ceil
+from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from omegaconf import DictConfig, ListConfig
 
 from ftlit.data.dataset import SPLITS, Split
+from ftlit.errors import UserError
 from ftlit.features.extract import Features
+from ftlit.features.keys import stored_dtype
 from ftlit.features.spec import FeatureSpec
 from ftlit.features.store import Store
 from ftlit.files import temporary_folder
+from ftlit.formatting import sizes_in_words
+from ftlit.lit.callbacks.probe_head import FitProbeHead
 from ftlit.lit.datamodules.extraction import evaluation_features
+from ftlit.lit.datamodules.feature_data import WEIGHT_DTYPES, FeatureData
 from ftlit.lit.datamodules.indexed_images import IndexedImages
+from ftlit.lit.module import FineTuner
 from ftlit.models.backbone import Backbone
-from ftlit.models.pooling import POOLINGS, Pooling, poolings_of
+from ftlit.models.heads import head_cuts
+from ftlit.models.pooling import POOLINGS, Pooling, pooled_size, poolings_of
 from ftlit.recipes.run.trainer import build_trainer
 
 
@@ -55,6 +65,28 @@ def features_of(
             by_pooling = {pooling: {spec.cut: part for spec, part in own if spec.pooling == pooling} for pooling in poolings}
             found[split] = {pooling: Features(of_cuts, targets) for pooling, of_cuts in by_pooling.items() if of_cuts}
         yield found
+
+
+def head_feature_bytes(trainer: pl.Trainer, data: Any, module: FineTuner, probe_head: FitProbeHead) -> int:
+    """Size of the features in the store that the head is fitted on; 0 with `cache=none`.
+
+    Raises:
+        UserError: a given number of views whose features do not fit in `cache.max_gb`.
+    """
+    if not isinstance(data, FeatureData):
+        return 0
+    images, splits, views = probe_head.reads(trainer, data)
+    shapes = module.backbone.on_meta(data.input_spec.shape)
+    values = sum(pooled_size(shapes[cut][0]) for cut in head_cuts(module) or module.backbone.cuts[-1:])
+    dtype = stored_dtype(data.dtype, WEIGHT_DTYPES.get(str(trainer.precision), torch.float32))
+    size = (1 + views) * sum(len(images.collection.splits[split]) for split in splits) * values * dtype.itemsize
+    if views and data.images.views != "auto" and size > data.max_gb * 1e9:
+        needed, room = sizes_in_words(size, data.max_gb * 1e9)
+        raise UserError(
+            f"data.views={views}: the features that the head is fitted on need {needed}, but cache.max_gb leaves room for only {room}: "
+            f"give fewer views, or cache.max_gb={ceil(size / 1e9)}"
+        )
+    return size
 
 
 def one_device(cfg: DictConfig) -> Callable[..., pl.Trainer]:
