@@ -83,7 +83,7 @@ def test_a_number_of_layers_counts_from_the_cut_of_the_backbone(tmp_path):
     [
         (
             ["head.cuts=[layer2]", "backbone.cut=layer3"],
-            "head.cuts=['layer2'] and backbone.cut=layer3 both say where the head reads: leave backbone.cut out, or give head.cuts=4, the "
+            "head.cuts=['layer2'] and backbone.cut=layer3 both say where the head reads: give backbone.cut=null, or head.cuts=4, the "
             "number of layers up to this cut",
         ),
         (["head.cuts=[]"], "head.cuts=[]: give names of layers, the number of the upper layers to read, or null for the last one"),

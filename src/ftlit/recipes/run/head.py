@@ -68,7 +68,7 @@ def read_by_head(cfg: DictConfig, backbone: Backbone) -> Backbone:
         raise UserError("head.cuts=[]: give names of layers, the number of the upper layers to read, or null for the last one")
     if cfg.backbone.get("cut") is not None:
         raise UserError(
-            f"head.cuts={list(cuts)} and backbone.cut={cfg.backbone.cut} both say where the head reads: leave backbone.cut out, or give "
+            f"head.cuts={list(cuts)} and backbone.cut={cfg.backbone.cut} both say where the head reads: give backbone.cut=null, or "
             "head.cuts=4, the number of layers up to this cut"
         )
     return backbone.upto(max(backbone.index(cut) for cut in cuts))
