@@ -8,7 +8,7 @@ from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError
 from ftlit.models.backbone import Backbone
 from ftlit.models.feature_batch import FeatureBatch
-from ftlit.models.heads import ConvHead, LinearHead, MLPHead, features_for, logits_of
+from ftlit.models.heads import ConvHead, LinearHead, MLPHead, features_for, head_cuts, logits_of
 
 VECTORS, MAPS, TOKENS = torch.randn(5, 6), torch.randn(5, 6, 3, 4), torch.randn(5, 7, 6)
 
@@ -88,6 +88,23 @@ def test_a_linear_head_on_several_cuts_is_one_layer_on_all_features_or_the_mean_
     weights = average.weight.split([6, 2], dim=1)
     each = [x @ weight.T + bias for x, weight, bias in zip(features, weights, average.bias.view(2, 3), strict=True)]
     torch.testing.assert_close(average(*features).softmax(dim=1), sum(own.softmax(dim=1) for own in each) / 2)
+
+
+class ListedCuts(nn.Module):
+    """A head of one's own whose cuts are a list."""
+
+    cuts = ["low", "top"]  # noqa: RUF012
+
+    def forward(self, low, top):
+        return low[:, :2] + top[:, :2]
+
+
+def test_a_head_of_ones_own_reads_the_cuts_that_it_names_in_a_tuple_or_a_list():
+    backbone = Backbone({"low": nn.Conv2d(3, 4, 1), "top": nn.Conv2d(4, 2, 1)}, InputSpec(size=4))
+    head, images = ListedCuts(), torch.randn(5, 3, 4, 4)
+    assert head_cuts(nn.ModuleDict({"backbone": backbone, "head": head})) == ("low", "top")
+    low, top = (backbone.pool(backbone.upto(cut)(images)) for cut in ("low", "top"))
+    assert torch.equal(logits_of(head, features_for(head, backbone, images)), head(low, top))
 
 
 def test_other_numbers_of_cuts_and_lengths_and_an_unknown_combine_are_errors():

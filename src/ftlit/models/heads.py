@@ -33,7 +33,7 @@ def features_for(head: nn.Module, backbone: Backbone, x: Tensor | FeatureBatch) 
     Returns:
         Vectors (N, C) of each cut, pooled as the backbone pools; for a head that takes maps the features as they come out.
     """
-    cuts = getattr(head, "cuts", ())
+    cuts = head_cuts(head)
     found = backbone.features_at(x, cuts) if cuts else [backbone(x)]
     return found if getattr(head, "takes_map", False) else [backbone.pool(values) for values in found]
 
@@ -41,7 +41,9 @@ def features_for(head: nn.Module, backbone: Backbone, x: Tensor | FeatureBatch) 
 def head_cuts(module: nn.Module) -> tuple[str, ...]:
     """The cuts that the head inside `module` names; none: it reads the last one."""
     named = (getattr(part, "cuts", ()) for part in module.modules() if not isinstance(part, Layers))
-    return next((cuts for cuts in named if isinstance(cuts, tuple) and cuts and all(isinstance(cut, str) for cut in cuts)), ())
+    return next(
+        (tuple(cuts) for cuts in named if isinstance(cuts, list | tuple) and cuts and all(isinstance(cut, str) for cut in cuts)), ()
+    )
 
 
 def logits_of(head: nn.Module, features: Sequence[Tensor]) -> Tensor:
