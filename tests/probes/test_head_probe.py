@@ -1,13 +1,15 @@
 """The probes of a head: what each `combine` fits, views of the same images, the refit, the head that results."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from ftlit import Backbone, InputSpec, UserError, extract_features, fit_probe
 from ftlit.models.heads import COMBINES
 from ftlit.probes import cross_validation
-from ftlit.probes.cross_validation import MIN_DEVIATION, LabelledVectors, cross_validate, scales
-from ftlit.probes.head_probe import fit_head, groups_of
+from ftlit.probes.cross_validation import FOLDS, MIN_DEVIATION, LabelledVectors, cross_validate, folds_of, scales
+from ftlit.probes.head_probe import HeadProbe, fit_head, groups_of
 from ftlit.probes.layer_probes import LayerProbes
 from ftlit.probes.probe_kinds import PROBE_KINDS
 
@@ -108,6 +110,25 @@ def test_the_score_of_a_head_is_the_accuracy_of_its_combined_held_out_logits(fea
 
 
 @pytest.mark.parametrize("combine", COMBINES)
+def test_held_out_logits_are_those_of_a_head_that_is_fitted_without_the_examples(features, combine):
+    fitted = fit_head(PROBING, features[0], features[1:], CUTS, combine)
+    found, fold = fitted.held_out_logits, folds_of(LABELS, FOLDS, PROBING.seed)
+    assert sorted(found.places.tolist()) == list(range(40)) and torch.equal(LABELS[found.places], found.labels)
+    assert fitted.score == pytest.approx((found.logits.argmax(dim=1) == found.labels).double().mean())
+    assert fitted.refitted(features[:1], [[]]).held_out_logits is found and found.logits.dtype == torch.float32
+    for number in range(FOLDS):
+        own, others = (torch.nonzero(chosen)[:, 0] for chosen in (fold == number, fold != number))
+        parts = []
+        for part in fitted.parts:
+            plain, *views = (torch.cat([view[cut].read(range(40)) for cut in part.cuts], dim=1)[others] for view in features)
+            probe = fit_probe(plain, LABELS[others], views=views, l2=part.l2, widths=part.widths)
+            parts.append(replace(probe, cuts=part.cuts))
+        expected = logits(HeadProbe(parts, combine).as_head(), features[0])[own].log_softmax(dim=1)
+        rows = [found.places.tolist().index(place) for place in own]
+        torch.testing.assert_close(found.logits[rows].log_softmax(dim=1), expected, atol=0.03, rtol=0.01)
+
+
+@pytest.mark.parametrize("combine", COMBINES)
 def test_the_refit_has_the_same_penalties_on_all_splits(features, combine):
     plain, *views = features
     fitted = fit_head(PROBING, plain, views, CUTS, combine)
@@ -157,7 +178,9 @@ def test_several_cuts_of_vectors_and_of_another_pooling_are_errors(features):
         fit_probe(features[0], cut=["low", "top"], pooling="max")
 
 
-def test_logits_that_would_fill_the_memory_are_not_kept(monkeypatch):
+def test_logits_that_would_fill_the_memory_are_not_kept(monkeypatch, features):
     monkeypatch.setattr(cross_validation, "MAX_LOGITS", 2 * 40 * 3 - 1)
     probe = fit_probe(vectors(0), LABELS, l2=[1.0, 0.1])
+    fitted = fit_head(LayerProbes(l2=[1.0, 0.1]), features[0], (), CUTS)
+    assert fitted.held_out_logits is None and fitted.score == fitted.parts[0].score is not None
     assert probe.held_out.logits is None and probe.score == pytest.approx(probe.held_out.correct.double().mean())

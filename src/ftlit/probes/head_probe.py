@@ -1,7 +1,8 @@
 """The linear probes of a head: one or several, on the features of its cuts, which `combine` makes one head of."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +16,21 @@ from ftlit.probes.probe_kinds import PROBE_KINDS
 
 
 @dataclass(frozen=True)
+class HeldOutLogits:
+    """Logits of a head on M examples that were held out, each of the probes fitted without it; see `cross_validate`.
+
+    Args:
+        labels: class numbers (M,).
+        places: (M,), of the examples among all.
+        logits: (M, K) float32.
+    """
+
+    labels: Tensor
+    places: Tensor
+    logits: Tensor
+
+
+@dataclass(frozen=True)
 class HeadProbe:
     """The linear probes that make up a head.
 
@@ -23,12 +39,15 @@ class HeadProbe:
         combine: how they become one head, see `LinearProbeHead`.
         views: number of augmented views that they were fitted on besides the plain one.
         score: accuracy of the head on held-out features; `None` where nothing was held out.
+        held_out_logits: of the head that was fitted on train, also where this one is refitted; `None` where nothing was held out, or
+            where they are too many to be kept, see `HeldOut`.
     """
 
     parts: Sequence[Probe]
     combine: Combine = "concat"
     views: int = 0
     score: float | None = None
+    held_out_logits: HeldOutLogits | None = field(default=None, repr=False)
 
     @property
     def summary(self) -> str:
@@ -69,14 +88,25 @@ class HeadProbe:
         return replace(self, parts=parts)
 
 
-def _score(parts: Sequence[Probe], combine: Combine) -> float | None:
+def _held_out_logits(parts: Sequence[Probe], combine: Combine) -> HeldOutLogits | None:
+    """Combine the held-out logits of the probes as the head combines their logits. They are held out in the same folds."""
+    found = [part.held_out for part in parts if part.held_out is not None]
+    logits = [held_out.logits[0] for held_out in found if held_out.logits is not None]
+    if len(logits) < len(parts):
+        return None
+    together = torch.stack(logits)
+    if combine == "average":
+        combined = together.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(parts))
+    else:
+        combined = together.mean(dim=0)
+    return HeldOutLogits(found[0].labels, found[0].places, combined.float())
+
+
+def _score(parts: Sequence[Probe], held_out: HeldOutLogits | None) -> float | None:
     """Accuracy of the combined logits on held-out features; where these are too many to be kept, of the probe that reads most cuts."""
-    logits = [part.held_out.logits[0] for part in parts if part.held_out is not None and part.held_out.logits is not None]
-    if len(parts) == 1 or len(logits) < len(parts):
+    if held_out is None:
         return parts[-1].score
-    together = torch.stack([own.softmax(dim=1) if combine == "average" else own for own in logits]).mean(dim=0)
-    assert parts[0].held_out is not None
-    return float((together.argmax(dim=1) == parts[0].held_out.labels).double().mean())
+    return float((held_out.logits.argmax(dim=1) == held_out.labels).double().mean())
 
 
 def _filled(head: LinearHead, weight: Tensor, bias: Tensor) -> LinearHead:
@@ -103,8 +133,9 @@ def fit_head(
     def of_kind(kind: str) -> HeadProbe:
         groups = groups_of(cuts, combine)
         parts = [fit_probe(features, cut=group, views=views, kind=kind, l2=l2, seed=probing.seed) for group in groups]
-        without = [replace(part, held_out=None) for part in parts]  # of many classes they are large, and the score is all that is read
-        return HeadProbe(without, combine, len(views), _score(parts, combine))
+        held_out = _held_out_logits(parts, combine)
+        without = [replace(part, held_out=None) for part in parts]  # those of the head are enough
+        return HeadProbe(without, combine, len(views), _score(parts, held_out), held_out)
 
     return best_of([of_kind(kind) for kind in PROBE_KINDS if kind in probing.kinds])
 
