@@ -1,4 +1,4 @@
-"""The command `ftlit`: train, advise, predict, report, export, and the store of features."""
+"""The command `ftlit`: train, advise, predict, embed, report, export, and the store of features."""
 
 import platform
 import runpy
@@ -13,7 +13,7 @@ from ftlit import __version__
 from ftlit.cli import search_current_folder
 from ftlit.cli.help_layout import paragraph, two_columns
 from ftlit.cli.output import robust_output
-from ftlit.cli.parsers import ACTIONS, cache_parser, export_parser, predict_parser, report_parser
+from ftlit.cli.parsers import ACTIONS, cache_parser, embed_parser, export_parser, predict_parser, report_parser
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.files import disk_error
 from ftlit.installed import package_version
@@ -24,6 +24,7 @@ COMMAND_ROWS = (
     ("ftlit train [GROUP=OPTION ...]", "fine-tune a pretrained network"),
     ("ftlit advise [GROUP=OPTION ...]", "measure, without training, whether to fit a linear probe or to fine-tune, and at which cut"),
     ("ftlit predict RUN PATH ...", "predict the classes of images, or draw the probability of a class over each image"),
+    ("ftlit embed RUN_OR_BACKBONE PATH ... --out FILE", "write the features of images to a file"),
     ("ftlit report FOLDER", "write the report of a run again, or the table of a sweep"),
     ("ftlit export RUN --to FORMAT", "export the network of a run for use without ftlit"),
     ("ftlit cache list | verify | prune", "list, check or remove stored features"),
@@ -110,6 +111,20 @@ def predict(arguments: list[str]) -> None:
         sys.exit(1)
 
 
+def embed(arguments: list[str]) -> None:
+    """Write the features of images to a file. Raises `SystemExit` with status 1 where some have none."""
+    given = embed_parser().parse_args(arguments)
+    if given.trust:
+        search_current_folder()
+    from ftlit.cli.sources import network_and_paths  # here, so that --help stays fast
+    from ftlit.inference.embed import EmbedOptions
+    from ftlit.inference.embed import embed as write_features
+
+    options = EmbedOptions(given.out, given.cut, given.pooling, given.batch_size, given.workers, given.column)
+    if write_features(*network_and_paths(given.source, given.paths, trust=given.trust), options):
+        sys.exit(1)
+
+
 def export(arguments: list[str]) -> None:
     """Write a run's network to a file that needs no ftlit, print the file and how to load it."""
     given = export_parser().parse_args(arguments)
@@ -178,6 +193,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
     "advise": advise,
     "predict": predict,
+    "embed": embed,
     "report": report,
     "export": export,
     "cache": cache,

@@ -1,4 +1,4 @@
-"""The arguments of `ftlit predict`, `export`, `report` and `cache`, and their help."""
+"""The arguments of `ftlit predict`, `embed`, `export`, `report` and `cache`, and their help."""
 
 import argparse
 import re
@@ -37,24 +37,12 @@ def predict_parser() -> _Parser:
         epilog="example: ftlit predict runs/mine photo.png more/photos --top 3 > predictions.csv",
     )
     parser.add_argument("run", metavar="RUN", help="folder of a run, or a checkpoint")
-    parser.add_argument(
-        "paths",
-        nargs="+",
-        metavar="PATH",
-        help="images, folders of images, or csv files with a column named path (named text for a network that takes texts)",
-    )
+    _add_paths(parser)
     parser.add_argument(
         "--top", type=int, default=1, metavar="K", help="the number of most probable classes to print (default: %(default)s)"
     )
-    parser.add_argument("--column", metavar="NAME", help="the column to read in csv files (default: path for images, text for texts)")
     parser.add_argument("--format", default="csv", help="csv, or jsonl: one JSON object per line (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images per batch (default: %(default)s)")
-    parser.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="number of worker processes that read images, 0 for none (default: depends on the number of images and CPU cores)",
-    )
+    _add_reading(parser)
     parser.add_argument("--devices", type=int, default=1, metavar="N", help="processes that predict, one per device (default: %(default)s)")
     _add_trust(parser)
     parser.add_argument("--dense", action="store_true", help="draw the probability of a class over each image, window by window")
@@ -68,6 +56,27 @@ def predict_parser() -> _Parser:
     parser.add_argument(
         "--out", metavar="FOLDER", default=".", help="only with --dense: the folder to write the maps to (default: current folder)"
     )
+    return parser
+
+
+def embed_parser() -> _Parser:
+    """The arguments of `ftlit embed`."""
+    parser = _Parser(
+        "ftlit embed",
+        description="Write the features of images, vectors (N, C) in float32, and their names to one file.",
+        epilog="example: ftlit embed resnet18 photos more/photo.png --out features.npz",
+    )
+    parser.add_argument(
+        "source",
+        metavar="RUN_OR_BACKBONE",
+        help="folder of a run, a checkpoint, or a backbone as in backbone=NAME; its options may follow: backbone.weights=FILE",
+    )
+    _add_paths(parser)
+    parser.add_argument("--out", required=True, metavar="FILE", help="file to write: .npz (names, features) or .parquet (name, features)")
+    parser.add_argument("--cut", metavar="LAYER", help="the layer whose features are written (default: the last one of the network)")
+    parser.add_argument("--pooling", default="average", metavar="NAME", help="average, max or 2x2 (default: %(default)s)")
+    _add_reading(parser)
+    _add_trust(parser)
     return parser
 
 
@@ -87,6 +96,26 @@ def export_parser() -> _Parser:
     )
     _add_trust(parser)
     return parser
+
+
+def _add_paths(parser: _Parser) -> None:
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="images, folders of images, or csv files with a column named path (named text for a network that takes texts)",
+    )
+
+
+def _add_reading(parser: _Parser) -> None:
+    parser.add_argument("--column", metavar="NAME", help="the column to read in csv files (default: path for images, text for texts)")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images per batch (default: %(default)s)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="number of worker processes that read images, 0 for none (default: depends on the number of images and CPU cores)",
+    )
 
 
 def _add_trust(parser: _Parser) -> None:

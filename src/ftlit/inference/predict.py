@@ -53,9 +53,14 @@ class PredictOptions:
     def __post_init__(self) -> None:
         if self.format not in OUTPUT_FORMATS:
             raise unknown("format", self.format, OUTPUT_FORMATS)
-        for name, least in (("top", 1), ("batch_size", 1), ("workers", 0)):
-            if (value := getattr(self, name)) is not None and value < least:
-                raise UserError(f"--{name.replace('_', '-')} {value}: give a whole number, {least} or more")
+        check_least(top=(self.top, 1), batch_size=(self.batch_size, 1), workers=(self.workers, 0))
+
+
+def check_least(**values: tuple[int | None, int]) -> None:
+    """Raise `UserError` for an option whose value is below the least one."""
+    for name, (value, least) in values.items():
+        if value is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} {value}: give a whole number, {least} or more")
 
 
 def predict(run: str, paths: Sequence[str], options: PredictOptions, rows: Callable[..., Iterable[PredictionRow] | None]) -> int:
@@ -123,12 +128,25 @@ def _part(path: Path, column: str, *, texts: bool) -> Collection[NamedInput | Pa
 
 def rows_of(network: Network, examples: Collection[NamedInput], batch_size: int, workers: int | None) -> Iterator[PredictionRow]:
     """A row for each input, in order; computed on a GPU if there is one."""
-    network = network.to("cuda" if torch.cuda.is_available() else "cpu", precision="auto")
+    network = on_this_machine(network)
+    for batch in input_batches(network, examples, batch_size, workers, "predicting"):
+        yield from predict_batch(network, batch)
+
+
+def on_this_machine(network: Network) -> Network:
+    """The network on a GPU if there is one, in the precision that `auto` has there."""
+    return network.to("cuda" if torch.cuda.is_available() else "cpu", precision="auto")
+
+
+def input_batches(
+    network: Network, examples: Collection[NamedInput], batch_size: int, workers: int | None, doing: str
+) -> Iterator["InputBatch"]:
+    """The inputs in batches, in order. A progress bar shows what the caller is doing with them."""
     rest = iter(examples)
-    with _progress(len(examples)) as advance:
+    with _progress(len(examples), doing) as advance:
         while part := list(islice(rest, HELD)):
             for batch in loader_of(network, part, batch_size, workers):
-                yield from predict_batch(network, batch)
+                yield batch
                 advance(len(batch.names))
 
 
@@ -228,11 +246,11 @@ def _column(path: Path, name: str, *, texts: bool) -> Iterator[NamedInput]:
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Any]:
+def _progress(total: int, doing: str) -> Iterator[Any]:
     """A progress bar on stderr, if that is a terminal; rows go to stdout."""
     from rich.console import Console
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task("predicting", total=total)
+        task = progress.add_task(doing, total=total)
         yield lambda done: progress.advance(task, done)
