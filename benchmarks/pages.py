@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import batchnorm
+import calibration
 import cuts
 import faults
 import heads
@@ -58,6 +59,12 @@ def of_heads(found: dict[str, Any]) -> str:
     return f"{heads.table(found['rows'])}\n\n{found['options']['seeds']} seeds. {measured(found['machine'])}"
 
 
+def of_calibration(found: dict[str, Any]) -> str:
+    """The tables of calibration."""
+    versions = {name: found["machine"][name] for name in ("timm", "transformers")}
+    return f"{calibration.table(found['rows'])}\n\n{found['options']['seeds']} seeds. {measured(found['machine'], versions)}"
+
+
 def of_batchnorm(found: dict[str, Any]) -> str:
     """The table of batch-norm policies."""
     return f"{batchnorm.table(found['rows'])}\n\n{over_seeds(found)}"
@@ -97,6 +104,7 @@ SECTIONS = {
     "faults": of_faults,
     "cuts": of_cuts,
     "heads": of_heads,
+    "calibration": of_calibration,
     "quality": of_quality,
     "quality_equal": of_quality,
     "quality_photos": of_quality,

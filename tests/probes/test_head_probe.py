@@ -123,7 +123,8 @@ def test_held_out_logits_are_those_of_a_head_that_is_fitted_without_the_examples
             plain, *views = (torch.cat([view[cut].read(range(40)) for cut in part.cuts], dim=1)[others] for view in features)
             probe = fit_probe(plain, LABELS[others], views=views, l2=part.l2, widths=part.widths)
             parts.append(replace(probe, cuts=part.cuts))
-        expected = logits(HeadProbe(parts, combine).as_head(), features[0])[own].log_softmax(dim=1)
+        head = HeadProbe(parts, combine, temperature=fitted.temperature).as_head()
+        expected = logits(head, features[0])[own].log_softmax(dim=1)
         rows = [found.places.tolist().index(place) for place in own]
         torch.testing.assert_close(found.logits[rows].log_softmax(dim=1), expected, atol=0.03, rtol=0.01)
 

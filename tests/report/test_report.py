@@ -33,6 +33,7 @@ from ftlit.report.run_files import (
     write_predictions,
     write_stages,
 )
+from ftlit.report.scores import reliability
 
 pytestmark = pytest.mark.e2e
 
@@ -111,6 +112,22 @@ def test_predictions_survive_writing_and_reading_with_any_class_names(tmp_path):
     again = read_predictions(tmp_path)
     assert again.labels == labels and again.predicted == predictions.predicted and again.items[1:] == predictions.items[1:]
     assert len(again.items[0]) < 1000 and np.abs(again.probability - predictions.probability).max() < 1e-4
+
+
+def test_the_reliability_diagram_shows_the_probabilities_before_and_after_the_temperature(tmp_path):
+    run_data = run_data_of(3)
+    both = replace(run_data.predictions, uncalibrated=run_data.predictions.probability**2)
+    write_predictions(tmp_path, both, list("abc"))
+    again = read_predictions(tmp_path)
+    assert np.abs(again.uncalibrated - both.uncalibrated).max() < 1e-4
+    draw, legends = FIGURES["calibration"][1], []
+    for predictions in (run_data.predictions, again):
+        axes = draw(replace(run_data, predictions=predictions)).axes[0]
+        legends.append((axes.get_title(), axes.get_legend_handles_labels()[1]))
+    after = legends[0][0].rpartition(" ")[2]
+    before = f"{reliability(replace(both, probability=again.uncalibrated))[3]:.3f}"
+    assert legends[1][0] == f"expected calibration error {before} -> {after}"
+    assert legends[1][1] == ["perfect calibration", "before its temperature", "test images"]
 
 
 def test_an_interrupted_write_keeps_the_previous_file_and_a_damaged_file_is_an_error(tmp_path, monkeypatch):

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ftlit.features.extract import Features
 from ftlit.models.heads import Combine, LinearHead, PooledHead
+from ftlit.probes.calibration import fit_temperature
 from ftlit.probes.layer_probes import LayerProbes, best_of
 from ftlit.probes.linear_probe import L2_PENALTIES, Probe, fit_probe
 from ftlit.probes.probe_inputs import vectors_and_labels
@@ -39,8 +40,9 @@ class HeadProbe:
         combine: how they become one head, see `LinearProbeHead`.
         views: number of augmented views that they were fitted on besides the plain one.
         score: accuracy of the head on held-out features; `None` where nothing was held out.
-        held_out_logits: of the head that was fitted on train, also where this one is refitted; `None` where nothing was held out, or
-            where they are too many to be kept, see `HeldOut`.
+        held_out_logits: of the head that was fitted on train, also where this one is refitted, at its temperature; `None` where nothing
+            was held out, or where they are too many to be kept, see `HeldOut`.
+        temperature: by which the logits of the probes are divided, see `fit_temperature`; 1 where nothing was held out.
     """
 
     parts: Sequence[Probe]
@@ -48,6 +50,7 @@ class HeadProbe:
     views: int = 0
     score: float | None = None
     held_out_logits: HeldOutLogits | None = field(default=None, repr=False)
+    temperature: float = 1.0
 
     @property
     def summary(self) -> str:
@@ -57,7 +60,12 @@ class HeadProbe:
         return f"{what}, and on {self.views} augmented views of each image" if self.views else what
 
     def as_head(self) -> LinearHead | PooledHead:
-        """A float32 head with the logits of the probes."""
+        """A float32 head with the logits of the probes, divided by the temperature."""
+        head = self._combined()
+        linear = _linear(head)
+        return _filled(head, linear.weight / self.temperature, linear.bias / self.temperature)
+
+    def _combined(self) -> LinearHead | PooledHead:
         if len(self.parts) == 1:
             return self.parts[0].as_head()
         if self.combine == "average":
@@ -88,18 +96,24 @@ class HeadProbe:
         return replace(self, parts=parts)
 
 
-def _held_out_logits(parts: Sequence[Probe], combine: Combine) -> HeldOutLogits | None:
-    """Combine the held-out logits of the probes as the head combines their logits. They are held out in the same folds."""
+def _held_out_logits(parts: Sequence[Probe], combine: Combine) -> tuple[HeldOutLogits | None, float]:
+    """Combine the held-out logits of the probes, at the temperature that suits them, as the head combines their logits.
+
+    They are held out in the same folds. Returns the temperature too.
+    """
     found = [part.held_out for part in parts if part.held_out is not None]
     logits = [held_out.logits[0] for held_out in found if held_out.logits is not None]
     if len(logits) < len(parts):
-        return None
-    together = torch.stack(logits)
-    if combine == "average":
-        combined = together.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(parts))
-    else:
-        combined = together.mean(dim=0)
-    return HeldOutLogits(found[0].labels, found[0].places, combined.float())
+        return None, 1.0
+
+    def combined(logits_PMK: Tensor) -> Tensor:
+        if combine == "average":
+            return logits_PMK.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(parts))
+        return logits_PMK.mean(dim=0)
+
+    together, labels = torch.stack(logits), found[0].labels
+    temperature = fit_temperature(together, labels, combined)
+    return HeldOutLogits(labels, found[0].places, combined(together / temperature).float()), temperature
 
 
 def _score(parts: Sequence[Probe], held_out: HeldOutLogits | None) -> float | None:
@@ -109,10 +123,15 @@ def _score(parts: Sequence[Probe], held_out: HeldOutLogits | None) -> float | No
     return float((held_out.logits.argmax(dim=1) == held_out.labels).double().mean())
 
 
-def _filled(head: LinearHead, weight: Tensor, bias: Tensor) -> LinearHead:
+def _linear(head: LinearHead | PooledHead) -> nn.Linear:
+    return head if isinstance(head, LinearHead) else head.linear
+
+
+def _filled(head: LinearHead | PooledHead, weight: Tensor, bias: Tensor) -> LinearHead | PooledHead:
+    linear = _linear(head)
     with torch.no_grad():
-        head.weight.copy_(weight)
-        head.bias.copy_(bias)
+        linear.weight.copy_(weight)
+        linear.bias.copy_(bias)
     return head
 
 
@@ -133,9 +152,9 @@ def fit_head(
     def of_kind(kind: str) -> HeadProbe:
         groups = groups_of(cuts, combine)
         parts = [fit_probe(features, cut=group, views=views, kind=kind, l2=l2, seed=probing.seed) for group in groups]
-        held_out = _held_out_logits(parts, combine)
+        held_out, temperature = _held_out_logits(parts, combine)
         without = [replace(part, held_out=None) for part in parts]  # those of the head are enough
-        return HeadProbe(without, combine, len(views), _score(parts, held_out), held_out)
+        return HeadProbe(without, combine, len(views), _score(parts, held_out), held_out, temperature)
 
     return best_of([of_kind(kind) for kind in PROBE_KINDS if kind in probing.kinds])
 

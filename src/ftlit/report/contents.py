@@ -39,12 +39,14 @@ class Predictions:
         predicted: predicted class numbers, likewise.
         probability: of the most probable class. With several labels: the confidence, in [0.5, 1], of the most confident wrong label, or of
             the most confident label if all are right.
+        uncalibrated: the same at temperature 1, see `ftlit.probes.calibration`; `None` where the head has no other temperature.
     """
 
     items: Sequence[str]
     labels: Sequence[tuple[int, ...]]
     predicted: Sequence[tuple[int, ...]]
     probability: Array
+    uncalibrated: Array | None = None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The figures of a report: pure functions from run data to a figure, or to `None` where the run left no data for it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -121,6 +122,10 @@ def calibration(run: RunData) -> Figure | None:
     upper.bar(begins, np.nan_to_num(accuracy), width, align="edge", color="#8fb4dc", edgecolor="white", label=f"test {run.noun}")
     upper.plot(confidence, accuracy, "o", color="#1d4370", markersize=4)
     upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), title=f"expected calibration error {error:.3f}")
+    if run.predictions.uncalibrated is not None:
+        before = reliability(replace(run.predictions, probability=run.predictions.uncalibrated))
+        upper.plot(before[0], before[1], "o", color="#c9762b", markersize=4, label="before its temperature")
+        upper.set_title(f"expected calibration error {before[3]:.3f} -> {error:.3f}")
     upper.legend(loc="upper left", fontsize=8)
     lower.bar(begins, counts, width, align="edge", color="#d9dce1", edgecolor="white")
     lower.set(xlabel="probability of the predicted class", ylabel=run.noun)

@@ -71,12 +71,14 @@ def read_stages(folder: Path) -> list[StageRecord]:
 def write_predictions(folder: Path, predictions: Predictions, class_names: Sequence[str]) -> None:
     """Write `test.csv`, and its digest beside it."""
     writer = csv.writer(stream := io.StringIO(newline=""))
-    writer.writerow(["item", "label", "predicted", "probability", "label_number", "predicted_number"])
+    extra = [] if predictions.uncalibrated is None else ["uncalibrated"]
+    writer.writerow(["item", "label", "predicted", "probability", "label_number", "predicted_number", *extra])
     columns = predictions.items, predictions.labels, predictions.predicted, predictions.probability
-    for item, label, predicted, probability in zip(*columns, strict=True):
+    for place, (item, label, predicted, probability) in enumerate(zip(*columns, strict=True)):
         names = [SEPARATOR.join(class_names[number] for number in numbers) for numbers in (label, predicted)]
         numbers = [" ".join(map(str, numbers)) for numbers in (label, predicted)]
-        writer.writerow([*map(harmless, (item[:MAX_ITEM_LENGTH], *names)), f"{probability:.4f}", *numbers])
+        last = [] if predictions.uncalibrated is None else [f"{predictions.uncalibrated[place]:.4f}"]
+        writer.writerow([*map(harmless, (item[:MAX_ITEM_LENGTH], *names)), f"{probability:.4f}", *numbers, *last])
     content = stream.getvalue().encode(**ENCODING)
     (folder / FOLDER / TEST_DIGEST).unlink(missing_ok=True)  # of an earlier file
     write_atomically(folder / FOLDER / TEST, content)
@@ -92,7 +94,9 @@ def read_predictions(folder: Path) -> Predictions | None:
         content = _checked(path, folder / FOLDER / TEST_DIGEST)
         rows = list(csv.DictReader(io.StringIO(content.decode(**ENCODING), newline="")))
         labels, predicted = ([tuple(map(int, row[name].split())) for row in rows] for name in ("label_number", "predicted_number"))
-        return Predictions([row["item"] for row in rows], labels, predicted, np.array([float(row["probability"]) for row in rows]))
+        probability = np.array([float(row["probability"]) for row in rows])
+        before = np.array([float(row["uncalibrated"]) for row in rows]) if rows and "uncalibrated" in rows[0] else None
+        return Predictions([row["item"] for row in rows], labels, predicted, probability, before)
 
 
 def _checked(path: Path, digest: Path) -> bytes:

@@ -1,5 +1,6 @@
 """FitProbeHead: training starts with a linear probe as the head; a resumed run keeps its head."""
 
+from dataclasses import replace
 from functools import cache, partial
 
 import lightning.pytorch as pl
@@ -23,6 +24,7 @@ from ftlit import (
 )
 from ftlit.data.dataset import Collection, Examples
 from ftlit.finetuning.schedule import without_warm_up
+from ftlit.lit.callbacks.recorder import Recorder
 from ftlit.models.heads import LinearHead, MLPHead
 from ftlit.probes.layer_probes import LayerProbes
 from ftlit.probes.linear_probe import Probe
@@ -116,8 +118,10 @@ def test_without_training_the_probe_is_the_final_head(tmp_path):
     module, callback = model(), FitProbeHead(probing=LayerProbes(l2=L2_PENALTIES), trains=False)
     before = {name: value.clone() for name, value in module.backbone.state_dict().items()}
     trainer, _, _ = fit(FeatureData(data(), tmp_path, pooled=True), module, callback=callback)
-    assert trainer.global_step == 0 and torch.equal(module.head.weight.detach(), callback.probe.parts[0].weight)
-    assert all(torch.equal(before[name], value) for name, value in module.backbone.state_dict().items())
+    assert trainer.global_step == 0 and torch.equal(
+        module.head.weight.detach(), callback.probe.parts[0].weight / callback.probe.temperature
+    )
+    assert callback.probe.temperature != 1 and all(torch.equal(before[name], value) for name, value in module.backbone.state_dict().items())
 
 
 @pytest.mark.parametrize("stored", [True, False])
@@ -128,11 +132,31 @@ def test_without_training_the_head_is_refitted_on_train_and_val_after_validation
         vectors = module.eval().backbone.pool(module.backbone(torch.stack([data().transforms["val"](picture(i)) for i in range(30)])))
     both = torch.cat([vectors, vectors[:6]]), torch.cat([torch.arange(30), torch.arange(6)]) % 3
     expected = fit_probe(*both, l2=callback.probe.parts[0].l2)
-    assert torch.equal(module.head.weight.detach(), callback.probe.parts[0].weight) and not torch.allclose(
-        expected.weight, callback.probe.parts[0].weight
-    )
+    t = callback.refitted.temperature  # from held-out images of train: those of val are fitted on
+    assert t == callback.probe.temperature and not torch.allclose(expected.weight, callback.probe.parts[0].weight)
+    assert torch.equal(module.head.weight.detach(), callback.probe.parts[0].weight / t)
     callback.use_refitted(module)
-    assert torch.allclose(module.head.weight, expected.weight, atol=1e-4) and torch.allclose(module.head.bias, expected.bias, atol=1e-4)
+    assert torch.allclose(module.head.weight * t, expected.weight, atol=1e-4)
+    assert torch.allclose(module.head.bias * t, expected.bias, atol=1e-4)
+
+
+@pytest.mark.parametrize("combine", ["blend", "average"])
+def test_the_recorder_keeps_the_probabilities_at_temperature_1(tmp_path, combine):
+    module = model(LinearHead([4, 5], 3, cuts=("low", "top"), combine="average" if combine == "average" else "concat"))
+    callback, recorder = FitProbeHead(probing=LayerProbes(l2=L2_PENALTIES), trains=False), Recorder(tmp_path)
+    trainer = pl.Trainer(max_epochs=1, callbacks=[callback, recorder], **QUIET)
+    trainer.fit(module, data())
+    trainer.test(module, data(), verbose=False)
+    before = recorder.tested.uncalibrated
+    assert (callback.temperature is None) == (before is None) == (combine == "average")
+    if before is not None:
+        fit_head = replace(callback.probe, temperature=1.0).as_head()
+        with torch.no_grad():
+            images = torch.stack([data().transforms["val"](picture(i)) for i in range(6)])
+            features = [module.backbone.pool(values) for values in module.backbone.features_at(images, ("low", "top"))]
+            expected = fit_head(*features).softmax(dim=1).amax(dim=1)
+        torch.testing.assert_close(torch.tensor(before), expected, atol=1e-5, rtol=1e-5)
+        assert (recorder.tested.probability != before).all()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -42,7 +43,8 @@ class FitProbeHead(Callback):
     Without training, val has nothing left to choose, and few labels are worth more in the head. So a second probe of the same kind and L2
     penalty, `refitted`, is fitted on train + val, to be used after validation. It is `None` if the images of train (`per_class`,
     `limit_train_batches`) or val are limited. `fit` ends before its first step, so it validates nothing: call `trainer.validate`, then
-    `use_refitted`, then `trainer.test`, or save the module.
+    `use_refitted`, then `trainer.test`, or save the module. Both have the temperature from the held-out logits of the cross-validation, see
+    `fit_temperature`, so that their probabilities are calibrated; where training follows, the head starts at temperature 1.
 
     Args:
         head: name of the linear layer in the module.
@@ -80,9 +82,10 @@ class FitProbeHead(Callback):
                 self.refitted = self.probe.refitted(*both) if "val" in fitted_on else None
         self.probe, self.refitted = trainer.strategy.broadcast((self.probe, self.refitted))
         assert self.probe is not None
-        _copy(self.probe, head)
+        _copy(replace(self.probe, temperature=1.0) if self.trains else self.probe, head)
         if trainer.is_global_zero:
             score = "" if self.probe.score is None else f"; accuracy {self.probe.score:.4f} in cross-validation"
+            score += "" if self.trains or self.probe.held_out_logits is None else f", temperature {self.probe.temperature:.2f}"
             noun = the_backbone(pl_module)[1].input_spec.noun
             print(f"fitted {self.probe.summary}, {len(features):,} training {noun}{score}", flush=True)
 
@@ -107,6 +110,14 @@ class FitProbeHead(Callback):
         """Copy the probe of train + val into the head, in place, if there is one. Afterwards scores on val are too high."""
         if self.refitted is not None:
             _copy(self.refitted, self._head(pl_module))
+
+    @property
+    def temperature(self) -> float | None:
+        """Temperature by which the logits of the head are divided; `None` if they are not, or if those of each part are (`average`)."""
+        probe = self.probe
+        if self.trains or probe is None or probe.held_out_logits is None or (probe.combine == "average" and len(probe.parts) > 1):
+            return None
+        return probe.temperature
 
     def _head(self, module: LightningModule) -> nn.Linear:
         head = dict(module.named_modules()).get(self.head)

@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence, Sized
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ftlit.data.dataset import Examples
 from ftlit.formatting import printable
+from ftlit.lit.callbacks.probe_head import FitProbeHead
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.staged_finetuning import StagedFinetuning
@@ -99,7 +100,8 @@ class Recorder(Callback):
         places = [trainer.global_rank + trainer.world_size * (done + i) for i in range(len(outputs["targets"]))]
         examples = _test_examples(trainer)
         number = _number_of_test_images(trainer) if examples is None else len(examples)
-        self._batches.append(keep_batch(outputs, places, number, examples))
+        fitted = find_callback(trainer, FitProbeHead)
+        self._batches.append(keep_batch(outputs, places, number, examples, fitted.temperature if fitted else None))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather the batches of all processes in the first one."""
@@ -129,7 +131,9 @@ class BatchRecord:
     features: Tensor
 
 
-def keep_batch(outputs: Mapping[str, Tensor], places: Sequence[int], number: int, examples: Examples | None) -> BatchRecord:
+def keep_batch(
+    outputs: Mapping[str, Tensor], places: Sequence[int], number: int, examples: Examples | None, temperature: float | None = None
+) -> BatchRecord:
     """The record of a test batch.
 
     Args:
@@ -137,28 +141,33 @@ def keep_batch(outputs: Mapping[str, Tensor], places: Sequence[int], number: int
         places: of its images in the test split. Those from `number` on are padding of Lightning's sampler, and left out.
         number: images of the test split.
         examples: the test split; `None` if it is not known.
+        temperature: by which the logits were divided; `None` if they were not.
     """
     every = -(-number // MOST_FEATURES)
     own = [i for i, place in enumerate(places) if place < number]
     kept = [i for i in own if places[i] % every == 0]
     own_places = [places[i] for i in own]
     items = [str(place) for place in own_places] if examples is None else items_of(examples, own_places)
-    predictions = predictions_of(outputs["logits"][own].float(), outputs["targets"][own], items)
+    logits = outputs["logits"][own].float()
+    predictions = predictions_of(logits, outputs["targets"][own], items)
+    if temperature is not None:
+        predictions = replace(predictions, uncalibrated=(logits * temperature).softmax(dim=1).amax(dim=1).cpu().numpy())
     return BatchRecord(own_places, predictions, [places[i] for i in kept], to_half(outputs["features"][kept]))
 
 
 def join_batches(batches: Sequence[BatchRecord]) -> tuple[Predictions, dict[str, Tensor]]:
     """Predictions on all test images in their order, and `features` and `labels` of some; -1 for an image without a label."""
     rows = sorted(row for batch in batches for row in zip(batch.places, *_columns(batch.predictions), strict=True))
-    places, items, labels, predicted, probability = zip(*rows, strict=True)
+    places, items, labels, predicted, probability, *uncalibrated = zip(*rows, strict=True)
     label_of = {place: label[0] if label else -1 for place, label in zip(places, labels, strict=True)}
     kept_labels = [label_of[place] for batch in batches for place in batch.kept]
     features = {"features": torch.cat([batch.features for batch in batches]), "labels": torch.tensor(kept_labels)}
-    return Predictions(items, labels, predicted, np.array(probability)), features
+    return Predictions(items, labels, predicted, np.array(probability), np.array(uncalibrated[0]) if uncalibrated else None), features
 
 
 def _columns(predictions: Predictions) -> tuple[Iterable[Any], ...]:
-    return predictions.items, predictions.labels, predictions.predicted, predictions.probability
+    last = () if predictions.uncalibrated is None else (predictions.uncalibrated,)
+    return predictions.items, predictions.labels, predictions.predicted, predictions.probability, *last
 
 
 def predictions_of(logits: Tensor, targets: Tensor, items: Sequence[str]) -> Predictions:
