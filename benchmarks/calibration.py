@@ -1,11 +1,12 @@
-"""Calibration of linear probes on few images, at temperature 1 and at the temperature from held-out logits.
+"""Linear probes on few images: calibration, at temperature 1 and at the temperature from held-out logits, and prediction sets.
 
 python benchmarks/calibration.py --data DATA [--seeds 5] [--work FOLDER] [--out benchmarks/results/calibration.json]
 
 DATA and the images of a cell are as in heads.py. The probe "head" is that of a small scenario: the last four cuts, and views of photos. The
 others are fitted on the last cut without views; "C = 1" is scikit-learn's default, the others choose their L2 penalty on held-out images. A
 row has the values of each seed on the test examples: accuracy, expected calibration error in 15 bins of equal width and of equal mass, and
-loss. `--work` keeps features and logits.
+loss; of the sets of coverage .9 the share that holds the label, the mean number of classes and the share of empty sets, with the score 1 -
+probability (lac) and with an adaptive one (aps). `--work` keeps features and logits.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from torch.nn.functional import cross_entropy
 
 from ftlit import Backbone, load_backbone
 from ftlit.features.extract import Features
+from ftlit.inference.prediction_sets import Calibration
 from ftlit.probes.calibration import fit_temperature
 from ftlit.probes.cross_validation import LabelledVectors, cross_validate
 from ftlit.probes.head_probe import HeadProbe, HeldOutLogits, fit_head
@@ -46,6 +48,7 @@ CELLS = (
 )
 SIZES = (8, 20)  # per class
 BINS = 15
+COVERAGE = 0.9
 METRICS = ("ece", "ece_mass", "loss")
 Fitted = dict[str, dict[str, Tensor]]  # probe -> labels and logits, of held-out and of test examples, at temperature 1
 
@@ -134,21 +137,43 @@ def calibration_error(probabilities: Tensor, labels: Tensor, *, mass: bool = Fal
 
 
 def scores(own: Mapping[str, Tensor]) -> dict[str, float]:
-    """Metrics of a probe on the test examples, at temperature 1 and at its temperature."""
+    """Metrics of a probe on the test examples, at temperature 1 and at its temperature, and of its prediction sets at the latter."""
     labels, temperature = own["labels"], float(own["temperature"])
     found = {"accuracy": float((own["logits"].argmax(dim=1) == labels).double().mean()), "temperature": temperature}
     for when, logits in (("before", own["logits"].double()), ("after", own["logits"].double() / temperature)):
         probabilities = logits.softmax(dim=1)
         errors = (calibration_error(probabilities, labels), calibration_error(probabilities, labels, mass=True))
         found |= {f"{metric}_{when}": value for metric, value in zip(METRICS, (*errors, float(cross_entropy(logits, labels))), strict=True)}
+    for name, score in SCORES.items():
+        held_out = score((own["held_logits"].double() / temperature).softmax(dim=1))
+        threshold = Calibration(held_out.gather(1, own["held_labels"][:, None])[:, 0].sort().values).threshold(COVERAGE)
+        within = score((own["logits"].double() / temperature).softmax(dim=1)) <= threshold
+        found[f"{name}_coverage"] = float(within.gather(1, labels[:, None]).double().mean())
+        found[f"{name}_size"], found[f"{name}_empty"] = (float(x.double().mean()) for x in (within.sum(dim=1), ~within.any(dim=1)))
     return found
+
+
+def adaptive(probabilities: Tensor) -> Tensor:
+    """The probability of all classes that are more probable (APS of Romano et al. 2020, without the class itself: no set is empty)."""
+    ranked, order = probabilities.sort(dim=1, descending=True)
+    return torch.empty_like(ranked).scatter_(1, order, ranked.cumsum(dim=1) - ranked)
+
+
+SCORES: dict[str, Callable[[Tensor], Tensor]] = {"lac": lambda probabilities: 1 - probabilities, "aps": adaptive}
 
 
 def rows_of(name: str, network: str, size: int, of_seeds: Sequence[Fitted]) -> Iterator[dict[str, Any]]:
     """A row for each probe of a cell."""
     for probe in of_seeds[0]:
         each = [scores(found[probe]) for found in of_seeds]
-        yield {"data": name, "network": network, "per_class": size, "probe": probe, **{key: [own[key] for own in each] for key in each[0]}}
+        yield {
+            "data": name,
+            "network": network,
+            "per_class": size,
+            "probe": probe,
+            "held_out": len(of_seeds[0][probe]["held_labels"]),
+            **{key: [own[key] for own in each] for key in each[0]},
+        }
 
 
 def mean(row: Mapping[str, Any], metric: str) -> float:
@@ -175,6 +200,21 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def table_of_sets(rows: Sequence[dict[str, Any]]) -> str:
+    """Coverage and size of the sets of the default head, with the score of ftlit and with another one."""
+    head = "| data, network, per class | held-out images | coverage | classes in a set | empty | APS: coverage | classes |"
+    lines, heads = [head, "|---" * 7 + "|"], [row for row in rows if row["probe"] == "head"]
+    columns = ("lac_coverage", "lac_size", "lac_empty", "aps_coverage", "aps_size")
+    for row in heads:
+        cells = " | ".join(f"{mean(row, column):.{2 if column.endswith('size') else 3}f}" for column in columns)
+        lines.append(f"| {row['data']}, {row['network']}, {row['per_class']} | {row['held_out']} | {cells} |")
+    for size in dict.fromkeys(row["per_class"] for row in heads):
+        own = [row for row in heads if row["per_class"] == size]
+        cells = " | ".join(f"{means(own, column):.{2 if column.endswith('size') else 3}f}" for column in columns)
+        lines.append(f"| mean, {size} per class | | {cells} |")
+    return "\n".join(lines)
+
+
 def means(rows: Sequence[Mapping[str, Any]], metric: str) -> float:
     """The mean over cells of the mean over seeds."""
     return sum(mean(row, metric) for row in rows) / len(rows)
@@ -194,7 +234,7 @@ def main() -> None:
         rows = [row for cell in fits(given.data, work, given.seeds) for row in rows_of(*cell)]
     if given.out:
         written(given.out, machine(("timm", "transformers")), {"seeds": given.seeds}, rows)
-    print(table(rows))
+    print(table(rows), table_of_sets(rows), sep="\n\n")
 
 
 if __name__ == "__main__":

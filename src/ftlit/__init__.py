@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from ftlit.finetuning.stage import Until as Until
     from ftlit.inference.export import export_run as export_run
     from ftlit.inference.network import Network as Network
-    from ftlit.inference.network import Prediction as Prediction
     from ftlit.inference.network import load as load
+    from ftlit.inference.prediction import Prediction as Prediction
     from ftlit.lit.callbacks.exact_resume import LastCheckpoint as LastCheckpoint
     from ftlit.lit.callbacks.exact_resume import MetricsFile as MetricsFile
     from ftlit.lit.callbacks.probe_head import FitProbeHead as FitProbeHead

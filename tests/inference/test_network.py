@@ -103,6 +103,14 @@ def test_two_processes_predict_the_same_as_one(run):
     assert len(one.stdout.splitlines()) == 41
 
 
+def test_a_trained_network_has_prediction_sets_from_its_scores_on_val(run):
+    done = predict(run, "run", "photos/dark", "--coverage", "0.5")
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert done.returncode == 0 and len(rows) == 20 and {row["set"] for row in rows} <= {"", "dark", "light", "dark | light"}
+    last = predict(run, "run/checkpoints/last.ckpt", "photos/dark", "--coverage", "0.5")
+    assert last.returncode == 2 and last.stderr.count("\n") == 1 and "give the folder of the run or its best.ckpt" in last.stderr
+
+
 def test_dense_prediction_writes_a_map_over_the_image(run):
     result = predict(run, "run", "photos/light/light0.png", "--dense", "--label", "dark", "--size", "64", "--out", "maps")
     assert result.returncode == 0 and result.stdout == "maps/light0_dense.png\n", result.stderr

@@ -15,8 +15,9 @@ from torch import nn
 from ftlit import UserError, load, load_backbone
 from ftlit.cli.main import main
 from ftlit.inference import predict
-from ftlit.inference.network import Network, Prediction
+from ftlit.inference.network import Network
 from ftlit.inference.predict import loader_of
+from ftlit.inference.prediction import Prediction
 from ftlit.inference.record import record_of
 from ftlit.models.heads import LinearHead
 

@@ -45,6 +45,12 @@ def predict_parser() -> _Parser:
     _add_reading(parser)
     parser.add_argument("--devices", type=int, default=1, metavar="N", help="processes that predict, one per device (default: %(default)s)")
     _add_trust(parser)
+    parser.add_argument(
+        "--coverage",
+        type=float,
+        metavar="SHARE",
+        help="add a column with the set of classes that holds the true one with this probability, 0.9 for instance",
+    )
     parser.add_argument("--dense", action="store_true", help="draw the probability of a class over each image, window by window")
     parser.add_argument("--label", metavar="CLASS", help="only with --dense: the class to draw (default: the most probable one)")
     parser.add_argument(

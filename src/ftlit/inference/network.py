@@ -17,6 +17,8 @@ from ftlit.errors import UserError, one_line, shorten
 from ftlit.formats import DamagedFile, JsonObject
 from ftlit.formatting import shown
 from ftlit.inference.network_inputs import NOT_SEVERAL, ImageOrText, cannot_take, normalized, tensor_of
+from ftlit.inference.prediction import Prediction
+from ftlit.inference.prediction_sets import Calibration, read_calibration, threshold_of
 from ftlit.inference.record import KEY, build_backbone, build_head, read_record
 from ftlit.inference.record_checks import BadRecord, LimitedAllocation
 from ftlit.inference.slim import filled
@@ -33,34 +35,6 @@ NOT_FINITE = "the network gives probabilities that are not finite numbers: its w
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """The prediction for one image or text.
-
-    Args:
-        probabilities: class name -> probability in [0, 1], the highest first. They sum to 1, except for data with several labels.
-    """
-
-    probabilities: Mapping[str, float]
-
-    def __repr__(self) -> str:
-        return f"Prediction({shorten((f'{label} {value:.4f}' for label, value in self.probabilities.items()), most=3)})"
-
-    @property
-    def label(self) -> str:
-        """The most probable class."""
-        return next(iter(self.probabilities))
-
-    @property
-    def probability(self) -> float:
-        """Probability of the most probable class."""
-        return self.probabilities[self.label]
-
-    def top(self, k: int) -> list[tuple[str, float]]:
-        """The k most probable classes and their probabilities; all, if there are fewer."""
-        return list(self.probabilities.items())[:k]
-
-
-@dataclass(frozen=True)
 class Network:
     """The network of a run, in evaluation mode, and its class names. `network(images)` predicts.
 
@@ -70,6 +44,7 @@ class Network:
         class_names: class number -> name.
         multilabel: whether an image may have any number of labels.
         precision: in Lightning's names; `bf16-mixed` for instance.
+        calibration: scores of held-out examples, for `prediction_set`; `None` where the checkpoint holds none.
     """
 
     backbone: Backbone
@@ -77,6 +52,7 @@ class Network:
     class_names: Sequence[str]
     multilabel: bool
     precision: str = "32-true"
+    calibration: Calibration | None = None
 
     def __repr__(self) -> str:
         name = (self.backbone.record or {}).get("name", type(self.backbone).__name__)
@@ -154,6 +130,14 @@ class Network:
         rows = zip(ranked.values.tolist(), ranked.indices.tolist(), strict=True)
         return [Prediction({self.class_names[i]: value for value, i in zip(*row, strict=True)}) for row in rows]
 
+    def prediction_set(self, prediction: Prediction, coverage: float = 0.9) -> list[str]:
+        """The classes, the most probable first, that hold the label with this probability, see `ftlit.inference.prediction_sets`.
+
+        Raises:
+            UserError: see `threshold_of`.
+        """
+        return prediction.classes_within(threshold_of(self.calibration, coverage, multilabel=self.multilabel))
+
     def map_of(self, path: str | Path, size: int | None = None) -> tuple[Tensor, Tensor]:
         """An image, and the probabilities of each window of the training size in it; see `fully_convolutional`.
 
@@ -209,18 +193,20 @@ def load(run: str | Path, *, trust: bool = False) -> Network:
         advice = f"give {shown(others[0])}" if others else "give a checkpoint, or the folder of a run that finished an epoch"
         what = f"{shown(file)} is not a file" if file.exists() else f"{shown(path)} has no checkpoints/best.ckpt"
         raise UserError(f"{what}: {advice}")
-    record, state = _read(file, identity_of(path))
+    record, state, calibration = _read(file, identity_of(path))
     try:
-        return _built(record, state, trust=trust)
+        return replace(_built(record, state, trust=trust), calibration=calibration)
     except BadRecord as error:
         raise UserError(f"the description of the network in {file} is not valid: {error}") from error
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(f"the weights in {file} do not match the description of the network in the same file: {one_line(error)}") from error
 
 
-def _read(file: Path, run: str | None) -> tuple[JsonObject, Mapping[str, Tensor]]:
-    """Record and tensors of a checkpoint, of this run if one is given. Raises `UserError` for another file, a damaged one, or one of a
-    newer program.
+def _read(file: Path, run: str | None) -> tuple[JsonObject, Mapping[str, Tensor], Calibration | None]:
+    """Record, tensors and calibration of a checkpoint, of this run if one is given.
+
+    Raises:
+        UserError: another file, a damaged one, or one of a newer program.
     """
     try:
         checkpoint = load_checkpoint(file)
@@ -231,7 +217,7 @@ def _read(file: Path, run: str | None) -> tuple[JsonObject, Mapping[str, Tensor]
                 f"{file} is the checkpoint of another run: restore the checkpoint of the run in this folder, or "
                 "copy the file to another folder"
             )
-        return read_record(checkpoint, file), checkpoint["state_dict"]
+        return read_record(checkpoint, file), checkpoint["state_dict"], read_calibration(checkpoint, file)
     except DamagedFile as error:
         raise DamagedFile(file, error.reason, "restore it from a copy, or train again") from error
     except UserError:  # a newer format, or a checkpoint of another program

@@ -1,14 +1,12 @@
 """The command `ftlit predict`: a row for each image or text."""
 
-import csv
-import json
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,14 +18,14 @@ from ftlit.data.sources.csv_files import read_csv
 from ftlit.data.sources.folder_files import FolderImages
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, closest, shorten, unknown
-from ftlit.formatting import harmless, printable
-from ftlit.inference.network import NOT_FINITE, Network, Prediction, load
+from ftlit.inference.network import NOT_FINITE, Network, load
 from ftlit.inference.network_inputs import pixels_of
+from ftlit.inference.prediction import Prediction
+from ftlit.inference.prediction_rows import OUTPUT_FORMATS, PredictionRow, RowWriter
+from ftlit.inference.prediction_sets import threshold_of
 
-OUTPUT_FORMATS = ("csv", "jsonl")
 HELD = 20_000  # inputs that are listed for the loader at a time: memory does not grow with their number
 NamedInput = tuple[str, str]  # name of its row, as given by the user; path or text
-PredictionRow = tuple[str, Prediction | str]  # name; prediction, or the reason why there is none
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,7 @@ class PredictOptions:
         workers: number of processes that read images; `None`: see `default_workers`.
         trust: see `ftlit.load`.
         column: of csv files; `None`: `path`, or `text` of texts.
+        coverage: of the prediction set in each row; `None`: no sets.
     """
 
     format: str = "csv"
@@ -49,6 +48,7 @@ class PredictOptions:
     workers: int | None = None
     trust: bool = False
     column: str | None = None
+    coverage: float | None = None
 
     def __post_init__(self) -> None:
         if self.format not in OUTPUT_FORMATS:
@@ -73,14 +73,20 @@ def predict(run: str, paths: Sequence[str], options: PredictOptions, rows: Calla
         rows: `rows_of`, or a function with the same arguments; it returns `None` if another process prints the rows.
 
     Raises:
-        UserError: a run that cannot be loaded, a path that does not exist.
+        UserError: a run that cannot be loaded, a path that does not exist, a coverage that the run has no scores for.
     """
     network = load(run, trust=options.trust)
+    threshold = None
+    if options.coverage is not None:
+        threshold = threshold_of(network.calibration, options.coverage, multilabel=network.multilabel)
     examples = NamedInputs(paths, texts=isinstance(network.backbone.input_spec, TextSpec), column=options.column)
     found = rows(network, examples, options.batch_size, options.workers)
     if found is None:
         return 0
-    failed = write_rows(sys.stdout, found, replace(options, top=min(options.top, len(network.class_names))))
+    writer = RowWriter(sys.stdout, options.format, min(options.top, len(network.class_names)), threshold)
+    failed = writer.write(found)
+    if options.coverage is not None:
+        print(f"ftlit: sets of {options.coverage:.6g} coverage: {writer.describe_sets()}", file=sys.stderr)
     if failed:
         print(
             f"ftlit: {failed} of {len(examples)} {network.backbone.input_spec.noun} have no prediction: "
@@ -213,26 +219,6 @@ def predict_batch(network: Network, batch: InputBatch) -> list[PredictionRow]:
 
 def _prediction(network: Network, probabilities_K: Tensor) -> Prediction | str:
     return network.predictions(probabilities_K[None])[0] if probabilities_K.isfinite().all() else NOT_FINITE
-
-
-def write_rows(to: TextIO, rows: Iterable[PredictionRow], options: PredictOptions) -> int:
-    """Write each row as soon as it is computed. Returns the number of rows without a prediction."""
-    writer, quoting = (csv.writer(to, lineterminator="\n", quoting=rule) for rule in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
-    more = [f"{name}_{i}" for i in range(2, options.top + 1) for name in ("label", "probability")]
-    if options.format == "csv":
-        writer.writerow(["path", "label", "probability", *more, "error"])
-    failed = 0
-    for name, result in ((printable(name), result) for name, result in rows):
-        failed += isinstance(result, str)
-        top = [] if isinstance(result, str) else result.top(options.top)
-        if options.format == "jsonl":
-            found: dict[str, Any] = {"predictions": [{"label": label, "probability": round(value, 6)} for label, value in top]}
-            to.write(json.dumps({"path": name, **({"error": result} if isinstance(result, str) else found)}, ensure_ascii=False) + "\n")
-        else:
-            cells = [cell for label, value in top for cell in (harmless(label), f"{value:.4f}")]
-            row = [harmless(name), *cells, *[""] * (2 * options.top - len(cells)), result if isinstance(result, str) else ""]
-            (quoting if "\r" in "".join(row) else writer).writerow(row)
-    return failed
 
 
 def _column(path: Path, name: str, *, texts: bool) -> Iterator[NamedInput]:

@@ -98,10 +98,12 @@ class FineTuner(LightningModule):
         loss, counted, together, processes = self._step("train", self(images), targets, batch_idx)
         return loss if processes == 1 else loss * (counted * processes / together)  # processes are averaged, with any number of images
 
-    def validation_step(self, batch: tuple[Tensor | FeatureBatch, Tensor], batch_idx: int) -> None:
-        """Log loss and metrics of a validation batch."""
+    def validation_step(self, batch: tuple[Tensor | FeatureBatch, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Log loss and metrics of a validation batch. Returns `logits` (N, num_classes) and `targets` of the images that count."""
         images, targets = batch
-        self._step("val", self(images), targets, batch_idx)
+        logits = self(images)
+        counted = self._step("val", logits, targets, batch_idx)[1]
+        return {"logits": logits[:counted], "targets": targets[:counted]}
 
     def test_step(self, batch: tuple[Tensor | FeatureBatch, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Log loss and metrics of a test batch. Returns `logits` (N, num_classes), pooled `features` at the highest cut that the head reads

@@ -21,6 +21,7 @@ from ftlit.lit.callbacks.exact_resume import LastCheckpoint
 from ftlit.lit.callbacks.finite_loss import check_results
 from ftlit.lit.callbacks.probe_head import FitProbeHead, check_probe_head
 from ftlit.lit.callbacks.recorder import Recorder
+from ftlit.lit.callbacks.val_scores import ValScores
 from ftlit.lit.checkpoint_io import use_checked_checkpoints
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
@@ -104,7 +105,7 @@ def build(cfg: DictConfig) -> Run:
     if resolve_compile(cfg, backbone, data, frozen=frozen) and not only_fits:
         compile_layers(backbone, head)
     recorder = Recorder(cfg.paths.run) if cfg.report else None
-    own = [callback for callback in (StagedFinetuning(schedule), probe_head, recorder) if callback is not None]
+    own = [callback for callback in (StagedFinetuning(schedule), probe_head, recorder, ValScores()) if callback is not None]
     configured = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
     trainer = build_trainer(cfg, callbacks=[*own, *configured], logger=build_loggers(cfg.logger))
     use_checked_checkpoints(trainer)
@@ -214,6 +215,8 @@ def _evaluate(cfg: DictConfig, run: Run) -> dict[str, float]:
     """Metrics of the best checkpoint on val and test."""
     best = getattr(run.trainer.checkpoint_callback, "best_model_path", None) or None
     val = run.trainer.validate(run.model, run.data, ckpt_path=best, weights_only=True, verbose=False)[0]
+    if run.trains and best is not None and (scores := find_callback(run.trainer, ValScores)):
+        scores.add_to(Path(best), run.trainer)
     if run.probe_head and not run.trains:
         run.probe_head.use_refitted(run.model)
         for name in ("last", "best"):

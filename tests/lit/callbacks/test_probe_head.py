@@ -24,6 +24,7 @@ from ftlit import (
 )
 from ftlit.data.dataset import Collection, Examples
 from ftlit.finetuning.schedule import without_warm_up
+from ftlit.inference.prediction_sets import KEY
 from ftlit.lit.callbacks.recorder import Recorder
 from ftlit.models.heads import LinearHead, MLPHead
 from ftlit.probes.layer_probes import LayerProbes
@@ -157,6 +158,19 @@ def test_the_recorder_keeps_the_probabilities_at_temperature_1(tmp_path, combine
             expected = fit_head(*features).softmax(dim=1).amax(dim=1)
         torch.testing.assert_close(torch.tensor(before), expected, atol=1e-5, rtol=1e-5)
         assert (recorder.tested.probability != before).all()
+
+
+def test_a_checkpoint_holds_the_out_of_fold_scores_of_a_head_that_is_only_fitted(tmp_path):
+    for trains in (False, True):
+        trainer, callback, _ = fit(data(), callback=FitProbeHead(probing=LayerProbes(l2=L2_PENALTIES), trains=trains))
+        trainer.save_checkpoint(tmp_path / "a.ckpt")
+        held = torch.load(tmp_path / "a.ckpt", weights_only=True).get(KEY)
+        if trains:  # the network that is trained scores others
+            assert held is None
+        else:
+            found = callback.probe.held_out_logits
+            expected = 1 - found.logits.softmax(dim=1).gather(1, found.labels[:, None])[:, 0]
+            torch.testing.assert_close(held["scores"], expected.sort().values)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from ftlit.features.spec import FeatureSpec
 from ftlit.features.stage_input import the_backbone
 from ftlit.features.store import Store
 from ftlit.files import temporary_folder
+from ftlit.inference.prediction_sets import KEY as CALIBRATION
+from ftlit.inference.prediction_sets import calibration_of
 from ftlit.lit.datamodules.extraction import Extraction
 from ftlit.lit.datamodules.extraction_pass import EVALUATION, View, together
 from ftlit.lit.datamodules.feature_data import FeatureData
@@ -110,6 +112,11 @@ class FitProbeHead(Callback):
         """Copy the probe of train + val into the head, in place, if there is one. Afterwards scores on val are too high."""
         if self.refitted is not None:
             _copy(self.refitted, self._head(pl_module))
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the out-of-fold scores of a head that is only fitted, for prediction sets."""
+        if not self.trains and self.probe is not None and (held_out := self.probe.held_out_logits) is not None:
+            checkpoint[CALIBRATION] = calibration_of(held_out.logits, held_out.labels).record()
 
     @property
     def temperature(self) -> float | None:

@@ -11,7 +11,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from ftlit.errors import UserError, one_line
 from ftlit.inference.network import Network
-from ftlit.inference.predict import NamedInput, PredictionRow, loader_of, predict_batch, rows_of
+from ftlit.inference.predict import NamedInput, loader_of, predict_batch, rows_of
+from ftlit.inference.prediction_rows import PredictionRow
 from ftlit.models.precision import device_of, precision_for
 
 

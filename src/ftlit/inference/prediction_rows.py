@@ -1,0 +1,72 @@
+"""The rows that `ftlit predict` prints: csv, or JSON lines."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterable
+from math import isinf
+from typing import Any, TextIO
+
+from ftlit.formatting import harmless, printable
+from ftlit.inference.prediction import Prediction
+
+OUTPUT_FORMATS = ("csv", "jsonl")
+SEPARATOR = " | "  # between the classes of a set in a cell
+PredictionRow = tuple[str, Prediction | str]  # name; prediction, or the reason why there is none
+
+
+class RowWriter:
+    """Writes rows, each as soon as it is computed.
+
+    Args:
+        to: the stream.
+        format: one of `OUTPUT_FORMATS`.
+        top: number of classes in a row.
+        threshold: of the prediction set in each row, see `Prediction.classes_within`; `None`: no sets.
+    """
+
+    def __init__(self, to: TextIO, format: str, top: int, threshold: float | None = None) -> None:
+        self.to, self.format, self.top, self.threshold = to, format, top, threshold
+        self.set_sizes: Counter[int] = Counter()
+
+    def write(self, rows: Iterable[PredictionRow]) -> int:
+        """Write a header, if the format has one, and the rows. Returns the number of rows without a prediction."""
+        write = self._write_json if self.format == "jsonl" else self._csv_writer()
+        failed = 0
+        for name, result in ((printable(name), result) for name, result in rows):
+            failed += isinstance(result, str)
+            within = None
+            if self.threshold is not None and not isinstance(result, str):
+                within = result.classes_within(self.threshold)
+                self.set_sizes[len(within)] += 1
+            write(name, result, within)
+        return failed
+
+    def describe_sets(self) -> str:
+        """How many sets have one class, several, or none."""
+        empty, one = self.set_sizes[0], self.set_sizes[1]
+        text = f"{one:,} of one class, {self.set_sizes.total() - empty - one:,} of several, {empty:,} empty"
+        few = self.threshold is not None and isinf(self.threshold)
+        return f"{text} (too few held-out examples for this coverage, so each set holds all classes)" if few else text
+
+    def _write_json(self, name: str, result: Prediction | str, within: list[str] | None) -> None:
+        if isinstance(result, str):
+            found: dict[str, Any] = {"error": result}
+        else:
+            found = {"predictions": [{"label": label, "probability": round(value, 6)} for label, value in result.top(self.top)]}
+            found |= {} if within is None else {"set": within}
+        self.to.write(json.dumps({"path": name, **found}, ensure_ascii=False) + "\n")
+
+    def _csv_writer(self) -> Any:
+        writer, quoting = (csv.writer(self.to, lineterminator="\n", quoting=rule) for rule in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+        more = [f"{name}_{i}" for i in range(2, self.top + 1) for name in ("label", "probability")]
+        writer.writerow(["path", "label", "probability", *more, *([] if self.threshold is None else ["set"]), "error"])
+
+        def write(name: str, result: Prediction | str, within: list[str] | None) -> None:
+            top = [] if isinstance(result, str) else result.top(self.top)
+            cells = [cell for label, value in top for cell in (harmless(label), f"{value:.4f}")]
+            sets = [] if self.threshold is None else [harmless(SEPARATOR.join(within or []))]
+            row = [harmless(name), *cells, *[""] * (2 * self.top - len(cells)), *sets, result if isinstance(result, str) else ""]
+            (quoting if "\r" in "".join(row) else writer).writerow(row)
+
+        return write

@@ -1,0 +1,79 @@
+"""Conformal prediction sets (Vovk, Gammerman and Shafer 2005): the classes that hold the label with a given probability.
+
+A set holds the classes whose score, 1 - probability, is at most a quantile of the scores that held-out examples have for their own label.
+The scores of a head that is only fitted are out of fold (cross-conformal, Vovk 2015), those of a trained network come from val.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil, inf
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ftlit.errors import UserError
+from ftlit.formats import DamagedFile, JsonObject, upgraded, with_format
+
+KEY = "calibration"  # in a checkpoint, beside the record
+MAX_SCORES = 1000  # that are kept
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Scores of held-out examples for their own label.
+
+    Args:
+        scores: (n,), in ascending order, each in [0, 1].
+    """
+
+    scores: Tensor
+
+    def threshold(self, coverage: float) -> float:
+        """The largest score of a class in a set: of n scores that of rank ceil((n + 1) coverage), so that a set holds the label of a new
+        example with at least this probability; infinite where n is too small.
+        """
+        rank = ceil((len(self.scores) + 1) * coverage - 1e-9)
+        return float(self.scores[rank - 1]) if rank <= len(self.scores) else inf
+
+    def record(self) -> JsonObject:
+        """Plain values and tensors for a checkpoint."""
+        return with_format({"scores": self.scores})
+
+
+def calibration_of(logits: Tensor, labels: Tensor) -> Calibration:
+    """The calibration of logits (N, K) of held-out examples with class numbers (N,). Of more than `MAX_SCORES`, some quantiles are kept."""
+    own = logits.double().softmax(dim=1).gather(1, labels[:, None])[:, 0]
+    scores = (1 - own).float().cpu().sort().values
+    if len(scores) > MAX_SCORES:  # ranks as far apart: a rank among those that are kept is at least the same one among all
+        ranks = [ceil((len(scores) + 1) * i / (MAX_SCORES + 1)) for i in range(1, MAX_SCORES + 1)]
+        scores = scores[torch.tensor(ranks) - 1]
+    return Calibration(scores)
+
+
+def read_calibration(checkpoint: Mapping[str, Any], file: object) -> Calibration | None:
+    """The calibration in a checkpoint; `None` where there is none. Raises `UserError` for a damaged one, or one of a newer program."""
+    if KEY not in checkpoint:
+        return None
+    scores = upgraded(checkpoint[KEY], str(file)).get("scores")
+    if not isinstance(scores, Tensor) or scores.ndim != 1 or not len(scores) or not bool(((scores >= 0) & (scores <= 1)).all()):
+        raise DamagedFile(str(file), "its calibration holds no scores", "restore it from a copy, or train again")
+    return Calibration(scores)
+
+
+def threshold_of(calibration: Calibration | None, coverage: float, *, multilabel: bool) -> float:
+    """The largest score of a class in a prediction set of this coverage, see `Calibration.threshold`.
+
+    Raises:
+        UserError: a coverage that is not above 0 and below 1, data with several labels, or a checkpoint without held-out scores.
+    """
+    if not 0 < coverage < 1:
+        raise UserError(f"coverage {coverage:g}: give a share above 0 and below 1, such as 0.9")
+    if multilabel:
+        raise UserError("prediction sets need one label per example, but the data of this run has several: leave --coverage out")
+    if calibration is None:
+        raise UserError(
+            "this checkpoint holds no scores of held-out examples, which prediction sets need: give the folder of the run or its "
+            "best.ckpt; runs of earlier versions, without val, or with a single probe.l2 have none"
+        )
+    return calibration.threshold(coverage)

@@ -1,0 +1,41 @@
+"""ValScores: the best checkpoint of a trained network holds its scores on val, and is otherwise as it was."""
+
+import lightning.pytorch as pl
+import torch
+from test_probe_head import QUIET, data, model
+
+from ftlit.inference.prediction_sets import KEY, calibration_of
+from ftlit.lit.callbacks.val_scores import ValScores
+from ftlit.lit.checkpoint_io import use_checked_checkpoints
+
+
+def test_the_checkpoint_gets_the_scores_on_val_and_keeps_all_else(tmp_path):
+    module, scores = model(), ValScores()
+    trainer = pl.Trainer(max_epochs=1, callbacks=[scores], **QUIET)
+    use_checked_checkpoints(trainer)
+    trainer.fit(module, data())
+    path = tmp_path / "best.ckpt"
+    trainer.save_checkpoint(path)
+    before = torch.load(path, weights_only=False)
+    scores.add_to(path, trainer)  # nothing was validated after training
+    assert KEY not in torch.load(path, weights_only=False)
+    trainer.validate(module, data(), verbose=False)
+    for _ in range(2):  # as of a run that is resumed after its end
+        scores.add_to(path, trainer)
+        found = torch.load(path, weights_only=False)
+        with torch.no_grad():
+            logits = module.eval()(torch.stack([data().transforms["val"](data().collection.splits["val"].load(i)) for i in range(6)]))
+        torch.testing.assert_close(found.pop(KEY)["scores"], calibration_of(logits, torch.arange(6) % 3).scores)
+        assert all(torch.equal(found["state_dict"][name], tensor) for name, tensor in before["state_dict"].items())
+        assert list(found) == list(before) and KEY not in found
+
+
+def test_of_several_labels_no_scores_are_kept(tmp_path):
+    module, scores = model(), ValScores()
+    trainer = pl.Trainer(callbacks=[scores], **QUIET)
+    use_checked_checkpoints(trainer)
+    scores._batches = [(torch.zeros(2, 3), torch.zeros(2, 3))]
+    path = tmp_path / "best.ckpt"
+    torch.save({"state_dict": module.state_dict()}, path)
+    scores.add_to(path, trainer)
+    assert KEY not in torch.load(path)
