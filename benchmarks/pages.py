@@ -62,7 +62,8 @@ def of_heads(found: dict[str, Any]) -> str:
 def of_calibration(found: dict[str, Any]) -> str:
     """The tables of calibration."""
     versions = {name: found["machine"][name] for name in ("timm", "transformers")}
-    return f"{calibration.table(found['rows'])}\n\n{calibration.table_of_sets(found['rows'])}\n\n{found['options']['seeds']} seeds. {measured(found['machine'], versions)}"
+    tables = f"{calibration.table(found['rows'])}\n\n{calibration.table_of_sets(found['rows'])}"
+    return f"{tables}\n\n{found['options']['seeds']} seeds. {measured(found['machine'], versions)}"
 
 
 def of_batchnorm(found: dict[str, Any]) -> str:

@@ -34,7 +34,7 @@ class ValScores(Callback):
             self._batches.append((outputs["logits"].detach().float().cpu(), outputs["targets"].cpu()))
 
     def add_to(self, path: Path, trainer: Trainer) -> None:
-        """Add the scores on val to a checkpoint file, in the first process; without effect on data with several labels, or without val."""
+        """Add the scores on val to a checkpoint file, in the first process; a no-op on data with several labels, or without val."""
         batches = self._batches
         if trainer.world_size > 1:
             gathered: list[list[tuple[Tensor, Tensor]]] | None = [[]] * trainer.world_size if trainer.is_global_zero else None
