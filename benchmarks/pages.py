@@ -14,6 +14,7 @@ import cuts
 import faults
 import heads
 import quality
+import suspects
 from _measure import Row, table
 from hardware import precision
 from planted.fault import CAUGHT, Verdict
@@ -66,6 +67,11 @@ def of_calibration(found: dict[str, Any]) -> str:
     return f"{tables}\n\n{found['options']['seeds']} seeds. {measured(found['machine'], versions)}"
 
 
+def of_suspects(found: dict[str, Any]) -> str:
+    """The precision of planted wrong labels."""
+    return f"{suspects.table(found['rows'])}\n\n{found['options']['seeds']} seeds. {measured(found['machine'])}"
+
+
 def of_batchnorm(found: dict[str, Any]) -> str:
     """The table of batch-norm policies."""
     return f"{batchnorm.table(found['rows'])}\n\n{over_seeds(found)}"
@@ -105,6 +111,7 @@ SECTIONS = {
     "faults": of_faults,
     "cuts": of_cuts,
     "heads": of_heads,
+    "suspects": of_suspects,
     "calibration": of_calibration,
     "quality": of_quality,
     "quality_equal": of_quality,

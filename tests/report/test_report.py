@@ -18,20 +18,24 @@ from report_data import HOSTILE, run_data_of
 
 from ftlit import UserError
 from ftlit.lit.callbacks.recorder import Recorder
-from ftlit.report.contents import Predictions, StageRecord
+from ftlit.report.contents import NEAREST, Pictures, Predictions, StageRecord, SuspectRow
 from ftlit.report.figures import FIGURES
 from ftlit.report.html import page, pictures_of, write_report
 from ftlit.report.load import read
 from ftlit.report.run_files import (
     FOLDER,
     STAGES,
+    SUSPECTS,
     clear,
     read_metrics,
     read_predictions,
     read_stages,
-    write_metrics_digest,
+    read_suspects,
+    remove_suspects,
+    write_digests,
     write_predictions,
     write_stages,
+    write_suspects,
 )
 from ftlit.report.scores import reliability
 
@@ -158,7 +162,7 @@ def test_a_changed_digit_in_the_metrics_of_a_run_that_ended_is_an_error(tmp_path
     table = tmp_path / "metrics.csv"
     table.write_text("epoch,step,val/loss\n0,3,0.5\n1,6,0.25\n")
     rows = read_metrics(tmp_path)
-    write_metrics_digest(tmp_path)
+    write_digests(tmp_path)
     assert rows[1] == {"epoch": 1, "step": 6, "val/loss": 0.25} and read_metrics(tmp_path) == rows
     table.write_text(table.read_text().replace("0.25", "0.26"))
     with pytest.raises(UserError, match=r"metrics\.csv is damaged \(its content does not match the digest in report/metrics\.json\)"):
@@ -213,10 +217,45 @@ def test_every_picture_is_drawn_for_two_and_for_two_hundred_classes(number):
 
 
 def test_a_run_with_few_files_has_a_short_page():
-    missing = {"predictions": None, "features": None, "samples": None, "mistakes": None}
+    missing = {"predictions": None, "features": None, "samples": None, "mistakes": None, "suspects": None, "suspected": None}
     empty = replace(run_data_of(3), about={}, metrics=[], stages=[], depths={}, **missing)
     assert all(draw(empty) is None for _, draw in FIGURES.values())
     assert re.findall(r'<section id="(\w+)"', page(empty, {})) == ["plan", "data"]
+
+
+def test_the_nearest_training_images_stand_beside_each_error():
+    run_data = run_data_of(3)
+    images = np.arange(7 * 4, dtype=np.uint8).reshape(7, 4)[..., None, None, None] * np.ones((2, 2, 3), np.uint8)
+    errors = Pictures(images[:, 0], [f"error {place}" for place in range(7)])
+    nearest = Pictures(images[:, 1:].reshape(-1, 2, 2, 3), [f"near {place}" for place in range(7) for _ in range(NEAREST)])
+    figure = FIGURES["mistakes"][1](replace(run_data, mistakes=errors, nearest=nearest))
+    assert [int(axes.images[0].get_array()[0, 0, 0]) for axes in figure.axes] == list(range(28))
+    assert [axes.get_title() for axes in figure.axes[:5]] == ["error 0", *["near 0"] * 3, "error 1"]
+    for other in (None, replace(nearest, images=nearest.images[:5])):  # a run without them, and files of two runs
+        assert len(FIGURES["mistakes"][1](replace(run_data, mistakes=errors, nearest=other)).axes) == 7
+
+
+def test_the_page_lists_possibly_mislabelled_examples_or_says_that_there_are_none():
+    run_data = replace(run_data_of(3), suspected=None)
+    row = SuspectRow("a/7.png", "ant", "bee", 0.0123, 0.9, 4)
+    shown = page(replace(run_data, suspects=[row]), {})
+    assert "<td>a/7.png</td><td>ant</td><td>bee</td><td>0.0123</td>" in shown and SUSPECTS in shown
+    assert "No training images have a label that" in page(replace(run_data, suspects=[]), {})
+    assert 'id="suspects"' not in page(replace(run_data, suspects=None), {})
+
+
+def test_suspects_survive_writing_and_reading_and_a_changed_byte_is_noticed(tmp_path):
+    rows = [SuspectRow("caf\udce9, 1.png", 'a"b', "=c", 0.0625, 0.9375, 3), SuspectRow("7", "d\ne", "f", 0.125, 0.875, 7)]
+    write_suspects(tmp_path, rows)
+    write_digests(tmp_path)
+    assert [replace(row, item=rows[i].item, suggested=rows[i].suggested) for i, row in enumerate(read_suspects(tmp_path))] == rows
+    assert read_suspects(tmp_path)[0].suggested.endswith("=c") and not read_suspects(tmp_path)[0].suggested.startswith("=")
+    whole = (tmp_path / SUSPECTS).read_bytes()
+    (tmp_path / SUSPECTS).write_bytes(whole.replace(b"0.06", b"0.07"))
+    with pytest.raises(UserError, match="does not match the digest"):
+        read_suspects(tmp_path)
+    remove_suspects(tmp_path)
+    assert read_suspects(tmp_path) is None and [*(tmp_path / FOLDER).iterdir()] == []
 
 
 def test_tables_and_figures_name_the_examples_by_the_noun_of_the_data():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ftlit.report.contents import Pictures, Predictions, RunData, StageRecord
+from ftlit.report.contents import NEAREST, Pictures, Predictions, RunData, StageRecord, SuspectRow
 
 HOSTILE = "$x^$ </script><img src=x onerror=alert(1)>"
 
@@ -26,4 +26,7 @@ def run_data_of(number: int, images: int = 400) -> RunData:
     metrics = [{"step": float(i), "train/loss": 1 / (i + 1), "val/loss": 1.0, "lr-AdamW/head": 1e-3} for i in range(20)]
     features = draw.normal(size=(60, 5)).astype(np.float32), labels[:60]
     depths = {"ridge": {"stem": 0.5, "top": 0.7}}
-    return RunData(Path("run"), about, names, metrics, stages, predictions, features, pictures, pictures, depths, {})
+    suspects = [SuspectRow(HOSTILE, HOSTILE, names[0], 0.01, 0.9, place) for place in range(3)]
+    nearest = Pictures(np.repeat(pictures.images, NEAREST, axis=0), [HOSTILE] * 7 * NEAREST)
+    parts = (metrics, stages, predictions, features, pictures, pictures, depths, {}, suspects, pictures, nearest)
+    return RunData(Path("run"), about, names, *parts)

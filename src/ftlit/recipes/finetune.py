@@ -21,6 +21,7 @@ from ftlit.lit.callbacks.exact_resume import LastCheckpoint
 from ftlit.lit.callbacks.finite_loss import check_results
 from ftlit.lit.callbacks.probe_head import FitProbeHead, check_probe_head
 from ftlit.lit.callbacks.recorder import Recorder
+from ftlit.lit.callbacks.suspects_file import SuspectsFile
 from ftlit.lit.callbacks.val_scores import ValScores
 from ftlit.lit.checkpoint_io import use_checked_checkpoints
 from ftlit.lit.datamodules.feature_data import FeatureData
@@ -105,7 +106,8 @@ def build(cfg: DictConfig) -> Run:
     if resolve_compile(cfg, backbone, data, frozen=frozen) and not only_fits:
         compile_layers(backbone, head)
     recorder = Recorder(cfg.paths.run) if cfg.report else None
-    own = [callback for callback in (StagedFinetuning(schedule), probe_head, recorder, ValScores()) if callback is not None]
+    suspects = SuspectsFile(cfg.paths.run, probe_head) if probe_head else None
+    own = [callback for callback in (StagedFinetuning(schedule), probe_head, suspects, recorder, ValScores()) if callback is not None]
     configured = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
     trainer = build_trainer(cfg, callbacks=[*own, *configured], logger=build_loggers(cfg.logger))
     use_checked_checkpoints(trainer)
@@ -142,7 +144,9 @@ def fit(cfg: DictConfig, run: Run) -> float:
             write_result(cfg.paths.run, results)
             print_results(cfg, results, describe_fit(run.trainer, seconds, trains=run.trains), *_judged(run))
             if run.recorder and run.recorder.tested:
-                artifacts.write_run_report(cfg, run.data, run.recorder.tested, run.recorder.features)
+                vectors = run.probe_head.train_vectors if run.probe_head else None
+                similar = artifacts.Similar(run.model.backbone, vectors) if vectors else None
+                artifacts.write_run_report(cfg, run.data, run.recorder.tested, run.recorder.features, similar)
     return results["val/accuracy"]
 
 
@@ -179,7 +183,7 @@ def _begin(cfg: DictConfig, run: Run, plan: Plan) -> None:
     if run.resume_from:
         check_last(run.resume_from, identity)
     begin_loggers(run.trainer.loggers, again=bool(cfg.resume and not run.resume_from))
-    artifacts.write_folder(cfg, run.data)
+    artifacts.write_folder(cfg, run.data, resumed=run.resume_from is not None)
     inputs: list[StageInput] = run.data.plan(run.model, run.schedule, run.trainer) if isinstance(run.data, FeatureData) else []
     rows = plan_rows(cfg, run.model.backbone, run.data, plan, inputs, _facts(cfg, run, plan, inputs))
     rows += [("note", note) for note in notes]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, Any]
+NEAREST = 3  # training images beside each of the most confident errors
 
 
 @dataclass
@@ -50,6 +51,27 @@ class Predictions:
 
 
 @dataclass(frozen=True)
+class SuspectRow:
+    """A training example that is possibly mislabelled, as `suspects.csv` lists it.
+
+    Args:
+        item: path, number or text.
+        label: name of its class.
+        suggested: name of the class that is most probable without the example.
+        probability: of the label.
+        suggested_probability: of the suggested class.
+        place: of the example in the training split.
+    """
+
+    item: str
+    label: str
+    suggested: str
+    probability: float
+    suggested_probability: float
+    place: int
+
+
+@dataclass(frozen=True)
 class Pictures:
     """Images as the network sees them, and their captions.
 
@@ -78,6 +100,9 @@ class RunData:
         mistakes: the test images with the most confident errors.
         depths: kind of probe -> cut -> accuracy on held-out images, the lowest cut first.
         result: metrics of `result.json`.
+        suspects: training examples that are possibly mislabelled; `None` where nothing was held out to find them.
+        suspected: images of the first of them.
+        nearest: for each image of `mistakes` the `NEAREST` training images with the most similar features, one image after the other.
     """
 
     folder: Path
@@ -91,6 +116,9 @@ class RunData:
     mistakes: Pictures | None
     depths: Mapping[str, Mapping[str, float]]
     result: Mapping[str, float]
+    suspects: Sequence[SuspectRow] | None = None
+    suspected: Pictures | None = None
+    nearest: Pictures | None = None
 
     @property
     def noun(self) -> str:

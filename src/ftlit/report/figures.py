@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogFormatter, NullFormatter
 
-from ftlit.report.contents import Pictures, RunData
+from ftlit.report.contents import NEAREST, Array, Pictures, RunData
 from ftlit.report.scores import confusion as confused
 from ftlit.report.scores import reliability
 
@@ -31,8 +31,20 @@ def samples(run: RunData) -> Figure | None:
 
 
 def mistakes(run: RunData) -> Figure | None:
-    """The test images with the most confident errors."""
-    return _grid(run.mistakes)
+    """The test images with the most confident errors, each with the nearest training images beside it, where they are known."""
+    if run.mistakes is None or run.nearest is None or len(run.nearest.images) != NEAREST * len(run.mistakes.images):
+        return _grid(run.mistakes)
+    images, captions = list[Array](), list[str]()
+    for place, (image, caption) in enumerate(zip(run.mistakes.images, run.mistakes.captions, strict=True)):
+        beside = slice(NEAREST * place, NEAREST * (place + 1))
+        images += [image, *run.nearest.images[beside]]
+        captions += [caption, *run.nearest.captions[beside]]
+    return _grid(Pictures(np.stack(images), captions), columns=2 * (1 + NEAREST))
+
+
+def suspects(run: RunData) -> Figure | None:
+    """Training images that are possibly mislabelled."""
+    return _grid(run.suspected)
 
 
 def curves(run: RunData) -> Figure | None:
@@ -196,6 +208,7 @@ FIGURES: Mapping[str, tuple[str, Callable[[RunData], Figure | None]]] = {
     "stages": ("Time and memory by stage", stages),
     "confusion": ("Confusion matrix", confusion),
     "mistakes": ("Most confident errors", mistakes),
+    "suspects": ("Possibly mislabelled", suspects),
     "calibration": ("Calibration", calibration),
     "features": ("Feature map (t-SNE)", features),
     "depth": ("Accuracy by depth", depth),
@@ -207,10 +220,10 @@ def _short(run: RunData) -> list[str]:
     return [name if len(name) <= MAX_NAME_LENGTH else f"{name[: MAX_NAME_LENGTH - 1]}…" for name in run.class_names]
 
 
-def _grid(pictures: Pictures | None) -> Figure | None:
+def _grid(pictures: Pictures | None, columns: int = 6) -> Figure | None:
     if pictures is None or not len(pictures.images):
         return None
-    columns = min(6, len(pictures.images))
+    columns = min(columns, len(pictures.images))
     rows = -(-len(pictures.images) // columns)
     figure = Figure(figsize=(1.6 * columns, 1.95 * rows))
     for place, (image, caption) in enumerate(zip(pictures.images, pictures.captions, strict=True)):

@@ -18,12 +18,12 @@ from ftlit.files import write_atomically
 from ftlit.report.contents import RunData
 from ftlit.report.figures import FIGURES, MAX_MATRIX_CLASSES
 from ftlit.report.load import read
-from ftlit.report.run_files import FOLDER, RUN, TEST
+from ftlit.report.run_files import FOLDER, RUN, SUSPECTS, TEST
 from ftlit.report.scores import class_scores, confusion, most_confident_errors, reliability
 
 PAGE = "report.html"
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"  # the page requests nothing
-MAX_ERRORS = 20  # in the table of errors
+MAX_ERRORS = 20  # in the tables of errors and of possibly wrong labels
 MAX_ROWS = 500  # in the tables of classes; all are in the files of the report
 
 
@@ -53,7 +53,7 @@ def page(run: RunData, pictures: Mapping[str, bytes | str]) -> str:
         pictures: name in `FIGURES` -> PNG file, or a text with the reason why it could not be drawn; without figures that have no data.
     """
     sections = [("plan", "Plan", _plan(run)), ("data", "Data", _data(run))]
-    beside = {"mistakes": _mistakes, "calibration": _calibration, "confusion": _confusion}
+    beside = {"mistakes": _mistakes, "suspects": _suspects, "calibration": _calibration, "confusion": _confusion}
     for name, (title, _) in FIGURES.items():
         inline = name in pictures and name != "confusion"  # the page's script draws the matrix, so that it can be sorted
         body = _image(title, pictures[name]) if inline else ""
@@ -183,6 +183,18 @@ def _mistakes(run: RunData) -> str:
         [predictions.items[place], *label, f"{predictions.probability[place]:.4f}"] for place, label in zip(places, labels, strict=True)
     ]
     return _table(["item", "class", "predicted", "probability"], rows, sortable=True)
+
+
+def _suspects(run: RunData) -> str:
+    """The training examples that are possibly mislabelled, and how they were found."""
+    if run.suspects is None:
+        return ""
+    how = f"Probabilities are those of heads that were fitted without the example. All are in {SUSPECTS}."
+    if not run.suspects:
+        return f"<p>No training {escape(run.noun)} have a label that their held-out predictions contradict.</p>"
+    rows = [[row.item, row.label, row.suggested, f"{row.probability:.4f}", f"{row.suggested_probability:.4f}"] for row in run.suspects]
+    header = ["item", "class", "suggested", "probability of the class", "of the suggested"]
+    return f"<p>{escape(how)}</p>" + _table(header, rows[:MAX_ERRORS], sortable=True)
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[Any]], *, sortable: bool = False) -> str:

@@ -38,6 +38,9 @@ def read(folder: str | Path) -> RunData:
             files.read_pictures(folder, "mistakes"),
             _depths(folder),
             _result(folder),
+            files.read_suspects(folder),
+            files.read_pictures(folder, "suspected"),
+            files.read_pictures(folder, "nearest"),
         )
     except UserError:  # a damaged file, or a newer format
         raise

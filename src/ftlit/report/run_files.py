@@ -4,9 +4,10 @@ run.json             plan, layers, counts of the data, command, versions
 stages.json          begin, duration and memory of each stage
 test.csv             one row per test image: true and predicted class, probability; by names, and by class numbers, which are read again
 test.json            digest of test.csv, which may be removed if the table is edited
-metrics.json         the same for ../metrics.csv, once the run has ended
+metrics.json         the same for ../metrics.csv, once the run has ended; suspects.json: for ../suspects.csv
 features.safetensors features of some test images, and their labels
-samples.safetensors  training images; mistakes.safetensors: test images with the most confident errors
+samples.safetensors  training images; mistakes.safetensors: test images with the most confident errors; nearest.safetensors: the training
+                     images nearest to these; suspected.safetensors: training images that are possibly mislabelled
 
 All but the table carry the format number. A reader takes format 0 too: `stages.json` is a list there, and features are called codes.
 """
@@ -15,7 +16,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,13 @@ from ftlit.files import write_atomically
 from ftlit.fingerprint import of_bytes
 from ftlit.formats import ENCODING, FORMAT, KEY, DamagedFile, JsonObject, read_json, reading, upgraded, write_json
 from ftlit.formatting import harmless
-from ftlit.report.contents import Array, Pictures, Predictions, StageRecord
+from ftlit.report.contents import Array, Pictures, Predictions, StageRecord, SuspectRow
 from ftlit.run_folder import REPORT
 from ftlit.tensor_files import read_tensors, write_tensors
 
 FOLDER, RUN, STAGES, TEST, TEST_DIGEST = "report", REPORT, "stages.json", "test.csv", "test.json"
 METRICS, METRICS_DIGEST = "metrics.csv", "metrics.json"
+SUSPECTS, SUSPECTS_DIGEST = "suspects.csv", "suspects.json"
 SEPARATOR = " | "  # between several labels of one image
 MAX_ITEM_LENGTH = 500  # characters of a text that are kept
 REMEDY = "restore it, or train again"
@@ -107,10 +109,11 @@ def _checked(path: Path, digest: Path) -> bytes:
     return content
 
 
-def write_metrics_digest(folder: Path) -> None:
-    """Write the digest of the `metrics.csv` of a run that has ended, if there is one."""
-    if (path := folder / METRICS).is_file():
-        write_json(folder / FOLDER / METRICS_DIGEST, {"digest": of_bytes(path.read_bytes())})
+def write_digests(folder: Path) -> None:
+    """Write the digests of the `metrics.csv` and `suspects.csv` of a run that has ended, of those that there are."""
+    for name, digest in ((METRICS, METRICS_DIGEST), (SUSPECTS, SUSPECTS_DIGEST)):
+        if (path := folder / name).is_file():
+            write_json(folder / FOLDER / digest, {"digest": of_bytes(path.read_bytes())})
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
@@ -121,6 +124,35 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     with reading(path, REMEDY):
         text = _checked(path, folder / FOLDER / METRICS_DIGEST).decode()
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(io.StringIO(text, newline=""))]
+
+
+def remove_suspects(folder: Path) -> None:
+    """Remove the `suspects.csv` of an earlier run."""
+    for path in (folder / SUSPECTS, folder / FOLDER / SUSPECTS_DIGEST):
+        path.unlink(missing_ok=True)
+
+
+def write_suspects(folder: Path, rows: Sequence[SuspectRow]) -> None:
+    """Write `suspects.csv`."""
+    writer = csv.writer(stream := io.StringIO(newline=""))
+    writer.writerow([field.name for field in fields(SuspectRow)])
+    for row in rows:
+        names = map(harmless, (row.item[:MAX_ITEM_LENGTH], row.label, row.suggested))
+        writer.writerow([*names, f"{row.probability:.4f}", f"{row.suggested_probability:.4f}", row.place])
+    content = stream.getvalue().encode(**ENCODING)
+    remove_suspects(folder)
+    write_atomically(folder / SUSPECTS, content)
+
+
+def read_suspects(folder: Path) -> list[SuspectRow] | None:
+    """The rows of `suspects.csv`; `None` where there is none."""
+    path = folder / SUSPECTS
+    if not path.is_file():
+        return None
+    with reading(path, REMEDY):
+        rows = csv.DictReader(io.StringIO(_checked(path, folder / FOLDER / SUSPECTS_DIGEST).decode(**ENCODING), newline=""))
+        kinds: dict[str, Any] = {field.name: field.type for field in fields(SuspectRow)}
+        return [SuspectRow(**{name: kind(row[name]) for name, kind in kinds.items()}) for row in rows]
 
 
 def write_pictures(folder: Path, name: str, tensors: Mapping[str, Tensor], captions: Sequence[str] = ()) -> None:

@@ -210,9 +210,12 @@ def test_a_table_of_metrics_that_was_cut_is_reported_and_rows_are_never_repeated
 
 
 def test_a_head_that_is_only_fitted_writes_each_row_once_however_often_it_is_resumed(tmp_path):
+    lists: dict[str, str] = {}
     for resume in ("auto", "auto", "true"):
         assert run(tmp_path, FITTED, f"resume={resume}").returncode == 0
         assert len((tmp_path / "run/metrics.csv").read_text().splitlines()) == 3  # header, val, test
+        listed = (tmp_path / "run/suspects.csv").read_text()
+        assert listed.startswith("item,label,suggested,probability,") and listed == (lists.setdefault("first", listed))
 
 
 def test_a_data_folder_may_be_renamed_if_its_images_are_the_same(tmp_path):

@@ -28,6 +28,7 @@ from ftlit.lit.trainer_internals import datamodule_of, end_before_first_step
 from ftlit.models.heads import Combine, LinearHead, head_cuts
 from ftlit.probes.head_probe import HeadProbe, fit_head
 from ftlit.probes.layer_probes import LayerProbes
+from ftlit.probes.nearest import TrainVectors
 
 MAX_IMAGES = 20_000  # on which a head is fitted if training follows; at least two of each class
 LEAVE_OUT = "give head=linear; in Python, leave out FitProbeHead"
@@ -56,6 +57,8 @@ class FitProbeHead(Callback):
     Attributes:
         probe: fitted on the training images; it is the head once `fit` begins.
         refitted: fitted on train + val; see `use_refitted`.
+        train_vectors: features of the training images at the highest cut, in the first process; `None` where training follows, or where
+            they are too many.
 
     Raises:
         UserError: when training begins: no such linear layer, or one without a bias; see also `check_probe_head`.
@@ -65,6 +68,7 @@ class FitProbeHead(Callback):
         self.head, self.probing, self.trains = head, probing or LayerProbes(), trains
         self.probe: HeadProbe | None = None
         self.refitted: HeadProbe | None = None
+        self.train_vectors: TrainVectors | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fit the probe and copy it into the head, in place."""
@@ -82,6 +86,7 @@ class FitProbeHead(Callback):
                 self.probe = fit_head(self.probing, features, augmented, cuts, combine)
                 both = [own[0] for own in splits], [own[1:] for own in splits]
                 self.refitted = self.probe.refitted(*both) if "val" in fitted_on else None
+                self.train_vectors = None if self.trains else TrainVectors.of(features, cuts[-1])
         self.probe, self.refitted = trainer.strategy.broadcast((self.probe, self.refitted))
         assert self.probe is not None
         _copy(replace(self.probe, temperature=1.0) if self.trains else self.probe, head)

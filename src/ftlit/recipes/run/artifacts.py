@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,19 +16,22 @@ from ftlit.data.dataset import Examples
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.transforms import Transform
 from ftlit.errors import one_line
+from ftlit.features.extract import evaluating
 from ftlit.files import remove_parts, write_atomically
 from ftlit.finetuning.plan import Plan
 from ftlit.formats import ENCODING
 from ftlit.formatting import shell_command
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.models.backbone import Backbone
 from ftlit.printing import print_line
+from ftlit.probes.nearest import TrainVectors
 from ftlit.recipes.config.hydra_internals import choices
 from ftlit.recipes.config.overrides import arguments, typed_command
 from ftlit.recipes.run.resume import write_config
 from ftlit.recipes.run.split_file import store_split
 from ftlit.report import run_files
-from ftlit.report.contents import Predictions
+from ftlit.report.contents import NEAREST, Predictions
 from ftlit.report.scores import most_confident_errors
 from ftlit.seeding import derived_seed, kept_random_state
 
@@ -35,9 +39,11 @@ MAX_IMAGES = 12  # in a figure of the report
 PACKAGES = ("ftlit", "torch", "torchvision", "lightning", "hydra-core")
 
 
-def write_folder(cfg: DictConfig, data: Any) -> None:
+def write_folder(cfg: DictConfig, data: Any, *, resumed: bool = False) -> None:
     """Write `config.yaml`, composed and resolved, `class_names.json` and `split.json`."""
     folder = Path(cfg.paths.run)
+    if not resumed:
+        run_files.remove_suspects(folder)
     for place in (folder, folder / "checkpoints", folder / run_files.FOLDER):
         remove_parts(place)  # of a run that was killed
     write_config(cfg)
@@ -69,43 +75,78 @@ def write_run(cfg: DictConfig, data: Any, plan_rows: Sequence[tuple[str, str]], 
     if images is not None and isinstance(images.input_spec, InputSpec):
         train = images.collection.splits["train"]
         places = torch.randperm(len(train), generator=torch.Generator().manual_seed(cfg.seed))[:MAX_IMAGES].tolist()
-        captions = [" ".join(data.class_names[label] for label in train.labels[place]) for place in places]
+        captions = [_label(train, place, data) for place in places]
         _write_images(folder, "samples", images.input_spec, _transformed(train, places, images.transforms["train"], cfg.seed), captions)
 
 
-def write_run_report(cfg: DictConfig, data: Any, tested: Predictions, features: Mapping[str, Tensor]) -> None:
+@dataclass(frozen=True)
+class Similar:
+    """What finds the training images that are similar to others.
+
+    Args:
+        backbone: as it is in the network, on its device.
+        train: features of the training images by this backbone.
+    """
+
+    backbone: Backbone
+    train: TrainVectors
+
+    def to(self, images: Tensor) -> Tensor:
+        """Places (n, `NEAREST`) of the training images nearest to images (n, 3, S, S), the nearest first."""
+        device = next(self.backbone.parameters(), images).device
+        with torch.inference_mode(), evaluating(self.backbone):
+            features = self.backbone.upto(self.train.cut)(images.to(device))
+            return self.train.nearest(self.backbone.pool(features).cpu(), NEAREST)
+
+
+def write_run_report(
+    cfg: DictConfig, data: Any, tested: Predictions, features: Mapping[str, Tensor], similar: Similar | None = None
+) -> None:
     """Write the predictions and features of the test images (see `Recorder`) and `report.html`, and print its path. An error here does not
     fail a run whose results are written.
     """
     from ftlit.report.html import write_report  # here: matplotlib takes a second
 
     try:
-        _write_tested(cfg, data, tested, features)
+        _write_tested(cfg, data, tested, features, similar)
         print_line(f"report: {write_report(cfg.paths.run)}")
     except Exception as error:  # a full disk, an image that is gone, a bug of ours: the results of the run are valid
         print_line(f"no report: {one_line(error)}")
 
 
-def _write_tested(cfg: DictConfig, data: Any, tested: Predictions, features: Mapping[str, Tensor]) -> None:
-    """Write the digest of the metrics, predictions, features, and the images of the most confident errors."""
+def _write_tested(cfg: DictConfig, data: Any, tested: Predictions, features: Mapping[str, Tensor], similar: Similar | None) -> None:
+    """Write the digests of the tables, predictions, features, and the images of the most confident errors and beside them."""
     folder = Path(cfg.paths.run)
-    run_files.write_metrics_digest(folder)
+    run_files.write_digests(folder)
     run_files.write_predictions(folder, tested, data.class_names)
     if len(features["features"]):
         run_files.write_pictures(folder, "features", features)
     images = images_of(data)
     if images is None or not isinstance(images.input_spec, InputSpec):
         return
+    train = images.collection.splits["train"]
+    if suspects := (run_files.read_suspects(folder) or [])[:MAX_IMAGES]:
+        captions = [f"{row.label} ({row.probability:.2f})\n{row.suggested}? ({row.suggested_probability:.2f})" for row in suspects]
+        shown = _transformed(train, [row.place for row in suspects], images.transforms["val"], cfg.seed)
+        _write_images(folder, "suspected", images.input_spec, shown, captions)
     places = most_confident_errors(tested)[:MAX_IMAGES]
     if places:
         captions = [_caption(tested, place, data.class_names) for place in places]
         images_NCHW = _transformed(images.collection.splits["test"], places, images.transforms["test"], cfg.seed)
         _write_images(folder, "mistakes", images.input_spec, images_NCHW, captions)
+        if similar and len(similar.train.vectors) == len(train) >= NEAREST:
+            near = similar.to(images_NCHW).flatten().tolist()
+            captions = [f"nearest {number % NEAREST + 1}\n{_label(train, place, data)}" for number, place in enumerate(near)]
+            _write_images(folder, "nearest", images.input_spec, _transformed(train, near, images.transforms["val"], cfg.seed), captions)
 
 
 def _caption(tested: Predictions, place: int, class_names: Sequence[str]) -> str:
     predicted, label = (" ".join(class_names[number] for number in labels[place]) for labels in (tested.predicted, tested.labels))
     return f"predicted {predicted} ({tested.probability[place]:.2f})\nis {label}"
+
+
+def _label(examples: Examples, place: int, data: Any) -> str:
+    return " ".join(data.class_names[label] for label in examples.labels[place])
 
 
 def images_of(data: Any) -> ImageData | None:

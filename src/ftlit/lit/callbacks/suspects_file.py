@@ -1,0 +1,62 @@
+"""SuspectsFile: write `suspects.csv`, the training examples whose held-out predictions contradict their label."""
+
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from ftlit.data.dataset import Examples
+from ftlit.lit.callbacks.probe_head import FitProbeHead
+from ftlit.lit.callbacks.recorder import items_of
+from ftlit.lit.datamodules.feature_data import FeatureData
+from ftlit.lit.trainer_internals import datamodule_of
+from ftlit.probes.suspects import Suspect, suspects_of
+from ftlit.report.contents import SuspectRow
+from ftlit.report.run_files import SUSPECTS, write_suspects
+
+
+class SuspectsFile(Callback):
+    """Writes `suspects.csv` once the head is fitted, and prints how many training examples it lists, if any.
+
+    Examples of val are not in it: they are not held out in the cross-validation. A resumed run whose head is that of its checkpoint keeps
+    the file of its first part.
+
+    Args:
+        folder: folder of the run.
+        fitted: the callback that fits the head, earlier in the list of callbacks.
+    """
+
+    def __init__(self, folder: str | Path, fitted: FitProbeHead) -> None:
+        self.folder, self.fitted = Path(folder), fitted
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the file, in the first process."""
+        held_out = self.fitted.probe and self.fitted.probe.held_out_logits
+        if not trainer.is_global_zero or not held_out:
+            return
+        data = datamodule_of(trainer)
+        read, _, _ = self.fitted.reads(trainer, data)
+        whole = data.images if isinstance(data, FeatureData) else data
+        suspects, names = suspects_of(held_out), read.class_names
+        rows = rows_of(suspects, read.collection.splits["train"], whole.collection.splits["train"], names)
+        write_suspects(self.folder, rows)
+        if rows:
+            noun, number = read.input_spec.noun, len(held_out.labels)
+            are = "is" if len(rows) == 1 else "are"
+            print(f"{len(rows)} of {number:,} training {noun} {are} possibly mislabelled: {self.folder / SUSPECTS}", flush=True)
+
+
+def rows_of(suspects: list[Suspect], read: Examples, whole: Examples, class_names: list[str]) -> list[SuspectRow]:
+    """The rows of the file.
+
+    Args:
+        suspects: their places are those among `read`.
+        read: the examples that the head was fitted on, in their order.
+        whole: the training split, which holds them.
+        class_names: class number -> name.
+    """
+    place_of = {} if len(read) == len(whole) else {str(source): place for place, source in enumerate(whole.sources)}
+    places = [place_of[str(read.sources[own.place])] if place_of else own.place for own in suspects]
+    return [
+        SuspectRow(item, class_names[own.label], class_names[own.suggested], own.probability, own.suggested_probability, place)
+        for own, place, item in zip(suspects, places, items_of(whole, places), strict=True)
+    ]
