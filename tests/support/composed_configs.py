@@ -10,8 +10,8 @@ from hydra import compose
 from omegaconf import DictConfig
 from paths import CONF
 
+from ftlit.recipes.build import build
 from ftlit.recipes.config.error_messages import as_user_error
-from ftlit.recipes.finetune import build
 
 OPTIONS: dict[str, list[str]] = {}
 for path in sorted(CONF.glob("*/*.yaml")):

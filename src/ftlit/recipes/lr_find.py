@@ -22,7 +22,7 @@ from ftlit.lit.module import FineTuner
 from ftlit.lit.staged_finetuning import StagedFinetuning
 from ftlit.lit.trainer_internals import callbacks_of
 from ftlit.printing import print_line
-from ftlit.recipes import finetune
+from ftlit.recipes.build import Run, build
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.config.validate import bind
 from ftlit.recipes.run.trainer import build_trainer
@@ -48,7 +48,7 @@ def run(cfg: DictConfig) -> float:
     bind(cfg)
     test: RangeTest = instantiate(cfg.lr_find)
     rising = with_rising_rates(cfg)
-    run = finetune.build(rising)
+    run = build(rising)
     if not run.trains:
         raise UserError("recipe=lr_find does not work with a linear probe, which is fitted without a learning rate: give head=linear")
     curve = record_losses(rising, run, test)
@@ -72,7 +72,7 @@ def with_rising_rates(cfg: DictConfig) -> DictConfig:
     return cfg
 
 
-def record_losses(cfg: DictConfig, run: finetune.Run, test: RangeTest) -> LossByRate:
+def record_losses(cfg: DictConfig, run: Run, test: RangeTest) -> LossByRate:
     """Train one stage for the steps of the test, over as many epochs as they need, without validation, checkpoints or loggers."""
     kept = [callback for callback in callbacks_of(run.trainer) if isinstance(callback, SeedEachStep | ProgressBar)]
     curve = LossByRate()
@@ -118,7 +118,7 @@ def choose_rate(suggestion: Suggestion, rates: Sequence[float], *, probe_head: b
     return rate
 
 
-def describe(rate: float, suggestion: Suggestion, run: finetune.Run, folder: Path, configured: float) -> str:
+def describe(rate: float, suggestion: Suggestion, run: Run, folder: Path, configured: float) -> str:
     """The override, the rate of each group that trains, the alternative suggestion, and which rate to prefer where they are far apart."""
     rate = float(f"{rate:.1e}")
     groups = shorten(f"{name} at {rate * scale:.1e}" for name, scale in trained_groups(run.model))

@@ -1,6 +1,7 @@
 """Run `recipe=pretrain`: train a backbone with labels as `finetune` does, or layer by layer without labels, and save its weights."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from ftlit.lit.tasks.layerwise_pretraining import Curves, LayerwisePretrainer
 from ftlit.models.backbone import Backbone
 from ftlit.printing import print_rows
 from ftlit.recipes import finetune
+from ftlit.recipes.build import build
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.console.commands import resume_command
 from ftlit.recipes.run.data_record import check_data
@@ -37,7 +39,7 @@ def run(cfg: DictConfig) -> float:
         backbone, score = pretrain(cfg)
         first = True
     else:
-        run = finetune.build(cfg)
+        run = replace(build(cfg), baseline=None)  # which keeps the backbone as it was
         score, backbone, first = finetune.fit(cfg, run), run.model.backbone, run.trainer.is_global_zero
     if first:
         path = save_backbone(backbone, Path(cfg.paths.run, "backbone.safetensors"))

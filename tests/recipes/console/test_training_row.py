@@ -4,10 +4,10 @@ import pytest
 from composed_configs import composed
 
 from ftlit.lit.datamodules.feature_data import FeatureData
+from ftlit.recipes.build import build, plan_of
 from ftlit.recipes.config.hydra_internals import fresh_hydra
 from ftlit.recipes.console.plan_rows import plan_rows
 from ftlit.recipes.console.run_facts import RunFacts
-from ftlit.recipes.finetune import build, plan_of
 
 
 def planned(tmp_path, monkeypatch, *words):

@@ -4,11 +4,13 @@ from math import inf, isnan
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from ftlit.errors import UserError
+from ftlit.files import write_atomically
 from ftlit.lit.trainer_internals import is_trial_run
 
 TIE_BREAK = "val/loss"
@@ -27,6 +29,7 @@ class BestCheckpoint(ModelCheckpoint):
     - Of epochs with the same value, the one with the least `val/loss` is best, then the last one. Small val sets are full of ties.
     - The direction follows from the metric.
     - If nothing was validated during training, the weights at its end are saved as the best.
+    - It may begin with weights that were validated before training, see `begin_with`.
 
     Args:
         dirpath: folder of the checkpoint.
@@ -36,7 +39,8 @@ class BestCheckpoint(ModelCheckpoint):
         options: of `ModelCheckpoint`.
 
     Attributes:
-        best_epoch: the epoch whose weights are kept; `None` before the first.
+        best_epoch: the epoch whose weights are kept; `None` before the first, and while those of `begin_with` are kept.
+        best_of_epochs: the best value of an epoch; `None` before the first.
 
     Raises:
         UserError: a metric of unknown direction without `mode`.
@@ -54,12 +58,45 @@ class BestCheckpoint(ModelCheckpoint):
             raise UserError(f"monitor={monitor}: give callbacks.best.mode=max if higher values are better, otherwise min")
         super().__init__(dirpath, filename, monitor, mode=mode, **{"enable_version_counter": False, **options})
         self.best_epoch: int | None = None
+        self.best_of_epochs: float | None = None
         self._best_loss = inf
+        self._first: tuple[Path, float, float] | None = None
+        self._began_with_first = False
+
+    @property
+    def keeps_first(self) -> bool:
+        """Whether the weights of `begin_with` are better than those of each epoch."""
+        return self._began_with_first and self.best_epoch is None and self.best_of_epochs is not None
+
+    def begin_with(self, path: Path, value: float, loss: float) -> None:
+        """Take weights for the best so far, which are copied when training begins, unless it resumes from a checkpoint.
+
+        Args:
+            path: of their checkpoint.
+            value: of the metric that decides.
+            loss: their `val/loss`.
+        """
+        self._first = path, value, loss
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Copy the weights of `begin_with`."""
+        super().on_train_start(trainer, pl_module)
+        if self._first is None or trainer.ckpt_path is not None:
+            return
+        path, value, loss = self._first
+        self._began_with_first = True
+        self.best_model_path = self.kth_best_model_path = self.format_checkpoint_name({})
+        self.best_model_score = self.kth_value = torch.tensor(value)
+        self.best_k_models = {self.best_model_path: self.best_model_score}
+        self._best_loss = loss
+        if trainer.is_global_zero:
+            write_atomically(Path(self.best_model_path), path.read_bytes())
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
         """Whether this epoch is kept; if it is the best so far, note its number and loss."""
         loss = float(trainer.callback_metrics.get(TIE_BREAK, inf))
         loss = inf if isnan(loss) else loss
+        self._note(current)
         best = trainer.strategy.reduce_boolean_decision(current is not None and self._is_best(current, loss))
         if best:
             self.best_epoch, self._best_loss = trainer.current_epoch, loss
@@ -68,24 +105,35 @@ class BestCheckpoint(ModelCheckpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the weights as they are, if there is no best epoch and training took steps."""
         super().on_train_end(trainer, pl_module)
-        if not self.best_model_path and trainer.global_step and not is_trial_run(trainer):
+        unjudged = not self.best_model_path or (self._began_with_first and self.best_of_epochs is None)
+        if unjudged and trainer.global_step and not is_trial_run(trainer):
             self.best_model_path = self.format_checkpoint_name({})
             trainer.save_checkpoint(self.best_model_path, self.save_weights_only)
 
     def describe(self) -> str:
         """The weights that are kept, in words."""
+        if self.keeps_first:
+            return f"the results are from the linear probe, because no epoch was better by {self.monitor} (best: {self.best_of_epochs:.4f})"
         if self.best_epoch is None:
             return "no epoch was validated, so the results are from the last weights"
         return f"the results are from epoch {self.best_epoch}, the best by {self.monitor}"
 
     def state_dict(self) -> dict[str, Any]:
         """State for a checkpoint."""
-        return {**super().state_dict(), "best_epoch": self.best_epoch, "best_loss": self._best_loss}
+        own = {"best_epoch": self.best_epoch, "best_of_epochs": self.best_of_epochs, "best_loss": self._best_loss}
+        return {**super().state_dict(), **own, "began_with_first": self._began_with_first}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state."""
         super().load_state_dict(state_dict)
         self.best_epoch, self._best_loss = state_dict["best_epoch"], state_dict["best_loss"]
+        # earlier versions have neither
+        self.best_of_epochs, self._began_with_first = state_dict.get("best_of_epochs"), state_dict.get("began_with_first", False)
+
+    def _note(self, value: Tensor | None) -> None:
+        if value is not None and not isnan(new := float(value)):
+            old = self.best_of_epochs
+            self.best_of_epochs = new if old is None else min(new, old) if self.mode == "min" else max(new, old)
 
     def _is_best(self, value: Tensor, loss: float) -> bool:
         """Whether a value is better than the best so far, or as good with no higher loss. NaN is neither."""

@@ -1,5 +1,6 @@
 """Fit a linear probe as the head before training begins: fine-tuning starts from its optimum (LP-FT, Kumar et al. 2022)."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -53,8 +54,10 @@ class FitProbeHead(Callback):
         head: name of the linear layer in the module.
         probing: the kinds and L2 penalties to try.
         trains: whether training follows; otherwise training ends before its first step.
+        most_images: on which the head is fitted if no training follows.
 
     Attributes:
+        given: a probe that was fitted before, which is then the head; `None`: fit one.
         probe: fitted on the training images; it is the head once `fit` begins.
         refitted: fitted on train + val; see `use_refitted`.
         train_vectors: features of the training images at the highest cut, in the first process; `None` where training follows, or where
@@ -64,8 +67,12 @@ class FitProbeHead(Callback):
         UserError: when training begins: no such linear layer, or one without a bias; see also `check_probe_head`.
     """
 
-    def __init__(self, head: str = "head", probing: LayerProbes | None = None, *, trains: bool = True) -> None:
+    def __init__(
+        self, head: str = "head", probing: LayerProbes | None = None, *, trains: bool = True, most_images: float = math.inf
+    ) -> None:
         self.head, self.probing, self.trains = head, probing or LayerProbes(), trains
+        self.most_images = MAX_IMAGES if trains else most_images
+        self.given: HeadProbe | None = None
         self.probe: HeadProbe | None = None
         self.refitted: HeadProbe | None = None
         self.train_vectors: TrainVectors | None = None
@@ -77,6 +84,9 @@ class FitProbeHead(Callback):
         if trainer.ckpt_path is not None and self.trains:
             return
         head = self._head(pl_module)
+        if self.given is not None:
+            self.probe = self.given
+            return _copy(self.probe, head)
         images, fitted_on, views = self.reads(trainer, datamodule_of(trainer))
         cuts = head_cuts(head) or the_backbone(pl_module)[1].cuts[-1:]
         combine: Combine = head.combine if isinstance(head, LinearHead) else "concat"
@@ -101,7 +111,7 @@ class FitProbeHead(Callback):
         images = check_probe_head(trainer, data)
         limit = trainer.limit_val_batches
         all_of_val = isinstance(limit, float) and limit == 1  # the integer 1 is one batch
-        return not self.trains and all_of_val and images.per_class is None and _train_share(trainer, images, trains=False) == 1
+        return not self.trains and all_of_val and images.per_class is None and _train_share(trainer, images, self.most_images) == 1
 
     def reads(self, trainer: Trainer, data: Any) -> tuple[IndexedImages, list[Split], int]:
         """Return the images on which the head is fitted, a share of these data, their splits that are read, and the number of augmented
@@ -109,7 +119,7 @@ class FitProbeHead(Callback):
         """
         images = check_probe_head(trainer, data)
         fitted_on: list[Split] = ["train", "val"] if self.refits(trainer, data) else ["train"]
-        if (share := _train_share(trainer, images, trains=self.trains)) < 1:
+        if (share := _train_share(trainer, images, self.most_images)) < 1:
             images = images.with_share(share)
         return images, fitted_on, number_of_views(images, () if self.trains else fitted_on)
 
@@ -193,11 +203,7 @@ def _features(
         meet(trainer)
 
 
-def _train_share(trainer: Trainer, images: IndexedImages, *, trains: bool) -> float:
-    """Return the share of each class on which the head is fitted, 0 to 1.
-
-    It is below 1 if an epoch of this trainer has fewer images, or if training follows and there are more than `MAX_IMAGES`.
-    """
+def _train_share(trainer: Trainer, images: IndexedImages, most: float) -> float:
+    """Return the share of each class on which the head is fitted, 0 to 1: below 1 for an epoch of fewer images, or more than `most`."""
     count, limit = len(images.collection.splits["train"]), trainer.limit_train_batches
-    maximum = MAX_IMAGES if trains else count
-    return min(1.0, maximum / count, limit * images.batch_size / count if isinstance(limit, int) else limit)
+    return min(1.0, most / count, limit * images.batch_size / count if isinstance(limit, int) else limit)

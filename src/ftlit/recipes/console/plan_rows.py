@@ -128,11 +128,17 @@ def _head_text(cfg: DictConfig, noun: str, facts: RunFacts) -> str:
     l2 = f"L2 penalty {l2_penalties[0]:g}" if len(l2_penalties) == 1 else "L2 penalty chosen by cross-validation"
     views = f"and {facts.views} augmented views of each (data.views=0: none)" if facts.views else "without augmentation"
     several = {"concat": "", "blend": ", the mean of two: of the last cut and of all cuts", "average": ", the mean of one for each cut"}
-    of_cuts = several[cfg.head.combine] if facts.head_cuts else ""
-    text = f"linear probe{of_cuts}, fitted on features of the training {noun} {views}; {l2}."
+    of_cuts = several[cfg.head.combine] if facts.fitted_cuts else ""
+    cuts = f" at the cuts {', '.join(facts.fitted_cuts)}" if facts.has_baseline and facts.fitted_cuts else ""
+    text = f"linear probe{of_cuts}, fitted on features{cuts} of the training {noun} {views}; {l2}."
     if facts.trains:
         begin = given("schedule.epoch", "schedule.until")
         unused = f", so {' and '.join(begin)} {_is(begin)} ignored" if begin else ""
+        if facts.has_baseline:
+            start = (
+                "Training starts from its part of the last cut" if facts.fitted_cuts and not facts.head_cuts else "Training starts from it"
+            )
+            text += f" It is evaluated before training, and it is the result of the run unless an epoch is better on val. {start}."
         return f"{text} Stages that train only the head are skipped{unused}; to keep these stages, give head=linear."
     if facts.refits_on_val:
         text += " After validation the head is refitted on train + val; the test score is for the refitted head."

@@ -16,7 +16,12 @@ Z_95 = 1.959963984540054  # standard deviations of a normal distribution that ho
 
 
 def print_results(
-    cfg: DictConfig, results: Mapping[str, float], notes: Sequence[str], images: Mapping[str, int], fitted_on: Mapping[str, str]
+    cfg: DictConfig,
+    results: Mapping[str, float],
+    notes: Sequence[str],
+    images: Mapping[str, int],
+    fitted_on: Mapping[str, str],
+    baseline: Mapping[str, float] | None = None,
 ) -> None:
     """Print the metrics of the best checkpoint on val and test, notes on the run, and its folder.
 
@@ -26,6 +31,7 @@ def print_results(
         notes: on the run.
         images: split -> number of images that its accuracy is the share of; empty: no intervals.
         fitted_on: split -> the splits on which the model of its row was trained or fitted.
+        baseline: metrics of the linear probe before training, where there is one.
     """
     intervals = ["95 % interval of accuracy"] if images else []  # programs read the columns before it
     table = Table("split", "accuracy", "macro F1", "loss", *intervals, "fitted on")
@@ -34,6 +40,9 @@ def print_results(
         bounds = ["{:.3f} to {:.3f}".format(*accuracy_interval(results[f"{split}/accuracy"], images[split]))] if images else []
         table.add_row(split, accuracy, f1, loss, *bounds, fitted_on[split])
     show(table)
+    if baseline:
+        changes = (f"{split} {baseline[f'{split}/accuracy']:.4f} -> {results[f'{split}/accuracy']:.4f}" for split in ("val", "test"))
+        print_line(f"linear probe -> fine-tuned: accuracy on {', '.join(changes)}")
     checkpoints = " and ".join(name for name in ("best", "last") if Path(cfg.paths.run, "checkpoints", f"{name}.ckpt").exists())
     files = [*([f"{checkpoints} checkpoint"] if checkpoints else []), "metrics.csv", "config.yaml"]
     print_line(f"{'; '.join(notes)}; {', '.join(files)}: {cfg.paths.run}")

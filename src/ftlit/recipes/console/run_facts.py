@@ -13,7 +13,9 @@ class RunFacts:
     Args:
         devices: description of the devices and the number format.
         fits_head: whether the head is fitted as a linear probe.
+        has_baseline: whether a linear probe is evaluated before training; the facts of a fitted head are then its own.
         head_cuts: the cuts that the head reads, if these are several.
+        fitted_cuts: the cuts that the fitted head reads, if these are several.
         views: augmented views that a fitted head is fitted on besides the plain one.
         head_bytes: size of the stored features that it is fitted on.
         refits_on_val: whether it is refitted on train + val.
@@ -26,7 +28,9 @@ class RunFacts:
 
     devices: str
     fits_head: bool = False
+    has_baseline: bool = False
     head_cuts: Sequence[str] = ()
+    fitted_cuts: Sequence[str] = ()
     views: int = 0
     head_bytes: int = 0
     refits_on_val: bool = False

@@ -93,9 +93,13 @@ def check_one_process(cfg: DictConfig) -> None:
 def build_schedule(cfg: DictConfig, backbone: Backbone) -> Schedule:
     """The schedule of the config, with its batch norm policy; reinitialized layers train whenever the head trains."""
     layers = backbone.layers_with_parameters
-    policy: Choice = "auto" if cfg.batchnorm == AFFINE else cfg.batchnorm
-    schedule = with_batchnorm(instantiate(cfg.schedule, layers=layers), {"backbone": policy})
+    schedule = with_batchnorm(instantiate(cfg.schedule, layers=layers), {"backbone": batchnorm_policy(cfg)})
     return with_reinit(schedule, [layer for layer in backbone.reinit if layer in layers])
+
+
+def batchnorm_policy(cfg: DictConfig) -> Choice:
+    """The batch norm policy of the schedule; norms that have become affine layers have none."""
+    return "auto" if cfg.batchnorm == AFFINE else cfg.batchnorm
 
 
 def check_reached(cfg: DictConfig, schedule: Schedule, trainer: pl.Trainer, data: Any) -> None:

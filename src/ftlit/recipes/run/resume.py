@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from filecmp import cmp
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
@@ -54,7 +55,8 @@ def checkpoint_of(cfg: DictConfig) -> Path | None:
         return None
     check_settings(cfg)
     if not last.exists():  # the run ended before its first step
-        if best.exists():
+        probe = best.with_name("linear_probe.ckpt")  # which best.ckpt begins with
+        if best.exists() and not (probe.exists() and cmp(best, probe, shallow=False)):
             raise UserError(f"resuming this run needs {last}, which is missing: restore it, or {new_run_advice(last)}")
         return None
     for path in filter(Path.is_dir, (last, best)):

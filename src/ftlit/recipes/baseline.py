@@ -1,0 +1,132 @@
+"""The baseline of a run that trains layers: a linear probe on the frozen backbone, fitted and evaluated before training begins.
+
+It is the head that a small scenario would fit. It stays the best checkpoint of the run unless an epoch is better on val.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from omegaconf import DictConfig
+from torch import nn
+
+from ftlit.finetuning.presets import head_only
+from ftlit.finetuning.schedule import Schedule, with_batchnorm
+from ftlit.formats import read_json, write_json
+from ftlit.inference.record import Record
+from ftlit.lit.callbacks.best_checkpoint import TIE_BREAK, BestCheckpoint
+from ftlit.lit.callbacks.probe_head import MAX_IMAGES, FitProbeHead
+from ftlit.lit.callbacks.recorder import Recorder
+from ftlit.lit.callbacks.suspects_file import SuspectsFile
+from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.lit.module import FineTuner
+from ftlit.lit.staged_finetuning import StagedFinetuning
+from ftlit.lit.trainer_internals import find_callback, is_trial_run
+from ftlit.models.backbone import Backbone
+from ftlit.models.heads import head_cuts
+from ftlit.probes.head_probe import HeadProbe
+from ftlit.recipes.config.hydra_internals import instantiate
+from ftlit.recipes.module import build_module
+from ftlit.recipes.run.head import head_arguments, recorded_head
+from ftlit.recipes.run.parts import batchnorm_policy
+from ftlit.recipes.run.trainer import build_trainer
+from ftlit.seeding import kept_random_state
+
+NAME = "linear_probe"  # of its checkpoint, its results, and their keys in `result.json`
+Results = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The parts of a baseline. Its backbone and images are those of the run; the trainer, the head and stored features are its own."""
+
+    model: FineTuner
+    data: Any
+    trainer: pl.Trainer
+    probe_head: FitProbeHead
+    recorder: Recorder | None
+
+    def fit(self, folder: Path) -> Results:
+        """Fit the head, validate it, refit it on train + val where `FitProbeHead` does, save it, and test it; write the results.
+
+        Random states of the run stay as they are.
+
+        Args:
+            folder: of the run.
+
+        Returns:
+            Metrics on val, before the refit, and on test.
+        """
+        with kept_random_state():
+            self.trainer.fit(self.model, self.data)
+            results = evaluate_fitted(self.trainer, self.model, self.data, self.probe_head, [checkpoint_in(folder)])
+        if self.trainer.is_global_zero:
+            write_json(folder / f"{NAME}.json", results)
+        return results
+
+    def start_for(self, head: nn.Module) -> HeadProbe | None:
+        """The fitted probe for another head: the whole one if it reads the same cuts, else its part of the last cut, if there is one."""
+        probe, cuts = self.probe_head.probe, head_cuts(head) or self.model.backbone.cuts[-1:]
+        if probe is None or head_cuts(head) == head_cuts(self.model.head):
+            return probe
+        part = next((part for part in probe.parts if tuple(part.cuts) == tuple(cuts)), None)
+        return None if part is None else HeadProbe([part], views=probe.views, score=part.score)
+
+
+def compares(trainer: pl.Trainer, probe_head: FitProbeHead | None) -> bool:
+    """Whether a run has a baseline: layers train from a head that is fitted, in more than a trial run."""
+    return probe_head is not None and probe_head.trains and not is_trial_run(trainer)
+
+
+def build_baseline(cfg: DictConfig, backbone: Backbone, images: Any, base: Record | None) -> Baseline:
+    """Build the baseline of a run.
+
+    Args:
+        cfg: the composed config.
+        backbone: of the run.
+        images: of the run, without stored features.
+        base: weights that slim checkpoints leave out; `None` for full ones.
+    """
+    schedule = _schedule(cfg, backbone)
+    arguments = head_arguments(cfg, backbone, schedule)
+    head = instantiate(cfg.head, **arguments, num_classes=images.num_classes)
+    data = instantiate(cfg.cache)(images, pooled=True) if isinstance(images, ImageData) else images
+    model = build_module(cfg, backbone, head, data, schedule, recorded_head(cfg, arguments), base)
+    probe_head = FitProbeHead("head", instantiate(cfg.probe), trains=False, most_images=MAX_IMAGES)
+    recorder = Recorder(cfg.paths.run) if cfg.report else None
+    suspects = SuspectsFile(cfg.paths.run, probe_head)
+    own = [callback for callback in (StagedFinetuning(schedule), probe_head, suspects, recorder) if callback is not None]
+    trainer = build_trainer(cfg, callbacks=own, logger=False, enable_checkpointing=False)
+    return Baseline(model, data, trainer, probe_head, recorder)
+
+
+def _schedule(cfg: DictConfig, backbone: Backbone) -> Schedule:
+    return with_batchnorm(head_only(backbone.layers_with_parameters), {"backbone": batchnorm_policy(cfg)})
+
+
+def checkpoint_in(folder: Path) -> Path:
+    """The checkpoint of the baseline in the folder of a run."""
+    return folder / "checkpoints" / f"{NAME}.ckpt"
+
+
+def results_in(folder: Path) -> Results | None:
+    """The results of the baseline in the folder of a run; `None` where there are none. Raises `UserError` for a damaged file."""
+    path = folder / f"{NAME}.json"
+    return read_json(path, remedy="remove it; only the comparison with the linear probe is lost") if path.is_file() else None
+
+
+def propose(trainer: pl.Trainer, folder: Path, results: Results) -> None:
+    """Let the trainer's best checkpoint begin with the baseline, where it is judged by a metric that the baseline has."""
+    best = find_callback(trainer, BestCheckpoint)
+    if best is not None and best.monitor in results:
+        best.begin_with(checkpoint_in(folder), results[best.monitor], results[TIE_BREAK])
+
+
+def evaluate_fitted(trainer: pl.Trainer, model: FineTuner, data: Any, probe_head: FitProbeHead, paths: list[Path]) -> Results:
+    """Validate a head that was only fitted, then refit it on train + val where `FitProbeHead` does, save the module, and test it."""
+    val = trainer.validate(model, data, verbose=False)[0]
+    probe_head.use_refitted(model)
+    for path in paths:
+        trainer.save_checkpoint(path)
+    return {**val, **trainer.test(model, data, verbose=False)[0]}

@@ -1,0 +1,123 @@
+"""Build the parts of a run: backbone, data, head, schedule, module and trainer, and of a run with training its baseline."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from omegaconf import DictConfig
+
+from ftlit.errors import UserError
+from ftlit.finetuning.plan import Plan, examine
+from ftlit.finetuning.schedule import Schedule, trains_head_alone, without_warm_up
+from ftlit.lit.callbacks.probe_head import FitProbeHead, check_probe_head
+from ftlit.lit.callbacks.recorder import Recorder
+from ftlit.lit.callbacks.suspects_file import SuspectsFile
+from ftlit.lit.callbacks.val_scores import ValScores
+from ftlit.lit.checkpoint_io import use_checked_checkpoints
+from ftlit.lit.datamodules.image_data import ImageData
+from ftlit.lit.module import FineTuner
+from ftlit.lit.staged_finetuning import StagedFinetuning
+from ftlit.lit.strategies import SHARDED, compile_layers
+from ftlit.models.batchnorm_fold import batchnorm_to_affine
+from ftlit.recipes.baseline import Baseline, build_baseline, compares
+from ftlit.recipes.config.check_values import AFFINE, check_until
+from ftlit.recipes.config.hydra_internals import instantiate
+from ftlit.recipes.config.validate import bind
+from ftlit.recipes.module import build_module
+from ftlit.recipes.run.hardware_settings import base_of, resolve_checkpoint, resolve_compile
+from ftlit.recipes.run.head import build_probe_head, check_head, head_arguments, may_fit_head, recorded_head
+from ftlit.recipes.run.launched import first_ahead
+from ftlit.recipes.run.loggers import build_loggers
+from ftlit.recipes.run.parts import build_schedule, check_reached, load_parts
+from ftlit.recipes.run.resume import checkpoint_of
+from ftlit.recipes.run.trainer import build_trainer
+from ftlit.recipes.run.training_steps import check_batches, training_steps
+
+
+@dataclass(frozen=True)
+class Run:
+    """The parts of a run, ready to train."""
+
+    model: FineTuner
+    data: Any
+    schedule: Schedule
+    trainer: pl.Trainer
+    resume_from: Path | None
+    probe_head: FitProbeHead | None
+    recorder: Recorder | None
+    baseline: Baseline | None
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is any gradient training, besides fitting a linear probe as the head."""
+        return self.probe_head is None or self.probe_head.trains
+
+
+def build(cfg: DictConfig) -> Run:
+    """Build all parts of a run. Raises `UserError`: mistakes are found here, before any training."""
+    bind(cfg)  # first: `checkpoint_of` reads values as they are given
+    resume_from = checkpoint_of(cfg)
+    with first_ahead("parts", cfg.rank_timeout):  # it may hash many files; the others find the hashes
+        parts = load_parts(cfg)
+    backbone, data = parts.backbone, parts.data
+    images = data
+    base = base_of(cfg, backbone)  # before anything is rewritten
+    if cfg.batchnorm == AFFINE:  # before the parameter groups are built
+        batchnorm_to_affine(backbone)
+    schedule = build_schedule(cfg, backbone)
+    check_until(schedule)
+    arguments = head_arguments(cfg, backbone, schedule)
+    head = instantiate(cfg.head, **arguments, num_classes=data.num_classes)
+    check_head(backbone, head, data.num_classes)
+    if isinstance(data, ImageData) and not data.batch_overrides:  # other data trains on batches of its own
+        data = instantiate(cfg.cache)(data, pooled=not getattr(head, "takes_map", False))
+    probe_head = build_probe_head(cfg, head, schedule)
+    if probe_head and probe_head.trains:
+        schedule = without_warm_up(schedule)
+    only_fits = probe_head is not None and not probe_head.trains
+    frozen = only_fits or all(trains_head_alone(stage) for stage in schedule.stages)
+    base = base if resolve_checkpoint(cfg, backbone, frozen=frozen) == "slim" else None
+    model = build_module(cfg, backbone, head, data, schedule, recorded_head(cfg, arguments), base)
+    if resolve_compile(cfg, backbone, data, frozen=frozen) and not only_fits:
+        compile_layers(backbone, head)
+    recorder = Recorder(cfg.paths.run) if cfg.report else None
+    suspects = SuspectsFile(cfg.paths.run, probe_head) if probe_head and only_fits else None
+    own = [callback for callback in (StagedFinetuning(schedule), probe_head, suspects, recorder, ValScores()) if callback is not None]
+    configured = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
+    trainer = build_trainer(cfg, callbacks=[*own, *configured], logger=build_loggers(cfg.logger))
+    use_checked_checkpoints(trainer)
+    check_sharded(trainer.strategy, slim=base is not None, resumes=resume_from is not None)
+    if probe_head:
+        check_probe_head(trainer, data)
+    check_reached(cfg, schedule, trainer, data)
+    if only_fits:
+        resume_from = None  # the head is fitted again, and its rows of metrics are written again
+    else:
+        check_batches(trainer, data)
+    baseline = build_baseline(cfg, backbone, images, base) if compares(trainer, probe_head) else None
+    return Run(model, data, schedule, trainer, resume_from, probe_head, recorder, baseline)
+
+
+def plan_of(run: Run) -> Plan:
+    """The plan of the schedule for the model, layer by layer."""
+    layers = [*(f"backbone.{layer}" for layer in run.model.backbone.cuts), "head"]
+    return examine(
+        run.model,
+        layers,
+        run.schedule,
+        run.model.build_optimizer(),
+        batch_size=run.data.batch_size,
+        processes=run.trainer.world_size,
+        steps=training_steps(run.trainer, run.data) if run.trains else None,
+        fits_head=run.probe_head is not None,
+        may_fit_head=may_fit_head(run.trainer, run.data, run.schedule, run.model.loss),
+    )
+
+
+def check_sharded(strategy: object, *, slim: bool, resumes: bool) -> None:
+    """Refuse, where the weights are sharded, resuming and slim checkpoints (Lightning would miss the tensors that are left out)."""
+    if not isinstance(strategy, SHARDED) or not (slim or resumes):
+        return
+    what, instead = ("checkpoint=slim", "give checkpoint=full, or") if slim else ("resume=true", "start a new run, or give")
+    raise UserError(f"{what} does not work with {type(strategy).__name__}: {instead} one device or ddp")

@@ -1,0 +1,61 @@
+"""The LightningModule of a run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from ftlit.errors import UserError
+from ftlit.finetuning.losses import LOSSES
+from ftlit.finetuning.schedule import Schedule
+from ftlit.inference.record import part_of, record_of
+from ftlit.lit.module import FineTuner
+from ftlit.models.backbone import Backbone
+from ftlit.recipes.config.check_values import AFFINE
+from ftlit.recipes.config.hydra_internals import instantiate
+
+
+def build_module(
+    cfg: DictConfig,
+    backbone: Backbone,
+    head: nn.Module,
+    data: Any,
+    schedule: Schedule,
+    recorded: Mapping[str, Any],
+    base: Mapping[str, str] | None,
+) -> FineTuner:
+    """The module of a backbone and a head, with the loss, the optimizer and the rates of the config.
+
+    Args:
+        cfg: the composed config.
+        backbone: of the run.
+        head: of the run.
+        data: its classes and their counts are read.
+        schedule: its learning-rate factors are read.
+        recorded: the head as checkpoints record it.
+        base: the weights that slim checkpoints leave out; `None` for full ones.
+
+    Raises:
+        UserError: the loss does not fit the labels.
+    """
+    loss = instantiate(cfg.loss, counts=list(data.counts["train"].values()))
+    if isinstance(loss, nn.CrossEntropyLoss if data.multilabel else nn.BCEWithLogitsLoss):
+        advice = "several labels per example: give loss=bce" if data.multilabel else "one label per example: give loss=cross_entropy"
+        raise UserError(f"this data has {advice}")
+    own: Any = OmegaConf.to_container(cfg.backbone, resolve=True)
+    about = {"class_names": data.class_names, "multilabel": data.multilabel, "affine": cfg.batchnorm == AFFINE}
+    record = record_of(backbone, own, recorded, loss=part_of(cfg.loss, LOSSES), **about)
+    return FineTuner(
+        backbone,
+        head,
+        num_classes=data.num_classes,
+        optimizer=instantiate(cfg.optimizer),
+        lr_scale=schedule.lr_scale,
+        lr_scheduler=instantiate(cfg.lr_scheduler),
+        decay_all=cfg.decay_all,
+        loss=loss,
+        multilabel=data.multilabel,
+        record={**record, "base": base},
+        slim=base is not None,
+    )
