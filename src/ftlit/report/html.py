@@ -95,9 +95,10 @@ def _image(title: str, png: bytes | str) -> str:
 
 def _result(run: RunData) -> str:
     metrics = ("accuracy", "f1", "loss")
+    baseline = {f"linear_probe/{split}": f"{split}, linear probe before training" for split in ("val", "test")}
     rows = [
-        [split, *(f"{run.result[f'{split}/{metric}']:.4f}" for metric in metrics)]
-        for split in ("val", "test")
+        [name, *(f"{run.result[f'{split}/{metric}']:.4f}" for metric in metrics)]
+        for split, name in {"val": "val", "test": "test", **baseline}.items()
         if all(f"{split}/{metric}" in run.result for metric in metrics)
     ]
     return _table(["split", "accuracy", "macro F1", "loss"], rows) if rows else ""
