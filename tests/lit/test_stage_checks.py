@@ -72,7 +72,7 @@ def test_another_number_of_stages_or_factors_and_an_earlier_release_are_errors()
 
 def test_parameter_groups_of_another_schedule_are_an_error():
     schedule = Schedule([Stage(["*"])], [("head", 1.0), ("*", 0.3)])
-    with pytest.raises(UserError, match="the parameter groups of the optimizer do not have the factors of the schedule"):
+    with pytest.raises(UserError, match="the optimizer was built without the learning-rate factors of the schedule"):
         fit(1, schedule=schedule)
 
 

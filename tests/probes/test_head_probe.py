@@ -147,7 +147,7 @@ def test_a_feature_that_hardly_varies_has_weight_zero():
 
 
 def test_views_of_other_images_are_an_error():
-    with pytest.raises(UserError, match=r"views must have the shape \(40, 6\) of the features, not \(40, 5\)"):
+    with pytest.raises(UserError, match=r"a view has the shape \(40, 5\), but the features have \(40, 6\): give it rows of length 6"):
         fit_probe(vectors(0), LABELS, views=[vectors(1)[:, :5]])
     with pytest.raises(UserError, match=r"targets must be an integer tensor \(39,\)"):
         fit_probe(vectors(0), LABELS, views=[vectors(1)[:39]])

@@ -146,8 +146,8 @@ def test_equal_features_are_a_warning_and_give_the_share_of_each_class():
 
 BAD = {
     "all targets are 0": (FEATURES[:5], torch.zeros(5, dtype=torch.long), {}),
-    "class 3 of 10 classes has no feature vector": (FEATURES[:3], LABELS[:3], {"num_classes": 10}),
-    "class 1 of 3 classes has no feature vector": (FEATURES[:4], torch.tensor([0, 2, 0, 2]), {}),
+    "no feature vector has the class number 3, but there are 10 classes": (FEATURES[:3], LABELS[:3], {"num_classes": 10}),
+    "no feature vector has the class number 1, but there are 3 classes": (FEATURES[:4], torch.tensor([0, 2, 0, 2]), {}),
     "NaN or infinite values, first in row 1": (torch.tensor([[0.0], [float("nan")], [1.0]]), torch.tensor([0, 1, 1]), {}),
     "all features have NaN or infinite values: check the weights": (torch.full((3, 1), float("inf")), torch.tensor([0, 1, 1]), {}),
     "the targets go from 0 to 9; accepted class numbers: 0 to 4": (FEATURES, LABELS, {"num_classes": 5}),

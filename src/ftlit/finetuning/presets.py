@@ -236,8 +236,10 @@ def _numbers(given: Numbers) -> Iterator[int]:
     for part in given.split(",") if isinstance(given, str) else [given] if isinstance(given, int) else given:
         if not (text := str(part).strip()):
             continue
-        if not (ends := re.fullmatch(r"(\d+)(?:\s*-\s*(\d+))?", text)) or int(ends[2] or ends[1]) < int(ends[1]):
+        if not (ends := re.fullmatch(r"(\d+)(?:\s*-\s*(\d+))?", text)):
             raise UserError(f'freeze_layers={given}: {text!r} is not a layer number; give numbers and ranges, such as "1,2,3" or "0-3"')
+        if int(ends[2] or ends[1]) < int(ends[1]):
+            raise UserError(f'freeze_layers={given}: a range begins with its lower number: give "{ends[2]}-{ends[1]}"')
         yield from range(int(ends[1]), int(ends[2] or ends[1]) + 1)
 
 

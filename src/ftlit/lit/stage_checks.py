@@ -55,8 +55,8 @@ def check_optimizers(module: nn.Module, schedule: Schedule, optimizers: Sequence
     wanted, given = {scale for _, scale in schedule.lr_scale}, {group.get("lr_scale") for group in groups}
     if tuple(schedule.lr_scale) != tuple(EVERYTHING) and not wanted <= given:
         raise UserError(
-            "the parameter groups of the optimizer do not have the factors of the schedule: give schedule.lr_scale to "
-            "build_optimizer(module, factory, schedule.lr_scale), or FineTuner(..., lr_scale=schedule.lr_scale)"
+            "the optimizer was built without the learning-rate factors of the schedule: build it with "
+            "build_optimizer(module, factory, schedule.lr_scale), or with FineTuner(..., lr_scale=schedule.lr_scale)"
         )
 
 

@@ -97,7 +97,8 @@ class Probe:
         vectors, labels = vectors_and_labels(features, targets, self.cuts)
         if vectors.shape[1] != self.weight.shape[1]:
             raise UserError(
-                f"this probe needs features of length {len(self.weight[0])}, not {vectors.shape[1]}: use features of the same cut"
+                f"this probe was fitted on features of length {len(self.weight[0])}, but these have length {vectors.shape[1]}: use "
+                "features of the cut that it was fitted on"
             )
         return float((self.predict(vectors).cpu() == labels.cpu()).double().mean())
 
@@ -170,8 +171,9 @@ def fit_probe(
     widths = _widths(features, cuts, vectors.shape[1]) if widths is None else widths
     examples = LabelledVectors(vectors, labels, augmented, widths)
     if any(view.shape != vectors.shape for view in examples.views):
-        shapes = ", ".join(str(tuple(view.shape)) for view in examples.views)
-        raise UserError(f"views must have the shape {tuple(vectors.shape)} of the features, not {shapes}: give one row for each image")
+        other = next(tuple(view.shape) for view in examples.views if view.shape != vectors.shape)
+        lacking = f"{len(vectors)} rows, one for each image" if other[0] != len(vectors) else f"rows of length {vectors.shape[1]}"
+        raise UserError(f"a view has the shape {other}, but the features have {tuple(vectors.shape)}: give it {lacking}")
     classes = check_classes(vectors, labels, num_classes)
     for view in examples.views:
         check_classes(view, labels, classes)
@@ -233,7 +235,8 @@ def _valid_examples(
     found = vectors_and_labels(*valid, cuts) if isinstance(valid, tuple) else vectors_and_labels(valid, None, cuts)
     if found[0].shape[1] != examples.vectors.shape[1]:
         raise UserError(
-            f"`valid` has features of length {found[0].shape[1]}, not {examples.vectors.shape[1]}: use features of the same cut"
+            f"`valid` has features of length {found[0].shape[1]}, but the others have length {examples.vectors.shape[1]}: give both "
+            "from one cut"
         )
     others = LabelledVectors(found[0].to(examples.vectors), found[1].to(examples.labels))
     check_classes(others.vectors, others.labels, classes, every_class=False)

@@ -80,7 +80,10 @@ def check_classes(vectors: Tensor, labels: Tensor, num_classes: int | None, *, e
     present = torch.bincount(labels, minlength=classes)
     if every_class and not bool(present.all()):
         lacking = present.eq(0).nonzero()[:, 0].tolist()
-        raise UserError(f"class {lacking[0]} of {classes} classes has no feature vector: give at least one, or remove the class")
+        raise UserError(
+            f"no feature vector has the class number {lacking[0]}, but there are {classes} classes, numbered from 0: give at least one "
+            "vector of each"
+        )
     return classes
 
 

@@ -98,7 +98,7 @@ def test_a_class_has_the_name_of_a_split_within_a_split(tmp_path):
         (("fox/train", "fox/test", "hare/train", "hare/test"), "set data.layout=class/split"),
         (("train/fox", "train/hare", "dev/fox", "eval/fox"), "the folders dev and eval of "),
         (("train/fox", "train/hare", "more/fox"), "if one of them is a split, name it train, val or test; if all these folders"),
-        (("learn/fox", "val/fox", "test/fox"), "has the folders learn, test, val, of which none is train: name the folder of the"),
+        (("learn/fox", "val/fox", "test/fox"), "has the folders learn, test, val, of which none is train: rename the folder with"),
         (("Training", "Testing/fox"), "and no class folders"),
         (("train", "test"), "make one folder per class, or give data.layout=class if test is itself a class"),
         (("train", "test", "more"), "if all these folders are classes, give data.layout=class"),

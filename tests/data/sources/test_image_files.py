@@ -137,8 +137,11 @@ def test_skip_may_not_empty_a_class(tmp_path):
             {"train__a": 3, "train__b": 3, "unlabelled": 1},
             "has train, but also the folders unlabelled: to ignore these, give data.layout=split",
         ),
-        ({"val__a": 3, "test__b": 3}, "has the folders test, val, of which none is train: name the folder of the training"),
-        ({"train__a": 3, "val__a": 3, "valid__a": 3}, "the folders val and valid of .* would be the same split, val: make them one"),
+        ({"val__a": 3, "test__b": 3}, "has the folders test, val, of which none is train: rename the folder with the training"),
+        (
+            {"train__a": 3, "val__a": 3, "valid__a": 3},
+            "the folders val and valid of .* would both be the split val: put their images into one",
+        ),
         ({"pets__a": 3, "pets__b": 3}, "did you mean data.root=.*pets"),
         ({"pets__train__a": 3, "cars__train__a": 3}, "did you mean data.root=.*cars"),
         ({"a": 3}, "give at least two classes"),

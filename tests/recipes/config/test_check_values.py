@@ -35,7 +35,7 @@ def hydra():
         ("sweep.resume=trie", "sweep.resume=trie: give true or false"),
         ("seed=-1", "seed=-1: give a whole number from 0 to 4294967295"),
         ("callbacks.best.monitor=val/acc", "callbacks.best.monitor: no metric 'val/acc': did you mean 'val/accuracy'?"),
-        ("~lr_scheduler.curve", "lr_scheduler has no curve: leave out ~lr_scheduler.curve, or choose another scheduler"),
+        ("~lr_scheduler.curve", "lr_scheduler has no curve: do not remove it with ~lr_scheduler.curve, or choose another scheduler"),
         ("+trainer.logger=false", "give logger=csv or logger=tensorboard"),
         ("+trainer.callbacks=[]", "give +callbacks.NAME._target_=..."),
         ("+trainer.fast_dev_run=true", "give debug=fast"),
@@ -64,7 +64,7 @@ def hydra():
         ("data.val_fraction=1.5", "data.val_fraction=1.5: give a number above 0 and below 1"),
         ("data.test_fraction=0", "data.test_fraction=0: give a number above 0 and below 1, such as 0.05: every run needs val"),
         ("optimizer.lr=[0.1]", "optimizer.lr=[0.1]: give a number"),
-        ("+optimizer.betas=[0.9]", "optimizer.betas=[0.9]: give a longer list"),
+        ("+optimizer.betas=[0.9]", "optimizer.betas=[0.9]: it needs more values, such as [0.9, 0.999]"),
         (
             "callbacks.best.mode=min",
             "callbacks.best.mode=min would keep the epoch with the worst val/accuracy: leave this option out, or give max",
@@ -111,7 +111,7 @@ def test_the_names_of_train_yaml_are_the_known_names():
     ("names", "text"),
     [
         (["ant", "bee", "ant"], "class_names of Data has 'ant' more than once: give each class another name"),
-        (["1", 2, 3.0], "class_names of Data has 2, 3.0, which is no str: give each class a name that is a str"),
+        (["1", 2, 3.0], "class_names of Data must be texts (str), but among them: 2, 3.0"),
         (["ant", "bee"], "class_names of Data has 2 names for 3 classes: give one name per class"),
     ],
 )

@@ -86,7 +86,7 @@ def test_a_number_of_layers_counts_from_the_cut_of_the_backbone(tmp_path):
             "head.cuts=['layer2'] and backbone.cut=layer3 both say where the head reads: give backbone.cut=null, or head.cuts=4, the "
             "number of layers up to this cut",
         ),
-        (["head.cuts=[]"], "head.cuts=[]: give names of layers, the number of the upper layers to read, or null for the last one"),
+        (["head.cuts=[]"], "head.cuts=[] names no layer: give names, such as [layer3,layer4], a count"),
         (["head.cuts=[layer5]"], "no layer 'layer5': did you mean 'layer4'? There are: stem, layer1, layer2, layer3, layer4"),
         (["head.cuts=0"], "head.cuts=0: give a whole number from 1 to"),
         (["head.combine=mean"], "head.combine='mean': "),

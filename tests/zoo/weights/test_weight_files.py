@@ -114,7 +114,7 @@ def test_the_error_names_the_keys_of_the_file(tmp_path):
         UserError, match=r"from another network.*to read only a part of .*w.pth, give backbone.weights_key=..., one of generator, critic"
     ):
         load_backbone("glyph", weights=path)
-    with pytest.raises(UserError, match=r"contains no state dict .*; its keys: epoch, lr"):
+    with pytest.raises(UserError, match=r"contains no weights .*, only epoch, lr"):
         load_backbone("glyph", weights=save({"epoch": 3, "lr": 0.1}, tmp_path))
 
 

@@ -181,7 +181,7 @@ def test_missing_weights_are_an_error(original, tmp_path):
     with pytest.raises(UserError, match="did you mean 'IMAGENET1K_V1'"):
         load("IMAGENET_V1")
     torch.save({"epoch": 3}, tmp_path / "w.pth")
-    with pytest.raises(UserError, match="contains no state dict"):
+    with pytest.raises(UserError, match="contains no weights"):
         load(tmp_path / "w.pth")
 
 

@@ -114,13 +114,13 @@ def _check_splits(tree: Folder, named: Mapping[str, tuple[Split, Folder]]) -> No
     all_classes = "if all these folders are classes, give data.layout=class"
     if "train" not in of_split:
         raise UserError(
-            f"{shown(tree.path)} has the folders {shorten(shown(folder.name) for folder in tree.filled)}, of which none is train: name the "
-            f"folder of the training images train; {all_classes}"
+            f"{shown(tree.path)} has the folders {shorten(shown(folder.name) for folder in tree.filled)}, of which none is train: rename "
+            f"the folder with the training images to train; {all_classes}"
         )
     if twice := next((split for split, names in of_split.items() if len(names) > 1), None):
         raise UserError(
-            f"the folders {' and '.join(of_split[twice])} of {shown(tree.path)} would be the same split, {twice}: make them one folder, or "
-            f"rename those that are not {twice}; {all_classes}"
+            f"the folders {' and '.join(of_split[twice])} of {shown(tree.path)} would both be the split {twice}: put their images into one "
+            f"folder, or rename the folders whose images are not for {twice}; {all_classes}"
         )
     others = [shown(folder.name) for folder in tree.filled if folder.name not in named and any(map(is_image_name, folder.all_names()))]
     if others:

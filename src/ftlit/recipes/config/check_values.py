@@ -134,12 +134,12 @@ def _check_optimizer(optimizer: DictConfig, lr_scheduler: DictConfig) -> None:
         short = isinstance(error, IndexError)  # torch reads beyond the end of a list
         meant = {name: value for name, value in values.items() if _is_meant(value, error)}
         given = ", ".join(f"optimizer.{name}={value}" for name, value in (meant or values).items())
-        raise UserError(f"{given}: {'give a longer list' if short else one_line(error)}") from error
+        raise UserError(f"{given}: {'it needs more values, such as [0.9, 0.999] for betas' if short else one_line(error)}") from error
     try:
         instantiate(lr_scheduler)(trial, steps=1000, epochs=1000)
     except TypeError as error:  # a value that the command line deleted
         if "curve" not in lr_scheduler:
-            remedy = "leave out ~lr_scheduler.curve, or choose another scheduler, such as lr_scheduler=cosine"
+            remedy = "do not remove it with ~lr_scheduler.curve, or choose another scheduler, such as lr_scheduler=cosine"
             raise UserError(f"lr_scheduler has no curve: {remedy}") from error
         raise UserError(f"lr_scheduler: {one_line(error)}; to choose another one, give lr_scheduler=cosine") from error
 

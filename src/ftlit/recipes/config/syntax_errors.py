@@ -38,7 +38,7 @@ def unreadable(word: str) -> UserError:
     if open_quote := re.search("['\"]", QUOTED.sub("", value)):
         remedy = rf"close the quote {open_quote[0]}, or write \{open_quote[0]} where it is part of a text"
     elif QUOTED.search(value):
-        remedy = "put the whole value between two quotes"
+        remedy = "text follows a closing quote: put the quotes around the whole value"
     elif found and re.fullmatch(r"\+{0,2}[\w.]+", name):
         remedy += f"; with quotes, {shell_word(f'{name}={quote(value)}')}"
     return UserError(f"cannot read {word!r}: {remedy}")

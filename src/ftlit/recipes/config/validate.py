@@ -122,7 +122,7 @@ def check_labelled(data: Any) -> None:
     if len(names) != data.num_classes:
         raise UserError(f"class_names of {owner} has {len(names)} names for {data.num_classes} classes: give one name per class")
     if other := [repr(name) for name in names if type(name) is not str]:
-        raise UserError(f"class_names of {owner} has {shorten(other)}, which is no str: give each class a name that is a str")
+        raise UserError(f"class_names of {owner} must be texts (str), but among them: {shorten(other)}")
     if wrong := wrong_class_names(names):
         raise UserError(f"class_names of {owner} has {shorten(wrong)} more than once: give each class another name")
 

@@ -65,7 +65,10 @@ def read_by_head(cfg: DictConfig, backbone: Backbone) -> Backbone:
     if not isinstance(cuts, ListConfig):
         return backbone
     if not cuts:
-        raise UserError("head.cuts=[]: give names of layers, the number of the upper layers to read, or null for the last one")
+        raise UserError(
+            "head.cuts=[] names no layer: give names, such as [layer3,layer4], a count, such as 2 for the last two layers, or null for "
+            "the last layer"
+        )
     if cfg.backbone.get("cut") is not None:
         raise UserError(
             f"head.cuts={list(cuts)} and backbone.cut={cfg.backbone.cut} both say where the head reads: give backbone.cut=null, or "

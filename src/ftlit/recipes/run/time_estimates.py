@@ -116,7 +116,8 @@ def _run_seconds(per_image: tuple[float, float], sizes: Mapping[Split, float], s
         for epoch in stage.span:
             epochs[epoch] = max(epochs.get(epoch, 0.0), train * step + val * check)
     decoded = loading if any(stage.pixels for stage in stages) else 0.0
-    return (extracted + fitted + decoded) * (train + val) + sum(epochs.values()) + from_image * test
+    tests = 1 + bool(stages and head_passes)  # a head that is fitted before training is tested too
+    return (extracted + fitted + decoded) * (train + val) + sum(epochs.values()) + from_image * test * tests
 
 
 def _frozen_prefix(backbone: Backbone, rows: Sequence[LayerRow], stage: int) -> list[str]:
@@ -154,7 +155,7 @@ def costs_of(backbone: Backbone, data: IndexedImages, configs: Mapping[str, Dict
         stages = [StageWork(range(of_head), 1.0, 1.0)] if of_head else []
         if not small:
             stages.append(StageWork(range(of_head, epochs), 0.0, None))
-        passes = 1 + number_of_views(data, fitted_on if small else ()) if fits_head else 0
+        passes = 1 + number_of_views(data, fitted_on) if fits_head else 0
         yield name, _run_seconds(per_image, sizes, stages, head_passes=passes)
 
 

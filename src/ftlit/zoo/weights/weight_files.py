@@ -85,8 +85,8 @@ def weights_file(content: object, path: Path) -> WeightsFile:
     found = dict(_state_dicts(content))
     if not found:
         keys = [key for key in content if isinstance(key, str)] if isinstance(content, Mapping) else []
-        has = f"; its keys: {shorten(keys)}" if keys else ""
-        raise UserError(f"{path} contains no state dict (name -> tensor){has}: {ALTERNATIVES}")
+        has = f", only {shorten(keys)}" if keys else ""
+        raise UserError(f"{path} contains no weights (a state dict of names and tensors){has}: {ALTERNATIVES}")
     record = content.get(RECORD) if isinstance(content, Mapping) else None
     return WeightsFile(str(path), found, record if isinstance(record, Mapping) else {})
 
