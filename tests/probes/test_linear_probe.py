@@ -134,7 +134,7 @@ def test_a_probe_can_be_fitted_on_stored_features_at_any_cut(tmp_path):
         fit_probe(features, cut="layer5")
     with pytest.raises(UserError, match=r"features are from several cuts: give cut=\.\.\., one or more of layer2, layer4"):
         fit_probe(features)
-    with pytest.raises(UserError, match="this probe needs features of length 128, not 64"):
+    with pytest.raises(UserError, match="this probe was fitted on features of length 128, but these have length 64"):
         fit_probe(features, cut="layer4", l2=1e-3).accuracy(features["layer2"].read(range(40)), labels)
 
 
