@@ -5,7 +5,7 @@ from hydra import compose
 
 from ftlit.probes.advice import Advice
 from ftlit.recipes.advise import fit_to_overrides
-from ftlit.recipes.build import build
+from ftlit.recipes.build_run import build
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
 
 DROPS_LAYERS = Advice("small_different", "layer3", reason=None)

@@ -10,7 +10,7 @@ from hydra import compose
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 
 from ftlit.errors import UserError
-from ftlit.recipes.build import build, check_sharded
+from ftlit.recipes.build_run import build, check_sharded
 from ftlit.recipes.config.hydra_internals import fresh_hydra, initialize_hydra, use_hydra_config
 from ftlit.recipes.finetune import _judged
 from ftlit.recipes.run.processes import remove_empty_folder

@@ -10,7 +10,7 @@ from hydra import compose
 from omegaconf import DictConfig
 from paths import CONF
 
-from ftlit.recipes.build import build
+from ftlit.recipes.build_run import build
 from ftlit.recipes.config.error_messages import as_user_error
 
 OPTIONS: dict[str, list[str]] = {}

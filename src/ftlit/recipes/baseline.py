@@ -26,8 +26,8 @@ from ftlit.lit.trainer_internals import find_callback, is_trial_run
 from ftlit.models.backbone import Backbone
 from ftlit.models.heads import head_cuts
 from ftlit.probes.head_probe import HeadProbe
+from ftlit.recipes.build_module import build_module
 from ftlit.recipes.config.hydra_internals import instantiate
-from ftlit.recipes.module import build_module
 from ftlit.recipes.run.head import head_arguments, recorded_head
 from ftlit.recipes.run.parts import batchnorm_policy
 from ftlit.recipes.run.trainer import build_trainer

@@ -21,7 +21,7 @@ from ftlit.lit.strategies import compiled_layers_allowed
 from ftlit.lit.trainer_internals import find_callback
 from ftlit.models.heads import head_cuts
 from ftlit.recipes.baseline import NAME, Results, evaluate_fitted, propose, results_in
-from ftlit.recipes.build import Run, build, plan_of
+from ftlit.recipes.build_run import Run, build, plan_of
 from ftlit.recipes.console.plan_rows import plan_rows, print_plan
 from ftlit.recipes.console.results_table import print_results
 from ftlit.recipes.console.run_facts import RunFacts

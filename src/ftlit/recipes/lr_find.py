@@ -22,7 +22,7 @@ from ftlit.lit.module import FineTuner
 from ftlit.lit.staged_finetuning import StagedFinetuning
 from ftlit.lit.trainer_internals import callbacks_of
 from ftlit.printing import print_line
-from ftlit.recipes.build import Run, build
+from ftlit.recipes.build_run import Run, build
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.config.validate import bind
 from ftlit.recipes.run.trainer import build_trainer

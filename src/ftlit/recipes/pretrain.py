@@ -18,7 +18,7 @@ from ftlit.lit.tasks.layerwise_pretraining import Curves, LayerwisePretrainer
 from ftlit.models.backbone import Backbone
 from ftlit.printing import print_rows
 from ftlit.recipes import finetune
-from ftlit.recipes.build import build
+from ftlit.recipes.build_run import build
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.console.commands import resume_command
 from ftlit.recipes.run.data_record import check_data

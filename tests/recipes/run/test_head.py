@@ -10,7 +10,7 @@ from ftlit import load, load_backbone
 from ftlit.errors import UserError
 from ftlit.lit.datamodules.image_data import AUTO_VIEWS
 from ftlit.models.heads import COMBINES, LinearHead
-from ftlit.recipes.build import build, plan_of
+from ftlit.recipes.build_run import build, plan_of
 from ftlit.recipes.config.hydra_internals import fresh_hydra
 from ftlit.recipes.console.plan_rows import plan_rows
 from ftlit.recipes.console.run_facts import RunFacts

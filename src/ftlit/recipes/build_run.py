@@ -21,10 +21,10 @@ from ftlit.lit.staged_finetuning import StagedFinetuning
 from ftlit.lit.strategies import SHARDED, compile_layers
 from ftlit.models.batchnorm_fold import batchnorm_to_affine
 from ftlit.recipes.baseline import Baseline, build_baseline, compares
+from ftlit.recipes.build_module import build_module
 from ftlit.recipes.config.check_values import AFFINE, check_until
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.config.validate import bind
-from ftlit.recipes.module import build_module
 from ftlit.recipes.run.hardware_settings import base_of, resolve_checkpoint, resolve_compile
 from ftlit.recipes.run.head import build_probe_head, check_head, head_arguments, may_fit_head, recorded_head
 from ftlit.recipes.run.launched import first_ahead
