@@ -1,4 +1,4 @@
-"""A run that trains layers is compared with a linear probe, which stays its result unless an epoch is better on val."""
+"""A run that trains layers is compared with a linear probe, which stays its result unless an epoch is clearly better on val."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def worse(tmp_path_factory):
 
 def test_a_run_whose_epochs_are_worse_gives_the_result_of_the_small_scenario(worse, tmp_path):
     folder, printed = worse
-    assert "the results are from the linear probe, because no epoch was better" in printed
+    assert "the results are from the linear probe, because no epoch was clearly better" in printed
     assert "linear probe -> fine-tuned" not in printed
     run(tmp_path / "small", *TRAIN, "scenario=small_similar")
     small, large = result(tmp_path / "small"), result(folder)

@@ -1,9 +1,10 @@
 """The baseline of a run that trains layers: a linear probe on the frozen backbone, fitted and evaluated before training begins.
 
-It is the head that a small scenario would fit. It stays the best checkpoint of the run unless an epoch is better on val.
+It is the head that a small scenario would fit. It stays the best checkpoint of the run unless an epoch is clearly better on val.
 """
 
 from dataclasses import dataclass
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ftlit.finetuning.presets import head_only
 from ftlit.finetuning.schedule import Schedule, with_batchnorm
 from ftlit.formats import read_json, write_json
 from ftlit.inference.record import Record
-from ftlit.lit.callbacks.best_checkpoint import TIE_BREAK, BestCheckpoint
+from ftlit.lit.callbacks.best_checkpoint import BestCheckpoint
 from ftlit.lit.callbacks.probe_head import MAX_IMAGES, FitProbeHead
 from ftlit.lit.callbacks.recorder import Recorder
 from ftlit.lit.callbacks.suspects_file import SuspectsFile
@@ -116,11 +117,17 @@ def results_in(folder: Path) -> Results | None:
     return read_json(path, remedy="remove it; only the comparison with the linear probe is lost") if path.is_file() else None
 
 
-def propose(trainer: pl.Trainer, folder: Path, results: Results) -> None:
-    """Let the trainer's best checkpoint begin with the baseline, where it is judged by a metric that the baseline has."""
+def propose(trainer: pl.Trainer, folder: Path, results: Results, val_images: int) -> None:
+    """Let the trainer's best checkpoint begin with the baseline, where it is judged by a metric that the baseline has.
+
+    An epoch must be more accurate by a standard error of the baseline's accuracy on val: the best of many epochs is better by chance, and
+    the baseline has been refitted on val too (the one-standard-error rule of Breiman et al. 1984, section 3.4.3).
+    """
     best = find_callback(trainer, BestCheckpoint)
     if best is not None and best.monitor in results:
-        best.begin_with(checkpoint_in(folder), results[best.monitor], results[TIE_BREAK])
+        value = results[best.monitor]
+        margin = sqrt(max(0.0, value * (1 - value)) / max(1, val_images)) if best.monitor == "val/accuracy" else 0.0
+        best.begin_with(checkpoint_in(folder), value, margin)
 
 
 def evaluate_fitted(trainer: pl.Trainer, model: FineTuner, data: Any, probe_head: FitProbeHead, paths: list[Path]) -> Results:

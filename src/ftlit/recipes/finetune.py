@@ -127,7 +127,7 @@ def _fit_baseline(cfg: DictConfig, run: Run) -> Results | None:
         return results_in(folder)
     results = run.baseline.fit(folder)
     run.probe_head.given = run.baseline.start_for(run.model.head)
-    propose(run.trainer, folder, results)
+    propose(run.trainer, folder, results, sum(run.data.counts["val"].values()))
     return results
 
 
@@ -147,7 +147,7 @@ def _evaluate(cfg: DictConfig, run: Run, baseline: Results | None) -> Results:
 
 
 def _keeps_baseline(run: Run) -> bool:
-    """Whether no epoch was better than the baseline."""
+    """Whether no epoch was clearly better than the baseline."""
     best = find_callback(run.trainer, BestCheckpoint)
     return run.baseline is not None and best is not None and best.keeps_first
 

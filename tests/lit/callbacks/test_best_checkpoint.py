@@ -92,3 +92,39 @@ def test_resumed_training_keeps_the_best_epoch_and_its_tie_break(tmp_path):
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     best, _ = fit(tmp_path, [(1.0, 0.2), (1.0, 0.3), (0.9, 0.1)], ckpt_path=tmp_path / "last.ckpt")
     assert best.best_epoch == 0 and steps_of(best) == 2
+
+
+def begun_with(folder, scores, value, margin, **options):
+    """A fit that begins with weights of this value, saved before."""
+    first = folder / "first.ckpt"
+    torch.save({"state_dict": {"weight": torch.tensor([-1.0])}}, first)
+    best = BestCheckpoint(folder, **options)
+    best.begin_with(first, value, margin)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = pl.Trainer(max_epochs=len(scores), callbacks=[best], num_sanity_val_steps=0, **quiet)
+    trainer.fit(Scripted(scores), LOADER, LOADER)
+    return best
+
+
+@pytest.mark.parametrize(
+    ("scores", "margin", "epoch"),
+    [
+        ([(0.7, 0.1), (0.7, 0.1)], 0.0, None),  # an equal value does not replace them, whatever the loss
+        ([(0.8, 0.9), (0.7, 0.1)], 0.0, 0),
+        ([(0.73, 0.1), (0.74, 0.1)], 0.05, None),  # better, but not by more than the margin
+        ([(0.74, 0.1), (0.76, 0.1), (0.77, 0.1)], 0.05, 2),  # the margin is for the first epoch that replaces them
+        ([(0.76, 0.5), (0.76, 0.1)], 0.05, 1),
+        ([(nan, nan)], 0.0, None),
+    ],
+)
+def test_weights_from_before_training_are_replaced_by_an_epoch_that_is_better_by_more_than_the_margin(tmp_path, scores, margin, epoch):
+    best = begun_with(tmp_path, scores, 0.7, margin)
+    assert best.best_epoch == epoch
+    assert steps_of(best) == (-1.0 if epoch is None else float(epoch + 1) * 2)
+    assert best.keeps_first == (epoch is None and best.best_of_epochs is not None)
+
+
+def test_for_a_loss_the_margin_is_below_the_value(tmp_path):
+    best = begun_with(tmp_path, [(0.0, 0.66), (0.0, 0.64)], 0.7, 0.05, monitor="val/loss")
+    assert best.best_epoch == 1 and not best.keeps_first
+    assert "epoch 1" in best.describe()

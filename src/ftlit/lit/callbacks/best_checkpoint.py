@@ -1,6 +1,6 @@
 """BestCheckpoint: keep the weights of the best epoch. It decides which epoch is the result of a run."""
 
-from math import inf, isnan
+from math import inf, isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     Attributes:
         best_epoch: the epoch whose weights are kept; `None` before the first, and while those of `begin_with` are kept.
-        best_of_epochs: the best value of an epoch; `None` before the first.
+        best_of_epochs: the best value of an epoch; `None` before the first, NaN if none is a number.
 
     Raises:
         UserError: a metric of unknown direction without `mode`.
@@ -61,34 +61,33 @@ class BestCheckpoint(ModelCheckpoint):
         self.best_of_epochs: float | None = None
         self._best_loss = inf
         self._first: tuple[Path, float, float] | None = None
-        self._began_with_first = False
+        self._began_with_first, self._margin = False, 0.0
 
     @property
     def keeps_first(self) -> bool:
         """Whether the weights of `begin_with` are better than those of each epoch."""
         return self._began_with_first and self.best_epoch is None and self.best_of_epochs is not None
 
-    def begin_with(self, path: Path, value: float, loss: float) -> None:
+    def begin_with(self, path: Path, value: float, margin: float = 0.0) -> None:
         """Take weights for the best so far, which are copied when training begins, unless it resumes from a checkpoint.
 
         Args:
             path: of their checkpoint.
             value: of the metric that decides.
-            loss: their `val/loss`.
+            margin: by more than which the first epoch that replaces them must be better, 0 or more.
         """
-        self._first = path, value, loss
+        self._first = path, value, margin
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Copy the weights of `begin_with`."""
         super().on_train_start(trainer, pl_module)
         if self._first is None or trainer.ckpt_path is not None:
             return
-        path, value, loss = self._first
+        path, value, self._margin = self._first
         self._began_with_first = True
         self.best_model_path = self.kth_best_model_path = self.format_checkpoint_name({})
         self.best_model_score = self.kth_value = torch.tensor(value)
         self.best_k_models = {self.best_model_path: self.best_model_score}
-        self._best_loss = loss
         if trainer.is_global_zero:
             write_atomically(Path(self.best_model_path), path.read_bytes())
 
@@ -100,7 +99,7 @@ class BestCheckpoint(ModelCheckpoint):
         best = trainer.strategy.reduce_boolean_decision(current is not None and self._is_best(current, loss))
         if best:
             self.best_epoch, self._best_loss = trainer.current_epoch, loss
-        return (best and self.save_top_k == 1) or super().check_monitor_top_k(trainer, current)
+        return best if self.save_top_k == 1 else super().check_monitor_top_k(trainer, current)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the weights as they are, if there is no best epoch and training took steps."""
@@ -113,7 +112,8 @@ class BestCheckpoint(ModelCheckpoint):
     def describe(self) -> str:
         """The weights that are kept, in words."""
         if self.keeps_first:
-            return f"the results are from the linear probe, because no epoch was better by {self.monitor} (best: {self.best_of_epochs:.4f})"
+            why = f"because no epoch was clearly better by {self.monitor} (best: {self.best_of_epochs:.4f})"
+            return f"the results are from the linear probe, {why}"
         if self.best_epoch is None:
             return "no epoch was validated, so the results are from the last weights"
         return f"the results are from epoch {self.best_epoch}, the best by {self.monitor}"
@@ -121,23 +121,27 @@ class BestCheckpoint(ModelCheckpoint):
     def state_dict(self) -> dict[str, Any]:
         """State for a checkpoint."""
         own = {"best_epoch": self.best_epoch, "best_of_epochs": self.best_of_epochs, "best_loss": self._best_loss}
-        return {**super().state_dict(), **own, "began_with_first": self._began_with_first}
+        return {**super().state_dict(), **own, "began_with_first": self._began_with_first, "margin": self._margin}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state."""
         super().load_state_dict(state_dict)
         self.best_epoch, self._best_loss = state_dict["best_epoch"], state_dict["best_loss"]
-        # earlier versions have neither
-        self.best_of_epochs, self._began_with_first = state_dict.get("best_of_epochs"), state_dict.get("began_with_first", False)
+        # earlier versions have none of these
+        self.best_of_epochs, self._margin = state_dict.get("best_of_epochs"), state_dict.get("margin", 0.0)
+        self._began_with_first = state_dict.get("began_with_first", False)
 
     def _note(self, value: Tensor | None) -> None:
-        if value is not None and not isnan(new := float(value)):
-            old = self.best_of_epochs
-            self.best_of_epochs = new if old is None else min(new, old) if self.mode == "min" else max(new, old)
+        if value is None:
+            return
+        known = [own for own in (self.best_of_epochs, float(value)) if own is not None and not isnan(own)]
+        self.best_of_epochs = (min if self.mode == "min" else max)(known, default=nan)
 
     def _is_best(self, value: Tensor, loss: float) -> bool:
         """Whether a value is better than the best so far, or as good with no higher loss. NaN is neither."""
         if self.best_model_score is None:
             return True
         new, old = float(value), float(self.best_model_score)
+        if self._began_with_first and self.best_epoch is None:
+            return (old - new if self.mode == "min" else new - old) > self._margin
         return (new < old if self.mode == "min" else new > old) or (new == old and loss <= self._best_loss)

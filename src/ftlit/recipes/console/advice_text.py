@@ -66,9 +66,10 @@ def _cut(reason: CutReason, numbers: DecisionNumbers, noun: str) -> str:
         CutReason.TOP_MOST_ACCURATE: f"No lower layer separates the classes better than the top layer, {top}: {similar}",
         CutReason.TOP_BY_ACCURACY_AND_LOGME: _top_by_both(numbers, noun, similar),
         CutReason.TOO_FEW_TO_CHOOSE: (
-            f"{numbers.measured_images} {noun} are too few to choose a lower layer (minimum {minimum}): the head is on the top layer, {top}"
+            f"{numbers.measured_images} {noun} are too few to choose a lower layer (minimum {minimum}), so no layer is dropped: the top is "
+            f"{top}"
         ),
-        CutReason.NOT_DROPPABLE: f"The layers of this backbone cannot be dropped: the head is on the top layer, {top}",
+        CutReason.NOT_DROPPABLE: f"The layers of this backbone cannot be dropped, so the head reads them up to the top layer, {top}",
     }[reason]
 
 
@@ -79,7 +80,7 @@ def _top_by_both(numbers: DecisionNumbers, noun: str, similar: str) -> str:
     lower = (
         f"{_depth(other, noun)} is more accurate than the top layer, {_depth(top, noun)}, but has no better transferability score (LogME)"
     )
-    return f"{lower}; a lower layer is used only if both are better, so the head is on the top layer"
+    return f"{lower}; upper layers are dropped only where both are better, so none is dropped"
 
 
 def _depth(depth: Depth, noun: str) -> str:

@@ -138,7 +138,7 @@ def _head_text(cfg: DictConfig, noun: str, facts: RunFacts) -> str:
             start = (
                 "Training starts from its part of the last cut" if facts.fitted_cuts and not facts.head_cuts else "Training starts from it"
             )
-            text += f" It is evaluated before training, and it is the result of the run unless an epoch is better on val. {start}."
+            text += f" It is evaluated before training, and it is the result of the run unless an epoch is clearly better on val. {start}."
         return f"{text} Stages that train only the head are skipped{unused}; to keep these stages, give head=linear."
     if facts.refits_on_val:
         text += " After validation the head is refitted on train + val; the test score is for the refitted head."
