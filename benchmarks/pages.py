@@ -13,6 +13,7 @@ import calibration
 import cuts
 import faults
 import heads
+import novelty
 import quality
 import suspects
 from _measure import Row, table
@@ -72,6 +73,11 @@ def of_suspects(found: dict[str, Any]) -> str:
     return f"{suspects.table(found['rows'])}\n\n{found['options']['seeds']} seeds. {measured(found['machine'])}"
 
 
+def of_novelty(found: dict[str, Any]) -> str:
+    """The table of distances from the training images."""
+    return f"{novelty.table(found['rows'])}\n\n{found['options']['seeds']} seeds. {measured(found['machine'])}"
+
+
 def of_batchnorm(found: dict[str, Any]) -> str:
     """The table of batch-norm policies."""
     return f"{batchnorm.table(found['rows'])}\n\n{over_seeds(found)}"
@@ -113,6 +119,7 @@ SECTIONS = {
     "heads": of_heads,
     "suspects": of_suspects,
     "calibration": of_calibration,
+    "novelty": of_novelty,
     "quality": of_quality,
     "quality_equal": of_quality,
     "quality_photos": of_quality,

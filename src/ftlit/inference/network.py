@@ -17,6 +17,7 @@ from ftlit.errors import UserError, one_line, shorten
 from ftlit.formats import DamagedFile, JsonObject
 from ftlit.formatting import shown
 from ftlit.inference.network_inputs import NOT_SEVERAL, ImageOrText, cannot_take, normalized, tensor_of
+from ftlit.inference.novelty import FeatureSubspace, read_subspace
 from ftlit.inference.prediction import Prediction
 from ftlit.inference.prediction_sets import Calibration, read_calibration, threshold_of
 from ftlit.inference.record import KEY, build_backbone, build_head, read_record
@@ -45,6 +46,7 @@ class Network:
         multilabel: whether an image may have any number of labels.
         precision: in Lightning's names; `bf16-mixed` for instance.
         calibration: scores of held-out examples, for `prediction_set`; `None` where the checkpoint holds none.
+        subspace: of the features of known images, which tells those that are unlike them; `None` where the checkpoint holds none.
     """
 
     backbone: Backbone
@@ -53,6 +55,7 @@ class Network:
     multilabel: bool
     precision: str = "32-true"
     calibration: Calibration | None = None
+    subspace: FeatureSubspace | None = None
 
     def __repr__(self) -> str:
         name = (self.backbone.record or {}).get("name", type(self.backbone).__name__)
@@ -79,7 +82,7 @@ class Network:
             if not isinstance(example, ImageOrText):
                 raise cannot_take(example, spec, within=examples)
             inputs.append(self.as_input(example))
-        return self.predictions(self.probabilities(torch.stack(inputs))) if inputs else []
+        return self.predictions(*self.scored(torch.stack(inputs))) if inputs else []
 
     @property
     def input_spec(self) -> InputSpec:
@@ -114,21 +117,27 @@ class Network:
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Output (N, K), on the network's device, for a batch of tensors from `as_input` or `pixels_of`."""
-        inputs = inputs.to(self.device, non_blocking=True)
-        inputs = normalized(inputs, self.backbone.input_spec)
-        with torch.inference_mode(), autocast_of(self.precision, self.device.type):
-            return logits_of(self.head, features_for(self.head, self.backbone, inputs))
+        return self._outputs(inputs)[0]
 
     def probabilities(self, inputs: Tensor) -> Tensor:
         """Output (N, K) for a batch of tensors from `as_input` or `pixels_of`."""
         return self._normalized(self.logits(inputs))
 
-    def predictions(self, probabilities_NK: Tensor) -> list[Prediction]:
+    def scored(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Probabilities (N, K) of a batch, and whether each input is unlike those of training (N,); `None` without `subspace`."""
+        logits, features = self._outputs(inputs)
+        if self.subspace is None:
+            return self._normalized(logits), None
+        return self._normalized(logits), self.subspace.distances(features) > self.subspace.threshold
+
+    def predictions(self, probabilities_NK: Tensor, unlike_N: Tensor | None = None) -> list[Prediction]:
         """Predictions from probabilities (N, K). Raises `UserError` where one is not finite."""
         _check_finite(probabilities_NK)
+        unlike = [None] * len(probabilities_NK) if unlike_N is None else unlike_N.tolist()
         ranked = probabilities_NK.float().sort(dim=1, descending=True, stable=True)
         rows = zip(ranked.values.tolist(), ranked.indices.tolist(), strict=True)
-        return [Prediction({self.class_names[i]: value for value, i in zip(*row, strict=True)}) for row in rows]
+        named = ({self.class_names[i]: value for value, i in zip(*row, strict=True)} for row in rows)
+        return [Prediction(*both) for both in zip(named, unlike, strict=True)]
 
     def prediction_set(self, prediction: Prediction, coverage: float = 0.9) -> list[str]:
         """The classes, the most probable first, that hold the label with this probability, see `ftlit.inference.prediction_sets`.
@@ -163,6 +172,13 @@ class Network:
         picture = image * torch.tensor(spec.std)[:, None, None] + torch.tensor(spec.mean)[:, None, None]
         return picture.clamp(0, 1).permute(1, 2, 0), self._normalized(logits)[0]
 
+    def _outputs(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits, and pooled features at the highest cut that the head reads, of a batch."""
+        inputs = normalized(inputs.to(self.device, non_blocking=True), self.backbone.input_spec)
+        with torch.inference_mode(), autocast_of(self.precision, self.device.type):
+            features = features_for(self.head, self.backbone, inputs)
+            return logits_of(self.head, features), self.backbone.pool(features[-1])
+
     def _normalized(self, logits: Tensor) -> Tensor:
         return logits.sigmoid() if self.multilabel else logits.softmax(dim=1)
 
@@ -193,17 +209,17 @@ def load(run: str | Path, *, trust: bool = False) -> Network:
         advice = f"give {shown(others[0])}" if others else "give a checkpoint, or the folder of a run that finished an epoch"
         what = f"{shown(file)} is not a file" if file.exists() else f"{shown(path)} has no checkpoints/best.ckpt"
         raise UserError(f"{what}: {advice}")
-    record, state, calibration = _read(file, identity_of(path))
+    record, state, fields = _read(file, identity_of(path))
     try:
-        return replace(_built(record, state, trust=trust), calibration=calibration)
+        return replace(_built(record, state, trust=trust), **fields)
     except BadRecord as error:
         raise UserError(f"the description of the network in {file} is not valid: {error}") from error
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(f"the weights in {file} do not match the description of the network in the same file: {one_line(error)}") from error
 
 
-def _read(file: Path, run: str | None) -> tuple[JsonObject, Mapping[str, Tensor], Calibration | None]:
-    """Record, tensors and calibration of a checkpoint, of this run if one is given.
+def _read(file: Path, run: str | None) -> tuple[JsonObject, Mapping[str, Tensor], dict[str, Any]]:
+    """Record and tensors of a checkpoint, of this run if one is given, and what it holds for fields of `Network`.
 
     Raises:
         UserError: another file, a damaged one, or one of a newer program.
@@ -217,7 +233,8 @@ def _read(file: Path, run: str | None) -> tuple[JsonObject, Mapping[str, Tensor]
                 f"{file} is the checkpoint of another run: restore the checkpoint of the run in this folder, or "
                 "copy the file to another folder"
             )
-        return read_record(checkpoint, file), checkpoint["state_dict"], read_calibration(checkpoint, file)
+        others = {"calibration": read_calibration(checkpoint, file), "subspace": read_subspace(checkpoint, file)}
+        return read_record(checkpoint, file), checkpoint["state_dict"], others
     except DamagedFile as error:
         raise DamagedFile(file, error.reason, "restore it from a copy, or train again") from error
     except UserError:  # a newer format, or a checkpoint of another program

@@ -83,8 +83,14 @@ def predict(run: str, paths: Sequence[str], options: PredictOptions, rows: Calla
     found = rows(network, examples, options.batch_size, options.workers)
     if found is None:
         return 0
-    writer = RowWriter(sys.stdout, options.format, min(options.top, len(network.class_names)), threshold)
+    top = min(options.top, len(network.class_names))
+    writer = RowWriter(sys.stdout, options.format, top, threshold, tells_unlike=network.subspace is not None)
     failed = writer.write(found)
+    if writer.unlike:
+        noun = network.backbone.input_spec.noun
+        print(
+            f"ftlit: {writer.unlike:,} of {len(examples):,} {noun} are unlike the training {noun}: see the column unlike", file=sys.stderr
+        )
     if options.coverage is not None:
         print(f"ftlit: sets of {options.coverage:.6g} coverage: {writer.describe_sets()}", file=sys.stderr)
     if failed:
@@ -213,12 +219,14 @@ class Inputs(Dataset[tuple[str, Tensor | str]]):
 
 def predict_batch(network: Network, batch: InputBatch) -> list[PredictionRow]:
     """The rows of a batch."""
-    found: Iterator[Tensor] = iter(() if batch.inputs is None else network.probabilities(batch.inputs).cpu())
-    return [(name, reason or _prediction(network, next(found))) for name, reason in zip(batch.names, batch.reasons, strict=True)]
+    found: Iterator[Prediction | str] = iter(() if batch.inputs is None else _predictions(network, *network.scored(batch.inputs)))
+    return [(name, reason or next(found)) for name, reason in zip(batch.names, batch.reasons, strict=True)]
 
 
-def _prediction(network: Network, probabilities_K: Tensor) -> Prediction | str:
-    return network.predictions(probabilities_K[None])[0] if probabilities_K.isfinite().all() else NOT_FINITE
+def _predictions(network: Network, probabilities_NK: Tensor, unlike_N: Tensor | None) -> Iterator[Prediction | str]:
+    finite = probabilities_NK.isfinite().all(dim=1).cpu()
+    predictions = iter(network.predictions(probabilities_NK.cpu()[finite], None if unlike_N is None else unlike_N.cpu()[finite]))
+    return (next(predictions) if good else NOT_FINITE for good in finite.tolist())
 
 
 def _column(path: Path, name: str, *, texts: bool) -> Iterator[NamedInput]:

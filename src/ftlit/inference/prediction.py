@@ -12,9 +12,11 @@ class Prediction:
 
     Args:
         probabilities: class name -> probability in [0, 1], the highest first. They sum to 1, except for data with several labels.
+        unlike: whether the input is unlike those of training, see `ftlit.inference.novelty`; `None` where the checkpoint cannot tell.
     """
 
     probabilities: Mapping[str, float]
+    unlike: bool | None = None
 
     def __repr__(self) -> str:
         return f"Prediction({shorten((f'{label} {value:.4f}' for label, value in self.probabilities.items()), most=3)})"

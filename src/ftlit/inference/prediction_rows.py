@@ -23,11 +23,17 @@ class RowWriter:
         format: one of `OUTPUT_FORMATS`.
         top: number of classes in a row.
         threshold: of the prediction set in each row, see `Prediction.classes_within`; `None`: no sets.
+        tells_unlike: whether the predictions say if an input is unlike those of training.
+
+    Attributes:
+        set_sizes: number of classes in a set -> number of sets so far.
+        unlike: number of inputs so far that are unlike those of training.
     """
 
-    def __init__(self, to: TextIO, format: str, top: int, threshold: float | None = None) -> None:
-        self.to, self.format, self.top, self.threshold = to, format, top, threshold
+    def __init__(self, to: TextIO, format: str, top: int, threshold: float | None = None, *, tells_unlike: bool = False) -> None:
+        self.to, self.format, self.top, self.threshold, self.tells_unlike = to, format, top, threshold, tells_unlike
         self.set_sizes: Counter[int] = Counter()
+        self.unlike = 0
 
     def write(self, rows: Iterable[PredictionRow]) -> int:
         """Write a header, if the format has one, and the rows. Returns the number of rows without a prediction."""
@@ -35,6 +41,7 @@ class RowWriter:
         failed = 0
         for name, result in ((printable(name), result) for name, result in rows):
             failed += isinstance(result, str)
+            self.unlike += not isinstance(result, str) and bool(result.unlike)
             within = None
             if self.threshold is not None and not isinstance(result, str):
                 within = result.classes_within(self.threshold)
@@ -55,18 +62,21 @@ class RowWriter:
         else:
             found = {"predictions": [{"label": label, "probability": round(value, 6)} for label, value in result.top(self.top)]}
             found |= {} if within is None else {"set": within}
+            found |= {} if result.unlike is None else {"unlike": result.unlike}
         self.to.write(json.dumps({"path": name, **found}, ensure_ascii=False) + "\n")
 
     def _csv_writer(self) -> Any:
         writer, quoting = (csv.writer(self.to, lineterminator="\n", quoting=rule) for rule in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
         more = [f"{name}_{i}" for i in range(2, self.top + 1) for name in ("label", "probability")]
-        writer.writerow(["path", "label", "probability", *more, *([] if self.threshold is None else ["set"]), "error"])
+        others = [*([] if self.threshold is None else ["set"]), *(["unlike"] if self.tells_unlike else [])]
+        writer.writerow(["path", "label", "probability", *more, *others, "error"])
 
         def write(name: str, result: Prediction | str, within: list[str] | None) -> None:
             top = [] if isinstance(result, str) else result.top(self.top)
             cells = [cell for label, value in top for cell in (harmless(label), f"{value:.4f}")]
             sets = [] if self.threshold is None else [harmless(SEPARATOR.join(within or []))]
-            row = [harmless(name), *cells, *[""] * (2 * self.top - len(cells)), *sets, result if isinstance(result, str) else ""]
+            flags = ["" if isinstance(result, str) else "yes" if result.unlike else "no"] if self.tells_unlike else []
+            row = [harmless(name), *cells, *[""] * (2 * self.top - len(cells)), *sets, *flags, result if isinstance(result, str) else ""]
             (quoting if "\r" in "".join(row) else writer).writerow(row)
 
         return write

@@ -99,11 +99,12 @@ class FineTuner(LightningModule):
         return loss if processes == 1 else loss * (counted * processes / together)  # processes are averaged, with any number of images
 
     def validation_step(self, batch: tuple[Tensor | FeatureBatch, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Log loss and metrics of a validation batch. Returns `logits` (N, num_classes) and `targets` of the images that count."""
+        """Log loss and metrics of a validation batch. Returns what `test_step` returns, of the images that count."""
         images, targets = batch
-        logits = self(images)
+        features = features_for(self.head, self.backbone, images)
+        logits = logits_of(self.head, features)
         counted = self._step("val", logits, targets, batch_idx)[1]
-        return {"logits": logits[:counted], "targets": targets[:counted]}
+        return {"logits": logits[:counted], "features": self.backbone.pool(features[-1])[:counted], "targets": targets[:counted]}
 
     def test_step(self, batch: tuple[Tensor | FeatureBatch, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Log loss and metrics of a test batch. Returns `logits` (N, num_classes), pooled `features` at the highest cut that the head reads

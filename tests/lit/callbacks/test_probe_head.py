@@ -24,6 +24,7 @@ from ftlit import (
 )
 from ftlit.data.dataset import Collection, Examples
 from ftlit.finetuning.schedule import without_warm_up
+from ftlit.inference.novelty import KEY as SUBSPACE
 from ftlit.inference.prediction_sets import KEY
 from ftlit.lit.callbacks.recorder import Recorder
 from ftlit.models.heads import LinearHead, MLPHead
@@ -164,9 +165,11 @@ def test_a_checkpoint_holds_the_out_of_fold_scores_of_a_head_that_is_only_fitted
     for trains in (False, True):
         trainer, callback, _ = fit(data(), callback=FitProbeHead(probing=LayerProbes(l2=L2_PENALTIES), trains=trains))
         trainer.save_checkpoint(tmp_path / "a.ckpt")
-        held = torch.load(tmp_path / "a.ckpt", weights_only=True).get(KEY)
+        content = torch.load(tmp_path / "a.ckpt", weights_only=True)
+        held = content.get(KEY)
+        assert (SUBSPACE in content) == (held is not None) == (not trains)
         if trains:  # the network that is trained scores others
-            assert held is None
+            assert callback.subspace is None
         else:
             found = callback.probe.held_out_logits
             expected = 1 - found.logits.softmax(dim=1).gather(1, found.labels[:, None])[:, 0]

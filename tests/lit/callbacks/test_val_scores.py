@@ -4,6 +4,7 @@ import lightning.pytorch as pl
 import torch
 from test_probe_head import QUIET, data, model
 
+from ftlit.inference.novelty import KEY as SUBSPACE
 from ftlit.inference.prediction_sets import KEY, calibration_of
 from ftlit.lit.callbacks.val_scores import ValScores
 from ftlit.lit.checkpoint_io import use_checked_checkpoints
@@ -30,12 +31,13 @@ def test_the_checkpoint_gets_the_scores_on_val_and_keeps_all_else(tmp_path):
         assert list(found) == list(before) and KEY not in found
 
 
-def test_of_several_labels_no_scores_are_kept(tmp_path):
+def test_of_several_labels_the_subspace_is_kept_and_no_scores(tmp_path):
     module, scores = model(), ValScores()
     trainer = pl.Trainer(callbacks=[scores], **QUIET)
     use_checked_checkpoints(trainer)
-    scores._batches = [(torch.zeros(2, 3), torch.zeros(2, 3))]
+    scores._batches = [(torch.zeros(20, 3), torch.zeros(20, 3), torch.randn(20, 5))]
     path = tmp_path / "best.ckpt"
     torch.save({"state_dict": module.state_dict()}, path)
     scores.add_to(path, trainer)
-    assert KEY not in torch.load(path)
+    found = torch.load(path)
+    assert KEY not in found and found[SUBSPACE]["basis"].shape == (5, 5)

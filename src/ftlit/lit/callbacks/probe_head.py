@@ -17,6 +17,8 @@ from ftlit.features.spec import FeatureSpec
 from ftlit.features.stage_input import the_backbone
 from ftlit.features.store import Store
 from ftlit.files import temporary_folder
+from ftlit.inference.novelty import KEY as SUBSPACE
+from ftlit.inference.novelty import FeatureSubspace, feature_subspace, some_places
 from ftlit.inference.prediction_sets import KEY as CALIBRATION
 from ftlit.inference.prediction_sets import calibration_of
 from ftlit.lit.datamodules.extraction import Extraction
@@ -76,6 +78,7 @@ class FitProbeHead(Callback):
         self.probe: HeadProbe | None = None
         self.refitted: HeadProbe | None = None
         self.train_vectors: TrainVectors | None = None
+        self.subspace: FeatureSubspace | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fit the probe and copy it into the head, in place."""
@@ -97,6 +100,8 @@ class FitProbeHead(Callback):
                 both = [own[0] for own in splits], [own[1:] for own in splits]
                 self.refitted = self.probe.refitted(*both) if "val" in fitted_on else None
                 self.train_vectors = None if self.trains else TrainVectors.of(features, cuts[-1])
+                if not self.trains:
+                    self.subspace = feature_subspace(features[cuts[-1]].read(some_places(len(features))))
         self.probe, self.refitted = trainer.strategy.broadcast((self.probe, self.refitted))
         assert self.probe is not None
         _copy(replace(self.probe, temperature=1.0) if self.trains else self.probe, head)
@@ -129,9 +134,11 @@ class FitProbeHead(Callback):
             _copy(self.refitted, self._head(pl_module))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the out-of-fold scores of a head that is only fitted, for prediction sets."""
+        """Add the out-of-fold scores of a head that is only fitted, for prediction sets, and the subspace of its training features."""
         if not self.trains and self.probe is not None and (held_out := self.probe.held_out_logits) is not None:
             checkpoint[CALIBRATION] = calibration_of(held_out.logits, held_out.labels).record()
+        if self.subspace is not None:
+            checkpoint[SUBSPACE] = self.subspace.record()
 
     @property
     def temperature(self) -> float | None:

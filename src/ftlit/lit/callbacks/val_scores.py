@@ -1,6 +1,7 @@
-"""ValScores: keep, with the best checkpoint, how a trained network scores val, for prediction sets."""
+"""ValScores: keep, with the best checkpoint, how a trained network scores val, for prediction sets, and the subspace of its features."""
 
 from collections.abc import Mapping
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from ftlit.inference.prediction_sets import KEY, calibration_of
+from ftlit.inference.novelty import KEY as SUBSPACE
+from ftlit.inference.novelty import MAX_IMAGES, feature_subspace
+from ftlit.inference.prediction_sets import KEY as CALIBRATION
+from ftlit.inference.prediction_sets import calibration_of
 from ftlit.lit.checkpoint_io import writes_atomically
 from ftlit.tensor_files import load_checkpoint, save_checkpoint
 
@@ -20,7 +24,7 @@ class ValScores(Callback):
     """
 
     def __init__(self) -> None:
-        self._batches: list[tuple[Tensor, Tensor]] = []
+        self._batches: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Discard the outputs of an earlier validation."""
@@ -29,19 +33,25 @@ class ValScores(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Keep the logits of a batch, if no training is in progress."""
+        """Keep logits, targets and features of a batch, if no training is in progress."""
         if trainer.state.fn == "validate" and isinstance(outputs, Mapping):
-            self._batches.append((outputs["logits"].detach().float().cpu(), outputs["targets"].cpu()))
+            most = max(1, ceil(MAX_IMAGES / trainer.num_val_batches[0]))  # some of each batch
+            logits, features = (outputs[name].detach().float().cpu() for name in ("logits", "features"))
+            self._batches.append((logits, outputs["targets"].cpu(), features[:most]))
 
     def add_to(self, path: Path, trainer: Trainer) -> None:
-        """Add the scores on val to a checkpoint file, in the first process; a no-op on data with several labels, or without val."""
+        """Add the scores and the subspace to a checkpoint file, in the first process. Data with several labels have no scores."""
         batches = self._batches
         if trainer.world_size > 1:
-            gathered: list[list[tuple[Tensor, Tensor]]] | None = [[]] * trainer.world_size if trainer.is_global_zero else None
+            gathered: list[list[tuple[Tensor, Tensor, Tensor]]] | None = [[]] * trainer.world_size if trainer.is_global_zero else None
             torch.distributed.gather_object(batches, gathered)
             batches = [batch for own in gathered or [] for batch in own]
-        if not batches or batches[0][1].ndim != 1 or not trainer.is_global_zero or not path.is_file() or not writes_atomically(trainer):
+        if not batches or not trainer.is_global_zero or not path.is_file() or not writes_atomically(trainer):
             return
-        logits, labels = (torch.cat(tensors) for tensors in zip(*batches, strict=True))
-        if len(labels) and logits.isfinite().all():
-            save_checkpoint({**load_checkpoint(path), KEY: calibration_of(logits, labels).record()}, path)
+        logits, targets, features = (torch.cat(tensors) for tensors in zip(*batches, strict=True))
+        found = {}
+        if targets.ndim == 1 and len(targets) and logits.isfinite().all():
+            found[CALIBRATION] = calibration_of(logits, targets).record()
+        if len(targets) and (subspace := feature_subspace(features)) is not None:
+            found[SUBSPACE] = subspace.record()
+        save_checkpoint({**load_checkpoint(path), **found}, path)

@@ -1,0 +1,76 @@
+"""Inputs unlike those of training: the angle between their features and the subspace of the training features."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ftlit.formats import DamagedFile, JsonObject, upgraded, with_format
+
+KEY = "feature_subspace"  # in a checkpoint, beside the record
+DIRECTIONS = 16  # of the subspace, at most: measured by benchmarks/novelty.py
+MAX_IMAGES = 500  # whose features span it
+FOLDS = 5
+QUANTILE = 0.99
+LEAST = 10  # images; of fewer, the quantile says nothing
+
+
+@dataclass(frozen=True)
+class FeatureSubspace:
+    """The main directions of the features of known images (residual of Wang et al. 2022, "ViM", section 4, of features of length 1).
+
+    Args:
+        basis: (D, C) float32, orthonormal rows.
+        threshold: the 99 % quantile of the distances of known images, each from the subspace of others.
+    """
+
+    basis: Tensor
+    threshold: float
+
+    def distances(self, features: Tensor) -> Tensor:
+        """The squared sine of the angle between features (N, C) and the subspace, in [0, 1] (N,); 1 for features that are all 0."""
+        return _distances(features, self.basis.to(features.device))
+
+    def record(self) -> JsonObject:
+        """Plain values and tensors for a checkpoint."""
+        return with_format({"basis": self.basis, "threshold": self.threshold})
+
+
+def feature_subspace(features: Tensor) -> FeatureSubspace | None:
+    """The subspace of pooled features (N, C); `None` of fewer than `LEAST`, or where one is not finite."""
+    known = features.detach().float().cpu()
+    if len(known) < LEAST or not bool(known.isfinite().all()):
+        return None
+    fold = torch.arange(len(known)) % FOLDS
+    parts = [_distances(known[fold == i], _basis(known[fold != i])) for i in range(FOLDS)]
+    ranked = torch.cat(parts).sort().values
+    return FeatureSubspace(_basis(known), float(ranked[min(ceil((len(ranked) + 1) * QUANTILE), len(ranked)) - 1]))
+
+
+def some_places(number: int) -> list[int]:
+    """Places of at most `MAX_IMAGES` images, evenly spaced: their classes may come one after the other."""
+    return torch.linspace(0, number - 1, min(number, MAX_IMAGES)).long().tolist()
+
+
+def read_subspace(checkpoint: Mapping[str, Any], file: object) -> FeatureSubspace | None:
+    """The subspace in a checkpoint; `None` where there is none. Raises `UserError` for a damaged one, or one of a newer program."""
+    if KEY not in checkpoint:
+        return None
+    found = upgraded(checkpoint[KEY], str(file))
+    basis, threshold = found.get("basis"), found.get("threshold")
+    if not isinstance(basis, Tensor) or basis.ndim != 2 or not bool(basis.isfinite().all()) or not isinstance(threshold, float):
+        raise DamagedFile(str(file), "its subspace of features is not valid", "restore it from a copy, or train again")
+    return FeatureSubspace(basis, threshold)
+
+
+def _basis(features: Tensor) -> Tensor:
+    directions: Tensor = torch.linalg.svd(normalize(features, dim=1), full_matrices=False).Vh
+    return directions[: min(DIRECTIONS, len(features) // 2)].contiguous()
+
+
+def _distances(features: Tensor, basis: Tensor) -> Tensor:
+    return (1 - (normalize(features.float(), dim=1) @ basis.T).square().sum(dim=1)).clamp(0, 1)
