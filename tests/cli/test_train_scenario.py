@@ -35,7 +35,6 @@ def test_the_default_scenario_auto_measures_once_and_given_settings_override_the
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["loss.class_weights=balanced"], "has no effect on head=linear_probe"),
         (["recipe=lr_find"], "does not work with a linear probe"),
         (["head=linear", "doctor=strict", "trainer.max_epochs=1"], "doctor=strict: "),
     ],

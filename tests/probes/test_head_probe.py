@@ -185,3 +185,16 @@ def test_logits_that_would_fill_the_memory_are_not_kept(monkeypatch, features):
     fitted = fit_head(LayerProbes(l2=[1.0, 0.1]), features[0], (), CUTS)
     assert fitted.held_out_logits is None and fitted.score == fitted.parts[0].score is not None
     assert probe.held_out.logits is None and probe.score == pytest.approx(probe.held_out.correct.double().mean())
+
+
+@pytest.mark.parametrize("combine", COMBINES)
+def test_the_probes_of_a_head_and_of_its_refit_have_the_class_weights(features, combine):
+    plain, *views = features
+    fitted = fit_head(LayerProbes(l2=[0.1]), plain, views, CUTS, combine, [1.0, 5.0, 0.2])
+    again = fitted.refitted([plain, plain], [views, views])
+    for probe in (fitted, again):
+        for part in probe.parts:
+            own = fit_probe(plain, cut=part.cuts, views=views, l2=0.1, class_weights=[1.0, 5.0, 0.2])
+            assert part.class_weights == [1.0, 5.0, 0.2] and part.objective == pytest.approx(own.objective, rel=1e-4)
+    counted = fit_head(LayerProbes(l2=[0.1]), plain, views, CUTS, combine, "balanced").refitted([plain, plain], [views, views])
+    assert counted.parts[0].class_weights == pytest.approx([40 / (3 * number) for number in (14, 13, 13)])

@@ -99,17 +99,19 @@ def predict(arguments: list[str]) -> None:
         search_current_folder()
     import ftlit.inference.dense_map  # here, so that --help stays fast
     import ftlit.inference.predict
+    import ftlit.inference.prior
 
     if given.dense and given.coverage is not None:
         parser.error("--coverage has no effect with --dense: leave one of them out")
+    prior = None if given.prior is None else ftlit.inference.prior.parse_prior(given.prior)
     if given.dense:
-        options = {"label": given.label, "size": given.size, "out": given.out, "trust": given.trust}
+        options = {"label": given.label, "size": given.size, "out": given.out, "trust": given.trust, "prior": prior}
         ftlit.inference.dense_map.predict_dense(given.run, given.paths, **options)
         return
     if given.label is not None or given.size is not None or given.out != ".":
         parser.error("--label, --size and --out need --dense (to write the predictions to a file, end the command with > predictions.csv)")
     how = ftlit.inference.predict.PredictOptions(
-        given.format, given.top, given.batch_size, given.workers, given.trust, given.column, given.coverage
+        given.format, given.top, given.batch_size, given.workers, given.trust, given.column, given.coverage, prior
     )
     if ftlit.inference.predict.predict(given.run, given.paths, how, _rows_by(given.devices)):
         sys.exit(1)

@@ -43,6 +43,12 @@ def predict_parser() -> _Parser:
     )
     parser.add_argument("--format", default="csv", help="csv, or jsonl: one JSON object per line (default: %(default)s)")
     _add_reading(parser)
+    parser.add_argument(
+        "--prior",
+        metavar="PRIOR",
+        help="class frequencies that the probabilities hold for: balanced, train (those of the training images), or name=share,... "
+        "(default: those that the network was trained for)",
+    )
     parser.add_argument("--devices", type=int, default=1, metavar="N", help="processes that predict, one per device (default: %(default)s)")
     _add_trust(parser)
     parser.add_argument(

@@ -1,5 +1,6 @@
 """The command `ftlit predict --dense`: a probability map over each image."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,9 +11,12 @@ from ftlit.files import write_figure
 from ftlit.formatting import printable
 from ftlit.inference.network import Network, load
 from ftlit.inference.predict import NamedInputs
+from ftlit.inference.prior import Prior, sum_notes
 
 
-def predict_dense(run: str, paths: Sequence[str], *, label: str | None, size: int | None, out: str, trust: bool) -> None:
+def predict_dense(
+    run: str, paths: Sequence[str], *, label: str | None, size: int | None, out: str, trust: bool, prior: Prior | None = None
+) -> None:
     """Draw the probability of `label` (`None`: of the most probable class) over each image, and print the paths of the figures.
 
     Args:
@@ -22,11 +26,16 @@ def predict_dense(run: str, paths: Sequence[str], *, label: str | None, size: in
         size: pixels of the shorter side of an image after resizing; `None`: twice the training size.
         out: folder of the figures, created if necessary; the name of a figure is that of its image with `_dense.png`.
         trust: see `ftlit.load`.
+        prior: see `PredictOptions`.
 
     Raises:
         UserError: a run, an image, a class or a size that cannot be used.
     """
     network = load(run, trust=trust)
+    if prior is not None:
+        network = network.with_prior(prior)
+        for line in sum_notes(prior):
+            print(f"ftlit: {line}", file=sys.stderr)
     if label is not None and label not in network.class_names:
         raise unknown("class", label, network.class_names)
     images = [path for _, path in NamedInputs(paths)]

@@ -20,6 +20,7 @@ from ftlit.inference.network_inputs import NOT_SEVERAL, ImageOrText, cannot_take
 from ftlit.inference.novelty import FeatureSubspace, read_subspace
 from ftlit.inference.prediction import Prediction
 from ftlit.inference.prediction_sets import Calibration, read_calibration, threshold_of
+from ftlit.inference.prior import NO_SETS, Prior, TrainedClasses, logit_adjustment
 from ftlit.inference.record import KEY, build_backbone, build_head, read_record
 from ftlit.inference.record_checks import BadRecord, LimitedAllocation
 from ftlit.inference.slim import filled
@@ -47,6 +48,8 @@ class Network:
         precision: in Lightning's names; `bf16-mixed` for instance.
         calibration: scores of held-out examples, for `prediction_set`; `None` where the checkpoint holds none.
         subspace: of the features of known images, which tells those that are unlike them; `None` where the checkpoint holds none.
+        trained: what the checkpoint records of the training images of each class; `None`: nothing.
+        adjustment: added to the logits (K,), see `with_prior`; `None`: nothing.
     """
 
     backbone: Backbone
@@ -56,6 +59,8 @@ class Network:
     precision: str = "32-true"
     calibration: Calibration | None = None
     subspace: FeatureSubspace | None = None
+    trained: TrainedClasses | None = None
+    adjustment: Tensor | None = None
 
     def __repr__(self) -> str:
         name = (self.backbone.record or {}).get("name", type(self.backbone).__name__)
@@ -115,8 +120,19 @@ class Network:
             precision = precision_for(self.backbone, device_of(self.device.type))
         return self if precision is None else replace(self, precision=precision)
 
+    def with_prior(self, prior: Prior) -> Self:
+        """The same network, whose probabilities hold for other class frequencies: `ftlit.load("runs/mine").with_prior("balanced")`.
+
+        Args:
+            prior: `balanced`: all classes alike; `train`: as in the training images; or class name -> share, divided by their sum.
+
+        Raises:
+            UserError: see `logit_adjustment`.
+        """
+        return replace(self, adjustment=logit_adjustment(prior, self.class_names, self.trained, multilabel=self.multilabel))
+
     def logits(self, inputs: Tensor) -> Tensor:
-        """Output (N, K), on the network's device, for a batch of tensors from `as_input` or `pixels_of`."""
+        """Output (N, K) before adjustment to a prior, on the network's device, for a batch of tensors from `as_input` or `pixels_of`."""
         return self._outputs(inputs)[0]
 
     def probabilities(self, inputs: Tensor) -> Tensor:
@@ -143,8 +159,10 @@ class Network:
         """The classes, the most probable first, that hold the label with this probability, see `ftlit.inference.prediction_sets`.
 
         Raises:
-            UserError: see `threshold_of`.
+            UserError: see `threshold_of`; a network with another prior.
         """
+        if self.adjustment is not None:
+            raise UserError(NO_SETS)
         return prediction.classes_within(threshold_of(self.calibration, coverage, multilabel=self.multilabel))
 
     def map_of(self, path: str | Path, size: int | None = None) -> tuple[Tensor, Tensor]:
@@ -180,6 +198,8 @@ class Network:
             return logits_of(self.head, features), self.backbone.pool(features[-1])
 
     def _normalized(self, logits: Tensor) -> Tensor:
+        if self.adjustment is not None:
+            logits = logits.float() + self.adjustment.to(logits.device, torch.float32).view(-1, *[1] * (logits.ndim - 2))
         return logits.sigmoid() if self.multilabel else logits.softmax(dim=1)
 
 
@@ -254,4 +274,6 @@ def _built(record: JsonObject, state: Mapping[str, Tensor], *, trust: bool) -> N
         module.load_state_dict({name.removeprefix(f"{part}."): value for name, value in state.items() if name.startswith(f"{part}.")})
         module.eval()
         module.to(memory_format=torch.channels_last)  # convolutions are faster in this layout, on CPU and GPU
-    return Network(backbone, head, record["class_names"], record["multilabel"])
+    counts, weights = record.get("train_counts"), record.get("class_weights") or ()
+    trained = None if counts is None else TrainedClasses(counts, weights)
+    return Network(backbone, head, record["class_names"], record["multilabel"], trained=trained)

@@ -23,6 +23,7 @@ from ftlit.inference.network_inputs import pixels_of
 from ftlit.inference.prediction import Prediction
 from ftlit.inference.prediction_rows import OUTPUT_FORMATS, PredictionRow, RowWriter
 from ftlit.inference.prediction_sets import threshold_of
+from ftlit.inference.prior import NO_SETS, Prior, sum_notes
 
 HELD = 20_000  # inputs that are listed for the loader at a time: memory does not grow with their number
 NamedInput = tuple[str, str]  # name of its row, as given by the user; path or text
@@ -40,6 +41,7 @@ class PredictOptions:
         trust: see `ftlit.load`.
         column: of csv files; `None`: `path`, or `text` of texts.
         coverage: of the prediction set in each row; `None`: no sets.
+        prior: class frequencies, see `Network.with_prior`; `None`: those that the network was trained for.
     """
 
     format: str = "csv"
@@ -49,10 +51,13 @@ class PredictOptions:
     trust: bool = False
     column: str | None = None
     coverage: float | None = None
+    prior: Prior | None = None
 
     def __post_init__(self) -> None:
         if self.format not in OUTPUT_FORMATS:
             raise unknown("format", self.format, OUTPUT_FORMATS)
+        if self.coverage is not None and self.prior is not None:
+            raise UserError(NO_SETS)
         check_least(top=(self.top, 1), batch_size=(self.batch_size, 1), workers=(self.workers, 0))
 
 
@@ -76,6 +81,7 @@ def predict(run: str, paths: Sequence[str], options: PredictOptions, rows: Calla
         UserError: a run that cannot be loaded, a path that does not exist, a coverage that the run has no scores for.
     """
     network = load(run, trust=options.trust)
+    network = network if options.prior is None else network.with_prior(options.prior)
     threshold = None
     if options.coverage is not None:
         threshold = threshold_of(network.calibration, options.coverage, multilabel=network.multilabel)
@@ -83,6 +89,8 @@ def predict(run: str, paths: Sequence[str], options: PredictOptions, rows: Calla
     found = rows(network, examples, options.batch_size, options.workers)
     if found is None:
         return 0
+    for line in sum_notes(options.prior):
+        print(f"ftlit: {line}", file=sys.stderr)
     top = min(options.top, len(network.class_names))
     writer = RowWriter(sys.stdout, options.format, top, threshold, tells_unlike=network.subspace is not None)
     failed = writer.write(found)

@@ -39,6 +39,8 @@ def record_of(
     multilabel: bool,
     affine: bool,
     loss: Record | None = None,
+    train_counts: Sequence[int] | None = None,
+    class_weights: Sequence[float] | None = None,
 ) -> JsonObject:
     """Plain values that `ftlit.load` builds the network from.
 
@@ -50,6 +52,8 @@ def record_of(
         multilabel: whether an image has several labels.
         affine: whether the batch norms were rewritten.
         loss: see `part_of`; recorded only for those who read the checkpoint: `ftlit.load` builds no loss.
+        train_counts: number of training images of each class, see `ftlit.inference.prior`.
+        class_weights: weight of each class in the loss; `None`: none.
     """
     loaded = backbone.record
     return with_format(
@@ -61,6 +65,8 @@ def record_of(
             "loss": loss,
             "class_names": list(class_names),
             "multilabel": multilabel,
+            "train_counts": None if train_counts is None else list(train_counts),
+            "class_weights": None if class_weights is None else list(class_weights),
         }
     )
 

@@ -56,9 +56,20 @@ def check_record(record: Record, *, trust: bool) -> None:
             raise BadRecord(f"its {noun} lacks a name or arguments")
         if not trust and "import" not in part:
             _check_arguments(noun, part)
+    for name in ("train_counts", "class_weights"):  # records of earlier programs have none
+        if (values := record.get(name)) is not None and not _are_amounts(values, len(names)):
+            raise BadRecord(f"its {name} are not a number for each class, 0 or more")
     outputs = record["head"]["arguments"].get("num_classes", len(names))
     if outputs != len(names):
         raise BadRecord(f"its head has {outputs} outputs, but there are {len(names)} classes")
+
+
+def _are_amounts(values: Any, length: int) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) == length
+        and all(isinstance(value, int | float) and isfinite(value) and value >= 0 for value in values)
+    )
 
 
 def _name(part: Record) -> Any:

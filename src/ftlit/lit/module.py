@@ -72,6 +72,11 @@ class FineTuner(LightningModule):
         self._record, self._base = record, digests(backbone) if slim else None
         self.to(memory_format=torch.channels_last)  # convolutions are faster in this layout, on CPU (up to three times) and GPU
 
+    def update_record(self, values: Mapping[str, Any]) -> None:
+        """Replace entries of the record in later checkpoints."""
+        if self._record is not None:
+            self._record = {**self._record, **values}
+
     def forward(self, images: Tensor | FeatureBatch) -> Tensor:
         """Images (N, 3, S, S), normalised by the backbone's input spec, or features at a cut -> logits (N, num_classes)."""
         return logits_of(self.head, features_for(self.head, self.backbone, images))

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ftlit.features.extract import Features
+from ftlit.finetuning.losses import ClassWeights
 from ftlit.models.heads import Combine, LinearHead, PooledHead
 from ftlit.probes.calibration import fit_temperature
 from ftlit.probes.layer_probes import LayerProbes, best_of
@@ -43,6 +45,7 @@ class HeadProbe:
         held_out_logits: of the head that was fitted on train, also where this one is refitted, at its temperature; `None` where nothing
             was held out, or where they are too many to be kept, see `HeldOut`.
         temperature: by which the logits of the probes are divided, see `fit_temperature`; 1 where nothing was held out.
+        class_weights: see `fit_probe`; `balanced` is counted again where the probes are refitted.
     """
 
     parts: Sequence[Probe]
@@ -51,6 +54,7 @@ class HeadProbe:
     score: float | None = None
     held_out_logits: HeldOutLogits | None = field(default=None, repr=False)
     temperature: float = 1.0
+    class_weights: ClassWeights | None = None
 
     @property
     def summary(self) -> str:
@@ -91,7 +95,8 @@ class HeadProbe:
             augmented = [
                 torch.cat([vectors_and_labels(split, None, part.cuts)[0] for split in of_view]) for of_view in zip(*views, strict=True)
             ]
-            fitted = fit_probe(vectors, labels, views=augmented, kind=part.kind, l2=part.l2, pooling=part.pooling, widths=part.widths)
+            options: dict[str, Any] = {"kind": part.kind, "l2": part.l2, "pooling": part.pooling, "widths": part.widths}
+            fitted = fit_probe(vectors, labels, views=augmented, class_weights=self.class_weights, **options)
             parts.append(replace(fitted, cuts=part.cuts))
         return replace(self, parts=parts)
 
@@ -112,7 +117,7 @@ def _held_out_logits(parts: Sequence[Probe], combine: Combine) -> tuple[HeldOutL
         return logits_PMK.mean(dim=0)
 
     together, labels = torch.stack(logits), found[0].labels
-    temperature = fit_temperature(together, labels, combined)
+    temperature = fit_temperature(together, labels, combined, parts[0].class_weights)
     return HeldOutLogits(labels, found[0].places, combined(together / temperature).float()), temperature
 
 
@@ -136,7 +141,12 @@ def _filled(head: LinearHead | PooledHead, weight: Tensor, bias: Tensor) -> Line
 
 
 def fit_head(
-    probing: LayerProbes, features: Features, views: Sequence[Features], cuts: Sequence[str], combine: Combine = "concat"
+    probing: LayerProbes,
+    features: Features,
+    views: Sequence[Features],
+    cuts: Sequence[str],
+    combine: Combine = "concat",
+    class_weights: ClassWeights | None = None,
 ) -> HeadProbe:
     """Fit the probes of a head on the features of its cuts; of several kinds, the one of the best accuracy on held-out features.
 
@@ -146,15 +156,17 @@ def fit_head(
         views: likewise, in augmented views.
         cuts: names of layers, the lowest first.
         combine: see `LinearProbeHead`.
+        class_weights: see `fit_probe`.
     """
     l2 = [float(value) for value in probing.l2 or L2_PENALTIES]
 
     def of_kind(kind: str) -> HeadProbe:
         groups = groups_of(cuts, combine)
-        parts = [fit_probe(features, cut=group, views=views, kind=kind, l2=l2, seed=probing.seed) for group in groups]
+        options: dict[str, Any] = {"kind": kind, "l2": l2, "seed": probing.seed, "class_weights": class_weights}
+        parts = [fit_probe(features, cut=group, views=views, **options) for group in groups]
         held_out, temperature = _held_out_logits(parts, combine)
         without = [replace(part, held_out=None) for part in parts]  # those of the head are enough
-        return HeadProbe(without, combine, len(views), _score(parts, held_out), held_out, temperature)
+        return HeadProbe(without, combine, len(views), _score(parts, held_out), held_out, temperature, class_weights)
 
     return best_of([of_kind(kind) for kind in PROBE_KINDS if kind in probing.kinds])
 

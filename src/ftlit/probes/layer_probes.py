@@ -13,6 +13,7 @@ from torch import Tensor
 from ftlit.errors import UserError, unknown
 from ftlit.features.extract import Features
 from ftlit.files import write_figure, write_rows
+from ftlit.finetuning.losses import ClassWeights
 from ftlit.models.pooling import POOLINGS, Pooling
 from ftlit.probes.linear_probe import L2_PENALTIES, Probe, fit_probe
 from ftlit.probes.probe_kinds import PROBE_KINDS
@@ -61,11 +62,16 @@ class LayerProbes:
         if self.repeats < 1:
             raise UserError(f"probe.repeats={self.repeats}: give a whole number, 1 or more")
 
-    def at(self, features: Mapping[Pooling, Features], valid: Mapping[Pooling, Features] | None = None) -> list[Probe]:
+    def at(
+        self,
+        features: Mapping[Pooling, Features],
+        valid: Mapping[Pooling, Features] | None = None,
+        class_weights: ClassWeights | None = None,
+    ) -> list[Probe]:
         """A probe for each cut, kind and pooling, the highest cut first; see `fit_probe`."""
         l2_penalties = [float(l2) for l2 in self.l2 or L2_PENALTIES]
         kinds = [kind for kind in PROBE_KINDS if kind in self.kinds]
-        options: dict[str, Any] = {"l2": l2_penalties, "seed": self.seed}
+        options: dict[str, Any] = {"l2": l2_penalties, "seed": self.seed, "class_weights": class_weights}
         return [
             fit_probe(own, cut=cut, kind=kind, pooling=pooling, valid=None if valid is None else valid[pooling], **options)
             for cut in reversed(next(iter(features.values())).cuts)

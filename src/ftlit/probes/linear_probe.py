@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ftlit.errors import UserError, unknown
 from ftlit.features.extract import Features
+from ftlit.finetuning.losses import ClassWeights, describe_weights, weights_of_classes
 from ftlit.models.heads import LinearHead, PooledHead
 from ftlit.models.pooling import POOLINGS, Pooling
 from ftlit.probes.cross_validation import HeldOut, LabelledVectors, cross_validate, folded, hold_out, scales
@@ -38,6 +39,7 @@ class Probe:
         scores: L2 penalty -> mean accuracy on held-out features; empty where nothing was held out.
         losses: L2 penalty -> mean loss on held-out features, by which the L2 penalty is chosen.
         held_out: results on the held-out features at the chosen L2 penalty; `None` where nothing was held out.
+        class_weights: of each class in the objective; `None`: none.
     """
 
     weight: Tensor = field(repr=False)
@@ -54,6 +56,7 @@ class Probe:
     scores: dict[float, float] = field(repr=False)
     losses: dict[float, float] = field(repr=False)
     held_out: HeldOut | None = field(default=None, repr=False)
+    class_weights: Sequence[float] | None = field(default=None, repr=False)
 
     @property
     def cut(self) -> str | None:
@@ -81,7 +84,8 @@ class Probe:
         """Kind, L2 penalty (and whether the values that were tried end there), and features."""
         end = {"": "", "≥": ", the largest tried", "≤": ", the smallest tried"}[self.bound_sign]
         cut = f" of {self.cut}" if self.cut is not None else ""
-        l2 = ", ".join(filter(None, (f"L2 {self.l2:.1e}{end}", self.sklearn)))
+        weights = "" if self.class_weights is None else describe_weights(self.class_weights)
+        l2 = ", ".join(filter(None, (f"L2 {self.l2:.1e}{end}", self.sklearn, weights)))
         return f"linear probe ({self.kind}, {l2}) on {self.pooling}-pooled features{cut}"
 
     def logits(self, features: Tensor) -> Tensor:
@@ -129,6 +133,7 @@ def fit_probe(
     seed: int = 0,
     pooling: Pooling = "average",
     widths: Sequence[int] | None = None,
+    class_weights: ClassWeights | Tensor | None = None,
 ) -> Probe:
     """Fit a linear classifier of features that are standardised by their own mean and deviation (features that hardly vary get weight 0).
 
@@ -152,12 +157,16 @@ def fit_probe(
         seed: of the folds.
         pooling: how the vectors were pooled; recorded in the probe, for its head.
         widths: lengths of the features of each cut in concatenated vectors; `None`: those of the stored features, or one cut.
+        class_weights: the loss of each feature is multiplied by the weight of its class, as by scikit-learn's `class_weight`. `balanced`:
+            N / (number of classes * features of the class); or a number above 0 for each class. In cross-validation, the weights are those
+            of all features, not of each fold, and weight the held-out loss too (but not the accuracy). With `valid`, `balanced` is counted
+            again on everything for the last fit. Standardisation is not weighted.
 
     Raises:
         UserError: an unknown cut or kind, an L2 penalty that is not above 0, features that are not vectors of numbers or do not fit into
             memory, views of other lengths, targets that are not class numbers or leave a class without an image, fewer than two classes.
     """
-    method = PROBE_KINDS[kind]
+    plain = PROBE_KINDS[kind]
     if pooling not in POOLINGS:
         raise unknown("pooling", pooling, POOLINGS)
     cuts = cuts_of(features, cut)
@@ -185,6 +194,7 @@ def fit_probe(
             stacklevel=2,
         )
     others = None if valid is None else _valid_examples(valid, cuts, examples, classes)
+    method = plain.with_weights(weights := _class_weights(labels, classes, class_weights))
     held_out, scores, losses = None, dict[float, float](), dict[float, float]()
     if others is not None:
         held_out = hold_out(examples, others, classes, l2_penalties, method)
@@ -197,6 +207,7 @@ def fit_probe(
     vectors, labels = examples.rows
     if others is not None:
         vectors, labels = torch.cat([vectors, others.vectors]), torch.cat([labels, others.labels])
+        method = plain.with_weights(weights := _class_weights(labels, classes, class_weights))
     mean, inverse = scales(vectors, widths)
     path = method.fit((vectors - mean) * inverse, labels, classes, [best])
     weight, bias = folded(path, mean, inverse)
@@ -220,7 +231,14 @@ def fit_probe(
         scores,
         losses,
         held_out and held_out.at(l2_penalties.index(best)),
+        weights,
     )
+
+
+def _class_weights(labels: Tensor, classes: int, given: ClassWeights | Tensor | None) -> list[float] | None:
+    """The weight of each class."""
+    given = given.tolist() if isinstance(given, Tensor) else given
+    return None if given is None else weights_of_classes(torch.bincount(labels, minlength=classes).tolist(), given)
 
 
 def _widths(features: Features | Tensor, cuts: Sequence[str], width: int) -> list[int]:

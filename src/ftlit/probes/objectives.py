@@ -1,7 +1,7 @@
 """Losses of linear probes as functions of the outputs: values, gradients and curvatures for the solver.
 
 Shapes: N samples, K outputs (one per class; a single one for two classes), G problems: the K outputs where they are independent of each
-other (svm), else one.
+other (svm), else one. Weights of the samples are a column (N, 1) of mean 1, or `None`; a loss is then the mean of weight * loss.
 """
 
 from abc import ABC, abstractmethod
@@ -30,30 +30,31 @@ class Softmax:
 
     largest = 0.25  # upper bound of the second derivative
 
-    def __init__(self, labels: Tensor) -> None:
-        self.places = labels[:, None]
+    def __init__(self, labels: Tensor, weights: Tensor | None = None) -> None:
+        self.places, self.weights = labels[:, None], weights
 
     def double(self) -> "Softmax":
         """The same in float64."""
-        return self
+        return self if self.weights is None else Softmax(self.places[:, 0], self.weights.double())
 
     def __call__(self, outputs: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs (N, columns) -> mean losses (G,) in float64, and their gradients (N, columns); here `columns` is always all of them."""
         total = torch.logsumexp(outputs, dim=1, keepdim=True)
-        mean = (total - outputs.gather(1, self.places)).mean(dtype=torch.float64)
+        mean = weighted(total - outputs.gather(1, self.places), self.weights).mean(dtype=torch.float64)
         slope = torch.exp(outputs - total)
         slope.scatter_add_(1, self.places, slope.new_full(self.places.shape, -1.0))
-        return mean[None], slope.div_(len(outputs))
+        return mean[None], weighted(slope.div_(len(outputs)), self.weights)
 
     def curvature(self, outputs: Tensor) -> Tensor:
         """Mean second derivative with respect to each output, (K,)."""
         likely = outputs.softmax(dim=1)
-        return (likely * (1 - likely)).mean(dim=0)
+        return weighted(likely * (1 - likely), self.weights).mean(dim=0)
 
     def newton(self, outputs: Tensor, slope: Tensor) -> Tensor:
         """Newton step (K,) of the bias, to be subtracted, from its gradient `slope` (K,); both float64."""
         likely = outputs.softmax(dim=1)
-        hessian = (likely.mean(dim=0).diag() - likely.T @ likely / len(likely)).double()
+        counted = weighted(likely, self.weights)
+        hessian = (counted.mean(dim=0).diag() - counted.T @ likely / len(likely)).double()
         # the same bias for all outputs changes nothing: any curvature will do in that direction
         level = hessian.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
         step: Tensor = torch.linalg.solve(hessian + level / len(hessian), slope)
@@ -63,12 +64,12 @@ class Softmax:
 class Signed(ABC):
     """A loss of each output and its sign (N, K), +1 or -1."""
 
-    def __init__(self, signs: Tensor) -> None:
-        self.signs = signs
+    def __init__(self, signs: Tensor, weights: Tensor | None = None) -> None:
+        self.signs, self.weights = signs, weights
 
     def double(self) -> Self:
         """The same in float64."""
-        return type(self)(self.signs.double())
+        return type(self)(self.signs.double(), None if self.weights is None else self.weights.double())
 
     @abstractmethod
     def curvature(self, outputs: Tensor) -> Tensor:
@@ -88,12 +89,12 @@ class Logistic(Signed):
     def __call__(self, outputs: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """See `Softmax`."""
         margin = self.signs * outputs
-        mean = torch.nn.functional.softplus(-margin).mean(dim=0, dtype=torch.float64)
-        return mean, self.signs * torch.sigmoid(-margin) / -len(outputs)
+        mean = weighted(torch.nn.functional.softplus(-margin), self.weights).mean(dim=0, dtype=torch.float64)
+        return mean, weighted(self.signs * torch.sigmoid(-margin) / -len(outputs), self.weights)
 
     def curvature(self, outputs: Tensor) -> Tensor:
         """See `Softmax`."""
-        return (torch.sigmoid(outputs) * torch.sigmoid(-outputs)).mean(dim=0)
+        return weighted(torch.sigmoid(outputs) * torch.sigmoid(-outputs), self.weights).mean(dim=0)
 
 
 class Svm(Signed):
@@ -105,14 +106,20 @@ class Svm(Signed):
         """See `Softmax`; here for a subset of the columns."""
         signs = self.signs if outputs.shape == self.signs.shape else self.signs[:, columns]
         short = torch.relu(1 - signs * outputs)
-        return short.square().mean(dim=0, dtype=torch.float64), signs * short * (-2 / len(outputs))
+        mean = weighted(short.square(), self.weights).mean(dim=0, dtype=torch.float64)
+        return mean, weighted(signs * short * (-2 / len(outputs)), self.weights)
 
     def curvature(self, outputs: Tensor) -> Tensor:
         """See `Softmax`."""
-        return 2 * (self.signs * outputs < 1).to(outputs.dtype).mean(dim=0)
+        return 2 * weighted((self.signs * outputs < 1).to(outputs.dtype), self.weights).mean(dim=0)
 
 
 LinearLoss = Softmax | Logistic | Svm
+
+
+def weighted(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Values (N, ...) times the weights of their samples (N, 1)."""
+    return values if weights is None else weights * values
 
 
 def signs_of(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:

@@ -14,20 +14,21 @@ class PrincipalAxes:
 
     Args:
         features: (N, C), float32 or float64.
+        weights: of the samples (N, 1) float64, above 0, of mean 1; the mean and the axes are those of the weighted samples.
 
     Attributes:
         features: (N, rank), centred, along the axes.
         axes: (C, rank), orthonormal.
-        mean: (C,), of the given features.
+        mean: (C,), of the weighted features.
         spread: (rank,), mean square along each axis.
         rank: number of axes.
     """
 
-    def __init__(self, features: Tensor) -> None:
+    def __init__(self, features: Tensor, weights: Tensor | None = None) -> None:
         n, c = features.shape
-        self.mean = features.mean(dim=0)
+        self.mean = features.mean(dim=0) if weights is None else (weights * features).mean(dim=0).to(features.dtype)
         centred = features - self.mean
-        double = centred.double()
+        double = centred.double() if weights is None else weights.sqrt() * centred
         spread, axes = torch.linalg.eigh((double.T @ double if c <= n else double @ double.T) / n)
         kept = spread > RANK_TOLERANCE * spread[-1]
         spread, axes = spread[kept], axes[:, kept]

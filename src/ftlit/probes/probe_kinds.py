@@ -1,12 +1,13 @@
 """The kinds of linear probes by name: how each is fitted, and the loss that chooses its L2 penalty. Custom kinds register here."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
 from torch import Tensor
 
+from ftlit.errors import UserError
 from ftlit.probes.objectives import losses_of
 from ftlit.probes.solver import RegularizationPath, solve
 from ftlit.registry import Registry
@@ -20,15 +21,29 @@ class ProbeKind:
         fit: standardised features (N, C), class numbers (N,), number of classes, S L2 penalties -> weights (S, K, C) and biases (S, K).
         losses: outputs (N, K), class numbers (N,) -> loss of each sample (N,); its mean on held-out samples chooses the L2 penalty.
         sklearn: the argument of scikit-learn that equals the L2 penalty: `C` (1 / (N L2 penalty)), `alpha` (N L2 penalty), or none.
+        takes_weights: whether `fit` takes `class_weights=`, see `solve`.
     """
 
-    fit: Callable[[Tensor, Tensor, int, Sequence[float]], RegularizationPath]
+    fit: Callable[..., RegularizationPath]
     losses: Callable[[Tensor, Tensor], Tensor]
     sklearn: Literal["C", "alpha"] | None = None
+    takes_weights: bool = False
+
+    def with_weights(self, class_weights: Sequence[float] | None) -> "ProbeKind":
+        """The kind with these weights of the classes in its fit and in its loss; `None`: none. Raises `UserError` where it takes none."""
+        if class_weights is None:
+            return self
+        if not self.takes_weights:
+            raise UserError("class_weights: this kind of probe takes no class weights; leave them out, or give probe.kinds=[softmax]")
+
+        def losses(outputs: Tensor, labels: Tensor) -> Tensor:
+            return outputs.new_tensor(class_weights)[labels] * self.losses(outputs, labels)
+
+        return replace(self, fit=partial(self.fit, class_weights=class_weights), losses=losses)
 
 
 PROBE_KINDS: Registry[ProbeKind] = Registry("kind of probe")
 
-PROBE_KINDS.register("softmax")(ProbeKind(partial(solve, kind="softmax"), partial(losses_of, kind="softmax"), "C"))
-PROBE_KINDS.register("svm")(ProbeKind(partial(solve, kind="svm"), partial(losses_of, kind="svm"), "C"))
-PROBE_KINDS.register("ridge")(ProbeKind(partial(solve, kind="ridge"), partial(losses_of, kind="ridge"), "alpha"))
+PROBE_KINDS.register("softmax")(ProbeKind(partial(solve, kind="softmax"), partial(losses_of, kind="softmax"), "C", takes_weights=True))
+PROBE_KINDS.register("svm")(ProbeKind(partial(solve, kind="svm"), partial(losses_of, kind="svm"), "C", takes_weights=True))
+PROBE_KINDS.register("ridge")(ProbeKind(partial(solve, kind="ridge"), partial(losses_of, kind="ridge"), "alpha", takes_weights=True))

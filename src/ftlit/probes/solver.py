@@ -5,7 +5,7 @@ side: the K outputs where they are independent of each other (svm), else one.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, log
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ftlit.models.precision import kept_matmul_precision
 from ftlit.probes.lbfgs import Evaluation, minimise, sum_by_problem
-from ftlit.probes.objectives import LinearLoss, Logistic, LossName, Softmax, Svm, signs_of
+from ftlit.probes.objectives import LinearLoss, Logistic, LossName, Softmax, Svm, signs_of, weighted
 from ftlit.probes.principal_axes import PrincipalAxes
 from ftlit.threads import threads_for
 
@@ -60,7 +60,15 @@ class _Solution:
     left: Tensor
 
 
-def solve(features_NC: Tensor, labels_N: Tensor, classes: int, l2_penalties: Sequence[float], kind: LossName) -> RegularizationPath:
+def solve(
+    features_NC: Tensor,
+    labels_N: Tensor,
+    classes: int,
+    l2_penalties: Sequence[float],
+    kind: LossName,
+    *,
+    class_weights: Sequence[float] | None = None,
+) -> RegularizationPath:
     """Minimise mean loss + L2 penalty / 2 * |weight|^2; the bias has no penalty.
 
     `softmax`: cross-entropy; for two classes one weight vector and the logistic loss, as scikit-learn has it: C = 1 / (N L2 penalty).
@@ -73,18 +81,34 @@ def solve(features_NC: Tensor, labels_N: Tensor, classes: int, l2_penalties: Seq
         classes: number of classes, at least 2.
         l2_penalties: each above 0.
         kind: the loss.
+        class_weights: factors above 0 of the losses of the samples of each class (K,), as scikit-learn's `sample_weight`: the mean is
+            the sum of weight * loss, divided by N. `None`: all 1.
     """
     with threads_for(features_NC.numel() * classes), kept_matmul_precision("highest"):  # TF32 would miss the tolerance
-        return _solve(features_NC, labels_N, classes, l2_penalties, kind)
+        if class_weights is None:
+            return _solve(features_NC, labels_N, classes, l2_penalties, kind)
+        weights = labels_N.new_tensor(class_weights, dtype=torch.float64)[labels_N][:, None]
+        mean = float(weights.mean())  # with weights of mean 1 the bounds of the curvature hold, and the path begins where it should
+        path = _solve(features_NC, labels_N, classes, [l2 / mean for l2 in l2_penalties], kind, weights / mean)
+        return replace(path, objective=mean * path.objective)
 
 
-def _solve(features_NC: Tensor, labels_N: Tensor, classes: int, l2_penalties: Sequence[float], kind: LossName) -> RegularizationPath:
+def _solve(
+    features_NC: Tensor,
+    labels_N: Tensor,
+    classes: int,
+    l2_penalties: Sequence[float],
+    kind: LossName,
+    weights_N1: Tensor | None = None,
+) -> RegularizationPath:
     # float32 halves the time of a step, but rounding may hide the descent: no gain for few features, and harmful at the kinks of a hinge
-    basis = PrincipalAxes(features_NC if kind == "softmax" and features_NC.numel() >= FLOAT32_MIN_SIZE else features_NC.double())
+    features = features_NC if kind == "softmax" and features_NC.numel() >= FLOAT32_MIN_SIZE else features_NC.double()
+    basis = PrincipalAxes(features, weights_N1)
     signs = signs_of(labels_N, classes, basis.features.dtype)
     if kind == "ridge":
-        return _ridge(basis, signs, l2_penalties, features_NC)
-    loss: LinearLoss = Svm(signs) if kind == "svm" else Logistic(signs) if classes == 2 else Softmax(labels_N)
+        return _ridge(basis, signs, weights_N1, l2_penalties, features_NC)
+    weights = None if weights_N1 is None else weights_N1.to(basis.features.dtype)
+    loss: LinearLoss = Svm(signs, weights) if kind == "svm" else Logistic(signs, weights) if classes == 2 else Softmax(labels_N, weights)
     tolerance = TOLERANCE[features_NC.dtype]
     point = before = basis.features.new_zeros(basis.rank + 1, signs.shape[1])
     found, last, step = dict[int, _Solution](), inf, 0.0
@@ -121,17 +145,17 @@ def _descending(l2_penalties: Sequence[float]) -> Iterator[tuple[float, int | No
         yield l2, place
 
 
-def _ridge(basis: PrincipalAxes, signs: Tensor, l2_penalties: Sequence[float], like: Tensor) -> RegularizationPath:
+def _ridge(basis: PrincipalAxes, signs: Tensor, weights: Tensor | None, l2_penalties: Sequence[float], like: Tensor) -> RegularizationPath:
     """One eigendecomposition for all L2 penalties."""
-    n = len(signs)
-    mean, along = signs.mean(dim=0), basis.features.T @ signs / n
+    n, counted = len(signs), weighted(signs, weights)
+    mean, along = counted.mean(dim=0), basis.features.T @ counted / n
     points, values, lefts = [], [], []
     for l2 in l2_penalties:
         weight = along / (basis.spread + l2)[:, None]
         points.append(torch.cat([weight, mean[None]]))
         residual = basis.outputs(points[-1]) - signs
-        values.append(0.5 * (residual.square().sum() / n + l2 * weight.square().sum()))
-        gradient = basis.features.T @ residual / n + l2 * weight
+        values.append(0.5 * (weighted(residual.square(), weights).sum() / n + l2 * weight.square().sum()))
+        gradient = basis.features.T @ weighted(residual, weights) / n + l2 * weight
         lefts.append(gradient.square().sum() / (2 * l2) / values[-1].clamp(min=torch.finfo(values[-1].dtype).tiny))
     weights, bias = basis.back(torch.stack(points))
     left = torch.stack(lefts)
@@ -182,7 +206,8 @@ def _newton(loss: LinearLoss, basis: PrincipalAxes, point: Tensor, l2: float, to
             if float(gradient.square().sum()) / (2 * l2) <= 0.1 * tolerance * float(value):
                 break
             short = rows[active]
-            hessian = 2 / n * short.T @ short + penalty.clamp(min=MIN_BIAS_CURVATURE).diag()
+            counted = short if loss.weights is None else loss.weights[active] * short
+            hessian = 2 / n * counted.T @ short + penalty.clamp(min=MIN_BIAS_CURVATURE).diag()
             step, size = torch.linalg.solve(hessian, gradient), 1.0
             decrement = float(gradient @ step)
             new = evaluate(weights - step, column)

@@ -17,8 +17,9 @@ from ftlit.printing import print_line
 from ftlit.probes.advice import Advice, Depth, Measurements, Reason, SizeReason, advise
 from ftlit.probes.linear_probe import fit_probe
 from ftlit.probes.logme import logme
+from ftlit.recipes.config.class_weights import class_weights_of
 from ftlit.recipes.config.hydra_internals import choices, compose_again, set_choices, task_overrides
-from ftlit.recipes.config.overrides import OF_TRAINING, SEARCH, given
+from ftlit.recipes.config.overrides import CLASS_WEIGHTS, OF_TRAINING, SEARCH, given, given_for_training
 from ftlit.recipes.console import advice_text
 from ftlit.recipes.console.results_table import print_advice
 from ftlit.recipes.run.feature_setup import features_of
@@ -145,9 +146,11 @@ def measure(cfg: DictConfig, backbone: Backbone, data: IndexedImages) -> Measure
         labels, depths = features.targets, []
         assert labels is not None
         print_line(f"fitting linear probes at {count(len(features.cuts), 'cut')} on {len(features):,} {data.input_spec.noun}")
+        weights = class_weights_of(cfg, data)
         for cut in features.cuts:
             vectors = features[cut].read(range(len(features)))
-            depths.append(Depth(cut, fit_probe(vectors, labels, kind="ridge").score or 0.0, logme(vectors, labels)))
+            probe = fit_probe(vectors, labels, kind="ridge", class_weights=weights)
+            depths.append(Depth(cut, probe.score or 0.0, logme(vectors, labels)))
     # `auto` is composed as large_similar, so that only a changed length needs another composition, which takes half a second
     plain = compose_again(["scenario=large_similar"]) if _changes_length() else cfg
     batches = images / data.batch_size
@@ -232,11 +235,13 @@ def _requested(cfg: DictConfig) -> str:
     """The settings of training that were given, on the command line or by an experiment; empty: none."""
     if cfg.recipe == "lr_find":
         return "recipe=lr_find"
-    if settings := given(*OF_TRAINING, "backbone.reinit", SEARCH):
+    if settings := given_for_training("backbone.reinit", SEARCH):
         return ", ".join(settings)
     if not given("experiment"):
         return ""
     plain, composed = compose_again([f"scenario={AUTO}"]), _compose([f"scenario={AUTO}"])  # `cfg` has values in place of its own `auto`
+    for composition in (plain, composed):
+        OmegaConf.update(composition, CLASS_WEIGHTS, None, merge=False, force_add=True)
     changed = any(OmegaConf.select(composed, name) != OmegaConf.select(plain, name) for name in OF_TRAINING)
     return ", ".join(given("experiment")) if changed else ""
 

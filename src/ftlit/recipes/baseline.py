@@ -28,6 +28,7 @@ from ftlit.models.backbone import Backbone
 from ftlit.models.heads import head_cuts
 from ftlit.probes.head_probe import HeadProbe
 from ftlit.recipes.build_module import build_module
+from ftlit.recipes.config.class_weights import class_weights_of, trained_classes
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.run.head import head_arguments, recorded_head
 from ftlit.recipes.run.parts import batchnorm_policy
@@ -72,7 +73,7 @@ class Baseline:
         if probe is None or head_cuts(head) == head_cuts(self.model.head):
             return probe
         part = next((part for part in probe.parts if tuple(part.cuts) == tuple(cuts)), None)
-        return None if part is None else HeadProbe([part], views=probe.views, score=part.score)
+        return None if part is None else HeadProbe([part], views=probe.views, score=part.score, class_weights=probe.class_weights)
 
 
 def compares(trainer: pl.Trainer, probe_head: FitProbeHead | None) -> bool:
@@ -94,7 +95,8 @@ def build_baseline(cfg: DictConfig, backbone: Backbone, images: Any, base: Recor
     head = instantiate(cfg.head, **arguments, num_classes=images.num_classes)
     data = instantiate(cfg.cache)(images, pooled=True) if isinstance(images, ImageData) else images
     model = build_module(cfg, backbone, head, data, schedule, recorded_head(cfg, arguments), base)
-    probe_head = FitProbeHead("head", instantiate(cfg.probe), trains=False, most_images=MAX_IMAGES)
+    weights = class_weights_of(cfg, images)
+    probe_head = FitProbeHead("head", instantiate(cfg.probe), trains=False, most_images=MAX_IMAGES, class_weights=weights)
     recorder = Recorder(cfg.paths.run) if cfg.report else None
     suspects = SuspectsFile(cfg.paths.run, probe_head)
     own = [callback for callback in (StagedFinetuning(schedule), probe_head, suspects, recorder) if callback is not None]
@@ -134,6 +136,8 @@ def evaluate_fitted(trainer: pl.Trainer, model: FineTuner, data: Any, probe_head
     """Validate a head that was only fitted, then refit it on train + val where `FitProbeHead` does, save the module, and test it."""
     val = trainer.validate(model, data, verbose=False)[0]
     probe_head.use_refitted(model)
+    if probe_head.refitted is not None:
+        model.update_record(trained_classes(data, ["train", "val"], probe_head.class_weights))
     for path in paths:
         trainer.save_checkpoint(path)
     return {**val, **trainer.test(model, data, verbose=False)[0]}

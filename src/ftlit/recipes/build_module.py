@@ -13,6 +13,7 @@ from ftlit.inference.record import part_of, record_of
 from ftlit.lit.module import FineTuner
 from ftlit.models.backbone import Backbone
 from ftlit.recipes.config.check_values import AFFINE
+from ftlit.recipes.config.class_weights import class_weights_of, trained_classes
 from ftlit.recipes.config.hydra_internals import instantiate
 
 
@@ -39,13 +40,10 @@ def build_module(
     Raises:
         UserError: the loss does not fit the labels.
     """
-    loss = instantiate(cfg.loss, counts=list(data.counts["train"].values()))
-    if isinstance(loss, nn.CrossEntropyLoss if data.multilabel else nn.BCEWithLogitsLoss):
-        advice = "several labels per example: give loss=bce" if data.multilabel else "one label per example: give loss=cross_entropy"
-        raise UserError(f"this data has {advice}")
+    loss, weights = _build_loss(cfg, data), class_weights_of(cfg, data)
     own: Any = OmegaConf.to_container(cfg.backbone, resolve=True)
     about = {"class_names": data.class_names, "multilabel": data.multilabel, "affine": cfg.batchnorm == AFFINE}
-    record = record_of(backbone, own, recorded, loss=part_of(cfg.loss, LOSSES), **about)
+    record = record_of(backbone, own, recorded, loss=part_of(cfg.loss, LOSSES), **about, **trained_classes(data, ["train"], weights))
     return FineTuner(
         backbone,
         head,
@@ -59,3 +57,15 @@ def build_module(
         record={**record, "base": base},
         slim=base is not None,
     )
+
+
+def _build_loss(cfg: DictConfig, data: Any) -> nn.Module:
+    weights, node = class_weights_of(cfg, data), cfg.loss
+    given = {} if weights is None else {"class_weights": weights}
+    if given:  # weights by number do not merge with those by name
+        node = OmegaConf.masked_copy(node, [str(name) for name in node if name not in given])
+    loss: nn.Module = instantiate(node, counts=list(data.counts["train"].values()), **given)
+    if isinstance(loss, nn.CrossEntropyLoss if data.multilabel else nn.BCEWithLogitsLoss):
+        advice = "several labels per example: give loss=bce" if data.multilabel else "one label per example: give loss=cross_entropy"
+        raise UserError(f"this data has {advice}")
+    return loss

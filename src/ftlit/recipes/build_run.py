@@ -23,6 +23,7 @@ from ftlit.models.batchnorm_fold import batchnorm_to_affine
 from ftlit.recipes.baseline import Baseline, build_baseline, compares
 from ftlit.recipes.build_module import build_module
 from ftlit.recipes.config.check_values import AFFINE, check_until
+from ftlit.recipes.config.class_weights import class_weights_of
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.config.validate import bind
 from ftlit.recipes.run.hardware_settings import base_of, resolve_checkpoint, resolve_compile
@@ -72,7 +73,7 @@ def build(cfg: DictConfig) -> Run:
     check_head(backbone, head, data.num_classes)
     if isinstance(data, ImageData) and not data.batch_overrides:  # other data trains on batches of its own
         data = instantiate(cfg.cache)(data, pooled=not getattr(head, "takes_map", False))
-    probe_head = build_probe_head(cfg, head, schedule)
+    probe_head = build_probe_head(cfg, head, schedule, class_weights_of(cfg, data))
     if probe_head and probe_head.trains:
         schedule = without_warm_up(schedule)
     only_fits = probe_head is not None and not probe_head.trains
@@ -111,7 +112,7 @@ def plan_of(run: Run) -> Plan:
         processes=run.trainer.world_size,
         steps=training_steps(run.trainer, run.data) if run.trains else None,
         fits_head=run.probe_head is not None,
-        may_fit_head=may_fit_head(run.trainer, run.data, run.schedule, run.model.loss),
+        may_fit_head=may_fit_head(run.trainer, run.data),
     )
 
 

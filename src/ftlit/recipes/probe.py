@@ -21,6 +21,7 @@ from ftlit.models.pooling import POOLINGS, Pooling
 from ftlit.printing import print_line, show
 from ftlit.probes.layer_probes import Interval, LayerProbes, best_of, bootstrap, draw, write_csv
 from ftlit.probes.linear_probe import L2_PENALTIES, Probe
+from ftlit.recipes.config.class_weights import class_weights_of, class_weights_text
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.console.plan_rows import data_rows
 from ftlit.recipes.run import artifacts
@@ -117,9 +118,10 @@ def probe_layers(cfg: DictConfig, probes: LayerProbes, parts: RunParts) -> Repea
             )
         where = ", ".join(cuts) if len(cuts) < 4 else f"{len(cuts)} cuts"
         tried = f"{', '.join(probes.kinds)} on {', '.join(train)}-pooled features, {len(probes.l2 or L2_PENALTIES)} L2 penalties"
+        tried = ", ".join([tried, *class_weights_text(cfg, data)])
         print_line(f"fitting linear probes at {where}: {tried}")
         valid = features["val"] if cfg.data.get("per_class") is None else None
-        fitted = probes.at(train, valid)
+        fitted = probes.at(train, valid, class_weights_of(cfg, data))
         best = best_of(fitted)
         val_size, train_size = len(data.collection.splits["val"]), len(train[best.pooling])
         held_out = f"{val_size} val {noun}" if valid else f"cross-validation on {train_size} training {noun}"
@@ -158,7 +160,7 @@ def result_of(repeat: Repeat) -> dict[str, Any]:
     best, test = repeat.best, repeat.test
     chosen = {"cut": best.cut, "kind": best.kind, "pooling": best.pooling, "l2": best.l2}
     held_out = {"held_out/accuracy": best.score, "held_out/loss": best.losses.get(best.l2)}
-    return {**chosen, **held_out, "test/accuracy": test.share, "low": test.low, "high": test.high}
+    return {**chosen, "objective": best.objective, **held_out, "test/accuracy": test.share, "low": test.low, "high": test.high}
 
 
 def table_of(repeats: Sequence[Repeat]) -> Table:

@@ -17,6 +17,7 @@ from ftlit.features.spec import FeatureSpec
 from ftlit.features.stage_input import the_backbone
 from ftlit.features.store import Store
 from ftlit.files import temporary_folder
+from ftlit.finetuning.losses import ClassWeights
 from ftlit.inference.novelty import KEY as SUBSPACE
 from ftlit.inference.novelty import FeatureSubspace, feature_subspace, some_places
 from ftlit.inference.prediction_sets import KEY as CALIBRATION
@@ -57,6 +58,7 @@ class FitProbeHead(Callback):
         probing: the kinds and L2 penalties to try.
         trains: whether training follows; otherwise training ends before its first step.
         most_images: on which the head is fitted if no training follows.
+        class_weights: see `fit_probe`; `balanced` is counted on the images that the head is fitted on.
 
     Attributes:
         given: a probe that was fitted before, which is then the head; `None`: fit one.
@@ -70,9 +72,15 @@ class FitProbeHead(Callback):
     """
 
     def __init__(
-        self, head: str = "head", probing: LayerProbes | None = None, *, trains: bool = True, most_images: float = math.inf
+        self,
+        head: str = "head",
+        probing: LayerProbes | None = None,
+        *,
+        trains: bool = True,
+        most_images: float = math.inf,
+        class_weights: ClassWeights | None = None,
     ) -> None:
-        self.head, self.probing, self.trains = head, probing or LayerProbes(), trains
+        self.head, self.probing, self.trains, self.class_weights = head, probing or LayerProbes(), trains, class_weights
         self.most_images = MAX_IMAGES if trains else most_images
         self.given: HeadProbe | None = None
         self.probe: HeadProbe | None = None
@@ -96,7 +104,7 @@ class FitProbeHead(Callback):
         with _features(trainer, images, cuts, fitted_on, views) as splits, together(trainer), first_ahead(trainer):
             features, *augmented = splits[0]
             if trainer.is_global_zero:
-                self.probe = fit_head(self.probing, features, augmented, cuts, combine)
+                self.probe = fit_head(self.probing, features, augmented, cuts, combine, self.class_weights)
                 both = [own[0] for own in splits], [own[1:] for own in splits]
                 self.refitted = self.probe.refitted(*both) if "val" in fitted_on else None
                 self.train_vectors = None if self.trains else TrainVectors.of(features, cuts[-1])

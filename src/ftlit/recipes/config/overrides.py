@@ -32,6 +32,7 @@ HYDRA_FLAGS = (
 )
 SEARCH = "hparams_search"
 OF_LINEAR_PROBE = ("head.cuts", "head.combine")  # settings of head=linear_probe, the default, that other heads do not have
+CLASS_WEIGHTS = "loss.class_weights"
 OF_TRAINING = (  # names that only training reads
     *("optimizer", "lr_scheduler", "schedule", "loss", "batchnorm", "decay_all", "compile"),
     *(f"trainer.{name}" for name in ("max_epochs", "max_steps", "accumulate_grad_batches", "gradient_clip_val")),
@@ -188,6 +189,13 @@ def given(*names: str) -> list[str]:
         return any(own == name or own.startswith((f"{name}.", f"{name}@")) for name in names)
 
     return list(filter(is_one, task_overrides()))
+
+
+def given_for_training(*others: str) -> list[str]:
+    """The words of the command line that only gradient training reads, and those that give one of `others`. A fitted head reads the class
+    weights too.
+    """
+    return [word for word in given(*OF_TRAINING, *others) if word not in given(CLASS_WEIGHTS)]
 
 
 def job_label() -> str:

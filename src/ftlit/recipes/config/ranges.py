@@ -108,6 +108,7 @@ RANGES: dict[str, Range] = {  # patterns of full names; the first match counts
     "head.cuts": Range(1, 1000, whole=True),
     "head.hidden": WIDTH,
     "head.dropout": FRACTION,
+    "loss.class_weights*": Range(0, 1e6, open="least"),
     "loss.label_smoothing": FRACTION,
     "lr_find.least": RATE,
     "lr_find.most": RATE,
@@ -176,7 +177,8 @@ def numbers_in(node: Any, name: str = "") -> Iterator[tuple[str, float]]:
     if isinstance(node, DictConfig):
         for key in node:
             leaf = str(key)
-            if (name or leaf != "hydra") and not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, leaf):
+            interpolated = OmegaConf.is_interpolation(node, key)  # type: ignore[arg-type]
+            if (name or leaf != "hydra") and not OmegaConf.is_missing(node, key) and not interpolated:
                 yield from numbers_in(node[key], f"{name}.{leaf}" if name else leaf)
     elif isinstance(node, ListConfig):
         for i, part in enumerate(node):

@@ -175,7 +175,7 @@ def _targets(node: Any, name: str = "") -> Iterator[tuple[str, DictConfig]]:
         yield name, node
     for key in node:
         leaf = str(key)
-        written = not OmegaConf.is_interpolation(node, leaf) and not OmegaConf.is_missing(node, key)
+        written = not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key)  # type: ignore[arg-type]
         if written and (name or leaf != "hydra"):
             yield from _targets(node[key], f"{name}.{leaf}" if name else leaf)
 

@@ -16,8 +16,9 @@ from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.models.backbone import Backbone
 from ftlit.models.pooling import pooled_size
 from ftlit.printing import plain, show
+from ftlit.recipes.config.class_weights import class_weights_text
 from ftlit.recipes.config.hydra_internals import choices
-from ftlit.recipes.config.overrides import OF_TRAINING, chosen_part, given, replaced
+from ftlit.recipes.config.overrides import chosen_part, given, given_for_training, replaced
 from ftlit.recipes.console.commands import resume_command
 from ftlit.recipes.console.layers_table import layers_table
 from ftlit.recipes.console.run_facts import RunFacts
@@ -55,7 +56,7 @@ def plan_rows(
     if facts.trains:
         rows += [("note", note) for note in few_val_note(cfg, data, plan, spec.noun)]
     if facts.fits_head:
-        rows.append(("head", _head_text(cfg, spec.noun, facts)))
+        rows.append(("head", _head_text(cfg, data, spec.noun, facts)))
     if facts.trains:
         rows.append(("training", training_text(cfg, data, plan, facts, stage_inputs, spec.noun)))
         rows += _stage_rows(plan, stage_inputs, facts.processes, spec.noun)
@@ -123,14 +124,15 @@ def _features_text(cfg: DictConfig, backbone: Backbone, input_shape: Sequence[in
     return f"{shape} at cut {backbone.cuts[-1]}, {backbone.num_features} features for the head ({head})"
 
 
-def _head_text(cfg: DictConfig, noun: str, facts: RunFacts) -> str:
+def _head_text(cfg: DictConfig, data: Any, noun: str, facts: RunFacts) -> str:
     l2_penalties: Sequence[float] = OmegaConf.select(cfg, "probe.l2") or []
     l2 = f"L2 penalty {l2_penalties[0]:g}" if len(l2_penalties) == 1 else "L2 penalty chosen by cross-validation"
     views = f"and {facts.views} augmented views of each (data.views=0: none)" if facts.views else "without augmentation"
     several = {"concat": "", "blend": ", the mean of two: of the last cut and of all cuts", "average": ", the mean of one for each cut"}
+    weights = "".join(f", with {text}" for text in class_weights_text(cfg, data))
     of_cuts = several[cfg.head.combine] if facts.fitted_cuts else ""
     cuts = f" at the cuts {', '.join(facts.fitted_cuts)}" if facts.has_baseline and facts.fitted_cuts else ""
-    text = f"linear probe{of_cuts}, fitted on features{cuts} of the training {noun} {views}; {l2}."
+    text = f"linear probe{of_cuts}, fitted on features{cuts} of the training {noun} {views}{weights}; {l2}."
     if facts.trains:
         begin = given("schedule.epoch", "schedule.until")
         unused = f", so {' and '.join(begin)} {_is(begin)} ignored" if begin else ""
@@ -142,8 +144,8 @@ def _head_text(cfg: DictConfig, noun: str, facts: RunFacts) -> str:
         return f"{text} Stages that train only the head are skipped{unused}; to keep these stages, give head=linear."
     if facts.refits_on_val:
         text += " After validation the head is refitted on train + val; the test score is for the refitted head."
-    unread = given(*OF_TRAINING, "data.mix", *([] if facts.views else ["data.augment"]))
-    ignored = ", ".join(unread) or "optimizer, lr_scheduler, loss and epochs"
+    unread = given_for_training("data.mix", *([] if facts.views else ["data.augment"]))
+    ignored = ", ".join(unread) or f"optimizer, lr_scheduler{'' if weights else ', loss'} and epochs"
     printed = " The loss that is printed is that of loss.*." if any(name.startswith("loss") for name in unread) else ""
     instead = "To train the head by gradient descent, give head=linear; to train all layers, give scenario=large_similar."
     return f"{text} There is no gradient training, so {ignored} {_is(unread)} ignored.{printed} {instead}"

@@ -7,10 +7,10 @@ from omegaconf import DictConfig
 
 from ftlit.errors import shorten
 from ftlit.features.stage_input import StageInput
-from ftlit.finetuning.losses import weights_of_classes
 from ftlit.finetuning.lr_schedule import Rates
 from ftlit.finetuning.plan import Plan
 from ftlit.formatting import count
+from ftlit.recipes.config.class_weights import class_weights_text
 from ftlit.recipes.console.results_table import accuracy_interval
 from ftlit.recipes.console.run_facts import RunFacts
 
@@ -31,9 +31,7 @@ def training_text(cfg: DictConfig, data: Any, plan: Plan, facts: RunFacts, stage
     batches += f", {accumulated} batches per optimizer step" if accumulated > 1 else ""
     parts.append(batches if facts.steps_per_epoch is None else f"{batches}, {count(facts.steps_per_epoch, 'optimizer step')} per epoch")
     parts += _augmentation(cfg.data.get("augment"), data, stage_inputs, noun)
-    if (how := cfg.loss.get("class_weights")) == "balanced":
-        weights = weights_of_classes(list(data.counts["train"].values()), how).tolist()
-        parts.append(f"class weights {how}, from {min(weights):.2g} to {max(weights):.2g}")
+    parts += class_weights_text(cfg, data)
     return "; ".join([*parts, *_monitors(cfg)])
 
 

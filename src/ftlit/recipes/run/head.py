@@ -9,7 +9,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 from ftlit.errors import UserError, one_line
-from ftlit.finetuning.losses import WeightedCrossEntropy
+from ftlit.finetuning.losses import ClassWeights
 from ftlit.finetuning.schedule import Schedule, trains_head_alone
 from ftlit.lit.callbacks.probe_head import FitProbeHead, check_probe_head
 from ftlit.models.backbone import Backbone
@@ -21,7 +21,7 @@ from ftlit.recipes.config.hydra_internals import instantiate
 AUTO_CUTS = 4  # layers that a head reads which is only fitted: measured by benchmarks/heads.py
 
 
-def build_probe_head(cfg: DictConfig, head: nn.Module, schedule: Schedule) -> FitProbeHead | None:
+def build_probe_head(cfg: DictConfig, head: nn.Module, schedule: Schedule, class_weights: ClassWeights | None) -> FitProbeHead | None:
     """The callback that fits the head as a linear probe; `None` for another head. Raises `UserError` for options that it cannot follow."""
     if not is_linear_probe(type(head)):
         return None
@@ -34,24 +34,16 @@ def build_probe_head(cfg: DictConfig, head: nn.Module, schedule: Schedule) -> Fi
         raise UserError(
             f"probe.poolings={list(probes.poolings)}: head=linear_probe needs probe.poolings=[average]; other poolings need recipe=probe"
         )
-    weights = cfg.loss.get("class_weights")
-    if _ignores_weights(schedule, weighted=bool(weights)):
-        raise UserError(f"loss.class_weights={weights} has no effect on head=linear_probe: leave it out, or give head=linear")
-    return FitProbeHead("head", probes, trains=not _only_fits(schedule))
+    return FitProbeHead("head", probes, trains=not _only_fits(schedule), class_weights=class_weights)
 
 
-def may_fit_head(trainer: pl.Trainer, data: Any, schedule: Schedule, loss: nn.Module) -> bool:
+def may_fit_head(trainer: pl.Trainer, data: Any) -> bool:
     """Whether `head=linear_probe` would be accepted in a run with these parts."""
     try:
         check_probe_head(trainer, data)
     except UserError:
         return False
-    return not _ignores_weights(schedule, weighted=isinstance(loss, WeightedCrossEntropy))
-
-
-def _ignores_weights(schedule: Schedule, *, weighted: bool) -> bool:
-    """Whether weights of classes would have no effect on a head that is fitted: no stage trains after it."""
-    return weighted and _only_fits(schedule)
+    return True
 
 
 def _only_fits(schedule: Schedule) -> bool:

@@ -17,6 +17,7 @@ from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.datamodules.indexed_images import require_indexed_images
 from ftlit.models.backbone import Backbone
 from ftlit.recipes.config.check_values import AFFINE
+from ftlit.recipes.config.class_weights import class_weights_of
 from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.config.validate import bind, check_input, check_labelled
 from ftlit.recipes.run.hardware_settings import resolve_hardware_settings
@@ -56,6 +57,7 @@ def load_parts(cfg: DictConfig, *, labelled: bool = True) -> RunParts:
     data = instantiate(cfg.data, input_spec=backbone.input_spec, **resumed_split(cfg))
     if labelled:
         check_labelled(data)
+        class_weights_of(cfg, data)
     if isinstance(data, ImageData):
         if isinstance(data.input_spec, InputSpec):  # with the range of grey values, which prediction needs too
             backbone.input_spec = data.input_spec
