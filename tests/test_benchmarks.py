@@ -45,6 +45,22 @@ def bench(monkeypatch):
     monkeypatch.syspath_prepend(RESULTS.parents[1])
 
 
+def test_scores_of_planted_labels_are_those_of_their_definitions(bench):
+    import torch
+    from suspects import SCORES, planted
+
+    labels = torch.arange(200) % 4
+    given = planted(labels, 4, 0)
+    assert int((given != labels).sum()) == 10 and int(given.min()) == 0 and int(given.max()) == 3
+    assert torch.equal(given, planted(labels, 4, 0)) and not torch.equal(given, planted(labels, 4, 1))
+    probabilities = torch.tensor([[0.9, 0.1, 0.0], [0.05, 0.85, 0.1], [0.3, 0.4, 0.3], [0.2, 0.8, 0.0], [0.1, 0.2, 0.7]])
+    scores = {name: score(probabilities, torch.tensor([0, 0, 0, 1, 2])) for name, score in SCORES.items()}
+    assert torch.allclose(scores["self-confidence"], torch.tensor([0.9, 0.05, 0.3, 0.8, 0.7]))
+    assert torch.allclose(scores["margin"], torch.tensor([0.8, -0.8, -0.1, 0.6, 0.5]))
+    # the thresholds are (1.25 / 3, 0.8, 0.7): only 0.85 of class 1 reaches that of another class
+    assert torch.allclose(scores["confident learning"], torch.tensor([2.9, 0.05, 2.3, 2.8, 2.7]))
+
+
 def test_all_systems_get_the_same_disjoint_splits(bench, tmp_path):
     from quality import split
 
