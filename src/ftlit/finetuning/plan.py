@@ -92,7 +92,7 @@ def examine(
         processes: number of processes that train together.
         steps: optimizer steps of the whole training, if known.
         fits_head: whether the head starts as a fitted linear probe, not from random weights.
-        may_fit_head: whether it could, with this data, loss and strategy.
+        may_fit_head: whether it could, with this data and strategy.
 
     Raises:
         UserError: a pattern that covers nothing.
