@@ -103,8 +103,17 @@ def test_the_error_for_an_uncovered_name_lists_the_patterns():
 
 
 @pytest.mark.parametrize(
-    "rules", [["*", "head"], ["head", "*", "head.bias"], ["head.weight", "head.bias", "head", "*"], ["head", "head", "*"]]
+    ("rules", "message"),
+    [
+        (
+            ["*", "head"],
+            r"'head' has no effect, because the patterns before it \('\*'\) match all of its parameters: move 'head' before '\*'",
+        ),
+        (["head", "*", "head.bias"], r"before it \('head'\) match all of its parameters: move 'head.bias' before 'head'"),
+        (["head.weight", "head.bias", "head", "*"], r"before it \('head.weight', 'head.bias'\) .*: move 'head' before 'head.weight'"),
+        (["head", "head", "*"], "pattern 'head' is given twice: remove one of the two"),
+    ],
 )
-def test_a_pattern_whose_names_are_covered_by_earlier_patterns_is_an_error(rules):
-    with pytest.raises(UserError, match="is never used, because earlier patterns match all parameters that it matches"):
+def test_a_pattern_whose_names_are_covered_by_earlier_patterns_is_an_error(rules, message):
+    with pytest.raises(UserError, match=message):
         first_match([(pattern, i) for i, pattern in enumerate(rules)], NAMES)

@@ -41,13 +41,13 @@ def in_quotes(value: object) -> str:
     """The end of an error for a value that should be a number: says so where it is one, written as a text.
 
     >>> in_quotes("32"), in_quotes("many"), in_quotes(32)
-    (' (this is a text: leave out its quotes)', '', '')
+    (" ('32' is a text: give 32 without quotes)", '', '')
     """
     try:
         number = isinstance(value, str) and isfinite(float(value))
     except ValueError:
         return ""
-    return " (this is a text: leave out its quotes)" if number else ""
+    return f" ({value!r} is a text: give {value} without quotes)" if number else ""
 
 
 def shorten(items: Iterable[object], most: int = 12) -> str:

@@ -54,9 +54,13 @@ def first_match(rules: Sequence[tuple[str, T]], names: Iterable[str]) -> dict[st
     used = set(places.values())
     for i, (pattern, _) in enumerate(rules):
         if i not in used:  # by position: a pattern that is given twice is unused the second time
-            if any(covers(pattern, name) for name in names):
+            if pattern in (earlier := [other for other, _ in rules[:i]]):
+                raise UserError(f"pattern {pattern!r} is given twice: remove one of the two")
+            if covered := [name for name in names if covers(pattern, name)]:
+                before = [repr(earlier[place]) for place in sorted({places[name] for name in covered})]
                 raise UserError(
-                    f"pattern {pattern!r} is never used, because earlier patterns match all parameters that it matches: move it before them"
+                    f"pattern {pattern!r} has no effect, because the patterns before it ({shorten(before)}) match all of its parameters: "
+                    f"move {pattern!r} before {before[0]}"
                 )
             raise idle(pattern, names)
     return {name: rules[place] for name, place in places.items()}

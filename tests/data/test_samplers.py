@@ -26,7 +26,7 @@ def images(n: int, augment: str = "photo") -> LabelledImages:
 @given(n=sizes, world=processes, batch_size=batch_sizes)
 def test_evaluation_covers_each_image_once_with_equally_many_batches_per_process(n, world, batch_size):
     if n < world:
-        with pytest.raises(UserError, match=f"{n} examples are too few for {world} processes"):
+        with pytest.raises(UserError, match=f"{world} processes cannot share a split of {n} examples?: give trainer.devices={n}"):
             EvalOrder(images(n), batch_size, processes=world)
         return
     orders = [EvalOrder(images(n), batch_size, processes=world, rank=rank) for rank in range(world)]

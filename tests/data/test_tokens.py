@@ -54,9 +54,7 @@ def test_an_invalid_max_length_is_an_error(length):
 def test_augmentation_of_texts_and_a_folder_without_tokenizer_are_errors(spec, tmp_path):
     with pytest.raises(UserError, match="give augment=none"):
         spec.views("photo")
-    with pytest.raises(
-        UserError, match=r"cannot read a tokenizer from .*: it has no tokenizer\.json; add this file of the pretrained weights$"
-    ):
+    with pytest.raises(UserError, match=r"has no tokenizer\.json: add the tokenizer\.json that was published with the pretrained weights$"):
         TextSpec(str(tmp_path)).views()
 
 
@@ -79,7 +77,7 @@ def test_splits_come_from_a_column_or_from_separate_files(spec, tmp_path):
     files = text_csv_data(spec, csv=parts["train"], val_csv=parts["val"], test_csv=test)
     for split in SPLITS:
         assert list(column.collection.splits[split].sources) == list(files.collection.splits[split].sources)
-    with pytest.raises(UserError, match=r"already has rows of the split test: remove these rows, or leave out data.test_csv="):
+    with pytest.raises(UserError, match=r"has rows with test in column 'split', but data.test_csv=.*: remove those rows"):
         text_csv_data(spec, csv=tmp_path / "a.csv", test_csv=test)
 
 
@@ -107,7 +105,7 @@ def test_a_text_is_identified_by_its_bytes(spec, tmp_path):
         ([("a", "x")], ("text", "lable"), "did you mean data.label_column=lable?"),
         ([], ("text", "label"), "lists no text"),
         ([("a", "x", "tst")], ("text", "label", "split"), "did you mean 'test'"),
-        ([("a", "x", "test"), ("b", "y", "test")], ("text", "label", "split"), "has no rows of the split train"),
+        ([("a", "x", "test"), ("b", "y", "test")], ("text", "label", "split"), "has no row with train in column 'split'"),
         ([("a", "x"), ("b", "x")], ("text", "label"), "give at least two classes"),
     ],
 )

@@ -54,7 +54,7 @@ def test_last_k():
 @pytest.mark.parametrize("k", [-1, 0, 6])
 def test_last_k_takes_one_to_all_layers(k):
     assert stages(last_k(LAYERS, k=5))[-1][1] == ["head", *LAYERS]
-    with pytest.raises(UserError, match=f"k={k}: give a number from 1 to 5, the number of layers"):
+    with pytest.raises(UserError, match=f"k={k}: this backbone has 5 layers, so give a k from 1 to 5"):
         last_k(LAYERS, k=k)
 
 
@@ -141,7 +141,9 @@ def test_a_misspelt_or_missing_field_of_an_explicit_stage_is_an_error(stage, mes
 
 @pytest.mark.parametrize("epochs", [[], [1], [0, 0], [0, 3, 2], [0, 2, 2]])
 def test_stages_out_of_order_are_an_error(epochs):
-    with pytest.raises(UserError, match=r"must begin at epoch 0|each must begin later than the previous stage"):
+    with pytest.raises(
+        UserError, match=r"no stages: give at least one|must begin at epoch 0|each must begin later than the previous stage"
+    ):
         Schedule([Stage(["*"], epoch=epoch) for epoch in epochs])
 
 
@@ -196,10 +198,13 @@ def test_a_metric_can_begin_a_stage_earlier_but_not_later(epoch, decided):
             "and also epoch and until: leave out step, or leave out epoch and until",
         ),
         ({"until": Until("val/loss", patience=2)}, "begins when val/loss stalls 2 times, which may never happen: also give epoch="),
-        ({"epoch": 1, "from_best": True}, "give until=..., whose metric selects the best weights"),
+        (
+            {"epoch": 1, "from_best": True},
+            "lacks `until`, whose metric selects the best weights: give `until`, such as {metric: val/accuracy",
+        ),
         ({"epoch": 1, "batchnorm": "frozn"}, "no batchnorm policy 'frozn': did you mean 'frozen'?"),
         ({"step": -1}, "has step=-1: give a whole number, 0 or more"),
-        ({"epoch": "1"}, "has epoch='1': give a whole number, 0 or more (this is a text: leave out its quotes)"),
+        ({"epoch": "1"}, "has epoch='1': give a whole number, 0 or more ('1' is a text: give 1 without quotes)"),
     ],
 )
 def test_a_stage_with_contradictory_fields_is_an_error(fields, message):

@@ -98,7 +98,7 @@ def test_only_the_head_trains_on_many_images_if_a_probe_leaves_little_to_gain():
 def test_missing_measurements_are_an_error():
     with pytest.raises(UserError, match="at least one cut"):
         Measurements(10, 2, [], 10, 0.5, 100.0)
-    with pytest.raises(UserError, match="LogME needs images"):
+    with pytest.raises(UserError, match="there are no features"):
         logme(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
 
 

@@ -149,7 +149,7 @@ def test_a_feature_that_hardly_varies_has_weight_zero():
 def test_views_of_other_images_are_an_error():
     with pytest.raises(UserError, match=r"a view has the shape \(40, 5\), but the features have \(40, 6\): give it rows of length 6"):
         fit_probe(vectors(0), LABELS, views=[vectors(1)[:, :5]])
-    with pytest.raises(UserError, match=r"targets must be an integer tensor \(39,\)"):
+    with pytest.raises(UserError, match=r"targets have the shape \(40,\), but there are 39 feature vectors"):
         fit_probe(vectors(0), LABELS, views=[vectors(1)[:39]])
 
 
@@ -166,14 +166,16 @@ def test_cuts_are_read_in_the_order_of_the_network_however_they_are_given(featur
     assert back.cuts == ("low", "top") and torch.equal(there.weight, back.weight)
 
 
-@pytest.mark.parametrize(("cut", "message"), [([], r"cut=\[\]: give the name of at least one cut"), (["low", "low"], "each once")])
+@pytest.mark.parametrize(
+    ("cut", "message"), [([], r"cut=\[\]: give the name of at least one cut"), (["low", "low"], "names 'low' more than once: give")]
+)
 def test_no_cut_and_one_that_is_given_twice_are_errors(features, cut, message):
     with pytest.raises(UserError, match=message):
         fit_probe(features[0], cut=cut)
 
 
 def test_several_cuts_of_vectors_and_of_another_pooling_are_errors(features):
-    with pytest.raises(UserError, match=r"cut=\['low', 'top'\] needs stored features"):
+    with pytest.raises(UserError, match=r"cut=\['low', 'top'\] needs the features that extract_features returns"):
         fit_probe(vectors(0), LABELS, cut=["low", "top"])
     with pytest.raises(UserError, match="pooling='max' with several cuts"):
         fit_probe(features[0], cut=["low", "top"], pooling="max")

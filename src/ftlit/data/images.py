@@ -101,6 +101,8 @@ def _read(path: str | Path, at_least: int | None, convert: Callable[[Image.Image
             if at_least is not None:
                 image.draft(None, (at_least, at_least))
             return convert(image)
+    except FileNotFoundError as error:
+        raise BadImage(f"there is no file {shown(path)}") from error
     except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error, ...
         raise BadImage(f"{shown(path)} cannot be read as an image: {one_line(error)}") from error
 

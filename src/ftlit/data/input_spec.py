@@ -44,11 +44,13 @@ class InputSpec:
         for name in ("size", "resize"):
             given = getattr(self, name)
             if not isinstance(given, int | None) or isinstance(given, bool):
-                raise UserError(f"input_spec.{name}={given!r}: give a whole number of pixels{in_quotes(given)}")
-        if self.size < 1 or (self.resize or self.size) < self.size:
+                side = "the side of the square input" if name == "size" else "the shorter side before the crop"
+                raise UserError(f"input_spec.{name}={given!r}: give one whole number of pixels, {side}{in_quotes(given)}")
+        if self.size < 1:
+            raise UserError(f"input_spec.size={self.size}: give a whole number of pixels, 1 or more")
+        if (self.resize or self.size) < self.size:
             raise UserError(
-                f"input_spec.size={self.size} with input_spec.resize={self.resize}: the size must be at least 1, and resize must "
-                "not be below the size"
+                f"input_spec.resize={self.resize} is below input_spec.size={self.size}: give input_spec.resize={self.size} or more"
             )
         if self.grey_range is not None:
             object.__setattr__(self, "grey_range", _ascending(self.grey_range))
@@ -118,5 +120,8 @@ def _ascending(values: object) -> tuple[float, float]:
     except (TypeError, ValueError):
         numbers = []
     if len(numbers) != 2 or not all(map(isfinite, numbers)) or numbers[0] >= numbers[1]:
-        raise UserError(f"input_spec.grey_range={values}: give the lowest grey value (black), then the highest (white), such as [0,4095]")
+        raise UserError(
+            f"input_spec.grey_range={values}: give two finite numbers, the grey value of black and a higher one of white, "
+            "such as input_spec.grey_range=[0,4095]"
+        )
     return numbers[0], numbers[1]

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, DistributedSampler
 from ftlit.data.collate import MixedCollate
 from ftlit.data.dataset import Batch, LabelledImages
 from ftlit.errors import UserError
+from ftlit.formatting import count
 from ftlit.seeding import derived_seed, kept_random_state
 
 BatchIndices = list[tuple[int, int]]  # (epoch, index) of each image of a batch
@@ -91,7 +92,8 @@ class EvalOrder(DistributedSampler[Any]):
     def __init__(self, images: Sized, batch_size: int, *, processes: int = 1, rank: int = 0) -> None:
         super().__init__(images, processes, rank, shuffle=False)  # type: ignore[arg-type]
         if len(images) < processes:
-            raise UserError(f"{len(images)} examples are too few for {processes} processes: set trainer.devices={len(images)} or less")
+            most = f"trainer.devices={len(images)}" + (" or less" if len(images) > 1 else "")
+            raise UserError(f"{processes} processes cannot share a split of {count(len(images), 'example')}: give {most}")
         self.batch_size = batch_size
 
     def __len__(self) -> int:

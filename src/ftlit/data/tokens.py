@@ -38,7 +38,7 @@ class TextSpec:
 
     def __post_init__(self) -> None:
         if not isinstance(self.max_length, int) or isinstance(self.max_length, bool) or self.max_length < 3:
-            accepted = "a whole number of tokens, 3 or more: two are special tokens"
+            accepted = "a whole number of tokens, 3 or more, because two of them are special tokens"
             raise UserError(f"max_length={self.max_length!r}: give {accepted}{in_quotes(self.max_length)}")
 
     @property
@@ -117,8 +117,9 @@ def load_tokenizer(folder: str) -> Any:
     except UserError:
         raise
     except Exception as error:  # files that are missing, damaged, or of another version raise anything
-        lacks = None if Path(folder, FAST).is_file() else f"it has no {FAST}; add this file of the pretrained weights"
-        raise UserError(f"cannot read a tokenizer from {folder}: {lacks or one_line(error)}") from error
+        if not Path(folder, FAST).is_file():
+            raise UserError(f"{folder} has no {FAST}: add the {FAST} that was published with the pretrained weights") from error
+        raise UserError(f"cannot read a tokenizer from {folder}: {one_line(error)}") from error
     if not hasattr(tokenizer, "backend_tokenizer"):
         raise UserError(f"{folder} has no fast tokenizer: save one there as {FAST} (package tokenizers)")
     if tokenizer.pad_token_id is None:

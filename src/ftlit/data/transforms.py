@@ -71,8 +71,10 @@ def _to_normalised(spec: "InputSpec") -> list[torch.nn.Module]:
 
 def check_rgb_tensor(image: Tensor) -> None:
     """Raise `UserError` unless `image` is an RGB tensor (3, H, W), uint8 or float in [0, 1]."""
-    if image.ndim != 3 or len(image) != 3 or not image.numel():
+    if image.ndim != 3 or len(image) != 3:
         raise UserError(f"an image tensor must have the shape (3, H, W), RGB, not {tuple(image.shape)}")
+    if not image.numel():
+        raise UserError(f"an image tensor must have a height and a width of at least 1, but this one has the shape {tuple(image.shape)}")
     if image.dtype == torch.uint8:
         return
     if not image.is_floating_point():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ftlit.errors import UserError
+from ftlit.errors import UserError, shorten
 
 Units = Literal["gaussian", "binary"]
 MIN_VARIANCE = 1e-6
@@ -52,7 +52,9 @@ class Reconstruction(LayerObjective):
     def __init__(self, layer: nn.Module, below: nn.Module | None, sample: Tensor, *, noise: float = 0.0) -> None:
         super().__init__()
         if not 0 <= noise < 1:
-            raise UserError(f"pretrain.noise={noise}: give the share of input values that are set to 0, at least 0 and below 1")
+            raise UserError(
+                f"pretrain.noise={noise}: give a number, at least 0 and below 1 (the share of the input values that are set to 0)"
+            )
         self.layer, self.noise = layer, noise
         self.spread = float(sample.var(dim=0, correction=0).mean().clamp(min=MIN_VARIANCE))
         was = layer.training
@@ -214,5 +216,8 @@ def _linear_of(layer: nn.Module) -> tuple[nn.Linear, bool]:
     parts = [part for part in layer.modules() if not list(part.children()) and not isinstance(part, nn.Flatten | nn.Identity)]
     if len(parts) == 2 and isinstance(parts[0], nn.Linear) and parts[0].bias is not None and isinstance(parts[1], nn.ReLU | nn.Sigmoid):
         return parts[0], isinstance(parts[1], nn.ReLU)
-    names = ", ".join(dict.fromkeys(type(part).__name__ for part in parts))
-    raise UserError(f"pretrain=rbm supports fully connected layers with ReLU or sigmoid (backbone=mlp); this layer has {names}")
+    names = [f"{type(part).__name__}{'' if getattr(part, 'bias', part) is not None else ' without bias'}" for part in parts]
+    raise UserError(
+        "pretrain=rbm needs layers of one Linear with bias and one ReLU or Sigmoid, such as those of backbone=mlp, but this layer has "
+        f"{shorten(names, most=4)}: give backbone=mlp or pretrain=autoencoder"
+    )

@@ -40,7 +40,7 @@ class RangeTest:
     def __post_init__(self) -> None:
         if not (0 < self.least < self.most and isfinite(self.most)):
             raise UserError(
-                f"lr_find.least={self.least:g} and lr_find.most={self.most:g}: both must be above 0, and lr_find.most above lr_find.least"
+                f"lr_find.least={self.least:g} and lr_find.most={self.most:g}: give finite numbers with 0 < lr_find.least < lr_find.most"
             )
         if self.steps < 10:
             raise UserError(f"lr_find.steps={self.steps}: give a whole number, 10 or more")

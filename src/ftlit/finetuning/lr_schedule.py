@@ -148,9 +148,10 @@ class Rates(LRScheduler):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the position on the curve. Raises `UserError` if training had another length."""
         if state_dict["total"] != self._total:
+            saved, own = count(state_dict["total"], self.unit), count(self._total, self.unit)
             raise UserError(
-                f"this checkpoint is from a run of {state_dict['total']} {self.unit}s, but this run has {self._total}: train for the same "
-                "number, or start a new run from the weights of the checkpoint"
+                f"this checkpoint is from a run of {saved}, but this run has {own}: train for {saved}, or start a "
+                "new run from the weights of the checkpoint"
             )
         self._begin(state_dict["length"])
         self._taken = state_dict["taken"]

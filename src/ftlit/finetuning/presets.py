@@ -12,6 +12,7 @@ from typing import Any
 from ftlit.errors import UserError, shorten, unknown
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage, Until
+from ftlit.formatting import count
 from ftlit.patterns import covers
 from ftlit.registry import Registry
 
@@ -83,7 +84,7 @@ def last_k(
 ) -> Schedule:
     """Train only the head until `epoch` (see `head_then_all`), then also the top `k` layers; the layers below stay frozen."""
     if not 1 <= k <= len(layers):
-        raise UserError(f"last_k with k={k}: give a number from 1 to {len(layers)}, the number of layers of this backbone")
+        raise UserError(f"last_k with k={k}: this backbone has {count(len(layers), 'layer')}, so give a k from 1 to {len(layers)}")
     top = list(layers[-k:])
     name = f"head + {top[0]}" + (f"..{top[-1]}" if k > 1 else "")
     train = ["head", *(f"backbone.{layer}" for layer in top)]

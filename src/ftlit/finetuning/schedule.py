@@ -36,8 +36,10 @@ class Schedule:
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple(self.stages))
         object.__setattr__(self, "lr_scale", tuple((pattern, _factor(pattern, factor)) for pattern, factor in self.lr_scale))
-        if not self.stages or self.stages[0].until is not None or (self.stages[0].epoch or self.stages[0].step):
-            raise UserError(f"the first stage must begin at epoch 0, but {self.stages[0].begins if self.stages else 'no stage'} is given")
+        if not self.stages:
+            raise UserError("the schedule has no stages: give at least one, which begins at epoch 0")
+        if self.stages[0].until is not None or (self.stages[0].epoch or self.stages[0].step):
+            raise UserError(f"the first stage must begin at epoch 0, but {self.stages[0].begins} is given")
         for unit in ("epoch", "step"):
             times = [getattr(stage, unit) for stage in self.stages if getattr(stage, unit) is not None]
             if any(b <= a for a, b in pairwise(times)):
@@ -156,7 +158,8 @@ def without_warm_up(schedule: Schedule, head: str = "head") -> Schedule:
     begin = next((i for i, stage in enumerate(schedule.stages) if not trains_head_alone(stage, head)), None)
     if begin is None:
         raise UserError(
-            "every stage of this schedule trains only the head, and such stages are left out here: add a stage that trains the backbone"
+            "without_warm_up removes the stages that train only the head, and this schedule has no others: "
+            "add a stage that trains the backbone"
         )
     first = replace(schedule.stages[begin], epoch=0, step=None, until=None, from_best=False)
     return replace(schedule, stages=[first, *schedule.stages[begin + 1 :]])

@@ -128,7 +128,10 @@ class Stage:
                 "the latest epoch at which it begins"
             )
         if self.from_best and self.until is None:
-            raise UserError(f"stage {self.name!r} has from_best=true, but no until: give until=..., whose metric selects the best weights")
+            raise UserError(
+                f"stage {self.name!r} has from_best=true, but lacks `until`, whose metric selects the best weights: "
+                "give `until`, such as {metric: val/accuracy, threshold: 0.9}, or leave out from_best"
+            )
         if self.batchnorm is not None:
             check_batchnorm(self.batchnorm)
 

@@ -63,10 +63,14 @@ class Layers(nn.Module):
 def _check_names(names: Sequence[str], taken: set[str]) -> None:
     for name in names:
         first, *inner = name.split(".")
-        if not all((first, *inner)) or first in taken or any(part in dir(nn.Module) for part in inner):
+        if not all((first, *inner)):
             raise UserError(
-                f"{name!r} is not a valid layer name: no part between dots may be empty or the name of an attribute of nn.Module; "
-                "choose another name"
+                f"{name!r} is not a valid layer name, because it has an empty part: give a name such as 'layer1' or 'encoder.0'"
+            )
+        if attribute := first if first in taken else next((part for part in inner if part in dir(nn.Module)), ""):
+            owner = "nn.Module" if attribute in dir(nn.Module) else "Backbone"
+            raise UserError(
+                f"{name!r} is not a valid layer name, because {attribute!r} is the name of an attribute of {owner}: choose another name"
             )
         if inside := [other for other in names if other.startswith(f"{name}.")]:
             raise UserError(f"layer {inside[0]!r} lies inside layer {name!r}: give separate layers, such as {name}.0 and {name}.1")

@@ -39,7 +39,7 @@ def linear_to_conv(linear: nn.Linear, size: int | Size = 1) -> nn.Conv2d:
     if rest:
         raise UserError(
             f"a linear layer with {linear.in_features} inputs cannot become a {height}x{width} convolution: "
-            "give the size of the feature map that it reads"
+            "give the size of the feature map that the layer reads"
         )
     return _conv(linear, linear.weight.detach().view(-1, channels, height, width))
 

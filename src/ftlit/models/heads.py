@@ -16,6 +16,7 @@ from torch.nn.functional import linear
 
 from ftlit.code_identity import versioned
 from ftlit.errors import UserError, unknown
+from ftlit.formatting import count
 from ftlit.models.backbone import Backbone, Layers
 from ftlit.models.feature_batch import FeatureBatch
 from ftlit.models.pooling import Pooling, pool
@@ -83,7 +84,8 @@ class LinearHead(nn.Linear):
         if combine not in COMBINES:
             raise unknown("head.combine", combine, COMBINES)
         if len(widths) != max(1, len(cuts)):
-            raise UserError(f"a linear head on {len(cuts)} cuts needs as many lengths of features, not in_features={in_features}")
+            accepted = f"a list of {len(cuts)} numbers, one per cut" if len(cuts) > 1 else "one number"
+            raise UserError(f"in_features={in_features} does not fit a linear head on {count(max(1, len(cuts)), 'cut')}: give {accepted}")
         super().__init__(sum(widths), num_classes)
         self.widths, self.cuts, self.combine = widths, tuple(cuts), combine
         if combine == "average":

@@ -28,7 +28,7 @@ def logme(features_NC: Tensor, labels_N: Tensor) -> float:
         UserError: there are no images.
     """
     if not len(labels_N):
-        raise UserError("LogME needs images")
+        raise UserError("there are no features: give the features and the class number of at least one image")
     with threads_for(features_NC.numel() * min(features_NC.shape)):
         return _logme(features_NC, labels_N)
 

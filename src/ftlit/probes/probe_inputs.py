@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from ftlit.errors import UserError
 from ftlit.features.extract import Features
-from ftlit.formatting import sizes_in_words
+from ftlit.formatting import count, sizes_in_words
 
 COPIES = 8  # of the features and of the outputs that the solver holds at a time
 
@@ -20,10 +21,14 @@ def cuts_of(features: Features | Tensor, cut: str | Sequence[str] | None) -> tup
         raise UserError(f"these features are from several cuts: give cut=..., one or more of {', '.join(features.cuts)}")
     chosen = features.cuts if isinstance(features, Features) and cut is None else cut
     cuts = (chosen,) if isinstance(chosen, str) else tuple(chosen or ())
-    if cut is not None and (not cuts or len(set(cuts)) < len(cuts)):
-        raise UserError(f"cut={list(cuts)}: give the name of at least one cut, each once")
+    if cut is not None and not cuts:
+        raise UserError("cut=[]: give the name of at least one cut, or leave cut out")
+    if twice := [name for name, times in Counter(cuts).items() if times > 1]:
+        raise UserError(f"cut={list(cuts)} names {twice[0]!r} more than once: give the name of each cut once")
     if len(cuts) > 1 and not isinstance(features, Features):
-        raise UserError(f"cut={list(cuts)} needs stored features: give those of extract_features, or leave cut out")
+        raise UserError(
+            f"cut={list(cuts)} needs the features that extract_features returns, but a tensor is given: give them, or leave cut out"
+        )
     return tuple(name for name in features.cuts if name in cuts) if len(cuts) > 1 and isinstance(features, Features) else cuts
 
 
@@ -49,11 +54,13 @@ def vectors_and_labels(
     if not isinstance(features, Tensor) or features.ndim != 2 or not features.is_floating_point():
         shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise UserError(f"a probe needs float vectors (N, C), not features of shape {shape}: pool each feature to a vector")
-    if not isinstance(targets, Tensor) or targets.shape != features.shape[:1] or targets.is_floating_point():
-        given = f"{targets.dtype} {tuple(targets.shape)}" if isinstance(targets, Tensor) else type(targets).__name__
+    if not isinstance(targets, Tensor) or targets.is_floating_point():
+        given = targets.dtype if isinstance(targets, Tensor) else "missing" if targets is None else f"a {type(targets).__name__}"
+        raise UserError(f"targets are {given}: give an integer tensor ({len(features)},) with the class number of each feature vector")
+    if targets.shape != features.shape[:1]:
         raise UserError(
-            f"targets must be an integer tensor ({len(features)},) with the class number of each feature vector, "
-            f"but they are {'missing' if targets is None else given}"
+            f"targets have the shape {tuple(targets.shape)}, but there are {count(len(features), 'feature vector')}: "
+            f"give the shape ({len(features)},), one class number for each feature vector"
         )
     return features if features.dtype == torch.float64 else features.float(), targets.to(features.device, torch.int64)
 

@@ -81,23 +81,23 @@ def test_a_class_has_the_name_of_a_split_within_a_split(tmp_path):
     [
         (
             ("mon/fox", "mon/hare", "tue/fox", "tue/hare"),
-            "If the classes are fox, hare, give data.layout=group/class. If the classes are mon, tue, give data.layout=class",
+            "If the classes are fox, hare (the lowest folders), give data.layout=group/class. If the classes are mon, tue, give ",
         ),
         (("mon/fox", "mon/hare", "tue/fox", "wed/hare"), "have the same subfolders"),
         (
             ("2024/mon/fox", "2024/mon/hare", "2025/mon/fox", "2025/tue/hare"),
-            "If the classes are fox, hare, give data.layout=group/group/class",
+            "If the classes are fox, hare (the lowest folders), give data.layout=group/group/class",
         ),
         (("siteA/fox", "siteA/hare", "siteB/fox", "siteB/owl"), "data.layout=group/class"),
         (("p1/v1/fox", "p1/v1/hare", "p2/v1/fox", "p2/v1/hare"), "data.layout=group/group/class"),
         (
             ("train/fox", "train/hare", "test/fox", "unlabelled"),
-            "has test and train, but also the folders unlabelled: to ignore these, give data.lay",
+            "has folders of splits (test, train) and other folders (unlabelled): to ignore the other folders, give data.lay",
         ),
         (("train/a/fox", "train/a/hare", "train/b/fox", "train/b/hare", "test/a/fox"), "data.layout=split/group/class"),
         (("fox/train", "fox/test", "hare/train", "hare/test"), "set data.layout=class/split"),
         (("train/fox", "train/hare", "dev/fox", "eval/fox"), "the folders dev and eval of "),
-        (("train/fox", "train/hare", "more/fox"), "if one of them is a split, name it train, val or test; if all these folders"),
+        (("train/fox", "train/hare", "more/fox"), "if one of them is a split, rename it train, val or test; if all these folders"),
         (("learn/fox", "val/fox", "test/fox"), "has the folders learn, test, val, of which none is train: rename the folder with"),
         (("Training", "Testing/fox"), "and no class folders"),
         (("train", "test"), "make one folder per class, or give data.layout=class if test is itself a class"),
@@ -129,7 +129,12 @@ def test_folders_beside_splits_are_left_out_by_a_given_layout(tmp_path):
 
 @pytest.mark.parametrize(
     ("layout", "says"),
-    [("classes", "did you mean 'class'"), ("group", "give the level class once"), ("split/class/split", "the level split at most once")],
+    [
+        ("classes", "did you mean 'class'"),
+        ("group", "data.layout=group lacks the level class: give it exactly once"),
+        ("class/class", "has the level class 2 times: give it exactly once"),
+        ("split/class/split", "has the level split 2 times: give it at most once"),
+    ],
 )
 def test_an_unknown_layout_is_one_line(tmp_path, layout, says):
     with pytest.raises(UserError, match=says):
@@ -234,5 +239,5 @@ def test_files_without_the_ending_of_an_image_are_left_out_with_a_note_but_never
     assert notes == ["files without an image extension are ignored (2): fox/labels.txt, hare/clip.mov"]
     (tmp_path / "owl").mkdir()
     (tmp_path / "owl/1.heic_").write_text("x")
-    with pytest.raises(UserError, match=r"without an image file \(.jpg, .png, ...\) \(1\): .*owl/1.heic_$"):
+    with pytest.raises(UserError, match=r"^1 class would be empty, .*owl/1\.heic_: convert the files to .png, or remove the folder$"):
         list_folder(tmp_path)

@@ -126,16 +126,18 @@ def test_skip_may_not_empty_a_class(tmp_path):
     folder(tmp_path, a=5, b=5, c=0)
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "x.png").write_text("x")
-    assert "no image of c (train) can be read" in error_of(of_folder, tmp_path, on_bad_image="skip")
+    assert "no file of class c in train can be read as an image: replace the damaged files (" in error_of(
+        of_folder, tmp_path, on_bad_image="skip"
+    )
 
 
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        ({"train__a": 3, "train__b": 3, "val__c": 1}, "val has classes that are missing in train: c"),
+        ({"train__a": 3, "train__b": 3, "val__c": 1}, r"val has classes that train lacks \(c\)"),
         (
             {"train__a": 3, "train__b": 3, "unlabelled": 1},
-            "has train, but also the folders unlabelled: to ignore these, give data.layout=split",
+            r"has folders of splits \(train\) and other folders \(unlabelled\): to ignore the other folders, give data.layout=split",
         ),
         ({"val__a": 3, "test__b": 3}, "has the folders test, val, of which none is train: rename the folder with the training"),
         (
@@ -204,7 +206,7 @@ def test_errors_in_a_csv_are_one_line(tmp_path):
     line = error_of(list_csv, write(path, "path,label", *(f"none{i:02},x" for i in range(12))))
     assert "do not exist (12)" in line and "none09" in line and "none10" not in line
     assert "write / for each \\;" in error_of(list_csv, write(path, "path,label", "ants\\0.png,x"))
-    assert "has no rows of the split train" in error_of(list_csv, write(path, "path,label,split", f"{a},x,test"))
+    assert "has no row with train in column 'split'" in error_of(list_csv, write(path, "path,label,split", f"{a},x,test"))
     path.write_bytes("path,label\nä.png,x".encode("latin-1"))
     assert "not encoded in UTF-8: save it as UTF-8" in error_of(list_csv, path)
 

@@ -129,6 +129,11 @@ def split_of(row: Mapping[str, str], column: str, where: str) -> Split:
     return split
 
 
+def without_train(path: Path, column: str) -> UserError:
+    """The error for a csv file that gives no example of train."""
+    return UserError(f"{shown(path)} has no row with train in column {column!r}: write train there for the training examples, or add rows")
+
+
 def group_of(row: Mapping[str, str], column: str | None) -> str | None:
     """The group of a row; `None` if there is no such column, or an empty cell."""
     return None if column is None else row[column].strip() or None

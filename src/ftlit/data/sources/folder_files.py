@@ -9,7 +9,7 @@ from ftlit.data.source_paths import existing_folder
 from ftlit.data.sources.folder_layout import CLASS, FileEntry, Layout, entries, find_layout, parse_layout, splits_of
 from ftlit.data.sources.folder_tree import Folder, is_image_name, read_tree
 from ftlit.errors import UserError, one_line, shorten
-from ftlit.formatting import printable, shown
+from ftlit.formatting import count, printable, shown
 
 Listing = tuple[list[FileEntry], list[str]]  # files, and notes
 
@@ -89,7 +89,10 @@ def _check_endings(listed: Sequence[FileEntry], files: Sequence[FileEntry]) -> N
     kept = {(file.split, file.labels) for file in files}
     if lost := {(file.split, file.labels): file.path for file in listed if (file.split, file.labels) not in kept}:
         names = shorten(map(shown, lost.values()), most=3)
-        raise UserError(f"class folders without an image file (.jpg, .png, ...) ({len(lost)}): {names}")
+        raise UserError(
+            f"{count(len(lost), 'class')} would be empty, because the files do not have the ending of an image (.jpg, .png, ...), for "
+            f"example {names}: convert the files to .png, or remove the folder{'s' if len(lost) > 1 else ''}"
+        )
 
 
 def _grouped(files: Sequence[FileEntry], root: Path, pattern: str, notes: list[str]) -> Listing:

@@ -34,8 +34,11 @@ def parse_layout(text: str) -> Layout:
         if level not in LEVELS:
             raise unknown("level of data.layout", level, LEVELS)
     if levels.count("class") != 1 or levels.count("split") > 1:
+        level = "class" if levels.count("class") != 1 else "split"
+        has = f"has the level {level} {levels.count(level)} times" if level in levels else f"lacks the level {level}"
+        needed = "exactly once" if level == "class" else "at most once"
         raise UserError(
-            f"data.layout={text}: give the level class once and the level split at most once, such as class, split/class or group/class"
+            f"data.layout={text} {has}: give it {needed}, such as data.layout=class, data.layout=split/class or data.layout=group/class"
         )
     return levels
 
@@ -125,8 +128,8 @@ def _check_splits(tree: Folder, named: Mapping[str, tuple[Split, Folder]]) -> No
     others = [shown(folder.name) for folder in tree.filled if folder.name not in named and any(map(is_image_name, folder.all_names()))]
     if others:
         raise UserError(
-            f"{shown(tree.path)} has {' and '.join(map(shown, named))}, but also the folders {shorten(others)}: to ignore these, give "
-            f"data.layout=split/class; if one of them is a split, name it train, val or test; {all_classes}"
+            f"{shown(tree.path)} has folders of splits ({', '.join(map(shown, named))}) and other folders ({shorten(others)}): to ignore "
+            f"the other folders, give data.layout=split/class; if one of them is a split, rename it train, val or test; {all_classes}"
         )
 
 
@@ -160,7 +163,8 @@ def _check_classes(folder: Folder, above: Layout) -> None:
     lowest = shorten(sorted(_names_at(folder, _depth(folder))), most=5)
     raise UserError(
         f"most folders of {shown(folder.path)} ({upper}) have the same subfolders ({shorten(shared, most=5)}), so it is "
-        f"not clear which are the classes. If the classes are {lowest}, give data.layout={'/'.join(lower)}. If the classes are {upper}, "
+        f"not clear which are the classes. If the classes are {lowest} (the lowest folders), give data.layout={'/'.join(lower)}. If the "
+        f"classes are {upper}, "
         f"give data.layout={'/'.join((*above, 'class'))}, or data.layout={'/'.join((*above, 'class', 'group'))} where the images of a "
         "subfolder belong together (one patient, one video) and must stay in one split. "
         f"If {upper} are splits, name them train, val and test"

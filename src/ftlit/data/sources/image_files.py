@@ -9,7 +9,7 @@ from pathlib import Path
 from ftlit.data.dataset import Collection, Examples, Split
 from ftlit.data.images import image_reader
 from ftlit.data.input_spec import InputSpec
-from ftlit.data.sources.csv_files import SPLIT_COLUMN, cell_of, check_columns, group_of, labels_of, read_csv, split_of
+from ftlit.data.sources.csv_files import SPLIT_COLUMN, cell_of, check_columns, group_of, labels_of, read_csv, split_of, without_train
 from ftlit.data.sources.folder_layout import FileEntry
 from ftlit.data.sources.grey_range import measure_grey_range
 from ftlit.data.sources.image_headers import ImageHeader, header_notes, read_headers
@@ -97,8 +97,8 @@ def _checked(
         raise UserError(f"{len(faults)} of {len(files)} files are not images: {names}; remove them, or set data.on_bad_image=skip")
     emptied = _classes(file for file in files if file.path in faults) - _classes(file for file in files if file.path not in faults)
     if emptied:
-        gone = shorten(sorted(f"{label} ({split})" for split, label in emptied))
-        raise UserError(f"no image of {gone} can be read; replace the files that cannot be read: {names}")
+        gone = shorten(sorted(f"class {label} in {split}" for split, label in emptied))
+        raise UserError(f"no file of {gone} can be read as an image: replace the damaged files ({names})")
     notes = [f"{len(faults)} of {len(files)} files are ignored, because they cannot be read as images: {names}"] if faults else []
     return {path: header for path, header in headers.items() if header.fault is None}, notes
 
@@ -146,6 +146,8 @@ def list_csv(
         for at, row in rows
     ]
     _check_listed(files, path, base)
+    if "train" not in {file.split for file in files}:
+        raise without_train(path, split_column)
     return files
 
 
@@ -160,5 +162,3 @@ def _check_listed(files: Sequence[FileEntry], path: Path, base: Path) -> None:
         if all("\\" in str(name) for name in missing):
             hint = f"write / for each \\; {hint}"
         raise UserError(f"{shown(path)} lists files that do not exist ({len(missing)}): {shorten(map(shown, missing), 10)}; {hint}")
-    if "train" not in {file.split for file in files}:
-        raise UserError(f"{shown(path)} has no rows of the split train: add some")

@@ -8,7 +8,7 @@ import numpy as np
 
 from ftlit.code_identity import versioned
 from ftlit.data.dataset import SPLITS, Collection, Examples, Split
-from ftlit.data.sources.csv_files import cell_of, check_columns, group_of, labels_of, read_csv, split_of
+from ftlit.data.sources.csv_files import cell_of, check_columns, group_of, labels_of, read_csv, split_of, without_train
 from ftlit.data.sources.label_notes import label_notes
 from ftlit.data.splitting.splits import SplitRule, assemble
 from ftlit.errors import UserError
@@ -68,11 +68,12 @@ def collect_texts(
             continue
         if any(row.split == split for row in rows):
             raise UserError(
-                f"{shown(csv)} already has rows of the split {split}: remove these rows, or leave out data.{split}_csv={shown(path)}"
+                f"{shown(csv)} has rows with {split} in column {columns.split!r}, but data.{split}_csv={shown(path)} gives {split} too: "
+                f"remove those rows from {shown(csv)}, or leave out data.{split}_csv"
             )
         rows += [row._replace(split=split) for row in _rows(Path(path).expanduser(), columns._replace(split=None), label_separator)]
     if "train" not in {row.split for row in rows}:
-        raise UserError(f"{shown(csv)} has no rows of the split train: add some")
+        raise without_train(Path(csv), str(columns.split))
     class_names = sorted({label for row in rows for label in row.labels})
     found = {split: _examples(own, class_names) for split in SPLITS if (own := [row for row in rows if row.split == split])}
     collection = assemble(found, class_names, rule, multilabel=label_separator is not None)

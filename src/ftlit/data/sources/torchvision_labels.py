@@ -19,7 +19,8 @@ def check_options(name: str, options: Arguments, given: Mapping[str, Arguments])
     own = {argument for arguments in given.values() for argument in arguments} | set(SPLIT_OPTIONS.get(name, ()))
     if chosen := sorted(own & options.keys()):
         raise UserError(
-            f"data.options.{chosen[0]} chooses a split of {name}, but ftlit already reads the splits {shorten(given)}: remove this option"
+            f"data.options.{chosen[0]} chooses a split of {name}, but ftlit already reads the splits {shorten(given)}: leave "
+            f"data.options.{chosen[0]} out"
         )
     if misplaced := sorted({"root", "download"} & options.keys()):
         raise UserError(f"data.options.{misplaced[0]} has no effect: use data.{misplaced[0]}")
@@ -42,8 +43,8 @@ def labels_of(dataset: Any, options: Arguments) -> list[tuple[int, ...]]:
     places = {0, len(dataset) // 2, len(dataset) - 1} if options and len(dataset) else ()
     if any(_number(dataset, place) != listed[place][0] for place in places):
         raise UserError(
-            f"data.options={dict(options)} changes the targets of {type(dataset).__name__}, which is not supported: leave out the "
-            "option that changes them"
+            f"with data.options={dict(options)}, the targets of {type(dataset).__name__} differ from the class numbers that it lists, "
+            f"which is not supported: leave out {' or '.join(f'data.options.{name}' for name in options)}"
         )
     return listed
 

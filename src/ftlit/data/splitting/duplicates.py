@@ -37,6 +37,8 @@ def content_hash(content: Content) -> str:
         return of_array(content)
     try:
         return of_bytes(content.read_bytes())
+    except FileNotFoundError as error:
+        raise BadImage(f"there is no file {shown(content)}") from error
     except OSError as error:
         raise BadImage(f"{shown(content)} cannot be read as an image: {one_line(error)}") from error
 

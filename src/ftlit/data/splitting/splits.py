@@ -51,11 +51,28 @@ def assemble(found: Mapping[Split, Examples], class_names: list[str], rule: Spli
         raise UserError(f"the data have only {len(class_names)} class ({shorten(class_names)}): give at least two classes")
     missing = {split: rule.fractions[split] for split in ORDER if split not in found}
     if rule.stored is not None and not missing:
-        raise UserError("data.split_from has no effect, because the data have val and test already: remove it")
+        raise UserError("data.split_from has no effect, because the data have val and test already: leave data.split_from out")
     splits, notes = ({split: found[split] for split in SPLITS}, []) if not missing else _with_missing(found, missing, rule, class_names)
     collection = Collection(splits, class_names, multilabel, notes, list(missing))
     notes += [*_class_notes(collection), *_group_notes(splits), *duplicate_notes(splits, rule.hashes)]
     return collection
+
+
+def _too_few(empty: Sequence[Split], examples: int, different: int, classes: int, *, grouped: bool, stored: bool) -> UserError:
+    """The error where splits that are made from train stay empty."""
+    unit, copies = "group" if grouped else "example", different < examples and not grouped
+    if grouped:
+        why = [f"the data have only {count(examples, 'example')} in {count(different, 'group')}", "a group stays in one split"]
+    elif copies:
+        only = "one" if different == 1 else f"only {different:,} different ones"
+        why = [f"the {examples:,} examples are copies of {only}", "copies stay in one split"]
+    else:
+        why = [f"the data have only {count(examples, 'example')}"]
+    if classes and not stored:
+        why.append(f"train needs one {unit} of each of the {classes:,} classes")
+    reasons = ", and ".join(filter(None, (", ".join(why[:-1]), why[-1])))
+    more = f"{'different ' if copies else ''}{unit}s{' of each class' if classes else ''}"
+    return UserError(f"nothing is left for {' and '.join(empty)}, because {reasons}: add {more}")
 
 
 def _with_missing(
@@ -71,18 +88,8 @@ def _with_missing(
     known = {} if rule.stored is None else rule.stored.known(units, hashes)
     parts = split_by_hash(units, train.labels, missing, rule.seed, known)
     if empty := [split for split in SPLITS if split in parts.places and not parts.places[split]]:
-        names = " and ".join(split for split in SPLITS if split in missing)
-        unit, different = "example" if train.groups is None else "group", len(set(units))
-        copies = train.groups is None and different < len(units)
-        given = count(len(train), "example")
-        given += (
-            f" in {count(different, 'group')}" if train.groups is not None else f", of which only {different} differ," if copies else ""
-        )
-        why = ["copies of an example stay in one split"] if copies else []
-        why += [f"each of {count(len(class_names), 'class')} keeps one {unit} in train"] if class_names and rule.stored is None else []
-        why += [f"{'and ' if why else ''}none is left for {' and '.join(empty)}"]
-        raise UserError(
-            f"{given} are too few to split off {names}, because {', '.join(why)}: add {'other ' if copies else ''}{unit}s of each class"
+        raise _too_few(
+            empty, len(train), len(set(units)), len(class_names), grouped=train.groups is not None, stored=rule.stored is not None
         )
     splits = {split: train.subset(parts.places[split]) if split in parts.places else found[split] for split in SPLITS}
     notes = [_split_note(parts, missing, train, class_names, rule.seed)]
@@ -151,9 +158,10 @@ def _class_notes(collection: Collection) -> list[str]:
     notes = []
     for split in SPLITS[1:]:
         if unexpected := [name for name, count in counts[split].items() if count and name not in trained]:
-            alike = [name for name in trained if name.casefold() == unexpected[0].casefold()]
-            near = f" (train has {alike[0]})" if alike else ""
-            raise UserError(f"{split} has classes that are missing in train: {shorten(unexpected, most=10)}{near}")
+            if alike := [name for name in trained if name.casefold() == unexpected[0].casefold()]:
+                raise UserError(f"the class {unexpected[0]} of {split} is named {alike[0]} in train: give it one name in all splits")
+            lost = shorten(unexpected, most=10)
+            raise UserError(f"{split} has classes that train lacks ({lost}): add examples of them to train, or remove them from {split}")
         if absent := [name for name in trained if not counts[split][name]]:
             notes.append(f"{split} has no example of {shorten(absent, most=5)}")
     return notes
