@@ -58,10 +58,10 @@ def test_class_names_are_different_texts(tmp_path, names):
         ({"hidden": list(range(5000))}, "short texts, true, false and null are read"),
         (
             {"hidden": [1 << 19, 1 << 19]},
-            "far more parameters than the weights in the file have, and building that network may use up the memory",
+            "building the network may use up the memory, because it has far more parameters than the file holds weights",
         ),
         ({"input_spec": {"size": 1 << 15}}, "above the limit of 8192"),
-        ({"input_spec": {"size": 8, "resize": 1 << 15}}, "the images of its backbone have a side of 32768 pixels"),
+        ({"input_spec": {"size": 8, "resize": 1 << 15}}, "the backbone has input_spec.resize=32768, above the limit of 8192 pixels"),
         ({"loader": "timm", "name": "resnet18", "pretrained_cfg_overlay": {"file": "evil.pth"}}, "are read only from a trusted file: "),
         ({"loader": "timm", "name": "resnet18", "checkpoint_path": "evil.pth"}, "are read only from a trusted file: "),
         ({"loader": "timm", "name": "resnet18", "cache_dir": "/"}, "are read only from a trusted file: "),

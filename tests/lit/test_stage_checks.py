@@ -30,7 +30,7 @@ def test_a_checkpoint_of_another_schedule_is_an_error_that_shows_both(tmp_path):
     other = Schedule([Stage(["head"]), Stage(["head", "body.top"], epoch=1), Stage(["*"], epoch=3)])
     with pytest.raises(UserError) as error:
         fit(5, schedule=other, ckpt_path=tmp_path / "1.ckpt")
-    assert "made with another schedule" in str(error.value) and "from epoch 2" in str(error.value) and "from epoch 1" in str(error.value)
+    assert "made with another schedule" in str(error.value) and "at epoch 2" in str(error.value) and "at epoch 1" in str(error.value)
 
 
 STALLED = Until("val/score", patience=2, min_delta=0.5)
@@ -48,10 +48,10 @@ def test_a_checkpoint_keeps_the_schedule_as_plain_values():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"until": replace(STALLED, min_delta=0.25)}, r"mode max, min_delta 0\.5.* Now: .*mode max, min_delta 0\.25"),
-        ({"batchnorm": "live"}, r"'body.low': 'frozen'.* Now: .*batchnorm live"),
-        ({"from_best": False}, "from the best weights. Now"),
-        ({"name": "all"}, r"stage '\*': .* Now: stage 'all': "),
+        ({"until": replace(STALLED, min_delta=0.25)}, r"mode max; min_delta 0\.5.* this run has .*mode max; min_delta 0\.25"),
+        ({"batchnorm": "live"}, r"'body.low': 'frozen'.* this run has .*batchnorm live"),
+        ({"from_best": False}, r"from the best weights\), this run has"),
+        ({"name": "all"}, r"stage '\*' \(.* this run has stage 'all' \("),
         ({"epoch": 4}, "epoch 3 at the latest.* epoch 4 at the latest"),
     ],
 )
@@ -62,9 +62,11 @@ def test_every_change_of_a_stage_is_an_error_that_shows_the_change(change, messa
 
 
 def test_another_number_of_stages_or_factors_and_an_earlier_release_are_errors():
-    with pytest.raises(UserError, match=r"another schedule. In the checkpoint: stage '\*'.*\. Now: no such stage"):
+    with pytest.raises(UserError, match=r"another schedule: the checkpoint has stage '\*'.*, this run has no further stage"):
         check_same_schedule(schedule_values(RICH), Schedule(RICH.stages[:1], RICH.lr_scale))
-    with pytest.raises(UserError, match=r"In the checkpoint: no such learning-rate factor\. Now: learning rate of \*: x 0\.1"):
+    with pytest.raises(
+        UserError, match=r"the checkpoint has no further learning-rate factor, this run has the learning-rate factor 0\.1 for \*;"
+    ):
         check_same_schedule(schedule_values(Schedule(RICH.stages, RICH.lr_scale[:1])), RICH)
     with pytest.raises(UserError, match="this checkpoint is from an older version of ftlit"):
         check_same_schedule(["stage 'head': head from epoch 0; batchnorm auto"], RICH)
@@ -90,7 +92,7 @@ def test_a_scheduler_that_sets_one_rate_for_all_groups_is_an_error(scheduled):
 
     error = pytest.raises(
         UserError,
-        match=r"changed the ratios between the learning rates of the parameter groups: head\* 0.004 \(x 1\), \* 0.004 \(x 0.1\); use",
+        match=r"in the ratio of their factors \(head\* has 0.004 and the factor 1, \* has 0.004 and the factor 0.1\): use",
     )
     with error if scheduled == "one rate" else nullcontext():
         fit(1, schedule=schedule, model=Scheduled())
@@ -141,7 +143,7 @@ def test_a_scheduler_that_changes_the_ratios_during_training_is_a_warning_once(l
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit(4, schedule=HEAD_AND_REST, model=WithScheduler(build))
-    found = [str(warning.message) for warning in caught if "changed the ratios" in str(warning.message)]
+    found = [str(warning.message) for warning in caught if "in the ratio of their factors" in str(warning.message)]
     assert len(found) == (last < 1)
 
 

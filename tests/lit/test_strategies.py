@@ -92,7 +92,7 @@ class Unfreeze(pl.Callback):
 
 
 def test_other_code_that_unfreezes_a_parameter_is_an_error():
-    with pytest.raises(UserError, match=r"'body.0.0.weight' was unfrozen by other code than StagedFinetuning"):
+    with pytest.raises(UserError, match=r"code other than StagedFinetuning has set requires_grad=True for 'body.0.0.weight'"):
         fit(Net(), Unfreeze())
 
 

@@ -22,7 +22,10 @@ from ftlit.inference.predict import NamedInputs, check_least, input_batches, on_
 from ftlit.models.backbone import Backbone
 from ftlit.models.pooling import POOLINGS, Pooling, pool, pooled_size, poolings_of
 
-NOT_FINITE = "the network gives features that are not finite numbers: its weights are damaged, or training diverged"
+NOT_FINITE = (
+    "the network gives features that are not finite numbers, because the weights are damaged or training diverged: "
+    "restore the checkpoint from a copy, or train again with a lower optimizer.lr"
+)
 ROWS = 4096  # features or names that are written together
 Array = np.ndarray[Any, Any]
 Write = Callable[[Sequence[str], Array], None]  # names (n,) and features (n, C) float32 of the next inputs

@@ -33,7 +33,10 @@ from ftlit.run_folder import RUN, RUN_STATE, identity_of
 from ftlit.tensor_files import load_checkpoint, why_unreadable
 
 MAX_DENSE = 4096  # pixels of the shorter side of an image of which a map is drawn: the feature maps of more fill the memory
-NOT_FINITE = "the network gives probabilities that are not finite numbers: its weights are damaged, or training diverged"
+NOT_FINITE = (
+    "the network gives probabilities that are not finite numbers, because the weights are damaged or training diverged: "
+    "restore the checkpoint from a copy, or train again with a lower optimizer.lr"
+)
 
 
 @dataclass(frozen=True)
@@ -261,7 +264,7 @@ def _read(file: Path, run: str | None) -> tuple[JsonObject, Mapping[str, Tensor]
         raise
     except Exception as error:  # damaged bytes raise almost any error
         why = why_unreadable(file, error)
-        raise UserError(f"{file} is damaged, or not a checkpoint of ftlit ({why}): restore it, or train again") from error
+        raise UserError(f"{file} is damaged, or not a checkpoint of ftlit ({why}): restore the file from a copy, or train again") from error
 
 
 def _built(record: JsonObject, state: Mapping[str, Tensor], *, trust: bool) -> Network:

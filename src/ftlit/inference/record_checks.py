@@ -95,9 +95,9 @@ def _check_arguments(noun: str, part: Record) -> None:
                     "false and null are read"
                 )
     spec = arguments.get("input_spec") or {}
-    sizes = [spec.get("size"), spec.get("resize")] if isinstance(spec, dict) else []
-    if large := [size for size in sizes if isinstance(size, int) and size > MAX_PIXELS]:
-        raise BadRecord(f"the images of its {noun} have a side of {large[0]} pixels, above the limit of {MAX_PIXELS}")
+    sizes = {name: spec.get(name) for name in ("size", "resize")} if isinstance(spec, dict) else {}
+    if large := [f"{name}={size}" for name, size in sizes.items() if isinstance(size, int) and size > MAX_PIXELS]:
+        raise BadRecord(f"the {noun} has input_spec.{large[0]}, above the limit of {MAX_PIXELS} pixels")
 
 
 def _leaves(value: Any, depth: int = 0) -> Iterator[Any]:
@@ -140,7 +140,7 @@ class LimitedAllocation(TorchFunctionMode):
             self.left -= func(*args, **{**plain, "device": "meta"}).numel()
             if self.left < 0:
                 raise BadRecord(
-                    "it describes a network with far more parameters than the weights in the file have, and building that network may use "
-                    "up the memory: if you trust this file, add --trust (in Python: trust=True)"
+                    "building the network may use up the memory, because it has far more parameters than the file holds weights: "
+                    "if you trust this file, add --trust (in Python: trust=True)"
                 )
         return func(*args, **settings)

@@ -35,7 +35,7 @@ def check_base(backbone: Backbone, base: Base | None) -> None:
     """Raise `UserError` if the backbone was loaded with other weights than those of `base`; `None`: the checkpoint is not slim."""
     if base and (here := _digest(backbone)) != base["digest"]:
         raise UserError(
-            f"this slim checkpoint needs the pretrained weights {base['origin']} with digest {base['digest']}, but those found here have "
+            f"this slim checkpoint needs the pretrained weights {base['origin']} with digest {base['digest']}, but the weights found have "
             f"digest {here}: restore the weights with digest {base['digest']}"
         )
 

@@ -204,6 +204,6 @@ def _check_same_network(held: Mapping[str, Tensor], own: Mapping[str, Tensor]) -
         was, now = (f"{state[name]}" if name in state else "nothing" for state in shapes)
         if was != now:
             raise UserError(
-                f"this checkpoint is from another network: {name!r} is {was} in the checkpoint, but {now} here; "
+                f"this checkpoint is from another network: {name!r} is {was} in the checkpoint, but {now} in this run; "
                 "use the backbone and head of the checkpoint"
             )

@@ -152,7 +152,7 @@ class Processes:
                 last, since = report, time.monotonic()
             if time.monotonic() - since > 60 * minutes:
                 silence = f"process {rank} has not reported for {minutes:g} minutes (the limit set by rank_timeout)"
-                raise LostProcess(f"process {self.rank} stops: {silence}", silent=True)
+                raise LostProcess(f"process {self.rank} stops, because {silence}", silent=True)
             time.sleep(POLL_SECONDS)
         return found
 
@@ -161,7 +161,7 @@ class Processes:
         try:
             return str(self.store.get(name).decode()) if self.store.check([name]) else None
         except RuntimeError as error:  # torch's DistError: the store ended with the process that held it
-            raise LostProcess(f"process {self.rank} stops: process 0 cannot be reached") from error
+            raise LostProcess(f"process {self.rank} stops, because process 0 cannot be reached") from error
 
 
 def join(rank: int, count: int, minutes: float) -> Processes:

@@ -84,8 +84,8 @@ def check_loaders(loaders: Any) -> None:
     for loader in _several(loaders):
         if hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict"):
             raise UserError(
-                f"LastCheckpoint cannot resume {type(loader).__name__} exactly, because this loader stores its own position: use "
-                "Lightning's ModelCheckpoint(every_n_train_steps=...), or a loader without state_dict"
+                f"LastCheckpoint cannot resume exactly with {type(loader).__name__}, because this loader stores its own position: replace "
+                "LastCheckpoint by Lightning's ModelCheckpoint(every_n_train_steps=...), or give a loader without state_dict"
             )
 
 

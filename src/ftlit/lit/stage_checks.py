@@ -136,8 +136,11 @@ def check_unchanged(module: nn.Module, expected: Iterable[Trainable]) -> None:
     for parameter, trains in expected:
         if parameter.requires_grad != trains:
             name = next((name for name, own in module.named_parameters() if own is parameter), "a parameter that was removed")
-            change = "frozen" if trains else "unfrozen"
-            raise UserError(f"{name!r} was {change} by other code than StagedFinetuning: let only the schedule set requires_grad")
+            change = f"requires_grad={not trains}"
+            raise UserError(
+                f"code other than StagedFinetuning has set {change} for {name!r}: remove that code, because the schedule decides which "
+                "parameters train"
+            )
 
 
 def schedule_values(schedule: Schedule) -> dict[str, Any]:
@@ -169,20 +172,20 @@ def check_same_schedule(saved: Any, schedule: Schedule) -> None:
         for before, now in zip_longest(saved[part], given[part]):
             if before != now:
                 raise UserError(
-                    f"this checkpoint was made with another schedule. In the checkpoint: {describe(before)}. Now: {describe(now)}. "
-                    "Give the schedule of the checkpoint, or start a new run"
+                    f"this checkpoint was made with another schedule: the checkpoint has {describe(before)}, this run has {describe(now)}; "
+                    "give the schedule of the checkpoint, or start a new run"
                 )
 
 
 def _describe_stage(values: Mapping[str, Any] | None) -> str:
     if values is None:
-        return "no such stage"
+        return "no further stage"
     until = Until(**values["until"]) if values["until"] else None
     stage = Stage(**{**values, "until": until})
-    condition = f" (mode {until.mode}, min_delta {until.min_delta:g})" if until else ""
-    weights = ", from the best weights" if stage.from_best else ""
-    return f"stage {stage.name!r}: {', '.join(stage.train)} from {stage.begins}{condition}; batchnorm {stage.policy}{weights}"
+    begins = f"{stage.begins}; mode {until.mode}; min_delta {until.min_delta:g}" if until else f"at {stage.begins}"
+    weights = "; from the best weights" if stage.from_best else ""
+    return f"stage {stage.name!r} (trains {', '.join(stage.train)}; begins {begins}; batchnorm {stage.policy}{weights})"
 
 
 def _describe_factor(pair: Sequence[Any] | None) -> str:
-    return "no such learning-rate factor" if pair is None else f"learning rate of {pair[0]}: x {pair[1]!r}"
+    return "no further learning-rate factor" if pair is None else f"the learning-rate factor {pair[1]!r} for {pair[0]}"

@@ -42,8 +42,8 @@ def check_strategy(trainer: Trainer) -> None:
         raise UserError("FSDP with use_orig_params=false trains frozen parameters too: set use_orig_params=true")
     if isinstance(strategy, UNTESTED) or not isinstance(strategy, SUPPORTED):
         raise UserError(
-            f"StagedFinetuning does not support {type(strategy).__name__}, because unfreezing parameters is untested with it: "
-            "use one device, or the strategy ddp, fsdp or ModelParallelStrategy"
+            f"StagedFinetuning does not support {type(strategy).__name__}, because unfreezing parameters is untested with this strategy: "
+            "train on one CPU or GPU, or give trainer.strategy=ddp or trainer.strategy=fsdp (in Python also ModelParallelStrategy)"
         )
 
 

@@ -69,6 +69,6 @@ class Resumable(DataLoader):
 def test_a_loader_that_stores_its_own_position_is_refused(tmp_path):
     loader = Resumable(torch.ones(4, 2))
     with pytest.raises(
-        UserError, match=r"^LastCheckpoint cannot resume Resumable exactly, because this loader stores its own position: use "
+        UserError, match=r"^LastCheckpoint cannot resume exactly with Resumable, because this loader stores its own position: replace "
     ):
         pl.Trainer(accelerator="cpu", max_epochs=1, callbacks=[LastCheckpoint(tmp_path / "last.ckpt")], **QUIET).fit(Net(), loader)

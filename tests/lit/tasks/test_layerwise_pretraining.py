@@ -89,7 +89,7 @@ def test_a_convolutional_net_and_boltzmann_machines_are_pretrained_on_unlabelled
     assert machines.returncode == 0 and "layer3, epoch 0" in machines.stdout, machines.stderr
     for arguments, message in (
         (("data=unlabelled", "data.root=photos"), "the data have no labels"),
-        ((*data, "pretrain=rbm", "backbone=glyph"), "layer 'stem': pretrain=rbm supports fully connected layers"),
+        ((*data, "pretrain=rbm", "backbone=glyph"), "layer 'stem': pretrain=rbm needs layers of one Linear with bias"),
         ((*data, "pretrain=autoencoder", "trainer=ddp_cpu", "trainer.devices=2"), "in one process"),
         ((*data, "pretrain=autoencoder", "data.root=maps/layers"), "has no image files, only 5 other files"),
     ):

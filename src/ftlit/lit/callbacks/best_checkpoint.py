@@ -55,7 +55,10 @@ class BestCheckpoint(ModelCheckpoint):
         **options: Any,
     ) -> None:
         if mode is None and (mode := mode_of(monitor)) is None:
-            raise UserError(f"monitor={monitor}: give callbacks.best.mode=max if higher values are better, otherwise min")
+            raise UserError(
+                f"callbacks.best.monitor={monitor}: give callbacks.best.mode=max if higher values are better, or callbacks.best.mode=min "
+                "if lower values are better"
+            )
         super().__init__(dirpath, filename, monitor, mode=mode, **{"enable_version_counter": False, **options})
         self.best_epoch: int | None = None
         self.best_of_epochs: float | None = None

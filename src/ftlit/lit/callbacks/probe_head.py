@@ -35,7 +35,7 @@ from ftlit.probes.layer_probes import LayerProbes
 from ftlit.probes.nearest import TrainVectors
 
 MAX_IMAGES = 20_000  # on which a head is fitted if training follows; at least two of each class
-LEAVE_OUT = "give head=linear; in Python, leave out FitProbeHead"
+LEAVE_OUT = "give head=linear, which is trained in gradient steps; in Python, leave out FitProbeHead"
 WAY_OUT = f"{LEAVE_OUT} and use head = fit_probe(extract_features(backbone, loader)).as_head()"
 
 
@@ -159,8 +159,10 @@ class FitProbeHead(Callback):
     def _head(self, module: LightningModule) -> nn.Linear:
         head = dict(module.named_modules()).get(self.head)
         if not isinstance(head, nn.Linear):
+            found = "no module" if head is None else f"the {type(head).__name__}"
             raise UserError(
-                f"a linear probe needs a linear layer as head, but {self.head!r} of {type(module).__name__} is not a linear layer"
+                f"FitProbeHead needs an nn.Linear, but {type(module).__name__} has {found} {self.head!r}: "
+                "give FitProbeHead(head=...) the name of an nn.Linear in the module"
             )
         if head.bias is None:
             raise UserError(f"{self.head!r} has no bias, but a linear probe needs one: build the layer with bias=True")

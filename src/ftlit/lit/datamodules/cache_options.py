@@ -18,9 +18,10 @@ def check_options(data: object, dtype: str | None, max_gb: float) -> None:
     if not isinstance(data, ImageData):
         raise UserError(f"FeatureData needs ImageData, not {type(data).__name__}; for the features of a loader, use extract_features")
     if overrides := ", ".join(data.batch_overrides):
+        name = type(data).__name__
         raise UserError(
-            f"FeatureData cannot replace the batches of {type(data).__name__}, because this class overrides {overrides}: "
-            "override only order()"
+            f"FeatureData cannot replace the batches of {name}, because {name} overrides {overrides}: train on {name} without FeatureData, "
+            f"or remove {overrides} from {name}"
         )
     if dtype is not None and dtype not in DTYPE_OF:
         raise unknown("cache.dtype", dtype, DTYPE_OF)

@@ -75,8 +75,9 @@ def require_indexed_images(data: object, reader: str) -> IndexedImages:
             "use one of the data=... options, ImageData, or a subclass of ImageData"
         )
     if overrides := ", ".join(data.batch_overrides):
+        name = type(data).__name__
         raise UserError(
-            f"{reader} needs to read single images, which is not possible because {type(data).__name__} overrides {overrides}: "
-            "override only order()"
+            f"{reader} reads single images, so it cannot follow the batches of {name}, which overrides {overrides}: "
+            f"remove {overrides} from {name}"
         )
     return data

@@ -10,6 +10,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from ftlit.errors import UserError, one_line
+from ftlit.formatting import count
 from ftlit.inference.network import Network
 from ftlit.inference.predict import NamedInput, loader_of, predict_batch, rows_of
 from ftlit.inference.prediction_rows import PredictionRow
@@ -68,4 +69,6 @@ def _trainer(devices: int) -> pl.Trainer:
     try:
         return pl.Trainer(devices=devices, strategy="ddp", **silent)  # type: ignore[arg-type]
     except MisconfigurationException as error:
-        raise UserError(f"--devices {devices}: {one_line(error)}") from error
+        here = torch.cuda.device_count()
+        few = f"this machine has only {count(here, 'GPU')}, so give --devices {here}" if 0 < here < devices else one_line(error)
+        raise UserError(f"--devices {devices}: {few}") from error
