@@ -98,7 +98,7 @@ def new_run_advice(path: Path) -> str:
     """How to go on without a checkpoint: from the weights of the best epoch beside it, where there are any."""
     best = path.with_name("best.ckpt")
     usable = best != path and best.is_file() and not _is_partial(path.parent.parent)
-    weights = f", and with {shell_word(f'backbone.weights={best}')} to start from the best weights of this run" if usable else ""
+    weights = f" and with {shell_word(f'backbone.weights={best}')}, the best weights of the old run" if usable else ""
     return f"start a new run with another hydra.run.dir=...{weights}"
 
 

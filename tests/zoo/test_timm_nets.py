@@ -145,7 +145,7 @@ def test_weights_load_from_a_file(name, written, tmp_path):
     expected = torch.rand(1)
     torch.manual_seed(0)
     assert torch.equal(torch.rand(1), expected), "weights from a file take no random numbers"
-    with pytest.raises(UserError, match="from another network"):
+    with pytest.raises(UserError, match="are of another network"):
         load_timm("regnety_002", weights=tmp_path / "w.pth")
 
 

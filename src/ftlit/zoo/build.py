@@ -116,7 +116,7 @@ def _fill(backbone: Backbone, whole: Backbone, model: nn.Module, tensors: Tensor
             else ""
         )
         reason = misfit(file, str((whole.record or {}).get("name")), backbone.cuts)
-        raise UserError(f"{reason} ({error})" if reason else f"{error}{keys}") from error
+        raise UserError(reason or f"{error}{keys}") from error
 
 
 def _check_size(name: str, backbone: Backbone) -> None:

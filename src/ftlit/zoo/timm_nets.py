@@ -22,7 +22,7 @@ from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.tensor_files import weights_only
 from ftlit.zoo.blocks import NetworkParts
 from ftlit.zoo.build import BACKBONES, assemble_backbone, build_network, override_input_spec
-from ftlit.zoo.timm_arguments import REPLACED_ARGUMENTS, refused_arguments
+from ftlit.zoo.timm_arguments import REPLACED_ARGUMENTS, TEXTS, refused_arguments
 from ftlit.zoo.timm_layers import take_apart
 from ftlit.zoo.weights.weight_files import ALTERNATIVES, WITHOUT_DOWNLOAD, WeightsFile
 from ftlit.zoo.weights.weight_sources import WeightSource, find, network_timeout, weights_record
@@ -69,9 +69,9 @@ def load_timm(
         if argument in REPLACED_ARGUMENTS:
             raise UserError(f"backbone.{argument} of {name}: {REPLACED_ARGUMENTS[argument]}")
     if refused := refused_arguments(kwargs):
-        raise UserError(
-            f"{name} does not accept backbone.{refused[0]}={kwargs[refused[0]]!r}: give a number, true, false or the name of a layer"
-        )
+        argument = refused[0]
+        accepted = "the name of a layer, of letters, digits and _" if argument in TEXTS else "a number, true or false, or a list of them"
+        raise UserError(f"{name} does not accept backbone.{argument}={kwargs[argument]!r}: give {accepted}")
     known = _input_spec(name, config)
     published = WeightSource(_origin(config), lambda: _fetch(name, config, settings), known)
     source = find(weights, {"default": published} if _has_weights(config) else {}, weights_key)

@@ -119,10 +119,9 @@ def test_weights_of_another_network_are_an_error(original, tmp_path):
         load_backbone("squeezenet1_1", weights=tmp_path / "w.pth")
     message = str(error.value)
     for part in (
-        "are from another network, file",
-        "names such as conv1.0.weight, ",
-        "50 tensors of this network have names such as conv1.conv.weight",
-        "use the backbone of these weights",
+        "are of another network: they have tensors such as conv1.0.weight, ",
+        "this network needs 50 tensors such as conv1.conv.weight",
+        "give the backbone that these weights were trained with",
     ):
         assert part in message
     assert "\n" not in message

@@ -41,13 +41,13 @@ def misfit(file: WeightsFile, name: str, cuts: Sequence[str]) -> str:
         return ""
     if own != name:
         loader = str(file.record["backbone"].get("name" if given is not file.record["backbone"] else "loader"))
-        return f"this checkpoint is from a run with another network: use backbone={GROUP.get(loader.removeprefix('load_'), '')}{own}"
+        return f"{file.name} is from a run with another network: use backbone={GROUP.get(loader.removeprefix('load_'), '')}{own}"
     if file.record.get("base"):
-        return f"this checkpoint is slim, so it has only the tensors that the run changed: {_export(file)}"
+        return f"{file.name} is a slim checkpoint, so it has only the tensors that the run changed: {_export(file)}"
     if file.record.get("affine"):
-        return f"this checkpoint is from a run with batchnorm=affine, which folded the BatchNorm layers into y = a x + b: {_export(file)}"
+        return f"{file.name} is from a run with batchnorm=affine, which folded the BatchNorm layers into y = a x + b: {_export(file)}"
     if given.get("cut") in cuts[:-1]:
-        return f"this checkpoint is from a run with backbone.cut={given['cut']}: use the same cut"
+        return f"{file.name} is from a run with backbone.cut={given['cut']}, so it lacks the layers above: give backbone.cut={given['cut']}"
     return ""
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from ftlit.errors import UserError, shorten, unknown
+from ftlit.errors import UserError, closest, shorten
 from ftlit.models.backbone import Backbone
 from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.patterns import covers, prefixes
@@ -92,7 +92,9 @@ def select(file: WeightsFile, known: Collection[str], key: str | None = None) ->
     most = max((found.found for found in asked), default=0)
     if not most and key is not None:
         keys = [found.key for found in candidates if found.found > 1]
-        raise UserError(f"backbone.weights_key={key}: {file.name} has {unknown('state dict of this network under the key', key, keys)}")
+        meant, there = closest(key, keys), shorten(keys)
+        give = f"give backbone.weights_key={meant or '...'} (keys with weights of this network: {there})" if keys else "give other weights"
+        raise UserError(f"{file.name} has no weights of this network under backbone.weights_key={key}: {give}")
     if not most:
         return max(file.state_dicts.values(), key=len), ""
     taken = min((found for found in asked if found.found == most), key=lambda found: bool(EMA.search(found.key)))
@@ -172,22 +174,25 @@ def _check_fit(origin: WeightsOrigin, wanted: Tensors, found: Tensors, unexpecte
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     if wanted and not found:
         raise UserError(
-            f"the weights are from another network, {origin.describe()}: their tensors have names such as {_first(unexpected)}, but the "
-            f"{len(wanted)} tensors of this network have names such as {_first(missing)}; use the backbone of these weights, or other "
-            "weights"
+            f"the weights from {origin.describe()} are of another network: they have tensors such as {_first(unexpected)}, but this "
+            f"network needs {len(wanted)} tensors such as {_first(missing)}; give the backbone that these weights were trained with, or "
+            "other weights"
         )
     if counted := [f"{len(names)} {fault} ({_first(names)})" for fault, names in faults.items() if names]:
         raise UserError(
-            f"the weights do not fit this network, {origin.describe()}: of {len(wanted)} tensors expected, {', '.join(counted)}; "
-            "use the backbone and arguments that these weights were trained with (such as backbone.width_mult=...), or other weights"
+            f"the weights from {origin.describe()} do not fit this network of {len(wanted)} tensors: {', '.join(counted)}; "
+            "give the backbone and arguments that these weights were trained with (such as backbone.width_mult=...), or other weights"
         )
 
 
 def _check_values(origin: WeightsOrigin, wanted: Tensors, found: Tensors) -> None:
     """Reject quantized weights, tensors without ordinary storage, and a file in which nothing was ever stored: every matrix is constant."""
     if odd := [name for name in found if found[name].layout != torch.strided or found[name].is_meta]:
-        kind = "without values, on the device meta" if found[odd[0]].is_meta else "in a sparse layout"
-        raise UserError(f"{origin.describe()} has tensors {kind} ({_first(odd)}): give weights that are saved as ordinary tensors")
+        if found[odd[0]].is_meta:
+            fault, remedy = "only the shapes of tensors, without their values (device meta)", "save them from a network on the CPU or a GPU"
+        else:
+            fault, remedy = "tensors in a sparse layout", "save them as dense tensors, with to_dense()"
+        raise UserError(f"{origin.describe()} has {fault}, such as {_first(odd)}: {remedy}")
     if whole := [name for name in found if wanted[name].is_floating_point() and not found[name].is_floating_point()]:
         kind = str(found[whole[0]].dtype).removeprefix("torch.")
         raise UserError(f"{origin.describe()} has {kind} in place of floats ({_first(whole)}): give weights that are not quantized")

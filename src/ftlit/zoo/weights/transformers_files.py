@@ -49,14 +49,21 @@ def find_folder(name: str, *, with_weights: bool, download: bool) -> Path:
         try:
             if folder := _snapshot(name, local=local, with_weights=with_weights):
                 return folder
+            cause = None
         except Exception as error:  # errors of the hub, and of the network
             cause = error
     if not download:
         raise UserError(
             f"backbone.name={name} is not in the local Hugging Face cache: add --trust (in Python: trust=True) to download it"
         ) from cause
-    reason = f": {one_line(cause)}" if cause else ""
-    raise UserError(f"backbone.name={name} is neither a folder nor in the Hugging Face cache, and cannot be downloaded{reason}") from cause
+    if cause is None:
+        raise UserError(
+            f"backbone.name={name} has no file of weights on Hugging Face: give backbone.weights=null, or another backbone.name"
+        )
+    raise UserError(
+        f"backbone.name={name} is not a folder, and the download from Hugging Face failed ({one_line(cause)}): "
+        "check the name and the internet connection, or give the folder of a download"
+    ) from cause
 
 
 def _snapshot(name: str, *, local: bool, with_weights: bool) -> Path | None:

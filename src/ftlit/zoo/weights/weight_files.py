@@ -118,7 +118,7 @@ def _reason(path: Path, error: Exception) -> str:
     """The class that is not read, where that is the reason; else that the file is damaged."""
     with path.open("rb") as file:
         if file.read(len(LFS)) == LFS:
-            return "the file is a pointer of Git LFS, not the weights: get them with `git lfs pull`"
+            return "the file is a pointer of Git LFS in place of the weights; run `git lfs pull` to download the weights"
     found = re.search(r"GLOBAL (\S+) (?:was not|whose)", str(error))
     if found:
         return (
@@ -150,5 +150,6 @@ def _folder(path: Path) -> UserError:
     except OSError as error:
         return UserError(f"backbone.weights={path} is a folder: {one_line(error)}; {ALTERNATIVES}")
     if files:
-        return UserError(f"backbone.weights={path} is a folder: give one of its {len(files)} files, such as backbone.weights={files[0]}")
+        file = f"one of the {len(files)} files in it, such as" if len(files) > 1 else "the file in it,"
+        return UserError(f"backbone.weights={path} is a folder: give {file} backbone.weights={files[0]}")
     return UserError(f"backbone.weights={path} is a folder without weights files ({' '.join(SUFFIXES)}): {ALTERNATIVES}")

@@ -83,7 +83,7 @@ def _unknown(text: str, sources: Mapping[str, WeightSource]) -> UserError:
         other = f"use backbone.weights={published}" if published else f"download it with curl -LO {text} and use backbone.weights={file}"
         return UserError(f"backbone.weights={text}: ftlit does not download weights from this address; {other}")
     if meant := SYNONYMS.get(text.lower()):
-        return UserError(f"no weights {text!r}: use backbone.weights={meant}")
+        return UserError(f"backbone.weights={text} is not the name of weights: give backbone.weights={meant}")
     return unknown("weights", text, [*sources, "null", f"/path/to/file ({' '.join(SUFFIXES)})"])
 
 
