@@ -124,7 +124,7 @@ def test_of_rates_that_are_far_apart_the_highest_at_which_the_loss_falls_is_pref
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ({"least": 0.0}, "lr_find.least=0 and lr_find.most=10: both must be above 0"),
+        ({"least": 0.0}, "lr_find.least=0 and lr_find.most=10: give finite numbers with 0 < lr_find.least"),
         ({"least": 1.0, "most": 0.1}, "lr_find.most above lr_find.least"),
         ({"most": float("inf")}, "lr_find.most above lr_find.least"),
         ({"steps": 9}, "lr_find.steps=9: give a whole number, 10 or more"),

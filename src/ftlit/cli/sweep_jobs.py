@@ -64,7 +64,7 @@ def _check_launcher(launcher: str | None) -> None:
     if missing:
         raise UserError(
             f"hydra/launcher={SLURM} needs {' and '.join(missing)} of SLURM, not found on this machine: start the sweep on a machine that "
-            "submits SLURM jobs, or give hydra/launcher=submitit_local to run its jobs here"
+            "submits SLURM jobs, or give hydra/launcher=submitit_local to run the jobs on this machine"
         )
 
 

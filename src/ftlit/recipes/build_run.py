@@ -120,5 +120,7 @@ def check_sharded(strategy: object, *, slim: bool, resumes: bool) -> None:
     """Refuse, where the weights are sharded, resuming and slim checkpoints (Lightning would miss the tensors that are left out)."""
     if not isinstance(strategy, SHARDED) or not (slim or resumes):
         return
-    what, instead = ("checkpoint=slim", "give checkpoint=full, or") if slim else ("resume=true", "start a new run, or give")
-    raise UserError(f"{what} does not work with {type(strategy).__name__}: {instead} one device or ddp")
+    what, instead = ("checkpoint=slim", "give checkpoint=full") if slim else ("resume=true", "leave resume=true out to start a new run")
+    raise UserError(
+        f"{what} does not work with {type(strategy).__name__}, which shards the weights: {instead}, or give trainer.strategy=ddp"
+    )

@@ -78,8 +78,8 @@ def run(cfg: DictConfig) -> float:
         )
     if probes.repeats > 1 and "seed" not in cfg.data:
         raise UserError(
-            f"probe.repeats={probes.repeats} gives another data.seed to each random sample, but this data has no such option: "
-            "add seed to its function and its option, see docs/extending.md#data-source"
+            f"probe.repeats={probes.repeats} gives another data.seed to each random sample, but this data has no option seed: "
+            "add it to the function and to the config file of the data, see docs/extending.md#data-source"
         )
     check_data(cfg, parts.data)
     repeats = []

@@ -47,8 +47,11 @@ def hydra():
         ("trainer.strategy=dpp", "no trainer.strategy 'dpp': did you mean 'ddp'? There are: auto, ddp, ddp_fork, "),
         ("+trainer.max_time={days: -1}", "trainer.max_time.days=-1: give a whole number from 0"),
         ("trainer.num_nodes=2", "the rank of this machine is unknown: start the command with torchrun or srun"),
-        ("backbone.input_spec.size='32'", "input_spec.size='32': give a whole number of pixels (this is a text: leave out its quotes)"),
-        ("backbone.input_spec.size=[32,32]", "input_spec.size=[32, 32]: give a whole number of pixels"),
+        (
+            "backbone.input_spec.size='32'",
+            "input_spec.size='32': give one whole number of pixels, the side of the square input ('32' is a text: give 32",
+        ),
+        ("backbone.input_spec.size=[32,32]", "input_spec.size=[32, 32]: give one whole number of pixels"),
         (
             "schedule.until={metric: val/acc, patience: 1}",
             "the option `until` of stage 'all': no metric 'val/acc': did you mean 'val/accuracy'?",

@@ -40,7 +40,8 @@ def test_a_missing_required_value_is_an_error_that_names_it(group, name, monkeyp
 def test_a_custom_option_without_a_value_that_built_in_ones_share_says_how_to_take_it(chosen, name, value):
     line = str(lacks_argument("data", chosen, "my_data.colours", name, ["images"]))
     assert line.startswith(
-        f"{chosen} has no argument '{name}' (its arguments: images): add this argument to its function, and the line `{name}: {value}` to"
+        f"{chosen} does not accept '{name}' (accepted: images): add the argument {name} to my_data.colours, and the line "
+        f"`{name}: {value}` to the config file of {chosen}"
     )
     assert lacks_argument("data", chosen, "my_data.colours", "image", ["images"]) is None
     assert lacks_argument("data", chosen, "ftlit.lit.datamodules.image_sources.unlabelled_data", name, ["root"]) is None
@@ -60,14 +61,14 @@ def test_a_shared_value_of_a_custom_part_that_the_command_line_does_not_name_say
     search = f"hydra.searchpath=[file://{tmp_path}]"
     message = error_text(monkeypatch, search, "experiment=wide", "backbone.cut=a")
     assert message.startswith(
-        "the chosen backbone has no argument 'cut' (its arguments: width): add this argument to its function, and the line `cut:"
+        f"the chosen backbone does not accept 'cut' (accepted: width): add the argument cut to {__name__}.own_backbone, and the line `cut:"
     )
 
 
 def test_a_shared_value_of_a_custom_part_in_a_config_of_the_users_own_says_how_to_take_it():
     cfg = composed()
     cfg.backbone = OmegaConf.create(f"{{_target_: {__name__}.own_backbone, cut: a}}")
-    with pytest.raises(UserError, match=r"^the chosen backbone has no argument 'cut' \(its arguments: width\): add this argument"):
+    with pytest.raises(UserError, match=r"^the chosen backbone does not accept 'cut' \(accepted: width\): add the argument cut to "):
         bind(cfg)
 
 
@@ -81,7 +82,7 @@ def test_an_experiment_whose_values_nothing_would_read_names_the_missing_line(tm
         cfg = compose("train", overrides=["paths.run=somewhere", *words], return_hydra_config=True)
         with use_hydra_config(cfg):
             check_early(cfg)
-    line = r"the values of experiment=own would have no effect: begin its file with the line # @package _global_"
+    line = r"the values of experiment=own would have no effect: begin the file of the option with the line # @package _global_"
     assert re.match(line, str(as_user_error(caught.value)))
 
 
@@ -105,7 +106,9 @@ def test_values_to_search_over_are_given_without_the_place_in_hydras_config(monk
         (["lr=3e-4"], "no option 'lr': give optimizer.lr=3e-4"),
         (["data=folder", "data.root=x", "on_bad_image=skip"], "no option 'on_bad_image': did you mean data.on_bad_image?"),
         (["scenario=small_simlar"], "no scenario option 'small_simlar': did you mean 'small_similar'?"),
-        (["optimizer.lr='0.1'"], "optimizer.lr='0.1': give a number (this is a text: leave out its quotes)"),
+        (["optimizer.lr='0.1'"], "optimizer.lr='0.1': give a number ('0.1' is a text: give 0.1 without quotes)"),
+        (["+optimizer.lr=1"], "optimizer.lr has a value already, so + cannot add it: leave out the +, so give optimizer.lr=1"),
+        (["cache=no"], "cache has no option 'no': give cache=none"),
         (["optimizer.lr=high"], "optimizer.lr='high': give a number"),
         (["optimizer.fused=maybe"], "optimizer.fused='maybe': give auto or true or false or null"),
         (
@@ -164,7 +167,7 @@ def raised(error, cause):
 def test_a_wrong_argument_is_a_user_error_and_a_fault_inside_the_target_is_not(cause, is_user_error):
     error = raised(InstantiationException("Error in call to target 'f':\nE()\nfull_key: head"), cause)
     assert (error is not None) == is_user_error
-    assert error is None or isinstance(cause, UserError) or str(error) == f"head: {' '.join(str(cause).split())}"
+    assert error is None or isinstance(cause, UserError) or str(error) == f"cannot build head: {' '.join(str(cause).split())}"
 
 
 def test_a_type_error_inside_ftlit_is_a_fault():

@@ -17,6 +17,7 @@ from split_sweep import sweep_jobs
 
 from ftlit.recipes.config import hydra_errors, hydra_internals
 from ftlit.recipes.config.hydra_errors import (
+    added_again,
     failed_call,
     group_of_replacement,
     is_bad_group_value,
@@ -253,6 +254,12 @@ def test_a_word_for_several_runs_is_read_from_the_message():
         error = error_of(word)
         assert isinstance(error, ConfigCompositionException) and swept_value(" ".join(str(error).split())) == word
     assert swept_value("something else") is None
+
+
+def test_a_value_that_is_added_again_is_read_from_the_message():
+    error = error_of("+optimizer.lr=0.5")
+    assert isinstance(error, ConfigCompositionException) and added_again(" ".join(str(error).split())) == "optimizer.lr=0.5"
+    assert added_again("something else") is None
 
 
 def test_hydra_makes_the_folder_of_a_run_where_its_error_is_known(tmp_path):

@@ -139,6 +139,6 @@ def test_columns_by_other_names_and_semicolons(tmp_path):
 
 def test_images_of_a_split_in_a_place_of_their_own_are_answered_with_the_folder_for_them():
     for name, split in (("test", "test"), ("data.test_dir", "test"), ("data.test_root", "test"), ("val", "val"), ("data.val_dir", "val")):
-        places = f"put these images into data.root/{split}/CLASS (the others into data.root/train/CLASS)"
+        places = f"put the {split} images into data.root/{split}/CLASS and the training images into data.root/train/CLASS"
         assert str(synonym(name, "photos/x")) == f"no option {name!r}: {places}, or use data=csv with a column named split"
     assert synonym("trainer.test", "x") is None

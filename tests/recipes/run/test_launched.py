@@ -46,7 +46,7 @@ def test_the_processes_there_are_become_devices_and_nodes(environment, values):
         ),
         (SRUN, ["trainer.num_nodes=1"], "trainer.num_nodes=1, but srun started the processes for trainer.num_nodes=2"),
         (TORCHRUN, ["-m", "seed=0,1"], "a sweep starts the processes of its jobs itself: leave torchrun out, and give trainer.devices=2"),
-        ({**SRUN, "SLURM_STEP_TASKS_PER_NODE": "3,1"}, [], "not the same number on each machine"),
+        ({**SRUN, "SLURM_STEP_TASKS_PER_NODE": "3,1"}, [], "not the same number on each machine: give srun --ntasks-per-node=..."),
         ({"SLURM_NTASKS": "many"}, [], "SLURM_NTASKS='many', which is not a whole number"),
         ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, [], "this SLURM job has 4 tasks, but srun did not start this process"),
     ],

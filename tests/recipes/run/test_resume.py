@@ -192,9 +192,9 @@ def test_a_resume_that_is_refused_writes_nothing_whatever_the_reason(copy):
     assert "last.ckpt is the checkpoint of another run" in refused(copy)
     last.write_bytes(last.read_bytes()[:-100])
     line = refused(copy)
-    assert "last.ckpt is damaged" in line and "run/checkpoints/best.ckpt to start from the best weights" in line
+    assert "last.ckpt is damaged" in line and "run/checkpoints/best.ckpt, the best weights of the old run" in line
     (copy / "run/data.json").write_text("{")
-    assert "run/checkpoints/best.ckpt to start from the best weights" in refused(copy)
+    assert "run/checkpoints/best.ckpt, the best weights of the old run" in refused(copy)
 
 
 def test_a_table_of_metrics_that_was_cut_is_reported_and_rows_are_never_repeated(whole, copy):

@@ -67,6 +67,6 @@ def _check_callbacks(cfg: DictConfig) -> None:
         given = OmegaConf.select(cfg, name)
         if given is not None and Path(str(given)) != (Path(place) if name.endswith("filename") else Path(cfg.paths.run, place)):
             raise UserError(
-                f"{name}={given} is not supported, because resume=true, ftlit predict and ftlit report read best.ckpt and last.ckpt in "
-                f"{Path(cfg.paths.run, 'checkpoints')}: leave {name} out, or give the whole run another folder with hydra.run.dir=..."
+                f"{name}={given} is not supported, because best.ckpt and last.ckpt must be in {Path(cfg.paths.run, 'checkpoints')}, where "
+                f"ftlit predict, ftlit report and resume=true read them: leave {name} out, or give another hydra.run.dir=..."
             )

@@ -120,11 +120,11 @@ def _refused_arguments(call: hydra_errors.FailedCall, error: BaseException) -> U
     """The error of a target that does not accept its arguments. `None` for another kind of error, or one that passed through ftlit,
     which raises `UserError` for arguments.
     """
-    prefix = f"{call.node}: " if call.node else ""
+    prefix = f"cannot build {call.node}: " if call.node else ""
     if call.cause is None:
         return UserError(f"{prefix}{one_line(error)}")
     if misconfigured := _misconfigured(call.cause):
-        return UserError(f"{prefix}{misconfigured}")
+        return UserError(f"{call.node}: {misconfigured}" if call.node else str(misconfigured))
     foreign = not any(name.startswith("ftlit.") for name in call.modules)
     if isinstance(call.cause, OSError | ImportError) or (isinstance(call.cause, TypeError | ValueError) and foreign):
         return UserError(f"{prefix}{one_line(call.cause)}")
@@ -169,6 +169,8 @@ def _wrong_override(chain: list[BaseException]) -> UserError:
         return UserError(f"{word} gives several values: add -m to run a sweep over them{as_list}")
     if (overlay := hydra_errors.group_of_replacement(text)) in overlay_groups():
         return not_global(str(overlay), str(_given_value(str(overlay))))
+    if again := hydra_errors.added_again(text):
+        return UserError(f"{again.partition('=')[0]} has a value already, so + cannot add it: leave out the +, so give {shell_word(again)}")
     name = hydra_errors.rejected_name(text)
     if name is None:
         return UserError(one_line(chain[-1]))

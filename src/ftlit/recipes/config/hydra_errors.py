@@ -44,6 +44,14 @@ def swept_value(message: str) -> str | None:
     return found[1] if found else None
 
 
+def added_again(message: str) -> str | None:
+    """The word `name=value` to give in place of `+name=value` where the name has a value, read from the message of a
+    `ConfigCompositionException`.
+    """
+    found = re.search(r"An item is already at '.+?'\. Either remove \+ prefix: '(.+?)' Or add a second \+", message)
+    return found[1] if found else None
+
+
 def run_folder_error(error: BaseException) -> OSError | None:
     """The error, where Hydra could not make the folder of a run or of a sweep."""
     modules = [str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__)]

@@ -53,7 +53,7 @@ def overlay_groups() -> list[str]:
 def not_global(overlay: str, option: str) -> UserError:
     """The error for an option of an overlay whose values Hydra put under the name of its group, where nothing reads them."""
     return UserError(
-        f"the values of {overlay}={option} would have no effect: begin its file with the line # @package _global_ "
+        f"the values of {overlay}={option} would have no effect: begin the file of the option with the line # @package _global_ "
         "(docs/sweeps.md#experiments-of-your-own)"
     )
 
@@ -69,7 +69,7 @@ def lacks_argument(group: str, chosen: str, target: str | None, leaf: str, takes
         takes: names that the option has.
 
     >>> print(lacks_argument("backbone", "backbone=mine", "my_nets.build", "cut", ["width"]))  # doctest: +ELLIPSIS
-    backbone=mine has no argument 'cut' (its arguments: width): add this argument to its function, and ...
+    backbone=mine does not accept 'cut' (accepted: width): add the argument cut to my_nets.build, and the line ...
     """
     if group not in SHARED or target is None or target.startswith("ftlit."):
         return None
@@ -77,9 +77,9 @@ def lacks_argument(group: str, chosen: str, target: str | None, leaf: str, takes
         return None
     written: Any = OmegaConf.to_container(shared)[leaf]  # type: ignore[index, call-overload]
     value = "null" if written is None or isinstance(written, dict | list) else written
-    line = f"the line `{leaf}: {value}` to its config file"
-    advice = f"add this argument to its function, and {line} (see docs/extending.md#{SHARED[group][1]})"
-    return UserError(f"{chosen} has no argument {leaf!r} (its arguments: {', '.join(takes) or 'none'}): {advice}")
+    line = f"the line `{leaf}: {value}` to the config file of {chosen}"
+    advice = f"add the argument {leaf} to {target}, and {line} (see docs/extending.md#{SHARED[group][1]})"
+    return UserError(f"{chosen} does not accept {leaf!r} (accepted: {', '.join(takes) or 'nothing'}): {advice}")
 
 
 def _conf_path(name: str) -> Path:

@@ -109,7 +109,7 @@ def synonym(name: str, value: object) -> UserError | None:
     if plain in OF_DATA:
         return UserError(f"no option {name!r}: the number of classes comes from the data; leave this option out")
     if (split := SPLIT_FOLDERS.get(plain)) and name.rpartition(".")[0] in ("", "data"):
-        places = f"put these images into data.root/{split}/CLASS (the others into data.root/train/CLASS)"
+        places = f"put the {split} images into data.root/{split}/CLASS and the training images into data.root/train/CLASS"
         return UserError(f"no option {name!r}: {places}, or use data=csv with a column named split")
     text = {True: "true", False: "false", None: "null"}.get(value, str(value)) if isinstance(value, bool | None) else str(value)
     words = _words(plain, text)
@@ -121,7 +121,7 @@ def synonym(name: str, value: object) -> UserError | None:
 def chosen_synonym(group: str, option: str) -> UserError | None:
     """The error for an option of a group by another name, or a path in its place; `None` where it is not known."""
     words = CHOICES.get(f"{group}={option}") or _published(group, option)
-    return UserError(f"no {group} option {option!r}: give {words}") if words else None
+    return UserError(f"{group} has no option {option!r}: give {words}") if words else None
 
 
 def _words(plain: str, value: str) -> str | None:

@@ -63,8 +63,8 @@ def read_by_head(cfg: DictConfig, backbone: Backbone) -> Backbone:
         )
     if cfg.backbone.get("cut") is not None:
         raise UserError(
-            f"head.cuts={list(cuts)} and backbone.cut={cfg.backbone.cut} both say where the head reads: give backbone.cut=null, or "
-            "head.cuts=4, the number of layers up to this cut"
+            f"head.cuts={list(cuts)} and backbone.cut={cfg.backbone.cut} both say where the head reads: give backbone.cut=null to read at "
+            f"the layers in head.cuts, or head.cuts=2 to read at the 2 highest layers up to {cfg.backbone.cut}"
         )
     return backbone.upto(max(backbone.index(cut) for cut in cuts))
 

@@ -61,9 +61,8 @@ def launched() -> Launched | None:
     else:
         return None
     if uneven:
-        raise UserError(
-            f"{found.launcher} started {found.count} processes, but not the same number on each machine: start the same number on each"
-        )
+        same = "srun --ntasks-per-node=..." if found.launcher == SRUN else "torchrun the same --nproc-per-node=... on each machine"
+        raise UserError(f"{found.launcher} started {found.count} processes, but not the same number on each machine: give {same}")
     return found
 
 

@@ -82,7 +82,7 @@ def check_indexed_images(cfg: DictConfig, data: Any) -> None:
     """Refuse data whose images cannot be read one by one, and stored views, in a recipe that reads each image by itself and once."""
     require_indexed_images(data, f"recipe={cfg.recipe}")
     if (views := cfg.data.get("views")) not in (None, "auto", 0):
-        raise UserError(f"recipe={cfg.recipe} reads no stored augmented views: leave data.views={views} out")
+        raise UserError(f"recipe={cfg.recipe} reads each image once, without augmented views: leave data.views={views} out")
 
 
 def check_one_process(cfg: DictConfig) -> None:
