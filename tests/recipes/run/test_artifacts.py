@@ -51,6 +51,21 @@ def test_the_nearest_training_image_of_a_copy_is_the_image_itself_with_its_label
     assert similar.backbone.training  # as it was
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_nearest_images_are_found_by_a_backbone_of_another_number_format(parts, dtype):
+    cfg, data, tested, similar, folder = parts
+    similar.backbone.to(dtype)
+    write(cfg, data, tested, similar)
+    assert np.array_equal(read_pictures(folder, "nearest").images[::3], read_pictures(folder, "mistakes").images)
+
+
+def test_an_error_in_the_search_for_the_nearest_images_costs_these_only(parts, capsys):
+    cfg, data, tested, similar, folder = parts
+    write(cfg, data, tested, artifacts.Similar(similar.backbone, TrainVectors("removed", similar.train.vectors)))
+    assert read_pictures(folder, "mistakes") is not None and read_pictures(folder, "nearest") is None
+    assert "note: no nearest training images in the report: " in capsys.readouterr().out
+
+
 def test_without_features_of_the_training_images_there_are_none(parts):
     cfg, data, tested, similar, folder = parts
     for other in (None, artifacts.Similar(similar.backbone, TrainVectors("low", similar.train.vectors[:11]))):

@@ -93,9 +93,9 @@ class Similar:
 
     def to(self, images: Tensor) -> Tensor:
         """Places (n, `NEAREST`) of the training images nearest to images (n, 3, S, S), the nearest first."""
-        device = next(self.backbone.parameters(), images).device
+        weight = next(self.backbone.parameters(), images)  # its number format may be that of trainer.precision
         with torch.inference_mode(), evaluating(self.backbone):
-            features = self.backbone.upto(self.train.cut)(images.to(device))
+            features = self.backbone.upto(self.train.cut)(images.to(weight))
             return self.train.nearest(self.backbone.pool(features).cpu(), NEAREST)
 
 
@@ -135,9 +135,13 @@ def _write_tested(cfg: DictConfig, data: Any, tested: Predictions, features: Map
         images_NCHW = _transformed(images.collection.splits["test"], places, images.transforms["test"], cfg.seed)
         _write_images(folder, "mistakes", images.input_spec, images_NCHW, captions)
         if similar and len(similar.train.vectors) == len(train) >= NEAREST:
-            near = similar.to(images_NCHW).flatten().tolist()
-            captions = [f"nearest {number % NEAREST + 1}\n{_label(train, place, data)}" for number, place in enumerate(near)]
-            _write_images(folder, "nearest", images.input_spec, _transformed(train, near, images.transforms["val"], cfg.seed), captions)
+            try:
+                near = similar.to(images_NCHW).flatten().tolist()
+                captions = [f"nearest {number % NEAREST + 1}\n{_label(train, place, data)}" for number, place in enumerate(near)]
+                shown = _transformed(train, near, images.transforms["val"], cfg.seed)
+                _write_images(folder, "nearest", images.input_spec, shown, captions)
+            except Exception as error:  # memory of the device, for one: the rest of the report does not need them
+                print_line(f"note: no nearest training images in the report: {one_line(error)}")
 
 
 def _caption(tested: Predictions, place: int, class_names: Sequence[str]) -> str:
