@@ -125,8 +125,8 @@ def test_of_rates_that_are_far_apart_the_highest_at_which_the_loss_falls_is_pref
     ("given", "line"),
     [
         ({"least": 0.0}, "lr_find.least=0 and lr_find.most=10: give finite numbers with 0 < lr_find.least"),
-        ({"least": 1.0, "most": 0.1}, "lr_find.most above lr_find.least"),
-        ({"most": float("inf")}, "lr_find.most above lr_find.least"),
+        ({"least": 1.0, "most": 0.1}, "give finite numbers with 0 < lr_find.least < lr_find.most"),
+        ({"most": float("inf")}, "give finite numbers with 0 < lr_find.least < lr_find.most"),
         ({"steps": 9}, "lr_find.steps=9: give a whole number, 10 or more"),
     ],
 )
