@@ -38,3 +38,24 @@ def test_only_planted_labels_are_listed_and_most_of_them():
     found = suspects_of(HeldOutLogits(probe.held_out.labels, probe.held_out.places, probe.held_out.logits[0]))
     assert len(found) >= 5 and {own.place for own in found} <= set(wrong.tolist())
     assert all(own.suggested == true[own.place] for own in found)
+
+
+def test_the_weights_of_the_classes_do_not_make_correct_labels_of_frequent_classes_suspects():
+    rows = torch.tensor([[0.7, 0.3], [0.55, 0.45], [0.95, 0.05]])
+    weighted = HeldOutLogits(torch.tensor([0, 0, 1]), torch.arange(3), (rows * torch.tensor([0.05, 5.0])).log())
+    assert [own.place for own in suspects_of(weighted)] == [1, 0]
+    found = suspects_of(weighted, [0.05, 5.0])
+    assert [(own.place, own.suggested) for own in found] == [(2, 0)] and found[0].probability == pytest.approx(0.05)
+
+
+def test_a_probe_with_balanced_weights_lists_no_more_correct_labels_than_one_without():
+    draw = torch.Generator().manual_seed(0)
+    labels = (torch.arange(1000) % 50 == 0).long()
+    vectors = torch.randn(1000, 4, generator=draw) + 2 * labels[:, None] * torch.tensor([1.0, 0, 0, 0])
+
+    def listed(weights, *, undone):
+        probe = fit_probe(vectors, labels, class_weights=weights)
+        held = HeldOutLogits(probe.held_out.labels, probe.held_out.places, probe.held_out.logits[0])
+        return sum(own.label == 0 for own in suspects_of(held, probe.class_weights if undone else None))
+
+    assert listed("balanced", undone=False) > 20 > 3 >= listed("balanced", undone=True) >= listed(None, undone=True)

@@ -1,5 +1,6 @@
 """Training examples that are possibly mislabelled, from the held-out logits of a fitted head."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +30,7 @@ class Suspect:
     suggested_probability: float
 
 
-def suspects_of(held_out: HeldOutLogits) -> list[Suspect]:
+def suspects_of(held_out: HeldOutLogits, class_weights: Sequence[float] | None = None) -> list[Suspect]:
     """Examples of which another class is at least `MIN_ODDS` times as probable as their label, the least probable labels first.
 
     The probabilities are those of heads that were fitted without the example. The order is by self-confidence, the probability of the
@@ -37,11 +38,16 @@ def suspects_of(held_out: HeldOutLogits) -> list[Suspect]:
 
     Args:
         held_out: of a head whose logits give probabilities (softmax).
+        class_weights: of each class in the loss with which the head was fitted. They multiply the odds of a class by its weight, which is
+            undone here: else correct labels of frequent classes, whose weights are small, would be listed.
 
     Returns:
         At most `MAX_SUSPECTS`.
     """
-    probabilities = held_out.logits.double().softmax(dim=1)
+    logits = held_out.logits.double()
+    if class_weights is not None:
+        logits = logits - logits.new_tensor(class_weights).log()
+    probabilities = logits.softmax(dim=1)
     own = probabilities.gather(1, held_out.labels[:, None])[:, 0]
     best = probabilities.max(dim=1)
     listed = torch.nonzero(best.values >= MIN_ODDS * own)[:, 0]

@@ -14,9 +14,9 @@ from ftlit.probes.suspects import Suspect
 from ftlit.report.run_files import SUSPECTS
 
 
-def written(folder, source, path=None, *, trains=False, l2=L2_PENALTIES):
+def written(folder, source, path=None, *, trains=False, l2=L2_PENALTIES, class_weights=None):
     """Fit the head with the callback; return the trainer, and the rows of the file, if there is one."""
-    fitted = FitProbeHead(probing=LayerProbes(l2=l2), trains=trains)
+    fitted = FitProbeHead(probing=LayerProbes(l2=l2), trains=trains, class_weights=class_weights)
     callbacks = [StagedFinetuning(Schedule([Stage(["*"])])), fitted, SuspectsFile(folder, fitted)]
     trainer = pl.Trainer(max_epochs=1 if path is None else 2, callbacks=callbacks, **QUIET)
     trainer.fit(model(), source, ckpt_path=path, weights_only=False)
@@ -29,7 +29,7 @@ def written(folder, source, path=None, *, trains=False, l2=L2_PENALTIES):
 @pytest.fixture
 def all_listed(monkeypatch):
     """List every held-out example, with its place as its probability."""
-    found = lambda held_out: [  # noqa: E731
+    found = lambda held_out, class_weights: [  # noqa: E731
         Suspect(place, label, (label + 1) % 3, 0.0, 1.0)
         for place, label in zip(held_out.places.tolist(), held_out.labels.tolist(), strict=True)
     ]
@@ -52,7 +52,7 @@ def test_places_are_those_of_the_whole_split_where_the_head_is_fitted_on_a_share
 
 
 def test_a_file_without_rows_has_a_header_and_no_line_and_without_held_out_examples_there_is_none(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(suspects_file, "suspects_of", lambda held_out: [])
+    monkeypatch.setattr(suspects_file, "suspects_of", lambda held_out, class_weights: [])
     assert written(tmp_path, data())[1] == [] and "mislabelled" not in capsys.readouterr().out
     assert written(tmp_path / "single", data(), l2=[0.1])[1] is None
 
@@ -60,5 +60,12 @@ def test_a_file_without_rows_has_a_header_and_no_line_and_without_held_out_examp
 def test_a_run_that_resumes_training_keeps_the_file(tmp_path, all_listed, monkeypatch):
     trainer, rows = written(tmp_path, data(), trains=True)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
-    monkeypatch.setattr(suspects_file, "suspects_of", lambda held_out: [])
+    monkeypatch.setattr(suspects_file, "suspects_of", lambda held_out, class_weights: [])
     assert written(tmp_path, data(), tmp_path / "a.ckpt", trains=True)[1] == rows
+
+
+def test_the_weights_with_which_the_head_was_fitted_are_undone(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(suspects_file, "suspects_of", lambda held_out, class_weights: given.append(class_weights) or [])
+    written(tmp_path, data(), class_weights=[1.0, 2.0, 0.5])
+    assert given == [[1.0, 2.0, 0.5]]

@@ -30,13 +30,13 @@ class SuspectsFile(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file, in the first process."""
-        held_out = self.fitted.probe and self.fitted.probe.held_out_logits
-        if not trainer.is_global_zero or not held_out:
+        probe = self.fitted.probe
+        if not trainer.is_global_zero or probe is None or (held_out := probe.held_out_logits) is None:
             return
         data = datamodule_of(trainer)
         read, _, _ = self.fitted.reads(trainer, data)
         whole = data.images if isinstance(data, FeatureData) else data
-        suspects, names = suspects_of(held_out), read.class_names
+        suspects, names = suspects_of(held_out, probe.parts[0].class_weights), read.class_names
         rows = rows_of(suspects, read.collection.splits["train"], whole.collection.splits["train"], names)
         write_suspects(self.folder, rows)
         if rows:
