@@ -7,7 +7,7 @@ The scores of a head that is only fitted are out of fold (cross-conformal, Vovk 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, inf
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -29,6 +29,15 @@ class Calibration:
 
     scores: Tensor
 
+    @classmethod
+    def of(cls, scores: Tensor) -> Self:
+        """The calibration with scores (N,) in any order, see `own_scores`. Of more than `MAX_SCORES`, some quantiles are kept."""
+        scores = scores.sort().values
+        if len(scores) > MAX_SCORES:  # ranks as far apart: a rank among those that are kept is at least the same one among all
+            ranks = [ceil((len(scores) + 1) * i / (MAX_SCORES + 1)) for i in range(1, MAX_SCORES + 1)]
+            scores = scores[torch.tensor(ranks) - 1]
+        return cls(scores)
+
     def threshold(self, coverage: float) -> float:
         """The largest score of a class in a set: of n scores that of rank ceil((n + 1) coverage), so that a set holds the label of a new
         example with at least this probability; infinite where n is too small.
@@ -41,14 +50,14 @@ class Calibration:
         return with_format({"scores": self.scores})
 
 
+def own_scores(logits: Tensor, labels: Tensor) -> Tensor:
+    """The scores of logits (N, K) for their own labels, class numbers (N,): float32 (N,)."""
+    return (1 - logits.double().softmax(dim=1).gather(1, labels[:, None])[:, 0]).float().cpu()
+
+
 def calibration_of(logits: Tensor, labels: Tensor) -> Calibration:
-    """The calibration of logits (N, K) of held-out examples with class numbers (N,). Of more than `MAX_SCORES`, some quantiles are kept."""
-    own = logits.double().softmax(dim=1).gather(1, labels[:, None])[:, 0]
-    scores = (1 - own).float().cpu().sort().values
-    if len(scores) > MAX_SCORES:  # ranks as far apart: a rank among those that are kept is at least the same one among all
-        ranks = [ceil((len(scores) + 1) * i / (MAX_SCORES + 1)) for i in range(1, MAX_SCORES + 1)]
-        scores = scores[torch.tensor(ranks) - 1]
-    return Calibration(scores)
+    """The calibration of logits (N, K) of held-out examples with class numbers (N,)."""
+    return Calibration.of(own_scores(logits, labels))
 
 
 def read_calibration(checkpoint: Mapping[str, Any], file: object) -> Calibration | None:

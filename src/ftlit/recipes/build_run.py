@@ -84,7 +84,8 @@ def build(cfg: DictConfig) -> Run:
         compile_layers(backbone, head)
     recorder = Recorder(cfg.paths.run) if cfg.report else None
     suspects = SuspectsFile(cfg.paths.run, probe_head) if probe_head and only_fits else None
-    own = [callback for callback in (StagedFinetuning(schedule), probe_head, suspects, recorder, ValScores()) if callback is not None]
+    scores = None if only_fits else ValScores()
+    own = [callback for callback in (StagedFinetuning(schedule), probe_head, suspects, recorder, scores) if callback is not None]
     configured = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
     trainer = build_trainer(cfg, callbacks=[*own, *configured], logger=build_loggers(cfg.logger))
     use_checked_checkpoints(trainer)

@@ -9,11 +9,13 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from ftlit.files import WriteError
 from ftlit.inference.novelty import KEY as SUBSPACE
 from ftlit.inference.novelty import MAX_IMAGES, feature_subspace
 from ftlit.inference.prediction_sets import KEY as CALIBRATION
-from ftlit.inference.prediction_sets import calibration_of
+from ftlit.inference.prediction_sets import Calibration, own_scores
 from ftlit.lit.checkpoint_io import writes_atomically
+from ftlit.printing import print_line
 from ftlit.tensor_files import load_checkpoint, save_checkpoint
 
 
@@ -24,7 +26,7 @@ class ValScores(Callback):
     """
 
     def __init__(self) -> None:
-        self._batches: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._batches: list[tuple[Tensor, Tensor]] = []
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Discard the outputs of an earlier validation."""
@@ -33,25 +35,31 @@ class ValScores(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Keep logits, targets and features of a batch, if no training is in progress."""
+        """Keep the scores of a batch and some of its features, if no training is in progress."""
         if trainer.state.fn == "validate" and isinstance(outputs, Mapping):
             most = max(1, ceil(MAX_IMAGES / trainer.num_val_batches[0]))  # some of each batch
-            logits, features = (outputs[name].detach().float().cpu() for name in ("logits", "features"))
-            self._batches.append((logits, outputs["targets"].cpu(), features[:most]))
+            logits, targets = (outputs[name].detach().cpu() for name in ("logits", "targets"))
+            scores = own_scores(logits.float(), targets) if targets.ndim == 1 else torch.zeros(0)
+            self._batches.append((scores, outputs["features"].detach()[:most].to("cpu", torch.float32, copy=True)))
 
     def add_to(self, path: Path, trainer: Trainer) -> None:
-        """Add the scores and the subspace to a checkpoint file, in the first process. Data with several labels have no scores."""
-        batches = self._batches
+        """Add the scores and the subspace to a checkpoint file, in the first process, and forget them. Data with several labels have no
+        scores. The results of a run do not need them: where the file cannot be written, it stays as it is, and a note says so.
+        """
+        batches, self._batches = self._batches, []
         if trainer.world_size > 1:
-            gathered: list[list[tuple[Tensor, Tensor, Tensor]]] | None = [[]] * trainer.world_size if trainer.is_global_zero else None
+            gathered: list[list[tuple[Tensor, Tensor]]] | None = [[]] * trainer.world_size if trainer.is_global_zero else None
             torch.distributed.gather_object(batches, gathered)
             batches = [batch for own in gathered or [] for batch in own]
         if not batches or not trainer.is_global_zero or not path.is_file() or not writes_atomically(trainer):
             return
-        logits, targets, features = (torch.cat(tensors) for tensors in zip(*batches, strict=True))
+        scores, features = (torch.cat(tensors) for tensors in zip(*batches, strict=True))
         found = {}
-        if targets.ndim == 1 and len(targets) and logits.isfinite().all():
-            found[CALIBRATION] = calibration_of(logits, targets).record()
-        if len(targets) and (subspace := feature_subspace(features)) is not None:
+        if len(scores) and scores.isfinite().all():
+            found[CALIBRATION] = Calibration.of(scores).record()
+        if len(features) and (subspace := feature_subspace(features)) is not None:
             found[SUBSPACE] = subspace.record()
-        save_checkpoint({**load_checkpoint(path), **found}, path)
+        try:
+            save_checkpoint({**load_checkpoint(path), **found}, path)
+        except WriteError as error:
+            print_line(f"note: {error}; without the scores of val, ftlit predict gives no prediction sets for this run")
