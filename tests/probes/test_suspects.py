@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from ftlit.probes import suspects
 from ftlit.probes.head_probe import HeldOutLogits
 from ftlit.probes.linear_probe import fit_probe
 from ftlit.probes.suspects import MIN_ODDS, suspects_of
@@ -22,10 +21,9 @@ def test_examples_are_listed_by_the_odds_against_their_label_the_least_probable_
     assert 0.87 < MIN_ODDS * 0.11 and 0.9 > MIN_ODDS * 0.08
 
 
-def test_no_more_than_the_limit_are_listed_and_equal_ones_by_their_place(monkeypatch):
-    monkeypatch.setattr(suspects, "MAX_SUSPECTS", 2)
+def test_equally_probable_ones_are_listed_by_their_place():
     found = suspects_of(held_out([[0.01, 0.99]] * 3, [0, 0, 0], places=[5, 2, 4]))
-    assert [own.place for own in found] == [2, 4]
+    assert [own.place for own in found] == [2, 4, 5]
 
 
 def test_only_planted_labels_are_listed_and_most_of_them():

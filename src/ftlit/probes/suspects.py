@@ -8,7 +8,6 @@ import torch
 from ftlit.probes.head_probe import HeldOutLogits
 
 MIN_ODDS = 9.0  # of another class against the given one, for an example to be listed; measured by benchmarks/suspects.py
-MAX_SUSPECTS = 500
 
 
 @dataclass(frozen=True)
@@ -40,9 +39,6 @@ def suspects_of(held_out: HeldOutLogits, class_weights: Sequence[float] | None =
         held_out: of a head whose logits give probabilities (softmax).
         class_weights: of each class in the loss with which the head was fitted. They multiply the odds of a class by its weight, which is
             undone here: else correct labels of frequent classes, whose weights are small, would be listed.
-
-    Returns:
-        At most `MAX_SUSPECTS`.
     """
     logits = held_out.logits.double()
     if class_weights is not None:
@@ -51,6 +47,6 @@ def suspects_of(held_out: HeldOutLogits, class_weights: Sequence[float] | None =
     own = probabilities.gather(1, held_out.labels[:, None])[:, 0]
     best = probabilities.max(dim=1)
     listed = torch.nonzero(best.values >= MIN_ODDS * own)[:, 0]
-    rows = sorted(listed.tolist(), key=lambda row: (float(own[row]), int(held_out.places[row])))[:MAX_SUSPECTS]
+    rows = sorted(listed.tolist(), key=lambda row: (float(own[row]), int(held_out.places[row])))
     numbers, shares = (held_out.places, held_out.labels, best.indices), (own, best.values)
     return [Suspect(*(int(values[row]) for values in numbers), *(float(values[row]) for values in shares)) for row in rows]

@@ -7,6 +7,7 @@ import pytest
 from test_probe_head import L2_PENALTIES, QUIET, data, model
 
 from ftlit import FitProbeHead, Schedule, Stage, StagedFinetuning
+from ftlit.data.dataset import Examples
 from ftlit.lit.callbacks import suspects_file
 from ftlit.lit.callbacks.suspects_file import SuspectsFile
 from ftlit.probes.layer_probes import LayerProbes
@@ -49,6 +50,21 @@ def test_places_are_those_of_the_whole_split_where_the_head_is_fitted_on_a_share
     places = {int(row["place"]) for row in rows}
     assert len(places) == len(rows) == 15 and max(places) >= 15
     assert all(row["label"] == "abc"[int(row["place"]) % 3] for row in rows)
+
+
+def test_of_more_than_the_limit_all_are_counted_and_the_least_probable_listed(tmp_path, capsys, monkeypatch, all_listed):
+    monkeypatch.setattr(suspects_file, "MAX_SUSPECTS", 7)
+    _, rows = written(tmp_path, data())
+    line = "30 of 30 training images are possibly mislabelled, the 7 least probable are listed: "
+    assert len(rows) == 7 and line in capsys.readouterr().out
+
+
+def test_each_of_several_examples_with_equal_sources_has_its_own_place():
+    whole = Examples(["a", "b", "a", "a", "b", "a"], [(label,) for label in (0, 1, 2, 0, 0, 0)], str)
+    chosen = [0, 2, 3, 4]
+    suspects = [Suspect(place, whole.labels[chosen[place]][0], 1, 0.1, 0.9) for place in range(4)]
+    rows = suspects_file.rows_of(suspects, whole.subset(chosen), whole, ["x", "y", "z"])
+    assert [(row.place, row.item, row.label) for row in rows] == [(0, "a", "x"), (2, "a", "z"), (3, "a", "x"), (4, "b", "x")]
 
 
 def test_a_file_without_rows_has_a_header_and_no_line_and_without_held_out_examples_there_is_none(tmp_path, capsys, monkeypatch):

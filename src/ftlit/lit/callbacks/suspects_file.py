@@ -1,5 +1,6 @@
 """SuspectsFile: write `suspects.csv`, the training examples whose held-out predictions contradict their label."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -13,9 +14,11 @@ from ftlit.probes.suspects import Suspect, suspects_of
 from ftlit.report.contents import SuspectRow
 from ftlit.report.run_files import SUSPECTS, write_suspects
 
+MAX_SUSPECTS = 500  # in the file
+
 
 class SuspectsFile(Callback):
-    """Writes `suspects.csv` once the head is fitted, and prints how many training examples it lists, if any.
+    """Writes `suspects.csv` once the head is fitted, and prints how many training examples are possibly mislabelled, if any.
 
     Examples of val are not in it: they are not held out in the cross-validation. A resumed run whose head is that of its checkpoint keeps
     the file of its first part.
@@ -37,12 +40,14 @@ class SuspectsFile(Callback):
         read, _, _ = self.fitted.reads(trainer, data)
         whole = data.images if isinstance(data, FeatureData) else data
         suspects, names = suspects_of(held_out, probe.parts[0].class_weights), read.class_names
-        rows = rows_of(suspects, read.collection.splits["train"], whole.collection.splits["train"], names)
+        rows = rows_of(suspects[:MAX_SUSPECTS], read.collection.splits["train"], whole.collection.splits["train"], names)
         write_suspects(self.folder, rows)
         if rows:
             noun, number = read.input_spec.noun, len(held_out.labels)
-            are = "is" if len(rows) == 1 else "are"
-            print(f"{len(rows)} of {number:,} training {noun} {are} possibly mislabelled: {self.folder / SUSPECTS}", flush=True)
+            are = "is" if len(suspects) == 1 else "are"
+            which = f", the {len(rows)} least probable are listed" if len(rows) < len(suspects) else ""
+            text = f"{len(suspects):,} of {number:,} training {noun} {are} possibly mislabelled{which}"
+            print(f"{text}: {self.folder / SUSPECTS}", flush=True)
 
 
 def rows_of(suspects: list[Suspect], read: Examples, whole: Examples, class_names: list[str]) -> list[SuspectRow]:
@@ -54,9 +59,19 @@ def rows_of(suspects: list[Suspect], read: Examples, whole: Examples, class_name
         whole: the training split, which holds them.
         class_names: class number -> name.
     """
-    place_of = {} if len(read) == len(whole) else {str(source): place for place, source in enumerate(whole.sources)}
-    places = [place_of[str(read.sources[own.place])] if place_of else own.place for own in suspects]
+    places_in_whole = _places(read, whole)
+    places = [places_in_whole[own.place] for own in suspects]
     return [
         SuspectRow(item, class_names[own.label], class_names[own.suggested], own.probability, own.suggested_probability, place)
         for own, place, item in zip(suspects, places, items_of(whole, places), strict=True)
     ]
+
+
+def _places(read: Examples, whole: Examples) -> Sequence[int]:
+    """The place in `whole` of each example of `read`. Of several with equal sources, such as equal texts, each has one of its own label."""
+    if len(read) == len(whole):
+        return range(len(read))
+    found: dict[tuple[str, tuple[int, ...]], list[int]] = {}
+    for place in reversed(range(len(whole))):
+        found.setdefault((str(whole.sources[place]), whole.labels[place]), []).append(place)
+    return [found[str(source), label].pop() for source, label in zip(read.sources, read.labels, strict=True)]
