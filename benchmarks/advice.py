@@ -196,6 +196,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=count, default=3)
     parser.add_argument("--out", type=Path, help="JSON file")
     given = parser.parse_args()
+    given.work.mkdir(parents=True, exist_ok=True)
     with interruptible():
         rows = [row for cell in given.cells.split(",") for row in measured(given.data, given.work, cell, given.seeds)]
     if given.out:

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import advice
 import batchnorm
 import calibration
 import cuts
@@ -54,6 +55,11 @@ def of_quality(found: dict[str, Any]) -> str:
 def of_cuts(found: dict[str, Any]) -> str:
     """The table of cuts for a linear probe."""
     return f"{cuts.table(found['rows'])}\n\n{found['options']['draws']} draws. {measured(found['machine'])}"
+
+
+def of_advice(found: dict[str, Any]) -> str:
+    """Regrets of the rule of `scenario=auto` and of simple ones."""
+    return f"{advice.table(found['rows'])}\n\n{found['options']['seeds']} seeds. {measured(found['machine'])}"
 
 
 def of_heads(found: dict[str, Any]) -> str:
@@ -116,6 +122,7 @@ def measured(machine: dict[str, Any], others: dict[str, str] | None = None) -> s
 SECTIONS = {
     "faults": of_faults,
     "cuts": of_cuts,
+    "advice": of_advice,
     "heads": of_heads,
     "suspects": of_suspects,
     "calibration": of_calibration,

@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch import Callback
 from omegaconf import DictConfig
 from torch import nn
 
 from ftlit.finetuning.presets import head_only
 from ftlit.finetuning.schedule import Schedule, with_batchnorm
-from ftlit.formats import read_json, write_json
 from ftlit.inference.record import Record
 from ftlit.lit.callbacks.best_checkpoint import BestCheckpoint
 from ftlit.lit.callbacks.probe_head import MAX_IMAGES, FitProbeHead
 from ftlit.lit.callbacks.recorder import Recorder
 from ftlit.lit.callbacks.suspects_file import SuspectsFile
+from ftlit.lit.checkpoint_io import use_checked_checkpoints
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.module import FineTuner
 from ftlit.lit.staged_finetuning import StagedFinetuning
@@ -33,10 +34,25 @@ from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.run.head import head_arguments, recorded_head
 from ftlit.recipes.run.parts import batchnorm_policy
 from ftlit.recipes.run.trainer import build_trainer
+from ftlit.run_folder import RUN, RUN_STATE
 from ftlit.seeding import kept_random_state
 
-NAME = "linear_probe"  # of its checkpoint, its results, and their keys in `result.json`
+NAME = "linear_probe"  # of its checkpoint, and in front of its results in `result.json`
+ACCURACY = "val/accuracy"
+METRICS = (ACCURACY, "val/f1", "val/loss")  # that a baseline has
 Results = dict[str, float]
+
+
+class RunIdentity(Callback):
+    """Writes the digest that identifies a run to the checkpoints of its baseline, as `LastCheckpoint` does to the others."""
+
+    def __init__(self) -> None:
+        self.run: str | None = None
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the digest."""
+        if self.run is not None:
+            checkpoint[RUN_STATE] = {RUN: self.run}
 
 
 @dataclass(frozen=True)
@@ -48,24 +64,24 @@ class Baseline:
     trainer: pl.Trainer
     probe_head: FitProbeHead
     recorder: Recorder | None
+    identity: RunIdentity
 
-    def fit(self, folder: Path) -> Results:
-        """Fit the head, validate it, refit it on train + val where `FitProbeHead` does, save it, and test it; write the results.
+    def fit(self, folder: Path, run: str | None) -> Results:
+        """Fit the head, validate it, refit it on train + val where `FitProbeHead` does, save it, and test it.
 
         Random states of the run stay as they are.
 
         Args:
             folder: of the run.
+            run: the digest that identifies it.
 
         Returns:
             Metrics on val, before the refit, and on test.
         """
+        self.identity.run = run
         with kept_random_state():
             self.trainer.fit(self.model, self.data)
-            results = evaluate_fitted(self.trainer, self.model, self.data, self.probe_head, [checkpoint_in(folder)])
-        if self.trainer.is_global_zero:
-            write_json(folder / f"{NAME}.json", results)
-        return results
+            return evaluate_fitted(self.trainer, self.model, self.data, self.probe_head, [checkpoint_in(folder)])
 
     def start_for(self, head: nn.Module) -> HeadProbe | None:
         """The fitted probe for another head: the whole one if it reads the same cuts, else its part of the last cut, if there is one."""
@@ -76,8 +92,8 @@ class Baseline:
         return None if part is None else HeadProbe([part], views=probe.views, score=part.score, class_weights=probe.class_weights)
 
 
-def compares(trainer: pl.Trainer, probe_head: FitProbeHead | None) -> bool:
-    """Whether a run has a baseline: layers train from a head that is fitted, in more than a trial run."""
+def may_compare(trainer: pl.Trainer, probe_head: FitProbeHead | None) -> bool:
+    """Whether a run can have a baseline: layers train from a head that is fitted, in more than a trial run."""
     return probe_head is not None and probe_head.trains and not is_trial_run(trainer)
 
 
@@ -93,15 +109,22 @@ def build_baseline(cfg: DictConfig, backbone: Backbone, images: Any, base: Recor
     schedule = _schedule(cfg, backbone)
     arguments = head_arguments(cfg, backbone, schedule)
     head = instantiate(cfg.head, **arguments, num_classes=images.num_classes)
+    weights, identity = class_weights_of(cfg, images), RunIdentity()
+    probe_head = FitProbeHead("head", instantiate(cfg.probe), trains=False, class_weights=weights)
+    recorder = Recorder(cfg.paths.run) if cfg.report else None
+    callbacks: list[Callback | None] = [StagedFinetuning(schedule), probe_head, identity, recorder]
+    if (count := len(images.collection.splits["train"])) > MAX_IMAGES:
+        images = images.with_share(MAX_IMAGES / count)
+    else:  # of all images: their places are those of the run
+        callbacks.append(SuspectsFile(cfg.paths.run, probe_head))
+    if progress := cfg.callbacks.get("progress"):
+        callbacks.append(instantiate(progress))
     data = instantiate(cfg.cache)(images, pooled=True) if isinstance(images, ImageData) else images
     model = build_module(cfg, backbone, head, data, schedule, recorded_head(cfg, arguments), base)
-    weights = class_weights_of(cfg, images)
-    probe_head = FitProbeHead("head", instantiate(cfg.probe), trains=False, most_images=MAX_IMAGES, class_weights=weights)
-    recorder = Recorder(cfg.paths.run) if cfg.report else None
-    suspects = SuspectsFile(cfg.paths.run, probe_head)
-    own = [callback for callback in (StagedFinetuning(schedule), probe_head, suspects, recorder) if callback is not None]
+    own = [callback for callback in callbacks if callback is not None]
     trainer = build_trainer(cfg, callbacks=own, logger=False, enable_checkpointing=False)
-    return Baseline(model, data, trainer, probe_head, recorder)
+    use_checked_checkpoints(trainer)
+    return Baseline(model, data, trainer, probe_head, recorder, identity)
 
 
 def _schedule(cfg: DictConfig, backbone: Backbone) -> Schedule:
@@ -113,22 +136,27 @@ def checkpoint_in(folder: Path) -> Path:
     return folder / "checkpoints" / f"{NAME}.ckpt"
 
 
-def results_in(folder: Path) -> Results | None:
-    """The results of the baseline in the folder of a run; `None` where there are none. Raises `UserError` for a damaged file."""
-    path = folder / f"{NAME}.json"
-    return read_json(path, remedy="remove it; only the comparison with the linear probe is lost") if path.is_file() else None
-
-
-def propose(trainer: pl.Trainer, folder: Path, results: Results, val_images: int) -> None:
-    """Let the trainer's best checkpoint begin with the baseline, where it is judged by a metric that the baseline has.
-
-    An epoch must be more accurate by a standard error of the baseline's accuracy on val: the best of many epochs is better by chance, and
-    the baseline has been refitted on val too (the one-standard-error rule of Breiman et al. 1984, section 3.4.3).
-    """
+def judged_by(trainer: pl.Trainer) -> BestCheckpoint | None:
+    """The callback that keeps the baseline or an epoch; `None` where the best epoch is chosen in another way, or not at all."""
     best = find_callback(trainer, BestCheckpoint)
-    if best is not None and best.monitor in results:
-        value = results[best.monitor]
-        margin = sqrt(max(0.0, value * (1 - value)) / max(1, val_images)) if best.monitor == "val/accuracy" else 0.0
+    return best if best is not None and best.save_top_k == 1 and best.monitor in METRICS else None
+
+
+def propose(trainer: pl.Trainer, folder: Path, results: Results, val_images: float) -> None:
+    """Let the trainer's best checkpoint begin with the baseline.
+
+    An epoch must be more accurate by a standard error of the baseline's accuracy: the best of many epochs is often better by chance only,
+    and the baseline has been refitted on val too (after the one-standard-error rule of Breiman et al. 1984, section 3.4.3).
+
+    Args:
+        trainer: of the run.
+        folder: of the run.
+        results: of the baseline.
+        val_images: number of images that its accuracy is the share of.
+    """
+    if best := judged_by(trainer):
+        value = results[str(best.monitor)]
+        margin = sqrt(max(0.0, value * (1 - value)) / max(1.0, val_images)) if best.monitor == ACCURACY else 0.0
         best.begin_with(checkpoint_in(folder), value, margin)
 
 

@@ -20,7 +20,7 @@ from ftlit.lit.module import FineTuner
 from ftlit.lit.staged_finetuning import StagedFinetuning
 from ftlit.lit.strategies import SHARDED, compile_layers
 from ftlit.models.batchnorm_fold import batchnorm_to_affine
-from ftlit.recipes.baseline import Baseline, build_baseline, compares
+from ftlit.recipes.baseline import Baseline, build_baseline, may_compare
 from ftlit.recipes.build_module import build_module
 from ftlit.recipes.config.check_values import AFFINE, check_until
 from ftlit.recipes.config.class_weights import class_weights_of
@@ -55,8 +55,16 @@ class Run:
         return self.probe_head is None or self.probe_head.trains
 
 
-def build(cfg: DictConfig) -> Run:
-    """Build all parts of a run. Raises `UserError`: mistakes are found here, before any training."""
+def build(cfg: DictConfig, *, compares: bool = True) -> Run:
+    """Build all parts of a run.
+
+    Args:
+        cfg: the composed config.
+        compares: whether a run that trains layers has a baseline.
+
+    Raises:
+        UserError: mistakes are found here, before any training.
+    """
     bind(cfg)  # first: `checkpoint_of` reads values as they are given
     resume_from = checkpoint_of(cfg)
     with first_ahead("parts", cfg.rank_timeout):  # it may hash many files; the others find the hashes
@@ -97,7 +105,7 @@ def build(cfg: DictConfig) -> Run:
         resume_from = None  # the head is fitted again, and its rows of metrics are written again
     else:
         check_batches(trainer, data)
-    baseline = build_baseline(cfg, backbone, images, base) if compares(trainer, probe_head) else None
+    baseline = build_baseline(cfg, backbone, images, base) if compares and may_compare(trainer, probe_head) else None
     return Run(model, data, schedule, trainer, resume_from, probe_head, recorder, baseline)
 
 

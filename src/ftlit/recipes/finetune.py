@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from math import isnan
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -20,7 +21,7 @@ from ftlit.lit.resumed_checkpoint import check_last
 from ftlit.lit.strategies import compiled_layers_allowed
 from ftlit.lit.trainer_internals import find_callback
 from ftlit.models.heads import head_cuts
-from ftlit.recipes.baseline import NAME, Results, evaluate_fitted, propose, results_in
+from ftlit.recipes.baseline import ACCURACY, NAME, Results, evaluate_fitted, judged_by, propose
 from ftlit.recipes.build_run import Run, build, plan_of
 from ftlit.recipes.console.plan_rows import plan_rows, print_plan
 from ftlit.recipes.console.results_table import print_results
@@ -31,7 +32,7 @@ from ftlit.recipes.run.feature_setup import head_feature_bytes
 from ftlit.recipes.run.launched import first_ahead
 from ftlit.recipes.run.loggers import begin_loggers
 from ftlit.recipes.run.resume import alone_in, checkpoint_of
-from ftlit.recipes.run.time_estimates import estimate_run
+from ftlit.recipes.run.time_estimates import estimate_run, limited
 from ftlit.recipes.run.trainer import describe_fit, lost_processes
 from ftlit.recipes.run.training_steps import rates_of, steps_per_epoch
 from ftlit.run_folder import write_result
@@ -72,7 +73,7 @@ def fit(cfg: DictConfig, run: Run) -> float:
                 vectors = fitted.probe_head.train_vectors if fitted.probe_head else None
                 similar = artifacts.Similar(run.model.backbone, vectors) if vectors else None
                 artifacts.write_run_report(cfg, run.data, recorder.tested, recorder.features, similar)
-    return results["val/accuracy"]
+    return _score(run, results)
 
 
 def _begin(cfg: DictConfig, run: Run, plan: Plan) -> None:
@@ -101,10 +102,12 @@ def _facts(cfg: DictConfig, run: Run, plan: Plan, inputs: Sequence[StageInput]) 
     per_epoch = steps_per_epoch(run.trainer, run.data)
     epochs = -(-plan.steps // per_epoch) if plan.steps and per_epoch else None
     spans = [] if not run.trains else None if epochs is None else run.schedule.spans(epochs)
+    parts = run.trainer, run.model.backbone, run.data, plan, spans, inputs
     return RunFacts(
         describe_devices(run.trainer),
         fits_head=fits_head,
         has_baseline=run.baseline is not None,
+        baseline_competes=run.baseline is not None and judged_by(run.trainer) is not None,
         head_cuts=head_cuts(run.model.head),
         fitted_cuts=head_cuts(fitted.model.head),
         views=views,
@@ -114,20 +117,21 @@ def _facts(cfg: DictConfig, run: Run, plan: Plan, inputs: Sequence[StageInput]) 
         processes=run.trainer.world_size,
         steps_per_epoch=per_epoch,
         rates=rates_of(run.model, run.trainer, run.data) if run.trains else None,
-        seconds=None if cfg.compile else estimate_run(run.trainer, run.model.backbone, run.data, plan, spans, inputs, head_passes=passes),
+        seconds=None if cfg.compile else estimate_run(*parts, head_passes=passes, tests=1 if run.baseline is None else 2),
     )
 
 
 def _fit_baseline(cfg: DictConfig, run: Run) -> Results | None:
-    """Fit the baseline and start training from its head; of a run that is resumed, read its results. `None`: the run has none."""
-    folder = Path(cfg.paths.run)
+    """Fit the baseline and start training from its head; `None`: the run has none. A run that is resumed fits it again, on cached features,
+    while the backbone has the weights that it had then.
+    """
+    folder, last = Path(cfg.paths.run), find_callback(run.trainer, LastCheckpoint)
     if run.baseline is None or run.probe_head is None:
         return None
-    if run.resume_from:
-        return results_in(folder)
-    results = run.baseline.fit(folder)
+    results = run.baseline.fit(folder, last.run if last else None)
     run.probe_head.given = run.baseline.start_for(run.model.head)
-    propose(run.trainer, folder, results, sum(run.data.counts["val"].values()))
+    number = sum(run.data.counts["val"].values())
+    propose(run.trainer, folder, results, limited(number, run.data.batch_size, run.trainer.limit_val_batches))
     return results
 
 
@@ -136,10 +140,9 @@ def _evaluate(cfg: DictConfig, run: Run, baseline: Results | None) -> Results:
     checkpoints = Path(cfg.paths.run, "checkpoints")
     if run.probe_head and not run.trains:
         return evaluate_fitted(run.trainer, run.model, run.data, run.probe_head, [checkpoints / "last.ckpt", checkpoints / "best.ckpt"])
+    if baseline and _keeps_baseline(run):
+        return baseline
     best = getattr(run.trainer.checkpoint_callback, "best_model_path", None) or None
-    if run.baseline and baseline and _keeps_baseline(run):  # its val metrics are those before the refit
-        test = run.baseline.trainer.test(run.baseline.model, run.baseline.data, ckpt_path=best, weights_only=True, verbose=False)[0]
-        return {**baseline, **test}
     val = run.trainer.validate(run.model, run.data, ckpt_path=best, weights_only=True, verbose=False)[0]
     if best is not None and (scores := find_callback(run.trainer, ValScores)):
         scores.add_to(Path(best), run.trainer)
@@ -150,6 +153,13 @@ def _keeps_baseline(run: Run) -> bool:
     """Whether no epoch was clearly better than the baseline."""
     best = find_callback(run.trainer, BestCheckpoint)
     return run.baseline is not None and best is not None and best.keeps_first
+
+
+def _score(run: Run, results: Results) -> float:
+    """The accuracy on val; where the baseline is kept that of the best epoch, so that a search can tell settings of training apart."""
+    best = find_callback(run.trainer, BestCheckpoint)
+    of_epochs = best.best_of_epochs if best and best.monitor == ACCURACY and _keeps_baseline(run) else None
+    return results[ACCURACY] if of_epochs is None or isnan(of_epochs) else of_epochs
 
 
 def _judged(run: Run) -> tuple[dict[str, int], dict[str, str]]:

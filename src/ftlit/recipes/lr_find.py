@@ -48,7 +48,7 @@ def run(cfg: DictConfig) -> float:
     bind(cfg)
     test: RangeTest = instantiate(cfg.lr_find)
     rising = with_rising_rates(cfg)
-    run = build(rising)
+    run = build(rising, compares=False)
     if not run.trains:
         raise UserError("recipe=lr_find does not work with a linear probe, which is fitted without a learning rate: give head=linear")
     curve = record_losses(rising, run, test)

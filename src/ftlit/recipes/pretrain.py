@@ -1,7 +1,6 @@
 """Run `recipe=pretrain`: train a backbone with labels as `finetune` does, or layer by layer without labels, and save its weights."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -39,7 +38,7 @@ def run(cfg: DictConfig) -> float:
         backbone, score = pretrain(cfg)
         first = True
     else:
-        run = replace(build(cfg), baseline=None)  # which keeps the backbone as it was
+        run = build(cfg, compares=False)
         score, backbone, first = finetune.fit(cfg, run), run.model.backbone, run.trainer.is_global_zero
     if first:
         path = save_backbone(backbone, Path(cfg.paths.run, "backbone.safetensors"))

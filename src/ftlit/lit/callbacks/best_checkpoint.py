@@ -68,8 +68,8 @@ class BestCheckpoint(ModelCheckpoint):
 
     @property
     def keeps_first(self) -> bool:
-        """Whether the weights of `begin_with` are better than those of each epoch."""
-        return self._began_with_first and self.best_epoch is None and self.best_of_epochs is not None
+        """Whether the weights of `begin_with` are still the best."""
+        return self._began_with_first and self.best_epoch is None
 
     def begin_with(self, path: Path, value: float, margin: float = 0.0) -> None:
         """Take weights for the best so far, which are copied when training begins, unless it resumes from a checkpoint.
@@ -107,16 +107,17 @@ class BestCheckpoint(ModelCheckpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the weights as they are, if there is no best epoch and training took steps."""
         super().on_train_end(trainer, pl_module)
-        unjudged = not self.best_model_path or (self._began_with_first and self.best_of_epochs is None)
-        if unjudged and trainer.global_step and not is_trial_run(trainer):
+        if not self.best_model_path and trainer.global_step and not is_trial_run(trainer):
             self.best_model_path = self.format_checkpoint_name({})
             trainer.save_checkpoint(self.best_model_path, self.save_weights_only)
 
     def describe(self) -> str:
         """The weights that are kept, in words."""
         if self.keeps_first:
-            why = f"because no epoch was clearly better by {self.monitor} (best: {self.best_of_epochs:.4f})"
-            return f"the results are from the linear probe, {why}"
+            why = "no epoch was validated during training (callbacks.best=null keeps the last weights)"
+            if self.best_of_epochs is not None:
+                why = f"no epoch was clearly better by {self.monitor} (best: {self.best_of_epochs:.4f})"
+            return f"the results are from the linear probe, because {why}"
         if self.best_epoch is None:
             return "no epoch was validated, so the results are from the last weights"
         return f"the results are from epoch {self.best_epoch}, the best by {self.monitor}"

@@ -1,6 +1,5 @@
 """Fit a linear probe as the head before training begins: fine-tuning starts from its optimum (LP-FT, Kumar et al. 2022)."""
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -57,7 +56,6 @@ class FitProbeHead(Callback):
         head: name of the linear layer in the module.
         probing: the kinds and L2 penalties to try.
         trains: whether training follows; otherwise training ends before its first step.
-        most_images: on which the head is fitted if no training follows.
         class_weights: see `fit_probe`; `balanced` is counted on the images that the head is fitted on.
 
     Attributes:
@@ -77,11 +75,9 @@ class FitProbeHead(Callback):
         probing: LayerProbes | None = None,
         *,
         trains: bool = True,
-        most_images: float = math.inf,
         class_weights: ClassWeights | None = None,
     ) -> None:
         self.head, self.probing, self.trains, self.class_weights = head, probing or LayerProbes(), trains, class_weights
-        self.most_images = MAX_IMAGES if trains else most_images
         self.given: HeadProbe | None = None
         self.probe: HeadProbe | None = None
         self.refitted: HeadProbe | None = None
@@ -96,7 +92,7 @@ class FitProbeHead(Callback):
             return
         head = self._head(pl_module)
         if self.given is not None:
-            self.probe = self.given
+            self.probe = replace(self.given, temperature=1.0)
             return _copy(self.probe, head)
         images, fitted_on, views = self.reads(trainer, datamodule_of(trainer))
         cuts = head_cuts(head) or the_backbone(pl_module)[1].cuts[-1:]
@@ -124,7 +120,7 @@ class FitProbeHead(Callback):
         images = check_probe_head(trainer, data)
         limit = trainer.limit_val_batches
         all_of_val = isinstance(limit, float) and limit == 1  # the integer 1 is one batch
-        return not self.trains and all_of_val and images.per_class is None and _train_share(trainer, images, self.most_images) == 1
+        return not self.trains and all_of_val and images.per_class is None and _train_share(trainer, images, trains=self.trains) == 1
 
     def reads(self, trainer: Trainer, data: Any) -> tuple[IndexedImages, list[Split], int]:
         """Return the images on which the head is fitted, a share of these data, their splits that are read, and the number of augmented
@@ -132,7 +128,7 @@ class FitProbeHead(Callback):
         """
         images = check_probe_head(trainer, data)
         fitted_on: list[Split] = ["train", "val"] if self.refits(trainer, data) else ["train"]
-        if (share := _train_share(trainer, images, self.most_images)) < 1:
+        if (share := _train_share(trainer, images, trains=self.trains)) < 1:
             images = images.with_share(share)
         return images, fitted_on, number_of_views(images, () if self.trains else fitted_on)
 
@@ -220,7 +216,11 @@ def _features(
         meet(trainer)
 
 
-def _train_share(trainer: Trainer, images: IndexedImages, most: float) -> float:
-    """Return the share of each class on which the head is fitted, 0 to 1: below 1 for an epoch of fewer images, or more than `most`."""
+def _train_share(trainer: Trainer, images: IndexedImages, *, trains: bool) -> float:
+    """Return the share of each class on which the head is fitted, 0 to 1.
+
+    It is below 1 if an epoch of this trainer has fewer images, or if training follows and there are more than `MAX_IMAGES`.
+    """
     count, limit = len(images.collection.splits["train"]), trainer.limit_train_batches
-    return min(1.0, most / count, limit * images.batch_size / count if isinstance(limit, int) else limit)
+    maximum = MAX_IMAGES if trains else count
+    return min(1.0, maximum / count, limit * images.batch_size / count if isinstance(limit, int) else limit)

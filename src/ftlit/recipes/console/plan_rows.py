@@ -26,6 +26,7 @@ from ftlit.recipes.console.training_row import few_val_note, training_text, unre
 
 PlanRow = tuple[str, str]  # name and text of a row of the plan
 
+START = {"blend": "its part of the last cut", "average": "its part of the last cut", "concat": "a linear probe of the last cut"}
 PLAN_GROUPS = ("scenario", "experiment", "backbone", "head", "loss", "data", "schedule", "optimizer", "lr_scheduler", "cache", "trainer")
 
 
@@ -137,10 +138,9 @@ def _head_text(cfg: DictConfig, data: Any, noun: str, facts: RunFacts) -> str:
         begin = given("schedule.epoch", "schedule.until")
         unused = f", so {' and '.join(begin)} {_is(begin)} ignored" if begin else ""
         if facts.has_baseline:
-            start = (
-                "Training starts from its part of the last cut" if facts.fitted_cuts and not facts.head_cuts else "Training starts from it"
-            )
-            text += f" It is evaluated before training, and it is the result of the run unless an epoch is clearly better on val. {start}."
+            part = "it" if not facts.fitted_cuts or facts.head_cuts else START[cfg.head.combine]
+            competes = ", and it is the result of the run unless an epoch is clearly better on val" if facts.baseline_competes else ""
+            text += f" It is evaluated before training{competes}. Training starts from {part}."
         return f"{text} Stages that train only the head are skipped{unused}; to keep these stages, give head=linear."
     if facts.refits_on_val:
         text += " After validation the head is refitted on train + val; the test score is for the refitted head."

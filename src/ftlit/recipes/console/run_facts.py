@@ -14,6 +14,7 @@ class RunFacts:
         devices: description of the devices and the number format.
         fits_head: whether the head is fitted as a linear probe.
         has_baseline: whether a linear probe is evaluated before training; the facts of a fitted head are then its own.
+        baseline_competes: whether it is the result of the run unless an epoch is clearly better.
         head_cuts: the cuts that the head reads, if these are several.
         fitted_cuts: the cuts that the fitted head reads, if these are several.
         views: augmented views that a fitted head is fitted on besides the plain one.
@@ -29,6 +30,7 @@ class RunFacts:
     devices: str
     fits_head: bool = False
     has_baseline: bool = False
+    baseline_competes: bool = False
     head_cuts: Sequence[str] = ()
     fitted_cuts: Sequence[str] = ()
     views: int = 0

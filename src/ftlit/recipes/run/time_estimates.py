@@ -55,6 +55,7 @@ def estimate_run(
     inputs: Sequence[StageInput],
     *,
     head_passes: int,
+    tests: int,
 ) -> float | None:
     """Seconds of a run in one process on a CPU, at most: no stage begins early, and no features are stored yet.
 
@@ -66,6 +67,7 @@ def estimate_run(
         spans: epochs of each stage; `None`: training has no known end; empty: no gradient training.
         inputs: of each stage; empty: all stages read images.
         head_passes: views of the images that a linear probe is fitted on first, the plain one included; 0: none is fitted.
+        tests: passes over the test images.
 
     Returns:
         `None` on other devices, without a known end, and for data of another kind than ours.
@@ -75,22 +77,24 @@ def estimate_run(
     if not alone_on_cpu or spans is None or images is None or images.batch_overrides or not len(images.collection.splits["train"]):
         return None
     limits = {"train": trainer.limit_train_batches, "val": trainer.limit_val_batches, "test": trainer.limit_test_batches}
-    sizes = {split: _limited(sum(counts.values()), images.batch_size, limits[split]) for split, counts in images.counts.items()}
+    sizes = {split: limited(sum(counts.values()), images.batch_size, limits[split]) for split, counts in images.counts.items()}
     share = shares(backbone, images.input_spec.shape)
     stages = []
     for i, span in enumerate(spans):
         specs = inputs[i].specs if inputs else ()
         frozen = max((share[cut] for cut in _frozen_prefix(backbone, plan.rows, i)), default=0.0)
         stages.append(StageWork(span, frozen, share[specs[-1].cut] if specs else None, bool(inputs) and inputs[i].pixels))
-    return _run_seconds(seconds_per_image(backbone, images, str(trainer.precision)), sizes, stages, head_passes=head_passes)
+    return _run_seconds(seconds_per_image(backbone, images, str(trainer.precision)), sizes, stages, head_passes=head_passes, tests=tests)
 
 
-def _limited(number: int, batch_size: int, limit: float) -> float:
+def limited(number: int, batch_size: int, limit: float) -> float:
     """The images that a limit of Lightning leaves: a number of batches, or a share."""
     return min(number, limit * batch_size) if isinstance(limit, int) else number * limit
 
 
-def _run_seconds(per_image: tuple[float, float], sizes: Mapping[Split, float], stages: Sequence[StageWork], *, head_passes: int) -> float:
+def _run_seconds(
+    per_image: tuple[float, float], sizes: Mapping[Split, float], stages: Sequence[StageWork], *, head_passes: int, tests: int
+) -> float:
     """Seconds of a run: features and the fit of the head from one pass over train and val, the epochs, the test.
 
     Args:
@@ -98,6 +102,7 @@ def _run_seconds(per_image: tuple[float, float], sizes: Mapping[Split, float], s
         sizes: images that are read in each split.
         stages: of gradient training; of two that share an epoch the slower one counts.
         head_passes: views of the images that a linear probe is fitted on first, the plain one included; 0: none is fitted.
+        tests: passes over the test images: two where the linear probe is tested before training.
     """
     loading, forward = per_image
     train, val, test = sizes["train"], sizes["val"], sizes["test"]
@@ -116,7 +121,6 @@ def _run_seconds(per_image: tuple[float, float], sizes: Mapping[Split, float], s
         for epoch in stage.span:
             epochs[epoch] = max(epochs.get(epoch, 0.0), train * step + val * check)
     decoded = loading if any(stage.pixels for stage in stages) else 0.0
-    tests = 1 + bool(stages and head_passes)  # a head that is fitted before training is tested too
     return (extracted + fitted + decoded) * (train + val) + sum(epochs.values()) + from_image * test * tests
 
 
@@ -156,7 +160,7 @@ def costs_of(backbone: Backbone, data: IndexedImages, configs: Mapping[str, Dict
         if not small:
             stages.append(StageWork(range(of_head, epochs), 0.0, None))
         passes = 1 + number_of_views(data, fitted_on) if fits_head else 0
-        yield name, _run_seconds(per_image, sizes, stages, head_passes=passes)
+        yield name, _run_seconds(per_image, sizes, stages, head_passes=passes, tests=1 if small or not fits_head else 2)
 
 
 def epochs_of(cfg: DictConfig, batches: float) -> float:
