@@ -60,7 +60,7 @@ def rows(network, *modes):
 
 def estimate(network, images, spans, layers, **settings):
     trainer = pl.Trainer(max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False)
-    return estimate_run(trainer, network.backbone, images, Plan((), layers, (), ()), spans, [], **{"head_passes": 0} | settings)
+    return estimate_run(trainer, network.backbone, images, Plan((), layers, (), ()), spans, [], **{"head_passes": 0, "tests": 1} | settings)
 
 
 def test_epochs_of_full_training_cost_three_forward_passes_and_the_last_pass_is_the_test(timed):
@@ -92,12 +92,12 @@ def test_the_scenarios_are_estimated_as_their_runs_are(timed):
     assert dict(costs_of(network.backbone, images, configs, "32-true")) == {
         "small_similar": once,
         "small_different": once,
-        "large_similar": once + 3 * (3 * train + val),
+        "large_similar": once + 3 * (3 * train + val) + test,  # its linear probe is tested before training
         "large_different": once + 2 * (3 * train + val),
     }
     frozen, whole = (rows(network, [mode] * len(network.backbone.cuts)) for mode in ("eval", "train"))
     assert estimate(network, images, [], frozen, head_passes=1) == once
-    assert estimate(network, images, [range(3)], whole, head_passes=1) == once + 3 * (3 * train + val)
+    assert estimate(network, images, [range(3)], whole, head_passes=1, tests=2) == once + 3 * (3 * train + val) + test
 
 
 def test_timing_leaves_weights_statistics_modes_and_random_numbers_as_they_are():
@@ -114,12 +114,12 @@ def test_limits_of_the_trainer_count(timed):
     network, images, *_, test = timed
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, limit_train_batches=1, limit_val_batches=0.0)
     layers = rows(network, ["train"] * len(network.backbone.cuts))
-    seconds = estimate_run(trainer, network.backbone, images, Plan((), layers, (), ()), [range(1)], [], head_passes=0)
+    seconds = estimate_run(trainer, network.backbone, images, Plan((), layers, (), ()), [range(1)], [], head_passes=0, tests=1)
     assert seconds == pytest.approx(3 * images.batch_size + test)
-    assert estimate_run(trainer, network.backbone, images, Plan((), layers, (), ()), None, [], head_passes=0) is None
+    assert estimate_run(trainer, network.backbone, images, Plan((), layers, (), ()), None, [], head_passes=0, tests=1) is None
 
 
 def test_stored_pixels_are_decoded_once_and_then_read_in_less_time_than_images():
     stages = [StageWork(range(3), 0.0, None, pixels) for pixels in (False, True)]
-    images, pixels = (_run_seconds((10.0, 1.0), {"train": 10, "val": 5, "test": 0}, [stage], head_passes=0) for stage in stages)
+    images, pixels = (_run_seconds((10.0, 1.0), {"train": 10, "val": 5, "test": 0}, [stage], head_passes=0, tests=1) for stage in stages)
     assert images == 3 * 15 * 10.0 and pixels == pytest.approx(15 * 10.0 + 3 * 15 * 10.0 * PIXEL_LOADING)
