@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import warm
 from paths import ROOT
 from report_data import HOSTILE, run_data_of
@@ -26,6 +27,7 @@ from ftlit.report.run_files import (
     FOLDER,
     STAGES,
     SUSPECTS,
+    SUSPECTS_DIGEST,
     clear,
     read_metrics,
     read_predictions,
@@ -33,7 +35,9 @@ from ftlit.report.run_files import (
     read_suspects,
     remove_suspects,
     write_digests,
+    write_pictures,
     write_predictions,
+    write_run,
     write_stages,
     write_suspects,
 )
@@ -256,6 +260,25 @@ def test_suspects_survive_writing_and_reading_and_a_changed_byte_is_noticed(tmp_
         read_suspects(tmp_path)
     remove_suspects(tmp_path)
     assert read_suspects(tmp_path) is None and [*(tmp_path / FOLDER).iterdir()] == []
+
+
+def test_the_report_leaves_out_a_file_of_suspects_that_the_user_has_edited(tmp_path, capsys):
+    run_data = run_data_of(3)
+    write_run(tmp_path, {"class_names": list(run_data.class_names)})
+    write_suspects(tmp_path, run_data.suspects)
+    write_pictures(tmp_path, "suspected", {"images": torch.zeros(1, 3, 4, 4, dtype=torch.uint8)}, ["a"])
+    write_digests(tmp_path)
+    assert len(read(tmp_path).suspects) == 3 and read(tmp_path).suspected is not None and not capsys.readouterr().out
+    lines = (tmp_path / SUSPECTS).read_text().splitlines(keepends=True)
+    for edited in ("".join([lines[0], *lines[:0:-1][:-1]]), "item;label\na;b\n"):
+        (tmp_path / SUSPECTS).write_text(edited)
+        found = read(tmp_path)
+        assert found.suspects is None and found.suspected is None
+        out = capsys.readouterr().out
+        assert out.startswith(f"note: {tmp_path / SUSPECTS} was edited or is damaged (") and out.count("\n") == 1
+        (tmp_path / FOLDER / SUSPECTS_DIGEST).unlink(
+            missing_ok=True
+        )  # without it an edited table is read; the second one has other columns
 
 
 def test_tables_and_figures_name_the_examples_by_the_noun_of_the_data():

@@ -25,7 +25,7 @@ def read(folder: str | Path) -> RunData:
     if not (folder / FOLDER / RUN).is_file():
         raise UserError(f"{folder} has no {FOLDER}/{RUN}: give the folder of a run that had report=true")
     try:
-        about = files.read_run(folder)
+        about, suspects = files.read_run(folder), files.suspects_or_note(folder)
         return RunData(
             folder,
             about,
@@ -38,8 +38,8 @@ def read(folder: str | Path) -> RunData:
             files.read_pictures(folder, "mistakes"),
             _depths(folder),
             _result(folder),
-            files.read_suspects(folder),
-            files.read_pictures(folder, "suspected"),
+            suspects,
+            None if suspects is None else files.read_pictures(folder, "suspected"),
             files.read_pictures(folder, "nearest"),
         )
     except UserError:  # a damaged file, or a newer format

@@ -28,6 +28,7 @@ from ftlit.files import write_atomically
 from ftlit.fingerprint import of_bytes
 from ftlit.formats import ENCODING, FORMAT, KEY, DamagedFile, JsonObject, read_json, reading, upgraded, write_json
 from ftlit.formatting import harmless
+from ftlit.printing import print_line
 from ftlit.report.contents import Array, Pictures, Predictions, StageRecord, SuspectRow
 from ftlit.run_folder import REPORT
 from ftlit.tensor_files import read_tensors, write_tensors
@@ -145,7 +146,7 @@ def write_suspects(folder: Path, rows: Sequence[SuspectRow]) -> None:
 
 
 def read_suspects(folder: Path) -> list[SuspectRow] | None:
-    """The rows of `suspects.csv`; `None` where there is none."""
+    """The rows of `suspects.csv`; `None` where there is none. Raises `DamagedFile`, also for a file that the user has edited."""
     path = folder / SUSPECTS
     if not path.is_file():
         return None
@@ -153,6 +154,17 @@ def read_suspects(folder: Path) -> list[SuspectRow] | None:
         rows = csv.DictReader(io.StringIO(_checked(path, folder / FOLDER / SUSPECTS_DIGEST).decode(**ENCODING), newline=""))
         kinds: dict[str, Any] = {field.name: field.type for field in fields(SuspectRow)}
         return [SuspectRow(**{name: kind(row[name]) for name, kind in kinds.items()}) for row in rows]
+
+
+def suspects_or_note(folder: Path) -> list[SuspectRow] | None:
+    """See `read_suspects`. A file that was edited, as one does while correcting labels, or damaged gives a note and `None`: the rest of the
+    report is valid.
+    """
+    try:
+        return read_suspects(folder)
+    except DamagedFile as error:
+        print_line(f"note: {error.path} was edited or is damaged ({error.reason}), so the report leaves it out")
+        return None
 
 
 def write_pictures(folder: Path, name: str, tensors: Mapping[str, Tensor], captions: Sequence[str] = ()) -> None:

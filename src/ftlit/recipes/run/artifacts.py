@@ -125,7 +125,7 @@ def _write_tested(cfg: DictConfig, data: Any, tested: Predictions, features: Map
     if images is None or not isinstance(images.input_spec, InputSpec):
         return
     train = images.collection.splits["train"]
-    if suspects := (run_files.read_suspects(folder) or [])[:MAX_IMAGES]:
+    if suspects := (run_files.suspects_or_note(folder) or [])[:MAX_IMAGES]:
         captions = [f"{row.label} ({row.probability:.2f})\n{row.suggested}? ({row.suggested_probability:.2f})" for row in suspects]
         shown = _transformed(train, [row.place for row in suspects], images.transforms["val"], cfg.seed)
         _write_images(folder, "suspected", images.input_spec, shown, captions)
