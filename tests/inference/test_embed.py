@@ -7,10 +7,13 @@ import pytest
 import torch
 from PIL import Image
 from test_predict import command, save_run
+from text_inputs import save_model
 
 from ftlit import extract_features, load, load_backbone
 from ftlit.inference import embed, predict
+from ftlit.inference.embed import network_of
 from ftlit.models.pooling import POOLINGS
+from ftlit.zoo.text_encoders import load_bert
 
 SQUEEZENET = ("squeezenet1_1", "backbone.weights=null", "backbone.input_spec.size=64")
 
@@ -95,6 +98,16 @@ def test_parquet_has_the_same_rows(run, folder, monkeypatch, capsys):
     table, expected = parquet.read_table("x.parquet"), np.load("x.npz")
     assert table["name"].to_pylist() == expected["names"].tolist()
     assert np.array_equal(np.array(table["features"].to_pylist(), np.float32), expected["features"])
+
+
+def test_texts_are_named_by_their_numbers_in_npz_and_a_long_one_does_not_make_the_array_large(tmp_path):
+    pytest.importorskip("transformers")
+    texts = ["short", "what is the " * 3000, "is the"]
+    (tmp_path / "texts.csv").write_text("text\n" + "\n".join(texts) + "\n")
+    network = network_of(load_bert(str(save_model(tmp_path / "model")), max_length=12))
+    assert embed.embed(network, [str(tmp_path / "texts.csv")], embed.EmbedOptions(str(tmp_path / "x.npz"), batch_size=2, workers=0)) == 0
+    names = np.load(tmp_path / "x.npz")["names"]
+    assert names.tolist() == ["0", "1", "2"] and names.nbytes < 100
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,8 @@ def network_of(backbone: Backbone) -> Network:
 def embed(network: Network, paths: Sequence[str], options: EmbedOptions) -> int:
     """Write the pooled features of each input in the order given. Memory does not grow with their number, except by their names.
 
+    A text is its own name; in an `.npz` file its name is its number among the inputs, from 0.
+
     An input that cannot be read has no row in the file; on stderr is a line for each with the reason.
 
     Args:
@@ -109,8 +111,9 @@ def embed(network: Network, paths: Sequence[str], options: EmbedOptions) -> int:
     if options.pooling not in (supported := poolings_of(shape)):
         raise UserError(f"--pooling {options.pooling} does not apply to the features of {cut}: give {' or '.join(supported)}")
     network = on_this_machine(replace(network, backbone=backbone, head=_Pooled(backbone, options.pooling)))
-    examples = NamedInputs(paths, texts=isinstance(spec, TextSpec), column=options.column)
-    width, failed = pooled_size(shape, options.pooling), 0
+    examples = NamedInputs(paths, texts=(texts := isinstance(spec, TextSpec)), column=options.column)
+    width, failed, done = pooled_size(shape, options.pooling), 0, 0
+    numbered = texts and options.suffix == ".npz"  # each element of numpy's array of texts takes the space of the longest
     with WRITERS[options.suffix](Path(options.out).expanduser(), width) as write:
         for batch in input_batches(network, examples, options.batch_size, options.workers, "embedding"):
             names, reasons = batch.names, dict(enumerate(batch.reasons))
@@ -119,7 +122,9 @@ def embed(network: Network, paths: Sequence[str], options: EmbedOptions) -> int:
                 features = network.logits(batch.inputs).float().cpu()
                 finite = features.isfinite().all(dim=1)
                 reasons |= {place: NOT_FINITE for place, good in zip(read, finite.tolist(), strict=True) if not good}
-                write([names[place] for place in read if not reasons[place]], features[finite].numpy())
+                kept = [place for place in read if not reasons[place]]
+                write([str(done + place) if numbered else names[place] for place in kept], features[finite].numpy())
+            done += len(names)
             for name, reason in zip(names, reasons.values(), strict=True):
                 if reason:
                     failed += 1
