@@ -7,9 +7,13 @@ import subprocess
 import sys
 import time
 
+import lightning.pytorch as pl
 import pytest
+import torch
+from torch.utils.data import DataLoader
 
 from ftlit.lit import stop_signals
+from ftlit.lit.callbacks.exact_resume import LastCheckpoint
 from ftlit.lit.stop_signals import DEFAULTS, SIGNALS, STOP_SIGNALS, owned_signals
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signals on Windows")
@@ -90,3 +94,43 @@ def test_a_forked_worker_ends_by_a_signal_of_its_parent_and_by_no_other():
     worker.terminate()
     worker.join(5)
     assert worker.exitcode == 0
+
+
+class Net(pl.LightningModule):
+    """A module whose weight counts the steps, and that sends its process a signal in the third."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number, self.weight = number, torch.nn.Parameter(torch.zeros(1))
+
+    def training_step(self, batch, batch_idx):
+        if batch_idx == 2:
+            send(self.number)
+        return -self.weight.sum()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1.0)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_training_with_a_checkpoint_in_a_program_that_handles_none(tmp_path, number):
+    last = LastCheckpoint(tmp_path / "last.ckpt")
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = pl.Trainer(max_epochs=1, callbacks=[last], accelerator="cpu", **quiet)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        trainer.fit(Net(number), DataLoader(torch.zeros(9, 1)))
+    found = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert found["global_step"] == 3 and found["state_dict"]["weight"].item() == 3.0
+    assert all(signal.getsignal(each) is DEFAULTS[each] for each in SIGNALS if each != signal.SIGINT) and not STOP_SIGNALS.owned
+
+
+def test_handlers_of_the_program_stay(tmp_path):
+    seen = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: seen.append("own"))
+    try:
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+        trainer = pl.Trainer(max_epochs=1, callbacks=[LastCheckpoint(tmp_path / "last.ckpt")], accelerator="cpu", **quiet)
+        trainer.fit(Net(signal.SIGUSR1), DataLoader(torch.zeros(9, 1)))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert seen == ["own"] and torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 9

@@ -9,6 +9,7 @@ from typing import Any
 
 from ftlit.data.samplers import TrainOrder
 from ftlit.errors import UserError
+from ftlit.formatting import count
 from ftlit.run_folder import RUN, RUN_STATE, new_run_advice
 from ftlit.tensor_files import load_checkpoint, why_unreadable
 
@@ -33,14 +34,17 @@ def follow_folder(state: dict[str, Any], folder: str | PathLike[str] | None) -> 
     state |= {"dirpath": str(folder), "best_k_models": {moved(path): score for path, score in state.get("best_k_models", {}).items()}}
 
 
-def check_last(path: Path, run: str) -> None:
+def check_last(path: Path, run: str) -> str:
     """Check, before anything is written, that a checkpoint and that of its best epoch belong to a run. A folder of shards is not checked.
+
+    Returns:
+        Epoch and step at which training continues, in words; empty for a folder.
 
     Raises:
         UserError: one of them is missing, damaged, or of another run.
     """
     if not path.is_file():
-        return
+        return ""
     try:
         content = load_checkpoint(path)
     except Exception as error:
@@ -51,6 +55,7 @@ def check_last(path: Path, run: str) -> None:
         if isinstance(state, dict) and "best_model_path" in state:
             follow_folder(state, path.parent)
             check_best(state, run)
+    return f"epoch {content['epoch']}, after {count(int(content['global_step']), 'optimizer step')}"
 
 
 def check_best(state: dict[str, Any], run: str | None) -> None:

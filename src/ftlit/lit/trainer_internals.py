@@ -21,6 +21,7 @@ hooks. Parts of LightningModule, strategies, metrics and compiled modules are in
 | `CSVLogger._experiment` and its `metrics` | `has_csv_writer`, `waiting_rows` | it cannot continue a file |
 | `log_every_n_steps` | `log_at_least_every` | an epoch may be shorter |
 | `_signal_connector.register_signal_handlers` | `leave_signals` | `lit.stop_signals` owns them; under SLURM it saves `hpc_ckpt_1.ckpt` |
+| `strategy.cluster_environment.auto_requeue` | `requeues` | only SLURM's environment has it |
 | `_checkpoint_connector._select_ckpt_path` | `resume_only_from_given` | under SLURM it loads any `hpc_ckpt_*.ckpt` that it finds |
 | `strategy._timeout` | `limit_waiting`, `waiting_minutes` | a strategy that is given by name takes no timeout |
 | `_get_default_store` of torch | `default_store` | processes report to each other outside of collective calls |
@@ -219,6 +220,11 @@ def waiting_rows(writer: Any) -> list[Mapping[str, Any]]:
 def leave_signals(trainer: Trainer) -> None:
     """Keep the handlers of signals that the program has: the trainer sets none of its own."""
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+
+
+def requeues(trainer: Trainer) -> bool:
+    """Whether the trainer requeues its SLURM job at a signal, which needs its own handlers."""
+    return bool(getattr(getattr(trainer.strategy, "cluster_environment", None), "auto_requeue", False))
 
 
 def resume_only_from_given(trainer: Trainer) -> None:

@@ -82,14 +82,16 @@ def _begin(cfg: DictConfig, run: Run, plan: Plan) -> None:
     identity, notes = check_data(cfg, run.data)
     if last := find_callback(run.trainer, LastCheckpoint):
         last.run = identity
+    resuming = ""
     if run.resume_from:
-        check_last(run.resume_from, identity)
+        where = check_last(run.resume_from, identity)
+        resuming = f"{run.resume_from} ({where})" if where else str(run.resume_from)
     begin_loggers(run.trainer.loggers, again=bool(cfg.resume and not run.resume_from))
     artifacts.write_folder(cfg, run.data, resumed=run.resume_from is not None)
     inputs: list[StageInput] = run.data.plan(run.model, run.schedule, run.trainer) if isinstance(run.data, FeatureData) else []
     rows = plan_rows(cfg, run.model.backbone, run.data, plan, inputs, _facts(cfg, run, plan, inputs))
     rows += [("note", note) for note in notes]
-    print_plan(cfg, rows, plan, run.resume_from, trains=run.trains)
+    print_plan(cfg, rows, plan, resuming, trains=run.trains)
     if run.recorder:
         artifacts.write_run(cfg, run.data, rows, plan)
 

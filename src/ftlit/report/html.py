@@ -101,7 +101,10 @@ def _result(run: RunData) -> str:
         for split, name in {"val": "val", "test": "test", **baseline}.items()
         if all(f"{split}/{metric}" in run.result for metric in metrics)
     ]
-    return _table(["split", "accuracy", "macro F1", "loss"], rows) if rows else ""
+    same = [name.removeprefix("linear_probe/") for name in run.result if name.startswith("linear_probe/")]
+    kept = bool(same) and all(run.result.get(name) == run.result[f"linear_probe/{name}"] for name in same)
+    note = "<p>The result is the linear probe: no epoch of training was clearly better on val.</p>" if kept else ""
+    return _table(["split", "accuracy", "macro F1", "loss"], rows) + note if rows else ""
 
 
 def _plan(run: RunData) -> str:

@@ -18,7 +18,7 @@ def test_control_characters_and_markup_are_printed_as_text(capsys):
 
 def test_a_row_of_the_plan_stays_one_row(capsys, tmp_path):
     plan = SimpleNamespace(warnings=[NAME])
-    print_plan(OmegaConf.create(), [("classes", f"a\nb: 3, {NAME}: 4")], plan, tmp_path, trains=False)
+    print_plan(OmegaConf.create(), [("classes", f"a\nb: 3, {NAME}: 4")], plan, str(tmp_path), trains=False)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].rstrip() == "classes  a\\nb: 3, \\x1b[31mred\\x07 [bold]\\u202e: 4"
     assert lines[-1] == "doctor  \\x1b[31mred\\x07 [bold]\\u202e"
@@ -28,7 +28,7 @@ def test_a_row_of_the_plan_stays_one_row(capsys, tmp_path):
 def test_without_a_terminal_the_plan_is_as_wide_as_columns_and_no_line_is_padded(columns, width, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", columns)
     plan = SimpleNamespace(warnings=[])
-    print_plan(OmegaConf.create(), [("data", "word " * 100), ("classes", "two\u2028lines")], plan, tmp_path, trains=False)
+    print_plan(OmegaConf.create(), [("data", "word " * 100), ("classes", "two\u2028lines")], plan, str(tmp_path), trains=False)
     *rows, resume = capsys.readouterr().out.removesuffix("\n").split("\n")
     assert resume.startswith("resume ") and width - 5 <= max(map(len, rows)) <= width
     assert all(row == row.rstrip(" ") for row in rows)

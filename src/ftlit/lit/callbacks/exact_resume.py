@@ -23,10 +23,12 @@ from ftlit.lit.callbacks.metric_rows import Row, add_rows, complete_rows
 from ftlit.lit.checkpoint_io import use_checked_checkpoints, writes_atomically
 from ftlit.lit.delayed_values import DelayedValues
 from ftlit.lit.resumed_checkpoint import check_best, check_loaders, continuing, follow_folder
-from ftlit.lit.stop_signals import STOP_SIGNALS
+from ftlit.lit.stop_signals import STOP_SIGNALS, owned_signals
 from ftlit.lit.trainer_internals import (
     has_csv_writer,
+    leave_signals,
     mark_batch_not_begun,
+    requeues,
     running_loader,
     step_skipped_plateau_schedulers,
     waiting_rows,
@@ -100,7 +102,8 @@ class MetricsFile(CSVLogger):
 class LastCheckpoint(Callback):
     """Saves the state of training to one file: before the first step, whenever `every_seconds` have passed, and at the end.
 
-    A signal that ends the program (`ftlit.lit.stop_signals`) ends training before the next step, after a checkpoint.
+    A signal that ends the program (`ftlit.lit.stop_signals`) ends training before the next step, after a checkpoint. In a program that
+    handles signals itself, and under SLURM with automatic requeueing, its own handlers stay.
 
     A checkpoint lies between two optimizer steps, after everything that belongs to the first, so that a run that is killed at any time
     resumes from it bit for bit. The file is replaced as a whole. Put this callback before callbacks that log.
@@ -120,11 +123,19 @@ class LastCheckpoint(Callback):
         self._before_step = self._heeds_signals = False
         self._saved_at = -inf  # by `time.monotonic`; before the first checkpoint of a fit
         self._continuing = ExitStack()  # of a resumed run, until its first step
+        self._signals = ExitStack()  # during a fit
         self._asked = DelayedValues()  # of several processes: how many have received a signal, and whether a checkpoint is due
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let the trainer write and read checkpoints atomically and checked."""
+        """Let the trainer write and read checkpoints atomically and checked; in a fit, receive signals, where the program does not."""
         use_checked_checkpoints(trainer)
+        if stage == "fit" and not STOP_SIGNALS.owned and not requeues(trainer):
+            self._signals.enter_context(owned_signals(answers=trainer.is_global_zero))
+            leave_signals(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        self._signals.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: what this callback adds to a checkpoint depends on the trainer, see `on_save_checkpoint`."""
@@ -189,6 +200,7 @@ class LastCheckpoint(Callback):
         """From now on a signal ends the program at once."""
         self._continuing.close()
         STOP_SIGNALS.deferred = False
+        self._signals.close()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the number of rows that were logged, their hash, the run, and whether a callback has ended training."""

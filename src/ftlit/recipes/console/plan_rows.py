@@ -1,7 +1,6 @@
 """The plan of a run, as rows of text."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -26,6 +25,7 @@ from ftlit.recipes.console.training_row import few_val_note, training_text, unre
 
 PlanRow = tuple[str, str]  # name and text of a row of the plan
 
+IMBALANCE = 4  # times as many training images as the smallest class has
 START = {"blend": "its part of the last cut", "average": "its part of the last cut", "concat": "a linear probe of the last cut"}
 PLAN_GROUPS = ("scenario", "experiment", "backbone", "head", "loss", "data", "schedule", "optimizer", "lr_scheduler", "cache", "trainer")
 
@@ -53,6 +53,7 @@ def plan_rows(
         ("features", _features_text(cfg, backbone, spec.shape, facts.head_cuts)),
     ]
     rows += data_rows(data, spec.noun)
+    rows += [("note", note) for note in _imbalance_note(cfg, data, spec.noun)]
     rows += [("note", note) for note in unread_views(cfg, data, stage_inputs, facts)]
     if facts.trains:
         rows += [("note", note) for note in few_val_note(cfg, data, plan, spec.noun)]
@@ -110,6 +111,19 @@ def data_rows(data: Any, noun: str) -> list[PlanRow]:
     ]
 
 
+def _imbalance_note(cfg: DictConfig, data: Any, noun: str) -> Iterator[str]:
+    """A note where a class has far fewer training images than another one, and all images weigh the same."""
+    counts = {name: number for name, number in data.counts["train"].items() if number}
+    if data.multilabel or len(counts) < 2 or "class_weights" not in cfg.loss or cfg.loss.class_weights is not None:
+        return
+    least, most = min(counts, key=counts.__getitem__), max(counts.values())
+    if most >= IMBALANCE * counts[least]:
+        yield (
+            f"class {least} has only {counts[least]:,} training {noun}, another one {most:,}: look at macro F1 too; to give all "
+            "classes the same weight, set loss.class_weights=balanced"
+        )
+
+
 def _backbone_text(cfg: DictConfig, backbone: Backbone) -> str:
     size = sum(parameter.numel() for parameter in backbone.parameters())
     name = cfg.backbone.get("name", cfg.backbone._target_)
@@ -164,13 +178,21 @@ def _cache_text(data: Any, stage_inputs: Sequence[StageInput], head_bytes: int) 
     return f"{' and '.join(sorted(kinds))} take up to {size_in_words(size)} in {data.store.folder}"
 
 
-def print_plan(cfg: DictConfig, rows: Sequence[PlanRow], plan: Plan, resume_from: Path | None, *, trains: bool = True) -> None:
-    """Print the rows of the plan, the command that resumes the run, what trains when at which rate, and the doctor's warnings."""
+def print_plan(cfg: DictConfig, rows: Sequence[PlanRow], plan: Plan, resuming: str, *, trains: bool = True) -> None:
+    """Print the rows of the plan, the command that resumes the run, what trains when at which rate, and the doctor's warnings.
+
+    Args:
+        cfg: of the run.
+        rows: see `plan_rows`.
+        plan: of the schedule.
+        resuming: from where the run resumes; empty for a new one.
+        trains: whether there is any gradient training.
+    """
     table = Table.grid(padding=(0, 2))
     for name, text in rows:
         table.add_row(f"[bold]{name}[/bold]", plain(text.replace("\n", "\\n")))
     show(table)
-    resume = f"resuming from {resume_from}" if resume_from else resume_command(cfg)
+    resume = f"resuming from {resuming}" if resuming else resume_command(cfg)
     show(f"[bold]resume[/bold]    {plain(resume)}")  # in one line, to be copied
     if trains:
         show(layers_table(plan))
