@@ -88,7 +88,10 @@ def extract_features(
         UserError: not a backbone, no such cut or dtype, no image, or not enough space on the disk.
     """
     if not isinstance(backbone, Backbone):
-        raise UserError(f"extract_features needs a Backbone, not {type(backbone).__name__}: use ftlit.load_backbone")
+        raise UserError(
+            f"extract_features needs a Backbone, not {type(backbone).__name__}: use ftlit.load_backbone, "
+            "or ftlit.Backbone({name: layer, ...}, InputSpec(...)) for layers of your own"
+        )
     names = [cuts] if isinstance(cuts, str | int) else list(cuts)
     specs = [FeatureSpec(backbone.cuts[backbone.index(cut)], "average" if pooled else None) for cut in names]
     if not specs:

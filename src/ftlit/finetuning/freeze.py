@@ -42,6 +42,8 @@ def set_trainable(module: nn.Module, patterns: Sequence[str], batchnorm: BatchNo
     A frozen parameter has `requires_grad=False` and no gradient (otherwise an optimizer would still move it by momentum and weight decay).
     Modes are set accordingly, see `modes_of`. A parameter with two names trains if either is covered.
 
+    `module.train()` undoes the modes: in a training loop of your own call this after it, in each epoch. (`StagedFinetuning` does so.)
+
     Args:
         module: any module.
         patterns: see `ftlit.patterns`.
