@@ -8,9 +8,11 @@ import pytest
 import torch
 from test_predict import CLASSES, command, images, save_run  # noqa: F401  (a fixture)
 
-from ftlit import UserError, load, load_backbone
+from ftlit import Backbone, InputSpec, UserError, extract_features, load, load_backbone
 from ftlit.inference.prediction import Prediction
-from ftlit.inference.prediction_sets import KEY, MAX_SCORES, Calibration, calibration_of
+from ftlit.inference.prediction_sets import KEY, MAX_SCORES, Calibration, calibration_of, own_scores
+from ftlit.probes.head_probe import fit_head
+from ftlit.probes.layer_probes import LayerProbes
 
 
 def labelled_logits(number: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -18,6 +20,13 @@ def labelled_logits(number: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]
     draw = torch.Generator().manual_seed(seed)
     logits = 1.5 * torch.randn(number, 3, generator=draw)
     return 3 * logits, torch.multinomial(logits.softmax(dim=1), 1, generator=draw)[:, 0]
+
+
+def overlapping_images(number: int, draw: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images (N, 3, 2, 2) of three classes that overlap, and labels."""
+    labels = torch.arange(number) % 3
+    shift = 2 * torch.nn.functional.one_hot(labels, 3)[:, :, None, None] * torch.tensor([[1.0, 0.3], [0.0, 0.0]])
+    return torch.randn(number, 3, 2, 2, generator=draw) + shift, labels
 
 
 @pytest.mark.parametrize("coverage", [0.5, 0.9, 0.95])
@@ -43,6 +52,21 @@ def test_of_many_scores_quantiles_are_kept_that_are_never_too_low():
     for coverage in (0.01, 0.5, 0.9, 0.99):
         exact = Calibration(every)
         assert exact.threshold(coverage) - 1e-6 <= kept.threshold(coverage) <= exact.threshold(min(coverage + 0.002, 0.999))
+
+
+def test_the_refitted_head_has_about_the_coverage_asked_for_on_new_images(tmp_path):
+    backbone, shares = Backbone({"top": torch.nn.Flatten()}, InputSpec(size=2)), (0.8, 0.9)
+    held = torch.zeros(8, len(shares))
+    for seed in range(len(held)):
+        draw = torch.Generator().manual_seed(seed)
+        (train, of_train), (val, of_val), (new, of_new) = (overlapping_images(number, draw) for number in (90, 30, 2000))
+        splits = [extract_features(backbone, [pair], ["top"], cache=tmp_path) for pair in ((train, of_train), (val, of_val))]
+        probe = fit_head(LayerProbes(l2=[1.0, 0.1, 0.01]), splits[0], (), ["top"])
+        calibration = calibration_of(probe.held_out_logits.logits, probe.held_out_logits.labels)
+        with torch.no_grad():
+            own = own_scores(probe.refitted(splits, [[], []]).as_head()(new.flatten(1)), of_new)
+        held[seed] = torch.tensor([float((own <= calibration.threshold(share)).double().mean()) for share in shares])
+    assert held.mean(dim=0).tolist() == pytest.approx(shares, abs=0.03)
 
 
 @pytest.fixture(scope="module")

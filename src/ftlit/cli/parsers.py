@@ -55,7 +55,7 @@ def predict_parser() -> _Parser:
         "--coverage",
         type=float,
         metavar="SHARE",
-        help="add a column with the set of classes that holds the true one with this probability, 0.9 for instance",
+        help="add a column with the set of classes that holds the true one with about this probability, 0.9 for instance",
     )
     parser.add_argument("--dense", action="store_true", help="draw the probability of a class over each image, window by window")
     parser.add_argument("--label", metavar="CLASS", help="only with --dense: the class to draw (default: the most probable one)")

@@ -159,7 +159,7 @@ class Network:
         return [Prediction(*both) for both in zip(named, unlike, strict=True)]
 
     def prediction_set(self, prediction: Prediction, coverage: float = 0.9) -> list[str]:
-        """The classes, the most probable first, that hold the label with this probability, see `ftlit.inference.prediction_sets`.
+        """The classes, the most probable first, that hold the label with about this probability, see `ftlit.inference.prediction_sets`.
 
         Raises:
             UserError: see `threshold_of`; a network with another prior.

@@ -1,7 +1,15 @@
-"""Conformal prediction sets (Vovk, Gammerman and Shafer 2005): the classes that hold the label with a given probability.
+"""Conformal prediction sets (Vovk, Gammerman and Shafer 2005): the classes that hold the label with about a given probability.
 
 A set holds the classes whose score, 1 - probability, is at most a quantile of the scores that held-out examples have for their own label.
-The scores of a head that is only fitted are out of fold (cross-conformal, Vovk 2015), those of a trained network come from val.
+
+The probability is that of new examples like those of training, and it is not guaranteed, because the scores are not those of the network
+that predicts on examples that it never saw:
+
+- Of a head that is only fitted they come from its cross-validation: the scores of the heads of all folds make one quantile, which is
+  applied to the head that is fitted on everything. This is the jackknife with folds instead of single examples. Unlike the jackknife+ and
+  CV+ it has no guarantee for a finite number of examples (Barber et al. 2021, "Predictive inference with the jackknife+"). The same
+  logits have chosen the L2 penalty and the temperature.
+- Those of a trained network come from val, which has chosen the epoch too.
 """
 
 from collections.abc import Mapping
@@ -40,7 +48,7 @@ class Calibration:
 
     def threshold(self, coverage: float) -> float:
         """The largest score of a class in a set: of n scores that of rank ceil((n + 1) coverage), so that a set holds the label of a new
-        example with at least this probability; infinite where n is too small.
+        example with about this probability (at least, if its score and the n scores were exchangeable); infinite where n is too small.
         """
         rank = ceil((len(self.scores) + 1) * coverage - 1e-9)
         return float(self.scores[rank - 1]) if rank <= len(self.scores) else inf
