@@ -182,11 +182,22 @@ def test_several_cuts_of_vectors_and_of_another_pooling_are_errors(features):
 
 
 def test_logits_that_would_fill_the_memory_are_not_kept(monkeypatch, features):
-    monkeypatch.setattr(cross_validation, "MAX_LOGITS", 2 * 40 * 3 - 1)
+    monkeypatch.setattr(cross_validation, "MAX_LOGITS", 40 * 3 - 1)
     probe = fit_probe(vectors(0), LABELS, l2=[1.0, 0.1])
     fitted = fit_head(LayerProbes(l2=[1.0, 0.1]), features[0], (), CUTS)
     assert fitted.held_out_logits is None and fitted.score == fitted.parts[0].score is not None
     assert probe.held_out.logits is None and probe.score == pytest.approx(probe.held_out.correct.double().mean())
+
+
+@pytest.mark.parametrize("combine", COMBINES)
+def test_where_those_of_all_penalties_would_fill_it_the_logits_of_the_chosen_one_are_kept(monkeypatch, features, combine):
+    plain, *views = features
+    whole = fit_head(PROBING, plain, views, CUTS, combine, "balanced")
+    monkeypatch.setattr(cross_validation, "MAX_LOGITS", len(whole.parts) * 40 * 3)
+    fitted = fit_head(PROBING, plain, views, CUTS, combine, "balanced")
+    assert torch.equal(fitted.held_out_logits.places, whole.held_out_logits.places) and fitted.score == whole.score
+    torch.testing.assert_close(fitted.held_out_logits.logits, whole.held_out_logits.logits, atol=0.1, rtol=0)  # both have converged
+    assert fitted.temperature == pytest.approx(whole.temperature, rel=0.05)
 
 
 @pytest.mark.parametrize("combine", COMBINES)

@@ -91,6 +91,7 @@ def threshold_of(calibration: Calibration | None, coverage: float, *, multilabel
     if calibration is None:
         raise UserError(
             "this checkpoint holds no scores of held-out examples, which prediction sets need: give the folder of the run or its "
-            "best.ckpt; runs of earlier versions, without val, or with a single probe.l2 have none"
+            "best.ckpt; runs of earlier versions, without val, with a single probe.l2, or with more than 33 million logits (images x "
+            "classes) have none"
         )
     return calibration.threshold(coverage)

@@ -52,7 +52,7 @@ class HeldOut:
         places: (M,), of the examples among all.
         correct: whether each is classified correctly (S, M), for each of S L2 penalties.
         losses: (S, M) float64.
-        logits: (S, M, K); `None` where they would take more than `MAX_LOGITS` numbers.
+        logits: (S, M, K); `None` where they are too many, see `keeps_logits`.
     """
 
     labels: Tensor
@@ -80,6 +80,11 @@ def folds_of(labels: Tensor, folds: int, seed: int) -> Tensor:
     return found
 
 
+def keeps_logits(logits: int, examples: int, classes: int) -> bool:
+    """Whether so many logits of each example and class take at most `MAX_LOGITS` numbers."""
+    return logits * examples * classes <= MAX_LOGITS
+
+
 def cross_validate(examples: LabelledVectors, classes: int, l2_penalties: Sequence[float], kind: ProbeKind, seed: int) -> HeldOut:
     """Results in stratified 5-fold cross-validation. The views of an example are held out together, and results are on its vector.
 
@@ -93,7 +98,7 @@ def cross_validate(examples: LabelledVectors, classes: int, l2_penalties: Sequen
             "every class has only one example, so none can be held out to choose the L2 penalty: give a single penalty (probe.l2=[0.1]), "
             "or more examples of each class"
         )
-    keeps = len(l2_penalties) * len(fold) * classes <= MAX_LOGITS
+    keeps = keeps_logits(len(l2_penalties), len(fold), classes)
     parts = [hold_out(examples.at(fold != i), examples.at(fold == i), classes, l2_penalties, kind, keeps_logits=keeps) for i in used]
     places = torch.cat([torch.nonzero(fold == i)[:, 0] for i in used])
     correct, losses = (torch.cat([getattr(part, name) for part in parts], dim=1) for name in ("correct", "losses"))

@@ -12,6 +12,7 @@ from ftlit.features.extract import Features
 from ftlit.finetuning.losses import ClassWeights
 from ftlit.models.heads import Combine, LinearHead, PooledHead
 from ftlit.probes.calibration import fit_temperature
+from ftlit.probes.cross_validation import LabelledVectors, cross_validate, keeps_logits
 from ftlit.probes.layer_probes import LayerProbes, best_of
 from ftlit.probes.linear_probe import L2_PENALTIES, Probe, fit_probe
 from ftlit.probes.probe_inputs import vectors_and_labels
@@ -43,7 +44,7 @@ class HeadProbe:
         views: number of augmented views that they were fitted on besides the plain one.
         score: accuracy of the head on held-out features; `None` where nothing was held out.
         held_out_logits: of the head that was fitted on train, also where this one is refitted, at its temperature; `None` where nothing
-            was held out, or where they are too many to be kept, see `HeldOut`.
+            was held out, or where they are too many even at the chosen L2 penalties, see `keeps_logits`.
         temperature: by which the logits of the probes are divided, see `fit_temperature`; 1 where nothing was held out.
         class_weights: see `fit_probe`; `balanced` is counted again where the probes are refitted.
     """
@@ -163,12 +164,28 @@ def fit_head(
     def of_kind(kind: str) -> HeadProbe:
         groups = groups_of(cuts, combine)
         options: dict[str, Any] = {"kind": kind, "l2": l2, "seed": probing.seed, "class_weights": class_weights}
-        parts = [fit_probe(features, cut=group, views=views, **options) for group in groups]
+        fitted = [fit_probe(features, cut=group, views=views, **options) for group in groups]
+        parts = [_with_logits(part, features, views, probing.seed) for part in fitted] if _lacks_logits(fitted, len(features)) else fitted
         held_out, temperature = _held_out_logits(parts, combine)
         without = [replace(part, held_out=None) for part in parts]  # those of the head are enough
         return HeadProbe(without, combine, len(views), _score(parts, held_out), held_out, temperature, class_weights)
 
     return best_of([of_kind(kind) for kind in PROBE_KINDS if kind in probing.kinds])
+
+
+def _lacks_logits(parts: Sequence[Probe], examples: int) -> bool:
+    """Whether the held-out logits at all L2 penalties were too many to be kept, but those at the chosen ones are not."""
+    held_out = [part.held_out for part in parts if part.held_out is not None]
+    return any(own.logits is None for own in held_out) and keeps_logits(len(parts), examples, len(parts[0].bias))
+
+
+def _with_logits(part: Probe, features: Features, views: Sequence[Features], seed: int) -> Probe:
+    """The probe with the held-out logits at its L2 penalty, from a second cross-validation in the same folds."""
+    vectors, labels = vectors_and_labels(features, None, part.cuts, views=len(views))
+    augmented = [vectors_and_labels(view, labels, part.cuts)[0].to(vectors) for view in views]
+    examples = LabelledVectors(vectors, labels, augmented, part.widths)
+    kind = PROBE_KINDS[part.kind].with_weights(part.class_weights)
+    return replace(part, held_out=cross_validate(examples, len(part.bias), [part.l2], kind, seed))
 
 
 def groups_of(cuts: Sequence[str], combine: Combine) -> list[tuple[str, ...]]:

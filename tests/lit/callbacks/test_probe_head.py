@@ -26,6 +26,7 @@ from ftlit.data.dataset import Collection, Examples
 from ftlit.finetuning.schedule import without_warm_up
 from ftlit.inference.novelty import KEY as SUBSPACE
 from ftlit.inference.prediction_sets import KEY
+from ftlit.lit.callbacks.probe_head import TOO_MANY
 from ftlit.lit.callbacks.recorder import Recorder
 from ftlit.models.heads import LinearHead, MLPHead
 from ftlit.probes.layer_probes import LayerProbes
@@ -124,6 +125,12 @@ def test_without_training_the_probe_is_the_final_head(tmp_path):
         module.head.weight.detach(), callback.probe.parts[0].weight / callback.probe.temperature
     )
     assert callback.probe.temperature != 1 and all(torch.equal(before[name], value) for name, value in module.backbone.state_dict().items())
+
+
+def test_logits_that_are_too_many_to_be_kept_are_named(monkeypatch, capsys):
+    monkeypatch.setattr("ftlit.probes.cross_validation.MAX_LOGITS", 30 * 3 - 1)
+    _, callback, _ = fit(data(), callback=FitProbeHead(probing=LayerProbes(l2=L2_PENALTIES), trains=False))
+    assert callback.probe.held_out_logits is None and f" in cross-validation{TOO_MANY}\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("stored", [True, False])

@@ -37,6 +37,8 @@ MAX_IMAGES = 20_000  # on which a head is fitted if training follows; at least t
 LEAVE_OUT = "give head=linear, which is trained in gradient steps; in Python, leave out FitProbeHead"
 WAY_OUT = f"{LEAVE_OUT} and use head = fit_probe(extract_features(backbone, loader)).as_head()"
 
+TOO_MANY = "; its logits are too many to be kept, so there is no temperature, no prediction set and no suspects.csv"
+
 
 class FitProbeHead(Callback):
     """Fits a linear probe before the first step and copies it into the head.
@@ -111,7 +113,9 @@ class FitProbeHead(Callback):
         _copy(replace(self.probe, temperature=1.0) if self.trains else self.probe, head)
         if trainer.is_global_zero:
             score = "" if self.probe.score is None else f"; accuracy {self.probe.score:.4f} in cross-validation"
-            score += "" if self.trains or self.probe.held_out_logits is None else f", temperature {self.probe.temperature:.2f}"
+            if not self.trains and self.probe.score is not None:
+                kept = self.probe.held_out_logits is not None
+                score += f", temperature {self.probe.temperature:.2f}" if kept else TOO_MANY
             noun = the_backbone(pl_module)[1].input_spec.noun
             print(f"fitted {self.probe.summary}, {len(features):,} training {noun}{score}", flush=True)
 
