@@ -121,6 +121,27 @@ def test_each_class_is_spread_over_the_folds_and_none_loses_all_its_images(count
     assert sizes.max() - sizes.min() <= 1
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_are_held_out_whole_and_no_class_is_lost(seed):
+    draw = torch.Generator().manual_seed(seed)
+    number = torch.randint(12, (60,), generator=draw)
+    labels = torch.where(number < 6, number % 3, torch.randint(3, (60,), generator=draw))
+    labels[number == 7] = 3  # a class in one group alone
+    groups = [None if own == 11 else str(int(own)) for own in number]
+    fold = folds_of(labels, FOLDS, seed, groups)
+    assert all(len({int(fold[i]) for i in range(60) if groups[i] == name}) == 1 for name in set(groups) - {None})
+    assert (fold[number == 7] == -1).all() and (fold[number != 7] >= 0).all()
+    assert all(set(labels[fold != i].tolist()) == {0, 1, 2, 3} for i in range(FOLDS))
+    sizes = torch.bincount(fold[fold >= 0], minlength=FOLDS)
+    assert sizes.min() >= 5
+
+
+def test_where_each_class_is_one_group_and_without_groups_single_images_are_held_out():
+    whole = folds_of(LABELS[:150], FOLDS, 0)
+    for groups in ([str(int(label)) for label in LABELS[:150]], [None] * 150):
+        assert torch.equal(folds_of(LABELS[:150], FOLDS, 0, groups), whole)
+
+
 def test_a_probe_can_be_fitted_on_stored_features_at_any_cut(tmp_path):
     backbone = load_backbone("glyph")
     images = torch.rand(40, 3, 32, 32, generator=torch.Generator().manual_seed(0))

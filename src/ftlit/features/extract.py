@@ -35,10 +35,12 @@ class Features:
     Args:
         rows: cut -> features (N, C), or (N, *shape) if they are not pooled; `features["layer4"].read([0, 1])` is a tensor.
         targets: the loader's targets (N, ...); `None` if it gave images only.
+        groups: name of the group of each image (patient, video), which cross-validation holds out together; `None`: no groups.
     """
 
     rows: Mapping[str, Rows]
     targets: Tensor | None
+    groups: Sequence[str | None] | None = None
 
     @property
     def cuts(self) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Held-out results of a linear classifier: in stratified cross-validation, or on given features."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,15 +26,17 @@ class LabelledVectors:
         labels: class numbers (N,).
         views: further vectors (N, C) each of the same examples: augmented views of their images.
         widths: lengths of the features of each cut, which sum to C; empty: one cut.
+        groups: of each example, see `folds_of`.
     """
 
     vectors: Tensor
     labels: Tensor
     views: Sequence[Tensor] = ()
     widths: Sequence[int] = ()
+    groups: Sequence[str | None] | None = None
 
     def at(self, places: Tensor) -> "LabelledVectors":
-        """The examples at these places."""
+        """The examples at these places, without their groups."""
         return LabelledVectors(self.vectors[places], self.labels[places], [view[places] for view in self.views], self.widths)
 
     @property
@@ -67,8 +70,20 @@ class HeldOut:
         return HeldOut(self.labels, self.places, self.correct[[place]], self.losses[[place]], logits)
 
 
-def folds_of(labels: Tensor, folds: int, seed: int) -> Tensor:
-    """The fold (N,) that holds out each sample, 0 .. folds - 1, classes spread evenly; -1: never held out, the only one of its class."""
+def folds_of(labels: Tensor, folds: int, seed: int, groups: Sequence[str | None] | None = None) -> Tensor:
+    """The fold (N,) that holds out each sample, 0 .. folds - 1, classes spread evenly; -1: never held out, the only one of its class.
+
+    Args:
+        labels: class numbers (N,).
+        folds: number of folds.
+        seed: of the random order.
+        groups: name of the group of each sample, `None` for one without; samples of one group are held out together, or never: a group that
+            has all samples of a class. Where this leaves nothing to hold out, groups are split.
+    """
+    if groups is not None and any(group is not None for group in groups):
+        grouped = _fold_of_groups(labels.cpu(), folds, seed, groups)
+        if bool((grouped >= 0).any()):
+            return grouped
     draw = torch.Generator().manual_seed(derived_seed(seed, folds))
     found, begin = torch.full(labels.shape, -1), 0
     for label in range(int(labels.max()) + 1):
@@ -80,18 +95,41 @@ def folds_of(labels: Tensor, folds: int, seed: int) -> Tensor:
     return found
 
 
+def _fold_of_groups(labels: Tensor, folds: int, seed: int, groups: Sequence[str | None]) -> Tensor:
+    """The folds of `folds_of`. The largest groups are placed first, each where there are fewest samples of its classes so far."""
+    members: dict[object, list[int]] = {}
+    for place, group in enumerate(groups):
+        members.setdefault(place if group is None else group, []).append(place)
+    units, numbers = list(members.values()), labels.tolist()
+    order = torch.randperm(len(units), generator=torch.Generator().manual_seed(derived_seed(seed, folds))).tolist()
+    found, total, sizes = torch.full(labels.shape, -1), Counter(numbers), [0] * folds
+    counts: list[Counter[int]] = [Counter() for _ in range(folds)]
+    for unit in sorted((units[i] for i in order), key=len, reverse=True):
+        own = Counter(numbers[place] for place in unit)
+        # each class must keep samples to fit on
+        possible = [i for i in range(folds) if all(counts[i][label] + n < total[label] for label, n in own.items())]
+        if possible:
+            crowded = {i: (sum(counts[i][label] * n / total[label] for label, n in own.items()), sizes[i]) for i in possible}
+            fold = min(possible, key=crowded.__getitem__)
+            found[unit] = fold
+            counts[fold].update(own)
+            sizes[fold] += len(unit)
+    return found
+
+
 def keeps_logits(logits: int, examples: int, classes: int) -> bool:
     """Whether so many logits of each example and class take at most `MAX_LOGITS` numbers."""
     return logits * examples * classes <= MAX_LOGITS
 
 
 def cross_validate(examples: LabelledVectors, classes: int, l2_penalties: Sequence[float], kind: ProbeKind, seed: int) -> HeldOut:
-    """Results in stratified 5-fold cross-validation. The views of an example are held out together, and results are on its vector.
+    """Results in stratified 5-fold cross-validation. The views of an example are held out together, and the examples of a group; results
+    are on the vector of the example itself.
 
     Raises:
         UserError: no class has two examples.
     """
-    fold = folds_of(examples.labels, FOLDS, seed).to(examples.labels.device)
+    fold = folds_of(examples.labels, FOLDS, seed, examples.groups).to(examples.labels.device)
     used = [number for number in range(FOLDS) if bool((fold == number).any())]
     if not used:
         raise UserError(

@@ -183,7 +183,7 @@ def _with_logits(part: Probe, features: Features, views: Sequence[Features], see
     """The probe with the held-out logits at its L2 penalty, from a second cross-validation in the same folds."""
     vectors, labels = vectors_and_labels(features, None, part.cuts, views=len(views))
     augmented = [vectors_and_labels(view, labels, part.cuts)[0].to(vectors) for view in views]
-    examples = LabelledVectors(vectors, labels, augmented, part.widths)
+    examples = LabelledVectors(vectors, labels, augmented, part.widths, features.groups)
     kind = PROBE_KINDS[part.kind].with_weights(part.class_weights)
     return replace(part, held_out=cross_validate(examples, len(part.bias), [part.l2], kind, seed))
 

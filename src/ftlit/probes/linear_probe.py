@@ -140,8 +140,8 @@ def fit_probe(
     Of several L2 penalties the one with the lowest loss on `valid` is chosen (not the highest accuracy: on few images many L2 penalties
     are equally accurate, but few are calibrated). Without `valid` it is the loss in stratified 5-fold cross-validation: the images of a
     class are spread over the folds; a class of fewer than 5 images is held out in as many folds as it has images, and a class of a single
-    image is in all training folds and never held out. The probe is then refitted on everything, `valid` included. A solution that did not
-    converge gives a warning.
+    image is in all training folds and never held out. Images of one group (see `Features`) are held out together. The probe is then
+    refitted on everything, `valid` included. A solution that did not converge gives a warning.
 
     Args:
         features: vectors (N, C), or stored features.
@@ -178,7 +178,7 @@ def fit_probe(
     vectors, labels = vectors_and_labels(features, targets, cuts, views=len(views))
     augmented = [vectors_and_labels(view, labels, cuts)[0].to(vectors) for view in views]
     widths = _widths(features, cuts, vectors.shape[1]) if widths is None else widths
-    examples = LabelledVectors(vectors, labels, augmented, widths)
+    examples = LabelledVectors(vectors, labels, augmented, widths, features.groups if isinstance(features, Features) else None)
     if any(view.shape != vectors.shape for view in examples.views):
         other = next(tuple(view.shape) for view in examples.views if view.shape != vectors.shape)
         lacking = f"{len(vectors)} rows, one for each image" if other[0] != len(vectors) else f"rows of length {vectors.shape[1]}"

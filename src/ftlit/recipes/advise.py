@@ -149,7 +149,7 @@ def measure(cfg: DictConfig, backbone: Backbone, data: IndexedImages) -> Measure
         weights = class_weights_of(cfg, data)
         for cut in features.cuts:
             vectors = features[cut].read(range(len(features)))
-            probe = fit_probe(vectors, labels, kind="ridge", class_weights=weights)
+            probe = fit_probe(features, cut=cut, kind="ridge", class_weights=weights)
             depths.append(Depth(cut, probe.score or 0.0, logme(vectors, labels)))
     # `auto` is composed as large_similar, so that only a changed length needs another composition, which takes half a second
     plain = compose_again(["scenario=large_similar"]) if _changes_length() else cfg

@@ -29,6 +29,7 @@ from ftlit.inference.prediction_sets import KEY
 from ftlit.lit.callbacks.probe_head import TOO_MANY
 from ftlit.lit.callbacks.recorder import Recorder
 from ftlit.models.heads import LinearHead, MLPHead
+from ftlit.probes.cross_validation import folds_of
 from ftlit.probes.layer_probes import LayerProbes
 from ftlit.probes.linear_probe import Probe
 
@@ -131,6 +132,15 @@ def test_logits_that_are_too_many_to_be_kept_are_named(monkeypatch, capsys):
     monkeypatch.setattr("ftlit.probes.cross_validation.MAX_LOGITS", 30 * 3 - 1)
     _, callback, _ = fit(data(), callback=FitProbeHead(probing=LayerProbes(l2=L2_PENALTIES), trains=False))
     assert callback.probe.held_out_logits is None and f" in cross-validation{TOO_MANY}\n" in capsys.readouterr().out
+
+
+def test_images_of_a_group_are_held_out_together(monkeypatch):
+    groups, source = [str(i // 5) for i in range(30)], data()
+    source.collection.splits["train"] = replace(source.collection.splits["train"], groups=groups)
+    given = []
+    monkeypatch.setattr("ftlit.probes.cross_validation.folds_of", lambda *rest: given.append(rest[3]) or folds_of(*rest))
+    fit(source, callback=FitProbeHead(probing=LayerProbes(l2=L2_PENALTIES), trains=False))
+    assert given == [groups]
 
 
 @pytest.mark.parametrize("stored", [True, False])

@@ -214,7 +214,12 @@ def _features(
         wanted = {split: [View(split, number) for number in numbers] for split in splits}
         rows = extraction.rows(trainer, backbone, {view: specs for of_split in wanted.values() for view in of_split}, None)
         yield [
-            [Features({spec.cut: rows[view][spec] for spec in specs}, images.collection.targets(view.split)) for view in wanted[split]]
+            [
+                Features(
+                    {spec.cut: rows[view][spec] for spec in specs}, images.collection.targets(split), images.collection.splits[split].groups
+                )
+                for view in wanted[split]
+            ]
             for split in splits
         ]
         meet(trainer)

@@ -60,10 +60,10 @@ def features_of(
         rows = evaluation_features(one_device(cfg)(logger=False, enable_checkpointing=False), store, backbone, data, specs, splits)
         found: dict[Split, dict[Pooling, Features]] = {}
         for split in splits:
-            targets = data.collection.targets(split)
+            targets, groups = data.collection.targets(split), data.collection.splits[split].groups
             own = rows[split].items()
             by_pooling = {pooling: {spec.cut: part for spec, part in own if spec.pooling == pooling} for pooling in poolings}
-            found[split] = {pooling: Features(of_cuts, targets) for pooling, of_cuts in by_pooling.items() if of_cuts}
+            found[split] = {pooling: Features(of_cuts, targets, groups) for pooling, of_cuts in by_pooling.items() if of_cuts}
         yield found
 
 
