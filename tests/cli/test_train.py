@@ -37,7 +37,7 @@ def test_the_output_begins_with_the_plan_and_ends_with_the_results(done):
         "stage",
         "epoch 0",
         "resume",
-        "fitted a linear probe",
+        "fitted the mean of 2 linear probes",
         "macro F1",
         "trained in",
     )

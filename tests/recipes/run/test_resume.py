@@ -14,7 +14,9 @@ from paths import ROOT, python_path
 from PIL import Image
 
 from ftlit import UserError, load
+from ftlit.formats import write_json
 from ftlit.recipes.config.yaml_file import load_yaml, write_yaml
+from ftlit.recipes.run.resume import _command_of
 
 pytestmark = pytest.mark.e2e
 
@@ -238,3 +240,10 @@ def test_a_data_folder_may_be_renamed_if_its_images_are_the_same(tmp_path):
     Image.new("L", (20, 20), 5).save(tmp_path / names["train"][0])
     done = run(tmp_path, command, "data.root=pictures")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and names["train"][0] in done.stderr
+
+
+def test_the_error_of_another_config_knows_the_command_of_the_run(tmp_path):
+    assert _command_of(tmp_path) == ""
+    (tmp_path / "report").mkdir()
+    write_json(tmp_path / "report/run.json", {"plan": [["note", "one"], ["command", "python train.py data=digits"]]})
+    assert _command_of(tmp_path) == "python train.py data=digits"

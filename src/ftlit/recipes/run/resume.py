@@ -13,13 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from ftlit.errors import UserError, shorten
 from ftlit.formats import KEY as FORMAT_KEY
-from ftlit.formats import upgraded, with_format
+from ftlit.formats import read_json, upgraded, with_format
 from ftlit.recipes.config.hydra_internals import add_task_override, run_folder_template, run_mode
 from ftlit.recipes.config.ranges import AUTO, RESOLVED_SETTINGS
 from ftlit.recipes.config.settings import Change, changes, chosen_options, registered_parts, resolved_settings, stable_settings
 from ftlit.recipes.config.yaml_file import EditedFile, load_yaml, write_yaml
 from ftlit.recipes.run.launched import NEEDS_FOLDER, agreed
-from ftlit.run_folder import new_run_advice
+from ftlit.run_folder import REPORT, new_run_advice
 
 CONFIG = "config.yaml"
 REGISTERED_KEY = "registered"  # of the built-in parts, in `config.yaml`
@@ -111,7 +111,18 @@ def check_settings(cfg: DictConfig) -> None:
     name, old, new = min(changed, key=lambda change: change.name.count("."))  # others may refer to a top-level one, as data.seed to seed
     words = [f"{each}={'null' if was is None else was}" for each, was, _ in changed if (each, was) in BEFORE_SEVERAL_CUTS.items()]
     value = " ".join(words) if name in BEFORE_SEVERAL_CUTS and words else "the old value"
-    raise UserError(f"resume=true needs the same config: {name} was {old} and is now {new}; give {value}, or start a new run")
+    command = _command_of(Path(cfg.paths.run))
+    remedy = f"to resume the run: {command} resume=true" if command else f"give {value}, or start a new run"
+    raise UserError(f"resume=true needs the same config: {name} was {old} and is now {new}; {remedy}")
+
+
+def _command_of(folder: Path) -> str:
+    """The command that began the run in a folder; empty where its report does not tell."""
+    try:
+        rows = dict(read_json(folder / "report" / REPORT)["plan"])
+    except (UserError, KeyError, TypeError, ValueError):  # a run with report=false, or a damaged file
+        return ""
+    return str(rows.get("command", ""))
 
 
 def keeps_value(change: Change) -> bool:
