@@ -135,13 +135,23 @@ def _write_tested(cfg: DictConfig, data: Any, tested: Predictions, features: Map
         images_NCHW = _transformed(images.collection.splits["test"], places, images.transforms["test"], cfg.seed)
         _write_images(folder, "mistakes", images.input_spec, images_NCHW, captions)
         if similar and len(similar.train.vectors) == len(train) >= NEAREST:
-            try:
-                near = similar.to(images_NCHW).flatten().tolist()
-                captions = [f"nearest {number % NEAREST + 1}\n{_label(train, place, data)}" for number, place in enumerate(near)]
-                shown = _transformed(train, near, images.transforms["val"], cfg.seed)
-                _write_images(folder, "nearest", images.input_spec, shown, captions)
-            except Exception as error:  # memory of the device, for one: the rest of the report does not need them
-                print_line(f"note: no nearest training images in the report: {one_line(error)}")
+            _write_nearest(cfg, data, similar, images_NCHW)
+
+
+def _write_nearest(cfg: DictConfig, data: Any, similar: Similar, errors: Tensor) -> None:
+    """Write the training images nearest to each of the errors (n, 3, S, S). Without them the rest of the report is valid, so an exception,
+    such as that of a device without memory, gives a note.
+    """
+    images = images_of(data)
+    assert images is not None and isinstance(images.input_spec, InputSpec)
+    train = images.collection.splits["train"]
+    try:
+        near = similar.to(errors).flatten().tolist()
+        captions = [f"nearest {number % NEAREST + 1}\n{_label(train, place, data)}" for number, place in enumerate(near)]
+        shown = _transformed(train, near, images.transforms["val"], cfg.seed)
+        _write_images(Path(cfg.paths.run), "nearest", images.input_spec, shown, captions)
+    except Exception as error:
+        print_line(f"note: no nearest training images in the report: {one_line(error)}")
 
 
 def _caption(tested: Predictions, place: int, class_names: Sequence[str]) -> str:
