@@ -107,7 +107,7 @@ def test_a_pattern_without_a_parameter_is_an_error():
         param_groups(net(), [("layr1", 1.0), ("*", 1.0)])
     with pytest.raises(UserError, match=r"pattern 'layer1\.0' has no effect"):
         param_groups(net(), [("layer1", 1.0), ("layer1.0", 0.1), ("*", 1.0)])
-    with pytest.raises(UserError, match="pattern 'layer1' has no effect"):
+    with pytest.raises(UserError, match="pattern 'layer1' is given twice"):
         param_groups(net(), [("layer1", 1.0), ("layer1", 0.1), ("*", 1.0)])
 
 
