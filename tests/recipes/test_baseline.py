@@ -52,6 +52,7 @@ def test_a_run_whose_epochs_are_worse_gives_the_result_of_the_small_scenario(wor
     for split in ("val", "test"):
         assert large[f"{split}/accuracy"] == large[f"linear_probe/{split}/accuracy"] == small[f"{split}/accuracy"]
         assert large[f"{split}/loss"] == pytest.approx(small[f"{split}/loss"], abs=1e-6)
+    assert large["trained/val/accuracy"] <= large["val/accuracy"]
     best, probe = weights(folder, "best"), weights(folder, "linear_probe")
     assert all(torch.equal(best[name], probe[name]) for name in probe) and best.keys() == probe.keys()
 

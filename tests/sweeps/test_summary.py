@@ -43,6 +43,19 @@ def test_each_row_summarizes_a_setting_over_its_seeds_and_the_best_by_val_is_mar
     assert half_interval([0.7, 0.8, 0.9]) == pytest.approx(4.302653 * 0.1 / 3**0.5)
 
 
+def test_where_all_jobs_train_the_best_epoch_decides_and_a_note_counts_the_jobs_that_keep_the_probe(tmp_path):
+    probe = {"linear_probe/val/accuracy": 0.9, "linear_probe/test/accuracy": 0.8}
+    kept = [accuracies(0.9, 0.8) | probe | {"trained/val/accuracy": trained} for trained in (0.85, 0.88)]
+    better = accuracies(0.95, 0.81) | probe | {"trained/val/accuracy": 0.95}
+    jobs = [("lr=1", kept[0], ""), ("lr=2", kept[1], ""), ("lr=3", better, "")]
+    header, rows = table_of(jobs_in(made(tmp_path / "all", *jobs)))
+    place = header.index("val accuracy, best epoch")
+    assert [row[place] for row in rows] == ["0.8500", "0.8800", "0.9500 *"]
+    assert "In 2 of 3 jobs the result, and so the test accuracy, is that of the linear probe" in markdown_of(jobs_in(tmp_path / "all"))
+    mixed = made(tmp_path / "mixed", *jobs, ("lr=4", accuracies(0.9, 0.9), ""))  # a head that was only fitted
+    assert "val accuracy" in table_of(jobs_in(mixed))[0] and "linear probe" not in markdown_of(jobs_in(mixed))
+
+
 def test_rows_and_the_figure_are_in_the_order_of_the_swept_values_then_of_the_seeds(tmp_path, monkeypatch):
     from matplotlib.figure import Figure
 

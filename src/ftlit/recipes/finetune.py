@@ -64,6 +64,7 @@ def fit(cfg: DictConfig, run: Run) -> float:
         check_results(results)
         if first:
             compared = {f"{NAME}/{name}": value for name, value in baseline.items()} if baseline else {}
+            compared |= {f"trained/{ACCURACY}": trained} if (trained := _best_of_epochs(run)) is not None else {}
             write_result(cfg.paths.run, {**results, **compared})
             kept = run.baseline if _keeps_baseline(run) else None
             recorder = kept.recorder if kept else run.recorder
@@ -157,11 +158,17 @@ def _keeps_baseline(run: Run) -> bool:
     return run.baseline is not None and best is not None and best.keeps_first
 
 
+def _best_of_epochs(run: Run) -> float | None:
+    """The accuracy on val of the best epoch of a run with a baseline, if epochs are judged by it."""
+    best = judged_by(run.trainer) if run.baseline else None
+    value = best.best_of_epochs if best and best.monitor == ACCURACY else None
+    return None if value is None or isnan(value) else value
+
+
 def _score(run: Run, results: Results) -> float:
-    """The accuracy on val; where the baseline is kept that of the best epoch, so that a search can tell settings of training apart."""
-    best = find_callback(run.trainer, BestCheckpoint)
-    of_epochs = best.best_of_epochs if best and best.monitor == ACCURACY and _keeps_baseline(run) else None
-    return results[ACCURACY] if of_epochs is None or isnan(of_epochs) else of_epochs
+    """The accuracy on val; of a run with a baseline that of the best epoch, so that a search can tell settings of training apart."""
+    trained = _best_of_epochs(run)
+    return results[ACCURACY] if trained is None else trained
 
 
 def _judged(run: Run) -> tuple[dict[str, int], dict[str, str]]:

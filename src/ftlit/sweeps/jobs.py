@@ -16,6 +16,8 @@ RUNNING = "did not end"
 REMEDY = "remove the folder of this job, or run the sweep again"
 SEED = "seed"
 VAL, TEST, SCORE = "val/accuracy", "test/accuracy", "score"
+TRAINED = "trained/val/accuracy"  # of the best epoch
+PROBE = "linear_probe/"  # in front of the metrics of the linear probe before training
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,12 @@ class Job:
         """The overrides by name; a deletion (`~name`) is listed under its name."""
         pairs = (override.lstrip("+").partition("=") for override in self.overrides)
         return {name: value for name, _, value in pairs}
+
+    @property
+    def keeps_probe(self) -> bool:
+        """Whether the result is the linear probe before training."""
+        probe = {name: value for name, value in self.metrics.items() if name.startswith(PROBE)}
+        return bool(probe) and all(self.metrics.get(name.removeprefix(PROBE)) == value for name, value in probe.items())
 
     def write(self, folder: Path) -> None:
         """Write `job.json` atomically, without the fields that are read from other files of the folder."""
@@ -181,7 +189,12 @@ def best_first(settings: Sequence[Setting], by: str) -> list[Setting]:
 
 
 def ranking_metric(jobs: Sequence[Job]) -> str:
-    """The metric that ranks the settings: accuracy on val, or the score where no job has one."""
+    """The metric that ranks the settings: accuracy on val, or the score where no job has one. Where all jobs train layers it is that of the
+    best epoch, as the result of a job may be the linear probe before training, which is the same in all of them.
+    """
+    done = [job for job in jobs if job.status == 0]
+    if done and all(TRAINED in job.metrics for job in done):
+        return TRAINED
     return VAL if any(VAL in job.metrics for job in jobs) else SCORE
 
 

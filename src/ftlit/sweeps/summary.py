@@ -13,13 +13,17 @@ from ftlit.errors import one_line, shorten
 from ftlit.files import write_atomically, write_figure, write_rows
 from ftlit.formatting import harmless
 from ftlit.printing import show
-from ftlit.sweeps.jobs import SCORE, SEED, TEST, VAL, Job, Setting, best_first, jobs_of, ranking_metric, settings_of, varying
+from ftlit.sweeps.jobs import SCORE, SEED, TEST, TRAINED, VAL, Job, Setting, best_first, jobs_of, ranking_metric, settings_of, varying
 
 METRICS_IN_0_1 = ("accuracy", "f1")  # their intervals are clipped to [0, 1]
 SECONDS = "job seconds"
 MAX_DRAWN_SETTINGS = 40  # settings in the picture
 MARK = " *"  # beside the number that is best
 MARKED_NOTE = "* marks the best {by}."
+PROBE_NOTE = (
+    "In {kept} of {all} jobs the result, and so the test accuracy, is that of the linear probe before training, because no epoch was "
+    "clearly better on val; with callbacks.best=null it is that of the last epoch."
+)
 TEST_NOTE = "Choosing settings by test accuracy would be biased."
 SCORE_NOTE = "The score is the number that the recipe returns, higher is better."
 RATE_NOTE = "The score is the learning rate that recipe=lr_find suggests, so a higher one is not better."
@@ -61,18 +65,19 @@ def table_of(jobs: Sequence[Job]) -> tuple[list[str], list[list[str]]]:
     names, by, settings = varying(jobs), ranking_metric(jobs), settings_of(jobs)
     failures = any(job.status != 0 for job in jobs)
     chosen = [name for name in ("advised", "cut") if any(getattr(job, name) for job in jobs)]
-    shown = TEST if by == VAL else SCORE
-    label = "test accuracy" if by == VAL else SCORE
-    header = [*names, *chosen, "seeds", label, "std", "95 % interval", *(["val accuracy"] if by == VAL else []), SECONDS]
+    shown = SCORE if by == SCORE else TEST
+    label = SCORE if by == SCORE else "test accuracy"
+    of_val = {VAL: "val accuracy", TRAINED: "val accuracy, best epoch"}.get(by)
+    header = [*names, *chosen, "seeds", label, "std", "95 % interval", *([of_val] if of_val else []), SECONDS]
     marked = _marked(jobs)
     rows = []
     for setting in settings:
         seconds = [job.seconds for job in setting.done if job.seconds is not None]
         parts = [", ".join(dict.fromkeys(getattr(job, name) or "-" for job in setting.done)) or "-" for name in chosen]
         row = [*setting.values, *parts, str(len(setting.done)), *_spread(setting.of(shown), shown)]
-        row += [_mean(setting.of(VAL))] if by == VAL else []
+        row += [_mean(setting.of(by))] if of_val else []
         if setting in marked:
-            row[header.index("val accuracy" if by == VAL else SCORE)] += MARK
+            row[header.index(of_val or SCORE)] += MARK
         row.append(f"{mean(seconds):.1f}" if seconds else "-")
         rows.append([*row, failure_reasons(setting.failed)] if failures else row)
     return [*header, "failed"] if failures else header, rows
@@ -118,8 +123,12 @@ def _spread(values: Sequence[float], metric: str) -> list[str]:
 
 def caption_of(jobs: Sequence[Job]) -> str:
     """The caption of the table: what is marked, statistics, units."""
-    by_val = ranking_metric(jobs) == VAL
+    by = ranking_metric(jobs)
+    by_val = by != SCORE
     notes = [MARKED_NOTE.format(by="val accuracy" if by_val else SCORE)] if _marked(jobs) else []
+    done = [job for setting in settings_of(jobs) for job in setting.done]
+    if by == TRAINED and (kept := sum(job.keeps_probe for job in done)):
+        notes.append(PROBE_NOTE.format(kept=kept, all=len(done)))
     notes += [TEST_NOTE if by_val else RATE_NOTE if _are_range_tests(jobs) else SCORE_NOTE, STATISTICS_NOTE]
     results = [setting.of(TEST if by_val else SCORE) for setting in settings_of(jobs)]
     notes += [EQUAL_NOTE] if any(len(values) > 1 and len(set(values)) == 1 for values in results) else []
@@ -153,7 +162,7 @@ def draw(path: Path, jobs: Sequence[Job]) -> None:
     from matplotlib.figure import Figure  # here, so that the command line is read without it; no pyplot: no screen is needed
 
     names, by, settings = varying(jobs), ranking_metric(jobs), settings_of(jobs)
-    metric = TEST if by == VAL else SCORE
+    metric = SCORE if by == SCORE else TEST
     known = [setting for setting in best_first(settings, by) if setting.of(metric)]
     shown = [setting for setting in settings if setting in known[:MAX_DRAWN_SETTINGS]]
     labels = ["\n".join(map("=".join, zip(names, setting.values, strict=True))) or "all jobs" for setting in shown]

@@ -19,6 +19,7 @@ from ftlit.recipes.config.hydra_internals import hydra_config, run_mode
 from ftlit.recipes.config.overrides import arguments, program
 from ftlit.recipes.run.process_state import INITIAL_ENVIRONMENT
 from ftlit.run_folder import read_result
+from ftlit.sweeps.jobs import TRAINED
 
 STARTED = time.time()  # of this program
 USER_ERROR_STATUS = 2
@@ -81,7 +82,7 @@ def run_in_own_process() -> float:
     if status := _wait_for(command, hydra.runtime.cwd, {**INITIAL_ENVIRONMENT, REASON_FILE: str(reason)}):
         raise JobExit(status, reason.read_text() if reason.is_file() else _reason_of(status))
     result = read_result(folder)  # a range test trains nothing that could be evaluated, and leaves none
-    return float(result["val/accuracy"]) if isinstance(result, dict) else float("nan")
+    return float(result[TRAINED if TRAINED in result else "val/accuracy"]) if isinstance(result, dict) else float("nan")
 
 
 def _reason_of(status: int) -> str:
