@@ -121,7 +121,7 @@ def test_a_missing_run_is_an_error_that_names_it(tmp_path, monkeypatch, capsys):
         (torch.full((3, 8, 8), torch.nan), r"floats from 0 to 1, or be uint8"),
         (torch.full((3, 8, 8), 200), r"or be uint8, but this one is torch.int64"),
         (torch.zeros(8, 8), r"\(3, H, W\), RGB, not \(8, 8\)"),
-        (torch.zeros(3, 0, 8), r"RGB, not \(3, 0, 8\)"),
+        (torch.zeros(3, 0, 8), r"of at least 1, but this one has the shape \(3, 0, 8\)"),
         (5, r"takes images \(paths, PIL images or RGB tensors \(3, H, W\)\), either one or a list, not int"),
         ([None], "not NoneType in a list"),
         ([1, 2], "not int in a list"),

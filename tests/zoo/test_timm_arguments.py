@@ -40,5 +40,5 @@ def test_training_and_prediction_refuse_the_same_arguments(name, value):
 
 def test_a_refused_argument_is_one_line_before_anything_is_built():
     pytest.importorskip("timm")
-    with pytest.raises(UserError, match=r"resnet18 does not accept backbone.act_layer='os.system': give a number"):
+    with pytest.raises(UserError, match=r"resnet18 does not accept backbone.act_layer='os.system': give the name of a layer"):
         load_timm("resnet18", weights=None, act_layer="os.system")

@@ -228,7 +228,7 @@ def test_the_input_spec_is_that_of_the_weights():
     ({"name": "mobilenet_v2", "width_mult": "wide"}, "cannot be built with"),
     ({"name": "resnet18", "cut": "layr3"}, "did you mean 'layer3'"),
     ({"name": "resnet18", "input_spec": {"sise": 3}}, "did you mean 'size'"),
-    ({"name": "resnet18", "input_spec": {"size": "big"}}, "input_spec.size='big': give a whole number"),
+    ({"name": "resnet18", "input_spec": {"size": "big"}}, "input_spec.size='big': give one whole number"),
     ({"name": "resnet18", "input_spec": {"mean": "dark"}}, "input_spec.mean=dark: give one number or three"),
 ])  # fmt: skip
 def test_user_errors_are_one_line(settings, message):

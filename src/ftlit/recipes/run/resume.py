@@ -111,7 +111,7 @@ def check_settings(cfg: DictConfig) -> None:
     name, old, new = min(changed, key=lambda change: change.name.count("."))  # others may refer to a top-level one, as data.seed to seed
     words = [f"{each}={'null' if was is None else was}" for each, was, _ in changed if (each, was) in BEFORE_SEVERAL_CUTS.items()]
     value = " ".join(words) if name in BEFORE_SEVERAL_CUTS and words else "the old value"
-    command = _command_of(Path(cfg.paths.run))
+    command = "" if name in BEFORE_SEVERAL_CUTS else _command_of(Path(cfg.paths.run))
     remedy = f"to resume the run: {command} resume=true" if command else f"give {value}, or start a new run"
     raise UserError(f"resume=true needs the same config: {name} was {old} and is now {new}; {remedy}")
 
