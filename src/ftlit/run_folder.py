@@ -12,6 +12,8 @@ DATA = "data.json"
 RUN = "run"  # the key of the digest that identifies a run, in data.json and in the state of a checkpoint
 RUN_STATE = "exact_resume"  # the key of that state in a checkpoint
 RESULT = "result.json"
+BASELINE = "linear_probe"  # the name of its checkpoint, and what stands in front of its metrics in `result.json`
+TRAINED = "trained/val/accuracy"  # in `result.json`: of the best epoch of a run with a baseline
 ADVICE = "advice.json"
 REPORT = "run.json"  # in `report/`
 
@@ -64,6 +66,12 @@ def read_result(folder: str | Path) -> Result | None:
     """`result.json` without the format; `None` where there is none. Raises `UserError` for a damaged one, or one of a newer program."""
     path = Path(folder, RESULT)
     return read_json(path, remedy="restore it, or train again") if path.is_file() else None
+
+
+def keeps_baseline(metrics: Mapping[str, float]) -> bool:
+    """Whether the result of a run, the metrics of `result.json`, is the linear probe before training."""
+    probe = {name.removeprefix(f"{BASELINE}/"): value for name, value in metrics.items() if name.startswith(f"{BASELINE}/")}
+    return bool(probe) and all(metrics.get(name) == value for name, value in probe.items())
 
 
 def write_advice(folder: str | Path, advice: Mapping[str, Any], measurements: Mapping[str, Any] | None) -> None:

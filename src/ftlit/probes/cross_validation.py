@@ -117,9 +117,9 @@ def _fold_of_groups(labels: Tensor, folds: int, seed: int, groups: Sequence[str 
     return found
 
 
-def keeps_logits(logits: int, examples: int, classes: int) -> bool:
-    """Whether so many logits of each example and class take at most `MAX_LOGITS` numbers."""
-    return logits * examples * classes <= MAX_LOGITS
+def keeps_logits(classifiers: int, examples: int, classes: int) -> bool:
+    """Whether the logits of this number of classifiers are kept: at most `MAX_LOGITS` numbers."""
+    return classifiers * examples * classes <= MAX_LOGITS
 
 
 def cross_validate(examples: LabelledVectors, classes: int, l2_penalties: Sequence[float], kind: ProbeKind, seed: int) -> HeldOut:

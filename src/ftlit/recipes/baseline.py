@@ -34,10 +34,9 @@ from ftlit.recipes.config.hydra_internals import instantiate
 from ftlit.recipes.run.head import head_arguments, recorded_head
 from ftlit.recipes.run.parts import batchnorm_policy
 from ftlit.recipes.run.trainer import build_trainer
-from ftlit.run_folder import RUN, RUN_STATE
+from ftlit.run_folder import BASELINE, RUN, RUN_STATE
 from ftlit.seeding import kept_random_state
 
-NAME = "linear_probe"  # of its checkpoint, and in front of its results in `result.json`
 ACCURACY = "val/accuracy"
 METRICS = (ACCURACY, "val/f1", "val/loss")  # that a baseline has
 Results = dict[str, float]
@@ -133,7 +132,7 @@ def _schedule(cfg: DictConfig, backbone: Backbone) -> Schedule:
 
 def checkpoint_in(folder: Path) -> Path:
     """The checkpoint of the baseline in the folder of a run."""
-    return folder / "checkpoints" / f"{NAME}.ckpt"
+    return folder / "checkpoints" / f"{BASELINE}.ckpt"
 
 
 def judged_by(trainer: pl.Trainer) -> BestCheckpoint | None:

@@ -21,7 +21,7 @@ from ftlit.lit.resumed_checkpoint import check_last
 from ftlit.lit.strategies import compiled_layers_allowed
 from ftlit.lit.trainer_internals import find_callback
 from ftlit.models.heads import head_cuts
-from ftlit.recipes.baseline import ACCURACY, NAME, Results, evaluate_fitted, judged_by, propose
+from ftlit.recipes.baseline import ACCURACY, Results, evaluate_fitted, judged_by, propose
 from ftlit.recipes.build_run import Run, build, plan_of
 from ftlit.recipes.console.plan_rows import plan_rows, print_plan
 from ftlit.recipes.console.results_table import print_results
@@ -35,7 +35,7 @@ from ftlit.recipes.run.resume import alone_in, checkpoint_of
 from ftlit.recipes.run.time_estimates import estimate_run, limited
 from ftlit.recipes.run.trainer import describe_fit, lost_processes
 from ftlit.recipes.run.training_steps import rates_of, steps_per_epoch
-from ftlit.run_folder import write_result
+from ftlit.run_folder import BASELINE, TRAINED, write_result
 
 
 def run(cfg: DictConfig) -> float:
@@ -63,8 +63,8 @@ def fit(cfg: DictConfig, run: Run) -> float:
             results = _evaluate(cfg, run, baseline)
         check_results(results)
         if first:
-            compared = {f"{NAME}/{name}": value for name, value in baseline.items()} if baseline else {}
-            compared |= {f"trained/{ACCURACY}": trained} if (trained := _best_of_epochs(run)) is not None else {}
+            compared = {f"{BASELINE}/{name}": value for name, value in baseline.items()} if baseline else {}
+            compared |= {TRAINED: trained} if (trained := _best_of_epochs(run)) is not None else {}
             write_result(cfg.paths.run, {**results, **compared})
             kept = run.baseline if _keeps_baseline(run) else None
             recorder = kept.recorder if kept else run.recorder

@@ -20,6 +20,7 @@ from ftlit.report.figures import FIGURES, MAX_MATRIX_CLASSES
 from ftlit.report.load import read
 from ftlit.report.run_files import FOLDER, RUN, SUSPECTS, TEST
 from ftlit.report.scores import class_scores, confusion, most_confident_errors, reliability
+from ftlit.run_folder import BASELINE, keeps_baseline
 
 PAGE = "report.html"
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"  # the page requests nothing
@@ -95,15 +96,13 @@ def _image(title: str, png: bytes | str) -> str:
 
 def _result(run: RunData) -> str:
     metrics = ("accuracy", "f1", "loss")
-    baseline = {f"linear_probe/{split}": f"{split}, linear probe before training" for split in ("val", "test")}
+    baseline = {f"{BASELINE}/{split}": f"{split}, linear probe before training" for split in ("val", "test")}
     rows = [
         [name, *(f"{run.result[f'{split}/{metric}']:.4f}" for metric in metrics)]
         for split, name in {"val": "val", "test": "test", **baseline}.items()
         if all(f"{split}/{metric}" in run.result for metric in metrics)
     ]
-    same = [name.removeprefix("linear_probe/") for name in run.result if name.startswith("linear_probe/")]
-    kept = bool(same) and all(run.result.get(name) == run.result[f"linear_probe/{name}"] for name in same)
-    note = "<p>The result is the linear probe: no epoch of training was clearly better on val.</p>" if kept else ""
+    note = "<p>The result is the linear probe: no epoch of training was clearly better on val.</p>" if keeps_baseline(run.result) else ""
     return _table(["split", "accuracy", "macro F1", "loss"], rows) + note if rows else ""
 
 

@@ -9,15 +9,13 @@ from typing import Any
 
 from ftlit.errors import UserError
 from ftlit.formats import FORMAT, KEY, read_json, reading, write_json
-from ftlit.run_folder import RESULT, read_advice, read_result
+from ftlit.run_folder import RESULT, TRAINED, read_advice, read_result
 
 FILE = "job.json"  # in the folder of each job
 RUNNING = "did not end"
 REMEDY = "remove the folder of this job, or run the sweep again"
 SEED = "seed"
 VAL, TEST, SCORE = "val/accuracy", "test/accuracy", "score"
-TRAINED = "trained/val/accuracy"  # of the best epoch
-PROBE = "linear_probe/"  # in front of the metrics of the linear probe before training
 
 
 @dataclass(frozen=True)
@@ -55,12 +53,6 @@ class Job:
         """The overrides by name; a deletion (`~name`) is listed under its name."""
         pairs = (override.lstrip("+").partition("=") for override in self.overrides)
         return {name: value for name, _, value in pairs}
-
-    @property
-    def keeps_probe(self) -> bool:
-        """Whether the result is the linear probe before training."""
-        probe = {name: value for name, value in self.metrics.items() if name.startswith(PROBE)}
-        return bool(probe) and all(self.metrics.get(name.removeprefix(PROBE)) == value for name, value in probe.items())
 
     def write(self, folder: Path) -> None:
         """Write `job.json` atomically, without the fields that are read from other files of the folder."""

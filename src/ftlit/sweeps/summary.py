@@ -13,7 +13,8 @@ from ftlit.errors import one_line, shorten
 from ftlit.files import write_atomically, write_figure, write_rows
 from ftlit.formatting import harmless
 from ftlit.printing import show
-from ftlit.sweeps.jobs import SCORE, SEED, TEST, TRAINED, VAL, Job, Setting, best_first, jobs_of, ranking_metric, settings_of, varying
+from ftlit.run_folder import TRAINED, keeps_baseline
+from ftlit.sweeps.jobs import SCORE, SEED, TEST, VAL, Job, Setting, best_first, jobs_of, ranking_metric, settings_of, varying
 
 METRICS_IN_0_1 = ("accuracy", "f1")  # their intervals are clipped to [0, 1]
 SECONDS = "job seconds"
@@ -127,7 +128,7 @@ def caption_of(jobs: Sequence[Job]) -> str:
     by_val = by != SCORE
     notes = [MARKED_NOTE.format(by="val accuracy" if by_val else SCORE)] if _marked(jobs) else []
     done = [job for setting in settings_of(jobs) for job in setting.done]
-    if by == TRAINED and (kept := sum(job.keeps_probe for job in done)):
+    if by == TRAINED and (kept := sum(keeps_baseline(job.metrics) for job in done)):
         notes.append(PROBE_NOTE.format(kept=kept, all=len(done)))
     notes += [TEST_NOTE if by_val else RATE_NOTE if _are_range_tests(jobs) else SCORE_NOTE, STATISTICS_NOTE]
     results = [setting.of(TEST if by_val else SCORE) for setting in settings_of(jobs)]

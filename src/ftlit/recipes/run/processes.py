@@ -18,8 +18,7 @@ from ftlit.lit.stop_signals import INTERRUPTED_STATUS, SIGNALS
 from ftlit.recipes.config.hydra_internals import hydra_config, run_mode
 from ftlit.recipes.config.overrides import arguments, program
 from ftlit.recipes.run.process_state import INITIAL_ENVIRONMENT
-from ftlit.run_folder import read_result
-from ftlit.sweeps.jobs import TRAINED
+from ftlit.run_folder import TRAINED, read_result
 
 STARTED = time.time()  # of this program
 USER_ERROR_STATUS = 2

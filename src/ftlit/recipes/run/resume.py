@@ -19,7 +19,7 @@ from ftlit.recipes.config.ranges import AUTO, RESOLVED_SETTINGS
 from ftlit.recipes.config.settings import Change, changes, chosen_options, registered_parts, resolved_settings, stable_settings
 from ftlit.recipes.config.yaml_file import EditedFile, load_yaml, write_yaml
 from ftlit.recipes.run.launched import NEEDS_FOLDER, agreed
-from ftlit.run_folder import REPORT, new_run_advice
+from ftlit.run_folder import BASELINE, REPORT, new_run_advice
 
 CONFIG = "config.yaml"
 REGISTERED_KEY = "registered"  # of the built-in parts, in `config.yaml`
@@ -55,7 +55,7 @@ def checkpoint_of(cfg: DictConfig) -> Path | None:
         return None
     check_settings(cfg)
     if not last.exists():  # the run ended before its first step
-        probe = best.with_name("linear_probe.ckpt")  # which best.ckpt begins with
+        probe = best.with_name(f"{BASELINE}.ckpt")  # which best.ckpt begins with
         if best.exists() and not (probe.exists() and cmp(best, probe, shallow=False)):
             raise UserError(f"resuming this run needs {last}, which is missing: restore it, or {new_run_advice(last)}")
         return None
