@@ -85,7 +85,8 @@ def threshold_of(calibration: Calibration | None, coverage: float, *, multilabel
         UserError: a coverage that is not above 0 and below 1, data with several labels, or a checkpoint without held-out scores.
     """
     if not 0 < coverage < 1:
-        raise UserError(f"coverage {coverage:g}: give a share above 0 and below 1, such as 0.9")
+        meant = f": did you mean {coverage / 100:g}?" if 1 < coverage < 100 else ", such as 0.9"
+        raise UserError(f"coverage {coverage:g}: give a share above 0 and below 1{meant}")
     if multilabel:
         raise UserError("prediction sets need one label per example, but the data of this run has several: leave --coverage out")
     if calibration is None:
