@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from ftlit.errors import UserError, one_line
-from ftlit.formats import FORMAT
+from ftlit.cli import sweep_resume
+from ftlit.cli.sweep_resume import failed_early, first_change, new_job, refusal
+from ftlit.errors import UserError, one_line, shorten
 from ftlit.formatting import count, shell_command
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS
 from ftlit.recipes.config.hydra_internals import add_task_override, hydra_config
 from ftlit.recipes.config.literal_values import quote
-from ftlit.recipes.config.overrides import job_label, job_overrides, typed_command, typed_words
-from ftlit.recipes.config.settings import changes, chosen_options, stable_settings
+from ftlit.recipes.config.overrides import job_label, typed_command, typed_words
 from ftlit.recipes.run.process_state import INITIAL_ENVIRONMENT
 from ftlit.recipes.run.processes import REASON, USER_ERROR_STATUS, JobExit
-from ftlit.recipes.run.resume import MAY_CHANGE, RESUMABLE_RECIPES, keeps_value
+from ftlit.recipes.run.resume import RESUMABLE_RECIPES
 from ftlit.run_folder import ADVICE
 from ftlit.sweeps import jobs, summary
 from ftlit.sweeps.jobs import Job
@@ -34,14 +34,15 @@ GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 ONE_GPU = {"devices": (1, "1"), "num_nodes": (1,), "accelerator": ("auto", "gpu", "cuda")}  # values of the trainer
 SLURM, SLURM_PROGRAMS = "submitit_slurm", ("srun", "sbatch")  # the launcher, and what it calls
 EARLY_FILES = (ADVICE, "lr_find.csv", "lr_find.png", REASON)  # of recipes that have not written config.yaml, or do not write it
-SWEEP_FOLDERS: list[Path] = []  # the folder of the sweep that this process runs, empty for a single run
+# folder of the sweep that this process runs -> overrides of its jobs by number, none where a search chooses them; empty for a single run
+SWEEPS: dict[Path, list[list[str]]] = {}
 
 
 class SweepCallback(Callback):
     """Hydra calls it when a sweep begins, whatever launches the jobs. A second sweep in the folder of one is refused."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Keep the sweep's folder for `end`.
+        """Keep the sweep's folder for `end_sweep`.
 
         Raises:
             SystemExit: with `USER_ERROR_STATUS`; any other error of a callback is only a warning of Hydra's.
@@ -49,13 +50,29 @@ class SweepCallback(Callback):
         folder = Path(config.hydra.sweep.dir)
         try:
             _check_launcher(config.hydra.runtime.choices.get("hydra/launcher"))
-            done = _count_done(folder, OmegaConf.select(config, "sweep.resume"))
+            done = sweep_resume.count_done(config)
         except UserError as error:
             print(f"ftlit: {error}", file=sys.stderr)
             sys.exit(USER_ERROR_STATUS)
         if done:
             print(f"resuming the sweep in {folder}: skipping {count(done, 'finished job')}")
-        SWEEP_FOLDERS.append(folder)
+        SWEEPS[folder] = []
+
+
+def plan_jobs(config: DictConfig, jobs: list[list[str]]) -> list[list[str]]:
+    """Number the jobs of a sweep without a search: see `sweep_resume.in_order`. A refusal leaves no table of the earlier sweep.
+
+    Args:
+        config: of the sweep.
+        jobs: the overrides of each.
+    """
+    folder = Path(config.hydra.sweep.dir)
+    try:
+        SWEEPS[folder] = sweep_resume.in_order(config, jobs)
+    except UserError:
+        del SWEEPS[folder]
+        raise
+    return SWEEPS[folder]
 
 
 def _check_launcher(launcher: str | None) -> None:
@@ -66,27 +83,6 @@ def _check_launcher(launcher: str | None) -> None:
             f"hydra/launcher={SLURM} needs {' and '.join(missing)} of SLURM, not found on this machine: start the sweep on a machine that "
             "submits SLURM jobs, or give hydra/launcher=submitit_local to run the jobs on this machine"
         )
-
-
-def _count_done(folder: Path, resume: Any) -> int:
-    """The number of jobs of an earlier sweep in this folder that are done, 0 where there was none.
-
-    Raises:
-        UserError: there was one, and it is not to be resumed, cannot be resumed, or cannot be read.
-    """
-    if resume not in (None, True, False):
-        raise UserError(f"sweep.resume={resume}: give true or false")
-    if not jobs.is_sweep(folder):
-        return 0
-    if not resume:
-        raise UserError(f"{folder} already holds a sweep: give sweep.resume=true to resume it, or another hydra.sweep.dir=...")
-    found = [job for _, job in jobs.jobs_of(folder)]
-    if any(job.format < FORMAT for job in found):
-        raise UserError(
-            f"the sweep in {folder} is from an older version of ftlit and cannot be resumed: start a new sweep with another "
-            "hydra.sweep.dir=... (ftlit report still reads the old one)"
-        )
-    return sum(job.status == 0 for job in found)
 
 
 def run_job(cfg: DictConfig, run: Callable[[], float]) -> float | None:
@@ -100,14 +96,10 @@ def run_job(cfg: DictConfig, run: Callable[[], float]) -> float | None:
         SystemExit: with `INTERRUPTED_STATUS`, which ends the sweep.
     """
     folder = Path(hydra_config().runtime.output_dir)
-    before, this = jobs.read_job(folder), _new_job(cfg)
-    if before and (change := _first_change(before, this)):
-        if not _failed_early(before, folder):
-            fresh = "" if before.status in (0, None) else f", remove {folder} to begin this job again with the new settings"
-            raise UserError(
-                f"{folder} holds job {before.number} of a different sweep ({' '.join(before.overrides)}): {change}. Give the settings "
-                f"of that sweep (you may append new values to the first swept option){fresh}, or give another hydra.sweep.dir=..."
-            )
+    before, this = jobs.read_job(folder), new_job(cfg)
+    if before and (change := first_change(before, this)):
+        if not failed_early(before, folder):
+            raise refusal(before, folder, change)
         before = None  # its settings were corrected
         for name in EARLY_FILES:
             (folder / name).unlink(missing_ok=True)
@@ -132,11 +124,6 @@ def finish_alone(score: float) -> float:
     if not rank_before_trainer() and (before := jobs.read_job(folder)) and before.status != 0:
         replace(before, status=0, reason="", score=None if isnan(score) else score).write(folder)
     return score
-
-
-def _failed_early(before: Job, folder: Path) -> bool:
-    """Whether a job failed before it wrote `config.yaml`, so that it may begin again with other settings. `EARLY_FILES` may be left."""
-    return before.status not in (0, INTERRUPTED_STATUS, None) and not (folder / "config.yaml").is_file()
 
 
 def _run_and_record(this: Job, folder: Path, run: Callable[[], float]) -> float | None:
@@ -164,7 +151,7 @@ def end_sweep() -> int:
         The sweep's status: `USER_ERROR_STATUS` where all failures are errors of the user, 1 where not, 0 for none.
     """
     statuses: set[int | None] = set()
-    for folder in filter(jobs.is_sweep, SWEEP_FOLDERS):
+    for folder in filter(jobs.is_sweep, SWEEPS):
         try:
             statuses |= _end_sweep_in(folder)
         except UserError as error:  # a damaged file of a job
@@ -183,6 +170,9 @@ def _end_sweep_in(folder: Path) -> set[int | None]:
         how = {None: jobs.RUNNING, INTERRUPTED_STATUS: "was interrupted"}.get(job.status, f"failed with status {job.status}")
         print(f"ftlit: job {job.number} ({' '.join(job.overrides)}) {how}, its folder: {path.absolute()}", file=sys.stderr)
         statuses.add(job.status)
+    if waiting := _not_begun(folder):
+        print(f"ftlit: {count(len(waiting), 'job')} never began: {shorten(waiting)}", file=sys.stderr)
+        statuses.add(None)
     if statuses:
         own = [word for word in typed_words() if not re.match(r"\+{0,2}(sweep\.resume|hydra\.sweep\.dir)=", word)]
         words = [*typed_command(), *own, f"hydra.sweep.dir={quote(str(folder))}", "sweep.resume=true"]
@@ -190,18 +180,13 @@ def _end_sweep_in(folder: Path) -> set[int | None]:
     return statuses
 
 
-def _new_job(cfg: DictConfig) -> Job:
-    config = {"chosen": chosen_options(), "settings": OmegaConf.to_container(stable_settings(cfg))}
-    return Job(hydra_config().job.num, tuple(job_overrides()), config)
-
-
-def _first_change(before: Job, now: Job) -> str:
-    """The first setting in which two jobs differ, in words; empty where they are the same job."""
-    if "settings" not in before.config:
-        return "an older version of ftlit ran this job"
-    old, new = (OmegaConf.create(job.config["settings"]) for job in (before, now))
-    changed = [change for change in changes(old, new, before.config["chosen"], MAY_CHANGE) if not keeps_value(change)]
-    return f"{changed[0].name} was {changed[0].before} and is now {changed[0].now}" if changed else ""
+def _not_begun(folder: Path) -> list[str]:
+    """The planned jobs that have no state in the sweep's folder: number and swept values."""
+    begun = {job.number for _, job in jobs.jobs_of(folder)}
+    planned = [Job(number, tuple(words)) for number, words in enumerate(SWEEPS[folder])]
+    names = [*jobs.varying(planned), jobs.SEED]
+    values = {job.number: [f"{name}={job.values[name]}" for name in names if name in job.values] for job in planned}
+    return [f"{job.number} ({' '.join(values[job.number])})" for job in planned if job.number not in begun]
 
 
 def _status_of(end: BaseException) -> int:

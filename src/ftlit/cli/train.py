@@ -17,7 +17,7 @@ from ftlit.errors import one_line, unknown
 from ftlit.files import WriteError
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS, owned_signals
 from ftlit.recipes.config.early_checks import check_early
-from ftlit.recipes.config.hydra_internals import choices, hydra_config, hydra_main, set_help
+from ftlit.recipes.config.hydra_internals import choices, hydra_config, hydra_main, jobs_of_sweeps, set_help
 from ftlit.recipes.config.overrides import command_environment, complete, job_label
 from ftlit.recipes.run import launched, processes, resume
 from ftlit.recipes.run.process_state import error_environment, job_state, process_state, wants_traceback
@@ -39,6 +39,7 @@ def main() -> None:
     with (
         robust_output(),
         owned_signals(answers=launched.is_first_on_machine()),
+        jobs_of_sweeps(sweep_jobs.plan_jobs),
         process_state(argv=[*sys.argv], environment=error_environment() | command_environment()),
     ):
         status = _run_hydra()
@@ -88,7 +89,7 @@ def _run(cfg: DictConfig) -> float:
 
 
 def _run_recipe(cfg: DictConfig) -> float:
-    if processes.is_sweep() and not sweep_jobs.SWEEP_FOLDERS:  # a launcher runs the jobs side by side, not this program one by one
+    if processes.is_sweep() and not sweep_jobs.SWEEPS:  # a launcher runs the jobs side by side, not this program one by one
         sweep_jobs.take_gpu(cfg, hydra_config().job.num)
     if processes.is_sweep() and processes.several_processes(cfg):
         return processes.run_in_own_process()

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
+from hydra.types import HydraContext
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import ReadonlyConfigError
 from paths import ROOT
@@ -32,11 +34,13 @@ from ftlit.recipes.config.hydra_internals import (
     choices,
     compose_again,
     compose_defaults,
+    compose_job,
     fresh_hydra,
     group_options,
     hydra_config,
     initialize_hydra,
     instantiate,
+    jobs_of_sweeps,
     read_config_file,
     run_folder_template,
     run_mode,
@@ -269,3 +273,24 @@ def test_hydra_makes_the_folder_of_a_run_where_its_error_is_known(tmp_path):
     with pytest.raises(FileExistsError) as caught:
         _save_config(OmegaConf.create({}), "config.yaml", tmp_path / "file")
     assert run_folder_error(caught.value) is caught.value and run_folder_error(FileExistsError()) is None
+
+
+def test_a_sweep_runs_the_jobs_of_a_plan_in_its_order_with_numbers_from_0_in_batches(tmp_path):
+    launched = []
+
+    class Launcher:
+        def launch(self, jobs, initial_job_idx):
+            launched.append((initial_job_idx, jobs))
+            return []
+
+    with fresh_hydra():
+        config = compose("train", [f"hydra.sweep.dir={tmp_path}", "hydra.sweeper.max_batch_size=2"], return_hydra_config=True)
+        with jobs_of_sweeps(lambda cfg, jobs: jobs[::-1] if cfg is config else []):
+            context = HydraContext(GlobalHydra.instance().config_loader(), None)
+            sweeper = Plugins.instance().instantiate_sweeper(config=config, hydra_context=context, task_function=None)
+            sweeper.launcher = Launcher()
+            sweeper.sweep(["seed=1,2,3"])
+        job = compose_job(config, ["seed=3"])
+    assert launched == [(0, [["seed=3"], ["seed=2"]]), (2, [["seed=1"]])]
+    assert job.seed == 3 and job.hydra.overrides.task == ["seed=3"]
+    assert Plugins.instantiate_sweeper.__module__ == "hydra.core.plugins"  # as before

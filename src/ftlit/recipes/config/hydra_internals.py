@@ -16,6 +16,7 @@ from hydra.core.default_element import ConfigDefault, GroupDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
@@ -138,6 +139,44 @@ def compose_again(overrides: Sequence[str], *, with_hydra: bool = False) -> Dict
         with_hydra: whether the result has the `hydra` node.
     """
     return hydra.compose(hydra_config().job.config_name, list(overrides), return_hydra_config=with_hydra)
+
+
+@contextmanager
+def jobs_of_sweeps(plan: Callable[[DictConfig, list[list[str]]], list[list[str]]]) -> Iterator[None]:
+    """Within a block, a sweep without a search runs the jobs that `plan` returns, in this order. The number of a job is its place.
+
+    Args:
+        plan: takes the config of the sweep and the overrides of each of its jobs, in Hydra's order.
+    """
+    original = Plugins.instantiate_sweeper
+
+    def instantiate_sweeper(plugins: Any, *, config: DictConfig, **kwargs: Any) -> Any:
+        sweeper: Any = original(plugins, config=config, **kwargs)
+        if hasattr(sweeper, "split_arguments"):  # Hydra's basic sweeper; those of searches have none
+            in_hydras_order = sweeper.split_arguments
+
+            def split(overrides: Any, max_batch_size: int | None) -> list[list[list[str]]]:
+                (all_jobs,) = in_hydras_order(overrides, None)
+                return list(sweeper.split_overrides_to_chunks(plan(config, all_jobs), max_batch_size))
+
+            sweeper.split_arguments = split
+        return sweeper
+
+    Plugins.instantiate_sweeper = instantiate_sweeper  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        Plugins.instantiate_sweeper = original  # type: ignore[method-assign]
+
+
+def compose_job(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """Compose a job of a sweep, with its `hydra` node.
+
+    Args:
+        config: of the sweep.
+        overrides: of the job.
+    """
+    return GlobalHydra.instance().config_loader().load_sweep_config(config, list(overrides))
 
 
 def add_task_override(word: str) -> None:
