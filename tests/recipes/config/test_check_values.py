@@ -20,7 +20,14 @@ def hydra():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("head._target_=no_such.Module", "head._target_=no_such.Module cannot be imported: No module named 'no_such'"),
+        (
+            "head._target_=no_such.Module",
+            "head._target_=no_such.Module cannot be imported: No module named 'no_such': give the command in the folder that holds no_such, "
+            "or add that folder to PYTHONPATH",
+        ),
+        ("head._target_=ftlit.no_such.Head", "head._target_=ftlit.no_such.Head cannot be imported: no head 'ftlit.no_such.Head'"),
+        ("loss._target_=json.no_such.Loss", "loss._target_=json.no_such.Loss cannot be imported: No module named 'json.no_such'"),
+        ("head._target_=Head", "head._target_=Head cannot be imported: give its module too, such as head._target_=my_module.Head"),
         (
             "head._target_=ftlit.head.MLPHead",
             "head._target_=ftlit.head.MLPHead cannot be imported: it has moved; give head._target_=ftlit.models.heads.MLPHead",

@@ -100,6 +100,14 @@ def test_values_to_search_over_are_given_without_the_place_in_hydras_config(monk
         (["backbone=resnet51"], "no backbone option 'resnet51': did you mean 'resnet50'?"),
         (["head=mlp", "head.hiden=[5]"], "no option 'head.hiden': did you mean 'head.hidden'?"),
         (["head=mlp", "+head.hiden=[5]"], "no option 'head.hiden': did you mean 'head.hidden'?"),
+        (
+            ["head._target_=torch.nn.Linear", "head.bias=false"],
+            "no option 'head.bias' beside head._target_: to pass it to torch.nn.Linear, give +head.bias=false",
+        ),
+        (
+            ["optimizer._target_=torch.optim.SGD", "optimizer.momentum=0.9"],
+            "no option 'optimizer.momentum' beside optimizer._target_: to pass it to torch.optim.SGD, give +optimizer.momentum=0.9",
+        ),
         (["backbones=resnet50"], "no option 'backbones': did you mean 'backbone'?"),
         (["scenaro=small_similar"], "no option 'scenaro': did you mean 'scenario'?"),
         (["sede=1"], "no option 'sede': did you mean 'seed'?"),

@@ -34,6 +34,7 @@ OUT_OF_MEMORY = (
 )
 IMAGE_FILES = ("folder", "csv", "unlabelled")  # options of data that have on_bad_image
 SEARCHED = "hydra.sweeper.params."
+NOT_GIVEN = "..."
 NO_GPU = "torch finds no GPU: give trainer=auto or trainer=cpu"
 LIGHTNING_HINTS = {  # part of a message of Lightning -> advice for the user
     "No supported gpu backend": NO_GPU,
@@ -174,9 +175,11 @@ def _wrong_override(chain: list[BaseException]) -> UserError:
     name = hydra_errors.rejected_name(text)
     if name is None:
         return UserError(one_line(chain[-1]))
+    parent, _, leaf = name.rpartition(".")
+    if (own := _given_value(f"{parent}._target_")) != NOT_GIVEN and not name.startswith("hydra."):
+        return UserError(f"no option {name!r} beside {parent}._target_: to pass it to {own}, give {_added(name)}")
     if meant := renamed_option(name) or synonym(name, _given_value(name)):
         return meant
-    parent, _, leaf = name.rpartition(".")
     if parent.partition(".")[0] == "hydra":
         return UserError(f"no option {name!r}: to list Hydra's own options, add --cfg hydra")
     composed = _composed(without=name)
@@ -194,9 +197,14 @@ def _wrong_override(chain: list[BaseException]) -> UserError:
 
 
 def _given_value(name: str) -> str:
-    """The value of the command line for this name; `...` where a config file gave it."""
+    """The value of the command line for this name; `NOT_GIVEN` where a config file gave it."""
     given = (word.lstrip("+").partition("=") for word in sys.argv[1:])
-    return next((value for word, _, value in given if word == name), "...")
+    return next((value for word, _, value in given if word == name), NOT_GIVEN)
+
+
+def _added(name: str) -> str:
+    """The word that adds a value of the command line to the config."""
+    return shell_word(f"+{name}={_given_value(name)}")
 
 
 def _name_of_another_option(name: str, group: str, leaves: list[str]) -> UserError:

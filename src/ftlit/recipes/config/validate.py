@@ -146,10 +146,10 @@ def _found(name: str, path: Any) -> Callable[..., Any]:
     try:
         return resolve_name(path)  # type: ignore[no-any-return]  # Hydra's get_object logs what it raises
     except (ImportError, AttributeError, ValueError) as error:  # no module, no such name in it, an empty part
-        raise UserError(f"{name}._target_={path} cannot be imported: {_why(name, path, error)}") from error
+        raise UserError(f"{name}._target_={path} cannot be imported: {_why(name, path)}") from error
 
 
-def _why(name: str, path: str, error: Exception) -> str:
+def _why(name: str, path: str) -> str:
     """The new path of a class that moved; else the closest built-in part, or name in the user's module; else Python's error."""
     if new := new_path(path):
         return f"it has moved; give {name}._target_={new}"
@@ -159,10 +159,15 @@ def _why(name: str, path: str, error: Exception) -> str:
             import_module(found.name)  # data sources register; only this error needs all
         return str(unknown(registry.noun, path, [f"{part.__module__}.{part.__qualname__}" for part in registry.values()]))
     module, _, leaf = path.rpartition(".")
+    if not module:
+        return f"give its module too, such as {name}._target_=my_module.{path}"
     try:
         return f"{module} has {unknown('name', leaf, [other for other in dir(import_module(module)) if not other.startswith('_')])}"
     except Exception as fault:  # a module can raise anything
-        return one_line(fault if module else error)
+        top = path.partition(".")[0]
+        if not isinstance(fault, ModuleNotFoundError) or fault.name != top:
+            return one_line(fault)
+        return f"{one_line(fault)}: give the command in the folder that holds {top}, or add that folder to PYTHONPATH"
 
 
 def _targets(node: Any, name: str = "") -> Iterator[tuple[str, DictConfig]]:
