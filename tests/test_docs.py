@@ -20,9 +20,9 @@ from split_sweep import sweep_jobs
 
 import ftlit
 from ftlit.cli import main
+from ftlit.cli.command_words import complete
 from ftlit.cli.train import RECIPES
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
-from ftlit.recipes.config.overrides import complete
 from ftlit.recipes.config.validate import bind
 from ftlit.sweeps.jobs import Job
 from ftlit.sweeps.summary import write_csv

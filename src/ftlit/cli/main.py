@@ -94,7 +94,7 @@ def advise(arguments: list[str]) -> None:
 def predict(arguments: list[str]) -> None:
     """Print a row for each image, or draw a map over it. Raises `SystemExit` with status 1 where some have no prediction."""
     parser = predict_parser()
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)
     if given.trust:
         search_current_folder()
     import ftlit.inference.dense_map  # here, so that --help stays fast
@@ -119,7 +119,7 @@ def predict(arguments: list[str]) -> None:
 
 def embed(arguments: list[str]) -> None:
     """Write the features of images to a file. Raises `SystemExit` with status 1 where some have none."""
-    given = embed_parser().parse_args(arguments)
+    given = embed_parser().parse_intermixed_args(arguments)
     if given.trust:
         search_current_folder()
     from ftlit.cli.sources import network_and_paths  # here, so that --help stays fast

@@ -4,7 +4,7 @@ import argparse
 import re
 from typing import NoReturn
 
-from ftlit.errors import UserError
+from ftlit.errors import UserError, unknown
 
 ACTIONS = {
     "list": "list the feature tables, most recently used first",
@@ -17,8 +17,22 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose errors are errors of the user, in one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise `UserError`."""
-        raise UserError(f"{self.prog.removeprefix('ftlit ')}: {message}")
+        """Raise `UserError`: what was given, and what is accepted."""
+        name, found = self.prog.removeprefix("ftlit "), re.fullmatch(r"(.+): (.+)", message)
+        if found and found[1] == "unrecognized arguments":
+            raise self._unknown(found[2].split()[0])
+        if found and found[1] == "the following arguments are required":
+            raise UserError(f"{name}: also give {found[2].replace(', ', ' and ')}; {self.epilog or 'see --help'}")
+        if found := re.fullmatch(r"argument (--\S+): invalid (int|float) value: '(.*)'", message):
+            raise UserError(f"{name}: {found[1]} {found[3]}: give a {'whole ' if found[2] == 'int' else ''}number")
+        raise UserError(f"{name}: {message}")
+
+    def _unknown(self, word: str) -> UserError:
+        """The error for a word that no argument takes."""
+        if not word.startswith("-"):
+            return UserError(f"{self.prog} does not take {word!r}: see {self.prog} --help")
+        known = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+        return unknown(f"option of {self.prog}", word.partition("=")[0], known)
 
 
 def _days(text: str) -> float:

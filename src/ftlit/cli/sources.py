@@ -6,13 +6,13 @@ from pathlib import Path
 import hydra
 import torch
 
+from ftlit.cli.command_words import complete
 from ftlit.errors import UserError, closest, shorten
 from ftlit.inference.embed import network_of
 from ftlit.inference.network import Network, load
 from ftlit.models.backbone import Backbone
 from ftlit.recipes.config.error_messages import as_user_error
 from ftlit.recipes.config.hydra_internals import fresh_hydra, group_options, instantiate
-from ftlit.recipes.config.overrides import complete
 
 OPTION = "backbone."  # words that begin so and hold `=` are options of the backbone, not paths
 

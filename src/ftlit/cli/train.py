@@ -11,6 +11,7 @@ from typing import NoReturn
 from omegaconf import DictConfig
 
 from ftlit.cli import search_current_folder, sweep_jobs
+from ftlit.cli.command_words import complete
 from ftlit.cli.deferred_imports import defer_torchmetrics
 from ftlit.cli.output import robust_output
 from ftlit.errors import one_line, unknown
@@ -18,7 +19,7 @@ from ftlit.files import WriteError
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS, owned_signals
 from ftlit.recipes.config.early_checks import check_early
 from ftlit.recipes.config.hydra_internals import choices, hydra_config, hydra_main, jobs_of_sweeps, set_help
-from ftlit.recipes.config.overrides import command_environment, complete, job_label
+from ftlit.recipes.config.overrides import command_environment, job_label
 from ftlit.recipes.run import launched, processes, resume
 from ftlit.recipes.run.process_state import error_environment, job_state, process_state, wants_traceback
 

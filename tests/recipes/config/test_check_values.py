@@ -22,8 +22,8 @@ def hydra():
     [
         (
             "head._target_=no_such.Module",
-            "head._target_=no_such.Module cannot be imported: No module named 'no_such': give the command in the folder that holds no_such, "
-            "or add that folder to PYTHONPATH",
+            "head._target_=no_such.Module cannot be imported: No module named 'no_such': give the command in the folder that holds "
+            "no_such, or add that folder to PYTHONPATH",
         ),
         ("head._target_=ftlit.no_such.Head", "head._target_=ftlit.no_such.Head cannot be imported: no head 'ftlit.no_such.Head'"),
         ("loss._target_=json.no_such.Loss", "loss._target_=json.no_such.Loss cannot be imported: No module named 'json.no_such'"),

@@ -10,10 +10,10 @@ from composed_configs import EVERY, NEEDED
 from hydra import compose
 from omegaconf import DictConfig
 
+from ftlit.cli.command_words import complete
 from ftlit.errors import UserError
 from ftlit.recipes.config.error_messages import as_user_error
 from ftlit.recipes.config.hydra_internals import fresh_hydra, use_hydra_config
-from ftlit.recipes.config.overrides import complete
 from ftlit.recipes.config.ranges import numbers_in, range_of
 from ftlit.recipes.config.synonyms import OPTIONS
 from ftlit.recipes.config.validate import bind

@@ -5,9 +5,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ftlit.cli.command_words import complete
 from ftlit.errors import UserError
 from ftlit.recipes.config.literal_values import quote, quote_literals
-from ftlit.recipes.config.overrides import complete
 
 NAMES = ["data.root", "data.csv", "data.val_csv", "backbone.weights", "hydra.run.dir", "paths.runs", "cache.folder", "+data.folder"]
 

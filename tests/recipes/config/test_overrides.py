@@ -1,18 +1,17 @@
-"""Overrides: the mode of a search is added, and the plan lists options of a scenario or experiment that are replaced."""
+"""Overrides: the plan lists options of a scenario or experiment that are replaced."""
 
 from contextlib import nullcontext
 
 import pytest
 from hydra import compose
 from hydra._internal.config_repository import ConfigRepository
-from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from ftlit.errors import UserError
 from ftlit.recipes.config.check_values import check_search
 from ftlit.recipes.config.hydra_internals import fresh_hydra, initialize_hydra, use_hydra_config
-from ftlit.recipes.config.overrides import complete, replaced, set_search_mode
+from ftlit.recipes.config.overrides import replaced
 
 AT_ONCE = "schedule=all_at_once replaces schedule=head_then_all of scenario=large_similar, whose values no longer apply"
 
@@ -60,74 +59,6 @@ backbone: {cut: layer3}
             replaced_backbone, replaced_scheduler = sorted(line for line in replaced(cfg) if "experiment=small" in line)
     assert replaced_backbone.endswith("no longer apply (backbone.name=resnet18, backbone.input_spec.size=64)")  # the cut does
     assert replaced_scheduler == "lr_scheduler=constant replaces lr_scheduler=cosine of experiment=small"
-
-
-@pytest.mark.parametrize(
-    ("overrides", "added"),
-    [
-        (["hparams_search=optuna"], True),
-        (["seed=1", "+hparams_search=custom"], True),
-        (["hparams_search=null"], False),
-        (["hparams_search=optuna", "hparams_search=null"], False),
-        (["-m", "hparams_search=optuna"], False),
-        (["hparams_search=optuna", "hydra.mode=RUN"], False),
-        (["seed=1,2"], False),
-    ],
-)
-def test_a_search_runs_as_a_sweep_unless_the_command_line_gives_the_mode(overrides, added):
-    assert set_search_mode(overrides) == [*overrides, *(["hydra.mode=MULTIRUN"] if added else [])]
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        *(["hparams_search=optuna", "seed=1", *flags] for flags in (["--cfg", "hydra"], ["--cfg", "job"], ["--help"], ["--info=config"])),
-        ["--cfg", "job", "seed=1", "hparams_search=optuna"],
-    ],
-)
-def test_hydra_reads_a_search_with_flags(words):
-    read = get_args_parser().parse_args(set_search_mode(words))
-    assert sorted(read.overrides) == ["hparams_search=optuna", "hydra.mode=MULTIRUN", "seed=1"]
-
-
-@pytest.mark.parametrize(
-    ("words", "line"),
-    [
-        (["--epochs", "5"], "no option 'epochs': give trainer.max_epochs=5"),
-        (["--learning-rate=0.1"], "no option 'learning_rate': give optimizer.lr=0.1"),
-        (["--seed", "3"], "there is no flag '--seed': options have no leading dashes, so give seed=3"),
-    ],
-)
-def test_a_flag_that_hydra_does_not_have_is_an_error_with_the_option_to_give(words, line):
-    with pytest.raises(UserError) as error:
-        complete(words)
-    assert str(error.value) == line
-
-
-def test_multirun_may_stand_between_overrides():
-    assert complete(["seed=1,2", "-m", "head=mlp"]) == ["-m", "seed=1,2", "head=mlp"]
-
-
-@pytest.mark.parametrize("word", ["hydra.run.dir=", "hydra.sweep.dir=''"])
-def test_the_folder_of_a_run_has_a_name(word):
-    with pytest.raises(UserError, match="has no value: give a folder, or hydra"):
-        complete([word])
-
-
-def test_a_command_line_without_words_stays():
-    """It is the README's first command."""
-    assert complete([]) == []
-
-
-@pytest.mark.parametrize("words", [["--cfg", "job"], ["--multirun", "seed=1,2"], ["--config-dir", "own"], ["-m"], ["--info=defaults"]])
-def test_flags_of_hydra_stay(words):
-    assert complete(words) == words
-
-
-@pytest.mark.parametrize("words", [["--cfg", "job", "-m", "seed=1,2"], ["--multirun", "--info=defaults", "seed=1,2"]])
-def test_a_flag_that_shows_one_config_is_refused_in_a_sweep(words):
-    with pytest.raises(UserError, match=r"^--(cfg|info=defaults) shows one config and -m starts a sweep"):
-        complete(words)
 
 
 def test_a_learning_rate_of_the_scenario_survives_another_optimizer():

@@ -7,10 +7,10 @@ import pytest
 from composed_configs import OPTIONS as GROUPS
 from composed_configs import composed, error_text
 
+from ftlit.cli.command_words import complete
 from ftlit.data.sources.csv_files import check_columns, read_csv
 from ftlit.errors import UserError
 from ftlit.recipes.config.hydra_internals import fresh_hydra
-from ftlit.recipes.config.overrides import complete
 from ftlit.recipes.config.synonyms import CHOICES, OPTIONS, chosen_synonym, synonym
 
 

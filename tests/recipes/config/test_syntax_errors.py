@@ -4,8 +4,8 @@ import shlex
 
 import pytest
 
+from ftlit.cli.command_words import complete
 from ftlit.errors import UserError
-from ftlit.recipes.config.overrides import complete
 from ftlit.recipes.config.syntax_errors import check_spaces, unreadable
 
 

@@ -1,4 +1,4 @@
-"""The command line of a run: completed for Hydra, and read back from Hydra to resume the run or to start a job of a sweep by itself."""
+"""The command line of a run, read back from Hydra to resume the run or to start a job of a sweep by itself."""
 
 import json
 import os
@@ -13,12 +13,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 import __main__
-from ftlit.errors import UserError
 from ftlit.recipes.config.hydra_internals import choices, hydra_config, read_config_file, task_overrides
-from ftlit.recipes.config.literal_values import quote, quote_literals
+from ftlit.recipes.config.literal_values import quote
 from ftlit.recipes.config.option_names import overlay_groups
-from ftlit.recipes.config.synonyms import synonym
-from ftlit.recipes.config.syntax_errors import check_spaces
 
 # words that `arguments` and its callers give themselves, and those that Lightning gives to the processes that it starts
 REPLACED_FOR_ONE_RUN = re.compile(
@@ -26,10 +23,6 @@ REPLACED_FOR_ONE_RUN = re.compile(
 )
 COMMAND = "FTLIT_COMMAND"  # in the environment: the command line as it was typed; processes of Hydra's launchers have another one
 SEARCH_PATH = re.compile(r"\+{0,2}hydra\.searchpath=")
-HYDRA_FLAGS = (
-    *("help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "shell-completion"),
-    *("config-path", "config-name", "config-dir", "experimental-rerun", "info"),
-)
 SEARCH = "hparams_search"
 OF_LINEAR_PROBE = ("head.cuts", "head.combine")  # settings of head=linear_probe, the default, that other heads do not have
 CLASS_WEIGHTS = "loss.class_weights"
@@ -37,58 +30,6 @@ OF_TRAINING = (  # names that only training reads
     *("optimizer", "lr_scheduler", "schedule", "loss", "batchnorm", "decay_all", "compile"),
     *(f"trainer.{name}" for name in ("max_epochs", "max_steps", "accumulate_grad_batches", "gradient_clip_val")),
 )
-
-
-def complete(words: Sequence[str]) -> list[str]:
-    """The words of a command line as Hydra needs them: see `quote_layer_numbers`, `set_search_mode` and `quote_literals`."""
-    check_spaces(words)
-    if empty := next((word for word in words if re.fullmatch(r"\+{0,2}hydra\.(run|sweep)\.dir=(''|\"\")?", word)), None):
-        raise UserError(f"{empty} has no value: give a folder, or {empty.partition('=')[0]}=. for the current one")
-    _check_flags(words)
-    shows = next((word for word in words if re.fullmatch(r"--(cfg|info|hydra-help|help|version)(=.*)?|-c", word)), None)
-    if shows and {"-m", "--multirun"} & set(words):
-        raise UserError(f"{shows} shows one config and -m starts a sweep: leave out -m and give each option one value")
-    known = _multirun_first(set_search_mode(quote_layer_numbers(words)))
-    return quote_literals(known, sweep=bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(known)))
-
-
-def _check_flags(words: Sequence[str]) -> None:
-    """Raise `UserError` for a flag that Hydra does not have, as `--epochs 5`."""
-    for word, after in zip(words, [*words, "..."][1:], strict=True):
-        found = re.fullmatch(r"--([A-Za-z][\w.-]*)(?:=(.*))?", word, re.DOTALL)
-        if found and not any(flag.startswith(found[1]) for flag in HYDRA_FLAGS):
-            name, value = found[1].replace("-", "_"), after if found[2] is None else found[2]
-            raise synonym(name, value) or UserError(f"there is no flag {word!r}: options have no leading dashes, so give {name}={value}")
-
-
-def _multirun_first(words: Sequence[str]) -> list[str]:
-    """Move `-m` before all overrides: argparse refuses a flag between them."""
-    return sorted(words, key=lambda word: word not in ("-m", "--multirun"))
-
-
-def quote_layer_numbers(words: Sequence[str]) -> list[str]:
-    """Put quotes around numbers of layers, which are one value: Hydra takes `1,2,3` for a sweep. With `-m` they are one, and stay.
-
-    >>> print(*quote_layer_numbers(["seed=1", "schedule.freeze_layers=1,2,3"]))
-    seed=1 schedule.freeze_layers='1,2,3'
-    """
-    if {"-m", "--multirun"} & set(words):
-        return list(words)
-    return [re.sub(r"^(\+{0,2}schedule\.freeze_layers)=([\d\s-]+,[\d\s,-]*)$", r"\1='\2'", word) for word in words]
-
-
-def set_search_mode(words: Sequence[str]) -> list[str]:
-    """Make a search a sweep, also without `-m`, unless the words give the mode: Hydra 1.4 takes no mode from an option of a group.
-
-    >>> print(*set_search_mode(["seed=1", "hparams_search=optuna"]))
-    seed=1 hparams_search=optuna hydra.mode=MULTIRUN
-    """
-    searches = [place for place, word in enumerate(words) if re.match(rf"\+{{0,2}}{SEARCH}=", word)]
-    has_mode = any(word in ("-m", "--multirun") or re.match(r"\+{0,2}hydra\.mode=", word) for word in words)
-    if has_mode or not searches or words[searches[-1]].partition("=")[2] in ("", "null"):
-        return list(words)
-    after = searches[-1] + 1  # beside the search: argparse takes all words without dashes together, before the flags or after them
-    return [*words[:after], "hydra.mode=MULTIRUN", *words[after:]]
 
 
 def command_environment() -> dict[str, str | None]:

@@ -1,0 +1,33 @@
+"""Arguments of the commands of `ftlit`: paths may stand on both sides of an option, and an error says what to give."""
+
+import pytest
+
+from ftlit.cli.parsers import embed_parser, export_parser, predict_parser, report_parser
+from ftlit.errors import UserError
+
+
+@pytest.mark.parametrize("words", [["run", "a", "b", "--top", "2"], ["--top", "2", "run", "a", "b"], ["run", "a", "--top", "2", "b"]])
+def test_paths_may_stand_on_both_sides_of_an_option(words):
+    given = predict_parser().parse_intermixed_args(words)
+    assert (given.run, given.paths, given.top) == ("run", ["a", "b"], 2)
+
+
+@pytest.mark.parametrize(
+    ("parser", "words", "line"),
+    [
+        (
+            predict_parser,
+            [],
+            "predict: also give RUN and PATH; example: ftlit predict runs/mine photo.png more/photos --top 3 > predictions.csv",
+        ),
+        (predict_parser, ["run", "a", "--tap", "3"], "no option of ftlit predict '--tap': did you mean '--top'? There are: --help, "),
+        (predict_parser, ["run", "a", "--top", "many"], "predict: --top many: give a whole number"),
+        (embed_parser, ["resnet18", "a"], "embed: also give --out; example: ftlit embed resnet18 "),
+        (export_parser, ["run", "more", "--to", "onnx"], "ftlit export does not take 'more': see ftlit export --help"),
+        (report_parser, [], "report: also give FOLDER; see --help"),
+    ],
+)
+def test_an_error_says_what_to_give(parser, words, line):
+    with pytest.raises(UserError) as error:
+        parser().parse_intermixed_args(words)
+    assert str(error.value).startswith(line)
