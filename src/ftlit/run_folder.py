@@ -15,6 +15,7 @@ RESULT = "result.json"
 BASELINE = "linear_probe"  # the name of its checkpoint, and what stands in front of its metrics in `result.json`
 TRAINED = "trained/val/accuracy"  # in `result.json`: of the best epoch of a run with a baseline
 ADVICE = "advice.json"
+BACKBONE = "backbone.json"  # what `backbone=auto` measured and chose
 REPORT = "run.json"  # in `report/`
 
 Result = JsonObject | list[JsonObject]
@@ -100,6 +101,27 @@ def _advice_from_0(content: JsonObject) -> JsonObject:
     renamed = {"solvable": "fits_probe_head", "holds_out": "holds_out_images"}
     advice = {renamed.get(name, name): value for name, value in content["advice"].items()}
     return {"advice": advice, "measurements": content.get("measured")}
+
+
+def write_backbone_choice(folder: str | Path, choice: Mapping[str, Any]) -> None:
+    """Write `backbone.json`: the chosen backbone, the words of the command line that name it, and the measurements of all candidates."""
+    write_json(Path(folder, BACKBONE), choice)
+
+
+def read_backbone_choice(folder: str | Path) -> JsonObject | None:
+    """`backbone.json` without the format; `None` where there is none.
+
+    Raises:
+        UserError: it is damaged, or a newer program wrote it.
+    """
+    path = Path(folder, BACKBONE)
+    if not path.is_file():
+        return None
+    remedy = "remove this file; to resume the run, give backbone=NAME with the backbone that the run printed"
+    content = read_json(path, remedy=remedy)
+    if not isinstance(content, dict) or not {"chosen", "words", "candidates"} <= set(content):
+        raise DamagedFile(path, "it holds no choice of a backbone", remedy)
+    return content
 
 
 def new_run_advice(path: Path) -> str:

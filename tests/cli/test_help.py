@@ -44,7 +44,7 @@ def test_the_values_are_those_of_the_composed_config(given):
     for name, value in shown.items():
         if name in (*SETTINGS, *options) and value != "...":
             assert OmegaConf.select(config, name) == OmegaConf.create(f"value: {value}").value, name
-    assert {name for name, value in shown.items() if value == "..."} == {"data.root", "data.csv"}
+    assert {name for name, value in shown.items() if value == "..."} == {"data.root", "data.csv", "backbone.among"}
 
 
 def test_every_option_of_every_group_is_shown():

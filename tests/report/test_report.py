@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -341,3 +342,12 @@ def test_report_false_writes_no_report_and_a_folder_without_one_is_a_one_line_er
     with pytest.raises(UserError, match="has no report/run") as caught:
         write_report(run.parent / "none")
     assert "\n" not in str(caught.value)
+
+
+def test_the_page_shows_the_backbones_that_were_compared():
+    row = {"name": HOSTILE, "accuracy": 0.9, "standard_error": 0.012, "images": 2000, "images_per_second": 92.34, "bytes": 5_000_000}
+    run_data = run_data_of(2)
+    about = {**run_data.about, "backbones": {"chosen": HOSTILE, "candidates": [row, {**row, "name": "other"}]}}
+    text = page(replace(run_data, about=about), {})
+    assert f"<td>{escape(HOSTILE)} *</td><td>0.900 ± 0.012</td><td>2,000</td><td>92.3</td><td>5 MB</td>" in text
+    assert "<td>other</td>" in text and "Backbones that were compared" not in page(run_data, {})

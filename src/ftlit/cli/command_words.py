@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from ftlit.errors import UserError
+from ftlit.recipes.config.candidates import set_auto
 from ftlit.recipes.config.literal_values import quote_literals
 from ftlit.recipes.config.overrides import SEARCH
 from ftlit.recipes.config.synonyms import synonym
@@ -20,7 +21,7 @@ FLAGS_WITH_VALUE = (
 
 
 def complete(words: Sequence[str]) -> list[str]:
-    """The words of a command line as Hydra needs them: see `quote_layer_numbers`, `set_search_mode`, `flags_first` and
+    """The words of a command line as Hydra needs them: see `set_auto`, `quote_layer_numbers`, `set_search_mode`, `flags_first` and
     `quote_literals`. Raises `UserError` for what Hydra would not understand.
     """
     check_spaces(words)
@@ -30,7 +31,7 @@ def complete(words: Sequence[str]) -> list[str]:
     shows = next((word for word in words if re.fullmatch(r"--(cfg|info|hydra-help|help|version)(=.*)?|-c", word)), None)
     if shows and {"-m", "--multirun"} & set(words):
         raise UserError(f"{shows} shows one config and -m starts a sweep: leave out -m and give each option one value")
-    known = flags_first(set_search_mode(quote_layer_numbers(words)))
+    known = flags_first(set_search_mode(quote_layer_numbers(set_auto(words))))
     return quote_literals(known, sweep=bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(known)))
 
 

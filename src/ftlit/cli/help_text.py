@@ -18,11 +18,12 @@ from ftlit.recipes.config.overrides import typed_command
 
 SETTINGS = (  # what people set most
     *("data.root", "data.csv", "data.val_fraction", "data.augment", "data.mix", "data.per_class", "data.batch_size", "data.num_workers"),
-    *("backbone.weights", "backbone.cut", "backbone.input_spec.size", "schedule.scale", "optimizer.lr", "optimizer.weight_decay"),
+    *("backbone.among", "backbone.weights", "backbone.cut", "backbone.input_spec.size"),
+    *("schedule.scale", "optimizer.lr", "optimizer.weight_decay"),
     *("loss.class_weights", "trainer.max_epochs", "trainer.precision", "trainer.accumulate_grad_batches"),
     *("trainer.accelerator", "trainer.devices"),
 )
-BROUGHT_BY = {"data.root": "folder", "data.csv": "csv"}  # setting -> the option of its group that has it
+BROUGHT_BY = {"data.root": "folder", "data.csv": "csv", "backbone.among": "auto"}  # setting -> the option of its group that has it
 FLAGS = (
     ("-m, --multirun", "run a sweep: one run for each combination of comma-separated values"),
     (

@@ -26,14 +26,14 @@ from ftlit.recipes.config.overrides import job_label, typed_command, typed_words
 from ftlit.recipes.run.process_state import INITIAL_ENVIRONMENT
 from ftlit.recipes.run.processes import REASON, USER_ERROR_STATUS, JobExit
 from ftlit.recipes.run.resume import RESUMABLE_RECIPES
-from ftlit.run_folder import ADVICE
+from ftlit.run_folder import ADVICE, BACKBONE
 from ftlit.sweeps import jobs, summary
 from ftlit.sweeps.jobs import Job
 
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 ONE_GPU = {"devices": (1, "1"), "num_nodes": (1,), "accelerator": ("auto", "gpu", "cuda")}  # values of the trainer
 SLURM, SLURM_PROGRAMS = "submitit_slurm", ("srun", "sbatch")  # the launcher, and what it calls
-EARLY_FILES = (ADVICE, "lr_find.csv", "lr_find.png", REASON)  # of recipes that have not written config.yaml, or do not write it
+EARLY_FILES = (ADVICE, BACKBONE, "lr_find.csv", "lr_find.png", REASON)  # of recipes that have not written config.yaml, or do not write it
 # folder of the sweep that this process runs -> overrides of its jobs by number, none where a search chooses them; empty for a single run
 SWEEPS: dict[Path, list[list[str]]] = {}
 

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +24,7 @@ from ftlit.recipes.run import launched, processes, resume
 from ftlit.recipes.run.process_state import error_environment, job_state, process_state, wants_traceback
 
 RECIPES = {name: f"ftlit.recipes.{name}" for name in ("finetune", "pretrain", "lr_find", "probe", "advise")}
+CHOOSING = ("finetune", "lr_find", "probe", "advise")  # recipes that choose a backbone for backbone=auto
 ADVISED = ("finetune", "lr_find")  # recipes that take the scenario of scenario=auto
 
 
@@ -99,8 +100,20 @@ def _run_recipe(cfg: DictConfig) -> float:
     check_early(cfg)
     resume.decide(cfg)
     _print_loading()
-    with job_state(), import_module(RECIPES["advise"]).advice_of_run(cfg) if cfg.recipe in ADVISED else nullcontext(cfg) as cfg:
+    with job_state(), _with_backbone(cfg) as cfg, _with_scenario(cfg) as cfg:
         return import_module(RECIPES[cfg.recipe]).run(cfg)  # type: ignore[no-any-return]
+
+
+def _with_backbone(cfg: DictConfig) -> AbstractContextManager[DictConfig]:
+    """The config with the backbone that `backbone=auto` chooses."""
+    if choices()["backbone"] != "auto" or cfg.recipe not in CHOOSING:
+        return nullcontext(cfg)
+    return import_module("ftlit.recipes.choose_backbone").backbone_of_run(cfg)  # type: ignore[no-any-return]
+
+
+def _with_scenario(cfg: DictConfig) -> AbstractContextManager[DictConfig]:
+    """The config with the scenario that `scenario=auto` advises."""
+    return import_module(RECIPES["advise"]).advice_of_run(cfg) if cfg.recipe in ADVISED else nullcontext(cfg)
 
 
 def _print_loading() -> None:

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ftlit.errors import UserError
 from ftlit.formatting import count
@@ -18,7 +18,7 @@ from ftlit.probes.advice import Advice, Depth, Measurements, Reason, SizeReason,
 from ftlit.probes.linear_probe import fit_probe
 from ftlit.probes.logme import logme
 from ftlit.recipes.config.class_weights import class_weights_of
-from ftlit.recipes.config.hydra_internals import choices, compose_again, set_choices, task_overrides
+from ftlit.recipes.config.hydra_internals import adopt, choices, compose_again, task_overrides
 from ftlit.recipes.config.overrides import CLASS_WEIGHTS, OF_TRAINING, SEARCH, given, given_for_training
 from ftlit.recipes.console import advice_text
 from ftlit.recipes.console.results_table import print_advice
@@ -205,14 +205,6 @@ def overrides_of(cfg: DictConfig, advice: Advice) -> list[str]:
     if not advice.holds_out_images and probe_head and not given("probe"):
         overrides.append(f"probe.l2=[{L2_ONE_PER_CLASS:g}]")
     return overrides
-
-
-def adopt(cfg: DictConfig) -> DictConfig:
-    """Make `cfg`, composed with its `hydra` node, the config of this program: Hydra's choices are updated, and the node is removed."""
-    set_choices(cfg.hydra.runtime.choices)
-    with open_dict(cfg):
-        cfg.pop("hydra")
-    return cfg
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:

@@ -23,6 +23,7 @@ from ftlit.lit.trainer_internals import find_callback
 from ftlit.models.heads import head_cuts
 from ftlit.recipes.baseline import ACCURACY, Results, evaluate_fitted, judged_by, propose
 from ftlit.recipes.build_run import Run, build, plan_of
+from ftlit.recipes.config.candidates import choice_of_run
 from ftlit.recipes.console.plan_rows import plan_rows, print_plan
 from ftlit.recipes.console.results_table import print_results
 from ftlit.recipes.console.run_facts import RunFacts
@@ -65,7 +66,8 @@ def fit(cfg: DictConfig, run: Run) -> float:
         if first:
             compared = {f"{BASELINE}/{name}": value for name, value in baseline.items()} if baseline else {}
             compared |= {TRAINED: trained} if (trained := _best_of_epochs(run)) is not None else {}
-            write_result(cfg.paths.run, {**results, **compared})
+            choice = choice_of_run(cfg.paths.run)
+            write_result(cfg.paths.run, {**results, **compared, **({"backbone": choice["chosen"]} if choice else {})})
             kept = run.baseline if _keeps_baseline(run) else None
             recorder = kept.recorder if kept else run.recorder
             print_results(cfg, results, describe_fit(run.trainer, seconds, trains=run.trains), *_judged(run), None if kept else baseline)

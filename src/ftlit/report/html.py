@@ -15,6 +15,7 @@ from matplotlib import rc_context
 
 from ftlit.errors import one_line, shorten
 from ftlit.files import write_atomically
+from ftlit.formatting import size_in_words
 from ftlit.report.contents import RunData
 from ftlit.report.figures import FIGURES, MAX_MATRIX_CLASSES
 from ftlit.report.load import read
@@ -109,7 +110,27 @@ def _result(run: RunData) -> str:
 def _plan(run: RunData) -> str:
     rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in run.about.get("plan", []))
     warnings = "".join(f'<p class="warning">{escape(warning)}</p>' for warning in run.about.get("warnings", []))
-    return f'<table class="plan">{rows}</table>{warnings}'
+    return f'<table class="plan">{rows}</table>{_backbones(run)}{warnings}'
+
+
+def _backbones(run: RunData) -> str:
+    """What `backbone=auto` measured, if it chose the backbone."""
+    choice = run.about.get("backbones")
+    if not choice:
+        return ""
+    rows = [
+        [
+            f"{row['name']} *" if row["name"] == choice["chosen"] else row["name"],
+            f"{row['accuracy']:.3f} ± {row['standard_error']:.3f}",
+            f"{row['images']:,}",
+            f"{row['images_per_second']:.3g}",
+            size_in_words(row["bytes"]),
+        ]
+        for row in choice["candidates"]
+    ]
+    noun = run.noun
+    heads = ["backbone (* chosen)", "held-out accuracy", f"training {noun}", f"{noun} per second", "weights"]
+    return f"<p>Backbones that were compared:</p>{_table(heads, rows, sortable=True)}"
 
 
 def _data(run: RunData) -> str:

@@ -50,11 +50,16 @@ def take_apart(model: Any) -> NetworkParts:
     return NetworkParts(layers, pooled_sequential(linear=model.classifier))
 
 
+def _path() -> Path | None:
+    """The weights of the installed package; `None` where it is not installed, or timm, which builds the network, is not."""
+    found = find_spec(MODULE) if find_spec("timm") else None
+    folders = (found and found.submodule_search_locations) or ()
+    return next((path for path in (Path(folder, "models", FILE) for folder in folders) if path.is_file()), None)
+
+
 def _load() -> WeightsFile:
     """Read the weights of the installed package, without running its code. Raises `UserError` if it is missing or its file differs."""
-    found = find_spec(MODULE)
-    folders = (found and found.submodule_search_locations) or ()
-    path = next((path for path in (Path(folder, "models", FILE) for folder in folders) if path.is_file()), None)
+    path = _path()
     if path is None:
         raise UserError(f"the weights of {PHOTO_BACKBONE} are in the package {PACKAGE}, which is not installed: {INSTALL_PHOTOS}")
     with path.open("rb") as file:
@@ -82,4 +87,4 @@ def _timm_name(name: str) -> str:
     return f"blocks.{stage}.{block}.{(NAMES_IN_BLOCK if stage else NAMES_IN_STAGE_0)[part]}.{tensor}"
 
 
-WEIGHTS = WeightSource(WeightsOrigin("package", PACKAGE, file=FILE), _load, INPUT_SPEC)
+WEIGHTS = WeightSource(WeightsOrigin("package", PACKAGE, file=FILE), _load, INPUT_SPEC, path=_path)

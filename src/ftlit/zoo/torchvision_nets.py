@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -42,7 +43,9 @@ class Net:
     take_apart: Callable[[Any], NetworkParts] = take_apart
 
 
-GLYPH_WEIGHTS = WeightSource(WeightsOrigin("shipped", glyph.FILE.name), partial(read, glyph.FILE), glyph.INPUT_SPEC)
+GLYPH_ORIGIN = WeightsOrigin("shipped", glyph.FILE.name)
+GLYPH_WEIGHTS = WeightSource(GLYPH_ORIGIN, partial(read, glyph.FILE), glyph.INPUT_SPEC, path=lambda: glyph.FILE)
+
 
 BUILDERS: dict[str, Net] = {
     "glyph": Net(glyph.build, {"default": GLYPH_WEIGHTS}),
@@ -132,6 +135,19 @@ def load_backbone(
 def available() -> list[str]:
     """List all names that `load_backbone` accepts."""
     return [*BUILDERS, *models.list_models(module=models)]
+
+
+def is_at_hand(name: str, weights: str | None = "default") -> bool:
+    """Whether a network is known by this name and has weights that can be loaded without a download.
+
+    Args:
+        name: as `load_backbone` takes it.
+        weights: as `load_backbone` takes them; random ones (`None`) do not count.
+    """
+    if weights is None or name not in available():
+        return False
+    source = _net(name).sources.get(weights)
+    return source.is_at_hand if source else Path(weights).expanduser().is_file()
 
 
 def _net(name: str) -> Net:

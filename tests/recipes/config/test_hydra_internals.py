@@ -31,6 +31,7 @@ from ftlit.recipes.config.hydra_errors import (
 from ftlit.recipes.config.hydra_internals import (
     add_task_override,
     added_names,
+    adopt,
     choices,
     compose_again,
     compose_defaults,
@@ -46,6 +47,7 @@ from ftlit.recipes.config.hydra_internals import (
     run_mode,
     set_choices,
     set_help,
+    set_task_overrides,
     task_overrides,
     use_hydra_config,
 )
@@ -128,6 +130,11 @@ def test_compose_again_composes_the_config_of_the_program_with_other_overrides(c
     assert again.seed == 5 and again.hydra.runtime.choices["scenario"] == "auto" and "hydra" not in compose_again([])
 
 
+def test_a_composed_config_with_its_hydra_node_becomes_that_of_the_program(config):
+    adopted = adopt(compose_again(["scenario=small_similar"], with_hydra=True))
+    assert choices()["scenario"] == "small_similar" and "hydra" not in adopted
+
+
 def test_outside_of_a_program_hydra_config_is_none(monkeypatch):
     from hydra.core.hydra_config import HydraConfig
 
@@ -147,6 +154,8 @@ def test_choices_and_task_overrides_of_the_read_only_config_can_be_changed(confi
     set_choices(OmegaConf.create({"scenario": "small_similar"}))
     add_task_override("resume=true")
     assert choices()["scenario"] == "small_similar" and task_overrides() == ["scenario=large_similar", "resume=true"]
+    set_task_overrides(["seed=1"])
+    assert task_overrides() == ["seed=1"]
     with open_dict(config):
         config.recipe = "probe"  # the part of the task stays writable
 

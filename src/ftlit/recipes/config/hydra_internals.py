@@ -131,6 +131,21 @@ def task_overrides() -> list[str]:
     return list(hydra_config().overrides.task)
 
 
+def set_task_overrides(words: Sequence[str]) -> None:
+    """Replace the overrides that the running program's config was composed from."""
+    config = hydra_config()
+    with read_write(config):
+        config.overrides.task = list(words)
+
+
+def adopt(cfg: DictConfig) -> DictConfig:
+    """Make `cfg`, composed with its `hydra` node, the config of this program: Hydra's choices are updated, and the node is removed."""
+    set_choices(cfg.hydra.runtime.choices)
+    with open_dict(cfg):
+        cfg.pop("hydra")
+    return cfg
+
+
 def compose_again(overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig:
     """Compose the primary config of the running program with other overrides.
 

@@ -15,6 +15,7 @@ from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.models.backbone import Backbone
 from ftlit.models.pooling import pooled_size
 from ftlit.printing import plain, show
+from ftlit.recipes.config.candidates import choice_of_run
 from ftlit.recipes.config.class_weights import class_weights_text
 from ftlit.recipes.config.hydra_internals import choices
 from ftlit.recipes.config.overrides import chosen_part, given, given_for_training, replaced
@@ -128,7 +129,17 @@ def _backbone_text(cfg: DictConfig, backbone: Backbone) -> str:
     size = sum(parameter.numel() for parameter in backbone.parameters())
     name = cfg.backbone.get("name", cfg.backbone._target_)
     text = f"{name}: {shorten(backbone.cuts)}; {size:,} parameters; weights: {backbone.origin.describe()}"
-    return f"{text}; reinitialized: {shorten(backbone.reinit)}" if backbone.reinit else text
+    text += f"; reinitialized: {shorten(backbone.reinit)}" if backbone.reinit else ""
+    return f"{text}{_choice_text(cfg)}"
+
+
+def _choice_text(cfg: DictConfig) -> str:
+    """How `backbone=auto` chose the backbone."""
+    if (choice := choice_of_run(cfg.paths.run)) is None:
+        return ""
+    own = next(row for row in choice["candidates"] if row["name"] == choice["chosen"])
+    accuracy = "{accuracy:.3f} ± {standard_error:.3f}, {images_per_second:.3g}".format(**own)
+    return f"; chosen among {len(choice['candidates'])} (held-out accuracy {accuracy} {choice['noun']} per second)"
 
 
 def _features_text(cfg: DictConfig, backbone: Backbone, input_shape: Sequence[int], cuts: Sequence[str]) -> str:

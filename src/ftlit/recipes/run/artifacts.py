@@ -26,6 +26,7 @@ from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.models.backbone import Backbone
 from ftlit.printing import print_line
 from ftlit.probes.nearest import TrainVectors
+from ftlit.recipes.config.candidates import choice_of_run
 from ftlit.recipes.config.hydra_internals import choices
 from ftlit.recipes.config.overrides import arguments, typed_command
 from ftlit.recipes.run.resume import write_config
@@ -70,6 +71,7 @@ def write_run(cfg: DictConfig, data: Any, plan_rows: Sequence[tuple[str, str]], 
             "counts": {split: dict(counts) for split, counts in data.counts.items()},
             "multilabel": bool(data.multilabel),
             "noun": images.input_spec.noun if images else "examples",
+            "backbones": choice_of_run(cfg.paths.run),
         },
     )
     if images is not None and isinstance(images.input_spec, InputSpec):

@@ -184,8 +184,10 @@ def has_probe_head(cfg: DictConfig) -> bool:
         return False
 
 
-def seconds_per_image(backbone: Backbone, data: IndexedImages, precision: str = "32-true") -> tuple[float, float]:
-    """Seconds to load an image for evaluation, and to run the backbone on it in this precision, without gradients."""
+def seconds_per_image(backbone: Backbone, data: IndexedImages, precision: str = "32-true", *, rounds: int = 1) -> tuple[float, float]:
+    """Seconds to load an image for evaluation, and to run the backbone on it in this precision, without gradients: the least of `rounds`
+    measurements, as other programs can only slow it down.
+    """
     train, parameter = data.collection.splits["train"], next(backbone.parameters(), torch.empty(0))
 
     def load(number: int) -> torch.Tensor:
@@ -197,7 +199,8 @@ def seconds_per_image(backbone: Backbone, data: IndexedImages, precision: str = 
     images = images.to(parameter.device, parameter.dtype if images.is_floating_point() else None)
     with evaluating(backbone), torch.no_grad(), autocast_of(precision, parameter.device.type):
         first = _seconds(backbone, images[:1])  # also warms up
-        return loading, min(first, _seconds(backbone, images[:1] if first > SLOW_IMAGE else images))
+        batch = images[:1] if first > SLOW_IMAGE else images
+        return loading, min(first, *(_seconds(backbone, batch) for _ in range(rounds)))
 
 
 def _seconds(backbone: Backbone, images: torch.Tensor) -> float:

@@ -38,6 +38,7 @@ class WeightSource:
         input_spec: the input that they expect, if known.
         published_as: name of the file that torchvision publishes.
         key: of the state dict to take, as the user gave it.
+        path: returns where the file is, or would be after a download; `None` where it is not known.
     """
 
     origin: WeightsOrigin
@@ -45,6 +46,13 @@ class WeightSource:
     input_spec: InputSpec | None = None
     published_as: str | None = None
     key: str | None = None
+    path: Callable[[], Path | None] = lambda: None
+
+    @property
+    def is_at_hand(self) -> bool:
+        """Whether the weights can be loaded without a download."""
+        path = self.path()
+        return path is not None and path.is_file()
 
 
 def find(weights: str | PathLike[str] | None, sources: Mapping[str, WeightSource], key: str | None = None) -> WeightSource | None:
@@ -106,7 +114,10 @@ def sources(builder: str) -> dict[str, WeightSource]:
     if not len(entries):
         return {}
     by_name = {
-        entry.name: WeightSource(_origin(entry), partial(_fetch, entry), _input_spec(entry), _cached(entry).name) for entry in entries
+        entry.name: WeightSource(
+            _origin(entry), partial(_fetch, entry), _input_spec(entry), _cached(entry).name, path=partial(_cached, entry)
+        )
+        for entry in entries
     }
     return {"default": by_name[entries.DEFAULT.name], **by_name}
 
