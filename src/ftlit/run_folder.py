@@ -69,7 +69,7 @@ def read_result(folder: str | Path) -> Result | None:
     return read_json(path, remedy="restore it, or train again") if path.is_file() else None
 
 
-def keeps_baseline(metrics: Mapping[str, float]) -> bool:
+def keeps_baseline(metrics: Mapping[str, Any]) -> bool:
     """Whether the result of a run, the metrics of `result.json`, is the linear probe before training."""
     probe = {name.removeprefix(f"{BASELINE}/"): value for name, value in metrics.items() if name.startswith(f"{BASELINE}/")}
     return bool(probe) and all(metrics.get(name) == value for name, value in probe.items())

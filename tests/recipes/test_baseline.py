@@ -111,7 +111,10 @@ def test_a_run_that_is_resumed_at_its_end_has_the_same_result(worse, tmp_path):
     (tmp_path / "run/result.json").unlink()
     printed = run(tmp_path / "run", *LARGE, *WORSE, "resume=true")
     assert "the results are from the linear probe" in printed
-    assert result(tmp_path / "run") == result(worse[0])
+    again = result(tmp_path / "run")
+    assert again == result(worse[0])
+    assert again["test/fitted_on"] == again["linear_probe/test/fitted_on"]
+    assert again["test/accuracy_low"] < again["test/accuracy"] < again["test/accuracy_high"]
 
 
 def test_only_a_run_that_trains_from_a_fitted_head_has_a_baseline():

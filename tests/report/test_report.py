@@ -83,6 +83,20 @@ def test_the_page_has_all_sections_and_the_accuracy_of_the_run(run):
     ]
     assert f"{result['test/accuracy']:.4f}" in text and "scenario=large_similar" in text and f"python {ROOT}/train.py" in text
     assert {path.stem for path in (run / "report").glob("*.png")} == set(sections) - {"plan", "data", "classes"}
+    assert f"<td>-</td><td>{result['test/ece']:.4f}</td><td>train</td>" in text  # no interval: validation is limited
+
+
+def test_the_result_has_the_calibration_error_and_the_splits_of_the_fit(run):
+    result = json.loads((run / "result.json").read_text())
+    assert result["test/ece"] == pytest.approx(reliability(read(run).predictions)[3], abs=2e-3)  # of probabilities with four digits
+    assert (result["val/fitted_on"], result["test/fitted_on"]) == ("train", "train")
+
+
+def test_the_page_shows_the_interval_of_accuracy_and_the_splits_of_the_fit():
+    scores = {f"test/{name}": 0.5 for name in ("accuracy", "f1", "loss")}
+    details = {"test/accuracy_low": 0.41, "test/accuracy_high": 0.59, "test/ece": 0.02, "test/fitted_on": "train + val"}
+    cells = "<td>0.410 to 0.590</td><td>0.0200</td><td>train + val</td>"
+    assert cells in page(replace(run_data_of(3), result={**scores, **details}), {})
 
 
 def test_test_csv_has_every_test_image_and_the_accuracy_of_the_run(run):

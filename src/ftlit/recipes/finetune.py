@@ -1,10 +1,11 @@
 """Run `recipe=finetune`: print the plan, fit the baseline, train, and evaluate the best checkpoint on val and test."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from math import isnan
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -14,6 +15,7 @@ from ftlit.finetuning.plan import Plan
 from ftlit.lit.callbacks.best_checkpoint import BestCheckpoint
 from ftlit.lit.callbacks.exact_resume import LastCheckpoint
 from ftlit.lit.callbacks.finite_loss import check_results
+from ftlit.lit.callbacks.recorder import Recorder
 from ftlit.lit.callbacks.val_scores import ValScores
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.hardware import describe_devices
@@ -21,11 +23,11 @@ from ftlit.lit.resumed_checkpoint import check_last
 from ftlit.lit.strategies import compiled_layers_allowed
 from ftlit.lit.trainer_internals import find_callback
 from ftlit.models.heads import head_cuts
-from ftlit.recipes.baseline import ACCURACY, Results, evaluate_fitted, judged_by, propose
+from ftlit.recipes.baseline import ACCURACY, Baseline, Results, evaluate_fitted, judged_by, propose
 from ftlit.recipes.build_run import Run, build, plan_of
 from ftlit.recipes.config.candidates import choice_of_run
 from ftlit.recipes.console.plan_rows import plan_rows, print_plan
-from ftlit.recipes.console.results_table import print_results
+from ftlit.recipes.console.results_table import accuracy_interval, print_results
 from ftlit.recipes.console.run_facts import RunFacts
 from ftlit.recipes.run import artifacts
 from ftlit.recipes.run.data_record import check_data
@@ -36,6 +38,7 @@ from ftlit.recipes.run.resume import alone_in, checkpoint_of
 from ftlit.recipes.run.time_estimates import estimate_run, limited
 from ftlit.recipes.run.trainer import describe_fit, lost_processes
 from ftlit.recipes.run.training_steps import rates_of, steps_per_epoch
+from ftlit.report.scores import reliability
 from ftlit.run_folder import BASELINE, TRAINED, write_result
 
 
@@ -64,13 +67,18 @@ def fit(cfg: DictConfig, run: Run) -> float:
             results = _evaluate(cfg, run, baseline)
         check_results(results)
         if first:
-            compared = {f"{BASELINE}/{name}": value for name, value in baseline.items()} if baseline else {}
+            compared: dict[str, Any] = {f"{BASELINE}/{name}": value for name, value in baseline.items()} if baseline else {}
+            compared |= {f"{BASELINE}/{split}/fitted_on": on for split, on in _fitted_on(run.baseline).items()} if baseline else {}
             compared |= {TRAINED: trained} if (trained := _best_of_epochs(run)) is not None else {}
-            choice = choice_of_run(cfg.paths.run)
-            write_result(cfg.paths.run, {**results, **compared, **({"backbone": choice["chosen"]} if choice else {})})
             kept = run.baseline if _keeps_baseline(run) else None
             recorder = kept.recorder if kept else run.recorder
-            print_results(cfg, results, describe_fit(run.trainer, seconds, trains=run.trains), *_judged(run), None if kept else baseline)
+            images, fitted_on = _judged(run)
+            details = _details(run, results, images, fitted_on, recorder)
+            if choice := choice_of_run(cfg.paths.run):
+                details["backbone"] = choice["chosen"]
+            write_result(cfg.paths.run, {**results, **details, **compared})
+            notes = describe_fit(run.trainer, seconds, trains=run.trains)
+            print_results(cfg, results, notes, images, fitted_on, None if kept else baseline)
             if recorder and recorder.tested:
                 fitted = kept or run
                 vectors = fitted.probe_head.train_vectors if fitted.probe_head else None
@@ -178,6 +186,27 @@ def _judged(run: Run) -> tuple[dict[str, int], dict[str, str]]:
     limits = (run.trainer.limit_val_batches, run.trainer.limit_test_batches)
     shares = not run.data.multilabel and all(isinstance(limit, float) and limit == 1 for limit in limits)  # the integer 1 is one batch
     images = {split: sum(counts.values()) for split, counts in run.data.counts.items()} if shares else {}
-    fitted = run.baseline if _keeps_baseline(run) else run if not run.trains else None
+    return images, _fitted_on(run.baseline if _keeps_baseline(run) else run if not run.trains else None)
+
+
+def _fitted_on(fitted: Run | Baseline | None) -> dict[str, str]:
+    """Split -> splits on which the model was fitted that it judges.
+
+    Args:
+        fitted: the parts with which its head was fitted; `None` for a trained one.
+    """
     refitted = fitted is not None and fitted.probe_head is not None and fitted.probe_head.refits(fitted.trainer, fitted.data)
-    return images, {"val": "train", "test": "train + val" if refitted else "train"}
+    return {"val": "train", "test": "train + val" if refitted else "train"}
+
+
+def _details(
+    run: Run, results: Results, images: Mapping[str, int], fitted_on: Mapping[str, str], recorder: Recorder | None
+) -> dict[str, Any]:
+    """What `result.json` holds beside the metrics: where each model was fitted, intervals of accuracy, the calibration error on test."""
+    details: dict[str, Any] = {f"{split}/fitted_on": splits for split, splits in fitted_on.items()}
+    for split in fitted_on if images else ():
+        low, high = accuracy_interval(results[f"{split}/accuracy"], images[split])
+        details |= {f"{split}/accuracy_low": low, f"{split}/accuracy_high": high}
+    if recorder and recorder.tested and not run.data.multilabel:
+        details["test/ece"] = reliability(recorder.tested)[3]
+    return details

@@ -99,7 +99,7 @@ class RunData:
         samples: training images.
         mistakes: the test images with the most confident errors.
         depths: kind of probe -> cut -> accuracy on held-out images, the lowest cut first.
-        result: metrics of `result.json`.
+        result: `result.json`: metrics, and what they hold for.
         suspects: training examples that are possibly mislabelled; `None` where nothing was held out to find them.
         suspected: images of the first of them.
         nearest: for each image of `mistakes` the `NEAREST` training images with the most similar features, one image after the other.
@@ -115,7 +115,7 @@ class RunData:
     samples: Pictures | None
     mistakes: Pictures | None
     depths: Mapping[str, Mapping[str, float]]
-    result: Mapping[str, float]
+    result: Mapping[str, Any]
     suspects: Sequence[SuspectRow] | None = None
     suspected: Pictures | None = None
     nearest: Pictures | None = None

@@ -96,15 +96,23 @@ def _image(title: str, png: bytes | str) -> str:
 
 
 def _result(run: RunData) -> str:
-    metrics = ("accuracy", "f1", "loss")
+    metrics, result = ("accuracy", "f1", "loss"), run.result
     baseline = {f"{BASELINE}/{split}": f"{split}, linear probe before training" for split in ("val", "test")}
+    splits = {"val": "val", "test": "test", **baseline}
+    known = {split: name for split, name in splits.items() if all(f"{split}/{metric}" in result for metric in metrics)}
     rows = [
-        [name, *(f"{run.result[f'{split}/{metric}']:.4f}" for metric in metrics)]
-        for split, name in {"val": "val", "test": "test", **baseline}.items()
-        if all(f"{split}/{metric}" in run.result for metric in metrics)
+        [name, *(f"{result[f'{split}/{metric}']:.4f}" for metric in metrics), *_details(result, split)] for split, name in known.items()
     ]
-    note = "<p>The result is the linear probe: no epoch of training was clearly better on val.</p>" if keeps_baseline(run.result) else ""
-    return _table(["split", "accuracy", "macro F1", "loss"], rows) + note if rows else ""
+    note = "<p>The result is the linear probe: no epoch of training was clearly better on val.</p>" if keeps_baseline(result) else ""
+    header = ["split", "accuracy", "macro F1", "loss", "95 % interval of accuracy", "calibration error (ECE)", "fitted on"]
+    return _table(header, rows) + note if rows else ""
+
+
+def _details(result: Mapping[str, Any], split: str) -> list[str]:
+    """Interval of accuracy, calibration error and the splits of the fit; `-` for one that the run did not leave."""
+    low, high, ece = (result.get(f"{split}/{name}") for name in ("accuracy_low", "accuracy_high", "ece"))
+    interval = "-" if low is None else f"{low:.3f} to {high:.3f}"
+    return [interval, "-" if ece is None else f"{ece:.4f}", str(result.get(f"{split}/fitted_on", "-"))]
 
 
 def _plan(run: RunData) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -71,7 +72,7 @@ def _of_probes(table: Path) -> dict[str, dict[str, float]]:
     return {name: {cut: float(np.mean(values)) for cut, values in cuts.items()} for name, cuts in found.items()}
 
 
-def _result(folder: Path) -> dict[str, float]:
+def _result(folder: Path) -> dict[str, Any]:
     """Metrics of a run; those of a probe, a list, are in its plan."""
     result = read_result(folder)
     return result if isinstance(result, dict) else {}
