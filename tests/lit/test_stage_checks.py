@@ -72,10 +72,31 @@ def test_another_number_of_stages_or_factors_and_an_earlier_release_are_errors()
         check_same_schedule(["stage 'head': head from epoch 0; batchnorm auto"], RICH)
 
 
-def test_parameter_groups_of_another_schedule_are_an_error():
+def test_parameter_groups_without_factors_are_an_error_for_a_schedule_with_factors():
     schedule = Schedule([Stage(["*"])], [("head", 1.0), ("*", 0.3)])
-    with pytest.raises(UserError, match="the optimizer was built without the learning-rate factors of the schedule"):
+    with pytest.raises(
+        UserError, match=r"the optimizer holds body\.low\.0\.weight with the learning-rate factor 0\.1, and Schedule.lr_scale has 0\.3"
+    ):
         fit(1, schedule=schedule)
+
+
+@pytest.mark.parametrize(
+    "given", [[("head", 0.3), ("*", 1.0)], [("head", 1.0), ("body.low.0", 1.0), ("*", 0.3)]], ids=["swapped", "one layer"]
+)
+def test_each_parameter_has_the_factor_of_the_schedule(given):
+    """The sets of factors are equal."""
+    schedule = Schedule([Stage(["*"])], [("head", 1.0), ("*", 0.3)])
+
+    class Mine(Net):
+        def configure_optimizers(self):
+            return build_optimizer(self, partial(torch.optim.SGD, lr=0.1), self.scales)
+
+    model = Mine()
+    model.scales = given
+    with pytest.raises(UserError, match=r"the optimizer holds body\.low\.0\.weight with the learning-rate factor 1, and"):
+        fit(1, schedule=schedule, model=model)
+    model.scales = [("head", 1.0), ("body", 0.3)]  # other patterns, the same factors
+    fit(1, schedule=schedule, model=model)
 
 
 @pytest.mark.parametrize("scheduled", ["one rate", "a list", "no scheduler"])

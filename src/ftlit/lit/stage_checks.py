@@ -20,6 +20,7 @@ from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage, Until
 from ftlit.lit.trainer_internals import find_callback, is_trial_run, steps_per_epoch
 from ftlit.models.backbone import Backbone
+from ftlit.patterns import covers
 
 STATISTICS_OF_RANDOM_ORIGIN = (
     "the batch norms of the backbone hold statistics, but its origin says that the weights are random: to keep the statistics, give "
@@ -39,10 +40,10 @@ def check_callbacks(callbacks: Iterable[Callback]) -> None:
 
 
 def check_optimizers(module: nn.Module, schedule: Schedule, optimizers: Sequence[Optimizer]) -> None:
-    """Check that the optimizers hold every parameter that a stage trains, in the groups of the schedule's `lr_scale`.
+    """Check that the optimizers hold every parameter that a stage trains, each in a group with its factor of the schedule's `lr_scale`.
 
     Raises:
-        UserError: a parameter is missing, for instance because the optimizer was built over what requires a gradient; or other groups.
+        UserError: a parameter is missing, for instance because the optimizer was built over what trains first; or has another factor.
     """
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     held = {id(parameter) for group in groups for parameter in group["params"]}
@@ -52,12 +53,18 @@ def check_optimizers(module: nn.Module, schedule: Schedule, optimizers: Sequence
                 f"stage {stage.name!r} trains parameters that are not in the optimizer: {shorten(missing, most=3)}; "
                 "build the optimizer with ftlit.build_optimizer, which includes frozen parameters"
             )
-    wanted, given = {scale for _, scale in schedule.lr_scale}, {group.get("lr_scale") for group in groups}
-    if tuple(schedule.lr_scale) != tuple(EVERYTHING) and not wanted <= given:
-        raise UserError(
-            "the optimizer was built without the learning-rate factors of the schedule: build it with "
-            "build_optimizer(module, factory, schedule.lr_scale), or with FineTuner(..., lr_scale=schedule.lr_scale)"
-        )
+    if tuple(schedule.lr_scale) == tuple(EVERYTHING):
+        return
+    scales = {id(parameter): group.get("lr_scale") for group in groups for parameter in group["params"]}
+    for name, parameter in module.named_parameters():
+        wanted = next((scale for pattern, scale in schedule.lr_scale if covers(pattern, name)), None)
+        given = scales.get(id(parameter), wanted)  # one that is in no group trains in no stage
+        if wanted is not None and given != wanted:
+            has = "without a learning-rate factor" if given is None else f"with the learning-rate factor {given:g}"
+            raise UserError(
+                f"the optimizer holds {name} {has}, and Schedule.lr_scale has {wanted:g} for it: build the optimizer with "
+                "build_optimizer(module, factory, schedule.lr_scale), or FineTuner with lr_scale=schedule.lr_scale"
+            )
 
 
 def check_length(schedule: Schedule, trainer: Trainer, module: LightningModule) -> None:
