@@ -49,7 +49,7 @@ def normalisation(peer: Any, folder: Path) -> Found:
 def plan_warnings(backbone: nn.Module) -> list[str]:
     """Warnings in the plan of a run."""
     from ftlit import Schedule, Stage
-    from ftlit.finetuning.plan import examine
+    from ftlit.finetuning.examine import examine
 
     module = nn.ModuleDict({"backbone": backbone, "head": nn.Linear(128, 3)})
     optimizer = Ours().optimizer(module)

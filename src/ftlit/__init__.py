@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ftlit.errors import UserError as UserError
     from ftlit.features.extract import Features as Features
     from ftlit.features.extract import extract_features as extract_features
+    from ftlit.finetuning.examine import examine as examine
     from ftlit.finetuning.freeze import set_trainable as set_trainable
     from ftlit.finetuning.lr_schedule import Rates as Rates
     from ftlit.finetuning.param_groups import build_optimizer as build_optimizer
@@ -74,6 +75,7 @@ _MODULES = {
     "affine_to_batchnorm": "models.batchnorm_fold",
     "batchnorm_to_affine": "models.batchnorm_fold",
     "build_optimizer": "finetuning.param_groups",
+    "examine": "finetuning.examine",
     "export_run": "inference.export",
     "extract_features": "features.extract",
     "fit_probe": "probes.linear_probe",

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from ftlit import Backbone, InputSpec, Schedule, Stage, UserError, WeightsOrigin, build_optimizer
-from ftlit.finetuning.plan import LayerRow, examine
+from ftlit.finetuning.examine import examine
+from ftlit.finetuning.plan import LayerRow
 from ftlit.models.weights_origin import RANDOM
 
 SGD = partial(torch.optim.SGD, lr=0.1)
@@ -116,3 +117,16 @@ def test_layers_with_random_weights_that_never_train_are_reported(patterns, orig
     assert len(warnings) == count and all(
         line.startswith("no stage trains low, although these layers have random weights") for line in warnings
     )
+
+
+def test_the_plan_as_text_has_a_line_for_each_stage_layer_and_warning():
+    assert plan(steps=5).describe().splitlines() == [
+        "stage 0, epoch 0: head; 10 of 54 parameters train",
+        "stage 1, epoch 1: head + high; 30 of 54 parameters train",
+        "stage 2, epoch 3: *; 54 of 54 parameters train",
+        "head: 10 parameters; trains in stage 0-2; learning rate 1.0e-01",
+        "high: 20 parameters; trains in stage 1-2; learning rate 5.0e-02",
+        "low: 24 parameters; trains in stage 2; learning rate 5.0e-02; batch norm live",
+        "warning: the head starts from random weights and gets only 5 optimizer steps, but usually needs 100: "
+        "raise trainer.max_epochs, lower data.batch_size, or use head=linear_probe",
+    ]

@@ -7,9 +7,9 @@ from torch import nn
 from ftlit.cli.command_words import quote_layer_numbers
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError
+from ftlit.finetuning.examine import examine
 from ftlit.finetuning.freeze import set_trainable
 from ftlit.finetuning.param_groups import build_optimizer
-from ftlit.finetuning.plan import examine
 from ftlit.finetuning.presets import all_at_once, frozen_layers, head_only, head_then_all, top_down, with_reinit
 from ftlit.models.backbone import Backbone
 

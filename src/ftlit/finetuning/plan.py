@@ -1,26 +1,10 @@
-"""The plan of a run: what trains when, in which parameter group, at which rate; and warnings of likely mistakes (the doctor)."""
+"""The plan of a run: what trains when, in which parameter group, at which rate, as numbers and as text."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
-from torch import nn
-from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
-from torch.optim import Optimizer
-
-from ftlit.data.input_spec import InputSpec
-from ftlit.errors import shorten
-from ftlit.finetuning.freeze import batchnorm_policies, trained
-from ftlit.finetuning.presets import EMBEDDINGS
-from ftlit.finetuning.schedule import Schedule
-from ftlit.finetuning.stage import Stage
 from ftlit.formatting import count
-from ftlit.models.backbone import Backbone
-from ftlit.patterns import covers
-
-# Steps that a head with random weights needs. Measured: linear and mlp heads on pooled features of glyph, batches of 32, AdamW at 1e-3 and
-# 1e-2, 3 seeds. Of the accuracy after 800 steps, 21, 50, 100 and 200 steps reach on average: digits .80, .92, .98, .99; sign_digits .50,
-# .69, .83, .92. Checked on hymenoptera: .92, .99, 1.01, 1.01.
-HEAD_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -45,6 +29,31 @@ class LayerRow:
     rates: tuple[float, ...]
     batchnorm: tuple[str, ...]
 
+    @property
+    def stages_text(self) -> str:
+        """The stages in which the layer trains: `0-2`, `1 (part), 2`, `never`, or `-` for a layer without parameters."""
+        if not self.size:
+            return "-"
+        runs = [(mode, stages) for mode, stages in _runs(self.modes) if mode != "eval"]
+        return ", ".join(f"{stages} (part)" if mode == "part" else stages for mode, stages in runs) or "never"
+
+    @property
+    def batchnorm_text(self) -> str:
+        """The policy of its batch norms in the stages that train it, by stage where it changes; `frozen` if none does."""
+        if not self.batchnorm:
+            return "-"
+        while_trained = [policy if mode != "eval" else None for policy, mode in zip(self.batchnorm, self.modes, strict=True)]
+        policies = set(while_trained) - {None}
+        if len(policies) > 1:
+            return ", ".join(f"{policy} in {stages}" for policy, stages in _runs(while_trained) if policy)
+        return next(iter(policies), None) or " + ".join(dict.fromkeys(self.batchnorm))
+
+    def describe(self) -> str:
+        """The row as a line of text."""
+        rates = " ".join(f"{rate:.1e}" for rate in self.rates) if self.first is not None else "-"
+        norm = f"; batch norm {self.batchnorm_text}" if self.batchnorm else ""
+        return f"{self.layer}: {count(self.size, 'parameter')}; trains in stage {self.stages_text}; learning rate {rates}{norm}"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -68,188 +77,14 @@ class Plan:
     optimizer: str = ""
     weight_decays: tuple[float, ...] = ()
 
-
-def examine(
-    module: nn.Module,
-    layers: Sequence[str],
-    schedule: Schedule,
-    optimizer: Optimizer,
-    *,
-    batch_size: int | None = None,
-    processes: int = 1,
-    steps: int | None = None,
-    fits_head: bool = False,
-    may_fit_head: bool = True,
-) -> Plan:
-    """Examine what `schedule` will do to `module`, without changing it.
-
-    Args:
-        module: the module that is trained.
-        layers: names of its layers; each becomes a row.
-        schedule: its patterns name parameters of `module`.
-        optimizer: the optimizer before the first step; see `ftlit.build_optimizer`.
-        batch_size: batch size of one process, if known.
-        processes: number of processes that train together.
-        steps: optimizer steps of the whole training, if known.
-        fits_head: whether the head starts as a fitted linear probe, not from random weights.
-        may_fit_head: whether it could, with this data and strategy.
-
-    Raises:
-        UserError: a pattern that covers nothing.
-    """
-    sizes = {name: p.numel() for name, p in module.named_parameters()}
-    chosen = [trained(module, stage.train, stage.policy) & sizes.keys() for stage in schedule.stages]
-    names = {id(p): name for name, p in module.named_parameters()}
-    groups: dict[str, list[tuple[str, float]]] = {name: [] for name in sizes}
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            groups.setdefault(names.get(id(parameter), "a parameter of another module"), []).append(
-                (group.get("name", "?"), float(group["lr"]))
-            )
-    rows = tuple(_row(module, layer, schedule.stages, chosen, groups) for layer in layers)
-    bytes_of = {name: p.numel() * p.element_size() for name, p in module.named_parameters()}
-    warnings = [
-        *_ungrouped(groups),
-        *_never([row for row in rows if row.layer not in schedule.frozen]),
-        *schedule.unreachable_patience(),
-        *_under_frozen(rows, schedule.frozen),
-        *_pooler(rows),
-        *_small_batches(module, schedule.stages, chosen, batch_size, processes),
-        *_inputs(module),
-        *_random(module, chosen),
-        *([] if fits_head else _few_steps(steps, may_fit_head=may_fit_head)),
-    ]
-    return Plan(
-        tuple(_line(stage, names_in, sizes) for stage, names_in in zip(schedule.stages, chosen, strict=True)),
-        rows,
-        tuple(sum(bytes_of[name] for name in names_in) for names_in in chosen),
-        tuple(warnings),
-        steps,
-        type(optimizer).__name__,
-        tuple(sorted({float(group["weight_decay"]) for group in optimizer.param_groups if "weight_decay" in group})),
-    )
+    def describe(self) -> str:
+        """Stages, layers (top first) and warnings, a line each."""
+        stages = [f"stage {number}, {line}" for number, line in enumerate(self.stages)]
+        return "\n".join([*stages, *(row.describe() for row in reversed(self.rows)), *(f"warning: {text}" for text in self.warnings)])
 
 
-def _line(stage: Stage, chosen: set[str], sizes: Mapping[str, int]) -> str:
-    best = ", from the best weights of the previous stage" if stage.from_best else ""
-    return f"{stage.begins}: {stage.name}{best}; {sum(sizes[name] for name in chosen):,} of {sum(sizes.values()):,} parameters train"
-
-
-def _row(
-    module: nn.Module, layer: str, stages: Sequence[Stage], chosen: Sequence[set[str]], groups: Mapping[str, list[tuple[str, float]]]
-) -> LayerRow:
-    own = {name: p.numel() for name, p in module.named_parameters() if covers(layer, name)}
-    shares = [len(own.keys() & names) for names in chosen]
-    modes = tuple("eval" if not share else "train" if share == len(own) else "part" for share in shares)
-    own_groups = dict.fromkeys(pair for name in own for pair in groups[name])
-    norms = [norm for norm in module.get_submodule(layer).modules() if isinstance(norm, _BatchNorm)]
-    return LayerRow(
-        layer,
-        sum(own.values()),
-        next((i for i, share in enumerate(shares) if share), None),
-        modes,
-        tuple(name for name, _ in own_groups),
-        tuple(dict.fromkeys(rate for _, rate in own_groups)),
-        tuple(_policy(module, stage, names, norms) for stage, names in zip(stages, chosen, strict=True)) if norms else (),
-    )
-
-
-def _policy(module: nn.Module, stage: Stage, chosen: set[str], norms: Sequence[nn.Module]) -> str:
-    """Return the policy of these batch norms in a stage: `live`, `frozen_stats`, `frozen`, or several of them."""
-    policies = batchnorm_policies(module, stage.policy)
-    parameters = dict(module.named_parameters())
-    training = {id(parameters[name]) for name in chosen}
-    # one without weight and bias has the mode of the module around it, so only its policy counts
-    frozen = [any(True for _ in norm.parameters()) and not any(id(p) in training for p in norm.parameters()) for norm in norms]
-    return " + ".join(dict.fromkeys("frozen" if is_frozen else policies[norm] for norm, is_frozen in zip(norms, frozen, strict=True)))
-
-
-def _ungrouped(groups: Mapping[str, Sequence[object]]) -> Iterable[str]:
-    """Warn of parameters that are not in exactly one group (invariant 2)."""
-    if missing := [name for name, found in groups.items() if not found]:
-        names = shorten(missing, most=3)
-        yield f"these parameters do not train, because they are in no optimizer group: {names}; use ftlit.build_optimizer"
-    if twice := [name for name, found in groups.items() if len(found) > 1]:
-        names = shorten(twice, most=3)
-        yield f"these parameters are updated more than once per step, because they are in several optimizer groups: {names}"
-
-
-def _never(rows: Sequence[LayerRow]) -> Iterable[str]:
-    """Warn of layers that no stage trains although layers below them train, which is rarely intended."""
-    ever = [row.first is not None or not row.size for row in rows]
-    if skipped := [
-        row.layer for row, trains in list(zip(rows, ever, strict=True))[ever.index(True) if True in ever else 0 :] if not trains
-    ]:
-        yield f"no stage trains {shorten(skipped)}, although lower layers train: is a name missing in `train` of a stage?"
-
-
-def _under_frozen(rows: Sequence[LayerRow], frozen: Collection[str]) -> Iterable[str]:
-    """Warn of layers that train below frozen ones: freezing saves the backward pass only if nothing below trains."""
-    highest = max((place for place, row in enumerate(rows) if row.layer in frozen), default=0)
-    if low := [row.layer for row in rows[:highest] if row.first is not None]:
-        hint = "; to freeze the embeddings too, give schedule.freeze_embeddings=true" if low[0].endswith(EMBEDDINGS) else ""
-        yield f"layers below the frozen layers train ({shorten(low)}), so the backward pass runs through the frozen layers too{hint}"
-
-
-def _pooler(rows: Sequence[LayerRow]) -> Iterable[str]:
-    """Warn of a frozen pooler: it was trained for the pretraining task, such as next sentences, or not at all."""
-    for row in rows:
-        if row.layer.rpartition(".")[2] == "pooler" and row.size and row.first is None:
-            yield (
-                f"{row.layer} is frozen in every stage, so it cannot adapt to the data; the mean of the tokens that go into it usually "
-                "gives better features: give backbone.cut=-2"
-            )
-
-
-def _inputs(module: nn.Module) -> Iterable[str]:
-    """Warn of a normalisation other than that of the pretraining: it costs accuracy without an error."""
-    for backbone in (part for part in module.modules() if isinstance(part, Backbone)):
-        spec, trained_with = backbone.input_spec, backbone.trained_with
-        if trained_with and isinstance(spec, InputSpec) and (spec.mean, spec.std) != (trained_with.mean, trained_with.std):
-            given, meant = (f"mean {s.mean} std {s.std}" for s in (spec, trained_with))
-            yield f"images are normalised with {given}, but the weights were trained with {meant}: check backbone.input_spec"
-
-
-def _random(module: nn.Module, chosen: Sequence[set[str]]) -> Iterable[str]:
-    """Warn of layers with random weights that no stage trains."""
-    ever = set().union(*chosen)
-    for name, backbone in module.named_modules():
-        if isinstance(backbone, Backbone):
-            prefix = f"{name}." if name else ""
-            random = [layer for layer in backbone.layers_with_parameters if layer in backbone.random_layers]
-            layers = [layer for layer in random if not any(covers(prefix + layer, parameter) for parameter in ever)]
-            if layers:
-                names = shorten(layers)
-                yield f"no stage trains {names}, although these layers have random weights: give backbone.weights=..., or train them"
-
-
-def _few_steps(steps: int | None, *, may_fit_head: bool) -> Iterable[str]:
-    """Warn of a head with random weights that training ends too early for."""
-    ways = "raise trainer.max_epochs, lower data.batch_size, or use head=linear_probe"
-    if not may_fit_head:
-        ways = "raise trainer.max_epochs, or lower data.batch_size"
-    if steps is not None and steps < HEAD_STEPS:
-        yield (
-            f"the head starts from random weights and gets only {count(steps, 'optimizer step')}, but usually needs {HEAD_STEPS}: {ways}"
-        )
-
-
-def _small_batches(
-    module: nn.Module, stages: Sequence[Stage], chosen: Sequence[set[str]], batch_size: int | None, processes: int
-) -> Iterable[str]:
-    """Warn of live batch norms on small batches, whose statistics are noisy, and with several processes, which have different ones."""
-    norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
-    if not norms:
-        return
-    if not any("live" in _policy(module, stage, names, norms) for stage, names in zip(stages, chosen, strict=True)):
-        return
-    if batch_size is not None and batch_size < 8:
-        yield (
-            f"batch norms use the statistics of each batch, which are noisy with {count(batch_size, 'image')}: "
-            "use batchnorm=frozen_stats or batchnorm=affine"
-        )
-    if processes > 1 and not all(isinstance(norm, SyncBatchNorm) for norm in norms):
-        yield (
-            f"each of the {processes} processes computes its own statistics for batch norms, but only those of process 0 are saved: "
-            "use trainer.sync_batchnorm=true (GPUs only), batchnorm=frozen_stats or batchnorm=affine"
-        )
+def _runs(values: Sequence[str | None]) -> Iterable[tuple[str | None, str]]:
+    """Each value with the stages that have it one after another: `("train", "1-3")`."""
+    for value, same in groupby(enumerate(values), key=lambda pair: pair[1]):
+        places = [i for i, _ in same]
+        yield value, f"{places[0]}" + (f"-{places[-1]}" if len(places) > 1 else "")

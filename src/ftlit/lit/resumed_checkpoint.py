@@ -7,12 +7,15 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
+
 from ftlit.data.samplers import TrainOrder
 from ftlit.errors import UserError
 from ftlit.formatting import count
 from ftlit.run_folder import RUN, RUN_STATE, new_run_advice
 from ftlit.tensor_files import load_checkpoint, why_unreadable
 
+RANDOM_SAMPLERS = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 
 
@@ -85,12 +88,21 @@ def check_best(state: dict[str, Any], run: str | None) -> None:
 
 
 def check_loaders(loaders: Any) -> None:
-    """Refuse loaders that store their own position: before a step, when a checkpoint is saved, they have given its batch already."""
+    """Refuse loaders that store their own position: before a step, when a checkpoint is saved, they have given its batch already. Warn of
+    those whose order depends on a generator, whose state no checkpoint holds.
+    """
     for loader in _several(loaders):
         if hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict"):
             raise UserError(
                 f"LastCheckpoint cannot resume exactly with {type(loader).__name__}, because this loader stores its own position: replace "
                 "LastCheckpoint by Lightning's ModelCheckpoint(every_n_train_steps=...), or give a loader without state_dict"
+            )
+        if isinstance(sampler := getattr(loader, "sampler", None), RANDOM_SAMPLERS):
+            warnings.warn(
+                f"LastCheckpoint cannot resume exactly: {type(sampler).__name__}, as of DataLoader(shuffle=True), draws another order "
+                "after a resume; give DataLoader(..., sampler=DistributedSampler(dataset, num_replicas=1, rank=0, seed=0)), whose order "
+                "depends on the seed and the epoch only",
+                stacklevel=2,
             )
 
 

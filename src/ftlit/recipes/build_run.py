@@ -8,7 +8,8 @@ import lightning.pytorch as pl
 from omegaconf import DictConfig
 
 from ftlit.errors import UserError
-from ftlit.finetuning.plan import Plan, examine
+from ftlit.finetuning.examine import examine
+from ftlit.finetuning.plan import Plan
 from ftlit.finetuning.schedule import Schedule, trains_head_alone, without_warm_up
 from ftlit.lit.callbacks.probe_head import FitProbeHead, check_probe_head
 from ftlit.lit.callbacks.recorder import Recorder

@@ -1,10 +1,12 @@
 """LastCheckpoint saves before the first step, by time or steps, and at the end, in all processes at the same steps."""
 
+import warnings
+
 import lightning.pytorch as pl
 import pytest
 import torch
 from lightning_net import BATCHES, QUIET, Net, fit
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 from ftlit import LastCheckpoint, UserError
 from ftlit.lit.callbacks import exact_resume
@@ -72,3 +74,39 @@ def test_a_loader_that_stores_its_own_position_is_refused(tmp_path):
         UserError, match=r"^LastCheckpoint cannot resume exactly with Resumable, because this loader stores its own position: replace "
     ):
         pl.Trainer(accelerator="cpu", max_epochs=1, callbacks=[LastCheckpoint(tmp_path / "last.ckpt")], **QUIET).fit(Net(), loader)
+
+
+class Orders(pl.LightningModule):
+    """Keeps the order of the examples in each epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.orders = torch.nn.Parameter(torch.zeros(())), {}
+
+    def training_step(self, batch, batch_idx):
+        self.orders.setdefault(self.current_epoch, []).extend(batch.tolist())
+        return self.weight * 0
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("sampled", [False, True], ids=["shuffle=True", "DistributedSampler"])
+def test_a_loader_that_a_resume_would_shuffle_anew_is_a_warning_whose_advice_resumes_exactly(tmp_path, sampled):
+    examples = list(range(64))
+
+    def train(epochs, ckpt_path=None):
+        sampler = DistributedSampler(examples, num_replicas=1, rank=0, seed=0) if sampled else None
+        loader = DataLoader(examples, 8, shuffle=not sampled, sampler=sampler)
+        trainer = pl.Trainer(accelerator="cpu", max_epochs=epochs, callbacks=[LastCheckpoint(tmp_path / "last.ckpt")], **QUIET)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            trainer.fit(model := Orders(), loader, ckpt_path=ckpt_path)
+        lines = [str(warning.message) for warning in caught if "LastCheckpoint cannot resume exactly" in str(warning.message)]
+        assert len(lines) == (not sampled) and all("RandomSampler" in line and "DistributedSampler(" in line for line in lines)
+        return model.orders
+
+    whole = train(3)
+    train(1)
+    resumed = train(3, tmp_path / "last.ckpt")
+    assert ({epoch: whole[epoch] for epoch in (1, 2)} == resumed) == sampled

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from ftlit.finetuning.plan import LayerRow, Plan
-from ftlit.recipes.console.layers_table import batchnorm_text, layers_table, stages_text
+from ftlit.recipes.console.layers_table import layers_table
 
 
 def row(layer="backbone.low", size=12_345_678, modes=("train",), groups=None, batchnorm=()):
@@ -30,11 +30,11 @@ def printed(rows, width):
     ],
 )
 def test_the_stages_that_train_a_layer_are_numbered(modes, text):
-    assert stages_text(row(modes=modes)) == text
+    assert row(modes=modes).stages_text == text
 
 
 def test_a_layer_without_parameters_has_no_stages():
-    assert stages_text(row(size=0, modes=("eval",))) == "-"
+    assert row(size=0, modes=("eval",)).stages_text == "-"
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_a_layer_without_parameters_has_no_stages():
     ],
 )
 def test_batch_norm_is_that_of_the_stages_that_train_the_layer(modes, policies, text):
-    assert batchnorm_text(row(modes=modes, batchnorm=policies)) == text
+    assert row(modes=modes, batchnorm=policies).batchnorm_text == text
 
 
 @pytest.mark.parametrize("width", [80, 100, 200])

@@ -106,7 +106,8 @@ class LastCheckpoint(Callback):
     handles signals itself, and under SLURM with automatic requeueing, its own handlers stay.
 
     A checkpoint lies between two optimizer steps, after everything that belongs to the first, so that a run that is killed at any time
-    resumes from it bit for bit. The file is replaced as a whole. Put this callback before callbacks that log.
+    resumes from it bit for bit. The file is replaced as a whole. Put this callback before callbacks that log. A loader that shuffles by a
+    generator, as `DataLoader(shuffle=True)`, is a warning: its order after a resume is another one.
 
     Args:
         path: file of the checkpoint.

@@ -1,13 +1,10 @@
 """The table of layers in the plan."""
 
-from collections.abc import Iterable, Sequence
-from itertools import groupby
-
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ftlit.errors import shorten
-from ftlit.finetuning.plan import LayerRow, Plan
+from ftlit.finetuning.plan import Plan
 
 MAX_NAME = 40  # a longer name is folded on a narrow terminal
 PREFIX = "backbone."  # of the layers of a FineTuner; a user names them without it
@@ -26,37 +23,11 @@ def layers_table(plan: Plan) -> Table:
     for text in ("trains in stage", *(["batch norm"] if has_norms else []), *(["group"] if has_groups else [])):
         table.add_column(text, overflow="fold")
     for row in reversed(plan.rows):
-        norm, group = batchnorm_text(row), shorten(map(_short, row.groups), most=3)
+        norm, group = row.batchnorm_text, shorten(map(_short, row.groups), most=3)
         optional = [text for text, shown in ((norm, has_norms), (group, has_groups)) if shown]
         rates = " ".join(f"{rate:.1e}" for rate in row.rates) if row.first is not None else "-"
-        table.add_row(_short(row.layer), f"{row.size:,}", rates, stages_text(row), *optional)
+        table.add_row(_short(row.layer), f"{row.size:,}", rates, row.stages_text, *optional)
     return table
-
-
-def stages_text(row: LayerRow) -> str:
-    """The stages in which a layer trains: `0-2`, `1 (part), 2`, `never`, or `-` for a layer without parameters."""
-    if not row.size:
-        return "-"
-    runs = [(mode, stages) for mode, stages in _runs(row.modes) if mode != "eval"]
-    return ", ".join(f"{stages} (part)" if mode == "part" else stages for mode, stages in runs) or "never"
-
-
-def batchnorm_text(row: LayerRow) -> str:
-    """The policy of the batch norms of a layer in the stages that train it, by stage where it changes; `frozen` if none does."""
-    if not row.batchnorm:
-        return "-"
-    while_trained = [policy if mode != "eval" else None for policy, mode in zip(row.batchnorm, row.modes, strict=True)]
-    policies = set(while_trained) - {None}
-    if len(policies) > 1:
-        return ", ".join(f"{policy} in {stages}" for policy, stages in _runs(while_trained) if policy)
-    return next(iter(policies), None) or " + ".join(dict.fromkeys(row.batchnorm))
-
-
-def _runs(values: Sequence[str | None]) -> Iterable[tuple[str | None, str]]:
-    """Each value with the stages that have it one after another: `("train", "1-3")`."""
-    for value, same in groupby(enumerate(values), key=lambda pair: pair[1]):
-        places = [i for i, _ in same]
-        yield value, f"{places[0]}" + (f"-{places[-1]}" if len(places) > 1 else "")
 
 
 def _short(name: str) -> str:
