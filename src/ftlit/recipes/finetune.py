@@ -67,16 +67,11 @@ def fit(cfg: DictConfig, run: Run) -> float:
             results = _evaluate(cfg, run, baseline)
         check_results(results)
         if first:
-            compared: dict[str, Any] = {f"{BASELINE}/{name}": value for name, value in baseline.items()} if baseline else {}
-            compared |= {f"{BASELINE}/{split}/fitted_on": on for split, on in _fitted_on(run.baseline).items()} if baseline else {}
-            compared |= {TRAINED: trained} if (trained := _best_of_epochs(run)) is not None else {}
             kept = run.baseline if _keeps_baseline(run) else None
             recorder = kept.recorder if kept else run.recorder
             images, fitted_on = _judged(run)
-            details = _details(run, results, images, fitted_on, recorder)
-            if choice := choice_of_run(cfg.paths.run):
-                details["backbone"] = choice["chosen"]
-            write_result(cfg.paths.run, {**results, **details, **compared})
+            details = _details(cfg, results, images, fitted_on, None if run.data.multilabel else recorder)
+            write_result(cfg.paths.run, {**results, **details, **_compared(run, baseline)})
             notes = describe_fit(run.trainer, seconds, trains=run.trains)
             print_results(cfg, results, notes, images, fitted_on, None if kept else baseline)
             if recorder and recorder.tested:
@@ -199,14 +194,27 @@ def _fitted_on(fitted: Run | Baseline | None) -> dict[str, str]:
     return {"val": "train", "test": "train + val" if refitted else "train"}
 
 
+def _compared(run: Run, baseline: Results | None) -> dict[str, Any]:
+    """What `result.json` holds of the baseline, and of the best epoch beside it."""
+    compared: dict[str, Any] = {}
+    if baseline:
+        compared = {**baseline, **{f"{split}/fitted_on": splits for split, splits in _fitted_on(run.baseline).items()}}
+    trained = _best_of_epochs(run)
+    return {f"{BASELINE}/{name}": value for name, value in compared.items()} | ({} if trained is None else {TRAINED: trained})
+
+
 def _details(
-    run: Run, results: Results, images: Mapping[str, int], fitted_on: Mapping[str, str], recorder: Recorder | None
+    cfg: DictConfig, results: Results, images: Mapping[str, int], fitted_on: Mapping[str, str], recorder: Recorder | None
 ) -> dict[str, Any]:
-    """What `result.json` holds beside the metrics: where each model was fitted, intervals of accuracy, the calibration error on test."""
+    """What `result.json` holds beside the metrics: where each model was fitted, intervals of accuracy, the calibration error on test of the
+    predictions that were recorded, and the backbone that was chosen among several.
+    """
     details: dict[str, Any] = {f"{split}/fitted_on": splits for split, splits in fitted_on.items()}
     for split in fitted_on if images else ():
         low, high = accuracy_interval(results[f"{split}/accuracy"], images[split])
         details |= {f"{split}/accuracy_low": low, f"{split}/accuracy_high": high}
-    if recorder and recorder.tested and not run.data.multilabel:
+    if recorder and recorder.tested:
         details["test/ece"] = reliability(recorder.tested)[3]
+    if choice := choice_of_run(cfg.paths.run):
+        details["backbone"] = choice["chosen"]
     return details
