@@ -22,6 +22,15 @@ def size_in_words(size: float) -> str:
     return f"{size:.3g} GB"
 
 
+def three_digits(number: float) -> str:
+    """A number with three significant digits, without an exponent.
+
+    >>> three_digits(1548.2), three_digits(91.66), three_digits(0.2)
+    ('1,550', '91.7', '0.2')
+    """
+    return f"{float(f'{number:.3g}'):,g}"
+
+
 def sizes_in_words(larger: float, smaller: float) -> tuple[str, str]:
     """Two different numbers of bytes, see `size_in_words`; with all digits where three would not tell them apart.
 

@@ -195,6 +195,14 @@ def test_the_table_shows_the_advised_scenario_of_each_setting(tmp_path):
     assert {tuple(row[:2]) for row in rows} == {("5", "small_similar"), ("40", "large_similar, small_similar")}
 
 
+def test_the_table_shows_the_backbone_that_each_setting_chose(tmp_path):
+    own = [{**accuracies(0.5, 0.4), "backbone": name} for name in ("resnet18", "glyph")]
+    made(tmp_path, *((f"data.per_class={number} seed=0", result, "") for number, result in zip((5, 40), own, strict=True)))
+    header, rows = table_of(jobs_in(tmp_path))
+    assert header[:2] == ["data.per_class", "chosen backbone"]
+    assert {tuple(row[:2]) for row in rows} == {("5", "resnet18"), ("40", "glyph")}
+
+
 def test_errors_for_a_missing_empty_or_damaged_sweep_are_one_line(tmp_path):
     with pytest.raises(UserError, match="there is no folder"):
         main.report([str(tmp_path / "none")])

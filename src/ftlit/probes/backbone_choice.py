@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from math import ceil, sqrt
+from math import ceil, log2, sqrt
 
 from torch import Tensor
 
 from ftlit.errors import UserError
 
-IMAGES = (200, 2000)  # training images of the two rounds
-FINALISTS = 2  # at least so many are compared in the second round
+FIRST, LAST = 200, 2000  # training images of the first and of the last round
+FINALISTS = 2  # candidates of the last round
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,23 @@ class BackboneChoice:
     images: dict[str, int]
 
 
-def choose_backbone(
-    names: Sequence[str],
-    measure: Callable[[str, int], MeasuredBackbone],
-    images: int,
-    rounds: Sequence[int] = IMAGES,
-) -> BackboneChoice:
-    """Choose by successive halving (Jamieson and Talwalkar 2016): all are measured on a few images, the better half on more.
+def round_sizes(candidates: int, images: int) -> list[int]:
+    """Training images of each round, a geometric sequence from `FIRST` to `LAST`: so many that halving leaves `FINALISTS` for the last.
+
+    Args:
+        candidates: number of them.
+        images: number of training images, at which the sequence ends.
+
+    >>> round_sizes(2, 5000), round_sizes(4, 5000), round_sizes(7, 5000), round_sizes(7, 500)
+    ([2000], [200, 2000], [200, 632, 2000], [200, 500])
+    """
+    halvings = max(0, ceil(log2(candidates / FINALISTS)))
+    sizes = [round(FIRST * (LAST / FIRST) ** (number / halvings)) for number in range(halvings)]
+    return sorted({min(size, images) for size in (*sizes, LAST)})
+
+
+def choose_backbone(names: Sequence[str], measure: Callable[[str, int], MeasuredBackbone], images: int) -> BackboneChoice:
+    """Choose by successive halving (Jamieson and Talwalkar 2016): all are measured on a few images, the better half on more, and so on.
 
     In the last round the fastest is chosen of those that are within one standard error of the most accurate one.
 
@@ -78,7 +88,6 @@ def choose_backbone(
         names: of the candidates.
         measure: name and number of training images -> measurement.
         images: how many training images there are; no more are asked for.
-        rounds: training images of each round, in ascending order.
 
     Raises:
         UserError: there is no candidate.
@@ -87,14 +96,12 @@ def choose_backbone(
         raise UserError("there is no backbone to choose from: give at least one")
     measured: dict[str, MeasuredBackbone] = {}
     asked: dict[str, int] = {}
-    left = list(dict.fromkeys(names))
-    sizes = sorted({min(size, images) for size in rounds})
-    for number, size in enumerate(sizes):
+    ranked = list(dict.fromkeys(names))
+    for number, size in enumerate(round_sizes(len(ranked), images)):
+        left = ranked if number == 0 else ranked[: max(FINALISTS, ceil(len(ranked) / 2))]
         measured |= {name: measure(name, size) for name in left}
         asked |= dict.fromkeys(left, size)
         ranked = sorted(left, key=lambda name: (-measured[name].accuracy, -measured[name].images_per_second))
-        if number < len(sizes) - 1 and len(left) > 1:
-            left = ranked[: max(FINALISTS, ceil(len(ranked) / 2))]
     best = ranked[0]
     equal = [name for name in ranked if measured[name].is_within_one_error(measured[best])]
     chosen = max(equal, key=lambda name: measured[name].images_per_second)

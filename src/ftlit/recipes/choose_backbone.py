@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ from ftlit.recipes.run.resume import CONFIG, checkpoint_of
 from ftlit.recipes.run.time_estimates import has_probe_head, seconds_per_image
 from ftlit.run_folder import BACKBONE, read_backbone_choice, write_backbone_choice
 
-TIMED_ROUNDS = 5
+MIN_SECONDS = 0.5  # in which the speed of a candidate is measured
+MAX_LOADED = 4  # candidates in memory at a time
 
 
 @contextmanager
@@ -84,7 +85,7 @@ def _measured(cfg: DictConfig) -> BackboneCandidate:
         raise UserError("backbone=auto finds no weights of a backbone: give backbone.among=[NAME,...], whose weights are then downloaded")
     by_name = {candidate.name: candidate for candidate in candidates}
 
-    @cache
+    @lru_cache(MAX_LOADED)
     def parts_of(name: str) -> tuple[DictConfig, RunParts]:
         own = compose_again(words_with(by_name[name].words, cfg))
         return own, load_parts(own)
@@ -136,7 +137,7 @@ def measure_backbone(cfg: DictConfig, parts: RunParts, images: int) -> MeasuredB
     held_out = fitted.held_out_logits
     if held_out is None:
         raise UserError(f"backbone=auto needs several L2 penalties to choose from, but probe.l2={cfg.probe.l2}: give backbone=NAME")
-    _, seconds = seconds_per_image(backbone, sample, cfg.trainer.precision, rounds=TIMED_ROUNDS)
+    _, seconds = seconds_per_image(backbone, sample, cfg.trainer.precision, at_least=MIN_SECONDS)
     size = sum(tensor.numel() * tensor.element_size() for tensor in backbone.state_dict().values())
     return MeasuredBackbone(held_out.logits.argmax(dim=1) == held_out.labels, 1 / seconds, size)
 

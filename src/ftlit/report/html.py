@@ -15,7 +15,7 @@ from matplotlib import rc_context
 
 from ftlit.errors import one_line, shorten
 from ftlit.files import write_atomically
-from ftlit.formatting import size_in_words
+from ftlit.formatting import size_in_words, three_digits
 from ftlit.report.contents import RunData
 from ftlit.report.figures import FIGURES, MAX_MATRIX_CLASSES
 from ftlit.report.load import read
@@ -131,7 +131,7 @@ def _backbones(run: RunData) -> str:
             f"{row['name']} *" if row["name"] == choice["chosen"] else row["name"],
             f"{row['accuracy']:.3f} ± {row['standard_error']:.3f}",
             f"{row['images']:,}",
-            f"{row['images_per_second']:.3g}",
+            three_digits(row["images_per_second"]),
             size_in_words(row["bytes"]),
         ]
         for row in choice["candidates"]

@@ -33,6 +33,7 @@ class Job:
         metrics: of `result.json`, means where that has several entries; empty where there is none.
         advised: the scenario that `scenario=auto` chose; empty for other scenarios.
         cut: the cut that `recipe=probe` chose, several for several repeats; empty for other recipes.
+        backbone: that `backbone=auto` chose; empty for others.
         format: of the file that it was read from.
     """
 
@@ -46,6 +47,7 @@ class Job:
     metrics: dict[str, float] = field(default_factory=dict, compare=False)
     advised: str = field(default="", compare=False)
     cut: str = field(default="", compare=False)
+    backbone: str = field(default="", compare=False)
     format: int = field(default=FORMAT, compare=False)
 
     @property
@@ -56,7 +58,7 @@ class Job:
 
     def write(self, folder: Path) -> None:
         """Write `job.json` atomically, without the fields that are read from other files of the folder."""
-        own = {name: value for name, value in asdict(self).items() if name not in ("metrics", "advised", "cut", KEY)}
+        own = {name: value for name, value in asdict(self).items() if name not in ("metrics", "advised", "cut", "backbone", KEY)}
         write_json(folder / FILE, own)
 
 
@@ -105,7 +107,8 @@ def read_job(folder: Path) -> Job | None:
         return job
     entries = _results(folder)
     with reading(folder / RESULT, REMEDY):
-        return replace(job, metrics=_metrics(entries), cut=_cut(entries), advised=_advised(folder))
+        cut, backbone = (_texts(entries, name) for name in ("cut", "backbone"))
+        return replace(job, metrics=_metrics(entries), cut=cut, backbone=backbone, advised=_advised(folder))
 
 
 def _advised(folder: Path) -> str:
@@ -125,8 +128,8 @@ def _metrics(entries: Sequence[Any]) -> dict[str, float]:
     return {name.replace("held_out/", "val/"): mean(nan if e[name] is None else e[name] for e in entries) for name in names}
 
 
-def _cut(entries: Sequence[Any]) -> str:
-    return ", ".join(dict.fromkeys(str(entry["cut"]) for entry in entries if "cut" in entry))
+def _texts(entries: Sequence[Any], name: str) -> str:
+    return ", ".join(dict.fromkeys(str(entry[name]) for entry in entries if name in entry))
 
 
 def jobs_of(folder: Path) -> list[tuple[Path, Job]]:

@@ -18,6 +18,7 @@ from ftlit.sweeps.jobs import SCORE, SEED, TEST, VAL, Job, Setting, best_first, 
 
 METRICS_IN_0_1 = ("accuracy", "f1")  # their intervals are clipped to [0, 1]
 SECONDS = "job seconds"
+CHOSEN = {"backbone": "chosen backbone"}  # field of a job -> its column, where that has another name
 MAX_DRAWN_SETTINGS = 40  # settings in the picture
 MARK = " *"  # beside the number that is best
 MARKED_NOTE = "* marks the best {by}."
@@ -65,11 +66,12 @@ def table_of(jobs: Sequence[Job]) -> tuple[list[str], list[list[str]]]:
     """Header and cells, one row per setting."""
     names, by, settings = varying(jobs), ranking_metric(jobs), settings_of(jobs)
     failures = any(job.status != 0 for job in jobs)
-    chosen = [name for name in ("advised", "cut") if any(getattr(job, name) for job in jobs)]
+    chosen = [name for name in ("backbone", "advised", "cut") if any(getattr(job, name) for job in jobs)]
     shown = SCORE if by == SCORE else TEST
     label = SCORE if by == SCORE else "test accuracy"
     of_val = {VAL: "val accuracy", TRAINED: "val accuracy, best epoch"}.get(by)
-    header = [*names, *chosen, "seeds", label, "std", "95 % interval", *([of_val] if of_val else []), SECONDS]
+    columns = [*names, *(CHOSEN.get(name, name) for name in chosen)]
+    header = [*columns, "seeds", label, "std", "95 % interval", *([of_val] if of_val else []), SECONDS]
     marked = _marked(jobs)
     rows = []
     for setting in settings:

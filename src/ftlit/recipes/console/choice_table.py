@@ -2,7 +2,7 @@
 
 from rich.table import Table
 
-from ftlit.formatting import count, size_in_words
+from ftlit.formatting import count, size_in_words, three_digits
 from ftlit.printing import print_line, show
 from ftlit.probes.backbone_choice import BackboneChoice
 
@@ -19,7 +19,7 @@ def print_choice(choice: BackboneChoice, left_out: int, noun: str) -> None:
     for name, found in choice.measured.items():
         mark = " *" if name == choice.chosen else ""
         accuracy = f"{found.accuracy:.3f} ± {found.standard_error:.3f}{mark}"
-        table.add_row(name, accuracy, f"{choice.images[name]:,}", f"{found.images_per_second:.3g}", size_in_words(found.bytes))
+        table.add_row(name, accuracy, f"{choice.images[name]:,}", three_digits(found.images_per_second), size_in_words(found.bytes))
     show(table)
     print_line(f"* backbone=auto: {choice.chosen}{_reason(choice)}{_left_out(left_out)}")
 

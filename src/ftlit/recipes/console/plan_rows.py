@@ -9,7 +9,7 @@ from rich.table import Table
 from ftlit.errors import shorten
 from ftlit.features.stage_input import StageInput
 from ftlit.finetuning.plan import Plan
-from ftlit.formatting import count, duration_in_words, size_in_words
+from ftlit.formatting import count, duration_in_words, size_in_words, three_digits
 from ftlit.lit.datamodules.feature_data import FeatureData
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.models.backbone import Backbone
@@ -138,8 +138,8 @@ def _choice_text(cfg: DictConfig) -> str:
     if (choice := choice_of_run(cfg.paths.run)) is None:
         return ""
     own = next(row for row in choice["candidates"] if row["name"] == choice["chosen"])
-    accuracy = "{accuracy:.3f} ± {standard_error:.3f}, {images_per_second:.3g}".format(**own)
-    return f"; chosen among {len(choice['candidates'])} (held-out accuracy {accuracy} {choice['noun']} per second)"
+    accuracy, speed = "{accuracy:.3f} ± {standard_error:.3f}".format(**own), three_digits(own["images_per_second"])
+    return f"; chosen among {len(choice['candidates'])} (held-out accuracy {accuracy}, {speed} {choice['noun']} per second)"
 
 
 def _features_text(cfg: DictConfig, backbone: Backbone, input_shape: Sequence[int], cuts: Sequence[str]) -> str:

@@ -184,9 +184,10 @@ def has_probe_head(cfg: DictConfig) -> bool:
         return False
 
 
-def seconds_per_image(backbone: Backbone, data: IndexedImages, precision: str = "32-true", *, rounds: int = 1) -> tuple[float, float]:
-    """Seconds to load an image for evaluation, and to run the backbone on it in this precision, without gradients: the least of `rounds`
-    measurements, as other programs can only slow it down.
+def seconds_per_image(backbone: Backbone, data: IndexedImages, precision: str = "32-true", *, at_least: float = 0) -> tuple[float, float]:
+    """Seconds to load an image for evaluation, and to run the backbone on it in this precision, without gradients.
+
+    The latter is the least of all measurements in `at_least` seconds, as other programs can only slow it down.
     """
     train, parameter = data.collection.splits["train"], next(backbone.parameters(), torch.empty(0))
 
@@ -198,9 +199,13 @@ def seconds_per_image(backbone: Backbone, data: IndexedImages, precision: str = 
     loading = (time.perf_counter() - start) / TIMED_IMAGES / max(1, data.num_workers)
     images = images.to(parameter.device, parameter.dtype if images.is_floating_point() else None)
     with evaluating(backbone), torch.no_grad(), autocast_of(precision, parameter.device.type):
+        start = time.perf_counter()
         first = _seconds(backbone, images[:1])  # also warms up
         batch = images[:1] if first > SLOW_IMAGE else images
-        return loading, min(first, *(_seconds(backbone, batch) for _ in range(rounds)))
+        times = [first, _seconds(backbone, batch)]
+        while time.perf_counter() - start < at_least:
+            times.append(_seconds(backbone, batch))
+        return loading, min(times)
 
 
 def _seconds(backbone: Backbone, images: torch.Tensor) -> float:
