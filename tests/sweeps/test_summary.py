@@ -56,6 +56,12 @@ def test_where_all_jobs_train_the_best_epoch_decides_and_a_note_counts_the_jobs_
     assert "val accuracy" in table_of(jobs_in(mixed))[0] and "linear probe" not in markdown_of(jobs_in(mixed))
 
 
+def test_the_table_has_the_macro_f1_of_test_where_jobs_have_it(tmp_path):
+    jobs = [(f"head=a seed={seed}", accuracies(0.5, 0.7) | {"test/f1": f1}, "") for seed, f1 in enumerate((0.4, 0.6))]
+    header, rows = table_of(jobs_in(made(tmp_path, *jobs)))
+    assert header[-3:] == ["macro F1", "val accuracy", "job seconds"] and rows[0][-3:] == ["0.5000", "0.5000", "2.0"]
+
+
 def test_rows_and_the_figure_are_in_the_order_of_the_swept_values_then_of_the_seeds(tmp_path, monkeypatch):
     from matplotlib.figure import Figure
 

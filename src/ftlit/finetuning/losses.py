@@ -108,9 +108,10 @@ def weights_by_name(given: Mapping[str, float], class_names: Sequence[str]) -> l
 
 
 def describe_weights(weights: Sequence[float]) -> str:
-    """The range of the weights.
+    """The range of the weights, to two digits.
 
-    >>> describe_weights([2.0, 0.5, 1.0])
-    'class weights from 0.5 to 2'
+    >>> describe_weights([2.0, 0.5, 1.0]), describe_weights([1.0, 1.0])
+    ('class weights from 0.5 to 2', 'class weights all equal')
     """
-    return f"class weights from {min(weights):.2g} to {max(weights):.2g}"
+    least, most = f"{min(weights):.2g}", f"{max(weights):.2g}"
+    return "class weights all equal" if least == most else f"class weights from {least} to {most}"

@@ -185,7 +185,8 @@ def write(cfg: DictConfig, advice: Advice, parts: RunParts, measured: Measuremen
 
 
 def _reason(advice: Advice, parts: RunParts) -> str:
-    text = advice_text.describe(advice.reason, parts.data.input_spec.noun) if advice.reason else ""
+    data = parts.data
+    text = advice_text.describe(advice.reason, data.input_spec.noun, data.counts.get("train")) if advice.reason else ""
     schedule = given("schedule") if advice.scenario.startswith("small") else []
     return f"{text} But {' '.join(schedule)} is given, so this schedule, not the advice, decides which layers train." if schedule else text
 

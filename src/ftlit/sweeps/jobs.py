@@ -15,7 +15,7 @@ FILE = "job.json"  # in the folder of each job
 RUNNING = "did not end"
 REMEDY = "remove the folder of this job, or run the sweep again"
 SEED = "seed"
-VAL, TEST, SCORE = "val/accuracy", "test/accuracy", "score"
+VAL, TEST, TEST_F1, SCORE = "val/accuracy", "test/accuracy", "test/f1", "score"
 
 
 @dataclass(frozen=True)

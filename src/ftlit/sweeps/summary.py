@@ -14,7 +14,7 @@ from ftlit.files import write_atomically, write_figure, write_rows
 from ftlit.formatting import harmless
 from ftlit.printing import show
 from ftlit.run_folder import TRAINED, keeps_baseline
-from ftlit.sweeps.jobs import SCORE, SEED, TEST, VAL, Job, Setting, best_first, jobs_of, ranking_metric, settings_of, varying
+from ftlit.sweeps.jobs import SCORE, SEED, TEST, TEST_F1, VAL, Job, Setting, best_first, jobs_of, ranking_metric, settings_of, varying
 
 METRICS_IN_0_1 = ("accuracy", "f1")  # their intervals are clipped to [0, 1]
 SECONDS = "job seconds"
@@ -70,14 +70,16 @@ def table_of(jobs: Sequence[Job]) -> tuple[list[str], list[list[str]]]:
     shown = SCORE if by == SCORE else TEST
     label = SCORE if by == SCORE else "test accuracy"
     of_val = {VAL: "val accuracy", TRAINED: "val accuracy, best epoch"}.get(by)
+    f1 = ["macro F1"] if shown == TEST and any(TEST_F1 in job.metrics for job in jobs) else []
     columns = [*names, *(CHOSEN.get(name, name) for name in chosen)]
-    header = [*columns, "seeds", label, "std", "95 % interval", *([of_val] if of_val else []), SECONDS]
+    header = [*columns, "seeds", label, "std", "95 % interval", *f1, *([of_val] if of_val else []), SECONDS]
     marked = _marked(jobs)
     rows = []
     for setting in settings:
         seconds = [job.seconds for job in setting.done if job.seconds is not None]
         parts = [", ".join(dict.fromkeys(getattr(job, name) or "-" for job in setting.done)) or "-" for name in chosen]
         row = [*setting.values, *parts, str(len(setting.done)), *_spread(setting.of(shown), shown)]
+        row += [_mean(setting.of(TEST_F1))] if f1 else []
         row += [_mean(setting.of(by))] if of_val else []
         if setting in marked:
             row[header.index(of_val or SCORE)] += MARK

@@ -39,6 +39,12 @@ def test_the_text_gives_thresholds_that_were_not_reached():
     assert "(minimum 40)" in describe(Reason(SizeReason.FEW_IMAGES, CutReason.TOO_FEW_TO_CHOOSE, NUMBERS), "images")
 
 
+def test_few_images_name_the_smallest_class_where_classes_are_not_equally_large():
+    reason = Reason(SizeReason.FEW_IMAGES, None, NUMBERS)
+    assert "(fewer than 30; class cat has only 3), so" in describe(reason, "images", {"dog": 20, "cat": 3})
+    assert "(fewer than 30), so" in describe(reason, "images", {"dog": 5, "cat": 5})
+
+
 def test_a_lower_layer_that_is_more_accurate_and_not_taken_is_named_with_the_reason():
     numbers = replace(NUMBERS, most_accurate=Depth("layer2", 0.98, 0.1))
     text = describe(Reason(SizeReason.FEW_IMAGES, CutReason.TOP_BY_ACCURACY_AND_LOGME, numbers), "images")

@@ -1,12 +1,20 @@
 """Word the advice on a scenario: one or two sentences for the console and for advice.json."""
 
+from collections.abc import Mapping
+
 from ftlit.formatting import count
 from ftlit.probes.advice import THRESHOLDS, CutReason, DecisionNumbers, Depth, Reason, SizeReason
 
 
-def describe(reason: Reason, noun: str) -> str:
-    """The reason of an advice in sentences; `noun` is what the images are called."""
-    sentences = [_size(reason, noun)]
+def describe(reason: Reason, noun: str, counts: Mapping[str, int] | None = None) -> str:
+    """The reason of an advice in sentences.
+
+    Args:
+        reason: of the advice.
+        noun: what the images are called.
+        counts: training images of each class; `None`: not known.
+    """
+    sentences = [_size(reason, noun, counts or {})]
     if reason.cut and reason.numbers:
         sentences.append(_cut(reason.cut, reason.numbers, noun))
     if reason.misfit:
@@ -17,7 +25,7 @@ def describe(reason: Reason, noun: str) -> str:
     return " ".join(f"{sentence}." for sentence in sentences)
 
 
-def _size(reason: Reason, noun: str) -> str:
+def _size(reason: Reason, noun: str, counts: Mapping[str, int]) -> str:
     if reason.size is SizeReason.RANDOM_WEIGHTS:
         return "The weights are random, so there is nothing to transfer: all layers train"
     if reason.size is SizeReason.NOT_MEASURABLE:
@@ -32,13 +40,14 @@ def _size(reason: Reason, noun: str) -> str:
             "choose the L2 penalty of the head"
         )
     assert reason.numbers is not None
-    return _measured_size(reason.size, reason.numbers, reason.requested, noun)
+    return _measured_size(reason, reason.numbers, noun, counts)
 
 
-def _measured_size(size: SizeReason, numbers: DecisionNumbers, requested: str, noun: str) -> str:
+def _measured_size(reason: Reason, numbers: DecisionNumbers, noun: str, counts: Mapping[str, int]) -> str:
+    size = reason.size
     images, steps = f"{numbers.images_per_class:.3g} training {noun} per class", count(round(numbers.steps), "optimizer step")
     if size is SizeReason.FEW_IMAGES:
-        return f"{images} are few (fewer than {THRESHOLDS['few'].value:g}), so only the head trains"
+        return f"{images} are few (fewer than {THRESHOLDS['few'].value:g}{_smallest(counts)}), so only the head trains"
     if size is SizeReason.FEW_STEPS:
         least = f"{THRESHOLDS['steps'].value:g}"
         return (
@@ -51,7 +60,15 @@ def _measured_size(size: SizeReason, numbers: DecisionNumbers, requested: str, n
             f"{many}, but a linear probe already reaches an accuracy of {1 - numbers.probe_error:.1%}, so fine-tuning is unlikely to help; "
             f"to train all layers anyway, give scenario={numbers.full_scenario}"
         )
-    return f"{many}: all layers train" + (f", because of {requested}" if size is SizeReason.REQUESTED else "")
+    return f"{many}: all layers train" + (f", because of {reason.requested}" if size is SizeReason.REQUESTED else "")
+
+
+def _smallest(counts: Mapping[str, int]) -> str:
+    """The smallest class, if the classes are not equally large."""
+    if len(set(counts.values())) < 2:
+        return ""
+    name = min(counts, key=counts.__getitem__)
+    return f"; class {name} has only {counts[name]:,}"
 
 
 def _cut(reason: CutReason, numbers: DecisionNumbers, noun: str) -> str:
