@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from ftlit.finetuning.stage import Stage as Stage
     from ftlit.finetuning.stage import Until as Until
     from ftlit.inference.export import export_run as export_run
+    from ftlit.inference.load_network import load as load
     from ftlit.inference.network import Network as Network
-    from ftlit.inference.network import load as load
     from ftlit.inference.prediction import Prediction as Prediction
     from ftlit.lit.callbacks.exact_resume import LastCheckpoint as LastCheckpoint
     from ftlit.lit.callbacks.exact_resume import MetricsFile as MetricsFile
@@ -60,7 +60,7 @@ _MODULES = {
     "LayerwisePretrainer": "lit.tasks.layerwise_pretraining",
     "MetricsFile": "lit.callbacks.exact_resume",
     "Network": "inference.network",
-    "Prediction": "inference.network",
+    "Prediction": "inference.prediction",
     "Probe": "probes.linear_probe",
     "Rates": "finetuning.lr_schedule",
     "Schedule": "finetuning.schedule",
@@ -81,7 +81,7 @@ _MODULES = {
     "fit_probe": "probes.linear_probe",
     "fully_convolutional": "models.fully_convolutional",
     "linear_to_conv": "models.fully_convolutional",
-    "load": "inference.network",
+    "load": "inference.load_network",
     "load_backbone": "zoo",
     "load_bert": "zoo",
     "load_timm": "zoo",

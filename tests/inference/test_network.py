@@ -17,7 +17,7 @@ from PIL import Image
 from ftlit import UserError, load_backbone
 from ftlit.data.images import read_image
 from ftlit.data.transforms import eval_transform
-from ftlit.inference.network import load
+from ftlit.inference.load_network import load
 
 pytestmark = pytest.mark.e2e
 

@@ -9,7 +9,8 @@ import torch
 from ftlit.cli.command_words import complete
 from ftlit.errors import UserError, closest, shorten
 from ftlit.inference.embed import network_of
-from ftlit.inference.network import Network, load
+from ftlit.inference.load_network import load
+from ftlit.inference.network import Network
 from ftlit.models.backbone import Backbone
 from ftlit.recipes.config.error_messages import as_user_error
 from ftlit.recipes.config.hydra_internals import fresh_hydra, group_options, instantiate

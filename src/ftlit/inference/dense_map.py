@@ -9,7 +9,8 @@ from torch import Tensor
 from ftlit.errors import UserError, unknown
 from ftlit.files import write_figure
 from ftlit.formatting import printable
-from ftlit.inference.network import Network, load
+from ftlit.inference.load_network import load
+from ftlit.inference.network import Network
 from ftlit.inference.predict import NamedInputs
 from ftlit.inference.prior import Prior, sum_notes
 

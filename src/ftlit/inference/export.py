@@ -13,7 +13,8 @@ from ftlit.errors import UserError, one_line, unknown
 from ftlit.files import scratch_folder
 from ftlit.formats import with_format
 from ftlit.inference.export_formats import EXPORT_FORMATS, ExportFormat, ImagesToLogits, ImagesToLogitsFunction, Metadata, random_images
-from ftlit.inference.network import Network, load
+from ftlit.inference.load_network import load
+from ftlit.inference.network import Network
 
 TOLERANCE = 1e-4  # of the largest logit
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")

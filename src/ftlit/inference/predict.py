@@ -18,10 +18,10 @@ from ftlit.data.sources.csv_files import read_csv
 from ftlit.data.sources.folder_files import FolderImages
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, closest, shorten, unknown
-from ftlit.inference.network import NOT_FINITE, Network, load
+from ftlit.inference.load_network import load
+from ftlit.inference.network import NOT_FINITE, Network
 from ftlit.inference.network_inputs import pixels_of
-from ftlit.inference.prediction import Prediction
-from ftlit.inference.prediction_rows import OUTPUT_FORMATS, PredictionRow, RowWriter
+from ftlit.inference.prediction import OUTPUT_FORMATS, Prediction, PredictionRow, RowWriter
 from ftlit.inference.prediction_sets import threshold_of
 from ftlit.inference.prior import NO_SETS, Prior, sum_notes
 

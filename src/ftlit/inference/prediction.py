@@ -1,9 +1,18 @@
-"""The prediction for one image or text."""
+"""The prediction for one image or text, and the rows that `ftlit predict` prints: csv, or JSON lines."""
 
-from collections.abc import Mapping
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import isinf
+from typing import Any, TextIO
 
 from ftlit.errors import shorten
+from ftlit.formatting import harmless, printable
+
+OUTPUT_FORMATS = ("csv", "jsonl")
+SEPARATOR = " | "  # between the classes of a set in a cell
 
 
 @dataclass(frozen=True)
@@ -38,3 +47,73 @@ class Prediction:
     def classes_within(self, threshold: float) -> list[str]:
         """The classes, the most probable first, whose score, 1 - probability, is at most this; see `ftlit.inference.prediction_sets`."""
         return [label for label, value in self.probabilities.items() if 1 - value <= threshold]
+
+
+PredictionRow = tuple[str, Prediction | str]  # name; prediction, or the reason why there is none
+
+
+class RowWriter:
+    """Writes rows, each as soon as it is computed.
+
+    Args:
+        to: the stream.
+        format: one of `OUTPUT_FORMATS`.
+        top: number of classes in a row.
+        threshold: of the prediction set in each row, see `Prediction.classes_within`; `None`: no sets.
+        tells_unlike: whether the predictions say if an input is unlike those of training.
+
+    Attributes:
+        set_sizes: number of classes in a set -> number of sets so far.
+        unlike: number of inputs so far that are unlike those of training.
+    """
+
+    def __init__(self, to: TextIO, format: str, top: int, threshold: float | None = None, *, tells_unlike: bool = False) -> None:
+        self.to, self.format, self.top, self.threshold, self.tells_unlike = to, format, top, threshold, tells_unlike
+        self.set_sizes: Counter[int] = Counter()
+        self.unlike = 0
+
+    def write(self, rows: Iterable[PredictionRow]) -> int:
+        """Write a header, if the format has one, and the rows. Returns the number of rows without a prediction."""
+        write = self._write_json if self.format == "jsonl" else self._csv_writer()
+        failed = 0
+        for name, result in ((printable(name), result) for name, result in rows):
+            failed += isinstance(result, str)
+            self.unlike += not isinstance(result, str) and bool(result.unlike)
+            within = None
+            if self.threshold is not None and not isinstance(result, str):
+                within = result.classes_within(self.threshold)
+                self.set_sizes[len(within)] += 1
+            write(name, result, within)
+        return failed
+
+    def describe_sets(self) -> str:
+        """How many sets have one class, several, or none."""
+        empty, one = self.set_sizes[0], self.set_sizes[1]
+        text = f"{one:,} of one class, {self.set_sizes.total() - empty - one:,} of several, {empty:,} empty"
+        few = self.threshold is not None and isinf(self.threshold)
+        return f"{text} (too few held-out examples for this coverage, so each set holds all classes)" if few else text
+
+    def _write_json(self, name: str, result: Prediction | str, within: list[str] | None) -> None:
+        if isinstance(result, str):
+            found: dict[str, Any] = {"error": result}
+        else:
+            found = {"predictions": [{"label": label, "probability": round(value, 6)} for label, value in result.top(self.top)]}
+            found |= {} if within is None else {"set": within}
+            found |= {} if result.unlike is None else {"unlike": result.unlike}
+        self.to.write(json.dumps({"path": name, **found}, ensure_ascii=False) + "\n")
+
+    def _csv_writer(self) -> Any:
+        writer, quoting = (csv.writer(self.to, lineterminator="\n", quoting=rule) for rule in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+        more = [f"{name}_{i}" for i in range(2, self.top + 1) for name in ("label", "probability")]
+        others = [*([] if self.threshold is None else ["set"]), *(["unlike"] if self.tells_unlike else [])]
+        writer.writerow(["path", "label", "probability", *more, *others, "error"])
+
+        def write(name: str, result: Prediction | str, within: list[str] | None) -> None:
+            top = [] if isinstance(result, str) else result.top(self.top)
+            cells = [cell for label, value in top for cell in (harmless(label), f"{value:.4f}")]
+            sets = [] if self.threshold is None else [harmless(SEPARATOR.join(within or []))]
+            flags = ["" if isinstance(result, str) else "yes" if result.unlike else "no"] if self.tells_unlike else []
+            row = [harmless(name), *cells, *[""] * (2 * self.top - len(cells)), *sets, *flags, result if isinstance(result, str) else ""]
+            (quoting if "\r" in "".join(row) else writer).writerow(row)
+
+        return write

@@ -13,7 +13,7 @@ from ftlit.errors import UserError, one_line
 from ftlit.formatting import count
 from ftlit.inference.network import Network
 from ftlit.inference.predict import NamedInput, loader_of, predict_batch, rows_of
-from ftlit.inference.prediction_rows import PredictionRow
+from ftlit.inference.prediction import PredictionRow
 from ftlit.models.precision import device_of, precision_for
 
 
