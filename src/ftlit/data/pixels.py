@@ -5,7 +5,7 @@ apart: an image of 8 bits is not normalised yet, one of floats is.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -60,9 +60,15 @@ class SplitView(NamedTuple):
     pixels: Transform
     normalization: Normalization
 
+    def __call__(self, image: Any) -> Tensor:
+        """Image -> normalised image."""
+        return self.normalization(self.pixels(image))
+
     @classmethod
     def of(cls, view: Transform) -> Self | None:
-        """The parts of a view that ends as those of `ftlit.data.transforms`; `None` for another one."""
+        """The parts of a view that ends as those of `ftlit.data.transforms`, or is split already; `None` for another one."""
+        if isinstance(view, cls):
+            return view
         steps = list(view.transforms) if isinstance(view, v2.Compose) else []
         if [*map(type, steps[-4:])] != [v2.ToImage, v2.ToDtype, v2.ToPureTensor, v2.Normalize]:
             return None

@@ -103,16 +103,14 @@ class StoredPixels:
 
     Args:
         write: image -> row.
-        read: row -> image of 8 bits (3, S, S).
         shape: of a row.
-        view: the whole view, from row to normalised image.
+        view: row -> image of 8 bits (3, S, S), and its normalisation.
         summary: description for the plan.
     """
 
     write: Transform
-    read: Callable[[Tensor], Tensor]
     shape: tuple[int, ...]
-    view: Transform
+    view: SplitView
     summary: str
 
     @classmethod
@@ -122,15 +120,15 @@ class StoredPixels:
         steps = split.pixels.transforms[:-2] if split else []  # type: ignore[attr-defined]
         kinds = [*map(type, steps)]
         if split and kinds == [v2.Resize, v2.CenterCrop]:
-            return cls(split.pixels, _as_stored, (3, *steps[1].size), _complete(_as_stored, view), "stored pixels")
+            return cls(split.pixels, (3, *steps[1].size), SplitView(_as_stored, split.normalization), "stored pixels")
         if not split or kinds != [v2.RandomResizedCrop, v2.RandomHorizontalFlip]:
             return None
         crop, flip = steps
         side = SIDE_STEP * math.ceil(max(crop.size) / math.sqrt(crop.scale[0]) / SIDE_STEP)  # then no crop is enlarged
         is_nearest = crop.interpolation == InterpolationMode.NEAREST
         write = WholeImage(side, crop.interpolation if is_nearest else InterpolationMode.BICUBIC)  # bilinear would blur twice
-        read = StoredCrop(crop, flip, side)
-        return cls(write, read, (3 * side**2 + SIZE_BYTES,), _complete(read, view), f"crops of stored pixels, {side} px")
+        read = SplitView(StoredCrop(crop, flip, side), split.normalization)
+        return cls(write, (3 * side**2 + SIZE_BYTES,), read, f"crops of stored pixels, {side} px")
 
     @property
     def row_bytes(self) -> int:
@@ -143,11 +141,6 @@ class StoredPixels:
         about = {"cut": PIXELS.cut, "pooling": None, "shape": list(self.shape), "dtype": "uint8", "view": view, "weights": "any"}
         digest = fingerprint("pixels", FORMAT, self.write, load, self.shape, software())
         return FeatureKey(digest, torch.uint8, self.shape, {**about, "software": software()})
-
-
-def _complete(read: Callable[[Tensor], Tensor], view: Any) -> Transform:
-    """The view from a row: its pixels, then the end of the view from an image."""
-    return v2.Compose([read, *view.transforms[-4:]])  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
