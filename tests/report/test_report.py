@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -248,10 +249,16 @@ def test_the_nearest_training_images_stand_beside_each_error():
     errors = Pictures(images[:, 0], [f"error {place}" for place in range(7)])
     nearest = Pictures(images[:, 1:].reshape(-1, 2, 2, 3), [f"near {place}" for place in range(7) for _ in range(NEAREST)])
     figure = FIGURES["mistakes"][1](replace(run_data, mistakes=errors, nearest=nearest))
-    assert [int(axes.images[0].get_array()[0, 0, 0]) for axes in figure.axes] == list(range(28))
-    assert [axes.get_title() for axes in figure.axes[:5]] == ["error 0", *["near 0"] * 3, "error 1"]
+    (axes,) = figure.axes
+    assert [int(image.get_array()[0, 0, 0]) for image in axes.images] == list(range(28))
+    assert [text.get_text() for text in axes.texts[:5]] == ["error 0", *["near 0"] * 3, "error 1"]
+    boxes = [image.get_extent() for image in axes.images]  # left, right, bottom, top; y grows downwards
+    for (left, right, bottom, top), caption in zip(boxes, axes.texts, strict=True):
+        assert left < caption.get_position()[0] < right and caption.get_position()[1] < top < bottom
+    rows = {top for *_, top in boxes}
+    assert all(right < left for (_, right, _, a), (left, _, _, b) in pairwise(boxes) if a == b) and len(rows) == 4
     for other in (None, replace(nearest, images=nearest.images[:5])):  # a run without them, and files of two runs
-        assert len(FIGURES["mistakes"][1](replace(run_data, mistakes=errors, nearest=other)).axes) == 7
+        assert len(FIGURES["mistakes"][1](replace(run_data, mistakes=errors, nearest=other)).axes[0].images) == 7
 
 
 def test_the_page_lists_possibly_mislabelled_examples_or_says_that_there_are_none():

@@ -5,7 +5,8 @@ apart: an image of 8 bits is not normalised yet, one of floats is.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -54,7 +55,8 @@ class Normalization:
         return list(images) if all(image.dtype == torch.uint8 for image in images) else [self(image) for image in images]
 
 
-class SplitView(NamedTuple):
+@dataclass(frozen=True)
+class SplitView:
     """A view in two parts: image -> pixels, and their normalisation."""
 
     pixels: Transform
