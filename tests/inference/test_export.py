@@ -73,7 +73,7 @@ def images_of(network, count):
         ("alexnet", {"input_spec": MINE}, False, {}),
         ("mobilenet_v3_small", {"input_spec": MINE, "width_mult": 0.5}, True, {"width_mult": 0.5}),
         ("swin_t", {"input_spec": MINE}, False, {}),
-        ("vit_b_32", {"input_spec": MINE}, False, {"image_size": 64}),
+        pytest.param("vit_b_32", {"input_spec": MINE}, False, {"image_size": 64}, marks=pytest.mark.slow),  # 350 MB
         ("convnext_tiny", {"input_spec": MINE}, False, {}),
         ("googlenet", {"input_spec": MINE, "transform_input": True}, False, {"transform_input": True, "aux_logits": False}),
     ],

@@ -87,7 +87,7 @@ def test_training_starts_from_the_part_of_the_probe_that_reads_the_last_cut_with
 
 def test_the_baseline_of_all_images_is_refitted_on_train_and_val(tmp_path):
     """So it is the head that the small scenario gives, and the table says what it was fitted on."""
-    words = [word for word in TRAIN if not word.startswith("data.per_class")]
+    words = [*(word for word in TRAIN if not word.startswith("data.per_class")), "data.val_fraction=0.1", "data.test_fraction=0.7"]
     printed = run(tmp_path / "large", *words, "scenario=large_similar", "trainer.max_epochs=1", *WORSE)
     assert "train + val" in printed and "the results are from the linear probe" in printed
     run(tmp_path / "small", *words, "scenario=small_similar")
