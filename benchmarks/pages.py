@@ -1,6 +1,6 @@
 """Update the tables of measurements in README.md and docs/ from the stored results: python benchmarks/pages.py
 
-The text between `<!-- NAME.json -->` and `<!-- end -->` is rendered from `results/NAME.json`, that after `<!-- summary -->` from several.
+The text between `<!-- NAME.json -->` and `<!-- end -->` is rendered from `results/NAME.json`, that after `<!-- summary -->` and `<!-- limits -->` from several.
 """
 
 import json
@@ -119,6 +119,7 @@ def measured(machine: dict[str, Any], others: dict[str, str] | None = None) -> s
     return f"Measured {machine['date']} on {machine['cores']} cores ({machine['cpu']}){gpus}, Python {machine['python']}; {packages}."
 
 
+LIMITED = ("overhead", "passes", "loading", "startup", "scale")  # results whose rows have limits
 SECTIONS = {
     "faults": of_faults,
     "cuts": of_cuts,
@@ -135,6 +136,8 @@ SECTIONS = {
     "overhead_gpu": of_overhead,
     "startup": of_rounds,
     "passes": of_rounds,
+    "loading": of_rounds,
+    "scale": of_rounds,
     "device": of_rounds,
     "precision": of_precision,
 }
@@ -156,6 +159,24 @@ def of_summary() -> str:
     return "\n".join(lines) + f"\n\n{title}"
 
 
+def of_limits() -> str:
+    """All measurements of speed and memory that have a limit, and whether they meet it."""
+    rows = [Row(**row) for name in LIMITED for row in stored(name)["rows"] if row["target"]]
+    cells = stored("precision")["rows"]
+    same = sum(row["same_advice"] for row in cells)
+    rows.append(Row("the same advice in the default precision as in float32", same, len(cells), same / len(cells), ">= 0.9", "cells"))
+    header, line, *body = table(rows).splitlines()
+    verdicts = [f"{text} {'yes' if within(row) else '**no**'} |" for text, row in zip(body, rows, strict=True)]
+    return "\n".join([f"{header} met |", f"{line}---|", *verdicts])
+
+
+def within(row: Row) -> bool:
+    """Whether a row meets its target: the ratio, or where nothing is compared, the value itself."""
+    sign, limit, *_ = row.target.split()
+    value = row.ours if row.ratio is None else row.ratio
+    return value <= float(limit) if sign == "<=" else value >= float(limit)
+
+
 def noticed(rows: list[dict[str, Any]], peer: str | None) -> str:
     """How many of the planted faults a library prevents or reports; empty where it was not tried."""
     if peer is None:
@@ -168,12 +189,15 @@ def stored(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"{name}.json").read_text())  # type: ignore[no-any-return]
 
 
+COMBINED = {"summary": of_summary, "limits": of_limits}  # of several results
+
+
 def rendered(text: str) -> str:
     """The text of a page with each of its sections rendered again."""
 
     def body(found: re.Match[str]) -> str:
         name = found[2]
-        return f"{found[1]}{of_summary() if name == 'summary' else SECTIONS[name](stored(name))}\n{found[3]}"
+        return f"{found[1]}{COMBINED[name]() if name in COMBINED else SECTIONS[name](stored(name))}\n{found[3]}"
 
     return SECTION.sub(body, text)
 

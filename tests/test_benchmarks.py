@@ -169,6 +169,21 @@ def test_a_batch_of_8_bits_is_a_quarter_of_one_of_floats(bench, tmp_path):
     assert [len(row.samples["stored"]) for row in stored] == [1, 1]
 
 
+def test_metrics_of_many_classes_are_faster_than_those_of_torchmetrics(bench):
+    from hardware.scale import metrics
+
+    row = metrics(1000, 3)
+    assert len(row.samples["ftlit"]) == 3 and row.ratio < 0.5
+
+
+def test_a_row_meets_its_limit_by_its_ratio_or_its_value(bench):
+    from _measure import Row
+    from pages import within
+
+    assert within(Row("", 9.0, 3.0, 2.9, "<= 3")) and not within(Row("", 1.0, 3.0, 3.1, "<= 3"))
+    assert within(Row("", 1.4, None, None, "<= 1.5 s")) and not within(Row("", 14, 16, 14 / 16, ">= 0.9"))
+
+
 def test_pairs_of_runs_are_compared_seed_by_seed(bench, tmp_path):
     from _ledger import Ledger
     from hardware.pixel_accuracy import differences

@@ -62,7 +62,10 @@ def write_images(folder: Path, number: int) -> None:
 def python(arguments: list[str], cache: Path) -> subprocess.CompletedProcess[str]:
     """Run Python, with a cache of its own and one thread."""
     environment = {**os.environ, "FTLIT_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *arguments], check=True, capture_output=True, text=True, env=environment)
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise SystemExit(done.stderr.strip())
+    return done
 
 
 def starts(files: int, rounds: int, folder: Path) -> list[Row]:
@@ -96,25 +99,33 @@ def metrics(classes: int, rounds: int) -> Row:
         "torchmetrics": lambda: timed(lambda: theirs.update(logits, targets)),
     }
     in_turn(sides, 1)
-    return compared(f"metrics of a step with {classes:,} classes: ftlit / torchmetrics", in_turn(sides, rounds), "ftlit", "torchmetrics", "")
+    measure = f"metrics of a step with {classes:,} classes: ftlit / torchmetrics"
+    return compared(measure, in_turn(sides, rounds), "ftlit", "torchmetrics", "")
+
+
+PREDICT = """
+import resource, sys
+from ftlit.cli.main import main
+
+sys.argv[0] = "ftlit"
+main()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+"""
 
 
 def predictions(files: int, folder: Path) -> Row:
     """Peak memory of `ftlit predict` on many images against that on a tenth of them."""
-    run = folder / "run"
-    python(["-m", "ftlit.cli.train", f"paths.run={run}", "report=false"], folder / "cache")
-    peaks = {}
+    cache, run = folder / "cache", folder / "run"
+    python(["-m", "ftlit.cli.train", f"paths.run={run}", "report=false"], cache)
+    images, peaks = sorted((folder / "images").glob("*/*.png")), {}
     for name, number in {"few": files // 10, "many": files}.items():
         inputs = folder / name
         inputs.mkdir()
-        for path in sorted((folder / "images").glob("*/*.png"))[:number]:
+        for path in images[:number]:
             os.link(path, inputs / path.name)
-        out = ["--out", str(folder / f"{name}.csv")]
-        code = f"import sys, resource; sys.argv[:] = ['ftlit', 'predict', {str(run)!r}, {str(inputs)!r}, *{out!r}]; import ftlit.cli.main as m"
-        code += "\ntry: m.main()\nfinally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-        peaks[name] = [float(python(["-c", code], folder / "cache").stdout.split()[-1]) * 1024]
-    measure = f"peak memory of ftlit predict: {files:,} images / {files // 10:,}"
-    return compared(measure, peaks, "many", "few", "<= 1.05", unit="B")
+        words = ["predict", str(run), str(inputs), "--workers", "0"]
+        peaks[name] = [1024 * float(python(["-c", PREDICT, *words], cache).stderr.split()[-1])]
+    return compared(f"peak memory of ftlit predict: {files:,} images / {files // 10:,}", peaks, "many", "few", "<= 1.05", unit="B")
 
 
 def main(arguments: Any = None) -> None:
@@ -127,7 +138,8 @@ def main(arguments: Any = None) -> None:
     parser.add_argument("--out", type=Path)
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name:
-        found = [*starts(given.files, given.rounds, Path(name)), metrics(given.classes, given.rounds), predictions(given.predicted, Path(name))]
+        found = starts(given.files, given.rounds, Path(name))
+        found += [metrics(given.classes, given.rounds), predictions(given.predicted, Path(name))]
     print(table(found))
     if given.out:
         written(given.out, machine(), {name: value for name, value in vars(given).items() if name != "out"}, found)

@@ -111,7 +111,8 @@ def test_it_recognises_imagenet():
 def train(folder, *words):
     """Run the command of the README in a folder, with empty caches of torchvision and timm, and return what it prints on one line."""
     environment = {**os.environ, "FTLIT_CACHE": str(folder / "cache"), "TORCH_HOME": str(folder), "HF_HOME": str(folder)}
-    command = [f"backbone={NAME}", "data=folder", "data.root=photos", "scenario=small_similar", "data.views=0", "report=false", "hydra.run.dir=run", *words]
+    given = ["scenario=small_similar", "data.views=0", "report=false", "hydra.run.dir=run", *words]
+    command = [f"backbone={NAME}", "data=folder", "data.root=photos", *given]
     done = warm.run([sys.executable, ROOT / "train.py", *command], cwd=folder, env=environment)
     assert done.returncode == 0, done.stderr
     return " ".join(done.stdout.split())
