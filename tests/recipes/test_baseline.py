@@ -14,6 +14,7 @@ from paths import ROOT
 from ftlit import load
 from ftlit.lit.callbacks.probe_head import FitProbeHead
 from ftlit.recipes.baseline import may_compare
+from ftlit.run_folder import BASELINE
 
 pytestmark = pytest.mark.e2e
 
@@ -126,3 +127,13 @@ def test_only_a_run_that_trains_from_a_fitted_head_has_a_baseline():
     assert not may_compare(Trial(), None)
     Trial.fast_dev_run = 1
     assert not may_compare(Trial(), FitProbeHead())
+
+
+@pytest.mark.ddp
+def test_two_processes_compare_with_the_baseline_of_one(worse, tmp_path):
+    words = [word for word in LARGE if word != "trainer=cpu" and not word.startswith("data.batch_size")]
+    printed = run(tmp_path / "run", *words, *WORSE, "trainer=ddp_cpu", "trainer.devices=2", "data.batch_size=8")
+    assert "the results are from the linear probe" in printed
+    one, two = result(worse[0]), result(tmp_path / "run")
+    assert {name: two[name] for name in one if name.startswith(BASELINE)} == {name: one[name] for name in one if name.startswith(BASELINE)}
+    assert all(torch.equal(value, weights(worse[0], "best")[name]) for name, value in weights(tmp_path / "run", "best").items())
