@@ -35,14 +35,19 @@ def image_hashes(examples: Examples, hash_cache: HashCache) -> ImageHashes:
     if examples.contents is None:
         pixels = (np.asarray(examples.load(source)) for source in examples.sources)
         return np.array([of_array(array) for array in pixels], HASH_DTYPE)
-    files = Counter(Path(content).absolute() for content in examples.contents if isinstance(content, str | Path))
+    paths = [_absolute(content) if isinstance(content, str | Path) else None for content in examples.contents]
+    files = Counter(filter(None, paths))
     file_hashes = hash_cache.texts(list(files), content_hash)
     found = []
-    for source, content in zip(examples.sources, examples.contents, strict=True):
-        path = Path(content).absolute() if isinstance(content, str | Path) else None
+    for source, content, path in zip(examples.sources, examples.contents, paths, strict=True):
         own = file_hashes[path] if path else of_array(content)  # type: ignore[arg-type]
-        found.append(own if _is_whole_content(source, path, files) else fingerprint(own, source))
+        is_whole = source is content or _is_whole_content(source, path, files)
+        found.append(own if is_whole else fingerprint(own, source))
     return np.array(found, HASH_DTYPE)
+
+
+def _absolute(path: str | Path) -> Path:
+    return (path if isinstance(path, Path) else Path(path)).absolute()  # to parse a path again takes longer than all else
 
 
 def cached_hashes(examples: Examples) -> list[str]:
@@ -59,7 +64,7 @@ def _is_whole_content(source: Any, path: Path | None, files: Mapping[Path, int])
     """Whether the content alone decides the image. A source may also be a part of a file: a page, a frame, a box."""
     if path is None or isinstance(source, int):
         return isinstance(source, int | np.ndarray) and (path is None or files[path] == 1)
-    return isinstance(source, str | Path) and Path(source).absolute() == path
+    return isinstance(source, str | Path) and _absolute(source) == path
 
 
 def cached_headers(paths: Sequence[Path], *, decode: bool = False) -> dict[Path, ImageHeader]:

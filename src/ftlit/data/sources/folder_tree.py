@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from os.path import splitext
 from pathlib import Path
 
 from PIL import Image
@@ -67,7 +66,7 @@ class Folder:
         """The folders in it that are not empty."""
         return [folder for folder in self.folders if not folder.is_empty]
 
-    @property
+    @cached_property
     def images(self) -> list[str]:
         """The names of the files directly in it that have the suffix of an image."""
         return [name for name in self.names if is_image_name(name)]
@@ -75,7 +74,8 @@ class Folder:
 
 def is_image_name(name: str) -> bool:
     """Whether a file has the suffix of an image."""
-    return splitext(name)[1].lower() in Image.registered_extensions()
+    dot = name.rfind(".")
+    return dot > 0 and name[dot:].lower() in Image.registered_extensions()
 
 
 def read_tree(root: Path) -> Folder:
