@@ -131,6 +131,7 @@ def test_values_of_a_candidate_are_words_of_the_command_line(tmp_path):
         (["backbone.among=[{weights:a.pth}]"], "names no backbone"),
         (["backbone=auto", "backbone.cut=-2"], "backbone.cut=-2 belongs to one backbone"),
         (["backbone=resnet18", "backbone.among=[glyph]"], "no option 'backbone.among'"),
+        (["backbone=auto", "head.cuts=[layer4]"], "names layers of one backbone"),
         (["backbone=auto", "data.per_class=1"], "no class has two"),
         (["backbone.among=[glyph]", "probe.l2=[0.1]"], "several L2 penalties"),
         (["backbone.among=[glyph]", "data=text_csv"], "the data are texts"),

@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from ftlit.errors import UserError
 from ftlit.finetuning.presets import head_only
@@ -80,6 +80,8 @@ def _compose(words: Sequence[str], cfg: DictConfig) -> DictConfig:
 def _measured(cfg: DictConfig) -> BackboneCandidate:
     """Measure the candidates, write and print the choice."""
     checkpoint_of(cfg)
+    if isinstance(cuts := cfg.head.get("cuts"), ListConfig) and any(isinstance(cut, str) for cut in cuts):
+        raise UserError(f"head.cuts={list(cuts)} names layers of one backbone, but backbone=auto compares several: give their number")
     candidates, left_out = candidates_of(cfg)
     if not candidates:
         raise UserError("backbone=auto finds no weights of a backbone: give backbone.among=[NAME,...], whose weights are then downloaded")
