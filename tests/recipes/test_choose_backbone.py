@@ -48,7 +48,7 @@ def test_the_more_accurate_candidate_becomes_the_backbone_of_the_run(tmp_path, c
         assert stored["words"] == ["backbone=glyph"]
         assert [row["images"] for row in stored["candidates"]] == [80, 80]
         assert stored["candidates"][1]["accuracy"] > stored["candidates"][0]["accuracy"]
-        assert "glyph backbone.weights=null" in capsys.readouterr().out
+        assert "glyph weights=null" in capsys.readouterr().out
         parts = load_parts(found)
         capsys.readouterr()
         measure_backbone(found, parts, 80)  # of the run: nothing is computed twice
@@ -120,6 +120,13 @@ def test_values_of_a_candidate_are_words_of_the_command_line(tmp_path):
     values = ("backbone.weights='a b.pth'", "backbone.input_spec.mean=0.5", "backbone.width_mult=0.35")
     assert (first.name, first.words) == ("mobilenet_v2", ("backbone=mobilenet_v2", *values))
     assert (second.name, second.words) == ("x", ("backbone=timm", "backbone.name=x", "+backbone.drop_path_rate=0.1"))
+
+
+def test_candidates_of_one_name_are_told_apart_by_the_values_that_differ(tmp_path):
+    same = "backbone:timm,name:x,input_spec:{size:96}"
+    with program(tmp_path, f"backbone.among=[{{{same}}},{{{same},cut:-2}},glyph,glyph,{{{same},weights:a.pth,cut:-2}}]") as cfg:
+        found, _ = candidates_of(cfg)
+    assert [candidate.name for candidate in found] == ["x", "x cut=-2", "glyph", "x weights=a.pth cut=-2"]
 
 
 @pytest.mark.parametrize(

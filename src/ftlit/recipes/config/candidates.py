@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -56,19 +57,23 @@ def _candidate(entry: Any, names: Sequence[str]) -> BackboneCandidate:
         raise unknown("backbone", option, names)
     known = _keys(f"{GROUP}/{option}")
     words = [f"{'' if key.partition('.')[0] in known else '+'}{GROUP}.{key}={_value(value)}" for key, value in _leaves(values)]
-    return BackboneCandidate(str(values.get("name", option)), (f"{GROUP}={option}", *words))
+    name = str(values.get("name", option))
+    shown = "/".join(Path(name).parts[-2:]) if Path(name).exists() else name
+    return BackboneCandidate(shown, (f"{GROUP}={option}", *words))
 
 
 def _named_apart(candidates: Sequence[BackboneCandidate]) -> list[BackboneCandidate]:
-    """The candidates, each once; those of one name are named by all their words."""
+    """The candidates, each once; those of one name are told apart by the values in which they differ."""
     different = list(dict.fromkeys(candidates))
-    names = [candidate.name for candidate in different]
     return [
-        BackboneCandidate(" ".join(word.removeprefix(f"{GROUP}=") for word in candidate.words), candidate.words)
-        if names.count(candidate.name) > 1
-        else candidate
-        for candidate in different
+        BackboneCandidate(" ".join([own.name, *_values_apart(own, [one for one in different if one.name == own.name])]), own.words)
+        for own in different
     ]
+
+
+def _values_apart(candidate: BackboneCandidate, alike: Sequence[BackboneCandidate]) -> list[str]:
+    """The values of a candidate that not all of these have."""
+    return [word.lstrip("+").removeprefix(f"{GROUP}.") for word in candidate.words if not all(word in one.words for one in alike)]
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
