@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ftlit.inference.network import Network as Network
     from ftlit.inference.prediction import Prediction as Prediction
     from ftlit.lit.callbacks.exact_resume import LastCheckpoint as LastCheckpoint
-    from ftlit.lit.callbacks.exact_resume import MetricsFile as MetricsFile
+    from ftlit.lit.callbacks.metrics_file import MetricsFile as MetricsFile
     from ftlit.lit.callbacks.probe_head import FitProbeHead as FitProbeHead
     from ftlit.lit.callbacks.seed_each_step import SeedEachStep as SeedEachStep
     from ftlit.lit.datamodules.feature_data import FeatureData as FeatureData
@@ -58,7 +58,7 @@ _MODULES = {
     "InputSpec": "data.input_spec",
     "LastCheckpoint": "lit.callbacks.exact_resume",
     "LayerwisePretrainer": "lit.tasks.layerwise_pretraining",
-    "MetricsFile": "lit.callbacks.exact_resume",
+    "MetricsFile": "lit.callbacks.metrics_file",
     "Network": "inference.network",
     "Prediction": "inference.prediction",
     "Probe": "probes.linear_probe",

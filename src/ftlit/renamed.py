@@ -42,7 +42,10 @@ MODULES = {  # whose classes and functions a `_target_` names
     "schedule": "finetuning.presets",
     "transform": "data.transforms",
 }
-NAMES = {"lit.caching.images_only": "lit.datamodules.image_data.images_only"}  # that left their module
+NAMES = {  # that left their module
+    "lit.caching.images_only": "lit.datamodules.image_data.images_only",
+    "lit.resuming.MetricsFile": "lit.callbacks.metrics_file.MetricsFile",
+}
 
 
 def new_path(path: str) -> str | None:

@@ -25,7 +25,8 @@ from ftlit import Backbone, FeatureData, FineTuner, InputSpec, Rates, Schedule, 
 from ftlit.data.dataset import Collection, Examples
 from ftlit.finetuning.lr_schedule import any_curve, constant, cosine, linear, one_cycle, plateau
 from ftlit.lit.callbacks.best_checkpoint import BestCheckpoint
-from ftlit.lit.callbacks.exact_resume import LastCheckpoint, MetricsFile
+from ftlit.lit.callbacks.exact_resume import LastCheckpoint
+from ftlit.lit.callbacks.metrics_file import MetricsFile
 from ftlit.lit.callbacks.seed_each_step import SeedEachStep
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.resumed_checkpoint import continuing

@@ -11,7 +11,8 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from torch import tensor
 
 from ftlit.errors import UserError
-from ftlit.lit.callbacks.exact_resume import LastCheckpoint, MetricsFile
+from ftlit.lit.callbacks.exact_resume import LastCheckpoint
+from ftlit.lit.callbacks.metrics_file import MetricsFile
 from ftlit.recipes.run.process_state import HIDDEN_WARNINGS
 
 ROWS = [{"loss": tensor(1 / 3), "epoch": 0}, {"loss": float("nan"), "rate": 1e-9}, {"loss": 2.5, "rate": None}]

@@ -16,7 +16,7 @@ from torch import nn
 
 from ftlit import Stage, UserError
 from ftlit.features import image_hashes, shard, table
-from ftlit.lit.callbacks.exact_resume import MetricsFile
+from ftlit.lit.callbacks.metrics_file import MetricsFile
 from ftlit.recipes.config.hydra_internals import fresh_hydra, instantiate
 from ftlit.recipes.probe import run as run_probe
 

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from paths import ROOT
 
 from ftlit.errors import UserError
-from ftlit.lit.callbacks.exact_resume import MetricsFile
+from ftlit.lit.callbacks.metrics_file import MetricsFile
 from ftlit.recipes.config.hydra_internals import fresh_hydra
 from ftlit.recipes.run.loggers import PACKAGES, begin_loggers, build_loggers
 

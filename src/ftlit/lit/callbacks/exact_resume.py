@@ -1,8 +1,7 @@
-"""Exact resume (invariant 5): LastCheckpoint saves between two optimizer steps, and MetricsFile continues `metrics.csv`."""
+"""Exact resume (invariant 5): LastCheckpoint saves between two optimizer steps."""
 
 import shutil
 import time
-import warnings
 from contextlib import ExitStack
 from math import inf
 from os import PathLike
@@ -12,91 +11,25 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
-from xxhash import xxh3_64
 
 from ftlit.errors import UserError
-from ftlit.files import naming, part_of
-from ftlit.formats import reading
-from ftlit.lit.callbacks.metric_rows import Row, add_rows, complete_rows
+from ftlit.files import part_of
+from ftlit.lit.callbacks.metrics_file import MetricsFile
 from ftlit.lit.checkpoint_io import use_checked_checkpoints, writes_atomically
 from ftlit.lit.delayed_values import DelayedValues
 from ftlit.lit.resumed_checkpoint import check_best, check_loaders, continuing, follow_folder
 from ftlit.lit.stop_signals import STOP_SIGNALS, owned_signals
 from ftlit.lit.trainer_internals import (
-    has_csv_writer,
     leave_signals,
     mark_batch_not_begun,
     requeues,
     running_loader,
     step_skipped_plateau_schedulers,
-    waiting_rows,
 )
 from ftlit.run_folder import RUN_STATE
 
 OLD_STATE = "resuming"  # the key of earlier releases in a checkpoint, which is not read
-
-
-class MetricsFile(CSVLogger):
-    """Lightning's CSVLogger, which always begins a new `metrics.csv`, able to continue the one of the run that is resumed."""
-
-    def __init__(self, save_dir: str | Path, name: str | None = "", version: int | str | None = "") -> None:
-        super().__init__(save_dir, name=name, version=version)
-        self._earlier_rows: list[Row] = []
-        self._replaces = False  # whether it removes rows of an earlier run
-        self._count, self._hash = 0, xxh3_64()  # of the rows that were written
-
-    @property
-    def path(self) -> Path:
-        """The file."""
-        return Path(self.log_dir, "metrics.csv")
-
-    @property
-    def experiment(self) -> Any:
-        """The writer of the file. Rows that are in the file already are read before the writer removes it."""
-        if not has_csv_writer(self) and self.path.is_file():
-            with reading(self.path, "remove it; only its rows are lost"):
-                self._earlier_rows = complete_rows(self.path.read_text())
-            self._replaces = bool(self._earlier_rows)
-        with naming(self.path), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Experiment logs directory .* exists and is not empty")  # see `save`
-            return super().experiment
-
-    def save(self) -> None:
-        """Write the rows that are in memory. Raises `WriteError`."""
-        rows = waiting_rows(self.experiment)
-        if rows and self._replaces:
-            self._replaces = False
-            warnings.warn(f"replacing the rows of an earlier run in {self.path}", stacklevel=2)
-        with naming(self.path):
-            super().save()
-        self._count += len(rows)
-        add_rows(self._hash, rows)
-
-    def flush(self) -> tuple[int, str]:
-        """Write rows that are still in memory. Returns the number of rows in the file, and a hash of them."""
-        self.save()
-        return self._count, self._hash.hexdigest()
-
-    def continue_after(self, count: int, digest: str | None) -> None:
-        """Keep the first rows of the file that was there; new rows follow them. A warning reports rows that are missing, or have changed.
-
-        Args:
-            count: how many rows to keep.
-            digest: the hash of these rows, as `flush` gave it; `None` in checkpoints of earlier releases.
-        """
-        writer = self.experiment  # first, because it reads the earlier rows
-        self._replaces = False
-        kept = self._earlier_rows[:count]
-        found = xxh3_64()
-        add_rows(found, kept)
-        if len(kept) < count:
-            damage = f"was cut off: only {len(kept)} of {count} rows left" if kept else f"is missing or empty: rows lost: {count}"
-            warnings.warn(f"{self.path} {damage}; the rows that are left stay, and new rows follow them", stacklevel=2)
-        elif digest not in (None, found.hexdigest()):
-            warnings.warn(f"{self.path} was changed: the first {count} rows differ from the rows that the run wrote", stacklevel=2)
-        waiting_rows(writer)[:0] = kept
 
 
 class LastCheckpoint(Callback):

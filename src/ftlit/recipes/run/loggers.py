@@ -7,7 +7,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from ftlit.errors import UserError, one_line
-from ftlit.lit.callbacks.exact_resume import MetricsFile
+from ftlit.lit.callbacks.metrics_file import MetricsFile
 from ftlit.recipes.config.hydra_internals import instantiate
 
 PACKAGES = {"TensorBoardLogger": "tensorboard", "WandbLogger": "wandb", "MLFlowLogger": "mlflow"}  # class -> package, and extra of ftlit
