@@ -1,6 +1,7 @@
 """Update the tables of measurements in README.md and docs/ from the stored results: python benchmarks/pages.py
 
-The text between `<!-- NAME.json -->` and `<!-- end -->` is rendered from `results/NAME.json`, that after `<!-- summary -->` and `<!-- limits -->` from several.
+The text between `<!-- NAME.json -->` and `<!-- end -->` is rendered from `results/NAME.json`, that after
+`<!-- summary -->` and `<!-- limits -->` from several.
 """
 
 import json

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from math import isfinite
 
+SYNONYMS = {"mean": "average", "avg": "average"}  # of which another name is nearer by its letters
+
 
 class UserError(ValueError):
     """Input that cannot be used. Its text is one line; the command line prints it and exits with status 2."""
@@ -14,6 +16,8 @@ def unknown(what: str, given: object, options: Iterable[object]) -> UserError:
 
     >>> print(unknown("layer", "layr4", ["stem", "layer4"]))
     no layer 'layr4': did you mean 'layer4'? There are: stem, layer4
+    >>> print(unknown("layer", 7, ["stem", "layer4"]))
+    no layer 7: give one of stem, layer4
     >>> print(unknown("argument of alexnet", "width", []))
     no argument of alexnet 'width', and no other argument of alexnet
     """
@@ -21,12 +25,14 @@ def unknown(what: str, given: object, options: Iterable[object]) -> UserError:
     if not names:
         return UserError(f"no {what} {given!r}, and no other {what}")
     meant = closest(given, names)
-    there = f"did you mean {meant!r}? There are" if meant else "there are"
-    return UserError(f"no {what} {given!r}: {there}: {shorten(names)}")
+    there = f"did you mean {meant!r}? There are:" if meant else "give one of"
+    return UserError(f"no {what} {given!r}: {there} {shorten(names)}")
 
 
 def closest(given: object, names: Sequence[str]) -> str | None:
     """The name that is most like the given one; `None` where none is."""
+    if (other := SYNONYMS.get(str(given))) in names:
+        return other
     near = get_close_matches(str(given), names, n=1, cutoff=0.5)
     plain = {_plain(name): name for name in names}
     return plain.get(_plain(str(given))) or (near[0] if near else None)

@@ -71,8 +71,8 @@ def test_an_option_that_had_its_default_may_get_several_values(config, tmp_path)
 @pytest.mark.parametrize(
     ("planned", "change"),
     [
-        (product([1], ["small_similar", "large_similar"]), "no job with scenario=small_similar seed=2"),
-        (product([1, 2, 3], ["small_similar"]), "no job with scenario=large_similar seed=1"),
+        (product([1], ["small_similar", "large_similar"]), "this command does not have that job"),
+        (product([1, 2, 3], ["small_similar"]), "this command does not have that job"),
         (product([1, 2, 3], ["small_similar", "large_similar"], "decay_all=false"), "decay_all was True and is now False"),
     ],
 )
@@ -91,7 +91,7 @@ def test_what_may_change_on_resume_and_a_value_that_failed_early_may_change(conf
 
 def test_too_few_jobs_for_the_numbers_in_the_folder(config, tmp_path):
     run(config, tmp_path, FIRST, [3])
-    with pytest.raises(UserError, match=r"has a job 3, and the command has 1 job: give all settings"):
+    with pytest.raises(UserError, match=r"has the jobs 0 to 3 or more, but this command has only 1: give all settings"):
         in_order(config, [FIRST[3]])
 
 

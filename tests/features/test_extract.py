@@ -146,7 +146,7 @@ MISTAKES = {
 def test_user_errors_are_one_line(tmp_path, message):
     with pytest.raises(UserError, match=message):
         extract_features(backbone(), **{"loader": loader(), "cache": tmp_path, **MISTAKES[message]})
-    with pytest.raises(UserError, match="no cut 'low': there are: top"):
+    with pytest.raises(UserError, match="no cut 'low': give one of top"):
         extract_features(backbone(), loader(), cache=tmp_path)["low"]
 
 

@@ -230,14 +230,14 @@ def test_a_stage_with_contradictory_fields_is_an_error(fields, message):
         (
             [Stage(["a"]), Stage(["b"], step=40), Stage(["*"], epoch=3)],
             (9, -1, 10),
-            "stage '*' (epoch 3) must begin later than stage 'b' (step 40), but with 10 steps per epoch they begin at "
-            "steps 30 and 40: let stage '*' begin at epoch 5",
+            "stage '*' (epoch 3, that is, step 30) must begin later than stage 'b' (step 40), with 10 steps per epoch: "
+            "let stage '*' begin at epoch 5",
         ),
         (
             [Stage(["a"]), Stage(["b"], epoch=4), Stage(["*"], step=40)],
             (9, -1, 10),
-            "stage '*' (step 40) must begin later than stage 'b' (epoch 4), but with 10 steps per epoch they begin at "
-            "steps 40 and 40: let stage '*' begin at step 41",
+            "stage '*' (step 40) must begin later than stage 'b' (epoch 4, that is, step 40), with 10 steps per epoch: "
+            "let stage '*' begin at step 41",
         ),
     ],
 )

@@ -117,13 +117,16 @@ def test_texts_are_named_by_their_numbers_in_npz_and_a_long_one_does_not_make_th
         (("glyphs", "set", "--out", "x.npz"), "there is no file or folder glyphs, and no backbone of this name: did you mean 'glyph'?"),
         (("runs/none", "set", "--out", "x.npz"), "there is no file or folder runs/none"),
         (("set", "set", "--out", "x.npz"), "set has no checkpoints/best.ckpt"),
-        (("set", "backbone.cut=stem", "set", "--out", "x.npz"), "backbone.cut=stem is an option of a backbone, but set is a run"),
+        (
+            ("set", "backbone.cut=stem", "set", "--out", "x.npz"),
+            "'set' is the folder of a run, which has its backbone already: leave backbone.cut=stem out",
+        ),
         (("glyph", "backbone.cut=stem", "--out", "x.npz"), "backbone.cut=stem: also give images, or folders of images"),
         (("glyph", "backbone.weight=x", "set", "--out", "x.npz"), "did you mean 'backbone.weights'?"),
         (("glyph", "set", "--out", "x.npz", "--cut", "layer9"), "no layer 'layer9'"),
         (("glyph", "set", "--out", "x.npz", "--pooling", "mean"), "no pooling 'mean'"),
         (("glyph", "set", "--out", "x.npz", "--batch-size", "0"), "--batch-size 0: give a whole number, 1 or more"),
-        (("glyph", "none.png", "--out", "x.npz"), "none of 1 images has features, so x.npz is not written"),
+        (("glyph", "none.png", "--out", "x.npz"), "x.npz is not written, because no images have features"),
         (("glyph", "set", "--out", "list.csv/x.npz"), "because a file has that name"),
     ],
 )

@@ -116,7 +116,7 @@ def test_a_missing_run_is_an_error_that_names_it(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (torch.full((3, 8, 8), 200.0), r"or be uint8, but this one holds values from 200 to 200"),
+        (torch.full((3, 8, 8), 200.0), r"or be uint8, but the values of this one are from 200 to 200"),
         (torch.full((3, 8, 8), -0.5), r"floats from 0 to 1, or be uint8"),
         (torch.full((3, 8, 8), torch.nan), r"floats from 0 to 1, or be uint8"),
         (torch.full((3, 8, 8), 200), r"or be uint8, but this one is torch.int64"),

@@ -58,7 +58,7 @@ def test_class_names_are_different_texts(tmp_path, names):
         ({"hidden": list(range(5000))}, "short texts, true, false and null are read"),
         (
             {"hidden": [1 << 19, 1 << 19]},
-            "building the network may use up the memory, because it has far more parameters than the file holds weights",
+            "it has far more parameters than the file has weights, and may use up the memory",
         ),
         ({"input_spec": {"size": 1 << 15}}, "above the limit of 8192"),
         ({"input_spec": {"size": 8, "resize": 1 << 15}}, "the backbone has input_spec.resize=32768, above the limit of 8192 pixels"),

@@ -74,7 +74,7 @@ def test_a_stage_may_begin_from_the_best_weights_of_the_previous_stage():
 
 
 def test_a_metric_that_is_not_logged_is_an_error_that_names_the_closest_one():
-    with pytest.raises(UserError, match=r"the option `until` of stage .*: no logged metric 'val/scoer': did you mean 'val/score'"):
+    with pytest.raises(UserError, match=r"no logged metric 'val/scoer': did you mean 'val/score'.*for `until` of stage"):
         fit(7, schedule=Schedule([Stage(["head"]), Stage(["*"], epoch=5, until=Until("val/scoer", threshold=1.0))]))
 
 

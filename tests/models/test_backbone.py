@@ -106,8 +106,8 @@ def test_a_cut_is_a_name_or_an_index_from_either_end(number, name):
     [
         ("encodr.1", "no layer 'encodr.1': did you mean 'encoder.1'? There are: stem, encoder.0, encoder.1, neck.tokens, top"),
         ("encoder", "did you mean 'encoder.1'?"),
-        (5, "no layer 5: there are: stem, encoder.0"),
-        (-6, "no layer -6: there are: stem, encoder.0"),
+        (5, "no layer 5: give one of stem, encoder.0"),
+        (-6, "no layer -6: give one of stem, encoder.0"),
     ],
 )
 def test_an_unknown_cut_is_an_error_with_the_closest_match(cut, message):

@@ -34,7 +34,7 @@ def network_and_paths(source: str, words: Sequence[str], *, trust: bool = False)
     if not paths:
         raise UserError(f"{shorten(options)}: also give images, or folders of images")
     if Path(source).expanduser().exists() and options:
-        raise UserError(f"{options[0]} is an option of a backbone, but {source} is a run: leave it out")
+        raise UserError(f"{source!r} is the folder of a run, which has its backbone already: leave {options[0]} out")
     if Path(source).expanduser().exists():
         return load(source, trust=trust), paths
     return network_of(backbone_of(source.removeprefix("backbone="), options)), paths

@@ -8,7 +8,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from ftlit.errors import UserError
 from ftlit.formats import FORMAT
-from ftlit.formatting import count
 from ftlit.lit.stop_signals import INTERRUPTED_STATUS
 from ftlit.recipes.config.hydra_internals import compose_job, hydra_config, use_hydra_config
 from ftlit.recipes.config.overrides import job_overrides
@@ -66,12 +65,12 @@ def in_order(config: DictConfig, planned: Sequence[list[str]]) -> list[list[str]
             rest.remove(words)
             kept[job.number] = words
         elif begun:
-            raise refusal(job, path, f"the command has no job with {' '.join(map('='.join, zip(names, _values(job, names), strict=True)))}")
+            raise refusal(job, path, "this command does not have that job")
         if words is not None and begun and not checked:  # the other settings are the same in all jobs
             _check_settings(config, job, path, words)
             checked = True
     if max(kept, default=0) >= len(planned):
-        raise UserError(f"the sweep in {folder} has a job {max(kept)}, and the command has {count(len(planned), 'job')}: {REMEDY}")
+        raise UserError(f"the sweep in {folder} has the jobs 0 to {max(kept)} or more, but this command has only {len(planned)}: {REMEDY}")
     others = iter(rest)
     return [kept[number] if number in kept else next(others) for number in range(len(planned))]
 

@@ -30,5 +30,7 @@ def _missing(what: str, path: Path) -> UserError:
         return UserError(f"the path {shown(path)} cannot be followed: {_missing('folder', missing)}")
     beside = sorted(shown(other.name) for other in path.parent.iterdir() if other.is_dir() == (what == "folder"))
     if not beside:
-        return UserError(f"no {what} {shown(path.name)!r}: {shown(path.parent.absolute())} has no {what.split()[-1]}s")
+        return UserError(
+            f"no {what} {shown(path.name)!r} in {shown(path.parent.absolute())}, which has no {what.split()[-1]}s: correct the path"
+        )
     return UserError(f"{unknown(what, shown(path.name), beside)} (in {shown(path.parent.absolute())})")

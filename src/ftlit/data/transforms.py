@@ -82,5 +82,6 @@ def check_rgb_tensor(image: Tensor) -> None:
     least, most = image.min().item(), image.max().item()
     if not (least >= 0 and most <= 1):  # true for NaN too
         raise UserError(
-            f"an image tensor must hold floats from 0 to 1, or be uint8, but this one holds values from {least:.4g} to {most:.4g}"
+            f"an image tensor must hold floats from 0 to 1, or be uint8, but the values of this one are from {least:.4g} to {most:.4g}: "
+            "give it as it was before its normalisation"
         )

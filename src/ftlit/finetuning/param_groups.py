@@ -80,10 +80,10 @@ def lost_ratios(optimizer: Optimizer, tolerance: float = REL_TOLERANCE) -> str:
     begun = max((float(group.get("initial_lr", rate)) / group["lr_scale"] for group, rate in rates), default=0.0)
     if not _differ([rate / group["lr_scale"] for group, rate in rates], tolerance * begun):
         return ""
-    given = shorten(f"{group['name']} has {rate:.2g} and the factor {group['lr_scale']:.2g}" for group, rate in rates)
+    given = shorten(f"{group['name']!r} (factor {group['lr_scale']:.2g}) {rate:.2g}" for group, rate in rates)
     return (
-        f"a scheduler set learning rates of the parameter groups that are not in the ratio of their factors ({given}): "
-        "use ftlit.Rates, or give the scheduler a list with one learning rate per parameter group"
+        f"a scheduler gave the parameter groups other learning rates than their factors ask for: {given}; use ftlit.Rates, or give the "
+        "scheduler a list with one learning rate per parameter group"
     )
 
 

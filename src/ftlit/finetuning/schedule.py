@@ -120,9 +120,12 @@ class Schedule:
         for (before, a), (stage, b) in pairwise(zip(self.stages, steps, strict=True)):
             if b <= a:
                 later = f"epoch {a // steps_per_epoch + 1}" if stage.step is None else f"step {a + 1}"
+                own, other = (
+                    one.begins if one.step is not None else f"{one.begins}, that is, step {at}" for one, at in ((stage, b), (before, a))
+                )
                 raise UserError(
-                    f"stage {stage.name!r} ({stage.begins}) must begin later than stage {before.name!r} ({before.begins}), but with "
-                    f"{count(steps_per_epoch, 'step')} per epoch they begin at steps {b} and {a}: let stage {stage.name!r} begin at {later}"
+                    f"stage {stage.name!r} ({own}) must begin later than stage {before.name!r} ({other}), with "
+                    f"{count(steps_per_epoch, 'step')} per epoch: let stage {stage.name!r} begin at {later}"
                 )
         ends = {f"max_steps={max_steps}": max_steps}
         if max_epochs is not None:

@@ -140,7 +140,7 @@ class LimitedAllocation(TorchFunctionMode):
             self.left -= func(*args, **{**plain, "device": "meta"}).numel()
             if self.left < 0:
                 raise BadRecord(
-                    "building the network may use up the memory, because it has far more parameters than the file holds weights: "
-                    "if you trust this file, add --trust (in Python: trust=True)"
+                    "it has far more parameters than the file has weights, and may use up the memory; if you trust this file, add --trust "
+                    "(in Python: trust=True)"
                 )
         return func(*args, **settings)

@@ -151,8 +151,8 @@ class Processes:
             if report != last:
                 last, since = report, time.monotonic()
             if time.monotonic() - since > 60 * minutes:
-                silence = f"process {rank} has not reported for {minutes:g} minutes (the limit set by rank_timeout)"
-                raise LostProcess(f"process {self.rank} stops, because {silence}", silent=True)
+                silence = f"process {rank} has not reported for {minutes:g} minutes: look for its error"
+                raise LostProcess(f"process {self.rank} stops, because {silence}; if it was only slow, raise rank_timeout", silent=True)
             time.sleep(POLL_SECONDS)
         return found
 

@@ -178,17 +178,30 @@ def check_same_schedule(saved: Any, schedule: Schedule) -> None:
     for part, describe in (("stages", _describe_stage), ("lr_scale", _describe_factor)):
         for before, now in zip_longest(saved[part], given[part]):
             if before != now:
+                both = f"the checkpoint has {describe(before)}, this run has {describe(now)}"
+                if part == "stages" and before and now and before["train"] == now["train"]:
+                    both = f"stage {_stage_of(before).name!r} has {_changes(before, now)}"
                 raise UserError(
-                    f"this checkpoint was made with another schedule: the checkpoint has {describe(before)}, this run has {describe(now)}; "
-                    "give the schedule of the checkpoint, or start a new run"
+                    f"this checkpoint was made with another schedule: {both}; give the schedule of the checkpoint, or start a new run"
                 )
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The fields of a stage that differ."""
+    old, new = ({**stage, **{f"until.{name}": value for name, value in (stage["until"] or {}).items()}} for stage in (before, now))
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name) and not (name == "until" and old[name] and new[name])]
+    return " and ".join(f"{name}={old.get(name)} in the checkpoint, but {name}={new.get(name)} here" for name in names)
+
+
+def _stage_of(values: Mapping[str, Any]) -> Stage:
+    return Stage(**{**values, "until": Until(**values["until"]) if values["until"] else None})
 
 
 def _describe_stage(values: Mapping[str, Any] | None) -> str:
     if values is None:
         return "no further stage"
-    until = Until(**values["until"]) if values["until"] else None
-    stage = Stage(**{**values, "until": until})
+    stage = _stage_of(values)
+    until = stage.until
     begins = f"{stage.begins}; mode {until.mode}; min_delta {until.min_delta:g}" if until else f"at {stage.begins}"
     weights = "; from the best weights" if stage.from_best else ""
     return f"stage {stage.name!r} (trains {', '.join(stage.train)}; begins {begins}; batchnorm {stage.policy}{weights})"

@@ -50,7 +50,7 @@ class StageTrigger:
             return
         if until.metric not in trainer.callback_metrics:
             metric = unknown("logged metric", until.metric, trainer.callback_metrics)
-            raise UserError(f"the option `until` of stage {following.name!r}: {metric}")
+            raise UserError(f"{metric} (for `until` of stage {following.name!r})")
         value = rounded(trainer.strategy.broadcast(float(trainer.callback_metrics[until.metric])))
         self._values.append(value)
         if following.from_best and is_best(until, value, self._best):

@@ -163,11 +163,14 @@ def test_the_error_for_a_missing_root_names_the_closest_match(tmp_path):
     assert error_of(list_folder, tmp_path / "hymenopter") == line
     below = tmp_path / "hymenopter" / "no" / "where"
     assert error_of(list_folder, below) == f"the path {below} cannot be followed: {line}"
-    assert error_of(of_csv, tmp_path / "hymenoptera" / "x.csv") == f"no csv file 'x.csv': {tmp_path / 'hymenoptera'} has no files"
+    assert (
+        error_of(of_csv, tmp_path / "hymenoptera" / "x.csv")
+        == f"no csv file 'x.csv' in {tmp_path / 'hymenoptera'}, which has no files: correct the path"
+    )
 
 
 def test_the_error_for_an_unknown_on_bad_image_lists_the_options(tmp_path):
-    assert "there are: stop, skip" in error_of(of_folder, folder(tmp_path, a=3, b=3), on_bad_image="raise")
+    assert "give one of stop, skip" in error_of(of_folder, folder(tmp_path, a=3, b=3), on_bad_image="raise")
 
 
 def test_paths_in_a_csv_are_relative_to_its_folder(tmp_path):
@@ -204,7 +207,7 @@ def test_errors_in_a_csv_are_one_line(tmp_path):
     assert "line 2 has no value in column 'label'" in error_of(list_csv, write(path, "path,label", f"{a}"))
     assert "more than once" in error_of(list_csv, write(path, "path,label", f"{a},x", f"{a},y"))
     line = error_of(list_csv, write(path, "path,label", *(f"none{i:02},x" for i in range(12))))
-    assert "do not exist (12)" in line and "none09" in line and "none10" not in line
+    assert "lists 12 files that cannot be found" in line and "none09" in line and "none10" not in line
     assert "write / for each \\;" in error_of(list_csv, write(path, "path,label", "ants\\0.png,x"))
     assert "has no row with train in column 'split'" in error_of(list_csv, write(path, "path,label,split", f"{a},x,test"))
     path.write_bytes("path,label\nä.png,x".encode("latin-1"))

@@ -61,7 +61,7 @@ def hydra():
         ("backbone.input_spec.size=[32,32]", "input_spec.size=[32, 32]: give one whole number of pixels"),
         (
             "schedule.until={metric: val/acc, patience: 1}",
-            "the option `until` of stage 'all': no metric 'val/acc': did you mean 'val/accuracy'?",
+            "no metric 'val/acc': did you mean 'val/accuracy'?",
         ),
         ("trainer.devices=0", "trainer.devices=0: give 1 or more, or -1"),
         ("+optimizer.eps=-1", "optimizer.eps=-1: Invalid epsilon value: -1"),

@@ -99,7 +99,9 @@ def _grouped(files: Sequence[FileEntry], root: Path, pattern: str, notes: list[s
     try:
         search = re.compile(pattern).search
     except re.error as error:
-        raise UserError(f"data.group_pattern={pattern} is not a regular expression: {one_line(error)}") from error
+        raise UserError(
+            f"data.group_pattern={pattern!r} is not a regular expression (Python: {one_line(error)}): correct it, or leave it out"
+        ) from error
     matches = [search(printable(file.path.relative_to(root).as_posix())) for file in files]
     if not any(matches):
         such_as = shown(files[0].path.relative_to(root))

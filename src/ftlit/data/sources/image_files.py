@@ -16,7 +16,7 @@ from ftlit.data.sources.image_headers import ImageHeader, header_notes, read_hea
 from ftlit.data.sources.label_notes import label_notes
 from ftlit.data.splitting.splits import SplitRule, assemble
 from ftlit.errors import UserError, shorten, unknown
-from ftlit.formatting import shown
+from ftlit.formatting import count, shown
 
 
 def collect(
@@ -156,9 +156,11 @@ def _check_listed(files: Sequence[FileEntry], path: Path, base: Path) -> None:
         raise UserError(f"{shown(path)} lists no images: add one row per image")
     if twice := [shown(file) for file, count in Counter(abspath(file.path) for file in files).items() if count > 1]:
         hint = "give each file only one row; if it has several labels, write them in one cell and give data.label_separator=..."
-        raise UserError(f"{shown(path)} lists files more than once ({len(twice)}): {shorten(twice, 10)}; {hint}")
+        raise UserError(f"{shown(path)} lists {count(len(twice), 'file')} more than once: {shorten(twice, 10)}; {hint}")
     if missing := [file.path for file in files if not file.path.is_file()]:
         hint = f"relative paths start in {shown(base)} (data.root)"
         if all("\\" in str(name) for name in missing):
             hint = f"write / for each \\; {hint}"
-        raise UserError(f"{shown(path)} lists files that do not exist ({len(missing)}): {shorten(map(shown, missing), 10)}; {hint}")
+        raise UserError(
+            f"{shown(path)} lists {count(len(missing), 'file')} that cannot be found: {shorten(map(shown, missing), 10)}; {hint}"
+        )

@@ -66,7 +66,7 @@ def check_until(schedule: Schedule) -> None:
     """Raise `UserError` for a stage that waits for a metric that nothing logs."""
     for stage in schedule.stages:
         if stage.until is not None and stage.until.metric not in METRICS:
-            raise UserError(f"the option `until` of stage {stage.name!r}: {unknown('metric', stage.until.metric, METRICS)}")
+            raise UserError(f"{unknown('metric', stage.until.metric, METRICS)} (for `until` of stage {stage.name!r})")
 
 
 def check_search() -> None:
