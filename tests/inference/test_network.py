@@ -108,7 +108,7 @@ def test_a_trained_network_has_prediction_sets_from_its_scores_on_val(run):
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert done.returncode == 0 and len(rows) == 20 and {row["set"] for row in rows} <= {"", "dark", "light", "dark | light"}
     last = predict(run, "run/checkpoints/last.ckpt", "photos/dark", "--coverage", "0.5")
-    assert last.returncode == 2 and last.stderr.count("\n") == 1 and "give the folder of the run or its best.ckpt" in last.stderr
+    assert last.returncode == 2 and last.stderr.count("\n") == 1 and "give the folder of a run, or its best.ckpt" in last.stderr
 
 
 def test_dense_prediction_writes_a_map_over_the_image(run):
