@@ -16,6 +16,7 @@ from ftlit import UserError, load, load_backbone
 from ftlit.cli.main import main
 from ftlit.inference import predict
 from ftlit.inference.network import Network
+from ftlit.inference.network_inputs import NamedInputs
 from ftlit.inference.predict import loader_of
 from ftlit.inference.prediction import Prediction
 from ftlit.inference.record import record_of
@@ -238,7 +239,7 @@ def test_inputs_are_read_in_parts_and_come_in_order(run, tmp_path, monkeypatch):
         (tmp_path / folder).mkdir()
         for i in range(number):
             Image.new("RGB", (8, 8)).save(tmp_path / folder / f"{i}.png")
-    examples = predict.NamedInputs([str(tmp_path / "list.csv"), str(tmp_path / "a"), "none.png"])
+    examples = NamedInputs([str(tmp_path / "list.csv"), str(tmp_path / "a"), "none.png"])
     rows = list(predict.rows_of(load(run), examples, 2, 0))
     assert len(examples) == 9 and sizes == [3, 3, 3]
     assert [name for name, _ in rows] == [

@@ -11,7 +11,7 @@ from ftlit.files import write_figure
 from ftlit.formatting import printable
 from ftlit.inference.load_network import load
 from ftlit.inference.network import Network
-from ftlit.inference.predict import NamedInputs
+from ftlit.inference.network_inputs import NamedInputs
 from ftlit.inference.prior import Prior, sum_notes
 
 

@@ -18,7 +18,8 @@ from ftlit.errors import UserError, unknown
 from ftlit.files import replacing
 from ftlit.formatting import count, printable
 from ftlit.inference.network import Network
-from ftlit.inference.predict import NamedInputs, check_least, input_batches, on_this_machine
+from ftlit.inference.network_inputs import NamedInputs
+from ftlit.inference.predict import check_least, input_batches, on_this_machine
 from ftlit.models.backbone import Backbone
 from ftlit.models.pooling import POOLINGS, Pooling, pool, pooled_size, poolings_of
 
@@ -97,7 +98,7 @@ def embed(network: Network, paths: Sequence[str], options: EmbedOptions) -> int:
 
     Args:
         network: of a run, or from `network_of`.
-        paths: as `ftlit.inference.predict.NamedInputs` takes them.
+        paths: as `ftlit.inference.network_inputs.NamedInputs` takes them.
         options: see `EmbedOptions`.
 
     Returns:

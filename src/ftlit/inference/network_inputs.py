@@ -1,6 +1,6 @@
-"""The inputs of a network: tensors of images or texts, from whatever a user gives."""
+"""The inputs of a network: images or texts by the paths that name them, and their tensors, from whatever a user gives."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from io import IOBase
 from pathlib import Path
@@ -13,10 +13,13 @@ from torch import Tensor
 from ftlit.data.images import as_rgb, image_reader
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.pixels import SplitView
+from ftlit.data.sources.csv_files import read_csv
+from ftlit.data.sources.folder_files import FolderImages
 from ftlit.data.tokens import TextSpec
 from ftlit.data.transforms import check_rgb_tensor
-from ftlit.errors import UserError
+from ftlit.errors import UserError, closest, shorten
 
+NamedInput = tuple[str, str]  # name of its row, as given by the user; path or text
 ImageOrText = str | Path | Image.Image | Tensor
 CONVERSIONS: dict[Any, str] = {  # types of images that are not taken -> how to make one that is
     bytes | bytearray | memoryview: "PIL.Image.open(io.BytesIO(data)) of the bytes of an image file",
@@ -75,3 +78,49 @@ def _readable(example: ImageOrText, spec: InputSpec | TextSpec) -> Any:
         raise cannot_take(example, spec)
     check_rgb_tensor(example)
     return example
+
+
+class NamedInputs(Collection[NamedInput]):
+    """The images or texts of paths, in order; those of a folder by name, recursively; those of a csv file by a column.
+
+    Args:
+        paths: image files, folders of them, csv files with a column of paths or texts. A missing image becomes a row with the reason.
+        texts: whether the network takes texts.
+        column: of csv files; `None`: `path`, or `text` of texts.
+
+    Raises:
+        UserError: a folder without images, a csv file that cannot be read, an image for a network of texts.
+    """
+
+    def __init__(self, paths: Sequence[str], *, texts: bool = False, column: str | None = None) -> None:
+        self._parts = [_part(Path(path), column or ("text" if texts else "path"), texts=texts) for path in paths]
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def __iter__(self) -> Iterator[NamedInput]:
+        for part in self._parts:
+            for example in part:
+                yield example if isinstance(example, tuple) else (str(example), str(example))
+
+    def __contains__(self, example: object) -> bool:
+        return any(example == other for other in self)
+
+
+def _part(path: Path, column: str, *, texts: bool) -> Collection[NamedInput | Path]:
+    """The examples of one path."""
+    if path.suffix.lower() == ".csv":
+        return list(_column(path, column, texts=texts))
+    if texts:
+        raise UserError(f"{path}: the network of this run takes texts; give csv files with a column text")
+    return FolderImages(path) if path.is_dir() else [path]
+
+
+def _column(path: Path, name: str, *, texts: bool) -> Iterator[NamedInput]:
+    known, rows = read_csv(path)
+    if name not in known:
+        near = closest(name, known)
+        meant = f"did you mean --column {near}? The" if near else "give --column NAME; the"
+        raise UserError(f"{path} has no column {name!r}: {meant} file has the columns {shorten(known)}")
+    for _, row in rows:
+        yield row[name], row[name] if texts else str(path.parent / row[name])

@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -14,19 +13,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from ftlit.data.images import BadImage
 from ftlit.data.loading import default_workers
-from ftlit.data.sources.csv_files import read_csv
-from ftlit.data.sources.folder_files import FolderImages
 from ftlit.data.tokens import TextSpec
-from ftlit.errors import UserError, closest, shorten, unknown
+from ftlit.errors import UserError, unknown
 from ftlit.inference.load_network import load
 from ftlit.inference.network import NOT_FINITE, Network
-from ftlit.inference.network_inputs import pixels_of
+from ftlit.inference.network_inputs import NamedInput, NamedInputs, pixels_of
 from ftlit.inference.prediction import OUTPUT_FORMATS, Prediction, PredictionRow, RowWriter
 from ftlit.inference.prediction_sets import threshold_of
 from ftlit.inference.prior import NO_SETS, Prior, sum_notes
 
 HELD = 20_000  # inputs that are listed for the loader at a time: memory does not grow with their number
-NamedInput = tuple[str, str]  # name of its row, as given by the user; path or text
 
 
 @dataclass(frozen=True)
@@ -108,42 +104,6 @@ def predict(run: str, paths: Sequence[str], options: PredictOptions, rows: Calla
             file=sys.stderr,
         )
     return failed
-
-
-class NamedInputs(Collection[NamedInput]):
-    """The images or texts of paths, in order; those of a folder by name, recursively; those of a csv file by a column.
-
-    Args:
-        paths: image files, folders of them, csv files with a column of paths or texts. A missing image becomes a row with the reason.
-        texts: whether the network takes texts.
-        column: of csv files; `None`: `path`, or `text` of texts.
-
-    Raises:
-        UserError: a folder without images, a csv file that cannot be read, an image for a network of texts.
-    """
-
-    def __init__(self, paths: Sequence[str], *, texts: bool = False, column: str | None = None) -> None:
-        self._parts = [_part(Path(path), column or ("text" if texts else "path"), texts=texts) for path in paths]
-
-    def __len__(self) -> int:
-        return sum(map(len, self._parts))
-
-    def __iter__(self) -> Iterator[NamedInput]:
-        for part in self._parts:
-            for example in part:
-                yield example if isinstance(example, tuple) else (str(example), str(example))
-
-    def __contains__(self, example: object) -> bool:
-        return any(example == other for other in self)
-
-
-def _part(path: Path, column: str, *, texts: bool) -> Collection[NamedInput | Path]:
-    """The examples of one path."""
-    if path.suffix.lower() == ".csv":
-        return list(_column(path, column, texts=texts))
-    if texts:
-        raise UserError(f"{path}: the network of this run takes texts; give csv files with a column text")
-    return FolderImages(path) if path.is_dir() else [path]
 
 
 def rows_of(network: Network, examples: Collection[NamedInput], batch_size: int, workers: int | None) -> Iterator[PredictionRow]:
@@ -235,16 +195,6 @@ def _predictions(network: Network, probabilities_NK: Tensor, unlike_N: Tensor | 
     finite = probabilities_NK.isfinite().all(dim=1).cpu()
     predictions = iter(network.predictions(probabilities_NK.cpu()[finite], None if unlike_N is None else unlike_N.cpu()[finite]))
     return (next(predictions) if good else NOT_FINITE for good in finite.tolist())
-
-
-def _column(path: Path, name: str, *, texts: bool) -> Iterator[NamedInput]:
-    known, rows = read_csv(path)
-    if name not in known:
-        near = closest(name, known)
-        meant = f"did you mean --column {near}? The" if near else "give --column NAME; the"
-        raise UserError(f"{path} has no column {name!r}: {meant} file has the columns {shorten(known)}")
-    for _, row in rows:
-        yield row[name], row[name] if texts else str(path.parent / row[name])
 
 
 @contextmanager

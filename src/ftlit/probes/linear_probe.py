@@ -1,6 +1,5 @@
 """Linear probes: fit a linear classifier of features, in closed or convex form, and choose its L2 penalty on held-out features."""
 
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from ftlit.finetuning.losses import ClassWeights, describe_weights, weights_of_c
 from ftlit.models.heads import LinearHead, PooledHead
 from ftlit.models.pooling import POOLINGS, Pooling
 from ftlit.probes.cross_validation import HeldOut, LabelledVectors, cross_validate, folded, hold_out, scales
-from ftlit.probes.probe_inputs import check_classes, cuts_of, vectors_and_labels
+from ftlit.probes.probe_inputs import check_classes, cuts_of, valid_examples, vectors_and_labels, widths_of
 from ftlit.probes.probe_kinds import PROBE_KINDS
 
 L2_PENALTIES = tuple(10 ** (1 - i / 4) for i in range(25))  # 10 to 1e-5
@@ -177,7 +176,7 @@ def fit_probe(
         raise UserError(f"pooling={pooling!r} with several cuts: give pooling='average', or one cut")
     vectors, labels = vectors_and_labels(features, targets, cuts, views=len(views))
     augmented = [vectors_and_labels(view, labels, cuts)[0].to(vectors) for view in views]
-    widths = _widths(features, cuts, vectors.shape[1]) if widths is None else widths
+    widths = widths_of(features, cuts, vectors.shape[1]) if widths is None else widths
     examples = LabelledVectors(vectors, labels, augmented, widths, features.groups if isinstance(features, Features) else None)
     if any(view.shape != vectors.shape for view in examples.views):
         other = next(tuple(view.shape) for view in examples.views if view.shape != vectors.shape)
@@ -193,7 +192,7 @@ def fit_probe(
             "image is read as white), and the weights of the backbone",
             stacklevel=2,
         )
-    others = None if valid is None else _valid_examples(valid, cuts, examples, classes)
+    others = None if valid is None else valid_examples(valid, cuts, examples, classes)
     method = plain.with_weights(weights := _class_weights(labels, classes, class_weights))
     held_out, scores, losses = None, dict[float, float](), dict[float, float]()
     if others is not None:
@@ -239,23 +238,3 @@ def _class_weights(labels: Tensor, classes: int, given: ClassWeights | Tensor | 
     """The weight of each class."""
     given = given.tolist() if isinstance(given, Tensor) else given
     return None if given is None else weights_of_classes(torch.bincount(labels, minlength=classes).tolist(), given)
-
-
-def _widths(features: Features | Tensor, cuts: Sequence[str], width: int) -> list[int]:
-    """Length of the features at each cut."""
-    return [math.prod(features[cut].shape) for cut in cuts] if isinstance(features, Features) else [width]
-
-
-def _valid_examples(
-    valid: tuple[Tensor, Tensor] | Features, cuts: Sequence[str], examples: LabelledVectors, classes: int
-) -> LabelledVectors:
-    """Vectors and labels of `valid`, checked against those that the probe is fitted on."""
-    found = vectors_and_labels(*valid, cuts) if isinstance(valid, tuple) else vectors_and_labels(valid, None, cuts)
-    if found[0].shape[1] != examples.vectors.shape[1]:
-        raise UserError(
-            f"`valid` has features of length {found[0].shape[1]}, but the others have length {examples.vectors.shape[1]}: give both "
-            "from one cut"
-        )
-    others = LabelledVectors(found[0].to(examples.vectors), found[1].to(examples.labels))
-    check_classes(others.vectors, others.labels, classes, every_class=False)
-    return others

@@ -11,6 +11,7 @@ from torch import Tensor
 from ftlit.errors import UserError
 from ftlit.features.extract import Features
 from ftlit.formatting import count, sizes_in_words
+from ftlit.probes.cross_validation import LabelledVectors
 
 COPIES = 8  # of the features and of the outputs that the solver holds at a time
 
@@ -103,3 +104,27 @@ def _check_memory(rows: int, row_bytes: int) -> None:
             f"use fewer images (data.per_class=...), or a layer with fewer features "
             "(backbone.cut=... or probe.cuts=...)"
         )
+
+
+def widths_of(features: Features | Tensor, cuts: Sequence[str], width: int) -> list[int]:
+    """Length of the features at each cut."""
+    return [math.prod(features[cut].shape) for cut in cuts] if isinstance(features, Features) else [width]
+
+
+def valid_examples(
+    valid: tuple[Tensor, Tensor] | Features, cuts: Sequence[str], examples: LabelledVectors, classes: int
+) -> LabelledVectors:
+    """Vectors and labels of `valid`, checked against those that the probe is fitted on.
+
+    Raises:
+        UserError: features of another length; see also `check_classes`.
+    """
+    found = vectors_and_labels(*valid, cuts) if isinstance(valid, tuple) else vectors_and_labels(valid, None, cuts)
+    if found[0].shape[1] != examples.vectors.shape[1]:
+        raise UserError(
+            f"`valid` has features of length {found[0].shape[1]}, but the others have length {examples.vectors.shape[1]}: give both "
+            "from one cut"
+        )
+    others = LabelledVectors(found[0].to(examples.vectors), found[1].to(examples.labels))
+    check_classes(others.vectors, others.labels, classes, every_class=False)
+    return others

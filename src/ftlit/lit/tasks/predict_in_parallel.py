@@ -12,7 +12,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from ftlit.errors import UserError, one_line
 from ftlit.formatting import count
 from ftlit.inference.network import Network
-from ftlit.inference.predict import NamedInput, loader_of, predict_batch, rows_of
+from ftlit.inference.network_inputs import NamedInput
+from ftlit.inference.predict import loader_of, predict_batch, rows_of
 from ftlit.inference.prediction import PredictionRow
 from ftlit.models.precision import device_of, precision_for
 
