@@ -2,7 +2,7 @@
 
 import pytest
 
-from ftlit.cli.parsers import embed_parser, export_parser, predict_parser, report_parser
+from ftlit.cli.parsers import cache_parser, embed_parser, export_parser, predict_parser, report_parser
 from ftlit.errors import UserError
 
 
@@ -20,7 +20,13 @@ def test_paths_may_stand_on_both_sides_of_an_option(words):
             [],
             "predict: also give RUN and PATH; example: ftlit predict runs/mine photo.png more/photos --top 3 > predictions.csv",
         ),
-        (predict_parser, ["run", "a", "--tap", "3"], "no option of ftlit predict '--tap': did you mean '--top'? There are: --help, "),
+        (predict_parser, ["run", "a", "--tap", "3"], "no option of ftlit predict '--tap': did you mean '--top'? There are: --"),
+        (
+            cache_parser,
+            ["prune", "--unsed", "3"],
+            "no option of ftlit cache '--unsed': did you mean '--unused'? There are: --all, --folder, ",
+        ),
+        (cache_parser, ["prune", "--max-gb", "ten"], "cache prune: --max-gb ten: give a number"),
         (predict_parser, ["run", "a", "--top", "many"], "predict: --top many: give a whole number"),
         (embed_parser, ["resnet18", "a"], "embed: also give --out; example: ftlit embed resnet18 "),
         (export_parser, ["run", "more", "--to", "onnx"], "ftlit export does not take 'more': see ftlit export --help"),
@@ -29,5 +35,5 @@ def test_paths_may_stand_on_both_sides_of_an_option(words):
 )
 def test_an_error_says_what_to_give(parser, words, line):
     with pytest.raises(UserError) as error:
-        parser().parse_intermixed_args(words)
+        parser().parse_args(words)
     assert str(error.value).startswith(line)

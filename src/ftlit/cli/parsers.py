@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from collections.abc import Iterator
 from typing import NoReturn
 
 from ftlit.errors import UserError, unknown
@@ -31,8 +32,15 @@ class _Parser(argparse.ArgumentParser):
         """The error for a word that no argument takes."""
         if not word.startswith("-"):
             return UserError(f"{self.prog} does not take {word!r}: see {self.prog} --help")
-        known = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
-        return unknown(f"option of {self.prog}", word.partition("=")[0], known)
+        return unknown(f"option of {self.prog}", word.partition("=")[0], sorted(set(self._options())))
+
+    def _options(self) -> Iterator[str]:
+        """The options, those of actions such as `ftlit cache prune` included."""
+        for action in self._actions:
+            yield from (flag for flag in action.option_strings if flag.startswith("--"))
+            if isinstance(action, argparse._SubParsersAction):
+                for parser in action.choices.values():
+                    yield from parser._options()
 
 
 def _days(text: str) -> float:
