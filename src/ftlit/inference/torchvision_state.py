@@ -47,12 +47,12 @@ def original_state(network: Network) -> dict[str, Tensor]:
     """The tensors of the run by torchvision's names. Raises `UserError` if the network differs from that of torchvision."""
     model, (name, _) = built(network), builder(network)
     parts = take_apart(model)
-    if network.backbone.cuts != tuple(parts.layers):
-        ends = f"it ends at {network.backbone.cuts[-1]}, but torchvision's {name} ends at {[*parts.layers][-1]}"
-        raise _no_original(f"{ends} (a run with scenario=small_similar or scenario=large_similar keeps all layers)")
     classifier, head = _only_linear(parts.classifier), _only_linear(network.head)
     if classifier is None or classifier.bias is None:  # MaxViT's has none
         raise _no_original(f"torchvision's {name} does not end with a linear layer with a bias")
+    if network.backbone.cuts != tuple(parts.layers):
+        ends = f"it ends at {network.backbone.cuts[-1]}, but torchvision's {name} ends at {[*parts.layers][-1]}"
+        raise _no_original(f"{ends} (a run with scenario=small_similar or scenario=large_similar keeps all layers)")
     if cuts := head_cuts(network.head):
         raise _no_original(
             f"its head reads {len(cuts)} layers, but the head of torchvision's {name} reads the last one; train with head.cuts=null"

@@ -164,8 +164,9 @@ def _calibration(run: RunData) -> str:
     if run.predictions is None or run.about.get("multilabel"):
         return ""
     without = int((~np.isfinite(run.predictions.probability)).sum())
+    error = run.result.get("test/ece", reliability(run.predictions)[3])  # one number in all places
     lost = f" {without:,} test {escape(run.noun)} have probabilities that are not finite, and are left out." if without else ""
-    return f"<p>Expected calibration error: {reliability(run.predictions)[3]:.4f}.{lost}</p>"
+    return f"<p>Expected calibration error: {error:.4f}.{lost}</p>"
 
 
 def _confusion(run: RunData) -> str:
@@ -221,7 +222,7 @@ def _suspects(run: RunData) -> str:
     """The training examples that are possibly mislabelled, and how they were found."""
     if run.suspects is None:
         return ""
-    how = f"Probabilities are those of heads that were fitted without the example. All are in {SUSPECTS}."
+    how = f"Probabilities are those of heads that were fitted without the example. All are in {SUSPECTS}. Val and test are not examined."
     if not run.suspects:
         return f"<p>No training {escape(run.noun)} have a label that their held-out predictions contradict.</p>"
     rows = [[row.item, row.label, row.suggested, f"{row.probability:.4f}", f"{row.suggested_probability:.4f}"] for row in run.suspects]

@@ -23,8 +23,8 @@ MAX_DRAWN_SETTINGS = 40  # settings in the picture
 MARK = " *"  # beside the number that is best
 MARKED_NOTE = "* marks the best {by}."
 PROBE_NOTE = (
-    "In {kept} of {all} jobs the result, and so the test accuracy, is that of the linear probe before training, because no epoch was "
-    "clearly better on val; with callbacks.best=null it is that of the last epoch."
+    "In {kept} of {all} jobs that train layers the result, and so the test accuracy, is that of the linear probe before training, because "
+    "no epoch was clearly better on val; with callbacks.best=null it is that of the last epoch."
 )
 TEST_NOTE = "Choosing settings by test accuracy would be biased."
 SCORE_NOTE = "The score is the number that the recipe returns, higher is better."
@@ -132,8 +132,8 @@ def caption_of(jobs: Sequence[Job]) -> str:
     by_val = by != SCORE
     notes = [MARKED_NOTE.format(by="val accuracy" if by_val else SCORE)] if _marked(jobs) else []
     done = [job for setting in settings_of(jobs) for job in setting.done]
-    if by == TRAINED and (kept := sum(keeps_baseline(job.metrics) for job in done)):
-        notes.append(PROBE_NOTE.format(kept=kept, all=len(done)))
+    if kept := sum(keeps_baseline(job.metrics) for job in done):
+        notes.append(PROBE_NOTE.format(kept=kept, all=sum(TRAINED in job.metrics for job in done)))
     notes += [TEST_NOTE if by_val else RATE_NOTE if _are_range_tests(jobs) else SCORE_NOTE, STATISTICS_NOTE]
     results = [setting.of(TEST if by_val else SCORE) for setting in settings_of(jobs)]
     notes += [EQUAL_NOTE] if any(len(values) > 1 and len(set(values)) == 1 for values in results) else []

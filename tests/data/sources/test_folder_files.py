@@ -147,7 +147,7 @@ def test_a_pattern_names_groups(tmp_path):
     Image.new("RGB", (2, 2)).save(tmp_path / "hare" / "x.png")
     files, notes = list_folder(tmp_path, group_pattern=r"/(p\d+)_")
     assert [file.group for file in files] == ["p0", "p0", "p1", "p1", "p2", "p2", None]
-    assert notes == ["data.group_pattern does not match the paths of 1 of 7 images, so these images are in no group"]
+    assert notes == ["data.group_pattern does not match the paths of 1 of 7 images (hare/x.png), so these images are in no group"]
     for pattern, says in (("(", "is not a regular expression"), ("cow", "matches none of the image paths")):
         with pytest.raises(UserError, match=says):
             list_folder(tmp_path, group_pattern=pattern)

@@ -53,6 +53,18 @@ def test_a_group_whose_images_the_run_had_in_several_splits_goes_to_train(tmp_pa
     )
 
 
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_run_that_kept_groups_together_is_followed_with_groups_or_with_a_note(tmp_path, keeps):
+    grouped = Examples(*[getattr(images(range(40)), name) for name in ("sources", "labels", "load", "contents")], ["a", "b", "c", "d"] * 10)
+    collection = assemble({"train": grouped}, ["a", "b"], SplitRule(FRACTIONS, 0))
+    write_split(tmp_path, collection, {split: content_hashes(part) for split, part in collection.splits.items()})
+    again = assemble({"train": grouped if keeps else images(range(40))}, ["a", "b"], SplitRule(FRACTIONS, 0, read_split(tmp_path)))
+    assert again.notes[0].startswith(
+        f"as in the run {tmp_path}; new ones by a hash of each {'group' if keeps else 'example'} (split_seed=0)"
+    )
+    assert any("these data have no groups" in note for note in again.notes) is not keeps
+
+
 def test_an_image_with_copies_in_train_and_test_of_the_run_counts_as_trained_on(tmp_path):
     splits = {"train": images(range(20)), "val": images(range(20, 24)), "test": images([0, 1, 30, 31])}
     collection = assemble(splits, ["a", "b"], SplitRule(FRACTIONS))

@@ -108,11 +108,9 @@ def _grouped(files: Sequence[FileEntry], root: Path, pattern: str, notes: list[s
         raise UserError(
             f"data.group_pattern={pattern} matches none of the image paths: give a pattern that matches paths such as {such_as}"
         )
-    if missed := matches.count(None):
-        notes = [
-            *notes,
-            f"data.group_pattern does not match the paths of {missed:,} of {len(files):,} images, so these images are in no group",
-        ]
+    if missed := [shown(file.path.relative_to(root)) for file, match in zip(files, matches, strict=True) if match is None]:
+        which = f"{len(missed):,} of {len(files):,} images ({shorten(missed, most=3)})"
+        notes = [*notes, f"data.group_pattern does not match the paths of {which}, so these images are in no group"]
     return [
         replace(file, group=None if match is None else match.group(1 if match.re.groups else 0))
         for file, match in zip(files, matches, strict=True)

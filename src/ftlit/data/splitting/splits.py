@@ -9,7 +9,7 @@ from ftlit.data.splitting.duplicates import Hashes, content_hashes, duplicate_no
 from ftlit.data.splitting.hash_split import ORDER, Parts, split_by_hash, unit_hash
 from ftlit.data.splitting.stored_split import StoredSplit
 from ftlit.errors import UserError, shorten
-from ftlit.formatting import count
+from ftlit.formatting import count, shown
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,10 @@ def _with_missing(
             empty, len(train), len(set(units)), len(class_names), grouped=train.groups is not None, stored=rule.stored is not None
         )
     splits = {split: train.subset(parts.places[split]) if split in parts.places else found[split] for split in SPLITS}
-    notes = [_split_note(parts, missing, train, class_names, rule.seed)]
-    if rule.stored is not None:
-        notes.append(rule.stored.note(hashes, parts.places))
-    return splits, notes
+    if rule.stored is None:
+        return splits, [f"taken from train by {_split_note(parts, missing, train, class_names, rule.seed)}"]
+    note = f"as in the run {shown(rule.stored.folder)}; new ones by {_split_note(parts, missing, train, class_names, rule.seed)}"
+    return splits, [note, *rule.stored.notes(hashes, parts.places, grouped=train.groups is not None)]
 
 
 def _split_note(parts: Parts, missing: Mapping[Split, float], train: Examples, class_names: Sequence[str], seed: int) -> str:
@@ -111,9 +111,7 @@ def _split_note(parts: Parts, missing: Mapping[Split, float], train: Examples, c
         rest += (
             f"; one {unit} of each of these classes was moved to a split without the class, and may move again when data are added: {named}"
         )
-    return (
-        f"taken from train by a hash of each {unit} (split_seed={seed}): {sizes}; {unit}s stay in their split when others are added{rest}"
-    )
+    return f"a hash of each {unit} (split_seed={seed}): {sizes}; {unit}s stay in their split when others are added{rest}"
 
 
 def draw_per_class(examples: Examples, hashes: Sequence[str], k: int, seed: int) -> list[int]:

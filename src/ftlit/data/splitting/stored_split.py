@@ -25,6 +25,7 @@ class StoredSplit:
         is_whole: whether the data set must consist of exactly these images, as in a resumed run; otherwise new images are split by their
             hashes.
         may_change: of a resumed run, the splits whose files may have another content now: those that training has not read.
+        grouped: whether the run kept groups of images together.
     """
 
     def __init__(
@@ -35,9 +36,10 @@ class StoredSplit:
         *,
         is_whole: bool,
         may_change: Sequence[Split] = (),
+        grouped: bool = False,
     ) -> None:
         self.folder, self.class_names, self.images = folder, class_names, images
-        self.is_whole, self.may_change = is_whole, may_change
+        self.is_whole, self.may_change, self.grouped = is_whole, may_change, grouped
         # copies in several splits count as train: the run has trained on this content
         self.split_of: dict[str, Split] = {image: split for split in reversed(SPLITS) for image, _, _ in images[split]}
 
@@ -50,13 +52,21 @@ class StoredSplit:
                 known[unit] = split if known.get(unit, split) == split else "train"
         return known
 
-    def note(self, hashes: Sequence[str], places: Mapping[Split, Sequence[int]]) -> str:
-        """Describe how many images keep the split of the run, how many have another one, and how many are gone.
+    def notes(self, hashes: Sequence[str], places: Mapping[Split, Sequence[int]], *, grouped: bool) -> list[str]:
+        """Describe how many images keep the split of the run, how many have another one, and how many are gone; and lost groups.
 
         Args:
             hashes: of the images.
             places: split -> indices of the images that were split off to it.
+            grouped: whether these images have groups.
         """
+        lost = (
+            f"the run {shown(self.folder)} kept groups of examples together, but these data have no groups, so a new example may be in "
+            "another split than the rest of its group: give that run's data.group_pattern, data.layout or data.group_column too"
+        )
+        return [self._counts(hashes, places), *([lost] if self.grouped and not grouped else [])]
+
+    def _counts(self, hashes: Sequence[str], places: Mapping[Split, Sequence[int]]) -> str:
         splits = [(split, self.split_of.get(hashes[place])) for split, several in places.items() for place in several]
         kept, moved = (sum(old is not None and (old == new) is same for new, old in splits) for same in (True, False))
         gone = len(self.split_of.keys() - set(hashes))
@@ -162,7 +172,8 @@ def write_split(folder: str | Path, collection: Collection, hashes: Mapping[Spli
         }
         for split, examples in collection.splits.items()
     }
-    write_json(Path(folder, FILE), {"class_names": collection.class_names, "splits": splits}, indent=None)
+    grouped = any(examples.groups is not None for examples in collection.splits.values())
+    write_json(Path(folder, FILE), {"class_names": collection.class_names, "grouped": grouped, "splits": splits}, indent=None)
 
 
 def read_split(folder: str | Path, *, is_whole: bool = False, may_change: Sequence[Split] = ()) -> StoredSplit:
@@ -177,7 +188,8 @@ def read_split(folder: str | Path, *, is_whole: bool = False, may_change: Sequen
     with reading(path, REMEDY):
         content = read_json(path, remedy=REMEDY)
         images = {split: _entries(content["splits"][split]) for split in SPLITS}
-        return StoredSplit(path.parent, [str(name) for name in content["class_names"]], images, is_whole=is_whole, may_change=may_change)
+        names, grouped = [str(name) for name in content["class_names"]], bool(content.get("grouped"))  # earlier versions did not write it
+        return StoredSplit(path.parent, names, images, is_whole=is_whole, may_change=may_change, grouped=grouped)
 
 
 def _entries(stored: Mapping[str, Any]) -> list[tuple[str, tuple[int, ...], str]]:
