@@ -164,7 +164,7 @@ def test_the_error_for_a_network_that_cannot_be_converted_is_one_line(name, head
 
 
 def test_a_linear_layer_for_another_map_size_is_an_error():
-    with pytest.raises(UserError, match="10 inputs cannot become a 3x3 convolution"):
+    with pytest.raises(UserError, match="10 inputs cannot read a feature map of 3x3, because 10 is not a multiple of 9"):
         linear_to_conv(nn.Linear(10, 2), 3)
 
 

@@ -101,9 +101,9 @@ def weights_by_name(given: Mapping[str, float], class_names: Sequence[str]) -> l
         if name not in class_names:
             raise unknown("class", name, class_names)
         if isinstance(weight, bool) or not isinstance(weight, int | float):
-            raise UserError(f"the weight of {name} is {weight}: give a number above 0")
+            raise UserError(f"the weight of class {name!r} is {weight!r}: give a number above 0")
     if missing := [name for name in class_names if name not in weights]:
-        raise UserError(f"no weight for {shorten(missing)}: give one for each class, where 1 changes nothing")
+        raise UserError(f"these classes have no weight: {shorten(missing)}; give each class one, 1.0 for no change")
     return [float(weights[name]) for name in class_names]
 
 

@@ -38,8 +38,8 @@ def linear_to_conv(linear: nn.Linear, size: int | Size = 1) -> nn.Conv2d:
     channels, rest = divmod(linear.in_features, height * width)
     if rest:
         raise UserError(
-            f"a linear layer with {linear.in_features} inputs cannot become a {height}x{width} convolution: "
-            "give the size of the feature map that the layer reads"
+            f"a linear layer with {linear.in_features} inputs cannot read a feature map of {height}x{width}, because "
+            f"{linear.in_features} is not a multiple of {height * width}: give the size of the map that it reads"
         )
     return _conv(linear, linear.weight.detach().view(-1, channels, height, width))
 

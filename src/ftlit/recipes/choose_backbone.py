@@ -81,7 +81,9 @@ def _measured(cfg: DictConfig) -> BackboneCandidate:
     """Measure the candidates, write and print the choice."""
     checkpoint_of(cfg)
     if isinstance(cuts := cfg.head.get("cuts"), ListConfig) and any(isinstance(cut, str) for cut in cuts):
-        raise UserError(f"head.cuts={list(cuts)} names layers of one backbone, but backbone=auto compares several: give their number")
+        raise UserError(
+            f"head.cuts={list(cuts)} names layers of one backbone, but backbone=auto compares several: give head.cuts={len(cuts)}"
+        )
     candidates, left_out = candidates_of(cfg)
     if not candidates:
         raise UserError("backbone=auto finds no weights of a backbone: give backbone.among=[NAME,...], whose weights are then downloaded")

@@ -20,6 +20,6 @@ def load_auto(*, among: Sequence[Any] | None = None) -> Backbone:
         UserError: always, as there is nothing to choose by.
     """
     raise UserError(
-        "backbone=auto chooses a backbone by the training images of a run, which recipe=finetune, lr_find, probe and advise do: "
+        "backbone=auto works only with recipe=finetune, lr_find, probe or advise, because it compares backbones on training images: "
         "give backbone=NAME here"
     )

@@ -33,7 +33,7 @@ def hydra():
             "head._target_=ftlit.head.MLPHead cannot be imported: it has moved; give head._target_=ftlit.models.heads.MLPHead",
         ),
         ("schedule._target_=ftlit.finetuning.presets.top_dwn", "did you mean 'ftlit.finetuning.presets.top_down'? There are: ftlit."),
-        ("head._target_=torch.nn.NoSuch", "torch.nn has no name 'NoSuch'"),
+        ("head._target_=torch.nn.NoSuch", "no class or function of torch.nn 'NoSuch'"),
         ("optimizer.lr=-1", "optimizer.lr=-1: give a number above 0 and at most 1000"),
         ("optimizer.weight_decay=-1", "optimizer.weight_decay=-1: give a number from 0 to 1000"),
         ("checkpoint=slm", "checkpoint=slm: give auto, full or slim"),
@@ -74,7 +74,7 @@ def hydra():
         ("data.val_fraction=1.5", "data.val_fraction=1.5: give a number above 0 and below 1"),
         ("data.test_fraction=0", "data.test_fraction=0: give a number above 0 and below 1, such as 0.05: every run needs val"),
         ("optimizer.lr=[0.1]", "optimizer.lr=[0.1]: give a number"),
-        ("+optimizer.betas=[0.9]", "optimizer.betas=[0.9]: it needs more values, such as [0.9, 0.999]"),
+        ("+optimizer.betas=[0.9]", "optimizer.betas=[0.9]: too few values; give betas two, such as [0.9, 0.999]"),
         (
             "callbacks.best.mode=min",
             "callbacks.best.mode=min would keep the epoch with the worst val/accuracy: leave this option out, or give max",

@@ -64,9 +64,9 @@ def test_the_record_of_a_refitted_head_counts_train_and_val(words):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("{0: 2}", "loss.class_weights: no weight for 1, 2, 3, 4, 5, 6, 7, 8, 9: give one for each class, where 1 changes nothing"),
+        ("{0: 2}", "loss.class_weights: these classes have no weight: 1, 2, 3, 4, 5, 6, 7, 8, 9; give each class one, 1.0 for no change"),
         (NAMED.partition("=")[2].replace("9:", "99:"), "loss.class_weights: no class '99': did you mean '9'? There are: 0, 1, 2"),
-        (NAMED.partition("=")[2].replace("3,", "many,"), "loss.class_weights: the weight of 9 is many: give a number above 0"),
+        (NAMED.partition("=")[2].replace("3,", "many,"), "loss.class_weights: the weight of class '9' is 'many': give a number above 0"),
         (NAMED.partition("=")[2].replace("0.5", "0"), "loss.class_weights.8=0: give a number above 0"),
         ("[1,2]", "loss.class_weights: 2 class weights for 10 classes: give one for each class, or balanced"),
         ("balance", "loss.class_weights='balance': did you mean balanced?"),

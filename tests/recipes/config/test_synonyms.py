@@ -56,7 +56,10 @@ def test_the_error_for_a_name_of_another_program_ends_with_the_words_to_give(ove
 
 @pytest.mark.parametrize(
     ("override", "words"),
-    [("data.note=photos (1)", "with quotes, \"data.note='photos (1)'\""), ("backbone=ResNet-50", "did you mean 'resnet50'?")],
+    [
+        ("data.note=photos (1)", "to give this text as it is, write \"data.note='photos (1)'\""),
+        ("backbone=ResNet-50", "did you mean 'resnet50'?"),
+    ],
 )
 def test_the_error_for_a_word_that_cannot_be_read_or_a_spelling_gives_the_right_one(override, words, monkeypatch):
     assert words in error_text(monkeypatch, override)

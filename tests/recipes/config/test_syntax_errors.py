@@ -47,7 +47,7 @@ def test_other_words_pass(words):
         ("cache.trust='", r"close the quote ', or write \' where it is part of a text"),
         ('data.note="a', 'close the quote ", or write \\" where it is part of a text'),
         ("data.note='a' b", "text follows a closing quote: put the quotes around the whole value"),
-        ("data.note=a (1", "give group=option or name=value; with quotes, \"data.note='a (1'\""),
+        ("data.note=a (1", "give group=option or name=value; to give this text as it is, write \"data.note='a (1'\""),
         ("seed", "give group=option or name=value"),
     ],
 )

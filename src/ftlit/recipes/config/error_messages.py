@@ -215,6 +215,9 @@ def _name_of_another_option(name: str, group: str, leaves: list[str]) -> UserErr
         takes = {key: option for option in options for key in _keys(compose(overrides=[f"+{group}={option}"])) if "." in key}
     other = {key.removeprefix(f"{group}."): option for key, option in takes.items()}
     near = get_close_matches(name.removeprefix(f"{group}."), [key for key in other if key not in leaves], n=1)
+    if near and name == f"{group}.{near[0]}":
+        option = f"{group}={other[near[0]]}"
+        return UserError(f"{name} is an option of {option}, not of {chosen}: give {option} too, or leave {name} out")
     meant = f"; did you mean {group}.{near[0]}, an option of {group}={other[near[0]]}?" if near else ""
     has = f"the options {', '.join(leaves)}" if leaves else "no options"
     return UserError(f"no option {name!r}: {chosen} has {has}{meant}")

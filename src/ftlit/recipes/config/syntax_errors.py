@@ -40,7 +40,7 @@ def unreadable(word: str) -> UserError:
     elif QUOTED.search(value):
         remedy = "text follows a closing quote: put the quotes around the whole value"
     elif found and re.fullmatch(r"\+{0,2}[\w.]+", name):
-        remedy += f"; with quotes, {shell_word(f'{name}={quote(value)}')}"
+        remedy += f"; to give this text as it is, write {shell_word(f'{name}={quote(value)}')}"
     return UserError(f"cannot read {word!r}: {remedy}")
 
 

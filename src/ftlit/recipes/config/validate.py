@@ -162,7 +162,8 @@ def _why(name: str, path: str) -> str:
     if not module:
         return f"give its module too, such as {name}._target_=my_module.{path}"
     try:
-        return f"{module} has {unknown('name', leaf, [other for other in dir(import_module(module)) if not other.startswith('_')])}"
+        names = [other for other in dir(import_module(module)) if not other.startswith("_")]
+        return str(unknown(f"class or function of {module}", leaf, names))
     except Exception as fault:  # a module can raise anything
         top = path.partition(".")[0]
         if not isinstance(fault, ModuleNotFoundError) or fault.name != top:
