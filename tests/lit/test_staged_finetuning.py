@@ -1,5 +1,7 @@
 """StagedFinetuning in a LightningModule of a user: frozen means frozen, groups never change, resumed training is in the right stage."""
 
+import re
+
 import lightning.pytorch as pl
 import pytest
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
@@ -32,6 +34,29 @@ def test_frozen_modules_and_their_dropout_stay_in_evaluation_mode(run):
     head_stage, last_stage = model.seen[5], model.seen[-1]
     assert not any(head_stage[name] for name in ("body.low", "body.low.1", "body.low.2", "body.top.2"))
     assert head_stage["head"] and all(last_stage.values())
+
+
+def stage_lines(capsys):
+    out = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().out)
+    return [line.strip() for line in re.split(r"[\r\n]", out) if line.strip().startswith("stage")]
+
+
+@pytest.mark.parametrize("bar", [False, True])
+def test_each_stage_prints_a_line_when_it_begins_in_any_project(capsys, bar):
+    fit(2, schedule=Schedule([Stage(["head"]), Stage(["body.top"], step=2), Stage(["*"], epoch=1)]), enable_progress_bar=bar)
+    assert stage_lines(capsys) == ["stage 0 begins at epoch 0: head", "stage 1 begins at step 2: body.top", "stage 2 begins at epoch 1: *"]
+
+
+def test_a_stage_that_began_before_a_resume_has_no_second_line(run, capsys):
+    *_, folder = run
+    capsys.readouterr()
+    fit(4, ckpt_path=folder / "2.ckpt")
+    assert stage_lines(capsys) == ["stage 2 begins at epoch 3: *"]
+
+
+def test_a_single_stage_has_no_line(capsys):
+    fit(1, schedule=Schedule([Stage(["*"])]))
+    assert stage_lines(capsys) == []
 
 
 def test_a_last_stage_by_epoch_after_the_last_step_is_an_error_before_training():

@@ -9,10 +9,10 @@ from torch import nn
 
 from ftlit.errors import UserError
 from ftlit.finetuning.freeze import hold_modes, modes_of, release_modes, set_modes, set_trainable
-from ftlit.finetuning.lr_schedule import Rates
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage
 from ftlit.lit.module_internals import builds_layers_late, wrap_ddp_again
+from ftlit.lit.stage_begin import print_begin, restart_counts
 from ftlit.lit.stage_checks import (
     STATISTICS_OF_RANDOM_ORIGIN,
     Trainable,
@@ -32,9 +32,6 @@ from ftlit.lit.trainer_internals import (
     StoppingLimits,
     callbacks_of,
     is_trial_run,
-    restart_early_stopping,
-    steps_per_epoch,
-    training_length,
 )
 
 
@@ -49,7 +46,7 @@ class StagedFinetuning(Callback):
     - A stage with `until` is decided after each validation, or at the end of the epoch if the metric is not logged before. The first
       process decides for all. The stage begins at the next epoch.
     - When a stage begins, DDP wraps the module again (Lightning#20340), compiled code is discarded, and the number of the
-      stage is logged as `stage`. A `ftlit.Rates` scheduler with `restart=True` begins again.
+      stage is logged as `stage`. A `ftlit.Rates` scheduler with `restart=True` begins again. Of several stages each prints a line.
     - A scheduler should keep the ratios between the learning rates of the parameter groups: one whose lowest rate would change them
       (`eta_min`, `min_lr` of torch) is a warning when training begins, and a change during training is one at the end of the epoch.
     - `EarlyStopping` counts from the beginning of each stage, and ends only the last one, or any one if its metric is not finite.
@@ -73,6 +70,7 @@ class StagedFinetuning(Callback):
         self.index = 0
         self.trigger = StageTrigger(schedule)
         self._applied = False
+        self._printed: int | None = None  # the last stage that has a line
         self._logged_late: set[str] = set()  # metrics that are not logged yet when a validation ends
         self._modes: dict[nn.Module, bool] = {}
         self._expected: list[Trainable] = []
@@ -142,12 +140,13 @@ class StagedFinetuning(Callback):
         self._apply(pl_module, self.index)  # a strategy may have replaced modules, by SyncBatchNorm for instance
         check_optimizers(pl_module, self.schedule, trainer.optimizers)
         check_length(self.schedule, trainer, pl_module)
+        self._printed = self.index if trainer.global_step or len(self.schedule.stages) == 1 else None  # a resumed stage has begun before
         if trainer.global_step == 0:
             if self._loses and trainer.is_global_zero:
                 warnings.warn(STATISTICS_OF_RANDOM_ORIGIN, stacklevel=1)
             check_rates(trainer)
             self._ratios_keep = True
-            self._restart_counts(trainer)
+            restart_counts(self.schedule, self.index, trainer)
         self._limit_early_stopping()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -158,6 +157,9 @@ class StagedFinetuning(Callback):
         """Enter the stage of this step, if it is a new one, and restore modes that other code has changed."""
         if batch_idx % trainer.accumulate_grad_batches == 0:  # a stage never begins between the batches of one optimizer step
             self._advance(trainer, pl_module)
+        if self.index != self._printed:  # here, because in `on_train_epoch_start` progress bars end the epoch before
+            self._printed = self.index
+            print_begin(self.schedule, self.index, trainer, pl_module)
         set_modes(self._modes)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -224,25 +226,8 @@ class StagedFinetuning(Callback):
             compile_again(module)
         for logger in trainer.loggers:
             logger.log_metrics({"stage": float(index)}, step=trainer.global_step)
-        self._restart_counts(trainer)
+        restart_counts(self.schedule, self.index, trainer)
         self._limit_early_stopping()
-
-    def _restart_counts(self, trainer: Trainer) -> None:
-        """Restart everything that counts from the beginning of a stage: some schedulers, and `EarlyStopping`."""
-        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-        if restarting := [rates for rates in schedulers if isinstance(rates, Rates) and rates.restarts]:
-            steps, epochs = self._length(trainer)
-            for rates in restarting:
-                rates.begin_stage(steps, epochs)
-        for callback in trainer.early_stopping_callbacks:
-            restart_early_stopping(callback)
-
-    def _length(self, trainer: Trainer) -> tuple[int, int]:
-        """(optimizer steps, epochs) from now until the next stage begins at the latest, or until training ends."""
-        per_epoch = steps_per_epoch(trainer)
-        ends = [*self.schedule.latest_steps(per_epoch)[1:], training_length(trainer)[0]]
-        steps = ends[self.index] - trainer.global_step
-        return steps, -(-steps // per_epoch)
 
     def _limit_early_stopping(self) -> None:
         """Let patience and threshold of `EarlyStopping` end training in the last stage only."""

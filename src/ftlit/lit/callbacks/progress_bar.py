@@ -1,4 +1,4 @@
-"""StageProgressBar: a line for each stage and each epoch; on a terminal, a progress bar below them."""
+"""StageProgressBar: a line for each epoch; on a terminal, a progress bar below them."""
 
 import sys
 from typing import Any
@@ -11,34 +11,22 @@ from ftlit.lit.trainer_internals import find_callback
 
 
 class StageProgressBar(RichProgressBar):
-    """Lightning's RichProgressBar without metrics: each epoch has a line with them, and each stage a line when it begins. There is no bar
-    if stdout is not a terminal.
+    """Lightning's RichProgressBar without metrics: each epoch has a line with them, after the line of a stage that begins
+    (`StagedFinetuning`). There is no bar if stdout is not a terminal.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Draw a bar only on a terminal."""
         super().setup(trainer, pl_module, stage)
-        self._stage_shown: int | None = None
         self._ended: str | None = None  # the epoch that has ended, while its line is not printed
         self._validated = False  # in this epoch
         if not sys.stdout.isatty():
             self.disable()
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Do not announce the stage in which a resumed run goes on: it has begun before."""
-        super().on_train_start(trainer, pl_module)
-        staging = find_callback(trainer, StagedFinetuning)
-        if staging and trainer.global_step:
-            self._stage_shown = staging.index
-
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the line of the stage that begins, if there are several."""
+        """Print the line of the epoch before."""
         super().on_train_epoch_start(trainer, pl_module)
         self._print_epoch(trainer)
-        staging = find_callback(trainer, StagedFinetuning)
-        if staging and len(staging.schedule.stages) > 1 and staging.index != self._stage_shown and trainer.is_global_zero:
-            self._stage_shown = staging.index
-            print(f"stage {staging.index} begins at epoch {trainer.current_epoch}: {staging.stage.name}", flush=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note that the metrics of val are of this epoch."""

@@ -1,0 +1,36 @@
+"""What a new stage does besides freezing: it has a line on the console, and everything that counts from its beginning starts again."""
+
+import sys
+
+from lightning.pytorch import LightningModule, Trainer
+
+from ftlit.finetuning.lr_schedule import Rates
+from ftlit.finetuning.schedule import Schedule
+from ftlit.lit.trainer_internals import restart_early_stopping, steps_per_epoch, training_length
+
+
+def print_begin(schedule: Schedule, index: int, trainer: Trainer, module: LightningModule) -> None:
+    """Print, in the first process and above a progress bar, that a stage begins now."""
+    stage = schedule.stages[index]
+    begins = f"epoch {trainer.current_epoch}" if stage.step is None else f"step {trainer.global_step}"
+    module.print(f"stage {index} begins at {begins}: {stage.name}")
+    sys.stdout.flush()  # a progress bar's `print` takes no `flush`
+
+
+def restart_counts(schedule: Schedule, index: int, trainer: Trainer) -> None:
+    """Restart everything that counts from the beginning of a stage: some schedulers, and `EarlyStopping`."""
+    schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+    if restarting := [rates for rates in schedulers if isinstance(rates, Rates) and rates.restarts]:
+        steps, epochs = _length(schedule, index, trainer)
+        for rates in restarting:
+            rates.begin_stage(steps, epochs)
+    for callback in trainer.early_stopping_callbacks:
+        restart_early_stopping(callback)
+
+
+def _length(schedule: Schedule, index: int, trainer: Trainer) -> tuple[int, int]:
+    """(optimizer steps, epochs) from now until the next stage begins at the latest, or until training ends."""
+    per_epoch = steps_per_epoch(trainer)
+    ends = [*schedule.latest_steps(per_epoch)[1:], training_length(trainer)[0]]
+    steps = ends[index] - trainer.global_step
+    return steps, -(-steps // per_epoch)
