@@ -60,7 +60,7 @@ def test_a_usual_plan_has_no_warnings():
 
 def test_few_steps_for_a_head_with_random_weights_are_reported():
     (warning,) = plan(steps=99).warnings
-    assert warning.startswith("the head starts from random weights and gets only 99 optimizer steps") and "trainer.max_epochs" in warning
+    assert warning.startswith("the head starts from random weights and gets only 99 optimizer steps") and "train longer" in warning
     assert plan(steps=100).warnings == plan(steps=5, fits_head=True).warnings == plan().warnings == ()
     assert plan(steps=100).steps == 100
 
@@ -79,6 +79,54 @@ def test_a_parameter_in_no_group_or_in_two_groups_is_reported():
     assert double.startswith(
         "these parameters are updated more than once per step, because they are in several optimizer groups: head.bias"
     )
+
+
+def test_the_optimizer_of_another_module_is_one_warning():
+    model, other = Net(), Net()
+    assert plan(model=model, optimizer=build_optimizer(other, SGD)).warnings == (
+        "the optimizer holds parameters of another module: build it from this module",
+    )
+    partly = torch.optim.SGD([*model.low.parameters(), *model.high.parameters(), *other.head.parameters()], lr=0.1)
+    foreign, missing = plan(model=model, optimizer=partly).warnings
+    assert "another module" in foreign and missing.endswith("head.weight, head.bias; use ftlit.build_optimizer")
+
+
+@pytest.mark.parametrize(
+    "returns",
+    [lambda own: {"optimizer": own, "lr_scheduler": None}, lambda own: ([own], [{"scheduler": None}]), lambda own: [own]],
+    ids=["dict", "tuple", "list"],
+)
+def test_the_optimizer_is_taken_out_of_what_configure_optimizers_returns(returns):
+    model = Net()
+    own = build_optimizer(model, SGD, SCHEDULE.lr_scale)
+    assert plan(model=model, optimizer=returns(own)) == plan(model=model, optimizer=own)
+
+
+@pytest.mark.parametrize(("number", "message"), [(0, "no optimizer in tuple"), (2, "several optimizers")])
+def test_no_optimizer_or_several_are_an_error(number, message):
+    model = Net()
+    with pytest.raises(UserError, match=message):
+        plan(model=model, optimizer=([build_optimizer(model, SGD) for _ in range(number)], []))
+
+
+def test_an_unknown_layer_is_an_error_with_the_closest_name():
+    model = Net()
+    with pytest.raises(UserError, match="no module of Net 'hihg': did you mean 'high'"):
+        examine(model, ["hihg"], SCHEDULE, build_optimizer(model, SGD))
+
+
+@pytest.mark.parametrize("known", [{"max_epochs": 3}, {"max_epochs": 3, "steps": 300}])
+def test_a_stage_that_training_never_reaches_is_an_error(known):
+    with pytest.raises(UserError, match=r"the last stage '\*' \(epoch 3\) would never begin, because max_epochs=3"):
+        plan(**known)
+    assert plan(**known | {"max_epochs": 4}).steps == known.get("steps")
+
+
+def test_a_stage_by_step_is_checked_against_the_steps_of_training():
+    schedule = Schedule([Stage(["head"]), Stage(["*"], step=150)])
+    with pytest.raises(UserError, match="would never begin, because max_steps=150"):
+        plan(schedule, steps=150, max_epochs=5)
+    assert not plan(schedule, steps=151, max_epochs=5).warnings
 
 
 def test_a_frozen_layer_between_trained_layers_is_reported():
@@ -128,5 +176,5 @@ def test_the_plan_as_text_has_a_line_for_each_stage_layer_and_warning():
         "high: 20 parameters; trains in stage 1-2; learning rate 5.0e-02",
         "low: 24 parameters; trains in stage 2; learning rate 5.0e-02; batch norm live",
         "warning: the head starts from random weights and gets only 5 optimizer steps, but usually needs 100: "
-        "raise trainer.max_epochs, lower data.batch_size, or use head=linear_probe",
+        "train longer, use smaller batches, or begin with a fitted head (head=linear_probe; FitProbeHead in Python)",
     ]

@@ -141,10 +141,14 @@ def test_a_misspelt_or_missing_field_of_an_explicit_stage_is_an_error(stage, mes
 
 @pytest.mark.parametrize("epochs", [[], [1], [0, 0], [0, 3, 2], [0, 2, 2]])
 def test_stages_out_of_order_are_an_error(epochs):
-    with pytest.raises(
-        UserError, match=r"no stages: give at least one|must begin at epoch 0|each must begin later than the previous stage"
-    ):
+    messages = "no stages: give at least one", "must begin at epoch 0", "begins at epoch 0, as stage 0 does", "each must begin later"
+    with pytest.raises(UserError, match="|".join(messages)):
         Schedule([Stage(["*"], epoch=epoch) for epoch in epochs])
+
+
+def test_a_later_stage_without_a_beginning_is_an_error_that_names_it():
+    with pytest.raises(UserError, match=r"^stage 1 \('\*'\) begins at epoch 0, as stage 0 does: give it an epoch, a step or `until`"):
+        Schedule([Stage(["head"]), Stage(["*"])])
 
 
 @pytest.mark.parametrize("factor", [0, -1, float("nan")])

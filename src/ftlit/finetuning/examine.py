@@ -1,14 +1,17 @@
 """Examine what a schedule will do to a module: the plan, with warnings of likely mistakes (the doctor)."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from math import ceil
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 from torch.optim import Optimizer
 
 from ftlit.data.input_spec import InputSpec
-from ftlit.errors import shorten
+from ftlit.errors import shorten, unknown
 from ftlit.finetuning.freeze import batchnorm_policies, trained
+from ftlit.finetuning.param_groups import optimizer_of
 from ftlit.finetuning.plan import LayerRow, Plan
 from ftlit.finetuning.presets import EMBEDDINGS
 from ftlit.finetuning.schedule import Schedule
@@ -27,11 +30,12 @@ def examine(
     module: nn.Module,
     layers: Sequence[str],
     schedule: Schedule,
-    optimizer: Optimizer,
+    optimizer: Optimizer | Mapping[str, Any] | Sequence[Any],
     *,
     batch_size: int | None = None,
     processes: int = 1,
     steps: int | None = None,
+    max_epochs: int | None = None,
     fits_head: bool = False,
     may_fit_head: bool = True,
 ) -> Plan:
@@ -41,29 +45,38 @@ def examine(
         module: the module that is trained.
         layers: names of its layers; each becomes a row.
         schedule: its patterns name parameters of `module`.
-        optimizer: the optimizer before the first step; see `ftlit.build_optimizer`.
+        optimizer: the optimizer before the first step (see `ftlit.build_optimizer`), or what `configure_optimizers` returns, with one.
         batch_size: batch size of one process, if known.
         processes: number of processes that train together.
         steps: optimizer steps of the whole training, if known.
+        max_epochs: epochs of the whole training, if known.
         fits_head: whether the head starts as a fitted linear probe, not from random weights.
         may_fit_head: whether it could, with this data and strategy.
 
     Raises:
-        UserError: a pattern that covers nothing.
+        UserError: a pattern that covers nothing, a layer that the module lacks, no optimizer or several, a stage that training with
+            `max_epochs` never reaches.
     """
+    check_layers(module, layers)
+    if max_epochs is not None:
+        per_epoch = None if steps is None else ceil(steps / max(max_epochs, 1))
+        schedule.check_reached(max_epochs, -1 if steps is None else steps, per_epoch)
+    optimizer = optimizer_of(optimizer)
     sizes = {name: p.numel() for name, p in module.named_parameters()}
     chosen = [trained(module, stage.train, stage.policy) & sizes.keys() for stage in schedule.stages]
     names = {id(p): name for name, p in module.named_parameters()}
     groups: dict[str, list[tuple[str, float]]] = {name: [] for name in sizes}
+    foreign = False  # whether the optimizer has parameters of another module
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            groups.setdefault(names.get(id(parameter), "a parameter of another module"), []).append(
-                (group.get("name", "?"), float(group["lr"]))
-            )
+            if name := names.get(id(parameter)):
+                groups[name].append((group.get("name", "?"), float(group["lr"])))
+            else:
+                foreign = True
     rows = tuple(_row(module, layer, schedule.stages, chosen, groups) for layer in layers)
     bytes_of = {name: p.numel() * p.element_size() for name, p in module.named_parameters()}
     warnings = [
-        *_ungrouped(groups),
+        *_ungrouped(groups, foreign=foreign),
         *_never([row for row in rows if row.layer not in schedule.frozen]),
         *schedule.unreachable_patience(),
         *_under_frozen(rows, schedule.frozen),
@@ -82,6 +95,14 @@ def examine(
         type(optimizer).__name__,
         tuple(sorted({float(group["weight_decay"]) for group in optimizer.param_groups if "weight_decay" in group})),
     )
+
+
+def check_layers(module: nn.Module, layers: Iterable[str]) -> None:
+    """Raise `UserError` for a layer that is no module in `module`."""
+    names = [name for name, _ in module.named_modules()]
+    for layer in layers:
+        if layer not in names:
+            raise unknown(f"module of {type(module).__name__}", layer, names[1:])
 
 
 def _line(stage: Stage, chosen: set[str], sizes: Mapping[str, int]) -> str:
@@ -118,8 +139,12 @@ def _policy(module: nn.Module, stage: Stage, chosen: set[str], norms: Sequence[n
     return " + ".join(dict.fromkeys("frozen" if is_frozen else policies[norm] for norm, is_frozen in zip(norms, frozen, strict=True)))
 
 
-def _ungrouped(groups: Mapping[str, Sequence[object]]) -> Iterable[str]:
-    """Warn of parameters that are not in exactly one group (invariant 2)."""
+def _ungrouped(groups: Mapping[str, Sequence[object]], *, foreign: bool) -> Iterable[str]:
+    """Warn of parameters that are not in exactly one group (invariant 2), and of an optimizer for another module."""
+    if foreign:
+        yield "the optimizer holds parameters of another module: build it from this module"
+        if not any(groups.values()):
+            return
     if missing := [name for name, found in groups.items() if not found]:
         names = shorten(missing, most=3)
         yield f"these parameters do not train, because they are in no optimizer group: {names}; use ftlit.build_optimizer"
@@ -179,9 +204,9 @@ def _random(module: nn.Module, chosen: Sequence[set[str]]) -> Iterable[str]:
 
 def _few_steps(steps: int | None, *, may_fit_head: bool) -> Iterable[str]:
     """Warn of a head with random weights that training ends too early for."""
-    ways = "raise trainer.max_epochs, lower data.batch_size, or use head=linear_probe"
+    ways = "train longer, use smaller batches, or begin with a fitted head (head=linear_probe; FitProbeHead in Python)"
     if not may_fit_head:
-        ways = "raise trainer.max_epochs, or lower data.batch_size"
+        ways = "train longer, or use smaller batches"
     if steps is not None and steps < HEAD_STEPS:
         yield (
             f"the head starts from random weights and gets only {count(steps, 'optimizer step')}, but usually needs {HEAD_STEPS}: {ways}"

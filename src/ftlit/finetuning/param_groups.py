@@ -1,12 +1,12 @@
 """Parameter groups: every parameter, frozen or not, is in exactly one named group from the first step (invariant 2)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
-from ftlit.errors import shorten
+from ftlit.errors import UserError, shorten
 from ftlit.patterns import first_match
 
 Group = dict[str, Any]
@@ -122,3 +122,22 @@ def _is_scaled(group: Group) -> bool:
 
 def _differ(rates: Sequence[float], tolerance: float) -> bool:
     return bool(rates) and max(rates) - min(rates) > tolerance
+
+
+def optimizer_of(configured: object) -> Optimizer:
+    """The optimizer in what `configure_optimizers` returns. Raises `UserError` for none or several."""
+    found = list(_optimizers(configured))
+    if len(found) != 1:
+        has = "several optimizers" if found else f"no optimizer in {type(configured).__name__}"
+        raise UserError(f"examine was given {has}: give the one optimizer of the module, as ftlit.build_optimizer returns it")
+    return found[0]
+
+
+def _optimizers(configured: object) -> Iterable[Optimizer]:
+    if isinstance(configured, Optimizer):
+        yield configured
+    elif isinstance(configured, Mapping):
+        yield from _optimizers(configured.get("optimizer"))
+    elif isinstance(configured, list | tuple):
+        for part in configured:
+            yield from _optimizers(part)

@@ -40,6 +40,11 @@ class Schedule:
             raise UserError("the schedule has no stages: give at least one, which begins at epoch 0")
         if self.stages[0].until is not None or (self.stages[0].epoch or self.stages[0].step):
             raise UserError(f"the first stage must begin at epoch 0, but {self.stages[0].begins} is given")
+        for i, stage in enumerate(self.stages[1:], 1):
+            if stage.epoch == 0:
+                raise UserError(
+                    f"stage {i} ({stage.name!r}) begins at epoch 0, as stage 0 does: give it an epoch, a step or `until`, such as epoch=1"
+                )
         for unit in ("epoch", "step"):
             times = [getattr(stage, unit) for stage in self.stages if getattr(stage, unit) is not None]
             if any(b <= a for a, b in pairwise(times)):
@@ -97,7 +102,7 @@ class Schedule:
                 yield (
                     f"stage {stage.name!r} begins at epoch {epoch} at the latest, before {until.metric} can go "
                     f"{count(until.patience, 'validation')} without improvement: let the stage begin at epoch {least} or later "
-                    "(schedule.epoch or schedule.every)"
+                    "(schedule.epoch or schedule.every; Stage(epoch=...) in Python)"
                 )
             earliest = min(epoch, least - 1)
 

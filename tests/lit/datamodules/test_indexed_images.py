@@ -99,6 +99,8 @@ def test_data_without_indexed_images_are_a_one_line_error(tmp_path):
         require_indexed_images(OtherData(), "recipe=probe")
     with pytest.raises(UserError, match=r"^a linear probe can be fitted only on ImageData, not on OtherData: give head=linear, .*as_head"):
         check_probe_head(pl.Trainer(**QUIET), OtherData())
+    with pytest.raises(UserError, match=r"only on ImageData, not on a plain DataLoader: .*as_head"):
+        check_probe_head(pl.Trainer(**QUIET), None)
     with pytest.raises(
         UserError, match=r"^FeatureData needs ImageData, not OtherData; for the features of a loader, use extract_features$"
     ):

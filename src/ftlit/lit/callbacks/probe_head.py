@@ -188,7 +188,8 @@ def check_probe_head(trainer: Trainer, data: Any) -> IndexedImages:
     if isinstance(trainer.strategy, SHARDED):
         raise UserError(f"a linear probe needs the whole head in each process, but this strategy shards the head: {WAY_OUT}")
     if not isinstance(images, IndexedImages):
-        raise UserError(f"a linear probe can be fitted only on ImageData, not on {type(data).__name__}: {WAY_OUT}")
+        given = "a plain DataLoader" if data is None else type(data).__name__
+        raise UserError(f"a linear probe can be fitted only on ImageData, not on {given}: {WAY_OUT}")
     if overrides := ", ".join(images.batch_overrides):
         name = type(data).__name__
         raise UserError(f"a linear probe cannot be fitted on the batches of {name}, because {name} overrides {overrides}: {WAY_OUT}")
