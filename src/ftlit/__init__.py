@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ftlit.lit.callbacks.seed_each_step import SeedEachStep as SeedEachStep
     from ftlit.lit.datamodules.feature_data import FeatureData as FeatureData
     from ftlit.lit.datamodules.image_data import ImageData as ImageData
+    from ftlit.lit.datamodules.resumable_data import ResumableData as ResumableData
     from ftlit.lit.module import FineTuner as FineTuner
     from ftlit.lit.staged_finetuning import StagedFinetuning as StagedFinetuning
     from ftlit.lit.tasks.layerwise_pretraining import LayerwisePretrainer as LayerwisePretrainer
@@ -63,6 +64,7 @@ _MODULES = {
     "Prediction": "inference.prediction",
     "Probe": "probes.linear_probe",
     "Rates": "finetuning.lr_schedule",
+    "ResumableData": "lit.datamodules.resumable_data",
     "Schedule": "finetuning.schedule",
     "SeedEachStep": "lit.callbacks.seed_each_step",
     "FitProbeHead": "lit.callbacks.probe_head",

@@ -110,6 +110,25 @@ def test_a_batch_is_counted_when_it_is_complete():
     assert counted == [*range(BATCHES)] * 2 and internals.completed_batches(running) == BATCHES
 
 
+def test_after_an_epoch_no_batch_of_the_next_is_complete():
+    found = []
+    note = [At(hook, lambda running: found.append(internals.epoch_position(running))) for hook in ("on_train_epoch_end", "on_train_end")]
+    fit(*note, max_epochs=1)
+    assert found == [{"epoch": 0, "batch": BATCHES}, {"epoch": 1, "batch": 0}]
+
+
+def test_a_loader_begins_again_in_the_epoch_of_training():
+    started = []
+
+    class Counted(DataLoader):
+        def __iter__(self):
+            started.append(None)
+            return super().__iter__()
+
+    _, model = fit(At("on_train_start", internals.restart_loaders), loader=Counted(torch.arange(float(BATCHES))), max_epochs=2)
+    assert len(started) == 3 and model.steps == [*range(BATCHES)] * 2
+
+
 def test_fit_can_end_before_its_first_step_and_has_built_the_optimizers():
     steps = []
     find = At("on_fit_start", lambda running: steps.append(running.estimated_stepping_batches))

@@ -5,7 +5,7 @@ worker processes know the epoch too, and training can resume at any batch.
 """
 
 from collections.abc import Iterator, Sequence, Sized
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import torch
@@ -75,6 +75,27 @@ class TrainOrder(DistributedSampler[Any]):
         return max(-(-together // self.num_replicas), min(2, self.batch_size))
 
 
+class EpochOrder(DistributedSampler[Any]):
+    """The order of single examples that torch's `DistributedSampler` draws from (seed, epoch), as (epoch, index) pairs for `SeededItems`.
+
+    Args:
+        examples: the data set.
+        seed: of the order.
+        processes: number of processes that share the examples.
+        rank: index of this process.
+        begin: the first epoch, and the number of examples of this process that it leaves out in that epoch only.
+    """
+
+    def __init__(self, examples: Sized, *, seed: int = 0, processes: int = 1, rank: int = 0, begin: tuple[int, int] = (0, 0)) -> None:
+        super().__init__(examples, processes, rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
+        self._begin = begin
+        self.set_epoch(begin[0])
+
+    def __iter__(self) -> Iterator[Any]:
+        epoch, skipped = self.epoch, self._begin[1] if self._begin[0] == self.epoch else 0
+        return ((epoch, index) for index in islice(super().__iter__(), skipped, None))
+
+
 class EvalOrder(DistributedSampler[Any]):
     """Each image exactly once over all processes, in batches. All processes have the same number of batches, because forward passes of
     DDP wait for each other. The last batches may therefore have one image more or less.
@@ -134,6 +155,27 @@ def counted_images(loader: Any, batch: int, images: int) -> tuple[int, int, int]
         return images, together, processes
     repeated = sampler.total_size - len(sampler.dataset)  # type: ignore[arg-type]
     return images - (sampler.rank >= processes - repeated), together - repeated, processes
+
+
+class SeededItems(Dataset[Any]):
+    """Items of a data set by their (epoch, index) pairs. The random numbers of torch that an item draws are a function of (seed, epoch,
+    index), and the global random state is kept.
+
+    Args:
+        examples: the data set.
+        seed: of the random numbers.
+    """
+
+    def __init__(self, examples: Any, seed: int) -> None:
+        self.examples, self.seed = examples, seed
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, place: tuple[int, int]) -> Any:
+        with kept_random_state():
+            torch.default_generator.manual_seed(derived_seed(self.seed, *place))
+            return self.examples[place[1]]
 
 
 class Batches(Dataset[Batch]):

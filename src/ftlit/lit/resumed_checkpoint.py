@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
-from ftlit.data.samplers import TrainOrder
+from ftlit.data.samplers import EpochOrder, TrainOrder
 from ftlit.errors import UserError
 from ftlit.formatting import count
 from ftlit.run_folder import RUN, RUN_STATE, new_run_advice
@@ -100,10 +100,19 @@ def check_loaders(loaders: Any) -> None:
         if isinstance(sampler := getattr(loader, "sampler", None), RANDOM_SAMPLERS):
             warnings.warn(
                 f"LastCheckpoint cannot resume exactly: {type(sampler).__name__}, as of DataLoader(shuffle=True), draws another order "
-                "after a resume; give DataLoader(..., sampler=DistributedSampler(dataset, num_replicas=1, rank=0, seed=0)), whose order "
-                "depends on the seed and the epoch only",
+                "after a resume; give ftlit.ResumableData(dataset, batch_size=...) in place of the loader, exact at any step, or "
+                "DataLoader(..., sampler=DistributedSampler(dataset, num_replicas=1, rank=0, seed=0)), exact where an epoch begins",
                 stacklevel=2,
             )
+
+
+def begin_early(loaders: Any) -> bool:
+    """Whether worker processes have begun with the order of epoch 0: Lightning sets the epoch of a resumed run after they start."""
+    return any(
+        getattr(loader, "num_workers", 0) > 0 and hasattr(sampler, "set_epoch") and not isinstance(sampler, TrainOrder | EpochOrder)
+        for loader in _several(loaders)
+        for sampler in (getattr(loader, "sampler", None), getattr(getattr(loader, "batch_sampler", None), "sampler", None))
+    )
 
 
 @contextmanager
@@ -112,7 +121,7 @@ def continuing(loaders: Any) -> Iterator[None]:
 
     Filters that others set within the block stay, so that `warnings.catch_warnings` does not do.
     """
-    if not all(isinstance(getattr(loader, "sampler", None), TrainOrder) for loader in _several(loaders)):
+    if not all(isinstance(getattr(loader, "sampler", None), TrainOrder | EpochOrder) for loader in _several(loaders)):
         yield
         return
     warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")

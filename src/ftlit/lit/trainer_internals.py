@@ -10,10 +10,11 @@ hooks. Parts of LightningModule, strategies, metrics and compiled modules are in
 | `fast_dev_run`, `overfit_batches` | `is_trial_run`, `overfits_batches` | set, but not declared |
 | `rank_zero_only.rank` | `rank_before_trainer` | an attribute of a function, from the environment |
 | `fit_loop.setup_data` | `steps_per_epoch` | with `max_steps` alone the number of batches is not known before the loop asks for it |
-| `fit_loop.epoch_loop.batch_progress` | `completed_batches` | how far the epoch is, also in the hooks of data modules |
+| `batch_progress`, `epoch_progress` of loops | `completed_batches`, `epoch_position` | how far the epoch is, in all hooks |
 | `fit_loop.epoch_loop.max_steps` | `end_before_first_step` | `fit` shall set up everything and then train nothing |
 | `distributed_sampler_kwargs` | `process_share` | which processes share the images is known to the strategy only |
 | `_active_loop._combined_loader` | `running_loader` | `val_dataloaders` may be those of an earlier fit |
+| `fit_loop._data_fetcher`, `_set_sampler_epoch` | `restart_loaders` | a resumed loader with workers has begun before its epoch is set |
 | `.sampler` and `set_epoch` of any loader | `check_sampler_epoch` | Lightning sets the epoch by duck typing, with no error if it cannot |
 | `loops` in a checkpoint, `val_check_batch`, `total_batch_idx` | `mark_batch_not_begun` | Lightning counts a batch before its first hook |
 | `fit_loop.restarting` | `step_skipped_plateau_schedulers` | Lightning leaves these schedulers out in an epoch that it resumed |
@@ -34,6 +35,7 @@ from math import ceil, inf
 from typing import Any, TypeVar
 
 import torch
+from lightning.fabric.utilities.data import _set_sampler_epoch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import CSVLogger
@@ -111,6 +113,12 @@ def completed_batches(trainer: Trainer) -> int:
     return trainer.fit_loop.epoch_loop.batch_progress.current.completed
 
 
+def epoch_position(trainer: Trainer) -> dict[str, int]:
+    """The current epoch, and how many of its batches are complete: none where the epoch before has ended and it has not begun."""
+    progress: Any = trainer.fit_loop.epoch_progress.current
+    return {"epoch": trainer.current_epoch, "batch": completed_batches(trainer) if progress.started > progress.completed else 0}
+
+
 def end_before_first_step(trainer: Trainer) -> None:
     """Let `fit` end before its first step. For `on_fit_start`: optimizers and schedulers are built for the steps there would be."""
     trainer.fit_loop.epoch_loop.max_steps = 0
@@ -127,6 +135,15 @@ def running_loader(trainer: Trainer | None) -> Any:
     loop = trainer._active_loop if trainer is not None else None
     loaders = loop._combined_loader if loop is not None else None
     return None if loaders is None else loaders.iterables
+
+
+def restart_loaders(trainer: Trainer) -> None:
+    """Begin the loaders of training again, in the current epoch. For `on_train_start`: no batch has been read."""
+    loop = trainer.fit_loop
+    assert loop._combined_loader is not None and loop._data_fetcher is not None
+    for loader in loop._combined_loader.flattened:
+        _set_sampler_epoch(loader, trainer.current_epoch)
+    iter(loop._data_fetcher)
 
 
 def check_sampler_epoch(trainer: Trainer, epoch: int) -> None:

@@ -158,6 +158,15 @@ def test_a_run_killed_in_any_step_and_resumed_ends_with_the_same_bits(whole, ste
     assert differences(end, resumed) == set()
 
 
+def test_a_run_that_ended_goes_on_in_further_epochs_with_all_of_their_batches(tmp_path):
+    last = tmp_path / "last.ckpt"
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    for epochs, ckpt_path in ((1, None), (2, last)):
+        trainer = pl.Trainer(max_epochs=epochs, callbacks=[LastCheckpoint(last)], enable_checkpointing=False, **quiet)
+        trainer.fit(model(None), data(views=0), ckpt_path=ckpt_path)
+        assert trainer.global_step == epochs * STEPS
+
+
 def test_that_a_loader_is_not_resumable_is_hidden_only_of_ours():
     text = "You're resuming from a checkpoint that ended before the epoch ended and your dataloader is not resumable."
     for loader, expected in ((data().train_dataloader(), 0), ([data().train_dataloader(), DataLoader([1])], 1), (DataLoader([1]), 1)):

@@ -91,19 +91,23 @@ class Orders(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-@pytest.mark.parametrize("sampled", [False, True], ids=["shuffle=True", "DistributedSampler"])
-def test_a_loader_that_a_resume_would_shuffle_anew_is_a_warning_whose_advice_resumes_exactly(tmp_path, sampled):
+@pytest.mark.parametrize(
+    ("sampled", "workers"), [(False, 0), (True, 0), (True, 1)], ids=["shuffle=True", "DistributedSampler", "DistributedSampler, a worker"]
+)
+def test_a_loader_that_a_resume_would_shuffle_anew_is_a_warning_whose_advice_resumes_exactly(tmp_path, sampled, workers):
     examples = list(range(64))
 
     def train(epochs, ckpt_path=None):
         sampler = DistributedSampler(examples, num_replicas=1, rank=0, seed=0) if sampled else None
-        loader = DataLoader(examples, 8, shuffle=not sampled, sampler=sampler)
+        loader = DataLoader(examples, 8, shuffle=not sampled, sampler=sampler, num_workers=workers)
         trainer = pl.Trainer(accelerator="cpu", max_epochs=epochs, callbacks=[LastCheckpoint(tmp_path / "last.ckpt")], **QUIET)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             trainer.fit(model := Orders(), loader, ckpt_path=ckpt_path)
         lines = [str(warning.message) for warning in caught if "LastCheckpoint cannot resume exactly" in str(warning.message)]
-        assert len(lines) == (not sampled) and all("RandomSampler" in line and "DistributedSampler(" in line for line in lines)
+        assert len(lines) == (not sampled) and all(
+            "RandomSampler" in line and "ResumableData(" in line and "DistributedSampler(" in line for line in lines
+        )
         return model.orders
 
     whole = train(3)

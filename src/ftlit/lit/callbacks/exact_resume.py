@@ -18,12 +18,13 @@ from ftlit.files import part_of
 from ftlit.lit.callbacks.metrics_file import MetricsFile
 from ftlit.lit.checkpoint_io import use_checked_checkpoints, writes_atomically
 from ftlit.lit.delayed_values import DelayedValues
-from ftlit.lit.resumed_checkpoint import check_best, check_loaders, continuing, follow_folder
+from ftlit.lit.resumed_checkpoint import begin_early, check_best, check_loaders, continuing, follow_folder
 from ftlit.lit.stop_signals import STOP_SIGNALS, owned_signals
 from ftlit.lit.trainer_internals import (
     leave_signals,
     mark_batch_not_begun,
     requeues,
+    restart_loaders,
     running_loader,
     step_skipped_plateau_schedulers,
 )
@@ -54,7 +55,7 @@ class LastCheckpoint(Callback):
     def __init__(self, path: str | PathLike[str], *, every_seconds: float = 120, every_n_steps: int | None = None) -> None:
         self.path, self.every_seconds, self.every_n_steps = Path(path), every_seconds, every_n_steps
         self.run: str | None = None
-        self._before_step = self._heeds_signals = False
+        self._before_step = self._heeds_signals = self._owns_signals = False
         self._saved_at = -inf  # by `time.monotonic`; before the first checkpoint of a fit
         self._continuing = ExitStack()  # of a resumed run, until its first step
         self._signals = ExitStack()  # during a fit
@@ -65,11 +66,13 @@ class LastCheckpoint(Callback):
         use_checked_checkpoints(trainer)
         if stage == "fit" and not STOP_SIGNALS.owned and not requeues(trainer):
             self._signals.enter_context(owned_signals(answers=trainer.is_global_zero))
+            self._owns_signals = STOP_SIGNALS.owned
             leave_signals(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the signals back."""
         self._signals.close()
+        self._owns_signals = False
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: what this callback adds to a checkpoint depends on the trainer, see `on_save_checkpoint`."""
@@ -84,6 +87,8 @@ class LastCheckpoint(Callback):
         check_loaders(loaders := running_loader(trainer))
         if trainer.ckpt_path:
             self._continuing.enter_context(continuing(loaders))
+            if begin_early(loaders):
+                restart_loaders(trainer)
         STOP_SIGNALS.deferred = STOP_SIGNALS.owned
         self._heeds_signals = trainer.strategy.reduce_boolean_decision(STOP_SIGNALS.owned, all=False)
         self._saved_at = -inf
@@ -106,7 +111,13 @@ class LastCheckpoint(Callback):
             self._save(trainer)
             self._before_step = False
         if stops:
-            STOP_SIGNALS.stop()
+            self._stop(trainer)
+
+    def _stop(self, trainer: Trainer) -> None:
+        """End the program, after a checkpoint. Where it does not handle signals itself, say how to go on."""
+        if self._owns_signals and trainer.is_global_zero:
+            print(f"stopped, with a checkpoint; to go on: trainer.fit(module, data, ckpt_path={str(self.path)!r})", flush=True)
+        STOP_SIGNALS.stop()
 
     def _decided(self, trainer: Trainer) -> tuple[bool, bool]:
         """Whether a signal has come to any process, and whether a checkpoint is due; the same in all processes."""
@@ -128,7 +139,7 @@ class LastCheckpoint(Callback):
         self._save(trainer)
         STOP_SIGNALS.deferred = False
         if self._heeds_signals and trainer.strategy.reduce_boolean_decision(STOP_SIGNALS.requested, all=False):
-            STOP_SIGNALS.stop()
+            self._stop(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """From now on a signal ends the program at once."""

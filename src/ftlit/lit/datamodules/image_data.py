@@ -23,7 +23,7 @@ from ftlit.features.image_hashes import cached_hashes
 from ftlit.features.stored_pixels import StoredImages
 from ftlit.fingerprint import fingerprint
 from ftlit.lit.datamodules.device_normalization import NormalizesOnDevice, normalizes_batches
-from ftlit.lit.trainer_internals import completed_batches, overfits_batches, process_share
+from ftlit.lit.trainer_internals import epoch_position, overfits_batches, process_share
 from ftlit.registry import Registry
 
 BATCH_METHODS = (
@@ -211,9 +211,7 @@ class ImageData(NormalizesOnDevice):
 
     def state_dict(self) -> dict[str, int]:
         """Return the position in the epoch, which Lightning stores in checkpoints."""
-        if self.trainer is None:
-            return {}
-        return {"epoch": self.trainer.current_epoch, "batch": completed_batches(self.trainer)}
+        return epoch_position(self.trainer) if self.trainer else {}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Continue from this position: the batches that the epoch has seen are left out."""
