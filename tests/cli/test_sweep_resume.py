@@ -71,8 +71,8 @@ def test_an_option_that_had_its_default_may_get_several_values(config, tmp_path)
 @pytest.mark.parametrize(
     ("planned", "change"),
     [
-        (product([1], ["small_similar", "large_similar"]), "this command does not have that job"),
-        (product([1, 2, 3], ["small_similar"]), "this command does not have that job"),
+        (product([1], ["small_similar", "large_similar"]), r"\(scenario=small_similar seed=2\): this command does not have that job"),
+        (product([1, 2, 3], ["small_similar"]), r"\(scenario=large_similar seed=1\): this command does not have that job"),
         (product([1, 2, 3], ["small_similar", "large_similar"], "decay_all=false"), "decay_all was True and is now False"),
     ],
 )

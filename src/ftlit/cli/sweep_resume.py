@@ -65,7 +65,8 @@ def in_order(config: DictConfig, planned: Sequence[list[str]]) -> list[list[str]
             rest.remove(words)
             kept[job.number] = words
         elif begun:
-            raise refusal(job, path, "this command does not have that job")
+            swept = [f"{name}={value}" for name, value in zip(names, _values(job, names), strict=True)]
+            raise refusal(job, path, "this command does not have that job", swept)
         if words is not None and begun and not checked:  # the other settings are the same in all jobs
             _check_settings(config, job, path, words)
             checked = True
@@ -102,12 +103,12 @@ def _value(job: Job, name: str) -> str:
     return str(chosen[name] if name in chosen else OmegaConf.select(settings, name, throw_on_missing=False))
 
 
-def refusal(before: Job, folder: Path, change: str) -> UserError:
-    """The error for a sweep whose folder holds a job of another one, and for what has changed."""
+def refusal(before: Job, folder: Path, change: str, words: Sequence[str] | None = None) -> UserError:
+    """The error for a sweep whose folder holds a job of another one, and for what has changed; `words` name the job (default: all of its own)."""
     fresh = "" if before.status in (0, None) else f", remove {folder} to begin this job again with the new settings"
-    words = " ".join(before.overrides)
+    shown = " ".join(before.overrides if words is None else words)
     return UserError(
-        f"{folder} holds job {before.number} of a different sweep ({words}): {change}; {REMEDY}{fresh}, or give another hydra.sweep.dir=..."
+        f"{folder} holds job {before.number} of a different sweep ({shown}): {change}; {REMEDY}{fresh}, or give another hydra.sweep.dir=..."
     )
 
 
