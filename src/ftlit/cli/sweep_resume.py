@@ -104,7 +104,7 @@ def _value(job: Job, name: str) -> str:
 
 
 def refusal(before: Job, folder: Path, change: str, words: Sequence[str] | None = None) -> UserError:
-    """The error for a sweep whose folder holds a job of another one, and for what has changed; `words` name the job (default: all of its own)."""
+    """The error for a sweep whose folder holds a job of another one: which job (`words`, by default all of its own), and what changed."""
     fresh = "" if before.status in (0, None) else f", remove {folder} to begin this job again with the new settings"
     shown = " ".join(before.overrides if words is None else words)
     return UserError(
