@@ -40,7 +40,9 @@ RICH = Schedule([Stage(["head"]), Stage(["*"], epoch=3, until=STALLED, batchnorm
 
 def test_a_checkpoint_keeps_the_schedule_as_plain_values():
     values = json.loads(json.dumps(schedule_values(RICH)))  # plain values survive JSON
-    assert values == StagedFinetuning(RICH).state_dict()["schedule"]
+    checkpoint = {"callbacks": {}}
+    StagedFinetuning(RICH).on_save_checkpoint(None, None, checkpoint)
+    assert values == checkpoint["callbacks"]["StagedFinetuning"]["schedule"]
     check_same_schedule(values, RICH)
     assert values["stages"][1]["until"]["min_delta"] == 0.5 and values["lr_scale"] == [["head", 1.0], ["*", 0.1]]
 

@@ -7,7 +7,7 @@ import pytest
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from staged_net import Net, fit, moved
 
-from ftlit import Rates, Schedule, Stage, UserError
+from ftlit import Rates, Schedule, Stage, StagedFinetuning, UserError
 from ftlit.finetuning.lr_schedule import linear
 
 
@@ -34,6 +34,11 @@ def test_frozen_modules_and_their_dropout_stay_in_evaluation_mode(run):
     head_stage, last_stage = model.seen[5], model.seen[-1]
     assert not any(head_stage[name] for name in ("body.low", "body.low.1", "body.low.2", "body.top.2"))
     assert head_stage["head"] and all(last_stage.values())
+
+
+def test_two_callbacks_are_an_error_before_training():
+    with pytest.raises(UserError, match=r"^the trainer has several StagedFinetuning callbacks: give one, with the stages of all in one"):
+        fit(1, callbacks=[StagedFinetuning(Schedule([Stage(["*"])]))])
 
 
 def stage_lines(capsys):

@@ -93,9 +93,12 @@ class StagedFinetuning(Callback):
         """Key of the state in a checkpoint; it does not depend on the class's name."""
         return "StagedFinetuning"
 
-    def state_dict(self) -> dict[str, Any]:
-        """State for a checkpoint: the decisions of metrics with the values behind them, and the schedule, to compare it on resuming."""
-        return {"schedule": schedule_values(self.schedule), **self.trigger.state_dict()}
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the decisions of metrics with the values behind them, and the schedule, to compare it on resuming.
+
+        Not in `state_dict`, because Trainer would answer two of these callbacks with an error about keys of states, before `setup`.
+        """
+        checkpoint["callbacks"][self.state_key] = {"schedule": schedule_values(self.schedule), **self.trigger.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the decisions."""
@@ -107,6 +110,8 @@ class StagedFinetuning(Callback):
             return
         check_strategy(trainer)
         check_callbacks(callbacks_of(trainer))
+        if sum(isinstance(callback, StagedFinetuning) for callback in callbacks_of(trainer)) > 1:
+            raise UserError("the trainer has several StagedFinetuning callbacks: give one, with the stages of all in one Schedule")
         if not is_trial_run(trainer):
             self.schedule.check_reached(trainer.max_epochs, trainer.max_steps)
         if trainer.current_epoch == 0:  # otherwise this fit continues the one before
