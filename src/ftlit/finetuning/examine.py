@@ -199,7 +199,8 @@ def _random(module: nn.Module, chosen: Sequence[set[str]]) -> Iterable[str]:
             layers = [layer for layer in random if not any(covers(prefix + layer, parameter) for parameter in ever)]
             if layers:
                 names = shorten(layers)
-                yield f"no stage trains {names}, although these layers have random weights: give backbone.weights=..., or train them"
+                has = "although these layers have random weights"
+                yield f"no stage trains {names}, {has}: load weights (backbone.weights=...), or train these layers"
 
 
 def _few_steps(steps: int | None, *, may_fit_head: bool) -> Iterable[str]:
