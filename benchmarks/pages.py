@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import advice
+import backbone_choice
 import batchnorm
 import calibration
 import cuts
@@ -61,6 +62,11 @@ def of_cuts(found: dict[str, Any]) -> str:
 def of_advice(found: dict[str, Any]) -> str:
     """Regrets of the rule of `scenario=auto` and of simple ones."""
     return f"{advice.table(found['rows'])}\n\n{found['options']['seeds']} seeds. {measured(found['machine'])}"
+
+
+def of_backbone_choice(found: dict[str, Any]) -> str:
+    """Accuracy of the candidates of `backbone=auto`, regret of its choice and of simple rules."""
+    return f"{backbone_choice.table(found['rows'])}\n\n{found['options']['seeds']} seeds. {measured(found['machine'])}"
 
 
 def of_heads(found: dict[str, Any]) -> str:
@@ -125,6 +131,7 @@ SECTIONS = {
     "faults": of_faults,
     "cuts": of_cuts,
     "advice": of_advice,
+    "backbone_choice": of_backbone_choice,
     "heads": of_heads,
     "suspects": of_suspects,
     "calibration": of_calibration,

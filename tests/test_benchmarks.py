@@ -61,6 +61,20 @@ def test_scores_of_planted_labels_are_those_of_their_definitions(bench):
     assert torch.allclose(scores["confident learning"], torch.tensor([2.9, 0.05, 2.3, 2.8, 2.7]))
 
 
+def test_the_regret_of_a_backbone_is_against_the_one_that_is_best_in_the_mean_of_the_seeds(bench):
+    from backbone_choice import regrets
+
+    def row(a, lite, chosen):
+        values = {"squeezenet1_1": (a, 0.5, 1), "efficientnet_lite0": (lite, 0.2, 9)}
+        candidates = {name: {"accuracy": accuracy, "logme": score, "parameters": size} for name, (accuracy, score, size) in values.items()}
+        return {"candidates": candidates, "auto": {"chosen": chosen}, "auto without": {"chosen": "squeezenet1_1"}}
+
+    rows = [row(0.9, 0.8, "squeezenet1_1"), row(0.7, 0.9, "efficientnet_lite0")]
+    found = regrets(rows, without=False)
+    assert found == pytest.approx({"auto": -0.05, "largest": 0, "best on ImageNet": 0, "LogME": 0.05})
+    assert regrets(rows, without=True) == pytest.approx(dict.fromkeys(found, 0))
+
+
 def test_all_systems_get_the_same_disjoint_splits(bench, tmp_path):
     from quality import split
 
