@@ -63,7 +63,7 @@ def _candidate(entry: Any, names: Sequence[str]) -> BackboneCandidate:
 
 
 def _named_apart(candidates: Sequence[BackboneCandidate]) -> list[BackboneCandidate]:
-    """The candidates, each once; those of one name are told apart by the values in which they differ."""
+    """The candidates, each once; those of one name get the values in which they differ."""
     different = list(dict.fromkeys(candidates))
     return [
         BackboneCandidate(" ".join([own.name, *_values_apart(own, [one for one in different if one.name == own.name])]), own.words)
