@@ -246,7 +246,7 @@ def test_arguments_reach_the_builder_and_a_negative_cut_counts_from_the_top():
 
 def test_conf_has_one_option_for_each_backbone():
     options = {path.stem for path in Path(ftlit.conf.__path__[0], "backbone").glob("[!_]*.yaml")}
-    assert options == {*available(), "timm", "bert"}
+    assert options == {*available(), "timm", "bert", "auto"}
 
 
 def test_every_option_composes_and_binds():

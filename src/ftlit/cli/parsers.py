@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NoReturn
 
 from ftlit.errors import UserError, unknown
@@ -32,15 +32,15 @@ class _Parser(argparse.ArgumentParser):
         """The error for a word that no argument takes."""
         if not word.startswith("-"):
             return UserError(f"{self.prog} does not take {word!r}: see {self.prog} --help")
-        return unknown(f"option of {self.prog}", word.partition("=")[0], sorted(set(self._options())))
+        return unknown(f"option of {self.prog}", word.partition("=")[0], sorted(set(self.options())))
 
-    def _options(self) -> Iterator[str]:
+    def options(self) -> Iterator[str]:
         """The options, those of actions such as `ftlit cache prune` included."""
         for action in self._actions:
             yield from (flag for flag in action.option_strings if flag.startswith("--"))
-            if isinstance(action, argparse._SubParsersAction):
+            if isinstance(action.choices, Mapping):  # of actions, name -> parser
                 for parser in action.choices.values():
-                    yield from parser._options()
+                    yield from parser.options()
 
 
 def _days(text: str) -> float:
