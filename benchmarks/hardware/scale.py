@@ -104,12 +104,13 @@ def metrics(classes: int, rounds: int) -> Row:
 
 
 PREDICT = """
-import resource, sys
+import sys
 from ftlit.cli.main import main
 
 sys.argv[0] = "ftlit"
 main()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))  # getrusage counts the parent's memory too
+print(peak.split()[1], file=sys.stderr)
 """
 
 
