@@ -200,3 +200,15 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+@contextmanager
+def removed_unless(begun: Path, new: Path) -> Iterator[None]:
+    """Remove the file `new`, if it is written in the block and the block ends with an error before the file `begun` exists."""
+    is_new = not new.exists()
+    try:
+        yield
+    except BaseException:
+        if is_new and not begun.exists():
+            new.unlink(missing_ok=True)
+        raise

@@ -106,7 +106,7 @@ def check_loaders(loaders: Any) -> None:
             )
 
 
-def begin_early(loaders: Any) -> bool:
+def began_in_epoch_0(loaders: Any) -> bool:
     """Whether worker processes have begun with the order of epoch 0: Lightning sets the epoch of a resumed run after they start."""
     return any(
         getattr(loader, "num_workers", 0) > 0 and hasattr(sampler, "set_epoch") and not isinstance(sampler, TrainOrder | EpochOrder)

@@ -65,7 +65,7 @@ class BackboneChoice:
 
 
 def round_sizes(candidates: int, images: int) -> list[int]:
-    """Training images of each round, a geometric sequence from `FIRST` to `LAST`: so many that halving leaves `FINALISTS` for the last.
+    """Training images of each round, a geometric sequence from `FIRST` to `LAST`. There are enough rounds that halving leaves `FINALISTS`.
 
     Args:
         candidates: number of them.

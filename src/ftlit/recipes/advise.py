@@ -9,6 +9,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ftlit.errors import UserError
+from ftlit.files import removed_unless
 from ftlit.formatting import count
 from ftlit.lit.datamodules.indexed_images import IndexedImages
 from ftlit.lit.trainer_internals import rank_before_trainer
@@ -96,14 +97,8 @@ def resolve_auto(cfg: DictConfig) -> DictConfig:
 @contextmanager
 def advice_of_run(cfg: DictConfig) -> Iterator[DictConfig]:
     """`resolve_auto` for the run in a block. If the run ends before it began, the advice that was written for it is removed."""
-    path, begun = (Path(cfg.paths.run, name) for name in (ADVICE, CONFIG))
-    is_new = not path.exists()
-    try:
+    with removed_unless(Path(cfg.paths.run, CONFIG), Path(cfg.paths.run, ADVICE)):
         yield resolve_auto(cfg)
-    except BaseException:
-        if is_new and not begun.exists():
-            path.unlink(missing_ok=True)
-        raise
 
 
 def _measured(cfg: DictConfig) -> DictConfig:

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig
 
 from ftlit.errors import UserError
+from ftlit.files import removed_unless
 from ftlit.finetuning.presets import head_only
 from ftlit.lit.datamodules.indexed_images import IndexedImages, require_indexed_images
 from ftlit.lit.trainer_internals import rank_before_trainer
@@ -37,14 +38,8 @@ MAX_LOADED = 4  # candidates in memory at a time
 @contextmanager
 def backbone_of_run(cfg: DictConfig) -> Iterator[DictConfig]:
     """`resolve_backbone` for the run in a block. If the run ends before it began, the choice that was written for it is removed."""
-    path, begun = (Path(cfg.paths.run, name) for name in (BACKBONE, CONFIG))
-    is_new = not path.exists()
-    try:
+    with removed_unless(Path(cfg.paths.run, CONFIG), Path(cfg.paths.run, BACKBONE)):
         yield resolve_backbone(cfg)
-    except BaseException:
-        if is_new and not begun.exists():
-            path.unlink(missing_ok=True)
-        raise
 
 
 def resolve_backbone(cfg: DictConfig) -> DictConfig:

@@ -59,9 +59,8 @@ def test_a_run_that_kept_groups_together_is_followed_with_groups_or_with_a_note(
     collection = assemble({"train": grouped}, ["a", "b"], SplitRule(FRACTIONS, 0))
     write_split(tmp_path, collection, {split: content_hashes(part) for split, part in collection.splits.items()})
     again = assemble({"train": grouped if keeps else images(range(40))}, ["a", "b"], SplitRule(FRACTIONS, 0, read_split(tmp_path)))
-    assert again.notes[0].startswith(
-        f"as in the run {tmp_path}; new ones by a hash of each {'group' if keeps else 'example'} (split_seed=0)"
-    )
+    by_hash = f"new examples are split by a hash of each {'group' if keeps else 'example'} (split_seed=0)"
+    assert again.notes[0].startswith(f"the split is that of the run {tmp_path}; {by_hash}")
     assert any("these data have no groups" in note for note in again.notes) is not keeps
 
 

@@ -92,9 +92,10 @@ def _with_missing(
             empty, len(train), len(set(units)), len(class_names), grouped=train.groups is not None, stored=rule.stored is not None
         )
     splits = {split: train.subset(parts.places[split]) if split in parts.places else found[split] for split in SPLITS}
+    by_hash = _split_note(parts, missing, train, class_names, rule.seed)
     if rule.stored is None:
-        return splits, [f"taken from train by {_split_note(parts, missing, train, class_names, rule.seed)}"]
-    note = f"as in the run {shown(rule.stored.folder)}; new ones by {_split_note(parts, missing, train, class_names, rule.seed)}"
+        return splits, [f"taken from train by {by_hash}"]
+    note = f"the split is that of the run {shown(rule.stored.folder)}; new examples are split by {by_hash}"
     return splits, [note, *rule.stored.notes(hashes, parts.places, grouped=train.groups is not None)]
 
 

@@ -18,7 +18,7 @@ from ftlit.files import part_of
 from ftlit.lit.callbacks.metrics_file import MetricsFile
 from ftlit.lit.checkpoint_io import use_checked_checkpoints, writes_atomically
 from ftlit.lit.delayed_values import DelayedValues
-from ftlit.lit.resumed_checkpoint import begin_early, check_best, check_loaders, continuing, follow_folder
+from ftlit.lit.resumed_checkpoint import began_in_epoch_0, check_best, check_loaders, continuing, follow_folder
 from ftlit.lit.stop_signals import STOP_SIGNALS, owned_signals
 from ftlit.lit.trainer_internals import (
     leave_signals,
@@ -87,7 +87,7 @@ class LastCheckpoint(Callback):
         check_loaders(loaders := running_loader(trainer))
         if trainer.ckpt_path:
             self._continuing.enter_context(continuing(loaders))
-            if begin_early(loaders):
+            if began_in_epoch_0(loaders):
                 restart_loaders(trainer)
         STOP_SIGNALS.deferred = STOP_SIGNALS.owned
         self._heeds_signals = trainer.strategy.reduce_boolean_decision(STOP_SIGNALS.owned, all=False)
