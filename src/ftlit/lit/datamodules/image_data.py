@@ -23,7 +23,8 @@ from ftlit.features.image_hashes import cached_hashes
 from ftlit.features.stored_pixels import StoredImages
 from ftlit.fingerprint import fingerprint
 from ftlit.lit.datamodules.device_normalization import NormalizesOnDevice, normalizes_batches
-from ftlit.lit.trainer_internals import epoch_position, overfits_batches, process_share
+from ftlit.lit.datamodules.epoch_position import ContinuesEpoch
+from ftlit.lit.trainer_internals import overfits_batches, process_share
 from ftlit.registry import Registry
 
 BATCH_METHODS = (
@@ -40,7 +41,7 @@ AUTO_AUGMENTED = 640  # augmented images in all, which are cheap beside the rest
 DATA_SOURCES: Registry[Callable[..., LightningDataModule]] = Registry("data source")
 
 
-class ImageData(NormalizesOnDevice):
+class ImageData(ContinuesEpoch, NormalizesOnDevice):
     """Batches (images float32 (N, 3, S, S) or token ids int64 (N, T) of texts, targets) of a collection, as a network expects them.
 
     Targets are class numbers, int64 (N,); with several labels, or mixed, float32 (N, num_classes).
@@ -113,7 +114,6 @@ class ImageData(NormalizesOnDevice):
         if views not in ("auto", 0) and not self.augments:
             self.notes.append(f"data.views={views} is ignored: without augmentation (data.augment={augment}) all views are equal")
         self._collate = {split: MixedCollate(mix if split == "train" else "none", self.num_classes) for split in SPLITS}
-        self._begin = (0, 0)  # epoch and batch from which training continues
 
     @property
     def augments(self) -> bool:
@@ -148,7 +148,7 @@ class ImageData(NormalizesOnDevice):
         if split != "train":
             return EvalOrder(images, self.batch_size, **self._place())
         order = TrainOrder(images, self.batch_size, seed=self.seed, **self._place())
-        order.begin_at(*self._begin)
+        order.begin_at(*self.begin)
         return order
 
     def loader(self, split: Split, order: TrainOrder | EvalOrder, stored: StoredImages | None = None) -> DataLoader[Batch]:
@@ -208,20 +208,6 @@ class ImageData(NormalizesOnDevice):
         splits = {**collection.splits, "train": collection.splits["train"].subset(places)}
         other.collection = Collection(splits, collection.class_names, collection.multilabel, collection.notes)
         return other
-
-    def state_dict(self) -> dict[str, int]:
-        """Return the position in the epoch, which Lightning stores in checkpoints."""
-        return epoch_position(self.trainer) if self.trainer else {}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Continue from this position: the batches that the epoch has seen are left out."""
-        if state_dict:
-            self._begin = state_dict["epoch"], state_dict["batch"]
-
-    def teardown(self, stage: str) -> None:
-        """Forget the position of a checkpoint after one fit."""
-        if stage == "fit":
-            self._begin = (0, 0)
 
     def _place(self) -> dict[str, int]:
         """Return the number of processes that share the images, and the rank of this one."""

@@ -4,17 +4,17 @@ from collections.abc import Sized
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from ftlit.data.samplers import EpochOrder, SeededItems
 from ftlit.errors import UserError
-from ftlit.lit.trainer_internals import epoch_position, process_share
+from ftlit.lit.datamodules.epoch_position import ContinuesEpoch
+from ftlit.lit.trainer_internals import process_share
 
 OWN = ("shuffle", "sampler", "batch_sampler")  # arguments of a DataLoader that decide the order
 
 
-class ResumableData(LightningDataModule):
+class ResumableData(ContinuesEpoch):
     """Serves data sets of your own; with `LastCheckpoint` training on them resumes exactly, also in the middle of an epoch.
 
     The order of the training examples is a function of (seed, epoch), and the random numbers of torch that an example draws, in a
@@ -39,12 +39,11 @@ class ResumableData(LightningDataModule):
         if given := [name for name in OWN if name in loader]:
             raise UserError(f"ResumableData decides the order of the examples itself: leave out {', '.join(given)}")
         self.train, self.val, self.test, self.seed, self.options = train, val, test, seed, loader
-        self._begin = (0, 0)  # epoch and batch from which training continues
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return shuffled batches, in the epoch of a checkpoint from the batch at which training continues."""
         processes, rank = process_share(self.trainer)
-        epoch, batch = self._begin
+        epoch, batch = self.begin
         begin = (epoch, batch * self.options.get("batch_size", 1))
         order = EpochOrder(self.train, seed=self.seed, processes=processes, rank=rank, begin=begin)
         own = {"generator": torch.Generator(), **self.options}  # without it, workers are seeded from the global random state, and change it
@@ -60,17 +59,3 @@ class ResumableData(LightningDataModule):
 
     def _in_order(self, examples: Any) -> Any:
         return [] if examples is None else DataLoader(examples, **{"generator": torch.Generator(), **self.options})
-
-    def state_dict(self) -> dict[str, int]:
-        """Return the position in the epoch, which Lightning stores in checkpoints: the batches whose step is complete."""
-        return epoch_position(self.trainer) if self.trainer else {}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Continue from this position: the batches that the epoch has seen are left out."""
-        if state_dict:
-            self._begin = state_dict["epoch"], state_dict["batch"]
-
-    def teardown(self, stage: str) -> None:
-        """Forget the position of a checkpoint after one fit."""
-        if stage == "fit":
-            self._begin = (0, 0)
