@@ -99,6 +99,14 @@ def test_several_processes_share_the_examples_as_distributed_sampler_does(monkey
     assert list(order) == [(3, index) for index in expected] and len(order) == len(expected)
 
 
+@pytest.mark.parametrize("options", [{"batch_size": 4, "drop_last": True}, {"batch_size": None}])
+def test_only_train_leaves_its_last_batch_out_and_an_item_may_be_a_batch(options):
+    data = ResumableData(Noisy(), Noisy(), Noisy(), **options)
+    loaders = (data.train_dataloader, data.val_dataloader, data.test_dataloader)
+    kept = [sum(batch[0].numel() if torch.is_tensor(batch[0]) else 1 for batch in loader()) for loader in loaders]
+    assert kept == [8 if options.get("drop_last") else 11, 11, 11]
+
+
 def test_only_the_epoch_of_the_checkpoint_leaves_examples_out():
     order = EpochOrder(range(8), begin=(1, 5))
     lengths = []

@@ -26,7 +26,7 @@ class ResumableData(ContinuesEpoch):
         val: read in order; `None` for no validation.
         test: read in order; `None` for no test.
         seed: of the order and the random numbers.
-        **loader: further arguments of each `DataLoader`, such as `batch_size`, `num_workers` and `collate_fn`.
+        **loader: further arguments of each `DataLoader`, such as `batch_size`, `num_workers` and `collate_fn`; `drop_last` is for train.
 
     Raises:
         UserError: a training set without a length, or an argument that decides the order.
@@ -44,7 +44,7 @@ class ResumableData(ContinuesEpoch):
         """Return shuffled batches, in the epoch of a checkpoint from the batch at which training continues."""
         processes, rank = process_share(self.trainer)
         epoch, batch = self.begin
-        begin = (epoch, batch * self.options.get("batch_size", 1))
+        begin = (epoch, batch * (self.options.get("batch_size", 1) or 1))  # None: each batch is one item
         order = EpochOrder(self.train, seed=self.seed, processes=processes, rank=rank, begin=begin)
         own = {"generator": torch.Generator(), **self.options}  # without it, workers are seeded from the global random state, and change it
         return DataLoader(SeededItems(self.train, self.seed), sampler=order, **own)
@@ -58,4 +58,5 @@ class ResumableData(ContinuesEpoch):
         return self._in_order(self.test)
 
     def _in_order(self, examples: Any) -> Any:
-        return [] if examples is None else DataLoader(examples, **{"generator": torch.Generator(), **self.options})
+        own = {"generator": torch.Generator(), **self.options, "drop_last": False}  # for training: val and test are read whole
+        return [] if examples is None else DataLoader(examples, **own)
