@@ -3,6 +3,7 @@
 Bengio et al. 2007 (Greedy layer-wise training of deep networks); Hinton, Osindero and Teh 2006 for restricted Boltzmann machines.
 """
 
+from abc import ABC, abstractmethod
 from typing import Literal, cast
 
 import torch
@@ -15,20 +16,20 @@ Units = Literal["gaussian", "binary"]
 MIN_VARIANCE = 1e-6
 
 
-class LayerObjective(nn.Module):
+class LayerObjective(nn.Module, ABC):
     """Base class of what one layer learns; it holds the layer.
 
     A subclass is built from the layer, the layer below (`None` for the lowest) and some inputs (n, *shape) of the layer. Errors are
     shares of the inputs' variance: 0 for a perfect reconstruction, 1 for the mean.
     """
 
+    @abstractmethod
     def loss(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """A scalar to differentiate, and the error, for inputs (N, *shape) of the layer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def error(self, features: Tensor) -> Tensor:
         """The error for inputs (N, *shape), without noise."""
-        raise NotImplementedError
 
     def finish(self) -> None:
         """Complete the layer, in place, after training. By default there is nothing to do."""
