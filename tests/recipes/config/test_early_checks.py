@@ -45,6 +45,8 @@ def run(folder, *words):
         ("+sede=1", "did you mean 'seed'"),
         ("optimizer.lr=-1", "optimizer.lr=-1: give a number above 0 and at most 1000"),
         ("recipe=prob", "did you mean 'probe'"),
+        ("backbone.among=[resnet18,efficientnet_lite]", "no backbone 'efficientnet_lite': did you mean 'efficientnet_lite0'?"),
+        ("backbone.among=[{backbone:resnet81,cut:layer3}] recipe=advise", "no backbone 'resnet81': did you mean 'resnet18'?"),
     ],
 )
 def test_an_error_comes_before_torch(tmp_path, words, message):

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ftlit.data.source_paths import existing_csv, existing_folder
 from ftlit.errors import UserError
+from ftlit.recipes.config.candidates import AUTO, GROUP, candidates_of
 from ftlit.recipes.config.hydra_internals import choices
 from ftlit.recipes.config.option_names import check_added, not_global, overlay_groups
 from ftlit.recipes.config.ranges import check_ranges
@@ -35,8 +36,8 @@ def check_early(cfg: DictConfig) -> None:
     """Check what needs neither torch nor the parts of the run.
 
     Raises:
-        UserError: an added name that nothing reads, a value that is missing, a number out of its range, or a path of a built-in data source
-            that does not exist.
+        UserError: an added name that nothing reads, a value that is missing, a number out of its range, a path of a built-in data source
+            that does not exist, or a candidate of `backbone=auto` that is no option.
     """
     for overlay in overlay_groups():
         if isinstance(cfg.get(overlay), DictConfig):
@@ -51,6 +52,8 @@ def check_early(cfg: DictConfig) -> None:
     for name in names:
         if isinstance(path := cfg.data.get(name), str):
             check(path)
+    if choices().get(GROUP) == AUTO and cfg.backbone.among is not None:
+        candidates_of(cfg)  # without names it would look for weights, which takes torch
     _check_callbacks(cfg)
     check_ranges(cfg)
 
