@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from io import IOBase
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,16 @@ class NamedInputs(Collection[NamedInput]):
 
     def __contains__(self, example: object) -> bool:
         return any(example == other for other in self)
+
+    def folders(self) -> Iterator[str | None]:
+        """Of each input, in order, the sub-folder of the given folder that holds it, at any depth; `None` for one in no sub-folder."""
+        for part in self._parts:
+            if not isinstance(part, FolderImages):
+                yield from repeat(None, len(part))
+                continue
+            above = len(part.tree.path.parts)
+            for path in part:
+                yield path.parts[above] if len(path.parts) > above + 1 else None
 
 
 def _part(path: Path, column: str, *, texts: bool) -> Collection[NamedInput | Path]:

@@ -15,6 +15,7 @@ from ftlit.data.images import BadImage
 from ftlit.data.loading import default_workers
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, unknown
+from ftlit.inference.folder_labels import describe_errors, labels_by_folder
 from ftlit.inference.load_network import load
 from ftlit.inference.network import NOT_FINITE, Network
 from ftlit.inference.network_inputs import NamedInput, NamedInputs, pixels_of
@@ -67,6 +68,9 @@ def check_least(**values: tuple[int | None, int]) -> None:
 def predict(run: str, paths: Sequence[str], options: PredictOptions, rows: Callable[..., Iterable[PredictionRow] | None]) -> int:
     """Print a row for each image in the order given, then, on stderr, the number of images without a prediction. Returns that number.
 
+    Where all images lie in sub-folders with the names of classes, these are their labels: the rows have a column `true_label`, and the
+    accuracy is printed.
+
     Args:
         run: folder of a run, or a checkpoint.
         paths: image files, folders of them, csv files with a column of paths or texts.
@@ -88,10 +92,15 @@ def predict(run: str, paths: Sequence[str], options: PredictOptions, rows: Calla
     for line in sum_notes(options.prior):
         print(f"ftlit: {line}", file=sys.stderr)
     top = min(options.top, len(network.class_names))
-    writer = RowWriter(sys.stdout, options.format, top, threshold, tells_unlike=network.subspace is not None)
+    labels, notes = (None, []) if network.multilabel else labels_by_folder(examples, network.class_names)
+    writer = RowWriter(sys.stdout, options.format, top, threshold, tells_unlike=network.subspace is not None, true_labels=labels)
     failed = writer.write(found)
+    noun = network.backbone.input_spec.noun
+    if writer.images:
+        notes = [describe_errors(writer.images, writer.errors, noun)]
+    for line in notes:
+        print(f"ftlit: {line}", file=sys.stderr)
     if writer.unlike:
-        noun = network.backbone.input_spec.noun
         print(
             f"ftlit: {writer.unlike:,} of {len(examples):,} {noun} are unlike the training {noun}: see the column unlike", file=sys.stderr
         )
@@ -99,8 +108,7 @@ def predict(run: str, paths: Sequence[str], options: PredictOptions, rows: Calla
         print(f"ftlit: sets of {options.coverage:.6g} coverage: {writer.describe_sets()}", file=sys.stderr)
     if failed:
         print(
-            f"ftlit: {failed} of {len(examples)} {network.backbone.input_spec.noun} have no prediction: "
-            "their rows of the output give the reason",
+            f"ftlit: {failed} of {len(examples)} {noun} have no prediction: their rows of the output give the reason",
             file=sys.stderr,
         )
     return failed

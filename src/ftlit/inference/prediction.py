@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import repeat
 from math import isinf
 from typing import Any, TextIO
 
@@ -61,29 +62,48 @@ class RowWriter:
         top: number of classes in a row.
         threshold: of the prediction set in each row, see `Prediction.classes_within`; `None`: no sets.
         tells_unlike: whether the predictions say if an input is unlike those of training.
+        true_labels: of the inputs, in the order of the rows; `None`: not known.
 
     Attributes:
         set_sizes: number of classes in a set -> number of sets so far.
         unlike: number of inputs so far that are unlike those of training.
+        images: true label -> number of inputs with a prediction so far.
+        errors: true label -> number of those so far whose most probable class is another one.
     """
 
-    def __init__(self, to: TextIO, format: str, top: int, threshold: float | None = None, *, tells_unlike: bool = False) -> None:
+    def __init__(
+        self,
+        to: TextIO,
+        format: str,
+        top: int,
+        threshold: float | None = None,
+        *,
+        tells_unlike: bool = False,
+        true_labels: Iterable[str] | None = None,
+    ) -> None:
         self.to, self.format, self.top, self.threshold, self.tells_unlike = to, format, top, threshold, tells_unlike
+        self.true_labels = true_labels
         self.set_sizes: Counter[int] = Counter()
         self.unlike = 0
+        self.images: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
 
     def write(self, rows: Iterable[PredictionRow]) -> int:
         """Write a header, if the format has one, and the rows. Returns the number of rows without a prediction."""
         write = self._write_json if self.format == "jsonl" else self._csv_writer()
         failed = 0
-        for name, result in ((printable(name), result) for name, result in rows):
+        for (name, result), label in zip(rows, repeat(None) if self.true_labels is None else self.true_labels, strict=False):
             failed += isinstance(result, str)
             self.unlike += not isinstance(result, str) and bool(result.unlike)
             within = None
             if self.threshold is not None and not isinstance(result, str):
                 within = result.classes_within(self.threshold)
                 self.set_sizes[len(within)] += 1
-            write(name, result, within)
+            if label is not None and not isinstance(result, str):
+                self.images[label] += 1
+                if result.label != label:
+                    self.errors[label] += 1
+            write(printable(name), result, within, label)
         return failed
 
     def describe_sets(self) -> str:
@@ -93,27 +113,31 @@ class RowWriter:
         few = self.threshold is not None and isinf(self.threshold)
         return f"{text} (too few held-out examples for this coverage, so each set holds all classes)" if few else text
 
-    def _write_json(self, name: str, result: Prediction | str, within: list[str] | None) -> None:
+    def _write_json(self, name: str, result: Prediction | str, within: list[str] | None, label: str | None) -> None:
         if isinstance(result, str):
             found: dict[str, Any] = {"error": result}
         else:
             found = {"predictions": [{"label": label, "probability": round(value, 6)} for label, value in result.top(self.top)]}
             found |= {} if within is None else {"set": within}
             found |= {} if result.unlike is None else {"unlike": result.unlike}
+        found |= {} if label is None else {"true_label": label}
         self.to.write(json.dumps({"path": name, **found}, ensure_ascii=False) + "\n")
 
     def _csv_writer(self) -> Any:
         writer, quoting = (csv.writer(self.to, lineterminator="\n", quoting=rule) for rule in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
         more = [f"{name}_{i}" for i in range(2, self.top + 1) for name in ("label", "probability")]
         others = [*([] if self.threshold is None else ["set"]), *(["unlike"] if self.tells_unlike else [])]
+        others += [] if self.true_labels is None else ["true_label"]
         writer.writerow(["path", "label", "probability", *more, *others, "error"])
 
-        def write(name: str, result: Prediction | str, within: list[str] | None) -> None:
+        def write(name: str, result: Prediction | str, within: list[str] | None, label: str | None) -> None:
             top = [] if isinstance(result, str) else result.top(self.top)
             cells = [cell for label, value in top for cell in (harmless(label), f"{value:.4f}")]
             sets = [] if self.threshold is None else [harmless(SEPARATOR.join(within or []))]
             flags = ["" if isinstance(result, str) else "yes" if result.unlike else "no"] if self.tells_unlike else []
-            row = [harmless(name), *cells, *[""] * (2 * self.top - len(cells)), *sets, *flags, result if isinstance(result, str) else ""]
+            known = [] if label is None else [harmless(label)]
+            error = result if isinstance(result, str) else ""
+            row = [harmless(name), *cells, *[""] * (2 * self.top - len(cells)), *sets, *flags, *known, error]
             (quoting if "\r" in "".join(row) else writer).writerow(row)
 
         return write

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from ftlit.errors import UserError
 from ftlit.features.stage_input import StageInput
 from ftlit.finetuning.plan import Plan
+from ftlit.intervals import accuracy_interval
 from ftlit.lit.callbacks.best_checkpoint import BestCheckpoint
 from ftlit.lit.callbacks.exact_resume import LastCheckpoint
 from ftlit.lit.callbacks.finite_loss import check_results
@@ -27,7 +28,7 @@ from ftlit.recipes.baseline import ACCURACY, Baseline, Results, evaluate_fitted,
 from ftlit.recipes.build_run import Run, build, plan_of
 from ftlit.recipes.config.candidates import choice_of_run
 from ftlit.recipes.console.plan_rows import plan_rows, print_plan
-from ftlit.recipes.console.results_table import accuracy_interval, print_results
+from ftlit.recipes.console.results_table import print_results
 from ftlit.recipes.console.run_facts import RunFacts
 from ftlit.recipes.run import artifacts
 from ftlit.recipes.run.data_record import check_data

@@ -1,18 +1,16 @@
 """Print the results of a run, and the advice on a scenario."""
 
 from collections.abc import Mapping, Sequence
-from math import sqrt
 from pathlib import Path
 
 from omegaconf import DictConfig
 from rich.table import Table
 
 from ftlit.formatting import duration_in_words, shell_command
+from ftlit.intervals import accuracy_interval
 from ftlit.printing import print_line, show
 from ftlit.probes.advice import Advice, Measurements
 from ftlit.recipes.config.overrides import search_words, typed_command
-
-Z_95 = 1.959963984540054  # standard deviations of a normal distribution that hold 95 % of it
 
 
 def print_results(
@@ -46,20 +44,6 @@ def print_results(
     checkpoints = " and ".join(name for name in ("best", "last") if Path(cfg.paths.run, "checkpoints", f"{name}.ckpt").exists())
     files = [*([f"{checkpoints} checkpoint"] if checkpoints else []), "metrics.csv", "config.yaml"]
     print_line(f"{'; '.join(notes)}; {', '.join(files)}: {cfg.paths.run}")
-
-
-def accuracy_interval(accuracy: float, number: int) -> tuple[float, float]:
-    """The 95 % interval of an accuracy on `number` images that were drawn at random (Wilson 1927).
-
-    >>> print("{:.3f} to {:.3f}".format(*accuracy_interval(0.9, 100)))
-    0.826 to 0.945
-    """
-    if not number:
-        return 0.0, 1.0
-    shrink = 1 + Z_95**2 / number
-    center = (accuracy + Z_95**2 / (2 * number)) / shrink
-    half = Z_95 * sqrt(accuracy * (1 - accuracy) / number + (Z_95 / (2 * number)) ** 2) / shrink
-    return max(0.0, center - half), min(1.0, center + half)
 
 
 def print_advice(measured: Measurements, advice: Advice, reason: str, costs: Mapping[str, float], command: Sequence[str]) -> None:

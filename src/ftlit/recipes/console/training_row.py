@@ -10,8 +10,8 @@ from ftlit.features.stage_input import StageInput
 from ftlit.finetuning.lr_schedule import Rates
 from ftlit.finetuning.plan import Plan
 from ftlit.formatting import count
+from ftlit.intervals import accuracy_interval
 from ftlit.recipes.config.class_weights import class_weights_text
-from ftlit.recipes.console.results_table import accuracy_interval
 from ftlit.recipes.console.run_facts import RunFacts
 
 FEW_VAL = 30  # images: the 95 % interval of an accuracy on fewer is wider than +/- 0.17

@@ -1,0 +1,78 @@
+"""`ftlit predict` of a folder per class: labels, accuracy and errors; nothing is printed where the folders are no classes."""
+
+import csv
+import io
+import json
+from collections import Counter
+
+import pytest
+import torch
+from PIL import Image
+from test_predict import CLASSES, command, save_run
+
+from ftlit import load_backbone
+from ftlit.inference.folder_labels import describe_errors, labels_by_folder
+from ftlit.inference.network_inputs import NamedInputs
+
+ALWAYS = CLASSES[2]  # the class that the network of these tests gives any image
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = save_run(tmp_path_factory.mktemp("runs") / "glyph", load_backbone("glyph", weights=None))
+    checkpoint = torch.load(folder / "checkpoints/best.ckpt", weights_only=True)
+    checkpoint["state_dict"]["head.bias"][2] = 1e4
+    torch.save(checkpoint, folder / "checkpoints/best.ckpt")
+    return folder
+
+
+def save_images(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (90, 10, 200)).save(root / name)
+    return root
+
+
+def test_the_accuracy_is_that_of_the_folders_and_rows_have_their_names(run, tmp_path, monkeypatch, capsys):
+    save_images(tmp_path, f"{ALWAYS}/a.png", f"{ALWAYS}/day 1/b.png", f"{CLASSES[0]}/c.png", f"{CLASSES[5]}/d.png")
+    (tmp_path / ALWAYS / "e.png").write_text("no image")
+    code, out, err = command(monkeypatch, capsys, "predict", run, tmp_path)
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert code == 1 and list(rows[0])[-2:] == ["true_label", "error"]
+    assert [row["true_label"] for row in rows] == [CLASSES[0], *[ALWAYS] * 3, CLASSES[5]]
+    assert err.splitlines()[0] == (
+        "ftlit: accuracy 0.5000 (95 % interval 0.150 to 0.850) on 4 images with their folders as labels; "
+        f"errors: {CLASSES[0]} 1 of 1, {CLASSES[5]} 1 of 1"
+    )
+    _, out, err = command(monkeypatch, capsys, "predict", run, tmp_path / ALWAYS / "..", "--format", "jsonl")
+    assert [json.loads(line)["true_label"] for line in out.splitlines()] == [row["true_label"] for row in rows] and "accuracy 0.5" in err
+
+
+@pytest.mark.parametrize("more", [["f.png"], [f"{ALWAYS}.png"], ["train/g.png"], []])
+def test_without_folders_of_classes_nothing_is_said(run, tmp_path, monkeypatch, capsys, more):
+    """Images beside the folders, a file in place of a folder, and folders that are no classes."""
+    save_images(tmp_path, *([f"{ALWAYS}/a.png"] if more and "/" not in more[0] else ["other/a.png"]), *more)
+    code, out, err = command(monkeypatch, capsys, "predict", run, tmp_path)
+    assert (code, err) == (0, "") and "true_label" not in out
+    save_images(tmp_path / "labelled", f"{ALWAYS}/a.png")
+    code, out, err = command(monkeypatch, capsys, "predict", run, tmp_path / "labelled", tmp_path / "labelled" / ALWAYS / "a.png")
+    assert (code, err) == (0, "") and "true_label" not in out
+
+
+def test_one_note_names_folders_that_are_no_classes(run, tmp_path, monkeypatch, capsys):
+    save_images(tmp_path, f"{ALWAYS}/a.png", "wasps/b.png")
+    code, out, err = command(monkeypatch, capsys, "predict", run, tmp_path)
+    assert code == 0 and "true_label" not in out and err.count("\n") == 1
+    assert err == (
+        "ftlit: no accuracy, because sub-folders are no classes of the run (class 0, class 1, class 2, class 3, class 4, class 5, "
+        "class 6): wasps; rename them, or move them elsewhere\n"
+    )
+    labels, notes = labels_by_folder(NamedInputs([str(save_images(tmp_path, "flies/b.png"))]), CLASSES)
+    assert labels is None and "flies, wasps; rename them" in notes[0]
+
+
+def test_errors_come_with_the_worst_class_first_and_many_are_cut_short():
+    images = Counter({f"{i}": 10 for i in range(40)})
+    text = describe_errors(images, Counter({f"{i}": 1 for i in range(20)} | {"39": 5}), "images")
+    assert "errors: 39 5 of 10, 0 1 of 10, " in text and text.endswith("... (21 in all)")
+    assert describe_errors(images, Counter(), "images").endswith("on 400 images with their folders as labels; no errors")
