@@ -34,6 +34,8 @@ def test_the_distance_is_the_squared_sine_of_the_angle_and_does_not_depend_on_le
     features = torch.tensor([[1.0, 2.0, 0.0], [0.0, 0.0, 3.0], [1.0, 0.0, 1.0]])
     torch.testing.assert_close(subspace.distances(features), torch.tensor([0.0, 1.0, 0.5]))
     torch.testing.assert_close(subspace.distances(7 * features), subspace.distances(features))
+    torch.testing.assert_close(subspace.relative_distances(features), torch.tensor([0.0, 2.0, 1.0]))
+    assert FeatureSubspace(torch.eye(3), 0.0).relative_distances(features).max() < 1
 
 
 def test_few_images_or_infinite_features_have_no_subspace():
@@ -48,19 +50,26 @@ def run(tmp_path_factory):
     return save_run(tmp_path_factory.mktemp("runs") / "glyph", load_backbone("glyph", weights=None))
 
 
-@pytest.mark.parametrize("threshold", [-1.0, 1.0])
+@pytest.mark.parametrize("threshold", [0.001, 1.0])
 def test_predict_flags_inputs_above_the_threshold(run, images, tmp_path, monkeypatch, capsys, threshold):  # noqa: F811
     content = torch.load(run / "checkpoints" / "best.ckpt")
     width = load(run).backbone.num_features
     torch.save({**content, KEY: FeatureSubspace(torch.eye(width)[:4], threshold).record()}, tmp_path / "a.ckpt")
     code, out, err = command(monkeypatch, capsys, "predict", "a.ckpt", "set/list.csv")
-    rows, flagged = list(csv.DictReader(io.StringIO(out))), threshold < 0
-    assert code == 1 and list(rows[0])[-2:] == ["unlike", "error"]
+    rows, flagged = list(csv.DictReader(io.StringIO(out))), threshold < 1
+    assert code == 1 and list(rows[0])[-3:] == ["unlike", "distance", "error"]
     assert [row["unlike"] for row in rows] == [*["yes" if flagged else "no"] * 2, ""]
     assert err.startswith("ftlit: 2 of 3 images are unlike the training images: ") == flagged
     _, out, _ = command(monkeypatch, capsys, "predict", "a.ckpt", "set/list.csv", "--format", "jsonl")
-    assert [json.loads(line).get("unlike") for line in out.splitlines()] == [flagged, flagged, None]
-    assert load("a.ckpt")("set/own/a.png").unlike is flagged and load(run)("set/own/a.png").unlike is None
+    records = [json.loads(line) for line in out.splitlines()]
+    assert [row.get("unlike") for row in records] == [flagged, flagged, None]
+    assert [f"{row['distance']:.2f}" for row in records[:2]] == [f"{float(row['distance']):.2f}" for row in rows[:2]]
+    assert rows[2]["distance"] == "" and "distance" not in records[2]
+    network, other = load("a.ckpt"), load(run)("set/own/a.png")
+    assert network("set/own/a.png").unlike is flagged and other.unlike is None and other.distance is None
+    _, features = network._outputs(network.as_input("set/own/a.png")[None])
+    (distance,) = network.subspace.distances(features).tolist()
+    assert network("set/own/a.png").distance == pytest.approx(distance / threshold)
 
 
 def test_a_damaged_subspace_is_a_one_line_error(run, tmp_path):

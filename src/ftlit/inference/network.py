@@ -134,20 +134,20 @@ class Network:
         return self._normalized(self.logits(inputs))
 
     def scored(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Probabilities (N, K) of a batch, and whether each input is unlike those of training (N,); `None` without `subspace`."""
+        """Probabilities (N, K) of a batch, and the relative distance of each input from training (N,); `None` without `subspace`."""
         logits, features = self._outputs(inputs)
         if self.subspace is None:
             return self._normalized(logits), None
-        return self._normalized(logits), self.subspace.distances(features) > self.subspace.threshold
+        return self._normalized(logits), self.subspace.relative_distances(features)
 
-    def predictions(self, probabilities_NK: Tensor, unlike_N: Tensor | None = None) -> list[Prediction]:
-        """Predictions from probabilities (N, K). Raises `UserError` where one is not finite."""
+    def predictions(self, probabilities_NK: Tensor, distances_N: Tensor | None = None) -> list[Prediction]:
+        """Predictions from probabilities (N, K) and relative distances. Raises `UserError` where one is not finite."""
         _check_finite(probabilities_NK)
-        unlike = [None] * len(probabilities_NK) if unlike_N is None else unlike_N.tolist()
+        distances = [None] * len(probabilities_NK) if distances_N is None else distances_N.tolist()
         ranked = probabilities_NK.float().sort(dim=1, descending=True, stable=True)
         rows = zip(ranked.values.tolist(), ranked.indices.tolist(), strict=True)
         named = ({self.class_names[i]: value for value, i in zip(*row, strict=True)} for row in rows)
-        return [Prediction(*both) for both in zip(named, unlike, strict=True)]
+        return [Prediction(*both) for both in zip(named, distances, strict=True)]
 
     def prediction_set(self, prediction: Prediction, coverage: float = 0.9) -> list[str]:
         """The classes, the most probable first, that hold the label with about this probability, see `ftlit.inference.prediction_sets`.

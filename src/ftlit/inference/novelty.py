@@ -16,6 +16,7 @@ DIRECTIONS = 16  # of the subspace, at most: measured by benchmarks/novelty.py
 MAX_IMAGES = 500  # whose features span it
 FOLDS = 5
 QUANTILE = 0.99
+SMALLEST = 1e-6  # threshold: smaller distances are rounding errors of float32
 LEAST = 10  # images; of fewer, the quantile says nothing
 
 
@@ -34,6 +35,10 @@ class FeatureSubspace:
     def distances(self, features: Tensor) -> Tensor:
         """The squared sine of the angle between features (N, C) and the subspace, in [0, 1] (N,); 1 for features that are all 0."""
         return _distances(features, self.basis.to(features.device))
+
+    def relative_distances(self, features: Tensor) -> Tensor:
+        """`distances` (N,) divided by the threshold: above 1 is unlike known images."""
+        return self.distances(features) / max(self.threshold, SMALLEST)
 
     def record(self) -> JsonObject:
         """Plain values and tensors for a checkpoint."""

@@ -93,7 +93,7 @@ def predict(run: str, paths: Sequence[str], options: PredictOptions, rows: Calla
         print(f"ftlit: {line}", file=sys.stderr)
     top = min(options.top, len(network.class_names))
     labels, notes = (None, []) if network.multilabel else labels_by_folder(examples, network.class_names)
-    writer = RowWriter(sys.stdout, options.format, top, threshold, tells_unlike=network.subspace is not None, true_labels=labels)
+    writer = RowWriter(sys.stdout, options.format, top, threshold, with_distance=network.subspace is not None, true_labels=labels)
     failed = writer.write(found)
     noun = network.backbone.input_spec.noun
     if writer.images:
@@ -101,9 +101,8 @@ def predict(run: str, paths: Sequence[str], options: PredictOptions, rows: Calla
     for line in notes:
         print(f"ftlit: {line}", file=sys.stderr)
     if writer.unlike:
-        print(
-            f"ftlit: {writer.unlike:,} of {len(examples):,} {noun} are unlike the training {noun}: see the column unlike", file=sys.stderr
-        )
+        text = f"{writer.unlike:,} of {len(examples):,} {noun} are unlike the training {noun}: see the columns unlike and distance"
+        print(f"ftlit: {text}", file=sys.stderr)
     if options.coverage is not None:
         print(f"ftlit: sets of {options.coverage:.6g} coverage: {writer.describe_sets()}", file=sys.stderr)
     if failed:
@@ -199,9 +198,9 @@ def predict_batch(network: Network, batch: InputBatch) -> list[PredictionRow]:
     return [(name, reason or next(found)) for name, reason in zip(batch.names, batch.reasons, strict=True)]
 
 
-def _predictions(network: Network, probabilities_NK: Tensor, unlike_N: Tensor | None) -> Iterator[Prediction | str]:
+def _predictions(network: Network, probabilities_NK: Tensor, distances_N: Tensor | None) -> Iterator[Prediction | str]:
     finite = probabilities_NK.isfinite().all(dim=1).cpu()
-    predictions = iter(network.predictions(probabilities_NK.cpu()[finite], None if unlike_N is None else unlike_N.cpu()[finite]))
+    predictions = iter(network.predictions(probabilities_NK.cpu()[finite], None if distances_N is None else distances_N.cpu()[finite]))
     return (next(predictions) if good else NOT_FINITE for good in finite.tolist())
 
 

@@ -22,14 +22,20 @@ class Prediction:
 
     Args:
         probabilities: class name -> probability in [0, 1], the highest first. They sum to 1, except for data with several labels.
-        unlike: whether the input is unlike those of training, see `ftlit.inference.novelty`; `None` where the checkpoint cannot tell.
+        distance: of the features from those of training, relative to the threshold, see `FeatureSubspace.relative_distances`; `None` where
+            the checkpoint cannot tell.
     """
 
     probabilities: Mapping[str, float]
-    unlike: bool | None = None
+    distance: float | None = None
 
     def __repr__(self) -> str:
         return f"Prediction({shorten((f'{label} {value:.4f}' for label, value in self.probabilities.items()), most=3)})"
+
+    @property
+    def unlike(self) -> bool | None:
+        """Whether the input is unlike those of training: its distance is above 1. `None` where the checkpoint cannot tell."""
+        return None if self.distance is None else self.distance > 1
 
     @property
     def label(self) -> str:
@@ -61,7 +67,7 @@ class RowWriter:
         format: one of `OUTPUT_FORMATS`.
         top: number of classes in a row.
         threshold: of the prediction set in each row, see `Prediction.classes_within`; `None`: no sets.
-        tells_unlike: whether the predictions say if an input is unlike those of training.
+        with_distance: whether the predictions have a distance from the inputs of training.
         true_labels: of the inputs, in the order of the rows; `None`: not known.
 
     Attributes:
@@ -78,10 +84,10 @@ class RowWriter:
         top: int,
         threshold: float | None = None,
         *,
-        tells_unlike: bool = False,
+        with_distance: bool = False,
         true_labels: Iterable[str] | None = None,
     ) -> None:
-        self.to, self.format, self.top, self.threshold, self.tells_unlike = to, format, top, threshold, tells_unlike
+        self.to, self.format, self.top, self.threshold, self.with_distance = to, format, top, threshold, with_distance
         self.true_labels = true_labels
         self.set_sizes: Counter[int] = Counter()
         self.unlike = 0
@@ -119,14 +125,14 @@ class RowWriter:
         else:
             found = {"predictions": [{"label": label, "probability": round(value, 6)} for label, value in result.top(self.top)]}
             found |= {} if within is None else {"set": within}
-            found |= {} if result.unlike is None else {"unlike": result.unlike}
+            found |= {} if result.distance is None else {"unlike": result.unlike, "distance": round(result.distance, 4)}
         found |= {} if label is None else {"true_label": label}
         self.to.write(json.dumps({"path": name, **found}, ensure_ascii=False) + "\n")
 
     def _csv_writer(self) -> Any:
         writer, quoting = (csv.writer(self.to, lineterminator="\n", quoting=rule) for rule in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
         more = [f"{name}_{i}" for i in range(2, self.top + 1) for name in ("label", "probability")]
-        others = [*([] if self.threshold is None else ["set"]), *(["unlike"] if self.tells_unlike else [])]
+        others = [*([] if self.threshold is None else ["set"]), *(["unlike", "distance"] if self.with_distance else [])]
         others += [] if self.true_labels is None else ["true_label"]
         writer.writerow(["path", "label", "probability", *more, *others, "error"])
 
@@ -134,10 +140,16 @@ class RowWriter:
             top = [] if isinstance(result, str) else result.top(self.top)
             cells = [cell for label, value in top for cell in (harmless(label), f"{value:.4f}")]
             sets = [] if self.threshold is None else [harmless(SEPARATOR.join(within or []))]
-            flags = ["" if isinstance(result, str) else "yes" if result.unlike else "no"] if self.tells_unlike else []
+            distances = _distance_cells(result) if self.with_distance else []
             known = [] if label is None else [harmless(label)]
             error = result if isinstance(result, str) else ""
-            row = [harmless(name), *cells, *[""] * (2 * self.top - len(cells)), *sets, *flags, *known, error]
+            row = [harmless(name), *cells, *[""] * (2 * self.top - len(cells)), *sets, *distances, *known, error]
             (quoting if "\r" in "".join(row) else writer).writerow(row)
 
         return write
+
+
+def _distance_cells(result: Prediction | str) -> list[str]:
+    if isinstance(result, str) or result.distance is None:
+        return ["", ""]
+    return ["yes" if result.unlike else "no", f"{result.distance:.3f}"]
