@@ -1,5 +1,7 @@
 """The plan describes each layer in each stage, and warns of silent mistakes."""
 
+import re
+from dataclasses import fields
 from functools import partial
 
 import pytest
@@ -8,6 +10,7 @@ from torch import nn
 
 from ftlit import Backbone, InputSpec, Schedule, Stage, UserError, WeightsOrigin, build_optimizer
 from ftlit.finetuning.examine import examine
+from ftlit.finetuning.hints import IN_PYTHON, ON_COMMAND_LINE, Hints
 from ftlit.finetuning.plan import LayerRow
 from ftlit.models.weights_origin import RANDOM
 
@@ -66,7 +69,7 @@ def test_few_steps_for_a_head_with_random_weights_are_reported():
 
 
 def test_a_linear_probe_is_proposed_only_where_it_may_be_fitted():
-    assert "head=linear_probe" in plan(steps=99).warnings[0] and "head=linear_probe" not in plan(steps=99, may_fit_head=False).warnings[0]
+    assert "FitProbeHead" in plan(steps=99).warnings[0] and "FitProbeHead" not in plan(steps=99, may_fit_head=False).warnings[0]
 
 
 def test_a_parameter_in_no_group_or_in_two_groups_is_reported():
@@ -176,5 +179,38 @@ def test_the_plan_as_text_has_a_line_for_each_stage_layer_and_warning():
         "high: 20 parameters; trains in stage 1-2; learning rate 5.0e-02",
         "low: 24 parameters; trains in stage 2; learning rate 5.0e-02; batch norm live",
         "warning: the head starts from random weights and gets only 5 optimizer steps, but usually needs 100: "
-        "train longer, use smaller batches, or begin with a fitted head (head=linear_probe; FitProbeHead in Python)",
+        "train longer, use smaller batches, or begin with a fitted head (FitProbeHead)",
     ]
+
+
+COMMAND_WORD = re.compile(r"\b(backbone|head|schedule|trainer|batchnorm)(\.\w+)?=\w")
+
+
+def test_hints_are_in_python_unless_the_words_of_the_command_line_are_asked_for():
+    poor = WeightsOrigin("file", "a.pth")
+    model = nn.Module()
+    model.backbone = Backbone(
+        {"embeddings": nn.Conv2d(3, 4, 1), "encoder": nn.BatchNorm2d(4), "pooler": nn.Conv2d(4, 4, 1)},
+        InputSpec(size=4, mean=0.5),
+        origin=poor,
+        trained_with=InputSpec(size=4),
+    )
+    model.head = nn.Linear(4, 2)
+    rows = [*(f"backbone.{layer}" for layer in model.backbone.cuts), "head"]
+    schedule = Schedule([Stage(["backbone.embeddings", "head"])], frozen=["backbone.encoder", "backbone.pooler"])
+    live = Schedule([Stage(["*"], batchnorm="live")])
+    random = nn.Module()
+    random.backbone, random.head = Backbone({"low": nn.Conv2d(3, 4, 1)}, InputSpec(size=4), origin=RANDOM), nn.Linear(4, 2)
+
+    def warnings(hints):
+        found = [
+            *examine(model, rows, schedule, build_optimizer(model, SGD), steps=5, hints=hints).warnings,
+            *examine(model, rows, live, build_optimizer(model, SGD), batch_size=2, processes=2, hints=hints).warnings,
+            *examine(random, ["head"], Schedule([Stage(["head"])]), build_optimizer(random, SGD), hints=hints).warnings,
+        ]
+        text = "\n".join(found)
+        assert all(getattr(hints, field.name) in text for field in fields(Hints)), text
+        return text
+
+    assert not COMMAND_WORD.search(warnings(IN_PYTHON).replace('Stage(..., batchnorm="', ""))
+    assert len(COMMAND_WORD.findall(warnings(ON_COMMAND_LINE))) >= len(fields(Hints)) - 1  # the input spec has no single value

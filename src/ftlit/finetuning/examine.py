@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import shorten, unknown
 from ftlit.finetuning.freeze import batchnorm_policies, trained
+from ftlit.finetuning.hints import IN_PYTHON, Hints
 from ftlit.finetuning.param_groups import optimizer_of
 from ftlit.finetuning.plan import LayerRow, Plan
 from ftlit.finetuning.presets import EMBEDDINGS
@@ -38,6 +39,7 @@ def examine(
     max_epochs: int | None = None,
     fits_head: bool = False,
     may_fit_head: bool = True,
+    hints: Hints = IN_PYTHON,
 ) -> Plan:
     """Examine what `schedule` will do to `module`, without changing it.
 
@@ -52,6 +54,7 @@ def examine(
         max_epochs: epochs of the whole training, if known.
         fits_head: whether the head starts as a fitted linear probe, not from random weights.
         may_fit_head: whether it could, with this data and strategy.
+        hints: what to type, for the warnings.
 
     Raises:
         UserError: a pattern that covers nothing, a layer that the module lacks, no optimizer or several, a stage that training with
@@ -79,12 +82,12 @@ def examine(
         *_ungrouped(groups, foreign=foreign),
         *_never([row for row in rows if row.layer not in schedule.frozen]),
         *schedule.unreachable_patience(),
-        *_under_frozen(rows, schedule.frozen),
-        *_pooler(rows),
-        *_small_batches(module, schedule.stages, chosen, batch_size, processes),
-        *_inputs(module),
-        *_random(module, chosen),
-        *([] if fits_head else _few_steps(steps, may_fit_head=may_fit_head)),
+        *_under_frozen(rows, schedule.frozen, hints),
+        *_pooler(rows, hints),
+        *_small_batches(module, schedule.stages, chosen, batch_size, processes, hints),
+        *_inputs(module, hints),
+        *_random(module, chosen, hints),
+        *([] if fits_head else _few_steps(steps, hints.fitted_head if may_fit_head else None)),
     ]
     return Plan(
         tuple(_line(stage, names_in, sizes) for stage, names_in in zip(schedule.stages, chosen, strict=True)),
@@ -162,34 +165,34 @@ def _never(rows: Sequence[LayerRow]) -> Iterable[str]:
         yield f"no stage trains {shorten(skipped)}, although lower layers train: is a name missing in `train` of a stage?"
 
 
-def _under_frozen(rows: Sequence[LayerRow], frozen: Collection[str]) -> Iterable[str]:
+def _under_frozen(rows: Sequence[LayerRow], frozen: Collection[str], hints: Hints) -> Iterable[str]:
     """Warn of layers that train below frozen ones: freezing saves the backward pass only if nothing below trains."""
     highest = max((place for place, row in enumerate(rows) if row.layer in frozen), default=0)
     if low := [row.layer for row in rows[:highest] if row.first is not None]:
-        hint = "; to freeze the embeddings too, give schedule.freeze_embeddings=true" if low[0].endswith(EMBEDDINGS) else ""
+        hint = f"; to freeze the embeddings too, give {hints.freeze_embeddings}" if low[0].endswith(EMBEDDINGS) else ""
         yield f"layers below the frozen layers train ({shorten(low)}), so the backward pass runs through the frozen layers too{hint}"
 
 
-def _pooler(rows: Sequence[LayerRow]) -> Iterable[str]:
+def _pooler(rows: Sequence[LayerRow], hints: Hints) -> Iterable[str]:
     """Warn of a frozen pooler: it was trained for the pretraining task, such as next sentences, or not at all."""
     for row in rows:
         if row.layer.rpartition(".")[2] == "pooler" and row.size and row.first is None:
             yield (
                 f"{row.layer} is frozen in every stage, so it cannot adapt to the data; the mean of the tokens that go into it usually "
-                "gives better features: give backbone.cut=-2"
+                f"gives better features: give {hints.without_pooler}"
             )
 
 
-def _inputs(module: nn.Module) -> Iterable[str]:
+def _inputs(module: nn.Module, hints: Hints) -> Iterable[str]:
     """Warn of a normalisation other than that of the pretraining: it costs accuracy without an error."""
     for backbone in (part for part in module.modules() if isinstance(part, Backbone)):
         spec, trained_with = backbone.input_spec, backbone.trained_with
         if trained_with and isinstance(spec, InputSpec) and (spec.mean, spec.std) != (trained_with.mean, trained_with.std):
             given, meant = (f"mean {s.mean} std {s.std}" for s in (spec, trained_with))
-            yield f"images are normalised with {given}, but the weights were trained with {meant}: check backbone.input_spec"
+            yield f"images are normalised with {given}, but the weights were trained with {meant}: check {hints.input_spec}"
 
 
-def _random(module: nn.Module, chosen: Sequence[set[str]]) -> Iterable[str]:
+def _random(module: nn.Module, chosen: Sequence[set[str]], hints: Hints) -> Iterable[str]:
     """Warn of layers with random weights that no stage trains."""
     ever = set().union(*chosen)
     for name, backbone in module.named_modules():
@@ -200,14 +203,14 @@ def _random(module: nn.Module, chosen: Sequence[set[str]]) -> Iterable[str]:
             if layers:
                 names = shorten(layers)
                 has = "although these layers have random weights"
-                yield f"no stage trains {names}, {has}: load weights (backbone.weights=...), or train these layers"
+                yield f"no stage trains {names}, {has}: load weights ({hints.weights}), or train these layers"
 
 
-def _few_steps(steps: int | None, *, may_fit_head: bool) -> Iterable[str]:
+def _few_steps(steps: int | None, fitted_head: str | None) -> Iterable[str]:
     """Warn of a head with random weights that training ends too early for."""
-    ways = "train longer, use smaller batches, or begin with a fitted head (head=linear_probe; FitProbeHead in Python)"
-    if not may_fit_head:
-        ways = "train longer, or use smaller batches"
+    ways = "train longer, or use smaller batches"
+    if fitted_head:
+        ways = f"train longer, use smaller batches, or begin with a fitted head ({fitted_head})"
     if steps is not None and steps < HEAD_STEPS:
         yield (
             f"the head starts from random weights and gets only {count(steps, 'optimizer step')}, but usually needs {HEAD_STEPS}: {ways}"
@@ -215,7 +218,12 @@ def _few_steps(steps: int | None, *, may_fit_head: bool) -> Iterable[str]:
 
 
 def _small_batches(
-    module: nn.Module, stages: Sequence[Stage], chosen: Sequence[set[str]], batch_size: int | None, processes: int
+    module: nn.Module,
+    stages: Sequence[Stage],
+    chosen: Sequence[set[str]],
+    batch_size: int | None,
+    processes: int,
+    hints: Hints,
 ) -> Iterable[str]:
     """Warn of live batch norms on small batches, whose statistics are noisy, and with several processes, which have different ones."""
     norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
@@ -224,12 +232,9 @@ def _small_batches(
     if not any("live" in _policy(module, stage, names, norms) for stage, names in zip(stages, chosen, strict=True)):
         return
     if batch_size is not None and batch_size < 8:
-        yield (
-            f"batch norms use the statistics of each batch, which are noisy with {count(batch_size, 'image')}: "
-            "use batchnorm=frozen_stats or batchnorm=affine"
-        )
+        yield (f"batch norms use the statistics of each batch, which are noisy with {count(batch_size, 'image')}: use {hints.batchnorm}")
     if processes > 1 and not all(isinstance(norm, SyncBatchNorm) for norm in norms):
         yield (
             f"each of the {processes} processes computes its own statistics for batch norms, but only those of process 0 are saved: "
-            "use trainer.sync_batchnorm=true (GPUs only), batchnorm=frozen_stats or batchnorm=affine"
+            f"use {hints.sync_batchnorm} (GPUs only), {hints.batchnorm}"
         )

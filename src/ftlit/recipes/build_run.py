@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from ftlit.errors import UserError
 from ftlit.finetuning.examine import examine
+from ftlit.finetuning.hints import ON_COMMAND_LINE
 from ftlit.finetuning.plan import Plan
 from ftlit.finetuning.schedule import Schedule, trains_head_alone, without_warm_up
 from ftlit.lit.callbacks.probe_head import FitProbeHead, check_probe_head
@@ -123,6 +124,7 @@ def plan_of(run: Run) -> Plan:
         steps=training_steps(run.trainer, run.data) if run.trains else None,
         fits_head=run.probe_head is not None,
         may_fit_head=may_fit_head(run.trainer, run.data),
+        hints=ON_COMMAND_LINE,
     )
 
 
