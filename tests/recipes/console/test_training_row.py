@@ -1,5 +1,7 @@
 """The plan says once which stages train on augmented images, and notes a val split that is too small to choose an epoch."""
 
+from types import SimpleNamespace
+
 import pytest
 from composed_configs import composed
 
@@ -8,6 +10,7 @@ from ftlit.recipes.build_run import build, plan_of
 from ftlit.recipes.config.hydra_internals import fresh_hydra
 from ftlit.recipes.console.plan_rows import plan_rows
 from ftlit.recipes.console.run_facts import RunFacts
+from ftlit.recipes.console.training_row import few_test_note
 
 
 def planned(tmp_path, monkeypatch, *words):
@@ -58,3 +61,18 @@ def test_few_validation_images_are_noted_where_they_choose_the_epoch(tmp_path, m
     (note,) = notes(*LARGE)
     assert note.endswith("or callbacks.best=null to keep the weights of the last epoch")
     assert not notes(*SMALL, "callbacks.best=null") and not notes("scenario=small_similar") and not notes(*SMALL, "data.val_fraction=0.2")
+
+
+@pytest.mark.parametrize(("fraction", "few"), [(0.01, True), (0.2, False)])
+def test_the_plan_notes_few_test_images(fraction, few, tmp_path, monkeypatch):
+    rows, _ = planned(tmp_path, monkeypatch, "scenario=small_similar", f"data.test_fraction={fraction}")
+    assert any(name == "note" and text.startswith("test has only 21 images: ") for name, text in rows) == few
+
+
+@pytest.mark.parametrize(("number", "text"), [(99, "0.83 to 0.94"), (40, "0.77 to 0.96"), (1, "1 image: "), (100, None), (0, None)])
+def test_the_note_on_few_test_images_ends_at_a_hundred(number, text):
+    data = SimpleNamespace(counts={"test": {"ants": number}}, multilabel=False)
+    notes = list(few_test_note(data, "images"))
+    assert len(notes) == (text is not None) and all(text in note for note in notes)
+    data.multilabel = True
+    assert not list(few_test_note(data, "images"))

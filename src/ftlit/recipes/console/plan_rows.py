@@ -22,7 +22,7 @@ from ftlit.recipes.config.overrides import chosen_part, given, given_for_trainin
 from ftlit.recipes.console.commands import resume_command
 from ftlit.recipes.console.layers_table import layers_table
 from ftlit.recipes.console.run_facts import RunFacts
-from ftlit.recipes.console.training_row import few_val_note, training_text, unread_views
+from ftlit.recipes.console.training_row import few_test_note, few_val_note, training_text, unread_views
 
 PlanRow = tuple[str, str]  # name and text of a row of the plan
 
@@ -103,12 +103,12 @@ def _estimate_text(cfg: DictConfig, plan: Plan, facts: RunFacts) -> str:
 
 
 def data_rows(data: Any, noun: str) -> list[PlanRow]:
-    """Sizes of the splits and of the classes, and notes on the data."""
+    """Sizes of the splits and of the classes, and notes on the data, also on a small test split."""
     splits = "; ".join(f"{split} {sum(counts.values()):,}" for split, counts in data.counts.items())
     return [
         ("data", f"{splits} {noun} of {data.num_classes} classes"),
         ("classes", shorten((f"{name}: {number:,}" for name, number in data.counts["train"].items()), most=12)),
-        *(("note", note) for note in data.notes),
+        *(("note", note) for note in [*data.notes, *few_test_note(data, noun)]),
     ]
 
 

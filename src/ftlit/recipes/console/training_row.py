@@ -1,4 +1,4 @@
-"""The row `training` of the plan, and a note on the choice of the epoch."""
+"""The row `training` of the plan, and notes on few images for the choice of the epoch and for the test."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,6 +15,7 @@ from ftlit.recipes.config.class_weights import class_weights_text
 from ftlit.recipes.console.run_facts import RunFacts
 
 FEW_VAL = 30  # images: the 95 % interval of an accuracy on fewer is wider than +/- 0.17
+FEW_TEST = 100  # images: that of an accuracy of 0.9 on fewer is wider than +/- 0.06
 INSTEAD = "to augment, give cache=none, or data.views=4 for a fixed number of versions"
 
 
@@ -94,4 +95,16 @@ def few_val_note(cfg: DictConfig, data: Any, plan: Plan, noun: str) -> Iterator[
     yield (
         f"val has only {count(number, noun.removesuffix('s'))}, which give an accuracy to within about {(high - low) / 2:.2f}, so the "
         f"choice of the best epoch is rough: give more {noun}, or callbacks.best=null to keep the weights of the last epoch{probe}"
+    )
+
+
+def few_test_note(data: Any, noun: str) -> Iterator[str]:
+    """A note where test is too small for a precise accuracy: its 95 % interval, at an accuracy of 0.9."""
+    number = sum(data.counts["test"].values())
+    if not 0 < number < FEW_TEST or data.multilabel:
+        return
+    low, high = accuracy_interval(0.9, number)
+    yield (
+        f"test has only {count(number, noun.removesuffix('s'))}: the 95 % interval of a test accuracy of 0.90 is {high - low:.2f} wide "
+        f"({low:.2f} to {high:.2f}), so a smaller difference may be chance; more test {noun} make it narrower"
     )
