@@ -126,13 +126,15 @@ def test_a_corrected_job_does_not_keep_the_advice_and_the_curve_of_the_failed_on
         write_advice(tmp_path, {"scenario": "large_similar"}, None)
         for name in ("lr_find.csv", "lr_find.png", "reason.txt"):
             (tmp_path / name).touch()
+        print("failed")
         sys.exit(2)
 
     sweep_jobs.run_job(hydra, fail)
     (tmp_path / "notes.txt").touch()  # of the user
     hydra.decay_all = False
-    sweep_jobs.run_job(hydra, lambda: 0.5)
-    assert read_job(tmp_path).advised == "" and {path.name for path in tmp_path.iterdir()} == {"job.json", "notes.txt"}
+    sweep_jobs.run_job(hydra, lambda: print("corrected") or 0.5)
+    assert read_job(tmp_path).advised == "" and {path.name for path in tmp_path.iterdir()} == {"job.json", "notes.txt", "train.log"}
+    assert (tmp_path / "train.log").read_text() == "corrected\n"
 
 
 def test_a_sweep_resumes_its_unfinished_jobs_on_request_only(tmp_path):
@@ -144,7 +146,8 @@ def test_a_sweep_resumes_its_unfinished_jobs_on_request_only(tmp_path):
     refused = sweep(tmp_path, *arguments)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "give sweep.resume=true" in refused.stderr
     resumed = sweep(tmp_path, *arguments, "sweep.resume=true")
-    assert resumed.returncode == 0 and "resuming from" in resumed.stdout and "skipping 1 finished job\n" in resumed.stdout, resumed.stderr
+    assert resumed.returncode == 0 and "skipping 1 finished job\n" in resumed.stdout, resumed.stderr
+    assert "resuming from" in (tmp_path / "sweep/1/train.log").read_text()
     words = " ".join(arguments[1:]).replace("seed=1,2", "seed=1")
     assert f"\njob 0 ({words}) is done already: " in resumed.stdout  # without sweep.resume=true, which is no setting of the job
     now = {number: (tmp_path / f"sweep/{number}/result.json").stat().st_mtime_ns for number in (0, 1)}
@@ -167,9 +170,10 @@ def test_parallel_jobs_give_the_same_table(tmp_path):
     good, bad = jobs_in(tmp_path / "sweep")
     assert (good.status, bad.status) == (0, 2) and bad.reason.startswith("no layer 'nope'")
     assert "test accuracy" in done.stdout and "ftlit: job 1 (backbone.cut=nope" in done.stderr
+    assert re.search(r"^job 0 \(backbone.cut=layer4 .*\), 1 of 2: val accuracy ", done.stdout, re.MULTILINE)
     command = f"python {ROOT / 'train.py'}"  # not that of the launcher's processes
     assert f"not finished: {command} -m hydra/launcher=joblib" in done.stderr and "hydra.sweep.dir=sweep sweep.resume=true" in done.stderr
-    (resume,) = re.findall(r"^resume +(.*)$", done.stdout, re.MULTILINE)
+    (resume,) = re.findall(r"^resume +(.*)$", (tmp_path / "sweep/0/train.log").read_text(), re.MULTILINE)
     assert resume.startswith(command) and "launcher" not in resume
 
 
@@ -188,6 +192,7 @@ def test_an_optuna_search_gives_the_table_and_a_failed_trial_does_not_end_it(tmp
     done = sweep(tmp_path, "hparams_search=optuna", *(word for word in TINY if not word.startswith("scenario=")), *schedule)
     assert done.returncode == 2 and "optimizer.lr" in done.stdout and "Traceback" not in done.stderr, done.stderr
     assert {job.status for job in jobs_in(tmp_path / "sweep")} == {0, 2}
+    assert done.stdout.startswith("sweep of 3 jobs: ") and " of 3: val accuracy " in done.stdout
     best = max(jobs_in(tmp_path / "sweep"), key=lambda job: job.score or 0.0)
     found = (tmp_path / "sweep/optimization_results.yaml").read_text()
     rate = best.values["optimizer.lr"]

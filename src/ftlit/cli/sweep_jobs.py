@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from ftlit.cli import sweep_resume
+from ftlit.cli import sweep_output, sweep_resume
 from ftlit.cli.sweep_resume import failed_early, first_change, new_job, refusal
 from ftlit.errors import UserError, one_line, shorten
 from ftlit.formatting import count, shell_command
@@ -33,7 +33,14 @@ from ftlit.sweeps.jobs import Job
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 ONE_GPU = {"devices": (1, "1"), "num_nodes": (1,), "accelerator": ("auto", "gpu", "cuda")}  # values of the trainer
 SLURM, SLURM_PROGRAMS = "submitit_slurm", ("srun", "sbatch")  # the launcher, and what it calls
-EARLY_FILES = (ADVICE, BACKBONE, "lr_find.csv", "lr_find.png", REASON)  # of recipes that have not written config.yaml, or do not write it
+EARLY_FILES = (
+    ADVICE,
+    BACKBONE,
+    "lr_find.csv",
+    "lr_find.png",
+    REASON,
+    sweep_output.LOG,
+)  # of recipes that have not written config.yaml, or do not write it
 # folder of the sweep that this process runs -> overrides of its jobs by number, none where a search chooses them; empty for a single run
 SWEEPS: dict[Path, list[list[str]]] = {}
 
@@ -57,6 +64,8 @@ class SweepCallback(Callback):
         if done:
             print(f"resuming the sweep in {folder}: skipping {count(done, 'finished job')}")
         SWEEPS[folder] = []
+        if trials := OmegaConf.select(config, "hydra.sweeper.n_trials"):
+            sweep_output.begin_sweep(folder, trials)
 
 
 def plan_jobs(config: DictConfig, jobs: list[list[str]]) -> list[list[str]]:
@@ -72,6 +81,7 @@ def plan_jobs(config: DictConfig, jobs: list[list[str]]) -> list[list[str]]:
     except UserError:
         del SWEEPS[folder]
         raise
+    sweep_output.begin_sweep(folder, len(SWEEPS[folder]))
     return SWEEPS[folder]
 
 
@@ -129,7 +139,8 @@ def finish_alone(score: float) -> float:
 def _run_and_record(this: Job, folder: Path, run: Callable[[], float]) -> float | None:
     started, ended = time.perf_counter(), replace(this, status=1)
     try:
-        score = run()
+        with sweep_output.job_log(folder):
+            score = run()
         ended = replace(this, status=0, reason="", score=None if isnan(score) else score)
     except (KeyboardInterrupt, SystemExit) as end:
         status = _status_of(end)
@@ -141,6 +152,8 @@ def _run_and_record(this: Job, folder: Path, run: Callable[[], float]) -> float 
         ended = replace(this, reason=f"{type(error).__name__}: {one_line(error)}", status=1)
     finally:
         replace(ended, seconds=round((this.seconds or 0) + time.perf_counter() - started, 2)).write(folder)
+    if ended.status == 0:
+        sweep_output.print_job(folder)
     return ended.score
 
 

@@ -30,17 +30,22 @@ def run(folder, program, *arguments, **environment):
 
 
 def assert_jobs(folder, result, good, bad=(), plans=None):
-    """Check that exactly the jobs `good` and `bad` ran, and that only `good` wrote metrics and printed plan and table, once each."""
+    """Exactly the jobs `good` and `bad` ran, and only `good` wrote metrics, and plan and table to their logs, once each."""
     folders = {path.name for path in (folder / "sweep").iterdir() if path.is_dir()}
     assert folders == {str(number) for number in (*good, *bad)}, result.stderr
     done = {int(path.parent.name): json.loads(path.read_text()) for path in folder.rglob("result.json")}
     assert set(done) == set(good), result.stderr
     assert all(0 <= metrics["test/accuracy"] <= 1 for metrics in done.values())
-    assert result.stdout.count("shipped glyph.safetensors") == (plans or len(good))
-    assert result.stdout.count("best and last checkpoint") == len(good)
+    logs = {number: (folder / f"sweep/{number}/train.log").read_text() for number in (*good, *bad)}
+    assert sum(log.count("shipped glyph.safetensors") for log in logs.values()) == (plans or len(good))
+    assert sum(log.count("best and last checkpoint") for log in logs.values()) == len(good)
+    assert "shipped glyph.safetensors" not in result.stdout and "best and last checkpoint" not in result.stdout
     assert not (folder / "runs").exists()  # the folder of a single run
     for number in good:
-        assert result.stdout.count(f"config.yaml: {folder}/sweep/{number}\n") == 1
+        assert logs[number].count(f"config.yaml: {folder}/sweep/{number}\n") == 1
+        assert (
+            len(re.findall(rf"^job {number} \(.*\), {number + 1} of {len(logs)}: val accuracy 0.\d+, ", result.stdout, re.MULTILINE)) == 1
+        )
 
 
 def failures(result):
@@ -85,7 +90,9 @@ def test_a_lost_process_ends_only_its_job(tmp_path):
     assert lost.startswith("ftlit: process 0 stops: another process failed") and "job 1 (" in summary and f"{tmp_path}/sweep/1" in summary
     first, third = (json.loads((tmp_path / f"sweep/{number}/result.json").read_text()) for number in (0, 2))
     assert first == third  # a failed job has no effect on the next one
-    assert " ".join(result.stdout.split()).count("resume ftlit train --config-dir users_conf trainer=cpu") == 3
+    for number in range(3):
+        log = " ".join((tmp_path / f"sweep/{number}/train.log").read_text().split())
+        assert log.count("resume ftlit train --config-dir users_conf trainer=cpu") == 1
 
 
 def test_a_user_error_is_one_line_with_its_job(tmp_path):
@@ -120,7 +127,8 @@ def test_ctrl_c_ends_the_sweep_and_every_process_of_its_job(tmp_path):
         assert process.wait(90) == 130, (tmp_path / "out").read_text()
     assert last.exists() and not (tmp_path / "sweep/1").exists()
     output = (tmp_path / "out").read_text()
-    assert "To resume: " in output and "Traceback" not in output
+    assert "To resume: " in (tmp_path / "sweep/0/train.log").read_text() and "Traceback" not in output
+    assert "ftlit: to run the jobs that have not finished: " in output
     assert re.search(r"ftlit: job 0 \(.*\) was interrupted, its folder", output) and "failed with" not in output
     assert not list(running(tmp_path))
 

@@ -71,7 +71,9 @@ def several_processes(cfg: DictConfig) -> bool:
 
 
 def run_in_own_process() -> float:
-    """Run this job as a single run in a process group of its own, which ends with it. Raises `JobExit` with its status."""
+    """Run this job as a single run in a process group of its own, which ends with it and prints to the log of the job. Raises `JobExit`
+    with its status.
+    """
     hydra = hydra_config()
     folder = hydra.runtime.output_dir
     command = [sys.executable, *program(), *arguments(folder), "hydra.mode=RUN", f"hydra.job.num={hydra.job.num}"]
@@ -97,7 +99,7 @@ def _wait_for(command: list[str], folder: str, environment: dict[str, str]) -> i
     stops: list[int] = []  # signals: noted, not raised, so that none falls between the start of the child and its name
     before = {number: signal.signal(number, lambda number, _: stops.append(number)) for number in SIGNALS}
     try:
-        child = subprocess.Popen(command, env=environment, cwd=folder, stdin=subprocess.DEVNULL, start_new_session=True)
+        child = subprocess.Popen(command, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=sys.stdout, start_new_session=True)
         deadline = float("inf")
         while child.poll() is None and len(stops) < 2 and time.monotonic() < deadline:
             if stops and deadline == float("inf"):

@@ -1,0 +1,86 @@
+"""The output of a sweep: what a job prints goes to its log, notes are printed once, and a job that ended well has one line."""
+
+import json
+import os
+
+import pytest
+from hydra import compose
+from omegaconf import OmegaConf
+
+from ftlit.cli import sweep_jobs, sweep_output
+from ftlit.cli.sweep_output import LOG, TOTAL, begin_sweep, job_log, print_job
+from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
+from ftlit.sweeps.jobs import Job
+
+PLAN = "data      train 188\nnote      taken from train by a hash\n          of each example\nhead      linear probe\n"
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    monkeypatch.setattr(sweep_output, "PRINTED", set())
+    monkeypatch.setenv(TOTAL, "")
+
+
+def job(folder, text):
+    folder.mkdir(exist_ok=True)
+    with job_log(folder):
+        print(text, end="")
+
+
+def test_a_job_prints_to_its_log_and_each_note_reaches_the_console_once_in_one_line(tmp_path, capsys):
+    job(tmp_path / "0", PLAN)
+    job(tmp_path / "1", f"{PLAN}doctor  a frozen pooler\nwarning: disk\nepoch 0 (head): notes\n")
+    job(tmp_path / "1", PLAN)  # resumed
+    assert capsys.readouterr().out.splitlines() == [
+        "note      taken from train by a hash of each example",
+        "doctor  a frozen pooler",
+        "warning: disk",
+    ]
+    assert (tmp_path / "0" / LOG).read_text() == PLAN and (tmp_path / "1" / LOG).read_text().count("note  ") == 2
+
+
+def test_a_failed_job_keeps_its_output_and_its_notes(tmp_path, capsys):
+    with pytest.raises(RuntimeError):
+        with job_log(tmp_path):
+            print(PLAN + "note      at the very end")
+            raise RuntimeError
+    print("after")
+    assert capsys.readouterr().out.splitlines()[1:] == ["note      at the very end", "after"]
+    assert "after" not in (tmp_path / LOG).read_text()
+
+
+@pytest.mark.parametrize(
+    ("score", "result", "shown"),
+    [
+        (0.5, {"val/accuracy": 0.5, "test/accuracy": 0.25}, "val accuracy 0.5000, test accuracy 0.2500"),
+        (
+            0.5,
+            [{"held_out/accuracy": 0.5, "test/accuracy": 0.25, "cut": "layer3"}],
+            "val accuracy 0.5000, test accuracy 0.2500, cut layer3",
+        ),
+        (0.00125, None, "score 0.00125"),
+    ],
+)
+def test_a_job_has_one_line_with_settings_result_and_seconds(score, result, shown, tmp_path, capsys):
+    with initialize_hydra():
+        cfg = compose("train", ["seed=3", "hydra.mode=MULTIRUN"], return_hydra_config=True)
+    OmegaConf.set_readonly(cfg, False)
+    cfg.hydra.job.num = 1
+    Job(1, ("seed=3",), status=0, reason="", score=score, seconds=12.3).write(tmp_path)
+    if result is not None:
+        (tmp_path / "result.json").write_text(json.dumps(result))
+    with use_hydra_config(cfg):
+        print_job(tmp_path)
+        begin_sweep(tmp_path, 4)
+        print_job(tmp_path)
+    one, begun, other = capsys.readouterr().out.splitlines()
+    assert one == f"job 1 (seed=3): {shown}, 12 s" and other == f"job 1 (seed=3), 2 of 4: {shown}, 12 s"
+    assert begun == f"sweep of 4 jobs: each prints to train.log in its folder, {tmp_path}/NUMBER"
+
+
+def test_a_search_has_the_number_of_its_trials(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sweep_jobs, "SWEEPS", {})
+    monkeypatch.setattr(sweep_jobs.sweep_resume, "count_done", lambda config: 0)
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "sweeper": {"n_trials": 20}, "runtime": {"choices": {}}}})
+    sweep_jobs.SweepCallback().on_multirun_start(config)
+    assert os.environ[TOTAL] == "20" and capsys.readouterr().out.startswith("sweep of 20 jobs: ")
