@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ftlit.data.file_paths import taken
 from ftlit.data.pixels import Normalization, SplitView
 from ftlit.data.transforms import Transform
 
@@ -43,9 +44,10 @@ class Examples:
 
     def subset(self, indices: Sequence[int]) -> "Examples":
         """The images at these indices, in this order."""
-        contents = None if self.contents is None else [self.contents[i] for i in indices]
-        groups = None if self.groups is None else [self.groups[i] for i in indices]
-        return Examples([self.sources[i] for i in indices], [self.labels[i] for i in indices], self.load, contents, groups)
+        sources = taken(self.sources, indices)
+        contents = sources if self.contents is self.sources else None if self.contents is None else taken(self.contents, indices)
+        groups = None if self.groups is None else taken(self.groups, indices)
+        return Examples(sources, taken(self.labels, indices), self.load, contents, groups)
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ import os
 import sqlite3
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from ftlit.data.file_paths import texts_of
 from ftlit.errors import one_line
 from ftlit.files import is_foreign
 from ftlit.fingerprint import of_bytes
@@ -33,46 +34,46 @@ class FileCache:
         if not trust and self.path.exists() and is_foreign(self.path):
             self.path = self.path.with_stem(f"images-{os.getuid()}")
 
-    def texts(self, paths: Sequence[Path], read: Callable[[Path], str]) -> dict[Path, str]:
+    def texts(self, paths: Sequence[Path], read: Callable[[Path], str]) -> list[str]:
         """The text of each file: remembered where the file has not changed, else read in threads, and remembered.
 
         Args:
             paths: of the files.
             read: path -> text; an empty text is not remembered. What it raises ends the reading.
         """
-        known = self.recall(paths) if paths else {}
-        unknown = [path for path in paths if path not in known]
-        if not unknown:
+        known = self.recall(paths) if paths else []
+        if all(known):
             return known
+        unknown = list(dict.fromkeys(path for path, text in zip(paths, known, strict=True) if not text))
         parts = [unknown[i : i + FILES_PER_TASK] for i in range(0, len(unknown), FILES_PER_TASK)]
         with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:  # reading and hashing release Python's lock
-            found = [pair for pairs in pool.map(lambda part: [_read(path, read) for path in part], parts) for pair in pairs]
-        self.remember({path: pair for path, pair in zip(unknown, found, strict=True) if all(pair)})
-        return known | {path: text for path, (_, text) in zip(unknown, found, strict=True)}
+            pairs = [pair for part in pool.map(lambda part: [_read(path, read) for path in part], parts) for pair in part]
+        found = dict(zip(unknown, pairs, strict=True))
+        self.remember({path: pair for path, pair in found.items() if all(pair)})
+        return [text or found[path][1] for path, text in zip(paths, known, strict=True)]
 
-    def recall(self, paths: Sequence[Path]) -> dict[Path, str]:
-        """Return the texts of those files that have not changed since they were added."""
-        found: dict[Path, str] = {}
-        last = ""
+    def recall(self, paths: Sequence[Path]) -> list[str]:
+        """Return the text of each file that has not changed since it was added, and an empty text for the others."""
 
-        def add(db: sqlite3.Connection) -> Iterator[None]:
-            nonlocal last
-            for part in (paths[i : i + PATHS_PER_QUERY] for i in range(0, len(paths), PATHS_PER_QUERY)):
-                names = {_name(path): path for path in part}
-                places = ",".join("?" * len(names))
-                rows = db.execute(f"SELECT path, seal, digest FROM {self.table} WHERE path IN ({places})", list(names))
-                for name, seal, text in rows:
-                    path = names[name]
-                    if text and seal == _seal(name, _state(path), text):
-                        found[path] = last = text if text != last else last  # most headers are equal: one text for all
-            yield from ()
+        def found(db: sqlite3.Connection) -> Iterator[str]:
+            last = ""
+            for first in range(0, len(paths), PATHS_PER_QUERY):
+                names = _names(paths[first : first + PATHS_PER_QUERY])
+                query = f"SELECT path, seal, digest FROM {self.table} WHERE path IN ({','.join('?' * len(names))})"
+                stored = {name: (seal, text) for name, seal, text in db.execute(query, names)}
+                for name in names:
+                    seal, text = stored.get(name, ("", ""))
+                    if text and seal == _seal(name, _state(name), text):
+                        last = text if text != last else last  # most headers are equal: one text for all
+                        yield last
+                    else:
+                        yield ""
 
-        self._do(add)
-        return found
+        return self._do(found) or [""] * len(paths)
 
     def remember(self, found: Mapping[Path, tuple[str, str]]) -> None:
         """Add files, path -> (state, text)."""
-        rows = [(name := _name(path), _seal(name, *pair), pair[1]) for path, pair in found.items()]
+        rows = [(name, _seal(name, *pair), pair[1]) for name, pair in zip(_names(found), found.values(), strict=True)]
         self._do(lambda db: db.executemany(f"INSERT OR REPLACE INTO {self.table} VALUES (?, ?, ?)", rows).fetchall())
 
     def _do(self, work: Any) -> list[Any]:
@@ -92,9 +93,10 @@ class FileCache:
             return []
 
 
-def _name(path: Path) -> bytes:
-    """The absolute path: folders of equal names in several projects share the cache."""
-    return os.path.join(os.getcwdb(), os.fsencode(path))
+def _names(paths: Iterable[Path]) -> list[bytes]:
+    """The absolute paths: folders of equal names in several projects share the cache."""
+    here = os.getcwdb()
+    return [os.path.join(here, os.fsencode(path)) for path in texts_of(paths)]
 
 
 def _read(path: Path, read: Callable[[Path], str]) -> tuple[str, str]:
@@ -117,7 +119,7 @@ def _seal(name: bytes, state: str, text: str) -> str:
     return of_bytes(name + f" {state} {text}".encode())
 
 
-def _state(path: Path) -> str:
+def _state(path: Path | bytes) -> str:
     """Size, modification time, inode change time (which `touch -d` cannot set) and inode; empty if there is no file."""
     try:
         stat = os.stat(path)

@@ -11,6 +11,7 @@ import numpy as np
 import PIL
 
 from ftlit.data.dataset import Examples
+from ftlit.data.file_paths import are_files
 from ftlit.data.sources.image_headers import ImageHeader, read_one
 from ftlit.data.splitting.duplicates import content_hash, content_hashes
 from ftlit.features.file_cache import FileCache
@@ -35,9 +36,11 @@ def image_hashes(examples: Examples, hash_cache: HashCache) -> ImageHashes:
     if examples.contents is None:
         pixels = (np.asarray(examples.load(source)) for source in examples.sources)
         return np.array([of_array(array) for array in pixels], HASH_DTYPE)
+    if examples.contents is examples.sources and are_files(examples.contents):
+        return np.array(hash_cache.texts(examples.contents, content_hash), HASH_DTYPE)
     paths = [_absolute(content) if isinstance(content, str | Path) else None for content in examples.contents]
     files = Counter(filter(None, paths))
-    file_hashes = hash_cache.texts(list(files), content_hash)
+    file_hashes = dict(zip(files, hash_cache.texts(list(files), content_hash), strict=True))
     found = []
     for source, content, path in zip(examples.sources, examples.contents, paths, strict=True):
         own = file_hashes[path] if path else of_array(content)  # type: ignore[arg-type]
@@ -52,12 +55,9 @@ def _absolute(path: str | Path) -> Path:
 
 def cached_hashes(examples: Examples) -> list[str]:
     """The hash of each image as `data.splitting.duplicates.content_hashes` gives it; of files, from the cache in the default store."""
-    contents = examples.contents
-    if contents is None or not all(isinstance(content, Path) for content in contents):
+    if not are_files(examples.contents):
         return content_hashes(examples)
-    paths = [content.absolute() for content in contents if isinstance(content, Path)]
-    found = HashCache(Store().folder).texts(list(dict.fromkeys(paths)), content_hash)
-    return [found[path] for path in paths]
+    return HashCache(Store().folder).texts(examples.contents, content_hash)
 
 
 def _is_whole_content(source: Any, path: Path | None, files: Mapping[Path, int]) -> bool:
@@ -67,12 +67,11 @@ def _is_whole_content(source: Any, path: Path | None, files: Mapping[Path, int])
     return isinstance(source, str | Path) and _absolute(source) == path
 
 
-def cached_headers(paths: Sequence[Path], *, decode: bool = False) -> dict[Path, ImageHeader]:
+def cached_headers(paths: Sequence[Path], *, decode: bool = False) -> list[ImageHeader]:
     """The headers of files as `data.sources.image_headers.read_headers` gives them, from the cache in the default store.
 
     Files that do not open are read again each time.
     """
-    shared: dict[str, ImageHeader] = {}  # most headers are equal
 
     def read(path: Path) -> str:
         header = read_one(path, decode=decode)
@@ -82,7 +81,6 @@ def cached_headers(paths: Sequence[Path], *, decode: bool = False) -> dict[Path,
         return json.dumps(asdict(header))
 
     faults: dict[Path, ImageHeader] = {}
-    texts = FileCache(Store().folder, DECODED if decode else HEADERS).texts(list(dict.fromkeys(paths)), read)
-    for text in set(texts.values()) - {""}:
-        shared[text] = ImageHeader(**json.loads(text))
-    return {path: faults[path] if path in faults else shared[texts[path]] for path in paths}
+    texts = FileCache(Store().folder, DECODED if decode else HEADERS).texts(paths, read)
+    shared = {text: ImageHeader(**json.loads(text)) for text in set(texts) - {""}}  # most headers are equal
+    return [shared[text] if text else faults[paths[place]] for place, text in enumerate(texts)]

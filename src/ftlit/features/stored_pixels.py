@@ -19,6 +19,7 @@ from torchvision.transforms.v2 import functional as F
 
 from ftlit.code_identity import versioned
 from ftlit.data.dataset import Examples
+from ftlit.data.file_paths import are_files
 from ftlit.data.pixels import SplitView
 from ftlit.data.transforms import Transform
 from ftlit.errors import UserError
@@ -173,4 +174,5 @@ def write_pixels(table: FeatureTable, batches: Iterable[tuple[ImageHashes, Tenso
 
 def reads_files(examples: Examples) -> bool:
     """Whether each image is in a file, which is decoded each time that it is read."""
-    return examples.contents is not None and not any(hasattr(content, "dtype") for content in examples.contents)
+    contents = examples.contents
+    return are_files(contents) or (contents is not None and not any(hasattr(content, "dtype") for content in contents))

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from ftlit.data.source_paths import existing_folder
@@ -37,7 +36,7 @@ def list_folder(root: str | Path, *, layout: str | None = None, group_pattern: s
     files: list[FileEntry] = []
     others: list[Path] = []
     for file in listed:
-        if is_image_name(file.path.name):
+        if is_image_name(file.name):
             files.append(file)
         else:
             others.append(file.path)
@@ -55,7 +54,8 @@ def list_folder(root: str | Path, *, layout: str | None = None, group_pattern: s
 def list_unlabelled(root: str | Path) -> Listing:
     """List all image files below a folder, by their suffix, sorted, without labels, in train. Raises `UserError` if there are none."""
     images = FolderImages(root)
-    return [FileEntry(path, (), "train") for path in images], _run_notes(images.tree)
+    files = [FileEntry(folder.path, name, (), "train") for folder in images.tree.all_folders() for name in folder.images]
+    return files, _run_notes(images.tree)
 
 
 class FolderImages(Collection[Path]):
@@ -87,8 +87,8 @@ class FolderImages(Collection[Path]):
 def _check_endings(listed: Sequence[FileEntry], files: Sequence[FileEntry]) -> None:
     """Reject a class that would vanish, because none of its files has the ending of an image."""
     kept = {(file.split, file.labels) for file in files}
-    if lost := {(file.split, file.labels): file.path for file in listed if (file.split, file.labels) not in kept}:
-        names = shorten(map(shown, lost.values()), most=3)
+    if lost := {(file.split, file.labels): file for file in listed if (file.split, file.labels) not in kept}:
+        names = shorten((shown(file.path) for file in lost.values()), most=3)
         raise UserError(
             f"{count(len(lost), 'class')} would be empty, because the files do not have the ending of an image (.jpg, .png, ...), for "
             f"example {names}: convert the files to .png, or remove the folder{'s' if len(lost) > 1 else ''}"
@@ -112,7 +112,7 @@ def _grouped(files: Sequence[FileEntry], root: Path, pattern: str, notes: list[s
         which = f"{len(missed):,} of {len(files):,} images ({shorten(missed, most=3)})"
         notes = [*notes, f"data.group_pattern does not match the paths of {which}, so these images are in no group"]
     return [
-        replace(file, group=None if match is None else match.group(1 if match.re.groups else 0))
+        file._replace(group=None if match is None else match.group(1 if match.re.groups else 0))
         for file, match in zip(files, matches, strict=True)
     ], notes
 

@@ -2,8 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from ftlit.data.dataset import SPLITS, Split
 from ftlit.data.sources.folder_tree import Folder, is_image_name
@@ -17,14 +17,27 @@ SPLIT_CLASS, CLASS = ("split", "class"), ("class",)
 PLAIN_NAMES = ("train", "val", "valid", "validation", "test")
 
 
-@dataclass(frozen=True, slots=True)
-class FileEntry:
-    """An image file with the names of its labels, its split and its group, if any. Names are valid UTF-8 even where the path is not."""
+class FileEntry(NamedTuple):
+    """An image file with the names of its labels, its split and its group, if any. Labels are valid UTF-8 even where the path is not.
 
-    path: Path
+    Args:
+        folder: of the file; all files in it share this path.
+        name: of the file in its folder.
+        labels: names of its classes.
+        split: train, val or test.
+        group: name of its group.
+    """
+
+    folder: Path
+    name: str
     labels: tuple[str, ...]
     split: Split
     group: str | None = None
+
+    @property
+    def path(self) -> Path:
+        """The path of the file."""
+        return self.folder / self.name
 
 
 def parse_layout(text: str) -> Layout:
@@ -78,24 +91,24 @@ def descended(folder: Folder) -> Folder:
 
 def entries(tree: Folder, layout: Layout) -> Iterator[FileEntry]:
     """Yield the files of a tree in a layout, without files above its lowest level. All are train if the layout has no level `split`."""
-    yield from _below(tree, layout, FileEntry(tree.path, (), "train"))
+    yield from _below(tree, layout, FileEntry(tree.path, "", (), "train"))
 
 
 def _below(folder: Folder, levels: Layout, found: FileEntry) -> Iterator[FileEntry]:
     if not levels:
-        yield from (FileEntry(path, found.labels, found.split, found.group) for path in folder.all_files())
+        yield from (FileEntry(inner.path, name, *found[2:]) for inner in folder.all_folders() for name in inner.names)
         return
     level, rest = levels[0], levels[1:]
     if level == "split":
         named = sorted(splits_of(folder.filled).values(), key=lambda pair: SPLITS.index(pair[0]))
         for split, inner in named:
-            yield from _below(descended(inner) if rest == CLASS else inner, rest, replace(found, split=split))
+            yield from _below(descended(inner) if rest == CLASS else inner, rest, found._replace(split=split))
         return
     for inner in folder.filled:
         if level == "class":
-            yield from _below(inner, rest, replace(found, labels=(printable(inner.name),)))
+            yield from _below(inner, rest, found._replace(labels=(printable(inner.name),)))
         else:
-            yield from _below(inner, rest, replace(found, group="/".join(filter(None, (found.group, printable(inner.name))))))
+            yield from _below(inner, rest, found._replace(group="/".join(filter(None, (found.group, printable(inner.name))))))
 
 
 def _are_splits(tree: Folder, named: Mapping[str, tuple[Split, Folder]]) -> bool:

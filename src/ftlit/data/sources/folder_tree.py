@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from PIL import Image
@@ -36,18 +36,19 @@ class Folder:
         """The last part of the path."""
         return self.path.name
 
+    def all_folders(self) -> Iterator["Folder"]:
+        """It and all folders below."""
+        yield self
+        for folder in self.folders:
+            yield from folder.all_folders()
+
     def all_files(self) -> Iterator[Path]:
         """All files in it and below."""
-        for name in self.names:
-            yield self.path / name
-        for folder in self.folders:
-            yield from folder.all_files()
+        return (folder.path / name for folder in self.all_folders() for name in folder.names)
 
     def all_names(self) -> Iterator[str]:
         """The names of all files in it and below."""
-        yield from self.names
-        for folder in self.folders:
-            yield from folder.all_names()
+        return (name for folder in self.all_folders() for name in folder.names)
 
     def all_runs(self) -> Iterator[Path]:
         """All folders of runs in it and below."""
@@ -75,7 +76,12 @@ class Folder:
 def is_image_name(name: str) -> bool:
     """Whether a file has the suffix of an image."""
     dot = name.rfind(".")
-    return dot > 0 and name[dot:].lower() in Image.registered_extensions()
+    return dot > 0 and _is_image_suffix(name[dot:])
+
+
+@lru_cache
+def _is_image_suffix(suffix: str) -> bool:
+    return suffix.lower() in Image.registered_extensions()
 
 
 def read_tree(root: Path) -> Folder:

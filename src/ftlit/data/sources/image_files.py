@@ -1,12 +1,13 @@
 """Image files on disk: list the files of a csv, check headers, and collect them. Only greys of more than 8 bits are decoded."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import replace
 from os.path import abspath
 from pathlib import Path
 
 from ftlit.data.dataset import Collection, Examples, Split
+from ftlit.data.file_paths import FilePaths
 from ftlit.data.images import image_reader
 from ftlit.data.input_spec import InputSpec
 from ftlit.data.sources.csv_files import SPLIT_COLUMN, cell_of, check_columns, group_of, labels_of, read_csv, split_of, without_train
@@ -26,7 +27,7 @@ def collect(
     on_bad_image: str,
     rule: SplitRule,
     multilabel: bool = False,
-    headers_of: Callable[..., dict[Path, ImageHeader]] = read_headers,
+    headers_of: Callable[..., list[ImageHeader]] = read_headers,
 ) -> tuple[Collection, InputSpec]:
     """Collect the listed files. Returns a checked collection (`ftlit.data.splitting.splits.assemble`) with sorted class names, and the
     input spec with the grey range of the files.
@@ -43,15 +44,14 @@ def collect(
     Raises:
         UserError: files that cannot be used. The message has their number and the first ten.
     """
-    headers, notes = _checked(files, on_bad_image, headers_of)
-    kept = [file for file in files if file.path in headers]
+    kept, headers, notes = _checked(files, on_bad_image, headers_of)
     class_names = sorted({label for file in kept for label in file.labels})
     numbers = {name: number for number, name in enumerate(class_names)}
     found: dict[Split, Examples] = {}
     label_sets: dict[tuple[str, ...], tuple[int, ...]] = {}  # files with the same labels share one tuple
     for split in dict.fromkeys(file.split for file in kept):
         part = [file for file in kept if file.split == split]
-        paths = [file.path for file in part]
+        paths = _paths(part)
         label_sets |= {
             file.labels: tuple(sorted(numbers[label] for label in file.labels)) for file in part if file.labels not in label_sets
         }
@@ -59,13 +59,17 @@ def collect(
         groups = [file.group for file in part]
         found[split] = Examples(paths, labels, image_reader(input_spec), paths, groups if any(groups) else None)
     collection = assemble(found, class_names, rule, multilabel=multilabel)
-    collection.notes[:0] = [*notes, *header_notes(headers), *label_notes(class_names)]
-    return _in_one_range(collection, headers, input_spec)
+    collection.notes[:0] = [*notes, *header_notes(_paths(kept), headers), *label_notes(class_names)]
+    return _in_one_range(collection, {file.path for file, header in zip(kept, headers, strict=True) if header.wide_greys}, input_spec)
 
 
-def _in_one_range(collection: Collection, headers: Mapping[Path, ImageHeader], input_spec: InputSpec) -> tuple[Collection, InputSpec]:
-    """Give all images one range of grey values, which is measured on train unless the input spec has one."""
-    wide = [path for path in collection.splits["train"].sources if headers[path].wide_greys]
+def _paths(files: Sequence[FileEntry]) -> FilePaths:
+    return FilePaths.of((file.folder, file.name) for file in files)
+
+
+def _in_one_range(collection: Collection, wide_greys: Set[Path], input_spec: InputSpec) -> tuple[Collection, InputSpec]:
+    """Give all images one range of grey values, which is measured on those of train among `wide_greys` unless the input spec has one."""
+    wide = [path for path in collection.splits["train"].sources if path in wide_greys] if wide_greys else []
     if not wide or input_spec.grey_range is not None or (measured := measure_grey_range(wide)) is None:
         return collection, input_spec
     (black, white), (low, high) = measured.read_as, measured.found
@@ -85,22 +89,24 @@ def _in_one_range(collection: Collection, headers: Mapping[Path, ImageHeader], i
 
 
 def _checked(
-    files: Sequence[FileEntry], on_bad_image: str, headers_of: Callable[..., dict[Path, ImageHeader]]
-) -> tuple[dict[Path, ImageHeader], list[str]]:
-    """Return the headers of the files that are images, and a note on files that are left out."""
+    files: Sequence[FileEntry], on_bad_image: str, headers_of: Callable[..., list[ImageHeader]]
+) -> tuple[Sequence[FileEntry], list[ImageHeader], list[str]]:
+    """Return the files that are images, their headers, and a note on files that are left out."""
     if on_bad_image not in (options := ("stop", "skip")):
         raise unknown("on_bad_image", on_bad_image, options)
-    headers = headers_of([file.path for file in files], decode=on_bad_image == "skip")
-    faults = {path: header.fault for path, header in headers.items() if header.fault is not None}
-    names = shorten((shown(path) + (fault and f" ({fault})") for path, fault in faults.items()), most=10)
-    if faults and on_bad_image == "stop":
+    headers = headers_of(_paths(files), decode=on_bad_image == "skip")
+    faults = {place: header.fault for place, header in enumerate(headers) if header.fault is not None}
+    if not faults:
+        return files, headers, []
+    names = shorten((shown(files[place].path) + (fault and f" ({fault})") for place, fault in faults.items()), most=10)
+    if on_bad_image == "stop":
         raise UserError(f"{len(faults)} of {len(files)} files are not images: {names}; remove them, or set data.on_bad_image=skip")
-    emptied = _classes(file for file in files if file.path in faults) - _classes(file for file in files if file.path not in faults)
-    if emptied:
+    kept = [file for place, file in enumerate(files) if place not in faults]
+    if emptied := _classes(files[place] for place in faults) - _classes(kept):
         gone = shorten(sorted(f"class {label} in {split}" for split, label in emptied))
         raise UserError(f"no file of {gone} can be read as an image: replace the damaged files ({names})")
-    notes = [f"{len(faults)} of {len(files)} files are ignored, because they cannot be read as images: {names}"] if faults else []
-    return {path: header for path, header in headers.items() if header.fault is None}, notes
+    notes = [f"{len(faults)} of {len(files)} files are ignored, because they cannot be read as images: {names}"]
+    return kept, [header for header in headers if header.fault is None], notes
 
 
 def _classes(files: Iterable[FileEntry]) -> set[tuple[Split, str]]:
@@ -136,9 +142,11 @@ def list_csv(
     wanted = {"path_column": path_column, "label_column": label_column, "split_column": split_column, "group_column": group_column}
     check_columns(path, columns, wanted)
     base = path.parent if root is None else Path(root).expanduser()
+    folders: dict[Path, Path] = {}  # files in the same folder share its path
     files = [
         FileEntry(
-            base / cell_of(row, path_column, at),
+            folders.setdefault((file := base / cell_of(row, path_column, at)).parent, file.parent),
+            file.name,
             labels_of(row, label_column, label_separator, at),
             split_of(row, split_column, at),
             group_of(row, group_column),

@@ -1,7 +1,7 @@
 """Headers of image files: whether PIL opens a file, and which part of its content is not read."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
@@ -81,16 +81,23 @@ def read_one(path: Path, *, decode: bool = False) -> ImageHeader:
     return header
 
 
-def read_headers(paths: Sequence[Path], *, decode: bool = False) -> dict[Path, ImageHeader]:
+def read_headers(paths: Sequence[Path], *, decode: bool = False) -> list[ImageHeader]:
     """The header of each file; see `read_one`."""
-    return {path: read_one(path, decode=decode) for path in paths}
+    return [read_one(path, decode=decode) for path in paths]
 
 
-def header_notes(headers: Mapping[Path, ImageHeader]) -> list[str]:
-    """A note for each kind of content that is not read, and one on a mixture of bit depths."""
-    found = {text: [path for path, header in headers.items() if holds(header)] for text, holds in UNREAD.items()}
-    notes = [f"{count(len(paths), 'file')} with {text}: {shorten(map(shown, paths), most=3)}" for text, paths in found.items() if paths]
-    wide = sum(header.wide_greys for header in headers.values())
+def header_notes(paths: Sequence[Path], headers: Sequence[ImageHeader]) -> list[str]:
+    """A note for each kind of content that is not read, and one on a mixture of bit depths.
+
+    Args:
+        paths: of the files.
+        headers: of each file.
+    """
+    notes = []
+    for text, holds in UNREAD.items():
+        if found := [place for place, header in enumerate(headers) if holds(header)]:
+            notes.append(f"{count(len(found), 'file')} with {text}: {shorten((shown(paths[place]) for place in found), most=3)}")
+    wide = sum(header.wide_greys for header in headers)
     if 0 < wide < len(headers):
         notes.append(
             f"{wide:,} of {len(headers):,} images have more than 8 bits per channel and the others have 8; each image is scaled by its own "

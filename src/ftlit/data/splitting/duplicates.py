@@ -1,20 +1,22 @@
 """Hashes of the contents of images, and notes on images with equal bytes: in several splits, or with several labels."""
 
+import os
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from ftlit.data.dataset import Examples, Split
+from ftlit.data.file_paths import are_files, texts_of
 from ftlit.data.images import BadImage
 from ftlit.errors import one_line, shorten
 from ftlit.fingerprint import of_array, of_bytes
 from ftlit.formatting import shown
 
-T = TypeVar("T")
 Content = Path | np.ndarray[Any, Any]
+Image = tuple[Split, int]  # split, and place in it
 Hashes = Callable[[Examples], Sequence[str]]  # the hash of each image
 
 
@@ -52,12 +54,12 @@ def content_hashes(examples: Examples) -> list[str]:
 
 def once(hashes: Hashes) -> Hashes:
     """The same function, which asks for the hash of each file only once."""
-    known: dict[Path, str] = {}
+    known: dict[str, str] = {}
 
     def asked_once(examples: Examples) -> Sequence[str]:
-        files = [content for content in examples.contents or () if isinstance(content, Path)]
-        if len(files) < len(examples):
+        if not are_files(examples.contents):
             return hashes(examples)
+        files = texts_of(examples.contents)
         new = [place for place, file in enumerate(files) if file not in known]
         known.update(zip((files[place] for place in new), hashes(examples.subset(new)), strict=True))
         return [known[file] for file in files]
@@ -85,21 +87,29 @@ def duplicate_notes(splits: Mapping[Split, Examples], hashes: Hashes = content_h
 
 def find_copies(splits: Mapping[Split, Examples], hashes: Hashes = content_hashes) -> list[list[Copy]]:
     """Find groups of images with equal bytes, in more than one split or with different labels. Only images of equal size are hashed."""
-    everything = [
-        Copy(split, place, content, labels)
-        for split, examples in splits.items()
-        for place, (content, labels) in enumerate(zip(examples.contents or (), examples.labels, strict=True))
-    ]
-    same_size = [copy for several in filter(_matters, _grouped(everything, lambda copy: _size(copy.content))) for copy in several]
-    found: dict[tuple[Split, int], str] = {}
+    sizes = {(split, place): size for split, examples in splits.items() for place, size in enumerate(_sizes(examples.contents))}
+    same_size = [image for group in _copies(splits, sizes, sizes) for image in group]
+    found: dict[Image, str] = {}
     for split, examples in splits.items():
-        places = [copy.place for copy in same_size if copy.split == split]
+        places = [place for other, place in same_size if other == split]
         found |= zip(((split, place) for place in places), hashes(examples.subset(places)), strict=True)
-    return list(filter(_matters, _grouped(same_size, lambda copy: found[copy.split, copy.place])))
+    return [
+        [Copy(split, place, (splits[split].contents or ())[place], splits[split].labels[place]) for split, place in group]
+        for group in _copies(splits, same_size, found)
+    ]
 
 
-def _matters(group: Sequence[Copy]) -> bool:
-    return _crosses(group) or _contradicts(group)
+def _copies(splits: Mapping[Split, Examples], images: Iterable[Image], keys: Mapping[Image, Hashable]) -> list[list[Image]]:
+    """Group images by key, in the order of first occurrence, and keep groups in more than one split or with different labels."""
+    groups: dict[Hashable, list[Image]] = {}
+    for image in images:
+        groups.setdefault(keys[image], []).append(image)
+    several = [group for group in groups.values() if len(group) > 1]
+    return [
+        group
+        for group in several
+        if len({split for split, _ in group}) > 1 or len({splits[split].labels[place] for split, place in group}) > 1
+    ]
 
 
 def _crosses(group: Sequence[Copy]) -> bool:
@@ -114,13 +124,7 @@ def _names(groups: Iterable[Sequence[Copy]]) -> str:
     return shorten((" = ".join(map(str, group)) for group in groups), most=3)
 
 
-def _size(content: Content) -> int:
-    return content.stat().st_size if isinstance(content, Path) else content.nbytes
-
-
-def _grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
-    """Group items by key, in the order of first occurrence."""
-    groups: dict[Hashable, list[T]] = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return list(groups.values())
+def _sizes(contents: Sequence[Content] | None) -> list[int]:
+    if are_files(contents):
+        return [os.stat(path).st_size for path in texts_of(contents)]
+    return [content.stat().st_size if isinstance(content, Path) else content.nbytes for content in contents or ()]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ftlit.data.dataset import SPLITS, Collection, Examples, Split
+from ftlit.data.file_paths import FilePaths, are_files
 from ftlit.errors import UserError, shorten
 from ftlit.formats import read_json, reading, write_json
 from ftlit.formatting import count, printable, shown
@@ -151,15 +152,16 @@ class StoredSplit:
     def _examples(self, found: Collection, split: Split, places: Sequence[Any]) -> Examples:
         """Return the examples of a split, from their present places, with the class numbers of the run."""
         train = found.splits["train"]
-        sources, contents, groups = [], [], []
-        for origin, place in places:
-            examples = found.splits[origin]
-            sources.append(examples.sources[place])
-            contents.append(examples.contents[place] if examples.contents is not None else None)
-            groups.append(examples.groups[place] if examples.groups is not None else None)
+        origins = [(found.splits[origin], place) for origin, place in places]
+        sources: Any = [examples.sources[place] for examples, place in origins]
+        contents: Any = None
+        if all(examples.contents is examples.sources for examples in found.splits.values()):
+            contents = sources = FilePaths.of((path.parent, path.name) for path in sources) if are_files(sources) else sources
+        elif train.contents is not None:
+            contents = [None if examples.contents is None else examples.contents[place] for examples, place in origins]
         labels = [numbers for _, numbers, _ in self.images[split]]
-        known: Any = None if train.contents is None else contents
-        return Examples(sources, labels, train.load, known, None if train.groups is None else groups)
+        groups = None if train.groups is None else [examples.groups[place] if examples.groups else None for examples, place in origins]
+        return Examples(sources, labels, train.load, contents, groups)
 
 
 def write_split(folder: str | Path, collection: Collection, hashes: Mapping[Split, Sequence[str]]) -> None:
