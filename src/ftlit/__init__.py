@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from ftlit.models.feature_batch import FeatureBatch as FeatureBatch
     from ftlit.models.fully_convolutional import fully_convolutional as fully_convolutional
     from ftlit.models.fully_convolutional import linear_to_conv as linear_to_conv
+    from ftlit.models.lora import Lora as Lora
+    from ftlit.models.lora import add_lora as add_lora
+    from ftlit.models.lora import merge_lora as merge_lora
     from ftlit.models.weights_origin import WeightsOrigin as WeightsOrigin
     from ftlit.probes.linear_probe import Probe as Probe
     from ftlit.probes.linear_probe import fit_probe as fit_probe
@@ -59,6 +62,7 @@ _MODULES = {
     "InputSpec": "data.input_spec",
     "LastCheckpoint": "lit.callbacks.exact_resume",
     "LayerwisePretrainer": "lit.tasks.layerwise_pretraining",
+    "Lora": "models.lora",
     "MetricsFile": "lit.callbacks.metrics_file",
     "Network": "inference.network",
     "Prediction": "inference.prediction",
@@ -74,6 +78,7 @@ _MODULES = {
     "Until": "finetuning.stage",
     "UserError": "errors",
     "WeightsOrigin": "models.weights_origin",
+    "add_lora": "models.lora",
     "affine_to_batchnorm": "models.batchnorm_fold",
     "batchnorm_to_affine": "models.batchnorm_fold",
     "build_optimizer": "finetuning.param_groups",
@@ -87,6 +92,7 @@ _MODULES = {
     "load_backbone": "zoo",
     "load_bert": "zoo",
     "load_timm": "zoo",
+    "merge_lora": "models.lora",
     "param_groups": "finetuning.param_groups",
     "set_trainable": "finetuning.freeze",
 }

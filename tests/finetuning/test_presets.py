@@ -9,8 +9,9 @@ from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError
 from ftlit.finetuning.examine import examine
 from ftlit.finetuning.freeze import set_trainable
+from ftlit.finetuning.frozen_layers import frozen_layers
 from ftlit.finetuning.param_groups import build_optimizer
-from ftlit.finetuning.presets import all_at_once, frozen_layers, head_only, head_then_all, top_down, with_reinit
+from ftlit.finetuning.presets import all_at_once, head_only, head_then_all, top_down, with_reinit
 from ftlit.models.backbone import Backbone
 
 LAYERS = ["embeddings", *(f"encoder.{i}" for i in range(5)), "pooler"]

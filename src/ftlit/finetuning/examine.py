@@ -11,10 +11,10 @@ from torch.optim import Optimizer
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import shorten, unknown
 from ftlit.finetuning.freeze import batchnorm_policies, trained
+from ftlit.finetuning.frozen_layers import EMBEDDINGS
 from ftlit.finetuning.hints import IN_PYTHON, Hints
 from ftlit.finetuning.param_groups import optimizer_of
 from ftlit.finetuning.plan import LayerRow, Plan
-from ftlit.finetuning.presets import EMBEDDINGS
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage
 from ftlit.formatting import count

@@ -10,7 +10,7 @@ A batch norm in a part that trains has one of three policies:
 those of a few steps (benchmarks/batchnorm.py).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Literal, get_args
 
@@ -18,8 +18,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ftlit.errors import UserError, unknown
+from ftlit.finetuning.train_entries import Given, entries_of, select
 from ftlit.models.backbone import Backbone, Layers
-from ftlit.patterns import covers, idle, select
+from ftlit.patterns import covers, idle
 
 Policy = Literal["live", "frozen", "frozen_stats"]
 Choice = Policy | Literal["auto"]
@@ -36,8 +37,8 @@ def check_batchnorm(batchnorm: BatchNorm) -> None:
             raise unknown("batchnorm policy", policy, POLICIES)
 
 
-def set_trainable(module: nn.Module, patterns: Sequence[str], batchnorm: BatchNorm = "auto") -> bool:
-    """Train exactly the parameters that `patterns` cover; freeze all others. `module` is changed in place.
+def set_trainable(module: nn.Module, train: Given, batchnorm: BatchNorm = "auto") -> bool:
+    """Train exactly the parameters that `train` covers; freeze all others. `module` is changed in place.
 
     A frozen parameter has `requires_grad=False` and no gradient (otherwise an optimizer would still move it by momentum and weight decay).
     Modes are set accordingly, see `modes_of`. A parameter with two names trains if either is covered.
@@ -46,17 +47,17 @@ def set_trainable(module: nn.Module, patterns: Sequence[str], batchnorm: BatchNo
 
     Args:
         module: any module.
-        patterns: see `ftlit.patterns`.
+        train: patterns (see `ftlit.patterns`), or mappings of a pattern to `all`, `bias`, `norm` or `lora`.
         batchnorm: a policy for every batch norm, or pattern -> policy (the first that covers a batch norm wins, `auto` if none does).
 
     Returns:
         Whether any parameter was frozen or unfrozen.
 
     Raises:
-        UserError: a pattern that covers nothing, or an unknown policy.
+        UserError: a pattern that covers nothing, or an unknown policy or part.
     """
     named = list(module.named_parameters(remove_duplicate=False))
-    chosen = trained(module, patterns, batchnorm)
+    chosen = trained(module, train, batchnorm)
     training = {id(parameter) for name, parameter in named if name in chosen}
     changed = False
     for _, parameter in named:
@@ -68,10 +69,10 @@ def set_trainable(module: nn.Module, patterns: Sequence[str], batchnorm: BatchNo
     return changed
 
 
-def trained(module: nn.Module, patterns: Sequence[str], batchnorm: BatchNorm = "auto") -> set[str]:
+def trained(module: nn.Module, train: Given, batchnorm: BatchNorm = "auto") -> set[str]:
     """Return the names of the parameters that `set_trainable` would train, without changing anything; raises the same errors."""
     named = list(module.named_parameters(remove_duplicate=False))
-    chosen = set(select(patterns, [name for name, _ in named]))
+    chosen = select(module, entries_of(train))
     policies = batchnorm_policies(module, batchnorm)
     kept = {id(p) for norm, policy in policies.items() if policy == "frozen" for p in norm.parameters(recurse=False)}
     training = {id(p) for name, p in named if name in chosen and (p.is_floating_point() or p.is_complex())} - kept

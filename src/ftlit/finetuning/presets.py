@@ -4,23 +4,21 @@ A preset takes the names of a backbone's layers, lowest first. Its patterns name
 and the head as `head`. How rates change over time is the subject of `lr_schedule`.
 """
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from ftlit.errors import UserError, shorten, unknown
-from ftlit.finetuning.schedule import Schedule
+from ftlit.errors import UserError, unknown
+from ftlit.finetuning.frozen_layers import Numbers, all_but, frozen_layers, in_backbone
+from ftlit.finetuning.schedule import LrFactors, Schedule
 from ftlit.finetuning.stage import Stage, Until
+from ftlit.finetuning.train_entries import LayerPart, entries_of, pattern_of, whole_layers, with_pattern
 from ftlit.formatting import count
+from ftlit.models.lora import Lora
 from ftlit.patterns import covers
 from ftlit.registry import Registry
 
 SCHEDULES: Registry[Callable[..., Schedule]] = Registry("schedule")
-
-EMBEDDINGS = "embeddings"
-NUMBERED_LAYER = re.compile(r"encoder\.(\d+)")
-Numbers = int | str | Sequence[int]  # 3, "1,2,3", "0-3,5", "", [1, 2, 3]
 
 
 def lr_factors(
@@ -117,8 +115,47 @@ def top_down(
     return Schedule(stages, lr_factors(layers, scale, decay), in_backbone(frozen))
 
 
+@SCHEDULES.register("bias_only")
+def bias_only(
+    layers: Sequence[str], *, epoch: int = 2, until: Mapping[str, Any] | None = None, scale: float = 1.0, decay: float = 1.0
+) -> Schedule:
+    """Train only the head until `epoch`, then also the biases of all layers (BitFit, Ben Zaken et al. 2022); see `head_then_all`."""
+    return _part_of_backbone("bias", "head + biases", epoch, until, lr_factors(layers, scale, decay))
+
+
+@SCHEDULES.register("norm_only")
+def norm_only(
+    layers: Sequence[str], *, epoch: int = 2, until: Mapping[str, Any] | None = None, scale: float = 1.0, decay: float = 1.0
+) -> Schedule:
+    """Train only the head until `epoch`, then also scale and shift of all norms (Frankle et al. 2021); see `head_then_all`."""
+    return _part_of_backbone("norm", "head + norms", epoch, until, lr_factors(layers, scale, decay))
+
+
+@SCHEDULES.register("lora")
+def lora(
+    layers: Sequence[str],
+    *,
+    rank: int = 8,
+    alpha: float | None = None,
+    targets: Sequence[str] = (),
+    epoch: int = 2,
+    until: Mapping[str, Any] | None = None,
+    scale: float = 1.0,
+    decay: float = 1.0,
+) -> Schedule:
+    """Train only the head until `epoch`, then also low-rank matrices; see `ftlit.models.lora.Lora` and `head_then_all`."""
+    schedule = _part_of_backbone("lora", "head + LoRA", epoch, until, lr_factors(layers, scale, decay))
+    return replace(schedule, lora=Lora(rank, alpha, targets))
+
+
 @SCHEDULES.register("explicit")
-def explicit(layers: Sequence[str], *, stages: Sequence[Mapping[str, Any]], lr_scale: Mapping[str, float] | None = None) -> Schedule:
+def explicit(
+    layers: Sequence[str],
+    *,
+    stages: Sequence[Mapping[str, Any]],
+    lr_scale: Mapping[str, float] | None = None,
+    lora: Mapping[str, Any] | None = None,
+) -> Schedule:
     """Build a schedule from its stages and learning-rate factors.
 
     A pattern that is the name of a layer, or a glob over names of layers, stands for `backbone.<pattern>`.
@@ -127,6 +164,7 @@ def explicit(layers: Sequence[str], *, stages: Sequence[Mapping[str, Any]], lr_s
         layers: names of the backbone's layers.
         stages: mappings with the fields of `Stage`; `until` is a mapping with the fields of `Until`.
         lr_scale: pattern -> learning-rate factor; the first pattern that covers a parameter wins. 1 for everything by default.
+        lora: fields of `Lora`, for stages that train `{layer: lora}`.
 
     Raises:
         UserError: invalid stages or factors, see `Stage` and `Schedule`, or an unknown field.
@@ -138,14 +176,19 @@ def explicit(layers: Sequence[str], *, stages: Sequence[Mapping[str, Any]], lr_s
 
     def build_stage(given: Mapping[str, Any]) -> Stage:
         stage = _fields(Stage, given)
-        train = [train] if isinstance(train := stage.get("train") or [], str) else train
-        if not isinstance(train, Sequence) or not all(isinstance(pattern, str) for pattern in train):
+        train = stage.get("train") or []
+        if not isinstance(train, str | Sequence | Mapping):
             raise UserError(f"train={train} in schedule.stages: give names of layers, such as [head, {layers[-1]}]")
-        stage["train"] = [full(pattern) for pattern in train]
+        stage["train"] = [with_pattern(entry, full(pattern_of(entry))) for entry in entries_of(train)]
         return Stage(**{**stage, "until": _until(stage.get("until"))})
 
     factors = [(full(pattern), factor) for pattern, factor in (lr_scale or {"*": 1.0}).items()]
-    return Schedule([build_stage(given) for given in stages], factors)
+    return Schedule([build_stage(given) for given in stages], factors, lora=Lora(**_fields(Lora, lora)) if lora else None)
+
+
+def _part_of_backbone(part: LayerPart, name: str, epoch: int, until: Mapping[str, Any] | None, factors: LrFactors) -> Schedule:
+    both = Stage(["head", {"backbone": part}], epoch, until=_until(until), name=name)
+    return Schedule([Stage(["head"], name="head"), both], factors)
 
 
 def with_reinit(schedule: Schedule, layers: Sequence[str], *, backbone: str = "backbone", head: str = "head") -> Schedule:
@@ -165,8 +208,9 @@ def with_reinit(schedule: Schedule, layers: Sequence[str], *, backbone: str = "b
         return schedule
 
     def with_new(stage: Stage) -> Stage:
-        lacking = [name for name in new if head in stage.train and not any(covers(pattern, name) for pattern in stage.train)]
-        return replace(stage, train=[*stage.train, *lacking], name=" + ".join([stage.name, *(name.split(".", 1)[1] for name in lacking)]))
+        whole = whole_layers(stage.entries)
+        lacking = [name for name in new if head in whole and not any(covers(pattern, name) for pattern in whole)]
+        return replace(stage, train=[*stage.entries, *lacking], name=" + ".join([stage.name, *(name.split(".", 1)[1] for name in lacking)]))
 
     lr_scale = [(pattern, factors[head] if pattern in new else factor) for pattern, factor in schedule.lr_scale]
     return replace(schedule, stages=[with_new(stage) for stage in schedule.stages], lr_scale=lr_scale)
@@ -189,60 +233,3 @@ def _fields(dataclass: type, given: Mapping[str, Any]) -> dict[str, Any]:
         if name not in known:
             raise unknown(f"field of {dataclass.__name__}", name, known)
     return dict(given)
-
-
-def frozen_layers(layers: Sequence[str], embeddings: bool = False, numbers: Numbers = "") -> list[str]:
-    """Select the layers that the user froze, in order.
-
-    Args:
-        layers: names of a backbone's layers, lowest first.
-        embeddings: whether to freeze the layer `embeddings`.
-        numbers: numbers of the layers `encoder.0`, `encoder.1`, ... to freeze: a number, a list, or a text of numbers and ranges, both ends
-            included; an empty text freezes none.
-
-    Raises:
-        UserError: no such layer, or a text that is not a list of numbers.
-
-    >>> frozen_layers(["embeddings", "encoder.0", "encoder.1", "pooler"], True, "0-1")
-    ['embeddings', 'encoder.0', 'encoder.1']
-    """
-    if embeddings and EMBEDDINGS not in layers:
-        raise UserError(f"freeze_embeddings=true: this backbone has no layer {EMBEDDINGS!r}, {_alternatives(layers)}")
-    known = [int(found[1]) for layer in layers if (found := NUMBERED_LAYER.fullmatch(layer))]
-    wanted = set(_numbers(numbers))
-    if wanted and not known:
-        raise UserError(
-            f"freeze_layers={numbers} freezes layers named encoder.0, encoder.1, ..., but this backbone has {_alternatives(layers)}"
-        )
-    if missing := sorted(wanted - set(known)):
-        raise UserError(f"freeze_layers={numbers}: there is no layer encoder.{missing[0]}; give numbers from {min(known)} to {max(known)}")
-    names = {f"encoder.{number}" for number in wanted} | ({EMBEDDINGS} if embeddings else set())
-    return [layer for layer in layers if layer in names]
-
-
-def all_but(layers: Sequence[str], frozen: Sequence[str]) -> dict[str, Any]:
-    """Return the fields `train` and `name` of a stage that trains everything except these layers."""
-    if not frozen:
-        return {"train": ["*"], "name": "all"}
-    train = ["head", *in_backbone([layer for layer in layers if layer not in frozen])]
-    return {"train": train, "name": f"all but {shorten(frozen)}" if len(train) > 1 else "head"}
-
-
-def in_backbone(layers: Sequence[str]) -> list[str]:
-    """Return the names of the layers in a module that has the backbone as `backbone`."""
-    return [f"backbone.{layer}" for layer in layers]
-
-
-def _numbers(given: Numbers) -> Iterator[int]:
-    for part in given.split(",") if isinstance(given, str) else [given] if isinstance(given, int) else given:
-        if not (text := str(part).strip()):
-            continue
-        if not (ends := re.fullmatch(r"(\d+)(?:\s*-\s*(\d+))?", text)):
-            raise UserError(f'freeze_layers={given}: {text!r} is not a layer number; give numbers and ranges, such as "1,2,3" or "0-3"')
-        if int(ends[2] or ends[1]) < int(ends[1]):
-            raise UserError(f'freeze_layers={given}: a range begins with its lower number: give "{ends[2]}-{ends[1]}"')
-        yield from range(int(ends[1]), int(ends[2] or ends[1]) + 1)
-
-
-def _alternatives(layers: Sequence[str]) -> str:
-    return f"only {', '.join(layers)}; to freeze layers by name, give schedule=explicit"

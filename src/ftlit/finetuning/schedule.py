@@ -9,7 +9,9 @@ from types import MappingProxyType
 from ftlit.errors import UserError, in_quotes
 from ftlit.finetuning.freeze import BatchNorm
 from ftlit.finetuning.stage import Stage
+from ftlit.finetuning.train_entries import pattern_of, whole_layers
 from ftlit.formatting import count
+from ftlit.models.lora import Lora
 
 LrFactors = Sequence[tuple[str, float]]  # (pattern, factor): the first pattern that covers a parameter wins
 NO_TRANSITIONS: Mapping[int, int] = MappingProxyType({})
@@ -24,6 +26,7 @@ class Schedule:
         lr_scale: learning-rate factors (pattern, factor above 0) on the optimizer's rate. Together they cover every parameter; the first
             pattern that covers a parameter wins. Each pattern becomes one named parameter group.
         frozen: modules that the user froze (`freeze_layers`, `freeze_embeddings`): no stage trains them.
+        lora: the low-rank matrices that its stages train, for those who build the module; `None`: none.
 
     Raises:
         UserError: stages out of order, or a factor not above 0.
@@ -32,6 +35,7 @@ class Schedule:
     stages: Sequence[Stage]
     lr_scale: LrFactors = (("*", 1.0),)
     frozen: Sequence[str] = ()
+    lora: Lora | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple(self.stages))
@@ -154,7 +158,12 @@ def with_batchnorm(schedule: Schedule, batchnorm: BatchNorm) -> Schedule:
 
 def trains_head_alone(stage: Stage, head: str = "head") -> bool:
     """Whether only the head trains."""
-    return all(pattern == head or pattern.startswith(f"{head}.") for pattern in stage.train)
+    return all(pattern == head or pattern.startswith(f"{head}.") for pattern in map(pattern_of, stage.entries))
+
+
+def trains_whole_layers(stage: Stage, head: str = "head") -> bool:
+    """Whether layers besides the head train whole, not only their biases, norms or LoRA matrices."""
+    return any(pattern != head and not pattern.startswith(f"{head}.") for pattern in whole_layers(stage.entries))
 
 
 def without_warm_up(schedule: Schedule, head: str = "head") -> Schedule:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from ftlit.errors import UserError, in_quotes, unknown
 from ftlit.finetuning.freeze import BatchNorm, check_batchnorm
+from ftlit.finetuning.train_entries import Entry, Given, describe, entries_of
 from ftlit.formatting import count
 
 
@@ -85,7 +86,8 @@ class Stage:
     A stage begins at an epoch, at an optimizer step, or at the first epoch after `until` is reached, and then at `epoch` at the latest.
 
     Args:
-        train: patterns (see `ftlit.patterns`), at least one.
+        train: patterns (see `ftlit.patterns`), at least one. A mapping of a pattern to `bias`, `norm` or `lora` trains only the biases, the
+            norms or the LoRA matrices (see `ftlit.add_lora`) that it covers: `["head", {"backbone": "bias"}]`.
         epoch: the first epoch of this stage, counted from 0; with `until`, the latest. Default: 0.
         step: the first optimizer step of this stage, counted from 0.
         until: the condition that ends the stage before.
@@ -98,7 +100,7 @@ class Stage:
         UserError: no pattern, a beginning that is not a whole number from 0, or arguments that contradict each other.
     """
 
-    train: Sequence[str]
+    train: Given
     epoch: int | None = None
     step: int | None = None
     until: Until | None = None
@@ -107,9 +109,9 @@ class Stage:
     from_best: bool = False
 
     def __post_init__(self) -> None:
-        train = (self.train,) if isinstance(self.train, str) else tuple(self.train)
+        train = entries_of(self.train)
         object.__setattr__(self, "train", train)
-        object.__setattr__(self, "name", self.name or " + ".join(train))
+        object.__setattr__(self, "name", self.name or " + ".join(map(describe, train)))
         if self.epoch is None and self.step is None and self.until is None:
             object.__setattr__(self, "epoch", 0)
         if not train:
@@ -134,6 +136,11 @@ class Stage:
             )
         if self.batchnorm is not None:
             check_batchnorm(self.batchnorm)
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """`train` in its normal form: patterns, and pairs (pattern, part)."""
+        return entries_of(self.train)
 
     @property
     def policy(self) -> BatchNorm:

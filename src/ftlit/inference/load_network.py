@@ -16,10 +16,10 @@ from ftlit.inference.network import Network
 from ftlit.inference.novelty import read_subspace
 from ftlit.inference.prediction_sets import read_calibration
 from ftlit.inference.prior import TrainedClasses
-from ftlit.inference.record import KEY, build_backbone, build_head, read_record
+from ftlit.inference.record import KEY, build_backbone, build_head, read_record, rewrite
 from ftlit.inference.record_checks import BadRecord, LimitedAllocation
 from ftlit.inference.slim import filled
-from ftlit.models.batchnorm_fold import batchnorm_to_affine
+from ftlit.models.lora import merge_lora
 from ftlit.run_folder import RUN, RUN_STATE, identity_of
 from ftlit.tensor_files import load_checkpoint, why_unreadable
 
@@ -82,13 +82,11 @@ def _read(file: Path, run: str | None) -> tuple[JsonObject, Mapping[str, Tensor]
 
 def _built(record: JsonObject, state: Mapping[str, Tensor], *, trust: bool) -> Network:
     with nullcontext() if trust else LimitedAllocation(record, state):
-        backbone, head = build_backbone(record, trust=trust), build_head(record, trust=trust)
-    if record["affine"]:
-        batchnorm_to_affine(backbone)
+        backbone, head = rewrite(build_backbone(record, trust=trust), record), build_head(record, trust=trust)
     state = filled(state, backbone) if record.get("base") else state
     for part, module in (("backbone", backbone), ("head", head)):
         module.load_state_dict({name.removeprefix(f"{part}."): value for name, value in state.items() if name.startswith(f"{part}.")})
-        module.eval()
+        merge_lora(module).eval()
         module.to(memory_format=torch.channels_last)  # convolutions are faster in this layout, on CPU and GPU
     counts, weights = record.get("train_counts"), record.get("class_weights") or ()
     trained = None if counts is None else TrainedClasses(counts, weights)

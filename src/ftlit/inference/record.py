@@ -20,6 +20,7 @@ from ftlit.inference.slim import check_base
 from ftlit.models.backbone import Backbone
 from ftlit.models.batchnorm_fold import batchnorm_to_affine
 from ftlit.models.heads import HEADS
+from ftlit.models.lora import Lora, add_lora
 from ftlit.registry import Registry
 from ftlit.zoo import BACKBONES, load_bert
 
@@ -38,6 +39,7 @@ def record_of(
     class_names: Sequence[str],
     multilabel: bool,
     affine: bool,
+    lora: Record | None = None,
     loss: Record | None = None,
     train_counts: Sequence[int] | None = None,
     class_weights: Sequence[float] | None = None,
@@ -51,6 +53,7 @@ def record_of(
         class_names: class number -> name.
         multilabel: whether an image has several labels.
         affine: whether the batch norms were rewritten.
+        lora: the fields of the `Lora` that gave weights low-rank matrices, with their names as targets; `None`: none have any.
         loss: see `part_of`; recorded only for those who read the checkpoint: `ftlit.load` builds no loss.
         train_counts: number of training images of each class, see `ftlit.inference.prior`.
         class_weights: weight of each class in the loss; `None`: none.
@@ -61,6 +64,7 @@ def record_of(
             "backbone": part_of(own, BACKBONES) if loaded is None else _named(loaded["loader"], loaded, without=("loader",)),
             "grey_range": None if (grey := getattr(backbone.input_spec, "grey_range", None)) is None else list(grey),
             "affine": affine,
+            "lora": lora,
             "head": part_of({"in_features": backbone.num_features, **head}, HEADS),
             "loss": loss,
             "class_names": list(class_names),
@@ -99,9 +103,15 @@ def base_of(record: Record) -> Backbone:
     Raises:
         UserError: see `ftlit.load`.
     """
-    backbone = build_backbone(record, trust=False)
+    return rewrite(build_backbone(record, trust=False), record)
+
+
+def rewrite(backbone: Backbone, record: Record) -> Backbone:
+    """Rewrite a backbone as training did, in place: batch norms become affine layers, weights get LoRA matrices. Returns it."""
     if record["affine"]:
         batchnorm_to_affine(backbone)
+    if lora := record.get("lora"):  # records of earlier programs have none
+        add_lora(backbone, Lora(**lora))
     return backbone
 
 

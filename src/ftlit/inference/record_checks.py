@@ -50,6 +50,8 @@ def check_record(record: Record, *, trust: bool) -> None:
         raise BadRecord("its class names are not a list of distinct texts")
     if not all(isinstance(record[name], bool) for name in ("affine", "multilabel")):
         raise BadRecord("its fields affine and multilabel must be true or false")
+    if (lora := record.get("lora")) is not None and not _is_lora(lora):
+        raise BadRecord("its lora is not a rank, an alpha and names of weights")
     for noun in ("backbone", "head"):
         part = record[noun]
         if not isinstance(part, dict) or not isinstance(part.get("arguments"), dict) or not isinstance(_name(part), str):
@@ -69,6 +71,17 @@ def _are_amounts(values: Any, length: int) -> bool:
         isinstance(values, list)
         and len(values) == length
         and all(isinstance(value, int | float) and isfinite(value) and value >= 0 for value in values)
+    )
+
+
+def _is_lora(lora: Any) -> bool:
+    return (
+        isinstance(lora, dict)
+        and lora.keys() == {"rank", "alpha", "targets"}
+        and isinstance(lora["rank"], int)
+        and isinstance(lora["alpha"], int | float | None)
+        and isinstance(lora["targets"], list)
+        and all(isinstance(name, str) for name in lora["targets"])
     )
 
 

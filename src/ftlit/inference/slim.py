@@ -8,6 +8,7 @@ from torch import Tensor
 from ftlit.errors import UserError
 from ftlit.fingerprint import fingerprint, of_tensor
 from ftlit.models.backbone import Backbone
+from ftlit.models.lora import lora_parameters
 
 BASE = "backbone."  # prefix of the tensors that may be left out
 PUBLISHED = ("shipped", "package", "torchvision", "timm")  # of `WeightsKind`; a file may be gone later, and text encoders need --trust
@@ -56,8 +57,14 @@ def filled(state: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]
 
 
 def _base_tensors(backbone: Backbone) -> dict[str, Tensor]:
+    """Its tensors without those of reinitialized layers and of LoRA, which are random."""
     reinitialized = tuple(f"{layer}." for layer in backbone.reinit)
-    return {name: tensor for name, tensor in backbone.state_dict().items() if not (reinitialized and name.startswith(reinitialized))}
+    random = {tensor.data_ptr() for tensor in lora_parameters(backbone)}
+    return {
+        name: tensor
+        for name, tensor in backbone.state_dict().items()
+        if not (reinitialized and name.startswith(reinitialized)) and tensor.data_ptr() not in random
+    }
 
 
 def _digest(backbone: Backbone) -> str:

@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from ftlit.errors import UserError, shorten
+from ftlit.finetuning import train_entries
 from ftlit.finetuning.freeze import batchnorm_choices, trained
 from ftlit.finetuning.param_groups import EVERYTHING, floors_lose_ratios, lost_ratios
 from ftlit.finetuning.schedule import Schedule
@@ -157,7 +158,7 @@ def schedule_values(schedule: Schedule) -> dict[str, Any]:
 
 def _stage_values(stage: Stage) -> dict[str, Any]:
     policy = stage.policy if isinstance(stage.policy, str) else dict(stage.policy)
-    return {**asdict(stage), "train": list(stage.train), "batchnorm": policy}
+    return {**asdict(stage), "train": list(stage.entries), "batchnorm": policy}
 
 
 def check_same_schedule(saved: Any, schedule: Schedule) -> None:
@@ -204,7 +205,8 @@ def _describe_stage(values: Mapping[str, Any] | None) -> str:
     until = stage.until
     begins = f"{stage.begins}; mode {until.mode}; min_delta {until.min_delta:g}" if until else f"at {stage.begins}"
     weights = "; from the best weights" if stage.from_best else ""
-    return f"stage {stage.name!r} (trains {', '.join(stage.train)}; begins {begins}; batchnorm {stage.policy}{weights})"
+    trains = ", ".join(map(train_entries.describe, stage.entries))
+    return f"stage {stage.name!r} (trains {trains}; begins {begins}; batchnorm {stage.policy}{weights})"
 
 
 def _describe_factor(pair: Sequence[Any] | None) -> str:

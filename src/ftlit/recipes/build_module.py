@@ -25,6 +25,7 @@ def build_module(
     schedule: Schedule,
     recorded: Mapping[str, Any],
     base: Mapping[str, str] | None,
+    lora: Mapping[str, Any] | None = None,
 ) -> FineTuner:
     """The module of a backbone and a head, with the loss, the optimizer and the rates of the config.
 
@@ -36,13 +37,14 @@ def build_module(
         schedule: its learning-rate factors are read.
         recorded: the head as checkpoints record it.
         base: the weights that slim checkpoints leave out; `None` for full ones.
+        lora: what `add_schedule_lora` returned for the backbone.
 
     Raises:
         UserError: the loss does not fit the labels.
     """
     loss, weights = _build_loss(cfg, data), class_weights_of(cfg, data)
     own: Any = OmegaConf.to_container(cfg.backbone, resolve=True)
-    about = {"class_names": data.class_names, "multilabel": data.multilabel, "affine": cfg.batchnorm == AFFINE}
+    about = {"class_names": data.class_names, "multilabel": data.multilabel, "affine": cfg.batchnorm == AFFINE, "lora": lora}
     record = record_of(backbone, own, recorded, loss=part_of(cfg.loss, LOSSES), **about, **trained_classes(data, ["train"], weights))
     return FineTuner(
         backbone,

@@ -1,5 +1,6 @@
 """Build the parts of a run: backbone, data, head, schedule, module and trainer, and of a run with training its baseline."""
 
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from ftlit.errors import UserError
 from ftlit.finetuning.examine import examine
 from ftlit.finetuning.hints import ON_COMMAND_LINE
 from ftlit.finetuning.plan import Plan
-from ftlit.finetuning.schedule import Schedule, trains_head_alone, without_warm_up
+from ftlit.finetuning.schedule import Schedule, trains_head_alone, trains_whole_layers, without_warm_up
 from ftlit.lit.callbacks.probe_head import FitProbeHead, check_probe_head
 from ftlit.lit.callbacks.recorder import Recorder
 from ftlit.lit.callbacks.suspects_file import SuspectsFile
@@ -32,7 +33,7 @@ from ftlit.recipes.run.hardware_settings import base_of, resolve_checkpoint, res
 from ftlit.recipes.run.head import build_probe_head, check_head, head_arguments, may_fit_head, recorded_head
 from ftlit.recipes.run.launched import first_ahead
 from ftlit.recipes.run.loggers import build_loggers
-from ftlit.recipes.run.parts import build_schedule, check_reached, load_parts
+from ftlit.recipes.run.parts import add_schedule_lora, build_schedule, check_reached, load_parts, lora_patterns
 from ftlit.recipes.run.resume import checkpoint_of
 from ftlit.recipes.run.trainer import build_trainer
 from ftlit.recipes.run.training_steps import check_batches, training_steps
@@ -77,6 +78,8 @@ def build(cfg: DictConfig, *, compares: bool = True) -> Run:
     if cfg.batchnorm == AFFINE:  # before the parameter groups are built
         batchnorm_to_affine(backbone)
     schedule = build_schedule(cfg, backbone)
+    plain = deepcopy(backbone) if lora_patterns(schedule) else backbone  # for the baseline: other runs store the same features
+    lora = add_schedule_lora(backbone, schedule)
     check_until(schedule)
     arguments = head_arguments(cfg, backbone, schedule)
     head = instantiate(cfg.head, **arguments, num_classes=data.num_classes)
@@ -88,8 +91,9 @@ def build(cfg: DictConfig, *, compares: bool = True) -> Run:
         schedule = without_warm_up(schedule)
     only_fits = probe_head is not None and not probe_head.trains
     frozen = only_fits or all(trains_head_alone(stage) for stage in schedule.stages)
-    base = base if resolve_checkpoint(cfg, backbone, frozen=frozen) == "slim" else None
-    model = build_module(cfg, backbone, head, data, schedule, recorded_head(cfg, arguments), base)
+    few = only_fits or not any(map(trains_whole_layers, schedule.stages))
+    base = base if resolve_checkpoint(cfg, backbone, few=few) == "slim" else None
+    model = build_module(cfg, backbone, head, data, schedule, recorded_head(cfg, arguments), base, lora)
     if resolve_compile(cfg, backbone, data, frozen=frozen) and not only_fits:
         compile_layers(backbone, head)
     recorder = Recorder(cfg.paths.run) if cfg.report else None
@@ -107,7 +111,7 @@ def build(cfg: DictConfig, *, compares: bool = True) -> Run:
         resume_from = None  # the head is fitted again, and its rows of metrics are written again
     else:
         check_batches(trainer, data)
-    baseline = build_baseline(cfg, backbone, images, base) if compares and may_compare(trainer, probe_head) else None
+    baseline = build_baseline(cfg, plain, images, base) if compares and may_compare(trainer, probe_head) else None
     return Run(model, data, schedule, trainer, resume_from, probe_head, recorder, baseline)
 
 

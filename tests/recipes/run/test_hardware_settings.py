@@ -127,5 +127,5 @@ def test_a_fused_optimizer_takes_the_same_steps(optimizer):
 def test_checkpoints_are_slim_where_the_backbone_never_trains_and_its_weights_are_published(tmp_path, settings, weights, frozen, expected):
     given = {"checkpoint": "auto", "resume": False, "paths": {"run": str(tmp_path)}, "trainer": {"strategy": "auto"}}
     cfg = OmegaConf.create({**given, **settings})
-    resolve_checkpoint(cfg, load_backbone("glyph", weights=weights), frozen=frozen)
+    resolve_checkpoint(cfg, load_backbone("glyph", weights=weights), few=frozen)
     assert cfg.checkpoint == expected

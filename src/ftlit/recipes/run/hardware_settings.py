@@ -52,15 +52,15 @@ def base_of(cfg: DictConfig, backbone: Backbone) -> dict[str, str] | None:
     return base_record(backbone) if cfg.checkpoint == "slim" or (cfg.checkpoint == AUTO and loads_again(backbone)) else None
 
 
-def resolve_checkpoint(cfg: DictConfig, backbone: Backbone, *, frozen: bool) -> str:
-    """Replace `checkpoint=auto`, in place: slim where the backbone never trains and its weights can be loaded again anywhere, else full.
+def resolve_checkpoint(cfg: DictConfig, backbone: Backbone, *, few: bool) -> str:
+    """Replace `checkpoint=auto`, in place: slim where few of the backbone's weights change and all can be loaded again anywhere, else full.
 
     A run that is resumed keeps the value that it began with. Returns the value.
 
     Args:
         cfg: the composed config.
         backbone: as it was loaded.
-        frozen: whether no stage trains any of it.
+        few: whether no stage trains a whole layer of it.
     """
     if cfg.checkpoint == AUTO:
         stored = read_config(cfg.paths.run) if cfg.resume else None
@@ -68,7 +68,7 @@ def resolve_checkpoint(cfg: DictConfig, backbone: Backbone, *, frozen: bool) -> 
             cfg.checkpoint = OmegaConf.select(stored.settings, "checkpoint", default="full")
         else:
             shards = any(name in str(cfg.trainer.get("strategy")) for name in SHARDING)
-            cfg.checkpoint = "slim" if frozen and loads_again(backbone) and not shards else "full"
+            cfg.checkpoint = "slim" if few and loads_again(backbone) and not shards else "full"
     return str(cfg.checkpoint)
 
 

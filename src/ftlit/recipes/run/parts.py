@@ -13,9 +13,11 @@ from ftlit.errors import UserError
 from ftlit.finetuning.freeze import Choice
 from ftlit.finetuning.presets import with_reinit
 from ftlit.finetuning.schedule import Schedule, with_batchnorm
+from ftlit.finetuning.train_entries import part_of, pattern_of
 from ftlit.lit.datamodules.image_data import ImageData
 from ftlit.lit.datamodules.indexed_images import require_indexed_images
 from ftlit.models.backbone import Backbone
+from ftlit.models.lora import Lora, add_lora
 from ftlit.recipes.config.check_values import AFFINE
 from ftlit.recipes.config.class_weights import class_weights_of
 from ftlit.recipes.config.hydra_internals import instantiate
@@ -97,6 +99,22 @@ def build_schedule(cfg: DictConfig, backbone: Backbone) -> Schedule:
     layers = backbone.layers_with_parameters
     schedule = with_batchnorm(instantiate(cfg.schedule, layers=layers), {"backbone": batchnorm_policy(cfg)})
     return with_reinit(schedule, [layer for layer in backbone.reinit if layer in layers])
+
+
+def add_schedule_lora(backbone: Backbone, schedule: Schedule) -> dict[str, Any] | None:
+    """Give the layers of which a stage trains LoRA such matrices, in place. Returns the fields of the `Lora` that does so again, `None`
+    where there are none.
+    """
+    if not (patterns := lora_patterns(schedule)):
+        return None
+    lora = schedule.lora or Lora()
+    names = add_lora(backbone, lora, ["*" if pattern == "backbone" else pattern.removeprefix("backbone.") for pattern in patterns])
+    return {"rank": lora.rank, "alpha": lora.alpha, "targets": names}
+
+
+def lora_patterns(schedule: Schedule) -> list[str]:
+    """The patterns of layers of which a stage trains LoRA matrices."""
+    return [pattern_of(entry) for stage in schedule.stages for entry in stage.entries if part_of(entry) == "lora"]
 
 
 def batchnorm_policy(cfg: DictConfig) -> Choice:

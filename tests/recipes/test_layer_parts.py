@@ -1,0 +1,58 @@
+"""Runs that train biases, norms or LoRA: a small checkpoint, a plain network when it is loaded."""
+
+import os
+import sys
+
+import pytest
+import torch
+import warm
+from paths import ROOT
+
+from ftlit import UserError, load
+from ftlit.inference.export import export_run
+
+pytestmark = pytest.mark.e2e
+
+COMMAND = (
+    "trainer=cpu", "data.per_class=5", "data.num_workers=0", "scenario=large_similar", "head=linear", "schedule=lora", "schedule.rank=2",
+    "schedule.epoch=1", "report=false", "cache=none",
+)  # fmt: skip
+
+
+def train(folder, *arguments):
+    done = warm.run([sys.executable, str(ROOT / "train.py"), *COMMAND, *arguments], cwd=folder, env=dict(os.environ), timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lora")
+    printed = train(folder, "trainer.max_epochs=3", "hydra.run.dir=whole")
+    (folder / "printed").write_text(printed)
+    return folder
+
+
+def test_the_checkpoint_holds_the_head_and_the_matrices_only(folder):
+    state = torch.load(folder / "whole/checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    assert {name.rpartition(".")[2] for name in state if name.startswith("backbone.")} == {"a", "b"}
+    assert "head + LoRA" in (folder / "printed").read_text() and "checkpoint=slim" in (folder / "printed").read_text()
+
+
+def test_the_loaded_network_has_plain_weights_and_its_export_agrees(folder, tmp_path):
+    network = load(folder / "whole")
+    assert not any("parametrizations" in name for name in network.backbone.state_dict())
+    exported, _ = export_run(folder / "whole", "torch", tmp_path / "net.pt2")
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = network.head(network.backbone.pool(network.backbone(2 * images - 1)))  # it normalises with mean and std .5
+        assert torch.allclose(torch.export.load(exported).module()(images), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("record", [{"rank": "8", "alpha": None, "targets": []}, {"rank": 8}, 3])
+def test_a_damaged_record_is_an_error(folder, tmp_path, record):
+    checkpoint = torch.load(folder / "whole/checkpoints/best.ckpt", weights_only=True)
+    checkpoint["ftlit"]["lora"] = record
+    torch.save(checkpoint, tmp_path / "damaged.ckpt")
+    with pytest.raises(UserError, match="not valid"):
+        load(tmp_path / "damaged.ckpt")
