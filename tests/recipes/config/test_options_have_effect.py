@@ -13,10 +13,12 @@ from ftlit.recipes.config.hydra_internals import fresh_hydra, instantiate
 LAYERS = ["embeddings", *(f"encoder.{i}" for i in range(3))]
 OTHERS: dict[str, Any] = {  # another value of an option that is no number
     "activation": "sigmoid",
+    "alpha": 4.0,
     "class_weights": "balanced",
     "combine": "average",
     "cuts": 1,
     "freeze_layers": "0",
+    "lora": {"rank": 2},
     "lr_scale": {"*": 0.5},
     "mode": "max",
     "monitor": "val/f1",
@@ -29,6 +31,7 @@ OTHERS: dict[str, Any] = {  # another value of an option that is no number
     "limit_val_batches": 2,
     "limit_test_batches": 2,
     "stages": [{"train": ["*"]}],
+    "targets": ["*.qkv.weight"],
     "unit": {"step": "epoch", "epoch": "step"},
     "until": {"metric": "val/accuracy", "threshold": 0.9},
     "scheduler": {"_target_": "torch.optim.lr_scheduler.ExponentialLR", "_partial_": True, "gamma": 0.5},

@@ -135,6 +135,7 @@ RANGES: dict[str, Range] = {  # patterns of full names; the first match counts
     "schedule.epoch": COUNT_OR_NONE,
     "schedule.every": COUNT,
     "schedule.k": Range(1, 1000, whole=True),
+    "schedule.rank": Range(1, 1024, whole=True),
     "schedule.scale": FACTOR,
     "schedule.decay": Range(0, 10, open="least"),
     "schedule.lr_scale.*": Range(0, 1000),
