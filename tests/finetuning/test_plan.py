@@ -36,9 +36,9 @@ def plan(schedule=SCHEDULE, model=None, optimizer=None, **known):
 
 def test_a_row_gives_modes_groups_rates_and_batchnorm_policies_of_a_layer():
     assert plan().rows == (
-        LayerRow("low", 24, 2, ("eval", "eval", "train"), ("*",), (0.05,), ("frozen", "frozen", "live")),
-        LayerRow("high", 20, 1, ("eval", "train", "train"), ("*",), (0.05,), ()),
-        LayerRow("head", 10, 0, ("train", "train", "train"), ("head",), (0.1,), ()),
+        LayerRow("low", 24, 2, ("eval", "eval", "train"), ("*",), (0.05,), ("frozen", "frozen", "live"), 24),
+        LayerRow("high", 20, 1, ("eval", "train", "train"), ("*",), (0.05,), (), 20),
+        LayerRow("head", 10, 0, ("train", "train", "train"), ("head",), (0.1,), (), 10),
     )
 
 

@@ -129,6 +129,7 @@ def _row(
         tuple(name for name, _ in own_groups),
         tuple(dict.fromkeys(rate for _, rate in own_groups)),
         tuple(_policy(module, stage, names, norms) for stage, names in zip(stages, chosen, strict=True)) if norms else (),
+        sum(own[name] for name in own.keys() & set().union(*chosen)),
     )
 
 

@@ -19,6 +19,7 @@ class LayerRow:
         groups: names of the parameter groups of its parameters.
         rates: base rates of these groups.
         batchnorm: policies of its batch norms, `frozen` if the layer is; empty if it has none.
+        trained: number of values that train in some stage.
     """
 
     layer: str
@@ -28,6 +29,7 @@ class LayerRow:
     groups: tuple[str, ...]
     rates: tuple[float, ...]
     batchnorm: tuple[str, ...]
+    trained: int
 
     @property
     def stages_text(self) -> str:

@@ -11,7 +11,7 @@ from ftlit.recipes.console.layers_table import layers_table
 
 def row(layer="backbone.low", size=12_345_678, modes=("train",), groups=None, batchnorm=()):
     first = next((i for i, mode in enumerate(modes) if mode != "eval"), None)
-    return LayerRow(layer, size, first, modes, groups or (layer,), (1e-3,), batchnorm)
+    return LayerRow(layer, size, first, modes, groups or (layer,), (1e-3,), batchnorm, size)
 
 
 def printed(rows, width):

@@ -55,7 +55,7 @@ def timed(monkeypatch):
 
 def rows(network, *modes):
     cuts = network.backbone.cuts
-    return [LayerRow(f"backbone.{cut}", 1, 0, tuple(stage[i] for stage in modes), (), (), ()) for i, cut in enumerate(cuts)]
+    return [LayerRow(f"backbone.{cut}", 1, 0, tuple(stage[i] for stage in modes), (), (), (), 1) for i, cut in enumerate(cuts)]
 
 
 def estimate(network, images, spans, layers, **settings):

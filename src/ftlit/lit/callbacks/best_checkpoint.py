@@ -117,7 +117,7 @@ class BestCheckpoint(ModelCheckpoint):
             why = "no epoch was validated during training (callbacks.best=null keeps the last weights)"
             if self.best_of_epochs is not None:
                 why = f"no epoch was clearly better by {self.monitor} (best: {self.best_of_epochs:.4f})"
-            return f"the results are from the linear probe, because {why}"
+            return f"the results are from the linear probe, because {why}; the trained network is last.ckpt"
         if self.best_epoch is None:
             return "no epoch was validated, so the results are from the last weights"
         return f"the results are from epoch {self.best_epoch}, the best by {self.monitor}"

@@ -97,7 +97,7 @@ def _estimate_text(cfg: DictConfig, plan: Plan, facts: RunFacts) -> str:
     text = f"up to about {duration_in_words(facts.seconds or 0)}"
     if not facts.trains:
         return text
-    trained = sum(row.size for row in plan.rows if row.first is not None)
+    trained = sum(row.trained for row in plan.rows)
     stored = trained if cfg.checkpoint == "slim" else sum(row.size for row in plan.rows)
     return f"{text}; checkpoints take about {size_in_words(2 * 4 * (stored + 2 * trained))}"
 
