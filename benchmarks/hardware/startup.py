@@ -30,7 +30,7 @@ begin = time.process_time()
 from ftlit.report.html import write_report
 write_report(sys.argv[1])
 print(time.process_time() - begin)
-"""  # with the import of matplotlib
+"""  # with the imports of matplotlib and scikit-learn
 LIMITS = {RUN: "<= 2.0", PREDICTION: "<= 1.3"}
 
 

@@ -16,7 +16,6 @@ from ftlit.report.contents import RunData
 from ftlit.report.picture_grids import mistakes, samples, suspects
 from ftlit.report.scores import confusion as confused
 from ftlit.report.scores import reliability
-from ftlit.report.tsne import tsne
 
 STAGE_COLOURS = ("#eef2f7", "#dfe7f1")
 MODES = {"train": "#2f6db5", "part": "#8fb4dc", "eval": "#d9dce1", "none": "#ffffff"}
@@ -129,12 +128,13 @@ def features(run: RunData) -> Figure | None:
     """Feature map of test images, coloured by class: t-SNE (van der Maaten and Hinton 2008), initialised by principal components."""
     if run.features is None or (run.features[1] >= 0).sum() < 10:
         return None
+    from sklearn.manifold import TSNE  # here: it takes a second
     from threadpoolctl import threadpool_limits
 
     values, labels = (held[run.features[1] >= 0] for held in run.features)  # the first of several labels; images without any are left out
     perplexity = min(30, (len(values) - 1) / 3)
     with threadpool_limits(1):  # as fast for a thousand images, and much faster on a machine with other work
-        flat = tsne(values, perplexity)
+        flat = TSNE(init="pca", perplexity=perplexity, random_state=0, max_iter=500).fit_transform(values)
     figure = Figure(figsize=(7.5, 6), layout="constrained")
     axes = figure.add_subplot(xticks=[], yticks=[])
     number = len(run.class_names)
