@@ -18,8 +18,8 @@ def unknown(what: str, given: object, options: Iterable[object]) -> UserError:
     no layer 'layr4': did you mean 'layer4'? There are: stem, layer4
     >>> print(unknown("layer", 7, ["stem", "layer4"]))
     no layer 7: give one of stem, layer4
-    >>> print(unknown("argument of alexnet", "width", []))
-    no argument of alexnet 'width': there is none, so leave it out
+    >>> print(unknown("argument", "width", []))
+    no argument 'width': there is none, so leave it out
     """
     names = [str(option) for option in options]
     if not names:

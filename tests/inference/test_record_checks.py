@@ -62,12 +62,18 @@ def test_class_names_are_different_texts(tmp_path, names):
         ),
         ({"input_spec": {"size": 1 << 15}}, "above the limit of 8192"),
         ({"input_spec": {"size": 8, "resize": 1 << 15}}, "the backbone has input_spec.resize=32768, above the limit of 8192 pixels"),
-        ({"loader": "timm", "name": "resnet18", "pretrained_cfg_overlay": {"file": "evil.pth"}}, "are read only from a trusted file: "),
-        ({"loader": "timm", "name": "resnet18", "checkpoint_path": "evil.pth"}, "are read only from a trusted file: "),
-        ({"loader": "timm", "name": "resnet18", "cache_dir": "/"}, "are read only from a trusted file: "),
-        ({"loader": "bert", "name": "tiny", "attn_implementation": "someone/kernel"}, "are read only from a trusted file: "),
+        (
+            {"loader": "timm", "name": "resnet18", "pretrained_cfg_overlay": {"file": "evil.pth"}},
+            "which ftlit accepts only from a file that you trust: ",
+        ),
+        ({"loader": "timm", "name": "resnet18", "checkpoint_path": "evil.pth"}, "which ftlit accepts only from a file that you trust: "),
+        ({"loader": "timm", "name": "resnet18", "cache_dir": "/"}, "which ftlit accepts only from a file that you trust: "),
+        (
+            {"loader": "bert", "name": "tiny", "attn_implementation": "someone/kernel"},
+            "which ftlit accepts only from a file that you trust: ",
+        ),
         ({"loader": "bert", "name": "tiny", "download": True}, "is not in the local Hugging Face cache: add --trust"),
-        ({"progress": True}, "no argument of mlp 'progress'"),
+        ({"progress": True}, "mlp: no argument 'progress'"),
         ({"head": {"hidden": [1 << 40]}}, "short texts, true, false and null are read"),
     ],
 )

@@ -83,7 +83,7 @@ def shares_of(prior: Prior, class_names: Sequence[str], trained: TrainedClasses)
     if wrong := [f"{name}={share}" for name, share in prior.items() if not (isfinite(share) and share >= 0)]:
         raise UserError(f"prior: {wrong[0]}: give shares from 0 to 1")
     if not sum(prior.values()):
-        raise UserError("prior: all shares are 0; give a share above 0 for a class that occurs")
+        raise UserError("prior: all shares are 0; give a share above 0 for at least one class")
     return TrainedClasses([prior[name] for name in class_names]).prior
 
 

@@ -95,9 +95,10 @@ def _check_arguments(noun: str, part: Record) -> None:
     if allowed is not None:
         others = [name for name in arguments if name not in allowed]
     if others := [name for name in others if name not in COMMON]:
+        network = f"{noun} ({arguments.get('name')} of {part['name']})"
         raise BadRecord(
-            f"its {noun}, {arguments.get('name')} of {part['name']}, has the arguments {shorten(sorted(map(str, others)))}, which are "
-            "read only from a trusted file: if you trust this file, add --trust (in Python: trust=True)"
+            f"it gives its {network} {shorten(sorted(map(str, others)))}, which ftlit accepts only "
+            "from a file that you trust: if you trust this one, add --trust (in Python: trust=True)"
         )
     for name, value in arguments.items():
         most = MAX_VALUE if name == "input_spec" else MAX_NUMBER

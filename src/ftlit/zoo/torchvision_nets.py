@@ -113,7 +113,7 @@ def load_backbone(
     net = _net(name)
     for argument in kwargs:
         if argument not in net.arguments:
-            raise unknown(f"argument of {name}", argument, net.arguments)
+            raise UserError(f"{name}: {unknown('argument', argument, net.arguments)}")
     source = find(weights, net.sources, weights_key)
     spec = override_input_spec((source and source.input_spec) or _default_spec(net), input_spec)
     _check_step(name, spec.size)

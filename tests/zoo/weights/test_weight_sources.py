@@ -204,7 +204,7 @@ def test_a_custom_network_needs_one_entry_in_the_table(tmp_path, monkeypatch):
     assert (backbone.origin.describe(), backbone.input_spec.size, backbone.input_spec.mean) == ("shipped own", 8, (0.5, 0.5, 0.5))
     assert all(torch.equal(tensor, first.state_dict()[name].half().float()) for name, tensor in backbone.state_dict().items())
     assert load_backbone("own", weights=None).origin.describe() == "random start"
-    with pytest.raises(UserError, match="no argument of own"):
+    with pytest.raises(UserError, match="own: no argument"):
         load_backbone("own", width=3)
 
 

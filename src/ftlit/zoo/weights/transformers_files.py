@@ -105,7 +105,7 @@ def read_config(name: str, folder: Path, fields: Mapping[str, Any]) -> Any:
     known = config.to_dict()
     for field, value in fields.items():
         if field not in known:
-            raise unknown(f"argument of {name}", field, known)
+            raise UserError(f"{name}: {unknown('argument', field, known)}")
         setattr(config, field, value)
     config.name_or_path = ""  # the same network in another folder has the same features
     return config
