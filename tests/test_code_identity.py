@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 from torchvision.models import VisionTransformer
-from versioned_parts import SPEC, Masked, text_embeddings, versions_of_ftlit
+from versioned_parts import SPEC, Masked, block_with_constants, text_embeddings, versions_of_ftlit
 
 from ftlit.code_identity import _stable_names, identity, stable_name, versioned
 from ftlit.data.dataset import Split
@@ -32,7 +32,8 @@ from ftlit.fingerprint import fingerprint, prefixes
 from ftlit.models.backbone import Backbone, Layers
 from ftlit.models.batchnorm_fold import AffineNorm, batchnorm_to_affine
 from ftlit.models.fully_convolutional import _ChannelNorm
-from ftlit.zoo import blocks, load_backbone, text_encoders, timm_partial, vision_transformers
+from ftlit.zoo import blocks, load_backbone, text_encoders, vision_transformers
+from ftlit.zoo.timm_split import grid_constants, timm_partial
 
 FRACTIONS: dict[Split, float] = {"val": 0.1, "test": 0.1}
 
@@ -129,9 +130,11 @@ KEYS: dict[str, list[Callable[[], str]]] = {
     "channel_norm": [lambda: of_layer(_ChannelNorm(nn.LayerNorm(3)))],
     "class_token": [lambda: of_layer(vision_transformers.ClassToken())],
     "clone_input": [lambda: of_layer(timm_partial.CloneInput())],
+    "grid_constants": [lambda: of_layer(block_with_constants())],
     "input_spec": [lambda: of_view(read_image, partial(abs, SPEC))],
     "layers": [lambda: of_layer(Layers({"a": nn.ReLU()})), lambda: of_layer(small_backbone())],
     "partial_forward": [lambda: of_layer(timm_partial.PartialForward(nn.ReLU(), "forward"))],
+    "pass_through": [lambda: of_layer(timm_partial.PassThrough())],
     "patch_embeddings": [lambda: of_layer(vision_transformers.PatchEmbeddings(VisionTransformer(4, 2, 1, 1, 4, 4)))],
     "pool": [of_pooled_features],
     "read_digit": [lambda: of_view(_array_to_rgb)],
@@ -140,6 +143,7 @@ KEYS: dict[str, list[Callable[[], str]]] = {
     "read_text": [lambda: of_view(read_text)],
     "read_torchvision_image": [lambda: of_view(partial(_load, []))],
     "renormalise": [lambda: of_layer(blocks.Renormalise())],
+    "square_images": [lambda: of_layer(grid_constants.SquareImages())],
     "text_encoder_layer": [lambda: of_layer(text_encoders.EncoderLayer(Masked()))],
     "text_spec": [lambda: of_view(read_text, partial(abs, TextSpec("folder")))],
     "to_rgb": [lambda: of_view(image_reader(SPEC)), lambda: of_view(partial(_load, [])), lambda: of_view(lambda x: to_rgb(read_image(x)))],

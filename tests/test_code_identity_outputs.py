@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 from torchvision.transforms.functional import InterpolationMode
 from torchvision.transforms.v2.functional import pil_to_tensor
-from versioned_parts import SPEC, Masked, text_embeddings, versions_of_ftlit
+from versioned_parts import SPEC, Masked, block_with_constants, text_embeddings, versions_of_ftlit
 
 from ftlit.data.dataset import Examples
 from ftlit.data.images import read_image, read_image_in_range, to_rgb, to_rgb_in_range
@@ -23,7 +23,8 @@ from ftlit.models.batchnorm_fold import AffineNorm
 from ftlit.models.fully_convolutional import _ChannelNorm
 from ftlit.models.heads import ConvHead, LinearHead, LinearProbeHead, MLPHead, PooledHead
 from ftlit.models.pooling import pool
-from ftlit.zoo import blocks, text_encoders, timm_partial, vision_transformers
+from ftlit.zoo import blocks, text_encoders, vision_transformers
+from ftlit.zoo.timm_split import grid_constants, timm_partial
 
 
 def numbers(*shape: int) -> Tensor:
@@ -97,11 +98,13 @@ EXAMPLES: dict[str, tuple[Any, float]] = {
     "class_token 1": (lambda _: output(vision_transformers.ClassToken(), numbers(2, 3, 4)), 1.39779),
     "clone_input 1": (lambda _: output(timm_partial.CloneInput(), numbers(5)), -0.375389),
     "conv_head 1": (lambda _: output(ConvHead(3, 2, channels=2), numbers(1, 3, 4, 4)), -3.3461),
+    "grid_constants 1": (lambda _: output(block_with_constants(), numbers(2, 5, 3)), -1.06837),
     "layers 1": (lambda _: output(Layers({"a": nn.Linear(3, 2), "b": nn.ReLU()}), numbers(2, 3)), -1.4525),
     "linear_head 1": (lambda _: output(LinearHead(3, 2), numbers(2, 3)), 0.289888),
     "linear_probe_head 1": (lambda _: output(LinearProbeHead(3, 2), numbers(2, 3)), 0.289888),
     "mlp_head 1": (lambda _: output(MLPHead(3, 2, hidden=[4]), numbers(2, 3)), -2.54424),
     "partial_forward 1": (lambda _: output(timm_partial.PartialForward(nn.ReLU(), "forward"), numbers(5)), -0.0431596),
+    "pass_through 1": (lambda _: output(timm_partial.PassThrough(), numbers(5)), -0.375389),
     "patch_embeddings 1": (
         lambda _: output(vision_transformers.PatchEmbeddings(VisionTransformer(4, 2, 1, 1, 4, 4)), numbers(1, 3, 4, 4)),
         -0.08833,
@@ -121,6 +124,7 @@ EXAMPLES: dict[str, tuple[Any, float]] = {
     "read_text 1": (lambda _: torch.tensor([*read_text("äb ").encode()]), -80.825),
     "read_torchvision_image 1": (lambda _: pil_to_tensor(_load([(picture("LA"), 0)], 0)), -2.2091),
     "renormalise 1": (lambda _: output(blocks.Renormalise(), numbers(1, 3, 2, 2)), 0.279127),
+    "square_images 1": (lambda _: output(grid_constants.SquareImages(), numbers(1, 3, 2, 2)), 0.490862),
     "text_encoder_layer 1": (lambda _: output(text_encoders.EncoderLayer(Masked()), TOKENS), 3.20315),
     "to_rgb 1": (lambda _: pil_to_tensor(to_rgb(picture("I"))), 0.981087),
     "to_rgb 1, 8-bit RGB": (lambda _: pil_to_tensor(to_rgb(picture())), -2.2091),

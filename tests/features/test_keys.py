@@ -100,7 +100,8 @@ from ftlit.features.spec import FeatureSpec
 from ftlit.fingerprint import fingerprint
 from ftlit.models.backbone import Backbone
 from ftlit.models.batchnorm_fold import batchnorm_to_affine
-from ftlit.zoo import load_backbone, text_encoders, timm_partial, vision_transformers
+from ftlit.zoo import load_backbone, text_encoders, vision_transformers
+from ftlit.zoo.timm_split import timm_partial
 from ftlit.zoo.blocks import Renormalise
 spec = InputSpec(size=32)
 torch.manual_seed(0)

@@ -14,7 +14,7 @@ import ftlit
 from ftlit import UserError, load_timm
 from ftlit.data.input_spec import InputSpec
 from ftlit.models.backbone import Backbone
-from ftlit.zoo.timm_layers import WHOLE, take_apart
+from ftlit.zoo.timm_split.timm_layers import WHOLE, take_apart
 
 pytestmark = [pytest.mark.e2e, pytest.mark.zoo]
 

@@ -2,7 +2,8 @@
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,8 +120,22 @@ def _use_torch(network: Network, path: Path) -> str:
     return f"logits = torch.export.load({str(path)!r}).module()(images)"
 
 
+@contextmanager
+def _unfused_attention(backbone: nn.Module) -> Iterator[None]:
+    """Let timm's attention run as matrix products: the converter does not take every form of the fused one (a mask, five dimensions)."""
+    fused: list[Any] = [module for module in backbone.modules() if getattr(module, "fused_attn", False)]
+    try:
+        for module in fused:
+            module.fused_attn = False
+        yield
+    finally:
+        for module in fused:
+            module.fused_attn = True
+
+
 def _write_onnx(network: Network, metadata: Metadata, path: Path) -> None:
-    program = _program(network)
+    with _unfused_attention(network.backbone):
+        program = _program(network)
     try:
         onnx: Any = torch.onnx.export(program, dynamo=True, input_names=["images"], output_names=["logits"], verbose=False)
     except Exception as error:  # as above

@@ -23,7 +23,7 @@ from ftlit.tensor_files import weights_only
 from ftlit.zoo.blocks import NetworkParts
 from ftlit.zoo.build import BACKBONES, assemble_backbone, build_network, override_input_spec
 from ftlit.zoo.timm_arguments import REPLACED_ARGUMENTS, TEXTS, refused_arguments
-from ftlit.zoo.timm_layers import take_apart
+from ftlit.zoo.timm_split.timm_layers import take_apart
 from ftlit.zoo.weights.weight_files import ALTERNATIVES, WITHOUT_DOWNLOAD, WeightsFile
 from ftlit.zoo.weights.weight_sources import WeightSource, find, network_timeout, weights_record
 

@@ -1,6 +1,6 @@
 """Networks of timm with some modules removed: what remains of their `forward_features` is the code around these modules."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from typing import Any
 
@@ -34,6 +34,15 @@ class PartialForward(nn.Module):
         return x
 
 
+@versioned("pass_through", 1)
+class PassThrough(nn.Identity):
+    """The identity in the place of a module, whatever other arguments that module takes."""
+
+    def forward(self, x: Tensor | None = None, *others: Any, **named: Any) -> Tensor | None:  # type: ignore[override]
+        """Return the first argument."""
+        return x
+
+
 @versioned("clone_input", 1)
 class CloneInput(nn.Module):
     """A copy of the features at a cut, in front of a layer that modifies its argument in place."""
@@ -60,10 +69,16 @@ def without(model: nn.Module, names: Iterable[str], parameters: Iterable[str] = 
         names: paths of modules to replace by the identity.
         parameters: names of the network's direct parameters to remove.
     """
-    partial_copy = _shallow_copy(model)
+    partial_copy = with_modules(model, {name: PassThrough() for name in sorted(names)})
     for name in parameters:
         del partial_copy._parameters[name]
-    for name in sorted(names):
+    return partial_copy
+
+
+def with_modules(model: nn.Module, modules: Mapping[str, nn.Module]) -> nn.Module:
+    """Copy `model` with other modules at some paths; it shares the others. Paths inside a removed module are left out."""
+    partial_copy = _shallow_copy(model)
+    for name, module in modules.items():
         *path, leaf = name.split(".")
         parent = partial_copy
         for part in path:
@@ -72,7 +87,7 @@ def without(model: nn.Module, names: Iterable[str], parameters: Iterable[str] = 
                 break
             parent._modules[part] = parent = _shallow_copy(child)
         else:
-            parent._modules[leaf] = nn.Identity()
+            parent._modules[leaf] = module
     return partial_copy
 
 

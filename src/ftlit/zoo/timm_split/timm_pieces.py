@@ -1,13 +1,14 @@
 """Layers of a timm network from the longest sequence of module calls inside its `forward_features`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ftlit.zoo.timm_partial import PartialForward, channels_first, classifier_paths, without
-from ftlit.zoo.timm_trace import ModuleCall, Trace, call_sequences, child_calls
+from ftlit.zoo.timm_split.grid_constants import SquareImages, with_grid_constants
+from ftlit.zoo.timm_split.timm_partial import PartialForward, channels_first, classifier_paths, without
+from ftlit.zoo.timm_split.timm_trace import ModuleCall, Trace, call_sequences, child_calls
 
 
 def sequence_layers(traced: Trace, tail: Sequence[str]) -> dict[str, nn.Module]:
@@ -20,33 +21,47 @@ def sequence_layers(traced: Trace, tail: Sequence[str]) -> dict[str, nn.Module]:
     Raises:
         ValueError: the sequence is less than half of the network.
     """
-    model = traced.model
-    sequence = max(call_sequences(traced.calls), key=lambda calls: sum(_size(call.module) for call in calls))
-    code_before, code_after = not sequence[0].takes(traced.images, 0), sequence[-1].result is not traced.features
-    if code_before:  # modules without weights at the beginning of the sequence stay with that code
-        sequence = sequence[next(i for i, call in enumerate(sequence) if _has_weights(call)) :]
-    groups = _parameter_groups(model)
+    sequence, code_before = _sequence(traced)
+    code_after = sequence[-1].result is not traced.features
+    groups = _parameter_groups(traced.model)
     units = [unit for call in sequence for unit in _expand(call, traced, groups)]
     called = {call.name.split(".")[0] for call in traced.calls}
-    if sum(_size(unit.module) for unit in units) < sum(_size(model.get_submodule(name)) for name in called) / 2:
+    if sum(_size(unit.module) for unit in units) < sum(_size(traced.model.get_submodule(name)) for name in called) / 2:
         raise ValueError("less than half of the network is a sequence of modules")
-    layers = _named_layers(_group_units(units, groups))
-    direct = [name for name, _ in model.named_parameters(recurse=False)]
+    direct = {name for name, _ in traced.model.named_parameters(recurse=False)}
+    spare: set[str] = set()
+    layers: dict[str, nn.Module] = {}
+    bound: Mapping[str, nn.Module] = {}
     if code_before:
         first = traced.calls[: traced.calls.index(sequence[0])]
-        spare = [name for name in direct if code_after and _is_unused_before(name, first, units[0].argument, traced)]
+        spare = {name for name in direct if code_after and _is_unused_before(name, first, units[0].argument, traced)}
         before = PartialForward(_partial_copy(traced, first, spare), "forward_features")
-        layers = {"embeddings": channels_first([before], traced.images, units[0].argument), **layers}
-        direct = [name for name in direct if name not in spare]
+        bound = with_grid_constants([call for call in units if call.others], before, traced.images)
+        layers["embeddings"] = channels_first([SquareImages(), before] if bound else [before], traced.images, units[0].argument)
+    layers |= _named_layers(_group_units(units, groups), bound)
     if code_after:
         rest = traced.calls[traced.calls.index(sequence[-1]) + 1 :]
         last = [call for call in rest if not call.name.startswith(f"{sequence[-1].name}.")]
-        after = PartialForward(_partial_copy(traced, last, direct if code_before else []), *tail)
+        after = PartialForward(_partial_copy(traced, last, direct - spare if code_before else ()), *tail)
         layers["top"] = channels_first([after], units[-1].result, traced.features)
     return layers
 
 
-def _partial_copy(traced: Trace, kept: Sequence[ModuleCall], spare: Sequence[str]) -> nn.Module:
+def _sequence(traced: Trace) -> tuple[list[ModuleCall], bool]:
+    """The longest sequence of calls, and whether there is code before it: which takes the images, or computes other arguments of blocks.
+
+    What has no weights at the beginning of the sequence, or no other arguments, then stays with that code.
+    """
+    sequence = max(call_sequences(traced.calls), key=lambda calls: sum(_size(call.module) for call in calls))
+    with_others = next((i for i, call in enumerate(sequence) if call.others), None)
+    if with_others is not None:
+        return sequence[with_others:], True
+    if sequence[0].takes(traced.images, 0):
+        return sequence, False
+    return sequence[next(i for i, call in enumerate(sequence) if _has_weights(call)) :], True
+
+
+def _partial_copy(traced: Trace, kept: Sequence[ModuleCall], spare: Iterable[str]) -> nn.Module:
     """Copy the network with only the modules of the calls `kept`, and without its parameters `spare`."""
     names = {call.name for call in kept}
     parents = {name[:i] for name in names for i, letter in enumerate(name) if letter == "."}
@@ -69,7 +84,7 @@ def _parameter_groups(model: Any) -> dict[str, int]:
 
     try:
         return dict(group_parameters(model, model.group_matcher(coarse=True), reverse=True))
-    except (AttributeError, TypeError):
+    except (AttributeError, TypeError, AssertionError):
         return {}
 
 
@@ -93,14 +108,17 @@ def _group_units(units: Sequence[ModuleCall], groups: Mapping[str, int]) -> list
     return layers
 
 
-def _named_layers(grouped: Sequence[Sequence[ModuleCall]]) -> dict[str, nn.Module]:
-    """Name each layer after its first module with weights; the first layer is `stem` if it has several modules."""
+def _named_layers(grouped: Sequence[Sequence[ModuleCall]], bound: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """Name each layer after its first module with weights; the first layer is `stem` if it has several modules.
+
+    Modules in `bound`, by the names of their calls, take the place of the called ones.
+    """
     layers: dict[str, nn.Module] = {}
     for units in grouped:
         own = [unit for unit in units if not isinstance(unit.module, nn.Identity)] or units[:1]
         name = next((unit.name for unit in own if _has_weights(unit)), own[0].name)
         name = "stem" if not layers and len(own) > 1 else name
-        modules = [unit.module for unit in own]
+        modules = [bound.get(unit.name, unit.module) for unit in own]
         layers[name] = channels_first(modules, units[0].argument, units[-1].result, cloned=own[0].modifies_argument)
     return layers
 

@@ -1,13 +1,14 @@
 """Record the module calls of a forward pass, and find sequences in which each module's output is the next one's input.
 
 Whether an output is the next input is read from the tensors themselves: the same object, not modified in between. A sequence that is found
-this way is one for any weights.
+this way is one for any weights. A module may take more than that: its other arguments have to be equal for any images of one size.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
+from inspect import Parameter, signature
+from itertools import pairwise, zip_longest
 from typing import Any
 
 import torch
@@ -16,18 +17,19 @@ from torch import Tensor, nn
 CONTAINERS = (nn.Sequential, nn.ModuleList)
 
 
-@dataclass
+@dataclass(eq=False)
 class ModuleCall:
     """One call of a module.
 
     Args:
         name: path of the module in the network.
         module: the module.
-        argument: its argument, or `None` if it has more than one tensor.
+        argument: its first argument, or `None` if that is not a tensor, or if the others depend on the images.
         argument_version: version counter of the argument before the call.
         result: its output, or `None` if that is not a single tensor.
         result_version: version counter of the output right after the call.
         modifies_argument: whether the call modified its argument in place.
+        others: its other arguments by name, without those that equal the default.
     """
 
     name: str
@@ -37,6 +39,7 @@ class ModuleCall:
     result: Tensor | None = None
     result_version: int = -1
     modifies_argument: bool = False
+    others: dict[str, Any] = field(default_factory=dict)
 
     def takes(self, features: Tensor | None, version: int) -> bool:
         """Whether the argument of the call is `features` at this version."""
@@ -69,7 +72,31 @@ class Trace:
 
 
 def trace(model: Any, images: Tensor) -> Trace:
-    """Run a timm network once, in its present mode, and record its module calls. No hook stays behind."""
+    """Run a timm network in its present mode, and record its module calls. No hook stays behind.
+
+    It runs once, and once more on other images if a module takes more than features.
+    """
+    found = _trace_once(model, images)
+    if any(call.others for call in found.calls):
+        again = _trace_once(model, torch.cat([images, images[:1]]).flip(2))  # other images, and another number of them
+        for call, other in zip_longest(found.calls, again.calls[: len(found.calls)]):
+            if call.others and not (other and equal(call.others, other.others)):
+                call.argument = None
+    return found
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Whether two arguments of a module are equal: tensors by their values, other objects by identity."""
+    if isinstance(one, Tensor):
+        return isinstance(other, Tensor) and torch.equal(one, other)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(equal(value, other[name]) for name, value in one.items())
+    if isinstance(one, tuple | list) and isinstance(other, tuple | list):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return one is other or (isinstance(one, bool | int | float | str) and one == other)
+
+
+def _trace_once(model: Any, images: Tensor) -> Trace:
     found, handles = Trace(model, images), []
     calls = found.calls
 
@@ -103,8 +130,8 @@ def _record_calls(name: str, module: nn.Module, add: Callable[[ModuleCall], None
     open_calls: list[ModuleCall] = []
 
     def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        single = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
-        call = ModuleCall(name, module, args[0] if single else None, args[0]._version if single else -1)
+        argument, others = split_arguments(module, args, kwargs)
+        call = ModuleCall(name, module, argument, -1 if argument is None else argument._version, others=others)
         open_calls.append(call)
         add(call)
 
@@ -115,6 +142,21 @@ def _record_calls(name: str, module: nn.Module, add: Callable[[ModuleCall], None
             call.result, call.result_version = result, result._version
 
     return [module.register_forward_pre_hook(begin, with_kwargs=True), module.register_forward_hook(end)]
+
+
+def split_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor | None, dict[str, Any]]:
+    """The first argument of a call if it is a tensor, and the others by name, without those that equal the default."""
+    if not args or not isinstance(args[0], Tensor):
+        return None, {}
+    if len(args) == 1 and not kwargs:
+        return args[0], {}
+    parameters = signature(module.forward).parameters
+    kinds = {parameter.kind for parameter in parameters.values()}
+    if not kinds.isdisjoint((Parameter.VAR_POSITIONAL, Parameter.POSITIONAL_ONLY)):
+        return None, {}
+    named = dict(zip(list(parameters)[1:], args[1:], strict=False)) | kwargs
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
+    return args[0], {name: value for name, value in named.items() if not equal(value, defaults.get(name, Parameter.empty))}
 
 
 def child_calls(call: ModuleCall, calls: list[ModuleCall]) -> list[ModuleCall]:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from ftlit.errors import UserError, one_line
 from ftlit.models.pooling import TokenPool, pool
 from ftlit.zoo.blocks import NetworkParts, sequential
-from ftlit.zoo.timm_partial import AverageLogits, PartialForward, channels_first, classifier_paths, without
-from ftlit.zoo.timm_pieces import sequence_layers
-from ftlit.zoo.timm_trace import Trace, preserved_state, trace
+from ftlit.zoo.timm_split.timm_partial import AverageLogits, PartialForward, channels_first, classifier_paths, without
+from ftlit.zoo.timm_split.timm_pieces import sequence_layers
+from ftlit.zoo.timm_split.timm_trace import Trace, preserved_state, trace
 
 WHOLE = "used as a single layer, because its layers cannot be separated exactly"  # followed by the reason
 SMALL_SIZE = 96  # pixels; enough for five halvings
@@ -62,14 +62,17 @@ def take_apart(model: Any, size: int) -> tuple[NetworkParts, str]:
 
 
 def _trace(model: Any, size: int) -> Trace:
-    """Trace the network on small images if it accepts them, otherwise on images of `size`."""
+    """Trace the network on small images if it accepts them; on images of `size` otherwise, and if its blocks take constants of the size."""
     fixed = model.pretrained_cfg.get("fixed_input_size") or size <= SMALL_SIZE
     for side in [size] if fixed else [SMALL_SIZE, size]:
         images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
         try:
-            return trace(model, images)
+            traced = trace(model, images)
         except (RuntimeError, AssertionError, ValueError, TypeError) as error:
             reason = error
+        else:
+            if side == size or not any(call.others for call in traced.calls):
+                return traced
     raise UserError(f"{type(model).__name__} does not accept images of {size} px: {one_line(reason)}") from reason
 
 

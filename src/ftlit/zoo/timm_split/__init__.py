@@ -1,0 +1,1 @@
+"""Networks of timm, taken apart into named layers by what one forward pass does."""
