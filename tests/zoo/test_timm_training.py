@@ -19,10 +19,10 @@ from ftlit.models.heads import LinearHead
 
 pytestmark = [pytest.mark.e2e, pytest.mark.zoo]
 
-OF_EACH_MODULE = list({family.partition(",")[0]: family for family in reversed(BLOCKWISE)}.values())
 SLOW = pytest.mark.slow
 MOST = [pytest.param(family, marks=SLOW if family == "metaformer" else ()) for family in BLOCKWISE]  # that one is large
-EXPORTED = [pytest.param(family, marks=() if family in OF_EACH_MODULE else SLOW) for family in BLOCKWISE]
+QUICK = ("eva, rotary positions", "eva, learned rotary positions", "beit", "hiera")  # an export takes seconds
+EXPORTED = [pytest.param(family, marks=() if family in QUICK else SLOW) for family in BLOCKWISE]
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "enable_checkpointing": False}
 
 
@@ -75,7 +75,7 @@ def test_a_run_from_stored_features_that_is_resumed_gives_the_weights_of_a_run_f
     resumed = fit(family, stored, last=last, resume=last)
     start = backbone_of(family)
     for name, wanted in from_images.backbone.named_parameters():
-        assert torch.equal(resumed.backbone.get_parameter(name), wanted), name
+        torch.testing.assert_close(resumed.backbone.get_parameter(name), wanted, rtol=0, atol=1e-5, msg=name)
     assert all(
         any(
             not torch.equal(p, start.get_parameter(f"{layer}.{name}"))
