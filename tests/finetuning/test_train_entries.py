@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ftlit import Schedule, Stage, UserError, add_lora, set_trainable
+from ftlit import Schedule, Stage, UserError, add_lora, examine, set_trainable
 from ftlit.finetuning.presets import bias_only, explicit, lora, norm_only, with_reinit
 from ftlit.finetuning.schedule import trains_head_alone, trains_whole_layers
 from ftlit.finetuning.train_entries import entries_of
@@ -68,6 +68,17 @@ def test_an_explicit_schedule_takes_parts_and_reinitialized_layers_train_whole()
     assert schedule.stages[0].entries == ("head", ("backbone.top", "lora")) and schedule.lora.rank == 2
     again = with_reinit(bias_only(["low", "top"]), ["top"])
     assert all("backbone.top" in stage.entries for stage in again.stages)
+
+
+def test_a_layer_without_the_part_that_trains_is_no_missing_name():
+    net = nn.ModuleDict({"low": nn.Linear(2, 2), "norm": nn.BatchNorm1d(2), "head": nn.Linear(2, 2)})
+    add_lora(net, within=["low"])
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    named, missing = ([{"low": "lora"}, {"norm": "all"}, "head"], [{"low": "lora"}, "head"])
+    layers = ["low", "norm", "head"]
+    assert not any("missing" in line for line in examine(net, layers, Schedule([Stage([{"*": "lora"}, "head"])]), optimizer).warnings)
+    assert any("norm" in line for line in examine(net, layers, Schedule([Stage(missing)]), optimizer).warnings)
+    assert not any("missing" in line for line in examine(net, layers, Schedule([Stage(named)]), optimizer).warnings)
 
 
 def test_the_gradients_of_a_part_are_those_of_the_whole_layer():
