@@ -51,3 +51,9 @@ def test_only_accuracies_on_all_images_have_an_interval(limit, tmp_path):
     with fresh_hydra():
         images, _ = _judged(build(composed("data.per_class=3", "trainer=cpu", *words)))
     assert bool(images) == (limit == "1.0")
+
+
+def test_without_the_best_checkpoint_lightning_adds_none_of_its_own(tmp_path):
+    with fresh_hydra():
+        run = build(composed("data.per_class=3", "trainer=cpu", "callbacks.best=null", f"paths.cache={tmp_path}"))
+    assert run.trainer.checkpoint_callback is None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import DictConfig
 
 from ftlit.errors import UserError
@@ -101,7 +102,8 @@ def build(cfg: DictConfig, *, compares: bool = True) -> Run:
     scores = None if only_fits else ValScores()
     own = [callback for callback in (StagedFinetuning(schedule), probe_head, suspects, recorder, scores) if callback is not None]
     configured = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
-    trainer = build_trainer(cfg, callbacks=[*own, *configured], logger=build_loggers(cfg.logger))
+    keeps_best = any(isinstance(callback, Checkpoint) for callback in configured)  # else Lightning would add a checkpoint of its own
+    trainer = build_trainer(cfg, callbacks=[*own, *configured], logger=build_loggers(cfg.logger), enable_checkpointing=keeps_best)
     use_checked_checkpoints(trainer)
     check_sharded(trainer.strategy, slim=base is not None, resumes=resume_from is not None)
     if probe_head:
