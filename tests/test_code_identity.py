@@ -32,6 +32,7 @@ from ftlit.fingerprint import fingerprint, prefixes
 from ftlit.models.backbone import Backbone, Layers
 from ftlit.models.batchnorm_fold import AffineNorm, batchnorm_to_affine
 from ftlit.models.fully_convolutional import _ChannelNorm
+from ftlit.models.lora import Lora, add_lora
 from ftlit.zoo import blocks, load_backbone, text_encoders, vision_transformers
 from ftlit.zoo.timm_split import grid_constants, timm_partial
 
@@ -133,6 +134,7 @@ KEYS: dict[str, list[Callable[[], str]]] = {
     "grid_constants": [lambda: of_layer(block_with_constants())],
     "input_spec": [lambda: of_view(read_image, partial(abs, SPEC))],
     "layers": [lambda: of_layer(Layers({"a": nn.ReLU()})), lambda: of_layer(small_backbone())],
+    "low_rank": [lambda: of_layer(with_lora())],
     "partial_forward": [lambda: of_layer(timm_partial.PartialForward(nn.ReLU(), "forward"))],
     "pass_through": [lambda: of_layer(timm_partial.PassThrough())],
     "patch_embeddings": [lambda: of_layer(vision_transformers.PatchEmbeddings(VisionTransformer(4, 2, 1, 1, 4, 4)))],
@@ -165,6 +167,11 @@ def test_a_raised_version_changes_the_keys_of_all_features_that_it_decides(name,
     assert keys_of(name) == before
     monkeypatch.setitem(_stable_names, next(thing for thing, stable in _stable_names.items() if stable == f"{name} 1"), f"{name} 2")
     assert all(one != other for one, other in zip(before, keys_of(name), strict=True))
+
+
+def with_lora() -> nn.Module:
+    add_lora(layer := nn.Linear(3, 2), Lora(rank=1))
+    return layer
 
 
 def keys_of(name: str) -> list[str]:

@@ -22,6 +22,7 @@ from ftlit.models.backbone import Backbone, Layers
 from ftlit.models.batchnorm_fold import AffineNorm
 from ftlit.models.fully_convolutional import _ChannelNorm
 from ftlit.models.heads import ConvHead, LinearHead, LinearProbeHead, MLPHead, PooledHead
+from ftlit.models.lora import LowRank
 from ftlit.models.pooling import pool
 from ftlit.zoo import blocks, text_encoders, vision_transformers
 from ftlit.zoo.timm_split import grid_constants, timm_partial
@@ -102,6 +103,7 @@ EXAMPLES: dict[str, tuple[Any, float]] = {
     "layers 1": (lambda _: output(Layers({"a": nn.Linear(3, 2), "b": nn.ReLU()}), numbers(2, 3)), -1.4525),
     "linear_head 1": (lambda _: output(LinearHead(3, 2), numbers(2, 3)), 0.289888),
     "linear_probe_head 1": (lambda _: output(LinearProbeHead(3, 2), numbers(2, 3)), 0.289888),
+    "low_rank 1": (lambda _: output(LowRank(numbers(2, 3), 1, 2.0), numbers(2, 3)), 7.19524),
     "mlp_head 1": (lambda _: output(MLPHead(3, 2, hidden=[4]), numbers(2, 3)), -2.54424),
     "partial_forward 1": (lambda _: output(timm_partial.PartialForward(nn.ReLU(), "forward"), numbers(5)), -0.0431596),
     "pass_through 1": (lambda _: output(timm_partial.PassThrough(), numbers(5)), -0.375389),

@@ -49,7 +49,7 @@ class Lora:
         object.__setattr__(self, "targets", (self.targets,) if isinstance(self.targets, str) else tuple(self.targets))
 
 
-@versioned("low rank", 1)
+@versioned("low_rank", 1)
 class LowRank(nn.Module):
     """The parametrization W -> W + scale B A, with A random and B zero, so that the function is unchanged at the beginning.
 
