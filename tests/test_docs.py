@@ -30,7 +30,7 @@ from ftlit.sweeps.summary import write_csv
 TRAINING = ("python train.py", "ftlit train", "ftlit advise")
 CONTINUED = "# continues the block above"
 OWN_TESTS = ("extending.md",)  # Python blocks that test_extending.py runs
-MAX_LINES = {"README.md": 250, "architecture.md": 345}  # the latter lists every module
+MAX_LINES = {"README.md": 250, "architecture.md": 350}  # the latter lists every module
 JOBS = [  # of the sweep that a Python block reads
     Job(2 * seed + i, (f"seed={seed}", f"scenario={scenario}"), status=0, metrics={"test/accuracy": 0.9})
     for seed in (1, 2)

@@ -7,7 +7,7 @@ import pytest
 from hydra import compose
 from omegaconf import OmegaConf
 
-from ftlit.cli import sweep_jobs, sweep_output
+from ftlit.cli import sweep_jobs, sweep_output, train
 from ftlit.cli.sweep_output import LOG, TOTAL, begin_sweep, job_log, print_job
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
 from ftlit.sweeps.jobs import Job
@@ -84,3 +84,16 @@ def test_a_search_has_the_number_of_its_trials(tmp_path, monkeypatch, capsys):
     config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "sweeper": {"n_trials": 20}, "runtime": {"choices": {}}}})
     sweep_jobs.SweepCallback().on_multirun_start(config)
     assert os.environ[TOTAL] == "20" and capsys.readouterr().out.startswith("sweep of 20 jobs: ")
+
+
+def test_a_sweep_whose_jobs_run_in_other_processes_is_interrupted_as_a_sweep(monkeypatch, tmp_path, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "_train", interrupted)
+    monkeypatch.setattr("sys.argv", ["train.py", "-m"])
+    for planned, text in (({}, "interrupted before a run began"), ({tmp_path: []}, "the sweep was interrupted")):
+        monkeypatch.setattr(sweep_jobs, "SWEEPS", planned)
+        with pytest.raises(SystemExit) as caught:
+            train._run_hydra()
+        assert caught.value.code == 130 and text in capsys.readouterr().err

@@ -16,7 +16,7 @@ from paths import SUPPORT as FOLDER
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ddp]
 
-CASES = ["epoch", "step", "metric", "accumulation and clipping", "frozen statistics", "affine", "features", "probe head"]
+CASES = ["epoch", "step", "metric", "accumulation and clipping", "frozen statistics", "affine", "layer parts", "features", "probe head"]
 SHARDED = ["fsdp2"] if hasattr(torch.cpu.Stream, "record_event") else []  # torch 2.6 cannot shard on CPUs
 
 

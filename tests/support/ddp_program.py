@@ -23,10 +23,12 @@ from ftlit import (
     FineTuner,
     FitProbeHead,
     InputSpec,
+    Lora,
     Schedule,
     Stage,
     StagedFinetuning,
     Until,
+    add_lora,
     batchnorm_to_affine,
     build_optimizer,
 )
@@ -49,6 +51,7 @@ SCHEDULES = {
             Stage(["*"], epoch=3, until=Until("score", threshold=2.0)),
         ]
     ),
+    "layer parts": Schedule([Stage(HEAD), Stage(["head", {"backbone": "bias"}], epoch=1), Stage(["head", {"backbone": "lora"}], epoch=2)]),
     "frozen statistics": Schedule([Stage(stage.train, epoch=stage.epoch, batchnorm="frozen_stats") for stage in EPOCHS.stages]),
 }
 SETTINGS = {"accumulation and clipping": {"accumulate_grad_batches": 2, "gradient_clip_val": 0.05}}
@@ -68,6 +71,8 @@ class Net(pl.LightningModule):
         self.head = nn.Linear(8, 3)
         if case == "affine":
             batchnorm_to_affine(self)
+        if case == "layer parts":
+            add_lora(self.backbone, Lora(rank=2))
         self.double()
         self.uses_ftlit = case != "BackboneFinetuning"
 

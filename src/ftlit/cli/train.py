@@ -53,9 +53,10 @@ def _run_hydra() -> int:
     try:
         sys.argv[1:] = launched.complete(complete(sys.argv[1:]))
         _train()
-    except KeyboardInterrupt:  # outside of a run
+    except KeyboardInterrupt:  # outside of a run, or a launcher's jobs run in other processes
         if launched.is_first_on_machine():
-            print("ftlit: interrupted before a run began: give the same command to start again", file=sys.stderr)
+            alone = "interrupted before a run began: give the same command to start again"
+            print(f"ftlit: {'the sweep was interrupted' if sweep_jobs.SWEEPS else alone}", file=sys.stderr)  # its table says how to go on
         sys.exit(INTERRUPTED_STATUS)
     except Exception as error:
         exit_for_user_error(error)
