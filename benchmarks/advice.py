@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -187,12 +187,24 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join([*lines, f"| mean regret | | | | {' | '.join(ends)} |"])
 
 
-def main() -> None:
-    """Run the missing runs, write and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def run_cells(
+    about: str | None,
+    cells: str,
+    measured: Callable[[Path, Path, str, int], Iterator[dict[str, Any]]],
+    table: Callable[[Sequence[dict[str, Any]]], str],
+) -> None:
+    """Do the missing runs of the cells that the command line names, write the rows and print the table.
+
+    Args:
+        about: text of `--help`.
+        cells: names of cells, if none are given.
+        measured: (data, work, cell, number of seeds) -> rows.
+        table: rows -> text.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=existing, default=os.environ.get("FTLIT_TEST_DATA"), help="default: FTLIT_TEST_DATA")
     parser.add_argument("--work", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--cells", default=CELLS)
+    parser.add_argument("--cells", default=cells)
     parser.add_argument("--seeds", type=count, default=3)
     parser.add_argument("--out", type=Path, help="JSON file")
     given = parser.parse_args()
@@ -205,4 +217,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_cells(__doc__, CELLS, measured, table)

@@ -6,16 +6,12 @@ Cells, splits and networks are those of advice.py, and the runs of the settings 
 that exist are not repeated.
 """
 
-import argparse
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from _ledger import interval
-from _measure import machine, written
-from _options import count, existing, interruptible
-from advice import backbone_words, data_words, result_of
+from advice import backbone_words, data_words, result_of, run_cells
 
 SCENARIOS = {"large_similar": 5, "large_different": 6}  # half of their epochs
 HALF, PLAIN = "half the epochs", "no augmentation"
@@ -58,22 +54,5 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join([*lines, f"| mean difference | | | | {' | '.join(ends)} |"])
 
 
-def main() -> None:
-    """Run the missing runs, write and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=existing, default=os.environ.get("FTLIT_TEST_DATA"), help="default: FTLIT_TEST_DATA")
-    parser.add_argument("--work", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--cells", default=CELLS)
-    parser.add_argument("--seeds", type=count, default=3)
-    parser.add_argument("--out", type=Path, help="JSON file")
-    given = parser.parse_args()
-    given.work.mkdir(parents=True, exist_ok=True)
-    with interruptible():
-        rows = [row for cell in given.cells.split(",") for row in measured(given.data, given.work, cell, given.seeds)]
-    if given.out:
-        written(given.out, machine(("transformers",)), {"seeds": given.seeds}, rows)
-    print(table(rows))
-
-
 if __name__ == "__main__":
-    main()
+    run_cells(__doc__, CELLS, measured, table)

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import warm
+from lightning_net import Stop
 from paths import ROOT
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -64,15 +65,6 @@ def test_a_slim_checkpoint_holds_trained_layers_and_gives_the_network_of_the_ful
     for name, tensor in whole.backbone.state_dict().items():
         assert torch.equal(tensor, again.backbone.state_dict()[name]), name
     assert torch.equal(whole.head.weight, again.head.weight)
-
-
-class Stop(pl.Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_step == self.step:
-            raise InterruptedError
 
 
 @pytest.mark.parametrize("make", [partial(top_down, every=2), partial(lora, rank=2)], ids=["layers", "lora"])

@@ -10,6 +10,17 @@ QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": 
 BATCHES = 4  # in an epoch
 
 
+class Stop(pl.Callback):
+    """Ends training with an `InterruptedError` before a step; `None`: never."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            raise InterruptedError
+
+
 class Net(pl.LightningModule):
     """A module of one weight; its gradient is the mean of a batch. Records the hooks that run."""
 

@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import warm
+from lightning_net import Stop
 from paths import ROOT
 from text_inputs import minilm, save_model, trec, words, write_csv
 
@@ -58,15 +59,6 @@ def fit(data, schedule, layers, folder, epochs=5, resume_from=None, stop=None, l
     with nullcontext() if stop is None else pytest.raises(InterruptedError):
         trainer.fit(module, data, ckpt_path=resume_from, weights_only=False)
     return module
-
-
-class Stop(pl.Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_step == self.step:
-            raise InterruptedError
 
 
 def distance(a: torch.nn.Module, b: torch.nn.Module) -> float:

@@ -9,6 +9,7 @@ import torch
 import warm
 from invariant_1 import check_cuts
 from paths import ROOT
+from timm_networks import build
 
 import ftlit
 from ftlit import UserError, load_timm
@@ -30,19 +31,6 @@ SEPARABLE = {
     "inception_next_atto": 64, "repghostnet_050": 64, "tiny_vit_5m_224": 224, "efficientformer_l1": 224,
 }  # fmt: skip
 INSEPARABLE = {"cait_xxs24_224": 224, "hrnet_w18_small": 64}
-
-
-def build(name, size):
-    """Build a network with random weights. None is zero, as classifiers and scales of residual branches are by default."""
-    torch.manual_seed(0)
-    fixed = timm.get_pretrained_cfg(name).fixed_input_size
-    model = timm.create_model(name, **({"img_size": size} if fixed and size != 224 else {})).eval()
-    for parameter in model.parameters():
-        if parameter.ndim == 1:
-            parameter.data.uniform_(0.2, 0.8)
-        if parameter.abs().max() < 1e-3:
-            parameter.data.normal_(std=0.1)
-    return model
 
 
 def check_invariant_1(name, size):

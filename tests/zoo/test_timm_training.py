@@ -6,6 +6,7 @@ from functools import partial
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning_net import Stop
 from PIL import Image
 from timm_networks import BLOCKWISE
 
@@ -40,15 +41,6 @@ def data(spec):
     counts = {"train": range(8), "val": range(50, 54), "test": range(60, 62)}
     splits = {split: Examples(places, [(i % 2,) for i in places], partial(picture, spec.size)) for split, places in counts.items()}
     return ImageData(Collection(splits, ["a", "b"]), spec, batch_size=4, num_workers=0, augment="none")
-
-
-class Stop(pl.Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_step == self.step:
-            raise InterruptedError
 
 
 def fit(family, wrap=lambda source: source, *, last=None, stop=None, resume=None):

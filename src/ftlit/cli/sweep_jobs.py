@@ -33,14 +33,8 @@ from ftlit.sweeps.jobs import Job
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 ONE_GPU = {"devices": (1, "1"), "num_nodes": (1,), "accelerator": ("auto", "gpu", "cuda")}  # values of the trainer
 SLURM, SLURM_PROGRAMS = "submitit_slurm", ("srun", "sbatch")  # the launcher, and what it calls
-EARLY_FILES = (
-    ADVICE,
-    BACKBONE,
-    "lr_find.csv",
-    "lr_find.png",
-    REASON,
-    sweep_output.LOG,
-)  # of recipes that have not written config.yaml, or do not write it
+# of recipes that have not written config.yaml, or do not write it
+EARLY_FILES = (ADVICE, BACKBONE, "lr_find.csv", "lr_find.png", REASON, sweep_output.LOG)
 # folder of the sweep that this process runs -> overrides of its jobs by number, none where a search chooses them; empty for a single run
 SWEEPS: dict[Path, list[list[str]]] = {}
 

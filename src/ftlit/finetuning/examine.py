@@ -17,7 +17,7 @@ from ftlit.finetuning.param_groups import optimizer_of
 from ftlit.finetuning.plan import LayerRow, Plan
 from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage
-from ftlit.finetuning.train_entries import pattern_of
+from ftlit.finetuning.train_entries import part_of, pattern_of
 from ftlit.formatting import count
 from ftlit.models.backbone import Backbone
 from ftlit.patterns import covers
@@ -158,14 +158,14 @@ def _ungrouped(groups: Mapping[str, Sequence[object]], *, foreign: bool) -> Iter
         yield f"these parameters are updated more than once per step, because they are in several optimizer groups: {names}"
 
 
-def _is_named(layer: str, stages: Sequence[Stage]) -> bool:
-    """Whether a stage names the layer: it then trains, or has nothing of the part that trains, such as a batch norm without LoRA."""
-    return any(covers(pattern_of(entry), layer) for stage in stages for entry in stage.entries)
+def _lacks_part(layer: str, stages: Sequence[Stage]) -> bool:
+    """Whether a stage names the layer for a part that it lacks if it never trains: a batch norm has no LoRA matrices."""
+    return any(part_of(entry) != "all" and covers(pattern_of(entry), layer) for stage in stages for entry in stage.entries)
 
 
 def _never(rows: Sequence[LayerRow], stages: Sequence[Stage]) -> Iterable[str]:
     """Warn of layers that no stage trains although layers below them train, which is rarely intended."""
-    ever = [row.first is not None or not row.size or _is_named(row.layer, stages) for row in rows]
+    ever = [row.first is not None or not row.size or _lacks_part(row.layer, stages) for row in rows]
     if skipped := [
         row.layer for row, trains in list(zip(rows, ever, strict=True))[ever.index(True) if True in ever else 0 :] if not trains
     ]:
