@@ -27,6 +27,8 @@ def complete(words: Sequence[str]) -> list[str]:
     check_spaces(words)
     if empty := next((word for word in words if re.fullmatch(r"\+{0,2}hydra\.(run|sweep)\.dir=(''|\"\")?", word)), None):
         raise UserError(f"{empty} has no value: give a folder, or {empty.partition('=')[0]}=. for the current one")
+    if group := next((found for word in words if (found := re.fullmatch(r"\+{0,2}hydra\.(launcher|sweeper)=(\w*)", word))), None):
+        raise UserError(f"{group[0]}: an option of a group is chosen with a slash, so give hydra/{group[1]}={group[2] or '...'}")
     _check_flags(words)
     shows = next((word for word in words if re.fullmatch(r"--(cfg|info|hydra-help|help|version)(=.*)?|-c", word)), None)
     if shows and {"-m", "--multirun"} & set(words):

@@ -5,7 +5,6 @@ import re
 import sys
 from collections.abc import Iterator
 from difflib import get_close_matches
-from typing import Any
 
 from hydra import compose
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
@@ -16,7 +15,15 @@ from ftlit.errors import UserError, one_line, unknown
 from ftlit.files import disk_error, write_error
 from ftlit.formatting import shell_word
 from ftlit.recipes.config import hydra_errors, hydra_internals
-from ftlit.recipes.config.option_names import known_names, lacks_argument, not_global, overlay_groups, renamed_option
+from ftlit.recipes.config.option_names import (
+    known_names,
+    lacks_argument,
+    names_in,
+    not_global,
+    overlay_groups,
+    renamed_option,
+    unknown_hydra_option,
+)
 from ftlit.recipes.config.overrides import search_overrides
 from ftlit.recipes.config.synonyms import chosen_synonym, run_of, synonym
 from ftlit.recipes.config.syntax_errors import bad_group_value, unreadable
@@ -178,12 +185,12 @@ def _wrong_override(chain: list[BaseException]) -> UserError:
     parent, _, leaf = name.rpartition(".")
     if (own := _given_value(f"{parent}._target_")) != NOT_GIVEN and not name.startswith("hydra."):
         return UserError(f"no option {name!r} beside {parent}._target_: to pass it to {own}, give {_added(name)}")
+    if re.match(r"hydra[./]", name):
+        return unknown_hydra_option(name, sys.argv[1:])
     if meant := renamed_option(name) or synonym(name, _given_value(name)):
         return meant
-    if parent.partition(".")[0] == "hydra":
-        return UserError(f"no option {name!r}: to list Hydra's own options, add --cfg hydra")
     composed = _composed(without=name)
-    known = list(dict.fromkeys([*_keys(composed), *known_names(), *overlay_groups()]))
+    known = list(dict.fromkeys([*names_in(composed), *known_names(), *overlay_groups()]))
     if not parent and (deeper := [other for other in known if other.endswith(f".{name}")]):  # `lr=1e-3`
         return UserError(f"no option {name!r}: did you mean {' or '.join(deeper[:3])}?")
     siblings = [other for other in known if other.rpartition(".")[0] == parent]
@@ -212,7 +219,7 @@ def _name_of_another_option(name: str, group: str, leaves: list[str]) -> UserErr
     chosen = _chosen(group)
     with hydra_internals.fresh_hydra():
         options = hydra_internals.group_options(group)
-        takes = {key: option for option in options for key in _keys(compose(overrides=[f"+{group}={option}"])) if "." in key}
+        takes = {key: option for option in options for key in names_in(compose(overrides=[f"+{group}={option}"])) if "." in key}
     other = {key.removeprefix(f"{group}."): option for key, option in takes.items()}
     near = get_close_matches(name.removeprefix(f"{group}."), [key for key in other if key not in leaves], n=1)
     if near and name == f"{group}.{near[0]}":
@@ -241,13 +248,3 @@ def _composed(without: str) -> DictConfig:
             except HydraException:
                 continue  # another group is wrong too: the defaults then
     return OmegaConf.create({})
-
-
-def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    """Every name of a config."""
-    for key in (key for key in map(str, node) if not key.startswith("_")):
-        yield f"{prefix}{key}"
-        if not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key):
-            child: Any = node[key]
-            if isinstance(child, DictConfig):
-                yield from _keys(child, f"{prefix}{key}.")

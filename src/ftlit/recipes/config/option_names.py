@@ -1,16 +1,19 @@
-"""Names of options: those of train.yaml, and old ones. Without torch, so that a mistyped name is an error at once."""
+"""Names of options: those of train.yaml, old ones, and Hydra's own. Without torch, so that a mistyped name is an error at once."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
 from importlib.resources import files
 from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Any
 
+from hydra import compose
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from ftlit.errors import UserError, unknown
-from ftlit.recipes.config.hydra_internals import added_names, choices, hydra_config, task_overrides
+from ftlit.recipes.config.hydra_internals import added_names, choices, fresh_hydra, group_options, hydra_config, task_overrides
 from ftlit.recipes.config.synonyms import synonym
 from ftlit.renamed import OPTIONS
 
@@ -80,6 +83,61 @@ def lacks_argument(group: str, chosen: str, target: str | None, leaf: str, takes
     line = f"the line `{leaf}: {value}` to the config file of {chosen}"
     advice = f"add the argument {leaf} to {target}, and {line} (see docs/extending.md#{SHARED[group][1]})"
     return UserError(f"{chosen} does not accept {leaf!r} (accepted: {', '.join(takes) or 'nothing'}): {advice}")
+
+
+def unknown_hydra_option(name: str, words: Iterable[str]) -> UserError:
+    """The error for a name that Hydra's own config, the node and the groups of `hydra`, does not have.
+
+    Args:
+        name: `hydra.launcher.partion`, or `hydra/lancher`.
+        words: of the command line; those that choose options of groups decide which names there are.
+    """
+    chosen = [word for word in words if re.fullmatch(r"[a-z_/]+=\w+", word)]
+    with fresh_hydra():
+        known = _hydra_names(chosen)
+        if "/" in name:
+            return unknown("option", name, [group for other in known if group_options(group := other.replace(".", "/"))])
+        while (parent := name.rpartition(".")[0]) not in ("hydra", *known):  # the first part that is wrong
+            name = parent
+        siblings, group = _leaves(known, parent), parent.replace(".", "/")
+        others = {f"{group}={option}": _leaves(_hydra_names([f"{group}={option}"]), parent) for option in group_options(group)}
+    leaf = name.rpartition(".")[2]
+    if get_close_matches(leaf, siblings):
+        return unknown("option", name, [f"{parent}.{sibling}" for sibling in siblings])
+    if near := get_close_matches(leaf, [other for leaves in others.values() for other in leaves], n=1):
+        needed = " or ".join(option for option, leaves in others.items() if near[0] in leaves)
+        return UserError(f"no option {name!r}: give {parent}.{near[0]}=... with {needed}")
+    deeper = [other for other in known if other.endswith(f".{leaf}")]
+    meant = f"did you mean {' or '.join(deeper[:3])}?" if deeper else "to list Hydra's own options, add --cfg hydra"
+    return UserError(f"no option {name!r}: {meant}")
+
+
+def _leaves(names: Iterable[str], parent: str) -> list[str]:
+    """The last parts of the names that stand directly below this one."""
+    return [leaf for above, _, leaf in (name.rpartition(".") for name in names) if above == parent]
+
+
+def _hydra_names(chosen: Sequence[str]) -> list[str]:
+    """The names of Hydra's own config, with these options of groups."""
+    try:
+        config = compose("train", [*chosen], return_hydra_config=True)
+    except HydraException:  # another word is wrong too
+        config = compose("train", return_hydra_config=True)
+    return list(names_in(config.hydra, "hydra."))
+
+
+def names_in(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Every name of a config, except those that begin with an underscore.
+
+    >>> list(names_in(OmegaConf.create({"a": {"b": 1, "_c": 2}})))
+    ['a', 'a.b']
+    """
+    for key in (key for key in map(str, node) if not key.startswith("_")):
+        yield f"{prefix}{key}"
+        if not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key):
+            child: Any = node[key]
+            if isinstance(child, DictConfig):
+                yield from names_in(child, f"{prefix}{key}.")
 
 
 def _conf_path(name: str) -> Path:

@@ -1,0 +1,50 @@
+"""A misspelt name of Hydra's own config is an error with the name that was probably meant."""
+
+from importlib.util import find_spec
+
+import pytest
+from composed_configs import error_text
+
+from ftlit import UserError
+from ftlit.cli.command_words import complete
+from ftlit.recipes.config.hydra_internals import fresh_hydra
+from ftlit.recipes.config.option_names import unknown_hydra_option
+
+
+@pytest.fixture(autouse=True)
+def hydra():
+    with fresh_hydra():
+        yield
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["hydra.sweep.dri=x"], "no option 'hydra.sweep.dri': did you mean 'hydra.sweep.dir'? There are: "),
+        (["hydra.sweper.n_trials=3"], "no option 'hydra.sweper': did you mean 'hydra.sweeper'? There are: "),
+        (["hydra/lancher=joblib"], "no option 'hydra/lancher': did you mean 'hydra/launcher'? There are: "),
+        (["hydra.dir=x"], "no option 'hydra.dir': did you mean hydra.run.dir or hydra.sweep.dir?"),
+        (["hydra.mmmm=x"], "no option 'hydra.mmmm': to list Hydra's own options, add --cfg hydra"),
+    ],
+)
+def test_a_misspelt_name_below_hydra_is_one_line_with_the_closest_one(overrides, line, monkeypatch):
+    assert error_text(monkeypatch, *overrides).startswith(line)
+
+
+@pytest.mark.skipif(find_spec("hydra_plugins.hydra_submitit_launcher") is None, reason="hydra-submitit-launcher is not installed")
+@pytest.mark.parametrize("name", ["hydra.launcher.partion", "hydra.launcher.partition"])
+def test_a_name_of_another_launcher_comes_with_that_launcher(name):
+    meant = f"no option {name!r}: give hydra.launcher.partition=... with hydra/launcher=submitit_slurm"
+    assert str(unknown_hydra_option(name, [])) == meant
+    assert str(unknown_hydra_option(name, ["hydra/launcher=submitit_local", "head=wrong"])) == meant
+    own = str(unknown_hydra_option("hydra.launcher.partion", ["hydra/launcher=submitit_slurm", "seed=1,2"]))
+    assert own.startswith("no option 'hydra.launcher.partion': did you mean 'hydra.launcher.partition'? There are: ")
+
+
+@pytest.mark.parametrize("word", ["hydra.launcher=joblib", "+hydra.sweeper=optuna", "hydra.launcher="])
+def test_an_option_of_a_group_of_hydra_is_given_with_a_slash(word):
+    with pytest.raises(UserError) as caught:
+        complete([word])
+    meant = word.lstrip("+").replace(".", "/")
+    assert str(caught.value) == f"{word}: an option of a group is chosen with a slash, so give {meant}{'...' * word.endswith('=')}"
+    assert complete(["hydra.launcher.n_jobs=2", meant])[:2] == ["hydra.launcher.n_jobs=2", meant]
