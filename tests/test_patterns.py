@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftlit.errors import UserError
-from ftlit.patterns import covers, first_match, select
+from ftlit.patterns import covers, first_match, not_covered, select
 
 LAYERS = ["backbone.layer1.0", "backbone.layer10", "head"]
 NAMES = [f"{layer}.{leaf}" for layer in LAYERS for leaf in ("weight", "bias")]
@@ -117,3 +117,13 @@ def test_the_error_for_an_uncovered_name_lists_the_patterns():
 def test_a_pattern_whose_names_are_covered_by_earlier_patterns_is_an_error(rules, message):
     with pytest.raises(UserError, match=message):
         first_match([(pattern, i) for i, pattern in enumerate(rules)], NAMES)
+
+
+@given(names, st.lists(part, max_size=3))
+def test_what_is_not_covered_and_the_patterns_partition_the_parameters(names, patterns):
+    rest = not_covered(patterns, names)
+    for name in names:
+        assert any(covers(pattern, name) for pattern in patterns) != any(covers(module, name) for module in rest)
+    for module in rest:  # the outermost: the module around it holds a parameter that a pattern covers
+        outer = module.rpartition(".")[0]
+        assert not outer or any(covers(pattern, name) and name.startswith(f"{outer}.") for pattern in patterns for name in names)

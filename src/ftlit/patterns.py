@@ -66,6 +66,17 @@ def first_match(rules: Sequence[tuple[str, T]], names: Iterable[str]) -> dict[st
     return {name: rules[place] for name, place in places.items()}
 
 
+def not_covered(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
+    """The outermost modules, or single parameters, of which no pattern covers a parameter.
+
+    >>> not_covered(["net.layer4", "net.fc"], ["net.conv1.weight", "net.layer3.0.weight", "net.layer4.0.weight", "net.fc.bias"])
+    ['net.conv1', 'net.layer3']
+    """
+    names = list(names)
+    above = {prefix for name in names if any(covers(pattern, name) for pattern in patterns) for prefix in prefixes(name)}
+    return list(dict.fromkeys(next(prefix for prefix in prefixes(name) if prefix not in above) for name in names if name not in above))
+
+
 def idle(pattern: str, names: Sequence[str]) -> UserError:
     """The error for a pattern that covers none of `names`, with the closest match."""
     modules = dict.fromkeys(part for name in names for part in prefixes(name))

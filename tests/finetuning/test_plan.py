@@ -36,10 +36,33 @@ def plan(schedule=SCHEDULE, model=None, optimizer=None, **known):
 
 def test_a_row_gives_modes_groups_rates_and_batchnorm_policies_of_a_layer():
     assert plan().rows == (
-        LayerRow("low", 24, 2, ("eval", "eval", "train"), ("*",), (0.05,), ("frozen", "frozen", "live"), 24),
-        LayerRow("high", 20, 1, ("eval", "train", "train"), ("*",), (0.05,), (), 20),
-        LayerRow("head", 10, 0, ("train", "train", "train"), ("head",), (0.1,), (), 10),
+        LayerRow("low", 24, 2, (0, 0, 24), ("*",), (0.05,), ("frozen", "frozen", "live"), 24),
+        LayerRow("high", 20, 1, (0, 20, 20), ("*",), (0.05,), (), 20),
+        LayerRow("head", 10, 0, (10, 10, 10), ("head",), (0.1,), (), 10),
     )
+    assert [row.modes for row in plan().rows] == [("eval", "eval", "train"), ("eval", "train", "train"), ("train",) * 3]
+
+
+@pytest.mark.parametrize("part", ["bias", "norm"])
+def test_the_numbers_that_train_are_those_of_the_parameters_that_a_stage_trains(part):
+    model, schedule = Net(), Schedule([Stage(["head"]), Stage([{"*": part}], epoch=1), Stage(["*"], epoch=2)])
+    names = {"bias": ["low.0.bias", "low.1.bias"], "norm": ["low.1.weight", "low.1.bias"]}[part]
+    number = sum(parameter.numel() for name, parameter in model.named_parameters() if name in names)
+    row = plan(schedule, model).rows[0]
+    assert row.training == (0, number, row.size) and row.modes == ("eval", "part", "train") and number == 8
+    assert "24 parameters; trains in stage 1 (8 parameters), 2;" in row.describe()
+
+
+def test_modules_without_a_row_are_counted_and_named():
+    model = Net()
+    optimizer = build_optimizer(model, SGD, SCHEDULE.lr_scale)
+    partly = examine(model, ["low.1", "head"], SCHEDULE, optimizer)
+    assert partly.without_row == ("low.0", "high")
+    assert "without a line, because no entry of `layers` covers it: 2 modules (low.0, high)\n" in partly.describe() + "\n"
+    assert plan().without_row == () and "without a line" not in plan().describe()
+    many = nn.Sequential(*(nn.Linear(1, 1) for _ in range(6)))
+    text = examine(many, ["5"], Schedule([Stage(["*"])]), build_optimizer(many, SGD)).describe()
+    assert "covers it: 5 modules (0, 1, 2, 3, ...)" in text
 
 
 def test_ddp_reduces_four_bytes_for_each_trained_value():

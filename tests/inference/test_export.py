@@ -15,6 +15,7 @@ from torchvision.transforms.v2.functional import normalize
 from ftlit import UserError, batchnorm_to_affine, export_run, load_backbone, load_timm
 from ftlit.cli.main import main
 from ftlit.inference.export import export
+from ftlit.inference.export_formats import EXPORT_FORMATS
 from ftlit.inference.load_network import load as load_run
 from ftlit.inference.network import Network
 from ftlit.inference.record import record_of
@@ -249,10 +250,23 @@ def command(monkeypatch, capsys, *arguments):
         return end.code, capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["net.pth", "net.safetensors", "net.pt2", "net.onnx"])
+def test_the_code_that_is_printed_reads_the_class_names_in_the_order_of_the_logits(runs, tmp_path, name):
+    if name.endswith("onnx"):
+        pytest.importorskip("onnxscript")
+    to = next(to for to, form in EXPORT_FORMATS.items() if f".{name.rpartition('.')[2]}" in form.suffixes)
+    _, usage = export_run(runs["linear"], to, tmp_path / name)
+    space = {}
+    code = usage.splitlines()[1].partition("in the order of the logits; ")[2]
+    exec(f"import json, safetensors, torch{', onnxruntime' if to == 'onnx' else ''}; {code}", space)
+    assert space["class_names"] == CLASSES
+
+
 def test_the_command_prints_the_file_and_the_code_that_loads_it(runs, tmp_path, monkeypatch, capsys):
     code, out = command(monkeypatch, capsys, runs["linear"], "--to", "torchvision", "--out", tmp_path / "ants.pth")
-    path, usage, images = out.splitlines()
+    path, usage, classes, images = out.splitlines()
     assert code == 0 and path == str(tmp_path / "ants.pth") and "get_model('mobilenet_v3_small', num_classes=3)" in usage
+    assert classes.startswith(f"classes: {', '.join(CLASSES)}, in the order of the logits; class_names = ")
     assert images == (
         "images: float32 RGB (N, 3, 64, 64) in [0, 1]: shorter side resized to 73 (bilinear), centre crop of 64; "
         "mean 0.4, std 0.2, not normalised inside"

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 from test_predict import CLASSES, command, images, save_run  # noqa: F401  (a fixture)
 
 from ftlit import Backbone, InputSpec, UserError, extract_features, load, load_backbone
@@ -89,11 +90,28 @@ def test_predict_prints_the_set_of_each_row_and_how_many_have_one_class(run, ima
         expected = [label for label, value in prediction.probabilities.items() if value >= 0.1 - 1e-6]
         assert row["set"].split(" | ") == expected == network.prediction_set(prediction, 0.9)
     several = sum(" | " in row["set"] for row in rows[:2])
-    assert err.startswith(f"ftlit: sets of 0.9 coverage: {2 - several} of one class, {several} of several, 0 empty\n")
+    assert err.startswith(f"ftlit: sets of 0.9 coverage: {2 - several} of one class, {several} of several, 0 empty, ")
+    sizes = [row["set"].count(" | ") + 1 for row in rows[:2]]
+    assert err.splitlines()[0].endswith(f" empty, {sum(sizes) / 2:.2f} classes on average")
     _, out, _ = command(monkeypatch, capsys, *arguments, "--format", "jsonl")
     assert [json.loads(line).get("set") for line in out.splitlines()] == [rows[0]["set"].split(" | "), rows[1]["set"].split(" | "), None]
     _, out, err = command(monkeypatch, capsys, *arguments[:-1], "0.99")
     assert next(csv.DictReader(io.StringIO(out)))["set"].count(" | ") == len(CLASSES) - 1 and "too few held-out examples" in err
+
+
+def test_the_coverage_that_was_reached_is_the_share_of_labelled_images_whose_set_holds_the_label(run, tmp_path, monkeypatch, capsys):
+    for label in CLASSES[:4]:
+        (tmp_path / label).mkdir()
+        Image.new("RGB", (8, 8), (90, 10, 200)).save(tmp_path / label / "a.png")
+    (tmp_path / CLASSES[0] / "none.png").write_text("no image")
+    reached = {}
+    for share in ("0.5", "0.85", "0.9", "0.99"):
+        _, out, err = command(monkeypatch, capsys, "predict", run, tmp_path, "--coverage", share)
+        rows = [row for row in csv.DictReader(io.StringIO(out)) if not row["error"]]
+        reached[share] = sum(row["true_label"] in row["set"].split(" | ") for row in rows) / 4
+        (line,) = [line for line in err.splitlines() if " coverage: " in line]
+        assert f"; coverage on the 4 labelled ones {reached[share]:.4f} (95 % interval " in line
+    assert reached["0.5"] == 0.0 < reached["0.99"] == 1.0  # the sets of this network have no class, and all
 
 
 @pytest.mark.parametrize("coverage", ["0", "1", "90", "nan"])

@@ -1,5 +1,7 @@
 """Stages that begin by a logged metric, from the best weights of the previous stage; and EarlyStopping in the last stage."""
 
+from functools import partial
+
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -7,7 +9,8 @@ from lightning.pytorch.callbacks import EarlyStopping
 from staged_net import QUIET, Net, Snapshots, fit, moved
 from torch.utils.data import DataLoader
 
-from ftlit import Schedule, Stage, StagedFinetuning, Until, UserError
+from ftlit import Backbone, FineTuner, InputSpec, Schedule, Stage, StagedFinetuning, Until, UserError
+from ftlit.models.heads import LinearHead
 
 UNTIL = Schedule([Stage(["head"]), Stage(["*"], epoch=5, until=Until("val/score", threshold=0.9))])
 
@@ -76,6 +79,42 @@ def test_a_stage_may_begin_from_the_best_weights_of_the_previous_stage():
 def test_a_metric_that_is_not_logged_is_an_error_that_names_the_closest_one():
     with pytest.raises(UserError, match=r"no logged metric 'val/scoer': did you mean 'val/score'.*for `until` of stage"):
         fit(7, schedule=Schedule([Stage(["head"]), Stage(["*"], epoch=5, until=Until("val/scoer", threshold=1.0))]))
+
+
+def reach(epoch, metric):
+    return Schedule([Stage(["head"]), Stage(["*"], epoch=epoch, until=Until(metric, threshold=1.0))])
+
+
+def test_a_misspelt_metric_is_found_before_training_where_a_sanity_validation_logs_its_names():
+    steps = Net()
+    with pytest.raises(UserError, match=r"no logged metric 'val/scoer': did you mean 'val/score'.*for `until` of stage"):
+        fit(7, schedule=reach(5, "val/scoer"), model=steps)
+    assert not steps.seen  # no training step
+    with pytest.raises(UserError, match="no logged metric 'val/scoer'"):
+        fit(7, schedule=reach(5, "val/scoer"), model=steps, num_sanity_val_steps=0)
+    assert len(steps.seen) == 4  # an epoch: nothing was known before
+
+
+def test_a_metric_that_only_training_logs_is_no_error_of_the_sanity_validation():
+    class LogsLate(Net):
+        def training_step(self, batch, batch_idx):
+            self.log("train/score", 1.0, on_step=False, on_epoch=True)
+            return super().training_step(batch, batch_idx)
+
+    assert fit(3, schedule=reach(2, "train/score"), model=LogsLate())[1].stages == [0, 1, 1]
+
+
+@pytest.mark.parametrize(("metric", "found"), [("val/acuracy", True), ("val/acc", True), ("val/accuracy", False), ("val/auroc", False)])
+def test_the_metrics_of_fine_tuner_are_known_before_a_validation(metric, found):
+    backbone = Backbone({"low": torch.nn.Conv2d(3, 4, 1)}, InputSpec(size=4))
+    model = FineTuner(backbone, LinearHead(4, 2), num_classes=2, optimizer=partial(torch.optim.SGD, lr=0.1))
+    trainer = pl.Trainer(max_epochs=3, accelerator="cpu", **QUIET)
+    staging = StagedFinetuning(reach(2, metric))
+    if found:
+        with pytest.raises(UserError, match=f"no logged metric '{metric}': did you mean 'val/accuracy'"):
+            staging.setup(trainer, model, "fit")
+    else:
+        staging.setup(trainer, model, "fit")
 
 
 def test_early_stopping_ends_a_run_in_its_last_stage_only_and_restarts_in_each_stage():

@@ -20,7 +20,7 @@ from ftlit.finetuning.stage import Stage
 from ftlit.finetuning.train_entries import part_of, pattern_of
 from ftlit.formatting import count
 from ftlit.models.backbone import Backbone
-from ftlit.patterns import covers
+from ftlit.patterns import covers, not_covered
 
 # Steps that a head with random weights needs. Measured: linear and mlp heads on pooled features of glyph, batches of 32, AdamW at 1e-3 and
 # 1e-2, 3 seeds. Of the accuracy after 800 steps, 21, 50, 100 and 200 steps reach on average: digits .80, .92, .98, .99; sign_digits .50,
@@ -46,7 +46,7 @@ def examine(
 
     Args:
         module: the module that is trained.
-        layers: names of its layers; each becomes a row.
+        layers: names of its layers; each becomes a row. Modules that they leave out are in `Plan.without_row`.
         schedule: its patterns name parameters of `module`.
         optimizer: the optimizer before the first step (see `ftlit.build_optimizer`), or what `configure_optimizers` returns, with one.
         batch_size: batch size of one process, if known.
@@ -98,6 +98,7 @@ def examine(
         steps,
         type(optimizer).__name__,
         tuple(sorted({float(group["weight_decay"]) for group in optimizer.param_groups if "weight_decay" in group})),
+        tuple(not_covered(layers, sizes)),
     )
 
 
@@ -118,15 +119,14 @@ def _row(
     module: nn.Module, layer: str, stages: Sequence[Stage], chosen: Sequence[set[str]], groups: Mapping[str, list[tuple[str, float]]]
 ) -> LayerRow:
     own = {name: p.numel() for name, p in module.named_parameters() if covers(layer, name)}
-    shares = [len(own.keys() & names) for names in chosen]
-    modes = tuple("eval" if not share else "train" if share == len(own) else "part" for share in shares)
+    training = tuple(sum(own[name] for name in own.keys() & names) for names in chosen)
     own_groups = dict.fromkeys(pair for name in own for pair in groups[name])
     norms = [norm for norm in module.get_submodule(layer).modules() if isinstance(norm, _BatchNorm)]
     return LayerRow(
         layer,
         sum(own.values()),
-        next((i for i, share in enumerate(shares) if share), None),
-        modes,
+        next((i for i, number in enumerate(training) if number), None),
+        training,
         tuple(name for name, _ in own_groups),
         tuple(dict.fromkeys(rate for _, rate in own_groups)),
         tuple(_policy(module, stage, names, norms) for stage, names in zip(stages, chosen, strict=True)) if norms else (),

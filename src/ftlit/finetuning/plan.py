@@ -3,19 +3,23 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TypeVar
 
 from ftlit.formatting import count
+
+T = TypeVar("T")
+MAX_NAMES = 4  # of modules without a row, in the text of a plan
 
 
 @dataclass(frozen=True)
 class LayerRow:
-    """The row of a layer; `modes` and `batchnorm` have one entry for each stage.
+    """The row of a layer; `training` and `batchnorm` have one entry for each stage.
 
     Args:
         layer: name of the layer.
         size: number of values in its parameters.
         first: index of the first stage in which it trains; `None`: never.
-        modes: `train`, `eval`, or `part` if a part of it trains.
+        training: number of values that train.
         groups: names of the parameter groups of its parameters.
         rates: base rates of these groups.
         batchnorm: policies of its batch norms, `frozen` if the layer is; empty if it has none.
@@ -25,19 +29,28 @@ class LayerRow:
     layer: str
     size: int
     first: int | None
-    modes: tuple[str, ...]
+    training: tuple[int, ...]
     groups: tuple[str, ...]
     rates: tuple[float, ...]
     batchnorm: tuple[str, ...]
     trained: int
 
     @property
+    def modes(self) -> tuple[str, ...]:
+        """For each stage `train`, `eval`, or `part` if a part of the layer trains."""
+        return tuple("eval" if not number else "train" if number == self.size else "part" for number in self.training)
+
+    @property
     def stages_text(self) -> str:
-        """The stages in which the layer trains: `0-2`, `1 (part), 2`, `never`, or `-` for a layer without parameters."""
+        """The stages in which the layer trains, with the number of parameters where only a part does: `0-2`, `1 (64 parameters), 2`;
+        `never`, or `-` for a layer without parameters.
+        """
         if not self.size:
             return "-"
-        runs = [(mode, stages) for mode, stages in _runs(self.modes) if mode != "eval"]
-        return ", ".join(f"{stages} (part)" if mode == "part" else stages for mode, stages in runs) or "never"
+        runs = [(number, stages) for number, stages in _runs(self.training) if number]
+        return (
+            ", ".join(stages if number == self.size else f"{stages} ({count(number, 'parameter')})" for number, stages in runs) or "never"
+        )
 
     @property
     def batchnorm_text(self) -> str:
@@ -69,6 +82,7 @@ class Plan:
         steps: optimizer steps of the whole training, if known.
         optimizer: name of its class.
         weight_decays: of the parameter groups, each once, smallest first; empty if the optimizer has none.
+        without_row: the outermost modules with parameters that no row covers.
     """
 
     stages: tuple[str, ...]
@@ -78,14 +92,19 @@ class Plan:
     steps: int | None = None
     optimizer: str = ""
     weight_decays: tuple[float, ...] = ()
+    without_row: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        """Stages, layers (top first) and warnings, a line each."""
+        """Stages, layers (top first), modules without a row, and warnings, a line each."""
         stages = [f"stage {number}, {line}" for number, line in enumerate(self.stages)]
-        return "\n".join([*stages, *(row.describe() for row in reversed(self.rows)), *(f"warning: {text}" for text in self.warnings)])
+        lines = [*stages, *(row.describe() for row in reversed(self.rows))]
+        if self.without_row:
+            names = ", ".join(self.without_row[:MAX_NAMES]) + (", ..." if len(self.without_row) > MAX_NAMES else "")
+            lines.append(f"without a line, because no entry of `layers` covers it: {count(len(self.without_row), 'module')} ({names})")
+        return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)])
 
 
-def _runs(values: Sequence[str | None]) -> Iterable[tuple[str | None, str]]:
+def _runs(values: Sequence[T]) -> Iterable[tuple[T, str]]:
     """Each value with the stages that have it one after another: `("train", "1-3")`."""
     for value, same in groupby(enumerate(values), key=lambda pair: pair[1]):
         places = [i for i, _ in same]

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 
 from ftlit.data.input_spec import InputSpec
-from ftlit.errors import UserError, one_line, unknown
+from ftlit.errors import UserError, one_line, shorten, unknown
 from ftlit.files import scratch_folder
 from ftlit.formats import with_format
+from ftlit.formatting import printable
 from ftlit.inference.export_formats import EXPORT_FORMATS, ExportFormat, ImagesToLogits, ImagesToLogitsFunction, Metadata, random_images
 from ftlit.inference.load_network import load
 from ftlit.inference.network import Network
@@ -30,7 +31,7 @@ def export_run(run: str | Path, to: str, out: str | Path | None = None, *, trust
         trust: see `ftlit.load`.
 
     Returns:
-        The file, and in two lines how a program loads it and what images it takes.
+        The file, and in three lines how a program loads it, how it reads the names of the classes in their order, and what images it takes.
 
     Raises:
         UserError: not a run of images; and see `export`.
@@ -40,7 +41,8 @@ def export_run(run: str | Path, to: str, out: str | Path | None = None, *, trust
     name = re.sub(r"[^\w.-]", "_", str((network.backbone.record or {}).get("name", "network")))
     path = _folder_of(run) / "export" / f"{name}{export_format.suffixes[0]}" if out is None else Path(out).expanduser()
     export(network, to, path)
-    return path, f"{export_format.usage(network, path)}\nimages: {_metadata(network, export_format)['images']}"
+    classes = f"classes: {shorten(map(printable, network.class_names))}, in the order of the logits; {export_format.class_names(path)}"
+    return path, f"{export_format.usage(network, path)}\n{classes}\nimages: {_metadata(network, export_format)['images']}"
 
 
 def export(network: Network, to: str, path: str | Path) -> Path:

@@ -52,6 +52,7 @@ class ExportFormat:
         write: writes the network and its metadata to a file.
         read: reads a file as a function from images in [0, 1] to logits.
         usage: how a program loads a file, in one line.
+        class_names: how a program reads the names of the classes, in one line.
         normalised: whether the file normalises images, as text.
     """
 
@@ -59,6 +60,7 @@ class ExportFormat:
     write: Callable[[Network, Metadata, Path], None]
     read: Callable[[Network, Path], ImagesToLogitsFunction]
     usage: Callable[[Network, Path], str]
+    class_names: Callable[[Path], str]
     normalised: str
 
 
@@ -93,6 +95,12 @@ def _use_torchvision(network: Network, path: Path) -> str:
     return f"model = torchvision.models.get_model({call}); model.load_state_dict({load})"
 
 
+def _names_in_torchvision(path: Path) -> str:
+    if path.suffix == ".pth":
+        return f"class_names = json.load(open({str(path.with_suffix('.json'))!r}))['class_names']"
+    return f"class_names = json.loads(safetensors.safe_open({str(path)!r}, 'pt').metadata()['class_names'])"
+
+
 def _program(network: Network) -> torch.export.ExportedProgram:
     shapes = ({0: torch.export.Dim("batch")},)
     try:
@@ -118,6 +126,11 @@ def _read_torch(network: Network, path: Path) -> ImagesToLogitsFunction:
 
 def _use_torch(network: Network, path: Path) -> str:
     return f"logits = torch.export.load({str(path)!r}).module()(images)"
+
+
+def _names_in_torch(path: Path) -> str:
+    load = f"torch.export.load({str(path)!r}, extra_files=extra)"
+    return f"extra = {{'class_names': ''}}; {load}; class_names = json.loads(extra['class_names'])"
 
 
 @contextmanager
@@ -155,10 +168,17 @@ def _use_onnx(network: Network, path: Path) -> str:
     return f'logits, = onnxruntime.InferenceSession({str(path)!r}).run(["logits"], {{"images": images}})'
 
 
+def _names_in_onnx(path: Path) -> str:
+    metadata = f"onnxruntime.InferenceSession({str(path)!r}).get_modelmeta().custom_metadata_map"
+    return f"class_names = json.loads({metadata}['class_names'])"
+
+
 INSIDE, OUTSIDE = "normalised inside", "not normalised inside"
 
 EXPORT_FORMATS = {
-    "torchvision": ExportFormat((".safetensors", ".pth"), _write_torchvision, _read_torchvision, _use_torchvision, OUTSIDE),
-    "torch": ExportFormat((".pt2",), _write_torch, _read_torch, _use_torch, INSIDE),
-    "onnx": ExportFormat((".onnx",), _write_onnx, _read_onnx, _use_onnx, INSIDE),
+    "torchvision": ExportFormat(
+        (".safetensors", ".pth"), _write_torchvision, _read_torchvision, _use_torchvision, _names_in_torchvision, OUTSIDE
+    ),
+    "torch": ExportFormat((".pt2",), _write_torch, _read_torch, _use_torch, _names_in_torch, INSIDE),
+    "onnx": ExportFormat((".onnx",), _write_onnx, _read_onnx, _use_onnx, _names_in_onnx, INSIDE),
 }

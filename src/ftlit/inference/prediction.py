@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 from ftlit.errors import shorten
 from ftlit.formatting import harmless, printable
+from ftlit.intervals import accuracy_interval
 
 OUTPUT_FORMATS = ("csv", "jsonl")
 SEPARATOR = " | "  # between the classes of a set in a cell
@@ -75,6 +76,7 @@ class RowWriter:
         unlike: number of inputs so far that are unlike those of training.
         images: true label -> number of inputs with a prediction so far.
         errors: true label -> number of those so far whose most probable class is another one.
+        covered: number of those so far whose set holds the true label.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class RowWriter:
         self.unlike = 0
         self.images: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
+        self.covered = 0
 
     def write(self, rows: Iterable[PredictionRow]) -> int:
         """Write a header, if the format has one, and the rows. Returns the number of rows without a prediction."""
@@ -109,13 +112,19 @@ class RowWriter:
                 self.images[label] += 1
                 if result.label != label:
                     self.errors[label] += 1
+                self.covered += within is not None and label in within
             write(printable(name), result, within, label)
         return failed
 
     def describe_sets(self) -> str:
-        """How many sets have one class, several, or none."""
-        empty, one = self.set_sizes[0], self.set_sizes[1]
-        text = f"{one:,} of one class, {self.set_sizes.total() - empty - one:,} of several, {empty:,} empty"
+        """How many sets have one class, several, or none; their mean size; and how many hold the true label, where it is known."""
+        empty, one, number = self.set_sizes[0], self.set_sizes[1], self.set_sizes.total()
+        mean = sum(size * of for size, of in self.set_sizes.items()) / max(1, number)
+        text = f"{one:,} of one class, {number - empty - one:,} of several, {empty:,} empty, {mean:.2f} classes on average"
+        if labelled := self.images.total():
+            share = self.covered / labelled
+            low, high = accuracy_interval(share, labelled)
+            text += f"; coverage on the {labelled:,} labelled ones {share:.4f} (95 % interval {low:.3f} to {high:.3f})"
         few = self.threshold is not None and isinf(self.threshold)
         return f"{text} (too few held-out examples for this coverage, so each set holds all classes)" if few else text
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+VAL_METRICS = tuple(f"val/{name}" for name in ("accuracy", "f1", "loss"))  # that FineTuner logs before a callback or a stage reads them
 SUM_DTYPE = torch.float32 if torch.backends.mps.is_available() else torch.float64  # mps has no float64
 
 

@@ -15,7 +15,7 @@ from ftlit.finetuning.lr_schedule import Rates
 from ftlit.finetuning.param_groups import EVERYTHING, Group, build_optimizer
 from ftlit.inference.record import KEY, base_of, read_record
 from ftlit.inference.slim import digests, filled, slimmed
-from ftlit.lit.metrics import SplitMetrics
+from ftlit.lit.metrics import VAL_METRICS, SplitMetrics
 from ftlit.lit.module_internals import load_state_of_metric, state_of_metric, trainer_of
 from ftlit.lit.trainer_internals import running_loader, training_length
 from ftlit.models.backbone import Backbone
@@ -44,7 +44,12 @@ class FineTuner(LightningModule):
         record: plain values that `ftlit.load` builds the network from, kept in checkpoints; see `ftlit.inference.record.record_of`.
         slim: checkpoints keep only the tensors that differ from the backbone's weights as they are now; loading takes the others from
             the base weights that `record` names; see `ftlit.inference.slim`.
+
+    Attributes:
+        val_metrics: the metrics that each validation logs.
     """
+
+    val_metrics = VAL_METRICS
 
     def __init__(
         self,

@@ -1,6 +1,8 @@
 """StageTrigger: decide from a logged metric that a stage is over, in one process for all, and keep the weights of its best value."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
+from difflib import SequenceMatcher
 from math import isnan
 from typing import Any
 
@@ -13,6 +15,7 @@ from ftlit.finetuning.schedule import Schedule
 from ftlit.finetuning.stage import Stage, Until
 
 FLOAT32_DIGITS = 7  # a logged 0.9 is 0.89999998 as float32, and must reach a threshold of 0.9
+ALIKE = 0.85  # share of equal letters: val/score and val/scoer have 0.89; val/f1 and val/f2 0.83, val/auroc and val/accuracy 0.76
 
 
 class StageTrigger:
@@ -37,6 +40,20 @@ class StageTrigger:
         following = self._following(index)
         return following.until if following and index + 1 not in self.decided else None
 
+    def check_names(self, logged: Collection[str]) -> None:
+        """Check the metrics of all conditions before training. A metric that resembles none of `logged` may be logged later, by training
+        steps for instance, so it is no error yet.
+
+        Args:
+            logged: names of metrics, of the validations at least.
+
+        Raises:
+            UserError: a metric that is not logged and resembles one that is.
+        """
+        for stage in self.schedule.stages:
+            if stage.until is not None and is_misspelt(stage.until.metric, logged):
+                raise _not_logged(stage, stage.until, logged)
+
     def update(self, trainer: Trainer, module: LightningModule, index: int) -> None:
         """Take the metric's value into account and decide whether stage `index` ends with this epoch.
 
@@ -49,8 +66,7 @@ class StageTrigger:
         if until is None or following is None:
             return
         if until.metric not in trainer.callback_metrics:
-            metric = unknown("logged metric", until.metric, trainer.callback_metrics)
-            raise UserError(f"{metric} (for `until` of stage {following.name!r})")
+            raise _not_logged(following, until, trainer.callback_metrics)
         value = rounded(trainer.strategy.broadcast(float(trainer.callback_metrics[until.metric])))
         self._values.append(value)
         if following.from_best and is_best(until, value, self._best):
@@ -75,6 +91,29 @@ class StageTrigger:
 
     def _following(self, index: int) -> Stage | None:
         return next(iter(self.schedule.stages[index + 1 :]), None)
+
+
+def _not_logged(stage: Stage, until: Until, logged: Collection[str]) -> UserError:
+    return UserError(f"{unknown('logged metric', until.metric, logged)} (for `until` of stage {stage.name!r})")
+
+
+def is_misspelt(metric: str, logged: Collection[str]) -> bool:
+    """Whether a metric is not logged, but one is whose name has the same first word, such as `val`, and begins with this name or is nearly
+    the same. A name that continues one that is logged is another metric.
+
+    >>> [is_misspelt(name, ["val/accuracy"]) for name in ("val/acuracy", "val/acc", "VAL/Accuracy")]
+    [True, True, True]
+    >>> [is_misspelt(name, ["val/accuracy"]) for name in ("val/accuracy", "val/auroc", "train/accuracy", "val/accuracy_top5")]
+    [False, False, False, False]
+    """
+    return metric not in logged and any(_alike(metric.casefold(), name.casefold()) for name in logged)
+
+
+def _alike(given: str, name: str) -> bool:
+    first, first_of_name = (re.split(r"[^a-z0-9]", text)[0] for text in (given, name))
+    if first != first_of_name or (given != name and given.startswith(name)):
+        return False
+    return name.startswith(given) or SequenceMatcher(None, given, name).ratio() >= ALIKE
 
 
 def rounded(value: float) -> float:

@@ -60,9 +60,9 @@ class StagedFinetuning(Callback):
 
     Raises:
         UserError: when training begins: a pattern that matches no parameter, a last stage that training never reaches, an optimizer that
-            lacks parameters of a stage, first learning rates in another ratio than `lr_scale`, an unsupported strategy or callback; during
-            training: a metric that is not logged, a parameter that other code froze or unfroze; on resuming: a checkpoint of another
-            schedule.
+            lacks parameters of a stage, first learning rates in another ratio than `lr_scale`, an unsupported strategy or callback, a
+            misspelt metric of `FineTuner` or of Lightning's sanity validation; during training: a metric that is not logged, a parameter
+            that other code froze or unfroze; on resuming: a checkpoint of another schedule.
     """
 
     def __init__(self, schedule: Schedule) -> None:
@@ -116,6 +116,7 @@ class StagedFinetuning(Callback):
             self.schedule.check_reached(trainer.max_epochs, trainer.max_steps)
         if trainer.current_epoch == 0:  # otherwise this fit continues the one before
             self.trigger = StageTrigger(self.schedule)
+        self.trigger.check_names(getattr(pl_module, "val_metrics", ()))  # those of FineTuner are known before it logs them
         self._limits = {callback: StoppingLimits.of(callback) for callback in trainer.early_stopping_callbacks}
         self._applied = False
         if not builds_layers_late(pl_module):
@@ -139,6 +140,10 @@ class StagedFinetuning(Callback):
         if not self._applied:
             self._apply_current(trainer, pl_module)
             wrap_ddp_again(trainer)
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find a misspelt metric of a stage before training: by now a validation has logged what it logs."""
+        self.trigger.check_names(list(trainer.callback_metrics))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check what is known only now: the optimizers, and the number of steps in an epoch."""

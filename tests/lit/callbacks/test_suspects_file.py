@@ -67,10 +67,11 @@ def test_each_of_several_examples_with_equal_sources_has_its_own_place():
     assert [(row.place, row.item, row.label) for row in rows] == [(0, "a", "x"), (2, "a", "z"), (3, "a", "x"), (4, "b", "x")]
 
 
-def test_a_file_without_rows_has_a_header_and_no_line_and_without_held_out_examples_there_is_none(tmp_path, capsys, monkeypatch):
+def test_a_line_says_that_no_example_is_suspect_and_without_held_out_examples_there_is_neither_line_nor_file(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(suspects_file, "suspects_of", lambda held_out, class_weights: [])
-    assert written(tmp_path, data())[1] == [] and "mislabelled" not in capsys.readouterr().out
-    assert written(tmp_path / "single", data(), l2=[0.1])[1] is None
+    assert written(tmp_path, data())[1] == []
+    assert "none of 30 training images is possibly mislabelled\n" in capsys.readouterr().out
+    assert written(tmp_path / "single", data(), l2=[0.1])[1] is None and "mislabelled" not in capsys.readouterr().out
 
 
 def test_a_run_that_resumes_training_keeps_the_file(tmp_path, all_listed, monkeypatch):

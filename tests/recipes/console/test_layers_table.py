@@ -8,10 +8,13 @@ from rich.console import Console
 from ftlit.finetuning.plan import LayerRow, Plan
 from ftlit.recipes.console.layers_table import layers_table
 
+PART = 1_024  # parameters of a layer that train where only a part does
+
 
 def row(layer="backbone.low", size=12_345_678, modes=("train",), groups=None, batchnorm=()):
     first = next((i for i, mode in enumerate(modes) if mode != "eval"), None)
-    return LayerRow(layer, size, first, modes, groups or (layer,), (1e-3,), batchnorm, size)
+    training = tuple({"eval": 0, "part": PART, "train": size}[mode] for mode in modes)
+    return LayerRow(layer, size, first, training, groups or (layer,), (1e-3,), batchnorm, size)
 
 
 def printed(rows, width):
@@ -25,7 +28,8 @@ def printed(rows, width):
     [
         (("train",), "0"),
         (("eval", "train", "train"), "1-2"),
-        (("train", "eval", "part"), "0, 2 (part)"),
+        (("train", "eval", "part"), "0, 2 (1,024 parameters)"),
+        (("eval", "part", "part"), "1-2 (1,024 parameters)"),
         (("eval", "eval"), "never"),
     ],
 )
@@ -59,6 +63,14 @@ def test_names_and_numbers_are_whole_and_the_prefix_is_left_out(width):
     assert name in text and "backbone." not in text and "12,345,678" in text and "1.0e-03" in text
     assert max(map(len, text.splitlines())) <= width and "\u2026" not in text
     assert text.index("head") < text.index(name)
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_the_number_that_trains_is_whole_where_a_stage_trains_a_part(width):
+    rows = [row("backbone.denseblock4", modes=("eval", "part"), batchnorm=("frozen", "frozen_stats")), row("head", size=10)]
+    lines = printed(rows, width).splitlines()
+    (line,) = [line for line in lines if "denseblock4" in line]
+    assert "1 (1,024" in line and max(map(len, lines)) <= width
 
 
 def test_groups_are_shown_only_if_they_are_not_the_layers():

@@ -55,7 +55,8 @@ def timed(monkeypatch):
 
 def rows(network, *modes):
     cuts = network.backbone.cuts
-    return [LayerRow(f"backbone.{cut}", 1, 0, tuple(stage[i] for stage in modes), (), (), (), 1) for i, cut in enumerate(cuts)]
+    training = [tuple(int(stage[i] == "train") for stage in modes) for i in range(len(cuts))]
+    return [LayerRow(f"backbone.{cut}", 1, 0, numbers, (), (), (), 1) for cut, numbers in zip(cuts, training, strict=True)]
 
 
 def estimate(network, images, spans, layers, **settings):

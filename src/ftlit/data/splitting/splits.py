@@ -94,7 +94,8 @@ def _with_missing(
     splits = {split: train.subset(parts.places[split]) if split in parts.places else found[split] for split in SPLITS}
     by_hash = _split_note(parts, missing, train, class_names, rule.seed)
     if rule.stored is None:
-        return splits, [f"taken from train by {by_hash}"]
+        source = "train" if len(found) > 1 else f"the {len(train):,} examples"  # which may not lie in a folder `train`
+        return splits, [f"taken from {source} by {by_hash}"]
     note = f"the split is that of the run {shown(rule.stored.folder)}; new examples are split by {by_hash}"
     return splits, [note, *rule.stored.notes(hashes, parts.places, grouped=train.groups is not None)]
 

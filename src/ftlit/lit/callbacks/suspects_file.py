@@ -18,7 +18,7 @@ MAX_SUSPECTS = 500  # in the file
 
 
 class SuspectsFile(Callback):
-    """Writes `suspects.csv` once the head is fitted, and prints how many training examples are possibly mislabelled, if any.
+    """Writes `suspects.csv` once the head is fitted, and prints how many training examples are possibly mislabelled.
 
     Examples of val are not in it: they are not held out in the cross-validation. A resumed run whose head is that of its checkpoint keeps
     the file of its first part.
@@ -42,12 +42,11 @@ class SuspectsFile(Callback):
         suspects, names = suspects_of(held_out, probe.parts[0].class_weights), read.class_names
         rows = rows_of(suspects[:MAX_SUSPECTS], read.collection.splits["train"], whole.collection.splits["train"], names)
         write_suspects(self.folder, rows)
-        if rows:
-            noun, number = read.input_spec.noun, len(held_out.labels)
-            are = "is" if len(suspects) == 1 else "are"
-            which = f", the {len(rows)} least probable are listed" if len(rows) < len(suspects) else ""
-            text = f"{len(suspects):,} of {number:,} training {noun} {are} possibly mislabelled{which}"
-            print(f"{text}: {self.folder / SUSPECTS}", flush=True)
+        found = f"{len(suspects):,} of {len(held_out.labels):,}" if suspects else f"none of {len(held_out.labels):,}"
+        are = "is" if len(suspects) < 2 else "are"
+        text = f"{found} training {read.input_spec.noun} {are} possibly mislabelled"
+        which = f", the {len(rows)} least probable are listed" if len(rows) < len(suspects) else ""
+        print(f"{text}{which}: {self.folder / SUSPECTS}" if suspects else text, flush=True)
 
 
 def rows_of(suspects: list[Suspect], read: Examples, whole: Examples, class_names: list[str]) -> list[SuspectRow]:

@@ -11,12 +11,12 @@ from ftlit.errors import UserError, one_line, unknown
 from ftlit.finetuning.freeze import POLICIES
 from ftlit.finetuning.schedule import Schedule
 from ftlit.lit.callbacks.best_checkpoint import mode_of
+from ftlit.lit.metrics import VAL_METRICS
 from ftlit.recipes.config.hydra_internals import choices, hydra_config, instantiate, run_mode
 from ftlit.recipes.config.option_names import check_added
 from ftlit.recipes.config.overrides import SEARCH
 from ftlit.recipes.config.ranges import check_ranges
 
-METRICS = [f"val/{metric}" for metric in ("accuracy", "f1", "loss")]  # that FineTuner logs before a callback or a stage reads them
 AFFINE = "affine"
 CHOICES: dict[str, tuple[object, ...]] = {  # values of train.yaml itself
     "doctor": ("warn", "strict"),
@@ -65,8 +65,8 @@ def not_among(name: str, given: object, options: Sequence[object]) -> UserError:
 def check_until(schedule: Schedule) -> None:
     """Raise `UserError` for a stage that waits for a metric that nothing logs."""
     for stage in schedule.stages:
-        if stage.until is not None and stage.until.metric not in METRICS:
-            raise UserError(f"{unknown('metric', stage.until.metric, METRICS)} (for `until` of stage {stage.name!r})")
+        if stage.until is not None and stage.until.metric not in VAL_METRICS:
+            raise UserError(f"{unknown('metric', stage.until.metric, VAL_METRICS)} (for `until` of stage {stage.name!r})")
 
 
 def check_search() -> None:
@@ -120,8 +120,8 @@ def _check_monitors(callbacks: DictConfig, lr_scheduler: DictConfig) -> None:
     if not all(str(node.get("_target_")).startswith(KNOWN_PACKAGES) for node in known.values()):
         return
     for name, node in known.items():
-        if (monitor := node.get("monitor")) is not None and monitor not in METRICS:
-            raise UserError(f"{name}.monitor: {unknown('metric', monitor, METRICS)}")
+        if (monitor := node.get("monitor")) is not None and monitor not in VAL_METRICS:
+            raise UserError(f"{name}.monitor: {unknown('metric', monitor, VAL_METRICS)}")
     _check_mode(known.get("callbacks.best", DictConfig({})))
 
 
