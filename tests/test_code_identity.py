@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 from torchvision.models import VisionTransformer
-from versioned_parts import SPEC, Masked, block_with_constants, text_embeddings, versions_of_ftlit
+from versioned_parts import SPEC, Masked, block_with_constants, relative_block, rotary_block, text_embeddings, versions_of_ftlit
 
 from ftlit.code_identity import _stable_names, identity, stable_name, versioned
 from ftlit.data.dataset import Split
@@ -33,7 +33,7 @@ from ftlit.models.backbone import Backbone, Layers
 from ftlit.models.batchnorm_fold import AffineNorm, batchnorm_to_affine
 from ftlit.models.fully_convolutional import _ChannelNorm
 from ftlit.models.lora import Lora, add_lora
-from ftlit.zoo import blocks, load_backbone, text_encoders, vision_transformers
+from ftlit.zoo import blocks, load_backbone, text_blocks, text_encoders, vision_transformers
 from ftlit.zoo.timm_split import grid_constants, timm_partial
 
 FRACTIONS: dict[Split, float] = {"val": 0.1, "test": 0.1}
@@ -135,6 +135,7 @@ KEYS: dict[str, list[Callable[[], str]]] = {
     "input_spec": [lambda: of_view(read_image, partial(abs, SPEC))],
     "layers": [lambda: of_layer(Layers({"a": nn.ReLU()})), lambda: of_layer(small_backbone())],
     "low_rank": [lambda: of_layer(with_lora())],
+    "masked_norm": [lambda: of_layer(text_blocks.MaskedNorm(nn.LayerNorm(3)))],
     "partial_forward": [lambda: of_layer(timm_partial.PartialForward(nn.ReLU(), "forward"))],
     "pass_through": [lambda: of_layer(timm_partial.PassThrough())],
     "patch_embeddings": [lambda: of_layer(vision_transformers.PatchEmbeddings(VisionTransformer(4, 2, 1, 1, 4, 4)))],
@@ -144,7 +145,9 @@ KEYS: dict[str, list[Callable[[], str]]] = {
     "read_image_in_range": [lambda: of_view(image_reader(DEEP))],
     "read_text": [lambda: of_view(read_text)],
     "read_torchvision_image": [lambda: of_view(partial(_load, []))],
+    "relative_block": [lambda: of_layer(relative_block())],
     "renormalise": [lambda: of_layer(blocks.Renormalise())],
+    "rotary_block": [lambda: of_layer(rotary_block())],
     "square_images": [lambda: of_layer(grid_constants.SquareImages())],
     "text_encoder_layer": [lambda: of_layer(text_encoders.EncoderLayer(Masked()))],
     "text_spec": [lambda: of_view(read_text, partial(abs, TextSpec("folder")))],

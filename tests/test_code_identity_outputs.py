@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 from torchvision.transforms.functional import InterpolationMode
 from torchvision.transforms.v2.functional import pil_to_tensor
-from versioned_parts import SPEC, Masked, block_with_constants, text_embeddings, versions_of_ftlit
+from versioned_parts import SPEC, Masked, block_with_constants, relative_block, rotary_block, text_embeddings, versions_of_ftlit
 
 from ftlit.data.dataset import Examples
 from ftlit.data.images import read_image, read_image_in_range, to_rgb, to_rgb_in_range
@@ -23,8 +23,8 @@ from ftlit.models.batchnorm_fold import AffineNorm
 from ftlit.models.fully_convolutional import _ChannelNorm
 from ftlit.models.heads import ConvHead, LinearHead, LinearProbeHead, MLPHead, PooledHead
 from ftlit.models.lora import LowRank
-from ftlit.models.pooling import pool
-from ftlit.zoo import blocks, text_encoders, vision_transformers
+from ftlit.models.pooling import pool, real_tokens
+from ftlit.zoo import blocks, text_blocks, text_encoders, vision_transformers
 from ftlit.zoo.timm_split import grid_constants, timm_partial
 
 
@@ -32,12 +32,12 @@ def numbers(*shape: int) -> Tensor:
     return torch.linspace(-1, 1, torch.Size(shape).numel()).view(shape)
 
 
-def output(module: nn.Module, x: Tensor) -> Tensor:
+def output(module: nn.Module, *x: Tensor) -> Tensor:
     """Return the output in evaluation mode, with parameters that are equal for every version of torch."""
     for parameter in module.parameters():
         parameter.data = numbers(*parameter.shape)
     with torch.no_grad():
-        return module.eval()(x)
+        return module.eval()(*x)
 
 
 def picture(mode: str = "RGB") -> Image.Image:
@@ -107,6 +107,7 @@ EXAMPLES: dict[str, tuple[Any, float]] = {
     "mlp_head 1": (lambda _: output(MLPHead(3, 2, hidden=[4]), numbers(2, 3)), -2.54424),
     "partial_forward 1": (lambda _: output(timm_partial.PartialForward(nn.ReLU(), "forward"), numbers(5)), -0.0431596),
     "pass_through 1": (lambda _: output(timm_partial.PassThrough(), numbers(5)), -0.375389),
+    "masked_norm 1": (lambda _: output(text_blocks.MaskedNorm(nn.LayerNorm(3)), TOKENS), 0.110792),
     "patch_embeddings 1": (
         lambda _: output(vision_transformers.PatchEmbeddings(VisionTransformer(4, 2, 1, 1, 4, 4)), numbers(1, 3, 4, 4)),
         -0.08833,
@@ -125,7 +126,9 @@ EXAMPLES: dict[str, tuple[Any, float]] = {
     "read_image_in_range 1": (lambda folder: pil_to_tensor(read_floats(folder)), -170.5517),
     "read_text 1": (lambda _: torch.tensor([*read_text("äb ").encode()]), -80.825),
     "read_torchvision_image 1": (lambda _: pil_to_tensor(_load([(picture("LA"), 0)], 0)), -2.2091),
+    "relative_block 1": (lambda _: output(relative_block(), TOKENS, real_tokens(TOKENS)[:, None, None]), 0.800789),
     "renormalise 1": (lambda _: output(blocks.Renormalise(), numbers(1, 3, 2, 2)), 0.279127),
+    "rotary_block 1": (lambda _: output(rotary_block(), TOKENS, real_tokens(TOKENS)[:, None, None]), 27.35105),
     "square_images 1": (lambda _: output(grid_constants.SquareImages(), numbers(1, 3, 2, 2)), 0.490862),
     "text_encoder_layer 1": (lambda _: output(text_encoders.EncoderLayer(Masked()), TOKENS), 3.20315),
     "to_rgb 1": (lambda _: pil_to_tensor(to_rgb(picture("I"))), 0.981087),

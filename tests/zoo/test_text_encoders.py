@@ -6,7 +6,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
-from text_inputs import SMALL, minilm, save_model, save_tokenizer, trec
+from text_inputs import DEBERTA, MODERNBERT, SMALL, minilm, save_model, save_tokenizer, trec
 
 from ftlit import InputSpec, TextSpec
 from ftlit.errors import UserError
@@ -21,6 +21,9 @@ pytestmark = pytest.mark.zoo
 pytest.importorskip("transformers")
 DISTIL = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "max_position_embeddings": 24}
 ELECTRA = {**SMALL, "embedding_size": 8}
+DEBERTA_V2 = {**DEBERTA, "conv_kernel_size": 3, "conv_act": "gelu"}
+PLAIN_DEBERTA = {**SMALL, "relative_attention": False}
+SETTINGS = {"distilbert": DISTIL, "electra": ELECTRA, "modernbert": MODERNBERT, "deberta-v2": DEBERTA}
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +31,11 @@ def folder(tmp_path_factory):
     return save_model(tmp_path_factory.mktemp("model"))
 
 
-def original(kind: str):
+def original(kind: str, settings: dict):
     """Return a random encoder of transformers in evaluation mode. No bias or shift is zero, so that every part affects the output."""
     from transformers import AutoConfig, AutoModel
 
     torch.manual_seed(1)
-    settings = {"distilbert": DISTIL, "electra": ELECTRA}.get(kind, SMALL)
     model = AutoModel.from_config(AutoConfig.for_model(kind, vocab_size=20, pad_token_id=0, **settings)).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -49,23 +51,40 @@ def batch(length: int, *lengths: int) -> torch.Tensor:
     return ids
 
 
-@pytest.mark.parametrize("kind", ENCODERS)
+OF_EACH_TYPE = [(kind, SETTINGS.get(kind, SMALL)) for kind in ENCODERS]
+
+
+@pytest.mark.parametrize(("kind", "settings"), [*OF_EACH_TYPE, ("deberta-v2", DEBERTA_V2), ("deberta-v2", PLAIN_DEBERTA)])
 @torch.no_grad()
-def test_layers_of_every_encoder_type_equal_the_original_at_every_cut_and_length(kind):
-    model, ids = original(kind), batch(9, 5, 9, 1)
+def test_layers_of_every_encoder_type_equal_the_original_at_every_cut_and_length(kind, settings):
+    model, ids = original(kind, settings), batch(9, 5, 9, 1)
     layers = take_apart(model, pad_id=0).layers
-    assert list(layers)[:3] == ["embeddings", "encoder.0", "encoder.1"]
-    theirs = model(input_ids=ids, attention_mask=ids.ne(0).long(), output_hidden_states=True)
+    encoder = [f"encoder.{i}" for i in range(settings.get("num_hidden_layers", 2))]
+    assert list(layers)[: len(encoder) + 1] == ["embeddings", *encoder]
+    states = states_of(model, ids)
     for wider in (ids, torch.nn.functional.pad(ids, (0, 4))):
         features = wider
-        for name, states in zip(layers, [*theirs.hidden_states, getattr(theirs, "pooler_output", None)], strict=False):
+        for name, own in zip(layers, states, strict=True):
             features = layers[name](features)
             if name == "pooler":
-                torch.testing.assert_close(features, states, rtol=1e-5, atol=1e-5)
+                torch.testing.assert_close(features, own, rtol=1e-5, atol=1e-5)
                 continue
             real = wider.ne(0)
             assert features[~real].eq(0).all() and features[real].ne(0).any(-1).all()
-            torch.testing.assert_close(features[:, :9][ids.ne(0)], states[ids.ne(0)], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(features[:, :9][ids.ne(0)], own[ids.ne(0)], rtol=1e-5, atol=1e-5)
+
+
+def states_of(model, ids: torch.Tensor) -> list[torch.Tensor]:
+    """Return the output of the embeddings, of each layer of transformers, and what follows."""
+    found = model(input_ids=ids, attention_mask=ids.ne(0).long(), output_hidden_states=True)
+    states, final = [*found.hidden_states], getattr(found, "pooler_output", None)
+    if model.config.model_type == "modernbert":  # its last state is after the norm
+        kept = []
+        hook = model.layers[-1].register_forward_hook(lambda _, given, output: kept.append(output))
+        model(input_ids=ids, attention_mask=ids.ne(0).long())
+        hook.remove()
+        return [*states[:-1], kept[0], states[-1]]
+    return states if final is None else [*states, final]
 
 
 def test_text_features_are_pooled_without_padding():

@@ -12,9 +12,9 @@ import torch
 import warm
 from lightning_net import Stop
 from paths import ROOT
-from text_inputs import minilm, save_model, trec, words, write_csv
+from text_inputs import DEBERTA, MODERNBERT, minilm, save_model, trec, words, write_csv
 
-from ftlit import FeatureData, FineTuner, LastCheckpoint, SeedEachStep, StagedFinetuning
+from ftlit import FeatureData, FineTuner, LastCheckpoint, SeedEachStep, StagedFinetuning, load
 from ftlit.finetuning.presets import all_at_once, head_only, head_then_all, top_down
 from ftlit.lit.datamodules.text_sources import text_csv_data
 from ftlit.models.heads import LinearHead
@@ -64,6 +64,19 @@ def fit(data, schedule, layers, folder, epochs=5, resume_from=None, stop=None, l
 def distance(a: torch.nn.Module, b: torch.nn.Module) -> float:
     pairs = zip(a.parameters(), b.parameters(), strict=True)
     return max(float((x - y).detach().abs().max()) for x, y in pairs)
+
+
+@pytest.mark.parametrize(("kind", "settings"), {"modernbert": MODERNBERT, "deberta-v2": DEBERTA}.items())
+def test_other_encoders_train_from_features_as_from_texts(kind, settings, texts, tmp_path):
+    folder = save_model(tmp_path / "model", kind, **settings)
+    backbone = load_bert(str(folder), max_length=12)
+    schedule = partial(head_then_all, epoch=1, freeze_embeddings=True, freeze_layers="0")
+    from_texts = fit(text_csv_data(backbone.input_spec, csv=texts), schedule, backbone.cuts, folder, epochs=3, precision="64-true")
+    features = FeatureData(text_csv_data(backbone.input_spec, csv=texts), tmp_path / "features", pooled=True)
+    from_features = fit(features, schedule, backbone.cuts, folder, epochs=3, precision="64-true")
+    assert distance(from_texts, from_features) < 1e-9
+    changed = {cut for cut in backbone.cuts if distance(from_texts.backbone.get_submodule(cut), backbone.get_submodule(cut)) > 0}
+    assert changed == {*backbone.cuts[2:]}
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
@@ -148,6 +161,14 @@ def test_the_probe_recipe_reports_each_cut(folder, texts, tmp_path):
     assert all(word in message for word in ("embeddings", "encoder.1", "pooler", "max, 16"))
     (result,) = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["test/accuracy"] > 0.6  # the first word is the class, of a handful of texts
+
+
+def test_a_modernbert_is_probed_trained_and_predicts(texts, tmp_path):
+    folder = save_model(tmp_path / "model", "modernbert", **MODERNBERT)
+    message = train(tmp_path / "probe", folder, texts, "backbone.max_length=12", "recipe=probe")
+    assert all(word in message for word in ("embeddings", "encoder.2", "final_norm"))
+    train(tmp_path / "run", folder, texts, "backbone.max_length=12", "scenario=large_similar", "trainer.max_epochs=1")
+    assert len(load(tmp_path / "run")(["a b c", "b c"])) == 2
 
 
 def test_a_real_encoder_learns_real_questions(tmp_path):

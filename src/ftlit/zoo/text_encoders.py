@@ -1,4 +1,4 @@
-"""`load_bert`: an encoder of texts (BERT and its relatives) as named layers: embeddings, encoder layers, pooler.
+"""`load_bert`: an encoder of texts (BERT and its relatives) as named layers: embeddings, encoder layers, final norm, pooler.
 
 Features below the pooler are tokens (N, T, C), and those of padding are exactly zero. The attention mask is thus part of the features: it
 passes through cuts, stored features and probes, and each layer derives it from its input.
@@ -21,6 +21,7 @@ from ftlit.models.pooling import real_tokens
 from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.zoo.blocks import NetworkParts
 from ftlit.zoo.build import BACKBONES, EmptyWeights, assemble_backbone, build_network
+from ftlit.zoo.text_blocks import BLOCKS, MaskedNorm, copy_relative_positions
 from ftlit.zoo.weights.transformers_files import ENCODERS, check_length, find_folder, read_config, read_weights, without_former_buffers
 from ftlit.zoo.weights.weight_sources import WeightSource, as_record, find, weights_record
 
@@ -39,7 +40,8 @@ def load_bert(
 ) -> Backbone:
     """Load an encoder of texts without its head.
 
-    The layers are `embeddings`, `encoder.0`, ... and, if the weights have one, `pooler`, which gives a vector of the first token.
+    The layers are `embeddings`, `encoder.0`, ..., for ModernBERT `final_norm`, and, if the weights have one, `pooler`, which gives a vector
+    of the first token. DeBERTa's embeddings of relative positions, one table for all layers, are copied to each layer and train there.
     `backbone(ids)` takes token ids (N, T); `backbone.input_spec` names the tokenizer that makes them of texts.
 
     Args:
@@ -74,7 +76,9 @@ def load_bert(
 
     record = {"loader": "bert", "name": as_record(name), **weights_record(weights, weights_key), "max_length": max_length, **kwargs}
     parts = split(model)
-    return assemble_backbone(str(name), model, parts, spec, source=source, file=file, cut=cut, reinit=reinit, fresh=fresh, record=record)
+    adapt = partial(copy_relative_positions, layers=config.num_hidden_layers) if config.model_type == "deberta-v2" else None
+    how: dict[str, Any] = {"source": source, "file": file, "cut": cut, "reinit": reinit, "fresh": fresh, "record": record, "adapt": adapt}
+    return assemble_backbone(str(name), model, parts, spec, **how)
 
 
 def take_apart(model: Any, *, pad_id: int, with_pooler: bool = True) -> NetworkParts:
@@ -85,9 +89,12 @@ def take_apart(model: Any, *, pad_id: int, with_pooler: bool = True) -> NetworkP
         pad_id: id of the padding token.
         with_pooler: whether its pooler, if it has one, becomes a layer.
     """
-    blocks = model.get_submodule(ENCODERS[model.config.model_type])
+    kind = model.config.model_type
+    blocks = BLOCKS[kind](model) if kind in BLOCKS else model.get_submodule(ENCODERS[kind])
     layers: dict[str, nn.Module] = {"embeddings": TokenEmbeddings(model, pad_id)}
     layers |= {f"encoder.{i}": EncoderLayer(block) for i, block in enumerate(blocks)}
+    if hasattr(model, "final_norm"):
+        layers["final_norm"] = MaskedNorm(model.final_norm)
     if with_pooler and getattr(model, "pooler", None) is not None:
         layers["pooler"] = model.pooler
     return NetworkParts(layers, nn.Identity(), token_pool="masked_mean")
@@ -125,7 +132,7 @@ class EncoderLayer(nn.Module):
     Tokens that are all zero are padding: no token attends to them, and they stay zero.
 
     Args:
-        block: a layer of transformers, shared.
+        block: a layer of transformers that is called with tokens and mask, shared.
     """
 
     def __init__(self, block: nn.Module) -> None:
@@ -153,4 +160,5 @@ def _longest(real: Tensor) -> int:
 
 def _from_config(config: Any, **_: Any) -> nn.Module:
     """Build the network with random weights; the arguments are in the config already."""
-    return transformers().AutoModel.from_config(config, dtype=torch.float32, attn_implementation="sdpa")  # type: ignore[no-any-return]
+    attention = "eager" if config.model_type == "deberta-v2" else "sdpa"  # the scores of DeBERTa have a term that no fused kernel computes
+    return transformers().AutoModel.from_config(config, dtype=torch.float32, attn_implementation=attention)  # type: ignore[no-any-return]

@@ -9,13 +9,15 @@ from ftlit.data.tokens import TextSpec, transformers
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.zoo.weights.weight_files import Tensors, WeightsFile, read
 
-# type of model -> where its encoder layers are. Their layers take tokens and an attention mask, and nothing else
+# type of model -> where its encoder layers are. Layers that take more than tokens and an attention mask: `ftlit.zoo.text_blocks`
 ENCODERS = {
     "bert": "encoder.layer",
     "camembert": "encoder.layer",
+    "deberta-v2": "encoder.layer",
     "distilbert": "transformer.layer",
     "electra": "encoder.layer",
     "ernie": "encoder.layer",
+    "modernbert": "layers",
     "roberta": "encoder.layer",
     "xlm-roberta": "encoder.layer",
 }
