@@ -2,7 +2,7 @@
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ftlit.cli.command_words import complete
@@ -48,6 +48,7 @@ def test_a_path_is_taken_as_it_stands(name, value):
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1))
+@example("\\\n")
 def test_every_quoted_text_is_read_as_itself(text):
     assert parsed(f"data.root={quote(text)}") == text
 

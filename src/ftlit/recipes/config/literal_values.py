@@ -53,7 +53,7 @@ def quote(value: str) -> str:
     """
     if re.fullmatch(r"[\w./-]+", value, re.ASCII) and not TYPED.fullmatch(value):
         return value
-    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
+    escaped = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
     return f"'{escaped}'"
 
 
