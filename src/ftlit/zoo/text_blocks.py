@@ -75,7 +75,7 @@ class RelativeBlock(nn.Module):
         """Run the layer on tokens (N, T, C) with a mask (N, 1, 1, T) that is true where a token may be attended to."""
         relative = self.block.rel_norm(self.block.rel_embeddings.weight) if hasattr(self.block, "rel_embeddings") else None
         features: Tensor = self.block(tokens, mask, rel_embeddings=relative)[0]
-        return features if self.conv is None else self.conv(tokens, features, mask[:, 0, 0].long())  # type: ignore[no-any-return]
+        return features if self.conv is None else self.conv(tokens, features, mask[:, 0, 0].long())
 
 
 def own_relative_positions(model: Any) -> None:
