@@ -23,8 +23,8 @@ def shapes_in_place_of_values():
     """Compare tensors on the meta device by their shapes, as they have no values."""
     equal = torch.equal
 
-    def trace(model, images):
-        return timm_trace.trace(model, images.to("meta"))
+    def trace(model, images, **options):
+        return timm_trace.trace(model, images.to("meta"), **options)
 
     def same(a, b):
         return a.shape == b.shape if a.is_meta or b.is_meta else equal(a, b)
@@ -37,7 +37,7 @@ def shapes_in_place_of_values():
         yield
 
 
-def structure(name):
+def structure(name, split_at="stages"):
     """Names of the layers of an architecture, the reason if it is one layer, and how many blocks take constants of the grid.
 
     Raises:
@@ -47,7 +47,7 @@ def structure(name):
         model = timm.create_model(name)
     config = timm.get_pretrained_cfg(name).to_dict()
     with shapes_in_place_of_values():
-        parts, note = timm_layers.take_apart(model, config["input_size"][-1])
+        parts, note = timm_layers.take_apart(model, config["input_size"][-1], split_at)
     modules = [module for layer in parts.layers.values() for module in layer.modules()]
     return tuple(parts.layers), note, sum(isinstance(module, WithGridConstants) for module in modules)
 

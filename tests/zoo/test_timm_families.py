@@ -18,7 +18,7 @@ from timm_structure import module_of, structure, tags  # noqa: E402
 pytestmark = [pytest.mark.zoo, pytest.mark.slow]
 
 BLOCKS = ("eva", "naflexvit", "beit", "vision_transformer", "vision_transformer_relpos", "hiera")  # a layer for each block
-STAGES = ("swin_transformer", "convnext", "metaformer")  # a layer for each stage
+STAGES = ("swin_transformer", "convnext", "metaformer")  # a layer for each stage, or for each of their blocks
 SIZE = re.compile(
     r"(?<=_)(?:[a-z]*(?:small|wee|little|tiny|medium|base|large|huge|giant|nano|pico|atto|zepto|femto|enormous)d?|giantopt|gigantic"
     r"|betwixt|so\d+m\d?|\d+[bm]|[smb]\d\d|intern300m)(?=_|$)|(?<=patch|indow)\d+|(?<=_)\d{2,}(?=_|$)"
@@ -57,6 +57,15 @@ def test_each_stage_is_a_layer(name):
     assert not note and [layer for layer in layers if "s." in layer] == [f"{layers[1][:-2]}.{i}" for i in range(4)]
 
 
+@pytest.mark.parametrize("name", architectures(STAGES))
+def test_each_block_of_a_stage_is_a_layer_if_wanted(name):
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    blocks = [path for path, _ in model.named_modules() if re.fullmatch(r"\w+\.\d+\.blocks\.\d+", path)]
+    layers, note, _ = structure(name, "blocks")
+    assert not note and [layer for layer in layers if ".blocks." in layer] == blocks
+
+
 @pytest.mark.parametrize("names", families().values(), ids=families())
 def test_the_smallest_network_of_a_family_loses_nothing_at_a_cut(names):
     name, count = min(((name, parameters(name)) for name in names), key=lambda each: each[1])
@@ -65,7 +74,7 @@ def test_the_smallest_network_of_a_family_loses_nothing_at_a_cut(names):
         model = build(name, size, **({"depth": 2} if count > LARGE else {}))
     except (TypeError, AssertionError):  # its depth is no argument
         model = build(name, size)
-    parts, note = take_apart(model, size)
+    parts, note = take_apart(model, size, "blocks")
     backbone = Backbone(parts.layers, InputSpec(size=size), token_pool=parts.token_pool).eval()
     assert not note
     step = getattr(getattr(model, "patch_embed", None), "patch_size", (32,))[0]

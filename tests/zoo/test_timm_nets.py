@@ -33,9 +33,9 @@ SEPARABLE = {
 INSEPARABLE = {"cait_xxs24_224": 224, "hrnet_w18_small": 64}
 
 
-def check_invariant_1(name, size):
+def check_invariant_1(name, size, split_at="stages"):
     model = build(name, size)
-    parts, note = take_apart(model, size)
+    parts, note = take_apart(model, size, split_at)
     backbone = Backbone(parts.layers, InputSpec(size=size), token_pool=parts.token_pool).eval()
     x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -50,6 +50,20 @@ def check_invariant_1(name, size):
 def test_a_cut_loses_nothing(name):
     note, backbone = check_invariant_1(name, SEPARABLE[name])
     assert not note and len(backbone.cuts) > 3
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnextv2_atto", "efficientnet_lite0", "poolformer_s12"])
+def test_a_cut_between_the_blocks_of_a_stage_loses_nothing(name):
+    note, backbone = check_invariant_1(name, 64, "blocks")
+    stages = take_apart(build(name, 64), 64)[0].layers
+    assert not note and len(backbone.cuts) > len(stages)
+    within = {stage: [cut for cut in backbone.cuts if cut == stage or cut.startswith(f"{stage}.")] for stage in stages}
+    assert [cut for cuts in within.values() for cut in cuts] == list(backbone.cuts)  # each stage is its blocks in a row
+
+
+def test_an_unknown_place_to_split_at_is_a_user_error():
+    with pytest.raises(UserError, match=r"no value of split_at 'block': did you mean 'blocks'\? There are: stages, blocks"):
+        load_timm("resnet10t", weights=None, split_at="block")
 
 
 @pytest.mark.parametrize("name", INSEPARABLE)

@@ -30,7 +30,7 @@ QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "logger": 
 def backbone_of(family):
     torch.manual_seed(0)
     name, size, _, settings = BLOCKWISE[family]
-    return load_timm(name, weights=None, input_spec={"size": size, "resize": size}, **settings)
+    return load_timm(name, weights=None, input_spec={"size": size, "resize": size}, split_at="blocks", **settings)
 
 
 def picture(size, i):

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from functools import partial
 from http.client import HTTPException
 from os import PathLike
-from typing import Any
+from typing import Any, get_args
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -23,7 +23,7 @@ from ftlit.tensor_files import weights_only
 from ftlit.zoo.blocks import NetworkParts
 from ftlit.zoo.build import BACKBONES, assemble_backbone, build_network, override_input_spec
 from ftlit.zoo.timm_arguments import REPLACED_ARGUMENTS, TEXTS, refused_arguments
-from ftlit.zoo.timm_split.timm_layers import take_apart
+from ftlit.zoo.timm_split.timm_layers import SplitAt, take_apart
 from ftlit.zoo.weights.weight_files import ALTERNATIVES, WITHOUT_DOWNLOAD, WeightsFile
 from ftlit.zoo.weights.weight_sources import WeightSource, find, network_timeout, weights_record
 
@@ -41,6 +41,7 @@ def load_timm(
     cut: str | int | None = None,
     reinit: Sequence[str | int] = (),
     input_spec: Mapping[str, Any] | None = None,
+    split_at: SplitAt = "stages",
     **kwargs: Any,
 ) -> Backbone:
     """Load a pretrained network of timm without its classifier, as named layers; the counterpart of `load_backbone`.
@@ -56,6 +57,8 @@ def load_timm(
         cut: keep the layers up to and including this one; see `Backbone.upto`.
         reinit: reinitialize these layers; see `load_backbone`.
         input_spec: fields of `InputSpec` that override timm's data config. `None` values are ignored.
+        split_at: `stages`: a network of stages (ConvNeXt, Swin, MetaFormer, ResNet) has a layer for each stage; `blocks`: for each block of
+            its stages, and for what reduces the resolution between them. Other networks have a layer for each block anyway.
         kwargs: arguments of timm's builder, such as `drop_path_rate=0.1`. A network with a fixed image size is built for that of the
             input spec.
 
@@ -63,6 +66,8 @@ def load_timm(
         UserError: timm is not installed; an unknown name, argument, cut or field; a network for other than square RGB images, or one that
             gives no vector for an image; weights that cannot be loaded or do not fit.
     """
+    if split_at not in get_args(SplitAt):
+        raise unknown("value of split_at", split_at, get_args(SplitAt))
     create = partial(_timm().create_model, name)
     config = _config(name)
     for argument in kwargs:
@@ -80,13 +85,20 @@ def load_timm(
     with torch.random.fork_rng(devices=[]) if source else nullcontext():
         file = source.load() if source else None
         model = build_network(name, create, settings)
-    parts, note = take_apart(model, spec.size)
+    parts, note = take_apart(model, spec.size, split_at)
     adapt = partial(_resize, model=model) if source is not published else None
 
     def fresh() -> NetworkParts:
-        return take_apart(build_network(name, create, settings), spec.size)[0]
+        return take_apart(build_network(name, create, settings), spec.size, split_at)[0]
 
-    record = {"loader": "timm", "name": name, **weights_record(weights, weights_key), "input_spec": asdict(spec), **kwargs}
+    record = {
+        "loader": "timm",
+        "name": name,
+        **weights_record(weights, weights_key),
+        "input_spec": asdict(spec),
+        "split_at": split_at,
+        **kwargs,
+    }
     backbone = assemble_backbone(
         name, model, parts, spec, source=source, file=file, adapt=adapt, cut=cut, reinit=reinit, fresh=fresh, record=record
     )

@@ -38,6 +38,7 @@ def parsed(word):
         "1e5",
         "$5",
         "a\\",
+        "a\\\n",
         "a\tb",
         "epoch=3-step=12.ckpt",
     ],

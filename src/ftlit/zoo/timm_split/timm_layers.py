@@ -8,7 +8,7 @@ of the network (`timm_partial`). The neck is `forward_head` up to the classifier
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +20,14 @@ from ftlit.zoo.timm_split.timm_partial import AverageLogits, PartialForward, cha
 from ftlit.zoo.timm_split.timm_pieces import sequence_layers
 from ftlit.zoo.timm_split.timm_trace import Trace, preserved_state, trace
 
+SplitAt = Literal["stages", "blocks"]
 WHOLE = "used as a single layer, because its layers cannot be separated exactly"  # followed by the reason
 SMALL_SIZE = 96  # pixels; enough for five halvings
 REL_TOLERANCE = 1e-5  # relative to the largest value: an average may be summed in another order
 TAILS = (("forward_features",), ("forward_cls", "norm"))  # methods with the code after the modules; the second: class attention
 
 
-def take_apart(model: Any, size: int) -> tuple[NetworkParts, str]:
+def take_apart(model: Any, size: int, split_at: SplitAt = "stages") -> tuple[NetworkParts, str]:
     """Split a timm network into named layers and classifier.
 
     Invariant 1 is checked on two random images. The network, its mode and torch's random state stay as they are; modules are shared, not
@@ -35,6 +36,7 @@ def take_apart(model: Any, size: int) -> tuple[NetworkParts, str]:
     Args:
         model: a network of timm.
         size: side of the images, in pixels.
+        split_at: how a network of stages is split, see `load_timm`.
 
     Returns:
         The parts, and why the network is a single layer, `whole`; an empty text if it is not.
@@ -43,7 +45,7 @@ def take_apart(model: Any, size: int) -> tuple[NetworkParts, str]:
         UserError: the network gives no vector for each image, or cannot process images of this size.
     """
     with preserved_state(model):
-        traced = _trace(model, size)
+        traced = _trace(model, size, by_block=split_at == "blocks")
         reasons: list[str] = []
         methods: list[Callable[[Trace], dict[str, nn.Module]]] = [*(partial(sequence_layers, tail=tail) for tail in TAILS), _whole]
         for method in methods:
@@ -61,13 +63,13 @@ def take_apart(model: Any, size: int) -> tuple[NetworkParts, str]:
     return parts, f"{WHOLE} ({reasons[0]})" if "whole" in parts.layers else ""
 
 
-def _trace(model: Any, size: int) -> Trace:
+def _trace(model: Any, size: int, *, by_block: bool) -> Trace:
     """Trace the network on small images if it accepts them; on images of `size` otherwise, and if its blocks take constants of the size."""
     fixed = model.pretrained_cfg.get("fixed_input_size") or size <= SMALL_SIZE
     for side in [size] if fixed else [SMALL_SIZE, size]:
         images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
         try:
-            traced = trace(model, images)
+            traced = trace(model, images, by_block=by_block)
         except (RuntimeError, AssertionError, ValueError, TypeError) as error:
             reason = error
         else:

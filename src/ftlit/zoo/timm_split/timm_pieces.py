@@ -23,7 +23,7 @@ def sequence_layers(traced: Trace, tail: Sequence[str]) -> dict[str, nn.Module]:
     """
     sequence, code_before = _sequence(traced)
     code_after = sequence[-1].result is not traced.features
-    groups = _parameter_groups(traced.model)
+    groups = _parameter_groups(traced.model, by_block=traced.by_block)
     units = [unit for call in sequence for unit in _expand(call, traced, groups)]
     called = {call.name.split(".")[0] for call in traced.calls}
     if sum(_size(unit.module) for unit in units) < sum(_size(traced.model.get_submodule(name)) for name in called) / 2:
@@ -78,20 +78,21 @@ def _is_unused_before(parameter: str, calls: Sequence[ModuleCall], wanted: Tenso
         return False
 
 
-def _parameter_groups(model: Any) -> dict[str, int]:
-    """Map each parameter to its group in the network's own `group_matcher`; empty if it has none."""
+def _parameter_groups(model: Any, *, by_block: bool) -> dict[str, int]:
+    """Map each parameter to its group in the network's own `group_matcher`, a stage or a block; empty if it has none."""
     from timm.models import group_parameters
 
     try:
-        return dict(group_parameters(model, model.group_matcher(coarse=True), reverse=True))
+        return dict(group_parameters(model, model.group_matcher(coarse=not by_block), reverse=True))
     except (AttributeError, TypeError, AssertionError):
         return {}
 
 
 def _expand(call: ModuleCall, traced: Trace, groups: Mapping[str, int]) -> list[ModuleCall]:
-    """Replace the call of a container that spans several groups by the calls of its children."""
+    """Replace the call of a container or a stage that spans several groups by the calls of its children."""
     spanned = {groups.get(f"{call.name}.{name}", name.split(".")[0]) for name, _ in call.module.named_parameters()}
-    children = child_calls(call, traced.calls) if len(spanned) > 1 else []
+    by_call = traced.by_block and not groups  # all that is known is what was called
+    children = child_calls(call, traced) if len(spanned) > 1 or by_call else []
     return [unit for child in children for unit in _expand(child, traced, groups)] or [call]
 
 

@@ -61,6 +61,7 @@ class Trace:
         head_calls: the calls after that.
         features: output of `forward_features`, or `None` if that is not a single tensor.
         logits: output of the network.
+        by_block: whether calls inside the stages of a network are recorded too.
     """
 
     model: Any
@@ -69,16 +70,18 @@ class Trace:
     head_calls: list[ModuleCall] = field(default_factory=list)
     features: Any = None
     logits: Any = None
+    by_block: bool = False
 
 
-def trace(model: Any, images: Tensor) -> Trace:
+def trace(model: Any, images: Tensor, *, by_block: bool = False) -> Trace:
     """Run a timm network in its present mode, and record its module calls. No hook stays behind.
 
     It runs once, and once more on other images if a module takes more than features.
     """
-    found = _trace_once(model, images)
+    found = _trace_once(model, images, by_block=by_block)
     if any(call.others for call in found.calls):
-        again = _trace_once(model, torch.cat([images, images[:1]]).flip(2))  # other images, and another number of them
+        others = torch.cat([images, images[:1]]).flip(2)  # other images, and another number of them
+        again = _trace_once(model, others, by_block=by_block)
         for call, other in zip_longest(found.calls, again.calls[: len(found.calls)]):
             if call.others and not (other and equal(call.others, other.others)):
                 call.argument = None
@@ -96,8 +99,8 @@ def equal(one: Any, other: Any) -> bool:
     return one is other or (isinstance(one, bool | int | float | str) and one == other)
 
 
-def _trace_once(model: Any, images: Tensor) -> Trace:
-    found, handles = Trace(model, images), []
+def _trace_once(model: Any, images: Tensor, *, by_block: bool) -> Trace:
+    found, handles = Trace(model, images, by_block=by_block), []
     calls = found.calls
 
     def forward_features(*args: Any, **kwargs: Any) -> Any:
@@ -106,7 +109,7 @@ def _trace_once(model: Any, images: Tensor) -> Trace:
         return found.features
 
     try:
-        for name, module in _descendants(model, ""):
+        for name, module in _descendants(model, "", by_block=by_block):
             handles += _record_calls(name, module, lambda call: calls.append(call))
         model.forward_features = forward_features
         found.logits = model(images)
@@ -117,12 +120,13 @@ def _trace_once(model: Any, images: Tensor) -> Trace:
     return found
 
 
-def _descendants(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the children, and those of containers in turn."""
+def _descendants(module: nn.Module, prefix: str, *, by_block: bool) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the children, and in turn those of containers; by block those of modules that hold a container, too: of stages."""
     for name, child in module.named_children():
         yield prefix + name, child
-        if isinstance(child, CONTAINERS):
-            yield from _descendants(child, f"{prefix}{name}.")
+        is_stage = by_block and any(isinstance(inner, CONTAINERS) for inner in child.children())
+        if is_stage or isinstance(child, CONTAINERS):
+            yield from _descendants(child, f"{prefix}{name}.", by_block=by_block)
 
 
 def _record_calls(name: str, module: nn.Module, add: Callable[[ModuleCall], None]) -> list[Any]:
@@ -159,12 +163,12 @@ def split_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
     return args[0], {name: value for name, value in named.items() if not equal(value, defaults.get(name, Parameter.empty))}
 
 
-def child_calls(call: ModuleCall, calls: list[ModuleCall]) -> list[ModuleCall]:
-    """List the calls of a container's children if they are a sequence from its argument to its output, otherwise none."""
-    if not isinstance(call.module, nn.Sequential):
+def child_calls(call: ModuleCall, traced: Trace) -> list[ModuleCall]:
+    """List the calls of the children of a container or a stage if they are a sequence from its argument to its output, otherwise none."""
+    if not (traced.by_block or isinstance(call.module, nn.Sequential)):
         return []
     names = {f"{call.name}.{name}" for name, _ in call.module.named_children()}
-    found = [other for other in calls if other.name in names]
+    found = [other for other in traced.calls if other.name in names]
     connected = [found[:1], *([after] for before, after in pairwise(found) if after.follows(before))]
     complete = found and len(connected) == len(found) and found[0].takes(call.argument, call.argument_version)
     return found if complete and found[-1].result is call.result else []
