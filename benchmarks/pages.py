@@ -19,6 +19,7 @@ import heads
 import novelty
 import quality
 import suspects
+import training_settings
 from _measure import Row, table
 from hardware import layer_parts, precision
 from planted.fault import CAUGHT, Verdict
@@ -62,6 +63,11 @@ def of_cuts(found: dict[str, Any]) -> str:
 def of_advice(found: dict[str, Any]) -> str:
     """Regrets of the rule of `scenario=auto` and of simple ones."""
     return f"{advice.table(found['rows'])}\n\n{found['options']['seeds']} seeds. {measured(found['machine'])}"
+
+
+def of_training_settings(found: dict[str, Any]) -> str:
+    """Test accuracy of large scenarios with fewer epochs and without augmentation."""
+    return f"{training_settings.table(found['rows'])}\n\n{found['options']['seeds']} seeds. {measured(found['machine'])}"
 
 
 def of_backbone_choice(found: dict[str, Any]) -> str:
@@ -136,6 +142,7 @@ SECTIONS = {
     "faults": of_faults,
     "cuts": of_cuts,
     "advice": of_advice,
+    "training_settings": of_training_settings,
     "backbone_choice": of_backbone_choice,
     "heads": of_heads,
     "suspects": of_suspects,
