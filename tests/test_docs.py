@@ -24,18 +24,11 @@ from ftlit.cli.command_words import complete
 from ftlit.cli.train import RECIPES
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
 from ftlit.recipes.config.validate import bind
-from ftlit.sweeps.jobs import Job
-from ftlit.sweeps.summary import write_csv
 
 TRAINING = ("python train.py", "ftlit train", "ftlit advise")
 CONTINUED = "# continues the block above"
 OWN_TESTS = ("extending.md",)  # Python blocks that test_extending.py runs
 MAX_LINES = {"README.md": 250, "architecture.md": 350}  # the latter lists every module
-JOBS = [  # of the sweep that a Python block reads
-    Job(2 * seed + i, (f"seed={seed}", f"scenario={scenario}"), status=0, metrics={"test/accuracy": 0.9})
-    for seed in (1, 2)
-    for i, scenario in enumerate(("small_similar", "small_different"))
-]
 
 
 @pytest.mark.e2e
@@ -94,8 +87,6 @@ def workplace(tmp_path_factory):
     assert done.returncode == 0, done.stderr
     for run in ("photos", "photos2"):
         shutil.copytree(folder / "runs/example", folder / "runs" / run)
-    (folder / "runs/sweeps/mine").mkdir(parents=True)
-    write_csv(folder / "runs/sweeps/mine/sweep.csv", [(folder, job) for job in JOBS])
     return folder
 
 

@@ -161,7 +161,7 @@ def _add_trust(parser: _Parser) -> None:
 def report_parser() -> _Parser:
     """The arguments of `ftlit report`."""
     parser = _Parser(
-        "ftlit report", description="Write report.html of a run again, or the table of a sweep (sweep.csv, sweep.md, sweep.png)."
+        "ftlit report", description="Write report.html of a run again, or the table of a sweep (sweep.md, settings.csv and others)."
     )
     parser.add_argument("folder", metavar="FOLDER", help="folder of a run, or of a sweep")
     return parser

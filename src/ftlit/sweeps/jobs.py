@@ -81,8 +81,12 @@ class Setting:
 
     def of(self, metric: str) -> list[float]:
         """The values of a metric, one per seed that has one."""
-        found = (job.score if metric == SCORE else job.metrics.get(metric) for job in self.done)
-        return [value for value in found if value is not None and isfinite(value)]
+        return list(self.by_seed(metric).values())
+
+    def by_seed(self, metric: str) -> dict[str | None, float]:
+        """The value of a metric for each seed that has one; the seed is `None` in a job that does not give it."""
+        found = ((job.values.get(SEED), job.score if metric == SCORE else job.metrics.get(metric)) for job in self.done)
+        return {seed: value for seed, value in found if value is not None and isfinite(value)}
 
     @property
     def failed(self) -> list[Job]:

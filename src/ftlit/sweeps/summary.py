@@ -1,151 +1,25 @@
-"""The results of a sweep: a table of the settings over their seeds, printed and as csv, markdown and figure."""
+"""The files of a sweep: one csv file per job, per setting and per layer, markdown and figure; and its printed table."""
 
+import csv
 import sys
-from collections.abc import Callable, Sequence
-from math import sqrt
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from pathlib import Path
 from statistics import mean, stdev
 
 from rich.markup import escape
-from rich.table import Table
 
-from ftlit.errors import one_line, shorten
+from ftlit.errors import one_line
 from ftlit.files import write_atomically, write_figure, write_rows
+from ftlit.formats import reading
 from ftlit.formatting import harmless
-from ftlit.printing import show
-from ftlit.run_folder import TRAINED, keeps_baseline
-from ftlit.sweeps.jobs import SCORE, SEED, TEST, TEST_F1, VAL, Job, Setting, best_first, jobs_of, ranking_metric, settings_of, varying
+from ftlit.printing import console, show
+from ftlit.sweeps.jobs import REMEDY, SCORE, TEST_F1, Job, best_first, jobs_of
+from ftlit.sweeps.settings_table import CHOSEN, SECONDS, SettingResults, chosen_by, markdown_of, printed_table, seconds_of
 
-METRICS_IN_0_1 = ("accuracy", "f1")  # their intervals are clipped to [0, 1]
-SECONDS = "job seconds"
-CHOSEN = {"backbone": "chosen backbone"}  # field of a job -> its column, where that has another name
 MAX_DRAWN_SETTINGS = 40  # settings in the picture
-MARK = " *"  # beside the number that is best
-MARKED_NOTE = "* marks the best {by}."
-PROBE_NOTE = (
-    "In {kept} of {all} jobs that train layers the result, and so the test accuracy, is that of the linear probe before training, because "
-    "no epoch was clearly better on val; with callbacks.best=null it is that of the last epoch."
-)
-TEST_NOTE = "Choosing settings by test accuracy would be biased."
-SCORE_NOTE = "The score is the number that the recipe returns, higher is better."
-RATE_NOTE = "The score is the learning rate that recipe=lr_find suggests, so a higher one is not better."
-STATISTICS_NOTE = "Mean, standard deviation and 95 % interval (Student's t) are over seeds."
-EQUAL_NOTE = (
-    "No interval where all seeds give the same value: nothing in these jobs depends on the seed (a linear probe on all training "
-    "examples is the same fit), or they are equal by chance."
-)
-SECONDS_NOTE = "Job seconds: mean duration of a whole job, from building the network to the test."
-
-
-def half_interval(values: Sequence[float]) -> float:
-    """Half the width of the 95 % interval of the mean by Student's t. Needs two values.
-
-    >>> round(half_interval([1.0, 2.0, 3.0]), 3)  # 4.303 / sqrt(3)
-    2.484
-    """
-    from scipy.stats import t  # here, so that the command line stays fast
-
-    return float(t.ppf(0.975, len(values) - 1) * stdev(values) / sqrt(len(values)))
-
-
-def interval(values: Sequence[float], metric: str) -> tuple[float, float] | None:
-    """The 95 % interval of the mean, `half_interval` to both sides, clipped to [0, 1] for accuracy and F1; `None` without two different
-    values.
-
-    >>> interval([0.9, 1.0], "test/accuracy")[1]
-    1.0
-    """
-    if len(set(values)) < 2:
-        return None
-    middle, half = mean(values), half_interval(values)
-    low, high = middle - half, middle + half
-    return (max(0.0, low), min(1.0, high)) if metric.endswith(METRICS_IN_0_1) else (low, high)
-
-
-def table_of(jobs: Sequence[Job]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells, one row per setting."""
-    names, by, settings = varying(jobs), ranking_metric(jobs), settings_of(jobs)
-    failures = any(job.status != 0 for job in jobs)
-    chosen = [name for name in ("backbone", "advised", "cut") if any(getattr(job, name) for job in jobs)]
-    shown = SCORE if by == SCORE else TEST
-    label = SCORE if by == SCORE else "test accuracy"
-    of_val = {VAL: "val accuracy", TRAINED: "val accuracy, best epoch"}.get(by)
-    f1 = ["macro F1"] if shown == TEST and any(TEST_F1 in job.metrics for job in jobs) else []
-    columns = [*names, *(CHOSEN.get(name, name) for name in chosen)]
-    header = [*columns, "seeds", label, "std", "95 % interval", *f1, *([of_val] if of_val else []), SECONDS]
-    marked = _marked(jobs)
-    rows = []
-    for setting in settings:
-        seconds = [job.seconds for job in setting.done if job.seconds is not None]
-        parts = [", ".join(dict.fromkeys(getattr(job, name) or "-" for job in setting.done)) or "-" for name in chosen]
-        row = [*setting.values, *parts, str(len(setting.done)), *_spread(setting.of(shown), shown)]
-        row += [_mean(setting.of(TEST_F1))] if f1 else []
-        row += [_mean(setting.of(by))] if of_val else []
-        if setting in marked:
-            row[header.index(of_val or SCORE)] += MARK
-        row.append(f"{mean(seconds):.1f}" if seconds else "-")
-        rows.append([*row, failure_reasons(setting.failed)] if failures else row)
-    return [*header, "failed"] if failures else header, rows
-
-
-def _are_range_tests(jobs: Sequence[Job]) -> bool:
-    configs = [job.config for job in jobs if isinstance(job.config, dict)]  # in format 0 a digest
-    return any(config.get("settings", {}).get("recipe") == "lr_find" for config in configs)
-
-
-def _marked(jobs: Sequence[Job]) -> list[Setting]:
-    """The best settings, several where their means are equal; none where there is nothing to choose from."""
-    by, settings = ranking_metric(jobs), settings_of(jobs)
-    ranked = best_first(settings, by) if len(settings) > 1 and not _are_range_tests(jobs) else []
-    return [setting for setting in ranked if mean(setting.of(by)) == mean(ranked[0].of(by))]
-
-
-def failure_reasons(failed: Sequence[Job]) -> str:
-    """One line per reason: `job 3 (seed=1): cuda out of memory`, or `jobs 3, 4: ...`."""
-    reasons: dict[str, list[Job]] = {}
-    for job in failed:
-        reasons.setdefault(job.reason, []).append(job)
-    return "\n".join(f"{_job_numbers(jobs)}: {reason}" for reason, jobs in reasons.items())
-
-
-def _job_numbers(jobs: Sequence[Job]) -> str:
-    if len(jobs) > 1:
-        return f"jobs {shorten(job.number for job in jobs)}"
-    seed = jobs[0].values.get(SEED)
-    return f"job {jobs[0].number}{f' (seed={seed})' if seed else ''}"
-
-
-def _mean(values: Sequence[float]) -> str:
-    return f"{mean(values):.4f}" if values else "-"
-
-
-def _spread(values: Sequence[float], metric: str) -> list[str]:
-    """Mean, deviation and interval; `-` where there is none."""
-    limits = interval(values, metric)
-    deviation = f"{stdev(values):.4f}" if len(values) > 1 else "-"
-    return [_mean(values), deviation, f"{limits[0]:.4f} to {limits[1]:.4f}" if limits else "-"]
-
-
-def caption_of(jobs: Sequence[Job]) -> str:
-    """The caption of the table: what is marked, statistics, units."""
-    by = ranking_metric(jobs)
-    by_val = by != SCORE
-    notes = [MARKED_NOTE.format(by="val accuracy" if by_val else SCORE)] if _marked(jobs) else []
-    done = [job for setting in settings_of(jobs) for job in setting.done]
-    if kept := sum(keeps_baseline(job.metrics) for job in done):
-        notes.append(PROBE_NOTE.format(kept=kept, all=sum(TRAINED in job.metrics for job in done)))
-    notes += [TEST_NOTE if by_val else RATE_NOTE if _are_range_tests(jobs) else SCORE_NOTE, STATISTICS_NOTE]
-    results = [setting.of(TEST if by_val else SCORE) for setting in settings_of(jobs)]
-    notes += [EQUAL_NOTE] if any(len(values) > 1 and len(set(values)) == 1 for values in results) else []
-    return " ".join([*notes, SECONDS_NOTE])
-
-
-def markdown_of(jobs: Sequence[Job]) -> str:
-    """The table as markdown."""
-    header, rows = table_of(jobs)
-    lines = [header, ["---"] * len(header), *rows]
-    cells = (" | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in line) for line in lines)
-    return "\n".join(f"| {line} |" for line in cells) + f"\n\n{caption_of(jobs)}\n"
+PROBES = "probe.csv"  # in the folder of a job of recipe=probe
+PROBE_COLUMNS = ("draw", "cut", "kind", "pooling", "l2", "accuracy", "loss")
 
 
 def write_csv(path: Path, jobs: Sequence[tuple[Path, Job]]) -> None:
@@ -160,24 +34,66 @@ def write_csv(path: Path, jobs: Sequence[tuple[Path, Job]]) -> None:
     write_rows(path, rows)
 
 
+def write_settings(path: Path, jobs: Sequence[Job]) -> None:
+    """Write one row per setting, in the order of the table; `best` is 1 for those that the table marks."""
+    results = SettingResults(jobs)
+    metric, by = results.metric, results.by
+    others = [name for name in (TEST_F1, by) if name != metric]
+    statistics = (metric, "std", "low", "high", "difference", "difference_low", "difference_high", "difference_seeds")
+    rows: list[Sequence[object]] = [(*results.names, *CHOSEN.values(), "seeds", *statistics, *others, "best", SECONDS, "failed")]
+    for setting, limits, found in zip(results.settings, results.intervals, results.differences, strict=True):
+        values = setting.of(metric)
+        about = [*map(harmless, setting.values), *(harmless(chosen_by(setting, field)) for field in CHOSEN), len(setting.done)]
+        spread = [_mean(values), stdev(values) if len(values) > 1 else None, *(limits or (None, None))]
+        compared = [found.mean, *(found.limits or (None, None)), found.seeds] if found else [None] * 4
+        ranked = [_mean(setting.of(name)) for name in others]
+        rows.append([*about, *spread, *compared, *ranked, int(setting in results.best), seconds_of(setting), len(setting.failed)])
+    write_rows(path, rows)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return mean(values) if values else None
+
+
+def write_layers(path: Path, jobs: Sequence[tuple[Path, Job]]) -> None:
+    """Write the probes of all jobs of `recipe=probe`: a row for each job, random sample, cut, kind and pooling, at the L2 penalty with the
+    lowest held-out loss. Raises `UserError` for a damaged `probe.csv`.
+    """
+    rows: list[Sequence[object]] = [("job", "overrides", *PROBE_COLUMNS)]
+    for folder, job in jobs:
+        if job.status == 0 and (folder / PROBES).is_file():
+            with reading(folder / PROBES, REMEDY):
+                chosen = _chosen_probes(folder / PROBES)
+            rows += [(job.number, harmless(" ".join(job.overrides)), *(row[name] for name in PROBE_COLUMNS)) for row in chosen]
+    write_rows(path, rows)
+
+
+def _chosen_probes(path: Path) -> list[Mapping[str, str]]:
+    best: dict[tuple[str, ...], Mapping[str, str]] = {}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            key = row["draw"], row["cut"], row["kind"], row["pooling"]
+            best[key] = min(best.get(key, row), row, key=lambda one: float(one["loss"] or inf))
+    return list(best.values())
+
+
 def draw(path: Path, jobs: Sequence[Job]) -> None:
     """Draw a row per setting, in the order of the table, the best `MAX_DRAWN_SETTINGS`: a point per seed, the mean and its interval, as
     PNG.
     """
     from matplotlib.figure import Figure  # here, so that the command line is read without it; no pyplot: no screen is needed
 
-    names, by, settings = varying(jobs), ranking_metric(jobs), settings_of(jobs)
-    metric = SCORE if by == SCORE else TEST
-    known = [setting for setting in best_first(settings, by) if setting.of(metric)]
-    shown = [setting for setting in settings if setting in known[:MAX_DRAWN_SETTINGS]]
-    labels = ["\n".join(map("=".join, zip(names, setting.values, strict=True))) or "all jobs" for setting in shown]
+    results = SettingResults(jobs)
+    names, metric = results.names, results.metric
+    known = [setting for setting in best_first(results.settings, results.by) if setting.of(metric)]
+    shown = [pair for pair in zip(results.settings, results.intervals, strict=True) if pair[0] in known[:MAX_DRAWN_SETTINGS]]
+    labels = ["\n".join(map("=".join, zip(names, setting.values, strict=True))) or "all jobs" for setting, _ in shown]
     lines = max(1, len(names))
     figure = Figure(figsize=(7.0, 1.2 + (0.3 + 0.2 * lines) * max(1, len(shown))), layout="constrained")
     axes = figure.subplots()
-    for place, setting in enumerate(shown):
+    for place, (setting, limits) in enumerate(shown):
         values = setting.of(metric)
         middle = mean(values)
-        limits = interval(values, metric)
         error = [[middle - limits[0]], [limits[1] - middle]] if limits else None
         axes.plot(values, [place] * len(values), "o", color="C0", alpha=0.4, label="one seed")
         axes.errorbar([middle], [place], xerr=error, fmt="D", color="black", capsize=4, markersize=5, label="mean, 95 %")
@@ -192,24 +108,25 @@ def draw(path: Path, jobs: Sequence[Job]) -> None:
 
 
 def report(folder: str | Path) -> None:
-    """Print the table of a sweep and write `sweep.csv`, `sweep.md` and `sweep.png` to its folder; a file that cannot be written is a line
-    on stderr. Raises `UserError` as `jobs_of` does.
+    """Print the table of a sweep and write its files to its folder: `sweep.csv`, `settings.csv`, `sweep.md`, `sweep.png`, and
+    `probe_layers.csv` where a job ran `recipe=probe`. A file that cannot be written is a line on stderr. Raises `UserError` as `jobs_of`
+    does.
     """
     folder = Path(folder)
     found = jobs_of(folder)
     jobs = [job for _, job in found]
-    header, rows = table_of(jobs)
-    table = Table(*map(escape, header), caption=escape(caption_of(jobs)), caption_justify="left")
-    for row in rows:
-        table.add_row(*map(escape, row))
+    table = printed_table(jobs, console().width)
     try:
         show(table)
     finally:  # also if nobody reads stdout any more
         writers: dict[str, Callable[[Path], object]] = {
             "sweep.csv": lambda path: write_csv(path, found),
+            "settings.csv": lambda path: write_settings(path, jobs),
             "sweep.md": lambda path: write_atomically(path, markdown_of(jobs)),
             "sweep.png": lambda path: draw(path, jobs),
         }
+        if any((path / PROBES).is_file() for path, _ in found):
+            writers["probe_layers.csv"] = lambda path: write_layers(path, found)
         written = [name for name, write in writers.items() if _write(folder / name, write)]
     if written:
         show(f"{', '.join(written)}: {escape(str(folder))}")

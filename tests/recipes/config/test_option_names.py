@@ -45,6 +45,6 @@ def test_a_name_of_another_launcher_comes_with_that_launcher(name):
 def test_an_option_of_a_group_of_hydra_is_given_with_a_slash(word):
     with pytest.raises(UserError) as caught:
         complete([word])
-    meant = word.lstrip("+").replace(".", "/")
-    assert str(caught.value) == f"{word}: an option of a group is chosen with a slash, so give {meant}{'...' * word.endswith('=')}"
+    meant = f"hydra/{word.removeprefix('+').removeprefix('hydra.')}"
+    assert str(caught.value).startswith(f"{word}: an option of a group is chosen with a slash, so give {meant}")
     assert complete(["hydra.launcher.n_jobs=2", meant])[:2] == ["hydra.launcher.n_jobs=2", meant]

@@ -1,0 +1,94 @@
+"""The table of settings: the comparison with the best by val, and what a narrow terminal shows."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from ftlit.sweeps.jobs import SCORE, TEST, TEST_F1, VAL, Job
+from ftlit.sweeps.settings_table import DIFFERENCE, INTERVAL, LEFT_OUT_FIRST, caption_of, markdown_of, printed_table, table_of
+
+SCENARIOS = ("small_similar", "small_different", "large_similar", "large_different")
+
+
+def jobs_of_sweep(heads=("linear_probe", "linear"), seeds=3, **fields):
+    """Jobs of which the first head is the best by val; its test accuracy is higher by 0.01 with each seed."""
+    settings = [(head, scenario) for head in heads for scenario in SCENARIOS]
+    return [
+        Job(
+            len(settings) * seed + place,
+            (f"head={head}", f"scenario={scenario}", f"seed={seed}"),
+            status=0,
+            seconds=12.3,
+            metrics={VAL: 0.9 - place / 100, TEST: 0.9 + seed / 50 - place / 100 * (seed + 1), TEST_F1: 0.9},
+            **fields,
+        )
+        for place, (head, scenario) in enumerate(settings)
+        for seed in range(seeds)
+    ]
+
+
+def column(jobs, name):
+    header, rows = table_of(jobs)
+    return [row[header.index(name)] for row in rows]
+
+
+def printed(jobs, width):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(printed_table(jobs, width))
+    return console.file.getvalue()
+
+
+def test_each_setting_but_the_best_by_val_has_its_paired_difference():
+    cells = column(jobs_of_sweep(), DIFFERENCE)
+    assert cells[:2] == ["-", "-0.0200 ± 0.0248"]  # of -0.01, -0.02, -0.03: 4.303 * 0.01 / sqrt(3)
+    assert all(cell.startswith("-0.") for cell in cells[1:])
+
+
+@pytest.mark.parametrize("jobs", [jobs_of_sweep(seeds=1), jobs_of_sweep(heads=("linear",))[:3]], ids=["one seed", "one setting"])
+def test_there_is_no_column_of_differences_without_two_common_seeds_or_two_settings(jobs):
+    assert DIFFERENCE not in table_of(jobs)[0] and "Difference to the best" not in caption_of(jobs)
+
+
+def test_of_equally_good_settings_the_first_is_compared_with():
+    jobs = [Job(i, (f"head={head}", f"seed={i % 2}"), status=0, metrics={VAL: 0.5, TEST: i / 10}) for i, head in enumerate("aabb")]
+    assert column(jobs, DIFFERENCE) == ["-", "+0.2000"]
+    assert "minus that of the first setting with *" in caption_of(jobs)
+
+
+@pytest.mark.parametrize(("recipe", "high"), [("advise", 1.0), ("pretrain", 1.5853)])
+def test_the_interval_of_the_score_is_clipped_where_the_score_is_an_accuracy(recipe, high):
+    scores = {0: 0.9, 1: 1.0}
+    jobs = [Job(seed, (f"seed={seed}",), {"settings": {"recipe": recipe}}, 0, "", score) for seed, score in scores.items()]
+    assert SCORE in table_of(jobs)[0] and column(jobs, INTERVAL)[0].endswith(f" to {high:.4f}")
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 160, 200])
+def test_no_word_of_the_printed_table_is_cut_and_the_caption_names_the_columns_that_are_left_out(width):
+    jobs = jobs_of_sweep()
+    text = printed(jobs, width)
+    assert max(map(len, text.splitlines())) <= width and "…" not in text
+    for words in (*SCENARIOS, "linear_probe", "difference", "0.9000 *", *(row[3] for row in table_of(jobs)[1])):
+        assert words in text
+    rows = text.partition("└")[0]
+    caption = " ".join(text.partition("┘")[2].split())
+    left_out = [name for name in LEFT_OUT_FIRST if name.split()[0] not in rows]
+    assert ("Left out at this width" in caption) == bool(left_out)
+    assert left_out == list(LEFT_OUT_FIRST[: len(left_out)])
+    assert not left_out or f"Left out at this width: {', '.join(left_out)} (sweep.md has all columns)." in caption
+
+
+def test_a_wide_terminal_has_all_columns_and_markdown_at_any_width():
+    jobs = jobs_of_sweep()
+    header, rows = table_of(jobs)
+    wide = printed(jobs, 250)
+    assert all(cell in wide for cell in [*header, *(cell for row in rows for cell in row)])
+    assert all(name in markdown_of(jobs) for name in header)
+
+
+def test_a_value_longer_than_the_terminal_is_folded_and_whole():
+    value = "photos/" + "x" * 90
+    jobs = [Job(i, (f"data.root={root}",), status=0, metrics={VAL: 0.5, TEST: 0.5}) for i, root in enumerate((value, "y"))]
+    text = printed(jobs, 80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "".join(line[2:].partition(" ")[0] for line in text.splitlines() if line.startswith("│")).startswith(value)
