@@ -8,7 +8,7 @@ from hydra import compose
 from omegaconf import OmegaConf
 
 from ftlit.cli import sweep_jobs, sweep_output, train
-from ftlit.cli.sweep_output import LOG, TOTAL, begin_sweep, job_log, print_job
+from ftlit.cli.sweep_output import LOG, TOTAL, begin_sweep, job_log, print_best, print_job
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
 from ftlit.sweeps.jobs import Job
 
@@ -59,6 +59,7 @@ def test_a_failed_job_keeps_its_output_and_its_notes(tmp_path, capsys):
             "val accuracy 0.5000, test accuracy 0.2500, cut layer3",
         ),
         (0.00125, None, "score 0.00125"),
+        (0.75, {"val/accuracy": 0.5, "test/accuracy": 0.25}, "score 0.75, val accuracy 0.5000, test accuracy 0.2500"),
     ],
 )
 def test_a_job_has_one_line_with_settings_result_and_seconds(score, result, shown, tmp_path, capsys):
@@ -80,6 +81,7 @@ def test_a_job_has_one_line_with_settings_result_and_seconds(score, result, show
 
 def test_a_search_has_the_number_of_its_trials(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sweep_jobs, "SWEEPS", {})
+    monkeypatch.setattr(sweep_jobs, "SEARCHES", {})
     monkeypatch.setattr(sweep_jobs.sweep_resume, "count_done", lambda config: 0)
     config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "sweeper": {"n_trials": 20}, "runtime": {"choices": {}}}})
     sweep_jobs.SweepCallback().on_multirun_start(config)
@@ -97,3 +99,25 @@ def test_a_sweep_whose_jobs_run_in_other_processes_is_interrupted_as_a_sweep(mon
         with pytest.raises(SystemExit) as caught:
             train._run_hydra()
         assert caught.value.code == 130 and text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("minimize", "best"), [(False, 1), (True, 2)])
+def test_a_search_ends_with_the_values_the_score_and_the_folder_of_its_best_job(minimize, best, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sweep_jobs, "SWEEPS", {tmp_path: []})
+    scores = (0.5, 0.75, 0.25, 0.75, None)
+    for number, score in enumerate(scores):
+        (tmp_path / str(number)).mkdir()
+        words = (f"optimizer.lr={10 - number}", "data.per_class=5")
+        Job(number, words, status=1 if score is None else 0, reason="", score=score).write(tmp_path / str(number))
+    line = f"best of 4 finished jobs: optimizer.lr={10 - best}, score {scores[best]}, folder {tmp_path}/{best}"
+    for searches, lines in (({tmp_path: minimize}, [line]), ({}, [])):
+        monkeypatch.setattr(sweep_jobs, "SEARCHES", searches)
+        sweep_jobs.end_sweep()
+        assert [text for text in capsys.readouterr().out.splitlines() if text.startswith("best of")] == lines
+
+
+def test_a_search_without_a_finished_job_has_no_best_one(tmp_path, capsys):
+    (tmp_path / "0").mkdir()
+    Job(0, ("optimizer.lr=1",), status=2, reason="no").write(tmp_path / "0")
+    print_best(tmp_path, minimize=False)
+    assert capsys.readouterr().out == ""

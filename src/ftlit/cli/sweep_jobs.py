@@ -37,6 +37,7 @@ SLURM, SLURM_PROGRAMS = "submitit_slurm", ("srun", "sbatch")  # the launcher, an
 EARLY_FILES = (ADVICE, BACKBONE, "lr_find.csv", "lr_find.png", REASON, sweep_output.LOG)
 # folder of the sweep that this process runs -> overrides of its jobs by number, none where a search chooses them; empty for a single run
 SWEEPS: dict[Path, list[list[str]]] = {}
+SEARCHES: dict[Path, bool] = {}  # folder of the search that this process runs -> whether the lowest score is the best
 
 
 class SweepCallback(Callback):
@@ -59,6 +60,7 @@ class SweepCallback(Callback):
             print(f"resuming the sweep in {folder}: skipping {count(done, 'finished job')}")
         SWEEPS[folder] = []
         if trials := OmegaConf.select(config, "hydra.sweeper.n_trials"):
+            SEARCHES[folder] = str(OmegaConf.select(config, "hydra.sweeper.direction")) == "minimize"
             sweep_output.begin_sweep(folder, trials)
 
 
@@ -170,8 +172,10 @@ def end_sweep() -> int:
 
 
 def _end_sweep_in(folder: Path) -> set[int | None]:
-    """Print the table and the failed jobs of a sweep. Returns the statuses of these jobs."""
+    """Print the table, the best job of a search, and the failed jobs of a sweep. Returns the statuses of these jobs."""
     summary.report(folder)
+    if folder in SEARCHES:
+        sweep_output.print_best(folder, minimize=SEARCHES[folder])
     statuses = set()
     for path, job in jobs.failed(folder):
         how = {None: jobs.RUNNING, INTERRUPTED_STATUS: "was interrupted"}.get(job.status, f"failed with status {job.status}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from ftlit.formatting import count, duration_in_words
 from ftlit.printing import print_line
 from ftlit.recipes.config.overrides import job_label
-from ftlit.sweeps.jobs import TEST, VAL, read_job
+from ftlit.sweeps.jobs import TEST, VAL, jobs_of, read_job, varying
 
 LOG = "train.log"
 TOTAL = "FTLIT_SWEEP_JOBS"  # in the environment, also of processes that run jobs: the number of jobs of the sweep
@@ -66,10 +66,22 @@ def print_job(folder: Path) -> None:
         return
     total = os.environ.get(TOTAL)
     found = [f"{name.replace('/', ' ')} {job.metrics[name]:.4f}" for name in (VAL, TEST) if name in job.metrics]
-    if not found and job.score is not None:
-        found = [f"score {job.score:.4g}"]
+    if job.score is not None and (not found or job.score != job.metrics.get(VAL)):  # what a search maximizes, and ranks jobs by
+        found.insert(0, f"score {job.score:.4g}")
     chosen: Mapping[str, str] = {"scenario": job.advised, "backbone": job.backbone, "cut": job.cut}
     found += [f"{name} {value}" for name, value in chosen.items() if value]
     place = f", {job.number + 1} of {total}" if total else ""
     print_line(f"{job_label()}{place}: {', '.join([*found, duration_in_words(job.seconds or 0)])}")
     sys.stdout.flush()  # a sweep takes hours
+
+
+def print_best(folder: Path, *, minimize: bool) -> None:
+    """Print the best job of a search, the first of equals, in one line: its searched values, its score and its folder."""
+    jobs = jobs_of(folder)
+    names = varying([job for _, job in jobs])
+    scored = [(job.score, job.number, job, path) for path, job in jobs if job.score is not None]
+    if not scored:
+        return
+    score, _, job, path = min(scored, key=lambda pair: (pair[0] if minimize else -pair[0], pair[1]))
+    values = [f"{name}={job.values[name]}" for name in names if name in job.values] or job.overrides
+    print_line(f"best of {count(len(scored), 'finished job')}: {' '.join(values)}, score {score:.4g}, folder {path}")

@@ -231,3 +231,10 @@ def test_a_file_in_the_place_of_a_runs_folder_is_named(name, line, tmp_path):
     with pytest.raises(FileExistsError) as caught:
         _save_config(OmegaConf.create({}), "config.yaml", tmp_path / name)
     assert str(as_user_error(caught.value)).startswith(line.format(tmp_path / name, tmp_path))
+
+
+def test_a_job_that_slurm_refuses_or_ends_is_one_line():
+    utils = pytest.importorskip("submitit.core.utils")
+    assert str(as_user_error(utils.FailedJobError("sbatch: error:\n  no partition x"))) == "hydra/launcher: sbatch: error: no partition x"
+    killed = str(as_user_error(utils.UncompletedJobError("Job 7 has not produced any output (state: OUT_OF_MEMORY)\n" + "log\n" * 500)))
+    assert killed.startswith("hydra/launcher: Job 7 has not produced any output (state: OUT_OF_MEMORY) log") and len(killed) < 400

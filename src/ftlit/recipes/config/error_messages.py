@@ -40,6 +40,7 @@ OUT_OF_MEMORY = (
     "a smaller backbone.input_spec.size or head, or trainer.precision=bf16-mixed"
 )
 IMAGE_FILES = ("folder", "csv", "unlabelled")  # options of data that have on_bad_image
+MAX_CHARACTERS = 300  # of a message of submitit, which may hold the log of a job
 SEARCHED = "hydra.sweeper.params."
 NOT_GIVEN = "..."
 NO_GPU = "torch finds no GPU: give trainer=auto or trainer=cpu"
@@ -62,6 +63,8 @@ def as_user_error(error: BaseException) -> UserError | None:
             return UserError(f"a name is too long for a file or folder ({one_line(cause)[:100]}...): give a shorter name")
         if is_out_of_memory(cause):
             return UserError(OUT_OF_MEMORY)
+        if type(cause).__module__.startswith("submitit."):  # SLURM refused a job, or ended it
+            return UserError(f"hydra/launcher: {one_line(cause)[:MAX_CHARACTERS]}")
         if isinstance(cause, MissingConfigException):
             return _wrong_option(cause)
         if isinstance(cause, ValueError) and str(cause).startswith("No trials are completed"):  # Optuna's
