@@ -2,6 +2,9 @@
 
 import json
 import os
+import pickle
+import threading
+import time
 
 import pytest
 from hydra import compose
@@ -9,8 +12,10 @@ from omegaconf import OmegaConf
 
 from ftlit.cli import sweep_jobs, sweep_output, train
 from ftlit.cli.sweep_output import LOG, TOTAL, begin_sweep, job_log, print_best, print_job
+from ftlit.lit.stop_signals import STOP_SIGNALS
 from ftlit.recipes.config.hydra_internals import initialize_hydra, use_hydra_config
-from ftlit.sweeps.jobs import Job
+from ftlit.recipes.run.processes import JobExit
+from ftlit.sweeps.jobs import Job, wait_for_running
 
 PLAN = "data      train 188\nnote      taken from train by a hash\n          of each example\nhead      linear probe\n"
 
@@ -121,3 +126,37 @@ def test_a_search_without_a_finished_job_has_no_best_one(tmp_path, capsys):
     Job(0, ("optimizer.lr=1",), status=2, reason="no").write(tmp_path / "0")
     print_best(tmp_path, minimize=False)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("launcher", "waits"), [("joblib", True), ("basic", False)])
+def test_a_sweep_with_joblib_waits_for_its_jobs_at_ctrl_c(launcher, waits, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep_jobs, "SWEEPS", {})
+    monkeypatch.setattr(STOP_SIGNALS, "wait_for_jobs", None)
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "runtime": {"choices": {"hydra/launcher": launcher}}}})
+    sweep_jobs.SweepCallback().on_multirun_start(config)
+    assert (STOP_SIGNALS.wait_for_jobs is not None) == waits
+    assert not waits or STOP_SIGNALS.wait_for_jobs() is None  # no job runs: at once
+
+
+def test_the_wait_ends_with_the_jobs_that_ran_at_its_begin_or_after_its_time(tmp_path):
+    for number, status in enumerate((None, 0)):
+        (tmp_path / str(number)).mkdir()
+        Job(number, (f"seed={number}",), status=status, reason="").write(tmp_path / str(number))
+    begin = time.monotonic()
+    wait_for_running(tmp_path, 0.5)
+    assert 0.5 <= time.monotonic() - begin < 5
+
+    def end_one_and_begin_another():
+        Job(1, ("seed=1",)).write(tmp_path / "1")  # its process took the next job
+        Job(0, ("seed=0",), status=130, reason="interrupted").write(tmp_path / "0")
+
+    timer = threading.Timer(0.3, end_one_and_begin_another)
+    timer.start()
+    wait_for_running(tmp_path, 60)
+    timer.join()
+    assert 0.8 <= time.monotonic() - begin < 30
+
+
+def test_the_exit_of_a_job_reaches_another_process():
+    end = pickle.loads(pickle.dumps(JobExit(130, "interrupted")))
+    assert isinstance(end, JobExit) and (end.code, end.reason) == (130, "interrupted")

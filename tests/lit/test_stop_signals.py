@@ -36,6 +36,22 @@ def test_outside_of_training_a_signal_is_ctrl_c(number):
     assert signal.getsignal(number) is DEFAULTS[number] and not STOP_SIGNALS.owned
 
 
+@pytest.mark.parametrize(("number", "calls"), [(signal.SIGINT, 1), (signal.SIGTERM, 0)])
+def test_ctrl_c_waits_once_for_jobs_in_other_processes_before_it_raises(number, calls, monkeypatch):
+    waited = []
+
+    def wait():
+        waited.append(number)
+        os.kill(os.getpid(), number)  # a second one does not wait again
+
+    monkeypatch.setattr(STOP_SIGNALS, "wait_for_jobs", wait)
+    with owned_signals(), pytest.raises(KeyboardInterrupt):
+        STOP_SIGNALS._raised_at = -stop_signals.SECONDS_TO_STOP
+        os.kill(os.getpid(), number)
+        time.sleep(1)
+    assert len(waited) == calls
+
+
 def test_while_it_is_deferred_a_first_signal_is_noted_and_a_second_raises():
     with owned_signals():
         STOP_SIGNALS.deferred = True

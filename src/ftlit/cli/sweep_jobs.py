@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ftlit.cli import sweep_output, sweep_resume
 from ftlit.cli.sweep_resume import failed_early, first_change, new_job, refusal
 from ftlit.errors import UserError, one_line, shorten
 from ftlit.formatting import count, shell_command
-from ftlit.lit.stop_signals import INTERRUPTED_STATUS
+from ftlit.lit.stop_signals import INTERRUPTED_STATUS, SECONDS_TO_STOP, STOP_SIGNALS
 from ftlit.recipes.config.hydra_internals import add_task_override, hydra_config
 from ftlit.recipes.config.literal_values import quote
 from ftlit.recipes.config.overrides import job_label, typed_command, typed_words
@@ -30,6 +31,7 @@ from ftlit.run_folder import ADVICE, BACKBONE
 from ftlit.sweeps import jobs, summary
 from ftlit.sweeps.jobs import Job
 
+SECONDS_TO_WRITE = 5.0  # for the last checkpoint of an interrupted job
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 ONE_GPU = {"devices": (1, "1"), "num_nodes": (1,), "accelerator": ("auto", "gpu", "cuda")}  # values of the trainer
 SLURM, SLURM_PROGRAMS = "submitit_slurm", ("srun", "sbatch")  # the launcher, and what it calls
@@ -59,6 +61,8 @@ class SweepCallback(Callback):
         if done:
             print(f"resuming the sweep in {folder}: skipping {count(done, 'finished job')}")
         SWEEPS[folder] = []
+        if config.hydra.runtime.choices.get("hydra/launcher") == "joblib":  # which kills its processes at Ctrl-C
+            STOP_SIGNALS.wait_for_jobs = partial(jobs.wait_for_running, folder, SECONDS_TO_STOP + SECONDS_TO_WRITE)
         if trials := OmegaConf.select(config, "hydra.sweeper.n_trials"):
             SEARCHES[folder] = str(OmegaConf.select(config, "hydra.sweeper.direction")) == "minimize"
             sweep_output.begin_sweep(folder, trials)

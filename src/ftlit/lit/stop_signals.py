@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -24,6 +24,10 @@ STOPPING = b"\nstopping after this step or validation, with a checkpoint (Ctrl-C
 SECONDS_TO_STOP = 20.0  # from the signal to the end of the step; SLURM kills 30 s after SIGTERM (KillWait)
 
 
+def _no_jobs() -> None:
+    """There are none in other processes."""
+
+
 class StopSignals:
     """The signals that this process has received.
 
@@ -32,10 +36,12 @@ class StopSignals:
         requested: whether a signal was received.
         answers: whether the first Ctrl-C in training is answered on stderr.
         deferred: whether training reads `requested` between two steps; otherwise a signal raises at once.
+        wait_for_jobs: called at the first Ctrl-C before it raises: processes of the terminal that run jobs get it too, and may end.
     """
 
     def __init__(self) -> None:
         self.owned = self.answers = self.requested = self.deferred = False
+        self.wait_for_jobs: Callable[[], None] = _no_jobs
         self._raised_at = -SECONDS_TO_STOP
         self._later: threading.Timer | None = None
 
@@ -52,6 +58,9 @@ class StopSignals:
             return
         self.requested = True
         if time.monotonic() - self._raised_at >= SECONDS_TO_STOP:  # otherwise the program is ending already
+            if number == signal.SIGINT:
+                self._raised_at = time.monotonic()
+                self.wait_for_jobs()
             self.stop()
 
     def stop(self) -> None:

@@ -1,5 +1,6 @@
 """Jobs of a sweep, read from its folder, and its settings (jobs that differ in their seed alone), in the order of their values."""
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import inf, isfinite, isnan, nan
@@ -200,3 +201,16 @@ def ranking_metric(jobs: Sequence[Job]) -> str:
 def failed(folder: Path) -> Iterator[tuple[Path, Job]]:
     """Folders and jobs that are not successful."""
     return ((path, job) for path, job in jobs_of(folder) if job.status != 0)
+
+
+def wait_for_running(folder: Path, seconds: float) -> None:
+    """Wait until the jobs that run now in other processes have written that they ended, for this time at most."""
+    until = time.monotonic() + seconds
+    running = [path.parent for path in folder.glob(f"*/{FILE}") if _is_running(path.parent)]
+    while time.monotonic() < until and any(map(_is_running, running)):
+        time.sleep(0.1)
+
+
+def _is_running(folder: Path) -> bool:
+    job = read_job(folder)
+    return job is not None and job.status is None

@@ -45,6 +45,10 @@ class JobExit(SystemExit):
         super().__init__(status)
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type["JobExit"], tuple[object, str]]:
+        """Both arguments, for processes of joblib: one whose exception cannot be read ends all others."""
+        return JobExit, (self.code, self.reason)
+
 
 def write_reason(reason: str) -> None:
     """Leave the reason of a failure to the process that started this job, if one did. The first process of the job that fails writes it."""
