@@ -17,6 +17,7 @@ import cuts
 import faults
 import heads
 import novelty
+import poolings
 import quality
 import suspects
 import training_settings
@@ -78,6 +79,11 @@ def of_backbone_choice(found: dict[str, Any]) -> str:
 def of_heads(found: dict[str, Any]) -> str:
     """The gain of heads on several cuts and views."""
     return f"{heads.table(found['rows'])}\n\n{found['options']['seeds']} seeds. {measured(found['machine'])}"
+
+
+def of_poolings(found: dict[str, Any]) -> str:
+    """The accuracy of poolings of tokens."""
+    return f"{poolings.table(found['rows'])}\n\n{found['options']['seeds']} seeds. {measured(found['machine'])}"
 
 
 def of_calibration(found: dict[str, Any]) -> str:
@@ -145,6 +151,7 @@ SECTIONS = {
     "training_settings": of_training_settings,
     "backbone_choice": of_backbone_choice,
     "heads": of_heads,
+    "poolings": of_poolings,
     "suspects": of_suspects,
     "calibration": of_calibration,
     "novelty": of_novelty,

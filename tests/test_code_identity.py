@@ -157,7 +157,14 @@ KEYS: dict[str, list[Callable[[], str]]] = {
     "whole_image": [of_stored_pixels],
     "token_ids": [lambda: of_view(read_text, object.__new__(TokenIds))],
 }
-AFTER_THE_BACKBONE = {"conv_head", "linear_head", "linear_probe_head", "mlp_head", "pooled_head"}  # no feature depends on them
+AFTER_THE_BACKBONE = {
+    "attention_head",
+    "conv_head",
+    "linear_head",
+    "linear_probe_head",
+    "mlp_head",
+    "pooled_head",
+}  # no feature depends on them
 
 
 def test_every_version_is_part_of_a_key_or_belongs_to_a_head():

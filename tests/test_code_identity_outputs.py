@@ -21,9 +21,9 @@ from ftlit.features.stored_pixels import WholeImage
 from ftlit.models.backbone import Backbone, Layers
 from ftlit.models.batchnorm_fold import AffineNorm
 from ftlit.models.fully_convolutional import _ChannelNorm
-from ftlit.models.heads import ConvHead, LinearHead, LinearProbeHead, MLPHead, PooledHead
+from ftlit.models.heads import AttentionHead, ConvHead, LinearHead, LinearProbeHead, MLPHead, PooledHead
 from ftlit.models.lora import LowRank
-from ftlit.models.pooling import pool, real_tokens
+from ftlit.models.pooling import TokenPool, pool, real_tokens
 from ftlit.zoo import blocks, text_blocks, text_encoders, vision_transformers
 from ftlit.zoo.timm_split import grid_constants, timm_partial
 
@@ -90,9 +90,12 @@ def augmented_view() -> Tensor:
 
 TOKENS = torch.cat([numbers(2, 2, 3), torch.zeros(2, 1, 3)], dim=1)
 MAP = numbers(2, 3, 4, 4)
+BOTH: tuple[TokenPool, ...] = ("class_token_mean", "masked_class_token_mean")
 # name and version, perhaps with a case -> a function of an empty folder that returns an output, and the checksum of this output
 EXAMPLES: dict[str, tuple[Any, float]] = {
     "affine_norm 1": (lambda _: output(AffineNorm(3), numbers(2, 3, 4)), -1.97768),
+    "attention_head 1": (lambda _: output(AttentionHead(3, 2), TOKENS), 0.428177),
+    "attention_head 1, map": (lambda _: output(AttentionHead(3, 2), MAP), 0.146205),
     "average_logits 1": (lambda _: output(timm_partial.AverageLogits([nn.Linear(3, 2), nn.Linear(3, 2)]), numbers(2, 3)), 0.289888),
     "backbone 1": (lambda _: output(Backbone({"a": nn.Conv2d(3, 2, 3), "b": nn.ReLU()}, SPEC), numbers(1, 3, 6, 6)), 6.38207),
     "channel_norm 1": (lambda _: output(_ChannelNorm(nn.LayerNorm(3)), numbers(1, 3, 2, 2)), -2.348),
@@ -113,6 +116,7 @@ EXAMPLES: dict[str, tuple[Any, float]] = {
         -0.08833,
     ),
     "pool 1": (lambda _: torch.stack([pool(TOKENS, way) for way in ("mean", "class_token", "masked_mean")]), 0.316645),
+    "pool 1, class token and mean": (lambda _: torch.stack([pool(TOKENS, way) for way in BOTH]), -0.089766),
     "pool 1, max": (lambda _: pool(TOKENS, "mean", "max"), 0.776303),
     "pool 1, max without padding": (lambda _: pool(torch.cat([TOKENS - 3 * TOKENS.ne(0), 0 * TOKENS[:1]]), "masked_mean", "max"), 1.561149),
     "pool 1, average of a map": (lambda _: pool(MAP), 0.763809),

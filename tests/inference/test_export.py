@@ -19,7 +19,7 @@ from ftlit.inference.export_formats import EXPORT_FORMATS
 from ftlit.inference.load_network import load as load_run
 from ftlit.inference.network import Network
 from ftlit.inference.record import record_of
-from ftlit.models.heads import ConvHead, LinearHead, MLPHead, PooledHead
+from ftlit.models.heads import AttentionHead, ConvHead, LinearHead, MLPHead, PooledHead
 
 pytestmark = pytest.mark.zoo
 
@@ -40,6 +40,8 @@ def run_of(folder, name, options, head=LinearHead, *, affine=False, multilabel=F
     if affine:
         batchnorm_to_affine(backbone)
     made = head(**{"in_features": backbone.num_features, "num_classes": len(CLASSES), **head_options})
+    if isinstance(made, AttentionHead):
+        nn.init.normal_(made.query)
     (folder / "checkpoints").mkdir(parents=True)
     target = f"{head.__module__}.{head.__name__}"
     facts = {"class_names": CLASSES, "multilabel": multilabel, "affine": affine}
@@ -101,15 +103,20 @@ def runs(tmp_path_factory):
     return {
         "linear": run_of(folder / "linear", "mobilenet_v3_small", {"input_spec": MINE}, multilabel=True),
         "conv": run_of(folder / "conv", *RESNET, ConvHead, affine=True, channels=8),
+        "attention": run_of(folder / "attention", *RESNET, AttentionHead),
         "cut": run_of(folder / "cut", "resnet18", {"input_spec": MINE, "cut": "layer2"}, MLPHead, hidden=[8]),
         "tokens": run_of(folder / "tokens", "swin_t", {"input_spec": MINE}, PooledHead, pooling="max"),
+        "both tokens": run_of(folder / "both", "test_vit", {"input_spec": {"size": 160}, "pooling": "class_token_mean"}, load=load_timm),
+        "attention to tokens": run_of(folder / "vit", "test_vit", {"input_spec": {"size": 160}}, AttentionHead, load=load_timm),
         "glyph": run_of(folder / "glyph", "glyph", {}),
         **{combine: run_of(folder / combine, "glyph", {}, combine=combine, **several) for combine in ("concat", "average")},
     }
 
 
-@pytest.mark.parametrize("kind", ["linear", "conv", "cut", "tokens", "glyph", "concat", "average"])
-@torch.inference_mode()
+@pytest.mark.parametrize(
+    "kind", ["linear", "conv", "attention", "cut", "tokens", "both tokens", "attention to tokens", "glyph", "concat", "average"]
+)
+@torch.no_grad()
 def test_the_torch_program_accepts_any_batch_size_and_normalises_the_images(runs, kind, tmp_path):
     network = load_run(runs[kind])
     path, _ = export_run(runs[kind], "torch", tmp_path / "new" / "net.pt2")
@@ -123,8 +130,8 @@ def test_the_torch_program_accepts_any_batch_size_and_normalises_the_images(runs
     assert stored["input_spec"]["size"] == network.input_spec.size
 
 
-@pytest.mark.parametrize("kind", ["linear", "conv", "concat", "average"])
-@torch.inference_mode()
+@pytest.mark.parametrize("kind", ["linear", "conv", "attention", "both tokens", "attention to tokens", "concat", "average"])
+@torch.no_grad()
 def test_the_onnx_model_accepts_any_batch_size_and_normalises_the_images(runs, kind, tmp_path):
     from onnxruntime import InferenceSession
 

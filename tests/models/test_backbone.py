@@ -199,7 +199,7 @@ def test_max_and_2x2_pooling_equal_a_manual_computation():
     assert torch.equal(pool(features[:, :, 0], "class_token", "max"), features[:, 2, 0])
     for shape in ((3, 5, 4), (5, 3), (7,), (3, 1, 4)):
         for way in poolings_of(shape):
-            assert pool(torch.randn(2, *shape), pooling=way).shape == (2, pooled_size(shape, way))
+            assert pool(torch.randn(2, *shape), pooling=way).shape == (2, pooled_size(shape, pooling=way))
     assert poolings_of((3, 1, 4)) == poolings_of((7,)) == ("average",) and poolings_of((5, 3)) == ("average", "max")
     with pytest.raises(UserError, match=r"pooling='max' does not apply to features of shape \(7,\); supported: average"):
         pool(torch.randn(2, 7), pooling="max")

@@ -8,7 +8,8 @@ from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError
 from ftlit.models.backbone import Backbone
 from ftlit.models.feature_batch import FeatureBatch
-from ftlit.models.heads import ConvHead, LinearHead, MLPHead, features_for, head_cuts, logits_of
+from ftlit.models.heads import AttentionHead, ConvHead, LinearHead, MLPHead, features_for, head_cuts, logits_of
+from ftlit.models.pooling import pool
 
 VECTORS, MAPS, TOKENS = torch.randn(5, 6), torch.randn(5, 6, 3, 4), torch.randn(5, 7, 6)
 
@@ -62,6 +63,46 @@ def test_the_conv_error_for_features_that_are_no_map_gives_a_remedy(features, sh
         ConvHead(6, 3)(features)
 
 
+@pytest.mark.parametrize("features", [MAPS, TOKENS])
+def test_attention_is_a_mean_at_first_and_then_weighs_the_positions(features):
+    head = AttentionHead(6, 3)
+    torch.testing.assert_close(head(features), head.linear(pool(features)))
+    tokens = features if features.ndim == 3 else features.flatten(2).transpose(1, 2)
+    nn.init.normal_(head.query, std=10)
+    best = ((tokens - tokens.mean(2, keepdim=True)) / tokens.std(2, correction=0)[..., None] @ head.query).argmax(1)
+    head.query.data *= 1e4  # all the weight on one position
+    torch.testing.assert_close(head(features), head.linear(tokens[range(5), best]))
+
+
+def test_attention_to_texts_leaves_padding_out():
+    head = AttentionHead(6, 3)
+    nn.init.normal_(head.query, std=3)
+    torch.testing.assert_close(head(nn.functional.pad(TOKENS, (0, 0, 0, 4))), head(TOKENS))
+    assert head(torch.zeros(2, 3, 6)).isfinite().all()  # a text without a token
+
+
+def test_attention_learns_which_token_tells_the_class():
+    torch.manual_seed(0)
+    labels, tokens = torch.arange(64) % 2, torch.randn(64, 12, 6)
+    places = torch.randint(12, (64,))
+    tokens[range(64), places, 5], tokens[range(64), places, 0] = 8.0, 4.0 * labels - 2
+    losses = []
+    for head in (AttentionHead(6, 2), LinearHead(6, 2)):
+        optimizer = torch.optim.AdamW(head.parameters(), lr=0.05)
+        for _ in range(100):
+            loss = nn.functional.cross_entropy(head(tokens if isinstance(head, AttentionHead) else tokens.mean(1)), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] < 0.05 < 0.2 < losses[1]
+
+
+def test_attention_to_vectors_is_an_error():
+    with pytest.raises(UserError, match=r"needs tokens or maps, not vectors: give backbone.cut=... with a lower layer, or head=linear"):
+        AttentionHead(6, 3)(VECTORS)
+
+
 @pytest.mark.parametrize(("channels", "dropout"), [(0, 0.0), (8, 1.0), (8, -0.1)])
 def test_conv_errors_give_the_valid_channels_and_dropout(channels, dropout):
     with pytest.raises(UserError, match=r"give channels of 1 or more, and dropout in \[0, 1\)"):
@@ -69,7 +110,12 @@ def test_conv_errors_give_the_valid_channels_and_dropout(channels, dropout):
 
 
 def test_only_conv_takes_unpooled_features():
-    assert [getattr(head(6, 3), "takes_map", False) for head in (LinearHead, MLPHead, ConvHead)] == [False, False, True]
+    assert [getattr(head(6, 3), "takes_map", False) for head in (LinearHead, MLPHead, ConvHead, AttentionHead)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
 
 
 def test_a_head_gets_pooled_features_unless_it_takes_maps():

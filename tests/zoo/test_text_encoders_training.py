@@ -171,6 +171,22 @@ def test_a_modernbert_is_probed_trained_and_predicts(texts, tmp_path):
     assert len(load(tmp_path / "run")(["a b c", "b c"])) == 2
 
 
+@pytest.mark.parametrize(("options", "row", "shape"), [
+    (["backbone.pooling=class_token_mean", "head=linear"], "at cut encoder.1, pooled by class_token_mean, 32 features", (2, 32)),
+    (["head=attention"], "at cut encoder.1, 16 features for the head (AttentionHead)", (16,)),
+])  # fmt: skip
+def test_a_pooling_of_tokens_is_planned_trained_resumed_and_loaded(options, row, shape, folder, texts, tmp_path):
+    how = ("backbone.max_length=12", "backbone.cut=encoder.1", *options, "scenario=large_similar", "trainer.max_epochs=3")
+    message = " ".join(train(tmp_path / "run", folder, texts, *how).split())
+    assert row in message and "reads features at encoder.1" in message
+    network = load(tmp_path / "run")
+    assert shape in [tuple(parameter.shape) for parameter in network.head.parameters()]
+    before = network(["a b c", "b c"])
+    (tmp_path / "run/result.json").unlink()
+    train(tmp_path / "run", folder, texts, *how, "resume=true")
+    assert load(tmp_path / "run")(["a b c", "b c"]) == before
+
+
 def test_a_real_encoder_learns_real_questions(tmp_path):
     folder = minilm()
     texts, test = write_csv(tmp_path / "train.csv", trec("train", 400)), write_csv(tmp_path / "test.csv", trec("test", 100))

@@ -91,7 +91,7 @@ def feature_keys(
     for spec in specs:
         shape = tuple(shapes[spec.cut][0])
         if spec.pooling:
-            shape = (pooled_size(shape, spec.pooling),)
+            shape = (pooled_size(shape, backbone.token_pool, spec.pooling),)
         token_pool = backbone.token_pool if spec.pooling else None
         components = KeyComponents(
             layers[spec.cut], spec.pooling, token_pool, view, shape, dtype, computed, software(), pool if spec.pooling else None

@@ -129,7 +129,8 @@ def plan_stage_inputs(
             continue
         flops = costs[own[-1].cut][1]
         shapes = {spec: costs[spec.cut][0] for spec in own}
-        row = dtype.itemsize * sum(pooled_size(shape) if spec.pooling else torch.Size(shape).numel() for spec, shape in shapes.items())
+        numbers = (pooled_size(shape, backbone.token_pool) if spec.pooling else torch.Size(shape).numel() for spec, shape in shapes.items())
+        row = dtype.itemsize * sum(numbers)
         size, left = row * rows[own], max_bytes - sum(stage_input.bytes for stage_input in chosen.values())
         computing = LOAD_SECONDS + flops / FLOPS_PER_SECOND.get(device, OTHER_FLOPS_PER_SECOND)
         description = f"at {', '.join(spec.cut for spec in own)} ({'pooled, ' if own[-1].pooling else ''}{size_in_words(row)} per example)"

@@ -113,7 +113,7 @@ def embed(network: Network, paths: Sequence[str], options: EmbedOptions) -> int:
         raise UserError(f"--pooling {options.pooling} does not apply to the features of {cut}: give {' or '.join(supported)}")
     network = on_this_machine(replace(network, backbone=backbone, head=_Pooled(backbone, options.pooling)))
     examples = NamedInputs(paths, texts=(texts := isinstance(spec, TextSpec)), column=options.column)
-    width, failed, done = pooled_size(shape, options.pooling), 0, 0
+    width, failed, done = pooled_size(shape, network.backbone.token_pool, options.pooling), 0, 0
     numbered = texts and options.suffix == ".npz"  # each element of numpy's array of texts takes the space of the longest
     with WRITERS[options.suffix](Path(options.out).expanduser(), width) as write:
         for batch in input_batches(network, examples, options.batch_size, options.workers, "embedding"):

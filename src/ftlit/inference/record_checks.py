@@ -15,7 +15,7 @@ from ftlit.zoo.timm_arguments import refused_arguments
 
 Record = Mapping[str, Any]
 
-COMMON = frozenset({"name", "weights", "weights_key", "cut", "reinit", "input_spec", "split_at"})
+COMMON = frozenset({"name", "weights", "weights_key", "cut", "reinit", "input_spec", "split_at", "pooling"})
 BERT_ARGUMENTS = frozenset(
     {
         "download",  # replaced before the call
@@ -23,6 +23,7 @@ BERT_ARGUMENTS = frozenset(
         *("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "initializer_range", "layer_norm_eps"),
         *("max_position_embeddings", "type_vocab_size", "vocab_size"),
         *("dim", "hidden_dim", "n_layers", "n_heads", "activation", "dropout", "attention_dropout", "seq_classif_dropout"),  # DistilBERT
+        *("embedding_dropout", "mlp_dropout", "norm_eps", "local_attention"),  # ModernBERT
     }
 )
 ARGUMENTS = {"bert": BERT_ARGUMENTS}  # of a loader; that of torchvision takes those of the network's class only

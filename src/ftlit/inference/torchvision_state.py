@@ -22,6 +22,7 @@ NOT_ARGUMENTS = (
     "input_spec",
     "cut",
     "reinit",
+    "pooling",
 )  # in the record of a backbone
 
 
@@ -53,6 +54,9 @@ def original_state(network: Network) -> dict[str, Tensor]:
     if network.backbone.cuts != tuple(parts.layers):
         ends = f"it ends at {network.backbone.cuts[-1]}, but torchvision's {name} ends at {[*parts.layers][-1]}"
         raise _no_original(f"{ends} (a run with scenario=small_similar or scenario=large_similar keeps all layers)")
+    if network.backbone.token_pool != parts.token_pool:
+        pooling = (network.backbone.record or {}).get("pooling")
+        raise _no_original(f"it pools tokens by {pooling}, but torchvision's {name} by {parts.token_pool} (leave backbone.pooling out)")
     if cuts := head_cuts(network.head):
         raise _no_original(
             f"its head reads {len(cuts)} layers, but the head of torchvision's {name} reads the last one; train with head.cuts=null"

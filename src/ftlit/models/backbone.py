@@ -17,7 +17,7 @@ from ftlit.data.input_spec import InputSpec
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, unknown
 from ftlit.models.feature_batch import FeatureBatch
-from ftlit.models.pooling import Pooling, TokenPool, pool
+from ftlit.models.pooling import Pooling, TokenPool, pool, pooled_size
 from ftlit.models.weights_origin import RANDOM, WeightsOrigin, check_origin
 
 
@@ -87,7 +87,7 @@ class Backbone(Layers):
     Args:
         layers: name -> module, in forward order.
         input_spec: the input that the weights expect: size and normalisation of images, or tokenizer and length of texts.
-        token_pool: how this network pools tokens, if it has any.
+        token_pool: how tokens are pooled, if this network has any.
         origin: where the weights come from; random weights by default.
         trained_with: the input that the weights were trained with, if known.
         reinit: names of the reinitialized layers, in forward order.
@@ -219,8 +219,7 @@ class Backbone(Layers):
     @property
     def num_features(self) -> int:
         """Length of the pooled features at the last cut."""
-        shape = self.feature_shapes[self.cuts[-1]]
-        return shape[-1] if len(shape) == 2 else shape[0]
+        return pooled_size(self.feature_shapes[self.cuts[-1]], self.token_pool)
 
 
 def compiled_parts(module: nn.Module) -> int:

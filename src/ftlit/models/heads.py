@@ -12,14 +12,14 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import layer_norm, linear
 
 from ftlit.code_identity import versioned
 from ftlit.errors import UserError, unknown
 from ftlit.formatting import count
 from ftlit.models.backbone import Backbone, Layers
 from ftlit.models.feature_batch import FeatureBatch
-from ftlit.models.pooling import Pooling, pool
+from ftlit.models.pooling import Pooling, pool, real_tokens
 from ftlit.models.precision import without_autocast
 from ftlit.registry import Registry
 
@@ -29,10 +29,8 @@ HEADS: Registry[Callable[..., nn.Module]] = Registry("head")  # by the names tha
 
 
 def features_for(head: nn.Module, backbone: Backbone, x: Tensor | FeatureBatch) -> list[Tensor]:
-    """The features that `head` reads, in one pass of the backbone: those at its `cuts`, or at the last cut.
-
-    Returns:
-        Vectors (N, C) of each cut, pooled as the backbone pools; for a head that takes maps the features as they come out.
+    """The features that `head` reads, in one pass of the backbone: those at its `cuts`, or at the last cut; pooled to vectors (N, C) as the
+    backbone pools, for a head that takes maps as they come out.
     """
     cuts = head_cuts(head)
     found = backbone.features_at(x, cuts) if cuts else [backbone(x)]
@@ -224,3 +222,28 @@ class ConvHead(nn.Module):
         """The modules that compute the same one after the other."""
         pooling = {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(1)}
         return {**dict(self.conv.named_children()), **pooling, "dropout": self.dropout, "linear": self.linear}
+
+
+@HEADS.register("attention")
+@versioned("attention_head", 1)
+class AttentionHead(nn.Module):
+    """Maps (N, C, H, W) or tokens (N, T, C) -> logits (N, num_classes): a mean of the positions with learned weights, then linear.
+
+    The weights are a softmax of `query` · normalised features / sqrt(C), without padding tokens. The query starts at 0: a plain mean.
+    """
+
+    takes_map = True
+
+    def __init__(self, in_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.query, self.linear = nn.Parameter(torch.zeros(in_features)), nn.Linear(in_features, num_classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (N, num_classes). Raises `UserError` for vectors."""
+        if features.ndim not in (3, 4):
+            raise UserError("head=attention needs tokens or maps, not vectors: give backbone.cut=... with a lower layer, or head=linear")
+        tokens = features.flatten(2).transpose(1, 2) if features.ndim == 4 else features
+        scores = layer_norm(tokens, tokens.shape[-1:]) @ self.query / math.sqrt(tokens.shape[-1])
+        if features.ndim == 3:
+            scores = scores.masked_fill(~real_tokens(tokens), torch.finfo(scores.dtype).min)
+        return self.linear((scores.softmax(dim=1)[..., None] * tokens).sum(dim=1))  # type: ignore[no-any-return]

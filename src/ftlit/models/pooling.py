@@ -9,7 +9,9 @@ from torch import Tensor
 from ftlit.code_identity import versioned
 from ftlit.errors import UserError
 
-TokenPool = Literal["mean", "class_token", "masked_mean"]
+TokenPool = Literal["mean", "class_token", "class_token_mean", "masked_mean", "masked_class_token", "masked_class_token_mean"]
+TokenPooling = Literal["class_token", "mean", "class_token_mean"]
+TOKEN_POOLINGS: tuple[TokenPooling, ...] = get_args(TokenPooling)
 Pooling = Literal["average", "max", "2x2"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
@@ -20,8 +22,8 @@ def pool(features: Tensor, token_pool: TokenPool = "mean", pooling: Pooling = "a
 
     Args:
         features: a map (N, C, H, W), tokens (N, T, C) or vectors (N, C).
-        token_pool: how the network pools tokens: their mean, the first one (`class_token`), or for texts the mean without padding, whose
-            features are all zero (`masked_mean`).
+        token_pool: how tokens are pooled: their mean, the first one (`class_token`), or both, one after the other (`class_token_mean`).
+            For texts `masked_...`: without padding, whose features are all zero.
         pooling: `average`: as the original network pools before its classifier: the mean over positions of a map, `token_pool` of
             tokens, vectors as they are. `max`: the maximum over positions or tokens; padding does not count. `2x2`: the average of each
             quarter of a map, (N, 4 C).
@@ -34,7 +36,7 @@ def pool(features: Tensor, token_pool: TokenPool = "mean", pooling: Pooling = "a
             f"pooling={pooling!r} does not apply to features of shape {tuple(features.shape[1:])}; supported: {', '.join(supported)}"
         )
     if pooling == "max":
-        if token_pool == "masked_mean" and features.ndim == 3:
+        if token_pool.startswith("masked_") and features.ndim == 3:
             real = real_tokens(features)
             largest = features.masked_fill(~real[..., None], torch.finfo(features.dtype).min).amax(dim=1)
             return _full(largest.masked_fill(~real.any(dim=1, keepdim=True), 0.0))  # a text without a token
@@ -68,7 +70,20 @@ TOKEN_POOLS: dict[TokenPool, Callable[[Tensor], Tensor]] = {
     "masked_mean": lambda features: (
         features.sum(dim=1, dtype=_sum_dtype(features)) / real_tokens(features).sum(dim=1, keepdim=True).clamp(min=1)
     ),
+    "class_token_mean": lambda features: torch.cat([TOKEN_POOLS[way](features) for way in ("class_token", "mean")], dim=1),
+    "masked_class_token": lambda features: TOKEN_POOLS["class_token"](features),
+    "masked_class_token_mean": lambda features: torch.cat([TOKEN_POOLS[way](features) for way in ("class_token", "masked_mean")], dim=1),
 }
+
+
+def token_pool_of(own: TokenPool, pooling: TokenPooling) -> TokenPool:
+    """The way to pool tokens by `pooling` in a network that pools them by `own`: padding stays left out."""
+    masked: dict[TokenPooling, TokenPool] = {
+        "mean": "masked_mean",
+        "class_token": "masked_class_token",
+        "class_token_mean": "masked_class_token_mean",
+    }
+    return masked[pooling] if own.startswith("masked_") else pooling
 
 
 def poolings_of(shape: Sequence[int]) -> tuple[Pooling, ...]:
@@ -78,6 +93,8 @@ def poolings_of(shape: Sequence[int]) -> tuple[Pooling, ...]:
     return POOLINGS[:2] if len(shape) == 2 else POOLINGS[:1]
 
 
-def pooled_size(shape: Sequence[int], pooling: Pooling = "average") -> int:
+def pooled_size(shape: Sequence[int], token_pool: TokenPool = "mean", pooling: Pooling = "average") -> int:
     """Return the length of the vectors that `pool` makes of features of this shape (of one image)."""
-    return (shape[-1] if len(shape) == 2 else shape[0]) * (4 if pooling == "2x2" else 1)
+    if len(shape) == 2:
+        return shape[-1] * (2 if pooling == "average" and token_pool.endswith("class_token_mean") else 1)
+    return shape[0] * (4 if pooling == "2x2" else 1)

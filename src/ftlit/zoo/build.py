@@ -13,6 +13,7 @@ from ftlit.data.input_spec import InputSpec
 from ftlit.data.tokens import TextSpec
 from ftlit.errors import UserError, one_line, shorten, unknown
 from ftlit.models.backbone import Backbone
+from ftlit.models.pooling import TOKEN_POOLINGS, TokenPooling, token_pool_of
 from ftlit.models.weights_origin import RANDOM
 from ftlit.registry import Registry
 from ftlit.zoo.blocks import NetworkParts
@@ -136,6 +137,33 @@ def _fits(backbone: Backbone, size: int) -> bool:
         return bool(backbone.on_meta((3, size, size)))
     except (RuntimeError, AssertionError):
         return False
+
+
+def pool_tokens(backbone: Backbone, pooling: TokenPooling | None) -> Backbone:
+    """Pool tokens in another way than the network does; in place.
+
+    Args:
+        backbone: cut where its features are read.
+        pooling: `class_token`, `mean` (of all tokens without padding), `class_token_mean` (one after the other); `None`: as the network.
+
+    Raises:
+        UserError: an unknown pooling; features that are no tokens, or a network without a class token.
+    """
+    if pooling is None:
+        return backbone
+    if pooling not in TOKEN_POOLINGS:
+        raise unknown("backbone.pooling", pooling, TOKEN_POOLINGS)
+    last, given = backbone.cuts[-1], f"backbone.pooling={pooling}"
+    shapes = backbone.feature_shapes
+    if len(shapes[last]) != 2:
+        tokens = [cut for cut in backbone.cuts if len(shapes[cut]) == 2]
+        remedy = f"give backbone.cut={tokens[-1]}" if tokens else "this network has none at any cut; leave backbone.pooling out"
+        raise UserError(f"{given} needs tokens, but the features at {last} are {'maps' if len(shapes[last]) == 3 else 'vectors'}: {remedy}")
+    if pooling != "mean" and backbone.token_pool == "mean":
+        raise UserError(f"{given} needs a class token, which this network does not pool by: give backbone.pooling=mean, or leave it out")
+    backbone.token_pool = token_pool_of(backbone.token_pool, pooling)
+    backbone.record = backbone.record and {**backbone.record, "pooling": pooling}
+    return backbone
 
 
 class EmptyWeights(TorchFunctionMode):

@@ -17,10 +17,10 @@ from ftlit.code_identity import versioned
 from ftlit.data.tokens import TextSpec, load_tokenizer, transformers
 from ftlit.errors import UserError
 from ftlit.models.backbone import Backbone
-from ftlit.models.pooling import real_tokens
+from ftlit.models.pooling import TokenPooling, real_tokens
 from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.zoo.blocks import NetworkParts
-from ftlit.zoo.build import BACKBONES, EmptyWeights, assemble_backbone, build_network
+from ftlit.zoo.build import BACKBONES, EmptyWeights, assemble_backbone, build_network, pool_tokens
 from ftlit.zoo.text_blocks import BLOCKS, MaskedNorm, copy_relative_positions
 from ftlit.zoo.weights.transformers_files import ENCODERS, check_length, find_folder, read_config, read_weights, without_former_buffers
 from ftlit.zoo.weights.weight_sources import WeightSource, as_record, find, weights_record
@@ -36,6 +36,7 @@ def load_bert(
     reinit: Sequence[str | int] = (),
     max_length: int = 128,
     download: bool = True,
+    pooling: TokenPooling | None = None,
     **kwargs: Any,
 ) -> Backbone:
     """Load an encoder of texts without its head.
@@ -53,6 +54,7 @@ def load_bert(
         reinit: see `load_backbone`.
         max_length: maximum number of tokens of a text; the rest is cut off.
         download: `False`: an error if something is missing locally.
+        pooling: see `load_backbone`; `None`: the mean without padding.
         kwargs: fields of the config, such as `hidden_dropout_prob=0.0`.
 
     Raises:
@@ -78,7 +80,7 @@ def load_bert(
     parts = split(model)
     adapt = partial(copy_relative_positions, layers=config.num_hidden_layers) if config.model_type == "deberta-v2" else None
     how: dict[str, Any] = {"source": source, "file": file, "cut": cut, "reinit": reinit, "fresh": fresh, "record": record, "adapt": adapt}
-    return assemble_backbone(str(name), model, parts, spec, **how)
+    return pool_tokens(assemble_backbone(str(name), model, parts, spec, **how), pooling)
 
 
 def take_apart(model: Any, *, pad_id: int, with_pooler: bool = True) -> NetworkParts:

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError, one_line, unknown
 from ftlit.models.backbone import Backbone
+from ftlit.models.pooling import TokenPooling
 from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.tensor_files import weights_only
 from ftlit.zoo.blocks import NetworkParts
-from ftlit.zoo.build import BACKBONES, assemble_backbone, build_network, override_input_spec
+from ftlit.zoo.build import BACKBONES, assemble_backbone, build_network, override_input_spec, pool_tokens
 from ftlit.zoo.timm_arguments import REPLACED_ARGUMENTS, TEXTS, refused_arguments
 from ftlit.zoo.timm_split.timm_layers import SplitAt, take_apart
 from ftlit.zoo.weights.weight_files import ALTERNATIVES, WITHOUT_DOWNLOAD, WeightsFile
@@ -42,6 +43,7 @@ def load_timm(
     reinit: Sequence[str | int] = (),
     input_spec: Mapping[str, Any] | None = None,
     split_at: SplitAt = "stages",
+    pooling: TokenPooling | None = None,
     **kwargs: Any,
 ) -> Backbone:
     """Load a pretrained network of timm without its classifier, as named layers; the counterpart of `load_backbone`.
@@ -59,6 +61,7 @@ def load_timm(
         input_spec: fields of `InputSpec` that override timm's data config. `None` values are ignored.
         split_at: `stages`: a network of stages (ConvNeXt, Swin, MetaFormer, ResNet) has a layer for each stage; `blocks`: for each block of
             its stages, and for what reduces the resolution between them. Other networks have a layer for each block anyway.
+        pooling: see `load_backbone`.
         kwargs: arguments of timm's builder, such as `drop_path_rate=0.1`. A network with a fixed image size is built for that of the
             input spec.
 
@@ -104,7 +107,7 @@ def load_timm(
     )
     origin = backbone.origin
     backbone.origin = replace(origin, note="; ".join(filter(None, (origin.note, note))))
-    return backbone
+    return pool_tokens(backbone, pooling)
 
 
 def _timm() -> Any:

@@ -15,10 +15,11 @@ from torchvision import models
 from ftlit.data.input_spec import InputSpec
 from ftlit.errors import UserError, unknown
 from ftlit.models.backbone import Backbone
+from ftlit.models.pooling import TokenPooling
 from ftlit.models.weights_origin import WeightsOrigin
 from ftlit.zoo import efficientnet_lite, glyph, mlp
 from ftlit.zoo.blocks import IMAGENET, NetworkParts
-from ftlit.zoo.build import BACKBONES, EmptyWeights, assemble_backbone, build_network, override_input_spec
+from ftlit.zoo.build import BACKBONES, EmptyWeights, assemble_backbone, build_network, override_input_spec, pool_tokens
 from ftlit.zoo.torchvision_layers import take_apart
 from ftlit.zoo.weights.weight_files import read
 from ftlit.zoo.weights.weight_sources import WeightSource, find, sources, weights_record
@@ -87,6 +88,7 @@ def load_backbone(
     cut: str | int | None = None,
     reinit: Sequence[str | int] = (),
     input_spec: Mapping[str, Any] | None = None,
+    pooling: TokenPooling | None = None,
     **kwargs: Any,
 ) -> Backbone:
     """Load a pretrained network without its classifier, as named layers.
@@ -103,6 +105,7 @@ def load_backbone(
             weights need not contain them.
         input_spec: fields of `InputSpec` that override those of the weights (of the `default` weights if `weights` is a file, except
             a checkpoint of ftlit, which has its own). `None` values are ignored. A `size` without `resize` keeps the ratio of the two.
+        pooling: of tokens to a vector: `class_token`, `mean` or `class_token_mean` (both); `None`: as the network pools. Not for maps.
         kwargs: arguments of the builder, such as `width_mult=0.35`. ViT and MaxViT are built for the image size of the input spec, and
             learned position embeddings are resized to it. GoogLeNet and Inception normalise their input again (`transform_input`) with
             torchvision's published weights, also from a file of the published name, because these expect it; not with other weights.
@@ -129,7 +132,8 @@ def load_backbone(
     given = {argument: value for argument, value in settings.items() if argument in net.arguments}
     record = {"loader": "torchvision", "name": name, **weights_record(weights, weights_key), "input_spec": asdict(spec), **given}
     parts = net.take_apart(model)
-    return assemble_backbone(name, model, parts, spec, source=source, file=file, cut=cut, reinit=reinit, fresh=fresh, record=record)
+    how: dict[str, Any] = {"source": source, "file": file, "cut": cut, "reinit": reinit, "fresh": fresh, "record": record}
+    return pool_tokens(assemble_backbone(name, model, parts, spec, **how), pooling)
 
 
 def available() -> list[str]:

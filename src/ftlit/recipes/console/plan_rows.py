@@ -144,10 +144,12 @@ def _choice_text(cfg: DictConfig) -> str:
 
 def _features_text(cfg: DictConfig, backbone: Backbone, input_shape: Sequence[int], cuts: Sequence[str]) -> str:
     shapes, head = {cut: shape for cut, (shape, _) in backbone.on_meta(input_shape).items()}, cfg.head._target_.rpartition(".")[2]
+    pooled = f", pooled by {pooling}" if (pooling := cfg.backbone.get("pooling")) else ""
     if cuts:
-        return f"at the cuts {', '.join(cuts)}, {sum(pooled_size(shapes[cut]) for cut in cuts)} features for the head ({head})"
+        width = sum(pooled_size(shapes[cut], backbone.token_pool) for cut in cuts)
+        return f"at the cuts {', '.join(cuts)}{pooled}, {width} features for the head ({head})"
     shape = "x".join(map(str, shapes[backbone.cuts[-1]]))
-    return f"{shape} at cut {backbone.cuts[-1]}, {backbone.num_features} features for the head ({head})"
+    return f"{shape} at cut {backbone.cuts[-1]}{pooled}, {backbone.num_features} features for the head ({head})"
 
 
 def _head_text(cfg: DictConfig, data: Any, noun: str, facts: RunFacts) -> str:

@@ -73,14 +73,16 @@ def head_arguments(cfg: DictConfig, backbone: Backbone, schedule: Schedule) -> d
     """The arguments of the head that follow from the backbone: of one on several layers their names, the lowest first, and the length of
     the features at each.
     """
-    given = cfg.head.get("cuts")
+    given, target = cfg.head.get("cuts"), resolve_name(cfg.head._target_)
+    if getattr(target, "takes_map", False) and (pooling := cfg.backbone.get("pooling")):
+        raise UserError(f"backbone.pooling={pooling} has no effect on {target.__name__}, which pools by itself: leave one of the two out")
     if given == "auto":
-        fitted = is_linear_probe(resolve_name(cfg.head._target_)) and _only_fits(schedule)
+        fitted = is_linear_probe(target) and _only_fits(schedule)
         given = AUTO_CUTS if fitted else None
     read = range(-min(given, len(backbone.cuts)), 0) if isinstance(given, int) else given or ()
     cuts = [backbone.cuts[place] for place in sorted({backbone.index(cut) for cut in read})]
     if len(cuts) > 1:
-        return {"in_features": [pooled_size(backbone.feature_shapes[cut]) for cut in cuts], "cuts": cuts}
+        return {"in_features": [pooled_size(backbone.feature_shapes[cut], backbone.token_pool) for cut in cuts], "cuts": cuts}
     one = {"cuts": [], "combine": "concat"}
     return {"in_features": backbone.num_features, **{name: value for name, value in one.items() if name in cfg.head}}
 

@@ -8,7 +8,7 @@ of the network (`timm_partial`). The neck is `forward_head` up to the classifier
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ SplitAt = Literal["stages", "blocks"]
 WHOLE = "used as a single layer, because its layers cannot be separated exactly"  # followed by the reason
 SMALL_SIZE = 96  # pixels; enough for five halvings
 REL_TOLERANCE = 1e-5  # relative to the largest value: an average may be summed in another order
+TIMM_POOLS: tuple[TokenPool, ...] = ("mean", "class_token")
 TAILS = (("forward_features",), ("forward_cls", "norm"))  # methods with the code after the modules; the second: class attention
 
 
@@ -102,7 +103,7 @@ def _with_classifier(layers: dict[str, nn.Module], features: Tensor, traced: Tra
     if vector.ndim != 2:
         raise ValueError("forward_head gives no vector")
     classifier = next(one for one in _classifier_candidates(model) if isinstance(one, nn.Identity) or _gives(one, vector, traced.logits))
-    for token_pool in get_args(TokenPool):
+    for token_pool in TIMM_POOLS:
         if _is_close(pool(features, token_pool), vector):
             return NetworkParts(layers, classifier, token_pool)
     unused = {name for name, _ in model.named_children()} - {call.name.split(".")[0] for call in traced.head_calls}
