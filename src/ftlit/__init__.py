@@ -7,6 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ftlit.api.calls import advise as advise
+    from ftlit.api.calls import finetune as finetune
+    from ftlit.api.calls import probe as probe
+    from ftlit.api.predictions import predict as predict
+    from ftlit.api.results import Advised as Advised
+    from ftlit.api.results import Finetuned as Finetuned
+    from ftlit.api.results import Probed as Probed
     from ftlit.data.input_spec import InputSpec as InputSpec
     from ftlit.data.tokens import TextSpec as TextSpec
     from ftlit.errors import UserError as UserError
@@ -53,11 +60,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"  # the only place; pyproject.toml reads it
 
 _MODULES = {
+    "Advised": "api.results",
     "Backbone": "models.backbone",
     "Features": "features.extract",
     "FeatureBatch": "models.feature_batch",
     "FeatureData": "lit.datamodules.feature_data",
     "FineTuner": "lit.module",
+    "Finetuned": "api.results",
     "ImageData": "lit.datamodules.image_data",
     "InputSpec": "data.input_spec",
     "LastCheckpoint": "lit.callbacks.exact_resume",
@@ -67,6 +76,7 @@ _MODULES = {
     "Network": "inference.network",
     "Prediction": "inference.prediction",
     "Probe": "probes.linear_probe",
+    "Probed": "api.results",
     "Rates": "finetuning.lr_schedule",
     "ResumableData": "lit.datamodules.resumable_data",
     "Schedule": "finetuning.schedule",
@@ -79,12 +89,14 @@ _MODULES = {
     "UserError": "errors",
     "WeightsOrigin": "models.weights_origin",
     "add_lora": "models.lora",
+    "advise": "api.calls",
     "affine_to_batchnorm": "models.batchnorm_fold",
     "batchnorm_to_affine": "models.batchnorm_fold",
     "build_optimizer": "finetuning.param_groups",
     "examine": "finetuning.examine",
     "export_run": "inference.export",
     "extract_features": "features.extract",
+    "finetune": "api.calls",
     "fit_probe": "probes.linear_probe",
     "fully_convolutional": "models.fully_convolutional",
     "linear_to_conv": "models.fully_convolutional",
@@ -94,6 +106,8 @@ _MODULES = {
     "load_timm": "zoo",
     "merge_lora": "models.lora",
     "param_groups": "finetuning.param_groups",
+    "predict": "api.predictions",
+    "probe": "api.calls",
     "set_trainable": "finetuning.freeze",
 }
 __all__ = list(_MODULES)

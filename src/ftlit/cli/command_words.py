@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from ftlit.cli.data_words import set_data
 from ftlit.errors import UserError
 from ftlit.recipes.config.candidates import set_auto
 from ftlit.recipes.config.literal_values import quote_literals
@@ -21,8 +22,8 @@ FLAGS_WITH_VALUE = (
 
 
 def complete(words: Sequence[str]) -> list[str]:
-    """The words of a command line as Hydra needs them: see `set_auto`, `quote_layer_numbers`, `set_search_mode`, `flags_first` and
-    `quote_literals`. Raises `UserError` for what Hydra would not understand.
+    """The words of a command line as Hydra needs them: see `set_data`, `set_auto`, `quote_layer_numbers`, `set_search_mode`, `flags_first`
+    and `quote_literals`. Raises `UserError` for what Hydra would not understand.
     """
     check_spaces(words)
     if empty := next((word for word in words if re.fullmatch(r"\+{0,2}hydra\.(run|sweep)\.dir=(''|\"\")?", word)), None):
@@ -33,7 +34,8 @@ def complete(words: Sequence[str]) -> list[str]:
     shows = next((word for word in words if re.fullmatch(r"--(cfg|info|hydra-help|help|version)(=.*)?|-c", word)), None)
     if shows and {"-m", "--multirun"} & set(words):
         raise UserError(f"{shows} shows one config and -m starts a sweep: leave out -m and give each option one value")
-    known = flags_first(set_search_mode(quote_layer_numbers(set_auto(words))))
+    of_flags = [word for before, word in zip(["", *words], words, strict=False) if before in FLAGS_WITH_VALUE]
+    known = flags_first(set_search_mode(quote_layer_numbers(set_auto(set_data(words, of_flags)))))
     return quote_literals(known, sweep=bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(known)))
 
 

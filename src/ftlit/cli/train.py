@@ -81,7 +81,7 @@ def _train(cfg: DictConfig) -> float | None:
 def _run(cfg: DictConfig) -> float:
     try:
         with owned_signals():  # also in a process of Hydra's launchers
-            return _run_recipe(cfg)
+            return run_recipe(cfg)
     except (KeyboardInterrupt, SystemExit) as end:
         if processes.is_interruption(end):
             exit_for_interruption(cfg)
@@ -91,7 +91,8 @@ def _run(cfg: DictConfig) -> float:
         raise
 
 
-def _run_recipe(cfg: DictConfig) -> float:
+def run_recipe(cfg: DictConfig) -> float:
+    """Run the recipe of a composed config. Returns its score. Raises what the recipe raises, and `UserError` for an unknown recipe."""
     if processes.is_sweep() and not sweep_jobs.SWEEPS:  # a launcher runs the jobs side by side, not this program one by one
         sweep_jobs.take_gpu(cfg, hydra_config().job.num)
     if processes.is_sweep() and processes.several_processes(cfg):

@@ -58,6 +58,19 @@ def fresh_hydra() -> Iterator[None]:
         GlobalHydra.instance().clear()
 
 
+@contextmanager
+def own_hydra() -> Iterator[None]:
+    """For a block, leave the Hydra of the surrounding program aside, as if there were none; afterwards it is as it was."""
+    holder, before = HydraConfig.instance(), GlobalHydra.instance().hydra
+    config, holder.cfg = holder.cfg, None
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = before  # of the instance now: initializing replaces it
+        holder.cfg = config
+
+
 def compose_defaults(chosen: Mapping[str, Any]) -> DictConfig:
     """Compose ftlit's own config files with these options and no other override; a group whose option is a user's is left out.
 

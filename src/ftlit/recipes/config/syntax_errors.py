@@ -9,7 +9,7 @@ from ftlit.recipes.config import hydra_internals
 from ftlit.recipes.config.literal_values import QUOTED, quote
 
 NAME = r"[+~]*\w[\w.@/-]*"
-ACCEPTED = "give group=option or name=value"
+ACCEPTED = "give group=option or name=value, or a folder of images"
 NO_NAME = r"null|true|false|\[.*\]|[\d.]+"  # values that are not the name of an option
 
 

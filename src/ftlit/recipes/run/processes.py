@@ -84,7 +84,7 @@ def run_in_own_process() -> float:
     sys.stdout.flush()
     reason = Path(folder, REASON)
     reason.unlink(missing_ok=True)
-    if status := _wait_for(command, hydra.runtime.cwd, {**INITIAL_ENVIRONMENT, REASON_FILE: str(reason)}):
+    if status := wait_for(command, hydra.runtime.cwd, {**INITIAL_ENVIRONMENT, REASON_FILE: str(reason)}):
         raise JobExit(status, reason.read_text() if reason.is_file() else _reason_of(status))
     result = read_result(folder)  # a range test trains nothing that could be evaluated, and leaves none
     return float(result[TRAINED if TRAINED in result else "val/accuracy"]) if isinstance(result, dict) else float("nan")
@@ -96,7 +96,7 @@ def _reason_of(status: int) -> str:
     return "its process was killed" if status < 0 else "its process ended"
 
 
-def _wait_for(command: list[str], folder: str, environment: dict[str, str]) -> int:
+def wait_for(command: list[str], folder: str, environment: dict[str, str]) -> int:
     """Run a command in a process group of its own and return its status. An interruption is passed on; a second one, or `SECONDS_TO_SAVE`
     after the first, ends the group at once.
     """

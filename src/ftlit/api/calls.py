@@ -1,0 +1,96 @@
+"""`finetune`, `probe` and `advise`: training, probes and advice of the command line as functions."""
+
+from os import fspath
+from pathlib import Path
+
+from ftlit.api.results import Advised, Finetuned, Probed
+from ftlit.api.words import AnyPath, Options, words_of
+from ftlit.errors import UserError
+
+
+def finetune(
+    data: AnyPath | None = None,
+    *,
+    backbone: str | None = None,
+    scenario: str | None = None,
+    epochs: int | None = None,
+    folder: AnyPath | None = None,
+    options: Options | None = None,
+) -> Finetuned:
+    """Fine-tune a pretrained network: `ftlit train` as a function, with its plan, table, report and run folder.
+
+    Args:
+        data: a folder with one folder per class (with or without `train`, `val` and `test` above them), a csv file with a column `path`
+            or `text`, or the name of an option of the group `data`; `None`: `digits`.
+        backbone: the name of an option of the group `backbone`, such as `resnet50`; `None`: `glyph`, or that of `options`.
+        scenario: `small_similar`, `small_different`, `large_similar`, `large_different`; `None`: `auto`, which measures what suits the
+            data.
+        epochs: the number of epochs where layers are trained; `None`: that of the scenario.
+        folder: of the run; `None`: `runs/DATE/TIME` in the current folder.
+        options: any other option by its name on the command line: `{"optimizer.lr": 1e-3, "head": "linear"}`.
+
+    Returns:
+        The run: its metrics, table, advice and report, its network, predictions and exports.
+
+    Raises:
+        UserError: a mistake in the arguments or the data, in one line.
+        KeyboardInterrupt: the run was interrupted; with `{"resume": True}` and its folder it continues.
+
+    Example:
+        >>> result = ftlit.finetune("photos", backbone="resnet50")  # doctest: +SKIP
+        >>> result.predict("new_photos")  # doctest: +SKIP
+    """
+    return Finetuned(_run("finetune", data, backbone, folder, options, scenario=scenario, trainer__max_epochs=epochs))
+
+
+def probe(
+    data: AnyPath | None = None, *, backbone: str | None = None, folder: AnyPath | None = None, options: Options | None = None
+) -> Probed:
+    """Fit linear probes at each layer of a backbone, on features of one pass: `recipe=probe` as a function.
+
+    Args:
+        data: see `finetune`.
+        backbone: see `finetune`.
+        folder: see `finetune`.
+        options: see `finetune`; `{"probe.kinds": ["softmax", "ridge"]}` for instance.
+
+    Returns:
+        The chosen probe, and a table of all.
+
+    Raises:
+        UserError: a mistake in the arguments or the data, in one line.
+    """
+    return Probed(_run("probe", data, backbone, folder, options))
+
+
+def advise(
+    data: AnyPath | None = None, *, backbone: str | None = None, folder: AnyPath | None = None, options: Options | None = None
+) -> Advised:
+    """Measure, without training, which scenario suits the data: `ftlit advise` as a function.
+
+    Args:
+        data: see `finetune`.
+        backbone: see `finetune`.
+        folder: see `finetune`.
+        options: see `finetune`.
+
+    Returns:
+        The advised scenario and cut, and a table of what was measured.
+
+    Raises:
+        UserError: a mistake in the arguments or the data, in one line.
+    """
+    return Advised(_run("advise", data, backbone, folder, options))
+
+
+def _run(
+    recipe: str, data: AnyPath | None, backbone: str | None, folder: AnyPath | None, options: Options | None, **named: str | int | None
+) -> Path:
+    if options and "recipe" in options:
+        raise UserError(
+            f"options: this function always runs recipe={recipe}, so leave recipe out; the others are finetune, probe and advise"
+        )
+    from ftlit.api.run_here import run_here  # here: it imports Hydra
+
+    place = None if folder is None else fspath(folder)
+    return run_here(words_of(data, options, recipe=recipe, backbone=backbone, hydra__run__dir=place, **named))

@@ -1,0 +1,95 @@
+"""Run a command line of training in this process: the same config, recipe and run folder."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from ftlit.cli.command_words import complete
+from ftlit.cli.train import run_recipe
+from ftlit.errors import UserError
+from ftlit.lit.stop_signals import INTERRUPTED_STATUS, owned_signals
+from ftlit.recipes.config.error_messages import as_user_error
+from ftlit.recipes.config.hydra_internals import hydra_main, own_hydra
+from ftlit.recipes.config.literal_values import quote
+from ftlit.recipes.config.overrides import COMMAND
+from ftlit.recipes.run import launched, processes
+from ftlit.recipes.run.process_state import INITIAL_ENVIRONMENT, error_environment, process_state
+
+
+def run_here(words: Sequence[str]) -> Path:
+    """Run the recipe of a command line of training; what it prints goes to stdout.
+
+    Hydra, signal handlers, environment and command line of this process are afterwards as they were. A run with several processes runs in
+    processes of its own.
+
+    Args:
+        words: after `ftlit train`, for one run.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        UserError: a mistake that the command line reports in one line.
+        KeyboardInterrupt: the run was interrupted; what resumes it has been printed.
+    """
+    spec = find_spec("ftlit.cli.train")
+    assert spec is not None and spec.origin is not None
+    program, folders = spec.origin, []
+
+    @hydra_main(config_name="train")
+    def job(cfg: DictConfig) -> None:
+        folders.append(Path(cfg.paths.run).absolute())
+        if processes.several_processes(cfg) and launched.launched() is None:
+            _run_in_processes(program, sys.argv[1:], folders[0])
+        else:
+            _run(cfg)
+
+    command = {COMMAND: json.dumps({"program": [program], "words": list(words)})}
+    with own_hydra(), owned_signals(), process_state(argv=[program, *words], environment=error_environment() | command):
+        try:
+            sys.argv[1:] = launched.complete(complete(sys.argv[1:]))
+            if "hydra.mode=MULTIRUN" in sys.argv:
+                raise UserError(
+                    "this is a sweep, which only the command line runs: leave hparams_search out, and give each option one value"
+                )
+            job()
+        except Exception as error:
+            if user_error := as_user_error(error):
+                raise user_error from error
+            raise
+    return folders[0]
+
+
+def _run(cfg: DictConfig) -> None:
+    try:
+        run_recipe(cfg)
+    except (KeyboardInterrupt, SystemExit) as end:
+        if not processes.is_interruption(end):
+            raise
+        from ftlit.recipes.run.interruption import print_interrupted  # here, because it imports Lightning
+
+        print_interrupted(cfg)
+        raise KeyboardInterrupt from None
+    except Exception:
+        processes.remove_empty_folder()
+        raise
+
+
+def _run_in_processes(program: str, words: Sequence[str], folder: Path) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        reason = Path(place, "reason")
+        own = [*words, f"hydra.run.dir={quote(str(folder))}"]
+        environment = {**INITIAL_ENVIRONMENT, processes.REASON_FILE: str(reason)}
+        status = processes.wait_for([sys.executable, program, *own], str(Path.cwd()), environment)
+        if status == INTERRUPTED_STATUS:
+            raise KeyboardInterrupt
+        if status == processes.USER_ERROR_STATUS and reason.is_file():
+            raise UserError(reason.read_text())
+    if status:
+        raise subprocess.CalledProcessError(status, own)

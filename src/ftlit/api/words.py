@@ -1,0 +1,71 @@
+"""The words of a command line that arguments in Python stand for."""
+
+import re
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from ftlit.cli.data_words import data_words
+from ftlit.errors import UserError
+from ftlit.recipes.config.literal_values import quote
+
+Options = Mapping[str, Any]
+AnyPath = str | PathLike[str]
+
+
+def words_of(data: AnyPath | None, options: Options | None, **named: Any) -> list[str]:
+    """The words of a run.
+
+    Args:
+        data: a folder, a csv file, or the name of an option of the group `data`; `None`: by default.
+        options: name of any option -> its value. They go last.
+        named: further options; `None` leaves one out. `__` stands for a dot.
+
+    Raises:
+        UserError: a name or value that no option can have.
+    """
+    chosen = {name.replace("__", "."): value for name, value in named.items() if value is not None}
+    return [*_data(data), *(f"{name}={text_of(value)}" for name, value in {**chosen, **_checked(options or {})}.items())]
+
+
+def _data(data: AnyPath | None) -> list[str]:
+    if data is None:
+        return []
+    path = Path(data).expanduser()
+    if path.exists():
+        return [f"{name}={quote(value)}" for name, _, value in (word.partition("=") for word in data_words(path))]
+    if isinstance(data, str) and data.isidentifier():
+        return [f"data={data}"]
+    raise UserError(f"there is no folder or file {str(data)!r}: give a folder with one folder per class, or a csv file")
+
+
+def _checked(options: Options) -> Options:
+    for name in options:
+        if not isinstance(name, str) or not name or set(name) & set("= \t\n'\""):
+            raise UserError(f'options: {name!r} is not the name of an option: give a dict such as {{"optimizer.lr": 1e-3}}')
+    return options
+
+
+def text_of(value: Any) -> str:
+    """A value as Hydra's grammar reads it. Raises `UserError` for one that a config file cannot hold.
+
+    >>> print(text_of(None), text_of(True), text_of(1e-3), text_of("a, b"), text_of([1, "x"]), text_of({"lr": 0.1}))
+    null true 0.001 'a, b' [1,x] {lr:0.1}
+    """
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str | PathLike):
+        return quote(str(value)) if str(value) else "''"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{_escaped(str(name))}:{text_of(inner)}" for name, inner in value.items()) + "}"
+    if isinstance(value, Sequence):
+        return "[" + ",".join(map(text_of, value)) + "]"
+    raise UserError(f"options: {value!r} is a {type(value).__name__}: give a text, a number, True, False, None, or a list or dict of these")
+
+
+def _escaped(name: str) -> str:
+    """A key of a mapping: Hydra reads none with quotes around it."""
+    return re.sub(r"[\\()\[\]{}:=, \t]", r"\\\g<0>", name)

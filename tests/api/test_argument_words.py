@@ -1,0 +1,75 @@
+"""Arguments in Python as words of a command line."""
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ftlit import UserError
+from ftlit.api.words import text_of, words_of
+from ftlit.cli.command_words import complete
+
+TEXTS = st.text(st.characters(codec="ascii", exclude_characters="\0$"), max_size=8)
+NAMES = st.from_regex(r"[a-z_][a-z_ ,:(]{0,5}", fullmatch=True).filter(lambda name: name not in ("null", "true", "false", "nan", "inf"))
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXTS
+VALUES = st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3), max_leaves=6)
+
+
+@given(VALUES)
+def test_hydra_reads_a_value_as_it_was_given(value):
+    read = OverridesParser.create().parse_override(f"name={text_of(value)}").value()
+    assert plain(read) == value
+
+
+def plain(value):
+    """A value that Hydra read, with quoted texts as texts."""
+    if isinstance(value, list):
+        return [plain(inner) for inner in value]
+    if isinstance(value, dict):
+        return {plain(name): plain(inner) for name, inner in value.items()}
+    return getattr(value, "text", value)
+
+
+def test_a_folder_a_csv_file_and_the_name_of_an_option_are_data(tmp_path):
+    (tmp_path / "a (1)").mkdir()
+    for column in ("path", "text"):
+        (tmp_path / f"{column}.csv").write_text(f"{column},label\nx,y\n")
+    assert words_of(tmp_path / "a (1)", None) == ["data=folder", f"data.root='{tmp_path}/a (1)'"]
+    assert words_of(str(tmp_path / "path.csv"), None) == ["data=csv", f"data.csv={tmp_path}/path.csv"]
+    assert words_of(tmp_path / "text.csv", None)[0] == "data=text_csv"
+    assert words_of("digits", {"seed": 1}, backbone="glyph", scenario=None, trainer__max_epochs=2) == [
+        *("data=digits", "backbone=glyph", "trainer.max_epochs=2", "seed=1")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "line"),
+    [
+        ("no/photos", None, "there is no folder or file 'no/photos'"),
+        (None, {"optimizer.lr=1": 2}, "is not the name of an option"),
+        (None, {"head": object()}, "is a object: give a text, a number"),
+    ],
+)
+def test_what_no_option_can_have_is_a_user_error(data, options, line):
+    with pytest.raises(UserError, match=line):
+        words_of(data, options)
+
+
+def test_a_folder_on_the_command_line_is_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "a.csv").write_text("name,label\n")
+    (tmp_path / "b.txt").write_text("")
+    assert complete(["photos", "seed=1"]) == complete(["data=folder", "data.root=photos", "seed=1"])
+    assert complete(["--config-dir", "photos", "seed=1"]) == ["--config-dir", "photos", "seed=1"]
+    for words, line in (
+        (["phtos"], "there is no folder 'phtos': did you mean 'photos'"),
+        (["photos", "data=digits"], "photos and data=digits both choose the data: leave one of them out"),
+        (
+            ["a.csv"],
+            "names neither a column path nor a column text: give data=csv data.csv=a.csv data.path_column=... for images",
+        ),
+        (["b.txt"], "b.txt is a file: give a folder with one folder per class, or a csv file"),
+    ):
+        with pytest.raises(UserError, match=line):
+            complete(words)
