@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from text_inputs import save_model
 
 from ftlit.errors import UserError
 from ftlit.features.keys import feature_keys
 from ftlit.features.spec import FeatureSpec
+from ftlit.finetuning.presets import head_only
 from ftlit.models.pooling import TOKEN_POOLINGS
+from ftlit.recipes.run.head import head_arguments
 from ftlit.zoo import load_backbone, load_bert, load_timm
 
 pytestmark = pytest.mark.zoo
@@ -63,3 +66,10 @@ def test_poolings_that_do_not_apply_are_errors(folder):
     ]:
         with pytest.raises(UserError, match=line):
             load()
+
+
+def test_a_pooling_beside_a_head_that_pools_by_itself_is_an_error(folder):
+    backbone = load_bert(folder, max_length=4, cut="encoder.1", pooling="mean")
+    cfg = OmegaConf.create({"head": {"_target_": "ftlit.models.heads.AttentionHead"}, "backbone": {"pooling": "mean"}})
+    with pytest.raises(UserError, match=r"backbone.pooling=mean has no effect on AttentionHead, which pools by itself: leave one"):
+        head_arguments(cfg, backbone, head_only(backbone.cuts))
