@@ -36,7 +36,7 @@ def show(item: Table | str) -> None:
 
 
 def console() -> Console:
-    """As wide as the terminal, or as `COLUMNS`; else wide enough for the plan."""
+    """As wide as the terminal, or as `COLUMNS`; else wide enough for the plan. In notebooks it prints text, as anywhere."""
     columns = os.environ.get("COLUMNS", "")
     decided = sys.stdout.isatty() or (columns.isdigit() and int(columns))
-    return Console(highlight=False, width=None if decided else 160)
+    return Console(highlight=False, width=None if decided else 160, force_jupyter=False)

@@ -6,8 +6,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from ftlit.cli.data_words import data_words
+from ftlit.cli.data_words import data_words, similar_folder
 from ftlit.errors import UserError
+from ftlit.recipes.config.hydra_internals import fresh_hydra, group_options, own_hydra
 from ftlit.recipes.config.literal_values import quote
 
 Options = Mapping[str, Any]
@@ -35,9 +36,15 @@ def _data(data: AnyPath | None) -> list[str]:
     path = Path(data).expanduser()
     if path.exists():
         return [f"{name}={quote(value)}" for name, _, value in (word.partition("=") for word in data_words(path))]
-    if isinstance(data, str) and data.isidentifier():
+    with own_hydra(), fresh_hydra():
+        names = group_options("data")
+    if data in names:
         return [f"data={data}"]
-    raise UserError(f"there is no folder or file {str(data)!r}: give a folder with one folder per class, or a csv file")
+    near = similar_folder(str(data))
+    meant = f"did you mean {near!r}? Give" if near else "give"
+    raise UserError(
+        f"there is no folder or file {str(data)!r}: {meant} a folder with one folder per class, a csv file, or one of {', '.join(names)}"
+    )
 
 
 def _checked(options: Options) -> Options:

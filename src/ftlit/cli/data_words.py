@@ -27,14 +27,19 @@ def set_data(words: Sequence[str], values_of_flags: Sequence[str]) -> list[str]:
     (name,) = bare
     path = Path(name).expanduser()
     if not path.exists():
-        folders = [f"{place.name}/" for place in Path().iterdir() if place.is_dir()]
-        if near := get_close_matches(f"{name.rstrip('/')}/", folders, n=1, cutoff=0.75):
-            raise UserError(f"there is no folder {name!r}: did you mean {near[0].rstrip('/')!r}?")
+        if near := similar_folder(name):
+            raise UserError(f"there is no folder {name!r}: did you mean {near!r}?")
         return list(words)
     if other := next((word for word in words if word.lstrip("+").startswith(("data=", "data.root=", "data.csv="))), None):
         raise UserError(f"{name} and {other} both choose the data: leave one of them out")
     place = words.index(name)
     return [*words[:place], *data_words(path), *words[place + 1 :]]
+
+
+def similar_folder(name: str) -> str | None:
+    """The folder in the current one whose name is most like this one; `None` where none is like it."""
+    folders = [place.name for place in Path().iterdir() if place.is_dir()]
+    return next(iter(get_close_matches(name.rstrip("/"), folders, n=1, cutoff=0.75)), None)
 
 
 def data_words(path: Path) -> list[str]:
